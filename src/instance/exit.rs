@@ -1,0 +1,144 @@
+//! How a run ended. Death by signal is never an exit code.
+
+use std::fmt;
+
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exit {
+    /// It exited by itself with this code.
+    Code(i32),
+    /// A signal ended it.
+    Signal {
+        /// The signal's number.
+        number: i32,
+        /// A core was dumped.
+        core: bool,
+    },
+    /// It ended while nobody was there to see how.
+    Unknown,
+    /// It never ran.
+    NotStarted(StartFailure),
+}
+
+/// Why a process could not be started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartFailure {
+    /// The step that failed.
+    pub step: StartStep,
+    /// The system's error number; 0 if it was not the system.
+    pub errno: i32,
+    /// On what: the directory, the program …
+    pub what: String,
+}
+
+/// The steps from a spec to a running program, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartStep {
+    /// Looking up the program in `PATH`.
+    Find,
+    /// Opening or creating its log files.
+    Logs,
+    /// Making its output pipes.
+    Pipes,
+    /// Forking.
+    Fork,
+    /// A session of its own.
+    Session,
+    /// Standard input and output.
+    Stdio,
+    /// Resource limits.
+    Limits,
+    /// Changing directory.
+    Directory,
+    /// Supplementary groups and group.
+    Group,
+    /// User.
+    User,
+    /// Executing the program.
+    Exec,
+}
+
+impl StartStep {
+    /// The steps that happen in the child, by the number it reports.
+    pub const ALL: [Self; 11] = [
+        Self::Find,
+        Self::Logs,
+        Self::Pipes,
+        Self::Fork,
+        Self::Session,
+        Self::Stdio,
+        Self::Limits,
+        Self::Directory,
+        Self::Group,
+        Self::User,
+        Self::Exec,
+    ];
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(out, "exit code {code}"),
+            Self::Signal { number, core } => {
+                match Signal::try_from(*number) {
+                    Ok(signal) => write!(out, "killed by {}", signal.as_str())?,
+                    Err(_) => write!(out, "killed by signal {number}")?,
+                }
+                if *core { write!(out, " (core dumped)") } else { Ok(()) }
+            }
+            Self::Unknown => write!(out, "ended unseen, exit code unknown"),
+            Self::NotStarted(failure) => failure.fmt(out),
+        }
+    }
+}
+
+impl fmt::Display for StartFailure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = &self.what;
+        match self.step {
+            StartStep::Find => write!(out, "looking up {what} in the app's PATH")?,
+            StartStep::Logs => write!(out, "opening log file {what}")?,
+            StartStep::Pipes => write!(out, "making output pipes")?,
+            StartStep::Fork => write!(out, "forking")?,
+            StartStep::Session => write!(out, "opening a session")?,
+            StartStep::Stdio => write!(out, "setting up standard input and output")?,
+            StartStep::Limits => write!(out, "setting resource limits")?,
+            StartStep::Directory => write!(out, "changing directory to {what}")?,
+            StartStep::Group => write!(out, "changing group to {what}")?,
+            StartStep::User => write!(out, "changing user to {what}")?,
+            StartStep::Exec => write!(out, "executing {what}")?,
+        }
+        match self.errno {
+            0 => Ok(()),
+            libc::ENOEXEC => write!(
+                out,
+                ": not a program this machine can run; a script needs a #! line or an interpreter"
+            ),
+            errno => write!(out, ": {}", nix::errno::Errno::from_raw(errno).desc()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wording() {
+        assert_eq!(Exit::Code(3).to_string(), "exit code 3");
+        assert_eq!(Exit::Signal { number: 9, core: false }.to_string(), "killed by SIGKILL");
+        assert_eq!(Exit::Signal { number: 11, core: true }.to_string(), "killed by SIGSEGV (core dumped)");
+        assert_eq!(Exit::Signal { number: 40, core: false }.to_string(), "killed by signal 40");
+        let failure = |step, errno| StartFailure { step, errno, what: "/srv/apii".into() }.to_string();
+        assert_eq!(
+            failure(StartStep::Directory, libc::ENOENT),
+            "changing directory to /srv/apii: No such file or directory"
+        );
+        assert!(failure(StartStep::Exec, libc::ENOEXEC).contains("#! line"));
+    }
+}

@@ -1,0 +1,2 @@
+//! One supervised slot and its pure decisions.
+pub mod exit;

@@ -1,0 +1,5 @@
+//! rsm.
+pub mod instance;
+pub mod ipc;
+pub mod paths;
+pub mod spec;

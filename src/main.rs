@@ -1,0 +1,2 @@
+//! The `rsm` command.
+fn main() {}

@@ -1,0 +1,395 @@
+//! What an app is: the resolved, unchanging description that every other part reads.
+//!
+//! An [`AppSpec`] is what `config` makes of a file or a command line, what travels to the
+//! daemon, and what is kept in its state. Paths are absolute here, defaults are filled in, and
+//! no PM2 alias is left. Durations are milliseconds on the wire and in saved files.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Environment variables by name.
+pub type Vars = BTreeMap<String, String>;
+
+/// Saves durations as whole milliseconds.
+pub mod millis {
+    use super::{Deserialize, Duration};
+
+    /// Writes a duration as milliseconds.
+    pub fn serialize<S: serde::Serializer>(value: &Duration, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_u64(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Reads a duration from milliseconds.
+    pub fn deserialize<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Duration, D::Error> {
+        u64::deserialize(input).map(Duration::from_millis)
+    }
+}
+
+/// One entry of the ecosystem file, resolved.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AppSpec {
+    /// The name shown and selected by.
+    pub name: String,
+    /// Groups apps for selection.
+    #[serde(default = "default_namespace")]
+    pub namespace: String,
+    /// Absolute path of the program or script; a bare name is looked up in the app's `PATH` at
+    /// each start; a whole shell line with [`Launcher::Shell`].
+    pub script: String,
+    /// How `script` becomes a process.
+    #[serde(default)]
+    pub launcher: Launcher,
+    /// Arguments after the script.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Working directory, absolute.
+    pub cwd: PathBuf,
+    /// The variables given to the app by file or flags; they win over inherited ones.
+    #[serde(default)]
+    pub env: Vars,
+    /// Which inherited variables the app does not get.
+    #[serde(default)]
+    pub filter_env: EnvFilter,
+    /// How many instances are wanted at the first start.
+    #[serde(default = "one")]
+    pub instances: u32,
+    /// Whether instances share their ports.
+    #[serde(default)]
+    pub exec_mode: ExecMode,
+    /// Receives the instance's number.
+    #[serde(default = "default_instance_var")]
+    pub instance_var: String,
+    /// This variable of `env` grows by one with each instance.
+    #[serde(default)]
+    pub increment_var: Option<String>,
+    /// Run as another user (needs a daemon run by root).
+    #[serde(default)]
+    pub account: Option<Account>,
+    /// Start it when it is added.
+    #[serde(default = "yes")]
+    pub autostart: bool,
+    /// Whether and how late a run follows an exit.
+    #[serde(default)]
+    pub restart: RestartPolicy,
+    /// How a run is ended.
+    #[serde(default)]
+    pub stop: StopPolicy,
+    /// When a run counts as online.
+    #[serde(default)]
+    pub readiness: Readiness,
+    /// Where its output goes.
+    #[serde(default)]
+    pub logs: LogSpec,
+    /// Where the pid is written, `-<id>` put before `.pid`; the daemon's `pids/` if absent.
+    #[serde(default)]
+    pub pid_file: Option<PathBuf>,
+    /// Restart when files change.
+    #[serde(default)]
+    pub watch: Option<WatchSpec>,
+    /// Restart on this schedule: five fields, or six with leading seconds.
+    #[serde(default)]
+    pub cron_restart: Option<String>,
+    /// Restart when the whole tree uses more than this many bytes.
+    #[serde(default)]
+    pub max_memory_restart: Option<u64>,
+    /// `version` of the nearest `package.json`, shown in lists.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// The ecosystem file it came from.
+    #[serde(default)]
+    pub source: Option<PathBuf>,
+}
+
+/// How a script becomes a process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Launcher {
+    /// The script is executed itself: a binary, or a file with a shebang.
+    #[default]
+    Direct,
+    /// `program args… script …`: `node`, `python3` and the like.
+    Interpreter {
+        /// Absolute path, or a name looked up in the app's `PATH` at each start.
+        program: String,
+        /// Put before the script (`node_args`).
+        args: Vec<String>,
+    },
+    /// The script is a line for `sh -c` (`bash` where there is one).
+    Shell,
+    /// rsm's own static file server; `args` are those of `rsm serve`.
+    Serve,
+}
+
+/// Whether the instances of an app share their listening ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExecMode {
+    /// Each instance is on its own.
+    #[default]
+    Fork,
+    /// All instances answer on one port.
+    Cluster,
+}
+
+/// Which inherited variables are kept from the app. Given ones (`env`) always pass.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EnvFilter {
+    /// All are inherited.
+    #[default]
+    None,
+    /// None is inherited.
+    All,
+    /// Those whose name contains one of these are not.
+    Containing(Vec<String>),
+    /// Just this one is not.
+    Exactly(String),
+}
+
+/// Another user to run as, resolved to numbers so that a later change of the user database
+/// cannot change who an app is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// User name, for display and `HOME`.
+    pub user: String,
+    /// Numeric user.
+    pub uid: u32,
+    /// Numeric primary group.
+    pub gid: u32,
+    /// Supplementary groups, those of the user database.
+    pub groups: Vec<u32>,
+    /// The user's home directory; becomes `HOME`.
+    pub home: PathBuf,
+}
+
+/// Whether and how late a run follows an exit. Defaults are PM2's where it has them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RestartPolicy {
+    /// Restart after an exit that nobody asked for.
+    pub autorestart: bool,
+    /// That many unstable restarts within `window`, and the app is given up.
+    pub max_restarts: u32,
+    /// An exit before this counts as unstable. Milliseconds.
+    #[serde(with = "millis")]
+    pub min_uptime: Duration,
+    /// How far back unstable restarts are counted. Milliseconds. The policy widens it where the
+    /// delays alone would outlast it.
+    #[serde(with = "millis")]
+    pub window: Duration,
+    /// The pause before a restart.
+    pub delay: RestartDelay,
+    /// These exit codes end the app for good.
+    pub stop_exit_codes: Vec<i32>,
+}
+
+/// The pause before an automatic restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RestartDelay {
+    /// Always the same (`restart_delay`). Milliseconds.
+    Fixed(#[serde(with = "millis")] Duration),
+    /// At once for the first early exit, then `initial`, each further one half as long again,
+    /// up to 15 s. A run that lives `min_uptime` starts anew.
+    AfterFirst {
+        /// Milliseconds.
+        #[serde(with = "millis")]
+        initial: Duration,
+    },
+    /// As PM2's `exp_backoff_restart_delay`: `initial` from the first exit on, each further one
+    /// half as long again, up to 15 s; starts anew after 30 s of uptime.
+    FromFirst {
+        /// Milliseconds.
+        #[serde(with = "millis")]
+        initial: Duration,
+    },
+}
+
+impl Default for RestartPolicy {
+    fn default() -> Self {
+        Self {
+            autorestart: true,
+            max_restarts: 16,
+            min_uptime: Duration::from_millis(1000),
+            window: Duration::from_secs(600),
+            delay: RestartDelay::AfterFirst { initial: Duration::from_millis(100) },
+            stop_exit_codes: Vec::new(),
+        }
+    }
+}
+
+/// How a run is ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StopPolicy {
+    /// The first signal, by name (`SIGINT`).
+    pub signal: String,
+    /// The grace between the signal and SIGKILL. Milliseconds.
+    #[serde(with = "millis")]
+    pub timeout: Duration,
+    /// Signal every process of the tree, not only the first.
+    pub tree: bool,
+}
+
+impl Default for StopPolicy {
+    fn default() -> Self {
+        Self { signal: "SIGINT".into(), timeout: Duration::from_secs(10), tree: true }
+    }
+}
+
+/// When a run counts as online.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Readiness {
+    /// The app says so itself (`wait_ready`).
+    pub wait_ready: bool,
+    /// How long it may take. Milliseconds.
+    #[serde(with = "millis")]
+    pub timeout: Duration,
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self { wait_ready: false, timeout: Duration::from_millis(3000) }
+    }
+}
+
+/// Where the output of an app goes. A path of `None` is the default place under `logs/`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSpec {
+    /// Standard output.
+    pub out: LogPath,
+    /// Standard error.
+    pub err: LogPath,
+    /// Both together, besides the two.
+    pub combined: Option<LogPath>,
+    /// All instances write to the same files; else `-<id>` is put before `.log`.
+    pub merge: bool,
+    /// Stamp of each line, in PM2's (day.js) tokens.
+    pub date_format: Option<String>,
+    /// Shape of each line.
+    pub format: LogFormat,
+}
+
+/// One log file's place.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogPath {
+    /// `$RSM_HOME/logs/<name>-out.log` and the like.
+    #[default]
+    Default,
+    /// Written nowhere; can still be followed live.
+    Nowhere,
+    /// This absolute path.
+    File(PathBuf),
+}
+
+/// Shape of a line in a log file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// As the app wrote it.
+    #[default]
+    Raw,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Which files an app is restarted for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WatchSpec {
+    /// Absolute files or directories.
+    pub paths: Vec<PathBuf>,
+    /// Patterns in gitignore syntax, besides dotfiles and `node_modules`.
+    #[serde(default)]
+    pub ignore: Vec<String>,
+    /// Quiet time after the last change. Milliseconds.
+    #[serde(with = "millis")]
+    pub delay: Duration,
+}
+
+fn default_namespace() -> String {
+    "default".into()
+}
+
+fn default_instance_var() -> String {
+    "NODE_APP_INSTANCE".into()
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl AppSpec {
+    /// An app with every default: `script`, executed directly in `cwd`.
+    pub fn new(name: impl Into<String>, script: impl Into<String>, cwd: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.into(),
+            namespace: default_namespace(),
+            script: script.into(),
+            launcher: Launcher::Direct,
+            args: Vec::new(),
+            cwd: cwd.into(),
+            env: Vars::new(),
+            filter_env: EnvFilter::None,
+            instances: 1,
+            exec_mode: ExecMode::Fork,
+            instance_var: default_instance_var(),
+            increment_var: None,
+            account: None,
+            autostart: true,
+            restart: RestartPolicy::default(),
+            stop: StopPolicy::default(),
+            readiness: Readiness::default(),
+            logs: LogSpec::default(),
+            pid_file: None,
+            watch: None,
+            cron_restart: None,
+            max_memory_restart: None,
+            version: None,
+            source: None,
+        }
+    }
+}
+
+impl fmt::Debug for AppSpec {
+    /// Shows no environment value: specs end up in logs and error reports.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("AppSpec")
+            .field("name", &self.name)
+            .field("script", &self.script)
+            .field("cwd", &self.cwd)
+            .field("env", &self.env.keys().collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_hides_env_values() {
+        let mut app = AppSpec::new("api", "/srv/api.js", "/srv");
+        app.env.insert("TOKEN".into(), "hunter2".into());
+        let shown = format!("{app:?}");
+        assert!(shown.contains("TOKEN") && !shown.contains("hunter2"), "{shown}");
+    }
+
+    #[test]
+    fn a_minimal_json_spec_gets_the_defaults() {
+        let app: AppSpec = serde_json::from_str(r#"{"name":"a","script":"/bin/a","cwd":"/"}"#).unwrap();
+        assert_eq!(app, AppSpec::new("a", "/bin/a", "/"));
+    }
+}
