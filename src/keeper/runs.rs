@@ -1,0 +1,173 @@
+//! The keeper's table of runs: every app it is the parent of, and what the daemon has yet to hear.
+
+use std::io::Read;
+use std::os::fd::OwnedFd;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::wire::News;
+use crate::instance::exit::StartStep;
+use crate::process::reap::Ended;
+use crate::process::spawn::{self, Forked};
+
+/// One life of an app's instance.
+#[derive(Debug)]
+pub struct Run {
+    /// The daemon's number for it.
+    pub id: u64,
+    /// Its first process.
+    pub pid: i32,
+    /// That process's start time, in clock ticks since boot.
+    pub start_time: u64,
+    /// The launch order and what else the daemon wants kept: survives the daemon, not the run.
+    pub kept: Vec<OwnedFd>,
+    /// Tells whether `exec` succeeded; gone once that is known.
+    pub report: Option<OwnedFd>,
+    ended: Option<Ended>,
+    failed: Option<(StartStep, i32)>,
+    owes_start: bool,
+    owes_end: bool,
+}
+
+/// All runs not yet released.
+#[derive(Debug, Default)]
+pub struct Runs(Vec<Run>);
+
+impl Runs {
+    /// Adds a run that was just forked.
+    pub fn add(&mut self, id: u64, forked: Forked, kept: Vec<OwnedFd>) {
+        let Forked { pid, report } = forked;
+        // A zombie's stat stays readable, and we alone reap it: this cannot be someone else's.
+        let start_time = start_time(pid);
+        let report = Some(report);
+        let (ended, failed, owes_start, owes_end) = (None, None, false, false);
+        self.0.push(Run { id, pid, start_time, kept, report, ended, failed, owes_start, owes_end });
+    }
+
+    /// Adds a run that could not even be forked, so that its failure is told like any other.
+    pub fn add_failed(&mut self, id: u64, step: StartStep, errno: Errno) {
+        let failed = Some((step, errno as i32));
+        self.0.push(Run {
+            id,
+            pid: 0,
+            start_time: 0,
+            kept: Vec::new(),
+            report: None,
+            ended: None,
+            failed,
+            owes_start: true,
+            owes_end: false,
+        });
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Run> {
+        self.0.iter()
+    }
+
+    /// Whether this number is taken.
+    pub fn contains(&self, id: u64) -> bool {
+        self.0.iter().any(|run| run.id == id)
+    }
+
+    /// Forgets a run that has ended; one that still runs stays, whatever the daemon believes.
+    pub fn release(&mut self, id: u64) {
+        self.0.retain(|run| run.id != id || run.ended.is_none() && run.failed.is_none());
+    }
+
+    /// Signals a run's group or first process, unless that is reaped.
+    pub fn signal(&self, id: u64, signal: i32, group: bool) {
+        let Some(run) = self.0.iter().find(|run| run.id == id && run.ended.is_none() && run.pid > 0) else {
+            return;
+        };
+        let target = Pid::from_raw(if group { -run.pid } else { run.pid });
+        // A child that has not come to `setsid` yet has no group of its own.
+        if let Ok(signal) = Signal::try_from(signal)
+            && kill(target, signal) == Err(Errno::ESRCH)
+            && group
+        {
+            let _ = kill(Pid::from_raw(run.pid), signal);
+        }
+    }
+
+    /// Notes that a child has ended; false if it is none of the runs.
+    pub fn ended(&mut self, pid: i32, ended: Ended) -> bool {
+        let Some(run) = self.0.iter_mut().find(|run| run.pid == pid && run.ended.is_none()) else {
+            return false;
+        };
+        // What the child had to say about its start is in the pipe by now.
+        run.read_report(true);
+        run.ended = Some(ended);
+        run.owes_end = run.failed.is_none();
+        true
+    }
+
+    /// Reads the reports of runs that are just starting.
+    pub fn read_reports(&mut self) {
+        self.0.iter_mut().for_each(|run| run.read_report(false));
+    }
+
+    /// After a new daemon has attached and heard of every run: of the ended ones it must hear too.
+    pub fn attached(&mut self) {
+        for run in &mut self.0 {
+            run.owes_start = run.report.is_none() && (run.failed.is_some() || run.ended.is_none());
+            run.owes_end = run.ended.is_some() && run.failed.is_none();
+        }
+    }
+
+    /// Tells all that is owed, until `tell` refuses. True if nothing is left.
+    pub fn tell(&mut self, mut tell: impl FnMut(&News) -> bool) -> bool {
+        for run in &mut self.0 {
+            if run.owes_start && run.tell_start(&mut tell).is_none() {
+                return false;
+            }
+            if let (true, Some(ended)) = (run.owes_end, run.ended) {
+                if !tell(&News::Exited { run: run.id, ended }) {
+                    return false;
+                }
+                run.owes_end = false;
+            }
+        }
+        // A failed start needs no release: told is done, once its child is reaped.
+        self.0.retain(|run| run.failed.is_none() || run.owes_start || run.pid > 0 && run.ended.is_none());
+        true
+    }
+}
+
+impl Run {
+    /// Learns how the start went. `last`: the child is dead, there will be no more.
+    fn read_report(&mut self, last: bool) {
+        let Some(report) = self.report.take() else { return };
+        let mut word = [0; 8];
+        let mut file = std::fs::File::from(report);
+        match file.read(&mut word) {
+            Ok(length) => self.failed = spawn::failed_step(&word[..length]),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && !last => {
+                self.report = Some(file.into());
+                return;
+            }
+            // A descendant that got hold of the pipe's end before `exec`: it did start.
+            Err(_) => {}
+        }
+        self.owes_start = true;
+    }
+
+    fn tell_start(&mut self, tell: &mut impl FnMut(&News) -> bool) -> Option<()> {
+        let news = match self.failed {
+            Some((step, errno)) => News::SpawnFailed { run: self.id, step: step as u64, errno },
+            None => News::Spawned { run: self.id, pid: self.pid, start_time: self.start_time },
+        };
+        self.owes_start = !tell(&news);
+        (!self.owes_start).then_some(())
+    }
+}
+
+/// Field 22 of `/proc/PID/stat`, counted after the command's closing parenthesis, since the
+/// command may hold anything.
+fn start_time(pid: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after = stat.rfind(')').map_or("", |at| &stat[at + 1..]);
+    after.split_ascii_whitespace().nth(19).and_then(|field| field.parse().ok()).unwrap_or(0)
+}

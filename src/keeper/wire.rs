@@ -1,0 +1,275 @@
+//! What daemon and keeper say to each other: one packet a message, descriptors beside it.
+//!
+//! The layout is fixed words, so that the keeper allocates nothing and an old keeper can always
+//! tell a message it does not know from garbage. `PROTOCOL` changes when the meaning does.
+
+use crate::process::reap::Ended;
+
+/// Version of this protocol, told in [`News::Hello`].
+pub const PROTOCOL: u64 = 1;
+
+/// Longest packet: the words, then a name.
+pub const PACKET: usize = WORDS * 8 + MAX_NAME;
+
+/// Longest name of a stored descriptor, in bytes.
+pub const MAX_NAME: usize = 200;
+
+const WORDS: usize = 6;
+
+/// What the daemon asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Fork and execute. Descriptors: the launch order's memory file, those for the child, then
+    /// `kept` ones that the keeper keeps with the run and shows to the next daemon.
+    Spawn {
+        /// The run's number, the daemon's choice.
+        run: u64,
+        /// How many descriptors go to the child.
+        given: u64,
+    },
+    /// Signal a run's process group, or its first process alone. Nothing happens once it is
+    /// reaped: its pid may be someone else's.
+    Signal {
+        /// The run.
+        run: u64,
+        /// The signal's number.
+        signal: i32,
+        /// The whole group.
+        group: bool,
+    },
+    /// Keep this descriptor under a name; a former one of that name is closed.
+    Store {
+        /// The name.
+        name: String,
+    },
+    /// Close the descriptor of this name.
+    Drop {
+        /// The name.
+        name: String,
+    },
+    /// Forget a run that has ended, and close what was kept with it.
+    Release {
+        /// The run.
+        run: u64,
+    },
+    /// The daemon is about to end for good: end too, and remove the socket.
+    Shutdown,
+}
+
+/// What the keeper tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// First of all.
+    Hello {
+        /// [`PROTOCOL`].
+        protocol: u64,
+        /// The keeper's pid.
+        keeper: i32,
+    },
+    /// On attach, for each run not yet released. Descriptors: the launch order, those kept.
+    Run {
+        /// The run.
+        run: u64,
+        /// Its process.
+        pid: i32,
+        /// Start time of the process, in clock ticks since boot.
+        start_time: u64,
+    },
+    /// On attach, for each stored descriptor, which comes with it.
+    Stored {
+        /// Its name.
+        name: String,
+    },
+    /// All is told; what follows is new.
+    Attached,
+    /// The program runs.
+    Spawned {
+        /// The run.
+        run: u64,
+        /// Its process.
+        pid: i32,
+        /// Start time of the process, in clock ticks since boot.
+        start_time: u64,
+    },
+    /// It does not; the run is over and needs no release.
+    SpawnFailed {
+        /// The run.
+        run: u64,
+        /// Index into `StartStep::ALL`.
+        step: u64,
+        /// The system's error.
+        errno: i32,
+    },
+    /// The run's first process has ended. Kept until released.
+    Exited {
+        /// The run.
+        run: u64,
+        /// How.
+        ended: Ended,
+    },
+    /// Some process that had lost its parent has ended.
+    Orphans,
+    /// The keeper was told to end (SIGTERM).
+    Terminate,
+}
+
+#[derive(Default)]
+struct Frame<'a> {
+    words: [u64; WORDS],
+    name: &'a str,
+}
+
+impl<'a> Frame<'a> {
+    fn new(words: &[u64]) -> Self {
+        let mut frame = Self::default();
+        frame.words[..words.len()].copy_from_slice(words);
+        frame
+    }
+
+    fn named(kind: u64, name: &'a str) -> Self {
+        Self { name, ..Self::new(&[kind]) }
+    }
+
+    /// Writes into `packet`; the part used.
+    fn write<'p>(&self, packet: &'p mut [u8; PACKET]) -> &'p [u8] {
+        for (place, word) in packet.chunks_exact_mut(8).zip(self.words) {
+            place.copy_from_slice(&word.to_ne_bytes());
+        }
+        let name = &self.name.as_bytes()[..self.name.len().min(MAX_NAME)];
+        let end = WORDS * 8 + name.len();
+        packet[WORDS * 8..end].copy_from_slice(name);
+        &packet[..end]
+    }
+
+    fn read(packet: &'a [u8]) -> Option<Self> {
+        let (head, name) = packet.split_at_checked(WORDS * 8)?;
+        let mut words = [0; WORDS];
+        for (word, bytes) in words.iter_mut().zip(head.chunks_exact(8)) {
+            *word = u64::from_ne_bytes(bytes.try_into().ok()?);
+        }
+        Some(Self { words, name: std::str::from_utf8(name).ok()? })
+    }
+}
+
+/// A signed number in a word, and back.
+fn word(number: i32) -> u64 {
+    u64::from(number.cast_unsigned())
+}
+
+fn number(word: u64) -> i32 {
+    (word as u32).cast_signed()
+}
+
+impl Order {
+    /// The packet of this message.
+    pub fn write<'p>(&self, packet: &'p mut [u8; PACKET]) -> &'p [u8] {
+        let frame = match self {
+            Self::Spawn { run, given } => Frame::new(&[1, *run, *given]),
+            Self::Signal { run, signal, group } => Frame::new(&[2, *run, word(*signal), u64::from(*group)]),
+            Self::Store { name } => Frame::named(3, name),
+            Self::Drop { name } => Frame::named(4, name),
+            Self::Release { run } => Frame::new(&[5, *run]),
+            Self::Shutdown => Frame::new(&[6]),
+        };
+        frame.write(packet)
+    }
+
+    /// The message of a packet; `None` for one this version does not know.
+    pub fn read(packet: &[u8]) -> Option<Self> {
+        let Frame { words: [kind, a, b, c, ..], name } = Frame::read(packet)?;
+        Some(match kind {
+            1 => Self::Spawn { run: a, given: b },
+            2 => Self::Signal { run: a, signal: number(b), group: c != 0 },
+            3 => Self::Store { name: name.to_owned() },
+            4 => Self::Drop { name: name.to_owned() },
+            5 => Self::Release { run: a },
+            6 => Self::Shutdown,
+            _ => return None,
+        })
+    }
+}
+
+impl News {
+    /// The packet of this message.
+    pub fn write<'p>(&self, packet: &'p mut [u8; PACKET]) -> &'p [u8] {
+        let frame = match self {
+            Self::Hello { protocol, keeper } => Frame::new(&[1, *protocol, word(*keeper)]),
+            Self::Run { run, pid, start_time } => Frame::new(&[2, *run, word(*pid), *start_time]),
+            Self::Stored { name } => Frame::named(3, name),
+            Self::Attached => Frame::new(&[4]),
+            Self::Spawned { run, pid, start_time } => Frame::new(&[5, *run, word(*pid), *start_time]),
+            Self::SpawnFailed { run, step, errno } => Frame::new(&[6, *run, *step, word(*errno)]),
+            Self::Exited { run, ended: Ended::Code(code) } => Frame::new(&[7, *run, 0, word(*code)]),
+            Self::Exited { run, ended: Ended::Signal(signal, core) } => {
+                Frame::new(&[7, *run, 1, word(*signal), u64::from(*core)])
+            }
+            Self::Orphans => Frame::new(&[8]),
+            Self::Terminate => Frame::new(&[9]),
+        };
+        frame.write(packet)
+    }
+
+    /// The message of a packet; `None` for one this version does not know.
+    pub fn read(packet: &[u8]) -> Option<Self> {
+        let Frame { words: [kind, a, b, c, d, _], name } = Frame::read(packet)?;
+        Some(match kind {
+            1 => Self::Hello { protocol: a, keeper: number(b) },
+            2 => Self::Run { run: a, pid: number(b), start_time: c },
+            3 => Self::Stored { name: name.to_owned() },
+            4 => Self::Attached,
+            5 => Self::Spawned { run: a, pid: number(b), start_time: c },
+            6 => Self::SpawnFailed { run: a, step: b, errno: number(c) },
+            7 if b == 0 => Self::Exited { run: a, ended: Ended::Code(number(c)) },
+            7 => Self::Exited { run: a, ended: Ended::Signal(number(c), d != 0) },
+            8 => Self::Orphans,
+            9 => Self::Terminate,
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_survive_the_way() {
+        let orders = [
+            Order::Spawn { run: u64::MAX, given: 3 },
+            Order::Signal { run: 7, signal: 15, group: true },
+            Order::Store { name: "槽 1".into() },
+            Order::Drop { name: String::new() },
+            Order::Release { run: 1 << 40 },
+            Order::Shutdown,
+        ];
+        for order in orders {
+            assert_eq!(Order::read(order.write(&mut [0; PACKET])), Some(order));
+        }
+    }
+
+    #[test]
+    fn news_survive_the_way() {
+        let news = [
+            News::Hello { protocol: PROTOCOL, keeper: 4_194_304 },
+            News::Run { run: 1, pid: 2, start_time: u64::MAX },
+            News::Stored { name: "n".repeat(MAX_NAME) },
+            News::Attached,
+            News::Spawned { run: 1, pid: 2, start_time: 3 },
+            News::SpawnFailed { run: 1, step: 10, errno: 2 },
+            News::Exited { run: 1, ended: Ended::Code(255) },
+            News::Exited { run: 1, ended: Ended::Signal(11, true) },
+            News::Orphans,
+            News::Terminate,
+        ];
+        for item in news {
+            assert_eq!(News::read(item.write(&mut [0; PACKET])), Some(item));
+        }
+    }
+
+    #[test]
+    fn garbage_is_refused() {
+        assert_eq!(Order::read(b"short"), None);
+        assert_eq!(Order::read(&[0xff; PACKET]), None);
+        assert_eq!(News::read(&[0; WORDS * 8]), None);
+    }
+}

@@ -1,0 +1,115 @@
+//! A SEQPACKET socket pair that carries small messages with file descriptors.
+//!
+//! Joins daemon and keeper. A packet arrives whole or not at all, so neither end needs framing.
+#![allow(unsafe_code)]
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
+    socketpair,
+};
+
+/// The most descriptors one packet may carry; far below the kernel's 253.
+pub const MAX_FDS: usize = 16;
+
+/// Two joined, non-blocking, close-on-exec ends.
+///
+/// # Errors
+/// The system is out of descriptors or memory.
+pub fn pair() -> nix::Result<(OwnedFd, OwnedFd)> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
+}
+
+/// Sends one packet.
+///
+/// # Errors
+/// `EAGAIN` when the other end does not read fast enough, `EPIPE` when it is gone. Too many
+/// descriptors in flight (`ETOOMANYREFS`) is told as `EAGAIN`: it passes.
+pub fn send(to: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> nix::Result<()> {
+    let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    loop {
+        return match sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(bytes)], control, flags, None) {
+            Ok(_) => Ok(()),
+            Err(Errno::EINTR) => continue,
+            Err(Errno::ETOOMANYREFS) => Err(Errno::EAGAIN),
+            Err(error) => Err(error),
+        };
+    }
+}
+
+/// Receives one packet into `buffer`: its length, and the descriptors that came with it.
+/// A length of 0 means that the other end is closed.
+///
+/// # Errors
+/// `EAGAIN` when there is none.
+pub fn receive(from: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = cmsg_space!([RawFd; MAX_FDS]);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+    loop {
+        let mut parts = [IoSliceMut::new(buffer)];
+        match recvmsg::<()>(from.as_raw_fd(), &mut parts, Some(&mut space), flags) {
+            Err(Errno::EINTR) => continue,
+            Err(error) => return Err(error),
+            Ok(message) => {
+                let mut fds = Vec::new();
+                for control in message.cmsgs()? {
+                    if let ControlMessageOwned::ScmRights(raw) = control {
+                        // SAFETY: the kernel just made these descriptors for us; nobody else owns them.
+                        fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+                    }
+                }
+                return Ok((message.bytes, fds));
+            }
+        }
+    }
+}
+
+/// Takes over a descriptor that this process was started with, and marks it close-on-exec.
+///
+/// # Errors
+/// No such descriptor is open.
+pub fn inherited(fd: RawFd) -> nix::Result<OwnedFd> {
+    // SAFETY: only asks the kernel about a number; an invalid one gives EBADF.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+    Errno::result(flags)?;
+    // SAFETY: open, as just seen, and by the contract of `rsm daemon` given to us alone.
+    let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+    nix::fcntl::fcntl(&owned, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
+    Ok(owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_packet_carries_descriptors() {
+        let (a, b) = pair().unwrap();
+        let (read, write) = nix::unistd::pipe().unwrap();
+        send(a.as_fd(), b"hello", &[write.as_fd()]).unwrap();
+        drop(write);
+        let mut buffer = [0; 64];
+        let (length, fds) = receive(b.as_fd(), &mut buffer).unwrap();
+        assert_eq!((&buffer[..length], fds.len()), (&b"hello"[..], 1));
+        nix::unistd::write(&fds[0], b"x").unwrap();
+        assert_eq!(nix::unistd::read(&read, &mut buffer).unwrap(), 1);
+    }
+
+    #[test]
+    fn an_empty_queue_and_a_closed_end_are_told_apart() {
+        let (a, b) = pair().unwrap();
+        let mut buffer = [0; 64];
+        assert_eq!(receive(b.as_fd(), &mut buffer).unwrap_err(), Errno::EAGAIN);
+        drop(a);
+        assert_eq!(receive(b.as_fd(), &mut buffer).unwrap().0, 0);
+    }
+}

@@ -1,0 +1,7 @@
+//! Processes as the kernel has them: starting, reaping, signalling, and finding whole trees.
+//!
+//! Linux only, as are `keeper` and `cluster`. `unsafe` stands here and there alone.
+
+pub mod channel;
+pub mod reap;
+pub mod spawn;

@@ -1,0 +1,230 @@
+//! From a launch order to a running program; names the step that failed.
+//!
+//! Runs in the keeper, which has one thread: after the fork the child may allocate. The child
+//! tells of a failed step through a close-on-exec pipe; that pipe closing without a word means
+//! that the program runs.
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
+use nix::unistd::{ForkResult, Gid, Uid};
+use serde::{Deserialize, Serialize};
+
+use crate::instance::exit::StartStep;
+use crate::spec::Account;
+
+/// Everything the child must know to become the program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    /// Absolute path of what is executed.
+    pub program: PathBuf,
+    /// Arguments, the program's name first.
+    pub argv: Vec<String>,
+    /// The whole environment, `NAME=value`.
+    pub env: Vec<String>,
+    /// Working directory.
+    pub cwd: PathBuf,
+    /// User to become.
+    pub account: Option<Account>,
+    /// The numbers that the passed descriptors shall have, in their order.
+    pub fds: Vec<RawFd>,
+}
+
+/// Reads the launch order in the child: decoding there keeps the keeper small and unharmed by
+/// whatever is in it.
+pub enum Order {
+    /// A memory file with the JSON of a [`Launch`], as the daemon sends it.
+    File(OwnedFd),
+    /// The order itself.
+    Ready(Box<Launch>),
+}
+
+/// A child was forked; whether it came to `exec` is told by `report`.
+#[derive(Debug)]
+pub struct Forked {
+    /// The child's pid.
+    pub pid: i32,
+    /// Readable when it is decided: 8 bytes (see [`failed_step`]), or end of file for success.
+    pub report: OwnedFd,
+}
+
+/// Forks a child that carries out `order` with the descriptors `fds`.
+///
+/// `nofile` is the soft and hard limit of open files to restore: the keeper raises its own.
+///
+/// # Errors
+/// No pipe or no process could be made.
+pub fn fork(order: Order, fds: Vec<OwnedFd>, nofile: Option<(u64, u64)>) -> nix::Result<Forked> {
+    let (report, child_end) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+    // SAFETY: the caller has one thread (the keeper's contract), so no lock can be held across the
+    // fork by a thread that is not copied.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(Forked { pid: child.as_raw(), report }),
+        ForkResult::Child => {
+            let (step, errno) = become_program(order, fds, nofile);
+            let mut word = [0; 8];
+            word[..4].copy_from_slice(&(step as u32).to_ne_bytes());
+            word[4..].copy_from_slice(&(errno as i32).to_ne_bytes());
+            let _ = nix::unistd::write(&child_end, &word);
+            // SAFETY: leaves at once, without running the parent's exit handlers a second time.
+            unsafe { libc::_exit(127) }
+        }
+    }
+}
+
+/// Goes on in a new process with a session of its own; the calling one ends with success.
+///
+/// # Errors
+/// No process could be made.
+pub fn leave_caller() -> nix::Result<()> {
+    // SAFETY: as above, one thread.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { .. } => std::process::exit(0),
+        ForkResult::Child => nix::unistd::setsid().map(drop),
+    }
+}
+
+/// The step and error number in what a child reported; `None` if that is not such a report.
+pub fn failed_step(report: &[u8]) -> Option<(StartStep, i32)> {
+    let step = u32::from_ne_bytes(report.get(..4)?.try_into().ok()?);
+    let errno = i32::from_ne_bytes(report.get(4..8)?.try_into().ok()?);
+    Some((*StartStep::ALL.get(step as usize)?, errno))
+}
+
+/// Does all steps in turn; returns only when one failed.
+fn become_program(order: Order, fds: Vec<OwnedFd>, nofile: Option<(u64, u64)>) -> (StartStep, Errno) {
+    let launch = match order {
+        Order::Ready(launch) => *launch,
+        Order::File(file) => match read_order(file) {
+            Ok(launch) => launch,
+            Err(errno) => return (StartStep::Fork, errno),
+        },
+    };
+    let steps: [(StartStep, &dyn Fn() -> nix::Result<()>); 5] = [
+        (StartStep::Session, &open_session),
+        (StartStep::Limits, &|| restore_limits(nofile)),
+        // As in PM2 (and Node) the directory comes before the user: it may be open to root only.
+        (StartStep::Directory, &|| nix::unistd::chdir(&launch.cwd)),
+        (StartStep::Group, &|| change_group(launch.account.as_ref())),
+        (StartStep::User, &|| {
+            launch.account.as_ref().map_or(Ok(()), |to| nix::unistd::setuid(Uid::from_raw(to.uid)))
+        }),
+    ];
+    if let Err(errno) = place_descriptors(fds, &launch.fds) {
+        return (StartStep::Stdio, errno);
+    }
+    for (step, act) in steps {
+        if let Err(errno) = act() {
+            return (step, errno);
+        }
+    }
+    (StartStep::Exec, exec(&launch))
+}
+
+fn read_order(file: OwnedFd) -> nix::Result<Launch> {
+    // The memory file's position is shared with whoever wrote it, hence `pread`.
+    let file = File::from(file);
+    let size =
+        file.metadata().map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?.len();
+    let mut bytes = vec![0; usize::try_from(size).map_err(|_| Errno::EFBIG)?];
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0).map_err(|_| Errno::EIO)?;
+    serde_json::from_slice(&bytes).map_err(|_| Errno::EBADMSG)
+}
+
+/// A session and process group of its own, and signals as a program expects to find them: the
+/// keeper's blocked and ignored ones would pass through `exec`.
+fn open_session() -> nix::Result<()> {
+    nix::unistd::setsid()?;
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
+        // SAFETY: installs no handler.
+        unsafe { sigaction(signal, &default) }?;
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+}
+
+fn restore_limits(nofile: Option<(u64, u64)>) -> nix::Result<()> {
+    nofile.map_or(Ok(()), |(soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, soft, hard))
+}
+
+fn change_group(account: Option<&Account>) -> nix::Result<()> {
+    let Some(account) = account else { return Ok(()) };
+    // Only root may, and a user who runs its own daemon has its groups already.
+    if Uid::effective().is_root() {
+        let groups: Vec<Gid> = account.groups.iter().copied().map(Gid::from_raw).collect();
+        nix::unistd::setgroups(&groups)?;
+    }
+    nix::unistd::setgid(Gid::from_raw(account.gid))
+}
+
+/// Gives the passed descriptors their numbers; standard input is `/dev/null` unless passed.
+fn place_descriptors(fds: Vec<OwnedFd>, numbers: &[RawFd]) -> nix::Result<()> {
+    if fds.len() != numbers.len() {
+        return Err(Errno::EBADMSG);
+    }
+    // First out of the way, so that no number is taken while its turn has not come.
+    let above = numbers.iter().max().map_or(3, |most| most + 1).max(3);
+    let mut moved = Vec::with_capacity(fds.len());
+    for fd in fds {
+        // SAFETY: duplicates an open descriptor to a free number.
+        let copy = Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, above) })?;
+        moved.push(copy);
+    }
+    if !numbers.contains(&libc::STDIN_FILENO) {
+        let null =
+            nix::fcntl::open("/dev/null", OFlag::O_RDONLY, nix::sys::stat::Mode::empty())?.into_raw_fd();
+        if null != libc::STDIN_FILENO {
+            place(null, libc::STDIN_FILENO)?;
+        }
+    }
+    moved.into_iter().zip(numbers).try_for_each(|(from, to)| place(from, *to))
+}
+
+fn place(from: RawFd, to: RawFd) -> nix::Result<()> {
+    // SAFETY: `dup2` clears close-on-exec on `to`; `from` is ours and closed right after.
+    Errno::result(unsafe { libc::dup2(from, to) })?;
+    // SAFETY: `from` was made in this function's caller and is used by nobody else.
+    drop(unsafe { OwnedFd::from_raw_fd(from) });
+    Ok(())
+}
+
+/// Only ever returns an error.
+fn exec(launch: &Launch) -> Errno {
+    let strings =
+        |list: &[String]| list.iter().map(|text| CString::new(text.as_str())).collect::<Result<Vec<_>, _>>();
+    let (Ok(argv), Ok(env)) = (strings(&launch.argv), strings(&launch.env)) else { return Errno::EINVAL };
+    let Ok(program) = CString::new(launch.program.as_os_str().as_bytes()) else { return Errno::EINVAL };
+    match nix::unistd::execve(&program, &argv, &env) {
+        Err(errno) => errno,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_names_step_and_error() {
+        let mut word = [0; 8];
+        word[..4].copy_from_slice(&(StartStep::Directory as u32).to_ne_bytes());
+        word[4..].copy_from_slice(&libc::ENOENT.to_ne_bytes());
+        assert_eq!(failed_step(&word), Some((StartStep::Directory, libc::ENOENT)));
+        assert_eq!(failed_step(&word[..7]), None);
+        assert_eq!(failed_step(&[0xff; 8]), None);
+    }
+
+    #[test]
+    fn every_step_is_listed_at_its_own_number() {
+        for (number, step) in StartStep::ALL.into_iter().enumerate() {
+            assert_eq!(step as usize, number);
+        }
+    }
+}
