@@ -1,2 +1,385 @@
-//! One supervised slot and its pure decisions.
+//! One supervised slot: what is wanted, what is so, and what follows from what happens.
+//!
+//! [`Instance::on`] is the whole of supervision as a pure function of (state, event, time): it
+//! performs nothing and returns the [`Effect`]s to perform. Whatever an effect leads to comes
+//! back as another event that names its run; news of a former run is dropped in one place.
+
+pub mod event;
 pub mod exit;
+pub mod life;
+pub mod restart;
+pub mod state;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::event::{Effect, Event, Happening};
+use self::exit::{Exit, StartFailure};
+use self::life::{Ended, HISTORY, Life};
+use self::restart::{Action, Failures};
+use self::state::{Phase, Process, State, Want};
+use crate::moment::Moment;
+use crate::spec::{AppSpec, Vars};
+
+/// How long SIGKILL may take before it is reported that it does not help.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// One supervised slot of an app, `api:0`. It outlives its processes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// Its id among all instances (PM2's `pm_id`).
+    pub id: u32,
+    /// Its number among the instances of the app.
+    pub number: u32,
+    /// The app.
+    pub spec: Arc<AppSpec>,
+    /// The environment of the shell it was started from.
+    pub inherited: Arc<Vars>,
+    /// All that changes by itself.
+    pub life: Life,
+}
+
+impl Instance {
+    /// A new instance that does not run. `first_run` follows the highest number ever used.
+    pub fn new(
+        id: u32,
+        number: u32,
+        spec: Arc<AppSpec>,
+        inherited: Arc<Vars>,
+        last_run: u32,
+        now: Moment,
+    ) -> Self {
+        let life = Life {
+            want: Want::Down,
+            state: State::Stopped,
+            restarts: 0,
+            failures: Failures::default(),
+            exits: VecDeque::new(),
+            created: now,
+            last_run,
+            timer: None,
+            why: None,
+        };
+        Self { id, number, spec, inherited, life }
+    }
+
+    /// What follows from `event`. The only way an instance changes.
+    pub fn on(&mut self, event: Event, now: Moment) -> Vec<Effect> {
+        if event.run().is_some_and(|run| self.life.state.run() != Some(run)) {
+            return Vec::new(); // news of a former run
+        }
+        let mut out = Vec::new();
+        match event {
+            Event::Start => self.start(now, &mut out),
+            Event::Restart(why) => self.restart(why, now, &mut out),
+            Event::Stop => self.stop(Want::Down, now, &mut out),
+            Event::Delete => self.stop(Want::Gone, now, &mut out),
+            Event::Spawned { run, pid, start_time } => {
+                self.spawned(Process { run, pid, start_time, since: now }, now, &mut out);
+            }
+            Event::SpawnFailed { run, failure } => self.spawn_failed(run, failure, now, &mut out),
+            Event::Exited { run, exit } => self.exited(run, exit, now, &mut out),
+            Event::Swept { left, .. } => self.swept(&left, now, &mut out),
+            Event::OrphanEnded => self.orphan_ended(&mut out),
+            Event::Due { at } if self.life.timer == Some(at) => self.due(now, &mut out),
+            Event::Due { .. } => {}
+        }
+        out
+    }
+
+    /// Why it is not online, in words.
+    pub fn reason(&self) -> Option<String> {
+        let last = || self.life.exits.back().map(|ended| ended.exit.to_string());
+        match &self.life.state {
+            State::Errored { why } => Some(why.clone()),
+            State::Waiting { .. } => last(),
+            State::Stopping { process, phase: Phase::Stuck } => {
+                Some(format!("process {} does not end, even by SIGKILL", process.pid))
+            }
+            State::Clearing { phase: Phase::Stuck, .. } => {
+                Some("part of its tree does not end, even by SIGKILL".into())
+            }
+            State::Stopped if self.life.want == Want::Up => last(),
+            State::Stopped
+            | State::Spawning { .. }
+            | State::Online { .. }
+            | State::Stopping { .. }
+            | State::Clearing { .. } => None,
+        }
+    }
+
+    /// After a daemon of ours died and another read the state: what must be set going again.
+    /// `alive`: the keeper still has the run.
+    pub fn resume(&mut self, alive: bool, now: Moment) -> Vec<Effect> {
+        let mut out = Vec::new();
+        match self.life.state {
+            State::Spawning { asked, .. } if !alive => self.launch(asked, now, &mut out),
+            State::Online { process } | State::Stopping { process, .. } if !alive => {
+                self.exited(process.run, Exit::Unknown, now, &mut out);
+            }
+            State::Clearing { process, phase, .. } => {
+                out.push(Effect::Sweep { process, kill: phase != Phase::Grace });
+                out.extend(self.life.timer.map(|at| Effect::Timer { at }));
+            }
+            State::Spawning { .. }
+            | State::Online { .. }
+            | State::Stopping { .. }
+            | State::Stopped
+            | State::Waiting { .. }
+            | State::Errored { .. } => out.extend(self.life.timer.map(|at| Effect::Timer { at })),
+        }
+        out
+    }
+
+    /// Counters to zero, as `rsm reset`.
+    pub fn reset(&mut self, now: Moment) {
+        self.life.restarts = 0;
+        self.life.failures = Failures::default();
+        self.life.created = now;
+    }
+
+    fn start(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        if self.life.want == Want::Gone {
+            return; // a delete is not taken back
+        }
+        self.life.want = Want::Up;
+        match &mut self.life.state {
+            State::Stopped | State::Waiting { .. } | State::Errored { .. } => {
+                self.life.failures = Failures::default();
+                self.launch(true, now, out);
+            }
+            // Once it is cleared the want is found to be up; asked means without delay.
+            State::Clearing { asked, .. } => *asked = true,
+            State::Spawning { .. } | State::Online { .. } | State::Stopping { .. } => {}
+        }
+    }
+
+    fn restart(&mut self, why: Option<String>, now: Moment, out: &mut Vec<Effect>) {
+        if self.life.want == Want::Gone {
+            return;
+        }
+        let was_wanted = self.life.want == Want::Up;
+        self.life.failures = Failures::default();
+        match &mut self.life.state {
+            State::Spawning { stale, .. } => {
+                *stale |= was_wanted;
+                self.life.want = Want::Up;
+            }
+            State::Online { process } => {
+                let process = *process;
+                self.life.restarts += 1;
+                self.life.want = Want::Up;
+                self.tell_to_go(process, why, now, out);
+            }
+            State::Stopped
+            | State::Stopping { .. }
+            | State::Clearing { .. }
+            | State::Waiting { .. }
+            | State::Errored { .. } => self.start(now, out),
+        }
+    }
+
+    fn stop(&mut self, want: Want, now: Moment, out: &mut Vec<Effect>) {
+        // A delete cannot be taken back by a stop.
+        self.life.want = if self.life.want == Want::Gone { Want::Gone } else { want };
+        match &self.life.state {
+            State::Stopped | State::Waiting { .. } | State::Errored { .. } => self.settle_down(out),
+            State::Online { process } => {
+                let process = *process;
+                self.tell_to_go(process, None, now, out);
+            }
+            State::Spawning { .. } | State::Stopping { .. } | State::Clearing { .. } => {}
+        }
+    }
+
+    fn spawned(&mut self, process: Process, now: Moment, out: &mut Vec<Effect>) {
+        match &self.life.state {
+            State::Spawning { stale, .. } => {
+                if self.life.want == Want::Up && !stale {
+                    self.life.state = State::Online { process };
+                    out.push(Effect::Tell(Happening::Online));
+                } else {
+                    self.tell_to_go(process, None, now, out);
+                }
+            }
+            // Told again to a new daemon.
+            State::Online { .. } | State::Stopping { .. } | State::Clearing { .. } => {}
+            State::Stopped | State::Waiting { .. } | State::Errored { .. } => {}
+        }
+    }
+
+    fn spawn_failed(&mut self, run: u32, failure: StartFailure, now: Moment, out: &mut Vec<Effect>) {
+        let State::Spawning { asked, .. } = self.life.state else { return };
+        out.push(Effect::Tell(Happening::StartFailed(failure.clone())));
+        let why = failure.to_string();
+        let exit = Exit::NotStarted(failure);
+        let process = Process { run, pid: 0, start_time: 0, since: now };
+        self.record(process, exit.clone(), false, now);
+        match self.life.want {
+            Want::Up if asked => self.give_up(why, out),
+            Want::Up => self.follow(&exit, Duration::ZERO, now, out),
+            Want::Down | Want::Gone => self.settle_down(out),
+        }
+    }
+
+    fn exited(&mut self, run: u32, exit: Exit, now: Moment, out: &mut Vec<Effect>) {
+        let (process, asked, phase) = match self.life.state {
+            State::Online { process } => (process, false, Phase::Killed),
+            State::Stopping { process, phase: Phase::Grace } => (process, true, Phase::Grace),
+            State::Stopping { process, phase: Phase::Killed | Phase::Stuck } => {
+                (process, true, Phase::Killed)
+            }
+            // It came and went while no daemon was there to hear of it.
+            State::Spawning { since, .. } => {
+                (Process { run, pid: 0, start_time: 0, since }, false, Phase::Killed)
+            }
+            State::Clearing { .. } | State::Stopped | State::Waiting { .. } | State::Errored { .. } => return,
+        };
+        out.push(Effect::Tell(Happening::Exited(exit.clone())));
+        self.record(process, exit, asked, now);
+        self.note_kill(asked && phase == Phase::Killed);
+        self.life.state = State::Clearing { process, asked, phase };
+        out.push(Effect::Sweep { process, kill: phase != Phase::Grace });
+        match phase {
+            Phase::Grace => {} // the grace of the first process holds for all
+            Phase::Killed | Phase::Stuck => self.set_timer(KILL_PATIENCE, now, out),
+        }
+    }
+
+    fn swept(&mut self, left: &[i32], now: Moment, out: &mut Vec<Effect>) {
+        let State::Clearing { process, asked, .. } = self.life.state else { return };
+        if !left.is_empty() {
+            return; // an orphan's end or the timer brings it on
+        }
+        self.life.timer = None;
+        out.push(Effect::Release { run: process.run });
+        match self.life.want {
+            Want::Up if asked => self.launch(true, now, out),
+            Want::Up => {
+                let last = self.life.exits.back();
+                let (exit, uptime) =
+                    last.map_or((Exit::Unknown, 0), |ended| (ended.exit.clone(), ended.uptime));
+                self.follow(&exit, Duration::from_millis(uptime), now, out);
+            }
+            Want::Down | Want::Gone => self.settle_down(out),
+        }
+    }
+
+    fn orphan_ended(&mut self, out: &mut Vec<Effect>) {
+        match self.life.state {
+            State::Clearing { process, phase, .. } => {
+                out.push(Effect::Sweep { process, kill: phase != Phase::Grace });
+            }
+            State::Stopped
+            | State::Spawning { .. }
+            | State::Online { .. }
+            | State::Stopping { .. }
+            | State::Waiting { .. }
+            | State::Errored { .. } => {}
+        }
+    }
+
+    fn due(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        self.life.timer = None;
+        match &mut self.life.state {
+            State::Waiting { .. } => {
+                self.life.restarts += 1;
+                self.launch(false, now, out);
+            }
+            State::Stopping { process, phase } => {
+                let process = *process;
+                *phase = if *phase == Phase::Grace { Phase::Killed } else { Phase::Stuck };
+                out.push(Effect::Kill { process });
+                self.set_timer(KILL_PATIENCE, now, out);
+            }
+            State::Clearing { process, phase, .. } => {
+                let process = *process;
+                *phase = if *phase == Phase::Grace { Phase::Killed } else { Phase::Stuck };
+                out.push(Effect::Sweep { process, kill: true });
+                self.note_kill(true);
+                self.set_timer(KILL_PATIENCE, now, out);
+            }
+            State::Stopped | State::Spawning { .. } | State::Online { .. } | State::Errored { .. } => {}
+        }
+    }
+
+    fn launch(&mut self, asked: bool, now: Moment, out: &mut Vec<Effect>) {
+        self.life.timer = None;
+        self.life.last_run += 1;
+        let run = self.life.last_run;
+        self.life.state = State::Spawning { run, since: now, asked, stale: false };
+        out.push(Effect::Tell(Happening::Launching));
+        out.push(Effect::Spawn { run });
+    }
+
+    fn tell_to_go(&mut self, process: Process, why: Option<String>, now: Moment, out: &mut Vec<Effect>) {
+        self.life.state = State::Stopping { process, phase: Phase::Grace };
+        self.life.why.clone_from(&why);
+        out.push(Effect::Tell(Happening::Stopping(why)));
+        out.push(Effect::Signal { process });
+        self.set_timer(self.spec.stop.timeout, now, out);
+    }
+
+    fn settle_down(&mut self, out: &mut Vec<Effect>) {
+        self.life.timer = None;
+        let was = std::mem::replace(&mut self.life.state, State::Stopped);
+        if was != State::Stopped {
+            out.push(Effect::Tell(Happening::Stopped));
+        }
+        if self.life.want == Want::Gone {
+            out.push(Effect::Forget);
+        }
+    }
+
+    fn follow(&mut self, exit: &Exit, uptime: Duration, now: Moment, out: &mut Vec<Effect>) {
+        match restart::decide(&self.spec.restart, &mut self.life.failures, exit, uptime, now) {
+            Action::RestartAfter(delay) if delay.is_zero() => {
+                self.life.restarts += 1;
+                self.launch(false, now, out);
+            }
+            Action::RestartAfter(delay) => {
+                let until = now.plus(delay);
+                self.life.state = State::Waiting { until };
+                self.life.timer = Some(until);
+                out.push(Effect::Timer { at: until });
+                out.push(Effect::Tell(Happening::Waiting(until - now.mono)));
+            }
+            Action::Finish => self.settle_down(out),
+            Action::GiveUp { restarts, window } => {
+                let seconds = window.as_secs();
+                self.give_up(format!("{restarts} unstable restarts within {seconds} s, last: {exit}"), out);
+            }
+        }
+    }
+
+    fn give_up(&mut self, why: String, out: &mut Vec<Effect>) {
+        self.life.timer = None;
+        self.life.state = State::Errored { why: why.clone() };
+        out.push(Effect::Tell(Happening::Errored(why)));
+    }
+
+    fn record(&mut self, process: Process, exit: Exit, asked: bool, now: Moment) {
+        let Process { run, pid, since, .. } = process;
+        let uptime = u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX);
+        let why = self.life.why.take();
+        self.life.exits.push_back(Ended { at: now, run, pid, uptime, exit, asked, killed: false, why });
+        if self.life.exits.len() > HISTORY {
+            self.life.exits.pop_front();
+        }
+    }
+
+    fn note_kill(&mut self, killed: bool) {
+        if let Some(last) = self.life.exits.back_mut() {
+            last.killed |= killed;
+        }
+    }
+
+    fn set_timer(&mut self, after: Duration, now: Moment, out: &mut Vec<Effect>) {
+        let at = now.plus(after);
+        self.life.timer = Some(at);
+        out.push(Effect::Timer { at });
+    }
+}

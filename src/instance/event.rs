@@ -1,0 +1,134 @@
+//! What can happen to an instance, and what follows from it.
+
+use super::exit::{Exit, StartFailure};
+use super::state::Process;
+
+/// What can happen to an instance: wishes, and facts from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Someone wants it to run.
+    Start,
+    /// Someone wants it down.
+    Stop,
+    /// Someone wants it to run anew; for what reason, if not by command.
+    Restart(Option<String>),
+    /// Someone wants it forgotten.
+    Delete,
+    /// The program runs.
+    Spawned {
+        /// Which run.
+        run: u32,
+        /// Its pid.
+        pid: i32,
+        /// Its start time in clock ticks since boot.
+        start_time: u64,
+    },
+    /// The program could not be started.
+    SpawnFailed {
+        /// Which run.
+        run: u32,
+        /// At which step, and why.
+        failure: StartFailure,
+    },
+    /// Its first process ended.
+    Exited {
+        /// Which run.
+        run: u32,
+        /// How.
+        exit: Exit,
+    },
+    /// What is left of its tree was looked for.
+    Swept {
+        /// Which run.
+        run: u32,
+        /// The pids found.
+        left: Vec<i32>,
+    },
+    /// Somewhere a process without parent ended: maybe one that is being waited for.
+    OrphanEnded,
+    /// A timer went off.
+    Due {
+        /// The time it was set to.
+        at: u64,
+    },
+}
+
+impl Event {
+    /// The run it is about, if it is about one.
+    pub fn run(&self) -> Option<u32> {
+        match self {
+            Self::Spawned { run, .. }
+            | Self::SpawnFailed { run, .. }
+            | Self::Exited { run, .. }
+            | Self::Swept { run, .. } => Some(*run),
+            Self::Start
+            | Self::Stop
+            | Self::Restart(_)
+            | Self::Delete
+            | Self::OrphanEnded
+            | Self::Due { .. } => None,
+        }
+    }
+}
+
+/// What shall be done about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Start a process. Answered by `Spawned` or `SpawnFailed`.
+    Spawn {
+        /// Its run.
+        run: u32,
+    },
+    /// Send the app's stop signal to the tree.
+    Signal {
+        /// The process.
+        process: Process,
+    },
+    /// SIGKILL the whole tree.
+    Kill {
+        /// The process.
+        process: Process,
+    },
+    /// Look for what is left of the tree, and end it. Answered by `Swept`.
+    Sweep {
+        /// The process that was.
+        process: Process,
+        /// By SIGKILL; else by SIGTERM.
+        kill: bool,
+    },
+    /// The run is over and recorded: let go of what was kept for it.
+    Release {
+        /// The run.
+        run: u32,
+    },
+    /// Send `Due` at this point of the monotonic clock.
+    Timer {
+        /// Milliseconds.
+        at: u64,
+    },
+    /// It is down and not wanted any more: take it from the list.
+    Forget,
+    /// Let those know who want to.
+    Tell(Happening),
+}
+
+/// What others may want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Happening {
+    /// A process is being started.
+    Launching,
+    /// It is online.
+    Online,
+    /// It could not be started.
+    StartFailed(StartFailure),
+    /// It was told to go, and why if not by command.
+    Stopping(Option<String>),
+    /// Its process ended.
+    Exited(Exit),
+    /// It is down, as it shall be.
+    Stopped,
+    /// The next start comes after this many milliseconds.
+    Waiting(u64),
+    /// It was given up, and why.
+    Errored(String),
+}

@@ -1,0 +1,57 @@
+//! What an instance has been through: all of it that changes, and all that is saved of it.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use super::exit::Exit;
+use super::restart::Failures;
+use super::state::{State, Want};
+use crate::moment::Moment;
+
+/// How many ends of runs are remembered.
+pub const HISTORY: usize = 20;
+
+/// What an instance has been through: all of it that changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Life {
+    /// What the user asked for.
+    pub want: Want,
+    /// What is so.
+    pub state: State,
+    /// Restarts since it was added or reset.
+    pub restarts: u32,
+    /// What the restart policy remembers.
+    pub failures: Failures,
+    /// Ends of runs, oldest first.
+    pub exits: VecDeque<Ended>,
+    /// When it was added or reset.
+    pub created: Moment,
+    /// Number of the latest run. Never used twice by one id, even after a delete.
+    pub last_run: u32,
+    /// The timer that counts; one that is not this has been overtaken.
+    pub timer: Option<u64>,
+    /// Why it was told to go, for the history.
+    pub why: Option<String>,
+}
+
+/// The end of a run, remembered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// When.
+    pub at: Moment,
+    /// The run's number.
+    pub run: u32,
+    /// Its pid; 0 if there was none.
+    pub pid: i32,
+    /// Milliseconds it ran.
+    pub uptime: u64,
+    /// How it ended.
+    pub exit: Exit,
+    /// It was told to go.
+    pub asked: bool,
+    /// It outlived its grace, or something of its tree did.
+    pub killed: bool,
+    /// Why it was told to go.
+    pub why: Option<String>,
+}

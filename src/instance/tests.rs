@@ -1,0 +1,193 @@
+//! The state machine, driven event by event: no process, no clock.
+
+use super::exit::StartStep;
+use super::*;
+
+fn at(mono: u64) -> Moment {
+    Moment { mono, wall: mono }
+}
+
+fn instance(change: impl FnOnce(&mut AppSpec)) -> Instance {
+    let mut spec = AppSpec::new("api", "/bin/api", "/");
+    change(&mut spec);
+    Instance::new(0, 0, Arc::new(spec), Arc::default(), 0, at(0))
+}
+
+fn spawned(run: u32) -> Event {
+    Event::Spawned { run, pid: 100 + run.cast_signed(), start_time: u64::from(run) }
+}
+
+fn exited(run: u32, code: i32) -> Event {
+    Event::Exited { run, exit: Exit::Code(code) }
+}
+
+fn swept(run: u32) -> Event {
+    Event::Swept { run, left: vec![] }
+}
+
+fn online() -> Instance {
+    let mut api = instance(|_| {});
+    api.on(Event::Start, at(0));
+    api.on(spawned(1), at(1));
+    assert!(matches!(api.life.state, State::Online { .. }));
+    api
+}
+
+fn spawns(effects: &[Effect]) -> bool {
+    effects.iter().any(|effect| matches!(effect, Effect::Spawn { .. }))
+}
+
+#[test]
+fn a_crash_is_cleared_then_restarted_at_once() {
+    let mut api = online();
+    let effects = api.on(exited(1, 3), at(5000));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Sweep { kill: true, .. })));
+    assert!(!spawns(&effects), "not before the rest of the tree is gone");
+    let effects = api.on(swept(1), at(5001));
+    assert!(spawns(&effects) && effects.contains(&Effect::Release { run: 1 }));
+    assert_eq!((api.life.restarts, api.life.last_run), (1, 2));
+    assert_eq!(api.life.exits[0].uptime, 4999);
+}
+
+#[test]
+fn a_stop_during_the_start_ends_it_when_it_comes() {
+    let mut api = instance(|_| {});
+    api.on(Event::Start, at(0));
+    assert_eq!(api.on(Event::Stop, at(1)), []);
+    let effects = api.on(spawned(1), at(2));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Signal { .. })));
+    api.on(exited(1, 0), at(3));
+    api.on(swept(1), at(4));
+    assert_eq!(api.life.state, State::Stopped);
+    assert_eq!(api.life.restarts, 0);
+}
+
+#[test]
+fn grace_then_sigkill_then_stuck_but_still_watched() {
+    let mut api = online();
+    api.on(Event::Stop, at(10));
+    let grace = 10 + 10_000;
+    assert_eq!(api.life.timer, Some(grace));
+    let effects = api.on(Event::Due { at: grace }, at(grace));
+    assert!(matches!(effects[0], Effect::Kill { .. }));
+    let patience = grace + 5000;
+    api.on(Event::Due { at: patience }, at(patience));
+    assert!(api.reason().unwrap().contains("101 does not end"));
+    api.on(Event::Exited { run: 1, exit: Exit::Signal { number: 9, core: false } }, at(patience + 1));
+    api.on(swept(1), at(patience + 2));
+    assert_eq!((api.life.state.clone(), api.life.exits[0].killed), (State::Stopped, true));
+}
+
+#[test]
+fn what_is_left_of_the_tree_gets_the_same_grace() {
+    let mut api = online();
+    api.on(Event::Stop, at(0));
+    let effects = api.on(exited(1, 0), at(100));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Sweep { kill: false, .. })));
+    api.on(Event::Swept { run: 1, left: vec![55] }, at(101));
+    assert!(matches!(api.life.state, State::Clearing { .. }));
+    let effects = api.on(Event::Due { at: 10_000 }, at(10_000));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Sweep { kill: true, .. })));
+    let effects = api.on(Event::OrphanEnded, at(10_001));
+    assert!(matches!(effects[..], [Effect::Sweep { kill: true, .. }]));
+    api.on(swept(1), at(10_002));
+    assert_eq!(api.life.state, State::Stopped);
+}
+
+#[test]
+fn news_of_a_former_run_changes_nothing() {
+    let mut api = online();
+    api.on(exited(1, 1), at(5000));
+    api.on(swept(1), at(5000));
+    let before = api.clone();
+    for stale in [spawned(1), exited(1, 0), swept(1), Event::Due { at: 1 }] {
+        assert_eq!(api.on(stale, at(6000)), []);
+        assert_eq!(api, before);
+    }
+}
+
+#[test]
+fn a_start_that_fails_for_a_user_is_told_a_later_one_is_retried() {
+    let failure = StartFailure { step: StartStep::Exec, errno: libc::ENOENT, what: "/bin/api".into() };
+    let mut api = instance(|_| {});
+    api.on(Event::Start, at(0));
+    api.on(Event::SpawnFailed { run: 1, failure: failure.clone() }, at(1));
+    assert!(api.reason().unwrap().contains("executing /bin/api"));
+
+    let mut api = online();
+    api.on(exited(1, 1), at(5000));
+    api.on(swept(1), at(5000));
+    let effects = api.on(Event::SpawnFailed { run: 2, failure }, at(5001));
+    assert!(spawns(&effects), "the first early failure is retried at once: {effects:?}");
+}
+
+#[test]
+fn a_restart_while_spawning_replaces_what_comes() {
+    let mut api = instance(|_| {});
+    api.on(Event::Start, at(0));
+    api.on(Event::Restart(None), at(1));
+    let effects = api.on(spawned(1), at(2));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Signal { .. })));
+    api.on(exited(1, 0), at(3));
+    assert!(spawns(&api.on(swept(1), at(4))));
+}
+
+#[test]
+fn a_delete_is_not_taken_back() {
+    let mut api = online();
+    api.on(Event::Delete, at(1));
+    api.on(Event::Start, at(2));
+    api.on(Event::Stop, at(2));
+    api.on(exited(1, 0), at(3));
+    assert!(api.on(swept(1), at(4)).contains(&Effect::Forget));
+}
+
+#[test]
+fn a_crash_loop_ends_errored_with_its_reason() {
+    let mut api = instance(|spec| spec.restart.max_restarts = 10);
+    api.on(Event::Start, at(0));
+    let mut now = 0;
+    for _ in 0..100 {
+        match api.life.state.clone() {
+            State::Spawning { run, .. } => drop(api.on(spawned(run), at(now))),
+            State::Online { process } => drop(api.on(exited(process.run, 7), at(now))),
+            State::Clearing { process, .. } => drop(api.on(swept(process.run), at(now))),
+            State::Waiting { until } => {
+                now = until;
+                api.on(Event::Due { at: until }, at(now));
+            }
+            State::Errored { why } => {
+                assert!(why.contains("10 unstable restarts") && why.contains("exit code 7"), "{why}");
+                assert_eq!(api.life.restarts, 10);
+                return;
+            }
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+    panic!("never given up");
+}
+
+#[test]
+fn an_app_that_may_end_ends() {
+    let mut api = instance(|spec| spec.restart.autorestart = false);
+    api.on(Event::Start, at(0));
+    api.on(spawned(1), at(0));
+    api.on(exited(1, 0), at(10));
+    api.on(swept(1), at(10));
+    assert_eq!((api.life.state.clone(), api.life.want), (State::Stopped, Want::Up));
+    assert_eq!(api.reason().unwrap(), "exit code 0");
+}
+
+#[test]
+fn a_new_daemon_takes_up_what_was_half_done() {
+    let mut api = online();
+    assert_eq!(api.resume(true, at(10)), []);
+    let effects = api.resume(false, at(10));
+    assert!(effects.contains(&Effect::Tell(Happening::Exited(Exit::Unknown))));
+    let mut api = instance(|_| {});
+    api.on(Event::Start, at(0));
+    assert!(spawns(&api.resume(false, at(1))) && api.life.last_run == 2);
+    let mut api = online();
+    api.on(Event::Stop, at(5));
+    assert_eq!(api.resume(true, at(6)), [Effect::Timer { at: 10_005 }]);
+}
