@@ -21,6 +21,8 @@ pub(super) struct Written {
     pub(super) settings: Settings,
     /// Where its entry begins.
     pub(super) at: At,
+    /// The keys whose values could not be taken. What depends on them cannot be judged.
+    pub(super) refused: Vec<&'static str>,
 }
 
 /// Reads the apps of a file. Mistakes of syntax end it; all others are noted, and what could be
@@ -77,21 +79,27 @@ fn top_level(entry: Entry, apps: &mut Vec<Written>, findings: &mut Findings<'_>)
 
 fn app(node: Node, findings: &mut Findings<'_>) -> Option<Written> {
     let at = At::Span(node.at.clone());
+    if findings.is_full() {
+        return None;
+    }
     let Content::Table(entries) = node.content else {
         findings.mistake(&at, "an app wants a table of settings", "begin each app with a line [[apps]]");
         return None;
     };
-    let mut settings = Settings::default();
+    let mut app = Written { settings: Settings::default(), at, refused: Vec::new() };
     let mut seen: HashMap<&'static str, String> = HashMap::new();
     for entry in &entries {
-        setting(entry, &mut settings, &mut seen, findings);
+        if findings.is_full() {
+            break;
+        }
+        setting(entry, &mut app, &mut seen, findings);
     }
-    Some(Written { settings, at })
+    Some(app)
 }
 
 fn setting(
     entry: &Entry,
-    settings: &mut Settings,
+    app: &mut Written,
     seen: &mut HashMap<&'static str, String>,
     findings: &mut Findings<'_>,
 ) {
@@ -99,7 +107,7 @@ fn setting(
     let written = entry.key.as_str();
     let Some(key) = find(written) else {
         return match (written.strip_prefix("env_"), unused(written)) {
-            (Some(name), _) if !name.is_empty() => named_env(name, entry, settings, findings),
+            (Some(name), _) if !name.is_empty() => named_env(name, entry, &mut app.settings, findings),
             (_, Some(about)) => findings.warn(&key_at, format!("`{written}` has no effect here: {about}")),
             (_, None) => {
                 findings.mistake(&key_at, format!("unknown key `{written}`"), suggestion(written));
@@ -111,7 +119,8 @@ fn setting(
         findings.mistake(&key_at, message, "keep one of them");
         return;
     }
-    if let Err(wrong) = (key.read)(settings, &entry.node.value(), value_at(key, entry)) {
+    if let Err(wrong) = (key.read)(&mut app.settings, &entry.node.value(), value_at(key, entry)) {
+        app.refused.push(key.name);
         refuse(written, wrong, &entry.node.value(), &value_at(key, entry), findings);
     }
 }

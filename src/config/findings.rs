@@ -25,6 +25,9 @@ pub(super) struct Given<T> {
     pub(super) at: At,
 }
 
+/// More mistakes than this help nobody, and finding the place of each takes a look at the file.
+const MOST: usize = 100;
+
 /// Mistakes and warnings so far.
 pub(super) struct Findings<'a> {
     source: Option<&'a Source>,
@@ -40,6 +43,9 @@ impl<'a> Findings<'a> {
 
     /// Notes a mistake; an empty `help` is none.
     pub(super) fn mistake(&mut self, at: &At, message: impl Into<String>, help: impl Into<String>) {
+        if self.is_full() {
+            return;
+        }
         let (message, help) = (message.into(), help.into());
         let place = self.place(at);
         let help = (!help.is_empty()).then_some(help);
@@ -48,6 +54,9 @@ impl<'a> Findings<'a> {
 
     /// Notes something to be told though the configuration is usable.
     pub(super) fn warn(&mut self, at: &At, message: impl AsRef<str>) {
+        if self.warnings.len() >= MOST {
+            return;
+        }
         let message = message.as_ref();
         let warning = match self.place(at) {
             Place::Span { file, line, column, .. } => {
@@ -65,6 +74,11 @@ impl<'a> Findings<'a> {
     /// How many mistakes there are so far.
     pub(super) fn count(&self) -> usize {
         self.mistakes.len()
+    }
+
+    /// Whether there are so many that looking for more is of no use.
+    pub(super) fn is_full(&self) -> bool {
+        self.mistakes.len() >= MOST
     }
 
     /// The result and the warnings if there was no mistake, else all mistakes from top to bottom.

@@ -97,8 +97,13 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, Mistakes> {
     let chosen = |name: &Option<String>| {
         options.only.is_empty() || name.as_ref().is_some_and(|name| options.only.contains(name))
     };
-    let pairs = written.iter().zip(&names).filter(|(_, name)| chosen(name));
-    let apps = pairs.filter_map(|(app, _)| resolve::app(app, &ground, &mut findings)).collect();
+    let mut apps = Vec::new();
+    for (app, _) in written.iter().zip(&names).filter(|(_, name)| chosen(name)) {
+        if findings.is_full() {
+            break;
+        }
+        apps.extend(resolve::app(app, &ground, &mut findings));
+    }
     findings.finish(apps).map(|(apps, warnings)| Loaded { apps, warnings })
 }
 

@@ -132,6 +132,7 @@ mod tests {
         let deep = |open: &str, close: &str| format!("a = {}{}", open.repeat(50_000), close.repeat(50_000));
         assert!(Node::from_toml(&deep("[", "]")).is_err());
         assert!(Node::from_toml(&deep("{a=", "}")).is_err());
-        assert!(Node::from_toml(&format!("[{}a]", "a.".repeat(400_000))).is_err());
+        assert!(Node::from_toml(&format!("[{}a]\n", "a.".repeat(400_000))).is_err());
+        assert!(Node::from_toml(&format!("{}a = 1\n", "a.".repeat(400_000))).is_err());
     }
 }

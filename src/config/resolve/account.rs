@@ -13,14 +13,15 @@ use crate::spec::Account;
 /// The account asked for; `None` if none was, or if it is that of the user who asks.
 pub(super) fn account(settings: &Settings, findings: &mut Findings<'_>) -> Option<Account> {
     let at = &settings.uid.as_ref().or(settings.gid.as_ref())?.at;
-    let gid = match &settings.gid {
-        Some(asked) => Some(group(asked, findings)?),
-        None => None,
-    };
+    let group = settings.gid.as_ref().map(|asked| group(asked, findings));
+    let gid = group.flatten();
     let account = match &settings.uid {
         Some(asked) => user(asked, gid, findings)?,
         None => of_database(&User::from_uid(geteuid()).ok()??, gid),
     };
+    if group == Some(None) {
+        return None;
+    }
     let me = geteuid().as_raw();
     let mine = account.uid == me && account.gid == getegid().as_raw();
     if me != 0 && !mine {

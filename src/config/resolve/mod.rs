@@ -65,6 +65,9 @@ fn name_of(script: &str) -> Option<String> {
 /// Resolves an app; `None` if so much is wrong that there is none.
 pub(super) fn app(written: &Written, ground: &Ground<'_>, findings: &mut Findings<'_>) -> Option<AppSpec> {
     let settings = &written.settings;
+    if written.refused.contains(&"script") {
+        return None;
+    }
     let Some(script) = &settings.script else {
         findings.mistake(
             &written.at,
@@ -78,13 +81,14 @@ pub(super) fn app(written: &Written, ground: &Ground<'_>, findings: &mut Finding
         findings.mistake(&script.at, format!("{:?} names no script", script.value), help);
         return None;
     };
-    let before = findings.count();
     let cwd = paths::working_directory(settings, ground, findings);
+    let cwd_known = cwd.is_some();
     let mut app = AppSpec::new(name, "", cwd.unwrap_or_else(|| ground.base.clone()));
     environment::missing(written, &app.name, ground, findings);
     settle(settings, &mut app, ground, findings);
     // In a wrong directory every script is missing; one mistake is enough to say so.
-    if findings.count() == before || settings.cwd.is_none() {
+    let known = !["cwd", "env", "interpreter", "args"].iter().any(|key| written.refused.contains(key));
+    if known && cwd_known {
         launch(settings, script, &mut app, ground, findings)?;
     }
     app.source.clone_from(&ground.source);
