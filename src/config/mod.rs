@@ -81,8 +81,11 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, Mistakes> {
     let mut findings = Findings::new(Some(&source));
     let written = file::read(&source, &mut findings)?;
     let env_name = options.env_name.as_deref();
-    let names: Vec<Option<String>> =
-        written.iter().map(|app| resolve::name(&app.settings, env_name)).collect();
+    let name = |app: &Written| {
+        let known = !app.refused.contains(&"name");
+        known.then(|| resolve::name(&app.settings, env_name)).flatten()
+    };
+    let names: Vec<Option<String>> = written.iter().map(name).collect();
     refuse_duplicates(&written, &names, &mut findings);
     refuse_unknown(&options.only, &names, &mut findings);
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());

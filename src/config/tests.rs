@@ -126,6 +126,7 @@ fn scripts_that_cannot_run_are_mistakes_with_a_way_out() {
     place.file("notes", "hello");
     place.file("a.rb", "");
     place.file("tool.bin", "\x7fELF\0");
+    place.file("all.js", "");
     place.program("lost", "#!/opt/none/lua\n");
     for (settings, message) in [
         ("script = './sever.js'", "did you mean \"server.js\""),
@@ -141,6 +142,9 @@ fn scripts_that_cannot_run_are_mistakes_with_a_way_out() {
         ("script = 'server.js --x'\ninterpreter = 'node'", "a shell line is not run by node"),
         ("script = 'server.js'\ncwd = 'absent'", "does not exist"),
         ("script = '.'", "names no script"),
+        ("script = 'all of it'\nname = 'all'", "wants another name"),
+        ("script = './all.js'", "would be called \"all\""),
+        ("script = 'serve'\nenv = { PORT = 'none' }", "serve wants a port"),
         ("name = 'x'", "has no script"),
     ] {
         let told = place.refused(settings);
@@ -313,4 +317,13 @@ fn formats_of_pm2_are_known_but_refused() {
     assert!(is_config_file("a/b.json") && !is_config_file("server.js") && !is_config_file("toml"));
     let told = load(Path::new("ecosystem.config.js"), &LoadOptions::default()).unwrap_err().to_string();
     assert!(told.contains("not read yet") && told.contains("ecosystem.toml"), "{told}");
+}
+
+#[test]
+fn files_from_other_editors_are_read() {
+    let place = Place::new();
+    let loaded = place.load("\u{feff}[[apps]]\r\nscript = 'tool'\r\nname = 'a'\r\n").unwrap();
+    assert_eq!(loaded.apps[0].name, "a");
+    let told = place.load("\u{feff}[[apps]]\r\nscript = 'tool'\r\nnam = 'a'\r\n").unwrap_err();
+    assert!(told.contains(":3:1: unknown key `nam`\n  3 | nam = 'a'\n"), "{told}");
 }

@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use super::file::Written;
 use super::findings::{Findings, Given};
 use super::settings::{Settings, given};
+use super::value::{AppName, Reading};
 use crate::spec::{AppSpec, ExecMode, Launcher};
 
 pub(super) use interpreter::named as named_interpreter;
@@ -54,11 +55,17 @@ pub(super) fn name(settings: &Settings, env_name: Option<&str>) -> Option<String
     }
 }
 
+/// Characters of a name taken from a script.
+const LONGEST_NAME: usize = 50;
+
 /// The name of a script, as PM2 makes it: what follows the last slash, up to the last dot.
 fn name_of(script: &str) -> Option<String> {
     let base = script.trim_end_matches('/').rsplit('/').next()?;
     let end = base.rfind('.').filter(|dot| *dot > 0).unwrap_or(base.len());
-    let name = base[..end].trim();
+    // Shell lines can be long; a name is to fit a table and a file name.
+    let plain = base[..end].chars().map(|c| if c.is_control() { ' ' } else { c });
+    let short: String = plain.take(LONGEST_NAME).collect();
+    let name = short.trim();
     (!name.is_empty() && name != ".").then(|| name.to_owned())
 }
 
@@ -81,6 +88,14 @@ pub(super) fn app(written: &Written, ground: &Ground<'_>, findings: &mut Finding
         findings.mistake(&script.at, format!("{:?} names no script", script.value), help);
         return None;
     };
+    if let Err(wrong) = AppName::read(&name.as_str().into()) {
+        let at = settings.name.as_ref().map_or(&script.at, |name| &name.at);
+        findings.mistake(
+            at,
+            format!("the app would be called {name:?}, but wants {}", wrong.wants),
+            "give it a name",
+        );
+    }
     let cwd = paths::working_directory(settings, ground, findings);
     let cwd_known = cwd.is_some();
     let mut app = AppSpec::new(name, "", cwd.unwrap_or_else(|| ground.base.clone()));
@@ -170,6 +185,7 @@ mod tests {
             ("bin/", Some("bin")),
             ("/", None),
             (".", None),
+            ("echo a\nb", Some("echo a b")),
         ] {
             assert_eq!(name_of(script).as_deref(), name, "{script}");
         }

@@ -39,7 +39,7 @@ pub(super) fn program(
         return Some(of(chosen, path, Some(file)));
     }
     if text == "serve" {
-        let args = serve::args(settings, app, findings);
+        let args = serve::args(settings, &script.at, app, findings);
         return Some(Program {
             script: text.into(),
             launcher: Launcher::Serve,
@@ -61,7 +61,7 @@ pub(super) fn program(
         };
         return Some(of(chosen, script, None));
     }
-    missing(text, script, app, findings);
+    missing(text, script, app, ground, findings);
     None
 }
 
@@ -110,7 +110,13 @@ fn shell(
     Some(Program { script, launcher: Launcher::Shell, args: Some(Vec::new()), runner: None, file: None })
 }
 
-fn missing(text: &str, script: &Given<String>, app: &AppSpec, findings: &mut Findings<'_>) {
+fn missing(
+    text: &str,
+    script: &Given<String>,
+    app: &AppSpec,
+    ground: &Ground<'_>,
+    findings: &mut Findings<'_>,
+) {
     let path = absolute(text, &app.cwd);
     if path.is_dir() {
         findings.mistake(
@@ -123,7 +129,10 @@ fn missing(text: &str, script: &Given<String>, app: &AppSpec, findings: &mut Fin
     let place = if text.contains('/') { "" } else { ", nor is there such a program in PATH" };
     let help = match neighbour(&path) {
         Some(name) => format!("did you mean {name:?}, which is there?"),
-        None => "check the path: it starts from cwd, and cwd is the file's directory if absent".into(),
+        None if ground.source.is_some() => {
+            "check the path: it starts from cwd, and cwd is the file's directory if absent".into()
+        }
+        None => "check the path, or the name of the program".into(),
     };
     findings.mistake(&script.at, format!("missing script: no file {}{place}", path.display()), help);
 }

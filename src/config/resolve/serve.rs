@@ -5,20 +5,30 @@
 
 use crate::config::findings::{At, Findings};
 use crate::config::settings::Settings;
+use crate::config::value::{Port, Reading};
 use crate::spec::AppSpec;
 
 /// Options followed by a value.
 const WITH_VALUE: [&str; 4] = ["--host", "--port", "--basic-auth-username", "--basic-auth-password"];
 
 /// The arguments: what the variables say, for all that the given arguments leave open.
-pub(super) fn args(settings: &Settings, app: &AppSpec, findings: &mut Findings<'_>) -> Vec<String> {
-    let at = settings.args.as_ref().map(|args| args.at.clone());
-    let given = Given::read(&app.args, at.as_ref(), findings);
+pub(super) fn args(
+    settings: &Settings,
+    script: &At,
+    app: &AppSpec,
+    findings: &mut Findings<'_>,
+) -> Vec<String> {
+    let at = settings.args.as_ref().map_or(script, |args| &args.at);
+    let given = Given::read(&app.args, at, findings);
     let var = |name: &str| app.env.get(name).filter(|value| !value.is_empty()).cloned();
     let on = |name: &str| var(name).is_some_and(|value| value == "true" || value == "1");
     let path = given.path.or_else(|| var("PM2_SERVE_PATH")).unwrap_or_else(|| ".".into());
     let mut args = vec![super::absolute(&path, &app.cwd).to_string_lossy().into_owned()];
-    args.extend(given.port.or_else(|| var("PM2_SERVE_PORT")).or_else(|| var("PORT")));
+    let port = given.port.or_else(|| var("PM2_SERVE_PORT")).or_else(|| var("PORT"));
+    if port.as_ref().is_some_and(|port| Port::read(&port.as_str().into()).is_err()) {
+        findings.mistake(at, "serve wants a port from 1 to 65535", "look at port, PM2_SERVE_PORT and args");
+    }
+    args.extend(port);
     for (flag, asked) in [("--spa", on("PM2_SERVE_SPA")), ("--ftp", on("PM2_SERVE_FTP"))] {
         if asked && !given.options.iter().any(|option| option == flag) {
             args.push(flag.into());
@@ -43,7 +53,7 @@ struct Given {
 }
 
 impl Given {
-    fn read(args: &[String], at: Option<&At>, findings: &mut Findings<'_>) -> Self {
+    fn read(args: &[String], at: &At, findings: &mut Findings<'_>) -> Self {
         let (mut read, mut wrong) = (Self::default(), None);
         let mut rest = args.iter();
         while let Some(arg) = rest.next() {
@@ -67,7 +77,7 @@ impl Given {
                 wrong = Some(format!("serve takes a path and a port; {arg:?} is neither"));
             }
         }
-        if let (Some(at), Some(wrong)) = (at, wrong) {
+        if let Some(wrong) = wrong {
             findings.mistake(
                 at,
                 wrong,
@@ -86,7 +96,7 @@ mod tests {
         let mut app = AppSpec::new("s", "serve", "/srv");
         app.env = env.iter().map(|&(name, value)| (name.into(), value.into())).collect();
         app.args = args.iter().map(|&arg| arg.into()).collect();
-        super::args(&Settings::default(), &app, &mut Findings::new(None))
+        super::args(&Settings::default(), &At::Flag("start"), &app, &mut Findings::new(None))
     }
 
     #[test]

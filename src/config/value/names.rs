@@ -45,10 +45,10 @@ impl Reading for AppName {
     fn read(value: &Value) -> Result<Self, Wrong> {
         let name = String::read(value)?;
         if name == "all" {
-            return wants_help("a name", "`all` means every app in commands; choose another");
+            return wants_help("another name", "`all` means every app in commands");
         }
         if name.len() > LONGEST_NAME || name.chars().any(char::is_control) || name.trim() != name {
-            return wants(format!("one line of at most {LONGEST_NAME} bytes without blanks at its ends"));
+            return wants(format!("one line of at most {LONGEST_NAME} bytes, without blanks at its ends"));
         }
         Ok(Self(name))
     }
