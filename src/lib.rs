@@ -1,4 +1,5 @@
 //! rsm.
+pub mod config;
 pub mod instance;
 pub mod ipc;
 pub mod keeper;

@@ -1,0 +1,229 @@
+//! From the tree of a file to the settings of its apps: keys looked up, values read, and
+//! everything that does not fit noted with its place.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use super::findings::{At, Findings, Given};
+use super::mistake::Mistakes;
+use super::settings::{KEYS, Key, Settings, find, unused};
+use super::source::Source;
+use super::tree::{Content, Entry, Node};
+use super::value::{Environment, Reading, Wrong, shown};
+
+/// So many errors of syntax are shown; after a broken one the rest are often only its echoes.
+const SYNTAX_ERRORS: usize = 5;
+
+/// An app as written.
+pub(super) struct Written {
+    /// What was given.
+    pub(super) settings: Settings,
+    /// Where its entry begins.
+    pub(super) at: At,
+    /// The keys whose values could not be taken. What depends on them cannot be judged.
+    pub(super) refused: Vec<&'static str>,
+}
+
+/// Reads the apps of a file. Mistakes of syntax end it; all others are noted, and what could be
+/// read is returned.
+pub(super) fn read(source: &Source, findings: &mut Findings<'_>) -> Result<Vec<Written>, Mistakes> {
+    let root = match Node::from_toml(&source.text) {
+        Ok(root) => root,
+        Err(errors) => {
+            let mut broken = Findings::new(Some(source));
+            for error in errors.iter().take(SYNTAX_ERRORS) {
+                let at = At::Span(error.span().unwrap_or(0..0));
+                broken.mistake(&at, format!("not valid TOML: {}", error.message()), "");
+            }
+            broken.finish(())?;
+            return Ok(Vec::new());
+        }
+    };
+    let mut apps = Vec::new();
+    let before = findings.count();
+    if let Content::Table(entries) = root.content {
+        for entry in entries {
+            top_level(entry, &mut apps, findings);
+        }
+    }
+    if apps.is_empty() && findings.count() == before {
+        findings.mistake(&At::Span(0..0), "no apps here", "begin each app with a line [[apps]]");
+    }
+    Ok(apps)
+}
+
+fn top_level(entry: Entry, apps: &mut Vec<Written>, findings: &mut Findings<'_>) {
+    let at = At::Span(entry.key_at.clone());
+    match entry.key.as_str() {
+        "apps" | "pm2" => match entry.node.content {
+            Content::List(items) => apps.extend(items.into_iter().filter_map(|item| app(item, findings))),
+            _ => apps.extend(app(entry.node, findings)),
+        },
+        "$schema" => {}
+        "deploy" => findings.warn(&at, "`deploy` is not offered by rsm; it is ignored"),
+        "static" => findings.warn(&at, "`static` is not read; write an app with script = \"serve\" instead"),
+        key if find(key).is_some() || key.starts_with("env_") => {
+            let message = format!("`{key}` stands outside of any app");
+            findings.mistake(&at, message, "put it below a line [[apps]]");
+        }
+        key => {
+            let help = match strsim::jaro_winkler(key, "apps") > 0.8 {
+                true => "did you mean [[apps]]?",
+                false => "apps are written below lines [[apps]]; remove it",
+            };
+            findings.mistake(&at, format!("unknown key `{key}`"), help);
+        }
+    }
+}
+
+fn app(node: Node, findings: &mut Findings<'_>) -> Option<Written> {
+    let at = At::Span(node.at.clone());
+    if findings.is_full() {
+        return None;
+    }
+    let Content::Table(entries) = node.content else {
+        findings.mistake(&at, "an app wants a table of settings", "begin each app with a line [[apps]]");
+        return None;
+    };
+    let mut app = Written { settings: Settings::default(), at, refused: Vec::new() };
+    let mut seen: HashMap<&'static str, String> = HashMap::new();
+    for entry in &entries {
+        if findings.is_full() {
+            break;
+        }
+        setting(entry, &mut app, &mut seen, findings);
+    }
+    Some(app)
+}
+
+fn setting(
+    entry: &Entry,
+    app: &mut Written,
+    seen: &mut HashMap<&'static str, String>,
+    findings: &mut Findings<'_>,
+) {
+    let key_at = At::Span(entry.key_at.clone());
+    let written = entry.key.as_str();
+    let Some(key) = find(written) else {
+        return match (written.strip_prefix("env_"), unused(written)) {
+            (Some(name), _) if !name.is_empty() => named_env(name, entry, &mut app.settings, findings),
+            (_, Some(about)) => findings.warn(&key_at, format!("`{written}` has no effect here: {about}")),
+            (_, None) => {
+                findings.mistake(&key_at, format!("unknown key `{written}`"), suggestion(written));
+            }
+        };
+    };
+    if let Some(before) = seen.insert(key.name, written.to_owned()) {
+        let message = format!("`{written}` and `{before}` are the same setting");
+        findings.mistake(&key_at, message, "keep one of them");
+        return;
+    }
+    if let Err(wrong) = (key.read)(&mut app.settings, &entry.node.value(), value_at(key, entry)) {
+        app.refused.push(key.name);
+        refuse(written, wrong, &entry.node.value(), &value_at(key, entry), findings);
+    }
+}
+
+/// The place of a value; that of an environment is a secret.
+fn value_at(key: &Key, entry: &Entry) -> At {
+    if key.name == "env" { At::Secret(entry.key_at.clone()) } else { At::Span(entry.node.at.clone()) }
+}
+
+fn named_env(name: &str, entry: &Entry, settings: &mut Settings, findings: &mut Findings<'_>) {
+    let at = At::Secret(entry.key_at.clone());
+    match Environment::read(&entry.node.value()) {
+        Ok(value) => {
+            settings.named_env.insert(name.to_owned(), Given { value, at });
+        }
+        Err(wrong) => refuse(&entry.key, wrong, &entry.node.value(), &at, findings),
+    }
+}
+
+fn refuse(key: &str, wrong: Wrong, value: &Value, at: &At, findings: &mut Findings<'_>) {
+    let instead = if matches!(at, At::Secret(_)) { String::new() } else { format!(", not {}", shown(value)) };
+    findings.mistake(at, format!("`{key}` wants {}{instead}", wrong.wants), wrong.help);
+}
+
+/// What may have been meant by an unknown key.
+fn suggestion(written: &str) -> String {
+    let lower = written.to_ascii_lowercase().replace('-', "_");
+    let names = KEYS.iter().flat_map(|key| std::iter::once(&key.name).chain(key.aliases));
+    let scored = names.map(|name| (strsim::jaro_winkler(&lower, name), name));
+    match scored.max_by(|a, b| a.0.total_cmp(&b.0)) {
+        Some((score, name)) if score > 0.85 => format!("did you mean `{name}`?"),
+        _ => "docs/ecosystem.md lists every key; variables belong into [apps.env]".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::given;
+    use super::*;
+
+    fn read_text(text: &str) -> Result<(Vec<Written>, Vec<String>), Mistakes> {
+        let source = Source { path: "e.toml".into(), text: text.into() };
+        let mut findings = Findings::new(Some(&source));
+        let apps = read(&source, &mut findings)?;
+        findings.finish(apps)
+    }
+
+    fn mistakes(text: &str) -> String {
+        read_text(text).err().map(|mistakes| mistakes.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn every_mistake_is_told_with_its_place() {
+        let text = "[[apps]]\nscript = 'a'\nmax_restart = 3\nport = 'x'\nautorestart = 'false'\n\n[[apps]]\nout = 'a'\noutFile = 'b'\n";
+        let told = mistakes(text);
+        assert!(told.contains("e.toml:3:1: unknown key `max_restart`\n  3 | max_restart = 3\n    | ^^^^^^^^^^^\nhelp: did you mean `max_restarts`?"), "{told}");
+        assert!(told.contains("e.toml:4:8: `port` wants a port from 1 to 65535, not \"x\""), "{told}");
+        assert!(told.contains("e.toml:5:15: `autorestart` wants true or false, not \"false\""), "{told}");
+        assert!(told.contains("e.toml:9:1: `outFile` and `out` are the same setting"), "{told}");
+    }
+
+    #[test]
+    fn syntax_errors_have_a_place() {
+        let told = mistakes("[[apps]]\nscript = a.js\nname = \"x\n");
+        assert!(told.starts_with("e.toml:2:10: not valid TOML:"), "{told}");
+    }
+
+    #[test]
+    fn values_of_an_environment_are_never_told() {
+        for text in [
+            "[[apps]]\nenv = 'TOKEN=hunter2'\n",
+            "[[apps]]\n[apps.env_prod]\nTOKEN = 'hunter2\n",
+            "[[apps]]\n[apps.env]\n'A=B' = 'hunter2'\n",
+            "[[apps]]\nenv = { TOKEN = 'hunter2', \n",
+            "[[apps]]\nenv = { TOKEN = 'hunter2' x }\n",
+        ] {
+            let told = mistakes(text);
+            assert!(!told.is_empty() && !told.contains("hunter2"), "{told}");
+        }
+    }
+
+    #[test]
+    fn what_pm2_has_and_rsm_has_not_is_warned_about_once() {
+        let text =
+            "[deploy.production]\nuser = 'a'\n[[apps]]\nscript = 'a'\nvizion = false\nwindowsHide = true\n";
+        let (apps, warnings) = read_text(text).ok().unwrap();
+        assert_eq!(apps.len(), 1);
+        assert_eq!(warnings.len(), 3, "{warnings:?}");
+        assert!(warnings[1].starts_with("e.toml:5:1: `vizion` has no effect"), "{warnings:?}");
+    }
+
+    #[test]
+    fn files_without_apps_are_mistakes() {
+        assert!(mistakes("").contains("no apps here"));
+        assert!(mistakes("[[app]]\nscript = 'a'\n").contains("did you mean [[apps]]?"));
+        assert!(mistakes("script = 'a'\n").contains("below a line [[apps]]"));
+        assert!(mistakes("apps = ['a']\n").contains("wants a table"));
+    }
+
+    #[test]
+    fn one_app_may_stand_alone_and_environments_have_names() {
+        let (apps, _) = read_text("[apps]\nscript = 'a'\n[apps.env_production]\nA = 1\n").ok().unwrap();
+        assert_eq!(given(&apps[0].settings.script).map(String::as_str), Some("a"));
+        assert!(apps[0].settings.named_env.contains_key("production"));
+    }
+}

@@ -1,0 +1,166 @@
+//! Configuration: read → resolve → validate → [`AppSpec`]s, or every mistake at once.
+//!
+//! - `source` reads a file within limits, `tree` parses it into values that know their place;
+//! - `file` looks the keys up in the table of `settings` and reads each value by its kind
+//!   (`value/`), `command` does the same with flags;
+//! - `resolve/` fills in defaults, makes paths absolute, finds interpreters and users;
+//! - `findings` collects mistakes and warnings on the way, so that all come out together.
+//!
+//! Everything here happens where the user is: in the CLI, with the user's directory and `PATH`.
+
+mod command;
+mod file;
+mod findings;
+mod mistake;
+mod patch;
+mod resolve;
+mod schema;
+mod settings;
+mod source;
+mod tree;
+mod value;
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::Path;
+
+pub use command::{CommandLine, from_command};
+pub use mistake::{Mistake, Mistakes, Place};
+pub use patch::changes;
+pub use schema::schema;
+
+use crate::spec::AppSpec;
+use file::Written;
+use findings::{At, Findings};
+use resolve::Ground;
+use source::Source;
+
+/// What a file or command line is resolved with.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// `--env`: lay `env_<name>` over `env`.
+    pub env_name: Option<String>,
+    /// `--only`: these apps of a file; all if empty.
+    pub only: Vec<String>,
+    /// Cores of the machine, for `instances = "max"`.
+    pub cores: u32,
+    /// `PATH`, for look-ups.
+    pub path_var: OsString,
+}
+
+/// Apps ready to be started.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    /// The apps, in the order of the file.
+    pub apps: Vec<AppSpec>,
+    /// What the user should know, each with its place.
+    pub warnings: Vec<String>,
+}
+
+/// Endings of PM2's own formats, which are known but not read yet.
+const PM2_FORMATS: [&str; 7] =
+    [".json", ".json5", ".yaml", ".yml", ".config.js", ".config.cjs", ".config.mjs"];
+
+/// Whether an argument of `start`, `stop` … is the name of a configuration file. True for PM2's
+/// formats too: [`load`] then says that they are not read yet, and what to do.
+pub fn is_config_file(arg: &str) -> bool {
+    arg.ends_with(".toml") || is_pm2_format(arg)
+}
+
+fn is_pm2_format(name: &str) -> bool {
+    PM2_FORMATS.iter().any(|ending| name.ends_with(ending))
+}
+
+/// Loads the apps of a file.
+///
+/// # Errors
+/// Every mistake of the file. Apps left out by `only` are read but not resolved: what they need
+/// may not be on this machine.
+pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, Mistakes> {
+    let source = read(path)?;
+    let mut findings = Findings::new(Some(&source));
+    let written = file::read(&source, &mut findings)?;
+    let env_name = options.env_name.as_deref();
+    let name = |app: &Written| {
+        let known = !app.refused.contains(&"name");
+        known.then(|| resolve::name(&app.settings, env_name)).flatten()
+    };
+    let names: Vec<Option<String>> = written.iter().map(name).collect();
+    refuse_duplicates(&written, &names, &mut findings);
+    refuse_unknown(&options.only, &names, &mut findings);
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let ground = Ground {
+        base: absolute.parent().unwrap_or(Path::new("/")).to_owned(),
+        script_from_base: false,
+        source: Some(absolute.clone()),
+        env_name,
+        cores: options.cores,
+        path_var: &options.path_var,
+    };
+    let chosen = |name: &Option<String>| {
+        options.only.is_empty() || name.as_ref().is_some_and(|name| options.only.contains(name))
+    };
+    let mut apps = Vec::new();
+    for (app, _) in written.iter().zip(&names).filter(|(_, name)| chosen(name)) {
+        if findings.is_full() {
+            break;
+        }
+        apps.extend(resolve::app(app, &ground, &mut findings));
+    }
+    findings.finish(apps).map(|(apps, warnings)| Loaded { apps, warnings })
+}
+
+/// The names of a file's apps, as `env_name` makes them. Nothing is looked up on the machine:
+/// an app can be stopped whose script is gone.
+///
+/// # Errors
+/// The file's mistakes of syntax, keys and values, or an app without script and name.
+pub fn names(path: &Path, env_name: Option<&str>) -> Result<Vec<String>, Mistakes> {
+    let source = read(path)?;
+    let mut findings = Findings::new(Some(&source));
+    let written = file::read(&source, &mut findings)?;
+    let mut names = Vec::new();
+    for app in &written {
+        match resolve::name(&app.settings, env_name) {
+            Some(name) => names.push(name),
+            None => findings.mistake(&app.at, "this app has neither name nor script", "give it a name"),
+        }
+    }
+    findings.finish(names).map(|(names, _)| names)
+}
+
+/// Reads a file of a format that is read.
+fn read(path: &Path) -> Result<Source, Mistakes> {
+    if is_pm2_format(&path.to_string_lossy()) {
+        return Err(Mistakes(vec![Mistake {
+            place: Place::File(path.to_owned()),
+            message: "PM2's JSON, YAML and JavaScript files are not read yet".into(),
+            help: Some("write an ecosystem.toml; the keys are the same (docs/ecosystem.md)".into()),
+        }]));
+    }
+    Source::read(path).map_err(|mistake| Mistakes(vec![mistake]))
+}
+
+fn refuse_duplicates(written: &[Written], names: &[Option<String>], findings: &mut Findings<'_>) {
+    let mut seen: HashMap<&str, usize> = HashMap::new();
+    for (number, (app, name)) in written.iter().zip(names).enumerate() {
+        let Some(name) = name else { continue };
+        if let Some(first) = seen.insert(name, number) {
+            let at = app.settings.name.as_ref().map(|name| &name.at);
+            let at = at.or(app.settings.script.as_ref().map(|script| &script.at)).unwrap_or(&app.at);
+            let message = format!("app {} is called {name:?}, and so is app {}", number + 1, first + 1);
+            findings.mistake(at, message, "give each app a name of its own");
+        }
+    }
+}
+
+fn refuse_unknown(only: &[String], names: &[Option<String>], findings: &mut Findings<'_>) {
+    let known: Vec<&str> = names.iter().flatten().map(String::as_str).collect();
+    for name in only.iter().filter(|name| !known.contains(&name.as_str())) {
+        let message = format!("there is no app {name:?} in the file");
+        findings.mistake(&At::Flag("--only"), message, format!("it has: {}", known.join(", ")));
+    }
+}
+
+#[cfg(test)]
+mod tests;

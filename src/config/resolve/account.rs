@@ -1,0 +1,126 @@
+//! The user an app runs as, looked up once, so that a later change of the user database cannot
+//! change who an app is.
+
+use std::ffi::CString;
+
+use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, getgrouplist};
+
+use crate::config::findings::{Findings, Given};
+use crate::config::settings::Settings;
+use crate::config::value::Who;
+use crate::spec::Account;
+
+/// The account asked for; `None` if none was, or if it is that of the user who asks.
+pub(super) fn account(settings: &Settings, findings: &mut Findings<'_>) -> Option<Account> {
+    let at = &settings.uid.as_ref().or(settings.gid.as_ref())?.at;
+    let group = settings.gid.as_ref().map(|asked| group(asked, findings));
+    let gid = group.flatten();
+    let account = match &settings.uid {
+        Some(asked) => user(asked, gid, findings)?,
+        None => of_database(&User::from_uid(geteuid()).ok()??, gid),
+    };
+    if group == Some(None) {
+        return None;
+    }
+    let me = geteuid().as_raw();
+    let mine = account.uid == me && account.gid == getegid().as_raw();
+    if me != 0 && !mine {
+        let message = format!("only root may start apps as {}", account.user);
+        findings.mistake(at, message, "run rsm as root, or remove uid and gid");
+    }
+    (!mine).then_some(account)
+}
+
+fn group(asked: &Given<Who>, findings: &mut Findings<'_>) -> Option<u32> {
+    match &asked.value {
+        Who::Id(id) => Some(*id),
+        Who::Name(name) => {
+            let found = Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw());
+            if found.is_none() {
+                let help = "create it (groupadd), or give a number";
+                findings.mistake(&asked.at, format!("there is no group {name:?}"), help);
+            }
+            found
+        }
+    }
+}
+
+fn user(asked: &Given<Who>, gid: Option<u32>, findings: &mut Findings<'_>) -> Option<Account> {
+    let (found, shown) = match &asked.value {
+        Who::Id(id) => (User::from_uid(Uid::from_raw(*id)), id.to_string()),
+        Who::Name(name) => (User::from_name(name), name.clone()),
+    };
+    match (found.ok().flatten(), &asked.value, gid) {
+        (Some(user), _, gid) => Some(of_database(&user, gid)),
+        // Containers often run as numbers that no database knows.
+        (None, Who::Id(uid), Some(gid)) => {
+            Some(Account { user: shown, uid: *uid, gid, groups: vec![gid], home: "/".into() })
+        }
+        (None, _, _) => {
+            let help = "create it (useradd), or give numbers for both uid and gid";
+            findings.mistake(&asked.at, format!("there is no user {shown:?}"), help);
+            None
+        }
+    }
+}
+
+fn of_database(user: &User, gid: Option<u32>) -> Account {
+    let gid = gid.unwrap_or_else(|| user.gid.as_raw());
+    let groups =
+        CString::new(user.name.as_str()).ok().and_then(|name| getgrouplist(&name, Gid::from_raw(gid)).ok());
+    Account {
+        user: user.name.clone(),
+        uid: user.uid.as_raw(),
+        gid,
+        groups: groups
+            .map_or_else(|| vec![gid], |groups| groups.iter().map(|group| group.as_raw()).collect()),
+        home: user.dir.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::findings::At;
+
+    fn given(value: Who) -> Option<Given<Who>> {
+        Some(Given { value, at: At::Flag("--uid") })
+    }
+
+    fn resolve(uid: Option<Who>, gid: Option<Who>) -> Result<Option<Account>, String> {
+        let settings = Settings { uid: uid.and_then(given), gid: gid.and_then(given), ..Settings::default() };
+        let mut findings = Findings::new(None);
+        let account = account(&settings, &mut findings);
+        findings.finish(account).map(|(account, _)| account).map_err(|mistakes| mistakes.to_string())
+    }
+
+    #[test]
+    fn unknown_users_and_groups_are_mistakes() {
+        assert!(
+            resolve(Some(Who::Name("nobody-of-this-name".into())), None).unwrap_err().contains("no user")
+        );
+        assert!(resolve(None, Some(Who::Name("no-such-group".into()))).unwrap_err().contains("no group"));
+        assert!(resolve(Some(Who::Id(4_000_000_001)), None).unwrap_err().contains("both uid and gid"));
+    }
+
+    #[test]
+    fn others_need_root() {
+        let other = resolve(Some(Who::Id(4_000_000_001)), Some(Who::Id(4_000_000_002)));
+        if geteuid().is_root() {
+            let account = other.unwrap().unwrap();
+            assert_eq!(
+                (account.uid, account.gid, account.groups),
+                (4_000_000_001, 4_000_000_002, vec![4_000_000_002])
+            );
+        } else {
+            assert!(other.unwrap_err().contains("only root"));
+        }
+    }
+
+    #[test]
+    fn oneself_is_no_other() {
+        let me = resolve(Some(Who::Id(geteuid().as_raw())), Some(Who::Id(getegid().as_raw())));
+        assert_eq!(me, Ok(None));
+        assert_eq!(resolve(None, None), Ok(None));
+    }
+}

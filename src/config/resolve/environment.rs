@@ -1,0 +1,27 @@
+//! The variables given to an app.
+
+use super::Ground;
+use crate::config::file::Written;
+use crate::config::findings::Findings;
+use crate::config::settings::{Settings, given};
+use crate::spec::Vars;
+
+/// `env`, then `port`, then the table that `--env` asks for: the more special wins.
+pub(super) fn variables(settings: &Settings, env_name: Option<&str>) -> Vars {
+    let mut vars = given(&settings.env).map(|env| env.0.clone()).unwrap_or_default();
+    if let Some(port) = given(&settings.port) {
+        vars.insert("PORT".into(), port.0.to_string());
+    }
+    if let Some(named) = env_name.and_then(|name| settings.named_env.get(name)) {
+        vars.extend(named.value.0.clone());
+    }
+    vars
+}
+
+/// Warns if `--env` asks for a table the app does not have.
+pub(super) fn missing(written: &Written, app: &str, ground: &Ground<'_>, findings: &mut Findings<'_>) {
+    let Some(name) = ground.env_name else { return };
+    if !written.settings.named_env.contains_key(name) {
+        findings.warn(&written.at, format!("app {app:?} has no `env_{name}`; its `env` alone is used"));
+    }
+}

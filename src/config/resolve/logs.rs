@@ -1,0 +1,54 @@
+//! Where the output of an app goes.
+
+use std::path::Path;
+
+use super::absolute;
+use crate::config::findings::{Findings, Given};
+use crate::config::settings::{Settings, given};
+use crate::config::value::LogTo;
+use crate::spec::{AppSpec, LogPath, LogSpec};
+
+/// What `time` stands for.
+const TIME: &str = "YYYY-MM-DDTHH:mm:ss";
+
+/// The log settings; `app` has its working directory and number of instances by now.
+pub(super) fn logs(settings: &Settings, app: &AppSpec, findings: &mut Findings<'_>) -> LogSpec {
+    let stamp = given(&settings.time).copied().unwrap_or(false).then(|| TIME.to_owned());
+    let mut logs = LogSpec {
+        out: place(settings.out_file.as_ref(), &app.cwd, findings),
+        err: place(settings.error_file.as_ref(), &app.cwd, findings),
+        combined: combined(settings.log_file.as_ref(), &app.cwd, findings),
+        // A lone instance needs no number in its file names; several must not be mixed unasked.
+        merge: given(&settings.merge_logs).copied().unwrap_or(app.instances == 1),
+        date_format: stamp.or_else(|| given(&settings.log_date_format).cloned()),
+        format: given(&settings.log_type).map(|kind| kind.0).unwrap_or_default(),
+    };
+    if given(&settings.disable_logs) == Some(&true) {
+        (logs.out, logs.err, logs.combined) = (LogPath::Nowhere, LogPath::Nowhere, None);
+    }
+    logs
+}
+
+fn place(given: Option<&Given<LogTo>>, cwd: &Path, findings: &mut Findings<'_>) -> LogPath {
+    let Some(given) = given else { return LogPath::Default };
+    match &given.value {
+        LogTo::Default => LogPath::Default,
+        LogTo::Off | LogTo::Nowhere => LogPath::Nowhere,
+        LogTo::Path(path) => {
+            let path = absolute(path, cwd);
+            if path.is_dir() {
+                let help = format!("name a file in it, such as {}", path.join("app.log").display());
+                findings.mistake(&given.at, format!("log file {} is a directory", path.display()), help);
+            }
+            LogPath::File(path)
+        }
+    }
+}
+
+/// There is no combined log unless a place is given.
+fn combined(given: Option<&Given<LogTo>>, cwd: &Path, findings: &mut Findings<'_>) -> Option<LogPath> {
+    match &given?.value {
+        LogTo::Off | LogTo::Nowhere => None,
+        LogTo::Default | LogTo::Path(_) => Some(place(given, cwd, findings)),
+    }
+}

@@ -1,0 +1,193 @@
+//! From settings as given to an app that can be run: defaults filled in, paths made absolute,
+//! programs and users looked up on this machine. Whatever cannot be resolved is noted, and the
+//! rest goes on, so that all mistakes come out at once.
+
+mod account;
+mod environment;
+mod interpreter;
+mod logs;
+mod package;
+mod paths;
+mod policy;
+mod script;
+mod serve;
+mod shebang;
+mod watch;
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+
+use super::file::Written;
+use super::findings::{Findings, Given};
+use super::settings::{Settings, given};
+use super::value::{AppName, Reading};
+use crate::spec::{AppSpec, ExecMode, Launcher};
+
+pub(super) use interpreter::named as named_interpreter;
+pub(super) use paths::{SearchPath, absolute};
+
+/// What settings are resolved against.
+pub(super) struct Ground<'a> {
+    /// Where relative paths start: the directory of the file, or that of the shell.
+    pub(super) base: PathBuf,
+    /// Whether a script may also be relative to `base` when the app has another `cwd`. True for
+    /// commands: there the path was completed by the shell, in the shell's directory.
+    pub(super) script_from_base: bool,
+    /// The file the settings are from.
+    pub(super) source: Option<PathBuf>,
+    /// `--env`.
+    pub(super) env_name: Option<&'a str>,
+    /// Cores of the machine.
+    pub(super) cores: u32,
+    /// `PATH` of the shell.
+    pub(super) path_var: &'a OsStr,
+}
+
+/// The name an app will have, if it can be told.
+pub(super) fn name(settings: &Settings, env_name: Option<&str>) -> Option<String> {
+    let name = match given(&settings.name) {
+        Some(name) => name.0.clone(),
+        None => name_of(given(&settings.script)?)?,
+    };
+    match env_name {
+        Some(env) if given(&settings.append_env_to_name) == Some(&true) => Some(format!("{name}-{env}")),
+        _ => Some(name),
+    }
+}
+
+/// Characters of a name taken from a script.
+const LONGEST_NAME: usize = 50;
+
+/// The name of a script, as PM2 makes it: what follows the last slash, up to the last dot.
+fn name_of(script: &str) -> Option<String> {
+    let base = script.trim_end_matches('/').rsplit('/').next()?;
+    let end = base.rfind('.').filter(|dot| *dot > 0).unwrap_or(base.len());
+    // Shell lines can be long; a name is to fit a table and a file name.
+    let plain = base[..end].chars().map(|c| if c.is_control() { ' ' } else { c });
+    let short: String = plain.take(LONGEST_NAME).collect();
+    let name = short.trim();
+    (!name.is_empty() && name != ".").then(|| name.to_owned())
+}
+
+/// Resolves an app; `None` if so much is wrong that there is none.
+pub(super) fn app(written: &Written, ground: &Ground<'_>, findings: &mut Findings<'_>) -> Option<AppSpec> {
+    let settings = &written.settings;
+    if written.refused.contains(&"script") {
+        return None;
+    }
+    let Some(script) = &settings.script else {
+        findings.mistake(
+            &written.at,
+            "this app has no script",
+            "add a line such as script = \"./server.js\"",
+        );
+        return None;
+    };
+    let Some(name) = name(settings, ground.env_name) else {
+        let help = "name the file to run, or a program in PATH";
+        findings.mistake(&script.at, format!("{:?} names no script", script.value), help);
+        return None;
+    };
+    if let Err(wrong) = AppName::read(&name.as_str().into()) {
+        let at = settings.name.as_ref().map_or(&script.at, |name| &name.at);
+        findings.mistake(
+            at,
+            format!("the app would be called {name:?}, but wants {}", wrong.wants),
+            "give it a name",
+        );
+    }
+    let cwd = paths::working_directory(settings, ground, findings);
+    let cwd_known = cwd.is_some();
+    let mut app = AppSpec::new(name, "", cwd.unwrap_or_else(|| ground.base.clone()));
+    environment::missing(written, &app.name, ground, findings);
+    settle(settings, &mut app, ground, findings);
+    // In a wrong directory every script is missing; one mistake is enough to say so.
+    let known = !["cwd", "env", "interpreter", "args"].iter().any(|key| written.refused.contains(key));
+    if known && cwd_known {
+        launch(settings, script, &mut app, ground, findings)?;
+    }
+    app.source.clone_from(&ground.source);
+    Some(app)
+}
+
+/// All that does not depend on the script.
+pub(super) fn settle(
+    settings: &Settings,
+    app: &mut AppSpec,
+    ground: &Ground<'_>,
+    findings: &mut Findings<'_>,
+) {
+    if let Some(namespace) = given(&settings.namespace) {
+        app.namespace.clone_from(&namespace.0);
+    }
+    app.args = given(&settings.args).map(|words| words.0.clone()).unwrap_or_default();
+    app.env = environment::variables(settings, ground.env_name);
+    app.filter_env = given(&settings.filter_env).map(|filter| filter.0.clone()).unwrap_or_default();
+    app.increment_var = given(&settings.increment_var).map(|name| name.0.clone());
+    if let Some(name) = given(&settings.instance_var) {
+        app.instance_var.clone_from(&name.0);
+    }
+    app.instances = given(&settings.instances).map_or(1, |instances| instances.on(ground.cores));
+    app.exec_mode = mode(settings);
+    app.account = account::account(settings, findings);
+    policy::apply(settings, app, findings);
+    app.logs = logs::logs(settings, app, findings);
+    app.pid_file = given(&settings.pid_file).map(|path| absolute(path, &app.cwd));
+    app.watch = watch::watch(settings, &app.cwd, findings);
+}
+
+fn mode(settings: &Settings) -> ExecMode {
+    match given(&settings.execute_command) {
+        Some(true) => ExecMode::Fork,
+        _ => given(&settings.exec_mode).map_or(ExecMode::Fork, |mode| mode.0),
+    }
+}
+
+/// All that depends on the script.
+fn launch(
+    settings: &Settings,
+    script: &Given<String>,
+    app: &mut AppSpec,
+    ground: &Ground<'_>,
+    findings: &mut Findings<'_>,
+) -> Option<()> {
+    let program = script::program(settings, script, app, ground, findings)?;
+    app.script = program.script;
+    app.launcher = program.launcher;
+    if let Some(args) = program.args {
+        app.args = args;
+    }
+    app.version = program.file.as_deref().or(Some(&app.cwd)).and_then(package::version);
+    if program.runner.as_deref().is_some_and(|runner| runner.contains("python")) {
+        // Else a Python app's prints reach its log only when kilobytes have gathered.
+        app.env.entry("PYTHONUNBUFFERED".into()).or_insert_with(|| "1".into());
+    }
+    let shares_ports = matches!(app.launcher, Launcher::Serve)
+        || matches!(program.runner.as_deref(), Some("node" | "bun" | "tsx"));
+    let unsaid = settings.exec_mode.is_none() && given(&settings.execute_command) != Some(&true);
+    if shares_ports && unsaid && settings.instances.is_some() {
+        app.exec_mode = ExecMode::Cluster;
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::name_of;
+
+    #[test]
+    fn names_come_from_scripts() {
+        for (script, name) in [
+            ("./src/api.server.js", Some("api.server")),
+            ("sleep 7", Some("sleep 7")),
+            ("node a.js --x", Some("node a")),
+            (".hidden", Some(".hidden")),
+            ("bin/", Some("bin")),
+            ("/", None),
+            (".", None),
+            ("echo a\nb", Some("echo a b")),
+        ] {
+            assert_eq!(name_of(script).as_deref(), name, "{script}");
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! The version of an app: that of the nearest `package.json`.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// Larger ones are not what they say they are.
+const LIMIT: u64 = 1 << 20;
+
+/// The version in the nearest `package.json` at or above `start`. The list merely shows it, so
+/// whatever is wrong with that file is none of our business.
+pub(super) fn version(start: &Path) -> Option<String> {
+    let file = start.ancestors().map(|dir| dir.join("package.json")).find(|file| file.is_file())?;
+    let mut text = String::new();
+    File::open(file).ok()?.take(LIMIT).read_to_string(&mut text).ok()?;
+    let package: serde_json::Value = serde_json::from_str(&text).ok()?;
+    let version = package.get("version")?.as_str()?;
+    let fit = !version.is_empty() && version.len() <= 64 && !version.chars().any(char::is_control);
+    fit.then(|| version.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_package_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("a/b");
+        std::fs::create_dir_all(&deep).unwrap();
+        let write = |at: &Path, text: &str| std::fs::write(at.join("package.json"), text).unwrap();
+        write(dir.path(), r#"{"version":"1.2.3"}"#);
+        assert_eq!(version(&deep.join("server.js")).as_deref(), Some("1.2.3"));
+        write(&dir.path().join("a"), r#"{"version":7}"#);
+        assert_eq!(version(&deep), None);
+        write(&deep, "{ broken");
+        assert_eq!(version(&deep), None);
+    }
+}

@@ -1,0 +1,63 @@
+//! When an app is restarted, how it is ended, when it counts as online.
+
+use std::time::Duration;
+
+use crate::config::findings::Findings;
+use crate::config::settings::{Settings, given};
+use crate::config::value::Millis;
+use crate::spec::{AppSpec, RestartDelay};
+
+/// Fills in the three policies and the other reasons to restart.
+pub(super) fn apply(settings: &Settings, app: &mut AppSpec, findings: &mut Findings<'_>) {
+    restart(settings, app, findings);
+    stop(settings, app, findings);
+    set(&mut app.readiness.wait_ready, given(&settings.wait_ready).copied());
+    set(&mut app.readiness.timeout, duration(given(&settings.listen_timeout)));
+    set(&mut app.autostart, given(&settings.autostart).copied());
+    app.max_memory_restart = given(&settings.max_memory_restart).map(|size| size.0);
+    app.cron_restart = given(&settings.cron_restart).and_then(|cron| cron.0.clone());
+}
+
+fn restart(settings: &Settings, app: &mut AppSpec, findings: &mut Findings<'_>) {
+    let policy = &mut app.restart;
+    set(&mut policy.autorestart, given(&settings.autorestart).copied());
+    set(&mut policy.max_restarts, given(&settings.max_restarts).map(|count| count.0));
+    set(&mut policy.min_uptime, duration(given(&settings.min_uptime)));
+    set(&mut policy.window, duration(given(&settings.restart_window)));
+    set(&mut policy.stop_exit_codes, given(&settings.stop_exit_codes).map(|codes| codes.0.clone()));
+    let fixed = duration(given(&settings.restart_delay));
+    let growing = duration(given(&settings.exp_backoff_restart_delay));
+    if let (Some(unused), Some(_)) = (&settings.restart_delay, growing) {
+        findings.warn(&unused.at, "`restart_delay` has no effect beside `exp_backoff_restart_delay`");
+    }
+    match (growing, fixed) {
+        // A pause of nothing does not grow.
+        (Some(Duration::ZERO), _) => policy.delay = RestartDelay::Fixed(Duration::ZERO),
+        (Some(initial), _) => policy.delay = RestartDelay::FromFirst { initial },
+        (None, Some(delay)) => policy.delay = RestartDelay::Fixed(delay),
+        (None, None) => {}
+    }
+}
+
+fn stop(settings: &Settings, app: &mut AppSpec, findings: &mut Findings<'_>) {
+    set(&mut app.stop.signal, given(&settings.kill_signal).map(|signal| signal.0.clone()));
+    set(&mut app.stop.timeout, duration(given(&settings.kill_timeout)));
+    set(&mut app.stop.tree, given(&settings.treekill).copied());
+    if let Some(asked) = settings.shutdown_with_message.as_ref().filter(|asked| asked.value) {
+        findings.warn(
+            &asked.at,
+            "`shutdown_with_message` is not offered in this version; the app gets its kill_signal",
+        );
+    }
+}
+
+fn duration(millis: Option<&Millis>) -> Option<Duration> {
+    millis.map(|millis| millis.0)
+}
+
+/// Leaves the default where nothing was given.
+fn set<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}

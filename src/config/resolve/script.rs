@@ -1,0 +1,148 @@
+//! What a script is: a file, a program in `PATH`, a shell line, or the built-in file server.
+
+use std::path::{Path, PathBuf};
+
+use super::interpreter::{self, Chosen};
+use super::paths::{SearchPath, absolute};
+use super::{Ground, serve};
+use crate::config::findings::{Findings, Given};
+use crate::config::settings::Settings;
+use crate::spec::{AppSpec, Launcher};
+
+/// A script that can be started.
+pub(super) struct Program {
+    /// As in [`AppSpec::script`].
+    pub(super) script: String,
+    /// How it becomes a process.
+    pub(super) launcher: Launcher,
+    /// The app's arguments, where they differ from those given.
+    pub(super) args: Option<Vec<String>>,
+    /// File name of the program that runs it, if there is one.
+    pub(super) runner: Option<String>,
+    /// The script's file, if it is one of the app's own.
+    pub(super) file: Option<PathBuf>,
+}
+
+/// Finds out what the script is; a mistake if it is nothing that can be started.
+pub(super) fn program(
+    settings: &Settings,
+    script: &Given<String>,
+    app: &AppSpec,
+    ground: &Ground<'_>,
+    findings: &mut Findings<'_>,
+) -> Option<Program> {
+    let search = SearchPath::new(app.env.get("PATH"), ground.path_var, &app.cwd);
+    let text = script.value.as_str();
+    if let Some(file) = file(text, app, ground) {
+        let chosen = interpreter::of_file(&file, settings, &search, &script.at, findings)?;
+        let path = utf8(&file, script, findings)?;
+        return Some(of(chosen, path, Some(file)));
+    }
+    if text == "serve" {
+        let args = serve::args(settings, &script.at, app, findings);
+        return Some(Program {
+            script: text.into(),
+            launcher: Launcher::Serve,
+            args: Some(args),
+            runner: None,
+            file: None,
+        });
+    }
+    if text.contains(char::is_whitespace) {
+        return shell(text, settings, script, app, findings);
+    }
+    if let Some(found) = search.find(text) {
+        let chosen = interpreter::of_command(&found, settings, &search, &script.at, findings)?;
+        // Looked up anew at each start, unless something else is to run the very file.
+        let script = if chosen.launcher == Launcher::Direct {
+            text.to_owned()
+        } else {
+            utf8(&found, script, findings)?
+        };
+        return Some(of(chosen, script, None));
+    }
+    missing(text, script, app, ground, findings);
+    None
+}
+
+fn of(chosen: Chosen, script: String, file: Option<PathBuf>) -> Program {
+    Program { script, launcher: chosen.launcher, args: None, runner: chosen.runner, file }
+}
+
+/// The file the script names, if there is one.
+fn file(text: &str, app: &AppSpec, ground: &Ground<'_>) -> Option<PathBuf> {
+    let from_base = ground.script_from_base.then(|| absolute(text, &ground.base));
+    std::iter::once(absolute(text, &app.cwd)).chain(from_base).find(|file| file.is_file())
+}
+
+fn utf8(file: &Path, script: &Given<String>, findings: &mut Findings<'_>) -> Option<String> {
+    let text = file.to_str().map(str::to_owned);
+    if text.is_none() {
+        let message = format!("the path {} is not UTF-8", file.display());
+        findings.mistake(&script.at, message, "rename its directories, or start it through a link");
+    }
+    text
+}
+
+/// A line for the shell, the arguments quoted so that they arrive as given.
+fn shell(
+    line: &str,
+    settings: &Settings,
+    script: &Given<String>,
+    app: &AppSpec,
+    findings: &mut Findings<'_>,
+) -> Option<Program> {
+    if let Some(interpreter) = &settings.interpreter
+        && !matches!(interpreter.value.as_str(), "none" | "sh" | "bash")
+    {
+        let message = format!("no file {line:?}, and a shell line is not run by {}", interpreter.value);
+        findings.mistake(&script.at, message, "put only the file into script, what follows it into args");
+        return None;
+    }
+    if let Some(args) = &settings.interpreter_args {
+        findings.warn(&args.at, "interpreter_args have no effect on a shell line; write them into it");
+    }
+    let Ok(args) = shlex::try_join(app.args.iter().map(String::as_str)) else {
+        findings.mistake(&script.at, "an argument holds a NUL character", "remove it");
+        return None;
+    };
+    let script = if args.is_empty() { line.to_owned() } else { format!("{line} {args}") };
+    Some(Program { script, launcher: Launcher::Shell, args: Some(Vec::new()), runner: None, file: None })
+}
+
+fn missing(
+    text: &str,
+    script: &Given<String>,
+    app: &AppSpec,
+    ground: &Ground<'_>,
+    findings: &mut Findings<'_>,
+) {
+    let path = absolute(text, &app.cwd);
+    if path.is_dir() {
+        findings.mistake(
+            &script.at,
+            format!("script {} is a directory", path.display()),
+            "name the file to run in it",
+        );
+        return;
+    }
+    let place = if text.contains('/') { "" } else { ", nor is there such a program in PATH" };
+    let help = match neighbour(&path) {
+        Some(name) => format!("did you mean {name:?}, which is there?"),
+        None if ground.source.is_some() => {
+            "check the path: it starts from cwd, and cwd is the file's directory if absent".into()
+        }
+        None => "check the path, or the name of the program".into(),
+    };
+    findings.mistake(&script.at, format!("missing script: no file {}{place}", path.display()), help);
+}
+
+/// A file of nearly the same name beside the one that is not there.
+fn neighbour(path: &Path) -> Option<String> {
+    let wanted = path.file_name()?.to_str()?;
+    let entries = std::fs::read_dir(path.parent()?).ok()?;
+    let files = entries.flatten().filter(|entry| entry.path().is_file());
+    let names = files.filter_map(|entry| entry.file_name().into_string().ok());
+    let scored = names.map(|name| (strsim::jaro_winkler(wanted, &name), name));
+    scored.filter(|(score, _)| *score > 0.85).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
+}

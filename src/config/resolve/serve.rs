@@ -1,0 +1,126 @@
+//! `script = "serve"`: PM2's variables and arguments become those of `rsm serve`.
+//!
+//! User name and password of basic authentication stay in the environment, where the server
+//! looks for them too: arguments are open to every user of the machine.
+
+use crate::config::findings::{At, Findings};
+use crate::config::settings::Settings;
+use crate::config::value::{Port, Reading};
+use crate::spec::AppSpec;
+
+/// Options followed by a value.
+const WITH_VALUE: [&str; 4] = ["--host", "--port", "--basic-auth-username", "--basic-auth-password"];
+
+/// The arguments: what the variables say, for all that the given arguments leave open.
+pub(super) fn args(
+    settings: &Settings,
+    script: &At,
+    app: &AppSpec,
+    findings: &mut Findings<'_>,
+) -> Vec<String> {
+    let at = settings.args.as_ref().map_or(script, |args| &args.at);
+    let given = Given::read(&app.args, at, findings);
+    let var = |name: &str| app.env.get(name).filter(|value| !value.is_empty()).cloned();
+    let on = |name: &str| var(name).is_some_and(|value| value == "true" || value == "1");
+    let path = given.path.or_else(|| var("PM2_SERVE_PATH")).unwrap_or_else(|| ".".into());
+    let mut args = vec![super::absolute(&path, &app.cwd).to_string_lossy().into_owned()];
+    let port = given.port.or_else(|| var("PM2_SERVE_PORT")).or_else(|| var("PORT"));
+    if port.as_ref().is_some_and(|port| Port::read(&port.as_str().into()).is_err()) {
+        findings.mistake(at, "serve wants a port from 1 to 65535", "look at port, PM2_SERVE_PORT and args");
+    }
+    args.extend(port);
+    for (flag, asked) in [("--spa", on("PM2_SERVE_SPA")), ("--ftp", on("PM2_SERVE_FTP"))] {
+        if asked && !given.options.iter().any(|option| option == flag) {
+            args.push(flag.into());
+        }
+    }
+    if let Some(host) =
+        var("PM2_SERVE_HOST").filter(|_| !given.options.iter().any(|option| option == "--host"))
+    {
+        args.extend(["--host".into(), host]);
+    }
+    args.extend(given.options);
+    args
+}
+
+/// Arguments as given, parted.
+#[derive(Default)]
+struct Given {
+    path: Option<String>,
+    port: Option<String>,
+    /// The options, each followed by its value if it has one.
+    options: Vec<String>,
+}
+
+impl Given {
+    fn read(args: &[String], at: &At, findings: &mut Findings<'_>) -> Self {
+        let (mut read, mut wrong) = (Self::default(), None);
+        let mut rest = args.iter();
+        while let Some(arg) = rest.next() {
+            let (name, value) =
+                arg.split_once('=').map_or((arg.as_str(), None), |(name, value)| (name, Some(value)));
+            if WITH_VALUE.contains(&name) {
+                match value.map(str::to_owned).or_else(|| rest.next().cloned()) {
+                    Some(value) if name == "--port" => read.port = Some(value),
+                    Some(value) => read.options.extend([name.to_owned(), value]),
+                    None => wrong = Some(format!("{name} wants a value")),
+                }
+            } else if arg == "--spa" || arg == "--ftp" {
+                read.options.push(arg.clone());
+            } else if arg.starts_with('-') {
+                wrong = Some(format!("serve has no option {name}"));
+            } else if read.path.is_none() {
+                read.path = Some(arg.clone());
+            } else if read.port.is_none() {
+                read.port = Some(arg.clone());
+            } else {
+                wrong = Some(format!("serve takes a path and a port; {arg:?} is neither"));
+            }
+        }
+        if let Some(wrong) = wrong {
+            findings.mistake(
+                at,
+                wrong,
+                "args = \"PATH PORT --spa --ftp --host HOST\", each of them optional",
+            );
+        }
+        read
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args_of(env: &[(&str, &str)], args: &[&str]) -> Vec<String> {
+        let mut app = AppSpec::new("s", "serve", "/srv");
+        app.env = env.iter().map(|&(name, value)| (name.into(), value.into())).collect();
+        app.args = args.iter().map(|&arg| arg.into()).collect();
+        super::args(&Settings::default(), &At::Flag("start"), &app, &mut Findings::new(None))
+    }
+
+    #[test]
+    fn variables_become_arguments() {
+        assert_eq!(args_of(&[], &[]), ["/srv"]);
+        assert_eq!(
+            args_of(&[("PM2_SERVE_PATH", "site"), ("PM2_SERVE_FTP", "true")], &[]),
+            ["/srv/site", "--ftp"]
+        );
+    }
+
+    #[test]
+    fn arguments_win_over_variables() {
+        let env = [
+            ("PM2_SERVE_PATH", "./site"),
+            ("PM2_SERVE_PORT", "8080"),
+            ("PORT", "1"),
+            ("PM2_SERVE_SPA", "true"),
+            ("PM2_SERVE_HOST", "127.0.0.1"),
+            ("PM2_SERVE_BASIC_AUTH_PASSWORD", "hunter2"),
+        ];
+        assert_eq!(args_of(&env, &[]), ["/srv/site", "8080", "--spa", "--host", "127.0.0.1"]);
+        let given = ["dist", "--port=9000", "--host", "::1", "--spa"];
+        assert_eq!(args_of(&env, &given), ["/srv/dist", "9000", "--host", "::1", "--spa"]);
+        assert_eq!(args_of(&[("PORT", "81")], &["dist"]), ["/srv/dist", "81"]);
+    }
+}

@@ -1,0 +1,85 @@
+//! What the beginning of a file says about how to run it.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+/// The kernel itself reads no more of a first line than 256 bytes.
+const HEAD: u64 = 512;
+
+/// What a file begins with.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Head {
+    /// `#!`, a program and its arguments.
+    Shebang {
+        /// The program, `env` looked through.
+        program: String,
+        /// Its arguments.
+        args: Vec<String>,
+    },
+    /// Machine code or other bytes that are no text.
+    Binary,
+    /// Text without a `#!` line, or nothing.
+    Text,
+}
+
+/// Looks at a file.
+pub(super) fn look(file: &Path) -> io::Result<Head> {
+    let mut head = Vec::new();
+    File::open(file)?.take(HEAD).read_to_end(&mut head)?;
+    Ok(judge(&head))
+}
+
+fn judge(head: &[u8]) -> Head {
+    if let Some(rest) = head.strip_prefix(b"#!") {
+        let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        if let Some(shebang) = parse(&String::from_utf8_lossy(line)) {
+            return shebang;
+        }
+    }
+    if head.contains(&0) { Head::Binary } else { Head::Text }
+}
+
+/// Reads what follows `#!`. The kernel passes all after the program as one argument; `env -S`
+/// splits it, and plain `env` takes it as the name of the program.
+fn parse(line: &str) -> Option<Head> {
+    let line = line.trim();
+    let (program, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    let rest = rest.trim();
+    if program.rsplit('/').next() == Some("env") {
+        let words: Vec<String> = rest.split_whitespace().map(str::to_owned).collect();
+        let words = words.strip_prefix(&["-S".to_owned()]).unwrap_or(&words);
+        // Other options and assignments are left to env.
+        if let [program, args @ ..] = words
+            && !program.starts_with('-')
+            && !program.contains('=')
+        {
+            return Some(Head::Shebang { program: program.clone(), args: args.to_vec() });
+        }
+        return Some(Head::Shebang { program: program.to_owned(), args: words.to_vec() });
+    }
+    let args = if rest.is_empty() { Vec::new() } else { vec![rest.to_owned()] };
+    (!program.is_empty()).then(|| Head::Shebang { program: program.to_owned(), args })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shebang(program: &str, args: &[&str]) -> Head {
+        Head::Shebang { program: program.into(), args: args.iter().map(|&arg| arg.into()).collect() }
+    }
+
+    #[test]
+    fn first_lines() {
+        assert_eq!(judge(b"#!/bin/sh\necho"), shebang("/bin/sh", &[]));
+        assert_eq!(judge(b"#! /bin/sh -e -u \n"), shebang("/bin/sh", &["-e -u"]));
+        assert_eq!(judge(b"#!/usr/bin/env node\r\n"), shebang("node", &[]));
+        assert_eq!(judge(b"#!/usr/bin/env -S node --no-warnings\n"), shebang("node", &["--no-warnings"]));
+        assert_eq!(judge(b"#!/usr/bin/env A=1 node\n"), shebang("/usr/bin/env", &["A=1", "node"]));
+        assert_eq!(judge(b"#!\n"), Head::Text);
+        assert_eq!(judge(b"\x7fELF\x02\0"), Head::Binary);
+        assert_eq!(judge(b""), Head::Text);
+        assert_eq!(judge("#!/bin/\u{e9}".as_bytes()), shebang("/bin/\u{e9}", &[]));
+    }
+}

@@ -1,0 +1,90 @@
+//! Which files an app is restarted for.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::absolute;
+use crate::config::findings::Findings;
+use crate::config::settings::{Settings, given};
+use crate::config::value::Watch;
+use crate::spec::WatchSpec;
+
+/// Editors and builds write several files at once; so long it must be quiet before a restart.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// What is watched, if anything is.
+pub(super) fn watch(settings: &Settings, cwd: &Path, findings: &mut Findings<'_>) -> Option<WatchSpec> {
+    let asked = settings.watch.as_ref()?;
+    let paths = match &asked.value {
+        Watch::Off => return None,
+        Watch::WorkingDirectory => vec![cwd.to_owned()],
+        Watch::Paths(paths) => {
+            let mut resolved: Vec<PathBuf> = Vec::new();
+            for path in paths {
+                let fixed = without_pattern(path);
+                if fixed != path {
+                    let message =
+                        format!("patterns are not watched; {path:?} becomes everything below {fixed:?}");
+                    findings.warn(&asked.at, message);
+                }
+                resolved.push(absolute(fixed, cwd));
+            }
+            resolved.dedup();
+            resolved
+        }
+    };
+    for path in paths.iter().filter(|path| !path.exists()) {
+        findings.warn(&asked.at, format!("{} is to be watched but does not exist", path.display()));
+    }
+    let ignore = given(&settings.ignore_watch).map(|words| words.0.as_slice()).unwrap_or_default();
+    Some(WatchSpec {
+        paths,
+        ignore: ignore.iter().map(|pattern| anchored(pattern, cwd)).collect(),
+        delay: given(&settings.watch_delay).map_or(QUIET, |delay| delay.0),
+    })
+}
+
+/// The directories before the first one with a pattern in it: `src/**/*.js` → `src`.
+fn without_pattern(path: &str) -> &str {
+    let Some(pattern) = path.find(['*', '?', '[', '{']) else { return path };
+    match path[..pattern].rfind('/') {
+        Some(0) => "/",
+        Some(slash) => &path[..slash],
+        None => ".",
+    }
+}
+
+/// PM2 knows paths here, gitignore patterns begin at the top with a slash: `./logs` and
+/// `/srv/app/logs` are `/logs`.
+fn anchored(pattern: &str, cwd: &Path) -> String {
+    let cwd = cwd.to_string_lossy();
+    let below = pattern.strip_prefix(cwd.as_ref()).filter(|rest| rest.starts_with('/'));
+    match (below, pattern.strip_prefix("./")) {
+        (Some(rest), _) => rest.to_owned(),
+        (None, Some(rest)) => format!("/{rest}"),
+        (None, None) => pattern.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_shrink_to_their_directory() {
+        for (given, fixed) in
+            [("src/**/*.js", "src"), ("*.js", "."), ("/a*", "/"), ("a/b", "a/b"), ("a/{b,c}/d", "a")]
+        {
+            assert_eq!(without_pattern(given), fixed, "{given}");
+        }
+    }
+
+    #[test]
+    fn paths_become_anchored_patterns() {
+        let cwd = Path::new("/srv/app");
+        assert_eq!(anchored("./logs", cwd), "/logs");
+        assert_eq!(anchored("/srv/app/tmp", cwd), "/tmp");
+        assert_eq!(anchored("/srv/apple", cwd), "/srv/apple");
+        assert_eq!(anchored("*.log", cwd), "*.log");
+    }
+}

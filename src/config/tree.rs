@@ -1,0 +1,138 @@
+//! A file's content as a tree that knows where each part stands, whatever the format.
+
+use std::ops::Range;
+
+use serde_json::{Map, Number, Value};
+use toml::de::{DeFloat, DeInteger, DeTable, DeValue, Error};
+
+/// A value and its place.
+pub(super) struct Node {
+    /// Its bytes in the file.
+    pub(super) at: Range<usize>,
+    /// What it is.
+    pub(super) content: Content,
+}
+
+/// What a node holds.
+pub(super) enum Content {
+    /// Text, a number, true or false.
+    Scalar(Value),
+    /// A list.
+    List(Vec<Node>),
+    /// A table, in the order of the file.
+    Table(Vec<Entry>),
+}
+
+/// A key and its value.
+pub(super) struct Entry {
+    /// The key.
+    pub(super) key: String,
+    /// The key's bytes in the file.
+    pub(super) key_at: Range<usize>,
+    /// The value.
+    pub(super) node: Node,
+}
+
+impl Node {
+    /// Reads TOML; or all errors of syntax, as far as the parser can go on after one.
+    pub(super) fn from_toml(text: &str) -> Result<Self, Vec<Error>> {
+        let (table, errors) = DeTable::parse_recoverable(text);
+        if errors.is_empty() {
+            let at = table.span();
+            Ok(Self { at, content: entries(table.into_inner()) })
+        } else {
+            Err(errors)
+        }
+    }
+
+    /// The value without its places.
+    pub(super) fn value(&self) -> Value {
+        match &self.content {
+            Content::Scalar(value) => value.clone(),
+            Content::List(items) => Value::Array(items.iter().map(Self::value).collect()),
+            Content::Table(entries) => {
+                let pairs = entries.iter().map(|entry| (entry.key.clone(), entry.node.value()));
+                Value::Object(pairs.collect::<Map<_, _>>())
+            }
+        }
+    }
+}
+
+fn entries(table: DeTable<'_>) -> Content {
+    let mut entries: Vec<Entry> = table
+        .into_iter()
+        .map(|(key, value)| Entry {
+            key_at: key.span(),
+            key: key.into_inner().into_owned(),
+            node: node(value.span(), value.into_inner()),
+        })
+        .collect();
+    entries.sort_by_key(|entry| entry.key_at.start);
+    Content::Table(entries)
+}
+
+// Cannot overflow the stack: the parser refuses nesting deeper than some eighty levels.
+fn node(at: Range<usize>, value: DeValue<'_>) -> Node {
+    let content = match value {
+        DeValue::String(text) => Content::Scalar(Value::String(text.into_owned())),
+        DeValue::Integer(number) => Content::Scalar(integer(&number)),
+        DeValue::Float(number) => Content::Scalar(float(&number)),
+        DeValue::Boolean(flag) => Content::Scalar(Value::Bool(flag)),
+        DeValue::Datetime(time) => Content::Scalar(Value::String(time.to_string())),
+        DeValue::Array(items) => {
+            let items = items.into_iter();
+            Content::List(items.map(|item| node(item.span(), item.into_inner())).collect())
+        }
+        DeValue::Table(table) => entries(table),
+    };
+    Node { at, content }
+}
+
+/// Numbers that fit nowhere stay text: as variables they are fine, elsewhere they are refused.
+fn integer(number: &DeInteger<'_>) -> Value {
+    let (digits, radix) = (number.as_str(), number.radix());
+    let signed = i64::from_str_radix(digits, radix).map(Number::from);
+    match signed.or_else(|_| u64::from_str_radix(digits, radix).map(Number::from)) {
+        Ok(number) => Value::Number(number),
+        Err(_) => Value::String(number.to_string()),
+    }
+}
+
+fn float(number: &DeFloat<'_>) -> Value {
+    match number.as_str().parse().ok().and_then(Number::from_f64) {
+        Some(number) => Value::Number(number),
+        None => Value::String(number.as_str().to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn toml_becomes_values_in_file_order() {
+        let text =
+            "z = 1\na = [0x1F, 1_000, -2.5, inf, 2026-01-02]\n[b]\nc = 'x'\nbig = 99999999999999999999\n";
+        let Ok(node) = Node::from_toml(text) else { panic!() };
+        let Content::Table(entries) = &node.content else { panic!() };
+        let keys: Vec<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
+        assert_eq!(keys, ["z", "a", "b"]);
+        let want = json!({
+            "z": 1,
+            "a": [31, 1000, -2.5, "inf", "2026-01-02"],
+            "b": { "c": "x", "big": "99999999999999999999" }
+        });
+        assert_eq!(node.value(), want);
+        assert_eq!(&text[entries[1].node.at.clone()], "[0x1F, 1_000, -2.5, inf, 2026-01-02]");
+    }
+
+    #[test]
+    fn deep_nesting_is_an_error_and_no_crash() {
+        let deep = |open: &str, close: &str| format!("a = {}{}", open.repeat(50_000), close.repeat(50_000));
+        assert!(Node::from_toml(&deep("[", "]")).is_err());
+        assert!(Node::from_toml(&deep("{a=", "}")).is_err());
+        assert!(Node::from_toml(&format!("[{}a]\n", "a.".repeat(400_000))).is_err());
+        assert!(Node::from_toml(&format!("{}a = 1\n", "a.".repeat(400_000))).is_err());
+    }
+}

@@ -1,0 +1,117 @@
+//! Environment variables, and which inherited ones are kept from an app.
+
+use serde_json::{Map, Value};
+
+use super::{Reading, Wrong, wants, wants_help};
+use crate::spec::{EnvFilter, Vars};
+
+/// Environment variables. Values become text: lists and tables as JSON.
+#[derive(Clone, PartialEq, Eq)]
+pub(in super::super) struct Environment(pub(in super::super) Vars);
+
+/// Which inherited variables are kept from the app.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) struct Filter(pub(in super::super) EnvFilter);
+
+/// The name of a variable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) struct VarName(pub(in super::super) String);
+
+/// Whether a variable may be called so. The system's own rule: else it cannot be told from its
+/// value.
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['=', '\0'])
+}
+
+impl Reading for Environment {
+    fn read(value: &Value) -> Result<Self, Wrong> {
+        match value {
+            Value::Object(table) => variables(table).map(Self),
+            _ => wants_help("a table of variables", "write [apps.env] and a line NAME = \"value\" for each"),
+        }
+    }
+}
+
+fn variables(table: &Map<String, Value>) -> Result<Vars, Wrong> {
+    let mut vars = Vars::new();
+    for (name, value) in table {
+        if !is_name(name) {
+            return wants(format!("variable names without `=`; {name:?} cannot be one"));
+        }
+        let text = match value {
+            Value::String(text) => text.clone(),
+            Value::Null => continue,
+            other => other.to_string(),
+        };
+        if text.contains('\0') {
+            return wants(format!("values without NUL characters; that of {name} has one"));
+        }
+        vars.insert(name.clone(), text);
+    }
+    Ok(vars)
+}
+
+impl Reading for VarName {
+    fn read(value: &Value) -> Result<Self, Wrong> {
+        match value.as_str() {
+            Some(name) if is_name(name) => Ok(Self(name.to_owned())),
+            _ => wants("a variable's name"),
+        }
+    }
+}
+
+impl Reading for Filter {
+    fn read(value: &Value) -> Result<Self, Wrong> {
+        let text = |item: &Value| item.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+        let filter = match value {
+            Value::Bool(true) => Some(EnvFilter::All),
+            Value::Bool(false) => Some(EnvFilter::None),
+            Value::String(_) => text(value).map(EnvFilter::Exactly),
+            Value::Array(items) if items.is_empty() => Some(EnvFilter::None),
+            Value::Array(items) => items.iter().map(text).collect::<Option<_>>().map(EnvFilter::Containing),
+            _ => None,
+        };
+        match filter {
+            Some(filter) => Ok(Self(filter)),
+            None => wants("a list of parts of names, one whole name, or true (drop all)"),
+        }
+    }
+}
+
+schema!(Environment, { "type": "object", "propertyNames": { "pattern": "^[^=]+$" } });
+
+schema!(VarName, { "type": "string", "pattern": "^[^=]+$" });
+
+schema!(Filter, { "type": ["array", "string", "boolean"], "minLength": 1, "items": { "type": "string", "minLength": 1 } });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn values_become_text() {
+        let given = json!({ "A": "x", "B": 5000, "C": true, "D": [1, "2"], "E": { "f": 1.5 } });
+        let Environment(vars) = Environment::read(&given).ok().unwrap();
+        let text: Vec<_> = vars.values().map(String::as_str).collect();
+        assert_eq!(text, ["x", "5000", "true", "[1,\"2\"]", "{\"f\":1.5}"]);
+    }
+
+    #[test]
+    fn refusals_name_the_variable_and_keep_its_value() {
+        let refused = |value| Environment::read(&value).err().unwrap().wants;
+        assert!(refused(json!({ "A=B": "hunter2" })).contains("A=B"));
+        let nul = refused(json!({ "TOKEN": "hunter2\0" }));
+        assert!(nul.contains("TOKEN") && !nul.contains("hunter2"));
+        assert!(Environment::read(&json!("A=1")).is_err());
+    }
+
+    #[test]
+    fn filters() {
+        let filter = |value| Filter::read(&value).unwrap().0;
+        assert_eq!(filter(json!(["AWS_"])), EnvFilter::Containing(vec!["AWS_".into()]));
+        assert_eq!(filter(json!("HOME")), EnvFilter::Exactly("HOME".into()));
+        assert_eq!(filter(json!(true)), EnvFilter::All);
+        assert!(Filter::read(&json!([1])).is_err() && Filter::read(&json!("")).is_err());
+    }
+}

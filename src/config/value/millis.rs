@@ -1,0 +1,115 @@
+//! Stretches of time.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{Reading, Wrong, wants};
+
+/// A stretch of time: milliseconds, as everywhere in PM2, or parts with units (`1m30s`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) struct Millis(pub(in super::super) Duration);
+
+/// A year. Whatever is longer is a slip, and clocks cannot be trusted to add it up.
+const LONGEST: u64 = 365 * 24 * 3_600_000;
+
+impl Reading for Millis {
+    fn read(value: &Value) -> Result<Self, Wrong> {
+        let millis = match value {
+            Value::Number(number) => number.as_u64(),
+            Value::String(text) => parse(text),
+            _ => None,
+        };
+        match millis {
+            Some(millis) if millis <= LONGEST => Ok(Self(Duration::from_millis(millis))),
+            Some(_) => wants("a year (365d) at most"),
+            None => wants("a time such as \"10s\", \"1m30s\", \"500ms\" or a number of milliseconds"),
+        }
+    }
+}
+
+schema!(Millis, {
+    "type": ["string", "integer"],
+    "pattern": r"^\s*([0-9]+|([0-9]+(\.[0-9]+)?\s*([Mm][Ss]|[SsMmHhDd])\s*)+)\s*$",
+    "minimum": 0,
+    "maximum": LONGEST
+});
+
+/// Milliseconds of `text`, if it makes sense; the largest number if it is too long to count.
+fn parse(text: &str) -> Option<u64> {
+    let text = text.trim().to_ascii_lowercase();
+    if !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit()) {
+        return Some(text.parse().unwrap_or(u64::MAX));
+    }
+    let (mut rest, mut total) = (text.as_str(), 0_u64);
+    while !rest.is_empty() {
+        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let after = rest[number..].trim_start();
+        let unit = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
+        total = total.saturating_add(part(&rest[..number], &after[..unit])?);
+        rest = after[unit..].trim_start();
+    }
+    (!text.is_empty()).then_some(total)
+}
+
+/// Milliseconds of a number and its unit.
+fn part(number: &str, unit: &str) -> Option<u64> {
+    let scale: u64 = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
+    if !digits(whole) || !digits(fraction) {
+        return None;
+    }
+    let micro: u64 = format!("{fraction:0<6}").get(..6)?.parse().ok()?;
+    Some(
+        whole
+            .parse::<u64>()
+            .unwrap_or(u64::MAX)
+            .saturating_mul(scale)
+            .saturating_add(micro * scale / 1_000_000),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn times_in_every_spelling() {
+        for (value, millis) in [
+            (json!(1600), 1600),
+            (json!(0), 0),
+            (json!("1600"), 1600),
+            (json!("500ms"), 500),
+            (json!("10s"), 10_000),
+            (json!("1m"), 60_000),
+            (json!("2H"), 7_200_000),
+            (json!("1m30s"), 90_000),
+            (json!("1h 30m"), 5_400_000),
+            (json!("1.5 s"), 1_500),
+            (json!("365d"), LONGEST),
+        ] {
+            assert_eq!(Millis::read(&value), Ok(Millis(Duration::from_millis(millis))), "{value}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for bad in
+            ["", "s", "10x", "1s5", "-1s", "1..5s", ".5s", "5.s", "1e3s", "366d", "99999999999999999999d"]
+        {
+            assert!(Millis::read(&json!(bad)).is_err(), "{bad}");
+        }
+        for bad in [json!(-1), json!(1.5), json!(true), json!(u64::MAX)] {
+            assert!(Millis::read(&bad).is_err(), "{bad}");
+        }
+    }
+}

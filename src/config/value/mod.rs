@@ -1,0 +1,138 @@
+//! The kinds of values settings have, each with how it is read and its part of the schema.
+//!
+//! Values arrive as JSON: that is what TOML, PM2's other formats and flags all become. Numbers
+//! may be given as strings, as in PM2 and because flags are text; booleans are never guessed.
+
+/// Implements the schema of a kind of value; it is written out where the value is used.
+macro_rules! schema {
+    ($kind:ident, $schema:tt) => {
+        impl schemars::JsonSchema for $kind {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($kind).into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!($schema)
+            }
+        }
+    };
+}
+
+mod environment;
+mod millis;
+mod names;
+mod number;
+mod places;
+mod size;
+mod words;
+
+use schemars::JsonSchema;
+use serde_json::Value;
+
+pub(super) use environment::{Environment, Filter, VarName};
+pub(super) use millis::Millis;
+pub(super) use names::{AppName, Cron, LogKind, Mode, SignalName, Who};
+pub(super) use number::{Codes, Count, Instances, Port};
+pub(super) use places::{LogTo, Watch};
+pub(super) use size::Size;
+pub(super) use words::{Words, split};
+
+/// A kind of value.
+pub(super) trait Reading: Sized + JsonSchema {
+    /// Reads a value as given.
+    fn read(value: &Value) -> Result<Self, Wrong>;
+}
+
+/// Why a value cannot be taken, worded to follow "`key` wants".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wrong {
+    /// What would be taken.
+    pub(super) wants: String,
+    /// What to do; may be empty.
+    pub(super) help: String,
+}
+
+/// A value that cannot be taken, without more to say.
+pub(super) fn wants<T>(wants: impl Into<String>) -> Result<T, Wrong> {
+    Err(Wrong { wants: wants.into(), help: String::new() })
+}
+
+/// A value that cannot be taken, and what to do.
+pub(super) fn wants_help<T>(wants: impl Into<String>, help: impl Into<String>) -> Result<T, Wrong> {
+    Err(Wrong { wants: wants.into(), help: help.into() })
+}
+
+/// A value as shown in a message: short, and never more than one line.
+pub(super) fn shown(value: &Value) -> String {
+    match value {
+        Value::Array(_) => "a list".into(),
+        Value::Object(_) => "a table".into(),
+        Value::String(text) if text.chars().count() > 60 => {
+            format!("{:?}…", text.chars().take(60).collect::<String>())
+        }
+        other => other.to_string(),
+    }
+}
+
+/// A whole number, also from a string of digits.
+fn integer(value: &Value) -> Option<i64> {
+    match value {
+        Value::Number(number) => number.as_i64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    }
+}
+
+impl Reading for bool {
+    fn read(value: &Value) -> Result<Self, Wrong> {
+        match value {
+            Value::Bool(flag) => Ok(*flag),
+            Value::String(text) if text == "true" || text == "false" => {
+                wants_help("true or false", format!("write {text} without quotes"))
+            }
+            _ => wants("true or false"),
+        }
+    }
+}
+
+impl Reading for String {
+    fn read(value: &Value) -> Result<Self, Wrong> {
+        match value {
+            Value::String(text) if text.trim().is_empty() => wants_help("text", "leave the key out instead"),
+            Value::String(text) if text.contains('\0') => wants("text without NUL characters"),
+            Value::String(text) => Ok(text.clone()),
+            Value::Number(number) => wants_help("text", format!("put quotes round it: \"{number}\"")),
+            _ => wants("text"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn booleans_are_not_guessed() {
+        assert_eq!(bool::read(&json!(true)), Ok(true));
+        assert_eq!(bool::read(&json!("false")).unwrap_err().help, "write false without quotes");
+        assert!(bool::read(&json!(1)).is_err());
+    }
+
+    #[test]
+    fn text_is_something_to_read() {
+        assert_eq!(String::read(&json!("x y")), Ok("x y".into()));
+        assert_eq!(String::read(&json!(5)).unwrap_err().help, "put quotes round it: \"5\"");
+        assert!(String::read(&json!(" ")).is_err() && String::read(&json!("a\0")).is_err());
+    }
+
+    #[test]
+    fn long_values_are_cut() {
+        assert_eq!(shown(&json!("a\nb")), r#""a\nb""#);
+        assert!(shown(&json!("é".repeat(1000))).chars().count() < 70);
+    }
+}

@@ -1,0 +1,143 @@
+//! Counts, ports, numbers of instances, exit codes.
+
+use serde_json::Value;
+
+use super::{Reading, Wrong, integer, wants};
+
+/// More instances than this are a slip; they would take the machine down with them.
+const MOST_INSTANCES: i64 = 10_000;
+const FEWEST_INSTANCES: i64 = -MOST_INSTANCES;
+
+/// A whole number from 0 on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) struct Count(pub(in super::super) u32);
+
+/// A TCP port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) struct Port(pub(in super::super) u16);
+
+/// How many instances.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Instances {
+    /// So many.
+    Exactly(u32),
+    /// One for each core but so many.
+    CoresBut(u32),
+}
+
+/// Exit codes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) struct Codes(pub(in super::super) Vec<i32>);
+
+impl Instances {
+    /// The number on a machine of so many cores: at least one.
+    pub(in super::super) fn on(self, cores: u32) -> u32 {
+        match self {
+            Self::Exactly(number) => number,
+            Self::CoresBut(fewer) => cores.saturating_sub(fewer).max(1),
+        }
+    }
+}
+
+impl Reading for Count {
+    fn read(value: &Value) -> Result<Self, Wrong> {
+        match integer(value).and_then(|number| u32::try_from(number).ok()) {
+            Some(number) => Ok(Self(number)),
+            None => wants("a whole number from 0 on"),
+        }
+    }
+}
+
+impl Reading for Port {
+    fn read(value: &Value) -> Result<Self, Wrong> {
+        match integer(value).and_then(|number| u16::try_from(number).ok()) {
+            Some(number) if number > 0 => Ok(Self(number)),
+            _ => wants("a port from 1 to 65535"),
+        }
+    }
+}
+
+impl Reading for Instances {
+    fn read(value: &Value) -> Result<Self, Wrong> {
+        if value.as_str() == Some("max") {
+            return Ok(Self::CoresBut(0));
+        }
+        match integer(value) {
+            Some(number @ FEWEST_INSTANCES..=0) => Ok(Self::CoresBut(number.unsigned_abs() as u32)),
+            Some(number @ 1..=MOST_INSTANCES) => Ok(Self::Exactly(number.unsigned_abs() as u32)),
+            Some(_) => wants(format!("at most {MOST_INSTANCES} instances")),
+            None => wants("a whole number or \"max\" (negative: so many fewer than cores)"),
+        }
+    }
+}
+
+impl Reading for Codes {
+    fn read(value: &Value) -> Result<Self, Wrong> {
+        let items = match value {
+            Value::Array(items) => items.clone(),
+            // Flags are text: `--stop-exit-codes 0,3` and `"0 3"`.
+            Value::String(text) => {
+                let parts = text.split([',', ' ']).filter(|part| !part.is_empty());
+                parts.map(|part| Value::String(part.into())).collect()
+            }
+            other => vec![other.clone()],
+        };
+        let code = |item: &Value| integer(item).filter(|code| (0..=255).contains(code));
+        match items.iter().map(|item| code(item).map(|code| code as i32)).collect() {
+            Some(codes) => Ok(Self(codes)),
+            None => wants("exit codes from 0 to 255"),
+        }
+    }
+}
+
+schema!(Count, { "type": ["integer", "string"], "minimum": 0, "maximum": u32::MAX, "pattern": "^[0-9]+$" });
+schema!(Port, { "type": ["integer", "string"], "minimum": 1, "maximum": u16::MAX, "pattern": "^[0-9]+$" });
+schema!(Instances, {
+    "type": ["integer", "string"],
+    "minimum": FEWEST_INSTANCES,
+    "maximum": MOST_INSTANCES,
+    "pattern": "^(max|-?[0-9]+)$"
+});
+schema!(Codes, {
+    "type": ["integer", "array", "string"],
+    "minimum": 0,
+    "maximum": 255,
+    "pattern": "^[0-9, ]*$",
+    "items": { "type": ["integer", "string"], "minimum": 0, "maximum": 255, "pattern": "^[0-9]+$" }
+});
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn instances_follow_the_cores() {
+        let on_eight = |value: Value| Instances::read(&value).unwrap().on(8);
+        assert_eq!(on_eight(json!(3)), 3);
+        assert_eq!(on_eight(json!("3")), 3);
+        assert_eq!(on_eight(json!("max")), 8);
+        assert_eq!(on_eight(json!(0)), 8);
+        assert_eq!(on_eight(json!(-1)), 7);
+        assert_eq!(on_eight(json!("-20")), 1);
+        for bad in [json!("many"), json!(2.5), json!(10_001), json!(i64::MIN), json!(true), json!("")] {
+            assert!(Instances::read(&bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn codes_alone_in_lists_and_as_text() {
+        assert_eq!(Codes::read(&json!(0)).unwrap().0, [0]);
+        assert_eq!(Codes::read(&json!([0, "143"])).unwrap().0, [0, 143]);
+        assert_eq!(Codes::read(&json!("1, 2")).unwrap().0, [1, 2]);
+        assert!(Codes::read(&json!([256])).is_err() && Codes::read(&json!("a")).is_err());
+    }
+
+    #[test]
+    fn counts_and_ports_have_bounds() {
+        assert_eq!(Count::read(&json!("0")), Ok(Count(0)));
+        assert!(Count::read(&json!(-1)).is_err() && Count::read(&json!(u64::MAX)).is_err());
+        assert_eq!(Port::read(&json!(65535)), Ok(Port(65535)));
+        assert!(Port::read(&json!(0)).is_err() && Port::read(&json!(65536)).is_err());
+    }
+}

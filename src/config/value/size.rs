@@ -1,0 +1,88 @@
+//! Amounts of memory.
+
+use serde_json::Value;
+
+use super::{Reading, Wrong, wants};
+
+/// Bytes: a number, or a number and a unit. Units are powers of 1024, as in PM2: `300M`,
+/// `300MB` and `300MiB` are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) struct Size(pub(in super::super) u64);
+
+impl Reading for Size {
+    fn read(value: &Value) -> Result<Self, Wrong> {
+        let bytes = match value {
+            Value::Number(number) => number.as_u64(),
+            Value::String(text) => parse(text),
+            _ => None,
+        };
+        match bytes {
+            Some(0) => wants("more than 0 bytes (leave it out to have no limit)"),
+            Some(bytes) => Ok(Self(bytes)),
+            None => wants("a size such as \"300M\", \"1.5G\" or a number of bytes"),
+        }
+    }
+}
+
+schema!(Size, {
+    "type": ["string", "integer"],
+    "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*([KkMmGgTt]([Ii]?[Bb])?|[Bb])?\s*$",
+    "minimum": 1
+});
+
+fn parse(text: &str) -> Option<u64> {
+    let text = text.trim().to_ascii_lowercase();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let shift = match text[digits..].trim() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return None,
+    };
+    let unit = 1_u64 << shift;
+    let (whole, fraction) = text[..digits].split_once('.').unwrap_or((&text[..digits], "0"));
+    let whole: u64 = whole.parse().ok()?;
+    // Nine digits say more than a byte's worth of any unit below a gibibyte; more change nothing.
+    let nano: u64 = format!("{:0<9}", fraction).get(..9).filter(|_| !fraction.is_empty())?.parse().ok()?;
+    let part = u128::from(nano) * u128::from(unit) / 1_000_000_000;
+    whole.checked_mul(unit)?.checked_add(u64::try_from(part).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn sizes_in_every_spelling() {
+        let mib = 1 << 20;
+        for (text, bytes) in [
+            ("1G", 1024 * mib),
+            ("300M", 300 * mib),
+            ("300mb", 300 * mib),
+            ("300 MiB", 300 * mib),
+            ("1.5g", 1536 * mib),
+            ("512k", 512 * 1024),
+            ("2T", 2 * 1024 * 1024 * mib),
+            ("1048576", mib),
+            ("10 B", 10),
+            ("0.5K", 512),
+        ] {
+            assert_eq!(Size::read(&json!(text)), Ok(Size(bytes)), "{text}");
+        }
+        assert_eq!(Size::read(&json!(4096)), Ok(Size(4096)));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for bad in ["", "G", "1X", "-1M", "1.M", ".5M", "1.2.3M", "1e9", "99999999999G", "1 0M", "nan", "１M"]
+        {
+            assert!(Size::read(&json!(bad)).is_err(), "{bad}");
+        }
+        for bad in [json!(0), json!(-5), json!(1.5), json!(true), json!("0M"), json!(["1G"])] {
+            assert!(Size::read(&bad).is_err(), "{bad}");
+        }
+    }
+}

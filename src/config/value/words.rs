@@ -1,0 +1,84 @@
+//! Lists of words, such as arguments.
+
+use serde_json::Value;
+
+use super::{Reading, Wrong, wants, wants_help};
+
+/// Words: a list, or one string split at blanks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in super::super) struct Words(pub(in super::super) Vec<String>);
+
+impl Reading for Words {
+    fn read(value: &Value) -> Result<Self, Wrong> {
+        match value {
+            Value::String(text) => match split(text) {
+                Some(words) if !text.contains('\0') => Ok(Self(words)),
+                Some(_) => wants("text without NUL characters"),
+                None => {
+                    wants_help("words", "a quote is not closed; close it, or write a list: [\"a\", \"b\"]")
+                }
+            },
+            Value::Array(items) => items.iter().map(word).collect::<Result<_, _>>().map(Self),
+            _ => wants("a list of words or one string"),
+        }
+    }
+}
+
+schema!(Words, {
+    "type": ["string", "array"],
+    "items": { "type": ["string", "number"] }
+});
+
+/// One word of a list. Numbers are common in argument lists and cannot be misread.
+fn word(item: &Value) -> Result<String, Wrong> {
+    match item {
+        Value::String(text) if !text.contains('\0') => Ok(text.clone()),
+        Value::Number(number) => Ok(number.to_string()),
+        other => wants(format!("words only; {} is none", super::shown(other))),
+    }
+}
+
+/// Splits at blanks. Quotes group and vanish, wherever they stand; nothing else is special, so
+/// that patterns, colours (`#fff`) and backslashes arrive as written. `None`: an open quote.
+pub(in super::super) fn split(text: &str) -> Option<Vec<String>> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for c in text.chars() {
+        match quote {
+            Some(open) if c == open => quote = None,
+            Some(_) => word.get_or_insert_default().push(c),
+            None if c == '"' || c == '\'' => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            None if c.is_whitespace() => words.extend(word.take()),
+            None => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    quote.is_none().then_some(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn strings_split_at_blanks_outside_quotes() {
+        let words = |text| split(text).unwrap();
+        assert_eq!(words("  -a  b\tc\n"), ["-a", "b", "c"]);
+        assert_eq!(words(r#"--k="a b" 'c "d"' """#), ["--k=a b", "c \"d\"", ""]);
+        assert_eq!(words(r"#fff \d+ a\ b"), ["#fff", r"\d+", r"a\", "b"]);
+        assert!(words("").is_empty());
+        assert_eq!(split("it's"), None);
+    }
+
+    #[test]
+    fn lists_take_words_and_numbers() {
+        assert_eq!(Words::read(&json!(["--port", 80, "a b"])).unwrap().0, ["--port", "80", "a b"]);
+        assert!(Words::read(&json!([true])).is_err());
+        assert!(Words::read(&json!([["a"]])).is_err());
+        assert!(Words::read(&json!(5)).is_err());
+        assert!(Words::read(&json!("it's")).unwrap_err().help.contains("quote"));
+    }
+}
