@@ -5,7 +5,7 @@
 //! only sends and never waits.
 //!
 //! The way of a line: `pump` reads the pipe, `shape` stamps it if asked, `writer` appends it to the
-//! file, `follow` offers it to whoever listens. What a file can take at once is never copied on the
+//! file, `follow` offers it to whoever listens. Raw bytes that a file takes at once are not copied on the
 //! way; what it cannot (full disk) is kept, and that app's pipe is left to fill up: nothing is
 //! lost, and only that app waits.
 

@@ -23,23 +23,11 @@ const RETRY: Duration = Duration::from_millis(500);
 /// Reads of a pipe when the thread ends: all that a pipe of the largest size (1 MiB) can hold.
 const LAST_READS: u32 = 64;
 
-/// A pause before reading: small writes come together, and each wake-up moves more.
+/// A pause before the next read, so that small writes come together: who reads as fast as an app
+/// writes gets a line at a time.
 const BATCH_WAIT: Duration = Duration::from_micros(50);
-/// Who moved this much between two sleeps has no small writes to batch.
-const BATCHED: usize = 32 * 1024;
-
-thread_local! {
-    /// Bytes read since the thread last slept.
-    static MOVED: Cell<usize> = const { Cell::new(0) };
-}
-
-/// Called when something woke the thread: waits a moment if little was moved the last time. Once a
-/// wake-up and not once a pipe, so that with many busy pipes one wait batches them all.
-pub(super) fn batch() {
-    if (1..BATCHED).contains(&MOVED.replace(0)) {
-        std::thread::sleep(BATCH_WAIT);
-    }
-}
+/// A read of this much needs no batching.
+const BATCHED: usize = 16 * 1024;
 
 /// What all pumps of the thread share. One buffer, not one a pipe: memory stays flat.
 #[derive(Debug)]
@@ -48,12 +36,19 @@ pub(super) struct Desk {
     shaped: RefCell<Vec<u8>>,
     /// Who listens.
     pub(super) hub: RefCell<Hub>,
+    /// How often the thread has paused.
+    pauses: Cell<u64>,
 }
 
 impl Desk {
     /// A desk with empty buffers.
     pub(super) fn new() -> Self {
-        Self { chunk: RefCell::new(vec![0; CHUNK]), shaped: RefCell::default(), hub: RefCell::default() }
+        Self {
+            chunk: RefCell::new(vec![0; CHUNK]),
+            shaped: RefCell::default(),
+            hub: RefCell::default(),
+            pauses: Cell::new(0),
+        }
     }
 }
 
@@ -63,6 +58,8 @@ pub(super) struct Pump {
     pipe: Receiver,
     /// What was read.
     pub(super) stream: RefCell<Stream>,
+    /// After a small read: how often the thread had paused then.
+    small_at: Cell<Option<u64>>,
 }
 
 /// What a read came to.
@@ -81,7 +78,11 @@ impl Pump {
     /// # Errors
     /// It is no pipe that can be read, or the system's limit of watches is reached.
     pub(super) fn new(pipe: OwnedFd, stream: Stream) -> io::Result<Self> {
-        Ok(Self { pipe: Receiver::from_owned_fd(pipe)?, stream: RefCell::new(stream) })
+        Ok(Self {
+            pipe: Receiver::from_owned_fd(pipe)?,
+            stream: RefCell::new(stream),
+            small_at: Cell::new(None),
+        })
     }
 
     /// Moves all that the pipe brings until its end, and sees everything written.
@@ -105,7 +106,17 @@ impl Pump {
             self.stream.borrow_mut().release(&mut desk.shaped.borrow_mut());
             return true;
         };
+        self.batch(desk);
         ready.is_ok() && !matches!(self.read(desk, |pipe, buffer| pipe.try_read(buffer)), Read::Ended)
+    }
+
+    /// After a small read, sees that a pause lies before the next one. It is the whole thread that
+    /// pauses, and any pump's pause serves all: many busy pipes together wait no more than one.
+    fn batch(&self, desk: &Desk) {
+        if self.small_at.take() == Some(desk.pauses.get()) {
+            std::thread::sleep(BATCH_WAIT);
+            desk.pauses.set(desk.pauses.get() + 1);
+        }
     }
 
     /// While a file does not take what was read, this pipe is left to fill up.
@@ -127,7 +138,7 @@ impl Pump {
         match read(&self.pipe, buffer) {
             Ok(0) => Read::Ended,
             Ok(count) => {
-                MOVED.set(MOVED.get() + count);
+                self.small_at.set((count < BATCHED).then_some(desk.pauses.get()));
                 let mut hub = desk.hub.borrow_mut();
                 stream.take(&buffer[..count], now(), &mut hub, &mut desk.shaped.borrow_mut());
                 Read::Some

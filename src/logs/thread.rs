@@ -14,7 +14,7 @@ use tokio::task::LocalSet;
 
 use super::files::Files;
 use super::follow::{Feed, Filter, Follower, following};
-use super::pump::{self, Desk, Pump};
+use super::pump::{Desk, Pump};
 use super::shape::{Origin, Shape};
 use super::stream::Stream;
 use super::writer::{Key, Writer};
@@ -145,7 +145,7 @@ impl Logs {
 }
 
 fn serve(commands: mpsc::UnboundedReceiver<Command>, started: &std::sync::mpsc::Sender<io::Result<()>>) {
-    let runtime = match runtime() {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             let _ = started.send(Err(error));
@@ -161,11 +161,6 @@ fn serve(commands: mpsc::UnboundedReceiver<Command>, started: &std::sync::mpsc::
     for pump in room.pumps.borrow().values() {
         pump.drain(&room.desk);
     }
-}
-
-/// A runtime that waits a moment before it reads, if little came the last time.
-fn runtime() -> io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().on_thread_unpark(pump::batch).build()
 }
 
 /// All that the thread owns.
