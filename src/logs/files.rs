@@ -1,0 +1,145 @@
+//! Which files an instance writes to, and whether it can.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::paths::{Home, safe_name, with_id};
+use crate::spec::{AppSpec, LogPath};
+
+/// The log files of one instance, absolute; `None`: written nowhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Files {
+    /// Standard output.
+    pub out: Option<PathBuf>,
+    /// Standard error.
+    pub err: Option<PathBuf>,
+    /// Both, besides the two.
+    pub combined: Option<PathBuf>,
+}
+
+impl Files {
+    /// Each file once, also where several streams share it.
+    pub fn distinct(&self) -> Vec<&Path> {
+        let mut all: Vec<&Path> =
+            [&self.out, &self.err, &self.combined].into_iter().flatten().map(PathBuf::as_path).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}
+
+/// The files of instance `id` of an app.
+///
+/// PM2's places: `<name>-out.log`, `<name>-error.log`, `<name>.log` under `logs/`. Unless the
+/// instances' logs are merged, `-<id>` goes before `.log`; a path with another ending is taken as
+/// it is, and shared. Unlike PM2, digits that end an app's name are not taken for an id.
+pub fn files(spec: &AppSpec, id: u32, home: &Home) -> Files {
+    let place = |path: &LogPath, ending: &str| {
+        let path = match path {
+            LogPath::Nowhere => return None,
+            LogPath::File(path) => path.clone(),
+            LogPath::Default => home.logs().join(format!("{}{ending}.log", safe_name(&spec.name))),
+        };
+        let numbered = !spec.logs.merge && path.extension().is_some_and(|extension| extension == "log");
+        Some(if numbered { with_id(&path, id) } else { path })
+    };
+    Files {
+        out: place(&spec.logs.out, "-out"),
+        err: place(&spec.logs.err, "-error"),
+        combined: spec.logs.combined.as_ref().and_then(|path| place(path, "")),
+    }
+}
+
+/// Makes the files and the directories they lie in, so that a path that cannot be written is an
+/// error at the start of an app and not a surprise later.
+///
+/// # Errors
+/// The first file that cannot be opened for appending, and why.
+pub fn check(files: &Files) -> Result<(), (PathBuf, io::Error)> {
+    for path in files.distinct() {
+        open_append(path).map_err(|error| (path.to_owned(), error))?;
+    }
+    Ok(())
+}
+
+/// Opens a log file at its end, making it (0640) and its directories where they are missing.
+///
+/// Non-blocking: a named pipe that nobody reads is an error then, not a thread that hangs. It
+/// changes nothing for plain files.
+pub(super) fn open_append(path: &Path) -> io::Result<File> {
+    let open = || {
+        OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o640)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(path)
+    };
+    match (open(), path.parent()) {
+        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(parent)?;
+            open()
+        }
+        (result, _) => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn app() -> (AppSpec, Home) {
+        (AppSpec::new("my_api", "/srv/api.js", "/srv"), Home::at("/h"))
+    }
+
+    #[test]
+    fn default_places_are_pm2s() {
+        let (mut app, home) = app();
+        app.logs.combined = Some(LogPath::Default);
+        let found = files(&app, 3, &home);
+        assert_eq!(found.out.unwrap(), Path::new("/h/logs/my-api-out-3.log"));
+        assert_eq!(found.err.unwrap(), Path::new("/h/logs/my-api-error-3.log"));
+        assert_eq!(found.combined.unwrap(), Path::new("/h/logs/my-api-3.log"));
+    }
+
+    #[test]
+    fn merged_instances_share_files() {
+        let (mut app, home) = app();
+        app.logs.merge = true;
+        assert_eq!(files(&app, 3, &home), files(&app, 4, &home));
+        assert_eq!(files(&app, 3, &home).out.unwrap(), Path::new("/h/logs/my-api-out.log"));
+    }
+
+    #[test]
+    fn only_log_files_get_an_id_and_nowhere_is_nowhere() {
+        let (mut app, home) = app();
+        app.logs.out = LogPath::File("/var/log/a.txt".into());
+        app.logs.err = LogPath::Nowhere;
+        let found = files(&app, 3, &home);
+        assert_eq!(found.out.as_deref(), Some(Path::new("/var/log/a.txt")));
+        assert_eq!((found.err, found.combined), (None, None));
+        app.logs.out = LogPath::File("/var/log/a-7.log".into());
+        assert_eq!(files(&app, 3, &home).out.unwrap(), Path::new("/var/log/a-7-3.log"));
+    }
+
+    #[test]
+    fn check_makes_directories_and_private_files() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/er/a.log");
+        check(&Files { out: Some(path.clone()), ..Files::default() }).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o137, 0);
+    }
+
+    #[test]
+    fn check_names_the_path_that_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        for bad in [dir.path().join("file/a.log"), dir.path().to_owned()] {
+            let files = Files { err: Some(bad.clone()), ..Files::default() };
+            assert_eq!(check(&files).unwrap_err().0, bad);
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Followers: lines handed out live, through queues that never hold up the reading of pipes.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::shape::Origin;
+use crate::ipc::message::{LogItem, Stream};
+
+/// The most lines that wait for a follower.
+const MOST_ITEMS: usize = 4096;
+/// The most bytes of lines that wait for a follower. One line may be longer.
+const MOST_BYTES: usize = 1024 * 1024;
+
+/// Which lines a follower gets.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    /// Of which instances.
+    pub which: Which,
+    /// Those on standard output.
+    pub out: bool,
+    /// Those on standard error.
+    pub err: bool,
+}
+
+/// Which instances are followed.
+#[derive(Clone, Debug)]
+pub enum Which {
+    /// All, later ones too.
+    All,
+    /// Those with one of these ids, or of an app with one of these names: instances that are added
+    /// to such an app later are followed too.
+    These {
+        /// Ids of instances.
+        ids: BTreeSet<u32>,
+        /// Names of apps.
+        names: BTreeSet<String>,
+    },
+}
+
+impl Filter {
+    /// Whether it lets a stream of an instance pass.
+    pub fn matches(&self, id: u32, name: &str, stream: Stream) -> bool {
+        let wanted = match stream {
+            Stream::Out => self.out,
+            Stream::Err => self.err,
+        };
+        wanted
+            && match &self.which {
+                Which::All => true,
+                Which::These { ids, names } => ids.contains(&id) || names.contains(name),
+            }
+    }
+}
+
+/// The receiving end. Dropping it ends the following.
+#[derive(Debug)]
+pub struct Follower(Arc<Queue>);
+
+impl Follower {
+    /// The next line, or how many are missing here because they were not fetched in time. `None` once
+    /// the log thread has ended. Cancel safe.
+    pub async fn next(&mut self) -> Option<LogItem> {
+        loop {
+            if let Some(item) = self.try_next() {
+                return Some(item);
+            }
+            if self.0.ended.load(Ordering::Acquire) {
+                // What came just before the end.
+                return self.try_next();
+            }
+            // What comes between the look above and this wait leaves a permit.
+            self.0.changed.notified().await;
+        }
+    }
+
+    /// The next item if there is one now.
+    pub fn try_next(&mut self) -> Option<LogItem> {
+        let mut waiting = self.0.waiting();
+        let item = waiting.items.pop_front()?;
+        waiting.bytes -= size(&item);
+        Some(item)
+    }
+}
+
+/// Between the log thread and one follower.
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    changed: Notify,
+    ended: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    items: VecDeque<LogItem>,
+    bytes: usize,
+}
+
+impl Queue {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing under this lock can be left half done.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    /// Adds a line if there is room, else counts it as missed at this very place. After a gap lines
+    /// are taken again only once half the queue is free: a few long gaps are better than many short.
+    fn push(&mut self, bytes: usize, line: impl FnOnce() -> LogItem) {
+        let gap = matches!(self.items.back(), Some(LogItem::Missed { .. }));
+        let (items, most) = if gap { (MOST_ITEMS / 2, MOST_BYTES / 2) } else { (MOST_ITEMS, MOST_BYTES) };
+        let full = self.items.len() >= items || (self.bytes > 0 && self.bytes + bytes > most);
+        match self.items.back_mut() {
+            _ if !full => {
+                self.bytes += bytes;
+                self.items.push_back(line());
+            }
+            Some(LogItem::Missed { lines }) => *lines += 1,
+            _ => self.items.push_back(LogItem::Missed { lines: 1 }),
+        }
+    }
+}
+
+fn size(item: &LogItem) -> usize {
+    match item {
+        LogItem::Line { line, .. } => line.len(),
+        LogItem::Missed { .. } => 0,
+    }
+}
+
+/// The sending end of a follower.
+#[derive(Debug)]
+pub(super) struct Feed {
+    filter: Filter,
+    queue: Arc<Queue>,
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.queue.ended.store(true, Ordering::Release);
+        self.queue.changed.notify_one();
+    }
+}
+
+/// Both ends of a new following.
+pub(super) fn following(filter: Filter) -> (Feed, Follower) {
+    let queue = Arc::new(Queue::default());
+    (Feed { filter, queue: Arc::clone(&queue) }, Follower(queue))
+}
+
+/// All followers.
+#[derive(Debug, Default)]
+pub(super) struct Hub(Vec<Feed>);
+
+impl Hub {
+    /// Adds one.
+    pub(super) fn add(&mut self, feed: Feed) {
+        self.0.push(feed);
+    }
+
+    /// Whether anyone listens to this stream.
+    pub(super) fn wants(&self, origin: &Origin, stream: Stream) -> bool {
+        self.0.iter().any(|feed| feed.filter.matches(origin.id, &origin.name, stream))
+    }
+
+    /// Hands lines read at `at` (milliseconds since the epoch) to all who listen; forgets who left.
+    pub(super) fn publish(&mut self, origin: &Origin, stream: Stream, at: i64, lines: &[String]) {
+        if lines.is_empty() || self.0.is_empty() {
+            return;
+        }
+        self.0.retain(|feed| Arc::strong_count(&feed.queue) > 1);
+        for feed in self.0.iter().filter(|feed| feed.filter.matches(origin.id, &origin.name, stream)) {
+            let mut waiting = feed.queue.waiting();
+            for line in lines {
+                waiting.push(line.len(), || LogItem::Line {
+                    id: origin.id,
+                    name: origin.name.clone(),
+                    stream,
+                    at: u64::try_from(at).ok(),
+                    line: line.clone(),
+                });
+            }
+            drop(waiting);
+            feed.queue.changed.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logs::shape::Shape;
+
+    fn all() -> Filter {
+        Filter { which: Which::All, out: true, err: true }
+    }
+
+    fn origin() -> Origin {
+        Origin { id: 3, name: "api".into(), run: 1, shape: Shape::Raw }
+    }
+
+    fn drain(follower: &mut Follower) -> (u64, u64) {
+        let (mut lines, mut missed) = (0, 0);
+        while let Some(item) = follower.try_next() {
+            match item {
+                LogItem::Line { line, .. } => {
+                    // Each line is its own number: a gap has to be exactly as long as it says.
+                    assert_eq!(
+                        line.trim_start_matches('0'),
+                        (lines + missed).to_string().trim_start_matches('0')
+                    );
+                    lines += 1;
+                }
+                LogItem::Missed { lines } => missed += lines,
+            }
+        }
+        (lines, missed)
+    }
+
+    #[test]
+    fn filters() {
+        let these = Filter {
+            which: Which::These { ids: [1].into(), names: ["api".to_owned()].into() },
+            out: true,
+            err: false,
+        };
+        assert!(these.matches(1, "other", Stream::Out));
+        assert!(these.matches(9, "api", Stream::Out));
+        assert!(!these.matches(2, "other", Stream::Out));
+        assert!(!these.matches(1, "api", Stream::Err));
+        assert!(all().matches(2, "x", Stream::Err));
+    }
+
+    #[test]
+    fn gaps_stand_where_they_are_and_add_up() {
+        for (count, width) in [(10_000_u64, 1), (3_000, 1000)] {
+            let (feed, mut follower) = following(all());
+            let mut hub = Hub::default();
+            hub.add(feed);
+            let lines: Vec<String> = (0..count).map(|n| format!("{n:0width$}")).collect();
+            hub.publish(&origin(), Stream::Out, 0, &lines);
+            let (got, missed) = drain(&mut follower);
+            assert!(missed > 0 && got > 0);
+            assert_eq!(got + missed, count);
+        }
+    }
+
+    #[test]
+    fn a_line_longer_than_the_queue_passes_alone() {
+        let (feed, mut follower) = following(all());
+        let mut hub = Hub::default();
+        hub.add(feed);
+        hub.publish(&origin(), Stream::Out, 0, &["x".repeat(2 * MOST_BYTES), "y".into()]);
+        assert!(matches!(follower.try_next(), Some(LogItem::Line { .. })));
+        assert_eq!(follower.try_next(), Some(LogItem::Missed { lines: 1 }));
+    }
+
+    #[tokio::test]
+    async fn ends_with_the_hub_after_the_last_line() {
+        let (feed, mut follower) = following(all());
+        let mut hub = Hub::default();
+        hub.add(feed);
+        hub.publish(&origin(), Stream::Err, 5, &["bye".into()]);
+        drop(hub);
+        assert!(matches!(follower.next().await, Some(LogItem::Line { at: Some(5), .. })));
+        assert_eq!(follower.next().await, None);
+    }
+
+    #[test]
+    fn a_follower_that_left_is_forgotten() {
+        let (feed, follower) = following(all());
+        let mut hub = Hub::default();
+        hub.add(feed);
+        drop(follower);
+        hub.publish(&origin(), Stream::Out, 0, &["x".into()]);
+        assert!(hub.0.is_empty());
+    }
+}

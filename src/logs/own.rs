@@ -1,0 +1,178 @@
+//! rsm's own log: what the daemon and the keeper have to say.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
+
+use crate::paths::Home;
+
+/// Beyond this many bytes the log is put aside as `rsm.log.1`, in place of the one before.
+const LIMIT: u64 = 10 * 1024 * 1024;
+
+/// Sends all that this process traces, from `level` up, to the home's `rsm.log`: a line an event,
+/// with local time.
+///
+/// # Errors
+/// The file cannot be opened, or this process has a log already.
+pub fn init(home: &Home, level: LevelFilter) -> io::Result<()> {
+    let file = OwnLog::open(home.own_log(), LIMIT)?;
+    tracing::subscriber::set_global_default(subscriber(file, level)).map_err(io::Error::other)
+}
+
+fn subscriber(file: OwnLog, level: LevelFilter) -> impl tracing::Subscriber + Send + Sync {
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_ansi(false)
+        .with_timer(LocalTime)
+        .with_writer(Shared(Mutex::new(file)))
+        .finish()
+}
+
+/// ISO 8601 with milliseconds and offset.
+struct LocalTime;
+
+impl FormatTime for LocalTime {
+    fn format_time(&self, out: &mut Writer<'_>) -> std::fmt::Result {
+        write!(out, "{}", jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%.3f%:z"))
+    }
+}
+
+/// The file, and how much is in it.
+#[derive(Debug)]
+struct OwnLog {
+    path: PathBuf,
+    file: File,
+    size: u64,
+    limit: u64,
+}
+
+impl OwnLog {
+    fn open(path: PathBuf, limit: u64) -> io::Result<Self> {
+        let file = append(&path)?;
+        let size = file.metadata()?.len();
+        let mut log = Self { path, file, size, limit };
+        log.bound();
+        Ok(log)
+    }
+
+    /// Puts the file aside if it is full. If that fails the log grows on: it is worth more than its
+    /// limit, and there is no other place to say so.
+    fn bound(&mut self) {
+        if self.size < self.limit {
+            return;
+        }
+        let mut aside = self.path.clone().into_os_string();
+        aside.push(".1");
+        // Another process may have put it aside, or emptied it, in the meantime.
+        let size = std::fs::metadata(&self.path).map_or(0, |meta| meta.len());
+        if size >= self.limit && std::fs::rename(&self.path, aside).is_err() {
+            return;
+        }
+        if let Ok(file) = append(&self.path) {
+            self.size = file.metadata().map_or(0, |meta| meta.len());
+            self.file = file;
+        }
+    }
+
+    /// Writes one event as one line, whatever it holds: a name with a newline in it must not look
+    /// like an event of its own.
+    fn event(&mut self, text: &[u8]) -> io::Result<()> {
+        self.bound();
+        let text = text.strip_suffix(b"\n").unwrap_or(text);
+        let mut line = Vec::with_capacity(text.len() + 1);
+        for byte in text {
+            match byte {
+                b'\n' => line.extend_from_slice(b"\\n"),
+                b'\r' => line.extend_from_slice(b"\\r"),
+                byte => line.push(*byte),
+            }
+        }
+        line.push(b'\n');
+        self.size += line.len() as u64;
+        self.file.write_all(&line)
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+/// Lets every thread write, one event at a time.
+struct Shared(Mutex<OwnLog>);
+
+impl<'a> MakeWriter<'a> for Shared {
+    type Writer = Event<'a>;
+
+    fn make_writer(&'a self) -> Event<'a> {
+        Event(&self.0)
+    }
+}
+
+/// Takes one event: the formatter hands it over whole.
+struct Event<'a>(&'a Mutex<OwnLog>);
+
+impl Write for Event<'_> {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).event(text)?;
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn log(limit: u64) -> (tempfile::TempDir, PathBuf, OwnLog) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rsm.log");
+        let log = OwnLog::open(path.clone(), limit).unwrap();
+        (dir, path, log)
+    }
+
+    #[test]
+    fn an_event_is_a_line() {
+        let (_dir, path, file) = log(LIMIT);
+        tracing::subscriber::with_default(subscriber(file, LevelFilter::INFO), || {
+            tracing::warn!("app {} is\nodd", "a\nb");
+            tracing::debug!("not asked for");
+        });
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.contains("WARN") && text.contains("odd"), "{text}");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_full_log_is_put_aside() {
+        let (dir, path, mut log) = log(10);
+        for text in ["first event\n", "second event\n", "third\n"] {
+            log.event(text.as_bytes()).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(dir.path().join("rsm.log.1")).unwrap(), "second event\n");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "third\n");
+        std::fs::write(&path, "0123456789").unwrap();
+        OwnLog::open(path.clone(), 10).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
+    }
+
+    #[test]
+    fn a_log_emptied_by_hand_is_not_put_aside() {
+        let (dir, path, mut log) = log(10);
+        log.event(b"first event\n").unwrap();
+        File::create(&path).unwrap();
+        log.event(b"x\n").unwrap();
+        assert!(!dir.path().join("rsm.log.1").exists());
+    }
+}
