@@ -35,6 +35,17 @@ pub struct Life {
     pub why: Option<String>,
 }
 
+impl Life {
+    /// As it is before a first start in a new life of the machine or the daemon: nothing runs,
+    /// counts and history stay. `last_run` is the highest run number in use.
+    pub fn rest(&mut self, last_run: u32) {
+        self.state = State::Stopped;
+        self.timer = None;
+        self.last_run = self.last_run.max(last_run);
+        self.failures = Failures::default();
+    }
+}
+
 /// The end of a run, remembered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {
@@ -54,4 +65,25 @@ pub struct Ended {
     pub killed: bool,
     /// Why it was told to go.
     pub why: Option<String>,
+}
+
+/// Names one run of one instance, for all time of a daemon's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RunId {
+    /// The instance.
+    pub instance: u32,
+    /// The run's number in it, from 1.
+    pub number: u32,
+}
+
+impl RunId {
+    /// As the keeper and other outsiders carry it.
+    pub fn to_u64(self) -> u64 {
+        u64::from(self.instance) << 32 | u64::from(self.number)
+    }
+
+    /// Back again.
+    pub fn from_u64(word: u64) -> Self {
+        Self { instance: (word >> 32) as u32, number: word as u32 }
+    }
 }

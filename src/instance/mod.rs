@@ -17,12 +17,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::event::{Effect, Event, Happening};
-use self::exit::{Exit, StartFailure};
+use self::exit::{Exit, StartFailure, StartStep};
 use self::life::{Ended, HISTORY, Life};
 use self::restart::{Action, Failures};
 use self::state::{Phase, Process, State, Want};
 use crate::moment::Moment;
-use crate::spec::{AppSpec, Vars};
+use crate::spec::{AppSpec, Launcher, Vars};
 
 /// How long SIGKILL may take before it is reported that it does not help.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
@@ -134,6 +134,14 @@ impl Instance {
         out
     }
 
+    /// The keeper has a later run than the saved state knows: the state was not saved in time, and
+    /// the keeper's word on what runs wins. What became of the run is told next.
+    pub fn catch_up(&mut self, run: u32, now: Moment) {
+        self.life.state = State::Spawning { run, since: now, asked: false, stale: false };
+        self.life.last_run = run;
+        self.life.timer = None;
+    }
+
     /// Counters to zero, as `rsm reset`.
     pub fn reset(&mut self, now: Moment) {
         self.life.restarts = 0;
@@ -213,6 +221,7 @@ impl Instance {
 
     fn spawn_failed(&mut self, run: u32, failure: StartFailure, now: Moment, out: &mut Vec<Effect>) {
         let State::Spawning { asked, .. } = self.life.state else { return };
+        let failure = self.named(failure);
         out.push(Effect::Tell(Happening::StartFailed(failure.clone())));
         let why = failure.to_string();
         let exit = Exit::NotStarted(failure);
@@ -223,6 +232,29 @@ impl Instance {
             Want::Up => self.follow(&exit, Duration::ZERO, now, out),
             Want::Down | Want::Gone => self.settle_down(out),
         }
+    }
+
+    /// The keeper names the step and the error; what it was about stands in the spec.
+    fn named(&self, failure: StartFailure) -> StartFailure {
+        let spec = &self.spec;
+        let account = || spec.account.as_ref().map_or_else(String::new, |account| account.user.clone());
+        let program = || match &spec.launcher {
+            Launcher::Interpreter { program, .. } => program.clone(),
+            Launcher::Direct | Launcher::Shell | Launcher::Serve => spec.script.clone(),
+        };
+        let what = match failure.step {
+            _ if !failure.what.is_empty() => failure.what,
+            StartStep::Directory => spec.cwd.display().to_string(),
+            StartStep::Group | StartStep::User => account(),
+            StartStep::Exec | StartStep::Find => program(),
+            StartStep::Logs
+            | StartStep::Pipes
+            | StartStep::Fork
+            | StartStep::Session
+            | StartStep::Stdio
+            | StartStep::Limits => String::new(),
+        };
+        StartFailure { what, ..failure }
     }
 
     fn exited(&mut self, run: u32, exit: Exit, now: Moment, out: &mut Vec<Effect>) {

@@ -336,6 +336,12 @@ pub struct ExitView {
     pub exit: Exit,
     /// Whether someone asked for it.
     pub asked: bool,
+    /// It outlived its grace and was killed.
+    #[serde(default)]
+    pub killed: bool,
+    /// Why it was asked to go, if not by command.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub why: Option<String>,
 }
 
 /// An instance that a request touched.

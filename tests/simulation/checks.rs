@@ -1,0 +1,116 @@
+//! The rules that hold after every event, whatever happened.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rsm::daemon::supervisor::{Input, Supervisor};
+use rsm::instance::Instance;
+use rsm::instance::event::Event;
+use rsm::instance::exit::Exit;
+use rsm::instance::life::RunId;
+use rsm::instance::state::{State, Want};
+
+use super::world::SimWorld;
+
+/// Nothing takes longer than this to go: the longest grace, then SIGKILL's patience and the
+/// simulated kernel's worst delay for a process, and the same again for what it left.
+const LONGEST_STOP: u64 = 2 * (12_000 + 5_000 + 12_000);
+
+/// No restart waits longer than the backoff's limit.
+const LONGEST_DELAY: u64 = 15_000;
+
+/// A command may have to wait for a whole restart.
+pub const LONGEST_COMMAND: u64 = 2 * LONGEST_STOP + LONGEST_DELAY;
+
+#[derive(Default)]
+pub struct Checks {
+    /// Since when something runs that is not wanted.
+    unwanted: BTreeMap<u32, u64>,
+    /// Since when something is down that is wanted.
+    down: BTreeMap<u32, u64>,
+    /// Ends that the daemon heard of, by run.
+    heard: BTreeMap<RunId, Exit>,
+}
+
+impl Checks {
+    /// Remembers what the daemon is told.
+    pub fn note(&mut self, input: &Input) {
+        if let Input::Fact { instance, event: Event::Exited { run, exit } } = input {
+            self.heard.insert(RunId { instance: *instance, number: *run }, exit.clone());
+        }
+    }
+
+    /// What was said to a dead daemon and not saved need not be known to the next.
+    pub fn daemon_died(&mut self, supervisor: &Supervisor<SimWorld>) {
+        let there: BTreeSet<u32> = supervisor.instances().keys().copied().collect();
+        self.unwanted.retain(|id, _| there.contains(id));
+        self.down.clear();
+        self.heard.clear();
+    }
+
+    /// Every rule that does not hold.
+    pub fn broken(&mut self, supervisor: &Supervisor<SimWorld>) -> Vec<String> {
+        let mut broken = Vec::new();
+        let (world, now) = (&supervisor.world, supervisor.world.clock);
+        for (id, instance) in supervisor.instances() {
+            one_run_at_most(instance, world, &mut broken);
+            history_agrees(instance, &self.heard, &mut broken);
+            let alive = !world.alive(*id).is_empty();
+            let unwanted = instance.life.want != Want::Up && alive;
+            overdue(&mut self.unwanted, *id, unwanted, now, LONGEST_STOP).into_iter().for_each(|since| {
+                broken.push(format!(
+                    "{id} is not wanted and runs since {since}, now {now}: {:?}",
+                    instance.life
+                ));
+            });
+            let done = matches!(instance.life.state, State::Errored { .. } | State::Stopped);
+            let down = instance.life.want == Want::Up && !alive && !done;
+            overdue(&mut self.down, *id, down, now, LONGEST_DELAY + 100).into_iter().for_each(|since| {
+                broken.push(format!("{id} is wanted and down since {since}, now {now}: {:?}", instance.life));
+            });
+        }
+        self.unwanted.retain(|id, _| supervisor.instances().contains_key(id));
+        self.down.retain(|id, _| supervisor.instances().contains_key(id));
+        self.heard.retain(|run, _| supervisor.instances().contains_key(&run.instance));
+        broken
+    }
+}
+
+fn overdue(since: &mut BTreeMap<u32, u64>, id: u32, is: bool, now: u64, limit: u64) -> Option<u64> {
+    if !is {
+        since.remove(&id);
+        return None;
+    }
+    let began = *since.entry(id).or_insert(now);
+    (now > began + limit).then_some(began)
+}
+
+/// At most one run of an instance has anything alive, and its state speaks of that run.
+fn one_run_at_most(instance: &Instance, world: &SimWorld, broken: &mut Vec<String>) {
+    let alive = world.alive(instance.id);
+    if alive.len() > 1 {
+        broken.push(format!("{} has {alive:?} alive at once", instance.id));
+    }
+    if let (Some(process), [run]) = (instance.life.state.process(), &alive[..])
+        && process.run != run.number
+    {
+        broken.push(format!("{} believes in run {}, alive is {run:?}", instance.id, process.run));
+    }
+}
+
+/// Every end that was heard of is in the history, as it was, and counted once.
+fn history_agrees(instance: &Instance, heard: &BTreeMap<RunId, Exit>, broken: &mut Vec<String>) {
+    let exits = &instance.life.exits;
+    let numbers: BTreeSet<u32> = exits.iter().map(|ended| ended.run).collect();
+    if numbers.len() != exits.len() {
+        broken.push(format!("{} remembers a run twice: {exits:?}", instance.id));
+    }
+    for ended in exits {
+        let run = RunId { instance: instance.id, number: ended.run };
+        if heard.get(&run).is_some_and(|exit| *exit != ended.exit) {
+            broken.push(format!("{run:?} ended by {:?}, remembered as {:?}", heard.get(&run), ended.exit));
+        }
+    }
+    if instance.life.restarts > instance.life.last_run {
+        broken.push(format!("{} counts more restarts than runs: {:?}", instance.id, instance.life));
+    }
+}

@@ -1,0 +1,275 @@
+//! A simulated outside: processes that crash, hang, ignore signals or leave children, a keeper
+//! that remembers, a disk that is late, and a clock that only moves when nothing is left to do.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+
+use rsm::daemon::supervisor::Input;
+use rsm::daemon::world::World;
+use rsm::instance::Instance;
+use rsm::instance::event::Event;
+use rsm::instance::exit::{Exit, StartFailure, StartStep};
+use rsm::instance::life::RunId;
+use rsm::instance::state::Process;
+use rsm::ipc::message::EventView;
+use rsm::moment::Moment;
+
+/// What comes due.
+#[derive(Debug)]
+pub enum Due {
+    /// Reaches the daemon whatever happens to it meanwhile: the keeper says it again.
+    Keeper(Input),
+    /// Dies with the daemon.
+    Daemon(Input),
+    /// A process comes to its end.
+    End(RunId, Exit),
+    /// A process without parent comes to its end.
+    Orphan(RunId),
+}
+
+/// A run as the simulated keeper and kernel have it.
+#[derive(Debug)]
+pub struct Run {
+    pub pid: i32,
+    pub started: bool,
+    pub end: Option<Exit>,
+    pub left: u32,
+    deaf: bool,
+}
+
+pub struct SimWorld {
+    pub random: fastrand::Rng,
+    pub clock: u64,
+    pub runs: BTreeMap<RunId, Run>,
+    /// What was saved last: it survives the daemon.
+    pub disk: Vec<u8>,
+    /// What the rules were broken by.
+    pub broken: Vec<String>,
+    due: BinaryHeap<Reverse<(u64, u64)>>,
+    what: BTreeMap<u64, Due>,
+    count: u64,
+    sweeps: Vec<(RunId, bool)>,
+    last_save: u64,
+    save_asked: bool,
+    pub unreleased: BTreeSet<RunId>,
+}
+
+impl SimWorld {
+    pub fn new(seed: u64) -> Self {
+        Self {
+            random: fastrand::Rng::with_seed(seed),
+            clock: 1_000_000,
+            runs: BTreeMap::new(),
+            disk: Vec::new(),
+            broken: Vec::new(),
+            due: BinaryHeap::new(),
+            what: BTreeMap::new(),
+            count: 0,
+            sweeps: Vec::new(),
+            last_save: 0,
+            save_asked: false,
+            unreleased: BTreeSet::new(),
+        }
+    }
+
+    pub fn schedule(&mut self, after: u64, due: Due) {
+        self.count += 1;
+        self.due.push(Reverse((self.clock + after, self.count)));
+        self.what.insert(self.count, due);
+    }
+
+    /// When the next thing is due.
+    pub fn next_at(&self) -> Option<u64> {
+        self.due.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// The next thing; the clock moves to it.
+    pub fn next(&mut self) -> Option<Due> {
+        loop {
+            let Reverse((at, count)) = self.due.pop()?;
+            self.clock = self.clock.max(at);
+            if let Some(due) = self.what.remove(&count) {
+                return Some(due);
+            }
+        }
+    }
+
+    /// A process ends; what it leaves behind lives on.
+    pub fn end(&mut self, id: RunId, exit: Exit) {
+        let leaves = if self.random.u32(..10) == 0 { self.random.u32(1..4) } else { 0 };
+        let Some(run) = self.runs.get_mut(&id).filter(|run| run.end.is_none()) else { return };
+        run.end = Some(exit.clone());
+        run.left = leaves;
+        let event = Event::Exited { run: id.number, exit };
+        self.schedule(0, Due::Keeper(Input::Fact { instance: id.instance, event }));
+    }
+
+    pub fn orphan_ended(&mut self, id: RunId) {
+        if let Some(run) = self.runs.get_mut(&id).filter(|run| run.left > 0) {
+            run.left -= 1;
+            self.schedule(0, Due::Keeper(Input::OrphanEnded));
+        }
+    }
+
+    /// The daemon is dead: what only it knew is gone. The keeper tells the next one again.
+    pub fn daemon_died(&mut self) {
+        self.what.retain(|_, due| matches!(due, Due::End(..) | Due::Orphan(_)));
+        self.sweeps.clear();
+        self.save_asked = false;
+        let told: Vec<(RunId, Event)> = self
+            .runs
+            .iter()
+            .filter_map(|(id, run)| match &run.end {
+                Some(exit) => Some((*id, Event::Exited { run: id.number, exit: exit.clone() })),
+                None if run.started => {
+                    Some((*id, Event::Spawned { run: id.number, pid: run.pid, start_time: 1 }))
+                }
+                None => None,
+            })
+            .collect();
+        for (id, event) in told {
+            self.schedule(1, Due::Keeper(Input::Fact { instance: id.instance, event }));
+        }
+        // A start under way comes to its end without the daemon.
+        let starting: Vec<RunId> = self
+            .runs
+            .iter()
+            .filter(|(_, run)| !run.started && run.end.is_none())
+            .map(|(id, _)| *id)
+            .collect();
+        starting.into_iter().for_each(|id| self.come_up(id, 2));
+    }
+
+    fn come_up(&mut self, id: RunId, after: u64) {
+        let pid = match self.runs.get_mut(&id) {
+            Some(run) => {
+                run.started = true;
+                run.pid
+            }
+            None => return,
+        };
+        let event = Event::Spawned { run: id.number, pid, start_time: 1 };
+        self.schedule(after, Due::Keeper(Input::Fact { instance: id.instance, event }));
+        let life = match self.random.u32(..10) {
+            0..4 => self.random.u64(1..900),
+            4..6 => self.random.u64(1000..20_000),
+            _ => self.random.u64(60_000..10_000_000),
+        };
+        let exit = match self.random.u32(..6) {
+            0 => Exit::Code(0),
+            1 => Exit::Signal { number: 11, core: true },
+            2 => Exit::Code(3),
+            _ => Exit::Code(1),
+        };
+        self.schedule(after + life, Due::End(id, exit));
+    }
+
+    fn soon(&mut self) -> u64 {
+        self.random.u64(0..8)
+    }
+
+    /// Runs of an instance of which something is alive.
+    pub fn alive(&self, instance: u32) -> Vec<RunId> {
+        let of_it = RunId { instance, number: 0 }..=RunId { instance, number: u32::MAX };
+        let live = self.runs.range(of_it).filter(|(_, run)| run.end.is_none() || run.left > 0);
+        live.map(|(id, _)| *id).collect()
+    }
+}
+
+impl World for SimWorld {
+    fn now(&self) -> Moment {
+        Moment { mono: self.clock, wall: self.clock + 1_700_000_000_000 }
+    }
+
+    fn spawn(&mut self, run: RunId, instance: &Instance) {
+        if self.runs.contains_key(&run) {
+            return; // as the keeper: asked twice
+        }
+        let alive = self.alive(instance.id);
+        if !alive.is_empty() {
+            self.broken.push(format!("{run:?} is spawned while {alive:?} of the same instance is alive"));
+        }
+        let after = self.soon();
+        if self.random.u32(..50) == 0 {
+            let failure = StartFailure { step: StartStep::Exec, errno: 2, what: String::new() };
+            let event = Event::SpawnFailed { run: run.number, failure };
+            self.schedule(after, Due::Keeper(Input::Fact { instance: run.instance, event }));
+            return;
+        }
+        let deaf = self.random.u32(..8) == 0;
+        let pid = 100 + self.random.i32(0..1_000_000);
+        self.runs.insert(run, Run { pid, started: false, end: None, left: 0, deaf });
+        self.unreleased.insert(run);
+        self.come_up(run, after);
+    }
+
+    fn stop(&mut self, run: RunId, _process: Process, _instance: &Instance) {
+        let after =
+            if self.random.u32(..10) == 0 { self.random.u64(0..15_000) } else { self.random.u64(0..50) };
+        if self.runs.get(&run).is_some_and(|run| !run.deaf) {
+            self.schedule(after, Due::End(run, Exit::Code(0)));
+        }
+    }
+
+    fn kill(&mut self, run: RunId, _process: Process) {
+        let after = if self.random.u32(..50) == 0 { self.random.u64(0..12_000) } else { self.soon() };
+        self.schedule(after, Due::End(run, Exit::Signal { number: 9, core: false }));
+    }
+
+    fn sweep(&mut self, run: RunId, _process: Process, kill: bool) {
+        self.sweeps.push((run, kill));
+    }
+
+    fn signal(&mut self, _run: RunId, _number: i32) {}
+
+    fn release(&mut self, run: RunId) {
+        match self.runs.get(&run) {
+            Some(known) if known.end.is_none() || known.left > 0 => {
+                self.broken.push(format!("{run:?} is released while alive: {known:?}"));
+            }
+            _ => {}
+        }
+        self.runs.remove(&run);
+        self.unreleased.remove(&run);
+    }
+
+    fn timer(&mut self, instance: u32, at: u64) {
+        let after = at.saturating_sub(self.clock);
+        self.schedule(after, Due::Daemon(Input::Fact { instance, event: Event::Due { at } }));
+    }
+
+    fn process_changed(&mut self, _instance: &Instance, _pid: Option<i32>) {}
+
+    fn tell(&mut self, _event: EventView) {}
+
+    fn apps_changed(&mut self, _instances: &BTreeMap<u32, Instance>) {}
+
+    fn save(&mut self, urgent: bool, state: &dyn Fn() -> Vec<u8>) -> bool {
+        if !urgent && self.clock < self.last_save + 100 {
+            if !std::mem::replace(&mut self.save_asked, true) {
+                self.schedule(100, Due::Daemon(Input::SaveDue));
+            }
+            return false;
+        }
+        self.save_asked = false;
+        self.last_save = self.clock;
+        self.disk = state();
+        true
+    }
+
+    fn flush(&mut self) {
+        for (id, kill) in std::mem::take(&mut self.sweeps) {
+            let left = self.runs.get(&id).map_or(0, |run| run.left);
+            for _ in 0..left {
+                let soft = self.random.bool();
+                if kill || soft {
+                    let after = self.soon();
+                    self.schedule(after, Due::Orphan(id));
+                }
+            }
+            let pids = (0..left).map(|index| 900 + index.cast_signed()).collect();
+            let event = Event::Swept { run: id.number, left: pids };
+            self.schedule(0, Due::Daemon(Input::Fact { instance: id.instance, event }));
+        }
+    }
+}
