@@ -1,4 +1,5 @@
 //! rsm.
+pub mod daemon;
 pub mod instance;
 pub mod ipc;
 pub mod paths;

@@ -1,0 +1,4 @@
+//! The daemon's parts.
+
+pub mod cron;
+pub mod watch;
