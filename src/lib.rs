@@ -1,10 +1,12 @@
 //! rsm.
 pub mod config;
+pub mod daemon;
 pub mod instance;
 pub mod ipc;
 pub mod keeper;
-pub mod moment;
 pub mod logs;
+pub mod metrics;
+pub mod moment;
 pub mod paths;
 pub mod process;
 pub mod spec;

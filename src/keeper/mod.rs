@@ -71,7 +71,9 @@ struct Keeper<'a> {
     pause: Duration,
     nofile: Option<(u64, u64)>,
     orphans: bool,
+    /// Told to end; the daemon must hear of it, and the next one again.
     terminate: bool,
+    terminate_told: bool,
     /// Set once the daemon asked for the shutdown: until when it may take.
     last_grace: Option<Instant>,
 }
@@ -105,6 +107,7 @@ impl<'a> Keeper<'a> {
             nofile: raise_open_files(),
             orphans: false,
             terminate: false,
+            terminate_told: false,
             last_grace: None,
         })
     }
@@ -235,6 +238,7 @@ impl<'a> Keeper<'a> {
         // is introduced anew.
         let _ = heard && send_waiting(channel, &News::Attached, &[]);
         self.runs.attached();
+        self.terminate_told = false;
     }
 
     fn channel(&self) -> Option<BorrowedFd<'_>> {
@@ -311,8 +315,8 @@ impl<'a> Keeper<'a> {
             return false;
         }
         self.orphans = self.orphans && !tell(&News::Orphans);
-        self.terminate = self.terminate && !tell(&News::Terminate);
-        !self.orphans && !self.terminate
+        self.terminate_told = self.terminate_told || self.terminate && tell(&News::Terminate);
+        !self.orphans && self.terminate == self.terminate_told
     }
 }
 

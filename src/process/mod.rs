@@ -4,4 +4,6 @@
 
 pub mod channel;
 pub mod reap;
+pub mod signal;
 pub mod spawn;
+pub mod tree;

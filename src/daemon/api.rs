@@ -1,0 +1,213 @@
+//! Answers requests: the only place where the wire's words meet the supervisor.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::sync::{Notify, broadcast, mpsc};
+
+use super::handle::Handle;
+use super::saver::Saver;
+use super::{clock, dump, info, jlist, log_stream, views};
+use crate::instance::Instance;
+use crate::ipc::message::{
+    ApiError, ErrorCode, EventView, ExitView, InstanceDetail, InstanceView, Pong, Request, Selectors,
+};
+use crate::ipc::openapi;
+use crate::ipc::server::{Answer, Service};
+use crate::logs::{self, Logs};
+use crate::metrics::Usage;
+use crate::paths::Home;
+use crate::process::signal;
+
+/// What answering needs.
+#[derive(Clone)]
+pub struct Api(Rc<Parts>);
+
+/// The parts.
+pub struct Parts {
+    /// Where files lie.
+    pub home: Home,
+    /// The supervisor.
+    pub handle: Handle,
+    /// The log thread.
+    pub logs: Logs,
+    /// Writes files.
+    pub saver: Saver,
+    /// What happens.
+    pub events: broadcast::Sender<EventView>,
+    /// The keeper's pid.
+    pub keeper: i32,
+    /// Who the daemon runs as.
+    pub user: String,
+    /// Told when the shutdown is done.
+    pub closed: Notify,
+}
+
+impl Api {
+    /// An API of these parts.
+    pub fn new(parts: Parts) -> Self {
+        Self(Rc::new(parts))
+    }
+
+    /// Resolves once a shutdown has stopped everything.
+    pub async fn closed(&self) {
+        self.0.closed.notified().await;
+    }
+
+    /// Stops every app and lets the daemon end.
+    ///
+    /// # Errors
+    /// A shutdown is under way already.
+    pub async fn shut_down(&self) -> Result<Answer, ApiError> {
+        if !self.0.handle.close() {
+            return Err(ApiError::new(ErrorCode::Conflict, "the daemon is shutting down already"));
+        }
+        let report = self.0.handle.stop_all().await?;
+        self.0.closed.notify_one();
+        json(&report)
+    }
+
+    async fn list(&self, select: Option<Selectors>) -> Result<Vec<InstanceView>, ApiError> {
+        let now = clock::now();
+        let chosen = self.0.handle.look(select).await?;
+        let view =
+            |(instance, usage): &(Instance, Usage)| views::instance(instance, Some(usage), &self.0.user, now);
+        Ok(chosen.iter().map(view).collect())
+    }
+
+    async fn describe(&self, select: Selectors) -> Result<Vec<InstanceDetail>, ApiError> {
+        let chosen = self.0.handle.look(Some(select)).await?;
+        Ok(chosen.into_iter().map(|(instance, usage)| self.detail(instance, usage)).collect())
+    }
+
+    fn detail(&self, instance: Instance, usage: Usage) -> InstanceDetail {
+        let view = views::instance(&instance, Some(&usage), &self.0.user, clock::now());
+        let files = logs::files(&instance.spec, instance.id, &self.0.home);
+        let mut spec = (*instance.spec).clone();
+        spec.env.values_mut().for_each(String::clear); // names are for eyes, values are not
+        InstanceDetail {
+            view,
+            command: super::launch::command(&instance.spec),
+            spec,
+            out_file: files.out,
+            error_file: files.err,
+            log_file: files.combined,
+            pid_file: super::effects::pid_file(&instance, &self.0.home),
+            created_at: instance.life.created.wall,
+            exits: instance.life.exits.iter().map(views::exit).collect::<Vec<ExitView>>(),
+            processes: usage.processes,
+        }
+    }
+
+    async fn env(&self, id: u32) -> Result<Answer, ApiError> {
+        let chosen = self.0.handle.look(None).await?;
+        match chosen.into_iter().find(|(instance, _)| instance.id == id) {
+            Some((instance, _)) => json(&instance.spec.env),
+            None => Err(ApiError::new(ErrorCode::NotFound, format!("no instance has the id {id}"))
+                .hint("`rsm list` shows the ids.")),
+        }
+    }
+
+    async fn flush(&self, select: Selectors) -> Result<Answer, ApiError> {
+        let select = (!select.is_empty()).then_some(select);
+        let chosen = self.0.handle.look(select).await?;
+        let mut files = Vec::new();
+        for (instance, _) in &chosen {
+            let of = logs::files(&instance.spec, instance.id, &self.0.home);
+            files.extend([of.out, of.err, of.combined].into_iter().flatten());
+        }
+        files.sort();
+        files.dedup();
+        done(self.0.logs.flush(files.clone()), "emptying").await?;
+        json(&files)
+    }
+
+    fn events(&self) -> Answer {
+        let mut events = self.0.events.subscribe();
+        let (send, lines) = mpsc::channel(64);
+        tokio::task::spawn_local(async move {
+            loop {
+                let line = tokio::select! {
+                    event = events.recv() => match event {
+                        Ok(event) => line(&event),
+                        Err(broadcast::error::RecvError::Lagged(missed)) => line(&serde_json::json!({ "missed": missed })),
+                        Err(broadcast::error::RecvError::Closed) => return,
+                    },
+                    () = send.closed() => return,
+                };
+                if send.send(line).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Answer::Stream(lines)
+    }
+
+    async fn signal(&self, select: Selectors, name: &str) -> Result<Answer, ApiError> {
+        let Some(number) = signal::parse(name) else {
+            return Err(ApiError::new(ErrorCode::Invalid, format!("\"{name}\" is no signal"))
+                .hint("Use a name such as SIGUSR2 or HUP; `kill -l` lists them."));
+        };
+        json(&self.0.handle.signal(select, number).await?)
+    }
+}
+
+impl Service for Api {
+    async fn answer(&self, request: Request) -> Result<Answer, ApiError> {
+        let Parts { home, handle, logs, saver, .. } = &*self.0;
+        match request {
+            Request::Ping => json(&Pong {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id().cast_signed(),
+            }),
+            Request::Info => json(&info::info(&self.list(None).await?, self.0.keeper, home)),
+            Request::List => json(&self.list(None).await?),
+            Request::Jlist => json(&jlist::jlist(&handle.look(None).await?, home, &self.0.user)),
+            Request::Describe(select) => json(&self.describe(select).await?),
+            Request::Env(id) => self.env(id).await,
+            Request::Start(apps) => json(&handle.start(apps).await?),
+            Request::Act(action, on) => json(&handle.act(action, on).await?),
+            Request::Scale { name, to } => json(&handle.scale(name, to).await?),
+            Request::Signal { select, signal } => self.signal(select, &signal).await,
+            Request::Save { force } => json(&dump::save(handle, saver, home, force).await?),
+            Request::Resurrect => json(&handle.resurrect(dump::read(home)?).await?),
+            Request::ClearDump => json(&dump::clear(saver, home).await?),
+            Request::Flush(select) => self.flush(select).await,
+            Request::ReopenLogs => {
+                done(logs.reopen(), "opening").await?;
+                json(&serde_json::json!({}))
+            }
+            Request::Logs(query) => log_stream::open(handle, logs, home, query).await,
+            Request::Events => Ok(self.events()),
+            Request::Shutdown => self.shut_down().await,
+            Request::OpenApi => json(&openapi::document()),
+        }
+    }
+}
+
+/// Waits until the log thread has done it, and words what it could not do.
+async fn done(done: logs::Done, what: &str) -> Result<(), ApiError> {
+    let failures = done.await.unwrap_or_default();
+    if failures.is_empty() {
+        return Ok(());
+    }
+    let each: Vec<String> =
+        failures.iter().map(|(path, error)| format!("{}: {error}", path.display())).collect();
+    Err(ApiError::new(ErrorCode::Internal, format!("{what} log files: {}", each.join("; "))))
+}
+
+/// A JSON answer.
+fn json(value: &impl Serialize) -> Result<Answer, ApiError> {
+    let bytes = serde_json::to_vec(value);
+    bytes
+        .map(Answer::Json)
+        .map_err(|error| ApiError::new(ErrorCode::Internal, format!("writing the answer: {error}")))
+}
+
+/// A line of a stream.
+pub(super) fn line(value: &impl Serialize) -> Bytes {
+    let mut bytes = serde_json::to_vec(value).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes.into()
+}

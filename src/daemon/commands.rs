@@ -1,0 +1,386 @@
+//! What commands do to the list of instances. Each is checked whole before anything is changed.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::saved::{self, Saved};
+use super::select::select;
+use super::settle::Goal;
+use super::supervisor::{Command, Reply, Supervisor};
+use super::views;
+use super::world::World;
+use crate::instance::Instance;
+use crate::instance::event::Event;
+use crate::instance::life::RunId;
+use crate::instance::state::{State, Want};
+use crate::ipc::message::{
+    ActOn, Action, ApiError, ErrorCode, EventKind, Existing, Report, ScaleTo, Selectors, StartApps,
+};
+use crate::metrics::Usage;
+use crate::spec::{AppSpec, Vars};
+
+/// More instances of one app than this are taken for a mistake.
+const MOST_INSTANCES: u32 = 10_000;
+
+impl<W: World> Supervisor<W> {
+    pub(super) fn command(&mut self, command: Command) {
+        match command {
+            Command::Start(apps, reply) => {
+                let done = self.start_apps(apps);
+                self.answer(done, Vec::new(), reply);
+            }
+            Command::Act(action, on, reply) => {
+                let done = self.act(action, on);
+                self.answer(done, Vec::new(), reply);
+            }
+            Command::Scale(name, to, reply) => {
+                let done = self.scale(&name, to);
+                self.answer(done, Vec::new(), reply);
+            }
+            Command::Signal(selectors, number, reply) => {
+                let done = self.signal(&selectors, number);
+                self.answer(done, Vec::new(), reply);
+            }
+            Command::Resurrect(saved, reply) => {
+                let (goals, notes) = self.resurrect(saved);
+                self.answer(Ok(goals), notes, reply);
+            }
+            Command::Look(selectors, reply) => {
+                let _ = reply.send(self.look(selectors.as_deref()));
+            }
+            Command::Running(reply) => drop(reply.send(self.running())),
+            Command::Snapshot(reply) => {
+                let state = saved::write(&self.instances, self.next_id, self.last_run);
+                let _ = reply.send((self.instances.len(), state));
+            }
+        }
+    }
+
+    fn answer(&mut self, done: Result<Vec<(u32, Goal)>, ApiError>, notes: Vec<String>, reply: Reply<Report>) {
+        match done {
+            Ok(goals) => self.answer_when_settled(goals, notes, reply),
+            Err(error) => drop(reply.send(Err(error))),
+        }
+    }
+
+    fn look(&self, selectors: Option<&[String]>) -> Result<Vec<(Instance, Usage)>, ApiError> {
+        let ids = match selectors {
+            Some(selectors) => select(&self.instances, selectors)?,
+            None => self.instances.keys().copied().collect(),
+        };
+        let copy = |id| {
+            let usage = self.usage.get(&id).cloned().unwrap_or_default();
+            Some((self.instances.get(&id)?.clone(), usage))
+        };
+        Ok(ids.into_iter().filter_map(copy).collect())
+    }
+
+    fn running(&self) -> Vec<(u64, i32, u64)> {
+        let run = |instance: &Instance| {
+            let process = instance.life.state.process()?;
+            let run = RunId { instance: instance.id, number: process.run };
+            Some((run.to_u64(), process.pid, process.start_time))
+        };
+        self.instances.values().filter_map(run).collect()
+    }
+
+    fn start_apps(&mut self, request: StartApps) -> Result<Vec<(u32, Goal)>, ApiError> {
+        for app in &request.apps {
+            check(app)?;
+            self.check_free(app, request.existing)?;
+        }
+        let inherited = Arc::new(request.inherited.0);
+        let mut goals = Vec::new();
+        for app in request.apps {
+            let there = match request.existing {
+                Existing::Restart | Existing::Refuse => self.ids_of(&app.name),
+                Existing::Duplicate => Vec::new(),
+            };
+            let app = Arc::new(app);
+            if there.is_empty() {
+                let ids: Vec<u32> = (0..app.instances).map(|_| self.add(&app, &inherited)).collect();
+                goals.extend(self.start_added(&ids, app.autostart));
+            } else {
+                goals.extend(self.bring_up_to_date(&there, &app, &inherited));
+            }
+        }
+        Ok(goals)
+    }
+
+    fn check_free(&self, app: &AppSpec, existing: Existing) -> Result<(), ApiError> {
+        let running = |id: &u32| {
+            let state = self.instances.get(id).map(|instance| &instance.life.state);
+            !matches!(state, None | Some(State::Stopped | State::Errored { .. }))
+        };
+        if existing == Existing::Refuse && self.ids_of(&app.name).iter().any(running) {
+            let name = &app.name;
+            return Err(ApiError::new(ErrorCode::Conflict, format!("app \"{name}\" runs already")).hint(format!(
+                "`rsm restart {name}` restarts it; `--name` gives the new one another name; `--force` starts it beside the other."
+            )));
+        }
+        Ok(())
+    }
+
+    /// Gives instances that are there a new spec: as many as it wants, all running it.
+    fn bring_up_to_date(
+        &mut self,
+        there: &[u32],
+        app: &Arc<AppSpec>,
+        inherited: &Arc<Vars>,
+    ) -> Vec<(u32, Goal)> {
+        let mut goals = Vec::new();
+        for (index, id) in there.iter().enumerate() {
+            if index >= app.instances as usize {
+                self.on(*id, Event::Delete);
+                goals.push((*id, Goal::Gone));
+                continue;
+            }
+            if let Some(instance) = self.instances.get_mut(id) {
+                (instance.spec, instance.inherited) = (app.clone(), inherited.clone());
+            }
+            self.on(*id, Event::Restart(None));
+            goals.push((*id, Goal::Up));
+        }
+        let missing = (app.instances as usize).saturating_sub(there.len());
+        let ids: Vec<u32> = (0..missing).map(|_| self.add(app, inherited)).collect();
+        goals.extend(self.start_added(&ids, true));
+        self.changed_apps();
+        goals
+    }
+
+    fn start_added(&mut self, ids: &[u32], start: bool) -> Vec<(u32, Goal)> {
+        let goal = if start { Goal::Up } else { Goal::Any };
+        for id in ids {
+            if start {
+                self.on(*id, Event::Start);
+            } else if let Some(instance) = self.instances.get_mut(id) {
+                // Not started, and yet not unwanted: its schedule may start it.
+                instance.life.want = Want::Up;
+            }
+        }
+        ids.iter().map(|id| (*id, goal)).collect()
+    }
+
+    /// Adds an instance with the lowest free number of its app.
+    fn add(&mut self, app: &Arc<AppSpec>, inherited: &Arc<Vars>) -> u32 {
+        let taken: BTreeSet<u32> = self.of_name(&app.name).map(|instance| instance.number).collect();
+        let number = (0..).find(|number| !taken.contains(number)).unwrap_or(0);
+        let id = self.next_id;
+        self.insert(Instance::new(
+            id,
+            number,
+            app.clone(),
+            inherited.clone(),
+            self.last_run,
+            self.world.now(),
+        ));
+        id
+    }
+
+    fn insert(&mut self, instance: Instance) {
+        self.next_id = self.next_id.max(instance.id + 1);
+        let now = self.world.now();
+        self.world.tell(views::event(&instance, EventKind::Added, now));
+        self.instances.insert(instance.id, instance);
+        self.changed_apps();
+    }
+
+    fn act(&mut self, action: Action, on: ActOn) -> Result<Vec<(u32, Goal)>, ApiError> {
+        let ids = select(&self.instances, &on.select)?;
+        self.change(&ids, on)?;
+        Ok(ids.into_iter().map(|id| (id, self.act_on(action, id))).collect())
+    }
+
+    fn act_on(&mut self, action: Action, id: u32) -> Goal {
+        match action {
+            // As PM2's `start NAME`: one that runs is restarted.
+            Action::Start | Action::Restart => {
+                self.on(id, Event::Restart(None));
+                Goal::Up
+            }
+            Action::Stop => {
+                self.on(id, Event::Stop);
+                Goal::Down
+            }
+            Action::Delete => {
+                self.on(id, Event::Delete);
+                Goal::Gone
+            }
+            Action::Reset => {
+                let now = self.world.now();
+                self.instances.get_mut(&id).into_iter().for_each(|instance| instance.reset(now));
+                self.changed_apps();
+                Goal::Any
+            }
+        }
+    }
+
+    /// Applies changed settings and environment to the selected instances.
+    fn change(&mut self, ids: &BTreeSet<u32>, on: ActOn) -> Result<(), ApiError> {
+        let mut specs = Vec::new();
+        if let Some(changes) = on.changes.filter(|changes| !changes.is_empty()) {
+            for id in ids {
+                let Some(instance) = self.instances.get(id) else { continue };
+                let spec = patched(&instance.spec, &changes)?;
+                check(&spec)?;
+                specs.push((*id, Arc::new(spec)));
+            }
+        }
+        for (id, spec) in specs {
+            self.instances.get_mut(&id).into_iter().for_each(|instance| instance.spec = spec.clone());
+            self.changed_apps();
+        }
+        if let Some(inherited) = on.inherited {
+            let inherited = Arc::new(inherited.0);
+            let chosen = self.instances.values_mut().filter(|instance| ids.contains(&instance.id));
+            chosen.for_each(|instance| instance.inherited = inherited.clone());
+        }
+        Ok(())
+    }
+
+    fn scale(&mut self, name: &str, to: ScaleTo) -> Result<Vec<(u32, Goal)>, ApiError> {
+        let mut there = self.ids_of(name);
+        let now = u32::try_from(there.len()).unwrap_or(u32::MAX);
+        let Some(first) = there.first().and_then(|id| self.instances.get(id)) else {
+            select(&self.instances, &[name.to_owned()])?; // words the error, with a suggestion
+            return Err(ApiError::new(ErrorCode::NotFound, format!("no app is called \"{name}\"")));
+        };
+        let wanted = match to {
+            ScaleTo::Exactly(count) => count,
+            ScaleTo::Add(more) => now.saturating_add(more),
+            ScaleTo::Remove(fewer) => now.saturating_sub(fewer),
+        };
+        if wanted == now {
+            return Err(ApiError::new(
+                ErrorCode::Conflict,
+                format!("app \"{name}\" has {now} instances already"),
+            ));
+        }
+        if wanted > MOST_INSTANCES {
+            return Err(too_many(name, wanted));
+        }
+        let (spec, inherited) = (first.spec.clone(), first.inherited.clone());
+        if wanted > now {
+            let ids: Vec<u32> = (now..wanted).map(|_| self.add(&spec, &inherited)).collect();
+            return Ok(self.start_added(&ids, true));
+        }
+        // The highest numbers go, so that those that stay keep theirs.
+        let surplus = there.split_off(wanted as usize);
+        Ok(surplus.into_iter().map(|id| (id, self.act_on(Action::Delete, id))).collect())
+    }
+
+    fn signal(&mut self, selectors: &Selectors, number: i32) -> Result<Vec<(u32, Goal)>, ApiError> {
+        let ids = select(&self.instances, selectors)?;
+        let run = |id: &u32| {
+            Some(RunId { instance: *id, number: self.instances.get(id)?.life.state.process()?.run })
+        };
+        let runs: Vec<RunId> = ids.iter().filter_map(run).collect();
+        if runs.is_empty() {
+            return Err(ApiError::new(ErrorCode::Conflict, "none of the selected instances runs"));
+        }
+        runs.iter().for_each(|run| self.world.signal(*run, number));
+        Ok(runs.into_iter().map(|run| (run.instance, Goal::Any)).collect())
+    }
+
+    /// Adds the saved instances of every app whose name is not in the list, as they were: same
+    /// ids where free, same numbers and counts; started unless they were stopped.
+    fn resurrect(&mut self, saved: Saved) -> (Vec<(u32, Goal)>, Vec<String>) {
+        let here: BTreeSet<String> =
+            self.instances.values().map(|instance| instance.spec.name.clone()).collect();
+        let (mut goals, mut notes) = (Vec::new(), BTreeSet::new());
+        for mut instance in saved.into_instances().filter(|instance| instance.life.want != Want::Gone) {
+            if here.contains(&instance.spec.name) {
+                notes.insert(format!("{} is in the list already and was left alone", instance.spec.name));
+                continue;
+            }
+            let start = instance.life.want == Want::Up && instance.life.state != State::Stopped;
+            if self.instances.contains_key(&instance.id) {
+                instance.id = self.next_id;
+            }
+            instance.life.rest(self.last_run);
+            let id = instance.id;
+            self.insert(instance);
+            if start {
+                self.on(id, Event::Start);
+            }
+            goals.push((id, if start { Goal::Up } else { Goal::Any }));
+        }
+        (goals, notes.into_iter().collect())
+    }
+
+    fn of_name(&self, name: &str) -> impl Iterator<Item = &Instance> {
+        self.instances.values().filter(move |it| it.spec.name == name && it.life.want != Want::Gone)
+    }
+
+    /// Ids of an app's instances in the order of their numbers.
+    fn ids_of(&self, name: &str) -> Vec<u32> {
+        let mut ids: Vec<(u32, u32)> =
+            self.of_name(name).map(|instance| (instance.number, instance.id)).collect();
+        ids.sort_unstable();
+        ids.into_iter().map(|(_, id)| id).collect()
+    }
+}
+
+/// What the daemon must be able to rely on, whoever made the request.
+fn check(app: &AppSpec) -> Result<(), ApiError> {
+    let name = &app.name;
+    let invalid = |what: String| Err(ApiError::new(ErrorCode::Invalid, what));
+    let text = app
+        .args
+        .iter()
+        .chain([name, &app.script])
+        .chain(app.env.iter().flat_map(|(name, value)| [name, value]));
+    if text.into_iter().any(|text| text.contains('\0')) {
+        return invalid(format!(
+            "app \"{}\": a NUL byte in its name, script, args or env",
+            name.escape_debug()
+        ));
+    }
+    if name.trim().is_empty() || app.script.is_empty() {
+        return invalid("an app needs a name and a script".into());
+    }
+    if !app.cwd.is_absolute() {
+        return invalid(format!("app \"{name}\": cwd {} is not absolute", app.cwd.display()));
+    }
+    if crate::process::signal::parse(&app.stop.signal).is_none() {
+        return invalid(format!("app \"{name}\": \"{}\" is no signal", app.stop.signal));
+    }
+    if app.instances == 0 {
+        return invalid(format!("app \"{name}\": it needs at least one instance"));
+    }
+    if app.instances > MOST_INSTANCES {
+        return Err(too_many(name, app.instances));
+    }
+    Ok(())
+}
+
+fn too_many(name: &str, wanted: u32) -> ApiError {
+    let message = format!("app \"{name}\": {wanted} instances are more than {MOST_INSTANCES}");
+    ApiError::new(ErrorCode::Invalid, message)
+}
+
+/// `spec` with a JSON merge patch (RFC 7396) applied.
+fn patched(
+    spec: &AppSpec,
+    changes: &serde_json::Map<String, serde_json::Value>,
+) -> Result<AppSpec, ApiError> {
+    let invalid =
+        |error: serde_json::Error| ApiError::new(ErrorCode::Invalid, format!("changed settings: {error}"));
+    let mut value = serde_json::to_value(spec).map_err(invalid)?;
+    merge(&mut value, &serde_json::Value::Object(changes.clone()));
+    serde_json::from_value(value).map_err(invalid)
+}
+
+fn merge(target: &mut serde_json::Value, patch: &serde_json::Value) {
+    let (Some(target), Some(patch)) = (target.as_object_mut(), patch.as_object()) else {
+        patch.clone_into(target);
+        return;
+    };
+    for (key, value) in patch {
+        if value.is_null() {
+            target.remove(key);
+        } else {
+            merge(target.entry(key).or_insert(serde_json::Value::Null), value);
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The dump: what `save` writes and `resurrect` reads.
+
+use std::io;
+
+use super::handle::Handle;
+use super::saved::{self, Saved};
+use super::saver::Saver;
+use crate::ipc::message::{ApiError, ErrorCode, Saved as Answer};
+use crate::paths::Home;
+
+/// Writes the dump. An empty list does not replace a good dump unless forced.
+///
+/// # Errors
+/// The list is empty, or the file cannot be written; the old dump stays as it was.
+pub async fn save(handle: &Handle, saver: &Saver, home: &Home, force: bool) -> Result<Answer, ApiError> {
+    let (instances, bytes) = handle.snapshot().await?;
+    if instances == 0 && !force {
+        return Err(ApiError::new(ErrorCode::Conflict, "the list is empty, so the dump was left as it is")
+            .hint("`rsm save --force` saves an empty list; `rsm cleardump` empties the dump."));
+    }
+    write(saver, home, instances, bytes).await
+}
+
+/// Empties the dump; the one before stays beside it.
+///
+/// # Errors
+/// The file cannot be written.
+pub async fn clear(saver: &Saver, home: &Home) -> Result<Answer, ApiError> {
+    write(saver, home, 0, saved::write(&std::collections::BTreeMap::new(), 0, 0)).await
+}
+
+async fn write(saver: &Saver, home: &Home, instances: usize, bytes: Vec<u8>) -> Result<Answer, ApiError> {
+    let file = home.dump();
+    match saver.dump(file.clone(), bytes).await {
+        Ok(()) => Ok(Answer { instances, file }),
+        Err(error) => {
+            let message = format!("writing {}: {error}; the dump is as it was", file.display());
+            Err(ApiError::new(ErrorCode::Internal, message))
+        }
+    }
+}
+
+/// Reads the dump.
+///
+/// # Errors
+/// There is none, or it cannot be used.
+pub fn read(home: &Home) -> Result<Saved, ApiError> {
+    let file = home.dump();
+    let shown = file.display();
+    let bytes = match std::fs::read(&file) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(ApiError::new(ErrorCode::NotFound, format!("there is no dump ({shown})"))
+                .hint("`rsm save` writes one."));
+        }
+        Err(error) => return Err(ApiError::new(ErrorCode::Internal, format!("reading {shown}: {error}"))),
+    };
+    saved::read(&bytes).map_err(|error| {
+        ApiError::new(ErrorCode::Invalid, format!("{shown} cannot be used: {error}"))
+            .hint(format!("The one before it is {shown}.prev; move it there to use it."))
+    })
+}

@@ -1,0 +1,308 @@
+//! Performs for real what the supervisor decides.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::OFlag;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use tokio::sync::{broadcast, mpsc};
+
+use super::clock;
+use super::keeper_link::{KeeperLink, KeptRun};
+use super::launch;
+use super::saver::Saver;
+use super::supervisor::Input;
+use super::triggers::Triggers;
+use super::world::World;
+use crate::instance::Instance;
+use crate::instance::event::Event;
+use crate::instance::exit::{StartFailure, StartStep};
+use crate::instance::life::RunId;
+use crate::instance::state::Process;
+use crate::ipc::message::EventView;
+use crate::keeper::wire::Order;
+use crate::logs::{self, Files, Logs, Source};
+use crate::moment::Moment;
+use crate::paths::{self, Home};
+use crate::process::{signal, tree};
+
+/// State that nobody waits for is saved at most this often.
+const SAVE_EVERY: Duration = Duration::from_millis(100);
+
+/// The real world.
+pub struct Effects {
+    home: Home,
+    keeper: KeeperLink,
+    keeper_pid: i32,
+    logs: Logs,
+    saver: Saver,
+    queue: mpsc::UnboundedSender<Input>,
+    events: broadcast::Sender<EventView>,
+    triggers: Triggers,
+    /// Leaders that live, by run.
+    leaders: HashMap<RunId, i32>,
+    sweeps: Vec<(RunId, Process, bool)>,
+    saves: u64,
+    last_save: Option<Instant>,
+    save_asked: bool,
+}
+
+impl Effects {
+    /// A world that speaks to this keeper and sends what happens to `queue`.
+    pub fn new(
+        home: Home,
+        keeper: KeeperLink,
+        keeper_pid: i32,
+        logs: Logs,
+        saver: Saver,
+        queue: mpsc::UnboundedSender<Input>,
+        events: broadcast::Sender<EventView>,
+    ) -> Self {
+        let triggers = Triggers::new(queue.clone());
+        Self {
+            home,
+            keeper,
+            keeper_pid,
+            logs,
+            saver,
+            queue,
+            events,
+            triggers,
+            leaders: HashMap::new(),
+            sweeps: Vec::new(),
+            saves: 0,
+            last_save: None,
+            save_asked: false,
+        }
+    }
+
+    /// Takes up the output pipes of a run that a former daemon began.
+    pub fn adopt(&mut self, instance: &Instance, run: RunId, kept: KeptRun) {
+        self.leaders.insert(run, kept.pid);
+        let mut pipes = kept.fds.into_iter().skip(1);
+        if let (Some(out), Some(err)) = (pipes.next(), pipes.next()) {
+            self.attach_logs(instance, run, out, err);
+        }
+    }
+
+    /// Number of the last state handed over for saving.
+    pub fn saves(&self) -> u64 {
+        self.saves
+    }
+
+    fn attach_logs(&self, instance: &Instance, run: RunId, out: OwnedFd, err: OwnedFd) {
+        let spec = &instance.spec;
+        self.logs.attach(Source {
+            id: instance.id,
+            name: spec.name.clone(),
+            run: run.to_u64(),
+            out,
+            err,
+            files: logs::files(spec, instance.id, &self.home),
+            format: spec.logs.format,
+            date_format: spec.logs.date_format.clone(),
+        });
+    }
+
+    fn try_spawn(&self, run: RunId, instance: &Instance) -> Result<(), StartFailure> {
+        let failed = |step, what: &str, errno: i32| StartFailure { step, errno, what: what.to_owned() };
+        let files: Files = logs::files(&instance.spec, instance.id, &self.home);
+        logs::check(&files).map_err(|(path, error)| {
+            failed(StartStep::Logs, &path.display().to_string(), error.raw_os_error().unwrap_or(0))
+        })?;
+        let launch =
+            launch::launch(run, instance, &self.home, vec![libc::STDOUT_FILENO, libc::STDERR_FILENO])?;
+        let order = memory_file(&launch).map_err(|errno| failed(StartStep::Fork, "", errno as i32))?;
+        let uid = instance.spec.account.as_ref().map(|account| account.uid);
+        let pipe = || output_pipe(uid).map_err(|errno| failed(StartStep::Pipes, "", errno as i32));
+        let ((out, out_end), (err, err_end)) = (pipe()?, pipe()?);
+        let kept = |fd: &OwnedFd| fd.try_clone().map_err(|_| failed(StartStep::Pipes, "", libc::EMFILE));
+        let fds = vec![order, out_end, err_end, kept(&out)?, kept(&err)?];
+        self.keeper.send(Order::Spawn { run: run.to_u64(), given: 2 }, fds);
+        self.attach_logs(instance, run, out, err);
+        Ok(())
+    }
+
+    fn fact(&self, run: RunId, event: Event) {
+        let _ = self.queue.send(Input::Fact { instance: run.instance, event });
+    }
+
+    /// One look at the processes serves all that were asked for.
+    fn sweep_all(&mut self) {
+        let asked = std::mem::take(&mut self.sweeps);
+        if asked.is_empty() {
+            return;
+        }
+        for (run, ..) in &asked {
+            self.leaders.remove(run);
+        }
+        let leaders: HashSet<i32> = self.leaders.values().copied().collect();
+        let runs: Vec<tree::RunLeft> = asked
+            .iter()
+            .map(|(run, process, _)| tree::RunLeft {
+                run: run.to_u64(),
+                leader: process.pid,
+                start_time: process.start_time,
+                mark: launch::mark(*run),
+            })
+            .collect();
+        let mut found = tree::remains_of(self.keeper_pid, &runs, &leaders);
+        for (run, _, kill) in asked {
+            let left = found.remove(&run.to_u64()).unwrap_or_default();
+            let signal = if kill { Signal::SIGKILL } else { Signal::SIGTERM };
+            for process in &left {
+                let _ = process.signal(signal as i32);
+            }
+            let left = left.into_iter().map(|process| process.pid).collect();
+            self.fact(run, Event::Swept { run: run.number, left });
+        }
+    }
+
+    fn pid_file(&self, instance: &Instance) -> std::path::PathBuf {
+        pid_file(instance, &self.home)
+    }
+}
+
+/// Where the pid of an instance is written.
+pub fn pid_file(instance: &Instance, home: &Home) -> std::path::PathBuf {
+    let name = || home.pids().join(format!("{}.pid", paths::safe_name(&instance.spec.name)));
+    let base = instance.spec.pid_file.clone().unwrap_or_else(name);
+    paths::with_id(&base, instance.id)
+}
+
+impl World for Effects {
+    fn now(&self) -> Moment {
+        clock::now()
+    }
+
+    fn spawn(&mut self, run: RunId, instance: &Instance) {
+        if let Err(failure) = self.try_spawn(run, instance) {
+            self.fact(run, Event::SpawnFailed { run: run.number, failure });
+        }
+    }
+
+    fn stop(&mut self, run: RunId, process: Process, instance: &Instance) {
+        let spec = &instance.spec.stop;
+        let number = signal::parse(&spec.signal).unwrap_or(libc::SIGINT);
+        let members = if spec.tree { tree::descendants(process.pid) } else { Vec::new() };
+        self.keeper.send(Order::Signal { run: run.to_u64(), signal: number, group: spec.tree }, Vec::new());
+        // Those that left the process group are not reached by the keeper's signal.
+        for member in members.into_iter().filter(|member| !member.in_group(process.pid)) {
+            let _ = member.signal(number);
+        }
+    }
+
+    fn kill(&mut self, run: RunId, process: Process) {
+        let members = tree::descendants(process.pid);
+        self.keeper.send(Order::Signal { run: run.to_u64(), signal: libc::SIGKILL, group: true }, Vec::new());
+        for member in members.into_iter().filter(|member| member.pid != process.pid) {
+            let _ = member.signal(libc::SIGKILL);
+        }
+    }
+
+    fn sweep(&mut self, run: RunId, process: Process, kill: bool) {
+        self.sweeps.push((run, process, kill));
+    }
+
+    fn signal(&mut self, run: RunId, number: i32) {
+        self.keeper.send(Order::Signal { run: run.to_u64(), signal: number, group: false }, Vec::new());
+    }
+
+    fn release(&mut self, run: RunId) {
+        let (keeper, saver, logs) = (self.keeper.clone(), self.saver.clone(), self.logs.clone());
+        let next_save = self.saves + 1;
+        tokio::task::spawn_local(async move {
+            // Only once its end is on record and its last line written: until then the keeper's
+            // copy is what another daemon would need.
+            saver.reached(next_save).await;
+            logs.closed(run.to_u64()).await;
+            keeper.send(Order::Release { run: run.to_u64() }, Vec::new());
+        });
+    }
+
+    fn timer(&mut self, instance: u32, at: u64) {
+        let queue = self.queue.clone();
+        let left = Duration::from_millis(at.saturating_sub(clock::now().mono));
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(left).await;
+            let _ = queue.send(Input::Fact { instance, event: Event::Due { at } });
+        });
+    }
+
+    fn process_changed(&mut self, instance: &Instance, pid: Option<i32>) {
+        if let (Some(pid), Some(number)) = (pid, instance.life.state.run()) {
+            self.leaders.insert(RunId { instance: instance.id, number }, pid);
+        }
+        self.saver.pid(self.pid_file(instance), pid);
+    }
+
+    fn tell(&mut self, event: EventView) {
+        tracing::info!(app = %event.name, id = event.id, "{}", sentence(&event));
+        let _ = self.events.send(event); // nobody may be listening
+    }
+
+    fn apps_changed(&mut self, instances: &BTreeMap<u32, Instance>) {
+        self.triggers.follow(instances, &self.home);
+    }
+
+    fn save(&mut self, urgent: bool, state: &dyn Fn() -> Vec<u8>) -> bool {
+        let recent = self.last_save.map(|last| last.elapsed()).filter(|passed| *passed < SAVE_EVERY);
+        if let (Some(passed), false) = (recent, urgent) {
+            if !std::mem::replace(&mut self.save_asked, true) {
+                let queue = self.queue.clone();
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(SAVE_EVERY.saturating_sub(passed)).await;
+                    let _ = queue.send(Input::SaveDue);
+                });
+            }
+            return false;
+        }
+        self.save_asked = false;
+        self.saves += 1;
+        self.last_save = Some(Instant::now());
+        self.saver.state(self.saves, self.home.state(), state());
+        true
+    }
+
+    fn flush(&mut self) {
+        self.sweep_all();
+    }
+}
+
+fn sentence(event: &EventView) -> String {
+    let status = event.status.as_str();
+    let detail = event.detail.iter().map(|detail| format!(": {detail}"));
+    let exit = event.exit.iter().map(|exit| format!(": {exit}"));
+    format!("{:?} (run {}, {status}){}", event.event, event.run, exit.chain(detail).collect::<String>())
+}
+
+/// The launch order as the keeper's child reads it.
+fn memory_file(launch: &crate::process::spawn::Launch) -> nix::Result<OwnedFd> {
+    let file = memfd_create(c"rsm-launch", MFdFlags::MFD_CLOEXEC)?;
+    let bytes = serde_json::to_vec(launch).map_err(|_| nix::Error::EINVAL)?;
+    let mut file = File::from(file);
+    file.write_all(&bytes).map_err(|_| nix::Error::ENOMEM)?;
+    Ok(file.into())
+}
+
+/// A pipe for an app's output: our end to read from, its end to write to.
+///
+/// Its end is opened for reading too: a pipe without any reader then makes a writer wait instead
+/// of killing it, so an app survives the death of all of rsm. And it belongs to the app's user,
+/// who may open `/dev/stdout` anew.
+fn output_pipe(uid: Option<u32>) -> nix::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    if let Some(uid) = uid {
+        let _ = nix::unistd::fchown(&theirs, Some(uid.into()), None);
+    }
+    let path = format!("/proc/self/fd/{}", theirs.as_raw_fd());
+    let both = nix::fcntl::open(path.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty());
+    let flags = nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK);
+    nix::fcntl::fcntl(ours.as_fd(), flags)?;
+    Ok((ours, both.unwrap_or(theirs)))
+}

@@ -1,0 +1,129 @@
+//! How all others talk to the loop.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::saved::Saved;
+use super::supervisor::{Command, Input, Reply};
+use crate::instance::Instance;
+use crate::ipc::message::{ActOn, Action, ApiError, ErrorCode, Report, ScaleTo, Selectors, StartApps};
+use crate::metrics::Usage;
+
+/// A handle to the supervisor's loop. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    queue: mpsc::UnboundedSender<Input>,
+    closing: Rc<Cell<bool>>,
+}
+
+impl Handle {
+    /// A handle to the loop that reads the other end of `queue`.
+    pub fn new(queue: mpsc::UnboundedSender<Input>) -> Self {
+        Self { queue, closing: Rc::default() }
+    }
+
+    /// Adds apps; resolves once they have settled.
+    ///
+    /// # Errors
+    /// The request is refused; nothing is changed.
+    pub async fn start(&self, apps: StartApps) -> Result<Report, ApiError> {
+        self.change(|reply| Command::Start(apps, reply)).await
+    }
+
+    /// Acts on instances; resolves once they have settled.
+    ///
+    /// # Errors
+    /// The request is refused; nothing is changed.
+    pub async fn act(&self, action: Action, on: ActOn) -> Result<Report, ApiError> {
+        self.change(|reply| Command::Act(action, on, reply)).await
+    }
+
+    /// Changes the number of instances; resolves once they have settled.
+    ///
+    /// # Errors
+    /// The request is refused; nothing is changed.
+    pub async fn scale(&self, name: String, to: ScaleTo) -> Result<Report, ApiError> {
+        self.change(|reply| Command::Scale(name, to, reply)).await
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// None of the selected instances runs.
+    pub async fn signal(&self, select: Selectors, number: i32) -> Result<Report, ApiError> {
+        self.change(|reply| Command::Signal(select, number, reply)).await
+    }
+
+    /// Adds what a saved list holds; resolves once it has settled.
+    ///
+    /// # Errors
+    /// The daemon is shutting down.
+    pub async fn resurrect(&self, saved: Saved) -> Result<Report, ApiError> {
+        self.change(|reply| Command::Resurrect(saved, reply)).await
+    }
+
+    /// Copies of the selected instances, or of all.
+    ///
+    /// # Errors
+    /// A selector matches nothing.
+    pub async fn look(&self, select: Option<Selectors>) -> Result<Vec<(Instance, Usage)>, ApiError> {
+        self.ask(|reply| Command::Look(select, reply)).await
+    }
+
+    /// Every run that has a process: its number, pid and start time.
+    ///
+    /// # Errors
+    /// The loop has ended.
+    pub async fn running(&self) -> Result<Vec<(u64, i32, u64)>, ApiError> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.queue.send(Input::Command(Command::Running(reply)));
+        answer.await.map_err(|_| gone())
+    }
+
+    /// The whole list as a document, and how many instances it holds.
+    ///
+    /// # Errors
+    /// The loop has ended.
+    pub async fn snapshot(&self) -> Result<(usize, Vec<u8>), ApiError> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.queue.send(Input::Command(Command::Snapshot(reply)));
+        answer.await.map_err(|_| gone())
+    }
+
+    /// From now on nothing may be changed any more, except by who shuts down.
+    /// False if that was so already.
+    pub fn close(&self) -> bool {
+        !self.closing.replace(true)
+    }
+
+    /// Stops everything, for good. For who has called [`Handle::close`].
+    ///
+    /// # Errors
+    /// The loop has ended.
+    pub async fn stop_all(&self) -> Result<Report, ApiError> {
+        let on = ActOn { select: vec!["all".into()], ..ActOn::default() };
+        match self.ask(|reply| Command::Act(Action::Stop, on, reply)).await {
+            Err(error) if error.code == ErrorCode::NotFound => Ok(Report::default()),
+            answer => answer,
+        }
+    }
+
+    async fn change(&self, command: impl FnOnce(Reply<Report>) -> Command) -> Result<Report, ApiError> {
+        if self.closing.get() {
+            return Err(gone());
+        }
+        self.ask(command).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, ApiError> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.queue.send(Input::Command(command(reply)));
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+fn gone() -> ApiError {
+    ApiError::new(ErrorCode::Unavailable, "the daemon is shutting down").hint("Try again in a moment.")
+}

@@ -1,0 +1,32 @@
+//! What `rsm info` shows of rsm itself and the machine.
+
+use std::collections::BTreeMap;
+
+use crate::ipc::message::{Info, InstanceView};
+use crate::metrics;
+use crate::paths::Home;
+
+/// Gathers it.
+pub fn info(instances: &[InstanceView], keeper: i32, home: &Home) -> Info {
+    let mut by_status = BTreeMap::new();
+    for instance in instances {
+        *by_status.entry(instance.status.as_str().to_owned()).or_insert(0) += 1;
+    }
+    let paths = [
+        ("home", home.dir().to_path_buf()),
+        ("socket", home.socket()),
+        ("dump", home.dump()),
+        ("state", home.state()),
+        ("log", home.own_log()),
+        ("logs", home.logs()),
+        ("pids", home.pids()),
+    ];
+    Info {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        daemon: metrics::process(std::process::id().cast_signed()),
+        keeper: metrics::process(keeper),
+        paths: paths.into_iter().map(|(name, path)| (name.to_owned(), path)).collect(),
+        instances: by_status,
+        host: metrics::host(),
+    }
+}

@@ -1,0 +1,138 @@
+//! The daemon's side of the channel to the keeper.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+
+use nix::errno::Errno;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+
+use crate::keeper::wire::{News, Order, PACKET, PROTOCOL};
+use crate::process::channel;
+
+/// A run that the keeper has and that a former daemon began.
+#[derive(Debug)]
+pub struct KeptRun {
+    /// Its number.
+    pub run: u64,
+    /// Its process.
+    pub pid: i32,
+    /// That process's start time, in clock ticks since boot.
+    pub start_time: u64,
+    /// The launch order, then what was kept with it: its output pipes.
+    pub fds: Vec<OwnedFd>,
+}
+
+/// All that the keeper had when we attached.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// Its pid.
+    pub keeper: i32,
+    /// The runs.
+    pub runs: Vec<KeptRun>,
+    /// The stored descriptors by name.
+    pub stored: Vec<(String, OwnedFd)>,
+}
+
+/// Asks the keeper and hears from it. Cheap to clone; all clones are one link.
+#[derive(Clone, Debug)]
+pub struct KeeperLink(Rc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    channel: AsyncFd<OwnedFd>,
+    /// What the socket had no room for, in order.
+    waiting: RefCell<VecDeque<(Order, Vec<OwnedFd>)>>,
+    more: Notify,
+}
+
+impl KeeperLink {
+    /// Attaches to the keeper at the other end of `channel` and hears all it has.
+    ///
+    /// # Errors
+    /// The keeper is gone, or speaks another protocol.
+    pub async fn attach(channel: OwnedFd) -> io::Result<(Self, Kept)> {
+        let channel = AsyncFd::new(channel)?;
+        let link = Self(Rc::new(Inner { channel, waiting: RefCell::default(), more: Notify::new() }));
+        let mut kept = Kept::default();
+        loop {
+            match link.receive().await? {
+                (News::Hello { protocol, keeper }, _) => {
+                    if protocol != PROTOCOL {
+                        let what = format!("the keeper speaks protocol {protocol}, this daemon {PROTOCOL}");
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+                    }
+                    kept.keeper = keeper;
+                }
+                (News::Run { run, pid, start_time }, fds) => {
+                    kept.runs.push(KeptRun { run, pid, start_time, fds })
+                }
+                (News::Stored { name }, fds) => {
+                    kept.stored.extend(fds.into_iter().next().map(|fd| (name, fd)))
+                }
+                (News::Attached, _) => return Ok((link, kept)),
+                _ => {} // told again after `Attached`
+            }
+        }
+    }
+
+    /// The next thing the keeper has to tell.
+    ///
+    /// # Errors
+    /// The keeper is gone.
+    pub async fn receive(&self) -> io::Result<(News, Vec<OwnedFd>)> {
+        let mut packet = [0; PACKET];
+        loop {
+            let mut ready = self.0.channel.readable().await?;
+            match channel::receive(self.0.channel.as_fd(), &mut packet) {
+                Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok((length, fds)) => {
+                    if let Some(news) = News::read(&packet[..length]) {
+                        return Ok((news, fds));
+                    }
+                    tracing::warn!("the keeper said something this version does not know");
+                }
+                Err(Errno::EAGAIN) => ready.clear_ready(),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Asks for something; never waits. Orders arrive in the order they were given.
+    pub fn send(&self, order: Order, fds: Vec<OwnedFd>) {
+        let mut waiting = self.0.waiting.borrow_mut();
+        if !waiting.is_empty() || !self.try_send(&order, &fds) {
+            waiting.push_back((order, fds));
+            self.0.more.notify_one();
+        }
+    }
+
+    /// Sends what had to wait; runs for as long as the daemon does.
+    pub async fn send_waiting(self) {
+        loop {
+            self.0.more.notified().await;
+            while !self.0.waiting.borrow().is_empty() {
+                let Ok(mut ready) = self.0.channel.writable().await else { return };
+                let mut waiting = self.0.waiting.borrow_mut();
+                while let Some((order, fds)) = waiting.front() {
+                    if !self.try_send(order, fds) {
+                        ready.clear_ready();
+                        break;
+                    }
+                    waiting.pop_front();
+                }
+            }
+        }
+    }
+
+    /// True when there is nothing left to do for this order; a keeper that is gone is seen by
+    /// whoever receives.
+    fn try_send(&self, order: &Order, fds: &[OwnedFd]) -> bool {
+        let mut packet = [0; PACKET];
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        channel::send(self.0.channel.as_fd(), order.write(&mut packet), &fds) != Err(Errno::EAGAIN)
+    }
+}

@@ -1,0 +1,178 @@
+//! From a spec to what is executed: program, arguments, environment. Pure but for looking up
+//! programs.
+
+use std::path::{Path, PathBuf};
+
+use crate::instance::Instance;
+use crate::instance::exit::{StartFailure, StartStep};
+use crate::instance::life::RunId;
+use crate::paths::Home;
+use crate::process::spawn::Launch;
+use crate::spec::{AppSpec, EnvFilter, Launcher, Vars};
+
+/// Marks every process of a run, unless it cleans its environment.
+pub const RUN_MARK: &str = "RSM_RUN";
+
+/// The mark of one run, as it stands in the environment.
+pub fn mark(run: RunId) -> String {
+    format!("{RUN_MARK}={}", run.to_u64())
+}
+
+/// Program (not looked up yet) and arguments, the program first.
+pub fn command(spec: &AppSpec) -> Vec<String> {
+    let own = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let mut words = match &spec.launcher {
+        Launcher::Direct => own(&[&spec.script]),
+        Launcher::Interpreter { program, args } => {
+            let script = [spec.script.clone()];
+            [program].into_iter().chain(args).chain(&script).cloned().collect()
+        }
+        Launcher::Shell => return own(&["sh", "-c", &spec.script]),
+        Launcher::Serve => own(&["rsm", "serve-files"]),
+    };
+    words.extend(spec.args.iter().cloned());
+    words
+}
+
+/// The whole order for a run. `descriptors` are the numbers of those that go with it.
+///
+/// # Errors
+/// The program is not in the app's `PATH`.
+pub fn launch(
+    run: RunId,
+    instance: &Instance,
+    home: &Home,
+    descriptors: Vec<i32>,
+) -> Result<Launch, StartFailure> {
+    let spec = &instance.spec;
+    let vars = environment(run, instance, home);
+    let mut argv = command(spec);
+    let name = argv.first().cloned().unwrap_or_default();
+    let path = vars.get("PATH").map_or("/usr/local/bin:/usr/bin:/bin", String::as_str);
+    let program = match &spec.launcher {
+        // The daemon's own binary, replaced or not.
+        Launcher::Serve => std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe")),
+        // bash where there is one, as PM2: people write bashisms.
+        Launcher::Shell => match find("bash", path, &spec.cwd) {
+            Some(bash) => {
+                "bash".clone_into(&mut argv[0]);
+                bash
+            }
+            None => PathBuf::from("/bin/sh"),
+        },
+        Launcher::Direct | Launcher::Interpreter { .. } => find(&name, path, &spec.cwd)
+            .ok_or(StartFailure { step: StartStep::Find, errno: libc::ENOENT, what: name })?,
+    };
+    let env = vars.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+    Ok(Launch { program, argv, env, cwd: spec.cwd.clone(), account: spec.account.clone(), fds: descriptors })
+}
+
+/// Where a program is: a path stays as it is (links are followed at each start, so that a
+/// `current` link may be moved); a bare name is looked up.
+fn find(name: &str, path: &str, cwd: &Path) -> Option<PathBuf> {
+    if name.contains('/') {
+        return Some(cwd.join(name));
+    }
+    let executable = |file: &PathBuf| {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    };
+    std::env::split_paths(path).map(|dir| cwd.join(dir).join(name)).find(executable)
+}
+
+/// The environment of a run, low to high: inherited (filtered), who it is, what it was given,
+/// and what makes this instance differ from the others.
+pub fn environment(run: RunId, instance: &Instance, home: &Home) -> Vars {
+    let spec = &instance.spec;
+    let mut vars = inherited(&spec.filter_env, &instance.inherited);
+    let mut set = |name: &str, value: String| vars.insert(name.to_owned(), value);
+    let dir = home.dir().display().to_string();
+    set("name", spec.name.clone());
+    set("namespace", spec.namespace.clone());
+    set("PWD", spec.cwd.display().to_string());
+    // Scripts written for PM2 look at these two.
+    set("PM2_HOME", dir.clone());
+    set("pm_id", instance.id.to_string());
+    set("RSM_HOME", dir);
+    if let Some(account) = &spec.account {
+        set("HOME", account.home.display().to_string());
+        set("USER", account.user.clone());
+        set("LOGNAME", account.user.clone());
+    }
+    vars.extend(spec.env.clone());
+    if let Some(name) = &spec.increment_var {
+        let first = vars.get(name).and_then(|value| value.trim().parse::<i64>().ok()).unwrap_or(0);
+        vars.insert(name.clone(), first.saturating_add(i64::from(instance.number)).to_string());
+    }
+    vars.insert(spec.instance_var.clone(), instance.number.to_string());
+    vars.insert(RUN_MARK.to_owned(), run.to_u64().to_string());
+    vars
+}
+
+fn inherited(filter: &EnvFilter, all: &Vars) -> Vars {
+    let keep = |name: &str| match filter {
+        EnvFilter::None => true,
+        EnvFilter::All => false,
+        EnvFilter::Containing(parts) => !parts.iter().any(|part| name.contains(part.as_str())),
+        EnvFilter::Exactly(other) => name != other,
+    };
+    all.iter().filter(|(name, _)| keep(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::moment::Moment;
+
+    fn instance(number: u32, change: impl FnOnce(&mut AppSpec), inherited: &[(&str, &str)]) -> Instance {
+        let mut spec = AppSpec::new("api", "/srv/api.js", "/srv");
+        change(&mut spec);
+        let vars = inherited.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        Instance::new(7, number, Arc::new(spec), Arc::new(vars), 0, Moment::default())
+    }
+
+    fn env(instance: &Instance) -> Vars {
+        environment(RunId { instance: 7, number: 1 }, instance, &Home::at("/h"))
+    }
+
+    #[test]
+    fn what_is_given_wins_over_what_is_inherited() {
+        let api = instance(
+            2,
+            |spec| {
+                spec.env = Vars::from([("PORT".into(), "5000".into()), ("name".into(), "mine".into())]);
+                spec.increment_var = Some("PORT".into());
+            },
+            &[("PORT", "1"), ("LANG", "C")],
+        );
+        let env = env(&api);
+        assert_eq!((&*env["PORT"], &*env["LANG"], &*env["name"]), ("5002", "C", "mine"));
+        assert_eq!((&*env["NODE_APP_INSTANCE"], &*env["pm_id"]), ("2", "7"));
+    }
+
+    #[test]
+    fn settings_do_not_come_from_the_environment() {
+        let api = instance(0, |_| {}, &[("kill_timeout", "1"), ("instances", "9")]);
+        assert_eq!((env(&api)["instances"].as_str(), api.spec.instances), ("9", 1));
+    }
+
+    #[test]
+    fn filters() {
+        let vars = &[("AWS_KEY", "k"), ("LANG", "C")];
+        let with = |filter| env(&instance(0, |spec| spec.filter_env = filter, vars));
+        assert!(!with(EnvFilter::Containing(vec!["AWS".into()])).contains_key("AWS_KEY"));
+        assert!(with(EnvFilter::Exactly("AWS".into())).contains_key("AWS_KEY"));
+        assert!(!with(EnvFilter::All).contains_key("LANG"));
+    }
+
+    #[test]
+    fn commands() {
+        let mut spec = AppSpec::new("api", "/srv/api.js", "/srv");
+        spec.args = vec!["--x".into()];
+        assert_eq!(command(&spec), ["/srv/api.js", "--x"]);
+        spec.launcher = Launcher::Interpreter { program: "node".into(), args: vec!["--trace".into()] };
+        assert_eq!(command(&spec), ["node", "--trace", "/srv/api.js", "--x"]);
+    }
+}

@@ -1,0 +1,166 @@
+//! The list of instances as a document: what `state.json` and `dump.json` hold.
+//!
+//! Specs and inherited environments are shared by many instances and written once each. The
+//! document carries a version: an older one is read, a newer one refused by name.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::instance::Instance;
+use crate::instance::life::Life;
+use crate::spec::{AppSpec, Vars};
+
+/// Version of the document written.
+pub const VERSION: u32 = 1;
+
+/// Why a document cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SavedError {
+    /// Not what we write: cut off, or another file.
+    #[error("it is damaged: {0}")]
+    Damaged(serde_json::Error),
+    /// Written by a newer rsm.
+    #[error("it was written by a newer rsm (format {0}, this one knows {VERSION}); use that version")]
+    Newer(u32),
+    /// It speaks of a spec or an environment that it does not hold.
+    #[error("it is damaged: instance {0} has no spec or environment")]
+    Incomplete(u32),
+}
+
+/// The document.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Saved {
+    /// Next id to give.
+    pub next_id: u32,
+    /// Highest run number of instances that are gone.
+    pub last_run: u32,
+    instances: Vec<Instance>,
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    version: u32,
+    next_id: u32,
+    last_run: u32,
+    specs: Vec<&'a AppSpec>,
+    envs: Vec<&'a Vars>,
+    instances: Vec<Row<&'a Life>>,
+}
+
+#[derive(Deserialize)]
+struct Read {
+    next_id: u32,
+    last_run: u32,
+    specs: Vec<Arc<AppSpec>>,
+    envs: Vec<Arc<Vars>>,
+    instances: Vec<Row<Life>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Row<L> {
+    id: u32,
+    number: u32,
+    spec: usize,
+    env: usize,
+    life: L,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
+/// Index of `item` in `list`, added if it is not there. Neighbours mostly share, hence backwards.
+fn index_of<'a, T>(list: &mut Vec<&'a T>, item: &'a Arc<T>) -> usize {
+    let at = list.iter().rposition(|there| std::ptr::eq(*there, Arc::as_ptr(item)));
+    at.unwrap_or_else(|| {
+        list.push(item);
+        list.len() - 1
+    })
+}
+
+/// The document of these instances, as JSON.
+pub fn write(instances: &BTreeMap<u32, Instance>, next_id: u32, last_run: u32) -> Vec<u8> {
+    let (mut specs, mut envs) = (Vec::new(), Vec::new());
+    let mut rows = Vec::with_capacity(instances.len());
+    for Instance { id, number, spec, inherited, life } in instances.values() {
+        let (spec, env) = (index_of(&mut specs, spec), index_of(&mut envs, inherited));
+        rows.push(Row { id: *id, number: *number, spec, env, life });
+    }
+    let document = Written { version: VERSION, next_id, last_run, specs, envs, instances: rows };
+    // Maps with string keys and plain numbers: nothing that JSON could not say.
+    serde_json::to_vec(&document).unwrap_or_default()
+}
+
+/// Reads a document.
+///
+/// # Errors
+/// It is damaged, or newer than this rsm.
+pub fn read(bytes: &[u8]) -> Result<Saved, SavedError> {
+    let Version { version } = serde_json::from_slice(bytes).map_err(SavedError::Damaged)?;
+    if version > VERSION {
+        return Err(SavedError::Newer(version));
+    }
+    let Read { next_id, last_run, specs, envs, instances } =
+        serde_json::from_slice(bytes).map_err(SavedError::Damaged)?;
+    let instance = |row: Row<Life>| match (specs.get(row.spec), envs.get(row.env)) {
+        (Some(spec), Some(env)) => Ok(Instance {
+            id: row.id,
+            number: row.number,
+            spec: spec.clone(),
+            inherited: env.clone(),
+            life: row.life,
+        }),
+        _ => Err(SavedError::Incomplete(row.id)),
+    };
+    let instances = instances.into_iter().map(instance).collect::<Result<_, _>>()?;
+    Ok(Saved { next_id, last_run, instances })
+}
+
+impl Saved {
+    /// The instances, by id.
+    pub fn into_instances(self) -> impl Iterator<Item = Instance> {
+        self.instances.into_iter()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.instances.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.instances.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::moment::Moment;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let spec = Arc::new(AppSpec::new("api", "/bin/api", "/"));
+        let env = Arc::new(Vars::from([("A".into(), "1".into())]));
+        let make = |id| (id, Instance::new(id, id, spec.clone(), env.clone(), 4, Moment::default()));
+        let instances: BTreeMap<u32, Instance> = (0..3).map(make).collect();
+        let bytes = write(&instances, 3, 9);
+        let saved = read(&bytes).unwrap();
+        assert_eq!((saved.next_id, saved.last_run, saved.len()), (3, 9, 3));
+        assert_eq!(saved.into_instances().collect::<Vec<_>>(), instances.into_values().collect::<Vec<_>>());
+        let text = String::from_utf8(bytes).unwrap();
+        assert_eq!(text.matches("/bin/api").count(), 1, "a shared spec is written once");
+    }
+
+    #[test]
+    fn what_cannot_be_used_says_why() {
+        assert!(read(b"").unwrap_err().to_string().contains("damaged"));
+        assert!(read(br#"{"version":1,"next_id":0"#).unwrap_err().to_string().contains("damaged"));
+        assert!(read(br#"{"version":2,"new":true}"#).unwrap_err().to_string().contains("newer rsm"));
+        let dangling = br#"{"version":1,"next_id":1,"last_run":0,"specs":[],"envs":[],"instances":[]}"#;
+        assert!(read(dangling).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,114 @@
+//! Answers that wait until the instances they speak of have come to rest.
+
+use std::collections::BTreeMap;
+
+use super::supervisor::{Reply, Supervisor};
+use super::views;
+use super::world::World;
+use crate::instance::Instance;
+use crate::instance::exit::Exit;
+use crate::instance::state::{Phase, State};
+use crate::ipc::message::{Outcome, Report};
+
+/// What a command is after; an outcome that differs is a problem to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// It runs.
+    Up,
+    /// It does not run.
+    Down,
+    /// It is not in the list.
+    Gone,
+    /// It is as it is.
+    Any,
+}
+
+/// A command whose answer is due once all its instances have settled.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    reply: Reply<Report>,
+    /// Name and goal of each instance touched.
+    goals: BTreeMap<u32, (String, Goal)>,
+    /// How many exits an instance had when the command came.
+    runs_before: BTreeMap<u32, u32>,
+    notes: Vec<String>,
+}
+
+/// A state that only changes when something new happens or a delay is over.
+pub(super) fn settled(state: &State) -> bool {
+    match state {
+        State::Stopped | State::Online { .. } | State::Waiting { .. } | State::Errored { .. } => true,
+        State::Stopping { phase, .. } | State::Clearing { phase, .. } => *phase == Phase::Stuck,
+        State::Spawning { .. } => false,
+    }
+}
+
+impl<W: World> Supervisor<W> {
+    /// Answers `reply` once all these instances have settled.
+    pub(super) fn answer_when_settled(
+        &mut self,
+        goals: impl IntoIterator<Item = (u32, Goal)>,
+        notes: Vec<String>,
+        reply: Reply<Report>,
+    ) {
+        let goals: BTreeMap<_, _> = goals
+            .into_iter()
+            .filter_map(|(id, goal)| Some((id, (self.instances.get(&id)?.spec.name.clone(), goal))))
+            .collect();
+        let last_run = |id: &u32| Some((*id, self.instances.get(id)?.life.last_run));
+        let runs_before = goals.keys().filter_map(last_run).collect();
+        self.waiting.push(Waiting { reply, goals, runs_before, notes });
+    }
+
+    /// Moves the answers that are due to those that go out.
+    pub(super) fn answer_settled(&mut self) {
+        let instances = &self.instances;
+        let due = |waiting: &mut Waiting| {
+            waiting.reply.is_closed()
+                || waiting.goals.keys().all(|id| instances.get(id).is_none_or(|it| settled(&it.life.state)))
+        };
+        let due: Vec<Waiting> = self.waiting.extract_if(.., due).collect();
+        for waiting in due {
+            let report = waiting.report(&self.instances);
+            self.answers.push((waiting.reply, report));
+        }
+    }
+}
+
+impl Waiting {
+    fn report(&self, instances: &BTreeMap<u32, Instance>) -> Report {
+        let outcome = |(id, (name, goal)): (&u32, &(String, Goal))| match instances.get(id) {
+            Some(instance) => {
+                let before = self.runs_before.get(id).copied().unwrap_or(0);
+                outcome(instance, *goal, before)
+            }
+            None => Outcome { id: *id, name: name.clone(), status: None, problem: None, killed: false },
+        };
+        Report { instances: self.goals.iter().map(outcome).collect(), notes: self.notes.clone() }
+    }
+}
+
+fn outcome(instance: &Instance, goal: Goal, last_run: u32) -> Outcome {
+    let last = instance.life.exits.back().filter(|ended| ended.run >= last_run);
+    let problem = match (&instance.life.state, goal) {
+        (State::Stopping { .. } | State::Clearing { .. }, _) => instance.reason(),
+        (State::Errored { why }, Goal::Up) => Some(why.clone()),
+        (State::Waiting { .. }, Goal::Up) => instance.reason(),
+        // A short job that has done its work is no problem; one that failed is.
+        (State::Stopped, Goal::Up) => last
+            .filter(|ended| ended.exit != Exit::Code(0) && !ended.asked)
+            .map(|ended| ended.exit.to_string()),
+        (State::Spawning { .. } | State::Online { .. }, _) => None,
+        (
+            State::Stopped | State::Waiting { .. } | State::Errored { .. },
+            Goal::Down | Goal::Gone | Goal::Any,
+        ) => None,
+    };
+    Outcome {
+        id: instance.id,
+        name: instance.spec.name.clone(),
+        status: Some(views::status(&instance.life.state)),
+        problem,
+        killed: last.is_some_and(|ended| ended.killed),
+    }
+}

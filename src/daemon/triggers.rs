@@ -1,0 +1,108 @@
+//! Schedules and watched files: what restarts an app without a command.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use super::cron::{self, Schedule};
+use super::supervisor::Input;
+use super::watch::Watcher;
+use crate::instance::Instance;
+use crate::logs;
+use crate::paths::Home;
+use crate::spec::AppSpec;
+
+/// The triggers of all apps, by name.
+pub struct Triggers {
+    queue: mpsc::UnboundedSender<Input>,
+    apps: HashMap<String, Trigger>,
+}
+
+/// Dropped, it ends.
+struct Trigger {
+    spec: Arc<AppSpec>,
+    tasks: Vec<AbortHandle>,
+}
+
+impl Drop for Trigger {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Triggers {
+    /// No app yet; restarts are asked for through `queue`.
+    pub fn new(queue: mpsc::UnboundedSender<Input>) -> Self {
+        Self { queue, apps: HashMap::new() }
+    }
+
+    /// Brings the triggers in line with the list: one set for each app, whatever its instances.
+    pub fn follow(&mut self, instances: &BTreeMap<u32, Instance>, home: &Home) {
+        let mut wanted: HashMap<&str, &Instance> = HashMap::new();
+        for instance in instances.values() {
+            if instance.spec.watch.is_some() || instance.spec.cron_restart.is_some() {
+                wanted.entry(&instance.spec.name).or_insert(instance);
+            }
+        }
+        self.apps.retain(|name, trigger| {
+            wanted.get(name.as_str()).is_some_and(|instance| same(&instance.spec, &trigger.spec))
+        });
+        for (name, instance) in wanted {
+            if !self.apps.contains_key(name) {
+                let trigger = self.set(instance, home);
+                self.apps.insert(name.to_owned(), trigger);
+            }
+        }
+    }
+
+    fn set(&self, instance: &Instance, home: &Home) -> Trigger {
+        let spec = &instance.spec;
+        let mut tasks = Vec::new();
+        if let Some(pattern) = &spec.cron_restart {
+            match Schedule::parse(pattern) {
+                Ok(schedule) => tasks.push(self.schedule(&spec.name, pattern, schedule)),
+                Err(error) => tracing::error!(app = %spec.name, "cron_restart \"{pattern}\": {error}"),
+            }
+        }
+        if spec.watch.is_some() {
+            tasks.push(self.watch(instance, home));
+        }
+        Trigger { spec: spec.clone(), tasks }
+    }
+
+    fn schedule(&self, app: &str, pattern: &str, schedule: Schedule) -> AbortHandle {
+        let (queue, app, why) = (self.queue.clone(), app.to_owned(), format!("cron_restart \"{pattern}\""));
+        let due = move || drop(queue.send(Input::Triggered { app: app.clone(), why: why.clone() }));
+        tokio::task::spawn_local(cron::run(schedule, due)).abort_handle()
+    }
+
+    fn watch(&self, instance: &Instance, home: &Home) -> AbortHandle {
+        let (queue, spec) = (self.queue.clone(), instance.spec.clone());
+        // Its own log files must not restart an app.
+        let files = logs::files(&spec, instance.id, home);
+        let own: Vec<PathBuf> = [files.out, files.err, files.combined].into_iter().flatten().collect();
+        let task = async move {
+            let Some(watch) = spec.watch.clone() else { return };
+            let (changed, mut changes) = mpsc::unbounded_channel();
+            // Walking the directories may take a while.
+            let watcher = tokio::task::spawn_blocking(move || Watcher::start(&watch, &own, changed)).await;
+            let _watcher = match watcher {
+                Ok(Ok(watcher)) => watcher,
+                Ok(Err(error)) => return tracing::error!(app = %spec.name, "{error}"),
+                Err(_) => return,
+            };
+            while let Some(path) = changes.recv().await {
+                let why = format!("{} changed", path.display());
+                let _ = queue.send(Input::Triggered { app: spec.name.clone(), why });
+            }
+        };
+        tokio::task::spawn_local(task).abort_handle()
+    }
+}
+
+fn same(now: &Arc<AppSpec>, before: &Arc<AppSpec>) -> bool {
+    Arc::ptr_eq(now, before) || now.watch == before.watch && now.cron_restart == before.cron_restart
+}

@@ -1,0 +1,196 @@
+//! Which paths matter: below a watched path and not ignored.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+
+use super::WatchError;
+use crate::spec::WatchSpec;
+
+/// Ignored unless a later pattern takes it back (`!.env`).
+const DEFAULTS: [&str; 2] = [".*", "node_modules"];
+
+/// What is known of the thing a path names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// A directory.
+    Directory,
+    /// A file, a link or something stranger.
+    Other,
+}
+
+/// A path the user named.
+#[derive(Debug)]
+pub(super) struct Root {
+    path: PathBuf,
+    /// Patterns for what is below it; `None` for a file, which always counts.
+    ignored: Option<Gitignore>,
+}
+
+impl Root {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A directory, or a link to one.
+    pub(super) fn is_directory(&self) -> bool {
+        self.ignored.is_some()
+    }
+
+    fn new(path: &Path, patterns: &[String]) -> Result<Self, WatchError> {
+        let found = std::fs::metadata(path).map_err(|problem| match problem.kind() {
+            std::io::ErrorKind::NotFound => WatchError::Missing { path: path.into() },
+            _ => WatchError::System { path: path.into(), problem },
+        })?;
+        let ignored = if found.is_dir() { Some(matcher(path, patterns)?) } else { None };
+        Ok(Self { path: path.into(), ignored })
+    }
+
+    /// Whether `path` lies strictly below this directory and is not ignored.
+    fn holds(&self, path: &Path, entry: Entry) -> bool {
+        let (Some(ignored), Ok(below)) = (&self.ignored, path.strip_prefix(&self.path)) else {
+            return false;
+        };
+        let directory = entry == Entry::Directory;
+        !below.as_os_str().is_empty() && !ignored.matched_path_or_any_parents(below, directory).is_ignore()
+    }
+}
+
+/// The defaults and `patterns`, for what is below `root`.
+fn matcher(root: &Path, patterns: &[String]) -> Result<Gitignore, WatchError> {
+    let mut builder = GitignoreBuilder::new(root);
+    let lines = DEFAULTS.iter().map(|line| (*line).to_owned());
+    for line in lines.chain(patterns.iter().map(|pattern| relative(root, pattern))) {
+        builder
+            .add_line(None, &line)
+            .map_err(|error| WatchError::Pattern { pattern: line, problem: error.to_string() })?;
+    }
+    builder
+        .build()
+        .map_err(|error| WatchError::Pattern { pattern: patterns.join(", "), problem: error.to_string() })
+}
+
+/// PM2 files name what to ignore as `./logs` or by a whole path, which gitignore syntax knows not.
+fn relative(root: &Path, pattern: &str) -> String {
+    if let Some(rest) = pattern.strip_prefix("./") {
+        return format!("/{rest}");
+    }
+    let rest = root.to_str().and_then(|root| pattern.strip_prefix(root.trim_end_matches('/')));
+    rest.filter(|rest| rest.starts_with('/')).unwrap_or(pattern).to_owned()
+}
+
+/// All that one app's watching takes into account.
+#[derive(Debug)]
+pub(super) struct Filter {
+    roots: Vec<Root>,
+    exempt: Vec<PathBuf>,
+}
+
+impl Filter {
+    pub(super) fn new(spec: &WatchSpec, exempt: &[PathBuf]) -> Result<Self, WatchError> {
+        let roots = spec.paths.iter().map(|path| Root::new(path, &spec.ignore)).collect::<Result<_, _>>()?;
+        Ok(Self { roots, exempt: exempt.to_vec() })
+    }
+
+    pub(super) fn roots(&self) -> impl Iterator<Item = &Root> {
+        self.roots.iter()
+    }
+
+    /// Whether a change of `path` counts.
+    pub(super) fn concerns(&self, path: &Path, entry: Entry) -> bool {
+        let wanted = |root: &Root| root.path == path || root.holds(path, entry);
+        self.roots.iter().any(wanted) && !self.is_exempt(path)
+    }
+
+    /// Whether the directory `path` is to be watched, as part of a root.
+    pub(super) fn inside(&self, path: &Path) -> bool {
+        self.roots.iter().any(|root| root.holds(path, Entry::Directory))
+    }
+
+    /// The file itself, or one named after it: `out.log`, `out.log.1`, `out.log.2.gz`.
+    fn is_exempt(&self, path: &Path) -> bool {
+        let name = |path: &Path| path.file_name().map(OsStr::as_bytes).unwrap_or_default().to_vec();
+        self.exempt
+            .iter()
+            .any(|exempt| exempt.parent() == path.parent() && name(path).starts_with(&name(exempt)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn filter(root: &Path, ignore: &[&str], exempt: &[&str]) -> Filter {
+        let spec = WatchSpec {
+            paths: vec![root.into()],
+            ignore: ignore.iter().map(|&line| line.into()).collect(),
+            delay: Duration::ZERO,
+        };
+        let exempt: Vec<PathBuf> = exempt.iter().map(|name| root.join(name)).collect();
+        Filter::new(&spec, &exempt).unwrap()
+    }
+
+    #[test]
+    fn defaults_stay_when_patterns_are_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let filter = filter(dir.path(), &["*.tmp", "build/"], &[]);
+        let counts = |path: &str, entry| filter.concerns(&dir.path().join(path), entry);
+        assert!(counts("src/main.js", Entry::Other));
+        assert!(counts("build", Entry::Other), "a file of that name");
+        for ignored in ["a.tmp", ".git/HEAD", "src/.x.swp", "node_modules/a/b.js", "sub/node_modules/a"] {
+            assert!(!counts(ignored, Entry::Other), "{ignored}");
+        }
+        assert!(!counts("build", Entry::Directory) && !counts("build/out.js", Entry::Other));
+    }
+
+    #[test]
+    fn a_dot_above_the_root_does_not_hide_it() {
+        let dir = tempfile::Builder::new().prefix(".hidden").tempdir().unwrap();
+        assert!(filter(dir.path(), &[], &[]).concerns(&dir.path().join("a.js"), Entry::Other));
+        assert!(!filter(dir.path(), &[], &[]).concerns(Path::new("/elsewhere/a.js"), Entry::Other));
+    }
+
+    #[test]
+    fn patterns_as_pm2_files_have_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let whole = dir.path().join("data").display().to_string();
+        let filter = filter(dir.path(), &["./logs", &whole, "!.env"], &[]);
+        let counts = |path: &str| filter.concerns(&dir.path().join(path), Entry::Other);
+        assert!(!counts("logs/a") && !counts("data/a") && counts("src/logs/a") && counts(".env"));
+    }
+
+    #[test]
+    fn log_files_and_their_rotations_are_exempt() {
+        let dir = tempfile::tempdir().unwrap();
+        let filter = filter(dir.path(), &[], &["out.log"]);
+        let counts = |path: &str| filter.concerns(&dir.path().join(path), Entry::Other);
+        assert!(!counts("out.log") && !counts("out.log.1.gz") && counts("out.js") && counts("sub/out.log"));
+    }
+
+    #[test]
+    fn a_file_named_itself_counts_whatever_it_is_called() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(".env"), "").unwrap();
+        let filter = filter(&dir.path().join(".env"), &[], &[]);
+        assert!(filter.concerns(&dir.path().join(".env"), Entry::Other));
+        assert!(!filter.concerns(&dir.path().join("a.js"), Entry::Other));
+    }
+
+    #[test]
+    fn mistakes_say_what_to_do() {
+        let spec = |path: &Path, ignore: &str| WatchSpec {
+            paths: vec![path.into()],
+            ignore: vec![ignore.into()],
+            delay: Duration::ZERO,
+        };
+        let missing = Filter::new(&spec(Path::new("/no/such"), ""), &[]).unwrap_err().to_string();
+        assert_eq!(missing, "cannot watch /no/such: no such file or directory. Create it or correct watch.");
+        let dir = tempfile::tempdir().unwrap();
+        let wrong = Filter::new(&spec(dir.path(), "a[z-a]"), &[]).unwrap_err().to_string();
+        assert!(wrong.starts_with("ignore_watch: \"a[z-a]\": "), "{wrong}");
+    }
+}

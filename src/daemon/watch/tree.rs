@@ -1,0 +1,280 @@
+//! The watched directories, and what the kernel says of them.
+//!
+//! Every directory that is not ignored has a watch; so has the directory that holds a root, which is
+//! how a root is seen to be replaced, and how a single file is watched: editors save by renaming a
+//! new file over the old one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::DirEntry;
+use std::ops::Bound;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
+
+use super::WatchError;
+use super::filter::{Entry, Filter, Root};
+
+/// A new name for something: created, linked or moved here.
+const APPEARED: AddWatchFlags = AddWatchFlags::IN_CREATE.union(AddWatchFlags::IN_MOVED_TO);
+
+/// All watches have the same mask: the kernel keeps one watch a directory, and the last mask wins.
+const MASK: AddWatchFlags = AddWatchFlags::IN_MODIFY
+    .union(AddWatchFlags::IN_ATTRIB)
+    .union(AddWatchFlags::IN_DELETE)
+    .union(AddWatchFlags::IN_MOVED_FROM)
+    .union(APPEARED)
+    .union(AddWatchFlags::IN_ONLYDIR);
+
+/// Something happened.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// To what this path names.
+    Entry { path: PathBuf, entry: Entry },
+    /// This path names something it did not before.
+    Appeared { path: PathBuf, entry: Entry },
+    /// To too many to tell.
+    Overflow,
+}
+
+/// Directories under watch.
+#[derive(Debug)]
+pub(super) struct Tree {
+    inotify: Inotify,
+    /// Under links and bind mounts one directory, so one watch, can have several paths.
+    paths: HashMap<WatchDescriptor, Vec<PathBuf>>,
+    watches: BTreeMap<PathBuf, WatchDescriptor>,
+}
+
+impl AsFd for Tree {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
+    }
+}
+
+impl Tree {
+    pub(super) fn new() -> Result<Self, WatchError> {
+        let inotify =
+            Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map_err(|errno| match errno {
+                Errno::EMFILE | Errno::ENFILE => WatchError::Watchers,
+                errno => WatchError::System { path: "files".into(), problem: errno.into() },
+            })?;
+        Ok(Self { inotify, paths: HashMap::new(), watches: BTreeMap::new() })
+    }
+
+    /// Watches a root and the directory it is in.
+    pub(super) fn add_root(&mut self, root: &Root, filter: &Filter) -> Result<(), WatchError> {
+        if let Some(parent) = root.path().parent() {
+            match self.add(parent) {
+                // Of a directory inside one that may not be read, only a swap goes unseen.
+                Err(Errno::EACCES) if root.is_directory() => {}
+                added => added.map_err(|errno| refusal(parent, errno))?,
+            }
+        }
+        if !root.is_directory() {
+            return Ok(());
+        }
+        self.add(root.path()).map_err(|errno| refusal(root.path(), errno))?;
+        self.walk(root.path(), filter)
+    }
+
+    /// Watches a directory and all in it that is not ignored. What vanishes meanwhile or may not be
+    /// read is passed over: that is no reason not to watch the rest.
+    pub(super) fn walk(&mut self, top: &Path, filter: &Filter) -> Result<(), WatchError> {
+        let mut open = vec![top.to_owned()];
+        while let Some(directory) = open.pop() {
+            // The watch comes before the listing, so that nothing falls between the two.
+            match self.add(&directory) {
+                Ok(()) => {}
+                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::ELOOP) => continue,
+                Err(errno) => return Err(refusal(&directory, errno)),
+            }
+            let Ok(entries) = std::fs::read_dir(&directory) else { continue };
+            let below = entries.flatten().filter(is_directory).map(|entry| entry.path());
+            open.extend(below.filter(|path| filter.inside(path)));
+        }
+        Ok(())
+    }
+
+    /// Takes the watches off a path and all below it.
+    pub(super) fn forget(&mut self, top: &Path) {
+        let gone: Vec<_> = self
+            .watches
+            .range::<Path, _>((Bound::Included(top), Bound::Unbounded))
+            .take_while(|(path, _)| path.starts_with(top))
+            .map(|(path, watch)| (path.clone(), *watch))
+            .collect();
+        for (path, watch) in gone {
+            self.watches.remove(&path);
+            let Some(paths) = self.paths.get_mut(&watch) else { continue };
+            paths.retain(|other| *other != path);
+            if paths.is_empty() {
+                self.paths.remove(&watch);
+                // It fails if the directory is gone, and with it the watch.
+                let _ = self.inotify.rm_watch(watch);
+            }
+        }
+    }
+
+    /// What happened since the last call; empty when nothing did.
+    pub(super) fn read(&mut self) -> Vec<Change> {
+        let events = self.inotify.read_events().unwrap_or_default();
+        events.into_iter().flat_map(|event| self.changes(&event)).collect()
+    }
+
+    fn changes(&mut self, event: &InotifyEvent) -> Vec<Change> {
+        let is = |flags| event.mask.intersects(flags);
+        if is(AddWatchFlags::IN_Q_OVERFLOW) {
+            return vec![Change::Overflow];
+        }
+        if is(AddWatchFlags::IN_IGNORED) {
+            self.lost(event.wd);
+        }
+        // Without a name it is about the watched directory itself; its parent tells of that.
+        let (Some(name), Some(parents)) = (&event.name, self.paths.get(&event.wd)) else {
+            return Vec::new();
+        };
+        let entry = if is(AddWatchFlags::IN_ISDIR) { Entry::Directory } else { Entry::Other };
+        let paths: Vec<PathBuf> = parents.iter().map(|parent| parent.join(name)).collect();
+        let change = |path| {
+            if is(APPEARED) { Change::Appeared { path, entry } } else { Change::Entry { path, entry } }
+        };
+        if is(AddWatchFlags::IN_MOVED_FROM) {
+            // The watches would move along, and report under the former path.
+            paths.iter().for_each(|path| self.forget(path));
+        }
+        paths.into_iter().map(change).collect()
+    }
+
+    /// The kernel dropped a watch: its directory is gone.
+    fn lost(&mut self, watch: WatchDescriptor) {
+        for path in self.paths.remove(&watch).unwrap_or_default() {
+            // The path may be watched anew already.
+            if self.watches.get(&path) == Some(&watch) {
+                self.watches.remove(&path);
+            }
+        }
+    }
+
+    fn add(&mut self, directory: &Path) -> Result<(), Errno> {
+        let watch = self.inotify.add_watch(directory, MASK)?;
+        if let Some(former) = self.watches.insert(directory.to_owned(), watch)
+            && former != watch
+            && let Some(paths) = self.paths.get_mut(&former)
+        {
+            paths.retain(|path| path != directory);
+        }
+        let paths = self.paths.entry(watch).or_default();
+        if !paths.iter().any(|path| path == directory) {
+            paths.push(directory.to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// Links are not followed: they may lead anywhere, and round in circles.
+fn is_directory(entry: &DirEntry) -> bool {
+    entry.file_type().is_ok_and(|kind| kind.is_dir())
+}
+
+fn refusal(path: &Path, errno: Errno) -> WatchError {
+    let path = path.to_owned();
+    match errno {
+        Errno::ENOSPC => WatchError::Watches { path },
+        Errno::ENOENT => WatchError::Missing { path },
+        errno => WatchError::System { path, problem: errno.into() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::spec::WatchSpec;
+
+    /// A directory inside one of the test's own: its parent is watched too, and must be quiet.
+    fn app() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let app = dir.path().join("app");
+        std::fs::create_dir(&app).unwrap();
+        (dir, app)
+    }
+
+    fn tree(root: &Path) -> (Tree, Filter) {
+        let spec = WatchSpec { paths: vec![root.into()], ignore: vec!["tmp".into()], delay: Duration::ZERO };
+        let filter = Filter::new(&spec, &[]).unwrap();
+        let mut tree = Tree::new().unwrap();
+        for root in filter.roots() {
+            tree.add_root(root, &filter).unwrap();
+        }
+        (tree, filter)
+    }
+
+    fn below(tree: &Tree, root: &Path) -> Vec<PathBuf> {
+        tree.watches.keys().filter_map(|path| path.strip_prefix(root).ok()).map(Path::to_owned).collect()
+    }
+
+    #[test]
+    fn ignored_directories_take_no_watch() {
+        let (_dir, app) = app();
+        for path in ["src/deep", ".git/objects", "node_modules/a/lib", "tmp/x", "src/tmp/y"] {
+            std::fs::create_dir_all(app.join(path)).unwrap();
+        }
+        std::os::unix::fs::symlink("/", app.join("src/everything")).unwrap();
+        let (tree, _) = tree(&app);
+        assert_eq!(below(&tree, &app), [Path::new(""), Path::new("src"), Path::new("src/deep")]);
+    }
+
+    #[test]
+    fn a_moved_directory_is_forgotten_and_found() {
+        let (_dir, app) = app();
+        std::fs::create_dir_all(app.join("a/b")).unwrap();
+        let (mut tree, filter) = tree(&app);
+        std::fs::rename(app.join("a"), app.join("c")).unwrap();
+        let [from, to] = ["a", "c"].map(|name| app.join(name));
+        let entry = Entry::Directory;
+        assert_eq!(
+            tree.read(),
+            [Change::Entry { path: from, entry }, Change::Appeared { path: to.clone(), entry }]
+        );
+        assert_eq!(below(&tree, &app), [Path::new("")]);
+        tree.walk(&to, &filter).unwrap();
+        assert_eq!(below(&tree, &app), [Path::new(""), Path::new("c"), Path::new("c/b")]);
+        assert_eq!(tree.read(), [], "taking watches off is no change");
+    }
+
+    #[test]
+    fn a_removed_directory_is_forgotten() {
+        let (_dir, app) = app();
+        std::fs::create_dir_all(app.join("a/b")).unwrap();
+        let (mut tree, _) = tree(&app);
+        std::fs::remove_dir_all(app.join("a")).unwrap();
+        let path = |name| Change::Entry { path: app.join(name), entry: Entry::Directory };
+        assert_eq!(tree.read(), [path("a/b"), path("a")]);
+        assert_eq!(below(&tree, &app), [Path::new("")]);
+    }
+
+    #[test]
+    fn reading_is_no_change() {
+        let (_dir, app) = app();
+        let file = app.join("a.js");
+        std::fs::create_dir(app.join("app")).unwrap();
+        std::fs::write(&file, "x").unwrap();
+        let (mut tree, _) = tree(&app);
+        std::fs::read(&file).unwrap();
+        drop(std::fs::OpenOptions::new().append(true).open(&file).unwrap());
+        std::fs::read_dir(&app).unwrap().for_each(drop);
+        assert_eq!(tree.read(), []);
+        std::fs::OpenOptions::new().append(true).open(&file).unwrap().set_len(9).unwrap();
+        assert_eq!(tree.read(), [Change::Entry { path: file, entry: Entry::Other }]);
+    }
+
+    #[test]
+    fn limits_are_explained() {
+        let watches = refusal(Path::new("/srv"), Errno::ENOSPC).to_string();
+        assert!(watches.contains("fs.inotify.max_user_watches") && watches.contains("/srv"), "{watches}");
+        assert!(WatchError::Watchers.to_string().contains("max_user_instances"));
+    }
+}

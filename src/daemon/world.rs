@@ -1,0 +1,55 @@
+//! The outside as the supervisor sees it: one trait.
+//!
+//! [`super::effects`] performs it for real; the simulation in `tests/simulation` plays it. Nothing
+//! here may block or fail: what comes of a call comes back as an [`Input`](super::supervisor::Input).
+
+use std::collections::BTreeMap;
+
+use crate::instance::Instance;
+use crate::instance::life::RunId;
+use crate::instance::state::Process;
+use crate::ipc::message::EventView;
+
+/// What a supervisor can do to the outside.
+pub trait World {
+    /// The time.
+    fn now(&self) -> crate::moment::Moment;
+
+    /// Starts a process for a run. Comes back as `Spawned` or `SpawnFailed`, later as `Exited`.
+    fn spawn(&mut self, run: RunId, instance: &Instance);
+
+    /// Sends the app's stop signal to the run's tree, or its first process, as its spec says.
+    fn stop(&mut self, run: RunId, process: Process, instance: &Instance);
+
+    /// SIGKILLs the run's whole tree.
+    fn kill(&mut self, run: RunId, process: Process);
+
+    /// Looks for what is left of a run's tree and ends it, by SIGKILL or SIGTERM. Comes back as
+    /// `Swept`.
+    fn sweep(&mut self, run: RunId, process: Process, kill: bool);
+
+    /// Sends any signal to the first process of a run.
+    fn signal(&mut self, run: RunId, number: i32);
+
+    /// The run is over and recorded: lets go of what is kept for it, once that is saved.
+    fn release(&mut self, run: RunId);
+
+    /// Sends `Due` to this instance at this time of the monotonic clock.
+    fn timer(&mut self, instance: u32, at: u64);
+
+    /// An instance has a process now, or none any more.
+    fn process_changed(&mut self, instance: &Instance, pid: Option<i32>);
+
+    /// Publishes what happened.
+    fn tell(&mut self, event: EventView);
+
+    /// Apps were added, removed or changed.
+    fn apps_changed(&mut self, instances: &BTreeMap<u32, Instance>);
+
+    /// Saves what must be known after a crash. An `urgent` one is taken at once; another may be put
+    /// off (false), and is asked for again by `Input::SaveDue`.
+    fn save(&mut self, urgent: bool, state: &dyn Fn() -> Vec<u8>) -> bool;
+
+    /// All inputs at hand are handled: does what was put together meanwhile.
+    fn flush(&mut self);
+}
