@@ -29,6 +29,7 @@ use crate::keeper::wire::Order;
 use crate::logs::{self, Files, Logs, Source};
 use crate::moment::Moment;
 use crate::paths::{self, Home};
+use crate::process::pidfd::ProcessRef;
 use crate::process::{signal, tree};
 
 /// State that nobody waits for is saved at most this often.
@@ -144,14 +145,9 @@ impl Effects {
         let leaders: HashSet<i32> = self.leaders.values().copied().collect();
         let runs: Vec<tree::RunLeft> = asked
             .iter()
-            .map(|(run, process, _)| tree::RunLeft {
-                run: run.to_u64(),
-                leader: process.pid,
-                start_time: process.start_time,
-                mark: launch::mark(*run),
-            })
+            .map(|(run, process, _)| tree::RunLeft { run: run.to_u64(), leader: reference(*process) })
             .collect();
-        let mut found = tree::remains_of(self.keeper_pid, &runs, &leaders);
+        let mut found = tree::remains(self.keeper_pid, &runs, launch::RUN_MARK, &leaders);
         for (run, _, kill) in asked {
             let left = found.remove(&run.to_u64()).unwrap_or_default();
             let signal = if kill { Signal::SIGKILL } else { Signal::SIGTERM };
@@ -166,6 +162,10 @@ impl Effects {
     fn pid_file(&self, instance: &Instance) -> std::path::PathBuf {
         pid_file(instance, &self.home)
     }
+}
+
+fn reference(process: Process) -> ProcessRef {
+    ProcessRef { pid: process.pid, start_time: process.start_time }
 }
 
 /// Where the pid of an instance is written.
@@ -189,19 +189,19 @@ impl World for Effects {
     fn stop(&mut self, run: RunId, process: Process, instance: &Instance) {
         let spec = &instance.spec.stop;
         let number = signal::parse(&spec.signal).unwrap_or(libc::SIGINT);
-        let members = if spec.tree { tree::descendants(process.pid) } else { Vec::new() };
+        let members = if spec.tree { tree::members(reference(process)) } else { Vec::new() };
         self.keeper.send(Order::Signal { run: run.to_u64(), signal: number, group: spec.tree }, Vec::new());
         // Those that left the process group are not reached by the keeper's signal.
-        for member in members.into_iter().filter(|member| !member.in_group(process.pid)) {
-            let _ = member.signal(number);
+        for member in members.into_iter().filter(|member| member.group != process.pid) {
+            let _ = member.process.signal(number);
         }
     }
 
     fn kill(&mut self, run: RunId, process: Process) {
-        let members = tree::descendants(process.pid);
+        let members = tree::members(reference(process));
         self.keeper.send(Order::Signal { run: run.to_u64(), signal: libc::SIGKILL, group: true }, Vec::new());
-        for member in members.into_iter().filter(|member| member.pid != process.pid) {
-            let _ = member.signal(libc::SIGKILL);
+        for member in members.into_iter().filter(|member| member.group != process.pid) {
+            let _ = member.process.signal(libc::SIGKILL);
         }
     }
 

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use super::clock;
 use crate::ipc::message::{Info, InstanceView};
 use crate::metrics;
 use crate::paths::Home;
 
 /// Gathers it.
 pub fn info(instances: &[InstanceView], keeper: i32, home: &Home) -> Info {
+    let now = clock::now().mono;
     let mut by_status = BTreeMap::new();
     for instance in instances {
         *by_status.entry(instance.status.as_str().to_owned()).or_insert(0) += 1;
@@ -23,8 +25,8 @@ pub fn info(instances: &[InstanceView], keeper: i32, home: &Home) -> Info {
     ];
     Info {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        daemon: metrics::process(std::process::id().cast_signed()),
-        keeper: metrics::process(keeper),
+        daemon: metrics::process(std::process::id().cast_signed(), now),
+        keeper: metrics::process(keeper, now),
         paths: paths.into_iter().map(|(name, path)| (name.to_owned(), path)).collect(),
         instances: by_status,
         host: metrics::host(),

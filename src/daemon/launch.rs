@@ -13,11 +13,6 @@ use crate::spec::{AppSpec, EnvFilter, Launcher, Vars};
 /// Marks every process of a run, unless it cleans its environment.
 pub const RUN_MARK: &str = "RSM_RUN";
 
-/// The mark of one run, as it stands in the environment.
-pub fn mark(run: RunId) -> String {
-    format!("{RUN_MARK}={}", run.to_u64())
-}
-
 /// Program (not looked up yet) and arguments, the program first.
 pub fn command(spec: &AppSpec) -> Vec<String> {
     let own = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();

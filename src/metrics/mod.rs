@@ -1,33 +1,55 @@
-//! tmp
-#![allow(missing_docs)]
+//! What runs, and rsm itself, use of the machine.
+
+mod sampler;
+
+use sysinfo::{MemoryRefreshKind, RefreshKind, System};
+
 use crate::ipc::message::{HostInfo, ProcessInfo};
-#[derive(Clone, Debug, Default)]
+use crate::process::proc_fs::{Stat, page_size, proportional_memory, ticks_per_second};
+
+pub use sampler::Sampler;
+
+/// What the tree of a run uses.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Usage {
+    /// Percent of one core since the sample before.
     pub cpu_percent: f32,
+    /// Bytes resident; pages that its processes share are counted once.
     pub memory: u64,
+    /// Its processes.
     pub processes: Vec<i32>,
 }
-pub struct Sampler;
-impl Sampler {
-    pub fn new() -> Self {
-        Self
-    }
-    pub fn sample(&mut self, _now: u64, runs: &[(u64, i32, u64)]) -> Vec<(u64, Usage)> {
-        runs.iter()
-            .map(|(run, pid, _)| {
-                let rss = std::fs::read_to_string(format!("/proc/{pid}/statm"))
-                    .ok()
-                    .and_then(|s| s.split(' ').nth(1)?.parse::<u64>().ok())
-                    .unwrap_or(0)
-                    * 4096;
-                (*run, Usage { cpu_percent: 0.0, memory: rss, processes: vec![*pid] })
-            })
-            .collect()
-    }
-}
+
+/// The machine.
 pub fn host() -> HostInfo {
-    HostInfo::default()
+    let only = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
+    let system = System::new_with_specifics(only).ok();
+    let load = System::load_average().map_or([0.0; 3], |load| [load.one, load.five, load.fifteen]);
+    HostInfo {
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        load,
+        memory_total: system.as_ref().map_or(0, System::total_memory),
+        memory_used: system.as_ref().map_or(0, System::used_memory),
+    }
 }
-pub fn process(pid: i32) -> ProcessInfo {
-    ProcessInfo { pid, uptime: 0, memory: 0 }
+
+/// One of rsm's own processes. `now` is milliseconds since boot.
+pub fn process(pid: i32, now: u64) -> ProcessInfo {
+    let stat = Stat::of(pid).ok();
+    let started = stat.map_or(now, |stat| stat.start_time * 1000 / ticks_per_second());
+    let resident = || stat.map_or(0, |stat| stat.resident * page_size());
+    ProcessInfo {
+        pid,
+        uptime: now.saturating_sub(started),
+        memory: proportional_memory(pid).unwrap_or_else(resident),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_host_has_memory_in_use() {
+        let host = super::host();
+        assert!(host.cores >= 1 && host.memory_used > 0 && host.memory_used < host.memory_total);
+    }
 }

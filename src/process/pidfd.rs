@@ -1,0 +1,93 @@
+//! Signals to a process that cannot hit another one of the same pid.
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use super::proc_fs::Stat;
+
+/// A process: its pid alone could be someone else's tomorrow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProcessRef {
+    /// The pid.
+    pub pid: i32,
+    /// Start time in clock ticks since boot.
+    pub start_time: u64,
+}
+
+impl ProcessRef {
+    /// The process that has this pid now.
+    pub fn of(pid: i32) -> Option<Self> {
+        Stat::of(pid).ok().map(|stat| Self { pid, start_time: stat.start_time })
+    }
+
+    /// Whether it still runs. A zombie does not.
+    pub fn runs(self) -> bool {
+        Stat::of(self.pid).is_ok_and(|stat| stat.start_time == self.start_time && stat.state != b'Z')
+    }
+
+    /// Sends a signal. One that is gone needs none.
+    ///
+    /// # Errors
+    /// Not permitted, or no such signal.
+    pub fn signal(self, number: i32) -> nix::Result<()> {
+        let fd = match open(self.pid) {
+            Ok(fd) => Some(fd),
+            Err(Errno::ESRCH) => return Ok(()),
+            // Linux before 5.3: the time between look and signal remains.
+            Err(Errno::ENOSYS) => None,
+            Err(errno) => return Err(errno),
+        };
+        // Looked at after it was opened: what the descriptor means cannot change any more.
+        if !self.runs() {
+            return Ok(());
+        }
+        let sent = match fd {
+            // SAFETY: an open pidfd and a null info; the kernel checks the number.
+            Some(fd) => unsafe {
+                libc::syscall(libc::SYS_pidfd_send_signal, fd.as_raw_fd(), number, std::ptr::null::<u8>(), 0)
+            },
+            // SAFETY: plain `kill`.
+            None => i64::from(unsafe { libc::kill(self.pid, number) }),
+        };
+        match Errno::result(sent) {
+            Ok(_) | Err(Errno::ESRCH) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
+/// A descriptor that means this process for ever.
+///
+/// # Errors
+/// `ESRCH` if there is none, `ENOSYS` before Linux 5.3.
+pub fn open(pid: i32) -> nix::Result<OwnedFd> {
+    // SAFETY: takes two numbers and returns a new descriptor.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    let fd = i32::try_from(fd).map_err(|_| Errno::EBADF)?;
+    // SAFETY: just made for us, close-on-exec by definition.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_signal_reaches_the_one_that_is_meant_and_no_other() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = ProcessRef::of(child.id().cast_signed()).unwrap();
+        let other = ProcessRef { start_time: process.start_time + 1, ..process };
+        assert!(process.runs() && !other.runs());
+        assert_eq!(other.signal(libc::SIGKILL), Ok(()));
+        assert!(process.runs(), "one of another start time was hit");
+        assert_eq!(process.signal(libc::SIGTERM), Ok(()));
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
+        assert!(!process.runs());
+        assert_eq!(process.signal(libc::SIGTERM), Ok(()));
+    }
+}
