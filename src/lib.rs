@@ -9,4 +9,5 @@ pub mod metrics;
 pub mod moment;
 pub mod paths;
 pub mod process;
+pub mod serve;
 pub mod spec;
