@@ -68,7 +68,7 @@ pub enum Error {
         log: PathBuf,
     },
     /// The daemon went away, or what it said cannot be read.
-    #[error("the daemon did not answer: {reason}")]
+    #[error("{reason}")]
     Lost {
         /// How.
         reason: String,
@@ -279,16 +279,16 @@ mod tests {
 
     #[test]
     fn wording_of_a_daemon_that_does_not_answer() {
-        let (reason, log) = (String::from("connection reset"), PathBuf::from("/h/rsm.log"));
-        let lost = Error::Lost { reason: reason.clone(), log: log.clone() };
+        let (reason, log) = (String::from("the daemon went away"), PathBuf::from("/h/rsm.log"));
+        let lost = Error::Lost { reason, log: log.clone() };
         assert_eq!(lost.exit_code(), 3);
         assert_eq!(
             text(lost),
-            "error: the daemon did not answer: connection reset\nhelp: see /h/rsm.log, then try again\n"
+            "error: the daemon went away\nhelp: see /h/rsm.log, then try again\n"
         );
         assert_eq!(
-            text(Error::Launch { reason, log }),
-            "error: the daemon did not start: connection reset\nhelp: see /h/rsm.log, then try again\n"
+            text(Error::Launch { reason: "no space".into(), log }),
+            "error: the daemon did not start: no space\nhelp: see /h/rsm.log, then try again\n"
         );
         assert_eq!(
             text(Error::StreamEnded),

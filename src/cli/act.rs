@@ -12,7 +12,7 @@ use super::session::Session;
 use super::settings::{Ground, Settings, load};
 use super::{environment, list};
 
-/// Flags of `start` and `restart` that are no settings of the app.
+// Flags of `start` and `restart` that are no settings of the app.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Change {
     /// Lay the block `env_NAME` of a file over `env`
@@ -26,7 +26,7 @@ pub(super) struct Change {
     pub(super) update_env: bool,
 }
 
-/// Arguments of `restart`.
+// Arguments of `restart`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Restart {
     /// Ids, names, namespaces, /regexes/, `all`, or ecosystem files
@@ -41,7 +41,7 @@ pub(super) struct Restart {
     args: Vec<String>,
 }
 
-/// Arguments of `scale`.
+// Arguments of `scale`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Scale {
     /// The app's name
@@ -51,7 +51,7 @@ pub(super) struct Scale {
     to: ScaleTo,
 }
 
-/// Arguments of `sendSignal`.
+// Arguments of `sendSignal`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct SendSignal {
     /// Name of the signal, such as SIGUSR2 or HUP
@@ -76,7 +76,8 @@ pub(super) async fn act(action: Action, targets: Targets, session: &Session) -> 
 
 pub(super) async fn restart(mut restart: Restart, session: &Session) -> Result<(), Error> {
     if restart.targets.is_empty() {
-        restart.targets.extend(restart.settings.give_back());
+        // clap lets these two stand for the target, which they may have swallowed.
+        restart.targets.push(restart.settings.give_back().ok_or_else(nothing_named)?);
     }
     let Restart { targets, settings, change, args } = restart;
     let (files, selectors): (Vec<String>, Vec<String>) =
@@ -102,6 +103,11 @@ pub(super) async fn restart(mut restart: Restart, session: &Session) -> Result<(
         false => session.connect_or_launch().await?,
     };
     perform(session, &mut client, &format!("{} to be online", targets.join(", ")), requests).await
+}
+
+fn nothing_named() -> Error {
+    let message = "name what to restart, such as: rsm restart api --watch\n";
+    Error::Arguments(clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, message))
 }
 
 pub(super) async fn scale(scale: Scale, session: &Session) -> Result<(), Error> {

@@ -17,7 +17,7 @@ use super::session::Session;
 /// How many of the last lines of an errored instance are shown.
 const LAST_WORDS: usize = 10;
 
-/// Arguments of `describe`.
+// Arguments of `describe`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Describe {
     /// Ids, names, namespaces, /regexes/ or `all`
@@ -28,7 +28,7 @@ pub(super) struct Describe {
     pub(super) json: bool,
 }
 
-/// Arguments of `env`.
+// Arguments of `env`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Env {
     /// Id, or the name of an app with one instance

@@ -12,7 +12,7 @@ use super::output;
 use super::render::{list, mini};
 use super::session::Session;
 
-/// Arguments of `list`.
+// Arguments of `list`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct List {
     /// One JSON array instead of the table

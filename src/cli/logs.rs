@@ -21,7 +21,7 @@ use super::render::lines::{Prefix, json_line};
 use super::render::style::Style;
 use super::session::Session;
 
-/// Arguments of `logs`.
+// Arguments of `logs`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Logs {
     /// Ids, names, namespaces or /regexes/; nothing: all
@@ -64,7 +64,7 @@ pub(super) async fn logs(logs: Logs, session: &Session) -> Result<(), Error> {
         _ => Shape::Prefixed(Prefix::default(), session.style),
     };
     let follow = !logs.nostream;
-    let select = logs.select.into_iter().filter(|selector| selector != "all").collect();
+    let select = if logs.select.iter().any(|selector| selector == "all") { Vec::new() } else { logs.select };
     let query = LogQuery { select, lines: logs.lines, follow, out: !logs.err, err: !logs.out };
     let lines = client.stream(&Request::Logs(query)).await.map_err(|error| session.failed(error))?;
     tokio::select! {

@@ -50,7 +50,8 @@ struct Cli {
 }
 
 /// Each command's arguments are put together only when it is the one asked for (`defer`): there
-/// are some hundred flags in all, and a list is wanted within a millisecond.
+/// are some hundred flags in all, and a list is wanted within a millisecond. A `///` comment on
+/// the arguments would take the place of the command's text then, so they bear plain ones.
 #[derive(Subcommand, Debug)]
 #[command(rename_all = "lower", defer = true)]
 enum Command {

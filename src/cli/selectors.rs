@@ -12,7 +12,7 @@ use crate::ipc::message::{InstanceView, Request, Selectors};
 use super::session::Session;
 use super::settings::mistakes;
 
-/// The arguments of commands that act on what is in the list.
+// The arguments of commands that act on what is in the list.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Targets {
     /// Ids, names, namespaces, /regexes/, `all`, or ecosystem files for the apps they name

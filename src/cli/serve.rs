@@ -16,7 +16,8 @@ use super::session::Session;
 /// Where it listens unless told otherwise.
 const PORT: u16 = 8080;
 
-/// Arguments of `serve`.
+// The text again, as that of the arguments below would stand in its place.
+/// Serve a directory over HTTP, as an app
 #[derive(Args, Clone, Debug)]
 pub(super) struct Serve {
     #[command(flatten)]

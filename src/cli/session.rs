@@ -7,7 +7,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::error::{Error, Problem};
 use crate::ipc::client::{Client, ClientError};
-use crate::ipc::launch;
+use crate::ipc::launch::{self, LaunchError};
 use crate::ipc::message::Report;
 use crate::paths::Home;
 
@@ -75,9 +75,10 @@ impl Session {
     /// It does not start, or it cannot be talked to.
     pub(super) async fn connect_or_launch(&self) -> Result<Client, Error> {
         let launched = self.wait("the daemon to start", launch::connect_or_launch(&self.home)).await;
-        let failed = |error: launch::LaunchError| Error::Launch {
-            reason: error.to_string(),
-            log: self.home.own_log(),
+        let failed = |error| match error {
+            LaunchError::Client(error) => self.failed(error),
+            LaunchError::Failed(reason) => Error::Launch { reason, log: self.home.own_log() },
+            LaunchError::Home { .. } => Error::Launch { reason: error.to_string(), log: self.home.own_log() },
         };
         let (client, new) = launched.map_err(failed)?;
         if new {

@@ -11,7 +11,7 @@ use crate::spec::AppSpec;
 
 use super::session::Session;
 
-/// Settings of an app. Values are judged by `config`, which also reads files.
+// Settings of an app. Values are judged by `config`, which also reads files.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Settings")]
 pub(super) struct Settings {

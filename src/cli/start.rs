@@ -17,7 +17,7 @@ use super::settings::{Ground, Settings, load, mistakes, warn};
 /// The file that is started when nothing is named.
 const ECOSYSTEM: &str = "ecosystem.toml";
 
-/// Arguments of `start`.
+// Arguments of `start`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Start {
     /// Ecosystem files, scripts, programs, "shell lines"; or names and ids of apps in the list.
@@ -72,7 +72,11 @@ pub(super) async fn start(mut start: Start, session: &Session) -> Result<(), Err
     let ground = Ground::new(start.change.env.as_deref(), &start.change.only)?;
     let steps = start.plan(targets, session, &ground)?;
     let requests = start.requests(steps, session, &ground)?;
-    let mut client = session.connect_or_launch().await?;
+    let adds = requests.iter().any(|request| matches!(request, Request::Start(_)));
+    let mut client = match adds {
+        true => session.connect_or_launch().await?,
+        false => session.connect_for(&start.targets).await?,
+    };
     let what = format!("{} to be online", start.targets.join(", "));
     perform(session, &mut client, &what, requests).await
 }

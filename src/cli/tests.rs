@@ -136,3 +136,14 @@ fn unknown_commands_get_a_suggestion() {
     assert_eq!(error.kind(), ErrorKind::InvalidSubcommand);
     assert!(error.to_string().contains("restart"), "{error}");
 }
+
+#[test]
+fn a_commands_help_says_what_the_list_of_commands_says() {
+    let listed = Cli::command();
+    let mut built = listed.clone();
+    built.build();
+    for command in listed.get_subcommands().filter(|command| !command.is_hide_set()) {
+        let own = built.find_subcommand(command.get_name()).and_then(clap::Command::get_about);
+        assert_eq!(own.map(ToString::to_string), command.get_about().map(ToString::to_string));
+    }
+}

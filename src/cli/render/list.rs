@@ -83,7 +83,11 @@ impl Layout {
             builder.push_record(self.columns.iter().map(|column| column.cell(instance, self.name)));
         }
         let mut table = builder.build();
-        table.with(Border::rounded());
+        // The rule under the header would take the place of the lower border.
+        match instances.is_empty() {
+            true => table.with(Border::rounded().remove_horizontals()),
+            false => table.with(Border::rounded()),
+        };
         if style.colour {
             self.colour(&mut table, instances);
         }
@@ -254,8 +258,12 @@ pub(in crate::cli) mod tests {
 
     #[test]
     fn an_empty_list_is_a_header() {
-        let text = list(&[], Style::plain());
-        assert!(text.lines().count() <= 4 && text.contains("namespace"), "{text}");
+        let want = "\
+╭────┬──────┬────────┬─────┬─────╮
+│ id │ name │ status │ cpu │ mem │
+╰────┴──────┴────────┴─────┴─────╯
+";
+        assert_eq!(list(&[], Style { colour: false, width: 40 }), want);
     }
 
     #[test]
