@@ -123,8 +123,9 @@ pub(super) async fn send_signal(send: SendSignal, session: &Session) -> Result<(
     let select = targets.resolve(session, &mut client).await?;
     let request = Request::Signal { select, signal: signal.clone() };
     let report: Report = client.call(&request).await.map_err(|error| session.failed(error))?;
-    session.note(format_args!("sent {signal}"));
-    session.tell(&report)
+    // Not how they are: what the signal does to them shows later.
+    session.note(format_args!("sent {signal} to {}", targets.targets.join(", ")));
+    session.judge(&report)
 }
 
 /// Sends requests one after another until one fails, tells how instances came out, and shows

@@ -117,6 +117,14 @@ impl Session {
         for line in outcomes(report) {
             self.note(format_args!("{line}"));
         }
+        self.judge(report)
+    }
+
+    /// Nothing, if every instance came out as wished.
+    ///
+    /// # Errors
+    /// One is not as wished.
+    pub(super) fn judge(&self, report: &Report) -> Result<(), Error> {
         let problems = report.instances.iter().filter_map(|outcome| {
             let reason = outcome.problem.clone()?;
             Some(Problem { id: outcome.id, name: outcome.name.clone(), reason })
