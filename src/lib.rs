@@ -1,6 +1,8 @@
 //! rsm.
+pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod error;
 pub mod instance;
 pub mod ipc;
 pub mod keeper;

@@ -1,16 +1,13 @@
-//! The `rsm` command.
-fn main() {
-    let home = rsm::paths::Home::from_env().unwrap();
-    match std::env::args().nth(1).as_deref() {
-        Some("keeper") => {
-            if let Err(e) = rsm::keeper::main(&home, false) {
-                eprintln!("error: {e}");
-                std::process::exit(1)
-            }
+//! The `rsm` command: arguments in, exit code out.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match rsm::cli::run(std::env::args_os()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error.report(rsm::cli::colour_wanted());
+            ExitCode::from(error.exit_code())
         }
-        Some("daemon") => {
-            let _ = rsm::daemon::main(&home);
-        }
-        _ => {}
     }
 }

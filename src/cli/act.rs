@@ -1,0 +1,173 @@
+//! `stop`, `restart`, `delete`, `reset`, `scale`, `sendSignal`: acting on what is in the list.
+
+use clap::Args;
+
+use crate::config;
+use crate::error::Error;
+use crate::ipc::client::Client;
+use crate::ipc::message::{ActOn, Action, Existing, Report, Request, ScaleTo, StartApps};
+
+use super::selectors::Targets;
+use super::session::Session;
+use super::settings::{Ground, Settings, load};
+use super::{environment, list};
+
+// Flags of `start` and `restart` that are no settings of the app.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Change {
+    /// Lay the block `env_NAME` of a file over `env`
+    #[arg(long, value_name = "NAME")]
+    pub(super) env: Option<String>,
+    /// Only these apps of a file
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub(super) only: Vec<String>,
+    /// Give apps in the list the environment of this shell
+    #[arg(short = 'a', long)]
+    pub(super) update_env: bool,
+}
+
+// Arguments of `restart`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Restart {
+    /// Ids, names, namespaces, /regexes/, `all`, or ecosystem files
+    #[arg(required_unless_present_any = ["watch", "log"], value_name = "APP")]
+    targets: Vec<String>,
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    change: Change,
+    /// New arguments of the app
+    #[arg(last = true)]
+    args: Vec<String>,
+}
+
+// Arguments of `scale`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Scale {
+    /// The app's name
+    name: String,
+    /// How many instances: N, +N more, -N fewer
+    #[arg(allow_hyphen_values = true, value_parser = scale_to, value_name = "N")]
+    to: ScaleTo,
+}
+
+// Arguments of `sendSignal`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct SendSignal {
+    /// Name of the signal, such as SIGUSR2 or HUP
+    signal: String,
+    #[command(flatten)]
+    targets: Targets,
+}
+
+/// `stop`, `delete`, `reset`.
+pub(super) async fn act(action: Action, targets: Targets, session: &Session) -> Result<(), Error> {
+    let mut client = session.connect_for(&targets.targets).await?;
+    let select = targets.resolve(session, &mut client).await?;
+    let goal = match action {
+        Action::Stop | Action::Delete => "stop",
+        Action::Start | Action::Restart => "be online",
+        Action::Reset => "be reset",
+    };
+    let what = format!("{} to {goal}", targets.targets.join(", "));
+    let request = Request::Act(action, ActOn { select, ..ActOn::default() });
+    perform(session, &mut client, &what, vec![request]).await
+}
+
+pub(super) async fn restart(mut restart: Restart, session: &Session) -> Result<(), Error> {
+    if restart.targets.is_empty() {
+        // clap lets these two stand for the target, which they may have swallowed.
+        restart.targets.push(restart.settings.give_back().ok_or_else(nothing_named)?);
+    }
+    let Restart { targets, settings, change, args } = restart;
+    let (files, selectors): (Vec<String>, Vec<String>) =
+        targets.iter().cloned().partition(|target| config::is_config_file(target));
+    if change.env.is_some() && files.is_empty() {
+        return Err(Error::EnvNeedsFile);
+    }
+    let ground = Ground::new(change.env.as_deref(), &change.only)?;
+    let mut requests = Vec::new();
+    for file in &files {
+        let apps = load(session, file, &settings, &args, &ground)?;
+        let inherited = environment::inherited(session);
+        requests.push(Request::Start(StartApps { apps, inherited, existing: Existing::Restart }));
+    }
+    if !selectors.is_empty() {
+        let changes = settings.changes(&args, &ground)?;
+        let changes = (!changes.is_empty()).then_some(changes);
+        let inherited = change.update_env.then(|| environment::inherited(session));
+        requests.push(Request::Act(Action::Restart, ActOn { select: selectors, inherited, changes }));
+    }
+    let mut client = match files.is_empty() {
+        true => session.connect_for(&targets).await?,
+        false => session.connect_or_launch().await?,
+    };
+    perform(session, &mut client, &format!("{} to be online", targets.join(", ")), requests).await
+}
+
+fn nothing_named() -> Error {
+    let message = "name what to restart, such as: rsm restart api --watch\n";
+    Error::Arguments(clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, message))
+}
+
+pub(super) async fn scale(scale: Scale, session: &Session) -> Result<(), Error> {
+    let Scale { name, to } = scale;
+    let mut client = session.connect_for(std::slice::from_ref(&name)).await?;
+    let request = Request::Scale { name: name.clone(), to };
+    perform(session, &mut client, &format!("{name} to be scaled"), vec![request]).await
+}
+
+pub(super) async fn send_signal(send: SendSignal, session: &Session) -> Result<(), Error> {
+    let SendSignal { signal, targets } = send;
+    let mut client = session.connect_for(&targets.targets).await?;
+    let select = targets.resolve(session, &mut client).await?;
+    let request = Request::Signal { select, signal: signal.clone() };
+    let report: Report = client.call(&request).await.map_err(|error| session.failed(error))?;
+    // Not how they are: what the signal does to them shows later.
+    session.note(format_args!("sent {signal} to {}", targets.targets.join(", ")));
+    session.judge(&report)
+}
+
+/// Sends requests one after another until one fails, tells how instances came out, and shows
+/// the list. `what` says what is being waited for.
+pub(super) async fn perform(
+    session: &Session,
+    client: &mut Client,
+    what: &str,
+    requests: Vec<Request>,
+) -> Result<(), Error> {
+    for request in &requests {
+        let report: Report =
+            session.wait(what, client.call(request)).await.map_err(|error| session.failed(error))?;
+        session.tell(&report)?;
+    }
+    if session.quiet() { Ok(()) } else { list::show(session, client).await }
+}
+
+/// `3`, `+3` or `-3`.
+fn scale_to(text: &str) -> Result<ScaleTo, String> {
+    let number = |digits: &str| match digits.bytes().all(|c| c.is_ascii_digit()) {
+        true => digits.parse().map_err(|_| format!("{digits:?} is no number of instances")),
+        false => Err("wants a number: 3, or +3 for three more, or -3 for three fewer".to_owned()),
+    };
+    match (text.strip_prefix('+'), text.strip_prefix('-')) {
+        (Some(more), _) => number(more).map(ScaleTo::Add),
+        (_, Some(fewer)) => number(fewer).map(ScaleTo::Remove),
+        (None, None) => number(text).map(ScaleTo::Exactly),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_instances() {
+        assert_eq!(scale_to("3"), Ok(ScaleTo::Exactly(3)));
+        assert_eq!(scale_to("+2"), Ok(ScaleTo::Add(2)));
+        assert_eq!(scale_to("-2"), Ok(ScaleTo::Remove(2)));
+        for wrong in ["", "+", "-", "x", "--1", "+-1", "1.5", "99999999999"] {
+            assert!(scale_to(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! `describe` and `env`: everything about some instances.
+
+use clap::Args;
+use jiff::tz::TimeZone;
+
+use crate::error::Error;
+use crate::ipc::client::Client;
+use crate::ipc::message::{InstanceDetail, InstanceView, LogItem, LogQuery, Request};
+use crate::spec::Vars;
+
+use super::output;
+use super::render::describe;
+use super::render::style::tame;
+use super::selectors::only_one;
+use super::session::Session;
+
+/// How many of the last lines of an errored instance are shown.
+const LAST_WORDS: usize = 10;
+
+// Arguments of `describe`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Describe {
+    /// Ids, names, namespaces, /regexes/ or `all`
+    #[arg(required = true, value_name = "APP")]
+    pub(super) select: Vec<String>,
+    /// One JSON array
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+// Arguments of `env`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Env {
+    /// Id, or the name of an app with one instance
+    #[arg(value_name = "ID")]
+    instance: String,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn describe(describe: Describe, session: &Session) -> Result<(), Error> {
+    let mut client = session.connect_for(&describe.select).await?;
+    let request = Request::Describe(describe.select);
+    if describe.json {
+        let bytes = client.bytes(&request).await.map_err(|error| session.failed(error))?;
+        return output::line(&bytes);
+    }
+    let details: Vec<InstanceDetail> = client.call(&request).await.map_err(|error| session.failed(error))?;
+    let zone = TimeZone::system();
+    let mut pages = Vec::new();
+    for detail in &details {
+        let said = match describe::wants_last_words(detail) {
+            true => last_words(detail.view.id, &mut client).await,
+            false => Vec::new(),
+        };
+        pages.push(describe::describe(detail, &said, &zone, session.style));
+    }
+    output::text(&pages.join("\n"))
+}
+
+/// The last lines of standard error; none where they cannot be had, which fails nothing.
+async fn last_words(id: u32, client: &mut Client) -> Vec<String> {
+    let select = vec![id.to_string()];
+    let query = LogQuery { select, lines: LAST_WORDS, follow: false, out: false, err: true };
+    let Ok(mut lines) = client.stream(&Request::Logs(query)).await else { return Vec::new() };
+    let mut said = Vec::new();
+    while let Some(Ok(line)) = lines.next().await {
+        if let Ok(LogItem::Line { line, .. }) = serde_json::from_slice(&line) {
+            said.push(line);
+        }
+    }
+    said
+}
+
+/// The variables given to an instance by file and flags, with their values: asked for by name.
+pub(super) async fn env(env: Env, session: &Session) -> Result<(), Error> {
+    let mut client = session.connect_for(std::slice::from_ref(&env.instance)).await?;
+    let there: Vec<InstanceView> =
+        client.call(&Request::List).await.map_err(|error| session.failed(error))?;
+    let request = Request::Env(only_one(&env.instance, &there)?);
+    let vars: Vars = client.call(&request).await.map_err(|error| session.failed(error))?;
+    if env.json {
+        return output::json(&vars);
+    }
+    output::text(&vars.iter().map(|(name, value)| format!("{name}: {}\n", tame(value))).collect::<String>())
+}

@@ -1,0 +1,215 @@
+//! The command line: arguments, and one line a command that says who does it.
+//!
+//! A command's file turns its arguments into a request and the answer into text. Data goes to
+//! standard output, everything else to standard error. Exit codes are those of
+//! [`Error::exit_code`].
+
+mod act;
+mod daemon;
+mod describe;
+mod dump;
+mod environment;
+mod list;
+mod logs;
+mod output;
+mod render;
+mod selectors;
+mod serve;
+mod session;
+mod settings;
+mod start;
+
+use std::ffi::OsString;
+
+use clap::{ArgAction, Parser, Subcommand};
+
+use self::describe::Describe;
+use self::selectors::Targets;
+use self::session::Session;
+use crate::config;
+use crate::error::Error;
+use crate::ipc::message::Action;
+use crate::paths::Home;
+use crate::serve::ServeArgs;
+
+/// A process manager for any language
+#[derive(Parser, Debug)]
+#[command(name = "rsm", version, disable_version_flag = true, arg_required_else_help = true)]
+struct Cli {
+    /// Say nothing but what was asked for, and errors
+    #[arg(short, long, global = true)]
+    silent: bool,
+    /// No colours (as with NO_COLOR set)
+    #[arg(long, global = true)]
+    no_color: bool,
+    /// Print the version
+    #[arg(short = 'v', short_alias = 'V', long, action = ArgAction::Version)]
+    version: (),
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Each command's arguments are put together only when it is the one asked for (`defer`): there
+/// are some hundred flags in all, and a list is wanted within a millisecond. A `///` comment on
+/// the arguments would take the place of the command's text then, so they bear plain ones.
+#[derive(Subcommand, Debug)]
+#[command(rename_all = "lower", defer = true)]
+enum Command {
+    /// Start apps: a file, a script, a program, a "shell line", or what is in the list
+    #[command(alias = "startOrRestart")]
+    Start(Box<start::Start>),
+    /// Stop apps and keep them in the list
+    Stop(Targets),
+    /// Restart apps, with new settings if flags say so
+    Restart(Box<act::Restart>),
+    /// Stop apps and take them from the list
+    #[command(visible_alias = "del")]
+    Delete(Targets),
+    /// Change how many instances an app has
+    Scale(act::Scale),
+    /// Set the counters of apps to zero
+    Reset(Targets),
+    /// Send a signal to apps
+    #[command(name = "sendSignal", aliases = ["send-signal", "sendsignal"])]
+    SendSignal(act::SendSignal),
+    /// Show the list
+    #[command(visible_aliases = ["ls", "l", "ps", "status"])]
+    List(list::List),
+    /// Print the list as JSON in PM2's shape
+    Jlist,
+    /// Show everything about apps
+    #[command(visible_aliases = ["show", "desc"])]
+    Describe(Describe),
+    /// Show the variables given to an instance, with their values
+    Env(describe::Env),
+    /// Print process ids
+    Pid {
+        /// Of this app only
+        name: Option<String>,
+    },
+    /// Print the ids of an app
+    Id {
+        /// The app's name
+        name: String,
+    },
+    /// Show logs, and go on with what comes
+    #[command(alias = "log")]
+    Logs(logs::Logs),
+    /// Empty log files
+    Flush {
+        /// Of these apps only
+        #[arg(value_name = "APP")]
+        select: Vec<String>,
+    },
+    /// Open all log files anew, after something else moved them
+    #[command(name = "reloadLogs", aliases = ["reload-logs", "reloadlogs"])]
+    ReloadLogs,
+    /// Save the list
+    #[command(visible_alias = "dump")]
+    Save {
+        /// Even if it is empty
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Start what was saved and is not in the list
+    Resurrect,
+    /// Forget what was saved
+    Cleardump,
+    /// Ask whether the daemon is there
+    Ping,
+    /// Stop all apps and the daemon
+    Kill,
+    /// Show rsm's own processes and files; with a name as `describe`
+    Info {
+        /// Apps to describe instead
+        #[arg(value_name = "APP")]
+        select: Vec<String>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the JSON Schema of ecosystem.toml
+    Schema,
+    /// Serve a directory over HTTP, as an app
+    Serve(serve::Serve),
+    /// The file server in the foreground
+    #[command(name = "serve-files", hide = true)]
+    ServeFiles(ServeArgs),
+    /// The apps' parent
+    #[command(hide = true)]
+    Keeper {
+        /// Stay in the foreground
+        #[arg(long)]
+        foreground: bool,
+    },
+    /// All decisions; started by the keeper
+    #[command(hide = true)]
+    Daemon,
+}
+
+/// Runs one command line, the program's name first.
+///
+/// # Errors
+/// Whatever kept the command from doing what was asked.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
+    let cli = Cli::try_parse_from(args).map_err(Error::Arguments)?;
+    let home = || Home::from_env().map_err(Error::NoHome);
+    match cli.command {
+        Command::Keeper { foreground } => part("keeper", crate::keeper::main(&home()?, foreground)),
+        Command::Daemon => part("daemon", crate::daemon::main(&home()?)),
+        Command::ServeFiles(args) => part("serve", crate::serve::run(args)),
+        Command::Schema => output::json(&config::schema()),
+        command => {
+            let session = Session::new(cli.silent, !cli.no_color && colour_wanted())?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(|error| Error::System { what: "starting up", error })?;
+            runtime.block_on(dispatch(command, &session))
+        }
+    }
+}
+
+async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
+    match command {
+        Command::Start(args) => start::start(*args, session).await,
+        Command::Stop(targets) => act::act(Action::Stop, targets, session).await,
+        Command::Restart(args) => act::restart(*args, session).await,
+        Command::Delete(targets) => act::act(Action::Delete, targets, session).await,
+        Command::Scale(args) => act::scale(args, session).await,
+        Command::Reset(targets) => act::act(Action::Reset, targets, session).await,
+        Command::SendSignal(args) => act::send_signal(args, session).await,
+        Command::List(args) => list::list(args, session).await,
+        Command::Jlist => list::jlist(session).await,
+        Command::Describe(args) => describe::describe(args, session).await,
+        Command::Env(args) => describe::env(args, session).await,
+        Command::Pid { name } => list::pid(name, session).await,
+        Command::Id { name } => list::id(&name, session).await,
+        Command::Logs(args) => logs::logs(args, session).await,
+        Command::Flush { select } => logs::flush(select, session).await,
+        Command::ReloadLogs => logs::reopen(session).await,
+        Command::Save { force } => dump::save(force, session).await,
+        Command::Resurrect => dump::resurrect(session).await,
+        Command::Cleardump => dump::clear(session).await,
+        Command::Ping => daemon::ping(session).await,
+        Command::Kill => daemon::kill(session).await,
+        Command::Info { select, json } if select.is_empty() => daemon::info(json, session).await,
+        Command::Info { select, json } => describe::describe(Describe { select, json }, session).await,
+        Command::Serve(args) => serve::serve(args, session).await,
+        // Run before there was a session: they are no clients.
+        Command::Keeper { .. } | Command::Daemon | Command::ServeFiles(_) | Command::Schema => Ok(()),
+    }
+}
+
+fn part<E: std::fmt::Display>(part: &'static str, result: Result<(), E>) -> Result<(), Error> {
+    result.map_err(|error| Error::Part { part, reason: error.to_string() })
+}
+
+/// Whether the environment and the command line allow colours where there is a terminal.
+pub fn colour_wanted() -> bool {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    let flag = std::env::args_os().take_while(|arg| arg != "--").any(|arg| arg == "--no-color");
+    !(no_color || dumb || flag)
+}
+
+#[cfg(test)]
+mod tests;

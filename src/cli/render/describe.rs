@@ -1,0 +1,293 @@
+//! `describe`: everything about one instance, in sections. Names of variables, never values.
+
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+
+use super::list::mode;
+use super::style::{Style, Tone, tame, width};
+use super::units;
+use crate::ipc::message::{ExitView, InstanceDetail, Status};
+use crate::spec::{AppSpec, RestartDelay, RestartPolicy};
+
+/// A heading and its rows.
+type Section = (&'static str, Vec<(&'static str, String)>);
+
+/// The page. `said` are the last lines of its standard error, shown where there are any.
+pub(in crate::cli) fn describe(
+    detail: &InstanceDetail,
+    said: &[String],
+    zone: &TimeZone,
+    style: Style,
+) -> String {
+    let view = &detail.view;
+    let title = format!("{} (id {})", tame(&view.name), view.id);
+    let mut page = format!("{}\n", style.paint(Tone::Head, &title));
+    let sections =
+        [identity(detail), command(detail), state(detail, zone), restart(&detail.spec), logs(detail)];
+    for (heading, rows) in sections {
+        page.push_str(&format!("\n{}\n", style.paint(Tone::Head, heading)));
+        for (key, value) in rows {
+            let tone = if key == "status" { Tone::of(view.status) } else { Tone::Plain };
+            page.push_str(&format!("  {key:<14} {}\n", style.paint(tone, &tame(&value))));
+        }
+    }
+    page.push_str(&format!("\n{}\n", style.paint(Tone::Head, "Last ends")));
+    page.push_str(&ends(&detail.exits, zone));
+    if !said.is_empty() {
+        page.push_str(&format!("\n{}\n", style.paint(Tone::Head, "Last lines of standard error")));
+        said.iter().for_each(|line| page.push_str(&format!("  {}\n", tame(line))));
+    }
+    page
+}
+
+fn identity(detail: &InstanceDetail) -> Section {
+    let (view, spec) = (&detail.view, &detail.spec);
+    let mut rows = vec![
+        ("name", view.name.clone()),
+        ("namespace", view.namespace.clone()),
+        ("instance", format!("number {} of the app", view.number)),
+        ("version", view.version.clone().unwrap_or_else(|| "N/A".into())),
+        ("mode", mode(view.mode).into()),
+    ];
+    rows.extend(spec.source.as_ref().map(|file| ("from", shown(file))));
+    ("Identity", rows)
+}
+
+fn command(detail: &InstanceDetail) -> Section {
+    let names: Vec<&str> = detail.spec.env.keys().map(String::as_str).collect();
+    let line = detail.command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
+    let mut rows = vec![
+        ("command", line),
+        ("directory", shown(&detail.spec.cwd)),
+        ("user", detail.view.user.clone()),
+        ("variables", if names.is_empty() { "none given".into() } else { names.join(" ") }),
+    ];
+    if !names.is_empty() {
+        rows.push(("", format!("their values: rsm env {}", detail.view.id)));
+    }
+    ("Command", rows)
+}
+
+fn state(detail: &InstanceDetail, zone: &TimeZone) -> Section {
+    let view = &detail.view;
+    let status = match &view.reason {
+        Some(reason) => format!("{}: {reason}", view.status.as_str()),
+        None => view.status.as_str().into(),
+    };
+    let mut rows = vec![("status", status)];
+    if let Some(pid) = view.pid {
+        let others = detail.processes.iter().filter(|other| **other != pid).count();
+        let tree = if others == 0 { String::new() } else { format!(" and {others} below it") };
+        rows.push(("process", format!("{pid}{tree}")));
+        rows.push(("cpu, memory", format!("{}, {}", units::percent(view.cpu), units::size(view.memory))));
+    }
+    if let (Some(since), Some(uptime)) = (view.started_at, view.uptime) {
+        rows.push(("up", format!("{}, since {}", units::lasted(uptime), units::clock(since, zone))));
+    }
+    let early = view.unstable_restarts;
+    rows.push(("restarts", format!("{}, of these {early} after early exits", view.restarts)));
+    rows.push(("added", units::clock(detail.created_at, zone)));
+    ("State", rows)
+}
+
+fn restart(spec: &AppSpec) -> Section {
+    let (policy, stop) = (&spec.restart, &spec.stop);
+    let mut rows = vec![
+        ("restarted", if policy.autorestart { "whenever it ends" } else { "never by itself" }.into()),
+        ("pause", pause(policy.delay)),
+        ("given up", given_up(policy)),
+        ("stopped by", stopped_by(&stop.signal, stop.timeout, stop.tree)),
+    ];
+    if !policy.stop_exit_codes.is_empty() {
+        let codes: Vec<String> = policy.stop_exit_codes.iter().map(i32::to_string).collect();
+        rows.push(("ends for good", format!("by exit code {}", codes.join(", "))));
+    }
+    rows.extend(spec.max_memory_restart.map(|bytes| ("memory limit", units::size(bytes))));
+    rows.extend(spec.cron_restart.clone().map(|schedule| ("schedule", schedule)));
+    if let Some(watch) = &spec.watch {
+        let paths: Vec<String> = watch.paths.iter().map(|path| shown(path)).collect();
+        rows.push(("watches", paths.join(" ")));
+    }
+    if spec.readiness.wait_ready {
+        rows.push(("ready", format!("when it says so, within {}", span(spec.readiness.timeout))));
+    }
+    ("Restarts and limits", rows)
+}
+
+fn logs(detail: &InstanceDetail) -> Section {
+    let file = |path: &Option<std::path::PathBuf>| {
+        path.as_ref().map_or_else(|| "nowhere".into(), |path| shown(path))
+    };
+    let mut rows = vec![("output", file(&detail.out_file)), ("errors", file(&detail.error_file))];
+    rows.extend(detail.log_file.as_ref().map(|path| ("both", shown(path))));
+    rows.push(("pid file", shown(&detail.pid_file)));
+    ("Files", rows)
+}
+
+fn pause(delay: RestartDelay) -> String {
+    match delay {
+        RestartDelay::Fixed(pause) => format!("always {}", span(pause)),
+        RestartDelay::AfterFirst { initial } => {
+            format!("none after the first early exit, then {}, growing to 15 s", span(initial))
+        }
+        RestartDelay::FromFirst { initial } => format!("{}, growing to 15 s", span(initial)),
+    }
+}
+
+fn given_up(policy: &RestartPolicy) -> String {
+    let RestartPolicy { max_restarts, min_uptime, window, .. } = policy;
+    format!("after {max_restarts} exits before {} within {}", span(*min_uptime), span(*window))
+}
+
+fn stopped_by(signal: &str, grace: Duration, tree: bool) -> String {
+    let whom = if tree { "to the whole tree" } else { "to the first process" };
+    format!("{signal} {whom}, SIGKILL after {}", span(grace))
+}
+
+/// The ends of its runs, newest first: when, which run, how long, how, and who wanted it.
+fn ends(exits: &[ExitView], zone: &TimeZone) -> String {
+    let rows: Vec<[String; 4]> = exits.iter().rev().map(|end| row(end, zone)).collect();
+    if rows.is_empty() {
+        return "  none\n".into();
+    }
+    let widest = |column: usize| rows.iter().map(|row| width(&row[column])).max().unwrap_or(0);
+    let (run, lasted) = (widest(1), widest(2));
+    let line = |[at, number, uptime, how]: &[String; 4]| {
+        format!("  {at}  {number:<run$}  {uptime:<lasted$}  {how}\n")
+    };
+    rows.iter().map(line).collect()
+}
+
+fn row(end: &ExitView, zone: &TimeZone) -> [String; 4] {
+    let asked = match (&end.why, end.asked) {
+        (Some(why), _) => format!(", asked: {}", tame(why)),
+        (None, true) => ", as asked".into(),
+        (None, false) => String::new(),
+    };
+    let killed = if end.killed { ", killed after its grace" } else { "" };
+    [
+        units::clock(end.at, zone),
+        format!("run {}", end.run),
+        format!("after {}", units::lasted(end.uptime)),
+        format!("{}{asked}{killed}", tame(&end.exit.to_string())),
+    ]
+}
+
+fn span(duration: Duration) -> String {
+    let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    if ms.is_multiple_of(1000) { format!("{} s", ms / 1000) } else { format!("{ms} ms") }
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// As a shell would need it.
+fn quoted(word: &str) -> String {
+    shlex::try_quote(word).map_or_else(|_| word.to_owned(), std::borrow::Cow::into_owned)
+}
+
+/// Whether the last words of an instance are worth showing.
+pub(in crate::cli) fn wants_last_words(detail: &InstanceDetail) -> bool {
+    detail.view.status == Status::Errored
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::list::tests::view;
+    use super::*;
+    use crate::instance::exit::Exit;
+
+    pub(in crate::cli::render) fn detail() -> InstanceDetail {
+        let mut spec = AppSpec::new("api", "/srv/api.js", "/srv");
+        spec.env.insert("TOKEN".into(), "hunter2".into());
+        let mut view = view(3, "api", Status::Errored);
+        view.reason = Some("given up after 2 early exits".into());
+        let end = |run, exit| ExitView {
+            at: 1_700_000_000_000,
+            run,
+            pid: Some(40),
+            uptime: 12,
+            exit,
+            asked: run == 1,
+            killed: run == 1,
+            why: (run == 1).then(|| "memory limit".into()),
+        };
+        InstanceDetail {
+            view,
+            spec,
+            command: vec!["node".into(), "/srv/api.js".into(), "a b".into()],
+            out_file: Some("/h/logs/api-out.log".into()),
+            error_file: None,
+            log_file: None,
+            pid_file: "/h/pids/api-3.pid".into(),
+            created_at: 1_700_000_000_000,
+            exits: vec![end(1, Exit::Signal { number: 9, core: false }), end(10, Exit::Code(1))],
+            processes: vec![],
+        }
+    }
+
+    #[test]
+    fn the_whole_page() {
+        let page = describe(&detail(), &["Error: no port".into()], &TimeZone::UTC, Style::plain());
+        let want = "\
+api (id 3)
+
+Identity
+  name           api
+  namespace      default
+  instance       number 0 of the app
+  version        N/A
+  mode           fork
+
+Command
+  command        node /srv/api.js 'a b'
+  directory      /srv
+  user           ada
+  variables      TOKEN
+                 their values: rsm env 3
+
+State
+  status         errored: given up after 2 early exits
+  restarts       0, of these 0 after early exits
+  added          2023-11-14 22:13:20
+
+Restarts and limits
+  restarted      whenever it ends
+  pause          none after the first early exit, then 100 ms, growing to 15 s
+  given up       after 16 exits before 1 s within 600 s
+  stopped by     SIGINT to the whole tree, SIGKILL after 10 s
+
+Files
+  output         /h/logs/api-out.log
+  errors         nowhere
+  pid file       /h/pids/api-3.pid
+
+Last ends
+  2023-11-14 22:13:20  run 10  after 12 ms  exit code 1
+  2023-11-14 22:13:20  run 1   after 12 ms  killed by SIGKILL, asked: memory limit, killed after its grace
+
+Last lines of standard error
+  Error: no port
+";
+        assert_eq!(page, want);
+    }
+
+    #[test]
+    fn no_value_of_a_variable_is_shown() {
+        assert!(!describe(&detail(), &[], &TimeZone::UTC, Style::plain()).contains("hunter2"));
+    }
+
+    #[test]
+    fn one_that_runs_shows_its_process() {
+        let mut online = detail();
+        online.view = view(3, "api", Status::Online);
+        online.processes = vec![4003, 4004, 4005];
+        let page = describe(&online, &[], &TimeZone::UTC, Style::plain());
+        assert!(page.contains("process        4003 and 2 below it\n"), "{page}");
+        assert!(page.contains("cpu, memory    1.5%, 51.4mb\n"), "{page}");
+        assert!(page.contains("up             2h, since 2023-11-14 22:13:20\n"), "{page}");
+    }
+}

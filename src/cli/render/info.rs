@@ -1,0 +1,72 @@
+//! `info`: rsm's own processes, its files, the machine.
+
+use super::style::{Style, Tone};
+use super::units;
+use crate::ipc::message::{Info, ProcessInfo};
+
+/// The page. `cli` is the version of this binary.
+pub(in crate::cli) fn info(info: &Info, cli: &str, style: Style) -> String {
+    let process = |of: &ProcessInfo| {
+        format!("pid {}, {} of memory, up {}", of.pid, units::size(of.memory), units::age(of.uptime))
+    };
+    let host = &info.host;
+    let [one, five, fifteen] = host.load;
+    let memory = format!("{} of {}", units::size(host.memory_used), units::size(host.memory_total));
+    let mut rows = vec![
+        ("version", version(&info.version, cli)),
+        ("daemon", process(&info.daemon)),
+        ("keeper", process(&info.keeper)),
+        ("apps", instances(info)),
+        (
+            "host",
+            format!("{} cores, load {one:.2} {five:.2} {fifteen:.2}, memory {memory} in use", host.cores),
+        ),
+    ];
+    rows.extend(info.paths.iter().map(|(name, path)| (name.as_str(), path.display().to_string())));
+    rows.iter()
+        .map(|(key, value)| format!("{} {value}\n", style.paint(Tone::Head, &format!("{key:<8}"))))
+        .collect()
+}
+
+/// Says when daemon and command line differ: then `rsm kill` and a new start bring the new one.
+fn version(daemon: &str, cli: &str) -> String {
+    match daemon == cli {
+        true => daemon.to_owned(),
+        false => format!("{daemon} (this command is {cli})"),
+    }
+}
+
+fn instances(info: &Info) -> String {
+    let counts: Vec<String> =
+        info.instances.iter().map(|(status, count)| format!("{count} {status}")).collect();
+    if counts.is_empty() { "none".into() } else { counts.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipc::message::HostInfo;
+
+    #[test]
+    fn the_page() {
+        let process = |pid| ProcessInfo { pid, uptime: 180_000, memory: 3 << 20 };
+        let shown = Info {
+            version: "0.1.0".into(),
+            daemon: process(11),
+            keeper: process(10),
+            paths: [("home".into(), "/h".into()), ("socket".into(), "/h/rsm.sock".into())].into(),
+            instances: [("online".into(), 2), ("stopped".into(), 1)].into(),
+            host: HostInfo { cores: 2, load: [0.5, 0.25, 0.0], memory_total: 4 << 30, memory_used: 1 << 30 },
+        };
+        let want = "\
+version  0.1.0 (this command is 0.2.0)
+daemon   pid 11, 3.0mb of memory, up 3m
+keeper   pid 10, 3.0mb of memory, up 3m
+apps     2 online, 1 stopped
+host     2 cores, load 0.50 0.25 0.00, memory 1.0gb of 4.0gb in use
+home     /h
+socket   /h/rsm.sock
+";
+        assert_eq!(info(&shown, "0.2.0", Style::plain()), want);
+    }
+}

@@ -1,0 +1,127 @@
+//! Colour and width of the output, and what must never reach a terminal.
+
+use std::borrow::Cow;
+
+use tabled::grid::util::string::get_line_width;
+
+use crate::ipc::message::Status;
+
+/// Columns assumed where nobody looks: enough for the full layouts, as in PM2.
+const UNSEEN: usize = 300;
+
+/// How output is dressed.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::cli) struct Style {
+    /// Whether colours are wanted.
+    pub(in crate::cli) colour: bool,
+    /// Columns there are.
+    pub(in crate::cli) width: usize,
+}
+
+/// What a colour means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cli) enum Tone {
+    /// Nothing special.
+    Plain,
+    /// A heading, a key.
+    Head,
+    /// As it should be.
+    Good,
+    /// Down.
+    Bad,
+    /// In between.
+    Change,
+}
+
+impl Tone {
+    /// The sequence that begins this tone.
+    pub(in crate::cli) fn begin(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::Head => "\u{1b}[1;36m",
+            Self::Good => "\u{1b}[32m",
+            Self::Bad => "\u{1b}[31m",
+            Self::Change => "\u{1b}[33m",
+        }
+    }
+
+    /// The tone of a state.
+    pub(in crate::cli) fn of(status: Status) -> Self {
+        match status {
+            Status::Online => Self::Good,
+            Status::Stopped | Status::Errored => Self::Bad,
+            Status::Launching | Status::Stopping | Status::Waiting => Self::Change,
+        }
+    }
+}
+
+/// Ends any tone.
+pub(in crate::cli) const END: &str = "\u{1b}[0m";
+
+impl Style {
+    /// For files and pipes.
+    pub(in crate::cli) fn plain() -> Self {
+        Self { colour: false, width: UNSEEN }
+    }
+
+    /// `text` in a tone.
+    pub(in crate::cli) fn paint(self, tone: Tone, text: &str) -> String {
+        match self.colour && tone != Tone::Plain {
+            true => format!("{}{text}{END}", tone.begin()),
+            false => text.to_owned(),
+        }
+    }
+}
+
+/// Columns that `text` takes on a terminal.
+pub(in crate::cli) fn width(text: &str) -> usize {
+    get_line_width(text)
+}
+
+/// `text` without control characters: a name must not steer the terminal.
+pub(in crate::cli) fn tame(text: &str) -> Cow<'_, str> {
+    match text.contains(char::is_control) {
+        true => text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect(),
+        false => Cow::Borrowed(text),
+    }
+}
+
+/// `text` in at most `columns`, its end replaced by `…` where it is longer.
+pub(in crate::cli) fn cut(text: &str, columns: usize) -> Cow<'_, str> {
+    if width(text) <= columns {
+        return Cow::Borrowed(text);
+    }
+    let mut kept = String::new();
+    for c in text.chars() {
+        if width(&kept) + width(c.encode_utf8(&mut [0; 4])) + 1 > columns {
+            break;
+        }
+        kept.push(c);
+    }
+    kept.push('…');
+    Cow::Owned(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wide_characters_count_double() {
+        assert_eq!(width("队列"), 4);
+        assert_eq!(cut("队列服务", 5), "队列…");
+        assert_eq!(cut("队列服务", 8), "队列服务");
+        assert_eq!(cut("worker", 4), "wor…");
+    }
+
+    #[test]
+    fn control_characters_do_not_pass() {
+        assert_eq!(tame("a\u{1b}[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
+    }
+
+    #[test]
+    fn colour_only_where_wanted() {
+        assert_eq!(Style::plain().paint(Tone::Good, "online"), "online");
+        assert_eq!(Style { colour: true, width: 80 }.paint(Tone::Good, "x"), "\u{1b}[32mx\u{1b}[0m");
+    }
+}

@@ -1,0 +1,91 @@
+//! Ages, sizes and times as people read them, in PM2's units.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+const SECOND: u64 = 1000;
+const MINUTE: u64 = 60 * SECOND;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+
+/// Milliseconds in the largest unit of which there are at least two: `119s`, `2m`, `47h`, `2D`.
+pub(in crate::cli) fn age(ms: u64) -> String {
+    let units = [(365 * DAY, "Y"), (30 * DAY, "M"), (DAY, "D"), (HOUR, "h"), (MINUTE, "m")];
+    let fits = units.into_iter().find(|(unit, _)| ms / unit >= 2);
+    let (unit, name) = fits.unwrap_or((SECOND, "s"));
+    format!("{}{name}", ms / unit)
+}
+
+/// Milliseconds, exact where they are few: an app that dies after 12 ms did not run `0s`.
+pub(in crate::cli) fn lasted(ms: u64) -> String {
+    if ms < 10 * SECOND { format!("{ms} ms") } else { age(ms) }
+}
+
+/// Bytes with one decimal, in steps of 1024: `0b`, `51.4mb`.
+pub(in crate::cli) fn size(bytes: u64) -> String {
+    let units = [(1 << 40, "tb"), (1 << 30, "gb"), (1 << 20, "mb"), (1 << 10, "kb")];
+    match units.into_iter().find(|(unit, _): &(u64, _)| bytes >= *unit) {
+        #[allow(clippy::cast_precision_loss, reason = "one decimal is shown")]
+        Some((unit, name)) => format!("{:.1}{name}", bytes as f64 / unit as f64),
+        None => format!("{bytes}b"),
+    }
+}
+
+/// Percent of one core, with a decimal where there is one.
+pub(in crate::cli) fn percent(cpu: f32) -> String {
+    let text = format!("{cpu:.1}");
+    format!("{}%", text.strip_suffix(".0").unwrap_or(&text))
+}
+
+/// A point in time, milliseconds since the epoch, as a clock in `zone` shows it.
+pub(in crate::cli) fn clock(ms: u64, zone: &TimeZone) -> String {
+    match i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()) {
+        Some(at) => at.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        None => "?".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_change_unit_at_two() {
+        let ages = [
+            (0, "0s"),
+            (119_999, "119s"),
+            (120_000, "2m"),
+            (119 * MINUTE, "119m"),
+            (2 * HOUR, "2h"),
+            (47 * HOUR, "47h"),
+            (2 * DAY, "2D"),
+            (59 * DAY, "59D"),
+            (60 * DAY, "2M"),
+            (730 * DAY, "2Y"),
+        ];
+        for (ms, shown) in ages {
+            assert_eq!(age(ms), shown);
+        }
+        assert_eq!((lasted(12).as_str(), lasted(12_000).as_str()), ("12 ms", "12s"));
+    }
+
+    #[test]
+    fn sizes_have_one_decimal() {
+        let sizes = [(0, "0b"), (1023, "1023b"), (1024, "1.0kb"), (53_896_806, "51.4mb"), (3 << 30, "3.0gb")];
+        for (bytes, shown) in sizes {
+            assert_eq!(size(bytes), shown);
+        }
+        assert_eq!(size(u64::MAX), "16777216.0tb");
+    }
+
+    #[test]
+    fn percents_are_short() {
+        assert_eq!([percent(0.0), percent(12.34), percent(99.96)], ["0%", "12.3%", "100%"]);
+    }
+
+    #[test]
+    fn times_are_those_of_the_zone() {
+        assert_eq!(clock(1_700_000_000_000, &TimeZone::UTC), "2023-11-14 22:13:20");
+        assert_eq!(clock(u64::MAX, &TimeZone::UTC), "?");
+    }
+}

@@ -1,0 +1,121 @@
+//! What a command is about: selectors as typed, with the names of a file's apps in place of it.
+
+use std::path::Path;
+
+use clap::Args;
+
+use crate::config;
+use crate::error::Error;
+use crate::ipc::client::Client;
+use crate::ipc::message::{InstanceView, Request, Selectors};
+
+use super::session::Session;
+use super::settings::mistakes;
+
+// The arguments of commands that act on what is in the list.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Targets {
+    /// Ids, names, namespaces, /regexes/, `all`, or ecosystem files for the apps they name
+    #[arg(required = true, value_name = "APP")]
+    pub(super) targets: Vec<String>,
+    /// Only these apps of a file
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub(super) only: Vec<String>,
+    /// The block of a file that may change names
+    #[arg(long, value_name = "NAME")]
+    pub(super) env: Option<String>,
+}
+
+impl Targets {
+    /// As the daemon understands it. The apps of a file become ids, so that an app called `all`
+    /// or `7` means itself. Those not in the list are told and left out.
+    ///
+    /// # Errors
+    /// A file has mistakes, or none of its apps is in the list.
+    pub(super) async fn resolve(&self, session: &Session, client: &mut Client) -> Result<Selectors, Error> {
+        if self.env.is_some() && !self.targets.iter().any(|target| config::is_config_file(target)) {
+            return Err(Error::EnvNeedsFile);
+        }
+        let mut selectors = Vec::new();
+        for target in &self.targets {
+            if config::is_config_file(target) {
+                selectors.extend(self.of_file(target, session, client).await?);
+            } else {
+                selectors.push(target.clone());
+            }
+        }
+        Ok(selectors)
+    }
+
+    async fn of_file(&self, file: &str, session: &Session, client: &mut Client) -> Result<Selectors, Error> {
+        let mut names = config::names(Path::new(file), self.env.as_deref()).map_err(mistakes)?;
+        names.retain(|name| self.only.is_empty() || self.only.contains(name));
+        let there: Vec<InstanceView> =
+            client.call(&Request::List).await.map_err(|error| session.failed(error))?;
+        let (ids, absent) = ids_of(&names, &there);
+        if ids.is_empty() {
+            return Err(Error::NoneOfFile { file: file.to_owned(), names });
+        }
+        for name in absent {
+            session.note(format_args!("note: app \"{name}\" of {file} is not in the list"));
+        }
+        Ok(ids)
+    }
+}
+
+/// The ids of all instances of the named apps, and the names that have none.
+fn ids_of<'a>(names: &'a [String], there: &[InstanceView]) -> (Vec<String>, Vec<&'a str>) {
+    let (mut ids, mut absent) = (Vec::new(), Vec::new());
+    for name in names {
+        let before = ids.len();
+        ids.extend(there.iter().filter(|view| view.name == *name).map(|view| view.id.to_string()));
+        if ids.len() == before {
+            absent.push(name.as_str());
+        }
+    }
+    (ids, absent)
+}
+
+/// The one instance that an id or a name means.
+///
+/// # Errors
+/// There is none, or there are several.
+pub(super) fn only_one(wanted: &str, there: &[InstanceView]) -> Result<u32, Error> {
+    let ids: Vec<u32> = there.iter().filter(|view| view.name == wanted).map(|view| view.id).collect();
+    match ids.as_slice() {
+        [id] => Ok(*id),
+        [] => match wanted.parse() {
+            Ok(id) if there.iter().any(|view| view.id == id) => Ok(id),
+            _ => Err(Error::NotOne { name: wanted.to_owned(), ids }),
+        },
+        _ => Err(Error::NotOne { name: wanted.to_owned(), ids }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::render::list::tests::view;
+    use crate::ipc::message::Status;
+
+    fn there() -> Vec<InstanceView> {
+        let rows = [(0, "api"), (1, "api"), (2, "all"), (3, "7")];
+        rows.map(|(id, name)| view(id, name, Status::Online)).to_vec()
+    }
+
+    #[test]
+    fn names_of_a_file_become_ids() {
+        let names = ["api".to_owned(), "all".to_owned(), "gone".to_owned()];
+        let (ids, absent) = ids_of(&names, &there());
+        assert_eq!((ids, absent), (vec!["0".into(), "1".into(), "2".into()], vec!["gone"]));
+    }
+
+    #[test]
+    fn one_instance_or_an_error_that_lists_the_ids() {
+        assert_eq!(only_one("all", &there()).unwrap(), 2);
+        assert_eq!(only_one("7", &there()).unwrap(), 3, "names come before ids");
+        assert_eq!(only_one("1", &there()).unwrap(), 1);
+        assert!(matches!(only_one("api", &there()), Err(Error::NotOne { ids, .. }) if ids == [0, 1]));
+        assert!(matches!(only_one("9", &there()), Err(Error::NotOne { ids, .. }) if ids.is_empty()));
+    }
+}

@@ -1,0 +1,176 @@
+//! What every command works with: where the daemon is, who looks at the output, and how to wait.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::error::{Error, Problem};
+use crate::ipc::client::{Client, ClientError};
+use crate::ipc::launch::{self, LaunchError};
+use crate::ipc::message::Report;
+use crate::paths::Home;
+
+use super::render::report::{outcomes, progress};
+use super::render::style::Style;
+
+/// A request that takes longer than this is announced on standard error.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// One run of the command line.
+pub(super) struct Session {
+    /// Where the daemon lives.
+    pub(super) home: Home,
+    /// How standard output is dressed.
+    pub(super) style: Style,
+    quiet: bool,
+}
+
+impl Session {
+    /// A session as the global flags want it.
+    ///
+    /// # Errors
+    /// The home directory is not known.
+    pub(super) fn new(quiet: bool, colour: bool) -> Result<Self, Error> {
+        let home = Home::from_env().map_err(Error::NoHome)?;
+        let style = match io::stdout().is_terminal() {
+            true => Style { colour, width: columns() },
+            false => Style::plain(),
+        };
+        Ok(Self { home, style, quiet })
+    }
+
+    /// A connection to the daemon that runs.
+    ///
+    /// # Errors
+    /// None runs, or it cannot be talked to.
+    pub(super) async fn connect(&self) -> Result<Client, Error> {
+        Client::connect(&self.home).await.map_err(|error| self.failed(error))
+    }
+
+    /// A connection to the daemon, or nothing where none runs.
+    ///
+    /// # Errors
+    /// One runs and cannot be talked to.
+    pub(super) async fn connect_if_running(&self) -> Result<Option<Client>, Error> {
+        match self.connect().await {
+            Ok(client) => Ok(Some(client)),
+            Err(Error::NotRunning { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A connection to the daemon for acting on what is there: no daemon, no apps.
+    ///
+    /// # Errors
+    /// None runs, so that nothing of what is `wanted` exists; or it cannot be talked to.
+    pub(super) async fn connect_for(&self, wanted: &[String]) -> Result<Client, Error> {
+        let wanted = || Error::NothingRuns { wanted: wanted.join(" ") };
+        self.connect_if_running().await?.ok_or_else(wanted)
+    }
+
+    /// A connection to the daemon, which is started where none runs.
+    ///
+    /// # Errors
+    /// It does not start, or it cannot be talked to.
+    pub(super) async fn connect_or_launch(&self) -> Result<Client, Error> {
+        let launched = self.wait("the daemon to start", launch::connect_or_launch(&self.home)).await;
+        let failed = |error| match error {
+            LaunchError::Client(error) => self.failed(error),
+            LaunchError::Failed(reason) => Error::Launch { reason, log: self.home.own_log() },
+            LaunchError::Home { .. } => Error::Launch { reason: error.to_string(), log: self.home.own_log() },
+        };
+        let (client, new) = launched.map_err(failed)?;
+        if new {
+            self.note(format_args!("started the daemon in {}", self.home.dir().display()));
+        }
+        Ok(client)
+    }
+
+    /// What a failed call means to the user.
+    pub(super) fn failed(&self, error: ClientError) -> Error {
+        match error {
+            ClientError::NotRunning { socket } => Error::NotRunning { socket },
+            ClientError::Denied { socket } => Error::Denied { socket },
+            ClientError::Refused(error) => Error::Refused { message: error.message, hint: error.hint },
+            other => Error::Lost { reason: other.to_string(), log: self.home.own_log() },
+        }
+    }
+
+    /// Says something to the person, unless silence is asked for.
+    pub(super) fn note(&self, text: std::fmt::Arguments<'_>) {
+        if !self.quiet {
+            let _ = writeln!(io::stderr().lock(), "{text}");
+        }
+    }
+
+    /// Whether results that were not asked for, as the list after an action, are unwanted.
+    pub(super) fn quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// Tells how each instance came out.
+    ///
+    /// # Errors
+    /// One is not as wished.
+    pub(super) fn tell(&self, report: &Report) -> Result<(), Error> {
+        for line in outcomes(report) {
+            self.note(format_args!("{line}"));
+        }
+        self.judge(report)
+    }
+
+    /// Nothing, if every instance came out as wished.
+    ///
+    /// # Errors
+    /// One is not as wished.
+    pub(super) fn judge(&self, report: &Report) -> Result<(), Error> {
+        let problems = report.instances.iter().filter_map(|outcome| {
+            let reason = outcome.problem.clone()?;
+            Some(Problem { id: outcome.id, name: outcome.name.clone(), reason })
+        });
+        match problems.collect::<Vec<_>>() {
+            problems if problems.is_empty() => Ok(()),
+            problems => Err(Error::Failed(problems)),
+        }
+    }
+
+    /// Awaits `work`; after half a second says for what. On a terminal the seconds are counted
+    /// in place and wiped away in the end.
+    pub(super) async fn wait<T>(&self, what: &str, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = tokio::time::sleep(PATIENCE) => {}
+        }
+        if self.quiet || !io::stderr().is_terminal() {
+            self.note(format_args!("waiting for {what} …"));
+            return work.await;
+        }
+        let begin = Instant::now() - PATIENCE;
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => {
+                    let _ = write!(io::stderr().lock(), "\r\u{1b}[K");
+                    return done;
+                }
+                _ = tick.tick() => {
+                    let line = progress(what, begin.elapsed(), columns());
+                    let _ = write!(io::stderr().lock(), "\r\u{1b}[K{line}");
+                }
+            }
+        }
+    }
+}
+
+/// Columns of the terminal; what a teletype had where it does not tell.
+fn columns() -> usize {
+    match crossterm::terminal::window_size() {
+        Ok(size) if size.columns > 0 => usize::from(size.columns),
+        _ => 80,
+    }
+}

@@ -1,0 +1,221 @@
+//! `start`: files, scripts, programs, shell lines, and what is in the list already.
+
+use std::path::Path;
+
+use clap::Args;
+
+use crate::config;
+use crate::error::Error;
+use crate::ipc::message::{ActOn, Action, Existing, Inherited, InstanceView, Request, StartApps};
+use crate::spec::AppSpec;
+
+use super::act::{Change, perform};
+use super::environment;
+use super::session::Session;
+use super::settings::{Ground, Settings, load, mistakes, warn};
+
+/// The file that is started when nothing is named.
+const ECOSYSTEM: &str = "ecosystem.toml";
+
+// Arguments of `start`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Start {
+    /// Ecosystem files, scripts, programs, "shell lines"; or names and ids of apps in the list.
+    /// Nothing: ecosystem.toml here
+    #[arg(value_name = "WHAT")]
+    targets: Vec<String>,
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    change: Change,
+    /// Start another beside one that runs
+    #[arg(short, long)]
+    force: bool,
+    /// PM2's flags without a meaning here
+    #[arg(long, aliases = ["no-pmx", "no-automation"], hide = true, overrides_with = "no_vizion")]
+    no_vizion: bool,
+    /// Arguments of the app
+    #[arg(last = true)]
+    args: Vec<String>,
+}
+
+/// What one argument means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Target {
+    /// An ecosystem file.
+    File(String),
+    /// Something in the list.
+    Listed(String),
+    /// Something new.
+    Script(String),
+}
+
+/// One request's worth of work.
+enum Step {
+    Add(Vec<AppSpec>, Existing),
+    Act(Vec<String>),
+}
+
+pub(super) async fn start(mut start: Start, session: &Session) -> Result<(), Error> {
+    if start.targets.is_empty() {
+        start.targets.push(match start.settings.give_back() {
+            Some(target) => target,
+            None => default_file()?,
+        });
+    }
+    let there = match start.targets.iter().any(|target| may_be_listed(target)) {
+        true => listed(session).await?,
+        false => Vec::new(),
+    };
+    let targets: Vec<Target> = start.targets.iter().map(|target| classify(target, &there)).collect();
+    start.refuse_nonsense(&targets)?;
+    let ground = Ground::new(start.change.env.as_deref(), &start.change.only)?;
+    let steps = start.plan(targets, session, &ground)?;
+    let requests = start.requests(steps, session, &ground)?;
+    let adds = requests.iter().any(|request| matches!(request, Request::Start(_)));
+    let mut client = match adds {
+        true => session.connect_or_launch().await?,
+        false => session.connect_for(&start.targets).await?,
+    };
+    let what = format!("{} to be online", start.targets.join(", "));
+    perform(session, &mut client, &what, requests).await
+}
+
+/// The file in the current directory.
+fn default_file() -> Result<String, Error> {
+    if Path::new(ECOSYSTEM).is_file() {
+        return Ok(ECOSYSTEM.to_owned());
+    }
+    Err(Error::NoEcosystem { directory: std::env::current_dir().map_err(Error::NoDirectory)? })
+}
+
+/// What is in the list; nothing where no daemon runs.
+async fn listed(session: &Session) -> Result<Vec<InstanceView>, Error> {
+    match session.connect_if_running().await? {
+        Some(mut client) => client.call(&Request::List).await.map_err(|error| session.failed(error)),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// Whether a word can be a name in the list: no path and no extension, as in PM2.
+fn may_be_listed(word: &str) -> bool {
+    !word.contains('/') && Path::new(word).extension().is_none() && !is_id(word) && word != "all"
+}
+
+fn is_id(word: &str) -> bool {
+    word.parse::<u32>().is_ok()
+}
+
+fn classify(word: &str, there: &[InstanceView]) -> Target {
+    let known = |view: &InstanceView| view.name == word || view.namespace == word;
+    let word = word.to_owned();
+    if config::is_config_file(&word) {
+        Target::File(word)
+    } else if is_id(&word) || word == "all" || (may_be_listed(&word) && there.iter().any(known)) {
+        Target::Listed(word)
+    } else {
+        Target::Script(word)
+    }
+}
+
+impl Start {
+    fn refuse_nonsense(&self, targets: &[Target]) -> Result<(), Error> {
+        let file = targets.iter().any(|target| matches!(target, Target::File(_)));
+        if self.change.env.is_some() && !file {
+            return Err(Error::EnvNeedsFile);
+        }
+        let scripts = targets.iter().filter(|target| matches!(target, Target::Script(_))).count();
+        if self.settings.name.is_some() && scripts > 1 {
+            return Err(Error::NameForSeveral { apps: scripts });
+        }
+        Ok(())
+    }
+
+    /// What to ask for, in the order of the arguments; neighbours alike are asked for at once.
+    /// Everything is read before anything is asked for.
+    fn plan(&self, targets: Vec<Target>, session: &Session, ground: &Ground) -> Result<Vec<Step>, Error> {
+        let mut steps: Vec<Step> = Vec::new();
+        for target in targets {
+            let step = match target {
+                Target::Listed(word) => Step::Act(vec![word]),
+                Target::File(file) => {
+                    let apps = load(session, &file, &self.settings, &self.args, ground)?;
+                    Step::Add(apps, if self.force { Existing::Duplicate } else { Existing::Restart })
+                }
+                Target::Script(script) => {
+                    let apps = self.script(&script, session, ground)?;
+                    Step::Add(apps, if self.force { Existing::Duplicate } else { Existing::Refuse })
+                }
+            };
+            match (steps.last_mut(), step) {
+                (Some(Step::Act(words)), Step::Act(more)) => words.extend(more),
+                (Some(Step::Add(apps, how)), Step::Add(more, same)) if *how == same => apps.extend(more),
+                (_, step) => steps.push(step),
+            }
+        }
+        Ok(steps)
+    }
+
+    fn script(&self, script: &str, session: &Session, ground: &Ground) -> Result<Vec<AppSpec>, Error> {
+        let line = self.settings.command_line(script, &self.args);
+        let loaded = config::from_command(&line, &ground.cwd, &ground.options).map_err(mistakes)?;
+        warn(session, &loaded.warnings);
+        Ok(loaded.apps)
+    }
+
+    fn requests(&self, steps: Vec<Step>, session: &Session, ground: &Ground) -> Result<Vec<Request>, Error> {
+        let mut environment: Option<Inherited> = None;
+        let mut inherited = || environment.get_or_insert_with(|| environment::inherited(session)).clone();
+        let request = |step| {
+            Ok(match step {
+                Step::Add(apps, existing) => {
+                    Request::Start(StartApps { apps, inherited: inherited(), existing })
+                }
+                Step::Act(select) => {
+                    let changes = self.settings.changes(&self.args, ground)?;
+                    let inherited = self.change.update_env.then(&mut inherited);
+                    Request::Act(
+                        Action::Start,
+                        ActOn { select, inherited, changes: (!changes.is_empty()).then_some(changes) },
+                    )
+                }
+            })
+        };
+        steps.into_iter().map(request).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::render::list::tests::view;
+    use crate::ipc::message::Status;
+
+    #[test]
+    fn arguments_mean_what_they_do_in_pm2() {
+        let there = [view(0, "api", Status::Online), view(1, "job", Status::Stopped)];
+        let meaning = |word: &str| classify(word, &there);
+        for (word, wanted) in [
+            ("ecosystem.toml", Target::File as fn(String) -> Target),
+            ("ecosystem.config.js", Target::File),
+            ("3", Target::Listed),
+            ("all", Target::Listed),
+            ("api", Target::Listed),
+            ("default", Target::Listed),
+            ("./api", Target::Script),
+            ("app.js", Target::Script),
+            ("sleep", Target::Script),
+            ("sleep 100", Target::Script),
+            ("python3 -m http.server", Target::Script),
+        ] {
+            assert_eq!(meaning(word), wanted(word.to_owned()), "{word}");
+        }
+    }
+
+    #[test]
+    fn the_daemon_is_asked_only_about_what_may_be_a_name() {
+        let asked: Vec<&str> =
+            ["app.js", "./x", "7", "all", "api"].into_iter().filter(|word| may_be_listed(word)).collect();
+        assert_eq!(asked, ["api"]);
+    }
+}

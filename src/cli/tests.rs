@@ -1,0 +1,149 @@
+//! Command lines: what parses, and as what.
+
+use clap::CommandFactory;
+use clap::error::ErrorKind;
+
+use super::*;
+
+fn parse(line: &str) -> Result<Cli, clap::Error> {
+    let words = shlex::split(line).unwrap();
+    Cli::try_parse_from(std::iter::once("rsm".to_owned()).chain(words))
+}
+
+fn shown(line: &str) -> String {
+    match parse(line) {
+        Ok(cli) => format!("{:?}", cli.command),
+        Err(error) => panic!("{line}: {error}"),
+    }
+}
+
+#[test]
+fn the_definition_is_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_listed_form_parses() {
+    let lines = "
+        start
+        start app.js -i max --name api --watch src -- --port 3000
+        start app.js -i -1
+        start ecosystem.toml --env production --only api,worker --update-env -f
+        start 'node app.js' 3 all --namespace web --cwd /srv --interpreter python3
+        start a.js --interpreter-args '--inspect -x' --ignore-watch 'tmp *.log' --watch-delay 2
+        start a.js --node-args=--max-old-space-size=100
+        start a.js --max-memory-restart 300M --cron '0 3 * * *' --no-autorestart --no-autostart
+        start a.js -c 0 --restart-delay 100 --exp-backoff-restart-delay 100 --max-restarts 0 --min-uptime 5s
+        start a.js --kill-timeout 3000 --kill-signal TERM --stop-exit-codes 0,143 --stop-exit-codes 2
+        start a.js -o out.log -e err.log -l both.log --merge-logs --time --log-date-format YYYY --log-type json
+        start a.js --uid www --gid www --listen-timeout 1s --wait-ready --no-treekill --filter-env AWS
+        start a.js --filter-env A --filter-env B --disable-logs --pid a.pid -x --no-vizion --no-pmx --port 80
+        startOrRestart ecosystem.toml
+        stop api 3 /^web/ all
+        stop ecosystem.toml --only api
+        restart api --max-memory-restart 200M -a -- new args
+        restart ecosystem.toml --env production
+        restart --watch api
+        delete all
+        del 0
+        scale api 3
+        scale api +2
+        scale api -2
+        list
+        ls --json
+        ps -m
+        status --sort memory:desc
+        l --no-color
+        jlist
+        describe api
+        show 0 --json
+        desc /x/
+        logs
+        logs api web --lines 100 --err
+        log --out --raw
+        logs --json --nostream --no-color
+        flush
+        flush api
+        reloadLogs
+        reload-logs
+        env 0 --json
+        pid
+        pid api
+        id api
+        reset all
+        sendSignal SIGUSR2 api
+        save
+        dump --force
+        resurrect
+        cleardump
+        ping
+        kill
+        info
+        info --json
+        info api
+        schema
+        serve
+        serve dist 8081 --spa --name site
+        serve-files dist 8081
+        keeper
+        keeper --foreground
+        daemon
+        -s start app.js
+        start app.js --silent";
+    for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        shown(line);
+    }
+    shown("start");
+}
+
+#[test]
+fn what_follows_the_dashes_is_the_apps() {
+    let start = shown("start app.js -- --name x -i 3 -s");
+    assert!(start.contains(r#"args: ["--name", "x", "-i", "3", "-s"]"#), "{start}");
+    assert!(start.contains("name: None") && start.contains("instances: None"), "{start}");
+}
+
+#[test]
+fn a_negative_number_is_no_flag() {
+    assert_eq!(shown("scale api -2"), r#"Scale(Scale { name: "api", to: Remove(2) })"#);
+    assert!(shown("start a.js -i -1").contains(r#"instances: Some("-1")"#));
+}
+
+#[test]
+fn repeated_and_bare_watch() {
+    let watch = |line: &str| shown(line).contains(r#"watch: ["", "src"]"#);
+    assert!(watch("start a.js --watch --watch src"), "{}", shown("start a.js --watch --watch src"));
+    let swallowed = shown("start --watch a.js");
+    assert!(swallowed.contains("targets: []") && swallowed.contains(r#"watch: ["a.js"]"#), "{swallowed}");
+}
+
+#[test]
+fn usage_errors_end_with_2_and_help_with_0() {
+    let code = |line: &str| Error::Arguments(parse(line).unwrap_err()).exit_code();
+    for line in
+        ["", "stop", "restart", "scale api", "scale api x", "list --sort size", "nonsense", "list --nonsense"]
+    {
+        assert_eq!(code(line), 2, "{line}");
+    }
+    for line in ["--help", "start -h", "-v", "-V", "--version"] {
+        assert_eq!(code(line), 0, "{line}");
+    }
+}
+
+#[test]
+fn unknown_commands_get_a_suggestion() {
+    let error = parse("restrat api").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidSubcommand);
+    assert!(error.to_string().contains("restart"), "{error}");
+}
+
+#[test]
+fn a_commands_help_says_what_the_list_of_commands_says() {
+    let listed = Cli::command();
+    let mut built = listed.clone();
+    built.build();
+    for command in listed.get_subcommands().filter(|command| !command.is_hide_set()) {
+        let own = built.find_subcommand(command.get_name()).and_then(clap::Command::get_about);
+        assert_eq!(own.map(ToString::to_string), command.get_about().map(ToString::to_string));
+    }
+}

@@ -1,0 +1,400 @@
+//! What can go wrong with a command, as data; worded once, here, for people.
+//!
+//! An error says what, where and what to do: `error: …` and `help: …` on standard error. The exit
+//! codes are stable: 1 the request failed, 2 wrong usage, 3 no daemon answers.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+
+/// An instance that did not come out as wished.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The instance's id.
+    pub id: u32,
+    /// The app's name.
+    pub name: String,
+    /// What is not as wished.
+    pub reason: String,
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The command line makes no sense, or is a call for help. Worded by clap.
+    #[error("{0}")]
+    Arguments(clap::Error),
+    /// `--env` where there is no file with blocks to choose from.
+    #[error("--env chooses a block of an ecosystem file, and there is none among the arguments")]
+    EnvNeedsFile,
+    /// `--name` for several apps.
+    #[error("--name gives one name, but {apps} apps are to be started")]
+    NameForSeveral {
+        /// How many.
+        apps: usize,
+    },
+    /// Nothing was named and the usual file is not there.
+    #[error("nothing to start: no ecosystem.toml in {}", directory.display())]
+    NoEcosystem {
+        /// Where it was looked for.
+        directory: PathBuf,
+    },
+    /// The configuration has mistakes; each is a block of its own that tells what to do.
+    #[error("{}", .0.join("\n"))]
+    Mistakes(Vec<String>),
+    /// Neither `RSM_HOME` nor a home directory is known, or the like.
+    #[error("rsm's home directory is not known: {0}")]
+    NoHome(io::Error),
+    /// The directory the command was typed in is gone.
+    #[error("the current directory cannot be read: {0}")]
+    NoDirectory(io::Error),
+    /// No daemon listens.
+    #[error("the daemon is not running (nobody listens on {})", socket.display())]
+    NotRunning {
+        /// Where one would.
+        socket: PathBuf,
+    },
+    /// The socket belongs to another user.
+    #[error("access to the daemon's socket {} is denied", socket.display())]
+    Denied {
+        /// The socket.
+        socket: PathBuf,
+    },
+    /// No daemon could be started.
+    #[error("the daemon did not start: {reason}")]
+    Launch {
+        /// Why.
+        reason: String,
+        /// rsm's own log.
+        log: PathBuf,
+    },
+    /// The daemon went away, or what it said cannot be read.
+    #[error("{reason}")]
+    Lost {
+        /// How.
+        reason: String,
+        /// rsm's own log.
+        log: PathBuf,
+    },
+    /// The daemon ended while its logs were followed.
+    #[error("the daemon ended the stream")]
+    StreamEnded,
+    /// The daemon refused, in its own words.
+    #[error("{message}")]
+    Refused {
+        /// What and where.
+        message: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// There is no daemon, so there are no apps.
+    #[error("no app \"{wanted}\": the daemon is not running")]
+    NothingRuns {
+        /// What was asked for.
+        wanted: String,
+    },
+    /// None of a file's apps is in the list.
+    #[error("none of the apps of {file} is in the list: {}", names.join(", "))]
+    NoneOfFile {
+        /// The file.
+        file: String,
+        /// The apps it names.
+        names: Vec<String>,
+    },
+    /// One instance is needed, none or several were named.
+    #[error("\"{name}\" is {}", if ids.is_empty() { "no app or id".into() } else { format!("{} instances", ids.len()) })]
+    NotOne {
+        /// As typed.
+        name: String,
+        /// The ids that it could mean.
+        ids: Vec<u32>,
+    },
+    /// Instances that did not come out as wished.
+    #[error("{}", worded(.0))]
+    Failed(Vec<Problem>),
+    /// One of rsm's own processes, run in the foreground, failed.
+    #[error("{part}: {reason}")]
+    Part {
+        /// Which one.
+        part: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// Standard output cannot be written to.
+    #[error("writing to standard output: {0}")]
+    Output(io::Error),
+    /// The system refuses what every program needs.
+    #[error("{what}: {error}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What came of it.
+        error: io::Error,
+    },
+}
+
+impl Error {
+    /// The code the command ends with: 0 where nothing went wrong after all (help, a closed
+    /// pipe), 1 the request failed, 2 wrong usage, 3 no daemon answers.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Arguments(error) => u8::from(error.use_stderr()) * 2,
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+            Self::EnvNeedsFile | Self::NameForSeveral { .. } => 2,
+            Self::NotRunning { .. }
+            | Self::Denied { .. }
+            | Self::Launch { .. }
+            | Self::Lost { .. }
+            | Self::StreamEnded => 3,
+            Self::NoEcosystem { .. }
+            | Self::Mistakes(_)
+            | Self::NoHome(_)
+            | Self::NoDirectory(_)
+            | Self::Refused { .. }
+            | Self::NothingRuns { .. }
+            | Self::NoneOfFile { .. }
+            | Self::NotOne { .. }
+            | Self::Failed(_)
+            | Self::Part { .. }
+            | Self::Output(_)
+            | Self::System { .. } => 1,
+        }
+    }
+
+    /// What to do about it. Never shows the value of an environment variable.
+    pub fn help(&self) -> Option<String> {
+        let text = match self {
+            Self::EnvNeedsFile => "name the file: rsm restart ecosystem.toml --env production".into(),
+            Self::NameForSeveral { .. } => "start them one by one, each with a name of its own".into(),
+            Self::NoEcosystem { .. } => {
+                "name what to start, a script or a file: rsm start app.js, rsm start /srv/ecosystem.toml"
+                    .into()
+            }
+            Self::NoHome(_) => "set RSM_HOME to an absolute path".into(),
+            Self::NoDirectory(_) => "change to a directory that exists".into(),
+            Self::NotRunning { .. } => {
+                "`rsm start` starts it together with an app, `rsm resurrect` with the saved ones".into()
+            }
+            Self::Denied { .. } => "it belongs to another user: use that user, or another RSM_HOME".into(),
+            Self::Launch { log, .. } | Self::Lost { log, .. } => {
+                format!("see {}, then try again", log.display())
+            }
+            Self::StreamEnded => "run the command again to go on reading".into(),
+            Self::Refused { hint, .. } => return hint.clone(),
+            Self::NothingRuns { .. } => "`rsm start` starts an app, `rsm resurrect` the saved ones".into(),
+            Self::NoneOfFile { file, .. } => format!("start them: rsm start {file}"),
+            Self::NotOne { ids, .. } if ids.is_empty() => "`rsm list` shows what is there".into(),
+            Self::NotOne { ids, .. } => {
+                let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
+                format!("name one of their ids: {}", ids.join(", "))
+            }
+            Self::Failed(problems) => {
+                let first = problems.first().map_or(0, |problem| problem.id);
+                format!("rsm describe {first} shows its last ends, rsm logs {first} --err what it said")
+            }
+            Self::Arguments(_)
+            | Self::Mistakes(_)
+            | Self::Part { .. }
+            | Self::Output(_)
+            | Self::System { .. } => {
+                return None;
+            }
+        };
+        Some(text)
+    }
+
+    /// Writes the error to standard error; to standard output what clap prints there (`--help`).
+    pub fn report(&self, colour: bool) {
+        if let Self::Arguments(error) = self {
+            let _ = error.print();
+        } else if self.exit_code() != 0 {
+            let colour = colour && io::stderr().is_terminal();
+            let _ = io::stderr().lock().write_all(self.text(colour).as_bytes());
+        }
+    }
+
+    /// The error as shown.
+    fn text(&self, colour: bool) -> String {
+        let (error, help) = match colour {
+            true => ("\u{1b}[1;31merror:\u{1b}[0m", "\u{1b}[1;36mhelp:\u{1b}[0m"),
+            false => ("error:", "help:"),
+        };
+        let blocks = match self {
+            Self::Mistakes(blocks) => blocks.clone(),
+            other => vec![other.to_string()],
+        };
+        let mut text: String = blocks.iter().map(|block| format!("{error} {}\n", block.trim_end())).collect();
+        if let Some(todo) = self.help() {
+            text.push_str(&format!("{help} {todo}\n"));
+        }
+        text
+    }
+}
+
+/// Problems with the same reason are told once.
+fn worded(problems: &[Problem]) -> String {
+    let mut groups: Vec<(&Problem, usize)> = Vec::new();
+    for problem in problems {
+        match groups
+            .iter_mut()
+            .find(|(first, _)| first.name == problem.name && first.reason == problem.reason)
+        {
+            Some((_, more)) => *more += 1,
+            None => groups.push((problem, 0)),
+        }
+    }
+    let line = |(problem, more): &(&Problem, usize)| {
+        let Problem { id, name, reason } = problem;
+        match more {
+            0 => format!("app \"{name}\" (id {id}): {reason}"),
+            more => format!("app \"{name}\" (id {id} and {more} more): {reason}"),
+        }
+    };
+    groups.iter().map(line).collect::<Vec<_>>().join("\n       ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(error: Error) -> String {
+        error.text(false)
+    }
+
+    #[test]
+    fn wording_of_a_daemon_that_is_not_there() {
+        let error = Error::NotRunning { socket: "/h/rsm.sock".into() };
+        assert_eq!(error.exit_code(), 3);
+        assert_eq!(
+            text(error),
+            "error: the daemon is not running (nobody listens on /h/rsm.sock)\n\
+             help: `rsm start` starts it together with an app, `rsm resurrect` with the saved ones\n"
+        );
+        let denied = Error::Denied { socket: "/h/rsm.sock".into() };
+        assert_eq!(
+            text(denied),
+            "error: access to the daemon's socket /h/rsm.sock is denied\n\
+             help: it belongs to another user: use that user, or another RSM_HOME\n"
+        );
+    }
+
+    #[test]
+    fn wording_of_a_daemon_that_does_not_answer() {
+        let (reason, log) = (String::from("the daemon went away"), PathBuf::from("/h/rsm.log"));
+        let lost = Error::Lost { reason, log: log.clone() };
+        assert_eq!(lost.exit_code(), 3);
+        assert_eq!(
+            text(lost),
+            "error: the daemon went away\nhelp: see /h/rsm.log, then try again\n"
+        );
+        assert_eq!(
+            text(Error::Launch { reason: "no space".into(), log }),
+            "error: the daemon did not start: no space\nhelp: see /h/rsm.log, then try again\n"
+        );
+        assert_eq!(
+            text(Error::StreamEnded),
+            "error: the daemon ended the stream\nhelp: run the command again to go on reading\n"
+        );
+    }
+
+    #[test]
+    fn wording_of_a_refusal_is_the_daemons() {
+        let refused =
+            Error::Refused { message: "app \"api\" runs already".into(), hint: Some("restart it".into()) };
+        assert_eq!(refused.exit_code(), 1);
+        assert_eq!(text(refused), "error: app \"api\" runs already\nhelp: restart it\n");
+        assert_eq!(text(Error::Refused { message: "no".into(), hint: None }), "error: no\n");
+    }
+
+    #[test]
+    fn wording_of_what_is_not_there() {
+        assert_eq!(
+            text(Error::NothingRuns { wanted: "api".into() }),
+            "error: no app \"api\": the daemon is not running\n\
+             help: `rsm start` starts an app, `rsm resurrect` the saved ones\n"
+        );
+        assert_eq!(
+            text(Error::NoneOfFile { file: "e.toml".into(), names: vec!["a".into(), "b".into()] }),
+            "error: none of the apps of e.toml is in the list: a, b\nhelp: start them: rsm start e.toml\n"
+        );
+        assert_eq!(
+            text(Error::NotOne { name: "api".into(), ids: vec![1, 2] }),
+            "error: \"api\" is 2 instances\nhelp: name one of their ids: 1, 2\n"
+        );
+        assert_eq!(
+            text(Error::NotOne { name: "api".into(), ids: vec![] }),
+            "error: \"api\" is no app or id\nhelp: `rsm list` shows what is there\n"
+        );
+        assert_eq!(
+            text(Error::NoEcosystem { directory: "/srv".into() }),
+            "error: nothing to start: no ecosystem.toml in /srv\n\
+             help: name what to start, a script or a file: rsm start app.js, rsm start /srv/ecosystem.toml\n"
+        );
+    }
+
+    #[test]
+    fn wording_of_wrong_usage() {
+        assert_eq!(Error::EnvNeedsFile.exit_code(), 2);
+        assert_eq!(
+            text(Error::EnvNeedsFile),
+            "error: --env chooses a block of an ecosystem file, and there is none among the arguments\n\
+             help: name the file: rsm restart ecosystem.toml --env production\n"
+        );
+        assert_eq!(
+            text(Error::NameForSeveral { apps: 2 }),
+            "error: --name gives one name, but 2 apps are to be started\n\
+             help: start them one by one, each with a name of its own\n"
+        );
+    }
+
+    #[test]
+    fn every_mistake_of_a_file_is_an_error_of_its_own() {
+        let error = Error::Mistakes(vec!["e.toml:1:1: a\nhelp: b\n".into(), "e.toml:2:1: c\n".into()]);
+        assert_eq!(text(error), "error: e.toml:1:1: a\nhelp: b\nerror: e.toml:2:1: c\n");
+    }
+
+    #[test]
+    fn wording_of_instances_that_did_not_start() {
+        let problem = |id, name: &str, reason: &str| Problem { id, name: name.into(), reason: reason.into() };
+        let error = Error::Failed(vec![
+            problem(3, "api", "exit code 1"),
+            problem(4, "api", "exit code 1"),
+            problem(5, "web", "killed by SIGSEGV"),
+        ]);
+        assert_eq!(error.exit_code(), 1);
+        assert_eq!(
+            text(error),
+            "error: app \"api\" (id 3 and 1 more): exit code 1\n\
+             \x20      app \"web\" (id 5): killed by SIGSEGV\n\
+             help: rsm describe 3 shows its last ends, rsm logs 3 --err what it said\n"
+        );
+    }
+
+    #[test]
+    fn wording_of_the_systems_refusals() {
+        let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
+        assert_eq!(
+            text(Error::NoHome(denied())),
+            "error: rsm's home directory is not known: permission denied\n\
+             help: set RSM_HOME to an absolute path\n"
+        );
+        assert_eq!(
+            text(Error::NoDirectory(denied())),
+            "error: the current directory cannot be read: permission denied\n\
+             help: change to a directory that exists\n"
+        );
+        assert_eq!(text(Error::Output(denied())), "error: writing to standard output: permission denied\n");
+        assert_eq!(
+            text(Error::System { what: "starting up", error: denied() }),
+            "error: starting up: permission denied\n"
+        );
+        assert_eq!(
+            text(Error::Part { part: "keeper", reason: "another one runs".into() }),
+            "error: keeper: another one runs\n"
+        );
+    }
+
+    #[test]
+    fn a_closed_pipe_is_no_failure() {
+        assert_eq!(Error::Output(io::Error::from(io::ErrorKind::BrokenPipe)).exit_code(), 0);
+    }
+}
