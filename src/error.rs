@@ -282,10 +282,7 @@ mod tests {
         let (reason, log) = (String::from("the daemon went away"), PathBuf::from("/h/rsm.log"));
         let lost = Error::Lost { reason, log: log.clone() };
         assert_eq!(lost.exit_code(), 3);
-        assert_eq!(
-            text(lost),
-            "error: the daemon went away\nhelp: see /h/rsm.log, then try again\n"
-        );
+        assert_eq!(text(lost), "error: the daemon went away\nhelp: see /h/rsm.log, then try again\n");
         assert_eq!(
             text(Error::Launch { reason: "no space".into(), log }),
             "error: the daemon did not start: no space\nhelp: see /h/rsm.log, then try again\n"

@@ -1,15 +1,11 @@
 //! (method, path, query, body) <-> [`Request`]: the only place that knows both. Used by both ends.
 
 use hyper::Method;
-use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::message::{ActOn, Action, ApiError, ErrorCode, LogQuery, Request, Selectors};
-
-/// What a segment of a path may not hold as it is.
-const SEGMENT: &AsciiSet =
-    &CONTROLS.add(b' ').add(b'/').add(b'?').add(b'#').add(b'%').add(b'"').add(b'<').add(b'>');
 
 /// A request as it goes over the wire.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,7 +51,7 @@ pub fn to_http(request: &Request) -> Parts {
         Request::Start(apps) => post("/v1/apps").with(apps),
         Request::Act(action, on) => post(&format!("/v1/instances/{}", action_word(*action))).with(on),
         Request::Scale { name, to } => {
-            post(&format!("/v1/apps/{}/scale", utf8_percent_encode(name, SEGMENT))).with(to)
+            post(&format!("/v1/apps/{}/scale", utf8_percent_encode(name, NON_ALPHANUMERIC))).with(to)
         }
         Request::Signal { select, signal } => {
             post("/v1/instances/signal").with(&Signal { select: select.clone(), signal: signal.clone() })

@@ -4,6 +4,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
+/// A list of children that changes all the time is read so often at most.
+const MOST_READS: u32 = 8;
+
 /// What `/proc/PID/stat` says, as far as anyone here needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
@@ -71,7 +74,24 @@ pub fn open(pid: i32) -> io::Result<File> {
 }
 
 /// The children of a process, whichever thread made them. Empty if it is gone.
+///
+/// The kernel may leave one out while another that it has listed already is being reaped. So the
+/// list is read until it is twice the same: then none was reaped meanwhile.
 pub fn children(pid: i32, threads: u64) -> Vec<i32> {
+    let mut last = children_once(pid, threads);
+    for _ in 0..MOST_READS {
+        let again = children_once(pid, threads);
+        if again == last {
+            break;
+        }
+        // One that was there and is not now has been reaped, or left out.
+        last.retain(|child| !again.contains(child) && Stat::of(*child).is_ok());
+        last.splice(0..0, again);
+    }
+    last
+}
+
+fn children_once(pid: i32, threads: u64) -> Vec<i32> {
     let mut found = Vec::new();
     if threads <= 1 {
         children_of_thread(pid, &pid.to_string(), &mut found);
