@@ -55,7 +55,8 @@ wait
     let deaf: i32 = read(rsm.dir().join("deaf")).trim().parse().unwrap();
     assert!(alive(third) && alive(deaf));
     rsm.ok(&["stop", "tree"]);
-    assert!(!alive(third) && !alive(deaf));
+    assert!(!alive(third), "the one that left is there");
+    assert!(!alive(deaf), "the deaf one is there");
     let left = std::process::Command::new("pgrep").args(["-f", "^sleep 100[1-4]$"]).output().unwrap();
     let left = String::from_utf8_lossy(&left.stdout).into_owned();
     let ours: Vec<&str> = left

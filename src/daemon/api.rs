@@ -1,6 +1,7 @@
 //! Answers requests: the only place where the wire's words meet the supervisor.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -11,7 +12,7 @@ use super::saver::Saver;
 use super::{clock, dump, info, jlist, log_stream, views};
 use crate::instance::Instance;
 use crate::ipc::message::{
-    ApiError, ErrorCode, EventView, ExitView, InstanceDetail, InstanceView, Pong, Request, Selectors,
+    ApiError, ErrorCode, EventView, ExitView, InstanceDetail, InstanceView, Pong, Report, Request, Selectors,
 };
 use crate::ipc::openapi;
 use crate::ipc::server::{Answer, Service};
@@ -19,6 +20,9 @@ use crate::logs::{self, Logs};
 use crate::metrics::Usage;
 use crate::paths::Home;
 use crate::process::signal;
+
+/// How long a change may take to be saved before it is answered all the same.
+const SAVE_TIME: Duration = Duration::from_secs(2);
 
 /// What answering needs.
 #[derive(Clone)]
@@ -65,6 +69,14 @@ impl Api {
         }
         let report = self.0.handle.stop_all().await?;
         self.0.closed.notify_one();
+        json(&report)
+    }
+
+    /// A change is vouched for once it would survive the daemon. A disk that hangs is not waited
+    /// for longer than this: the apps are as the report says.
+    async fn saved(&self, report: Result<Report, ApiError>) -> Result<Answer, ApiError> {
+        let report = report?;
+        let _ = tokio::time::timeout(SAVE_TIME, self.0.saver.written()).await;
         json(&report)
     }
 
@@ -166,12 +178,12 @@ impl Service for Api {
             Request::Jlist => json(&jlist::jlist(&handle.look(None).await?, home, &self.0.user)),
             Request::Describe(select) => json(&self.describe(select).await?),
             Request::Env(id) => self.env(id).await,
-            Request::Start(apps) => json(&handle.start(apps).await?),
-            Request::Act(action, on) => json(&handle.act(action, on).await?),
-            Request::Scale { name, to } => json(&handle.scale(name, to).await?),
+            Request::Start(apps) => self.saved(handle.start(apps).await).await,
+            Request::Act(action, on) => self.saved(handle.act(action, on).await).await,
+            Request::Scale { name, to } => self.saved(handle.scale(name, to).await).await,
             Request::Signal { select, signal } => self.signal(select, &signal).await,
             Request::Save { force } => json(&dump::save(handle, saver, home, force).await?),
-            Request::Resurrect => json(&handle.resurrect(dump::read(home)?).await?),
+            Request::Resurrect => self.saved(handle.resurrect(dump::read(home)?).await).await,
             Request::ClearDump => json(&dump::clear(saver, home).await?),
             Request::Flush(select) => self.flush(select).await,
             Request::ReopenLogs => {

@@ -47,7 +47,9 @@ pub struct Effects {
     triggers: Triggers,
     /// Leaders that live, by run.
     leaders: HashMap<RunId, i32>,
-    sweeps: Vec<(RunId, Process, bool)>,
+    /// What to look for, and whether to kill it. A run asked for twice is looked for once: its
+    /// second answer would find the first one's gone.
+    sweeps: BTreeMap<RunId, (Process, bool)>,
     saves: u64,
     last_save: Option<Instant>,
     save_asked: bool,
@@ -75,7 +77,7 @@ impl Effects {
             events,
             triggers,
             leaders: HashMap::new(),
-            sweeps: Vec::new(),
+            sweeps: BTreeMap::new(),
             saves: 0,
             last_save: None,
             save_asked: false,
@@ -89,11 +91,6 @@ impl Effects {
         if let (Some(out), Some(err)) = (pipes.next(), pipes.next()) {
             self.attach_logs(instance, run, out, err);
         }
-    }
-
-    /// Number of the last state handed over for saving.
-    pub fn saves(&self) -> u64 {
-        self.saves
     }
 
     fn attach_logs(&self, instance: &Instance, run: RunId, out: OwnedFd, err: OwnedFd) {
@@ -139,16 +136,16 @@ impl Effects {
         if asked.is_empty() {
             return;
         }
-        for (run, ..) in &asked {
+        for run in asked.keys() {
             self.leaders.remove(run);
         }
         let leaders: HashSet<i32> = self.leaders.values().copied().collect();
         let runs: Vec<tree::RunLeft> = asked
             .iter()
-            .map(|(run, process, _)| tree::RunLeft { run: run.to_u64(), leader: reference(*process) })
+            .map(|(run, (process, _))| tree::RunLeft { run: run.to_u64(), leader: reference(*process) })
             .collect();
         let mut found = tree::remains(self.keeper_pid, &runs, launch::RUN_MARK, &leaders);
-        for (run, _, kill) in asked {
+        for (run, (_, kill)) in asked {
             let left = found.remove(&run.to_u64()).unwrap_or_default();
             let signal = if kill { Signal::SIGKILL } else { Signal::SIGTERM };
             for process in &left {
@@ -206,7 +203,8 @@ impl World for Effects {
     }
 
     fn sweep(&mut self, run: RunId, process: Process, kill: bool) {
-        self.sweeps.push((run, process, kill));
+        let asked = self.sweeps.entry(run).or_insert((process, kill));
+        asked.1 |= kill;
     }
 
     fn signal(&mut self, run: RunId, number: i32) {

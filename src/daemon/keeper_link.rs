@@ -55,7 +55,7 @@ impl KeeperLink {
     /// # Errors
     /// The keeper is gone, or speaks another protocol.
     pub async fn attach(channel: OwnedFd) -> io::Result<(Self, Kept)> {
-        let channel = AsyncFd::new(channel)?;
+        let channel = channel::register(channel)?;
         let link = Self(Rc::new(Inner { channel, waiting: RefCell::default(), more: Notify::new() }));
         let mut kept = Kept::default();
         loop {

@@ -23,6 +23,8 @@ enum Job {
     Pid(PathBuf, Option<i32>),
     /// A list that must survive a power cut; the old one stays as `.prev`.
     Dump(PathBuf, Vec<u8>, oneshot::Sender<io::Result<()>>),
+    /// Tells when all before it is done.
+    Barrier(oneshot::Sender<()>),
     /// The state is of no use any more.
     Forget(PathBuf, oneshot::Sender<()>),
 }
@@ -60,6 +62,13 @@ impl Saver {
         answer.await.unwrap_or_else(|_| Err(io::Error::other("the saving thread is gone")))
     }
 
+    /// Resolves once all that was handed over until now is written, or its writing has failed.
+    pub async fn written(&self) {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.jobs.send(Job::Barrier(reply));
+        let _ = answer.await;
+    }
+
     /// Removes the state; none is written after that.
     pub async fn forget(&self, path: PathBuf) {
         let (reply, answer) = oneshot::channel();
@@ -76,12 +85,13 @@ impl Saver {
 fn work(queue: &mpsc::Receiver<Job>, told: &watch::Sender<u64>) {
     let (mut failing, mut forgotten) = (false, false);
     while let Ok(first) = queue.recv() {
-        let mut newest = None;
+        let (mut newest, mut waiting) = (None, Vec::new());
         for job in [first].into_iter().chain(queue.try_iter()) {
             match job {
                 Job::State(count, path, bytes) => newest = Some((count, path, bytes)),
                 Job::Pid(path, pid) => write_pid(&path, pid),
                 Job::Dump(path, bytes, reply) => drop(reply.send(write_dump(&path, &bytes))),
+                Job::Barrier(reply) => waiting.push(reply),
                 Job::Forget(path, reply) => {
                     forgotten = true;
                     let _ = std::fs::remove_file(path);
@@ -99,6 +109,9 @@ fn work(queue: &mpsc::Receiver<Job>, told: &watch::Sender<u64>) {
             }
             failing = result.is_err();
             told.send_replace(count);
+        }
+        for reply in waiting {
+            let _ = reply.send(()); // who asked may have gone
         }
     }
 }

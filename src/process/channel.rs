@@ -3,7 +3,7 @@
 //! Joins daemon and keeper. A packet arrives whole or not at all, so neither end needs framing.
 #![allow(unsafe_code)]
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::cmsg_space;
@@ -12,6 +12,7 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
     socketpair,
 };
+use tokio::io::unix::AsyncFd;
 
 /// The most descriptors one packet may carry; far below the kernel's 253.
 pub const MAX_FDS: usize = 16;
@@ -23,6 +24,15 @@ pub const MAX_FDS: usize = 16;
 pub fn pair() -> nix::Result<(OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
+}
+
+/// Makes an end of the pair wait with the runtime that this is called in.
+///
+/// # Errors
+/// The system is out of memory or watches.
+pub fn register(end: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` gives the same number for as long as it lives, and here nobody can close it.
+    unsafe { AsyncFd::register(end) }.map_err(io::Error::from)
 }
 
 /// Sends one packet.
