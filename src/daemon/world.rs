@@ -1,6 +1,6 @@
 //! The outside as the supervisor sees it: one trait.
 //!
-//! [`super::effects`] performs it for real; the simulation in `tests/simulation` plays it. Nothing
+//! `daemon/effects.rs` performs it for real; the simulation in `tests/simulation` plays it. Nothing
 //! here may block or fail: what comes of a call comes back as an [`Input`](super::supervisor::Input).
 
 use std::collections::BTreeMap;
