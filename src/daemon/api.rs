@@ -17,7 +17,7 @@ use crate::ipc::message::{
 use crate::ipc::openapi;
 use crate::ipc::server::{Answer, Service};
 use crate::logs::{self, Logs};
-use crate::metrics::Usage;
+use crate::metrics::{self, Usage};
 use crate::paths::Home;
 use crate::process::signal;
 
@@ -80,6 +80,18 @@ impl Api {
         json(&report)
     }
 
+    /// The selected instances and what they use; of one that was just started, and not sampled yet,
+    /// at least the memory.
+    async fn look(&self, select: Option<Selectors>) -> Result<Vec<(Instance, Usage)>, ApiError> {
+        let mut chosen = self.0.handle.look(select).await?;
+        for (instance, usage) in &mut chosen {
+            if let (Some(process), true) = (instance.life.state.process(), usage.processes.is_empty()) {
+                *usage = metrics::first_glance(process.pid);
+            }
+        }
+        Ok(chosen)
+    }
+
     async fn list(&self, select: Option<Selectors>) -> Result<Vec<InstanceView>, ApiError> {
         let now = clock::now();
         let chosen = self.0.handle.look(select).await?;
@@ -89,7 +101,7 @@ impl Api {
     }
 
     async fn describe(&self, select: Selectors) -> Result<Vec<InstanceDetail>, ApiError> {
-        let chosen = self.0.handle.look(Some(select)).await?;
+        let chosen = self.look(Some(select)).await?;
         Ok(chosen.into_iter().map(|(instance, usage)| self.detail(instance, usage)).collect())
     }
 
@@ -175,7 +187,7 @@ impl Service for Api {
             }),
             Request::Info => json(&info::info(&self.list(None).await?, self.0.keeper, home)),
             Request::List => json(&self.list(None).await?),
-            Request::Jlist => json(&jlist::jlist(&handle.look(None).await?, home, &self.0.user)),
+            Request::Jlist => json(&jlist::jlist(&self.look(None).await?, home, &self.0.user)),
             Request::Describe(select) => json(&self.describe(select).await?),
             Request::Env(id) => self.env(id).await,
             Request::Start(apps) => self.saved(handle.start(apps).await).await,

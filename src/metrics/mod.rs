@@ -20,6 +20,12 @@ pub struct Usage {
     pub processes: Vec<i32>,
 }
 
+/// What can be said of a process at once: its own memory.
+pub fn first_glance(pid: i32) -> Usage {
+    let resident = Stat::of(pid).map_or(0, |stat| stat.resident * page_size());
+    Usage { cpu_percent: 0.0, memory: resident, processes: vec![pid] }
+}
+
 /// The machine.
 pub fn host() -> HostInfo {
     let only = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
