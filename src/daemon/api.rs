@@ -3,11 +3,11 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::{Notify, broadcast, mpsc};
 
 use super::handle::Handle;
+use super::log_stream::line;
 use super::saver::Saver;
 use super::{clock, dump, info, jlist, log_stream, views};
 use crate::instance::Instance;
@@ -227,11 +227,4 @@ fn json(value: &impl Serialize) -> Result<Answer, ApiError> {
     bytes
         .map(Answer::Json)
         .map_err(|error| ApiError::new(ErrorCode::Internal, format!("writing the answer: {error}")))
-}
-
-/// A line of a stream.
-pub(super) fn line(value: &impl Serialize) -> Bytes {
-    let mut bytes = serde_json::to_vec(value).unwrap_or_default();
-    bytes.push(b'\n');
-    bytes.into()
 }

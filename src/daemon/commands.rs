@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::saved::{self, Saved};
 use super::select::select;
-use super::settle::Goal;
-use super::supervisor::{Command, Reply, Supervisor};
+use super::settle::{Goal, Reply, Waiting};
+use super::supervisor::{Command, Supervisor};
 use super::views;
 use super::world::World;
 use crate::instance::Instance;
@@ -58,7 +58,7 @@ impl<W: World> Supervisor<W> {
 
     fn answer(&mut self, done: Result<Vec<(u32, Goal)>, ApiError>, notes: Vec<String>, reply: Reply<Report>) {
         match done {
-            Ok(goals) => self.answer_when_settled(goals, notes, reply),
+            Ok(goals) => self.waiting.push(Waiting::new(&self.instances, goals, notes, reply)),
             Err(error) => drop(reply.send(Err(error))),
         }
     }

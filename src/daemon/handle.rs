@@ -6,7 +6,8 @@ use std::rc::Rc;
 use tokio::sync::{mpsc, oneshot};
 
 use super::saved::Saved;
-use super::supervisor::{Command, Input, Reply};
+use super::settle::Reply;
+use super::supervisor::{Command, Input};
 use crate::instance::Instance;
 use crate::ipc::message::{ActOn, Action, ApiError, ErrorCode, Report, ScaleTo, Selectors, StartApps};
 use crate::metrics::Usage;

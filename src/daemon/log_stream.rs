@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::api::line;
 use super::handle::Handle;
 use crate::instance::Instance;
 use crate::ipc::message::{ApiError, ErrorCode, LogItem, LogQuery, Stream};
@@ -105,4 +105,11 @@ async fn pour(
             return;
         }
     }
+}
+
+/// A line of a stream.
+pub(super) fn line(value: &impl Serialize) -> Bytes {
+    let mut bytes = serde_json::to_vec(value).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes.into()
 }

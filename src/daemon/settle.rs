@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use super::supervisor::{Reply, Supervisor};
+use tokio::sync::oneshot;
+
 use super::views;
-use super::world::World;
 use crate::instance::Instance;
 use crate::instance::exit::Exit;
 use crate::instance::state::{Phase, State};
-use crate::ipc::message::{Outcome, Report};
+use crate::ipc::message::{ApiError, Outcome, Report};
+
+/// Where an answer goes.
+pub type Reply<T> = oneshot::Sender<Result<T, ApiError>>;
 
 /// What a command is after; an outcome that differs is a problem to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,39 +46,36 @@ pub(super) fn settled(state: &State) -> bool {
     }
 }
 
-impl<W: World> Supervisor<W> {
-    /// Answers `reply` once all these instances have settled.
-    pub(super) fn answer_when_settled(
-        &mut self,
-        goals: impl IntoIterator<Item = (u32, Goal)>,
-        notes: Vec<String>,
-        reply: Reply<Report>,
-    ) {
-        let goals: BTreeMap<_, _> = goals
-            .into_iter()
-            .filter_map(|(id, goal)| Some((id, (self.instances.get(&id)?.spec.name.clone(), goal))))
-            .collect();
-        let last_run = |id: &u32| Some((*id, self.instances.get(id)?.life.last_run));
-        let runs_before = goals.keys().filter_map(last_run).collect();
-        self.waiting.push(Waiting { reply, goals, runs_before, notes });
-    }
-
-    /// Moves the answers that are due to those that go out.
-    pub(super) fn answer_settled(&mut self) {
-        let instances = &self.instances;
-        let due = |waiting: &mut Waiting| {
-            waiting.reply.is_closed()
-                || waiting.goals.keys().all(|id| instances.get(id).is_none_or(|it| settled(&it.life.state)))
-        };
-        let due: Vec<Waiting> = self.waiting.extract_if(.., due).collect();
-        for waiting in due {
-            let report = waiting.report(&self.instances);
-            self.answers.push((waiting.reply, report));
-        }
-    }
+/// Takes out the answers that are due, or that nobody waits for any more.
+pub(super) fn take_due(
+    waiting: &mut Vec<Waiting>,
+    instances: &BTreeMap<u32, Instance>,
+) -> Vec<(Reply<Report>, Report)> {
+    let rests = |id: &u32| instances.get(id).is_none_or(|instance| settled(&instance.life.state));
+    let due = |waiting: &mut Waiting| waiting.reply.is_closed() || waiting.goals.keys().all(rests);
+    let due = waiting.extract_if(.., due);
+    due.map(|waiting| {
+        let report = waiting.report(instances);
+        (waiting.reply, report)
+    })
+    .collect()
 }
 
 impl Waiting {
+    /// An answer to `reply` about these instances.
+    pub(super) fn new(
+        instances: &BTreeMap<u32, Instance>,
+        goals: impl IntoIterator<Item = (u32, Goal)>,
+        notes: Vec<String>,
+        reply: Reply<Report>,
+    ) -> Self {
+        let named = |(id, goal)| Some((id, (instances.get(&id)?.spec.name.clone(), goal)));
+        let goals: BTreeMap<_, _> = goals.into_iter().filter_map(named).collect();
+        let last_run = |id: &u32| Some((*id, instances.get(id)?.life.last_run));
+        let runs_before = goals.keys().filter_map(last_run).collect();
+        Self { reply, goals, runs_before, notes }
+    }
+
     fn report(&self, instances: &BTreeMap<u32, Instance>) -> Report {
         let outcome = |(id, (name, goal)): (&u32, &(String, Goal))| match instances.get(id) {
             Some(instance) => {

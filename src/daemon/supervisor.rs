@@ -9,18 +9,15 @@ use std::collections::{BTreeMap, HashMap};
 use tokio::sync::oneshot;
 
 use super::saved;
-use super::settle::Waiting;
+use super::settle::{Reply, Waiting, take_due};
 use super::views;
 use super::world::World;
 use crate::instance::Instance;
 use crate::instance::event::{Effect, Event};
 use crate::instance::life::RunId;
 use crate::instance::state::{Process, State, Want};
-use crate::ipc::message::{ActOn, Action, ApiError, EventKind, Report, ScaleTo, Selectors, StartApps};
+use crate::ipc::message::{ActOn, Action, EventKind, Report, ScaleTo, Selectors, StartApps};
 use crate::metrics::Usage;
-
-/// Where an answer goes.
-pub type Reply<T> = oneshot::Sender<Result<T, ApiError>>;
 
 /// All that reaches the supervisor.
 #[derive(Debug)]
@@ -155,7 +152,7 @@ impl<W: World> Supervisor<W> {
 
     /// Hands over the changed state, then lets the answers go that vouch for it.
     pub fn end_of_batch(&mut self) {
-        self.answer_settled();
+        self.answers.extend(take_due(&mut self.waiting, &self.instances));
         if std::mem::take(&mut self.apps_changed) {
             self.world.apps_changed(&self.instances);
         }
