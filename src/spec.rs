@@ -9,6 +9,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Environment variables by name.
@@ -30,7 +31,7 @@ pub mod millis {
 }
 
 /// One entry of the ecosystem file, resolved.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AppSpec {
     /// The name shown and selected by.
@@ -106,7 +107,7 @@ pub struct AppSpec {
 }
 
 /// How a script becomes a process.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Launcher {
     /// The script is executed itself: a binary, or a file with a shebang.
@@ -126,7 +127,7 @@ pub enum Launcher {
 }
 
 /// Whether the instances of an app share their listening ports.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ExecMode {
     /// Each instance is on its own.
@@ -137,7 +138,7 @@ pub enum ExecMode {
 }
 
 /// Which inherited variables are kept from the app. Given ones (`env`) always pass.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EnvFilter {
     /// All are inherited.
@@ -153,7 +154,7 @@ pub enum EnvFilter {
 
 /// Another user to run as, resolved to numbers so that a later change of the user database
 /// cannot change who an app is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Account {
     /// User name, for display and `HOME`.
     pub user: String,
@@ -168,7 +169,7 @@ pub struct Account {
 }
 
 /// Whether and how late a run follows an exit. Defaults are PM2's where it has them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RestartPolicy {
     /// Restart after an exit that nobody asked for.
@@ -177,10 +178,12 @@ pub struct RestartPolicy {
     pub max_restarts: u32,
     /// An exit before this counts as unstable. Milliseconds.
     #[serde(with = "millis")]
+    #[schemars(with = "u64")]
     pub min_uptime: Duration,
     /// How far back unstable restarts are counted. Milliseconds. The policy widens it where the
     /// delays alone would outlast it.
     #[serde(with = "millis")]
+    #[schemars(with = "u64")]
     pub window: Duration,
     /// The pause before a restart.
     pub delay: RestartDelay,
@@ -189,16 +192,21 @@ pub struct RestartPolicy {
 }
 
 /// The pause before an automatic restart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RestartDelay {
     /// Always the same (`restart_delay`). Milliseconds.
-    Fixed(#[serde(with = "millis")] Duration),
+    Fixed(
+        #[serde(with = "millis")]
+        #[schemars(with = "u64")]
+        Duration,
+    ),
     /// At once for the first early exit, then `initial`, each further one half as long again,
     /// up to 15 s. A run that lives `min_uptime` starts anew.
     AfterFirst {
         /// Milliseconds.
         #[serde(with = "millis")]
+        #[schemars(with = "u64")]
         initial: Duration,
     },
     /// As PM2's `exp_backoff_restart_delay`: `initial` from the first exit on, each further one
@@ -206,6 +214,7 @@ pub enum RestartDelay {
     FromFirst {
         /// Milliseconds.
         #[serde(with = "millis")]
+        #[schemars(with = "u64")]
         initial: Duration,
     },
 }
@@ -224,13 +233,14 @@ impl Default for RestartPolicy {
 }
 
 /// How a run is ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct StopPolicy {
     /// The first signal, by name (`SIGINT`).
     pub signal: String,
     /// The grace between the signal and SIGKILL. Milliseconds.
     #[serde(with = "millis")]
+    #[schemars(with = "u64")]
     pub timeout: Duration,
     /// Signal every process of the tree, not only the first.
     pub tree: bool,
@@ -243,13 +253,14 @@ impl Default for StopPolicy {
 }
 
 /// When a run counts as online.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Readiness {
     /// The app says so itself (`wait_ready`).
     pub wait_ready: bool,
     /// How long it may take. Milliseconds.
     #[serde(with = "millis")]
+    #[schemars(with = "u64")]
     pub timeout: Duration,
 }
 
@@ -260,7 +271,7 @@ impl Default for Readiness {
 }
 
 /// Where the output of an app goes. A path of `None` is the default place under `logs/`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogSpec {
     /// Standard output.
@@ -278,7 +289,7 @@ pub struct LogSpec {
 }
 
 /// One log file's place.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogPath {
     /// `$RSM_HOME/logs/<name>-out.log` and the like.
@@ -291,7 +302,7 @@ pub enum LogPath {
 }
 
 /// Shape of a line in a log file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
     /// As the app wrote it.
@@ -302,7 +313,7 @@ pub enum LogFormat {
 }
 
 /// Which files an app is restarted for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WatchSpec {
     /// Absolute files or directories.
@@ -312,6 +323,7 @@ pub struct WatchSpec {
     pub ignore: Vec<String>,
     /// Quiet time after the last change. Milliseconds.
     #[serde(with = "millis")]
+    #[schemars(with = "u64")]
     pub delay: Duration,
 }
 

@@ -78,7 +78,9 @@ impl Session {
         let failed = |error| match error {
             LaunchError::Client(error) => self.failed(error),
             LaunchError::Failed(reason) => Error::Launch { reason, log: self.home.own_log() },
-            LaunchError::Home { .. } => Error::Launch { reason: error.to_string(), log: self.home.own_log() },
+            LaunchError::Home { .. } | LaunchError::Spawn(_) | LaunchError::Slow { .. } => {
+                Error::Launch { reason: error.to_string(), log: self.home.own_log() }
+            }
         };
         let (client, new) = launched.map_err(failed)?;
         if new {

@@ -124,6 +124,8 @@ impl<W: World> Supervisor<W> {
             self.perform(id, effects);
         }
         for (run, process) in kept {
+            // What was not saved in time must not be named again while the keeper knows it.
+            self.last_run = self.last_run.max(run.number);
             if !self.is_current(*run) {
                 self.world.kill(*run, *process);
                 self.strays.insert(*run, Stray { process: *process, ended: false });

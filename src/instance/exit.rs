@@ -3,10 +3,11 @@
 use std::fmt;
 
 use nix::sys::signal::Signal;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How a run ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Exit {
     /// It exited by itself with this code.
@@ -25,7 +26,7 @@ pub enum Exit {
 }
 
 /// Why a process could not be started.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StartFailure {
     /// The step that failed.
     pub step: StartStep,
@@ -36,7 +37,7 @@ pub struct StartFailure {
 }
 
 /// The steps from a spec to a running program, in their order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StartStep {
     /// Looking up the program in `PATH`.

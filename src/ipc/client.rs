@@ -1,54 +1,104 @@
 //! The clients' end: one connection, one request after another.
+//!
+//! The keeper holds the listening socket, so a daemon that dies and comes back is, to a client, a
+//! connection that breaks and can be made anew at once. What cannot have had an effect is asked
+//! again on a new one; what may have had one is reported as lost.
 
 use std::io;
-use std::path::PathBuf;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::{Method, Response};
 use hyper_util::rt::TokioIo;
+use nix::errno::Errno;
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, sockopt};
+use nix::sys::time::TimeVal;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::time::Instant;
 
-use super::message::{ApiError, Request};
+use super::message::{ApiError, ErrorCode, Request};
 use super::route;
 use crate::paths::Home;
+
+#[cfg(test)]
+mod tests;
+
+/// A connection that was idle for longer is not used again: the server closes it after 10 s, and
+/// a request that meets the close is lost.
+const FRESH: Duration = Duration::from_secs(5);
+/// While no daemon accepts, connections queue at the socket; a full queue is waited for this long.
+const QUEUE_TIME: TimeVal = TimeVal::new(10, 0);
 
 /// Why a request has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error("no daemon answers at {}", socket.display())]
+    #[error(
+        "no daemon answers at {}. `rsm start` starts one; if yours has another home, set RSM_HOME",
+        socket.display()
+    )]
     NotRunning {
         /// Where.
         socket: PathBuf,
     },
     /// The socket is another user's.
-    #[error("no permission to talk to the daemon at {}: it belongs to another user", socket.display())]
+    #[error(
+        "no permission to talk to the daemon at {}: it belongs to another user. Run as that user, or \
+         set RSM_HOME to a directory of your own",
+        socket.display()
+    )]
     Denied {
         /// Where.
         socket: PathBuf,
     },
-    /// The daemon refused.
-    #[error(transparent)]
-    Refused(#[from] ApiError),
+    /// The daemon refused, in its words.
+    #[error("{}", in_full(.0))]
+    Refused(ApiError),
     /// The connection broke before the answer was complete.
-    #[error("the daemon went away before it had answered: {0}")]
+    #[error(
+        "the daemon went away before it had answered ({0}); what was asked may have been done or not: \
+         see `rsm list`"
+    )]
     Lost(String),
     /// The answer is not what this version expects.
-    #[error("the daemon's answer makes no sense to this version of rsm: {0}")]
+    #[error(
+        "the daemon's answer makes no sense to this version of rsm ({0}). If rsm was updated since the \
+         daemon started, the daemon needs an update too"
+    )]
     Protocol(String),
     /// The system refused.
-    #[error("connecting to the daemon: {0}")]
-    System(io::Error),
+    #[error("connecting to {}: {error}", socket.display())]
+    System {
+        /// Where.
+        socket: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
 }
 
-/// A connection to a daemon.
+fn in_full(error: &ApiError) -> String {
+    match &error.hint {
+        Some(hint) => format!("{error}. {hint}"),
+        None => error.to_string(),
+    }
+}
+
+type Requests = SendRequest<Full<Bytes>>;
+
+/// A connection to a daemon, made anew when it breaks.
 #[derive(Debug)]
 pub struct Client {
-    requests: SendRequest<Full<Bytes>>,
+    socket: PathBuf,
+    /// None after a stream has taken the connection along.
+    requests: Option<Requests>,
+    used: Instant,
 }
 
 impl Client {
@@ -58,15 +108,8 @@ impl Client {
     /// Nobody listens, or it is not for this user.
     pub async fn connect(home: &Home) -> Result<Self, ClientError> {
         let socket = home.socket();
-        let stream = UnixStream::connect(&socket).await.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning { socket },
-            io::ErrorKind::PermissionDenied => ClientError::Denied { socket },
-            _ => ClientError::System(error),
-        })?;
-        let (requests, connection) = handshake(TokioIo::new(stream)).await.map_err(lost)?;
-        // Its errors reach whoever waits for an answer.
-        tokio::spawn(async move { drop(connection.await) });
-        Ok(Self { requests })
+        let requests = open(&socket).await?;
+        Ok(Self { socket, requests: Some(requests), used: Instant::now() })
     }
 
     /// Asks, and reads the answer.
@@ -83,48 +126,138 @@ impl Client {
     /// # Errors
     /// The daemon refuses or goes away.
     pub async fn bytes(&mut self, request: &Request) -> Result<Bytes, ClientError> {
-        let body = self.ask(request).await?;
-        Ok(body.collect().await.map_err(lost)?.to_bytes())
+        let (answer, requests) = self.ask(request).await?;
+        let bytes = whole(answer).await?;
+        (self.requests, self.used) = (Some(requests), Instant::now());
+        Ok(bytes)
     }
 
-    /// Asks for a stream.
+    /// Asks for a stream. It keeps its connection; the client takes another for what follows.
     ///
     /// # Errors
     /// The daemon refuses or goes away.
     pub async fn stream(&mut self, request: &Request) -> Result<Lines, ClientError> {
-        Ok(Lines { body: self.ask(request).await?, rest: BytesMut::new() })
+        let (answer, requests) = self.ask(request).await?;
+        Ok(Lines { body: answer.into_body(), rest: BytesMut::new(), over: false, _requests: requests })
     }
 
-    async fn ask(&mut self, request: &Request) -> Result<Incoming, ClientError> {
-        let route::Parts { method, target, body } = route::to_http(request);
-        let request = hyper::Request::builder()
-            .method(method)
-            .uri(target)
-            .header(HOST, "rsm")
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|error| ClientError::Protocol(error.to_string()))?;
-        self.requests.ready().await.map_err(lost)?;
-        let response = self.requests.send_request(request).await.map_err(lost)?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response.into_body());
+    async fn ask(&mut self, request: &Request) -> Result<(Response<Incoming>, Requests), ClientError> {
+        let parts = route::to_http(request).map_err(ClientError::Refused)?;
+        if parts.body.len() > route::LONGEST_BODY {
+            // The server would hang up in the middle, and why would be lost.
+            let text = format!("the request is longer than {} MiB", route::LONGEST_BODY >> 20);
+            return Err(ClientError::Refused(ApiError::new(ErrorCode::TooLarge, text)));
         }
-        let body = response.into_body().collect().await.map_err(lost)?.to_bytes();
-        Err(match serde_json::from_slice::<Refusal>(&body) {
-            Ok(refusal) => ClientError::Refused(refusal.error),
-            Err(_) => ClientError::Protocol(format!("status {status} without a reason")),
-        })
+        let request = to_hyper(&parts)?;
+        let again = request.clone();
+        let mut requests = self.connection().await?;
+        let answer = match requests.try_send_request(request).await {
+            // Not sent, or without effect: ask the next daemon.
+            Err(failed) if failed.message().is_some() || harmless(&parts, failed.error()) => {
+                requests = open(&self.socket).await?;
+                requests.send_request(again).await
+            }
+            answer => answer.map_err(|failed| failed.into_error()),
+        };
+        let answer = accepted(answer.map_err(lost)?).await?;
+        Ok((answer, requests))
+    }
+
+    /// The connection, or a new one if there is none that can be trusted.
+    async fn connection(&mut self) -> Result<Requests, ClientError> {
+        if let Some(mut requests) = self.requests.take()
+            && self.used.elapsed() < FRESH
+            && requests.ready().await.is_ok()
+        {
+            return Ok(requests);
+        }
+        open(&self.socket).await
     }
 }
 
-#[derive(serde::Deserialize)]
-struct Refusal {
-    error: ApiError,
+/// Whether asking twice does no harm and may help.
+fn harmless(parts: &route::Parts, failure: &hyper::Error) -> bool {
+    parts.method == Method::GET && !failure.is_parse()
+}
+
+fn to_hyper(parts: &route::Parts) -> Result<hyper::Request<Full<Bytes>>, ClientError> {
+    let mut request =
+        hyper::Request::builder().method(parts.method.clone()).uri(parts.target.as_str()).header(HOST, "rsm");
+    if !parts.body.is_empty() {
+        request = request.header(CONTENT_TYPE, "application/json");
+    }
+    request.body(Full::new(Bytes::copy_from_slice(&parts.body))).map_err(|error| {
+        // All is escaped, so only the length can be wrong.
+        let text = format!("the names in the request make too long a URL: {error}");
+        ClientError::Refused(ApiError::new(ErrorCode::TooLarge, text).hint("Select fewer at a time."))
+    })
+}
+
+async fn accepted(answer: Response<Incoming>) -> Result<Response<Incoming>, ClientError> {
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(answer);
+    }
+    Err(match serde_json::from_slice::<route::Refusal>(&whole(answer).await?) {
+        Ok(refusal) => ClientError::Refused(refusal.error),
+        Err(_) => ClientError::Protocol(format!("status {status} without a reason")),
+    })
+}
+
+async fn whole(answer: Response<Incoming>) -> Result<Bytes, ClientError> {
+    Ok(answer.into_body().collect().await.map_err(lost)?.to_bytes())
 }
 
 fn lost(error: hyper::Error) -> ClientError {
+    if error.is_parse() {
+        return ClientError::Protocol(error.to_string());
+    }
     ClientError::Lost(error.to_string())
+}
+
+async fn open(socket: &Path) -> Result<Requests, ClientError> {
+    let failed = |error| ClientError::System { socket: socket.to_path_buf(), error };
+    let stream = dial(socket).map_err(|errno| match errno {
+        Errno::ENOENT | Errno::ENOTDIR | Errno::ECONNREFUSED => {
+            ClientError::NotRunning { socket: socket.to_path_buf() }
+        }
+        Errno::EACCES | Errno::EPERM => ClientError::Denied { socket: socket.to_path_buf() },
+        Errno::EAGAIN => failed(io::Error::new(io::ErrorKind::TimedOut, "the daemon accepts nobody")),
+        Errno::ENAMETOOLONG => failed(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the path is too long for a socket (107 bytes): set RSM_HOME to a shorter one",
+        )),
+        errno => failed(errno.into()),
+    })?;
+    let stream = UnixStream::from_std(stream).map_err(failed)?;
+    let (requests, connection) = handshake(TokioIo::new(stream)).await.map_err(lost)?;
+    // Its errors reach whoever waits for an answer.
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(requests)
+}
+
+/// Connects. Blocks while the queue at the socket is full: a connect that does not block fails
+/// there at once (`unix(7)`, EAGAIN), and nothing tells when to try again.
+fn dial(path: &Path) -> nix::Result<std::os::unix::net::UnixStream> {
+    let kind = SockType::Stream;
+    let fd = socket::socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None)?;
+    socket::setsockopt(&fd, sockopt::SendTimeout, &QUEUE_TIME)?;
+    let address = UnixAddr::new(path)?;
+    while let Err(errno) = socket::connect(fd.as_raw_fd(), &address) {
+        if errno != Errno::EINTR {
+            return Err(errno);
+        }
+    }
+    // Requests carry environments: they are not for a stranger who lies in wait at our path.
+    let (peer, me) = (socket::getsockopt(&fd, sockopt::PeerCredentials)?.uid(), nix::unistd::geteuid());
+    if peer != me.as_raw() && peer != 0 && !me.is_root() {
+        return Err(Errno::EACCES);
+    }
+    let stream = std::os::unix::net::UnixStream::from(fd);
+    stream
+        .set_nonblocking(true)
+        .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))?;
+    Ok(stream)
 }
 
 /// A stream of JSON lines.
@@ -132,27 +265,37 @@ fn lost(error: hyper::Error) -> ClientError {
 pub struct Lines {
     body: Incoming,
     rest: BytesMut,
+    over: bool,
+    /// The connection closes when this is dropped.
+    _requests: Requests,
 }
 
 impl Lines {
-    /// The next line, without its newline; none when the daemon has ended the stream.
+    /// The next line, without its newline; none when the daemon has ended the stream. May be
+    /// dropped while it waits: nothing is lost.
     pub async fn next(&mut self) -> Option<Result<Bytes, ClientError>> {
         let mut looked_at = 0;
         loop {
             if let Some(at) = memchr::memchr(b'\n', &self.rest[looked_at..]) {
                 let mut line = self.rest.split_to(looked_at + at + 1);
-                line.truncate(line.len() - 1);
+                line.truncate(looked_at + at);
                 return Some(Ok(line.freeze()));
             }
             looked_at = self.rest.len();
+            if self.over {
+                return None;
+            }
             match self.body.frame().await {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         self.rest.extend_from_slice(&data);
                     }
                 }
-                Some(Err(error)) => return Some(Err(lost(error))),
-                None => return None,
+                Some(Err(error)) => {
+                    self.over = true;
+                    return Some(Err(lost(error)));
+                }
+                None => self.over = true,
             }
         }
     }

@@ -1,14 +1,24 @@
 //! Starting a daemon when none answers.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use tokio::sync::oneshot;
 
 use super::client::{Client, ClientError};
 use super::message::{Pong, Request};
 use crate::paths::Home;
+
+#[cfg(test)]
+mod tests;
+
+/// Each step of a launch may take so long. A sound one takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why no daemon could be started.
 #[derive(Debug, thiserror::Error)]
@@ -16,8 +26,8 @@ pub enum LaunchError {
     /// It could not be spoken to.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// Its home cannot be made.
-    #[error("{what} {}: {error}", path.display())]
+    /// Its home cannot be made or locked.
+    #[error("{what} {}: {error}. Mend that, or set RSM_HOME to another directory", path.display())]
     Home {
         /// What was tried.
         what: &'static str,
@@ -26,9 +36,20 @@ pub enum LaunchError {
         /// Why not.
         error: io::Error,
     },
+    /// The system could not start it.
+    #[error("starting the daemon's process: {0}")]
+    Spawn(io::Error),
     /// It ended at once; what it said.
     #[error("the daemon did not start: {0}")]
     Failed(String),
+    /// It takes too long.
+    #[error("{what} took more than {} s; {} may say why", PATIENCE.as_secs(), log.display())]
+    Slow {
+        /// What.
+        what: &'static str,
+        /// The daemon's log.
+        log: PathBuf,
+    },
 }
 
 /// Connects to the daemon of this home; starts it if none answers. Also tells whether it did.
@@ -36,48 +57,103 @@ pub enum LaunchError {
 /// # Errors
 /// No daemon answers and none can be started.
 pub async fn connect_or_launch(home: &Home) -> Result<(Client, bool), LaunchError> {
-    match Client::connect(home).await {
-        Err(ClientError::NotRunning { .. }) => {}
-        connected => return Ok((connected?, false)),
+    connect_or(home, keeper).await
+}
+
+/// The keeper of this home: this very program, even if its file was replaced meanwhile.
+fn keeper(home: &Home) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("keeper").env("RSM_HOME", home.dir());
+    command
+}
+
+async fn connect_or(
+    home: &Home,
+    keeper: impl FnOnce(&Home) -> Command,
+) -> Result<(Client, bool), LaunchError> {
+    if let Some(client) = running(home).await? {
+        return Ok((client, false));
     }
-    let failed = |what, path| move |error| LaunchError::Home { what, path, error };
-    home.create().map_err(failed("making", home.dir().to_path_buf()))?;
-    let lock = home.launch_lock();
-    let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&lock);
-    let file = open.map_err(failed("opening", lock.clone()))?;
+    let failed = |error| LaunchError::Home { what: "making", path: home.dir().to_path_buf(), error };
+    home.create().map_err(failed)?;
     // Two first commands at once start one daemon: the second finds it when it gets the lock.
-    file.lock().map_err(failed("locking", lock))?;
-    let launched = match Client::connect(home).await {
-        Err(ClientError::NotRunning { .. }) => {
-            launch(home)?;
-            true
-        }
-        connected => return Ok((connected?, false)),
-    };
+    let _lock = lock(home).await?;
+    if let Some(client) = running(home).await? {
+        return Ok((client, false));
+    }
+    launch(home, keeper(home)).await?;
     let mut client = Client::connect(home).await?;
-    let _: Pong = client.call(&Request::Ping).await?;
-    Ok((client, launched))
+    // Connections queue before the daemon serves: only an answer tells that it does.
+    let _: Pong = in_time(home, "the daemon's first answer", client.call(&Request::Ping)).await??;
+    Ok((client, true))
+}
+
+async fn running(home: &Home) -> Result<Option<Client>, ClientError> {
+    match Client::connect(home).await {
+        Ok(client) => Ok(Some(client)),
+        Err(ClientError::NotRunning { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn lock(home: &Home) -> Result<File, LaunchError> {
+    let path = home.launch_lock();
+    let failed = |what| move |error| LaunchError::Home { what, path: home.launch_lock(), error };
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(&path).map_err(failed("opening"))?;
+    if file.try_lock().is_ok() {
+        return Ok(file);
+    }
+    let locked = on_thread(move || file.lock().map(|()| file)).map_err(failed("locking"))?;
+    in_time(home, "another command's launch of the daemon", outcome(locked)).await?.map_err(failed("locking"))
 }
 
 /// Starts the keeper and waits until its socket takes connections: its first process ends then.
-fn launch(home: &Home) -> Result<(), LaunchError> {
-    let failed = |error: io::Error| LaunchError::Failed(error.to_string());
-    let mut child = Command::new("/proc/self/exe")
-        .arg("keeper")
-        .env("RSM_HOME", home.dir())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
-    let mut said = String::new();
-    if let Some(mut stderr) = child.stderr.take() {
-        // The keeper replaces its standard error when it goes to the background: this ends then.
-        stderr.read_to_string(&mut said).map_err(failed)?;
+async fn launch(home: &Home, mut keeper: Command) -> Result<(), LaunchError> {
+    // A file in memory takes what is said at any length, and has an end whoever else holds it.
+    let said = memfd_create("rsm-launch", MFdFlags::MFD_CLOEXEC);
+    let mut said = File::from(said.map_err(|errno| LaunchError::Spawn(errno.into()))?);
+    let stderr = said.try_clone().map_err(LaunchError::Spawn)?;
+    keeper.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+    let mut child = keeper.spawn().map_err(LaunchError::Spawn)?;
+    let ended = on_thread(move || child.wait()).map_err(LaunchError::Spawn)?;
+    let status =
+        in_time(home, "the start of the daemon", outcome(ended)).await?.map_err(LaunchError::Spawn)?;
+    if status.success() { Ok(()) } else { Err(LaunchError::Failed(last_words(&mut said, status))) }
+}
+
+/// Why the keeper gave up, in its own words if it had any.
+fn last_words(said: &mut File, status: ExitStatus) -> String {
+    let mut bytes = Vec::new();
+    let _ = said.rewind().and_then(|()| said.read_to_end(&mut bytes)); // else the status must do
+    let text = String::from_utf8_lossy(&bytes);
+    match text.trim().trim_start_matches("error: ") {
+        "" => format!("its first process ended with {status} and said nothing"),
+        words => words.to_owned(),
     }
-    match child.wait().map_err(failed)? {
-        status if status.success() => Ok(()),
-        status if said.trim().is_empty() => Err(LaunchError::Failed(status.to_string())),
-        _ => Err(LaunchError::Failed(said.trim().trim_start_matches("error: ").to_owned())),
-    }
+}
+
+/// Runs what blocks on a thread of its own. The runtime's own pool would not do: the runtime waits
+/// for it at its end, however long that takes.
+fn on_thread<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<oneshot::Receiver<io::Result<T>>> {
+    let (done, outcome) = oneshot::channel();
+    // Whoever asked may have given up.
+    std::thread::Builder::new().spawn(move || drop(done.send(work())))?;
+    Ok(outcome)
+}
+
+async fn outcome<T>(of: oneshot::Receiver<io::Result<T>>) -> io::Result<T> {
+    of.await.unwrap_or_else(|_| Err(io::Error::other("its thread ended early")))
+}
+
+async fn in_time<T>(
+    home: &Home,
+    what: &'static str,
+    work: impl Future<Output = T>,
+) -> Result<T, LaunchError> {
+    let slow = |_| LaunchError::Slow { what, log: home.own_log() };
+    tokio::time::timeout(PATIENCE, work).await.map_err(slow)
 }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::instance::exit::Exit;
@@ -16,7 +17,7 @@ use crate::spec::{AppSpec, Vars};
 pub type Selectors = Vec<String>;
 
 /// Adds apps, or brings those that are there up to date.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StartApps {
     /// The apps.
@@ -30,7 +31,7 @@ pub struct StartApps {
 }
 
 /// An inherited environment; `Debug` shows names only.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Inherited(pub Vars);
 
@@ -41,7 +42,7 @@ impl std::fmt::Debug for Inherited {
 }
 
 /// What to do when an app of the same name is there already.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Existing {
     /// Restart it with the new settings (an ecosystem file).
@@ -54,7 +55,7 @@ pub enum Existing {
 }
 
 /// Acts on instances that are there.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ActOn {
     /// Which ones.
@@ -68,7 +69,7 @@ pub struct ActOn {
 }
 
 /// What to do with the selected instances.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// Start those that do not run; restart those that do, as PM2's `start NAME`.
@@ -84,7 +85,7 @@ pub enum Action {
 }
 
 /// How many instances an app shall have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScaleTo {
     /// Exactly so many.
@@ -96,7 +97,7 @@ pub enum ScaleTo {
 }
 
 /// Every wish a client can have.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Is the daemon there?
     Ping,
@@ -152,7 +153,7 @@ pub enum Request {
 }
 
 /// Which log lines.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct LogQuery {
     /// Which instances; empty: all.
@@ -174,7 +175,7 @@ impl Default for LogQuery {
 }
 
 /// One element of the log stream.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "type")]
 pub enum LogItem {
     /// A line.
@@ -199,7 +200,7 @@ pub enum LogItem {
 }
 
 /// Standard output or standard error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stream {
     /// Standard output.
@@ -209,7 +210,7 @@ pub enum Stream {
 }
 
 /// Answer to [`Request::Ping`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Pong {
     /// Version of the daemon.
     pub version: String,
@@ -218,7 +219,7 @@ pub struct Pong {
 }
 
 /// State of an instance as shown: PM2's words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Status {
     /// Being started, or not ready yet.
     #[serde(rename = "launching")]
@@ -255,7 +256,7 @@ impl Status {
 }
 
 /// An instance, as a list shows it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct InstanceView {
     /// Its id, `pm_id` in PM2.
     pub id: u32,
@@ -296,7 +297,7 @@ pub struct InstanceView {
 }
 
 /// Everything about an instance; no environment values.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct InstanceDetail {
     /// As in the list.
     #[serde(flatten)]
@@ -322,7 +323,7 @@ pub struct InstanceDetail {
 }
 
 /// How a run ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExitView {
     /// When.
     pub at: u64,
@@ -345,7 +346,7 @@ pub struct ExitView {
 }
 
 /// An instance that a request touched.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Outcome {
     /// Its id.
     pub id: u32,
@@ -362,7 +363,7 @@ pub struct Outcome {
 }
 
 /// Answer to a request that acts.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Report {
     /// Each instance touched, in the order of their ids.
     pub instances: Vec<Outcome>,
@@ -372,7 +373,7 @@ pub struct Report {
 }
 
 /// Answer to [`Request::Save`] and [`Request::ClearDump`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Saved {
     /// How many instances were saved.
     pub instances: usize,
@@ -381,7 +382,7 @@ pub struct Saved {
 }
 
 /// Answer to [`Request::Info`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Info {
     /// Version of the daemon.
     pub version: String,
@@ -398,7 +399,7 @@ pub struct Info {
 }
 
 /// One of rsm's own processes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ProcessInfo {
     /// Its pid.
     pub pid: i32,
@@ -409,7 +410,7 @@ pub struct ProcessInfo {
 }
 
 /// The machine.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HostInfo {
     /// Cores usable by this daemon.
     pub cores: usize,
@@ -422,7 +423,7 @@ pub struct HostInfo {
 }
 
 /// Something that happened to an instance.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EventView {
     /// When.
     pub at: u64,
@@ -445,7 +446,7 @@ pub struct EventView {
 }
 
 /// What can happen to an instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
     /// It was added to the list.
@@ -471,7 +472,7 @@ pub enum EventKind {
 }
 
 /// An error as a client sees it. `{"error": {…}}` on the wire.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, thiserror::Error)]
 #[error("{message}")]
 pub struct ApiError {
     /// For programs.
@@ -484,7 +485,7 @@ pub struct ApiError {
 }
 
 /// Kinds of API errors; each has its HTTP status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
     /// 400: the request makes no sense.

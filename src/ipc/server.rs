@@ -1,40 +1,55 @@
 //! The daemon's end: HTTP/1.1 on the Unix socket. Whatever a client does, it harms itself alone.
+//!
+//! Every connection is a task of its own, and each thing that a client could make last for ever or
+//! grow without end has a limit here. Two things have none: an answer takes as long as the service
+//! needs, and a stream goes on while both ends like.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::{Frame, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
 
+use self::body::Room;
+use self::stream::Lines;
 use super::message::{ApiError, ErrorCode, Request};
 use super::route;
 
-/// A body may be so long: ten thousand apps with their environments.
-const LONGEST_BODY: usize = 32 << 20;
-/// And the head of a request.
+mod body;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+/// Longest head of a request, in bytes.
 const LONGEST_HEAD: usize = 64 << 10;
 /// A client must have said its head within this time; an idle connection is closed after it.
 const HEAD_TIME: Duration = Duration::from_secs(10);
-/// And its body within this.
-const BODY_TIME: Duration = Duration::from_secs(30);
-/// More clients than these wait their turn in the socket's queue.
-const MOST_CONNECTIONS: usize = 512;
+/// That many clients are served at once; the next are told to come back.
+const MOST_CLIENTS: usize = 512;
+/// That many are told so at once; the next are just hung up on.
+const MOST_REFUSALS: usize = 32;
+/// A client that is to be refused has this long to listen.
+const REFUSAL_TIME: Duration = Duration::from_secs(5);
+/// The pause after a failed accept: someone must close descriptors first.
+const BREATH: Duration = Duration::from_millis(100);
 /// After the stop, answers that are on their way have this long.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What a request is answered with.
+#[derive(Debug)]
 pub enum Answer {
     /// A JSON document.
     Json(Vec<u8>),
@@ -44,97 +59,146 @@ pub enum Answer {
 
 /// Who answers.
 pub trait Service: Clone + 'static {
-    /// Answers one request.
+    /// Answers one request. Once begun it is not cancelled, even if the client goes away.
     fn answer(&self, request: Request) -> impl Future<Output = Result<Answer, ApiError>>;
 }
 
-/// Who may ask.
-#[derive(Clone, Copy, Debug)]
-pub struct Allowed(u32);
+/// Who may ask. File permissions guard the socket already; this holds where they were loosened.
+#[derive(Clone, Debug)]
+pub struct Allowed(Vec<u32>);
 
 impl Allowed {
     /// The user that this process runs as, and root.
     pub fn own_user() -> Self {
-        Self(nix::unistd::geteuid().as_raw())
+        Self(vec![nix::unistd::geteuid().as_raw(), 0])
     }
 
-    fn allows(self, stream: &UnixStream) -> bool {
-        stream.peer_cred().is_ok_and(|peer| peer.uid() == self.0 || peer.uid() == 0)
+    /// Just these.
+    pub fn users(uids: impl Into<Vec<u32>>) -> Self {
+        Self(uids.into())
+    }
+
+    fn allows(&self, stream: &UnixStream) -> bool {
+        stream.peer_cred().is_ok_and(|peer| self.0.contains(&peer.uid()))
     }
 }
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// Serves until `stop` resolves, then lets answers that are on their way arrive. Must run in a
-/// `LocalSet`.
+/// What all connections share.
+struct Shared<S> {
+    service: S,
+    room: Room,
+    closed: watch::Receiver<bool>,
+}
+
+/// Serves until `stop` resolves, then ends the streams and lets answers that are on their way
+/// arrive. Must run in a `LocalSet`.
 pub async fn serve<S: Service>(
     listener: UnixListener,
     service: S,
     allowed: Allowed,
     stop: impl Future<Output = ()>,
 ) {
-    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     let (closing, closed) = watch::channel(false);
+    let shared = Rc::new(Shared { service, room: Room::default(), closed });
+    let (mut clients, mut refused) = (JoinSet::new(), JoinSet::new());
     let mut stop = pin!(stop);
     loop {
-        let accepted = async { (places.clone().acquire_owned().await, listener.accept().await) };
-        let (place, stream) = tokio::select! {
-            (place, accepted) = accepted => match accepted {
-                Ok((stream, _)) => (place, stream),
-                Err(error) => {
-                    // Out of descriptors: others must close theirs first.
-                    tracing::warn!("accepting a client: {error}");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
+        let stream = tokio::select! {
             () = &mut stop => break,
+            Some(ended) = clients.join_next() => { note(ended); continue }
+            Some(ended) = refused.join_next() => { note(ended); continue }
+            stream = accept(&listener) => stream,
         };
-        let (service, closed) = (service.clone(), closed.clone());
-        tokio::task::spawn_local(async move {
-            let _place = place;
-            let allowed = allowed.allows(&stream);
-            converse(stream, service, allowed, closed).await;
-        });
+        if !allowed.allows(&stream) {
+            let error = ApiError::new(ErrorCode::Forbidden, "this daemon belongs to another user");
+            turn_away(&mut refused, stream, error.hint("Run as that user, or as root."));
+        } else if clients.len() >= MOST_CLIENTS {
+            let text = format!("{MOST_CLIENTS} clients are connected already");
+            let error = ApiError::new(ErrorCode::Unavailable, text);
+            turn_away(&mut refused, stream, error.hint("Close some, or try again later."));
+        } else {
+            clients.spawn_local(converse(stream, shared.clone()));
+        }
     }
+    drop(listener);
     let _ = closing.send(true);
-    drop(closed);
-    let _ = tokio::time::timeout(LAST_WORDS, closing.closed()).await;
+    let all_gone = async { while clients.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(LAST_WORDS, all_gone).await;
+}
+
+/// The next client. Failures pass: the client was gone already, or descriptors ran out.
+async fn accept(listener: &UnixListener) -> UnixStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(error) => {
+                tracing::warn!("accepting a client: {error}");
+                // An accept that fails for want of descriptors would fail at once again.
+                tokio::time::sleep(BREATH).await;
+            }
+        }
+    }
+}
+
+/// A connection's task only ends otherwise by a bug of ours, which shall not take the rest along.
+fn note(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!("serving a client: {error}");
+    }
+}
+
+fn http() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(LONGEST_HEAD);
+    builder
+}
+
+/// Tells a client why it is not served, if it listens.
+fn turn_away(refused: &mut JoinSet<()>, stream: UnixStream, error: ApiError) {
+    if refused.len() >= MOST_REFUSALS {
+        return;
+    }
+    refused.spawn_local(async move {
+        let answer = service_fn(|_| {
+            let response = refusal(&error, "");
+            async move { Ok::<_, Infallible>(hang_up_after(response)) }
+        });
+        let connection = http().serve_connection(TokioIo::new(stream), answer);
+        let _ = tokio::time::timeout(REFUSAL_TIME, connection).await;
+    });
 }
 
 /// Speaks with one client until it goes, or the server closes.
-async fn converse<S: Service>(
-    stream: UnixStream,
-    service: S,
-    allowed: bool,
-    mut closed: watch::Receiver<bool>,
-) {
+async fn converse<S: Service>(stream: UnixStream, shared: Rc<Shared<S>>) {
+    let mut closed = shared.closed.clone();
     let answer = service_fn(move |request| {
-        let service = service.clone();
-        async move { Ok::<_, Infallible>(respond(&service, allowed, request).await) }
+        let shared = shared.clone();
+        async move { Ok::<_, Infallible>(respond(&shared, request).await) }
     });
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(LONGEST_HEAD);
-    // A client may say what it has to say, close its side, and still listen.
-    builder.half_close(true);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), answer));
-    let closes = async { closed.wait_for(|closed| *closed).await.is_ok() };
+    // No half-closed connections: a follower that went away is only known by its end of file.
+    let mut connection = pin!(http().serve_connection(TokioIo::new(stream), answer));
+    let closes = async { drop(closed.wait_for(|closed| *closed).await) };
     tokio::select! {
         _ = &mut connection => return, // a client that talks nonsense or hangs up is its own affair
-        _ = closes => {}
+        () = closes => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ = connection.await;
 }
 
-async fn respond<S: Service>(
-    service: &S,
-    allowed: bool,
-    request: hyper::Request<Incoming>,
-) -> Response<Body> {
-    let methods = methods(request.uri().path());
-    let answer = match understand(allowed, request).await {
-        Ok(request) => service.answer(request).await,
+async fn respond<S: Service>(shared: &Shared<S>, request: hyper::Request<Incoming>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let path = head.uri.path();
+    let (body, _taken) = match body::read(body, &shared.room).await {
+        Ok(read) => read,
+        // What is left of the body could be taken for the next request.
+        Err(error) => return hang_up_after(refusal(&error, "")),
+    };
+    let query = head.uri.query().unwrap_or_default();
+    let answer = match route::from_http(&head.method, path, query, &body) {
+        Ok(request) => finish(shared.service.clone(), request).await,
         Err(error) => Err(error),
     };
     match answer {
@@ -142,43 +206,32 @@ async fn respond<S: Service>(
             response(StatusCode::OK, "application/json", Full::new(bytes.into()).boxed_unsync())
         }
         Ok(Answer::Stream(lines)) => {
-            response(StatusCode::OK, "application/x-ndjson", StreamOf(lines).boxed_unsync())
+            let lines = Lines::new(lines, shared.closed.clone());
+            response(StatusCode::OK, "application/x-ndjson", lines.boxed_unsync())
         }
-        Err(error) => refusal(&error, methods),
+        Err(error) => refusal(&error, path),
     }
 }
 
-async fn understand(allowed: bool, request: hyper::Request<Incoming>) -> Result<Request, ApiError> {
-    if !allowed {
-        return Err(ApiError::new(ErrorCode::Forbidden, "this daemon belongs to another user"));
-    }
-    let (head, body) = request.into_parts();
-    let body = tokio::time::timeout(BODY_TIME, Limited::new(body, LONGEST_BODY).collect()).await;
-    let body = match body {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            return Err(ApiError::new(
-                ErrorCode::TooLarge,
-                format!("the body is longer than {LONGEST_BODY} bytes"),
-            ));
-        }
-        Ok(Err(error)) => return Err(ApiError::new(ErrorCode::Invalid, format!("the body: {error}"))),
-        Err(_) => return Err(ApiError::new(ErrorCode::Invalid, "the body took too long")),
-    };
-    route::from_http(&head.method, head.uri.path(), head.uri.query().unwrap_or_default(), &body)
+/// Answers in a task of its own: a client that hangs up must not leave a stop or a shutdown half
+/// done.
+async fn finish<S: Service>(service: S, request: Request) -> Result<Answer, ApiError> {
+    let task = tokio::task::spawn_local(async move { service.answer(request).await });
+    task.await.unwrap_or_else(|error| {
+        tracing::error!("answering a request: {error}");
+        Err(ApiError::new(ErrorCode::Internal, "the daemon failed to answer")
+            .hint("This is a bug in rsm; its log says more."))
+    })
 }
 
-fn methods(path: &str) -> &'static str {
-    let segments: Vec<&str> = path.split('/').skip(2).collect();
-    route::allowed(&segments)
-}
-
-fn refusal(error: &ApiError, methods: &'static str) -> Response<Body> {
+fn refusal(error: &ApiError, path: &str) -> Response<Body> {
     let status = StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let bytes = serde_json::to_vec(&serde_json::json!({ "error": error })).unwrap_or_default();
+    let bytes = serde_json::to_vec(&route::Refusal { error: error.clone() }).unwrap_or_default();
     let mut response = response(status, "application/json", Full::new(bytes.into()).boxed_unsync());
-    if error.code == ErrorCode::MethodNotAllowed {
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+    if error.code == ErrorCode::MethodNotAllowed
+        && let Ok(methods) = HeaderValue::from_str(&route::allowed(path))
+    {
+        response.headers_mut().insert(ALLOW, methods);
     }
     response
 }
@@ -190,17 +243,7 @@ fn response(status: StatusCode, kind: &'static str, body: Body) -> Response<Body
     response
 }
 
-/// Lines as they come.
-struct StreamOf(mpsc::Receiver<Bytes>);
-
-impl hyper::body::Body for StreamOf {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(context).map(|line| line.map(|line| Ok(Frame::data(line))))
-    }
+fn hang_up_after(mut response: Response<Body>) -> Response<Body> {
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
 }

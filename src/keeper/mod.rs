@@ -173,6 +173,8 @@ impl<'a> Keeper<'a> {
     }
 
     fn daemon_ended(&mut self) {
+        // Its last words, the shutdown above all, may still be in the channel.
+        self.obey();
         let Some(daemon) = self.daemon.take() else { return };
         if daemon.started.elapsed() >= QUICK_DEATH {
             self.pause = Duration::ZERO;

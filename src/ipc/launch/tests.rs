@@ -1,0 +1,111 @@
+//! Launches with a shell in the keeper's place.
+
+use tokio::net::UnixListener;
+use tokio::task::LocalSet;
+
+use super::*;
+use crate::ipc::message::ApiError;
+use crate::ipc::server::{Allowed, Answer, Service, serve};
+
+#[derive(Clone)]
+struct Daemon;
+
+impl Service for Daemon {
+    async fn answer(&self, _request: Request) -> Result<Answer, ApiError> {
+        Ok(Answer::Json(br#"{"version":"0.1","pid":7}"#.to_vec()))
+    }
+}
+
+/// A shell that runs `script` in the home's directory.
+fn shell(script: &'static str) -> impl FnOnce(&Home) -> Command {
+    move |home| {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script, "keeper"]).current_dir(home.dir());
+        command
+    }
+}
+
+/// A home that no daemon serves before someone puts the socket `ready` in its place.
+async fn with_home(test: impl AsyncFnOnce(&Home)) {
+    let dir = tempfile::tempdir().unwrap();
+    let home = Home::at(dir.path());
+    let listener = UnixListener::bind(dir.path().join("ready")).unwrap();
+    let serving = async {
+        let served = serve(listener, Daemon, Allowed::own_user(), std::future::pending());
+        tokio::task::spawn_local(served);
+        test(&home).await;
+    };
+    LocalSet::new().run_until(serving).await;
+}
+
+const SOUND: &str = "echo launched >> launches; mv ready rsm.sock";
+
+#[tokio::test]
+async fn a_daemon_that_runs_is_used() {
+    with_home(async |home| {
+        std::fs::rename(home.dir().join("ready"), home.socket()).unwrap();
+        let (_, launched) = connect_or(home, shell("exit 9")).await.unwrap();
+        assert!(!launched);
+        assert!(!home.launch_lock().exists(), "connecting made a file");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn two_at_once_launch_one_daemon() {
+    with_home(async |home| {
+        let both = tokio::join!(connect_or(home, shell(SOUND)), connect_or(home, shell(SOUND)));
+        let (mut first, one) = both.0.unwrap();
+        let (mut second, two) = both.1.unwrap();
+        assert!(one ^ two, "each believes the other launched it, or both do");
+        let launches = std::fs::read_to_string(home.dir().join("launches")).unwrap();
+        assert_eq!(launches, "launched\n");
+        assert_eq!(first.call::<Pong>(&Request::Ping).await.unwrap().pid, 7);
+        assert_eq!(second.call::<Pong>(&Request::Ping).await.unwrap().pid, 7);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_keeper_that_fails_is_quoted() {
+    with_home(async |home| {
+        let fail = async |script| connect_or(home, shell(script)).await.unwrap_err().to_string();
+        assert_eq!(fail("echo 'error: no space' >&2; exit 3").await, "the daemon did not start: no space");
+        assert!(fail("kill -9 $$").await.contains("SIGKILL"));
+        // Longer than any pipe, and with a descendant that keeps standard error open.
+        let script = "mkfifo held; (read x < held) & head -c 300000 /dev/zero | tr '\\0' x >&2; exit 1";
+        assert!(fail(script).await.len() > 300_000);
+        std::fs::write(home.dir().join("held"), "over\n").unwrap(); // lets the descendant end
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_keeper_that_lies_is_found_out() {
+    with_home(async |home| {
+        let error = connect_or(home, shell("exit 0")).await.unwrap_err();
+        assert!(matches!(error, LaunchError::Client(ClientError::NotRunning { .. })), "{error:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_home_that_cannot_be_made_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let error = connect_or(&Home::at(&file), shell("exit 0")).await.unwrap_err().to_string();
+    assert!(error.contains("/file") && error.contains("set RSM_HOME"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_launch_that_hangs_is_given_up() {
+    with_home(async |home| {
+        let fifo = home.dir().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let error = connect_or(home, shell("read never < fifo")).await.unwrap_err();
+        assert!(matches!(error, LaunchError::Slow { .. }), "{error:?}");
+        std::fs::write(fifo, "over\n").unwrap(); // lets the shell end
+    })
+    .await;
+}

@@ -1,0 +1,106 @@
+//! Reading a request's body, within limits of length, time and memory.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+
+use crate::ipc::message::{ApiError, ErrorCode};
+use crate::ipc::route::LONGEST_BODY;
+
+/// A body must have arrived within this time.
+const BODY_TIME: Duration = Duration::from_secs(30);
+/// All bodies that are being read or answered hold no more bytes than this.
+const ALL_BODIES: usize = 2 * LONGEST_BODY;
+
+/// The memory that all bodies may take together: many clients, each within its limit, would else
+/// be too much.
+pub(super) struct Room {
+    left: Cell<usize>,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { left: Cell::new(ALL_BODIES) }
+    }
+}
+
+/// A body's share of the room, given back when dropped.
+pub(super) struct Taken<'a> {
+    room: &'a Room,
+    bytes: usize,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.room.left.set(self.room.left.get() + self.bytes);
+    }
+}
+
+impl Taken<'_> {
+    fn more(&mut self, bytes: usize) -> Result<(), ApiError> {
+        let left = self.room.left.get().checked_sub(bytes).ok_or_else(|| {
+            ApiError::new(ErrorCode::Unavailable, "too many large requests at once").hint("Try again later.")
+        })?;
+        self.room.left.set(left);
+        self.bytes += bytes;
+        Ok(())
+    }
+}
+
+/// Reads a whole body. The share of the room is to be held as long as the body.
+///
+/// # Errors
+/// It is too long, too slow or malformed, or there is no room.
+pub(super) async fn read(body: Incoming, room: &Room) -> Result<(Vec<u8>, Taken<'_>), ApiError> {
+    // A length given beforehand is refused before `100 Continue` invites the client to send.
+    if body.size_hint().lower() > LONGEST_BODY as u64 {
+        return Err(too_long());
+    }
+    let slow = |_| {
+        let text = format!("the body did not arrive within {} s", BODY_TIME.as_secs());
+        Err(ApiError::new(ErrorCode::Invalid, text))
+    };
+    tokio::time::timeout(BODY_TIME, collect(body, room)).await.unwrap_or_else(slow)
+}
+
+async fn collect(mut body: Incoming, room: &Room) -> Result<(Vec<u8>, Taken<'_>), ApiError> {
+    let mut taken = Taken { room, bytes: 0 };
+    let mut read = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|error| ApiError::new(ErrorCode::Invalid, format!("reading the body: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue }; // trailers say nothing to us
+        if read.len() + data.len() > LONGEST_BODY {
+            return Err(too_long());
+        }
+        taken.more(data.len())?;
+        read.extend_from_slice(&data);
+    }
+    Ok((read, taken))
+}
+
+fn too_long() -> ApiError {
+    ApiError::new(ErrorCode::TooLarge, format!("the body is longer than {} MiB", LONGEST_BODY >> 20))
+        .hint("Send fewer apps at a time.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_room_is_shared_and_given_back() {
+        let room = Room::default();
+        let mut first = Taken { room: &room, bytes: 0 };
+        let mut second = Taken { room: &room, bytes: 0 };
+        first.more(ALL_BODIES - 10).unwrap();
+        assert_eq!(second.more(11).unwrap_err().code, ErrorCode::Unavailable);
+        second.more(10).unwrap();
+        drop(first);
+        second.more(ALL_BODIES - 10).unwrap();
+        drop(second);
+        assert_eq!(room.left.get(), ALL_BODIES);
+    }
+}
