@@ -16,7 +16,8 @@
 //! | 2 | [`logs`] | from an app's pipe to its files and followers |
 //! | 2 | [`metrics`] | what trees and the machine use |
 //! | 2 | [`serve`] | the static file server, a program of its own in this binary |
-//! | 1 | [`spec`], [`moment`], [`paths`], [`error`] | what an app is; time; where files lie; what went wrong |
+//! | 1 | [`spec`], [`exit`], [`moment`] | what an app is; how a run ended; time |
+//! | 1 | [`paths`], [`error`] | where files lie; what went wrong |
 //!
 //! # The processes
 //!
@@ -47,6 +48,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod error;
+pub mod exit;
 pub mod instance;
 pub mod ipc;
 pub mod keeper;

@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 
 use super::effects::pid_file;
 use super::views;
+use crate::exit::Exit;
 use crate::instance::Instance;
-use crate::instance::exit::Exit;
 use crate::logs;
 use crate::metrics::Usage;
 use crate::paths::Home;

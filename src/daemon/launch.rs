@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::exit::{StartFailure, StartStep};
 use crate::instance::Instance;
-use crate::instance::exit::{StartFailure, StartStep};
 use crate::instance::life::RunId;
 use crate::paths::Home;
 use crate::process::spawn::Launch;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use tokio::sync::oneshot;
 
 use super::views;
+use crate::exit::Exit;
 use crate::instance::Instance;
-use crate::instance::exit::Exit;
 use crate::instance::state::{Phase, State};
 use crate::ipc::message::{ApiError, Outcome, Report};
 

@@ -1,7 +1,7 @@
 //! What can happen to an instance, and what follows from it.
 
-use super::exit::{Exit, StartFailure};
 use super::state::Process;
+use crate::exit::{Exit, StartFailure};
 
 /// What can happen to an instance: wishes, and facts from outside.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::exit::Exit;
 use super::restart::Failures;
 use super::state::{State, Want};
+use crate::exit::Exit;
 use crate::moment::Moment;
 
 /// How many ends of runs are remembered.

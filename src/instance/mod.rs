@@ -5,8 +5,8 @@
 //! back as another event that names its run; news of a former run is dropped in one place.
 
 pub mod event;
-pub mod exit;
 pub mod life;
+mod reason;
 pub mod restart;
 pub mod state;
 #[cfg(test)]
@@ -17,12 +17,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::event::{Effect, Event, Happening};
-use self::exit::{Exit, StartFailure, StartStep};
 use self::life::{Ended, HISTORY, Life};
 use self::restart::{Action, Failures};
 use self::state::{Phase, Process, State, Want};
+use crate::exit::{Exit, StartFailure};
 use crate::moment::Moment;
-use crate::spec::{AppSpec, Launcher, Vars};
+use crate::spec::{AppSpec, Vars};
 
 /// How long SIGKILL may take before it is reported that it does not help.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
@@ -88,27 +88,6 @@ impl Instance {
             Event::Due { .. } => {}
         }
         out
-    }
-
-    /// Why it is not online, in words.
-    pub fn reason(&self) -> Option<String> {
-        let last = || self.life.exits.back().map(|ended| ended.exit.to_string());
-        match &self.life.state {
-            State::Errored { why } => Some(why.clone()),
-            State::Waiting { .. } => last(),
-            State::Stopping { process, phase: Phase::Stuck } => {
-                Some(format!("process {} does not end, even by SIGKILL", process.pid))
-            }
-            State::Clearing { phase: Phase::Stuck, .. } => {
-                Some("part of its tree does not end, even by SIGKILL".into())
-            }
-            State::Stopped if self.life.want == Want::Up => last(),
-            State::Stopped
-            | State::Spawning { .. }
-            | State::Online { .. }
-            | State::Stopping { .. }
-            | State::Clearing { .. } => None,
-        }
     }
 
     /// After a daemon of ours died and another read the state: what must be set going again.
@@ -232,29 +211,6 @@ impl Instance {
             Want::Up => self.follow(&exit, Duration::ZERO, now, out),
             Want::Down | Want::Gone => self.settle_down(out),
         }
-    }
-
-    /// The keeper names the step and the error; what it was about stands in the spec.
-    fn named(&self, failure: StartFailure) -> StartFailure {
-        let spec = &self.spec;
-        let account = || spec.account.as_ref().map_or_else(String::new, |account| account.user.clone());
-        let program = || match &spec.launcher {
-            Launcher::Interpreter { program, .. } => program.clone(),
-            Launcher::Direct | Launcher::Shell | Launcher::Serve => spec.script.clone(),
-        };
-        let what = match failure.step {
-            _ if !failure.what.is_empty() => failure.what,
-            StartStep::Directory => spec.cwd.display().to_string(),
-            StartStep::Group | StartStep::User => account(),
-            StartStep::Exec | StartStep::Find => program(),
-            StartStep::Logs
-            | StartStep::Pipes
-            | StartStep::Fork
-            | StartStep::Session
-            | StartStep::Stdio
-            | StartStep::Limits => String::new(),
-        };
-        StartFailure { what, ..failure }
     }
 
     fn exited(&mut self, run: u32, exit: Exit, now: Moment, out: &mut Vec<Effect>) {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::exit::Exit;
+use crate::exit::Exit;
 use crate::moment::Moment;
 use crate::spec::{RestartDelay, RestartPolicy};
 

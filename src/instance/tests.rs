@@ -1,7 +1,7 @@
 //! The state machine, driven event by event: no process, no clock.
 
-use super::exit::StartStep;
 use super::*;
+use crate::exit::StartStep;
 
 fn at(mono: u64) -> Moment {
     Moment { mono, wall: mono }

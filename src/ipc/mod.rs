@@ -6,3 +6,4 @@ pub mod message;
 pub mod openapi;
 pub mod route;
 pub mod server;
+pub mod view;

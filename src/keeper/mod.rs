@@ -24,7 +24,7 @@ use nix::unistd::Pid;
 use self::runs::Runs;
 use self::vault::Vault;
 use self::wire::{News, Order, PACKET, PROTOCOL};
-use crate::instance::exit::StartStep;
+use crate::exit::StartStep;
 use crate::paths::Home;
 use crate::process::spawn::{self, Launch};
 use crate::process::{channel, reap};

@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::wire::News;
-use crate::instance::exit::StartStep;
+use crate::exit::StartStep;
 use crate::process::reap::Ended;
 use crate::process::spawn::{self, Forked};
 

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::item::{LogItem, Stream};
 use super::shape::Origin;
-use crate::ipc::message::{LogItem, Stream};
 
 /// The most lines that wait for a follower.
 const MOST_ITEMS: usize = 4096;

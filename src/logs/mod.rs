@@ -11,6 +11,7 @@
 
 pub mod files;
 pub mod follow;
+pub mod item;
 pub mod own;
 pub mod tail;
 pub mod thread;

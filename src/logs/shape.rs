@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
+use super::item::Stream;
 use super::lines::Piece;
 use super::stamp::Stamp;
-use crate::ipc::message::Stream;
 use crate::spec::LogFormat;
 
 /// Stands before every part of a cut line but the first.

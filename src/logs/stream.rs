@@ -6,10 +6,10 @@ use memchr::memrchr;
 use tokio::time::{Duration, Instant};
 
 use super::follow::Hub;
+use super::item;
 use super::lines::{LINE_LIMIT, Lines, Piece};
 use super::shape::{self, Origin, Shape};
 use super::writer::{Block, Key, LogFile, Writer, is_shared};
-use crate::ipc::message;
 
 /// How long the beginning of a line waits for its end before it is shown as it is: a prompt has no
 /// newline.
@@ -23,7 +23,7 @@ const SHAPED_SPARE: usize = 256 * 1024;
 pub(super) struct Stream {
     key: Key,
     origin: Rc<Origin>,
-    which: message::Stream,
+    which: item::Stream,
     sinks: Vec<Sink>,
     /// Read, and refused by a file for now; while there is something, nothing is read.
     pending: Vec<u8>,
@@ -57,7 +57,7 @@ struct Sink {
 
 impl Stream {
     /// A stream that writes to these files, each once.
-    pub(super) fn new(key: Key, origin: Rc<Origin>, which: message::Stream, files: Vec<Rc<LogFile>>) -> Self {
+    pub(super) fn new(key: Key, origin: Rc<Origin>, which: item::Stream, files: Vec<Rc<LogFile>>) -> Self {
         Self {
             key,
             origin,
@@ -273,7 +273,7 @@ mod tests {
             let mut writer = Writer::default();
             let shape = Shape::new(format, date_format);
             let origin = Rc::new(Origin { id: 1, name: "a".into(), run: 1, shape });
-            let streams = [(1, message::Stream::Out), (2, message::Stream::Err)]
+            let streams = [(1, item::Stream::Out), (2, item::Stream::Err)]
                 .map(|(key, which)| Stream::new(key, Rc::clone(&origin), which, vec![writer.open(&path)]));
             Self { _dir: dir, path, streams, hub: Hub::default(), shaped: Vec::new() }
         }
@@ -367,7 +367,7 @@ mod tests {
         let mut writer = Writer::default();
         let origin = Rc::new(Origin { id: 1, name: "a".into(), run: 1, shape: Shape::Raw });
         let files = vec![writer.open(Path::new("/dev/full")), writer.open(Path::new("/dev/null"))];
-        let mut stream = Stream::new(1, origin, message::Stream::Out, files);
+        let mut stream = Stream::new(1, origin, item::Stream::Out, files);
         let mut hub = Hub::default();
         stream.take(b"one\ntw", 0, &mut hub, &mut Vec::new());
         assert_eq!(stream.unwritten(), 6);

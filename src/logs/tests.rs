@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
+use super::item::{LogItem, Stream};
 use super::*;
-use crate::ipc::message::{LogItem, Stream};
 use crate::spec::LogFormat;
 
 struct Rig {

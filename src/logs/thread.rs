@@ -14,11 +14,11 @@ use tokio::task::LocalSet;
 
 use super::files::Files;
 use super::follow::{Feed, Filter, Follower, following};
+use super::item;
 use super::pump::{Desk, Pump};
 use super::shape::{Origin, Shape};
 use super::stream::Stream;
 use super::writer::{Key, Writer};
-use crate::ipc::message;
 use crate::spec::LogFormat;
 
 /// The output of one run, and where it goes.
@@ -209,14 +209,14 @@ impl Room {
         let shape = Shape::new(format, date_format.as_deref());
         let origin = Rc::new(Origin { id, name, run, shape });
         let Files { out: out_file, err: err_file, combined } = files;
-        self.attach_pipe(&origin, message::Stream::Out, out, [&out_file, &combined]);
-        self.attach_pipe(&origin, message::Stream::Err, err, [&err_file, &combined]);
+        self.attach_pipe(&origin, item::Stream::Out, out, [&out_file, &combined]);
+        self.attach_pipe(&origin, item::Stream::Err, err, [&err_file, &combined]);
     }
 
     fn attach_pipe(
         self: &Rc<Self>,
         origin: &Rc<Origin>,
-        which: message::Stream,
+        which: item::Stream,
         pipe: OwnedFd,
         files: [&Option<PathBuf>; 2],
     ) {

@@ -2,12 +2,37 @@
 
 mod sampler;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
-use crate::ipc::message::{HostInfo, ProcessInfo};
 use crate::process::proc_fs::{Stat, page_size, proportional_memory, ticks_per_second};
 
 pub use sampler::Sampler;
+
+/// One of rsm's own processes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ProcessInfo {
+    /// Its pid.
+    pub pid: i32,
+    /// Milliseconds since it started.
+    pub uptime: u64,
+    /// Bytes resident, shared pages in proportion.
+    pub memory: u64,
+}
+
+/// The machine.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct HostInfo {
+    /// Cores usable by this daemon.
+    pub cores: usize,
+    /// Load average over 1, 5, 15 minutes.
+    pub load: [f64; 3],
+    /// Bytes of memory in all.
+    pub memory_total: u64,
+    /// Bytes of memory in use.
+    pub memory_used: u64,
+}
 
 /// What the tree of a run uses.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -18,7 +18,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signa
 use nix::unistd::{ForkResult, Gid, Uid};
 use serde::{Deserialize, Serialize};
 
-use crate::instance::exit::StartStep;
+use crate::exit::StartStep;
 use crate::spec::Account;
 
 /// Everything the child must know to become the program.

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rsm::daemon::supervisor::{Input, Supervisor};
+use rsm::exit::Exit;
 use rsm::instance::Instance;
 use rsm::instance::event::Event;
-use rsm::instance::exit::Exit;
 use rsm::instance::life::RunId;
 use rsm::instance::state::{State, Want};
 

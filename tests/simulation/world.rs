@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use rsm::daemon::supervisor::Input;
 use rsm::daemon::world::World;
+use rsm::exit::{Exit, StartFailure, StartStep};
 use rsm::instance::Instance;
 use rsm::instance::event::Event;
-use rsm::instance::exit::{Exit, StartFailure, StartStep};
 use rsm::instance::life::RunId;
 use rsm::instance::state::Process;
 use rsm::ipc::message::EventView;

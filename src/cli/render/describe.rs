@@ -198,7 +198,7 @@ pub(in crate::cli) fn wants_last_words(detail: &InstanceDetail) -> bool {
 pub(super) mod tests {
     use super::super::list::tests::view;
     use super::*;
-    use crate::instance::exit::Exit;
+    use crate::exit::Exit;
 
     pub(in crate::cli::render) fn detail() -> InstanceDetail {
         let mut spec = AppSpec::new("api", "/srv/api.js", "/srv");

@@ -1,0 +1,52 @@
+//! Why an instance is not online, in words.
+
+use super::Instance;
+use super::state::{Phase, State, Want};
+use crate::exit::{StartFailure, StartStep};
+use crate::spec::Launcher;
+
+impl Instance {
+    /// Why it is not online, in words.
+    pub fn reason(&self) -> Option<String> {
+        let last = || self.life.exits.back().map(|ended| ended.exit.to_string());
+        match &self.life.state {
+            State::Errored { why } => Some(why.clone()),
+            State::Waiting { .. } => last(),
+            State::Stopping { process, phase: Phase::Stuck } => {
+                Some(format!("process {} does not end, even by SIGKILL", process.pid))
+            }
+            State::Clearing { phase: Phase::Stuck, .. } => {
+                Some("part of its tree does not end, even by SIGKILL".into())
+            }
+            State::Stopped if self.life.want == Want::Up => last(),
+            State::Stopped
+            | State::Spawning { .. }
+            | State::Online { .. }
+            | State::Stopping { .. }
+            | State::Clearing { .. } => None,
+        }
+    }
+
+    /// The keeper names the step and the error; what it was about stands in the spec.
+    pub(super) fn named(&self, failure: StartFailure) -> StartFailure {
+        let spec = &self.spec;
+        let account = || spec.account.as_ref().map_or_else(String::new, |account| account.user.clone());
+        let program = || match &spec.launcher {
+            Launcher::Interpreter { program, .. } => program.clone(),
+            Launcher::Direct | Launcher::Shell | Launcher::Serve => spec.script.clone(),
+        };
+        let what = match failure.step {
+            _ if !failure.what.is_empty() => failure.what,
+            StartStep::Directory => spec.cwd.display().to_string(),
+            StartStep::Group | StartStep::User => account(),
+            StartStep::Exec | StartStep::Find => program(),
+            StartStep::Logs
+            | StartStep::Pipes
+            | StartStep::Fork
+            | StartStep::Session
+            | StartStep::Stdio
+            | StartStep::Limits => String::new(),
+        };
+        StartFailure { what, ..failure }
+    }
+}
