@@ -129,6 +129,7 @@ impl<W: World> Supervisor<W> {
             if !self.is_current(*run) {
                 self.world.kill(*run, *process);
                 self.strays.insert(*run, Stray { process: *process, ended: false });
+                self.next_id = self.next_id.max(run.instance.saturating_add(1));
             }
         }
         self.changed_apps();
@@ -219,7 +220,7 @@ impl<W: World> Supervisor<W> {
         let Some(instance) = self.instances.remove(&id) else { return };
         self.usage.remove(&id);
         self.last_run = self.last_run.max(instance.life.last_run);
-        if self.instances.is_empty() {
+        if self.instances.is_empty() && self.strays.is_empty() {
             self.next_id = 0; // as PM2: an empty list counts from the start again
         }
         let now = self.world.now();
