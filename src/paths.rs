@@ -91,6 +91,11 @@ impl Home {
         self.0.join("run")
     }
 
+    /// Which life of the machine the state is from.
+    pub fn boot(&self) -> PathBuf {
+        self.run().join("boot")
+    }
+
     /// Held while a keeper lives.
     pub fn keeper_lock(&self) -> PathBuf {
         self.run().join("keeper.lock")

@@ -40,12 +40,18 @@ impl Session {
         Ok(Self { home, style, quiet })
     }
 
-    /// A connection to the daemon that runs.
+    /// A connection to the daemon that runs, or should: one that left its state behind did not end
+    /// by itself, and what it kept running is taken up by another.
     ///
     /// # Errors
     /// None runs, or it cannot be talked to.
     pub(super) async fn connect(&self) -> Result<Client, Error> {
-        Client::connect(&self.home).await.map_err(|error| self.failed(error))
+        match Client::connect(&self.home).await {
+            Err(ClientError::NotRunning { .. }) if self.home.state().exists() => {
+                self.connect_or_launch().await
+            }
+            connected => connected.map_err(|error| self.failed(error)),
+        }
     }
 
     /// A connection to the daemon, or nothing where none runs.

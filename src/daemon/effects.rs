@@ -151,9 +151,21 @@ impl Effects {
             for process in &left {
                 let _ = process.signal(signal as i32);
             }
+            if let Some(first) = left.first().copied() {
+                self.tell_when_ended(first);
+            }
             let left = left.into_iter().map(|process| process.pid).collect();
             self.fact(run, Event::Swept { run: run.number, left });
         }
+    }
+
+    /// One of those that are left is enough: when it has ended the rest is looked for again.
+    fn tell_when_ended(&self, process: ProcessRef) {
+        let queue = self.queue.clone();
+        tokio::task::spawn_local(async move {
+            process.ended().await;
+            let _ = queue.send(Input::OrphanEnded);
+        });
     }
 
     fn pid_file(&self, instance: &Instance) -> std::path::PathBuf {

@@ -181,6 +181,9 @@ fn restore(supervisor: &mut Supervisor<Effects>, home: &Home, kept: Kept) {
 
 fn read_state(home: &Home) -> Saved {
     let path = home.state();
+    if !same_boot(home) {
+        return Saved::default(); // what ran before the machine was started anew is gone
+    }
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Saved::default(),
@@ -195,6 +198,16 @@ fn read_state(home: &Home) -> Saved {
         let _ = std::fs::rename(&path, aside);
         Saved::default()
     })
+}
+
+/// Whether the machine has not been started anew since the last daemon; notes its present life.
+fn same_boot(home: &Home) -> bool {
+    let now = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let same = std::fs::read(home.boot()).is_ok_and(|before| before == now);
+    if !same && let Err(error) = saver::replace(&home.boot(), &now, false) {
+        tracing::warn!("{}: {error}", home.boot().display());
+    }
+    same
 }
 
 /// Turns what the keeper tells into inputs, until the keeper is gone.
@@ -220,10 +233,6 @@ async fn hear(link: KeeperLink, queue: mpsc::UnboundedSender<Input>, api: Api) -
                     Ended::Signal(number, core) => Exit::Signal { number, core },
                 };
                 (run, Event::Exited { run: run.number, exit })
-            }
-            News::Orphans => {
-                let _ = queue.send(Input::OrphanEnded);
-                continue;
             }
             News::Terminate => {
                 shut_down_soon(&api);

@@ -70,7 +70,6 @@ struct Keeper<'a> {
     start_at: Option<Instant>,
     pause: Duration,
     nofile: Option<(u64, u64)>,
-    orphans: bool,
     /// Told to end; the daemon must hear of it, and the next one again.
     terminate: bool,
     terminate_told: bool,
@@ -105,7 +104,6 @@ impl<'a> Keeper<'a> {
             start_at: Some(Instant::now()),
             pause: Duration::ZERO,
             nofile: raise_open_files(),
-            orphans: false,
             terminate: false,
             terminate_told: false,
             last_grace: None,
@@ -166,8 +164,8 @@ impl<'a> Keeper<'a> {
         while let Some((pid, ended)) = reap::reap_one() {
             if self.daemon.as_ref().is_some_and(|daemon| daemon.pid == pid) {
                 self.daemon_ended();
-            } else if !self.runs.ended(pid, ended) {
-                self.orphans = true;
+            } else {
+                self.runs.ended(pid, ended); // or an orphan: reaped, and of no concern here
             }
         }
     }
@@ -316,9 +314,8 @@ impl<'a> Keeper<'a> {
         if !self.runs.tell(&mut tell) {
             return false;
         }
-        self.orphans = self.orphans && !tell(&News::Orphans);
         self.terminate_told = self.terminate_told || self.terminate && tell(&News::Terminate);
-        !self.orphans && self.terminate == self.terminate_told
+        self.terminate == self.terminate_told
     }
 }
 

@@ -92,16 +92,13 @@ impl Runs {
         }
     }
 
-    /// Notes that a child has ended; false if it is none of the runs.
-    pub fn ended(&mut self, pid: i32, ended: Ended) -> bool {
-        let Some(run) = self.0.iter_mut().find(|run| run.pid == pid && run.ended.is_none()) else {
-            return false;
-        };
+    /// Notes that a child has ended, if it is one of the runs.
+    pub fn ended(&mut self, pid: i32, ended: Ended) {
+        let Some(run) = self.0.iter_mut().find(|run| run.pid == pid && run.ended.is_none()) else { return };
         // What the child had to say about its start is in the pipe by now.
         run.read_report(true);
         run.ended = Some(ended);
         run.owes_end = run.failed.is_none();
-        true
     }
 
     /// Reads the reports of runs that are just starting.

@@ -107,8 +107,6 @@ pub enum News {
         /// How.
         ended: Ended,
     },
-    /// Some process that had lost its parent has ended.
-    Orphans,
     /// The keeper was told to end (SIGTERM).
     Terminate,
 }
@@ -203,8 +201,7 @@ impl News {
             Self::Exited { run, ended: Ended::Signal(signal, core) } => {
                 Frame::new(&[7, *run, 1, word(*signal), u64::from(*core)])
             }
-            Self::Orphans => Frame::new(&[8]),
-            Self::Terminate => Frame::new(&[9]),
+            Self::Terminate => Frame::new(&[8]),
         };
         frame.write(packet)
     }
@@ -221,8 +218,7 @@ impl News {
             6 => Self::SpawnFailed { run: a, step: b, errno: number(c) },
             7 if b == 0 => Self::Exited { run: a, ended: Ended::Code(number(c)) },
             7 => Self::Exited { run: a, ended: Ended::Signal(number(c), d != 0) },
-            8 => Self::Orphans,
-            9 => Self::Terminate,
+            8 => Self::Terminate,
             _ => return None,
         })
     }
@@ -258,7 +254,6 @@ mod tests {
             News::SpawnFailed { run: 1, step: 10, errno: 2 },
             News::Exited { run: 1, ended: Ended::Code(255) },
             News::Exited { run: 1, ended: Ended::Signal(11, true) },
-            News::Orphans,
             News::Terminate,
         ];
         for item in news {

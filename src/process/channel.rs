@@ -26,13 +26,13 @@ pub fn pair() -> nix::Result<(OwnedFd, OwnedFd)> {
     socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
 }
 
-/// Makes an end of the pair wait with the runtime that this is called in.
+/// Lets the runtime that this is called in wait for a descriptor.
 ///
 /// # Errors
 /// The system is out of memory or watches.
-pub fn register(end: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` gives the same number for as long as it lives, and here nobody can close it.
-    unsafe { AsyncFd::register(end) }.map_err(io::Error::from)
+    unsafe { AsyncFd::register(fd) }.map_err(io::Error::from)
 }
 
 /// Sends one packet.

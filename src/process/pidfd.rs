@@ -1,11 +1,17 @@
 //! Signals to a process that cannot hit another one of the same pid.
 #![allow(unsafe_code)]
 
+use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 
+use super::channel;
 use super::proc_fs::Stat;
+
+/// Where the kernel cannot tell of an end it is looked for so often.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// A process: its pid alone could be someone else's tomorrow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,6 +31,21 @@ impl ProcessRef {
     /// Whether it still runs. A zombie does not.
     pub fn runs(self) -> bool {
         Stat::of(self.pid).is_ok_and(|stat| stat.start_time == self.start_time && stat.state != b'Z')
+    }
+
+    /// Resolves once it has ended, whosever child it is.
+    pub async fn ended(self) {
+        if let Ok(fd) = open(self.pid).map_err(io::Error::from).and_then(channel::register) {
+            // Opened first, looked at then: what the descriptor means cannot change any more.
+            if self.runs() {
+                let _ = fd.readable().await;
+            }
+            return;
+        }
+        // Linux before 5.3, or out of descriptors.
+        while self.runs() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// Sends a signal. One that is gone needs none.
