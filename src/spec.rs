@@ -12,6 +12,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod patch;
+
 /// Environment variables by name.
 pub type Vars = BTreeMap<String, String>;
 

@@ -253,11 +253,12 @@ pub(super) fn load(
 ) -> Result<Vec<AppSpec>, Error> {
     let loaded = config::load(Path::new(file), &ground.options).map_err(mistakes)?;
     warn(session, &loaded.warnings);
-    let changes = Value::Object(settings.changes(args, ground)?);
+    let changes = settings.changes(args, ground)?;
     if settings.name.is_some() && loaded.apps.len() > 1 {
         return Err(Error::NameForSeveral { apps: loaded.apps.len() });
     }
-    loaded.apps.into_iter().map(|app| patched(app, &changes)).collect()
+    let wrong = |app: &AppSpec, error| Error::Mistakes(vec![format!("app \"{}\": {error}", app.name)]);
+    loaded.apps.iter().map(|app| app.patched(&changes).map_err(|error| wrong(app, error))).collect()
 }
 
 /// Tells the warnings of a file or of flags.
@@ -267,51 +268,9 @@ pub(super) fn warn(session: &Session, warnings: &[String]) {
     }
 }
 
-/// `app` with a JSON merge patch (RFC 7396) applied.
-fn patched(app: AppSpec, changes: &Value) -> Result<AppSpec, Error> {
-    if changes.as_object().is_none_or(Map::is_empty) {
-        return Ok(app);
-    }
-    let wrong = |error: serde_json::Error| Error::Mistakes(vec![format!("app \"{}\": {error}", app.name)]);
-    let mut value = serde_json::to_value(&app).map_err(wrong)?;
-    merge(&mut value, changes);
-    serde_json::from_value(value).map_err(wrong)
-}
-
-fn merge(target: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        patch.clone_into(target);
-        return;
-    };
-    if !target.is_object() {
-        *target = Value::Object(Map::new());
-    }
-    let Some(target) = target.as_object_mut() else { return };
-    for (key, value) in patch {
-        match value {
-            Value::Null => drop(target.remove(key)),
-            value => merge(target.entry(key).or_insert(Value::Null), value),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    #[test]
-    fn flags_lie_over_what_the_file_says() {
-        let mut app = AppSpec::new("api", "/srv/api", "/srv");
-        app.cron_restart = Some("0 3 * * *".into());
-        let changes = json!({ "stop": { "timeout": 5 }, "cron_restart": null, "watch": { "paths": ["/srv"], "delay": 1 } });
-        let app = patched(app, &changes).unwrap();
-        assert_eq!(app.stop.timeout.as_millis(), 5);
-        assert_eq!(app.stop.signal, "SIGINT");
-        assert_eq!(app.cron_restart, None);
-        assert_eq!(app.watch.unwrap().paths, [PathBuf::from("/srv")]);
-    }
 
     #[test]
     fn a_swallowed_script_is_given_back() {

@@ -221,7 +221,9 @@ impl<W: World> Supervisor<W> {
         if let Some(changes) = on.changes.filter(|changes| !changes.is_empty()) {
             for id in ids {
                 let Some(instance) = self.instances.get(id) else { continue };
-                let spec = patched(&instance.spec, &changes)?;
+                let spec = instance.spec.patched(&changes).map_err(|error| {
+                    ApiError::new(ErrorCode::Invalid, format!("changed settings: {error}"))
+                })?;
                 check(&spec)?;
                 specs.push((*id, Arc::new(spec)));
             }
@@ -357,30 +359,4 @@ fn check(app: &AppSpec) -> Result<(), ApiError> {
 fn too_many(name: &str, wanted: u32) -> ApiError {
     let message = format!("app \"{name}\": {wanted} instances are more than {MOST_INSTANCES}");
     ApiError::new(ErrorCode::Invalid, message)
-}
-
-/// `spec` with a JSON merge patch (RFC 7396) applied.
-fn patched(
-    spec: &AppSpec,
-    changes: &serde_json::Map<String, serde_json::Value>,
-) -> Result<AppSpec, ApiError> {
-    let invalid =
-        |error: serde_json::Error| ApiError::new(ErrorCode::Invalid, format!("changed settings: {error}"));
-    let mut value = serde_json::to_value(spec).map_err(invalid)?;
-    merge(&mut value, &serde_json::Value::Object(changes.clone()));
-    serde_json::from_value(value).map_err(invalid)
-}
-
-fn merge(target: &mut serde_json::Value, patch: &serde_json::Value) {
-    let (Some(target), Some(patch)) = (target.as_object_mut(), patch.as_object()) else {
-        patch.clone_into(target);
-        return;
-    };
-    for (key, value) in patch {
-        if value.is_null() {
-            target.remove(key);
-        } else {
-            merge(target.entry(key).or_insert(serde_json::Value::Null), value);
-        }
-    }
 }

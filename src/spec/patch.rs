@@ -1,0 +1,70 @@
+//! Changing some settings of a spec: a JSON merge patch (RFC 7396).
+
+use serde_json::{Map, Value};
+
+use super::AppSpec;
+
+impl AppSpec {
+    /// The spec with `changes` laid over it; a `null` takes a setting back to its default.
+    ///
+    /// # Errors
+    /// A change is of the wrong kind, or no setting of that name exists.
+    pub fn patched(&self, changes: &Map<String, Value>) -> Result<Self, serde_json::Error> {
+        if changes.is_empty() {
+            return Ok(self.clone());
+        }
+        let mut value = serde_json::to_value(self)?;
+        merge(&mut value, changes);
+        serde_json::from_value(value)
+    }
+}
+
+fn merge(target: &mut Value, patch: &Map<String, Value>) {
+    if !target.is_object() {
+        *target = Value::Object(Map::new());
+    }
+    let Some(target) = target.as_object_mut() else { return };
+    for (key, value) in patch {
+        match value {
+            Value::Null => drop(target.remove(key)),
+            Value::Object(inner) => merge(target.entry(key).or_insert(Value::Null), inner),
+            value => drop(target.insert(key.clone(), value.clone())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::spec::Launcher;
+
+    fn patched(app: &AppSpec, changes: Value) -> Result<AppSpec, serde_json::Error> {
+        app.patched(changes.as_object().unwrap())
+    }
+
+    #[test]
+    fn changes_lie_over_what_was_there() {
+        let mut app = AppSpec::new("api", "/srv/api", "/srv");
+        app.cron_restart = Some("0 3 * * *".into());
+        let changes = json!({
+            "stop": { "timeout": 5 }, "cron_restart": null, "watch": { "paths": ["/srv"], "delay": 1 },
+            "launcher": { "shell": null, "interpreter": { "program": "node", "args": [] } },
+        });
+        let app = patched(&app, changes).unwrap();
+        assert_eq!((app.stop.timeout.as_millis(), app.stop.signal.as_str()), (5, "SIGINT"));
+        assert_eq!(app.cron_restart, None);
+        assert_eq!(app.watch.unwrap().paths, [PathBuf::from("/srv")]);
+        assert_eq!(app.launcher, Launcher::Interpreter { program: "node".into(), args: vec![] });
+    }
+
+    #[test]
+    fn what_is_no_setting_is_refused() {
+        let app = AppSpec::new("api", "/srv/api", "/srv");
+        assert!(patched(&app, json!({ "instanses": 3 })).unwrap_err().to_string().contains("instanses"));
+        assert!(patched(&app, json!({ "instances": "many" })).is_err());
+    }
+}
