@@ -165,3 +165,17 @@ fn sigterm_shuts_down_as_kill_does() {
     soon("all gone", || (!alive(daemon) && !alive(keeper) && !alive(app)).then_some(()));
     soon("the socket is gone", || (!rsm.home().join("rsm.sock").exists()).then_some(()));
 }
+
+#[test]
+fn a_shutdown_that_the_keeper_hears_of_together_with_the_daemons_end_is_one() {
+    let rsm = Rsm::new();
+    rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
+    rsm.ok(&["delete", "nap"]);
+    let (daemon, keeper) = rsm.managers();
+    kill(Pid::from_raw(keeper), Signal::SIGSTOP).unwrap();
+    let mut told = rsm.command(&["kill"]).spawn().unwrap();
+    soon("the daemon has ended", || (!alive(daemon)).then_some(()));
+    kill(Pid::from_raw(keeper), Signal::SIGCONT).unwrap();
+    assert!(soon("the command's end", || told.try_wait().unwrap()).success());
+    assert!(!alive(keeper) && !rsm.home().join("rsm.sock").exists());
+}

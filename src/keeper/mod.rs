@@ -171,9 +171,11 @@ impl<'a> Keeper<'a> {
     }
 
     fn daemon_ended(&mut self) {
+        let Some(mut daemon) = self.daemon.take() else { return };
         // Its last words, the shutdown above all, may still be in the channel.
-        self.obey();
-        let Some(daemon) = self.daemon.take() else { return };
+        if let Some(channel) = daemon.channel.take() {
+            self.obey_from(channel.as_fd());
+        }
         if daemon.started.elapsed() >= QUICK_DEATH {
             self.pause = Duration::ZERO;
         }
@@ -254,12 +256,25 @@ impl<'a> Keeper<'a> {
 
     /// Carries out what the daemon has asked for.
     fn obey(&mut self) {
+        let Some(channel) = self.daemon.as_mut().and_then(|daemon| daemon.channel.take()) else { return };
+        // A daemon that hung up is ending; one that does not end is of no use.
+        if !self.obey_from(channel.as_fd()) {
+            return self.hang_up();
+        }
+        if let Some(daemon) = &mut self.daemon {
+            daemon.channel = Some(channel);
+        }
+    }
+
+    /// Carries out all that lies in the channel; false if its other end is gone.
+    fn obey_from(&mut self, channel: BorrowedFd<'_>) -> bool {
         let mut packet = [0; PACKET];
-        while let Some(channel) = self.channel() {
+        loop {
             match channel::receive(channel, &mut packet) {
-                Err(Errno::EAGAIN) => return,
-                // A daemon that hung up is ending; one that does not end is of no use.
-                Ok((0, _)) | Err(_) => return self.hang_up(),
+                Err(Errno::EAGAIN) => return true,
+                // Said once, before what is still to be read: the other end left news unread.
+                Err(Errno::ECONNRESET) => {}
+                Ok((0, _)) | Err(_) => return false,
                 Ok((length, fds)) => {
                     if let Some(order) = Order::read(&packet[..length]) {
                         self.carry_out(order, fds);

@@ -4,6 +4,7 @@
 //! Waiting is done here and nowhere else: on the event stream, with a deadline.
 #![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -12,6 +13,8 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+pub mod following;
 
 /// How long anything may take before a test fails. Long, as machines are shared.
 pub const DEADLINE: Duration = Duration::from_secs(40);
@@ -231,6 +234,18 @@ impl Ran {
 pub fn alive(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')').next().and_then(|rest| rest.trim().chars().next()).is_some_and(|state| state != 'Z')
+}
+
+/// The environment a process was started with.
+pub fn environ(pid: i32) -> BTreeMap<String, String> {
+    let pair = |pair: &str| pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+    read(format!("/proc/{pid}/environ")).split('\0').filter_map(pair).collect()
+}
+
+/// The arguments a process was started with.
+pub fn cmdline(pid: i32) -> Vec<String> {
+    let line = read(format!("/proc/{pid}/cmdline"));
+    line.trim_end_matches('\0').split('\0').map(str::to_owned).collect()
 }
 
 /// Waits until `found` finds something outside of rsm's sight: a file, a port, a process.

@@ -1,0 +1,140 @@
+//! `logs`, `flush`, `reloadLogs`.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::Stdio;
+
+use crate::harness::{Rsm, read, soon};
+
+/// Says numbered lines on both streams, then what comes through the FIFO `say`.
+const TALKER: &str = "#!/bin/sh
+for i in $(seq 1 30); do echo out-$i; echo err-$i >&2; done
+while :; do while read line; do echo \"$line\"; done < say; done
+";
+
+fn talker() -> Rsm {
+    let rsm = Rsm::new().file("talk.sh", TALKER);
+    nix::unistd::mkfifo(&rsm.dir().join("say"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    rsm.ok(&["start", "./talk.sh"]);
+    soon("its lines are in the files", || {
+        let has = |stream: &str, line| read(file(&rsm, stream)).contains(line);
+        (has("out", "out-30\n") && has("error", "err-30\n")).then_some(())
+    });
+    rsm
+}
+
+fn file(rsm: &Rsm, stream: &str) -> std::path::PathBuf {
+    rsm.home().join(format!("logs/talk-{stream}.log"))
+}
+
+fn say(rsm: &Rsm, line: &str) {
+    std::fs::write(rsm.dir().join("say"), format!("{line}\n")).unwrap();
+}
+
+#[test]
+fn the_last_lines() {
+    let rsm = talker();
+    let lines = |args: &[&str]| -> Vec<String> {
+        rsm.ok(&[&["logs", "--nostream"], args].concat()).stdout.lines().map(str::to_owned).collect()
+    };
+    let all = lines(&[]);
+    assert_eq!(all.len(), 30, "fifteen of each: {all:?}");
+    assert!(all.contains(&"0|talk | out-16".into()) && !all.contains(&"0|talk | out-15".into()));
+    assert_eq!(lines(&["--lines", "2", "--out"]), ["0|talk | out-29", "0|talk | out-30"]);
+    assert_eq!(lines(&["talk", "--lines", "1", "--err"]), ["0|talk | err-30"]);
+    assert_eq!(lines(&["--lines", "0"]), [""; 0]);
+    assert_eq!(lines(&["--lines", "1000"]).len(), 60);
+    rsm.run(&["logs", "--out", "--err"]).code(2);
+    rsm.run(&["logs", "--lines", "some"]).code(2);
+}
+
+#[test]
+fn raw_and_json() {
+    let rsm = talker();
+    let raw = rsm.ok(&["logs", "talk", "--nostream", "--raw", "--lines", "2"]);
+    assert_eq!((&*raw.stdout, &*raw.stderr), ("out-29\nout-30\n", "err-29\nerr-30\n"));
+    let json = rsm.ok(&["logs", "--nostream", "--json", "--lines", "1", "--err"]).stdout;
+    let line: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        line,
+        serde_json::json!({ "message": "err-30", "type": "err", "process_id": 0, "app_name": "talk" })
+    );
+}
+
+#[test]
+fn following_shows_what_comes_and_ends_quietly_at_ctrl_c() {
+    let rsm = talker();
+    let mut following = rsm.follow(&["logs", "talk", "--lines", "1", "--out"]);
+    assert_eq!(following.until("out-30").len(), 1);
+    say(&rsm, "said later");
+    assert_eq!(following.until("said later"), ["0|talk | said later"]);
+    rsm.ok(&["restart", "talk"]);
+    following.until("out-30"); // it goes on over a restart
+    let (code, rest, stderr) = following.interrupt();
+    assert_eq!((code, rest.len(), &*stderr), (Some(0), 0, ""));
+}
+
+#[test]
+fn following_all_shows_apps_that_are_started_later() {
+    let rsm = talker();
+    let mut following = rsm.follow(&["logs", "--lines", "0"]);
+    // Nothing tells when following has begun, so the one line is said again until it is seen.
+    rsm.ok(&["start", "while :; do echo here I am; sleep 0.1; done", "--name", "new"]);
+    assert_eq!(following.until("here I am").last().unwrap(), "1|new | here I am");
+    assert_eq!(following.interrupt().0, Some(0));
+}
+
+#[test]
+fn a_reader_that_goes_ends_the_command_quietly() {
+    let rsm = talker();
+    let mut logs = rsm.command(&["logs"]);
+    let mut logs = logs.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    let mut head = BufReader::with_capacity(16, logs.stdout.take().unwrap());
+    head.read_line(&mut first).unwrap();
+    drop(head); // no further line is written, and yet it ends
+    assert_eq!(soon("its end", || logs.try_wait().unwrap()).code(), Some(0));
+    let mut stderr = String::new();
+    logs.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert!(first.starts_with("0|talk |") && stderr.is_empty(), "{first} {stderr}");
+}
+
+#[test]
+fn following_ends_with_the_daemon_and_says_so() {
+    let rsm = talker();
+    let mut following = rsm.follow(&["logs", "--lines", "1", "--out"]);
+    following.until("out-30");
+    rsm.ok(&["kill"]);
+    let (code, _, stderr) = following.ended();
+    assert_eq!(code, Some(3));
+    assert!(stderr.contains("the daemon ended the stream"), "{stderr}");
+}
+
+#[test]
+fn flush_empties_files_that_are_written_on() {
+    let rsm = talker();
+    rsm.ok(&["start", "echo kept; exec sleep 1000", "--name", "other"]);
+    let other = rsm.home().join("logs/other-out.log");
+    soon("the other speaks", || (read(&other) == "kept\n").then_some(()));
+    rsm.ok(&["flush", "talk"]).says("talk-out.log").says("talk-error.log");
+    assert_eq!(
+        (read(file(&rsm, "out")), read(file(&rsm, "error")), read(&other)),
+        ("".into(), "".into(), "kept\n".into())
+    );
+    say(&rsm, "after");
+    soon("it is written on", || (read(file(&rsm, "out")) == "after\n").then_some(()));
+    rsm.ok(&["flush"]);
+    assert_eq!(read(&other), "");
+}
+
+#[test]
+fn reload_logs_opens_moved_files_anew() {
+    let rsm = talker();
+    let moved = rsm.dir().join("moved.log");
+    std::fs::rename(file(&rsm, "out"), &moved).unwrap();
+    say(&rsm, "to the old");
+    soon("it still goes to the moved file", || read(&moved).ends_with("to the old\n").then_some(()));
+    rsm.ok(&["reloadLogs"]);
+    say(&rsm, "to the new");
+    soon("a new file", || (read(file(&rsm, "out")) == "to the new\n").then_some(()));
+    assert!(read(&moved).ends_with("to the old\n"));
+}
