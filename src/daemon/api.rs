@@ -94,7 +94,7 @@ impl Api {
 
     async fn list(&self, select: Option<Selectors>) -> Result<Vec<InstanceView>, ApiError> {
         let now = clock::now();
-        let chosen = self.0.handle.look(select).await?;
+        let chosen = self.look(select).await?;
         let view =
             |(instance, usage): &(Instance, Usage)| views::instance(instance, Some(usage), &self.0.user, now);
         Ok(chosen.iter().map(view).collect())

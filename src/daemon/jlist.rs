@@ -3,7 +3,11 @@
 //! Unlike PM2's, `env` holds what the app was given (file, flags), not the whole shell, and no
 //! variable stands among the settings.
 
-use serde_json::{Map, Value, json};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
 
 use super::effects::pid_file;
 use super::views;
@@ -15,112 +19,136 @@ use crate::paths::Home;
 use crate::spec::{AppSpec, ExecMode, Launcher, RestartDelay};
 
 /// The whole list.
-pub fn jlist(list: &[(Instance, Usage)], home: &Home, user: &str) -> Vec<Value> {
+pub fn jlist<'a>(list: &'a [(Instance, Usage)], home: &'a Home, user: &'a str) -> Vec<Process<'a>> {
     list.iter().map(|(instance, usage)| process(instance, usage, home, user)).collect()
 }
 
-fn process(instance: &Instance, usage: &Usage, home: &Home, user: &str) -> Value {
-    let pid = instance.life.state.process().map_or(0, |process| process.pid);
-    json!({
-        "pid": pid,
-        "name": instance.spec.name,
-        "pm_id": instance.id,
-        "monit": { "memory": usage.memory, "cpu": (f64::from(usage.cpu_percent) * 10.0).round() / 10.0 },
-        "pm2_env": pm2_env(instance, home, user),
-    })
+/// One element, written straight to JSON: hundreds are asked for many times a second by dashboards.
+#[derive(Serialize)]
+pub struct Process<'a> {
+    pid: i32,
+    name: &'a str,
+    pm_id: u32,
+    monit: Monit,
+    pm2_env: Pm2Env<'a>,
 }
 
-fn pm2_env(instance: &Instance, home: &Home, user: &str) -> Map<String, Value> {
-    let mut fields = Map::new();
-    let mut put = |name: &str, value: Value| {
-        if !value.is_null() {
-            fields.insert(name.to_owned(), value);
-        }
-    };
-    let (spec, life) = (&*instance.spec, &instance.life);
-    put("name", json!(spec.name));
-    put("namespace", json!(spec.namespace));
-    put("pm_id", json!(instance.id));
-    put("status", json!(views::status(&life.state).as_str()));
-    put("pm_uptime", json!(life.state.process().map(|process| process.since.wall)));
-    put("created_at", json!(life.created.wall));
-    put("restart_time", json!(life.restarts));
-    put("unstable_restarts", json!(life.failures.unstable.len()));
-    put("exit_code", last_code(instance));
-    put("env", json!(spec.env));
-    put("instance_var", json!(spec.instance_var));
-    put(&spec.instance_var, json!(instance.number));
-    put("username", json!(spec.account.as_ref().map_or(user, |account| &account.user)));
-    put("pm_pid_path", json!(pid_file(instance, home)));
-    put_command(spec, &mut put);
-    put_logs(instance, home, &mut put);
-    put_policy(spec, &mut put);
-    fields
+#[derive(Serialize)]
+struct Monit {
+    memory: u64,
+    cpu: f64,
 }
 
-/// Death by signal has no code here; PM2 says 0.
-fn last_code(instance: &Instance) -> Value {
-    match instance.life.exits.back().map(|ended| &ended.exit) {
-        Some(Exit::Code(code)) => json!(code),
-        Some(Exit::Signal { .. } | Exit::Unknown | Exit::NotStarted(_)) | None => Value::Null,
+struct Pm2Env<'a> {
+    instance: &'a Instance,
+    home: &'a Home,
+    user: &'a str,
+}
+
+fn process<'a>(instance: &'a Instance, usage: &Usage, home: &'a Home, user: &'a str) -> Process<'a> {
+    let cpu = (f64::from(usage.cpu_percent) * 10.0).round() / 10.0;
+    Process {
+        pid: instance.life.state.process().map_or(0, |process| process.pid),
+        name: &instance.spec.name,
+        pm_id: instance.id,
+        monit: Monit { memory: usage.memory, cpu },
+        pm2_env: Pm2Env { instance, home, user },
     }
 }
 
-fn put_command(spec: &AppSpec, put: &mut impl FnMut(&str, Value)) {
+impl Serialize for Pm2Env<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (spec, life) = (&*self.instance.spec, &self.instance.life);
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("name", &spec.name)?;
+        map.serialize_entry("namespace", &spec.namespace)?;
+        map.serialize_entry("pm_id", &self.instance.id)?;
+        map.serialize_entry("status", views::status(&life.state).as_str())?;
+        optional(&mut map, "pm_uptime", life.state.process().map(|process| process.since.wall))?;
+        map.serialize_entry("created_at", &life.created.wall)?;
+        map.serialize_entry("restart_time", &life.restarts)?;
+        map.serialize_entry("unstable_restarts", &life.failures.unstable.len())?;
+        optional(&mut map, "exit_code", last_code(self.instance))?;
+        map.serialize_entry("env", &spec.env)?;
+        map.serialize_entry("instance_var", &spec.instance_var)?;
+        map.serialize_entry(&spec.instance_var, &self.instance.number)?;
+        let user = spec.account.as_ref().map_or(self.user, |account| &account.user);
+        map.serialize_entry("username", user)?;
+        map.serialize_entry("pm_pid_path", &pid_file(self.instance, self.home))?;
+        command(spec, &mut map)?;
+        files(self.instance, self.home, &mut map)?;
+        policy(spec, &mut map)?;
+        map.end()
+    }
+}
+
+/// PM2 leaves out what is not set.
+fn optional<M: SerializeMap>(map: &mut M, key: &str, value: Option<impl Serialize>) -> Result<(), M::Error> {
+    value.map_or(Ok(()), |value| map.serialize_entry(key, &value))
+}
+
+/// Death by signal has no code here; PM2 says 0.
+fn last_code(instance: &Instance) -> Option<i32> {
+    match instance.life.exits.back().map(|ended| &ended.exit) {
+        Some(Exit::Code(code)) => Some(*code),
+        Some(Exit::Signal { .. } | Exit::Unknown | Exit::NotStarted(_)) | None => None,
+    }
+}
+
+fn command<M: SerializeMap>(spec: &AppSpec, map: &mut M) -> Result<(), M::Error> {
     let (interpreter, node_args) = match &spec.launcher {
-        Launcher::Interpreter { program, args } => (program.as_str(), json!(args)),
-        Launcher::Direct | Launcher::Shell | Launcher::Serve => ("none", json!([])),
+        Launcher::Interpreter { program, args } => (program.as_str(), args.as_slice()),
+        Launcher::Direct | Launcher::Shell | Launcher::Serve => ("none", [].as_slice()),
     };
-    put("pm_exec_path", json!(spec.script));
-    put("args", json!(spec.args));
-    put("pm_cwd", json!(spec.cwd));
-    put("exec_interpreter", json!(interpreter));
-    put("node_args", node_args);
+    map.serialize_entry("pm_exec_path", &spec.script)?;
+    map.serialize_entry("args", &spec.args)?;
+    map.serialize_entry("pm_cwd", &spec.cwd)?;
+    map.serialize_entry("exec_interpreter", interpreter)?;
+    map.serialize_entry("node_args", node_args)?;
     let mode = match spec.exec_mode {
         ExecMode::Fork => "fork_mode",
         ExecMode::Cluster => "cluster_mode",
     };
-    put("exec_mode", json!(mode));
-    put("instances", json!(spec.instances));
-    put("version", json!(spec.version.as_deref().unwrap_or("N/A")));
-    put("increment_var", json!(spec.increment_var));
-    if let Some(account) = &spec.account {
-        put("uid", json!(account.uid));
-        put("gid", json!(account.gid));
-    }
+    map.serialize_entry("exec_mode", mode)?;
+    map.serialize_entry("instances", &spec.instances)?;
+    map.serialize_entry("version", spec.version.as_deref().unwrap_or("N/A"))?;
+    optional(map, "increment_var", spec.increment_var.as_ref())?;
+    optional(map, "uid", spec.account.as_ref().map(|account| account.uid))?;
+    optional(map, "gid", spec.account.as_ref().map(|account| account.gid))
 }
 
-fn put_logs(instance: &Instance, home: &Home, put: &mut impl FnMut(&str, Value)) {
+fn files<M: SerializeMap>(instance: &Instance, home: &Home, map: &mut M) -> Result<(), M::Error> {
     let spec = &instance.spec.logs;
     let files = logs::files(&instance.spec, instance.id, home);
-    let or_null = |path: Option<std::path::PathBuf>| json!(path.unwrap_or_else(|| "/dev/null".into()));
-    put("pm_out_log_path", or_null(files.out));
-    put("pm_err_log_path", or_null(files.err));
-    put("pm_log_path", json!(files.combined));
-    put("merge_logs", json!(spec.merge));
-    put("log_date_format", json!(spec.date_format));
+    let or_null = |path: Option<PathBuf>| path.unwrap_or_else(|| "/dev/null".into());
+    map.serialize_entry("pm_out_log_path", &or_null(files.out))?;
+    map.serialize_entry("pm_err_log_path", &or_null(files.err))?;
+    optional(map, "pm_log_path", files.combined)?;
+    map.serialize_entry("merge_logs", &spec.merge)?;
+    optional(map, "log_date_format", spec.date_format.as_ref())
 }
 
-fn put_policy(spec: &AppSpec, put: &mut impl FnMut(&str, Value)) {
-    let ms = |duration: std::time::Duration| json!(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
+fn policy<M: SerializeMap>(spec: &AppSpec, map: &mut M) -> Result<(), M::Error> {
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let policy = &spec.restart;
-    put("autostart", json!(spec.autostart));
-    put("autorestart", json!(policy.autorestart));
-    put("max_restarts", json!(policy.max_restarts));
-    put("min_uptime", ms(policy.min_uptime));
+    map.serialize_entry("autostart", &spec.autostart)?;
+    map.serialize_entry("autorestart", &policy.autorestart)?;
+    map.serialize_entry("max_restarts", &policy.max_restarts)?;
+    map.serialize_entry("min_uptime", &ms(policy.min_uptime))?;
     match policy.delay {
-        RestartDelay::Fixed(delay) => put("restart_delay", ms(delay)),
-        RestartDelay::FromFirst { initial } => put("exp_backoff_restart_delay", ms(initial)),
+        RestartDelay::Fixed(delay) => map.serialize_entry("restart_delay", &ms(delay))?,
+        RestartDelay::FromFirst { initial } => {
+            map.serialize_entry("exp_backoff_restart_delay", &ms(initial))?
+        }
         RestartDelay::AfterFirst { .. } => {}
     }
-    if !policy.stop_exit_codes.is_empty() {
-        put("stop_exit_codes", json!(policy.stop_exit_codes));
-    }
-    put("kill_timeout", ms(spec.stop.timeout));
-    put("treekill", json!(spec.stop.tree));
-    put("wait_ready", json!(spec.readiness.wait_ready));
-    put("listen_timeout", ms(spec.readiness.timeout));
-    put("max_memory_restart", json!(spec.max_memory_restart));
-    put("cron_restart", json!(spec.cron_restart));
-    put("watch", json!(spec.watch.is_some()));
+    let codes = Some(&policy.stop_exit_codes).filter(|codes| !codes.is_empty());
+    optional(map, "stop_exit_codes", codes)?;
+    map.serialize_entry("kill_timeout", &ms(spec.stop.timeout))?;
+    map.serialize_entry("treekill", &spec.stop.tree)?;
+    map.serialize_entry("wait_ready", &spec.readiness.wait_ready)?;
+    map.serialize_entry("listen_timeout", &ms(spec.readiness.timeout))?;
+    optional(map, "max_memory_restart", spec.max_memory_restart)?;
+    optional(map, "cron_restart", spec.cron_restart.as_ref())?;
+    map.serialize_entry("watch", &spec.watch.is_some())
 }

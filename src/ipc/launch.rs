@@ -63,7 +63,8 @@ pub async fn connect_or_launch(home: &Home) -> Result<(Client, bool), LaunchErro
 /// The keeper of this home: this very program, even if its file was replaced meanwhile.
 fn keeper(home: &Home) -> Command {
     let mut command = Command::new("/proc/self/exe");
-    command.arg("keeper").env("RSM_HOME", home.dir());
+    // The mark of an app that this command runs in would make the keeper a part of it.
+    command.arg("keeper").env("RSM_HOME", home.dir()).env_remove("RSM_RUN");
     command
 }
 

@@ -1,6 +1,9 @@
 //! What runs, and rsm itself, use of the machine.
 
+mod births;
 mod sampler;
+mod tracked;
+mod watched;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

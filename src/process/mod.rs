@@ -3,6 +3,8 @@
 //! Linux only, as are `keeper` and `cluster`. `unsafe` stands here and there alone.
 
 pub mod channel;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod pidfd;
 pub mod proc_fs;
 pub mod reap;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::channel;
-use super::proc_fs::Stat;
+use super::proc_fs::{Stat, is_gone};
 
 /// Where the kernel cannot tell of an end it is looked for so often.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -30,7 +30,7 @@ impl ProcessRef {
 
     /// Whether it still runs. A zombie does not.
     pub fn runs(self) -> bool {
-        Stat::of(self.pid).is_ok_and(|stat| stat.start_time == self.start_time && stat.state != b'Z')
+        Stat::of(self.pid).is_ok_and(|stat| stat.start_time == self.start_time && !stat.is_dead())
     }
 
     /// Resolves once it has ended, whosever child it is.
@@ -51,18 +51,24 @@ impl ProcessRef {
     /// Sends a signal. One that is gone needs none.
     ///
     /// # Errors
-    /// Not permitted, or no such signal.
+    /// Not permitted, no such signal, or `/proc` cannot be read (too many open files), so that
+    /// nobody knows whether it is the one that is meant.
     pub fn signal(self, number: i32) -> nix::Result<()> {
         let fd = match open(self.pid) {
             Ok(fd) => Some(fd),
-            Err(Errno::ESRCH) => return Ok(()),
-            // Linux before 5.3: the time between look and signal remains.
-            Err(Errno::ENOSYS) => None,
+            // None, or a thread has the number now, which is no process.
+            Err(Errno::ESRCH | Errno::EINVAL | Errno::ENOENT) => return Ok(()),
+            // Linux before 5.3, or a container's filter, which may say EPERM where the call itself
+            // never does: the time between look and signal remains.
+            Err(Errno::ENOSYS | Errno::EPERM) => None,
             Err(errno) => return Err(errno),
         };
         // Looked at after it was opened: what the descriptor means cannot change any more.
-        if !self.runs() {
-            return Ok(());
+        match Stat::of(self.pid) {
+            Ok(stat) if stat.start_time == self.start_time => {}
+            Ok(_) => return Ok(()),
+            Err(error) if is_gone(&error) => return Ok(()),
+            Err(error) => return Err(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)),
         }
         let sent = match fd {
             // SAFETY: an open pidfd and a null info; the kernel checks the number.
@@ -97,6 +103,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+    use crate::process::fixture::Fixture;
 
     #[test]
     fn a_signal_reaches_the_one_that_is_meant_and_no_other() {
@@ -110,5 +117,29 @@ mod tests {
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
         assert!(!process.runs());
         assert_eq!(process.signal(libc::SIGTERM), Ok(()));
+    }
+
+    #[test]
+    fn a_process_whose_first_thread_has_ended_is_alive() {
+        let mut app = Fixture::python(
+            "import ctypes, threading, time\n\
+             threading.Thread(target=time.sleep, args=(1000,)).start()\n\
+             print('x', flush=True)\n\
+             ctypes.CDLL(None).pthread_exit(None)",
+        );
+        app.line();
+        while Stat::of(app.leader().pid).unwrap().state != b'Z' {
+            std::thread::yield_now();
+        }
+        assert!(app.leader().runs());
+        assert_eq!(app.leader().signal(libc::SIGTERM), Ok(()));
+        assert_eq!(app.wait().signal(), Some(libc::SIGTERM));
+    }
+
+    #[test]
+    fn groups_are_no_processes() {
+        for pid in [0, -1] {
+            assert_eq!(ProcessRef { pid, start_time: 0 }.signal(libc::SIGTERM), Ok(()));
+        }
     }
 }

@@ -3,21 +3,36 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
 
 /// A list of children that changes all the time is read so often at most.
 const MOST_READS: u32 = 8;
 
+/// More of an environment is not read. `execve` takes some 6 MiB at most, but a process can point
+/// its own environment at whatever it has mapped (`PR_SET_MM`).
+const MOST_ENVIRONMENT: usize = 8 << 20;
+
+/// Room for most environments.
+const USUAL_ENVIRONMENT: usize = 32 << 10;
+
+/// How often to look again at a process that is in the middle of `execve`: for milliseconds.
+const MOST_EXEC_LOOKS: u32 = 1000;
+
 /// What `/proc/PID/stat` says, as far as anyone here needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
-    /// State letter; `Z` is a zombie.
+    /// State letter, as in proc(5); see [`Stat::is_dead`].
     pub state: u8,
+    /// Its parent: the reaper, once that is dead.
+    pub parent: i32,
     /// Process group.
     pub group: i32,
     /// Session.
     pub session: i32,
-    /// Clock ticks used by it and by children it has reaped.
-    pub ticks: u64,
+    /// Clock ticks it used itself.
+    pub own_ticks: u64,
+    /// Clock ticks that children used which it has reaped, with what those had reaped.
+    pub reaped_ticks: u64,
     /// How many threads it has.
     pub threads: u64,
     /// Start time in clock ticks since boot.
@@ -27,6 +42,12 @@ pub struct Stat {
 }
 
 impl Stat {
+    /// Whether it has ended and only waits to be reaped. A process whose first thread has ended
+    /// while others go on has the letter of a zombie, too, and is none.
+    pub fn is_dead(&self) -> bool {
+        matches!(self.state, b'Z' | b'X' | b'x') && self.threads <= 1
+    }
+
     /// Parses the file. The command may hold anything, so fields count from its last parenthesis.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let end = text.iter().rposition(|byte| *byte == b')')?;
@@ -39,12 +60,14 @@ impl Stat {
             *number = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
         }
         let field = |at: usize| numbers[at - 4];
-        let unsigned = |at| u64::try_from(field(at)).unwrap_or(0);
+        let unsigned = |at: usize| u64::try_from(field(at)).unwrap_or(0);
         Some(Self {
             state,
+            parent: i32::try_from(field(4)).ok()?,
             group: i32::try_from(field(5)).ok()?,
             session: i32::try_from(field(6)).ok()?,
-            ticks: (14..=17).map(unsigned).sum(),
+            own_ticks: unsigned(14).saturating_add(unsigned(15)),
+            reaped_ticks: unsigned(16).saturating_add(unsigned(17)),
             threads: unsigned(20),
             start_time: unsigned(22),
             resident: unsigned(24),
@@ -63,6 +86,11 @@ impl Stat {
     pub fn of(pid: i32) -> io::Result<Self> {
         Self::read_from(&open(pid)?)
     }
+}
+
+/// Whether an error says no more than that there is no such process.
+pub fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }
 
 /// Opens `/proc/PID/stat`.
@@ -92,6 +120,9 @@ pub fn children(pid: i32, threads: u64) -> Vec<i32> {
 }
 
 fn children_once(pid: i32, threads: u64) -> Vec<i32> {
+    if !has_lists() {
+        return children_by_scan(pid);
+    }
     let mut found = Vec::new();
     if threads <= 1 {
         children_of_thread(pid, &pid.to_string(), &mut found);
@@ -114,12 +145,69 @@ fn children_of_thread(pid: i32, thread: &str, found: &mut Vec<i32>) {
     }
 }
 
-/// The value of a variable in a process's environment, if it may be read.
+/// Whether the kernel lists children (`CONFIG_PROC_CHILDREN`; most do).
+fn has_lists() -> bool {
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(|| std::path::Path::new("/proc/thread-self/children").exists())
+}
+
+/// The slow way: asks every process for its parent.
+fn children_by_scan(pid: i32) -> Vec<i32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|child| Stat::of(*child).is_ok_and(|stat| stat.parent == pid)).collect()
+}
+
+/// The value of a variable in the environment that a process was executed with, if it may be read.
 pub fn variable(pid: i32, name: &str) -> Option<String> {
-    let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let environment = environment(pid)?;
     let value = |line: &[u8]| Some(line.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?.to_vec());
     let value = environment.split(|byte| *byte == 0).find_map(value)?;
     String::from_utf8(value).ok()
+}
+
+/// In the middle of `execve` a process has no environment for a moment. Who took that for an empty
+/// one would lose a process that does carry the mark.
+fn environment(pid: i32) -> Option<Vec<u8>> {
+    for _ in 0..MOST_EXEC_LOOKS {
+        let environment = read_environment(pid).ok()?;
+        if !environment.is_empty() || has_empty_environment(pid)? {
+            return Some(environment);
+        }
+        std::thread::yield_now();
+    }
+    None
+}
+
+/// Reads it at one go: when the process executes another program between two reads, the second one
+/// finds nothing any more.
+fn read_environment(pid: i32) -> io::Result<Vec<u8>> {
+    let file = File::open(format!("/proc/{pid}/environ"))?;
+    let mut bytes = vec![0; USUAL_ENVIRONMENT];
+    loop {
+        let length = file.read_at(&mut bytes, 0)?;
+        if length < bytes.len() || length >= MOST_ENVIRONMENT {
+            bytes.truncate(length);
+            return Ok(bytes);
+        }
+        bytes.resize(length * 4, 0);
+    }
+}
+
+/// Whether the environment is there and has nothing in it; `None` if the process has ended.
+fn has_empty_environment(pid: i32) -> Option<bool> {
+    let mut buffer = [0; 1024];
+    let length = open(pid).ok()?.read_at(&mut buffer, 0).ok()?;
+    let text = &buffer[..length];
+    if Stat::parse(text)?.is_dead() {
+        return None;
+    }
+    // Fields 26, 50 and 51: where its code starts, where its environment starts and ends. `execve`
+    // fills the environment before it sets the first, some kernels with start and end equal at first.
+    let end = text.iter().rposition(|byte| *byte == b')')?;
+    let mut fields = text[end + 1..].split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
+    let (code, start, end) = (fields.nth(23)?, fields.nth(23)?, fields.next()?);
+    Some(code != b"0" && start != b"0" && start == end)
 }
 
 /// Bytes that a process has resident, pages it shares counted in proportion; `None` if the
@@ -145,13 +233,15 @@ pub fn ticks_per_second() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::fixture::Fixture;
 
     #[test]
     fn a_command_may_hold_anything() {
         let text = b"42 (a) b (\n) S 1 42 7 0 -1 0 0 0 0 0 5 6 7 8 20 0 3 0 999 100 55 18446744073709551615";
         let stat = Stat::parse(text).unwrap();
-        assert_eq!((stat.state, stat.group, stat.session), (b'S', 42, 7));
-        assert_eq!((stat.ticks, stat.threads, stat.start_time, stat.resident), (26, 3, 999, 55));
+        assert_eq!((stat.state, stat.parent, stat.group, stat.session), (b'S', 1, 42, 7));
+        assert_eq!((stat.own_ticks, stat.reaped_ticks), (11, 15));
+        assert_eq!((stat.threads, stat.start_time, stat.resident), (3, 999, 55));
         assert_eq!(Stat::parse(b"42 (cut off) S 1 2"), None);
         assert_eq!(Stat::parse(b""), None);
     }
@@ -163,5 +253,38 @@ mod tests {
         assert!(stat.threads >= 1 && stat.resident > 0 && stat.start_time > 0);
         assert!(proportional_memory(me).is_none_or(|bytes| bytes > 0));
         assert!(variable(me, "PATH").is_some() && variable(me, "NO_SUCH_NAME").is_none());
+    }
+
+    #[test]
+    fn without_lists_children_are_found_by_their_parent() {
+        let mut app = Fixture::sh("sleep 1000 & echo $!; setsid sleep 1000 & echo $!; read _");
+        let mut said = [app.process().pid, app.process().pid];
+        let mut scanned = children_by_scan(app.leader().pid);
+        let mut listed = children(app.leader().pid, 1);
+        said.sort_unstable();
+        scanned.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(scanned, said);
+        assert_eq!(listed, said);
+    }
+
+    #[test]
+    fn a_process_is_not_without_environment_while_it_executes() {
+        // The shell executes itself without end, so that most looks fall near an `execve`.
+        let mut app = Fixture::sh("export AGAIN='exec sh -c \"$AGAIN\"'; echo x; eval \"$AGAIN\"");
+        app.line();
+        for _ in 0..2000 {
+            assert_eq!(variable(app.leader().pid, "RSM_RUN"), Some(app.run.clone()));
+        }
+    }
+
+    #[test]
+    fn an_environment_may_be_empty() {
+        let mut app = Fixture::sh("env -i sleep 1000 & echo $!; read _");
+        let bare = app.process();
+        while !std::fs::read(format!("/proc/{}/cmdline", bare.pid)).unwrap().starts_with(b"sleep") {
+            std::thread::yield_now();
+        }
+        assert_eq!(variable(bare.pid, "RSM_RUN"), None);
     }
 }

@@ -1,18 +1,64 @@
-//! Signals by name.
+//! Signals by name and number, real-time ones included.
 
 use nix::sys::signal::Signal;
 
-/// The highest signal number, real-time ones included.
-const HIGHEST: i32 = 64;
-
-/// The number of a signal, said as `SIGUSR2`, `usr2` or `12`.
+/// The number of a signal that can be sent, said as `SIGUSR2`, `usr2`, `12` or `RTMIN+3`. The
+/// numbers that the C library keeps for itself, below the first real-time signal, are none.
 pub fn parse(text: &str) -> Option<i32> {
-    if let Ok(number) = text.parse::<i32>() {
-        return (1..=HIGHEST).contains(&number).then_some(number);
+    let text = text.trim().to_ascii_uppercase();
+    if let Ok(number) = text.parse() {
+        return is_signal(number).then_some(number);
     }
-    let name = text.to_ascii_uppercase();
-    let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
-    name.parse::<Signal>().ok().map(|signal| signal as i32)
+    let bare = text.strip_prefix("SIG").unwrap_or(&text);
+    realtime(bare).or_else(|| named(bare))
+}
+
+fn is_signal(number: i32) -> bool {
+    Signal::try_from(number).is_ok() || (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number)
+}
+
+fn named(bare: &str) -> Option<i32> {
+    // Older names that kill(1) still knows.
+    let bare = match bare {
+        "IOT" => "ABRT",
+        "CLD" => "CHLD",
+        "POLL" => "IO",
+        other => other,
+    };
+    format!("SIG{bare}").parse::<Signal>().ok().map(|signal| signal as i32)
+}
+
+fn realtime(bare: &str) -> Option<i32> {
+    let (base, offset) = match (bare.strip_prefix("RTMIN"), bare.strip_prefix("RTMAX")) {
+        (Some(offset), _) => (libc::SIGRTMIN(), offset),
+        (None, Some(offset)) => (libc::SIGRTMAX(), offset),
+        (None, None) => return None,
+    };
+    let offset: i32 = match offset {
+        "" => 0,
+        signed if signed.starts_with(['+', '-']) => signed.parse().ok()?,
+        _ => return None, // a number without a sign, which `parse` would take
+    };
+    let number = base.checked_add(offset)?;
+    (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number).then_some(number)
+}
+
+/// The name of a signal; `signal 99` for a number that has none.
+pub fn name(number: i32) -> String {
+    if let Ok(signal) = Signal::try_from(number) {
+        return signal.as_str().to_owned();
+    }
+    let (first, last) = (libc::SIGRTMIN(), libc::SIGRTMAX());
+    if !(first..=last).contains(&number) {
+        return format!("signal {number}");
+    }
+    // Counted from the nearer end, as kill(1) lists them.
+    match (number - first, last - number) {
+        (0, _) => "SIGRTMIN".to_owned(),
+        (_, 0) => "SIGRTMAX".to_owned(),
+        (above, below) if above <= below => format!("SIGRTMIN+{above}"),
+        (_, below) => format!("SIGRTMAX-{below}"),
+    }
 }
 
 #[cfg(test)]
@@ -20,12 +66,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_numbers() {
-        assert_eq!(parse("SIGUSR2"), Some(libc::SIGUSR2));
-        assert_eq!(parse("term"), Some(libc::SIGTERM));
-        assert_eq!(parse("40"), Some(40));
-        for none in ["SIGNOTHING", "", "0", "65", "-9", "SIG"] {
-            assert_eq!(parse(none), None, "{none}");
+    fn one_signal_has_many_spellings() {
+        for text in ["SIGUSR2", "usr2", "sigUsr2", " USR2 ", "12"] {
+            assert_eq!(parse(text), Some(libc::SIGUSR2), "{text}");
         }
+        assert_eq!(parse("iot"), Some(libc::SIGABRT));
+        assert_eq!(parse("40"), Some(40));
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_refused() {
+        for text in ["", "SIG", "0", "-9", "32", "65", "SIGNOTHING", "RTMIN3", "RTMIN-1", "RTMAX+1", "9x"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_name_reads_back() {
+        let sendable: Vec<i32> = (0..100).filter(|number| is_signal(*number)).collect();
+        assert!(sendable.len() > 60);
+        for number in sendable {
+            assert_eq!(parse(&name(number)), Some(number));
+        }
+        assert_eq!(name(libc::SIGRTMIN() + 3), "SIGRTMIN+3");
+        assert_eq!(name(libc::SIGRTMAX() - 1), "SIGRTMAX-1");
+        assert_eq!(name(99), "signal 99");
     }
 }

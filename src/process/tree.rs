@@ -47,7 +47,7 @@ fn descend(pid: i32, found: &mut Vec<Member>, seen: &mut HashSet<i32>) {
         if !seen.insert(pid) {
             continue;
         }
-        if stat.state != b'Z' {
+        if !stat.is_dead() {
             let process = ProcessRef { pid, start_time: stat.start_time };
             found.push(Member { process, group: stat.group });
         }
@@ -72,7 +72,11 @@ pub fn remains(
         descend(pid, &mut found, &mut seen);
         left.entry(run).or_default().extend(found.into_iter().map(|member| member.process));
     };
-    for child in children(keeper, 1).into_iter().filter(|child| !live.contains(child)) {
+    // The daemon is the keeper's child, too. Whatever its environment says (it may have been started
+    // from within an app of another keeper, whose runs bear the same numbers), it is no app's.
+    let me = std::process::id().cast_signed();
+    let strangers = children(keeper, 1).into_iter().filter(|child| *child != me && !live.contains(child));
+    for child in strangers {
         let Ok(stat) = Stat::of(child) else { continue };
         let by_session = by_leader.get(&stat.session).or_else(|| by_leader.get(&stat.group)).copied();
         let by_mark = || variable(child, mark)?.parse().ok().filter(|run| numbers.contains(run));
@@ -91,52 +95,70 @@ pub fn remains(
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead, BufReader};
-    use std::process::{Child, Command, Stdio};
-
     use super::*;
+    use crate::process::fixture::Fixture;
 
-    fn sh(script: &str) -> (Child, Vec<i32>) {
-        let mut command = Command::new("sh");
-        command.args(["-c", script]).stdout(Stdio::piped()).env("RSM_TREE_TEST", "77");
-        let mut child = command.spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        (child, line.split_whitespace().map(|pid| pid.parse().unwrap()).collect())
+    /// Children of a thread are listed with that thread; of a process's threads the first one
+    /// adopts. Tests run beside each other, so what other ones left is nobody's here.
+    fn left_of(app: &Fixture, run: u64) -> Vec<ProcessRef> {
+        let me = std::process::id().cast_signed();
+        let runs = [RunLeft { run, leader: app.leader() }];
+        remains(me, &runs, "RSM_RUN", &HashSet::new()).remove(&run).unwrap_or_default()
+    }
+
+    fn number(app: &Fixture) -> u64 {
+        app.run.parse().unwrap()
     }
 
     #[test]
     fn the_whole_tree_is_found_whatever_its_sessions() {
-        let (mut child, said) = sh("sleep 1000 & a=$!; setsid sleep 1000 & b=$!; echo $a $b; wait");
-        let leader = ProcessRef::of(child.id().cast_signed()).unwrap();
-        let pids: HashSet<i32> = members(leader).iter().map(|member| member.process.pid).collect();
-        assert!(
-            said.iter().all(|pid| pids.contains(pid)) && pids.contains(&leader.pid),
-            "{said:?} in {pids:?}"
-        );
-        let stranger = ProcessRef { start_time: 1, ..leader };
-        assert!(members(stranger).is_empty());
-        for member in members(leader) {
-            member.process.signal(libc::SIGKILL).unwrap();
+        let mut app = Fixture::sh("sleep 1000 & echo $!; setsid sleep 1000 & echo $!; read _");
+        let said = HashSet::from([app.leader(), app.process(), app.process()]);
+        let found: Vec<ProcessRef> = members(app.leader()).iter().map(|member| member.process).collect();
+        assert_eq!(found[0], app.leader());
+        assert_eq!(found.into_iter().collect::<HashSet<_>>(), said);
+        assert!(members(ProcessRef { start_time: 1, ..app.leader() }).is_empty());
+        app.kill_leader();
+        assert!(members(app.leader()).is_empty());
+    }
+
+    #[test]
+    fn what_is_left_is_known_by_its_session() {
+        let mut app = Fixture::sh("(env -i sleep 1000 & echo $!); echo x; read _");
+        let orphan = app.process();
+        app.line();
+        app.kill_leader();
+        assert_eq!(left_of(&app, number(&app)), [orphan]);
+        orphan.signal(libc::SIGKILL).unwrap();
+        while orphan.runs() {
+            std::thread::yield_now();
         }
-        child.wait().unwrap();
-        assert!(members(leader).is_empty());
+        assert!(left_of(&app, number(&app)).is_empty(), "a zombie is not left");
     }
 
     #[test]
     fn what_is_left_is_known_by_its_mark() {
-        // This process plays the keeper.
-        nix::sys::prctl::set_child_subreaper(true).unwrap();
-        let (mut child, said) = sh("(setsid sh -c 'echo $$; exec sleep 1000' &)");
-        let leader = ProcessRef { pid: child.id().cast_signed(), start_time: 1 };
-        child.wait().unwrap();
-        let me = std::process::id().cast_signed();
-        let run = RunLeft { run: 77, leader };
-        // Children of a thread are listed with that thread: the first one adopts.
-        let left = remains(me, &[run], "RSM_TREE_TEST", &HashSet::new());
-        let left = left.get(&77).cloned().unwrap_or_default();
-        assert_eq!(left.iter().map(|process| process.pid).collect::<Vec<_>>(), said);
-        assert!(remains(me, &[RunLeft { run: 78, leader }], "RSM_TREE_TEST", &HashSet::new()).is_empty());
-        left[0].signal(libc::SIGKILL).unwrap();
+        let mut app = Fixture::sh("(setsid sleep 1000 & echo $!); echo x; read _");
+        let orphan = app.process();
+        app.line();
+        while Stat::of(orphan.pid).unwrap().session == app.leader().pid {
+            std::thread::yield_now();
+        }
+        app.kill_leader();
+        assert_eq!(left_of(&app, number(&app)), [orphan]);
+        let other = Fixture::sh("exit 0");
+        assert!(left_of(&app, number(&other)).is_empty(), "nothing but the mark says whose it is");
+    }
+
+    #[test]
+    fn the_first_process_of_another_run_is_let_alone() {
+        let mut app = Fixture::sh("(sleep 1000 & echo $!); echo x; read _");
+        let orphan = app.process();
+        app.line();
+        app.kill_leader();
+        assert_eq!(left_of(&app, number(&app)), [orphan]);
+        let runs = [RunLeft { run: number(&app), leader: app.leader() }];
+        let live = HashSet::from([orphan.pid]);
+        assert!(remains(std::process::id().cast_signed(), &runs, "RSM_RUN", &live).is_empty());
     }
 }

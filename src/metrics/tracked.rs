@@ -1,0 +1,214 @@
+//! The tree of one run, from sample to sample.
+
+use super::Usage;
+use super::watched::{Allowance, Watched};
+use crate::process::pidfd::ProcessRef;
+use crate::process::proc_fs::Stat;
+use crate::process::tree;
+
+/// Within so many milliseconds a second sample only repeats the figure: `/proc` counts processor
+/// time in hundredths of a second.
+const SHORTEST: u64 = 50;
+
+/// The measures of this machine.
+#[derive(Clone, Debug)]
+pub(super) struct Measures {
+    /// Bytes of a page.
+    pub(super) page: u64,
+    /// Clock ticks a second.
+    pub(super) ticks_per_second: u64,
+    /// All cores busy.
+    pub(super) most_percent: f64,
+    /// For files kept open.
+    pub(super) allowance: Allowance,
+}
+
+/// A tree. Who was once in it stays in it until it ends, also when its parent is gone and the
+/// keeper has it.
+#[derive(Debug)]
+pub(super) struct Tracked {
+    leader: ProcessRef,
+    members: Vec<Watched>,
+    /// Ticks used since `at`.
+    ticks: u64,
+    at: u64,
+    /// What it uses.
+    pub(super) usage: Usage,
+}
+
+/// What a tree has used between two looks, in ticks.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Spent {
+    /// By those that are there.
+    own: u64,
+    /// By those that were reaped in the tree, over all their lives.
+    reaped: u64,
+    /// Of that, what had been counted while they lived.
+    counted: u64,
+}
+
+impl Spent {
+    fn add(&mut self, before: &Stat, now: &Stat) {
+        self.own += now.own_ticks.saturating_sub(before.own_ticks);
+        self.reaped += now.reaped_ticks.saturating_sub(before.reaped_ticks);
+    }
+
+    fn add_new(&mut self, stat: &Stat) {
+        self.own += stat.own_ticks;
+        self.reaped += stat.reaped_ticks;
+    }
+
+    fn end(&mut self, last: &Stat) {
+        self.counted += last.own_ticks + last.reaped_ticks;
+    }
+
+    /// A parent that ignores SIGCHLD is not charged for its children: then nothing of `counted` is
+    /// in `reaped`, and the living must not pay for it.
+    fn total(&self) -> u64 {
+        self.own + self.reaped.saturating_sub(self.counted)
+    }
+}
+
+impl Tracked {
+    /// Begins with a tree; `None` if its leader is gone.
+    pub(super) fn new(leader: ProcessRef, now: u64, measures: &Measures) -> Option<Self> {
+        let usage = Usage::default();
+        let mut new = Self { leader, members: Vec::new(), ticks: 0, at: now, usage };
+        new.admit(&measures.allowance, &mut Spent::default());
+        new.members.first().filter(|first| first.process == leader)?;
+        new.show(true, now, measures);
+        Some(new)
+    }
+
+    /// The pids of its processes.
+    pub(super) fn pids(&self) -> impl Iterator<Item = i32> {
+        self.members.iter().map(|member| member.process.pid)
+    }
+
+    /// Looks at all members again, and with `search` for new ones. False if the leader is gone.
+    pub(super) fn look(&mut self, search: bool, now: u64, measures: &Measures) -> bool {
+        let mut spent = Spent::default();
+        let mut changed = self.look_at_members(&mut spent, now);
+        if self.members.first().is_none_or(|first| first.process != self.leader || first.stat.is_dead()) {
+            return false;
+        }
+        changed |= search && self.admit(&measures.allowance, &mut spent);
+        self.ticks += spent.total();
+        self.charge(now, measures);
+        self.show(changed, now, measures);
+        true
+    }
+
+    /// True if one has ended.
+    fn look_at_members(&mut self, spent: &mut Spent, now: u64) -> bool {
+        let several = self.members.len() > 1;
+        let (mut ended, mut died) = (Vec::new(), false);
+        self.members.retain_mut(|member| {
+            let Some(before) = member.look() else {
+                ended.push(member.stat);
+                return false;
+            };
+            spent.add(&before, &member.stat);
+            died |= member.stat.is_dead() && !before.is_dead();
+            let used = before.own_ticks != member.stat.own_ticks || before.resident != member.stat.resident;
+            if several && used {
+                member.weigh(now);
+            }
+            true
+        });
+        // What the keeper has reaped is not in the tree's account.
+        for last in ended.iter().filter(|last| self.pids().any(|pid| pid == last.parent)) {
+            spent.end(last);
+        }
+        died || !ended.is_empty()
+    }
+
+    /// Looks for processes that are new in the tree; true if there are any.
+    fn admit(&mut self, allowance: &Allowance, spent: &mut Spent) -> bool {
+        let before = self.members.len();
+        let mut roots = vec![self.leader];
+        while let Some(root) = roots.pop() {
+            for found in tree::members(root) {
+                if self.members.iter().any(|member| member.process == found.process) {
+                    continue;
+                }
+                let Some(new) = Watched::open(found.process, allowance) else { continue };
+                spent.add_new(&new.stat);
+                self.members.push(new);
+            }
+            // Members whose parent is gone have trees of their own.
+            if root == self.leader {
+                let astray = |member: &&Watched| !self.pids().any(|pid| pid == member.stat.parent);
+                roots.extend(self.members.iter().skip(1).filter(astray).map(|member| member.process));
+            }
+        }
+        self.members.len() > before
+    }
+
+    fn charge(&mut self, now: u64, measures: &Measures) {
+        let passed = now.saturating_sub(self.at);
+        if (1..SHORTEST).contains(&passed) || now == self.at {
+            return; // charged next time
+        }
+        // A clock that was set back starts the account anew and leaves the figure.
+        if passed > 0 {
+            let seconds = passed as f64 / 1000.0;
+            let percent = self.ticks as f64 / measures.ticks_per_second as f64 / seconds * 100.0;
+            self.usage.cpu_percent = percent.min(measures.most_percent) as f32;
+        }
+        (self.ticks, self.at) = (0, now);
+    }
+
+    /// A process alone shares with nobody of its tree; several are added up in proportion.
+    fn show(&mut self, changed: bool, now: u64, measures: &Measures) {
+        let alive = |member: &&mut Watched| !member.stat.is_dead();
+        if changed || self.usage.processes.is_empty() {
+            let alive: Vec<&mut Watched> = self.members.iter_mut().filter(alive).collect();
+            self.usage.processes = alive.iter().map(|member| member.process.pid).collect();
+            if alive.len() > 1 {
+                alive.into_iter().for_each(|member| member.weigh(now));
+            }
+        }
+        let alone = self.usage.processes.len() == 1;
+        let living = self.members.iter().filter(|member| !member.stat.is_dead());
+        let bytes = |member: &Watched| match alone {
+            true => member.stat.resident * measures.page,
+            false => member.weight(measures.page),
+        };
+        self.usage.memory = living.map(bytes).sum();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stat(own_ticks: u64, reaped_ticks: u64) -> Stat {
+        let line = b"42 (sh) S 7 41 40 0 -1 0 1 2 3 4 50 60 70 80 20 0 1 0 9000 0 0 18446";
+        Stat { own_ticks, reaped_ticks, ..Stat::parse(line).unwrap() }
+    }
+
+    #[test]
+    fn a_reaped_child_is_counted_once() {
+        let mut spent = Spent::default();
+        spent.add(&stat(10, 0), &stat(15, 120)); // the parent
+        spent.end(&stat(100, 0)); // the child, 20 ticks before its end
+        assert_eq!(spent.total(), 5 + 20);
+    }
+
+    #[test]
+    fn a_child_that_nobody_is_charged_for_takes_nothing_from_the_living() {
+        let mut spent = Spent::default();
+        spent.add(&stat(10, 0), &stat(15, 0));
+        spent.end(&stat(100, 0));
+        assert_eq!(spent.total(), 5);
+    }
+
+    #[test]
+    fn short_lives_between_two_looks_count() {
+        let mut spent = Spent::default();
+        spent.add(&stat(10, 3), &stat(10, 43));
+        spent.add_new(&stat(7, 0));
+        assert_eq!(spent.total(), 47);
+    }
+}

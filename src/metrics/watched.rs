@@ -1,0 +1,140 @@
+//! One process of a tree, read again at every sample.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::process::pidfd::ProcessRef;
+use crate::process::proc_fs::{self, Stat, proportional_memory};
+
+/// For how many times its own duration no reading of shared memory follows another. The kernel
+/// walks all page tables for it, milliseconds for gigabytes, and the app's `mmap` waits meanwhile.
+const REST: u64 = 50;
+
+/// Hands out the right to keep a file open, so that trees of thousands of processes do not take
+/// every descriptor that the daemon may have.
+#[derive(Clone, Debug)]
+pub(super) struct Allowance {
+    taken: Arc<()>,
+    most: usize,
+}
+
+impl Allowance {
+    /// For at most so many files.
+    pub(super) fn new(most: usize) -> Self {
+        Self { taken: Arc::new(()), most }
+    }
+
+    fn take(&self) -> Option<Arc<()>> {
+        (Arc::strong_count(&self.taken) <= self.most).then(|| Arc::clone(&self.taken))
+    }
+}
+
+/// A process, with what it had used at the last look.
+#[derive(Debug)]
+pub(super) struct Watched {
+    /// Which one.
+    pub(super) process: ProcessRef,
+    /// Its state at the last look.
+    pub(super) stat: Stat,
+    /// `/proc/PID/stat`, which speaks of one process for ever; absent when the allowance is used up.
+    kept: Option<(File, Arc<()>)>,
+    share: Option<Share>,
+}
+
+/// What of the shared memory is its part.
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    bytes: u64,
+    /// Resident pages at that time.
+    resident: u64,
+    /// Not to be read again before, in the sample's milliseconds.
+    rest_until: u64,
+}
+
+impl Watched {
+    /// Begins to watch; `None` if the process is gone.
+    pub(super) fn open(process: ProcessRef, allowance: &Allowance) -> Option<Self> {
+        let keep = |token| Some((proc_fs::open(process.pid).ok()?, token));
+        let kept = allowance.take().and_then(keep);
+        let stat = read(kept.as_ref(), process).ok()?;
+        Some(Self { process, stat, kept, share: None })
+    }
+
+    /// Looks again and returns what was so before; `None` if the process is gone. Where the look
+    /// itself fails (too many open files), all is as before.
+    pub(super) fn look(&mut self) -> Option<Stat> {
+        let before = self.stat;
+        match read(self.kept.as_ref(), self.process) {
+            Ok(stat) => self.stat = stat,
+            Err(error) if proc_fs::is_gone(&error) => return None,
+            Err(_) => {}
+        }
+        Some(before)
+    }
+
+    /// Reads anew which part of shared memory is its own, if that may be had again already.
+    pub(super) fn weigh(&mut self, now: u64) {
+        if self.share.is_some_and(|share| now < share.rest_until) {
+            return;
+        }
+        let begun = Instant::now();
+        let bytes = proportional_memory(self.process.pid);
+        let took = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let rest_until = now.saturating_add(took.saturating_mul(REST));
+        self.share = bytes.map(|bytes| Share { bytes, resident: self.stat.resident, rest_until });
+    }
+
+    /// Bytes that are its part of the tree's memory: its share when last weighed, and what it has
+    /// come to hold since. One that cannot be weighed counts in full.
+    pub(super) fn weight(&self, page: u64) -> u64 {
+        let Some(share) = self.share else { return self.stat.resident * page };
+        let more = self.stat.resident.saturating_sub(share.resident) * page;
+        let less = share.resident.saturating_sub(self.stat.resident) * page;
+        (share.bytes + more).saturating_sub(less)
+    }
+}
+
+fn read(kept: Option<&(File, Arc<()>)>, process: ProcessRef) -> io::Result<Stat> {
+    let stat = match kept {
+        Some((file, _)) => Stat::read_from(file)?,
+        None => Stat::of(process.pid)?,
+    };
+    let same = stat.start_time == process.start_time;
+    if same { Ok(stat) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::fixture::Fixture;
+
+    #[test]
+    fn files_are_kept_within_the_allowance_and_work_without() {
+        let mut app = Fixture::sh("read _");
+        let allowance = Allowance::new(1);
+        let mut first = Watched::open(app.leader(), &allowance).unwrap();
+        let mut second = Watched::open(app.leader(), &allowance).unwrap();
+        assert!(first.kept.is_some() && second.kept.is_none());
+        assert!(first.look().is_some() && second.look().is_some());
+        app.kill_leader();
+        assert!(first.look().is_none() && second.look().is_none());
+        drop(first);
+        let app = Fixture::sh("read _");
+        assert!(Watched::open(app.leader(), &allowance).unwrap().kept.is_some());
+    }
+
+    #[test]
+    fn growth_counts_before_it_is_weighed() {
+        let app = Fixture::sh("read _");
+        let mut watched = Watched::open(app.leader(), &Allowance::new(1)).unwrap();
+        assert_eq!(watched.weight(10), watched.stat.resident * 10);
+        watched.share = Some(Share { bytes: 500, resident: 100, rest_until: 7 });
+        watched.stat.resident = 130;
+        watched.weigh(6);
+        assert_eq!(watched.weight(10), 800);
+        watched.stat.resident = 90;
+        assert_eq!(watched.weight(10), 400);
+    }
+}
