@@ -72,7 +72,7 @@ fn top_level(entry: Entry, apps: &mut Vec<Written>, findings: &mut Findings<'_>)
                 true => "did you mean [[apps]]?",
                 false => "apps are written below lines [[apps]]; remove it",
             };
-            findings.mistake(&at, format!("unknown key `{key}`"), help);
+            findings.mistake(&At::Key(entry.key_at), format!("unknown key `{key}`"), help);
         }
     }
 }
@@ -110,6 +110,7 @@ fn setting(
             (Some(name), _) if !name.is_empty() => named_env(name, entry, &mut app.settings, findings),
             (_, Some(about)) => findings.warn(&key_at, format!("`{written}` has no effect here: {about}")),
             (_, None) => {
+                let key_at = At::Key(entry.key_at.clone());
                 findings.mistake(&key_at, format!("unknown key `{written}`"), suggestion(written));
             }
         };
@@ -176,7 +177,7 @@ mod tests {
     fn every_mistake_is_told_with_its_place() {
         let text = "[[apps]]\nscript = 'a'\nmax_restart = 3\nport = 'x'\nautorestart = 'false'\n\n[[apps]]\nout = 'a'\noutFile = 'b'\n";
         let told = mistakes(text);
-        assert!(told.contains("e.toml:3:1: unknown key `max_restart`\n  3 | max_restart = 3\n    | ^^^^^^^^^^^\nhelp: did you mean `max_restarts`?"), "{told}");
+        assert!(told.contains("e.toml:3:1: unknown key `max_restart`\n  3 | max_restart\n    | ^^^^^^^^^^^\nhelp: did you mean `max_restarts`?"), "{told}");
         assert!(told.contains("e.toml:4:8: `port` wants a port from 1 to 65535, not \"x\""), "{told}");
         assert!(told.contains("e.toml:5:15: `autorestart` wants true or false, not \"false\""), "{told}");
         assert!(told.contains("e.toml:9:1: `outFile` and `out` are the same setting"), "{told}");

@@ -10,6 +10,8 @@ use super::source::{Quoted, Source};
 pub(super) enum At {
     /// These bytes of the file.
     Span(Range<usize>),
+    /// The same, a key nobody knows: its value may be a secret, and is not quoted.
+    Key(Range<usize>),
     /// The same, among environment variables: never quoted.
     Secret(Range<usize>),
     /// This flag or argument.
@@ -87,7 +89,7 @@ impl<'a> Findings<'a> {
             return Ok((result, self.warnings));
         }
         self.mistakes.sort_by_key(|(at, _)| match at {
-            At::Span(span) | At::Secret(span) => span.start,
+            At::Span(span) | At::Key(span) | At::Secret(span) => span.start,
             At::Flag(_) => 0,
         });
         Err(Mistakes(self.mistakes.into_iter().map(|(_, mistake)| mistake).collect()))
@@ -97,8 +99,9 @@ impl<'a> Findings<'a> {
         match (at, self.source) {
             (At::Flag(flag), _) => Place::Flag(flag),
             (At::Span(span), Some(source)) => source.place(span, Quoted::Line),
+            (At::Key(span), Some(source)) => source.place(span, Quoted::Key),
             (At::Secret(span), Some(source)) => source.place(span, Quoted::No),
-            (At::Span(_) | At::Secret(_), None) => Place::Flag("command line"),
+            (At::Span(_) | At::Key(_) | At::Secret(_), None) => Place::Flag("command line"),
         }
     }
 }

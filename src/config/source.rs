@@ -49,12 +49,21 @@ impl Source {
         let line_end = self.text[start..].find('\n').map_or(self.text.len(), |at| start + at);
         let line = self.text[line_start..line_end].trim_end_matches('\r');
         let end = self.boundary(span.end).clamp(start, line_end);
-        let quotable = quoted == Quoted::Line && line.len() <= QUOTED && !self.is_environment(start);
+        let shown = match quoted {
+            Quoted::Line => Some(line),
+            // What stands before or behind it may be a variable put in the wrong place.
+            Quoted::Key => {
+                let first = head[line_start..].chars().all(|c| c == '[' || c.is_whitespace());
+                first.then_some(&self.text[line_start..end])
+            }
+            Quoted::No => None,
+        };
+        let shown = shown.filter(|text| text.len() <= QUOTED && !self.is_environment(start));
         Place::Span {
             file: self.path.clone(),
             line: head.matches('\n').count() + 1,
             column: head[line_start..].chars().count() + 1,
-            quote: quotable.then(|| (line.to_owned(), self.text[start..end].chars().count())),
+            quote: shown.map(|text| (text.to_owned(), self.text[start..end].chars().count())),
         }
     }
 
@@ -85,6 +94,8 @@ impl Source {
 pub(super) enum Quoted {
     /// It may, unless it looks like part of an environment.
     Line,
+    /// Only the key that the place is, and only where nothing stands before it.
+    Key,
     /// It holds something secret.
     No,
 }
@@ -149,6 +160,17 @@ mod tests {
         let quoted = |part: &str| line_column(&text, text.text.find(part).unwrap()).2;
         assert!(quoted("name = 1") && quoted("name = 2"));
         assert!(!quoted("'x") && !quoted("B ="));
+    }
+
+    #[test]
+    fn an_unknown_key_is_quoted_without_its_neighbours() {
+        let text = source("  KEY = 'x'\napp = { A = 'x', KEY = 'y' }\n");
+        let quoted = |at: usize| match text.place(&(at..at + 3), Quoted::Key) {
+            Place::Span { quote, .. } => quote,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(quoted(2), Some(("  KEY".into(), 3)));
+        assert_eq!(quoted(text.text.rfind("KEY").unwrap()), None);
     }
 
     #[test]

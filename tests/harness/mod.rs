@@ -62,6 +62,14 @@ impl Rsm {
         self.dir.path().join("app")
     }
 
+    /// Lets other users in: a test's directory is private otherwise.
+    pub fn open_to_all(&self) {
+        use std::os::unix::fs::PermissionsExt;
+        for dir in [self.dir.path(), &self.dir()] {
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+    }
+
     /// `RSM_HOME`.
     pub fn home(&self) -> PathBuf {
         self.dir.path().join("home")
@@ -114,12 +122,18 @@ impl Rsm {
         of_name.filter_map(|instance| instance["pid"].as_i64()).map(|pid| pid as i32).collect()
     }
 
-    /// Sends a raw request and returns the whole answer.
-    pub fn http(&self, request: &[u8]) -> String {
-        let mut socket = UnixStream::connect(self.home().join("rsm.sock")).unwrap();
+    /// A connection to the daemon.
+    pub fn socket(&self) -> UnixStream {
+        let socket = UnixStream::connect(self.home().join("rsm.sock")).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        socket
+    }
+
+    /// Sends a raw request and returns all that is said until the daemon hangs up: ask it to
+    /// (`Connection: close`) where the request makes sense.
+    pub fn http(&self, request: &[u8]) -> String {
+        let mut socket = self.socket();
         let _ = socket.write_all(request);
-        let _ = socket.shutdown(std::net::Shutdown::Write);
         let mut answer = Vec::new();
         let _ = socket.read_to_end(&mut answer);
         String::from_utf8_lossy(&answer).into_owned()
@@ -148,7 +162,7 @@ impl Rsm {
 
     /// The event stream, from now on.
     pub fn events(&self) -> Events {
-        let mut socket = UnixStream::connect(self.home().join("rsm.sock")).unwrap();
+        let mut socket = self.socket();
         socket.write_all(b"GET /v1/events HTTP/1.1\r\nHost: rsm\r\n\r\n").unwrap();
         Events { lines: BufReader::new(socket), rest: Vec::new() }
     }
@@ -159,6 +173,11 @@ impl Rsm {
         let pid = |who: &str| info[who]["pid"].as_i64().unwrap() as i32;
         (pid("daemon"), pid("keeper"))
     }
+}
+
+/// Tests that change users need root, and fail without: a test that cannot run never passes.
+pub fn need_root() {
+    assert!(nix::unistd::geteuid().is_root(), "this test needs root: run it as root, as in CI");
 }
 
 impl Drop for Rsm {
