@@ -142,10 +142,12 @@ impl Bench {
         let script = self.dir.path().join("say.sh");
         fs::write(&script, "#!/bin/sh\necho $$ > fifo\nexec sleep 1000\n").unwrap();
         let path = script.to_str().unwrap();
-        self.command(&["-s", "start", path, "--interpreter", "/bin/sh", "--min-uptime", "0"])
+        let mut start = self
+            .command(&["-s", "start", path, "--interpreter", "/bin/sh", "--min-uptime", "0"])
             .spawn()
             .unwrap();
         let mut pid = read_pid(&fifo);
+        start.wait().unwrap();
         let times: Vec<f64> = (0..READS)
             .map(|_| {
                 let began = Instant::now();
