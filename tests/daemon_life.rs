@@ -179,3 +179,22 @@ fn a_shutdown_that_the_keeper_hears_of_together_with_the_daemons_end_is_one() {
     assert!(soon("the command's end", || told.try_wait().unwrap()).success());
     assert!(!alive(keeper) && !rsm.home().join("rsm.sock").exists());
 }
+
+#[test]
+fn what_the_shell_had_open_is_not_kept_open() {
+    let rsm = Rsm::new();
+    let binary = env!("CARGO_BIN_EXE_rsm");
+    let line = format!("exec 9> held; flock 9; '{binary}' start 'sleep 1000' --name nap");
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &line]).current_dir(rsm.dir()).env("RSM_HOME", rsm.home());
+    assert!(shell.output().unwrap().status.success());
+    let held = rsm.dir().join("held").canonicalize().unwrap();
+    let (daemon, keeper) = rsm.managers();
+    for pid in [daemon, keeper, rsm.pids("nap")[0]] {
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        let open: Vec<_> = open.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok()).collect();
+        assert!(!open.is_empty() && !open.contains(&held), "{pid}: {open:?}");
+    }
+    let again = std::process::Command::new("flock").arg("-n").arg(&held).arg("true").status().unwrap();
+    assert!(again.success(), "the lock is held still");
+}

@@ -14,8 +14,9 @@ use super::render::style::tame;
 use super::selectors::only_one;
 use super::session::Session;
 
-/// How many of the last lines of an errored instance are shown.
-const LAST_WORDS: usize = 10;
+/// How many of the last lines of an errored instance are shown. Node puts the error above a stack
+/// of ten lines, and some of its own around both.
+const LAST_WORDS: usize = 20;
 
 // Arguments of `describe`.
 #[derive(Args, Clone, Debug)]

@@ -49,6 +49,7 @@ const LAST_GRACE: Duration = Duration::from_secs(10);
 /// # Errors
 /// Another keeper runs in this home, or the socket cannot be made. Nothing is left behind then.
 pub fn main(home: &Home, foreground: bool) -> Result<(), KeeperError> {
+    spawn::close_inherited();
     let mut place = listen::take(home)?;
     if !foreground {
         listen::go_to_background(home)?;

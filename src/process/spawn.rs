@@ -92,6 +92,23 @@ pub fn leave_caller() -> nix::Result<()> {
     }
 }
 
+/// Closes whatever the caller had open besides the standard three: a lock it holds, or a pipe that
+/// someone reads to its end, must not last as long as we do. For a process that has opened nothing.
+pub fn close_inherited() {
+    const FIRST: RawFd = 3;
+    // SAFETY: only numbers are closed, and by the contract above nothing here owns one of them.
+    if unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, 0) } == 0 {
+        return;
+    }
+    // A kernel before 5.9. The list is read to its end first: reading it opens one, too.
+    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let open: Vec<RawFd> = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for fd in open.into_iter().filter(|fd| *fd >= FIRST) {
+        // SAFETY: as above.
+        unsafe { libc::close(fd) };
+    }
+}
+
 /// The step and error number in what a child reported; `None` if that is not such a report.
 pub fn failed_step(report: &[u8]) -> Option<(StartStep, i32)> {
     let step = u32::from_ne_bytes(report.get(..4)?.try_into().ok()?);

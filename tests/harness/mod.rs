@@ -77,7 +77,12 @@ impl Rsm {
 
     /// A command, ready to be run.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_rsm"));
+        self.command_of(env!("CARGO_BIN_EXE_rsm"), args)
+    }
+
+    /// The same of another program.
+    pub fn command_of(&self, program: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command.args(args).current_dir(self.dir()).stdin(Stdio::null());
         command.env("RSM_HOME", self.home()).env("HOME", self.dir.path()).env_remove("PM2_HOME");
         for (name, value) in &self.vars {
