@@ -2,14 +2,20 @@
 
 use std::fs::File;
 use std::io;
+use std::time::Duration;
 
 use crate::error::Error;
 use crate::ipc::client::ClientError;
 use crate::ipc::message::{Info, Pong, Report, Request};
+use crate::process::pidfd::ProcessRef;
 
 use super::output;
 use super::render::info;
 use super::session::Session;
+
+/// How long a keeper without its lock may take to be gone. Where its pid means some other process,
+/// in another container, the wait must have an end.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 /// Says so if the daemon answers.
 pub(super) async fn ping(session: &Session) -> Result<(), Error> {
@@ -25,6 +31,8 @@ pub(super) async fn kill(session: &Session) -> Result<(), Error> {
         session.note(format_args!("the daemon is not running: there is nothing to do"));
         return Ok(());
     };
+    // Looked up before it goes: what has its pid later could be another.
+    let keeper = keeper(session);
     let asked = client.call::<Report>(&Request::Shutdown);
     let told = match session.wait("all apps to stop", asked).await {
         Ok(report) => session.tell(&report),
@@ -32,13 +40,20 @@ pub(super) async fn kill(session: &Session) -> Result<(), Error> {
         Err(ClientError::Lost { .. }) => Ok(()),
         Err(error) => return Err(session.failed(error)),
     };
-    gone(session).await?;
+    gone(session, keeper).await?;
     session.note(format_args!("daemon and keeper have ended"));
     told
 }
 
-/// Waits for the lock that the keeper, which outlives the daemon, holds for life.
-async fn gone(session: &Session) -> Result<(), Error> {
+/// The keeper, if it can be seen from here: from another container it cannot.
+fn keeper(session: &Session) -> Option<ProcessRef> {
+    let pid = std::fs::read_to_string(session.home.keeper_lock()).ok()?;
+    ProcessRef::of(pid.trim().parse().ok()?)
+}
+
+/// Waits for the lock that the keeper, which outlives the daemon, holds for life, and then for its
+/// very end: of all that a process has, the kernel takes its files first.
+async fn gone(session: &Session, keeper: Option<ProcessRef>) -> Result<(), Error> {
     let path = session.home.keeper_lock();
     let locked = tokio::task::spawn_blocking(move || match File::open(path) {
         Ok(file) => file.lock(),
@@ -47,7 +62,11 @@ async fn gone(session: &Session) -> Result<(), Error> {
     });
     let locked = session.wait("daemon and keeper to end", locked).await;
     let locked = locked.unwrap_or_else(|error| Err(io::Error::other(error)));
-    locked.map_err(|error| Error::System { what: "waiting for the keeper's end", error })
+    locked.map_err(|error| Error::System { what: "waiting for the keeper's end", error })?;
+    if let Some(keeper) = keeper {
+        let _ = tokio::time::timeout(LAST_MOMENT, keeper.ended()).await;
+    }
+    Ok(())
 }
 
 /// Versions, processes, paths.
