@@ -35,6 +35,9 @@ use crate::process::{signal, tree};
 /// State that nobody waits for is saved at most this often.
 const SAVE_EVERY: Duration = Duration::from_millis(100);
 
+/// How long the last lines of a run may take before the keeper lets go of its pipes.
+const LAST_LINES: Duration = Duration::from_secs(5);
+
 /// The real world.
 pub struct Effects {
     home: Home,
@@ -230,7 +233,8 @@ impl World for Effects {
             // Only once its end is on record and its last line written: until then the keeper's
             // copy is what another daemon would need.
             saver.reached(next_save).await;
-            logs.closed(run.to_u64()).await;
+            // A process that nobody found may hold the pipe for ever; it is read all the same.
+            let _ = tokio::time::timeout(LAST_LINES, logs.closed(run.to_u64())).await;
             keeper.send(Order::Release { run: run.to_u64() }, Vec::new());
         });
     }
