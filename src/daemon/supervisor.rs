@@ -182,11 +182,11 @@ impl<W: World> Supervisor<W> {
         let now = self.world.now();
         let Some(instance) = self.instances.get_mut(&id) else { return };
         let process_change = views::process_change(&event);
-        let before = instance.life.state.run();
+        let (run, want) = (instance.life.state.run(), instance.life.want);
         let effects = instance.on(event, now);
-        if let (Some(pid), true) =
-            (process_change, before == instance.life.state.run() && !effects.is_empty())
-        {
+        self.unsaved |= want != instance.life.want;
+        let same_run = run == instance.life.state.run();
+        if let (Some(pid), true) = (process_change, same_run && !effects.is_empty()) {
             self.world.process_changed(instance, pid);
         }
         self.perform(id, effects);
