@@ -198,3 +198,18 @@ fn what_the_shell_had_open_is_not_kept_open() {
     let again = std::process::Command::new("flock").arg("-n").arg(&held).arg("true").status().unwrap();
     assert!(again.success(), "the lock is held still");
 }
+
+#[test]
+fn a_shutdown_goes_on_when_the_daemon_dies_in_it() {
+    let rsm =
+        Rsm::new().file("deaf.sh", "#!/bin/sh\ntrap '' INT TERM\n: > ready\nwhile :; do sleep 1; done\n");
+    rsm.ok(&["start", "./deaf.sh", "--kill-timeout", "3000"]);
+    soon("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
+    let (daemon, keeper) = rsm.managers();
+    let mut command = rsm.command(&["kill"]).spawn().unwrap();
+    rsm.until_status("deaf", "stopping");
+    kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
+    soon("all are gone", || (!alive(keeper)).then_some(()));
+    command.wait().unwrap();
+    assert!(!rsm.home().join("rsm.sock").exists());
+}

@@ -79,6 +79,20 @@ fn what_escaped_into_another_session_dies_with_a_crash_too() {
 }
 
 #[test]
+fn apps_that_put_themselves_in_the_background_leave_nothing() {
+    let script = "#!/usr/bin/env python3\nimport os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(1000)\n    os._exit(0)\nos._exit(0)\n";
+    let rsm = Rsm::new().file("back.py", script);
+    rsm.run(&["start", "./back.py", "-i", "8", "--max-restarts", "15", "--restart-delay", "1"]);
+    rsm.until_status("back", "errored");
+    let home = rsm.home().to_string_lossy().into_owned();
+    let found = std::process::Command::new("pgrep").args(["-f", "back.py"]).output().unwrap();
+    let found = String::from_utf8_lossy(&found.stdout).into_owned();
+    let left: Vec<&str> =
+        found.lines().filter(|pid| read(format!("/proc/{pid}/environ")).contains(&home)).collect();
+    assert!(left.is_empty(), "left of 128 runs: {left:?}");
+}
+
+#[test]
 fn a_signal_ignoring_app_is_killed_after_its_grace_and_that_is_said() {
     let rsm =
         Rsm::new().file("deaf.sh", "#!/bin/sh\ntrap '' INT TERM\n: > ready\nwhile :; do sleep 1; done\n");

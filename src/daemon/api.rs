@@ -7,6 +7,7 @@ use serde::Serialize;
 use tokio::sync::{Notify, broadcast, mpsc};
 
 use super::handle::Handle;
+use super::keeper_link::KeeperLink;
 use super::log_stream::line;
 use super::saver::Saver;
 use super::{clock, dump, info, jlist, log_stream, views};
@@ -16,6 +17,7 @@ use crate::ipc::message::{
 };
 use crate::ipc::openapi;
 use crate::ipc::server::{Answer, Service};
+use crate::keeper::wire::Order;
 use crate::logs::{self, Logs};
 use crate::metrics::{self, Usage};
 use crate::paths::Home;
@@ -29,7 +31,7 @@ const SAVE_TIME: Duration = Duration::from_secs(2);
 pub struct Api(Rc<Parts>);
 
 /// The parts.
-pub struct Parts {
+pub(super) struct Parts {
     /// Where files lie.
     pub home: Home,
     /// The supervisor.
@@ -40,6 +42,8 @@ pub struct Parts {
     pub saver: Saver,
     /// What happens.
     pub events: broadcast::Sender<EventView>,
+    /// The keeper.
+    pub link: KeeperLink,
     /// The keeper's pid.
     pub keeper: i32,
     /// Who the daemon runs as.
@@ -50,7 +54,7 @@ pub struct Parts {
 
 impl Api {
     /// An API of these parts.
-    pub fn new(parts: Parts) -> Self {
+    pub(super) fn new(parts: Parts) -> Self {
         Self(Rc::new(parts))
     }
 
@@ -67,6 +71,7 @@ impl Api {
         if !self.0.handle.close() {
             return Err(ApiError::new(ErrorCode::Conflict, "the daemon is shutting down already"));
         }
+        self.0.link.send(Order::Closing, Vec::new());
         let report = self.0.handle.stop_all().await?;
         self.0.closed.notify_one();
         json(&report)
@@ -75,8 +80,12 @@ impl Api {
     /// A change is vouched for once it would survive the daemon. A disk that hangs is not waited
     /// for longer than this: the apps are as the report says.
     async fn saved(&self, report: Result<Report, ApiError>) -> Result<Answer, ApiError> {
-        let report = report?;
-        let _ = tokio::time::timeout(SAVE_TIME, self.0.saver.written()).await;
+        let mut report = report?;
+        match tokio::time::timeout(SAVE_TIME, self.0.saver.written()).await {
+            Ok(None) => {}
+            Ok(Some(error)) => report.notes.push(unsaved(&error)),
+            Err(_) => report.notes.push(unsaved("the disk takes too long")),
+        }
         json(&report)
     }
 
@@ -219,6 +228,10 @@ async fn done(done: logs::Done, what: &str) -> Result<(), ApiError> {
     let each: Vec<String> =
         failures.iter().map(|(path, error)| format!("{}: {error}", path.display())).collect();
     Err(ApiError::new(ErrorCode::Internal, format!("{what} log files: {}", each.join("; "))))
+}
+
+fn unsaved(error: &str) -> String {
+    format!("this could not be saved and would be lost should the daemon die now: {error}")
 }
 
 /// A JSON answer.

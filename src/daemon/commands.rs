@@ -85,8 +85,14 @@ impl<W: World> Supervisor<W> {
     }
 
     fn start_apps(&mut self, request: StartApps) -> Result<Vec<(u32, Goal)>, ApiError> {
-        for app in &request.apps {
+        for (index, app) in request.apps.iter().enumerate() {
             check(app)?;
+            let twice = request.apps[..index].iter().any(|other| other.name == app.name);
+            if twice && request.existing != Existing::Duplicate {
+                let what = format!("two of these apps are called \"{}\"", app.name);
+                return Err(ApiError::new(ErrorCode::Invalid, what)
+                    .hint("Give them names: start them one by one with --name."));
+            }
             self.check_free(app, request.existing)?;
         }
         let inherited = Arc::new(request.inherited.0);

@@ -126,6 +126,7 @@ async fn run(
         logs: logs.clone(),
         saver: saver.clone(),
         events,
+        link: link.clone(),
         keeper,
         user: user_name(),
         closed: Notify::new(),

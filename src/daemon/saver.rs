@@ -24,7 +24,7 @@ enum Job {
     /// A list that must survive a power cut; the old one stays as `.prev`.
     Dump(PathBuf, Vec<u8>, oneshot::Sender<io::Result<()>>),
     /// Tells when all before it is done.
-    Barrier(oneshot::Sender<()>),
+    Barrier(oneshot::Sender<Option<String>>),
     /// The state is of no use any more.
     Forget(PathBuf, oneshot::Sender<()>),
 }
@@ -62,11 +62,11 @@ impl Saver {
         answer.await.unwrap_or_else(|_| Err(io::Error::other("the saving thread is gone")))
     }
 
-    /// Resolves once all that was handed over until now is written, or its writing has failed.
-    pub async fn written(&self) {
+    /// Resolves once all that was handed over until now is written; to why the state is not, if so.
+    pub async fn written(&self) -> Option<String> {
         let (reply, answer) = oneshot::channel();
         let _ = self.jobs.send(Job::Barrier(reply));
-        let _ = answer.await;
+        answer.await.ok().flatten()
     }
 
     /// Removes the state; none is written after that.
@@ -83,7 +83,7 @@ impl Saver {
 }
 
 fn work(queue: &mpsc::Receiver<Job>, told: &watch::Sender<u64>) {
-    let (mut failing, mut forgotten) = (false, false);
+    let (mut failing, mut forgotten) = (None::<String>, false);
     while let Ok(first) = queue.recv() {
         let (mut newest, mut waiting) = (None, Vec::new());
         for job in [first].into_iter().chain(queue.try_iter()) {
@@ -101,17 +101,17 @@ fn work(queue: &mpsc::Receiver<Job>, told: &watch::Sender<u64>) {
         }
         if let Some((count, path, bytes)) = newest {
             let result = if forgotten { Ok(()) } else { replace(&path, &bytes, false) };
-            if let (Err(error), false) = (&result, failing) {
+            if let (Err(error), None) = (&result, &failing) {
                 tracing::error!(
                     "cannot save {}: {error}; it will be tried at the next change",
                     path.display()
                 );
             }
-            failing = result.is_err();
+            failing = result.err().map(|error| format!("{}: {error}", path.display()));
             told.send_replace(count);
         }
         for reply in waiting {
-            let _ = reply.send(()); // who asked may have gone
+            let _ = reply.send(failing.clone()); // who asked may have gone
         }
     }
 }

@@ -32,6 +32,11 @@ fn one(instances: &BTreeMap<u32, Instance>, selector: &str) -> Result<Vec<u32>, 
     if selector == "all" {
         return Ok(those(&|_| true));
     }
+    if selector == "//" {
+        return Err(
+            ApiError::new(ErrorCode::Invalid, "\"//\" would mean every app").hint("Say `all` for all.")
+        );
+    }
     if let Some(pattern) = selector.strip_prefix('/').and_then(|rest| rest.strip_suffix('/')) {
         let regex = Regex::new(pattern).map_err(|error| {
             ApiError::new(ErrorCode::Invalid, format!("\"{selector}\" is not a regular expression: {error}"))
@@ -116,6 +121,7 @@ mod tests {
         assert!(error.message.contains("wroker") && error.hint.unwrap().contains("\"worker\""));
         assert!(select(&instances(), &["/(/".into()]).unwrap_err().message.contains("regular expression"));
         assert!(select(&BTreeMap::new(), &["all".into()]).is_err());
+        assert!(select(&instances(), &["//".into()]).is_err(), "an empty pattern is no way to say all");
     }
 
     #[test]

@@ -292,6 +292,7 @@ impl<'a> Keeper<'a> {
             Order::Store { name } => self.vault.store(name, fds.pop()),
             Order::Drop { name } => self.vault.drop(&name),
             Order::Release { run } => self.runs.release(run),
+            Order::Closing => (self.terminate, self.terminate_told) = (true, true),
             Order::Shutdown => self.last_grace = Some(Instant::now() + LAST_GRACE),
         }
     }

@@ -52,6 +52,8 @@ pub enum Order {
         /// The run.
         run: u64,
     },
+    /// A shutdown has begun: should the daemon die in the middle of it, the next one is told to go on.
+    Closing,
     /// The daemon is about to end for good: end too, and remove the socket.
     Shutdown,
 }
@@ -168,6 +170,7 @@ impl Order {
             Self::Drop { name } => Frame::named(4, name),
             Self::Release { run } => Frame::new(&[5, *run]),
             Self::Shutdown => Frame::new(&[6]),
+            Self::Closing => Frame::new(&[7]),
         };
         frame.write(packet)
     }
@@ -182,6 +185,7 @@ impl Order {
             4 => Self::Drop { name: name.to_owned() },
             5 => Self::Release { run: a },
             6 => Self::Shutdown,
+            7 => Self::Closing,
             _ => return None,
         })
     }
@@ -237,6 +241,7 @@ mod tests {
             Order::Drop { name: String::new() },
             Order::Release { run: 1 << 40 },
             Order::Shutdown,
+            Order::Closing,
         ];
         for order in orders {
             assert_eq!(Order::read(order.write(&mut [0; PACKET])), Some(order));

@@ -31,6 +31,9 @@ fn subscriber(file: OwnLog, level: LevelFilter) -> impl tracing::Subscriber + Se
         .with_max_level(level)
         .with_ansi(false)
         .with_timer(LocalTime)
+        // On a full disk a line that cannot be written must not be cried out on standard error, which
+        // is the same file: that would end the daemon.
+        .log_internal_errors(false)
         .with_writer(Shared(Mutex::new(file)))
         .finish()
 }

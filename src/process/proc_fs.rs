@@ -18,6 +18,9 @@ const USUAL_ENVIRONMENT: usize = 32 << 10;
 /// How often to look again at a process that is in the middle of `execve`: for milliseconds.
 const MOST_EXEC_LOOKS: u32 = 1000;
 
+/// Of the flags in `/proc/PID/stat` the one of a process that is ending (`linux/sched.h`).
+const PF_EXITING: u64 = 0x4;
+
 /// What `/proc/PID/stat` says, as far as anyone here needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
@@ -29,6 +32,9 @@ pub struct Stat {
     pub group: i32,
     /// Session.
     pub session: i32,
+    /// It is on its way out: its memory, and with it its environment, may be gone, while its
+    /// children are still its own.
+    pub exiting: bool,
     /// Clock ticks it used itself.
     pub own_ticks: u64,
     /// Clock ticks that children used which it has reaped, with what those had reaped.
@@ -66,6 +72,7 @@ impl Stat {
             parent: i32::try_from(field(4)).ok()?,
             group: i32::try_from(field(5)).ok()?,
             session: i32::try_from(field(6)).ok()?,
+            exiting: unsigned(9) & PF_EXITING != 0,
             own_ticks: unsigned(14).saturating_add(unsigned(15)),
             reaped_ticks: unsigned(16).saturating_add(unsigned(17)),
             threads: unsigned(20),

@@ -11,6 +11,9 @@ use std::collections::{HashMap, HashSet};
 use super::pidfd::ProcessRef;
 use super::proc_fs::{Stat, children, variable};
 
+/// The keeper's children are looked through so often at most, when others keep coming.
+const MOST_LOOKS: u32 = 16;
+
 /// A process of a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -63,31 +66,55 @@ pub fn remains(
     mark: &str,
     live: &HashSet<i32>,
 ) -> HashMap<u64, Vec<ProcessRef>> {
-    let by_leader: HashMap<i32, u64> = runs.iter().map(|left| (left.leader.pid, left.run)).collect();
-    let numbers: HashSet<u64> = runs.iter().map(|left| left.run).collect();
-    let mut left: HashMap<u64, Vec<ProcessRef>> = HashMap::new();
-    let mut seen = HashSet::new();
-    let mut add = |run: u64, pid: i32| {
-        let mut found = Vec::new();
-        descend(pid, &mut found, &mut seen);
-        left.entry(run).or_default().extend(found.into_iter().map(|member| member.process));
-    };
-    // The daemon is the keeper's child, too. Whatever its environment says (it may have been started
-    // from within an app of another keeper, whose runs bear the same numbers), it is no app's.
-    let me = std::process::id().cast_signed();
-    let strangers = children(keeper, 1).into_iter().filter(|child| *child != me && !live.contains(child));
-    for child in strangers {
-        let Ok(stat) = Stat::of(child) else { continue };
-        let by_session = by_leader.get(&stat.session).or_else(|| by_leader.get(&stat.group)).copied();
-        let by_mark = || variable(child, mark)?.parse().ok().filter(|run| numbers.contains(run));
-        if let Some(run) = by_session.or_else(by_mark) {
-            add(run, child);
+    let mut left = HashMap::new();
+    let mut there = children(keeper, 1);
+    for _ in 0..MOST_LOOKS {
+        left = adopted(&there, runs, mark, live);
+        // One that ended meanwhile may have left its children to the keeper after we had its list.
+        let now = children(keeper, 1);
+        let came = now.iter().any(|child| !live.contains(child) && !there.contains(child));
+        there = now;
+        if !came {
+            break;
         }
     }
     // A leader that nobody is the parent of any more (the keeper died) may still be there.
     for run in runs {
         for member in if run.leader.runs() { members(run.leader) } else { Vec::new() } {
             left.entry(run.run).or_default().push(member.process);
+        }
+    }
+    left
+}
+
+/// What of the keeper's children belongs to these runs, and all below it.
+fn adopted(
+    there: &[i32],
+    runs: &[RunLeft],
+    mark: &str,
+    live: &HashSet<i32>,
+) -> HashMap<u64, Vec<ProcessRef>> {
+    let by_leader: HashMap<i32, u64> = runs.iter().map(|left| (left.leader.pid, left.run)).collect();
+    let numbers: HashSet<u64> = runs.iter().map(|left| left.run).collect();
+    let mut left: HashMap<u64, Vec<ProcessRef>> = HashMap::new();
+    let mut seen = HashSet::new();
+    // The daemon is the keeper's child, too. Whatever its environment says (it may have been started
+    // from within an app of another keeper, whose runs bear the same numbers), it is no app's.
+    let me = std::process::id().cast_signed();
+    for child in there.iter().copied().filter(|child| *child != me && !live.contains(child)) {
+        let Ok(stat) = Stat::of(child) else { continue };
+        let by_session = by_leader.get(&stat.session).or_else(|| by_leader.get(&stat.group)).copied();
+        let by_mark = || variable(child, mark)?.parse().ok().filter(|run| numbers.contains(run));
+        if let Some(run) = by_session.or_else(by_mark) {
+            let mut found = Vec::new();
+            descend(child, &mut found, &mut seen);
+            left.entry(run).or_default().extend(found.into_iter().map(|member| member.process));
+        } else if stat.exiting && !stat.is_dead() {
+            // Nobody can tell any more whose it was, and it has yet to leave its children to the keeper.
+            // Until then none of these runs is over.
+            for run in runs {
+                left.entry(run.run).or_default().push(ProcessRef { pid: child, start_time: stat.start_time });
+            }
         }
     }
     left
