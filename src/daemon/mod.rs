@@ -48,8 +48,8 @@ use crate::keeper::wire::{News, Order};
 use crate::keeper::{CHANNEL_FD, LISTENER_FD};
 use crate::logs::{LogThread, own};
 use crate::paths::Home;
-use crate::process::channel;
 use crate::process::reap::Ended;
+use crate::process::{channel, spawn};
 
 /// How many events a slow reader of the event stream may lag behind.
 const EVENT_BACKLOG: usize = 1024;
@@ -64,7 +64,7 @@ pub fn main(home: &Home) -> io::Result<()> {
     let listener = StdListener::from(channel::inherited(LISTENER_FD).map_err(|_| not_by_hand())?);
     listener.set_nonblocking(true)?;
     let _ = nix::sys::prctl::set_name(c"rsm-daemon");
-    raise_open_files();
+    let _ = spawn::raise_open_files(); // what cannot be raised has to do
     own::init(home, tracing::level_filters::LevelFilter::INFO)?;
     let log_thread = LogThread::start()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -85,14 +85,6 @@ fn not_by_hand() -> io::Error {
         io::ErrorKind::InvalidInput,
         "`rsm daemon` is started by the keeper; use any other command",
     )
-}
-
-/// Each run keeps some descriptors here.
-fn raise_open_files() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    }
 }
 
 async fn run(

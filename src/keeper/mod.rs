@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
@@ -104,7 +103,7 @@ impl<'a> Keeper<'a> {
             daemon: None,
             start_at: Some(Instant::now()),
             pause: Duration::ZERO,
-            nofile: raise_open_files(),
+            nofile: spawn::raise_open_files(),
             terminate: false,
             terminate_told: false,
             last_grace: None,
@@ -351,12 +350,4 @@ fn send_waiting(to: BorrowedFd<'_>, news: &News, fds: &[BorrowedFd<'_>]) -> bool
             Err(_) => return false,
         }
     }
-}
-
-/// Raises our own limit of open files as far as allowed (each run keeps some descriptors here),
-/// and returns the former one for the children.
-fn raise_open_files() -> Option<(u64, u64)> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok()?;
-    Some((soft, hard))
 }

@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 
 use super::wire::News;
 use crate::exit::StartStep;
+use crate::process::proc_fs::Stat;
 use crate::process::reap::Ended;
 use crate::process::spawn::{self, Forked};
 
@@ -40,7 +41,7 @@ impl Runs {
     pub fn add(&mut self, id: u64, forked: Forked, kept: Vec<OwnedFd>) {
         let Forked { pid, report } = forked;
         // A zombie's stat stays readable, and we alone reap it: this cannot be someone else's.
-        let start_time = start_time(pid);
+        let start_time = Stat::of(pid).map_or(0, |stat| stat.start_time);
         let report = Some(report);
         let (ended, failed, owes_start, owes_end) = (None, None, false, false);
         self.0.push(Run { id, pid, start_time, kept, report, ended, failed, owes_start, owes_end });
@@ -159,12 +160,4 @@ impl Run {
         self.owes_start = !tell(&news);
         (!self.owes_start).then_some(())
     }
-}
-
-/// Field 22 of `/proc/PID/stat`, counted after the command's closing parenthesis, since the
-/// command may hold anything.
-fn start_time(pid: i32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let after = stat.rfind(')').map_or("", |at| &stat[at + 1..]);
-    after.split_ascii_whitespace().nth(19).and_then(|field| field.parse().ok()).unwrap_or(0)
 }

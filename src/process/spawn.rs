@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
 use nix::unistd::{ForkResult, Gid, Uid};
 use serde::{Deserialize, Serialize};
@@ -166,6 +166,14 @@ fn open_session() -> nix::Result<()> {
         unsafe { sigaction(signal, &default) }?;
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+}
+
+/// Raises our own limit of open files as far as allowed (daemon and keeper keep some descriptors
+/// for each run), and returns the former one for the children.
+pub fn raise_open_files() -> Option<(u64, u64)> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok()?;
+    Some((soft, hard))
 }
 
 fn restore_limits(nofile: Option<(u64, u64)>) -> nix::Result<()> {
