@@ -109,9 +109,10 @@ fn adopted(
             let mut found = Vec::new();
             descend(child, &mut found, &mut seen);
             left.entry(run).or_default().extend(found.into_iter().map(|member| member.process));
-        } else if stat.exiting && !stat.is_dead() {
+        } else if Stat::of(child).is_ok_and(|now| now.exiting && !now.is_dead()) {
             // Nobody can tell any more whose it was, and it has yet to leave its children to the keeper.
-            // Until then none of these runs is over.
+            // Until then none of these runs is over. (Asked only now: it may have begun to end between
+            // the first look and the reading of its environment, which then fails.)
             for run in runs {
                 left.entry(run.run).or_default().push(ProcessRef { pid: child, start_time: stat.start_time });
             }
