@@ -59,3 +59,4 @@ pub mod paths;
 pub mod process;
 pub mod serve;
 pub mod spec;
+pub mod version;

@@ -47,9 +47,7 @@ impl Session {
     /// None runs, or it cannot be talked to.
     pub(super) async fn connect(&self) -> Result<Client, Error> {
         match Client::connect(&self.home).await {
-            Err(ClientError::NotRunning { .. }) if self.home.state().exists() => {
-                self.connect_or_launch().await
-            }
+            Err(ClientError::NotRunning { .. }) if self.home.has_state() => self.connect_or_launch().await,
             connected => connected.map_err(|error| self.failed(error)),
         }
     }

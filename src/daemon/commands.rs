@@ -49,6 +49,10 @@ impl<W: World> Supervisor<W> {
                 let _ = reply.send(self.look(selectors.as_deref()));
             }
             Command::Running(reply) => drop(reply.send(self.running())),
+            Command::Freeze(reply) => {
+                self.freeze();
+                let _ = reply.send(());
+            }
             Command::Snapshot(reply) => {
                 let state = saved::write(&self.instances, self.next_id, self.last_run);
                 let _ = reply.send((self.instances.len(), state));

@@ -93,10 +93,22 @@ impl Handle {
         answer.await.map_err(|_| gone())
     }
 
+    /// Nothing is decided any more: what has been is saved, and left to the daemon that follows.
+    pub async fn freeze(&self) {
+        let (reply, frozen) = oneshot::channel();
+        let _ = self.queue.send(Input::Command(Command::Freeze(reply)));
+        let _ = frozen.await; // a loop that has ended decides nothing either
+    }
+
     /// From now on nothing may be changed any more, except by who shuts down.
     /// False if that was so already.
     pub fn close(&self) -> bool {
         !self.closing.replace(true)
+    }
+
+    /// Whether a shutdown is under way.
+    pub fn is_closing(&self) -> bool {
+        self.closing.get()
     }
 
     /// Stops everything, for good. For who has called [`Handle::close`].

@@ -120,6 +120,11 @@ pub fn read(bytes: &[u8]) -> Result<Saved, SavedError> {
 }
 
 impl Saved {
+    /// The instances.
+    pub fn instances(&self) -> &[Instance] {
+        &self.instances
+    }
+
     /// The instances, by id.
     pub fn into_instances(self) -> impl Iterator<Item = Instance> {
         self.instances.into_iter()

@@ -65,6 +65,8 @@ pub enum Command {
     Running(oneshot::Sender<Vec<(u64, i32, u64)>>),
     /// The whole list, to be saved.
     Snapshot(oneshot::Sender<(usize, Vec<u8>)>),
+    /// Save, and decide nothing from now on.
+    Freeze(oneshot::Sender<()>),
 }
 
 /// All state, and the rules that cross instances.
@@ -82,6 +84,9 @@ pub struct Supervisor<W> {
     strays: BTreeMap<RunId, Stray>,
     unsaved: bool,
     apps_changed: bool,
+    /// Another daemon follows. What comes is kept unanswered until this one ends: its answer would be
+    /// that of a daemon which does nothing.
+    frozen: Option<Vec<Input>>,
 }
 
 #[derive(Debug)]
@@ -104,6 +109,7 @@ impl<W: World> Supervisor<W> {
             strays: BTreeMap::new(),
             unsaved: false,
             apps_changed: false,
+            frozen: None,
         }
     }
 
@@ -143,6 +149,9 @@ impl<W: World> Supervisor<W> {
 
     /// Handles one input. After the last one at hand comes [`Supervisor::end_of_batch`].
     pub fn handle(&mut self, input: Input) {
+        if let Some(frozen) = &mut self.frozen {
+            return frozen.push(input);
+        }
         match input {
             Input::Fact { instance, event } => self.on(instance, event),
             Input::OrphanEnded => self.orphan_ended(),
@@ -155,6 +164,9 @@ impl<W: World> Supervisor<W> {
 
     /// Hands over the changed state, then lets the answers go that vouch for it.
     pub fn end_of_batch(&mut self) {
+        if self.frozen.is_some() {
+            return;
+        }
         self.answers.extend(take_due(&mut self.waiting, &self.instances));
         if std::mem::take(&mut self.apps_changed) {
             self.world.apps_changed(&self.instances);
@@ -167,6 +179,15 @@ impl<W: World> Supervisor<W> {
         for (reply, report) in self.answers.drain(..) {
             let _ = reply.send(Ok(report)); // the client may have gone
         }
+    }
+
+    /// Decides nothing from now on.
+    pub(super) fn freeze(&mut self) {
+        self.unsaved = true;
+        self.world.flush();
+        let state = || saved::write(&self.instances, self.next_id, self.last_run);
+        self.unsaved = !self.world.save(true, &state);
+        self.frozen = Some(Vec::new());
     }
 
     /// All instances by id.

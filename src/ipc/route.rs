@@ -1,5 +1,7 @@
 //! (method, path, query, body) <-> [`Request`]: the only place that knows both. Used by both ends.
 
+use std::path::PathBuf;
+
 use hyper::Method;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use schemars::JsonSchema;
@@ -60,6 +62,14 @@ pub struct FlushBody {
     pub select: Selectors,
 }
 
+/// Body of `POST /v1/upgrade`.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpgradeBody {
+    /// The new binary, by its absolute path.
+    pub binary: PathBuf,
+}
+
 /// The body of every refusal.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Refusal {
@@ -86,6 +96,7 @@ enum Endpoint<'a> {
     ReopenLogs,
     Logs,
     Events,
+    Upgrade,
     Shutdown,
     OpenApi,
 }
@@ -116,6 +127,7 @@ pub fn to_http(request: &Request) -> Result<Parts, ApiError> {
         Request::ReopenLogs => post("/v1/logs/reopen"),
         Request::Logs(query) => get(format!("/v1/logs{}", query::of_logs(query))),
         Request::Events => get("/v1/events"),
+        Request::Upgrade { binary } => post("/v1/upgrade").with(&UpgradeBody { binary: binary.clone() })?,
         Request::Shutdown => post("/v1/shutdown"),
         Request::OpenApi => get("/v1/openapi.json"),
     };
@@ -176,6 +188,7 @@ fn find<'a>(method: &Method, segments: &[&'a str]) -> Option<Endpoint<'a>> {
         ("POST", ["logs", "reopen"]) => Endpoint::ReopenLogs,
         ("GET", ["logs"]) => Endpoint::Logs,
         ("GET", ["events"]) => Endpoint::Events,
+        ("POST", ["upgrade"]) => Endpoint::Upgrade,
         ("POST", ["shutdown"]) => Endpoint::Shutdown,
         ("GET", ["openapi.json"]) => Endpoint::OpenApi,
         _ => return None,
@@ -209,6 +222,7 @@ impl Endpoint<'_> {
             Self::ReopenLogs => bare(Request::ReopenLogs),
             Self::Logs => bare(Request::Logs(query.logs()?)),
             Self::Events => bare(Request::Events),
+            Self::Upgrade => json(body).map(|UpgradeBody { binary }| Request::Upgrade { binary }),
             Self::Shutdown => bare(Request::Shutdown),
             Self::OpenApi => bare(Request::OpenApi),
         }

@@ -3,11 +3,15 @@
 //! Linux only, as are `keeper` and `cluster`. `unsafe` stands here and there alone.
 
 pub mod channel;
+mod dead;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod oom;
 pub mod pidfd;
 pub mod proc_fs;
 pub mod reap;
 pub mod signal;
 pub mod spawn;
+pub mod stdio;
 pub mod tree;
+pub mod watched;

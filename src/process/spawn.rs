@@ -9,15 +9,16 @@ use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
-use nix::unistd::{ForkResult, Gid, Uid};
+use nix::unistd::{ForkResult, Gid, Pid, Uid};
 use serde::{Deserialize, Serialize};
 
+use super::oom;
 use crate::exit::StartStep;
 use crate::spec::Account;
 
@@ -64,12 +65,13 @@ pub struct Forked {
 /// No pipe or no process could be made.
 pub fn fork(order: Order, fds: Vec<OwnedFd>, nofile: Option<(u64, u64)>) -> nix::Result<Forked> {
     let (report, child_end) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+    let parent = nix::unistd::getpid();
     // SAFETY: the caller has one thread (the keeper's contract), so no lock can be held across the
     // fork by a thread that is not copied.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => Ok(Forked { pid: child.as_raw(), report }),
         ForkResult::Child => {
-            let (step, errno) = become_program(order, fds, nofile);
+            let (step, errno) = become_program(parent, order, fds, nofile);
             let mut word = [0; 8];
             word[..4].copy_from_slice(&(step as u32).to_ne_bytes());
             word[4..].copy_from_slice(&(errno as i32).to_ne_bytes());
@@ -90,6 +92,27 @@ pub fn leave_caller() -> nix::Result<()> {
         ForkResult::Parent { .. } => std::process::exit(0),
         ForkResult::Child => nix::unistd::setsid().map(drop),
     }
+}
+
+/// Executes another program in this very process, which goes on to have the descriptors `passed`.
+/// All other threads end.
+///
+/// Only returns if that fails; the descriptors are close-on-exec then.
+pub fn become_another(program: &Path, argv: &[&str], passed: &[RawFd]) -> Errno {
+    let strings = || argv.iter().map(|text| CString::new(*text)).collect::<Result<Vec<_>, _>>();
+    let (Ok(argv), Ok(program)) = (strings(), CString::new(program.as_os_str().as_bytes())) else {
+        return Errno::EINVAL;
+    };
+    let mark = |flags: libc::c_int| {
+        passed.iter().for_each(|fd| {
+            // SAFETY: only the flags of this number are changed, which is open by the contract.
+            let _ = unsafe { libc::fcntl(*fd, libc::F_SETFD, flags) };
+        });
+    };
+    mark(0);
+    let Err(errno) = nix::unistd::execv(&program, &argv);
+    mark(libc::FD_CLOEXEC);
+    errno
 }
 
 /// Closes whatever the caller had open besides the standard three: a lock it holds, or a pipe that
@@ -117,7 +140,16 @@ pub fn failed_step(report: &[u8]) -> Option<(StartStep, i32)> {
 }
 
 /// Does all steps in turn; returns only when one failed.
-fn become_program(order: Order, fds: Vec<OwnedFd>, nofile: Option<(u64, u64)>) -> (StartStep, Errno) {
+fn become_program(
+    parent: Pid,
+    order: Order,
+    fds: Vec<OwnedFd>,
+    nofile: Option<(u64, u64)>,
+) -> (StartStep, Errno) {
+    // Should the keeper die before the program runs, nobody would know of this process.
+    if let Err(errno) = die_with(parent) {
+        return (StartStep::Fork, errno);
+    }
     let launch = match order {
         Order::Ready(launch) => *launch,
         Order::File(file) => match read_order(file) {
@@ -143,7 +175,17 @@ fn become_program(order: Order, fds: Vec<OwnedFd>, nofile: Option<(u64, u64)>) -
             return (step, errno);
         }
     }
+    // A change of user has taken the promise back.
+    if let Err(errno) = die_with(parent) {
+        return (StartStep::Fork, errno);
+    }
     (StartStep::Exec, exec(&launch))
+}
+
+/// Ends this process as soon as its parent does.
+fn die_with(parent: Pid) -> nix::Result<()> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if nix::unistd::getppid() == parent { Ok(()) } else { Err(Errno::ESRCH) }
 }
 
 fn read_order(file: OwnedFd) -> nix::Result<Launch> {
@@ -177,6 +219,7 @@ pub fn raise_open_files() -> Option<(u64, u64)> {
 }
 
 fn restore_limits(nofile: Option<(u64, u64)>) -> nix::Result<()> {
+    oom::as_before();
     nofile.map_or(Ok(()), |(soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, soft, hard))
 }
 
@@ -227,6 +270,8 @@ fn exec(launch: &Launch) -> Errno {
         |list: &[String]| list.iter().map(|text| CString::new(text.as_str())).collect::<Result<Vec<_>, _>>();
     let (Ok(argv), Ok(env)) = (strings(&launch.argv), strings(&launch.env)) else { return Errno::EINVAL };
     let Ok(program) = CString::new(launch.program.as_os_str().as_bytes()) else { return Errno::EINVAL };
+    // From here on it lives by itself: its mark tells whose it is.
+    let _ = nix::sys::prctl::set_pdeathsig(None);
     match nix::unistd::execve(&program, &argv, &env) {
         Err(errno) => errno,
     }

@@ -9,7 +9,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::pidfd::ProcessRef;
-use super::proc_fs::{Stat, children, variable};
+use super::proc_fs::{Stat, all, children, variable};
 
 /// The keeper's children are looked through so often at most, when others keep coming.
 const MOST_LOOKS: u32 = 16;
@@ -30,6 +30,53 @@ pub struct RunLeft {
     pub run: u64,
     /// Its first process.
     pub leader: ProcessRef,
+    /// Where its orphans are.
+    pub orphans: Orphans,
+}
+
+/// Who took in what a run left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Orphans {
+    /// The keeper, whose child the run's first process was.
+    AtKeeper,
+    /// Whoever adopts on this machine: the keeper that began the run is dead.
+    Anywhere,
+    /// The same, and nobody saw the first process end: what has its pid as session or group may be a
+    /// stranger's by now.
+    AnywhereUnseen,
+}
+
+/// By what variable of its environment a process is known as one of ours: the run's number and,
+/// since runs of another rsm bear the same numbers, whose it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark<'a> {
+    /// The variable.
+    pub name: &'a str,
+    /// What tells our runs from those of others.
+    pub owner: &'a str,
+}
+
+impl Mark<'_> {
+    /// The variable's value for a run.
+    pub fn value(&self, run: u64) -> String {
+        format!("{run}@{}", self.owner)
+    }
+
+    /// The run that a process belongs to by its environment.
+    fn of(&self, pid: i32) -> Option<u64> {
+        let value = variable(pid, self.name)?;
+        let (run, owner) = value.split_once('@')?;
+        run.parse().ok().filter(|_| owner == self.owner)
+    }
+}
+
+/// The first processes of all runs that bear this mark and whose sessions they lead.
+pub fn marked_leaders(mark: &Mark<'_>) -> Vec<(u64, ProcessRef)> {
+    let leader = |pid: i32| {
+        let stat = Stat::of(pid).ok().filter(|stat| stat.session == pid && !stat.is_dead())?;
+        Some((mark.of(pid)?, ProcessRef { pid, start_time: stat.start_time }))
+    };
+    all().into_iter().filter_map(leader).collect()
 }
 
 /// The tree below a live process, that one first. Zombies are left out: they are gone but for the
@@ -63,20 +110,18 @@ fn descend(pid: i32, found: &mut Vec<Member>, seen: &mut HashSet<i32>) {
 pub fn remains(
     keeper: i32,
     runs: &[RunLeft],
-    mark: &str,
+    mark: &Mark<'_>,
     live: &HashSet<i32>,
 ) -> HashMap<u64, Vec<ProcessRef>> {
+    let (ours, others): (Vec<RunLeft>, Vec<RunLeft>) =
+        runs.iter().partition(|run| run.orphans == Orphans::AtKeeper);
     let mut left = HashMap::new();
-    let mut there = children(keeper, 1);
-    for _ in 0..MOST_LOOKS {
-        left = adopted(&there, runs, mark, live);
-        // One that ended meanwhile may have left its children to the keeper after we had its list.
-        let now = children(keeper, 1);
-        let came = now.iter().any(|child| !live.contains(child) && !there.contains(child));
-        there = now;
-        if !came {
-            break;
-        }
+    if !ours.is_empty() {
+        left.extend(adopted(|| children(keeper, 1), &ours, mark, live));
+    }
+    if !others.is_empty() {
+        let known = |pid: &i32| *pid != keeper && *pid > 1;
+        left.extend(adopted(|| all().into_iter().filter(known).collect(), &others, mark, live));
     }
     // A leader that nobody is the parent of any more (the keeper died) may still be there.
     for run in runs {
@@ -87,14 +132,37 @@ pub fn remains(
     left
 }
 
-/// What of the keeper's children belongs to these runs, and all below it.
+/// What belongs to these runs among the processes that `look` gives, and all below it.
 fn adopted(
-    there: &[i32],
+    look: impl Fn() -> Vec<i32>,
     runs: &[RunLeft],
-    mark: &str,
+    mark: &Mark<'_>,
     live: &HashSet<i32>,
 ) -> HashMap<u64, Vec<ProcessRef>> {
-    let by_leader: HashMap<i32, u64> = runs.iter().map(|left| (left.leader.pid, left.run)).collect();
+    let mut there = look();
+    let mut left = HashMap::new();
+    for _ in 0..MOST_LOOKS {
+        left = belonging(&there, runs, mark, live);
+        // One that ended meanwhile may have left its children to the keeper after we had its list.
+        let now = look();
+        let came = now.iter().any(|child| !live.contains(child) && !there.contains(child));
+        there = now;
+        if !came {
+            break;
+        }
+    }
+    left
+}
+
+fn belonging(
+    there: &[i32],
+    runs: &[RunLeft],
+    mark: &Mark<'_>,
+    live: &HashSet<i32>,
+) -> HashMap<u64, Vec<ProcessRef>> {
+    let seen_to_the_end = runs.iter().filter(|left| left.orphans != Orphans::AnywhereUnseen);
+    let by_leader: HashMap<i32, u64> = seen_to_the_end.map(|left| (left.leader.pid, left.run)).collect();
+    let at_keeper = runs.iter().all(|left| left.orphans == Orphans::AtKeeper);
     let numbers: HashSet<u64> = runs.iter().map(|left| left.run).collect();
     let mut left: HashMap<u64, Vec<ProcessRef>> = HashMap::new();
     let mut seen = HashSet::new();
@@ -104,12 +172,12 @@ fn adopted(
     for child in there.iter().copied().filter(|child| *child != me && !live.contains(child)) {
         let Ok(stat) = Stat::of(child) else { continue };
         let by_session = by_leader.get(&stat.session).or_else(|| by_leader.get(&stat.group)).copied();
-        let by_mark = || variable(child, mark)?.parse().ok().filter(|run| numbers.contains(run));
+        let by_mark = || mark.of(child).filter(|run| numbers.contains(run));
         if let Some(run) = by_session.or_else(by_mark) {
             let mut found = Vec::new();
             descend(child, &mut found, &mut seen);
             left.entry(run).or_default().extend(found.into_iter().map(|member| member.process));
-        } else if Stat::of(child).is_ok_and(|now| now.exiting && !now.is_dead()) {
+        } else if at_keeper && Stat::of(child).is_ok_and(|now| now.exiting && !now.is_dead()) {
             // Nobody can tell any more whose it was, and it has yet to leave its children to the keeper.
             // Until then none of these runs is over. (Asked only now: it may have begun to end between
             // the first look and the reading of its environment, which then fails.)
@@ -130,9 +198,16 @@ mod tests {
     /// adopts. Tests run beside each other, so what other ones left is nobody's here.
     fn left_of(app: &Fixture, run: u64) -> Vec<ProcessRef> {
         let me = std::process::id().cast_signed();
-        let runs = [RunLeft { run, leader: app.leader() }];
-        remains(me, &runs, "RSM_RUN", &HashSet::new()).remove(&run).unwrap_or_default()
+        let look = |orphans| {
+            let runs = [RunLeft { run, leader: app.leader(), orphans }];
+            remains(me, &runs, &MARK, &HashSet::new()).remove(&run).unwrap_or_default()
+        };
+        let left = look(Orphans::AtKeeper);
+        assert_eq!(look(Orphans::Anywhere), left);
+        left
     }
+
+    const MARK: Mark<'static> = Mark { name: "RSM_RUN", owner: "/fixture" };
 
     fn number(app: &Fixture) -> u64 {
         app.run.parse().unwrap()
@@ -185,8 +260,17 @@ mod tests {
         app.line();
         app.kill_leader();
         assert_eq!(left_of(&app, number(&app)), [orphan]);
-        let runs = [RunLeft { run: number(&app), leader: app.leader() }];
+        let orphans = Orphans::AtKeeper;
+        let runs = [RunLeft { run: number(&app), leader: app.leader(), orphans }];
         let live = HashSet::from([orphan.pid]);
-        assert!(remains(std::process::id().cast_signed(), &runs, "RSM_RUN", &live).is_empty());
+        assert!(remains(std::process::id().cast_signed(), &runs, &MARK, &live).is_empty());
+        // One whose first process nobody saw end is known by its mark alone.
+        let runs = [RunLeft { orphans: Orphans::AnywhereUnseen, ..runs[0] }];
+        let by_mark = |owner| {
+            let mark = Mark { owner, ..MARK };
+            remains(std::process::id().cast_signed(), &runs, &mark, &HashSet::new()).remove(&number(&app))
+        };
+        assert_eq!(by_mark("/fixture"), Some(vec![orphan]));
+        assert_eq!(by_mark("/another"), None);
     }
 }
