@@ -38,10 +38,10 @@ pub(super) async fn upgrade(args: Upgrade, session: &Session) -> Result<(), Erro
         return Ok(());
     };
     let before: Pong = client.call(&Request::Ping).await.map_err(|error| session.failed(error))?;
-    match client.call::<serde_json::Value>(&Request::Upgrade { binary: binary.clone() }).await {
-        Err(ClientError::Refused(error)) => return Err(session.failed(ClientError::Refused(error))),
-        // It makes place.
-        Ok(_) | Err(_) => {}
+    let asked = client.bytes(&Request::Upgrade { binary: binary.clone() }).await;
+    // Otherwise it makes place, and has no answer.
+    if let Err(ClientError::Refused(error)) = asked {
+        return Err(session.failed(ClientError::Refused(error)));
     }
     let after = session.wait("the new version to take over", successor(session, before.pid)).await?;
     match after.upgrade {

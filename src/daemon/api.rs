@@ -203,18 +203,19 @@ impl Api {
         Answer::Stream(lines)
     }
 
-    async fn signal(&self, select: Selectors, name: &str) -> Result<Answer, ApiError> {
+    async fn signal(&self, handle: &Handle, select: Selectors, name: &str) -> Result<Answer, ApiError> {
         let Some(number) = signal::parse(name) else {
             return Err(ApiError::new(ErrorCode::Invalid, format!("\"{name}\" is no signal"))
                 .hint("Use a name such as SIGUSR2 or HUP; `kill -l` lists them."));
         };
-        json(&self.0.handle.signal(select, number).await?)
+        json(&handle.signal(select, number).await?)
     }
 }
 
 impl Service for Api {
-    async fn answer(&self, request: Request) -> Result<Answer, ApiError> {
+    async fn answer(&self, request: Request, key: Option<String>) -> Result<Answer, ApiError> {
         let Parts { home, handle, logs, saver, .. } = &*self.0;
+        let handle = &handle.keyed(key);
         match request {
             Request::Ping => json(&Pong {
                 version: version().to_owned(),
@@ -229,7 +230,7 @@ impl Service for Api {
             Request::Start(apps) => self.saved(handle.start(apps).await).await,
             Request::Act(action, on) => self.saved(handle.act(action, on).await).await,
             Request::Scale { name, to } => self.saved(handle.scale(name, to).await).await,
-            Request::Signal { select, signal } => self.signal(select, &signal).await,
+            Request::Signal { select, signal } => self.signal(handle, select, &signal).await,
             Request::Save { force } => json(&dump::save(handle, saver, home, force).await?),
             Request::Resurrect => {
                 let (saved, note) = dump::load(home)?;

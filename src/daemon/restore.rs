@@ -3,7 +3,7 @@
 //! The state lies with the keeper, in memory, and on the disk for the case that the keeper is gone,
 //! too. There the generation before is kept, and what was saved by `rsm save` is the last resort.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
@@ -12,6 +12,7 @@ use std::path::Path;
 use super::keeper_link::{Kept, KeptRun};
 use super::saved::{self, Saved, SavedError};
 use super::saver;
+use crate::instance::Instance;
 use crate::instance::life::RunId;
 use crate::instance::state::State;
 use crate::paths::Home;
@@ -100,36 +101,44 @@ fn same_boot(home: &Home) -> bool {
 
 /// Runs of ours that outlived daemon and keeper: those that the state names, by pid and start time,
 /// and those that were begun too late to be in it, by their mark. With each come its output pipes.
-pub fn survivors(found: &Found, kept: &Kept, mark: &tree::Mark<'_>) -> Vec<KeptRun> {
+/// `found` learns which numbers are taken.
+pub fn survivors(found: &mut Found, kept: &Kept, mark: &tree::Mark<'_>) -> Vec<KeptRun> {
     let known: BTreeSet<RunId> = kept.runs.iter().map(|run| run.run).collect();
-    let named = found.saved.instances().iter().filter_map(|instance| match &instance.life.state {
-        State::Online { process } | State::Stopping { process, .. } => {
-            let run = RunId { instance: instance.id, number: process.run };
-            let process = ProcessRef { pid: process.pid, start_time: process.start_time };
-            (process.pid > 0 && process.runs()).then_some((run, process))
-        }
-        State::Stopped
-        | State::Spawning { .. }
-        | State::Clearing { .. }
-        | State::Waiting { .. }
-        | State::Errored { .. } => None,
-    });
-    let mut runs: Vec<(RunId, ProcessRef)> = named.filter(|(run, _)| !known.contains(run)).collect();
-    let taken: BTreeSet<RunId> = known.iter().copied().chain(runs.iter().map(|(run, _)| *run)).collect();
-    let marked = tree::marked_leaders(mark).into_iter();
-    let marked = marked.map(|(run, process)| (RunId::from_u64(run), process));
-    runs.extend(marked.filter(|(run, process)| {
-        let unknown = found.incomplete && !found.saved.instances().iter().any(|it| it.id == run.instance);
-        if unknown {
-            // Its state is lost, and it may be all that somebody has: it is not ours to end.
-            let pid = process.pid;
+    let named: BTreeMap<RunId, ProcessRef> = found.saved.instances().iter().filter_map(named).collect();
+    let mut runs: Vec<(RunId, ProcessRef)> =
+        named.iter().filter(|(_, process)| process.runs()).map(|(run, process)| (*run, *process)).collect();
+    for (run, leader) in tree::marked(mark) {
+        let run = RunId::from_u64(run);
+        let has_instance = found.saved.instances().iter().any(|instance| instance.id == run.instance);
+        if found.incomplete && !has_instance {
+            // What state it had is lost, and it may be all that somebody has: it is not ours to end.
+            let pid = leader.map(|leader| leader.pid);
             tracing::error!(pid, "an app of this rsm runs that no state tells of; it is left alone");
+            // What is started from now on must not be taken for it.
+            found.saved.last_run = found.saved.last_run.max(run.number);
+        } else if !named.contains_key(&run) {
+            // Without its first process it is told as ended, and what is left of it is cleared away.
+            runs.push((run, leader.unwrap_or(ProcessRef { pid: 0, start_time: 0 })));
         }
-        !unknown && !taken.contains(run)
-    }));
+    }
+    runs.retain(|(run, _)| !known.contains(run));
     runs.into_iter()
         .map(|(run, process)| KeptRun { run, process, fds: pipes(process), child: false })
         .collect()
+}
+
+/// The process that an instance has by its state.
+fn named(instance: &Instance) -> Option<(RunId, ProcessRef)> {
+    let process = match &instance.life.state {
+        State::Online { process } | State::Stopping { process, .. } | State::Clearing { process, .. } => {
+            process
+        }
+        State::Stopped | State::Spawning { .. } | State::Waiting { .. } | State::Errored { .. } => {
+            return None;
+        }
+    };
+    let run = RunId { instance: instance.id, number: process.run };
+    Some((run, ProcessRef { pid: process.pid, start_time: process.start_time }))
 }
 
 /// The read ends of the output pipes that we once gave to a process. One that it has closed or

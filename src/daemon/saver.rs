@@ -228,13 +228,15 @@ fn write_private(path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, VecDeque};
+
     use super::*;
 
     #[test]
     fn a_dump_keeps_the_one_before() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("dump.json");
-        let list = |next_id| saved::write(&std::collections::BTreeMap::new(), next_id, 0);
+        let list = |next_id| saved::write(&BTreeMap::new(), next_id, 0, &VecDeque::new());
         for next_id in 1..=3 {
             write_dump(&path, &list(next_id)).unwrap();
         }

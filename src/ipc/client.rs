@@ -1,8 +1,8 @@
 //! The clients' end: one connection, one request after another.
 //!
 //! The keeper holds the listening socket, so a daemon that dies and comes back is, to a client, a
-//! connection that breaks and can be made anew at once. What cannot have had an effect is asked
-//! again on a new one; what may have had one is reported as lost.
+//! connection that breaks and can be made anew at once. What was asked is asked again on a new one;
+//! changes bear a key by which a daemon knows that one before it was asked already.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -30,6 +30,8 @@ use crate::paths::Home;
 #[cfg(test)]
 mod tests;
 
+/// A request is asked so often at most. One that kills daemon after daemon must come to an end.
+const MOST_TRIES: u32 = 4;
 /// A connection that was idle for longer is not used again: the server closes it after 10 s, and
 /// a request that meets the close is lost.
 const FRESH: Duration = Duration::from_secs(5);
@@ -126,7 +128,24 @@ impl Client {
     /// # Errors
     /// The daemon refuses or goes away.
     pub async fn bytes(&mut self, request: &Request) -> Result<Bytes, ClientError> {
-        let (answer, requests) = self.ask(request).await?;
+        let key = random_key();
+        let mut tries = 1;
+        loop {
+            let lost = match self.try_bytes(request, &key).await {
+                Err(ClientError::Lost(lost)) => lost,
+                answer => return answer,
+            };
+            // These two end the daemon that they ask: to lose the connection is what they lead to.
+            let ends_it = matches!(request, Request::Shutdown | Request::Upgrade { .. });
+            if ends_it || tries == MOST_TRIES || open(&self.socket).await.is_err() {
+                return Err(ClientError::Lost(lost));
+            }
+            tries += 1;
+        }
+    }
+
+    async fn try_bytes(&mut self, request: &Request, key: &str) -> Result<Bytes, ClientError> {
+        let (answer, requests) = self.ask(request, key).await?;
         let bytes = whole(answer).await?;
         (self.requests, self.used) = (Some(requests), Instant::now());
         Ok(bytes)
@@ -137,18 +156,22 @@ impl Client {
     /// # Errors
     /// The daemon refuses or goes away.
     pub async fn stream(&mut self, request: &Request) -> Result<Lines, ClientError> {
-        let (answer, requests) = self.ask(request).await?;
+        let (answer, requests) = self.ask(request, &random_key()).await?;
         Ok(Lines { body: answer.into_body(), rest: BytesMut::new(), over: false, _requests: requests })
     }
 
-    async fn ask(&mut self, request: &Request) -> Result<(Response<Incoming>, Requests), ClientError> {
+    async fn ask(
+        &mut self,
+        request: &Request,
+        key: &str,
+    ) -> Result<(Response<Incoming>, Requests), ClientError> {
         let parts = route::to_http(request).map_err(ClientError::Refused)?;
         if parts.body.len() > route::LONGEST_BODY {
             // The server would hang up in the middle, and why would be lost.
             let text = format!("the request is longer than {} MiB", route::LONGEST_BODY >> 20);
             return Err(ClientError::Refused(ApiError::new(ErrorCode::TooLarge, text)));
         }
-        let request = to_hyper(&parts)?;
+        let request = to_hyper(&parts, key)?;
         let again = request.clone();
         let mut requests = self.connection().await?;
         let answer = match requests.try_send_request(request).await {
@@ -180,9 +203,20 @@ fn harmless(parts: &route::Parts, failure: &hyper::Error) -> bool {
     parts.method == Method::GET && !failure.is_parse()
 }
 
-fn to_hyper(parts: &route::Parts) -> Result<hyper::Request<Full<Bytes>>, ClientError> {
+/// A word for a request that no other one has.
+fn random_key() -> String {
+    use std::hash::{BuildHasher, Hasher};
+    // Its keys come from the system's randomness.
+    let random = || std::collections::hash_map::RandomState::new().build_hasher().finish();
+    format!("{:016x}{:016x}", random(), random())
+}
+
+fn to_hyper(parts: &route::Parts, key: &str) -> Result<hyper::Request<Full<Bytes>>, ClientError> {
     let mut request =
         hyper::Request::builder().method(parts.method.clone()).uri(parts.target.as_str()).header(HOST, "rsm");
+    if parts.method != Method::GET {
+        request = request.header(route::KEY, key);
+    }
     if !parts.body.is_empty() {
         request = request.header(CONTENT_TYPE, "application/json");
     }

@@ -36,6 +36,13 @@ pub struct Parts {
     pub body: Vec<u8>,
 }
 
+/// The header with the client's word for a request that changes something. Asked again by the same
+/// word, also of another daemon after the first one died, it is answered and not carried out twice.
+pub const KEY: &str = "idempotency-key";
+
+/// Longest such word, in bytes.
+pub const LONGEST_KEY: usize = 64;
+
 /// Body of `POST /v1/instances/signal`.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

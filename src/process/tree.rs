@@ -6,7 +6,7 @@
 //! not give away while a member lives) or by the mark in its environment. One that opened a session
 //! of its own and cleaned its environment and lost its parent is not found this way.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::pidfd::ProcessRef;
 use super::proc_fs::{Stat, all, children, variable};
@@ -70,13 +70,20 @@ impl Mark<'_> {
     }
 }
 
-/// The first processes of all runs that bear this mark and whose sessions they lead.
-pub fn marked_leaders(mark: &Mark<'_>) -> Vec<(u64, ProcessRef)> {
-    let leader = |pid: i32| {
-        let stat = Stat::of(pid).ok().filter(|stat| stat.session == pid && !stat.is_dead())?;
-        Some((mark.of(pid)?, ProcessRef { pid, start_time: stat.start_time }))
-    };
-    all().into_iter().filter_map(leader).collect()
+/// All runs of which a process bears this mark, with their first process: of those that lead a
+/// session the oldest. None where no process of the run leads one: the first one is gone.
+pub fn marked(mark: &Mark<'_>) -> BTreeMap<u64, Option<ProcessRef>> {
+    let mut runs: BTreeMap<u64, Option<ProcessRef>> = BTreeMap::new();
+    for pid in all() {
+        let Some(stat) = Stat::of(pid).ok().filter(|stat| !stat.is_dead()) else { continue };
+        let Some(run) = mark.of(pid) else { continue };
+        let oldest = runs.entry(run).or_default();
+        let older = |other: ProcessRef| (stat.start_time, pid) < (other.start_time, other.pid);
+        if stat.session == pid && oldest.is_none_or(older) {
+            *oldest = Some(ProcessRef { pid, start_time: stat.start_time });
+        }
+    }
+    runs
 }
 
 /// The tree below a live process, that one first. Zombies are left out: they are gone but for the
@@ -249,7 +256,8 @@ mod tests {
         }
         app.kill_leader();
         assert_eq!(left_of(&app, number(&app)), [orphan]);
-        let other = Fixture::sh("exit 0");
+        let mut other = Fixture::sh("exit 0");
+        other.wait();
         assert!(left_of(&app, number(&other)).is_empty(), "nothing but the mark says whose it is");
     }
 
