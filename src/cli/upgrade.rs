@@ -10,7 +10,7 @@ use super::output;
 use super::session::Session;
 use crate::daemon;
 use crate::error::Error;
-use crate::ipc::client::ClientError;
+use crate::ipc::client::{Client, ClientError};
 use crate::ipc::message::{Pong, Request, UpgradeOutcome};
 use crate::version::version;
 
@@ -37,6 +37,7 @@ pub(super) async fn upgrade(args: Upgrade, session: &Session) -> Result<(), Erro
         session.note(format_args!("no daemon runs: the next one to start is rsm {}", version()));
         return Ok(());
     };
+    client.on_other_version(|_| {}); // that is what this is for
     let before: Pong = client.call(&Request::Ping).await.map_err(|error| session.failed(error))?;
     let asked = client.bytes(&Request::Upgrade { binary: binary.clone() }).await;
     // Otherwise it makes place, and has no answer.
@@ -68,12 +69,10 @@ pub(super) async fn upgrade(args: Upgrade, session: &Session) -> Result<(), Erro
 async fn successor(session: &Session, former: i32) -> Result<Pong, Error> {
     let begin = Instant::now();
     loop {
-        let asked = async {
-            session.connect().await?.call::<Pong>(&Request::Ping).await.map_err(|error| session.failed(error))
-        };
+        let asked = async { Client::connect(&session.home).await?.call::<Pong>(&Request::Ping).await };
         match asked.await {
             Ok(pong) if pong.pid != former => return Ok(pong),
-            Err(error) if begin.elapsed() > PATIENCE => return Err(error),
+            Err(error) if begin.elapsed() > PATIENCE => return Err(session.failed(error)),
             Ok(_) | Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }

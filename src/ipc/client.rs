@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use super::message::{ApiError, ErrorCode, Request};
 use super::route;
 use crate::paths::Home;
+use crate::version::version;
 
 #[cfg(test)]
 mod tests;
@@ -101,6 +102,8 @@ pub struct Client {
     /// None after a stream has taken the connection along.
     requests: Option<Requests>,
     used: Instant,
+    /// Told once if the daemon is of another version.
+    other_version: Option<fn(&str)>,
 }
 
 impl Client {
@@ -111,7 +114,12 @@ impl Client {
     pub async fn connect(home: &Home) -> Result<Self, ClientError> {
         let socket = home.socket();
         let requests = open(&socket).await?;
-        Ok(Self { socket, requests: Some(requests), used: Instant::now() })
+        Ok(Self { socket, requests: Some(requests), used: Instant::now(), other_version: None })
+    }
+
+    /// Has `tell` called, once, with the daemon's version if that is not ours.
+    pub fn on_other_version(&mut self, tell: fn(&str)) {
+        self.other_version = Some(tell);
     }
 
     /// Asks, and reads the answer.
@@ -182,8 +190,18 @@ impl Client {
             }
             answer => answer.map_err(|failed| failed.into_error()),
         };
-        let answer = accepted(answer.map_err(lost)?).await?;
-        Ok((answer, requests))
+        let answer = answer.map_err(lost)?;
+        self.look_at_version(&answer);
+        Ok((accepted(answer).await?, requests))
+    }
+
+    fn look_at_version(&mut self, answer: &Response<Incoming>) {
+        let theirs = answer.headers().get(route::VERSION).and_then(|version| version.to_str().ok());
+        if let Some(theirs) = theirs.filter(|theirs| *theirs != version())
+            && let Some(tell) = self.other_version.take()
+        {
+            tell(theirs);
+        }
     }
 
     /// The connection, or a new one if there is none that can be trusted.

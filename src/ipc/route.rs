@@ -36,6 +36,9 @@ pub struct Parts {
     pub body: Vec<u8>,
 }
 
+/// The header with the daemon's version.
+pub const VERSION: &str = "x-rsm-version";
+
 /// The header with the client's word for a request that changes something. Asked again by the same
 /// word, also of another daemon after the first one died, it is answered and not carried out twice.
 pub const KEY: &str = "idempotency-key";

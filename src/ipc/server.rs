@@ -27,6 +27,7 @@ use self::body::Room;
 use self::stream::Lines;
 use super::message::{ApiError, ErrorCode, Request};
 use super::route;
+use crate::version::version;
 
 mod body;
 mod stream;
@@ -257,6 +258,7 @@ fn response(status: StatusCode, kind: &'static str, body: Body) -> Response<Body
     let mut response = Response::new(body);
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(route::VERSION, HeaderValue::from_static(version()));
     response
 }
 
