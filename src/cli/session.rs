@@ -53,8 +53,16 @@ impl Session {
         }
     }
 
-    /// A client that says so if the daemon is of another version.
+    /// A client that says so if the daemon is of another version, and goes on with the next one when
+    /// daemon and keeper die.
     fn minded(&self, mut client: Client) -> Client {
+        client.on_death(|socket| {
+            Box::pin(async move {
+                if let Some(home) = socket.parent().map(Home::at).filter(Home::has_state) {
+                    let _ = launch::connect_or_launch(&home).await; // why not is told by who asks again
+                }
+            })
+        });
         if !self.quiet {
             client.on_other_version(|theirs| {
                 let ours = version();

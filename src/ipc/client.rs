@@ -7,6 +7,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -32,7 +33,7 @@ use crate::version::version;
 mod tests;
 
 /// A request is asked so often at most. One that kills daemon after daemon must come to an end.
-const MOST_TRIES: u32 = 4;
+const MOST_TRIES: u32 = 8;
 /// A connection that was idle for longer is not used again: the server closes it after 10 s, and
 /// a request that meets the close is lost.
 const FRESH: Duration = Duration::from_secs(5);
@@ -104,7 +105,12 @@ pub struct Client {
     used: Instant,
     /// Told once if the daemon is of another version.
     other_version: Option<fn(&str)>,
+    /// Called when nobody answers any more.
+    revive: Option<Revive>,
 }
+
+/// Sees to it that a daemon answers where one should.
+pub type Revive = fn(PathBuf) -> Pin<Box<dyn Future<Output = ()>>>;
 
 impl Client {
     /// Connects to the daemon of this home, if there is one. Creates nothing.
@@ -114,12 +120,17 @@ impl Client {
     pub async fn connect(home: &Home) -> Result<Self, ClientError> {
         let socket = home.socket();
         let requests = open(&socket).await?;
-        Ok(Self { socket, requests: Some(requests), used: Instant::now(), other_version: None })
+        Ok(Self { socket, requests: Some(requests), used: Instant::now(), other_version: None, revive: None })
     }
 
     /// Has `tell` called, once, with the daemon's version if that is not ours.
     pub fn on_other_version(&mut self, tell: fn(&str)) {
         self.other_version = Some(tell);
+    }
+
+    /// Has `revive` called, with the socket's path, when daemon and keeper die while they are asked.
+    pub fn on_death(&mut self, revive: Revive) {
+        self.revive = Some(revive);
     }
 
     /// Asks, and reads the answer.
@@ -137,19 +148,19 @@ impl Client {
     /// The daemon refuses or goes away.
     pub async fn bytes(&mut self, request: &Request) -> Result<Bytes, ClientError> {
         let key = random_key();
-        let mut tries = 1;
-        loop {
-            let lost = match self.try_bytes(request, &key).await {
-                Err(ClientError::Lost(lost)) => lost,
-                answer => return answer,
-            };
-            // These two end the daemon that they ask: to lose the connection is what they lead to.
-            let ends_it = matches!(request, Request::Shutdown | Request::Upgrade { .. });
-            if ends_it || tries == MOST_TRIES || open(&self.socket).await.is_err() {
-                return Err(ClientError::Lost(lost));
+        // These two end the daemon that they ask: to lose the connection is what they lead to.
+        let ends_it = matches!(request, Request::Shutdown | Request::Upgrade { .. });
+        // Once one was lost nobody knows whether it was carried out, however the others failed.
+        let mut lost = None;
+        for _ in 0..if ends_it { 1 } else { MOST_TRIES } {
+            match (self.try_bytes(request, &key).await, self.revive) {
+                (Err(failed @ ClientError::Lost(_)), _) => lost = Some(failed),
+                (Err(ClientError::NotRunning { socket }), Some(revive)) => revive(socket).await,
+                (Err(failed @ ClientError::NotRunning { .. }), None) => return Err(lost.unwrap_or(failed)),
+                (answer, _) => return answer,
             }
-            tries += 1;
         }
+        Err(lost.unwrap_or_else(|| ClientError::NotRunning { socket: self.socket.clone() }))
     }
 
     async fn try_bytes(&mut self, request: &Request, key: &str) -> Result<Bytes, ClientError> {

@@ -167,7 +167,10 @@ fn belonging(
     mark: &Mark<'_>,
     live: &HashSet<i32>,
 ) -> HashMap<u64, Vec<ProcessRef>> {
-    let seen_to_the_end = runs.iter().filter(|left| left.orphans != Orphans::AnywhereUnseen);
+    // Without a first process that was ever seen there is no session either; number 0 is that of the
+    // kernel's own threads, and of processes whose session began outside of this container.
+    let seen_to_the_end =
+        runs.iter().filter(|left| left.orphans != Orphans::AnywhereUnseen && left.leader.pid > 1);
     let by_leader: HashMap<i32, u64> = seen_to_the_end.map(|left| (left.leader.pid, left.run)).collect();
     let at_keeper = runs.iter().all(|left| left.orphans == Orphans::AtKeeper);
     let numbers: HashSet<u64> = runs.iter().map(|left| left.run).collect();
@@ -259,6 +262,13 @@ mod tests {
         let mut other = Fixture::sh("exit 0");
         other.wait();
         assert!(left_of(&app, number(&other)).is_empty(), "nothing but the mark says whose it is");
+    }
+
+    #[test]
+    fn a_run_without_first_process_has_no_session() {
+        let leader = ProcessRef { pid: 0, start_time: 0 };
+        let runs = [RunLeft { run: u64::MAX, leader, orphans: Orphans::Anywhere }];
+        assert!(remains(1, &runs, &MARK, &HashSet::new()).is_empty(), "that of kernel threads is 0");
     }
 
     #[test]
