@@ -11,7 +11,7 @@ use super::handle::Handle;
 use super::keeper_link::KeeperLink;
 use super::log_stream::line;
 use super::saver::Saver;
-use super::{clock, dump, info, jlist, log_stream, upgrade, views};
+use super::{clock, dump, info, jlist, log_stream, steps, upgrade, views};
 use crate::instance::Instance;
 use crate::ipc::message::{
     ApiError, ErrorCode, EventView, ExitView, InstanceDetail, InstanceView, Pong, Report, Request, Selectors,
@@ -98,7 +98,7 @@ impl Api {
             return Err(ApiError::new(ErrorCode::Conflict, "the daemon is shutting down already"));
         }
         self.0.link.send(Order::Closing, Vec::new());
-        let report = self.0.handle.stop_all().await?;
+        let report = steps::stop_all(&self.0.handle).await?;
         self.0.closed.notify_one();
         json(&report)
     }
@@ -227,14 +227,14 @@ impl Service for Api {
             Request::Jlist => json(&jlist::jlist(&self.look(None).await?, home, &self.0.user)),
             Request::Describe(select) => json(&self.describe(select).await?),
             Request::Env(id) => self.env(id).await,
-            Request::Start(apps) => self.saved(handle.start(apps).await).await,
-            Request::Act(action, on) => self.saved(handle.act(action, on).await).await,
+            Request::Start(apps) => self.saved(steps::start(handle, apps).await).await,
+            Request::Act(action, on) => self.saved(steps::act(handle, action, on).await).await,
             Request::Scale { name, to } => self.saved(handle.scale(name, to).await).await,
             Request::Signal { select, signal } => self.signal(handle, select, &signal).await,
             Request::Save { force } => json(&dump::save(handle, saver, home, force).await?),
             Request::Resurrect => {
                 let (saved, note) = dump::load(home)?;
-                let mut report = handle.resurrect(saved).await?;
+                let mut report = steps::resurrect(handle, saved).await?;
                 report.notes.extend(note);
                 self.saved(Ok(report)).await
             }

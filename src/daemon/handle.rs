@@ -118,12 +118,17 @@ impl Handle {
         self.closing.get()
     }
 
-    /// Stops everything, for good. For who has called [`Handle::close`].
+    /// A handle for one step of what its key names.
+    pub fn step(&self, number: usize) -> Self {
+        self.keyed(self.key.as_ref().map(|key| format!("{key}/{number}")))
+    }
+
+    /// Stops these, though nothing may be changed any more.
     ///
     /// # Errors
     /// The loop has ended.
-    pub async fn stop_all(&self) -> Result<Report, ApiError> {
-        let on = ActOn { select: vec!["all".into()], ..ActOn::default() };
+    pub async fn stop_for_good(&self, select: Selectors) -> Result<Report, ApiError> {
+        let on = ActOn { select, ..ActOn::default() };
         let change = Change::Act(Action::Stop, on);
         match self.ask(|reply| Command::Change { change, key: None, reply }).await {
             Err(error) if error.code == ErrorCode::NotFound => Ok(Report::default()),

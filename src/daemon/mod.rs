@@ -23,6 +23,7 @@ pub mod saved;
 mod saver;
 pub mod select;
 pub mod settle;
+mod steps;
 pub mod supervisor;
 mod triggers;
 pub mod upgrade;

@@ -137,6 +137,12 @@ impl Saved {
         &self.instances
     }
 
+    /// A list of those instances alone that `chosen` tells.
+    pub fn only(&self, chosen: impl Fn(&Instance) -> bool) -> Self {
+        let instances = self.instances.iter().filter(|instance| chosen(instance)).cloned().collect();
+        Self { instances, done: self.done.clone(), ..*self }
+    }
+
     /// The instances, by id.
     pub fn into_instances(self) -> impl Iterator<Item = Instance> {
         self.instances.into_iter()
@@ -170,6 +176,19 @@ mod tests {
         assert_eq!(saved.into_instances().collect::<Vec<_>>(), instances.into_values().collect::<Vec<_>>());
         let text = String::from_utf8(bytes).unwrap();
         assert_eq!(text.matches("/bin/api").count(), 1, "a shared spec is written once");
+    }
+
+    /// One of each version is kept: people upgrade from any.
+    #[test]
+    fn documents_of_all_versions_are_read() {
+        for (version, text) in [(1, include_str!("../../tests/states/v1.json"))] {
+            let saved = read(text.as_bytes()).unwrap();
+            let names: Vec<&str> = saved.instances().iter().map(|instance| &*instance.spec.name).collect();
+            assert_eq!(names, ["db", "failing", "api", "api"], "version {version}");
+            let failing = &saved.instances()[1];
+            assert_eq!((failing.life.exits.len(), failing.life.restarts), (3, 2));
+        }
+        assert_eq!(VERSION, 1, "keep a document of the new version in tests/states");
     }
 
     #[test]

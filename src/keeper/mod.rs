@@ -98,6 +98,8 @@ struct Keeper<'a> {
     nofile: Option<(u64, u64)>,
     /// The binary that the next daemon is tried from.
     trial: Option<File>,
+    /// What the daemon before it had stored: the new one may store what the old one cannot read.
+    before_trial: Option<Vault>,
     /// What came of the last one, for the daemon to tell.
     upgrade: Upgrade,
     /// Apps may run that another keeper began and nobody told us of.
@@ -132,6 +134,7 @@ impl<'a> Keeper<'a> {
             pause: Duration::ZERO,
             nofile: None,
             trial: None,
+            before_trial: None,
             upgrade: Upgrade::None,
             // A lock that nobody holds may be that of a keeper that was killed.
             succeeds: true,
@@ -238,6 +241,7 @@ impl<'a> Keeper<'a> {
         if daemon.on_trial {
             // Back to the binary that served.
             self.trial = None;
+            self.vault = self.before_trial.take().unwrap_or_default();
             if self.upgrade == Upgrade::Done {
                 self.upgrade = Upgrade::Died;
             }
@@ -257,6 +261,7 @@ impl<'a> Keeper<'a> {
             Ok(daemon) => {
                 if daemon.on_trial {
                     self.upgrade = Upgrade::Done;
+                    self.before_trial = Some(self.vault.copy());
                 }
                 if let Some(channel) = &daemon.channel {
                     let (runs, vault) = (&self.runs, &self.vault);
@@ -278,6 +283,7 @@ impl<'a> Keeper<'a> {
         self.succeeds = false;
         let Some(daemon) = self.daemon.as_mut().filter(|daemon| daemon.on_trial) else { return };
         daemon.on_trial = false;
+        self.before_trial = None;
         let (pid, Some(program)) = (daemon.pid, self.trial.take()) else { return };
         let leaving = Leaving {
             listener: self.place.listener.as_fd(),
