@@ -82,7 +82,18 @@ fn what_escaped_into_another_session_dies_with_a_crash_too() {
 fn apps_that_put_themselves_in_the_background_leave_nothing() {
     let script = "#!/usr/bin/env python3\nimport os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(1000)\n    os._exit(0)\nos._exit(0)\n";
     let rsm = Rsm::new().file("back.py", script);
-    rsm.run(&["start", "./back.py", "-i", "8", "--max-restarts", "15", "--restart-delay", "1"]);
+    rsm.run(&[
+        "start",
+        "./back.py",
+        "-i",
+        "8",
+        "--max-restarts",
+        "15",
+        "--restart-delay",
+        "1",
+        "--min-uptime",
+        "60000",
+    ]);
     rsm.until_status("back", "errored");
     let home = rsm.home().to_string_lossy().into_owned();
     let found = std::process::Command::new("pgrep").args(["-f", "back.py"]).output().unwrap();
