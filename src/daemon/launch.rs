@@ -59,7 +59,8 @@ pub fn launch(
             .ok_or(StartFailure { step: StartStep::Find, errno: libc::ENOENT, what: name })?,
     };
     let env = vars.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
-    Ok(Launch { program, argv, env, cwd: spec.cwd.clone(), account: spec.account.clone(), fds: descriptors })
+    let (cwd, account) = (spec.cwd.clone(), spec.account.clone());
+    Ok(Launch { program, argv, env, cwd, account, fds: descriptors, asks: None })
 }
 
 /// Where a program is: a path stays as it is (links are followed at each start, so that a

@@ -215,6 +215,7 @@ impl<'a> Keeper<'a> {
             cwd: PathBuf::from("/"),
             account: None,
             fds: vec![1, 2, CHANNEL_FD, LISTENER_FD],
+            asks: None,
         };
         let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|_| Errno::EMFILE);
         let fds = vec![own(std::io::stdout().as_fd())?, own(std::io::stderr().as_fd())?, theirs, listener];
@@ -229,7 +230,7 @@ impl<'a> Keeper<'a> {
         let hello = News::Hello { protocol: PROTOCOL, keeper: std::process::id().cast_signed() };
         let mut heard = send_waiting(channel, &hello, &[]);
         for run in self.runs.iter().filter(|run| run.pid > 0) {
-            let fds: Vec<_> = run.kept.iter().map(AsFd::as_fd).collect();
+            let fds = run.descriptors();
             let news = News::Run { run: run.id, pid: run.pid, start_time: run.start_time };
             heard = heard && send_waiting(channel, &news, &fds);
         }
@@ -323,14 +324,18 @@ impl<'a> Keeper<'a> {
             return true;
         };
         let mut packet = [0; PACKET];
-        let mut tell = |news: &News| match channel::send(channel.as_fd(), news.write(&mut packet), &[]) {
+        let mut tell = |news: &News, fds: &[BorrowedFd<'_>]| match channel::send(
+            channel.as_fd(),
+            news.write(&mut packet),
+            fds,
+        ) {
             Ok(()) => true,
             Err(errno) => errno != Errno::EAGAIN && errno != Errno::ENOBUFS,
         };
         if !self.runs.tell(&mut tell) {
             return false;
         }
-        self.terminate_told = self.terminate_told || self.terminate && tell(&News::Terminate);
+        self.terminate_told = self.terminate_told || self.terminate && tell(&News::Terminate, &[]);
         self.terminate == self.terminate_told
     }
 }

@@ -1,7 +1,6 @@
 //! The keeper's table of runs: every app it is the parent of, and what the daemon has yet to hear.
 
-use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -11,7 +10,8 @@ use super::wire::News;
 use crate::exit::StartStep;
 use crate::process::proc_fs::Stat;
 use crate::process::reap::Ended;
-use crate::process::spawn::{self, Forked};
+use crate::process::report::{Report, Told};
+use crate::process::spawn::Forked;
 
 /// One life of an app's instance.
 #[derive(Debug)]
@@ -25,7 +25,9 @@ pub struct Run {
     /// The launch order and what else the daemon wants kept: survives the daemon, not the run.
     pub kept: Vec<OwnedFd>,
     /// Tells whether `exec` succeeded; gone once that is known.
-    pub report: Option<OwnedFd>,
+    pub report: Option<Report>,
+    /// What the answers to its filter's questions go through, if it has one.
+    pub notifier: Option<OwnedFd>,
     ended: Option<Ended>,
     failed: Option<(StartStep, i32)>,
     owes_start: bool,
@@ -44,7 +46,8 @@ impl Runs {
         let start_time = Stat::of(pid).map_or(0, |stat| stat.start_time);
         let report = Some(report);
         let (ended, failed, owes_start, owes_end) = (None, None, false, false);
-        self.0.push(Run { id, pid, start_time, kept, report, ended, failed, owes_start, owes_end });
+        let notifier = None;
+        self.0.push(Run { id, pid, start_time, kept, report, notifier, ended, failed, owes_start, owes_end });
     }
 
     /// Adds a run that could not even be forked, so that its failure is told like any other.
@@ -56,6 +59,7 @@ impl Runs {
             start_time: 0,
             kept: Vec::new(),
             report: None,
+            notifier: None,
             ended: None,
             failed,
             owes_start: true,
@@ -116,13 +120,13 @@ impl Runs {
     }
 
     /// Tells all that is owed, until `tell` refuses. True if nothing is left.
-    pub fn tell(&mut self, mut tell: impl FnMut(&News) -> bool) -> bool {
+    pub fn tell(&mut self, mut tell: impl FnMut(&News, &[BorrowedFd<'_>]) -> bool) -> bool {
         for run in &mut self.0 {
             if run.owes_start && run.tell_start(&mut tell).is_none() {
                 return false;
             }
             if let (true, Some(ended)) = (run.owes_end, run.ended) {
-                if !tell(&News::Exited { run: run.id, ended }) {
+                if !tell(&News::Exited { run: run.id, ended }, &[]) {
                     return false;
                 }
                 run.owes_end = false;
@@ -135,29 +139,33 @@ impl Runs {
 }
 
 impl Run {
+    /// All descriptors that the daemon is shown: those kept, then the notifier.
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        self.kept.iter().chain(&self.notifier).map(AsFd::as_fd).collect()
+    }
+
     /// Learns how the start went. `last`: the child is dead, there will be no more.
     fn read_report(&mut self, last: bool) {
         let Some(report) = self.report.take() else { return };
-        let mut word = [0; 8];
-        let mut file = std::fs::File::from(report);
-        match file.read(&mut word) {
-            Ok(length) => self.failed = spawn::failed_step(&word[..length]),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && !last => {
-                self.report = Some(file.into());
-                return;
+        loop {
+            match report.read() {
+                Told::Notifier(notifier) => self.notifier = Some(notifier),
+                Told::Failed(step, errno) => break self.failed = Some((step, errno)),
+                Told::Nothing if !last => return self.report = Some(report),
+                // Nothing, and yet dead: a descendant got hold of the other end before `exec`.
+                Told::Started | Told::Nothing => break,
             }
-            // A descendant that got hold of the pipe's end before `exec`: it did start.
-            Err(_) => {}
         }
         self.owes_start = true;
     }
 
-    fn tell_start(&mut self, tell: &mut impl FnMut(&News) -> bool) -> Option<()> {
+    fn tell_start(&mut self, tell: &mut impl FnMut(&News, &[BorrowedFd<'_>]) -> bool) -> Option<()> {
         let news = match self.failed {
             Some((step, errno)) => News::SpawnFailed { run: self.id, step: step as u64, errno },
             None => News::Spawned { run: self.id, pid: self.pid, start_time: self.start_time },
         };
-        self.owes_start = !tell(&news);
+        let notifier: Vec<_> = self.notifier.iter().map(AsFd::as_fd).collect();
+        self.owes_start = !tell(&news, &notifier);
         (!self.owes_start).then_some(())
     }
 }

@@ -68,7 +68,8 @@ pub enum News {
         /// The keeper's pid.
         keeper: i32,
     },
-    /// On attach, for each run not yet released. Descriptors: the launch order, those kept.
+    /// On attach, for each run not yet released. Descriptors: the launch order, those kept, and the
+    /// notifier of a run that asks before it listens.
     Run {
         /// The run.
         run: u64,
@@ -84,7 +85,7 @@ pub enum News {
     },
     /// All is told; what follows is new.
     Attached,
-    /// The program runs.
+    /// The program runs. Descriptor: the notifier of a run that asks before it listens.
     Spawned {
         /// The run.
         run: u64,

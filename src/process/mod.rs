@@ -2,12 +2,15 @@
 //!
 //! Linux only, as are `keeper` and `cluster`. `unsafe` stands here and there alone.
 
+pub mod bpf;
 pub mod channel;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod pidfd;
 pub mod proc_fs;
 pub mod reap;
+pub mod report;
+pub mod seccomp;
 pub mod signal;
 pub mod spawn;
 pub mod tree;
