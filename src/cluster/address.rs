@@ -58,7 +58,7 @@ impl fmt::Display for Address {
 /// What a `sockaddr` in a program's memory says; `None` for what is no internet address, or not
 /// a whole one: the kernel shall judge that.
 pub fn parse(bytes: &[u8]) -> Option<SocketAddr> {
-    let word = |at: usize| Some(<[u8; 4]>::try_from(bytes.get(at..at + 4)?).ok()?);
+    let word = |at: usize| <[u8; 4]>::try_from(bytes.get(at..at + 4)?).ok();
     let family = u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?);
     let port = u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?);
     match i32::from(family) {
