@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +44,24 @@ impl Address {
     /// The port.
     pub fn port(&self) -> u16 {
         self.socket.port()
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    /// A TCP address as configured: `127.0.0.1:3000`, `[::1]:3000`, or a port alone for all addresses of
+    /// both families.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let port = text.strip_prefix(':').unwrap_or(text).parse::<u16>();
+        let all = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        match port.map(all).or_else(|_| text.parse::<SocketAddr>()) {
+            Ok(socket) if socket.port() == 0 => {
+                Err(format!("{text}: port 0 is another one for each instance"))
+            }
+            Ok(socket) => Ok(Self::new(Protocol::Tcp, socket, false)),
+            Err(_) => Err(format!("{text}: not an address; write it as 0.0.0.0:3000, [::1]:3000 or 3000")),
+        }
     }
 }
 
@@ -101,6 +120,18 @@ mod tests {
         assert_eq!(parse(&v6(0)[..23]), None);
         assert_eq!(parse(b"\x01\0/run/app.sock"), None);
         assert_eq!(parse(&[0; 16]), None);
+    }
+
+    #[test]
+    fn addresses_are_configured_in_words() {
+        let shown = |text: &str| text.parse().map(|address: Address| address.to_string());
+        assert_eq!(shown("3000").unwrap(), "[::]:3000");
+        assert_eq!(shown(":3000").unwrap(), "[::]:3000");
+        assert_eq!(shown("127.0.0.1:80").unwrap(), "127.0.0.1:80");
+        assert_eq!(shown("[::1]:80").unwrap(), "[::1]:80");
+        for wrong in ["", "localhost:80", "70000", "1.2.3.4", "0", "1.2.3.4:0"] {
+            assert!(shown(wrong).unwrap_err().starts_with(wrong), "{wrong}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Answering `bind`: a run gets the socket that waits for its slot, or a new one that may share.
 
 use std::collections::{BTreeSet, HashMap};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -58,8 +58,9 @@ impl Engine {
             Ok(None) => return Verdict::Pass,
             Err(errno) => return self.unseen(run, errno),
         };
-        let notifier = Arc::clone(&live.notifier);
-        let Some(entry) = self.book.runs.get(&run) else { return Verdict::Pass };
+        let (Some(notifier), Some(entry)) = (live.notifier.clone(), self.book.runs.get(&run)) else {
+            return Verdict::Pass;
+        };
         let (app, place) = (entry.app.clone(), self.book.place(entry));
         let shares_udp = self.book.apps.get(&app).is_some_and(|settings| settings.udp);
         // Only now is it certain that all this was seen of the caller and not of another in its place.
@@ -149,7 +150,8 @@ impl Engine {
 
     fn bind_new(&mut self, bind: &Bind, mut look: Look) -> nix::Result<()> {
         let (fd, replaces) = look.socket()?;
-        if let Err(errno) = self.bind_sharing(&fd, bind, &look) {
+        let whose = (bind.address, bind.caller.uid);
+        if let Err(errno) = self.bind_sharing(fd.as_fd(), whose, look.reuse_port, || look.another()) {
             if errno == Errno::EADDRINUSE {
                 self.warn(bind.run, Warning::Taken { address: bind.address });
             }
@@ -193,16 +195,22 @@ impl Engine {
         Ok(())
     }
 
-    /// Binds so that other slots can, and only if nobody but us has the address.
-    fn bind_sharing(&self, fd: &OwnedFd, bind: &Bind, look: &Look) -> nix::Result<()> {
-        let (fd, address) = (fd.as_fd(), bind.address);
+    /// Binds so that other slots can, and only if nobody but us has the address. `shares`: what the
+    /// program wants if that fails. `another` makes a socket like this one.
+    pub(super) fn bind_sharing(
+        &self,
+        fd: BorrowedFd<'_>,
+        (address, uid): (Address, u32),
+        shares: bool,
+        another: impl Fn() -> nix::Result<OwnedFd>,
+    ) -> nix::Result<()> {
         socket::set_reuse_address(fd)?;
-        let ours = self.is_ours(address, bind.caller.uid);
-        if !look.is_tcp() {
+        let ours = self.is_ours(address, uid);
+        if address.protocol == Protocol::Udp {
             // A UDP socket joins its group when it is bound, so it must share before; whether somebody
             // else has the port another one finds out.
             if !ours {
-                socket::bind(look.another()?.as_fd(), address.socket)?;
+                socket::bind(another()?.as_fd(), address.socket)?;
             }
             socket::set_reuse_port(fd, true)?;
             return socket::bind(fd, address.socket);
@@ -217,11 +225,11 @@ impl Engine {
         if bound == Err(Errno::EINVAL) && socket::bound_to(fd) == Some(address.socket) {
             bound = Ok(());
         }
-        socket::set_reuse_port(fd, bound.is_ok() || look.reuse_port)?;
+        socket::set_reuse_port(fd, bound.is_ok() || shares)?;
         bound
     }
 
-    fn tell_path(&mut self, run: u64, instead: Option<&str>) {
+    pub(super) fn tell_path(&mut self, run: u64, instead: Option<&str>) {
         let Some(live) = self.live.get_mut(&run).filter(|live| !live.path_told) else { return };
         live.path_told = true;
         let (path, why) = match instead {

@@ -33,12 +33,12 @@ pub struct Began {
     pub slot: u32,
     /// Its first process.
     pub leader: ProcessRef,
-    /// The way its ports are shared: [`Path::Take`] or [`Path::Replace`].
+    /// The way its ports are shared.
     pub path: Path,
     /// Why this way.
     pub why: String,
-    /// What its calls are answered through.
-    pub notifier: OwnedFd,
+    /// What its calls are answered through, if it has to ask.
+    pub notifier: Option<OwnedFd>,
 }
 
 /// A socket of an app, as it is now.
@@ -70,7 +70,7 @@ pub(super) struct Live {
     pub path: Path,
     pub why: String,
     pub path_told: bool,
-    pub notifier: Arc<Notifier>,
+    pub notifier: Option<Arc<Notifier>>,
     pub options: HashMap<u64, Options>,
     /// When it first listened.
     pub listened: Option<Instant>,
@@ -114,7 +114,7 @@ impl Engine {
         let Began { run, app, slot, leader, path, why, notifier } = began;
         self.book.abandoned.remove(&(app.clone(), slot));
         self.book.runs.entry(run).or_insert(Run { app, slot, phase: Phase::Starting });
-        let notifier = Arc::new(Notifier::from(notifier));
+        let notifier = notifier.map(|fd| Arc::new(Notifier::from(fd)));
         // One that has its sockets already, from before, has long been listening.
         let listened = self.book.sockets.values().any(|socket| socket.claims.contains(&run));
         let listened = listened.then(Instant::now);
@@ -204,9 +204,14 @@ impl Engine {
             .all(|fd| socket::waiting(fd.as_fd()).unwrap_or(0) == 0)
     }
 
+    /// What a run's calls are answered through.
+    pub fn notifier(&self, run: u64) -> Option<Arc<Notifier>> {
+        self.live.get(&run)?.notifier.clone()
+    }
+
     /// Hears of a run's next call and answers it.
     pub fn hear(&mut self, run: u64) {
-        let Some(notifier) = self.live.get(&run).map(|live| Arc::clone(&live.notifier)) else { return };
+        let Some(notifier) = self.notifier(run) else { return };
         let mut call = Notification::default();
         let place = self.hands.free(run).unwrap_or(&mut call);
         if notifier.receive(place).is_err() {
@@ -219,7 +224,7 @@ impl Engine {
     }
 
     fn handle(&mut self, run: u64, call: &Notification) {
-        let Some(notifier) = self.live.get(&run).map(|live| Arc::clone(&live.notifier)) else { return };
+        let Some(notifier) = self.notifier(run) else { return };
         let verdict = match Asked::of(call) {
             Ok(None) | Err(nix::errno::Errno::EFAULT) => Verdict::Pass,
             Ok(Some(Asked::Bind { number, address, length })) => {

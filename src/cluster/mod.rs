@@ -22,6 +22,7 @@
 //! | --- | --- |
 //! | an app is added or changed | [`Cluster::app`] |
 //! | before a run starts | [`Launch::asks`](crate::process::spawn::Launch::asks) = [`Path::calls`] |
+//! | that has sockets passed ([`Path::Listen`], [`Path::Preload`]) | [`Cluster::open`], [`Passed::new`] |
 //! | it is spawned, or was there before this daemon | [`Cluster::began`] with the notifier that came with it |
 //! | it is ready | [`Cluster::ready`] |
 //! | it is about to go | [`Cluster::quiet`], [`Cluster::drained`], then its signal |
@@ -37,7 +38,7 @@
 //!
 //! Pure: `address` (what makes a group), `order` (its members as the kernel has them), `steer` (the
 //! programs), `path`, `book` (all that is known). Acting: `engine` (commands), `bind`, `listen`
-//! (answers), `sweep` (sockets that nobody uses), `thread` (the loop, the handle). `socket`, `look`,
+//! (answers), `passed` (sockets for those who cannot ask), `sweep` (sockets that nobody uses), `thread` (the loop, the handle). `socket`, `look`,
 //! `open` and `memory` are what they need of the system.
 
 pub mod address;
@@ -52,6 +53,7 @@ mod look;
 mod memory;
 mod open;
 pub mod order;
+pub mod passed;
 pub mod path;
 mod socket;
 pub mod steer;
@@ -63,6 +65,7 @@ pub use book::Settings;
 pub use engine::{Began, Port};
 pub use event::{Event, Keep, Outside, Warning};
 pub use open::Family;
+pub use passed::{OpenFailure, Opening, Passed};
 pub use path::Path;
 pub use steer::Balance;
 pub use thread::{Cluster, ClusterThread};

@@ -15,7 +15,7 @@ use super::book::{Phase, Settings};
 use super::engine::{Began, Engine, Port};
 use super::event::Outside;
 use super::open::Family;
-use crate::process::seccomp::Notifier;
+use super::passed::{OpenFailure, Opening};
 
 /// How often the queue of a run that is waited for is looked at: the kernel does not tell when it is empty.
 const DRAIN_LOOK: Duration = Duration::from_millis(5);
@@ -26,6 +26,7 @@ const WOKEN: u64 = u64::MAX;
 enum Command {
     App(String, Settings),
     Forget(String),
+    Open(Opening, oneshot::Sender<Result<Vec<OwnedFd>, OpenFailure>>),
     Began(Box<Began>),
     SetPhase(u64, Phase),
     Ended(u64),
@@ -103,6 +104,12 @@ impl Cluster {
     /// An app is gone: closes its sockets, those that a run still has when that ends.
     pub fn forget(&self, name: impl Into<String>) {
         self.send(Command::Forget(name.into()));
+    }
+
+    /// Sockets that listen at these addresses, for a run to be passed at its start; see
+    /// [`passed`](super::passed). If it does not start after all, it has [`ended`](Self::ended).
+    pub fn open(&self, opening: Opening) -> oneshot::Receiver<Result<Vec<OwnedFd>, OpenFailure>> {
+        self.ask(|answer| Command::Open(opening, answer))
     }
 
     /// A run begins, or was there before this daemon. Said twice it does no harm.
@@ -205,8 +212,9 @@ impl Desk {
 
     /// Hears no more of a run. Closing its notifier would not do: the keeper has a duplicate.
     fn hang_up(&self, run: u64) {
-        if let Some(live) = self.engine.live.get(&run) {
-            let _ = self.epoll.delete(&*live.notifier);
+        if let Some(notifier) = self.engine.notifier(run) {
+            // Unless it had hung up before.
+            let _ = self.epoll.delete(&*notifier);
         }
     }
 
@@ -215,6 +223,8 @@ impl Desk {
         match command {
             Command::App(name, settings) => self.engine.app(name, settings),
             Command::Forget(name) => self.engine.forget(&name),
+            // Whoever asked may have stopped waiting.
+            Command::Open(opening, answer) => drop(answer.send(self.engine.open(opening))),
             Command::Began(began) => self.began(*began),
             Command::SetPhase(run, phase) => self.engine.set_phase(run, phase),
             Command::Ended(run) => {
@@ -222,7 +232,6 @@ impl Desk {
                 self.engine.ended(run);
             }
             Command::Abandon(app, slot) => self.engine.abandon(app, slot),
-            // Whoever asked may have stopped waiting.
             Command::Ports(app, answer) => drop(answer.send(self.engine.ports(&app))),
             Command::Drained(run, done) => self.engine.drained(run, done),
             Command::Stop => return false,
@@ -234,9 +243,8 @@ impl Desk {
         let run = began.run;
         self.hang_up(run);
         self.engine.began(began);
-        let Some(live) = self.engine.live.get(&run) else { return };
-        let notifier: &Notifier = &live.notifier;
-        if let Err(errno) = self.epoll.add(notifier, EpollEvent::new(EpollFlags::EPOLLIN, run)) {
+        let Some(notifier) = self.engine.notifier(run) else { return };
+        if let Err(errno) = self.epoll.add(&*notifier, EpollEvent::new(EpollFlags::EPOLLIN, run)) {
             tracing::error!("the calls of run {run} cannot be answered: {errno}; restart it");
         }
     }

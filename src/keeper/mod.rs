@@ -216,6 +216,7 @@ impl<'a> Keeper<'a> {
             account: None,
             fds: vec![1, 2, CHANNEL_FD, LISTENER_FD],
             asks: None,
+            listen_pid: false,
         };
         let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|_| Errno::EMFILE);
         let fds = vec![own(std::io::stdout().as_fd())?, own(std::io::stderr().as_fd())?, theirs, listener];

@@ -40,6 +40,9 @@ pub struct Launch {
     /// Which calls it has to ask for before they happen. The notifier is reported.
     #[serde(default)]
     pub asks: Option<Calls>,
+    /// Its environment names its own process as the one that descriptors are passed to.
+    #[serde(default)]
+    pub listen_pid: bool,
 }
 
 /// Reads the launch order in the child: decoding there keeps the keeper small and unharmed by
@@ -236,7 +239,10 @@ fn place(from: RawFd, to: RawFd) -> nix::Result<()> {
 fn exec(launch: &Launch) -> Errno {
     let strings =
         |list: &[String]| list.iter().map(|text| CString::new(text.as_str())).collect::<Result<Vec<_>, _>>();
-    let (Ok(argv), Ok(env)) = (strings(&launch.argv), strings(&launch.env)) else { return Errno::EINVAL };
+    let (Ok(argv), Ok(mut env)) = (strings(&launch.argv), strings(&launch.env)) else { return Errno::EINVAL };
+    if launch.listen_pid {
+        env.extend(CString::new(format!("LISTEN_PID={}", std::process::id())));
+    }
     let Ok(program) = CString::new(launch.program.as_os_str().as_bytes()) else { return Errno::EINVAL };
     match nix::unistd::execve(&program, &argv, &env) {
         Err(errno) => errno,

@@ -11,7 +11,8 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 
 use load::{Load, Tally, ask, ask_from, ask_udp, free_port, requests};
-use programs::{NODE, PROBE, PYTHON, SIGNALS, TWICE, UDP, WORKERS};
+use nix::sys::signal::Signal;
+use programs::{NODE, PASSED, PROBE, PYTHON, SIGNALS, TWICE, UDP, WORKERS};
 use rsm::cluster::{Balance, Event, Path, Settings, Warning};
 use supervisor::{APP, Supervisor};
 
@@ -349,6 +350,41 @@ fn datagrams_are_left_alone_otherwise() {
     let second = supervisor.start(1, &["python3", "-c", UDP, &port.to_string()]);
     supervisor.wait_gone(second);
     assert!(supervisor.output(second).contains("Address already in use"));
+}
+
+#[test]
+fn where_nobody_can_ask_sockets_are_passed() {
+    let node_line = |port: u16| format!("node -e '{NODE}' -- {port}; true");
+    for path in [Path::Listen, Path::Preload] {
+        let mut supervisor = Supervisor::new(path, slots(2));
+        let port = free_port();
+        supervisor.listen = vec![port.to_string().parse().unwrap()];
+        let argv = match path {
+            Path::Listen => vec!["python3".to_owned(), "-c".into(), PASSED.into()],
+            _ => vec!["sh".into(), "-c".into(), node_line(port)],
+        };
+        let mut runs: Vec<u64> = (0..2).map(|slot| supervisor.start(slot, &argv)).collect();
+        runs.iter().for_each(|run| supervisor.cluster().ready(*run));
+        supervisor.ports();
+        // From the first moment: who comes early waits.
+        let load = Load::on(local(port));
+        requests(20, local(port)).assert_clean();
+        if path == Path::Listen {
+            for (slot, run) in (0..).zip(&mut runs) {
+                let new = supervisor.start(slot, &argv);
+                supervisor.wait_line(new, "serving");
+                supervisor.cluster().ready(new);
+                supervisor.cluster().quiet(*run);
+                supervisor.signal(*run, Signal::SIGTERM);
+                supervisor.wait_gone(*run);
+                *run = new;
+            }
+        }
+        let tally = load.finish();
+        tally.assert_clean();
+        assert_eq!(answering(&tally), ["0", "1"], "{path:?}: {tally:?}");
+        assert_eq!(supervisor.ports().len(), 2);
+    }
 }
 
 #[test]

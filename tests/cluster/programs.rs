@@ -130,3 +130,24 @@ while True:
     data, client = s.recvfrom(100)
     s.sendto(os.environ["SLOT"].encode(), client)
 "#;
+
+/// Takes the sockets that it is passed, and opens none itself.
+pub const PASSED: &str = r#"
+import os, signal, socket, sys
+assert os.environ["LISTEN_PID"] == str(os.getpid()) and os.environ["LISTEN_FDS"] == "1"
+s = socket.socket(fileno=3)
+s.settimeout(0.05)
+go = True
+def stop(*_):
+    global go
+    go = False
+signal.signal(signal.SIGTERM, stop)
+print("serving", flush=True)
+while go:
+    try: c, _ = s.accept()
+    except TimeoutError: continue
+    c.settimeout(5)
+    c.recv(1000)
+    c.sendall(b"HTTP/1.1 200 OK\r\n\r\nslot " + os.environ["SLOT"].encode())
+    c.close()
+"#;

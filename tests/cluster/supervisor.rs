@@ -14,7 +14,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
-use rsm::cluster::{Began, Cluster, ClusterThread, Event, Family, Keep, Outside, Path, Port, Settings};
+use rsm::cluster::{
+    Address, Began, Cluster, ClusterThread, Event, Family, Keep, Opening, Outside, Passed, Path, Port,
+    Settings, passed,
+};
 use rsm::process::pidfd::ProcessRef;
 use rsm::process::report::Told;
 use rsm::process::spawn::{self, Launch, Order};
@@ -49,7 +52,7 @@ pub struct Run {
     pub number: u64,
     pub slot: u32,
     pub pid: i32,
-    notifier: OwnedFd,
+    notifier: Option<OwnedFd>,
     output: PathBuf,
     reaped: bool,
 }
@@ -63,6 +66,8 @@ pub struct Supervisor {
     kept: Kept,
     path: Path,
     account: Option<Account>,
+    /// Configured addresses, for programs that cannot ask.
+    pub listen: Vec<Address>,
     runs: Vec<Run>,
     next: u64,
     dir: tempfile::TempDir,
@@ -78,8 +83,20 @@ impl Supervisor {
         let dir = tempfile::tempdir().unwrap();
         // Run numbers are marks that processes are found by; tests run beside each other.
         let next = u64::from(fastrand::u32(..)) << 16;
-        let (heard, runs) = (Vec::new(), Vec::new());
-        Self { engine: Some(engine), events, sender, heard, kept, path, account: None, runs, next, dir }
+        let (heard, runs, listen) = (Vec::new(), Vec::new(), Vec::new());
+        Self {
+            engine: Some(engine),
+            events,
+            sender,
+            heard,
+            kept,
+            path,
+            account: None,
+            listen,
+            runs,
+            next,
+            dir,
+        }
     }
 
     /// Runs its programs as another user from now on.
@@ -107,6 +124,17 @@ impl Supervisor {
             .filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)))
             .collect();
         env.extend([format!("RSM_RUN={number}"), format!("SLOT={slot}")]);
+        let mut fds = vec![log.try_clone().unwrap(), log];
+        let mut numbers = vec![1, 2];
+        if self.path.calls().is_none() {
+            let (run, app, addresses) = (number, app.to_owned(), self.listen.clone());
+            let opening = Opening { run, app, slot, uid: 0, addresses };
+            fds.extend(self.cluster().open(opening).blocking_recv().unwrap().unwrap());
+            let script = passed::write_script(self.dir.path()).unwrap();
+            let passed = Passed::new(self.path, &self.listen, &script, "");
+            numbers.extend(passed.numbers);
+            env.extend(passed.env.into_iter().map(|(name, value)| format!("{name}={value}")));
+        }
         let mut words = vec!["env".to_owned()];
         words.extend(argv.iter().map(|word| word.as_ref().to_owned()));
         let launch = Launch {
@@ -115,10 +143,10 @@ impl Supervisor {
             env,
             cwd: "/".into(),
             account: self.account.clone(),
-            fds: vec![1, 2],
+            fds: numbers,
             asks: self.path.calls(),
+            listen_pid: self.path == Path::Listen,
         };
-        let fds = vec![log.try_clone().unwrap(), log];
         let forked = spawn::fork(Order::Ready(Box::new(launch)), fds, None).unwrap();
         let mut notifier = None;
         loop {
@@ -130,7 +158,7 @@ impl Supervisor {
                 other => panic!("{other:?}"),
             }
         }
-        let notifier = notifier.expect("a notifier");
+        assert_eq!(notifier.is_some(), self.path.calls().is_some());
         self.runs.push(Run { number, slot, pid: forked.pid, notifier, output, reaped: false });
         if self.engine.is_some() {
             self.tell_began(app, self.runs.len() - 1);
@@ -147,7 +175,7 @@ impl Supervisor {
             leader: ProcessRef::of(run.pid).unwrap_or(ProcessRef { pid: run.pid, start_time: 0 }),
             path: self.path,
             why: String::new(),
-            notifier: run.notifier.try_clone().unwrap(),
+            notifier: run.notifier.as_ref().map(|fd| fd.try_clone().unwrap()),
         });
     }
 
