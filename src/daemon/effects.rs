@@ -165,8 +165,7 @@ impl Effects {
                 orphans: self.foreign.get(run).copied().unwrap_or(Orphans::AtKeeper),
             })
             .collect();
-        let owner = self.home.dir().to_string_lossy();
-        let mut found = tree::remains(self.keeper_pid, &runs, &launch::mark(&owner), &leaders);
+        let mut found = tree::remains(self.keeper_pid, &runs, &launch::mark(&self.home), &leaders);
         for (run, (_, kill)) in asked {
             let left = found.remove(&run.to_u64()).unwrap_or_default();
             let signal = if kill { Signal::SIGKILL } else { Signal::SIGTERM };

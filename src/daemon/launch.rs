@@ -15,8 +15,8 @@ use crate::spec::{AppSpec, EnvFilter, Launcher, Vars};
 pub const RUN_MARK: &str = "RSM_RUN";
 
 /// The mark of the runs of this home.
-pub fn mark(owner: &str) -> Mark<'_> {
-    Mark { name: RUN_MARK, owner }
+pub fn mark(home: &Home) -> Mark {
+    Mark { name: RUN_MARK, owner: home.dir().to_string_lossy().into_owned() }
 }
 
 /// Program (not looked up yet) and arguments, the program first.
@@ -65,7 +65,8 @@ pub fn launch(
             .ok_or(StartFailure { step: StartStep::Find, errno: libc::ENOENT, what: name })?,
     };
     let env = vars.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
-    Ok(Launch { program, argv, env, cwd: spec.cwd.clone(), account: spec.account.clone(), fds: descriptors })
+    let (cwd, account) = (spec.cwd.clone(), spec.account.clone());
+    Ok(Launch { program, argv, env, cwd, account, fds: descriptors, asks: None, listen_pid: false })
 }
 
 /// Where a program is: a path stays as it is (links are followed at each start, so that a
@@ -106,7 +107,7 @@ pub fn environment(run: RunId, instance: &Instance, home: &Home) -> Vars {
         vars.insert(name.clone(), first.saturating_add(i64::from(instance.number)).to_string());
     }
     vars.insert(spec.instance_var.clone(), instance.number.to_string());
-    vars.insert(RUN_MARK.to_owned(), mark(&home.dir().to_string_lossy()).value(run.to_u64()));
+    vars.insert(RUN_MARK.to_owned(), mark(home).value(run.to_u64()));
     vars
 }
 

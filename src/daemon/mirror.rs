@@ -36,7 +36,8 @@ impl Mirror {
             }
             News::Stored { name } => self.vault.store(name.clone(), copies(fds).pop()),
             News::Spawned { run, pid, start_time } => {
-                if let Some(kept) = self.asked.remove(run) {
+                if let Some(mut kept) = self.asked.remove(run) {
+                    kept.extend(copies(fds)); // the notifier
                     self.add(*run, ProcessRef { pid: *pid, start_time: *start_time }, kept, Bond::Child);
                 }
             }

@@ -205,8 +205,7 @@ async fn supervise(mut supervisor: Supervisor<Effects>, mut inputs: mpsc::Unboun
 fn take_up(supervisor: &mut Supervisor<Effects>, home: &Home, link: &KeeperLink, mut kept: Kept) {
     let mut found = restore::state(home, &kept.stored);
     if kept.succeeds && found.any {
-        let owner = home.dir().to_string_lossy();
-        for survivor in restore::survivors(&mut found, &kept, &launch::mark(&owner)) {
+        for survivor in restore::survivors(&mut found, &kept, &launch::mark(home)) {
             let (pid, start_time) = (survivor.process.pid, survivor.process.start_time);
             let copies = survivor.fds.iter().filter_map(|fd| fd.try_clone().ok()).collect();
             link.send(Order::Adopt { run: survivor.run.to_u64(), pid, start_time }, copies);

@@ -102,7 +102,7 @@ fn same_boot(home: &Home) -> bool {
 /// Runs of ours that outlived daemon and keeper: those that the state names, by pid and start time,
 /// and those that were begun too late to be in it, by their mark. With each come its output pipes.
 /// `found` learns which numbers are taken.
-pub fn survivors(found: &mut Found, kept: &Kept, mark: &tree::Mark<'_>) -> Vec<KeptRun> {
+pub fn survivors(found: &mut Found, kept: &Kept, mark: &tree::Mark) -> Vec<KeptRun> {
     let known: BTreeSet<RunId> = kept.runs.iter().map(|run| run.run).collect();
     let named: BTreeMap<RunId, ProcessRef> = found.saved.instances().iter().filter_map(named).collect();
     let mut runs: Vec<(RunId, ProcessRef)> =

@@ -65,6 +65,8 @@ pub fn start(
         cwd: PathBuf::from("/"),
         account: None,
         fds: vec![1, 2, CHANNEL_FD, LISTENER_FD],
+        asks: None,
+        listen_pid: false,
     };
     let fds = vec![own(std::io::stdout().as_fd())?, own(std::io::stderr().as_fd())?, theirs, own(listener)?];
     let forked = spawn::fork(spawn::Order::Ready(Box::new(launch)), fds, nofile)?;
@@ -87,7 +89,7 @@ pub fn introduce(channel: BorrowedFd<'_>, succeeds: bool, upgrade: Upgrade, runs
     let hello = News::Hello { protocol: PROTOCOL, keeper, succeeds, upgrade };
     let mut heard = send_waiting(channel, &hello, &[]);
     for run in runs.iter().filter(|run| run.process.pid > 0) {
-        let fds: Vec<_> = run.kept.iter().map(AsFd::as_fd).collect();
+        let fds = run.descriptors();
         let child = matches!(run.bond, super::runs::Bond::Child);
         let (pid, start_time) = (run.process.pid, run.process.start_time);
         let news = News::Run { run: run.id, pid, start_time, child };

@@ -25,6 +25,7 @@ use crate::process::channel;
 use crate::process::oom;
 use crate::process::pidfd::ProcessRef;
 use crate::process::reap::Ended;
+use crate::process::report::Report;
 use crate::process::spawn;
 use crate::process::watched::Watched;
 
@@ -127,6 +128,7 @@ fn write_run(run: &Run, to: &mut Words, same_parent: bool) {
     to.put(run.process.start_time);
     to.put(u64::from(child) | u64::from(run.owes_start) << 1 | u64::from(run.owes_end) << 2);
     to.descriptor(run.report.as_ref().map(AsFd::as_fd));
+    to.descriptor(run.notifier.as_ref().map(AsFd::as_fd));
     let (step, errno) = run.failed.map_or((NONE, 0), |(step, errno)| (step as u64, number(errno)));
     to.put(step);
     to.put(errno);
@@ -186,7 +188,8 @@ fn read_run(from: &mut Reader<'_>) -> nix::Result<Run> {
     let id = from.take()?;
     let process = ProcessRef { pid: from.take()? as i32, start_time: from.take()? };
     let flags = from.take()?;
-    let report = from.descriptor()?;
+    let report = from.descriptor()?.map(Report::of);
+    let notifier = from.descriptor()?;
     let (step, errno) = (from.take()?, from.take()? as i32);
     let (kind, value, core) = (from.take()?, from.take()? as i32, from.take()? != 0);
     let kept = (0..from.take()?).filter_map(|_| from.descriptor().transpose()).collect::<Result<_, _>>()?;
@@ -212,7 +215,7 @@ fn read_run(from: &mut Reader<'_>) -> nix::Result<Run> {
         ),
     };
     let owes_start = flags & 2 != 0;
-    Ok(Run { report, ended, failed, owes_start, owes_end, ..Run::new(id, process, kept, bond) })
+    Ok(Run { report, notifier, ended, failed, owes_start, owes_end, ..Run::new(id, process, kept, bond) })
 }
 
 fn number(number: i32) -> u64 {

@@ -378,14 +378,18 @@ impl<'a> Keeper<'a> {
             return true;
         };
         let mut packet = [0; PACKET];
-        let mut tell = |news: &News| match channel::send(channel.as_fd(), news.write(&mut packet), &[]) {
+        let mut tell = |news: &News, fds: &[BorrowedFd<'_>]| match channel::send(
+            channel.as_fd(),
+            news.write(&mut packet),
+            fds,
+        ) {
             Ok(()) => true,
             Err(errno) => errno != Errno::EAGAIN && errno != Errno::ENOBUFS,
         };
         if !self.runs.tell(&mut tell) {
             return false;
         }
-        self.terminate_told = self.terminate_told || self.terminate && tell(&News::Terminate);
+        self.terminate_told = self.terminate_told || self.terminate && tell(&News::Terminate, &[]);
         self.terminate == self.terminate_told
     }
 }

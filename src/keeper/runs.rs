@@ -1,8 +1,7 @@
 //! The keeper's table of runs: every app it starts or has taken over, and what the daemon has yet
 //! to hear of each.
 
-use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -15,7 +14,8 @@ use crate::exit::StartStep;
 use crate::process::pidfd::ProcessRef;
 use crate::process::proc_fs::Stat;
 use crate::process::reap::Ended;
-use crate::process::spawn::{self, Forked};
+use crate::process::report::{Report, Told};
+use crate::process::spawn::Forked;
 use crate::process::watched::Watched;
 
 /// One life of an app's instance.
@@ -30,7 +30,9 @@ pub struct Run {
     /// How its end is learned.
     pub bond: Bond,
     /// Tells whether `exec` succeeded; gone once that is known.
-    pub report: Option<OwnedFd>,
+    pub report: Option<Report>,
+    /// What the answers to its filter's questions go through, if it has one.
+    pub notifier: Option<OwnedFd>,
     /// How it ended.
     pub ended: Option<Ended>,
     /// Which step of its start failed, and with which error.
@@ -55,8 +57,8 @@ pub enum Bond {
 impl Run {
     /// A run of which nothing is owed yet.
     pub fn new(id: u64, process: ProcessRef, kept: Vec<OwnedFd>, bond: Bond) -> Self {
-        let (report, ended, failed, owes_start, owes_end) = (None, None, None, false, false);
-        Self { id, process, kept, bond, report, ended, failed, owes_start, owes_end }
+        let (report, notifier, ended, failed) = (None, None, None, None);
+        Self { id, process, kept, bond, report, notifier, ended, failed, owes_start: false, owes_end: false }
     }
 }
 
@@ -179,13 +181,13 @@ impl Runs {
     }
 
     /// Tells all that is owed, until `tell` refuses. True if nothing is left.
-    pub fn tell(&mut self, mut tell: impl FnMut(&News) -> bool) -> bool {
+    pub fn tell(&mut self, mut tell: impl FnMut(&News, &[BorrowedFd<'_>]) -> bool) -> bool {
         for run in &mut self.0 {
             if run.owes_start && run.tell_start(&mut tell).is_none() {
                 return false;
             }
             if let (true, Some(ended)) = (run.owes_end, run.ended) {
-                if !tell(&News::Exited { run: run.id, ended }) {
+                if !tell(&News::Exited { run: run.id, ended }, &[]) {
                     return false;
                 }
                 run.owes_end = false;
@@ -211,30 +213,34 @@ fn signal_child(pid: i32, signal: i32, group: bool) {
 }
 
 impl Run {
+    /// All descriptors that the daemon is shown: those kept, then the notifier.
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        self.kept.iter().chain(&self.notifier).map(AsFd::as_fd).collect()
+    }
+
     /// Learns how the start went. `last`: the child is dead, there will be no more.
     fn read_report(&mut self, last: bool) {
         let Some(report) = self.report.take() else { return };
-        let mut word = [0; 8];
-        let mut file = std::fs::File::from(report);
-        match file.read(&mut word) {
-            Ok(length) => self.failed = spawn::failed_step(&word[..length]),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && !last => {
-                self.report = Some(file.into());
-                return;
+        loop {
+            match report.read() {
+                Told::Notifier(notifier) => self.notifier = Some(notifier),
+                Told::Failed(step, errno) => break self.failed = Some((step, errno)),
+                Told::Nothing if !last => return self.report = Some(report),
+                // Nothing, and yet dead: a descendant got hold of the other end before `exec`.
+                Told::Started | Told::Nothing => break,
             }
-            // A descendant that got hold of the pipe's end before `exec`: it did start.
-            Err(_) => {}
         }
         self.owes_start = true;
     }
 
-    fn tell_start(&mut self, tell: &mut impl FnMut(&News) -> bool) -> Option<()> {
+    fn tell_start(&mut self, tell: &mut impl FnMut(&News, &[BorrowedFd<'_>]) -> bool) -> Option<()> {
         let ProcessRef { pid, start_time } = self.process;
         let news = match self.failed {
             Some((step, errno)) => News::SpawnFailed { run: self.id, step: step as u64, errno },
             None => News::Spawned { run: self.id, pid, start_time },
         };
-        self.owes_start = !tell(&news);
+        let notifier: Vec<_> = self.notifier.iter().map(AsFd::as_fd).collect();
+        self.owes_start = !tell(&news, &notifier);
         (!self.owes_start).then_some(())
     }
 }

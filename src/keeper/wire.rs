@@ -87,7 +87,8 @@ pub enum News {
         /// What came of the upgrade that led here.
         upgrade: Upgrade,
     },
-    /// On attach, for each run not yet released. Descriptors: those kept.
+    /// On attach, for each run not yet released. Descriptors: those kept, then the notifier of a run that
+    /// asks before it listens.
     Run {
         /// The run.
         run: u64,
@@ -105,7 +106,7 @@ pub enum News {
     },
     /// All is told; what follows is new.
     Attached,
-    /// The program runs.
+    /// The program runs. Descriptor: the notifier of a run that asks before it listens.
     Spawned {
         /// The run.
         run: u64,

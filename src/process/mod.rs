@@ -2,6 +2,7 @@
 //!
 //! Linux only, as are `keeper` and `cluster`. `unsafe` stands here and there alone.
 
+pub mod bpf;
 pub mod channel;
 mod dead;
 #[cfg(test)]
@@ -10,6 +11,8 @@ pub mod oom;
 pub mod pidfd;
 pub mod proc_fs;
 pub mod reap;
+pub mod report;
+pub mod seccomp;
 pub mod signal;
 pub mod spawn;
 pub mod stdio;

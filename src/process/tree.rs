@@ -48,15 +48,15 @@ pub enum Orphans {
 
 /// By what variable of its environment a process is known as one of ours: the run's number and,
 /// since runs of another rsm bear the same numbers, whose it is.
-#[derive(Clone, Copy, Debug)]
-pub struct Mark<'a> {
+#[derive(Clone, Debug)]
+pub struct Mark {
     /// The variable.
-    pub name: &'a str,
+    pub name: &'static str,
     /// What tells our runs from those of others.
-    pub owner: &'a str,
+    pub owner: String,
 }
 
-impl Mark<'_> {
+impl Mark {
     /// The variable's value for a run.
     pub fn value(&self, run: u64) -> String {
         format!("{run}@{}", self.owner)
@@ -72,7 +72,7 @@ impl Mark<'_> {
 
 /// All runs of which a process bears this mark, with their first process: of those that lead a
 /// session the oldest. None where no process of the run leads one: the first one is gone.
-pub fn marked(mark: &Mark<'_>) -> BTreeMap<u64, Option<ProcessRef>> {
+pub fn marked(mark: &Mark) -> BTreeMap<u64, Option<ProcessRef>> {
     let mut runs: BTreeMap<u64, Option<ProcessRef>> = BTreeMap::new();
     for pid in all() {
         let Some(stat) = Stat::of(pid).ok().filter(|stat| !stat.is_dead()) else { continue };
@@ -117,7 +117,7 @@ fn descend(pid: i32, found: &mut Vec<Member>, seen: &mut HashSet<i32>) {
 pub fn remains(
     keeper: i32,
     runs: &[RunLeft],
-    mark: &Mark<'_>,
+    mark: &Mark,
     live: &HashSet<i32>,
 ) -> HashMap<u64, Vec<ProcessRef>> {
     let (ours, others): (Vec<RunLeft>, Vec<RunLeft>) =
@@ -143,7 +143,7 @@ pub fn remains(
 fn adopted(
     look: impl Fn() -> Vec<i32>,
     runs: &[RunLeft],
-    mark: &Mark<'_>,
+    mark: &Mark,
     live: &HashSet<i32>,
 ) -> HashMap<u64, Vec<ProcessRef>> {
     let mut there = look();
@@ -164,7 +164,7 @@ fn adopted(
 fn belonging(
     there: &[i32],
     runs: &[RunLeft],
-    mark: &Mark<'_>,
+    mark: &Mark,
     live: &HashSet<i32>,
 ) -> HashMap<u64, Vec<ProcessRef>> {
     // Without a first process that was ever seen there is no session either; number 0 is that of the
@@ -210,14 +210,16 @@ mod tests {
         let me = std::process::id().cast_signed();
         let look = |orphans| {
             let runs = [RunLeft { run, leader: app.leader(), orphans }];
-            remains(me, &runs, &MARK, &HashSet::new()).remove(&run).unwrap_or_default()
+            remains(me, &runs, &mark(), &HashSet::new()).remove(&run).unwrap_or_default()
         };
         let left = look(Orphans::AtKeeper);
         assert_eq!(look(Orphans::Anywhere), left);
         left
     }
 
-    const MARK: Mark<'static> = Mark { name: "RSM_RUN", owner: "/fixture" };
+    fn mark() -> Mark {
+        Mark { name: "RSM_RUN", owner: "/fixture".into() }
+    }
 
     fn number(app: &Fixture) -> u64 {
         app.run.parse().unwrap()
@@ -268,7 +270,7 @@ mod tests {
     fn a_run_without_first_process_has_no_session() {
         let leader = ProcessRef { pid: 0, start_time: 0 };
         let runs = [RunLeft { run: u64::MAX, leader, orphans: Orphans::Anywhere }];
-        assert!(remains(1, &runs, &MARK, &HashSet::new()).is_empty(), "that of kernel threads is 0");
+        assert!(remains(1, &runs, &mark(), &HashSet::new()).is_empty(), "that of kernel threads is 0");
     }
 
     #[test]
@@ -281,11 +283,11 @@ mod tests {
         let orphans = Orphans::AtKeeper;
         let runs = [RunLeft { run: number(&app), leader: app.leader(), orphans }];
         let live = HashSet::from([orphan.pid]);
-        assert!(remains(std::process::id().cast_signed(), &runs, &MARK, &live).is_empty());
+        assert!(remains(std::process::id().cast_signed(), &runs, &mark(), &live).is_empty());
         // One whose first process nobody saw end is known by its mark alone.
         let runs = [RunLeft { orphans: Orphans::AnywhereUnseen, ..runs[0] }];
         let by_mark = |owner| {
-            let mark = Mark { owner, ..MARK };
+            let mark = Mark { owner: String::from(owner), ..mark() };
             remains(std::process::id().cast_signed(), &runs, &mark, &HashSet::new()).remove(&number(&app))
         };
         assert_eq!(by_mark("/fixture"), Some(vec![orphan]));
