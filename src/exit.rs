@@ -117,7 +117,10 @@ impl fmt::Display for StartFailure {
             StartStep::Group => write!(out, "changing group to {what}")?,
             StartStep::User => write!(out, "changing user to {what}")?,
             StartStep::Exec => write!(out, "executing {what}")?,
-            StartStep::Filter => write!(out, "installing the filter that shares its ports")?,
+            StartStep::Filter if what.is_empty() => {
+                write!(out, "installing the filter that shares its ports")?
+            }
+            StartStep::Filter => write!(out, "sharing its ports: {what}")?,
         }
         match self.errno {
             0 => Ok(()),

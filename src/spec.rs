@@ -16,7 +16,7 @@ pub mod order;
 mod patch;
 mod policy;
 
-pub use policy::{Readiness, RestartDelay, RestartPolicy, StopPolicy};
+pub use policy::{Readiness, RestartDelay, RestartPolicy, Sign, StopPolicy};
 
 /// Environment variables by name.
 pub type Vars = BTreeMap<String, String>;
@@ -68,6 +68,16 @@ pub struct AppSpec {
     /// Whether instances share their ports.
     #[serde(default)]
     pub exec_mode: ExecMode,
+    /// Also without instances that share it, the port is held while the app restarts: connections
+    /// wait instead of being refused.
+    #[serde(default)]
+    pub hold_port: bool,
+    /// How connections are spread over instances that share their ports.
+    #[serde(default)]
+    pub balance: Balance,
+    /// Addresses that the app listens on, for where it cannot be asked: `127.0.0.1:3000`, or a port.
+    #[serde(default)]
+    pub listen: Vec<String>,
     /// Receives the instance's number.
     #[serde(default = "default_instance_var")]
     pub instance_var: String,
@@ -113,6 +123,19 @@ pub struct AppSpec {
     /// The ecosystem file it came from.
     #[serde(default)]
     pub source: Option<PathBuf>,
+}
+
+/// How connections are spread over the instances of an app.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Balance {
+    /// By chance, evenly.
+    #[default]
+    Random,
+    /// By the client's address: it stays with its instance while that is up.
+    IpHash,
+    /// One queue that all instances take from: whoever is free is next.
+    Shared,
 }
 
 /// How a script becomes a process.
@@ -251,6 +274,20 @@ fn yes() -> bool {
 }
 
 impl AppSpec {
+    /// Whether its ports are shared or held by rsm.
+    pub fn shares_ports(&self) -> bool {
+        self.exec_mode == ExecMode::Cluster || self.hold_port
+    }
+
+    /// What tells that a run is ready.
+    pub fn sign(&self) -> Sign {
+        match (self.readiness.wait_ready, self.shares_ports()) {
+            (true, _) => Sign::Said,
+            (false, true) => Sign::Listening,
+            (false, false) => Sign::Running,
+        }
+    }
+
     /// An app with every default: `script`, executed directly in `cwd`.
     pub fn new(name: impl Into<String>, script: impl Into<String>, cwd: impl Into<PathBuf>) -> Self {
         Self {
@@ -264,6 +301,9 @@ impl AppSpec {
             filter_env: EnvFilter::None,
             instances: 1,
             exec_mode: ExecMode::Fork,
+            hold_port: false,
+            balance: Balance::Random,
+            listen: Vec::new(),
             instance_var: default_instance_var(),
             increment_var: None,
             account: None,

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::address::{Address, Protocol};
 use super::order::Order;
-use super::steer::{self, Balance, NOBODY, Target};
+use super::steer::{self, NOBODY, Target};
 use crate::process::bpf::{Instruction, give};
+use crate::spec::Balance;
 
 /// Version of the saved form; another one's book is not read.
 pub const VERSION: u32 = 1;

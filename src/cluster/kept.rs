@@ -12,7 +12,7 @@ use super::event::{Keep, Outside};
 use super::memory::{Hands, Record};
 use super::open::Family;
 use super::socket;
-use super::steer::Balance;
+use crate::spec::Balance;
 
 /// Names of what the keeper keeps for us.
 const BOOK: &str = "cluster/book";

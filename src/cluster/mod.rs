@@ -60,6 +60,7 @@ pub mod steer;
 mod sweep;
 mod thread;
 
+pub use crate::spec::Balance;
 pub use address::{Address, Protocol};
 pub use book::Settings;
 pub use engine::{Began, Port};
@@ -67,5 +68,4 @@ pub use event::{Event, Keep, Outside, Warning};
 pub use open::Family;
 pub use passed::{OpenFailure, Opening, Passed};
 pub use path::Path;
-pub use steer::Balance;
 pub use thread::{Cluster, ClusterThread};

@@ -4,12 +4,11 @@
 //! instructions. A result beyond the group's end makes the kernel choose by its own hash, so that
 //! a program that is wrong loses nothing.
 
-use serde::{Deserialize, Serialize};
-
 use crate::process::bpf::{
     Instruction, MOST_INSTRUCTIONS, give, if_equal, load_byte, load_word, modulo, multiply, recall,
     recall_index, remember, shift_right, xor_index,
 };
+use crate::spec::Balance;
 
 /// No member's index: the kernel chooses.
 pub const NOBODY: u32 = u32::MAX;
@@ -30,19 +29,6 @@ const SCRATCH: u32 = 1;
 
 /// Members of one slot beyond this many get nothing: a jump cannot cross more.
 const MOST_MEMBERS: usize = 100;
-
-/// How connections are spread over the slots of an app.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Balance {
-    /// By chance, evenly.
-    #[default]
-    Random,
-    /// By the client's address: it stays with its slot while that is up.
-    IpHash,
-    /// One queue that all slots take from: whoever is free is next.
-    Shared,
-}
 
 /// A slot as steering sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

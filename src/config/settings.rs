@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::findings::{At, Given};
 use super::value::{
     AppName, Codes, Count, Cron, Environment, Filter, Instances, LogKind, LogTo, Millis, Mode, Port, Reading,
-    SignalName, Size, VarName, Watch, Who, Words, Wrong,
+    SignalName, Size, Spread, VarName, Watch, Who, Words, Wrong,
 };
 
 /// One line of the table.
@@ -70,6 +70,12 @@ settings! {
     exec_mode: Mode, [];
     /// How many instances: a number, `max` or 0 for one a core, negative for so many fewer.
     instances: Instances, [];
+    /// Hold the port while the app restarts: connections wait instead of being refused.
+    hold_port: bool, [];
+    /// How connections are spread over instances: `random`, `ip_hash` (a client stays with its instance), `shared` (whoever is free is next).
+    balance: Spread, [];
+    /// Addresses the app listens on, such as `3000` or `127.0.0.1:3000`: needed only where its calls cannot be seen.
+    listen: Words, [];
     /// Forces fork mode.
     execute_command: bool, [];
     /// Sets the variable PORT.

@@ -10,9 +10,11 @@ use tokio::sync::{Notify, broadcast, mpsc};
 use super::handle::Handle;
 use super::keeper_link::KeeperLink;
 use super::log_stream::line;
+use super::ports::Record;
 use super::saver::Saver;
 use super::{clock, dump, info, jlist, log_stream, steps, upgrade, views};
 use crate::instance::Instance;
+use crate::instance::life::RunId;
 use crate::ipc::message::{
     ApiError, ErrorCode, EventView, ExitView, InstanceDetail, InstanceView, Pong, Report, Request, Selectors,
 };
@@ -50,6 +52,8 @@ pub(super) struct Parts {
     pub keeper: i32,
     /// What came of the upgrade that led to this daemon.
     pub upgrade: Upgrade,
+    /// How ports are shared.
+    pub ports: Record,
     /// Who the daemon runs as.
     pub user: String,
     /// Told when the shutdown is done.
@@ -156,6 +160,11 @@ impl Api {
             created_at: instance.life.created.wall,
             exits: instance.life.exits.iter().map(views::exit).collect::<Vec<ExitView>>(),
             processes: usage.processes,
+            ports: instance
+                .life
+                .state
+                .run()
+                .and_then(|number| self.0.ports.of(RunId { instance: instance.id, number })),
         }
     }
 

@@ -18,6 +18,8 @@ mod keeper_link;
 mod launch;
 mod log_stream;
 mod mirror;
+mod ports;
+mod ready;
 mod restore;
 pub mod saved;
 mod saver;
@@ -38,11 +40,13 @@ use std::os::unix::net::UnixListener as StdListener;
 use tokio::sync::{Notify, broadcast, mpsc};
 
 use self::api::{Api, Parts};
-use self::effects::Effects;
+use self::effects::{Effects, Ways};
 use self::handle::Handle;
 use self::keeper_link::{KeeperLink, Kept};
+use self::ports::Ports;
 use self::saver::Saver;
 use self::supervisor::{Input, Supervisor};
+use crate::cluster::{self, ClusterThread};
 use crate::exit::{Exit, StartFailure, StartStep};
 use crate::instance::event::Event;
 use crate::instance::life::RunId;
@@ -124,17 +128,29 @@ async fn run(
     let events = broadcast::Sender::new(EVENT_BACKLOG);
     let (saver, logs) = (Saver::start()?, log_thread.logs());
     let (keeper, upgrade) = (kept.keeper, kept.upgrade);
-    let effects = Effects::new(
-        home.clone(),
-        link.clone(),
-        keeper,
-        logs.clone(),
-        saver.clone(),
-        queue.clone(),
-        events.clone(),
-    );
+    let (found, kept) = find(home, &link, kept);
+    let (record, notifiers) = (ports::Record::default(), ports::Notifiers::default());
+    let orphans = match kept.runs.iter().all(|run| run.child) && !kept.succeeds {
+        true => Orphans::AtKeeper,
+        false => Orphans::Anywhere,
+    };
+    let family = cluster::Family { keeper, orphans, mark: launch::mark(home) };
+    let outside = ports::outside(queue.clone(), record.clone(), link.clone());
+    let cluster = ClusterThread::start(outside, family, kept.stored)?;
+    let kept = Kept { stored: Vec::new(), ..kept };
+    let ports = Ports::new(cluster.cluster(), record.clone(), notifiers.clone(), home.clone());
+    let effects = Effects::new(Ways {
+        home: home.clone(),
+        keeper: link.clone(),
+        keeper_pid: keeper,
+        logs: logs.clone(),
+        saver: saver.clone(),
+        queue: queue.clone(),
+        events: events.clone(),
+        ports,
+    });
     let mut supervisor = Supervisor::new(effects);
-    take_up(&mut supervisor, home, &link, kept);
+    take_up(&mut supervisor, found, kept);
     tracing::info!(version = version(), keeper, "the daemon is up");
 
     let handle = Handle::new(queue.clone());
@@ -147,6 +163,7 @@ async fn run(
         link: link.clone(),
         keeper,
         upgrade,
+        ports: record,
         user: user_name(),
         closed: Notify::new(),
         replaced: Notify::new(),
@@ -155,7 +172,7 @@ async fn run(
     tokio::task::spawn_local(link.clone().send_waiting());
     tokio::task::spawn_local(health::sample(handle.clone(), queue.clone()));
     tokio::task::spawn_local(say_when_serving(home.clone(), link.clone()));
-    let mut hears = tokio::task::spawn_local(hear(link.clone(), queue, api.clone()));
+    let mut hears = tokio::task::spawn_local(hear(link.clone(), queue, api.clone(), notifiers));
     signals(&api, &logs)?;
     let ending = tokio::select! {
         () = server::serve(listener, api.clone(), server::Allowed::own_user(), api.closed()) => Ending::ShutDown,
@@ -175,6 +192,7 @@ async fn run(
         Ending::KeeperLost => handle.freeze().await,
         Ending::Replaced => tracing::info!("the daemon makes place for another"),
     }
+    drop(cluster);
     link.all_sent().await;
     saver.written().await;
     Ok(ending)
@@ -201,8 +219,8 @@ async fn supervise(mut supervisor: Supervisor<Effects>, mut inputs: mpsc::Unboun
     }
 }
 
-/// Takes up the saved state, what the keeper has of it, and what lives without either.
-fn take_up(supervisor: &mut Supervisor<Effects>, home: &Home, link: &KeeperLink, mut kept: Kept) {
+/// Finds the saved state, what the keeper has of it, and what lives without either.
+fn find(home: &Home, link: &KeeperLink, mut kept: Kept) -> (restore::Found, Kept) {
     let mut found = restore::state(home, &kept.stored);
     if kept.succeeds && found.any {
         for survivor in restore::survivors(&mut found, &kept, &launch::mark(home)) {
@@ -213,6 +231,11 @@ fn take_up(supervisor: &mut Supervisor<Effects>, home: &Home, link: &KeeperLink,
             kept.runs.push(survivor);
         }
     }
+    (found, kept)
+}
+
+/// Takes up what was found.
+fn take_up(supervisor: &mut Supervisor<Effects>, found: restore::Found, kept: Kept) {
     for instance in found.saved.instances() {
         if let (Some(number), true) = (instance.life.state.run(), kept.succeeds) {
             let run = RunId { instance: instance.id, number };
@@ -227,6 +250,8 @@ fn take_up(supervisor: &mut Supervisor<Effects>, home: &Home, link: &KeeperLink,
         (kept.run, Process { run: kept.run.number, pid, start_time, since: clock::now() })
     };
     supervisor.restore(found.saved, &kept.runs.iter().map(process).collect());
+    let instances = supervisor.instances().clone();
+    supervisor.world.apps(&instances);
     for kept in kept.runs {
         let instance = supervisor.instances().get(&kept.run.instance);
         match instance.filter(|_| supervisor.is_current(kept.run)).cloned() {
@@ -241,11 +266,17 @@ fn take_up(supervisor: &mut Supervisor<Effects>, home: &Home, link: &KeeperLink,
 }
 
 /// Turns what the keeper tells into inputs, until the keeper is gone.
-async fn hear(link: KeeperLink, queue: mpsc::UnboundedSender<Input>, api: Api) -> io::Result<()> {
+async fn hear(
+    link: KeeperLink,
+    queue: mpsc::UnboundedSender<Input>,
+    api: Api,
+    notifiers: ports::Notifiers,
+) -> io::Result<()> {
     loop {
-        let (news, _) = link.receive().await?;
+        let (news, fds) = link.receive().await?;
         let (run, event) = match news {
             News::Spawned { run, pid, start_time } => {
+                notifiers.borrow_mut().extend(fds.into_iter().next().map(|fd| (run, fd)));
                 let run = RunId::from_u64(run);
                 (run, Event::Spawned { run: run.number, pid, start_time })
             }

@@ -130,9 +130,10 @@ pub fn survivors(found: &mut Found, kept: &Kept, mark: &tree::Mark) -> Vec<KeptR
 /// The process that an instance has by its state.
 fn named(instance: &Instance) -> Option<(RunId, ProcessRef)> {
     let process = match &instance.life.state {
-        State::Online { process } | State::Stopping { process, .. } | State::Clearing { process, .. } => {
-            process
-        }
+        State::Starting { process, .. }
+        | State::Online { process }
+        | State::Stopping { process, .. }
+        | State::Clearing { process, .. } => process,
         State::Stopped | State::Spawning { .. } | State::Waiting { .. } | State::Errored { .. } => {
             return None;
         }

@@ -56,6 +56,7 @@ pub(super) fn settled(state: &State) -> bool {
     match state {
         State::Stopped | State::Online { .. } | State::Waiting { .. } | State::Errored { .. } => true,
         State::Stopping { phase, .. } | State::Clearing { phase, .. } => *phase == Phase::Stuck,
+        State::Starting { late, .. } => *late,
         State::Spawning { .. } => false,
     }
 }
@@ -105,12 +106,12 @@ fn outcome(instance: &Instance, goal: Goal, last_run: u32) -> Outcome {
     let problem = match (&instance.life.state, goal) {
         (State::Stopping { .. } | State::Clearing { .. }, _) => instance.reason(),
         (State::Errored { why }, Goal::Up) => Some(why.clone()),
-        (State::Waiting { .. }, Goal::Up) => instance.reason(),
+        (State::Waiting { .. } | State::Starting { .. }, Goal::Up) => instance.reason(),
         // A short job that has done its work is no problem; one that failed is.
         (State::Stopped, Goal::Up) => last
             .filter(|ended| ended.exit != Exit::Code(0) && !ended.asked)
             .map(|ended| ended.exit.to_string()),
-        (State::Spawning { .. } | State::Online { .. }, _) => None,
+        (State::Spawning { .. } | State::Starting { .. } | State::Online { .. }, _) => None,
         (
             State::Stopped | State::Waiting { .. } | State::Errored { .. },
             Goal::Down | Goal::Gone | Goal::Any,

@@ -13,11 +13,15 @@ use super::settle::{Done, Reply, Waiting, take_due};
 use super::views;
 use super::world::World;
 use crate::instance::Instance;
-use crate::instance::event::{Effect, Event};
+use crate::instance::event::{Effect, Event, Happening};
 use crate::instance::life::RunId;
 use crate::instance::state::{Process, State, Want};
 use crate::ipc::message::{ActOn, Action, EventKind, Report, ScaleTo, Selectors, StartApps};
 use crate::metrics::Usage;
+
+/// Connections to an instance that is down wait for its next start if that comes within this many
+/// milliseconds; a client can do better with the time than wait for longer.
+const LONGEST_HOLD: u64 = 2000;
 
 /// All that reaches the supervisor.
 #[derive(Debug)]
@@ -248,6 +252,20 @@ impl<W: World> Supervisor<W> {
                 Effect::Timer { at } => self.world.timer(id, at),
                 Effect::Tell(happening) => {
                     let now = self.world.now();
+                    match &happening {
+                        Happening::Online => {
+                            let ready = instance.life.state.run().map(run);
+                            ready.into_iter().for_each(|run| self.world.ready(run));
+                        }
+                        Happening::Stopped | Happening::Errored(_) => self.world.idle(instance),
+                        Happening::Waiting(delay) if *delay > LONGEST_HOLD => self.world.idle(instance),
+                        Happening::Launching
+                        | Happening::Late
+                        | Happening::StartFailed(_)
+                        | Happening::Stopping(_)
+                        | Happening::Exited(_)
+                        | Happening::Waiting(_) => {}
+                    }
                     self.world.tell(views::happening(instance, happening, now));
                 }
                 Effect::Forget => self.forget(id),
@@ -286,7 +304,7 @@ impl<W: World> Supervisor<W> {
                 self.world.release(run);
             }
             Event::SpawnFailed { .. } => drop(self.strays.remove(&run)),
-            Event::Swept { .. } | Event::Spawned { .. } => {}
+            Event::Swept { .. } | Event::Spawned { .. } | Event::Ready { .. } => {}
             Event::Start
             | Event::Stop
             | Event::Restart(_)

@@ -12,7 +12,7 @@ use crate::moment::Moment;
 pub fn status(state: &State) -> Status {
     match state {
         State::Stopped => Status::Stopped,
-        State::Spawning { .. } => Status::Launching,
+        State::Spawning { .. } | State::Starting { .. } => Status::Launching,
         State::Online { .. } => Status::Online,
         State::Stopping { .. } | State::Clearing { .. } => Status::Stopping,
         State::Waiting { .. } => Status::Waiting,
@@ -70,6 +70,7 @@ pub fn happening(instance: &Instance, happening: Happening, now: Moment) -> Even
     let (kind, exit, detail) = match happening {
         Happening::Launching => (EventKind::Launching, None, None),
         Happening::Online => (EventKind::Online, None, None),
+        Happening::Late => (EventKind::Late, None, instance.reason()),
         Happening::StartFailed(failure) => (EventKind::StartFailed, None, Some(failure.to_string())),
         Happening::Stopping(why) => (EventKind::Stopping, None, why),
         Happening::Exited(exit) => (EventKind::Exited, Some(exit), None),
@@ -104,6 +105,7 @@ pub fn process_change(event: &Event) -> Option<Option<i32>> {
         | Event::Stop
         | Event::Restart(_)
         | Event::Delete
+        | Event::Ready { .. }
         | Event::SpawnFailed { .. }
         | Event::Swept { .. }
         | Event::OrphanEnded

@@ -37,6 +37,12 @@ pub trait World {
     /// Sends `Due` to this instance at this time of the monotonic clock.
     fn timer(&mut self, instance: u32, at: u64);
 
+    /// A run is ready: it may get connections.
+    fn ready(&mut self, run: RunId);
+
+    /// Nothing runs for this instance, and nothing will soon.
+    fn idle(&mut self, instance: &Instance);
+
     /// An instance has a process now, or none any more.
     fn process_changed(&mut self, instance: &Instance, pid: Option<i32>);
 

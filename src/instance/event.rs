@@ -23,6 +23,11 @@ pub enum Event {
         /// Its start time in clock ticks since boot.
         start_time: u64,
     },
+    /// It is ready: it listens, or has said so.
+    Ready {
+        /// Which run.
+        run: u32,
+    },
     /// The program could not be started.
     SpawnFailed {
         /// Which run.
@@ -58,6 +63,7 @@ impl Event {
     pub fn run(&self) -> Option<u32> {
         match self {
             Self::Spawned { run, .. }
+            | Self::Ready { run }
             | Self::SpawnFailed { run, .. }
             | Self::Exited { run, .. }
             | Self::Swept { run, .. } => Some(*run),
@@ -119,6 +125,8 @@ pub enum Happening {
     Launching,
     /// It is online.
     Online,
+    /// It has not become ready in the time given, and goes on.
+    Late,
     /// It could not be started.
     StartFailed(StartFailure),
     /// It was told to go, and why if not by command.

@@ -22,7 +22,7 @@ use self::restart::{Action, Failures};
 use self::state::{Phase, Process, State, Want};
 use crate::exit::{Exit, StartFailure};
 use crate::moment::Moment;
-use crate::spec::{AppSpec, Vars};
+use crate::spec::{AppSpec, Sign, Vars};
 
 /// How long SIGKILL may take before it is reported that it does not help.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
@@ -80,6 +80,7 @@ impl Instance {
             Event::Spawned { run, pid, start_time } => {
                 self.spawned(Process { run, pid, start_time, since: now }, now, &mut out);
             }
+            Event::Ready { .. } => self.ready(&mut out),
             Event::SpawnFailed { run, failure } => self.spawn_failed(run, failure, now, &mut out),
             Event::Exited { run, exit } => self.exited(run, exit, now, &mut out),
             Event::Swept { left, .. } => self.swept(&left, now, &mut out),
@@ -96,7 +97,9 @@ impl Instance {
         let mut out = Vec::new();
         match self.life.state {
             State::Spawning { asked, .. } if !alive => self.launch(asked, now, &mut out),
-            State::Online { process } | State::Stopping { process, .. } if !alive => {
+            State::Starting { process, .. } | State::Online { process } | State::Stopping { process, .. }
+                if !alive =>
+            {
                 self.exited(process.run, Exit::Unknown, now, &mut out);
             }
             State::Clearing { process, phase, .. } => {
@@ -104,6 +107,7 @@ impl Instance {
                 out.extend(self.life.timer.map(|at| Effect::Timer { at }));
             }
             State::Spawning { .. }
+            | State::Starting { .. }
             | State::Online { .. }
             | State::Stopping { .. }
             | State::Stopped
@@ -140,7 +144,10 @@ impl Instance {
             }
             // Once it is cleared the want is found to be up; asked means without delay.
             State::Clearing { asked, .. } => *asked = true,
-            State::Spawning { .. } | State::Online { .. } | State::Stopping { .. } => {}
+            State::Spawning { .. }
+            | State::Starting { .. }
+            | State::Online { .. }
+            | State::Stopping { .. } => {}
         }
     }
 
@@ -155,7 +162,7 @@ impl Instance {
                 *stale |= was_wanted;
                 self.life.want = Want::Up;
             }
-            State::Online { process } => {
+            State::Starting { process, .. } | State::Online { process } => {
                 let process = *process;
                 self.life.restarts += 1;
                 self.life.want = Want::Up;
@@ -174,7 +181,7 @@ impl Instance {
         self.life.want = if self.life.want == Want::Gone { Want::Gone } else { want };
         match &self.life.state {
             State::Stopped | State::Waiting { .. } | State::Errored { .. } => self.settle_down(out),
-            State::Online { process } => {
+            State::Starting { process, .. } | State::Online { process } => {
                 let process = *process;
                 self.tell_to_go(process, None, now, out);
             }
@@ -186,15 +193,50 @@ impl Instance {
         match &self.life.state {
             State::Spawning { stale, .. } => {
                 if self.life.want == Want::Up && !stale {
-                    self.life.state = State::Online { process };
-                    out.push(Effect::Tell(Happening::Online));
+                    self.runs(process, now, out);
                 } else {
                     self.tell_to_go(process, None, now, out);
                 }
             }
             // Told again to a new daemon.
-            State::Online { .. } | State::Stopping { .. } | State::Clearing { .. } => {}
+            State::Starting { .. }
+            | State::Online { .. }
+            | State::Stopping { .. }
+            | State::Clearing { .. } => {}
             State::Stopped | State::Waiting { .. } | State::Errored { .. } => {}
+        }
+    }
+
+    fn runs(&mut self, process: Process, now: Moment, out: &mut Vec<Effect>) {
+        match self.spec.sign() {
+            Sign::Running => self.online(process, out),
+            Sign::Listening | Sign::Said => {
+                self.life.state = State::Starting { process, late: false };
+                self.set_timer(self.spec.readiness.timeout, now, out);
+            }
+        }
+    }
+
+    fn ready(&mut self, out: &mut Vec<Effect>) {
+        if let State::Starting { process, .. } = self.life.state {
+            self.online(process, out);
+        }
+    }
+
+    fn online(&mut self, process: Process, out: &mut Vec<Effect>) {
+        self.life.timer = None;
+        self.life.state = State::Online { process };
+        out.push(Effect::Tell(Happening::Online));
+    }
+
+    /// It has not become ready in time. What it does need not be wrong, so it goes on.
+    fn overdue(&mut self, process: Process, out: &mut Vec<Effect>) {
+        match self.spec.sign() {
+            Sign::Running | Sign::Listening => self.online(process, out),
+            Sign::Said => {
+                self.life.state = State::Starting { process, late: true };
+                out.push(Effect::Tell(Happening::Late));
+            }
         }
     }
 
@@ -215,7 +257,7 @@ impl Instance {
 
     fn exited(&mut self, run: u32, exit: Exit, now: Moment, out: &mut Vec<Effect>) {
         let (process, asked, phase) = match self.life.state {
-            State::Online { process } => (process, false, Phase::Killed),
+            State::Starting { process, .. } | State::Online { process } => (process, false, Phase::Killed),
             State::Stopping { process, phase: Phase::Grace } => (process, true, Phase::Grace),
             State::Stopping { process, phase: Phase::Killed | Phase::Stuck } => {
                 (process, true, Phase::Killed)
@@ -263,6 +305,7 @@ impl Instance {
             }
             State::Stopped
             | State::Spawning { .. }
+            | State::Starting { .. }
             | State::Online { .. }
             | State::Stopping { .. }
             | State::Waiting { .. }
@@ -276,6 +319,10 @@ impl Instance {
             State::Waiting { .. } => {
                 self.life.restarts += 1;
                 self.launch(false, now, out);
+            }
+            State::Starting { process, .. } => {
+                let process = *process;
+                self.overdue(process, out);
             }
             State::Stopping { process, phase } => {
                 let process = *process;

@@ -18,9 +18,16 @@ impl Instance {
             State::Clearing { phase: Phase::Stuck, .. } => {
                 Some("part of its tree does not end, even by SIGKILL".into())
             }
+            State::Starting { late: true, .. } => {
+                let seconds = self.spec.readiness.timeout.as_secs_f64();
+                Some(format!(
+                    "it runs, and has not said within {seconds} s (listen_timeout) that it is ready"
+                ))
+            }
             State::Stopped if self.life.want == Want::Up => last(),
             State::Stopped
             | State::Spawning { .. }
+            | State::Starting { .. }
             | State::Online { .. }
             | State::Stopping { .. }
             | State::Clearing { .. } => None,

@@ -7,7 +7,8 @@
 //! | --- | --- | --- |
 //! | `Stopped` | nothing runs, nothing is due | start, restart |
 //! | `Spawning` | the keeper was asked for a process and has not answered | `Spawned`, `SpawnFailed` |
-//! | `Online` | the process runs | stop, restart, `Exited` |
+//! | `Starting` | the process runs and has yet to be ready; `late`: longer than it was given | `Ready`, the timer, stop, restart, `Exited` |
+//! | `Online` | it runs and is ready | stop, restart, `Exited` |
 //! | `Stopping` | the process was told to go | `Exited`; when its grace is over, SIGKILL |
 //! | `Clearing` | the process has ended; what is left of its tree is being ended | `Swept` with nothing left |
 //! | `Waiting` | nothing runs; the next start is due later | the timer, start, stop |
@@ -49,7 +50,14 @@ pub enum State {
         /// Asked to restart meanwhile: what comes is out of date already.
         stale: bool,
     },
-    /// It runs.
+    /// It runs, and is not ready.
+    Starting {
+        /// The process.
+        process: Process,
+        /// It has taken longer than it was given.
+        late: bool,
+    },
+    /// It runs and is ready.
     Online {
         /// The process.
         process: Process,
@@ -113,9 +121,10 @@ impl State {
     pub fn run(&self) -> Option<u32> {
         match self {
             Self::Spawning { run, .. } => Some(*run),
-            Self::Online { process } | Self::Stopping { process, .. } | Self::Clearing { process, .. } => {
-                Some(process.run)
-            }
+            Self::Starting { process, .. }
+            | Self::Online { process }
+            | Self::Stopping { process, .. }
+            | Self::Clearing { process, .. } => Some(process.run),
             Self::Stopped | Self::Waiting { .. } | Self::Errored { .. } => None,
         }
     }
@@ -123,7 +132,9 @@ impl State {
     /// The process, while it has not been seen to end.
     pub fn process(&self) -> Option<&Process> {
         match self {
-            Self::Online { process } | Self::Stopping { process, .. } => Some(process),
+            Self::Starting { process, .. } | Self::Online { process } | Self::Stopping { process, .. } => {
+                Some(process)
+            }
             Self::Spawning { .. }
             | Self::Clearing { .. }
             | Self::Stopped

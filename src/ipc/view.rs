@@ -140,6 +140,22 @@ pub struct InstanceDetail {
     pub exits: Vec<ExitView>,
     /// All processes of its tree.
     pub processes: Vec<i32>,
+    /// How its ports are shared, if they are.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ports: Option<SharedPorts>,
+}
+
+/// How a run's ports are shared.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SharedPorts {
+    /// The way, in words; empty before the run has asked for a port.
+    pub path: String,
+    /// Why this way.
+    pub why: String,
+    /// Where it listens.
+    pub addresses: Vec<String>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
 }
 
 /// How a run ended.
@@ -251,6 +267,8 @@ pub enum EventKind {
     Launching,
     /// It is ready.
     Online,
+    /// It is not ready in the time given, and goes on.
+    Late,
     /// It could not be started.
     StartFailed,
     /// It was told to go.

@@ -103,6 +103,17 @@ pub struct Readiness {
     pub timeout: Duration,
 }
 
+/// What tells that a run is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sign {
+    /// That its program runs.
+    Running,
+    /// That it listens. One that does not come to that within the time given needs no port.
+    Listening,
+    /// That it says so.
+    Said,
+}
+
 impl Default for Readiness {
     fn default() -> Self {
         Self { wait_ready: false, timeout: Duration::from_millis(3000) }

@@ -236,6 +236,8 @@ fn any_app(random: &mut fastrand::Rng, name: String) -> AppSpec {
     app.restart.max_restarts = random.u32(..20);
     app.restart.min_uptime = Duration::from_millis(random.u64(..12_000));
     app.stop.timeout = Duration::from_millis(random.u64(..12_000));
+    app.readiness.wait_ready = random.u32(..4) == 0;
+    app.hold_port = random.u32(..4) == 0;
     if random.u32(..5) == 0 {
         app.restart.delay = RestartDelay::Fixed(Duration::from_millis(random.u64(..5_000)));
     }

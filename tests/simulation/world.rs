@@ -183,6 +183,12 @@ impl SimWorld {
         };
         let event = Event::Spawned { run: id.number, pid, start_time: 1 };
         self.schedule(after, Due::Keeper(Input::Fact { instance: id.instance, event }));
+        // Most come to listen or say that they are ready, some late, some never.
+        if self.random.u32(..8) != 0 {
+            let ready = Event::Ready { run: id.number };
+            let later = self.random.u64(..5_000);
+            self.schedule(after + later, Due::Daemon(Input::Fact { instance: id.instance, event: ready }));
+        }
         let life = match self.random.u32(..10) {
             0..4 => self.random.u64(1..900),
             4..6 => self.random.u64(1000..20_000),
@@ -270,6 +276,10 @@ impl World for SimWorld {
         let after = at.saturating_sub(self.clock);
         self.schedule(after, Due::Daemon(Input::Fact { instance, event: Event::Due { at } }));
     }
+
+    fn ready(&mut self, _run: RunId) {}
+
+    fn idle(&mut self, _instance: &Instance) {}
 
     fn process_changed(&mut self, _instance: &Instance, _pid: Option<i32>) {}
 

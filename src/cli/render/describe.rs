@@ -24,9 +24,15 @@ pub(in crate::cli) fn describe(
     let view = &detail.view;
     let title = format!("{} (id {})", tame(&view.name), view.id);
     let mut page = format!("{}\n", style.paint(Tone::Head, &title));
-    let sections =
-        [identity(detail), command(detail), state(detail, zone), restart(&detail.spec), logs(detail)];
-    for (heading, rows) in sections {
+    let sections = [
+        identity(detail),
+        command(detail),
+        state(detail, zone),
+        restart(&detail.spec),
+        ports(detail),
+        logs(detail),
+    ];
+    for (heading, rows) in sections.into_iter().filter(|(_, rows)| !rows.is_empty()) {
         page.push_str(&format!("\n{}\n", style.paint(Tone::Head, heading)));
         for (key, value) in rows {
             let tone = if key == "status" { Tone::of(view.status) } else { Tone::Plain };
@@ -114,6 +120,18 @@ fn restart(spec: &AppSpec) -> Section {
         rows.push(("ready", format!("when it says so, within {}", span(spec.readiness.timeout))));
     }
     ("Restarts and limits", rows)
+}
+
+fn ports(detail: &InstanceDetail) -> Section {
+    let Some(ports) = detail.ports.as_ref().filter(|ports| !ports.path.is_empty()) else {
+        return ("Ports", Vec::new());
+    };
+    let mut rows = vec![
+        ("listens", ports.addresses.join(", ")),
+        ("shared by", format!("{} ({})", ports.path, ports.why)),
+    ];
+    rows.extend(ports.warnings.iter().map(|warning| ("note", warning.clone())));
+    ("Ports", rows)
 }
 
 fn logs(detail: &InstanceDetail) -> Section {
@@ -226,6 +244,7 @@ pub(super) mod tests {
             created_at: 1_700_000_000_000,
             exits: vec![end(1, Exit::Signal { number: 9, core: false }), end(10, Exit::Code(1))],
             processes: vec![],
+            ports: None,
         }
     }
 

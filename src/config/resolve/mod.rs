@@ -129,6 +129,9 @@ pub(super) fn settle(
     }
     app.instances = given(&settings.instances).map_or(1, |instances| instances.on(ground.cores));
     app.exec_mode = mode(settings);
+    app.hold_port = given(&settings.hold_port).copied().unwrap_or_default();
+    app.balance = given(&settings.balance).map(|spread| spread.0).unwrap_or_default();
+    app.listen = given(&settings.listen).map(|words| words.0.clone()).unwrap_or_default();
     app.account = account::account(settings, findings);
     policy::apply(settings, app, findings);
     app.logs = logs::logs(settings, app, findings);
@@ -168,19 +171,7 @@ fn launch(
     if shares_ports && unsaid && settings.instances.is_some() {
         app.exec_mode = ExecMode::Cluster;
     }
-    warn_of_one_port(settings, app, findings);
     Some(())
-}
-
-/// The static server shares its port by itself; any other program's second instance would find
-/// the port taken.
-fn warn_of_one_port(settings: &Settings, app: &AppSpec, findings: &mut Findings<'_>) {
-    let alone = app.instances < 2 || app.increment_var.is_some() || matches!(app.launcher, Launcher::Serve);
-    if let (ExecMode::Cluster, false, Some(instances)) = (app.exec_mode, alone, &settings.instances) {
-        let message = "this version cannot make instances share one port; \
-            increment_var = \"PORT\" gives each a port of its own";
-        findings.warn(&instances.at, message);
-    }
 }
 
 #[cfg(test)]

@@ -13,10 +13,6 @@ pub(super) fn apply(settings: &Settings, app: &mut AppSpec, findings: &mut Findi
     stop(settings, app, findings);
     set(&mut app.readiness.wait_ready, given(&settings.wait_ready).copied());
     set(&mut app.readiness.timeout, duration(given(&settings.listen_timeout)));
-    if let Some(asked) = settings.wait_ready.as_ref().filter(|asked| asked.value) {
-        findings
-            .warn(&asked.at, "`wait_ready` is not heeded in this version; the app is online once it runs");
-    }
     set(&mut app.autostart, given(&settings.autostart).copied());
     set(&mut app.depends_on, given(&settings.depends_on).map(|names| names.0.clone()));
     app.max_memory_restart = given(&settings.max_memory_restart).map(|size| size.0);

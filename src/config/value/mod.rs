@@ -35,7 +35,7 @@ use serde_json::Value;
 
 pub(super) use environment::{Environment, Filter, VarName};
 pub(super) use millis::Millis;
-pub(super) use names::{AppName, Cron, LogKind, Mode, SignalName, Who};
+pub(super) use names::{AppName, Cron, LogKind, Mode, SignalName, Spread, Who};
 pub(super) use number::{Codes, Count, Instances, Port};
 pub(super) use places::{LogTo, Watch};
 pub(super) use size::Size;

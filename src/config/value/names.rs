@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{Reading, Wrong, integer, wants, wants_help};
-use crate::spec::{ExecMode, LogFormat};
+use crate::spec::{Balance, ExecMode, LogFormat};
 
 /// The name of an app: shown, selected by, and part of file names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,10 @@ pub(in super::super) struct AppName(pub(in super::super) String);
 /// Whether instances share their ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct Mode(pub(in super::super) ExecMode);
+
+/// How connections are spread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) struct Spread(pub(in super::super) Balance);
 
 /// A signal's name, with `SIG`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +64,17 @@ impl Reading for Mode {
             Some("fork" | "fork_mode") => Ok(Self(ExecMode::Fork)),
             Some("cluster" | "cluster_mode") => Ok(Self(ExecMode::Cluster)),
             _ => wants("\"fork\" or \"cluster\""),
+        }
+    }
+}
+
+impl Reading for Spread {
+    fn read(value: &Value) -> Result<Self, Wrong> {
+        match value.as_str() {
+            Some("random") => Ok(Self(Balance::Random)),
+            Some("ip_hash") => Ok(Self(Balance::IpHash)),
+            Some("shared") => Ok(Self(Balance::Shared)),
+            _ => wants("\"random\", \"ip_hash\" or \"shared\""),
         }
     }
 }
@@ -123,6 +138,7 @@ impl Reading for LogKind {
 }
 
 schema!(AppName, { "type": "string", "minLength": 1, "maxLength": LONGEST_NAME, "not": { "const": "all" } });
+schema!(Spread, { "enum": ["random", "ip_hash", "shared"] });
 schema!(Mode, { "enum": ["fork", "cluster", "fork_mode", "cluster_mode"] });
 schema!(SignalName, { "type": "string", "examples": ["SIGINT", "SIGTERM", "SIGQUIT", "SIGUSR2"] });
 schema!(Who, { "type": ["string", "integer"], "minimum": 0 });

@@ -1,0 +1,257 @@
+//! The ports that apps share: what the cluster engine tells, and what runs are started with.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::mpsc;
+
+use super::keeper_link::KeeperLink;
+use super::supervisor::Input;
+use crate::cluster::path::{Wanted, choose, gains_rights};
+use crate::cluster::{self, Address, Began, Cluster, Keep, Opening, Outside, Passed, Path, Settings};
+use crate::exit::{StartFailure, StartStep};
+use crate::instance::Instance;
+use crate::instance::event::Event;
+use crate::instance::life::RunId;
+use crate::ipc::message::SharedPorts;
+use crate::keeper::wire::Order;
+use crate::paths::Home;
+use crate::process::pidfd::ProcessRef;
+use crate::process::seccomp::{Support, probe};
+use crate::process::spawn::Launch;
+use crate::spec::{AppSpec, Launcher};
+
+/// What is known of the ports of runs, for people.
+#[derive(Clone, Debug, Default)]
+pub struct Record(Arc<Mutex<BTreeMap<u64, SharedPorts>>>);
+
+impl Record {
+    fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<u64, SharedPorts>) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What is known of a run's.
+    pub fn of(&self, run: RunId) -> Option<SharedPorts> {
+        self.with(|runs| runs.get(&run.to_u64()).cloned())
+    }
+}
+
+/// Hears the engine, on its thread.
+struct Ear {
+    queue: mpsc::UnboundedSender<Input>,
+    orders: mpsc::UnboundedSender<Keep>,
+    record: Record,
+}
+
+impl Outside for Ear {
+    fn tell(&mut self, event: cluster::Event) {
+        match event {
+            cluster::Event::Listening { run, address } => {
+                let text = address.to_string();
+                self.record.with(|runs| {
+                    let addresses = &mut runs.entry(run).or_default().addresses;
+                    addresses.extend((!addresses.contains(&text)).then_some(text));
+                });
+                let RunId { instance, number } = RunId::from_u64(run);
+                let _ = self.queue.send(Input::Fact { instance, event: Event::Ready { run: number } });
+            }
+            cluster::Event::Path { run, path, why } => self.record.with(|runs| {
+                let known = runs.entry(run).or_default();
+                (known.path, known.why) = (path.to_string(), why);
+            }),
+            cluster::Event::Warning { run, warning } => {
+                tracing::warn!(run, "{warning}");
+                self.record.with(|runs| {
+                    let warnings = &mut runs.entry(run).or_default().warnings;
+                    let text = warning.to_string();
+                    warnings.extend((!warnings.contains(&text)).then_some(text));
+                });
+            }
+        }
+    }
+
+    fn keep(&mut self, order: Keep) {
+        let _ = self.orders.send(order);
+    }
+}
+
+/// The engine's outside, and a task that passes its orders on to the keeper.
+pub fn outside(queue: mpsc::UnboundedSender<Input>, record: Record, link: KeeperLink) -> Box<dyn Outside> {
+    let (orders, mut passed) = mpsc::unbounded_channel();
+    tokio::task::spawn_local(async move {
+        while let Some(order) = passed.recv().await {
+            match order {
+                Keep::Store(name, fd) => link.send(Order::Store { name }, vec![fd]),
+                Keep::Drop(name) => link.send(Order::Drop { name }, Vec::new()),
+            }
+        }
+    });
+    Box::new(Ear { queue, orders, record })
+}
+
+/// Notifiers that came with the news of a start, until the start is handled.
+pub type Notifiers = Rc<RefCell<HashMap<u64, OwnedFd>>>;
+
+/// The daemon's part in sharing ports.
+pub struct Ports {
+    cluster: Cluster,
+    record: Record,
+    notifiers: Notifiers,
+    home: Home,
+    /// What the kernel allows, by user; asked once.
+    support: HashMap<Option<(u32, u32)>, Support>,
+    apps: BTreeSet<String>,
+    /// Runs that share ports, and have not ended.
+    runs: HashSet<RunId>,
+}
+
+impl Ports {
+    /// With an engine that runs.
+    pub fn new(cluster: Cluster, record: Record, notifiers: Notifiers, home: Home) -> Self {
+        let (support, apps, runs) = (HashMap::new(), BTreeSet::new(), HashSet::new());
+        Self { cluster, record, notifiers, home, support, apps, runs }
+    }
+
+    /// Makes the engine know the apps that share ports, and forget those that are gone.
+    pub fn follow(&mut self, instances: &BTreeMap<u32, Instance>) {
+        let mut wanted: BTreeMap<&str, Settings> = BTreeMap::new();
+        for instance in instances.values().filter(|instance| instance.spec.shares_ports()) {
+            let balance = instance.spec.balance;
+            let settings =
+                wanted.entry(&instance.spec.name).or_insert(Settings { balance, ..Settings::default() });
+            settings.slots.push(instance.number);
+        }
+        let gone: Vec<String> =
+            self.apps.iter().filter(|app| !wanted.contains_key(app.as_str())).cloned().collect();
+        for app in gone {
+            self.cluster.forget(&*app);
+            self.apps.remove(&app);
+        }
+        for (app, settings) in wanted {
+            self.cluster.app(app, settings);
+            self.apps.insert(app.to_owned());
+        }
+    }
+
+    /// The way for a run of this app, and why this one.
+    ///
+    /// # Errors
+    /// There is none; in words for the user.
+    pub fn way(&mut self, spec: &AppSpec, launch: &Launch) -> Result<(Path, String), StartFailure> {
+        let user = spec.account.as_ref().map(|account| (account.uid, account.gid));
+        let support = self.support.entry(user).or_insert_with(|| probe(user));
+        let node =
+            matches!(&spec.launcher, Launcher::Interpreter { program, .. } if program.ends_with("node"));
+        let wanted =
+            Wanted { gains_rights: gains_rights(&launch.program), listens: !spec.listen.is_empty(), node };
+        choose(support, &wanted).map_err(|why| StartFailure { step: StartStep::Filter, errno: 0, what: why })
+    }
+
+    /// Sockets for a run that cannot ask, to be passed with its start.
+    pub fn passed(&self, run: RunId, instance: &Instance, way: Path, launch: Launch) -> Passing {
+        let spec = &instance.spec;
+        let uid =
+            spec.account.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |account| account.uid);
+        let (app, slot) = (spec.name.clone(), instance.number);
+        let (cluster, dir, listen) = (self.cluster.clone(), self.home.run(), spec.listen.clone());
+        Passing { cluster, dir, listen, way, launch, run: run.to_u64(), app, slot, uid }
+    }
+
+    /// A run's process is there.
+    pub fn began(&mut self, run: RunId, instance: &Instance, notifier: Option<OwnedFd>) {
+        let spec = &instance.spec;
+        let Some(process) = instance.life.state.process().filter(|_| spec.shares_ports()) else { return };
+        let notifier = notifier.or_else(|| self.notifiers.borrow_mut().remove(&run.to_u64()));
+        let user = spec.account.as_ref().map(|account| (account.uid, account.gid));
+        let support = self.support.entry(user).or_insert_with(|| probe(user));
+        let node =
+            matches!(&spec.launcher, Launcher::Interpreter { program, .. } if program.ends_with("node"));
+        let wanted = Wanted { gains_rights: None, listens: !spec.listen.is_empty(), node };
+        let Ok((path, why)) = choose(support, &wanted) else { return };
+        let leader = ProcessRef { pid: process.pid, start_time: process.start_time };
+        let (app, slot) = (spec.name.clone(), instance.number);
+        self.runs.insert(run);
+        self.cluster.began(Began { run: run.to_u64(), app, slot, leader, path, why, notifier });
+    }
+
+    /// A run may get connections.
+    pub fn ready(&self, run: RunId) {
+        if self.runs.contains(&run) {
+            self.cluster.ready(run.to_u64());
+        }
+    }
+
+    /// A run is about to go.
+    pub fn quiet(&self, run: RunId) {
+        if self.runs.contains(&run) {
+            self.cluster.quiet(run.to_u64());
+        }
+    }
+
+    /// Nothing of a run is left.
+    pub fn ended(&mut self, run: RunId) {
+        if self.runs.remove(&run) {
+            self.cluster.ended(run.to_u64());
+        }
+        self.record.with(|runs| runs.remove(&run.to_u64()));
+        self.notifiers.borrow_mut().remove(&run.to_u64());
+    }
+
+    /// No other run follows soon: clients are refused instead of waiting in vain.
+    pub fn idle(&self, instance: &Instance) {
+        if instance.spec.shares_ports() {
+            self.cluster.abandon(&*instance.spec.name, instance.number);
+        }
+    }
+}
+
+/// Whether a descriptor is the notifier of a run's filter.
+pub fn is_notifier(fd: &OwnedFd) -> bool {
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    link.is_ok_and(|link| link.as_os_str().as_encoded_bytes().ends_with(b"seccomp notify"))
+}
+
+/// A start that waits for its sockets.
+pub struct Passing {
+    cluster: Cluster,
+    dir: std::path::PathBuf,
+    listen: Vec<String>,
+    way: Path,
+    launch: Launch,
+    run: u64,
+    app: String,
+    slot: u32,
+    uid: u32,
+}
+
+impl Passing {
+    /// The launch with what was added to it, and the sockets that go with it.
+    ///
+    /// # Errors
+    /// An address cannot be listened on.
+    pub async fn open(self) -> Result<(Launch, Vec<OwnedFd>), StartFailure> {
+        let failed = |what: String| StartFailure { step: StartStep::Filter, errno: 0, what };
+        let Self { cluster, dir, listen, way, mut launch, run, app, slot, uid } = self;
+        let addresses: Result<Vec<Address>, String> = listen.iter().map(|text| text.parse()).collect();
+        let addresses = addresses.map_err(failed)?;
+        let opening = Opening { run, app, slot, uid, addresses: addresses.clone() };
+        let sockets = match cluster.open(opening).await {
+            Ok(opened) => opened.map_err(|failure| failed(failure.to_string()))?,
+            Err(_) => return Err(failed("the daemon is ending".into())),
+        };
+        let script = cluster::passed::write_script(&dir).map_err(|error| failed(error.to_string()))?;
+        let options =
+            launch.env.iter().find_map(|pair| pair.strip_prefix("NODE_OPTIONS=")).unwrap_or_default();
+        let passed = Passed::new(way, &addresses, &script, options);
+        for (name, value) in passed.env {
+            launch.env.retain(|pair| !pair.starts_with(&format!("{name}=")));
+            launch.env.push(format!("{name}={value}"));
+        }
+        launch.fds.extend(passed.numbers);
+        launch.listen_pid = way == Path::Listen;
+        Ok((launch, sockets))
+    }
+}

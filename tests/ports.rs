@@ -1,0 +1,108 @@
+//! One port for the instances of programs that know nothing of it, and readiness.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod harness;
+
+use std::collections::BTreeMap;
+
+use harness::{Rsm, free_port, get, soon};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const NODE: &str = "require('http').createServer((_, answer) => answer.end(`pid ${process.pid} `)).listen(process.env.AT, '127.0.0.1')\n\
+                    process.on('SIGINT', () => process.exit(0))\n";
+
+const PYTHON: &str = r#"
+import http.server, os
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"pid %d " % os.getpid())
+    def log_message(self, *args):
+        pass
+http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["AT"])), Handler).serve_forever()
+"#;
+
+fn answers(port: u16, count: usize) -> BTreeMap<i32, usize> {
+    let mut by_pid = BTreeMap::new();
+    for _ in 0..count {
+        let answer = get(port, "/").expect("refused");
+        let pid = answer.split_whitespace().skip_while(|word| *word != "pid").nth(1);
+        *by_pid.entry(pid.unwrap().parse().unwrap()).or_default() += 1;
+    }
+    by_pid
+}
+
+#[test]
+fn instances_of_unmodified_programs_share_a_port() {
+    for (file, text) in [("app.js", NODE), ("app.py", PYTHON)] {
+        let port = free_port();
+        let rsm = Rsm::new().file(file, text).var("AT", &port.to_string()).file(
+            "ecosystem.toml",
+            &format!(
+                "[[apps]]\nname = \"web\"\nscript = \"./{file}\"\nexec_mode = \"cluster\"\ninstances = 2\n"
+            ),
+        );
+        rsm.ok(&["start", "ecosystem.toml"]);
+        let spread = answers(port, 100);
+        let pids = rsm.pids("web");
+        assert_eq!(spread.keys().copied().collect::<Vec<_>>().len(), 2, "{spread:?}");
+        assert!(pids.iter().all(|pid| spread[pid] >= 20), "{spread:?}");
+        // Connections to one that is killed wait for the next.
+        kill(Pid::from_raw(pids[0]), Signal::SIGKILL).unwrap();
+        assert!(!answers(port, 100).contains_key(&pids[0]));
+        // Neither daemon nor keeper is needed.
+        let (daemon, keeper) = rsm.managers();
+        kill(Pid::from_raw(keeper), Signal::SIGKILL).unwrap();
+        kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
+        answers(port, 20);
+        rsm.ok(&["restart", "web"]);
+        assert_eq!(answers(port, 100).len(), 2);
+        rsm.ok(&["scale", "web", "3"]);
+        assert_eq!(answers(port, 100).len(), 3);
+        rsm.ok(&["describe", "web"]).shows(&format!("127.0.0.1:{port}"));
+        rsm.ok(&["stop", "web"]);
+        assert!(get(port, "/").is_none(), "nobody comes, so nobody waits");
+    }
+}
+
+#[test]
+fn a_held_port_refuses_nobody_while_the_app_restarts() {
+    let port = free_port();
+    let rsm = Rsm::new()
+        .file("app.py", PYTHON)
+        .var("AT", &port.to_string())
+        .file("ecosystem.toml", "[[apps]]\nname = \"web\"\nscript = \"./app.py\"\nhold_port = true\n");
+    rsm.ok(&["start", "ecosystem.toml"]);
+    let before = rsm.pids("web");
+    let mut restart = rsm.command(&["restart", "web"]).spawn().unwrap();
+    while restart.try_wait().unwrap().is_none() {
+        // The app itself ends at once: what it had accepted just then is lost with it.
+        std::net::TcpStream::connect(("127.0.0.1", port)).expect("refused");
+    }
+    assert_ne!(rsm.pids("web"), before);
+}
+
+#[test]
+fn an_app_is_online_when_it_says_so() {
+    let node = "setTimeout(() => process.send('ready'), 200); setInterval(() => {}, 1000)\n";
+    let shell = "#!/bin/sh\nread _ < go\npython3 -c 'import os, socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.connect(\"\\0\" + os.environ[\"NOTIFY_SOCKET\"][1:]); s.send(b\"READY=1\\n\")'\nexec sleep 1000\n";
+    let rsm = Rsm::new().file("app.js", node).file("app.sh", shell).file(
+        "ecosystem.toml",
+        "[[apps]]\nname = \"node\"\nscript = \"./app.js\"\nwait_ready = true\nlisten_timeout = \"30s\"\n\
+         [[apps]]\nname = \"shell\"\nscript = \"./app.sh\"\nwait_ready = true\nlisten_timeout = \"200\"\n",
+    );
+    nix::unistd::mkfifo(&rsm.dir().join("go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    rsm.ok(&["start", "ecosystem.toml", "--only", "node"]);
+    assert_eq!(rsm.statuses("node"), ["online"]);
+    rsm.run(&["start", "ecosystem.toml", "--only", "shell"]).code(1).says("listen_timeout");
+    assert_eq!(rsm.statuses("shell"), ["launching"]);
+    // What is said while no daemon is there is heard by the next.
+    let (daemon, keeper) = rsm.managers();
+    kill(Pid::from_raw(keeper), Signal::SIGSTOP).unwrap();
+    kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
+    std::fs::write(rsm.dir().join("go"), "now\n").unwrap();
+    kill(Pid::from_raw(keeper), Signal::SIGCONT).unwrap();
+    soon("it is online", || (rsm.statuses("shell") == ["online"]).then_some(()));
+}
