@@ -67,6 +67,8 @@ pub struct Socket {
     pub uid: u32,
     /// It is a member of its group.
     pub listening: bool,
+    /// The length of its queue, as the program wants it.
+    pub backlog: i32,
     /// Runs that have it open, as far as we gave it to them.
     pub claims: BTreeSet<u64>,
 }
@@ -167,16 +169,22 @@ impl Book {
         group.order.join(id);
     }
 
-    /// Forgets a socket, and that it was a member of its group.
-    pub fn remove(&mut self, id: u64) -> Option<Socket> {
-        let socket = self.sockets.remove(&id)?;
-        if let Some(group) = self.groups.iter_mut().find(|group| group.address == socket.address) {
+    /// Notes that a socket is no member of its group any more.
+    pub fn leave(&mut self, id: u64) {
+        let Some(socket) = self.sockets.get_mut(&id) else { return };
+        let (address, was_in) = (socket.address, std::mem::take(&mut socket.listening));
+        if let Some(group) = self.groups.iter_mut().find(|group| group.address == address) {
             group.order.leave(id);
             // A UDP socket leaves when its last duplicate is closed, which is not ours alone.
-            group.sure &= !(socket.listening && socket.address.protocol == Protocol::Udp);
+            group.sure &= !(was_in && address.protocol == Protocol::Udp);
         }
         self.groups.retain(|group| !group.order.is_empty());
-        Some(socket)
+    }
+
+    /// Forgets a socket, and that it was a member of its group.
+    pub fn remove(&mut self, id: u64) {
+        self.leave(id);
+        self.sockets.remove(&id);
     }
 
     /// Other apps whose sockets have this address.
@@ -260,7 +268,16 @@ mod tests {
     fn socket(app: &str, slot: u32, claim: u64) -> Socket {
         let claims = BTreeSet::from([claim]);
         let (app, address) = (app.to_owned(), address());
-        Socket { app, slot, address, inode: 100 + u64::from(slot), uid: 0, listening: false, claims }
+        Socket {
+            app,
+            slot,
+            address,
+            inode: 100 + u64::from(slot),
+            uid: 0,
+            listening: false,
+            backlog: 1,
+            claims,
+        }
     }
 
     /// An app whose runs 1, 2, 3 … listen on one socket each.

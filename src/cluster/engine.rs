@@ -143,10 +143,16 @@ impl Engine {
         self.hands.forget(run);
         let Some(entry) = self.book.runs.remove(&run) else { return };
         let addresses = self.addresses_of(run);
-        for socket in self.book.sockets.values_mut() {
-            socket.claims.remove(&run);
+        let mut touched = BTreeSet::new();
+        for (id, socket) in &mut self.book.sockets {
+            if socket.claims.remove(&run) {
+                touched.insert(*id);
+            }
         }
         self.let_go_unclaimed(&entry.app);
+        // Whatever it did to them on its way out, connections for its replacement wait there.
+        let left: Vec<u64> = self.book.sockets.keys().copied().filter(|id| touched.contains(id)).collect();
+        left.into_iter().for_each(|id| self.revive_one(id));
         for address in addresses {
             self.steer(address);
         }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::address::Address;
+use super::address::{Address, Protocol};
 use super::book::{Book, Socket};
 use super::engine::Engine;
 use super::event::{Keep, Outside};
@@ -54,12 +54,24 @@ impl Engine {
         let mut kept = Kept::default();
         stored.into_iter().for_each(|(name, fd)| kept.take_up(&name, fd));
         let saved = kept.record.as_ref().and_then(|record| Book::read(&record.read().ok()?));
-        let book = saved.unwrap_or_default();
+        let mut book = saved.unwrap_or_default();
         let (held, unknown): (BTreeMap<_, _>, BTreeMap<_, _>) =
             kept.sockets.into_iter().partition(|(id, _)| book.sockets.contains_key(id));
         for id in unknown.into_keys() {
             outside.keep(Keep::Drop(format!("{SOCKET}{id}")));
         }
+        // Shut down while nobody was there to see it: it has left its group.
+        for (id, fd) in &held {
+            let tcp = book.sockets.get(id).is_some_and(|socket| socket.address.protocol == Protocol::Tcp);
+            if tcp && !socket::is_listening(fd.as_fd()) {
+                book.leave(*id);
+            }
+        }
+        // Nobody's, and not kept either: gone with the daemon.
+        let gone = |id: &u64, socket: &Socket| !held.contains_key(id) && socket.claims.is_empty();
+        let gone: Vec<u64> =
+            book.sockets.iter().filter(|(id, socket)| gone(id, socket)).map(|(id, _)| *id).collect();
+        gone.into_iter().for_each(|id| book.remove(id));
         let mut keep = |name: &str, fd: BorrowedFd<'_>| -> io::Result<()> {
             outside.keep(Keep::Store(name.to_owned(), fd.try_clone_to_owned()?));
             Ok(())

@@ -1,7 +1,8 @@
 //! Real programs on shared ports, driven by a small supervisor instead of the daemon.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(unsafe_code, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod killed;
 mod load;
 mod programs;
 mod supervisor;
@@ -12,7 +13,7 @@ use std::net::{SocketAddr, TcpListener};
 
 use load::{Load, Tally, ask, ask_from, ask_udp, free_port, requests};
 use nix::sys::signal::Signal;
-use programs::{NODE, PASSED, PROBE, PYTHON, SIGNALS, TWICE, UDP, WORKERS};
+use programs::{GO, MULTIPATH, NODE, PASSED, PROBE, PYTHON, SHUTS, SIGNALS, TWICE, UDP, WORKERS};
 use rsm::cluster::{Balance, Event, Path, Settings, Warning};
 use supervisor::{APP, Supervisor};
 
@@ -384,6 +385,68 @@ fn where_nobody_can_ask_sockets_are_passed() {
         tally.assert_clean();
         assert_eq!(answering(&tally), ["0", "1"], "{path:?}: {tally:?}");
         assert_eq!(supervisor.ports().len(), 2);
+    }
+}
+
+#[test]
+fn a_listener_that_its_old_run_shuts_down_listens_on() {
+    for path in PATHS {
+        let mut supervisor = Supervisor::new(path, slots(2));
+        let port = free_port();
+        let argv = ["python3", "-c", SHUTS, &port.to_string()];
+        let runs: Vec<u64> = (0..2).map(|slot| supervisor.start_ready(slot, &argv)).collect();
+        for run in runs {
+            supervisor.reload(run, &argv);
+        }
+        supervisor.ports();
+        let tally = requests(100, local(port));
+        tally.assert_clean();
+        assert_eq!(answering(&tally), ["0", "1"], "{path:?}: {tally:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs Go"]
+fn a_static_go_binary() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("main.go"), GO).unwrap();
+    let mut build = std::process::Command::new("go");
+    build.args(["build", "-o", "server", "main.go"]).env("CGO_ENABLED", "0").current_dir(dir.path());
+    assert!(build.status().unwrap().success());
+    let server = dir.path().join("server").display().to_string();
+    for path in PATHS {
+        let mut supervisor = Supervisor::new(path, slots(4));
+        let port = free_port();
+        // All addresses of both families, and one of them.
+        for (host, clients) in [("", port), ("127.0.0.1", port + 1)] {
+            let argv = [server.clone(), format!("{host}:{clients}")];
+            let mut runs: Vec<u64> = (0..4).map(|slot| supervisor.start_ready(slot, &argv)).collect();
+            let load = Load::on(local(clients));
+            for run in &mut runs {
+                *run = supervisor.reload(*run, &argv);
+            }
+            let tally = load.finish();
+            tally.assert_clean();
+            assert_eq!(answering(&tally), ["0", "1", "2", "3"], "{path:?}: {tally:?}");
+            runs.into_iter().for_each(|run| supervisor.kill(run));
+        }
+    }
+}
+
+#[test]
+fn multipath_sockets_are_replaced_by_plain_ones() {
+    for path in PATHS {
+        let mut supervisor = Supervisor::new(path, slots(2));
+        let port = free_port();
+        for slot in 0..2 {
+            supervisor.start_ready(slot, &["python3", "-c", MULTIPATH, &port.to_string()]);
+        }
+        supervisor.ports();
+        let tally = requests(50, local(port));
+        tally.assert_clean();
+        assert_eq!(answering(&tally), ["0", "1"], "{path:?}: {tally:?}");
+        let taken = supervisor.wait_for(|event| matches!(event, Event::Path { .. }));
+        assert!(matches!(taken, Event::Path { path: Path::Replace, .. }), "{taken:?}");
     }
 }
 

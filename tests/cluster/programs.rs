@@ -151,3 +151,91 @@ while go:
     c.sendall(b"HTTP/1.1 200 OK\r\n\r\nslot " + os.environ["SLOT"].encode())
     c.close()
 "#;
+
+/// Binds and listens without end, until told to stop; says what went wrong.
+pub const STORM: &str = r#"
+import signal, socket, sys
+go = True
+def stop(*_):
+    global go
+    go = False
+signal.signal(signal.SIGTERM, stop)
+signal.siginterrupt(signal.SIGTERM, False)
+count = 0
+try:
+    while go:
+        s = socket.socket()
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # By turns an address that waits for it, and a new one.
+        host = "127.0.0.1" if count % 2 else f"127.2.{count // 500 % 250}.{count // 2 % 250 + 1}"
+        s.bind((host, int(sys.argv[1])))
+        s.listen()
+        c = socket.create_connection(s.getsockname())
+        s.accept()[0].close()
+        c.close()
+        s.close()
+        count += 1
+    print("all", count, flush=True)
+except OSError as error:
+    print(count, error, flush=True)
+"#;
+
+/// Says goodbye by shutting its listening socket down, as WEBrick and .NET do, and takes its time.
+pub const SHUTS: &str = r#"
+import os, selectors, signal, socket, sys, time
+s = socket.socket()
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(("127.0.0.1", int(sys.argv[1])))
+s.listen(512)
+s.setblocking(False)
+sel = selectors.DefaultSelector()
+sel.register(s, selectors.EVENT_READ)
+def stop(*_):
+    sel.unregister(s)
+    s.shutdown(socket.SHUT_RDWR)
+    time.sleep(0.2)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+while True:
+    sel.select()
+    try: c, _ = s.accept()
+    except OSError: continue
+    c.setblocking(True)
+    c.recv(1000)
+    c.sendall(b"HTTP/1.1 200 OK\r\n\r\nslot " + os.environ["SLOT"].encode())
+    c.close()
+"#;
+
+/// Go's own server: binds on any of its threads, makes multipath sockets in newer versions.
+pub const GO: &str = r#"
+package main
+import ("context"; "net/http"; "os"; "os/signal"; "syscall")
+func main() {
+    server := &http.Server{Addr: os.Args[1], Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+        w.Write([]byte("slot " + os.Getenv("SLOT")))
+    })}
+    done := make(chan bool)
+    go func() {
+        signals := make(chan os.Signal, 1)
+        signal.Notify(signals, syscall.SIGTERM)
+        <-signals
+        server.Shutdown(context.Background())
+        close(done)
+    }()
+    if err := server.ListenAndServe(); err != http.ErrServerClosed { panic(err) }
+    <-done
+}
+"#;
+
+/// A multipath TCP socket: the group of such ones cannot be steered.
+pub const MULTIPATH: &str = r#"
+import os, socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
+s.bind(("127.0.0.1", int(sys.argv[1])))
+s.listen(64)
+while True:
+    c, _ = s.accept()
+    c.recv(1000)
+    c.sendall(b"HTTP/1.1 200 OK\r\n\r\nslot " + os.environ["SLOT"].encode())
+    c.close()
+"#;
