@@ -53,6 +53,9 @@ impl Engine {
         let (Ok(caller), Some(live)) = (Caller::of(call.thread), self.live.get(&run)) else {
             return Verdict::Pass;
         };
+        if !caller.in_our_network {
+            return Verdict::Pass;
+        }
         let look = match Look::at(live.path, &caller, number, &live.options) {
             Ok(Some(look)) => look,
             Ok(None) => return Verdict::Pass,

@@ -19,6 +19,7 @@ pub struct Settings {
     /// How connections are spread.
     pub balance: Balance,
     /// Its slots, whether something runs there or not: with [`Balance::IpHash`] each keeps its clients.
+    /// For a slot that is not among them nothing is held.
     pub slots: Vec<u32>,
     /// It may bind privileged ports although its user may not.
     pub low_ports: bool,

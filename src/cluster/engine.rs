@@ -96,6 +96,7 @@ impl Engine {
     pub fn app(&mut self, name: String, settings: Settings) {
         if self.book.apps.get(&name) != Some(&settings) {
             self.book.apps.insert(name.clone(), settings);
+            self.let_go_unclaimed(&name);
             self.steer_app(&name);
             self.save();
         }
@@ -157,6 +158,17 @@ impl Engine {
             self.steer(address);
         }
         self.save();
+    }
+
+    /// All runs that go on have begun: those that the book has besides are over.
+    pub fn all_began(&mut self) {
+        let over: Vec<u64> =
+            self.book.runs.keys().copied().filter(|run| !self.live.contains_key(run)).collect();
+        over.into_iter().for_each(|run| self.ended(run));
+        // Apps that nobody knows any more.
+        let known: BTreeSet<String> = self.book.apps.keys().cloned().collect();
+        let unknown: BTreeSet<String> = self.book.sockets.values().map(|socket| socket.app.clone()).collect();
+        unknown.difference(&known).for_each(|app| self.let_go_unclaimed(app));
     }
 
     /// No replacement is coming for a slot: who connects shall be refused at once.

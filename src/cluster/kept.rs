@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::address::{Address, Protocol};
-use super::book::{Book, Socket};
+use super::book::{Book, Settings, Socket};
 use super::engine::Engine;
 use super::event::{Keep, Outside};
 use super::memory::{Hands, Record};
@@ -123,12 +123,13 @@ impl Engine {
     }
 
     fn is_abandoned(&self, app: &str, place: u32) -> bool {
-        let Some(settings) = self.book.apps.get(app) else { return true };
+        let Some(Settings { balance, slots, .. }) = self.book.apps.get(app) else { return true };
         let gone = |slot: u32| self.book.abandoned.contains(&(app.to_owned(), slot));
-        match settings.balance {
-            Balance::Shared if !settings.slots.is_empty() => settings.slots.iter().all(|slot| gone(*slot)),
-            _ => gone(place),
+        if *balance == Balance::Shared {
+            // Also those of slots, from before all had one queue.
+            return place != 0 || slots.iter().all(|slot| gone(*slot));
         }
+        gone(place) || !slots.contains(&place)
     }
 
     /// Whether another run of the slot has a socket of its own for this address.

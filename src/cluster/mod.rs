@@ -24,6 +24,7 @@
 //! | before a run starts | [`Launch::asks`](crate::process::spawn::Launch::asks) = [`Path::calls`] |
 //! | that has sockets passed ([`Path::Listen`], [`Path::Preload`]) | [`Cluster::open`], [`Passed::new`] |
 //! | it is spawned, or was there before this daemon | [`Cluster::began`] with the notifier that came with it |
+//! | after its own start, once all runs were told | [`Cluster::all_began`] |
 //! | it is ready | [`Cluster::ready`] |
 //! | it is about to go | [`Cluster::quiet`], [`Cluster::drained`], then its signal |
 //! | nothing of it is left | [`Cluster::ended`] |

@@ -29,6 +29,7 @@ enum Command {
     Forget(String),
     Open(Opening, oneshot::Sender<Result<Vec<OwnedFd>, OpenFailure>>),
     Began(Box<Began>),
+    AllBegan,
     SetPhase(u64, Phase),
     Ended(u64),
     Abandon(String, u32),
@@ -118,6 +119,12 @@ impl Cluster {
         self.send(Command::Began(Box::new(began)));
     }
 
+    /// All runs that were there before this daemon have been told: those that a former one knew besides are
+    /// over.
+    pub fn all_began(&self) {
+        self.send(Command::AllBegan);
+    }
+
     /// A run may get connections.
     pub fn ready(&self, run: u64) {
         self.send(Command::SetPhase(run, Phase::Ready));
@@ -145,7 +152,7 @@ impl Cluster {
     }
 
     /// Resolves once nobody waits in a queue that this run alone takes from; at once where another run
-    /// takes from it, too.
+    /// takes from it, too. Where there is no other slot to steer to, that may be never: set a limit.
     pub fn drained(&self, run: u64) -> oneshot::Receiver<()> {
         self.ask(|answer| Command::Drained(run, answer))
     }
@@ -228,6 +235,7 @@ impl Desk {
             // Whoever asked may have stopped waiting.
             Command::Open(opening, answer) => drop(answer.send(self.engine.open(opening))),
             Command::Began(began) => self.began(*began),
+            Command::AllBegan => self.engine.all_began(),
             Command::SetPhase(run, phase) => self.engine.set_phase(run, phase),
             Command::Ended(run) => {
                 self.hang_up(run);

@@ -13,7 +13,7 @@ use std::net::{SocketAddr, TcpListener};
 
 use load::{Load, Tally, ask, ask_from, ask_udp, free_port, requests};
 use nix::sys::signal::Signal;
-use programs::{GO, MULTIPATH, NODE, PASSED, PROBE, PYTHON, SHUTS, SIGNALS, TWICE, UDP, WORKERS};
+use programs::{FAMILIES, GO, MULTIPATH, NODE, PASSED, PROBE, PYTHON, SHUTS, SIGNALS, TWICE, UDP, WORKERS};
 use rsm::cluster::{Balance, Event, Path, Settings, Warning};
 use supervisor::{APP, Supervisor};
 
@@ -203,9 +203,7 @@ fn one_queue_for_all_is_one_socket() {
 
 #[test]
 fn as_another_user() {
-    if !nix::unistd::geteuid().is_root() {
-        return; // only root can become someone else; as an ordinary user all other tests are this one
-    }
+    assert!(nix::unistd::geteuid().is_root(), "only root can become someone else; skip this test by name");
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(2));
         supervisor.become_user(65534);
@@ -276,6 +274,55 @@ fn addresses_of_both_families_are_groups_of_their_own() {
 }
 
 #[test]
+fn one_port_of_each_family() {
+    let v6 = |port| SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port));
+    for path in PATHS {
+        let mut supervisor = Supervisor::new(path, slots(2));
+        let port = free_port();
+        for slot in 0..2 {
+            let run = supervisor.start_ready(slot, &["python3", "-c", FAMILIES, &port.to_string()]);
+            supervisor.wait_ready(run);
+        }
+        supervisor.ports();
+        for to in [local(port), v6(port)] {
+            let tally = requests(50, to);
+            tally.assert_clean();
+            assert_eq!(answering(&tally), ["0", "1"], "{path:?}: {tally:?}");
+        }
+        let only_v6 = supervisor.ports().iter().filter(|port| port.address.only_v6).count();
+        assert_eq!(only_v6, 2);
+    }
+}
+
+#[test]
+fn runs_that_ended_unseen_get_nothing() {
+    let mut supervisor = Supervisor::new(Path::Take, slots(2));
+    let port = free_port();
+    let runs = [0, 1].map(|slot| supervisor.start_ready(slot, &python("127.0.0.1", port)));
+    supervisor.ports();
+    supervisor.lose_engine();
+    supervisor.kill_unseen(runs[0]);
+    supervisor.restore();
+    supervisor.cluster().all_began();
+    supervisor.ports();
+    let tally = requests(50, local(port));
+    tally.assert_clean();
+    assert_eq!(answering(&tally), ["1"]);
+}
+
+#[test]
+fn fewer_slots_hold_fewer_ports() {
+    let mut supervisor = Supervisor::new(Path::Take, slots(2));
+    let port = free_port();
+    let runs = [0, 1].map(|slot| supervisor.start_ready(slot, &python("127.0.0.1", port)));
+    supervisor.kill(runs[1]);
+    assert_eq!(supervisor.ports().len(), 2);
+    supervisor.cluster().app(APP, slots(1));
+    assert_eq!(supervisor.ports().len(), 1);
+    requests(20, local(port)).assert_clean();
+}
+
+#[test]
 fn several_ports_and_workers_that_share_by_themselves() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(2));
@@ -316,9 +363,11 @@ fn a_program_cannot_have_a_port_twice() {
 
 #[test]
 fn signals_while_it_asks_do_no_harm() {
-    let mut supervisor = Supervisor::new(Path::Take, slots(1));
-    let run = supervisor.start(0, &["python3", "-c", SIGNALS, &free_port().to_string()]);
-    supervisor.wait_line(run, "done");
+    for path in PATHS {
+        let mut supervisor = Supervisor::new(path, slots(1));
+        let run = supervisor.start(0, &["python3", "-c", SIGNALS, &free_port().to_string()]);
+        supervisor.wait_line(run, "done");
+    }
 }
 
 #[test]

@@ -239,3 +239,21 @@ while True:
     c.sendall(b"HTTP/1.1 200 OK\r\n\r\nslot " + os.environ["SLOT"].encode())
     c.close()
 "#;
+
+/// One socket for IPv4 and one for IPv6 alone, as nginx has them.
+pub const FAMILIES: &str = r#"
+import os, select, socket, sys
+port = int(sys.argv[1])
+four = socket.socket()
+four.bind(("0.0.0.0", port))
+six = socket.socket(socket.AF_INET6)
+six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+six.bind(("::", port))
+for s in (four, six): s.listen(64)
+while True:
+    for s in select.select([four, six], [], [])[0]:
+        c, _ = s.accept()
+        c.recv(1000)
+        c.sendall(b"HTTP/1.1 200 OK\r\n\r\nslot " + os.environ["SLOT"].encode())
+        c.close()
+"#;
