@@ -13,7 +13,9 @@ use std::net::{SocketAddr, TcpListener};
 
 use load::{Load, Tally, ask, ask_from, ask_udp, free_port, requests};
 use nix::sys::signal::Signal;
-use programs::{FAMILIES, GO, MULTIPATH, NODE, PASSED, PROBE, PYTHON, SHUTS, SIGNALS, TWICE, UDP, WORKERS};
+use programs::{
+    COMPAT, FAMILIES, GO, MULTIPATH, NODE, PASSED, PROBE, PYTHON, SHUTS, SIGNALS, TWICE, UDP, WORKERS,
+};
 use rsm::cluster::{Balance, Event, Path, Settings, Warning};
 use supervisor::{APP, Supervisor};
 
@@ -270,6 +272,24 @@ fn addresses_of_both_families_are_groups_of_their_own() {
         assert_eq!(answering(&tally), ["0", "1"], "IPv4 on the same sockets");
         let both = supervisor.ports();
         assert!(both.iter().all(|port| !port.address.only_v6), "{both:?}");
+    }
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn programs_of_32_bits_take_part() {
+    for path in PATHS {
+        for way in ["direct", "socketcall"] {
+            let mut supervisor = Supervisor::new(path, slots(2));
+            let port = free_port();
+            for slot in 0..2 {
+                supervisor.start_ready(slot, &["python3", "-c", COMPAT, &port.to_string(), way]);
+            }
+            supervisor.ports();
+            let tally = requests(50, local(port));
+            tally.assert_clean();
+            assert_eq!(answering(&tally), ["0", "1"], "{path:?}, {way}: {tally:?}");
+        }
     }
 }
 
