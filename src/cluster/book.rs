@@ -82,6 +82,25 @@ struct Group {
     sure: bool,
 }
 
+/// Who gets the connections of an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Steering {
+    /// The member of this index; [`NOBODY`]'s leaves it to the kernel.
+    To(u32),
+    /// These slots.
+    Over(Balance, Vec<Target>),
+}
+
+impl Steering {
+    /// The program for it.
+    pub fn program(&self) -> Vec<Instruction> {
+        match self {
+            Self::To(index) => vec![give(*index)],
+            Self::Over(balance, targets) => steer::program(*balance, targets),
+        }
+    }
+}
+
 /// The book.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Book {
@@ -203,27 +222,23 @@ impl Book {
         self.groups.iter().find(|group| group.address == address)
     }
 
-    /// The program for an address as things are. While `leaving` is on its way out of the group: one that
+    /// How an address is steered as things are. While `leaving` is on its way out of the group: in a way that
     /// is right before and after.
-    pub fn program(&self, address: Address, leaving: Option<u64>) -> Vec<Instruction> {
-        let nobody = || vec![give(NOBODY)];
-        let Some(group) = self.group(address).filter(|group| group.sure) else { return nobody() };
-        let Some(leaving) = leaving else {
-            return self.spread(group, group.order.members().iter().copied());
+    pub fn steering(&self, address: Address, leaving: Option<u64>) -> Steering {
+        let Some(group) = self.group(address).filter(|group| group.sure) else {
+            return Steering::To(NOBODY);
         };
+        let Some(leaving) = leaving else { return self.spread(group, group.order.members()) };
         let unmoved: Vec<u64> = group.order.unmoved_by(leaving).collect();
-        if unmoved.is_empty() {
-            return vec![give(group.order.last_index())];
-        }
-        self.spread(group, unmoved.into_iter())
+        if unmoved.is_empty() { Steering::To(group.order.last_index()) } else { self.spread(group, &unmoved) }
     }
 
-    fn spread(&self, group: &Group, members: impl Iterator<Item = u64> + Clone) -> Vec<Instruction> {
-        let best = members.clone().map(|member| self.rank(member)).max();
+    fn spread(&self, group: &Group, members: &[u64]) -> Steering {
+        let best = members.iter().map(|member| self.rank(*member)).max();
         let mut slots: BTreeMap<(&str, u32), Target> = BTreeMap::new();
         let mut balance = None;
         for member in members {
-            let (Some(socket), Some(index)) = (self.sockets.get(&member), group.order.index(member)) else {
+            let (Some(socket), Some(index)) = (self.sockets.get(member), group.order.index(*member)) else {
                 continue;
             };
             if let Some(app) = self.apps.get(&socket.app) {
@@ -233,13 +248,12 @@ impl Book {
                 }
             }
             let target = slots.entry((&socket.app, socket.slot)).or_default();
-            if Some(self.rank(member)) == best {
+            if Some(self.rank(*member)) == best {
                 target.open = true;
                 target.members.push(index);
             }
         }
-        let targets: Vec<Target> = slots.into_values().collect();
-        steer::program(balance.unwrap_or_default(), &targets)
+        Steering::Over(balance.unwrap_or_default(), slots.into_values().collect())
     }
 
     /// Only the members of the highest rank get connections: those of ready runs; if there is none, those
@@ -298,7 +312,7 @@ mod tests {
     /// What a program gives when its random numbers are 0, 1, 2 …
     fn given(book: &Book, leaving: Option<u64>) -> BTreeSet<u32> {
         use crate::process::bpf::interpreter::run;
-        let program = book.program(address(), leaving);
+        let program = book.steering(address(), leaving).program();
         (0..60).map(|number| run(&program, &|_, _| number)).collect()
     }
 
@@ -350,7 +364,7 @@ mod tests {
             (0..3).map(|slot| book.add(Socket { address: udp, ..socket("dns", slot, 1) })).collect();
         ids.iter().for_each(|id| book.join(*id));
         book.remove(ids[0]);
-        assert_eq!(book.program(udp, None), [give(NOBODY)]);
+        assert_eq!(book.steering(udp, None), Steering::To(NOBODY));
     }
 
     #[test]

@@ -12,13 +12,15 @@ use tokio::sync::oneshot;
 
 use super::address::{Address, Protocol};
 use super::asked::Asked;
-use super::book::{Book, Phase, Run, Settings};
+use super::book::{Book, Phase, Run, Settings, Steering};
 use super::event::{Event, Outside, Warning};
 use super::look::Options;
 use super::memory::{Hands, Record};
 use super::open::Family;
 use super::path::Path;
 use super::socket;
+use super::steer::Balance;
+use super::turns;
 use crate::process::pidfd::ProcessRef;
 use crate::process::seccomp::{Notification, Notifier};
 
@@ -88,6 +90,8 @@ pub(super) struct Engine {
     pub let_go_at: HashMap<(Protocol, u16, u32), Instant>,
     pub record: Record,
     pub hands: Hands,
+    /// We may not steer by turns.
+    pub no_turns: bool,
     pub drains: Vec<(u64, oneshot::Sender<()>)>,
 }
 
@@ -287,7 +291,17 @@ impl Engine {
     pub fn steer(&mut self, address: Address) {
         let mut members = self.book.members(address).iter();
         let Some((id, fd)) = members.find_map(|id| Some((*id, self.held.get(id)?))) else { return };
-        if let Err(errno) = socket::steer(fd.as_fd(), &self.book.program(address, None)) {
+        let steering = self.book.steering(address, None);
+        if let Steering::Over(Balance::Random, targets) = &steering
+            && !self.no_turns
+        {
+            match turns::attach(fd.as_fd(), targets) {
+                Ok(()) => return,
+                // Not us, or not this kernel: it will not be otherwise the next time.
+                Err(errno) => self.no_turns = errno != nix::errno::Errno::E2BIG,
+            }
+        }
+        if let Err(errno) = socket::steer(fd.as_fd(), &steering.program()) {
             let run = self.book.sockets.get(&id).and_then(|socket| socket.claims.last().copied());
             self.warn(run.unwrap_or(0), Warning::Unsteered { address, errno });
         }

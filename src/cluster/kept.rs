@@ -91,6 +91,7 @@ impl Engine {
             record,
             hands,
             drains: Vec::new(),
+            no_turns: false,
         })
     }
 
@@ -147,7 +148,7 @@ impl Engine {
         if let Some(fd) = self.held.get(&id).filter(|_| listening) {
             if self.book.members(address).len() > 1 {
                 // On failure the kernel's choice, or the former program's, is as good as any.
-                let _ = socket::steer(fd.as_fd(), &self.book.program(address, Some(id)));
+                let _ = socket::steer(fd.as_fd(), &self.book.steering(address, Some(id)).program());
             }
             // Duplicates, the keeper's above all, would keep it in the group until they are closed.
             socket::shut(fd.as_fd());

@@ -38,7 +38,7 @@
 //! # What is where
 //!
 //! Pure: `address` (what makes a group), `order` (its members as the kernel has them), `steer` (the
-//! programs), `path`, `book` (all that is known). Acting: `engine` (commands), `bind`, `listen`
+//! programs; `turns` for the privileged), `path`, `book` (all that is known). Acting: `engine` (commands), `bind`, `listen`
 //! (answers), `passed` (sockets for those who cannot ask), `sweep` (sockets that nobody uses), `thread` (the loop, the handle). `socket`, `look`,
 //! `open` and `memory` are what they need of the system.
 
@@ -60,6 +60,7 @@ mod socket;
 pub mod steer;
 mod sweep;
 mod thread;
+mod turns;
 
 pub use address::{Address, Protocol};
 pub use book::Settings;

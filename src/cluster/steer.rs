@@ -35,7 +35,7 @@ const MOST_MEMBERS: usize = 100;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Balance {
-    /// By chance, evenly.
+    /// Evenly: in rounds where the daemon is privileged, else by chance.
     #[default]
     Random,
     /// By the client's address: it stays with its slot while that is up.
@@ -70,7 +70,8 @@ pub fn program(balance: Balance, targets: &[Target]) -> Vec<Instruction> {
 }
 
 impl Target {
-    fn takes(&self) -> bool {
+    /// It may get connections, and has where to.
+    pub fn takes(&self) -> bool {
         self.open && !self.members.is_empty()
     }
 

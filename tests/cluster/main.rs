@@ -69,8 +69,9 @@ fn four_node_servers_behind_a_shell_get_equal_shares() {
         }
         let tally = requests(2000, local(port));
         tally.assert_clean();
-        // By chance: five times the standard deviation (19) round the mean.
-        assert!(tally.answered.values().all(|count| (400..600).contains(count)), "{path:?}: {tally:?}");
+        // In turns, as root; else by chance: five times the standard deviation (19) round the mean.
+        let even = if nix::unistd::geteuid().is_root() { 495..506 } else { 400..600 };
+        assert!(tally.answered.values().all(|count| even.contains(count)), "{path:?}: {tally:?}");
         assert_eq!(answering(&tally), ["0", "1", "2", "3"]);
     }
 }
