@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -23,6 +23,10 @@ use super::steer::Balance;
 use super::turns;
 use crate::process::pidfd::ProcessRef;
 use crate::process::seccomp::{Notification, Notifier};
+
+/// A client that has begun to connect to a socket is in its queue after this time at the latest; longer
+/// ones are rare, and lose.
+const ROUND_TRIP: Duration = Duration::from_millis(250);
 
 /// A run begins, or goes on under another daemon.
 #[derive(Debug)]
@@ -76,6 +80,8 @@ pub(super) struct Live {
     pub options: HashMap<u64, Options>,
     /// When it first listened.
     pub listened: Option<Instant>,
+    /// Since when it gets no new connections.
+    pub quiet: Option<Instant>,
 }
 
 pub(super) struct Engine {
@@ -124,7 +130,8 @@ impl Engine {
         let listened = self.book.sockets.values().any(|socket| socket.claims.contains(&run));
         let listened = listened.then(Instant::now);
         let options = HashMap::new();
-        let live = Live { leader, path, why, path_told: false, notifier, options, listened };
+        let quiet = self.book.runs.get(&run).filter(|run| run.phase == Phase::Quiet).map(|_| Instant::now());
+        let live = Live { leader, path, why, path_told: false, notifier, options, listened, quiet };
         self.live.insert(run, live);
         self.save();
         for call in self.hands.of_run(run) {
@@ -136,6 +143,9 @@ impl Engine {
     pub fn set_phase(&mut self, run: u64, phase: Phase) {
         let Some(entry) = self.book.runs.get_mut(&run) else { return };
         entry.phase = phase;
+        if let Some(live) = self.live.get_mut(&run) {
+            live.quiet = (phase == Phase::Quiet).then(Instant::now);
+        }
         for address in self.addresses_of(run) {
             self.steer(address);
         }
@@ -221,9 +231,12 @@ impl Engine {
             live.filter(|other| other.phase != Phase::Quiet).count() > 0
         };
         let own = self.book.sockets.iter().filter(|(_, socket)| socket.claims.contains(&run));
-        own.filter(|(_, socket)| !others(&socket.claims))
-            .filter_map(|(id, _)| self.held.get(id))
-            .all(|fd| socket::waiting(fd.as_fd()).unwrap_or(0) == 0)
+        let mut own = own.filter(|(_, socket)| !others(&socket.claims)).peekable();
+        let quiet = self.live.get(&run).and_then(|live| live.quiet);
+        if own.peek().is_some() && quiet.is_some_and(|since| since.elapsed() < ROUND_TRIP) {
+            return false;
+        }
+        own.filter_map(|(id, _)| self.held.get(id)).all(|fd| socket::waiting(fd.as_fd()).unwrap_or(0) == 0)
     }
 
     /// What a run's calls are answered through.
