@@ -1,5 +1,5 @@
 //! One port for the instances of programs that know nothing of it, and readiness.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod harness;
 

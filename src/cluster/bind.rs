@@ -53,6 +53,9 @@ impl Engine {
         let (Ok(caller), Some(live)) = (Caller::of(call.thread), self.live.get(&run)) else {
             return Verdict::Pass;
         };
+        if !caller.in_our_network {
+            return Verdict::Pass;
+        }
         let look = match Look::at(live.path, &caller, number, &live.options) {
             Ok(Some(look)) => look,
             Ok(None) => return Verdict::Pass,
@@ -137,15 +140,18 @@ impl Engine {
             socket.claims.insert(bind.run);
         }
         self.save();
-        if let Some(fd) = self.held.get(&id) {
-            bind.notifier.place(bind.id, fd.as_fd(), bind.number, file.close_on_exec)?;
-        }
+        self.put_in_place(bind, id, file)?;
         self.tell_path(bind.run, None);
         if bind.address.protocol == Protocol::Udp {
             self.has_joined(bind.run, id); // no `listen` follows
         }
         self.sweep_soon(bind.run);
         Ok(())
+    }
+
+    fn put_in_place(&self, bind: &Bind, id: u64, file: SocketFile) -> nix::Result<()> {
+        let fd = self.held.get(&id).ok_or(Errno::EBADF)?;
+        bind.notifier.place(bind.id, fd.as_fd(), bind.number, file.close_on_exec)
     }
 
     fn bind_new(&mut self, bind: &Bind, mut look: Look) -> nix::Result<()> {
@@ -164,26 +170,27 @@ impl Engine {
             inode: socket::inode(fd.as_fd())?,
             uid: bind.caller.uid,
             listening: false,
+            backlog: 0,
             claims: BTreeSet::from([bind.run]),
         });
         if !look.is_tcp() {
             self.book.join(id);
         }
-        let close_on_exec = look.file.close_on_exec;
         if replaces {
             socket::set_non_blocking(fd.as_fd(), look.file.non_blocking)?;
-            self.save();
-            if let Err(errno) = bind.notifier.place(bind.id, fd.as_fd(), bind.number, close_on_exec) {
-                self.book.remove(id);
-                return Err(errno);
-            }
         }
+        // In this order: killed at any point, the next daemon either finds nothing of it, or all.
+        self.save();
         // A TCP socket that we could take is taken when it listens: until then it may turn out to be a
         // probe, or a client's.
         if replaces || !look.is_tcp() {
             self.hold(id, fd);
         }
-        self.save();
+        if replaces && let Err(errno) = self.put_in_place(bind, id, look.file) {
+            self.let_go(id);
+            self.save();
+            return Err(errno);
+        }
         self.tell_path(
             bind.run,
             (replaces && look.kind.multipath).then_some("a multipath TCP socket cannot be steered"),

@@ -20,6 +20,7 @@ pub struct Settings {
     /// How connections are spread.
     pub balance: Balance,
     /// Its slots, whether something runs there or not: with [`Balance::IpHash`] each keeps its clients.
+    /// For a slot that is not among them nothing is held.
     pub slots: Vec<u32>,
     /// It may bind privileged ports although its user may not.
     pub low_ports: bool,
@@ -68,6 +69,8 @@ pub struct Socket {
     pub uid: u32,
     /// It is a member of its group.
     pub listening: bool,
+    /// The length of its queue, as the program wants it.
+    pub backlog: i32,
     /// Runs that have it open, as far as we gave it to them.
     pub claims: BTreeSet<u64>,
 }
@@ -78,6 +81,25 @@ struct Group {
     order: Order,
     /// False once a member may have left at a moment that we do not know.
     sure: bool,
+}
+
+/// Who gets the connections of an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Steering {
+    /// The member of this index; [`NOBODY`]'s leaves it to the kernel.
+    To(u32),
+    /// These slots.
+    Over(Balance, Vec<Target>),
+}
+
+impl Steering {
+    /// The program for it.
+    pub fn program(&self) -> Vec<Instruction> {
+        match self {
+            Self::To(index) => vec![give(*index)],
+            Self::Over(balance, targets) => steer::program(*balance, targets),
+        }
+    }
 }
 
 /// The book.
@@ -168,16 +190,22 @@ impl Book {
         group.order.join(id);
     }
 
-    /// Forgets a socket, and that it was a member of its group.
-    pub fn remove(&mut self, id: u64) -> Option<Socket> {
-        let socket = self.sockets.remove(&id)?;
-        if let Some(group) = self.groups.iter_mut().find(|group| group.address == socket.address) {
+    /// Notes that a socket is no member of its group any more.
+    pub fn leave(&mut self, id: u64) {
+        let Some(socket) = self.sockets.get_mut(&id) else { return };
+        let (address, was_in) = (socket.address, std::mem::take(&mut socket.listening));
+        if let Some(group) = self.groups.iter_mut().find(|group| group.address == address) {
             group.order.leave(id);
             // A UDP socket leaves when its last duplicate is closed, which is not ours alone.
-            group.sure &= !(socket.listening && socket.address.protocol == Protocol::Udp);
+            group.sure &= !(was_in && address.protocol == Protocol::Udp);
         }
         self.groups.retain(|group| !group.order.is_empty());
-        Some(socket)
+    }
+
+    /// Forgets a socket, and that it was a member of its group.
+    pub fn remove(&mut self, id: u64) {
+        self.leave(id);
+        self.sockets.remove(&id);
     }
 
     /// Other apps whose sockets have this address.
@@ -195,27 +223,23 @@ impl Book {
         self.groups.iter().find(|group| group.address == address)
     }
 
-    /// The program for an address as things are. While `leaving` is on its way out of the group: one that
+    /// How an address is steered as things are. While `leaving` is on its way out of the group: in a way that
     /// is right before and after.
-    pub fn program(&self, address: Address, leaving: Option<u64>) -> Vec<Instruction> {
-        let nobody = || vec![give(NOBODY)];
-        let Some(group) = self.group(address).filter(|group| group.sure) else { return nobody() };
-        let Some(leaving) = leaving else {
-            return self.spread(group, group.order.members().iter().copied());
+    pub fn steering(&self, address: Address, leaving: Option<u64>) -> Steering {
+        let Some(group) = self.group(address).filter(|group| group.sure) else {
+            return Steering::To(NOBODY);
         };
+        let Some(leaving) = leaving else { return self.spread(group, group.order.members()) };
         let unmoved: Vec<u64> = group.order.unmoved_by(leaving).collect();
-        if unmoved.is_empty() {
-            return vec![give(group.order.last_index())];
-        }
-        self.spread(group, unmoved.into_iter())
+        if unmoved.is_empty() { Steering::To(group.order.last_index()) } else { self.spread(group, &unmoved) }
     }
 
-    fn spread(&self, group: &Group, members: impl Iterator<Item = u64> + Clone) -> Vec<Instruction> {
-        let best = members.clone().map(|member| self.rank(member)).max();
+    fn spread(&self, group: &Group, members: &[u64]) -> Steering {
+        let best = members.iter().map(|member| self.rank(*member)).max();
         let mut slots: BTreeMap<(&str, u32), Target> = BTreeMap::new();
         let mut balance = None;
         for member in members {
-            let (Some(socket), Some(index)) = (self.sockets.get(&member), group.order.index(member)) else {
+            let (Some(socket), Some(index)) = (self.sockets.get(member), group.order.index(*member)) else {
                 continue;
             };
             if let Some(app) = self.apps.get(&socket.app) {
@@ -225,13 +249,12 @@ impl Book {
                 }
             }
             let target = slots.entry((&socket.app, socket.slot)).or_default();
-            if Some(self.rank(member)) == best {
+            if Some(self.rank(*member)) == best {
                 target.open = true;
                 target.members.push(index);
             }
         }
-        let targets: Vec<Target> = slots.into_values().collect();
-        steer::program(balance.unwrap_or_default(), &targets)
+        Steering::Over(balance.unwrap_or_default(), slots.into_values().collect())
     }
 
     /// Only the members of the highest rank get connections: those of ready runs; if there is none, those
@@ -261,7 +284,16 @@ mod tests {
     fn socket(app: &str, slot: u32, claim: u64) -> Socket {
         let claims = BTreeSet::from([claim]);
         let (app, address) = (app.to_owned(), address());
-        Socket { app, slot, address, inode: 100 + u64::from(slot), uid: 0, listening: false, claims }
+        Socket {
+            app,
+            slot,
+            address,
+            inode: 100 + u64::from(slot),
+            uid: 0,
+            listening: false,
+            backlog: 1,
+            claims,
+        }
     }
 
     /// An app whose runs 1, 2, 3 … listen on one socket each.
@@ -281,7 +313,7 @@ mod tests {
     /// What a program gives when its random numbers are 0, 1, 2 …
     fn given(book: &Book, leaving: Option<u64>) -> BTreeSet<u32> {
         use crate::process::bpf::interpreter::run;
-        let program = book.program(address(), leaving);
+        let program = book.steering(address(), leaving).program();
         (0..60).map(|number| run(&program, &|_, _| number)).collect()
     }
 
@@ -333,7 +365,7 @@ mod tests {
             (0..3).map(|slot| book.add(Socket { address: udp, ..socket("dns", slot, 1) })).collect();
         ids.iter().for_each(|id| book.join(*id));
         book.remove(ids[0]);
-        assert_eq!(book.program(udp, None), [give(NOBODY)]);
+        assert_eq!(book.steering(udp, None), Steering::To(NOBODY));
     }
 
     #[test]

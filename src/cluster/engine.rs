@@ -6,21 +6,27 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::address::{Address, Protocol};
 use super::asked::Asked;
-use super::book::{Book, Phase, Run, Settings};
+use super::book::{Book, Phase, Run, Settings, Steering};
 use super::event::{Event, Outside, Warning};
 use super::look::Options;
 use super::memory::{Hands, Record};
 use super::open::Family;
 use super::path::Path;
 use super::socket;
+use super::turns;
 use crate::process::pidfd::ProcessRef;
 use crate::process::seccomp::{Notification, Notifier};
+use crate::spec::Balance;
+
+/// A client that has begun to connect to a socket is in its queue after this time at the latest; longer
+/// ones are rare, and lose.
+const ROUND_TRIP: Duration = Duration::from_millis(250);
 
 /// A run begins, or goes on under another daemon.
 #[derive(Debug)]
@@ -74,6 +80,8 @@ pub(super) struct Live {
     pub options: HashMap<u64, Options>,
     /// When it first listened.
     pub listened: Option<Instant>,
+    /// Since when it gets no new connections.
+    pub quiet: Option<Instant>,
 }
 
 pub(super) struct Engine {
@@ -88,6 +96,8 @@ pub(super) struct Engine {
     pub let_go_at: HashMap<(Protocol, u16, u32), Instant>,
     pub record: Record,
     pub hands: Hands,
+    /// We may not steer by turns.
+    pub no_turns: bool,
     pub drains: Vec<(u64, oneshot::Sender<()>)>,
 }
 
@@ -96,6 +106,7 @@ impl Engine {
     pub fn app(&mut self, name: String, settings: Settings) {
         if self.book.apps.get(&name) != Some(&settings) {
             self.book.apps.insert(name.clone(), settings);
+            self.let_go_unclaimed(&name);
             self.steer_app(&name);
             self.save();
         }
@@ -119,7 +130,8 @@ impl Engine {
         let listened = self.book.sockets.values().any(|socket| socket.claims.contains(&run));
         let listened = listened.then(Instant::now);
         let options = HashMap::new();
-        let live = Live { leader, path, why, path_told: false, notifier, options, listened };
+        let quiet = self.book.runs.get(&run).filter(|run| run.phase == Phase::Quiet).map(|_| Instant::now());
+        let live = Live { leader, path, why, path_told: false, notifier, options, listened, quiet };
         self.live.insert(run, live);
         self.save();
         for call in self.hands.of_run(run) {
@@ -131,6 +143,9 @@ impl Engine {
     pub fn set_phase(&mut self, run: u64, phase: Phase) {
         let Some(entry) = self.book.runs.get_mut(&run) else { return };
         entry.phase = phase;
+        if let Some(live) = self.live.get_mut(&run) {
+            live.quiet = (phase == Phase::Quiet).then(Instant::now);
+        }
         for address in self.addresses_of(run) {
             self.steer(address);
         }
@@ -143,14 +158,31 @@ impl Engine {
         self.hands.forget(run);
         let Some(entry) = self.book.runs.remove(&run) else { return };
         let addresses = self.addresses_of(run);
-        for socket in self.book.sockets.values_mut() {
-            socket.claims.remove(&run);
+        let mut touched = BTreeSet::new();
+        for (id, socket) in &mut self.book.sockets {
+            if socket.claims.remove(&run) {
+                touched.insert(*id);
+            }
         }
         self.let_go_unclaimed(&entry.app);
+        // Whatever it did to them on its way out, connections for its replacement wait there.
+        let left: Vec<u64> = self.book.sockets.keys().copied().filter(|id| touched.contains(id)).collect();
+        left.into_iter().for_each(|id| self.revive_one(id));
         for address in addresses {
             self.steer(address);
         }
         self.save();
+    }
+
+    /// All runs that go on have begun: those that the book has besides are over.
+    pub fn all_began(&mut self) {
+        let over: Vec<u64> =
+            self.book.runs.keys().copied().filter(|run| !self.live.contains_key(run)).collect();
+        over.into_iter().for_each(|run| self.ended(run));
+        // Apps that nobody knows any more.
+        let known: BTreeSet<String> = self.book.apps.keys().cloned().collect();
+        let unknown: BTreeSet<String> = self.book.sockets.values().map(|socket| socket.app.clone()).collect();
+        unknown.difference(&known).for_each(|app| self.let_go_unclaimed(app));
     }
 
     /// No replacement is coming for a slot: who connects shall be refused at once.
@@ -199,9 +231,12 @@ impl Engine {
             live.filter(|other| other.phase != Phase::Quiet).count() > 0
         };
         let own = self.book.sockets.iter().filter(|(_, socket)| socket.claims.contains(&run));
-        own.filter(|(_, socket)| !others(&socket.claims))
-            .filter_map(|(id, _)| self.held.get(id))
-            .all(|fd| socket::waiting(fd.as_fd()).unwrap_or(0) == 0)
+        let mut own = own.filter(|(_, socket)| !others(&socket.claims)).peekable();
+        let quiet = self.live.get(&run).and_then(|live| live.quiet);
+        if own.peek().is_some() && quiet.is_some_and(|since| since.elapsed() < ROUND_TRIP) {
+            return false;
+        }
+        own.filter_map(|(id, _)| self.held.get(id)).all(|fd| socket::waiting(fd.as_fd()).unwrap_or(0) == 0)
     }
 
     /// What a run's calls are answered through.
@@ -269,7 +304,17 @@ impl Engine {
     pub fn steer(&mut self, address: Address) {
         let mut members = self.book.members(address).iter();
         let Some((id, fd)) = members.find_map(|id| Some((*id, self.held.get(id)?))) else { return };
-        if let Err(errno) = socket::steer(fd.as_fd(), &self.book.program(address, None)) {
+        let steering = self.book.steering(address, None);
+        if let Steering::Over(Balance::Random, targets) = &steering
+            && !self.no_turns
+        {
+            match turns::attach(fd.as_fd(), targets) {
+                Ok(()) => return,
+                // Not us, or not this kernel: it will not be otherwise the next time.
+                Err(errno) => self.no_turns = errno != nix::errno::Errno::E2BIG,
+            }
+        }
+        if let Err(errno) = socket::steer(fd.as_fd(), &steering.program()) {
             let run = self.book.sockets.get(&id).and_then(|socket| socket.claims.last().copied());
             self.warn(run.unwrap_or(0), Warning::Unsteered { address, errno });
         }

@@ -5,8 +5,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::address::Address;
-use super::book::{Book, Socket};
+use super::address::{Address, Protocol};
+use super::book::{Book, Settings, Socket};
 use super::engine::Engine;
 use super::event::{Keep, Outside};
 use super::memory::{Hands, Record};
@@ -54,12 +54,24 @@ impl Engine {
         let mut kept = Kept::default();
         stored.into_iter().for_each(|(name, fd)| kept.take_up(&name, fd));
         let saved = kept.record.as_ref().and_then(|record| Book::read(&record.read().ok()?));
-        let book = saved.unwrap_or_default();
+        let mut book = saved.unwrap_or_default();
         let (held, unknown): (BTreeMap<_, _>, BTreeMap<_, _>) =
             kept.sockets.into_iter().partition(|(id, _)| book.sockets.contains_key(id));
         for id in unknown.into_keys() {
             outside.keep(Keep::Drop(format!("{SOCKET}{id}")));
         }
+        // Shut down while nobody was there to see it: it has left its group.
+        for (id, fd) in &held {
+            let tcp = book.sockets.get(id).is_some_and(|socket| socket.address.protocol == Protocol::Tcp);
+            if tcp && !socket::is_listening(fd.as_fd()) {
+                book.leave(*id);
+            }
+        }
+        // Nobody's, and not kept either: gone with the daemon.
+        let gone = |id: &u64, socket: &Socket| !held.contains_key(id) && socket.claims.is_empty();
+        let gone: Vec<u64> =
+            book.sockets.iter().filter(|(id, socket)| gone(id, socket)).map(|(id, _)| *id).collect();
+        gone.into_iter().for_each(|id| book.remove(id));
         let mut keep = |name: &str, fd: BorrowedFd<'_>| -> io::Result<()> {
             outside.keep(Keep::Store(name.to_owned(), fd.try_clone_to_owned()?));
             Ok(())
@@ -79,6 +91,7 @@ impl Engine {
             record,
             hands,
             drains: Vec::new(),
+            no_turns: false,
         })
     }
 
@@ -111,12 +124,13 @@ impl Engine {
     }
 
     fn is_abandoned(&self, app: &str, place: u32) -> bool {
-        let Some(settings) = self.book.apps.get(app) else { return true };
+        let Some(Settings { balance, slots, .. }) = self.book.apps.get(app) else { return true };
         let gone = |slot: u32| self.book.abandoned.contains(&(app.to_owned(), slot));
-        match settings.balance {
-            Balance::Shared if !settings.slots.is_empty() => settings.slots.iter().all(|slot| gone(*slot)),
-            _ => gone(place),
+        if *balance == Balance::Shared {
+            // Also those of slots, from before all had one queue.
+            return place != 0 || slots.iter().all(|slot| gone(*slot));
         }
+        gone(place) || !slots.contains(&place)
     }
 
     /// Whether another run of the slot has a socket of its own for this address.
@@ -134,7 +148,7 @@ impl Engine {
         if let Some(fd) = self.held.get(&id).filter(|_| listening) {
             if self.book.members(address).len() > 1 {
                 // On failure the kernel's choice, or the former program's, is as good as any.
-                let _ = socket::steer(fd.as_fd(), &self.book.program(address, Some(id)));
+                let _ = socket::steer(fd.as_fd(), &self.book.steering(address, Some(id)).program());
             }
             // Duplicates, the keeper's above all, would keep it in the group until they are closed.
             socket::shut(fd.as_fd());

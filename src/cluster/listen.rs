@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 
+use super::address::Protocol;
+use super::book::Phase;
 use super::engine::{Engine, Verdict};
 use super::event::{Event, Warning};
 use super::path::Path;
@@ -45,9 +47,12 @@ impl Engine {
             let taken = take()?;
             self.hold(id, taken);
         }
-        let Some(fd) = self.held.get(&id) else { return Err(Errno::EINVAL) };
-        // One that was shut down meanwhile has left the group and comes back at its end.
-        let joins = !socket::is_listening(fd.as_fd());
+        let (Some(fd), Some(socket)) = (self.held.get(&id), self.book.sockets.get(&id)) else {
+            return Err(Errno::EINVAL);
+        };
+        // One that was shut down meanwhile has left the group and comes back at its end. One that listens
+        // although the book does not say so: a daemon died before it could write that down.
+        let joins = !socket.listening || !socket::is_listening(fd.as_fd());
         if let Err(errno) = socket::listen(fd.as_fd(), backlog) {
             if let (Errno::EADDRINUSE, Some(socket)) = (errno, self.book.sockets.get(&id)) {
                 let address = socket.address;
@@ -59,12 +64,39 @@ impl Engine {
             self.book.join(id);
         }
         if let Some(socket) = self.book.sockets.get_mut(&id) {
-            socket.listening = true;
+            socket.backlog = backlog;
             socket.claims.insert(run);
         }
         self.save();
         self.has_joined(run, id);
         Ok(())
+    }
+
+    /// Has sockets listen again that a run which is about to go has shut down while others have them, too:
+    /// not all programs know the difference between `shutdown` and `close`. True if there may be more.
+    pub(super) fn revive(&mut self) -> bool {
+        let goes = |run: &u64| self.book.runs.get(run).is_some_and(|run| run.phase == Phase::Quiet);
+        let shared = self.book.sockets.iter().filter(|(_, socket)| {
+            let mut live = socket.claims.iter().filter(|run| self.book.runs.contains_key(run));
+            socket.listening && socket.claims.iter().any(goes) && !live.all(goes)
+        });
+        let shared: Vec<u64> = shared.map(|(id, _)| *id).collect();
+        shared.iter().for_each(|id| self.revive_one(*id));
+        !shared.is_empty()
+    }
+
+    /// Has a socket listen again if somebody has shut it down.
+    pub(super) fn revive_one(&mut self, id: u64) {
+        let (Some(fd), Some(socket)) = (self.held.get(&id), self.book.sockets.get(&id)) else { return };
+        let (address, backlog) = (socket.address, socket.backlog);
+        if address.protocol == Protocol::Udp || !socket.listening || socket::is_listening(fd.as_fd()) {
+            return;
+        }
+        if socket::listen(fd.as_fd(), backlog).is_ok() {
+            self.book.join(id);
+            self.steer(address);
+            self.save();
+        }
     }
 
     /// A socket is in its group: connections may come.

@@ -64,7 +64,10 @@ impl Look {
     fn inside(caller: &Caller, number: i32, file: SocketFile) -> nix::Result<Option<Self>> {
         let process = pidfd::open(caller.process)?;
         let taken = take_descriptor(process.as_fd(), number)?;
-        let Some(kind) = Kind::of(taken.as_fd()) else { return Ok(None) };
+        // One that is bound to a network device is a group of its own, and nobody's default.
+        let Some(kind) = Kind::of(taken.as_fd()).filter(|_| !socket::has_device(taken.as_fd())) else {
+            return Ok(None);
+        };
         let only_v6 = kind.v6 && socket::only_v6(taken.as_fd());
         let reuse_port = socket::reuse_port(taken.as_fd());
         Ok(Some(Self { kind, file, only_v6, reuse_port, taken: Some(taken) }))

@@ -24,6 +24,7 @@
 //! | before a run starts | [`Launch::asks`](crate::process::spawn::Launch::asks) = [`Path::calls`] |
 //! | that has sockets passed ([`Path::Listen`], [`Path::Preload`]) | [`Cluster::open`], [`Passed::new`] |
 //! | it is spawned, or was there before this daemon | [`Cluster::began`] with the notifier that came with it |
+//! | after its own start, once all runs were told | [`Cluster::all_began`] |
 //! | it is ready | [`Cluster::ready`] |
 //! | it is about to go | [`Cluster::quiet`], [`Cluster::drained`], then its signal |
 //! | nothing of it is left | [`Cluster::ended`] |
@@ -37,7 +38,7 @@
 //! # What is where
 //!
 //! Pure: `address` (what makes a group), `order` (its members as the kernel has them), `steer` (the
-//! programs), `path`, `book` (all that is known). Acting: `engine` (commands), `bind`, `listen`
+//! programs; `turns` for the privileged), `path`, `book` (all that is known). Acting: `engine` (commands), `bind`, `listen`
 //! (answers), `passed` (sockets for those who cannot ask), `sweep` (sockets that nobody uses), `thread` (the loop, the handle). `socket`, `look`,
 //! `open` and `memory` are what they need of the system.
 
@@ -59,6 +60,7 @@ mod socket;
 pub mod steer;
 mod sweep;
 mod thread;
+mod turns;
 
 pub use crate::spec::Balance;
 pub use address::{Address, Protocol};

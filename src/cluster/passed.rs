@@ -95,7 +95,16 @@ impl Engine {
         socket::listen(fd.as_fd(), BACKLOG)?;
         let (app, inode) = (app.to_owned(), socket::inode(fd.as_fd())?);
         let claims = BTreeSet::new();
-        let id = self.book.add(Socket { app, slot: place, address, inode, uid, listening: true, claims });
+        let id = self.book.add(Socket {
+            app,
+            slot: place,
+            address,
+            inode,
+            uid,
+            listening: true,
+            backlog: BACKLOG,
+            claims,
+        });
         self.book.join(id);
         self.hold(id, fd);
         Ok(id)

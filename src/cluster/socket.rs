@@ -106,6 +106,11 @@ fn set<T>(fd: BorrowedFd<'_>, level: i32, name: i32, value: &T) -> nix::Result<(
     Errno::result(done).map(drop)
 }
 
+/// Whether it is bound to one network device.
+pub fn has_device(fd: BorrowedFd<'_>) -> bool {
+    number(fd, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX).is_ok_and(|device| device != 0)
+}
+
 /// Whether it takes IPv6 alone.
 pub fn only_v6(fd: BorrowedFd<'_>) -> bool {
     number(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY).is_ok_and(|value| value != 0)

@@ -56,7 +56,8 @@ pub fn program(balance: Balance, targets: &[Target]) -> Vec<Instruction> {
 }
 
 impl Target {
-    fn takes(&self) -> bool {
+    /// It may get connections, and has where to.
+    pub fn takes(&self) -> bool {
         self.open && !self.members.is_empty()
     }
 

@@ -17,8 +17,9 @@ use super::event::Outside;
 use super::open::Family;
 use super::passed::{OpenFailure, Opening};
 
-/// How often the queue of a run that is waited for is looked at: the kernel does not tell when it is empty.
-const DRAIN_LOOK: Duration = Duration::from_millis(5);
+/// How often the sockets of runs that are about to go are looked at: the kernel does not tell when a queue
+/// is empty, or a socket is shut down.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// What epoll says of our own wake-up call; no run has this number.
 const WOKEN: u64 = u64::MAX;
@@ -28,6 +29,7 @@ enum Command {
     Forget(String),
     Open(Opening, oneshot::Sender<Result<Vec<OwnedFd>, OpenFailure>>),
     Began(Box<Began>),
+    AllBegan,
     SetPhase(u64, Phase),
     Ended(u64),
     Abandon(String, u32),
@@ -117,6 +119,12 @@ impl Cluster {
         self.send(Command::Began(Box::new(began)));
     }
 
+    /// All runs that were there before this daemon have been told: those that a former one knew besides are
+    /// over.
+    pub fn all_began(&self) {
+        self.send(Command::AllBegan);
+    }
+
     /// A run may get connections.
     pub fn ready(&self, run: u64) {
         self.send(Command::SetPhase(run, Phase::Ready));
@@ -144,7 +152,7 @@ impl Cluster {
     }
 
     /// Resolves once nobody waits in a queue that this run alone takes from; at once where another run
-    /// takes from it, too.
+    /// takes from it, too. Where there is no other slot to steer to, that may be never: set a limit.
     pub fn drained(&self, run: u64) -> oneshot::Receiver<()> {
         self.ask(|answer| Command::Drained(run, answer))
     }
@@ -176,8 +184,9 @@ impl Desk {
     fn serve(mut self) {
         let mut events = [EpollEvent::empty(); 64];
         loop {
-            let drains = self.engine.look_at_drains();
-            let count = match self.epoll.wait(&mut events, self.timeout(drains)) {
+            // Both, so that neither is left out.
+            let looks = self.engine.look_at_drains() | self.engine.revive();
+            let count = match self.epoll.wait(&mut events, self.timeout(looks)) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => 0,
                 Err(errno) => return tracing::error!("the cluster thread cannot wait: {errno}"),
@@ -201,9 +210,9 @@ impl Desk {
         }
     }
 
-    fn timeout(&self, drains: bool) -> EpollTimeout {
+    fn timeout(&self, looks: bool) -> EpollTimeout {
         let sweep = self.engine.next_sweep().map(|at| at.saturating_duration_since(Instant::now()));
-        let wait = sweep.into_iter().chain(drains.then_some(DRAIN_LOOK)).min();
+        let wait = sweep.into_iter().chain(looks.then_some(LOOK)).min();
         // Rounded up: woken a moment too early it would only wait again.
         let millis = wait.map(|wait| wait.as_millis() + 1);
         millis
@@ -226,6 +235,7 @@ impl Desk {
             // Whoever asked may have stopped waiting.
             Command::Open(opening, answer) => drop(answer.send(self.engine.open(opening))),
             Command::Began(began) => self.began(*began),
+            Command::AllBegan => self.engine.all_began(),
             Command::SetPhase(run, phase) => self.engine.set_phase(run, phase),
             Command::Ended(run) => {
                 self.hang_up(run);

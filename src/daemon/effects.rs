@@ -144,6 +144,11 @@ impl Effects {
         self.ports.follow(instances);
     }
 
+    /// All runs that were there before this daemon are adopted.
+    pub fn all_began(&self) {
+        self.ports.all_began();
+    }
+
     fn attach_logs(&self, instance: &Instance, run: RunId, out: OwnedFd, err: OwnedFd) {
         let spec = &instance.spec;
         self.logs.attach(Source {

@@ -142,6 +142,17 @@ impl KeeperLink {
             .into()
     }
 
+    /// Another way to the keeper, for orders that cannot wait for this thread; [`sent`](Self::sent) is
+    /// told of them.
+    pub fn duplicate(&self) -> Option<OwnedFd> {
+        self.0.channel.get_ref().try_clone().ok()
+    }
+
+    /// The keeper was asked for something by another way.
+    pub fn sent(&self, order: &Order, fds: &[OwnedFd]) {
+        self.0.mirror.borrow_mut().ordered(order, fds);
+    }
+
     /// Sends what had to wait; runs for as long as the daemon does.
     pub async fn send_waiting(self) {
         loop {

@@ -262,6 +262,7 @@ fn take_up(supervisor: &mut Supervisor<Effects>, found: restore::Found, kept: Ke
             }
         }
     }
+    supervisor.world.all_began();
     supervisor.end_of_batch();
 }
 

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,12 +17,13 @@ use crate::instance::Instance;
 use crate::instance::event::Event;
 use crate::instance::life::RunId;
 use crate::ipc::message::SharedPorts;
-use crate::keeper::wire::Order;
+use crate::keeper::wire::{Order, PACKET};
 use crate::paths::Home;
+use crate::process::channel;
 use crate::process::pidfd::ProcessRef;
 use crate::process::seccomp::{Support, probe};
 use crate::process::spawn::Launch;
-use crate::spec::{AppSpec, Launcher};
+use crate::spec::{AppSpec, Launcher, Sign};
 
 /// What is known of the ports of runs, for people.
 #[derive(Clone, Debug, Default)]
@@ -42,7 +43,10 @@ impl Record {
 /// Hears the engine, on its thread.
 struct Ear {
     queue: mpsc::UnboundedSender<Input>,
-    orders: mpsc::UnboundedSender<Keep>,
+    /// Orders, and whether the keeper has them already.
+    orders: mpsc::UnboundedSender<(Keep, bool)>,
+    /// To the keeper, past the daemon's loop: what the engine has answered must not be lost with it.
+    channel: Option<OwnedFd>,
     record: Record,
 }
 
@@ -74,22 +78,35 @@ impl Outside for Ear {
     }
 
     fn keep(&mut self, order: Keep) {
-        let _ = self.orders.send(order);
+        let sent = self.channel.as_ref().is_some_and(|channel| {
+            let (order, fd) = match &order {
+                Keep::Store(name, fd) => (Order::Store { name: name.clone() }, Some(fd.as_fd())),
+                Keep::Drop(name) => (Order::Drop { name: name.clone() }, None),
+            };
+            let fds: Vec<_> = fd.into_iter().collect();
+            channel::send(channel.as_fd(), order.write(&mut [0; PACKET]), &fds).is_ok()
+        });
+        let _ = self.orders.send((order, sent));
     }
 }
 
 /// The engine's outside, and a task that passes its orders on to the keeper.
 pub fn outside(queue: mpsc::UnboundedSender<Input>, record: Record, link: KeeperLink) -> Box<dyn Outside> {
     let (orders, mut passed) = mpsc::unbounded_channel();
+    let channel = link.duplicate();
     tokio::task::spawn_local(async move {
-        while let Some(order) = passed.recv().await {
-            match order {
-                Keep::Store(name, fd) => link.send(Order::Store { name }, vec![fd]),
-                Keep::Drop(name) => link.send(Order::Drop { name }, Vec::new()),
+        while let Some((order, sent)) = passed.recv().await {
+            let (order, fds) = match order {
+                Keep::Store(name, fd) => (Order::Store { name }, vec![fd]),
+                Keep::Drop(name) => (Order::Drop { name }, Vec::new()),
+            };
+            match sent {
+                true => link.sent(&order, &fds),
+                false => link.send(order, fds),
             }
         }
     });
-    Box::new(Ear { queue, orders, record })
+    Box::new(Ear { queue, orders, channel, record })
 }
 
 /// Notifiers that came with the news of a start, until the start is handled.
@@ -120,8 +137,9 @@ impl Ports {
         let mut wanted: BTreeMap<&str, Settings> = BTreeMap::new();
         for instance in instances.values().filter(|instance| instance.spec.shares_ports()) {
             let balance = instance.spec.balance;
-            let settings =
-                wanted.entry(&instance.spec.name).or_insert(Settings { balance, ..Settings::default() });
+            let fresh = instance.spec.sign() == Sign::Said; // listening is not ready
+            let settings = Settings { balance, fresh, ..Settings::default() };
+            let settings = wanted.entry(&instance.spec.name).or_insert(settings);
             settings.slots.push(instance.number);
         }
         let gone: Vec<String> =
@@ -175,6 +193,11 @@ impl Ports {
         let (app, slot) = (spec.name.clone(), instance.number);
         self.runs.insert(run);
         self.cluster.began(Began { run: run.to_u64(), app, slot, leader, path, why, notifier });
+    }
+
+    /// All runs that were there before this daemon have begun.
+    pub fn all_began(&self) {
+        self.cluster.all_began();
     }
 
     /// A run may get connections.

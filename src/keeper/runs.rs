@@ -244,3 +244,31 @@ impl Run {
         (!self.owes_start).then_some(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::report;
+
+    #[test]
+    fn the_daemon_gets_the_notifier_with_the_start_and_again_when_it_attaches() {
+        let (report, teller) = report::pair().unwrap();
+        let mut runs = Runs::default();
+        let (kept, pipe) = nix::unistd::pipe().unwrap();
+        runs.add(7, Forked { pid: std::process::id().cast_signed(), report }, vec![kept]);
+        teller.notifier(pipe.as_fd()).unwrap();
+        runs.look();
+        assert!(runs.tell(|news, _| panic!("{news:?} is not known yet")));
+        drop(teller);
+        runs.look();
+        let mut told = Vec::new();
+        assert!(runs.tell(|news, fds| {
+            told.push((news.clone(), fds.len()));
+            true
+        }));
+        assert!(matches!(told[..], [(News::Spawned { run: 7, .. }, 1)]), "{told:?}");
+        assert_eq!(runs.iter().map(|run| run.descriptors().len()).collect::<Vec<_>>(), [2]);
+        runs.attached();
+        assert!(runs.tell(|news, fds| matches!(news, News::Spawned { .. }) && fds.len() == 1));
+    }
+}

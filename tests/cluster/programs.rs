@@ -151,3 +151,141 @@ while go:
     c.sendall(b"HTTP/1.1 200 OK\r\n\r\nslot " + os.environ["SLOT"].encode())
     c.close()
 "#;
+
+/// Binds and listens without end, until told to stop; says what went wrong.
+pub const STORM: &str = r#"
+import signal, socket, sys
+go = True
+def stop(*_):
+    global go
+    go = False
+signal.signal(signal.SIGTERM, stop)
+signal.siginterrupt(signal.SIGTERM, False)
+count = 0
+try:
+    while go:
+        s = socket.socket()
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # By turns an address that waits for it, and a new one.
+        host = "127.0.0.1" if count % 2 else f"127.2.{count // 500 % 250}.{count // 2 % 250 + 1}"
+        s.bind((host, int(sys.argv[1])))
+        s.listen()
+        c = socket.create_connection(s.getsockname())
+        s.accept()[0].close()
+        c.close()
+        s.close()
+        count += 1
+    print("all", count, flush=True)
+except OSError as error:
+    print(count, error, flush=True)
+"#;
+
+/// Says goodbye by shutting its listening socket down, as WEBrick and .NET do, and takes its time.
+pub const SHUTS: &str = r#"
+import os, selectors, signal, socket, sys, time
+s = socket.socket()
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(("127.0.0.1", int(sys.argv[1])))
+s.listen(512)
+s.setblocking(False)
+sel = selectors.DefaultSelector()
+sel.register(s, selectors.EVENT_READ)
+def stop(*_):
+    sel.unregister(s)
+    s.shutdown(socket.SHUT_RDWR)
+    time.sleep(0.2)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+while True:
+    sel.select()
+    try: c, _ = s.accept()
+    except OSError: continue
+    c.setblocking(True)
+    c.recv(1000)
+    c.sendall(b"HTTP/1.1 200 OK\r\n\r\nslot " + os.environ["SLOT"].encode())
+    c.close()
+"#;
+
+/// Go's own server: binds on any of its threads, makes multipath sockets in newer versions.
+pub const GO: &str = r#"
+package main
+import ("context"; "net/http"; "os"; "os/signal"; "syscall")
+func main() {
+    server := &http.Server{Addr: os.Args[1], Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+        w.Write([]byte("slot " + os.Getenv("SLOT")))
+    })}
+    done := make(chan bool)
+    go func() {
+        signals := make(chan os.Signal, 1)
+        signal.Notify(signals, syscall.SIGTERM)
+        <-signals
+        server.Shutdown(context.Background())
+        close(done)
+    }()
+    if err := server.ListenAndServe(); err != http.ErrServerClosed { panic(err) }
+    <-done
+}
+"#;
+
+/// A multipath TCP socket: the group of such ones cannot be steered.
+pub const MULTIPATH: &str = r#"
+import os, socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
+s.bind(("127.0.0.1", int(sys.argv[1])))
+s.listen(64)
+while True:
+    c, _ = s.accept()
+    c.recv(1000)
+    c.sendall(b"HTTP/1.1 200 OK\r\n\r\nslot " + os.environ["SLOT"].encode())
+    c.close()
+"#;
+
+/// One socket for IPv4 and one for IPv6 alone, as nginx has them.
+pub const FAMILIES: &str = r#"
+import os, select, socket, sys
+port = int(sys.argv[1])
+four = socket.socket()
+four.bind(("0.0.0.0", port))
+six = socket.socket(socket.AF_INET6)
+six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+six.bind(("::", port))
+for s in (four, six): s.listen(64)
+while True:
+    for s in select.select([four, six], [], [])[0]:
+        c, _ = s.accept()
+        c.recv(1000)
+        c.sendall(b"HTTP/1.1 200 OK\r\n\r\nslot " + os.environ["SLOT"].encode())
+        c.close()
+"#;
+
+/// Binds and listens by the calls of 32-bit x86: directly, or by the one that stands for all.
+pub const COMPAT: &str = r#"
+import ctypes, mmap, os, socket, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+page = libc.mmap(None, 4096, 7, 0x02 | 0x20 | 0x40, -1, 0)  # MAP_32BIT
+# push rbx; mov eax, edi; mov ebx, esi; int 0x80; pop rbx; ret
+ctypes.memmove(page, bytes.fromhex("5389f889f3cd805bc3"), 9)
+call = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint, ctypes.c_uint, ctypes.c_uint, ctypes.c_uint)(page)
+def call3(number, a, b, c):
+    result = call(number, a, c, b)  # the last two come in edx and ecx
+    if result < 0: raise OSError(-result, os.strerror(-result))
+s = socket.socket()
+address, words = page + 512, page + 1024
+ctypes.memmove(address, struct.pack("=H", 2) + struct.pack("!H", int(sys.argv[1])) + bytes([127, 0, 0, 1]) + bytes(8), 16)
+def socketcall(which, *arguments):
+    ctypes.memmove(words, struct.pack(f"{len(arguments)}I", *arguments), 4 * len(arguments))
+    call3(102, which, words, 0)
+if sys.argv[2] == "direct":
+    call3(361, s.fileno(), address, 16)
+    call3(363, s.fileno(), 64, 0)
+else:
+    socketcall(2, s.fileno(), address, 16)
+    socketcall(4, s.fileno(), 64)
+while True:
+    c, _ = s.accept()
+    c.recv(1000)
+    c.sendall(b"HTTP/1.1 200 OK\r\n\r\nslot " + os.environ["SLOT"].encode())
+    c.close()
+"#;

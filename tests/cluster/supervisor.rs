@@ -218,6 +218,14 @@ impl Supervisor {
         self.wait_gone(number);
     }
 
+    /// Kills a run while no engine is there to be told.
+    pub fn kill_unseen(&mut self, number: u64) {
+        self.signal(number, Signal::SIGKILL);
+        let run = self.run(number);
+        waitpid(Pid::from_raw(run.pid), None).unwrap();
+        run.reaped = true;
+    }
+
     pub fn signal(&mut self, number: u64, signal: Signal) {
         killpg(Pid::from_raw(self.run(number).pid), signal).unwrap();
     }

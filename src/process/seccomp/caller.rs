@@ -21,6 +21,8 @@ pub struct Caller {
     pub uid: u32,
     /// Whether the kernel lets it bind privileged ports.
     pub may_bind_low: bool,
+    /// Whether it is in our network: in another one (a sandbox, a container) ports are others.
+    pub in_our_network: bool,
 }
 
 impl Caller {
@@ -30,7 +32,11 @@ impl Caller {
     /// It is gone.
     pub fn of(thread: i32) -> nix::Result<Self> {
         let text = std::fs::read_to_string(format!("/proc/{thread}/status")).map_err(|_| Errno::ESRCH)?;
-        Self::parse(&text).ok_or(Errno::ESRCH)
+        let network = |thread: &str| read_link(format!("/proc/{thread}/ns/net")).ok();
+        let own = network("self");
+        let in_our_network = network(&thread.to_string()).is_none_or(|its| Some(its) == own);
+        let caller = Self::parse(&text).ok_or(Errno::ESRCH)?;
+        Ok(Self { in_our_network, ..caller })
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -41,6 +47,7 @@ impl Caller {
             // Real, effective, saved, file system.
             uid: field("Uid:")?.split_ascii_whitespace().nth(1)?.parse().ok()?,
             may_bind_low: capabilities & (1 << BIND_LOW_PORTS) != 0,
+            in_our_network: true,
         })
     }
 }
@@ -118,10 +125,11 @@ mod tests {
         let of_thread =
             std::thread::spawn(|| Caller::of(nix::unistd::gettid().as_raw())).join().unwrap().unwrap();
         assert_eq!(of_thread.process, me());
+        assert!(of_thread.in_our_network);
         assert_eq!(of_thread.uid, nix::unistd::geteuid().as_raw());
         assert_eq!(
             Caller::parse("Tgid:\t5\nUid:\t1\t2\t3\t4\nCapEff:\t0000000000000400\n"),
-            Some(Caller { process: 5, uid: 2, may_bind_low: true })
+            Some(Caller { process: 5, uid: 2, may_bind_low: true, in_our_network: true })
         );
         assert_eq!(Caller::of(-1), Err(Errno::ESRCH));
     }

@@ -156,6 +156,7 @@ impl Drop for Child {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::bpf;
 
     #[test]
     fn a_probe_ends_with_an_answer_and_leaves_nothing_open() {
@@ -164,6 +165,44 @@ mod tests {
         if nix::unistd::geteuid().is_root() {
             assert_eq!(probe(Some((65534, 65534))), Support::Take);
         }
+    }
+
+    /// In a thread that may not make this call, as in a container that forbids it.
+    fn without(call: libc::c_long) -> Support {
+        let probe_without = move || {
+            let filter = [
+                bpf::load_word(0),
+                bpf::if_equal(call as u32, 0, 1),
+                bpf::give(libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+                bpf::give(libc::SECCOMP_RET_ALLOW),
+            ];
+            let program = libc::sock_fprog { len: 4, filter: filter.as_ptr().cast_mut().cast() };
+            nix::sys::prctl::set_no_new_privs().unwrap();
+            // SAFETY: the program is only read. It holds for this thread and its children alone.
+            let set = unsafe {
+                libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
+            };
+            assert_eq!(set, 0);
+            probe(None)
+        };
+        std::thread::spawn(probe_without).join().unwrap()
+    }
+
+    #[test]
+    fn what_a_container_forbids_is_found_out() {
+        assert_eq!(without(libc::SYS_pidfd_getfd), Support::Replace(Errno::EPERM));
+        let Support::Nothing { errno, .. } = without(libc::SYS_process_vm_readv) else { panic!() };
+        assert_eq!(errno, Errno::EPERM);
+    }
+
+    #[test]
+    fn under_another_supervisor_there_can_be_no_second() {
+        let support = std::thread::spawn(|| {
+            let _notifier = install_program(&program(Calls::BindListen)).unwrap();
+            probe(None)
+        });
+        let nothing = Support::Nothing { step: "installing the filter (seccomp)", errno: Errno::EBUSY };
+        assert_eq!(support.join().unwrap(), nothing);
     }
 
     #[test]

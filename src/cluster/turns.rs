@@ -1,0 +1,230 @@
+//! Connections in rounds: each open slot gets one in each round, which begins at another slot each time.
+//!
+//! More even than chance (of 2,000 connections to four slots chance gives each 500, give or take 19), but the
+//! kernel lets only privileged daemons count: it takes an eBPF program with a counter. Everybody else
+//! has [`steer`](super::steer).
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use super::steer::Target;
+
+/// `struct bpf_insn`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Instruction {
+    code: u8,
+    /// Destination in the low half, source in the high one.
+    registers: u8,
+    offset: i16,
+    value: i32,
+}
+
+const fn instruction(code: u8, to: u8, from: u8, offset: i16, value: i32) -> Instruction {
+    Instruction { code, registers: from << 4 | to, offset, value }
+}
+
+/// Commands of `bpf(2)`, and types of maps and programs.
+const MAP_CREATE: libc::c_int = 0;
+const PROG_LOAD: libc::c_int = 5;
+const ARRAY: u32 = 2;
+const SOCKET_FILTER: u32 = 1;
+
+/// `SO_ATTACH_REUSEPORT_EBPF`.
+const ATTACH: libc::c_int = 52;
+
+/// Registers: result, arguments, the count, the round, the frame.
+const RESULT: u8 = 0;
+const FIRST: u8 = 1;
+const SECOND: u8 = 2;
+const COUNT: u8 = 6;
+const BEGIN: u8 = 7;
+const ROUND: u8 = 8;
+const FRAME: u8 = 10;
+
+const EXIT: Instruction = instruction(0x95, 0, 0, 0, 0);
+/// No member's index: the kernel chooses.
+const NOBODY: Instruction = instruction(0xb4, RESULT, 0, 0, -1);
+
+/// More slots, or more sockets of a slot, than this are left to chance.
+const MOST: usize = 128;
+
+fn give(index: u32) -> [Instruction; 2] {
+    [instruction(0xb7, RESULT, 0, 0, index.cast_signed()), EXIT]
+}
+
+/// Skips so many instructions unless the register has this value.
+fn unless_equal(register: u8, value: usize, skip: usize) -> Instruction {
+    instruction(0x55, register, 0, skip as i16, value as i32)
+}
+
+/// The program. `counter` is its map of one 64-bit number.
+fn program(targets: &[&Target], counter: i32) -> Vec<Instruction> {
+    let slots = targets.len() as i32;
+    let mut body = vec![
+        // The count, and one more for whoever is next. Two at once may get the same: no harm.
+        instruction(0xb7, FIRST, 0, 0, 1),
+        instruction(0x79, COUNT, RESULT, 0, 0),
+        instruction(0xdb, RESULT, FIRST, 0, 0),
+        // Which round, and, by a hash of that, the slot that it begins with.
+        instruction(0xbf, BEGIN, COUNT, 0, 0),
+        instruction(0x37, BEGIN, 0, 0, slots),
+        instruction(0xbf, ROUND, BEGIN, 0, 0),
+        instruction(0x24, BEGIN, 0, 0, 0x9E37_79B1_u32.cast_signed()),
+        instruction(0x74, BEGIN, 0, 0, 16),
+        instruction(0x0f, COUNT, BEGIN, 0, 0),
+        instruction(0x97, COUNT, 0, 0, slots),
+    ];
+    for (place, target) in targets.iter().enumerate() {
+        let choice = choose(&target.members);
+        body.push(unless_equal(COUNT, place, choice.len()));
+        body.extend(choice);
+    }
+    let mut program = vec![
+        instruction(0x18, FIRST, 1, 0, counter),
+        instruction(0, 0, 0, 0, 0), // the map's second half
+        instruction(0x62, FRAME, 0, -4, 0),
+        instruction(0xbf, SECOND, FRAME, 0, 0),
+        instruction(0x07, SECOND, 0, 0, -4),
+        instruction(0x85, 0, 0, 0, 1), // bpf_map_lookup_elem
+        instruction(0x15, RESULT, 0, body.len() as i16, 0),
+    ];
+    program.extend(body);
+    program.extend([NOBODY, EXIT]);
+    program
+}
+
+/// Ends with one of a slot's sockets: another one each round.
+fn choose(members: &[u32]) -> Vec<Instruction> {
+    if let [only] = members {
+        return give(*only).to_vec();
+    }
+    let mut choice = vec![instruction(0x97, ROUND, 0, 0, members.len() as i32)];
+    for (place, index) in members.iter().enumerate() {
+        choice.push(unless_equal(ROUND, place, 2));
+        choice.extend(give(*index));
+    }
+    choice.extend([NOBODY, EXIT]);
+    choice
+}
+
+/// Has the group of this socket serve the open ones of `targets` in turn.
+///
+/// # Errors
+/// `EPERM`: we may not. `E2BIG`: too many. The group's former program stays.
+pub fn attach(fd: BorrowedFd<'_>, targets: &[Target]) -> nix::Result<()> {
+    let open: Vec<&Target> = targets.iter().filter(|target| target.takes()).collect();
+    if open.is_empty() || open.len() > MOST || open.iter().any(|target| target.members.len() > MOST) {
+        return Err(Errno::E2BIG);
+    }
+    let counter = create_counter()?;
+    let program = load(&program(&open, counter.as_raw_fd()))?;
+    let number = program.as_raw_fd();
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel reads one number; the group keeps program and map, ours may be closed.
+    let done = unsafe {
+        libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, ATTACH, (&raw const number).cast(), length)
+    };
+    Errno::result(done).map(drop)
+}
+
+fn create_counter() -> nix::Result<OwnedFd> {
+    /// Type, size of a key, size of a value, entries, flags.
+    #[repr(C)]
+    struct Attributes([u32; 5]);
+    call(MAP_CREATE, &Attributes([ARRAY, 4, 8, 1, 0]))
+}
+
+fn load(program: &[Instruction]) -> nix::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attributes {
+        kind: u32,
+        count: u32,
+        program: u64,
+        license: u64,
+        log: [u64; 2],
+        version: u32,
+        flags: u32,
+    }
+    call(
+        PROG_LOAD,
+        &Attributes {
+            kind: SOCKET_FILTER,
+            count: program.len() as u32,
+            program: program.as_ptr() as u64,
+            license: c"MIT".as_ptr() as u64,
+            log: [0; 2],
+            version: 0,
+            flags: 0,
+        },
+    )
+}
+
+fn call<T>(command: libc::c_int, attributes: &T) -> nix::Result<OwnedFd> {
+    // SAFETY: the kernel reads as many bytes as it is told, and what they point to lives on.
+    let fd = Errno::result(unsafe {
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>())
+    })?;
+    let fd = i32::try_from(fd).map_err(|_| Errno::EBADF)?;
+    // SAFETY: just made for us; close-on-exec by definition.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    use super::super::address::Protocol;
+    use super::super::socket::{self, Kind};
+    use super::*;
+
+    fn group(members: usize) -> (Vec<TcpListener>, SocketAddr) {
+        let mut address = "127.0.0.1:0".parse().unwrap();
+        let group = (0..members).map(|_| {
+            let member = socket::like(Kind { v6: false, protocol: Protocol::Tcp, multipath: false }).unwrap();
+            socket::set_reuse_port(member.as_fd(), true).unwrap();
+            socket::bind(member.as_fd(), address).unwrap();
+            address = socket::bound_to(member.as_fd()).unwrap();
+            socket::listen(member.as_fd(), 128).unwrap();
+            TcpListener::from(member)
+        });
+        (group.collect(), address)
+    }
+
+    fn target(open: bool, members: &[u32]) -> Target {
+        Target { open, members: members.to_vec() }
+    }
+
+    #[test]
+    fn each_slot_gets_its_turn() {
+        let (group, address) = group(6);
+        let targets = [
+            target(true, &[0]),
+            target(false, &[1]),
+            target(true, &[2, 3]),
+            target(true, &[4]),
+            target(true, &[5]),
+        ];
+        if !nix::unistd::geteuid().is_root() {
+            // Others may not, unless the machine allows everybody.
+            assert!(matches!(attach(group[0].as_fd(), &targets), Err(Errno::EPERM) | Ok(())));
+            return;
+        }
+        attach(group[0].as_fd(), &targets).unwrap();
+        let _clients: Vec<_> = (0..80).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let counts: Vec<u32> = group.iter().map(|member| socket::waiting(member.as_fd()).unwrap()).collect();
+        assert_eq!(counts, [20, 0, 10, 10, 20, 20]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let (group, _) = group(1);
+        let none = [target(false, &[0])];
+        assert_eq!(attach(group[0].as_fd(), &none), Err(Errno::E2BIG));
+        let many: Vec<u32> = (0..1000).collect();
+        assert_eq!(attach(group[0].as_fd(), &[target(true, &many)]), Err(Errno::E2BIG));
+    }
+}
