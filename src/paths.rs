@@ -81,6 +81,11 @@ impl Home {
         self.0.join("logs")
     }
 
+    /// What was written to the logs when, and by whom.
+    pub fn log_indexes(&self) -> PathBuf {
+        self.run().join("log-index")
+    }
+
     /// Default place of the pid files.
     pub fn pids(&self) -> PathBuf {
         self.0.join("pids")

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
@@ -107,6 +108,7 @@ impl Effects {
             files: logs::files(spec, instance.id, &self.home),
             format: spec.logs.format,
             date_format: spec.logs.date_format.clone(),
+            rotation: Arc::new(spec.logs.rotation.clone()),
         });
     }
 

@@ -46,13 +46,16 @@ use crate::instance::state::Process;
 use crate::ipc::server;
 use crate::keeper::wire::{News, Order};
 use crate::keeper::{CHANNEL_FD, LISTENER_FD};
-use crate::logs::{LogThread, own};
+use crate::logs::{Journal, LogThread, Place, own};
 use crate::paths::Home;
 use crate::process::reap::Ended;
 use crate::process::{channel, spawn};
 
 /// How many events a slow reader of the event stream may lag behind.
 const EVENT_BACKLOG: usize = 1024;
+
+/// Bytes that all logs together may have.
+const LOG_BUDGET: u64 = 10 << 30;
 
 /// Runs the daemon until a shutdown is done. Started by the keeper only, which passes the channel
 /// and the API's socket at known numbers.
@@ -66,18 +69,38 @@ pub fn main(home: &Home) -> io::Result<()> {
     let _ = nix::sys::prctl::set_name(c"rsm-daemon");
     let _ = spawn::raise_open_files(); // what cannot be raised has to do
     own::init(home, tracing::level_filters::LevelFilter::INFO)?;
-    let log_thread = LogThread::start()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = tokio::task::LocalSet::new().block_on(&runtime, async {
-        let (link, kept) = KeeperLink::attach(keeper).await?;
+        let (link, mut kept) = KeeperLink::attach(keeper).await?;
         let listener = tokio::net::UnixListener::from_std(listener)?;
+        let log_thread = log_thread(home, &link, &mut kept)?;
         run(home, listener, link, kept, &log_thread).await
+        // The thread is dropped here: it writes what is still in the pipes.
     });
     if let Err(error) = &result {
         tracing::error!("the daemon ends: {error}");
     }
-    drop(log_thread); // writes what is still in the pipes
     result
+}
+
+/// The log thread, with the journal that a former daemon had or a new one in the keeper's hands.
+fn log_thread(home: &Home, link: &KeeperLink, kept: &mut Kept) -> io::Result<LogThread> {
+    let mut take = |name: &str| {
+        let found = kept.stored.iter().position(|(stored, _)| stored == name)?;
+        Some(kept.stored.swap_remove(found).1)
+    };
+    let journal = match Journal::NAMES.map(&mut take) {
+        [Some(record), Some(marker)] => Journal::take_over(record, marker)?,
+        _ => {
+            let journal = Journal::new()?;
+            for (name, fd) in Journal::NAMES.into_iter().zip(journal.descriptors()?) {
+                link.send(Order::Store { name: name.into() }, vec![fd]);
+            }
+            journal
+        }
+    };
+    let place = Place { logs: home.logs(), indexes: home.log_indexes(), budget: LOG_BUDGET };
+    LogThread::start(place, journal)
 }
 
 fn not_by_hand() -> io::Error {

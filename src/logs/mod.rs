@@ -4,10 +4,14 @@
 //! floods its output never delays supervision. The daemon talks to it through [`Logs`], which
 //! only sends and never waits.
 //!
-//! The way of a line: `pump` reads the pipe, `shape` stamps it if asked, `writer` appends it to the
-//! file, `follow` offers it to whoever listens. Raw bytes that a file takes at once are not copied on the
-//! way; what it cannot (full disk) is kept, and that app's pipe is left to fill up: nothing is
-//! lost, and only that app waits.
+//! The way of a line: `pump` waits for the pipe, `peek` looks what is in it, `shape` stamps it
+//! if asked, `writer` appends it to the file, and only then is it taken out of the pipe: `journal`
+//! sees that each line counts once whenever the daemon is killed. What a file does not take (full
+//! disk) stays in the pipe: nothing is lost, and only that app waits.
+//!
+//! Files make way for new ones in `segment`; `tidy` compresses and removes old ones on a thread of
+//! its own. Readers go by the files, with `index` for times and order; `follow` tells them when
+//! there is more.
 
 pub mod files;
 pub mod follow;
@@ -16,16 +20,24 @@ pub mod own;
 pub mod tail;
 pub mod thread;
 
+mod compress;
+mod index;
+mod journal;
 mod lines;
+mod peek;
 mod pump;
+mod rotate;
+mod segment;
 mod shape;
 mod stamp;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod tidy;
 mod writer;
 
 pub use files::{Files, check, files};
-pub use follow::{Filter, Follower, Which};
+pub use follow::{Filter, Follower, News, Which};
+pub use journal::Journal;
 pub use tail::last_lines;
-pub use thread::{Done, LogThread, Logs, Source};
+pub use thread::{Done, LogThread, Logs, Place, Source};

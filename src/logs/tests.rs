@@ -2,17 +2,19 @@
 
 use std::io::{PipeWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::item::{LogItem, Stream};
 use super::*;
-use crate::spec::LogFormat;
+use crate::spec::{LogFormat, Rotation};
 
 struct Rig {
     dir: tempfile::TempDir,
     thread: LogThread,
     runtime: tokio::runtime::Runtime,
+    rotation: Arc<Rotation>,
 }
 
 /// The app's ends of a run's pipes.
@@ -24,11 +26,10 @@ struct App {
 
 impl Rig {
     fn new() -> Self {
-        Self {
-            dir: tempfile::tempdir().unwrap(),
-            thread: LogThread::start().unwrap(),
-            runtime: tokio::runtime::Builder::new_current_thread().build().unwrap(),
-        }
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place { logs: dir.path().to_owned(), indexes: dir.path().join("index"), budget: u64::MAX };
+        let thread = LogThread::start(place, Journal::new().unwrap()).unwrap();
+        Self { dir, thread, runtime: tokio::runtime::Builder::new_current_thread().build().unwrap(), rotation: Arc::default() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -42,6 +43,9 @@ impl Rig {
     fn app(&self, run: u64, files: Files, format: LogFormat, date_format: Option<&str>) -> App {
         let (out_reader, out) = std::io::pipe().unwrap();
         let (err_reader, err) = std::io::pipe().unwrap();
+        for reader in [&out_reader, &err_reader] {
+            nix::fcntl::fcntl(reader, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
+        }
         self.thread.logs().attach(Source {
             id: u32::try_from(run).unwrap(),
             name: format!("app{run}"),
@@ -51,6 +55,7 @@ impl Rig {
             files,
             format,
             date_format: date_format.map(str::to_owned),
+            rotation: Arc::clone(&self.rotation),
         });
         App { run, out, err }
     }
@@ -287,6 +292,7 @@ fn what_is_no_pipe_is_refused_and_harms_nobody() {
         files: Files::default(),
         format: LogFormat::Raw,
         date_format: None,
+        rotation: Arc::default(),
     });
     rig.closed(1);
 }

@@ -6,6 +6,7 @@ pub mod channel;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod pidfd;
+pub mod priority;
 pub mod proc_fs;
 pub mod reap;
 pub mod signal;
