@@ -18,6 +18,7 @@ mod serve;
 mod session;
 mod settings;
 mod start;
+mod when;
 
 use std::ffi::OsString;
 

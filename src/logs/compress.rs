@@ -42,7 +42,8 @@ pub(super) fn compress(path: &Path, indexes: &Path, mut go_on: impl FnMut() -> b
     unfinished.push(UNFINISHED);
     let made = (|| {
         let mut options = OpenOptions::new();
-        let part = options.write(true).create(true).truncate(true).mode(meta.mode() & 0o777).open(&unfinished)?;
+        let part =
+            options.write(true).create(true).truncate(true).mode(meta.mode() & 0o777).open(&unfinished)?;
         let mut packer = GzEncoder::new(part, Compression::fast());
         let (mut source, mut block) = (BufReader::with_capacity(0, source), vec![0; BLOCK]);
         loop {

@@ -45,6 +45,9 @@ pub(super) struct Growth<'a> {
     pub(super) from: u64,
 }
 
+/// The same as read from a record.
+type Begun = (PathBuf, (u64, u64), u64);
+
 /// The record and the marker, in the keeper's hands too.
 #[derive(Debug)]
 pub struct Journal {
@@ -177,7 +180,7 @@ impl Journal {
     }
 
     /// The files of a record that was not cleared.
-    fn unfinished(&self) -> Vec<(PathBuf, (u64, u64), u64)> {
+    fn unfinished(&self) -> Vec<Begun> {
         let length = self.record.metadata().map_or(0, |meta| meta.len());
         let mut text = vec![0; usize::try_from(length.min(LONGEST)).unwrap_or_default()];
         if self.record.read_exact_at(&mut text, 0).is_err() {
@@ -188,7 +191,7 @@ impl Journal {
 }
 
 /// The files of a record; `None` if it is cleared or was not written to its end.
-fn read(text: &[u8]) -> Option<Vec<(PathBuf, (u64, u64), u64)>> {
+fn read(text: &[u8]) -> Option<Vec<Begun>> {
     let word = |at: usize| Some(u64::from_ne_bytes(text.get(at..at + 8)?.try_into().ok()?));
     let (turn, length) = (word(0)?, usize::try_from(word(8)?).ok()?);
     let end = length.checked_sub(8)?;

@@ -75,7 +75,8 @@ mod tests {
         let long = format!("x{}\ny\n", "ä".repeat(LINE_LIMIT)); // twice the limit in bytes
         let got = all(long.as_bytes(), false);
         let sizes: Vec<_> = got.iter().map(|(text, first, last)| (text.len(), *first, *last)).collect();
-        let want = [(LINE_LIMIT - 1, true, false), (LINE_LIMIT, false, false), (2, false, true), (1, true, true)];
+        let want =
+            [(LINE_LIMIT - 1, true, false), (LINE_LIMIT, false, false), (2, false, true), (1, true, true)];
         assert_eq!(sizes, want);
         assert!(got.iter().all(|(text, ..)| std::str::from_utf8(text).is_ok()));
     }

@@ -81,11 +81,7 @@ impl Pump {
     /// # Errors
     /// It cannot be waited for, or the system's limit of watches is reached.
     pub(super) fn new(pipe: OwnedFd, stream: Stream) -> io::Result<Self> {
-        Ok(Self {
-            pipe: channel::register(pipe)?,
-            stream: RefCell::new(stream),
-            small_at: Cell::new(None),
-        })
+        Ok(Self { pipe: channel::register(pipe)?, stream: RefCell::new(stream), small_at: Cell::new(None) })
     }
 
     /// Moves all that the pipe brings until its end, and sees everything written.
@@ -95,7 +91,7 @@ impl Pump {
             match step {
                 Step::Ended => break,
                 Step::Refused => sleep(RETRY).await,
-                Step::Moved(_) | Step::Waits | Step::Nothing => {}
+                Step::Moved { .. } | Step::Waits | Step::Nothing => {}
             }
             moves = (moves + 1) % TURN;
             if moves == 0 {
@@ -122,7 +118,9 @@ impl Pump {
         })?;
         drop(stream);
         match step {
-            Step::Moved(count) => self.small_at.set((count < BATCHED).then_some(desk.pauses.get())),
+            Step::Moved { count, rest } => {
+                self.small_at.set((count < BATCHED || rest).then_some(desk.pauses.get()));
+            }
             // The next write to the pipe wakes this task again.
             Step::Waits | Step::Nothing => {
                 if let Some(Ok(mut guard)) = ready {
@@ -139,7 +137,7 @@ impl Pump {
     fn wakes(&self) -> Option<Instant> {
         let stream = self.stream.borrow();
         let debt = stream.owes_a_note().then(|| Instant::now() + RETRY);
-        [stream.patience_ends(), debt].into_iter().flatten().min()
+        [stream.wakes(), debt].into_iter().flatten().min()
     }
 
     /// After a small move, sees that a pause lies before the next one. It is the whole thread that
@@ -156,7 +154,7 @@ impl Pump {
     pub(super) fn drain(&self, desk: &Desk) {
         let mut stream = self.stream.borrow_mut();
         for _ in 0..LAST_MOVES {
-            if !matches!(stream.step(&self.pipe, desk), Ok(Step::Moved(_))) {
+            if !matches!(stream.step(&self.pipe, desk), Ok(Step::Moved { .. })) {
                 break;
             }
         }

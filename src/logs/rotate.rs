@@ -122,7 +122,8 @@ pub(super) fn rotated(path: &Path) -> io::Result<Vec<Rotated>> {
         }
     }
     // A packed file whose origin is still there: its packer was killed between two steps.
-    let whole: HashSet<PathBuf> = found.iter().filter(|file| !file.is_packed()).map(|file| packed(&file.path)).collect();
+    let whole: HashSet<PathBuf> =
+        found.iter().filter(|file| !file.is_packed()).map(|file| packed(&file.path)).collect();
     found.retain(|file| !whole.contains(&file.path));
     found.sort_by(Rotated::age_order);
     Ok(found)
@@ -227,9 +228,8 @@ mod tests {
     fn count_age_and_size_decide_what_goes() {
         let files = [file("1", 5, 10), file("2", 5, 20), file("3", 5, 30)];
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(40);
-        let gone = |keep, max_age| {
-            surplus(&files, &Rotation { keep, max_age, ..Rotation::default() }, now).len()
-        };
+        let gone =
+            |keep, max_age| surplus(&files, &Rotation { keep, max_age, ..Rotation::default() }, now).len();
         assert_eq!(gone(None, None), 0);
         assert_eq!(gone(Some(1), None), 2);
         assert_eq!(gone(Some(0), None), 3);

@@ -124,22 +124,27 @@ impl Segment {
             self.open_line = None;
         }
         *size = meta.len();
-        if self.open_line.is_some() || self.looked.elapsed() < LOOK_EVERY {
+        if self.looked.elapsed() < LOOK_EVERY {
             return Ok(true);
         }
         self.looked = Instant::now();
-        Ok(std::fs::metadata(path).is_ok_and(|meta| file_id(&meta) == self.id))
+        self.leave |= !std::fs::metadata(path).is_ok_and(|meta| file_id(&meta) == self.id);
+        Ok(!self.leave || self.open_line.is_some())
+    }
+
+    fn is_late(&self) -> bool {
+        self.due.is_some_and(|due| jiff::Timestamp::now().as_millisecond() >= due)
     }
 
     /// Whether it has to make way before `line` more bytes come.
     pub(super) fn is_due(&self, line: u64, policy: &Rotation) -> bool {
         let Kind::Plain { size, .. } = &self.kind else { return false };
-        let full = policy.max_size.is_some_and(|most| *size > 0 && line > 0 && size.saturating_add(line) > most);
-        let late = self.due.is_some_and(|due| jiff::Timestamp::now().as_millisecond() >= due);
+        let full =
+            policy.max_size.is_some_and(|most| *size > 0 && line > 0 && size.saturating_add(line) > most);
         let waits = self.no_rotation_before.is_some_and(|until| Instant::now() < until);
         // A line that never ends must not keep a file growing for ever.
         let endless = policy.max_size.is_some_and(|most| *size > most.saturating_add(LINE_LIMIT as u64));
-        (full || late) && !waits && (self.open_line.is_none() || endless)
+        (full || self.is_late()) && !waits && (self.open_line.is_none() || endless)
     }
 
     /// Puts the file aside and begins a new one. If that fails it is written on.
@@ -186,8 +191,11 @@ impl Segment {
         }
     }
 
-    /// How many bytes it shall take before it is rotated.
+    /// How many bytes it shall take before it is rotated or left; a line that has begun may go on.
     pub(super) fn room(&self, policy: &Rotation) -> u64 {
+        if self.open_line.is_some() && (self.leave || self.is_late()) {
+            return 0;
+        }
         match (&self.kind, policy.max_size) {
             (Kind::Plain { size, .. }, Some(most)) => most.saturating_sub(*size),
             _ => u64::MAX,

@@ -20,6 +20,8 @@ use crate::spec::WhenFull;
 /// How long the beginning of a line waits for its end before it is shown as it is: a prompt has no
 /// newline.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+/// After so long the beginning of a line is looked at again, then after twice that, and so on.
+const SOON: Duration = Duration::from_millis(1);
 /// Bytes taken at once: what a pipe holds by default.
 const CHUNK: usize = 64 * 1024;
 /// Bytes taken at once where each line grows by a stamp or more.
@@ -36,11 +38,27 @@ pub(super) struct Stream {
     /// The first of the files is its own; it has none if this is not so.
     kept: bool,
     when_full: WhenFull,
-    /// Since when a line has waited for its end: for patience, and for its stamp.
-    waiting: Option<(Instant, i64)>,
+    /// The beginning of a line that waits in the pipe for its end.
+    waiting: Option<Waiting>,
     /// The last line was cut: what follows belongs to it.
     cut: bool,
+    /// Bytes in the files of a line that has not ended.
+    in_line: usize,
     dropped: Option<Dropped>,
+}
+
+/// The beginning of a line, seen in the pipe and left there.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    since: Instant,
+    /// The same for its stamp: milliseconds since the epoch.
+    at: i64,
+    /// How much of it there was.
+    length: usize,
+    /// When it is looked at again, and after how long that was. A writer that fills a pipe which was
+    /// not empty, and sleeps in the middle of its write, wakes nobody.
+    look: Instant,
+    pause: Duration,
 }
 
 /// What was lost because a file could not be written.
@@ -54,8 +72,13 @@ struct Dropped {
 /// What a look at the pipe came to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// So many bytes are in the files now.
-    Moved(usize),
+    /// So many bytes are in the files now; `rest`: some are left in the pipe.
+    Moved {
+        /// Bytes.
+        count: usize,
+        /// Whether the beginning of a line was left.
+        rest: bool,
+    },
     /// There is the beginning of a line, and it waits for its end.
     Waits,
     /// There is nothing.
@@ -76,7 +99,7 @@ impl Stream {
         when_full: WhenFull,
     ) -> Self {
         let owner = Owner { run: origin.run, stream };
-        Self { origin, owner, files, kept, when_full, waiting: None, cut: false, dropped: None }
+        Self { origin, owner, files, kept, when_full, waiting: None, cut: false, in_line: 0, dropped: None }
     }
 
     /// Its run and shape.
@@ -84,10 +107,16 @@ impl Stream {
         &self.origin
     }
 
-    /// When an unfinished line is to be shown, if there is one. JSON has no unfinished lines.
-    pub(super) fn patience_ends(&self) -> Option<Instant> {
-        let shown = !matches!(self.origin.shape, Shape::Json(_));
-        self.waiting.filter(|_| shown).map(|(since, _)| since + PATIENCE)
+    /// When the beginning of a line is to be looked at again, if one waits in the pipe.
+    pub(super) fn wakes(&self) -> Option<Instant> {
+        self.waiting.map(|waiting| waiting.look)
+    }
+
+    /// Whether the beginning of a line may go into the files before its end is there. JSON has no
+    /// unfinished lines, a file of several streams is not to be torn, and who listens wants lines.
+    fn shows_parts(&self) -> bool {
+        let is_alone = |file: &Rc<LogFile>| Rc::strong_count(file) == 1;
+        self.kept && !matches!(self.origin.shape, Shape::Json(_)) && self.files.iter().all(is_alone)
     }
 
     /// Whether something was dropped that no file says yet.
@@ -122,8 +151,9 @@ impl Stream {
                 Seen::Bytes(length) => length,
             };
             let text = &chunk[..length];
-            let (begins, now) = (self.waiting.map(|(_, at)| at), now());
+            let now = now();
             let take = match whole_lines(text, length) {
+                _ if self.shows_parts() => self.within_room(text),
                 Some(_) => self.within_room(text),
                 None if length == most && most < desk.peek.room() => {
                     most = desk.peek.room();
@@ -139,22 +169,31 @@ impl Stream {
                     ended = true;
                     continue;
                 }
-                None => {
-                    self.waiting.get_or_insert((Instant::now(), now));
-                    return Ok(Step::Waits);
-                }
+                None => return Ok(self.wait(length, now)),
             };
-            let result = take.and_then(|take| self.deliver(&text[..take], begins.unwrap_or(now), now, pipe, desk));
+            let begins = self.waiting.map_or(now, |waiting| waiting.at);
+            let result = take.and_then(|take| self.deliver(&text[..take], begins, now, pipe, desk));
             chunk.truncate(CHUNK);
             chunk.shrink_to(CHUNK);
-            return Ok(result.map_or(Step::Refused, Step::Moved));
+            return Ok(result.map_or(Step::Refused, |count| Step::Moved { count, rest: count < length }));
         }
+    }
+
+    /// Leaves the beginning of a line in the pipe.
+    fn wait(&mut self, length: usize, at: i64) -> Step {
+        let now = Instant::now();
+        let former = self.waiting.filter(|former| former.length == length);
+        let pause = former.map_or(SOON, |former| (former.pause * 2).min(PATIENCE));
+        let (since, at) = self.waiting.map_or((now, at), |waiting| (waiting.since, waiting.at));
+        self.waiting = Some(Waiting { since, at, length, look: now + pause, pause });
+        Step::Waits
     }
 
     /// Whether an unfinished line is not waited for any longer: it has been there for long, or
     /// there is no room for more of it.
     fn is_over(&self, length: usize, pipe: &impl AsFd) -> bool {
-        if self.patience_ends().is_some_and(|end| end <= Instant::now()) {
+        let shown = !matches!(self.origin.shape, Shape::Json(_));
+        if shown && self.waiting.is_some_and(|waiting| waiting.since.elapsed() >= PATIENCE) {
             return true;
         }
         let room = fcntl(pipe.as_fd(), FcntlArg::F_GETPIPE_SZ).map_or(0, |size| size as usize);
@@ -175,6 +214,9 @@ impl Stream {
             }
         }
         let room = usize::try_from(room).unwrap_or(usize::MAX);
+        if text.len() <= room && self.shows_parts() {
+            return Ok(text.len());
+        }
         Ok(whole_lines(text, room).unwrap_or(text.len()))
     }
 
@@ -191,12 +233,12 @@ impl Stream {
         let mut journal = desk.journal.borrow_mut();
         let growths: Vec<_> = self.files.iter().filter_map(|file| file.growth()).collect();
         journal.begin(&growths)?;
-        let cut = self.cut;
+        let (cut, in_line) = (self.cut, self.in_line);
         let written = self.write(text, begins, now, &mut desk.shaped.borrow_mut());
         match written {
             Ok(()) => self.dropped = None,
             Err(error) => {
-                self.cut = cut;
+                (self.cut, self.in_line) = (cut, in_line);
                 if self.when_full == WhenFull::Block {
                     journal.clear()?;
                     return Err(error);
@@ -267,6 +309,10 @@ impl Stream {
             && self.files.iter().all(|file| file.is_in_line_of(self.owner));
         let (origin, owner) = (&*self.origin, self.owner);
         let (mut at, mut cut) = (begins, self.cut);
+        if goes_on && self.in_line > LINE_LIMIT {
+            shaped.push(b'\n');
+            (goes_on, cut) = (false, true);
+        }
         pieces(text, cut || goes_on, |piece: Piece<'_>| {
             match &origin.shape {
                 Shape::Json(stamp) => shape::json(stamp, origin, owner.stream, &piece, at, shaped),
@@ -275,13 +321,16 @@ impl Stream {
                 Shape::Raw => shaped.extend_from_slice(piece.text),
             }
             // A part that reached the limit ends as a line of the file; the next one says so.
-            cut = !piece.last && (piece.text.len() + 4 > LINE_LIMIT || matches!(origin.shape, Shape::Json(_)));
+            cut =
+                !piece.last && (piece.text.len() + 4 > LINE_LIMIT || matches!(origin.shape, Shape::Json(_)));
             if !matches!(origin.shape, Shape::Json(_)) && (piece.last || cut) {
                 shaped.push(b'\n');
             }
             at = now;
         });
         self.cut = cut;
+        let begun = memchr::memrchr(b'\n', text).map_or(self.in_line, |_| 0);
+        self.in_line = begun + text.len() - memchr::memrchr(b'\n', text).map_or(0, |at| at + 1);
     }
 
     /// The stream has ended: a shaped line gets the newline that was missing, raw bytes stay as they

@@ -107,11 +107,13 @@ impl LogThread {
     pub fn start(place: Place, journal: Journal) -> io::Result<Self> {
         let tidy = Tidy::start(place.logs, place.indexes.clone(), place.budget)?;
         let news = Arc::new(News::default());
-        let tools = Tools { journal, news: Arc::clone(&news), indexes: place.indexes.clone(), tidy: tidy.clone() };
+        let tools =
+            Tools { journal, news: Arc::clone(&news), indexes: place.indexes.clone(), tidy: tidy.clone() };
         let (sender, commands) = mpsc::unbounded_channel();
         let (started, ready) = std::sync::mpsc::channel();
-        let thread =
-            std::thread::Builder::new().name("rsm-logs".into()).spawn(move || serve(commands, tools, &started))?;
+        let thread = std::thread::Builder::new()
+            .name("rsm-logs".into())
+            .spawn(move || serve(commands, tools, &started))?;
         ready.recv().unwrap_or_else(|_| Err(io::Error::other("the log thread ended")))?;
         let logs = Logs { commands: sender, tidy, news, indexes: place.indexes.into() };
         Ok(Self { logs, thread: Some(thread) })

@@ -282,7 +282,8 @@ mod tests {
     #[test]
     fn an_apps_total_takes_the_oldest_of_all_its_files() {
         let mut scene = Scene::new(u64::MAX);
-        for (name, age) in [("a-out.log", 0), ("a-out__1.log", 30), ("a-error__1.log", 20), ("a-out__2.log", 10)]
+        for (name, age) in
+            [("a-out.log", 0), ("a-out__1.log", 30), ("a-error__1.log", 20), ("a-out__2.log", 10)]
         {
             scene.file(name, age);
         }
@@ -296,7 +297,8 @@ mod tests {
     #[test]
     fn the_budget_counts_the_logs_of_apps_that_are_gone() {
         let mut scene = Scene::new(25);
-        for (name, age) in [("a-out.log", 0), ("gone-out__1.log.gz", 30), ("a-out__1.log", 20), ("b.txt", 9)] {
+        for (name, age) in [("a-out.log", 0), ("gone-out__1.log.gz", 30), ("a-out__1.log", 20), ("b.txt", 9)]
+        {
             scene.file(name, age);
         }
         let due = scene.keep("a-out.log", "a", Rotation::default());
