@@ -27,7 +27,7 @@ use crate::instance::life::RunId;
 use crate::instance::state::Process;
 use crate::ipc::message::EventView;
 use crate::keeper::wire::Order;
-use crate::logs::{self, Files, Logs, Source};
+use crate::logs::{self, Checker, Files, Logs, Source};
 use crate::moment::Moment;
 use crate::paths::{self, Home};
 use crate::process::pidfd::ProcessRef;
@@ -39,12 +39,22 @@ const SAVE_EVERY: Duration = Duration::from_millis(100);
 /// How long the last lines of a run may take before the keeper lets go of its pipes.
 const LAST_LINES: Duration = Duration::from_secs(5);
 
+/// What starting a run takes. It waits for the disk of the logs, so it goes on beside the loop.
+#[derive(Clone)]
+struct Starter {
+    home: Home,
+    keeper: KeeperLink,
+    logs: Logs,
+    checker: Checker,
+}
+
 /// The real world.
 pub struct Effects {
     home: Home,
     keeper: KeeperLink,
     keeper_pid: i32,
     logs: Logs,
+    starter: Starter,
     saver: Saver,
     queue: mpsc::UnboundedSender<Input>,
     events: broadcast::Sender<EventView>,
@@ -59,6 +69,42 @@ pub struct Effects {
     save_asked: bool,
 }
 
+impl Starter {
+    fn attach_logs(&self, instance: &Instance, run: RunId, out: OwnedFd, err: OwnedFd) {
+        let spec = &instance.spec;
+        self.logs.attach(Source {
+            id: instance.id,
+            name: spec.name.clone(),
+            run: run.to_u64(),
+            out,
+            err,
+            files: logs::files(spec, instance.id, &self.home),
+            format: spec.logs.format,
+            date_format: spec.logs.date_format.clone(),
+            rotation: Arc::new(spec.logs.rotation.clone()),
+        });
+    }
+
+    async fn start(&self, run: RunId, instance: &Instance) -> Result<(), StartFailure> {
+        let failed = |step, what: &str, errno: i32| StartFailure { step, errno, what: what.to_owned() };
+        let files: Files = logs::files(&instance.spec, instance.id, &self.home);
+        self.checker.check(files).await.map_err(|(path, error)| {
+            failed(StartStep::Logs, &path.display().to_string(), error.raw_os_error().unwrap_or(0))
+        })?;
+        let launch =
+            launch::launch(run, instance, &self.home, vec![libc::STDOUT_FILENO, libc::STDERR_FILENO])?;
+        let order = memory_file(&launch).map_err(|errno| failed(StartStep::Fork, "", errno as i32))?;
+        let uid = instance.spec.account.as_ref().map(|account| account.uid);
+        let pipe = || output_pipe(uid).map_err(|errno| failed(StartStep::Pipes, "", errno as i32));
+        let ((out, out_end), (err, err_end)) = (pipe()?, pipe()?);
+        let kept = |fd: &OwnedFd| fd.try_clone().map_err(|_| failed(StartStep::Pipes, "", libc::EMFILE));
+        let fds = vec![order, out_end, err_end, kept(&out)?, kept(&err)?];
+        self.keeper.send(Order::Spawn { run: run.to_u64(), given: 2 }, fds);
+        self.attach_logs(instance, run, out, err);
+        Ok(())
+    }
+}
+
 impl Effects {
     /// A world that speaks to this keeper and sends what happens to `queue`.
     pub fn new(
@@ -66,16 +112,19 @@ impl Effects {
         keeper: KeeperLink,
         keeper_pid: i32,
         logs: Logs,
+        checker: Checker,
         saver: Saver,
         queue: mpsc::UnboundedSender<Input>,
         events: broadcast::Sender<EventView>,
     ) -> Self {
+        let starter = Starter { home: home.clone(), keeper: keeper.clone(), logs: logs.clone(), checker };
         let triggers = Triggers::new(queue.clone());
         Self {
             home,
             keeper,
             keeper_pid,
             logs,
+            starter,
             saver,
             queue,
             events,
@@ -93,42 +142,8 @@ impl Effects {
         self.leaders.insert(run, kept.pid);
         let mut pipes = kept.fds.into_iter().skip(1);
         if let (Some(out), Some(err)) = (pipes.next(), pipes.next()) {
-            self.attach_logs(instance, run, out, err);
+            self.starter.attach_logs(instance, run, out, err);
         }
-    }
-
-    fn attach_logs(&self, instance: &Instance, run: RunId, out: OwnedFd, err: OwnedFd) {
-        let spec = &instance.spec;
-        self.logs.attach(Source {
-            id: instance.id,
-            name: spec.name.clone(),
-            run: run.to_u64(),
-            out,
-            err,
-            files: logs::files(spec, instance.id, &self.home),
-            format: spec.logs.format,
-            date_format: spec.logs.date_format.clone(),
-            rotation: Arc::new(spec.logs.rotation.clone()),
-        });
-    }
-
-    fn try_spawn(&self, run: RunId, instance: &Instance) -> Result<(), StartFailure> {
-        let failed = |step, what: &str, errno: i32| StartFailure { step, errno, what: what.to_owned() };
-        let files: Files = logs::files(&instance.spec, instance.id, &self.home);
-        logs::check(&files).map_err(|(path, error)| {
-            failed(StartStep::Logs, &path.display().to_string(), error.raw_os_error().unwrap_or(0))
-        })?;
-        let launch =
-            launch::launch(run, instance, &self.home, vec![libc::STDOUT_FILENO, libc::STDERR_FILENO])?;
-        let order = memory_file(&launch).map_err(|errno| failed(StartStep::Fork, "", errno as i32))?;
-        let uid = instance.spec.account.as_ref().map(|account| account.uid);
-        let pipe = || output_pipe(uid).map_err(|errno| failed(StartStep::Pipes, "", errno as i32));
-        let ((out, out_end), (err, err_end)) = (pipe()?, pipe()?);
-        let kept = |fd: &OwnedFd| fd.try_clone().map_err(|_| failed(StartStep::Pipes, "", libc::EMFILE));
-        let fds = vec![order, out_end, err_end, kept(&out)?, kept(&err)?];
-        self.keeper.send(Order::Spawn { run: run.to_u64(), given: 2 }, fds);
-        self.attach_logs(instance, run, out, err);
-        Ok(())
     }
 
     fn fact(&self, run: RunId, event: Event) {
@@ -195,9 +210,13 @@ impl World for Effects {
     }
 
     fn spawn(&mut self, run: RunId, instance: &Instance) {
-        if let Err(failure) = self.try_spawn(run, instance) {
-            self.fact(run, Event::SpawnFailed { run: run.number, failure });
-        }
+        let (starter, instance, queue) = (self.starter.clone(), instance.clone(), self.queue.clone());
+        tokio::task::spawn_local(async move {
+            if let Err(failure) = starter.start(run, &instance).await {
+                let event = Event::SpawnFailed { run: run.number, failure };
+                let _ = queue.send(Input::Fact { instance: run.instance, event });
+            }
+        });
     }
 
     fn stop(&mut self, run: RunId, process: Process, instance: &Instance) {

@@ -13,6 +13,7 @@
 //! its own. Readers go by the files, with `index` for times and order; `follow` tells them when
 //! there is more.
 
+pub mod check;
 pub mod files;
 pub mod follow;
 pub mod item;
@@ -38,7 +39,8 @@ mod tests;
 mod tidy;
 mod writer;
 
-pub use files::{Files, check, files};
+pub use check::Checker;
+pub use files::{Files, files};
 pub use follow::{Filter, Follower, News, Which};
 pub use journal::Journal;
 pub use reader::{Reader, Tail, Wanted};

@@ -15,7 +15,7 @@ const TIME: &str = "YYYY-MM-DDTHH:mm:ss";
 pub(super) fn logs(settings: &Settings, app: &AppSpec, findings: &mut Findings<'_>) -> LogSpec {
     let stamp = given(&settings.time).copied().unwrap_or(false).then(|| TIME.to_owned());
     let mut logs = LogSpec {
-        rotation: Rotation::default(),
+        rotation: rotation(settings),
         out: place(settings.out_file.as_ref(), &app.cwd, findings),
         err: place(settings.error_file.as_ref(), &app.cwd, findings),
         combined: combined(settings.log_file.as_ref(), &app.cwd, findings),
@@ -28,6 +28,14 @@ pub(super) fn logs(settings: &Settings, app: &AppSpec, findings: &mut Findings<'
         (logs.out, logs.err, logs.combined) = (LogPath::Nowhere, LogPath::Nowhere, None);
     }
     logs
+}
+
+fn rotation(settings: &Settings) -> Rotation {
+    let mut rotation = Rotation::default();
+    if let Some(rules) = given(&settings.logs) {
+        rules.apply(&mut rotation);
+    }
+    rotation
 }
 
 fn place(given: Option<&Given<LogTo>>, cwd: &Path, findings: &mut Findings<'_>) -> LogPath {
