@@ -27,7 +27,7 @@ use crate::instance::life::RunId;
 use crate::instance::state::Process;
 use crate::ipc::message::EventView;
 use crate::keeper::wire::Order;
-use crate::logs::{self, Checker, Files, Logs, Source};
+use crate::logs::{self, Files, Logs, Source};
 use crate::moment::Moment;
 use crate::paths::{self, Home};
 use crate::process::pidfd::ProcessRef;
@@ -45,7 +45,6 @@ struct Starter {
     home: Home,
     keeper: KeeperLink,
     logs: Logs,
-    checker: Checker,
 }
 
 /// The real world.
@@ -88,7 +87,7 @@ impl Starter {
     async fn start(&self, run: RunId, instance: &Instance) -> Result<(), StartFailure> {
         let failed = |step, what: &str, errno: i32| StartFailure { step, errno, what: what.to_owned() };
         let files: Files = logs::files(&instance.spec, instance.id, &self.home);
-        self.checker.check(files).await.map_err(|(path, error)| {
+        self.logs.check(files).await.map_err(|(path, error)| {
             failed(StartStep::Logs, &path.display().to_string(), error.raw_os_error().unwrap_or(0))
         })?;
         let launch =
@@ -112,12 +111,11 @@ impl Effects {
         keeper: KeeperLink,
         keeper_pid: i32,
         logs: Logs,
-        checker: Checker,
         saver: Saver,
         queue: mpsc::UnboundedSender<Input>,
         events: broadcast::Sender<EventView>,
     ) -> Self {
-        let starter = Starter { home: home.clone(), keeper: keeper.clone(), logs: logs.clone(), checker };
+        let starter = Starter { home: home.clone(), keeper: keeper.clone(), logs: logs.clone() };
         let triggers = Triggers::new(queue.clone());
         Self {
             home,

@@ -46,7 +46,7 @@ use crate::instance::state::Process;
 use crate::ipc::server;
 use crate::keeper::wire::{News, Order};
 use crate::keeper::{CHANNEL_FD, LISTENER_FD};
-use crate::logs::{Checker, Journal, LogThread, Place, own};
+use crate::logs::{Journal, LogThread, Place, own};
 use crate::paths::Home;
 use crate::process::reap::Ended;
 use crate::process::{channel, spawn};
@@ -126,7 +126,6 @@ async fn run(
         link.clone(),
         keeper,
         logs.clone(),
-        Checker::start()?,
         saver.clone(),
         queue.clone(),
         events.clone(),

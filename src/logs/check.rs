@@ -14,18 +14,18 @@ use super::files::{Files, check};
 const LONGEST: Duration = Duration::from_secs(2);
 
 /// The first file that cannot be written, and why.
-type Refused = (PathBuf, io::Error);
+pub type Refused = (PathBuf, io::Error);
 
 /// The handle of the thread, which ends with the last one.
 #[derive(Clone, Debug)]
-pub struct Checker(Sender<(Files, oneshot::Sender<Result<(), Refused>>)>);
+pub(super) struct Checker(Sender<(Files, oneshot::Sender<Result<(), Refused>>)>);
 
 impl Checker {
     /// Starts the thread.
     ///
     /// # Errors
     /// The system gives no thread.
-    pub fn start() -> io::Result<Self> {
+    pub(super) fn start() -> io::Result<Self> {
         let (asks, asked) = channel::<(Files, oneshot::Sender<_>)>();
         std::thread::Builder::new().name("rsm-files".into()).spawn(move || {
             for (files, answer) in asked {
@@ -40,7 +40,7 @@ impl Checker {
     ///
     /// # Errors
     /// The first file that cannot be written. A disk that does not answer is no error.
-    pub async fn check(&self, files: Files) -> Result<(), Refused> {
+    pub(super) async fn check(&self, files: Files) -> Result<(), Refused> {
         let (answer, answered) = oneshot::channel();
         if self.0.send((files, answer)).is_err() {
             return Ok(());

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -13,8 +13,6 @@ use super::rotate::packed;
 
 /// Bytes packed between two looks at what else there is to do.
 const BLOCK: usize = 64 * 1024;
-/// Ending of a file that is not whole yet. It is no name of a rotated file.
-const UNFINISHED: &str = ".part";
 
 /// What came of it.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,8 +36,7 @@ pub(super) fn compress(path: &Path, indexes: &Path, mut go_on: impl FnMut() -> b
     };
     let meta = source.metadata()?;
     let target = packed(path);
-    let mut unfinished = target.clone().into_os_string();
-    unfinished.push(UNFINISHED);
+    let unfinished = unfinished(&target);
     let made = (|| {
         let mut options = OpenOptions::new();
         let part =
@@ -74,6 +71,12 @@ pub(super) fn compress(path: &Path, indexes: &Path, mut go_on: impl FnMut() -> b
         let _ = std::fs::remove_file(&unfinished); // written anew the next time
     }
     made
+}
+
+/// A file that is not whole yet: hidden, so that nobody takes it for a log.
+fn unfinished(target: &Path) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    target.with_file_name(format!(".{name}.part"))
 }
 
 #[cfg(test)]

@@ -13,13 +13,13 @@
 //! its own. Readers go by the files, with `index` for times and order; `follow` tells them when
 //! there is more.
 
-pub mod check;
 pub mod files;
 pub mod follow;
 pub mod item;
 pub mod own;
 pub mod thread;
 
+mod check;
 mod compress;
 mod cursor;
 mod index;
@@ -39,7 +39,6 @@ mod tests;
 mod tidy;
 mod writer;
 
-pub use check::Checker;
 pub use files::{Files, files};
 pub use follow::{Filter, Follower, News, Which};
 pub use journal::Journal;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::LocalSet;
 
+use super::check::{Checker, Refused};
 use super::files::Files;
 use super::follow::{Feed, Filter, Follower, News, following};
 use super::item;
@@ -97,6 +98,7 @@ pub struct Logs {
     tidy: Tidy,
     news: Arc<News>,
     indexes: Arc<Path>,
+    checker: Checker,
 }
 
 impl LogThread {
@@ -115,7 +117,8 @@ impl LogThread {
             .name("rsm-logs".into())
             .spawn(move || serve(commands, tools, &started))?;
         ready.recv().unwrap_or_else(|_| Err(io::Error::other("the log thread ended")))?;
-        let logs = Logs { commands: sender, tidy, news, indexes: place.indexes.into() };
+        let (indexes, checker) = (place.indexes.into(), Checker::start()?);
+        let logs = Logs { commands: sender, tidy, news, indexes, checker };
         Ok(Self { logs, thread: Some(thread) })
     }
 
@@ -140,6 +143,14 @@ impl Logs {
     /// Tells when there is more to read in the files.
     pub fn news(&self) -> Arc<News> {
         Arc::clone(&self.news)
+    }
+
+    /// Makes files and the directories they lie in, however long the disk takes.
+    ///
+    /// # Errors
+    /// The first file that cannot be written. A disk that does not answer is no error.
+    pub async fn check(&self, files: Files) -> Result<(), Refused> {
+        self.checker.check(files).await
     }
 
     /// Where indexes lie.
