@@ -71,6 +71,11 @@ impl Home {
         self.0.join("dump.json")
     }
 
+    /// What is set for all of this rsm.
+    pub fn conf(&self) -> PathBuf {
+        self.0.join("conf.json")
+    }
+
     /// rsm's own log.
     pub fn own_log(&self) -> PathBuf {
         self.0.join("rsm.log")

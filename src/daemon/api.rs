@@ -11,6 +11,7 @@ use super::keeper_link::KeeperLink;
 use super::log_stream::line;
 use super::saver::Saver;
 use super::{clock, dump, info, jlist, log_stream, views};
+use crate::conf::Conf;
 use crate::instance::Instance;
 use crate::ipc::message::{
     ApiError, ErrorCode, EventView, ExitView, InstanceDetail, InstanceView, Pong, Report, Request, Selectors,
@@ -208,6 +209,10 @@ impl Service for Api {
             Request::ClearDump => json(&dump::clear(saver, home).await?),
             Request::Flush(select) => self.flush(select).await,
             Request::ReopenLogs => {
+                match Conf::load(&home.conf()) {
+                    Ok(conf) => logs.set_budget(conf.log_budget),
+                    Err(error) => tracing::warn!("{}: {error}", home.conf().display()),
+                }
                 done(logs.reopen(), "opening").await?;
                 json(&serde_json::json!({}))
             }

@@ -39,6 +39,7 @@ use self::keeper_link::{KeeperLink, Kept, KeptRun};
 use self::saved::Saved;
 use self::saver::Saver;
 use self::supervisor::{Input, Supervisor};
+use crate::conf::Conf;
 use crate::exit::{Exit, StartFailure, StartStep};
 use crate::instance::event::Event;
 use crate::instance::life::RunId;
@@ -54,9 +55,6 @@ use crate::process::{channel, spawn};
 /// How many events a slow reader of the event stream may lag behind.
 const EVENT_BACKLOG: usize = 1024;
 
-/// Bytes that all logs together may have.
-const LOG_BUDGET: u64 = 10 << 30;
-
 /// Runs the daemon until a shutdown is done. Started by the keeper only, which passes the channel
 /// and the API's socket at known numbers.
 ///
@@ -68,12 +66,18 @@ pub fn main(home: &Home) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let _ = nix::sys::prctl::set_name(c"rsm-daemon");
     let _ = spawn::raise_open_files(); // what cannot be raised has to do
-    own::init(home, tracing::level_filters::LevelFilter::INFO)?;
+    let conf = Conf::load(&home.conf());
+    let mentioned = conf.as_ref().err().map(ToString::to_string);
+    let conf = conf.unwrap_or_default();
+    own::init(home, conf.log_level)?;
+    if let Some(problem) = mentioned {
+        tracing::error!("{}: {problem}; the defaults hold", home.conf().display());
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = tokio::task::LocalSet::new().block_on(&runtime, async {
         let (link, mut kept) = KeeperLink::attach(keeper).await?;
         let listener = tokio::net::UnixListener::from_std(listener)?;
-        let log_thread = log_thread(home, &link, &mut kept)?;
+        let log_thread = log_thread(home, conf.log_budget, &link, &mut kept)?;
         run(home, listener, link, kept, &log_thread).await
         // The thread is dropped here: it writes what is still in the pipes.
     });
@@ -84,7 +88,7 @@ pub fn main(home: &Home) -> io::Result<()> {
 }
 
 /// The log thread, with the journal that a former daemon had or a new one in the keeper's hands.
-fn log_thread(home: &Home, link: &KeeperLink, kept: &mut Kept) -> io::Result<LogThread> {
+fn log_thread(home: &Home, budget: u64, link: &KeeperLink, kept: &mut Kept) -> io::Result<LogThread> {
     let mut take = |name: &str| {
         let found = kept.stored.iter().position(|(stored, _)| stored == name)?;
         Some(kept.stored.swap_remove(found).1)
@@ -99,7 +103,7 @@ fn log_thread(home: &Home, link: &KeeperLink, kept: &mut Kept) -> io::Result<Log
             journal
         }
     };
-    let place = Place { logs: home.logs(), indexes: home.log_indexes(), budget: LOG_BUDGET };
+    let place = Place { logs: home.logs(), indexes: home.log_indexes(), budget };
     LogThread::start(place, journal)
 }
 
