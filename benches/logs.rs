@@ -105,7 +105,7 @@ impl Bench {
             )
         };
         fs::write(self.path("bench.toml"), results.iter().enumerate().map(app).collect::<String>()).unwrap();
-        self.rsm(&["cleardump"]);
+        self.rsm(&["-s", "cleardump"]);
         let info: serde_json::Value = serde_json::from_str(&self.rsm(&["info", "--json"])).unwrap();
         let daemon = info["daemon"]["pid"].as_i64().unwrap();
         let before = ticks(daemon);

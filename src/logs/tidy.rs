@@ -190,14 +190,24 @@ impl Room {
 
     /// The budget of all logs: those of the apps, and whatever lies in the directory of logs.
     fn keep_budget(&self) {
-        let budget = self.budget.load(Ordering::Relaxed);
-        let entries = std::fs::read_dir(&self.logs).into_iter().flatten().flatten();
-        let here = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some());
-        // A rotated file is found through the file it was; that one need not be there any more.
-        let bases = here.filter_map(|path| base(&path)).chain(self.kept.keys().cloned());
-        let bases: BTreeSet<PathBuf> = bases.collect();
-        let (files, active) = all_of(bases.iter().map(PathBuf::as_path));
-        let over = over_budget(&files, active, budget);
+        let (mut files, mut active) = (Vec::new(), 0);
+        // Each directory is read once, however many files it has: there may be thousands.
+        let parents = self.kept.keys().filter_map(|path| path.parent());
+        for dir in parents.chain([self.logs.as_path()]).collect::<BTreeSet<_>>() {
+            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+                let path = entry.path();
+                let base = base(&path).filter(|base| dir == self.logs || self.kept.contains_key(base));
+                let (Some(base), Ok(meta)) = (base, entry.metadata()) else { continue };
+                match meta.modified() {
+                    Ok(written) if meta.is_file() && base != path => {
+                        files.push(Rotated { path, size: meta.len(), written });
+                    }
+                    _ => active += if meta.is_file() { meta.len() } else { 0 },
+                }
+            }
+        }
+        files.sort_by(Rotated::age_order);
+        let over = over_budget(&files, active, self.budget.load(Ordering::Relaxed));
         if over > 0 {
             tracing::info!("{over} rotated log files are removed: all logs exceed their budget");
         }
@@ -216,13 +226,17 @@ impl Room {
     }
 }
 
-/// The log file that a file in the directory of logs is, or was.
+/// The log file that a file is, or was before it was rotated.
 fn base(path: &Path) -> Option<PathBuf> {
     let name = path.file_name()?.to_str()?;
     let name = name.strip_suffix(super::rotate::PACKED).unwrap_or(name);
-    let ending = Path::new(name).extension()?.to_str()?;
-    let stem = name.split("__").next()?;
-    let whole = if stem == name { name.to_owned() } else { format!("{stem}.{ending}") };
+    let Some((stem, date)) = name.rsplit_once("__") else { return Some(path.with_file_name(name)) };
+    // Behind a date there may be a number, and the ending that the file had.
+    let ending = date.rsplit_once('.').map(|(_, ending)| ending);
+    let whole = match ending.filter(|ending| !ending.bytes().all(|c| c.is_ascii_digit())) {
+        Some(ending) => format!("{stem}.{ending}"),
+        None => stem.to_owned(),
+    };
     Some(path.with_file_name(whole))
 }
 
@@ -303,6 +317,9 @@ mod tests {
         }
         let due = scene.keep("a-out.log", "a", Rotation::default());
         scene.room.remove_all(&due);
+        assert_eq!(scene.names(), ["a-out.log", "b.txt"]);
+        scene.file("noending__2026.1", 5);
+        scene.room.keep_budget();
         assert_eq!(scene.names(), ["a-out.log", "b.txt"]);
     }
 
