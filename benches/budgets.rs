@@ -130,9 +130,29 @@ impl Bench {
         self.timed(&["-s", "start", &file]);
         self.reads(count);
         if count == 100 {
+            self.succession(count);
             self.processor(count);
         }
         self.timed(&["-s", "delete", "all"]);
+    }
+
+    /// From the death of our own processes until a command has its list again.
+    fn succession(&self, count: usize) {
+        let kill = |pid: i64| {
+            let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        };
+        for (what, chosen) in [("daemon", [true, false]), ("keeper", [false, true]), ("both", [true, true])] {
+            let round = |_| {
+                let managers = self.managers();
+                let began = Instant::now();
+                managers.iter().zip(chosen).filter(|(_, chosen)| *chosen).for_each(|(pid, _)| kill(*pid));
+                self.timed(&["list", "--json"]);
+                milliseconds(began.elapsed())
+            };
+            let times: Vec<f64> = (0..ROUNDS * 2).map(round).collect();
+            row(&format!("{what} killed until list answers, {count}"), &times, "ms", None, "50 ms");
+        }
     }
 
     /// From a kill to the next process running, as the app itself sees it.

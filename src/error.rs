@@ -67,6 +67,14 @@ pub enum Error {
         /// rsm's own log.
         log: PathBuf,
     },
+    /// Another version did not take over.
+    #[error("the upgrade failed: {reason}")]
+    Upgrade {
+        /// How, and what goes on.
+        reason: String,
+        /// rsm's own log.
+        log: PathBuf,
+    },
     /// The daemon went away, or what it said cannot be read.
     #[error("{reason}")]
     Lost {
@@ -151,6 +159,7 @@ impl Error {
             | Self::NoDirectory(_)
             | Self::Refused { .. }
             | Self::NothingRuns { .. }
+            | Self::Upgrade { .. }
             | Self::NoneOfFile { .. }
             | Self::NotOne { .. }
             | Self::Failed(_)
@@ -178,6 +187,7 @@ impl Error {
             Self::Launch { log, .. } | Self::Lost { log, .. } => {
                 format!("see {}, then try again", log.display())
             }
+            Self::Upgrade { log, .. } => format!("{} may say why", log.display()),
             Self::StreamEnded => "run the command again to go on reading".into(),
             Self::Refused { hint, .. } => return hint.clone(),
             Self::NothingRuns { .. } => "`rsm start` starts an app, `rsm resurrect` the saved ones".into(),

@@ -62,11 +62,14 @@ pub enum StartStep {
     User,
     /// Executing the program.
     Exec,
+    /// The filter that shares its ports. Comes before the group; last here, as an older keeper's
+    /// numbers must keep their meaning.
+    Filter,
 }
 
 impl StartStep {
     /// The steps that happen in the child, by the number it reports.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Find,
         Self::Logs,
         Self::Pipes,
@@ -78,6 +81,7 @@ impl StartStep {
         Self::Group,
         Self::User,
         Self::Exec,
+        Self::Filter,
     ];
 }
 
@@ -113,6 +117,7 @@ impl fmt::Display for StartFailure {
             StartStep::Group => write!(out, "changing group to {what}")?,
             StartStep::User => write!(out, "changing user to {what}")?,
             StartStep::Exec => write!(out, "executing {what}")?,
+            StartStep::Filter => write!(out, "installing the filter that shares its ports")?,
         }
         match self.errno {
             0 => Ok(()),

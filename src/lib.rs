@@ -12,6 +12,7 @@
 //! | 4 | [`keeper`] | the parent of all apps: forks, reaps, keeps descriptors |
 //! | 3 | [`instance`] | one supervised slot: states, restart policy, all pure |
 //! | 2 | [`config`] | ecosystem files and flags to specs, or every mistake at once |
+//! | 3 | [`cluster`] | one port for many instances: held sockets, groups, steering |
 //! | 2 | [`process`] | spawning, signals, pidfds, whole trees |
 //! | 2 | [`logs`] | from an app's pipe to its files and followers |
 //! | 2 | [`metrics`] | what trees and the machine use |
@@ -45,6 +46,7 @@
 //! the supervisor.
 
 pub mod cli;
+pub mod cluster;
 pub mod conf;
 pub mod config;
 pub mod daemon;
@@ -60,3 +62,4 @@ pub mod paths;
 pub mod process;
 pub mod serve;
 pub mod spec;
+pub mod version;

@@ -66,6 +66,17 @@ impl Home {
         self.0.join("state.json")
     }
 
+    /// The state before that one.
+    pub fn former_state(&self) -> PathBuf {
+        self.0.join("state.json.prev")
+    }
+
+    /// Whether a daemon left its state behind: it did not end by itself, and what it kept running may
+    /// run still.
+    pub fn has_state(&self) -> bool {
+        self.state().exists() || self.former_state().exists()
+    }
+
     /// The list saved by `rsm save`.
     pub fn dump(&self) -> PathBuf {
         self.0.join("dump.json")
@@ -74,6 +85,11 @@ impl Home {
     /// What is set for all of this rsm.
     pub fn conf(&self) -> PathBuf {
         self.0.join("conf.json")
+    }
+
+    /// The list saved before that one.
+    pub fn former_dump(&self) -> PathBuf {
+        self.0.join("dump.json.prev")
     }
 
     /// rsm's own log.

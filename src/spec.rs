@@ -12,6 +12,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub mod order;
 mod patch;
 mod policy;
 mod rotation;
@@ -81,6 +82,9 @@ pub struct AppSpec {
     /// Start it when it is added.
     #[serde(default = "yes")]
     pub autostart: bool,
+    /// Apps that must be online before it starts, and that are stopped after it.
+    #[serde(default)]
+    pub depends_on: Vec<String>,
     /// Whether and how late a run follows an exit.
     #[serde(default)]
     pub restart: RestartPolicy,
@@ -268,6 +272,7 @@ impl AppSpec {
             increment_var: None,
             account: None,
             autostart: true,
+            depends_on: Vec::new(),
             restart: RestartPolicy::default(),
             stop: StopPolicy::default(),
             readiness: Readiness::default(),

@@ -82,7 +82,18 @@ fn what_escaped_into_another_session_dies_with_a_crash_too() {
 fn apps_that_put_themselves_in_the_background_leave_nothing() {
     let script = "#!/usr/bin/env python3\nimport os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(1000)\n    os._exit(0)\nos._exit(0)\n";
     let rsm = Rsm::new().file("back.py", script);
-    rsm.run(&["start", "./back.py", "-i", "8", "--max-restarts", "15", "--restart-delay", "1"]);
+    rsm.run(&[
+        "start",
+        "./back.py",
+        "-i",
+        "8",
+        "--max-restarts",
+        "15",
+        "--restart-delay",
+        "1",
+        "--min-uptime",
+        "60000",
+    ]);
     rsm.until_status("back", "errored");
     let home = rsm.home().to_string_lossy().into_owned();
     let found = std::process::Command::new("pgrep").args(["-f", "back.py"]).output().unwrap();
@@ -181,4 +192,61 @@ fn five_hundred_from_one_file_and_none_left_behind() {
     assert!(!pids.iter().any(|pid| alive(*pid)));
     rsm.ok(&["delete", "all"]);
     assert!(rsm.list().is_empty());
+}
+
+/// Notes when each app comes and goes; the first takes a moment for both.
+const NOTES: &str = "#!/bin/sh\ntrap 'sleep 0.2; echo \"- $1\" >> notes; exit 0' INT\necho \"+ $1\" >> notes\nwhile :; do sleep 0.02; done\n";
+
+fn depending() -> Rsm {
+    let app = |name: &str, on: &str| {
+        format!(
+            "[[apps]]\nname = \"{name}\"\nscript = \"./notes.sh\"\nargs = [\"{name}\"]\ndepends_on = [{on}]\n"
+        )
+    };
+    let file =
+        [app("web", "\"api\""), app("api", "\"db\", \"queue\""), app("db", ""), app("queue", "")].concat();
+    Rsm::new().file("notes.sh", NOTES).file("ecosystem.toml", &file)
+}
+
+#[test]
+fn apps_start_after_and_stop_before_what_they_depend_on() {
+    let rsm = depending();
+    let order = |sign: &str| -> Vec<String> {
+        let notes = soon("four notes", || {
+            let notes = read(rsm.dir().join("notes"));
+            (notes.matches(sign).count() == 4).then_some(notes)
+        });
+        notes.lines().filter_map(|line| line.strip_prefix(sign)).map(|name| name.trim().to_owned()).collect()
+    };
+    rsm.ok(&["start", "ecosystem.toml"]);
+    order("+");
+    rsm.ok(&["save"]);
+    rsm.ok(&["kill"]);
+    let gone = order("-");
+    assert_eq!(gone[..2], ["web", "api"], "{gone:?}");
+    std::fs::remove_file(rsm.dir().join("notes")).unwrap();
+    rsm.ok(&["resurrect"]);
+    order("+");
+    rsm.ok(&["stop", "all"]);
+    let gone = order("-");
+    assert_eq!(gone[..2], ["web", "api"], "{gone:?}");
+}
+
+#[test]
+fn what_depends_on_an_app_that_fails_is_not_started() {
+    let rsm = depending();
+    rsm.run(&["start", "ecosystem.toml", "--only", "web"]).code(1).says("depends on \"api\"").says("neither");
+    assert!(rsm.list().is_empty());
+    let file = read(rsm.dir().join("ecosystem.toml")).replace(
+        "name = \"db\"\nscript = \"./notes.sh\"",
+        "name = \"db\"\nscript = \"/missing/db\"\ninterpreter = \"none\"",
+    );
+    rsm.write("notes.sh", NOTES);
+    rsm.write("broken.toml", &file.replace("/missing/db", "./gone.sh"));
+    rsm.write("gone.sh", "#!/missing/interpreter\n");
+    rsm.run(&["start", "broken.toml"]).code(1).says("depends on \"db\", which is not online");
+    assert_eq!(
+        (rsm.statuses("queue"), rsm.statuses("api"), rsm.statuses("web")),
+        (vec!["online".into()], vec!["stopped".into()], vec!["stopped".into()])
+    );
 }

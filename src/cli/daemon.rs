@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::ipc::client::ClientError;
 use crate::ipc::message::{Info, Pong, Report, Request};
 use crate::process::pidfd::ProcessRef;
+use crate::version::version;
 
 use super::output;
 use super::render::info;
@@ -77,5 +78,5 @@ pub(super) async fn info(json: bool, session: &Session) -> Result<(), Error> {
         return output::line(&bytes);
     }
     let told: Info = client.call(&Request::Info).await.map_err(|error| session.failed(error))?;
-    output::text(&info::info(&told, env!("CARGO_PKG_VERSION"), session.style))
+    output::text(&info::info(&told, version(), session.style))
 }

@@ -19,6 +19,7 @@ mod serve;
 mod session;
 mod settings;
 mod start;
+mod upgrade;
 mod when;
 
 use std::ffi::OsString;
@@ -31,12 +32,13 @@ use self::session::Session;
 use crate::config;
 use crate::error::Error;
 use crate::ipc::message::Action;
+use crate::keeper::Began;
 use crate::paths::Home;
 use crate::serve::ServeArgs;
 
 /// A process manager for any language
 #[derive(Parser, Debug)]
-#[command(name = "rsm", version, disable_version_flag = true, arg_required_else_help = true)]
+#[command(name = "rsm", version = crate::version::version(), disable_version_flag = true, arg_required_else_help = true)]
 struct Cli {
     /// Say nothing but what was asked for, and errors
     #[arg(short, long, global = true)]
@@ -129,6 +131,8 @@ enum Command {
     Ping,
     /// Stop all apps and the daemon
     Kill,
+    /// Put another version of rsm in the place of the one that runs; the apps go on
+    Upgrade(upgrade::Upgrade),
     /// Show rsm's own processes and files; with a name as `describe`
     Info {
         /// Apps to describe instead
@@ -151,10 +155,16 @@ enum Command {
         /// Stay in the foreground
         #[arg(long)]
         foreground: bool,
+        /// Take over what a former keeper left at this descriptor
+        #[arg(long, value_name = "FD")]
+        resume: Option<i32>,
     },
     /// All decisions; started by the keeper
     #[command(hide = true)]
     Daemon,
+    /// Say what this binary can take over, given the state of another on standard input
+    #[command(name = "can-take-over", hide = true)]
+    CanTakeOver,
 }
 
 /// Runs one command line, the program's name first.
@@ -165,10 +175,18 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
     let cli = Cli::try_parse_from(args).map_err(Error::Arguments)?;
     let home = || Home::from_env().map_err(Error::NoHome);
     match cli.command {
-        Command::Keeper { foreground } => part("keeper", crate::keeper::main(&home()?, foreground)),
+        Command::Keeper { foreground, resume } => {
+            let began = match resume {
+                Some(file) => Began::BySuccession(file),
+                None if foreground => Began::InForeground,
+                None => Began::InBackground,
+            };
+            part("keeper", crate::keeper::main(&home()?, began))
+        }
         Command::Daemon => part("daemon", crate::daemon::main(&home()?)),
         Command::ServeFiles(args) => part("serve", crate::serve::run(args)),
         Command::Schema => output::json(&config::schema()),
+        Command::CanTakeOver => upgrade::can_take_over(),
         command => {
             let session = Session::new(cli.silent, !cli.no_color && colour_wanted())?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -202,11 +220,16 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
         Command::Cleardump => dump::clear(session).await,
         Command::Ping => daemon::ping(session).await,
         Command::Kill => daemon::kill(session).await,
+        Command::Upgrade(args) => upgrade::upgrade(args, session).await,
         Command::Info { select, json } if select.is_empty() => daemon::info(json, session).await,
         Command::Info { select, json } => describe::describe(Describe { select, json }, session).await,
         Command::Serve(args) => serve::serve(args, session).await,
         // Run before there was a session: they are no clients.
-        Command::Keeper { .. } | Command::Daemon | Command::ServeFiles(_) | Command::Schema => Ok(()),
+        Command::Keeper { .. }
+        | Command::Daemon
+        | Command::ServeFiles(_)
+        | Command::Schema
+        | Command::CanTakeOver => Ok(()),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::ipc::client::{Client, ClientError};
 use crate::ipc::launch::{self, LaunchError};
 use crate::ipc::message::Report;
 use crate::paths::Home;
+use crate::version::version;
 
 use super::render::report::{outcomes, progress};
 use super::render::style::Style;
@@ -47,11 +48,31 @@ impl Session {
     /// None runs, or it cannot be talked to.
     pub(super) async fn connect(&self) -> Result<Client, Error> {
         match Client::connect(&self.home).await {
-            Err(ClientError::NotRunning { .. }) if self.home.state().exists() => {
-                self.connect_or_launch().await
-            }
-            connected => connected.map_err(|error| self.failed(error)),
+            Err(ClientError::NotRunning { .. }) if self.home.has_state() => self.connect_or_launch().await,
+            connected => connected.map(|client| self.minded(client)).map_err(|error| self.failed(error)),
         }
+    }
+
+    /// A client that says so if the daemon is of another version, and goes on with the next one when
+    /// daemon and keeper die.
+    fn minded(&self, mut client: Client) -> Client {
+        client.on_death(|socket| {
+            Box::pin(async move {
+                if let Some(home) = socket.parent().map(Home::at).filter(Home::has_state) {
+                    let _ = launch::connect_or_launch(&home).await; // why not is told by who asks again
+                }
+            })
+        });
+        if !self.quiet {
+            client.on_other_version(|theirs| {
+                let ours = version();
+                let _ = writeln!(
+                    io::stderr().lock(),
+                    "the daemon is rsm {theirs}, this is rsm {ours}: `rsm upgrade` changes it to this one, and the apps go on"
+                );
+            });
+        }
+        client
     }
 
     /// A connection to the daemon, or nothing where none runs.
@@ -92,7 +113,7 @@ impl Session {
         if new {
             self.note(format_args!("started the daemon in {}", self.home.dir().display()));
         }
-        Ok(client)
+        Ok(self.minded(client))
     }
 
     /// What a failed call means to the user.

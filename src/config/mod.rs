@@ -29,7 +29,7 @@ pub use mistake::{Mistake, Mistakes, Place};
 pub use patch::changes;
 pub use schema::schema;
 
-use crate::spec::AppSpec;
+use crate::spec::{AppSpec, order};
 use file::Written;
 use findings::{At, Findings};
 use resolve::Ground;
@@ -113,6 +113,7 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, Mistakes> {
         }
         apps.extend(resolve::app(app, &ground, &mut findings));
     }
+    refuse_circles(&written, &apps, &mut findings);
     findings.finish(apps).map(|(apps, warnings)| Loaded { apps, warnings })
 }
 
@@ -157,6 +158,19 @@ fn refuse_duplicates(written: &[Written], names: &[Option<String>], findings: &m
             let message = format!("app {} is called {name:?}, and so is app {}", number + 1, first + 1);
             findings.mistake(at, message, "give each app a name of its own");
         }
+    }
+}
+
+fn refuse_circles(written: &[Written], apps: &[AppSpec], findings: &mut Findings<'_>) {
+    let depends = apps.iter().map(|app| (app.name.clone(), app.depends_on.clone())).collect();
+    if let Err(circle) = order::steps(&depends) {
+        let at = written.iter().find_map(|app| {
+            let depends = app.settings.depends_on.as_ref()?;
+            let name = app.settings.name.as_ref().map(|name| &name.value.0);
+            name.is_none_or(|name| circle.0.contains(name)).then_some(&depends.at)
+        });
+        let at = at.or(written.first().map(|app| &app.at));
+        at.into_iter().for_each(|at| findings.mistake(at, circle.to_string(), "take one of them out"));
     }
 }
 

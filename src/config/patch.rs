@@ -97,6 +97,7 @@ fn pointers(key: &str) -> &'static [&'static str] {
         "stop_exit_codes" => &["/restart/stop_exit_codes"],
         "autorestart" => &["/restart/autorestart"],
         "autostart" => &["/autostart"],
+        "depends_on" => &["/depends_on"],
         "cron_restart" => &["/cron_restart"],
         "watch" => &["/watch"],
         "ignore_watch" => &["/watch/ignore"],

@@ -110,6 +110,8 @@ settings! {
     logs: LogRules, [];
     /// Whether it is started when it is added.
     autostart: bool, [];
+    /// Apps that must be online before it starts, and are stopped after it.
+    depends_on: Words, [];
     /// Whether it is restarted after an exit that nobody asked for.
     autorestart: bool, [];
     /// Exit codes that end it for good.

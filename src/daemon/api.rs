@@ -1,5 +1,6 @@
 //! Answers requests: the only place where the wire's words meet the supervisor.
 
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use super::handle::Handle;
 use super::keeper_link::KeeperLink;
 use super::log_stream::line;
 use super::saver::Saver;
-use super::{clock, dump, info, jlist, log_stream, views};
+use super::{clock, dump, info, jlist, log_stream, steps, upgrade, views};
 use crate::conf::Conf;
 use crate::instance::Instance;
 use crate::ipc::message::{
@@ -18,11 +19,12 @@ use crate::ipc::message::{
 };
 use crate::ipc::openapi;
 use crate::ipc::server::{Answer, Service};
-use crate::keeper::wire::Order;
+use crate::keeper::wire::{Order, Upgrade};
 use crate::logs::{self, Logs};
 use crate::metrics::{self, Usage};
 use crate::paths::Home;
 use crate::process::signal;
+use crate::version::version;
 
 /// How long a change may take to be saved before it is answered all the same.
 const SAVE_TIME: Duration = Duration::from_secs(2);
@@ -47,10 +49,14 @@ pub(super) struct Parts {
     pub link: KeeperLink,
     /// The keeper's pid.
     pub keeper: i32,
+    /// What came of the upgrade that led to this daemon.
+    pub upgrade: Upgrade,
     /// Who the daemon runs as.
     pub user: String,
     /// Told when the shutdown is done.
     pub closed: Notify,
+    /// Told when another daemon is to follow.
+    pub replaced: Notify,
 }
 
 impl Api {
@@ -64,6 +70,26 @@ impl Api {
         self.0.closed.notified().await;
     }
 
+    /// Resolves once another daemon is to follow this one.
+    pub async fn replaced(&self) {
+        self.0.replaced.notified().await;
+    }
+
+    /// Makes place for a daemon of another binary, which is tried before anything is changed. Does not
+    /// come back from that: the other one answers who asks then.
+    async fn upgrade(&self, binary: &Path) -> Result<Answer, ApiError> {
+        let (_, state) = self.0.handle.snapshot().await?;
+        let checked = upgrade::check(binary, &state).await?;
+        if self.0.handle.is_closing() {
+            return Err(ApiError::new(ErrorCode::Conflict, "the daemon is shutting down"));
+        }
+        tracing::info!(version = checked.version, "upgrading to {}", binary.display());
+        self.0.handle.freeze().await;
+        self.0.link.send(Order::Replace, vec![checked.file.into()]);
+        self.0.replaced.notify_one();
+        std::future::pending().await
+    }
+
     /// Stops every app and lets the daemon end.
     ///
     /// # Errors
@@ -73,7 +99,7 @@ impl Api {
             return Err(ApiError::new(ErrorCode::Conflict, "the daemon is shutting down already"));
         }
         self.0.link.send(Order::Closing, Vec::new());
-        let report = self.0.handle.stop_all().await?;
+        let report = steps::stop_all(&self.0.handle).await?;
         self.0.closed.notify_one();
         json(&report)
     }
@@ -178,34 +204,41 @@ impl Api {
         Answer::Stream(lines)
     }
 
-    async fn signal(&self, select: Selectors, name: &str) -> Result<Answer, ApiError> {
+    async fn signal(&self, handle: &Handle, select: Selectors, name: &str) -> Result<Answer, ApiError> {
         let Some(number) = signal::parse(name) else {
             return Err(ApiError::new(ErrorCode::Invalid, format!("\"{name}\" is no signal"))
                 .hint("Use a name such as SIGUSR2 or HUP; `kill -l` lists them."));
         };
-        json(&self.0.handle.signal(select, number).await?)
+        json(&handle.signal(select, number).await?)
     }
 }
 
 impl Service for Api {
-    async fn answer(&self, request: Request) -> Result<Answer, ApiError> {
+    async fn answer(&self, request: Request, key: Option<String>) -> Result<Answer, ApiError> {
         let Parts { home, handle, logs, saver, .. } = &*self.0;
+        let handle = &handle.keyed(key);
         match request {
             Request::Ping => json(&Pong {
-                version: env!("CARGO_PKG_VERSION").to_owned(),
+                version: version().to_owned(),
                 pid: std::process::id().cast_signed(),
+                upgrade: upgrade::outcome(self.0.upgrade),
             }),
             Request::Info => json(&info::info(&self.list(None).await?, self.0.keeper, home)),
             Request::List => json(&self.list(None).await?),
             Request::Jlist => json(&jlist::jlist(&self.look(None).await?, home, &self.0.user)),
             Request::Describe(select) => json(&self.describe(select).await?),
             Request::Env(id) => self.env(id).await,
-            Request::Start(apps) => self.saved(handle.start(apps).await).await,
-            Request::Act(action, on) => self.saved(handle.act(action, on).await).await,
+            Request::Start(apps) => self.saved(steps::start(handle, apps).await).await,
+            Request::Act(action, on) => self.saved(steps::act(handle, action, on).await).await,
             Request::Scale { name, to } => self.saved(handle.scale(name, to).await).await,
-            Request::Signal { select, signal } => self.signal(select, &signal).await,
+            Request::Signal { select, signal } => self.signal(handle, select, &signal).await,
             Request::Save { force } => json(&dump::save(handle, saver, home, force).await?),
-            Request::Resurrect => self.saved(handle.resurrect(dump::read(home)?).await).await,
+            Request::Resurrect => {
+                let (saved, note) = dump::load(home)?;
+                let mut report = steps::resurrect(handle, saved).await?;
+                report.notes.extend(note);
+                self.saved(Ok(report)).await
+            }
             Request::ClearDump => json(&dump::clear(saver, home).await?),
             Request::Flush(select) => self.flush(select).await,
             Request::ReopenLogs => {
@@ -218,6 +251,7 @@ impl Service for Api {
             }
             Request::Logs(query) => log_stream::open(handle, logs, home, query).await,
             Request::Events => Ok(self.events()),
+            Request::Upgrade { binary } => self.upgrade(&binary).await,
             Request::Shutdown => self.shut_down().await,
             Request::OpenApi => json(&openapi::document()),
         }

@@ -1,12 +1,12 @@
 //! What commands do to the list of instances. Each is checked whole before anything is changed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::saved::{self, Saved};
 use super::select::select;
-use super::settle::{Goal, Reply, Waiting};
-use super::supervisor::{Command, Supervisor};
+use super::settle::{Done, Goal, Reply, Waiting};
+use super::supervisor::{Change, Command, Supervisor};
 use super::views;
 use super::world::World;
 use crate::instance::Instance;
@@ -19,48 +19,75 @@ use crate::ipc::message::{
 use crate::metrics::Usage;
 use crate::spec::{AppSpec, Vars};
 
+/// So many commands are remembered in case they are asked for again.
+const MOST_DONE: usize = 64;
+
+/// What a command is after, for each instance it touches.
+type Goals = Vec<(u32, Goal)>;
+
 /// More instances of one app than this are taken for a mistake.
 const MOST_INSTANCES: u32 = 10_000;
 
 impl<W: World> Supervisor<W> {
     pub(super) fn command(&mut self, command: Command) {
         match command {
-            Command::Start(apps, reply) => {
-                let done = self.start_apps(apps);
-                self.answer(done, Vec::new(), reply);
-            }
-            Command::Act(action, on, reply) => {
-                let done = self.act(action, on);
-                self.answer(done, Vec::new(), reply);
-            }
-            Command::Scale(name, to, reply) => {
-                let done = self.scale(&name, to);
-                self.answer(done, Vec::new(), reply);
-            }
-            Command::Signal(selectors, number, reply) => {
-                let done = self.signal(&selectors, number);
-                self.answer(done, Vec::new(), reply);
-            }
-            Command::Resurrect(saved, reply) => {
-                let (goals, notes) = self.resurrect(saved);
-                self.answer(Ok(goals), notes, reply);
-            }
+            Command::Change { change, key, reply } => self.change_once(change, key, reply),
             Command::Look(selectors, reply) => {
                 let _ = reply.send(self.look(selectors.as_deref()));
             }
             Command::Running(reply) => drop(reply.send(self.running())),
+            Command::Freeze(reply) => {
+                self.freeze();
+                let _ = reply.send(());
+            }
             Command::Snapshot(reply) => {
-                let state = saved::write(&self.instances, self.next_id, self.last_run);
+                let none = VecDeque::new();
+                let state = saved::write(&self.instances, self.next_id, self.last_run, &none);
                 let _ = reply.send((self.instances.len(), state));
             }
         }
     }
 
-    fn answer(&mut self, done: Result<Vec<(u32, Goal)>, ApiError>, notes: Vec<String>, reply: Reply<Report>) {
-        match done {
-            Ok(goals) => self.waiting.push(Waiting::new(&self.instances, goals, notes, reply)),
-            Err(error) => drop(reply.send(Err(error))),
+    /// Carries out a change, unless it was already: the answer to it got lost with another daemon.
+    fn change_once(&mut self, change: Change, key: Option<String>, reply: Reply<Report>) {
+        let before = key.as_ref().and_then(|key| self.done.iter().find(|done| done.key == *key));
+        let (goals, notes) = match before {
+            Some(done) => (done.goals.clone(), done.notes.clone()),
+            None => match self.change(change) {
+                Ok((goals, notes)) => {
+                    let goals = self.named(goals);
+                    self.remember(key, &goals, &notes);
+                    (goals, notes)
+                }
+                Err(error) => return drop(reply.send(Err(error))),
+            },
+        };
+        self.waiting.push(Waiting::new(&self.instances, goals, notes, reply));
+    }
+
+    fn change(&mut self, change: Change) -> Result<(Goals, Vec<String>), ApiError> {
+        let goals = match change {
+            Change::Start(apps) => self.start_apps(apps)?,
+            Change::Act(action, on) => self.act(action, on)?,
+            Change::Scale(name, to) => self.scale(&name, to)?,
+            Change::Signal(selectors, number) => self.signal(&selectors, number)?,
+            Change::Resurrect(saved) => return Ok(self.resurrect(saved)),
+        };
+        Ok((goals, Vec::new()))
+    }
+
+    fn named(&self, goals: Goals) -> BTreeMap<u32, (String, Goal)> {
+        let named = |(id, goal)| Some((id, (self.instances.get(&id)?.spec.name.clone(), goal)));
+        goals.into_iter().filter_map(named).collect()
+    }
+
+    fn remember(&mut self, key: Option<String>, goals: &BTreeMap<u32, (String, Goal)>, notes: &[String]) {
+        let Some(key) = key else { return };
+        self.done.push_back(Done { key, goals: goals.clone(), notes: notes.to_vec() });
+        if self.done.len() > MOST_DONE {
+            self.done.pop_front();
         }
+        self.unsaved = true;
     }
 
     fn look(&self, selectors: Option<&[String]>) -> Result<Vec<(Instance, Usage)>, ApiError> {
@@ -84,7 +111,7 @@ impl<W: World> Supervisor<W> {
         self.instances.values().filter_map(run).collect()
     }
 
-    fn start_apps(&mut self, request: StartApps) -> Result<Vec<(u32, Goal)>, ApiError> {
+    fn start_apps(&mut self, request: StartApps) -> Result<Goals, ApiError> {
         for (index, app) in request.apps.iter().enumerate() {
             check(app)?;
             let twice = request.apps[..index].iter().any(|other| other.name == app.name);
@@ -128,12 +155,7 @@ impl<W: World> Supervisor<W> {
     }
 
     /// Gives instances that are there a new spec: as many as it wants, all running it.
-    fn bring_up_to_date(
-        &mut self,
-        there: &[u32],
-        app: &Arc<AppSpec>,
-        inherited: &Arc<Vars>,
-    ) -> Vec<(u32, Goal)> {
+    fn bring_up_to_date(&mut self, there: &[u32], app: &Arc<AppSpec>, inherited: &Arc<Vars>) -> Goals {
         let mut goals = Vec::new();
         for (index, id) in there.iter().enumerate() {
             if index >= app.instances as usize {
@@ -154,7 +176,7 @@ impl<W: World> Supervisor<W> {
         goals
     }
 
-    fn start_added(&mut self, ids: &[u32], start: bool) -> Vec<(u32, Goal)> {
+    fn start_added(&mut self, ids: &[u32], start: bool) -> Goals {
         let goal = if start { Goal::Up } else { Goal::Any };
         for id in ids {
             if start {
@@ -191,9 +213,9 @@ impl<W: World> Supervisor<W> {
         self.changed_apps();
     }
 
-    fn act(&mut self, action: Action, on: ActOn) -> Result<Vec<(u32, Goal)>, ApiError> {
+    fn act(&mut self, action: Action, on: ActOn) -> Result<Goals, ApiError> {
         let ids = select(&self.instances, &on.select)?;
-        self.change(&ids, on)?;
+        self.change_settings(&ids, on)?;
         Ok(ids.into_iter().map(|id| (id, self.act_on(action, id))).collect())
     }
 
@@ -222,7 +244,7 @@ impl<W: World> Supervisor<W> {
     }
 
     /// Applies changed settings and environment to the selected instances.
-    fn change(&mut self, ids: &BTreeSet<u32>, on: ActOn) -> Result<(), ApiError> {
+    fn change_settings(&mut self, ids: &BTreeSet<u32>, on: ActOn) -> Result<(), ApiError> {
         let mut specs = Vec::new();
         if let Some(changes) = on.changes.filter(|changes| !changes.is_empty()) {
             for id in ids {
@@ -246,7 +268,7 @@ impl<W: World> Supervisor<W> {
         Ok(())
     }
 
-    fn scale(&mut self, name: &str, to: ScaleTo) -> Result<Vec<(u32, Goal)>, ApiError> {
+    fn scale(&mut self, name: &str, to: ScaleTo) -> Result<Goals, ApiError> {
         let mut there = self.ids_of(name);
         let now = u32::try_from(there.len()).unwrap_or(u32::MAX);
         let Some(first) = there.first().and_then(|id| self.instances.get(id)) else {
@@ -277,7 +299,7 @@ impl<W: World> Supervisor<W> {
         Ok(surplus.into_iter().map(|id| (id, self.act_on(Action::Delete, id))).collect())
     }
 
-    fn signal(&mut self, selectors: &Selectors, number: i32) -> Result<Vec<(u32, Goal)>, ApiError> {
+    fn signal(&mut self, selectors: &Selectors, number: i32) -> Result<Goals, ApiError> {
         let ids = select(&self.instances, selectors)?;
         let run = |id: &u32| {
             Some(RunId { instance: *id, number: self.instances.get(id)?.life.state.process()?.run })
@@ -292,7 +314,7 @@ impl<W: World> Supervisor<W> {
 
     /// Adds the saved instances of every app whose name is not in the list, as they were: same
     /// ids where free, same numbers and counts; started unless they were stopped.
-    fn resurrect(&mut self, saved: Saved) -> (Vec<(u32, Goal)>, Vec<String>) {
+    fn resurrect(&mut self, saved: Saved) -> (Goals, Vec<String>) {
         let here: BTreeSet<String> =
             self.instances.values().map(|instance| instance.spec.name.clone()).collect();
         let (mut goals, mut notes) = (Vec::new(), BTreeSet::new());

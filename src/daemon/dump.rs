@@ -1,6 +1,8 @@
 //! The dump: what `save` writes and `resurrect` reads.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::path::Path;
 
 use super::handle::Handle;
 use super::saved::{self, Saved};
@@ -26,7 +28,7 @@ pub async fn save(handle: &Handle, saver: &Saver, home: &Home, force: bool) -> R
 /// # Errors
 /// The file cannot be written.
 pub async fn clear(saver: &Saver, home: &Home) -> Result<Answer, ApiError> {
-    write(saver, home, 0, saved::write(&std::collections::BTreeMap::new(), 0, 0)).await
+    write(saver, home, 0, saved::write(&BTreeMap::new(), 0, 0, &VecDeque::new())).await
 }
 
 async fn write(saver: &Saver, home: &Home, instances: usize, bytes: Vec<u8>) -> Result<Answer, ApiError> {
@@ -40,23 +42,37 @@ async fn write(saver: &Saver, home: &Home, instances: usize, bytes: Vec<u8>) -> 
     }
 }
 
-/// Reads the dump.
+/// Reads the dump, or the one before it where that cannot be used; says so then.
 ///
 /// # Errors
-/// There is none, or it cannot be used.
-pub fn read(home: &Home) -> Result<Saved, ApiError> {
-    let file = home.dump();
-    let shown = file.display();
-    let bytes = match std::fs::read(&file) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(ApiError::new(ErrorCode::NotFound, format!("there is no dump ({shown})"))
-                .hint("`rsm save` writes one."));
-        }
-        Err(error) => return Err(ApiError::new(ErrorCode::Internal, format!("reading {shown}: {error}"))),
+/// There is none, or none can be used.
+pub fn load(home: &Home) -> Result<(Saved, Option<String>), ApiError> {
+    let (file, former) = (home.dump(), home.former_dump());
+    let unusable = match read(&file) {
+        Ok(saved) => return Ok((saved, None)),
+        Err(unusable) => unusable,
     };
-    saved::read(&bytes).map_err(|error| {
-        ApiError::new(ErrorCode::Invalid, format!("{shown} cannot be used: {error}"))
-            .hint(format!("The one before it is {shown}.prev; move it there to use it."))
-    })
+    if unusable.code == ErrorCode::NotFound {
+        return Err(unusable.hint("`rsm save` writes one."));
+    }
+    match read(&former) {
+        Ok(saved) => {
+            let note = format!("{unusable}; the one before it was taken: {}", former.display());
+            Ok((saved, Some(note)))
+        }
+        Err(_) => Err(unusable.hint(format!(
+            "There is no usable one before it ({}) either. `rsm save` writes a new one; this one is kept beside it.",
+            former.display()
+        ))),
+    }
+}
+
+fn read(file: &Path) -> Result<Saved, ApiError> {
+    let shown = file.display();
+    let bytes = std::fs::read(file).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => ApiError::new(ErrorCode::NotFound, format!("there is no dump ({shown})")),
+        _ => ApiError::new(ErrorCode::Internal, format!("reading {shown}: {error}")),
+    })?;
+    saved::read(&bytes)
+        .map_err(|error| ApiError::new(ErrorCode::Invalid, format!("{shown} cannot be used: {error}")))
 }

@@ -1,21 +1,21 @@
 //! Performs for real what the supervisor decides.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::OFlag;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::Signal;
-use nix::sys::stat::Mode;
 use tokio::sync::{broadcast, mpsc};
 
 use super::clock;
 use super::keeper_link::{KeeperLink, KeptRun};
 use super::launch;
+use super::restore;
 use super::saver::Saver;
 use super::supervisor::Input;
 use super::triggers::Triggers;
@@ -31,10 +31,12 @@ use crate::logs::{self, Files, Logs, Source};
 use crate::moment::Moment;
 use crate::paths::{self, Home};
 use crate::process::pidfd::ProcessRef;
-use crate::process::{signal, tree};
+use crate::process::tree::{self, Orphans, RunLeft};
+use crate::process::{signal, stdio};
 
-/// State that nobody waits for is saved at most this often.
-const SAVE_EVERY: Duration = Duration::from_millis(100);
+/// State that nobody waits for is saved after a pause of this many times what the last save took,
+/// so that saving takes no more than a twentieth of the time.
+const SAVE_PAUSE: u32 = 20;
 
 /// How long the last lines of a run may take before the keeper lets go of its pipes.
 const LAST_LINES: Duration = Duration::from_secs(5);
@@ -63,8 +65,11 @@ pub struct Effects {
     /// What to look for, and whether to kill it. A run asked for twice is looked for once: its
     /// second answer would find the first one's gone.
     sweeps: BTreeMap<RunId, (Process, bool)>,
-    saves: u64,
-    last_save: Option<Instant>,
+    /// How the orphans of runs are found that the keeper is not the parent of.
+    foreign: HashMap<RunId, Orphans>,
+    /// Runs that are over, to be let go of once that is saved.
+    over: Vec<RunId>,
+    next_save: Option<Instant>,
     save_asked: bool,
 }
 
@@ -92,9 +97,12 @@ impl Starter {
         })?;
         let launch =
             launch::launch(run, instance, &self.home, vec![libc::STDOUT_FILENO, libc::STDERR_FILENO])?;
-        let order = memory_file(&launch).map_err(|errno| failed(StartStep::Fork, "", errno as i32))?;
+        // The keeper's child decodes it; a file, since it may be longer than any packet.
+        let bytes = serde_json::to_vec(&launch).unwrap_or_default();
+        let order = memory_file(c"rsm-launch", &bytes);
+        let order = order.map_err(|errno| failed(StartStep::Fork, "", errno as i32))?;
         let uid = instance.spec.account.as_ref().map(|account| account.uid);
-        let pipe = || output_pipe(uid).map_err(|errno| failed(StartStep::Pipes, "", errno as i32));
+        let pipe = || stdio::output_pipe(uid).map_err(|errno| failed(StartStep::Pipes, "", errno as i32));
         let ((out, out_end), (err, err_end)) = (pipe()?, pipe()?);
         let kept = |fd: &OwnedFd| fd.try_clone().map_err(|_| failed(StartStep::Pipes, "", libc::EMFILE));
         let fds = vec![order, out_end, err_end, kept(&out)?, kept(&err)?];
@@ -129,18 +137,24 @@ impl Effects {
             triggers,
             leaders: HashMap::new(),
             sweeps: BTreeMap::new(),
-            saves: 0,
-            last_save: None,
+            foreign: HashMap::new(),
+            over: Vec::new(),
+            next_save: None,
             save_asked: false,
         }
     }
 
+    /// Notes that a run of this number may have left orphans that are not the keeper's children.
+    pub fn foreign(&mut self, run: RunId, orphans: Orphans) {
+        self.foreign.insert(run, orphans);
+    }
+
     /// Takes up the output pipes of a run that a former daemon began.
-    pub fn adopt(&mut self, instance: &Instance, run: RunId, kept: KeptRun) {
-        self.leaders.insert(run, kept.pid);
-        let mut pipes = kept.fds.into_iter().skip(1);
+    pub fn adopt(&mut self, instance: &Instance, kept: KeptRun) {
+        self.leaders.insert(kept.run, kept.process.pid);
+        let mut pipes = kept.fds.into_iter();
         if let (Some(out), Some(err)) = (pipes.next(), pipes.next()) {
-            self.starter.attach_logs(instance, run, out, err);
+            self.starter.attach_logs(instance, kept.run, out, err);
         }
     }
 
@@ -158,11 +172,15 @@ impl Effects {
             self.leaders.remove(run);
         }
         let leaders: HashSet<i32> = self.leaders.values().copied().collect();
-        let runs: Vec<tree::RunLeft> = asked
+        let runs: Vec<RunLeft> = asked
             .iter()
-            .map(|(run, (process, _))| tree::RunLeft { run: run.to_u64(), leader: reference(*process) })
+            .map(|(run, (process, _))| RunLeft {
+                run: run.to_u64(),
+                leader: reference(*process),
+                orphans: self.foreign.get(run).copied().unwrap_or(Orphans::AtKeeper),
+            })
             .collect();
-        let mut found = tree::remains(self.keeper_pid, &runs, launch::RUN_MARK, &leaders);
+        let mut found = tree::remains(self.keeper_pid, &runs, &launch::mark(&self.home), &leaders);
         for (run, (_, kill)) in asked {
             let left = found.remove(&run.to_u64()).unwrap_or_default();
             let signal = if kill { Signal::SIGKILL } else { Signal::SIGTERM };
@@ -183,6 +201,17 @@ impl Effects {
         tokio::task::spawn_local(async move {
             process.ended().await;
             let _ = queue.send(Input::OrphanEnded);
+        });
+    }
+
+    /// Only once its end is on record and its last line written: until then the keeper's copy is
+    /// what another daemon would need.
+    fn let_go(&self, run: RunId) {
+        let (keeper, logs) = (self.keeper.clone(), self.logs.clone());
+        tokio::task::spawn_local(async move {
+            // A process that nobody found may hold the pipe for ever; it is read all the same.
+            let _ = tokio::time::timeout(LAST_LINES, logs.closed(run.to_u64())).await;
+            keeper.send(Order::Release { run: run.to_u64() }, Vec::new());
         });
     }
 
@@ -246,16 +275,8 @@ impl World for Effects {
     }
 
     fn release(&mut self, run: RunId) {
-        let (keeper, saver, logs) = (self.keeper.clone(), self.saver.clone(), self.logs.clone());
-        let next_save = self.saves + 1;
-        tokio::task::spawn_local(async move {
-            // Only once its end is on record and its last line written: until then the keeper's
-            // copy is what another daemon would need.
-            saver.reached(next_save).await;
-            // A process that nobody found may hold the pipe for ever; it is read all the same.
-            let _ = tokio::time::timeout(LAST_LINES, logs.closed(run.to_u64())).await;
-            keeper.send(Order::Release { run: run.to_u64() }, Vec::new());
-        });
+        self.foreign.remove(&run);
+        self.over.push(run);
     }
 
     fn timer(&mut self, instance: u32, at: u64) {
@@ -284,21 +305,29 @@ impl World for Effects {
     }
 
     fn save(&mut self, urgent: bool, state: &dyn Fn() -> Vec<u8>) -> bool {
-        let recent = self.last_save.map(|last| last.elapsed()).filter(|passed| *passed < SAVE_EVERY);
-        if let (Some(passed), false) = (recent, urgent) {
+        let begin = Instant::now();
+        if let (Some(at), false) = (self.next_save.filter(|at| *at > begin), urgent) {
             if !std::mem::replace(&mut self.save_asked, true) {
                 let queue = self.queue.clone();
                 tokio::task::spawn_local(async move {
-                    tokio::time::sleep(SAVE_EVERY.saturating_sub(passed)).await;
+                    tokio::time::sleep_until(at.into()).await;
                     let _ = queue.send(Input::SaveDue);
                 });
             }
             return false;
         }
         self.save_asked = false;
-        self.saves += 1;
-        self.last_save = Some(Instant::now());
-        self.saver.state(self.saves, self.home.state(), state());
+        let state = state();
+        // The keeper's copy is there at once, whatever the disk does.
+        match memory_file(c"rsm-state", &state) {
+            Ok(copy) => self.keeper.send(Order::Store { name: restore::STATE.to_owned() }, vec![copy]),
+            Err(errno) => tracing::warn!("the keeper has no new copy of the state: {errno}"),
+        }
+        self.saver.state(self.home.state(), state);
+        for run in std::mem::take(&mut self.over) {
+            self.let_go(run);
+        }
+        self.next_save = Some(Instant::now() + begin.elapsed() * SAVE_PAUSE);
         true
     }
 
@@ -314,28 +343,9 @@ fn sentence(event: &EventView) -> String {
     format!("{:?} (run {}, {status}){}", event.event, event.run, exit.chain(detail).collect::<String>())
 }
 
-/// The launch order as the keeper's child reads it.
-fn memory_file(launch: &crate::process::spawn::Launch) -> nix::Result<OwnedFd> {
-    let file = memfd_create(c"rsm-launch", MFdFlags::MFD_CLOEXEC)?;
-    let bytes = serde_json::to_vec(launch).map_err(|_| nix::Error::EINVAL)?;
-    let mut file = File::from(file);
-    file.write_all(&bytes).map_err(|_| nix::Error::ENOMEM)?;
+/// A file in memory that holds these bytes, to be handed over.
+fn memory_file(name: &CStr, bytes: &[u8]) -> nix::Result<OwnedFd> {
+    let mut file = File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(bytes).map_err(|_| nix::Error::ENOMEM)?;
     Ok(file.into())
-}
-
-/// A pipe for an app's output: our end to read from, its end to write to.
-///
-/// Its end is opened for reading too: a pipe without any reader then makes a writer wait instead
-/// of killing it, so an app survives the death of all of rsm. And it belongs to the app's user,
-/// who may open `/dev/stdout` anew.
-fn output_pipe(uid: Option<u32>) -> nix::Result<(OwnedFd, OwnedFd)> {
-    let (ours, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-    if let Some(uid) = uid {
-        let _ = nix::unistd::fchown(&theirs, Some(uid.into()), None);
-    }
-    let path = format!("/proc/self/fd/{}", theirs.as_raw_fd());
-    let both = nix::fcntl::open(path.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty());
-    let flags = nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK);
-    nix::fcntl::fcntl(ours.as_fd(), flags)?;
-    Ok((ours, both.unwrap_or(theirs)))
 }

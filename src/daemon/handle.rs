@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::saved::Saved;
 use super::settle::Reply;
-use super::supervisor::{Command, Input};
+use super::supervisor::{Change, Command, Input};
 use crate::instance::Instance;
 use crate::ipc::message::{ActOn, Action, ApiError, ErrorCode, Report, ScaleTo, Selectors, StartApps};
 use crate::metrics::Usage;
@@ -17,12 +17,19 @@ use crate::metrics::Usage;
 pub struct Handle {
     queue: mpsc::UnboundedSender<Input>,
     closing: Rc<Cell<bool>>,
+    key: Option<String>,
 }
 
 impl Handle {
     /// A handle to the loop that reads the other end of `queue`.
     pub fn new(queue: mpsc::UnboundedSender<Input>) -> Self {
-        Self { queue, closing: Rc::default() }
+        Self { queue, closing: Rc::default(), key: None }
+    }
+
+    /// A handle for one request, which the client calls by this word: should it ask for the same again,
+    /// that changes nothing more.
+    pub fn keyed(&self, key: Option<String>) -> Self {
+        Self { key, ..self.clone() }
     }
 
     /// Adds apps; resolves once they have settled.
@@ -30,7 +37,7 @@ impl Handle {
     /// # Errors
     /// The request is refused; nothing is changed.
     pub async fn start(&self, apps: StartApps) -> Result<Report, ApiError> {
-        self.change(|reply| Command::Start(apps, reply)).await
+        self.change(Change::Start(apps)).await
     }
 
     /// Acts on instances; resolves once they have settled.
@@ -38,7 +45,7 @@ impl Handle {
     /// # Errors
     /// The request is refused; nothing is changed.
     pub async fn act(&self, action: Action, on: ActOn) -> Result<Report, ApiError> {
-        self.change(|reply| Command::Act(action, on, reply)).await
+        self.change(Change::Act(action, on)).await
     }
 
     /// Changes the number of instances; resolves once they have settled.
@@ -46,7 +53,7 @@ impl Handle {
     /// # Errors
     /// The request is refused; nothing is changed.
     pub async fn scale(&self, name: String, to: ScaleTo) -> Result<Report, ApiError> {
-        self.change(|reply| Command::Scale(name, to, reply)).await
+        self.change(Change::Scale(name, to)).await
     }
 
     /// Sends a signal.
@@ -54,7 +61,7 @@ impl Handle {
     /// # Errors
     /// None of the selected instances runs.
     pub async fn signal(&self, select: Selectors, number: i32) -> Result<Report, ApiError> {
-        self.change(|reply| Command::Signal(select, number, reply)).await
+        self.change(Change::Signal(select, number)).await
     }
 
     /// Adds what a saved list holds; resolves once it has settled.
@@ -62,7 +69,7 @@ impl Handle {
     /// # Errors
     /// The daemon is shutting down.
     pub async fn resurrect(&self, saved: Saved) -> Result<Report, ApiError> {
-        self.change(|reply| Command::Resurrect(saved, reply)).await
+        self.change(Change::Resurrect(saved)).await
     }
 
     /// Copies of the selected instances, or of all.
@@ -93,29 +100,48 @@ impl Handle {
         answer.await.map_err(|_| gone())
     }
 
+    /// Nothing is decided any more: what has been is saved, and left to the daemon that follows.
+    pub async fn freeze(&self) {
+        let (reply, frozen) = oneshot::channel();
+        let _ = self.queue.send(Input::Command(Command::Freeze(reply)));
+        let _ = frozen.await; // a loop that has ended decides nothing either
+    }
+
     /// From now on nothing may be changed any more, except by who shuts down.
     /// False if that was so already.
     pub fn close(&self) -> bool {
         !self.closing.replace(true)
     }
 
-    /// Stops everything, for good. For who has called [`Handle::close`].
+    /// Whether a shutdown is under way.
+    pub fn is_closing(&self) -> bool {
+        self.closing.get()
+    }
+
+    /// A handle for one step of what its key names.
+    pub fn step(&self, number: usize) -> Self {
+        self.keyed(self.key.as_ref().map(|key| format!("{key}/{number}")))
+    }
+
+    /// Stops these, though nothing may be changed any more.
     ///
     /// # Errors
     /// The loop has ended.
-    pub async fn stop_all(&self) -> Result<Report, ApiError> {
-        let on = ActOn { select: vec!["all".into()], ..ActOn::default() };
-        match self.ask(|reply| Command::Act(Action::Stop, on, reply)).await {
+    pub async fn stop_for_good(&self, select: Selectors) -> Result<Report, ApiError> {
+        let on = ActOn { select, ..ActOn::default() };
+        let change = Change::Act(Action::Stop, on);
+        match self.ask(|reply| Command::Change { change, key: None, reply }).await {
             Err(error) if error.code == ErrorCode::NotFound => Ok(Report::default()),
             answer => answer,
         }
     }
 
-    async fn change(&self, command: impl FnOnce(Reply<Report>) -> Command) -> Result<Report, ApiError> {
+    async fn change(&self, change: Change) -> Result<Report, ApiError> {
         if self.closing.get() {
             return Err(gone());
         }
-        self.ask(command).await
+        let key = self.key.clone();
+        self.ask(|reply| Command::Change { change, key, reply }).await
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, ApiError> {

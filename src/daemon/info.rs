@@ -6,6 +6,7 @@ use super::clock;
 use crate::ipc::message::{Info, InstanceView};
 use crate::metrics;
 use crate::paths::Home;
+use crate::version::version;
 
 /// Gathers it.
 pub fn info(instances: &[InstanceView], keeper: i32, home: &Home) -> Info {
@@ -24,7 +25,7 @@ pub fn info(instances: &[InstanceView], keeper: i32, home: &Home) -> Info {
         ("pids", home.pids()),
     ];
     Info {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: version().to_owned(),
         daemon: metrics::process(std::process::id().cast_signed(), now),
         keeper: metrics::process(keeper, now),
         paths: paths.into_iter().map(|(name, path)| (name.to_owned(), path)).collect(),

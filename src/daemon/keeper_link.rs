@@ -3,27 +3,31 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::rc::Rc;
 
 use nix::errno::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
-use crate::keeper::wire::{News, Order, PACKET, PROTOCOL};
+use super::mirror::Mirror;
+use crate::instance::life::RunId;
+use crate::keeper::wire::{News, Order, PACKET, PROTOCOL, Upgrade};
 use crate::process::channel;
+use crate::process::pidfd::ProcessRef;
 
-/// A run that the keeper has and that a former daemon began.
+/// A run that a former daemon began.
 #[derive(Debug)]
 pub struct KeptRun {
-    /// Its number.
-    pub run: u64,
-    /// Its process.
-    pub pid: i32,
-    /// That process's start time, in clock ticks since boot.
-    pub start_time: u64,
-    /// The launch order, then what was kept with it: its output pipes.
+    /// Which one.
+    pub run: RunId,
+    /// Its first process.
+    pub process: ProcessRef,
+    /// What was kept with it: its output pipes.
     pub fds: Vec<OwnedFd>,
+    /// The keeper is the parent of it, and of what it leaves behind.
+    pub child: bool,
 }
 
 /// All that the keeper had when we attached.
@@ -31,6 +35,10 @@ pub struct KeptRun {
 pub struct Kept {
     /// Its pid.
     pub keeper: i32,
+    /// It is not the keeper that began the apps: some may run that it does not know.
+    pub succeeds: bool,
+    /// What came of the upgrade that led here.
+    pub upgrade: Upgrade,
     /// The runs.
     pub runs: Vec<KeptRun>,
     /// The stored descriptors by name.
@@ -47,6 +55,8 @@ struct Inner {
     /// What the socket had no room for, in order.
     waiting: RefCell<VecDeque<(Order, Vec<OwnedFd>)>>,
     more: Notify,
+    /// All that the keeper has, should it die.
+    mirror: RefCell<Mirror>,
 }
 
 impl KeeperLink {
@@ -56,19 +66,21 @@ impl KeeperLink {
     /// The keeper is gone, or speaks another protocol.
     pub async fn attach(channel: OwnedFd) -> io::Result<(Self, Kept)> {
         let channel = channel::register(channel)?;
-        let link = Self(Rc::new(Inner { channel, waiting: RefCell::default(), more: Notify::new() }));
+        let (waiting, mirror) = (RefCell::default(), RefCell::default());
+        let link = Self(Rc::new(Inner { channel, waiting, more: Notify::new(), mirror }));
         let mut kept = Kept::default();
         loop {
             match link.receive().await? {
-                (News::Hello { protocol, keeper }, _) => {
+                (News::Hello { protocol, keeper, succeeds, upgrade }, _) => {
                     if protocol != PROTOCOL {
                         let what = format!("the keeper speaks protocol {protocol}, this daemon {PROTOCOL}");
                         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
                     }
-                    kept.keeper = keeper;
+                    (kept.keeper, kept.succeeds, kept.upgrade) = (keeper, succeeds, upgrade);
                 }
-                (News::Run { run, pid, start_time }, fds) => {
-                    kept.runs.push(KeptRun { run, pid, start_time, fds })
+                (News::Run { run, pid, start_time, child }, fds) => {
+                    let (run, process) = (RunId::from_u64(run), ProcessRef { pid, start_time });
+                    kept.runs.push(KeptRun { run, process, fds, child });
                 }
                 (News::Stored { name }, fds) => {
                     kept.stored.extend(fds.into_iter().next().map(|fd| (name, fd)))
@@ -91,6 +103,7 @@ impl KeeperLink {
                 Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok((length, fds)) => {
                     if let Some(news) = News::read(&packet[..length]) {
+                        self.0.mirror.borrow_mut().heard(&news, &fds);
                         return Ok((news, fds));
                     }
                     tracing::warn!("the keeper said something this version does not know");
@@ -103,11 +116,30 @@ impl KeeperLink {
 
     /// Asks for something; never waits. Orders arrive in the order they were given.
     pub fn send(&self, order: Order, fds: Vec<OwnedFd>) {
+        self.0.mirror.borrow_mut().ordered(&order, &fds);
         let mut waiting = self.0.waiting.borrow_mut();
         if !waiting.is_empty() || !self.try_send(&order, &fds) {
             waiting.push_back((order, fds));
             self.0.more.notify_one();
         }
+    }
+
+    /// Resolves once nothing waits any more. `send_waiting` must run.
+    pub async fn all_sent(&self) {
+        while !self.0.waiting.borrow().is_empty() && self.0.channel.writable().await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Becomes the keeper in place of one that has died. `nofile` is the limit of open files that apps
+    /// are given. Only returns if that fails.
+    pub fn become_keeper(&self, listener: BorrowedFd<'_>, nofile: Option<(u64, u64)>) -> io::Error {
+        self.0
+            .mirror
+            .borrow()
+            .leaving(listener, nofile)
+            .become_keeper(Path::new("/proc/self/exe"), false)
+            .into()
     }
 
     /// Sends what had to wait; runs for as long as the daemon does.

@@ -8,10 +8,16 @@ use crate::instance::Instance;
 use crate::instance::life::RunId;
 use crate::paths::Home;
 use crate::process::spawn::Launch;
+use crate::process::tree::Mark;
 use crate::spec::{AppSpec, EnvFilter, Launcher, Vars};
 
-/// Marks every process of a run, unless it cleans its environment.
+/// The variable that marks every process of a run, unless it cleans its environment.
 pub const RUN_MARK: &str = "RSM_RUN";
+
+/// The mark of the runs of this home.
+pub fn mark(home: &Home) -> Mark {
+    Mark { name: RUN_MARK, owner: home.dir().to_string_lossy().into_owned() }
+}
 
 /// Program (not looked up yet) and arguments, the program first.
 pub fn command(spec: &AppSpec) -> Vec<String> {
@@ -45,8 +51,8 @@ pub fn launch(
     let name = argv.first().cloned().unwrap_or_default();
     let path = vars.get("PATH").map_or("/usr/local/bin:/usr/bin:/bin", String::as_str);
     let program = match &spec.launcher {
-        // The daemon's own binary, replaced or not.
-        Launcher::Serve => std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe")),
+        // The binary of the keeper, whose child executes it, replaced or not.
+        Launcher::Serve => PathBuf::from("/proc/self/exe"),
         // bash where there is one, as PM2: people write bashisms.
         Launcher::Shell => match find("bash", path, &spec.cwd) {
             Some(bash) => {
@@ -59,7 +65,8 @@ pub fn launch(
             .ok_or(StartFailure { step: StartStep::Find, errno: libc::ENOENT, what: name })?,
     };
     let env = vars.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
-    Ok(Launch { program, argv, env, cwd: spec.cwd.clone(), account: spec.account.clone(), fds: descriptors })
+    let (cwd, account) = (spec.cwd.clone(), spec.account.clone());
+    Ok(Launch { program, argv, env, cwd, account, fds: descriptors, asks: None, listen_pid: false })
 }
 
 /// Where a program is: a path stays as it is (links are followed at each start, so that a
@@ -100,7 +107,7 @@ pub fn environment(run: RunId, instance: &Instance, home: &Home) -> Vars {
         vars.insert(name.clone(), first.saturating_add(i64::from(instance.number)).to_string());
     }
     vars.insert(spec.instance_var.clone(), instance.number.to_string());
-    vars.insert(RUN_MARK.to_owned(), run.to_u64().to_string());
+    vars.insert(RUN_MARK.to_owned(), mark(home).value(run.to_u64()));
     vars
 }
 

@@ -17,17 +17,22 @@ mod jlist;
 mod keeper_link;
 mod launch;
 mod log_stream;
+mod mirror;
+mod restore;
 pub mod saved;
 mod saver;
 pub mod select;
-mod settle;
+pub mod settle;
+mod steps;
 pub mod supervisor;
 mod triggers;
+pub mod upgrade;
 mod views;
 mod watch;
 pub mod world;
 
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener as StdListener;
 
 use tokio::sync::{Notify, broadcast, mpsc};
@@ -35,8 +40,7 @@ use tokio::sync::{Notify, broadcast, mpsc};
 use self::api::{Api, Parts};
 use self::effects::Effects;
 use self::handle::Handle;
-use self::keeper_link::{KeeperLink, Kept, KeptRun};
-use self::saved::Saved;
+use self::keeper_link::{KeeperLink, Kept};
 use self::saver::Saver;
 use self::supervisor::{Input, Supervisor};
 use crate::conf::Conf;
@@ -44,19 +48,34 @@ use crate::exit::{Exit, StartFailure, StartStep};
 use crate::instance::event::Event;
 use crate::instance::life::RunId;
 use crate::instance::state::Process;
+use crate::ipc::client::Client;
+use crate::ipc::message::{Pong, Request};
 use crate::ipc::server;
 use crate::keeper::wire::{News, Order};
 use crate::keeper::{CHANNEL_FD, LISTENER_FD};
 use crate::logs::{Journal, LogThread, Place, own};
 use crate::paths::Home;
 use crate::process::reap::Ended;
-use crate::process::{channel, spawn};
+use crate::process::tree::Orphans;
+use crate::process::{channel, oom, spawn};
+use crate::version::version;
 
 /// How many events a slow reader of the event stream may lag behind.
 const EVENT_BACKLOG: usize = 1024;
 
-/// Runs the daemon until a shutdown is done. Started by the keeper only, which passes the channel
-/// and the API's socket at known numbers.
+/// How a daemon's work comes to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// Every app is stopped.
+    ShutDown,
+    /// The keeper is to start another daemon in its place.
+    Replaced,
+    /// The keeper is dead: the daemon is to become one.
+    KeeperLost,
+}
+
+/// Runs the daemon until a shutdown is done, or another daemon is to follow. Started by the keeper
+/// only, which passes the channel and the API's socket at known numbers.
 ///
 /// # Errors
 /// It was not started by a keeper, or the system refuses what every daemon needs.
@@ -65,30 +84,47 @@ pub fn main(home: &Home) -> io::Result<()> {
     let listener = StdListener::from(channel::inherited(LISTENER_FD).map_err(|_| not_by_hand())?);
     listener.set_nonblocking(true)?;
     let _ = nix::sys::prctl::set_name(c"rsm-daemon");
-    let _ = spawn::raise_open_files(); // what cannot be raised has to do
-    let conf = Conf::load(&home.conf());
-    let mentioned = conf.as_ref().err().map(ToString::to_string);
-    let conf = conf.unwrap_or_default();
-    own::init(home, conf.log_level)?;
-    if let Some(problem) = mentioned {
-        tracing::error!("{}: {problem}; the defaults hold", home.conf().display());
-    }
+    oom::prefer_others();
+    let nofile = spawn::raise_open_files(); // what cannot be raised has to do
+    let conf = conf_and_log(home)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = tokio::task::LocalSet::new().block_on(&runtime, async {
         let (link, mut kept) = KeeperLink::attach(keeper).await?;
-        let listener = tokio::net::UnixListener::from_std(listener)?;
-        let log_thread = log_thread(home, conf.log_budget, &link, &mut kept)?;
-        run(home, listener, link, kept, &log_thread).await
-        // The thread is dropped here: it writes what is still in the pipes.
+        let listener = tokio::net::UnixListener::from_std(listener.try_clone()?)?;
+        let log_thread = log_thread(home, &conf, &link, &mut kept)?;
+        let ending = run(home, listener, link.clone(), kept, &log_thread).await?;
+        Ok((ending, link, log_thread))
     });
-    if let Err(error) = &result {
-        tracing::error!("the daemon ends: {error}");
+    match result {
+        Ok((ending, link, log_thread)) => {
+            drop(log_thread); // writes what is still in the pipes
+            match ending {
+                Ending::KeeperLost => {
+                    tracing::warn!("the keeper has died: the daemon becomes one");
+                    Err(link.become_keeper(listener.as_fd(), nofile))
+                }
+                Ending::ShutDown | Ending::Replaced => Ok(()),
+            }
+        }
+        Err(error) => Err(error),
     }
-    result
+    .inspect_err(|error| tracing::error!("the daemon ends: {error}"))
+}
+
+/// What is set by `rsm conf`; begins rsm's own log accordingly.
+fn conf_and_log(home: &Home) -> io::Result<Conf> {
+    let loaded = Conf::load(&home.conf());
+    let problem = loaded.as_ref().err().map(ToString::to_string);
+    let conf = loaded.unwrap_or_default();
+    own::init(home, conf.log_level)?;
+    if let Some(problem) = problem {
+        tracing::error!("{}: {problem}; the defaults hold", home.conf().display());
+    }
+    Ok(conf)
 }
 
 /// The log thread, with the journal that a former daemon had or a new one in the keeper's hands.
-fn log_thread(home: &Home, budget: u64, link: &KeeperLink, kept: &mut Kept) -> io::Result<LogThread> {
+fn log_thread(home: &Home, conf: &Conf, link: &KeeperLink, kept: &mut Kept) -> io::Result<LogThread> {
     let mut take = |name: &str| {
         let found = kept.stored.iter().position(|(stored, _)| stored == name)?;
         Some(kept.stored.swap_remove(found).1)
@@ -103,7 +139,7 @@ fn log_thread(home: &Home, budget: u64, link: &KeeperLink, kept: &mut Kept) -> i
             journal
         }
     };
-    let place = Place { logs: home.logs(), indexes: home.log_indexes(), budget };
+    let place = Place { logs: home.logs(), indexes: home.log_indexes(), budget: conf.log_budget };
     LogThread::start(place, journal)
 }
 
@@ -120,11 +156,11 @@ async fn run(
     link: KeeperLink,
     kept: Kept,
     log_thread: &LogThread,
-) -> io::Result<()> {
+) -> io::Result<Ending> {
     let (queue, inputs) = mpsc::unbounded_channel();
     let events = broadcast::Sender::new(EVENT_BACKLOG);
     let (saver, logs) = (Saver::start()?, log_thread.logs());
-    let keeper = kept.keeper;
+    let (keeper, upgrade) = (kept.keeper, kept.upgrade);
     let effects = Effects::new(
         home.clone(),
         link.clone(),
@@ -135,8 +171,8 @@ async fn run(
         events.clone(),
     );
     let mut supervisor = Supervisor::new(effects);
-    restore(&mut supervisor, home, kept);
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), keeper, "the daemon is up");
+    take_up(&mut supervisor, home, &link, kept);
+    tracing::info!(version = version(), keeper, "the daemon is up");
 
     let handle = Handle::new(queue.clone());
     let api = Api::new(Parts {
@@ -147,22 +183,47 @@ async fn run(
         events,
         link: link.clone(),
         keeper,
+        upgrade,
         user: user_name(),
         closed: Notify::new(),
+        replaced: Notify::new(),
     });
     tokio::task::spawn_local(supervise(supervisor, inputs));
     tokio::task::spawn_local(link.clone().send_waiting());
-    tokio::task::spawn_local(health::sample(handle, queue.clone()));
+    tokio::task::spawn_local(health::sample(handle.clone(), queue.clone()));
+    tokio::task::spawn_local(say_when_serving(home.clone(), link.clone()));
     let mut hears = tokio::task::spawn_local(hear(link.clone(), queue, api.clone()));
     signals(&api, &logs)?;
-    tokio::select! {
-        () = server::serve(listener, api.clone(), server::Allowed::own_user(), api.closed()) => {}
-        lost = &mut hears => return lost.unwrap_or_else(|error| Err(io::Error::other(error))),
+    let ending = tokio::select! {
+        () = server::serve(listener, api.clone(), server::Allowed::own_user(), api.closed()) => Ending::ShutDown,
+        () = api.replaced() => Ending::Replaced,
+        lost = &mut hears => {
+            tracing::warn!("the keeper is gone: {lost:?}");
+            Ending::KeeperLost
+        }
+    };
+    match ending {
+        Ending::ShutDown => {
+            saver.forget(home.state()).await; // nothing is left that it could speak of
+            link.send(Order::Shutdown, Vec::new());
+            tracing::info!("the daemon has shut down");
+        }
+        // What was decided is with the keeper, or in its mirror, after this.
+        Ending::KeeperLost => handle.freeze().await,
+        Ending::Replaced => tracing::info!("the daemon makes place for another"),
     }
-    saver.forget(home.state()).await; // nothing is left that it could speak of
-    link.send(Order::Shutdown, Vec::new());
-    tracing::info!("the daemon has shut down");
-    Ok(())
+    link.all_sent().await;
+    saver.written().await;
+    Ok(ending)
+}
+
+/// Tells the keeper once clients are answered: an upgrade that comes so far has succeeded.
+async fn say_when_serving(home: Home, link: KeeperLink) {
+    let answered = async { Client::connect(&home).await?.call::<Pong>(&Request::Ping).await };
+    match answered.await {
+        Ok(_) => link.send(Order::Serving, Vec::new()),
+        Err(error) => tracing::error!("the daemon cannot reach itself: {error}"),
+    }
 }
 
 /// The loop. It waits for nothing but its queue.
@@ -177,57 +238,43 @@ async fn supervise(mut supervisor: Supervisor<Effects>, mut inputs: mpsc::Unboun
     }
 }
 
-/// Takes up the saved state and what the keeper has of it.
-fn restore(supervisor: &mut Supervisor<Effects>, home: &Home, kept: Kept) {
-    let process = |kept: &KeptRun| {
-        let run = RunId::from_u64(kept.run);
-        let (pid, start_time) = (kept.pid, kept.start_time);
-        (run, Process { run: run.number, pid, start_time, since: clock::now() })
+/// Takes up the saved state, what the keeper has of it, and what lives without either.
+fn take_up(supervisor: &mut Supervisor<Effects>, home: &Home, link: &KeeperLink, mut kept: Kept) {
+    let mut found = restore::state(home, &kept.stored);
+    if kept.succeeds && found.any {
+        for survivor in restore::survivors(&mut found, &kept, &launch::mark(home)) {
+            let (pid, start_time) = (survivor.process.pid, survivor.process.start_time);
+            let copies = survivor.fds.iter().filter_map(|fd| fd.try_clone().ok()).collect();
+            link.send(Order::Adopt { run: survivor.run.to_u64(), pid, start_time }, copies);
+            tracing::info!(pid, run = survivor.run.to_u64(), "adopted what daemon and keeper left running");
+            kept.runs.push(survivor);
+        }
+    }
+    for instance in found.saved.instances() {
+        if let (Some(number), true) = (instance.life.state.run(), kept.succeeds) {
+            let run = RunId { instance: instance.id, number };
+            supervisor.world.foreign(run, Orphans::AnywhereUnseen);
+        }
+    }
+    for run in kept.runs.iter().filter(|run| !run.child) {
+        supervisor.world.foreign(run.run, Orphans::Anywhere);
+    }
+    let process = |kept: &keeper_link::KeptRun| {
+        let (pid, start_time) = (kept.process.pid, kept.process.start_time);
+        (kept.run, Process { run: kept.run.number, pid, start_time, since: clock::now() })
     };
-    supervisor.restore(read_state(home), &kept.runs.iter().map(process).collect());
+    supervisor.restore(found.saved, &kept.runs.iter().map(process).collect());
     for kept in kept.runs {
-        let run = RunId::from_u64(kept.run);
-        let instance =
-            supervisor.instances().get(&run.instance).filter(|_| supervisor.is_current(run)).cloned();
-        match instance {
-            Some(instance) => supervisor.world.adopt(&instance, run, kept),
+        let instance = supervisor.instances().get(&kept.run.instance);
+        match instance.filter(|_| supervisor.is_current(kept.run)).cloned() {
+            Some(instance) => supervisor.world.adopt(&instance, kept),
             None => {
-                tracing::warn!(run = kept.run, "the keeper has a run that no instance is about; it is ended")
+                let run = kept.run.to_u64();
+                tracing::warn!(run, "a run that no instance is about is ended");
             }
         }
     }
     supervisor.end_of_batch();
-}
-
-fn read_state(home: &Home) -> Saved {
-    let path = home.state();
-    if !same_boot(home) {
-        return Saved::default(); // what ran before the machine was started anew is gone
-    }
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Saved::default(),
-        Err(error) => {
-            tracing::error!("reading {}: {error}", path.display());
-            return Saved::default();
-        }
-    };
-    saved::read(&bytes).unwrap_or_else(|error| {
-        let aside = path.with_extension("json.unusable");
-        tracing::error!("{} cannot be used: {error}; kept as {}", path.display(), aside.display());
-        let _ = std::fs::rename(&path, aside);
-        Saved::default()
-    })
-}
-
-/// Whether the machine has not been started anew since the last daemon; notes its present life.
-fn same_boot(home: &Home) -> bool {
-    let now = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let same = std::fs::read(home.boot()).is_ok_and(|before| before == now);
-    if !same && let Err(error) = saver::replace(&home.boot(), &now, false) {
-        tracing::warn!("{}: {error}", home.boot().display());
-    }
-    same
 }
 
 /// Turns what the keeper tells into inputs, until the keeper is gone.
@@ -251,6 +298,7 @@ async fn hear(link: KeeperLink, queue: mpsc::UnboundedSender<Input>, api: Api) -
                 let exit = match ended {
                     Ended::Code(code) => Exit::Code(code),
                     Ended::Signal(number, core) => Exit::Signal { number, core },
+                    Ended::Unseen => Exit::Unknown,
                 };
                 (run, Event::Exited { run: run.number, exit })
             }

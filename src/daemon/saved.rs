@@ -3,11 +3,12 @@
 //! Specs and inherited environments are shared by many instances and written once each. The
 //! document carries a version: an older one is read, a newer one refused by name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::settle::Done;
 use crate::instance::Instance;
 use crate::instance::life::Life;
 use crate::spec::{AppSpec, Vars};
@@ -36,6 +37,8 @@ pub struct Saved {
     pub next_id: u32,
     /// Highest run number of instances that are gone.
     pub last_run: u32,
+    /// Commands that may be asked for again, oldest first.
+    pub done: VecDeque<Done>,
     instances: Vec<Instance>,
 }
 
@@ -47,6 +50,8 @@ struct Written<'a> {
     specs: Vec<&'a AppSpec>,
     envs: Vec<&'a Vars>,
     instances: Vec<Row<&'a Life>>,
+    #[serde(skip_serializing_if = "VecDeque::is_empty")]
+    done: &'a VecDeque<Done>,
 }
 
 #[derive(Deserialize)]
@@ -56,6 +61,8 @@ struct Read {
     specs: Vec<Arc<AppSpec>>,
     envs: Vec<Arc<Vars>>,
     instances: Vec<Row<Life>>,
+    #[serde(default)]
+    done: VecDeque<Done>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -82,14 +89,19 @@ fn index_of<'a, T>(list: &mut Vec<&'a T>, item: &'a Arc<T>) -> usize {
 }
 
 /// The document of these instances, as JSON.
-pub fn write(instances: &BTreeMap<u32, Instance>, next_id: u32, last_run: u32) -> Vec<u8> {
+pub fn write(
+    instances: &BTreeMap<u32, Instance>,
+    next_id: u32,
+    last_run: u32,
+    done: &VecDeque<Done>,
+) -> Vec<u8> {
     let (mut specs, mut envs) = (Vec::new(), Vec::new());
     let mut rows = Vec::with_capacity(instances.len());
     for Instance { id, number, spec, inherited, life } in instances.values() {
         let (spec, env) = (index_of(&mut specs, spec), index_of(&mut envs, inherited));
         rows.push(Row { id: *id, number: *number, spec, env, life });
     }
-    let document = Written { version: VERSION, next_id, last_run, specs, envs, instances: rows };
+    let document = Written { version: VERSION, next_id, last_run, specs, envs, instances: rows, done };
     // Maps with string keys and plain numbers: nothing that JSON could not say.
     serde_json::to_vec(&document).unwrap_or_default()
 }
@@ -103,7 +115,7 @@ pub fn read(bytes: &[u8]) -> Result<Saved, SavedError> {
     if version > VERSION {
         return Err(SavedError::Newer(version));
     }
-    let Read { next_id, last_run, specs, envs, instances } =
+    let Read { next_id, last_run, specs, envs, instances, done } =
         serde_json::from_slice(bytes).map_err(SavedError::Damaged)?;
     let instance = |row: Row<Life>| match (specs.get(row.spec), envs.get(row.env)) {
         (Some(spec), Some(env)) => Ok(Instance {
@@ -116,10 +128,21 @@ pub fn read(bytes: &[u8]) -> Result<Saved, SavedError> {
         _ => Err(SavedError::Incomplete(row.id)),
     };
     let instances = instances.into_iter().map(instance).collect::<Result<_, _>>()?;
-    Ok(Saved { next_id, last_run, instances })
+    Ok(Saved { next_id, last_run, done, instances })
 }
 
 impl Saved {
+    /// The instances.
+    pub fn instances(&self) -> &[Instance] {
+        &self.instances
+    }
+
+    /// A list of those instances alone that `chosen` tells.
+    pub fn only(&self, chosen: impl Fn(&Instance) -> bool) -> Self {
+        let instances = self.instances.iter().filter(|instance| chosen(instance)).cloned().collect();
+        Self { instances, done: self.done.clone(), ..*self }
+    }
+
     /// The instances, by id.
     pub fn into_instances(self) -> impl Iterator<Item = Instance> {
         self.instances.into_iter()
@@ -147,12 +170,23 @@ mod tests {
         let env = Arc::new(Vars::from([("A".into(), "1".into())]));
         let make = |id| (id, Instance::new(id, id, spec.clone(), env.clone(), 4, Moment::default()));
         let instances: BTreeMap<u32, Instance> = (0..3).map(make).collect();
-        let bytes = write(&instances, 3, 9);
+        let bytes = write(&instances, 3, 9, &VecDeque::new());
         let saved = read(&bytes).unwrap();
         assert_eq!((saved.next_id, saved.last_run, saved.len()), (3, 9, 3));
         assert_eq!(saved.into_instances().collect::<Vec<_>>(), instances.into_values().collect::<Vec<_>>());
         let text = String::from_utf8(bytes).unwrap();
         assert_eq!(text.matches("/bin/api").count(), 1, "a shared spec is written once");
+    }
+
+    /// One of each version is kept: people upgrade from any.
+    #[test]
+    fn documents_of_all_versions_are_read() {
+        let saved = read(include_bytes!("../../tests/states/v1.json")).unwrap();
+        let names: Vec<&str> = saved.instances().iter().map(|instance| &*instance.spec.name).collect();
+        assert_eq!(names, ["db", "failing", "api", "api"]);
+        let failing = &saved.instances()[1];
+        assert_eq!((failing.life.exits.len(), failing.life.restarts), (3, 2));
+        assert_eq!(VERSION, 1, "keep a document of the new version in tests/states");
     }
 
     #[test]

@@ -5,23 +5,26 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
+
+use super::saved;
+
+/// A state that nobody waits for is written at most this often.
+const STATE_EVERY: Duration = Duration::from_millis(100);
 
 /// Asks the thread.
 #[derive(Clone, Debug)]
-pub struct Saver {
-    jobs: mpsc::Sender<Job>,
-    done: watch::Receiver<u64>,
-}
+pub struct Saver(mpsc::Sender<Job>);
 
 enum Job {
-    /// The daemon's state; the number counts them.
-    State(u64, PathBuf, Vec<u8>),
+    /// The daemon's state. The one before stays as `.prev`.
+    State(PathBuf, Vec<u8>),
     /// A pid file to write or remove.
     Pid(PathBuf, Option<i32>),
-    /// A list that must survive a power cut; the old one stays as `.prev`.
+    /// A list that must survive a power cut; the one before stays as `.prev`.
     Dump(PathBuf, Vec<u8>, oneshot::Sender<io::Result<()>>),
     /// Tells when all before it is done.
     Barrier(oneshot::Sender<Option<String>>),
@@ -36,20 +39,19 @@ impl Saver {
     /// No thread could be started.
     pub fn start() -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel();
-        let (told, done) = watch::channel(0);
         let builder = std::thread::Builder::new().name("rsm-save".into()).stack_size(256 * 1024);
-        builder.spawn(move || work(&queue, &told))?;
-        Ok(Self { jobs, done })
+        builder.spawn(move || Desk::default().work(&queue))?;
+        Ok(Self(jobs))
     }
 
-    /// Writes the state number `count` soon; one that a newer one overtakes is not written.
-    pub fn state(&self, count: u64, path: PathBuf, bytes: Vec<u8>) {
-        let _ = self.jobs.send(Job::State(count, path, bytes));
+    /// Writes the state soon; one that a newer one overtakes is not written.
+    pub fn state(&self, path: PathBuf, bytes: Vec<u8>) {
+        let _ = self.0.send(Job::State(path, bytes));
     }
 
     /// Writes or removes a pid file.
     pub fn pid(&self, path: PathBuf, pid: Option<i32>) {
-        let _ = self.jobs.send(Job::Pid(path, pid));
+        let _ = self.0.send(Job::Pid(path, pid));
     }
 
     /// Writes a dump, on the disk when this returns.
@@ -58,61 +60,82 @@ impl Saver {
     /// It could not be written; the old one is untouched.
     pub async fn dump(&self, path: PathBuf, bytes: Vec<u8>) -> io::Result<()> {
         let (reply, answer) = oneshot::channel();
-        let _ = self.jobs.send(Job::Dump(path, bytes, reply));
+        let _ = self.0.send(Job::Dump(path, bytes, reply));
         answer.await.unwrap_or_else(|_| Err(io::Error::other("the saving thread is gone")))
     }
 
     /// Resolves once all that was handed over until now is written; to why the state is not, if so.
     pub async fn written(&self) -> Option<String> {
         let (reply, answer) = oneshot::channel();
-        let _ = self.jobs.send(Job::Barrier(reply));
+        let _ = self.0.send(Job::Barrier(reply));
         answer.await.ok().flatten()
     }
 
     /// Removes the state; none is written after that.
     pub async fn forget(&self, path: PathBuf) {
         let (reply, answer) = oneshot::channel();
-        let _ = self.jobs.send(Job::Forget(path, reply));
+        let _ = self.0.send(Job::Forget(path, reply));
         let _ = answer.await;
-    }
-
-    /// Resolves once state number `count` was written, or its writing has failed.
-    pub async fn reached(&self, count: u64) {
-        let _ = self.done.clone().wait_for(|done| *done >= count).await;
     }
 }
 
-fn work(queue: &mpsc::Receiver<Job>, told: &watch::Sender<u64>) {
-    let (mut failing, mut forgotten) = (None::<String>, false);
-    while let Ok(first) = queue.recv() {
-        let (mut newest, mut waiting) = (None, Vec::new());
-        for job in [first].into_iter().chain(queue.try_iter()) {
+/// What the thread has before it.
+#[derive(Default)]
+struct Desk {
+    /// The newest state, not written yet.
+    state: Option<(PathBuf, Vec<u8>)>,
+    last: Option<Instant>,
+    failing: Option<String>,
+    forgotten: bool,
+}
+
+impl Desk {
+    fn work(mut self, queue: &mpsc::Receiver<Job>) {
+        loop {
+            let job = match self.pause() {
+                None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(pause) => queue.recv_timeout(pause),
+            };
             match job {
-                Job::State(count, path, bytes) => newest = Some((count, path, bytes)),
-                Job::Pid(path, pid) => write_pid(&path, pid),
-                Job::Dump(path, bytes, reply) => drop(reply.send(write_dump(&path, &bytes))),
-                Job::Barrier(reply) => waiting.push(reply),
-                Job::Forget(path, reply) => {
-                    forgotten = true;
-                    let _ = std::fs::remove_file(path);
-                    let _ = reply.send(());
-                }
+                Ok(job) => self.carry_out(job),
+                Err(RecvTimeoutError::Timeout) => self.write_state(),
+                Err(RecvTimeoutError::Disconnected) => return self.write_state(),
             }
         }
-        if let Some((count, path, bytes)) = newest {
-            let result = if forgotten { Ok(()) } else { replace(&path, &bytes, false) };
-            if let (Err(error), None) = (&result, &failing) {
-                tracing::error!(
-                    "cannot save {}: {error}; it will be tried at the next change",
-                    path.display()
-                );
+    }
+
+    /// How long the state that waits may wait for a newer one.
+    fn pause(&self) -> Option<Duration> {
+        self.state.as_ref()?;
+        Some(self.last.map_or(Duration::ZERO, |last| STATE_EVERY.saturating_sub(last.elapsed())))
+    }
+
+    fn carry_out(&mut self, job: Job) {
+        match job {
+            Job::State(path, bytes) => self.state = Some((path, bytes)).filter(|_| !self.forgotten),
+            Job::Pid(path, pid) => write_pid(&path, pid),
+            Job::Dump(path, bytes, reply) => drop(reply.send(write_dump(&path, &bytes))),
+            Job::Barrier(reply) => {
+                self.write_state();
+                let _ = reply.send(self.failing.clone()); // who asked may have gone
             }
-            failing = result.err().map(|error| format!("{}: {error}", path.display()));
-            told.send_replace(count);
+            Job::Forget(path, reply) => {
+                (self.forgotten, self.state) = (true, None);
+                let _ = std::fs::remove_file(former(&path));
+                let _ = std::fs::remove_file(path);
+                let _ = reply.send(());
+            }
         }
-        for reply in waiting {
-            let _ = reply.send(failing.clone()); // who asked may have gone
+    }
+
+    fn write_state(&mut self) {
+        let Some((path, bytes)) = self.state.take() else { return };
+        let result = replace_keeping(&path, &bytes);
+        if let (Err(error), None) = (&result, &self.failing) {
+            tracing::error!("cannot save {}: {error}; it will be tried at the next change", path.display());
         }
+        self.failing = result.err().map(|error| format!("{}: {error}", path.display()));
+        self.last = Some(Instant::now());
     }
 }
 
@@ -133,15 +156,40 @@ fn write_pid(path: &Path, pid: Option<i32>) {
 }
 
 fn write_dump(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let previous = path.with_extension("json.prev");
-    if path.exists() {
-        let kept = beside(path, "keep");
-        // A hard link first: at no moment is there no dump at all.
-        let _ = std::fs::remove_file(&kept);
-        std::fs::hard_link(path, &kept).or_else(|_| std::fs::copy(path, &kept).map(drop))?;
-        std::fs::rename(&kept, previous)?;
+    match std::fs::read(path) {
+        Ok(old) if saved::read(&old).is_ok() => {
+            let kept = beside(path, "keep");
+            // A hard link first: at no moment is there no dump at all.
+            let _ = std::fs::remove_file(&kept);
+            std::fs::hard_link(path, &kept).or_else(|_| std::fs::copy(path, &kept).map(drop))?;
+            std::fs::rename(&kept, former(path))?;
+        }
+        // It must not take the place of a good one before it.
+        Ok(_) => drop(set_aside(path)),
+        Err(_) => {}
     }
     replace(path, bytes, true)
+}
+
+/// Keeps a file that cannot be used, under another name; says so, or why not.
+pub fn set_aside(path: &Path) -> String {
+    let aside = beside(path, "unusable");
+    match std::fs::rename(path, &aside) {
+        Ok(()) => format!("kept as {}", aside.display()),
+        Err(error) => format!("it could not be moved to {}: {error}", aside.display()),
+    }
+}
+
+fn former(path: &Path) -> PathBuf {
+    beside(path, "prev")
+}
+
+/// Replaces the state. A death between the two steps leaves the former one alone, which is enough.
+fn replace_keeping(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = beside(path, "new");
+    write_private(&new, bytes, false)?;
+    let _ = std::fs::rename(path, former(path)); // there may be none
+    std::fs::rename(&new, path)
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -157,14 +205,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 /// Nothing is changed then.
 pub fn replace(path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
     let new = beside(path, "new");
-    let written = (|| {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(bytes)?;
-        if durable {
-            file.sync_all()?;
-        }
-        std::fs::rename(&new, path)
-    })();
+    let written = write_private(&new, bytes, durable).and_then(|()| std::fs::rename(&new, path));
     if written.is_err() {
         let _ = std::fs::remove_file(&new);
     } else if let (true, Some(dir)) = (durable, path.parent()) {
@@ -173,20 +214,43 @@ pub fn replace(path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
     written
 }
 
+fn write_private(path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
+    let written = (|| {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        file.write_all(bytes)?;
+        if durable { file.sync_all() } else { Ok(()) }
+    })();
+    if written.is_err() {
+        let _ = std::fs::remove_file(path);
+    }
+    written
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, VecDeque};
+
     use super::*;
 
     #[test]
     fn a_dump_keeps_the_one_before() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("dump.json");
-        for content in ["one", "two", "three"] {
-            write_dump(&path, content.as_bytes()).unwrap();
+        let list = |next_id| saved::write(&BTreeMap::new(), next_id, 0, &VecDeque::new());
+        for next_id in 1..=3 {
+            write_dump(&path, &list(next_id)).unwrap();
         }
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "three");
-        assert_eq!(std::fs::read_to_string(dir.path().join("dump.json.prev")).unwrap(), "two");
+        let next_id = |path: &Path| saved::read(&std::fs::read(path).unwrap()).unwrap().next_id;
+        assert_eq!((next_id(&path), next_id(&former(&path))), (3, 2));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "nothing else is left");
+        std::fs::write(&path, "damaged").unwrap();
+        write_dump(&path, &list(4)).unwrap();
+        assert_eq!(
+            (next_id(&path), next_id(&former(&path))),
+            (4, 2),
+            "a good one is not replaced by a bad one"
+        );
+        assert_eq!(std::fs::read_to_string(beside(&path, "unusable")).unwrap(), "damaged");
     }
 
     #[test]
@@ -205,9 +269,16 @@ mod tests {
         let path = dir.path().join("state.json");
         let saver = Saver::start().unwrap();
         for count in 1..=100 {
-            saver.state(count, path.clone(), count.to_string().into_bytes());
+            saver.state(path.clone(), count.to_string().into_bytes());
         }
-        saver.reached(100).await;
+        assert_eq!(saver.written().await, None);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "100");
+        saver.state(path.clone(), b"101".to_vec());
+        assert_eq!(saver.written().await, None);
+        assert_eq!(std::fs::read_to_string(former(&path)).unwrap(), "100");
+        saver.forget(path.clone()).await;
+        saver.state(path.clone(), b"102".to_vec());
+        assert_eq!(saver.written().await, None);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::views;
@@ -14,8 +15,9 @@ use crate::ipc::message::{ApiError, Outcome, Report};
 pub type Reply<T> = oneshot::Sender<Result<T, ApiError>>;
 
 /// What a command is after; an outcome that differs is a problem to be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Goal {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Goal {
     /// It runs.
     Up,
     /// It does not run.
@@ -24,6 +26,18 @@ pub(super) enum Goal {
     Gone,
     /// It is as it is.
     Any,
+}
+
+/// A command that was carried out, remembered by its key: whoever asks again, because the daemon that
+/// was asked died before it answered, gets the answer and no second execution.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// The client's word for the command.
+    pub key: String,
+    /// Name and goal of each instance touched.
+    pub goals: BTreeMap<u32, (String, Goal)>,
+    /// What else the answer says.
+    pub notes: Vec<String>,
 }
 
 /// A command whose answer is due once all its instances have settled.
@@ -65,12 +79,10 @@ impl Waiting {
     /// An answer to `reply` about these instances.
     pub(super) fn new(
         instances: &BTreeMap<u32, Instance>,
-        goals: impl IntoIterator<Item = (u32, Goal)>,
+        goals: BTreeMap<u32, (String, Goal)>,
         notes: Vec<String>,
         reply: Reply<Report>,
     ) -> Self {
-        let named = |(id, goal)| Some((id, (instances.get(&id)?.spec.name.clone(), goal)));
-        let goals: BTreeMap<_, _> = goals.into_iter().filter_map(named).collect();
         let last_run = |id: &u32| Some((*id, instances.get(id)?.life.last_run));
         let runs_before = goals.keys().filter_map(last_run).collect();
         Self { reply, goals, runs_before, notes }

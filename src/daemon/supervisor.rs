@@ -4,12 +4,12 @@
 //! [`World`] and comes back as another [`Input`]. Answers to commands are held until the
 //! instances concerned have settled and the state is handed over for saving.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use tokio::sync::oneshot;
 
 use super::saved;
-use super::settle::{Reply, Waiting, take_due};
+use super::settle::{Done, Reply, Waiting, take_due};
 use super::views;
 use super::world::World;
 use crate::instance::Instance;
@@ -49,22 +49,38 @@ pub enum Input {
 /// What a client can want of the supervisor.
 #[derive(Debug)]
 pub enum Command {
-    /// Adds apps, or brings them up to date.
-    Start(StartApps, Reply<Report>),
-    /// Acts on instances.
-    Act(Action, ActOn, Reply<Report>),
-    /// Changes the number of instances of an app.
-    Scale(String, ScaleTo, Reply<Report>),
-    /// Sends a signal, by number.
-    Signal(Selectors, i32, Reply<Report>),
-    /// Adds what a saved list holds and is not there.
-    Resurrect(saved::Saved, Reply<Report>),
+    /// Changes something.
+    Change {
+        /// What.
+        change: Change,
+        /// The client's word for it: one that was heard before is only answered again.
+        key: Option<String>,
+        /// Told once the instances concerned have settled.
+        reply: Reply<Report>,
+    },
     /// Copies of the selected instances and what they use; of all if nothing is selected.
     Look(Option<Selectors>, Reply<Vec<(Instance, Usage)>>),
     /// Every run that has a process: its number, pid and start time.
     Running(oneshot::Sender<Vec<(u64, i32, u64)>>),
     /// The whole list, to be saved.
     Snapshot(oneshot::Sender<(usize, Vec<u8>)>),
+    /// Save, and decide nothing from now on.
+    Freeze(oneshot::Sender<()>),
+}
+
+/// What a client can want to change.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Adds apps, or brings them up to date.
+    Start(StartApps),
+    /// Acts on instances.
+    Act(Action, ActOn),
+    /// Changes the number of instances of an app.
+    Scale(String, ScaleTo),
+    /// Sends a signal, by number.
+    Signal(Selectors, i32),
+    /// Adds what a saved list holds and is not there.
+    Resurrect(saved::Saved),
 }
 
 /// All state, and the rules that cross instances.
@@ -80,8 +96,13 @@ pub struct Supervisor<W> {
     pub(super) answers: Vec<(Reply<Report>, Report)>,
     /// Runs that the keeper had and no instance is about.
     strays: BTreeMap<RunId, Stray>,
-    unsaved: bool,
+    /// Commands that may be asked for again, oldest first.
+    pub(super) done: VecDeque<Done>,
+    pub(super) unsaved: bool,
     apps_changed: bool,
+    /// Another daemon follows. What comes is kept unanswered until this one ends: its answer would be
+    /// that of a daemon which does nothing.
+    frozen: Option<Vec<Input>>,
 }
 
 #[derive(Debug)]
@@ -102,8 +123,10 @@ impl<W: World> Supervisor<W> {
             waiting: Vec::new(),
             answers: Vec::new(),
             strays: BTreeMap::new(),
+            done: VecDeque::new(),
             unsaved: false,
             apps_changed: false,
+            frozen: None,
         }
     }
 
@@ -111,6 +134,7 @@ impl<W: World> Supervisor<W> {
     /// that belongs to no instance is ended, since nobody knows what it is.
     pub fn restore(&mut self, saved: saved::Saved, kept: &BTreeMap<RunId, Process>) {
         (self.next_id, self.last_run) = (saved.next_id, saved.last_run);
+        self.done = saved.done.clone();
         for mut instance in saved.into_instances() {
             let (id, now) = (instance.id, self.world.now());
             let of_it = RunId { instance: id, number: 0 }..=RunId { instance: id, number: u32::MAX };
@@ -143,6 +167,9 @@ impl<W: World> Supervisor<W> {
 
     /// Handles one input. After the last one at hand comes [`Supervisor::end_of_batch`].
     pub fn handle(&mut self, input: Input) {
+        if let Some(frozen) = &mut self.frozen {
+            return frozen.push(input);
+        }
         match input {
             Input::Fact { instance, event } => self.on(instance, event),
             Input::OrphanEnded => self.orphan_ended(),
@@ -155,18 +182,30 @@ impl<W: World> Supervisor<W> {
 
     /// Hands over the changed state, then lets the answers go that vouch for it.
     pub fn end_of_batch(&mut self) {
+        if self.frozen.is_some() {
+            return;
+        }
         self.answers.extend(take_due(&mut self.waiting, &self.instances));
         if std::mem::take(&mut self.apps_changed) {
             self.world.apps_changed(&self.instances);
         }
         if self.unsaved {
-            let state = || saved::write(&self.instances, self.next_id, self.last_run);
+            let state = || saved::write(&self.instances, self.next_id, self.last_run, &self.done);
             self.unsaved = !self.world.save(!self.answers.is_empty(), &state);
         }
         self.world.flush();
         for (reply, report) in self.answers.drain(..) {
             let _ = reply.send(Ok(report)); // the client may have gone
         }
+    }
+
+    /// Decides nothing from now on.
+    pub(super) fn freeze(&mut self) {
+        self.unsaved = true;
+        self.world.flush();
+        let state = || saved::write(&self.instances, self.next_id, self.last_run, &self.done);
+        self.unsaved = !self.world.save(true, &state);
+        self.frozen = Some(Vec::new());
     }
 
     /// All instances by id.

@@ -45,7 +45,8 @@ impl Instance {
             | StartStep::Fork
             | StartStep::Session
             | StartStep::Stdio
-            | StartStep::Limits => String::new(),
+            | StartStep::Limits
+            | StartStep::Filter => String::new(),
         };
         StartFailure { what, ..failure }
     }

@@ -1,12 +1,13 @@
 //! The clients' end: one connection, one request after another.
 //!
 //! The keeper holds the listening socket, so a daemon that dies and comes back is, to a client, a
-//! connection that breaks and can be made anew at once. What cannot have had an effect is asked
-//! again on a new one; what may have had one is reported as lost.
+//! connection that breaks and can be made anew at once. What was asked is asked again on a new one;
+//! changes bear a key by which a daemon knows that one before it was asked already.
 
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -26,10 +27,13 @@ use tokio::time::Instant;
 use super::message::{ApiError, ErrorCode, Request};
 use super::route;
 use crate::paths::Home;
+use crate::version::version;
 
 #[cfg(test)]
 mod tests;
 
+/// A request is asked so often at most. One that kills daemon after daemon must come to an end.
+const MOST_TRIES: u32 = 8;
 /// A connection that was idle for longer is not used again: the server closes it after 10 s, and
 /// a request that meets the close is lost.
 const FRESH: Duration = Duration::from_secs(5);
@@ -99,7 +103,14 @@ pub struct Client {
     /// None after a stream has taken the connection along.
     requests: Option<Requests>,
     used: Instant,
+    /// Told once if the daemon is of another version.
+    other_version: Option<fn(&str)>,
+    /// Called when nobody answers any more.
+    revive: Option<Revive>,
 }
+
+/// Sees to it that a daemon answers where one should.
+pub type Revive = fn(PathBuf) -> Pin<Box<dyn Future<Output = ()>>>;
 
 impl Client {
     /// Connects to the daemon of this home, if there is one. Creates nothing.
@@ -109,7 +120,17 @@ impl Client {
     pub async fn connect(home: &Home) -> Result<Self, ClientError> {
         let socket = home.socket();
         let requests = open(&socket).await?;
-        Ok(Self { socket, requests: Some(requests), used: Instant::now() })
+        Ok(Self { socket, requests: Some(requests), used: Instant::now(), other_version: None, revive: None })
+    }
+
+    /// Has `tell` called, once, with the daemon's version if that is not ours.
+    pub fn on_other_version(&mut self, tell: fn(&str)) {
+        self.other_version = Some(tell);
+    }
+
+    /// Has `revive` called, with the socket's path, when daemon and keeper die while they are asked.
+    pub fn on_death(&mut self, revive: Revive) {
+        self.revive = Some(revive);
     }
 
     /// Asks, and reads the answer.
@@ -126,7 +147,24 @@ impl Client {
     /// # Errors
     /// The daemon refuses or goes away.
     pub async fn bytes(&mut self, request: &Request) -> Result<Bytes, ClientError> {
-        let (answer, requests) = self.ask(request).await?;
+        let key = random_key();
+        // These two end the daemon that they ask: to lose the connection is what they lead to.
+        let ends_it = matches!(request, Request::Shutdown | Request::Upgrade { .. });
+        // Once one was lost nobody knows whether it was carried out, however the others failed.
+        let mut lost = None;
+        for _ in 0..if ends_it { 1 } else { MOST_TRIES } {
+            match (self.try_bytes(request, &key).await, self.revive) {
+                (Err(failed @ ClientError::Lost(_)), _) => lost = Some(failed),
+                (Err(ClientError::NotRunning { socket }), Some(revive)) => revive(socket).await,
+                (Err(failed @ ClientError::NotRunning { .. }), None) => return Err(lost.unwrap_or(failed)),
+                (answer, _) => return answer,
+            }
+        }
+        Err(lost.unwrap_or_else(|| ClientError::NotRunning { socket: self.socket.clone() }))
+    }
+
+    async fn try_bytes(&mut self, request: &Request, key: &str) -> Result<Bytes, ClientError> {
+        let (answer, requests) = self.ask(request, key).await?;
         let bytes = whole(answer).await?;
         (self.requests, self.used) = (Some(requests), Instant::now());
         Ok(bytes)
@@ -137,18 +175,22 @@ impl Client {
     /// # Errors
     /// The daemon refuses or goes away.
     pub async fn stream(&mut self, request: &Request) -> Result<Lines, ClientError> {
-        let (answer, requests) = self.ask(request).await?;
+        let (answer, requests) = self.ask(request, &random_key()).await?;
         Ok(Lines { body: answer.into_body(), rest: BytesMut::new(), over: false, _requests: requests })
     }
 
-    async fn ask(&mut self, request: &Request) -> Result<(Response<Incoming>, Requests), ClientError> {
+    async fn ask(
+        &mut self,
+        request: &Request,
+        key: &str,
+    ) -> Result<(Response<Incoming>, Requests), ClientError> {
         let parts = route::to_http(request).map_err(ClientError::Refused)?;
         if parts.body.len() > route::LONGEST_BODY {
             // The server would hang up in the middle, and why would be lost.
             let text = format!("the request is longer than {} MiB", route::LONGEST_BODY >> 20);
             return Err(ClientError::Refused(ApiError::new(ErrorCode::TooLarge, text)));
         }
-        let request = to_hyper(&parts)?;
+        let request = to_hyper(&parts, key)?;
         let again = request.clone();
         let mut requests = self.connection().await?;
         let answer = match requests.try_send_request(request).await {
@@ -159,8 +201,18 @@ impl Client {
             }
             answer => answer.map_err(|failed| failed.into_error()),
         };
-        let answer = accepted(answer.map_err(lost)?).await?;
-        Ok((answer, requests))
+        let answer = answer.map_err(lost)?;
+        self.look_at_version(&answer);
+        Ok((accepted(answer).await?, requests))
+    }
+
+    fn look_at_version(&mut self, answer: &Response<Incoming>) {
+        let theirs = answer.headers().get(route::VERSION).and_then(|version| version.to_str().ok());
+        if let Some(theirs) = theirs.filter(|theirs| *theirs != version())
+            && let Some(tell) = self.other_version.take()
+        {
+            tell(theirs);
+        }
     }
 
     /// The connection, or a new one if there is none that can be trusted.
@@ -180,9 +232,20 @@ fn harmless(parts: &route::Parts, failure: &hyper::Error) -> bool {
     parts.method == Method::GET && !failure.is_parse()
 }
 
-fn to_hyper(parts: &route::Parts) -> Result<hyper::Request<Full<Bytes>>, ClientError> {
+/// A word for a request that no other one has.
+fn random_key() -> String {
+    use std::hash::{BuildHasher, Hasher};
+    // Its keys come from the system's randomness.
+    let random = || std::collections::hash_map::RandomState::new().build_hasher().finish();
+    format!("{:016x}{:016x}", random(), random())
+}
+
+fn to_hyper(parts: &route::Parts, key: &str) -> Result<hyper::Request<Full<Bytes>>, ClientError> {
     let mut request =
         hyper::Request::builder().method(parts.method.clone()).uri(parts.target.as_str()).header(HOST, "rsm");
+    if parts.method != Method::GET {
+        request = request.header(route::KEY, key);
+    }
     if !parts.body.is_empty() {
         request = request.header(CONTENT_TYPE, "application/json");
     }

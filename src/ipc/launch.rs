@@ -17,6 +17,8 @@ use crate::paths::Home;
 #[cfg(test)]
 mod tests;
 
+/// A daemon is started so often at most.
+const MOST_TRIES: u32 = 4;
 /// Each step of a launch may take so long. A sound one takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -57,7 +59,18 @@ pub enum LaunchError {
 /// # Errors
 /// No daemon answers and none can be started.
 pub async fn connect_or_launch(home: &Home) -> Result<(Client, bool), LaunchError> {
-    connect_or(home, keeper).await
+    let mut tries = 1;
+    loop {
+        match connect_or(home, keeper).await {
+            // It was there, and was killed before it answered.
+            Err(LaunchError::Client(ClientError::NotRunning { .. } | ClientError::Lost(_)))
+                if tries < MOST_TRIES =>
+            {
+                tries += 1;
+            }
+            connected => return connected,
+        }
+    }
 }
 
 /// The keeper of this home: this very program, even if its file was replaced meanwhile.

@@ -4,6 +4,8 @@
 //! maps them to it) and nothing of the supervisor. Times are milliseconds since the epoch,
 //! durations milliseconds, sizes bytes. The field names are stable: they are the API.
 
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -143,6 +145,12 @@ pub enum Request {
     Logs(LogQuery),
     /// What happens, as it happens.
     Events,
+    /// Lets a daemon of another binary take over. Once that is found fit there is no answer: the
+    /// connection breaks, and `Ping` tells what came of it.
+    Upgrade {
+        /// The binary, by its absolute path.
+        binary: PathBuf,
+    },
     /// Stops every app, then daemon and keeper.
     Shutdown,
     /// The OpenAPI document.

@@ -36,7 +36,7 @@ pub fn document() -> Value {
         "openapi": "3.1.0",
         "info": {
             "title": "rsm",
-            "version": env!("CARGO_PKG_VERSION"),
+            "version": crate::version::version(),
             "description": "HTTP/1.1 on the Unix socket $RSM_HOME/rsm.sock, for the daemon's own user \
                             and root. Times are milliseconds since the epoch, durations milliseconds, \
                             sizes bytes.",

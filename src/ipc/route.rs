@@ -1,5 +1,7 @@
 //! (method, path, query, body) <-> [`Request`]: the only place that knows both. Used by both ends.
 
+use std::path::PathBuf;
+
 use hyper::Method;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use schemars::JsonSchema;
@@ -34,6 +36,16 @@ pub struct Parts {
     pub body: Vec<u8>,
 }
 
+/// The header with the daemon's version.
+pub const VERSION: &str = "x-rsm-version";
+
+/// The header with the client's word for a request that changes something. Asked again by the same
+/// word, also of another daemon after the first one died, it is answered and not carried out twice.
+pub const KEY: &str = "idempotency-key";
+
+/// Longest such word, in bytes.
+pub const LONGEST_KEY: usize = 64;
+
 /// Body of `POST /v1/instances/signal`.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -58,6 +70,14 @@ pub struct SaveBody {
 pub struct FlushBody {
     /// Which instances; none: all.
     pub select: Selectors,
+}
+
+/// Body of `POST /v1/upgrade`.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpgradeBody {
+    /// The new binary, by its absolute path.
+    pub binary: PathBuf,
 }
 
 /// The body of every refusal.
@@ -86,6 +106,7 @@ enum Endpoint<'a> {
     ReopenLogs,
     Logs,
     Events,
+    Upgrade,
     Shutdown,
     OpenApi,
 }
@@ -116,6 +137,7 @@ pub fn to_http(request: &Request) -> Result<Parts, ApiError> {
         Request::ReopenLogs => post("/v1/logs/reopen"),
         Request::Logs(query) => get(format!("/v1/logs{}", query::of_logs(query))),
         Request::Events => get("/v1/events"),
+        Request::Upgrade { binary } => post("/v1/upgrade").with(&UpgradeBody { binary: binary.clone() })?,
         Request::Shutdown => post("/v1/shutdown"),
         Request::OpenApi => get("/v1/openapi.json"),
     };
@@ -176,6 +198,7 @@ fn find<'a>(method: &Method, segments: &[&'a str]) -> Option<Endpoint<'a>> {
         ("POST", ["logs", "reopen"]) => Endpoint::ReopenLogs,
         ("GET", ["logs"]) => Endpoint::Logs,
         ("GET", ["events"]) => Endpoint::Events,
+        ("POST", ["upgrade"]) => Endpoint::Upgrade,
         ("POST", ["shutdown"]) => Endpoint::Shutdown,
         ("GET", ["openapi.json"]) => Endpoint::OpenApi,
         _ => return None,
@@ -209,6 +232,7 @@ impl Endpoint<'_> {
             Self::ReopenLogs => bare(Request::ReopenLogs),
             Self::Logs => bare(Request::Logs(query.logs()?)),
             Self::Events => bare(Request::Events),
+            Self::Upgrade => json(body).map(|UpgradeBody { binary }| Request::Upgrade { binary }),
             Self::Shutdown => bare(Request::Shutdown),
             Self::OpenApi => bare(Request::OpenApi),
         }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Response, StatusCode};
@@ -27,6 +27,7 @@ use self::body::Room;
 use self::stream::Lines;
 use super::message::{ApiError, ErrorCode, Request};
 use super::route;
+use crate::version::version;
 
 mod body;
 mod stream;
@@ -60,7 +61,9 @@ pub enum Answer {
 /// Who answers.
 pub trait Service: Clone + 'static {
     /// Answers one request. Once begun it is not cancelled, even if the client goes away.
-    fn answer(&self, request: Request) -> impl Future<Output = Result<Answer, ApiError>>;
+    /// `key` is the client's word for it: a change asked for again by the same word was asked for once.
+    fn answer(&self, request: Request, key: Option<String>)
+    -> impl Future<Output = Result<Answer, ApiError>>;
 }
 
 /// Who may ask. File permissions guard the socket already; this holds where they were loosened.
@@ -198,7 +201,10 @@ async fn respond<S: Service>(shared: &Shared<S>, request: hyper::Request<Incomin
     };
     let query = head.uri.query().unwrap_or_default();
     let answer = match route::from_http(&head.method, path, query, &body) {
-        Ok(request) => finish(shared.service.clone(), request).await,
+        Ok(request) => match key(&head.headers) {
+            Ok(key) => finish(shared.service.clone(), request, key).await,
+            Err(error) => Err(error),
+        },
         Err(error) => Err(error),
     };
     match answer {
@@ -213,10 +219,22 @@ async fn respond<S: Service>(shared: &Shared<S>, request: hyper::Request<Incomin
     }
 }
 
+/// The client's word for its request.
+fn key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let Some(value) = headers.get(route::KEY) else { return Ok(None) };
+    match value.to_str() {
+        Ok(key) if (1..=route::LONGEST_KEY).contains(&key.len()) => Ok(Some(key.to_owned())),
+        _ => {
+            let text = format!("{} takes 1 to {} visible characters", route::KEY, route::LONGEST_KEY);
+            Err(ApiError::new(ErrorCode::Invalid, text).hint("A random number for each request will do."))
+        }
+    }
+}
+
 /// Answers in a task of its own: a client that hangs up must not leave a stop or a shutdown half
 /// done.
-async fn finish<S: Service>(service: S, request: Request) -> Result<Answer, ApiError> {
-    let task = tokio::task::spawn_local(async move { service.answer(request).await });
+async fn finish<S: Service>(service: S, request: Request, key: Option<String>) -> Result<Answer, ApiError> {
+    let task = tokio::task::spawn_local(async move { service.answer(request, key).await });
     task.await.unwrap_or_else(|error| {
         tracing::error!("answering a request: {error}");
         Err(ApiError::new(ErrorCode::Internal, "the daemon failed to answer")
@@ -240,6 +258,7 @@ fn response(status: StatusCode, kind: &'static str, body: Body) -> Response<Body
     let mut response = Response::new(body);
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(route::VERSION, HeaderValue::from_static(version()));
     response
 }
 

@@ -21,6 +21,21 @@ pub struct Pong {
     pub version: String,
     /// Its pid.
     pub pid: i32,
+    /// What came of the latest upgrade.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<UpgradeOutcome>,
+}
+
+/// What came of an upgrade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UpgradeOutcome {
+    /// The daemon that says so is of the new binary.
+    Done,
+    /// The new daemon ended before it answered clients; the former binary goes on.
+    Died,
+    /// The new daemon did not come to answer clients in time; the former binary goes on.
+    Silent,
 }
 
 /// State of an instance as shown: PM2's words.

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::stat::{Mode, umask};
 
+use super::handover::Arrived;
 use crate::paths::Home;
 use crate::process::spawn;
 
@@ -77,6 +78,16 @@ pub fn take(home: &Home) -> Result<Place, KeeperError> {
     Ok(Place { listener: listener.into(), lock, socket })
 }
 
+/// Takes the place of a keeper that leaves it to us, or is dead.
+pub fn take_over(home: &Home, left: &mut Arrived) -> Result<Place, KeeperError> {
+    let lock = match left.lock.take() {
+        Some(lock) => lock.into(),
+        None => lock(home)?,
+    };
+    let listener = left.listener.try_clone().map_err(|_| KeeperError::System(nix::Error::EMFILE))?;
+    Ok(Place { listener, lock, socket: home.socket() })
+}
+
 fn lock(home: &Home) -> Result<File, KeeperError> {
     let path = home.keeper_lock();
     let failed = |error| KeeperError::File { what: "locking", path: path.clone(), error };
@@ -124,6 +135,11 @@ impl Place {
     /// Writes our pid into the lock, for people.
     pub fn sign(&mut self) {
         let _ = self.lock.set_len(0).and_then(|()| writeln!(self.lock, "{}", std::process::id()));
+    }
+
+    /// The lock's descriptor.
+    pub fn lock(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
     }
 
     /// Removes the socket, then lets the lock go.

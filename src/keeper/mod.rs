@@ -5,29 +5,34 @@
 //! upgrade: one thread, one `poll`, no allocation while nothing starts or ends. Whatever the
 //! daemon must hear is kept as a mark on the run until it is told, never as a queue.
 
+mod child;
+pub mod handover;
 mod listen;
-mod runs;
-mod vault;
+pub mod runs;
+pub mod vault;
 pub mod wire;
 
+use std::fs::File;
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::Pid;
 
+use self::child::Daemon;
+use self::handover::{Arrived, Leaving};
 use self::runs::Runs;
 use self::vault::Vault;
-use self::wire::{News, Order, PACKET, PROTOCOL};
+use self::wire::{News, Order, PACKET, Upgrade};
 use crate::exit::StartStep;
 use crate::paths::Home;
-use crate::process::spawn::{self, Launch};
-use crate::process::{channel, reap};
+use crate::process::pidfd::ProcessRef;
+use crate::process::{channel, oom, reap, spawn};
 
+pub use self::child::path_of;
 pub use self::listen::KeeperError;
 
 /// The daemon finds its end of the channel at this number.
@@ -41,27 +46,48 @@ const QUICK_DEATH: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long a daemon may take to end after it asked for the shutdown.
 const LAST_GRACE: Duration = Duration::from_secs(10);
+/// How long the first daemon of another binary may take until it answers clients.
+const TRIAL: Duration = Duration::from_secs(10);
 
-/// Runs the keeper: takes the lock, listens, goes to the background (the caller's process ends
-/// with success once connections are accepted), and stays until it is told to shut down.
+/// How a keeper comes to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Began {
+    /// By a command: it goes to the background once connections are accepted, and the caller's
+    /// process ends with success.
+    InBackground,
+    /// By a service manager or as the first process of a container: it stays where it is.
+    InForeground,
+    /// By another keeper, or a daemon whose keeper died; the descriptor holds what is left to us.
+    BySuccession(i32),
+}
+
+/// Runs the keeper: takes the lock, listens, and stays until it is told to shut down.
 ///
 /// # Errors
 /// Another keeper runs in this home, or the socket cannot be made. Nothing is left behind then.
-pub fn main(home: &Home, foreground: bool) -> Result<(), KeeperError> {
-    spawn::close_inherited();
-    let mut place = listen::take(home)?;
-    if !foreground {
+pub fn main(home: &Home, began: Began) -> Result<(), KeeperError> {
+    let (mut place, left) = match began {
+        Began::InBackground | Began::InForeground => {
+            spawn::close_inherited();
+            (listen::take(home)?, None)
+        }
+        Began::BySuccession(file) => {
+            let mut left = Arrived::read(file).map_err(KeeperError::System)?;
+            (listen::take_over(home, &mut left)?, Some(left))
+        }
+    };
+    if began == Began::InBackground {
         listen::go_to_background(home)?;
     }
     place.sign();
-    let result = Keeper::new(home, &place).and_then(|mut keeper| keeper.run());
+    let result = Keeper::new(home, &place, left).and_then(|mut keeper| keeper.run());
     place.leave();
     result.map_err(KeeperError::System)
 }
 
 struct Keeper<'a> {
     home: &'a Home,
-    listener: BorrowedFd<'a>,
+    place: &'a listen::Place,
     signals: SignalFd,
     runs: Runs,
     vault: Vault,
@@ -70,6 +96,16 @@ struct Keeper<'a> {
     start_at: Option<Instant>,
     pause: Duration,
     nofile: Option<(u64, u64)>,
+    /// The binary that the next daemon is tried from.
+    trial: Option<File>,
+    /// What the daemon before it had stored: the new one may store what the old one cannot read.
+    before_trial: Option<Vault>,
+    /// What came of the last one, for the daemon to tell.
+    upgrade: Upgrade,
+    /// Apps may run that another keeper began and nobody told us of.
+    succeeds: bool,
+    /// The daemon has said so; what follows waits until its orders are read.
+    serves: bool,
     /// Told to end; the daemon must hear of it, and the next one again.
     terminate: bool,
     terminate_told: bool,
@@ -77,37 +113,49 @@ struct Keeper<'a> {
     last_grace: Option<Instant>,
 }
 
-/// The daemon while it lives.
-struct Daemon {
-    pid: i32,
-    /// Gone once it hung up and is only waited for.
-    channel: Option<OwnedFd>,
-    started: Instant,
-}
-
 impl<'a> Keeper<'a> {
-    fn new(home: &'a Home, place: &'a listen::Place) -> nix::Result<Self> {
+    fn new(home: &'a Home, place: &'a listen::Place, left: Option<Arrived>) -> nix::Result<Self> {
         nix::sys::prctl::set_child_subreaper(true)?;
         let _ = nix::sys::prctl::set_name(c"rsm-keeper");
+        oom::prefer_others();
         let mut watched = SigSet::empty();
         for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE] {
             watched.add(signal);
         }
         watched.thread_block()?;
-        Ok(Self {
+        let keeper = Self {
             home,
-            listener: place.listener.as_fd(),
+            place,
             signals: SignalFd::with_flags(&watched, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?,
             runs: Runs::default(),
             vault: Vault::default(),
             daemon: None,
             start_at: Some(Instant::now()),
             pause: Duration::ZERO,
-            nofile: spawn::raise_open_files(),
+            nofile: None,
+            trial: None,
+            before_trial: None,
+            upgrade: Upgrade::None,
+            // A lock that nobody holds may be that of a keeper that was killed.
+            succeeds: true,
+            serves: false,
             terminate: false,
             terminate_told: false,
             last_grace: None,
+        };
+        Ok(match left {
+            Some(left) => keeper.taking_over(left),
+            None => Self { nofile: spawn::raise_open_files(), ..keeper },
         })
+    }
+
+    fn taking_over(self, left: Arrived) -> Self {
+        let Arrived { daemon, runs, vault, terminate, succeeds, upgrade, nofile, .. } = left;
+        let started = Instant::now();
+        let daemon =
+            daemon.map(|(pid, channel)| Daemon { pid, channel: Some(channel), started, on_trial: false });
+        let start_at = daemon.is_none().then_some(started);
+        Self { runs, vault, daemon, start_at, nofile, terminate, succeeds, upgrade, ..self }
     }
 
     fn run(&mut self) -> nix::Result<()> {
@@ -119,13 +167,14 @@ impl<'a> Keeper<'a> {
             self.wait()?;
             self.read_signals();
             self.reap();
-            self.runs.read_reports();
+            self.runs.look();
             self.obey();
             self.tell();
+            self.end_what_is_overdue();
         }
     }
 
-    /// Sleeps until a signal, an order, a report of a start, or a time that matters.
+    /// Sleeps until a signal, an order, a report of a start, an end, or a time that matters.
     fn wait(&mut self) -> nix::Result<()> {
         let owes = !self.tell();
         let mut fds = Vec::with_capacity(2);
@@ -134,23 +183,36 @@ impl<'a> Keeper<'a> {
             let wanted = if owes { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
             fds.push(PollFd::new(channel, wanted));
         }
-        let reports = self.runs.iter().filter_map(|run| run.report.as_ref());
-        fds.extend(reports.map(|report| PollFd::new(report.as_fd(), PollFlags::POLLIN)));
-        let until = if self.daemon.is_some() { self.last_grace } else { self.start_at };
-        let timeout = until.map_or(PollTimeout::NONE, |until| {
+        self.runs.wait_for(&mut fds);
+        let times = [self.daemon_is_due(), self.runs.look_at()];
+        let timeout = times.into_iter().flatten().min().map_or(PollTimeout::NONE, |until| {
             let left = until.saturating_duration_since(Instant::now()).as_millis();
             PollTimeout::try_from(left + 1).unwrap_or(PollTimeout::MAX)
         });
         match poll(&mut fds, timeout) {
-            Ok(_) | Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOMEM) => {}
-            Err(errno) => return Err(errno),
+            Ok(_) | Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOMEM) => Ok(()),
+            Err(errno) => Err(errno),
         }
-        if let (Some(until), Some(daemon)) = (self.last_grace, &self.daemon)
-            && Instant::now() >= until
-        {
-            let _ = kill(Pid::from_raw(daemon.pid), Signal::SIGKILL);
+    }
+
+    /// When the daemon must have come, served, or gone.
+    fn daemon_is_due(&self) -> Option<Instant> {
+        match &self.daemon {
+            None => self.start_at,
+            Some(daemon) if daemon.on_trial => Some(daemon.started + TRIAL),
+            Some(_) => self.last_grace,
         }
-        Ok(())
+    }
+
+    fn end_what_is_overdue(&mut self) {
+        let Some(daemon) = &mut self.daemon else { return };
+        let now = Instant::now();
+        if daemon.on_trial && now >= daemon.started + TRIAL && self.upgrade == Upgrade::Done {
+            self.upgrade = Upgrade::Silent;
+            daemon.kill();
+        } else if self.last_grace.is_some_and(|until| now >= until) {
+            daemon.kill();
+        }
     }
 
     fn read_signals(&mut self) {
@@ -176,7 +238,15 @@ impl<'a> Keeper<'a> {
         if let Some(channel) = daemon.channel.take() {
             self.obey_from(channel.as_fd());
         }
-        if daemon.started.elapsed() >= QUICK_DEATH {
+        if daemon.on_trial {
+            // Back to the binary that served.
+            self.trial = None;
+            self.vault = self.before_trial.take().unwrap_or_default();
+            if self.upgrade == Upgrade::Done {
+                self.upgrade = Upgrade::Died;
+            }
+        }
+        if daemon.started.elapsed() >= QUICK_DEATH || daemon.on_trial || self.trial.is_some() {
             self.pause = Duration::ZERO;
         }
         self.start_at = Some(Instant::now() + self.pause);
@@ -187,82 +257,65 @@ impl<'a> Keeper<'a> {
         if self.daemon.is_some() || self.start_at.is_some_and(|at| Instant::now() < at) {
             return;
         }
-        match self.start_daemon() {
+        match child::start(self.home, self.place.listener.as_fd(), self.trial.as_ref(), self.nofile) {
             Ok(daemon) => {
+                if daemon.on_trial {
+                    self.upgrade = Upgrade::Done;
+                    self.before_trial = Some(self.vault.copy());
+                }
+                if let Some(channel) = &daemon.channel {
+                    let (runs, vault) = (&self.runs, &self.vault);
+                    child::introduce(channel.as_fd(), self.succeeds, self.upgrade, runs, vault);
+                }
                 self.daemon = Some(daemon);
                 self.start_at = None;
-                self.introduce();
+                self.runs.attached();
+                self.terminate_told = false;
             }
             // Out of processes or descriptors: it may pass.
             Err(_) => self.start_at = Some(Instant::now() + LONGEST_PAUSE),
         }
     }
 
-    fn start_daemon(&self) -> nix::Result<Daemon> {
-        let (ours, theirs) = channel::pair()?;
-        let listener = self.listener.try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
-        let inherited = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .filter(|(name, _)| name != "RSM_HOME");
-        let launch = Launch {
-            // The same binary as ours even after the file was replaced by a newer one.
-            program: PathBuf::from("/proc/self/exe"),
-            argv: vec!["rsm".into(), "daemon".into()],
-            env: inherited
-                .map(|(name, value)| format!("{name}={value}"))
-                .chain([format!("RSM_HOME={}", self.home.dir().display())])
-                .collect(),
-            cwd: PathBuf::from("/"),
-            account: None,
-            fds: vec![1, 2, CHANNEL_FD, LISTENER_FD],
+    /// The daemon answers clients: all that ran before is known to it, and a new binary has proved
+    /// itself. The keeper follows it, in the same process.
+    fn serving(&mut self) {
+        self.succeeds = false;
+        let Some(daemon) = self.daemon.as_mut().filter(|daemon| daemon.on_trial) else { return };
+        daemon.on_trial = false;
+        self.before_trial = None;
+        let (pid, Some(program)) = (daemon.pid, self.trial.take()) else { return };
+        let leaving = Leaving {
+            listener: self.place.listener.as_fd(),
+            lock: Some(self.place.lock()),
+            daemon: self.channel().map(|channel| (pid, channel)),
+            runs: &self.runs,
+            vault: &self.vault,
+            terminate: self.terminate,
+            upgrade: self.upgrade,
+            nofile: self.nofile,
         };
-        let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|_| Errno::EMFILE);
-        let fds = vec![own(std::io::stdout().as_fd())?, own(std::io::stderr().as_fd())?, theirs, listener];
-        let forked = spawn::fork(spawn::Order::Ready(Box::new(launch)), fds, self.nofile)?;
-        Ok(Daemon { pid: forked.pid, channel: Some(ours), started: Instant::now() })
-    }
-
-    /// Tells a new daemon everything. Its socket buffer is empty and takes some hundred packets;
-    /// what it does not take now is waited for: the daemon has nothing else to do either.
-    fn introduce(&mut self) {
-        let Some(channel) = self.channel() else { return };
-        let hello = News::Hello { protocol: PROTOCOL, keeper: std::process::id().cast_signed() };
-        let mut heard = send_waiting(channel, &hello, &[]);
-        for run in self.runs.iter().filter(|run| run.pid > 0) {
-            let fds: Vec<_> = run.kept.iter().map(AsFd::as_fd).collect();
-            let news = News::Run { run: run.id, pid: run.pid, start_time: run.start_time };
-            heard = heard && send_waiting(channel, &news, &fds);
-        }
-        for (name, fd) in self.vault.iter() {
-            heard = heard && send_waiting(channel, &News::Stored { name: name.to_owned() }, &[fd]);
-        }
-        // If it was not heard the daemon is dead or stuck; its death tells us, and the next one
-        // is introduced anew.
-        let _ = heard && send_waiting(channel, &News::Attached, &[]);
-        self.runs.attached();
-        self.terminate_told = false;
+        let errno = leaving.become_keeper(&child::path_of(&program), true);
+        // The new daemon has shown that it speaks our protocol: the old keeper will do.
+        let _ = writeln!(std::io::stderr(), "rsm keeper: going on with the former version: {errno}");
     }
 
     fn channel(&self) -> Option<BorrowedFd<'_>> {
         self.daemon.as_ref()?.channel.as_ref().map(AsFd::as_fd)
     }
 
-    fn hang_up(&mut self) {
-        if let Some(daemon) = &mut self.daemon {
-            daemon.channel = None;
-            let _ = kill(Pid::from_raw(daemon.pid), Signal::SIGKILL);
-        }
-    }
-
     /// Carries out what the daemon has asked for.
     fn obey(&mut self) {
         let Some(channel) = self.daemon.as_mut().and_then(|daemon| daemon.channel.take()) else { return };
         // A daemon that hung up is ending; one that does not end is of no use.
-        if !self.obey_from(channel.as_fd()) {
-            return self.hang_up();
+        let open = self.obey_from(channel.as_fd());
+        let Some(daemon) = &mut self.daemon else { return };
+        if !open {
+            return daemon.kill();
         }
-        if let Some(daemon) = &mut self.daemon {
-            daemon.channel = Some(channel);
+        daemon.channel = Some(channel);
+        if std::mem::take(&mut self.serves) {
+            self.serving();
         }
     }
 
@@ -293,6 +346,12 @@ impl<'a> Keeper<'a> {
             Order::Release { run } => self.runs.release(run),
             Order::Closing => (self.terminate, self.terminate_told) = (true, true),
             Order::Shutdown => self.last_grace = Some(Instant::now() + LAST_GRACE),
+            Order::Adopt { run, pid, start_time } if !self.runs.contains(run) => {
+                self.runs.adopt(run, ProcessRef { pid, start_time }, fds);
+            }
+            Order::Adopt { .. } => {} // asked twice
+            Order::Replace => self.trial = fds.pop().map(File::from),
+            Order::Serving => self.serves = true,
         }
     }
 
@@ -304,15 +363,11 @@ impl<'a> Keeper<'a> {
         if fds.len() < given.saturating_add(1) {
             return self.runs.add_failed(run, StartStep::Fork, Errno::EMFILE);
         }
-        let mut kept = fds.split_off(1 + given);
+        let kept = fds.split_off(1 + given);
         let for_child = fds.split_off(1);
         let Some(order) = fds.pop() else { return };
-        let copy = order.try_clone();
         match spawn::fork(spawn::Order::File(order), for_child, self.nofile) {
-            Ok(forked) => {
-                kept.splice(0..0, copy);
-                self.runs.add(run, forked, kept);
-            }
+            Ok(forked) => self.runs.add(run, forked, kept),
             Err(errno) => self.runs.add_failed(run, StartStep::Fork, errno),
         }
     }
@@ -323,31 +378,18 @@ impl<'a> Keeper<'a> {
             return true;
         };
         let mut packet = [0; PACKET];
-        let mut tell = |news: &News| match channel::send(channel.as_fd(), news.write(&mut packet), &[]) {
+        let mut tell = |news: &News, fds: &[BorrowedFd<'_>]| match channel::send(
+            channel.as_fd(),
+            news.write(&mut packet),
+            fds,
+        ) {
             Ok(()) => true,
             Err(errno) => errno != Errno::EAGAIN && errno != Errno::ENOBUFS,
         };
         if !self.runs.tell(&mut tell) {
             return false;
         }
-        self.terminate_told = self.terminate_told || self.terminate && tell(&News::Terminate);
+        self.terminate_told = self.terminate_told || self.terminate && tell(&News::Terminate, &[]);
         self.terminate == self.terminate_told
-    }
-}
-
-/// Sends one packet, waiting for room up to a second.
-fn send_waiting(to: BorrowedFd<'_>, news: &News, fds: &[BorrowedFd<'_>]) -> bool {
-    let mut packet = [0; PACKET];
-    let bytes = news.write(&mut packet);
-    let until = Instant::now() + Duration::from_secs(1);
-    loop {
-        match channel::send(to, bytes, fds) {
-            Ok(()) => return true,
-            Err(Errno::EAGAIN | Errno::ENOBUFS) if Instant::now() < until => {
-                let mut room = [PollFd::new(to, PollFlags::POLLOUT)];
-                let _ = poll(&mut room, PollTimeout::from(100u8));
-            }
-            Err(_) => return false,
-        }
     }
 }

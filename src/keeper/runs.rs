@@ -1,17 +1,22 @@
-//! The keeper's table of runs: every app it is the parent of, and what the daemon has yet to hear.
+//! The keeper's table of runs: every app it starts or has taken over, and what the daemon has yet
+//! to hear of each.
 
-use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::wire::News;
 use crate::exit::StartStep;
+use crate::process::pidfd::ProcessRef;
 use crate::process::proc_fs::Stat;
 use crate::process::reap::Ended;
-use crate::process::spawn::{self, Forked};
+use crate::process::report::{Report, Told};
+use crate::process::spawn::Forked;
+use crate::process::watched::Watched;
 
 /// One life of an app's instance.
 #[derive(Debug)]
@@ -19,17 +24,42 @@ pub struct Run {
     /// The daemon's number for it.
     pub id: u64,
     /// Its first process.
-    pub pid: i32,
-    /// That process's start time, in clock ticks since boot.
-    pub start_time: u64,
-    /// The launch order and what else the daemon wants kept: survives the daemon, not the run.
+    pub process: ProcessRef,
+    /// What the daemon wants kept: survives the daemon, not the run.
     pub kept: Vec<OwnedFd>,
+    /// How its end is learned.
+    pub bond: Bond,
     /// Tells whether `exec` succeeded; gone once that is known.
-    pub report: Option<OwnedFd>,
-    ended: Option<Ended>,
-    failed: Option<(StartStep, i32)>,
-    owes_start: bool,
-    owes_end: bool,
+    pub report: Option<Report>,
+    /// What the answers to its filter's questions go through, if it has one.
+    pub notifier: Option<OwnedFd>,
+    /// How it ended.
+    pub ended: Option<Ended>,
+    /// Which step of its start failed, and with which error.
+    pub failed: Option<(StartStep, i32)>,
+    /// The daemon has yet to hear how the start went.
+    pub owes_start: bool,
+    /// And of the end.
+    pub owes_end: bool,
+}
+
+/// What a run's first process is to the keeper.
+#[derive(Debug)]
+pub enum Bond {
+    /// A child: it is reaped.
+    Child,
+    /// Another keeper began it: it is watched.
+    Foreign(Watched),
+    /// It could not even be made, or is gone.
+    None,
+}
+
+impl Run {
+    /// A run of which nothing is owed yet.
+    pub fn new(id: u64, process: ProcessRef, kept: Vec<OwnedFd>, bond: Bond) -> Self {
+        let (report, notifier, ended, failed) = (None, None, None, None);
+        Self { id, process, kept, bond, report, notifier, ended, failed, owes_start: false, owes_end: false }
+    }
 }
 
 /// All runs not yet released.
@@ -42,29 +72,34 @@ impl Runs {
         let Forked { pid, report } = forked;
         // A zombie's stat stays readable, and we alone reap it: this cannot be someone else's.
         let start_time = Stat::of(pid).map_or(0, |stat| stat.start_time);
-        let report = Some(report);
-        let (ended, failed, owes_start, owes_end) = (None, None, false, false);
-        self.0.push(Run { id, pid, start_time, kept, report, ended, failed, owes_start, owes_end });
+        let run = Run::new(id, ProcessRef { pid, start_time }, kept, Bond::Child);
+        self.0.push(Run { report: Some(report), ..run });
     }
 
     /// Adds a run that could not even be forked, so that its failure is told like any other.
     pub fn add_failed(&mut self, id: u64, step: StartStep, errno: Errno) {
-        let failed = Some((step, errno as i32));
-        self.0.push(Run {
-            id,
-            pid: 0,
-            start_time: 0,
-            kept: Vec::new(),
-            report: None,
-            ended: None,
-            failed,
-            owes_start: true,
-            owes_end: false,
-        });
+        let run = Run::new(id, ProcessRef { pid: 0, start_time: 0 }, Vec::new(), Bond::None);
+        self.0.push(Run { failed: Some((step, errno as i32)), owes_start: true, ..run });
+    }
+
+    /// Adds a run that another keeper began. If its process is gone, that is told.
+    pub fn adopt(&mut self, id: u64, process: ProcessRef, kept: Vec<OwnedFd>) {
+        let (bond, ended) = match Watched::new(process) {
+            Ok(watched) => (Bond::Foreign(watched), None),
+            Err(_) => (Bond::None, Some(Ended::Unseen)),
+        };
+        let run = Run::new(id, process, kept, bond);
+        let alive = ended.is_none();
+        self.0.push(Run { ended, owes_start: alive, owes_end: !alive, ..run });
+    }
+
+    /// Takes a run over as it is.
+    pub fn push(&mut self, run: Run) {
+        self.0.push(run);
     }
 
     /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Run> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Run> {
         self.0.iter()
     }
 
@@ -78,33 +113,63 @@ impl Runs {
         self.0.retain(|run| run.id != id || run.ended.is_none() && run.failed.is_none());
     }
 
-    /// Signals a run's group or first process, unless that is reaped.
+    /// Signals a run's group or first process, unless that has ended.
     pub fn signal(&self, id: u64, signal: i32, group: bool) {
-        let Some(run) = self.0.iter().find(|run| run.id == id && run.ended.is_none() && run.pid > 0) else {
-            return;
-        };
-        let target = Pid::from_raw(if group { -run.pid } else { run.pid });
-        // A child that has not come to `setsid` yet has no group of its own.
-        if let Ok(signal) = Signal::try_from(signal)
-            && kill(target, signal) == Err(Errno::ESRCH)
-            && group
-        {
-            let _ = kill(Pid::from_raw(run.pid), signal);
+        let Some(run) = self.0.iter().find(|run| run.id == id && run.ended.is_none()) else { return };
+        match &run.bond {
+            Bond::Child => signal_child(run.process.pid, signal, group),
+            Bond::Foreign(watched) => watched.signal(signal, group),
+            Bond::None => {}
         }
     }
 
     /// Notes that a child has ended, if it is one of the runs.
     pub fn ended(&mut self, pid: i32, ended: Ended) {
-        let Some(run) = self.0.iter_mut().find(|run| run.pid == pid && run.ended.is_none()) else { return };
+        let of_it =
+            |run: &&mut Run| run.process.pid == pid && run.ended.is_none() && matches!(run.bond, Bond::Child);
+        let Some(run) = self.0.iter_mut().find(of_it) else { return };
         // What the child had to say about its start is in the pipe by now.
         run.read_report(true);
         run.ended = Some(ended);
         run.owes_end = run.failed.is_none();
     }
 
-    /// Reads the reports of runs that are just starting.
-    pub fn read_reports(&mut self) {
-        self.0.iter_mut().for_each(|run| run.read_report(false));
+    /// Notes that a run has ended, as told by another.
+    pub fn note_end(&mut self, id: u64, ended: Ended) {
+        self.0.iter_mut().filter(|run| run.id == id).for_each(|run| run.ended = Some(ended));
+    }
+
+    /// Adds what to wait for: reports of starts, ends of those that are no children.
+    pub fn wait_for<'fd>(&'fd self, fds: &mut Vec<PollFd<'fd>>) {
+        for run in &self.0 {
+            if let Some(report) = &run.report {
+                fds.push(PollFd::new(report.as_fd(), PollFlags::POLLIN));
+            }
+            if let (Bond::Foreign(watched), None) = (&run.bond, run.ended) {
+                let (fd, flags) = watched.wait_for();
+                fds.push(PollFd::new(fd, flags));
+            }
+        }
+    }
+
+    /// When to look at them even if nothing is told.
+    pub fn look_at(&self) -> Option<Instant> {
+        let look_at = |run: &Run| match &run.bond {
+            Bond::Foreign(watched) if run.ended.is_none() => watched.look_at(),
+            Bond::Foreign(_) | Bond::Child | Bond::None => None,
+        };
+        self.0.iter().filter_map(look_at).min()
+    }
+
+    /// Takes note of reports of starts, and of ends of those that are no children.
+    pub fn look(&mut self) {
+        for run in &mut self.0 {
+            run.read_report(false);
+            if let (Bond::Foreign(watched), None) = (&mut run.bond, run.ended) {
+                run.ended = watched.ended();
+                run.owes_end = run.ended.is_some();
+            }
+        }
     }
 
     /// After a new daemon has attached and heard of every run: of the ended ones it must hear too.
@@ -116,48 +181,66 @@ impl Runs {
     }
 
     /// Tells all that is owed, until `tell` refuses. True if nothing is left.
-    pub fn tell(&mut self, mut tell: impl FnMut(&News) -> bool) -> bool {
+    pub fn tell(&mut self, mut tell: impl FnMut(&News, &[BorrowedFd<'_>]) -> bool) -> bool {
         for run in &mut self.0 {
             if run.owes_start && run.tell_start(&mut tell).is_none() {
                 return false;
             }
             if let (true, Some(ended)) = (run.owes_end, run.ended) {
-                if !tell(&News::Exited { run: run.id, ended }) {
+                if !tell(&News::Exited { run: run.id, ended }, &[]) {
                     return false;
                 }
                 run.owes_end = false;
             }
         }
         // A failed start needs no release: told is done, once its child is reaped.
-        self.0.retain(|run| run.failed.is_none() || run.owes_start || run.pid > 0 && run.ended.is_none());
+        self.0.retain(|run| {
+            run.failed.is_none() || run.owes_start || matches!(run.bond, Bond::Child) && run.ended.is_none()
+        });
         true
     }
 }
 
+fn signal_child(pid: i32, signal: i32, group: bool) {
+    let target = Pid::from_raw(if group { -pid } else { pid });
+    // A child that has not come to `setsid` yet has no group of its own.
+    if let Ok(signal) = Signal::try_from(signal)
+        && kill(target, signal) == Err(Errno::ESRCH)
+        && group
+    {
+        let _ = kill(Pid::from_raw(pid), signal);
+    }
+}
+
 impl Run {
+    /// All descriptors that the daemon is shown: those kept, then the notifier.
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        self.kept.iter().chain(&self.notifier).map(AsFd::as_fd).collect()
+    }
+
     /// Learns how the start went. `last`: the child is dead, there will be no more.
     fn read_report(&mut self, last: bool) {
         let Some(report) = self.report.take() else { return };
-        let mut word = [0; 8];
-        let mut file = std::fs::File::from(report);
-        match file.read(&mut word) {
-            Ok(length) => self.failed = spawn::failed_step(&word[..length]),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && !last => {
-                self.report = Some(file.into());
-                return;
+        loop {
+            match report.read() {
+                Told::Notifier(notifier) => self.notifier = Some(notifier),
+                Told::Failed(step, errno) => break self.failed = Some((step, errno)),
+                Told::Nothing if !last => return self.report = Some(report),
+                // Nothing, and yet dead: a descendant got hold of the other end before `exec`.
+                Told::Started | Told::Nothing => break,
             }
-            // A descendant that got hold of the pipe's end before `exec`: it did start.
-            Err(_) => {}
         }
         self.owes_start = true;
     }
 
-    fn tell_start(&mut self, tell: &mut impl FnMut(&News) -> bool) -> Option<()> {
+    fn tell_start(&mut self, tell: &mut impl FnMut(&News, &[BorrowedFd<'_>]) -> bool) -> Option<()> {
+        let ProcessRef { pid, start_time } = self.process;
         let news = match self.failed {
             Some((step, errno)) => News::SpawnFailed { run: self.id, step: step as u64, errno },
-            None => News::Spawned { run: self.id, pid: self.pid, start_time: self.start_time },
+            None => News::Spawned { run: self.id, pid, start_time },
         };
-        self.owes_start = !tell(&news);
+        let notifier: Vec<_> = self.notifier.iter().map(AsFd::as_fd).collect();
+        self.owes_start = !tell(&news, &notifier);
         (!self.owes_start).then_some(())
     }
 }

@@ -15,6 +15,12 @@ impl Vault {
         }
     }
 
+    /// Another vault with the same descriptors; what cannot be copied is left out.
+    pub fn copy(&self) -> Self {
+        let copy = |(name, fd): &(String, OwnedFd)| Some((name.clone(), fd.try_clone().ok()?));
+        Self(self.0.iter().filter_map(copy).collect())
+    }
+
     /// Closes what is kept under `name`.
     pub fn drop(&mut self, name: &str) {
         self.0.retain(|(kept, _)| kept != name);

@@ -20,7 +20,7 @@ const WORDS: usize = 6;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
     /// Fork and execute. Descriptors: the launch order's memory file, those for the child, then
-    /// `kept` ones that the keeper keeps with the run and shows to the next daemon.
+    /// those that the keeper keeps with the run and shows to the next daemon.
     Spawn {
         /// The run's number, the daemon's choice.
         run: u64,
@@ -54,6 +54,21 @@ pub enum Order {
     },
     /// A shutdown has begun: should the daemon die in the middle of it, the next one is told to go on.
     Closing,
+    /// Take up a run that another keeper began: watch this process, which is no child of ours, and
+    /// keep the descriptors that come along. Answered by `Spawned`, or by `Exited` if it is gone.
+    Adopt {
+        /// The run.
+        run: u64,
+        /// Its process.
+        pid: i32,
+        /// Start time of the process, in clock ticks since boot.
+        start_time: u64,
+    },
+    /// Start the next daemon from the binary that comes along, and go back to the present one unless
+    /// that says [`Order::Serving`] in time.
+    Replace,
+    /// The daemon answers clients.
+    Serving,
     /// The daemon is about to end for good: end too, and remove the socket.
     Shutdown,
 }
@@ -67,8 +82,13 @@ pub enum News {
         protocol: u64,
         /// The keeper's pid.
         keeper: i32,
+        /// Apps of ours may run that this keeper knows nothing of: it is not the one that began them.
+        succeeds: bool,
+        /// What came of the upgrade that led here.
+        upgrade: Upgrade,
     },
-    /// On attach, for each run not yet released. Descriptors: the launch order, those kept.
+    /// On attach, for each run not yet released. Descriptors: those kept, then the notifier of a run that
+    /// asks before it listens.
     Run {
         /// The run.
         run: u64,
@@ -76,6 +96,8 @@ pub enum News {
         pid: i32,
         /// Start time of the process, in clock ticks since boot.
         start_time: u64,
+        /// The keeper is its parent, and of what it leaves behind.
+        child: bool,
     },
     /// On attach, for each stored descriptor, which comes with it.
     Stored {
@@ -84,7 +106,7 @@ pub enum News {
     },
     /// All is told; what follows is new.
     Attached,
-    /// The program runs.
+    /// The program runs. Descriptor: the notifier of a run that asks before it listens.
     Spawned {
         /// The run.
         run: u64,
@@ -111,6 +133,29 @@ pub enum News {
     },
     /// The keeper was told to end (SIGTERM).
     Terminate,
+}
+
+/// What came of an upgrade, for the daemon that follows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Upgrade {
+    /// There was none.
+    #[default]
+    None,
+    /// The daemon that is told so is the new one.
+    Done,
+    /// The new one ended before it answered clients.
+    Died,
+    /// It did not come to answer clients in time.
+    Silent,
+}
+
+impl Upgrade {
+    const ALL: [Self; 4] = [Self::None, Self::Done, Self::Died, Self::Silent];
+
+    /// Back from a word; none for one that is not known.
+    pub fn from_word(word: u64) -> Option<Self> {
+        Self::ALL.get(usize::try_from(word).ok()?).copied()
+    }
 }
 
 #[derive(Default)]
@@ -171,6 +216,9 @@ impl Order {
             Self::Release { run } => Frame::new(&[5, *run]),
             Self::Shutdown => Frame::new(&[6]),
             Self::Closing => Frame::new(&[7]),
+            Self::Adopt { run, pid, start_time } => Frame::new(&[8, *run, word(*pid), *start_time]),
+            Self::Replace => Frame::new(&[9]),
+            Self::Serving => Frame::new(&[10]),
         };
         frame.write(packet)
     }
@@ -186,6 +234,9 @@ impl Order {
             5 => Self::Release { run: a },
             6 => Self::Shutdown,
             7 => Self::Closing,
+            8 => Self::Adopt { run: a, pid: number(b), start_time: c },
+            9 => Self::Replace,
+            10 => Self::Serving,
             _ => return None,
         })
     }
@@ -195,8 +246,12 @@ impl News {
     /// The packet of this message.
     pub fn write<'p>(&self, packet: &'p mut [u8; PACKET]) -> &'p [u8] {
         let frame = match self {
-            Self::Hello { protocol, keeper } => Frame::new(&[1, *protocol, word(*keeper)]),
-            Self::Run { run, pid, start_time } => Frame::new(&[2, *run, word(*pid), *start_time]),
+            Self::Hello { protocol, keeper, succeeds, upgrade } => {
+                Frame::new(&[1, *protocol, word(*keeper), u64::from(*succeeds), *upgrade as u64])
+            }
+            Self::Run { run, pid, start_time, child } => {
+                Frame::new(&[2, *run, word(*pid), *start_time, u64::from(*child)])
+            }
             Self::Stored { name } => Frame::named(3, name),
             Self::Attached => Frame::new(&[4]),
             Self::Spawned { run, pid, start_time } => Frame::new(&[5, *run, word(*pid), *start_time]),
@@ -205,6 +260,7 @@ impl News {
             Self::Exited { run, ended: Ended::Signal(signal, core) } => {
                 Frame::new(&[7, *run, 1, word(*signal), u64::from(*core)])
             }
+            Self::Exited { run, ended: Ended::Unseen } => Frame::new(&[7, *run, 2]),
             Self::Terminate => Frame::new(&[8]),
         };
         frame.write(packet)
@@ -214,13 +270,17 @@ impl News {
     pub fn read(packet: &[u8]) -> Option<Self> {
         let Frame { words: [kind, a, b, c, d, _], name } = Frame::read(packet)?;
         Some(match kind {
-            1 => Self::Hello { protocol: a, keeper: number(b) },
-            2 => Self::Run { run: a, pid: number(b), start_time: c },
+            1 => {
+                let upgrade = Upgrade::from_word(d)?;
+                Self::Hello { protocol: a, keeper: number(b), succeeds: c != 0, upgrade }
+            }
+            2 => Self::Run { run: a, pid: number(b), start_time: c, child: d != 0 },
             3 => Self::Stored { name: name.to_owned() },
             4 => Self::Attached,
             5 => Self::Spawned { run: a, pid: number(b), start_time: c },
             6 => Self::SpawnFailed { run: a, step: b, errno: number(c) },
             7 if b == 0 => Self::Exited { run: a, ended: Ended::Code(number(c)) },
+            7 if b == 2 => Self::Exited { run: a, ended: Ended::Unseen },
             7 => Self::Exited { run: a, ended: Ended::Signal(number(c), d != 0) },
             8 => Self::Terminate,
             _ => return None,
@@ -242,6 +302,9 @@ mod tests {
             Order::Release { run: 1 << 40 },
             Order::Shutdown,
             Order::Closing,
+            Order::Adopt { run: 3, pid: 4, start_time: u64::MAX },
+            Order::Replace,
+            Order::Serving,
         ];
         for order in orders {
             assert_eq!(Order::read(order.write(&mut [0; PACKET])), Some(order));
@@ -251,14 +314,15 @@ mod tests {
     #[test]
     fn news_survive_the_way() {
         let news = [
-            News::Hello { protocol: PROTOCOL, keeper: 4_194_304 },
-            News::Run { run: 1, pid: 2, start_time: u64::MAX },
+            News::Hello { protocol: PROTOCOL, keeper: 4_194_304, succeeds: true, upgrade: Upgrade::Silent },
+            News::Run { run: 1, pid: 2, start_time: u64::MAX, child: true },
             News::Stored { name: "n".repeat(MAX_NAME) },
             News::Attached,
             News::Spawned { run: 1, pid: 2, start_time: 3 },
             News::SpawnFailed { run: 1, step: 10, errno: 2 },
             News::Exited { run: 1, ended: Ended::Code(255) },
             News::Exited { run: 1, ended: Ended::Signal(11, true) },
+            News::Exited { run: 1, ended: Ended::Unseen },
             News::Terminate,
         ];
         for item in news {

@@ -33,11 +33,17 @@ impl Fixture {
     }
 
     fn start(program: &str, script: &str) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(1_000_000);
+        static NEXT: AtomicU32 = AtomicU32::new(1);
         nix::sys::prctl::set_child_subreaper(true).unwrap();
-        let run = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
+        // Other test processes look through all of the machine, too.
+        let run = u64::from(std::process::id()) << 32 | u64::from(NEXT.fetch_add(1, Ordering::Relaxed));
+        let run = run.to_string();
         let mut command = Command::new(program);
-        command.args(["-c", script]).env("RSM_RUN", &run).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command
+            .args(["-c", script])
+            .env("RSM_RUN", format!("{run}@/fixture"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
         // SAFETY: setsid(2) is async-signal-safe, and all that is done between fork and exec.
         unsafe { command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?)) };
         let mut child = command.spawn().unwrap();

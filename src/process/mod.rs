@@ -2,13 +2,20 @@
 //!
 //! Linux only, as are `keeper` and `cluster`. `unsafe` stands here and there alone.
 
+pub mod bpf;
 pub mod channel;
+mod dead;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod oom;
 pub mod pidfd;
 pub mod priority;
 pub mod proc_fs;
 pub mod reap;
+pub mod report;
+pub mod seccomp;
 pub mod signal;
 pub mod spawn;
+pub mod stdio;
 pub mod tree;
+pub mod watched;

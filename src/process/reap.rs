@@ -8,6 +8,20 @@ pub enum Ended {
     Code(i32),
     /// Signal number, and whether a core was dumped.
     Signal(i32, bool),
+    /// It is gone, and how it ended was told to someone else.
+    Unseen,
+}
+
+impl Ended {
+    /// From a status as `waitpid` gives it. Without WUNTRACED and WCONTINUED only ends are told:
+    /// exited or signalled.
+    pub(super) fn from_status(status: i32) -> Self {
+        if libc::WIFEXITED(status) {
+            Self::Code(libc::WEXITSTATUS(status))
+        } else {
+            Self::Signal(libc::WTERMSIG(status), libc::WCOREDUMP(status))
+        }
+    }
 }
 
 /// Collects one child that has ended, if there is one.
@@ -20,13 +34,7 @@ pub fn reap_one() -> Option<(i32, Ended)> {
         // SAFETY: `status` is a valid place for the kernel to write to.
         let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
         if pid > 0 {
-            // Without WUNTRACED and WCONTINUED only ends are told: exited or signalled.
-            let ended = if libc::WIFEXITED(status) {
-                Ended::Code(libc::WEXITSTATUS(status))
-            } else {
-                Ended::Signal(libc::WTERMSIG(status), libc::WCOREDUMP(status))
-            };
-            return Some((pid, ended));
+            return Some((pid, Ended::from_status(status)));
         }
         if pid == 0 || nix::errno::Errno::last() != nix::errno::Errno::EINTR {
             return None;

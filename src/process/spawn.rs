@@ -1,23 +1,25 @@
 //! From a launch order to a running program; names the step that failed.
 //!
-//! Runs in the keeper, which has one thread: after the fork the child may allocate. The child
-//! tells of a failed step through a close-on-exec pipe; that pipe closing without a word means
-//! that the program runs.
+//! Runs in the keeper, which has one thread: after the fork the child may allocate. How the start
+//! went is told through a [`report`].
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
 use std::fs::File;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
-use nix::unistd::{ForkResult, Gid, Uid};
+use nix::unistd::{ForkResult, Gid, Pid, Uid};
 use serde::{Deserialize, Serialize};
 
+use super::oom;
+use super::report::{self, Report, Teller};
+use super::seccomp::{self, Calls};
 use crate::exit::StartStep;
 use crate::spec::Account;
 
@@ -36,6 +38,12 @@ pub struct Launch {
     pub account: Option<Account>,
     /// The numbers that the passed descriptors shall have, in their order.
     pub fds: Vec<RawFd>,
+    /// Which calls it has to ask for before they happen. The notifier is reported.
+    #[serde(default)]
+    pub asks: Option<Calls>,
+    /// Its environment names its own process as the one that descriptors are passed to.
+    #[serde(default)]
+    pub listen_pid: bool,
 }
 
 /// Reads the launch order in the child: decoding there keeps the keeper small and unharmed by
@@ -52,8 +60,8 @@ pub enum Order {
 pub struct Forked {
     /// The child's pid.
     pub pid: i32,
-    /// Readable when it is decided: 8 bytes (see [`failed_step`]), or end of file for success.
-    pub report: OwnedFd,
+    /// Tells how it went on.
+    pub report: Report,
 }
 
 /// Forks a child that carries out `order` with the descriptors `fds`.
@@ -63,17 +71,15 @@ pub struct Forked {
 /// # Errors
 /// No pipe or no process could be made.
 pub fn fork(order: Order, fds: Vec<OwnedFd>, nofile: Option<(u64, u64)>) -> nix::Result<Forked> {
-    let (report, child_end) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+    let (report, mut teller) = report::pair()?;
+    let parent = nix::unistd::getpid();
     // SAFETY: the caller has one thread (the keeper's contract), so no lock can be held across the
     // fork by a thread that is not copied.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => Ok(Forked { pid: child.as_raw(), report }),
         ForkResult::Child => {
-            let (step, errno) = become_program(order, fds, nofile);
-            let mut word = [0; 8];
-            word[..4].copy_from_slice(&(step as u32).to_ne_bytes());
-            word[4..].copy_from_slice(&(errno as i32).to_ne_bytes());
-            let _ = nix::unistd::write(&child_end, &word);
+            let (step, errno) = become_program(parent, order, fds, nofile, &mut teller);
+            teller.failed(step, errno);
             // SAFETY: leaves at once, without running the parent's exit handlers a second time.
             unsafe { libc::_exit(127) }
         }
@@ -90,6 +96,27 @@ pub fn leave_caller() -> nix::Result<()> {
         ForkResult::Parent { .. } => std::process::exit(0),
         ForkResult::Child => nix::unistd::setsid().map(drop),
     }
+}
+
+/// Executes another program in this very process, which goes on to have the descriptors `passed`.
+/// All other threads end.
+///
+/// Only returns if that fails; the descriptors are close-on-exec then.
+pub fn become_another(program: &Path, argv: &[&str], passed: &[RawFd]) -> Errno {
+    let strings = || argv.iter().map(|text| CString::new(*text)).collect::<Result<Vec<_>, _>>();
+    let (Ok(argv), Ok(program)) = (strings(), CString::new(program.as_os_str().as_bytes())) else {
+        return Errno::EINVAL;
+    };
+    let mark = |flags: libc::c_int| {
+        passed.iter().for_each(|fd| {
+            // SAFETY: only the flags of this number are changed, which is open by the contract.
+            let _ = unsafe { libc::fcntl(*fd, libc::F_SETFD, flags) };
+        });
+    };
+    mark(0);
+    let Err(errno) = nix::unistd::execv(&program, &argv);
+    mark(libc::FD_CLOEXEC);
+    errno
 }
 
 /// Closes whatever the caller had open besides the standard three: a lock it holds, or a pipe that
@@ -109,15 +136,18 @@ pub fn close_inherited() {
     }
 }
 
-/// The step and error number in what a child reported; `None` if that is not such a report.
-pub fn failed_step(report: &[u8]) -> Option<(StartStep, i32)> {
-    let step = u32::from_ne_bytes(report.get(..4)?.try_into().ok()?);
-    let errno = i32::from_ne_bytes(report.get(4..8)?.try_into().ok()?);
-    Some((*StartStep::ALL.get(step as usize)?, errno))
-}
-
 /// Does all steps in turn; returns only when one failed.
-fn become_program(order: Order, fds: Vec<OwnedFd>, nofile: Option<(u64, u64)>) -> (StartStep, Errno) {
+fn become_program(
+    parent: Pid,
+    order: Order,
+    fds: Vec<OwnedFd>,
+    nofile: Option<(u64, u64)>,
+    teller: &mut Teller,
+) -> (StartStep, Errno) {
+    // Should the keeper die before the program runs, nobody would know of this process.
+    if let Err(errno) = die_with(parent) {
+        return (StartStep::Fork, errno);
+    }
     let launch = match order {
         Order::Ready(launch) => *launch,
         Order::File(file) => match read_order(file) {
@@ -125,25 +155,38 @@ fn become_program(order: Order, fds: Vec<OwnedFd>, nofile: Option<(u64, u64)>) -
             Err(errno) => return (StartStep::Fork, errno),
         },
     };
-    let steps: [(StartStep, &dyn Fn() -> nix::Result<()>); 5] = [
+    let above = above(&launch.fds);
+    if let Err(errno) = teller.move_above(above).and_then(|()| place_descriptors(fds, &launch.fds, above)) {
+        return (StartStep::Stdio, errno);
+    }
+    let steps: [(StartStep, &dyn Fn() -> nix::Result<()>); 6] = [
         (StartStep::Session, &open_session),
         (StartStep::Limits, &|| restore_limits(nofile)),
         // As in PM2 (and Node) the directory comes before the user: it may be open to root only.
         (StartStep::Directory, &|| nix::unistd::chdir(&launch.cwd)),
+        // While we may still do so without giving up privileges.
+        (StartStep::Filter, &|| install_filter(launch.asks, teller)),
         (StartStep::Group, &|| change_group(launch.account.as_ref())),
         (StartStep::User, &|| {
             launch.account.as_ref().map_or(Ok(()), |to| nix::unistd::setuid(Uid::from_raw(to.uid)))
         }),
     ];
-    if let Err(errno) = place_descriptors(fds, &launch.fds) {
-        return (StartStep::Stdio, errno);
-    }
     for (step, act) in steps {
         if let Err(errno) = act() {
             return (step, errno);
         }
     }
+    // A change of user has taken the promise back.
+    if let Err(errno) = die_with(parent) {
+        return (StartStep::Fork, errno);
+    }
     (StartStep::Exec, exec(&launch))
+}
+
+/// Ends this process as soon as its parent does.
+fn die_with(parent: Pid) -> nix::Result<()> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if nix::unistd::getppid() == parent { Ok(()) } else { Err(Errno::ESRCH) }
 }
 
 fn read_order(file: OwnedFd) -> nix::Result<Launch> {
@@ -177,7 +220,13 @@ pub fn raise_open_files() -> Option<(u64, u64)> {
 }
 
 fn restore_limits(nofile: Option<(u64, u64)>) -> nix::Result<()> {
+    oom::as_before();
     nofile.map_or(Ok(()), |(soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, soft, hard))
+}
+
+fn install_filter(asks: Option<Calls>, teller: &Teller) -> nix::Result<()> {
+    let Some(calls) = asks else { return Ok(()) };
+    teller.notifier(seccomp::install(calls)?.as_fd())
 }
 
 fn change_group(account: Option<&Account>) -> nix::Result<()> {
@@ -190,13 +239,17 @@ fn change_group(account: Option<&Account>) -> nix::Result<()> {
     nix::unistd::setgid(Gid::from_raw(account.gid))
 }
 
+/// The first number that none of the passed descriptors shall have.
+fn above(numbers: &[RawFd]) -> RawFd {
+    numbers.iter().max().map_or(3, |most| most + 1).max(3)
+}
+
 /// Gives the passed descriptors their numbers; standard input is `/dev/null` unless passed.
-fn place_descriptors(fds: Vec<OwnedFd>, numbers: &[RawFd]) -> nix::Result<()> {
+fn place_descriptors(fds: Vec<OwnedFd>, numbers: &[RawFd], above: RawFd) -> nix::Result<()> {
     if fds.len() != numbers.len() {
         return Err(Errno::EBADMSG);
     }
     // First out of the way, so that no number is taken while its turn has not come.
-    let above = numbers.iter().max().map_or(3, |most| most + 1).max(3);
     let mut moved = Vec::with_capacity(fds.len());
     for fd in fds {
         // SAFETY: duplicates an open descriptor to a free number.
@@ -225,31 +278,14 @@ fn place(from: RawFd, to: RawFd) -> nix::Result<()> {
 fn exec(launch: &Launch) -> Errno {
     let strings =
         |list: &[String]| list.iter().map(|text| CString::new(text.as_str())).collect::<Result<Vec<_>, _>>();
-    let (Ok(argv), Ok(env)) = (strings(&launch.argv), strings(&launch.env)) else { return Errno::EINVAL };
+    let (Ok(argv), Ok(mut env)) = (strings(&launch.argv), strings(&launch.env)) else { return Errno::EINVAL };
+    if launch.listen_pid {
+        env.extend(CString::new(format!("LISTEN_PID={}", std::process::id())));
+    }
     let Ok(program) = CString::new(launch.program.as_os_str().as_bytes()) else { return Errno::EINVAL };
+    // From here on it lives by itself: its mark tells whose it is.
+    let _ = nix::sys::prctl::set_pdeathsig(None);
     match nix::unistd::execve(&program, &argv, &env) {
         Err(errno) => errno,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_report_names_step_and_error() {
-        let mut word = [0; 8];
-        word[..4].copy_from_slice(&(StartStep::Directory as u32).to_ne_bytes());
-        word[4..].copy_from_slice(&libc::ENOENT.to_ne_bytes());
-        assert_eq!(failed_step(&word), Some((StartStep::Directory, libc::ENOENT)));
-        assert_eq!(failed_step(&word[..7]), None);
-        assert_eq!(failed_step(&[0xff; 8]), None);
-    }
-
-    #[test]
-    fn every_step_is_listed_at_its_own_number() {
-        for (number, step) in StartStep::ALL.into_iter().enumerate() {
-            assert_eq!(step as usize, number);
-        }
     }
 }

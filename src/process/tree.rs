@@ -6,10 +6,10 @@
 //! not give away while a member lives) or by the mark in its environment. One that opened a session
 //! of its own and cleaned its environment and lost its parent is not found this way.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::pidfd::ProcessRef;
-use super::proc_fs::{Stat, children, variable};
+use super::proc_fs::{Stat, all, children, variable};
 
 /// The keeper's children are looked through so often at most, when others keep coming.
 const MOST_LOOKS: u32 = 16;
@@ -30,6 +30,60 @@ pub struct RunLeft {
     pub run: u64,
     /// Its first process.
     pub leader: ProcessRef,
+    /// Where its orphans are.
+    pub orphans: Orphans,
+}
+
+/// Who took in what a run left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Orphans {
+    /// The keeper, whose child the run's first process was.
+    AtKeeper,
+    /// Whoever adopts on this machine: the keeper that began the run is dead.
+    Anywhere,
+    /// The same, and nobody saw the first process end: what has its pid as session or group may be a
+    /// stranger's by now.
+    AnywhereUnseen,
+}
+
+/// By what variable of its environment a process is known as one of ours: the run's number and,
+/// since runs of another rsm bear the same numbers, whose it is.
+#[derive(Clone, Debug)]
+pub struct Mark {
+    /// The variable.
+    pub name: &'static str,
+    /// What tells our runs from those of others.
+    pub owner: String,
+}
+
+impl Mark {
+    /// The variable's value for a run.
+    pub fn value(&self, run: u64) -> String {
+        format!("{run}@{}", self.owner)
+    }
+
+    /// The run that a process belongs to by its environment.
+    fn of(&self, pid: i32) -> Option<u64> {
+        let value = variable(pid, self.name)?;
+        let (run, owner) = value.split_once('@')?;
+        run.parse().ok().filter(|_| owner == self.owner)
+    }
+}
+
+/// All runs of which a process bears this mark, with their first process: of those that lead a
+/// session the oldest. None where no process of the run leads one: the first one is gone.
+pub fn marked(mark: &Mark) -> BTreeMap<u64, Option<ProcessRef>> {
+    let mut runs: BTreeMap<u64, Option<ProcessRef>> = BTreeMap::new();
+    for pid in all() {
+        let Some(stat) = Stat::of(pid).ok().filter(|stat| !stat.is_dead()) else { continue };
+        let Some(run) = mark.of(pid) else { continue };
+        let oldest = runs.entry(run).or_default();
+        let older = |other: ProcessRef| (stat.start_time, pid) < (other.start_time, other.pid);
+        if stat.session == pid && oldest.is_none_or(older) {
+            *oldest = Some(ProcessRef { pid, start_time: stat.start_time });
+        }
+    }
+    runs
 }
 
 /// The tree below a live process, that one first. Zombies are left out: they are gone but for the
@@ -63,20 +117,18 @@ fn descend(pid: i32, found: &mut Vec<Member>, seen: &mut HashSet<i32>) {
 pub fn remains(
     keeper: i32,
     runs: &[RunLeft],
-    mark: &str,
+    mark: &Mark,
     live: &HashSet<i32>,
 ) -> HashMap<u64, Vec<ProcessRef>> {
+    let (ours, others): (Vec<RunLeft>, Vec<RunLeft>) =
+        runs.iter().partition(|run| run.orphans == Orphans::AtKeeper);
     let mut left = HashMap::new();
-    let mut there = children(keeper, 1);
-    for _ in 0..MOST_LOOKS {
-        left = adopted(&there, runs, mark, live);
-        // One that ended meanwhile may have left its children to the keeper after we had its list.
-        let now = children(keeper, 1);
-        let came = now.iter().any(|child| !live.contains(child) && !there.contains(child));
-        there = now;
-        if !came {
-            break;
-        }
+    if !ours.is_empty() {
+        left.extend(adopted(|| children(keeper, 1), &ours, mark, live));
+    }
+    if !others.is_empty() {
+        let known = |pid: &i32| *pid != keeper && *pid > 1;
+        left.extend(adopted(|| all().into_iter().filter(known).collect(), &others, mark, live));
     }
     // A leader that nobody is the parent of any more (the keeper died) may still be there.
     for run in runs {
@@ -87,14 +139,40 @@ pub fn remains(
     left
 }
 
-/// What of the keeper's children belongs to these runs, and all below it.
+/// What belongs to these runs among the processes that `look` gives, and all below it.
 fn adopted(
-    there: &[i32],
+    look: impl Fn() -> Vec<i32>,
     runs: &[RunLeft],
-    mark: &str,
+    mark: &Mark,
     live: &HashSet<i32>,
 ) -> HashMap<u64, Vec<ProcessRef>> {
-    let by_leader: HashMap<i32, u64> = runs.iter().map(|left| (left.leader.pid, left.run)).collect();
+    let mut there = look();
+    let mut left = HashMap::new();
+    for _ in 0..MOST_LOOKS {
+        left = belonging(&there, runs, mark, live);
+        // One that ended meanwhile may have left its children to the keeper after we had its list.
+        let now = look();
+        let came = now.iter().any(|child| !live.contains(child) && !there.contains(child));
+        there = now;
+        if !came {
+            break;
+        }
+    }
+    left
+}
+
+fn belonging(
+    there: &[i32],
+    runs: &[RunLeft],
+    mark: &Mark,
+    live: &HashSet<i32>,
+) -> HashMap<u64, Vec<ProcessRef>> {
+    // Without a first process that was ever seen there is no session either; number 0 is that of the
+    // kernel's own threads, and of processes whose session began outside of this container.
+    let seen_to_the_end =
+        runs.iter().filter(|left| left.orphans != Orphans::AnywhereUnseen && left.leader.pid > 1);
+    let by_leader: HashMap<i32, u64> = seen_to_the_end.map(|left| (left.leader.pid, left.run)).collect();
+    let at_keeper = runs.iter().all(|left| left.orphans == Orphans::AtKeeper);
     let numbers: HashSet<u64> = runs.iter().map(|left| left.run).collect();
     let mut left: HashMap<u64, Vec<ProcessRef>> = HashMap::new();
     let mut seen = HashSet::new();
@@ -104,12 +182,12 @@ fn adopted(
     for child in there.iter().copied().filter(|child| *child != me && !live.contains(child)) {
         let Ok(stat) = Stat::of(child) else { continue };
         let by_session = by_leader.get(&stat.session).or_else(|| by_leader.get(&stat.group)).copied();
-        let by_mark = || variable(child, mark)?.parse().ok().filter(|run| numbers.contains(run));
+        let by_mark = || mark.of(child).filter(|run| numbers.contains(run));
         if let Some(run) = by_session.or_else(by_mark) {
             let mut found = Vec::new();
             descend(child, &mut found, &mut seen);
             left.entry(run).or_default().extend(found.into_iter().map(|member| member.process));
-        } else if Stat::of(child).is_ok_and(|now| now.exiting && !now.is_dead()) {
+        } else if at_keeper && Stat::of(child).is_ok_and(|now| now.exiting && !now.is_dead()) {
             // Nobody can tell any more whose it was, and it has yet to leave its children to the keeper.
             // Until then none of these runs is over. (Asked only now: it may have begun to end between
             // the first look and the reading of its environment, which then fails.)
@@ -130,8 +208,17 @@ mod tests {
     /// adopts. Tests run beside each other, so what other ones left is nobody's here.
     fn left_of(app: &Fixture, run: u64) -> Vec<ProcessRef> {
         let me = std::process::id().cast_signed();
-        let runs = [RunLeft { run, leader: app.leader() }];
-        remains(me, &runs, "RSM_RUN", &HashSet::new()).remove(&run).unwrap_or_default()
+        let look = |orphans| {
+            let runs = [RunLeft { run, leader: app.leader(), orphans }];
+            remains(me, &runs, &mark(), &HashSet::new()).remove(&run).unwrap_or_default()
+        };
+        let left = look(Orphans::AtKeeper);
+        assert_eq!(look(Orphans::Anywhere), left);
+        left
+    }
+
+    fn mark() -> Mark {
+        Mark { name: "RSM_RUN", owner: "/fixture".into() }
     }
 
     fn number(app: &Fixture) -> u64 {
@@ -174,8 +261,16 @@ mod tests {
         }
         app.kill_leader();
         assert_eq!(left_of(&app, number(&app)), [orphan]);
-        let other = Fixture::sh("exit 0");
+        let mut other = Fixture::sh("exit 0");
+        other.wait();
         assert!(left_of(&app, number(&other)).is_empty(), "nothing but the mark says whose it is");
+    }
+
+    #[test]
+    fn a_run_without_first_process_has_no_session() {
+        let leader = ProcessRef { pid: 0, start_time: 0 };
+        let runs = [RunLeft { run: u64::MAX, leader, orphans: Orphans::Anywhere }];
+        assert!(remains(1, &runs, &mark(), &HashSet::new()).is_empty(), "that of kernel threads is 0");
     }
 
     #[test]
@@ -185,8 +280,17 @@ mod tests {
         app.line();
         app.kill_leader();
         assert_eq!(left_of(&app, number(&app)), [orphan]);
-        let runs = [RunLeft { run: number(&app), leader: app.leader() }];
+        let orphans = Orphans::AtKeeper;
+        let runs = [RunLeft { run: number(&app), leader: app.leader(), orphans }];
         let live = HashSet::from([orphan.pid]);
-        assert!(remains(std::process::id().cast_signed(), &runs, "RSM_RUN", &live).is_empty());
+        assert!(remains(std::process::id().cast_signed(), &runs, &mark(), &live).is_empty());
+        // One whose first process nobody saw end is known by its mark alone.
+        let runs = [RunLeft { orphans: Orphans::AnywhereUnseen, ..runs[0] }];
+        let by_mark = |owner| {
+            let mark = Mark { owner: String::from(owner), ..mark() };
+            remains(std::process::id().cast_signed(), &runs, &mark, &HashSet::new()).remove(&number(&app))
+        };
+        assert_eq!(by_mark("/fixture"), Some(vec![orphan]));
+        assert_eq!(by_mark("/another"), None);
     }
 }

@@ -17,7 +17,7 @@ use serde_json::Value;
 pub mod following;
 
 /// How long anything may take before a test fails. Long, as machines are shared.
-pub const DEADLINE: Duration = Duration::from_secs(40);
+pub const DEADLINE: Duration = Duration::from_secs(120);
 
 /// One rsm of its own.
 pub struct Rsm {

@@ -9,7 +9,7 @@ mod checks;
 mod world;
 
 use rsm::daemon::saved;
-use rsm::daemon::supervisor::{Command, Input, Supervisor};
+use rsm::daemon::supervisor::{Change, Command, Input, Supervisor};
 use rsm::daemon::world::World;
 use rsm::instance::state::Process;
 use rsm::ipc::message::{ActOn, Action, ApiError, Existing, Inherited, Report, ScaleTo, StartApps};
@@ -24,11 +24,20 @@ const NAMES: [&str; 6] = ["api", "web", "worker", "cron", "mail", "7"];
 
 type Answer = oneshot::Receiver<Result<Report, ApiError>>;
 
+/// A command that has no answer yet, and asks the next daemon when this one dies.
+struct Asked {
+    at: u64,
+    change: Change,
+    key: String,
+    answer: Answer,
+}
+
 struct Simulation {
     seed: u64,
     supervisor: Supervisor<SimWorld>,
     checks: Checks,
-    answers: Vec<(u64, String, Answer)>,
+    asked: Vec<Asked>,
+    commands: u64,
     events: u64,
     deaths: bool,
 }
@@ -36,7 +45,15 @@ struct Simulation {
 impl Simulation {
     fn new(seed: u64, deaths: bool) -> Self {
         let supervisor = Supervisor::new(SimWorld::new(seed));
-        Self { seed, supervisor, checks: Checks::default(), answers: Vec::new(), events: 0, deaths }
+        Self {
+            seed,
+            supervisor,
+            checks: Checks::default(),
+            asked: Vec::new(),
+            commands: 0,
+            events: 0,
+            deaths,
+        }
     }
 
     fn run(mut self, events: u64) -> Self {
@@ -83,11 +100,11 @@ impl Simulation {
         let mut broken = std::mem::take(&mut self.supervisor.world.broken);
         broken.extend(self.checks.broken(&self.supervisor));
         let now = self.supervisor.world.clock;
-        self.answers.retain_mut(|(asked, what, answer)| match answer.try_recv() {
+        self.asked.retain_mut(|asked| match asked.answer.try_recv() {
             Ok(_) | Err(oneshot::error::TryRecvError::Closed) => false,
             Err(oneshot::error::TryRecvError::Empty) => {
-                if now > *asked + checks::LONGEST_COMMAND {
-                    broken.push(format!("{what}, asked at {asked}, has no answer at {now}"));
+                if now > asked.at + checks::LONGEST_COMMAND {
+                    broken.push(format!("{:?}, asked at {}, has no answer at {now}", asked.change, asked.at));
                 }
                 true
             }
@@ -106,15 +123,20 @@ impl Simulation {
         if busy && self.random().u32(..20) != 0 || self.random().u32(..6) != 0 {
             return;
         }
-        let (reply, answer) = oneshot::channel();
-        let command = self.any_command(reply);
-        let what = format!("{command:?}");
-        self.answers.push((self.supervisor.world.clock, what.chars().take(200).collect(), answer));
-        self.input(Input::Command(command));
+        let change = self.any_change();
+        self.commands += 1;
+        self.ask(change, self.commands.to_string());
         self.check();
     }
 
-    fn any_command(&mut self, reply: oneshot::Sender<Result<Report, ApiError>>) -> Command {
+    fn ask(&mut self, change: Change, key: String) {
+        let (reply, answer) = oneshot::channel();
+        let at = self.supervisor.world.clock;
+        self.asked.push(Asked { at, change: change.clone(), key: key.clone(), answer });
+        self.input(Input::Command(Command::Change { change, key: Some(key), reply }));
+    }
+
+    fn any_change(&mut self) -> Change {
         let random = self.random();
         let name = random.choice(NAMES).unwrap_or("api").to_owned();
         let selector = match random.u32(..10) {
@@ -131,33 +153,48 @@ impl Simulation {
                 let existing = existing.unwrap_or_default();
                 let existing =
                     if self.supervisor.instances().len() > 40 { Existing::Restart } else { existing };
-                Command::Start(StartApps { apps, inherited: Inherited::default(), existing }, reply)
+                Change::Start(StartApps { apps, inherited: Inherited::default(), existing })
             }
-            8..12 => Command::Act(Action::Stop, on, reply),
-            12..15 => Command::Act(Action::Restart, on, reply),
-            15..17 => Command::Act(Action::Start, on, reply),
-            17..19 => Command::Act(Action::Delete, on, reply),
-            19 => Command::Act(Action::Reset, on, reply),
-            20 => Command::Signal(on.select, 10, reply),
+            8..12 => Change::Act(Action::Stop, on),
+            12..15 => Change::Act(Action::Restart, on),
+            15..17 => Change::Act(Action::Start, on),
+            17..19 => Change::Act(Action::Delete, on),
+            19 => Change::Act(Action::Reset, on),
+            20 => Change::Signal(on.select, 10),
             21 => {
-                let saved = saved::read(&self.supervisor.world.disk).unwrap_or_default();
+                let saved = saved::read(&self.supervisor.world.saved).unwrap_or_default();
                 let saved =
                     if self.supervisor.instances().len() > 40 { saved::Saved::default() } else { saved };
-                Command::Resurrect(saved, reply)
+                Change::Resurrect(saved)
             }
             _ => {
                 let to =
                     [ScaleTo::Exactly(random.u32(..5)), ScaleTo::Add(1), ScaleTo::Remove(random.u32(..3))];
-                Command::Scale(name, random.choice(to).unwrap_or(ScaleTo::Add(1)), reply)
+                Change::Scale(name, random.choice(to).unwrap_or(ScaleTo::Add(1)))
             }
         }
     }
 
-    /// The daemon dies in the middle of it all; the next one has what was saved and the keeper.
+    /// The daemon dies in the middle of it all; the next one has what was saved and the keeper. Or the
+    /// keeper dies too: it has what was on the disk, and what runs. Or the state is lost as well.
     fn daemon_dies(&mut self) {
         let mut world = std::mem::replace(&mut self.supervisor, Supervisor::new(SimWorld::new(0))).world;
-        world.daemon_died();
-        let saved = saved::read(&world.disk).unwrap_or_default();
+        let saved = match world.random.u32(..10) {
+            0..6 => {
+                world.daemon_died();
+                saved::read(&world.saved).unwrap_or_default()
+            }
+            6..9 => {
+                world.managers_died();
+                saved::read(&world.disk).unwrap_or_default()
+            }
+            _ => {
+                let last_run = world.forget_all();
+                let mut lost = saved::Saved::default();
+                lost.last_run = last_run;
+                lost
+            }
+        };
         let since = world.now();
         let kept = world
             .runs
@@ -169,14 +206,16 @@ impl Simulation {
         self.supervisor.end_of_batch();
         self.checks.daemon_died(&self.supervisor);
         self.check();
+        for asked in std::mem::take(&mut self.asked) {
+            self.ask(asked.change, asked.key);
+        }
+        self.check();
     }
 
     /// Everything is deleted: nothing may be left, anywhere.
     fn wind_down(&mut self) {
-        let (reply, answer) = oneshot::channel();
         let on = ActOn { select: vec!["all".into()], ..ActOn::default() };
-        self.answers.push((self.supervisor.world.clock, "the last delete".into(), answer));
-        self.input(Input::Command(Command::Act(Action::Delete, on, reply)));
+        self.ask(Change::Act(Action::Delete, on), "the last".into());
         let limit = self.events + 1_000_000;
         while !(self.supervisor.instances().is_empty() && self.supervisor.world.runs.is_empty()) {
             self.step();

@@ -41,7 +41,9 @@ pub struct SimWorld {
     pub random: fastrand::Rng,
     pub clock: u64,
     pub runs: BTreeMap<RunId, Run>,
-    /// What was saved last: it survives the daemon.
+    /// What was saved last, as the keeper has it: it survives the daemon.
+    pub saved: Vec<u8>,
+    /// The same on the disk, which may be late: it survives all.
     pub disk: Vec<u8>,
     /// What the rules were broken by.
     pub broken: Vec<String>,
@@ -60,6 +62,7 @@ impl SimWorld {
             random: fastrand::Rng::with_seed(seed),
             clock: 1_000_000,
             runs: BTreeMap::new(),
+            saved: Vec::new(),
             disk: Vec::new(),
             broken: Vec::new(),
             due: BinaryHeap::new(),
@@ -138,6 +141,36 @@ impl SimWorld {
             .map(|(id, _)| *id)
             .collect();
         starting.into_iter().for_each(|id| self.come_up(id, 2));
+    }
+
+    /// Daemon and keeper are dead. What is alive runs on; how other runs ended nobody knows any more,
+    /// and starts under way die with the keeper.
+    pub fn managers_died(&mut self) {
+        self.what.retain(|_, due| matches!(due, Due::End(..) | Due::Orphan(_)));
+        self.sweeps.clear();
+        self.save_asked = false;
+        self.runs.retain(|_, run| run.started && (run.end.is_none() || run.left > 0));
+        self.unreleased.retain(|run| self.runs.contains_key(run));
+        let found: Vec<(RunId, Event)> = self
+            .runs
+            .iter()
+            .map(|(id, run)| match run.end {
+                None => (*id, Event::Spawned { run: id.number, pid: run.pid, start_time: 1 }),
+                Some(_) => (*id, Event::Exited { run: id.number, exit: Exit::Unknown }),
+            })
+            .collect();
+        for (id, event) in found {
+            self.schedule(1, Due::Keeper(Input::Fact { instance: id.instance, event }));
+        }
+    }
+
+    /// Nobody is left who knows of the runs: they are left alone. The highest number among them.
+    pub fn forget_all(&mut self) -> u32 {
+        let last = self.runs.keys().map(|run| run.number).max().unwrap_or(0);
+        self.what.clear();
+        self.runs.clear();
+        self.unreleased.clear();
+        last
     }
 
     fn come_up(&mut self, id: RunId, after: u64) {
@@ -253,7 +286,10 @@ impl World for SimWorld {
         }
         self.save_asked = false;
         self.last_save = self.clock;
-        self.disk = state();
+        self.saved = state();
+        if urgent || self.random.u32(..4) != 0 {
+            self.disk.clone_from(&self.saved);
+        }
         true
     }
 

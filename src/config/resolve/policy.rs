@@ -18,6 +18,7 @@ pub(super) fn apply(settings: &Settings, app: &mut AppSpec, findings: &mut Findi
             .warn(&asked.at, "`wait_ready` is not heeded in this version; the app is online once it runs");
     }
     set(&mut app.autostart, given(&settings.autostart).copied());
+    set(&mut app.depends_on, given(&settings.depends_on).map(|names| names.0.clone()));
     app.max_memory_restart = given(&settings.max_memory_restart).map(|size| size.0);
     app.cron_restart = given(&settings.cron_restart).and_then(|cron| cron.0.clone());
 }

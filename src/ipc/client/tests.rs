@@ -11,6 +11,12 @@ use crate::ipc::message::{ActOn, Action, Pong};
 /// A home whose socket answers connection after connection with the next of these scripts, each
 /// a list of answers to the requests on it; then that connection is closed.
 async fn talk(scripts: &[&[&str]], test: impl AsyncFnOnce(Home)) -> Vec<String> {
+    let heads = talk_in_full(scripts, test).await;
+    heads.iter().map(|head| head.lines().next().unwrap_or_default().to_owned()).collect()
+}
+
+/// The same; returns the heads of what was asked.
+async fn talk_in_full(scripts: &[&[&str]], test: impl AsyncFnOnce(Home)) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
     let home = Home::at(dir.path());
     let listener = UnixListener::bind(home.socket()).unwrap();
@@ -36,7 +42,7 @@ async fn hear_head(stream: &mut UnixStream) -> String {
             break;
         }
     }
-    String::from_utf8_lossy(&heard).lines().next().unwrap_or_default().to_owned()
+    String::from_utf8_lossy(&heard).into_owned()
 }
 
 const PONG: &str = "HTTP/1.1 200 OK\r\nContent-Length: 26\r\n\r\n{\"version\":\"0.1\",\"pid\":77}";
@@ -72,24 +78,39 @@ async fn a_question_is_asked_again_when_the_daemon_dies() {
 }
 
 #[tokio::test]
-async fn an_order_is_not_given_twice() {
-    let heard = talk(&[&[""]], async |home| {
+async fn an_order_is_given_again_by_the_same_key() {
+    let heads = talk_in_full(&[&[""], &[BROKEN], &[PONG]], async |home| {
+        let mut client = Client::connect(&home).await.unwrap();
+        client.bytes(&stop_all()).await.unwrap();
+    })
+    .await;
+    let key = |head: &String| {
+        head.lines().find_map(|line| line.strip_prefix("idempotency-key: ")).map(str::to_owned).unwrap()
+    };
+    let keys: Vec<String> = heads.iter().map(key).collect();
+    assert!(keys.len() == 3 && keys[0].len() == 32 && keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+}
+
+#[tokio::test]
+async fn an_order_that_daemon_after_daemon_dies_of_comes_to_an_end() {
+    let heard = talk(&[&[""] as &[&str]; MOST_TRIES as usize], async |home| {
         let mut client = Client::connect(&home).await.unwrap();
         let error = client.bytes(&stop_all()).await.unwrap_err();
         assert!(matches!(error, ClientError::Lost(_)), "{error:?}");
         assert!(error.to_string().contains("rsm list"));
     })
     .await;
-    assert_eq!(heard, ["POST /v1/instances/stop HTTP/1.1"]);
+    assert_eq!(heard.len(), MOST_TRIES as usize);
 }
 
 #[tokio::test]
-async fn an_answer_cut_short_is_lost() {
-    talk(&[&[BROKEN]], async |home| {
+async fn what_ends_the_daemon_is_not_asked_again() {
+    let heard = talk(&[&[""]], async |home| {
         let mut client = Client::connect(&home).await.unwrap();
-        assert!(matches!(ping(&mut client).await, Err(ClientError::Lost(_))));
+        assert!(matches!(client.bytes(&Request::Shutdown).await, Err(ClientError::Lost(_))));
     })
     .await;
+    assert_eq!(heard, ["POST /v1/shutdown HTTP/1.1"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ use crate::ipc::server::{Allowed, Answer, Service, serve};
 struct Daemon;
 
 impl Service for Daemon {
-    async fn answer(&self, _request: Request) -> Result<Answer, ApiError> {
+    async fn answer(&self, _request: Request, _key: Option<String>) -> Result<Answer, ApiError> {
         Ok(Answer::Json(br#"{"version":"0.1","pid":7}"#.to_vec()))
     }
 }

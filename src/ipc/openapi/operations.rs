@@ -9,7 +9,7 @@ use crate::ipc::message::{
     ActOn, EventView, Info, InstanceDetail, InstanceView, LogItem, Pong, Report, Saved, ScaleTo, Selectors,
     StartApps,
 };
-use crate::ipc::route::{FlushBody, SaveBody, SignalBody};
+use crate::ipc::route::{FlushBody, SaveBody, SignalBody, UpgradeBody};
 use crate::spec::Vars;
 
 /// One method on one path.
@@ -187,6 +187,15 @@ pub(super) static OPERATIONS: &[Operation] = &[
         "What happens, as it happens; `{\"missed\": n}` where a slow reader lost n events",
         Reply::Lines(schema_of::<EventView>),
     ),
+    Operation {
+        reply: Reply::Json(OBJECT),
+        ..post(
+            "/v1/upgrade",
+            "upgrade",
+            "Lets a daemon of another binary take over; the connection breaks when it does",
+            body(schema_of::<UpgradeBody>, r#"{"binary":"/usr/local/bin/rsm"}"#),
+        )
+    },
     post("/v1/shutdown", "shutdown", "Stops every app, then daemon and keeper", None),
     get("/v1/openapi.json", "openapi", "This document", Reply::Json(OBJECT)),
 ];

@@ -38,6 +38,7 @@ fn all() -> Vec<Request> {
         Request::ReopenLogs,
         Request::Logs(LogQuery::default()),
         Request::Events,
+        Request::Upgrade { binary: "/opt/rsm".into() },
         Request::Shutdown,
         Request::OpenApi,
     ];
@@ -63,11 +64,12 @@ fn all() -> Vec<Request> {
             | Request::ReopenLogs
             | Request::Logs(_)
             | Request::Events
+            | Request::Upgrade { .. }
             | Request::Shutdown
             | Request::OpenApi => {}
         }
     }
-    assert_eq!(all.iter().map(discriminant).collect::<std::collections::HashSet<_>>().len(), 19);
+    assert_eq!(all.iter().map(discriminant).collect::<std::collections::HashSet<_>>().len(), 20);
     all
 }
 

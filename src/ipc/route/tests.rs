@@ -72,6 +72,7 @@ fn requests() -> impl Strategy<Value = Request> {
         texts(0).prop_map(Request::Flush),
         (texts(0), any::<String>()).prop_map(|(select, signal)| Request::Signal { select, signal }),
         (any::<String>(), scales()).prop_map(|(name, to)| Request::Scale { name, to }),
+        any::<String>().prop_map(|binary| Request::Upgrade { binary: binary.into() }),
         acts(),
         log_queries(),
         starts(),

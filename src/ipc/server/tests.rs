@@ -22,7 +22,7 @@ struct Fake {
 }
 
 impl Service for Fake {
-    async fn answer(&self, request: Request) -> Result<Answer, ApiError> {
+    async fn answer(&self, request: Request, _key: Option<String>) -> Result<Answer, ApiError> {
         self.asked.borrow_mut().push(request.clone());
         match &request {
             Request::Events => {

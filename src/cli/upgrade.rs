@@ -1,0 +1,86 @@
+//! `upgrade`: another version of rsm takes over, and no app notices.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::time::Instant;
+
+use super::output;
+use super::session::Session;
+use crate::daemon;
+use crate::error::Error;
+use crate::ipc::client::{Client, ClientError};
+use crate::ipc::message::{Pong, Request, UpgradeOutcome};
+use crate::version::version;
+
+/// How long the change may take: the new daemon is given ten seconds, and the former one follows it
+/// where that was in vain.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+// A binary to change to.
+#[derive(Args, Debug)]
+pub(super) struct Upgrade {
+    /// The new binary; without it, the one that this command is
+    #[arg(long, value_name = "PATH")]
+    binary: Option<PathBuf>,
+}
+
+/// Changes the running daemon and keeper to another binary.
+pub(super) async fn upgrade(args: Upgrade, session: &Session) -> Result<(), Error> {
+    let binary = match args.binary {
+        Some(path) => std::path::absolute(path),
+        None => std::env::current_exe(),
+    };
+    let binary = binary.map_err(|error| Error::System { what: "finding the new binary", error })?;
+    let Some(mut client) = session.connect_if_running().await? else {
+        session.note(format_args!("no daemon runs: the next one to start is rsm {}", version()));
+        return Ok(());
+    };
+    client.on_other_version(|_| {}); // that is what this is for
+    let before: Pong = client.call(&Request::Ping).await.map_err(|error| session.failed(error))?;
+    let asked = client.bytes(&Request::Upgrade { binary: binary.clone() }).await;
+    // Otherwise it makes place, and has no answer.
+    if let Err(ClientError::Refused(error)) = asked {
+        return Err(session.failed(ClientError::Refused(error)));
+    }
+    let after = session.wait("the new version to take over", successor(session, before.pid)).await?;
+    match after.upgrade {
+        Some(UpgradeOutcome::Done) | None => {
+            session.note(format_args!("rsm {} took over from {}", after.version, before.version));
+            Ok(())
+        }
+        Some(outcome) => {
+            let what = match outcome {
+                UpgradeOutcome::Silent => "did not come to answer",
+                UpgradeOutcome::Died | UpgradeOutcome::Done => "ended before it answered",
+            };
+            let reason = format!(
+                "the daemon of {} {what}; rsm {} goes on, and no app was touched",
+                binary.display(),
+                after.version
+            );
+            Err(Error::Upgrade { reason, log: session.home.own_log() })
+        }
+    }
+}
+
+/// The daemon after the one of this pid, once it answers.
+async fn successor(session: &Session, former: i32) -> Result<Pong, Error> {
+    let begin = Instant::now();
+    loop {
+        let asked = async { Client::connect(&session.home).await?.call::<Pong>(&Request::Ping).await };
+        match asked.await {
+            Ok(pong) if pong.pid != former => return Ok(pong),
+            Err(error) if begin.elapsed() > PATIENCE => return Err(session.failed(error)),
+            Ok(_) | Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+/// What this binary can take over, for the daemon that asks.
+pub(super) fn can_take_over() -> Result<(), Error> {
+    let abilities = daemon::upgrade::abilities(std::io::stdin().lock());
+    let part = |error: std::io::Error| Error::Part { part: "can-take-over", reason: error.to_string() };
+    output::json(&serde_json::to_value(abilities.map_err(part)?).unwrap_or_default())
+}

@@ -1,0 +1,355 @@
+//! All that is known of apps, runs, sockets and groups: plain data, so that it can be saved as it is and
+//! taken up by another daemon. The descriptors themselves are kept beside it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::address::{Address, Protocol};
+use super::order::Order;
+use super::steer::{self, Balance, NOBODY, Target};
+use crate::process::bpf::{Instruction, give};
+
+/// Version of the saved form; another one's book is not read.
+pub const VERSION: u32 = 1;
+
+/// What an app wants of its ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// How connections are spread.
+    pub balance: Balance,
+    /// Its slots, whether something runs there or not: with [`Balance::IpHash`] each keeps its clients.
+    pub slots: Vec<u32>,
+    /// It may bind privileged ports although its user may not.
+    pub low_ports: bool,
+    /// Its UDP ports are shared, too.
+    pub udp: bool,
+    /// A new run gets sockets of its own instead of those of the run it replaces.
+    pub fresh: bool,
+}
+
+/// Whether a run gets connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Not ready: only while nobody is.
+    #[default]
+    Starting,
+    /// It does.
+    Ready,
+    /// It is about to go.
+    Quiet,
+}
+
+/// One life of a slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// Its app.
+    pub app: String,
+    /// Its slot.
+    pub slot: u32,
+    /// Whether it gets connections.
+    pub phase: Phase,
+}
+
+/// A socket that we hold, or, until it listens, only know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Socket {
+    /// The app whose it is.
+    pub app: String,
+    /// The slot whose it is; 0 for all with [`Balance::Shared`].
+    pub slot: u32,
+    /// What it is bound to.
+    pub address: Address,
+    /// The kernel's number for it.
+    pub inode: u64,
+    /// The user that it belongs to: the kernel groups sockets of one user only.
+    pub uid: u32,
+    /// It is a member of its group.
+    pub listening: bool,
+    /// Runs that have it open, as far as we gave it to them.
+    pub claims: BTreeSet<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Group {
+    address: Address,
+    order: Order,
+    /// False once a member may have left at a moment that we do not know.
+    sure: bool,
+}
+
+/// The book.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Book {
+    version: u32,
+    /// Apps by name.
+    pub apps: BTreeMap<String, Settings>,
+    /// Runs by number.
+    pub runs: BTreeMap<u64, Run>,
+    /// Sockets by a number of ours.
+    pub sockets: BTreeMap<u64, Socket>,
+    /// Slots that no replacement is coming for.
+    pub abandoned: BTreeSet<(String, u32)>,
+    groups: Vec<Group>,
+    last_socket: u64,
+}
+
+impl Default for Book {
+    fn default() -> Self {
+        Self {
+            version: VERSION,
+            apps: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            sockets: BTreeMap::new(),
+            abandoned: BTreeSet::new(),
+            groups: Vec::new(),
+            last_socket: 0,
+        }
+    }
+}
+
+impl Book {
+    /// What another daemon saved; `None` if it is not a book of this version.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice::<Self>(bytes).ok().filter(|book| book.version == VERSION)
+    }
+
+    /// The slot that a run's sockets are kept under.
+    pub fn place(&self, run: &Run) -> u32 {
+        let shared = self.apps.get(&run.app).is_some_and(|app| app.balance == Balance::Shared);
+        if shared { 0 } else { run.slot }
+    }
+
+    /// The sockets kept under a place of an app.
+    pub fn sockets_at(&self, app: &str, place: u32) -> impl Iterator<Item = (u64, &Socket)> {
+        let at = move |socket: &Socket| socket.app == app && socket.slot == place;
+        self.sockets.iter().filter(move |(_, socket)| at(socket)).map(|(id, socket)| (*id, socket))
+    }
+
+    /// The socket of this inode under a place.
+    pub fn by_inode(&self, app: &str, place: u32, inode: u64) -> Option<u64> {
+        self.sockets_at(app, place).find(|(_, socket)| socket.inode == inode).map(|(id, _)| id)
+    }
+
+    /// The runs whose sockets are kept under a place.
+    pub fn runs_at(&self, app: &str, place: u32) -> Vec<u64> {
+        let at = |run: &Run| run.app == app && self.place(run) == place;
+        self.runs.iter().filter(|(_, run)| at(run)).map(|(number, _)| *number).collect()
+    }
+
+    /// Whether a socket has been claimed by a run that goes on.
+    pub fn is_claimed(&self, socket: &Socket) -> bool {
+        socket.claims.iter().any(|run| self.runs.contains_key(run))
+    }
+
+    /// Adds a socket and says its number.
+    pub fn add(&mut self, socket: Socket) -> u64 {
+        self.last_socket += 1;
+        self.sockets.insert(self.last_socket, socket);
+        self.last_socket
+    }
+
+    /// Notes that a socket is a member of its group now; one that was leaves first and comes last.
+    pub fn join(&mut self, id: u64) {
+        let Some(socket) = self.sockets.get_mut(&id) else { return };
+        socket.listening = true;
+        let address = socket.address;
+        let group = match self.groups.iter_mut().position(|group| group.address == address) {
+            Some(at) => &mut self.groups[at],
+            None => {
+                self.groups.push(Group { address, order: Order::default(), sure: true });
+                let last = self.groups.len() - 1;
+                &mut self.groups[last]
+            }
+        };
+        group.order.leave(id);
+        group.order.join(id);
+    }
+
+    /// Forgets a socket, and that it was a member of its group.
+    pub fn remove(&mut self, id: u64) -> Option<Socket> {
+        let socket = self.sockets.remove(&id)?;
+        if let Some(group) = self.groups.iter_mut().find(|group| group.address == socket.address) {
+            group.order.leave(id);
+            // A UDP socket leaves when its last duplicate is closed, which is not ours alone.
+            group.sure &= !(socket.listening && socket.address.protocol == Protocol::Udp);
+        }
+        self.groups.retain(|group| !group.order.is_empty());
+        Some(socket)
+    }
+
+    /// Other apps whose sockets have this address.
+    pub fn others_at<'a>(&'a self, address: Address, app: &str) -> Option<&'a str> {
+        let same = self.sockets.values().filter(|socket| socket.address == address && socket.listening);
+        same.map(|socket| socket.app.as_str()).find(|name| *name != app)
+    }
+
+    /// The members of an address's group, in the kernel's order.
+    pub fn members(&self, address: Address) -> &[u64] {
+        self.group(address).map_or(&[], |group| group.order.members())
+    }
+
+    fn group(&self, address: Address) -> Option<&Group> {
+        self.groups.iter().find(|group| group.address == address)
+    }
+
+    /// The program for an address as things are. While `leaving` is on its way out of the group: one that
+    /// is right before and after.
+    pub fn program(&self, address: Address, leaving: Option<u64>) -> Vec<Instruction> {
+        let nobody = || vec![give(NOBODY)];
+        let Some(group) = self.group(address).filter(|group| group.sure) else { return nobody() };
+        let Some(leaving) = leaving else {
+            return self.spread(group, group.order.members().iter().copied());
+        };
+        let unmoved: Vec<u64> = group.order.unmoved_by(leaving).collect();
+        if unmoved.is_empty() {
+            return vec![give(group.order.last_index())];
+        }
+        self.spread(group, unmoved.into_iter())
+    }
+
+    fn spread(&self, group: &Group, members: impl Iterator<Item = u64> + Clone) -> Vec<Instruction> {
+        let best = members.clone().map(|member| self.rank(member)).max();
+        let mut slots: BTreeMap<(&str, u32), Target> = BTreeMap::new();
+        let mut balance = None;
+        for member in members {
+            let (Some(socket), Some(index)) = (self.sockets.get(&member), group.order.index(member)) else {
+                continue;
+            };
+            if let Some(app) = self.apps.get(&socket.app) {
+                balance.get_or_insert(app.balance);
+                for slot in app.slots.iter().filter(|_| app.balance != Balance::Shared) {
+                    slots.entry((&socket.app, *slot)).or_default();
+                }
+            }
+            let target = slots.entry((&socket.app, socket.slot)).or_default();
+            if Some(self.rank(member)) == best {
+                target.open = true;
+                target.members.push(index);
+            }
+        }
+        let targets: Vec<Target> = slots.into_values().collect();
+        steer::program(balance.unwrap_or_default(), &targets)
+    }
+
+    /// Only the members of the highest rank get connections: those of ready runs; if there is none, those
+    /// of runs that will be; else all, so that connections wait with whoever comes first.
+    fn rank(&self, member: u64) -> u8 {
+        let claims = self.sockets.get(&member).into_iter().flat_map(|socket| &socket.claims);
+        let phases = claims.filter_map(|run| self.runs.get(run)).map(|run| run.phase);
+        phases
+            .map(|phase| match phase {
+                Phase::Ready => 2,
+                Phase::Starting => 1,
+                Phase::Quiet => 0,
+            })
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address() -> Address {
+        Address::new(Protocol::Tcp, "0.0.0.0:3000".parse().unwrap(), false)
+    }
+
+    fn socket(app: &str, slot: u32, claim: u64) -> Socket {
+        let claims = BTreeSet::from([claim]);
+        let (app, address) = (app.to_owned(), address());
+        Socket { app, slot, address, inode: 100 + u64::from(slot), uid: 0, listening: false, claims }
+    }
+
+    /// An app whose runs 1, 2, 3 … listen on one socket each.
+    fn book(slots: u32, balance: Balance) -> Book {
+        let mut book = Book::default();
+        let settings = Settings { balance, slots: (0..slots).collect(), ..Settings::default() };
+        book.apps.insert("api".into(), settings);
+        for slot in 0..slots {
+            let run = u64::from(slot) + 1;
+            book.runs.insert(run, Run { app: "api".into(), slot, phase: Phase::Starting });
+            let id = book.add(socket("api", slot, run));
+            book.join(id);
+        }
+        book
+    }
+
+    /// What a program gives when its random numbers are 0, 1, 2 …
+    fn given(book: &Book, leaving: Option<u64>) -> BTreeSet<u32> {
+        use crate::process::bpf::interpreter::run;
+        let program = book.program(address(), leaving);
+        (0..60).map(|number| run(&program, &|_, _| number)).collect()
+    }
+
+    #[test]
+    fn only_the_ready_get_connections_if_there_is_one() {
+        let mut book = book(3, Balance::Random);
+        assert_eq!(given(&book, None), BTreeSet::from([0, 1, 2]));
+        book.runs.get_mut(&2).unwrap().phase = Phase::Ready;
+        assert_eq!(given(&book, None), BTreeSet::from([1]));
+        book.runs.get_mut(&3).unwrap().phase = Phase::Ready;
+        assert_eq!(given(&book, None), BTreeSet::from([1, 2]));
+        book.runs.get_mut(&2).unwrap().phase = Phase::Quiet;
+        book.runs.remove(&3);
+        assert_eq!(given(&book, None), BTreeSet::from([0]), "one that starts is better than none");
+        book.runs.clear();
+        assert_eq!(given(&book, None), BTreeSet::from([0, 1, 2]), "held for whoever comes");
+    }
+
+    #[test]
+    fn while_one_leaves_only_those_that_stay_in_place_are_named() {
+        let mut book = book(3, Balance::Random);
+        assert_eq!(given(&book, Some(1)), BTreeSet::from([1]));
+        assert_eq!(given(&book, Some(3)), BTreeSet::from([0, 1]));
+        book.remove(1);
+        assert_eq!(book.members(address()), [3, 2]);
+        assert_eq!(given(&book, Some(3)), BTreeSet::from([1]));
+        book.remove(2);
+        book.remove(3);
+        assert_eq!((book.members(address()), given(&book, None)), (&[][..], BTreeSet::from([NOBODY])));
+    }
+
+    #[test]
+    fn two_apps_on_one_port_share_it_slot_by_slot() {
+        let mut book = book(2, Balance::Random);
+        book.apps.insert("web".into(), Settings { slots: vec![0], ..Settings::default() });
+        book.runs.insert(9, Run { app: "web".into(), slot: 0, phase: Phase::Starting });
+        let id = book.add(socket("web", 0, 9));
+        assert_eq!(book.others_at(address(), "api"), None, "it does not listen yet");
+        book.join(id);
+        assert_eq!(book.others_at(address(), "api"), Some("web"));
+        assert_eq!(given(&book, None), BTreeSet::from([0, 1, 2]));
+    }
+
+    #[test]
+    fn a_udp_group_that_lost_a_member_is_left_to_the_kernel() {
+        let mut book = book(0, Balance::Random);
+        let udp = Address { protocol: Protocol::Udp, ..address() };
+        let ids: Vec<u64> =
+            (0..3).map(|slot| book.add(Socket { address: udp, ..socket("dns", slot, 1) })).collect();
+        ids.iter().for_each(|id| book.join(*id));
+        book.remove(ids[0]);
+        assert_eq!(book.program(udp, None), [give(NOBODY)]);
+    }
+
+    #[test]
+    fn with_one_queue_for_all_sockets_are_kept_under_one_place() {
+        let book = book(2, Balance::Shared);
+        let places: Vec<u32> = book.runs.values().map(|run| book.place(run)).collect();
+        assert_eq!((places, book.runs_at("api", 0)), (vec![0, 0], vec![1, 2]));
+    }
+
+    #[test]
+    fn a_book_survives_being_saved() {
+        let mut before = book(3, Balance::IpHash);
+        before.abandoned.insert(("api".into(), 2));
+        let saved = serde_json::to_vec(&before).unwrap();
+        assert_eq!(Book::read(&saved), Some(before));
+        assert_eq!(Book::read(b"{}"), None);
+        let newer = String::from_utf8(saved).unwrap().replace("\"version\":1", "\"version\":2");
+        assert_eq!(Book::read(newer.as_bytes()), None);
+    }
+}

@@ -1,0 +1,277 @@
+//! The engine: all that is known, all descriptors, and what follows from commands.
+//!
+//! How calls are answered stands in `bind` and `listen`; how what nobody uses any more is found, in
+//! `sweep`. Before a call is answered or a command is done the book is saved.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::address::{Address, Protocol};
+use super::asked::Asked;
+use super::book::{Book, Phase, Run, Settings};
+use super::event::{Event, Outside, Warning};
+use super::look::Options;
+use super::memory::{Hands, Record};
+use super::open::Family;
+use super::path::Path;
+use super::socket;
+use crate::process::pidfd::ProcessRef;
+use crate::process::seccomp::{Notification, Notifier};
+
+/// A run begins, or goes on under another daemon.
+#[derive(Debug)]
+pub struct Began {
+    /// Its number, one that no other run has.
+    pub run: u64,
+    /// Its app, made known before.
+    pub app: String,
+    /// Its slot.
+    pub slot: u32,
+    /// Its first process.
+    pub leader: ProcessRef,
+    /// The way its ports are shared.
+    pub path: Path,
+    /// Why this way.
+    pub why: String,
+    /// What its calls are answered through, if it has to ask.
+    pub notifier: Option<OwnedFd>,
+}
+
+/// A socket of an app, as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// The slot; 0 for all with one queue.
+    pub slot: u32,
+    /// Where it listens.
+    pub address: Address,
+    /// The runs that have it.
+    pub runs: Vec<u64>,
+    /// Connections that wait to be accepted; `None` for UDP.
+    pub waiting: Option<u32>,
+}
+
+/// What a call is answered with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The kernel carries it out.
+    Pass,
+    /// This is its result.
+    Result(nix::Result<()>),
+}
+
+/// A run under this daemon.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub leader: ProcessRef,
+    pub path: Path,
+    pub why: String,
+    pub path_told: bool,
+    pub notifier: Option<Arc<Notifier>>,
+    pub options: HashMap<u64, Options>,
+    /// When it first listened.
+    pub listened: Option<Instant>,
+}
+
+pub(super) struct Engine {
+    pub outside: Box<dyn Outside>,
+    pub family: Family,
+    pub book: Book,
+    /// Held sockets by their number in the book.
+    pub held: BTreeMap<u64, OwnedFd>,
+    pub live: BTreeMap<u64, Live>,
+    /// When to sweep after which run.
+    pub sweeps: BTreeSet<(Instant, u64)>,
+    pub let_go_at: HashMap<(Protocol, u16, u32), Instant>,
+    pub record: Record,
+    pub hands: Hands,
+    pub drains: Vec<(u64, oneshot::Sender<()>)>,
+}
+
+impl Engine {
+    /// Makes an app known, or changes what it wants.
+    pub fn app(&mut self, name: String, settings: Settings) {
+        if self.book.apps.get(&name) != Some(&settings) {
+            self.book.apps.insert(name.clone(), settings);
+            self.steer_app(&name);
+            self.save();
+        }
+    }
+
+    /// Lets go of all that an app has, now or when its last run ends.
+    pub fn forget(&mut self, name: &str) {
+        self.book.apps.remove(name);
+        self.book.abandoned.retain(|(app, _)| app != name);
+        self.let_go_unclaimed(name);
+        self.save();
+    }
+
+    /// Answers a run's calls from now on; first those that a former daemon left unanswered.
+    pub fn began(&mut self, began: Began) {
+        let Began { run, app, slot, leader, path, why, notifier } = began;
+        self.book.abandoned.remove(&(app.clone(), slot));
+        self.book.runs.entry(run).or_insert(Run { app, slot, phase: Phase::Starting });
+        let notifier = notifier.map(|fd| Arc::new(Notifier::from(fd)));
+        // One that has its sockets already, from before, has long been listening.
+        let listened = self.book.sockets.values().any(|socket| socket.claims.contains(&run));
+        let listened = listened.then(Instant::now);
+        let options = HashMap::new();
+        let live = Live { leader, path, why, path_told: false, notifier, options, listened };
+        self.live.insert(run, live);
+        self.save();
+        for call in self.hands.of_run(run) {
+            self.handle(run, &call);
+        }
+    }
+
+    /// Lets a run have connections, or no more of them.
+    pub fn set_phase(&mut self, run: u64, phase: Phase) {
+        let Some(entry) = self.book.runs.get_mut(&run) else { return };
+        entry.phase = phase;
+        for address in self.addresses_of(run) {
+            self.steer(address);
+        }
+        self.save();
+    }
+
+    /// Nothing of a run is left.
+    pub fn ended(&mut self, run: u64) {
+        self.live.remove(&run);
+        self.hands.forget(run);
+        let Some(entry) = self.book.runs.remove(&run) else { return };
+        let addresses = self.addresses_of(run);
+        for socket in self.book.sockets.values_mut() {
+            socket.claims.remove(&run);
+        }
+        self.let_go_unclaimed(&entry.app);
+        for address in addresses {
+            self.steer(address);
+        }
+        self.save();
+    }
+
+    /// No replacement is coming for a slot: who connects shall be refused at once.
+    pub fn abandon(&mut self, app: String, slot: u32) {
+        self.book.abandoned.insert((app.clone(), slot));
+        self.let_go_unclaimed(&app);
+        self.save();
+    }
+
+    /// The sockets of an app that listen.
+    pub fn ports(&self, app: &str) -> Vec<Port> {
+        let listening = self.book.sockets.iter().filter(|(_, socket)| socket.app == app && socket.listening);
+        listening
+            .map(|(id, socket)| Port {
+                slot: socket.slot,
+                address: socket.address,
+                runs: socket.claims.iter().copied().filter(|run| self.book.runs.contains_key(run)).collect(),
+                waiting: self.held.get(id).and_then(|fd| socket::waiting(fd.as_fd()).ok()),
+            })
+            .collect()
+    }
+
+    /// Tells `done` once nobody waits in a queue that only this run takes from.
+    pub fn drained(&mut self, run: u64, done: oneshot::Sender<()>) {
+        self.drains.push((run, done));
+        self.look_at_drains();
+    }
+
+    /// True if someone still waits for a queue to be empty.
+    pub fn look_at_drains(&mut self) -> bool {
+        let drains = std::mem::take(&mut self.drains);
+        let (done, waiting): (Vec<_>, Vec<_>) =
+            drains.into_iter().partition(|(run, done)| done.is_closed() || self.is_drained(*run));
+        self.drains = waiting;
+        for (_, done) in done {
+            // Whoever asked may have stopped waiting.
+            let _ = done.send(());
+        }
+        !self.drains.is_empty()
+    }
+
+    fn is_drained(&self, run: u64) -> bool {
+        let others = |claims: &BTreeSet<u64>| {
+            let live =
+                claims.iter().filter(|other| **other != run).filter_map(|other| self.book.runs.get(other));
+            live.filter(|other| other.phase != Phase::Quiet).count() > 0
+        };
+        let own = self.book.sockets.iter().filter(|(_, socket)| socket.claims.contains(&run));
+        own.filter(|(_, socket)| !others(&socket.claims))
+            .filter_map(|(id, _)| self.held.get(id))
+            .all(|fd| socket::waiting(fd.as_fd()).unwrap_or(0) == 0)
+    }
+
+    /// What a run's calls are answered through.
+    pub fn notifier(&self, run: u64) -> Option<Arc<Notifier>> {
+        self.live.get(&run)?.notifier.clone()
+    }
+
+    /// Hears of a run's next call and answers it.
+    pub fn hear(&mut self, run: u64) {
+        let Some(notifier) = self.notifier(run) else { return };
+        let mut call = Notification::default();
+        let place = self.hands.free(run).unwrap_or(&mut call);
+        if notifier.receive(place).is_err() {
+            // Its caller was interrupted before we came; it calls again.
+            *place = Notification::default();
+            return;
+        }
+        let call = *place;
+        self.handle(run, &call);
+    }
+
+    fn handle(&mut self, run: u64, call: &Notification) {
+        let Some(notifier) = self.notifier(run) else { return };
+        let verdict = match Asked::of(call) {
+            Ok(None) | Err(nix::errno::Errno::EFAULT) => Verdict::Pass,
+            Ok(Some(Asked::Bind { number, address, length })) => {
+                self.bind(run, call, number, (address, length))
+            }
+            Ok(Some(Asked::Listen { number, backlog })) => self.listen(run, call, number, backlog),
+            Ok(Some(Asked::Option { number, level, name, value })) => {
+                self.note_option(run, call, number, (level, name), value)
+            }
+            Err(errno) => self.unseen(run, errno),
+        };
+        // Whoever called may be gone by now.
+        let _ = match verdict {
+            Verdict::Pass => notifier.let_pass(call.id),
+            Verdict::Result(result) => notifier.answer(call.id, result),
+        };
+        self.hands.answered(run, call.id);
+    }
+
+    /// A call that cannot be looked into is left to the kernel.
+    pub fn unseen(&mut self, run: u64, errno: nix::errno::Errno) -> Verdict {
+        self.warn(run, Warning::Unseen { errno });
+        Verdict::Pass
+    }
+
+    pub fn warn(&mut self, run: u64, warning: Warning) {
+        self.outside.tell(Event::Warning { run, warning });
+    }
+
+    fn addresses_of(&self, run: u64) -> BTreeSet<Address> {
+        let own = self.book.sockets.values().filter(|socket| socket.claims.contains(&run));
+        own.map(|socket| socket.address).collect()
+    }
+
+    fn steer_app(&mut self, app: &str) {
+        let own = self.book.sockets.values().filter(|socket| socket.app == app);
+        let addresses: BTreeSet<Address> = own.map(|socket| socket.address).collect();
+        addresses.into_iter().for_each(|address| self.steer(address));
+    }
+
+    /// Has the kernel choose by the state of things as it is now.
+    pub fn steer(&mut self, address: Address) {
+        let mut members = self.book.members(address).iter();
+        let Some((id, fd)) = members.find_map(|id| Some((*id, self.held.get(id)?))) else { return };
+        if let Err(errno) = socket::steer(fd.as_fd(), &self.book.program(address, None)) {
+            let run = self.book.sockets.get(&id).and_then(|socket| socket.claims.last().copied());
+            self.warn(run.unwrap_or(0), Warning::Unsteered { address, errno });
+        }
+    }
+}

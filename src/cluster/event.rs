@@ -1,0 +1,139 @@
+//! What the engine tells, and what it wants kept.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+
+use nix::errno::Errno;
+
+use super::address::Address;
+use super::path::Path;
+
+/// Something happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A run listens. Told again when it listens anew.
+    Listening {
+        /// The run.
+        run: u64,
+        /// Where.
+        address: Address,
+    },
+    /// Which way a run's first port is shared.
+    Path {
+        /// The run.
+        run: u64,
+        /// The way.
+        path: Path,
+        /// Why this one.
+        why: String,
+    },
+    /// Something that the user should hear of.
+    Warning {
+        /// The run.
+        run: u64,
+        /// What.
+        warning: Warning,
+    },
+}
+
+/// Something that the user should hear of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Warning {
+    /// Another app listens at the same address; connections go to both.
+    SharedWith {
+        /// Where.
+        address: Address,
+        /// The other app.
+        app: String,
+    },
+    /// Somebody else has the port; the run was told `EADDRINUSE`.
+    Taken {
+        /// Where.
+        address: Address,
+    },
+    /// The run's user may not bind so low a port; it was told `EACCES`.
+    LowPort {
+        /// Where.
+        address: Address,
+    },
+    /// A call could not be looked into and was left to the kernel: a second instance will get `EADDRINUSE`.
+    Unseen {
+        /// Why.
+        errno: Errno,
+    },
+    /// The group of this address could not be steered: the kernel spreads connections by its own hash.
+    Unsteered {
+        /// Where.
+        address: Address,
+        /// Why.
+        errno: Errno,
+    },
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SharedWith { address, app } => {
+                write!(out, "listens on {address}, as app {app} does: connections go to both")
+            }
+            Self::Taken { address } => write!(
+                out,
+                "cannot listen on {address}: another program has it. Find it with `ss -ltnp 'sport = :{}'`",
+                address.port()
+            ),
+            Self::LowPort { address } => write!(
+                out,
+                "may not listen on {address}: ports below net.ipv4.ip_unprivileged_port_start are for root. \
+                 Allow it in the app's settings, or use a higher port"
+            ),
+            Self::Unseen { errno } => write!(
+                out,
+                "asks for a port in a way that cannot be looked into ({}): it is not shared",
+                errno.desc()
+            ),
+            Self::Unsteered { address, errno } => write!(
+                out,
+                "connections to {address} are spread by the kernel's own hash: steering failed ({})",
+                errno.desc()
+            ),
+        }
+    }
+}
+
+/// An order to the keeper: what it keeps is still there for the next daemon.
+#[derive(Debug)]
+pub enum Keep {
+    /// Keep this under a name, instead of what it kept there.
+    Store(String, OwnedFd),
+    /// Let go of what is kept under a name.
+    Drop(String),
+}
+
+/// The world outside the engine. Called on the engine's thread, before the call that it is about is
+/// answered: must not wait.
+pub trait Outside: Send {
+    /// Hears an event.
+    fn tell(&mut self, event: Event);
+
+    /// Passes an order to the keeper.
+    fn keep(&mut self, order: Keep);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::address::Protocol;
+
+    #[test]
+    fn warnings_say_what_to_do() {
+        let address = Address::new(Protocol::Tcp, "0.0.0.0:80".parse().unwrap(), false);
+        assert_eq!(
+            Warning::Taken { address }.to_string(),
+            "cannot listen on 0.0.0.0:80: another program has it. Find it with `ss -ltnp 'sport = :80'`"
+        );
+        assert_eq!(
+            Warning::SharedWith { address, app: "web".into() }.to_string(),
+            "listens on 0.0.0.0:80, as app web does: connections go to both"
+        );
+    }
+}

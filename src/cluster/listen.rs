@@ -1,0 +1,84 @@
+//! Answering `listen`: the socket joins its group, is held from now on, and the run is told of.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+use nix::errno::Errno;
+
+use super::engine::{Engine, Verdict};
+use super::event::{Event, Warning};
+use super::path::Path;
+use super::socket;
+use crate::process::pidfd;
+use crate::process::seccomp::{Caller, Notification, SocketFile, take_descriptor};
+
+impl Engine {
+    /// The answer to a `listen` on descriptor `number`.
+    pub(super) fn listen(&mut self, run: u64, call: &Notification, number: i32, backlog: i32) -> Verdict {
+        let Ok(caller) = Caller::of(call.thread) else { return Verdict::Pass };
+        let inode = match SocketFile::of(caller.process, number) {
+            Ok(file) => file.inode,
+            Err(Errno::EPERM | Errno::EACCES) => return self.unseen(run, Errno::EACCES),
+            Err(_) => return Verdict::Pass,
+        };
+        let Some(entry) = self.book.runs.get(&run) else { return Verdict::Pass };
+        let place = self.book.place(entry);
+        // Not bound before our eyes: a port of the kernel's choice, a local socket.
+        let Some(id) = self.book.by_inode(&entry.app, place, inode) else { return Verdict::Pass };
+        Verdict::Result(self.listen_on(run, id, backlog, || {
+            let process = pidfd::open(caller.process)?;
+            let taken = take_descriptor(process.as_fd(), number)?;
+            // Between two looks the program may have put another one there.
+            if socket::inode(taken.as_fd())? == inode { Ok(taken) } else { Err(Errno::EBADF) }
+        }))
+    }
+
+    /// We listen in its stead: only so is the order of the group known.
+    fn listen_on(
+        &mut self,
+        run: u64,
+        id: u64,
+        backlog: i32,
+        take: impl Fn() -> nix::Result<OwnedFd>,
+    ) -> nix::Result<()> {
+        if !self.held.contains_key(&id) && self.live.get(&run).is_some_and(|live| live.path == Path::Take) {
+            let taken = take()?;
+            self.hold(id, taken);
+        }
+        let Some(fd) = self.held.get(&id) else { return Err(Errno::EINVAL) };
+        // One that was shut down meanwhile has left the group and comes back at its end.
+        let joins = !socket::is_listening(fd.as_fd());
+        if let Err(errno) = socket::listen(fd.as_fd(), backlog) {
+            if let (Errno::EADDRINUSE, Some(socket)) = (errno, self.book.sockets.get(&id)) {
+                let address = socket.address;
+                self.warn(run, Warning::Taken { address });
+            }
+            return Err(errno);
+        }
+        if joins {
+            self.book.join(id);
+        }
+        if let Some(socket) = self.book.sockets.get_mut(&id) {
+            socket.listening = true;
+            socket.claims.insert(run);
+        }
+        self.save();
+        self.has_joined(run, id);
+        Ok(())
+    }
+
+    /// A socket is in its group: connections may come.
+    pub(super) fn has_joined(&mut self, run: u64, id: u64) {
+        let Some(socket) = self.book.sockets.get(&id) else { return };
+        let (address, app) = (socket.address, socket.app.clone());
+        self.steer(address);
+        if let Some(live) = self.live.get_mut(&run) {
+            live.listened.get_or_insert_with(Instant::now);
+        }
+        if let Some(other) = self.book.others_at(address, &app).map(str::to_owned) {
+            self.warn(run, Warning::SharedWith { address, app: other });
+        }
+        self.outside.tell(Event::Listening { run, address });
+        self.sweep_soon(run);
+    }
+}

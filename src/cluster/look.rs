@@ -1,0 +1,111 @@
+//! Looking at a program's socket: what it is, and how it wants to share its port.
+
+use std::collections::HashMap;
+use std::fs::read_to_string;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use super::address::Protocol;
+use super::path::Path;
+use super::socket::{self, Kind};
+use crate::process::pidfd;
+use crate::process::seccomp::{Caller, SocketFile, take_descriptor};
+
+/// Options that were set on a socket which we cannot look into.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// `IPV6_V6ONLY`, if it was set at all.
+    pub only_v6: Option<bool>,
+    /// `SO_REUSEPORT`.
+    pub reuse_port: bool,
+}
+
+/// A program's socket.
+#[derive(Debug)]
+pub struct Look {
+    /// What it is.
+    pub kind: Kind,
+    /// Its number in the kernel, and the flags of its descriptor.
+    pub file: SocketFile,
+    /// It takes IPv6 alone.
+    pub only_v6: bool,
+    /// The program asked to share its port itself.
+    pub reuse_port: bool,
+    /// The socket itself, where we can have it.
+    pub taken: Option<OwnedFd>,
+}
+
+impl Look {
+    /// At a descriptor of the caller; `None` if it is no TCP or UDP socket.
+    ///
+    /// # Errors
+    /// We may not look there.
+    pub fn at(
+        path: Path,
+        caller: &Caller,
+        number: i32,
+        options: &HashMap<u64, Options>,
+    ) -> nix::Result<Option<Self>> {
+        let file = match SocketFile::of(caller.process, number) {
+            // No socket, no such descriptor: the kernel shall say so.
+            Err(Errno::ENOTSOCK | Errno::ENOENT | Errno::ESRCH) => return Ok(None),
+            other => other?,
+        };
+        if path == Path::Take {
+            return Self::inside(caller, number, file);
+        }
+        let Some(kind) = Kind::of_process(caller.process, number) else { return Ok(None) };
+        let Options { only_v6, reuse_port } = options.get(&file.inode).copied().unwrap_or_default();
+        let only_v6 = kind.v6 && only_v6.unwrap_or_else(only_v6_by_default);
+        Ok(Some(Self { kind, file, only_v6, reuse_port, taken: None }))
+    }
+
+    fn inside(caller: &Caller, number: i32, file: SocketFile) -> nix::Result<Option<Self>> {
+        let process = pidfd::open(caller.process)?;
+        let taken = take_descriptor(process.as_fd(), number)?;
+        let Some(kind) = Kind::of(taken.as_fd()) else { return Ok(None) };
+        let only_v6 = kind.v6 && socket::only_v6(taken.as_fd());
+        let reuse_port = socket::reuse_port(taken.as_fd());
+        Ok(Some(Self { kind, file, only_v6, reuse_port, taken: Some(taken) }))
+    }
+
+    /// The socket to use: the program's own, or one like it (and true) that must take its place.
+    ///
+    /// # Errors
+    /// The system is out of descriptors or memory.
+    pub fn socket(&mut self) -> nix::Result<(OwnedFd, bool)> {
+        // Multipath sockets cannot be steered.
+        if let Some(own) = self.taken.take_if(|_| !self.kind.multipath) {
+            return Ok((own, false));
+        }
+        Ok((self.another()?, true))
+    }
+
+    /// A new socket like this one.
+    ///
+    /// # Errors
+    /// The system is out of descriptors or memory.
+    pub fn another(&self) -> nix::Result<OwnedFd> {
+        let new = socket::like(self.kind)?;
+        if self.kind.v6 {
+            socket::set_only_v6(new.as_fd(), self.only_v6)?;
+        }
+        Ok(new)
+    }
+
+    /// Whether it carries connections.
+    pub fn is_tcp(&self) -> bool {
+        self.kind.protocol == Protocol::Tcp
+    }
+}
+
+fn only_v6_by_default() -> bool {
+    read_to_string("/proc/sys/net/ipv6/bindv6only").is_ok_and(|text| text.trim() == "1")
+}
+
+/// Below this port only privileged programs may bind.
+pub fn first_free_port() -> u16 {
+    let text = read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").ok();
+    text.and_then(|text| text.trim().parse().ok()).unwrap_or(1024)
+}

@@ -1,0 +1,71 @@
+//! One port, many instances: kernel-balanced clustering of unmodified programs.
+//!
+//! Each slot of an app has sockets of its own, joined by the kernel in one `SO_REUSEPORT` group for
+//! each address. A small program in the kernel chooses the socket for each new connection; no process of
+//! ours is on the way. We hold a duplicate of each, so that connections wait for a slot's next run
+//! instead of being refused.
+//!
+//! # How a program gets its socket
+//!
+//! Its `bind` and `listen` calls wait for our answer ([`seccomp`](crate::process::seccomp)). Without
+//! a socket for that address in its slot, `bind` is done in its stead, in a way that lets other slots do the
+//! same; `listen` too, so that the order of the group is known. A later run of the slot gets the same socket
+//! put in place of its own. So `listen` is also an exact sign of readiness. [`Path`] says which ways there
+//! are, [`path::choose`] which one an app gets.
+//!
+//! # What the daemon does
+//!
+//! [`ClusterThread::start`] with what the keeper had stored; then, through the [`Cluster`] handle, whose
+//! methods never wait:
+//!
+//! | when | call |
+//! | --- | --- |
+//! | an app is added or changed | [`Cluster::app`] |
+//! | before a run starts | [`Launch::asks`](crate::process::spawn::Launch::asks) = [`Path::calls`] |
+//! | that has sockets passed ([`Path::Listen`], [`Path::Preload`]) | [`Cluster::open`], [`Passed::new`] |
+//! | it is spawned, or was there before this daemon | [`Cluster::began`] with the notifier that came with it |
+//! | it is ready | [`Cluster::ready`] |
+//! | it is about to go | [`Cluster::quiet`], [`Cluster::drained`], then its signal |
+//! | nothing of it is left | [`Cluster::ended`] |
+//! | no replacement is coming | [`Cluster::abandon`] |
+//! | the app is deleted | [`Cluster::forget`] |
+//!
+//! What happens comes back through [`Outside::tell`] as an [`Event`], what must outlive the daemon through
+//! [`Outside::keep`]: held sockets, the saved [`book`], and the calls that were heard of and not answered.
+//! A call that comes while no daemon is there waits, as the keeper has the notifiers.
+//!
+//! # What is where
+//!
+//! Pure: `address` (what makes a group), `order` (its members as the kernel has them), `steer` (the
+//! programs), `path`, `book` (all that is known). Acting: `engine` (commands), `bind`, `listen`
+//! (answers), `passed` (sockets for those who cannot ask), `sweep` (sockets that nobody uses), `thread` (the loop, the handle). `socket`, `look`,
+//! `open` and `memory` are what they need of the system.
+
+pub mod address;
+mod asked;
+mod bind;
+pub mod book;
+mod engine;
+pub mod event;
+mod kept;
+mod listen;
+mod look;
+mod memory;
+mod open;
+pub mod order;
+pub mod passed;
+pub mod path;
+mod socket;
+pub mod steer;
+mod sweep;
+mod thread;
+
+pub use address::{Address, Protocol};
+pub use book::Settings;
+pub use engine::{Began, Port};
+pub use event::{Event, Keep, Outside, Warning};
+pub use open::Family;
+pub use passed::{OpenFailure, Opening, Passed};
+pub use path::Path;
+pub use steer::Balance;
+pub use thread::{Cluster, ClusterThread};

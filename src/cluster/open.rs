@@ -1,0 +1,86 @@
+//! Which sockets the processes of runs have open.
+
+use std::collections::HashSet;
+use std::fs::{read_dir, read_link};
+
+use crate::process::pidfd::ProcessRef;
+use crate::process::tree::{self, Mark, Orphans, RunLeft};
+
+/// Where runs' processes are to be found.
+#[derive(Clone, Debug)]
+pub struct Family {
+    /// The parent of the runs that it began, and of those of their processes whose own parent died.
+    pub keeper: i32,
+    /// Where such processes are; anywhere if another keeper began some run.
+    pub orphans: Orphans,
+    /// What all processes of a run bear in their environment.
+    pub mark: Mark,
+}
+
+/// A run and its first process.
+#[derive(Clone, Copy, Debug)]
+pub struct Leader {
+    /// The run.
+    pub run: u64,
+    /// Its first process.
+    pub process: ProcessRef,
+}
+
+/// Inodes of open sockets.
+#[derive(Debug, Default)]
+pub struct Open {
+    /// Those seen.
+    pub inodes: HashSet<u64>,
+    /// Some process could not be looked into: it may have others.
+    pub hidden: bool,
+}
+
+impl Open {
+    /// Looks at all processes of these runs. `others` are the first processes of other ones.
+    pub fn in_runs(family: &Family, runs: &[Leader], others: &HashSet<i32>) -> Self {
+        let orphans = family.orphans;
+        let left = |leader: &Leader| RunLeft { run: leader.run, leader: leader.process, orphans };
+        let left: Vec<RunLeft> = runs.iter().map(left).collect();
+        let mut open = Self::default();
+        for process in tree::remains(family.keeper, &left, &family.mark, others).into_values().flatten() {
+            open.add(process.pid);
+        }
+        open
+    }
+
+    /// Looks at a run's tree, and at a process that belongs to it wherever it is.
+    pub fn below(leader: ProcessRef, process: i32) -> Self {
+        let mut open = Self::default();
+        tree::members(leader).into_iter().for_each(|member| open.add(member.process.pid));
+        open.add(process);
+        open
+    }
+
+    fn add(&mut self, process: i32) {
+        match read_dir(format!("/proc/{process}/fd")) {
+            Ok(entries) => self.inodes.extend(entries.flatten().filter_map(|entry| {
+                let target = read_link(entry.path()).ok()?;
+                target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok()
+            })),
+            // A process that is gone has nothing open.
+            Err(error) => self.hidden |= error.kind() == std::io::ErrorKind::PermissionDenied,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_socket_is_seen_while_it_is_open() {
+        let me = ProcessRef::of(std::process::id().cast_signed()).unwrap();
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let inode = super::super::socket::inode(socket.as_fd()).unwrap();
+        let open = Open::below(me, me.pid);
+        assert!(open.inodes.contains(&inode) && !open.hidden);
+        drop(socket);
+        assert!(!Open::below(me, me.pid).inodes.contains(&inode));
+    }
+}

@@ -1,0 +1,144 @@
+//! Which way an app's ports are shared, and why.
+
+use std::fmt;
+use std::os::unix::fs::MetadataExt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::process::seccomp::{Calls, Support};
+
+/// A way to share ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Path {
+    /// The program asks before it binds; its own socket is taken up.
+    Take,
+    /// The program asks before it binds; its socket is replaced by ours.
+    Replace,
+    /// Sockets for configured addresses are passed at start (`LISTEN_FDS`).
+    Listen,
+    /// Node loads a script that makes `listen` use sockets passed at start.
+    Preload,
+}
+
+impl Path {
+    /// The calls that a run has to ask for on this way.
+    pub fn calls(self) -> Option<Calls> {
+        match self {
+            Self::Take => Some(Calls::BindListen),
+            Self::Replace => Some(Calls::WithOptions),
+            Self::Listen | Self::Preload => None,
+        }
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Take => "its own sockets, taken up as it binds them",
+            Self::Replace => "our sockets, put in place of its own as it binds them",
+            Self::Listen => "sockets passed at start (LISTEN_FDS)",
+            Self::Preload => "sockets passed at start, used by Node's listen",
+        })
+    }
+}
+
+/// What is known of an app when its way is chosen.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// The program gains rights when executed, which a filter may prevent; see [`gains_rights`].
+    pub gains_rights: Option<&'static str>,
+    /// Addresses are configured (`listen = […]`).
+    pub listens: bool,
+    /// It is run by Node.
+    pub node: bool,
+}
+
+/// The way for an app, and why this one.
+///
+/// # Errors
+/// There is none: a sentence for the user that says why, and what to do.
+pub fn choose(support: &Support, wanted: &Wanted) -> Result<(Path, String), String> {
+    let why_not = match (support, wanted.gains_rights) {
+        (Support::Take, None) => return Ok((Path::Take, support.to_string())),
+        (Support::Replace(_), None) => return Ok((Path::Replace, support.to_string())),
+        (Support::Nothing { .. }, _) => support.to_string(),
+        (_, Some(what)) => format!("the program has {what}, which a filter would take away"),
+    };
+    match wanted {
+        Wanted { listens: false, .. } => Err(format!(
+            "its ports cannot be shared: {why_not}. Name its addresses, as in listen = [\"0.0.0.0:3000\"], \
+             and have it use the sockets that it is passed (LISTEN_FDS; Node does so by itself), \
+             or use exec_mode = \"fork\" with a port for each instance"
+        )),
+        Wanted { node: true, .. } => Ok((Path::Preload, why_not)),
+        Wanted { .. } => Ok((Path::Listen, why_not)),
+    }
+}
+
+/// What a program file gains when it is executed, if we are ones whose filters prevent that: without
+/// `CAP_SYS_ADMIN` the kernel lets nobody filter who could gain rights afterwards.
+pub fn gains_rights(program: &std::path::Path) -> Option<&'static str> {
+    if has_capability(CAP_SYS_ADMIN) {
+        return None;
+    }
+    let meta = std::fs::metadata(program).ok()?;
+    // Execution gains nothing where the file is our own already.
+    if meta.mode() & libc::S_ISUID != 0 && meta.uid() != nix::unistd::geteuid().as_raw() {
+        return Some("the set-user-id bit");
+    }
+    if meta.mode() & libc::S_ISGID != 0 && meta.mode() & libc::S_IXGRP != 0 {
+        return Some("the set-group-id bit");
+    }
+    super::socket::has_file_capabilities(program).then_some("file capabilities")
+}
+
+const CAP_SYS_ADMIN: u32 = 21;
+
+fn has_capability(number: u32) -> bool {
+    let text = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let mask = text.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask & (1 << number) != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::errno::Errno;
+
+    fn nothing() -> Support {
+        Support::Nothing { step: "installing the filter (seccomp)", errno: Errno::EBUSY }
+    }
+
+    #[test]
+    fn the_best_way_that_is_allowed_is_chosen() {
+        let plain = Wanted::default();
+        assert_eq!(choose(&Support::Take, &plain).unwrap().0, Path::Take);
+        let (path, why) = choose(&Support::Replace(Errno::EPERM), &plain).unwrap();
+        assert_eq!(path, Path::Replace);
+        assert!(why.contains("pidfd_getfd: Operation not permitted"), "{why}");
+        let node = Wanted { listens: true, node: true, ..plain.clone() };
+        assert_eq!(choose(&nothing(), &node).unwrap().0, Path::Preload);
+        let other = Wanted { listens: true, ..plain };
+        assert_eq!(choose(&nothing(), &other).unwrap().0, Path::Listen);
+        let raised = Wanted { gains_rights: Some("file capabilities"), ..other };
+        let (path, why) = choose(&Support::Take, &raised).unwrap();
+        assert_eq!(
+            (path, &*why),
+            (Path::Listen, "the program has file capabilities, which a filter would take away")
+        );
+    }
+
+    #[test]
+    fn where_there_is_no_way_it_is_said_what_to_do() {
+        let why = choose(&nothing(), &Wanted::default()).unwrap_err();
+        assert!(why.contains("seccomp") && why.contains("listen = ["), "{why}");
+    }
+
+    #[test]
+    fn an_ordinary_program_gains_nothing() {
+        assert_eq!(gains_rights(std::path::Path::new("/bin/sh")), None);
+        assert_eq!(gains_rights(std::path::Path::new("/no/such/program")), None);
+    }
+}

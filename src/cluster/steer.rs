@@ -1,0 +1,257 @@
+//! The programs that choose, for each new connection, the member of a group that gets it.
+//!
+//! The kernel runs them; no process of ours is on the way. Pure: from the state of the slots to
+//! instructions. A result beyond the group's end makes the kernel choose by its own hash, so that
+//! a program that is wrong loses nothing.
+
+use serde::{Deserialize, Serialize};
+
+use crate::process::bpf::{
+    Instruction, MOST_INSTRUCTIONS, give, if_equal, load_byte, load_word, modulo, multiply, recall,
+    recall_index, remember, shift_right, xor_index,
+};
+
+/// No member's index: the kernel chooses.
+pub const NOBODY: u32 = u32::MAX;
+
+/// Where the packet's network header starts (`SKF_NET_OFF`).
+const NETWORK: u32 = 0xfff0_0000;
+/// A random number (`SKF_AD_OFF + SKF_AD_RANDOM`).
+const RANDOM: u32 = 0xffff_f000 + 56;
+const V4_SOURCE: u32 = NETWORK + 12;
+const V6_SOURCE: u32 = NETWORK + 8;
+
+/// Knuth's multiplicative hash: 2^32 divided by the golden ratio. Its high bits are good ones.
+const SPREAD: u32 = 0x9E37_79B1;
+
+/// Memory words: the hash, and the number that members of one slot are chosen by.
+const HASH: u32 = 0;
+const SCRATCH: u32 = 1;
+
+/// Members of one slot beyond this many get nothing: a jump cannot cross more.
+const MOST_MEMBERS: usize = 100;
+
+/// How connections are spread over the slots of an app.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Balance {
+    /// By chance, evenly.
+    #[default]
+    Random,
+    /// By the client's address: it stays with its slot while that is up.
+    IpHash,
+    /// One queue that all slots take from: whoever is free is next.
+    Shared,
+}
+
+/// A slot as steering sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    /// It may get connections.
+    pub open: bool,
+    /// Indices of its sockets in the group.
+    pub members: Vec<u32>,
+}
+
+/// The program that spreads connections over the open ones of `targets`, which are all slots in their
+/// order: with [`Balance::IpHash`] a slot that is closed keeps its clients for later.
+pub fn program(balance: Balance, targets: &[Target]) -> Vec<Instruction> {
+    let open: Vec<&Target> = targets.iter().filter(|target| target.takes()).collect();
+    let mut program = Vec::new();
+    if !open.is_empty() {
+        match balance {
+            Balance::Random | Balance::Shared => random(&mut program, &open),
+            Balance::IpHash => sticky(&mut program, targets, &open),
+        }
+    }
+    program.push(give(NOBODY));
+    // Some thousand slots: the kernel's own choice is as even.
+    if program.len() > MOST_INSTRUCTIONS { vec![give(NOBODY)] } else { program }
+}
+
+impl Target {
+    fn takes(&self) -> bool {
+        self.open && !self.members.is_empty()
+    }
+
+    /// Ends with one of its members. `number` loads what to choose by into the accumulator.
+    fn choose(&self, number: &[Instruction]) -> Vec<Instruction> {
+        let members = &self.members[..self.members.len().min(MOST_MEMBERS)];
+        if let [only] = members {
+            return vec![give(*only)];
+        }
+        let mut choice = number.to_vec();
+        choice.push(modulo(members.len() as u32));
+        for (place, index) in members.iter().enumerate() {
+            choice.extend([if_equal(place as u32, 0, 1), give(*index)]);
+        }
+        choice.push(give(NOBODY));
+        choice
+    }
+}
+
+/// With the accumulator a number below `targets.len()`: ends in that one, unless it is closed.
+fn pick<'a>(
+    program: &mut Vec<Instruction>,
+    targets: impl Iterator<Item = &'a Target>,
+    number: &[Instruction],
+) {
+    for (place, target) in targets.enumerate().filter(|(_, target)| target.takes()) {
+        let choice = target.choose(number);
+        program.push(if_equal(place as u32, 0, choice.len() as u8));
+        program.extend(choice);
+    }
+}
+
+fn random(program: &mut Vec<Instruction>, open: &[&Target]) {
+    program.extend([load_word(RANDOM), modulo(open.len() as u32)]);
+    pick(program, open.iter().copied(), &[load_word(RANDOM)]);
+}
+
+fn sticky(program: &mut Vec<Instruction>, targets: &[Target], open: &[&Target]) {
+    hash_of_client(program);
+    // Bits that choose neither slot nor substitute, or each slot would always use the same member.
+    let member = [recall(HASH), shift_right(4)];
+    program.push(modulo(targets.len() as u32));
+    pick(program, targets.iter(), &member);
+    // Its slot is closed: another one, chosen by other bits so that its clients spread over all.
+    program.extend([recall(HASH), shift_right(7), modulo(open.len() as u32)]);
+    pick(program, open.iter().copied(), &member);
+}
+
+/// Leaves a hash of the client's address, 17 bits, in the accumulator and in memory.
+fn hash_of_client(program: &mut Vec<Instruction>) {
+    let mut v6 = vec![load_word(V6_SOURCE)];
+    for word in 1..4 {
+        v6.extend([remember(SCRATCH), load_word(V6_SOURCE + 4 * word), recall_index(SCRATCH), xor_index()]);
+    }
+    program.extend([load_byte(NETWORK), shift_right(4)]);
+    // On an IPv6 socket that takes both, IPv4 packets have their own header.
+    program.push(if_equal(6, 2, 0));
+    program.extend([load_word(V4_SOURCE), crate::process::bpf::jump(v6.len() as u32)]);
+    program.extend(v6);
+    program.extend([multiply(SPREAD), shift_right(15), remember(HASH)]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::bpf::interpreter;
+
+    fn target(open: bool, members: &[u32]) -> Target {
+        Target { open, members: members.to_vec() }
+    }
+
+    /// Slots of one member each.
+    fn slots(open: &[bool]) -> Vec<Target> {
+        open.iter().enumerate().map(|(index, open)| target(*open, &[index as u32])).collect()
+    }
+
+    fn of_v4(program: &[Instruction], client: u32) -> u32 {
+        interpreter::run(program, &|offset, size| match (offset, size) {
+            (NETWORK, 1) => 0x45,
+            (V4_SOURCE, 4) => client,
+            other => panic!("{other:?} is read"),
+        })
+    }
+
+    fn of_v6(program: &[Instruction], client: [u32; 4]) -> u32 {
+        interpreter::run(program, &|offset, size| match (offset, size) {
+            (NETWORK, 1) => 0x60,
+            (offset, 4) => client[((offset - V6_SOURCE) / 4) as usize],
+            other => panic!("{other:?} is read"),
+        })
+    }
+
+    #[test]
+    fn chance_is_spread_over_the_open_ones() {
+        let program = program(Balance::Random, &slots(&[true, false, true, true]));
+        let mut counts = [0; 4];
+        for number in 0..3000u32 {
+            counts[interpreter::run(&program, &|offset, _| {
+                assert_eq!(offset, RANDOM);
+                number
+            }) as usize] += 1;
+        }
+        assert_eq!(counts, [1000, 0, 1000, 1000]);
+    }
+
+    #[test]
+    fn a_slot_of_many_sockets_gets_no_more_than_another() {
+        let targets = [target(true, &[3]), target(true, &[0, 1, 2])];
+        let program = program(Balance::Random, &targets);
+        let random = std::cell::RefCell::new(fastrand::Rng::with_seed(7));
+        let mut counts = [0; 4];
+        for _ in 0..6000 {
+            counts[interpreter::run(&program, &|_, _| random.borrow_mut().u32(..)) as usize] += 1;
+        }
+        assert!((2800..3200).contains(&counts[3]), "{counts:?}");
+        assert!(counts[..3].iter().all(|count| (850..1150).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn a_client_stays_while_its_slot_is_up_and_comes_back() {
+        let all = program(Balance::IpHash, &slots(&[true; 4]));
+        let three = program(Balance::IpHash, &slots(&[true, true, false, true]));
+        let mut counts = [0; 4];
+        let mut substitutes = [0; 4];
+        for client in 0..4000u32 {
+            let client = 0x7f00_0001 + client * 7;
+            let slot = of_v4(&all, client);
+            counts[slot as usize] += 1;
+            match (slot, of_v4(&three, client)) {
+                (2, other) => substitutes[other as usize] += 1,
+                (slot, same) => assert_eq!(slot, same, "a client of a slot that is up has moved"),
+            }
+        }
+        assert!(counts.iter().all(|count| (850..1150).contains(count)), "{counts:?}");
+        assert!([0, 1, 3].iter().all(|slot| substitutes[*slot] > 200), "{substitutes:?}");
+    }
+
+    #[test]
+    fn clients_of_both_families_are_told_apart_by_their_whole_address() {
+        let program = program(Balance::IpHash, &slots(&[true; 4]));
+        for word in 0..4 {
+            let mut seen = std::collections::HashSet::new();
+            for number in 0..64 {
+                let mut client = [0x2001_0db8, 1, 2, 3];
+                client[word] ^= number;
+                seen.insert(of_v6(&program, client));
+            }
+            assert_eq!(seen.len(), 4, "word {word} does not count");
+        }
+        let seen: std::collections::HashSet<u32> = (0..64).map(|client| of_v4(&program, client)).collect();
+        assert_eq!(seen.len(), 4);
+    }
+
+    #[test]
+    fn a_client_stays_with_one_socket_of_its_slot() {
+        let targets = [target(true, &[0, 1]), target(true, &[2, 3])];
+        let program = program(Balance::IpHash, &targets);
+        let seen: std::collections::HashSet<u32> =
+            (0..200).map(|client| of_v4(&program, client * 3)).collect();
+        assert_eq!(seen.len(), 4);
+    }
+
+    #[test]
+    fn where_nothing_is_open_the_kernel_chooses() {
+        let nothing = vec![give(NOBODY)];
+        assert_eq!(program(Balance::Random, &[]), nothing);
+        assert_eq!(program(Balance::IpHash, &slots(&[false, false])), nothing);
+        assert_eq!(program(Balance::Random, &[target(true, &[])]), nothing);
+        assert_eq!(program(Balance::Random, &slots(&[true; 3000])), nothing);
+    }
+
+    #[test]
+    fn no_program_is_too_long_for_its_jumps() {
+        let many: Vec<u32> = (0..500).collect();
+        let targets = [target(true, &many), target(true, &[500])];
+        for balance in [Balance::Random, Balance::IpHash] {
+            assert_ne!(of_seed(&program(balance, &targets), 1), NOBODY);
+        }
+    }
+
+    fn of_seed(program: &[Instruction], seed: u32) -> u32 {
+        interpreter::run(program, &|_, size| if size == 1 { 0x45 } else { seed })
+    }
+}

@@ -1,0 +1,157 @@
+//! Work of several steps: apps that depend on others are started after these are online, and stopped
+//! before them. A client of the loop like any other; each step is asked for under the key of the whole,
+//! so that a client who asks the next daemon again has it go on where this one died.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::handle::Handle;
+use super::saved::Saved;
+use crate::instance::Instance;
+use crate::instance::state::State;
+use crate::ipc::message::{ActOn, Action, ApiError, ErrorCode, Report, Selectors, StartApps};
+use crate::spec::order;
+
+type Dependencies = BTreeMap<String, Vec<String>>;
+
+/// Starts apps, each after those that it depends on are online.
+///
+/// # Errors
+/// A circle, or a dependency that is neither asked for nor in the list; nothing is changed. What fails to
+/// come online is told in the report, as are those that wait for it.
+pub async fn start(handle: &Handle, request: StartApps) -> Result<Report, ApiError> {
+    let wanted: Dependencies =
+        request.apps.iter().map(|app| (app.name.clone(), app.depends_on.clone())).collect();
+    if wanted.values().all(Vec::is_empty) {
+        return handle.start(request).await;
+    }
+    let steps = order::steps(&wanted).map_err(circle)?;
+    check_known(handle, &wanted).await?;
+    let StartApps { apps, inherited, existing } = request;
+    let mut report = Report::default();
+    for (number, step) in steps.iter().enumerate() {
+        let mut now: Vec<_> = apps.iter().filter(|app| step.contains(&app.name)).cloned().collect();
+        let mut waiting = BTreeMap::new();
+        for app in &mut now {
+            if let Some(why) = missing(handle, &app.depends_on).await? {
+                app.autostart = false;
+                waiting.insert(app.name.clone(), why);
+            }
+        }
+        let part = StartApps { apps: now, inherited: inherited.clone(), existing };
+        let mut part = handle.step(number).start(part).await?;
+        for outcome in &mut part.instances {
+            if let Some(why) = waiting.get(&outcome.name) {
+                outcome.problem = Some(format!("not started: it depends on {why}"));
+            }
+        }
+        add(&mut report, part);
+    }
+    Ok(report)
+}
+
+/// Acts on instances; those that others depend on are stopped after these.
+///
+/// # Errors
+/// A selector matches nothing; nothing is changed.
+pub async fn act(handle: &Handle, action: Action, on: ActOn) -> Result<Report, ApiError> {
+    match action {
+        Action::Stop | Action::Delete => {}
+        Action::Start | Action::Restart | Action::Reset => return handle.act(action, on).await,
+    }
+    let Some(steps) = downwards(&handle.look(Some(on.select.clone())).await?) else {
+        return handle.act(action, on).await;
+    };
+    let mut report = Report::default();
+    for (number, select) in steps.into_iter().enumerate() {
+        match handle.step(number).act(action, ActOn { select, ..ActOn::default() }).await {
+            Ok(part) => add(&mut report, part),
+            // Gone meanwhile, as somebody else wanted.
+            Err(error) if error.code == ErrorCode::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(report)
+}
+
+/// Adds what a saved list holds, in order.
+///
+/// # Errors
+/// The daemon is shutting down.
+pub async fn resurrect(handle: &Handle, saved: Saved) -> Result<Report, ApiError> {
+    let wanted = dependencies(saved.instances().iter());
+    // A circle was refused before it was saved; a damaged list starts all at once.
+    let steps = order::steps(&wanted).unwrap_or_else(|_| vec![wanted.into_keys().collect()]);
+    let mut report = Report::default();
+    for (number, step) in steps.iter().enumerate() {
+        let part = saved.only(|instance| step.contains(&instance.spec.name));
+        add(&mut report, handle.step(number).resurrect(part).await?);
+    }
+    Ok(report)
+}
+
+/// Stops everything, for good. For who has called [`Handle::close`].
+///
+/// # Errors
+/// The loop has ended.
+pub async fn stop_all(handle: &Handle) -> Result<Report, ApiError> {
+    let all = handle.look(None).await?;
+    let steps = downwards(&all).unwrap_or_else(|| vec![vec!["all".into()]]);
+    let mut report = Report::default();
+    for select in steps {
+        add(&mut report, handle.stop_for_good(select).await?);
+    }
+    Ok(report)
+}
+
+fn add(report: &mut Report, part: Report) {
+    report.instances.extend(part.instances);
+    report.instances.sort_by_key(|outcome| outcome.id);
+    report.notes.extend(part.notes);
+}
+
+fn circle(circle: order::Circle) -> ApiError {
+    ApiError::new(ErrorCode::Invalid, circle.to_string()).hint("Take one of them from a `depends_on`.")
+}
+
+fn dependencies<'a>(instances: impl Iterator<Item = &'a Instance>) -> Dependencies {
+    instances.map(|instance| (instance.spec.name.clone(), instance.spec.depends_on.clone())).collect()
+}
+
+/// Ids to stop, step by step; nothing if their order does not matter.
+fn downwards<U>(chosen: &[(Instance, U)]) -> Option<Vec<Selectors>> {
+    let apps = dependencies(chosen.iter().map(|(instance, _)| instance));
+    let mut steps = order::steps(&apps).ok().filter(|steps| steps.len() > 1)?;
+    steps.reverse();
+    let ids = |step: Vec<String>| {
+        let of_it = chosen.iter().filter(|(instance, _)| step.contains(&instance.spec.name));
+        of_it.map(|(instance, _)| instance.id.to_string()).collect()
+    };
+    Some(steps.into_iter().map(ids).collect())
+}
+
+async fn check_known(handle: &Handle, wanted: &Dependencies) -> Result<(), ApiError> {
+    let list = handle.look(None).await?;
+    let listed: BTreeSet<&str> = list.iter().map(|(instance, _)| instance.spec.name.as_str()).collect();
+    for (name, on) in wanted {
+        let unknown = on.iter().find(|on| !wanted.contains_key(*on) && !listed.contains(on.as_str()));
+        if let Some(unknown) = unknown {
+            let what = format!(
+                "app \"{name}\" depends on \"{unknown}\", which is neither started here nor in the list"
+            );
+            return Err(ApiError::new(ErrorCode::Invalid, what)
+                .hint("Start that one first, or correct `depends_on`."));
+        }
+    }
+    Ok(())
+}
+
+/// The first of these apps that is not online, and how it is.
+async fn missing(handle: &Handle, on: &[String]) -> Result<Option<String>, ApiError> {
+    let list = if on.is_empty() { Vec::new() } else { handle.look(None).await? };
+    let online = |name: &&String| {
+        let mut of_it = list.iter().filter(|(instance, _)| instance.spec.name == **name).peekable();
+        of_it.peek().is_some()
+            && of_it.all(|(instance, _)| matches!(instance.life.state, State::Online { .. }))
+    };
+    Ok(on.iter().find(|name| !online(name)).map(|name| format!("\"{name}\", which is not online")))
+}

@@ -1,0 +1,137 @@
+//! Trying another binary of rsm before it takes over.
+//!
+//! It is run once, harmlessly: it must say that it can read our state and speak with our keeper. What
+//! that does not show the keeper finds out, which goes back to the present binary if the new daemon
+//! does not come to answer clients.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use serde::{Deserialize, Serialize};
+
+use super::saved;
+use crate::ipc::message::{ApiError, ErrorCode, UpgradeOutcome};
+use crate::keeper::handover::HANDOVER;
+use crate::keeper::path_of;
+use crate::keeper::wire::{PROTOCOL, Upgrade};
+use crate::process::pidfd::ProcessRef;
+use crate::version::version;
+
+/// How long the new binary may take to say what it can.
+const ANSWER_TIME: Duration = Duration::from_secs(10);
+/// More of what it says is not read.
+const LONGEST_ANSWER: u64 = 16 << 10;
+
+/// What a binary of rsm can take over.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Abilities {
+    /// Its version.
+    version: String,
+    /// The keeper's protocol it speaks.
+    protocol: u64,
+    /// The handover between keepers it reads.
+    handover: u64,
+}
+
+/// A binary that can take over.
+#[derive(Debug)]
+pub struct Checked {
+    /// The binary itself, whatever becomes of its path.
+    pub file: File,
+    /// Its version.
+    pub version: String,
+}
+
+/// What this binary can take over, given the state of the one that runs.
+///
+/// # Errors
+/// The state cannot be read, or is of a newer format.
+pub fn abilities(mut state: impl Read) -> io::Result<Abilities> {
+    let mut bytes = Vec::new();
+    state.read_to_end(&mut bytes)?;
+    saved::read(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+    Ok(Abilities { version: version().to_owned(), protocol: PROTOCOL, handover: HANDOVER })
+}
+
+/// What came of an upgrade, in words of the API.
+pub fn outcome(upgrade: Upgrade) -> Option<UpgradeOutcome> {
+    match upgrade {
+        Upgrade::None => None,
+        Upgrade::Done => Some(UpgradeOutcome::Done),
+        Upgrade::Died => Some(UpgradeOutcome::Died),
+        Upgrade::Silent => Some(UpgradeOutcome::Silent),
+    }
+}
+
+/// Runs a binary to learn whether it can take over.
+///
+/// # Errors
+/// It cannot, in words for the user. Nothing has changed.
+pub async fn check(binary: &Path, state: &[u8]) -> Result<Checked, ApiError> {
+    let refused = |why: String| {
+        ApiError::new(ErrorCode::Invalid, format!("{} cannot take over: {why}", binary.display()))
+            .hint("Nothing was changed; the present version goes on.")
+    };
+    let file = File::open(binary).map_err(|error| refused(format!("it cannot be opened: {error}")))?;
+    let (said, complaint) = ask(&file, state).await.map_err(refused)?;
+    let abilities: Abilities = serde_json::from_str(&said)
+        .map_err(|_| refused(format!("it is no rsm that knows how ({})", first_line(&complaint, &said))))?;
+    let Abilities { version, protocol, handover } = abilities;
+    if (protocol, handover) != (PROTOCOL, HANDOVER) {
+        return Err(refused(format!(
+            "version {version} speaks another protocol with the keeper; `rsm save`, `rsm kill`, then \
+             `rsm resurrect` with the new version is the way"
+        )));
+    }
+    Ok(Checked { file, version })
+}
+
+/// What it says, and what it complains of.
+async fn ask(file: &File, state: &[u8]) -> Result<(String, String), String> {
+    let failed = |error: io::Error| format!("it cannot be run: {error}");
+    let memory = |name| memfd_create(name, MFdFlags::MFD_CLOEXEC).map(File::from).map_err(io::Error::from);
+    let (mut input, mut output, mut errors) = (|| {
+        let mut input = memory(c"rsm-state")?;
+        input.write_all(state)?;
+        input.rewind()?;
+        Ok((input, memory(c"rsm-answer")?, memory(c"rsm-errors")?))
+    })()
+    .map_err(failed)?;
+    let mut command = Command::new(path_of(file));
+    command.arg("can-take-over").current_dir("/");
+    let stdio = |file: &mut File| file.try_clone().map(Stdio::from).map_err(failed);
+    command.stdin(stdio(&mut input)?).stdout(stdio(&mut output)?).stderr(stdio(&mut errors)?);
+    let mut child = command.spawn().map_err(failed)?;
+    let status = end_of(&mut child)
+        .await
+        .ok_or_else(|| format!("it did not say within {} s what it can", ANSWER_TIME.as_secs()))?;
+    let text = |mut file: File| {
+        let mut text = Vec::new();
+        let _ = file.rewind().and_then(|()| file.take(LONGEST_ANSWER).read_to_end(&mut text));
+        String::from_utf8_lossy(&text).into_owned()
+    };
+    let (said, complaint) = (text(output), text(errors));
+    match status.success() {
+        true => Ok((said, complaint)),
+        false => Err(format!("{status}: {}", first_line(&complaint, &said))),
+    }
+}
+
+async fn end_of(child: &mut Child) -> Option<ExitStatus> {
+    let process = ProcessRef::of(child.id().cast_signed())?;
+    if tokio::time::timeout(ANSWER_TIME, process.ended()).await.is_err() {
+        let _ = child.kill();
+        let _ = child.wait();
+        return None;
+    }
+    child.wait().ok()
+}
+
+fn first_line<'a>(complaint: &'a str, said: &'a str) -> &'a str {
+    let line = |text: &'a str| text.lines().map(str::trim).find(|line| !line.is_empty());
+    line(complaint).or_else(|| line(said)).unwrap_or("it said nothing")
+}

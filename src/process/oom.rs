@@ -1,0 +1,41 @@
+//! Who goes first when the machine runs out of memory: not those who hold everything together.
+
+use std::fs;
+use std::sync::OnceLock;
+
+const FILE: &str = "/proc/self/oom_score_adj";
+
+/// Low enough to be among the last; -1000 would make it immune, and a leak of ours deadly.
+const MANAGER: &str = "-900";
+
+static FORMER: OnceLock<i32> = OnceLock::new();
+
+/// Asks the kernel to kill this process among the last. Where that is not permitted (it takes
+/// CAP_SYS_RESOURCE), nothing changes.
+pub fn prefer_others() {
+    if let Ok(former) = fs::read_to_string(FILE)
+        && fs::write(FILE, MANAGER).is_ok()
+        && let Ok(former) = former.trim().parse()
+    {
+        let _ = FORMER.set(former); // told already by who was here before us
+    }
+}
+
+/// What it was before, if it was changed.
+pub fn former() -> Option<i32> {
+    FORMER.get().copied()
+}
+
+/// This process goes on from another, which had changed it from this.
+pub fn goes_on(former: Option<i32>) {
+    if let Some(former) = former {
+        let _ = FORMER.set(former);
+    }
+}
+
+/// For a child: as it was before. Apps do not inherit our preference.
+pub fn as_before() {
+    if let Some(former) = FORMER.get() {
+        let _ = fs::write(FILE, former.to_string());
+    }
+}

@@ -1,0 +1,177 @@
+//! How much of all this the kernel, and the container we run in, allow: tried once, in a child.
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, pipe2};
+
+use super::caller::{Caller, SocketFile, read_memory, take_descriptor};
+use super::filter::{Calls, install_program, program};
+use super::notify::{Notification, Notifier};
+use crate::process::bpf::Instruction;
+use crate::process::pidfd;
+
+/// The child does nothing that takes time; a machine that swaps may still keep it waiting.
+const PATIENCE_MILLIS: u16 = 5000;
+
+/// What can be done about the calls of programs that run under a filter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Support {
+    /// Their sockets can be looked into and acted upon.
+    Take,
+    /// Their sockets cannot be had, for this reason, but can be replaced by ours.
+    Replace(Errno),
+    /// Nothing: what failed, and why.
+    Nothing {
+        /// The step.
+        step: &'static str,
+        /// The system's error.
+        errno: Errno,
+    },
+}
+
+impl fmt::Display for Support {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Take => write!(out, "the kernel allows all of it"),
+            Self::Replace(errno) => {
+                write!(out, "sockets cannot be taken out of a program here (pidfd_getfd: {})", errno.desc())
+            }
+            Self::Nothing { step, errno } => write!(out, "{step} is not possible here: {}", errno.desc()),
+        }
+    }
+}
+
+/// Tries it on a child, which becomes `user` (uid and gid) if one is given.
+///
+/// The answer holds for as long as we have our privileges; ask once for each user.
+pub fn probe(user: Option<(u32, u32)>) -> Support {
+    match try_out(user) {
+        Ok(support) => support,
+        Err((step, errno)) => Support::Nothing { step, errno },
+    }
+}
+
+type Failed = (&'static str, Errno);
+
+fn try_out(user: Option<(u32, u32)>) -> Result<Support, Failed> {
+    let failed = |step| move |errno| (step, errno);
+    let program = program(Calls::WithOptions);
+    let (said, child_says) = pipe2(OFlag::O_CLOEXEC).map_err(failed("a pipe"))?;
+    let new_socket = || socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
+    let sockets = (new_socket().map_err(failed("a socket"))?, new_socket().map_err(failed("a socket"))?);
+    let child = Child::start(&program, user, child_says.as_raw_fd(), sockets.0.as_raw_fd())
+        .map_err(failed("a process"))?;
+    let notifier = notifier(&said).map_err(failed("installing the filter (seccomp)"))?;
+    wait_for(notifier.as_fd()).map_err(failed("the notification of a call (seccomp)"))?;
+    let mut call = Notification::default();
+    notifier.receive(&mut call).map_err(failed("the notification of a call (seccomp)"))?;
+    let process = Caller::of(call.thread).map_err(failed("the caller's status in /proc"))?.process;
+    // The child has a copy of our memory, so what lies here lies there, too.
+    read_memory(call.thread, program.as_ptr() as u64, 8)
+        .map_err(failed("reading its memory (process_vm_readv)"))?;
+    SocketFile::of(process, sockets.0.as_raw_fd()).map_err(failed("its descriptors in /proc"))?;
+    let place = notifier.place(call.id, sockets.1.as_fd(), sockets.0.as_raw_fd(), true);
+    place.map_err(failed("replacing its socket (SECCOMP_ADDFD, Linux 5.9)"))?;
+    let number = sockets.1.as_raw_fd();
+    let taken = pidfd::open(process).and_then(|process| take_descriptor(process.as_fd(), number));
+    notifier.answer(call.id, Ok(())).map_err(failed("answering a call (seccomp)"))?;
+    drop((child, child_says));
+    Ok(taken.map_or_else(Support::Replace, |_| Support::Take))
+}
+
+/// The child's first word: the number of its notifier, or its error.
+fn notifier(said: &OwnedFd) -> nix::Result<Notifier> {
+    let mut word = [0; 4];
+    wait_for(said.as_fd())?;
+    if nix::unistd::read(said, &mut word)? != word.len() {
+        return Err(Errno::EIO);
+    }
+    match i32::from_ne_bytes(word) {
+        // SAFETY: child and parent have one table of descriptors, and the child leaves this one to us.
+        number if number >= 0 => Ok(Notifier::from(unsafe { OwnedFd::from_raw_fd(number) })),
+        errno => Err(Errno::from_raw(-errno)),
+    }
+}
+
+fn wait_for(fd: std::os::fd::BorrowedFd<'_>) -> nix::Result<()> {
+    match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::from(PATIENCE_MILLIS))? {
+        0 => Err(Errno::ETIMEDOUT),
+        _ => Ok(()),
+    }
+}
+
+/// A process that calls `listen` under the filter; killed and reaped when dropped.
+struct Child(Pid);
+
+impl Child {
+    /// It has our table of descriptors, so that its notifier needs no way to us.
+    fn start(
+        program: &[Instruction],
+        user: Option<(u32, u32)>,
+        tell: RawFd,
+        socket: RawFd,
+    ) -> nix::Result<Self> {
+        let flags = libc::c_long::from(libc::CLONE_FILES | libc::SIGCHLD);
+        // SAFETY: a fork but for the shared descriptors. We may have threads, so until its end the
+        // child makes system calls only: no allocation, no lock.
+        let pid = Errno::result(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })?;
+        if pid != 0 {
+            return Ok(Self(Pid::from_raw(i32::try_from(pid).map_err(|_| Errno::ESRCH)?)));
+        }
+        let word = match install_program(program) {
+            Ok(notifier) => notifier.into_raw_fd(),
+            Err(errno) => -(errno as i32),
+        };
+        // SAFETY: system calls on numbers and on memory of this function. The C library's `setuid`
+        // would look for the threads that this process does not have.
+        unsafe {
+            if let Some((uid, gid)) = user {
+                libc::syscall(libc::SYS_setgid, gid);
+                libc::syscall(libc::SYS_setuid, uid);
+            }
+            libc::write(tell, (&raw const word).cast(), 4);
+            if word >= 0 {
+                libc::listen(socket, 1);
+            }
+            libc::_exit(0)
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = kill(self.0, Signal::SIGKILL);
+        while waitpid(self.0, None) == Err(Errno::EINTR) {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_ends_with_an_answer_and_leaves_nothing_open() {
+        let support = probe(None);
+        assert!(!matches!(support, Support::Nothing { .. }), "{support}");
+        if nix::unistd::geteuid().is_root() {
+            assert_eq!(probe(Some((65534, 65534))), Support::Take);
+        }
+    }
+
+    #[test]
+    fn an_answer_says_what_and_why() {
+        let nothing = Support::Nothing { step: "installing the filter (seccomp)", errno: Errno::EBUSY };
+        assert_eq!(
+            nothing.to_string(),
+            "installing the filter (seccomp) is not possible here: Device or resource busy"
+        );
+    }
+}

@@ -1,0 +1,89 @@
+//! The pipes that carry an app's output: making them, and finding them again in a running process.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::Mode;
+
+/// A pipe for an app's output: our end to read from, its end to write to.
+///
+/// Its end is opened for reading too: a pipe without any reader then makes a writer wait instead
+/// of killing it, so an app survives the death of all of rsm. And it belongs to the app's user,
+/// who may open `/dev/stdout` anew.
+///
+/// # Errors
+/// Out of descriptors or pipes.
+pub fn output_pipe(uid: Option<u32>) -> nix::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    if let Some(uid) = uid {
+        let _ = nix::unistd::fchown(&theirs, Some(uid.into()), None);
+    }
+    let path = format!("/proc/self/fd/{}", theirs.as_raw_fd());
+    let both = nix::fcntl::open(path.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty());
+    fcntl(ours.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((ours, both.unwrap_or(theirs)))
+}
+
+/// Our end again of the output pipe that a process has at this number, after all of rsm was gone.
+///
+/// Only a pipe that is open for both ways can be one of ours: reading any other would take away
+/// from the program that reads it.
+pub fn reopen_output(pid: i32, number: i32) -> Option<OwnedFd> {
+    let path = format!("/proc/{pid}/fd/{number}");
+    if !std::fs::read_link(&path).ok()?.as_os_str().as_encoded_bytes().starts_with(b"pipe:") {
+        return None;
+    }
+    let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).ok()?;
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
+    let flags = i32::from_str_radix(flags.trim(), 8).ok()?;
+    if flags & libc::O_ACCMODE != libc::O_RDWR {
+        return None;
+    }
+    let mut options = File::options();
+    options.read(true).custom_flags(libc::O_NONBLOCK).open(&path).ok().map(OwnedFd::from)
+}
+
+/// Whether two descriptors are of the same pipe.
+pub fn same(one: &OwnedFd, other: &OwnedFd) -> bool {
+    let id = |fd: &OwnedFd| {
+        let meta = File::from(fd.try_clone()?).metadata()?;
+        io::Result::Ok((meta.dev(), meta.ino()))
+    };
+    matches!((id(one), id(other)), (Ok(one), Ok(other)) if one == other)
+}
+
+/// The read end of a pipe that nobody writes to any more.
+///
+/// # Errors
+/// Out of descriptors or pipes.
+pub fn closed_pipe() -> nix::Result<OwnedFd> {
+    nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map(|(read, _)| read)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    #[test]
+    fn only_our_own_pipes_are_opened_again() {
+        let me = std::process::id().cast_signed();
+        let (ours, theirs) = output_pipe(None).unwrap();
+        File::from(theirs.try_clone().unwrap()).write_all(b"kept").unwrap();
+        drop(ours);
+        let again = reopen_output(me, theirs.as_raw_fd()).unwrap();
+        assert!(same(&again, &theirs));
+        let mut text = [0; 8];
+        assert_eq!(File::from(again).read(&mut text).unwrap(), 4, "what was written meanwhile is there");
+        let (read, write) = nix::unistd::pipe().unwrap();
+        assert!(reopen_output(me, write.as_raw_fd()).is_none(), "a pipe of the app's own");
+        assert!(!same(&read, &theirs));
+        let file: OwnedFd = File::open("/dev/null").unwrap().into();
+        assert!(reopen_output(me, file.as_raw_fd()).is_none());
+        assert_eq!(File::from(closed_pipe().unwrap()).read(&mut text).unwrap(), 0);
+    }
+}

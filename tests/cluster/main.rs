@@ -1,0 +1,412 @@
+//! Real programs on shared ports, driven by a small supervisor instead of the daemon.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod load;
+mod programs;
+mod supervisor;
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
+
+use load::{Load, Tally, ask, ask_from, ask_udp, free_port, requests};
+use nix::sys::signal::Signal;
+use programs::{NODE, PASSED, PROBE, PYTHON, SIGNALS, TWICE, UDP, WORKERS};
+use rsm::cluster::{Balance, Event, Path, Settings, Warning};
+use supervisor::{APP, Supervisor};
+
+const PATHS: [Path; 2] = [Path::Take, Path::Replace];
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+fn python(host: &str, port: u16) -> [String; 5] {
+    ["python3", "-c", PYTHON, host, &port.to_string()].map(str::to_owned)
+}
+
+fn node(port: u16) -> [String; 5] {
+    ["node", "-e", NODE, "--", &port.to_string()].map(str::to_owned)
+}
+
+/// The members whose slots answer, in order.
+fn answering(tally: &Tally) -> Vec<&str> {
+    tally.answered.keys().map(String::as_str).collect()
+}
+
+fn slots(count: u32) -> Settings {
+    Settings { slots: (0..count).collect(), ..Settings::default() }
+}
+
+#[test]
+fn two_python_servers_share_a_port() {
+    for path in PATHS {
+        let mut supervisor = Supervisor::new(path, slots(2));
+        let port = free_port();
+        for slot in 0..2 {
+            supervisor.start_ready(slot, &python("127.0.0.1", port));
+        }
+        let tally = requests(200, local(port));
+        tally.assert_clean();
+        assert_eq!(answering(&tally), ["0", "1"], "{path:?}: {tally:?}");
+        assert!(tally.answered.values().all(|count| *count > 50), "{path:?}: {tally:?}");
+    }
+}
+
+#[test]
+fn four_node_servers_behind_a_shell_get_equal_shares() {
+    for path in PATHS {
+        let mut supervisor = Supervisor::new(path, slots(4));
+        let port = free_port();
+        // As `npm start` does it.
+        let line = format!("node -e '{NODE}' -- {port}; true");
+        for slot in 0..4 {
+            supervisor.start_ready(slot, &["sh", "-c", &line]);
+        }
+        let tally = requests(2000, local(port));
+        tally.assert_clean();
+        // By chance: five times the standard deviation (19) round the mean.
+        assert!(tally.answered.values().all(|count| (400..600).contains(count)), "{path:?}: {tally:?}");
+        assert_eq!(answering(&tally), ["0", "1", "2", "3"]);
+    }
+}
+
+#[test]
+fn a_reload_fails_no_request() {
+    for path in PATHS {
+        let mut supervisor = Supervisor::new(path, slots(2));
+        let port = free_port();
+        let mut runs: Vec<u64> = (0..2).map(|slot| supervisor.start_ready(slot, &node(port))).collect();
+        let load = Load::on(local(port));
+        for _ in 0..2 {
+            for run in &mut runs {
+                *run = supervisor.reload(*run, &node(port));
+            }
+        }
+        let tally = load.finish();
+        tally.assert_clean();
+        assert_eq!(answering(&tally), ["0", "1"], "{path:?}: {tally:?}");
+        assert_eq!(supervisor.ports().len(), 2);
+    }
+}
+
+#[test]
+fn a_reload_to_sockets_of_its_own_fails_no_request() {
+    for path in PATHS {
+        let mut supervisor = Supervisor::new(path, Settings { fresh: true, ..slots(2) });
+        let port = free_port();
+        let mut runs: Vec<u64> = (0..2).map(|slot| supervisor.start_ready(slot, &node(port))).collect();
+        let load = Load::on(local(port));
+        for run in &mut runs {
+            *run = supervisor.reload(*run, &node(port));
+        }
+        load.finish().assert_clean();
+        assert_eq!(supervisor.ports().len(), 2, "the old ones are closed");
+    }
+}
+
+#[test]
+fn while_a_run_is_replaced_its_connections_wait() {
+    for path in PATHS {
+        let mut supervisor = Supervisor::new(path, slots(1));
+        let port = free_port();
+        let run = supervisor.start_ready(0, &python("127.0.0.1", port));
+        supervisor.kill(run);
+        let client = std::thread::spawn(move || ask(local(port)));
+        supervisor.wait_ports(|ports| ports.iter().any(|port| port.waiting == Some(1)));
+        supervisor.start_ready(0, &python("127.0.0.1", port));
+        assert_eq!(client.join().unwrap().unwrap(), "0");
+    }
+}
+
+#[test]
+fn a_slot_that_crashed_gets_nothing_while_another_is_ready() {
+    let mut supervisor = Supervisor::new(Path::Take, slots(2));
+    let port = free_port();
+    let first = supervisor.start_ready(0, &python("127.0.0.1", port));
+    supervisor.start_ready(1, &python("127.0.0.1", port));
+    supervisor.kill(first);
+    supervisor.ports(); // done when this is answered: commands are carried out in order
+    let tally = requests(50, local(port));
+    tally.assert_clean();
+    assert_eq!(answering(&tally), ["1"]);
+    // One that listens but is not ready gets nothing either.
+    let again = supervisor.start(0, &python("127.0.0.1", port));
+    supervisor.wait_for(|event| matches!(event, Event::Listening { run, .. } if *run == again));
+    assert_eq!(answering(&requests(50, local(port))), ["1"]);
+    supervisor.cluster().ready(again);
+    supervisor.ports();
+    assert_eq!(answering(&requests(50, local(port))), ["0", "1"]);
+}
+
+#[test]
+fn without_a_replacement_clients_are_refused_at_once() {
+    for path in PATHS {
+        let mut supervisor = Supervisor::new(path, slots(2));
+        let port = free_port();
+        let runs = [0, 1].map(|slot| supervisor.start_ready(slot, &python("127.0.0.1", port)));
+        for (slot, run) in (0..).zip(runs) {
+            supervisor.cluster().abandon(APP, slot);
+            supervisor.kill(run);
+            supervisor.ports();
+            match slot {
+                0 => requests(20, local(port)).assert_clean(),
+                _ => assert_eq!(ask(local(port)).unwrap_err().kind(), ErrorKind::ConnectionRefused),
+            }
+        }
+        assert_eq!(supervisor.kept(), ["cluster/book", "cluster/calls"], "no socket is left");
+        // And back at once, although the keeper may just be closing the old one.
+        supervisor.start_ready(0, &python("127.0.0.1", port));
+        requests(5, local(port)).assert_clean();
+    }
+}
+
+#[test]
+fn a_client_stays_with_its_slot_and_comes_back_to_it() {
+    let mut supervisor = Supervisor::new(Path::Take, Settings { balance: Balance::IpHash, ..slots(3) });
+    let port = free_port();
+    let runs = [0, 1, 2].map(|slot| supervisor.start_ready(slot, &python("127.0.0.1", port)));
+    let clients: Vec<SocketAddr> = (1..=60).map(|host| SocketAddr::from(([127, 0, 1, host], 0))).collect();
+    let homes =
+        || -> Vec<String> { clients.iter().map(|from| ask_from(*from, local(port)).unwrap()).collect() };
+    let before = homes();
+    assert_eq!(before, homes());
+    assert_eq!(BTreeSet::from_iter(&before).len(), 3, "{before:?}");
+    supervisor.kill(runs[1]);
+    supervisor.ports();
+    for (before, now) in before.iter().zip(homes()) {
+        assert!(*before == now || before == "1", "a client of a slot that is up has moved");
+        assert_ne!(now, "1");
+    }
+    supervisor.start_ready(1, &python("127.0.0.1", port));
+    supervisor.ports();
+    assert_eq!(before, homes());
+}
+
+#[test]
+fn one_queue_for_all_is_one_socket() {
+    for path in PATHS {
+        let mut supervisor = Supervisor::new(path, Settings { balance: Balance::Shared, ..slots(2) });
+        let port = free_port();
+        let first = supervisor.start_ready(0, &node(port));
+        supervisor.start_ready(1, &node(port));
+        assert_eq!(supervisor.ports().len(), 1);
+        let load = Load::on(local(port));
+        supervisor.reload(first, &node(port));
+        load.finish().assert_clean();
+        supervisor.cluster().abandon(APP, 0);
+        assert_eq!(supervisor.ports().len(), 1, "the other slot still has it");
+    }
+}
+
+#[test]
+fn as_another_user() {
+    if !nix::unistd::geteuid().is_root() {
+        return; // only root can become someone else; as an ordinary user all other tests are this one
+    }
+    for path in PATHS {
+        let mut supervisor = Supervisor::new(path, slots(2));
+        supervisor.become_user(65534);
+        let port = free_port();
+        for slot in 0..2 {
+            supervisor.start_ready(slot, &python("127.0.0.1", port));
+        }
+        assert_eq!(answering(&requests(50, local(port))), ["0", "1"]);
+        // What the user may not, the app may not, whatever the daemon may.
+        let low = supervisor.start(2, &python("127.0.0.1", 81));
+        supervisor.wait_for(|event| matches!(event, Event::Warning { warning: Warning::LowPort { .. }, .. }));
+        supervisor.wait_gone(low);
+        assert!(supervisor.output(low).contains("Permission denied"));
+        supervisor.cluster().app(APP, Settings { low_ports: true, ..slots(3) });
+        supervisor.start_ready(2, &python("127.0.0.1", 81));
+        requests(3, local(81)).assert_clean();
+    }
+}
+
+#[test]
+fn a_port_of_somebody_else_stays_theirs() {
+    for path in PATHS {
+        let foreign = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = foreign.local_addr().unwrap().port();
+        let mut supervisor = Supervisor::new(path, slots(1));
+        let run = supervisor.start(0, &python("127.0.0.1", port));
+        supervisor.wait_for(|event| matches!(event, Event::Warning { warning: Warning::Taken { .. }, .. }));
+        supervisor.wait_gone(run);
+        assert!(supervisor.output(run).contains("Address already in use"));
+    }
+}
+
+#[test]
+fn two_apps_on_one_port_share_it_with_a_warning() {
+    for path in PATHS {
+        let mut supervisor = Supervisor::new(path, slots(1));
+        supervisor.cluster().app("web", Settings { slots: vec![7], ..Settings::default() });
+        let port = free_port();
+        supervisor.start_ready(0, &python("127.0.0.1", port));
+        let other = supervisor.start_in("web", 7, &python("127.0.0.1", port));
+        let warned = supervisor.wait_for(|event| matches!(event, Event::Warning { .. }));
+        let Event::Warning { warning: Warning::SharedWith { app, .. }, .. } = warned else {
+            panic!("{warned:?}")
+        };
+        assert_eq!(app, APP);
+        supervisor.wait_ready(other);
+        supervisor.ports();
+        assert_eq!(answering(&requests(50, local(port))), ["0", "7"]);
+    }
+}
+
+#[test]
+fn addresses_of_both_families_are_groups_of_their_own() {
+    let v6 = |port| SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port));
+    for path in PATHS {
+        let mut supervisor = Supervisor::new(path, slots(2));
+        let port = free_port();
+        for slot in 0..2 {
+            supervisor.start_ready(slot, &python("::", port));
+        }
+        assert_eq!(answering(&requests(50, v6(port))), ["0", "1"]);
+        let tally = requests(50, local(port));
+        tally.assert_clean();
+        assert_eq!(answering(&tally), ["0", "1"], "IPv4 on the same sockets");
+        let both = supervisor.ports();
+        assert!(both.iter().all(|port| !port.address.only_v6), "{both:?}");
+    }
+}
+
+#[test]
+fn several_ports_and_workers_that_share_by_themselves() {
+    for path in PATHS {
+        let mut supervisor = Supervisor::new(path, slots(2));
+        let port = free_port();
+        let argv = ["python3", "-c", WORKERS, &port.to_string(), &free_port().to_string()];
+        let first = supervisor.start_ready(0, &argv);
+        supervisor.start_ready(1, &argv);
+        // In each slot two sockets of the shared port, and one of the other.
+        supervisor.wait_ports(|ports| ports.len() == 6);
+        let again = supervisor.reload(first, &argv);
+        supervisor.wait_line(again, "serving");
+        supervisor.wait_ports(|ports| ports.len() == 6 && ports.iter().all(|port| !port.runs.is_empty()));
+        requests(50, local(port)).assert_clean();
+    }
+}
+
+#[test]
+fn a_probed_port_is_let_go() {
+    for path in PATHS {
+        let mut supervisor = Supervisor::new(path, slots(1));
+        let port = free_port();
+        let run = supervisor.start(0, &["python3", "-c", PROBE, &port.to_string()]);
+        supervisor.wait_line(run, "probed");
+        // The probe of 127.0.0.1 was closed, and must not swallow what is meant for all addresses.
+        supervisor.wait_ports(|ports| ports.len() == 1 && ports[0].address.socket.ip().is_unspecified());
+        requests(5, local(port)).assert_clean();
+    }
+}
+
+#[test]
+fn a_program_cannot_have_a_port_twice() {
+    for path in PATHS {
+        let mut supervisor = Supervisor::new(path, slots(1));
+        let run = supervisor.start(0, &["python3", "-c", TWICE, &free_port().to_string()]);
+        supervisor.wait_line(run, "refused");
+    }
+}
+
+#[test]
+fn signals_while_it_asks_do_no_harm() {
+    let mut supervisor = Supervisor::new(Path::Take, slots(1));
+    let run = supervisor.start(0, &["python3", "-c", SIGNALS, &free_port().to_string()]);
+    supervisor.wait_line(run, "done");
+}
+
+#[test]
+fn datagrams_are_shared_if_asked_for() {
+    for path in PATHS {
+        let mut supervisor = Supervisor::new(path, Settings { udp: true, ..slots(2) });
+        let port = free_port();
+        let argv = ["python3", "-c", UDP, &port.to_string()];
+        let first = supervisor.start_ready(0, &argv);
+        supervisor.start_ready(1, &argv);
+        supervisor.ports();
+        let mut seen = BTreeSet::new();
+        for _ in 0..50 {
+            seen.insert(ask_udp(port));
+        }
+        assert_eq!(seen, BTreeSet::from(["0".to_owned(), "1".to_owned()]), "{path:?}");
+        supervisor.kill(first);
+        supervisor.start_ready(0, &argv);
+        supervisor.ports();
+        ask_udp(port);
+    }
+}
+
+#[test]
+fn datagrams_are_left_alone_otherwise() {
+    let mut supervisor = Supervisor::new(Path::Take, slots(2));
+    let port = free_port();
+    let first = supervisor.start(0, &["python3", "-c", UDP, &port.to_string()]);
+    supervisor.wait_line(first, "bound");
+    let second = supervisor.start(1, &["python3", "-c", UDP, &port.to_string()]);
+    supervisor.wait_gone(second);
+    assert!(supervisor.output(second).contains("Address already in use"));
+}
+
+#[test]
+fn where_nobody_can_ask_sockets_are_passed() {
+    let node_line = |port: u16| format!("node -e '{NODE}' -- {port}; true");
+    for path in [Path::Listen, Path::Preload] {
+        let mut supervisor = Supervisor::new(path, slots(2));
+        let port = free_port();
+        supervisor.listen = vec![port.to_string().parse().unwrap()];
+        let argv = match path {
+            Path::Listen => vec!["python3".to_owned(), "-c".into(), PASSED.into()],
+            _ => vec!["sh".into(), "-c".into(), node_line(port)],
+        };
+        let mut runs: Vec<u64> = (0..2).map(|slot| supervisor.start(slot, &argv)).collect();
+        runs.iter().for_each(|run| supervisor.cluster().ready(*run));
+        supervisor.ports();
+        // From the first moment: who comes early waits.
+        let load = Load::on(local(port));
+        requests(20, local(port)).assert_clean();
+        if path == Path::Listen {
+            for (slot, run) in (0..).zip(&mut runs) {
+                let new = supervisor.start(slot, &argv);
+                supervisor.wait_line(new, "serving");
+                supervisor.cluster().ready(new);
+                supervisor.cluster().quiet(*run);
+                supervisor.signal(*run, Signal::SIGTERM);
+                supervisor.wait_gone(*run);
+                *run = new;
+            }
+        }
+        let tally = load.finish();
+        tally.assert_clean();
+        assert_eq!(answering(&tally), ["0", "1"], "{path:?}: {tally:?}");
+        assert_eq!(supervisor.ports().len(), 2);
+    }
+}
+
+#[test]
+fn another_engine_goes_on_where_one_was_lost() {
+    for path in PATHS {
+        let mut supervisor = Supervisor::new(path, slots(3));
+        let port = free_port();
+        let runs = [0, 1].map(|slot| supervisor.start_ready(slot, &python("127.0.0.1", port)));
+        let load = Load::on(local(port));
+        supervisor.ports();
+        supervisor.lose_engine();
+        // Its call waits until somebody is there again.
+        let late = supervisor.start(2, &python("127.0.0.1", port));
+        supervisor.restore();
+        supervisor.wait_ready(late);
+        supervisor.kill(runs[0]);
+        supervisor.start_ready(0, &python("127.0.0.1", port));
+        supervisor.ports();
+        let more = requests(300, local(port));
+        more.assert_clean();
+        assert_eq!(answering(&more), ["0", "1", "2"], "{path:?}: {more:?}");
+        drop(load.finish()); // the killed run takes what it had accepted with it
+        assert_eq!(supervisor.ports().len(), 3);
+    }
+}

@@ -1,0 +1,330 @@
+//! A small daemon and keeper in one: starts programs under the filter, drives the engine, keeps what it
+//! wants kept, and can lose the engine as if the daemon had been killed.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+use rsm::cluster::{
+    Address, Began, Cluster, ClusterThread, Event, Family, Keep, Opening, Outside, Passed, Path, Port,
+    Settings, passed,
+};
+use rsm::process::pidfd::ProcessRef;
+use rsm::process::report::Told;
+use rsm::process::spawn::{self, Launch, Order};
+use rsm::process::tree::{Mark, Orphans};
+use rsm::spec::Account;
+
+pub const APP: &str = "api";
+const PATIENCE: Duration = Duration::from_secs(30);
+
+type Kept = Arc<Mutex<BTreeMap<String, OwnedFd>>>;
+
+struct World {
+    events: Sender<Event>,
+    kept: Kept,
+}
+
+impl Outside for World {
+    fn tell(&mut self, event: Event) {
+        let _ = self.events.send(event);
+    }
+
+    fn keep(&mut self, order: Keep) {
+        let mut kept = self.kept.lock().unwrap();
+        match order {
+            Keep::Store(name, fd) => drop(kept.insert(name, fd)),
+            Keep::Drop(name) => drop(kept.remove(&name)),
+        }
+    }
+}
+
+/// A program under the filter.
+pub struct Run {
+    pub number: u64,
+    pub slot: u32,
+    pub pid: i32,
+    notifier: Option<OwnedFd>,
+    output: PathBuf,
+    reaped: bool,
+}
+
+pub struct Supervisor {
+    engine: Option<ClusterThread>,
+    events: Receiver<Event>,
+    sender: Sender<Event>,
+    /// Events that came while another was waited for.
+    heard: Vec<Event>,
+    kept: Kept,
+    path: Path,
+    account: Option<Account>,
+    /// Configured addresses, for programs that cannot ask.
+    pub listen: Vec<Address>,
+    runs: Vec<Run>,
+    next: u64,
+    dir: tempfile::TempDir,
+}
+
+impl Supervisor {
+    pub fn new(path: Path, settings: Settings) -> Self {
+        nix::sys::prctl::set_child_subreaper(true).unwrap();
+        let (sender, events) = channel();
+        let kept = Kept::default();
+        let engine = start_engine(&sender, &kept, Vec::new());
+        engine.cluster().app(APP, settings);
+        let dir = tempfile::tempdir().unwrap();
+        // Run numbers are marks that processes are found by; tests run beside each other.
+        let next = u64::from(fastrand::u32(..)) << 16;
+        let (heard, runs, listen) = (Vec::new(), Vec::new(), Vec::new());
+        Self {
+            engine: Some(engine),
+            events,
+            sender,
+            heard,
+            kept,
+            path,
+            account: None,
+            listen,
+            runs,
+            next,
+            dir,
+        }
+    }
+
+    /// Runs its programs as another user from now on.
+    pub fn become_user(&mut self, uid: u32) {
+        let (user, home) = (uid.to_string(), PathBuf::from("/"));
+        self.account = Some(Account { user, uid, gid: uid, groups: Vec::new(), home });
+    }
+
+    pub fn cluster(&self) -> Cluster {
+        self.engine.as_ref().unwrap().cluster()
+    }
+
+    /// Starts a program in a slot; its run's number.
+    pub fn start(&mut self, slot: u32, argv: &[impl AsRef<str>]) -> u64 {
+        self.start_in(APP, slot, argv)
+    }
+
+    pub fn start_in(&mut self, app: &str, slot: u32, argv: &[impl AsRef<str>]) -> u64 {
+        self.next += 1;
+        let number = self.next;
+        let output = self.dir.path().join(format!("{number}.log"));
+        let log = OwnedFd::from(File::create(&output).unwrap());
+        let mut env: Vec<String> = ["PATH", "HOME", "GOCACHE", "PYENV_ROOT"]
+            .into_iter()
+            .filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)))
+            .collect();
+        env.extend([format!("RSM_RUN={}", mark().value(number)), format!("SLOT={slot}")]);
+        let mut fds = vec![log.try_clone().unwrap(), log];
+        let mut numbers = vec![1, 2];
+        if self.path.calls().is_none() {
+            let (run, app, addresses) = (number, app.to_owned(), self.listen.clone());
+            let opening = Opening { run, app, slot, uid: 0, addresses };
+            fds.extend(self.cluster().open(opening).blocking_recv().unwrap().unwrap());
+            let script = passed::write_script(self.dir.path()).unwrap();
+            let passed = Passed::new(self.path, &self.listen, &script, "");
+            numbers.extend(passed.numbers);
+            env.extend(passed.env.into_iter().map(|(name, value)| format!("{name}={value}")));
+        }
+        let mut words = vec!["env".to_owned()];
+        words.extend(argv.iter().map(|word| word.as_ref().to_owned()));
+        let launch = Launch {
+            program: "/usr/bin/env".into(),
+            argv: words,
+            env,
+            cwd: "/".into(),
+            account: self.account.clone(),
+            fds: numbers,
+            asks: self.path.calls(),
+            listen_pid: self.path == Path::Listen,
+        };
+        let forked = spawn::fork(Order::Ready(Box::new(launch)), fds, None).unwrap();
+        let mut notifier = None;
+        loop {
+            let mut wait = [PollFd::new(forked.report.as_fd(), PollFlags::POLLIN)];
+            assert!(poll(&mut wait, PollTimeout::from(30_000u16)).unwrap() > 0, "no report");
+            match forked.report.read() {
+                Told::Notifier(fd) => notifier = Some(fd),
+                Told::Started => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(notifier.is_some(), self.path.calls().is_some());
+        self.runs.push(Run { number, slot, pid: forked.pid, notifier, output, reaped: false });
+        if self.engine.is_some() {
+            self.tell_began(app, self.runs.len() - 1);
+        }
+        number
+    }
+
+    fn tell_began(&self, app: &str, at: usize) {
+        let run = &self.runs[at];
+        self.cluster().began(Began {
+            run: run.number,
+            app: app.to_owned(),
+            slot: run.slot,
+            leader: ProcessRef::of(run.pid).unwrap_or(ProcessRef { pid: run.pid, start_time: 0 }),
+            path: self.path,
+            why: String::new(),
+            notifier: run.notifier.as_ref().map(|fd| fd.try_clone().unwrap()),
+        });
+    }
+
+    /// Waits for an event.
+    pub fn wait_for(&mut self, mut wanted: impl FnMut(&Event) -> bool) -> Event {
+        if let Some(at) = self.heard.iter().position(&mut wanted) {
+            return self.heard.remove(at);
+        }
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(event) if wanted(&event) => return event,
+                Ok(event) => self.heard.push(event),
+                Err(_) => panic!("it did not happen, but {:?}; outputs:\n{}", self.heard, self.outputs()),
+            }
+        }
+    }
+
+    /// Waits until a run listens, and lets it have connections.
+    pub fn wait_ready(&mut self, number: u64) {
+        self.wait_for(|event| matches!(event, Event::Listening { run, .. } if *run == number));
+        self.cluster().ready(number);
+    }
+
+    /// Starts a program in a slot and waits until it is ready.
+    pub fn start_ready(&mut self, slot: u32, argv: &[impl AsRef<str>]) -> u64 {
+        let run = self.start(slot, argv);
+        self.wait_ready(run);
+        run
+    }
+
+    fn run(&mut self, number: u64) -> &mut Run {
+        self.runs.iter_mut().find(|run| run.number == number).unwrap()
+    }
+
+    /// Kills a run's whole group, as the daemon does with what a crash leaves.
+    pub fn kill(&mut self, number: u64) {
+        self.signal(number, Signal::SIGKILL);
+        self.wait_gone(number);
+    }
+
+    pub fn signal(&mut self, number: u64, signal: Signal) {
+        killpg(Pid::from_raw(self.run(number).pid), signal).unwrap();
+    }
+
+    /// Waits for a run's end, and tells the engine.
+    pub fn wait_gone(&mut self, number: u64) {
+        let run = self.run(number);
+        waitpid(Pid::from_raw(run.pid), None).unwrap();
+        run.reaped = true;
+        self.cluster().ended(number);
+    }
+
+    /// A new run takes a slot over, then the old one goes.
+    pub fn reload(&mut self, old: u64, argv: &[impl AsRef<str>]) -> u64 {
+        let slot = self.run(old).slot;
+        let new = self.start_ready(slot, argv);
+        self.cluster().quiet(old);
+        self.cluster().drained(old).blocking_recv().unwrap();
+        self.signal(old, Signal::SIGTERM);
+        self.wait_gone(old);
+        new
+    }
+
+    /// The engine is gone as if it had been killed, and another takes up what the keeper has.
+    pub fn lose_engine(&mut self) {
+        drop(self.engine.take());
+    }
+
+    /// Another engine takes up what was kept.
+    pub fn restore(&mut self) {
+        let stored = self
+            .kept
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(name, fd)| (name.clone(), fd.try_clone().unwrap()))
+            .collect();
+        self.engine = Some(start_engine(&self.sender, &self.kept, stored));
+        for at in 0..self.runs.len() {
+            if !self.runs[at].reaped {
+                self.tell_began(APP, at);
+            }
+        }
+    }
+
+    /// What was kept, by name.
+    pub fn kept(&self) -> Vec<String> {
+        self.kept.lock().unwrap().keys().cloned().collect()
+    }
+
+    pub fn ports(&self) -> Vec<Port> {
+        self.cluster().ports(APP).blocking_recv().unwrap()
+    }
+
+    /// Waits until the app's ports are as wanted: sweeping takes its time.
+    pub fn wait_ports(&self, wanted: impl Fn(&[Port]) -> bool) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let ports = self.ports();
+            if wanted(&ports) {
+                return;
+            }
+            assert!(Instant::now() < until, "still {ports:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub fn output(&mut self, number: u64) -> String {
+        std::fs::read_to_string(&self.run(number).output).unwrap()
+    }
+
+    /// Waits until a run has written a line.
+    pub fn wait_line(&mut self, number: u64, line: &str) {
+        let until = Instant::now() + PATIENCE;
+        while !self.output(number).lines().any(|said| said == line) {
+            assert!(Instant::now() < until, "no {line:?} in:\n{}", self.output(number));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn outputs(&self) -> String {
+        let mut all = String::new();
+        for run in &self.runs {
+            all.push_str(&format!("--- run {} in slot {}\n", run.number, run.slot));
+            let _ = File::open(&run.output).and_then(|mut file| file.read_to_string(&mut all));
+        }
+        all
+    }
+}
+
+fn mark() -> Mark {
+    Mark { name: "RSM_RUN", owner: "/cluster-test".into() }
+}
+
+fn start_engine(sender: &Sender<Event>, kept: &Kept, stored: Vec<(String, OwnedFd)>) -> ClusterThread {
+    let world = World { events: sender.clone(), kept: Arc::clone(kept) };
+    let (keeper, orphans) = (std::process::id().cast_signed(), Orphans::AtKeeper);
+    let family = Family { keeper, orphans, mark: mark() };
+    ClusterThread::start(Box::new(world), family, stored).unwrap()
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        for run in self.runs.iter().filter(|run| !run.reaped) {
+            let _ = killpg(Pid::from_raw(run.pid), Signal::SIGKILL);
+            let _ = kill(Pid::from_raw(run.pid), Signal::SIGKILL);
+            let _ = waitpid(Pid::from_raw(run.pid), None);
+        }
+    }
+}
