@@ -18,7 +18,7 @@
 //! | 2 | [`metrics`] | what trees and the machine use |
 //! | 2 | [`serve`] | the static file server, a program of its own in this binary |
 //! | 1 | [`spec`], [`exit`], [`moment`] | what an app is; how a run ended; time |
-//! | 1 | [`paths`], [`error`] | where files lie; what went wrong |
+//! | 1 | [`paths`], [`conf`], [`error`] | where files lie; what is set for all; what went wrong |
 //!
 //! # The processes
 //!
@@ -47,6 +47,7 @@
 
 pub mod cli;
 pub mod cluster;
+pub mod conf;
 pub mod config;
 pub mod daemon;
 pub mod error;

@@ -82,6 +82,11 @@ impl Home {
         self.0.join("dump.json")
     }
 
+    /// What is set for all of this rsm.
+    pub fn conf(&self) -> PathBuf {
+        self.0.join("conf.json")
+    }
+
     /// The list saved before that one.
     pub fn former_dump(&self) -> PathBuf {
         self.0.join("dump.json.prev")
@@ -95,6 +100,11 @@ impl Home {
     /// Default place of the apps' logs.
     pub fn logs(&self) -> PathBuf {
         self.0.join("logs")
+    }
+
+    /// What was written to the logs when, and by whom.
+    pub fn log_indexes(&self) -> PathBuf {
+        self.run().join("log-index")
     }
 
     /// Default place of the pid files.

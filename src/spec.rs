@@ -15,8 +15,10 @@ use serde::{Deserialize, Serialize};
 pub mod order;
 mod patch;
 mod policy;
+mod rotation;
 
 pub use policy::{Readiness, RestartDelay, RestartPolicy, Sign, StopPolicy};
+pub use rotation::{Rotation, WhenFull};
 
 /// Environment variables by name.
 pub type Vars = BTreeMap<String, String>;
@@ -216,6 +218,8 @@ pub struct LogSpec {
     pub date_format: Option<String>,
     /// Shape of each line.
     pub format: LogFormat,
+    /// When files make way for new ones.
+    pub rotation: Rotation,
 }
 
 /// One log file's place.

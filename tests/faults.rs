@@ -276,7 +276,8 @@ fn check_managers(rsm: &Rsm) {
     let runs = 3 + WRITERS + SLEEPERS;
     // Two pipes a run, a descriptor of a foreign process, and what every keeper has.
     soon("the keeper lets go", || (open(keeper) <= 12 + 3 * runs).then_some(()));
-    soon("the daemon lets go", || (open(daemon) <= 48 + 6 * runs).then_some(()));
+    // Two pipes a run, two log files and their indexes.
+    soon("the daemon lets go", || (open(daemon) <= 48 + 8 * runs).then_some(()));
     let files: Vec<String> = fs::read_dir(rsm.home())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

@@ -63,7 +63,7 @@ pub(super) async fn describe(describe: Describe, session: &Session) -> Result<()
 /// The last lines of standard error; none where they cannot be had, which fails nothing.
 async fn last_words(id: u32, client: &mut Client) -> Vec<String> {
     let select = vec![id.to_string()];
-    let query = LogQuery { select, lines: LAST_WORDS, follow: false, out: false, err: true };
+    let query = LogQuery { select, lines: LAST_WORDS, out: false, ..LogQuery::default() };
     let Ok(mut lines) = client.stream(&Request::Logs(query)).await else { return Vec::new() };
     let mut said = Vec::new();
     while let Some(Ok(line)) = lines.next().await {

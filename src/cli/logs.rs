@@ -16,10 +16,15 @@ use tokio::sync::oneshot;
 use crate::error::Error;
 use crate::ipc::client::Lines;
 use crate::ipc::message::{LogItem, LogQuery, Request, Stream};
+use crate::logs::stamp::Stamp;
 
-use super::render::lines::{Prefix, json_line};
+use super::render::lines::{Prefix, highlighted, json_line, pairs};
 use super::render::style::Style;
 use super::session::Session;
+use super::when;
+
+/// Last lines of each file, unless said otherwise: as many as PM2 shows.
+const LINES: usize = 15;
 
 // Arguments of `logs`.
 #[derive(Args, Clone, Debug)]
@@ -27,9 +32,9 @@ pub(super) struct Logs {
     /// Ids, names, namespaces or /regexes/; nothing: all
     #[arg(value_name = "APP")]
     select: Vec<String>,
-    /// Last lines of each log file to begin with
-    #[arg(long, default_value_t = 15, value_name = "N")]
-    lines: usize,
+    /// Last lines of each log file to begin with; with --grep of all together [default: 15; with --since all]
+    #[arg(long, short = 'n', value_name = "N")]
+    lines: Option<usize>,
     /// Only standard output
     #[arg(long, conflicts_with = "err")]
     out: bool,
@@ -42,33 +47,54 @@ pub(super) struct Logs {
     /// One JSON object a line
     #[arg(long)]
     json: bool,
+    /// One line of key=value pairs each
+    #[arg(long, conflicts_with_all = ["json", "raw"])]
+    format: bool,
+    /// The time before each line, in tokens such as "HH:mm:ss"
+    #[arg(long, value_name = "FORMAT", num_args = 0..=1, default_missing_value = "YYYY-MM-DDTHH:mm:ss")]
+    timestamp: Option<String>,
     /// The last lines only
     #[arg(long)]
     nostream: bool,
+    /// Not before this: "10m" (ago), "14:05", "2026-11-21 14:05"
+    #[arg(long, value_name = "TIME", value_parser = when::parse_now)]
+    since: Option<u64>,
+    /// Not after this
+    #[arg(long, value_name = "TIME", value_parser = when::parse_now)]
+    until: Option<u64>,
+    /// Only lines that match this regular expression
+    #[arg(long, value_name = "REGEX")]
+    grep: Option<String>,
+    /// Mark this text in the lines
+    #[arg(long, value_name = "TEXT")]
+    highlight: Option<String>,
 }
 
 /// How lines are shown.
 enum Shape {
     Prefixed(Prefix, Style),
+    Pairs,
     Raw,
     Json,
+}
+
+/// What is put to each line as it is shown.
+struct Show {
+    shape: Shape,
+    stamp: Option<Stamp>,
+    highlight: Option<String>,
 }
 
 /// Shows lines until there are no more, the reader goes, or Ctrl-C: the two latter are how one
 /// leaves, so they are no failure.
 pub(super) async fn logs(logs: Logs, session: &Session) -> Result<(), Error> {
+    let query = query(&logs);
+    let follow = query.follow;
+    let show = Show::new(&logs, session.style);
     let mut client = session.connect().await?;
-    let shape = match (logs.raw, logs.json) {
-        (true, _) => Shape::Raw,
-        (_, true) => Shape::Json,
-        _ => Shape::Prefixed(Prefix::default(), session.style),
-    };
-    let follow = !logs.nostream;
-    let select = if logs.select.iter().any(|selector| selector == "all") { Vec::new() } else { logs.select };
-    let query = LogQuery { select, lines: logs.lines, follow, out: !logs.err, err: !logs.out };
     let lines = client.stream(&Request::Logs(query)).await.map_err(|error| session.failed(error))?;
     tokio::select! {
-        result = show(lines, shape, session) => match follow {
+        result = pass_on(lines, show, session) => match follow {
             true => result.and(Err(Error::StreamEnded)),
             false => result,
         },
@@ -77,8 +103,28 @@ pub(super) async fn logs(logs: Logs, session: &Session) -> Result<(), Error> {
     }
 }
 
+fn query(logs: &Logs) -> LogQuery {
+    let all = logs.select.iter().any(|selector| selector == "all");
+    let lines = match (logs.lines, logs.since) {
+        (Some(lines), _) => lines,
+        (None, Some(_)) => usize::MAX,
+        (None, None) => LINES,
+    };
+    LogQuery {
+        select: if all { Vec::new() } else { logs.select.clone() },
+        lines,
+        // What is over by then has nothing to come.
+        follow: !logs.nostream && logs.until.is_none(),
+        out: !logs.err,
+        err: !logs.out,
+        since: logs.since,
+        until: logs.until,
+        grep: logs.grep.clone(),
+    }
+}
+
 /// Writes lines as they come; flushes when none is waiting.
-async fn show(mut lines: Lines, mut shape: Shape, session: &Session) -> Result<(), Error> {
+async fn pass_on(mut lines: Lines, mut show: Show, session: &Session) -> Result<(), Error> {
     let mut out = BufWriter::new(io::stdout());
     loop {
         let item = {
@@ -101,29 +147,64 @@ async fn show(mut lines: Lines, mut shape: Shape, session: &Session) -> Result<(
         let line = line.map_err(|error| session.failed(error))?;
         // What a newer daemon may say besides is not ours to show.
         if let Ok(item) = serde_json::from_slice(&line) {
-            shape.write(&item, &mut out, session).map_err(Error::Output)?;
+            show.write(&item, &mut out, session).map_err(Error::Output)?;
         }
     }
 }
 
-impl Shape {
+impl Show {
+    fn new(logs: &Logs, style: Style) -> Self {
+        let shape = match logs {
+            Logs { raw: true, .. } => Shape::Raw,
+            Logs { json: true, .. } => Shape::Json,
+            Logs { format: true, .. } => Shape::Pairs,
+            _ => Shape::Prefixed(Prefix::default(), style),
+        };
+        let highlight = logs.highlight.clone().filter(|text| style.colour && !text.is_empty());
+        Self { shape, stamp: logs.timestamp.as_deref().map(Stamp::new), highlight }
+    }
+
     fn write(&mut self, item: &LogItem, out: &mut impl Write, session: &Session) -> io::Result<()> {
-        match (self, item) {
-            (Self::Json, item) => writeln!(out, "{}", json_line(item)),
-            (Self::Raw, LogItem::Line { stream: Stream::Err, line, .. }) => {
+        let LogItem::Line { id, name, stream, at, line } = item else { return self.gap(item, out, session) };
+        let stamp = self.stamp(*at);
+        let marked = self.highlight.as_ref().map(|text| line.replace(text, &highlighted(text)));
+        let line = marked.as_deref().unwrap_or(line);
+        match &mut self.shape {
+            Shape::Json => writeln!(out, "{}", json_line(item)),
+            Shape::Pairs => writeln!(out, "{}", pairs(*id, name, *stream, line, &self.stamp(*at))),
+            Shape::Raw if *stream == Stream::Err => {
                 out.flush()?;
-                writeln!(io::stderr().lock(), "{line}")
+                writeln!(io::stderr().lock(), "{stamp}{line}")
             }
-            (Self::Raw, LogItem::Line { line, .. }) => writeln!(out, "{line}"),
-            (Self::Prefixed(prefix, style), LogItem::Line { id, name, stream, line, .. }) => {
-                writeln!(out, "{}", prefix.line(*id, name, *stream, line, *style))
+            Shape::Raw => writeln!(out, "{stamp}{line}"),
+            Shape::Prefixed(prefix, style) => {
+                writeln!(out, "{stamp}{}", prefix.line(*id, name, *stream, line, *style))
             }
+        }
+    }
+
+    /// The time and a blank, if it is wanted.
+    fn stamp(&self, at: Option<u64>) -> String {
+        let Some((stamp, at)) = self.stamp.as_ref().zip(at.and_then(|at| i64::try_from(at).ok())) else {
+            return String::new();
+        };
+        let mut text = Vec::new();
+        stamp.write(at, &mut text);
+        text.push(b' ');
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    fn gap(&self, item: &LogItem, out: &mut impl Write, session: &Session) -> io::Result<()> {
+        match (&self.shape, item) {
+            (Shape::Json, item) => writeln!(out, "{}", json_line(item)),
             (_, LogItem::Missed { lines }) => {
+                out.flush()?;
                 session.note(format_args!(
                     "note: {lines} lines are left out here: they came faster than they were read"
                 ));
                 Ok(())
             }
+            (_, LogItem::Line { .. }) => Ok(()),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! [`Error::exit_code`].
 
 mod act;
+mod conf;
 mod daemon;
 mod describe;
 mod dump;
@@ -19,6 +20,7 @@ mod session;
 mod settings;
 mod start;
 mod upgrade;
+mod when;
 
 use std::ffi::OsString;
 
@@ -106,6 +108,14 @@ enum Command {
     /// Open all log files anew, after something else moved them
     #[command(name = "reloadLogs", aliases = ["reload-logs", "reloadlogs"])]
     ReloadLogs,
+    /// Show what is set for all of rsm, or change it
+    #[command(visible_alias = "config")]
+    Conf {
+        /// `logs.budget`: bytes of all logs together; `log.level`: what rsm's own log tells
+        key: Option<String>,
+        /// The new value
+        value: Option<String>,
+    },
     /// Save the list
     #[command(visible_alias = "dump")]
     Save {
@@ -204,6 +214,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
         Command::Logs(args) => logs::logs(args, session).await,
         Command::Flush { select } => logs::flush(select, session).await,
         Command::ReloadLogs => logs::reopen(session).await,
+        Command::Conf { key, value } => conf::conf(key, value, session).await,
         Command::Save { force } => dump::save(force, session).await,
         Command::Resurrect => dump::resurrect(session).await,
         Command::Cleardump => dump::clear(session).await,

@@ -10,7 +10,7 @@ use super::mistake::Mistakes;
 use super::settings::{KEYS, Key, Settings, find, unused};
 use super::source::Source;
 use super::tree::{Content, Entry, Node};
-use super::value::{Environment, Reading, Wrong, shown};
+use super::value::{Environment, LogRules, Reading, Wrong, shown};
 
 /// So many errors of syntax are shown; after a broken one the rest are often only its echoes.
 const SYNTAX_ERRORS: usize = 5;
@@ -41,16 +41,42 @@ pub(super) fn read(source: &Source, findings: &mut Findings<'_>) -> Result<Vec<W
         }
     };
     let mut apps = Vec::new();
-    let before = findings.count();
+    let (before, mut rules) = (findings.count(), None);
     if let Content::Table(entries) = root.content {
         for entry in entries {
-            top_level(entry, &mut apps, findings);
+            match entry.key.as_str() {
+                "logs" => rules = log_rules(&entry, findings),
+                _ => top_level(entry, &mut apps, findings),
+            }
         }
+    }
+    for app in &mut apps {
+        underlay(rules.clone(), &mut app.settings);
     }
     if apps.is_empty() && findings.count() == before {
         findings.mistake(&At::Span(0..0), "no apps here", "begin each app with a line [[apps]]");
     }
     Ok(apps)
+}
+
+/// The log rules of all apps.
+fn log_rules(entry: &Entry, findings: &mut Findings<'_>) -> Option<Given<LogRules>> {
+    let (value, at) = (entry.node.value(), At::Span(entry.node.at.clone()));
+    match LogRules::read(&value) {
+        Ok(rules) => Some(Given { value: rules, at }),
+        Err(wrong) => {
+            refuse(&entry.key, wrong, &value, &at, findings);
+            None
+        }
+    }
+}
+
+/// Lays an app's own log rules over those of all.
+fn underlay(rules: Option<Given<LogRules>>, settings: &mut Settings) {
+    if let Some(Given { value, at }) = rules {
+        let own = settings.logs.take().map(|own| own.value);
+        settings.logs = Some(Given { value: value.under(own), at });
+    }
 }
 
 fn top_level(entry: Entry, apps: &mut Vec<Written>, findings: &mut Findings<'_>) {

@@ -61,6 +61,12 @@ pub struct Loaded {
 const PM2_FORMATS: [&str; 7] =
     [".json", ".json5", ".yaml", ".yml", ".config.js", ".config.cjs", ".config.mjs"];
 
+/// Bytes of a size as people write it: `300M`.
+pub fn size(text: &str) -> Option<u64> {
+    use value::Reading;
+    value::Size::read(&serde_json::Value::from(text)).ok().map(|size| size.0)
+}
+
 /// Whether an argument of `start`, `stop` … is the name of a configuration file. True for PM2's
 /// formats too: [`load`] then says that they are not read yet, and what to do.
 pub fn is_config_file(arg: &str) -> bool {

@@ -6,7 +6,7 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use super::settings::{KEYS, Key, UNUSED, camel};
-use super::value::Environment;
+use super::value::{Environment, LogRules};
 
 /// The JSON Schema (draft 7, which editors' TOML plugins know) of `ecosystem.toml`.
 pub fn schema() -> Value {
@@ -22,6 +22,7 @@ pub fn schema() -> Value {
                 "description": "The apps.",
                 "oneOf": [{ "type": "array", "items": { "$ref": "#/definitions/app" } }, { "$ref": "#/definitions/app" }]
             },
+            "logs": logs(&mut generator),
             "pm2": { "$ref": "#/properties/apps" },
             "deploy": { "description": "Not offered by rsm; ignored." },
             "static": { "description": "Not read; write an app with script = \"serve\"." }
@@ -29,6 +30,13 @@ pub fn schema() -> Value {
         "additionalProperties": false,
         "definitions": { "app": app }
     })
+}
+
+/// The schema of the log rules of all apps.
+fn logs(generator: &mut SchemaGenerator) -> Value {
+    let mut schema = LogRules::json_schema(generator);
+    schema.insert("description".into(), "Log rules of all apps; those of an app lie over them.".into());
+    schema.to_value()
 }
 
 /// The schema of one app.

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::findings::{At, Given};
 use super::value::{
-    AppName, Codes, Count, Cron, Environment, Filter, Instances, LogKind, LogTo, Millis, Mode, Port, Reading,
-    SignalName, Size, Spread, VarName, Watch, Who, Words, Wrong,
+    AppName, Codes, Count, Cron, Environment, Filter, Instances, LogKind, LogRules, LogTo, Millis, Mode,
+    Port, Reading, SignalName, Size, Spread, VarName, Watch, Who, Words, Wrong,
 };
 
 /// One line of the table.
@@ -112,6 +112,8 @@ settings! {
     log_type: LogKind, [];
     /// Write no log files.
     disable_logs: bool, [];
+    /// When log files make way for new ones, and how many old ones are kept.
+    logs: LogRules, [];
     /// Whether it is started when it is added.
     autostart: bool, [];
     /// Apps that must be online before it starts, and are stopped after it.

@@ -13,6 +13,7 @@ use super::log_stream::line;
 use super::ports::Record;
 use super::saver::Saver;
 use super::{clock, dump, info, jlist, log_stream, steps, upgrade, views};
+use crate::conf::Conf;
 use crate::instance::Instance;
 use crate::instance::life::RunId;
 use crate::ipc::message::{
@@ -250,6 +251,10 @@ impl Service for Api {
             Request::ClearDump => json(&dump::clear(saver, home).await?),
             Request::Flush(select) => self.flush(select).await,
             Request::ReopenLogs => {
+                match Conf::load(&home.conf()) {
+                    Ok(conf) => logs.set_budget(conf.log_budget),
+                    Err(error) => tracing::warn!("{}: {error}", home.conf().display()),
+                }
                 done(logs.reopen(), "opening").await?;
                 json(&serde_json::json!({}))
             }

@@ -1,42 +1,35 @@
 //! Performs for real what the supervisor decides.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::CStr;
-use std::fs::File;
-use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::Signal;
 use tokio::sync::{broadcast, mpsc};
-use tokio::task::JoinHandle;
 
 use super::clock;
 use super::keeper_link::{KeeperLink, KeptRun};
 use super::launch;
 use super::ports::{self, Ports};
-use super::ready::{self, Voices};
 use super::restore;
 use super::saver::Saver;
+use super::start::{Starter, memory_file};
 use super::supervisor::Input;
 use super::triggers::Triggers;
 use super::world::World;
-use crate::exit::{StartFailure, StartStep};
 use crate::instance::Instance;
 use crate::instance::event::Event;
 use crate::instance::life::RunId;
 use crate::instance::state::Process;
-use crate::ipc::message::EventView;
+use crate::ipc::message::{EventKind, EventView};
 use crate::keeper::wire::Order;
-use crate::logs::{self, Files, Logs, Source};
+use crate::logs::Logs;
 use crate::moment::Moment;
 use crate::paths::{self, Home};
 use crate::process::pidfd::ProcessRef;
-use crate::process::spawn::Launch;
+use crate::process::signal;
 use crate::process::tree::{self, Orphans, RunLeft};
-use crate::process::{signal, stdio};
-use crate::spec::Sign;
 
 /// State that nobody waits for is saved after a pause of this many times what the last save took,
 /// so that saving takes no more than a twentieth of the time.
@@ -51,13 +44,12 @@ pub struct Effects {
     keeper: KeeperLink,
     keeper_pid: i32,
     logs: Logs,
+    starter: Starter,
     saver: Saver,
     queue: mpsc::UnboundedSender<Input>,
     events: broadcast::Sender<EventView>,
     triggers: Triggers,
-    ports: Ports,
-    /// Tasks that hear whether runs are ready.
-    voices: HashMap<RunId, [JoinHandle<()>; 2]>,
+    ports: Rc<RefCell<Ports>>,
     /// Leaders that live, by run.
     leaders: HashMap<RunId, i32>,
     /// What to look for, and whether to kill it. A run asked for twice is looked for once: its
@@ -95,18 +87,27 @@ impl Effects {
     /// A world with these ways out of it.
     pub fn new(ways: Ways) -> Self {
         let Ways { home, keeper, keeper_pid, logs, saver, queue, events, ports } = ways;
+        let ports = Rc::new(RefCell::new(ports));
+        let starter = Starter {
+            home: home.clone(),
+            keeper: keeper.clone(),
+            logs: logs.clone(),
+            queue: queue.clone(),
+            ports: ports.clone(),
+            voices: Rc::default(),
+        };
         let triggers = Triggers::new(queue.clone());
         Self {
             home,
             keeper,
             keeper_pid,
             logs,
+            starter,
             saver,
             queue,
             events,
             triggers,
             ports,
-            voices: HashMap::new(),
             leaders: HashMap::new(),
             sweeps: BTreeMap::new(),
             foreign: HashMap::new(),
@@ -126,89 +127,23 @@ impl Effects {
         self.leaders.insert(kept.run, kept.process.pid);
         let mut pipes = kept.fds.into_iter();
         if let (Some(out), Some(err)) = (pipes.next(), pipes.next()) {
-            self.attach_logs(instance, kept.run, out, err);
+            self.starter.attach_logs(instance, kept.run, out, err);
         }
         let (notifiers, voices): (Vec<_>, Vec<_>) = pipes.partition(ports::is_notifier);
-        self.ports.began(kept.run, instance, notifiers.into_iter().next());
+        self.ports.borrow_mut().began(kept.run, instance, notifiers.into_iter().next());
         if let Ok(voices) = voices.try_into() {
-            self.hear(kept.run, voices);
+            self.starter.hear(kept.run, voices);
         }
-    }
-
-    fn hear(&mut self, run: RunId, voices: [OwnedFd; 2]) {
-        self.voices.insert(run, ready::listen(run, voices, &self.queue));
     }
 
     /// Makes the apps known whose ports are shared, before their runs are.
     pub fn apps(&mut self, instances: &BTreeMap<u32, Instance>) {
-        self.ports.follow(instances);
+        self.ports.borrow_mut().follow(instances);
     }
 
     /// All runs that were there before this daemon are adopted.
     pub fn all_began(&self) {
-        self.ports.all_began();
-    }
-
-    fn attach_logs(&self, instance: &Instance, run: RunId, out: OwnedFd, err: OwnedFd) {
-        let spec = &instance.spec;
-        self.logs.attach(Source {
-            id: instance.id,
-            name: spec.name.clone(),
-            run: run.to_u64(),
-            out,
-            err,
-            files: logs::files(spec, instance.id, &self.home),
-            format: spec.logs.format,
-            date_format: spec.logs.date_format.clone(),
-        });
-    }
-
-    fn try_spawn(&mut self, run: RunId, instance: &Instance) -> Result<(), StartFailure> {
-        let failed = |step, what: &str, errno: i32| StartFailure { step, errno, what: what.to_owned() };
-        let files: Files = logs::files(&instance.spec, instance.id, &self.home);
-        logs::check(&files).map_err(|(path, error)| {
-            failed(StartStep::Logs, &path.display().to_string(), error.raw_os_error().unwrap_or(0))
-        })?;
-        let mut launch =
-            launch::launch(run, instance, &self.home, vec![libc::STDOUT_FILENO, libc::STDERR_FILENO])?;
-        let mut passing = None;
-        if instance.spec.shares_ports() {
-            let (way, _) = self.ports.way(&instance.spec, &launch)?;
-            launch.asks = way.calls();
-            passing = launch.asks.is_none().then_some(way);
-        }
-        let uid = instance.spec.account.as_ref().map(|account| account.uid);
-        let pipe = || stdio::output_pipe(uid).map_err(|errno| failed(StartStep::Pipes, "", errno as i32));
-        let (out, err) = (pipe()?, pipe()?);
-        let kept = |fd: &OwnedFd| fd.try_clone().map_err(|_| failed(StartStep::Pipes, "", libc::EMFILE));
-        let mut to_keep = vec![kept(&out.0)?, kept(&err.0)?];
-        let mut given = vec![out.1, err.1];
-        if instance.spec.sign() == Sign::Said {
-            let voices = Voices::new().map_err(|errno| failed(StartStep::Pipes, "", errno as i32))?;
-            launch.env.extend(voices.env.map(|(name, value)| format!("{name}={value}")));
-            launch.fds.push(ready::NODE_CHANNEL);
-            given.push(voices.node);
-            for voice in &voices.ours {
-                to_keep.push(kept(voice)?);
-            }
-            self.hear(run, voices.ours);
-        }
-        let kept = to_keep;
-        self.attach_logs(instance, run, out.0, err.0);
-        let Some(way) = passing else { return order_start(&self.keeper, run, &launch, given, kept) };
-        let passing = self.ports.passed(run, instance, way, launch);
-        let (keeper, queue) = (self.keeper.clone(), self.queue.clone());
-        tokio::task::spawn_local(async move {
-            let started = passing.open().await.and_then(|(launch, sockets)| {
-                let given = given.into_iter().chain(sockets).collect();
-                order_start(&keeper, run, &launch, given, kept)
-            });
-            if let Err(failure) = started {
-                let event = Event::SpawnFailed { run: run.number, failure };
-                let _ = queue.send(Input::Fact { instance: run.instance, event });
-            }
-        });
-        Ok(())
+        self.ports.borrow().all_began();
     }
 
     fn fact(&self, run: RunId, event: Event) {
@@ -290,13 +225,17 @@ impl World for Effects {
     }
 
     fn spawn(&mut self, run: RunId, instance: &Instance) {
-        if let Err(failure) = self.try_spawn(run, instance) {
-            self.fact(run, Event::SpawnFailed { run: run.number, failure });
-        }
+        let (starter, instance, queue) = (self.starter.clone(), instance.clone(), self.queue.clone());
+        tokio::task::spawn_local(async move {
+            if let Err(failure) = starter.start(run, &instance).await {
+                let event = Event::SpawnFailed { run: run.number, failure };
+                let _ = queue.send(Input::Fact { instance: run.instance, event });
+            }
+        });
     }
 
     fn stop(&mut self, run: RunId, process: Process, instance: &Instance) {
-        self.ports.quiet(run);
+        self.ports.borrow().quiet(run);
         let spec = &instance.spec.stop;
         let number = signal::parse(&spec.signal).unwrap_or(libc::SIGINT);
         let members = if spec.tree { tree::members(reference(process)) } else { Vec::new() };
@@ -326,8 +265,8 @@ impl World for Effects {
 
     fn release(&mut self, run: RunId) {
         self.foreign.remove(&run);
-        self.ports.ended(run);
-        self.voices.remove(&run).into_iter().flatten().for_each(|voice| voice.abort());
+        self.ports.borrow_mut().ended(run);
+        self.starter.deaf(run);
         self.over.push(run);
     }
 
@@ -341,30 +280,35 @@ impl World for Effects {
     }
 
     fn ready(&mut self, run: RunId) {
-        self.ports.ready(run);
+        self.ports.borrow().ready(run);
     }
 
     fn idle(&mut self, instance: &Instance) {
-        self.ports.idle(instance);
+        self.ports.borrow().idle(instance);
     }
 
     fn process_changed(&mut self, instance: &Instance, pid: Option<i32>) {
         if let (Some(pid), Some(number)) = (pid, instance.life.state.run()) {
             let run = RunId { instance: instance.id, number };
             self.leaders.insert(run, pid);
-            self.ports.began(run, instance, None);
+            self.ports.borrow_mut().began(run, instance, None);
         }
         self.saver.pid(self.pid_file(instance), pid);
     }
 
     fn tell(&mut self, event: EventView) {
+        if event.event == EventKind::StartFailed {
+            let run = RunId { instance: event.id, number: event.run };
+            self.starter.deaf(run);
+            self.ports.borrow_mut().ended(run);
+        }
         tracing::info!(app = %event.name, id = event.id, "{}", sentence(&event));
         let _ = self.events.send(event); // nobody may be listening
     }
 
     fn apps_changed(&mut self, instances: &BTreeMap<u32, Instance>) {
         self.triggers.follow(instances, &self.home);
-        self.ports.follow(instances);
+        self.ports.borrow_mut().follow(instances);
     }
 
     fn save(&mut self, urgent: bool, state: &dyn Fn() -> Vec<u8>) -> bool {
@@ -404,29 +348,4 @@ fn sentence(event: &EventView) -> String {
     let detail = event.detail.iter().map(|detail| format!(": {detail}"));
     let exit = event.exit.iter().map(|exit| format!(": {exit}"));
     format!("{:?} (run {}, {status}){}", event.event, event.run, exit.chain(detail).collect::<String>())
-}
-
-/// Asks the keeper for a process: with the descriptors `given` to it, and those `kept` for the next
-/// daemon.
-fn order_start(
-    keeper: &KeeperLink,
-    run: RunId,
-    launch: &Launch,
-    given: Vec<OwnedFd>,
-    kept: Vec<OwnedFd>,
-) -> Result<(), StartFailure> {
-    // The keeper's child decodes it; a file, since it may be longer than any packet.
-    let bytes = serde_json::to_vec(launch).unwrap_or_default();
-    let failed = |errno| StartFailure { step: StartStep::Fork, errno: errno as i32, what: String::new() };
-    let order = memory_file(c"rsm-launch", &bytes).map_err(failed)?;
-    let order_of = Order::Spawn { run: run.to_u64(), given: given.len() as u64 };
-    keeper.send(order_of, [order].into_iter().chain(given).chain(kept).collect());
-    Ok(())
-}
-
-/// A file in memory that holds these bytes, to be handed over.
-fn memory_file(name: &CStr, bytes: &[u8]) -> nix::Result<OwnedFd> {
-    let mut file = File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC)?);
-    file.write_all(bytes).map_err(|_| nix::Error::ENOMEM)?;
-    Ok(file.into())
 }

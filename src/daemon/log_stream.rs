@@ -1,43 +1,82 @@
 //! `/v1/logs`: the last lines of each file, then those to come.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::time::Duration;
 
 use bytes::Bytes;
+use regex::bytes::Regex;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::handle::Handle;
 use crate::instance::Instance;
-use crate::ipc::message::{ApiError, ErrorCode, LogItem, LogQuery, Stream};
+use crate::ipc::message::{ApiError, ErrorCode, LogQuery, Stream};
 use crate::ipc::server::Answer;
-use crate::logs::{self, Filter, Follower, Logs, Which};
+use crate::logs::{self, Filter, Follower, Logs, Reader, Tail, Wanted, Which};
 use crate::paths::Home;
 
-/// How many lines wait for a slow reader here, besides those that the follower holds.
-const BACKLOG: usize = 256;
+/// How many blocks wait for a slow reader here.
+const BACKLOG: usize = 4;
+/// Bytes sent at once.
+const BLOCK: usize = 64 * 1024;
+/// How long the beginning of a line waits for its end.
+const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Opens the stream. Following begins before the files are read, so no line falls between.
+/// Opens the stream. Lines come from the files, so none is lost or doubled between the last ones
+/// and those to come; streams that no file has are handed over live.
 ///
 /// # Errors
-/// A selector matches nothing.
+/// A selector matches nothing, or the pattern is none.
 pub async fn open(handle: &Handle, logs: &Logs, home: &Home, query: LogQuery) -> Result<Answer, ApiError> {
     if !query.out && !query.err {
         return Err(ApiError::new(ErrorCode::Invalid, "neither out nor err is asked for"));
     }
-    let all = query.select.is_empty() || query.select.iter().any(|selector| selector == "all");
-    let chosen = handle.look((!all).then(|| query.select.clone())).await?;
-    let instances: Vec<Instance> = chosen.into_iter().map(|(instance, _)| instance).collect();
-    let follower = query.follow.then(|| logs.follow(filter(&instances, &query, all)));
-    let tails = tails(&instances, &query, home);
+    let wanted = wanted(&query)?;
+    let instances = look(handle, &query).await?;
+    let follower = query.follow.then(|| logs.follow(filter(&instances, &query)));
+    let attached = logs.news().attached();
+    let reader = Reader::new(logs.indexes(), wanted);
+    let source = Source { handle: handle.clone(), logs: logs.clone(), home: home.clone(), query, attached };
     let (send, lines) = mpsc::channel(BACKLOG);
-    tokio::task::spawn_local(pour(tails, query.lines, follower, send));
+    tokio::task::spawn_local(async move {
+        if let Err(error) = pour(source, instances, reader, follower, send).await {
+            tracing::warn!("reading logs: {error}");
+        }
+    });
     Ok(Answer::Stream(lines))
 }
 
+fn wanted(query: &LogQuery) -> Result<Wanted, ApiError> {
+    let pattern = |text: &String| {
+        Regex::new(text).map_err(|error| {
+            let what = error.to_string();
+            let what = what.lines().last().unwrap_or("no pattern").trim_start_matches("error: ");
+            ApiError::new(ErrorCode::Invalid, format!("\"{text}\" is no pattern: {what}"))
+        })
+    };
+    Ok(Wanted {
+        lines: query.lines,
+        since: query.since.map(|millis| millis.saturating_mul(1000)),
+        until: query.until.map(|millis| millis.saturating_mul(1000).saturating_add(999)),
+        grep: query.grep.as_ref().map(pattern).transpose()?,
+    })
+}
+
+fn is_all(query: &LogQuery) -> bool {
+    query.select.is_empty() || query.select.iter().any(|selector| selector == "all")
+}
+
+async fn look(handle: &Handle, query: &LogQuery) -> Result<Vec<Instance>, ApiError> {
+    let chosen = handle.look((!is_all(query)).then(|| query.select.clone())).await?;
+    Ok(chosen.into_iter().map(|(instance, _)| instance).collect())
+}
+
 /// What is followed: apps by name, so that new instances are included; a single instance by id.
-fn filter(instances: &[Instance], query: &LogQuery, all: bool) -> Filter {
-    let which = if all {
+fn filter(instances: &[Instance], query: &LogQuery) -> Filter {
+    let which = if is_all(query) {
         Which::All
     } else {
         let by_id =
@@ -51,60 +90,117 @@ fn filter(instances: &[Instance], query: &LogQuery, all: bool) -> Filter {
     Filter { which, out: query.out, err: query.err }
 }
 
-/// A file to be read, and whose lines are in it.
-struct Tail {
-    id: u32,
-    name: String,
-    stream: Stream,
-}
-
-/// Each file once, though instances may share it; the oldest change first, as PM2.
-fn tails(instances: &[Instance], query: &LogQuery, home: &Home) -> Vec<(PathBuf, Tail)> {
-    let mut files: BTreeMap<PathBuf, Tail> = BTreeMap::new();
+/// Each file once, though instances and streams may share it.
+fn tails(instances: &[Instance], query: &LogQuery, home: &Home) -> Vec<Tail> {
+    let mut files: BTreeMap<PathBuf, Vec<(u32, Stream)>> = BTreeMap::new();
     for instance in instances {
         let of = logs::files(&instance.spec, instance.id, home);
         let mut add = |path: Option<PathBuf>, stream| {
             if let Some(path) = path {
-                let tail = || Tail { id: instance.id, name: instance.spec.name.clone(), stream };
-                files.entry(path).or_insert_with(tail);
+                files.entry(path).or_default().push((instance.id, stream));
             }
         };
         add(of.out.filter(|_| query.out), Stream::Out);
         add(of.err.filter(|_| query.err), Stream::Err);
     }
-    let changed = |path: &Path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
-    let mut files: Vec<_> = files.into_iter().collect();
-    files.sort_by_key(|(path, _)| changed(path));
-    files
+    let tail = |(path, whose): (PathBuf, Vec<(u32, Stream)>)| {
+        let (id, stream) = whose.first().copied().unwrap_or((0, Stream::Out));
+        Tail { path, id, stream, shared: Some(whose) }
+    };
+    files.into_iter().map(tail).collect()
+}
+
+fn names(instances: &[Instance]) -> HashMap<u32, String> {
+    instances.iter().map(|instance| (instance.id, instance.spec.name.clone())).collect()
+}
+
+/// What the stream is about, to be asked again when apps are added.
+struct Source {
+    handle: Handle,
+    logs: Logs,
+    home: Home,
+    query: LogQuery,
+    attached: u64,
 }
 
 async fn pour(
-    tails: Vec<(PathBuf, Tail)>,
-    lines: usize,
-    follower: Option<Follower>,
+    mut source: Source,
+    instances: Vec<Instance>,
+    mut reader: Reader,
+    mut follower: Option<Follower>,
     send: mpsc::Sender<Bytes>,
-) {
-    for (path, Tail { id, name, stream }) in tails {
-        let read = tokio::task::spawn_blocking(move || logs::last_lines(&path, lines)).await;
-        for text in read.ok().and_then(Result::ok).unwrap_or_default() {
-            let text = String::from_utf8_lossy(&text).into_owned();
-            let item = LogItem::Line { id, name: name.clone(), stream, at: None, line: text };
-            if send.send(line(&item)).await.is_err() {
-                return;
-            }
-        }
-    }
-    let Some(mut follower) = follower else { return };
+) -> io::Result<()> {
+    let (found, called) = (tails(&instances, &source.query, &source.home), names(&instances));
+    reader = work(reader, move |reader| {
+        reader.add(found, called, false)?;
+        reader.search()
+    })
+    .await?
+    .0;
+    let news = source.logs.news();
+    let mut overdue = false;
     loop {
-        let item = tokio::select! {
-            item = follower.next() => item,
-            () = send.closed() => return,
-        };
-        let Some(item) = item else { return };
-        if send.send(line(&item)).await.is_err() {
-            return;
+        // What is written from here on wakes this task, should the files be at their end.
+        let mut more = pin!(news.more());
+        more.as_mut().enable();
+        let all = overdue || follower.is_none();
+        let (back, block) = work(reader, move |reader| block(reader, all)).await?;
+        reader = back;
+        if !block.is_empty() {
+            if send.send(block).await.is_err() {
+                return Ok(());
+            }
+            continue;
+        }
+        let Some(live) = &mut follower else { return Ok(()) };
+        overdue = false;
+        let patience = if reader.has_rest() { PATIENCE } else { Duration::from_secs(3600) };
+        tokio::select! {
+            item = live.next() => match item {
+                Some(item) if send.send(line(&item)).await.is_ok() => {}
+                Some(_) | None => return Ok(()),
+            },
+            () = more => {}
+            () = tokio::time::sleep(patience) => overdue = true,
+            () = send.closed() => return Ok(()),
+        }
+        if news.attached() != source.attached {
+            source.attached = news.attached();
+            reader = add_new(&source, reader).await?;
         }
     }
+}
+
+/// Adds the files of apps that came meanwhile.
+async fn add_new(source: &Source, reader: Reader) -> io::Result<Reader> {
+    // Of apps that are gone the files are still there, and read.
+    let instances = look(&source.handle, &source.query).await.unwrap_or_default();
+    let (found, called) = (tails(&instances, &source.query, &source.home), names(&instances));
+    Ok(work(reader, move |reader| reader.add(found, called, true)).await?.0)
+}
+
+/// Lines for one block.
+fn block(reader: &mut Reader, all: bool) -> io::Result<Bytes> {
+    let mut bytes = Vec::new();
+    while bytes.len() < BLOCK {
+        let Some(items) = reader.next(all)? else { break };
+        for item in items {
+            bytes.extend_from_slice(&line(&item));
+        }
+    }
+    Ok(bytes.into())
+}
+
+/// Reads files where waiting for them is in nobody's way.
+async fn work<T: Send + 'static>(
+    mut reader: Reader,
+    what: impl FnOnce(&mut Reader) -> io::Result<T> + Send + 'static,
+) -> io::Result<(Reader, T)> {
+    let done = tokio::task::spawn_blocking(move || {
+        let made = what(&mut reader)?;
+        Ok((reader, made))
+    });
+    done.await.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 /// A line of a stream.

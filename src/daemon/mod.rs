@@ -25,6 +25,7 @@ pub mod saved;
 mod saver;
 pub mod select;
 pub mod settle;
+mod start;
 mod steps;
 pub mod supervisor;
 mod triggers;
@@ -47,6 +48,7 @@ use self::ports::Ports;
 use self::saver::Saver;
 use self::supervisor::{Input, Supervisor};
 use crate::cluster::{self, ClusterThread};
+use crate::conf::Conf;
 use crate::exit::{Exit, StartFailure, StartStep};
 use crate::instance::event::Event;
 use crate::instance::life::RunId;
@@ -56,7 +58,7 @@ use crate::ipc::message::{Pong, Request};
 use crate::ipc::server;
 use crate::keeper::wire::{News, Order};
 use crate::keeper::{CHANNEL_FD, LISTENER_FD};
-use crate::logs::{LogThread, own};
+use crate::logs::{Journal, LogThread, Place, own};
 use crate::paths::Home;
 use crate::process::reap::Ended;
 use crate::process::tree::Orphans;
@@ -89,25 +91,61 @@ pub fn main(home: &Home) -> io::Result<()> {
     let _ = nix::sys::prctl::set_name(c"rsm-daemon");
     oom::prefer_others();
     let nofile = spawn::raise_open_files(); // what cannot be raised has to do
-    own::init(home, tracing::level_filters::LevelFilter::INFO)?;
-    let log_thread = LogThread::start()?;
+    let conf = conf_and_log(home)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = tokio::task::LocalSet::new().block_on(&runtime, async {
-        let (link, kept) = KeeperLink::attach(keeper).await?;
+        let (link, mut kept) = KeeperLink::attach(keeper).await?;
         let listener = tokio::net::UnixListener::from_std(listener.try_clone()?)?;
+        let log_thread = log_thread(home, &conf, &link, &mut kept)?;
         let ending = run(home, listener, link.clone(), kept, &log_thread).await?;
-        Ok((ending, link))
+        Ok((ending, link, log_thread))
     });
-    drop(log_thread); // writes what is still in the pipes
     match result {
-        Ok((Ending::KeeperLost, link)) => {
-            tracing::warn!("the keeper has died: the daemon becomes one");
-            Err(link.become_keeper(listener.as_fd(), nofile))
+        Ok((ending, link, log_thread)) => {
+            drop(log_thread); // writes what is still in the pipes
+            match ending {
+                Ending::KeeperLost => {
+                    tracing::warn!("the keeper has died: the daemon becomes one");
+                    Err(link.become_keeper(listener.as_fd(), nofile))
+                }
+                Ending::ShutDown | Ending::Replaced => Ok(()),
+            }
         }
-        Ok((Ending::ShutDown | Ending::Replaced, _)) => Ok(()),
         Err(error) => Err(error),
     }
     .inspect_err(|error| tracing::error!("the daemon ends: {error}"))
+}
+
+/// What is set by `rsm conf`; begins rsm's own log accordingly.
+fn conf_and_log(home: &Home) -> io::Result<Conf> {
+    let loaded = Conf::load(&home.conf());
+    let problem = loaded.as_ref().err().map(ToString::to_string);
+    let conf = loaded.unwrap_or_default();
+    own::init(home, conf.log_level)?;
+    if let Some(problem) = problem {
+        tracing::error!("{}: {problem}; the defaults hold", home.conf().display());
+    }
+    Ok(conf)
+}
+
+/// The log thread, with the journal that a former daemon had or a new one in the keeper's hands.
+fn log_thread(home: &Home, conf: &Conf, link: &KeeperLink, kept: &mut Kept) -> io::Result<LogThread> {
+    let mut take = |name: &str| {
+        let found = kept.stored.iter().position(|(stored, _)| stored == name)?;
+        Some(kept.stored.swap_remove(found).1)
+    };
+    let journal = match Journal::NAMES.map(&mut take) {
+        [Some(record), Some(marker)] => Journal::take_over(record, marker)?,
+        _ => {
+            let journal = Journal::new()?;
+            for (name, fd) in Journal::NAMES.into_iter().zip(journal.descriptors()?) {
+                link.send(Order::Store { name: name.into() }, vec![fd]);
+            }
+            journal
+        }
+    };
+    let place = Place { logs: home.logs(), indexes: home.log_indexes(), budget: conf.log_budget };
+    LogThread::start(place, journal)
 }
 
 fn not_by_hand() -> io::Error {

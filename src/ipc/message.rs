@@ -163,7 +163,7 @@ pub enum Request {
 pub struct LogQuery {
     /// Which instances; empty: all.
     pub select: Selectors,
-    /// How many of the last lines, of each instance's stream.
+    /// How many of the last lines, of each instance's stream; with `grep` of all together.
     pub lines: usize,
     /// Go on with those to come.
     pub follow: bool,
@@ -171,11 +171,18 @@ pub struct LogQuery {
     pub out: bool,
     /// Standard error.
     pub err: bool,
+    /// Not before this. Milliseconds since the epoch.
+    pub since: Option<u64>,
+    /// Not after this. Milliseconds since the epoch.
+    pub until: Option<u64>,
+    /// Only lines that match this regular expression.
+    pub grep: Option<String>,
 }
 
 impl Default for LogQuery {
     fn default() -> Self {
-        Self { select: Vec::new(), lines: 15, follow: false, out: true, err: true }
+        let (since, until, grep) = (None, None, None);
+        Self { select: Vec::new(), lines: 15, follow: false, out: true, err: true, since, until, grep }
     }
 }
 

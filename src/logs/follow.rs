@@ -1,10 +1,12 @@
-//! Followers: lines handed out live, through queues that never hold up the reading of pipes.
+//! Followers: told that files have grown, and handed the lines that no file has, through queues
+//! that never hold up the reading of pipes.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use super::item::{LogItem, Stream};
 use super::shape::Origin;
@@ -13,6 +15,35 @@ use super::shape::Origin;
 const MOST_ITEMS: usize = 4096;
 /// The most bytes of lines that wait for a follower. One line may be longer.
 const MOST_BYTES: usize = 1024 * 1024;
+
+/// Tells all who read log files that there is more to read.
+#[derive(Debug, Default)]
+pub struct News {
+    more: Notify,
+    attached: AtomicU64,
+}
+
+impl News {
+    /// Resolves when something was written after this call.
+    pub fn more(&self) -> Notified<'_> {
+        self.more.notified()
+    }
+
+    /// Grows whenever the output of a run is taken up: there may be files that are not read yet.
+    pub fn attached(&self) -> u64 {
+        self.attached.load(Ordering::Acquire)
+    }
+
+    /// Costs next to nothing while nobody waits.
+    pub(super) fn tell(&self) {
+        self.more.notify_waiters();
+    }
+
+    pub(super) fn tell_attached(&self) {
+        self.attached.fetch_add(1, Ordering::Release);
+        self.tell();
+    }
+}
 
 /// Which lines a follower gets.
 #[derive(Clone, Debug)]

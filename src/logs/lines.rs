@@ -1,105 +1,52 @@
-//! Cuts a stream of chunks into lines of bounded length.
+//! Cuts text into lines of bounded length.
 
-use memchr::memchr;
+use memchr::{memchr, memrchr};
 
 /// The most bytes of a line that are kept together. A longer line is cut here.
 pub(super) const LINE_LIMIT: usize = 256 * 1024;
-
-/// Room kept for the next unfinished line. Beyond it memory is given back: one long line must not
-/// cost every instance its length for ever.
-const SPARE: usize = 1024;
 
 /// A line, or a part of one.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Piece<'a> {
     /// Its bytes, without the newline.
     pub(super) text: &'a [u8],
-    /// When its first byte was read, milliseconds since the epoch.
-    pub(super) at: i64,
     /// The line begins here; else an earlier piece began it.
     pub(super) first: bool,
+    /// The line ends here.
+    pub(super) last: bool,
 }
 
-/// Lines being put together from chunks that end anywhere.
-#[derive(Debug, Default)]
-pub(super) struct Lines {
-    rest: Vec<u8>,
-    at: i64,
-    begun: bool,
-}
-
-impl Lines {
-    /// Takes a chunk and hands on every line that it completes.
-    pub(super) fn feed(&mut self, chunk: &[u8], now: i64, mut each: impl FnMut(Piece<'_>)) {
-        let mut left = chunk;
-        while let Some(end) = memchr(b'\n', left) {
-            self.line(&left[..end], now, &mut each);
-            left = &left[end + 1..];
-        }
-        let left = self.cut(left, now, &mut each);
-        self.keep(left, now);
-    }
-
-    /// Hands on what is there of an unfinished line. What follows is no first piece.
-    pub(super) fn release(&mut self, mut each: impl FnMut(Piece<'_>)) {
-        if !self.rest.is_empty() {
-            each(Piece { text: &self.rest, at: self.at, first: !self.begun });
-            self.begun = true;
-            self.forget();
-        }
-    }
-
-    /// Whether an unfinished line is kept here.
-    pub(super) fn holds(&self) -> bool {
-        !self.rest.is_empty()
-    }
-
-    /// Forgets an unfinished line.
-    pub(super) fn clear(&mut self) {
-        self.begun = false;
-        self.forget();
-    }
-
-    fn line(&mut self, text: &[u8], now: i64, each: &mut impl FnMut(Piece<'_>)) {
-        let text = self.cut(text, now, each);
-        if self.rest.is_empty() {
-            each(Piece { text, at: now, first: !self.begun });
+/// Hands on every line of a text. `begun`: an earlier text began the first one.
+pub(super) fn pieces(text: &[u8], mut begun: bool, mut each: impl FnMut(Piece<'_>)) {
+    let mut left = text;
+    while !left.is_empty() {
+        let end = memchr(b'\n', left);
+        let line = &left[..end.unwrap_or(left.len())];
+        if line.len() > LINE_LIMIT {
+            let cut = whole_chars(line, LINE_LIMIT);
+            each(Piece { text: &left[..cut], first: !begun, last: false });
+            left = &left[cut..];
         } else {
-            self.rest.extend_from_slice(text);
-            each(Piece { text: &self.rest, at: self.at, first: !self.begun });
+            each(Piece { text: line, first: !begun, last: end.is_some() });
+            left = end.map_or(&[], |end| &left[end + 1..]);
         }
-        self.clear();
-    }
-
-    /// Hands on full pieces while the line is longer than the limit; gives back what fits.
-    fn cut<'t>(&mut self, mut text: &'t [u8], now: i64, each: &mut impl FnMut(Piece<'_>)) -> &'t [u8] {
-        while self.rest.len() + text.len() > LINE_LIMIT {
-            let (fits, left) = text.split_at(whole_chars(text, LINE_LIMIT - self.rest.len()));
-            self.keep(fits, now);
-            each(Piece { text: &self.rest, at: self.at, first: !self.begun });
-            self.begun = true;
-            self.forget();
-            text = left;
+        begun = true;
+        if end.is_some_and(|_| line.len() <= LINE_LIMIT) {
+            begun = false;
         }
-        text
     }
+}
 
-    fn keep(&mut self, text: &[u8], now: i64) {
-        if self.rest.is_empty() {
-            self.at = now;
-        }
-        self.rest.extend_from_slice(text);
-    }
-
-    fn forget(&mut self) {
-        self.rest.clear();
-        self.rest.shrink_to(SPARE);
-    }
+/// How much of a text to take: its whole lines within `room` bytes, or else the first one.
+/// `None`: it has no whole line.
+pub(super) fn whole_lines(text: &[u8], room: usize) -> Option<usize> {
+    let within = memrchr(b'\n', &text[..text.len().min(room)]);
+    within.or_else(|| memchr(b'\n', text)).map(|at| at + 1)
 }
 
 /// The largest cut at or before `limit` that does not split a UTF-8 character; `limit` itself in
 /// bytes that are no UTF-8.
-fn whole_chars(text: &[u8], limit: usize) -> usize {
+pub(super) fn whole_chars(text: &[u8], limit: usize) -> usize {
     let inside = |at: &usize| text.get(*at).is_some_and(|byte| byte & 0xC0 == 0x80);
     (limit.saturating_sub(3)..=limit).rev().find(|at| !inside(at)).unwrap_or(limit)
 }
@@ -109,66 +56,54 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn feed(lines: &mut Lines, chunk: &[u8], now: i64) -> Vec<(Vec<u8>, i64, bool)> {
+    fn all(text: &[u8], begun: bool) -> Vec<(Vec<u8>, bool, bool)> {
         let mut got = Vec::new();
-        lines.feed(chunk, now, |piece| got.push((piece.text.to_vec(), piece.at, piece.first)));
+        pieces(text, begun, |piece| got.push((piece.text.to_vec(), piece.first, piece.last)));
         got
     }
 
     #[test]
-    fn a_line_bears_the_time_of_its_beginning() {
-        let mut lines = Lines::default();
-        assert_eq!(feed(&mut lines, b"a\nb", 1), [(b"a".to_vec(), 1, true)]);
-        assert_eq!(feed(&mut lines, b"c\n\n", 2), [(b"bc".to_vec(), 1, true), (b"".to_vec(), 2, true)]);
-        assert!(!lines.holds());
-    }
-
-    #[test]
-    fn a_released_line_goes_on_as_one() {
-        let mut lines = Lines::default();
-        feed(&mut lines, b"name? ", 1);
-        let mut shown = Vec::new();
-        lines.release(|piece| shown.extend_from_slice(piece.text));
-        assert_eq!(shown, b"name? ");
-        assert_eq!(feed(&mut lines, b"bob\nx\n", 2), [(b"bob".to_vec(), 2, false), (b"x".to_vec(), 2, true)]);
+    fn lines_know_whether_they_are_whole() {
+        assert_eq!(
+            all(b"a\n\nb", true),
+            [(b"a".to_vec(), false, true), (b"".to_vec(), true, true), (b"b".to_vec(), true, false)]
+        );
     }
 
     #[test]
     fn long_lines_are_cut_between_characters() {
-        let mut lines = Lines::default();
-        let long = "ä".repeat(LINE_LIMIT) + "\n"; // twice the limit in bytes
-        let mut got = feed(&mut lines, b"x", 1);
-        got.extend(feed(&mut lines, long.as_bytes(), 2));
-        let sizes: Vec<_> = got.iter().map(|(text, _, first)| (text.len(), *first)).collect();
-        assert_eq!(sizes, [(LINE_LIMIT - 1, true), (LINE_LIMIT, false), (2, false)]);
+        let long = format!("x{}\ny\n", "ä".repeat(LINE_LIMIT)); // twice the limit in bytes
+        let got = all(long.as_bytes(), false);
+        let sizes: Vec<_> = got.iter().map(|(text, first, last)| (text.len(), *first, *last)).collect();
+        let want =
+            [(LINE_LIMIT - 1, true, false), (LINE_LIMIT, false, false), (2, false, true), (1, true, true)];
+        assert_eq!(sizes, want);
         assert!(got.iter().all(|(text, ..)| std::str::from_utf8(text).is_ok()));
     }
 
     #[test]
     fn a_line_of_the_limit_is_whole() {
-        let got = feed(&mut Lines::default(), &[vec![b'a'; LINE_LIMIT], vec![b'\n']].concat(), 1);
-        assert_eq!(got.len(), 1);
-        let binary = feed(&mut Lines::default(), &vec![0x80; LINE_LIMIT + 1], 1);
-        assert_eq!(binary[0].0.len(), LINE_LIMIT);
+        assert_eq!(all(&[vec![b'a'; LINE_LIMIT], vec![b'\n']].concat(), false).len(), 1);
+        assert_eq!(all(&vec![0x80; LINE_LIMIT + 1], false)[0].0.len(), LINE_LIMIT);
+    }
+
+    #[test]
+    fn what_fits_is_taken_by_lines() {
+        for (room, taken) in [(0, Some(4)), (4, Some(4)), (7, Some(4)), (8, Some(8)), (99, Some(8))] {
+            assert_eq!(whole_lines(b"one\ntwo\nth", room), taken, "{room}");
+        }
+        assert_eq!(whole_lines(b"th", 99), None);
     }
 
     proptest! {
         #[test]
-        fn any_chunking_gives_the_same_lines(
-            bytes in proptest::collection::vec(prop_oneof![Just(b'\n'), any::<u8>()], 0..300),
-            size in 1usize..40,
-        ) {
-            let mut lines = Lines::default();
-            let mut got: Vec<Vec<u8>> = Vec::new();
-            for chunk in bytes.chunks(size) {
-                lines.feed(chunk, 0, |piece| got.push(piece.text.to_vec()));
-            }
-            lines.release(|piece| got.push(piece.text.to_vec()));
-            let mut whole: Vec<Vec<u8>> = bytes.split(|b| *b == b'\n').map(<[u8]>::to_vec).collect();
-            if whole.last().is_some_and(Vec::is_empty) {
-                whole.pop();
-            }
-            prop_assert_eq!(got, whole);
+        fn nothing_is_lost(bytes in proptest::collection::vec(prop_oneof![Just(b'\n'), any::<u8>()], 0..300)) {
+            let mut got = Vec::new();
+            pieces(&bytes, false, |piece| {
+                got.extend_from_slice(piece.text);
+                got.extend(piece.last.then_some(b'\n'));
+            });
+            prop_assert_eq!(got, bytes);
         }
     }
 }

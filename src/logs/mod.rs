@@ -4,28 +4,43 @@
 //! floods its output never delays supervision. The daemon talks to it through [`Logs`], which
 //! only sends and never waits.
 //!
-//! The way of a line: `pump` reads the pipe, `shape` stamps it if asked, `writer` appends it to the
-//! file, `follow` offers it to whoever listens. Raw bytes that a file takes at once are not copied on the
-//! way; what it cannot (full disk) is kept, and that app's pipe is left to fill up: nothing is
-//! lost, and only that app waits.
+//! The way of a line: `pump` waits for the pipe, `peek` looks what is in it, `shape` stamps it
+//! if asked, `writer` appends it to the file, and only then is it taken out of the pipe: `journal`
+//! sees that each line counts once whenever the daemon is killed. What a file does not take (full
+//! disk) stays in the pipe: nothing is lost, and only that app waits.
+//!
+//! Files make way for new ones in `segment`; `tidy` compresses and removes old ones on a thread of
+//! its own. Readers go by the files, with `index` for times and order; `follow` tells them when
+//! there is more.
 
 pub mod files;
 pub mod follow;
 pub mod item;
 pub mod own;
-pub mod tail;
 pub mod thread;
 
+mod check;
+mod compress;
+mod cursor;
+mod index;
+mod journal;
 mod lines;
+mod peek;
 mod pump;
+mod reader;
+mod rotate;
+mod segment;
 mod shape;
-mod stamp;
+pub mod stamp;
 mod stream;
+mod tail;
 #[cfg(test)]
 mod tests;
+mod tidy;
 mod writer;
 
-pub use files::{Files, check, files};
-pub use follow::{Filter, Follower, Which};
-pub use tail::last_lines;
-pub use thread::{Done, LogThread, Logs, Source};
+pub use files::{Files, files};
+pub use follow::{Filter, Follower, News, Which};
+pub use journal::Journal;
+pub use reader::{Reader, Tail, Wanted};
+pub use thread::{Done, LogThread, Logs, Place, Source};

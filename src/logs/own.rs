@@ -11,17 +11,29 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
+use super::rotate::{Names, rotated};
+use crate::conf::Level;
 use crate::paths::Home;
+use crate::spec::Rotation;
 
-/// Beyond this many bytes the log is put aside as `rsm.log.1`, in place of the one before.
+/// Beyond this many bytes the log is put aside, as the apps' are.
 const LIMIT: u64 = 10 * 1024 * 1024;
+/// How many that were put aside are kept.
+const KEPT: usize = 5;
 
 /// Sends all that this process traces, from `level` up, to the home's `rsm.log`: a line an event,
 /// with local time.
 ///
 /// # Errors
 /// The file cannot be opened, or this process has a log already.
-pub fn init(home: &Home, level: LevelFilter) -> io::Result<()> {
+pub fn init(home: &Home, level: Level) -> io::Result<()> {
+    let level = match level {
+        Level::Error => LevelFilter::ERROR,
+        Level::Warn => LevelFilter::WARN,
+        Level::Info => LevelFilter::INFO,
+        Level::Debug => LevelFilter::DEBUG,
+        Level::Trace => LevelFilter::TRACE,
+    };
     let file = OwnLog::open(home.own_log(), LIMIT)?;
     tracing::subscriber::set_global_default(subscriber(file, level)).map_err(io::Error::other)
 }
@@ -54,13 +66,14 @@ struct OwnLog {
     file: File,
     size: u64,
     limit: u64,
+    names: Names,
 }
 
 impl OwnLog {
     fn open(path: PathBuf, limit: u64) -> io::Result<Self> {
         let file = append(&path)?;
         let size = file.metadata()?.len();
-        let mut log = Self { path, file, size, limit };
+        let mut log = Self { path, file, size, limit, names: Names::default() };
         log.bound();
         Ok(log)
     }
@@ -71,12 +84,16 @@ impl OwnLog {
         if self.size < self.limit {
             return;
         }
-        let mut aside = self.path.clone().into_os_string();
-        aside.push(".1");
         // Another process may have put it aside, or emptied it, in the meantime.
         let size = std::fs::metadata(&self.path).map_or(0, |meta| meta.len());
-        if size >= self.limit && std::fs::rename(&self.path, aside).is_err() {
-            return;
+        if size >= self.limit {
+            let aside = self.names.free(&self.path, &Rotation::default().date_format);
+            if std::fs::rename(&self.path, aside).is_err() {
+                return;
+            }
+            for old in rotated(&self.path).unwrap_or_default().iter().rev().skip(KEPT) {
+                let _ = std::fs::remove_file(&old.path); // tried again the next time
+            }
         }
         if let Ok(file) = append(&self.path) {
             self.size = file.metadata().map_or(0, |meta| meta.len());
@@ -159,12 +176,15 @@ mod tests {
 
     #[test]
     fn a_full_log_is_put_aside() {
-        let (dir, path, mut log) = log(10);
-        for text in ["first event\n", "second event\n", "third\n"] {
-            log.event(text.as_bytes()).unwrap();
+        let (_dir, path, mut log) = log(10);
+        for number in 0..10 {
+            log.event(format!("event number {number}\n").as_bytes()).unwrap();
         }
-        assert_eq!(std::fs::read_to_string(dir.path().join("rsm.log.1")).unwrap(), "second event\n");
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "third\n");
+        let old: Vec<String> =
+            rotated(&path).unwrap().iter().map(|old| std::fs::read_to_string(&old.path).unwrap()).collect();
+        let want: Vec<String> = (4..9).map(|number| format!("event number {number}\n")).collect();
+        assert_eq!(old, want);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "event number 9\n");
         std::fs::write(&path, "0123456789").unwrap();
         OwnLog::open(path.clone(), 10).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
@@ -176,6 +196,6 @@ mod tests {
         log.event(b"first event\n").unwrap();
         File::create(&path).unwrap();
         log.event(b"x\n").unwrap();
-        assert!(!dir.path().join("rsm.log.1").exists());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

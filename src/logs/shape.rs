@@ -58,9 +58,9 @@ impl Shape {
     }
 }
 
-/// Appends `<stamp>: <text>`, without a newline.
-pub(super) fn stamped(stamp: &Stamp, piece: &Piece<'_>, out: &mut Vec<u8>) {
-    stamp.write(piece.at, out);
+/// Appends `<stamp>: <text>` for a line read at `at` (milliseconds since the epoch), without a newline.
+pub(super) fn stamped(stamp: &Stamp, piece: &Piece<'_>, at: i64, out: &mut Vec<u8>) {
+    stamp.write(at, out);
     out.extend_from_slice(b": ");
     if !piece.first {
         out.extend_from_slice(CONTINUED);
@@ -70,9 +70,16 @@ pub(super) fn stamped(stamp: &Stamp, piece: &Piece<'_>, out: &mut Vec<u8>) {
 
 /// Appends the line's object and a newline. PM2's keys; `continued` marks the later parts of a line
 /// that was cut. Bytes that are no UTF-8 are replaced: JSON can hold no others.
-pub(super) fn json(stamp: &Stamp, origin: &Origin, stream: Stream, piece: &Piece<'_>, out: &mut Vec<u8>) {
+pub(super) fn json(
+    stamp: &Stamp,
+    origin: &Origin,
+    stream: Stream,
+    piece: &Piece<'_>,
+    at: i64,
+    out: &mut Vec<u8>,
+) {
     let mut timestamp = Vec::with_capacity(32);
-    stamp.write(piece.at, &mut timestamp);
+    stamp.write(at, &mut timestamp);
     let object = Object {
         message: &String::from_utf8_lossy(piece.text),
         timestamp: &String::from_utf8_lossy(&timestamp),
@@ -94,8 +101,8 @@ mod tests {
     fn objects_hold_any_bytes() {
         let origin = Origin { id: 7, name: "a\"b".into(), run: 1, shape: Shape::Raw };
         let mut out = Vec::new();
-        let piece = Piece { text: b"\x00\xff\"\\\r\x1b[1m", at: 0, first: true };
-        json(&Stamp::iso(), &origin, Stream::Err, &piece, &mut out);
+        let piece = Piece { text: b"\x00\xff\"\\\r\x1b[1m", first: true, last: true };
+        json(&Stamp::iso(), &origin, Stream::Err, &piece, 0, &mut out);
         let read: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(
             read,
@@ -109,9 +116,9 @@ mod tests {
 
     #[test]
     fn later_parts_are_marked() {
-        let piece = Piece { text: b"tail", at: 0, first: false };
+        let piece = Piece { text: b"tail", first: false, last: true };
         let mut out = Vec::new();
-        stamped(&Stamp::new("[t]"), &piece, &mut out);
+        stamped(&Stamp::new("[t]"), &piece, 0, &mut out);
         assert_eq!(out, b"t: [continued] tail");
     }
 }

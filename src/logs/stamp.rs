@@ -24,7 +24,7 @@ enum Part {
 
 /// A format of stamps, with the text of the last second at hand.
 #[derive(Debug)]
-pub(super) struct Stamp {
+pub struct Stamp {
     parts: Vec<Part>,
     zone: TimeZone,
     last: RefCell<Second>,
@@ -40,7 +40,7 @@ struct Second {
 
 impl Stamp {
     /// A stamp in the machine's time zone. Any text is a format: what is no token stands for itself.
-    pub(super) fn new(format: &str) -> Self {
+    pub fn new(format: &str) -> Self {
         Self::in_zone(format, TimeZone::system())
     }
 
@@ -49,12 +49,12 @@ impl Stamp {
     }
 
     /// ISO 8601 in UTC with milliseconds, as JavaScript writes it.
-    pub(super) fn iso() -> Self {
+    pub fn iso() -> Self {
         Self::in_zone("YYYY-MM-DD[T]HH:mm:ss.SSS[Z]", TimeZone::UTC)
     }
 
     /// Appends the stamp of a time, milliseconds since the epoch.
-    pub(super) fn write(&self, at: i64, out: &mut Vec<u8>) {
+    pub fn write(&self, at: i64, out: &mut Vec<u8>) {
         let mut last = self.last.borrow_mut();
         if last.number != Some(at.div_euclid(1000)) {
             self.fill(&mut last, at);

@@ -1,74 +1,105 @@
-//! One stream of a run: what it has in hand, and where that goes.
+//! One stream of a run: what it has in its pipe, and where that goes.
 
+use std::os::fd::AsFd;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
+use std::{io, mem};
 
-use memchr::memrchr;
-use tokio::time::{Duration, Instant};
+use memchr::memchr_iter;
+use nix::fcntl::{FcntlArg, fcntl};
 
-use super::follow::Hub;
+use super::index::Owner;
 use super::item;
-use super::lines::{LINE_LIMIT, Lines, Piece};
+use super::lines::{LINE_LIMIT, Piece, pieces, whole_chars, whole_lines};
+use super::peek::{Seen, is_abandoned, widen};
+use super::pump::Desk;
 use super::shape::{self, Origin, Shape};
-use super::writer::{Block, Key, LogFile, Writer, is_shared};
+use super::writer::{LogFile, Writer};
+use crate::spec::WhenFull;
 
 /// How long the beginning of a line waits for its end before it is shown as it is: a prompt has no
 /// newline.
-const PATIENCE: Duration = Duration::from_secs(1);
-
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+/// After so long the beginning of a line is looked at again, then after twice that, and so on.
+const SOON: Duration = Duration::from_millis(1);
+/// Bytes taken at once: what a pipe holds by default.
+const CHUNK: usize = 64 * 1024;
+/// Bytes taken at once where each line grows by a stamp or more.
+const SHAPED_CHUNK: usize = 16 * 1024;
 /// Memory kept for shaping; a burst may need more, for its time.
 const SHAPED_SPARE: usize = 256 * 1024;
 
 /// One stream of one run.
 #[derive(Debug)]
 pub(super) struct Stream {
-    key: Key,
     origin: Rc<Origin>,
-    which: item::Stream,
-    sinks: Vec<Sink>,
-    /// Read, and refused by a file for now; while there is something, nothing is read.
-    pending: Vec<u8>,
-    /// Raw beginning of a line, kept while others share the file.
-    rest: Vec<u8>,
-    /// The same for shaped lines.
-    lines: Lines,
-    /// Since when a line has waited for its end.
-    waiting: Option<Instant>,
-    /// Lines on their way to followers.
-    heard: Lines,
+    owner: Owner,
+    files: Vec<Rc<LogFile>>,
+    /// The first of the files is its own; it has none if this is not so.
+    kept: bool,
+    when_full: WhenFull,
+    /// The beginning of a line that waits in the pipe for its end.
+    waiting: Option<Waiting>,
+    /// The last line was cut: what follows belongs to it.
+    cut: bool,
+    /// Bytes in the files of a line that has not ended.
+    in_line: usize,
+    dropped: Option<Dropped>,
 }
 
-/// What there is to shape.
-#[derive(Clone, Copy)]
-enum Input<'a> {
-    /// A chunk, and when it was read.
-    Chunk(&'a [u8], i64),
-    /// Nothing came for a while.
-    Pause,
-    /// Nothing will come any more.
-    End,
+/// The beginning of a line, seen in the pipe and left there.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    since: Instant,
+    /// The same for its stamp: milliseconds since the epoch.
+    at: i64,
+    /// How much of it there was.
+    length: usize,
+    /// When it is looked at again, and after how long that was. A writer that fills a pipe which was
+    /// not empty, and sleeps in the middle of its write, wakes nobody.
+    look: Instant,
+    pause: Duration,
 }
 
+/// What was lost because a file could not be written.
 #[derive(Debug)]
-struct Sink {
-    file: Rc<LogFile>,
-    /// How much of what is pending it has taken.
-    done: usize,
+struct Dropped {
+    lines: u64,
+    bytes: u64,
+    why: String,
+}
+
+/// What a look at the pipe came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// So many bytes are in the files now; `rest`: some are left in the pipe.
+    Moved {
+        /// Bytes.
+        count: usize,
+        /// Whether the beginning of a line was left.
+        rest: bool,
+    },
+    /// There is the beginning of a line, and it waits for its end.
+    Waits,
+    /// There is nothing.
+    Nothing,
+    /// A file cannot be written now; all is still in the pipe.
+    Refused,
+    /// Nothing will come any more.
+    Ended,
 }
 
 impl Stream {
     /// A stream that writes to these files, each once.
-    pub(super) fn new(key: Key, origin: Rc<Origin>, which: item::Stream, files: Vec<Rc<LogFile>>) -> Self {
-        Self {
-            key,
-            origin,
-            which,
-            sinks: files.into_iter().map(|file| Sink { file, done: 0 }).collect(),
-            pending: Vec::new(),
-            rest: Vec::new(),
-            lines: Lines::default(),
-            waiting: None,
-            heard: Lines::default(),
-        }
+    pub(super) fn new(
+        origin: Rc<Origin>,
+        stream: item::Stream,
+        files: Vec<Rc<LogFile>>,
+        kept: bool,
+        when_full: WhenFull,
+    ) -> Self {
+        let owner = Owner { run: origin.run, stream };
+        Self { origin, owner, files, kept, when_full, waiting: None, cut: false, in_line: 0, dropped: None }
     }
 
     /// Its run and shape.
@@ -76,303 +107,260 @@ impl Stream {
         &self.origin
     }
 
-    /// Bytes that its files have not taken yet.
-    pub(super) fn unwritten(&self) -> usize {
-        self.pending.len()
+    /// When the beginning of a line is to be looked at again, if one waits in the pipe.
+    pub(super) fn wakes(&self) -> Option<Instant> {
+        self.waiting.map(|waiting| waiting.look)
     }
 
-    /// When an unfinished line is to be shown, if there is one. JSON has no unfinished lines.
-    pub(super) fn patience_ends(&self) -> Option<Instant> {
-        self.waiting.map(|since| since + PATIENCE)
+    /// Whether the beginning of a line may go into the files before its end is there. JSON has no
+    /// unfinished lines, a file of several streams is not to be torn, and who listens wants lines.
+    fn shows_parts(&self) -> bool {
+        let is_alone = |file: &Rc<LogFile>| Rc::strong_count(file) == 1;
+        self.kept && !matches!(self.origin.shape, Shape::Json(_)) && self.files.iter().all(is_alone)
     }
 
-    /// Takes a chunk that was read at `now` (milliseconds since the epoch).
-    pub(super) fn take(&mut self, chunk: &[u8], now: i64, hub: &mut Hub, shaped: &mut Vec<u8>) {
-        self.publish(chunk, now, hub);
-        if self.sinks.is_empty() {
-            return;
-        }
-        match self.origin.shape {
-            Shape::Raw => self.take_raw(chunk),
-            Shape::Stamped(_) | Shape::Json(_) => self.reshape(Input::Chunk(chunk, now), shaped),
-        }
-        self.watch_patience(chunk);
-    }
-
-    /// Shows an unfinished line that has waited long enough.
-    pub(super) fn release(&mut self, shaped: &mut Vec<u8>) {
-        match self.origin.shape {
-            Shape::Raw => self.take_raw_up_to(&[], 0),
-            Shape::Stamped(_) => self.reshape(Input::Pause, shaped),
-            Shape::Json(_) => {}
-        }
-        self.waiting = None;
-    }
-
-    /// The stream has ended: nothing is kept back any more. Shaped lines get the newline that was
-    /// missing, raw bytes stay as they are.
-    pub(super) fn end(&mut self, now: i64, hub: &mut Hub, shaped: &mut Vec<u8>) {
-        match self.origin.shape {
-            Shape::Raw => self.take_raw_up_to(&[], 0),
-            Shape::Stamped(_) | Shape::Json(_) => self.reshape(Input::End, shaped),
-        }
-        self.waiting = None;
-        let mut last = Vec::new();
-        self.heard.release(|piece| last.push(String::from_utf8_lossy(piece.text).into_owned()));
-        hub.publish(&self.origin, self.which, now, &last);
-    }
-
-    /// Tries again to write what is pending; whether all of it is written now.
-    pub(super) fn retry(&mut self) -> bool {
-        for sink in &mut self.sinks {
-            if sink.done < self.pending.len() {
-                let left = Block { head: &self.pending[sink.done..], tail: &[] };
-                sink.done += sink.file.write(self.key, left);
-            }
-        }
-        if self.sinks.iter().all(|sink| sink.done >= self.pending.len()) {
-            self.pending = Vec::new();
-            self.sinks.iter_mut().for_each(|sink| sink.done = 0);
-        }
-        self.pending.is_empty()
+    /// Whether something was dropped that no file says yet.
+    pub(super) fn owes_a_note(&self) -> bool {
+        self.dropped.is_some()
     }
 
     /// Gives the files back.
     pub(super) fn close(&mut self, writer: &mut Writer) {
-        for sink in self.sinks.drain(..) {
-            writer.release(sink.file, self.key);
+        self.files.drain(..).for_each(|file| writer.release(file));
+    }
+
+    /// Moves what the pipe has now, by whole lines, into the files. Nothing is kept in memory: what
+    /// is not in the files is still in the pipe.
+    ///
+    /// # Errors
+    /// It is no pipe.
+    pub(super) fn step(&mut self, pipe: &impl AsFd, desk: &Desk) -> io::Result<Step> {
+        let mut chunk = desk.chunk.borrow_mut();
+        let mut most = match self.origin.shape {
+            Shape::Raw => CHUNK,
+            Shape::Stamped(_) | Shape::Json(_) => SHAPED_CHUNK,
+        };
+        let mut ended = false;
+        loop {
+            if chunk.len() < most {
+                chunk.resize(most, 0);
+            }
+            let length = match desk.peek.look(pipe, &mut chunk[..most])? {
+                Seen::Nothing => return Ok(Step::Nothing),
+                Seen::End => return Ok(self.end(desk)),
+                Seen::Bytes(length) => length,
+            };
+            let text = &chunk[..length];
+            let now = now();
+            let take = match whole_lines(text, length) {
+                _ if self.shows_parts() => self.within_room(text),
+                Some(_) => self.within_room(text),
+                None if length == most && most < desk.peek.room() => {
+                    most = desk.peek.room();
+                    continue;
+                }
+                None if length > LINE_LIMIT => {
+                    let cut = whole_chars(text, LINE_LIMIT);
+                    self.within_room(&text[..cut]).map(|_| cut)
+                }
+                None if ended || self.is_over(length, pipe) => self.within_room(text),
+                // What it wrote last may have come after the look.
+                None if is_abandoned(pipe) => {
+                    ended = true;
+                    continue;
+                }
+                None => return Ok(self.wait(length, now)),
+            };
+            let begins = self.waiting.map_or(now, |waiting| waiting.at);
+            let result = take.and_then(|take| self.deliver(&text[..take], begins, now, pipe, desk));
+            chunk.truncate(CHUNK);
+            chunk.shrink_to(CHUNK);
+            return Ok(result.map_or(Step::Refused, |count| Step::Moved { count, rest: count < length }));
         }
     }
 
-    fn publish(&mut self, chunk: &[u8], now: i64, hub: &mut Hub) {
-        if !hub.wants(&self.origin, self.which) {
-            // Whoever heard the beginning of this line is gone.
-            if self.heard.holds() {
-                self.heard.clear();
+    /// Leaves the beginning of a line in the pipe.
+    fn wait(&mut self, length: usize, at: i64) -> Step {
+        let now = Instant::now();
+        let former = self.waiting.filter(|former| former.length == length);
+        let pause = former.map_or(SOON, |former| (former.pause * 2).min(PATIENCE));
+        let (since, at) = self.waiting.map_or((now, at), |waiting| (waiting.since, waiting.at));
+        self.waiting = Some(Waiting { since, at, length, look: now + pause, pause });
+        Step::Waits
+    }
+
+    /// Whether an unfinished line is not waited for any longer: it has been there for long, or
+    /// there is no room for more of it.
+    fn is_over(&self, length: usize, pipe: &impl AsFd) -> bool {
+        let shown = !matches!(self.origin.shape, Shape::Json(_));
+        if shown && self.waiting.is_some_and(|waiting| waiting.since.elapsed() >= PATIENCE) {
+            return true;
+        }
+        let room = fcntl(pipe.as_fd(), FcntlArg::F_GETPIPE_SZ).map_or(0, |size| size as usize);
+        // Half full may be all there is: pages need not be filled.
+        length >= room / 2 && widen(pipe.as_fd()) / 2 <= length
+    }
+
+    /// Opens and rotates files as need be; how much of the text they take. An error only with
+    /// [`WhenFull::Block`].
+    fn within_room(&self, text: &[u8]) -> io::Result<usize> {
+        let line = whole_lines(text, 0).unwrap_or(text.len());
+        let mut room = u64::MAX;
+        for file in &self.files {
+            match (file.ready(line), self.when_full) {
+                (Ok(left), _) => room = room.min(left),
+                (Err(_), WhenFull::Drop) => {}
+                (Err(error), WhenFull::Block) => return Err(error),
             }
+        }
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        if text.len() <= room && self.shows_parts() {
+            return Ok(text.len());
+        }
+        Ok(whole_lines(text, room).unwrap_or(text.len()))
+    }
+
+    /// Writes text to every file and takes it out of the pipe, or neither. `begins`: when its first
+    /// byte was seen.
+    fn deliver(
+        &mut self,
+        text: &[u8],
+        begins: i64,
+        now: i64,
+        pipe: &impl AsFd,
+        desk: &Desk,
+    ) -> io::Result<usize> {
+        let mut journal = desk.journal.borrow_mut();
+        let growths: Vec<_> = self.files.iter().filter_map(|file| file.growth()).collect();
+        journal.begin(&growths)?;
+        let (cut, in_line) = (self.cut, self.in_line);
+        let written = self.write(text, begins, now, &mut desk.shaped.borrow_mut());
+        match written {
+            Ok(()) => self.dropped = None,
+            Err(error) => {
+                (self.cut, self.in_line) = (cut, in_line);
+                if self.when_full == WhenFull::Block {
+                    journal.clear()?;
+                    return Err(error);
+                }
+                self.drop_lines(text, &error);
+            }
+        }
+        if let Err(error) = journal.consume(pipe, text.len()) {
+            self.files.iter().for_each(|file| file.undo());
+            journal.clear()?;
+            return Err(error);
+        }
+        self.waiting = None;
+        self.publish(text, now, desk);
+        Ok(text.len())
+    }
+
+    fn drop_lines(&mut self, text: &[u8], why: &io::Error) {
+        let dropped = self.dropped.get_or_insert_with(|| Dropped { lines: 0, bytes: 0, why: String::new() });
+        dropped.lines += memchr_iter(b'\n', text).count() as u64;
+        dropped.bytes += text.len() as u64;
+        dropped.why = why.to_string();
+    }
+
+    /// Says in the files what was dropped; false if that is not possible yet.
+    pub(super) fn settle_debt(&mut self, desk: &Desk) -> bool {
+        if self.dropped.is_none() || self.files.iter().any(|file| file.ready(0).is_err()) {
+            return self.dropped.is_none();
+        }
+        if self.write(&[], now(), now(), &mut desk.shaped.borrow_mut()).is_ok() {
+            self.dropped = None;
+        }
+        self.dropped.is_none()
+    }
+
+    fn write(&mut self, text: &[u8], begins: i64, now: i64, shaped: &mut Vec<u8>) -> io::Result<()> {
+        let note = self.dropped.as_ref().map(|Dropped { lines, bytes, why }| {
+            format!("[rsm] {lines} lines ({bytes} bytes) were dropped here: {why}\n")
+        });
+        if note.is_none() && matches!(self.origin.shape, Shape::Raw) {
+            return self.append(text);
+        }
+        shaped.clear();
+        self.reshape(note.unwrap_or_default().as_bytes(), now, now, shaped);
+        self.reshape(text, begins, now, shaped);
+        let result = self.append(shaped);
+        shaped.clear();
+        shaped.shrink_to(SHAPED_SPARE);
+        result
+    }
+
+    /// Appends to every file or, where one fails, to none.
+    fn append(&self, text: &[u8]) -> io::Result<()> {
+        for (number, file) in self.files.iter().enumerate() {
+            if let Err(error) = file.append(self.owner, text) {
+                self.files[..=number].iter().for_each(|file| file.undo());
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends text in the shape asked for.
+    fn reshape(&mut self, text: &[u8], begins: i64, now: i64, shaped: &mut Vec<u8>) {
+        // A line whose beginning was shown goes on behind it, unless something came between.
+        let mut goes_on = shaped.is_empty()
+            && !self.files.is_empty()
+            && self.files.iter().all(|file| file.is_in_line_of(self.owner));
+        let (origin, owner) = (&*self.origin, self.owner);
+        let (mut at, mut cut) = (begins, self.cut);
+        if goes_on && self.in_line > LINE_LIMIT {
+            shaped.push(b'\n');
+            (goes_on, cut) = (false, true);
+        }
+        pieces(text, cut || goes_on, |piece: Piece<'_>| {
+            match &origin.shape {
+                Shape::Json(stamp) => shape::json(stamp, origin, owner.stream, &piece, at, shaped),
+                Shape::Stamped(_) if mem::take(&mut goes_on) => shaped.extend_from_slice(piece.text),
+                Shape::Stamped(stamp) => shape::stamped(stamp, &piece, at, shaped),
+                Shape::Raw => shaped.extend_from_slice(piece.text),
+            }
+            // A part that reached the limit ends as a line of the file; the next one says so.
+            cut =
+                !piece.last && (piece.text.len() + 4 > LINE_LIMIT || matches!(origin.shape, Shape::Json(_)));
+            if !matches!(origin.shape, Shape::Json(_)) && (piece.last || cut) {
+                shaped.push(b'\n');
+            }
+            at = now;
+        });
+        self.cut = cut;
+        let begun = memchr::memrchr(b'\n', text).map_or(self.in_line, |_| 0);
+        self.in_line = begun + text.len() - memchr::memrchr(b'\n', text).map_or(0, |at| at + 1);
+    }
+
+    /// The stream has ended: a shaped line gets the newline that was missing, raw bytes stay as they
+    /// are.
+    fn end(&mut self, desk: &Desk) -> Step {
+        let open = self.files.iter().any(|file| file.is_in_line_of(self.owner));
+        if open && matches!(self.origin.shape, Shape::Stamped(_)) {
+            // Best effort: the next one to write here would end the line.
+            let _ = self.append(b"\n");
+        }
+        let _ = self.settle_debt(desk);
+        Step::Ended
+    }
+
+    /// Hands the lines on to who listens: at once where no file has them, else by a word that there
+    /// is more to read.
+    fn publish(&self, text: &[u8], now: i64, desk: &Desk) {
+        desk.news.tell();
+        let mut hub = desk.hub.borrow_mut();
+        let in_file = self.kept && self.files.first().is_some_and(|file| file.is_plain());
+        if in_file || !hub.wants(&self.origin, self.owner.stream) {
             return;
         }
         let mut lines = Vec::new();
-        self.heard.feed(chunk, now, |piece| lines.push(String::from_utf8_lossy(piece.text).into_owned()));
-        hub.publish(&self.origin, self.which, now, &lines);
-    }
-
-    /// Alone in its files, a stream's bytes go out as they come. Beside others it writes whole lines,
-    /// or what passes the limit.
-    fn take_raw(&mut self, chunk: &[u8]) {
-        let shared = self.sinks.iter().any(|sink| is_shared(&sink.file));
-        let end = if shared { memrchr(b'\n', chunk).map_or(0, |at| at + 1) } else { chunk.len() };
-        let too_long = self.rest.len() + chunk.len() > LINE_LIMIT && end == 0;
-        self.take_raw_up_to(chunk, if too_long { chunk.len() } else { end });
-    }
-
-    /// Writes what was kept and the chunk up to `end`; keeps the rest of it.
-    fn take_raw_up_to(&mut self, chunk: &[u8], end: usize) {
-        let (now, later) = chunk.split_at(end);
-        if end > 0 || chunk.is_empty() {
-            let mut kept = std::mem::take(&mut self.rest);
-            self.write(Block { head: &kept, tail: now });
-            self.waiting = None;
-            kept.clear();
-            kept.shrink_to(1024);
-            self.rest = kept;
-        }
-        self.rest.extend_from_slice(later);
-    }
-
-    /// Puts what came into the shape asked for, and writes it.
-    fn reshape(&mut self, input: Input<'_>, shaped: &mut Vec<u8>) {
-        shaped.clear();
-        // A line whose beginning was shown goes on behind it, unless something came between.
-        let mut unbroken = self.sinks.iter().all(|sink| sink.file.is_in_line_of(self.key));
-        let Self { lines, origin, sinks, which, .. } = self;
-        let mut render = |piece: Piece<'_>, out: &mut Vec<u8>| {
-            match &origin.shape {
-                Shape::Json(stamp) => shape::json(stamp, origin, *which, &piece, out),
-                Shape::Stamped(_) if unbroken && !piece.first => out.extend_from_slice(piece.text),
-                Shape::Stamped(stamp) => {
-                    sinks.iter().filter(|_| out.is_empty()).for_each(|sink| sink.file.end_line());
-                    shape::stamped(stamp, &piece, out);
-                }
-                Shape::Raw => out.extend_from_slice(piece.text),
-            }
-            unbroken = false;
-        };
-        let newline: &[u8] = if matches!(origin.shape, Shape::Json(_)) { b"" } else { b"\n" };
-        match input {
-            Input::Chunk(chunk, now) => lines.feed(chunk, now, |piece| {
-                render(piece, shaped);
-                shaped.extend_from_slice(newline);
-            }),
-            Input::Pause => lines.release(|piece| render(piece, shaped)),
-            Input::End => {
-                lines.release(|piece| render(piece, shaped));
-                if !shaped.is_empty() || unbroken {
-                    shaped.extend_from_slice(newline);
-                }
-            }
-        }
-        self.write(Block { head: shaped, tail: &[] });
-        shaped.clear();
-        shaped.shrink_to(SHAPED_SPARE);
-    }
-
-    /// Writes a block to every file; what one does not take is kept for [`retry`](Self::retry).
-    fn write(&mut self, block: Block<'_>) {
-        if block.len() == 0 {
-            return;
-        }
-        if self.pending.is_empty() {
-            for sink in &mut self.sinks {
-                sink.done = sink.file.write(self.key, block);
-            }
-            let written = self.sinks.iter().map(|sink| sink.done).min().unwrap_or(block.len());
-            if written == block.len() {
-                self.sinks.iter_mut().for_each(|sink| sink.done = 0);
-                return;
-            }
-        }
-        self.pending.extend_from_slice(block.head);
-        self.pending.extend_from_slice(block.tail);
-    }
-
-    /// A line that begins waits from now on; one that was waiting goes on doing so.
-    fn watch_patience(&mut self, chunk: &[u8]) {
-        let waits = match self.origin.shape {
-            Shape::Raw => !self.rest.is_empty(),
-            Shape::Stamped(_) => self.lines.holds(),
-            Shape::Json(_) => false,
-        };
-        let begins = memrchr(b'\n', chunk).is_some();
-        self.waiting = match self.waiting {
-            Some(since) if waits && !begins => Some(since),
-            _ => waits.then(Instant::now),
-        };
+        pieces(text, false, |piece| lines.push(String::from_utf8_lossy(piece.text).into_owned()));
+        hub.publish(&self.origin, self.owner.stream, now, &lines);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::spec::LogFormat;
-    use std::path::{Path, PathBuf};
-
-    /// Two streams of one run, the second in the same file as the first.
-    struct Pair {
-        _dir: tempfile::TempDir,
-        path: PathBuf,
-        streams: [Stream; 2],
-        hub: Hub,
-        shaped: Vec<u8>,
-    }
-
-    impl Pair {
-        fn new(format: LogFormat, date_format: Option<&str>) -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let path = dir.path().join("a.log");
-            let mut writer = Writer::default();
-            let shape = Shape::new(format, date_format);
-            let origin = Rc::new(Origin { id: 1, name: "a".into(), run: 1, shape });
-            let streams = [(1, item::Stream::Out), (2, item::Stream::Err)]
-                .map(|(key, which)| Stream::new(key, Rc::clone(&origin), which, vec![writer.open(&path)]));
-            Self { _dir: dir, path, streams, hub: Hub::default(), shaped: Vec::new() }
-        }
-
-        fn take(&mut self, stream: usize, text: &str) {
-            self.streams[stream].take(text.as_bytes(), 0, &mut self.hub, &mut self.shaped);
-        }
-
-        fn release(&mut self, stream: usize) {
-            self.streams[stream].release(&mut self.shaped);
-        }
-
-        fn end(&mut self, stream: usize) {
-            self.streams[stream].end(0, &mut self.hub, &mut self.shaped);
-        }
-
-        fn text(&self) -> String {
-            std::fs::read_to_string(&self.path).unwrap()
-        }
-    }
-
-    #[test]
-    fn streams_sharing_a_file_write_whole_lines() {
-        let mut pair = Pair::new(LogFormat::Raw, None);
-        pair.take(0, "one\ntw");
-        pair.take(1, "error\nerr");
-        pair.take(0, "o\n");
-        pair.end(1);
-        assert_eq!(pair.text(), "one\nerror\ntwo\nerr");
-    }
-
-    #[test]
-    fn a_prompt_appears_and_goes_on_in_its_line() {
-        let mut pair = Pair::new(LogFormat::Raw, None);
-        pair.take(0, "name? ");
-        assert!(pair.text().is_empty() && pair.streams[0].patience_ends().is_some());
-        pair.release(0);
-        assert_eq!(pair.text(), "name? ");
-        assert!(pair.streams[0].patience_ends().is_none());
-        pair.take(0, "bob\n");
-        assert_eq!(pair.text(), "name? bob\n");
-    }
-
-    #[test]
-    fn a_lone_stream_keeps_nothing_back() {
-        let mut pair = Pair::new(LogFormat::Raw, None);
-        pair.streams[1].close(&mut Writer::default());
-        pair.take(0, "name? ");
-        assert_eq!(pair.text(), "name? ");
-    }
-
-    #[test]
-    fn a_stamped_line_shown_in_parts_has_one_stamp() {
-        let mut pair = Pair::new(LogFormat::Raw, Some("[t]"));
-        pair.take(0, "name? ");
-        pair.release(0);
-        pair.take(0, "bo");
-        pair.release(0);
-        pair.take(0, "b\nage? ");
-        pair.release(0);
-        pair.end(0);
-        assert_eq!(pair.text(), "t: name? bob\nt: age? \n");
-    }
-
-    #[test]
-    fn a_stamped_line_that_was_broken_into_says_so() {
-        let mut pair = Pair::new(LogFormat::Raw, Some("[t]"));
-        pair.take(0, "name? ");
-        pair.release(0);
-        pair.take(1, "error\n");
-        pair.take(0, "bob\n");
-        pair.end(0);
-        pair.end(1);
-        assert_eq!(pair.text(), "t: name? \nt: error\nt: [continued] bob\n");
-    }
-
-    #[test]
-    fn json_waits_for_the_end_of_a_line() {
-        let mut pair = Pair::new(LogFormat::Json, None);
-        pair.take(0, "half");
-        assert!(pair.streams[0].patience_ends().is_none());
-        pair.release(0);
-        assert!(pair.text().is_empty());
-        pair.end(0);
-        let object: serde_json::Value = serde_json::from_str(&pair.text()).unwrap();
-        assert_eq!(object["message"], "half");
-    }
-
-    #[test]
-    fn what_a_file_refuses_is_kept_in_order() {
-        let mut writer = Writer::default();
-        let origin = Rc::new(Origin { id: 1, name: "a".into(), run: 1, shape: Shape::Raw });
-        let files = vec![writer.open(Path::new("/dev/full")), writer.open(Path::new("/dev/null"))];
-        let mut stream = Stream::new(1, origin, item::Stream::Out, files);
-        let mut hub = Hub::default();
-        stream.take(b"one\ntw", 0, &mut hub, &mut Vec::new());
-        assert_eq!(stream.unwritten(), 6);
-        assert!(!stream.retry());
-        stream.end(0, &mut hub, &mut Vec::new());
-        assert_eq!((stream.pending.as_slice(), stream.sinks[1].done), (b"one\ntw".as_slice(), 6));
-    }
+/// Milliseconds since the epoch.
+fn now() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
 }

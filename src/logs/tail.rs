@@ -1,91 +1,48 @@
-//! The last lines of a file, read from its end.
+//! Where the last lines of a file begin, found from its end.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::FileExt;
 
-use memchr::{memchr_iter, memrchr_iter};
+use memchr::memrchr_iter;
 
 /// Bytes read at once.
 const BLOCK: u64 = 64 * 1024;
-/// The most bytes looked at. Of a longer tail the lines that fit are given; a line that alone is
-/// longer is given as far as it fits.
-const CAP: u64 = 64 * 1024 * 1024;
 
-/// The last `count` lines of a file, oldest first, without their newlines. An unfinished line at the
-/// end counts. A missing file has no lines.
+/// Where the last `count` lines of a file begin that is `end` bytes long, and how many there are. An
+/// unfinished line at the end counts.
 ///
 /// # Errors
-/// The file cannot be read, or is no plain file.
-pub fn last_lines(path: &Path, count: usize) -> io::Result<Vec<Vec<u8>>> {
-    // Non-blocking: a named pipe must not hang whoever asks.
-    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
-    {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let meta = file.metadata()?;
-    if !meta.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a plain file"));
-    }
-    tail(&file, meta.len(), count, BLOCK, CAP)
+/// The file cannot be read.
+pub(super) fn last_lines(file: &File, end: u64, count: usize) -> io::Result<(u64, usize)> {
+    tail(file, end, count, BLOCK)
 }
 
-fn tail(file: &File, end: u64, count: usize, block: u64, cap: u64) -> io::Result<Vec<Vec<u8>>> {
-    if count == 0 {
-        return Ok(Vec::new());
+fn tail(file: &File, end: u64, count: usize, block: u64) -> io::Result<(u64, usize)> {
+    if count == 0 || end == 0 {
+        return Ok((end, 0));
     }
-    let (blocks, whole) = blocks_from_end(file, end, count, block, cap)?;
-    let text = blocks.into_iter().rev().flatten().collect::<Vec<u8>>();
-    let mut lines: Vec<&[u8]> = Vec::new();
-    let mut start = 0;
-    for at in memchr_iter(b'\n', &text) {
-        lines.push(&text[start..at]);
-        start = at + 1;
-    }
-    if start < text.len() {
-        lines.push(&text[start..]);
-    }
-    if !whole && lines.len() > 1 {
-        // Its beginning lies before what was read.
-        lines.remove(0);
-    }
-    let skip = lines.len().saturating_sub(count);
-    Ok(lines[skip..].iter().map(|line| line.to_vec()).collect())
-}
-
-/// Blocks that hold at least the last `count` lines, last block first, and whether they begin at the
-/// start of a line.
-fn blocks_from_end(
-    file: &File,
-    end: u64,
-    count: usize,
-    block: u64,
-    cap: u64,
-) -> io::Result<(Vec<Vec<u8>>, bool)> {
-    let (mut blocks, mut at, mut newlines) = (Vec::new(), end, 0);
-    while at > 0 && end - at < cap {
-        let start = at.saturating_sub(block.min(cap - (end - at)));
+    let (mut at, mut found) = (end, 0);
+    while at > 0 {
+        let start = at.saturating_sub(block);
         let mut bytes = vec![0; usize::try_from(at - start).unwrap_or_default()];
         match file.read_exact_at(&mut bytes, start) {
             Ok(()) => {}
             // Emptied while it was read: what is gone is gone.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok((Vec::new(), true)),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok((0, 0)),
             Err(error) => return Err(error),
         }
         // A newline at the very end of the file ends the last line and begins none.
         let counted = if at == end { &bytes[..bytes.len() - 1] } else { &bytes[..] };
-        if let Some(first) = memrchr_iter(b'\n', counted).nth(count - newlines - 1) {
-            blocks.push(bytes.split_off(first + 1));
-            return Ok((blocks, true));
+        for newline in memrchr_iter(b'\n', counted) {
+            found += 1;
+            if found == count {
+                return Ok((start + newline as u64 + 1, count));
+            }
         }
-        newlines += memrchr_iter(b'\n', counted).count();
-        blocks.push(bytes);
         at = start;
     }
-    Ok((blocks, at == 0))
+    Ok((0, found + 1))
 }
 
 #[cfg(test)]
@@ -102,30 +59,11 @@ mod tests {
         lines.split_off(lines.len().saturating_sub(count))
     }
 
-    fn of(bytes: &[u8], count: usize, block: u64, cap: u64) -> Vec<Vec<u8>> {
+    fn of(bytes: &[u8], count: usize, block: u64) -> (Vec<Vec<u8>>, usize) {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
-        tail(&file, bytes.len() as u64, count, block, cap).unwrap()
-    }
-
-    #[test]
-    fn missing_files_have_no_lines_and_directories_are_errors() {
-        let dir = tempfile::tempdir().unwrap();
-        assert!(last_lines(&dir.path().join("none"), 5).unwrap().is_empty());
-        assert!(last_lines(dir.path(), 5).is_err());
-    }
-
-    #[test]
-    fn lines_longer_than_blocks() {
-        let long = [vec![b'a'; 200_000], b"\n".to_vec(), vec![b'b'; 200_000]].concat();
-        assert_eq!(of(&long, 2, BLOCK, CAP), naive(&long, 2));
-        assert_eq!(of(&long, 1, BLOCK, CAP), naive(&long, 1));
-    }
-
-    #[test]
-    fn the_cap_leaves_whole_lines_or_the_end_of_one() {
-        assert_eq!(of(b"aaaa\nbb\ncc\n", 9, 2, 8), [b"bb".to_vec(), b"cc".to_vec()]);
-        assert_eq!(of(b"aaaaaaaaaaaa", 9, 4, 8), [b"aaaaaaaa".to_vec()]);
+        let (start, found) = tail(&file, bytes.len() as u64, count, block).unwrap();
+        (naive(&bytes[usize::try_from(start).unwrap()..], usize::MAX), found)
     }
 
     proptest! {
@@ -135,7 +73,8 @@ mod tests {
             count in 0usize..20,
             block in 1u64..30,
         ) {
-            prop_assert_eq!(of(&bytes, count, block, CAP), naive(&bytes, count));
+            let want = naive(&bytes, count);
+            prop_assert_eq!(of(&bytes, count, block), (want.clone(), want.len()));
         }
     }
 }

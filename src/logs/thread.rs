@@ -5,21 +5,32 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::LocalSet;
 
+use super::check::{Checker, Refused};
 use super::files::Files;
-use super::follow::{Feed, Filter, Follower, following};
+use super::follow::{Feed, Filter, Follower, News, following};
 use super::item;
+use super::journal::Journal;
 use super::pump::{Desk, Pump};
 use super::shape::{Origin, Shape};
 use super::stream::Stream;
-use super::writer::{Key, Writer};
-use crate::spec::LogFormat;
+use super::tidy::Tidy;
+use super::writer::Writer;
+use crate::spec::{LogFormat, Rotation};
+
+/// Names one stream of one run.
+type Key = u64;
+
+/// At a turn of the clock, or so often at most, it is looked which files are to be rotated.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 /// The output of one run, and where it goes.
 #[derive(Debug)]
@@ -40,6 +51,19 @@ pub struct Source {
     pub format: LogFormat,
     /// Stamp of a line, in PM2's tokens.
     pub date_format: Option<String>,
+    /// When the files make way for new ones.
+    pub rotation: Arc<Rotation>,
+}
+
+/// What the thread works with.
+#[derive(Debug)]
+pub struct Place {
+    /// The directory whose files all count for the budget.
+    pub logs: PathBuf,
+    /// Where indexes lie.
+    pub indexes: PathBuf,
+    /// Bytes that all logs together may have.
+    pub budget: u64,
 }
 
 /// Files that something could not be done to, and why.
@@ -69,20 +93,33 @@ pub struct LogThread {
 /// The handle: its methods send a command and return; they are carried out in the order sent. Once
 /// the thread has ended they do nothing.
 #[derive(Clone, Debug)]
-pub struct Logs(mpsc::UnboundedSender<Command>);
+pub struct Logs {
+    commands: mpsc::UnboundedSender<Command>,
+    tidy: Tidy,
+    news: Arc<News>,
+    indexes: Arc<Path>,
+    checker: Checker,
+}
 
 impl LogThread {
-    /// Starts the thread.
+    /// Starts the thread. `journal` is a former daemon's, if there was one.
     ///
     /// # Errors
     /// The system gives no thread or no epoll.
-    pub fn start() -> io::Result<Self> {
+    pub fn start(place: Place, journal: Journal) -> io::Result<Self> {
+        let tidy = Tidy::start(place.logs, place.indexes.clone(), place.budget)?;
+        let news = Arc::new(News::default());
+        let tools =
+            Tools { journal, news: Arc::clone(&news), indexes: place.indexes.clone(), tidy: tidy.clone() };
         let (sender, commands) = mpsc::unbounded_channel();
         let (started, ready) = std::sync::mpsc::channel();
-        let thread =
-            std::thread::Builder::new().name("rsm-logs".into()).spawn(move || serve(commands, &started))?;
+        let thread = std::thread::Builder::new()
+            .name("rsm-logs".into())
+            .spawn(move || serve(commands, tools, &started))?;
         ready.recv().unwrap_or_else(|_| Err(io::Error::other("the log thread ended")))?;
-        Ok(Self { logs: Logs(sender), thread: Some(thread) })
+        let (indexes, checker) = (place.indexes.into(), Checker::start()?);
+        let logs = Logs { commands: sender, tidy, news, indexes, checker };
+        Ok(Self { logs, thread: Some(thread) })
     }
 
     /// A handle of it.
@@ -103,8 +140,34 @@ impl Drop for LogThread {
 }
 
 impl Logs {
+    /// Tells when there is more to read in the files.
+    pub fn news(&self) -> Arc<News> {
+        Arc::clone(&self.news)
+    }
+
+    /// Makes files and the directories they lie in, however long the disk takes.
+    ///
+    /// # Errors
+    /// The first file that cannot be written. A disk that does not answer is no error.
+    pub async fn check(&self, files: Files) -> Result<(), Refused> {
+        self.checker.check(files).await
+    }
+
+    /// Where indexes lie.
+    pub fn indexes(&self) -> Arc<Path> {
+        Arc::clone(&self.indexes)
+    }
+
+    /// All logs together may have so many bytes from now on.
+    pub fn set_budget(&self, bytes: u64) {
+        self.tidy.set_budget(bytes);
+    }
+
     /// Reads a run's output from now on.
     pub fn attach(&self, source: Source) {
+        for path in source.files.distinct() {
+            self.tidy.keep(path, &source.name, &source.rotation);
+        }
         self.send(Command::Attach(Box::new(source)));
     }
 
@@ -140,27 +203,40 @@ impl Logs {
 
     fn send(&self, command: Command) {
         // Fails only when the thread is gone; dropping the command is the answer then.
-        let _ = self.0.send(command);
+        let _ = self.commands.send(command);
     }
 }
 
-fn serve(commands: mpsc::UnboundedReceiver<Command>, started: &std::sync::mpsc::Sender<io::Result<()>>) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
+fn serve(
+    commands: mpsc::UnboundedReceiver<Command>,
+    tools: Tools,
+    started: &std::sync::mpsc::Sender<io::Result<()>>,
+) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let (runtime, room) = match runtime.and_then(|runtime| Ok((runtime, Rc::new(Room::new(tools)?)))) {
+        Ok(ready) => ready,
         Err(error) => {
             let _ = started.send(Err(error));
             return;
         }
     };
     let _ = started.send(Ok(()));
-    let room = Rc::new(Room::new());
     let tasks = LocalSet::new();
+    tasks.spawn_local(Rc::clone(&room).rotate_by_the_clock());
     tasks.block_on(&runtime, room.obey(commands));
     // The tasks go first: from here on nobody else touches the streams.
     drop(tasks);
     for pump in room.pumps.borrow().values() {
         pump.drain(&room.desk);
     }
+}
+
+/// What the thread is given.
+struct Tools {
+    journal: Journal,
+    news: Arc<News>,
+    indexes: PathBuf,
+    tidy: Tidy,
 }
 
 /// All that the thread owns.
@@ -170,6 +246,8 @@ struct Room {
     pumps: RefCell<BTreeMap<Key, Rc<Pump>>>,
     runs: RefCell<HashMap<u64, Run>>,
     last_key: Cell<Key>,
+    /// A file was opened: it may be the next to be rotated.
+    opened: Notify,
 }
 
 /// A run with an open pipe.
@@ -180,14 +258,16 @@ struct Run {
 }
 
 impl Room {
-    fn new() -> Self {
-        Self {
-            desk: Desk::new(),
-            writer: RefCell::default(),
+    fn new(tools: Tools) -> io::Result<Self> {
+        let Tools { journal, news, indexes, tidy } = tools;
+        Ok(Self {
+            desk: Desk::new(journal, news)?,
+            writer: RefCell::new(Writer::new(indexes, tidy)),
+            opened: Notify::new(),
             pumps: RefCell::default(),
             runs: RefCell::default(),
             last_key: Cell::new(0),
-        }
+        })
     }
 
     /// Carries out commands until the last handle is gone or the thread is to stop.
@@ -205,12 +285,14 @@ impl Room {
     }
 
     fn attach(self: &Rc<Self>, source: Source) {
-        let Source { id, name, run, out, err, files, format, date_format } = source;
+        let Source { id, name, run, out, err, files, format, date_format, rotation } = source;
         let shape = Shape::new(format, date_format.as_deref());
         let origin = Rc::new(Origin { id, name, run, shape });
         let Files { out: out_file, err: err_file, combined } = files;
-        self.attach_pipe(&origin, item::Stream::Out, out, [&out_file, &combined]);
-        self.attach_pipe(&origin, item::Stream::Err, err, [&err_file, &combined]);
+        self.attach_pipe(&origin, item::Stream::Out, out, [&out_file, &combined], &rotation);
+        self.attach_pipe(&origin, item::Stream::Err, err, [&err_file, &combined], &rotation);
+        self.opened.notify_one();
+        self.desk.news.tell_attached();
     }
 
     fn attach_pipe(
@@ -219,13 +301,15 @@ impl Room {
         which: item::Stream,
         pipe: OwnedFd,
         files: [&Option<PathBuf>; 2],
+        rotation: &Arc<Rotation>,
     ) {
         let key = self.last_key.get() + 1;
         self.last_key.set(key);
         let mut paths: Vec<&PathBuf> = files.into_iter().flatten().collect();
         paths.dedup();
-        let files = paths.into_iter().map(|path| self.writer.borrow_mut().open(path)).collect();
-        let stream = Stream::new(key, Rc::clone(origin), which, files);
+        let kept = files[0].is_some();
+        let files = paths.into_iter().map(|path| self.writer.borrow_mut().open(path, rotation)).collect();
+        let stream = Stream::new(Rc::clone(origin), which, files, kept, rotation.when_full);
         match Pump::new(pipe, stream) {
             Ok(pump) => self.start(pump, key, origin.run),
             Err(error) => {
@@ -246,6 +330,20 @@ impl Room {
             room.pumps.borrow_mut().remove(&key);
             room.pipe_closed(run);
         });
+    }
+
+    async fn rotate_by_the_clock(self: Rc<Self>) {
+        loop {
+            let due = self.writer.borrow().files().filter_map(|file| file.due()).min();
+            let left = due.map_or(LONGEST_SLEEP, |due| {
+                let left = due.saturating_sub(jiff::Timestamp::now().as_millisecond());
+                Duration::from_millis(u64::try_from(left).unwrap_or(0)).min(LONGEST_SLEEP)
+            });
+            // A time that has come and could not be kept must not be tried without a pause.
+            let pause = left.max(Duration::from_millis(20));
+            let _ = tokio::time::timeout(pause, self.opened.notified()).await;
+            self.writer.borrow().files().for_each(|file| file.rotate_if_due());
+        }
     }
 
     fn pipe_closed(&self, run: u64) {

@@ -2,44 +2,44 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, Write};
+use std::fs::OpenOptions;
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 
-use super::files::open_append;
+use super::index::{FileId, Owner};
+use super::journal::Growth;
+use super::segment::Segment;
+use super::tidy::Tidy;
+use crate::spec::Rotation;
 
-/// Names one stream of one run, for telling whose line a file ends in.
-pub(super) type Key = u64;
-
-/// No stream's key: a file whose unfinished line is to be ended before anything else.
-const NOBODY: Key = 0;
-
-/// What is written at once, in two parts so that the kept beginning of a line and the chunk that
-/// completes it need no copy.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Block<'a> {
-    /// The first part.
-    pub(super) head: &'a [u8],
-    /// What follows it.
-    pub(super) tail: &'a [u8],
+/// What all log files have in common.
+#[derive(Debug)]
+pub(super) struct Ground {
+    /// Where indexes lie.
+    pub(super) indexes: PathBuf,
+    /// Who takes care of rotated files.
+    pub(super) tidy: Tidy,
+    /// The latest time given to a write, so that no two have the same. Microseconds.
+    last_time: Cell<u64>,
+    /// The file written last: entries of an index are spared while nothing else is written.
+    last_file: Cell<Option<FileId>>,
 }
 
-impl<'a> Block<'a> {
-    /// Bytes in all.
-    pub(super) fn len(self) -> usize {
-        self.head.len() + self.tail.len()
+impl Ground {
+    /// A time after all that were given before; microseconds since the epoch.
+    fn time(&self) -> u64 {
+        let now = u64::try_from(jiff::Timestamp::now().as_microsecond()).unwrap_or(0);
+        let time = now.max(self.last_time.get() + 1);
+        self.last_time.set(time);
+        time
     }
 
-    /// What is left after the first `count` bytes.
-    pub(super) fn after(self, count: usize) -> Block<'a> {
-        let tail = self.tail.get(count.saturating_sub(self.head.len())..).unwrap_or_default();
-        Block { head: self.head.get(count..).unwrap_or_default(), tail }
-    }
-
-    fn ends_line(self) -> bool {
-        self.tail.last().or(self.head.last()).is_some_and(|byte| *byte == b'\n')
+    /// Whether this file was the last one written; it is from now on.
+    fn is_alone(&self, file: FileId) -> bool {
+        self.last_file.replace(Some(file)) == Some(file)
     }
 }
 
@@ -47,110 +47,142 @@ impl<'a> Block<'a> {
 #[derive(Debug)]
 pub(super) struct LogFile {
     path: PathBuf,
+    policy: RefCell<Arc<Rotation>>,
+    ground: Rc<Ground>,
     /// Absent until it could be opened.
-    file: RefCell<Option<File>>,
-    /// The stream whose unfinished line the file ends in.
-    open_line: Cell<Option<Key>>,
-    /// The stream whose block is half written: until it is whole, all others wait.
-    half_done: Cell<Option<Key>>,
+    segment: RefCell<Option<Segment>>,
     /// Trouble is reported once, until it is over.
     failing: Cell<bool>,
 }
 
 impl LogFile {
-    /// Writes what can be written of a stream's block now; returns how many bytes that was. Fewer
-    /// than the block has: try the rest again later.
-    pub(super) fn write(&self, key: Key, block: Block<'_>) -> usize {
-        if self.half_done.get().is_some_and(|other| other != key) {
-            return 0;
+    /// Sees that at least `line` bytes can come: opens what is not open, follows what others did
+    /// to the file, rotates it if it is time. Returns how many bytes it shall take at most.
+    ///
+    /// # Errors
+    /// It cannot be written now.
+    pub(super) fn ready(&self, line: usize) -> io::Result<u64> {
+        let result = self.try_ready(line);
+        if let Err(error) = &result {
+            self.report(error);
         }
-        let mut done = 0;
-        let result = self.attempt(key, block, &mut done);
-        if done > 0 {
-            self.half_done.set((done < block.len()).then_some(key));
-            self.open_line.set((done < block.len() || !block.ends_line()).then_some(key));
-        }
-        self.report(result);
-        done
+        result
     }
 
-    fn attempt(&self, key: Key, block: Block<'_>, done: &mut usize) -> io::Result<()> {
-        let mut slot = self.file.borrow_mut();
-        let file = match &mut *slot {
-            Some(file) => file,
-            empty => empty.insert(open_append(&self.path)?),
+    fn try_ready(&self, line: usize) -> io::Result<u64> {
+        let mut slot = self.segment.borrow_mut();
+        let policy = self.policy.borrow();
+        if let Some(segment) = &mut *slot
+            && !segment.still_there(&self.path)?
+        {
+            *slot = None;
+        }
+        let segment = match &mut *slot {
+            Some(segment) => segment,
+            empty => empty.insert(Segment::open(&self.path, &policy, &self.ground.indexes)?),
         };
-        if self.open_line.get().is_some_and(|other| other != key) {
-            file.write_all(b"\n")?;
-            self.open_line.set(None);
+        if segment.is_due(line as u64, &policy) {
+            segment.rotate(&self.path, &policy, &self.ground);
         }
-        while *done < block.len() {
-            let left = block.after(*done);
-            match file.write_vectored(&[IoSlice::new(left.head), IoSlice::new(left.tail)]) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => *done += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        segment.flush()?;
+        Ok(segment.room(&policy))
     }
 
-    fn report(&self, result: io::Result<()>) {
-        let path = self.path.display();
-        match result {
-            Ok(()) if self.failing.replace(false) => tracing::info!("log file {path} can be written again"),
+    /// Rotates the file if its time has come, though nobody writes.
+    pub(super) fn rotate_if_due(&self) {
+        let policy = Arc::clone(&self.policy.borrow());
+        if let Some(segment) = &mut *self.segment.borrow_mut()
+            && segment.still_there(&self.path).unwrap_or(false)
+            && segment.is_due(0, &policy)
+        {
+            segment.rotate(&self.path, &policy, &self.ground);
+        }
+    }
+
+    /// When it is to be rotated by the clock; milliseconds since the epoch.
+    pub(super) fn due(&self) -> Option<i64> {
+        self.segment.borrow().as_ref().and_then(Segment::due)
+    }
+
+    /// What is about to grow; `None` for what cannot shrink again, as a named pipe.
+    pub(super) fn growth(&self) -> Option<Growth<'_>> {
+        let (id, from) = self.segment.borrow().as_ref().and_then(Segment::growth)?;
+        Some(Growth { path: &self.path, id, from })
+    }
+
+    /// Writes text, all of it or (after [`undo`](Self::undo)) nothing.
+    ///
+    /// # Errors
+    /// It could not be written whole.
+    pub(super) fn append(&self, owner: Owner, text: &[u8]) -> io::Result<()> {
+        let mut slot = self.segment.borrow_mut();
+        let Some(segment) = &mut *slot else { return Err(io::ErrorKind::NotFound.into()) };
+        let (at, alone) = (self.ground.time(), self.ground.is_alone(segment.id()));
+        let result = segment.append(owner, text, at, alone);
+        match &result {
+            Ok(()) if self.failing.replace(false) => {
+                tracing::info!("log file {} can be written again", self.path.display());
+            }
             Ok(()) => {}
-            Err(error) if !self.failing.replace(true) => tracing::warn!(
-                "cannot write log file {path}: {error}. The output is kept and tried again every half \
-                 second; the apps that write there wait when their pipes are full"
-            ),
-            Err(_) => {}
+            Err(error) => self.report(error),
+        }
+        result
+    }
+
+    /// Takes back what was written last.
+    pub(super) fn undo(&self) {
+        if let Some(segment) = &mut *self.segment.borrow_mut() {
+            segment.undo();
+        }
+    }
+
+    fn report(&self, error: &io::Error) {
+        if !self.failing.replace(true) {
+            tracing::warn!(
+                "cannot write log file {}: {error}. It is tried again every half second; what the apps \
+                 write there waits in their pipes, or is dropped if so configured (when_full)",
+                self.path.display()
+            );
         }
     }
 
     /// Whether the file ends in an unfinished line of this stream.
-    pub(super) fn is_in_line_of(&self, key: Key) -> bool {
-        self.open_line.get() == Some(key)
+    pub(super) fn is_in_line_of(&self, owner: Owner) -> bool {
+        self.segment.borrow().as_ref().is_some_and(|segment| segment.open_line() == Some(owner))
     }
 
-    /// Ends an unfinished line before the next write.
-    pub(super) fn end_line(&self) {
-        if self.open_line.get().is_some() {
-            self.open_line.set(Some(NOBODY));
-        }
+    /// Whether lines are kept in it: it is a plain file.
+    pub(super) fn is_plain(&self) -> bool {
+        self.segment.borrow().as_ref().is_none_or(|segment| segment.growth().is_some())
     }
-
-    /// A stream gives up what it had half written.
-    pub(super) fn abandon(&self, key: Key) {
-        if self.half_done.get() == Some(key) {
-            self.half_done.set(None);
-        }
-    }
-}
-
-/// Whether several streams write to this file.
-pub(super) fn is_shared(file: &Rc<LogFile>) -> bool {
-    Rc::strong_count(file) > 1
 }
 
 /// All open log files by path.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Writer {
     files: HashMap<PathBuf, Weak<LogFile>>,
+    ground: Rc<Ground>,
 }
 
 impl Writer {
-    /// The file at a path, opened at the first write if it cannot be now.
-    pub(super) fn open(&mut self, path: &Path) -> Rc<LogFile> {
+    /// No files yet.
+    pub(super) fn new(indexes: PathBuf, tidy: Tidy) -> Self {
+        let (last_time, last_file) = (Cell::new(0), Cell::new(None));
+        let ground = Rc::new(Ground { indexes, tidy, last_time, last_file });
+        Self { files: HashMap::new(), ground }
+    }
+
+    /// The file at a path, opened at the first write if it cannot be now. The latest policy holds.
+    pub(super) fn open(&mut self, path: &Path, policy: &Arc<Rotation>) -> Rc<LogFile> {
         if let Some(file) = self.files.get(path).and_then(Weak::upgrade) {
+            file.policy.replace(Arc::clone(policy));
             return file;
         }
         let file = Rc::new(LogFile {
             path: path.to_owned(),
-            file: RefCell::new(open_append(path).ok()),
-            open_line: Cell::new(None),
-            half_done: Cell::new(None),
+            policy: RefCell::new(Arc::clone(policy)),
+            ground: Rc::clone(&self.ground),
+            segment: RefCell::new(Segment::open(path, policy, &self.ground.indexes).ok()),
             failing: Cell::new(false),
         });
         self.files.insert(path.to_owned(), Rc::downgrade(&file));
@@ -158,23 +190,30 @@ impl Writer {
     }
 
     /// Ends one stream's use of a file; the last one closes it.
-    pub(super) fn release(&mut self, file: Rc<LogFile>, key: Key) {
-        file.abandon(key);
-        if !is_shared(&file) {
+    pub(super) fn release(&mut self, file: Rc<LogFile>) {
+        if Rc::strong_count(&file) == 1 {
             self.files.remove(&file.path);
         }
     }
 
-    /// Opens every file anew by its path; returns what could not be opened. Such a file is written
-    /// where it was: in the wrong place is better than lost.
+    /// All that are open.
+    pub(super) fn files(&self) -> impl Iterator<Item = Rc<LogFile>> {
+        self.files.values().filter_map(Weak::upgrade)
+    }
+
+    /// Opens every file anew by its path, one that ends within a line after that line; returns
+    /// what could not be opened. Such a file is written where it was: in the wrong place is better
+    /// than lost.
     pub(super) fn reopen(&self) -> Vec<(PathBuf, io::Error)> {
         let mut failed = Vec::new();
-        for log in self.files.values().filter_map(Weak::upgrade) {
-            match open_append(&log.path) {
-                Ok(file) => {
-                    log.file.replace(Some(file));
-                    log.open_line.set(None);
-                }
+        for log in self.files() {
+            let mut slot = log.segment.borrow_mut();
+            if let Some(segment) = slot.as_mut().filter(|segment| segment.open_line().is_some()) {
+                segment.leave_after_line();
+                continue;
+            }
+            match Segment::open(&log.path, &log.policy.borrow(), &self.ground.indexes) {
+                Ok(segment) => *slot = Some(segment),
                 Err(error) => failed.push((log.path.clone(), error)),
             }
         }
@@ -187,8 +226,10 @@ impl Writer {
         for path in paths {
             match truncate(&path) {
                 Ok(()) => {
-                    if let Some(file) = self.files.get(&path).and_then(Weak::upgrade) {
-                        file.open_line.set(None);
+                    if let Some(file) = self.files.get(&path).and_then(Weak::upgrade)
+                        && let Some(segment) = &mut *file.segment.borrow_mut()
+                    {
+                        segment.was_emptied();
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -209,90 +250,147 @@ fn truncate(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logs::item::Stream;
 
-    fn block(text: &str) -> Block<'_> {
-        Block { head: text.as_bytes(), tail: b"" }
+    const ONE: Owner = Owner { run: 1, stream: Stream::Out };
+    const TWO: Owner = Owner { run: 1, stream: Stream::Err };
+
+    struct Scene {
+        dir: tempfile::TempDir,
+        path: PathBuf,
+        writer: Writer,
+        policy: Arc<Rotation>,
     }
 
-    fn setup() -> (tempfile::TempDir, PathBuf, Writer) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a.log");
-        (dir, path, Writer::default())
+    impl Scene {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let (path, indexes) = (dir.path().join("logs/a.log"), dir.path().join("index"));
+            let tidy = Tidy::start(dir.path().join("logs"), indexes.clone(), u64::MAX).unwrap();
+            let policy = Arc::new(Rotation { schedule: None, max_size: Some(10), ..Rotation::default() });
+            Self { dir, path, writer: Writer::new(indexes, tidy), policy }
+        }
+
+        fn open(&mut self) -> Rc<LogFile> {
+            self.writer.open(&self.path, &self.policy)
+        }
+
+        fn text(&self, name: &str) -> String {
+            std::fs::read_to_string(self.dir.path().join("logs").join(name)).unwrap()
+        }
+
+        fn rotated(&self) -> Vec<String> {
+            let found = crate::logs::rotate::rotated(&self.path).unwrap();
+            found.iter().map(|file| std::fs::read_to_string(&file.path).unwrap()).collect()
+        }
+    }
+
+    fn say(file: &LogFile, owner: Owner, text: &str) -> io::Result<()> {
+        file.ready(text.len())?;
+        file.append(owner, text.as_bytes())
     }
 
     #[test]
     fn another_streams_unfinished_line_is_ended_first() {
-        let (_dir, path, mut writer) = setup();
-        let file = writer.open(&path);
-        file.write(1, block("name? "));
-        file.write(1, Block { head: b"bo", tail: b"b\nage? " });
-        file.write(2, block("error\n"));
-        file.write(1, block("7\n"));
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "name? bob\nage? \nerror\n7\n");
-    }
-
-    #[test]
-    fn blocks_are_counted_through() {
-        let whole = Block { head: b"abc", tail: b"de" };
-        for (count, head, tail) in
-            [(0, "abc", "de"), (2, "c", "de"), (3, "", "de"), (4, "", "e"), (5, "", "")]
-        {
-            let left = whole.after(count);
-            assert_eq!((left.head, left.tail), (head.as_bytes(), tail.as_bytes()), "{count}");
+        let mut scene = Scene::new();
+        scene.policy = Arc::new(Rotation { max_size: None, ..Rotation::default() });
+        let file = scene.open();
+        for (owner, text) in [(ONE, "name? "), (ONE, "bob\nage? "), (TWO, "error\n"), (ONE, "7\n")] {
+            say(&file, owner, text).unwrap();
         }
+        assert_eq!(scene.text("a.log"), "name? bob\nage? \nerror\n7\n");
     }
 
     #[test]
-    fn reopen_follows_a_renamed_file_and_makes_directories() {
-        let (dir, _, mut writer) = setup();
-        let path = dir.path().join("d/a.log");
-        let file = writer.open(&path);
-        file.write(1, block("one\n"));
-        std::fs::rename(dir.path().join("d"), dir.path().join("e")).unwrap();
-        file.write(1, block("two\n"));
-        assert!(writer.reopen().is_empty());
-        file.write(1, block("three\n"));
-        assert_eq!(std::fs::read_to_string(dir.path().join("e/a.log")).unwrap(), "one\ntwo\n");
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "three\n");
+    fn whose_line_is_open_is_known_after_a_restart() {
+        let mut scene = Scene::new();
+        let file = scene.open();
+        say(&file, ONE, "name? ").unwrap();
+        scene.writer.release(file);
+        let file = scene.open();
+        assert!(file.is_in_line_of(ONE) && !file.is_in_line_of(TWO));
+        say(&file, TWO, "x\n").unwrap();
+        assert_eq!(scene.text("a.log"), "name? \nx\n");
     }
 
     #[test]
-    fn truncated_files_go_on_from_their_start() {
-        let (_dir, path, mut writer) = setup();
-        let file = writer.open(&path);
-        file.write(1, block("old, unfinished"));
-        assert!(writer.truncate(vec![path.clone(), "/nonexistent/x.log".into()]).is_empty());
-        file.write(2, block("new\n"));
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "new\n");
+    fn a_full_file_makes_way_between_lines() {
+        let mut scene = Scene::new();
+        let file = scene.open();
+        for text in ["one\n", "two\n", "three\n", "a very long line\n", "x\n"] {
+            say(&file, ONE, text).unwrap();
+        }
+        assert_eq!(scene.rotated(), ["one\ntwo\n", "three\n", "a very long line\n"]);
+        assert_eq!(scene.text("a.log"), "x\n");
+        assert_eq!(file.ready(1).unwrap(), 8);
     }
 
     #[test]
-    fn a_full_disk_takes_nothing_and_is_tried_again() {
-        let mut writer = Writer::default();
-        let file = writer.open(Path::new("/dev/full"));
-        assert_eq!(file.write(1, block("x\n")), 0);
-        assert_eq!(file.write(2, block("y\n")), 0);
-        assert!(file.failing.get() && file.half_done.get().is_none());
+    fn files_moved_or_removed_by_others_are_noticed() {
+        let mut scene = Scene::new();
+        let file = scene.open();
+        say(&file, ONE, "one\n").unwrap();
+        std::fs::remove_file(&scene.path).unwrap();
+        say(&file, ONE, "two\n").unwrap();
+        assert_eq!(scene.text("a.log"), "two\n");
+        std::fs::write(&scene.path, "").unwrap();
+        say(&file, ONE, "three\n").unwrap();
+        assert_eq!(scene.text("a.log"), "three\n");
     }
 
     #[test]
-    fn others_wait_for_a_half_written_block() {
-        let (_dir, path, mut writer) = setup();
-        let file = writer.open(&path);
-        file.half_done.set(Some(1));
-        assert_eq!(file.write(2, block("y\n")), 0);
-        assert_eq!(file.write(1, block("x\n")), 2);
-        assert_eq!(file.write(2, block("y\n")), 2);
+    fn reopen_follows_a_renamed_file_after_its_line() {
+        let mut scene = Scene::new();
+        scene.policy = Arc::new(Rotation { max_size: None, ..Rotation::default() });
+        let file = scene.open();
+        say(&file, ONE, "one\ntw").unwrap();
+        std::fs::rename(scene.dir.path().join("logs"), scene.dir.path().join("old")).unwrap();
+        assert!(scene.writer.reopen().is_empty());
+        say(&file, ONE, "o\n").unwrap();
+        say(&file, ONE, "three\n").unwrap();
+        assert_eq!(std::fs::read_to_string(scene.dir.path().join("old/a.log")).unwrap(), "one\ntwo\n");
+        assert_eq!(scene.text("a.log"), "three\n");
+    }
+
+    #[test]
+    fn emptied_files_go_on_from_their_start() {
+        let mut scene = Scene::new();
+        let file = scene.open();
+        say(&file, ONE, "old, unf").unwrap();
+        let paths = vec![scene.path.clone(), "/nonexistent/x.log".into()];
+        assert!(scene.writer.truncate(paths).is_empty());
+        say(&file, TWO, "new\n").unwrap();
+        assert_eq!(scene.text("a.log"), "new\n");
+    }
+
+    #[test]
+    fn what_is_undone_is_not_there() {
+        let mut scene = Scene::new();
+        let file = scene.open();
+        say(&file, ONE, "one\n").unwrap();
+        say(&file, ONE, "tw").unwrap();
+        file.undo();
+        say(&file, TWO, "x\n").unwrap();
+        assert_eq!(scene.text("a.log"), "one\nx\n");
+    }
+
+    #[test]
+    fn a_full_disk_is_an_error_and_no_plain_file() {
+        let mut scene = Scene::new();
+        scene.path = "/dev/full".into();
+        let file = scene.open();
+        assert!(!file.is_plain() && file.growth().is_none());
+        assert!(say(&file, ONE, "x\n").is_err());
+        assert!(file.failing.get());
     }
 
     #[test]
     fn a_file_is_closed_with_its_last_stream() {
-        let (_dir, path, mut writer) = setup();
-        let (one, two) = (writer.open(&path), writer.open(&path));
-        assert!(is_shared(&one));
-        writer.release(one, 1);
-        assert!(!is_shared(&two) && writer.files.len() == 1);
-        writer.release(two, 2);
-        assert!(writer.files.is_empty());
+        let mut scene = Scene::new();
+        let (one, two) = (scene.open(), scene.open());
+        scene.writer.release(one);
+        assert_eq!(scene.writer.files().count(), 1);
+        scene.writer.release(two);
+        assert!(scene.writer.files.is_empty());
     }
 }

@@ -9,6 +9,7 @@ mod dead;
 pub(crate) mod fixture;
 pub mod oom;
 pub mod pidfd;
+pub mod priority;
 pub mod proc_fs;
 pub mod reap;
 pub mod report;

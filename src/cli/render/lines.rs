@@ -25,12 +25,28 @@ impl Prefix {
         let own = width(&who);
         self.widest = self.widest.max(own);
         let pad = " ".repeat(self.widest - own);
-        let tone = match stream {
-            Stream::Out => Tone::Good,
-            Stream::Err => Tone::Bad,
+        let bar = match stream {
+            Stream::Out => style.paint(Tone::Plain, "|"),
+            Stream::Err => style.paint(Tone::Bad, "|"),
         };
-        format!("{} {line}", style.paint(tone, &format!("{who}{pad} |")))
+        format!("{}{pad} {bar} {line}", style.colour_of(name, &who))
     }
+}
+
+/// A line as `key=value` pairs, as PM2 writes them.
+pub(in crate::cli) fn pairs(id: u32, name: &str, stream: Stream, line: &str, stamp: &str) -> String {
+    let stamp = stamp.trim_end();
+    let stamp = if stamp.is_empty() { String::new() } else { format!("timestamp={stamp} ") };
+    let stream = match stream {
+        Stream::Out => "out",
+        Stream::Err => "err",
+    };
+    format!("{stamp}app={} id={id} type={stream} message={line}", tame(name))
+}
+
+/// A text marked so that it is seen.
+pub(in crate::cli) fn highlighted(text: &str) -> String {
+    format!("\u{1b}[7m{text}\u{1b}[27m")
 }
 
 /// A line as one JSON object with PM2's keys.
@@ -60,7 +76,16 @@ mod tests {
         assert_eq!(prefix.line(12, "队列", Stream::Out, "x", plain), "12|队列 | x");
         assert_eq!(prefix.line(0, "a", Stream::Err, "", plain), "0|a     | ");
         let coloured = Style { colour: true, width: 80 };
-        assert_eq!(prefix.line(0, "a", Stream::Err, "x", coloured), "\u{1b}[31m0|a     |\u{1b}[0m x");
+        let line = prefix.line(0, "a", Stream::Err, "x", coloured);
+        assert!(
+            line.starts_with("\u{1b}[3") && line.ends_with("m0|a\u{1b}[0m     \u{1b}[31m|\u{1b}[0m x"),
+            "{line:?}"
+        );
+        assert_eq!(line, prefix.line(0, "a", Stream::Err, "x", coloured));
+        assert_eq!(
+            pairs(1, "a", Stream::Err, "x y", "12:00 "),
+            "timestamp=12:00 app=a id=1 type=err message=x y"
+        );
     }
 
     #[test]

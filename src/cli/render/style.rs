@@ -64,6 +64,20 @@ impl Style {
         Self { colour: false, width: UNSEEN }
     }
 
+    /// `text` in the colour that belongs to a name, today and tomorrow. Red is for errors.
+    pub(in crate::cli) fn colour_of(self, name: &str, text: &str) -> String {
+        if !self.colour {
+            return text.to_owned();
+        }
+        // FNV-1a: short names differ in it.
+        let hash = name
+            .bytes()
+            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        let colours = [32, 33, 34, 35, 36, 92, 93, 94, 95, 96];
+        let colour = colours[hash as usize % colours.len()];
+        format!("\u{1b}[{colour}m{text}{END}")
+    }
+
     /// `text` in a tone.
     pub(in crate::cli) fn paint(self, tone: Tone, text: &str) -> String {
         match self.colour && tone != Tone::Plain {

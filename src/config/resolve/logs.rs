@@ -6,7 +6,7 @@ use super::absolute;
 use crate::config::findings::{Findings, Given};
 use crate::config::settings::{Settings, given};
 use crate::config::value::LogTo;
-use crate::spec::{AppSpec, LogPath, LogSpec};
+use crate::spec::{AppSpec, LogPath, LogSpec, Rotation};
 
 /// What `time` stands for.
 const TIME: &str = "YYYY-MM-DDTHH:mm:ss";
@@ -15,6 +15,7 @@ const TIME: &str = "YYYY-MM-DDTHH:mm:ss";
 pub(super) fn logs(settings: &Settings, app: &AppSpec, findings: &mut Findings<'_>) -> LogSpec {
     let stamp = given(&settings.time).copied().unwrap_or(false).then(|| TIME.to_owned());
     let mut logs = LogSpec {
+        rotation: rotation(settings),
         out: place(settings.out_file.as_ref(), &app.cwd, findings),
         err: place(settings.error_file.as_ref(), &app.cwd, findings),
         combined: combined(settings.log_file.as_ref(), &app.cwd, findings),
@@ -27,6 +28,14 @@ pub(super) fn logs(settings: &Settings, app: &AppSpec, findings: &mut Findings<'
         (logs.out, logs.err, logs.combined) = (LogPath::Nowhere, LogPath::Nowhere, None);
     }
     logs
+}
+
+fn rotation(settings: &Settings) -> Rotation {
+    let mut rotation = Rotation::default();
+    if let Some(rules) = given(&settings.logs) {
+        rules.apply(&mut rotation);
+    }
+    rotation
 }
 
 fn place(given: Option<&Given<LogTo>>, cwd: &Path, findings: &mut Findings<'_>) -> LogPath {

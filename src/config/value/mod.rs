@@ -23,6 +23,7 @@ macro_rules! schema {
 }
 
 mod environment;
+mod logs;
 mod millis;
 mod names;
 mod number;
@@ -34,6 +35,7 @@ use schemars::JsonSchema;
 use serde_json::Value;
 
 pub(super) use environment::{Environment, Filter, VarName};
+pub(super) use logs::LogRules;
 pub(super) use millis::Millis;
 pub(super) use names::{AppName, Cron, LogKind, Mode, SignalName, Spread, Who};
 pub(super) use number::{Codes, Count, Instances, Port};

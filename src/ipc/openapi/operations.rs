@@ -166,6 +166,9 @@ pub(super) static OPERATIONS: &[Operation] = &[
             query("follow", schema_of::<bool>, Some("false"), "Go on with those to come."),
             query("out", schema_of::<bool>, Some("true"), "Standard output."),
             query("err", schema_of::<bool>, Some("true"), "Standard error."),
+            query("since", schema_of::<u64>, None, "Not before this, in milliseconds since the epoch."),
+            query("until", schema_of::<u64>, None, "Not after this, in milliseconds since the epoch."),
+            query("grep", schema_of::<String>, None, "Only lines that match this regular expression."),
         ],
         ..get("/v1/logs", "logs", "Log lines, then those to come", Reply::Lines(schema_of::<LogItem>))
     },

@@ -20,12 +20,16 @@ pub(super) fn selected(select: &[String]) -> String {
 
 /// All of a log query, defaults too: they may differ between versions.
 pub(super) fn of_logs(query: &LogQuery) -> String {
-    let LogQuery { select, lines, follow, out, err } = query;
+    let LogQuery { select, lines, follow, out, err, since, until, grep } = query;
     let mut text = selected(select);
     add(&mut text, "lines", &lines.to_string());
     for (key, value) in [("follow", follow), ("out", out), ("err", err)] {
         add(&mut text, key, &value.to_string());
     }
+    for (key, value) in [("since", since), ("until", until)] {
+        value.iter().for_each(|value| add(&mut text, key, &value.to_string()));
+    }
+    grep.iter().for_each(|pattern| add(&mut text, "grep", pattern));
     text
 }
 
@@ -90,7 +94,10 @@ impl Query {
                 "follow" => read.follow = value(key, text)?,
                 "out" => read.out = value(key, text)?,
                 "err" => read.err = value(key, text)?,
-                _ => return Err(unknown(key, "select, lines, follow, out, err")),
+                "since" => read.since = Some(value(key, text)?),
+                "until" => read.until = Some(value(key, text)?),
+                "grep" => read.grep = Some(text.clone()),
+                _ => return Err(unknown(key, "select, lines, follow, out, err, since, until, grep")),
             }
         }
         Ok(read)

@@ -43,9 +43,12 @@ fn acts() -> impl Strategy<Value = Request> {
 }
 
 fn log_queries() -> impl Strategy<Value = Request> {
-    (texts(0), any::<usize>(), any::<[bool; 3]>()).prop_map(|(select, lines, [follow, out, err])| {
-        Request::Logs(LogQuery { select, lines, follow, out, err })
-    })
+    let more = (any::<[Option<u64>; 2]>(), any::<Option<String>>());
+    (texts(0), any::<usize>(), any::<[bool; 3]>(), more).prop_map(
+        |(select, lines, [follow, out, err], ([since, until], grep))| {
+            Request::Logs(LogQuery { select, lines, follow, out, err, since, until, grep })
+        },
+    )
 }
 
 fn requests() -> impl Strategy<Value = Request> {

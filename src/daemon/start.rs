@@ -1,0 +1,161 @@
+//! Starting a run: its log files, pipes, ports and voices, then the order to the keeper.
+//!
+//! It waits for the disk of the logs and for sockets, so it goes on beside the loop.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::keeper_link::KeeperLink;
+use super::launch;
+use super::ports::Ports;
+use super::ready::{self, Voices};
+use super::supervisor::Input;
+use crate::exit::{StartFailure, StartStep};
+use crate::instance::Instance;
+use crate::instance::life::RunId;
+use crate::keeper::wire::Order;
+use crate::logs::{self, Logs, Source};
+use crate::paths::Home;
+use crate::process::spawn::Launch;
+use crate::process::stdio;
+use crate::spec::Sign;
+
+/// What starting a run takes. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Starter {
+    /// Where files lie.
+    pub home: Home,
+    /// The keeper.
+    pub keeper: KeeperLink,
+    /// The log thread.
+    pub logs: Logs,
+    /// Back into the loop.
+    pub queue: mpsc::UnboundedSender<Input>,
+    /// Shared ports.
+    pub ports: Rc<RefCell<Ports>>,
+    /// Tasks that hear whether runs are ready.
+    pub voices: Rc<RefCell<HashMap<RunId, [JoinHandle<()>; 2]>>>,
+}
+
+impl Starter {
+    /// Reads a run's output from now on.
+    pub fn attach_logs(&self, instance: &Instance, run: RunId, out: OwnedFd, err: OwnedFd) {
+        let spec = &instance.spec;
+        self.logs.attach(Source {
+            id: instance.id,
+            name: spec.name.clone(),
+            run: run.to_u64(),
+            out,
+            err,
+            files: logs::files(spec, instance.id, &self.home),
+            format: spec.logs.format,
+            date_format: spec.logs.date_format.clone(),
+            rotation: Arc::new(spec.logs.rotation.clone()),
+        });
+    }
+
+    /// Hears from now on whether a run says that it is ready.
+    pub fn hear(&self, run: RunId, voices: [OwnedFd; 2]) {
+        self.voices.borrow_mut().insert(run, ready::listen(run, voices, &self.queue));
+    }
+
+    /// Hears a run no more.
+    pub fn deaf(&self, run: RunId) {
+        let voices = self.voices.borrow_mut().remove(&run);
+        voices.into_iter().flatten().for_each(|voice| voice.abort());
+    }
+
+    /// Starts a run, as far as that is ours to do.
+    ///
+    /// # Errors
+    /// A step failed; nothing is left of it.
+    pub async fn start(&self, run: RunId, instance: &Instance) -> Result<(), StartFailure> {
+        self.logs.check(logs::files(&instance.spec, instance.id, &self.home)).await.map_err(
+            |(path, error)| {
+                let (what, errno) = (path.display().to_string(), error.raw_os_error().unwrap_or(0));
+                StartFailure { step: StartStep::Logs, errno, what }
+            },
+        )?;
+        let numbers = vec![libc::STDOUT_FILENO, libc::STDERR_FILENO];
+        let launch = launch::launch(run, instance, &self.home, numbers)?;
+        let (mut launch, sockets) = self.with_ports(run, instance, launch).await?;
+        let no_pipe =
+            |errno| StartFailure { step: StartStep::Pipes, errno: errno as i32, what: String::new() };
+        let uid = instance.spec.account.as_ref().map(|account| account.uid);
+        let out = stdio::output_pipe(uid).map_err(no_pipe)?;
+        let err = stdio::output_pipe(uid).map_err(no_pipe)?;
+        let kept = |fd: &OwnedFd| fd.try_clone().map_err(|_| no_pipe(nix::Error::EMFILE));
+        let mut keep = vec![kept(&out.0)?, kept(&err.0)?];
+        let mut given: Vec<OwnedFd> = [out.1, err.1].into_iter().chain(sockets).collect();
+        if instance.spec.sign() == Sign::Said {
+            let voices = Voices::new().map_err(no_pipe)?;
+            launch.env.extend(voices.env.map(|(name, value)| format!("{name}={value}")));
+            launch.fds.push(ready::NODE_CHANNEL);
+            given.push(voices.node);
+            for voice in &voices.ours {
+                keep.push(kept(voice)?);
+            }
+            self.hear(run, voices.ours);
+        }
+        self.order(run, &launch, given, keep)?;
+        self.attach_logs(instance, run, out.0, err.0);
+        Ok(())
+    }
+
+    /// How its ports are shared, if they are: the launch as that wants it, and sockets to go with it.
+    async fn with_ports(
+        &self,
+        run: RunId,
+        instance: &Instance,
+        mut launch: Launch,
+    ) -> Result<(Launch, Vec<OwnedFd>), StartFailure> {
+        if !instance.spec.shares_ports() {
+            return Ok((launch, Vec::new()));
+        }
+        let (way, _) = self.ports.borrow_mut().way(&instance.spec, &launch)?;
+        launch.asks = way.calls();
+        if launch.asks.is_some() {
+            return Ok((launch, Vec::new()));
+        }
+        let passing = self.ports.borrow().passed(run, instance, way, launch);
+        passing.open().await
+    }
+
+    /// Asks the keeper for a process: with the descriptors `given` to it, and those to `keep` for the
+    /// next daemon.
+    fn order(
+        &self,
+        run: RunId,
+        launch: &Launch,
+        given: Vec<OwnedFd>,
+        keep: Vec<OwnedFd>,
+    ) -> Result<(), StartFailure> {
+        // The keeper's child decodes it; a file, since it may be longer than any packet.
+        let bytes = serde_json::to_vec(launch).unwrap_or_default();
+        let failed = |errno| StartFailure { step: StartStep::Fork, errno: errno as i32, what: String::new() };
+        let file = memory_file(c"rsm-launch", &bytes).map_err(failed)?;
+        let order = Order::Spawn { run: run.to_u64(), given: given.len() as u64 };
+        self.keeper.send(order, [file].into_iter().chain(given).chain(keep).collect());
+        Ok(())
+    }
+}
+
+/// A file in memory that holds these bytes, to be handed over.
+///
+/// # Errors
+/// Out of descriptors or memory.
+pub fn memory_file(name: &CStr, bytes: &[u8]) -> nix::Result<OwnedFd> {
+    let mut file = File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(bytes).map_err(|_| nix::Error::ENOMEM)?;
+    Ok(file.into())
+}

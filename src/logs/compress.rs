@@ -1,0 +1,115 @@
+//! Compresses a rotated file, so that at every moment either it or the packed one is whole.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufReader, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+use super::index::{file_id, place};
+use super::rotate::packed;
+
+/// Bytes packed between two looks at what else there is to do.
+const BLOCK: usize = 64 * 1024;
+
+/// What came of it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It is compressed.
+    Done,
+    /// It was told to stop, or the file is gone.
+    Stopped,
+}
+
+/// Compresses the file at `path` to `<path>.gz`, which bears its times and rights, and removes it.
+/// `go_on` is asked after each block.
+///
+/// # Errors
+/// It could not be read, or the other not written; the file is as it was.
+pub(super) fn compress(path: &Path, indexes: &Path, mut go_on: impl FnMut() -> bool) -> io::Result<Outcome> {
+    let source = match File::open(path) {
+        Ok(source) => source,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Outcome::Stopped),
+        Err(error) => return Err(error),
+    };
+    let meta = source.metadata()?;
+    let target = packed(path);
+    let unfinished = unfinished(&target);
+    let made = (|| {
+        let mut options = OpenOptions::new();
+        let part =
+            options.write(true).create(true).truncate(true).mode(meta.mode() & 0o777).open(&unfinished)?;
+        let mut packer = GzEncoder::new(part, Compression::fast());
+        let (mut source, mut block) = (BufReader::with_capacity(0, source), vec![0; BLOCK]);
+        loop {
+            let count = source.read(&mut block)?;
+            if count == 0 {
+                break;
+            }
+            packer.write_all(&block[..count])?;
+            if !go_on() {
+                return Ok(Outcome::Stopped);
+            }
+        }
+        let part = packer.finish()?;
+        part.set_modified(meta.modified()?)?;
+        part.sync_all()?; // the other is removed next
+        // Removed meanwhile, for a budget: then this one is not wanted either.
+        if !path.exists() {
+            return Ok(Outcome::Stopped);
+        }
+        // The index follows the content to its new inode.
+        let ids = [file_id(&meta), file_id(&std::fs::metadata(&unfinished)?)];
+        let _ = std::fs::rename(place(indexes, ids[0]), place(indexes, ids[1]));
+        std::fs::rename(&unfinished, &target)?;
+        std::fs::remove_file(path)?;
+        Ok(Outcome::Done)
+    })();
+    if !matches!(made, Ok(Outcome::Done)) {
+        let _ = std::fs::remove_file(&unfinished); // written anew the next time
+    }
+    made
+}
+
+/// A file that is not whole yet: hidden, so that nobody takes it for a log.
+fn unfinished(target: &Path) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    target.with_file_name(format!(".{name}.part"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn the_packed_file_takes_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a__1.log");
+        let text: String = (0..50_000).map(|number| format!("line {number}\n")).collect();
+        std::fs::write(&path, &text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let before = std::fs::metadata(&path).unwrap();
+        assert_eq!(compress(&path, dir.path(), || true).unwrap(), Outcome::Done);
+        let after = std::fs::metadata(packed(&path)).unwrap();
+        assert_eq!(after.modified().unwrap(), before.modified().unwrap());
+        assert_eq!(after.permissions().mode() & 0o777, 0o640);
+        assert!(!path.exists() && after.len() < before.len() / 2);
+        let mut read = String::new();
+        let file = File::open(packed(&path)).unwrap();
+        flate2::read::MultiGzDecoder::new(file).read_to_string(&mut read).unwrap();
+        assert_eq!(read, text);
+    }
+
+    #[test]
+    fn a_stop_leaves_the_file_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a__1.log");
+        std::fs::write(&path, vec![b'x'; 3 * BLOCK]).unwrap();
+        assert_eq!(compress(&path, dir.path(), || false).unwrap(), Outcome::Stopped);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert_eq!(compress(&dir.path().join("none"), dir.path(), || true).unwrap(), Outcome::Stopped);
+    }
+}

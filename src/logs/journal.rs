@@ -1,0 +1,337 @@
+//! What makes every line count once, even if the daemon is killed at any instruction.
+//!
+//! A line is in two places for a moment: still in the app's pipe, already in a file. One move
+//! follows this order, and whoever comes after a kill can tell from three things (the record,
+//! the marker pipe, the files' lengths) how far it came:
+//!
+//! 1. the bytes are looked at, not taken out ([`super::peek`]);
+//! 2. the *record* says which files are about to grow, and from which length;
+//! 3. the files are written;
+//! 4. the bytes are moved from the app's pipe into the *marker* pipe, by one system call that no
+//!    signal can split;
+//! 5. the record is cleared, then the marker is emptied.
+//!
+//! A record with an empty marker: the bytes are still in the app's pipe, so the files are cut to
+//! their former length. With a full marker the move was done. Record and marker are kept by
+//! the keeper, as the apps' pipes are, and no disk is asked for them.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, SpliceFFlags, splice, tee};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::Mode;
+
+use super::peek::{Seen, widen};
+
+/// Bytes of a record's head: which record, how many bytes.
+const HEAD: usize = 16;
+/// No record is longer; a longer one cannot be ours.
+const LONGEST: u64 = 64 * 1024;
+
+/// A file about to grow.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Growth<'a> {
+    /// Where it is.
+    pub(super) path: &'a Path,
+    /// Which file that is: device and inode.
+    pub(super) id: (u64, u64),
+    /// Its length before.
+    pub(super) from: u64,
+}
+
+/// The same as read from a record.
+type Begun = (PathBuf, (u64, u64), u64);
+
+/// The record and the marker, in the keeper's hands too.
+#[derive(Debug)]
+pub struct Journal {
+    record: File,
+    marker: OwnedFd,
+    nowhere: File,
+    turn: u64,
+    text: Vec<u8>,
+}
+
+impl Journal {
+    /// The names under which the two descriptors are kept.
+    pub const NAMES: [&str; 2] = ["logs.record", "logs.marker"];
+
+    /// Nothing on its way.
+    ///
+    /// # Errors
+    /// The system is out of descriptors or memory.
+    pub fn new() -> io::Result<Self> {
+        let record = memfd_create(c"rsm-log-record", MFdFlags::MFD_CLOEXEC)?;
+        let (read, _write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        // One descriptor for both ends: the keeper keeps one a name.
+        let path = format!("/proc/self/fd/{}", read.as_raw_fd());
+        let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let marker = nix::fcntl::open(path.as_str(), flags, Mode::empty())?;
+        Self::of(record, marker)
+    }
+
+    /// Takes over what a former daemon had, and sets right what it was killed in.
+    ///
+    /// # Errors
+    /// The system is out of descriptors.
+    pub fn take_over(record: OwnedFd, marker: OwnedFd) -> io::Result<Self> {
+        let mut journal = Self::of(record, marker)?;
+        journal.recover();
+        Ok(journal)
+    }
+
+    fn of(record: OwnedFd, marker: OwnedFd) -> io::Result<Self> {
+        widen(&marker);
+        let nowhere = OpenOptions::new().write(true).open("/dev/null")?;
+        Ok(Self { record: record.into(), marker, nowhere, turn: 0, text: Vec::new() })
+    }
+
+    /// Copies of the two descriptors, in the order of [`NAMES`](Self::NAMES).
+    ///
+    /// # Errors
+    /// The system is out of descriptors.
+    pub fn descriptors(&self) -> io::Result<[OwnedFd; 2]> {
+        Ok([self.record.try_clone()?.into(), self.marker.try_clone()?])
+    }
+
+    /// Notes that these files are about to grow.
+    pub(super) fn begin(&mut self, files: &[Growth<'_>]) -> io::Result<()> {
+        self.turn = self.turn.wrapping_add(1).max(1);
+        self.text.clear();
+        self.text.extend_from_slice(&self.turn.to_ne_bytes());
+        self.text.extend_from_slice(&[0; 8]);
+        for file in files {
+            let path = file.path.as_os_str().as_bytes();
+            for word in [file.id.0, file.id.1, file.from, path.len() as u64] {
+                self.text.extend_from_slice(&word.to_ne_bytes());
+            }
+            self.text.extend_from_slice(path);
+        }
+        // Said twice: a record that was not written to its end is none.
+        self.text.extend_from_slice(&self.turn.to_ne_bytes());
+        let length = self.text.len() as u64;
+        self.text[8..HEAD].copy_from_slice(&length.to_ne_bytes());
+        self.record.write_all_at(&self.text, 0)
+    }
+
+    /// Takes `count` bytes out of a pipe: they are in the files.
+    ///
+    /// # Errors
+    /// They could not be taken out; the files have to be cut again.
+    pub(super) fn consume(&mut self, pipe: impl AsFd, count: usize) -> io::Result<()> {
+        let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
+        let mut done = 0;
+        while done < count {
+            match splice(pipe.as_fd(), None, &self.marker, None, count - done, flags) {
+                Ok(0) => break,
+                Ok(moved) => done += moved,
+                Err(Errno::EINTR) => {}
+                // Both hold what was looked at, so this is not expected; it must not end in a loop.
+                Err(errno) if done == 0 => return Err(errno.into()),
+                Err(errno) => {
+                    tracing::error!("{} bytes of output are doubled: {errno}", count - done);
+                    break;
+                }
+            }
+        }
+        self.clear()
+    }
+
+    /// Forgets the record: the files are as they should be.
+    pub(super) fn clear(&mut self) -> io::Result<()> {
+        self.record.write_all_at(&[0; 8], 0)?;
+        self.empty_marker();
+        Ok(())
+    }
+
+    fn empty_marker(&self) {
+        let flags = SpliceFFlags::SPLICE_F_NONBLOCK;
+        while splice(&self.marker, None, &self.nowhere, None, 1 << 30, flags).is_ok_and(|count| count > 0) {}
+    }
+
+    fn recover(&mut self) {
+        let files = self.unfinished();
+        if !files.is_empty() && self.marker_holds() == Seen::Nothing {
+            for (path, id, from) in files {
+                if let Err(error) = cut(&path, id, from) {
+                    tracing::error!("{}: some lines are in it twice: {error}", path.display());
+                }
+            }
+        }
+        if let Err(error) = self.clear() {
+            tracing::error!("the log journal cannot be written: {error}");
+        }
+    }
+
+    fn marker_holds(&self) -> Seen {
+        let Ok((_read, write)) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK) else {
+            return Seen::Nothing;
+        };
+        match tee(&self.marker, &write, 1, SpliceFFlags::SPLICE_F_NONBLOCK) {
+            Ok(count) if count > 0 => Seen::Bytes(count),
+            _ => Seen::Nothing,
+        }
+    }
+
+    /// The files of a record that was not cleared.
+    fn unfinished(&self) -> Vec<Begun> {
+        let length = self.record.metadata().map_or(0, |meta| meta.len());
+        let mut text = vec![0; usize::try_from(length.min(LONGEST)).unwrap_or_default()];
+        if self.record.read_exact_at(&mut text, 0).is_err() {
+            return Vec::new();
+        }
+        read(&text).unwrap_or_default()
+    }
+}
+
+/// The files of a record; `None` if it is cleared or was not written to its end.
+fn read(text: &[u8]) -> Option<Vec<Begun>> {
+    let word = |at: usize| Some(u64::from_ne_bytes(text.get(at..at + 8)?.try_into().ok()?));
+    let (turn, length) = (word(0)?, usize::try_from(word(8)?).ok()?);
+    let end = length.checked_sub(8)?;
+    if turn == 0 || word(end)? != turn {
+        return None;
+    }
+    let (mut files, mut at) = (Vec::new(), HEAD);
+    while at < end {
+        let path = at + 32;
+        let after = path.checked_add(usize::try_from(word(at + 24)?).ok()?)?;
+        let name = text.get(path..after)?;
+        files.push((
+            PathBuf::from(std::ffi::OsString::from_vec(name.to_vec())),
+            (word(at)?, word(at + 8)?),
+            word(at + 16)?,
+        ));
+        at = after;
+    }
+    Some(files)
+}
+
+fn cut(path: &Path, id: (u64, u64), from: u64) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let meta = file.metadata()?;
+    if (meta.dev(), meta.ino()) == id && meta.len() > from { file.set_len(from) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    /// A pipe that holds `line`, and a file that has `old` in it.
+    struct Scene {
+        _dir: tempfile::TempDir,
+        path: PathBuf,
+        pipe: OwnedFd,
+        journal: Journal,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("a.log");
+            std::fs::write(&path, "old\n").unwrap();
+            let (pipe, write) = nix::unistd::pipe2(OFlag::O_NONBLOCK).unwrap();
+            nix::unistd::write(&write, b"line\nrest").unwrap();
+            Self { _dir: dir, path, pipe, journal: Journal::new().unwrap() }
+        }
+
+        fn begin(&mut self) {
+            let meta = std::fs::metadata(&self.path).unwrap();
+            let growth = Growth { path: &self.path, id: (meta.dev(), meta.ino()), from: meta.len() };
+            self.journal.begin(&[growth]).unwrap();
+        }
+
+        fn write(&self, text: &str) {
+            let mut file = OpenOptions::new().append(true).open(&self.path).unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+        }
+
+        /// What another daemon finds.
+        fn killed(&mut self) -> (String, String) {
+            let [record, marker] = self.journal.descriptors().unwrap();
+            self.journal = Journal::take_over(record, marker).unwrap();
+            assert!(self.journal.unfinished().is_empty());
+            assert_eq!(self.journal.marker_holds(), Seen::Nothing);
+            let mut rest = [0; 64];
+            let count = nix::unistd::read(&self.pipe, &mut rest).unwrap_or(0);
+            let rest = String::from_utf8_lossy(&rest[..count]).into_owned();
+            (std::fs::read_to_string(&self.path).unwrap(), rest)
+        }
+    }
+
+    fn text(file: &str, pipe: &str) -> (String, String) {
+        (file.to_owned(), pipe.to_owned())
+    }
+
+    #[test]
+    fn killed_before_the_write() {
+        let mut scene = Scene::new();
+        scene.begin();
+        assert_eq!(scene.killed(), text("old\n", "line\nrest"));
+    }
+
+    #[test]
+    fn killed_within_or_after_the_write() {
+        for written in ["li", "line\n"] {
+            let mut scene = Scene::new();
+            scene.begin();
+            scene.write(written);
+            assert_eq!(scene.killed(), text("old\n", "line\nrest"));
+        }
+    }
+
+    #[test]
+    fn killed_after_the_bytes_were_taken_out() {
+        let mut scene = Scene::new();
+        scene.begin();
+        scene.write("line\n");
+        splice(&scene.pipe, None, &scene.journal.marker, None, 5, SpliceFFlags::empty()).unwrap();
+        assert_eq!(scene.killed(), text("old\nline\n", "rest"));
+    }
+
+    #[test]
+    fn killed_before_the_marker_was_emptied() {
+        let mut scene = Scene::new();
+        scene.begin();
+        scene.write("line\n");
+        splice(&scene.pipe, None, &scene.journal.marker, None, 5, SpliceFFlags::empty()).unwrap();
+        scene.journal.record.write_all_at(&[0; 8], 0).unwrap();
+        assert_eq!(scene.killed(), text("old\nline\n", "rest"));
+    }
+
+    #[test]
+    fn a_whole_move_leaves_nothing_behind() {
+        let mut scene = Scene::new();
+        scene.begin();
+        scene.write("line\n");
+        scene.journal.consume(&scene.pipe, 5).unwrap();
+        assert_eq!(scene.killed(), text("old\nline\n", "rest"));
+    }
+
+    #[test]
+    fn another_file_at_the_path_is_left_alone() {
+        let mut scene = Scene::new();
+        scene.begin();
+        std::fs::rename(&scene.path, scene.path.with_extension("1")).unwrap();
+        std::fs::write(&scene.path, "another, longer").unwrap();
+        assert_eq!(scene.killed().0, "another, longer");
+    }
+
+    #[test]
+    fn a_torn_record_is_none() {
+        let mut scene = Scene::new();
+        scene.begin();
+        let whole = scene.journal.text.clone();
+        assert_eq!(read(&whole).unwrap().len(), 1);
+        for length in 0..whole.len() {
+            assert_eq!(read(&whole[..length]), None, "{length}");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Looking at what a pipe holds without taking it out.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, tee};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// What pipes are enlarged to where that is needed and allowed. Bytes.
+const WIDE: i32 = 512 * 1024;
+
+/// What there is in a pipe.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// So many bytes at least, now in the buffer.
+    Bytes(usize),
+    /// Nothing now.
+    Nothing,
+    /// Nothing, and nothing will come.
+    End,
+}
+
+/// A second pipe, into which what the first one holds is copied (`tee` copies no bytes, only
+/// references to pages), and from there read.
+#[derive(Debug)]
+pub(super) struct Peek {
+    read: OwnedFd,
+    write: OwnedFd,
+    room: usize,
+}
+
+impl Peek {
+    /// # Errors
+    /// The system is out of descriptors or memory.
+    pub(super) fn new() -> io::Result<Self> {
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        let room = widen(&write);
+        Ok(Self { read, write, room })
+    }
+
+    /// The most bytes that can be looked at.
+    pub(super) fn room(&self) -> usize {
+        self.room
+    }
+
+    /// Copies what `pipe` holds into `buffer`, up to its length.
+    ///
+    /// # Errors
+    /// It is no pipe.
+    pub(super) fn look(&self, pipe: impl AsFd, buffer: &mut [u8]) -> io::Result<Seen> {
+        let length = match tee(pipe, &self.write, buffer.len(), SpliceFFlags::SPLICE_F_NONBLOCK) {
+            Ok(0) => return Ok(Seen::End),
+            Ok(length) => length,
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Seen::Nothing),
+            Err(errno) => return Err(errno.into()),
+        };
+        let mut done = 0;
+        while done < length {
+            match nix::unistd::read(&self.read, &mut buffer[done..length]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => done += count,
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(Seen::Bytes(length))
+    }
+}
+
+/// Makes room in a pipe, as far as the system allows; returns how much there is now.
+pub(super) fn widen(pipe: impl AsFd) -> usize {
+    let fd = pipe.as_fd();
+    let wide = fcntl(fd, FcntlArg::F_SETPIPE_SZ(WIDE)).or_else(|_| fcntl(fd, FcntlArg::F_GETPIPE_SZ));
+    wide.ok().and_then(|size| usize::try_from(size).ok()).unwrap_or(4096)
+}
+
+/// Whether no writer has a pipe open any more.
+pub(super) fn is_abandoned(pipe: impl AsFd) -> bool {
+    let mut watched = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+    let asked = poll(&mut watched, PollTimeout::ZERO);
+    asked.is_ok() && watched[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looking_takes_nothing_out() {
+        let peek = Peek::new().unwrap();
+        let (read, write) = nix::unistd::pipe2(OFlag::O_NONBLOCK).unwrap();
+        let mut buffer = [0; 64];
+        assert_eq!(peek.look(&read, &mut buffer).unwrap(), Seen::Nothing);
+        nix::unistd::write(&write, b"hello").unwrap();
+        for _ in 0..3 {
+            assert_eq!(peek.look(&read, &mut buffer).unwrap(), Seen::Bytes(5));
+            assert_eq!(&buffer[..5], b"hello");
+        }
+        assert_eq!(peek.look(&read, &mut buffer[..2]).unwrap(), Seen::Bytes(2));
+        assert!(!is_abandoned(&read));
+        drop(write);
+        assert!(is_abandoned(&read));
+        assert_eq!(nix::unistd::read(&read, &mut buffer).unwrap(), 5);
+        assert_eq!(peek.look(&read, &mut buffer).unwrap(), Seen::End);
+    }
+
+    #[test]
+    fn what_is_no_pipe_is_an_error() {
+        let file = tempfile::tempfile().unwrap();
+        assert!(Peek::new().unwrap().look(&file, &mut [0; 8]).is_err());
+    }
+}

@@ -1,0 +1,274 @@
+//! The file that a log path leads to at the moment, until it is rotated.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use super::files::open_append;
+use super::index::{Entry, FileId, Index, Owner, file_id};
+use super::item::Stream;
+use super::lines::LINE_LIMIT;
+use super::rotate::{Names, next_time};
+use super::writer::Ground;
+use crate::spec::Rotation;
+
+/// How often it is looked whether the path still leads to this file.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// After a rotation that failed, it is tried again so much later.
+const ROTATE_AGAIN: Duration = Duration::from_secs(30);
+/// The owner of a line that was there before anyone was known.
+const NOBODY: Owner = Owner { run: 0, stream: Stream::Out };
+
+/// An open file.
+#[derive(Debug)]
+pub(super) struct Segment {
+    file: File,
+    id: FileId,
+    kind: Kind,
+    looked: Instant,
+    /// Whose unfinished line it ends in.
+    open_line: Option<Owner>,
+    /// It is to be left for what is at its path now, after its unfinished line.
+    leave: bool,
+    /// When it is to be rotated by the clock, milliseconds since the epoch.
+    due: Option<i64>,
+    names: Names,
+    no_rotation_before: Option<Instant>,
+    /// As it was before the last write.
+    before: Before,
+}
+
+/// What a write changes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Before {
+    size: u64,
+    lines: u64,
+    open_line: Option<Owner>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// A plain file: it can be cut, rotated and indexed.
+    Plain {
+        size: u64,
+        /// Lines in it and before it.
+        lines: u64,
+        index: Index,
+    },
+    /// A named pipe, a device: what it did not take of the last block is kept here.
+    Other { rest: Vec<u8> },
+}
+
+impl Segment {
+    /// Opens the file at a path, making it if there is none.
+    pub(super) fn open(path: &Path, policy: &Rotation, indexes: &Path) -> io::Result<Self> {
+        let file = open_append(path)?;
+        let meta = file.metadata()?;
+        let id = file_id(&meta);
+        let mut segment = Self {
+            file,
+            id,
+            kind: Kind::Other { rest: Vec::new() },
+            looked: Instant::now(),
+            open_line: None,
+            leave: false,
+            due: None,
+            names: Names::default(),
+            no_rotation_before: None,
+            before: Before::default(),
+        };
+        if meta.file_type().is_file() {
+            let size = meta.len();
+            let index = Index::open(indexes, id, size);
+            let (lines, open_line) = segment.take_up(path, size, &index);
+            segment.open_line = open_line;
+            segment.kind = Kind::Plain { size, lines, index };
+            let since = meta.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+            segment.set_due(policy, i64::try_from(since.as_millis()).unwrap_or(0));
+        }
+        Ok(segment)
+    }
+
+    /// How many lines were written so far, and whose line is unfinished.
+    fn take_up(&self, path: &Path, size: u64, index: &Index) -> (u64, Option<Owner>) {
+        let Some(last) = index.last() else { return (0, (size > 0).then_some(NOBODY)) };
+        let Ok(file) = File::open(path) else { return (last.lines, Some(last.owner)) };
+        let (mut at, mut lines, mut end) = (last.offset, last.lines, b'\n');
+        let mut block = vec![0; 64 * 1024];
+        while let Ok(count @ 1..) = file.read_at(&mut block, at) {
+            lines += memchr::memchr_iter(b'\n', &block[..count]).count() as u64;
+            end = block[count - 1];
+            at += count as u64;
+        }
+        (lines, (end != b'\n').then_some(last.owner))
+    }
+
+    fn set_due(&mut self, policy: &Rotation, from: i64) {
+        self.due = policy.schedule.as_deref().and_then(|schedule| next_time(schedule, from));
+    }
+
+    /// Whether this is still the file to write to; also sees what others did to it.
+    pub(super) fn still_there(&mut self, path: &Path) -> io::Result<bool> {
+        if self.leave && self.open_line.is_none() {
+            return Ok(false);
+        }
+        let Kind::Plain { size, index, .. } = &mut self.kind else { return Ok(true) };
+        let meta = self.file.metadata()?;
+        if meta.nlink() == 0 {
+            return Ok(false);
+        }
+        if meta.len() < *size {
+            index.bound(meta.len());
+            self.open_line = None;
+        }
+        *size = meta.len();
+        if self.looked.elapsed() < LOOK_EVERY {
+            return Ok(true);
+        }
+        self.looked = Instant::now();
+        self.leave |= !std::fs::metadata(path).is_ok_and(|meta| file_id(&meta) == self.id);
+        Ok(!self.leave || self.open_line.is_some())
+    }
+
+    fn is_late(&self) -> bool {
+        self.due.is_some_and(|due| jiff::Timestamp::now().as_millisecond() >= due)
+    }
+
+    /// Whether it has to make way before `line` more bytes come.
+    pub(super) fn is_due(&self, line: u64, policy: &Rotation) -> bool {
+        let Kind::Plain { size, .. } = &self.kind else { return false };
+        let full =
+            policy.max_size.is_some_and(|most| *size > 0 && line > 0 && size.saturating_add(line) > most);
+        let waits = self.no_rotation_before.is_some_and(|until| Instant::now() < until);
+        // A line that never ends must not keep a file growing for ever.
+        let endless = policy.max_size.is_some_and(|most| *size > most.saturating_add(LINE_LIMIT as u64));
+        (full || self.is_late()) && !waits && (self.open_line.is_none() || endless)
+    }
+
+    /// Puts the file aside and begins a new one. If that fails it is written on.
+    pub(super) fn rotate(&mut self, path: &Path, policy: &Rotation, ground: &Ground) {
+        let Kind::Plain { size, lines, .. } = &self.kind else { return };
+        let (size, lines) = (*size, *lines);
+        self.set_due(policy, jiff::Timestamp::now().as_millisecond());
+        if size == 0 && !policy.rotate_empty {
+            return;
+        }
+        let aside = self.names.free(path, &policy.date_format);
+        let fresh = std::fs::rename(path, &aside).and_then(|()| Self::open(path, policy, &ground.indexes));
+        match fresh {
+            Ok(mut fresh) => {
+                if let Kind::Plain { lines: known, size: 0, .. } = &mut fresh.kind {
+                    *known = lines;
+                }
+                fresh.names = std::mem::take(&mut self.names);
+                *self = fresh;
+                ground.tidy.rotated(path);
+            }
+            Err(error) => {
+                tracing::warn!("cannot rotate log file {}: {error}; it grows on", path.display());
+                self.no_rotation_before = Some(Instant::now() + ROTATE_AGAIN);
+            }
+        }
+    }
+
+    /// When it is to be rotated by the clock; milliseconds since the epoch.
+    pub(super) fn due(&self) -> Option<i64> {
+        self.due
+    }
+
+    /// Which file it is.
+    pub(super) fn id(&self) -> FileId {
+        self.id
+    }
+
+    /// Which file may grow, and its length; only a plain one can be cut again.
+    pub(super) fn growth(&self) -> Option<(FileId, u64)> {
+        match &self.kind {
+            Kind::Plain { size, .. } => Some((self.id, *size)),
+            Kind::Other { .. } => None,
+        }
+    }
+
+    /// How many bytes it shall take before it is rotated or left; a line that has begun may go on.
+    pub(super) fn room(&self, policy: &Rotation) -> u64 {
+        if self.open_line.is_some() && (self.leave || self.is_late()) {
+            return 0;
+        }
+        match (&self.kind, policy.max_size) {
+            (Kind::Plain { size, .. }, Some(most)) => most.saturating_sub(*size),
+            _ => u64::MAX,
+        }
+    }
+
+    /// Whose unfinished line it ends in.
+    pub(super) fn open_line(&self) -> Option<Owner> {
+        self.open_line
+    }
+
+    /// Makes it be left once its unfinished line has ended.
+    pub(super) fn leave_after_line(&mut self) {
+        self.leave = true;
+    }
+
+    /// Someone cut it to nothing.
+    pub(super) fn was_emptied(&mut self) {
+        if let Kind::Plain { size, index, .. } = &mut self.kind {
+            *size = 0;
+            index.bound(0);
+            self.open_line = None;
+        }
+    }
+
+    /// Writes what a named pipe or device has not taken yet.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        let Kind::Other { rest } = &mut self.kind else { return Ok(()) };
+        while !rest.is_empty() {
+            match self.file.write(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => drop(rest.drain(..count)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a stream's text at the end, another stream's unfinished line ended before it.
+    pub(super) fn append(&mut self, owner: Owner, text: &[u8], at: u64, alone: bool) -> io::Result<()> {
+        let foreign = self.open_line.is_some_and(|open| open != owner);
+        match &mut self.kind {
+            Kind::Plain { size, lines, index } => {
+                self.before = Before { size: *size, lines: *lines, open_line: self.open_line };
+                if foreign {
+                    self.file.write_all(b"\n")?;
+                    *size += 1;
+                    *lines += 1;
+                }
+                index.note(Entry { at, offset: *size, owner, lines: *lines }, alone);
+                self.file.write_all(text)?;
+                *size += text.len() as u64;
+                *lines += memchr::memchr_iter(b'\n', text).count() as u64;
+            }
+            Kind::Other { rest } => {
+                // Whatever is refused at once was not taken at all; the rest of a block must follow.
+                let taken = self.file.write(text)?;
+                rest.extend_from_slice(&text[taken..]);
+            }
+        }
+        self.open_line = (text.last() != Some(&b'\n')).then_some(owner);
+        Ok(())
+    }
+
+    /// Cuts a plain file to its length before the last write.
+    pub(super) fn undo(&mut self) {
+        let Kind::Plain { size, lines, index } = &mut self.kind else { return };
+        if let Err(error) = self.file.set_len(self.before.size) {
+            tracing::error!("a log file has some lines twice: {error}");
+            return;
+        }
+        index.bound(self.before.size);
+        (*size, *lines, self.open_line) = (self.before.size, self.before.lines, self.before.open_line);
+    }
+}

@@ -1,0 +1,337 @@
+//! Takes care of rotated files, on a thread that yields to all others: compresses them, and
+//! removes what is more than was asked for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, SystemTime};
+
+use super::compress::{self, Outcome};
+use super::index::{file_id, place};
+use super::rotate::{Rotated, over_budget, rotated, surplus};
+use crate::process::priority;
+use crate::spec::Rotation;
+
+/// How often age and the budget are looked at though nothing was rotated.
+const LOOK_EVERY: Duration = Duration::from_secs(600);
+
+/// What may be asked of the thread.
+#[derive(Debug)]
+enum Job {
+    /// This log file belongs to an app and is kept so.
+    Keep { path: PathBuf, app: String, policy: Arc<Rotation> },
+    /// It was rotated.
+    Rotated(PathBuf),
+    /// The budget has changed.
+    Look,
+}
+
+/// The handle: only sends, never waits. The thread ends with the last one.
+#[derive(Clone, Debug)]
+pub(super) struct Tidy {
+    jobs: Sender<Job>,
+    budget: Arc<AtomicU64>,
+}
+
+impl Tidy {
+    /// Starts the thread. `logs` is the directory whose files all count for the `budget` (bytes),
+    /// those of apps that are gone too.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub(super) fn start(logs: PathBuf, indexes: PathBuf, budget: u64) -> io::Result<Self> {
+        let (jobs, asked) = channel();
+        let budget = Arc::new(AtomicU64::new(budget));
+        let room = Room { logs, indexes, budget: Arc::clone(&budget), kept: BTreeMap::new(), asked };
+        std::thread::Builder::new().name("rsm-tidy".into()).spawn(move || room.work())?;
+        Ok(Self { jobs, budget })
+    }
+
+    /// From now on the log file at `path` is kept as `policy` says.
+    pub(super) fn keep(&self, path: &Path, app: &str, policy: &Arc<Rotation>) {
+        let (path, app, policy) = (path.to_owned(), app.to_owned(), Arc::clone(policy));
+        let _ = self.jobs.send(Job::Keep { path, app, policy }); // a thread that is gone tidies nothing
+    }
+
+    /// The log file at `path` was rotated.
+    pub(super) fn rotated(&self, path: &Path) {
+        let _ = self.jobs.send(Job::Rotated(path.to_owned()));
+    }
+
+    /// All logs together may have so many bytes.
+    pub(super) fn set_budget(&self, bytes: u64) {
+        self.budget.store(bytes, Ordering::Relaxed);
+        let _ = self.jobs.send(Job::Look);
+    }
+}
+
+/// What the thread owns.
+struct Room {
+    logs: PathBuf,
+    indexes: PathBuf,
+    budget: Arc<AtomicU64>,
+    kept: BTreeMap<PathBuf, (String, Arc<Rotation>)>,
+    asked: Receiver<Job>,
+}
+
+/// Whether the handles are still there.
+enum Asked {
+    Yes,
+    Gone,
+}
+
+impl Room {
+    fn work(mut self) {
+        if let Err(error) = priority::yield_to_all() {
+            tracing::debug!("tidying logs runs at normal priority: {error}");
+        }
+        let mut due = BTreeSet::new();
+        loop {
+            match self.asked.recv_timeout(LOOK_EVERY) {
+                Ok(job) => self.note(job, &mut due),
+                Err(RecvTimeoutError::Timeout) => due.extend(self.kept.keys().cloned()),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if matches!(self.look(&mut due), Asked::Gone) {
+                return;
+            }
+        }
+    }
+
+    fn note(&mut self, job: Job, due: &mut BTreeSet<PathBuf>) {
+        match job {
+            Job::Keep { path, app, policy } => {
+                let former = self.kept.insert(path.clone(), (app.clone(), Arc::clone(&policy)));
+                // A restart brings the same again; there is nothing to look for then.
+                if former != Some((app, policy)) {
+                    due.insert(path);
+                }
+            }
+            Job::Rotated(path) => drop(due.insert(path)),
+            Job::Look => {}
+        }
+    }
+
+    /// Takes what was asked meanwhile, and removes what is too much at once: that must not wait for
+    /// a compression.
+    fn catch_up(&mut self, due: &mut BTreeSet<PathBuf>) -> Asked {
+        let mut jobs = Vec::new();
+        loop {
+            match self.asked.try_recv() {
+                Ok(job) => jobs.push(job),
+                Err(std::sync::mpsc::TryRecvError::Empty) => break,
+                Err(std::sync::mpsc::TryRecvError::Disconnected) => return Asked::Gone,
+            }
+        }
+        if !jobs.is_empty() {
+            jobs.into_iter().for_each(|job| self.note(job, due));
+            self.remove_all(due);
+        }
+        Asked::Yes
+    }
+
+    fn look(&mut self, due: &mut BTreeSet<PathBuf>) -> Asked {
+        if matches!(self.catch_up(due), Asked::Gone) {
+            return Asked::Gone;
+        }
+        self.remove_all(due);
+        while let Some(path) = due.pop_first() {
+            for file in self.to_compress(&path) {
+                let mut asked = Asked::Yes;
+                let outcome = compress::compress(&file, &self.indexes.clone(), || {
+                    asked = self.catch_up(due);
+                    matches!(asked, Asked::Yes)
+                });
+                match (outcome, asked) {
+                    (_, Asked::Gone) => return Asked::Gone,
+                    (Err(error), _) => {
+                        tracing::warn!("cannot compress {}: {error}; it is kept as it is", file.display());
+                    }
+                    (Ok(Outcome::Done | Outcome::Stopped), _) => {}
+                }
+            }
+        }
+        Asked::Yes
+    }
+
+    /// What is to be compressed of a log file's rotated ones, oldest first.
+    fn to_compress(&self, path: &Path) -> Vec<PathBuf> {
+        let Some((_, policy)) = self.kept.get(path) else { return Vec::new() };
+        if !policy.compress {
+            return Vec::new();
+        }
+        let mut files = rotated(path).unwrap_or_default();
+        if policy.delay_compress {
+            files.pop();
+        }
+        files.retain(|file| !file.is_packed());
+        files.into_iter().map(|file| file.path).collect()
+    }
+
+    fn remove_all(&self, due: &BTreeSet<PathBuf>) {
+        let mut apps = BTreeSet::new();
+        for path in due {
+            let Some((app, policy)) = self.kept.get(path) else { continue };
+            let files = rotated(path).unwrap_or_default();
+            self.remove(surplus(&files, policy, SystemTime::now()));
+            apps.extend(policy.max_total.map(|most| (app, most)));
+        }
+        for (app, most) in apps {
+            let of_app = self.kept.iter().filter(|(_, (name, _))| name == app).map(|(path, _)| path);
+            let (files, active) = all_of(of_app.map(PathBuf::as_path));
+            let over = over_budget(&files, active, most);
+            self.remove(&files[..over]);
+        }
+        self.keep_budget();
+    }
+
+    /// The budget of all logs: those of the apps, and whatever lies in the directory of logs.
+    fn keep_budget(&self) {
+        let (mut files, mut active) = (Vec::new(), 0);
+        // Each directory is read once, however many files it has: there may be thousands.
+        let parents = self.kept.keys().filter_map(|path| path.parent());
+        for dir in parents.chain([self.logs.as_path()]).collect::<BTreeSet<_>>() {
+            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+                let path = entry.path();
+                let base = base(&path).filter(|base| dir == self.logs || self.kept.contains_key(base));
+                let (Some(base), Ok(meta)) = (base, entry.metadata()) else { continue };
+                match meta.modified() {
+                    Ok(written) if meta.is_file() && base != path => {
+                        files.push(Rotated { path, size: meta.len(), written });
+                    }
+                    _ => active += if meta.is_file() { meta.len() } else { 0 },
+                }
+            }
+        }
+        files.sort_by(Rotated::age_order);
+        let over = over_budget(&files, active, self.budget.load(Ordering::Relaxed));
+        if over > 0 {
+            tracing::info!("{over} rotated log files are removed: all logs exceed their budget");
+        }
+        self.remove(&files[..over]);
+    }
+
+    fn remove(&self, files: &[Rotated]) {
+        for file in files {
+            let id = std::fs::metadata(&file.path).map(|meta| file_id(&meta));
+            match std::fs::remove_file(&file.path) {
+                Ok(()) => drop(id.map(|id| std::fs::remove_file(place(&self.indexes, id)))),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => tracing::warn!("cannot remove {}: {error}", file.path.display()),
+            }
+        }
+    }
+}
+
+/// The log file that a file is, or was before it was rotated.
+fn base(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?;
+    let name = name.strip_suffix(super::rotate::PACKED).unwrap_or(name);
+    let Some((stem, date)) = name.rsplit_once("__") else { return Some(path.with_file_name(name)) };
+    // Behind a date there may be a number, and the ending that the file had.
+    let ending = date.rsplit_once('.').map(|(_, ending)| ending);
+    let whole = match ending.filter(|ending| !ending.bytes().all(|c| c.is_ascii_digit())) {
+        Some(ending) => format!("{stem}.{ending}"),
+        None => stem.to_owned(),
+    };
+    Some(path.with_file_name(whole))
+}
+
+/// The rotated files of these log files, oldest first, and the bytes of those not rotated.
+fn all_of<'p>(paths: impl Iterator<Item = &'p Path>) -> (Vec<Rotated>, u64) {
+    let (mut files, mut active) = (Vec::new(), 0);
+    for path in paths {
+        files.extend(rotated(path).unwrap_or_default());
+        active += std::fs::metadata(path).ok().filter(|meta| meta.is_file()).map_or(0, |meta| meta.len());
+    }
+    files.sort_by(Rotated::age_order);
+    (files, active)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Scene {
+        dir: tempfile::TempDir,
+        room: Room,
+        _jobs: Sender<Job>,
+    }
+
+    impl Scene {
+        fn new(budget: u64) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let (jobs, asked) = channel();
+            let logs = dir.path().to_owned();
+            let indexes = dir.path().join("none");
+            let room = Room { logs, indexes, budget: Arc::new(budget.into()), kept: BTreeMap::new(), asked };
+            Self { dir, room, _jobs: jobs }
+        }
+
+        fn file(&self, name: &str, age: u64) {
+            let path = self.dir.path().join(name);
+            std::fs::write(&path, "0123456789").unwrap();
+            let written = SystemTime::now() - Duration::from_secs(age);
+            std::fs::File::open(path).unwrap().set_modified(written).unwrap();
+        }
+
+        fn keep(&mut self, name: &str, app: &str, policy: Rotation) -> BTreeSet<PathBuf> {
+            let path = self.dir.path().join(name);
+            self.room.kept.insert(path.clone(), (app.into(), Arc::new(policy)));
+            BTreeSet::from([path])
+        }
+
+        fn names(&self) -> Vec<String> {
+            let entries = std::fs::read_dir(self.dir.path()).unwrap();
+            let mut names: Vec<_> =
+                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        }
+    }
+
+    #[test]
+    fn an_apps_total_takes_the_oldest_of_all_its_files() {
+        let mut scene = Scene::new(u64::MAX);
+        for (name, age) in
+            [("a-out.log", 0), ("a-out__1.log", 30), ("a-error__1.log", 20), ("a-out__2.log", 10)]
+        {
+            scene.file(name, age);
+        }
+        let policy = Rotation { max_total: Some(25), ..Rotation::default() };
+        scene.keep("a-error.log", "a", policy.clone());
+        let due = scene.keep("a-out.log", "a", policy);
+        scene.room.remove_all(&due);
+        assert_eq!(scene.names(), ["a-out.log", "a-out__2.log"]);
+    }
+
+    #[test]
+    fn the_budget_counts_the_logs_of_apps_that_are_gone() {
+        let mut scene = Scene::new(25);
+        for (name, age) in [("a-out.log", 0), ("gone-out__1.log.gz", 30), ("a-out__1.log", 20), ("b.txt", 9)]
+        {
+            scene.file(name, age);
+        }
+        let due = scene.keep("a-out.log", "a", Rotation::default());
+        scene.room.remove_all(&due);
+        assert_eq!(scene.names(), ["a-out.log", "b.txt"]);
+        scene.file("noending__2026.1", 5);
+        scene.room.keep_budget();
+        assert_eq!(scene.names(), ["a-out.log", "b.txt"]);
+    }
+
+    #[test]
+    fn what_is_due_is_compressed_once() {
+        let mut scene = Scene::new(u64::MAX);
+        for (name, age) in [("a-out__1.log", 30), ("a-out__2.log", 20), ("a-out__0.log.gz", 40)] {
+            scene.file(name, age);
+        }
+        let policy = Rotation { compress: true, delay_compress: true, ..Rotation::default() };
+        let mut due = scene.keep("a-out.log", "a", policy);
+        scene.room.look(&mut due);
+        assert_eq!(scene.names(), ["a-out__0.log.gz", "a-out__1.log.gz", "a-out__2.log"]);
+    }
+}
