@@ -14,9 +14,6 @@ use super::environment;
 use super::session::Session;
 use super::settings::{Ground, Settings, load, mistakes, warn};
 
-/// The file that is started when nothing is named.
-const ECOSYSTEM: &str = "ecosystem.toml";
-
 // Arguments of `start`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Start {
@@ -83,8 +80,8 @@ pub(super) async fn start(mut start: Start, session: &Session) -> Result<(), Err
 
 /// The file in the current directory.
 fn default_file() -> Result<String, Error> {
-    if Path::new(ECOSYSTEM).is_file() {
-        return Ok(ECOSYSTEM.to_owned());
+    if let Some(file) = config::DEFAULT_FILES.iter().find(|file| Path::new(file).is_file()) {
+        return Ok((*file).to_owned());
     }
     Err(Error::NoEcosystem { directory: std::env::current_dir().map_err(Error::NoDirectory)? })
 }

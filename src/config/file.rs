@@ -6,10 +6,11 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::findings::{At, Findings, Given};
+use super::format::Format;
 use super::mistake::Mistakes;
 use super::settings::{KEYS, Key, Settings, find, unused};
 use super::source::Source;
-use super::tree::{Content, Entry, Node};
+use super::tree::{Broken, Content, Entry, Node};
 use super::value::{Environment, Reading, Wrong, shown};
 
 /// So many errors of syntax are shown; after a broken one the rest are often only its echoes.
@@ -28,62 +29,122 @@ pub(super) struct Written {
 /// Reads the apps of a file. Mistakes of syntax end it; all others are noted, and what could be
 /// read is returned.
 pub(super) fn read(source: &Source, findings: &mut Findings<'_>) -> Result<Vec<Written>, Mistakes> {
-    let root = match Node::from_toml(&source.text) {
+    let root = match parse(source) {
         Ok(root) => root,
         Err(errors) => {
             let mut broken = Findings::new(Some(source));
-            for error in errors.iter().take(SYNTAX_ERRORS) {
-                let at = At::Span(error.span().unwrap_or(0..0));
-                broken.mistake(&at, format!("not valid TOML: {}", error.message()), "");
+            for error in errors.into_iter().take(SYNTAX_ERRORS) {
+                let message = format!("not valid {}: {}", source.format.name(), error.message);
+                broken.mistake(&At::Span(error.at), message, help_with_syntax(source.format));
             }
             broken.finish(())?;
             return Ok(Vec::new());
         }
     };
-    let mut apps = Vec::new();
+    let mut file = File { format: source.format, apps: Vec::new() };
     let before = findings.count();
-    if let Content::Table(entries) = root.content {
-        for entry in entries {
-            top_level(entry, &mut apps, findings);
+    match root.content {
+        Content::Table(entries) if file.is_app(&entries) => {
+            let node = Node { at: root.at, content: Content::Table(entries) };
+            file.add(node, findings);
         }
+        Content::Table(entries) => entries.into_iter().for_each(|entry| file.top_level(entry, findings)),
+        Content::List(items) if file.format.is_pm2s() => {
+            items.into_iter().for_each(|item| file.add(item, findings))
+        }
+        _ => {}
     }
-    if apps.is_empty() && findings.count() == before {
-        findings.mistake(&At::Span(0..0), "no apps here", "begin each app with a line [[apps]]");
+    if file.apps.is_empty() && findings.count() == before {
+        findings.mistake(&At::Span(0..0), "no apps here", begin(file.format));
     }
-    Ok(apps)
+    Ok(file.apps)
 }
 
-fn top_level(entry: Entry, apps: &mut Vec<Written>, findings: &mut Findings<'_>) {
-    let at = At::Span(entry.key_at.clone());
-    match entry.key.as_str() {
-        "apps" | "pm2" => match entry.node.content {
-            Content::List(items) => apps.extend(items.into_iter().filter_map(|item| app(item, findings))),
-            _ => apps.extend(app(entry.node, findings)),
-        },
-        "$schema" => {}
-        "deploy" => findings.warn(&at, "`deploy` is not offered by rsm; it is ignored"),
-        "static" => findings.warn(&at, "`static` is not read; write an app with script = \"serve\" instead"),
-        key if find(key).is_some() || key.starts_with("env_") => {
-            let message = format!("`{key}` stands outside of any app");
-            findings.mistake(&at, message, "put it below a line [[apps]]");
+/// The text as a tree, or where it is broken.
+pub(super) fn parse(source: &Source) -> Result<Node, Vec<Broken>> {
+    match source.format {
+        Format::Toml => Node::from_toml(&source.text),
+        Format::Json | Format::Package | Format::Script => {
+            Node::from_json(&source.text).map_err(|one| vec![one])
         }
-        key => {
-            let help = match strsim::jaro_winkler(key, "apps") > 0.8 {
-                true => "did you mean [[apps]]?",
-                false => "apps are written below lines [[apps]]; remove it",
-            };
-            findings.mistake(&At::Key(entry.key_at), format!("unknown key `{key}`"), help);
-        }
+        Format::Yaml => Node::from_yaml(&source.text).map_err(|one| vec![one]),
     }
 }
 
-fn app(node: Node, findings: &mut Findings<'_>) -> Option<Written> {
+fn help_with_syntax(format: Format) -> &'static str {
+    match format {
+        Format::Json | Format::Package => "values only; a file with code in it is called NAME.config.js",
+        _ => "",
+    }
+}
+
+/// How apps are begun.
+fn begin(format: Format) -> &'static str {
+    match format {
+        Format::Toml => "begin each app with a line [[apps]]",
+        Format::Yaml => "write them below a line `apps:`, each beginning with `- script: …`",
+        Format::Json | Format::Package => "write { \"apps\": [{ \"script\": \"…\" }] }",
+        Format::Script => "write module.exports = { apps: [{ script: '…' }] }",
+    }
+}
+
+/// A file on the way to its apps.
+struct File {
+    format: Format,
+    apps: Vec<Written>,
+}
+
+impl File {
+    /// Whether a table is not a file's but an app itself, as PM2 has it.
+    fn is_app(&self, entries: &[Entry]) -> bool {
+        let has = |key: &str| entries.iter().any(|entry| entry.key == key);
+        let pm2s = self.format.is_pm2s() && self.format != Format::Package;
+        pm2s && !has("apps") && !has("pm2") && ["script", "exec", "cmd", "command"].iter().any(|key| has(key))
+    }
+
+    fn add(&mut self, node: Node, findings: &mut Findings<'_>) {
+        self.apps.extend(app(node, self.format, findings));
+    }
+
+    fn top_level(&mut self, entry: Entry, findings: &mut Findings<'_>) {
+        let at = At::Span(entry.key_at.clone());
+        match entry.key.as_str() {
+            "apps" | "pm2" => match entry.node.content {
+                Content::List(items) => items.into_iter().for_each(|item| self.add(item, findings)),
+                Content::Scalar(Value::Null) => {}
+                _ => self.add(entry.node, findings),
+            },
+            _ if self.format == Format::Package => {}
+            "$schema" => {}
+            "deploy" => findings.warn(&at, "`deploy` is not offered by rsm; it is ignored"),
+            "static" => {
+                findings.warn(&at, "`static` is not read; write an app with script = \"serve\" instead")
+            }
+            key if self.format.is_pm2s() => {
+                findings.warn(&at, format!("`{key}` is not read: apps stand below `apps`"));
+            }
+            key if find(key).is_some() || key.starts_with("env_") => {
+                let message = format!("`{key}` stands outside of any app");
+                findings.mistake(&at, message, "put it below a line [[apps]]");
+            }
+            key => {
+                let help = match strsim::jaro_winkler(key, "apps") > 0.8 {
+                    true => "did you mean [[apps]]?",
+                    false => "apps are written below lines [[apps]]; remove it",
+                };
+                findings.mistake(&At::Key(entry.key_at), format!("unknown key `{key}`"), help);
+            }
+        }
+    }
+}
+
+fn app(node: Node, format: Format, findings: &mut Findings<'_>) -> Option<Written> {
     let at = At::Span(node.at.clone());
     if findings.is_full() {
         return None;
     }
     let Content::Table(entries) = node.content else {
-        findings.mistake(&at, "an app wants a table of settings", "begin each app with a line [[apps]]");
+        findings.mistake(&at, "an app wants a table of settings", begin(format));
         return None;
     };
     let mut app = Written { settings: Settings::default(), at, refused: Vec::new() };
@@ -92,13 +153,17 @@ fn app(node: Node, findings: &mut Findings<'_>) -> Option<Written> {
         if findings.is_full() {
             break;
         }
-        setting(entry, &mut app, &mut seen, findings);
+        // PM2's way to leave a setting out; TOML has no such value.
+        if !matches!(entry.node.content, Content::Scalar(Value::Null)) {
+            setting(entry, format, &mut app, &mut seen, findings);
+        }
     }
     Some(app)
 }
 
 fn setting(
     entry: &Entry,
+    format: Format,
     app: &mut Written,
     seen: &mut HashMap<&'static str, String>,
     findings: &mut Findings<'_>,
@@ -109,6 +174,10 @@ fn setting(
         return match (written.strip_prefix("env_"), unused(written)) {
             (Some(name), _) if !name.is_empty() => named_env(name, entry, &mut app.settings, findings),
             (_, Some(about)) => findings.warn(&key_at, format!("`{written}` has no effect here: {about}")),
+            (_, None) if format.is_pm2s() => {
+                findings
+                    .warn(&key_at, format!("unknown key `{written}` is left out; {}", suggestion(written)));
+            }
             (_, None) => {
                 let key_at = At::Key(entry.key_at.clone());
                 findings.mistake(&key_at, format!("unknown key `{written}`"), suggestion(written));
@@ -117,8 +186,17 @@ fn setting(
     };
     if let Some(before) = seen.insert(key.name, written.to_owned()) {
         let message = format!("`{written}` and `{before}` are the same setting");
-        findings.mistake(&key_at, message, "keep one of them");
-        return;
+        if !format.is_pm2s() {
+            findings.mistake(&key_at, message, "keep one of them");
+            return;
+        }
+        // As in PM2, where `cmd` counts only if there is no `script`, and else the last wins.
+        let kept = if before == key.name { &before } else { written };
+        findings.warn(&key_at, format!("{message}; `{kept}` is taken"));
+        if kept != written {
+            seen.insert(key.name, before);
+            return;
+        }
     }
     if let Err(wrong) = (key.read)(&mut app.settings, &entry.node.value(), value_at(key, entry)) {
         app.refused.push(key.name);
@@ -163,7 +241,7 @@ mod tests {
     use super::*;
 
     fn read_text(text: &str) -> Result<(Vec<Written>, Vec<String>), Mistakes> {
-        let source = Source { path: "e.toml".into(), text: text.into() };
+        let source = Source::written("e.toml", text);
         let mut findings = Findings::new(Some(&source));
         let apps = read(&source, &mut findings)?;
         findings.finish(apps)

@@ -40,7 +40,8 @@ pub(super) struct Findings<'a> {
 impl<'a> Findings<'a> {
     /// None so far; places are those of `source`.
     pub(super) fn new(source: Option<&'a Source>) -> Self {
-        Self { source, mistakes: Vec::new(), warnings: Vec::new() }
+        let warnings = source.map(|source| source.remarks.clone()).unwrap_or_default();
+        Self { source, mistakes: Vec::new(), warnings }
     }
 
     /// Notes a mistake; an empty `help` is none.
@@ -66,6 +67,7 @@ impl<'a> Findings<'a> {
             }
             Place::File(file) => format!("{}: {message}", file.display()),
             Place::Flag(flag) => format!("{flag}: {message}"),
+            Place::Path { file, path } => format!("{}: {path}: {message}", file.display()),
         };
         // The same word for each instance of the same thing helps nobody.
         if !self.warnings.contains(&warning) {

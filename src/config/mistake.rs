@@ -35,6 +35,13 @@ pub enum Place {
         /// could show a secret.
         quote: Option<(String, usize)>,
     },
+    /// A value of a file that is evaluated: its places are not those of the text.
+    Path {
+        /// The file, as the user named it.
+        file: PathBuf,
+        /// As JavaScript writes it: `apps[2].instances`.
+        path: String,
+    },
     /// A flag or argument of the command.
     Flag(&'static str),
 }
@@ -61,6 +68,7 @@ impl fmt::Display for Mistake {
         match &self.place {
             Place::File(file) => writeln!(out, "{}: {message}", file.display())?,
             Place::Flag(flag) => writeln!(out, "{flag}: {message}")?,
+            Place::Path { file, path } => writeln!(out, "{}: {path}: {message}", file.display())?,
             Place::Span { file, line, column, quote } => {
                 writeln!(out, "{}:{line}:{column}: {message}", file.display())?;
                 if let Some((text, width)) = quote {
