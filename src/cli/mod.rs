@@ -5,6 +5,7 @@
 //! [`Error::exit_code`].
 
 mod act;
+mod convert;
 mod daemon;
 mod describe;
 mod dump;
@@ -130,6 +131,15 @@ enum Command {
     },
     /// Print the JSON Schema of ecosystem.toml
     Schema,
+    /// Print a file of another format as ecosystem.toml
+    Convert(convert::Convert),
+    /// Write a first ecosystem.toml
+    #[command(alias = "ecosystem")]
+    Init {
+        /// PM2's `simple`; there is but one first file
+        #[arg(hide = true, value_parser = ["simple"])]
+        template: Option<String>,
+    },
     /// Serve a directory over HTTP, as an app
     Serve(serve::Serve),
     /// The file server in the foreground
@@ -194,6 +204,8 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
         Command::Info { select, json } if select.is_empty() => daemon::info(json, session).await,
         Command::Info { select, json } => describe::describe(Describe { select, json }, session).await,
         Command::Serve(args) => serve::serve(args, session).await,
+        Command::Convert(args) => convert::convert(&args, session),
+        Command::Init { .. } => convert::init(session),
         // Run before there was a session: they are no clients.
         Command::Keeper { .. } | Command::Daemon | Command::ServeFiles(_) | Command::Schema => Ok(()),
     }

@@ -24,6 +24,23 @@ pub(super) struct Written {
     pub(super) at: At,
     /// The keys whose values could not be taken. What depends on them cannot be judged.
     pub(super) refused: Vec<&'static str>,
+    /// The same settings as values, by rsm's own keys, in the order of the file.
+    pub(super) given: Vec<(String, Value)>,
+    /// Keys that were left out.
+    pub(super) left: Vec<String>,
+}
+
+impl Written {
+    /// An app of these settings, nothing of which was refused.
+    pub(super) fn new(settings: Settings, at: At) -> Self {
+        Self { settings, at, refused: Vec::new(), given: Vec::new(), left: Vec::new() }
+    }
+
+    /// Notes a value in the place of a former one.
+    fn give(&mut self, key: &str, value: Value) {
+        self.given.retain(|(former, _)| former != key);
+        self.given.push((key.to_owned(), value));
+    }
 }
 
 /// Reads the apps of a file. Mistakes of syntax end it; all others are noted, and what could be
@@ -147,7 +164,7 @@ fn app(node: Node, format: Format, findings: &mut Findings<'_>) -> Option<Writte
         findings.mistake(&at, "an app wants a table of settings", begin(format));
         return None;
     };
-    let mut app = Written { settings: Settings::default(), at, refused: Vec::new() };
+    let mut app = Written::new(Settings::default(), at);
     let mut seen: HashMap<&'static str, String> = HashMap::new();
     for entry in &entries {
         if findings.is_full() {
@@ -170,20 +187,7 @@ fn setting(
 ) {
     let key_at = At::Span(entry.key_at.clone());
     let written = entry.key.as_str();
-    let Some(key) = find(written) else {
-        return match (written.strip_prefix("env_"), unused(written)) {
-            (Some(name), _) if !name.is_empty() => named_env(name, entry, &mut app.settings, findings),
-            (_, Some(about)) => findings.warn(&key_at, format!("`{written}` has no effect here: {about}")),
-            (_, None) if format.is_pm2s() => {
-                findings
-                    .warn(&key_at, format!("unknown key `{written}` is left out; {}", suggestion(written)));
-            }
-            (_, None) => {
-                let key_at = At::Key(entry.key_at.clone());
-                findings.mistake(&key_at, format!("unknown key `{written}`"), suggestion(written));
-            }
-        };
-    };
+    let Some(key) = find(written) else { return other(entry, format, app, findings) };
     if let Some(before) = seen.insert(key.name, written.to_owned()) {
         let message = format!("`{written}` and `{before}` are the same setting");
         if !format.is_pm2s() {
@@ -198,9 +202,33 @@ fn setting(
             return;
         }
     }
-    if let Err(wrong) = (key.read)(&mut app.settings, &entry.node.value(), value_at(key, entry)) {
-        app.refused.push(key.name);
-        refuse(written, wrong, &entry.node.value(), &value_at(key, entry), findings);
+    let value = entry.node.value();
+    match (key.read)(&mut app.settings, &value, value_at(key, entry)) {
+        Ok(()) => app.give(key.name, value),
+        Err(wrong) => {
+            app.refused.push(key.name);
+            refuse(written, wrong, &value, &value_at(key, entry), findings);
+        }
+    }
+}
+
+/// A key that is not in the table: an environment with a name, or nothing that is read.
+fn other(entry: &Entry, format: Format, app: &mut Written, findings: &mut Findings<'_>) {
+    let written = entry.key.as_str();
+    if let Some(name) = written.strip_prefix("env_").filter(|name| !name.is_empty()) {
+        return named_env(name, entry, app, findings);
+    }
+    app.left.push(written.to_owned());
+    let key_at = At::Span(entry.key_at.clone());
+    match unused(written) {
+        Some(about) => findings.warn(&key_at, format!("`{written}` has no effect here: {about}")),
+        None if format.is_pm2s() => {
+            findings.warn(&key_at, format!("unknown key `{written}` is left out; {}", suggestion(written)));
+        }
+        None => {
+            let key_at = At::Key(entry.key_at.clone());
+            findings.mistake(&key_at, format!("unknown key `{written}`"), suggestion(written));
+        }
     }
 }
 
@@ -209,13 +237,14 @@ fn value_at(key: &Key, entry: &Entry) -> At {
     if key.name == "env" { At::Secret(entry.key_at.clone()) } else { At::Span(entry.node.at.clone()) }
 }
 
-fn named_env(name: &str, entry: &Entry, settings: &mut Settings, findings: &mut Findings<'_>) {
-    let at = At::Secret(entry.key_at.clone());
-    match Environment::read(&entry.node.value()) {
-        Ok(value) => {
-            settings.named_env.insert(name.to_owned(), Given { value, at });
+fn named_env(name: &str, entry: &Entry, app: &mut Written, findings: &mut Findings<'_>) {
+    let (at, value) = (At::Secret(entry.key_at.clone()), entry.node.value());
+    match Environment::read(&value) {
+        Ok(vars) => {
+            app.settings.named_env.insert(name.to_owned(), Given { value: vars, at });
+            app.give(&entry.key, value);
         }
-        Err(wrong) => refuse(&entry.key, wrong, &entry.node.value(), &at, findings),
+        Err(wrong) => refuse(&entry.key, wrong, &value, &at, findings),
     }
 }
 

@@ -10,6 +10,7 @@
 //! Everything here happens where the user is: in the CLI, with the user's directory and `PATH`.
 
 mod command;
+mod convert;
 mod evaluate;
 mod file;
 mod findings;
@@ -28,6 +29,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 pub use command::{CommandLine, from_command};
+pub use convert::{Converted, convert};
 pub use format::{DEFAULT_FILES, is_config_file};
 pub use mistake::{Mistake, Mistakes, Place};
 pub use patch::changes;
