@@ -9,6 +9,7 @@ use crate::ipc::client::Client;
 use crate::ipc::message::{InstanceDetail, InstanceView, Request};
 
 use super::output;
+use super::preferences::preference;
 use super::render::{list, mini};
 use super::session::Session;
 
@@ -21,14 +22,11 @@ pub(super) struct List {
     /// Plain blocks of `key : value` lines
     #[arg(short, long, conflicts_with = "json")]
     mini_list: bool,
-    /// Order: a field, with `:desc` from the other end
-    #[arg(long, value_parser = order, default_value = "name", value_name = "FIELD[:asc|desc]")]
-    sort: Order,
 }
 
 /// What the list is sorted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Order {
+pub(super) struct Order {
     field: Field,
     descending: bool,
 }
@@ -58,23 +56,32 @@ pub(super) async fn list(list: List, session: &Session) -> Result<(), Error> {
         return output::line(&bytes);
     }
     if list.mini_list {
-        return blocks(session, &mut client, list.sort).await;
+        return blocks(session, &mut client).await;
     }
-    table(session, &mut client, list.sort).await
+    show(session, &mut client).await
 }
 
-/// The table as it is after an action.
+/// The table, by itself and after an action.
 pub(super) async fn show(session: &Session, client: &mut Client) -> Result<(), Error> {
-    table(session, client, Order { field: Field::Name, descending: false }).await
-}
-
-async fn table(session: &Session, client: &mut Client, order: Order) -> Result<(), Error> {
+    let order = wanted(session)?;
     let mut instances = instances(session, client).await?;
     instances.sort_by(|one, other| order.compare(one, other));
     output::text(&list::list(&instances, session.style))
 }
 
-async fn blocks(session: &Session, client: &mut Client, order: Order) -> Result<(), Error> {
+/// The order asked for, else the one that was set.
+fn wanted(session: &Session) -> Result<Order, Error> {
+    let by_name = Order { field: Field::Name, descending: false };
+    match session.sort {
+        Some(order) => Ok(order),
+        None => {
+            Ok(preference(&session.home, "list.sort")?.and_then(|text| order(&text).ok()).unwrap_or(by_name))
+        }
+    }
+}
+
+async fn blocks(session: &Session, client: &mut Client) -> Result<(), Error> {
+    let order = wanted(session)?;
     let ids: Vec<String> = instances(session, client).await?.iter().map(|view| view.id.to_string()).collect();
     if ids.is_empty() {
         return Ok(());
@@ -98,6 +105,14 @@ pub(super) async fn jlist(session: &Session) -> Result<(), Error> {
         }
         None => output::line(b"[]"),
     }
+}
+
+/// `prettylist`: the same, indented. (PM2's is JavaScript, which no program reads.)
+pub(super) async fn prettylist(session: &Session) -> Result<(), Error> {
+    let Some(mut client) = session.connect_if_running().await? else { return output::line(b"[]") };
+    let there: Vec<serde_json::Value> =
+        client.call(&Request::Jlist).await.map_err(|error| session.failed(error))?;
+    output::json(&there)
 }
 
 /// `pid [NAME]`: a process id a line; 0 for one that does not run.
@@ -130,7 +145,7 @@ async fn everything(session: &Session) -> Result<Vec<InstanceView>, Error> {
 }
 
 /// `field`, `field:asc` or `field:desc`.
-fn order(text: &str) -> Result<Order, String> {
+pub(super) fn order(text: &str) -> Result<Order, String> {
     let (field, way) = text.split_once(':').unwrap_or((text, "asc"));
     let descending = match way {
         "asc" => false,

@@ -11,15 +11,20 @@ use clap::Args;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::de::IgnoredAny;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::error::Error;
 use crate::ipc::client::Lines;
 use crate::ipc::message::{LogItem, LogQuery, Request, Stream};
 
+use super::preferences::preference;
 use super::render::lines::{Prefix, json_line};
 use super::render::style::Style;
 use super::session::Session;
+
+/// Last lines of each file, as in PM2.
+const LINES: usize = 15;
 
 // Arguments of `logs`.
 #[derive(Args, Clone, Debug)]
@@ -27,9 +32,9 @@ pub(super) struct Logs {
     /// Ids, names, namespaces or /regexes/; nothing: all
     #[arg(value_name = "APP")]
     select: Vec<String>,
-    /// Last lines of each log file to begin with
-    #[arg(long, default_value_t = 15, value_name = "N")]
-    lines: usize,
+    /// Last lines of each log file to begin with; 15 unless set otherwise (`rsm set logs.lines`)
+    #[arg(long, value_name = "N")]
+    lines: Option<usize>,
     /// Only standard output
     #[arg(long, conflicts_with = "err")]
     out: bool,
@@ -65,7 +70,11 @@ pub(super) async fn logs(logs: Logs, session: &Session) -> Result<(), Error> {
     };
     let follow = !logs.nostream;
     let select = if logs.select.iter().any(|selector| selector == "all") { Vec::new() } else { logs.select };
-    let query = LogQuery { select, lines: logs.lines, follow, out: !logs.err, err: !logs.out };
+    let lines = match logs.lines {
+        Some(lines) => lines,
+        None => preference(&session.home, "logs.lines")?.and_then(|text| text.parse().ok()).unwrap_or(LINES),
+    };
+    let query = LogQuery { select, lines, follow, out: !logs.err, err: !logs.out };
     let lines = client.stream(&Request::Logs(query)).await.map_err(|error| session.failed(error))?;
     tokio::select! {
         result = show(lines, shape, session) => match follow {
@@ -73,6 +82,22 @@ pub(super) async fn logs(logs: Logs, session: &Session) -> Result<(), Error> {
             false => result,
         },
         _ = tokio::signal::ctrl_c() => Ok(()),
+        () = reader_gone() => Ok(()),
+    }
+}
+
+/// Shows what the selected apps say until the user has seen enough: Ctrl-C, or the reader goes.
+pub(super) async fn attach(select: Vec<String>, session: &Session) -> Result<(), Error> {
+    let mut client = session.connect().await?;
+    let query = LogQuery { select, lines: LINES, follow: true, out: true, err: true };
+    let lines = client.stream(&Request::Logs(query)).await.map_err(|error| session.failed(error))?;
+    let shape = Shape::Prefixed(Prefix::default(), session.style);
+    let mut terminated = signal(SignalKind::terminate())
+        .map_err(|error| Error::System { what: "listening for SIGTERM", error })?;
+    tokio::select! {
+        result = show(lines, shape, session) => result.and(Err(Error::StreamEnded)),
+        _ = tokio::signal::ctrl_c() => Ok(()),
+        _ = terminated.recv() => Ok(()),
         () = reader_gone() => Ok(()),
     }
 }

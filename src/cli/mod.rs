@@ -13,14 +13,18 @@ mod environment;
 mod list;
 mod logs;
 mod output;
+mod preferences;
 mod render;
+mod report;
 mod selectors;
 mod serve;
 mod session;
 mod settings;
 mod start;
+mod words;
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use clap::{ArgAction, Parser, Subcommand};
 
@@ -43,6 +47,9 @@ struct Cli {
     /// No colours (as with NO_COLOR set)
     #[arg(long, global = true)]
     no_color: bool,
+    /// Order of the list: a field, with `:desc` from the other end
+    #[arg(long, global = true, value_parser = list::order, value_name = "FIELD[:asc|desc]")]
+    sort: Option<list::Order>,
     /// Print the version
     #[arg(short = 'v', short_alias = 'V', long, action = ArgAction::Version)]
     version: (),
@@ -78,6 +85,8 @@ enum Command {
     List(list::List),
     /// Print the list as JSON in PM2's shape
     Jlist,
+    /// The same for people: indented
+    Prettylist,
     /// Show everything about apps
     #[command(visible_aliases = ["show", "desc"])]
     Describe(Describe),
@@ -133,6 +142,27 @@ enum Command {
     Schema,
     /// Print a file of another format as ecosystem.toml
     Convert(convert::Convert),
+    /// Print what a bug report needs
+    Report,
+    /// Set what commands do where nothing else is said
+    #[command(alias = "config")]
+    Set {
+        /// Such as logs.lines
+        key: String,
+        /// Its value
+        value: String,
+    },
+    /// Print a setting; without a key all of them
+    #[command(alias = "conf")]
+    Get {
+        /// Such as logs.lines
+        key: Option<String>,
+    },
+    /// Put a setting back to its default; `all` for all of them
+    Unset {
+        /// Such as logs.lines
+        key: String,
+    },
     /// Write a first ecosystem.toml
     #[command(alias = "ecosystem")]
     Init {
@@ -162,15 +192,19 @@ enum Command {
 /// # Errors
 /// Whatever kept the command from doing what was asked.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
-    let cli = Cli::try_parse_from(args).map_err(Error::Arguments)?;
-    let home = || Home::from_env().map_err(Error::NoHome);
+    let args: Vec<OsString> = args.into_iter().collect();
+    let as_pm2 =
+        args.first().is_some_and(|name| Path::new(name).file_name().is_some_and(|name| name == "pm2"));
+    let cli = Cli::try_parse_from(args).map_err(|error| Error::Arguments(words::explained(error)))?;
+    let home = || if as_pm2 { Home::from_env_as_pm2() } else { Home::from_env() }.map_err(Error::NoHome);
     match cli.command {
         Command::Keeper { foreground } => part("keeper", crate::keeper::main(&home()?, foreground)),
         Command::Daemon => part("daemon", crate::daemon::main(&home()?)),
         Command::ServeFiles(args) => part("serve", crate::serve::run(args)),
         Command::Schema => output::json(&config::schema()),
         command => {
-            let session = Session::new(cli.silent, !cli.no_color && colour_wanted())?;
+            let silent = cli.silent || (as_pm2 && is_set("PM2_SILENT"));
+            let session = Session::new(home()?, silent, !cli.no_color && colour_wanted(), cli.sort);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|error| Error::System { what: "starting up", error })?;
             runtime.block_on(dispatch(command, &session))
@@ -189,6 +223,12 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
         Command::SendSignal(args) => act::send_signal(args, session).await,
         Command::List(args) => list::list(args, session).await,
         Command::Jlist => list::jlist(session).await,
+        Command::Prettylist => list::prettylist(session).await,
+        Command::Report => report::report(session).await,
+        Command::Set { key, value } => preferences::set(&key, &value, session),
+        Command::Get { key: Some(key) } => preferences::get(&key, session),
+        Command::Get { key: None } => preferences::show(session),
+        Command::Unset { key } => preferences::unset(&key, session),
         Command::Describe(args) => describe::describe(args, session).await,
         Command::Env(args) => describe::env(args, session).await,
         Command::Pid { name } => list::pid(name, session).await,
@@ -215,9 +255,13 @@ fn part<E: std::fmt::Display>(part: &'static str, result: Result<(), E>) -> Resu
     result.map_err(|error| Error::Part { part, reason: error.to_string() })
 }
 
+fn is_set(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|value| !value.is_empty())
+}
+
 /// Whether the environment and the command line allow colours where there is a terminal.
 pub fn colour_wanted() -> bool {
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let no_color = is_set("NO_COLOR");
     let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
     let flag = std::env::args_os().take_while(|arg| arg != "--").any(|arg| arg == "--no-color");
     !(no_color || dumb || flag)

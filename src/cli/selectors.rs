@@ -48,9 +48,8 @@ impl Targets {
     }
 
     async fn of_file(&self, file: &str, session: &Session, client: &mut Client) -> Result<Selectors, Error> {
-        let ground = Ground::new(self.env.as_deref(), &[])?;
-        let mut names = config::names(Path::new(file), &ground.options).map_err(mistakes)?;
-        names.retain(|name| self.only.is_empty() || self.only.contains(name));
+        let ground = Ground::new(self.env.as_deref(), &self.only)?;
+        let names = config::names(Path::new(file), &ground.options).map_err(mistakes)?;
         let there: Vec<InstanceView> =
             client.call(&Request::List).await.map_err(|error| session.failed(error))?;
         let (ids, absent) = ids_of(&names, &there);

@@ -33,7 +33,7 @@ pub(super) async fn serve(serve: Serve, session: &Session) -> Result<(), Error> 
     let inherited = environment::inherited(session);
     let request = Request::Start(StartApps { apps: vec![app], inherited, existing: Existing::Refuse });
     let mut client = session.connect_or_launch().await?;
-    perform(session, &mut client, &what, vec![request]).await
+    perform(session, &mut client, &what, vec![request]).await.map(drop)
 }
 
 impl Serve {

@@ -80,7 +80,8 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, Mistakes> {
     };
     let names: Vec<Option<String>> = written.iter().map(name).collect();
     refuse_duplicates(&written, &names, &mut findings);
-    refuse_unknown(&options.only, &names, &mut findings);
+    let only = wanted(&options.only, &names);
+    refuse_unknown(&only, &names, &mut findings);
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let ground = Ground {
         // Of `-` too: what is beside it is what is in the current directory.
@@ -91,9 +92,8 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, Mistakes> {
         cores: options.cores,
         path_var: &options.path_var,
     };
-    let chosen = |name: &Option<String>| {
-        options.only.is_empty() || name.as_ref().is_some_and(|name| options.only.contains(name))
-    };
+    let chosen =
+        |name: &Option<String>| only.is_empty() || name.as_ref().is_some_and(|name| only.contains(name));
     let mut apps = Vec::new();
     for (app, _) in written.iter().zip(&names).filter(|(_, name)| chosen(name)) {
         if findings.is_full() {
@@ -104,7 +104,7 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, Mistakes> {
     findings.finish(apps).map(|(apps, warnings)| Loaded { apps, warnings })
 }
 
-/// The names of a file's apps, as `--env` makes them. Nothing is looked up on the machine:
+/// The names of a file's apps, as `--env` makes them, or those that `only` leaves. Nothing is looked up on the machine:
 /// an app can be stopped whose script is gone.
 ///
 /// # Errors
@@ -120,12 +120,26 @@ pub fn names(path: &Path, options: &LoadOptions) -> Result<Vec<String>, Mistakes
             None => findings.mistake(&app.at, "this app has neither name nor script", "give it a name"),
         }
     }
+    let known: Vec<Option<String>> = names.iter().cloned().map(Some).collect();
+    let only = wanted(&options.only, &known);
+    refuse_unknown(&only, &known, &mut findings);
+    names.retain(|name| only.is_empty() || only.contains(name));
     findings.finish(names).map(|(names, _)| names)
 }
 
 fn read(path: &Path, options: &LoadOptions) -> Result<Source, Mistakes> {
     let search = SearchPath::new(None, &options.path_var, Path::new("."));
     Source::read(path, &search).map_err(|mistake| Mistakes(vec![mistake]))
+}
+
+/// The names in `--only`, written with commas or blanks. An app whose name has a blank means itself.
+fn wanted(only: &[String], names: &[Option<String>]) -> Vec<String> {
+    let parts = only.iter().flat_map(|text| text.split(',')).map(str::trim).filter(|part| !part.is_empty());
+    let words = |part: &str| match names.iter().flatten().any(|name| name == part) {
+        true => vec![part.to_owned()],
+        false => part.split_whitespace().map(str::to_owned).collect(),
+    };
+    parts.flat_map(words).collect()
 }
 
 fn refuse_duplicates(written: &[Written], names: &[Option<String>], findings: &mut Findings<'_>) {
