@@ -35,6 +35,7 @@ fn of_file(path: &Path) -> Vec<String> {
 /// The rows of the page's tables with a column of states.
 fn rows() -> Vec<(String, String, String)> {
     let page = fs::read_to_string(root().join("docs/from-pm2.md")).unwrap();
+    let (_, page) = page.split_once("## Commands").unwrap();
     let cells = |line: &str| -> Vec<String> {
         let line = line.replace("\\|", "\u{1}");
         line.split('|').map(|cell| cell.trim().replace('\u{1}', "|")).collect()
