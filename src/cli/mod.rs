@@ -13,6 +13,7 @@ mod environment;
 mod list;
 mod logs;
 mod output;
+mod plan;
 mod preferences;
 mod render;
 mod report;
@@ -77,6 +78,10 @@ enum Command {
     Scale(act::Scale),
     /// Set the counters of apps to zero
     Reset(Targets),
+    /// Show what `apply` would do
+    Plan(plan::PlanOf),
+    /// Make what runs as a file says, and touch nothing else
+    Apply(plan::PlanOf),
     /// Send a signal to apps
     #[command(name = "sendSignal", aliases = ["send-signal", "sendsignal"])]
     SendSignal(act::SendSignal),
@@ -219,6 +224,8 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
         Command::Restart(args) => act::restart(*args, session).await,
         Command::Delete(targets) => act::act(Action::Delete, targets, session).await,
         Command::Scale(args) => act::scale(args, session).await,
+        Command::Plan(args) => plan::plan(args, session).await,
+        Command::Apply(args) => plan::apply(args, session).await,
         Command::Reset(targets) => act::act(Action::Reset, targets, session).await,
         Command::SendSignal(args) => act::send_signal(args, session).await,
         Command::List(args) => list::list(args, session).await,

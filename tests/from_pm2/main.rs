@@ -8,6 +8,7 @@ mod harness;
 mod commands;
 mod files;
 mod page;
+mod plan;
 mod refresh;
 
 /// Runs until it is told to end.
