@@ -10,6 +10,7 @@ use super::format::Format;
 use super::mistake::Mistakes;
 use super::settings::{KEYS, Key, Settings, find, unused};
 use super::source::Source;
+use super::statics;
 use super::tree::{Broken, Content, Entry, Node};
 use super::value::{Environment, Reading, Wrong, shown};
 
@@ -135,7 +136,9 @@ impl File {
             "$schema" => {}
             "deploy" => findings.warn(&at, "`deploy` is not offered by rsm; it is ignored"),
             "static" => {
-                findings.warn(&at, "`static` is not read; write an app with script = \"serve\" instead")
+                for app in statics::apps(entry.node, findings) {
+                    self.add(app, findings);
+                }
             }
             key if self.format.is_pm2s() => {
                 findings.warn(&at, format!("`{key}` is not read: apps stand below `apps`"));

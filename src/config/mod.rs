@@ -21,6 +21,7 @@ mod resolve;
 mod schema;
 mod settings;
 mod source;
+mod statics;
 mod tree;
 mod value;
 

@@ -68,6 +68,38 @@ fn unknown_keys_are_warnings_with_a_suggestion() {
 }
 
 #[test]
+fn file_servers_become_apps() {
+    let text = "{ apps: [], static: [{ path: '.', port: 8181, spa: true, basic_auth: { username: 'ada', password: 'hunter2' } },
+        { name: 'site', directory: '.', monitor: 'x' }] }";
+    let loaded = load_file("e.json", text.as_bytes()).unwrap();
+    let names: Vec<&str> = loaded.apps.iter().map(|app| app.name.as_str()).collect();
+    assert_eq!(names, ["static-page-server-8181", "site"]);
+    assert!(loaded.apps.iter().all(|app| app.launcher == crate::spec::Launcher::Serve));
+    let first = &loaded.apps[0];
+    assert!(
+        first.args.contains(&"8181".to_owned()) && first.args.contains(&"--spa".to_owned()),
+        "{:?}",
+        first.args
+    );
+    assert_eq!(first.env["PM2_SERVE_BASIC_AUTH_PASSWORD"], "hunter2");
+    assert!(loaded.warnings.iter().any(|warning| warning.contains("`monitor`")), "{:?}", loaded.warnings);
+    assert!(mistakes("e.json", "{ static: [{ path: './gone' }] }").contains("/gone to serve"));
+    assert!(mistakes("e.json", "{ static: 5 }").contains("wants a table"));
+}
+
+#[test]
+fn no_file_can_write_to_the_terminal() {
+    let escape = '\u{1b}';
+    let told = mistakes(
+        "e.json",
+        r#"{ "apps": [{ "script": "server.js", "a\u001b[2J": 1, "port": "\u001b[2J" }] }"#,
+    );
+    assert!(told.contains("`port` wants") && !told.contains(escape), "{told}");
+    let told = mistakes("e.config.js", r"throw new Error('\x1b[2J')");
+    assert!(told.contains("Error: ") && !told.contains(escape), "{told}");
+}
+
+#[test]
 fn mistakes_have_a_place_or_a_path() {
     let told = mistakes("e.json", "{\n \"apps\": [{ \"script\": \"server.js\", \"instances\": \"many\" }] }");
     assert!(told.contains("DIR/e.json:2:49: `instances` wants"), "{told}");

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::evaluate::{Exported, Failure, evaluate};
 use super::format::{Format, STDIN};
-use super::mistake::{Mistake, Place};
+use super::mistake::{Mistake, Place, tame};
 use super::resolve::SearchPath;
 use super::tree::{Node, paths};
 
@@ -78,7 +78,7 @@ impl Source {
         };
         let named = path.display();
         let mut remarks: Vec<String> =
-            left.iter().map(|left| format!("{named}: {}: {}", left.path, left.what)).collect();
+            left.iter().map(|left| format!("{named}: {}: {}", tame(&left.path), left.what)).collect();
         if !printed.is_empty() {
             remarks.push(format!("{named} printed while it was read:\n{printed}"));
         }

@@ -157,6 +157,7 @@ fn scripts_that_cannot_run_are_mistakes_with_a_way_out() {
 #[test]
 fn commands_shell_lines_and_the_file_server() {
     let place = Place::new();
+    fs::create_dir(place.path("www")).unwrap();
     let app = place.app("script = 'tool'");
     assert_eq!((app.script.as_str(), app.launcher), ("tool", Launcher::Direct));
     let app = place.app("script = 'sleep 7'\nargs = [\"it's\", 'x']");
