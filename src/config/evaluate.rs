@@ -1,7 +1,7 @@
 //! Ecosystem files in JavaScript, evaluated by the user's own node: within a time limit, and with
 //! a channel of its own for the answer, so that whatever the file prints does no harm.
 
-use std::io::{self, PipeReader, Read};
+use std::io::{self, BufRead, BufReader, PipeReader, Read};
 use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -17,6 +17,9 @@ const PROGRAM: &str = include_str!("evaluate.js");
 
 /// How long a file may take. Starting node takes a twentieth of a second on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The longest answer. Bytes: it is JSON within JSON, whose quotes take twice the room.
+const MOST: u64 = 2 * LIMIT;
 
 /// So much of what a file prints is shown. Bytes.
 const SHOWN: usize = 4096;
@@ -98,7 +101,7 @@ fn judge(answer: Option<Vec<u8>>, child: &mut Child, printed: &str) -> Result<Ex
         let message = format!("did not come to an end within {seconds} s{}", after(printed));
         return fail(message, "an ecosystem file only exports its apps: take out what loops or waits");
     };
-    if bytes.len() as u64 > LIMIT {
+    if bytes.len() as u64 >= MOST {
         return fail("exports more than 1 MiB", "is this the right file?");
     }
     match serde_json::from_slice(&bytes) {
@@ -122,12 +125,13 @@ fn after(printed: &str) -> String {
     if printed.is_empty() { String::new() } else { format!("; it printed:\n{printed}") }
 }
 
-/// All that comes on the channel, unless that takes too long; a little more than is allowed at most.
+/// The line that comes on the channel, unless that takes too long. Not all until its end: a process that the
+/// file started may hold the channel open for longer.
 fn wait(channel: PipeReader) -> Option<Vec<u8>> {
     let (done, waiting) = mpsc::channel();
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
-        let read = channel.take(LIMIT + 1).read_to_end(&mut bytes);
+        let read = BufReader::new(channel.take(MOST)).read_until(b'\n', &mut bytes);
         let _ = done.send(read.map(|_| bytes).unwrap_or_default());
     });
     match waiting.recv_timeout(PATIENCE) {
@@ -192,6 +196,8 @@ mod tests {
         ] {
             assert_eq!(json(name, text), want, "{text}");
         }
+        let leaves = "require('child_process').spawn('sleep', ['60'], { stdio: 'inherit' }); module.exports = { apps: [{ script: 'a' }] }";
+        assert_eq!(json("e.config.js", leaves), want);
         assert_eq!(json("e.config.mjs", "export const apps = [{ script: 'a' }]"), want);
     }
 
