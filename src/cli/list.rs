@@ -1,13 +1,12 @@
 //! `list`, `jlist`, `pid`, `id`: what is in the list.
 
-use std::cmp::Ordering;
-
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use crate::error::Error;
 use crate::ipc::client::Client;
 use crate::ipc::message::{InstanceDetail, InstanceView, Request};
 
+use super::order::{Order, order};
 use super::output;
 use super::preferences::preference;
 use super::render::{list, mini};
@@ -22,25 +21,6 @@ pub(super) struct List {
     /// Plain blocks of `key : value` lines
     #[arg(short, long, conflicts_with = "json")]
     mini_list: bool,
-}
-
-/// What the list is sorted by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Order {
-    field: Field,
-    descending: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Field {
-    Name,
-    Namespace,
-    Pid,
-    Id,
-    Cpu,
-    Memory,
-    Uptime,
-    Status,
 }
 
 pub(super) async fn list(list: List, session: &Session) -> Result<(), Error> {
@@ -71,11 +51,10 @@ pub(super) async fn show(session: &Session, client: &mut Client) -> Result<(), E
 
 /// The order asked for, else the one that was set.
 fn wanted(session: &Session) -> Result<Order, Error> {
-    let by_name = Order { field: Field::Name, descending: false };
     match session.sort {
         Some(order) => Ok(order),
         None => {
-            Ok(preference(&session.home, "list.sort")?.and_then(|text| order(&text).ok()).unwrap_or(by_name))
+            Ok(preference(&session.home, "list.sort")?.and_then(|text| order(&text).ok()).unwrap_or_default())
         }
     }
 }
@@ -141,72 +120,5 @@ async fn everything(session: &Session) -> Result<Vec<InstanceView>, Error> {
     match session.connect_if_running().await? {
         Some(mut client) => instances(session, &mut client).await,
         None => Ok(Vec::new()),
-    }
-}
-
-/// `field`, `field:asc` or `field:desc`.
-pub(super) fn order(text: &str) -> Result<Order, String> {
-    let (field, way) = text.split_once(':').unwrap_or((text, "asc"));
-    let descending = match way {
-        "asc" => false,
-        "desc" => true,
-        other => return Err(format!("the order is asc or desc, not {other:?}")),
-    };
-    let field = Field::from_str(field, true).map_err(|_| {
-        let known: Vec<String> =
-            Field::value_variants().iter().map(|field| format!("{field:?}").to_lowercase()).collect();
-        format!("the fields are {}", known.join(", "))
-    })?;
-    Ok(Order { field, descending })
-}
-
-impl Order {
-    /// Name and id decide what the field leaves open, so that the order is always the same.
-    fn compare(self, one: &InstanceView, other: &InstanceView) -> Ordering {
-        let by_field = match self.field {
-            Field::Name => one.name.cmp(&other.name),
-            Field::Namespace => one.namespace.cmp(&other.namespace),
-            Field::Pid => one.pid.cmp(&other.pid),
-            Field::Id => one.id.cmp(&other.id),
-            Field::Cpu => one.cpu.total_cmp(&other.cpu),
-            Field::Memory => one.memory.cmp(&other.memory),
-            Field::Uptime => one.uptime.cmp(&other.uptime),
-            Field::Status => one.status.as_str().cmp(other.status.as_str()),
-        };
-        let by_field = if self.descending { by_field.reverse() } else { by_field };
-        by_field.then_with(|| one.name.cmp(&other.name)).then(one.id.cmp(&other.id))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cli::render::list::tests::view;
-    use crate::ipc::message::Status;
-
-    fn ids(sort: &str) -> Vec<u32> {
-        let order = order(sort).unwrap();
-        let mut views = [
-            view(2, "a", Status::Online),
-            view(0, "b", Status::Stopped),
-            view(3, "c", Status::Online),
-            view(1, "a", Status::Online),
-        ];
-        views.sort_by(|one, other| order.compare(one, other));
-        views.iter().map(|view| view.id).collect()
-    }
-
-    #[test]
-    fn orders() {
-        assert_eq!(ids("name"), [1, 2, 0, 3]);
-        assert_eq!(ids("name:desc"), [3, 0, 1, 2]);
-        assert_eq!(ids("id"), [0, 1, 2, 3]);
-        assert_eq!(ids("status:asc"), [1, 2, 3, 0]);
-        assert_eq!(ids("memory:desc"), [1, 2, 3, 0]);
-        assert_eq!(
-            order("size").unwrap_err(),
-            "the fields are name, namespace, pid, id, cpu, memory, uptime, status"
-        );
-        assert!(order("name:up").is_err());
     }
 }

@@ -12,6 +12,7 @@ mod dump;
 mod environment;
 mod list;
 mod logs;
+mod order;
 mod output;
 mod plan;
 mod preferences;
@@ -49,8 +50,8 @@ struct Cli {
     #[arg(long, global = true)]
     no_color: bool,
     /// Order of the list: a field, with `:desc` from the other end
-    #[arg(long, global = true, value_parser = list::order, value_name = "FIELD[:asc|desc]")]
-    sort: Option<list::Order>,
+    #[arg(long, global = true, value_parser = order::order, value_name = "FIELD[:asc|desc]")]
+    sort: Option<order::Order>,
     /// Print the version
     #[arg(short = 'v', short_alias = 'V', long, action = ArgAction::Version)]
     version: (),

@@ -15,7 +15,7 @@ use crate::spec::{AppSpec, Vars};
 use super::act::perform;
 use super::environment;
 use super::output;
-use super::render::plan;
+use super::render::plan::{self, Change, Step};
 use super::session::Session;
 use super::settings::{Ground, mistakes, warn};
 
@@ -33,36 +33,6 @@ pub(super) struct PlanOf {
     /// Only these apps of the file
     #[arg(long, value_delimiter = ',', value_name = "NAMES", conflicts_with = "prune")]
     only: Vec<String>,
-}
-
-/// What is to be done about an app, and why.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Step {
-    /// It is not in the list.
-    Start(Box<AppSpec>),
-    /// Instances of it do not run; these ids.
-    Wake { name: String, ids: Vec<String> },
-    /// It runs with other settings.
-    Restart { app: Box<AppSpec>, changes: Vec<Change> },
-    /// It has another number of instances.
-    Scale { name: String, from: usize, to: u32 },
-    /// It was started from the file, which names it no more; these ids.
-    Delete { name: String, ids: Vec<String> },
-    /// The same, but only `--prune` deletes.
-    Keep { name: String },
-    /// Nothing.
-    Unchanged { name: String },
-}
-
-/// A setting that differs. Values of variables are not kept: nobody is to see them.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Change {
-    /// Where in the spec: `stop.timeout`.
-    pub(super) path: String,
-    /// What it is, and what it is to be; nothing for a variable's.
-    pub(super) values: Option<(Value, Value)>,
-    /// How a variable differs.
-    pub(super) how: &'static str,
 }
 
 pub(super) async fn plan(of: PlanOf, session: &Session) -> Result<(), Error> {

@@ -11,7 +11,7 @@ use crate::config::{Mistake, Mistakes, Place};
 use crate::error::Error;
 use crate::paths::Home;
 
-use super::list::order;
+use super::order::order;
 use super::output;
 use super::session::Session;
 use super::settings::mistakes;

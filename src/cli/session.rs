@@ -11,7 +11,7 @@ use crate::ipc::launch::{self, LaunchError};
 use crate::ipc::message::Report;
 use crate::paths::Home;
 
-use super::list::Order;
+use super::order::Order;
 use super::render::report::{outcomes, progress};
 use super::render::style::Style;
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::format::LIMIT;
 use super::resolve::SearchPath;
-use super::source::LIMIT;
 
 const PROGRAM: &str = include_str!("evaluate.js");
 

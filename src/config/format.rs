@@ -42,6 +42,9 @@ const ENDINGS: [(&str, Format); 9] = [
     (".config.mjs", Format::Script),
 ];
 
+/// The largest file read. A hundred times what the largest known ecosystem files need.
+pub(super) const LIMIT: u64 = 1 << 20;
+
 /// What stands for the file on standard input.
 pub(super) const STDIN: &str = "-";
 

@@ -8,13 +8,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::evaluate::{Exported, Failure, evaluate};
-use super::format::{Format, STDIN};
+use super::format::{Format, LIMIT, STDIN};
 use super::mistake::{Mistake, Place, tame};
 use super::resolve::SearchPath;
 use super::tree::{Node, paths};
-
-/// The largest file read. A hundred times what the largest known ecosystem files need.
-pub(super) const LIMIT: u64 = 1 << 20;
 
 /// Lines longer than this are not quoted whole; nobody reads them on a terminal.
 const QUOTED: usize = 160;

@@ -3,10 +3,40 @@
 use serde_json::Value;
 
 use super::style::tame;
-use crate::cli::plan::{Change, Step};
+use crate::spec::AppSpec;
 
 /// Values longer than this are not shown whole. Characters.
 const LONGEST: usize = 60;
+
+/// What is to be done about an app, and why.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::cli) enum Step {
+    /// It is not in the list.
+    Start(Box<AppSpec>),
+    /// Instances of it do not run; these ids.
+    Wake { name: String, ids: Vec<String> },
+    /// It runs with other settings.
+    Restart { app: Box<AppSpec>, changes: Vec<Change> },
+    /// It has another number of instances.
+    Scale { name: String, from: usize, to: u32 },
+    /// It was started from the file, which names it no more; these ids.
+    Delete { name: String, ids: Vec<String> },
+    /// The same, but only `--prune` deletes.
+    Keep { name: String },
+    /// Nothing.
+    Unchanged { name: String },
+}
+
+/// A setting that differs. Values of variables are not kept: nobody is to see them.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::cli) struct Change {
+    /// Where in the spec: `stop.timeout`.
+    pub(in crate::cli) path: String,
+    /// What it is, and what it is to be; nothing for a variable's.
+    pub(in crate::cli) values: Option<(Value, Value)>,
+    /// How a variable differs.
+    pub(in crate::cli) how: &'static str,
+}
 
 /// The plan, and how much there is to do.
 pub(in crate::cli) fn plan(steps: &[Step]) -> String {
@@ -64,7 +94,6 @@ fn shown(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::AppSpec;
 
     #[test]
     fn a_line_a_step() {
