@@ -20,7 +20,21 @@ impl Home {
     /// Neither `RSM_HOME` nor a home directory is known, or the path is not absolute and the
     /// current directory is gone.
     pub fn from_env() -> io::Result<Self> {
-        if let Some(path) = std::env::var_os("RSM_HOME").filter(|path| !path.is_empty()) {
+        Self::named_by(&["RSM_HOME"])
+    }
+
+    /// The home for a command typed as `pm2`: that of PM2's variable, where ours is not set.
+    ///
+    /// # Errors
+    /// As [`Self::from_env`].
+    pub fn from_env_as_pm2() -> io::Result<Self> {
+        Self::named_by(&["RSM_HOME", "PM2_HOME"])
+    }
+
+    /// The home that the first of these variables names that is set.
+    fn named_by(variables: &[&str]) -> io::Result<Self> {
+        let mut named = variables.iter().filter_map(std::env::var_os);
+        if let Some(path) = named.find(|path| !path.is_empty()) {
             return Ok(Self(std::path::absolute(path)?));
         }
         match std::env::home_dir().filter(|path| path.is_absolute()) {
@@ -90,6 +104,11 @@ impl Home {
     /// The list saved before that one.
     pub fn former_dump(&self) -> PathBuf {
         self.0.join("dump.json.prev")
+    }
+
+    /// What the commands do where nothing else is said.
+    pub fn settings(&self) -> PathBuf {
+        self.0.join("settings.json")
     }
 
     /// rsm's own log.

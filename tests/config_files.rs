@@ -22,7 +22,7 @@ impl Ground {
         for program in ["node", "python3", "bash", "sh", "tool"] {
             ground.program(&format!("bin/{program}"), "\x7fELF\0");
         }
-        for file in ["server.js", "worker.py", "job.sh", "notes", "lib/a.js"] {
+        for file in ["server.js", "worker.py", "job.sh", "notes", "lib/a.js", "public/index.html"] {
             ground.file(file, "text\n");
         }
         ground.program("run-me", "#!/usr/bin/env sh\n");

@@ -10,7 +10,7 @@ use crate::ipc::message::{ActOn, Action, Existing, Report, Request, ScaleTo, Sta
 use super::selectors::Targets;
 use super::session::Session;
 use super::settings::{Ground, Settings, load};
-use super::{environment, list};
+use super::{environment, list, logs};
 
 // Flags of `start` and `restart` that are no settings of the app.
 #[derive(Args, Clone, Debug)]
@@ -24,6 +24,60 @@ pub(super) struct Change {
     /// Give apps in the list the environment of this shell
     #[arg(short = 'a', long)]
     pub(super) update_env: bool,
+    /// Show what the apps say until Ctrl-C
+    #[arg(long)]
+    pub(super) attach: bool,
+    /// PM2's: so many at a time; all are restarted at once here
+    #[arg(long, hide = true, value_name = "N")]
+    parallel: Option<u32>,
+    #[command(flatten)]
+    unused: Unused,
+}
+
+// PM2's flags without a meaning here: taken, so that command lines go on working, and told.
+#[derive(Args, Clone, Debug)]
+struct Unused {
+    #[arg(long, hide = true)]
+    no_vizion: bool,
+    #[arg(long, hide = true)]
+    no_pmx: bool,
+    #[arg(long, hide = true)]
+    no_automation: bool,
+    #[arg(long, hide = true)]
+    source_map_support: bool,
+    #[arg(long, hide = true)]
+    disable_source_map_support: bool,
+    #[arg(long, hide = true)]
+    trace: bool,
+    #[arg(long, hide = true)]
+    disable_trace: bool,
+    #[arg(long, hide = true)]
+    v8: bool,
+    #[arg(long, hide = true)]
+    event_loop_inspector: bool,
+    #[arg(long, hide = true)]
+    deep_monitoring: bool,
+    #[arg(short = 'w', long, hide = true)]
+    write: bool,
+}
+
+impl Change {
+    /// Says which flags have no effect, where one could have been hoped for.
+    pub(super) fn tell_unused(&self, session: &Session) {
+        let Unused { source_map_support, trace, v8, event_loop_inspector, deep_monitoring, write, .. } =
+            self.unused;
+        let told = [
+            ("--source-map-support", source_map_support, "use --node-args=--enable-source-maps"),
+            ("--trace", trace, "nothing is injected into apps"),
+            ("--v8", v8, "nothing is injected into apps"),
+            ("--event-loop-inspector", event_loop_inspector, "nothing is injected into apps"),
+            ("--deep-monitoring", deep_monitoring, "nothing is injected into apps"),
+            ("--write", write, "files are never rewritten; `rsm init` begins one"),
+        ];
+        for (flag, _, about) in told.iter().filter(|(_, given, _)| *given) {
+            session.note(format_args!("warning: {flag} has no effect here: {about}"));
+        }
+    }
 }
 
 // Arguments of `restart`.
@@ -71,7 +125,7 @@ pub(super) async fn act(action: Action, targets: Targets, session: &Session) -> 
     };
     let what = format!("{} to {goal}", targets.targets.join(", "));
     let request = Request::Act(action, ActOn { select, ..ActOn::default() });
-    perform(session, &mut client, &what, vec![request]).await
+    perform(session, &mut client, &what, vec![request]).await.map(drop)
 }
 
 pub(super) async fn restart(mut restart: Restart, session: &Session) -> Result<(), Error> {
@@ -80,6 +134,7 @@ pub(super) async fn restart(mut restart: Restart, session: &Session) -> Result<(
         restart.targets.push(restart.settings.give_back().ok_or_else(nothing_named)?);
     }
     let Restart { targets, settings, change, args } = restart;
+    change.tell_unused(session);
     let (files, selectors): (Vec<String>, Vec<String>) =
         targets.iter().cloned().partition(|target| config::is_config_file(target));
     if change.env.is_some() && files.is_empty() {
@@ -102,7 +157,9 @@ pub(super) async fn restart(mut restart: Restart, session: &Session) -> Result<(
         true => session.connect_for(&targets).await?,
         false => session.connect_or_launch().await?,
     };
-    perform(session, &mut client, &format!("{} to be online", targets.join(", ")), requests).await
+    let done =
+        perform(session, &mut client, &format!("{} to be online", targets.join(", ")), requests).await?;
+    if change.attach { logs::attach(done, session).await } else { Ok(()) }
 }
 
 fn nothing_named() -> Error {
@@ -114,7 +171,7 @@ pub(super) async fn scale(scale: Scale, session: &Session) -> Result<(), Error> 
     let Scale { name, to } = scale;
     let mut client = session.connect_for(std::slice::from_ref(&name)).await?;
     let request = Request::Scale { name: name.clone(), to };
-    perform(session, &mut client, &format!("{name} to be scaled"), vec![request]).await
+    perform(session, &mut client, &format!("{name} to be scaled"), vec![request]).await.map(drop)
 }
 
 pub(super) async fn send_signal(send: SendSignal, session: &Session) -> Result<(), Error> {
@@ -129,19 +186,24 @@ pub(super) async fn send_signal(send: SendSignal, session: &Session) -> Result<(
 }
 
 /// Sends requests one after another until one fails, tells how instances came out, and shows
-/// the list. `what` says what is being waited for.
+/// the list. `what` says what is being waited for. Returns the ids of the instances.
 pub(super) async fn perform(
     session: &Session,
     client: &mut Client,
     what: &str,
     requests: Vec<Request>,
-) -> Result<(), Error> {
+) -> Result<Vec<String>, Error> {
+    let mut ids = Vec::new();
     for request in &requests {
         let report: Report =
             session.wait(what, client.call(request)).await.map_err(|error| session.failed(error))?;
         session.tell(&report)?;
+        ids.extend(report.instances.iter().map(|outcome| outcome.id.to_string()));
     }
-    if session.quiet() { Ok(()) } else { list::show(session, client).await }
+    if !session.quiet() {
+        list::show(session, client).await?;
+    }
+    Ok(ids)
 }
 
 /// `3`, `+3` or `-3`.

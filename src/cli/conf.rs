@@ -10,6 +10,12 @@ use crate::config;
 use crate::error::Error;
 use crate::ipc::message::Request;
 
+/// Whether a key is one of all of this rsm; others are for commands alone.
+pub(super) fn knows(key: &str) -> bool {
+    let table = serde_json::to_value(Conf::default()).unwrap_or_default();
+    table.get(key).is_some()
+}
+
 /// Shows all settings or one, or changes one; a daemon that runs hears of it.
 pub(super) async fn conf(key: Option<String>, value: Option<String>, session: &Session) -> Result<(), Error> {
     let path = session.home.conf();

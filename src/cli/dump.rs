@@ -16,7 +16,7 @@ pub(super) async fn save(force: bool, session: &Session) -> Result<(), Error> {
 
 pub(super) async fn resurrect(session: &Session) -> Result<(), Error> {
     let mut client = session.connect_or_launch().await?;
-    perform(session, &mut client, "the saved apps to be online", vec![Request::Resurrect]).await
+    perform(session, &mut client, "the saved apps to be online", vec![Request::Resurrect]).await.map(drop)
 }
 
 pub(super) async fn clear(session: &Session) -> Result<(), Error> {

@@ -11,6 +11,7 @@ use clap::Args;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::de::IgnoredAny;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::error::Error;
@@ -18,6 +19,7 @@ use crate::ipc::client::Lines;
 use crate::ipc::message::{LogItem, LogQuery, Request, Stream};
 use crate::logs::stamp::Stamp;
 
+use super::preferences::preference;
 use super::render::lines::{Prefix, highlighted, json_line, pairs};
 use super::render::style::Style;
 use super::session::Session;
@@ -88,7 +90,7 @@ struct Show {
 /// Shows lines until there are no more, the reader goes, or Ctrl-C: the two latter are how one
 /// leaves, so they are no failure.
 pub(super) async fn logs(logs: Logs, session: &Session) -> Result<(), Error> {
-    let query = query(&logs);
+    let query = query(&logs, session)?;
     let follow = query.follow;
     let show = Show::new(&logs, session.style);
     let mut client = session.connect().await?;
@@ -103,14 +105,16 @@ pub(super) async fn logs(logs: Logs, session: &Session) -> Result<(), Error> {
     }
 }
 
-fn query(logs: &Logs) -> LogQuery {
+fn query(logs: &Logs, session: &Session) -> Result<LogQuery, Error> {
     let all = logs.select.iter().any(|selector| selector == "all");
     let lines = match (logs.lines, logs.since) {
         (Some(lines), _) => lines,
         (None, Some(_)) => usize::MAX,
-        (None, None) => LINES,
+        (None, None) => {
+            preference(&session.home, "logs.lines")?.and_then(|text| text.parse().ok()).unwrap_or(LINES)
+        }
     };
-    LogQuery {
+    Ok(LogQuery {
         select: if all { Vec::new() } else { logs.select.clone() },
         lines,
         // What is over by then has nothing to come.
@@ -120,6 +124,23 @@ fn query(logs: &Logs) -> LogQuery {
         since: logs.since,
         until: logs.until,
         grep: logs.grep.clone(),
+    })
+}
+
+/// Shows what the selected apps say until the user has seen enough: Ctrl-C, or the reader goes.
+pub(super) async fn attach(select: Vec<String>, session: &Session) -> Result<(), Error> {
+    let mut client = session.connect().await?;
+    let query = LogQuery { select, lines: LINES, follow: true, ..LogQuery::default() };
+    let lines = client.stream(&Request::Logs(query)).await.map_err(|error| session.failed(error))?;
+    let show =
+        Show { shape: Shape::Prefixed(Prefix::default(), session.style), stamp: None, highlight: None };
+    let mut terminated = signal(SignalKind::terminate())
+        .map_err(|error| Error::System { what: "listening for SIGTERM", error })?;
+    tokio::select! {
+        result = pass_on(lines, show, session) => result.and(Err(Error::StreamEnded)),
+        _ = tokio::signal::ctrl_c() => Ok(()),
+        _ = terminated.recv() => Ok(()),
+        () = reader_gone() => Ok(()),
     }
 }
 

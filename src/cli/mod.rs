@@ -6,14 +6,19 @@
 
 mod act;
 mod conf;
+mod convert;
 mod daemon;
 mod describe;
 mod dump;
 mod environment;
 mod list;
 mod logs;
+mod order;
 mod output;
+mod plan;
+mod preferences;
 mod render;
+mod report;
 mod selectors;
 mod serve;
 mod session;
@@ -21,8 +26,10 @@ mod settings;
 mod start;
 mod upgrade;
 mod when;
+mod words;
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use clap::{ArgAction, Parser, Subcommand};
 
@@ -46,6 +53,9 @@ struct Cli {
     /// No colours (as with NO_COLOR set)
     #[arg(long, global = true)]
     no_color: bool,
+    /// Order of the list: a field, with `:desc` from the other end
+    #[arg(long, global = true, value_parser = order::order, value_name = "FIELD[:asc|desc]")]
+    sort: Option<order::Order>,
     /// Print the version
     #[arg(short = 'v', short_alias = 'V', long, action = ArgAction::Version)]
     version: (),
@@ -73,6 +83,10 @@ enum Command {
     Scale(act::Scale),
     /// Set the counters of apps to zero
     Reset(Targets),
+    /// Show what `apply` would do
+    Plan(plan::PlanOf),
+    /// Make what runs as a file says, and touch nothing else
+    Apply(plan::PlanOf),
     /// Send a signal to apps
     #[command(name = "sendSignal", aliases = ["send-signal", "sendsignal"])]
     SendSignal(act::SendSignal),
@@ -81,6 +95,8 @@ enum Command {
     List(list::List),
     /// Print the list as JSON in PM2's shape
     Jlist,
+    /// The same for people: indented
+    Prettylist,
     /// Show everything about apps
     #[command(visible_aliases = ["show", "desc"])]
     Describe(Describe),
@@ -144,6 +160,34 @@ enum Command {
     },
     /// Print the JSON Schema of ecosystem.toml
     Schema,
+    /// Print a file of another format as ecosystem.toml
+    Convert(convert::Convert),
+    /// Print what a bug report needs
+    Report,
+    /// Set what commands do where nothing else is said
+    Set {
+        /// Such as logs.lines
+        key: String,
+        /// Its value
+        value: String,
+    },
+    /// Print a setting; without a key all of them
+    Get {
+        /// Such as logs.lines
+        key: Option<String>,
+    },
+    /// Put a setting back to its default; `all` for all of them
+    Unset {
+        /// Such as logs.lines
+        key: String,
+    },
+    /// Write a first ecosystem.toml
+    #[command(alias = "ecosystem")]
+    Init {
+        /// PM2's `simple`; there is but one first file
+        #[arg(hide = true, value_parser = ["simple"])]
+        template: Option<String>,
+    },
     /// Serve a directory over HTTP, as an app
     Serve(serve::Serve),
     /// The file server in the foreground
@@ -172,8 +216,11 @@ enum Command {
 /// # Errors
 /// Whatever kept the command from doing what was asked.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
-    let cli = Cli::try_parse_from(args).map_err(Error::Arguments)?;
-    let home = || Home::from_env().map_err(Error::NoHome);
+    let args: Vec<OsString> = args.into_iter().collect();
+    let as_pm2 =
+        args.first().is_some_and(|name| Path::new(name).file_name().is_some_and(|name| name == "pm2"));
+    let cli = Cli::try_parse_from(args).map_err(|error| Error::Arguments(words::explained(error)))?;
+    let home = || if as_pm2 { Home::from_env_as_pm2() } else { Home::from_env() }.map_err(Error::NoHome);
     match cli.command {
         Command::Keeper { foreground, resume } => {
             let began = match resume {
@@ -188,7 +235,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
         Command::Schema => output::json(&config::schema()),
         Command::CanTakeOver => upgrade::can_take_over(),
         command => {
-            let session = Session::new(cli.silent, !cli.no_color && colour_wanted())?;
+            let silent = cli.silent || (as_pm2 && is_set("PM2_SILENT"));
+            let session = Session::new(home()?, silent, !cli.no_color && colour_wanted(), cli.sort);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|error| Error::System { what: "starting up", error })?;
             runtime.block_on(dispatch(command, &session))
@@ -203,10 +251,23 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
         Command::Restart(args) => act::restart(*args, session).await,
         Command::Delete(targets) => act::act(Action::Delete, targets, session).await,
         Command::Scale(args) => act::scale(args, session).await,
+        Command::Plan(args) => plan::plan(args, session).await,
+        Command::Apply(args) => plan::apply(args, session).await,
         Command::Reset(targets) => act::act(Action::Reset, targets, session).await,
         Command::SendSignal(args) => act::send_signal(args, session).await,
         Command::List(args) => list::list(args, session).await,
         Command::Jlist => list::jlist(session).await,
+        Command::Prettylist => list::prettylist(session).await,
+        Command::Report => report::report(session).await,
+        Command::Set { key, value } if conf::knows(&key) => conf::conf(Some(key), Some(value), session).await,
+        Command::Get { key: Some(key) } if conf::knows(&key) => conf::conf(Some(key), None, session).await,
+        Command::Set { key, value } => preferences::set(&key, &value, session),
+        Command::Get { key: Some(key) } => preferences::get(&key, session),
+        Command::Get { key: None } | Command::Conf { key: None, .. } => {
+            conf::conf(None, None, session).await?;
+            preferences::show(session)
+        }
+        Command::Unset { key } => preferences::unset(&key, session),
         Command::Describe(args) => describe::describe(args, session).await,
         Command::Env(args) => describe::env(args, session).await,
         Command::Pid { name } => list::pid(name, session).await,
@@ -214,6 +275,10 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
         Command::Logs(args) => logs::logs(args, session).await,
         Command::Flush { select } => logs::flush(select, session).await,
         Command::ReloadLogs => logs::reopen(session).await,
+        Command::Conf { key: Some(key), value } if !conf::knows(&key) => match value {
+            Some(value) => preferences::set(&key, &value, session),
+            None => preferences::get(&key, session),
+        },
         Command::Conf { key, value } => conf::conf(key, value, session).await,
         Command::Save { force } => dump::save(force, session).await,
         Command::Resurrect => dump::resurrect(session).await,
@@ -224,6 +289,8 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
         Command::Info { select, json } if select.is_empty() => daemon::info(json, session).await,
         Command::Info { select, json } => describe::describe(Describe { select, json }, session).await,
         Command::Serve(args) => serve::serve(args, session).await,
+        Command::Convert(args) => convert::convert(&args, session),
+        Command::Init { .. } => convert::init(session),
         // Run before there was a session: they are no clients.
         Command::Keeper { .. }
         | Command::Daemon
@@ -237,9 +304,13 @@ fn part<E: std::fmt::Display>(part: &'static str, result: Result<(), E>) -> Resu
     result.map_err(|error| Error::Part { part, reason: error.to_string() })
 }
 
+fn is_set(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|value| !value.is_empty())
+}
+
 /// Whether the environment and the command line allow colours where there is a terminal.
 pub fn colour_wanted() -> bool {
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let no_color = is_set("NO_COLOR");
     let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
     let flag = std::env::args_os().take_while(|arg| arg != "--").any(|arg| arg == "--no-color");
     !(no_color || dumb || flag)

@@ -5,6 +5,7 @@ pub(super) mod info;
 pub(super) mod lines;
 pub(super) mod list;
 pub(super) mod mini;
+pub(super) mod plan;
 pub(super) mod report;
 pub(super) mod style;
 pub(super) mod units;

@@ -10,7 +10,7 @@ use crate::ipc::client::Client;
 use crate::ipc::message::{InstanceView, Request, Selectors};
 
 use super::session::Session;
-use super::settings::mistakes;
+use super::settings::{Ground, mistakes};
 
 // The arguments of commands that act on what is in the list.
 #[derive(Args, Clone, Debug)]
@@ -48,8 +48,8 @@ impl Targets {
     }
 
     async fn of_file(&self, file: &str, session: &Session, client: &mut Client) -> Result<Selectors, Error> {
-        let mut names = config::names(Path::new(file), self.env.as_deref()).map_err(mistakes)?;
-        names.retain(|name| self.only.is_empty() || self.only.contains(name));
+        let ground = Ground::new(self.env.as_deref(), &self.only)?;
+        let names = config::names(Path::new(file), &ground.options).map_err(mistakes)?;
         let there: Vec<InstanceView> =
             client.call(&Request::List).await.map_err(|error| session.failed(error))?;
         let (ids, absent) = ids_of(&names, &there);

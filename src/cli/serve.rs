@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::config::{Mistake, Mistakes, Place};
 use crate::error::Error;
 use crate::ipc::message::{Existing, Request, StartApps};
 use crate::serve::ServeArgs;
@@ -12,6 +13,7 @@ use crate::spec::{AppSpec, Launcher};
 use super::act::perform;
 use super::environment;
 use super::session::Session;
+use super::settings::mistakes;
 
 /// Where it listens unless told otherwise.
 const PORT: u16 = 8080;
@@ -28,12 +30,19 @@ pub(super) struct Serve {
 }
 
 pub(super) async fn serve(serve: Serve, session: &Session) -> Result<(), Error> {
-    let app = serve.app(&std::env::current_dir().map_err(Error::NoDirectory)?);
+    let here = std::env::current_dir().map_err(Error::NoDirectory)?;
+    let directory = serve.site.path.as_ref().map_or_else(|| here.clone(), |path| here.join(path));
+    if !directory.is_dir() {
+        let message = "there is no such directory to serve".to_owned();
+        let help = Some("name one that exists: rsm serve ./dist 8080".into());
+        return Err(mistakes(Mistakes(vec![Mistake { place: Place::File(directory), message, help }])));
+    }
+    let app = serve.app(&here);
     let what = format!("{} to be online", app.name);
     let inherited = environment::inherited(session);
     let request = Request::Start(StartApps { apps: vec![app], inherited, existing: Existing::Refuse });
     let mut client = session.connect_or_launch().await?;
-    perform(session, &mut client, &what, vec![request]).await
+    perform(session, &mut client, &what, vec![request]).await.map(drop)
 }
 
 impl Serve {

@@ -12,6 +12,7 @@ use crate::ipc::message::Report;
 use crate::paths::Home;
 use crate::version::version;
 
+use super::order::Order;
 use super::render::report::{outcomes, progress};
 use super::render::style::Style;
 
@@ -24,21 +25,19 @@ pub(super) struct Session {
     pub(super) home: Home,
     /// How standard output is dressed.
     pub(super) style: Style,
+    /// `--sort`.
+    pub(super) sort: Option<Order>,
     quiet: bool,
 }
 
 impl Session {
     /// A session as the global flags want it.
-    ///
-    /// # Errors
-    /// The home directory is not known.
-    pub(super) fn new(quiet: bool, colour: bool) -> Result<Self, Error> {
-        let home = Home::from_env().map_err(Error::NoHome)?;
+    pub(super) fn new(home: Home, quiet: bool, colour: bool, sort: Option<Order>) -> Self {
         let style = match io::stdout().is_terminal() {
             true => Style { colour, width: columns() },
             false => Style::plain(),
         };
-        Ok(Self { home, style, quiet })
+        Self { home, style, sort, quiet }
     }
 
     /// A connection to the daemon that runs, or should: one that left its state behind did not end

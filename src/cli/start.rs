@@ -10,12 +10,9 @@ use crate::ipc::message::{ActOn, Action, Existing, Inherited, InstanceView, Requ
 use crate::spec::AppSpec;
 
 use super::act::{Change, perform};
-use super::environment;
 use super::session::Session;
 use super::settings::{Ground, Settings, load, mistakes, warn};
-
-/// The file that is started when nothing is named.
-const ECOSYSTEM: &str = "ecosystem.toml";
+use super::{daemon, environment, logs};
 
 // Arguments of `start`.
 #[derive(Args, Clone, Debug)]
@@ -31,9 +28,9 @@ pub(super) struct Start {
     /// Start another beside one that runs
     #[arg(short, long)]
     force: bool,
-    /// PM2's flags without a meaning here
-    #[arg(long, aliases = ["no-pmx", "no-automation"], hide = true, overrides_with = "no_vizion")]
-    no_vizion: bool,
+    /// Stay in the foreground and show what apps say; Ctrl-C ends all, if nothing ran before
+    #[arg(long)]
+    no_daemon: bool,
     /// Arguments of the app
     #[arg(last = true)]
     args: Vec<String>,
@@ -57,6 +54,7 @@ enum Step {
 }
 
 pub(super) async fn start(mut start: Start, session: &Session) -> Result<(), Error> {
+    start.change.tell_unused(session);
     if start.targets.is_empty() {
         start.targets.push(match start.settings.give_back() {
             Some(target) => target,
@@ -73,18 +71,39 @@ pub(super) async fn start(mut start: Start, session: &Session) -> Result<(), Err
     let steps = start.plan(targets, session, &ground)?;
     let requests = start.requests(steps, session, &ground)?;
     let adds = requests.iter().any(|request| matches!(request, Request::Start(_)));
+    let alone = start.no_daemon && session.connect_if_running().await?.is_none();
     let mut client = match adds {
         true => session.connect_or_launch().await?,
         false => session.connect_for(&start.targets).await?,
     };
     let what = format!("{} to be online", start.targets.join(", "));
-    perform(session, &mut client, &what, requests).await
+    let done = perform(session, &mut client, &what, requests).await;
+    if start.no_daemon {
+        return foreground(done, alone, session).await;
+    }
+    let done = done?;
+    if start.change.attach { logs::attach(done, session).await } else { Ok(()) }
+}
+
+/// Stays until Ctrl-C or SIGTERM and shows what all apps say. What this command brought to life ends
+/// with it: PM2 leaves its apps behind as orphans.
+async fn foreground(done: Result<Vec<String>, Error>, alone: bool, session: &Session) -> Result<(), Error> {
+    let seen = match done {
+        Ok(_) => logs::attach(Vec::new(), session).await,
+        Err(error) => Err(error),
+    };
+    let ended = if alone { daemon::kill(session).await } else { Ok(()) };
+    match seen {
+        // Somebody else ended the daemon: then there is nothing more to do, and nothing wrong.
+        Err(Error::StreamEnded) => ended,
+        seen => seen.and(ended),
+    }
 }
 
 /// The file in the current directory.
 fn default_file() -> Result<String, Error> {
-    if Path::new(ECOSYSTEM).is_file() {
-        return Ok(ECOSYSTEM.to_owned());
+    if let Some(file) = config::DEFAULT_FILES.iter().find(|file| Path::new(file).is_file()) {
+        return Ok((*file).to_owned());
     }
     Err(Error::NoEcosystem { directory: std::env::current_dir().map_err(Error::NoDirectory)? })
 }

@@ -82,6 +82,21 @@ fn every_listed_form_parses() {
         info --json
         info api
         schema
+        prettylist
+        report
+        convert ecosystem.config.js -o ecosystem.toml
+        convert -
+        init
+        ecosystem simple
+        plan ecosystem.config.js --prune
+        apply ecosystem.toml --only a,b --env production
+        set logs.lines 100
+        get
+        get logs.lines
+        conf
+        unset all
+        restart api --attach --parallel 2 --sort id:desc
+        start a.js --no-daemon --v8 --trace -w --source-map-support
         serve
         serve dist 8081 --spa --name site
         serve-files dist 8081

@@ -118,7 +118,7 @@ pub fn from_command(line: &CommandLine, cwd: &Path, options: &LoadOptions) -> Re
     let mut given = flags(line);
     given.push(Flag { flag: "start", key: "script", value: json!(line.script) });
     let settings = read(&given, &mut findings);
-    let written = Written { settings, at: At::Flag("--env"), refused: Vec::new() };
+    let written = Written::new(settings, At::Flag("--env"));
     let app = match findings.count() {
         0 => resolve::app(&written, &ground(cwd, options), &mut findings),
         _ => None,

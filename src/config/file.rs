@@ -6,10 +6,12 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::findings::{At, Findings, Given};
+use super::format::Format;
 use super::mistake::Mistakes;
 use super::settings::{KEYS, Key, Settings, find, unused};
 use super::source::Source;
-use super::tree::{Content, Entry, Node};
+use super::statics;
+use super::tree::{Broken, Content, Entry, Node};
 use super::value::{Environment, LogRules, Reading, Wrong, shown};
 
 /// So many errors of syntax are shown; after a broken one the rest are often only its echoes.
@@ -23,40 +25,61 @@ pub(super) struct Written {
     pub(super) at: At,
     /// The keys whose values could not be taken. What depends on them cannot be judged.
     pub(super) refused: Vec<&'static str>,
+    /// The same settings as values, by rsm's own keys, in the order of the file.
+    pub(super) given: Vec<(String, Value)>,
+    /// Keys that were left out.
+    pub(super) left: Vec<String>,
+}
+
+impl Written {
+    /// An app of these settings, nothing of which was refused.
+    pub(super) fn new(settings: Settings, at: At) -> Self {
+        Self { settings, at, refused: Vec::new(), given: Vec::new(), left: Vec::new() }
+    }
+
+    /// Notes a value in the place of a former one.
+    fn give(&mut self, key: &str, value: Value) {
+        self.given.retain(|(former, _)| former != key);
+        self.given.push((key.to_owned(), value));
+    }
 }
 
 /// Reads the apps of a file. Mistakes of syntax end it; all others are noted, and what could be
 /// read is returned.
 pub(super) fn read(source: &Source, findings: &mut Findings<'_>) -> Result<Vec<Written>, Mistakes> {
-    let root = match Node::from_toml(&source.text) {
+    let root = match parse(source) {
         Ok(root) => root,
         Err(errors) => {
             let mut broken = Findings::new(Some(source));
-            for error in errors.iter().take(SYNTAX_ERRORS) {
-                let at = At::Span(error.span().unwrap_or(0..0));
-                broken.mistake(&at, format!("not valid TOML: {}", error.message()), "");
+            for error in errors.into_iter().take(SYNTAX_ERRORS) {
+                let message = format!("not valid {}: {}", source.format.name(), error.message);
+                broken.mistake(&At::Span(error.at), message, help_with_syntax(source.format));
             }
             broken.finish(())?;
             return Ok(Vec::new());
         }
     };
-    let mut apps = Vec::new();
-    let (before, mut rules) = (findings.count(), None);
-    if let Content::Table(entries) = root.content {
-        for entry in entries {
-            match entry.key.as_str() {
-                "logs" => rules = log_rules(&entry, findings),
-                _ => top_level(entry, &mut apps, findings),
-            }
+    let mut file = File { format: source.format, apps: Vec::new(), rules: None };
+    let before = findings.count();
+    match root.content {
+        Content::Table(entries) if file.is_app(&entries) => {
+            let node = Node { at: root.at, content: Content::Table(entries) };
+            file.add(node, findings);
         }
+        Content::Table(entries) => entries.into_iter().for_each(|entry| file.top_level(entry, findings)),
+        Content::List(items) if file.format.is_pm2s() => {
+            items.into_iter().for_each(|item| file.add(item, findings))
+        }
+        _ => {}
     }
-    for app in &mut apps {
+    let File { apps, rules, .. } = &mut file;
+    for app in apps.iter_mut() {
         underlay(rules.clone(), &mut app.settings);
     }
-    if apps.is_empty() && findings.count() == before {
-        findings.mistake(&At::Span(0..0), "no apps here", "begin each app with a line [[apps]]");
+    if file.apps.is_empty() && findings.count() == before {
+        findings.mistake(&At::Span(0..0), "no apps here", begin(file.format));
     }
-    Ok(apps)
+    Ok(file.apps)
 }
 
 /// The log rules of all apps.
@@ -79,76 +102,163 @@ fn underlay(rules: Option<Given<LogRules>>, settings: &mut Settings) {
     }
 }
 
-fn top_level(entry: Entry, apps: &mut Vec<Written>, findings: &mut Findings<'_>) {
-    let at = At::Span(entry.key_at.clone());
-    match entry.key.as_str() {
-        "apps" | "pm2" => match entry.node.content {
-            Content::List(items) => apps.extend(items.into_iter().filter_map(|item| app(item, findings))),
-            _ => apps.extend(app(entry.node, findings)),
-        },
-        "$schema" => {}
-        "deploy" => findings.warn(&at, "`deploy` is not offered by rsm; it is ignored"),
-        "static" => findings.warn(&at, "`static` is not read; write an app with script = \"serve\" instead"),
-        key if find(key).is_some() || key.starts_with("env_") => {
-            let message = format!("`{key}` stands outside of any app");
-            findings.mistake(&at, message, "put it below a line [[apps]]");
+/// The text as a tree, or where it is broken.
+pub(super) fn parse(source: &Source) -> Result<Node, Vec<Broken>> {
+    match source.format {
+        Format::Toml => Node::from_toml(&source.text),
+        Format::Json | Format::Package | Format::Script => {
+            Node::from_json(&source.text).map_err(|one| vec![one])
         }
-        key => {
-            let help = match strsim::jaro_winkler(key, "apps") > 0.8 {
-                true => "did you mean [[apps]]?",
-                false => "apps are written below lines [[apps]]; remove it",
-            };
-            findings.mistake(&At::Key(entry.key_at), format!("unknown key `{key}`"), help);
+        Format::Yaml => Node::from_yaml(&source.text).map_err(|one| vec![one]),
+    }
+}
+
+fn help_with_syntax(format: Format) -> &'static str {
+    match format {
+        Format::Json | Format::Package => "values only; a file with code in it is called NAME.config.js",
+        _ => "",
+    }
+}
+
+/// How apps are begun.
+fn begin(format: Format) -> &'static str {
+    match format {
+        Format::Toml => "begin each app with a line [[apps]]",
+        Format::Yaml => "write them below a line `apps:`, each beginning with `- script: …`",
+        Format::Json | Format::Package => "write { \"apps\": [{ \"script\": \"…\" }] }",
+        Format::Script => "write module.exports = { apps: [{ script: '…' }] }",
+    }
+}
+
+/// A file on the way to its apps.
+struct File {
+    format: Format,
+    apps: Vec<Written>,
+    /// The log rules of all apps.
+    rules: Option<Given<LogRules>>,
+}
+
+impl File {
+    /// Whether a table is not a file's but an app itself, as PM2 has it.
+    fn is_app(&self, entries: &[Entry]) -> bool {
+        let has = |key: &str| entries.iter().any(|entry| entry.key == key);
+        let pm2s = self.format.is_pm2s() && self.format != Format::Package;
+        pm2s && !has("apps") && !has("pm2") && ["script", "exec", "cmd", "command"].iter().any(|key| has(key))
+    }
+
+    fn add(&mut self, node: Node, findings: &mut Findings<'_>) {
+        self.apps.extend(app(node, self.format, findings));
+    }
+
+    fn top_level(&mut self, entry: Entry, findings: &mut Findings<'_>) {
+        let at = At::Span(entry.key_at.clone());
+        match entry.key.as_str() {
+            "apps" | "pm2" => match entry.node.content {
+                Content::List(items) => items.into_iter().for_each(|item| self.add(item, findings)),
+                Content::Scalar(Value::Null) => {}
+                _ => self.add(entry.node, findings),
+            },
+            _ if self.format == Format::Package => {}
+            "$schema" => {}
+            "logs" => self.rules = log_rules(&entry, findings),
+            "deploy" => findings.warn(&at, "`deploy` is not offered by rsm; it is ignored"),
+            "static" => {
+                for app in statics::apps(entry.node, findings) {
+                    self.add(app, findings);
+                }
+            }
+            key if self.format.is_pm2s() => {
+                findings.warn(&at, format!("`{key}` is not read: apps stand below `apps`"));
+            }
+            key if find(key).is_some() || key.starts_with("env_") => {
+                let message = format!("`{key}` stands outside of any app");
+                findings.mistake(&at, message, "put it below a line [[apps]]");
+            }
+            key => {
+                let help = match strsim::jaro_winkler(key, "apps") > 0.8 {
+                    true => "did you mean [[apps]]?",
+                    false => "apps are written below lines [[apps]]; remove it",
+                };
+                findings.mistake(&At::Key(entry.key_at), format!("unknown key `{key}`"), help);
+            }
         }
     }
 }
 
-fn app(node: Node, findings: &mut Findings<'_>) -> Option<Written> {
+fn app(node: Node, format: Format, findings: &mut Findings<'_>) -> Option<Written> {
     let at = At::Span(node.at.clone());
     if findings.is_full() {
         return None;
     }
     let Content::Table(entries) = node.content else {
-        findings.mistake(&at, "an app wants a table of settings", "begin each app with a line [[apps]]");
+        findings.mistake(&at, "an app wants a table of settings", begin(format));
         return None;
     };
-    let mut app = Written { settings: Settings::default(), at, refused: Vec::new() };
+    let mut app = Written::new(Settings::default(), at);
     let mut seen: HashMap<&'static str, String> = HashMap::new();
     for entry in &entries {
         if findings.is_full() {
             break;
         }
-        setting(entry, &mut app, &mut seen, findings);
+        // PM2's way to leave a setting out; TOML has no such value.
+        if !matches!(entry.node.content, Content::Scalar(Value::Null)) {
+            setting(entry, format, &mut app, &mut seen, findings);
+        }
     }
     Some(app)
 }
 
 fn setting(
     entry: &Entry,
+    format: Format,
     app: &mut Written,
     seen: &mut HashMap<&'static str, String>,
     findings: &mut Findings<'_>,
 ) {
     let key_at = At::Span(entry.key_at.clone());
     let written = entry.key.as_str();
-    let Some(key) = find(written) else {
-        return match (written.strip_prefix("env_"), unused(written)) {
-            (Some(name), _) if !name.is_empty() => named_env(name, entry, &mut app.settings, findings),
-            (_, Some(about)) => findings.warn(&key_at, format!("`{written}` has no effect here: {about}")),
-            (_, None) => {
-                let key_at = At::Key(entry.key_at.clone());
-                findings.mistake(&key_at, format!("unknown key `{written}`"), suggestion(written));
-            }
-        };
-    };
+    let Some(key) = find(written) else { return other(entry, format, app, findings) };
     if let Some(before) = seen.insert(key.name, written.to_owned()) {
         let message = format!("`{written}` and `{before}` are the same setting");
-        findings.mistake(&key_at, message, "keep one of them");
-        return;
+        if !format.is_pm2s() {
+            findings.mistake(&key_at, message, "keep one of them");
+            return;
+        }
+        // As in PM2, where `cmd` counts only if there is no `script`, and else the last wins.
+        let kept = if before == key.name { &before } else { written };
+        findings.warn(&key_at, format!("{message}; `{kept}` is taken"));
+        if kept != written {
+            seen.insert(key.name, before);
+            return;
+        }
     }
-    if let Err(wrong) = (key.read)(&mut app.settings, &entry.node.value(), value_at(key, entry)) {
-        app.refused.push(key.name);
-        refuse(written, wrong, &entry.node.value(), &value_at(key, entry), findings);
+    let value = entry.node.value();
+    match (key.read)(&mut app.settings, &value, value_at(key, entry)) {
+        Ok(()) => app.give(key.name, value),
+        Err(wrong) => {
+            app.refused.push(key.name);
+            refuse(written, wrong, &value, &value_at(key, entry), findings);
+        }
+    }
+}
+
+/// A key that is not in the table: an environment with a name, or nothing that is read.
+fn other(entry: &Entry, format: Format, app: &mut Written, findings: &mut Findings<'_>) {
+    let written = entry.key.as_str();
+    if let Some(name) = written.strip_prefix("env_").filter(|name| !name.is_empty()) {
+        return named_env(name, entry, app, findings);
+    }
+    app.left.push(written.to_owned());
+    let key_at = At::Span(entry.key_at.clone());
+    match unused(written) {
+        Some(about) => findings.warn(&key_at, format!("`{written}` has no effect here: {about}")),
+        None if format.is_pm2s() => {
+            findings.warn(&key_at, format!("unknown key `{written}` is left out; {}", suggestion(written)));
+        }
+        None => {
+            let key_at = At::Key(entry.key_at.clone());
+            findings.mistake(&key_at, format!("unknown key `{written}`"), suggestion(written));
+        }
     }
 }
 
@@ -157,13 +267,14 @@ fn value_at(key: &Key, entry: &Entry) -> At {
     if key.name == "env" { At::Secret(entry.key_at.clone()) } else { At::Span(entry.node.at.clone()) }
 }
 
-fn named_env(name: &str, entry: &Entry, settings: &mut Settings, findings: &mut Findings<'_>) {
-    let at = At::Secret(entry.key_at.clone());
-    match Environment::read(&entry.node.value()) {
-        Ok(value) => {
-            settings.named_env.insert(name.to_owned(), Given { value, at });
+fn named_env(name: &str, entry: &Entry, app: &mut Written, findings: &mut Findings<'_>) {
+    let (at, value) = (At::Secret(entry.key_at.clone()), entry.node.value());
+    match Environment::read(&value) {
+        Ok(vars) => {
+            app.settings.named_env.insert(name.to_owned(), Given { value: vars, at });
+            app.give(&entry.key, value);
         }
-        Err(wrong) => refuse(&entry.key, wrong, &entry.node.value(), &at, findings),
+        Err(wrong) => refuse(&entry.key, wrong, &value, &at, findings),
     }
 }
 
@@ -189,7 +300,7 @@ mod tests {
     use super::*;
 
     fn read_text(text: &str) -> Result<(Vec<Written>, Vec<String>), Mistakes> {
-        let source = Source { path: "e.toml".into(), text: text.into() };
+        let source = Source::written("e.toml", text);
         let mut findings = Findings::new(Some(&source));
         let apps = read(&source, &mut findings)?;
         findings.finish(apps)

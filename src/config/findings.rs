@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::mistake::{Mistake, Mistakes, Place};
+use super::mistake::{Mistake, Mistakes, Place, tame};
 use super::source::{Quoted, Source};
 
 /// Where a setting was given.
@@ -40,7 +40,8 @@ pub(super) struct Findings<'a> {
 impl<'a> Findings<'a> {
     /// None so far; places are those of `source`.
     pub(super) fn new(source: Option<&'a Source>) -> Self {
-        Self { source, mistakes: Vec::new(), warnings: Vec::new() }
+        let warnings = source.map(|source| source.remarks.clone()).unwrap_or_default();
+        Self { source, mistakes: Vec::new(), warnings }
     }
 
     /// Notes a mistake; an empty `help` is none.
@@ -59,13 +60,14 @@ impl<'a> Findings<'a> {
         if self.warnings.len() >= MOST {
             return;
         }
-        let message = message.as_ref();
+        let message = tame(message.as_ref());
         let warning = match self.place(at) {
             Place::Span { file, line, column, .. } => {
                 format!("{}:{line}:{column}: {message}", file.display())
             }
             Place::File(file) => format!("{}: {message}", file.display()),
             Place::Flag(flag) => format!("{flag}: {message}"),
+            Place::Path { file, path } => format!("{}: {}: {message}", file.display(), tame(&path)),
         };
         // The same word for each instance of the same thing helps nobody.
         if !self.warnings.contains(&warning) {

@@ -35,6 +35,13 @@ pub enum Place {
         /// could show a secret.
         quote: Option<(String, usize)>,
     },
+    /// A value of a file that is evaluated: its places are not those of the text.
+    Path {
+        /// The file, as the user named it.
+        file: PathBuf,
+        /// As JavaScript writes it: `apps[2].instances`.
+        path: String,
+    },
     /// A flag or argument of the command.
     Flag(&'static str),
 }
@@ -57,22 +64,30 @@ impl std::error::Error for Mistakes {}
 impl fmt::Display for Mistake {
     /// Ends with a newline.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let message = &self.message;
+        let message = tame(&self.message);
         match &self.place {
             Place::File(file) => writeln!(out, "{}: {message}", file.display())?,
             Place::Flag(flag) => writeln!(out, "{flag}: {message}")?,
+            Place::Path { file, path } => writeln!(out, "{}: {}: {message}", file.display(), tame(path))?,
             Place::Span { file, line, column, quote } => {
                 writeln!(out, "{}:{line}:{column}: {message}", file.display())?;
                 if let Some((text, width)) = quote {
-                    underline(out, *line, *column, text, *width)?;
+                    underline(out, *line, *column, &tame(text), *width)?;
                 }
             }
         }
         match &self.help {
-            Some(help) => writeln!(out, "help: {help}"),
+            Some(help) => writeln!(out, "help: {}", tame(help)),
             None => Ok(()),
         }
     }
+}
+
+/// The text without what a terminal would obey: a file may have been written to deceive who reads
+/// what is wrong with it.
+pub(super) fn tame(text: &str) -> String {
+    let obeyed = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    text.chars().map(|c| if obeyed(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// The line, with carets under the stretch. Tabs are kept in the margin so that both align.
@@ -115,6 +130,12 @@ mod tests {
         let file =
             Mistake { place: Place::File("e.toml".into()), message: "is a directory".into(), help: None };
         assert_eq!(Mistakes(vec![flag, file]).to_string(), "--name: is empty\n\ne.toml: is a directory\n");
+    }
+
+    #[test]
+    fn nothing_reaches_the_terminal_that_it_would_obey() {
+        let mistake = Mistake { place: span(1, "a = [", 3), message: "\u{1b}[2Jx".into(), help: None };
+        assert!(!mistake.to_string().contains('\u{1b}'));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Configuration: read → resolve → validate → [`AppSpec`]s, or every mistake at once.
 //!
-//! - `source` reads a file within limits, `tree` parses it into values that know their place;
+//! - `format` tells formats apart, `source` reads a file within limits (`evaluate` has node evaluate
+//!   a script), `tree/` parses it into values that know their place;
 //! - `file` looks the keys up in the table of `settings` and reads each value by its kind
 //!   (`value/`), `command` does the same with flags;
 //! - `resolve/` fills in defaults, makes paths absolute, finds interpreters and users;
@@ -9,14 +10,18 @@
 //! Everything here happens where the user is: in the CLI, with the user's directory and `PATH`.
 
 mod command;
+mod convert;
+mod evaluate;
 mod file;
 mod findings;
+mod format;
 mod mistake;
 mod patch;
 mod resolve;
 mod schema;
 mod settings;
 mod source;
+mod statics;
 mod tree;
 mod value;
 
@@ -25,6 +30,8 @@ use std::ffi::OsString;
 use std::path::Path;
 
 pub use command::{CommandLine, from_command};
+pub use convert::{Converted, convert};
+pub use format::{DEFAULT_FILES, is_config_file};
 pub use mistake::{Mistake, Mistakes, Place};
 pub use patch::changes;
 pub use schema::schema;
@@ -32,7 +39,8 @@ pub use schema::schema;
 use crate::spec::{AppSpec, order};
 use file::Written;
 use findings::{At, Findings};
-use resolve::Ground;
+use format::STDIN;
+use resolve::{Ground, SearchPath};
 use source::Source;
 
 /// What a file or command line is resolved with.
@@ -57,33 +65,19 @@ pub struct Loaded {
     pub warnings: Vec<String>,
 }
 
-/// Endings of PM2's own formats, which are known but not read yet.
-const PM2_FORMATS: [&str; 7] =
-    [".json", ".json5", ".yaml", ".yml", ".config.js", ".config.cjs", ".config.mjs"];
-
 /// Bytes of a size as people write it: `300M`.
 pub fn size(text: &str) -> Option<u64> {
     use value::Reading;
     value::Size::read(&serde_json::Value::from(text)).ok().map(|size| size.0)
 }
 
-/// Whether an argument of `start`, `stop` … is the name of a configuration file. True for PM2's
-/// formats too: [`load`] then says that they are not read yet, and what to do.
-pub fn is_config_file(arg: &str) -> bool {
-    arg.ends_with(".toml") || is_pm2_format(arg)
-}
-
-fn is_pm2_format(name: &str) -> bool {
-    PM2_FORMATS.iter().any(|ending| name.ends_with(ending))
-}
-
-/// Loads the apps of a file.
+/// Loads the apps of a file, or of standard input for `-`.
 ///
 /// # Errors
 /// Every mistake of the file. Apps left out by `only` are read but not resolved: what they need
 /// may not be on this machine.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, Mistakes> {
-    let source = read(path)?;
+    let source = read(path, options)?;
     let mut findings = Findings::new(Some(&source));
     let written = file::read(&source, &mut findings)?;
     let env_name = options.env_name.as_deref();
@@ -93,19 +87,20 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, Mistakes> {
     };
     let names: Vec<Option<String>> = written.iter().map(name).collect();
     refuse_duplicates(&written, &names, &mut findings);
-    refuse_unknown(&options.only, &names, &mut findings);
+    let only = wanted(&options.only, &names);
+    refuse_unknown(&only, &names, &mut findings);
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let ground = Ground {
+        // Of `-` too: what is beside it is what is in the current directory.
         base: absolute.parent().unwrap_or(Path::new("/")).to_owned(),
         script_from_base: false,
-        source: Some(absolute.clone()),
+        source: (path != Path::new(STDIN)).then(|| absolute.clone()),
         env_name,
         cores: options.cores,
         path_var: &options.path_var,
     };
-    let chosen = |name: &Option<String>| {
-        options.only.is_empty() || name.as_ref().is_some_and(|name| options.only.contains(name))
-    };
+    let chosen =
+        |name: &Option<String>| only.is_empty() || name.as_ref().is_some_and(|name| only.contains(name));
     let mut apps = Vec::new();
     for (app, _) in written.iter().zip(&names).filter(|(_, name)| chosen(name)) {
         if findings.is_full() {
@@ -117,35 +112,42 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, Mistakes> {
     findings.finish(apps).map(|(apps, warnings)| Loaded { apps, warnings })
 }
 
-/// The names of a file's apps, as `env_name` makes them. Nothing is looked up on the machine:
+/// The names of a file's apps, as `--env` makes them, or those that `only` leaves. Nothing is looked up on the machine:
 /// an app can be stopped whose script is gone.
 ///
 /// # Errors
 /// The file's mistakes of syntax, keys and values, or an app without script and name.
-pub fn names(path: &Path, env_name: Option<&str>) -> Result<Vec<String>, Mistakes> {
-    let source = read(path)?;
+pub fn names(path: &Path, options: &LoadOptions) -> Result<Vec<String>, Mistakes> {
+    let source = read(path, options)?;
     let mut findings = Findings::new(Some(&source));
     let written = file::read(&source, &mut findings)?;
     let mut names = Vec::new();
     for app in &written {
-        match resolve::name(&app.settings, env_name) {
+        match resolve::name(&app.settings, options.env_name.as_deref()) {
             Some(name) => names.push(name),
             None => findings.mistake(&app.at, "this app has neither name nor script", "give it a name"),
         }
     }
+    let known: Vec<Option<String>> = names.iter().cloned().map(Some).collect();
+    let only = wanted(&options.only, &known);
+    refuse_unknown(&only, &known, &mut findings);
+    names.retain(|name| only.is_empty() || only.contains(name));
     findings.finish(names).map(|(names, _)| names)
 }
 
-/// Reads a file of a format that is read.
-fn read(path: &Path) -> Result<Source, Mistakes> {
-    if is_pm2_format(&path.to_string_lossy()) {
-        return Err(Mistakes(vec![Mistake {
-            place: Place::File(path.to_owned()),
-            message: "PM2's JSON, YAML and JavaScript files are not read yet".into(),
-            help: Some("write an ecosystem.toml; the keys are the same (docs/ecosystem.md)".into()),
-        }]));
-    }
-    Source::read(path).map_err(|mistake| Mistakes(vec![mistake]))
+fn read(path: &Path, options: &LoadOptions) -> Result<Source, Mistakes> {
+    let search = SearchPath::new(None, &options.path_var, Path::new("."));
+    Source::read(path, &search).map_err(|mistake| Mistakes(vec![mistake]))
+}
+
+/// The names in `--only`, written with commas or blanks. An app whose name has a blank means itself.
+fn wanted(only: &[String], names: &[Option<String>]) -> Vec<String> {
+    let parts = only.iter().flat_map(|text| text.split(',')).map(str::trim).filter(|part| !part.is_empty());
+    let words = |part: &str| match names.iter().flatten().any(|name| name == part) {
+        true => vec![part.to_owned()],
+        false => part.split_whitespace().map(str::to_owned).collect(),
+    };
+    parts.flat_map(words).collect()
 }
 
 fn refuse_duplicates(written: &[Written], names: &[Option<String>], findings: &mut Findings<'_>) {
@@ -184,3 +186,6 @@ fn refuse_unknown(only: &[String], names: &[Option<String>], findings: &mut Find
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod pm2_tests;

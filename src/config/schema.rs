@@ -25,7 +25,7 @@ pub fn schema() -> Value {
             "logs": logs(&mut generator),
             "pm2": { "$ref": "#/properties/apps" },
             "deploy": { "description": "Not offered by rsm; ignored." },
-            "static": { "description": "Not read; write an app with script = \"serve\"." }
+            "static": { "description": "File servers, as PM2 has them; an app with script = \"serve\" says the same." }
         },
         "additionalProperties": false,
         "definitions": { "app": app }

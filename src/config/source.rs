@@ -1,15 +1,17 @@
 //! The text of a configuration file: read with limits, and places in it found.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::mistake::{Mistake, Place};
-
-/// The largest file read. A hundred times what the largest known ecosystem files need.
-pub(super) const LIMIT: u64 = 1 << 20;
+use super::evaluate::{Exported, Failure, evaluate};
+use super::format::{Format, LIMIT, STDIN};
+use super::mistake::{Mistake, Place, tame};
+use super::resolve::SearchPath;
+use super::tree::{Node, paths};
 
 /// Lines longer than this are not quoted whole; nobody reads them on a terminal.
 const QUOTED: usize = 160;
@@ -18,31 +20,77 @@ const QUOTED: usize = 160;
 pub(super) struct Source {
     /// As the user named it.
     pub(super) path: PathBuf,
-    /// What it holds.
+    /// What it holds; what a script exports, as JSON.
     pub(super) text: String,
+    /// How to read it.
+    pub(super) format: Format,
+    /// What to tell the user besides.
+    pub(super) remarks: Vec<String>,
+    /// Of a script, what stands where in the JSON.
+    paths: Option<BTreeMap<usize, String>>,
 }
 
 impl Source {
-    /// Reads the file.
-    pub(super) fn read(path: &Path) -> Result<Self, Mistake> {
+    /// Reads the file, or standard input for `-`. A script is evaluated by the node found in `search`.
+    pub(super) fn read(path: &Path, search: &SearchPath) -> Result<Self, Mistake> {
+        let stdin = path == Path::new(STDIN);
+        let named = if stdin { PathBuf::from("standard input") } else { path.to_owned() };
         let fail = |message: String, help: &str| Mistake {
-            place: Place::File(path.to_owned()),
+            place: Place::File(named.clone()),
             message,
             help: (!help.is_empty()).then(|| help.to_owned()),
         };
-        let bytes = read_limited(path).map_err(|(message, help)| fail(message, help))?;
-        match String::from_utf8(bytes) {
-            Ok(text) if text.contains('\0') => Err(fail("is not a text file".into(), NOT_TEXT)),
-            Ok(text) => Ok(Self { path: path.to_owned(), text }),
+        let bytes = if stdin { limited(std::io::stdin().lock()) } else { read_limited(path) };
+        let bytes = bytes.map_err(|(message, help)| fail(message, help))?;
+        let text = match String::from_utf8(bytes) {
+            Ok(text) if text.contains('\0') => return Err(fail("is not a text file".into(), NOT_TEXT)),
+            Ok(text) => text,
             Err(error) => {
                 let at = error.utf8_error().valid_up_to();
-                Err(fail(format!("is not UTF-8 text (byte {at} cannot be read)"), NOT_TEXT))
+                return Err(fail(format!("is not UTF-8 text (byte {at} cannot be read)"), NOT_TEXT));
             }
+        };
+        // Editors on other systems begin a file so; no format means anything by it.
+        let text = text.strip_prefix('\u{feff}').map_or(text.clone(), str::to_owned);
+        let format = Format::of(path).unwrap_or_else(|| Format::of_text(&text));
+        match format {
+            Format::Script => Self::evaluated(named, search),
+            _ => Ok(Self { path: named, text, format, remarks: Vec::new(), paths: None }),
         }
+    }
+
+    /// A file's text without the file.
+    #[cfg(test)]
+    pub(super) fn written(name: &str, text: &str) -> Self {
+        let format = Format::of(Path::new(name)).unwrap_or(Format::Toml);
+        Self { path: name.into(), text: text.into(), format, remarks: Vec::new(), paths: None }
+    }
+
+    /// What a script exports.
+    fn evaluated(path: PathBuf, search: &SearchPath) -> Result<Self, Mistake> {
+        let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
+        let Exported { json, left, printed } = match evaluate(&absolute, search) {
+            Ok(exported) => exported,
+            Err(failure) => return Err(failed(path, failure)),
+        };
+        let named = path.display();
+        let mut remarks: Vec<String> =
+            left.iter().map(|left| format!("{named}: {}: {}", tame(&left.path), left.what)).collect();
+        if !printed.is_empty() {
+            remarks.push(format!("{named} printed while it was read:\n{printed}"));
+        }
+        let paths = Node::from_json(&json).map(|node| paths(&node)).unwrap_or_default();
+        Ok(Self { path, text: json, format: Format::Script, remarks, paths: Some(paths) })
     }
 
     /// Turns a stretch of bytes into a place people can find.
     pub(super) fn place(&self, span: &Range<usize>, quoted: Quoted) -> Place {
+        if let Some(paths) = &self.paths {
+            return match paths.get(&span.start).filter(|path| !path.is_empty()) {
+                Some(path) => Place::Path { file: self.path.clone(), path: path.clone() },
+                None => Place::File(self.path.clone()),
+            };
+        }
         let start = self.boundary(span.start);
         let head = &self.text[..start];
         let line_start = head.rfind('\n').map_or(0, |at| at + 1);
@@ -58,7 +106,9 @@ impl Source {
             }
             Quoted::No => None,
         };
-        let shown = shown.filter(|text| text.len() <= QUOTED && !self.is_environment(start));
+        // In other formats a whole app may stand on one line, with its variables.
+        let plain = self.format == Format::Toml && !self.is_environment(start);
+        let shown = shown.filter(|text| text.len() <= QUOTED && plain);
         Place::Span {
             file: self.path.clone(),
             line: head.matches('\n').count() + 1,
@@ -100,6 +150,16 @@ pub(super) enum Quoted {
     No,
 }
 
+/// The mistake of a script that cannot be evaluated.
+fn failed(path: PathBuf, failure: Failure) -> Mistake {
+    let place = match failure.line {
+        Some(line) => Place::Span { file: path, line, column: failure.column.unwrap_or(1), quote: None },
+        None => Place::File(path),
+    };
+    let help = (!failure.help.is_empty()).then(|| failure.help.to_owned());
+    Mistake { place, message: failure.message, help }
+}
+
 const NOT_TEXT: &str = "name an ecosystem.toml; a program is started with `rsm start ./program`";
 
 /// The file's bytes, or what is wrong and what to do.
@@ -120,8 +180,13 @@ fn read_limited(path: &Path) -> Result<Vec<u8>, (String, &'static str)> {
     if !meta.is_file() {
         return Err(("is not a regular file".into(), "write the configuration to a file first"));
     }
+    limited(file)
+}
+
+/// All of it, up to the limit. That holds for what is read, not for the size stated: a file may be
+/// growing.
+fn limited(file: impl Read) -> Result<Vec<u8>, (String, &'static str)> {
     let mut bytes = Vec::new();
-    // The limit holds for what is read, not for the size stated: the file may be growing.
     file.take(LIMIT + 1).read_to_end(&mut bytes).map_err(|error| (format!("cannot be read: {error}"), ""))?;
     if bytes.len() as u64 > LIMIT {
         return Err(("is larger than 1 MiB".into(), "is this the right file? Split a real one into several"));
@@ -134,7 +199,7 @@ mod tests {
     use super::*;
 
     fn source(text: &str) -> Source {
-        Source { path: "e.toml".into(), text: text.into() }
+        Source::written("e.toml", text)
     }
 
     fn line_column(source: &Source, at: usize) -> (usize, usize, bool) {
@@ -181,7 +246,10 @@ mod tests {
             if let Some(bytes) = bytes {
                 std::fs::write(&path, bytes).unwrap();
             }
-            Source::read(&path).err().map(|mistake| mistake.message).unwrap_or_default()
+            Source::read(&path, &SearchPath::new(None, "/bin".as_ref(), Path::new("/")))
+                .err()
+                .map(|mistake| mistake.message)
+                .unwrap_or_default()
         };
         assert_eq!(message("absent.toml", None), "no such file");
         assert_eq!(message("", None), "is a directory");

@@ -157,6 +157,7 @@ fn scripts_that_cannot_run_are_mistakes_with_a_way_out() {
 #[test]
 fn commands_shell_lines_and_the_file_server() {
     let place = Place::new();
+    fs::create_dir(place.path("www")).unwrap();
     let app = place.app("script = 'tool'");
     assert_eq!((app.script.as_str(), app.launcher), ("tool", Launcher::Direct));
     let app = place.app("script = 'sleep 7'\nargs = [\"it's\", 'x']");
@@ -220,7 +221,14 @@ fn environments_are_merged_by_name() {
     assert_eq!(loaded.warnings.len(), 1);
     assert!(loaded.warnings[0].contains("\"other\" has no `env_prod`"), "{:?}", loaded.warnings);
     assert_eq!(place.load(text).unwrap().apps[0].env["PORT"], "80");
-    assert_eq!(names(&place.path("ecosystem.toml"), Some("prod")).unwrap(), ["api-prod", "other"]);
+    assert_eq!(
+        names(
+            &place.path("ecosystem.toml"),
+            &LoadOptions { env_name: Some("prod".into()), ..LoadOptions::default() }
+        )
+        .unwrap(),
+        ["api-prod", "other"]
+    );
 }
 
 #[test]
@@ -264,7 +272,7 @@ fn apps_left_out_are_not_looked_up() {
     assert_eq!(place.load_with(text, &only("here")).unwrap().apps.len(), 1);
     let told = place.load_with(text, &only("her")).unwrap_err();
     assert_eq!(told, "--only: there is no app \"her\" in the file\nhelp: it has: here, there\n");
-    assert_eq!(names(&place.path("ecosystem.toml"), None).unwrap(), ["here", "there"]);
+    assert_eq!(names(&place.path("ecosystem.toml"), &LoadOptions::default()).unwrap(), ["here", "there"]);
 }
 
 #[test]
@@ -309,14 +317,6 @@ fn mistakes_of_commands_name_their_flags() {
     assert!(told.contains("--kill-timeout: wants a time") && told.contains("--instances: wants"), "{told}");
     let told = place.command(CommandLine { kill_timeout: None, instances: None, ..line }).unwrap_err();
     assert!(told.starts_with("start: missing script: no file "), "{told}");
-}
-
-#[test]
-fn formats_of_pm2_are_known_but_refused() {
-    assert!(is_config_file("ecosystem.toml") && is_config_file("ecosystem.config.js"));
-    assert!(is_config_file("a/b.json") && !is_config_file("server.js") && !is_config_file("toml"));
-    let told = load(Path::new("ecosystem.config.js"), &LoadOptions::default()).unwrap_err().to_string();
-    assert!(told.contains("not read yet") && told.contains("ecosystem.toml"), "{told}");
 }
 
 #[test]

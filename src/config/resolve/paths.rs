@@ -62,7 +62,7 @@ impl SearchPath {
     }
 
     /// The file a bare name stands for.
-    pub(super) fn find(&self, name: &str) -> Option<PathBuf> {
+    pub(in super::super) fn find(&self, name: &str) -> Option<PathBuf> {
         if name.is_empty() || name.contains('/') {
             return None;
         }

@@ -23,7 +23,12 @@ pub(super) fn args(
     let var = |name: &str| app.env.get(name).filter(|value| !value.is_empty()).cloned();
     let on = |name: &str| var(name).is_some_and(|value| value == "true" || value == "1");
     let path = given.path.or_else(|| var("PM2_SERVE_PATH")).unwrap_or_else(|| ".".into());
-    let mut args = vec![super::absolute(&path, &app.cwd).to_string_lossy().into_owned()];
+    let directory = super::absolute(&path, &app.cwd);
+    if !directory.is_dir() {
+        let message = format!("there is no directory {} to serve", directory.display());
+        findings.mistake(at, message, "create it, or correct the path (args, PM2_SERVE_PATH)");
+    }
+    let mut args = vec![directory.to_string_lossy().into_owned()];
     let port = given.port.or_else(|| var("PM2_SERVE_PORT")).or_else(|| var("PORT"));
     if port.as_ref().is_some_and(|port| Port::read(&port.as_str().into()).is_err()) {
         findings.mistake(at, "serve wants a port from 1 to 65535", "look at port, PM2_SERVE_PORT and args");

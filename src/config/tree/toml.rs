@@ -1,59 +1,22 @@
-//! A file's content as a tree that knows where each part stands, whatever the format.
+//! TOML as a tree.
 
 use std::ops::Range;
 
-use serde_json::{Map, Number, Value};
-use toml::de::{DeFloat, DeInteger, DeTable, DeValue, Error};
+use serde_json::{Number, Value};
+use toml::de::{DeFloat, DeInteger, DeTable, DeValue};
 
-/// A value and its place.
-pub(super) struct Node {
-    /// Its bytes in the file.
-    pub(super) at: Range<usize>,
-    /// What it is.
-    pub(super) content: Content,
-}
-
-/// What a node holds.
-pub(super) enum Content {
-    /// Text, a number, true or false.
-    Scalar(Value),
-    /// A list.
-    List(Vec<Node>),
-    /// A table, in the order of the file.
-    Table(Vec<Entry>),
-}
-
-/// A key and its value.
-pub(super) struct Entry {
-    /// The key.
-    pub(super) key: String,
-    /// The key's bytes in the file.
-    pub(super) key_at: Range<usize>,
-    /// The value.
-    pub(super) node: Node,
-}
+use super::{Broken, Content, Entry, Node};
 
 impl Node {
     /// Reads TOML; or all errors of syntax, as far as the parser can go on after one.
-    pub(super) fn from_toml(text: &str) -> Result<Self, Vec<Error>> {
+    pub(in super::super) fn from_toml(text: &str) -> Result<Self, Vec<Broken>> {
         let (table, errors) = DeTable::parse_recoverable(text);
         if errors.is_empty() {
             let at = table.span();
             Ok(Self { at, content: entries(table.into_inner()) })
         } else {
-            Err(errors)
-        }
-    }
-
-    /// The value without its places.
-    pub(super) fn value(&self) -> Value {
-        match &self.content {
-            Content::Scalar(value) => value.clone(),
-            Content::List(items) => Value::Array(items.iter().map(Self::value).collect()),
-            Content::Table(entries) => {
-                let pairs = entries.iter().map(|entry| (entry.key.clone(), entry.node.value()));
-                Value::Object(pairs.collect::<Map<_, _>>())
-            }
+            let broken = |error: toml::de::Error| Broken::new(error.span().unwrap_or(0..0), error.message());
+            Err(errors.into_iter().map(broken).collect())
         }
     }
 }

@@ -1,0 +1,167 @@
+//! `convert` and `init`: writing an ecosystem.toml, and never over one.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::config::{self, Mistake, Mistakes, Place};
+use crate::error::Error;
+
+use super::output;
+use super::session::Session;
+use super::settings::{Ground, mistakes, warn};
+
+/// What `init` writes.
+const FIRST: &str = "ecosystem.toml";
+
+// Arguments of `convert`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Convert {
+    /// The file, in any format; `-` for standard input
+    file: PathBuf,
+    /// Write to this file, which must not exist, instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+pub(super) fn convert(convert: &Convert, session: &Session) -> Result<(), Error> {
+    let Convert { file, output } = convert;
+    let ground = Ground::new(None, &[])?;
+    let directory = output.as_ref().map(|out| ground.cwd.join(out.parent().unwrap_or(Path::new(""))));
+    // `.` and doubled slashes dropped, as in the file's own path.
+    let directory = directory.map(|path| std::path::absolute(&path).unwrap_or(path));
+    let converted = config::convert(file, directory.as_deref(), &ground.options).map_err(mistakes)?;
+    warn(session, &converted.warnings);
+    match output {
+        None => output::text(&converted.text),
+        Some(path) => {
+            // It may hold secrets: open to those that the original is open to, and never to more.
+            let mode = file.metadata().map_or(0o600, |meta| meta.permissions().mode() & 0o666);
+            write_new(path, &converted.text, mode)?;
+            session.note(format_args!("wrote {}", path.display()));
+            Ok(())
+        }
+    }
+}
+
+/// Writes a first file for what lies in the current directory.
+pub(super) fn init(session: &Session) -> Result<(), Error> {
+    let here = std::env::current_dir().map_err(Error::NoDirectory)?;
+    write_new(Path::new(FIRST), &first_file(&here), 0o644)?;
+    session.note(format_args!("wrote {FIRST}; `rsm start` starts what it names"));
+    Ok(())
+}
+
+fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
+    let open = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    let written = open.and_then(|mut file: File| file.write_all(text.as_bytes()));
+    written.map_err(|error| {
+        let (message, help) = match error.kind() {
+            ErrorKind::AlreadyExists => {
+                ("exists already".to_owned(), "move it away, or name another file with -o")
+            }
+            _ => (format!("cannot be written: {error}"), "choose another place with -o"),
+        };
+        mistakes(Mistakes(vec![Mistake {
+            place: Place::File(path.to_owned()),
+            message,
+            help: Some(help.into()),
+        }]))
+    })
+}
+
+/// A file to begin with: the app that seems to lie here, else one that runs anywhere.
+fn first_file(here: &Path) -> String {
+    let (name, script) =
+        found(here).unwrap_or_else(|| ("clock".into(), "while date; do sleep 5; done".into()));
+    let quoted = |text: String| serde_json::Value::from(text).to_string();
+    format!(
+        "\
+# What rsm runs. `rsm start` starts it, `rsm list` shows it, `rsm logs` what it says;
+# `rsm schema` describes every key.
+
+[[apps]]
+name = {}
+# A file, a program in PATH, or a line for the shell.
+script = {}
+# One a core for \"max\"; each needs a port of its own: increment_var = \"PORT\".
+instances = 1
+# Restarted when it uses more.
+max_memory_restart = \"500M\"
+# How long it may take to end before it is killed.
+kill_timeout = \"10s\"
+
+[apps.env]
+# NODE_ENV = \"development\"
+
+# With `rsm start --env production` this lies over [apps.env].
+[apps.env_production]
+# NODE_ENV = \"production\"
+",
+        quoted(name),
+        quoted(script)
+    )
+}
+
+/// Name and script of what lies here.
+fn found(here: &Path) -> Option<(String, String)> {
+    const USUAL: [&str; 10] = [
+        "server.js",
+        "index.js",
+        "app.js",
+        "main.js",
+        "dist/index.js",
+        "src/index.js",
+        "src/index.ts",
+        "main.py",
+        "app.py",
+        "main.rb",
+    ];
+    let package = std::fs::read(here.join("package.json")).ok();
+    let package: serde_json::Value =
+        package.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    let there = |script: &&str| !script.is_empty() && here.join(script).is_file();
+    let main = package["main"].as_str().filter(there);
+    let usual = || USUAL.into_iter().find(there);
+    let npm = || package["scripts"]["start"].is_string().then_some("npm start");
+    let script = main.or_else(usual).or_else(npm)?;
+    let directory = || here.file_name().map(|name| name.to_string_lossy().into_owned());
+    let name = package["name"].as_str().map(str::to_owned).or_else(directory).unwrap_or_else(|| "app".into());
+    // A name of npm's may begin with the owner's: @me/api.
+    let name =
+        name.rsplit('/').next().map(str::trim).filter(|name| !matches!(*name, "" | "all")).unwrap_or("app");
+    let script = if script.contains(' ') {
+        script.to_owned()
+    } else {
+        format!("./{}", script.trim_start_matches("./"))
+    };
+    Some((name.to_owned(), script))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn script_of(text: &str) -> String {
+        text.lines().filter(|line| line.starts_with("script") || line.starts_with("name")).collect()
+    }
+
+    #[test]
+    fn the_first_file_names_what_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let here = || script_of(&first_file(dir.path()));
+        assert_eq!(here(), "name = \"clock\"script = \"while date; do sleep 5; done\"");
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        write("package.json", r#"{ "name": "@me/api", "main": "gone.js", "scripts": { "start": "x" } }"#);
+        assert_eq!(here(), "name = \"api\"script = \"npm start\"");
+        write("app.js", "");
+        assert_eq!(here(), "name = \"api\"script = \"./app.js\"");
+        write("gone.js", "");
+        assert_eq!(here(), "name = \"api\"script = \"./gone.js\"");
+        write("package.json", "broken");
+        assert!(here().ends_with("script = \"./app.js\""));
+    }
+}

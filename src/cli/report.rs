@@ -1,0 +1,55 @@
+//! `report`: what a bug report needs, as Markdown. No variable's value is in it.
+
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+use crate::error::Error;
+use crate::ipc::message::{Info, InstanceView, Request};
+
+use super::output;
+use super::render::style::{Style, tame};
+use super::render::{info, list};
+use super::session::Session;
+
+/// So many of the last lines of rsm's own log.
+const LAST: usize = 20;
+
+/// No line of the log is so long that twenty of them would not fit. Bytes.
+const TAIL: u64 = 32 << 10;
+
+pub(super) async fn report(session: &Session) -> Result<(), Error> {
+    let cli = env!("CARGO_PKG_VERSION");
+    let mut text = format!("```\n# rsm {cli} on {} {}\n", std::env::consts::OS, std::env::consts::ARCH);
+    match session.connect_if_running().await? {
+        Some(mut client) => {
+            let told: Info = client.call(&Request::Info).await.map_err(|error| session.failed(error))?;
+            let there: Vec<InstanceView> =
+                client.call(&Request::List).await.map_err(|error| session.failed(error))?;
+            text += &info::info(&told, cli, Style::plain());
+            text += &format!("\n# list\n{}", list::list(&there, Style::plain()));
+        }
+        None => text += "no daemon runs\n",
+    }
+    text += &format!(
+        "\n# the last lines of {}\n{}```\n",
+        session.home.own_log().display(),
+        last(&session.home.own_log())
+    );
+    output::text(&text)
+}
+
+/// The last lines of a file; nothing where there is none.
+fn last(path: &Path) -> String {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = std::fs::File::open(path)?;
+        let length = file.seek(SeekFrom::End(0))?;
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+        let mut bytes = Vec::new();
+        file.take(TAIL).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LAST)..].iter().map(|line| format!("{}\n", tame(line))).collect()
+}

@@ -1,0 +1,244 @@
+//! Ecosystem files in JavaScript, evaluated by the user's own node: within a time limit, and with
+//! a channel of its own for the answer, so that whatever the file prints does no harm.
+
+use std::io::{self, BufRead, BufReader, PipeReader, Read};
+use std::path::Path;
+use std::process::{Child, Command};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::format::LIMIT;
+use super::resolve::SearchPath;
+
+const PROGRAM: &str = include_str!("evaluate.js");
+
+/// How long a file may take. Starting node takes a twentieth of a second on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The longest answer. Bytes: it is JSON within JSON, whose quotes take twice the room.
+const MOST: u64 = 2 * LIMIT;
+
+/// So much of what a file prints is shown. Bytes.
+const SHOWN: usize = 4096;
+
+/// What a file exports.
+#[derive(Debug, Deserialize)]
+pub(super) struct Exported {
+    /// As JSON.
+    pub(super) json: String,
+    /// What could not be put into JSON.
+    pub(super) left: Vec<Left>,
+    /// What it printed.
+    #[serde(skip)]
+    pub(super) printed: String,
+}
+
+/// A value that was left out.
+#[derive(Debug, Deserialize)]
+pub(super) struct Left {
+    /// Where: `apps[0].env.X`.
+    pub(super) path: String,
+    /// What, and why.
+    pub(super) what: String,
+}
+
+/// Why a file could not be evaluated.
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// What is wrong.
+    pub(super) message: String,
+    /// Where in the file, from 1.
+    #[serde(default)]
+    pub(super) line: Option<usize>,
+    /// From 1.
+    #[serde(default)]
+    pub(super) column: Option<usize>,
+    /// What to do; may be empty.
+    #[serde(skip)]
+    pub(super) help: &'static str,
+}
+
+/// What node says on the channel.
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Answer {
+    Value(Exported),
+    Failure(Failure),
+}
+
+/// Evaluates a file (absolute path); node is looked up in `search`.
+pub(super) fn evaluate(file: &Path, search: &SearchPath) -> Result<Exported, Failure> {
+    let Some(node) = search.find("node") else {
+        return fail(
+            "is JavaScript, and there is no node in PATH to evaluate it",
+            "install Node.js, or put it into PATH",
+        );
+    };
+    let broken =
+        |error: io::Error| Failure { message: format!("node cannot be run: {error}"), ..Failure::default() };
+    let (answer, channel) = io::pipe().map_err(broken)?;
+    let (output, out) = io::pipe().map_err(broken)?;
+    let err = out.try_clone().map_err(broken)?;
+    // Standard input is what no program writes to by accident: it carries the answer back.
+    let mut node = Command::new(node);
+    node.arg("-e").arg(PROGRAM).arg(file).stdin(channel).stdout(out).stderr(err);
+    let mut child = node.spawn().map_err(broken)?;
+    drop(node);
+    let printed = collect(output);
+    let answer = wait(answer);
+    // The file may have left timers or connections behind that would keep it running.
+    let _ = child.kill();
+    judge(answer, &mut child, &shown(&printed))
+}
+
+fn judge(answer: Option<Vec<u8>>, child: &mut Child, printed: &str) -> Result<Exported, Failure> {
+    let ended = child.wait().ok();
+    let Some(bytes) = answer else {
+        let seconds = PATIENCE.as_secs();
+        let message = format!("did not come to an end within {seconds} s{}", after(printed));
+        return fail(message, "an ecosystem file only exports its apps: take out what loops or waits");
+    };
+    if bytes.len() as u64 >= MOST {
+        return fail("exports more than 1 MiB", "is this the right file?");
+    }
+    match serde_json::from_slice(&bytes) {
+        Ok(Answer::Value(exported)) => Ok(Exported { printed: printed.to_owned(), ..exported }),
+        Ok(Answer::Failure(failure)) => Err(failure),
+        Err(_) => {
+            let how = ended.map_or_else(String::new, |status| format!(" ({status})"));
+            fail(
+                format!("ended before its apps were known{how}{}", after(printed)),
+                "run it with node to see why",
+            )
+        }
+    }
+}
+
+fn fail<T>(message: impl Into<String>, help: &'static str) -> Result<T, Failure> {
+    Err(Failure { message: message.into(), help, ..Failure::default() })
+}
+
+fn after(printed: &str) -> String {
+    if printed.is_empty() { String::new() } else { format!("; it printed:\n{printed}") }
+}
+
+/// The line that comes on the channel, unless that takes too long. Not all until its end: a process that the
+/// file started may hold the channel open for longer.
+fn wait(channel: PipeReader) -> Option<Vec<u8>> {
+    let (done, waiting) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let read = BufReader::new(channel.take(MOST)).read_until(b'\n', &mut bytes);
+        let _ = done.send(read.map(|_| bytes).unwrap_or_default());
+    });
+    match waiting.recv_timeout(PATIENCE) {
+        Ok(bytes) => Some(bytes),
+        Err(RecvTimeoutError::Timeout) => None,
+        Err(RecvTimeoutError::Disconnected) => Some(Vec::new()),
+    }
+}
+
+/// Keeps the beginning of what is printed, and reads on so that nobody has to wait for it. Not waited
+/// for itself: a process that the file started may hold the other end for ever.
+fn collect(mut output: PipeReader) -> Arc<Mutex<Vec<u8>>> {
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let keep = Arc::clone(&kept);
+    std::thread::spawn(move || {
+        let mut chunk = [0; 8192];
+        while let Ok(read @ 1..) = output.read(&mut chunk) {
+            let Ok(mut kept) = keep.lock() else { return };
+            let room = SHOWN.saturating_sub(kept.len()).min(read);
+            kept.extend_from_slice(&chunk[..room]);
+        }
+    });
+    kept
+}
+
+/// What was printed, as it may be shown on a terminal.
+fn shown(printed: &Mutex<Vec<u8>>) -> String {
+    let Ok(bytes) = printed.lock() else { return String::new() };
+    let text = String::from_utf8_lossy(&bytes);
+    text.trim().chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(name: &str, text: &str) -> Result<Exported, Failure> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        let path = std::env::var_os("PATH").unwrap();
+        evaluate(&file, &SearchPath::new(None, &path, dir.path()))
+    }
+
+    fn json(name: &str, text: &str) -> String {
+        run(name, text).unwrap_or_else(|failure| panic!("{failure:?}")).json
+    }
+
+    #[test]
+    fn every_way_to_export() {
+        let want = r#"{"apps":[{"script":"a"}]}"#;
+        for (name, text) in [
+            ("e.config.js", "module.exports = { apps: [{ script: 'a' }] }"),
+            ("e.config.cjs", "exports.apps = [{ script: 'a' }]"),
+            ("e.config.mjs", "export default { apps: [{ script: 'a' }] }"),
+            ("e.config.mjs", "export default await Promise.resolve({ apps: [{ script: 'a' }] })"),
+            ("e.config.js", "exports.__esModule = true; exports.default = { apps: [{ script: 'a' }] }"),
+            (
+                "e.config.js",
+                "console.log('{'.repeat(1e6)); setInterval(() => {}, 9); module.exports = { apps: [{ script: 'a' }] }",
+            ),
+        ] {
+            assert_eq!(json(name, text), want, "{text}");
+        }
+        let leaves = "require('child_process').spawn('sleep', ['60'], { stdio: 'inherit' }); module.exports = { apps: [{ script: 'a' }] }";
+        assert_eq!(json("e.config.js", leaves), want);
+        assert_eq!(json("e.config.mjs", "export const apps = [{ script: 'a' }]"), want);
+    }
+
+    #[test]
+    fn what_is_no_data() {
+        let exported = run(
+            "e.config.js",
+            "module.exports = { f() {}, u: undefined, n: NaN, d: new Date(0), b: 1n, ['__proto__']: 1 }",
+        )
+        .unwrap();
+        assert_eq!(exported.json, r#"{"n":"NaN","d":"1970-01-01T00:00:00.000Z","b":1,"__proto__":1}"#);
+        assert_eq!(exported.left.len(), 1);
+        assert_eq!(exported.left[0].path, "f");
+        let cycle = run("e.config.js", "const a = { apps: [{}] }; a.apps[0].env = a; module.exports = a")
+            .unwrap_err();
+        assert_eq!(cycle.message, "apps[0].env contains itself");
+        let deep = "let a = {}; for (let i = 0; i < 1e5; i++) a = { a }; module.exports = a";
+        assert!(run("e.config.js", deep).unwrap_err().message.contains("deep"));
+        let wide = "let a = [1]; for (let i = 0; i < 40; i++) a = [a, a, a]; module.exports = a";
+        assert!(run("e.config.js", wide).unwrap_err().message.contains("too many"));
+    }
+
+    #[test]
+    fn failures_have_a_place() {
+        let thrown = run("e.config.js", "const a = 1\n\nthrow new Error('no luck')\n").unwrap_err();
+        assert_eq!((thrown.message.as_str(), thrown.line), ("Error: no luck", Some(3)));
+        let syntax = run("e.config.js", "module.exports = {\n  apps: [}\n}\n").unwrap_err();
+        assert_eq!((syntax.message.as_str(), syntax.line), ("SyntaxError: Unexpected token '}'", Some(2)));
+        let module = run("e.config.mjs", "export default {\n  apps: [}\n}\n").unwrap_err();
+        assert!(module.message.contains("SyntaxError"), "{module:?}");
+        let gone = run("e.config.js", "console.log('bye'); process.exit(3)").unwrap_err();
+        assert!(gone.message.contains("it printed:\nbye"), "{gone:?}");
+        let big = run("e.config.js", "module.exports = { a: 'x'.repeat(3e6) }").unwrap_err();
+        assert_eq!(big.message, "exports more than 1 MiB");
+    }
+
+    #[test]
+    fn without_node_that_is_said() {
+        let failure =
+            evaluate(Path::new("/e.config.js"), &SearchPath::new(None, "/nowhere".as_ref(), Path::new("/")))
+                .unwrap_err();
+        assert!(failure.message.contains("no node in PATH"), "{failure:?}");
+    }
+}

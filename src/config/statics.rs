@@ -1,0 +1,80 @@
+//! PM2's top-level `static`: each entry is a file server, and so an app whose script is `serve`.
+
+use serde_json::Value;
+
+use super::findings::{At, Findings};
+use super::tree::{Content, Entry, Node};
+
+/// Keys of an entry and the variables of the server that say the same.
+const KEYS: [(&str, &str); 7] = [
+    ("port", "PM2_SERVE_PORT"),
+    ("host", "PM2_SERVE_HOST"),
+    ("path", "PM2_SERVE_PATH"),
+    ("directory", "PM2_SERVE_PATH"),
+    ("spa", "PM2_SERVE_SPA"),
+    ("ftp", "PM2_SERVE_FTP"),
+    ("homepage", "PM2_SERVE_HOMEPAGE"),
+];
+
+/// What PM2 calls a server without a port of its own, and the port.
+const PORT: u16 = 8080;
+
+/// The apps that a list of servers, or a single one, stands for.
+pub(super) fn apps(node: Node, findings: &mut Findings<'_>) -> Vec<Node> {
+    let items = match node.content {
+        Content::List(items) => items,
+        _ => vec![node],
+    };
+    items.into_iter().filter_map(|item| app(item, findings)).collect()
+}
+
+fn app(node: Node, findings: &mut Findings<'_>) -> Option<Node> {
+    let at = node.at;
+    let Content::Table(entries) = node.content else {
+        findings.mistake(
+            &At::Span(at),
+            "a file server wants a table of settings",
+            "such as { path: './dist', port: 8080 }",
+        );
+        return None;
+    };
+    let make = |key: &str, value: Value, at: &std::ops::Range<usize>| Entry {
+        key: key.to_owned(),
+        key_at: at.clone(),
+        node: Node { at: at.clone(), content: Content::Scalar(value) },
+    };
+    let port = entries.iter().find(|entry| entry.key == "port").map(|entry| entry.node.value());
+    let port =
+        port.map_or_else(|| PORT.to_string(), |port| port.as_str().map_or(port.to_string(), str::to_owned));
+    let mut settings = vec![
+        make("script", "serve".into(), &at),
+        // In one process, as in PM2.
+        make("exec_mode", "fork".into(), &at),
+    ];
+    let mut env = Vec::new();
+    let mut name = None;
+    for entry in entries {
+        let value = entry.node.value();
+        match (entry.key.as_str(), &value) {
+            (_, Value::Null) => {}
+            ("name", _) => name = Some(entry),
+            ("basic_auth", Value::Object(auth)) => {
+                for (key, variable) in [("username", "USERNAME"), ("password", "PASSWORD")] {
+                    let variable = format!("PM2_SERVE_BASIC_AUTH_{variable}");
+                    env.extend(auth.get(key).map(|value| make(&variable, value.clone(), &entry.key_at)));
+                }
+            }
+            (key, _) => match KEYS.iter().find(|(known, _)| *known == key) {
+                Some((_, variable)) => env.push(make(variable, value, &entry.node.at)),
+                None => findings.warn(
+                    &At::Span(entry.key_at),
+                    format!("`{key}` of a file server is not offered; it is ignored"),
+                ),
+            },
+        }
+    }
+    settings.push(name.unwrap_or_else(|| make("name", format!("static-page-server-{port}").into(), &at)));
+    let env_node = Node { at: at.clone(), content: Content::Table(env) };
+    settings.push(Entry { key: "env".into(), key_at: at.clone(), node: env_node });
+    Some(Node { at, content: Content::Table(settings) })
+}

@@ -1,0 +1,94 @@
+//! JSON5 as a tree: comments, trailing commas, single quotes and bare keys are fine.
+
+use std::ops::Range;
+
+use jsonc_parser::ast::{ObjectPropName, Value as Parsed};
+use jsonc_parser::common::Ranged;
+use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
+use serde_json::{Number, Value};
+
+use super::{Broken, Content, Entry, Node};
+
+impl Node {
+    /// Reads JSON5, or tells where it is broken.
+    pub(in super::super) fn from_json(text: &str) -> Result<Self, Broken> {
+        // All else that JSON5 allows is allowed already; a missing comma is a slip.
+        let options = ParseOptions { allow_missing_commas: false, ..ParseOptions::default() };
+        match parse_to_ast(text, &CollectOptions::default(), &options) {
+            Ok(parsed) => parsed.value.map(node).ok_or_else(|| Broken::new(0..0, "it is empty")),
+            Err(error) => {
+                let range = error.range();
+                Err(Broken::new(range.start..range.end, error.kind().to_string()))
+            }
+        }
+    }
+}
+
+// Cannot overflow the stack: the parser refuses nesting deeper than some five hundred levels.
+fn node(value: Parsed<'_>) -> Node {
+    let at = bytes(&value);
+    let content = match value {
+        Parsed::StringLit(text) => Content::Scalar(Value::String(text.value.into_owned())),
+        Parsed::NumberLit(number) => Content::Scalar(self::number(number.value)),
+        Parsed::BooleanLit(flag) => Content::Scalar(Value::Bool(flag.value)),
+        Parsed::NullKeyword(_) => Content::Scalar(Value::Null),
+        Parsed::Array(list) => Content::List(list.elements.into_iter().map(node).collect()),
+        Parsed::Object(table) => {
+            let entries = table.properties.into_iter().map(|property| Entry {
+                key_at: match &property.name {
+                    ObjectPropName::String(name) => bytes(name),
+                    ObjectPropName::Word(name) => bytes(name),
+                },
+                key: property.name.into_string(),
+                node: node(property.value),
+            });
+            Content::Table(entries.collect())
+        }
+    };
+    Node { at, content }
+}
+
+fn bytes(part: &impl Ranged) -> Range<usize> {
+    part.start()..part.end()
+}
+
+/// Numbers that fit nowhere stay text: as variables they are fine, elsewhere they are refused.
+fn number(written: &str) -> Value {
+    let plain = written.strip_prefix('+').unwrap_or(written);
+    let (sign, digits) = plain.strip_prefix('-').map_or(("", plain), |digits| ("-", digits));
+    let hex = digits.strip_prefix("0x").or(digits.strip_prefix("0X"));
+    let whole = match hex {
+        Some(hex) => i64::from_str_radix(&format!("{sign}{hex}"), 16).ok().map(Number::from),
+        None => plain.parse().map(|n: i64| n.into()).or_else(|_| plain.parse().map(|n: u64| n.into())).ok(),
+    };
+    let real = || plain.parse().ok().filter(|_| hex.is_none()).and_then(Number::from_f64);
+    whole.or_else(real).map_or_else(|| Value::String(written.to_owned()), Value::Number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn json_with_all_that_people_write_in_it() {
+        let text = "// apps\n{ a: 'x', \"b\": [1, +2, -0x10, .5, 1e400,], /* c */ '__proto__': null, }";
+        let Ok(node) = Node::from_json(text) else { panic!() };
+        let want = json!({ "a": "x", "b": [1, 2, -16, 0.5, "1e400"], "__proto__": null });
+        assert_eq!(node.value(), want);
+        let Content::Table(entries) = &node.content else { panic!() };
+        assert_eq!(&text[entries[1].key_at.clone()], "\"b\"");
+        assert_eq!(&text[entries[0].node.at.clone()], "'x'");
+    }
+
+    #[test]
+    fn what_is_broken_has_a_place_and_depth_has_an_end() {
+        let broken = |text: &str| Node::from_json(text).err().map(|broken| broken.at.start);
+        assert_eq!(broken("{ \"a\": 1\n  \"b\": 2 }"), Some(8), "behind the value that lacks a comma");
+        for text in ["", "{", "{]", "[1, 2", "require('fs')", "{} {}"] {
+            assert!(broken(text).is_some(), "{text}");
+        }
+        assert!(broken(&"[".repeat(500_000)).is_some());
+        assert!(broken(&"{a:".repeat(300_000)).is_some());
+    }
+}

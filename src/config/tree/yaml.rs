@@ -1,0 +1,242 @@
+//! YAML 1.2 as a tree, with anchors and merge keys (`<<`), as far as they stay within bounds: a few
+//! lines of anchors can stand for more values than any memory holds.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+
+use saphyr_parser::{Event, Parser, ScalarStyle, Tag};
+use serde_json::{Number, Value};
+
+use super::{Broken, Content, Entry, Node};
+
+/// The deepest nesting read.
+const DEEPEST: usize = 64;
+
+/// The most values read, those that stand for others counted as often as they do.
+const MOST: usize = 100_000;
+
+/// A list or table that is not closed yet.
+struct Open {
+    start: usize,
+    anchor: usize,
+    inside: Inside,
+}
+
+enum Inside {
+    List(Vec<Node>),
+    Table(Vec<Entry>, Option<(String, Range<usize>)>),
+}
+
+#[derive(Default)]
+struct Builder {
+    open: Vec<Open>,
+    anchors: HashMap<usize, Node>,
+    values: usize,
+    root: Option<Node>,
+}
+
+impl Node {
+    /// Reads YAML, or tells where it is broken.
+    pub(in super::super) fn from_yaml(text: &str) -> Result<Self, Broken> {
+        // The parser counts characters; places are bytes.
+        let starts: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
+        let byte = |character: usize| starts.get(character).copied().unwrap_or(text.len());
+        let mut builder = Builder::default();
+        for event in Parser::new_from_str(text) {
+            let (event, span) = event.map_err(|error| {
+                let at = byte(error.marker().index());
+                Broken::new(at..at, error.info().to_owned())
+            })?;
+            builder.take(event, byte(span.start.index())..byte(span.end.index()))?;
+        }
+        builder.root.ok_or_else(|| Broken::new(0..0, "it is empty"))
+    }
+
+    /// How many values it is made of, and how deep they lie.
+    fn extent(&self) -> (usize, usize) {
+        let over = |nodes: &mut dyn Iterator<Item = &Self>| {
+            nodes
+                .map(Self::extent)
+                .fold((1, 0), |(sum, deep), (more, below)| (sum + more, deep.max(below + 1)))
+        };
+        match &self.content {
+            Content::Scalar(_) => (1, 0),
+            Content::List(items) => over(&mut items.iter()),
+            Content::Table(entries) => over(&mut entries.iter().map(|entry| &entry.node)),
+        }
+    }
+}
+
+impl Builder {
+    fn take(&mut self, event: Event<'_>, at: Range<usize>) -> Result<(), Broken> {
+        match event {
+            Event::DocumentStart(_) if self.root.is_some() => {
+                Err(Broken::new(at, "it has more than one document; keep one"))
+            }
+            Event::Scalar(text, style, anchor, tag) => self.scalar(&text, style, anchor, tag.as_deref(), at),
+            Event::SequenceStart(anchor, _) => self.begin(at, anchor, Inside::List(Vec::new())),
+            Event::MappingStart(anchor, _) => self.begin(at, anchor, Inside::Table(Vec::new(), None)),
+            Event::SequenceEnd | Event::MappingEnd => self.end(&at),
+            Event::Alias(anchor) => self.alias(anchor, at),
+            _ => Ok(()),
+        }
+    }
+
+    fn begin(&mut self, at: Range<usize>, anchor: usize, inside: Inside) -> Result<(), Broken> {
+        if self.open.len() >= DEEPEST {
+            return Err(Broken::new(at, "it is nested too deep"));
+        }
+        self.open.push(Open { start: at.start, anchor, inside });
+        Ok(())
+    }
+
+    fn end(&mut self, at: &Range<usize>) -> Result<(), Broken> {
+        let Some(Open { start, anchor, inside }) = self.open.pop() else { return Ok(()) };
+        let content = match inside {
+            Inside::List(items) => Content::List(items),
+            Inside::Table(entries, _) => Content::Table(merged(entries)),
+        };
+        self.add(Node { at: start..at.end, content }, anchor)
+    }
+
+    fn alias(&mut self, anchor: usize, at: Range<usize>) -> Result<(), Broken> {
+        let Some(known) = self.anchors.get(&anchor) else {
+            return Err(Broken::new(at, "this stands for something that it is part of"));
+        };
+        let (values, deep) = known.extent();
+        self.values += values;
+        if self.values > MOST || self.open.len() + deep > DEEPEST {
+            return Err(Broken::new(at, "this stands for too many values"));
+        }
+        let node = Node { at, ..known.clone() };
+        self.add(node, 0)
+    }
+
+    fn scalar(
+        &mut self,
+        text: &str,
+        style: ScalarStyle,
+        anchor: usize,
+        tag: Option<&Tag>,
+        at: Range<usize>,
+    ) -> Result<(), Broken> {
+        if let Some(Open { inside: Inside::Table(_, key @ None), .. }) = self.open.last_mut() {
+            *key = Some((text.to_owned(), at));
+            return Ok(());
+        }
+        let is_text = style != ScalarStyle::Plain || tag.is_some_and(|tag| tag.suffix == "str");
+        let value = if is_text { Value::String(text.to_owned()) } else { plain(text) };
+        self.add(Node { at, content: Content::Scalar(value) }, anchor)
+    }
+
+    /// Puts a finished value where it belongs.
+    fn add(&mut self, node: Node, anchor: usize) -> Result<(), Broken> {
+        self.values += 1;
+        if self.values > MOST {
+            return Err(Broken::new(node.at, "it has too many values"));
+        }
+        if anchor > 0 {
+            self.anchors.insert(anchor, node.clone());
+        }
+        match self.open.last_mut().map(|open| &mut open.inside) {
+            None => self.root = Some(node),
+            Some(Inside::List(items)) => items.push(node),
+            Some(Inside::Table(entries, key)) => match key.take() {
+                Some((key, key_at)) => entries.push(Entry { key, key_at, node }),
+                None => return Err(Broken::new(node.at, "a key wants to be text")),
+            },
+        }
+        Ok(())
+    }
+}
+
+/// The entries with those of `<<` where the table has none of its own.
+fn merged(entries: Vec<Entry>) -> Vec<Entry> {
+    let (merges, mut own): (Vec<Entry>, Vec<Entry>) =
+        entries.into_iter().partition(|entry| entry.key == "<<");
+    let mut known: HashSet<String> = own.iter().map(|entry| entry.key.clone()).collect();
+    for merge in merges {
+        let tables = match merge.node.content {
+            Content::List(items) => items,
+            _ => vec![merge.node],
+        };
+        for table in tables {
+            let Content::Table(entries) = table.content else { continue };
+            own.extend(entries.into_iter().filter(|entry| known.insert(entry.key.clone())));
+        }
+    }
+    own
+}
+
+/// A plain scalar by the core schema: `yes`, `no`, `on` and `off` are text.
+fn plain(text: &str) -> Value {
+    let radix = |prefix, radix| text.strip_prefix(prefix).and_then(|n| i64::from_str_radix(n, radix).ok());
+    match text {
+        "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
+        "true" | "True" | "TRUE" => return Value::Bool(true),
+        "false" | "False" | "FALSE" => return Value::Bool(false),
+        _ => {}
+    }
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    if digits.starts_with(|c: char| c.is_ascii_digit() || c == '.')
+        && digits.contains(|c: char| c.is_ascii_digit())
+    {
+        let whole = text.parse::<i64>().ok().or_else(|| radix("0x", 16)).or_else(|| radix("0o", 8));
+        let real = || text.parse().ok().and_then(Number::from_f64);
+        if let Some(number) = whole.map(Number::from).or_else(real) {
+            return Value::Number(number);
+        }
+    }
+    Value::String(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn value(text: &str) -> Value {
+        Node::from_yaml(text).unwrap_or_else(|broken| panic!("{}", broken.message)).value()
+    }
+
+    fn broken(text: &str) -> String {
+        Node::from_yaml(text).err().map(|broken| broken.message).unwrap_or_default()
+    }
+
+    #[test]
+    fn values_are_those_of_yaml_1_2() {
+        let text = "é: &x { a: yes, b: on }\nn: [1, -2.5, 0x1F, 0o17, 1_000, 1.2.3, '1', ~, true]\nz: *x\n";
+        let want = json!({
+            "é": { "a": "yes", "b": "on" },
+            "n": [1, -2.5, 31, 15, "1_000", "1.2.3", "1", null, true],
+            "z": { "a": "yes", "b": "on" }
+        });
+        assert_eq!(value(text), want);
+        let Ok(node) = Node::from_yaml(text) else { panic!() };
+        let Content::Table(entries) = &node.content else { panic!() };
+        assert_eq!(&text[entries[1].key_at.clone()], "n", "bytes, not characters");
+    }
+
+    #[test]
+    fn merge_keys_fill_gaps() {
+        let text = "b: &b { x: 1, y: 2 }\na: { <<: *b, y: 3 }\nc: { <<: [ *b, { z: 4 } ] }\n";
+        assert_eq!(value(text)["a"], json!({ "x": 1, "y": 3 }));
+        assert_eq!(value(text)["c"], json!({ "x": 1, "y": 2, "z": 4 }));
+    }
+
+    #[test]
+    fn bombs_cycles_and_depth_are_refused() {
+        let mut bomb = "a0: &a0 [x]\n".to_owned();
+        for level in 1..40 {
+            let before = format!("*a{}", level - 1);
+            bomb += &format!("a{level}: &a{level} [{}]\n", [before.as_str(); 9].join(","));
+        }
+        assert!(broken(&bomb).contains("too many"), "{}", broken(&bomb));
+        assert!(!broken("a: &a [*a]\n").is_empty());
+        assert!(!broken(&"[".repeat(10_000)).is_empty());
+        assert!(broken(&format!("{}1{}", "[".repeat(80), "]".repeat(80))).contains("deep"));
+        assert!(broken("--- a\n--- b\n").contains("document"));
+        assert!(broken("? [a]\n: b\n").contains("key"));
+        assert!(!broken("a: b: c\n").is_empty() && !broken("").is_empty());
+    }
+}
