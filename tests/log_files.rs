@@ -151,16 +151,16 @@ fn following_goes_over_rotations_and_misses_nothing() {
 
 #[test]
 fn both_streams_are_shown_in_the_order_they_were_written() {
-    let script = "#!/bin/sh\nread go < go\nfor i in 1 2 3 4 5; do echo out $i; read go < go; echo err $i >&2; read go < go; done\n\
+    let script = "#!/bin/sh\nwait_for() { while [ ! -e $1 ]; do sleep 0.01; done; }\n\
+                  for i in 1 2 3 4 5; do wait_for out$i; echo out $i; wait_for err$i; echo err $i >&2; done\n\
                   exec sleep 1000\n";
     let rsm = Rsm::new().file("talk.sh", script);
-    nix::unistd::mkfifo(&rsm.dir().join("go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     rsm.ok(&["start", "./talk.sh", "--name", "a"]);
     let error = rsm.home().join("logs/a-error.log");
     for i in 1..=5 {
-        fs::write(rsm.dir().join("go"), "go\n").unwrap();
+        rsm.write(&format!("out{i}"), "");
         soon("a line", || read(out(&rsm, "a")).ends_with(&format!("out {i}\n")).then_some(()));
-        fs::write(rsm.dir().join("go"), "go\n").unwrap();
+        rsm.write(&format!("err{i}"), "");
         soon("a line", || read(&error).ends_with(&format!("err {i}\n")).then_some(()));
     }
     let shown = rsm.ok(&["logs", "a", "--nostream", "--format"]).stdout;

@@ -60,11 +60,14 @@ pub(super) fn compress(path: &Path, indexes: &Path, mut go_on: impl FnMut() -> b
         if !path.exists() {
             return Ok(Outcome::Stopped);
         }
-        // The index follows the content to its new inode.
+        // The index is of both until one of them is gone: either may be being read.
         let ids = [file_id(&meta), file_id(&std::fs::metadata(&unfinished)?)];
-        let _ = std::fs::rename(place(indexes, ids[0]), place(indexes, ids[1]));
+        let [old, new] = ids.map(|id| place(indexes, id));
+        let _ = std::fs::remove_file(&new); // of a file that was there before
+        let _ = std::fs::hard_link(&old, &new);
         std::fs::rename(&unfinished, &target)?;
         std::fs::remove_file(path)?;
+        let _ = std::fs::remove_file(old);
         Ok(Outcome::Done)
     })();
     if !matches!(made, Ok(Outcome::Done)) {

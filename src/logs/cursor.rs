@@ -87,20 +87,21 @@ impl Cursor {
     }
 
     fn seek(&mut self, lines: usize, since: u64) -> io::Result<()> {
+        // Opened before the others are looked for: it may be rotated in between.
+        let own = open(&self.path, &self.indexes)?;
+        let own_id = own.as_ref().map(|part| part.id);
         let old = rotated(&self.path)?.into_iter().filter(|file| micros(file.written) >= since);
         let mut paths: Vec<PathBuf> = old.map(|file| file.path).collect();
-        paths.push(self.path.clone());
-        let mut left = lines;
-        while let Some(path) = paths.pop() {
-            let Some(mut part) = open(&path, &self.indexes)? else { continue };
-            let found = part.skip_to_last(left)?;
-            self.enter(part);
-            left = left.saturating_sub(found);
-            if left == 0 {
-                break;
+        let (mut next, mut left) = (own, lines);
+        loop {
+            if let Some(mut part) = next.take() {
+                let found = part.skip_to_last(left)?;
+                self.enter(part);
+                left = left.saturating_sub(found);
             }
+            let Some(path) = paths.pop().filter(|_| left > 0) else { return Ok(()) };
+            next = open(&path, &self.indexes)?.filter(|part| Some(part.id) != own_id);
         }
-        Ok(())
     }
 
     fn enter(&mut self, mut part: Part) {
