@@ -5,7 +5,7 @@ mod harness;
 
 use std::collections::BTreeMap;
 
-use harness::{Rsm, free_port, get, soon};
+use harness::{Rsm, alive, free_port, get, soon};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -51,6 +51,7 @@ fn instances_of_unmodified_programs_share_a_port() {
         assert!(pids.iter().all(|pid| spread[pid] >= 20), "{spread:?}");
         // Connections to one that is killed wait for the next.
         kill(Pid::from_raw(pids[0]), Signal::SIGKILL).unwrap();
+        soon("it is dead", || (!alive(pids[0])).then_some(())); // what it had accepted dies with it
         assert!(!answers(port, 100).contains_key(&pids[0]));
         // Neither daemon nor keeper is needed.
         let (daemon, keeper) = rsm.managers();

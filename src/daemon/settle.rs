@@ -97,20 +97,32 @@ impl Waiting {
             }
             None => Outcome { id: *id, name: name.clone(), status: None, problem: None, killed: false },
         };
-        Report { instances: self.goals.iter().map(outcome).collect(), notes: self.notes.clone() }
+        let ended = self.goals.iter().filter_map(|(id, (_, goal))| {
+            let instance = instances.get(id).filter(|_| *goal == Goal::Up)?;
+            ended_already(instance, self.runs_before.get(id).copied().unwrap_or(0))
+        });
+        let notes = self.notes.iter().cloned().chain(ended).collect();
+        Report { instances: self.goals.iter().map(outcome).collect(), notes }
     }
+}
+
+/// A program that ran and ended before the answer was given: it was started, as it was asked for. How
+/// long one must run to be seen running is a matter of chance, so this is told and is no failure.
+fn ended_already(instance: &Instance, last_run: u32) -> Option<String> {
+    let last = instance.life.exits.back().filter(|ended| ended.run >= last_run && !ended.asked)?;
+    let failed = !matches!(last.exit, Exit::Code(0) | Exit::NotStarted(_));
+    failed.then(|| format!("{} (id {}) has ended already: {}", instance.spec.name, instance.id, last.exit))
 }
 
 fn outcome(instance: &Instance, goal: Goal, last_run: u32) -> Outcome {
     let last = instance.life.exits.back().filter(|ended| ended.run >= last_run);
+    let never_ran = last.is_some_and(|ended| matches!(ended.exit, Exit::NotStarted(_)));
     let problem = match (&instance.life.state, goal) {
         (State::Stopping { .. } | State::Clearing { .. }, _) => instance.reason(),
-        (State::Errored { why }, Goal::Up) => Some(why.clone()),
-        (State::Waiting { .. } | State::Starting { .. }, Goal::Up) => instance.reason(),
-        // A short job that has done its work is no problem; one that failed is.
-        (State::Stopped, Goal::Up) => last
-            .filter(|ended| ended.exit != Exit::Code(0) && !ended.asked)
-            .map(|ended| ended.exit.to_string()),
+        (State::Errored { why }, Goal::Up) => never_ran.then(|| why.clone()),
+        (State::Waiting { .. }, Goal::Up) => never_ran.then(|| instance.reason()).flatten(),
+        (State::Starting { .. }, Goal::Up) => instance.reason(),
+        (State::Stopped, Goal::Up) => None,
         (State::Spawning { .. } | State::Starting { .. } | State::Online { .. }, _) => None,
         (
             State::Stopped | State::Waiting { .. } | State::Errored { .. },

@@ -139,3 +139,26 @@ fn reload_logs_opens_moved_files_anew() {
     soon("a new file", || (read(file(&rsm, "out")) == "to the new\n").then_some(()));
     assert!(read(&moved).ends_with("to the old\n"));
 }
+
+#[test]
+fn lines_are_shown_as_asked() {
+    let rsm = talker();
+    say(&rsm, "the answer is 42");
+    let page = |flags: &[&str]| {
+        let args = [&["logs", "talker", "--nostream", "--lines", "5"][..], flags].concat();
+        rsm.ok(&args).stdout
+    };
+    soon("the line", || page(&[]).contains("the answer is 42").then_some(()));
+    let pairs = page(&["--format"]);
+    assert!(pairs.contains("app=talker") && pairs.contains("the answer is 42"), "{pairs}");
+    let stamped = page(&["--timestamp", "YYYY"]);
+    let year = stamped.lines().find(|line| line.contains("42")).unwrap();
+    assert!(
+        year.split_whitespace()
+            .any(|word| word.trim_end_matches(':').parse::<u16>().is_ok_and(|year| year > 2000)),
+        "{year}"
+    );
+    assert!(page(&["--highlight", "answer"]).contains("answer"));
+    assert!(page(&["--grep", "no such"]).lines().all(|line| !line.contains("42")));
+    assert!(page(&["--grep", "ans.*42"]).contains("the answer is 42"));
+}
