@@ -145,12 +145,12 @@ fn lines_are_shown_as_asked() {
     let rsm = talker();
     say(&rsm, "the answer is 42");
     let page = |flags: &[&str]| {
-        let args = [&["logs", "talker", "--nostream", "--lines", "5"][..], flags].concat();
+        let args = [&["logs", "talk", "--nostream", "--lines", "5"][..], flags].concat();
         rsm.ok(&args).stdout
     };
     soon("the line", || page(&[]).contains("the answer is 42").then_some(()));
     let pairs = page(&["--format"]);
-    assert!(pairs.contains("app=talker") && pairs.contains("the answer is 42"), "{pairs}");
+    assert!(pairs.contains("app=talk") && pairs.contains("the answer is 42"), "{pairs}");
     let stamped = page(&["--timestamp", "YYYY"]);
     let year = stamped.lines().find(|line| line.contains("42")).unwrap();
     assert!(
