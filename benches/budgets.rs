@@ -145,6 +145,8 @@ impl Bench {
         for (what, chosen) in [("daemon", [true, false]), ("keeper", [false, true]), ("both", [true, true])] {
             let round = |_| {
                 let managers = self.managers();
+                // One that dies again and again is started with a pause.
+                std::thread::sleep(Duration::from_millis(1100));
                 let began = Instant::now();
                 managers.iter().zip(chosen).filter(|(_, chosen)| *chosen).for_each(|(pid, _)| kill(*pid));
                 self.timed(&["list", "--json"]);

@@ -40,8 +40,10 @@ pub const CHANNEL_FD: i32 = 3;
 /// And the listening API socket at this one.
 pub const LISTENER_FD: i32 = 4;
 
-/// A daemon that lived less than this is started again with a growing pause.
+/// A daemon that lived less than this died of something that may hit the next one, too.
 const QUICK_DEATH: Duration = Duration::from_secs(1);
+/// From so many of these in a row on there is a pause before the next, a growing one.
+const MOST_QUICK_DEATHS: u32 = 4;
 /// The longest pause before a daemon that keeps dying is started again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long a daemon may take to end after it asked for the shutdown.
@@ -94,7 +96,7 @@ struct Keeper<'a> {
     daemon: Option<Daemon>,
     /// When to start the daemon, while there is none.
     start_at: Option<Instant>,
-    pause: Duration,
+    quick_deaths: u32,
     nofile: Option<(u64, u64)>,
     /// The binary that the next daemon is tried from.
     trial: Option<File>,
@@ -131,7 +133,7 @@ impl<'a> Keeper<'a> {
             vault: Vault::default(),
             daemon: None,
             start_at: Some(Instant::now()),
-            pause: Duration::ZERO,
+            quick_deaths: 0,
             nofile: None,
             trial: None,
             before_trial: None,
@@ -246,11 +248,11 @@ impl<'a> Keeper<'a> {
                 self.upgrade = Upgrade::Died;
             }
         }
-        if daemon.started.elapsed() >= QUICK_DEATH || daemon.on_trial || self.trial.is_some() {
-            self.pause = Duration::ZERO;
-        }
-        self.start_at = Some(Instant::now() + self.pause);
-        self.pause = (self.pause * 2).clamp(Duration::from_millis(10), LONGEST_PAUSE);
+        let quick = daemon.started.elapsed() < QUICK_DEATH && !daemon.on_trial && self.trial.is_none();
+        self.quick_deaths = if quick { self.quick_deaths + 1 } else { 0 };
+        let beyond = self.quick_deaths.saturating_sub(MOST_QUICK_DEATHS).min(7);
+        let pause = if beyond == 0 { Duration::ZERO } else { Duration::from_millis(10) * (1 << beyond) };
+        self.start_at = Some(Instant::now() + pause.min(LONGEST_PAUSE));
     }
 
     fn start_daemon_if_due(&mut self) {
