@@ -8,7 +8,7 @@ use super::file::{self, Written};
 use super::findings::Findings;
 use super::format::STDIN;
 use super::mistake::Mistakes;
-use super::resolve::absolute;
+use super::search::absolute;
 use super::settings::{find, unused};
 use super::{LoadOptions, read};
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::format::LIMIT;
-use super::resolve::SearchPath;
+use super::search::SearchPath;
 
 const PROGRAM: &str = include_str!("evaluate.js");
 

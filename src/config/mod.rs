@@ -19,6 +19,7 @@ mod mistake;
 mod patch;
 mod resolve;
 mod schema;
+mod search;
 mod settings;
 mod source;
 mod statics;
@@ -40,7 +41,8 @@ use crate::spec::{AppSpec, order};
 use file::Written;
 use findings::{At, Findings};
 use format::STDIN;
-use resolve::{Ground, SearchPath};
+use resolve::Ground;
+use search::SearchPath;
 use source::Source;
 
 /// What a file or command line is resolved with.

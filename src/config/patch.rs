@@ -9,7 +9,8 @@ use super::LoadOptions;
 use super::command::{CommandLine, Flag, flags, ground, read};
 use super::findings::{At, Findings, Given};
 use super::mistake::{Mistake, Mistakes, Place};
-use super::resolve::{self, SearchPath, named_interpreter};
+use super::resolve::{self, named_interpreter};
+use super::search::{SearchPath, absolute};
 use super::settings::{Settings, given};
 use super::value::Watch;
 use crate::spec::AppSpec;
@@ -33,7 +34,7 @@ pub fn changes(
         settings.watch = Some(Given { value: Watch::WorkingDirectory, at: At::Flag("--watch") });
     }
     let ground = ground(cwd, options);
-    let base = given(&settings.cwd).map_or_else(|| cwd.to_owned(), |path| resolve::absolute(path, cwd));
+    let base = given(&settings.cwd).map_or_else(|| cwd.to_owned(), |path| absolute(path, cwd));
     let mut app = AppSpec::new("", "", base);
     if let Some(name) = given(&settings.name) {
         app.name.clone_from(&name.0);

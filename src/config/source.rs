@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::evaluate::{Exported, Failure, evaluate};
 use super::format::{Format, LIMIT, STDIN};
 use super::mistake::{Mistake, Place, tame};
-use super::resolve::SearchPath;
+use super::search::SearchPath;
 use super::tree::{Node, paths};
 
 /// Lines longer than this are not quoted whole; nobody reads them on a terminal.

@@ -9,6 +9,7 @@ pub mod life;
 mod reason;
 pub mod restart;
 pub mod state;
+mod succession;
 #[cfg(test)]
 mod tests;
 
@@ -89,40 +90,6 @@ impl Instance {
             Event::Due { .. } => {}
         }
         out
-    }
-
-    /// After a daemon of ours died and another read the state: what must be set going again.
-    /// `alive`: the keeper still has the run.
-    pub fn resume(&mut self, alive: bool, now: Moment) -> Vec<Effect> {
-        let mut out = Vec::new();
-        match self.life.state {
-            State::Spawning { asked, .. } if !alive => self.launch(asked, now, &mut out),
-            State::Starting { process, .. } | State::Online { process } | State::Stopping { process, .. }
-                if !alive =>
-            {
-                self.exited(process.run, Exit::Unknown, now, &mut out);
-            }
-            State::Clearing { process, phase, .. } => {
-                out.push(Effect::Sweep { process, kill: phase != Phase::Grace });
-                out.extend(self.life.timer.map(|at| Effect::Timer { at }));
-            }
-            State::Spawning { .. }
-            | State::Starting { .. }
-            | State::Online { .. }
-            | State::Stopping { .. }
-            | State::Stopped
-            | State::Waiting { .. }
-            | State::Errored { .. } => out.extend(self.life.timer.map(|at| Effect::Timer { at })),
-        }
-        out
-    }
-
-    /// The keeper has a later run than the saved state knows: the state was not saved in time, and
-    /// the keeper's word on what runs wins. What became of the run is told next.
-    pub fn catch_up(&mut self, run: u32, now: Moment) {
-        self.life.state = State::Spawning { run, since: now, asked: false, stale: false };
-        self.life.last_run = run;
-        self.life.timer = None;
     }
 
     /// Counters to zero, as `rsm reset`.

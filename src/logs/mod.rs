@@ -22,6 +22,8 @@ pub mod thread;
 mod check;
 mod compress;
 mod cursor;
+mod desk;
+mod ground;
 mod index;
 mod journal;
 mod lines;

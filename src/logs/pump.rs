@@ -3,15 +3,12 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
 use tokio::time::{sleep, timeout_at};
 
-use super::follow::{Hub, News};
-use super::journal::Journal;
-use super::peek::Peek;
+use super::desk::Desk;
 use super::stream::{Step, Stream};
 use crate::process::channel;
 
@@ -27,43 +24,6 @@ const LAST_MOVES: u32 = 128;
 const BATCH_WAIT: Duration = Duration::from_micros(50);
 /// A move of this much needs no batching.
 const BATCHED: usize = 16 * 1024;
-
-/// What all pumps of the thread share. One buffer, not one a pipe: memory stays flat.
-#[derive(Debug)]
-pub(super) struct Desk {
-    /// What was seen in a pipe.
-    pub(super) chunk: RefCell<Vec<u8>>,
-    /// The same in the shape asked for.
-    pub(super) shaped: RefCell<Vec<u8>>,
-    /// Looks into pipes.
-    pub(super) peek: Peek,
-    /// Makes each move count once.
-    pub(super) journal: RefCell<Journal>,
-    /// Who listens to streams that no file has.
-    pub(super) hub: RefCell<Hub>,
-    /// Tells who reads the files that there is more.
-    pub(super) news: Arc<News>,
-    /// How often the thread has paused.
-    pauses: Cell<u64>,
-}
-
-impl Desk {
-    /// A desk with empty buffers.
-    ///
-    /// # Errors
-    /// The system is out of descriptors.
-    pub(super) fn new(journal: Journal, news: Arc<News>) -> io::Result<Self> {
-        Ok(Self {
-            chunk: RefCell::default(),
-            shaped: RefCell::default(),
-            peek: Peek::new()?,
-            journal: RefCell::new(journal),
-            hub: RefCell::default(),
-            news,
-            pauses: Cell::new(0),
-        })
-    }
-}
 
 /// One pipe and its stream.
 #[derive(Debug)]

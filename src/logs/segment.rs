@@ -7,11 +7,11 @@ use std::path::Path;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::files::open_append;
+use super::ground::Ground;
 use super::index::{Entry, FileId, Index, Owner, file_id};
 use super::item::Stream;
 use super::lines::LINE_LIMIT;
 use super::rotate::{Names, next_time};
-use super::writer::Ground;
 use crate::spec::Rotation;
 
 /// How often it is looked whether the path still leads to this file.

@@ -8,11 +8,11 @@ use std::{io, mem};
 use memchr::memchr_iter;
 use nix::fcntl::{FcntlArg, fcntl};
 
+use super::desk::Desk;
 use super::index::Owner;
 use super::item;
 use super::lines::{LINE_LIMIT, Piece, pieces, whole_chars, whole_lines};
 use super::peek::{Seen, is_abandoned, widen};
-use super::pump::Desk;
 use super::shape::{self, Origin, Shape};
 use super::writer::{LogFile, Writer};
 use crate::spec::WhenFull;

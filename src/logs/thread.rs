@@ -15,11 +15,12 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::LocalSet;
 
 use super::check::{Checker, Refused};
+use super::desk::Desk;
 use super::files::Files;
 use super::follow::{Feed, Filter, Follower, News, following};
 use super::item;
 use super::journal::Journal;
-use super::pump::{Desk, Pump};
+use super::pump::Pump;
 use super::shape::{Origin, Shape};
 use super::stream::Stream;
 use super::tidy::Tidy;

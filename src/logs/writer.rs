@@ -9,39 +9,12 @@ use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use super::index::{FileId, Owner};
+use super::ground::Ground;
+use super::index::Owner;
 use super::journal::Growth;
 use super::segment::Segment;
 use super::tidy::Tidy;
 use crate::spec::Rotation;
-
-/// What all log files have in common.
-#[derive(Debug)]
-pub(super) struct Ground {
-    /// Where indexes lie.
-    pub(super) indexes: PathBuf,
-    /// Who takes care of rotated files.
-    pub(super) tidy: Tidy,
-    /// The latest time given to a write, so that no two have the same. Microseconds.
-    last_time: Cell<u64>,
-    /// The file written last: entries of an index are spared while nothing else is written.
-    last_file: Cell<Option<FileId>>,
-}
-
-impl Ground {
-    /// A time after all that were given before; microseconds since the epoch.
-    fn time(&self) -> u64 {
-        let now = u64::try_from(jiff::Timestamp::now().as_microsecond()).unwrap_or(0);
-        let time = now.max(self.last_time.get() + 1);
-        self.last_time.set(time);
-        time
-    }
-
-    /// Whether this file was the last one written; it is from now on.
-    fn is_alone(&self, file: FileId) -> bool {
-        self.last_file.replace(Some(file)) == Some(file)
-    }
-}
 
 /// A log file, open as long as a stream writes to it.
 #[derive(Debug)]

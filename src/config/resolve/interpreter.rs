@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use super::paths::{SearchPath, absolute, is_executable};
 use super::shebang::{Head, look};
 use crate::config::findings::{At, Findings};
+use crate::config::search::{SearchPath, absolute, is_executable};
 use crate::config::settings::{Settings, given};
 use crate::spec::Launcher;
 

@@ -23,8 +23,8 @@ use super::settings::{Settings, given};
 use super::value::{AppName, Reading};
 use crate::spec::{AppSpec, ExecMode, Launcher};
 
+use crate::config::search::absolute;
 pub(super) use interpreter::named as named_interpreter;
-pub(super) use paths::{SearchPath, absolute};
 
 /// What settings are resolved against.
 pub(super) struct Ground<'a> {

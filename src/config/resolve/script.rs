@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::interpreter::{self, Chosen};
-use super::paths::{SearchPath, absolute};
 use super::{Ground, serve};
 use crate::config::findings::{Findings, Given};
+use crate::config::search::{SearchPath, absolute};
 use crate::config::settings::Settings;
 use crate::spec::{AppSpec, Launcher};
 
