@@ -213,3 +213,18 @@ fn a_shutdown_goes_on_when_the_daemon_dies_in_it() {
     command.wait().unwrap();
     assert!(!rsm.home().join("rsm.sock").exists());
 }
+
+#[test]
+fn kill_tells_who_had_to_be_killed_and_of_nobody_else() {
+    let rsm =
+        Rsm::new().file("deaf.sh", "#!/bin/sh\ntrap '' INT TERM\n: > ready\nwhile :; do sleep 1; done\n");
+    rsm.ok(&["start", "./deaf.sh", "--name", "before", "--kill-timeout", "100"]);
+    soon("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
+    rsm.ok(&["stop", "before"]).says("was killed");
+    fs::remove_file(rsm.dir().join("ready")).unwrap();
+    rsm.ok(&["start", "./deaf.sh", "--name", "deaf", "--kill-timeout", "100"]);
+    soon("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
+    let told = rsm.ok(&["kill"]).stderr;
+    let of = |name: &str| told.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    assert!(of("deaf").contains("was killed") && !of("before").contains("was killed"), "{told}");
+}

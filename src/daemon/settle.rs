@@ -46,8 +46,8 @@ pub(super) struct Waiting {
     reply: Reply<Report>,
     /// Name and goal of each instance touched.
     goals: BTreeMap<u32, (String, Goal)>,
-    /// How many exits an instance had when the command came.
-    runs_before: BTreeMap<u32, u32>,
+    /// The last run of each instance that had ended when the command came.
+    ended_before: BTreeMap<u32, u32>,
     notes: Vec<String>,
 }
 
@@ -84,22 +84,22 @@ impl Waiting {
         notes: Vec<String>,
         reply: Reply<Report>,
     ) -> Self {
-        let last_run = |id: &u32| Some((*id, instances.get(id)?.life.last_run));
-        let runs_before = goals.keys().filter_map(last_run).collect();
-        Self { reply, goals, runs_before, notes }
+        let last_ended = |id: &u32| Some((*id, instances.get(id)?.life.exits.back()?.run));
+        let ended_before = goals.keys().filter_map(last_ended).collect();
+        Self { reply, goals, ended_before, notes }
     }
 
     fn report(&self, instances: &BTreeMap<u32, Instance>) -> Report {
         let outcome = |(id, (name, goal)): (&u32, &(String, Goal))| match instances.get(id) {
             Some(instance) => {
-                let before = self.runs_before.get(id).copied().unwrap_or(0);
+                let before = self.ended_before.get(id).copied().unwrap_or(0);
                 outcome(instance, *goal, before)
             }
             None => Outcome { id: *id, name: name.clone(), status: None, problem: None, killed: false },
         };
         let ended = self.goals.iter().filter_map(|(id, (_, goal))| {
             let instance = instances.get(id).filter(|_| *goal == Goal::Up)?;
-            ended_already(instance, self.runs_before.get(id).copied().unwrap_or(0))
+            ended_already(instance, self.ended_before.get(id).copied().unwrap_or(0))
         });
         let notes = self.notes.iter().cloned().chain(ended).collect();
         Report { instances: self.goals.iter().map(outcome).collect(), notes }
@@ -108,14 +108,14 @@ impl Waiting {
 
 /// A program that ran and ended before the answer was given: it was started, as it was asked for. How
 /// long one must run to be seen running is a matter of chance, so this is told and is no failure.
-fn ended_already(instance: &Instance, last_run: u32) -> Option<String> {
-    let last = instance.life.exits.back().filter(|ended| ended.run >= last_run && !ended.asked)?;
+fn ended_already(instance: &Instance, before: u32) -> Option<String> {
+    let last = instance.life.exits.back().filter(|ended| ended.run > before && !ended.asked)?;
     let failed = !matches!(last.exit, Exit::Code(0) | Exit::NotStarted(_));
     failed.then(|| format!("{} (id {}) has ended already: {}", instance.spec.name, instance.id, last.exit))
 }
 
-fn outcome(instance: &Instance, goal: Goal, last_run: u32) -> Outcome {
-    let last = instance.life.exits.back().filter(|ended| ended.run >= last_run);
+fn outcome(instance: &Instance, goal: Goal, before: u32) -> Outcome {
+    let last = instance.life.exits.back().filter(|ended| ended.run > before);
     let never_ran = last.is_some_and(|ended| matches!(ended.exit, Exit::NotStarted(_)));
     let problem = match (&instance.life.state, goal) {
         (State::Stopping { .. } | State::Clearing { .. }, _) => instance.reason(),
