@@ -105,10 +105,15 @@ impl Keeper {
         command.args(["--exact", "killed::engine_process", "--ignored", "--nocapture"]);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let number = theirs.as_raw_fd();
-        // SAFETY: `dup2` is async-signal-safe; it clears close-on-exec.
+        // SAFETY: both calls are async-signal-safe. `dup2` clears close-on-exec, but not where the number
+        // is the wanted one already.
         unsafe {
             command.pre_exec(move || {
-                Errno::result(libc::dup2(number, FD)).map(drop).map_err(std::io::Error::from)
+                let placed = match number {
+                    FD => libc::fcntl(FD, libc::F_SETFD, 0),
+                    number => libc::dup2(number, FD),
+                };
+                Errno::result(placed).map(drop).map_err(std::io::Error::from)
             })
         };
         let child = command.spawn().unwrap();
@@ -172,6 +177,8 @@ fn no_call_is_lost_when_the_engine_is_killed() {
             let before = keeper.listened;
             while keeper.listened == before && program.runs() {
                 keeper.obey(&line, Duration::from_millis(1));
+                let ended = engine.try_wait().unwrap();
+                assert!(ended.is_none() || keeper.listened > before, "the engine ended: {ended:?}");
             }
             keeper.obey(&line, Duration::from_millis(fastrand::u64(0..4)));
             std::thread::sleep(Duration::from_micros(fastrand::u64(0..800)));
