@@ -116,6 +116,7 @@ impl Round<'_> {
         let managers = self.managers();
         let end = |pid: i32| {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            soon("it is dead", || (!alive(pid)).then_some(()));
         };
         match self.random.u32(..8) {
             0..2 => managers.first().map(|pid| end(*pid)).map_or("none", |()| "daemon").into(),
@@ -133,10 +134,21 @@ impl Round<'_> {
         }
     }
 
+    /// To another version or back; it may be killed in the middle of it, and says so then.
+    fn upgrade(&mut self) {
+        let binary = if self.random.bool() { "./rsm-other" } else { env!("CARGO_BIN_EXE_rsm") };
+        let ran = self.rsm.run(&["upgrade", "--binary", binary]);
+        let told = ran.code == Some(0) || ran.stderr.starts_with("error: ");
+        assert!(told, "{ran:?}");
+    }
+
     /// A command at any moment succeeds, or says that it does not know.
     fn command(&mut self) {
         let nap = format!("nap-{}", self.random.usize(..SLEEPERS));
         let writer = format!("writer-{}", self.random.usize(..WRITERS));
+        if self.random.u32(..12) == 0 {
+            return self.upgrade();
+        }
         let args: &[&str] = match self.random.u32(..8) {
             0 => &["restart", &nap],
             1 => &["stop", &nap],
@@ -203,6 +215,7 @@ fn whatever_is_killed_nothing_is_lost_doubled_or_left_behind() {
     let port = free_port();
     let rsm = Rsm::new().file("writer.py", WRITER).file("server.py", SERVER).file("deaf.sh", DEAF);
     let rsm = rsm.file("ecosystem.toml", &ecosystem(port));
+    rsm.another_version("0.9.9");
     // The loop may be between two of its runs just then.
     rsm.run(&["start", "ecosystem.toml"]);
     let server = rsm.pids("server")[0];

@@ -4,8 +4,6 @@
 mod harness;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 
 use harness::{Rsm, alive, read, soon};
 use nix::sys::signal::{Signal, kill};
@@ -24,20 +22,6 @@ fn other_managers(rsm: &Rsm, daemon: i32) -> (i32, i32) {
         let pid = |who: &str| info[who]["pid"].as_i64().map(|pid| pid as i32);
         pid("daemon").filter(|pid| *pid != daemon).zip(pid("keeper"))
     })
-}
-
-/// A copy of the binary that says to be of another version.
-fn another_version(rsm: &Rsm, version: &str) -> PathBuf {
-    let stamp = |version: &str| format!("rsm-version={version}").into_bytes();
-    let (ours, other) = (stamp(env!("CARGO_PKG_VERSION")), stamp(version));
-    assert_eq!(ours.len(), other.len());
-    let mut binary = fs::read(env!("CARGO_BIN_EXE_rsm")).unwrap();
-    let at = memchr::memmem::find(&binary, &ours).unwrap();
-    binary[at..at + other.len()].copy_from_slice(&other);
-    let path = rsm.dir().join("rsm-other");
-    fs::write(&path, binary).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    path
 }
 
 /// Repeats what it is told through a FIFO, and its own pid.
@@ -231,7 +215,7 @@ fn an_upgrade_touches_no_app() {
     let rsm = echo();
     rsm.ok(&["start", "sleep 1000", "--name", "nap", "-i", "3"]);
     let pids = [rsm.pids("echo"), rsm.pids("nap")].concat();
-    let other = another_version(&rsm, "0.9.9");
+    let other = rsm.another_version("0.9.9");
     let (daemon, keeper) = rsm.managers();
     rsm.ok(&["upgrade", "--binary", "./rsm-other"]).says("rsm 0.9.9 took over from");
     let (after, same) = rsm.managers();

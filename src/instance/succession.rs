@@ -22,6 +22,11 @@ impl Instance {
                 out.push(Effect::Sweep { process, kill: phase != Phase::Grace });
                 out.extend(self.life.timer.map(|at| Effect::Timer { at }));
             }
+            // The order may have been lost with the keeper that it was given to.
+            State::Stopping { process, phase: Phase::Killed | Phase::Stuck } => {
+                out.push(Effect::Kill { process });
+                out.extend(self.life.timer.map(|at| Effect::Timer { at }));
+            }
             State::Spawning { .. }
             | State::Starting { .. }
             | State::Online { .. }

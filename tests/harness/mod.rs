@@ -172,6 +172,21 @@ impl Rsm {
         Events { lines: BufReader::new(socket), rest: Vec::new() }
     }
 
+    /// A copy of the binary that says to be of another version.
+    pub fn another_version(&self, version: &str) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt;
+        let stamp = |version: &str| format!("rsm-version={version}").into_bytes();
+        let (ours, other) = (stamp(env!("CARGO_PKG_VERSION")), stamp(version));
+        assert_eq!(ours.len(), other.len());
+        let mut binary = fs::read(env!("CARGO_BIN_EXE_rsm")).unwrap();
+        let at = memchr::memmem::find(&binary, &ours).unwrap();
+        binary[at..at + other.len()].copy_from_slice(&other);
+        let path = self.dir().join("rsm-other");
+        fs::write(&path, binary).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
     /// The pids of daemon and keeper.
     pub fn managers(&self) -> (i32, i32) {
         let info = self.json(&["info", "--json"]);
