@@ -10,20 +10,13 @@ use crate::keeper::wire::{News, Order, Upgrade};
 use crate::process::pidfd::ProcessRef;
 
 /// The keeper's table, kept up by what is said in both directions.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Mirror {
     runs: Runs,
     vault: Vault,
     /// What goes with runs that are asked for and not told of yet.
     asked: HashMap<u64, Vec<OwnedFd>>,
     terminate: bool,
-}
-
-impl Default for Mirror {
-    fn default() -> Self {
-        let (runs, vault) = (Runs::default(), Vault::default());
-        Self { runs, vault, asked: HashMap::new(), terminate: false }
-    }
 }
 
 impl Mirror {

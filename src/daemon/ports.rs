@@ -159,13 +159,24 @@ impl Ports {
     /// # Errors
     /// There is none; in words for the user.
     pub fn way(&mut self, spec: &AppSpec, launch: &Launch) -> Result<(Path, String), StartFailure> {
+        self.choice(spec, gains_rights(&launch.program)).map_err(|why| StartFailure {
+            step: StartStep::Filter,
+            errno: 0,
+            what: why,
+        })
+    }
+
+    /// What the kernel allows the app's user is asked for once.
+    fn choice(
+        &mut self,
+        spec: &AppSpec,
+        gains_rights: Option<&'static str>,
+    ) -> Result<(Path, String), String> {
         let user = spec.account.as_ref().map(|account| (account.uid, account.gid));
         let support = self.support.entry(user).or_insert_with(|| probe(user));
         let node =
             matches!(&spec.launcher, Launcher::Interpreter { program, .. } if program.ends_with("node"));
-        let wanted =
-            Wanted { gains_rights: gains_rights(&launch.program), listens: !spec.listen.is_empty(), node };
-        choose(support, &wanted).map_err(|why| StartFailure { step: StartStep::Filter, errno: 0, what: why })
+        choose(support, &Wanted { gains_rights, listens: !spec.listen.is_empty(), node })
     }
 
     /// Sockets for a run that cannot ask, to be passed with its start.
@@ -183,12 +194,7 @@ impl Ports {
         let spec = &instance.spec;
         let Some(process) = instance.life.state.process().filter(|_| spec.shares_ports()) else { return };
         let notifier = notifier.or_else(|| self.notifiers.borrow_mut().remove(&run.to_u64()));
-        let user = spec.account.as_ref().map(|account| (account.uid, account.gid));
-        let support = self.support.entry(user).or_insert_with(|| probe(user));
-        let node =
-            matches!(&spec.launcher, Launcher::Interpreter { program, .. } if program.ends_with("node"));
-        let wanted = Wanted { gains_rights: None, listens: !spec.listen.is_empty(), node };
-        let Ok((path, why)) = choose(support, &wanted) else { return };
+        let Ok((path, why)) = self.choice(spec, None) else { return };
         let leader = ProcessRef { pid: process.pid, start_time: process.start_time };
         let (app, slot) = (spec.name.clone(), instance.number);
         self.runs.insert(run);
