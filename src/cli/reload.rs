@@ -17,7 +17,7 @@ use super::settings::{Ground, Settings, load};
 use super::verify::{self, Load};
 
 /// So many of the last lines of a new process that failed are shown.
-const LAST_LINES: usize = 5;
+const LAST_LINES: usize = 10;
 
 // Arguments of `reload`.
 #[derive(Args, Clone, Debug)]
@@ -76,7 +76,8 @@ pub(super) async fn reload(mut reload: Reload, session: &Session) -> Result<(), 
     let told = report.and_then(|report| session.tell(&report));
     match asked {
         Some(tally) => {
-            session.note(format_args!("{} requests were sent meanwhile, {} failed", tally.sent, tally.failed));
+            session
+                .note(format_args!("{} requests were sent meanwhile, {} failed", tally.sent, tally.failed));
             told.and(tally.judge())
         }
         None => told,

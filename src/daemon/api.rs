@@ -242,7 +242,9 @@ impl Service for Api {
             Request::Env(id) => self.env(id).await,
             Request::Start(apps) => self.saved(steps::start(handle, apps).await).await,
             Request::Act(action, on) => self.saved(steps::act(handle, action, on).await).await,
-            Request::Reload(reload) => self.saved(reload::reload(handle, &self.0.reloads, *reload).await).await,
+            Request::Reload(reload) => {
+                self.saved(reload::reload(handle, &self.0.reloads, *reload).await).await
+            }
             Request::Scale { name, to } => self.saved(handle.scale(name, to).await).await,
             Request::Signal { select, signal } => self.signal(handle, select, &signal).await,
             Request::Save { force } => json(&dump::save(handle, saver, home, force).await?),

@@ -64,6 +64,18 @@ impl<W: World> Supervisor<W> {
         }
     }
 
+    /// Gives an instance another process because the one that it has must go: without a gap if that can
+    /// be, else by a restart.
+    pub(super) fn renew(&mut self, id: u32, why: String) {
+        let Some(instance) = self.instances.get(&id) else { return };
+        let same = (instance.spec.clone(), instance.inherited.clone());
+        let online = matches!(instance.life.state, State::Online { .. });
+        let gently = online && instance.spec.shares_ports() && !self.beside.contains_key(&id);
+        if !gently || self.replace(id, same, Some(why.clone())).is_err() {
+            self.on(id, Event::Restart(Some(why)));
+        }
+    }
+
     /// Starts another process beside the one that an instance has. `forced`: why the old one has to go
     /// also if this one fails.
     ///
@@ -106,7 +118,8 @@ impl<W: World> Supervisor<W> {
                 self.take_place(id);
             }
             (Event::Due { at }, Role::Coming { .. })
-                if instance.life.timer == Some(*at) && matches!(instance.life.state, State::Starting { .. }) =>
+                if instance.life.timer == Some(*at)
+                    && matches!(instance.life.state, State::Starting { .. }) =>
             {
                 self.late(id, *at);
             }
@@ -146,7 +159,9 @@ impl<W: World> Supervisor<W> {
             Sign::Said => {
                 self.keep_old(
                     id,
-                    &format!("the new process has not said within {seconds} s (listen_timeout) that it is ready"),
+                    &format!(
+                        "the new process has not said within {seconds} s (listen_timeout) that it is ready"
+                    ),
                 );
             }
             Sign::Listening if was_ready => {

@@ -136,7 +136,11 @@ impl<W: World> Supervisor<W> {
                 self.world.release(run);
             }
             Event::SpawnFailed { .. } => drop(self.strays.remove(&run)),
-            Event::Swept { .. } | Event::Spawned { .. } | Event::Ready { .. } | Event::Drained { .. } => {}
+            Event::Swept { .. }
+            | Event::Spawned { .. }
+            | Event::Listens { .. }
+            | Event::Ready { .. }
+            | Event::Drained { .. } => {}
             Event::Start
             | Event::Stop
             | Event::Restart(_)

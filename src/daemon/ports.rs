@@ -60,7 +60,7 @@ impl Outside for Ear {
                     addresses.extend((!addresses.contains(&text)).then_some(text));
                 });
                 let RunId { instance, number } = RunId::from_u64(run);
-                let _ = self.queue.send(Input::Fact { instance, event: Event::Ready { run: number } });
+                let _ = self.queue.send(Input::Fact { instance, event: Event::Listens { run: number } });
             }
             cluster::Event::Path { run, path, why } => self.record.with(|runs| {
                 let known = runs.entry(run).or_default();

@@ -179,8 +179,7 @@ impl<W: World> Supervisor<W> {
     }
 
     fn save(&mut self, urgent: bool) {
-        let state =
-            || saved::write(&self.instances, &self.beside, (self.next_id, self.last_run), &self.done);
+        let state = || saved::write(&self.instances, &self.beside, (self.next_id, self.last_run), &self.done);
         self.unsaved = !self.world.save(urgent, &state);
     }
 
@@ -232,7 +231,7 @@ impl<W: World> Supervisor<W> {
                 let over = self.over_memory(run.instance, usage.memory);
                 self.usage.insert(run.instance, usage);
                 if let Some(why) = over {
-                    self.on(run.instance, Event::Restart(Some(why)));
+                    self.renew(run.instance, why);
                 }
             }
         }
@@ -246,6 +245,8 @@ impl<W: World> Supervisor<W> {
         let online = |instance: &Instance| matches!(instance.life.state, State::Online { .. });
         let others = self.instances.values().filter(|other| other.spec.name == instance.spec.name);
         let mut others = others.filter(|other| other.life.want == Want::Up);
+        let is_replaced = |instance: &Instance| self.beside.contains_key(&instance.id);
+        let online = |instance: &Instance| online(instance) && !is_replaced(instance);
         (online(instance) && others.all(online))
             .then(|| format!("its processes used {memory} bytes, more than max_memory_restart = {limit}"))
     }

@@ -72,7 +72,8 @@ impl Instance {
             Event::Spawned { run, pid, start_time } => {
                 self.spawned(Process { run, pid, start_time, since: now }, now, &mut out);
             }
-            Event::Ready { .. } => self.ready(&mut out),
+            Event::Listens { .. } if self.spec.sign() == Sign::Said => {} // which is more than to listen
+            Event::Listens { .. } | Event::Ready { .. } => self.ready(&mut out),
             Event::SpawnFailed { run, failure } => self.spawn_failed(run, failure, now, &mut out),
             Event::Exited { run, exit } => self.exited(run, exit, now, &mut out),
             Event::Swept { left, .. } => self.swept(&left, now, &mut out),

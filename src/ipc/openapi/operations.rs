@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 
 use super::{SchemaOf, schema_of};
 use crate::ipc::message::{
-    ActOn, EventView, Info, InstanceDetail, InstanceView, LogItem, Pong, Reload, Report, Saved, ScaleTo, Selectors,
-    StartApps,
+    ActOn, EventView, Info, InstanceDetail, InstanceView, LogItem, Pong, Reload, Report, Saved, ScaleTo,
+    Selectors, StartApps,
 };
 use crate::ipc::route::{FlushBody, SaveBody, SignalBody, UpgradeBody};
 use crate::spec::Vars;
@@ -150,7 +150,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
         "/v1/reload",
         "reload",
         "Gives apps new processes, slot by slot, each proven before the old one goes",
-        body(schema_of::<Reload>, r#"{"select":["api"],"parallel":1}"#),
+        optional(schema_of::<Reload>, r#"{"select":["api"],"parallel":1}"#),
     ),
     act("/v1/instances/reset", "reset", "Counters to zero"),
     post(
