@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::commands::{Goals, check};
-use super::perform::Place;
 use super::settle::Goal;
-use super::supervisor::Supervisor;
+use super::supervisor::{Place, Supervisor};
 use super::views;
 use super::world::World;
 use crate::instance::Instance;

@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use tokio::sync::oneshot;
 
-use super::perform::{Place, Stray};
 use super::saved;
 use super::settle::{Done, Reply, Waiting, take_due};
 use super::views;
@@ -17,7 +16,7 @@ use crate::instance::Instance;
 use crate::instance::event::Event;
 use crate::instance::life::RunId;
 use crate::instance::replacement::Beside;
-use crate::instance::state::{State, Want};
+use crate::instance::state::{Process, State, Want};
 use crate::ipc::message::{ActOn, Action, Inherited, Report, ScaleTo, Selectors, StartApps};
 use crate::metrics::Usage;
 use crate::spec::AppSpec;
@@ -91,6 +90,32 @@ pub enum Change {
     Signal(Selectors, i32),
     /// Adds what a saved list holds and is not there.
     Resurrect(saved::Saved),
+}
+
+/// Where an instance is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In the list.
+    Listed(u32),
+    /// Beside the one in the list that has its id.
+    Beside(u32),
+}
+
+impl Place {
+    pub(super) fn id(self) -> u32 {
+        match self {
+            Self::Listed(id) | Self::Beside(id) => id,
+        }
+    }
+}
+
+/// A run that the keeper had and no instance is about.
+#[derive(Debug)]
+pub(super) struct Stray {
+    /// Its process.
+    pub process: Process,
+    /// Of which only a tree may be left.
+    pub ended: bool,
 }
 
 /// All state, and the rules that cross instances.
