@@ -5,6 +5,7 @@
 //! sampling side by side on one thread until a shutdown is done.
 
 pub mod api;
+mod autoscale;
 mod beside;
 mod clock;
 pub mod commands;
@@ -17,10 +18,12 @@ mod info;
 mod jlist;
 mod keeper_link;
 mod launch;
+pub mod liveness;
 mod log_stream;
 mod mirror;
 mod perform;
 mod ports;
+mod probe;
 mod ready;
 mod reload;
 mod restore;
@@ -185,6 +188,13 @@ async fn run(
     tracing::info!(version = version(), keeper, "the daemon is up");
 
     let handle = Handle::new(queue.clone());
+    let reloads = Reloads::default();
+    tokio::task::spawn_local(autoscale::follow(autoscale::Parts {
+        handle: handle.clone(),
+        cluster: cluster.cluster(),
+        reloads: reloads.clone(),
+        events: events.clone(),
+    }));
     let api = Api::new(Parts {
         home: home.clone(),
         handle: handle.clone(),
@@ -195,7 +205,7 @@ async fn run(
         keeper,
         upgrade,
         ports: record,
-        reloads: Reloads::default(),
+        reloads,
         user: user_name(),
         closed: Notify::new(),
         replaced: Notify::new(),
