@@ -207,7 +207,7 @@ pub(super) async fn perform(
 }
 
 /// `3`, `+3` or `-3`.
-fn scale_to(text: &str) -> Result<ScaleTo, String> {
+pub(super) fn scale_to(text: &str) -> Result<ScaleTo, String> {
     let number = |digits: &str| match digits.bytes().all(|c| c.is_ascii_digit()) {
         true => digits.parse().map_err(|_| format!("{digits:?} is no number of instances")),
         false => Err("wants a number: 3, or +3 for three more, or -3 for three fewer".to_owned()),

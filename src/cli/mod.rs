@@ -13,6 +13,7 @@ mod dump;
 mod environment;
 mod list;
 mod logs;
+mod monit;
 mod order;
 mod output;
 mod plan;
@@ -98,6 +99,9 @@ enum Command {
     /// Show the list
     #[command(visible_aliases = ["ls", "l", "ps", "status"])]
     List(list::List),
+    /// Watch apps, logs and charts on the whole screen
+    #[command(visible_aliases = ["top", "dash"], alias = "dashboard")]
+    Monit,
     /// Print the list as JSON in PM2's shape
     Jlist,
     /// The same for people: indented
@@ -262,6 +266,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
         Command::Reset(targets) => act::act(Action::Reset, targets, session).await,
         Command::SendSignal(args) => act::send_signal(args, session).await,
         Command::List(args) => list::list(args, session).await,
+        Command::Monit => monit::monit(session).await,
         Command::Jlist => list::jlist(session).await,
         Command::Prettylist => list::prettylist(session).await,
         Command::Report => report::report(session).await,

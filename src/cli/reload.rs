@@ -76,7 +76,8 @@ pub(super) async fn reload(mut reload: Reload, session: &Session) -> Result<(), 
     let told = report.and_then(|report| session.tell(&report));
     match asked {
         Some(tally) => {
-            session.note(format_args!("{} requests were sent meanwhile, {} failed", tally.sent, tally.failed));
+            session
+                .note(format_args!("{} requests were sent meanwhile, {} failed", tally.sent, tally.failed));
             told.and(tally.judge())
         }
         None => told,

@@ -1,5 +1,6 @@
 //! Answers requests: the only place where the wire's words meet the supervisor.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -26,7 +27,7 @@ use crate::keeper::wire::{Order, Upgrade};
 use crate::logs::{self, Logs};
 use crate::metrics::{self, Usage};
 use crate::paths::Home;
-use crate::process::signal;
+use crate::process::{connections, signal};
 use crate::version::version;
 
 /// How long a change may take to be saved before it is answered all the same.
@@ -145,7 +146,10 @@ impl Api {
 
     async fn describe(&self, select: Selectors) -> Result<Vec<InstanceDetail>, ApiError> {
         let chosen = self.look(Some(select)).await?;
-        Ok(chosen.into_iter().map(|(instance, usage)| self.detail(instance, usage)).collect())
+        let mut details: Vec<InstanceDetail> =
+            chosen.into_iter().map(|(instance, usage)| self.detail(instance, usage)).collect();
+        count_connections(&mut details).await;
+        Ok(details)
     }
 
     fn detail(&self, instance: Instance, usage: Usage) -> InstanceDetail {
@@ -164,6 +168,7 @@ impl Api {
             created_at: instance.life.created.wall,
             exits: instance.life.exits.iter().map(views::exit).collect::<Vec<ExitView>>(),
             processes: usage.processes,
+            connections: None,
             ports: instance
                 .life
                 .state
@@ -242,7 +247,9 @@ impl Service for Api {
             Request::Env(id) => self.env(id).await,
             Request::Start(apps) => self.saved(steps::start(handle, apps).await).await,
             Request::Act(action, on) => self.saved(steps::act(handle, action, on).await).await,
-            Request::Reload(reload) => self.saved(reload::reload(handle, &self.0.reloads, *reload).await).await,
+            Request::Reload(reload) => {
+                self.saved(reload::reload(handle, &self.0.reloads, *reload).await).await
+            }
             Request::Scale { name, to } => self.saved(handle.scale(name, to).await).await,
             Request::Signal { select, signal } => self.signal(handle, select, &signal).await,
             Request::Save { force } => json(&dump::save(handle, saver, home, force).await?),
@@ -268,6 +275,26 @@ impl Service for Api {
             Request::Shutdown => self.shut_down().await,
             Request::OpenApi => json(&openapi::document()),
         }
+    }
+}
+
+/// Counts the connections of those that share ports, where tables of many thousand keep nobody waiting.
+async fn count_connections(details: &mut [InstanceDetail]) {
+    let port = |address: &String| address.rsplit(':').next()?.parse().ok();
+    let groups: BTreeMap<u32, (Vec<i32>, BTreeSet<u16>)> = details
+        .iter()
+        .filter_map(|detail| {
+            let ports: BTreeSet<u16> = detail.ports.as_ref()?.addresses.iter().filter_map(port).collect();
+            (!ports.is_empty()).then(|| (detail.view.id, (detail.processes.clone(), ports)))
+        })
+        .collect();
+    if groups.is_empty() {
+        return;
+    }
+    let counted = tokio::task::spawn_blocking(move || connections::established(&groups)).await;
+    let counted = counted.unwrap_or_default();
+    for detail in details {
+        detail.connections = counted.get(&detail.view.id).copied();
     }
 }
 

@@ -106,7 +106,8 @@ impl<W: World> Supervisor<W> {
                 self.take_place(id);
             }
             (Event::Due { at }, Role::Coming { .. })
-                if instance.life.timer == Some(*at) && matches!(instance.life.state, State::Starting { .. }) =>
+                if instance.life.timer == Some(*at)
+                    && matches!(instance.life.state, State::Starting { .. }) =>
             {
                 self.late(id, *at);
             }
@@ -146,7 +147,9 @@ impl<W: World> Supervisor<W> {
             Sign::Said => {
                 self.keep_old(
                     id,
-                    &format!("the new process has not said within {seconds} s (listen_timeout) that it is ready"),
+                    &format!(
+                        "the new process has not said within {seconds} s (listen_timeout) that it is ready"
+                    ),
                 );
             }
             Sign::Listening if was_ready => {

@@ -30,6 +30,6 @@ pub fn info(instances: &[InstanceView], keeper: i32, home: &Home) -> Info {
         keeper: metrics::process(keeper, now),
         paths: paths.into_iter().map(|(name, path)| (name.to_owned(), path)).collect(),
         instances: by_status,
-        host: metrics::host(),
+        host: metrics::host(home.dir()),
     }
 }

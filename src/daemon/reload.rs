@@ -99,10 +99,7 @@ fn broken(error: tokio::task::JoinError) -> ApiError {
 }
 
 /// What is to be done, by app, and the apps that are new.
-async fn plan(
-    handle: &Handle,
-    wanted: &Reload,
-) -> Result<(BTreeMap<String, Work>, Vec<AppSpec>), ApiError> {
+async fn plan(handle: &Handle, wanted: &Reload) -> Result<(BTreeMap<String, Work>, Vec<AppSpec>), ApiError> {
     let mut plan: BTreeMap<String, Work> = BTreeMap::new();
     if !wanted.select.is_empty() {
         for (instance, _) in handle.look(Some(wanted.select.clone())).await? {

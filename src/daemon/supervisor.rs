@@ -179,8 +179,7 @@ impl<W: World> Supervisor<W> {
     }
 
     fn save(&mut self, urgent: bool) {
-        let state =
-            || saved::write(&self.instances, &self.beside, (self.next_id, self.last_run), &self.done);
+        let state = || saved::write(&self.instances, &self.beside, (self.next_id, self.last_run), &self.done);
         self.unsaved = !self.world.save(urgent, &state);
     }
 

@@ -107,6 +107,9 @@ pub struct InstanceView {
     pub cpu: f32,
     /// Bytes, whole tree, shared pages counted once.
     pub memory: u64,
+    /// Bytes at which it is restarted, if there is a limit.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub memory_limit: Option<u64>,
     /// User it runs as.
     pub user: String,
     /// Restarted when files change.
@@ -140,6 +143,9 @@ pub struct InstanceDetail {
     pub exits: Vec<ExitView>,
     /// All processes of its tree.
     pub processes: Vec<i32>,
+    /// Connections that its processes have open at the ports it shares.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub connections: Option<u64>,
     /// How its ports are shared, if they are.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ports: Option<SharedPorts>,

@@ -4,6 +4,7 @@
 
 pub mod bpf;
 pub mod channel;
+pub mod connections;
 mod dead;
 #[cfg(test)]
 pub(crate) mod fixture;

@@ -75,7 +75,9 @@ impl Checks {
             self.reloaded(instance, beside, &mut broken);
             history_agrees(instance, &self.heard, &mut broken);
             let alive = world.alive(*id);
-            let alive = alive.iter().any(|run| beside.is_none_or(|it| it.instance.life.state.run() != Some(run.number)));
+            let alive = alive
+                .iter()
+                .any(|run| beside.is_none_or(|it| it.instance.life.state.run() != Some(run.number)));
             let unwanted = instance.life.want != Want::Up && alive;
             overdue(&mut self.unwanted, *id, unwanted, now, LONGEST_STOP).into_iter().for_each(|since| {
                 broken.push(format!(
@@ -106,11 +108,7 @@ fn overdue(since: &mut BTreeMap<u32, u64>, id: u32, is: bool, now: u64, limit: u
 }
 
 /// At most one run of an instance has anything alive, and its state speaks of that run; in a reload two.
-fn one_run_at_most(
-    instance: &Instance,
-    supervisor: &Supervisor<SimWorld>,
-    broken: &mut Vec<String>,
-) {
+fn one_run_at_most(instance: &Instance, supervisor: &Supervisor<SimWorld>, broken: &mut Vec<String>) {
     let mut alive = supervisor.world.alive(instance.id);
     let beside = supervisor.beside().get(&instance.id);
     let other = beside.and_then(|beside| beside.instance.life.state.run());

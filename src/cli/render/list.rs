@@ -198,6 +198,7 @@ pub(in crate::cli) mod tests {
             unstable_restarts: 0,
             cpu: if online { 1.5 } else { 0.0 },
             memory: if online { 53_896_806 } else { 0 },
+            memory_limit: None,
             user: "ada".into(),
             watching: false,
             version: None,
