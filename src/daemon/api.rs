@@ -59,6 +59,8 @@ pub(super) struct Parts {
     pub ports: Record,
     /// The apps that are being reloaded.
     pub reloads: Reloads,
+    /// What the dump is known to hold.
+    pub known_dump: dump::Known,
     /// Who the daemon runs as.
     pub user: String,
     /// Told when the shutdown is done.
@@ -177,6 +179,13 @@ impl Api {
         }
     }
 
+    async fn info(&self) -> Result<Answer, ApiError> {
+        let Parts { home, keeper, known_dump, .. } = &*self.0;
+        let (instances, _): (Vec<Instance>, Vec<Usage>) = self.0.handle.look(None).await?.into_iter().unzip();
+        let unsaved = !instances.is_empty() && !known_dump.holds(&instances, home);
+        json(&info::info(&instances, unsaved, *keeper, home))
+    }
+
     async fn env(&self, id: u32) -> Result<Answer, ApiError> {
         let chosen = self.0.handle.look(None).await?;
         match chosen.into_iter().find(|(instance, _)| instance.id == id) {
@@ -240,7 +249,7 @@ impl Service for Api {
                 pid: std::process::id().cast_signed(),
                 upgrade: upgrade::outcome(self.0.upgrade),
             }),
-            Request::Info => json(&info::info(&self.list(None).await?, self.0.keeper, home)),
+            Request::Info => self.info().await,
             Request::List => json(&self.list(None).await?),
             Request::Jlist => json(&jlist::jlist(&self.look(None).await?, home, &self.0.user)),
             Request::Describe(select) => json(&self.describe(select).await?),

@@ -208,6 +208,7 @@ async fn run(
         upgrade,
         ports: record,
         reloads: Reloads::default(),
+        known_dump: dump::Known::default(),
         user: user_name(),
         closed: Notify::new(),
         replaced: Notify::new(),

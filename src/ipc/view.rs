@@ -248,6 +248,21 @@ pub struct Info {
     pub instances: BTreeMap<String, usize>,
     /// Bytes of memory of the machine, used and in all; cores; load average.
     pub host: HostInfo,
+    /// The list is not what was saved last: the next boot would bring back something else.
+    #[serde(default)]
+    pub unsaved: bool,
+    /// The ecosystem files that apps of the list came from.
+    #[serde(default)]
+    pub sources: Vec<Source>,
+}
+
+/// A file that apps of the list came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Source {
+    /// The file.
+    pub file: PathBuf,
+    /// When the first of its apps was added. If the file is older, it cannot differ from them.
+    pub since: u64,
 }
 
 /// Something that happened to an instance.

@@ -145,7 +145,10 @@ async fn show(screen: &mut Screen, look: Look, session: &Session) -> io::Result<
                 screen.suspend()?;
                 (model.changed, next) = (true, Instant::now());
             }
-            Some(Wish::Redraw) => screen.clear()?,
+            Some(Wish::Redraw) => {
+                screen.clear()?;
+                model.changed = true;
+            }
             Some(Wish::Do(deed, select)) => feed.perform(deed, select),
             None => {}
         }

@@ -9,7 +9,8 @@ use crossterm::event::{
     DisableBracketedPaste, DisableMouseCapture, EnableBracketedPaste, EnableMouseCapture,
 };
 use crossterm::execute;
-use crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
+use crossterm::terminal::{Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen};
+use crossterm::terminal::{disable_raw_mode, enable_raw_mode};
 use nix::sys::signal::{Signal, raise};
 use ratatui::backend::CrosstermBackend;
 use ratatui::{Frame, Terminal};
@@ -31,8 +32,7 @@ impl Screen {
     pub(super) fn take() -> io::Result<Self> {
         give_back_on_panic();
         enter()?;
-        let backend = CrosstermBackend::new(BufWriter::with_capacity(BUFFER, io::stdout()));
-        match Terminal::new(backend) {
+        match fresh() {
             Ok(terminal) => Ok(Self(terminal)),
             Err(error) => {
                 leave();
@@ -54,7 +54,10 @@ impl Screen {
     /// # Errors
     /// The terminal cannot be written to.
     pub(super) fn clear(&mut self) -> io::Result<()> {
-        self.0.clear()
+        execute!(io::stdout(), Clear(ClearType::All))?;
+        // Its own `clear` asks the terminal where the cursor is, and the answer would be taken for keys.
+        self.0 = fresh()?;
+        Ok(())
     }
 
     /// Gives the terminal back, stops this process as Ctrl-Z does, and takes the terminal over again
@@ -68,7 +71,7 @@ impl Screen {
         // SIGTSTP itself may be listened to.
         raise(Signal::SIGSTOP).map_err(io::Error::from)?;
         enter()?;
-        self.0.clear()
+        self.clear()
     }
 }
 
@@ -76,6 +79,10 @@ impl Drop for Screen {
     fn drop(&mut self) {
         leave();
     }
+}
+
+fn fresh() -> io::Result<Terminal<CrosstermBackend<BufWriter<Stdout>>>> {
+    Terminal::new(CrosstermBackend::new(BufWriter::with_capacity(BUFFER, io::stdout())))
 }
 
 fn enter() -> io::Result<()> {

@@ -63,6 +63,8 @@ mod tests {
                 memory_used: 1 << 30,
                 ..HostInfo::default()
             },
+            unsaved: false,
+            sources: Vec::new(),
         };
         let want = "\
 version  0.1.0 (this command is 0.2.0)

@@ -62,6 +62,8 @@ fn info() -> Info {
         paths: Default::default(),
         instances: Default::default(),
         host,
+        unsaved: false,
+        sources: Vec::new(),
     }
 }
 
@@ -98,7 +100,7 @@ fn everything_has_its_place_at_any_size() {
         );
         assert!(screen.iter().all(|row| crate::cli::monit::text::width(row) == size.0 as usize), "{all}");
     }
-    assert!(text(&model, (20, 5))[0].contains("too small"));
+    assert!(text(&model, (40, 5))[0].contains("too small"));
     text(&model, (1, 1));
 }
 
