@@ -106,7 +106,7 @@ enum Command {
     #[command(visible_aliases = ["ls", "l", "ps", "status"])]
     List(list::List),
     /// Watch apps, logs and charts on the whole screen
-    #[command(visible_aliases = ["top", "dash"], alias = "dashboard")]
+    #[command(visible_alias = "dash", alias = "dashboard")]
     Monit,
     /// Print the list as JSON in PM2's shape
     Jlist,

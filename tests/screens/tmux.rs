@@ -24,14 +24,12 @@ impl Terminal {
             &height.to_string(),
             "exec bash --norc --noprofile -i",
         ]);
-        command
-            .env("PATH", path)
-            .env("LC_ALL", "C.UTF-8")
-            .env("PS1", "ready$ ")
-            .env("TERM", "xterm-256color");
+        command.env("PATH", path).env("LC_ALL", "C.UTF-8").env("TERM", "xterm-256color");
         command.env_remove("NO_COLOR").env_remove("TMUX");
         assert!(command.status().unwrap().success(), "tmux does not start: tests/run installs it");
-        terminal.until("ready$");
+        terminal.until_so("a prompt", |screen| !screen.trim().is_empty());
+        terminal.line("PS1='ready> '; clear");
+        terminal.until_so("a clear screen", |screen| screen.trim() == "ready>");
         terminal
     }
 

@@ -71,6 +71,7 @@ struct Signals {
     interrupt: Signal,
     quit: Signal,
     stop: Signal,
+    again: Signal,
 }
 
 impl Signals {
@@ -81,6 +82,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
             stop: signal(SignalKind::from_raw(libc::SIGTSTP))?,
+            again: signal(SignalKind::from_raw(libc::SIGCONT))?,
         })
     }
 
@@ -91,6 +93,7 @@ impl Signals {
             _ = self.interrupt.recv() => Wish::Quit,
             _ = self.quit.recv() => Wish::Quit,
             _ = self.stop.recv() => Wish::Suspend,
+            _ = self.again.recv() => Wish::Redraw,
         }
     }
 }
@@ -146,7 +149,7 @@ async fn show(screen: &mut Screen, look: Look, session: &Session) -> io::Result<
                 (model.changed, next) = (true, Instant::now());
             }
             Some(Wish::Redraw) => {
-                screen.clear()?;
+                screen.retake()?;
                 model.changed = true;
             }
             Some(Wish::Do(deed, select)) => feed.perform(deed, select),

@@ -70,6 +70,15 @@ impl Screen {
         leave();
         // SIGTSTP itself may be listened to.
         raise(Signal::SIGSTOP).map_err(io::Error::from)?;
+        self.retake()
+    }
+
+    /// Takes the terminal over again, after something else may have changed its settings.
+    ///
+    /// # Errors
+    /// It cannot be written to.
+    pub(super) fn retake(&mut self) -> io::Result<()> {
+        leave();
         enter()?;
         self.clear()
     }

@@ -130,6 +130,7 @@ fn ports(detail: &InstanceDetail) -> Section {
         ("listens", ports.addresses.join(", ")),
         ("shared by", format!("{} ({})", ports.path, ports.why)),
     ];
+    rows.extend(detail.connections.map(|count| ("connections", count.to_string())));
     rows.extend(ports.warnings.iter().map(|warning| ("note", warning.clone())));
     ("Ports", rows)
 }
