@@ -19,7 +19,7 @@ use super::settings::{Ground, Settings, load};
 use super::verify::{self, Load};
 
 /// So many of the last lines of a new process that failed are shown.
-const LAST_LINES: usize = 5;
+const LAST_LINES: usize = 10;
 
 // Arguments of `reload`.
 #[derive(Args, Clone, Debug)]
@@ -60,7 +60,8 @@ pub(super) async fn reload(mut reload: Reload, session: &Session) -> Result<(), 
         Some(address) => Some(Load::begin(address).await?),
         None => None,
     };
-    let events = client.stream(&Request::Events).await.map_err(|error| session.failed(error))?;
+    // To be told how far it is would be good to have: it is no reason not to reload.
+    let events = client.stream(&Request::Events).await.ok();
     let began = now();
     let request = Request::Reload(Box::new(wanted));
     let asked = async { client.call::<Report>(&request).await };
@@ -106,7 +107,8 @@ fn wanted(reload: &Reload, session: &Session) -> Result<Wanted, Error> {
 }
 
 /// Tells how far it is. Goes on until it is dropped: events may end when the daemon dies, the reload not.
-async fn follow(mut events: Lines, session: &Session) -> std::convert::Infallible {
+async fn follow(events: Option<Lines>, session: &Session) -> std::convert::Infallible {
+    let Some(mut events) = events else { return std::future::pending().await };
     while let Some(Ok(line)) = events.next().await {
         let Ok(event) = serde_json::from_slice::<EventView>(&line) else { continue };
         let (name, id, detail) = (tame(&event.name), event.id, event.detail.unwrap_or_default());

@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::commands::{Goals, check};
-use super::perform::Place;
 use super::settle::Goal;
-use super::supervisor::Supervisor;
+use super::supervisor::{Place, Supervisor};
 use super::views;
 use super::world::World;
 use crate::instance::Instance;
@@ -61,6 +60,18 @@ impl<W: World> Supervisor<W> {
                 self.on(id, Event::Restart(None));
                 Ok((vec![(id, Goal::Up)], gap.into_iter().collect()))
             }
+        }
+    }
+
+    /// Gives an instance another process because the one that it has must go: without a gap if that can
+    /// be, else by a restart.
+    pub(super) fn renew(&mut self, id: u32, why: String) {
+        let Some(instance) = self.instances.get(&id) else { return };
+        let same = (instance.spec.clone(), instance.inherited.clone());
+        let online = matches!(instance.life.state, State::Online { .. });
+        let gently = online && instance.spec.shares_ports() && !self.beside.contains_key(&id);
+        if !gently || self.replace(id, same, Some(why.clone())).is_err() {
+            self.on(id, Event::Restart(Some(why)));
         }
     }
 
@@ -144,13 +155,9 @@ impl<W: World> Supervisor<W> {
         let Some(Beside { instance, .. }) = self.beside.get(&id) else { return };
         let (sign, seconds) = (instance.spec.sign(), instance.spec.readiness.timeout.as_secs_f64());
         match sign {
-            Sign::Said => {
-                self.keep_old(
-                    id,
-                    &format!(
-                        "the new process has not said within {seconds} s (listen_timeout) that it is ready"
-                    ),
-                );
+            Sign::Said | Sign::Probed => {
+                let why = format!("the new process {}", instance.not_ready());
+                self.keep_old(id, &why);
             }
             Sign::Listening if was_ready => {
                 self.keep_old(

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use tokio::sync::oneshot;
 
-use super::perform::{Place, Stray};
+use super::liveness::Finding;
 use super::saved;
 use super::settle::{Done, Reply, Waiting, take_due};
 use super::views;
@@ -17,7 +17,7 @@ use crate::instance::Instance;
 use crate::instance::event::Event;
 use crate::instance::life::RunId;
 use crate::instance::replacement::Beside;
-use crate::instance::state::{State, Want};
+use crate::instance::state::{Process, Want};
 use crate::ipc::message::{ActOn, Action, Inherited, Report, ScaleTo, Selectors, StartApps};
 use crate::metrics::Usage;
 use crate::spec::AppSpec;
@@ -34,6 +34,8 @@ pub enum Input {
     },
     /// Some process without parent ended; nobody knows whose it was.
     OrphanEnded,
+    /// A check has found something out about a run.
+    Checked(RunId, Finding),
     /// What the runs' trees use of the machine.
     Sampled(Vec<(RunId, Usage)>),
     /// A schedule or a changed file wants an app restarted.
@@ -93,6 +95,32 @@ pub enum Change {
     Resurrect(saved::Saved),
 }
 
+/// Where an instance is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In the list.
+    Listed(u32),
+    /// Beside the one in the list that has its id.
+    Beside(u32),
+}
+
+impl Place {
+    pub(super) fn id(self) -> u32 {
+        match self {
+            Self::Listed(id) | Self::Beside(id) => id,
+        }
+    }
+}
+
+/// A run that the keeper had and no instance is about.
+#[derive(Debug)]
+pub(super) struct Stray {
+    /// Its process.
+    pub process: Process,
+    /// Of which only a tree may be left.
+    pub ended: bool,
+}
+
 /// All state, and the rules that cross instances.
 pub struct Supervisor<W> {
     /// The outside.
@@ -145,6 +173,7 @@ impl<W: World> Supervisor<W> {
         match input {
             Input::Fact { instance, event } => self.on(instance, event),
             Input::OrphanEnded => self.orphan_ended(),
+            Input::Checked(run, finding) => self.checked(run, finding),
             Input::Sampled(samples) => self.sampled(samples),
             Input::Triggered { app, why } => self.triggered(&app, &why),
             Input::SaveDue => self.unsaved = true,
@@ -231,7 +260,7 @@ impl<W: World> Supervisor<W> {
                 let over = self.over_memory(run.instance, usage.memory);
                 self.usage.insert(run.instance, usage);
                 if let Some(why) = over {
-                    self.on(run.instance, Event::Restart(Some(why)));
+                    self.renew(run.instance, why);
                 }
             }
         }
@@ -242,10 +271,7 @@ impl<W: World> Supervisor<W> {
     fn over_memory(&self, id: u32, memory: u64) -> Option<String> {
         let instance = self.instances.get(&id)?;
         let limit = instance.spec.max_memory_restart.filter(|limit| memory > *limit)?;
-        let online = |instance: &Instance| matches!(instance.life.state, State::Online { .. });
-        let others = self.instances.values().filter(|other| other.spec.name == instance.spec.name);
-        let mut others = others.filter(|other| other.life.want == Want::Up);
-        (online(instance) && others.all(online))
+        self.may_go_down(instance)
             .then(|| format!("its processes used {memory} bytes, more than max_memory_restart = {limit}"))
     }
 

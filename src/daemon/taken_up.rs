@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::perform::{Place, Stray};
 use super::saved::Saved;
-use super::supervisor::Supervisor;
+use super::supervisor::{Place, Stray, Supervisor};
 use super::world::World;
 use crate::instance::Instance;
 use crate::instance::life::RunId;

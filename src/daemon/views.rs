@@ -109,6 +109,7 @@ pub fn process_change(event: &Event) -> Option<Option<i32>> {
         | Event::Delete
         | Event::Retire
         | Event::Drained { .. }
+        | Event::Listens { .. }
         | Event::Ready { .. }
         | Event::SpawnFailed { .. }
         | Event::Swept { .. }

@@ -25,7 +25,12 @@ pub enum Event {
         /// Its start time in clock ticks since boot.
         start_time: u64,
     },
-    /// It is ready: it listens, or has said so.
+    /// It listens on a port that it shares.
+    Listens {
+        /// Which run.
+        run: u32,
+    },
+    /// It is ready: it has said so.
     Ready {
         /// Which run.
         run: u32,
@@ -70,6 +75,7 @@ impl Event {
     pub fn run(&self) -> Option<u32> {
         match self {
             Self::Spawned { run, .. }
+            | Self::Listens { run }
             | Self::Ready { run }
             | Self::Drained { run }
             | Self::SpawnFailed { run, .. }

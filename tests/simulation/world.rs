@@ -185,7 +185,10 @@ impl SimWorld {
         self.schedule(after, Due::Keeper(Input::Fact { instance: id.instance, event }));
         // Most come to listen or say that they are ready, some late, some never.
         if self.random.u32(..8) != 0 {
-            let ready = Event::Ready { run: id.number };
+            let ready = match self.random.bool() {
+                true => Event::Ready { run: id.number },
+                false => Event::Listens { run: id.number },
+            };
             let later = self.random.u64(..5_000);
             self.schedule(after + later, Due::Daemon(Input::Fact { instance: id.instance, event: ready }));
         }
@@ -255,6 +258,8 @@ impl World for SimWorld {
         let event = Event::Drained { run: run.number };
         self.schedule(after, Due::Daemon(Input::Fact { instance: run.instance, event }));
     }
+
+    fn aside(&mut self, _run: RunId) {}
 
     fn kill(&mut self, run: RunId, _process: Process) {
         let after = if self.random.u32(..50) == 0 { self.random.u64(0..12_000) } else { self.soon() };

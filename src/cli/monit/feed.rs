@@ -9,7 +9,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::model::{Deed, News};
+use super::model::News;
+use super::wish::Deed;
 use crate::cli::render::report::outcomes;
 use crate::ipc::client::{Client, ClientError};
 use crate::ipc::launch;

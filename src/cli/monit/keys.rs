@@ -1,17 +1,14 @@
-//! Keys and the mouse: what each does to the model, and what it wants of the outside.
+//! Keys: what each does to the model, and what it wants of the outside. Lines that are typed are in
+//! `typing`, the mouse in `mouse`.
 
-use crossterm::event::{
-    Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers, MouseButton, MouseEvent, MouseEventKind,
-};
-use ratatui::layout::{Position, Rect};
+use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-use super::model::{Deed, Field, Focus, Mode, Model, Tab, Wish};
-use super::pane::{Pattern, Streams};
+use super::model::{Field, Focus, Mode, Model, Tab};
+use super::pane::Streams;
 use super::tree::Key;
-use crate::ipc::message::{Action, ScaleTo};
+use super::wish::{Deed, Wish};
+use crate::ipc::message::Action;
 
-/// Lines that a turn of the wheel moves.
-const WHEEL: isize = 3;
 /// Columns that an arrow moves log lines by.
 const SIDEWAYS: usize = 8;
 
@@ -167,7 +164,7 @@ impl Model {
         self.arrange();
     }
 
-    fn move_in_tree(&mut self, code: KeyCode) {
+    pub(super) fn move_in_tree(&mut self, code: KeyCode) {
         let page = usize::from(self.areas.rows.height).max(2) - 1;
         let at = self.place();
         match code {
@@ -189,7 +186,7 @@ impl Model {
     }
 
     /// Hides the instances of the selected app, which is selected then.
-    fn fold(&mut self) {
+    pub(super) fn fold(&mut self) {
         if let Some(app) = self.app().map(str::to_owned) {
             self.shape.folded.insert(app.clone());
             self.selected = Key::App(app);
@@ -213,7 +210,7 @@ impl Model {
     }
 
     /// Scrolls the lower pane so many lines up.
-    fn scroll(&mut self, up: isize) {
+    pub(super) fn scroll(&mut self, up: isize) {
         match self.tab {
             Tab::Logs => self.pane.scroll(up),
             Tab::Details | Tab::Charts => {
@@ -236,7 +233,7 @@ impl Model {
         self.mode = Mode::Confirm { deed, select, what };
     }
 
-    fn confirm(&mut self, code: KeyCode) -> Option<Wish> {
+    pub(super) fn confirm(&mut self, code: KeyCode) -> Option<Wish> {
         match code {
             KeyCode::Char('y' | 'Y') | KeyCode::Enter => {
                 let Mode::Confirm { deed, select, what } = std::mem::take(&mut self.mode) else {
@@ -251,274 +248,5 @@ impl Model {
             }
             _ => None,
         }
-    }
-
-    fn begin(&mut self, field: Field) {
-        let text = match field {
-            Field::Apps => self.shape.filter.clone(),
-            Field::Lines => self.line_filter.clone(),
-            Field::Search => String::new(),
-            Field::Scale if self.app().is_none() => return self.say("select the app to scale first", false),
-            Field::Scale => String::new(),
-        };
-        if matches!(field, Field::Lines | Field::Search) {
-            self.tab = Tab::Logs;
-        }
-        self.mode = Mode::Typing { field, before: text.clone(), text };
-    }
-
-    fn type_in(&mut self, key: KeyEvent) -> Option<Wish> {
-        let Mode::Typing { text, before, field } = &mut self.mode else { return None };
-        let control = key.modifiers.contains(KeyModifiers::CONTROL);
-        match key.code {
-            KeyCode::Enter => return self.typed(),
-            KeyCode::Esc => {
-                let (field, before) = (*field, before.clone());
-                self.mode = Mode::Typing { field, text: before.clone(), before };
-                self.as_typed();
-                self.mode = Mode::Normal;
-                return None;
-            }
-            KeyCode::Backspace => drop(text.pop()),
-            KeyCode::Char('u') if control => text.clear(),
-            KeyCode::Char('w') if control => {
-                let word = text.trim_end().rfind(' ').map_or(0, |at| at + 1);
-                text.truncate(word);
-            }
-            KeyCode::Char(c) if !control => text.push(c),
-            _ => return None,
-        }
-        self.as_typed();
-        None
-    }
-
-    /// Filters take effect with each letter.
-    fn as_typed(&mut self) {
-        let Mode::Typing { field, text, .. } = &self.mode else { return };
-        match field {
-            Field::Apps => {
-                self.shape.filter = text.clone();
-                self.arrange();
-            }
-            Field::Lines => {
-                self.line_filter = text.clone();
-                self.pane.filter(Pattern::new(text));
-            }
-            Field::Search => drop(self.pane.search(Pattern::new(text))),
-            Field::Scale => {}
-        }
-    }
-
-    fn typed(&mut self) -> Option<Wish> {
-        let Mode::Typing { field, text, .. } = std::mem::take(&mut self.mode) else { return None };
-        match field {
-            Field::Search if self.pane.marked().is_some() && !self.pane.search(Pattern::new(&text)) => {
-                self.say(&format!("\"{text}\" is not found"), false);
-            }
-            Field::Scale => self.ask_to_scale(&text),
-            Field::Apps | Field::Lines | Field::Search => {}
-        }
-        None
-    }
-
-    fn ask_to_scale(&mut self, text: &str) {
-        let Some(app) = self.app().map(str::to_owned) else { return };
-        match crate::cli::act::scale_to(text.trim()) {
-            Ok(to) => {
-                let how = match to {
-                    ScaleTo::Exactly(count) => format!("to {count}"),
-                    ScaleTo::Add(count) => format!("by {count} more"),
-                    ScaleTo::Remove(count) => format!("by {count} fewer"),
-                };
-                let what = format!("{app} {how}");
-                self.mode = Mode::Confirm { deed: Deed::Scale(to), select: vec![app], what };
-            }
-            Err(why) => self.say(&why, false),
-        }
-    }
-
-    fn mouse(&mut self, mouse: MouseEvent) -> Option<Wish> {
-        let at = Position::new(mouse.column, mouse.row);
-        match mouse.kind {
-            MouseEventKind::ScrollUp => self.wheel(at, WHEEL),
-            MouseEventKind::ScrollDown => self.wheel(at, -WHEEL),
-            MouseEventKind::Down(MouseButton::Left) => return self.click(at),
-            _ => self.changed = false,
-        }
-        None
-    }
-
-    fn wheel(&mut self, at: Position, up: isize) {
-        if self.areas.pane.contains(at) {
-            self.scroll(up);
-        } else if self.areas.rows.contains(at) {
-            self.select(self.place().saturating_add_signed(-up));
-        }
-    }
-
-    fn click(&mut self, at: Position) -> Option<Wish> {
-        let hit = |(area, what): &(Rect, _)| area.contains(at).then_some(*what);
-        if self.mode == Mode::Help {
-            self.mode = Mode::Normal;
-        } else if let Some(letter) =
-            self.areas.keys.iter().find_map(|(area, key)| area.contains(at).then_some(*key))
-        {
-            return match self.mode {
-                Mode::Confirm { .. } => self.confirm(KeyCode::Char(letter)),
-                _ => self.letter(letter),
-            };
-        } else if self.mode != Mode::Normal {
-        } else if let Some(tab) = self.areas.tabs.iter().find_map(hit) {
-            (self.tab, self.focus) = (tab, Focus::Pane);
-        } else if let Some(sort) =
-            self.areas.headings.iter().find_map(|(area, sort)| area.contains(at).then_some(*sort))
-        {
-            self.sort_by(sort);
-        } else if self.areas.rows.contains(at) {
-            self.focus = Focus::Tree;
-            self.press(self.areas.top + usize::from(at.y - self.areas.rows.y));
-        } else if self.areas.pane.contains(at) {
-            self.focus = Focus::Pane;
-        }
-        None
-    }
-
-    /// A click on a row selects it; on the selected app it folds or unfolds it.
-    fn press(&mut self, place: usize) {
-        let Some(row) = self.rows.get(place) else { return };
-        match (row.key == self.selected, row.unfolded) {
-            (true, Some(true)) => self.fold(),
-            (true, Some(false)) => self.move_in_tree(KeyCode::Right),
-            _ => self.select(place),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::model::tests::model;
-    use super::super::tree::Sort;
-    use super::*;
-    use crate::ipc::message::{LogItem, Stream};
-
-    fn press(model: &mut Model, keys: &str) -> Option<Wish> {
-        let mut wish = None;
-        for word in keys.split(' ') {
-            let code = match word {
-                "Enter" => KeyCode::Enter,
-                "Esc" => KeyCode::Esc,
-                "Down" => KeyCode::Down,
-                "Up" => KeyCode::Up,
-                "Left" => KeyCode::Left,
-                "Right" => KeyCode::Right,
-                "End" => KeyCode::End,
-                "Tab" => KeyCode::Tab,
-                "Back" => KeyCode::Backspace,
-                letters => {
-                    for c in letters.chars() {
-                        wish = model.feel(&Event::Key(KeyCode::Char(c).into()));
-                    }
-                    continue;
-                }
-            };
-            wish = model.feel(&Event::Key(code.into()));
-        }
-        wish
-    }
-
-    #[test]
-    fn arrows_go_through_the_tree() {
-        let mut model = model();
-        press(&mut model, "Down Down");
-        assert_eq!(model.selected, Key::One(0));
-        press(&mut model, "Left");
-        assert_eq!((model.selected.clone(), model.rows.len()), (Key::App("api".into()), 3));
-        press(&mut model, "Right End");
-        assert_eq!((model.selected.clone(), model.rows.len()), (Key::App("网关".into()), 5));
-        press(&mut model, "g");
-        assert_eq!(model.selected, Key::All);
-    }
-
-    #[test]
-    fn nothing_is_done_without_a_yes() {
-        let mut model = model();
-        assert_eq!(press(&mut model, "Down x n"), None);
-        assert_eq!(model.mode, Mode::Normal);
-        assert_eq!(press(&mut model, "r"), None);
-        assert_eq!(press(&mut model, "y"), Some(Wish::Do(Deed::Act(Action::Restart), vec!["api".into()])));
-        assert_eq!(press(&mut model, "R Enter"), Some(Wish::Do(Deed::Reload, vec!["api".into()])));
-        assert_eq!(
-            press(&mut model, "Down d y"),
-            Some(Wish::Do(Deed::Act(Action::Delete), vec!["0".into()]))
-        );
-    }
-
-    #[test]
-    fn scaling_wants_a_number() {
-        let mut model = model();
-        press(&mut model, "i");
-        assert_eq!(
-            (&model.mode, model.said.as_ref().unwrap().1),
-            (&Mode::Normal, false),
-            "all cannot be scaled"
-        );
-        press(&mut model, "Down i many Enter");
-        assert_eq!(model.mode, Mode::Normal);
-        let wish = press(&mut model, "i +2 Enter y");
-        assert_eq!(wish, Some(Wish::Do(Deed::Scale(ScaleTo::Add(2)), vec!["api".into()])));
-    }
-
-    #[test]
-    fn filters_work_while_they_are_typed_and_go_with_esc() {
-        let mut model = model();
-        press(&mut model, "/ap");
-        assert_eq!((model.rows.len(), model.shape.filter.as_str()), (4, "ap"));
-        press(&mut model, "Esc");
-        assert_eq!((model.rows.len(), model.shape.filter.as_str()), (5, ""));
-        press(&mut model, "/网 Enter");
-        assert_eq!((model.rows.len(), model.mode.clone()), (2, Mode::Normal));
-        assert_eq!(press(&mut model, "q"), Some(Wish::Quit));
-        press(&mut model, "Esc");
-        assert_eq!(model.rows.len(), 5);
-    }
-
-    #[test]
-    fn the_log_is_searched_where_the_arrows_are() {
-        let mut model = model();
-        let line = |text: &str| LogItem::Line {
-            id: 0,
-            name: "api".into(),
-            stream: Stream::Out,
-            at: None,
-            line: text.into(),
-        };
-        model.read(["x 1", "y", "x 2"].map(line).into(), 0);
-        press(&mut model, "Tab /x Enter");
-        assert_eq!(model.pane.below, 0);
-        press(&mut model, "n");
-        assert_eq!(model.pane.below, 2);
-        press(&mut model, "f2 Enter Esc Esc");
-        assert!(model.pane.marked().is_none() && model.line_filter.is_empty());
-        press(&mut model, "/none Enter");
-        assert!(!model.said.unwrap().1);
-    }
-
-    #[test]
-    fn the_same_heading_twice_turns_the_order() {
-        let mut model = model();
-        model.areas.headings = vec![(Rect::new(10, 0, 5, 1), Sort::Cpu)];
-        let click = |model: &mut Model, column, row| {
-            let kind = MouseEventKind::Down(MouseButton::Left);
-            let modifiers = KeyModifiers::NONE;
-            model.feel(&Event::Mouse(MouseEvent { kind, column, row, modifiers }))
-        };
-        click(&mut model, 11, 0);
-        assert_eq!((model.shape.sort, model.shape.reversed), (Sort::Cpu, false));
-        click(&mut model, 11, 0);
-        assert!(model.shape.reversed);
-        model.areas.rows = Rect::new(0, 1, 40, 5);
-        model.sort_by(Sort::Name);
-        click(&mut model, 3, 3);
-        assert_eq!(model.selected, Key::One(0));
     }
 }

@@ -1,17 +1,18 @@
 //! The log lines of the selection, read on a thread of their own into a ring of the latest: an app that
 //! floods its log fills the ring and never keeps a key waiting.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
 use super::pane::SCROLLBACK;
 use crate::ipc::client::{Client, ClientError};
-use crate::ipc::message::{LogItem, LogQuery, Request, Selectors};
+use crate::ipc::message::{LogItem, LogPlace, LogQuery, Request, Selectors};
 use crate::paths::Home;
 
 /// Who goes through the tree quickly does not want every app's log.
@@ -20,6 +21,8 @@ const SETTLED: Duration = Duration::from_millis(80);
 const AGAIN: Duration = Duration::from_millis(500);
 /// Last lines of a stream to begin with, of an instance alone.
 const LINES: usize = 500;
+/// How an element of the stream begins that is no line: most are not read until they are looked at.
+const PLACES: &[u8] = b"{\"type\":\"places\"";
 
 /// Whose lines are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -99,24 +102,29 @@ impl Shared {
         *self.ring.lock().unwrap_or_else(PoisonError::into_inner) = Ring { number, ..Ring::default() };
     }
 
-    fn push(&self, line: Bytes) {
+    fn push(&self, lines: impl Iterator<Item = Bytes>) {
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        if ring.lines.len() == SCROLLBACK {
-            ring.lines.pop_front();
-            ring.passed += 1;
+        for line in lines {
+            if ring.lines.len() == SCROLLBACK {
+                ring.lines.pop_front();
+                ring.passed += 1;
+            }
+            ring.lines.push_back(line);
         }
-        ring.lines.push_back(line);
         drop(ring);
         self.news.notify_one();
     }
 }
 
+/// How far each file was read: the next daemon goes on from there.
+type Places = HashMap<PathBuf, LogPlace>;
+
 /// Until nobody wants lines any more.
 async fn read(home: Home, mut wanted: watch::Receiver<Wanted>, shared: Shared) {
-    let mut since = None;
+    let mut places = Places::new();
     loop {
         let now = wanted.borrow_and_update().clone();
-        if since.is_none() {
+        if places.is_empty() {
             shared.begin(now.number);
         }
         tokio::select! {
@@ -125,37 +133,36 @@ async fn read(home: Home, mut wanted: watch::Receiver<Wanted>, shared: Shared) {
                     return;
                 }
                 tokio::time::sleep(SETTLED).await;
-                since = None;
+                places.clear();
             }
-            _ = follow(&home, &now, since, &shared), if !now.select.is_empty() => {
-                // The daemon went. What its successor reads on from here was not shown yet.
-                since = since.or(Some(millis()));
+            // However it ended, the daemon went or will answer again.
+            _ = follow(&home, &now, &mut places, &shared), if !now.select.is_empty() => {
                 tokio::time::sleep(AGAIN).await;
             }
         }
     }
 }
 
-async fn follow(
-    home: &Home,
-    wanted: &Wanted,
-    since: Option<u64>,
-    shared: &Shared,
-) -> Result<(), ClientError> {
-    let lines = match since {
-        Some(_) => usize::MAX,
-        None => (2 * LINES / wanted.instances.max(1)).clamp(1, LINES),
+/// Lines count once they are told as a whole: the others are told again by the next daemon.
+async fn follow(home: &Home, wanted: &Wanted, places: &mut Places, shared: &Shared) -> Result<(), ClientError> {
+    let query = LogQuery {
+        select: wanted.select.clone(),
+        lines: (2 * LINES / wanted.instances.max(1)).clamp(1, LINES),
+        follow: true,
+        places: Some(places.values().cloned().collect()),
+        ..LogQuery::default()
     };
-    let query = LogQuery { select: wanted.select.clone(), lines, follow: true, since, ..LogQuery::default() };
     let mut client = Client::connect(home).await?;
     let mut stream = client.stream(&Request::Logs(query)).await?;
+    let mut lines = Vec::new();
     while let Some(line) = stream.next().await {
-        shared.push(line?);
+        let line = line?;
+        if !line.starts_with(PLACES) {
+            lines.push(line);
+        } else if let Ok(LogItem::Places { places: told }) = serde_json::from_slice(&line) {
+            shared.push(lines.drain(..));
+            places.extend(told.into_iter().map(|place| (place.path.clone(), place)));
+        }
     }
     Ok(())
-}
-
-fn millis() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -9,11 +9,16 @@ mod history;
 mod keys;
 mod log_feed;
 mod model;
+mod mouse;
 mod pane;
 mod terminal;
 mod text;
+#[cfg(test)]
+mod tests;
 mod tree;
+mod typing;
 mod view;
+mod wish;
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
@@ -27,7 +32,8 @@ use tokio::time::Instant;
 
 use self::feed::Feed;
 use self::log_feed::{LogFeed, Wanted};
-use self::model::{Areas, Model, Wish};
+use self::model::{Areas, Model};
+use self::wish::Wish;
 use self::terminal::Screen;
 pub(super) use self::tree::Sort;
 use self::view::Look;

@@ -8,7 +8,8 @@ use ratatui::layout::Rect;
 use super::history::History;
 use super::pane::Pane;
 use super::tree::{self, Key, Row, Shape, Sort};
-use crate::ipc::message::{Action, Info, InstanceDetail, InstanceView, LogItem, ScaleTo, Selectors};
+use super::wish::Deed;
+use crate::ipc::message::{Info, InstanceDetail, InstanceView, LogItem, Selectors};
 
 /// What is known of the daemon.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,45 +36,6 @@ pub(super) enum News {
     Down(String),
     /// What came of something that was asked for, and whether that is good.
     Said { text: String, good: bool },
-}
-
-/// What the model wants of the outside.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
-    /// Something is to be done to instances.
-    Do(Deed, Selectors),
-    /// The end.
-    Quit,
-    /// To the background, as Ctrl-Z does.
-    Suspend,
-    /// Draw everything again: something else wrote to the terminal.
-    Redraw,
-}
-
-/// What can be done to the selection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Deed {
-    /// Start, stop, restart, delete.
-    Act(Action),
-    /// New processes without a gap.
-    Reload,
-    /// More or fewer instances.
-    Scale(ScaleTo),
-}
-
-impl Deed {
-    /// Its name, as the command line has it.
-    pub(super) fn word(self) -> &'static str {
-        match self {
-            Self::Act(Action::Start) => "start",
-            Self::Act(Action::Stop) => "stop",
-            Self::Act(Action::Restart) => "restart",
-            Self::Act(Action::Delete) => "delete",
-            Self::Act(Action::Reset) => "reset",
-            Self::Reload => "reload",
-            Self::Scale(_) => "scale",
-        }
-    }
 }
 
 /// A line that is being typed.

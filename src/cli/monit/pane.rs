@@ -108,6 +108,7 @@ impl Pane {
                     Line { from: Some((id, name)), stream, text: text::tamed(&line) }
                 }
                 LogItem::Missed { lines } => self::missed(lines),
+                LogItem::Places { .. } => continue,
             };
             self.push(line);
         }

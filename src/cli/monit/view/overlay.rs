@@ -6,7 +6,8 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, BorderType, Clear, Paragraph, Wrap};
 
 use super::Look;
-use crate::cli::monit::model::{Areas, Deed, Mode, Model};
+use crate::cli::monit::model::{Areas, Mode, Model};
+use crate::cli::monit::wish::Deed;
 use crate::cli::monit::text::width;
 use crate::ipc::message::Action;
 
