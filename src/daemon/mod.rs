@@ -205,6 +205,7 @@ async fn run(
         keeper,
         upgrade,
         ports: record,
+        known_dump: dump::Known::default(),
         reloads,
         user: user_name(),
         closed: Notify::new(),
