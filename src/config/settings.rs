@@ -142,7 +142,7 @@ settings! {
     kill_timeout: Millis, [];
     /// Whether every process of its tree gets the signal, not only the first.
     treekill: bool, [];
-    /// Ask it to end by a message instead of a signal. Not offered yet.
+    /// Ask it to end by the message `shutdown` on Node's channel instead of a signal.
     shutdown_with_message: bool, [];
     /// It says itself when it is ready.
     wait_ready: bool, [];

@@ -10,9 +10,10 @@ use tokio::sync::{Notify, broadcast, mpsc};
 use super::handle::Handle;
 use super::keeper_link::KeeperLink;
 use super::log_stream::line;
+use super::node::Channels;
 use super::ports::Record;
 use super::saver::Saver;
-use super::{clock, dump, info, jlist, log_stream, steps, upgrade, views};
+use super::{clock, dump, info, jlist, log_stream, speak, steps, upgrade, views};
 use crate::conf::Conf;
 use crate::instance::Instance;
 use crate::instance::life::RunId;
@@ -55,6 +56,8 @@ pub(super) struct Parts {
     pub upgrade: Upgrade,
     /// How ports are shared.
     pub ports: Record,
+    /// Node's channels.
+    pub channels: Channels,
     /// Who the daemon runs as.
     pub user: String,
     /// Told when the shutdown is done.
@@ -234,13 +237,20 @@ impl Service for Api {
             }),
             Request::Info => json(&info::info(&self.list(None).await?, self.0.keeper, home)),
             Request::List => json(&self.list(None).await?),
-            Request::Jlist => json(&jlist::jlist(&self.look(None).await?, home, &self.0.user)),
+            Request::Jlist => {
+                json(&jlist::jlist(&self.look(None).await?, &self.0.channels, home, &self.0.user))
+            }
             Request::Describe(select) => json(&self.describe(select).await?),
             Request::Env(id) => self.env(id).await,
             Request::Start(apps) => self.saved(steps::start(handle, apps).await).await,
             Request::Act(action, on) => self.saved(steps::act(handle, action, on).await).await,
             Request::Scale { name, to } => self.saved(handle.scale(name, to).await).await,
             Request::Signal { select, signal } => self.signal(handle, select, &signal).await,
+            Request::Input { select, text } => json(&speak::input(handle, select, &text).await?),
+            Request::Message { select, message } => {
+                json(&speak::message(handle, &self.0.channels, select, &message).await?)
+            }
+            Request::Trigger(wanted) => json(&speak::trigger(handle, &self.0.channels, &wanted).await?),
             Request::Save { force } => json(&dump::save(handle, saver, home, force).await?),
             Request::Resurrect => {
                 let (saved, note) = dump::load(home)?;

@@ -11,6 +11,7 @@ use tokio::sync::{broadcast, mpsc};
 use super::clock;
 use super::keeper_link::{KeeperLink, KeptRun};
 use super::launch;
+use super::node::Channels;
 use super::ports::{self, Ports};
 use super::restore;
 use super::saver::Saver;
@@ -81,12 +82,14 @@ pub struct Ways {
     pub events: broadcast::Sender<EventView>,
     /// Shared ports.
     pub ports: Ports,
+    /// Node's channels.
+    pub channels: Channels,
 }
 
 impl Effects {
     /// A world with these ways out of it.
     pub fn new(ways: Ways) -> Self {
-        let Ways { home, keeper, keeper_pid, logs, saver, queue, events, ports } = ways;
+        let Ways { home, keeper, keeper_pid, logs, saver, queue, events, ports, channels } = ways;
         let ports = Rc::new(RefCell::new(ports));
         let starter = Starter {
             home: home.clone(),
@@ -94,7 +97,8 @@ impl Effects {
             logs: logs.clone(),
             queue: queue.clone(),
             ports: ports.clone(),
-            voices: Rc::default(),
+            notified: Rc::default(),
+            channels: channels.clone(),
         };
         let triggers = Triggers::new(queue.clone());
         Self {
@@ -131,9 +135,7 @@ impl Effects {
         }
         let (notifiers, voices): (Vec<_>, Vec<_>) = pipes.partition(ports::is_notifier);
         self.ports.borrow_mut().began(kept.run, instance, notifiers.into_iter().next());
-        if let Ok(voices) = voices.try_into() {
-            self.starter.hear(kept.run, voices);
-        }
+        voices.into_iter().for_each(|voice| self.starter.hear(kept.run, instance, voice));
     }
 
     /// Makes the apps known whose ports are shared, before their runs are.
@@ -237,6 +239,10 @@ impl World for Effects {
     fn stop(&mut self, run: RunId, process: Process, instance: &Instance) {
         self.ports.borrow().quiet(run);
         let spec = &instance.spec.stop;
+        // One that cannot be told in words gets the signal.
+        if spec.message && self.starter.channels.say(run, &"shutdown".into()).is_ok() {
+            return;
+        }
         let number = signal::parse(&spec.signal).unwrap_or(libc::SIGINT);
         let members = if spec.tree { tree::members(reference(process)) } else { Vec::new() };
         self.keeper.send(Order::Signal { run: run.to_u64(), signal: number, group: spec.tree }, Vec::new());

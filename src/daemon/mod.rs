@@ -18,6 +18,7 @@ mod keeper_link;
 mod launch;
 mod log_stream;
 mod mirror;
+mod node;
 mod ports;
 mod ready;
 mod restore;
@@ -25,6 +26,7 @@ pub mod saved;
 mod saver;
 pub mod select;
 pub mod settle;
+mod speak;
 mod start;
 mod steps;
 pub mod supervisor;
@@ -177,6 +179,7 @@ async fn run(
     let cluster = ClusterThread::start(outside, family, kept.stored)?;
     let kept = Kept { stored: Vec::new(), ..kept };
     let ports = Ports::new(cluster.cluster(), record.clone(), notifiers.clone(), home.clone());
+    let channels = node::Channels::default();
     let effects = Effects::new(Ways {
         home: home.clone(),
         keeper: link.clone(),
@@ -186,6 +189,7 @@ async fn run(
         queue: queue.clone(),
         events: events.clone(),
         ports,
+        channels: channels.clone(),
     });
     let mut supervisor = Supervisor::new(effects);
     take_up(&mut supervisor, found, kept);
@@ -202,6 +206,7 @@ async fn run(
         keeper,
         upgrade,
         ports: record,
+        channels,
         user: user_name(),
         closed: Notify::new(),
         replaced: Notify::new(),

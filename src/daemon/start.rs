@@ -17,17 +17,19 @@ use tokio::task::JoinHandle;
 
 use super::keeper_link::KeeperLink;
 use super::launch;
+use super::node::{self, Channels};
 use super::ports::Ports;
-use super::ready::{self, Voices};
+use super::ready;
 use super::supervisor::Input;
 use crate::exit::{StartFailure, StartStep};
 use crate::instance::Instance;
+use crate::instance::event::Event;
 use crate::instance::life::RunId;
 use crate::keeper::wire::Order;
 use crate::logs::{self, Logs, Source};
 use crate::paths::Home;
 use crate::process::spawn::Launch;
-use crate::process::stdio;
+use crate::process::{channel, stdio};
 use crate::spec::Sign;
 
 /// What starting a run takes. Cheap to clone; all clones are one.
@@ -43,8 +45,10 @@ pub struct Starter {
     pub queue: mpsc::UnboundedSender<Input>,
     /// Shared ports.
     pub ports: Rc<RefCell<Ports>>,
-    /// Tasks that hear whether runs are ready.
-    pub voices: Rc<RefCell<HashMap<RunId, [JoinHandle<()>; 2]>>>,
+    /// Tasks that hear whether runs say `READY=1`.
+    pub notified: Rc<RefCell<HashMap<RunId, JoinHandle<()>>>>,
+    /// Node's channels.
+    pub channels: Channels,
 }
 
 impl Starter {
@@ -64,15 +68,27 @@ impl Starter {
         });
     }
 
-    /// Hears from now on whether a run says that it is ready.
-    pub fn hear(&self, run: RunId, voices: [OwnedFd; 2]) {
-        self.voices.borrow_mut().insert(run, ready::listen(run, voices, &self.queue));
+    /// Hears from now on what a run says through one of these: a notify socket or Node's channel.
+    pub fn hear(&self, run: RunId, instance: &Instance, voice: OwnedFd) {
+        // To one that is not waited for, `ready` is a word between programs.
+        let waits = instance.spec.sign() == Sign::Said;
+        let queue = self.queue.clone();
+        let ready = move || {
+            let event = Event::Ready { run: run.number };
+            let _ = waits.then(|| queue.send(Input::Fact { instance: run.instance, event }));
+        };
+        if channel::is_stream(&voice) {
+            return self.channels.open(run, voice, ready);
+        }
+        let former = self.notified.borrow_mut().insert(run, ready::listen(voice, ready));
+        former.into_iter().for_each(|task| task.abort());
     }
 
     /// Hears a run no more.
     pub fn deaf(&self, run: RunId) {
-        let voices = self.voices.borrow_mut().remove(&run);
-        voices.into_iter().flatten().for_each(|voice| voice.abort());
+        self.channels.close(run);
+        let task = self.notified.borrow_mut().remove(&run);
+        task.into_iter().for_each(|task| task.abort());
     }
 
     /// Starts a run, as far as that is ours to do.
@@ -97,16 +113,30 @@ impl Starter {
         let kept = |fd: &OwnedFd| fd.try_clone().map_err(|_| no_pipe(nix::Error::EMFILE));
         let mut keep = vec![kept(&out.0)?, kept(&err.0)?];
         let mut given: Vec<OwnedFd> = [out.1, err.1].into_iter().chain(sockets).collect();
-        if instance.spec.sign() == Sign::Said {
-            let voices = Voices::new().map_err(no_pipe)?;
-            launch.env.extend(voices.env.map(|(name, value)| format!("{name}={value}")));
-            launch.fds.push(ready::NODE_CHANNEL);
-            given.push(voices.node);
-            for voice in &voices.ours {
-                keep.push(kept(voice)?);
-            }
-            self.hear(run, voices.ours);
+        let said = instance.spec.sign() == Sign::Said;
+        let mut voices = Vec::new();
+        if said {
+            let (socket, name) = ready::notify_socket().map_err(no_pipe)?;
+            launch.env.push(format!("NOTIFY_SOCKET={name}"));
+            voices.push(socket);
         }
+        if said || instance.spec.stop.message || node::speaks(&instance.spec) {
+            let (ours, theirs) = node::pair().map_err(no_pipe)?;
+            // The lowest free number: Node closes only low ones in the programs that it starts.
+            let number = launch.fds.iter().fold(libc::STDERR_FILENO, |most, fd| most.max(*fd)) + 1;
+            launch.env.push(format!("NODE_CHANNEL_FD={number}"));
+            launch.env.push("NODE_CHANNEL_SERIALIZATION_MODE=json".to_owned());
+            // With our end beside its own the app never sees the channel break, whoever of us dies.
+            launch.fds.extend([number, number + 1]);
+            given.extend([theirs, kept(&ours)?]);
+            voices.push(ours);
+        }
+        for voice in voices {
+            keep.push(kept(&voice)?);
+            self.hear(run, instance, voice);
+        }
+        launch.fds.push(libc::STDIN_FILENO);
+        given.push(stdio::input_pipe(uid).map_err(no_pipe)?);
         self.order(run, &launch, given, keep)?;
         self.attach_logs(instance, run, out.0, err.0);
         Ok(())

@@ -116,6 +116,23 @@ pub struct InstanceView {
     pub version: Option<String>,
 }
 
+/// What an instance answered to a [`super::message::Trigger`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TriggerReply {
+    /// Its id.
+    pub id: u32,
+    /// Its app's name.
+    pub name: String,
+    /// Its app's namespace.
+    pub namespace: String,
+    /// What the action returned.
+    #[serde(default)]
+    pub reply: serde_json::Value,
+    /// Why there is no reply.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub problem: Option<String>,
+}
+
 /// Everything about an instance; no environment values.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct InstanceDetail {

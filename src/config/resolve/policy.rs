@@ -10,7 +10,7 @@ use crate::spec::{AppSpec, RestartDelay};
 /// Fills in the three policies and the other reasons to restart.
 pub(super) fn apply(settings: &Settings, app: &mut AppSpec, findings: &mut Findings<'_>) {
     restart(settings, app, findings);
-    stop(settings, app, findings);
+    stop(settings, app);
     set(&mut app.readiness.wait_ready, given(&settings.wait_ready).copied());
     set(&mut app.readiness.timeout, duration(given(&settings.listen_timeout)));
     set(&mut app.autostart, given(&settings.autostart).copied());
@@ -40,16 +40,11 @@ fn restart(settings: &Settings, app: &mut AppSpec, findings: &mut Findings<'_>) 
     }
 }
 
-fn stop(settings: &Settings, app: &mut AppSpec, findings: &mut Findings<'_>) {
+fn stop(settings: &Settings, app: &mut AppSpec) {
     set(&mut app.stop.signal, given(&settings.kill_signal).map(|signal| signal.0.clone()));
     set(&mut app.stop.timeout, duration(given(&settings.kill_timeout)));
     set(&mut app.stop.tree, given(&settings.treekill).copied());
-    if let Some(asked) = settings.shutdown_with_message.as_ref().filter(|asked| asked.value) {
-        findings.warn(
-            &asked.at,
-            "`shutdown_with_message` is not offered in this version; the app gets its kill_signal",
-        );
-    }
+    set(&mut app.stop.message, given(&settings.shutdown_with_message).copied());
 }
 
 fn duration(millis: Option<&Millis>) -> Option<Duration> {
