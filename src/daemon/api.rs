@@ -12,8 +12,9 @@ use super::keeper_link::KeeperLink;
 use super::log_stream::line;
 use super::node::Channels;
 use super::ports::Record;
+use super::reload::Reloads;
 use super::saver::Saver;
-use super::{clock, dump, info, jlist, log_stream, speak, steps, upgrade, views};
+use super::{clock, dump, info, jlist, log_stream, reload, speak, steps, upgrade, views};
 use crate::conf::Conf;
 use crate::instance::Instance;
 use crate::instance::life::RunId;
@@ -58,6 +59,8 @@ pub(super) struct Parts {
     pub ports: Record,
     /// Node's channels.
     pub channels: Channels,
+    /// The apps that are being reloaded.
+    pub reloads: Reloads,
     /// Who the daemon runs as.
     pub user: String,
     /// Told when the shutdown is done.
@@ -244,6 +247,9 @@ impl Service for Api {
             Request::Env(id) => self.env(id).await,
             Request::Start(apps) => self.saved(steps::start(handle, apps).await).await,
             Request::Act(action, on) => self.saved(steps::act(handle, action, on).await).await,
+            Request::Reload(reload) => {
+                self.saved(reload::reload(handle, &self.0.reloads, *reload).await).await
+            }
             Request::Scale { name, to } => self.saved(handle.scale(name, to).await).await,
             Request::Signal { select, signal } => self.signal(handle, select, &signal).await,
             Request::Input { select, text } => json(&speak::input(handle, select, &text).await?),

@@ -5,6 +5,7 @@
 //! sampling side by side on one thread until a shutdown is done.
 
 pub mod api;
+mod beside;
 mod clock;
 pub mod commands;
 mod cron;
@@ -19,8 +20,10 @@ mod launch;
 mod log_stream;
 mod mirror;
 mod node;
+mod perform;
 mod ports;
 mod ready;
+mod reload;
 mod restore;
 pub mod saved;
 mod saver;
@@ -30,6 +33,7 @@ mod speak;
 mod start;
 mod steps;
 pub mod supervisor;
+mod taken_up;
 mod triggers;
 pub mod upgrade;
 mod views;
@@ -47,6 +51,7 @@ use self::effects::{Effects, Ways};
 use self::handle::Handle;
 use self::keeper_link::{KeeperLink, Kept};
 use self::ports::Ports;
+use self::reload::Reloads;
 use self::saver::Saver;
 use self::supervisor::{Input, Supervisor};
 use crate::cluster::{self, ClusterThread};
@@ -207,6 +212,7 @@ async fn run(
         upgrade,
         ports: record,
         channels,
+        reloads: Reloads::default(),
         user: user_name(),
         closed: Notify::new(),
         replaced: Notify::new(),
@@ -279,7 +285,7 @@ fn find(home: &Home, link: &KeeperLink, mut kept: Kept) -> (restore::Found, Kept
 
 /// Takes up what was found.
 fn take_up(supervisor: &mut Supervisor<Effects>, found: restore::Found, kept: Kept) {
-    for instance in found.saved.instances() {
+    for instance in found.saved.all() {
         if let (Some(number), true) = (instance.life.state.run(), kept.succeeds) {
             let run = RunId { instance: instance.id, number };
             supervisor.world.foreign(run, Orphans::AnywhereUnseen);
@@ -296,8 +302,7 @@ fn take_up(supervisor: &mut Supervisor<Effects>, found: restore::Found, kept: Ke
     let instances = supervisor.instances().clone();
     supervisor.world.apps(&instances);
     for kept in kept.runs {
-        let instance = supervisor.instances().get(&kept.run.instance);
-        match instance.filter(|_| supervisor.is_current(kept.run)).cloned() {
+        match supervisor.instance_of(kept.run).cloned() {
             Some(instance) => supervisor.world.adopt(&instance, kept),
             None => {
                 let run = kept.run.to_u64();
