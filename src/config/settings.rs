@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::findings::{At, Given};
 use super::value::{
-    AppName, Codes, Count, Cron, Environment, Filter, Instances, LogKind, LogRules, LogTo, Millis, Mode,
+    AppName, Codes, Cores, Count, Cron, Environment, Filter, Instances, LogKind, LogRules, LogTo, Millis, Mode,
     Port, Reading, SignalName, Size, Spread, VarName, Watch, Who, Words, Wrong,
 };
 
@@ -134,6 +134,12 @@ settings! {
     exp_backoff_restart_delay: Millis, [];
     /// Restart when it uses more memory than this: `300M`, `1.5G`.
     max_memory_restart: Size, [];
+    /// Most memory that its processes may have together, held by the kernel: `300M`, `1.5G`.
+    memory_max: Size, [];
+    /// Most processor time, held by the kernel: `1.5` cores, or `150%` of one.
+    cpu_max: Cores, [];
+    /// Most processes and threads, held by the kernel.
+    pids_max: Count, [];
     /// Restart on a schedule: `minute hour day month weekday`, or six fields with leading seconds.
     cron_restart: Cron, ["cron"];
     /// The signal that asks it to end.

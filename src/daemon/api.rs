@@ -9,6 +9,7 @@ use tokio::sync::{Notify, broadcast, mpsc};
 
 use super::handle::Handle;
 use super::keeper_link::KeeperLink;
+use super::limits::Limiter;
 use super::log_stream::line;
 use super::node::Channels;
 use super::ports::Record;
@@ -59,6 +60,8 @@ pub(super) struct Parts {
     pub ports: Record,
     /// Node's channels.
     pub channels: Channels,
+    /// Hard limits.
+    pub limiter: Limiter,
     /// The apps that are being reloaded.
     pub reloads: Reloads,
     /// Who the daemon runs as.
@@ -167,6 +170,7 @@ impl Api {
             created_at: instance.life.created.wall,
             exits: instance.life.exits.iter().map(views::exit).collect::<Vec<ExitView>>(),
             processes: usage.processes,
+            limits: self.0.limiter.view(&instance),
             ports: instance
                 .life
                 .state

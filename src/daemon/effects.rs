@@ -11,6 +11,7 @@ use tokio::sync::{broadcast, mpsc};
 use super::clock;
 use super::keeper_link::{KeeperLink, KeptRun};
 use super::launch;
+use super::limits::Limiter;
 use super::node::Channels;
 use super::ports::{self, Ports};
 use super::restore;
@@ -84,12 +85,14 @@ pub struct Ways {
     pub ports: Ports,
     /// Node's channels.
     pub channels: Channels,
+    /// Hard limits.
+    pub limiter: Limiter,
 }
 
 impl Effects {
     /// A world with these ways out of it.
     pub fn new(ways: Ways) -> Self {
-        let Ways { home, keeper, keeper_pid, logs, saver, queue, events, ports, channels } = ways;
+        let Ways { home, keeper, keeper_pid, logs, saver, queue, events, ports, channels, limiter } = ways;
         let ports = Rc::new(RefCell::new(ports));
         let starter = Starter {
             home: home.clone(),
@@ -99,6 +102,7 @@ impl Effects {
             ports: ports.clone(),
             notified: Rc::default(),
             channels: channels.clone(),
+            limiter,
         };
         let triggers = Triggers::new(queue.clone());
         Self {
@@ -282,6 +286,7 @@ impl World for Effects {
         self.foreign.remove(&run);
         self.ports.borrow_mut().ended(run);
         self.starter.deaf(run);
+        self.starter.limiter.ended(run);
         self.over.push(run);
     }
 
@@ -318,6 +323,7 @@ impl World for Effects {
         if event.event == EventKind::StartFailed {
             let run = RunId { instance: event.id, number: event.run };
             self.starter.deaf(run);
+            self.starter.limiter.ended(run);
             self.ports.borrow_mut().ended(run);
         }
         tracing::info!(app = %event.name, id = event.id, "{}", sentence(&event));

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::keeper_link::KeeperLink;
 use super::launch;
+use super::limits::Limiter;
 use super::node::{self, Channels};
 use super::ports::Ports;
 use super::ready;
@@ -49,6 +50,8 @@ pub struct Starter {
     pub notified: Rc<RefCell<HashMap<RunId, JoinHandle<()>>>>,
     /// Node's channels.
     pub channels: Channels,
+    /// Hard limits.
+    pub limiter: Limiter,
 }
 
 impl Starter {
@@ -113,6 +116,7 @@ impl Starter {
         let kept = |fd: &OwnedFd| fd.try_clone().map_err(|_| no_pipe(nix::Error::EMFILE));
         let mut keep = vec![kept(&out.0)?, kept(&err.0)?];
         let mut given: Vec<OwnedFd> = [out.1, err.1].into_iter().chain(sockets).collect();
+        launch.limits = self.limiter.means(run, instance);
         let said = instance.spec.sign() == Sign::Said;
         let mut voices = Vec::new();
         if said {

@@ -160,6 +160,23 @@ pub struct InstanceDetail {
     /// How its ports are shared, if they are.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ports: Option<SharedPorts>,
+    /// Which of its hard limits hold, and by what, while it runs.
+    #[serde(default)]
+    pub limits: Vec<LimitView>,
+}
+
+/// A hard limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LimitView {
+    /// Its key: `memory_max`, `cpu_max` or `pids_max`.
+    pub limit: String,
+    /// Bytes, percent of one core, or processes and threads.
+    pub value: u64,
+    /// Who holds it: `cgroup`, `rlimit` or `nothing`.
+    pub by: String,
+    /// What that means, where it is not a cgroup.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub note: Option<String>,
 }
 
 /// How a run's ports are shared.

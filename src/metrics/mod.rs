@@ -5,6 +5,8 @@ mod sampler;
 mod tracked;
 mod watched;
 
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
@@ -46,12 +48,25 @@ pub struct Usage {
     pub memory: u64,
     /// Its processes.
     pub processes: Vec<i32>,
+    /// The one of them that holds most.
+    pub largest: Option<Largest>,
+}
+
+/// The process of a tree that holds most.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Largest {
+    /// Its pid.
+    pub pid: i32,
+    /// Its program's name, as the kernel cuts it.
+    pub name: Arc<str>,
+    /// Bytes resident.
+    pub memory: u64,
 }
 
 /// What can be said of a process at once: its own memory.
 pub fn first_glance(pid: i32) -> Usage {
     let resident = Stat::of(pid).map_or(0, |stat| stat.resident * page_size());
-    Usage { cpu_percent: 0.0, memory: resident, processes: vec![pid] }
+    Usage { memory: resident, processes: vec![pid], ..Usage::default() }
 }
 
 /// The machine.

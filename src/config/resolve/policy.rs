@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::findings::Findings;
 use crate::config::settings::{Settings, given};
 use crate::config::value::Millis;
-use crate::spec::{AppSpec, RestartDelay};
+use crate::spec::{AppSpec, Limits, RestartDelay};
 
 /// Fills in the three policies and the other reasons to restart.
 pub(super) fn apply(settings: &Settings, app: &mut AppSpec, findings: &mut Findings<'_>) {
@@ -16,6 +16,11 @@ pub(super) fn apply(settings: &Settings, app: &mut AppSpec, findings: &mut Findi
     set(&mut app.autostart, given(&settings.autostart).copied());
     set(&mut app.depends_on, given(&settings.depends_on).map(|names| names.0.clone()));
     app.max_memory_restart = given(&settings.max_memory_restart).map(|size| size.0);
+    app.limits = Limits {
+        memory: given(&settings.memory_max).map(|size| size.0),
+        cpu: given(&settings.cpu_max).map(|cores| cores.0),
+        pids: given(&settings.pids_max).map(|count| count.0),
+    };
     app.cron_restart = given(&settings.cron_restart).and_then(|cron| cron.0.clone());
 }
 
