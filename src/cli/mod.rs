@@ -29,6 +29,7 @@ mod selectors;
 mod serve;
 mod session;
 mod settings;
+mod speak;
 mod start;
 mod upgrade;
 mod verify;
@@ -102,6 +103,12 @@ enum Command {
     /// Send a signal to apps
     #[command(name = "sendSignal", aliases = ["send-signal", "sendsignal"])]
     SendSignal(act::SendSignal),
+    /// Write a line to the standard input of an app
+    Send(speak::Send),
+    /// Show what an app says, and write to it what you type
+    Attach(speak::Attach),
+    /// Have apps do what they offer through Node's channel
+    Trigger(speak::Trigger),
     /// Show the list
     #[command(visible_aliases = ["ls", "l", "ps", "status"])]
     List(list::List),
@@ -296,6 +303,9 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
         Command::Apply(args) => plan::apply(args, session).await,
         Command::Reset(targets) => act::act(Action::Reset, targets, session).await,
         Command::SendSignal(args) => act::send_signal(args, session).await,
+        Command::Send(args) => speak::send(args, session).await,
+        Command::Attach(args) => speak::attach(args, session).await,
+        Command::Trigger(args) => speak::trigger(args, session).await,
         Command::List(args) => list::list(args, session).await,
         Command::Monit => monit::monit(session).await,
         Command::Jlist => list::jlist(session).await,
