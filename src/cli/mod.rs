@@ -11,6 +11,7 @@ mod daemon;
 mod describe;
 mod dump;
 mod environment;
+mod foreground;
 mod list;
 mod logs;
 mod order;
@@ -24,6 +25,7 @@ mod serve;
 mod session;
 mod settings;
 mod start;
+mod startup;
 mod upgrade;
 mod when;
 mod words;
@@ -149,6 +151,17 @@ enum Command {
     Kill,
     /// Put another version of rsm in the place of the one that runs; the apps go on
     Upgrade(upgrade::Upgrade),
+    /// Have the saved apps started with the machine
+    Startup(startup::Startup),
+    /// Have them started no more
+    Unstartup(startup::Startup),
+    /// What an init system starts: bring the saved apps back, and stay
+    #[command(hide = true)]
+    Foreground {
+        /// Only bring them back
+        #[arg(long)]
+        once: bool,
+    },
     /// Show rsm's own processes and files; with a name as `describe`
     Info {
         /// Apps to describe instead
@@ -235,6 +248,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
         Command::Schema => output::json(&config::schema()),
         Command::CanTakeOver => upgrade::can_take_over(),
         command => {
+            if matches!(command, Command::Foreground { .. }) {
+                foreground::resolve_path()?;
+            }
             let silent = cli.silent || (as_pm2 && is_set("PM2_SILENT"));
             let session = Session::new(home()?, silent, !cli.no_color && colour_wanted(), cli.sort);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -286,6 +302,9 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
         Command::Ping => daemon::ping(session).await,
         Command::Kill => daemon::kill(session).await,
         Command::Upgrade(args) => upgrade::upgrade(args, session).await,
+        Command::Startup(args) => startup::startup(&args, session),
+        Command::Unstartup(args) => startup::unstartup(&args, session),
+        Command::Foreground { once } => foreground::foreground(once, session).await,
         Command::Info { select, json } if select.is_empty() => daemon::info(json, session).await,
         Command::Info { select, json } => describe::describe(Describe { select, json }, session).await,
         Command::Serve(args) => serve::serve(args, session).await,
