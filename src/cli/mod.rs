@@ -20,6 +20,7 @@ mod plan;
 mod preferences;
 mod render;
 mod report;
+mod runtime;
 mod selectors;
 mod serve;
 mod session;
@@ -155,6 +156,8 @@ enum Command {
     Startup(startup::Startup),
     /// Have them started no more
     Unstartup(startup::Startup),
+    /// Run apps in the foreground, as the first process of a container may
+    Runtime(Box<runtime::Runtime>),
     /// What an init system starts: bring the saved apps back, and stay
     #[command(hide = true)]
     Foreground {
@@ -229,9 +232,13 @@ enum Command {
 /// # Errors
 /// Whatever kept the command from doing what was asked.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
-    let args: Vec<OsString> = args.into_iter().collect();
-    let as_pm2 =
-        args.first().is_some_and(|name| Path::new(name).file_name().is_some_and(|name| name == "pm2"));
+    let mut args: Vec<OsString> = args.into_iter().collect();
+    let name = args.first().and_then(|name| Path::new(name).file_name()).map(OsString::from);
+    let called = |names: &[&str]| name.as_ref().is_some_and(|name| names.iter().any(|known| name == known));
+    let as_pm2 = called(&["pm2", "pm2-runtime", "pm2-docker"]);
+    if called(&["pm2-runtime", "pm2-docker", "rsm-runtime"]) && !is_about_itself(&args) {
+        args.insert(1, "runtime".into());
+    }
     let cli = Cli::try_parse_from(args).map_err(|error| Error::Arguments(words::explained(error)))?;
     let home = || if as_pm2 { Home::from_env_as_pm2() } else { Home::from_env() }.map_err(Error::NoHome);
     match cli.command {
@@ -251,11 +258,22 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
             if matches!(command, Command::Foreground { .. }) {
                 foreground::resolve_path()?;
             }
-            let silent = cli.silent || (as_pm2 && is_set("PM2_SILENT"));
+            let alone = match command {
+                Command::Runtime(_) => Some(runtime::stand_aside()?),
+                _ => None,
+            };
+            let silent = alone.is_some() || cli.silent || (as_pm2 && is_set("PM2_SILENT"));
             let session = Session::new(home()?, silent, !cli.no_color && colour_wanted(), cli.sort);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|error| Error::System { what: "starting up", error })?;
-            runtime.block_on(dispatch(command, &session))
+            runtime.block_on(async {
+                match command {
+                    Command::Runtime(args) => {
+                        runtime::runtime(*args, alone.unwrap_or_default(), &session).await
+                    }
+                    command => dispatch(command, &session).await,
+                }
+            })
         }
     }
 }
@@ -310,8 +328,9 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
         Command::Serve(args) => serve::serve(args, session).await,
         Command::Convert(args) => convert::convert(&args, session),
         Command::Init { .. } => convert::init(session),
-        // Run before there was a session: they are no clients.
+        // Run before there was a session, or beside this.
         Command::Keeper { .. }
+        | Command::Runtime(_)
         | Command::Daemon
         | Command::ServeFiles(_)
         | Command::Schema
@@ -321,6 +340,14 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
 
 fn part<E: std::fmt::Display>(part: &'static str, result: Result<(), E>) -> Result<(), Error> {
     result.map_err(|error| Error::Part { part, reason: error.to_string() })
+}
+
+/// `pm2-runtime --version`, and the daemon's parts, which are started by this program's name.
+fn is_about_itself(args: &[OsString]) -> bool {
+    let first = args.get(1).map(|arg| arg.to_string_lossy());
+    first.is_some_and(|first| {
+        ["--version", "-v", "-V", "keeper", "daemon", "can-take-over"].contains(&&*first)
+    })
 }
 
 fn is_set(variable: &str) -> bool {

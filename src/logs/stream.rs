@@ -85,6 +85,8 @@ pub(super) enum Step {
     Nothing,
     /// A file cannot be written now; all is still in the pipe.
     Refused,
+    /// A named pipe is full; all is still in the app's.
+    Full,
     /// Nothing will come any more.
     Ended,
 }
@@ -175,7 +177,11 @@ impl Stream {
             let result = take.and_then(|take| self.deliver(&text[..take], begins, now, pipe, desk));
             chunk.truncate(CHUNK);
             chunk.shrink_to(CHUNK);
-            return Ok(result.map_or(Step::Refused, |count| Step::Moved { count, rest: count < length }));
+            return Ok(match result {
+                Ok(count) => Step::Moved { count, rest: count < length },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Step::Full,
+                Err(_) => Step::Refused,
+            });
         }
     }
 
@@ -272,6 +278,12 @@ impl Stream {
             self.dropped = None;
         }
         self.dropped.is_none()
+    }
+
+    /// Whether named pipes have taken all that they were given; one that is full has not.
+    pub(super) fn is_taken(&self) -> bool {
+        let full = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+        !self.files.iter().any(|file| file.ready(0).is_err_and(|error| full(&error)))
     }
 
     fn write(&mut self, text: &[u8], begins: i64, now: i64, shaped: &mut Vec<u8>) -> io::Result<()> {

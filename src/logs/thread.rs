@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::LocalSet;
@@ -30,6 +30,8 @@ use crate::spec::{LogFormat, Rotation};
 /// Names one stream of one run.
 type Key = u64;
 
+/// When the thread ends, named pipes that are full are waited for this long: their reader is but slower.
+const LAST_WAIT: Duration = Duration::from_secs(2);
 /// At a turn of the clock, or so often at most, it is looked which files are to be rotated.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
@@ -227,9 +229,11 @@ fn serve(
     tasks.block_on(&runtime, room.obey(commands));
     // The tasks go first: from here on nobody else touches the streams.
     drop(tasks);
+    let until = Instant::now() + LAST_WAIT;
     for pump in room.pumps.borrow().values() {
-        pump.drain(&room.desk);
+        pump.drain(&room.desk, until);
     }
+    room.writer.borrow().settle(until);
 }
 
 /// What the thread is given.

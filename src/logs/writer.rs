@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::ground::Ground;
 use super::index::Owner;
@@ -15,6 +16,9 @@ use super::journal::Growth;
 use super::segment::Segment;
 use super::tidy::Tidy;
 use crate::spec::Rotation;
+
+/// A named pipe that is full is tried again after this.
+const AGAIN: Duration = Duration::from_millis(2);
 
 /// A log file, open as long as a stream writes to it.
 #[derive(Debug)]
@@ -110,7 +114,8 @@ impl LogFile {
     }
 
     fn report(&self, error: &io::Error) {
-        if !self.failing.replace(true) {
+        // A named pipe whose reader is slower is no trouble.
+        if error.kind() != io::ErrorKind::WouldBlock && !self.failing.replace(true) {
             tracing::warn!(
                 "cannot write log file {}: {error}. It is tried again every half second; what the apps \
                  write there waits in their pipes, or is dropped if so configured (when_full)",
@@ -172,6 +177,16 @@ impl Writer {
     /// All that are open.
     pub(super) fn files(&self) -> impl Iterator<Item = Rc<LogFile>> {
         self.files.values().filter_map(Weak::upgrade)
+    }
+
+    /// Has named pipes take the rest of what they were given, as far as they do until then.
+    pub(super) fn settle(&self, until: Instant) {
+        for file in self.files() {
+            let full = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+            while file.ready(0).is_err_and(|error| full(&error)) && Instant::now() < until {
+                std::thread::sleep(AGAIN);
+            }
+        }
     }
 
     /// Opens every file anew by its path, one that ends within a line after that line; returns

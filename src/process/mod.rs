@@ -7,6 +7,7 @@ pub mod channel;
 mod dead;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod init;
 pub mod oom;
 pub mod pidfd;
 pub mod priority;
