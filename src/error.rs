@@ -119,6 +119,24 @@ pub enum Error {
     /// Instances that did not come out as wished.
     #[error("{}", worded(.0))]
     Failed(Vec<Problem>),
+    /// The address that was to be asked during a reload did not answer before it.
+    #[error("{url} does not answer: {reason}; nothing was reloaded")]
+    NoAnswer {
+        /// What was asked.
+        url: String,
+        /// Why not.
+        reason: String,
+    },
+    /// Requests failed during a reload.
+    #[error("{failed} of {sent} requests failed while it was reloaded, the first: {first}")]
+    Requests {
+        /// How many were sent.
+        sent: u64,
+        /// How many failed.
+        failed: u64,
+        /// Why the first did.
+        first: String,
+    },
     /// One of rsm's own processes, run in the foreground, failed.
     #[error("{part}: {reason}")]
     Part {
@@ -172,6 +190,8 @@ impl Error {
             | Self::NoneOfFile { .. }
             | Self::NotOne { .. }
             | Self::Failed(_)
+            | Self::NoAnswer { .. }
+            | Self::Requests { .. }
             | Self::Part { .. }
             | Self::Output(_)
             | Self::System { .. } => 1,
@@ -209,6 +229,10 @@ impl Error {
             Self::Failed(problems) => {
                 let first = problems.first().map_or(0, |problem| problem.id);
                 format!("rsm describe {first} shows its last ends, rsm logs {first} --err what it said")
+            }
+            Self::NoAnswer { .. } => "give an http:// address that the app answers".into(),
+            Self::Requests { .. } => {
+                "a graceful app answers what it has begun before it ends on its signal (kill_timeout)".into()
             }
             Self::Arguments(_)
             | Self::Mistakes(_)

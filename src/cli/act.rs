@@ -27,9 +27,6 @@ pub(super) struct Change {
     /// Show what the apps say until Ctrl-C
     #[arg(long)]
     pub(super) attach: bool,
-    /// PM2's: so many at a time; all are restarted at once here
-    #[arg(long, hide = true, value_name = "N")]
-    parallel: Option<u32>,
     #[command(flatten)]
     unused: Unused,
 }
@@ -90,6 +87,9 @@ pub(super) struct Restart {
     settings: Settings,
     #[command(flatten)]
     change: Change,
+    /// PM2's: so many at a time; all are restarted at once here
+    #[arg(long, hide = true, value_name = "N")]
+    parallel: Option<u32>,
     /// New arguments of the app
     #[arg(last = true)]
     args: Vec<String>,
@@ -133,7 +133,7 @@ pub(super) async fn restart(mut restart: Restart, session: &Session) -> Result<(
         // clap lets these two stand for the target, which they may have swallowed.
         restart.targets.push(restart.settings.give_back().ok_or_else(nothing_named)?);
     }
-    let Restart { targets, settings, change, args } = restart;
+    let Restart { targets, settings, change, args, .. } = restart;
     change.tell_unused(session);
     let (files, selectors): (Vec<String>, Vec<String>) =
         targets.iter().cloned().partition(|target| config::is_config_file(target));

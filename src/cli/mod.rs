@@ -18,6 +18,7 @@ mod order;
 mod output;
 mod plan;
 mod preferences;
+mod reload;
 mod render;
 mod report;
 mod runtime;
@@ -28,6 +29,7 @@ mod settings;
 mod start;
 mod startup;
 mod upgrade;
+mod verify;
 mod when;
 mod words;
 
@@ -79,6 +81,9 @@ enum Command {
     Stop(Targets),
     /// Restart apps, with new settings if flags say so
     Restart(Box<act::Restart>),
+    /// Give apps new processes without a gap: each is ready before the old one goes
+    #[command(aliases = ["gracefulReload", "gracefulreload", "softReload", "startOrReload", "startOrGracefulReload"])]
+    Reload(Box<reload::Reload>),
     /// Stop apps and take them from the list
     #[command(visible_alias = "del")]
     Delete(Targets),
@@ -283,6 +288,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
         Command::Start(args) => start::start(*args, session).await,
         Command::Stop(targets) => act::act(Action::Stop, targets, session).await,
         Command::Restart(args) => act::restart(*args, session).await,
+        Command::Reload(args) => reload::reload(*args, session).await,
         Command::Delete(targets) => act::act(Action::Delete, targets, session).await,
         Command::Scale(args) => act::scale(args, session).await,
         Command::Plan(args) => plan::plan(args, session).await,

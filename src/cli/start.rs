@@ -31,6 +31,9 @@ pub(super) struct Start {
     /// Stay in the foreground and show what apps say; Ctrl-C ends all, if nothing ran before
     #[arg(long)]
     no_daemon: bool,
+    /// PM2's: so many at a time; all are started at once here
+    #[arg(long, hide = true, value_name = "N")]
+    parallel: Option<u32>,
     /// Arguments of the app
     #[arg(last = true)]
     args: Vec<String>,

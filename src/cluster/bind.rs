@@ -102,12 +102,12 @@ impl Engine {
         let open = self.open_in(bind);
         let (used, free): (Vec<_>, Vec<_>) =
             same.iter().partition(|(_, socket)| open.inodes.contains(&socket.inode));
-        let fresh = self.book.apps.get(&bind.app).is_some_and(|settings| settings.fresh);
         let others = |socket: &Socket| {
             socket.claims.iter().any(|run| *run != bind.run && self.book.runs.contains_key(run))
         };
         let waits = |(id, socket): &&&(u64, Socket)| {
-            socket.listening && self.held.contains_key(id) && !(fresh && others(socket))
+            let used = self.book.is_used_by_others(socket, bind.run);
+            socket.listening && self.held.contains_key(id) && !used
         };
         if let Some((id, _)) = free.iter().find(waits) {
             return Ok(Some(*id));

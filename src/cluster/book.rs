@@ -26,8 +26,6 @@ pub struct Settings {
     pub low_ports: bool,
     /// Its UDP ports are shared, too.
     pub udp: bool,
-    /// A new run gets sockets of its own instead of those of the run it replaces.
-    pub fresh: bool,
 }
 
 /// Whether a run gets connections.
@@ -164,6 +162,24 @@ impl Book {
     /// Whether a socket has been claimed by a run that goes on.
     pub fn is_claimed(&self, socket: &Socket) -> bool {
         socket.claims.iter().any(|run| self.runs.contains_key(run))
+    }
+
+    /// Whether another run of its slot than `run` has this socket and goes on: then `run` gets one of its
+    /// own, so that it takes connections only when it is ready. With [`Balance::Shared`] there is but one.
+    pub fn is_used_by_others(&self, socket: &Socket, run: u64) -> bool {
+        let shared = self.apps.get(&socket.app).is_some_and(|app| app.balance == Balance::Shared);
+        !shared && socket.claims.iter().any(|other| *other != run && self.runs.contains_key(other))
+    }
+
+    /// Whether a ready run of the same slot has another socket for this one's address.
+    pub fn is_replaced(&self, old: &Socket) -> bool {
+        let ready = |run: &u64| self.runs.get(run).is_some_and(|run| run.phase == Phase::Ready);
+        self.sockets_at(&old.app, old.slot).any(|(_, socket)| {
+            socket.inode != old.inode
+                && socket.address == old.address
+                && socket.listening
+                && socket.claims.iter().any(ready)
+        })
     }
 
     /// Adds a socket and says its number.

@@ -146,8 +146,12 @@ impl Engine {
         if let Some(live) = self.live.get_mut(&run) {
             live.quiet = (phase == Phase::Quiet).then(Instant::now);
         }
+        let app = entry.app.clone();
         for address in self.addresses_of(run) {
             self.steer(address);
+        }
+        if phase == Phase::Ready {
+            self.let_go_unclaimed(&app); // of the run whose place it takes, if that is gone
         }
         self.save();
     }

@@ -117,7 +117,7 @@ impl Engine {
         let of_app = self.book.sockets.iter().filter(|(_, socket)| socket.app == app);
         let unclaimed = of_app.filter(|(_, socket)| !self.book.is_claimed(socket));
         let useless = unclaimed.filter(|(_, socket)| {
-            !socket.listening || self.is_abandoned(app, socket.slot) || self.is_replaced(app, socket)
+            !socket.listening || self.is_abandoned(app, socket.slot) || self.book.is_replaced(socket)
         });
         let ids: Vec<u64> = useless.map(|(id, _)| *id).collect();
         ids.into_iter().for_each(|id| self.let_go(id));
@@ -131,14 +131,6 @@ impl Engine {
             return place != 0 || slots.iter().all(|slot| gone(*slot));
         }
         gone(place) || !slots.contains(&place)
-    }
-
-    /// Whether another run of the slot has a socket of its own for this address.
-    fn is_replaced(&self, app: &str, old: &Socket) -> bool {
-        self.book.apps.get(app).is_some_and(|settings| settings.fresh)
-            && self.book.sockets_at(app, old.slot).any(|(_, socket)| {
-                socket.address == old.address && socket.listening && self.book.is_claimed(socket)
-            })
     }
 
     /// Closes a held socket. New connections are steered elsewhere first; those in its queue are reset.

@@ -62,7 +62,7 @@ impl Engine {
         let mut fds = Vec::new();
         for address in addresses {
             let failed = |errno| OpenFailure { address, errno };
-            let id = match self.slot_socket(&entry.app, place, address) {
+            let id = match self.slot_socket(&entry.app, place, address, run) {
                 Some(id) => id,
                 None => self.open_new(&entry.app, place, address, uid).map_err(failed)?,
             };
@@ -77,10 +77,12 @@ impl Engine {
         Ok(fds)
     }
 
-    fn slot_socket(&self, app: &str, place: u32, address: Address) -> Option<u64> {
+    fn slot_socket(&self, app: &str, place: u32, address: Address, run: u64) -> Option<u64> {
         let mut own = self.book.sockets_at(app, place);
         let usable = |id, socket: &Socket| {
-            socket.address == address && self.held.get(&id).is_some_and(|fd| socket::is_listening(fd.as_fd()))
+            socket.address == address
+                && !self.book.is_used_by_others(socket, run)
+                && self.held.get(&id).is_some_and(|fd| socket::is_listening(fd.as_fd()))
         };
         own.find(|(id, socket)| usable(*id, socket)).map(|(id, _)| id)
     }

@@ -11,8 +11,9 @@ use super::handle::Handle;
 use super::keeper_link::KeeperLink;
 use super::log_stream::line;
 use super::ports::Record;
+use super::reload::Reloads;
 use super::saver::Saver;
-use super::{clock, dump, info, jlist, log_stream, steps, upgrade, views};
+use super::{clock, dump, info, jlist, log_stream, reload, steps, upgrade, views};
 use crate::conf::Conf;
 use crate::instance::Instance;
 use crate::instance::life::RunId;
@@ -55,6 +56,8 @@ pub(super) struct Parts {
     pub upgrade: Upgrade,
     /// How ports are shared.
     pub ports: Record,
+    /// The apps that are being reloaded.
+    pub reloads: Reloads,
     /// Who the daemon runs as.
     pub user: String,
     /// Told when the shutdown is done.
@@ -239,6 +242,9 @@ impl Service for Api {
             Request::Env(id) => self.env(id).await,
             Request::Start(apps) => self.saved(steps::start(handle, apps).await).await,
             Request::Act(action, on) => self.saved(steps::act(handle, action, on).await).await,
+            Request::Reload(reload) => {
+                self.saved(reload::reload(handle, &self.0.reloads, *reload).await).await
+            }
             Request::Scale { name, to } => self.saved(handle.scale(name, to).await).await,
             Request::Signal { select, signal } => self.signal(handle, select, &signal).await,
             Request::Save { force } => json(&dump::save(handle, saver, home, force).await?),

@@ -23,7 +23,7 @@ use crate::spec::{AppSpec, Vars};
 const MOST_DONE: usize = 64;
 
 /// What a command is after, for each instance it touches.
-type Goals = Vec<(u32, Goal)>;
+pub(super) type Goals = Vec<(u32, Goal)>;
 
 /// More instances of one app than this are taken for a mistake.
 const MOST_INSTANCES: u32 = 10_000;
@@ -42,7 +42,8 @@ impl<W: World> Supervisor<W> {
             }
             Command::Snapshot(reply) => {
                 let none = VecDeque::new();
-                let state = saved::write(&self.instances, self.next_id, self.last_run, &none);
+                let counts = (self.next_id, self.last_run);
+                let state = saved::write(&self.instances, &BTreeMap::new(), counts, &none);
                 let _ = reply.send((self.instances.len(), state));
             }
         }
@@ -70,6 +71,7 @@ impl<W: World> Supervisor<W> {
             Change::Start(apps) => self.start_apps(apps)?,
             Change::Act(action, on) => self.act(action, on)?,
             Change::Scale(name, to) => self.scale(&name, to)?,
+            Change::Replace { id, with } => return self.reload_one(id, with),
             Change::Signal(selectors, number) => self.signal(&selectors, number)?,
             Change::Resurrect(saved) => return Ok(self.resurrect(saved)),
         };
@@ -108,7 +110,8 @@ impl<W: World> Supervisor<W> {
             let run = RunId { instance: instance.id, number: process.run };
             Some((run.to_u64(), process.pid, process.start_time))
         };
-        self.instances.values().filter_map(run).collect()
+        let beside = self.beside.values().map(|beside| &beside.instance);
+        self.instances.values().chain(beside).filter_map(run).collect()
     }
 
     fn start_apps(&mut self, request: StartApps) -> Result<Goals, ApiError> {
@@ -296,7 +299,9 @@ impl<W: World> Supervisor<W> {
         }
         // The highest numbers go, so that those that stay keep theirs.
         let surplus = there.split_off(wanted as usize);
-        Ok(surplus.into_iter().map(|id| (id, self.act_on(Action::Delete, id))).collect())
+        let go = if there.is_empty() { Event::Delete } else { Event::Retire };
+        surplus.iter().for_each(|id| self.on(*id, go.clone()));
+        Ok(surplus.into_iter().map(|id| (id, Goal::Gone)).collect())
     }
 
     fn signal(&mut self, selectors: &Selectors, number: i32) -> Result<Goals, ApiError> {
@@ -324,7 +329,7 @@ impl<W: World> Supervisor<W> {
                 continue;
             }
             let start = instance.life.want == Want::Up && instance.life.state != State::Stopped;
-            if self.instances.contains_key(&instance.id) {
+            if self.instances.contains_key(&instance.id) || self.beside.contains_key(&instance.id) {
                 instance.id = self.next_id;
             }
             instance.life.rest(self.last_run);
@@ -352,7 +357,7 @@ impl<W: World> Supervisor<W> {
 }
 
 /// What the daemon must be able to rely on, whoever made the request.
-fn check(app: &AppSpec) -> Result<(), ApiError> {
+pub(super) fn check(app: &AppSpec) -> Result<(), ApiError> {
     let name = &app.name;
     let invalid = |what: String| Err(ApiError::new(ErrorCode::Invalid, what));
     let text = app

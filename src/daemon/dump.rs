@@ -28,7 +28,7 @@ pub async fn save(handle: &Handle, saver: &Saver, home: &Home, force: bool) -> R
 /// # Errors
 /// The file cannot be written.
 pub async fn clear(saver: &Saver, home: &Home) -> Result<Answer, ApiError> {
-    write(saver, home, 0, saved::write(&BTreeMap::new(), 0, 0, &VecDeque::new())).await
+    write(saver, home, 0, saved::write(&BTreeMap::new(), &BTreeMap::new(), (0, 0), &VecDeque::new())).await
 }
 
 async fn write(saver: &Saver, home: &Home, instances: usize, bytes: Vec<u8>) -> Result<Answer, ApiError> {

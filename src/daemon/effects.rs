@@ -246,6 +246,15 @@ impl World for Effects {
         }
     }
 
+    fn quiet(&mut self, run: RunId) {
+        let (drained, queue) = (self.ports.borrow().drained(run), self.queue.clone());
+        tokio::task::spawn_local(async move {
+            let _ = drained.await; // an engine that has ended keeps nobody waiting
+            let event = Event::Drained { run: run.number };
+            let _ = queue.send(Input::Fact { instance: run.instance, event });
+        });
+    }
+
     fn kill(&mut self, run: RunId, process: Process) {
         let members = tree::members(reference(process));
         self.keeper.send(Order::Signal { run: run.to_u64(), signal: libc::SIGKILL, group: true }, Vec::new());
@@ -287,12 +296,15 @@ impl World for Effects {
         self.ports.borrow().idle(instance);
     }
 
-    fn process_changed(&mut self, instance: &Instance, pid: Option<i32>) {
-        if let (Some(pid), Some(number)) = (pid, instance.life.state.run()) {
-            let run = RunId { instance: instance.id, number };
-            self.leaders.insert(run, pid);
+    fn began(&mut self, instance: &Instance) {
+        if let Some(process) = instance.life.state.process() {
+            let run = RunId { instance: instance.id, number: process.run };
+            self.leaders.insert(run, process.pid);
             self.ports.borrow_mut().began(run, instance, None);
         }
+    }
+
+    fn pid_changed(&mut self, instance: &Instance, pid: Option<i32>) {
         self.saver.pid(self.pid_file(instance), pid);
     }
 

@@ -9,8 +9,11 @@ use super::saved::Saved;
 use super::settle::Reply;
 use super::supervisor::{Change, Command, Input};
 use crate::instance::Instance;
-use crate::ipc::message::{ActOn, Action, ApiError, ErrorCode, Report, ScaleTo, Selectors, StartApps};
+use crate::ipc::message::{
+    ActOn, Action, ApiError, ErrorCode, Inherited, Report, ScaleTo, Selectors, StartApps,
+};
 use crate::metrics::Usage;
+use crate::spec::AppSpec;
 
 /// A handle to the supervisor's loop. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -54,6 +57,19 @@ impl Handle {
     /// The request is refused; nothing is changed.
     pub async fn scale(&self, name: String, to: ScaleTo) -> Result<Report, ApiError> {
         self.change(Change::Scale(name, to)).await
+    }
+
+    /// Gives an instance another process, with these settings and this environment if not its own;
+    /// resolves once the old one is gone, or the new one has failed.
+    ///
+    /// # Errors
+    /// It is under way already, or the settings make no sense; nothing is changed.
+    pub async fn replace(
+        &self,
+        id: u32,
+        with: Option<Box<(AppSpec, Inherited)>>,
+    ) -> Result<Report, ApiError> {
+        self.change(Change::Replace { id, with }).await
     }
 
     /// Sends a signal.
@@ -119,8 +135,8 @@ impl Handle {
     }
 
     /// A handle for one step of what its key names.
-    pub fn step(&self, number: usize) -> Self {
-        self.keyed(self.key.as_ref().map(|key| format!("{key}/{number}")))
+    pub fn step(&self, step: impl std::fmt::Display) -> Self {
+        self.keyed(self.key.as_ref().map(|key| format!("{key}/{step}")))
     }
 
     /// Stops these, though nothing may be changed any more.

@@ -5,6 +5,7 @@
 //! sampling side by side on one thread until a shutdown is done.
 
 pub mod api;
+mod beside;
 mod clock;
 pub mod commands;
 mod cron;
@@ -18,8 +19,10 @@ mod keeper_link;
 mod launch;
 mod log_stream;
 mod mirror;
+mod perform;
 mod ports;
 mod ready;
+mod reload;
 mod restore;
 pub mod saved;
 mod saver;
@@ -28,6 +31,7 @@ pub mod settle;
 mod start;
 mod steps;
 pub mod supervisor;
+mod taken_up;
 mod triggers;
 pub mod upgrade;
 mod views;
@@ -45,6 +49,7 @@ use self::effects::{Effects, Ways};
 use self::handle::Handle;
 use self::keeper_link::{KeeperLink, Kept};
 use self::ports::Ports;
+use self::reload::Reloads;
 use self::saver::Saver;
 use self::supervisor::{Input, Supervisor};
 use crate::cluster::{self, ClusterThread};
@@ -202,6 +207,7 @@ async fn run(
         keeper,
         upgrade,
         ports: record,
+        reloads: Reloads::default(),
         user: user_name(),
         closed: Notify::new(),
         replaced: Notify::new(),
@@ -274,7 +280,7 @@ fn find(home: &Home, link: &KeeperLink, mut kept: Kept) -> (restore::Found, Kept
 
 /// Takes up what was found.
 fn take_up(supervisor: &mut Supervisor<Effects>, found: restore::Found, kept: Kept) {
-    for instance in found.saved.instances() {
+    for instance in found.saved.all() {
         if let (Some(number), true) = (instance.life.state.run(), kept.succeeds) {
             let run = RunId { instance: instance.id, number };
             supervisor.world.foreign(run, Orphans::AnywhereUnseen);
@@ -291,8 +297,7 @@ fn take_up(supervisor: &mut Supervisor<Effects>, found: restore::Found, kept: Ke
     let instances = supervisor.instances().clone();
     supervisor.world.apps(&instances);
     for kept in kept.runs {
-        let instance = supervisor.instances().get(&kept.run.instance);
-        match instance.filter(|_| supervisor.is_current(kept.run)).cloned() {
+        match supervisor.instance_of(kept.run).cloned() {
             Some(instance) => supervisor.world.adopt(&instance, kept),
             None => {
                 let run = kept.run.to_u64();

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::keeper_link::KeeperLink;
 use super::supervisor::Input;
@@ -23,7 +23,7 @@ use crate::process::channel;
 use crate::process::pidfd::ProcessRef;
 use crate::process::seccomp::{Support, probe};
 use crate::process::spawn::Launch;
-use crate::spec::{AppSpec, Launcher, Sign};
+use crate::spec::{AppSpec, Launcher};
 
 /// What is known of the ports of runs, for people.
 #[derive(Clone, Debug, Default)]
@@ -60,7 +60,7 @@ impl Outside for Ear {
                     addresses.extend((!addresses.contains(&text)).then_some(text));
                 });
                 let RunId { instance, number } = RunId::from_u64(run);
-                let _ = self.queue.send(Input::Fact { instance, event: Event::Ready { run: number } });
+                let _ = self.queue.send(Input::Fact { instance, event: Event::Listens { run: number } });
             }
             cluster::Event::Path { run, path, why } => self.record.with(|runs| {
                 let known = runs.entry(run).or_default();
@@ -137,8 +137,7 @@ impl Ports {
         let mut wanted: BTreeMap<&str, Settings> = BTreeMap::new();
         for instance in instances.values().filter(|instance| instance.spec.shares_ports()) {
             let balance = instance.spec.balance;
-            let fresh = instance.spec.sign() == Sign::Said; // listening is not ready
-            let settings = Settings { balance, fresh, ..Settings::default() };
+            let settings = Settings { balance, ..Settings::default() };
             let settings = wanted.entry(&instance.spec.name).or_insert(settings);
             settings.slots.push(instance.number);
         }
@@ -218,6 +217,12 @@ impl Ports {
         if self.runs.contains(&run) {
             self.cluster.quiet(run.to_u64());
         }
+    }
+
+    /// A run gets no new connections. Resolves once nobody waits for it any more.
+    pub fn drained(&self, run: RunId) -> oneshot::Receiver<()> {
+        self.quiet(run);
+        self.cluster.drained(run.to_u64())
     }
 
     /// Nothing of a run is left.

@@ -104,7 +104,7 @@ fn same_boot(home: &Home) -> bool {
 /// `found` learns which numbers are taken.
 pub fn survivors(found: &mut Found, kept: &Kept, mark: &tree::Mark) -> Vec<KeptRun> {
     let known: BTreeSet<RunId> = kept.runs.iter().map(|run| run.run).collect();
-    let named: BTreeMap<RunId, ProcessRef> = found.saved.instances().iter().filter_map(named).collect();
+    let named: BTreeMap<RunId, ProcessRef> = found.saved.all().filter_map(named).collect();
     let mut runs: Vec<(RunId, ProcessRef)> =
         named.iter().filter(|(_, process)| process.runs()).map(|(run, process)| (*run, *process)).collect();
     for (run, leader) in tree::marked(mark) {
@@ -132,6 +132,7 @@ fn named(instance: &Instance) -> Option<(RunId, ProcessRef)> {
     let process = match &instance.life.state {
         State::Starting { process, .. }
         | State::Online { process }
+        | State::Leaving { process }
         | State::Stopping { process, .. }
         | State::Clearing { process, .. } => process,
         State::Stopped | State::Spawning { .. } | State::Waiting { .. } | State::Errored { .. } => {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::settle::Done;
 use crate::instance::Instance;
 use crate::instance::life::Life;
+use crate::instance::replacement::{Beside, Role};
 use crate::spec::{AppSpec, Vars};
 
 /// Version of the document written.
@@ -40,6 +41,7 @@ pub struct Saved {
     /// Commands that may be asked for again, oldest first.
     pub done: VecDeque<Done>,
     instances: Vec<Instance>,
+    beside: Vec<Beside>,
 }
 
 #[derive(Serialize)]
@@ -50,6 +52,8 @@ struct Written<'a> {
     specs: Vec<&'a AppSpec>,
     envs: Vec<&'a Vars>,
     instances: Vec<Row<&'a Life>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    beside: Vec<(Row<&'a Life>, &'a Role)>,
     #[serde(skip_serializing_if = "VecDeque::is_empty")]
     done: &'a VecDeque<Done>,
 }
@@ -61,6 +65,8 @@ struct Read {
     specs: Vec<Arc<AppSpec>>,
     envs: Vec<Arc<Vars>>,
     instances: Vec<Row<Life>>,
+    #[serde(default)]
+    beside: Vec<(Row<Life>, Role)>,
     #[serde(default)]
     done: VecDeque<Done>,
 }
@@ -89,19 +95,22 @@ fn index_of<'a, T>(list: &mut Vec<&'a T>, item: &'a Arc<T>) -> usize {
 }
 
 /// The document of these instances, as JSON.
-pub fn write(
-    instances: &BTreeMap<u32, Instance>,
-    next_id: u32,
-    last_run: u32,
-    done: &VecDeque<Done>,
+pub fn write<'a>(
+    instances: &'a BTreeMap<u32, Instance>,
+    beside: &'a BTreeMap<u32, Beside>,
+    (next_id, last_run): (u32, u32),
+    done: &'a VecDeque<Done>,
 ) -> Vec<u8> {
     let (mut specs, mut envs) = (Vec::new(), Vec::new());
-    let mut rows = Vec::with_capacity(instances.len());
-    for Instance { id, number, spec, inherited, life } in instances.values() {
+    let mut row = |instance: &'a Instance| {
+        let Instance { id, number, spec, inherited, life } = instance;
         let (spec, env) = (index_of(&mut specs, spec), index_of(&mut envs, inherited));
-        rows.push(Row { id: *id, number: *number, spec, env, life });
-    }
-    let document = Written { version: VERSION, next_id, last_run, specs, envs, instances: rows, done };
+        Row { id: *id, number: *number, spec, env, life }
+    };
+    let rows = instances.values().map(&mut row).collect();
+    let beside = beside.values().map(|beside| (row(&beside.instance), &beside.role)).collect();
+    let document =
+        Written { version: VERSION, next_id, last_run, specs, envs, instances: rows, beside, done };
     // Maps with string keys and plain numbers: nothing that JSON could not say.
     serde_json::to_vec(&document).unwrap_or_default()
 }
@@ -115,7 +124,7 @@ pub fn read(bytes: &[u8]) -> Result<Saved, SavedError> {
     if version > VERSION {
         return Err(SavedError::Newer(version));
     }
-    let Read { next_id, last_run, specs, envs, instances, done } =
+    let Read { next_id, last_run, specs, envs, instances, beside, done } =
         serde_json::from_slice(bytes).map_err(SavedError::Damaged)?;
     let instance = |row: Row<Life>| match (specs.get(row.spec), envs.get(row.env)) {
         (Some(spec), Some(env)) => Ok(Instance {
@@ -127,8 +136,10 @@ pub fn read(bytes: &[u8]) -> Result<Saved, SavedError> {
         }),
         _ => Err(SavedError::Incomplete(row.id)),
     };
+    let beside = beside.into_iter().map(|(row, role)| Ok(Beside { instance: instance(row)?, role }));
+    let beside = beside.collect::<Result<_, SavedError>>()?;
     let instances = instances.into_iter().map(instance).collect::<Result<_, _>>()?;
-    Ok(Saved { next_id, last_run, done, instances })
+    Ok(Saved { next_id, last_run, done, instances, beside })
 }
 
 impl Saved {
@@ -137,15 +148,25 @@ impl Saved {
         &self.instances
     }
 
+    /// The instances, and those beside them that replace them or go.
+    pub fn all(&self) -> impl Iterator<Item = &Instance> {
+        self.instances.iter().chain(self.beside.iter().map(|beside| &beside.instance))
+    }
+
     /// A list of those instances alone that `chosen` tells.
     pub fn only(&self, chosen: impl Fn(&Instance) -> bool) -> Self {
         let instances = self.instances.iter().filter(|instance| chosen(instance)).cloned().collect();
-        Self { instances, done: self.done.clone(), ..*self }
+        Self { instances, beside: Vec::new(), done: self.done.clone(), ..*self }
     }
 
     /// The instances, by id.
     pub fn into_instances(self) -> impl Iterator<Item = Instance> {
         self.instances.into_iter()
+    }
+
+    /// The instances, and those beside them.
+    pub fn into_parts(self) -> (Vec<Instance>, Vec<Beside>) {
+        (self.instances, self.beside)
     }
 
     /// How many there are.
@@ -170,7 +191,7 @@ mod tests {
         let env = Arc::new(Vars::from([("A".into(), "1".into())]));
         let make = |id| (id, Instance::new(id, id, spec.clone(), env.clone(), 4, Moment::default()));
         let instances: BTreeMap<u32, Instance> = (0..3).map(make).collect();
-        let bytes = write(&instances, 3, 9, &VecDeque::new());
+        let bytes = write(&instances, &BTreeMap::new(), (3, 9), &VecDeque::new());
         let saved = read(&bytes).unwrap();
         assert_eq!((saved.next_id, saved.last_run, saved.len()), (3, 9, 3));
         assert_eq!(saved.into_instances().collect::<Vec<_>>(), instances.into_values().collect::<Vec<_>>());

@@ -236,7 +236,7 @@ mod tests {
     fn a_dump_keeps_the_one_before() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("dump.json");
-        let list = |next_id| saved::write(&BTreeMap::new(), next_id, 0, &VecDeque::new());
+        let list = |next_id| saved::write(&BTreeMap::new(), &BTreeMap::new(), (next_id, 0), &VecDeque::new());
         for next_id in 1..=3 {
             write_dump(&path, &list(next_id)).unwrap();
         }

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::views;
 use crate::exit::Exit;
 use crate::instance::Instance;
+use crate::instance::replacement::Beside;
 use crate::instance::state::{Phase, State};
 use crate::ipc::message::{ApiError, Outcome, Report};
 
@@ -20,6 +21,8 @@ pub type Reply<T> = oneshot::Sender<Result<T, ApiError>>;
 pub enum Goal {
     /// It runs.
     Up,
+    /// Another process has taken its place.
+    Replaced,
     /// It does not run.
     Down,
     /// It is not in the list.
@@ -57,7 +60,7 @@ pub(super) fn settled(state: &State) -> bool {
         State::Stopped | State::Online { .. } | State::Waiting { .. } | State::Errored { .. } => true,
         State::Stopping { phase, .. } | State::Clearing { phase, .. } => *phase == Phase::Stuck,
         State::Starting { late, .. } => *late,
-        State::Spawning { .. } => false,
+        State::Spawning { .. } | State::Leaving { .. } => false,
     }
 }
 
@@ -65,8 +68,19 @@ pub(super) fn settled(state: &State) -> bool {
 pub(super) fn take_due(
     waiting: &mut Vec<Waiting>,
     instances: &BTreeMap<u32, Instance>,
+    beside: &BTreeMap<u32, Beside>,
 ) -> Vec<(Reply<Report>, Report)> {
-    let rests = |id: &u32| instances.get(id).is_none_or(|instance| settled(&instance.life.state));
+    let stuck = |state: &State| {
+        let phase = match state {
+            State::Stopping { phase, .. } | State::Clearing { phase, .. } => Some(phase),
+            _ => None,
+        };
+        phase == Some(&Phase::Stuck)
+    };
+    let rests = |id: &u32| {
+        instances.get(id).is_none_or(|instance| settled(&instance.life.state))
+            && beside.get(id).is_none_or(|beside| stuck(&beside.instance.life.state))
+    };
     let due = |waiting: &mut Waiting| waiting.reply.is_closed() || waiting.goals.keys().all(rests);
     let due = waiting.extract_if(.., due);
     due.map(|waiting| {
@@ -118,12 +132,16 @@ fn outcome(instance: &Instance, goal: Goal, before: u32) -> Outcome {
     let last = instance.life.exits.back().filter(|ended| ended.run > before);
     let never_ran = last.is_some_and(|ended| matches!(ended.exit, Exit::NotStarted(_)));
     let problem = match (&instance.life.state, goal) {
+        (_, Goal::Replaced) => instance.life.refused.clone(),
         (State::Stopping { .. } | State::Clearing { .. }, _) => instance.reason(),
         (State::Errored { why }, Goal::Up) => never_ran.then(|| why.clone()),
         (State::Waiting { .. }, Goal::Up) => never_ran.then(|| instance.reason()).flatten(),
         (State::Starting { .. }, Goal::Up) => instance.reason(),
         (State::Stopped, Goal::Up) => None,
-        (State::Spawning { .. } | State::Starting { .. } | State::Online { .. }, _) => None,
+        (
+            State::Spawning { .. } | State::Starting { .. } | State::Online { .. } | State::Leaving { .. },
+            _,
+        ) => None,
         (
             State::Stopped | State::Waiting { .. } | State::Errored { .. },
             Goal::Down | Goal::Gone | Goal::Any,

@@ -44,7 +44,7 @@ pub async fn start(handle: &Handle, request: StartApps) -> Result<Report, ApiErr
                 outcome.problem = Some(format!("not started: it depends on {why}"));
             }
         }
-        add(&mut report, part);
+        report.add(part);
     }
     Ok(report)
 }
@@ -64,7 +64,7 @@ pub async fn act(handle: &Handle, action: Action, on: ActOn) -> Result<Report, A
     let mut report = Report::default();
     for (number, select) in steps.into_iter().enumerate() {
         match handle.step(number).act(action, ActOn { select, ..ActOn::default() }).await {
-            Ok(part) => add(&mut report, part),
+            Ok(part) => report.add(part),
             // Gone meanwhile, as somebody else wanted.
             Err(error) if error.code == ErrorCode::NotFound => {}
             Err(error) => return Err(error),
@@ -84,7 +84,7 @@ pub async fn resurrect(handle: &Handle, saved: Saved) -> Result<Report, ApiError
     let mut report = Report::default();
     for (number, step) in steps.iter().enumerate() {
         let part = saved.only(|instance| step.contains(&instance.spec.name));
-        add(&mut report, handle.step(number).resurrect(part).await?);
+        report.add(handle.step(number).resurrect(part).await?);
     }
     Ok(report)
 }
@@ -98,15 +98,9 @@ pub async fn stop_all(handle: &Handle) -> Result<Report, ApiError> {
     let steps = downwards(&all).unwrap_or_else(|| vec![vec!["all".into()]]);
     let mut report = Report::default();
     for select in steps {
-        add(&mut report, handle.stop_for_good(select).await?);
+        report.add(handle.stop_for_good(select).await?);
     }
     Ok(report)
-}
-
-fn add(report: &mut Report, part: Report) {
-    report.instances.extend(part.instances);
-    report.instances.sort_by_key(|outcome| outcome.id);
-    report.notes.extend(part.notes);
 }
 
 fn circle(circle: order::Circle) -> ApiError {

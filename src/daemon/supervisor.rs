@@ -13,15 +13,13 @@ use super::settle::{Done, Reply, Waiting, take_due};
 use super::views;
 use super::world::World;
 use crate::instance::Instance;
-use crate::instance::event::{Effect, Event, Happening};
+use crate::instance::event::Event;
 use crate::instance::life::RunId;
+use crate::instance::replacement::Beside;
 use crate::instance::state::{Process, State, Want};
-use crate::ipc::message::{ActOn, Action, EventKind, Report, ScaleTo, Selectors, StartApps};
+use crate::ipc::message::{ActOn, Action, Inherited, Report, ScaleTo, Selectors, StartApps};
 use crate::metrics::Usage;
-
-/// Connections to an instance that is down wait for its next start if that comes within this many
-/// milliseconds; a client can do better with the time than wait for longer.
-const LONGEST_HOLD: u64 = 2000;
+use crate::spec::AppSpec;
 
 /// All that reaches the supervisor.
 #[derive(Debug)]
@@ -81,10 +79,43 @@ pub enum Change {
     Act(Action, ActOn),
     /// Changes the number of instances of an app.
     Scale(String, ScaleTo),
+    /// Gives an instance another process; the one that it has goes when the other is proven.
+    Replace {
+        /// Its id.
+        id: u32,
+        /// Settings and environment of the new process, if not those of the old one.
+        with: Option<Box<(AppSpec, Inherited)>>,
+    },
     /// Sends a signal, by number.
     Signal(Selectors, i32),
     /// Adds what a saved list holds and is not there.
     Resurrect(saved::Saved),
+}
+
+/// Where an instance is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In the list.
+    Listed(u32),
+    /// Beside the one in the list that has its id.
+    Beside(u32),
+}
+
+impl Place {
+    pub(super) fn id(self) -> u32 {
+        match self {
+            Self::Listed(id) | Self::Beside(id) => id,
+        }
+    }
+}
+
+/// A run that the keeper had and no instance is about.
+#[derive(Debug)]
+pub(super) struct Stray {
+    /// Its process.
+    pub process: Process,
+    /// Of which only a tree may be left.
+    pub ended: bool,
 }
 
 /// All state, and the rules that cross instances.
@@ -92,6 +123,8 @@ pub struct Supervisor<W> {
     /// The outside.
     pub world: W,
     pub(super) instances: BTreeMap<u32, Instance>,
+    /// Second processes of instances, by their ids; see [`beside`](super::beside).
+    pub(super) beside: BTreeMap<u32, Beside>,
     pub(super) usage: HashMap<u32, Usage>,
     pub(super) next_id: u32,
     /// No run number up to this one is given to a new instance: ids are used again, runs never.
@@ -99,7 +132,7 @@ pub struct Supervisor<W> {
     pub(super) waiting: Vec<Waiting>,
     pub(super) answers: Vec<(Reply<Report>, Report)>,
     /// Runs that the keeper had and no instance is about.
-    strays: BTreeMap<RunId, Stray>,
+    pub(super) strays: BTreeMap<RunId, Stray>,
     /// Commands that may be asked for again, oldest first.
     pub(super) done: VecDeque<Done>,
     pub(super) unsaved: bool,
@@ -109,18 +142,13 @@ pub struct Supervisor<W> {
     frozen: Option<Vec<Input>>,
 }
 
-#[derive(Debug)]
-struct Stray {
-    process: Process,
-    ended: bool,
-}
-
 impl<W: World> Supervisor<W> {
     /// A supervisor of nothing.
     pub fn new(world: W) -> Self {
         Self {
             world,
             instances: BTreeMap::new(),
+            beside: BTreeMap::new(),
             usage: HashMap::new(),
             next_id: 0,
             last_run: 0,
@@ -132,41 +160,6 @@ impl<W: World> Supervisor<W> {
             apps_changed: false,
             frozen: None,
         }
-    }
-
-    /// Takes up the state that a former daemon saved. `kept` are the runs that the keeper has; one
-    /// that belongs to no instance is ended, since nobody knows what it is.
-    pub fn restore(&mut self, saved: saved::Saved, kept: &BTreeMap<RunId, Process>) {
-        (self.next_id, self.last_run) = (saved.next_id, saved.last_run);
-        self.done = saved.done.clone();
-        for mut instance in saved.into_instances() {
-            let (id, now) = (instance.id, self.world.now());
-            let of_it = RunId { instance: id, number: 0 }..=RunId { instance: id, number: u32::MAX };
-            let latest = kept.range(of_it).next_back().map(|(run, _)| run.number);
-            if let Some(latest) = latest.filter(|number| *number > instance.life.last_run) {
-                instance.catch_up(latest, now);
-            }
-            let run = instance.life.state.run().map(|number| RunId { instance: id, number });
-            let effects = instance.resume(run.is_some_and(|run| kept.contains_key(&run)), now);
-            self.instances.insert(id, instance);
-            self.perform(id, effects);
-        }
-        for (run, process) in kept {
-            // What was not saved in time must not be named again while the keeper knows it.
-            self.last_run = self.last_run.max(run.number);
-            if !self.is_current(*run) {
-                self.world.kill(*run, *process);
-                self.strays.insert(*run, Stray { process: *process, ended: false });
-                self.next_id = self.next_id.max(run.instance.saturating_add(1));
-            }
-        }
-        self.changed_apps();
-    }
-
-    /// Whether this run is what its instance is about.
-    pub fn is_current(&self, run: RunId) -> bool {
-        let instance = self.instances.get(&run.instance);
-        instance.and_then(|instance| instance.life.state.run()) == Some(run.number)
     }
 
     /// Handles one input. After the last one at hand comes [`Supervisor::end_of_batch`].
@@ -189,13 +182,12 @@ impl<W: World> Supervisor<W> {
         if self.frozen.is_some() {
             return;
         }
-        self.answers.extend(take_due(&mut self.waiting, &self.instances));
+        self.answers.extend(take_due(&mut self.waiting, &self.instances, &self.beside));
         if std::mem::take(&mut self.apps_changed) {
             self.world.apps_changed(&self.instances);
         }
         if self.unsaved {
-            let state = || saved::write(&self.instances, self.next_id, self.last_run, &self.done);
-            self.unsaved = !self.world.save(!self.answers.is_empty(), &state);
+            self.save(!self.answers.is_empty());
         }
         self.world.flush();
         for (reply, report) in self.answers.drain(..) {
@@ -207,9 +199,13 @@ impl<W: World> Supervisor<W> {
     pub(super) fn freeze(&mut self) {
         self.unsaved = true;
         self.world.flush();
-        let state = || saved::write(&self.instances, self.next_id, self.last_run, &self.done);
-        self.unsaved = !self.world.save(true, &state);
+        self.save(true);
         self.frozen = Some(Vec::new());
+    }
+
+    fn save(&mut self, urgent: bool) {
+        let state = || saved::write(&self.instances, &self.beside, (self.next_id, self.last_run), &self.done);
+        self.unsaved = !self.world.save(urgent, &state);
     }
 
     /// All instances by id.
@@ -217,9 +213,17 @@ impl<W: World> Supervisor<W> {
         &self.instances
     }
 
+    /// Second processes of instances, by their ids.
+    pub fn beside(&self) -> &BTreeMap<u32, Beside> {
+        &self.beside
+    }
+
     /// Lets an instance decide, and performs what it decided.
     pub(super) fn on(&mut self, id: u32, event: Event) {
         if event.run().is_some_and(|number| self.stray(RunId { instance: id, number }, &event)) {
+            return;
+        }
+        if self.on_beside(id, &event) {
             return;
         }
         let now = self.world.now();
@@ -230,98 +234,18 @@ impl<W: World> Supervisor<W> {
         self.unsaved |= want != instance.life.want;
         let same_run = run == instance.life.state.run();
         if let (Some(pid), true) = (process_change, same_run && !effects.is_empty()) {
-            self.world.process_changed(instance, pid);
-        }
-        self.perform(id, effects);
-    }
-
-    fn perform(&mut self, id: u32, effects: Vec<Effect>) {
-        for effect in effects {
-            self.unsaved = true;
-            let Some(instance) = self.instances.get(&id) else { return };
-            let run = |number| RunId { instance: id, number };
-            match effect {
-                Effect::Spawn { run: number } => self.world.spawn(run(number), instance),
-                Effect::Signal { process } => self.world.stop(run(process.run), process, instance),
-                Effect::Kill { process } => self.world.kill(run(process.run), process),
-                Effect::Sweep { process, kill } => self.world.sweep(run(process.run), process, kill),
-                Effect::Release { run: number } => {
-                    self.usage.remove(&id);
-                    self.world.release(run(number));
-                }
-                Effect::Timer { at } => self.world.timer(id, at),
-                Effect::Tell(happening) => {
-                    let now = self.world.now();
-                    match &happening {
-                        Happening::Online => {
-                            let ready = instance.life.state.run().map(run);
-                            ready.into_iter().for_each(|run| self.world.ready(run));
-                        }
-                        Happening::Stopped | Happening::Errored(_) => self.world.idle(instance),
-                        Happening::Waiting(delay) if *delay > LONGEST_HOLD => self.world.idle(instance),
-                        Happening::Launching
-                        | Happening::Late
-                        | Happening::StartFailed(_)
-                        | Happening::Stopping(_)
-                        | Happening::Exited(_)
-                        | Happening::Waiting(_) => {}
-                    }
-                    self.world.tell(views::happening(instance, happening, now));
-                }
-                Effect::Forget => self.forget(id),
+            if pid.is_some() {
+                self.world.began(instance);
             }
+            self.world.pid_changed(instance, pid);
         }
-    }
-
-    fn forget(&mut self, id: u32) {
-        let Some(instance) = self.instances.remove(&id) else { return };
-        self.usage.remove(&id);
-        self.last_run = self.last_run.max(instance.life.last_run);
-        if self.instances.is_empty() && self.strays.is_empty() {
-            self.next_id = 0; // as PM2: an empty list counts from the start again
-        }
-        let now = self.world.now();
-        self.world.tell(views::event(&instance, EventKind::Deleted, now));
-        self.changed_apps();
+        self.perform(Place::Listed(id), effects);
     }
 
     /// Notes that apps were added, removed or changed.
     pub(super) fn changed_apps(&mut self) {
         self.unsaved = true;
         self.apps_changed = true;
-    }
-
-    /// News of a run that belongs to no instance: it is swept and released like any other.
-    fn stray(&mut self, run: RunId, event: &Event) -> bool {
-        let Some(stray) = self.strays.get_mut(&run) else { return false };
-        match event {
-            Event::Exited { .. } => {
-                stray.ended = true;
-                self.world.sweep(run, stray.process, true);
-            }
-            Event::Swept { left, .. } if left.is_empty() => {
-                self.strays.remove(&run);
-                self.world.release(run);
-            }
-            Event::SpawnFailed { .. } => drop(self.strays.remove(&run)),
-            Event::Swept { .. } | Event::Spawned { .. } | Event::Ready { .. } => {}
-            Event::Start
-            | Event::Stop
-            | Event::Restart(_)
-            | Event::Delete
-            | Event::OrphanEnded
-            | Event::Due { .. } => return false,
-        }
-        true
-    }
-
-    fn orphan_ended(&mut self) {
-        for (run, stray) in self.strays.iter().filter(|(_, stray)| stray.ended) {
-            self.world.sweep(*run, stray.process, true);
-        }
-        let clearing = |instance: &&Instance| matches!(instance.life.state, State::Clearing { .. });
-        let ids: Vec<u32> = self.instances.values().filter(clearing).map(|instance| instance.id).collect();
-        ids.into_iter().for_each(|id| self.on(id, Event::OrphanEnded));
     }
 
     fn sampled(&mut self, samples: Vec<(RunId, Usage)>) {
@@ -332,7 +256,7 @@ impl<W: World> Supervisor<W> {
                 let over = self.over_memory(run.instance, usage.memory);
                 self.usage.insert(run.instance, usage);
                 if let Some(why) = over {
-                    self.on(run.instance, Event::Restart(Some(why)));
+                    self.renew(run.instance, why);
                 }
             }
         }
@@ -346,6 +270,8 @@ impl<W: World> Supervisor<W> {
         let online = |instance: &Instance| matches!(instance.life.state, State::Online { .. });
         let others = self.instances.values().filter(|other| other.spec.name == instance.spec.name);
         let mut others = others.filter(|other| other.life.want == Want::Up);
+        let is_replaced = |instance: &Instance| self.beside.contains_key(&instance.id);
+        let online = |instance: &Instance| online(instance) && !is_replaced(instance);
         (online(instance) && others.all(online))
             .then(|| format!("its processes used {memory} bytes, more than max_memory_restart = {limit}"))
     }

@@ -14,7 +14,7 @@ pub fn status(state: &State) -> Status {
         State::Stopped => Status::Stopped,
         State::Spawning { .. } | State::Starting { .. } => Status::Launching,
         State::Online { .. } => Status::Online,
-        State::Stopping { .. } | State::Clearing { .. } => Status::Stopping,
+        State::Leaving { .. } | State::Stopping { .. } | State::Clearing { .. } => Status::Stopping,
         State::Waiting { .. } => Status::Waiting,
         State::Errored { .. } => Status::Errored,
     }
@@ -72,6 +72,7 @@ pub fn happening(instance: &Instance, happening: Happening, now: Moment) -> Even
         Happening::Online => (EventKind::Online, None, None),
         Happening::Late => (EventKind::Late, None, instance.reason()),
         Happening::StartFailed(failure) => (EventKind::StartFailed, None, Some(failure.to_string())),
+        Happening::Leaving => (EventKind::Leaving, None, None),
         Happening::Stopping(why) => (EventKind::Stopping, None, why),
         Happening::Exited(exit) => (EventKind::Exited, Some(exit), None),
         Happening::Stopped => (EventKind::Stopped, None, None),
@@ -105,6 +106,9 @@ pub fn process_change(event: &Event) -> Option<Option<i32>> {
         | Event::Stop
         | Event::Restart(_)
         | Event::Delete
+        | Event::Retire
+        | Event::Drained { .. }
+        | Event::Listens { .. }
         | Event::Ready { .. }
         | Event::SpawnFailed { .. }
         | Event::Swept { .. }

@@ -21,6 +21,9 @@ pub trait World {
     /// Sends the app's stop signal to the run's tree, or its first process, as its spec says.
     fn stop(&mut self, run: RunId, process: Process, instance: &Instance);
 
+    /// Lets a run have no new connections. Comes back as `Drained` once nobody waits for it.
+    fn quiet(&mut self, run: RunId);
+
     /// SIGKILLs the run's whole tree.
     fn kill(&mut self, run: RunId, process: Process);
 
@@ -43,8 +46,11 @@ pub trait World {
     /// Nothing runs for this instance, and nothing will soon.
     fn idle(&mut self, instance: &Instance);
 
-    /// An instance has a process now, or none any more.
-    fn process_changed(&mut self, instance: &Instance, pid: Option<i32>);
+    /// An instance has a process now.
+    fn began(&mut self, instance: &Instance);
+
+    /// The process that an instance is known by is this one now, or none any more.
+    fn pid_changed(&mut self, instance: &Instance, pid: Option<i32>);
 
     /// Publishes what happened.
     fn tell(&mut self, event: EventView);

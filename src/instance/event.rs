@@ -14,6 +14,8 @@ pub enum Event {
     Restart(Option<String>),
     /// Someone wants it forgotten.
     Delete,
+    /// The same, where others stand in for it: those who have come to it are served first.
+    Retire,
     /// The program runs.
     Spawned {
         /// Which run.
@@ -23,8 +25,18 @@ pub enum Event {
         /// Its start time in clock ticks since boot.
         start_time: u64,
     },
-    /// It is ready: it listens, or has said so.
+    /// It listens on a port that it shares.
+    Listens {
+        /// Which run.
+        run: u32,
+    },
+    /// It is ready: it has said so.
     Ready {
+        /// Which run.
+        run: u32,
+    },
+    /// Nobody waits for it any more.
+    Drained {
         /// Which run.
         run: u32,
     },
@@ -63,7 +75,9 @@ impl Event {
     pub fn run(&self) -> Option<u32> {
         match self {
             Self::Spawned { run, .. }
+            | Self::Listens { run }
             | Self::Ready { run }
+            | Self::Drained { run }
             | Self::SpawnFailed { run, .. }
             | Self::Exited { run, .. }
             | Self::Swept { run, .. } => Some(*run),
@@ -71,6 +85,7 @@ impl Event {
             | Self::Stop
             | Self::Restart(_)
             | Self::Delete
+            | Self::Retire
             | Self::OrphanEnded
             | Self::Due { .. } => None,
         }
@@ -82,6 +97,11 @@ impl Event {
 pub enum Effect {
     /// Start a process. Answered by `Spawned` or `SpawnFailed`.
     Spawn {
+        /// Its run.
+        run: u32,
+    },
+    /// Let it have no new connections. Answered by `Drained`.
+    Quiet {
         /// Its run.
         run: u32,
     },
@@ -129,6 +149,8 @@ pub enum Happening {
     Late,
     /// It could not be started.
     StartFailed(StartFailure),
+    /// It gets no new connections.
+    Leaving,
     /// It was told to go, and why if not by command.
     Stopping(Option<String>),
     /// Its process ended.

@@ -33,9 +33,40 @@ pub struct Life {
     pub timer: Option<u64>,
     /// Why it was told to go, for the history.
     pub why: Option<String>,
+    /// The latest run listened, or said that it is ready.
+    #[serde(default)]
+    pub ready: bool,
+    /// Why the last attempt to replace its process failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 impl Life {
+    /// The life of something that has not run yet. `last_run` follows the highest number ever used.
+    pub fn new(last_run: u32, now: Moment) -> Self {
+        Self {
+            want: Want::Down,
+            state: State::Stopped,
+            restarts: 0,
+            failures: Failures::default(),
+            exits: VecDeque::new(),
+            created: now,
+            last_run,
+            timer: None,
+            why: None,
+            ready: false,
+            refused: None,
+        }
+    }
+
+    /// Adds the end of a run to the history.
+    pub fn remember(&mut self, ended: Ended) {
+        self.exits.push_back(ended);
+        if self.exits.len() > HISTORY {
+            self.exits.pop_front();
+        }
+    }
+
     /// As it is before a first start in a new life of the machine or the daemon: nothing runs,
     /// counts and history stay. `last_run` is the highest run number in use.
     pub fn rest(&mut self, last_run: u32) {

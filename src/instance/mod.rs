@@ -7,18 +7,18 @@
 pub mod event;
 pub mod life;
 mod reason;
+pub mod replacement;
 pub mod restart;
 pub mod state;
 mod succession;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use self::event::{Effect, Event, Happening};
-use self::life::{Ended, HISTORY, Life};
+use self::life::{Ended, Life};
 use self::restart::{Action, Failures};
 use self::state::{Phase, Process, State, Want};
 use crate::exit::{Exit, StartFailure};
@@ -53,18 +53,7 @@ impl Instance {
         last_run: u32,
         now: Moment,
     ) -> Self {
-        let life = Life {
-            want: Want::Down,
-            state: State::Stopped,
-            restarts: 0,
-            failures: Failures::default(),
-            exits: VecDeque::new(),
-            created: now,
-            last_run,
-            timer: None,
-            why: None,
-        };
-        Self { id, number, spec, inherited, life }
+        Self { id, number, spec, inherited, life: Life::new(last_run, now) }
     }
 
     /// What follows from `event`. The only way an instance changes.
@@ -78,10 +67,13 @@ impl Instance {
             Event::Restart(why) => self.restart(why, now, &mut out),
             Event::Stop => self.stop(Want::Down, now, &mut out),
             Event::Delete => self.stop(Want::Gone, now, &mut out),
+            Event::Retire => self.retire(now, &mut out),
+            Event::Drained { .. } => self.drained(now, &mut out),
             Event::Spawned { run, pid, start_time } => {
                 self.spawned(Process { run, pid, start_time, since: now }, now, &mut out);
             }
-            Event::Ready { .. } => self.ready(&mut out),
+            Event::Listens { .. } if self.spec.sign() == Sign::Said => {} // which is more than to listen
+            Event::Listens { .. } | Event::Ready { .. } => self.ready(&mut out),
             Event::SpawnFailed { run, failure } => self.spawn_failed(run, failure, now, &mut out),
             Event::Exited { run, exit } => self.exited(run, exit, now, &mut out),
             Event::Swept { left, .. } => self.swept(&left, now, &mut out),
@@ -114,6 +106,7 @@ impl Instance {
             State::Spawning { .. }
             | State::Starting { .. }
             | State::Online { .. }
+            | State::Leaving { .. }
             | State::Stopping { .. } => {}
         }
     }
@@ -136,6 +129,7 @@ impl Instance {
                 self.tell_to_go(process, why, now, out);
             }
             State::Stopped
+            | State::Leaving { .. }
             | State::Stopping { .. }
             | State::Clearing { .. }
             | State::Waiting { .. }
@@ -148,7 +142,7 @@ impl Instance {
         self.life.want = if self.life.want == Want::Gone { Want::Gone } else { want };
         match &self.life.state {
             State::Stopped | State::Waiting { .. } | State::Errored { .. } => self.settle_down(out),
-            State::Starting { process, .. } | State::Online { process } => {
+            State::Starting { process, .. } | State::Online { process } | State::Leaving { process } => {
                 let process = *process;
                 self.tell_to_go(process, None, now, out);
             }
@@ -168,6 +162,7 @@ impl Instance {
             // Told again to a new daemon.
             State::Starting { .. }
             | State::Online { .. }
+            | State::Leaving { .. }
             | State::Stopping { .. }
             | State::Clearing { .. } => {}
             State::Stopped | State::Waiting { .. } | State::Errored { .. } => {}
@@ -185,6 +180,7 @@ impl Instance {
     }
 
     fn ready(&mut self, out: &mut Vec<Effect>) {
+        self.life.ready = true;
         if let State::Starting { process, .. } = self.life.state {
             self.online(process, out);
         }
@@ -224,7 +220,9 @@ impl Instance {
 
     fn exited(&mut self, run: u32, exit: Exit, now: Moment, out: &mut Vec<Effect>) {
         let (process, asked, phase) = match self.life.state {
-            State::Starting { process, .. } | State::Online { process } => (process, false, Phase::Killed),
+            State::Starting { process, .. } | State::Online { process } | State::Leaving { process } => {
+                (process, false, Phase::Killed)
+            }
             State::Stopping { process, phase: Phase::Grace } => (process, true, Phase::Grace),
             State::Stopping { process, phase: Phase::Killed | Phase::Stuck } => {
                 (process, true, Phase::Killed)
@@ -274,6 +272,7 @@ impl Instance {
             | State::Spawning { .. }
             | State::Starting { .. }
             | State::Online { .. }
+            | State::Leaving { .. }
             | State::Stopping { .. }
             | State::Waiting { .. }
             | State::Errored { .. } => {}
@@ -290,6 +289,10 @@ impl Instance {
             State::Starting { process, .. } => {
                 let process = *process;
                 self.overdue(process, out);
+            }
+            State::Leaving { process } => {
+                let process = *process;
+                self.tell_to_go(process, None, now, out);
             }
             State::Stopping { process, phase } => {
                 let process = *process;
@@ -310,6 +313,7 @@ impl Instance {
 
     fn launch(&mut self, asked: bool, now: Moment, out: &mut Vec<Effect>) {
         self.life.timer = None;
+        self.life.ready = false;
         self.life.last_run += 1;
         let run = self.life.last_run;
         self.life.state = State::Spawning { run, since: now, asked, stale: false };
@@ -367,10 +371,7 @@ impl Instance {
         let Process { run, pid, since, .. } = process;
         let uptime = u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX);
         let why = self.life.why.take();
-        self.life.exits.push_back(Ended { at: now, run, pid, uptime, exit, asked, killed: false, why });
-        if self.life.exits.len() > HISTORY {
-            self.life.exits.pop_front();
-        }
+        self.life.remember(Ended { at: now, run, pid, uptime, exit, asked, killed: false, why });
     }
 
     fn note_kill(&mut self, killed: bool) {

@@ -29,13 +29,14 @@ impl Instance {
             | State::Spawning { .. }
             | State::Starting { .. }
             | State::Online { .. }
+            | State::Leaving { .. }
             | State::Stopping { .. }
             | State::Clearing { .. } => None,
         }
     }
 
     /// The keeper names the step and the error; what it was about stands in the spec.
-    pub(super) fn named(&self, failure: StartFailure) -> StartFailure {
+    pub fn named(&self, failure: StartFailure) -> StartFailure {
         let spec = &self.spec;
         let account = || spec.account.as_ref().map_or_else(String::new, |account| account.user.clone());
         let program = || match &spec.launcher {

@@ -9,6 +9,7 @@
 //! | `Spawning` | the keeper was asked for a process and has not answered | `Spawned`, `SpawnFailed` |
 //! | `Starting` | the process runs and has yet to be ready; `late`: longer than it was given | `Ready`, the timer, stop, restart, `Exited` |
 //! | `Online` | it runs and is ready | stop, restart, `Exited` |
+//! | `Leaving` | others stand in for it: it gets no new connections, and is told to go once nobody waits for it | `Drained`, the timer, stop, `Exited` |
 //! | `Stopping` | the process was told to go | `Exited`; when its grace is over, SIGKILL |
 //! | `Clearing` | the process has ended; what is left of its tree is being ended | `Swept` with nothing left |
 //! | `Waiting` | nothing runs; the next start is due later | the timer, start, stop |
@@ -59,6 +60,11 @@ pub enum State {
     },
     /// It runs and is ready.
     Online {
+        /// The process.
+        process: Process,
+    },
+    /// It runs, and gets no new connections.
+    Leaving {
         /// The process.
         process: Process,
     },
@@ -123,6 +129,7 @@ impl State {
             Self::Spawning { run, .. } => Some(*run),
             Self::Starting { process, .. }
             | Self::Online { process }
+            | Self::Leaving { process }
             | Self::Stopping { process, .. }
             | Self::Clearing { process, .. } => Some(process.run),
             Self::Stopped | Self::Waiting { .. } | Self::Errored { .. } => None,
@@ -132,9 +139,10 @@ impl State {
     /// The process, while it has not been seen to end.
     pub fn process(&self) -> Option<&Process> {
         match self {
-            Self::Starting { process, .. } | Self::Online { process } | Self::Stopping { process, .. } => {
-                Some(process)
-            }
+            Self::Starting { process, .. }
+            | Self::Online { process }
+            | Self::Leaving { process }
+            | Self::Stopping { process, .. } => Some(process),
             Self::Spawning { .. }
             | Self::Clearing { .. }
             | Self::Stopped

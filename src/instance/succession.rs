@@ -13,10 +13,17 @@ impl Instance {
         let mut out = Vec::new();
         match self.life.state {
             State::Spawning { asked, .. } if !alive => self.launch(asked, now, &mut out),
-            State::Starting { process, .. } | State::Online { process } | State::Stopping { process, .. }
+            State::Starting { process, .. }
+            | State::Online { process }
+            | State::Leaving { process }
+            | State::Stopping { process, .. }
                 if !alive =>
             {
                 self.exited(process.run, Exit::Unknown, now, &mut out);
+            }
+            State::Leaving { process } => {
+                out.push(Effect::Quiet { run: process.run });
+                out.extend(self.life.timer.map(|at| Effect::Timer { at }));
             }
             State::Clearing { process, phase, .. } => {
                 out.push(Effect::Sweep { process, kill: phase != Phase::Grace });

@@ -83,6 +83,28 @@ pub enum Action {
     Reset,
 }
 
+/// Gives apps new processes, slot by slot, each proven before the old one goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Reload {
+    /// Instances in the list, with their own settings.
+    pub select: Selectors,
+    /// Apps with new settings; those that are not in the list are started.
+    pub apps: Vec<AppSpec>,
+    /// The environment they inherit: of `apps` always, of those selected if it is given.
+    pub inherited: Option<Inherited>,
+    /// Settings to change of those selected: a JSON merge patch of [`AppSpec`].
+    pub changes: Option<serde_json::Map<String, serde_json::Value>>,
+    /// How many instances of an app at a time.
+    pub parallel: u32,
+}
+
+impl Default for Reload {
+    fn default() -> Self {
+        Self { select: Vec::new(), apps: Vec::new(), inherited: None, changes: None, parallel: 1 }
+    }
+}
+
 /// How many instances an app shall have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -114,6 +136,8 @@ pub enum Request {
     Start(StartApps),
     /// Acts on instances.
     Act(Action, ActOn),
+    /// Gives apps new processes.
+    Reload(Box<Reload>),
     /// Changes the number of instances.
     Scale {
         /// The app's name.

@@ -97,6 +97,7 @@ enum Endpoint<'a> {
     Env(&'a str),
     Start,
     Act(Action),
+    Reload,
     Scale(&'a str),
     Signal,
     Save,
@@ -125,6 +126,7 @@ pub fn to_http(request: &Request) -> Result<Parts, ApiError> {
         Request::Env(id) => get(format!("/v1/instances/{id}/env")),
         Request::Start(apps) => post("/v1/apps").with(apps)?,
         Request::Act(action, on) => post(format!("/v1/instances/{}", action_word(*action))).with(on)?,
+        Request::Reload(reload) => post("/v1/reload").with(reload)?,
         Request::Scale { name, to } => post(format!("/v1/apps/{}/scale", escape(name))).with(to)?,
         Request::Signal { select, signal } => {
             let body = SignalBody { select: select.clone(), signal: signal.clone() };
@@ -189,6 +191,7 @@ fn find<'a>(method: &Method, segments: &[&'a str]) -> Option<Endpoint<'a>> {
         ("GET", ["instances", id, "env"]) => Endpoint::Env(id),
         ("POST", ["apps"]) => Endpoint::Start,
         ("POST", ["apps", name, "scale"]) => Endpoint::Scale(name),
+        ("POST", ["reload"]) => Endpoint::Reload,
         ("POST", ["instances", "signal"]) => Endpoint::Signal,
         ("POST", ["instances", word]) => Endpoint::Act(action(word)?),
         ("PUT", ["dump"]) => Endpoint::Save,
@@ -221,6 +224,7 @@ impl Endpoint<'_> {
             Self::Env(id) => bare(Request::Env(query::value("the id", id)?)),
             Self::Start => json(body).map(Request::Start),
             Self::Act(action) => json(body).map(|on| Request::Act(action, on)),
+            Self::Reload => json(body).map(|reload| Request::Reload(Box::new(reload))),
             Self::Scale(name) => json(body).map(|to| Request::Scale { name: name.to_owned(), to }),
             Self::Signal => {
                 json(body).map(|SignalBody { select, signal }| Request::Signal { select, signal })

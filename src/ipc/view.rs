@@ -208,6 +208,16 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
+impl Report {
+    /// Adds what another part of the same work came to. What is to be known is said once.
+    pub fn add(&mut self, part: Self) {
+        self.instances.extend(part.instances);
+        self.instances.sort_by_key(|outcome| outcome.id);
+        let news: Vec<String> = part.notes.into_iter().filter(|note| !self.notes.contains(note)).collect();
+        self.notes.extend(news);
+    }
+}
+
 /// Answer to [`super::message::Request::Save`] and [`super::message::Request::ClearDump`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Saved {
@@ -271,6 +281,14 @@ pub enum EventKind {
     Late,
     /// It could not be started.
     StartFailed,
+    /// Another process is started to take the place of the one that it has.
+    Replacing,
+    /// The other process has taken its place.
+    Replaced,
+    /// The other process failed, and the one that it has stays.
+    Kept,
+    /// It gets no new connections, and goes once nobody waits for it.
+    Leaving,
     /// It was told to go.
     Stopping,
     /// Its process ended.

@@ -98,7 +98,7 @@ fn a_reload_fails_no_request() {
 #[test]
 fn a_reload_to_sockets_of_its_own_fails_no_request() {
     for path in PATHS {
-        let mut supervisor = Supervisor::new(path, Settings { fresh: true, ..slots(2) });
+        let mut supervisor = Supervisor::new(path, slots(2));
         let port = free_port();
         let mut runs: Vec<u64> = (0..2).map(|slot| supervisor.start_ready(slot, &node(port))).collect();
         let load = Load::on(local(port));
@@ -446,6 +446,7 @@ fn where_nobody_can_ask_sockets_are_passed() {
                 supervisor.wait_line(new, "serving");
                 supervisor.cluster().ready(new);
                 supervisor.cluster().quiet(*run);
+                supervisor.cluster().drained(*run).blocking_recv().unwrap();
                 supervisor.signal(*run, Signal::SIGTERM);
                 supervisor.wait_gone(*run);
                 *run = new;

@@ -7,6 +7,7 @@ use rsm::exit::Exit;
 use rsm::instance::Instance;
 use rsm::instance::event::Event;
 use rsm::instance::life::RunId;
+use rsm::instance::replacement::{Beside, Role};
 use rsm::instance::state::{State, Want};
 
 use super::world::SimWorld;
@@ -27,6 +28,8 @@ pub struct Checks {
     unwanted: BTreeMap<u32, u64>,
     /// Since when something is down that is wanted.
     down: BTreeMap<u32, u64>,
+    /// Instances whose former process is on its way out.
+    going: BTreeSet<u32>,
     /// Ends that the daemon heard of, by run.
     heard: BTreeMap<RunId, Exit>,
 }
@@ -45,6 +48,21 @@ impl Checks {
         self.unwanted.retain(|id, _| there.contains(id));
         self.down.clear();
         self.heard.clear();
+        let going = supervisor.beside().iter().filter(|(_, beside)| beside.role == Role::Going);
+        self.going = going.map(|(id, _)| *id).collect();
+    }
+
+    /// The old process is not told to go before a new one is online.
+    fn reloaded(&mut self, instance: &Instance, beside: Option<&Beside>, broken: &mut Vec<String>) {
+        let going = beside.is_some_and(|beside| beside.role == Role::Going);
+        if !going {
+            self.going.remove(&instance.id);
+        } else if self.going.insert(instance.id)
+            && !matches!(instance.life.state, State::Online { .. })
+            && instance.life.want == Want::Up
+        {
+            broken.push(format!("{} has no process that serves: {:?}", instance.id, instance.life));
+        }
     }
 
     /// Every rule that does not hold.
@@ -52,9 +70,14 @@ impl Checks {
         let mut broken = Vec::new();
         let (world, now) = (&supervisor.world, supervisor.world.clock);
         for (id, instance) in supervisor.instances() {
-            one_run_at_most(instance, world, &mut broken);
+            let beside = supervisor.beside().get(id);
+            one_run_at_most(instance, supervisor, &mut broken);
+            self.reloaded(instance, beside, &mut broken);
             history_agrees(instance, &self.heard, &mut broken);
-            let alive = !world.alive(*id).is_empty();
+            let alive = world.alive(*id);
+            let alive = alive
+                .iter()
+                .any(|run| beside.is_none_or(|it| it.instance.life.state.run() != Some(run.number)));
             let unwanted = instance.life.want != Want::Up && alive;
             overdue(&mut self.unwanted, *id, unwanted, now, LONGEST_STOP).into_iter().for_each(|since| {
                 broken.push(format!(
@@ -84,9 +107,12 @@ fn overdue(since: &mut BTreeMap<u32, u64>, id: u32, is: bool, now: u64, limit: u
     (now > began + limit).then_some(began)
 }
 
-/// At most one run of an instance has anything alive, and its state speaks of that run.
-fn one_run_at_most(instance: &Instance, world: &SimWorld, broken: &mut Vec<String>) {
-    let alive = world.alive(instance.id);
+/// At most one run of an instance has anything alive, and its state speaks of that run; in a reload two.
+fn one_run_at_most(instance: &Instance, supervisor: &Supervisor<SimWorld>, broken: &mut Vec<String>) {
+    let mut alive = supervisor.world.alive(instance.id);
+    let beside = supervisor.beside().get(&instance.id);
+    let other = beside.and_then(|beside| beside.instance.life.state.run());
+    alive.retain(|run| Some(run.number) != other && !supervisor.is_stray(*run));
     if alive.len() > 1 {
         broken.push(format!("{} has {alive:?} alive at once", instance.id));
     }

@@ -11,7 +11,8 @@ mod world;
 use rsm::daemon::saved;
 use rsm::daemon::supervisor::{Change, Command, Input, Supervisor};
 use rsm::daemon::world::World;
-use rsm::instance::state::Process;
+use rsm::instance::Instance;
+use rsm::instance::state::{Process, State};
 use rsm::ipc::message::{ActOn, Action, ApiError, Existing, Inherited, Report, ScaleTo, StartApps};
 use rsm::spec::{AppSpec, RestartDelay};
 use std::time::Duration;
@@ -146,7 +147,7 @@ impl Simulation {
             _ => name.clone(),
         };
         let on = ActOn { select: vec![selector], ..ActOn::default() };
-        match random.u32(..24) {
+        match random.u32(..40) {
             0..8 => {
                 let existing = random.choice([Existing::Restart, Existing::Refuse, Existing::Duplicate]);
                 let apps = vec![any_app(random, name)];
@@ -161,6 +162,23 @@ impl Simulation {
             17..19 => Change::Act(Action::Delete, on),
             19 => Change::Act(Action::Reset, on),
             20 => Change::Signal(on.select, 10),
+            24..40 => {
+                let with = random.bool().then(|| Box::new((any_app(random, name), Inherited::default())));
+                let online = |instance: &&Instance| matches!(instance.life.state, State::Online { .. });
+                let ids = self.supervisor.instances().values().filter(online).map(|it| it.id);
+                let ids: Vec<u32> = ids.collect();
+                let id = self.random().choice(ids).unwrap_or(0);
+                // A new spec is one of the same app, as a file has it.
+                let named = |with: &mut Box<(AppSpec, Inherited)>| {
+                    let there = self.supervisor.instances().get(&id);
+                    there.into_iter().for_each(|instance| with.0.name.clone_from(&instance.spec.name));
+                };
+                let with = with.map(|mut with| {
+                    named(&mut with);
+                    with
+                });
+                Change::Replace { id, with }
+            }
             21 => {
                 let saved = saved::read(&self.supervisor.world.saved).unwrap_or_default();
                 let saved =
@@ -237,7 +255,7 @@ fn any_app(random: &mut fastrand::Rng, name: String) -> AppSpec {
     app.restart.min_uptime = Duration::from_millis(random.u64(..12_000));
     app.stop.timeout = Duration::from_millis(random.u64(..12_000));
     app.readiness.wait_ready = random.u32(..4) == 0;
-    app.hold_port = random.u32(..4) == 0;
+    app.hold_port = random.u32(..3) != 0;
     if random.u32(..5) == 0 {
         app.restart.delay = RestartDelay::Fixed(Duration::from_millis(random.u64(..5_000)));
     }

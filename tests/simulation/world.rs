@@ -185,7 +185,10 @@ impl SimWorld {
         self.schedule(after, Due::Keeper(Input::Fact { instance: id.instance, event }));
         // Most come to listen or say that they are ready, some late, some never.
         if self.random.u32(..8) != 0 {
-            let ready = Event::Ready { run: id.number };
+            let ready = match self.random.bool() {
+                true => Event::Ready { run: id.number },
+                false => Event::Listens { run: id.number },
+            };
             let later = self.random.u64(..5_000);
             self.schedule(after + later, Due::Daemon(Input::Fact { instance: id.instance, event: ready }));
         }
@@ -225,8 +228,8 @@ impl World for SimWorld {
             return; // as the keeper: asked twice
         }
         let alive = self.alive(instance.id);
-        if !alive.is_empty() {
-            self.broken.push(format!("{run:?} is spawned while {alive:?} of the same instance is alive"));
+        if alive.len() > 1 {
+            self.broken.push(format!("{run:?} is spawned while {alive:?} of the same instance are alive"));
         }
         let after = self.soon();
         if self.random.u32(..50) == 0 {
@@ -248,6 +251,12 @@ impl World for SimWorld {
         if self.runs.get(&run).is_some_and(|run| !run.deaf) {
             self.schedule(after, Due::End(run, Exit::Code(0)));
         }
+    }
+
+    fn quiet(&mut self, run: RunId) {
+        let after = self.random.u64(0..400);
+        let event = Event::Drained { run: run.number };
+        self.schedule(after, Due::Daemon(Input::Fact { instance: run.instance, event }));
     }
 
     fn kill(&mut self, run: RunId, _process: Process) {
@@ -281,7 +290,9 @@ impl World for SimWorld {
 
     fn idle(&mut self, _instance: &Instance) {}
 
-    fn process_changed(&mut self, _instance: &Instance, _pid: Option<i32>) {}
+    fn began(&mut self, _instance: &Instance) {}
+
+    fn pid_changed(&mut self, _instance: &Instance, _pid: Option<i32>) {}
 
     fn tell(&mut self, _event: EventView) {}
 

@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 
 use super::{SchemaOf, schema_of};
 use crate::ipc::message::{
-    ActOn, EventView, Info, InstanceDetail, InstanceView, LogItem, Pong, Report, Saved, ScaleTo, Selectors,
-    StartApps,
+    ActOn, EventView, Info, InstanceDetail, InstanceView, LogItem, Pong, Reload, Report, Saved, ScaleTo,
+    Selectors, StartApps,
 };
 use crate::ipc::route::{FlushBody, SaveBody, SignalBody, UpgradeBody};
 use crate::spec::Vars;
@@ -146,6 +146,12 @@ pub(super) static OPERATIONS: &[Operation] = &[
     act("/v1/instances/stop", "stop", "Stops, and keeps in the list"),
     act("/v1/instances/restart", "restart", "Stops if it runs, then starts"),
     act("/v1/instances/delete", "delete", "Stops and forgets"),
+    post(
+        "/v1/reload",
+        "reload",
+        "Gives apps new processes, slot by slot, each proven before the old one goes",
+        optional(schema_of::<Reload>, r#"{"select":["api"],"parallel":1}"#),
+    ),
     act("/v1/instances/reset", "reset", "Counters to zero"),
     post(
         "/v1/instances/signal",

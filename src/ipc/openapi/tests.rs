@@ -29,6 +29,7 @@ fn all() -> Vec<Request> {
         act(Action::Restart),
         act(Action::Delete),
         act(Action::Reset),
+        Request::Reload(Box::default()),
         Request::Scale { name: "api".into(), to: ScaleTo::Add(1) },
         Request::Signal { select: select(), signal: "HUP".into() },
         Request::Save { force: true },
@@ -55,6 +56,7 @@ fn all() -> Vec<Request> {
                 Action::Start | Action::Stop | Action::Restart | Action::Delete | Action::Reset,
                 _,
             )
+            | Request::Reload(_)
             | Request::Scale { .. }
             | Request::Signal { .. }
             | Request::Save { .. }
@@ -69,7 +71,7 @@ fn all() -> Vec<Request> {
             | Request::OpenApi => {}
         }
     }
-    assert_eq!(all.iter().map(discriminant).collect::<std::collections::HashSet<_>>().len(), 20);
+    assert_eq!(all.iter().map(discriminant).collect::<std::collections::HashSet<_>>().len(), 21);
     all
 }
 

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::ipc::message::{ActOn, Existing, Inherited, LogQuery, ScaleTo, StartApps};
+use crate::ipc::message::{ActOn, Existing, Inherited, LogQuery, Reload, ScaleTo, StartApps};
 use crate::spec::{AppSpec, RestartDelay};
 
 fn texts(least: usize) -> impl Strategy<Value = Vec<String>> {
@@ -42,6 +42,15 @@ fn acts() -> impl Strategy<Value = Request> {
     })
 }
 
+fn reloads() -> impl Strategy<Value = Request> {
+    (texts(0), any::<u32>(), prop::option::of(any::<[String; 2]>())).prop_map(
+        |(select, parallel, inherited)| {
+            let inherited = inherited.map(|[key, value]| Inherited([(key, value)].into()));
+            Request::Reload(Box::new(Reload { select, parallel, inherited, ..Reload::default() }))
+        },
+    )
+}
+
 fn log_queries() -> impl Strategy<Value = Request> {
     let more = (any::<[Option<u64>; 2]>(), any::<Option<String>>());
     (texts(0), any::<usize>(), any::<[bool; 3]>(), more).prop_map(
@@ -74,6 +83,7 @@ fn requests() -> impl Strategy<Value = Request> {
         (any::<String>(), scales()).prop_map(|(name, to)| Request::Scale { name, to }),
         any::<String>().prop_map(|binary| Request::Upgrade { binary: binary.into() }),
         acts(),
+        reloads(),
         log_queries(),
         starts(),
     ]

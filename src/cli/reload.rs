@@ -1,0 +1,142 @@
+//! `reload`: new processes for apps, each ready before the old one goes; or new settings, from a file.
+
+use clap::Args;
+use hyper::Uri;
+
+use crate::config;
+use crate::error::Error;
+use crate::ipc::client::{Client, Lines};
+use crate::ipc::message::{EventKind, EventView, LogItem, LogQuery, Report, Request};
+use crate::ipc::message::{Inherited, Reload as Wanted};
+
+use super::act::Change;
+use super::environment;
+use super::render::style::tame;
+use super::session::Session;
+use super::settings::{Ground, Settings, load};
+use super::verify::{self, Load};
+
+/// So many of the last lines of a new process that failed are shown.
+const LAST_LINES: usize = 10;
+
+// Arguments of `reload`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Reload {
+    /// Ids, names, namespaces, /regexes/, `all`, or ecosystem files, whose settings then hold
+    #[arg(required_unless_present_any = ["watch", "log"], value_name = "APP")]
+    targets: Vec<String>,
+    /// How many instances of an app at a time
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    parallel: u32,
+    /// Ask this address all the while, and tell how many requests failed
+    #[arg(long, value_name = "URL", value_parser = verify::address)]
+    verify: Option<Uri>,
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    change: Change,
+    /// PM2's: also while another reload is under way, which would harm both here
+    #[arg(short, long, hide = true)]
+    force: bool,
+    /// New arguments of the app
+    #[arg(last = true)]
+    args: Vec<String>,
+}
+
+pub(super) async fn reload(mut reload: Reload, session: &Session) -> Result<(), Error> {
+    if reload.targets.is_empty() {
+        // clap lets `--watch` and `--log` stand for the target, which they may have swallowed.
+        reload.targets.extend(reload.settings.give_back());
+    }
+    reload.change.tell_unused(session);
+    let wanted = wanted(&reload, session)?;
+    let mut client = match wanted.apps.is_empty() {
+        true => session.connect_for(&reload.targets).await?,
+        false => session.connect_or_launch().await?,
+    };
+    let load = match &reload.verify {
+        Some(address) => Some(Load::begin(address).await?),
+        None => None,
+    };
+    // To be told how far it is would be good to have: it is no reason not to reload.
+    let events = client.stream(&Request::Events).await.ok();
+    let began = now();
+    let request = Request::Reload(Box::new(wanted));
+    let asked = async { client.call::<Report>(&request).await };
+    let report = tokio::select! {
+        report = asked => report.map_err(|error| session.failed(error)),
+        never = follow(events, session) => match never {},
+    };
+    let asked = match load {
+        Some(load) => Some(load.end().await),
+        None => None,
+    };
+    if let Ok(report) = &report {
+        last_lines(report, began, &mut client, session).await;
+    }
+    let told = report.and_then(|report| session.tell(&report));
+    match asked {
+        Some(tally) => {
+            session
+                .note(format_args!("{} requests were sent meanwhile, {} failed", tally.sent, tally.failed));
+            told.and(tally.judge())
+        }
+        None => told,
+    }
+}
+
+fn wanted(reload: &Reload, session: &Session) -> Result<Wanted, Error> {
+    let Reload { targets, settings, change, args, parallel, .. } = reload;
+    let (files, select): (Vec<String>, Vec<String>) =
+        targets.iter().cloned().partition(|target| config::is_config_file(target));
+    if change.env.is_some() && files.is_empty() {
+        return Err(Error::EnvNeedsFile);
+    }
+    let ground = Ground::new(change.env.as_deref(), &change.only)?;
+    let mut apps = Vec::new();
+    for file in &files {
+        apps.extend(load(session, file, settings, args, &ground)?);
+    }
+    let changes = if select.is_empty() { None } else { Some(settings.changes(args, &ground)?) };
+    let changes = changes.filter(|changes| !changes.is_empty());
+    let inherited: Option<Inherited> =
+        (!files.is_empty() || change.update_env).then(|| environment::inherited(session));
+    Ok(Wanted { select, apps, inherited, changes, parallel: *parallel })
+}
+
+/// Tells how far it is. Goes on until it is dropped: events may end when the daemon dies, the reload not.
+async fn follow(events: Option<Lines>, session: &Session) -> std::convert::Infallible {
+    let Some(mut events) = events else { return std::future::pending().await };
+    while let Some(Ok(line)) = events.next().await {
+        let Ok(event) = serde_json::from_slice::<EventView>(&line) else { continue };
+        let (name, id, detail) = (tame(&event.name), event.id, event.detail.unwrap_or_default());
+        match event.event {
+            EventKind::Replacing => session.note(format_args!("{name} ({id}): starting a new process")),
+            EventKind::Replaced => {
+                session.note(format_args!("{name} ({id}): the new process serves, the old one goes"));
+            }
+            EventKind::Kept => session.note(format_args!("{name} ({id}): kept as it was: {}", tame(&detail))),
+            _ => {}
+        }
+    }
+    std::future::pending().await
+}
+
+/// What new processes that failed had to say.
+async fn last_lines(report: &Report, began: u64, client: &mut Client, session: &Session) {
+    for outcome in report.instances.iter().filter(|outcome| outcome.problem.is_some()) {
+        let select = vec![outcome.id.to_string()];
+        let query = LogQuery { select, lines: LAST_LINES, since: Some(began), ..LogQuery::default() };
+        let Ok(mut lines) = client.stream(&Request::Logs(query)).await else { continue };
+        while let Some(Ok(line)) = lines.next().await {
+            if let Ok(LogItem::Line { line, .. }) = serde_json::from_slice(&line) {
+                session.note(format_args!("  {}: {}", tame(&outcome.name), tame(&line)));
+            }
+        }
+    }
+}
+
+fn now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,280 @@
+//! Replacing the process of an instance without a gap.
+//!
+//! The new process is started *beside* the old one, which goes on serving. Only when the new one is
+//! ready and has lived for a while does it take the place of the old one, which then gets no new
+//! connections, and is told to go. If the new one fails before, the old one never noticed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::commands::{Goals, check};
+use super::settle::Goal;
+use super::supervisor::{Place, Supervisor};
+use super::views;
+use super::world::World;
+use crate::instance::Instance;
+use crate::instance::event::{Event, Happening};
+use crate::instance::life::RunId;
+use crate::instance::replacement::{Beside, Role};
+use crate::instance::state::{State, Want};
+use crate::ipc::message::{ApiError, ErrorCode, EventKind, EventView, Inherited};
+use crate::spec::{AppSpec, Sign, Vars};
+
+/// A new process is watched for at least this long after it is ready: what fails at once, fails now.
+const WATCHED: Duration = Duration::from_millis(250);
+
+/// It is watched until it has run for `min_uptime`, but for no longer than this.
+const LONGEST_WATCH: Duration = Duration::from_secs(3);
+
+impl<W: World> Supervisor<W> {
+    /// Gives an instance another process, without a gap if that can be.
+    pub(super) fn reload_one(
+        &mut self,
+        id: u32,
+        with: Option<Box<(AppSpec, Inherited)>>,
+    ) -> Result<(Goals, Vec<String>), ApiError> {
+        let listed = self.instances.get(&id).filter(|instance| instance.life.want != Want::Gone);
+        let Some(instance) = listed else {
+            return Err(ApiError::new(ErrorCode::NotFound, format!("no instance has the id {id}")));
+        };
+        let given = match with {
+            Some(with) => {
+                let (spec, inherited) = *with;
+                check(&spec)?;
+                (Arc::new(spec), Arc::new(inherited.0))
+            }
+            None => (instance.spec.clone(), instance.inherited.clone()),
+        };
+        let shares = instance.spec.shares_ports() && given.0.shares_ports();
+        match (&instance.life.state, shares) {
+            (State::Online { .. }, true) => {
+                self.replace(id, given, None)?;
+                Ok((vec![(id, Goal::Replaced)], Vec::new()))
+            }
+            (state, _) => {
+                let gap = matches!(state, State::Online { .. }).then(|| restarted(&given.0.name));
+                if let Some(instance) = self.instances.get_mut(&id) {
+                    (instance.spec, instance.inherited) = given;
+                }
+                self.changed_apps();
+                self.on(id, Event::Restart(None));
+                Ok((vec![(id, Goal::Up)], gap.into_iter().collect()))
+            }
+        }
+    }
+
+    /// Gives an instance another process because the one that it has must go: without a gap if that can
+    /// be, else by a restart.
+    pub(super) fn renew(&mut self, id: u32, why: String) {
+        let Some(instance) = self.instances.get(&id) else { return };
+        let same = (instance.spec.clone(), instance.inherited.clone());
+        let online = matches!(instance.life.state, State::Online { .. });
+        let gently = online && instance.spec.shares_ports() && !self.beside.contains_key(&id);
+        if !gently || self.replace(id, same, Some(why.clone())).is_err() {
+            self.on(id, Event::Restart(Some(why)));
+        }
+    }
+
+    /// Starts another process beside the one that an instance has. `forced`: why the old one has to go
+    /// also if this one fails.
+    ///
+    /// # Errors
+    /// That is under way already.
+    pub(super) fn replace(
+        &mut self,
+        id: u32,
+        (spec, inherited): (Arc<AppSpec>, Arc<Vars>),
+        forced: Option<String>,
+    ) -> Result<(), ApiError> {
+        let now = self.world.now();
+        let Some(instance) = self.instances.get_mut(&id) else { return Ok(()) };
+        if self.beside.contains_key(&id) {
+            let what = format!("{} (id {id}) is being reloaded already", instance.spec.name);
+            return Err(ApiError::new(ErrorCode::Conflict, what).hint("Wait until that is done."));
+        }
+        instance.life.refused = None;
+        let successor = instance.successor(spec, inherited, now);
+        let event = views::event(instance, EventKind::Replacing, now);
+        self.world.tell(EventView { detail: forced.clone(), ..event });
+        let role = Role::Coming { proven_at: None, forced };
+        self.beside.insert(id, Beside { instance: successor, role });
+        self.decide_beside(id, Event::Start);
+        Ok(())
+    }
+
+    /// Lets the process beside one in the list hear of an event. True if that is no news for the other.
+    pub(super) fn on_beside(&mut self, id: u32, event: &Event) -> bool {
+        let Some(Beside { instance, role }) = self.beside.get_mut(&id) else { return false };
+        if let Some(run) = event.run() {
+            let about_it = instance.life.state.run() == Some(run);
+            if about_it {
+                self.fact_beside(id, event.clone());
+            }
+            return about_it;
+        }
+        match (event, role) {
+            (Event::Due { at }, Role::Coming { proven_at: Some(proven), .. }) if at == proven => {
+                self.take_place(id);
+            }
+            (Event::Due { at }, Role::Coming { .. })
+                if instance.life.timer == Some(*at)
+                    && matches!(instance.life.state, State::Starting { .. }) =>
+            {
+                self.late(id, *at);
+            }
+            (Event::Due { .. } | Event::OrphanEnded, _) => self.decide_beside(id, event.clone()),
+            // Whatever else is wanted of the instance, it is not that it be replaced.
+            (Event::Stop | Event::Restart(_) | Event::Delete | Event::Retire, Role::Coming { .. }) => {
+                self.keep_old(id, "it was told to do something else");
+            }
+            (Event::Stop | Event::Delete, Role::Going) => self.decide_beside(id, Event::Delete),
+            _ => {}
+        }
+        false
+    }
+
+    fn fact_beside(&mut self, id: u32, event: Event) {
+        let Some(Beside { instance, role }) = self.beside.get_mut(&id) else { return };
+        let coming = matches!(role, Role::Coming { .. }) && instance.life.want == Want::Up;
+        let failed = match &event {
+            Event::Exited { exit, .. } if coming => Some(format!("the new process has ended: {exit}")),
+            Event::SpawnFailed { failure, .. } if coming => {
+                Some(format!("the new process was not started: {}", instance.named(failure.clone())))
+            }
+            _ => None,
+        };
+        match failed {
+            Some(why) => self.give_up(id, why, event),
+            None => self.decide_beside(id, event),
+        }
+    }
+
+    /// The new process has not become ready in time.
+    fn late(&mut self, id: u32, at: u64) {
+        let was_ready = self.instances.get(&id).is_some_and(|instance| instance.life.ready);
+        let Some(Beside { instance, .. }) = self.beside.get(&id) else { return };
+        let (sign, seconds) = (instance.spec.sign(), instance.spec.readiness.timeout.as_secs_f64());
+        match sign {
+            Sign::Said => {
+                self.keep_old(
+                    id,
+                    &format!(
+                        "the new process has not said within {seconds} s (listen_timeout) that it is ready"
+                    ),
+                );
+            }
+            Sign::Listening if was_ready => {
+                self.keep_old(
+                    id,
+                    &format!("the new process does not listen after {seconds} s (listen_timeout)"),
+                );
+            }
+            // The old one did not listen either: to run is all that this app does.
+            Sign::Listening | Sign::Running => self.decide_beside(id, Event::Due { at }),
+        }
+    }
+
+    fn keep_old(&mut self, id: u32, why: &str) {
+        if self.beside.get(&id).is_some_and(|beside| beside.instance.life.want == Want::Up) {
+            self.give_up(id, why.to_owned(), Event::Delete);
+        }
+    }
+
+    /// The new process has failed, which comes to it as `event`: it is not tried again, and the old one
+    /// stays, unless that had to go for a reason of its own.
+    fn give_up(&mut self, id: u32, why: String, event: Event) {
+        let Some(Beside { instance, role }) = self.beside.get_mut(&id) else { return };
+        let forced = match role {
+            Role::Coming { proven_at, forced } => {
+                *proven_at = None;
+                forced.take()
+            }
+            Role::Going => None,
+        };
+        if event != Event::Delete {
+            instance.life.want = Want::Gone;
+        }
+        self.decide_beside(id, event);
+        let now = self.world.now();
+        let Some(listed) = self.instances.get_mut(&id) else { return };
+        listed.life.refused = Some(why.clone());
+        let event = views::event(listed, EventKind::Kept, now);
+        self.world.tell(EventView { detail: Some(why), ..event });
+        if let (Some(forced), State::Online { .. }) = (forced, &listed.life.state) {
+            self.on(id, Event::Restart(Some(forced)));
+        }
+    }
+
+    fn decide_beside(&mut self, id: u32, event: Event) {
+        let now = self.world.now();
+        let Some(Beside { instance, .. }) = self.beside.get_mut(&id) else { return };
+        let spawned = matches!(event, Event::Spawned { .. });
+        let effects = instance.on(event, now);
+        if spawned && !effects.is_empty() {
+            self.world.began(instance);
+        }
+        self.unsaved = true;
+        self.perform(Place::Beside(id), effects);
+    }
+
+    /// The new process takes the place of the old one, which goes.
+    fn take_place(&mut self, id: u32) {
+        let now = self.world.now();
+        let (Some(beside), Some(listed)) = (self.beside.get_mut(&id), self.instances.get_mut(&id)) else {
+            return;
+        };
+        if !matches!(beside.instance.life.state, State::Online { .. }) {
+            return;
+        }
+        beside.role = Role::Going;
+        beside.instance.succeed(listed);
+        std::mem::swap(listed, &mut beside.instance);
+        if let Some(process) = listed.life.state.process() {
+            self.world.ready(RunId { instance: id, number: process.run });
+            self.world.pid_changed(listed, Some(process.pid));
+        }
+        self.usage.remove(&id);
+        self.world.tell(views::event(listed, EventKind::Replaced, now));
+        self.changed_apps();
+        self.decide_beside(id, Event::Retire);
+    }
+
+    /// What the process beside another tells: of its readiness follows when it takes the place.
+    pub(super) fn tell_beside(&mut self, id: u32, happening: Happening) {
+        let now = self.world.now();
+        let Some(Beside { instance, role }) = self.beside.get_mut(&id) else { return };
+        if let (Happening::Online, Role::Coming { proven_at, .. }) = (&happening, role) {
+            let at = proven_at.insert(proven(instance, now.mono));
+            self.world.timer(id, *at);
+        }
+        // That it is down, and gone, is no news: the instance is not.
+        if happening != Happening::Stopped {
+            self.world.tell(views::happening(instance, happening, now));
+        }
+    }
+
+    /// The process beside another is gone: its end belongs to the history of the instance.
+    pub(super) fn forget_beside(&mut self, id: u32) {
+        let Some(Beside { instance: gone, .. }) = self.beside.remove(&id) else { return };
+        self.last_run = self.last_run.max(gone.life.last_run);
+        if let Some(listed) = self.instances.get_mut(&id) {
+            gone.life.exits.into_iter().for_each(|ended| listed.life.remember(ended));
+        }
+    }
+}
+
+/// Said of an app that has to be stopped before it can be started.
+fn restarted(name: &str) -> String {
+    format!(
+        "{name} was restarted: a new process beside the old one would find its port taken; \
+         `hold_port = true` or `exec_mode = \"cluster\"` lets them share it"
+    )
+}
+
+/// When a process that is ready now has shown that it can stay.
+fn proven(instance: &Instance, now: u64) -> u64 {
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let began = instance.life.state.process().map_or(now, |process| process.since.mono);
+    let old_enough = began.saturating_add(ms(instance.spec.restart.min_uptime.min(LONGEST_WATCH)));
+    old_enough.max(now.saturating_add(ms(WATCHED)))
+}

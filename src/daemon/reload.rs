@@ -1,0 +1,182 @@
+//! `reload`: app by app, slot by slot, each instance gets another process; the first that fails ends it
+//! for its app. A client of the loop like any other: should the daemon die in the middle of it, the
+//! client asks the next one by the same key, and that goes on where this one was.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use tokio::task::JoinSet;
+
+use super::handle::Handle;
+use super::steps;
+use crate::instance::Instance;
+use crate::instance::state::Want;
+use crate::ipc::message::{ApiError, ErrorCode, Existing, Inherited, Reload, Report, ScaleTo, StartApps};
+use crate::spec::AppSpec;
+
+/// The apps that are being reloaded: a second reload of one is refused.
+#[derive(Clone, Debug, Default)]
+pub struct Reloads(Rc<RefCell<BTreeSet<String>>>);
+
+/// The apps of one reload. Dropping it lets them be reloaded again.
+struct Taken {
+    reloads: Reloads,
+    names: Vec<String>,
+}
+
+impl Reloads {
+    /// Whether a reload of this app is under way.
+    pub fn are_of(&self, app: &str) -> bool {
+        self.0.borrow().contains(app)
+    }
+
+    fn take(&self, names: Vec<String>) -> Result<Taken, ApiError> {
+        if let Some(name) = names.iter().find(|name| self.are_of(name)) {
+            let what = format!("{name} is being reloaded already; nothing was changed");
+            return Err(ApiError::new(ErrorCode::Conflict, what)
+                .hint("Wait until that is done, then reload again if there is something newer."));
+        }
+        self.0.borrow_mut().extend(names.iter().cloned());
+        Ok(Taken { reloads: self.clone(), names })
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let mut taken = self.reloads.0.borrow_mut();
+        taken.retain(|name| !self.names.contains(name));
+    }
+}
+
+/// What is to be done to one app.
+#[derive(Default)]
+struct Work {
+    /// Its instances in the order of their numbers, and what each shall become.
+    slots: Vec<(u32, With)>,
+    /// How many instances it shall have then, if not as many as it has.
+    count: Option<u32>,
+}
+
+/// New settings of an instance, if they are not to stay as they are.
+type With = Option<Box<(AppSpec, Inherited)>>;
+
+/// Gives apps new processes. Resolves when the old ones are gone. What failed is told in the report.
+///
+/// # Errors
+/// A selector matches nothing, settings make no sense, or an app is being reloaded already; nothing is
+/// changed.
+pub async fn reload(handle: &Handle, reloads: &Reloads, wanted: Reload) -> Result<Report, ApiError> {
+    if wanted.parallel == 0 {
+        return Err(ApiError::new(ErrorCode::Invalid, "`parallel` is at least 1"));
+    }
+    if wanted.select.is_empty() && wanted.apps.is_empty() {
+        return Err(ApiError::new(ErrorCode::Invalid, "nothing is named that shall be reloaded"));
+    }
+    let (work, new) = plan(handle, &wanted).await?;
+    let taken = reloads.take(work.keys().cloned().collect())?;
+    let mut report = Report::default();
+    let parallel = usize::try_from(wanted.parallel).unwrap_or(usize::MAX);
+    let mut apps = JoinSet::new();
+    for (name, work) in work {
+        let handle = handle.clone();
+        apps.spawn_local(async move { one_app(&handle, &name, work, parallel).await });
+    }
+    while let Some(done) = apps.join_next().await {
+        report.add(done.map_err(broken)??);
+    }
+    drop(taken);
+    if !new.is_empty() {
+        let inherited = wanted.inherited.unwrap_or_default();
+        let start = StartApps { apps: new, inherited, existing: Existing::Restart };
+        report.add(steps::start(&handle.step("new"), start).await?);
+    }
+    Ok(report)
+}
+
+fn broken(error: tokio::task::JoinError) -> ApiError {
+    ApiError::new(ErrorCode::Internal, format!("the reload broke off: {error}"))
+}
+
+/// What is to be done, by app, and the apps that are new.
+async fn plan(handle: &Handle, wanted: &Reload) -> Result<(BTreeMap<String, Work>, Vec<AppSpec>), ApiError> {
+    let mut plan: BTreeMap<String, Work> = BTreeMap::new();
+    if !wanted.select.is_empty() {
+        for (instance, _) in handle.look(Some(wanted.select.clone())).await? {
+            let with = changed(&instance, wanted)?;
+            plan.entry(instance.spec.name.clone()).or_default().slots.push((instance.id, with));
+        }
+    }
+    let mut new = Vec::new();
+    let all = if wanted.apps.is_empty() { Vec::new() } else { handle.look(None).await? };
+    for app in &wanted.apps {
+        let mut there: Vec<(u32, u32)> = all
+            .iter()
+            .filter(|(it, _)| it.spec.name == app.name && it.life.want != Want::Gone)
+            .map(|(instance, _)| (instance.number, instance.id))
+            .collect();
+        if there.is_empty() {
+            new.push(app.clone());
+            continue;
+        }
+        there.sort_unstable();
+        let with = |id| {
+            let inherited = wanted.inherited.clone().unwrap_or_default();
+            (id, Some(Box::new((app.clone(), inherited))))
+        };
+        let wanted = app.instances as usize;
+        let count = (wanted != there.len()).then_some(app.instances);
+        // Those that will not be needed are not replaced first.
+        let slots = there.into_iter().take(wanted).map(|(_, id)| with(id)).collect();
+        plan.insert(app.name.clone(), Work { slots, count });
+    }
+    Ok((plan, new))
+}
+
+fn changed(instance: &Instance, wanted: &Reload) -> Result<With, ApiError> {
+    let changes = wanted.changes.as_ref().filter(|changes| !changes.is_empty());
+    if changes.is_none() && wanted.inherited.is_none() {
+        return Ok(None);
+    }
+    let spec = match changes {
+        Some(changes) => instance
+            .spec
+            .patched(changes)
+            .map_err(|error| ApiError::new(ErrorCode::Invalid, format!("changed settings: {error}")))?,
+        None => (*instance.spec).clone(),
+    };
+    let inherited = wanted.inherited.clone().unwrap_or_else(|| Inherited((*instance.inherited).clone()));
+    Ok(Some(Box::new((spec, inherited))))
+}
+
+async fn one_app(handle: &Handle, name: &str, work: Work, parallel: usize) -> Result<Report, ApiError> {
+    let mut report = Report::default();
+    let mut slots = work.slots.into_iter();
+    while slots.len() > 0 {
+        let done = report.instances.len();
+        let mut steps = JoinSet::new();
+        for (id, with) in slots.by_ref().take(parallel) {
+            let handle = handle.step(id);
+            steps.spawn_local(async move { handle.replace(id, with).await });
+        }
+        while let Some(step) = steps.join_next().await {
+            match step.map_err(broken)? {
+                Ok(part) => report.add(part),
+                // Gone meanwhile, as somebody else wanted.
+                Err(error) if error.code == ErrorCode::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if report.instances.iter().any(|outcome| outcome.problem.is_some()) {
+            let left = slots.len();
+            if done > 0 || left > 0 {
+                report.notes.push(format!("{name}: {done} of its instances were reloaded, {left} not tried"));
+            }
+            return Ok(report);
+        }
+    }
+    if let Some(count) = work.count {
+        report.add(handle.step(name).scale(name.to_owned(), ScaleTo::Exactly(count)).await?);
+    }
+    Ok(report)
+}

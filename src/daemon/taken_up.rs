@@ -1,0 +1,93 @@
+//! How a supervisor takes up what a former daemon left.
+
+use std::collections::BTreeMap;
+
+use super::saved::Saved;
+use super::supervisor::{Place, Stray, Supervisor};
+use super::world::World;
+use crate::instance::Instance;
+use crate::instance::life::RunId;
+use crate::instance::replacement::{Beside, Role};
+use crate::instance::state::{Process, State, Want};
+
+impl<W: World> Supervisor<W> {
+    /// Takes up the state that a former daemon saved. `kept` are the runs that the keeper has; one
+    /// that belongs to no instance is ended, since nobody knows what it is.
+    pub fn restore(&mut self, saved: Saved, kept: &BTreeMap<RunId, Process>) {
+        (self.next_id, self.last_run) = (saved.next_id, saved.last_run);
+        self.done = saved.done.clone();
+        let (instances, beside) = saved.into_parts();
+        let mut numbers: BTreeMap<u32, u32> = BTreeMap::new();
+        for instance in instances.iter().chain(beside.iter().map(|beside| &beside.instance)) {
+            let number = numbers.entry(instance.id).or_default();
+            *number = instance.life.last_run.max(*number);
+        }
+        for instance in instances {
+            let last_run = numbers.get(&instance.id).copied().unwrap_or_default();
+            self.resume(instance, last_run, kept);
+        }
+        for beside in beside {
+            self.resume_beside(beside, kept);
+        }
+        for (run, process) in kept {
+            // What was not saved in time must not be named again while the keeper knows it.
+            self.last_run = self.last_run.max(run.number);
+            if self.instance_of(*run).is_none() {
+                self.world.kill(*run, *process);
+                self.strays.insert(*run, Stray { process: *process, ended: false });
+                self.next_id = self.next_id.max(run.instance.saturating_add(1));
+            }
+        }
+        self.changed_apps();
+    }
+
+    /// The instance that this run is what it is about.
+    pub fn instance_of(&self, run: RunId) -> Option<&Instance> {
+        let beside = self.beside.get(&run.instance).map(|beside| &beside.instance);
+        let both = self.instances.get(&run.instance).into_iter().chain(beside);
+        both.into_iter().find(|instance| instance.life.state.run() == Some(run.number))
+    }
+
+    /// Whether a run that the keeper had belongs to no instance, and is being ended.
+    pub fn is_stray(&self, run: RunId) -> bool {
+        self.strays.contains_key(&run)
+    }
+
+    fn resume(&mut self, mut instance: Instance, last_run: u32, kept: &BTreeMap<RunId, Process>) {
+        let (id, now) = (instance.id, self.world.now());
+        let of_it = RunId { instance: id, number: 0 }..=RunId { instance: id, number: u32::MAX };
+        let latest = kept.range(of_it).next_back().map(|(run, _)| run.number);
+        let alive = |instance: &Instance| {
+            let run = instance.life.state.run().map(|number| RunId { instance: id, number });
+            run.is_some_and(|run| kept.contains_key(&run))
+        };
+        // A later one beside one that lives was to replace it: that is begun anew by who asked for it.
+        if let Some(latest) = latest.filter(|number| *number > last_run && !alive(&instance)) {
+            instance.catch_up(latest, now);
+        }
+        instance.life.last_run = instance.life.last_run.max(last_run);
+        let alive = alive(&instance);
+        let effects = instance.resume(alive, now);
+        self.instances.insert(id, instance);
+        self.perform(Place::Listed(id), effects);
+    }
+
+    fn resume_beside(&mut self, mut beside: Beside, kept: &BTreeMap<RunId, Process>) {
+        let (id, now) = (beside.instance.id, self.world.now());
+        let instance = &mut beside.instance;
+        let run = instance.life.state.run().map(|number| RunId { instance: id, number });
+        let alive = run.is_some_and(|run| kept.contains_key(&run));
+        let coming = matches!(beside.role, Role::Coming { .. });
+        if coming && !alive && !matches!(instance.life.state, State::Spawning { .. }) {
+            instance.life.want = Want::Gone;
+            let listed = self.instances.get_mut(&id);
+            listed.into_iter().for_each(|it| it.life.refused = Some("the new process has ended".into()));
+        }
+        if let Role::Coming { proven_at: Some(at), .. } = beside.role {
+            self.world.timer(id, at);
+        }
+        let effects = instance.resume(alive, now);
+        self.beside.insert(id, beside);
+        self.perform(Place::Beside(id), effects);
+    }
+}

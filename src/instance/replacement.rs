@@ -1,0 +1,78 @@
+//! How one process of an instance takes the place of another without a gap: a second [`Instance`] is
+//! started beside the first, and both go on under the same id until the first is gone.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::Instance;
+use super::event::{Effect, Event, Happening};
+use super::life::Life;
+use super::state::{State, Want};
+use crate::moment::Moment;
+use crate::spec::{AppSpec, Vars};
+
+/// The second process of an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beside {
+    /// Under the same id as the one in the list.
+    pub instance: Instance,
+    /// What it is there for.
+    pub role: Role,
+}
+
+/// What a second process is there for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// It is to take the place of the one in the list.
+    Coming {
+        /// When it has, on the monotonic clock in milliseconds, once it is ready.
+        proven_at: Option<u64>,
+        /// Why, where no user wants it: then the other has to go also if this one fails.
+        forced: Option<String>,
+    },
+    /// Its place is taken.
+    Going,
+}
+
+impl Instance {
+    /// One that is to take this one's place, with these settings. It counts the runs from here on.
+    pub fn successor(&self, spec: Arc<AppSpec>, inherited: Arc<Vars>, now: Moment) -> Self {
+        let life = Life::new(self.life.last_run, now);
+        Self { id: self.id, number: self.number, spec, inherited, life }
+    }
+
+    /// Takes the place of `former`: its counts and its history are this one's from now on.
+    pub fn succeed(&mut self, former: &mut Self) {
+        let (new, old) = (&mut self.life, &mut former.life);
+        new.want = old.want;
+        new.created = old.created;
+        new.restarts = old.restarts + 1;
+        new.exits = std::mem::take(&mut old.exits);
+        new.last_run = new.last_run.max(old.last_run);
+    }
+
+    /// What is to go while others stand in for it: first it gets no new connections, then, once nobody
+    /// waits for it any more or `kill_timeout` is over, it is told to go.
+    pub(super) fn retire(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        match self.life.state {
+            State::Starting { process, .. } | State::Online { process }
+                if self.spec.shares_ports() && self.life.want != Want::Gone =>
+            {
+                self.life.want = Want::Gone;
+                self.life.state = State::Leaving { process };
+                out.push(Effect::Tell(Happening::Leaving));
+                out.push(Effect::Quiet { run: process.run });
+                self.set_timer(self.spec.stop.timeout, now, out);
+            }
+            _ => out.extend(self.on(Event::Delete, now)),
+        }
+    }
+
+    pub(super) fn drained(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        if let State::Leaving { process } = self.life.state {
+            self.tell_to_go(process, None, now, out);
+        }
+    }
+}

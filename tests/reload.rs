@@ -1,0 +1,248 @@
+//! A reload fails no request, and one that cannot succeed changes nothing.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod harness;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use harness::{Rsm, free_port, get, soon};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A server that answers with its version, and what it has begun before it ends.
+fn server(version: &str) -> String {
+    format!(
+        "const server = require('http').createServer((_, answer) => answer.end('version {version} of ' + (process.env.WHO || '') + ' '))\n\
+         server.listen(process.env.AT, '127.0.0.1')\n\
+         process.on('SIGINT', () => server.close(() => process.exit(0)))\n"
+    )
+}
+
+fn ecosystem(settings: &str) -> String {
+    format!("[[apps]]\nname = \"web\"\nscript = \"./app.js\"\n{settings}\n")
+}
+
+fn web(port: u16, settings: &str) -> Rsm {
+    let rsm = Rsm::new()
+        .var("AT", &port.to_string())
+        .file("app.js", &server("one"))
+        .file("ecosystem.toml", &ecosystem(settings));
+    rsm.ok(&["start", "ecosystem.toml"]);
+    rsm
+}
+
+const CLUSTER: &str = "exec_mode = \"cluster\"\ninstances = 2";
+
+/// Asks until it is stopped, a connection for each request.
+struct Load {
+    stop: Arc<AtomicBool>,
+    failed: Arc<AtomicUsize>,
+    askers: Vec<JoinHandle<usize>>,
+}
+
+impl Load {
+    fn on(port: u16) -> Self {
+        let (stop, failed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let ask = || {
+            let (stop, failed) = (stop.clone(), failed.clone());
+            std::thread::spawn(move || {
+                let mut sent = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    sent += 1;
+                    if !get(port, "/").is_some_and(|answer| answer.contains("version")) {
+                        failed.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                sent
+            })
+        };
+        let askers = (0..3).map(|_| ask()).collect();
+        Self { stop, failed, askers }
+    }
+
+    fn assert_none_failed(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let sent: usize = self.askers.into_iter().map(|asker| asker.join().unwrap()).sum();
+        let failed = self.failed.load(Ordering::Relaxed);
+        assert!(failed == 0 && sent > 0, "{failed} of {sent} requests failed");
+    }
+}
+
+fn all_answer(port: u16, version: &str) {
+    for _ in 0..20 {
+        let answer = get(port, "/").expect("refused");
+        assert!(answer.contains(version), "{answer}");
+    }
+}
+
+#[test]
+fn a_reload_fails_no_request_and_counts_as_a_restart() {
+    for settings in
+        [CLUSTER, "hold_port = true", "exec_mode = \"cluster\"\ninstances = 2\nbalance = \"shared\""]
+    {
+        let port = free_port();
+        let rsm = web(port, settings);
+        let before = rsm.pids("web");
+        let load = Load::on(port);
+        rsm.write("app.js", &server("two"));
+        rsm.ok(&["reload", "web"]).says("the new process serves");
+        load.assert_none_failed();
+        all_answer(port, "version two");
+        let after = rsm.pids("web");
+        assert_eq!(after.len(), before.len());
+        assert!(after.iter().all(|pid| !before.contains(pid)), "{before:?} {after:?}");
+        assert!(rsm.list().iter().all(|instance| instance["restarts"] == 1), "{:?}", rsm.list());
+        let exits = &rsm.json(&["describe", "web", "--json"])[0]["exits"];
+        assert_eq!((exits.as_array().unwrap().len(), &exits[0]["asked"]), (1, &true.into()), "{exits}");
+    }
+}
+
+#[test]
+fn what_cannot_serve_changes_nothing() {
+    let port = free_port();
+    let rsm = web(port, &format!("{CLUSTER}\nlisten_timeout = 1000"));
+    let before = rsm.pids("web");
+    let load = Load::on(port);
+    for (bad, why) in [
+        ("throw new Error('it is broken')", "exit code 1"),
+        ("setInterval(() => {}, 1000)", "does not listen after 1 s (listen_timeout)"),
+        ("for (;;) {}", "does not listen after 1 s (listen_timeout)"),
+        // It listens, and dies soon after.
+        (&(server("bad") + "setTimeout(() => process.exit(7), 200)"), "exit code 7"),
+        ("process.kill(process.pid, 'SIGSEGV')", "killed by SIGSEGV"),
+    ] {
+        rsm.write("app.js", bad);
+        rsm.run(&["reload", "web"]).code(1).says("id 0").says(why).says("1 not tried");
+        assert_eq!(rsm.pids("web"), before, "{why}");
+        assert!(rsm.list().iter().all(|instance| instance["restarts"] == 0), "{:?}", rsm.list());
+    }
+    load.assert_none_failed();
+    all_answer(port, "version one");
+    rsm.write("app.js", "throw new Error('it is broken')");
+    rsm.run(&["reload", "web"]).code(1).says("it is broken");
+}
+
+#[test]
+fn wait_ready_is_waited_for() {
+    let port = free_port();
+    let ready = |version| server(version) + "setTimeout(() => process.send('ready'), 300)";
+    let rsm = Rsm::new().var("AT", &port.to_string()).file("app.js", &ready("one"));
+    rsm.write("ecosystem.toml", &ecosystem(&format!("{CLUSTER}\nwait_ready = true\nlisten_timeout = 2000")));
+    rsm.ok(&["start", "ecosystem.toml"]);
+    rsm.write("app.js", &server("deaf"));
+    rsm.run(&["reload", "web"]).code(1).says("has not said within 2 s");
+    all_answer(port, "version one");
+    rsm.write("app.js", &ready("two"));
+    rsm.ok(&["reload", "web"]);
+    all_answer(port, "version two");
+}
+
+#[test]
+fn a_changed_file_is_applied_without_a_gap() {
+    let port = free_port();
+    let rsm = web(port, CLUSTER);
+    let load = Load::on(port);
+    rsm.write("new.js", &server("two"));
+    let file = "[[apps]]\nname = \"web\"\nscript = \"./new.js\"\nexec_mode = \"cluster\"\ninstances = 3\nenv = { WHO = \"me\" }\n\
+                [[apps]]\nname = \"other\"\nscript = \"sleep 1000\"\n";
+    rsm.write("ecosystem.toml", file);
+    rsm.ok(&["reload", "ecosystem.toml"]);
+    assert_eq!((rsm.pids("web").len(), rsm.statuses("other")), (3, vec!["online".to_owned()]));
+    all_answer(port, "version two of me");
+    rsm.write("ecosystem.toml", &file.replace("= 3", "= 1"));
+    rsm.ok(&["startOrReload", "ecosystem.toml"]);
+    assert_eq!(rsm.pids("web").len(), 1);
+    load.assert_none_failed();
+    all_answer(port, "version two of me");
+}
+
+#[test]
+fn a_scale_down_fails_no_request() {
+    let port = free_port();
+    let rsm = web(port, "exec_mode = \"cluster\"\ninstances = 4");
+    let load = Load::on(port);
+    rsm.ok(&["scale", "web", "1"]);
+    rsm.ok(&["scale", "web", "3"]);
+    load.assert_none_failed();
+    assert_eq!(rsm.statuses("web"), ["online"; 3]);
+}
+
+#[test]
+fn what_cannot_share_its_port_is_restarted_and_it_is_said() {
+    let rsm = web(free_port(), "");
+    let before = rsm.pids("web");
+    rsm.ok(&["reload", "web"]).says("web was restarted").says("hold_port = true");
+    assert_ne!(rsm.pids("web"), before);
+    rsm.ok(&["stop", "web"]);
+    rsm.ok(&["gracefulReload", "web"]);
+    assert_eq!(rsm.statuses("web"), ["online"]);
+    rsm.run(&["reload", "wbe"]).code(1).says("Did you mean \"web\"");
+}
+
+#[test]
+fn one_reload_at_a_time_and_a_stop_ends_it() {
+    let port = free_port();
+    let rsm = web(port, &format!("{CLUSTER}\nlisten_timeout = 60000"));
+    let before = rsm.pids("web");
+    rsm.write("app.js", "setInterval(() => {}, 1000)");
+    let reload = rsm.command(&["reload", "web"]).spawn().unwrap();
+    rsm.until("a second process", |_| {
+        let all = nodes(&rsm);
+        (all.len() == 3).then_some(())
+    });
+    rsm.run(&["reload", "web"]).code(1).says("being reloaded already");
+    assert_eq!(rsm.pids("web"), before);
+    rsm.ok(&["stop", "web"]);
+    soon("all are gone", || nodes(&rsm).is_empty().then_some(()));
+    assert_eq!(reload.wait_with_output().unwrap().status.code(), Some(1));
+    assert_eq!(rsm.statuses("web"), ["stopped"; 2]);
+}
+
+/// Pids of all that runs the app's script.
+fn nodes(rsm: &Rsm) -> Vec<i32> {
+    let script = rsm.dir().join("app.js").display().to_string();
+    let all = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        harness::cmdline(pid).contains(&script).then_some(pid)
+    });
+    all.collect()
+}
+
+#[test]
+fn a_reload_goes_on_when_daemon_and_keeper_die() {
+    let port = free_port();
+    let rsm = web(port, "exec_mode = \"cluster\"\ninstances = 3");
+    let load = Load::on(port);
+    rsm.write("app.js", &server("two"));
+    for both in [false, true] {
+        let mut reload = rsm.command(&["reload", "web"]).spawn().unwrap();
+        rsm.until("it is under way", |rsm| (nodes(rsm).len() > 3).then_some(()));
+        let (daemon, keeper) = rsm.managers();
+        if both {
+            kill(Pid::from_raw(keeper), Signal::SIGKILL).unwrap();
+        }
+        kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
+        // A process that asks for its port while both are dead gets no answer, and fails.
+        assert!(reload.wait().unwrap().success() || both);
+        rsm.until("no second process", |rsm| (nodes(rsm).len() == 3).then_some(()));
+        all_answer(port, "version two");
+        assert_eq!((nodes(&rsm).len(), rsm.pids("web").len()), (3, 3));
+    }
+    load.assert_none_failed();
+}
+
+#[test]
+fn requests_are_counted_while_it_is_reloaded() {
+    let port = free_port();
+    let rsm = web(port, CLUSTER);
+    let url = format!("http://127.0.0.1:{port}/");
+    rsm.ok(&["reload", "web", "--parallel", "2", "--verify", &url]).says("meanwhile, 0 failed");
+    let nobody = format!("http://127.0.0.1:{}/", free_port());
+    let before = rsm.pids("web");
+    rsm.run(&["reload", "web", "--verify", &nobody]).code(1).says("nothing was reloaded");
+    assert_eq!(rsm.pids("web"), before);
+    rsm.run(&["reload", "web", "--verify", "https://127.0.0.1/"]).code(2).says("http://");
+    rsm.run(&["reload", "web", "--parallel", "0"]).code(2);
+}
