@@ -190,7 +190,7 @@ fn zombies(of: i32) -> Vec<i32> {
 
 #[test]
 fn not_a_line_is_lost_however_slow_the_reader() {
-    const LINES: usize = 200_000;
+    const LINES: usize = 50_000;
     let rsm = Rsm::new()
         .file("flood.sh", &format!("#!/bin/sh\nseq -f 'line-%.0f-of-many-that-come-fast' {LINES}\n"));
     for shape in ["--raw", "--json", "--prefix"] {

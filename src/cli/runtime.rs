@@ -220,8 +220,11 @@ impl Stage<'_> {
     async fn go_on(mut self, cues: &mut mpsc::Receiver<Cue>, tell: mpsc::Sender<Cue>) -> Result<(), Error> {
         let asked = loop {
             if !self.stays && self.nothing_can_run().await? {
-                self.voice.caught_up().await;
-                break false;
+                tokio::select! {
+                    () = self.voice.caught_up() => break false,
+                    // Nobody reads our output, and we are told not to wait.
+                    () = told_to_end(cues) => break true,
+                }
             }
             match cues.recv().await {
                 Some(Cue::Event(event)) => self.note(&event),
@@ -313,6 +316,11 @@ async fn pass_signals(mut signal: Signal, name: Option<&'static str>, tell: mpsc
             return;
         }
     }
+}
+
+/// Resolves with the next signal that ends everything.
+async fn told_to_end(cues: &mut mpsc::Receiver<Cue>) {
+    while !matches!(cues.recv().await, Some(Cue::End) | None) {}
 }
 
 /// Whether it runs, will, or may be started again by a schedule or a changed file.

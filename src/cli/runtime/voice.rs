@@ -160,25 +160,33 @@ fn copy(pipe: File, shape: Shape, to_err: bool, style: Style) {
 }
 
 fn dressed(pipe: &File, shape: Shape, style: Style) -> io::Result<()> {
-    let (mut reader, mut prefix, mut line) =
-        (BufReader::with_capacity(64 << 10, pipe), Prefix::default(), Vec::new());
-    loop {
+    let (mut reader, mut prefix) = (BufReader::with_capacity(64 << 10, pipe), Prefix::default());
+    let (mut line, mut out, mut err) = (Vec::new(), Vec::new(), Vec::new());
+    while {
         line.clear();
-        if reader.read_until(b'\n', &mut line)? == 0 {
-            return Ok(());
+        reader.read_until(b'\n', &mut line)? > 0
+    } {
+        // What is not of our making, somebody else wrote into the pipe.
+        if let Ok(Line { message, timestamp, stream, process_id, app_name }) = serde_json::from_slice(&line) {
+            let text = match shape.format {
+                true => pairs(process_id, &app_name, stream, &message, &timestamp),
+                false => prefix.line(process_id, &app_name, stream, &message, style),
+            };
+            let to = if stream == Stream::Err && shape.prefix { &mut err } else { &mut out };
+            to.extend_from_slice(text.as_bytes());
+            to.push(b'\n');
         }
-        let Ok(Line { message, timestamp, stream, process_id, app_name }) = serde_json::from_slice(&line)
-        else {
-            continue; // not of our making: somebody else wrote into the pipe
-        };
-        let mut text = match shape.format {
-            true => pairs(process_id, &app_name, stream, &message, &timestamp),
-            false => prefix.line(process_id, &app_name, stream, &message, style),
-        };
-        text.push('\n');
-        match stream {
-            Stream::Err if shape.prefix => io::stderr().lock().write_all(text.as_bytes())?,
-            Stream::Out | Stream::Err => io::stdout().lock().write_all(text.as_bytes())?,
+        // What has come in one go is written in one go.
+        if reader.buffer().is_empty() {
+            write(&mut io::stdout().lock(), &mut out)?;
+            write(&mut io::stderr().lock(), &mut err)?;
         }
     }
+    Ok(())
+}
+
+fn write(to: &mut impl Write, text: &mut Vec<u8>) -> io::Result<()> {
+    to.write_all(text)?;
+    text.clear();
+    to.flush()
 }
