@@ -9,6 +9,7 @@ mod conf;
 mod convert;
 mod daemon;
 mod describe;
+mod doctor;
 mod dump;
 mod environment;
 mod foreground;
@@ -135,7 +136,7 @@ enum Command {
     /// Show what is set for all of rsm, or change it
     #[command(visible_alias = "config")]
     Conf {
-        /// `logs.budget`: bytes of all logs together; `log.level`: what rsm's own log tells
+        /// `logs.budget`: bytes of all logs together; `log.level`: what rsm's own log tells; `autosave`: save the list after each change
         key: Option<String>,
         /// The new value
         value: Option<String>,
@@ -157,6 +158,8 @@ enum Command {
     Kill,
     /// Put another version of rsm in the place of the one that runs; the apps go on
     Upgrade(upgrade::Upgrade),
+    /// Look for what keeps rsm or the saved apps from working
+    Doctor(doctor::Doctor),
     /// Have the saved apps started with the machine
     Startup(startup::Startup),
     /// Have them started no more
@@ -263,6 +266,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
             if matches!(command, Command::Foreground { .. }) {
                 foreground::resolve_path()?;
             }
+            if matches!(command, Command::Doctor(_)) {
+                doctor::with_login_path()?;
+            }
             let alone = match command {
                 Command::Runtime(_) => Some(runtime::stand_aside()?),
                 _ => None,
@@ -326,6 +332,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
         Command::Ping => daemon::ping(session).await,
         Command::Kill => daemon::kill(session).await,
         Command::Upgrade(args) => upgrade::upgrade(args, session).await,
+        Command::Doctor(args) => doctor::doctor(args, session).await,
         Command::Startup(args) => startup::startup(&args, session),
         Command::Unstartup(args) => startup::unstartup(&args, session),
         Command::Foreground { once } => foreground::foreground(once, session).await,

@@ -112,6 +112,16 @@ fn job(args: &Startup, session: &Session) -> Result<Job, Error> {
     Ok(Job { plan, service, system, live })
 }
 
+/// The service that these arguments are about, and its unit's file.
+///
+/// # Errors
+/// There is no such user, or no init system that is known.
+pub(super) fn service_and_file(args: &Startup, session: &Session) -> Result<(Service, PathBuf), Error> {
+    let job = job(args, session)?;
+    let file = job.plan.files.first().map(|file| file.path.clone()).unwrap_or_default();
+    Ok((job.service, file))
+}
+
 /// Whose apps, from where, by which rsm.
 fn service(args: &Startup, session: &Session, system: System) -> Result<Service, Error> {
     let own = geteuid();

@@ -5,6 +5,7 @@
 //! sampling side by side on one thread until a shutdown is done.
 
 pub mod api;
+mod autosave;
 mod beside;
 mod clock;
 pub mod commands;
@@ -16,7 +17,7 @@ mod health;
 mod info;
 mod jlist;
 mod keeper_link;
-mod launch;
+pub mod launch;
 mod log_stream;
 mod mirror;
 mod perform;
@@ -197,7 +198,10 @@ async fn run(
     tracing::info!(version = version(), keeper, "the daemon is up");
 
     let handle = Handle::new(queue.clone());
+    let autosave = autosave::Autosave::new(home.clone(), handle.clone(), saver.clone());
+    tokio::task::spawn_local(autosave.clone().follow(events.subscribe()));
     let api = Api::new(Parts {
+        autosave,
         home: home.clone(),
         handle: handle.clone(),
         logs: logs.clone(),

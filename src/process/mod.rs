@@ -2,6 +2,7 @@
 //!
 //! Linux only, as are `keeper` and `cluster`. `unsafe` stands here and there alone.
 
+pub mod account;
 pub mod bpf;
 pub mod channel;
 mod dead;
