@@ -13,6 +13,7 @@
 //! | 4 | [`keeper`] | the parent of all apps: forks, reaps, keeps descriptors |
 //! | 3 | [`instance`] | one supervised slot: states, restart policy, all pure |
 //! | 2 | [`config`] | ecosystem files and flags to specs, or every mistake at once |
+//! | 3 | [`probes`] | asking an app how it is: http, tcp, a command |
 //! | 3 | [`cluster`] | one port for many instances: held sockets, groups, steering |
 //! | 2 | [`process`] | spawning, signals, pidfds, whole trees |
 //! | 2 | [`logs`] | from an app's pipe to its files and followers |
@@ -61,6 +62,7 @@ pub mod logs;
 pub mod metrics;
 pub mod moment;
 pub mod paths;
+pub mod probes;
 pub mod process;
 pub mod serve;
 pub mod spec;

@@ -155,13 +155,9 @@ impl<W: World> Supervisor<W> {
         let Some(Beside { instance, .. }) = self.beside.get(&id) else { return };
         let (sign, seconds) = (instance.spec.sign(), instance.spec.readiness.timeout.as_secs_f64());
         match sign {
-            Sign::Said => {
-                self.keep_old(
-                    id,
-                    &format!(
-                        "the new process has not said within {seconds} s (listen_timeout) that it is ready"
-                    ),
-                );
+            Sign::Said | Sign::Probed => {
+                let why = format!("the new process {}", instance.not_ready());
+                self.keep_old(id, &why);
             }
             Sign::Listening if was_ready => {
                 self.keep_old(

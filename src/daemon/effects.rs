@@ -12,6 +12,7 @@ use super::clock;
 use super::keeper_link::{KeeperLink, KeptRun};
 use super::launch;
 use super::ports::{self, Ports};
+use super::probe::Checks;
 use super::restore;
 use super::saver::Saver;
 use super::start::{Starter, memory_file};
@@ -50,6 +51,7 @@ pub struct Effects {
     events: broadcast::Sender<EventView>,
     triggers: Triggers,
     ports: Rc<RefCell<Ports>>,
+    checks: Checks,
     /// Leaders that live, by run.
     leaders: HashMap<RunId, i32>,
     /// What to look for, and whether to kill it. A run asked for twice is looked for once: its
@@ -96,6 +98,7 @@ impl Effects {
             ports: ports.clone(),
             voices: Rc::default(),
         };
+        let checks = Checks::new(home.clone(), queue.clone(), ports.clone());
         let triggers = Triggers::new(queue.clone());
         Self {
             home,
@@ -108,6 +111,7 @@ impl Effects {
             events,
             triggers,
             ports,
+            checks,
             leaders: HashMap::new(),
             sweeps: BTreeMap::new(),
             foreign: HashMap::new(),
@@ -132,8 +136,9 @@ impl Effects {
         let (notifiers, voices): (Vec<_>, Vec<_>) = pipes.partition(ports::is_notifier);
         self.ports.borrow_mut().began(kept.run, instance, notifiers.into_iter().next());
         if let Ok(voices) = voices.try_into() {
-            self.starter.hear(kept.run, voices);
+            self.starter.hear(kept.run, &instance.spec, voices);
         }
+        self.checks.began(kept.run, instance, self.starter.beats(kept.run));
     }
 
     /// Makes the apps known whose ports are shared, before their runs are.
@@ -255,6 +260,10 @@ impl World for Effects {
         });
     }
 
+    fn aside(&mut self, run: RunId) {
+        self.ports.borrow().quiet(run);
+    }
+
     fn kill(&mut self, run: RunId, process: Process) {
         let members = tree::members(reference(process));
         self.keeper.send(Order::Signal { run: run.to_u64(), signal: libc::SIGKILL, group: true }, Vec::new());
@@ -275,6 +284,7 @@ impl World for Effects {
     fn release(&mut self, run: RunId) {
         self.foreign.remove(&run);
         self.ports.borrow_mut().ended(run);
+        self.checks.ended(run);
         self.starter.deaf(run);
         self.over.push(run);
     }
@@ -301,6 +311,7 @@ impl World for Effects {
             let run = RunId { instance: instance.id, number: process.run };
             self.leaders.insert(run, process.pid);
             self.ports.borrow_mut().began(run, instance, None);
+            self.checks.began(run, instance, self.starter.beats(run));
         }
     }
 

@@ -4,12 +4,13 @@
 //! Our ends are kept with the keeper: what is said while no daemon is there is read by the next.
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, bind, getsockname, recv, socket, socketpair,
 };
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
 use super::supervisor::Input;
@@ -55,24 +56,50 @@ impl Voices {
     }
 }
 
-/// Hears a run until the tasks are aborted; tells when it is ready.
-pub fn listen(run: RunId, ours: [OwnedFd; 2], queue: &mpsc::UnboundedSender<Input>) -> [JoinHandle<()>; 2] {
+/// A run that is heard.
+pub struct Hearing {
+    /// To be aborted with the run's end.
+    pub tasks: [JoinHandle<()>; 2],
+    /// It has said that it works.
+    pub beats: Rc<Notify>,
+}
+
+/// Hears a run until the tasks are aborted; tells when it is ready, if that is its to say.
+pub fn listen(
+    run: RunId,
+    ours: [OwnedFd; 2],
+    says_ready: bool,
+    queue: &mpsc::UnboundedSender<Input>,
+) -> Hearing {
     let [notify, node] = ours;
-    [(notify, true), (node, false)].map(|(voice, packets)| {
-        let queue = queue.clone();
+    let beats = Rc::new(Notify::new());
+    let tasks = [(notify, true), (node, false)].map(|(voice, packets)| {
+        let (queue, beats) = (queue.clone(), beats.clone());
         tokio::task::spawn_local(async move {
             let Ok(voice) = channel::register(voice) else { return };
-            hear(&voice, packets, || {
-                let event = Event::Ready { run: run.number };
-                let _ = queue.send(Input::Fact { instance: run.instance, event });
+            hear(&voice, packets, |word| match word {
+                Word::Ready if says_ready => {
+                    let event = Event::Ready { run: run.number };
+                    let _ = queue.send(Input::Fact { instance: run.instance, event });
+                }
+                Word::Ready => {}
+                Word::Works => beats.notify_one(),
             })
             .await;
         })
-    })
+    });
+    Hearing { tasks, beats }
+}
+
+/// What a run can say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    Ready,
+    Works,
 }
 
 /// Reads what is said; `packets`: in systemd's words, else in Node's lines.
-async fn hear(voice: &AsyncFd<OwnedFd>, packets: bool, ready: impl Fn()) {
+async fn hear(voice: &AsyncFd<OwnedFd>, packets: bool, tell: impl Fn(Word)) {
     let (mut buffer, mut line) = (vec![0; 4096], Vec::new());
     loop {
         let Ok(mut readable) = voice.readable().await else { return };
@@ -81,8 +108,12 @@ async fn hear(voice: &AsyncFd<OwnedFd>, packets: bool, ready: impl Fn()) {
             Ok(0) if !packets => return,
             Err(_) => return,
             Ok(length) if packets => {
-                if buffer[..length].split(|byte| *byte == b'\n').any(|word| word == b"READY=1") {
-                    ready();
+                for word in buffer[..length].split(|byte| *byte == b'\n') {
+                    match word {
+                        b"READY=1" => tell(Word::Ready),
+                        b"WATCHDOG=1" => tell(Word::Works),
+                        _ => {}
+                    }
                 }
             }
             Ok(length) => {
@@ -90,7 +121,7 @@ async fn hear(voice: &AsyncFd<OwnedFd>, packets: bool, ready: impl Fn()) {
                     match byte {
                         b'\n' => {
                             if says_ready(&line) {
-                                ready();
+                                tell(Word::Ready);
                             }
                             line.clear();
                         }

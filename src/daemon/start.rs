@@ -12,13 +12,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::sync::{Notify, mpsc};
 
 use super::keeper_link::KeeperLink;
 use super::launch;
 use super::ports::Ports;
-use super::ready::{self, Voices};
+use super::ready::{self, Hearing, Voices};
 use super::supervisor::Input;
 use crate::exit::{StartFailure, StartStep};
 use crate::instance::Instance;
@@ -28,7 +27,7 @@ use crate::logs::{self, Logs, Source};
 use crate::paths::Home;
 use crate::process::spawn::Launch;
 use crate::process::stdio;
-use crate::spec::Sign;
+use crate::spec::AppSpec;
 
 /// What starting a run takes. Cheap to clone; all clones are one.
 #[derive(Clone)]
@@ -44,14 +43,18 @@ pub struct Starter {
     /// Shared ports.
     pub ports: Rc<RefCell<Ports>>,
     /// Tasks that hear whether runs are ready.
-    pub voices: Rc<RefCell<HashMap<RunId, [JoinHandle<()>; 2]>>>,
+    pub voices: Rc<RefCell<HashMap<RunId, Hearing>>>,
 }
 
 impl Starter {
     /// Reads a run's output from now on.
     pub fn attach_logs(&self, instance: &Instance, run: RunId, out: OwnedFd, err: OwnedFd) {
+        self.logs.attach(self.source(instance, run, out, err));
+    }
+
+    fn source(&self, instance: &Instance, run: RunId, out: OwnedFd, err: OwnedFd) -> Source {
         let spec = &instance.spec;
-        self.logs.attach(Source {
+        Source {
             id: instance.id,
             name: spec.name.clone(),
             run: run.to_u64(),
@@ -61,18 +64,24 @@ impl Starter {
             format: spec.logs.format,
             date_format: spec.logs.date_format.clone(),
             rotation: Arc::new(spec.logs.rotation.clone()),
-        });
+        }
     }
 
     /// Hears from now on whether a run says that it is ready.
-    pub fn hear(&self, run: RunId, voices: [OwnedFd; 2]) {
-        self.voices.borrow_mut().insert(run, ready::listen(run, voices, &self.queue));
+    pub fn hear(&self, run: RunId, spec: &AppSpec, voices: [OwnedFd; 2]) {
+        let hearing = ready::listen(run, voices, spec.readiness.wait_ready, &self.queue);
+        self.voices.borrow_mut().insert(run, hearing);
+    }
+
+    /// Tells when a run says that it works.
+    pub fn beats(&self, run: RunId) -> Option<Rc<Notify>> {
+        self.voices.borrow().get(&run).map(|hearing| hearing.beats.clone())
     }
 
     /// Hears a run no more.
     pub fn deaf(&self, run: RunId) {
-        let voices = self.voices.borrow_mut().remove(&run);
-        voices.into_iter().flatten().for_each(|voice| voice.abort());
+        let hearing = self.voices.borrow_mut().remove(&run);
+        hearing.into_iter().flat_map(|hearing| hearing.tasks).for_each(|voice| voice.abort());
     }
 
     /// Starts a run, as far as that is ours to do.
@@ -80,12 +89,6 @@ impl Starter {
     /// # Errors
     /// A step failed; nothing is left of it.
     pub async fn start(&self, run: RunId, instance: &Instance) -> Result<(), StartFailure> {
-        self.logs.check(logs::files(&instance.spec, instance.id, &self.home)).await.map_err(
-            |(path, error)| {
-                let (what, errno) = (path.display().to_string(), error.raw_os_error().unwrap_or(0));
-                StartFailure { step: StartStep::Logs, errno, what }
-            },
-        )?;
         let numbers = vec![libc::STDOUT_FILENO, libc::STDERR_FILENO];
         let launch = launch::launch(run, instance, &self.home, numbers)?;
         let (mut launch, sockets) = self.with_ports(run, instance, launch).await?;
@@ -97,19 +100,25 @@ impl Starter {
         let kept = |fd: &OwnedFd| fd.try_clone().map_err(|_| no_pipe(nix::Error::EMFILE));
         let mut keep = vec![kept(&out.0)?, kept(&err.0)?];
         let mut given: Vec<OwnedFd> = [out.1, err.1].into_iter().chain(sockets).collect();
-        if instance.spec.sign() == Sign::Said {
+        let spec = &instance.spec;
+        if spec.readiness.wait_ready || spec.watchdog.is_some() {
             let voices = Voices::new().map_err(no_pipe)?;
             launch.env.extend(voices.env.map(|(name, value)| format!("{name}={value}")));
+            let limit = spec.watchdog.map(|limit| format!("WATCHDOG_USEC={}", limit.saturating_mul(1000)));
+            launch.env.extend(limit);
             launch.fds.push(ready::NODE_CHANNEL);
             given.push(voices.node);
             for voice in &voices.ours {
                 keep.push(kept(voice)?);
             }
-            self.hear(run, voices.ours);
+            self.hear(run, spec, voices.ours);
         }
-        self.order(run, &launch, given, keep)?;
-        self.attach_logs(instance, run, out.0, err.0);
-        Ok(())
+        self.logs.open(self.source(instance, run, out.0, err.0)).await.map_err(|(path, error)| {
+            self.deaf(run);
+            let (what, errno) = (path.display().to_string(), error.raw_os_error().unwrap_or(0));
+            StartFailure { step: StartStep::Logs, errno, what }
+        })?;
+        self.order(run, &launch, given, keep)
     }
 
     /// How its ports are shared, if they are: the launch as that wants it, and sockets to go with it.
@@ -122,7 +131,7 @@ impl Starter {
         if !instance.spec.shares_ports() {
             return Ok((launch, Vec::new()));
         }
-        let (way, _) = self.ports.borrow_mut().way(&instance.spec, &launch)?;
+        let way = self.ports.borrow_mut().way(run, &instance.spec, &launch)?;
         launch.asks = way.calls();
         if launch.asks.is_some() {
             return Ok((launch, Vec::new()));

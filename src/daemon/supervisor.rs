@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use tokio::sync::oneshot;
 
+use super::liveness::Finding;
 use super::saved;
 use super::settle::{Done, Reply, Waiting, take_due};
 use super::views;
@@ -16,7 +17,7 @@ use crate::instance::Instance;
 use crate::instance::event::Event;
 use crate::instance::life::RunId;
 use crate::instance::replacement::Beside;
-use crate::instance::state::{Process, State, Want};
+use crate::instance::state::{Process, Want};
 use crate::ipc::message::{ActOn, Action, Inherited, Report, ScaleTo, Selectors, StartApps};
 use crate::metrics::Usage;
 use crate::spec::AppSpec;
@@ -33,6 +34,8 @@ pub enum Input {
     },
     /// Some process without parent ended; nobody knows whose it was.
     OrphanEnded,
+    /// A check has found something out about a run.
+    Checked(RunId, Finding),
     /// What the runs' trees use of the machine.
     Sampled(Vec<(RunId, Usage)>),
     /// A schedule or a changed file wants an app restarted.
@@ -170,6 +173,7 @@ impl<W: World> Supervisor<W> {
         match input {
             Input::Fact { instance, event } => self.on(instance, event),
             Input::OrphanEnded => self.orphan_ended(),
+            Input::Checked(run, finding) => self.checked(run, finding),
             Input::Sampled(samples) => self.sampled(samples),
             Input::Triggered { app, why } => self.triggered(&app, &why),
             Input::SaveDue => self.unsaved = true,
@@ -267,12 +271,7 @@ impl<W: World> Supervisor<W> {
     fn over_memory(&self, id: u32, memory: u64) -> Option<String> {
         let instance = self.instances.get(&id)?;
         let limit = instance.spec.max_memory_restart.filter(|limit| memory > *limit)?;
-        let online = |instance: &Instance| matches!(instance.life.state, State::Online { .. });
-        let others = self.instances.values().filter(|other| other.spec.name == instance.spec.name);
-        let mut others = others.filter(|other| other.life.want == Want::Up);
-        let is_replaced = |instance: &Instance| self.beside.contains_key(&instance.id);
-        let online = |instance: &Instance| online(instance) && !is_replaced(instance);
-        (online(instance) && others.all(online))
+        self.may_go_down(instance)
             .then(|| format!("its processes used {memory} bytes, more than max_memory_restart = {limit}"))
     }
 

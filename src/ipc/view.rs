@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
-pub use crate::logs::item::{LogItem, Stream};
+pub use crate::logs::item::{LogItem, LogPlace, Stream};
 pub use crate::metrics::{HostInfo, ProcessInfo};
 use crate::spec::AppSpec;
 
@@ -279,6 +279,12 @@ pub enum EventKind {
     Online,
     /// It is not ready in the time given, and goes on.
     Late,
+    /// Its check says that it does not work.
+    Unhealthy,
+    /// Its check says that it works again.
+    Healthy,
+    /// The number of instances follows the load.
+    Scaled,
     /// It could not be started.
     StartFailed,
     /// Another process is started to take the place of the one that it has.

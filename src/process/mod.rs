@@ -5,6 +5,7 @@
 pub mod account;
 pub mod bpf;
 pub mod channel;
+pub mod command;
 mod dead;
 #[cfg(test)]
 pub(crate) mod fixture;

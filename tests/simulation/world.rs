@@ -259,6 +259,8 @@ impl World for SimWorld {
         self.schedule(after, Due::Daemon(Input::Fact { instance: run.instance, event }));
     }
 
+    fn aside(&mut self, _run: RunId) {}
+
     fn kill(&mut self, run: RunId, _process: Process) {
         let after = if self.random.u32(..50) == 0 { self.random.u64(0..12_000) } else { self.soon() };
         self.schedule(after, Due::End(run, Exit::Signal { number: 9, core: false }));

@@ -9,7 +9,7 @@ use super::list::mode;
 use super::style::{Style, Tone, tame, width};
 use super::units;
 use crate::ipc::message::{ExitView, InstanceDetail, Status};
-use crate::spec::{AppSpec, RestartDelay, RestartPolicy};
+use crate::spec::{AppSpec, Autoscale, Probe, RestartDelay, RestartPolicy};
 
 /// A heading and its rows.
 type Section = (&'static str, Vec<(&'static str, String)>);
@@ -118,6 +118,28 @@ fn restart(spec: &AppSpec) -> Section {
     }
     if spec.readiness.wait_ready {
         rows.push(("ready", format!("when it says so, within {}", span(spec.readiness.timeout))));
+    }
+    if let Some(probe) = &spec.readiness.probe {
+        let (every, within) = (span(probe.interval), span(spec.readiness.timeout));
+        rows.push(("ready", format!("by {}, tried every {every}, within {within}", probe.check)));
+    }
+    if let Some(probe) = &spec.health {
+        let Probe { check, interval, timeout, retries, start_period } = probe;
+        let times = format!("every {}, {} to answer", span(*interval), span(*timeout));
+        let grace = if start_period.is_zero() {
+            String::new()
+        } else {
+            format!(", not in its first {}", span(*start_period))
+        };
+        rows.push(("health", format!("{check}, {times}; replaced after {retries} failures in a row{grace}")));
+    }
+    rows.extend(
+        spec.watchdog.map(|limit| {
+            ("watchdog", format!("says WATCHDOG=1 within {}", span(Duration::from_millis(limit))))
+        }),
+    );
+    if let Some(Autoscale { min, max, cpu, .. }) = &spec.autoscale {
+        rows.push(("autoscale", format!("{min} to {max} instances, more above {cpu} % CPU each")));
     }
     ("Restarts and limits", rows)
 }
