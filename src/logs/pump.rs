@@ -17,7 +17,7 @@ const TURN: u32 = 4;
 /// How long after a write failed it is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 /// A named pipe that is full has a reader, who is but slower.
-const PIPE_RETRY: Duration = Duration::from_millis(2);
+pub(super) const PIPE_RETRY: Duration = Duration::from_millis(2);
 /// Moves when the thread ends: all that a pipe of the largest size (1 MiB) can hold, and more.
 const LAST_MOVES: u32 = 128;
 

@@ -19,7 +19,7 @@ use super::follow::{Hub, News};
 use super::ground::Ground;
 use super::item;
 use super::journal::Journal;
-use super::pump::Pump;
+use super::pump::{PIPE_RETRY, Pump};
 use super::shape::{Origin, Shape};
 use super::stream::Stream;
 use super::thread::{Failures, Refused, Source};
@@ -76,7 +76,11 @@ pub(super) fn serve(commands: mpsc::UnboundedReceiver<Command>, mut tools: Tools
     for pump in room.pumps.borrow().values() {
         pump.drain(&room.desk, until);
     }
-    room.writer.borrow().settle(until);
+    for file in room.writer.borrow().files() {
+        while file.is_full() && Instant::now() < until {
+            std::thread::sleep(PIPE_RETRY);
+        }
+    }
     Ok(())
 }
 

@@ -319,10 +319,9 @@ impl Stream {
         self.dropped.is_none()
     }
 
-    /// Whether named pipes have taken all that they were given; one that is full has not.
+    /// Whether named pipes have taken all that they were given.
     pub(super) fn is_taken(&self) -> bool {
-        let full = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
-        !self.files.iter().any(|file| file.ready(0).is_err_and(|error| full(&error)))
+        !self.files.iter().any(|file| file.is_full())
     }
 
     fn write(&mut self, text: &[u8], begins: i64, now: i64, shaped: &mut Vec<u8>) -> io::Result<()> {

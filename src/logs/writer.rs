@@ -8,16 +8,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use super::ground::Ground;
 use super::index::Owner;
 use super::journal::Growth;
 use super::segment::Segment;
 use crate::spec::Rotation;
-
-/// A named pipe that is full is tried again after this.
-const AGAIN: Duration = Duration::from_millis(2);
 
 /// A log file, open as long as a stream writes to it.
 #[derive(Debug)]
@@ -156,6 +152,11 @@ impl LogFile {
         self.segment.borrow().as_ref().is_some_and(|segment| segment.open_line() == Some(owner))
     }
 
+    /// Whether it is a named pipe that has not taken all that it was given.
+    pub(super) fn is_full(&self) -> bool {
+        self.ready(0).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// Whether lines are kept in it: it is a plain file.
     pub(super) fn is_plain(&self) -> bool {
         self.segment.borrow().as_ref().is_none_or(|segment| segment.growth().is_some())
@@ -202,16 +203,6 @@ impl Writer {
     /// All that are open.
     pub(super) fn files(&self) -> impl Iterator<Item = Rc<LogFile>> {
         self.files.values().filter_map(Weak::upgrade)
-    }
-
-    /// Has named pipes take the rest of what they were given, as far as they do until then.
-    pub(super) fn settle(&self, until: Instant) {
-        for file in self.files() {
-            let full = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
-            while file.ready(0).is_err_and(|error| full(&error)) && Instant::now() < until {
-                std::thread::sleep(AGAIN);
-            }
-        }
     }
 
     /// Opens every file anew by its path, one that ends within a line after that line; returns

@@ -27,7 +27,7 @@ fi
 
 mount -t tmpfs tmpfs /run
 install -m 755 "$binary" "$root/usr/local/bin/rsm"
-rm -rf "$root"/home/bob/.rsm "$root"/etc/systemd/system/rsm-*.service "$root"/etc/systemd/system/*/rsm-*.service
+rm -rf "$root"/home/bob/.rsm "$root"/home/bob/.config "$root"/var/lib/systemd/linger/bob "$root"/etc/systemd/system/rsm-*.service "$root"/etc/systemd/system/*/rsm-*.service
 chroot "$root" sh -c 'id bob > /dev/null 2>&1 || useradd -m -s /bin/bash bob'
 cat > "$root/home/bob/server.js" <<'JS'
 require('http').createServer((_, answer) => setTimeout(() => answer.end(`${process.pid}\n`), 20)).listen(3000)
@@ -51,7 +51,7 @@ TOML
     done
 ) &
 machine=$!
-trap 'pkill -KILL -P $machine; kill -KILL $machine 2> /dev/null || true' EXIT
+trap '{ pkill -KILL -P $machine; kill -KILL $machine; wait; } > /dev/null 2>&1 || true' EXIT
 
 leader() { pgrep -P "$(pgrep -P $machine -x systemd-nspawn)" -x systemd; }
 fail() { echo "FAILED: $*" >&2; exit 1; }
@@ -124,4 +124,21 @@ inside rsm unstartup --user bob
 bob rsm -s kill
 ended() { ! active; }
 until_true "the unit has ended" ended
+echo "7. a unit of bob's own, which lingers, after a reboot"
+own() { bob env XDG_RUNTIME_DIR="/run/user/$(inside id -u bob)" "$@"; }
+inside systemctl start "user@$(inside id -u bob)"
+own rsm -s start 'sleep 4444' --name own
+own rsm save
+own rsm startup
+[ "$(own systemctl --user is-active rsm)" = active ] || fail "bob's own unit is not active"
+inside loginctl enable-linger bob
+former=$(leader)
+inside systemctl reboot
+until_true "the machine goes down and comes back" rebooted
+until_true "the machine is up again" up
+until_true "bob's app is back without a login" inside pgrep -u bob -x -f 'sleep 4444'
+own systemctl --user stop rsm
+if inside pgrep -u bob -f 'sleep 4444|rsm'; then fail "something is left"; fi
+own rsm unstartup
+inside loginctl disable-linger bob
 echo "all is as it should be"
