@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::sync::{Notify, broadcast, mpsc};
 
+use super::autosave::Autosave;
 use super::handle::Handle;
 use super::keeper_link::KeeperLink;
 use super::limits::Limiter;
@@ -51,6 +52,8 @@ pub(super) struct Parts {
     pub saver: Saver,
     /// What happens.
     pub events: broadcast::Sender<EventView>,
+    /// Saves the list, if it is to.
+    pub autosave: Autosave,
     /// The keeper.
     pub link: KeeperLink,
     /// The keeper's pid.
@@ -111,6 +114,7 @@ impl Api {
     /// # Errors
     /// A shutdown is under way already.
     pub async fn shut_down(&self) -> Result<Answer, ApiError> {
+        self.0.autosave.now().await;
         if !self.0.handle.close() {
             return Err(ApiError::new(ErrorCode::Conflict, "the daemon is shutting down already"));
         }
@@ -277,6 +281,7 @@ impl Service for Api {
             Request::Trigger(wanted) => json(&speak::trigger(handle, &self.0.channels, &wanted).await?),
             Request::Save { force } => json(&dump::save(handle, saver, home, force).await?),
             Request::Resurrect => {
+                let _whole = self.0.autosave.hold();
                 let (saved, note) = dump::load(home)?;
                 let mut report = steps::resurrect(handle, saved).await?;
                 report.notes.extend(note);

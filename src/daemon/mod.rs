@@ -5,6 +5,7 @@
 //! sampling side by side on one thread until a shutdown is done.
 
 pub mod api;
+mod autosave;
 mod autoscale;
 mod beside;
 mod clock;
@@ -17,9 +18,9 @@ mod health;
 mod info;
 mod jlist;
 mod keeper_link;
-mod launch;
+pub mod launch;
 mod limits;
-mod liveness;
+pub mod liveness;
 mod log_stream;
 mod memory;
 mod mirror;
@@ -202,7 +203,10 @@ async fn run(
         reloads: reloads.clone(),
         events: events.clone(),
     }));
+    let autosave = autosave::Autosave::new(home.clone(), handle.clone(), saver.clone());
+    tokio::task::spawn_local(autosave.clone().follow(events.subscribe()));
     let api = Api::new(Parts {
+        autosave,
         home: home.clone(),
         handle: handle.clone(),
         logs: logs.clone(),

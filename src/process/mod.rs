@@ -2,6 +2,7 @@
 //!
 //! Linux only, as are `keeper` and `cluster`. `unsafe` stands here and there alone.
 
+pub mod account;
 pub mod bpf;
 pub mod cgroup;
 pub mod channel;
@@ -10,6 +11,7 @@ pub mod connections;
 mod dead;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod init;
 pub mod limits;
 pub mod oom;
 pub mod pidfd;
