@@ -46,7 +46,7 @@ fn following_goes_on_over_the_death_of_daemons() {
     assert_eq!(thousands, wanted);
     rsm.ok(&["kill"]);
     let (code, rest, said) = following.ended();
-    assert_eq!((code, rest.len()), (Some(1), 0), "{said}");
+    assert_eq!((code, rest.len()), (Some(3), 0), "{said}");
 }
 
 /// A reader that does not read.
