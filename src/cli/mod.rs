@@ -5,18 +5,23 @@
 //! [`Error::exit_code`].
 
 mod act;
+mod completion;
 mod conf;
 mod convert;
 mod daemon;
 mod describe;
+mod drift;
 mod dump;
 mod environment;
+mod examples;
 mod list;
 mod logs;
+mod monit;
 mod order;
 mod output;
 mod plan;
 mod preferences;
+mod progress;
 mod reload;
 mod render;
 mod report;
@@ -27,13 +32,15 @@ mod settings;
 mod start;
 mod upgrade;
 mod verify;
+mod watch;
 mod when;
 mod words;
 
 use std::ffi::OsString;
 use std::path::Path;
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::engine::ArgValueCandidates;
 
 use self::describe::Describe;
 use self::selectors::Targets;
@@ -98,6 +105,9 @@ enum Command {
     /// Show the list
     #[command(visible_aliases = ["ls", "l", "ps", "status"])]
     List(list::List),
+    /// Watch apps, logs and charts on the whole screen
+    #[command(visible_alias = "dash", alias = "dashboard")]
+    Monit,
     /// Print the list as JSON in PM2's shape
     Jlist,
     /// The same for people: indented
@@ -110,11 +120,13 @@ enum Command {
     /// Print process ids
     Pid {
         /// Of this app only
+        #[arg(add = ArgValueCandidates::new(completion::apps))]
         name: Option<String>,
     },
     /// Print the ids of an app
     Id {
         /// The app's name
+        #[arg(add = ArgValueCandidates::new(completion::apps))]
         name: String,
     },
     /// Show logs, and go on with what comes
@@ -123,7 +135,7 @@ enum Command {
     /// Empty log files
     Flush {
         /// Of these apps only
-        #[arg(value_name = "APP")]
+        #[arg(value_name = "APP", add = ArgValueCandidates::new(completion::selectors))]
         select: Vec<String>,
     },
     /// Open all log files anew, after something else moved them
@@ -157,7 +169,7 @@ enum Command {
     /// Show rsm's own processes and files; with a name as `describe`
     Info {
         /// Apps to describe instead
-        #[arg(value_name = "APP")]
+        #[arg(value_name = "APP", add = ArgValueCandidates::new(completion::selectors))]
         select: Vec<String>,
         /// As JSON
         #[arg(long)]
@@ -195,6 +207,17 @@ enum Command {
     },
     /// Serve a directory over HTTP, as an app
     Serve(serve::Serve),
+    /// Print the script that lets a shell complete commands and the names of apps
+    Completion {
+        /// The shell
+        shell: completion::Shell,
+    },
+    /// Write the manual, a page for each command
+    Man {
+        /// Where to
+        #[arg(value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+        directory: std::path::PathBuf,
+    },
     /// The file server in the foreground
     #[command(name = "serve-files", hide = true)]
     ServeFiles(ServeArgs),
@@ -221,10 +244,11 @@ enum Command {
 /// # Errors
 /// Whatever kept the command from doing what was asked.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
+    completion::answer_if_asked();
     let args: Vec<OsString> = args.into_iter().collect();
     let as_pm2 =
         args.first().is_some_and(|name| Path::new(name).file_name().is_some_and(|name| name == "pm2"));
-    let cli = Cli::try_parse_from(args).map_err(|error| Error::Arguments(words::explained(error)))?;
+    let cli = parse(args).map_err(|error| Error::Arguments(words::explained(error)))?;
     let home = || if as_pm2 { Home::from_env_as_pm2() } else { Home::from_env() }.map_err(Error::NoHome);
     match cli.command {
         Command::Keeper { foreground, resume } => {
@@ -239,6 +263,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
         Command::ServeFiles(args) => part("serve", crate::serve::run(args)),
         Command::Schema => output::json(&config::schema()),
         Command::CanTakeOver => upgrade::can_take_over(),
+        Command::Completion { shell } => completion::script(shell),
+        Command::Man { directory } => completion::man(&directory),
         command => {
             let silent = cli.silent || (as_pm2 && is_set("PM2_SILENT"));
             let session = Session::new(home()?, silent, !cli.no_color && colour_wanted(), cli.sort);
@@ -247,6 +273,15 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
             runtime.block_on(dispatch(command, &session))
         }
     }
+}
+
+/// Examples are put together only for those who read them: a list is wanted within a millisecond.
+fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let help = |arg: &OsString| arg == "--help" || arg == "-h" || arg == "help";
+    if !args.iter().take_while(|arg| *arg != "--").any(help) {
+        return Cli::try_parse_from(args);
+    }
+    Cli::from_arg_matches(&examples::with_examples(Cli::command()).try_get_matches_from(args)?)
 }
 
 async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
@@ -262,6 +297,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
         Command::Reset(targets) => act::act(Action::Reset, targets, session).await,
         Command::SendSignal(args) => act::send_signal(args, session).await,
         Command::List(args) => list::list(args, session).await,
+        Command::Monit => monit::monit(session).await,
         Command::Jlist => list::jlist(session).await,
         Command::Prettylist => list::prettylist(session).await,
         Command::Report => report::report(session).await,
@@ -302,6 +338,8 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
         | Command::Daemon
         | Command::ServeFiles(_)
         | Command::Schema
+        | Command::Completion { .. }
+        | Command::Man { .. }
         | Command::CanTakeOver => Ok(()),
     }
 }

@@ -5,6 +5,7 @@
 pub mod bpf;
 pub mod channel;
 pub mod command;
+pub mod connections;
 mod dead;
 #[cfg(test)]
 pub(crate) mod fixture;
