@@ -30,8 +30,8 @@ fn following_goes_on_over_the_death_of_daemons() {
     const STEP: usize = 20_000;
     const LINES: usize = 200_000;
     let rsm = counting(LINES, "max_size = '100K', retain = 'all', compress = true");
-    let mut following = rsm.follow(&["logs", "a", "--raw", "--lines", "10"]);
-    let mut other = rsm.follow(&["logs", "a", "--raw", "--grep", "000$"]);
+    let mut following = rsm.follow(&["logs", "a", "--raw", "--lines", "9999999"]);
+    let mut other = rsm.follow(&["logs", "a", "--raw", "--grep", "000$", "--lines", "9999999"]);
     go(&rsm);
     let (mut lines, mut thousands) = (Vec::new(), Vec::new());
     for step in 1..=LINES / STEP {
@@ -46,21 +46,21 @@ fn following_goes_on_over_the_death_of_daemons() {
     assert_eq!(thousands, wanted);
     rsm.ok(&["kill"]);
     let (code, rest, said) = following.ended();
-    assert_eq!((code, rest.len()), (Some(1), 0), "{said}");
+    assert_eq!((code, rest.len()), (Some(3), 0), "{said}");
 }
 
 /// A reader that does not read.
 fn stalled(rsm: &Rsm) -> Child {
-    let args = ["logs", "a", "--json", "--lines", "10"];
+    let args = ["logs", "a", "--json", "--lines", "9999999"];
     rsm.command(&args).stdout(Stdio::piped()).spawn().unwrap()
 }
 
 #[test]
 fn readers_that_stall_slow_nobody_and_are_told_what_they_missed() {
-    const LINES: usize = 1_000_000;
-    let rsm = counting(LINES, "max_size = '500K', retain = 'all'");
-    let mut following = rsm.follow(&["logs", "a", "--raw", "--lines", "10"]);
-    let mut idle: Vec<Child> = (0..10).map(|_| stalled(&rsm)).collect();
+    const LINES: usize = 300_000;
+    let rsm = counting(LINES, "max_size = '100K', retain = 'all'");
+    let mut following = rsm.follow(&["logs", "a", "--raw", "--lines", "9999999"]);
+    let mut idle: Vec<Child> = (0..5).map(|_| stalled(&rsm)).collect();
     go(&rsm);
     let lines = following.until(&LINES.to_string());
     let wrong = lines.iter().zip(1..).find(|(line, number)| **line != number.to_string());

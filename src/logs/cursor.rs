@@ -2,21 +2,14 @@
 //! being written to it.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use flate2::read::MultiGzDecoder;
-
-use super::index::{Entries, Entry, FileId, Owner, file_id};
+use super::index::{Owner, file_id};
 use super::item::LogPlace;
-use super::rotate::{PACKED, rotated};
-use super::tail;
+use super::part::{BLOCK, Part, micros, open};
+use super::rotate::rotated;
 
-/// Bytes read at once.
-const BLOCK: usize = 64 * 1024;
 /// A longer line is given in parts.
 const LONGEST: usize = 1024 * 1024;
 
@@ -36,33 +29,6 @@ pub(super) struct Line {
     pub(super) start: u64,
     /// How many lines of the whole history lie before it, the missed ones not counted.
     pub(super) number: Option<u64>,
-}
-
-/// A file that is open for reading.
-#[derive(Debug)]
-struct Part {
-    content: Content,
-    id: FileId,
-    /// What it was called when it was opened.
-    path: PathBuf,
-    /// Offset of the next byte to be read, in the uncompressed text.
-    offset: u64,
-    /// Read too far, and still to be handed out.
-    ahead: Vec<u8>,
-    entries: Option<Entries<File>>,
-    /// When its first line was written, if its index says so.
-    began: Option<u64>,
-    /// Where indexes lie, to look again for one that was not there.
-    indexes: PathBuf,
-    next: u64,
-    /// The last entry at or before the line that is next.
-    current: Option<Entry>,
-}
-
-#[derive(Debug)]
-enum Content {
-    Plain(File),
-    Packed(Box<MultiGzDecoder<File>>),
 }
 
 /// A place in a log file's history.
@@ -295,204 +261,5 @@ impl Cursor {
             return Ok(true);
         }
         Ok(false)
-    }
-}
-
-fn micros(time: SystemTime) -> u64 {
-    u64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros()).unwrap_or(u64::MAX)
-}
-
-/// A file at its beginning; `None` if there is none, or it is no plain one.
-fn open(path: &Path, indexes: &Path) -> io::Result<Option<Part>> {
-    // Non-blocking: a named pipe must not hang whoever asks.
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let meta = file.metadata()?;
-    if !meta.is_file() {
-        return Ok(None);
-    }
-    let id = file_id(&meta);
-    let packed = path.as_os_str().as_encoded_bytes().ends_with(PACKED.as_bytes());
-    let content = match packed {
-        true => Content::Packed(Box::new(MultiGzDecoder::new(file))),
-        false => Content::Plain(file),
-    };
-    let mut part = Part {
-        content,
-        id,
-        path: path.to_owned(),
-        offset: 0,
-        ahead: Vec::new(),
-        entries: None,
-        began: None,
-        indexes: indexes.to_owned(),
-        next: 0,
-        current: None,
-    };
-    part.look_into_index();
-    Ok(Some(part))
-}
-
-impl Part {
-    fn file(&self) -> &File {
-        match &self.content {
-            Content::Plain(file) => file,
-            Content::Packed(packed) => packed.get_ref(),
-        }
-    }
-
-    fn written(&self) -> u64 {
-        self.file().metadata().and_then(|meta| meta.modified()).map_or(0, micros)
-    }
-
-    fn read(&mut self, block: &mut [u8]) -> io::Result<usize> {
-        let count = match &mut self.content {
-            _ if !self.ahead.is_empty() => {
-                let count = self.ahead.len().min(block.len());
-                block[..count].copy_from_slice(&self.ahead[..count]);
-                self.ahead.drain(..count);
-                count
-            }
-            Content::Plain(file) => {
-                file.seek(SeekFrom::Start(self.offset))?;
-                file.read(block)?
-            }
-            Content::Packed(packed) => packed.read(block)?,
-        };
-        self.offset += count as u64;
-        self.look_into_index();
-        Ok(count)
-    }
-
-    /// Sees what the index says by now.
-    fn look_into_index(&mut self) {
-        match &mut self.entries {
-            Some(entries) => entries.refresh(),
-            empty => *empty = Entries::open(&self.indexes, self.id),
-        }
-        self.began = self.began.or_else(|| self.first().map(|first| first.at));
-    }
-
-    fn first(&self) -> Option<Entry> {
-        self.entries.as_ref().and_then(|entries| entries.get(0))
-    }
-
-    /// Whether it was emptied, and maybe written anew. A daemon that takes over from one that was killed
-    /// may cut off a block to write it again: that is another thing, and its beginning stays.
-    fn was_emptied(&self) -> io::Result<bool> {
-        match &self.content {
-            Content::Plain(file) if file.metadata()?.len() < self.offset => {
-                Ok(self.began.is_none() || self.began != self.first().map(|first| first.at))
-            }
-            Content::Plain(_) | Content::Packed(_) => Ok(false),
-        }
-    }
-
-    /// Whether this is the file that a former reader was in.
-    fn is_at(&self, place: &LogPlace) -> bool {
-        match (self.began, place.began) {
-            (Some(ours), Some(theirs)) => ours == theirs,
-            _ => Some(self.id) == place.file && !matches!(self.content, Content::Packed(_)),
-        }
-    }
-
-    /// Whether it was begun after the file that a former reader was in, which is gone.
-    fn follows(&self, place: &LogPlace) -> bool {
-        match (self.first(), place.line, place.began) {
-            (Some(first), Some(line), _) => first.lines >= line,
-            (Some(first), None, Some(began)) => first.at > began,
-            // Nothing is known of one of them: what may have been read is not told again.
-            _ => false,
-        }
-    }
-
-    /// Reads over so many bytes of its text.
-    fn skip_bytes(&mut self, bytes: u64) -> io::Result<()> {
-        if matches!(self.content, Content::Plain(_)) {
-            self.offset = bytes;
-            return Ok(());
-        }
-        let mut block = vec![0; BLOCK];
-        while self.offset < bytes {
-            let most = usize::try_from(bytes - self.offset).unwrap_or(BLOCK).min(BLOCK);
-            if self.read(&mut block[..most])? == 0 {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Goes to the last `count` lines, at the beginning; returns how many there are from here.
-    fn skip_to_last(&mut self, count: usize) -> io::Result<usize> {
-        match &mut self.content {
-            Content::Plain(file) => {
-                let end = file.metadata()?.len();
-                let (start, lines) = tail::last_lines(file, end, count)?;
-                self.offset = start;
-                Ok(lines)
-            }
-            Content::Packed(_) => {
-                let all = self.count_lines()?;
-                let again = File::open(&self.path)?;
-                self.content = Content::Packed(Box::new(MultiGzDecoder::new(again)));
-                self.offset = 0;
-                self.skip_lines(all.saturating_sub(count))?;
-                Ok(all.min(count))
-            }
-        }
-    }
-
-    fn count_lines(&mut self) -> io::Result<usize> {
-        let (mut block, mut lines) = (vec![0; BLOCK], 0);
-        loop {
-            match self.read(&mut block)? {
-                0 => return Ok(lines),
-                count => lines += memchr::memchr_iter(b'\n', &block[..count]).count(),
-            }
-        }
-    }
-
-    /// Reads over so many lines.
-    fn skip_lines(&mut self, mut lines: usize) -> io::Result<()> {
-        let mut block = vec![0; BLOCK];
-        while lines > 0 {
-            let count = self.read(&mut block)?;
-            if count == 0 {
-                return Ok(());
-            }
-            match memchr::memchr_iter(b'\n', &block[..count]).nth(lines - 1) {
-                Some(at) => {
-                    self.ahead = block[at + 1..count].to_vec();
-                    self.offset -= self.ahead.len() as u64;
-                    return Ok(());
-                }
-                None => lines -= memchr::memchr_iter(b'\n', &block[..count]).count(),
-            }
-        }
-        Ok(())
-    }
-
-    /// Finds the entry of the present offset.
-    fn find_entry(&mut self) {
-        let Some(entries) = &self.entries else { return };
-        let offset = self.offset;
-        self.next = entries.partition(|entry| entry.offset <= offset);
-        self.current = self.next.checked_sub(1).and_then(|last| entries.get(last));
-    }
-
-    /// Goes on to the entry of a later offset.
-    fn advance(&mut self, offset: u64) {
-        let Some(entries) = &self.entries else { return };
-        if self.current.is_some_and(|entry| entry.offset > offset) {
-            (self.current, self.next) = (None, 0); // it was emptied and begins anew
-        }
-        while let Some(entry) = entries.get(self.next).filter(|entry| entry.offset <= offset) {
-            self.current = Some(entry);
-            self.next += 1;
-        }
     }
 }

@@ -10,6 +10,7 @@ use memchr::memchr_iter;
 use nix::fcntl::{FcntlArg, fcntl};
 
 use super::desk::Desk;
+use super::dropped::Dropped;
 use super::index::Owner;
 use super::item;
 use super::lines::{LINE_LIMIT, Piece, pieces, whole_chars, whole_lines};
@@ -73,14 +74,6 @@ struct Waiting {
     /// not empty, and sleeps in the middle of its write, wakes nobody.
     look: Instant,
     pause: Duration,
-}
-
-/// What was lost because a file could not be written.
-#[derive(Debug)]
-struct Dropped {
-    lines: u64,
-    bytes: u64,
-    why: String,
 }
 
 /// What a look at the pipe came to.
@@ -288,7 +281,7 @@ impl Stream {
                     journal.clear()?;
                     return Err(error);
                 }
-                self.drop_lines(text, &error);
+                self.dropped.get_or_insert_default().add(text, &error);
             }
         }
         if let Err(error) = journal.consume(pipe, text.len()) {
@@ -299,13 +292,6 @@ impl Stream {
         self.waiting = None;
         self.publish(text, now, desk);
         Ok(text.len())
-    }
-
-    fn drop_lines(&mut self, text: &[u8], why: &io::Error) {
-        let dropped = self.dropped.get_or_insert_with(|| Dropped { lines: 0, bytes: 0, why: String::new() });
-        dropped.lines += memchr_iter(b'\n', text).count() as u64;
-        dropped.bytes += text.len() as u64;
-        dropped.why = why.to_string();
     }
 
     /// Says in the files what was dropped; false if that is not possible yet.
@@ -325,9 +311,7 @@ impl Stream {
     }
 
     fn write(&mut self, text: &[u8], begins: i64, now: i64, shaped: &mut Vec<u8>) -> io::Result<()> {
-        let note = self.dropped.as_ref().map(|Dropped { lines, bytes, why }| {
-            format!("[rsm] {lines} lines ({bytes} bytes) were dropped here: {why}\n")
-        });
+        let note = self.dropped.as_ref().map(Dropped::note);
         if note.is_none() && matches!(self.origin.shape, Shape::Raw) {
             return self.append(text);
         }

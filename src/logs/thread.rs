@@ -256,7 +256,12 @@ impl Logs {
             match tokio::time::timeout_at(until, answer).await {
                 Ok(answer) => failures.extend(answer.unwrap_or_default()),
                 Err(_) => {
-                    let silent = || io::Error::new(io::ErrorKind::TimedOut, "its disk does not answer");
+                    let silent = || {
+                        io::Error::new(
+                            io::ErrorKind::TimedOut,
+                            "its disk does not answer; it is done when it does",
+                        )
+                    };
                     failures.extend(files.into_iter().map(|path| (path, silent())));
                 }
             }

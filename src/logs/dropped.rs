@@ -1,0 +1,42 @@
+//! What was lost because a file could not be written, until the file says so.
+
+use std::io;
+
+use memchr::memchr_iter;
+
+/// Lines that no file took, where an app is not to wait for its disk.
+#[derive(Debug, Default)]
+pub(super) struct Dropped {
+    lines: u64,
+    bytes: u64,
+    why: String,
+}
+
+impl Dropped {
+    /// This text is lost, too.
+    pub(super) fn add(&mut self, text: &[u8], why: &io::Error) {
+        self.lines += memchr_iter(b'\n', text).count() as u64;
+        self.bytes += text.len() as u64;
+        self.why = why.to_string();
+    }
+
+    /// What the file is to say, a line.
+    pub(super) fn note(&self) -> String {
+        let Self { lines, bytes, why } = self;
+        format!("[rsm] {lines} lines ({bytes} bytes) were dropped here: {why}\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_lost_adds_up() {
+        let mut dropped = Dropped::default();
+        for text in ["one\ntwo\n", "three\n"] {
+            dropped.add(text.as_bytes(), &io::ErrorKind::StorageFull.into());
+        }
+        assert!(dropped.note().starts_with("[rsm] 3 lines (14 bytes) were dropped here: "));
+    }
+}

@@ -1,0 +1,244 @@
+//! One file of a log's history, open for reading: plain or compressed, with its index.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use flate2::read::MultiGzDecoder;
+
+use super::index::{Entries, Entry, FileId, file_id};
+use super::item::LogPlace;
+use super::rotate::PACKED;
+use super::tail;
+
+/// Bytes read at once.
+pub(super) const BLOCK: usize = 64 * 1024;
+
+/// A file that is open for reading.
+#[derive(Debug)]
+pub(super) struct Part {
+    content: Content,
+    pub(super) id: FileId,
+    /// What it was called when it was opened.
+    pub(super) path: PathBuf,
+    /// Offset of the next byte to be read, in the uncompressed text.
+    pub(super) offset: u64,
+    /// Read too far, and still to be handed out.
+    ahead: Vec<u8>,
+    pub(super) entries: Option<Entries<File>>,
+    /// When its first line was written, if its index says so.
+    pub(super) began: Option<u64>,
+    /// Where indexes lie, to look again for one that was not there.
+    indexes: PathBuf,
+    next: u64,
+    /// The last entry at or before the line that is next.
+    pub(super) current: Option<Entry>,
+}
+
+#[derive(Debug)]
+enum Content {
+    Plain(File),
+    Packed(Box<MultiGzDecoder<File>>),
+}
+
+/// Microseconds since the epoch.
+pub(super) fn micros(time: SystemTime) -> u64 {
+    u64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros()).unwrap_or(u64::MAX)
+}
+
+/// A file at its beginning; `None` if there is none, or it is no plain one.
+pub(super) fn open(path: &Path, indexes: &Path) -> io::Result<Option<Part>> {
+    // Non-blocking: a named pipe must not hang whoever asks.
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Ok(None);
+    }
+    let id = file_id(&meta);
+    let packed = path.as_os_str().as_encoded_bytes().ends_with(PACKED.as_bytes());
+    let content = match packed {
+        true => Content::Packed(Box::new(MultiGzDecoder::new(file))),
+        false => Content::Plain(file),
+    };
+    let mut part = Part {
+        content,
+        id,
+        path: path.to_owned(),
+        offset: 0,
+        ahead: Vec::new(),
+        entries: None,
+        began: None,
+        indexes: indexes.to_owned(),
+        next: 0,
+        current: None,
+    };
+    part.look_into_index();
+    Ok(Some(part))
+}
+
+impl Part {
+    fn file(&self) -> &File {
+        match &self.content {
+            Content::Plain(file) => file,
+            Content::Packed(packed) => packed.get_ref(),
+        }
+    }
+
+    pub(super) fn written(&self) -> u64 {
+        self.file().metadata().and_then(|meta| meta.modified()).map_or(0, micros)
+    }
+
+    pub(super) fn read(&mut self, block: &mut [u8]) -> io::Result<usize> {
+        let count = match &mut self.content {
+            _ if !self.ahead.is_empty() => {
+                let count = self.ahead.len().min(block.len());
+                block[..count].copy_from_slice(&self.ahead[..count]);
+                self.ahead.drain(..count);
+                count
+            }
+            Content::Plain(file) => {
+                file.seek(SeekFrom::Start(self.offset))?;
+                file.read(block)?
+            }
+            Content::Packed(packed) => packed.read(block)?,
+        };
+        self.offset += count as u64;
+        self.look_into_index();
+        Ok(count)
+    }
+
+    /// Sees what the index says by now.
+    fn look_into_index(&mut self) {
+        match &mut self.entries {
+            Some(entries) => entries.refresh(),
+            empty => *empty = Entries::open(&self.indexes, self.id),
+        }
+        self.began = self.began.or_else(|| self.first().map(|first| first.at));
+    }
+
+    pub(super) fn first(&self) -> Option<Entry> {
+        self.entries.as_ref().and_then(|entries| entries.get(0))
+    }
+
+    /// Whether it was emptied, and maybe written anew. A daemon that takes over from one that was killed
+    /// may cut off a block to write it again: that is another thing, and its beginning stays.
+    pub(super) fn was_emptied(&self) -> io::Result<bool> {
+        match &self.content {
+            Content::Plain(file) if file.metadata()?.len() < self.offset => {
+                Ok(self.began.is_none() || self.began != self.first().map(|first| first.at))
+            }
+            Content::Plain(_) | Content::Packed(_) => Ok(false),
+        }
+    }
+
+    /// Whether this is the file that a former reader was in.
+    pub(super) fn is_at(&self, place: &LogPlace) -> bool {
+        match (self.began, place.began) {
+            (Some(ours), Some(theirs)) => ours == theirs,
+            _ => Some(self.id) == place.file && !matches!(self.content, Content::Packed(_)),
+        }
+    }
+
+    /// Whether it was begun after the file that a former reader was in, which is gone.
+    pub(super) fn follows(&self, place: &LogPlace) -> bool {
+        match (self.first(), place.line, place.began) {
+            (Some(first), Some(line), _) => first.lines >= line,
+            (Some(first), None, Some(began)) => first.at > began,
+            // Nothing is known of one of them: what may have been read is not told again.
+            _ => false,
+        }
+    }
+
+    /// Reads over so many bytes of its text.
+    pub(super) fn skip_bytes(&mut self, bytes: u64) -> io::Result<()> {
+        if matches!(self.content, Content::Plain(_)) {
+            self.offset = bytes;
+            return Ok(());
+        }
+        let mut block = vec![0; BLOCK];
+        while self.offset < bytes {
+            let most = usize::try_from(bytes - self.offset).unwrap_or(BLOCK).min(BLOCK);
+            if self.read(&mut block[..most])? == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes to the last `count` lines, at the beginning; returns how many there are from here.
+    pub(super) fn skip_to_last(&mut self, count: usize) -> io::Result<usize> {
+        match &mut self.content {
+            Content::Plain(file) => {
+                let end = file.metadata()?.len();
+                let (start, lines) = tail::last_lines(file, end, count)?;
+                self.offset = start;
+                Ok(lines)
+            }
+            Content::Packed(_) => {
+                let all = self.count_lines()?;
+                let again = File::open(&self.path)?;
+                self.content = Content::Packed(Box::new(MultiGzDecoder::new(again)));
+                self.offset = 0;
+                self.skip_lines(all.saturating_sub(count))?;
+                Ok(all.min(count))
+            }
+        }
+    }
+
+    fn count_lines(&mut self) -> io::Result<usize> {
+        let (mut block, mut lines) = (vec![0; BLOCK], 0);
+        loop {
+            match self.read(&mut block)? {
+                0 => return Ok(lines),
+                count => lines += memchr::memchr_iter(b'\n', &block[..count]).count(),
+            }
+        }
+    }
+
+    /// Reads over so many lines.
+    fn skip_lines(&mut self, mut lines: usize) -> io::Result<()> {
+        let mut block = vec![0; BLOCK];
+        while lines > 0 {
+            let count = self.read(&mut block)?;
+            if count == 0 {
+                return Ok(());
+            }
+            match memchr::memchr_iter(b'\n', &block[..count]).nth(lines - 1) {
+                Some(at) => {
+                    self.ahead = block[at + 1..count].to_vec();
+                    self.offset -= self.ahead.len() as u64;
+                    return Ok(());
+                }
+                None => lines -= memchr::memchr_iter(b'\n', &block[..count]).count(),
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds the entry of the present offset.
+    pub(super) fn find_entry(&mut self) {
+        let Some(entries) = &self.entries else { return };
+        let offset = self.offset;
+        self.next = entries.partition(|entry| entry.offset <= offset);
+        self.current = self.next.checked_sub(1).and_then(|last| entries.get(last));
+    }
+
+    /// Goes on to the entry of a later offset.
+    pub(super) fn advance(&mut self, offset: u64) {
+        let Some(entries) = &self.entries else { return };
+        if self.current.is_some_and(|entry| entry.offset > offset) {
+            (self.current, self.next) = (None, 0); // it was emptied and begins anew
+        }
+        while let Some(entry) = entries.get(self.next).filter(|entry| entry.offset <= offset) {
+            self.current = Some(entry);
+            self.next += 1;
+        }
+    }
+}
