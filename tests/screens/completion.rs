@@ -20,7 +20,7 @@ fn bash_completes_commands_and_names_of_apps() {
     terminal.until("sourced 0");
     terminal.types("rsm rest");
     terminal.press(&["Tab"]);
-    terminal.until("rsm restart ");
+    terminal.until("rsm restart");
     terminal.types("pay");
     terminal.press(&["Tab"]);
     terminal.until("rsm restart payments");
@@ -35,7 +35,7 @@ fn bash_completes_commands_and_names_of_apps() {
 /// What a shell is told, asked as its script does.
 fn asked(rsm: &Rsm, shell: &str, words: &[&str]) -> String {
     let mut command = rsm.command(&[&["--"], words].concat());
-    command.env("COMPLETE", shell).env("_CLAP_COMPLETE_INDEX", (words.len() - 1).to_string());
+    command.env("RSM_COMPLETE", shell).env("_CLAP_COMPLETE_INDEX", (words.len() - 1).to_string());
     command.env("_CLAP_IFS", "\n").env("_CLAP_COMPLETE_COMP_TYPE", "9").env("_CLAP_COMPLETE_SPACE", "true");
     let output = command.output().unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -121,7 +121,13 @@ fn every_example_of_help_works() {
             _ => example.clone(),
         };
         let needs_api = [" api", " all", " 0", "upgrade", "save"].iter().any(|word| example.contains(word));
-        let line = if needs_api { format!("rsm start ecosystem.toml -s; {line}") } else { line };
+        if needs_api {
+            rsm.ok(&["start", "ecosystem.toml", "-s"]);
+        }
+        let line = match example.contains(" 0") {
+            true => line.replace(" 0", &format!(" {}", rsm.list()[0]["id"])),
+            false => line,
+        };
         let mut shell = rsm.command_of("bash", &["-c", &line]);
         let output = shell.env("PATH", &path).stdin(Stdio::null()).output().unwrap();
         assert!(output.status.success(), "{line}: {output:?}");
