@@ -18,7 +18,7 @@ mod info;
 mod jlist;
 mod keeper_link;
 mod launch;
-pub mod liveness;
+mod liveness;
 mod log_stream;
 mod mirror;
 mod perform;

@@ -60,7 +60,10 @@ impl Room {
                     match result {
                         Ok(Outcome::Done | Outcome::Stopped) => {}
                         Err(error) => {
-                            tracing::warn!("cannot compress {}: {error}; it is kept as it is", file.display());
+                            tracing::warn!(
+                                "cannot compress {}: {error}; it is kept as it is",
+                                file.display()
+                            );
                         }
                     }
                 }

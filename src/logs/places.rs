@@ -26,7 +26,9 @@ impl Places {
     /// These files are a thread's from now on.
     pub(super) fn settle(&mut self, room: usize, files: Vec<PathBuf>) {
         for path in files {
-            if room > 0 && let Some(dir) = path.parent() {
+            if room > 0
+                && let Some(dir) = path.parent()
+            {
                 self.dirs.entry(dir.to_owned()).or_insert(room);
             }
             self.files.insert(path, room);
@@ -37,7 +39,8 @@ impl Places {
     pub(super) fn room(&mut self, paths: &[&Path]) -> usize {
         let known = paths.iter().find_map(|path| self.files.get(*path)).copied();
         let foreign = paths.iter().find(|path| path.parent().is_some_and(|dir| dir != self.home));
-        let room = known.unwrap_or_else(|| foreign.and_then(|path| path.parent()).map_or(0, |dir| self.of(dir)));
+        let room =
+            known.unwrap_or_else(|| foreign.and_then(|path| path.parent()).map_or(0, |dir| self.of(dir)));
         for path in paths {
             let usual = path.parent().map_or(0, |dir| if dir == self.home { 0 } else { self.of(dir) });
             if usual != room {

@@ -156,7 +156,9 @@ impl Drop for LogThread {
             // It says nothing: it only ends, and its sender with it.
             let left = until.saturating_duration_since(Instant::now());
             if room.ended.recv_timeout(left) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-                tracing::error!("a disk of the logs does not answer; what it did not take stays in the pipes");
+                tracing::error!(
+                    "a disk of the logs does not answer; what it did not take stays in the pipes"
+                );
             }
         }
         self.0.0.hub.lock().unwrap_or_else(PoisonError::into_inner).end();
@@ -308,8 +310,7 @@ impl Logs {
                 journal
             }
         };
-        let (news, hub, ground) =
-            (Arc::clone(&self.0.news), Arc::clone(&self.0.hub), self.0.ground.clone());
+        let (news, hub, ground) = (Arc::clone(&self.0.news), Arc::clone(&self.0.hub), self.0.ground.clone());
         let tools = Tools { journal, news, hub, ground };
         let (sender, commands) = mpsc::unbounded_channel();
         let (ends, ended) = std::sync::mpsc::channel();

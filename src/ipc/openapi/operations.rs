@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 
 use super::{SchemaOf, schema_of};
 use crate::ipc::message::{
-    ActOn, EventView, Info, InstanceDetail, InstanceView, LogItem, LogQuery, Pong, Reload, Report, Saved, ScaleTo,
-    Selectors, StartApps,
+    ActOn, EventView, Info, InstanceDetail, InstanceView, LogItem, LogQuery, Pong, Reload, Report, Saved,
+    ScaleTo, Selectors, StartApps,
 };
 use crate::ipc::route::{FlushBody, SaveBody, SignalBody, UpgradeBody};
 use crate::spec::Vars;
