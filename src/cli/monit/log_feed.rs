@@ -144,7 +144,12 @@ async fn read(home: Home, mut wanted: watch::Receiver<Wanted>, shared: Shared) {
 }
 
 /// Lines count once they are told as a whole: the others are told again by the next daemon.
-async fn follow(home: &Home, wanted: &Wanted, places: &mut Places, shared: &Shared) -> Result<(), ClientError> {
+async fn follow(
+    home: &Home,
+    wanted: &Wanted,
+    places: &mut Places,
+    shared: &Shared,
+) -> Result<(), ClientError> {
     let query = LogQuery {
         select: wanted.select.clone(),
         lines: (2 * LINES / wanted.instances.max(1)).clamp(1, LINES),

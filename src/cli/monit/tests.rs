@@ -55,21 +55,14 @@ fn nothing_is_done_without_a_yes() {
     assert_eq!(press(&mut model, "r"), None);
     assert_eq!(press(&mut model, "y"), Some(Wish::Do(Deed::Act(Action::Restart), vec!["api".into()])));
     assert_eq!(press(&mut model, "R Enter"), Some(Wish::Do(Deed::Reload, vec!["api".into()])));
-    assert_eq!(
-        press(&mut model, "Down d y"),
-        Some(Wish::Do(Deed::Act(Action::Delete), vec!["0".into()]))
-    );
+    assert_eq!(press(&mut model, "Down d y"), Some(Wish::Do(Deed::Act(Action::Delete), vec!["0".into()])));
 }
 
 #[test]
 fn scaling_wants_a_number() {
     let mut model = model();
     press(&mut model, "i");
-    assert_eq!(
-        (&model.mode, model.said.as_ref().unwrap().1),
-        (&Mode::Normal, false),
-        "all cannot be scaled"
-    );
+    assert_eq!((&model.mode, model.said.as_ref().unwrap().1), (&Mode::Normal, false), "all cannot be scaled");
     press(&mut model, "Down i many Enter");
     assert_eq!(model.mode, Mode::Normal);
     let wish = press(&mut model, "i +2 Enter y");
