@@ -148,6 +148,14 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// What ran in the foreground has ended, and not well.
+    #[error("{reason}")]
+    Ended {
+        /// What to end with.
+        code: u8,
+        /// Who, and how.
+        reason: String,
+    },
     /// Standard output cannot be written to.
     #[error("writing to standard output: {0}")]
     Output(io::Error),
@@ -167,6 +175,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Arguments(error) => u8::from(error.use_stderr()) * 2,
+            Self::Ended { code, .. } => *code,
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::EnvNeedsFile | Self::NameForSeveral { .. } | Self::NoTerminal => 2,
             Self::NotRunning { .. }
@@ -232,6 +241,7 @@ impl Error {
             Self::Arguments(_)
             | Self::Mistakes(_)
             | Self::Part { .. }
+            | Self::Ended { .. }
             | Self::Output(_)
             | Self::System { .. } => {
                 return None;

@@ -8,13 +8,16 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::sync::{Notify, broadcast, mpsc};
 
+use super::autosave::Autosave;
 use super::handle::Handle;
 use super::keeper_link::KeeperLink;
+use super::limits::Limiter;
 use super::log_stream::line;
+use super::node::Channels;
 use super::ports::Record;
 use super::reload::Reloads;
 use super::saver::Saver;
-use super::{clock, dump, info, jlist, log_stream, reload, steps, upgrade, views};
+use super::{clock, dump, info, jlist, log_stream, reload, speak, steps, upgrade, views};
 use crate::conf::Conf;
 use crate::instance::Instance;
 use crate::instance::life::RunId;
@@ -49,6 +52,8 @@ pub(super) struct Parts {
     pub saver: Saver,
     /// What happens.
     pub events: broadcast::Sender<EventView>,
+    /// Saves the list, if it is to.
+    pub autosave: Autosave,
     /// The keeper.
     pub link: KeeperLink,
     /// The keeper's pid.
@@ -57,6 +62,10 @@ pub(super) struct Parts {
     pub upgrade: Upgrade,
     /// How ports are shared.
     pub ports: Record,
+    /// Node's channels.
+    pub channels: Channels,
+    /// Hard limits.
+    pub limiter: Limiter,
     /// The apps that are being reloaded.
     pub reloads: Reloads,
     /// What the dump is known to hold.
@@ -105,6 +114,7 @@ impl Api {
     /// # Errors
     /// A shutdown is under way already.
     pub async fn shut_down(&self) -> Result<Answer, ApiError> {
+        self.0.autosave.now().await;
         if !self.0.handle.close() {
             return Err(ApiError::new(ErrorCode::Conflict, "the daemon is shutting down already"));
         }
@@ -171,6 +181,7 @@ impl Api {
             exits: instance.life.exits.iter().map(views::exit).collect::<Vec<ExitView>>(),
             processes: usage.processes,
             connections: None,
+            limits: self.0.limiter.view(&instance),
             ports: instance
                 .life
                 .state
@@ -251,7 +262,9 @@ impl Service for Api {
             }),
             Request::Info => self.info().await,
             Request::List => json(&self.list(None).await?),
-            Request::Jlist => json(&jlist::jlist(&self.look(None).await?, home, &self.0.user)),
+            Request::Jlist => {
+                json(&jlist::jlist(&self.look(None).await?, &self.0.channels, home, &self.0.user))
+            }
             Request::Describe(select) => json(&self.describe(select).await?),
             Request::Env(id) => self.env(id).await,
             Request::Start(apps) => self.saved(steps::start(handle, apps).await).await,
@@ -261,8 +274,14 @@ impl Service for Api {
             }
             Request::Scale { name, to } => self.saved(handle.scale(name, to).await).await,
             Request::Signal { select, signal } => self.signal(handle, select, &signal).await,
+            Request::Input { select, text } => json(&speak::input(handle, select, &text).await?),
+            Request::Message { select, message } => {
+                json(&speak::message(handle, &self.0.channels, select, &message).await?)
+            }
+            Request::Trigger(wanted) => json(&speak::trigger(handle, &self.0.channels, &wanted).await?),
             Request::Save { force } => json(&dump::save(handle, saver, home, force).await?),
             Request::Resurrect => {
+                let _whole = self.0.autosave.hold();
                 let (saved, note) = dump::load(home)?;
                 let mut report = steps::resurrect(handle, saved).await?;
                 report.notes.extend(note);
