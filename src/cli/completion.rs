@@ -15,8 +15,9 @@ use crate::ipc::client::Client;
 use crate::ipc::message::{InstanceView, Request};
 use crate::paths::Home;
 
-/// The variable by which a shell's script asks.
-const ASKED: &str = "COMPLETE";
+/// The variable by which a shell's script asks. Not the usual `COMPLETE`, which a shell may have exported for
+/// other reasons; ours are kept from apps.
+const ASKED: &str = "RSM_COMPLETE";
 /// A tab that takes longer is not worth the wait.
 const PATIENCE: Duration = Duration::from_millis(500);
 

@@ -37,6 +37,9 @@ pub(super) const EXAMPLES: &[Of] = &[
     ("plan", &[("rsm plan ecosystem.toml", "what differs between the file and what runs")]),
     ("apply", &[("rsm apply ecosystem.toml", "do what `plan` shows, and nothing else")]),
     ("sendSignal", &[("rsm sendSignal SIGUSR2 api", "by the signal's name")]),
+    ("send", &[("rsm send api \"reload config\"", "a line for its standard input")]),
+    ("attach", &[("rsm attach api", "its output, and what you type as its input; Ctrl-C leaves")]),
+    ("trigger", &[("rsm trigger api flush-cache", "an action that the app offers")]),
     (
         "list",
         &[
@@ -72,6 +75,19 @@ pub(super) const EXAMPLES: &[Of] = &[
     ("ping", &[("rsm ping", "exit code 3 if no daemon answers")]),
     ("kill", &[("rsm kill", "stop all apps, then rsm itself")]),
     ("upgrade", &[("rsm upgrade", "to the version that this command is")]),
+    (
+        "doctor",
+        &[("rsm doctor", "of rsm itself"), ("rsm doctor --boot", "of the apps that boot would start")],
+    ),
+    (
+        "startup",
+        &[
+            ("rsm startup", "for this user; see docs/boot.md"),
+            ("rsm startup --print", "only show what it would do"),
+        ],
+    ),
+    ("unstartup", &[("rsm unstartup", "the saved list stays")]),
+    ("runtime", &[("rsm runtime ecosystem.toml", "the last line of a Dockerfile")]),
     ("info", &[("rsm info", "processes, files, the machine")]),
     ("schema", &[("rsm schema > ecosystem.schema.json", "for editors")]),
     ("convert", &[("rsm convert app.json", "as ecosystem.toml, on standard output")]),

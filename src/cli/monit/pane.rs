@@ -180,7 +180,7 @@ impl Pane {
     fn find_from(&mut self, below: usize) -> bool {
         let Some(pattern) = &self.search else { return false };
         let found = (below..self.len())
-            .find(|below| self.from_end(*below).is_some_and(|line| pattern.is_in(&line.text)));
+            .find(|below| self.nth_last(*below).is_some_and(|line| pattern.is_in(&line.text)));
         found.map(|below| self.below = below).is_some()
     }
 
@@ -188,7 +188,7 @@ impl Pane {
     pub(super) fn find_newer(&mut self) -> bool {
         let Some(pattern) = &self.search else { return false };
         let mut newer = (0..self.below).rev();
-        let found = newer.find(|below| self.from_end(*below).is_some_and(|line| pattern.is_in(&line.text)));
+        let found = newer.find(|below| self.nth_last(*below).is_some_and(|line| pattern.is_in(&line.text)));
         found.map(|below| self.below = below).is_some()
     }
 
@@ -203,7 +203,7 @@ impl Pane {
     }
 
     /// The shown line that has so many newer ones after it.
-    pub(super) fn from_end(&self, newer: usize) -> Option<&Line> {
+    pub(super) fn nth_last(&self, newer: usize) -> Option<&Line> {
         let number = self.shown.get(self.shown.len().checked_sub(newer + 1)?)?;
         self.lines.get(usize::try_from(number - self.first).ok()?)
     }
@@ -229,7 +229,7 @@ mod tests {
     }
 
     fn end(pane: &Pane) -> &str {
-        &pane.from_end(pane.below).unwrap().text
+        &pane.nth_last(pane.below).unwrap().text
     }
 
     #[test]

@@ -93,7 +93,8 @@ fn skip_sequence(chars: &mut std::str::Chars<'_>) {
     match chars.next() {
         Some('[') => drop(chars.find(|c| ('\u{40}'..='\u{7e}').contains(c))),
         Some(']') => {
-            if chars.find(|c| matches!(c, '\u{7}' | '\u{1b}')) == Some('\u{1b}') {
+            let end = chars.find(|c| matches!(c, '\u{7}' | '\u{1b}'));
+            if end == Some('\u{1b}') {
                 chars.next();
             }
         }

@@ -31,7 +31,7 @@ pub(super) fn draw(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>
     let numbered = model.ids().len() > 1;
     let (mut rows, mut newer) = (Vec::new(), pane.below);
     while rows.len() < usize::from(area.height) {
-        let Some(line) = pane.from_end(newer) else { break };
+        let Some(line) = pane.nth_last(newer) else { break };
         let prefix = prefix(line, named, numbered, look);
         let taken: usize = prefix.iter().map(Span::width).sum();
         let room = usize::from(area.width).saturating_sub(taken).max(2);
