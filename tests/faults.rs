@@ -11,6 +11,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -96,7 +97,7 @@ fn number_from(name: &str, otherwise: u64) -> u64 {
 }
 
 /// Asks the server without end; counts answers, and what went wrong.
-fn load(port: u16, stop: &AtomicBool, answers: &AtomicU64, failures: &std::sync::Mutex<Vec<String>>) {
+fn load(port: u16, stop: &AtomicBool, answers: &AtomicU64, failures: &Mutex<Vec<String>>) {
     while !stop.load(Ordering::Relaxed) {
         let ask = || -> std::io::Result<()> {
             let mut socket = TcpStream::connect(("127.0.0.1", port))?;
@@ -114,10 +115,22 @@ fn load(port: u16, stop: &AtomicBool, answers: &AtomicU64, failures: &std::sync:
     }
 }
 
+/// Lets other threads end, also if this one fails.
+struct Stops<'a>(&'a AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 struct Round<'a> {
     rsm: &'a Rsm,
     random: fastrand::Rng,
     server: i32,
+    /// Held while the last lines of a writer that ends are to be read: what is still in its pipe when daemon
+    /// and keeper are both dead is gone with it.
+    unread: &'a Mutex<()>,
 }
 
 impl Round<'_> {
@@ -138,10 +151,20 @@ impl Round<'_> {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             soon("it is dead", || (!alive(pid)).then_some(()));
         };
+        // One alone may be on its way to become the other, or the other may have no name yet; and a daemon
+        // that has yet to attach dies with its keeper.
+        let alone = || (managers.len() < 2).then(|| self.unread.lock().unwrap());
         match self.random.u32(..8) {
-            0..2 => managers.first().map(|pid| end(*pid)).map_or("none", |()| "daemon").into(),
-            2..4 => managers.last().map(|pid| end(*pid)).map_or("none", |()| "keeper").into(),
+            0..2 => {
+                let _kept = alone();
+                managers.first().map(|pid| end(*pid)).map_or("none", |()| "daemon").into()
+            }
+            2..4 => {
+                let _kept = self.unread.lock().unwrap();
+                managers.last().map(|pid| end(*pid)).map_or("none", |()| "keeper").into()
+            }
             4 => {
+                let _kept = self.unread.lock().unwrap();
                 managers.into_iter().for_each(end);
                 "both".into()
             }
@@ -149,9 +172,26 @@ impl Round<'_> {
                 let apps = leaders(self.rsm);
                 let apps = apps.into_iter().filter(|(id, _)| *id < ALONE as u64).flat_map(|(_, pids)| pids);
                 let apps: Vec<i32> = apps.filter(|pid| *pid != self.server).collect();
-                self.random.choice(apps).map(end);
+                let struck = self.random.choice(apps);
+                struck.map(end);
+                struck.into_iter().for_each(|pid| self.read_all_of(pid));
                 "an app".into()
             }
+        }
+    }
+
+    /// Waits until all that a process wrote is in its log, if it was a writer.
+    fn read_all_of(&self, pid: i32) {
+        for number in 0..WRITERS {
+            let done = self.rsm.dir().join(format!("w{number}.{pid}.done"));
+            let Ok(Ok(written)) = fs::read(done).map(|written| written.try_into().map(u64::from_le_bytes))
+            else {
+                continue;
+            };
+            let last = format!("{pid} {}\n", written.saturating_sub(1));
+            let log = self.rsm.dir().join(format!("writer-{number}.log"));
+            self.rsm.run(&["ping"]); // should there be no daemon
+            soon("its last line", || harness::read(&log).contains(&last).then_some(()));
         }
     }
 
@@ -181,7 +221,11 @@ impl Round<'_> {
             7..9 => &["reload", "pair"],
             _ => &["list"],
         };
+        let ends = if args == ["restart", &writer] { self.rsm.pids(&writer) } else { Vec::new() };
+        let kept = (!ends.is_empty()).then(|| self.unread.lock().unwrap());
         let ran = self.rsm.run(args);
+        ends.into_iter().for_each(|pid| self.read_all_of(pid));
+        drop(kept);
         // A new process that asks for its port while daemon and keeper are dead fails, and is not needed.
         let known = ["went away", "restart", "the new process has ended", "being reloaded already"];
         let told = ran.code == Some(0) || known.iter().any(|words| ran.stderr.contains(words));
@@ -247,18 +291,22 @@ fn whatever_is_killed_nothing_is_lost_doubled_or_left_behind() {
     let server = rsm.pids("server")[0];
     soon("the server answers", || harness::get(port, "/"));
 
-    let (stop, answers, failures) = (AtomicBool::new(false), AtomicU64::new(0), std::sync::Mutex::default());
+    let unread = Mutex::new(());
+    let (stop, answers, failures) = (AtomicBool::new(false), AtomicU64::new(0), Mutex::default());
     let mut struck: BTreeMap<String, u32> = BTreeMap::new();
     std::thread::scope(|scope| {
+        let _stops = Stops(&stop);
         scope.spawn(|| load(port, &stop, &answers, &failures));
         scope.spawn(|| load(shared_port, &stop, &answers, &failures));
         let commands = scope.spawn(|| {
-            let mut round = Round { rsm: &rsm, random: fastrand::Rng::with_seed(seed + 1), server };
+            let random = fastrand::Rng::with_seed(seed + 1);
+            let mut round = Round { rsm: &rsm, random, server, unread: &unread };
             while !stop.load(Ordering::Relaxed) {
                 round.command();
             }
         });
-        let mut round = Round { rsm: &rsm, random: fastrand::Rng::with_seed(seed), server };
+        let random = fastrand::Rng::with_seed(seed);
+        let mut round = Round { rsm: &rsm, random, server, unread: &unread };
         for _ in 0..rounds {
             *struck.entry(round.strike()).or_default() += 1;
             // What an app wrote that ends while nobody holds its pipes is gone with it.

@@ -191,7 +191,7 @@ impl Api {
         }
         files.sort();
         files.dedup();
-        done(self.0.logs.flush(files.clone()), "emptying").await?;
+        done(self.0.logs.flush(files.clone()).await, "emptying")?;
         json(&files)
     }
 
@@ -261,7 +261,7 @@ impl Service for Api {
                     Ok(conf) => logs.set_budget(conf.log_budget),
                     Err(error) => tracing::warn!("{}: {error}", home.conf().display()),
                 }
-                done(logs.reopen(), "opening").await?;
+                done(logs.reopen().await, "opening")?;
                 json(&serde_json::json!({}))
             }
             Request::Logs(query) => log_stream::open(handle, logs, home, query).await,
@@ -274,8 +274,7 @@ impl Service for Api {
 }
 
 /// Waits until the log thread has done it, and words what it could not do.
-async fn done(done: logs::Done, what: &str) -> Result<(), ApiError> {
-    let failures = done.await.unwrap_or_default();
+fn done(failures: logs::thread::Failures, what: &str) -> Result<(), ApiError> {
     if failures.is_empty() {
         return Ok(());
     }

@@ -66,7 +66,7 @@ use crate::ipc::message::{Pong, Request};
 use crate::ipc::server;
 use crate::keeper::wire::{News, Order};
 use crate::keeper::{CHANNEL_FD, LISTENER_FD};
-use crate::logs::{Journal, LogThread, Place, own};
+use crate::logs::{LogThread, Place, own};
 use crate::paths::Home;
 use crate::process::reap::Ended;
 use crate::process::tree::Orphans;
@@ -136,24 +136,12 @@ fn conf_and_log(home: &Home) -> io::Result<Conf> {
     Ok(conf)
 }
 
-/// The log thread, with the journal that a former daemon had or a new one in the keeper's hands.
+/// The log threads, with the journals that a former daemon had or new ones in the keeper's hands.
 fn log_thread(home: &Home, conf: &Conf, link: &KeeperLink, kept: &mut Kept) -> io::Result<LogThread> {
-    let mut take = |name: &str| {
-        let found = kept.stored.iter().position(|(stored, _)| stored == name)?;
-        Some(kept.stored.swap_remove(found).1)
-    };
-    let journal = match Journal::NAMES.map(&mut take) {
-        [Some(record), Some(marker)] => Journal::take_over(record, marker)?,
-        _ => {
-            let journal = Journal::new()?;
-            for (name, fd) in Journal::NAMES.into_iter().zip(journal.descriptors()?) {
-                link.send(Order::Store { name: name.into() }, vec![fd]);
-            }
-            journal
-        }
-    };
     let place = Place { logs: home.logs(), indexes: home.log_indexes(), budget: conf.log_budget };
-    LogThread::start(place, journal)
+    let link = link.clone();
+    let keep = move |name, fd| link.send(Order::Store { name }, vec![fd]);
+    LogThread::start(place, &mut kept.stored, Box::new(keep))
 }
 
 fn not_by_hand() -> io::Error {
@@ -371,7 +359,7 @@ fn signals(api: &Api, logs: &crate::logs::Logs) -> io::Result<()> {
             tokio::select! {
                 _ = term.recv() => shut_down_soon(&api),
                 _ = int.recv() => shut_down_soon(&api),
-                _ = reopen.recv() => drop(logs.reopen()),
+                _ = reopen.recv() => drop(logs.reopen().await),
                 _ = hang_up.recv() => {} // as PM2: a closed terminal is no reason to end
             }
         }

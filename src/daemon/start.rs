@@ -49,8 +49,12 @@ pub struct Starter {
 impl Starter {
     /// Reads a run's output from now on.
     pub fn attach_logs(&self, instance: &Instance, run: RunId, out: OwnedFd, err: OwnedFd) {
+        self.logs.attach(self.source(instance, run, out, err));
+    }
+
+    fn source(&self, instance: &Instance, run: RunId, out: OwnedFd, err: OwnedFd) -> Source {
         let spec = &instance.spec;
-        self.logs.attach(Source {
+        Source {
             id: instance.id,
             name: spec.name.clone(),
             run: run.to_u64(),
@@ -60,7 +64,7 @@ impl Starter {
             format: spec.logs.format,
             date_format: spec.logs.date_format.clone(),
             rotation: Arc::new(spec.logs.rotation.clone()),
-        });
+        }
     }
 
     /// Hears from now on whether a run says that it is ready.
@@ -85,12 +89,6 @@ impl Starter {
     /// # Errors
     /// A step failed; nothing is left of it.
     pub async fn start(&self, run: RunId, instance: &Instance) -> Result<(), StartFailure> {
-        self.logs.check(logs::files(&instance.spec, instance.id, &self.home)).await.map_err(
-            |(path, error)| {
-                let (what, errno) = (path.display().to_string(), error.raw_os_error().unwrap_or(0));
-                StartFailure { step: StartStep::Logs, errno, what }
-            },
-        )?;
         let numbers = vec![libc::STDOUT_FILENO, libc::STDERR_FILENO];
         let launch = launch::launch(run, instance, &self.home, numbers)?;
         let (mut launch, sockets) = self.with_ports(run, instance, launch).await?;
@@ -115,9 +113,12 @@ impl Starter {
             }
             self.hear(run, spec, voices.ours);
         }
-        self.order(run, &launch, given, keep)?;
-        self.attach_logs(instance, run, out.0, err.0);
-        Ok(())
+        self.logs.open(self.source(instance, run, out.0, err.0)).await.map_err(|(path, error)| {
+            self.deaf(run);
+            let (what, errno) = (path.display().to_string(), error.raw_os_error().unwrap_or(0));
+            StartFailure { step: StartStep::Logs, errno, what }
+        })?;
+        self.order(run, &launch, given, keep)
     }
 
     /// How its ports are shared, if they are: the launch as that wants it, and sockets to go with it.

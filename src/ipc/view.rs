@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
-pub use crate::logs::item::{LogItem, Stream};
+pub use crate::logs::item::{LogItem, LogPlace, Stream};
 pub use crate::metrics::{HostInfo, ProcessInfo};
 use crate::spec::AppSpec;
 

@@ -24,6 +24,8 @@ const LAST_MOVES: u32 = 128;
 const BATCH_WAIT: Duration = Duration::from_micros(50);
 /// A move of this much needs no batching.
 const BATCHED: usize = 16 * 1024;
+/// The same where the pipe is wide: its app is not held up meanwhile.
+const BATCHED_WIDE: usize = 128 * 1024;
 
 /// One pipe and its stream.
 #[derive(Debug)]
@@ -78,8 +80,9 @@ impl Pump {
         })?;
         drop(stream);
         match step {
-            Step::Moved { count, rest } => {
-                self.small_at.set((count < BATCHED || rest).then_some(desk.pauses.get()));
+            Step::Moved { count } => {
+                let enough = if self.stream.borrow().is_wide() { BATCHED_WIDE } else { BATCHED };
+                self.small_at.set((count < enough).then_some(desk.pauses.get()));
             }
             // The next write to the pipe wakes this task again.
             Step::Waits | Step::Nothing => {
