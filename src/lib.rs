@@ -8,6 +8,7 @@
 //! | --- | --- | --- |
 //! | 6 | [`cli`] | arguments, a file a command, and pure rendering of views |
 //! | 5 | [`daemon`] | the supervisor's loop, the world it acts on, the API's answers, triggers, saving |
+//! | 5 | [`boot`] | units of init systems, and what a process that one started must know |
 //! | 4 | [`ipc`] | all that crosses the wire, and both ends of it |
 //! | 4 | [`keeper`] | the parent of all apps: forks, reaps, keeps descriptors |
 //! | 3 | [`instance`] | one supervised slot: states, restart policy, all pure |
@@ -46,6 +47,7 @@
 //! **A log line**: the app's pipe, [`logs`]' own thread, the file, and whoever follows. It never meets
 //! the supervisor.
 
+pub mod boot;
 pub mod cli;
 pub mod cluster;
 pub mod conf;

@@ -107,6 +107,9 @@ pub struct InstanceView {
     pub cpu: f32,
     /// Bytes, whole tree, shared pages counted once.
     pub memory: u64,
+    /// Bytes at which it is restarted, if there is a limit.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub memory_limit: Option<u64>,
     /// User it runs as.
     pub user: String,
     /// Restarted when files change.
@@ -114,6 +117,23 @@ pub struct InstanceView {
     /// Version of the app.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub version: Option<String>,
+}
+
+/// What an instance answered to a [`super::message::Trigger`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TriggerReply {
+    /// Its id.
+    pub id: u32,
+    /// Its app's name.
+    pub name: String,
+    /// Its app's namespace.
+    pub namespace: String,
+    /// What the action returned.
+    #[serde(default)]
+    pub reply: serde_json::Value,
+    /// Why there is no reply.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub problem: Option<String>,
 }
 
 /// Everything about an instance; no environment values.
@@ -140,9 +160,29 @@ pub struct InstanceDetail {
     pub exits: Vec<ExitView>,
     /// All processes of its tree.
     pub processes: Vec<i32>,
+    /// Connections that its processes have open at the ports it shares.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub connections: Option<u64>,
     /// How its ports are shared, if they are.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ports: Option<SharedPorts>,
+    /// Which of its hard limits hold, and by what, while it runs.
+    #[serde(default)]
+    pub limits: Vec<LimitView>,
+}
+
+/// A hard limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LimitView {
+    /// Its key: `memory_max`, `cpu_max` or `pids_max`.
+    pub limit: String,
+    /// Bytes, percent of one core, or processes and threads.
+    pub value: u64,
+    /// Who holds it: `cgroup`, `rlimit` or `nothing`.
+    pub by: String,
+    /// What that means, where it is not a cgroup.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub note: Option<String>,
 }
 
 /// How a run's ports are shared.
@@ -242,6 +282,21 @@ pub struct Info {
     pub instances: BTreeMap<String, usize>,
     /// Bytes of memory of the machine, used and in all; cores; load average.
     pub host: HostInfo,
+    /// The list is not what was saved last: the next boot would bring back something else.
+    #[serde(default)]
+    pub unsaved: bool,
+    /// The ecosystem files that apps of the list came from.
+    #[serde(default)]
+    pub sources: Vec<Source>,
+}
+
+/// A file that apps of the list came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Source {
+    /// The file.
+    pub file: PathBuf,
+    /// When the first of its apps was added. If the file is older, it cannot differ from them.
+    pub since: u64,
 }
 
 /// Something that happened to an instance.

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::LocalSet;
@@ -19,7 +19,7 @@ use super::follow::{Hub, News};
 use super::ground::Ground;
 use super::item;
 use super::journal::Journal;
-use super::pump::Pump;
+use super::pump::{PIPE_RETRY, Pump};
 use super::shape::{Origin, Shape};
 use super::stream::Stream;
 use super::thread::{Failures, Refused, Source};
@@ -29,6 +29,8 @@ use crate::spec::Rotation;
 /// Names one stream of one run.
 type Key = u64;
 
+/// When the thread ends, named pipes that are full are waited for this long: their reader is but slower.
+const LAST_WAIT: Duration = Duration::from_secs(2);
 /// At a turn of the clock, or so often at most, it is looked which files are to be rotated.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
@@ -70,8 +72,14 @@ pub(super) fn serve(commands: mpsc::UnboundedReceiver<Command>, mut tools: Tools
     tasks.block_on(&runtime, room.obey(commands));
     // The tasks go first: from here on nobody else touches the streams.
     drop(tasks);
+    let until = Instant::now() + LAST_WAIT;
     for pump in room.pumps.borrow().values() {
-        pump.drain(&room.desk);
+        pump.drain(&room.desk, until);
+    }
+    for file in room.writer.borrow().files() {
+        while file.is_full() && Instant::now() < until {
+            std::thread::sleep(PIPE_RETRY);
+        }
     }
     Ok(())
 }

@@ -97,6 +97,8 @@ pub(super) enum Step {
     Nothing,
     /// A file cannot be written now; all is still in the pipe.
     Refused,
+    /// A named pipe is full; all is still in the app's.
+    Full,
     /// Nothing will come any more.
     Ended,
 }
@@ -195,7 +197,11 @@ impl Stream {
             let result = take.and_then(|take| self.deliver(&text[..take], begins, now, pipe, desk));
             chunk.truncate(usual);
             chunk.shrink_to(usual);
-            return Ok(result.map_or(Step::Refused, |count| Step::Moved { count }));
+            return Ok(match result {
+                Ok(count) => Step::Moved { count },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Step::Full,
+                Err(_) => Step::Refused,
+            });
         }
     }
 
@@ -311,6 +317,11 @@ impl Stream {
             self.dropped = None;
         }
         self.dropped.is_none()
+    }
+
+    /// Whether named pipes have taken all that they were given.
+    pub(super) fn is_taken(&self) -> bool {
+        !self.files.iter().any(|file| file.is_full())
     }
 
     fn write(&mut self, text: &[u8], begins: i64, now: i64, shaped: &mut Vec<u8>) -> io::Result<()> {

@@ -137,7 +137,8 @@ impl LogFile {
     }
 
     fn report(&self, error: &io::Error) {
-        if !self.failing.replace(true) {
+        // A named pipe whose reader is slower is no trouble.
+        if error.kind() != io::ErrorKind::WouldBlock && !self.failing.replace(true) {
             tracing::warn!(
                 "cannot write log file {}: {error}. It is tried again every half second; what the apps \
                  write there waits in their pipes, or is dropped if so configured (when_full)",
@@ -149,6 +150,11 @@ impl LogFile {
     /// Whether the file ends in an unfinished line of this stream.
     pub(super) fn is_in_line_of(&self, owner: Owner) -> bool {
         self.segment.borrow().as_ref().is_some_and(|segment| segment.open_line() == Some(owner))
+    }
+
+    /// Whether it is a named pipe that has not taken all that it was given.
+    pub(super) fn is_full(&self) -> bool {
+        self.ready(0).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Whether lines are kept in it: it is a plain file.

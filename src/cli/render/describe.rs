@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use super::list::mode;
 use super::style::{Style, Tone, tame, width};
 use super::units;
-use crate::ipc::message::{ExitView, InstanceDetail, Status};
+use crate::ipc::message::{ExitView, InstanceDetail, LimitView, Status};
 use crate::spec::{AppSpec, Autoscale, Probe, RestartDelay, RestartPolicy};
 
 /// A heading and its rows.
@@ -29,6 +29,7 @@ pub(in crate::cli) fn describe(
         command(detail),
         state(detail, zone),
         restart(&detail.spec),
+        limits(detail),
         ports(detail),
         logs(detail),
     ];
@@ -152,8 +153,22 @@ fn ports(detail: &InstanceDetail) -> Section {
         ("listens", ports.addresses.join(", ")),
         ("shared by", format!("{} ({})", ports.path, ports.why)),
     ];
+    rows.extend(detail.connections.map(|count| ("connections", count.to_string())));
     rows.extend(ports.warnings.iter().map(|warning| ("note", warning.clone())));
     ("Ports", rows)
+}
+
+fn limits(detail: &InstanceDetail) -> Section {
+    let row = |limit: &LimitView| {
+        let (key, value) = match limit.limit.as_str() {
+            "memory_max" => ("memory", units::size(limit.value)),
+            "cpu_max" => ("processor", format!("{}% of one core", limit.value)),
+            _ => ("processes", limit.value.to_string()),
+        };
+        let note = limit.note.iter().map(|note| format!("; {note}")).collect::<String>();
+        (key, format!("{value}, held by {}{note}", limit.by))
+    };
+    ("Hard limits", detail.limits.iter().map(row).collect())
 }
 
 fn logs(detail: &InstanceDetail) -> Section {
@@ -235,12 +250,12 @@ pub(in crate::cli) fn wants_last_words(detail: &InstanceDetail) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::cli) mod tests {
     use super::super::list::tests::view;
     use super::*;
     use crate::exit::Exit;
 
-    pub(in crate::cli::render) fn detail() -> InstanceDetail {
+    pub(in crate::cli) fn detail() -> InstanceDetail {
         let mut spec = AppSpec::new("api", "/srv/api.js", "/srv");
         spec.env.insert("TOKEN".into(), "hunter2".into());
         let mut view = view(3, "api", Status::Errored);
@@ -264,9 +279,11 @@ pub(super) mod tests {
             log_file: None,
             pid_file: "/h/pids/api-3.pid".into(),
             created_at: 1_700_000_000_000,
-            exits: vec![end(1, Exit::Signal { number: 9, core: false }), end(10, Exit::Code(1))],
+            exits: vec![end(1, Exit::Signal { number: 9, core: false, oom: false }), end(10, Exit::Code(1))],
             processes: vec![],
+            connections: None,
             ports: None,
+            limits: vec![],
         }
     }
 
