@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// Rounds of all contestants, one after the other, so that what else the machine does hits all.
 const ROUNDS: usize = 3;
 
+/// Another number of rounds, for those in a hurry.
+const HURRY: &str = "RSM_BENCH_ROUNDS";
+
 /// Requests of a round: with a handler that does nothing, with one that computes.
 const REQUESTS: [u32; 2] = [20_000, 4_000];
 
@@ -34,7 +37,8 @@ else serve()
 
 fn main() {
     let bench = Bench::new();
-    let contestants: [(&str, fn(&Bench, u16, usize) -> Running); 7] = [
+    let rounds = std::env::var(HURRY).ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
+    let contestants: [(&str, Start); 7] = [
         ("node, one process", Bench::node),
         ("node's cluster, 2", |bench, port, work| bench.node_cluster(port, work)),
         ("PM2 -i 2", Bench::pm2),
@@ -51,7 +55,7 @@ fn main() {
                 "", "requests/s, median (min-max)", "p99", "failed", "manager CPU"
             );
             let mut rows: Vec<Vec<Measured>> = contestants.iter().map(|_| Vec::new()).collect();
-            for _ in 0..ROUNDS {
+            for _ in 0..rounds {
                 for ((_, start), row) in contestants.iter().zip(&mut rows) {
                     row.push(bench.measure(*start, work, flags));
                 }
@@ -62,6 +66,9 @@ fn main() {
         }
     }
 }
+
+/// Starts a contestant on a port; the last number says whether its handler computes.
+type Start = fn(&Bench, u16, usize) -> Running;
 
 struct Measured {
     rate: f64,
@@ -133,7 +140,7 @@ impl Bench {
         Self { dir, pm2, python: installed("bench-python", &pip) }
     }
 
-    fn measure(&self, start: fn(&Self, u16, usize) -> Running, work: usize, flags: &[&str]) -> Measured {
+    fn measure(&self, start: Start, work: usize, flags: &[&str]) -> Measured {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let running = start(self, port, work);
         let end = Instant::now() + Duration::from_secs(60);
@@ -166,22 +173,22 @@ impl Bench {
         Measured { rate: number("Requests per second:"), p99: number("99%"), failed, manager: 0.0 }
     }
 
-    fn spawn(&self, words: &[&str], change: impl FnOnce(&mut Command)) -> Child {
+    fn spawn(&self, words: &[&str], vars: &[(&str, &str)]) -> Child {
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).current_dir(self.dir.path());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        change(&mut command);
+        command.envs(vars.iter().copied());
         command.spawn().unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
 
     fn node(&self, port: u16, work: usize) -> Running {
-        let child = self.spawn(&["node", "server.js", &port.to_string(), &work.to_string()], |_| {});
+        let child = self.spawn(&["node", "server.js", &port.to_string(), &work.to_string()], &[]);
         Running { children: vec![child], end: None, managers: Vec::new() }
     }
 
     fn node_cluster(&self, port: u16, work: usize) -> Running {
         let words = ["node", "server.js", &port.to_string(), &work.to_string()];
-        let child = self.spawn(&words, |command| drop(command.env("WORKERS", "2")));
+        let child = self.spawn(&words, &[("WORKERS", "2")]);
         let managers = vec![child.id()];
         Running { children: vec![child], end: None, managers }
     }
@@ -230,7 +237,7 @@ impl Bench {
 
     fn python(&self, words: &[&str]) -> Running {
         let words: Vec<&str> = ["python3"].iter().chain(words).copied().collect();
-        let child = self.spawn(&words, |command| drop(command.env("PYTHONPATH", &self.python)));
+        let child = self.spawn(&words, &[("PYTHONPATH", self.python.to_str().unwrap())]);
         let managers = vec![child.id()];
         Running { children: vec![child], end: None, managers }
     }
