@@ -149,7 +149,10 @@ mod tests {
         assert_eq!(Exit::Signal { number: 9, core: false, oom: false }.to_string(), "killed by SIGKILL");
         let oom = Exit::Signal { number: 9, core: false, oom: true };
         assert_eq!(oom.to_string(), "killed by SIGKILL (by the kernel, out of memory)");
-        assert_eq!(Exit::Signal { number: 11, core: true, oom: false }.to_string(), "killed by SIGSEGV (core dumped)");
+        assert_eq!(
+            Exit::Signal { number: 11, core: true, oom: false }.to_string(),
+            "killed by SIGSEGV (core dumped)"
+        );
         assert_eq!(Exit::Signal { number: 40, core: false, oom: false }.to_string(), "killed by signal 40");
         let failure = |step, errno| StartFailure { step, errno, what: "/srv/apii".into() }.to_string();
         assert_eq!(

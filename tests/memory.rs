@@ -42,12 +42,15 @@ process.on('SIGINT', () => process.exit(0));
 fn one_that_shares_its_port_is_replaced_without_a_failed_request() {
     for settings in ["exec_mode = \"cluster\"\ninstances = 2", "hold_port = true"] {
         let port = free_port();
-        let app = format!("[[apps]]\nname = \"web\"\nscript = \"app.js\"\nmax_memory_restart = \"150M\"\n{settings}\n");
+        let app = format!(
+            "[[apps]]\nname = \"web\"\nscript = \"app.js\"\nmax_memory_restart = \"150M\"\n{settings}\n"
+        );
         let rsm = Rsm::new().file("app.js", SERVER).file("ecosystem.toml", &app).var("AT", &port.to_string());
         rsm.ok(&["start", "ecosystem.toml"]);
         let load = Load::on(port, "all is well");
         get(port, "/grow").expect("no answer");
-        let grown = rsm.until("one is replaced", |rsm| rsm.list().iter().position(|view| view["restarts"] == 1));
+        let grown =
+            rsm.until("one is replaced", |rsm| rsm.list().iter().position(|view| view["restarts"] == 1));
         rsm.until("the old one is gone", |rsm| (!why(rsm, grown).is_empty()).then_some(()));
         load.assert_none_failed();
         assert!(why(&rsm, grown).contains("max_memory_restart"), "{}", why(&rsm, grown));
@@ -87,7 +90,8 @@ fn hard_limits_hold_and_describe_says_by_what() {
     rsm.ok(&["start", "ecosystem.toml"]);
     let detail = rsm.json(&["describe", "app", "--json"]);
     let limits = detail[0]["limits"].as_array().unwrap();
-    let named: Vec<_> = limits.iter().map(|limit| (limit["limit"].as_str().unwrap(), limit["value"].as_u64())).collect();
+    let named: Vec<_> =
+        limits.iter().map(|limit| (limit["limit"].as_str().unwrap(), limit["value"].as_u64())).collect();
     assert_eq!(named, [("memory_max", Some(100 << 20)), ("cpu_max", Some(50)), ("pids_max", Some(50))]);
     // What each machine offers differs; that it is told does not.
     let memory = &limits[0];

@@ -9,6 +9,7 @@ mod conf;
 mod convert;
 mod daemon;
 mod describe;
+mod drift;
 mod dump;
 mod environment;
 mod list;

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::findings::{At, Given};
 use super::value::{
-    AppName, Codes, Cores, Count, Cron, Environment, Filter, Instances, LogKind, LogRules, LogTo, Millis, Mode,
-    Port, Reading, SignalName, Size, Spread, VarName, Watch, Who, Words, Wrong,
+    AppName, Codes, Cores, Count, Cron, Environment, Filter, Instances, LogKind, LogRules, LogTo, Millis,
+    Mode, Port, Reading, SignalName, Size, Spread, VarName, Watch, Who, Words, Wrong,
 };
 
 /// One line of the table.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::saved::{self, Saved};
 use super::select::select;
 use super::settle::{Done, Goal, Reply, Waiting};
-use super::supervisor::{Change, Command, Supervisor, Sampled};
+use super::supervisor::{Change, Command, Sampled, Supervisor};
 use super::views;
 use super::world::World;
 use crate::instance::Instance;

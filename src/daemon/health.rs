@@ -21,11 +21,7 @@ const EVERY: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// No thread could be started.
-pub async fn sample(
-    handle: Handle,
-    queue: mpsc::UnboundedSender<Input>,
-    limiter: Limiter,
-) -> io::Result<()> {
+pub async fn sample(handle: Handle, queue: mpsc::UnboundedSender<Input>, limiter: Limiter) -> io::Result<()> {
     let (ask, asked) = thread_mpsc::channel::<Vec<Sampled>>();
     let builder = std::thread::Builder::new().name("rsm-metrics".into()).stack_size(256 * 1024);
     builder.spawn(move || {

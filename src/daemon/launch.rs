@@ -66,7 +66,17 @@ pub fn launch(
     };
     let env = vars.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
     let (cwd, account) = (spec.cwd.clone(), spec.account.clone());
-    Ok(Launch { program, argv, env, cwd, account, fds: descriptors, asks: None, limits: None, listen_pid: false })
+    Ok(Launch {
+        program,
+        argv,
+        env,
+        cwd,
+        account,
+        fds: descriptors,
+        asks: None,
+        limits: None,
+        listen_pid: false,
+    })
 }
 
 /// Where a program is: a path stays as it is (links are followed at each start, so that a

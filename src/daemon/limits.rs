@@ -31,7 +31,12 @@ struct Inner {
 impl Limiter {
     /// For the apps of this home.
     pub fn new(home: Home) -> Self {
-        Self(Rc::new(Inner { home, place: RefCell::default(), left: RefCell::default(), kills: Cell::new([oom::kills(); 2]) }))
+        Self(Rc::new(Inner {
+            home,
+            place: RefCell::default(),
+            left: RefCell::default(),
+            kills: Cell::new([oom::kills(); 2]),
+        }))
     }
 
     /// How a run is to be limited; nothing if it is not.
@@ -86,10 +91,14 @@ impl Limiter {
     /// Which of its limits hold for an instance, and by what; as the kernel tells it.
     pub fn view(&self, instance: &Instance) -> Vec<LimitView> {
         let wanted = &instance.spec.limits;
-        let (Some(process), false) = (instance.life.state.process(), wanted.is_empty()) else { return Vec::new() };
+        let (Some(process), false) = (instance.life.state.process(), wanted.is_empty()) else {
+            return Vec::new();
+        };
         let run = RunId { instance: instance.id, number: process.run };
         let place = self.place();
-        let by_group = place.as_ref().map_or_else(|_| Limits::default(), |place| place.in_force(run.to_u64(), process.pid));
+        let by_group = place
+            .as_ref()
+            .map_or_else(|_| Limits::default(), |place| place.in_force(run.to_u64(), process.pid));
         let by_process = limits::in_force(process.pid);
         let no_group = place.err().unwrap_or_else(|| "it was started without a cgroup".to_owned());
         let view = |limit: &str, of: fn(&Limits) -> Option<u64>, less: &str| {

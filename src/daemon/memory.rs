@@ -60,9 +60,10 @@ fn passing(instance: &Instance) -> bool {
         | State::Leaving { .. }
         | State::Clearing { .. }
         | State::Waiting { .. } => true,
-        State::Online { .. } | State::Starting { late: true, .. } | State::Stopped | State::Errored { .. } => {
-            false
-        }
+        State::Online { .. }
+        | State::Starting { late: true, .. }
+        | State::Stopped
+        | State::Errored { .. } => false,
     }
 }
 

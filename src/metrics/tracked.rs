@@ -1,7 +1,7 @@
 //! The tree of one run, from sample to sample.
 
-use super::{Largest, Usage};
 use super::watched::{Allowance, Watched};
+use super::{Largest, Usage};
 use crate::process::pidfd::ProcessRef;
 use crate::process::proc_fs::{self, Stat};
 use crate::process::tree;

@@ -63,7 +63,8 @@ impl Place {
         if !offered.split_whitespace().any(|name| CONTROLLERS.contains(&name)) {
             return Err(format!("{} has none of the controllers memory, cpu and pids", base.display()));
         }
-        evacuate(base).map_err(|error| format!("moving rsm's processes to {}/{MAIN}: {error}", base.display()))?;
+        evacuate(base)
+            .map_err(|error| format!("moving rsm's processes to {}/{MAIN}: {error}", base.display()))?;
         enable(base);
         let place = Self { base: base.to_owned() };
         place.tidy();
@@ -189,9 +190,8 @@ fn of_process(pid: &str) -> Option<PathBuf> {
 /// Whether a group was handed over: systemd marks those, and to another user's we could not write.
 fn is_delegated(group: &Path) -> bool {
     let marked = ["user.delegate", "trusted.delegate"].iter().any(|name| attribute(group, name) == b"1");
-    let writable = |file: &str| {
-        nix::unistd::access(&group.join(file), nix::unistd::AccessFlags::W_OK).is_ok()
-    };
+    let writable =
+        |file: &str| nix::unistd::access(&group.join(file), nix::unistd::AccessFlags::W_OK).is_ok();
     let ours = !nix::unistd::geteuid().is_root();
     (marked || ours) && writable("cgroup.procs") && writable("cgroup.subtree_control")
 }
@@ -203,7 +203,8 @@ fn attribute(path: &Path, name: &str) -> Vec<u8> {
     };
     let mut value = [0u8; 16];
     // SAFETY: two strings that end, and a buffer of the length that is told.
-    let length = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    let length =
+        unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
     usize::try_from(length).map(|length| value[..length].to_vec()).unwrap_or_default()
 }
 

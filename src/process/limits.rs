@@ -33,9 +33,8 @@ impl Means {
     /// The process may not limit itself so.
     pub fn apply(&self) -> nix::Result<()> {
         let joined = self.group.as_ref().is_some_and(|group| cgroup::join(group).is_ok());
-        let left = |of: fn(&Limits) -> Option<u64>| {
-            of(&self.by_process).or(of(&self.by_group).filter(|_| !joined))
-        };
+        let left =
+            |of: fn(&Limits) -> Option<u64>| of(&self.by_process).or(of(&self.by_group).filter(|_| !joined));
         if let Some(bytes) = left(|limits| limits.memory) {
             // Unlike RLIMIT_AS it leaves out what is only reserved, of which V8 takes gigabytes.
             setrlimit(Resource::RLIMIT_DATA, bytes, bytes)?;

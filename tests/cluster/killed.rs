@@ -156,7 +156,8 @@ fn no_call_is_lost_when_the_engine_is_killed() {
             account: None,
             fds: vec![1, 2],
             asks: path.calls(),
-            limits: None, listen_pid: false,
+            limits: None,
+            listen_pid: false,
         };
         let fds = vec![write.try_clone().unwrap().into(), write.into()];
         let forked = spawn::fork(Order::Ready(Box::new(launch)), fds, None).unwrap();

@@ -1,5 +1,7 @@
 //! The list: PM2's table, in the fullest layout that fits the terminal.
 
+use std::collections::BTreeSet;
+
 use tabled::builder::Builder;
 use tabled::settings::object::Rows;
 use tabled::settings::{Color, Style as Border, Width};
@@ -57,7 +59,17 @@ pub(in crate::cli) fn list(instances: &[InstanceView], style: Style) -> String {
         text.push_str(&style.paint(Tone::Bad, &line));
         text.push('\n');
     }
+    for line in drifts(instances) {
+        text.push_str(&format!("{line}\n"));
+    }
     text
+}
+
+/// A line for each app that is marked.
+fn drifts(instances: &[InstanceView]) -> BTreeSet<String> {
+    let line =
+        |view: &InstanceView| Some(format!("* {}: {}", tame(&view.name), tame(view.drift.as_deref()?)));
+    instances.iter().filter_map(line).collect()
 }
 
 fn table(instances: &[InstanceView], style: Style) -> String {
@@ -133,6 +145,8 @@ impl Column {
         let text = |text: &str| cut(&tame(text), name).into_owned();
         match self {
             Id => instance.id.to_string(),
+            // The mark is explained below the table.
+            Name if instance.drift.is_some() => format!("{} *", text(&instance.name)),
             Name => text(&instance.name),
             Namespace => text(&instance.namespace),
             Version => text(instance.version.as_deref().unwrap_or("N/A")),
@@ -201,6 +215,7 @@ pub(in crate::cli) mod tests {
             user: "ada".into(),
             watching: false,
             version: None,
+            drift: None,
         }
     }
 

@@ -140,10 +140,13 @@ mod tests {
 
     #[test]
     fn cores_and_percent() {
-        for (value, percent) in [(json!(1.5), 150), (json!("150%"), 150), (json!("0.5"), 50), (json!(2), 200)] {
+        for (value, percent) in [(json!(1.5), 150), (json!("150%"), 150), (json!("0.5"), 50), (json!(2), 200)]
+        {
             assert_eq!(Cores::read(&value), Ok(Cores(percent)), "{value}");
         }
-        for bad in [json!(0), json!("0.1%"), json!("much"), json!(-1), json!("NaN"), json!("1e9"), json!(true)] {
+        for bad in
+            [json!(0), json!("0.1%"), json!("much"), json!(-1), json!("NaN"), json!("1e9"), json!(true)]
+        {
             assert!(Cores::read(&bad).is_err(), "{bad}");
         }
     }
