@@ -15,6 +15,8 @@ pub struct Conf {
     /// What rsm's own log tells.
     #[serde(rename = "log.level")]
     pub log_level: Level,
+    /// Whether the list is saved by itself after each change.
+    pub autosave: bool,
 }
 
 /// How much rsm's own log tells.
@@ -36,7 +38,7 @@ pub enum Level {
 
 impl Default for Conf {
     fn default() -> Self {
-        Self { log_budget: 10 << 30, log_level: Level::default() }
+        Self { log_budget: 10 << 30, log_level: Level::default(), autosave: false }
     }
 }
 
@@ -75,7 +77,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("conf.json");
         assert_eq!(Conf::load(&path).unwrap(), Conf::default());
-        let conf = Conf { log_budget: 5, log_level: Level::Debug };
+        let conf = Conf { log_budget: 5, log_level: Level::Debug, autosave: true };
         conf.save(&path).unwrap();
         assert_eq!(Conf::load(&path).unwrap(), conf);
         std::fs::write(&path, r#"{"logs.bugdet": 5}"#).unwrap();

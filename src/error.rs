@@ -83,6 +83,9 @@ pub enum Error {
         /// rsm's own log.
         log: PathBuf,
     },
+    /// A whole screen is wanted, and there is no terminal.
+    #[error("monit needs a terminal, and standard input or output is none")]
+    NoTerminal,
     /// The daemon ended while its logs were followed.
     #[error("the daemon ended the stream")]
     StreamEnded,
@@ -145,6 +148,14 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// What ran in the foreground has ended, and not well.
+    #[error("{reason}")]
+    Ended {
+        /// What to end with.
+        code: u8,
+        /// Who, and how.
+        reason: String,
+    },
     /// Standard output cannot be written to.
     #[error("writing to standard output: {0}")]
     Output(io::Error),
@@ -164,8 +175,9 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Arguments(error) => u8::from(error.use_stderr()) * 2,
+            Self::Ended { code, .. } => *code,
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            Self::EnvNeedsFile | Self::NameForSeveral { .. } => 2,
+            Self::EnvNeedsFile | Self::NameForSeveral { .. } | Self::NoTerminal => 2,
             Self::NotRunning { .. }
             | Self::Denied { .. }
             | Self::Launch { .. }
@@ -207,6 +219,7 @@ impl Error {
             Self::Launch { log, .. } | Self::Lost { log, .. } => {
                 format!("see {}, then try again", log.display())
             }
+            Self::NoTerminal => "`rsm list` and `rsm logs` write to files and pipes, too".into(),
             Self::Upgrade { log, .. } => format!("{} may say why", log.display()),
             Self::StreamEnded => "run the command again to go on reading".into(),
             Self::Refused { hint, .. } => return hint.clone(),
@@ -228,6 +241,7 @@ impl Error {
             Self::Arguments(_)
             | Self::Mistakes(_)
             | Self::Part { .. }
+            | Self::Ended { .. }
             | Self::Output(_)
             | Self::System { .. } => {
                 return None;

@@ -8,10 +8,12 @@
 //! | --- | --- | --- |
 //! | 6 | [`cli`] | arguments, a file a command, and pure rendering of views |
 //! | 5 | [`daemon`] | the supervisor's loop, the world it acts on, the API's answers, triggers, saving |
+//! | 5 | [`boot`] | units of init systems, and what a process that one started must know |
 //! | 4 | [`ipc`] | all that crosses the wire, and both ends of it |
 //! | 4 | [`keeper`] | the parent of all apps: forks, reaps, keeps descriptors |
 //! | 3 | [`instance`] | one supervised slot: states, restart policy, all pure |
 //! | 2 | [`config`] | ecosystem files and flags to specs, or every mistake at once |
+//! | 3 | [`probes`] | asking an app how it is: http, tcp, a command |
 //! | 3 | [`cluster`] | one port for many instances: held sockets, groups, steering |
 //! | 2 | [`process`] | spawning, signals, pidfds, whole trees |
 //! | 2 | [`logs`] | from an app's pipe to its files and followers |
@@ -45,6 +47,7 @@
 //! **A log line**: the app's pipe, [`logs`]' own thread, the file, and whoever follows. It never meets
 //! the supervisor.
 
+pub mod boot;
 pub mod cli;
 pub mod cluster;
 pub mod conf;
@@ -59,6 +62,7 @@ pub mod logs;
 pub mod metrics;
 pub mod moment;
 pub mod paths;
+pub mod probes;
 pub mod process;
 pub mod serve;
 pub mod spec;

@@ -16,10 +16,12 @@ pub mod limits;
 pub mod order;
 mod patch;
 mod policy;
+mod probe;
 mod rotation;
 
 pub use limits::Limits;
 pub use policy::{Readiness, RestartDelay, RestartPolicy, Sign, StopPolicy};
+pub use probe::{Autoscale, Check, PortRules, Probe};
 pub use rotation::{Rotation, WhenFull};
 
 /// Environment variables by name.
@@ -82,6 +84,12 @@ pub struct AppSpec {
     /// Addresses that the app listens on, for where it cannot be asked: `127.0.0.1:3000`, or a port.
     #[serde(default)]
     pub listen: Vec<String>,
+    /// What it may do with ports that it shares.
+    #[serde(default)]
+    pub ports: PortRules,
+    /// How many instances follow the load, if that is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscale: Option<Autoscale>,
     /// Receives the instance's number.
     #[serde(default = "default_instance_var")]
     pub instance_var: String,
@@ -106,6 +114,12 @@ pub struct AppSpec {
     /// When a run counts as online.
     #[serde(default)]
     pub readiness: Readiness,
+    /// Whether it still works is found out by this check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Probe>,
+    /// It says at least so often that it works (`WATCHDOG=1` on `NOTIFY_SOCKET`). Milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watchdog: Option<u64>,
     /// Where its output goes.
     #[serde(default)]
     pub logs: LogSpec,
@@ -288,12 +302,22 @@ impl AppSpec {
         self.exec_mode == ExecMode::Cluster || self.hold_port
     }
 
+    /// How many instances there shall be where there are so many: as many as it says, unless that follows the
+    /// load.
+    pub fn wanted_of(&self, there: usize) -> usize {
+        match &self.autoscale {
+            Some(Autoscale { min, max, .. }) => there.clamp(*min as usize, (*max).max(*min) as usize),
+            None => self.instances as usize,
+        }
+    }
+
     /// What tells that a run is ready.
     pub fn sign(&self) -> Sign {
-        match (self.readiness.wait_ready, self.shares_ports()) {
-            (true, _) => Sign::Said,
-            (false, true) => Sign::Listening,
-            (false, false) => Sign::Running,
+        match &self.readiness {
+            Readiness { probe: Some(_), .. } => Sign::Probed,
+            Readiness { wait_ready: true, .. } => Sign::Said,
+            _ if self.shares_ports() => Sign::Listening,
+            _ => Sign::Running,
         }
     }
 
@@ -313,6 +337,8 @@ impl AppSpec {
             hold_port: false,
             balance: Balance::Random,
             listen: Vec::new(),
+            ports: PortRules::default(),
+            autoscale: None,
             instance_var: default_instance_var(),
             increment_var: None,
             account: None,
@@ -321,6 +347,8 @@ impl AppSpec {
             restart: RestartPolicy::default(),
             stop: StopPolicy::default(),
             readiness: Readiness::default(),
+            health: None,
+            watchdog: None,
             logs: LogSpec::default(),
             pid_file: None,
             watch: None,

@@ -11,6 +11,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -47,12 +48,28 @@ ThreadingHTTPServer.request_queue_size = 128
 ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 "#;
 
+/// Told to go, it answers what it has accepted first.
+const GRACEFUL: &str = r#"
+import signal, threading
+server = ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler)
+server.daemon_threads = False
+signal.signal(signal.SIGINT, lambda *_: threading.Thread(target=server.shutdown).start())
+server.serve_forever()
+server.server_close()
+"#;
+
 const DEAF: &str = "#!/bin/sh\ntrap '' INT TERM\nwhile :; do sleep 1; done\n";
 
 const WRITERS: usize = 8;
 const SLEEPERS: usize = 9;
 
-fn ecosystem(port: u16) -> String {
+/// As many as share a port.
+const PAIR: usize = 2;
+
+/// Instances whose ids are below this are alone.
+const ALONE: usize = 3 + WRITERS + SLEEPERS;
+
+fn ecosystem(port: u16, shared_port: u16) -> String {
     let mut text = format!(
         "[[apps]]\nname = \"server\"\nscript = \"./server.py\"\nenv = {{ PORT = \"{port}\" }}\n\
          [[apps]]\nname = \"loop\"\nscript = \"sleep 0.05; exit 1\"\nrestart_delay = 100\nmax_restarts = 1000000\n\
@@ -68,6 +85,10 @@ fn ecosystem(port: u16) -> String {
         text +=
             &format!("[[apps]]\nname = \"nap-{number}\"\nscript = \"sleep 1000\"\nmax_restarts = 1000000\n");
     }
+    text += &format!(
+        "[[apps]]\nname = \"pair\"\nscript = \"./pair.py\"\nenv = {{ PORT = \"{shared_port}\" }}\n\
+         exec_mode = \"cluster\"\ninstances = {PAIR}\nlisten_timeout = 10000\nkill_timeout = 20000\n"
+    );
     text
 }
 
@@ -76,7 +97,7 @@ fn number_from(name: &str, otherwise: u64) -> u64 {
 }
 
 /// Asks the server without end; counts answers, and what went wrong.
-fn load(port: u16, stop: &AtomicBool, answers: &AtomicU64, failures: &std::sync::Mutex<Vec<String>>) {
+fn load(port: u16, stop: &AtomicBool, answers: &AtomicU64, failures: &Mutex<Vec<String>>) {
     while !stop.load(Ordering::Relaxed) {
         let ask = || -> std::io::Result<()> {
             let mut socket = TcpStream::connect(("127.0.0.1", port))?;
@@ -94,10 +115,22 @@ fn load(port: u16, stop: &AtomicBool, answers: &AtomicU64, failures: &std::sync:
     }
 }
 
+/// Lets other threads end, also if this one fails.
+struct Stops<'a>(&'a AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 struct Round<'a> {
     rsm: &'a Rsm,
     random: fastrand::Rng,
     server: i32,
+    /// Held while the last lines of a writer that ends are to be read: what is still in its pipe when daemon
+    /// and keeper are both dead is gone with it.
+    unread: &'a Mutex<()>,
 }
 
 impl Round<'_> {
@@ -118,19 +151,47 @@ impl Round<'_> {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             soon("it is dead", || (!alive(pid)).then_some(()));
         };
+        // One alone may be on its way to become the other, or the other may have no name yet; and a daemon
+        // that has yet to attach dies with its keeper.
+        let alone = || (managers.len() < 2).then(|| self.unread.lock().unwrap());
         match self.random.u32(..8) {
-            0..2 => managers.first().map(|pid| end(*pid)).map_or("none", |()| "daemon").into(),
-            2..4 => managers.last().map(|pid| end(*pid)).map_or("none", |()| "keeper").into(),
+            0..2 => {
+                let _kept = alone();
+                managers.first().map(|pid| end(*pid)).map_or("none", |()| "daemon").into()
+            }
+            2..4 => {
+                let _kept = self.unread.lock().unwrap();
+                managers.last().map(|pid| end(*pid)).map_or("none", |()| "keeper").into()
+            }
             4 => {
+                let _kept = self.unread.lock().unwrap();
                 managers.into_iter().for_each(end);
                 "both".into()
             }
             _ => {
                 let apps = leaders(self.rsm);
-                let apps: Vec<i32> = apps.into_values().flatten().filter(|pid| *pid != self.server).collect();
-                self.random.choice(apps).map(end);
+                let apps = apps.into_iter().filter(|(id, _)| *id < ALONE as u64).flat_map(|(_, pids)| pids);
+                let apps: Vec<i32> = apps.filter(|pid| *pid != self.server).collect();
+                let struck = self.random.choice(apps);
+                struck.map(end);
+                struck.into_iter().for_each(|pid| self.read_all_of(pid));
                 "an app".into()
             }
+        }
+    }
+
+    /// Waits until all that a process wrote is in its log, if it was a writer.
+    fn read_all_of(&self, pid: i32) {
+        for number in 0..WRITERS {
+            let done = self.rsm.dir().join(format!("w{number}.{pid}.done"));
+            let Ok(Ok(written)) = fs::read(done).map(|written| written.try_into().map(u64::from_le_bytes))
+            else {
+                continue;
+            };
+            let last = format!("{pid} {}\n", written.saturating_sub(1));
+            let log = self.rsm.dir().join(format!("writer-{number}.log"));
+            self.rsm.run(&["ping"]); // should there be no daemon
+            soon("its last line", || harness::read(&log).contains(&last).then_some(()));
         }
     }
 
@@ -149,7 +210,7 @@ impl Round<'_> {
         if self.random.u32(..12) == 0 {
             return self.upgrade();
         }
-        let args: &[&str] = match self.random.u32(..8) {
+        let args: &[&str] = match self.random.u32(..10) {
             0 => &["restart", &nap],
             1 => &["stop", &nap],
             2 => &["start", &nap],
@@ -157,10 +218,17 @@ impl Round<'_> {
             4 => &["restart", "deaf"],
             5 => &["describe", &nap],
             6 => &["save"],
+            7..9 => &["reload", "pair"],
             _ => &["list"],
         };
+        let ends = if args == ["restart", &writer] { self.rsm.pids(&writer) } else { Vec::new() };
+        let kept = (!ends.is_empty()).then(|| self.unread.lock().unwrap());
         let ran = self.rsm.run(args);
-        let told = ran.code == Some(0) || ran.stderr.contains("went away") || ran.stderr.contains("restart");
+        ends.into_iter().for_each(|pid| self.read_all_of(pid));
+        drop(kept);
+        // A new process that asks for its port while daemon and keeper are dead fails, and is not needed.
+        let known = ["went away", "restart", "the new process has ended", "being reloaded already"];
+        let told = ran.code == Some(0) || known.iter().any(|words| ran.stderr.contains(words));
         assert!(told, "{args:?}: {ran:?}");
     }
 }
@@ -212,26 +280,33 @@ fn check_lines(rsm: &Rsm, number: usize) -> u64 {
 #[test]
 fn whatever_is_killed_nothing_is_lost_doubled_or_left_behind() {
     let (rounds, seed) = (number_from("RSM_FAULT_ROUNDS", 40), number_from("RSM_FAULT_SEED", 1));
-    let port = free_port();
+    let (port, shared_port) = (free_port(), free_port());
     let rsm = Rsm::new().file("writer.py", WRITER).file("server.py", SERVER).file("deaf.sh", DEAF);
-    let rsm = rsm.file("ecosystem.toml", &ecosystem(port));
+    let serving = SERVER.find("ThreadingHTTPServer.request_queue_size").unwrap();
+    let rsm = rsm.file("pair.py", &(SERVER[..serving].to_owned() + GRACEFUL));
+    let rsm = rsm.file("ecosystem.toml", &ecosystem(port, shared_port));
     rsm.another_version("0.9.9");
     // The loop may be between two of its runs just then.
     rsm.run(&["start", "ecosystem.toml"]);
     let server = rsm.pids("server")[0];
     soon("the server answers", || harness::get(port, "/"));
 
-    let (stop, answers, failures) = (AtomicBool::new(false), AtomicU64::new(0), std::sync::Mutex::default());
+    let unread = Mutex::new(());
+    let (stop, answers, failures) = (AtomicBool::new(false), AtomicU64::new(0), Mutex::default());
     let mut struck: BTreeMap<String, u32> = BTreeMap::new();
     std::thread::scope(|scope| {
+        let _stops = Stops(&stop);
         scope.spawn(|| load(port, &stop, &answers, &failures));
+        scope.spawn(|| load(shared_port, &stop, &answers, &failures));
         let commands = scope.spawn(|| {
-            let mut round = Round { rsm: &rsm, random: fastrand::Rng::with_seed(seed + 1), server };
+            let random = fastrand::Rng::with_seed(seed + 1);
+            let mut round = Round { rsm: &rsm, random, server, unread: &unread };
             while !stop.load(Ordering::Relaxed) {
                 round.command();
             }
         });
-        let mut round = Round { rsm: &rsm, random: fastrand::Rng::with_seed(seed), server };
+        let random = fastrand::Rng::with_seed(seed);
+        let mut round = Round { rsm: &rsm, random, server, unread: &unread };
         for _ in 0..rounds {
             *struck.entry(round.strike()).or_default() += 1;
             // What an app wrote that ends while nobody holds its pipes is gone with it.
@@ -263,9 +338,9 @@ fn check_processes(rsm: &Rsm) {
         rsm.list().iter().all(up).then_some(())
     });
     let list = rsm.list();
-    assert_eq!(list.len(), 3 + WRITERS + SLEEPERS);
+    assert_eq!(list.len(), ALONE + PAIR);
     let names: BTreeSet<&str> = list.iter().map(|instance| instance["name"].as_str().unwrap()).collect();
-    assert_eq!(names.len(), list.len());
+    assert_eq!(names.len(), list.len() - PAIR + 1);
     let leaders = leaders(rsm);
     for instance in list.iter().filter(|instance| instance["name"] != "loop") {
         let of_it = leaders.get(&instance["id"].as_u64().unwrap()).cloned().unwrap_or_default();
@@ -286,11 +361,11 @@ fn check_managers(rsm: &Rsm) {
         zombies.is_empty().then_some(())
     });
     let open = |pid: i32| fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
-    let runs = 3 + WRITERS + SLEEPERS;
+    let runs = ALONE + PAIR;
     // Two pipes a run, a descriptor of a foreign process, and what every keeper has.
     soon("the keeper lets go", || (open(keeper) <= 12 + 3 * runs).then_some(()));
-    // Two pipes a run, two log files and their indexes.
-    soon("the daemon lets go", || (open(daemon) <= 48 + 8 * runs).then_some(()));
+    // Four ends of two pipes a run, two log files and their indexes, a look at its process; and shared ports.
+    soon("the daemon lets go", || (open(daemon) <= 64 + 9 * runs).then_some(()));
     let files: Vec<String> = fs::read_dir(rsm.home())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

@@ -3,7 +3,7 @@
 
 mod harness;
 
-use harness::load::Load;
+use harness::unbroken::Unbroken;
 use harness::{Rsm, free_port, get};
 
 /// The reason of the first end in the history of an instance.
@@ -47,7 +47,7 @@ fn one_that_shares_its_port_is_replaced_without_a_failed_request() {
         );
         let rsm = Rsm::new().file("app.js", SERVER).file("ecosystem.toml", &app).var("AT", &port.to_string());
         rsm.ok(&["start", "ecosystem.toml"]);
-        let load = Load::on(port, "all is well");
+        let load = Unbroken::on(port, "all is well");
         get(port, "/grow").expect("no answer");
         let grown =
             rsm.until("one is replaced", |rsm| rsm.list().iter().position(|view| view["restarts"] == 1));

@@ -8,7 +8,7 @@ use super::session::Session;
 use crate::conf::Conf;
 use crate::config;
 use crate::error::Error;
-use crate::ipc::message::Request;
+use crate::ipc::message::{Request, Saved};
 
 /// Whether a key is one of all of this rsm; others are for commands alone.
 pub(super) fn knows(key: &str) -> bool {
@@ -40,6 +40,7 @@ pub(super) async fn conf(key: Option<String>, value: Option<String>, session: &S
     let Some(value) = value else { return output::text(&format!("{}\n", plain(&table[&key]))) };
     let meant = match key.as_str() {
         "logs.budget" => config::size(&value).map(Value::from).ok_or("a size such as 500M or 10G"),
+        "autosave" => value.parse().map(Value::Bool).map_err(|_| "true or false"),
         _ => Ok(Value::String(value.clone())),
     };
     table.insert(key.clone(), meant.map_err(|wants| wrong(format!("{key} wants {wants}, not {value:?}")))?);
@@ -48,6 +49,10 @@ pub(super) async fn conf(key: Option<String>, value: Option<String>, session: &S
     session.home.create().and_then(|()| changed.save(&path)).map_err(unreadable)?;
     if let Some(mut client) = session.connect_if_running().await? {
         let _: IgnoredAny = client.call(&Request::ReopenLogs).await.map_err(|error| session.failed(error))?;
+        if key == "autosave" && changed.autosave {
+            // What is there now; an empty list is no reason to forget a saved one.
+            let _ = client.call::<Saved>(&Request::Save { force: false }).await;
+        }
     }
     session.note(format_args!("{key} is {value} now"));
     Ok(())

@@ -46,6 +46,17 @@ pub(super) async fn kill(session: &Session) -> Result<(), Error> {
     told
 }
 
+/// The same without a word about it.
+pub(super) async fn end(session: &Session) -> Result<(), Error> {
+    let Some(mut client) = session.connect_if_running().await? else { return Ok(()) };
+    let keeper = keeper(session);
+    match client.call::<Report>(&Request::Shutdown).await {
+        // Somebody else has asked for it already.
+        Ok(_) | Err(ClientError::Lost { .. } | ClientError::Refused(_)) => gone(session, keeper).await,
+        Err(error) => Err(session.failed(error)),
+    }
+}
+
 /// The keeper, if it can be seen from here: from another container it cannot.
 fn keeper(session: &Session) -> Option<ProcessRef> {
     let pid = std::fs::read_to_string(session.home.keeper_lock()).ok()?;

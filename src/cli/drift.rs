@@ -1,43 +1,49 @@
-//! Noting what commands have done to apps and their files, for the mark in the list.
+//! Whether the files that apps came from say something else by now: then the next `apply` or start of
+//! the file changes more than one may expect.
 
-use crate::config::Applied;
-use crate::ipc::message::{ActOn, Action, Report, Request};
-use crate::spec::AppSpec;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
-use super::session::Session;
+use crate::config;
+use crate::ipc::client::Client;
+use crate::ipc::message::{InstanceDetail, Request, Source};
 
-/// Notes what a request has changed. A mark that cannot be kept is no reason to fail.
-pub(super) fn note(session: &Session, request: &Request, report: &Report) {
-    let names = || report.instances.iter().map(|outcome| outcome.name.as_str());
-    match request {
-        Request::Start(start) => note_files(session, &start.apps),
-        Request::Reload(reload) if !reload.apps.is_empty() => note_files(session, &reload.apps),
-        Request::Reload(reload) if reload.changes.is_some() => note_changes(session, names(), "rsm reload"),
-        Request::Act(Action::Restart | Action::Start, ActOn { changes: Some(_), .. }) => {
-            note_changes(session, names(), "rsm restart");
-        }
-        Request::Scale { name, .. } => note_changes(session, std::iter::once(name.as_str()), "rsm scale"),
-        _ => {}
+use super::plan;
+use super::settings::Ground;
+
+/// Those of the files that differ from what runs. Cheap where nothing was changed: a file older than its
+/// apps is not read. Files that are programs are not run to find out.
+pub(super) async fn drifted(sources: &[Source], client: &mut Client) -> Vec<PathBuf> {
+    let newer: Vec<&Source> = sources
+        .iter()
+        .filter(|source| is_data(&source.file) && written(&source.file) > source.since)
+        .collect();
+    if newer.is_empty() {
+        return Vec::new();
     }
+    let everything = Request::Describe(vec!["all".into()]);
+    let Ok(there) = client.call::<Vec<InstanceDetail>>(&everything).await else { return Vec::new() };
+    newer.into_iter().map(|source| &source.file).filter(|file| differs(file, &there)).cloned().collect()
 }
 
-/// Notes that these apps are as their files say.
-pub(super) fn note_files(session: &Session, apps: &[AppSpec]) {
-    if apps.iter().any(|app| app.source.is_some()) {
-        update(session, |applied| applied.note_files(apps));
-    }
+fn is_data(file: &Path) -> bool {
+    let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    !matches!(extension, "js" | "cjs" | "mjs")
 }
 
-fn note_changes<'a>(session: &Session, apps: impl Iterator<Item = &'a str>, command: &str) {
-    update(session, |applied| apps.for_each(|app| applied.note_change(app, command)));
+/// Milliseconds since the epoch; 0 where the file is gone, which is no drift.
+fn written(file: &Path) -> u64 {
+    let millis = |about: std::fs::Metadata| about.mtime() * 1000 + about.mtime_nsec() / 1_000_000;
+    std::fs::metadata(file).map_or(0, |about| u64::try_from(millis(about)).unwrap_or(0))
 }
 
-fn update(session: &Session, change: impl FnOnce(&mut Applied)) {
-    let path = session.home.applied();
-    let mut applied = Applied::load(&path);
-    let before = applied.clone();
-    change(&mut applied);
-    if applied != before {
-        let _ = applied.save(&path);
-    }
+/// Variables are left aside: which block of them was asked for is not known here.
+fn differs(file: &Path, there: &[InstanceDetail]) -> bool {
+    let Ok(ground) = Ground::new(None, &[]) else { return false };
+    let Ok(loaded) = config::load(file, &ground.options) else { return true };
+    let from_here = |detail: &&InstanceDetail| detail.spec.source.as_deref() == Some(file);
+    there.iter().filter(from_here).any(|detail| {
+        let wanted = loaded.apps.iter().find(|app| app.name == detail.view.name);
+        wanted.is_none_or(|wanted| plan::differ_in_settings(&detail.spec, wanted))
+    })
 }

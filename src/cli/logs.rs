@@ -1,5 +1,6 @@
 //! `logs`, `flush`, `reloadLogs`: what the apps say, and the files it is kept in.
 
+use std::collections::HashMap;
 use std::future::{pending, poll_fn};
 use std::io::{self, BufWriter, Write};
 use std::os::fd::AsFd;
@@ -8,6 +9,7 @@ use std::pin::pin;
 use std::task::Poll;
 
 use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::de::IgnoredAny;
@@ -15,10 +17,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::error::Error;
-use crate::ipc::client::Lines;
-use crate::ipc::message::{LogItem, LogQuery, Request, Stream};
+use crate::ipc::client::{ClientError, Lines};
+use crate::ipc::message::{LogItem, LogPlace, LogQuery, Request, Stream};
 use crate::logs::stamp::Stamp;
 
+use super::completion;
 use super::preferences::preference;
 use super::render::lines::{Prefix, highlighted, json_line, pairs};
 use super::render::style::Style;
@@ -32,7 +35,7 @@ const LINES: usize = 15;
 #[derive(Args, Clone, Debug)]
 pub(super) struct Logs {
     /// Ids, names, namespaces or /regexes/; nothing: all
-    #[arg(value_name = "APP")]
+    #[arg(value_name = "APP", add = ArgValueCandidates::new(completion::selectors))]
     select: Vec<String>,
     /// Last lines of each log file to begin with; with --grep of all together [default: 15; with --since all]
     #[arg(long, short = 'n', value_name = "N")]
@@ -72,6 +75,9 @@ pub(super) struct Logs {
     highlight: Option<String>,
 }
 
+/// So many streams in a row that broke before they brought anything are enough.
+const MOST_IN_VAIN: u32 = 8;
+
 /// How lines are shown.
 enum Shape {
     Prefixed(Prefix, Style),
@@ -91,15 +97,9 @@ struct Show {
 /// leaves, so they are no failure.
 pub(super) async fn logs(logs: Logs, session: &Session) -> Result<(), Error> {
     let query = query(&logs, session)?;
-    let follow = query.follow;
     let show = Show::new(&logs, session.style);
-    let mut client = session.connect().await?;
-    let lines = client.stream(&Request::Logs(query)).await.map_err(|error| session.failed(error))?;
     tokio::select! {
-        result = pass_on(lines, show, session) => match follow {
-            true => result.and(Err(Error::StreamEnded)),
-            false => result,
-        },
+        result = pass_all_on(query, show, session) => result,
         _ = tokio::signal::ctrl_c() => Ok(()),
         () = reader_gone() => Ok(()),
     }
@@ -124,29 +124,69 @@ fn query(logs: &Logs, session: &Session) -> Result<LogQuery, Error> {
         since: logs.since,
         until: logs.until,
         grep: logs.grep.clone(),
+        places: Some(Vec::new()),
     })
 }
 
 /// Shows what the selected apps say until the user has seen enough: Ctrl-C, or the reader goes.
 pub(super) async fn attach(select: Vec<String>, session: &Session) -> Result<(), Error> {
-    let mut client = session.connect().await?;
-    let query = LogQuery { select, lines: LINES, follow: true, ..LogQuery::default() };
-    let lines = client.stream(&Request::Logs(query)).await.map_err(|error| session.failed(error))?;
+    let places = Some(Vec::new());
+    let query = LogQuery { select, lines: LINES, follow: true, places, ..LogQuery::default() };
     let show =
         Show { shape: Shape::Prefixed(Prefix::default(), session.style), stamp: None, highlight: None };
     let mut terminated = signal(SignalKind::terminate())
         .map_err(|error| Error::System { what: "listening for SIGTERM", error })?;
     tokio::select! {
-        result = pass_on(lines, show, session) => result.and(Err(Error::StreamEnded)),
+        result = pass_all_on(query, show, session) => result,
         _ = tokio::signal::ctrl_c() => Ok(()),
         _ = terminated.recv() => Ok(()),
         () = reader_gone() => Ok(()),
     }
 }
 
-/// Writes lines as they come; flushes when none is waiting.
-async fn pass_on(mut lines: Lines, mut show: Show, session: &Session) -> Result<(), Error> {
+/// Shows all that is asked for, over the death of daemons: what another one knows is where the last
+/// one was, so that no line is shown twice or left out.
+async fn pass_all_on(mut query: LogQuery, mut show: Show, session: &Session) -> Result<(), Error> {
+    let (mut known, mut vain) = (HashMap::new(), 0);
+    loop {
+        let mut client = match session.connect().await {
+            Err(Error::NotRunning { .. }) if vain > 0 => return Err(Error::StreamEnded),
+            connected => connected?,
+        };
+        let asked = client.stream(&Request::Logs(query.clone())).await;
+        let before = known.len();
+        let shown = match asked {
+            Ok(lines) => pass_on(lines, &mut show, &mut known, session).await?,
+            Err(ClientError::Lost(reason)) => Shown { ended: Err(ClientError::Lost(reason)), any: false },
+            Err(error) => return Err(session.failed(error)),
+        };
+        vain = if shown.any || known.len() > before { 1 } else { vain + 1 };
+        match shown.ended {
+            Ok(()) if !query.follow => return Ok(()),
+            Ok(()) | Err(ClientError::Lost(_)) if vain < MOST_IN_VAIN => {}
+            Ok(()) => return Err(Error::StreamEnded),
+            Err(error) => return Err(session.failed(error)),
+        }
+        query.places = Some(known.values().cloned().collect());
+    }
+}
+
+/// How showing a stream came to its end, and whether it brought anything.
+struct Shown {
+    ended: Result<(), ClientError>,
+    any: bool,
+}
+
+/// Writes lines as they come; flushes when none is waiting. Only what is told as a whole is shown: the
+/// rest is told again.
+async fn pass_on(
+    mut lines: Lines,
+    show: &mut Show,
+    known: &mut HashMap<PathBuf, LogPlace>,
+    session: &Session,
+) -> Result<Shown, Error> {
     let mut out = BufWriter::new(io::stdout());
+    let (mut items, mut any) = (Vec::new(), false);
     loop {
         let item = {
             let mut next = pin!(lines.next());
@@ -164,11 +204,24 @@ async fn pass_on(mut lines: Lines, mut show: Show, session: &Session) -> Result<
                 }
             }
         };
-        let Some(line) = item else { return out.flush().map_err(Error::Output) };
-        let line = line.map_err(|error| session.failed(error))?;
-        // What a newer daemon may say besides is not ours to show.
-        if let Ok(item) = serde_json::from_slice(&line) {
-            show.write(&item, &mut out, session).map_err(Error::Output)?;
+        let line = match item {
+            Some(Ok(line)) => line,
+            ended => {
+                out.flush().map_err(Error::Output)?;
+                return Ok(Shown { ended: ended.map_or(Ok(()), |failed| failed.map(drop)), any });
+            }
+        };
+        match serde_json::from_slice(&line) {
+            Ok(LogItem::Places { places }) => {
+                for item in items.drain(..) {
+                    show.write(&item, &mut out, session).map_err(Error::Output)?;
+                    any = true;
+                }
+                known.extend(places.into_iter().map(|place| (place.path.clone(), place)));
+            }
+            Ok(item) => items.push(item),
+            // What a newer daemon may say besides is not ours to show.
+            Err(_) => {}
         }
     }
 }
@@ -225,7 +278,7 @@ impl Show {
                 ));
                 Ok(())
             }
-            (_, LogItem::Line { .. }) => Ok(()),
+            (_, LogItem::Line { .. } | LogItem::Places { .. }) => Ok(()),
         }
     }
 }
@@ -233,7 +286,7 @@ impl Show {
 /// Resolves when standard output is a pipe nobody reads any more. Without this `rsm logs | head`
 /// would stay until the next line. A thread, which ends with the process: it waits for good
 /// where the output is a file.
-async fn reader_gone() {
+pub(super) async fn reader_gone() {
     let (tell, told) = oneshot::channel();
     let watch = move || {
         let out = io::stdout();

@@ -5,37 +5,48 @@
 //! [`Error::exit_code`].
 
 mod act;
+mod applied;
+mod completion;
 mod conf;
 mod convert;
 mod daemon;
 mod describe;
+mod doctor;
 mod drift;
 mod dump;
 mod environment;
+mod examples;
+mod foreground;
 mod list;
 mod logs;
+mod monit;
 mod order;
 mod output;
 mod plan;
 mod preferences;
+mod progress;
 mod reload;
 mod render;
 mod report;
+mod runtime;
 mod selectors;
 mod serve;
 mod session;
 mod settings;
 mod speak;
 mod start;
+mod startup;
 mod upgrade;
 mod verify;
+mod watch;
 mod when;
 mod words;
 
 use std::ffi::OsString;
 use std::path::Path;
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::engine::ArgValueCandidates;
 
 use self::describe::Describe;
 use self::selectors::Targets;
@@ -106,6 +117,9 @@ enum Command {
     /// Show the list
     #[command(visible_aliases = ["ls", "l", "ps", "status"])]
     List(list::List),
+    /// Watch apps, logs and charts on the whole screen
+    #[command(visible_alias = "dash", alias = "dashboard")]
+    Monit,
     /// Print the list as JSON in PM2's shape
     Jlist,
     /// The same for people: indented
@@ -118,11 +132,13 @@ enum Command {
     /// Print process ids
     Pid {
         /// Of this app only
+        #[arg(add = ArgValueCandidates::new(completion::apps))]
         name: Option<String>,
     },
     /// Print the ids of an app
     Id {
         /// The app's name
+        #[arg(add = ArgValueCandidates::new(completion::apps))]
         name: String,
     },
     /// Show logs, and go on with what comes
@@ -131,7 +147,7 @@ enum Command {
     /// Empty log files
     Flush {
         /// Of these apps only
-        #[arg(value_name = "APP")]
+        #[arg(value_name = "APP", add = ArgValueCandidates::new(completion::selectors))]
         select: Vec<String>,
     },
     /// Open all log files anew, after something else moved them
@@ -140,7 +156,7 @@ enum Command {
     /// Show what is set for all of rsm, or change it
     #[command(visible_alias = "config")]
     Conf {
-        /// `logs.budget`: bytes of all logs together; `log.level`: what rsm's own log tells
+        /// `logs.budget`: bytes of all logs together; `log.level`: what rsm's own log tells; `autosave`: save the list after each change
         key: Option<String>,
         /// The new value
         value: Option<String>,
@@ -162,10 +178,25 @@ enum Command {
     Kill,
     /// Put another version of rsm in the place of the one that runs; the apps go on
     Upgrade(upgrade::Upgrade),
+    /// Look for what keeps rsm or the saved apps from working
+    Doctor(doctor::Doctor),
+    /// Have the saved apps started with the machine
+    Startup(startup::Startup),
+    /// Have them started no more
+    Unstartup(startup::Startup),
+    /// Run apps in the foreground, as the first process of a container may
+    Runtime(Box<runtime::Runtime>),
+    /// What an init system starts: bring the saved apps back, and stay
+    #[command(hide = true)]
+    Foreground {
+        /// Only bring them back
+        #[arg(long)]
+        once: bool,
+    },
     /// Show rsm's own processes and files; with a name as `describe`
     Info {
         /// Apps to describe instead
-        #[arg(value_name = "APP")]
+        #[arg(value_name = "APP", add = ArgValueCandidates::new(completion::selectors))]
         select: Vec<String>,
         /// As JSON
         #[arg(long)]
@@ -203,6 +234,17 @@ enum Command {
     },
     /// Serve a directory over HTTP, as an app
     Serve(serve::Serve),
+    /// Print the script that lets a shell complete commands and the names of apps
+    Completion {
+        /// The shell
+        shell: completion::Shell,
+    },
+    /// Write the manual, a page for each command
+    Man {
+        /// Where to
+        #[arg(value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+        directory: std::path::PathBuf,
+    },
     /// The file server in the foreground
     #[command(name = "serve-files", hide = true)]
     ServeFiles(ServeArgs),
@@ -229,10 +271,15 @@ enum Command {
 /// # Errors
 /// Whatever kept the command from doing what was asked.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
-    let args: Vec<OsString> = args.into_iter().collect();
-    let as_pm2 =
-        args.first().is_some_and(|name| Path::new(name).file_name().is_some_and(|name| name == "pm2"));
-    let cli = Cli::try_parse_from(args).map_err(|error| Error::Arguments(words::explained(error)))?;
+    completion::answer_if_asked();
+    let mut args: Vec<OsString> = args.into_iter().collect();
+    let name = args.first().and_then(|name| Path::new(name).file_name()).map(OsString::from);
+    let called = |names: &[&str]| name.as_ref().is_some_and(|name| names.iter().any(|known| name == known));
+    let as_pm2 = called(&["pm2", "pm2-runtime", "pm2-docker"]);
+    if called(&["pm2-runtime", "pm2-docker", "rsm-runtime"]) && !is_about_itself(&args) {
+        args.insert(1, "runtime".into());
+    }
+    let cli = parse(args).map_err(|error| Error::Arguments(words::explained(error)))?;
     let home = || if as_pm2 { Home::from_env_as_pm2() } else { Home::from_env() }.map_err(Error::NoHome);
     match cli.command {
         Command::Keeper { foreground, resume } => {
@@ -247,14 +294,42 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
         Command::ServeFiles(args) => part("serve", crate::serve::run(args)),
         Command::Schema => output::json(&config::schema()),
         Command::CanTakeOver => upgrade::can_take_over(),
+        Command::Completion { shell } => completion::script(shell),
+        Command::Man { directory } => completion::man(&directory),
         command => {
-            let silent = cli.silent || (as_pm2 && is_set("PM2_SILENT"));
+            if matches!(command, Command::Foreground { .. }) {
+                foreground::resolve_path()?;
+            }
+            if matches!(command, Command::Doctor(_)) {
+                doctor::with_login_path()?;
+            }
+            let alone = match command {
+                Command::Runtime(_) => Some(runtime::stand_aside()?),
+                _ => None,
+            };
+            let silent = alone.is_some() || cli.silent || (as_pm2 && is_set("PM2_SILENT"));
             let session = Session::new(home()?, silent, !cli.no_color && colour_wanted(), cli.sort);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|error| Error::System { what: "starting up", error })?;
-            runtime.block_on(dispatch(command, &session))
+            runtime.block_on(async {
+                match command {
+                    Command::Runtime(args) => {
+                        runtime::runtime(*args, alone.unwrap_or_default(), &session).await
+                    }
+                    command => dispatch(command, &session).await,
+                }
+            })
         }
     }
+}
+
+/// Examples are put together only for those who read them: a list is wanted within a millisecond.
+fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let help = |arg: &OsString| arg == "--help" || arg == "-h" || arg == "help";
+    if !args.iter().take_while(|arg| *arg != "--").any(help) {
+        return Cli::try_parse_from(args);
+    }
+    Cli::from_arg_matches(&examples::with_examples(Cli::command()).try_get_matches_from(args)?)
 }
 
 async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
@@ -273,6 +348,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
         Command::Attach(args) => speak::attach(args, session).await,
         Command::Trigger(args) => speak::trigger(args, session).await,
         Command::List(args) => list::list(args, session).await,
+        Command::Monit => monit::monit(session).await,
         Command::Jlist => list::jlist(session).await,
         Command::Prettylist => list::prettylist(session).await,
         Command::Report => report::report(session).await,
@@ -303,22 +379,37 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
         Command::Ping => daemon::ping(session).await,
         Command::Kill => daemon::kill(session).await,
         Command::Upgrade(args) => upgrade::upgrade(args, session).await,
+        Command::Doctor(args) => doctor::doctor(args, session).await,
+        Command::Startup(args) => startup::startup(&args, session),
+        Command::Unstartup(args) => startup::unstartup(&args, session),
+        Command::Foreground { once } => foreground::foreground(once, session).await,
         Command::Info { select, json } if select.is_empty() => daemon::info(json, session).await,
         Command::Info { select, json } => describe::describe(Describe { select, json }, session).await,
         Command::Serve(args) => serve::serve(args, session).await,
         Command::Convert(args) => convert::convert(&args, session),
         Command::Init { .. } => convert::init(session),
-        // Run before there was a session: they are no clients.
+        // Run before there was a session, or beside this.
         Command::Keeper { .. }
+        | Command::Runtime(_)
         | Command::Daemon
         | Command::ServeFiles(_)
         | Command::Schema
+        | Command::Completion { .. }
+        | Command::Man { .. }
         | Command::CanTakeOver => Ok(()),
     }
 }
 
 fn part<E: std::fmt::Display>(part: &'static str, result: Result<(), E>) -> Result<(), Error> {
     result.map_err(|error| Error::Part { part, reason: error.to_string() })
+}
+
+/// `pm2-runtime --version`, and the daemon's parts, which are started by this program's name.
+fn is_about_itself(args: &[OsString]) -> bool {
+    let first = args.get(1).map(|arg| arg.to_string_lossy());
+    first.is_some_and(|first| {
+        ["--version", "-v", "-V", "keeper", "daemon", "can-take-over"].contains(&&*first)
+    })
 }
 
 fn is_set(variable: &str) -> bool {

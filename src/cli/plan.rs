@@ -17,7 +17,7 @@ use super::output;
 use super::render::plan::{self, Change, Step};
 use super::session::Session;
 use super::settings::{Ground, mistakes, warn};
-use super::{drift, environment};
+use super::{applied, environment};
 
 // Arguments of `plan` and `apply`.
 #[derive(Args, Clone, Debug)]
@@ -47,7 +47,7 @@ pub(super) async fn apply(of: PlanOf, session: &Session) -> Result<(), Error> {
         session.note(format_args!("{line}"));
     }
     if requests.is_empty() {
-        drift::note_files(session, &apps);
+        applied::note_files(session, &apps);
         return Ok(());
     }
     let mut client = match client {
@@ -56,7 +56,7 @@ pub(super) async fn apply(of: PlanOf, session: &Session) -> Result<(), Error> {
     };
     let what = format!("the apps of {} to be as it says", of.file);
     // Before the list is shown: all of them are what is asked for from here on.
-    drift::note_files(session, &apps);
+    applied::note_files(session, &apps);
     perform(session, &mut client, &what, requests).await.map(drop)
 }
 
@@ -157,6 +157,11 @@ fn changes(is: &AppSpec, wanted: &AppSpec) -> Vec<Change> {
         changes.push(Change { path: format!("env.{name}"), values: None, how });
     }
     changes
+}
+
+/// Whether more differs than variables and the number of instances.
+pub(super) fn differ_in_settings(is: &AppSpec, wanted: &AppSpec) -> bool {
+    changes(is, wanted).iter().any(|change| !change.path.starts_with("env."))
 }
 
 fn differ(path: &str, is: &Value, wanted: &Value, changes: &mut Vec<Change>) {

@@ -1,6 +1,7 @@
 //! `reload`: new processes for apps, each ready before the old one goes; or new settings, from a file.
 
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use hyper::Uri;
 
 use crate::config;
@@ -14,7 +15,7 @@ use super::render::style::tame;
 use super::session::Session;
 use super::settings::{Ground, Settings, load};
 use super::verify::{self, Load};
-use super::{drift, environment};
+use super::{applied, completion, environment};
 
 /// So many of the last lines of a new process that failed are shown.
 const LAST_LINES: usize = 10;
@@ -23,7 +24,7 @@ const LAST_LINES: usize = 10;
 #[derive(Args, Clone, Debug)]
 pub(super) struct Reload {
     /// Ids, names, namespaces, /regexes/, `all`, or ecosystem files, whose settings then hold
-    #[arg(required_unless_present_any = ["watch", "log"], value_name = "APP")]
+    #[arg(required_unless_present_any = ["watch", "log"], value_name = "APP", add = ArgValueCompleter::new(completion::selectors_and_files))]
     targets: Vec<String>,
     /// How many instances of an app at a time
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
@@ -58,7 +59,8 @@ pub(super) async fn reload(mut reload: Reload, session: &Session) -> Result<(), 
         Some(address) => Some(Load::begin(address).await?),
         None => None,
     };
-    let events = client.stream(&Request::Events).await.map_err(|error| session.failed(error))?;
+    // To be told how far it is would be good to have: it is no reason not to reload.
+    let events = client.stream(&Request::Events).await.ok();
     let began = now();
     let request = Request::Reload(Box::new(wanted));
     let asked = async { client.call::<Report>(&request).await };
@@ -71,7 +73,7 @@ pub(super) async fn reload(mut reload: Reload, session: &Session) -> Result<(), 
         None => None,
     };
     if let Ok(report) = &report {
-        drift::note(session, &request, report);
+        applied::note(session, &request, report);
         last_lines(report, began, &mut client, session).await;
     }
     let told = report.and_then(|report| session.tell(&report));
@@ -105,7 +107,8 @@ fn wanted(reload: &Reload, session: &Session) -> Result<Wanted, Error> {
 }
 
 /// Tells how far it is. Goes on until it is dropped: events may end when the daemon dies, the reload not.
-async fn follow(mut events: Lines, session: &Session) -> std::convert::Infallible {
+async fn follow(events: Option<Lines>, session: &Session) -> std::convert::Infallible {
+    let Some(mut events) = events else { return std::future::pending().await };
     while let Some(Ok(line)) = events.next().await {
         let Ok(event) = serde_json::from_slice::<EventView>(&line) else { continue };
         let (name, id, detail) = (tame(&event.name), event.id, event.detail.unwrap_or_default());

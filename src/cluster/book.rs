@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::address::{Address, Protocol};
 use super::order::Order;
-use super::steer::{self, NOBODY, Target};
+use super::steer::{self, Door, NOBODY, Target};
 use crate::process::bpf::{Instruction, give};
 use crate::spec::Balance;
 
@@ -26,6 +26,9 @@ pub struct Settings {
     pub low_ports: bool,
     /// Its UDP ports are shared, too.
     pub udp: bool,
+    /// Each of its sockets has a [`Door`] for our checks.
+    #[serde(default)]
+    pub doors: bool,
 }
 
 /// Whether a run gets connections.
@@ -86,8 +89,8 @@ struct Group {
 pub enum Steering {
     /// The member of this index; [`NOBODY`]'s leaves it to the kernel.
     To(u32),
-    /// These slots.
-    Over(Balance, Vec<Target>),
+    /// These slots, but for who comes through a door.
+    Over(Balance, Vec<Target>, Vec<Door>),
 }
 
 impl Steering {
@@ -95,7 +98,7 @@ impl Steering {
     pub fn program(&self) -> Vec<Instruction> {
         match self {
             Self::To(index) => vec![give(*index)],
-            Self::Over(balance, targets) => steer::program(*balance, targets),
+            Self::Over(balance, targets, doors) => steer::program(*balance, targets, doors),
         }
     }
 }
@@ -253,13 +256,14 @@ impl Book {
     fn spread(&self, group: &Group, members: &[u64]) -> Steering {
         let best = members.iter().map(|member| self.rank(*member)).max();
         let mut slots: BTreeMap<(&str, u32), Target> = BTreeMap::new();
-        let mut balance = None;
+        let (mut balance, mut doors) = (None, Vec::new());
         for member in members {
             let (Some(socket), Some(index)) = (self.sockets.get(member), group.order.index(*member)) else {
                 continue;
             };
             if let Some(app) = self.apps.get(&socket.app) {
                 balance.get_or_insert(app.balance);
+                doors.extend(app.doors.then(|| Door { from: Door::address(*member), index }));
                 for slot in app.slots.iter().filter(|_| app.balance != Balance::Shared) {
                     slots.entry((&socket.app, *slot)).or_default();
                 }
@@ -270,7 +274,7 @@ impl Book {
                 target.members.push(index);
             }
         }
-        Steering::Over(balance.unwrap_or_default(), slots.into_values().collect())
+        Steering::Over(balance.unwrap_or_default(), slots.into_values().collect(), doors)
     }
 
     /// Only the members of the highest rank get connections: those of ready runs; if there is none, those

@@ -4,6 +4,7 @@
 //! `sweep`. Before a call is answered or a command is done the book is saved.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,13 +13,14 @@ use tokio::sync::oneshot;
 
 use super::address::{Address, Protocol};
 use super::asked::Asked;
-use super::book::{Book, Phase, Run, Settings, Steering};
+use super::book::{Book, Phase, Run, Settings, Socket, Steering};
 use super::event::{Event, Outside, Warning};
 use super::look::Options;
 use super::memory::{Hands, Record};
 use super::open::Family;
 use super::path::Path;
 use super::socket;
+use super::steer::Door;
 use super::turns;
 use crate::process::pidfd::ProcessRef;
 use crate::process::seccomp::{Notification, Notifier};
@@ -58,6 +60,17 @@ pub struct Port {
     pub runs: Vec<u64>,
     /// Connections that wait to be accepted; `None` for UDP.
     pub waiting: Option<u32>,
+}
+
+/// How our checks come to a run's port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From this address: it leads to the run and to no other.
+    From(Ipv4Addr),
+    /// As everybody: the port is not shared, or all have one queue.
+    Plain,
+    /// Not at all: other runs of the app listen there, and this one does not.
+    Absent,
 }
 
 /// What a call is answered with.
@@ -209,6 +222,26 @@ impl Engine {
             .collect()
     }
 
+    /// How to come to a run's port.
+    pub fn way_to(&self, run: u64, port: u16) -> Way {
+        let Some(app) = self.book.runs.get(&run).map(|run| run.app.as_str()) else { return Way::Plain };
+        let at_port = |socket: &&Socket| {
+            socket.listening && socket.address.port() == port && socket.address.protocol == Protocol::Tcp
+        };
+        let sockets = self.book.sockets.iter().filter(|(_, socket)| socket.app == app && at_port(socket));
+        let (own, others): (Vec<_>, Vec<_>) = sockets.partition(|(_, socket)| socket.claims.contains(&run));
+        let shared = self.book.apps.get(app).is_some_and(|app| app.balance == Balance::Shared);
+        let takes_v4 = |address: &Address| match address.socket {
+            SocketAddr::V4(_) => true,
+            SocketAddr::V6(v6) => v6.ip().is_unspecified() && !address.only_v6,
+        };
+        match own.iter().find(|(_, socket)| takes_v4(&socket.address)) {
+            Some((id, _)) if !shared => Way::From(Door::address(**id)),
+            None if own.is_empty() && !others.is_empty() => Way::Absent,
+            _ => Way::Plain,
+        }
+    }
+
     /// Tells `done` once nobody waits in a queue that only this run takes from.
     pub fn drained(&mut self, run: u64, done: oneshot::Sender<()>) {
         self.drains.push((run, done));
@@ -309,10 +342,10 @@ impl Engine {
         let mut members = self.book.members(address).iter();
         let Some((id, fd)) = members.find_map(|id| Some((*id, self.held.get(id)?))) else { return };
         let steering = self.book.steering(address, None);
-        if let Steering::Over(Balance::Random, targets) = &steering
+        if let Steering::Over(Balance::Random, targets, doors) = &steering
             && !self.no_turns
         {
-            match turns::attach(fd.as_fd(), targets) {
+            match turns::attach(fd.as_fd(), targets, doors) {
                 Ok(()) => return,
                 // Not us, or not this kernel: it will not be otherwise the next time.
                 Err(errno) => self.no_turns = errno != nix::errno::Errno::E2BIG,

@@ -65,7 +65,7 @@ mod turns;
 pub use crate::spec::Balance;
 pub use address::{Address, Protocol};
 pub use book::Settings;
-pub use engine::{Began, Port};
+pub use engine::{Began, Port, Way};
 pub use event::{Event, Keep, Outside, Warning};
 pub use open::Family;
 pub use passed::{OpenFailure, Opening, Passed};

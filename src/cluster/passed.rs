@@ -5,11 +5,14 @@
 //! many servers know, or, for Node, by a script that is loaded before the program.
 
 use std::collections::BTreeSet;
+use std::fs::{Metadata, Permissions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path as FilePath, PathBuf};
 
 use nix::errno::Errno;
+use nix::unistd::geteuid;
 
 use super::address::{Address, Protocol};
 use super::book::{Phase, Run, Socket};
@@ -148,18 +151,30 @@ impl Passed {
     }
 }
 
-/// Writes the script for [`Path::Preload`] into a directory that the app's user can read.
+/// Writes the script for [`Path::Preload`] into a directory that the app's user can read, made if need be. What
+/// lies there is executed by the app, so it must be ours alone to write.
 ///
 /// # Errors
-/// The directory cannot be written to.
+/// The directory cannot be written to, or others can.
 pub fn write_script(dir: &FilePath) -> io::Result<PathBuf> {
     let path = dir.join(SHIM);
-    if std::fs::read_to_string(&path).is_ok_and(|text| text == SHIM_TEXT) {
+    if !dir.exists() {
+        std::fs::DirBuilder::new().mode(0o755).create(dir)?;
+    }
+    let is_ours = |meta: &Metadata| meta.uid() == geteuid().as_raw() && meta.mode() & 0o022 == 0;
+    let place = std::fs::symlink_metadata(dir)?;
+    if !place.is_dir() || !is_ours(&place) {
+        let what = format!("{} is not ours alone to write; remove it", dir.display());
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
+    }
+    let there = std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file() && is_ours(&meta));
+    if there && std::fs::read_to_string(&path).is_ok_and(|text| text == SHIM_TEXT) {
         return Ok(path);
     }
     // A Node that starts meanwhile finds the old one or the new one, never half of it.
     let new = dir.join(format!("{SHIM}.{}", std::process::id()));
     std::fs::write(&new, SHIM_TEXT)?;
+    std::fs::set_permissions(&new, Permissions::from_mode(0o644))?; // whatever our umask
     std::fs::rename(&new, &path)?;
     Ok(path)
 }
@@ -198,5 +213,10 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().modified().unwrap(), first);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         assert!(write_script(FilePath::new("/no/such/directory")).is_err());
+        // What others have put there, or could, is not given to anybody.
+        std::fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+        assert_eq!(std::fs::metadata(write_script(dir.path()).unwrap()).unwrap().mode() & 0o777, 0o644);
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
+        assert!(write_script(dir.path()).unwrap_err().to_string().contains("ours alone"));
     }
 }

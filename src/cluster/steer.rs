@@ -4,8 +4,10 @@
 //! instructions. A result beyond the group's end makes the kernel choose by its own hash, so that
 //! a program that is wrong loses nothing.
 
+use std::net::Ipv4Addr;
+
 use crate::process::bpf::{
-    Instruction, MOST_INSTRUCTIONS, give, if_equal, load_byte, load_word, modulo, multiply, recall,
+    Instruction, MOST_INSTRUCTIONS, give, if_equal, jump, load_byte, load_word, modulo, multiply, recall,
     recall_index, remember, shift_right, xor_index,
 };
 use crate::spec::Balance;
@@ -14,10 +16,10 @@ use crate::spec::Balance;
 pub const NOBODY: u32 = u32::MAX;
 
 /// Where the packet's network header starts (`SKF_NET_OFF`).
-const NETWORK: u32 = 0xfff0_0000;
+pub(super) const NETWORK: u32 = 0xfff0_0000;
 /// A random number (`SKF_AD_OFF + SKF_AD_RANDOM`).
 const RANDOM: u32 = 0xffff_f000 + 56;
-const V4_SOURCE: u32 = NETWORK + 12;
+pub(super) const V4_SOURCE: u32 = NETWORK + 12;
 const V6_SOURCE: u32 = NETWORK + 8;
 
 /// Knuth's multiplicative hash: 2^32 divided by the golden ratio. Its high bits are good ones.
@@ -39,11 +41,30 @@ pub struct Target {
     pub members: Vec<u32>,
 }
 
+/// A way to one socket of a group and no other, for our own checks: the local source address that leads
+/// there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Door {
+    /// Where a connection comes from.
+    pub from: Ipv4Addr,
+    /// Index of the socket in the group.
+    pub index: u32,
+}
+
+impl Door {
+    /// The source address for the socket of this number in the book: in 127.82.0.0/16, which clients have no
+    /// reason to use. Two sockets of one group would have to be 65,536 sockets apart to have the same.
+    pub fn address(socket: u64) -> Ipv4Addr {
+        let [.., high, low] = socket.to_be_bytes();
+        Ipv4Addr::new(127, 82, high, low)
+    }
+}
+
 /// The program that spreads connections over the open ones of `targets`, which are all slots in their
 /// order: with [`Balance::IpHash`] a slot that is closed keeps its clients for later.
-pub fn program(balance: Balance, targets: &[Target]) -> Vec<Instruction> {
+pub fn program(balance: Balance, targets: &[Target], doors: &[Door]) -> Vec<Instruction> {
     let open: Vec<&Target> = targets.iter().filter(|target| target.takes()).collect();
-    let mut program = Vec::new();
+    let mut program = through(doors);
     if !open.is_empty() {
         match balance {
             Balance::Random | Balance::Shared => random(&mut program, &open),
@@ -90,6 +111,20 @@ fn pick<'a>(
     }
 }
 
+/// Ends in the socket whose door the connection comes through, if it does.
+fn through(doors: &[Door]) -> Vec<Instruction> {
+    if doors.is_empty() {
+        return Vec::new();
+    }
+    let pairs = doors.iter().flat_map(|door| [if_equal(door.from.into(), 0, 1), give(door.index)]);
+    let pairs: Vec<Instruction> = pairs.collect();
+    let mut program =
+        vec![load_byte(NETWORK), shift_right(4), if_equal(4, 1, 0), jump(pairs.len() as u32 + 1)];
+    program.push(load_word(V4_SOURCE));
+    program.extend(pairs);
+    program
+}
+
 fn random(program: &mut Vec<Instruction>, open: &[&Target]) {
     program.extend([load_word(RANDOM), modulo(open.len() as u32)]);
     pick(program, open.iter().copied(), &[load_word(RANDOM)]);
@@ -115,7 +150,7 @@ fn hash_of_client(program: &mut Vec<Instruction>) {
     program.extend([load_byte(NETWORK), shift_right(4)]);
     // On an IPv6 socket that takes both, IPv4 packets have their own header.
     program.push(if_equal(6, 2, 0));
-    program.extend([load_word(V4_SOURCE), crate::process::bpf::jump(v6.len() as u32)]);
+    program.extend([load_word(V4_SOURCE), jump(v6.len() as u32)]);
     program.extend(v6);
     program.extend([multiply(SPREAD), shift_right(15), remember(HASH)]);
 }
@@ -123,6 +158,10 @@ fn hash_of_client(program: &mut Vec<Instruction>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn program(balance: Balance, targets: &[Target]) -> Vec<Instruction> {
+        super::program(balance, targets, &[])
+    }
     use crate::process::bpf::interpreter;
 
     fn target(open: bool, members: &[u32]) -> Target {
@@ -218,6 +257,35 @@ mod tests {
         let seen: std::collections::HashSet<u32> =
             (0..200).map(|client| of_v4(&program, client * 3)).collect();
         assert_eq!(seen.len(), 4);
+    }
+
+    #[test]
+    fn who_comes_through_a_door_gets_to_its_socket_and_no_other_client_does() {
+        let doors =
+            [3, 9].map(|id| Door { from: Door::address(id), index: (id % 2) as u32 * (id / 3) as u32 });
+        for balance in [Balance::Random, Balance::IpHash] {
+            // Also to one that gets no connections otherwise.
+            let program = super::program(balance, &[target(true, &[0]), target(false, &[1])], &doors);
+            assert_eq!(of_v4_or_random(&program, u32::from(doors[0].from)), 1);
+            assert_eq!(of_v4_or_random(&program, u32::from(doors[1].from)), 3);
+            assert_eq!(of_v4_or_random(&program, u32::from(Ipv4Addr::new(127, 0, 0, 3))), 0);
+            assert_eq!(
+                interpreter::run(&program, &|offset, size| match (offset, size) {
+                    (NETWORK, 1) => 0x60,
+                    _ => u32::from(doors[1].from),
+                }),
+                0,
+                "no IPv4"
+            );
+        }
+    }
+
+    fn of_v4_or_random(program: &[Instruction], client: u32) -> u32 {
+        interpreter::run(program, &|offset, size| match (offset, size) {
+            (NETWORK, 1) => 0x45,
+            (V4_SOURCE, 4) => client,
+            _ => 5,
+        })
     }
 
     #[test]

@@ -12,7 +12,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::oneshot;
 
 use super::book::{Phase, Settings};
-use super::engine::{Began, Engine, Port};
+use super::engine::{Began, Engine, Port, Way};
 use super::event::Outside;
 use super::open::Family;
 use super::passed::{OpenFailure, Opening};
@@ -35,6 +35,7 @@ enum Command {
     Abandon(String, u32),
     Ports(String, oneshot::Sender<Vec<Port>>),
     Drained(u64, oneshot::Sender<()>),
+    WayTo(u64, u16, oneshot::Sender<Way>),
     Stop,
 }
 
@@ -157,6 +158,11 @@ impl Cluster {
         self.ask(|answer| Command::Drained(run, answer))
     }
 
+    /// How our checks come to a run's port; see [`Settings::doors`].
+    pub fn way_to(&self, run: u64, port: u16) -> oneshot::Receiver<Way> {
+        self.ask(|answer| Command::WayTo(run, port, answer))
+    }
+
     fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> oneshot::Receiver<T> {
         let (answer, receiver) = oneshot::channel();
         self.send(command(answer));
@@ -243,6 +249,7 @@ impl Desk {
             }
             Command::Abandon(app, slot) => self.engine.abandon(app, slot),
             Command::Ports(app, answer) => drop(answer.send(self.engine.ports(&app))),
+            Command::WayTo(run, port, answer) => drop(answer.send(self.engine.way_to(run, port))),
             Command::Drained(run, done) => self.engine.drained(run, done),
             Command::Stop => return false,
         }

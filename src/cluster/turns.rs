@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use super::steer::Target;
+use super::steer::{Door, NETWORK, Target, V4_SOURCE};
 
 /// `struct bpf_insn`.
 #[repr(C)]
@@ -60,8 +60,30 @@ fn unless_equal(register: u8, value: usize, skip: usize) -> Instruction {
     instruction(0x55, register, 0, skip as i16, value as i32)
 }
 
+/// Ends in the socket whose door the connection comes through, if it does. Reading a packet wants the
+/// context in register 6, and leaves nothing in 0 to 5.
+fn through(doors: &[Door]) -> Vec<Instruction> {
+    if doors.is_empty() {
+        return Vec::new();
+    }
+    let pairs = doors.iter().flat_map(|door| {
+        let from = u32::from(door.from) as usize;
+        [unless_equal(RESULT, from, 2)].into_iter().chain(give(door.index))
+    });
+    let pairs: Vec<Instruction> = pairs.collect();
+    let mut program = vec![
+        instruction(0xbf, COUNT, FIRST, 0, 0),
+        instruction(0x30, 0, 0, 0, NETWORK.cast_signed()),
+        instruction(0x74, RESULT, 0, 0, 4),
+        unless_equal(RESULT, 4, pairs.len() + 1),
+        instruction(0x20, 0, 0, 0, V4_SOURCE.cast_signed()),
+    ];
+    program.extend(pairs);
+    program
+}
+
 /// The program. `counter` is its map of one 64-bit number.
-fn program(targets: &[&Target], counter: i32) -> Vec<Instruction> {
+fn program(targets: &[&Target], doors: &[Door], counter: i32) -> Vec<Instruction> {
     let slots = targets.len() as i32;
     let mut body = vec![
         // The count, and one more for whoever is next. Two at once may get the same: no harm.
@@ -82,7 +104,8 @@ fn program(targets: &[&Target], counter: i32) -> Vec<Instruction> {
         body.push(unless_equal(COUNT, place, choice.len()));
         body.extend(choice);
     }
-    let mut program = vec![
+    let mut program = through(doors);
+    program.extend([
         instruction(0x18, FIRST, 1, 0, counter),
         instruction(0, 0, 0, 0, 0), // the map's second half
         instruction(0x62, FRAME, 0, -4, 0),
@@ -90,7 +113,7 @@ fn program(targets: &[&Target], counter: i32) -> Vec<Instruction> {
         instruction(0x07, SECOND, 0, 0, -4),
         instruction(0x85, 0, 0, 0, 1), // bpf_map_lookup_elem
         instruction(0x15, RESULT, 0, body.len() as i16, 0),
-    ];
+    ]);
     program.extend(body);
     program.extend([NOBODY, EXIT]);
     program
@@ -114,13 +137,17 @@ fn choose(members: &[u32]) -> Vec<Instruction> {
 ///
 /// # Errors
 /// `EPERM`: we may not. `E2BIG`: too many. The group's former program stays.
-pub fn attach(fd: BorrowedFd<'_>, targets: &[Target]) -> nix::Result<()> {
+pub fn attach(fd: BorrowedFd<'_>, targets: &[Target], doors: &[Door]) -> nix::Result<()> {
     let open: Vec<&Target> = targets.iter().filter(|target| target.takes()).collect();
-    if open.is_empty() || open.len() > MOST || open.iter().any(|target| target.members.len() > MOST) {
+    if open.is_empty()
+        || open.len() > MOST
+        || doors.len() > MOST
+        || open.iter().any(|target| target.members.len() > MOST)
+    {
         return Err(Errno::E2BIG);
     }
     let counter = create_counter()?;
-    let program = load(&program(&open, counter.as_raw_fd()))?;
+    let program = load(&program(&open, doors, counter.as_raw_fd()))?;
     let number = program.as_raw_fd();
     let length = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the kernel reads one number; the group keeps program and map, ours may be closed.
@@ -210,21 +237,45 @@ mod tests {
         ];
         if !nix::unistd::geteuid().is_root() {
             // Others may not, unless the machine allows everybody.
-            assert!(matches!(attach(group[0].as_fd(), &targets), Err(Errno::EPERM) | Ok(())));
+            assert!(matches!(attach(group[0].as_fd(), &targets, &[]), Err(Errno::EPERM) | Ok(())));
             return;
         }
-        attach(group[0].as_fd(), &targets).unwrap();
+        attach(group[0].as_fd(), &targets, &[]).unwrap();
         let _clients: Vec<_> = (0..80).map(|_| TcpStream::connect(address).unwrap()).collect();
         let counts: Vec<u32> = group.iter().map(|member| socket::waiting(member.as_fd()).unwrap()).collect();
         assert_eq!(counts, [20, 0, 10, 10, 20, 20]);
     }
 
     #[test]
+    fn a_door_leads_past_the_turns() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let (group, address) = group(3);
+        let targets = [target(true, &[0]), target(true, &[1]), target(false, &[2])];
+        let doors = [0, 1, 2].map(|index| Door { from: Door::address(700 + u64::from(index)), index });
+        attach(group[0].as_fd(), &targets, &doors).unwrap();
+        let from = |source: std::net::Ipv4Addr| {
+            let client = socket::like(Kind { v6: false, protocol: Protocol::Tcp, multipath: false }).unwrap();
+            socket::bind(client.as_fd(), (source, 0).into()).unwrap();
+            let to: nix::sys::socket::SockaddrStorage = address.into();
+            nix::sys::socket::connect(client.as_raw_fd(), &to).unwrap();
+            client
+        };
+        let _clients: Vec<_> = (0..4).map(|_| from(doors[2].from)).chain([from(doors[0].from)]).collect();
+        let counts: Vec<u32> = group.iter().map(|member| socket::waiting(member.as_fd()).unwrap()).collect();
+        assert_eq!(counts, [1, 0, 4]);
+        let _others: Vec<_> = (0..20).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let counts: Vec<u32> = group.iter().map(|member| socket::waiting(member.as_fd()).unwrap()).collect();
+        assert_eq!(counts, [11, 10, 4]);
+    }
+
+    #[test]
     fn what_does_not_fit_is_refused() {
         let (group, _) = group(1);
         let none = [target(false, &[0])];
-        assert_eq!(attach(group[0].as_fd(), &none), Err(Errno::E2BIG));
+        assert_eq!(attach(group[0].as_fd(), &none, &[]), Err(Errno::E2BIG));
         let many: Vec<u32> = (0..1000).collect();
-        assert_eq!(attach(group[0].as_fd(), &[target(true, &many)]), Err(Errno::E2BIG));
+        assert_eq!(attach(group[0].as_fd(), &[target(true, &many)], &[]), Err(Errno::E2BIG));
     }
 }

@@ -9,8 +9,9 @@ use serde_json::Value;
 
 use super::findings::{At, Given};
 use super::value::{
-    AppName, Codes, Cores, Count, Cron, Environment, Filter, Instances, LogKind, LogRules, LogTo, Millis,
-    Mode, Port, Reading, SignalName, Size, Spread, VarName, Watch, Who, Words, Wrong,
+    AppName, Codes, Cores, Count, Cron, Environment, Filter, HealthCheck, Instances, LogKind, LogRules,
+    LogTo, Millis, Mode, Port, Ports, Reading, ReadyCheck, Scaling, SignalName, Size, Spread, VarName, Watch,
+    Who, Words, Wrong,
 };
 
 /// One line of the table.
@@ -76,6 +77,10 @@ settings! {
     balance: Spread, [];
     /// Addresses the app listens on, such as `3000` or `127.0.0.1:3000`: needed only where its calls cannot be seen.
     listen: Words, [];
+    /// What it may do with ports that it shares: `udp`, `privileged`.
+    ports: Ports, [];
+    /// Have as many instances as the load needs: `min`, `max`, `cpu`.
+    autoscale: Scaling, [];
     /// Forces fork mode.
     execute_command: bool, [];
     /// Sets the variable PORT.
@@ -152,6 +157,12 @@ settings! {
     shutdown_with_message: bool, [];
     /// It says itself when it is ready.
     wait_ready: bool, [];
+    /// What it is asked to find out when it is ready: `http`, `tcp` or `exec`.
+    ready: ReadyCheck, [];
+    /// What it is asked to find out whether it still works: `http`, `tcp` or `exec`.
+    health: HealthCheck, [];
+    /// It says `WATCHDOG=1` on `NOTIFY_SOCKET` at least so often. Milliseconds, or with a unit.
+    watchdog: Millis, [];
     /// How long it may take to be ready. Milliseconds, or with a unit.
     listen_timeout: Millis, [];
     /// Restart when files change: true for `cwd`, or paths.

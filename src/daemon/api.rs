@@ -1,5 +1,6 @@
 //! Answers requests: the only place where the wire's words meet the supervisor.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::sync::{Notify, broadcast, mpsc};
 
+use super::autosave::Autosave;
 use super::handle::Handle;
 use super::keeper_link::KeeperLink;
 use super::limits::Limiter;
@@ -29,7 +31,7 @@ use crate::keeper::wire::{Order, Upgrade};
 use crate::logs::{self, Logs};
 use crate::metrics::{self, Usage};
 use crate::paths::Home;
-use crate::process::signal;
+use crate::process::{connections, signal};
 use crate::version::version;
 
 /// How long a change may take to be saved before it is answered all the same.
@@ -51,6 +53,8 @@ pub(super) struct Parts {
     pub saver: Saver,
     /// What happens.
     pub events: broadcast::Sender<EventView>,
+    /// Saves the list, if it is to.
+    pub autosave: Autosave,
     /// The keeper.
     pub link: KeeperLink,
     /// The keeper's pid.
@@ -65,6 +69,8 @@ pub(super) struct Parts {
     pub limiter: Limiter,
     /// The apps that are being reloaded.
     pub reloads: Reloads,
+    /// What the dump is known to hold.
+    pub known_dump: dump::Known,
     /// Who the daemon runs as.
     pub user: String,
     /// Told when the shutdown is done.
@@ -109,6 +115,7 @@ impl Api {
     /// # Errors
     /// A shutdown is under way already.
     pub async fn shut_down(&self) -> Result<Answer, ApiError> {
+        self.0.autosave.now().await;
         if !self.0.handle.close() {
             return Err(ApiError::new(ErrorCode::Conflict, "the daemon is shutting down already"));
         }
@@ -155,7 +162,10 @@ impl Api {
 
     async fn describe(&self, select: Selectors) -> Result<Vec<InstanceDetail>, ApiError> {
         let chosen = self.look(Some(select)).await?;
-        Ok(chosen.into_iter().map(|(instance, usage)| self.detail(instance, usage)).collect())
+        let mut details: Vec<InstanceDetail> =
+            chosen.into_iter().map(|(instance, usage)| self.detail(instance, usage)).collect();
+        count_connections(&mut details).await;
+        Ok(details)
     }
 
     fn detail(&self, instance: Instance, usage: Usage) -> InstanceDetail {
@@ -174,6 +184,7 @@ impl Api {
             created_at: instance.life.created.wall,
             exits: instance.life.exits.iter().map(views::exit).collect::<Vec<ExitView>>(),
             processes: usage.processes,
+            connections: None,
             limits: self.0.limiter.view(&instance),
             ports: instance
                 .life
@@ -181,6 +192,13 @@ impl Api {
                 .run()
                 .and_then(|number| self.0.ports.of(RunId { instance: instance.id, number })),
         }
+    }
+
+    async fn info(&self) -> Result<Answer, ApiError> {
+        let Parts { home, keeper, known_dump, .. } = &*self.0;
+        let (instances, _): (Vec<Instance>, Vec<Usage>) = self.0.handle.look(None).await?.into_iter().unzip();
+        let unsaved = !instances.is_empty() && !known_dump.holds(&instances, home);
+        json(&info::info(&instances, unsaved, *keeper, home))
     }
 
     async fn env(&self, id: u32) -> Result<Answer, ApiError> {
@@ -202,7 +220,7 @@ impl Api {
         }
         files.sort();
         files.dedup();
-        done(self.0.logs.flush(files.clone()), "emptying").await?;
+        done(self.0.logs.flush(files.clone()).await, "emptying")?;
         json(&files)
     }
 
@@ -246,7 +264,7 @@ impl Service for Api {
                 pid: std::process::id().cast_signed(),
                 upgrade: upgrade::outcome(self.0.upgrade),
             }),
-            Request::Info => json(&info::info(&self.list(None).await?, self.0.keeper, home)),
+            Request::Info => self.info().await,
             Request::List => json(&self.list(None).await?),
             Request::Jlist => {
                 json(&jlist::jlist(&self.look(None).await?, &self.0.channels, home, &self.0.user))
@@ -267,6 +285,7 @@ impl Service for Api {
             Request::Trigger(wanted) => json(&speak::trigger(handle, &self.0.channels, &wanted).await?),
             Request::Save { force } => json(&dump::save(handle, saver, home, force).await?),
             Request::Resurrect => {
+                let _whole = self.0.autosave.hold();
                 let (saved, note) = dump::load(home)?;
                 let mut report = steps::resurrect(handle, saved).await?;
                 report.notes.extend(note);
@@ -279,7 +298,7 @@ impl Service for Api {
                     Ok(conf) => logs.set_budget(conf.log_budget),
                     Err(error) => tracing::warn!("{}: {error}", home.conf().display()),
                 }
-                done(logs.reopen(), "opening").await?;
+                done(logs.reopen().await, "opening")?;
                 json(&serde_json::json!({}))
             }
             Request::Logs(query) => log_stream::open(handle, logs, home, query).await,
@@ -291,9 +310,28 @@ impl Service for Api {
     }
 }
 
+/// Counts the connections of those that share ports, where tables of many thousand keep nobody waiting.
+async fn count_connections(details: &mut [InstanceDetail]) {
+    let port = |address: &String| address.rsplit(':').next()?.parse().ok();
+    let groups: BTreeMap<u32, (Vec<i32>, BTreeSet<u16>)> = details
+        .iter()
+        .filter_map(|detail| {
+            let ports: BTreeSet<u16> = detail.ports.as_ref()?.addresses.iter().filter_map(port).collect();
+            (!ports.is_empty()).then(|| (detail.view.id, (detail.processes.clone(), ports)))
+        })
+        .collect();
+    if groups.is_empty() {
+        return;
+    }
+    let counted = tokio::task::spawn_blocking(move || connections::established(&groups)).await;
+    let counted = counted.unwrap_or_default();
+    for detail in details {
+        detail.connections = counted.get(&detail.view.id).copied();
+    }
+}
+
 /// Waits until the log thread has done it, and words what it could not do.
-async fn done(done: logs::Done, what: &str) -> Result<(), ApiError> {
-    let failures = done.await.unwrap_or_default();
+fn done(failures: logs::thread::Failures, what: &str) -> Result<(), ApiError> {
     if failures.is_empty() {
         return Ok(());
     }

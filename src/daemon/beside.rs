@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::commands::{Goals, check};
-use super::perform::Place;
 use super::settle::Goal;
-use super::supervisor::Supervisor;
+use super::supervisor::{Place, Supervisor};
 use super::views;
 use super::world::World;
 use crate::instance::Instance;
@@ -156,13 +155,9 @@ impl<W: World> Supervisor<W> {
         let Some(Beside { instance, .. }) = self.beside.get(&id) else { return };
         let (sign, seconds) = (instance.spec.sign(), instance.spec.readiness.timeout.as_secs_f64());
         match sign {
-            Sign::Said => {
-                self.keep_old(
-                    id,
-                    &format!(
-                        "the new process has not said within {seconds} s (listen_timeout) that it is ready"
-                    ),
-                );
+            Sign::Said | Sign::Probed => {
+                let why = format!("the new process {}", instance.not_ready());
+                self.keep_old(id, &why);
             }
             Sign::Listening if was_ready => {
                 self.keep_old(
@@ -227,11 +222,13 @@ impl<W: World> Supervisor<W> {
         if !matches!(beside.instance.life.state, State::Online { .. }) {
             return;
         }
-        if let Role::Coming { forced, .. } = std::mem::replace(&mut beside.role, Role::Going) {
-            listed.life.why = forced;
-        }
+        let forced = match std::mem::replace(&mut beside.role, Role::Going) {
+            Role::Coming { forced, .. } => forced,
+            Role::Going => None,
+        };
         beside.instance.succeed(listed);
         std::mem::swap(listed, &mut beside.instance);
+        beside.instance.life.why = forced;
         if let Some(process) = listed.life.state.process() {
             self.world.ready(RunId { instance: id, number: process.run });
             self.world.pid_changed(listed, Some(process.pid));

@@ -161,8 +161,9 @@ impl<W: World> Supervisor<W> {
     /// Gives instances that are there a new spec: as many as it wants, all running it.
     fn bring_up_to_date(&mut self, there: &[u32], app: &Arc<AppSpec>, inherited: &Arc<Vars>) -> Goals {
         let mut goals = Vec::new();
+        let wanted = app.wanted_of(there.len());
         for (index, id) in there.iter().enumerate() {
-            if index >= app.instances as usize {
+            if index >= wanted {
                 self.on(*id, Event::Delete);
                 goals.push((*id, Goal::Gone));
                 continue;
@@ -173,7 +174,7 @@ impl<W: World> Supervisor<W> {
             self.on(*id, Event::Restart(None));
             goals.push((*id, Goal::Up));
         }
-        let missing = (app.instances as usize).saturating_sub(there.len());
+        let missing = wanted.saturating_sub(there.len());
         let ids: Vec<u32> = (0..missing).map(|_| self.add(app, inherited)).collect();
         goals.extend(self.start_added(&ids, true));
         self.changed_apps();

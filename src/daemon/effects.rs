@@ -14,6 +14,7 @@ use super::launch;
 use super::limits::Limiter;
 use super::node::Channels;
 use super::ports::{self, Ports};
+use super::probe::Checks;
 use super::restore;
 use super::saver::Saver;
 use super::start::{Starter, memory_file};
@@ -52,6 +53,7 @@ pub struct Effects {
     events: broadcast::Sender<EventView>,
     triggers: Triggers,
     ports: Rc<RefCell<Ports>>,
+    checks: Checks,
     /// Leaders that live, by run.
     leaders: HashMap<RunId, i32>,
     /// What to look for, and whether to kill it. A run asked for twice is looked for once: its
@@ -104,6 +106,7 @@ impl Effects {
             channels: channels.clone(),
             limiter,
         };
+        let checks = Checks::new(home.clone(), queue.clone(), ports.clone());
         let triggers = Triggers::new(queue.clone());
         Self {
             home,
@@ -116,6 +119,7 @@ impl Effects {
             events,
             triggers,
             ports,
+            checks,
             leaders: HashMap::new(),
             sweeps: BTreeMap::new(),
             foreign: HashMap::new(),
@@ -140,6 +144,7 @@ impl Effects {
         let (notifiers, voices): (Vec<_>, Vec<_>) = pipes.partition(ports::is_notifier);
         self.ports.borrow_mut().began(kept.run, instance, notifiers.into_iter().next());
         voices.into_iter().for_each(|voice| self.starter.hear(kept.run, instance, voice));
+        self.checks.began(kept.run, instance, self.starter.beats(kept.run));
     }
 
     /// Makes the apps known whose ports are shared, before their runs are.
@@ -265,6 +270,10 @@ impl World for Effects {
         });
     }
 
+    fn aside(&mut self, run: RunId) {
+        self.ports.borrow().quiet(run);
+    }
+
     fn kill(&mut self, run: RunId, process: Process) {
         let members = tree::members(reference(process));
         self.keeper.send(Order::Signal { run: run.to_u64(), signal: libc::SIGKILL, group: true }, Vec::new());
@@ -285,6 +294,7 @@ impl World for Effects {
     fn release(&mut self, run: RunId) {
         self.foreign.remove(&run);
         self.ports.borrow_mut().ended(run);
+        self.checks.ended(run);
         self.starter.deaf(run);
         self.starter.limiter.ended(run);
         self.over.push(run);
@@ -312,6 +322,7 @@ impl World for Effects {
             let run = RunId { instance: instance.id, number: process.run };
             self.leaders.insert(run, process.pid);
             self.ports.borrow_mut().began(run, instance, None);
+            self.checks.began(run, instance, self.starter.beats(run));
         }
     }
 

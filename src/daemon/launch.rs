@@ -14,6 +14,9 @@ use crate::spec::{AppSpec, EnvFilter, Launcher, Vars};
 /// The variable that marks every process of a run, unless it cleans its environment.
 pub const RUN_MARK: &str = "RSM_RUN";
 
+/// Where programs are looked up for an app without a `PATH`.
+pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
 /// The mark of the runs of this home.
 pub fn mark(home: &Home) -> Mark {
     Mark { name: RUN_MARK, owner: home.dir().to_string_lossy().into_owned() }
@@ -46,23 +49,33 @@ pub fn launch(
     descriptors: Vec<i32>,
 ) -> Result<Launch, StartFailure> {
     let spec = &instance.spec;
-    let vars = environment(run, instance, home);
+    let mut vars = environment(run, instance, home);
     let mut argv = command(spec);
     let name = argv.first().cloned().unwrap_or_default();
-    let path = vars.get("PATH").map_or("/usr/local/bin:/usr/bin:/bin", String::as_str);
+    let path = vars.get("PATH").map_or(DEFAULT_PATH, String::as_str).to_owned();
     let program = match &spec.launcher {
         // The binary of the keeper, whose child executes it, replaced or not.
         Launcher::Serve => PathBuf::from("/proc/self/exe"),
         // bash where there is one, as PM2: people write bashisms.
-        Launcher::Shell => match find("bash", path, &spec.cwd) {
+        Launcher::Shell => match find("bash", &path, &spec.cwd) {
             Some(bash) => {
                 "bash".clone_into(&mut argv[0]);
                 bash
             }
             None => PathBuf::from("/bin/sh"),
         },
-        Launcher::Direct | Launcher::Interpreter { .. } => find(&name, path, &spec.cwd)
-            .ok_or(StartFailure { step: StartStep::Find, errno: libc::ENOENT, what: name })?,
+        Launcher::Direct | Launcher::Interpreter { .. } => match find(&name, &path, &spec.cwd) {
+            Some(program) => program,
+            None => {
+                let (program, path) = find_now(&name, &path).ok_or(StartFailure {
+                    step: StartStep::Find,
+                    errno: libc::ENOENT,
+                    what: name,
+                })?;
+                vars.insert("PATH".to_owned(), path);
+                program
+            }
+        },
     };
     let env = vars.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
     let (cwd, account) = (spec.cwd.clone(), spec.account.clone());
@@ -79,9 +92,18 @@ pub fn launch(
     })
 }
 
+/// A program that the app's own `PATH` has no more, in the daemon's: after an update of node by nvm or its
+/// like, the directory that was there when the app was started is gone, and at boot the daemon is given
+/// what a login has now. With the `PATH` in which its own helpers are found, too.
+fn find_now(name: &str, path: &str) -> Option<(PathBuf, String)> {
+    let now = std::env::var("PATH").ok()?;
+    let program = find(name, &now, Path::new("/"))?;
+    Some((program, format!("{path}:{now}")))
+}
+
 /// Where a program is: a path stays as it is (links are followed at each start, so that a
 /// `current` link may be moved); a bare name is looked up.
-fn find(name: &str, path: &str, cwd: &Path) -> Option<PathBuf> {
+pub fn find(name: &str, path: &str, cwd: &Path) -> Option<PathBuf> {
     if name.contains('/') {
         return Some(cwd.join(name));
     }

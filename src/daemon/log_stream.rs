@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::handle::Handle;
 use crate::instance::Instance;
-use crate::ipc::message::{ApiError, ErrorCode, LogQuery, Stream};
+use crate::ipc::message::{ApiError, ErrorCode, LogItem, LogQuery, Stream};
 use crate::ipc::server::Answer;
 use crate::logs::{self, Filter, Follower, Logs, Reader, Tail, Wanted, Which};
 use crate::paths::Home;
@@ -62,6 +62,7 @@ fn wanted(query: &LogQuery) -> Result<Wanted, ApiError> {
         since: query.since.map(|millis| millis.saturating_mul(1000)),
         until: query.until.map(|millis| millis.saturating_mul(1000).saturating_add(999)),
         grep: query.grep.as_ref().map(pattern).transpose()?,
+        places: query.places.iter().flatten().map(|place| (place.path.clone(), place.clone())).collect(),
     })
 }
 
@@ -143,8 +144,8 @@ async fn pour(
         // What is written from here on wakes this task, should the files be at their end.
         let mut more = pin!(news.more());
         more.as_mut().enable();
-        let all = overdue || follower.is_none();
-        let (back, block) = work(reader, move |reader| block(reader, all)).await?;
+        let (all, tell) = (overdue || follower.is_none(), source.query.places.is_some());
+        let (back, block) = work(reader, move |reader| block(reader, all, tell)).await?;
         reader = back;
         if !block.is_empty() {
             if send.send(block).await.is_err() {
@@ -157,7 +158,7 @@ async fn pour(
         let patience = if reader.has_rest() { PATIENCE } else { Duration::from_secs(3600) };
         tokio::select! {
             item = live.next() => match item {
-                Some(item) if send.send(line(&item)).await.is_ok() => {}
+                Some(item) if send.send(alone(&item, source.query.places.is_some())).await.is_ok() => {}
                 Some(_) | None => return Ok(()),
             },
             () = more => {}
@@ -179,8 +180,8 @@ async fn add_new(source: &Source, reader: Reader) -> io::Result<Reader> {
     Ok(work(reader, move |reader| reader.add(found, called, true)).await?.0)
 }
 
-/// Lines for one block.
-fn block(reader: &mut Reader, all: bool) -> io::Result<Bytes> {
+/// Lines for one block, followed by how far the files were read if that is to be told.
+fn block(reader: &mut Reader, all: bool, tell: bool) -> io::Result<Bytes> {
     let mut bytes = Vec::new();
     while bytes.len() < BLOCK {
         let Some(items) = reader.next(all)? else { break };
@@ -188,7 +189,20 @@ fn block(reader: &mut Reader, all: bool) -> io::Result<Bytes> {
             bytes.extend_from_slice(&line(&item));
         }
     }
+    let places = if tell { reader.places() } else { Vec::new() };
+    if !places.is_empty() || (tell && !bytes.is_empty()) {
+        bytes.extend_from_slice(&line(&LogItem::Places { places }));
+    }
     Ok(bytes.into())
+}
+
+/// A line that is in no file: there is no place to go on from, so it is told as a whole by itself.
+fn alone(item: &LogItem, tell: bool) -> Bytes {
+    let mut bytes = line(item).to_vec();
+    if tell {
+        bytes.extend_from_slice(&line(&LogItem::Places { places: Vec::new() }));
+    }
+    bytes.into()
 }
 
 /// Reads files where waiting for them is in nobody's way.

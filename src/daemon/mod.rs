@@ -5,6 +5,8 @@
 //! sampling side by side on one thread until a shutdown is done.
 
 pub mod api;
+mod autosave;
+mod autoscale;
 mod beside;
 mod clock;
 pub mod commands;
@@ -16,14 +18,16 @@ mod health;
 mod info;
 mod jlist;
 mod keeper_link;
-mod launch;
+pub mod launch;
 mod limits;
+pub mod liveness;
 mod log_stream;
 mod memory;
 mod mirror;
 mod node;
 mod perform;
 mod ports;
+mod probe;
 mod ready;
 mod reload;
 mod restore;
@@ -67,7 +71,7 @@ use crate::ipc::message::{Pong, Request};
 use crate::ipc::server;
 use crate::keeper::wire::{News, Order};
 use crate::keeper::{CHANNEL_FD, LISTENER_FD};
-use crate::logs::{Journal, LogThread, Place, own};
+use crate::logs::{LogThread, Place, own};
 use crate::paths::Home;
 use crate::process::reap::Ended;
 use crate::process::tree::Orphans;
@@ -137,24 +141,12 @@ fn conf_and_log(home: &Home) -> io::Result<Conf> {
     Ok(conf)
 }
 
-/// The log thread, with the journal that a former daemon had or a new one in the keeper's hands.
+/// The log threads, with the journals that a former daemon had or new ones in the keeper's hands.
 fn log_thread(home: &Home, conf: &Conf, link: &KeeperLink, kept: &mut Kept) -> io::Result<LogThread> {
-    let mut take = |name: &str| {
-        let found = kept.stored.iter().position(|(stored, _)| stored == name)?;
-        Some(kept.stored.swap_remove(found).1)
-    };
-    let journal = match Journal::NAMES.map(&mut take) {
-        [Some(record), Some(marker)] => Journal::take_over(record, marker)?,
-        _ => {
-            let journal = Journal::new()?;
-            for (name, fd) in Journal::NAMES.into_iter().zip(journal.descriptors()?) {
-                link.send(Order::Store { name: name.into() }, vec![fd]);
-            }
-            journal
-        }
-    };
     let place = Place { logs: home.logs(), indexes: home.log_indexes(), budget: conf.log_budget };
-    LogThread::start(place, journal)
+    let link = link.clone();
+    let keep = move |name, fd| link.send(Order::Store { name }, vec![fd]);
+    LogThread::start(place, &mut kept.stored, Box::new(keep))
 }
 
 fn not_by_hand() -> io::Error {
@@ -204,7 +196,17 @@ async fn run(
     tracing::info!(version = version(), keeper, "the daemon is up");
 
     let handle = Handle::new(queue.clone());
+    let reloads = Reloads::default();
+    tokio::task::spawn_local(autoscale::follow(autoscale::Parts {
+        handle: handle.clone(),
+        cluster: cluster.cluster(),
+        reloads: reloads.clone(),
+        events: events.clone(),
+    }));
+    let autosave = autosave::Autosave::new(home.clone(), handle.clone(), saver.clone());
+    tokio::task::spawn_local(autosave.clone().follow(events.subscribe()));
     let api = Api::new(Parts {
+        autosave,
         home: home.clone(),
         handle: handle.clone(),
         logs: logs.clone(),
@@ -214,9 +216,10 @@ async fn run(
         keeper,
         upgrade,
         ports: record,
+        known_dump: dump::Known::default(),
         channels,
         limiter: limiter.clone(),
-        reloads: Reloads::default(),
+        reloads,
         user: user_name(),
         closed: Notify::new(),
         replaced: Notify::new(),
@@ -374,7 +377,7 @@ fn signals(api: &Api, logs: &crate::logs::Logs) -> io::Result<()> {
             tokio::select! {
                 _ = term.recv() => shut_down_soon(&api),
                 _ = int.recv() => shut_down_soon(&api),
-                _ = reopen.recv() => drop(logs.reopen()),
+                _ = reopen.recv() => drop(logs.reopen().await),
                 _ = hang_up.recv() => {} // as PM2: a closed terminal is no reason to end
             }
         }

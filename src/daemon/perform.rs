@@ -2,44 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use super::supervisor::Supervisor;
+use super::supervisor::{Place, Supervisor};
 use super::views;
 use super::world::World;
 use crate::instance::Instance;
 use crate::instance::event::{Effect, Event, Happening};
 use crate::instance::life::RunId;
-use crate::instance::state::{Process, State};
+use crate::instance::state::State;
 use crate::ipc::message::EventKind;
 
 /// Connections to an instance that is down wait for its next start if that comes within this many
 /// milliseconds; a client can do better with the time than wait for longer.
 const LONGEST_HOLD: u64 = 2000;
-
-/// Where an instance is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// In the list.
-    Listed(u32),
-    /// Beside the one in the list that has its id.
-    Beside(u32),
-}
-
-impl Place {
-    fn id(self) -> u32 {
-        match self {
-            Self::Listed(id) | Self::Beside(id) => id,
-        }
-    }
-}
-
-/// A run that the keeper had and no instance is about.
-#[derive(Debug)]
-pub(super) struct Stray {
-    /// Its process.
-    pub process: Process,
-    /// Of which only a tree may be left.
-    pub ended: bool,
-}
 
 impl<W: World> Supervisor<W> {
     /// Performs what the instance at this place decided.

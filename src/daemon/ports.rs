@@ -3,15 +3,17 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::keeper_link::KeeperLink;
+use super::launch;
 use super::supervisor::Input;
 use crate::cluster::path::{Wanted, choose, gains_rights};
-use crate::cluster::{self, Address, Began, Cluster, Keep, Opening, Outside, Passed, Path, Settings};
+use crate::cluster::{self, Address, Began, Cluster, Keep, Opening, Outside, Passed, Path, Settings, Way};
 use crate::exit::{StartFailure, StartStep};
 use crate::instance::Instance;
 use crate::instance::event::Event;
@@ -23,7 +25,10 @@ use crate::process::channel;
 use crate::process::pidfd::ProcessRef;
 use crate::process::seccomp::{Support, probe};
 use crate::process::spawn::Launch;
-use crate::spec::{AppSpec, Launcher};
+use crate::spec::{AppSpec, Check, Launcher, PortRules};
+
+/// Where what apps of other users load is written by root: nobody else may write there.
+const PUBLIC: &str = "/run/rsm";
 
 /// What is known of the ports of runs, for people.
 #[derive(Clone, Debug, Default)]
@@ -123,21 +128,22 @@ pub struct Ports {
     apps: BTreeSet<String>,
     /// Runs that share ports, and have not ended.
     runs: HashSet<RunId>,
+    /// The ways that were chosen for runs which are being started.
+    ways: HashMap<RunId, (Path, String)>,
 }
 
 impl Ports {
     /// With an engine that runs.
     pub fn new(cluster: Cluster, record: Record, notifiers: Notifiers, home: Home) -> Self {
-        let (support, apps, runs) = (HashMap::new(), BTreeSet::new(), HashSet::new());
-        Self { cluster, record, notifiers, home, support, apps, runs }
+        let (support, apps, runs, ways) = (HashMap::new(), BTreeSet::new(), HashSet::new(), HashMap::new());
+        Self { cluster, record, notifiers, home, support, apps, runs, ways }
     }
 
     /// Makes the engine know the apps that share ports, and forget those that are gone.
     pub fn follow(&mut self, instances: &BTreeMap<u32, Instance>) {
         let mut wanted: BTreeMap<&str, Settings> = BTreeMap::new();
         for instance in instances.values().filter(|instance| instance.spec.shares_ports()) {
-            let balance = instance.spec.balance;
-            let settings = Settings { balance, ..Settings::default() };
+            let settings = settings(&instance.spec);
             let settings = wanted.entry(&instance.spec.name).or_insert(settings);
             settings.slots.push(instance.number);
         }
@@ -153,16 +159,25 @@ impl Ports {
         }
     }
 
-    /// The way for a run of this app, and why this one.
+    /// The way for a run of this app.
     ///
     /// # Errors
     /// There is none; in words for the user.
-    pub fn way(&mut self, spec: &AppSpec, launch: &Launch) -> Result<(Path, String), StartFailure> {
-        self.choice(spec, gains_rights(&launch.program)).map_err(|why| StartFailure {
-            step: StartStep::Filter,
-            errno: 0,
-            what: why,
-        })
+    pub fn way(&mut self, run: RunId, spec: &AppSpec, launch: &Launch) -> Result<Path, StartFailure> {
+        let failed = |what| StartFailure { step: StartStep::Filter, errno: 0, what };
+        let (path, why) = self.choice(spec, gains_rights(&launch.program)).map_err(failed)?;
+        self.ways.insert(run, (path, why));
+        Ok(path)
+    }
+
+    /// The way that was chosen when a run was started; found again if another daemon did that.
+    fn way_of(&mut self, run: RunId, instance: &Instance) -> Option<(Path, String)> {
+        if let Some(way) = self.ways.remove(&run) {
+            return Some(way);
+        }
+        let launch = launch::launch(run, instance, &self.home, Vec::new());
+        let rights = launch.ok().and_then(|launch| gains_rights(&launch.program));
+        self.choice(&instance.spec, rights).ok()
     }
 
     /// What the kernel allows the app's user is asked for once.
@@ -184,7 +199,9 @@ impl Ports {
         let uid =
             spec.account.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |account| account.uid);
         let (app, slot) = (spec.name.clone(), instance.number);
-        let (cluster, dir, listen) = (self.cluster.clone(), self.home.run(), spec.listen.clone());
+        // Another user cannot look into our home.
+        let dir = if spec.account.is_some() { PathBuf::from(PUBLIC) } else { self.home.run() };
+        let (cluster, listen) = (self.cluster.clone(), spec.listen.clone());
         Passing { cluster, dir, listen, way, launch, run: run.to_u64(), app, slot, uid }
     }
 
@@ -193,7 +210,7 @@ impl Ports {
         let spec = &instance.spec;
         let Some(process) = instance.life.state.process().filter(|_| spec.shares_ports()) else { return };
         let notifier = notifier.or_else(|| self.notifiers.borrow_mut().remove(&run.to_u64()));
-        let Ok((path, why)) = self.choice(spec, None) else { return };
+        let Some((path, why)) = self.way_of(run, instance) else { return };
         let leader = ProcessRef { pid: process.pid, start_time: process.start_time };
         let (app, slot) = (spec.name.clone(), instance.number);
         self.runs.insert(run);
@@ -225,12 +242,18 @@ impl Ports {
         self.cluster.drained(run.to_u64())
     }
 
+    /// How checks come to a run's port.
+    pub fn way_to(&self, run: RunId, port: u16) -> oneshot::Receiver<Way> {
+        self.cluster.way_to(run.to_u64(), port)
+    }
+
     /// Nothing of a run is left.
     pub fn ended(&mut self, run: RunId) {
         if self.runs.remove(&run) {
             self.cluster.ended(run.to_u64());
         }
         self.record.with(|runs| runs.remove(&run.to_u64()));
+        self.ways.remove(&run);
         self.notifiers.borrow_mut().remove(&run.to_u64());
     }
 
@@ -242,6 +265,14 @@ impl Ports {
     }
 }
 
+/// What an app wants of its ports; the slots follow.
+fn settings(spec: &AppSpec) -> Settings {
+    let PortRules { udp, privileged } = spec.ports;
+    let checks = spec.readiness.probe.iter().chain(&spec.health);
+    let doors = checks.into_iter().any(|probe| !matches!(probe.check, Check::Exec(_)));
+    Settings { balance: spec.balance, slots: Vec::new(), low_ports: privileged, udp, doors }
+}
+
 /// Whether a descriptor is the notifier of a run's filter.
 pub fn is_notifier(fd: &OwnedFd) -> bool {
     let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
@@ -251,7 +282,7 @@ pub fn is_notifier(fd: &OwnedFd) -> bool {
 /// A start that waits for its sockets.
 pub struct Passing {
     cluster: Cluster,
-    dir: std::path::PathBuf,
+    dir: PathBuf,
     listen: Vec<String>,
     way: Path,
     launch: Launch,

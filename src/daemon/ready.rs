@@ -1,13 +1,16 @@
-//! Hearing that a run says it is ready by `READY=1` on `NOTIFY_SOCKET`, as systemd has it. What
-//! PM2's apps say by `process.send('ready')` is heard in [`node`](super::node).
+//! Hearing that a run says it is ready by `READY=1` on `NOTIFY_SOCKET`, or that it still works by
+//! `WATCHDOG=1`, as systemd has it. What PM2's apps say by `process.send('ready')` is heard in
+//! [`node`](super::node).
 //!
 //! Our end is kept with the keeper: what is said while no daemon is there is read by the next.
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, bind, getsockname, recv, socket,
 };
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::process::channel;
@@ -26,25 +29,43 @@ pub fn notify_socket() -> nix::Result<(OwnedFd, String)> {
     Ok((socket, format!("@{name}")))
 }
 
+/// A run that is heard.
+pub struct Hearing {
+    /// To be aborted with the run's end.
+    pub task: JoinHandle<()>,
+    /// It has said that it works.
+    pub beats: Rc<Notify>,
+}
+
 /// Hears a run until the task is aborted; calls `ready` whenever it says so.
-pub fn listen(socket: OwnedFd, ready: impl Fn() + 'static) -> JoinHandle<()> {
-    tokio::task::spawn_local(async move {
+pub fn listen(socket: OwnedFd, ready: impl Fn() + 'static) -> Hearing {
+    let beats = Rc::new(Notify::new());
+    let heard = beats.clone();
+    let task = tokio::task::spawn_local(async move {
         let Ok(socket) = channel::register(socket) else { return };
         let mut packet = [0; 4096];
         loop {
             let Ok(mut readable) = socket.readable().await else { return };
             match recv(socket.as_raw_fd(), &mut packet, MsgFlags::MSG_DONTWAIT) {
-                Ok(length) if says_ready(&packet[..length]) => ready(),
-                Ok(_) | Err(nix::Error::EINTR) => {}
+                Ok(length) => {
+                    if says(&packet[..length], b"READY=1") {
+                        ready();
+                    }
+                    if says(&packet[..length], b"WATCHDOG=1") {
+                        heard.notify_one();
+                    }
+                }
+                Err(nix::Error::EINTR) => {}
                 Err(nix::Error::EAGAIN) => readable.clear_ready(),
                 Err(_) => return,
             }
         }
-    })
+    });
+    Hearing { task, beats }
 }
 
-fn says_ready(packet: &[u8]) -> bool {
-    packet.split(|byte| *byte == b'\n').any(|word| word == b"READY=1")
+fn says(packet: &[u8], wanted: &[u8]) -> bool {
+    packet.split(|byte| *byte == b'\n').any(|word| word == wanted)
 }
 
 #[cfg(test)]
@@ -53,8 +74,9 @@ mod tests {
 
     #[test]
     fn nothing_else_is_taken_for_ready() {
+        let says_ready = |packet: &[u8]| says(packet, b"READY=1");
         assert!(says_ready(b"READY=1") && says_ready(b"STATUS=up\nREADY=1\n"));
-        for other in ["", "READY=0", "READY=10", "STATUS=READY=1"] {
+        for other in ["", "READY=0", "READY=10", "STATUS=READY=1", "WATCHDOG=1"] {
             assert!(!says_ready(other.as_bytes()), "{other}");
         }
     }

@@ -124,8 +124,8 @@ async fn plan(handle: &Handle, wanted: &Reload) -> Result<(BTreeMap<String, Work
             let inherited = wanted.inherited.clone().unwrap_or_default();
             (id, Some(Box::new((app.clone(), inherited))))
         };
-        let wanted = app.instances as usize;
-        let count = (wanted != there.len()).then_some(app.instances);
+        let wanted = app.wanted_of(there.len());
+        let count = (wanted != there.len()).then(|| u32::try_from(wanted).unwrap_or(u32::MAX));
         // Those that will not be needed are not replaced first.
         let slots = there.into_iter().take(wanted).map(|(_, id)| with(id)).collect();
         plan.insert(app.name.clone(), Work { slots, count });

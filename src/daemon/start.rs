@@ -12,15 +12,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::sync::{Notify, mpsc};
 
 use super::keeper_link::KeeperLink;
 use super::launch;
 use super::limits::Limiter;
 use super::node::{self, Channels};
 use super::ports::Ports;
-use super::ready;
+use super::ready::{self, Hearing};
 use super::supervisor::Input;
 use crate::exit::{StartFailure, StartStep};
 use crate::instance::Instance;
@@ -31,7 +30,6 @@ use crate::logs::{self, Logs, Source};
 use crate::paths::Home;
 use crate::process::spawn::Launch;
 use crate::process::{channel, stdio};
-use crate::spec::Sign;
 
 /// What starting a run takes. Cheap to clone; all clones are one.
 #[derive(Clone)]
@@ -46,8 +44,8 @@ pub struct Starter {
     pub queue: mpsc::UnboundedSender<Input>,
     /// Shared ports.
     pub ports: Rc<RefCell<Ports>>,
-    /// Tasks that hear whether runs say `READY=1`.
-    pub notified: Rc<RefCell<HashMap<RunId, JoinHandle<()>>>>,
+    /// Runs that are heard through a notify socket.
+    pub notified: Rc<RefCell<HashMap<RunId, Hearing>>>,
     /// Node's channels.
     pub channels: Channels,
     /// Hard limits.
@@ -57,8 +55,12 @@ pub struct Starter {
 impl Starter {
     /// Reads a run's output from now on.
     pub fn attach_logs(&self, instance: &Instance, run: RunId, out: OwnedFd, err: OwnedFd) {
+        self.logs.attach(self.source(instance, run, out, err));
+    }
+
+    fn source(&self, instance: &Instance, run: RunId, out: OwnedFd, err: OwnedFd) -> Source {
         let spec = &instance.spec;
-        self.logs.attach(Source {
+        Source {
             id: instance.id,
             name: spec.name.clone(),
             run: run.to_u64(),
@@ -68,13 +70,13 @@ impl Starter {
             format: spec.logs.format,
             date_format: spec.logs.date_format.clone(),
             rotation: Arc::new(spec.logs.rotation.clone()),
-        });
+        }
     }
 
     /// Hears from now on what a run says through one of these: a notify socket or Node's channel.
     pub fn hear(&self, run: RunId, instance: &Instance, voice: OwnedFd) {
         // To one that is not waited for, `ready` is a word between programs.
-        let waits = instance.spec.sign() == Sign::Said;
+        let waits = instance.spec.readiness.wait_ready;
         let queue = self.queue.clone();
         let ready = move || {
             let event = Event::Ready { run: run.number };
@@ -84,14 +86,19 @@ impl Starter {
             return self.channels.open(run, voice, ready);
         }
         let former = self.notified.borrow_mut().insert(run, ready::listen(voice, ready));
-        former.into_iter().for_each(|task| task.abort());
+        former.into_iter().for_each(|hearing| hearing.task.abort());
+    }
+
+    /// Tells when a run says that it works.
+    pub fn beats(&self, run: RunId) -> Option<Rc<Notify>> {
+        self.notified.borrow().get(&run).map(|hearing| hearing.beats.clone())
     }
 
     /// Hears a run no more.
     pub fn deaf(&self, run: RunId) {
         self.channels.close(run);
-        let task = self.notified.borrow_mut().remove(&run);
-        task.into_iter().for_each(|task| task.abort());
+        let hearing = self.notified.borrow_mut().remove(&run);
+        hearing.into_iter().for_each(|hearing| hearing.task.abort());
     }
 
     /// Starts a run, as far as that is ours to do.
@@ -99,12 +106,6 @@ impl Starter {
     /// # Errors
     /// A step failed; nothing is left of it.
     pub async fn start(&self, run: RunId, instance: &Instance) -> Result<(), StartFailure> {
-        self.logs.check(logs::files(&instance.spec, instance.id, &self.home)).await.map_err(
-            |(path, error)| {
-                let (what, errno) = (path.display().to_string(), error.raw_os_error().unwrap_or(0));
-                StartFailure { step: StartStep::Logs, errno, what }
-            },
-        )?;
         let numbers = vec![libc::STDOUT_FILENO, libc::STDERR_FILENO];
         let launch = launch::launch(run, instance, &self.home, numbers)?;
         let (mut launch, sockets) = self.with_ports(run, instance, launch).await?;
@@ -117,33 +118,18 @@ impl Starter {
         let mut keep = vec![kept(&out.0)?, kept(&err.0)?];
         let mut given: Vec<OwnedFd> = [out.1, err.1].into_iter().chain(sockets).collect();
         launch.limits = self.limiter.means(run, instance);
-        let said = instance.spec.sign() == Sign::Said;
-        let mut voices = Vec::new();
-        if said {
-            let (socket, name) = ready::notify_socket().map_err(no_pipe)?;
-            launch.env.push(format!("NOTIFY_SOCKET={name}"));
-            voices.push(socket);
-        }
-        if said || instance.spec.stop.message || node::speaks(&instance.spec) {
-            let (ours, theirs) = node::pair().map_err(no_pipe)?;
-            // The lowest free number: Node closes only low ones in the programs that it starts.
-            let number = launch.fds.iter().fold(libc::STDERR_FILENO, |most, fd| most.max(*fd)) + 1;
-            launch.env.push(format!("NODE_CHANNEL_FD={number}"));
-            launch.env.push("NODE_CHANNEL_SERIALIZATION_MODE=json".to_owned());
-            // With our end beside its own the app never sees the channel break, whoever of us dies.
-            launch.fds.extend([number, number + 1]);
-            given.extend([theirs, kept(&ours)?]);
-            voices.push(ours);
-        }
-        for voice in voices {
+        for voice in voices(instance, &mut launch, &mut given).map_err(no_pipe)? {
             keep.push(kept(&voice)?);
             self.hear(run, instance, voice);
         }
         launch.fds.push(libc::STDIN_FILENO);
         given.push(stdio::input_pipe(uid).map_err(no_pipe)?);
-        self.order(run, &launch, given, keep)?;
-        self.attach_logs(instance, run, out.0, err.0);
-        Ok(())
+        self.logs.open(self.source(instance, run, out.0, err.0)).await.map_err(|(path, error)| {
+            self.deaf(run);
+            let (what, errno) = (path.display().to_string(), error.raw_os_error().unwrap_or(0));
+            StartFailure { step: StartStep::Logs, errno, what }
+        })?;
+        self.order(run, &launch, given, keep)
     }
 
     /// How its ports are shared, if they are: the launch as that wants it, and sockets to go with it.
@@ -156,7 +142,7 @@ impl Starter {
         if !instance.spec.shares_ports() {
             return Ok((launch, Vec::new()));
         }
-        let (way, _) = self.ports.borrow_mut().way(&instance.spec, &launch)?;
+        let way = self.ports.borrow_mut().way(run, &instance.spec, &launch)?;
         launch.asks = way.calls();
         if launch.asks.is_some() {
             return Ok((launch, Vec::new()));
@@ -182,6 +168,31 @@ impl Starter {
         self.keeper.send(order, [file].into_iter().chain(given).chain(keep).collect());
         Ok(())
     }
+}
+
+/// Our ends of what a run can say through; the app's go with its launch.
+fn voices(instance: &Instance, launch: &mut Launch, given: &mut Vec<OwnedFd>) -> nix::Result<Vec<OwnedFd>> {
+    let spec = &instance.spec;
+    let mut voices = Vec::new();
+    if spec.readiness.wait_ready || spec.watchdog.is_some() {
+        let (socket, name) = ready::notify_socket()?;
+        launch.env.push(format!("NOTIFY_SOCKET={name}"));
+        let limit = spec.watchdog.map(|limit| format!("WATCHDOG_USEC={}", limit.saturating_mul(1000)));
+        launch.env.extend(limit);
+        voices.push(socket);
+    }
+    if spec.readiness.wait_ready || spec.stop.message || node::speaks(spec) {
+        let (ours, theirs) = node::pair()?;
+        // The lowest free number: Node closes only low ones in the programs that it starts.
+        let number = launch.fds.iter().fold(libc::STDERR_FILENO, |most, fd| most.max(*fd)) + 1;
+        launch.env.push(format!("NODE_CHANNEL_FD={number}"));
+        launch.env.push("NODE_CHANNEL_SERIALIZATION_MODE=json".to_owned());
+        // With our end beside its own the app never sees the channel break, whoever of us dies.
+        launch.fds.extend([number, number + 1]);
+        given.extend([theirs, ours.try_clone().map_err(|_| nix::Error::EMFILE)?]);
+        voices.push(ours);
+    }
+    Ok(voices)
 }
 
 /// A file in memory that holds these bytes, to be handed over.

@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use tokio::sync::oneshot;
 
-use super::perform::{Place, Stray};
 use super::saved;
 use super::settle::{Done, Reply, Waiting, take_due};
 use super::views;
@@ -17,7 +16,7 @@ use crate::instance::Instance;
 use crate::instance::event::Event;
 use crate::instance::life::RunId;
 use crate::instance::replacement::Beside;
-use crate::instance::state::Want;
+use crate::instance::state::{Process, Want};
 use crate::ipc::message::{ActOn, Action, Inherited, Report, ScaleTo, Selectors, StartApps};
 use crate::metrics::Usage;
 use crate::spec::AppSpec;
@@ -34,6 +33,8 @@ pub enum Input {
     },
     /// Some process without parent ended; nobody knows whose it was.
     OrphanEnded,
+    /// A check has found something out about a run.
+    Checked(RunId, Finding),
     /// What the runs' trees use of the machine.
     Sampled(Vec<(RunId, Usage)>),
     /// A schedule or a changed file wants an app restarted.
@@ -47,6 +48,17 @@ pub enum Input {
     SaveDue,
     /// A client wants something.
     Command(Command),
+}
+
+/// What a check has found out about a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// It is not ready yet.
+    NotReady(String),
+    /// It works.
+    Works,
+    /// It does not work. Told again for as long as that is so.
+    Fails(String),
 }
 
 /// A run as it is sampled: its number, the pid of its first process, and that one's start time.
@@ -94,6 +106,32 @@ pub enum Change {
     Signal(Selectors, i32),
     /// Adds what a saved list holds and is not there.
     Resurrect(saved::Saved),
+}
+
+/// Where an instance is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In the list.
+    Listed(u32),
+    /// Beside the one in the list that has its id.
+    Beside(u32),
+}
+
+impl Place {
+    pub(super) fn id(self) -> u32 {
+        match self {
+            Self::Listed(id) | Self::Beside(id) => id,
+        }
+    }
+}
+
+/// A run that the keeper had and no instance is about.
+#[derive(Debug)]
+pub(super) struct Stray {
+    /// Its process.
+    pub process: Process,
+    /// Of which only a tree may be left.
+    pub ended: bool,
 }
 
 /// All state, and the rules that cross instances.
@@ -151,6 +189,7 @@ impl<W: World> Supervisor<W> {
         match input {
             Input::Fact { instance, event } => self.on(instance, event),
             Input::OrphanEnded => self.orphan_ended(),
+            Input::Checked(run, finding) => self.checked(run, finding),
             Input::Sampled(samples) => self.sampled(samples),
             Input::Triggered { app, why } => self.triggered(&app, &why),
             Input::SaveDue => self.unsaved = true,

@@ -24,6 +24,9 @@ pub trait World {
     /// Lets a run have no new connections. Comes back as `Drained` once nobody waits for it.
     fn quiet(&mut self, run: RunId);
 
+    /// Lets a run have no new connections while there is another that may; [`World::ready`] takes it back.
+    fn aside(&mut self, run: RunId);
+
     /// SIGKILLs the run's whole tree.
     fn kill(&mut self, run: RunId, process: Process);
 

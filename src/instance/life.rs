@@ -36,6 +36,9 @@ pub struct Life {
     /// The latest run listened, or said that it is ready.
     #[serde(default)]
     pub ready: bool,
+    /// What its check says against the latest run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
     /// Why the last attempt to replace its process failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
@@ -55,6 +58,7 @@ impl Life {
             timer: None,
             why: None,
             ready: false,
+            problem: None,
             refused: None,
         }
     }

@@ -72,7 +72,8 @@ impl Instance {
             Event::Spawned { run, pid, start_time } => {
                 self.spawned(Process { run, pid, start_time, since: now }, now, &mut out);
             }
-            Event::Listens { .. } if self.spec.sign() == Sign::Said => {} // which is more than to listen
+            // Which is more than to listen.
+            Event::Listens { .. } if matches!(self.spec.sign(), Sign::Said | Sign::Probed) => {}
             Event::Listens { .. } | Event::Ready { .. } => self.ready(&mut out),
             Event::SpawnFailed { run, failure } => self.spawn_failed(run, failure, now, &mut out),
             Event::Exited { run, exit } => self.exited(run, exit, now, &mut out),
@@ -172,7 +173,7 @@ impl Instance {
     fn runs(&mut self, process: Process, now: Moment, out: &mut Vec<Effect>) {
         match self.spec.sign() {
             Sign::Running => self.online(process, out),
-            Sign::Listening | Sign::Said => {
+            Sign::Listening | Sign::Said | Sign::Probed => {
                 self.life.state = State::Starting { process, late: false };
                 self.set_timer(self.spec.readiness.timeout, now, out);
             }
@@ -188,6 +189,7 @@ impl Instance {
 
     fn online(&mut self, process: Process, out: &mut Vec<Effect>) {
         self.life.timer = None;
+        self.life.problem = None;
         self.life.state = State::Online { process };
         out.push(Effect::Tell(Happening::Online));
     }
@@ -196,7 +198,7 @@ impl Instance {
     fn overdue(&mut self, process: Process, out: &mut Vec<Effect>) {
         match self.spec.sign() {
             Sign::Running | Sign::Listening => self.online(process, out),
-            Sign::Said => {
+            Sign::Said | Sign::Probed => {
                 self.life.state = State::Starting { process, late: true };
                 out.push(Effect::Tell(Happening::Late));
             }
@@ -292,7 +294,8 @@ impl Instance {
             }
             State::Leaving { process } => {
                 let process = *process;
-                self.tell_to_go(process, None, now, out);
+                let why = self.life.why.take();
+                self.tell_to_go(process, why, now, out);
             }
             State::Stopping { process, phase } => {
                 let process = *process;
@@ -313,6 +316,7 @@ impl Instance {
 
     fn launch(&mut self, asked: bool, now: Moment, out: &mut Vec<Effect>) {
         self.life.timer = None;
+        self.life.problem = None;
         self.life.ready = false;
         self.life.last_run += 1;
         let run = self.life.last_run;

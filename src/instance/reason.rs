@@ -3,7 +3,7 @@
 use super::Instance;
 use super::state::{Phase, State, Want};
 use crate::exit::{StartFailure, StartStep};
-use crate::spec::Launcher;
+use crate::spec::{Launcher, Sign};
 
 impl Instance {
     /// Why it is not online, in words.
@@ -18,20 +18,29 @@ impl Instance {
             State::Clearing { phase: Phase::Stuck, .. } => {
                 Some("part of its tree does not end, even by SIGKILL".into())
             }
-            State::Starting { late: true, .. } => {
-                let seconds = self.spec.readiness.timeout.as_secs_f64();
-                Some(format!(
-                    "it runs, and has not said within {seconds} s (listen_timeout) that it is ready"
-                ))
-            }
+            State::Starting { late: true, .. } => Some(format!("it runs, and {}", self.not_ready())),
+            State::Online { .. } => self.life.problem.as_ref().map(|why| format!("unhealthy: {why}")),
             State::Stopped if self.life.want == Want::Up => last(),
             State::Stopped
             | State::Spawning { .. }
             | State::Starting { .. }
-            | State::Online { .. }
             | State::Leaving { .. }
             | State::Stopping { .. }
             | State::Clearing { .. } => None,
+        }
+    }
+
+    /// That it has not become ready in the time given.
+    pub fn not_ready(&self) -> String {
+        let seconds = self.spec.readiness.timeout.as_secs_f64();
+        match (self.spec.sign(), &self.life.problem) {
+            (Sign::Probed, Some(why)) => {
+                format!("has not passed its check within {seconds} s (listen_timeout): {why}")
+            }
+            (Sign::Probed, None) => format!("has not passed its check within {seconds} s (listen_timeout)"),
+            (Sign::Said | Sign::Listening | Sign::Running, _) => {
+                format!("has not said within {seconds} s (listen_timeout) that it is ready")
+            }
         }
     }
 

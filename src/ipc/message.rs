@@ -212,7 +212,7 @@ pub struct Trigger {
 
 /// Which log lines.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct LogQuery {
     /// Which instances; empty: all.
     pub select: Selectors,
@@ -230,12 +230,17 @@ pub struct LogQuery {
     pub until: Option<u64>,
     /// Only lines that match this regular expression.
     pub grep: Option<String>,
+    /// Say places, and begin at these: what a stream that broke had said last of each file. Empty: begin
+    /// as without, but say them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub places: Option<Vec<LogPlace>>,
 }
 
 impl Default for LogQuery {
     fn default() -> Self {
-        let (since, until, grep) = (None, None, None);
-        Self { select: Vec::new(), lines: 15, follow: false, out: true, err: true, since, until, grep }
+        let (since, until, grep, places) = (None, None, None, None);
+        let (out, err) = (true, true);
+        Self { select: Vec::new(), lines: 15, follow: false, out, err, since, until, grep, places }
     }
 }
 

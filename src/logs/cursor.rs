@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use flate2::read::MultiGzDecoder;
 
 use super::index::{Entries, Entry, FileId, Owner, file_id};
+use super::item::LogPlace;
 use super::rotate::{PACKED, rotated};
 use super::tail;
 
@@ -31,6 +32,10 @@ pub(super) struct Line {
     pub(super) text: Vec<u8>,
     /// Lines that were removed before they could be read, right before this one.
     pub(super) missed: u64,
+    /// Where it begins in the text of its file.
+    pub(super) start: u64,
+    /// How many lines of the whole history lie before it, the missed ones not counted.
+    pub(super) number: Option<u64>,
 }
 
 /// A file that is open for reading.
@@ -45,6 +50,10 @@ struct Part {
     /// Read too far, and still to be handed out.
     ahead: Vec<u8>,
     entries: Option<Entries<File>>,
+    /// When its first line was written, if its index says so.
+    began: Option<u64>,
+    /// Where indexes lie, to look again for one that was not there.
+    indexes: PathBuf,
     next: u64,
     /// The last entry at or before the line that is next.
     current: Option<Entry>,
@@ -84,6 +93,56 @@ impl Cursor {
         };
         cursor.seek(lines, since)?;
         Ok(cursor)
+    }
+
+    /// Where a former reader was. What has been removed since is missed.
+    pub(super) fn at_place(place: &LogPlace, indexes: &Path) -> io::Result<Self> {
+        let mut cursor = Self::at_tail(place.path.clone(), indexes, 0, 0)?;
+        if place.file.is_none() {
+            cursor.part = None;
+            return Ok(cursor);
+        }
+        // From the newest on: that is where most are.
+        let mut paths: Vec<PathBuf> = rotated(&place.path)?.into_iter().map(|file| file.path).collect();
+        paths.push(place.path.clone());
+        let mut later = None;
+        while let Some(path) = paths.pop() {
+            let Some(mut part) = open(&path, indexes)? else { continue };
+            if part.is_at(place) {
+                part.skip_bytes(place.offset)?;
+                cursor.enter(part);
+                break;
+            }
+            if !part.follows(place) {
+                cursor.enter(later.unwrap_or(part));
+                break;
+            }
+            if paths.is_empty() {
+                cursor.enter(part);
+                break;
+            }
+            later = Some(part);
+        }
+        if let (Some(expected), Some(line)) = (place.line, cursor.line) {
+            cursor.missed = line.saturating_sub(expected);
+        }
+        cursor.line = cursor.line.or(place.line);
+        Ok(cursor)
+    }
+
+    /// How far it was read, `unread` being the line that was taken last.
+    pub(super) fn place(&self, unread: Option<&Line>) -> LogPlace {
+        let (offset, line) = match unread {
+            Some(unread) => (unread.start, unread.number),
+            None => (self.start, self.line.map(|line| line.saturating_sub(self.missed))),
+        };
+        LogPlace {
+            path: self.path.clone(),
+            file: self.part.as_ref().map(|part| part.id),
+            began: self.part.as_ref().and_then(|part| part.began),
+            offset,
+            line,
+        }
     }
 
     fn seek(&mut self, lines: usize, since: u64) -> io::Result<()> {
@@ -166,13 +225,15 @@ impl Cursor {
                 self.line = Some(entry.lines);
             }
         }
+        let (start, missed) = (self.start, std::mem::take(&mut self.missed));
+        let number = self.line.map(|line| line.saturating_sub(missed));
         self.start += length as u64;
         if whole {
             self.buffer.pop_front();
             self.start += 1;
             self.line = self.line.map(|line| line + 1);
         }
-        Line { at, owner, text, missed: std::mem::take(&mut self.missed) }
+        Line { at, owner, text, missed, start, number }
     }
 
     fn fill(&mut self) -> io::Result<bool> {
@@ -181,7 +242,7 @@ impl Cursor {
         let count = part.read(&mut block)?;
         self.buffer.extend(&block[..count]);
         if count == 0 && part.was_emptied()? {
-            part.offset = 0;
+            (part.offset, part.began) = (0, None);
             self.buffer.clear();
             self.start = 0;
         }
@@ -260,17 +321,20 @@ fn open(path: &Path, indexes: &Path) -> io::Result<Option<Part>> {
         true => Content::Packed(Box::new(MultiGzDecoder::new(file))),
         false => Content::Plain(file),
     };
-    let entries = Entries::open(indexes, id);
-    Ok(Some(Part {
+    let mut part = Part {
         content,
         id,
         path: path.to_owned(),
         offset: 0,
         ahead: Vec::new(),
-        entries,
+        entries: None,
+        began: None,
+        indexes: indexes.to_owned(),
         next: 0,
         current: None,
-    }))
+    };
+    part.look_into_index();
+    Ok(Some(part))
 }
 
 impl Part {
@@ -300,17 +364,66 @@ impl Part {
             Content::Packed(packed) => packed.read(block)?,
         };
         self.offset += count as u64;
-        if let Some(entries) = &mut self.entries {
-            entries.refresh();
-        }
+        self.look_into_index();
         Ok(count)
     }
 
+    /// Sees what the index says by now.
+    fn look_into_index(&mut self) {
+        match &mut self.entries {
+            Some(entries) => entries.refresh(),
+            empty => *empty = Entries::open(&self.indexes, self.id),
+        }
+        self.began = self.began.or_else(|| self.first().map(|first| first.at));
+    }
+
+    fn first(&self) -> Option<Entry> {
+        self.entries.as_ref().and_then(|entries| entries.get(0))
+    }
+
+    /// Whether it was emptied, and maybe written anew. A daemon that takes over from one that was killed
+    /// may cut off a block to write it again: that is another thing, and its beginning stays.
     fn was_emptied(&self) -> io::Result<bool> {
         match &self.content {
-            Content::Plain(file) => Ok(file.metadata()?.len() < self.offset),
-            Content::Packed(_) => Ok(false),
+            Content::Plain(file) if file.metadata()?.len() < self.offset => {
+                Ok(self.began.is_none() || self.began != self.first().map(|first| first.at))
+            }
+            Content::Plain(_) | Content::Packed(_) => Ok(false),
         }
+    }
+
+    /// Whether this is the file that a former reader was in.
+    fn is_at(&self, place: &LogPlace) -> bool {
+        match (self.began, place.began) {
+            (Some(ours), Some(theirs)) => ours == theirs,
+            _ => Some(self.id) == place.file && !matches!(self.content, Content::Packed(_)),
+        }
+    }
+
+    /// Whether it was begun after the file that a former reader was in, which is gone.
+    fn follows(&self, place: &LogPlace) -> bool {
+        match (self.first(), place.line, place.began) {
+            (Some(first), Some(line), _) => first.lines >= line,
+            (Some(first), None, Some(began)) => first.at > began,
+            // Nothing is known of one of them: what may have been read is not told again.
+            _ => false,
+        }
+    }
+
+    /// Reads over so many bytes of its text.
+    fn skip_bytes(&mut self, bytes: u64) -> io::Result<()> {
+        if matches!(self.content, Content::Plain(_)) {
+            self.offset = bytes;
+            return Ok(());
+        }
+        let mut block = vec![0; BLOCK];
+        while self.offset < bytes {
+            let most = usize::try_from(bytes - self.offset).unwrap_or(BLOCK).min(BLOCK);
+            if self.read(&mut block[..most])? == 0 {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Goes to the last `count` lines, at the beginning; returns how many there are from here.

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::follow::{Hub, News};
 use super::journal::Journal;
@@ -20,11 +20,13 @@ pub(super) struct Desk {
     /// Makes each move count once.
     pub(super) journal: RefCell<Journal>,
     /// Who listens to streams that no file has.
-    pub(super) hub: RefCell<Hub>,
+    pub(super) hub: Arc<Mutex<Hub>>,
     /// Tells who reads the files that there is more.
     pub(super) news: Arc<News>,
     /// How often the thread has paused.
     pub(super) pauses: Cell<u64>,
+    /// How many pipes were widened.
+    pub(super) wide: Cell<u32>,
 }
 
 impl Desk {
@@ -32,15 +34,16 @@ impl Desk {
     ///
     /// # Errors
     /// The system is out of descriptors.
-    pub(super) fn new(journal: Journal, news: Arc<News>) -> io::Result<Self> {
+    pub(super) fn new(journal: Journal, news: Arc<News>, hub: Arc<Mutex<Hub>>) -> io::Result<Self> {
         Ok(Self {
             chunk: RefCell::default(),
             shaped: RefCell::default(),
             peek: Peek::new()?,
             journal: RefCell::new(journal),
-            hub: RefCell::default(),
+            hub,
             news,
             pauses: Cell::new(0),
+            wide: Cell::new(0),
         })
     }
 }

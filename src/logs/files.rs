@@ -1,4 +1,4 @@
-//! Which files an instance writes to, and whether it can.
+//! Which files an instance writes to, and how they are opened.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -50,18 +50,6 @@ pub fn files(spec: &AppSpec, id: u32, home: &Home) -> Files {
         err: place(&spec.logs.err, "-error"),
         combined: spec.logs.combined.as_ref().and_then(|path| place(path, "")),
     }
-}
-
-/// Makes the files and the directories they lie in, so that a path that cannot be written is an
-/// error at the start of an app and not a surprise later.
-///
-/// # Errors
-/// The first file that cannot be opened for appending, and why.
-pub fn check(files: &Files) -> Result<(), (PathBuf, io::Error)> {
-    for path in files.distinct() {
-        open_append(path).map_err(|error| (path.to_owned(), error))?;
-    }
-    Ok(())
 }
 
 /// Opens a log file at its end, making it (0640) and its directories where they are missing.
@@ -125,21 +113,19 @@ mod tests {
     }
 
     #[test]
-    fn check_makes_directories_and_private_files() {
+    fn opening_makes_directories_and_private_files() {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/er/a.log");
-        check(&Files { out: Some(path.clone()), ..Files::default() }).unwrap();
+        open_append(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o137, 0);
     }
 
     #[test]
-    fn check_names_the_path_that_fails() {
+    fn what_can_be_no_file_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("file"), "").unwrap();
-        for bad in [dir.path().join("file/a.log"), dir.path().to_owned()] {
-            let files = Files { err: Some(bad.clone()), ..Files::default() };
-            assert_eq!(check(&files).unwrap_err().0, bad);
-        }
+        assert!(open_append(&dir.path().join("file/a.log")).is_err());
+        assert!(open_append(dir.path()).is_err());
     }
 }

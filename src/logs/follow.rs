@@ -158,7 +158,7 @@ impl Waiting {
 fn size(item: &LogItem) -> usize {
     match item {
         LogItem::Line { line, .. } => line.len(),
-        LogItem::Missed { .. } => 0,
+        LogItem::Missed { .. } | LogItem::Places { .. } => 0,
     }
 }
 
@@ -190,6 +190,11 @@ impl Hub {
     /// Adds one.
     pub(super) fn add(&mut self, feed: Feed) {
         self.0.push(feed);
+    }
+
+    /// Nothing comes any more.
+    pub(super) fn end(&mut self) {
+        self.0.clear();
     }
 
     /// Whether anyone listens to this stream.
@@ -246,6 +251,7 @@ mod tests {
                     lines += 1;
                 }
                 LogItem::Missed { lines } => missed += lines,
+                LogItem::Places { .. } => {}
             }
         }
         (lines, missed)

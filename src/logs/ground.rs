@@ -1,25 +1,32 @@
 //! What all log files have in common.
 
 use std::cell::Cell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::index::FileId;
 use super::tidy::Tidy;
 
-/// What all log files have in common.
-#[derive(Debug)]
+/// What all log files have in common. Each thread has one.
+#[derive(Clone, Debug)]
 pub(super) struct Ground {
     /// Where indexes lie.
-    pub(super) indexes: PathBuf,
+    pub(super) indexes: Arc<Path>,
     /// Who takes care of rotated files.
     pub(super) tidy: Tidy,
     /// The latest time given to a write, so that no two have the same. Microseconds.
-    pub(super) last_time: Cell<u64>,
-    /// The file written last: entries of an index are spared while nothing else is written.
-    pub(super) last_file: Cell<Option<FileId>>,
+    last_time: Cell<u64>,
+    /// The file written last, by any thread: entries of an index are spared while nothing else is written.
+    last_file: Arc<AtomicU64>,
 }
 
 impl Ground {
+    /// For files whose indexes lie there.
+    pub(super) fn new(indexes: PathBuf, tidy: Tidy) -> Self {
+        Self { indexes: indexes.into(), tidy, last_time: Cell::new(0), last_file: Arc::default() }
+    }
+
     /// A time after all that were given before; microseconds since the epoch.
     pub(super) fn time(&self) -> u64 {
         let now = u64::try_from(jiff::Timestamp::now().as_microsecond()).unwrap_or(0);
@@ -29,7 +36,8 @@ impl Ground {
     }
 
     /// Whether this file was the last one written; it is from now on.
-    pub(super) fn is_alone(&self, file: FileId) -> bool {
-        self.last_file.replace(Some(file)) == Some(file)
+    pub(super) fn is_alone(&self, (device, inode): FileId) -> bool {
+        let file = inode ^ device.rotate_left(32);
+        self.last_file.swap(file, Ordering::Relaxed) == file
     }
 }

@@ -1,5 +1,7 @@
 //! A log line as followers see it.
 
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +28,31 @@ pub enum LogItem {
         /// How many.
         lines: u64,
     },
+    /// All items before this one are told as a whole. Who asks again, of any daemon, with the latest place
+    /// of each file, gets all that follows and nothing twice. Only for those who gave places.
+    Places {
+        /// Those that have changed since the last time.
+        places: Vec<LogPlace>,
+    },
+}
+
+/// How far a log file was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LogPlace {
+    /// The log file; the place may be in one that was rotated since.
+    pub path: PathBuf,
+    /// Device and inode of the file that was read; none was there yet if absent.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub file: Option<(u64, u64)>,
+    /// When its first line was written, in microseconds since the epoch: that stays as it is when the
+    /// file is compressed, and becomes another when it is emptied.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub began: Option<u64>,
+    /// Bytes of its text that were read.
+    pub offset: u64,
+    /// Lines that were read, of it and all before it, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub line: Option<u64>,
 }
 
 /// Standard output or standard error.

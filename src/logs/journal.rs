@@ -50,7 +50,7 @@ type Begun = (PathBuf, (u64, u64), u64);
 
 /// The record and the marker, in the keeper's hands too.
 #[derive(Debug)]
-pub struct Journal {
+pub(super) struct Journal {
     record: File,
     marker: OwnedFd,
     nowhere: File,
@@ -59,14 +59,19 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// The names under which the two descriptors are kept.
-    pub const NAMES: [&str; 2] = ["logs.record", "logs.marker"];
+    /// The names under which the two descriptors of a thread are kept.
+    pub(super) fn names(room: usize) -> [String; 2] {
+        ["record", "marker"].map(|what| match room {
+            0 => format!("logs.{what}"),
+            room => format!("logs.{what}.{room}"),
+        })
+    }
 
     /// Nothing on its way.
     ///
     /// # Errors
     /// The system is out of descriptors or memory.
-    pub fn new() -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         let record = memfd_create(c"rsm-log-record", MFdFlags::MFD_CLOEXEC)?;
         let (read, _write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         // One descriptor for both ends: the keeper keeps one a name.
@@ -76,14 +81,14 @@ impl Journal {
         Self::of(record, marker)
     }
 
-    /// Takes over what a former daemon had, and sets right what it was killed in.
-    ///
-    /// # Errors
-    /// The system is out of descriptors.
-    pub fn take_over(record: OwnedFd, marker: OwnedFd) -> io::Result<Self> {
-        let mut journal = Self::of(record, marker)?;
-        journal.recover();
-        Ok(journal)
+    /// What a former daemon's thread of this number had, taken out of what was kept. It is to be
+    /// [recovered](Self::recover) before any pipe is read.
+    pub(super) fn taken_over(room: usize, stored: &mut Vec<(String, OwnedFd)>) -> Option<Self> {
+        let [record, marker] = Self::names(room).map(|name| {
+            let found = stored.iter().position(|(stored, _)| *stored == name)?;
+            Some(stored.swap_remove(found).1)
+        });
+        Self::of(record?, marker?).ok()
     }
 
     fn of(record: OwnedFd, marker: OwnedFd) -> io::Result<Self> {
@@ -92,16 +97,16 @@ impl Journal {
         Ok(Self { record: record.into(), marker, nowhere, turn: 0, text: Vec::new() })
     }
 
-    /// Copies of the two descriptors, in the order of [`NAMES`](Self::NAMES).
+    /// Copies of the two descriptors, in the order of [`names`](Self::names).
     ///
     /// # Errors
     /// The system is out of descriptors.
-    pub fn descriptors(&self) -> io::Result<[OwnedFd; 2]> {
+    pub(super) fn descriptors(&self) -> io::Result<[OwnedFd; 2]> {
         Ok([self.record.try_clone()?.into(), self.marker.try_clone()?])
     }
 
     /// Notes that these files are about to grow.
-    pub(super) fn begin(&mut self, files: &[Growth<'_>]) -> io::Result<()> {
+    pub(super) fn begin<'f>(&mut self, files: impl Iterator<Item = Growth<'f>>) -> io::Result<()> {
         self.turn = self.turn.wrapping_add(1).max(1);
         self.text.clear();
         self.text.extend_from_slice(&self.turn.to_ne_bytes());
@@ -140,22 +145,34 @@ impl Journal {
                 }
             }
         }
-        self.clear()
+        self.clear_after(done)
     }
 
     /// Forgets the record: the files are as they should be.
     pub(super) fn clear(&mut self) -> io::Result<()> {
+        self.clear_after(usize::MAX)
+    }
+
+    /// The same, when so many bytes at most are in the marker.
+    fn clear_after(&mut self, mut left: usize) -> io::Result<()> {
         self.record.write_all_at(&[0; 8], 0)?;
-        self.empty_marker();
+        let flags = SpliceFFlags::SPLICE_F_NONBLOCK;
+        while left > 0 {
+            match splice(&self.marker, None, &self.nowhere, None, left.min(1 << 30), flags) {
+                Ok(0) | Err(_) => break,
+                Ok(count) => left -= count,
+            }
+        }
         Ok(())
     }
 
-    fn empty_marker(&self) {
-        let flags = SpliceFFlags::SPLICE_F_NONBLOCK;
-        while splice(&self.marker, None, &self.nowhere, None, 1 << 30, flags).is_ok_and(|count| count > 0) {}
+    /// The files that a former daemon was about to write to when it was killed.
+    pub(super) fn unfinished_files(&self) -> Vec<PathBuf> {
+        self.unfinished().into_iter().map(|(path, ..)| path).collect()
     }
 
-    fn recover(&mut self) {
+    /// Sets right what a former daemon was killed in.
+    pub(super) fn recover(&mut self) {
         let files = self.unfinished();
         if !files.is_empty() && self.marker_holds() == Seen::Nothing {
             for (path, id, from) in files {
@@ -245,7 +262,7 @@ mod tests {
         fn begin(&mut self) {
             let meta = std::fs::metadata(&self.path).unwrap();
             let growth = Growth { path: &self.path, id: (meta.dev(), meta.ino()), from: meta.len() };
-            self.journal.begin(&[growth]).unwrap();
+            self.journal.begin(std::iter::once(growth)).unwrap();
         }
 
         fn write(&self, text: &str) {
@@ -256,7 +273,11 @@ mod tests {
         /// What another daemon finds.
         fn killed(&mut self) -> (String, String) {
             let [record, marker] = self.journal.descriptors().unwrap();
-            self.journal = Journal::take_over(record, marker).unwrap();
+            let names = Journal::names(3);
+            let mut stored: Vec<_> = names.into_iter().zip([record, marker]).collect();
+            assert!(Journal::taken_over(0, &mut stored).is_none());
+            self.journal = Journal::taken_over(3, &mut stored).unwrap();
+            self.journal.recover();
             assert!(self.journal.unfinished().is_empty());
             assert_eq!(self.journal.marker_holds(), Seen::Nothing);
             let mut rest = [0; 64];

@@ -1,16 +1,16 @@
 //! The apps' output: from their pipes into files and to followers, and rsm's own log.
 //!
-//! One thread ([`LogThread`]) with a runtime of its own does all of it, so that an app that
-//! floods its output never delays supervision. The daemon talks to it through [`Logs`], which
-//! only sends and never waits.
+//! Threads of their own ([`LogThread`]) do all of it, so that an app that floods its output never delays
+//! supervision, and a disk that does not answer delays only the apps that write to it. The daemon
+//! talks to them through [`Logs`], which only sends and never blocks.
 //!
 //! The way of a line: `pump` waits for the pipe, `peek` looks what is in it, `shape` stamps it
 //! if asked, `writer` appends it to the file, and only then is it taken out of the pipe: `journal`
 //! sees that each line counts once whenever the daemon is killed. What a file does not take (full
 //! disk) stays in the pipe: nothing is lost, and only that app waits.
 //!
-//! Files make way for new ones in `segment`; `tidy` compresses and removes old ones on a thread of
-//! its own. Readers go by the files, with `index` for times and order; `follow` tells them when
+//! Files make way for new ones in `segment`; `tidy` removes old ones and `packer` compresses them, on
+//! threads of their own. Readers go by the files, with `index` for times and order; `follow` tells them when
 //! there is more.
 
 pub mod files;
@@ -19,7 +19,7 @@ pub mod item;
 pub mod own;
 pub mod thread;
 
-mod check;
+mod budget;
 mod compress;
 mod cursor;
 mod desk;
@@ -27,9 +27,12 @@ mod ground;
 mod index;
 mod journal;
 mod lines;
+mod packer;
 mod peek;
+mod places;
 mod pump;
 mod reader;
+mod room;
 mod rotate;
 mod segment;
 mod shape;
@@ -43,6 +46,5 @@ mod writer;
 
 pub use files::{Files, files};
 pub use follow::{Filter, Follower, News, Which};
-pub use journal::Journal;
 pub use reader::{Reader, Tail, Wanted};
-pub use thread::{Done, LogThread, Logs, Place, Source};
+pub use thread::{LogThread, Logs, Place, Source};

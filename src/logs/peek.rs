@@ -8,7 +8,7 @@ use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, tee};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// What pipes are enlarged to where that is needed and allowed. Bytes.
-const WIDE: i32 = 512 * 1024;
+const WIDE: i32 = 1024 * 1024;
 
 /// What there is in a pipe.
 #[derive(Debug, PartialEq, Eq)]
@@ -71,8 +71,11 @@ impl Peek {
 /// Makes room in a pipe, as far as the system allows; returns how much there is now.
 pub(super) fn widen(pipe: impl AsFd) -> usize {
     let fd = pipe.as_fd();
-    let wide = fcntl(fd, FcntlArg::F_SETPIPE_SZ(WIDE)).or_else(|_| fcntl(fd, FcntlArg::F_GETPIPE_SZ));
-    wide.ok().and_then(|size| usize::try_from(size).ok()).unwrap_or(4096)
+    let size = || fcntl(fd, FcntlArg::F_GETPIPE_SZ).unwrap_or(4096);
+    // Half of it may still be allowed where the whole is not.
+    let wide = || [WIDE, WIDE / 2].into_iter().find_map(|wide| fcntl(fd, FcntlArg::F_SETPIPE_SZ(wide)).ok());
+    let now = size();
+    usize::try_from(if now >= WIDE { now } else { wide().unwrap_or(now) }).unwrap_or(4096)
 }
 
 /// Whether no writer has a pipe open any more.

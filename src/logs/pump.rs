@@ -16,6 +16,8 @@ use crate::process::channel;
 const TURN: u32 = 4;
 /// How long after a write failed it is tried again.
 const RETRY: Duration = Duration::from_millis(500);
+/// A named pipe that is full has a reader, who is but slower.
+pub(super) const PIPE_RETRY: Duration = Duration::from_millis(2);
 /// Moves when the thread ends: all that a pipe of the largest size (1 MiB) can hold, and more.
 const LAST_MOVES: u32 = 128;
 
@@ -24,6 +26,8 @@ const LAST_MOVES: u32 = 128;
 const BATCH_WAIT: Duration = Duration::from_micros(50);
 /// A move of this much needs no batching.
 const BATCHED: usize = 16 * 1024;
+/// The same where the pipe is wide: its app is not held up meanwhile.
+const BATCHED_WIDE: usize = 128 * 1024;
 
 /// One pipe and its stream.
 #[derive(Debug)]
@@ -51,6 +55,7 @@ impl Pump {
             match step {
                 Step::Ended => break,
                 Step::Refused => sleep(RETRY).await,
+                Step::Full => sleep(PIPE_RETRY).await,
                 Step::Moved { .. } | Step::Waits | Step::Nothing => {}
             }
             moves = (moves + 1) % TURN;
@@ -60,6 +65,9 @@ impl Pump {
         }
         while !self.stream.borrow_mut().settle_debt(desk) {
             sleep(RETRY).await;
+        }
+        while !self.stream.borrow().is_taken() {
+            sleep(PIPE_RETRY).await;
         }
     }
 
@@ -78,8 +86,9 @@ impl Pump {
         })?;
         drop(stream);
         match step {
-            Step::Moved { count, rest } => {
-                self.small_at.set((count < BATCHED || rest).then_some(desk.pauses.get()));
+            Step::Moved { count } => {
+                let enough = if self.stream.borrow().is_wide() { BATCHED_WIDE } else { BATCHED };
+                self.small_at.set((count < enough).then_some(desk.pauses.get()));
             }
             // The next write to the pipe wakes this task again.
             Step::Waits | Step::Nothing => {
@@ -88,7 +97,7 @@ impl Pump {
                 }
                 self.stream.borrow_mut().settle_debt(desk);
             }
-            Step::Refused | Step::Ended => {}
+            Step::Refused | Step::Full | Step::Ended => {}
         }
         Ok(step)
     }
@@ -110,12 +119,16 @@ impl Pump {
     }
 
     /// The thread ends: writes what is in the pipe now, as far as the files take it. The rest stays
-    /// in the pipe: whoever reads it next may have better luck.
-    pub(super) fn drain(&self, desk: &Desk) {
+    /// in the pipe: whoever reads it next may have better luck. A named pipe that is full is waited for
+    /// until then.
+    pub(super) fn drain(&self, desk: &Desk, until: Instant) {
         let mut stream = self.stream.borrow_mut();
-        for _ in 0..LAST_MOVES {
-            if !matches!(stream.step(&self.pipe, desk), Ok(Step::Moved { .. })) {
-                break;
+        let mut moves = 0;
+        while moves < LAST_MOVES {
+            match stream.step(&self.pipe, desk) {
+                Ok(Step::Moved { .. }) => moves += 1,
+                Ok(Step::Full) if Instant::now() < until => std::thread::sleep(PIPE_RETRY),
+                _ => break,
             }
         }
         stream.settle_debt(desk);

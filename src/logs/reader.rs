@@ -8,7 +8,7 @@ use std::sync::Arc;
 use regex::bytes::Regex;
 
 use super::cursor::{Cursor, Line};
-use super::item::{LogItem, Stream};
+use super::item::{LogItem, LogPlace, Stream};
 
 /// A log file, and whose lines are in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub struct Wanted {
     pub until: Option<u64>,
     /// Only those that match.
     pub grep: Option<Regex>,
+    /// Where a former reader of the same was; files that it did not know are read from their beginning.
+    pub places: HashMap<PathBuf, LogPlace>,
 }
 
 /// Where several files are read.
@@ -52,6 +54,8 @@ struct Source {
     tail: Tail,
     cursor: Cursor,
     head: Option<Line>,
+    /// The place that was told last.
+    told: Option<LogPlace>,
 }
 
 impl Reader {
@@ -72,12 +76,19 @@ impl Reader {
                 source.tail = tail;
                 continue;
             }
+            let (places, indexes) = (&self.wanted.places, &self.indexes);
+            if let Some(place) = places.get(&tail.path) {
+                let cursor = Cursor::at_place(place, indexes)?;
+                self.sources.push(Source { tail, cursor, head: None, told: None });
+                continue;
+            }
+            let late = late || !places.is_empty();
             // What a pattern fits is known only after looking at all.
             let all = late || self.wanted.grep.is_some();
             let lines = if all && self.wanted.lines > 0 || late { usize::MAX } else { self.wanted.lines };
             let since = self.wanted.since.unwrap_or(0);
-            let cursor = Cursor::at_tail(tail.path.clone(), &self.indexes, lines, since)?;
-            self.sources.push(Source { tail, cursor, head: None });
+            let cursor = Cursor::at_tail(tail.path.clone(), indexes, lines, since)?;
+            self.sources.push(Source { tail, cursor, head: None, told: None });
         }
         Ok(())
     }
@@ -89,7 +100,7 @@ impl Reader {
     /// A file cannot be read.
     pub fn search(&mut self) -> io::Result<()> {
         let most = self.wanted.lines;
-        if self.wanted.grep.is_none() || most == usize::MAX {
+        if self.wanted.grep.is_none() || most == usize::MAX || !self.wanted.places.is_empty() {
             return Ok(());
         }
         let mut matched = VecDeque::new();
@@ -128,6 +139,15 @@ impl Reader {
                 return Ok(Some(items));
             }
         }
+    }
+
+    /// How far the files were read that were read on since the last time.
+    pub fn places(&mut self) -> Vec<LogPlace> {
+        let changed = |source: &mut Source| {
+            let place = source.cursor.place(source.head.as_ref());
+            (source.told.as_ref() != Some(&place)).then(|| source.told.insert(place).clone())
+        };
+        self.sources.iter_mut().filter_map(changed).collect()
     }
 
     /// Whether the beginning of a line waits for its end.

@@ -18,6 +18,8 @@ use crate::spec::Rotation;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// After a rotation that failed, it is tried again so much later.
 const ROTATE_AGAIN: Duration = Duration::from_secs(30);
+/// Bytes read at once.
+const MOST_READ: usize = 64 * 1024;
 /// The owner of a line that was there before anyone was known.
 const NOBODY: Owner = Owner { run: 0, stream: Stream::Out };
 
@@ -96,7 +98,7 @@ impl Segment {
         let Some(last) = index.last() else { return (0, (size > 0).then_some(NOBODY)) };
         let Ok(file) = File::open(path) else { return (last.lines, Some(last.owner)) };
         let (mut at, mut lines, mut end) = (last.offset, last.lines, b'\n');
-        let mut block = vec![0; 64 * 1024];
+        let mut block = vec![0; usize::try_from(size - last.offset).unwrap_or(MOST_READ).min(MOST_READ)];
         while let Ok(count @ 1..) = file.read_at(&mut block, at) {
             lines += memchr::memchr_iter(b'\n', &block[..count]).count() as u64;
             end = block[count - 1];
@@ -181,6 +183,11 @@ impl Segment {
     /// Which file it is.
     pub(super) fn id(&self) -> FileId {
         self.id
+    }
+
+    /// Bytes of a plain file.
+    pub(super) fn size(&self) -> Option<u64> {
+        self.growth().map(|(_, size)| size)
     }
 
     /// Which file may grow, and its length; only a plain one can be cut again.

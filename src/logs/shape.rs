@@ -34,16 +34,21 @@ pub(super) struct Origin {
     pub(super) shape: Shape,
 }
 
+/// What stands around the text of every line that is written at one time.
+#[derive(Debug, Default)]
+pub(super) struct Frame {
+    head: Vec<u8>,
+    tail: Vec<u8>,
+}
+
+/// What follows the message in an object.
 #[derive(Serialize)]
-struct Object<'a> {
-    message: &'a str,
+struct About<'a> {
     timestamp: &'a str,
     #[serde(rename = "type")]
     stream: Stream,
     process_id: u32,
     app_name: &'a str,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    continued: bool,
 }
 
 impl Shape {
@@ -58,39 +63,67 @@ impl Shape {
     }
 }
 
-/// Appends `<stamp>: <text>` for a line read at `at` (milliseconds since the epoch), without a newline.
-pub(super) fn stamped(stamp: &Stamp, piece: &Piece<'_>, at: i64, out: &mut Vec<u8>) {
-    stamp.write(at, out);
-    out.extend_from_slice(b": ");
-    if !piece.first {
-        out.extend_from_slice(CONTINUED);
+impl Frame {
+    /// The frame of lines read at `at` (milliseconds since the epoch). An object has PM2's keys.
+    pub(super) fn new(origin: &Origin, stream: Stream, at: i64) -> Self {
+        let mut frame = Self::default();
+        match &origin.shape {
+            Shape::Raw => {}
+            Shape::Stamped(stamp) => {
+                stamp.write(at, &mut frame.head);
+                frame.head.extend_from_slice(b": ");
+            }
+            Shape::Json(stamp) => {
+                let mut timestamp = Vec::with_capacity(32);
+                stamp.write(at, &mut timestamp);
+                let timestamp = &String::from_utf8_lossy(&timestamp);
+                let about = About { timestamp, stream, process_id: origin.id, app_name: &origin.name };
+                frame.head.extend_from_slice(b"{\"message\":");
+                // Neither strings nor a Vec can fail here.
+                let _ = serde_json::to_writer(&mut frame.tail, &about);
+                frame.tail[0] = b',';
+                frame.tail.pop();
+            }
+        }
+        frame
     }
-    out.extend_from_slice(piece.text);
+
+    /// Bytes that it adds to a line, the newline not counted.
+    pub(super) fn length(&self) -> usize {
+        self.head.len() + self.tail.len()
+    }
+
+    /// Appends a stamped line, without a newline.
+    pub(super) fn stamped(&self, piece: &Piece<'_>, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.head);
+        if !piece.first {
+            out.extend_from_slice(CONTINUED);
+        }
+        out.extend_from_slice(piece.text);
+    }
+
+    /// Appends a line's object and a newline. `continued` marks the later parts of a line that was cut.
+    /// Bytes that are no UTF-8 are replaced: JSON can hold no others.
+    pub(super) fn object(&self, piece: &Piece<'_>, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.head);
+        quote(&String::from_utf8_lossy(piece.text), out);
+        out.extend_from_slice(&self.tail);
+        out.extend_from_slice(if piece.first { b"}\n" } else { b",\"continued\":true}\n" });
+    }
 }
 
-/// Appends the line's object and a newline. PM2's keys; `continued` marks the later parts of a line
-/// that was cut. Bytes that are no UTF-8 are replaced: JSON can hold no others.
-pub(super) fn json(
-    stamp: &Stamp,
-    origin: &Origin,
-    stream: Stream,
-    piece: &Piece<'_>,
-    at: i64,
-    out: &mut Vec<u8>,
-) {
-    let mut timestamp = Vec::with_capacity(32);
-    stamp.write(at, &mut timestamp);
-    let object = Object {
-        message: &String::from_utf8_lossy(piece.text),
-        timestamp: &String::from_utf8_lossy(&timestamp),
-        stream,
-        process_id: origin.id,
-        app_name: &origin.name,
-        continued: !piece.first,
-    };
-    // Neither strings nor a Vec can fail here.
-    let _ = serde_json::to_writer(&mut *out, &object);
-    out.push(b'\n');
+/// Appends a text as a string of JSON.
+fn quote(text: &str, out: &mut Vec<u8>) {
+    // Without an early end, so that many bytes are looked at in one instruction: most lines are plain.
+    let special = |found, byte: &u8| found | (*byte < b' ') | (*byte == b'"') | (*byte == b'\\');
+    if text.as_bytes().iter().fold(false, special) {
+        // Neither a string nor a Vec can fail here.
+        let _ = serde_json::to_writer(out, text);
+    } else {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+    }
 }
 
 #[cfg(test)]
@@ -99,10 +132,10 @@ mod tests {
 
     #[test]
     fn objects_hold_any_bytes() {
-        let origin = Origin { id: 7, name: "a\"b".into(), run: 1, shape: Shape::Raw };
+        let origin = Origin { id: 7, name: "a\"b".into(), run: 1, shape: Shape::Json(Stamp::iso()) };
         let mut out = Vec::new();
         let piece = Piece { text: b"\x00\xff\"\\\r\x1b[1m", first: true, last: true };
-        json(&Stamp::iso(), &origin, Stream::Err, &piece, 0, &mut out);
+        Frame::new(&origin, Stream::Err, 0).object(&piece, &mut out);
         let read: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(
             read,
@@ -117,8 +150,18 @@ mod tests {
     #[test]
     fn later_parts_are_marked() {
         let piece = Piece { text: b"tail", first: false, last: true };
-        let mut out = Vec::new();
-        stamped(&Stamp::new("[t]"), &piece, 0, &mut out);
-        assert_eq!(out, b"t: [continued] tail");
+        let framed = |shape, put: fn(&Frame, &Piece<'_>, &mut Vec<u8>)| {
+            let mut out = Vec::new();
+            let origin = Origin { id: 7, name: "a".into(), run: 1, shape };
+            put(&Frame::new(&origin, Stream::Out, 0), &piece, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(framed(Shape::Stamped(Stamp::new("[t]")), Frame::stamped), "t: [continued] tail");
+        let object = framed(Shape::Json(Stamp::new("[t]")), Frame::object);
+        assert_eq!(
+            object,
+            "{\"message\":\"tail\",\"timestamp\":\"t\",\"type\":\"out\",\"process_id\":7,\
+             \"app_name\":\"a\",\"continued\":true}\n"
+        );
     }
 }

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::rc::Rc;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
@@ -13,7 +14,7 @@ use super::index::Owner;
 use super::item;
 use super::lines::{LINE_LIMIT, Piece, pieces, whole_chars, whole_lines};
 use super::peek::{Seen, is_abandoned, widen};
-use super::shape::{self, Origin, Shape};
+use super::shape::{Frame, Origin, Shape};
 use super::writer::{LogFile, Writer};
 use crate::spec::WhenFull;
 
@@ -22,12 +23,20 @@ use crate::spec::WhenFull;
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 /// After so long the beginning of a line is looked at again, then after twice that, and so on.
 const SOON: Duration = Duration::from_millis(1);
-/// Bytes taken at once: what a pipe holds by default.
+/// Bytes taken at once. More would not stay in the processor's cache between reading and writing.
 const CHUNK: usize = 64 * 1024;
-/// Bytes taken at once where each line grows by a stamp or more.
-const SHAPED_CHUNK: usize = 16 * 1024;
-/// Memory kept for shaping; a burst may need more, for its time.
+/// The same where the pipe is wide.
+const WIDE_CHUNK: usize = 256 * 1024;
+/// What that may become with stamps or as JSON; of very short lines fewer are taken at once.
+const MOST_SHAPED: usize = 1024 * 1024;
+/// Memory kept for shaping.
 const SHAPED_SPARE: usize = 256 * 1024;
+/// A look that finds so much found the pipe half full, as it is by default: it is filled fast.
+const MUCH: usize = 32 * 1024;
+/// After so many of those in a row the pipe is widened, so that neither end waits for the other.
+const MUCH_OFTEN: u32 = 4;
+/// So many pipes may be wide at a time: what they hold is memory of the kernel.
+const MOST_WIDE: u32 = 32;
 
 /// One stream of one run.
 #[derive(Debug)]
@@ -45,6 +54,11 @@ pub(super) struct Stream {
     /// Bytes in the files of a line that has not ended.
     in_line: usize,
     dropped: Option<Dropped>,
+    /// Bytes that stamp or JSON add to a line.
+    frame: usize,
+    /// How often in a row there was much in the pipe.
+    much: u32,
+    wide: bool,
 }
 
 /// The beginning of a line, seen in the pipe and left there.
@@ -72,12 +86,10 @@ struct Dropped {
 /// What a look at the pipe came to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// So many bytes are in the files now; `rest`: some are left in the pipe.
+    /// Some bytes are in the files now.
     Moved {
-        /// Bytes.
+        /// How many.
         count: usize,
-        /// Whether the beginning of a line was left.
-        rest: bool,
     },
     /// There is the beginning of a line, and it waits for its end.
     Waits,
@@ -85,6 +97,8 @@ pub(super) enum Step {
     Nothing,
     /// A file cannot be written now; all is still in the pipe.
     Refused,
+    /// A named pipe is full; all is still in the app's.
+    Full,
     /// Nothing will come any more.
     Ended,
 }
@@ -99,7 +113,10 @@ impl Stream {
         when_full: WhenFull,
     ) -> Self {
         let owner = Owner { run: origin.run, stream };
-        Self { origin, owner, files, kept, when_full, waiting: None, cut: false, in_line: 0, dropped: None }
+        let frame = Frame::new(&origin, stream, 0).length();
+        let (waiting, dropped) = (None, None);
+        let (cut, in_line, much, wide) = (false, 0, 0, false);
+        Self { origin, owner, files, kept, when_full, waiting, cut, in_line, dropped, frame, much, wide }
     }
 
     /// Its run and shape.
@@ -124,8 +141,14 @@ impl Stream {
         self.dropped.is_some()
     }
 
+    /// Whether its pipe was widened, since it is filled fast.
+    pub(super) fn is_wide(&self) -> bool {
+        self.wide
+    }
+
     /// Gives the files back.
-    pub(super) fn close(&mut self, writer: &mut Writer) {
+    pub(super) fn close(&mut self, writer: &mut Writer, desk: &Desk) {
+        desk.wide.set(desk.wide.get() - u32::from(mem::take(&mut self.wide)));
         self.files.drain(..).for_each(|file| writer.release(file));
     }
 
@@ -136,10 +159,8 @@ impl Stream {
     /// It is no pipe.
     pub(super) fn step(&mut self, pipe: &impl AsFd, desk: &Desk) -> io::Result<Step> {
         let mut chunk = desk.chunk.borrow_mut();
-        let mut most = match self.origin.shape {
-            Shape::Raw => CHUNK,
-            Shape::Stamped(_) | Shape::Json(_) => SHAPED_CHUNK,
-        };
+        let usual = if self.wide { WIDE_CHUNK } else { CHUNK };
+        let mut most = usual.min(desk.peek.room());
         let mut ended = false;
         loop {
             if chunk.len() < most {
@@ -150,6 +171,7 @@ impl Stream {
                 Seen::End => return Ok(self.end(desk)),
                 Seen::Bytes(length) => length,
             };
+            self.widen_if_busy(length, pipe, desk);
             let text = &chunk[..length];
             let now = now();
             let take = match whole_lines(text, length) {
@@ -173,9 +195,23 @@ impl Stream {
             };
             let begins = self.waiting.map_or(now, |waiting| waiting.at);
             let result = take.and_then(|take| self.deliver(&text[..take], begins, now, pipe, desk));
-            chunk.truncate(CHUNK);
-            chunk.shrink_to(CHUNK);
-            return Ok(result.map_or(Step::Refused, |count| Step::Moved { count, rest: count < length }));
+            chunk.truncate(usual);
+            chunk.shrink_to(usual);
+            return Ok(match result {
+                Ok(count) => Step::Moved { count },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Step::Full,
+                Err(_) => Step::Refused,
+            });
+        }
+    }
+
+    /// An app that writes faster than its pipe takes waits for us each time that it is full.
+    fn widen_if_busy(&mut self, length: usize, pipe: &impl AsFd, desk: &Desk) {
+        self.much = if length >= MUCH { self.much.saturating_add(1) } else { 0 };
+        if self.much >= MUCH_OFTEN && !self.wide && desk.wide.get() < MOST_WIDE {
+            widen(pipe);
+            self.wide = true;
+            desk.wide.set(desk.wide.get() + 1);
         }
     }
 
@@ -213,11 +249,21 @@ impl Stream {
                 (Err(error), WhenFull::Block) => return Err(error),
             }
         }
-        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        let room = self.unshaped(text, usize::try_from(room).unwrap_or(usize::MAX));
         if text.len() <= room && self.shows_parts() {
             return Ok(text.len());
         }
         Ok(whole_lines(text, room).unwrap_or(text.len()))
+    }
+
+    /// How much of a text is `room` bytes at most in the shape asked for, about.
+    fn unshaped(&self, text: &[u8], room: usize) -> usize {
+        if self.frame == 0 {
+            return room;
+        }
+        let room = room.min(MOST_SHAPED);
+        let shaped = text.len() + self.frame * memchr_iter(b'\n', text).count();
+        if shaped <= room { text.len() } else { room / shaped.div_ceil(text.len().max(1)) }
     }
 
     /// Writes text to every file and takes it out of the pipe, or neither. `begins`: when its first
@@ -231,8 +277,7 @@ impl Stream {
         desk: &Desk,
     ) -> io::Result<usize> {
         let mut journal = desk.journal.borrow_mut();
-        let growths: Vec<_> = self.files.iter().filter_map(|file| file.growth()).collect();
-        journal.begin(&growths)?;
+        journal.begin(self.files.iter().filter_map(|file| file.growth()))?;
         let (cut, in_line) = (self.cut, self.in_line);
         let written = self.write(text, begins, now, &mut desk.shaped.borrow_mut());
         match written {
@@ -274,6 +319,11 @@ impl Stream {
         self.dropped.is_none()
     }
 
+    /// Whether named pipes have taken all that they were given.
+    pub(super) fn is_taken(&self) -> bool {
+        !self.files.iter().any(|file| file.is_full())
+    }
+
     fn write(&mut self, text: &[u8], begins: i64, now: i64, shaped: &mut Vec<u8>) -> io::Result<()> {
         let note = self.dropped.as_ref().map(|Dropped { lines, bytes, why }| {
             format!("[rsm] {lines} lines ({bytes} bytes) were dropped here: {why}\n")
@@ -307,26 +357,28 @@ impl Stream {
         let mut goes_on = shaped.is_empty()
             && !self.files.is_empty()
             && self.files.iter().all(|file| file.is_in_line_of(self.owner));
-        let (origin, owner) = (&*self.origin, self.owner);
-        let (mut at, mut cut) = (begins, self.cut);
+        let (origin, stream) = (&*self.origin, self.owner.stream);
+        let (mut cut, mut at) = (self.cut, begins);
+        let mut frame = Frame::new(origin, stream, at);
         if goes_on && self.in_line > LINE_LIMIT {
             shaped.push(b'\n');
             (goes_on, cut) = (false, true);
         }
         pieces(text, cut || goes_on, |piece: Piece<'_>| {
             match &origin.shape {
-                Shape::Json(stamp) => shape::json(stamp, origin, owner.stream, &piece, at, shaped),
-                Shape::Stamped(_) if mem::take(&mut goes_on) => shaped.extend_from_slice(piece.text),
-                Shape::Stamped(stamp) => shape::stamped(stamp, &piece, at, shaped),
-                Shape::Raw => shaped.extend_from_slice(piece.text),
+                Shape::Json(_) => frame.object(&piece, shaped),
+                Shape::Stamped(_) if !mem::take(&mut goes_on) => frame.stamped(&piece, shaped),
+                Shape::Stamped(_) | Shape::Raw => shaped.extend_from_slice(piece.text),
             }
             // A part that reached the limit ends as a line of the file; the next one says so.
-            cut =
-                !piece.last && (piece.text.len() + 4 > LINE_LIMIT || matches!(origin.shape, Shape::Json(_)));
-            if !matches!(origin.shape, Shape::Json(_)) && (piece.last || cut) {
+            let is_json = matches!(origin.shape, Shape::Json(_));
+            cut = !piece.last && (piece.text.len() + 4 > LINE_LIMIT || is_json);
+            if !is_json && (piece.last || cut) {
                 shaped.push(b'\n');
             }
-            at = now;
+            if at != now {
+                (at, frame) = (now, Frame::new(origin, stream, now));
+            }
         });
         self.cut = cut;
         let begun = memchr::memrchr(b'\n', text).map_or(self.in_line, |_| 0);
@@ -349,9 +401,11 @@ impl Stream {
     /// is more to read.
     fn publish(&self, text: &[u8], now: i64, desk: &Desk) {
         desk.news.tell();
-        let mut hub = desk.hub.borrow_mut();
-        let in_file = self.kept && self.files.first().is_some_and(|file| file.is_plain());
-        if in_file || !hub.wants(&self.origin, self.owner.stream) {
+        if self.kept && self.files.first().is_some_and(|file| file.is_plain()) {
+            return;
+        }
+        let mut hub = desk.hub.lock().unwrap_or_else(PoisonError::into_inner);
+        if !hub.wants(&self.origin, self.owner.stream) {
             return;
         }
         let mut lines = Vec::new();

@@ -1,37 +1,35 @@
-//! The log thread, and the handle that the daemon has of it.
+//! The threads of the logs, and the handle that the daemon has of them.
+//!
+//! All apps whose logs lie in `$RSM_HOME/logs` have one thread. A directory of its own may be on a disk of
+//! its own, which may be slow or not answer at all: it has a thread of its own, up to [`ROOMS`] of
+//! them. Nobody ever has to ask a disk for that.
 
-use std::cell::{Cell, RefCell};
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::LocalSet;
+use tokio::sync::{mpsc, oneshot};
 
-use super::check::{Checker, Refused};
-use super::desk::Desk;
 use super::files::Files;
-use super::follow::{Feed, Filter, Follower, News, following};
-use super::item;
+use super::follow::{Filter, Follower, Hub, News, following};
+use super::ground::Ground;
 use super::journal::Journal;
-use super::pump::Pump;
-use super::shape::{Origin, Shape};
-use super::stream::Stream;
+use super::places::Places;
+use super::room::{Command, Tools, serve};
 use super::tidy::Tidy;
-use super::writer::Writer;
 use crate::spec::{LogFormat, Rotation};
 
-/// Names one stream of one run.
-type Key = u64;
-
-/// At a turn of the clock, or so often at most, it is looked which files are to be rotated.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+/// So many threads at most.
+pub const ROOMS: usize = 8;
+/// A disk that does not answer for so long is not waited for any longer: an app is started all the same,
+/// and its files are opened when its first line comes; until then that line waits in its pipe.
+const LONGEST: Duration = Duration::from_secs(2);
+/// So long the daemon's end waits for the last lines.
+const LAST_LINES: Duration = Duration::from_secs(5);
 
 /// The output of one run, and where it goes.
 #[derive(Debug)]
@@ -56,7 +54,7 @@ pub struct Source {
     pub rotation: Arc<Rotation>,
 }
 
-/// What the thread works with.
+/// What the threads work with.
 #[derive(Debug)]
 pub struct Place {
     /// The directory whose files all count for the budget.
@@ -70,308 +68,259 @@ pub struct Place {
 /// Files that something could not be done to, and why.
 pub type Failures = Vec<(PathBuf, io::Error)>;
 
-/// Resolves when the thread has done what was asked, with the files it could not be done to. Need not
-/// be awaited.
-pub type Done = oneshot::Receiver<Failures>;
+/// The first file that cannot be written, and why.
+pub type Refused = (PathBuf, io::Error);
 
-#[derive(Debug)]
-enum Command {
-    Attach(Box<Source>),
-    Reopen(oneshot::Sender<Failures>),
-    Flush(Vec<PathBuf>, oneshot::Sender<Failures>),
-    Follow(Feed),
-    Closed(u64, oneshot::Sender<()>),
-    Stop,
-}
+/// Keeps a descriptor for the next daemon, under a name.
+pub type Keep = Box<dyn Fn(String, OwnedFd)>;
 
-/// The thread. Dropping it writes what the pipes hold, and waits for that.
-#[derive(Debug)]
-pub struct LogThread {
-    logs: Logs,
-    thread: Option<JoinHandle<()>>,
-}
+/// The threads. Dropping it writes what the pipes hold, and waits for that as long as disks answer.
+pub struct LogThread(Logs);
 
-/// The handle: its methods send a command and return; they are carried out in the order sent. Once
-/// the thread has ended they do nothing.
-#[derive(Clone, Debug)]
-pub struct Logs {
-    commands: mpsc::UnboundedSender<Command>,
+/// The handle of the threads. Once they have ended its methods do nothing.
+#[derive(Clone)]
+pub struct Logs(Rc<Shared>);
+
+struct Shared {
+    rooms: RefCell<Vec<Option<Room>>>,
+    places: RefCell<Places>,
+    journals: RefCell<Vec<Option<Journal>>>,
+    keep: Keep,
     tidy: Tidy,
     news: Arc<News>,
-    indexes: Arc<Path>,
-    checker: Checker,
+    hub: Arc<Mutex<Hub>>,
+    ground: Ground,
+    /// Most apps have the same: one copy serves all.
+    rotation: RefCell<Arc<Rotation>>,
+}
+
+/// A thread, as seen from outside.
+struct Room {
+    commands: mpsc::UnboundedSender<Command>,
+    /// Says when it has ended.
+    ended: std::sync::mpsc::Receiver<()>,
 }
 
 impl LogThread {
-    /// Starts the thread. `journal` is a former daemon's, if there was one.
+    /// Starts a thread, and one for each journal that a former daemon was killed with. `stored` are the
+    /// descriptors it had kept.
     ///
     /// # Errors
-    /// The system gives no thread or no epoll.
-    pub fn start(place: Place, journal: Journal) -> io::Result<Self> {
-        let tidy = Tidy::start(place.logs, place.indexes.clone(), place.budget)?;
-        let news = Arc::new(News::default());
-        let tools =
-            Tools { journal, news: Arc::clone(&news), indexes: place.indexes.clone(), tidy: tidy.clone() };
-        let (sender, commands) = mpsc::unbounded_channel();
-        let (started, ready) = std::sync::mpsc::channel();
-        let thread = std::thread::Builder::new()
-            .name("rsm-logs".into())
-            .spawn(move || serve(commands, tools, &started))?;
-        ready.recv().unwrap_or_else(|_| Err(io::Error::other("the log thread ended")))?;
-        let (indexes, checker) = (place.indexes.into(), Checker::start()?);
-        let logs = Logs { commands: sender, tidy, news, indexes, checker };
-        Ok(Self { logs, thread: Some(thread) })
+    /// The system gives no thread.
+    pub fn start(place: Place, stored: &mut Vec<(String, OwnedFd)>, keep: Keep) -> io::Result<Self> {
+        let Place { logs, indexes, budget } = place;
+        let tidy = Tidy::start(logs.clone(), indexes.clone(), budget)?;
+        let mut places = Places::new(logs);
+        let mut journals: Vec<_> = (0..ROOMS).map(|room| Journal::taken_over(room, stored)).collect();
+        let mut left = Vec::new();
+        for (room, journal) in journals.iter().enumerate() {
+            let files = journal.as_ref().map(Journal::unfinished_files).unwrap_or_default();
+            if !files.is_empty() {
+                left.push(room);
+                places.settle(room, files);
+            }
+        }
+        journals.truncate(ROOMS);
+        let shared = Shared {
+            rooms: RefCell::new((0..ROOMS).map(|_| None).collect()),
+            places: RefCell::new(places),
+            journals: RefCell::new(journals),
+            keep,
+            ground: Ground::new(indexes, tidy.clone()),
+            tidy,
+            news: Arc::default(),
+            hub: Arc::default(),
+            rotation: RefCell::default(),
+        };
+        let logs = Logs(Rc::new(shared));
+        for room in left.into_iter().chain([0]) {
+            logs.open_room(room)?;
+        }
+        Ok(Self(logs))
     }
 
     /// A handle of it.
     pub fn logs(&self) -> Logs {
-        self.logs.clone()
+        self.0.clone()
     }
 }
 
 impl Drop for LogThread {
     fn drop(&mut self) {
-        self.logs.send(Command::Stop);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the log thread had panicked");
+        let rooms: Vec<Room> = self.0.0.rooms.borrow_mut().iter_mut().filter_map(Option::take).collect();
+        for room in &rooms {
+            let _ = room.commands.send(Command::Stop); // one that has ended needs no word
         }
+        let until = Instant::now() + LAST_LINES;
+        for room in rooms {
+            // It says nothing: it only ends, and its sender with it.
+            let left = until.saturating_duration_since(Instant::now());
+            if room.ended.recv_timeout(left) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                tracing::error!(
+                    "a disk of the logs does not answer; what it did not take stays in the pipes"
+                );
+            }
+        }
+        self.0.0.hub.lock().unwrap_or_else(PoisonError::into_inner).end();
     }
 }
 
 impl Logs {
     /// Tells when there is more to read in the files.
     pub fn news(&self) -> Arc<News> {
-        Arc::clone(&self.news)
-    }
-
-    /// Makes files and the directories they lie in, however long the disk takes.
-    ///
-    /// # Errors
-    /// The first file that cannot be written. A disk that does not answer is no error.
-    pub async fn check(&self, files: Files) -> Result<(), Refused> {
-        self.checker.check(files).await
+        Arc::clone(&self.0.news)
     }
 
     /// Where indexes lie.
     pub fn indexes(&self) -> Arc<Path> {
-        Arc::clone(&self.indexes)
+        Arc::clone(&self.0.ground.indexes)
     }
 
     /// All logs together may have so many bytes from now on.
     pub fn set_budget(&self, bytes: u64) {
-        self.tidy.set_budget(bytes);
+        self.0.tidy.set_budget(bytes);
     }
 
-    /// Reads a run's output from now on.
+    /// Reads a run's output from now on, whether its files can be written or not.
     pub fn attach(&self, source: Source) {
-        for path in source.files.distinct() {
-            self.tidy.keep(path, &source.name, &source.rotation);
+        self.hand_over(source, None);
+    }
+
+    /// Makes a run's files and the directories they lie in, and reads its output from now on.
+    ///
+    /// # Errors
+    /// The first file that cannot be written; nothing is read then. A disk that does not answer is no error.
+    pub async fn open(&self, source: Source) -> Result<(), Refused> {
+        let (answer, answered) = oneshot::channel();
+        self.hand_over(source, Some(answer));
+        match tokio::time::timeout(LONGEST, answered).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Ok(()),
+            Err(_) => {
+                tracing::warn!("the disk of the logs does not answer; apps are started all the same");
+                Ok(())
+            }
         }
-        self.send(Command::Attach(Box::new(source)));
     }
 
-    /// Opens all log files anew: they were renamed by someone.
-    pub fn reopen(&self) -> Done {
-        self.ask(Command::Reopen)
+    fn hand_over(&self, mut source: Source, asked: Option<oneshot::Sender<Result<(), Refused>>>) {
+        source.rotation = self.shared_rotation(source.rotation);
+        for path in source.files.distinct() {
+            self.0.tidy.keep(path, &source.name, &source.rotation);
+        }
+        let room = self.0.places.borrow_mut().room_of_run(source.run, &source.files.distinct());
+        self.send(room, Command::Attach(Box::new(source), asked));
     }
 
-    /// Empties these files.
-    pub fn flush(&self, files: Vec<PathBuf>) -> Done {
-        self.ask(|done| Command::Flush(files, done))
+    fn shared_rotation(&self, rotation: Arc<Rotation>) -> Arc<Rotation> {
+        let mut last = self.0.rotation.borrow_mut();
+        if **last != *rotation {
+            *last = rotation;
+        }
+        Arc::clone(&last)
+    }
+
+    /// Opens all log files anew: they were renamed by someone. Returns those that could not be.
+    pub async fn reopen(&self) -> Failures {
+        let rooms = (0..ROOMS).filter(|room| self.0.rooms.borrow()[*room].is_some());
+        self.of_all(rooms.map(|room| (room, Vec::new())).collect(), |_, done| Command::Reopen(done)).await
+    }
+
+    /// Empties these files. Returns those that could not be.
+    pub async fn flush(&self, files: Vec<PathBuf>) -> Failures {
+        let mut of_rooms: Vec<(usize, Vec<PathBuf>)> = Vec::new();
+        for path in files {
+            let room = self.0.places.borrow_mut().room(&[&path]);
+            match of_rooms.iter_mut().find(|(known, _)| *known == room) {
+                Some((_, files)) => files.push(path),
+                None => of_rooms.push((room, vec![path])),
+            }
+        }
+        self.of_all(of_rooms, Command::Flush).await
+    }
+
+    /// Asks several threads, and joins what they answer in time.
+    async fn of_all(
+        &self,
+        asked: Vec<(usize, Vec<PathBuf>)>,
+        command: impl Fn(Vec<PathBuf>, oneshot::Sender<Failures>) -> Command,
+    ) -> Failures {
+        let ask = |(room, files): (usize, Vec<PathBuf>)| {
+            let (done, answer) = oneshot::channel();
+            self.send(room, command(files.clone(), done));
+            (files, answer)
+        };
+        let answers: Vec<_> = asked.into_iter().map(ask).collect();
+        let (until, mut failures) = (tokio::time::Instant::now() + LONGEST, Failures::new());
+        for (files, answer) in answers {
+            match tokio::time::timeout_at(until, answer).await {
+                Ok(answer) => failures.extend(answer.unwrap_or_default()),
+                Err(_) => {
+                    let silent = || io::Error::new(io::ErrorKind::TimedOut, "its disk does not answer");
+                    failures.extend(files.into_iter().map(|path| (path, silent())));
+                }
+            }
+        }
+        failures
     }
 
     /// Hands out the lines that a filter lets pass, from now on.
     pub fn follow(&self, filter: Filter) -> Follower {
         let (feed, follower) = following(filter);
-        self.send(Command::Follow(feed));
+        self.0.hub.lock().unwrap_or_else(PoisonError::into_inner).add(feed);
         follower
     }
 
     /// Resolves once every writer of the run's pipes is gone and all they wrote is in the files; at once
     /// for a run that was never attached.
     pub async fn closed(&self, run: u64) {
-        // A thread that has ended reads nothing any more: that is closed, too.
-        let _ = self.ask(|done| Command::Closed(run, done)).await;
-    }
-
-    fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> oneshot::Receiver<T> {
+        let Some(room) = self.0.places.borrow_mut().forget_run(run) else { return };
         let (done, answer) = oneshot::channel();
-        self.send(command(done));
-        answer
+        self.send(room, Command::Closed(run, done));
+        // A thread that has ended reads nothing any more: that is closed, too.
+        let _ = answer.await;
     }
 
-    fn send(&self, command: Command) {
+    fn send(&self, room: usize, command: Command) {
+        let mut opened = Ok(());
+        if self.0.rooms.borrow()[room].is_none() {
+            opened = self.open_room(room);
+        }
+        if let Err(error) = opened {
+            tracing::error!("no thread for logs: {error}; another takes them");
+        }
+        let rooms = self.0.rooms.borrow();
         // Fails only when the thread is gone; dropping the command is the answer then.
-        let _ = self.commands.send(command);
-    }
-}
-
-fn serve(
-    commands: mpsc::UnboundedReceiver<Command>,
-    tools: Tools,
-    started: &std::sync::mpsc::Sender<io::Result<()>>,
-) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let (runtime, room) = match runtime.and_then(|runtime| Ok((runtime, Rc::new(Room::new(tools)?)))) {
-        Ok(ready) => ready,
-        Err(error) => {
-            let _ = started.send(Err(error));
-            return;
-        }
-    };
-    let _ = started.send(Ok(()));
-    let tasks = LocalSet::new();
-    tasks.spawn_local(Rc::clone(&room).rotate_by_the_clock());
-    tasks.block_on(&runtime, room.obey(commands));
-    // The tasks go first: from here on nobody else touches the streams.
-    drop(tasks);
-    for pump in room.pumps.borrow().values() {
-        pump.drain(&room.desk);
-    }
-}
-
-/// What the thread is given.
-struct Tools {
-    journal: Journal,
-    news: Arc<News>,
-    indexes: PathBuf,
-    tidy: Tidy,
-}
-
-/// All that the thread owns.
-struct Room {
-    desk: Desk,
-    writer: RefCell<Writer>,
-    pumps: RefCell<BTreeMap<Key, Rc<Pump>>>,
-    runs: RefCell<HashMap<u64, Run>>,
-    last_key: Cell<Key>,
-    /// A file was opened: it may be the next to be rotated.
-    opened: Notify,
-}
-
-/// A run with an open pipe.
-#[derive(Default)]
-struct Run {
-    pipes: usize,
-    waiting: Vec<oneshot::Sender<()>>,
-}
-
-impl Room {
-    fn new(tools: Tools) -> io::Result<Self> {
-        let Tools { journal, news, indexes, tidy } = tools;
-        Ok(Self {
-            desk: Desk::new(journal, news)?,
-            writer: RefCell::new(Writer::new(indexes, tidy)),
-            opened: Notify::new(),
-            pumps: RefCell::default(),
-            runs: RefCell::default(),
-            last_key: Cell::new(0),
-        })
-    }
-
-    /// Carries out commands until the last handle is gone or the thread is to stop.
-    async fn obey(self: &Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
-        while let Some(command) = commands.recv().await {
-            match command {
-                Command::Attach(source) => self.attach(*source),
-                Command::Reopen(done) => answer(done, "reopen", self.writer.borrow().reopen()),
-                Command::Flush(files, done) => answer(done, "empty", self.writer.borrow().truncate(files)),
-                Command::Follow(feed) => self.desk.hub.borrow_mut().add(feed),
-                Command::Closed(run, done) => self.tell_when_closed(run, done),
-                Command::Stop => return,
-            }
+        if let Some(room) = rooms[room].as_ref().or(rooms[0].as_ref()) {
+            let _ = room.commands.send(command);
         }
     }
 
-    fn attach(self: &Rc<Self>, source: Source) {
-        let Source { id, name, run, out, err, files, format, date_format, rotation } = source;
-        let shape = Shape::new(format, date_format.as_deref());
-        let origin = Rc::new(Origin { id, name, run, shape });
-        let Files { out: out_file, err: err_file, combined } = files;
-        self.attach_pipe(&origin, item::Stream::Out, out, [&out_file, &combined], &rotation);
-        self.attach_pipe(&origin, item::Stream::Err, err, [&err_file, &combined], &rotation);
-        self.opened.notify_one();
-        self.desk.news.tell_attached();
-    }
-
-    fn attach_pipe(
-        self: &Rc<Self>,
-        origin: &Rc<Origin>,
-        which: item::Stream,
-        pipe: OwnedFd,
-        files: [&Option<PathBuf>; 2],
-        rotation: &Arc<Rotation>,
-    ) {
-        let key = self.last_key.get() + 1;
-        self.last_key.set(key);
-        let mut paths: Vec<&PathBuf> = files.into_iter().flatten().collect();
-        paths.dedup();
-        let kept = files[0].is_some();
-        let files = paths.into_iter().map(|path| self.writer.borrow_mut().open(path, rotation)).collect();
-        let stream = Stream::new(Rc::clone(origin), which, files, kept, rotation.when_full);
-        match Pump::new(pipe, stream) {
-            Ok(pump) => self.start(pump, key, origin.run),
-            Err(error) => {
-                let name = &origin.name;
-                tracing::error!("cannot read the output of {name}: {error}; restart it when this is mended");
-            }
+    fn open_room(&self, number: usize) -> io::Result<()> {
+        if self.0.rooms.borrow()[number].is_some() {
+            return Ok(());
         }
-    }
-
-    fn start(self: &Rc<Self>, pump: Pump, key: Key, run: u64) {
-        let pump = Rc::new(pump);
-        self.pumps.borrow_mut().insert(key, Rc::clone(&pump));
-        self.runs.borrow_mut().entry(run).or_default().pipes += 1;
-        let room = Rc::clone(self);
-        tokio::task::spawn_local(async move {
-            pump.run(&room.desk).await;
-            pump.stream.borrow_mut().close(&mut room.writer.borrow_mut());
-            room.pumps.borrow_mut().remove(&key);
-            room.pipe_closed(run);
-        });
-    }
-
-    async fn rotate_by_the_clock(self: Rc<Self>) {
-        loop {
-            let due = self.writer.borrow().files().filter_map(|file| file.due()).min();
-            let left = due.map_or(LONGEST_SLEEP, |due| {
-                let left = due.saturating_sub(jiff::Timestamp::now().as_millisecond());
-                Duration::from_millis(u64::try_from(left).unwrap_or(0)).min(LONGEST_SLEEP)
-            });
-            // A time that has come and could not be kept must not be tried without a pause.
-            let pause = left.max(Duration::from_millis(20));
-            let _ = tokio::time::timeout(pause, self.opened.notified()).await;
-            self.writer.borrow().files().for_each(|file| file.rotate_if_due());
-        }
-    }
-
-    fn pipe_closed(&self, run: u64) {
-        let mut runs = self.runs.borrow_mut();
-        if let Entry::Occupied(mut entry) = runs.entry(run) {
-            entry.get_mut().pipes -= 1;
-            if entry.get().pipes == 0 {
-                for waiting in entry.remove().waiting {
-                    // Whoever asked may have stopped waiting.
-                    let _ = waiting.send(());
+        let journal = match self.0.journals.borrow_mut()[number].take() {
+            Some(journal) => journal,
+            None => {
+                let journal = Journal::new()?;
+                for (name, fd) in Journal::names(number).into_iter().zip(journal.descriptors()?) {
+                    (self.0.keep)(name, fd);
                 }
+                journal
             }
-        }
+        };
+        let (news, hub, ground) = (Arc::clone(&self.0.news), Arc::clone(&self.0.hub), self.0.ground.clone());
+        let tools = Tools { journal, news, hub, ground };
+        let (sender, commands) = mpsc::unbounded_channel();
+        let (ends, ended) = std::sync::mpsc::channel();
+        std::thread::Builder::new().name(format!("rsm-logs-{number}")).spawn(move || {
+            let _ends: std::sync::mpsc::Sender<()> = ends; // dropped with the thread
+            if let Err(error) = serve(commands, tools) {
+                tracing::error!("logs are not written: {error}");
+            }
+        })?;
+        self.0.rooms.borrow_mut()[number] = Some(Room { commands: sender, ended });
+        Ok(())
     }
-
-    fn tell_when_closed(&self, run: u64, done: oneshot::Sender<()>) {
-        match self.runs.borrow_mut().get_mut(&run) {
-            Some(run) => run.waiting.push(done),
-            None => drop(done.send(())),
-        }
-    }
-}
-
-fn answer(done: oneshot::Sender<Failures>, verb: &str, failed: Failures) {
-    for (path, error) in &failed {
-        tracing::warn!("cannot {verb} log file {}: {error}", path.display());
-    }
-    // Whoever asked need not wait.
-    let _ = done.send(failed);
 }

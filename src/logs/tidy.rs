@@ -1,22 +1,24 @@
-//! Takes care of rotated files, on a thread that yields to all others: compresses them, and
-//! removes what is more than was asked for.
+//! Takes care of rotated files: removes what is more than was asked for, and has the rest compressed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use super::compress::{self, Outcome};
+use super::budget::Budget;
 use super::index::{file_id, place};
+use super::packer::Packer;
 use super::rotate::{Rotated, over_budget, rotated, surplus};
-use crate::process::priority;
 use crate::spec::Rotation;
 
 /// How often age and the budget are looked at though nothing was rotated.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
+/// Apps that are started within this time are looked at together, when they have begun.
+const TOGETHER: Duration = Duration::from_millis(300);
+/// So long a writer waits for room. Longer only a disk takes that does not answer.
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// What may be asked of the thread.
 #[derive(Debug)]
@@ -27,13 +29,15 @@ enum Job {
     Rotated(PathBuf),
     /// The budget has changed.
     Look,
+    /// The budget is exceeded; says when something was done about that.
+    MakeRoom(Sender<()>),
 }
 
-/// The handle: only sends, never waits. The thread ends with the last one.
+/// The handle: only sends, but for [`make_room`](Self::make_room). The thread ends with the last one.
 #[derive(Clone, Debug)]
 pub(super) struct Tidy {
     jobs: Sender<Job>,
-    budget: Arc<AtomicU64>,
+    budget: Arc<Budget>,
 }
 
 impl Tidy {
@@ -44,8 +48,9 @@ impl Tidy {
     /// The system gives no thread.
     pub(super) fn start(logs: PathBuf, indexes: PathBuf, budget: u64) -> io::Result<Self> {
         let (jobs, asked) = channel();
-        let budget = Arc::new(AtomicU64::new(budget));
-        let room = Room { logs, indexes, budget: Arc::clone(&budget), kept: BTreeMap::new(), asked };
+        let budget = Arc::new(Budget::new(budget));
+        let packer = Packer::start(indexes.clone())?;
+        let room = Room { logs, indexes, budget: Arc::clone(&budget), kept: BTreeMap::new(), asked, packer };
         std::thread::Builder::new().name("rsm-tidy".into()).spawn(move || room.work())?;
         Ok(Self { jobs, budget })
     }
@@ -63,8 +68,35 @@ impl Tidy {
 
     /// All logs together may have so many bytes.
     pub(super) fn set_budget(&self, bytes: u64) {
-        self.budget.store(bytes, Ordering::Relaxed);
+        self.budget.set(bytes);
         let _ = self.jobs.send(Job::Look);
+    }
+
+    /// A log file has grown by so many bytes.
+    pub(super) fn grew(&self, bytes: usize) {
+        self.budget.grew(bytes);
+    }
+
+    /// Whether all logs together have more than they may.
+    pub(super) fn is_over_budget(&self) -> bool {
+        self.budget.is_over()
+    }
+
+    /// Removes the oldest rotated files, and waits for that: a flood must not be faster. False if that was
+    /// not enough.
+    pub(super) fn make_room(&self) -> bool {
+        let (done, told) = channel();
+        let asked = self.jobs.send(Job::MakeRoom(done)).is_ok();
+        if !asked || told.recv_timeout(LONGEST).is_err() {
+            self.budget.spare();
+            return true;
+        }
+        self.budget.is_kept()
+    }
+
+    /// What each log file may have where there is nothing else to be removed.
+    pub(super) fn fair_share(&self) -> u64 {
+        self.budget.fair_share()
     }
 }
 
@@ -72,36 +104,39 @@ impl Tidy {
 struct Room {
     logs: PathBuf,
     indexes: PathBuf,
-    budget: Arc<AtomicU64>,
+    budget: Arc<Budget>,
     kept: BTreeMap<PathBuf, (String, Arc<Rotation>)>,
     asked: Receiver<Job>,
-}
-
-/// Whether the handles are still there.
-enum Asked {
-    Yes,
-    Gone,
+    packer: Packer,
 }
 
 impl Room {
     fn work(mut self) {
-        if let Err(error) = priority::yield_to_all() {
-            tracing::debug!("tidying logs runs at normal priority: {error}");
-        }
-        let mut due = BTreeSet::new();
         loop {
-            match self.asked.recv_timeout(LOOK_EVERY) {
-                Ok(job) => self.note(job, &mut due),
-                Err(RecvTimeoutError::Timeout) => due.extend(self.kept.keys().cloned()),
+            let (mut due, mut waiting) = (BTreeSet::new(), Vec::new());
+            let mut hurry = match self.asked.recv_timeout(LOOK_EVERY) {
+                Ok(job) => self.note(job, &mut due, &mut waiting),
+                Err(RecvTimeoutError::Timeout) => {
+                    due.extend(self.kept.keys().cloned());
+                    true
+                }
                 Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let until = Instant::now() + TOGETHER;
+            let left =
+                |hurry| if hurry { Duration::ZERO } else { until.saturating_duration_since(Instant::now()) };
+            while let Ok(job) = self.asked.recv_timeout(left(hurry)) {
+                hurry |= self.note(job, &mut due, &mut waiting);
             }
-            if matches!(self.look(&mut due), Asked::Gone) {
-                return;
-            }
+            self.remove_all(&due);
+            drop(waiting); // that is the answer
+            self.pack(&due);
         }
     }
 
-    fn note(&mut self, job: Job, due: &mut BTreeSet<PathBuf>) {
+    /// Notes what is asked; whether that is not to wait.
+    fn note(&mut self, job: Job, due: &mut BTreeSet<PathBuf>, waiting: &mut Vec<Sender<()>>) -> bool {
+        let hurry = !matches!(job, Job::Keep { .. });
         match job {
             Job::Keep { path, app, policy } => {
                 let former = self.kept.insert(path.clone(), (app.clone(), Arc::clone(&policy)));
@@ -112,63 +147,17 @@ impl Room {
             }
             Job::Rotated(path) => drop(due.insert(path)),
             Job::Look => {}
+            Job::MakeRoom(done) => waiting.push(done),
         }
+        hurry
     }
 
-    /// Takes what was asked meanwhile, and removes what is too much at once: that must not wait for
-    /// a compression.
-    fn catch_up(&mut self, due: &mut BTreeSet<PathBuf>) -> Asked {
-        let mut jobs = Vec::new();
-        loop {
-            match self.asked.try_recv() {
-                Ok(job) => jobs.push(job),
-                Err(std::sync::mpsc::TryRecvError::Empty) => break,
-                Err(std::sync::mpsc::TryRecvError::Disconnected) => return Asked::Gone,
+    fn pack(&self, due: &BTreeSet<PathBuf>) {
+        for path in due {
+            if let Some((_, policy)) = self.kept.get(path).filter(|(_, policy)| policy.compress) {
+                self.packer.pack(path, policy.delay_compress);
             }
         }
-        if !jobs.is_empty() {
-            jobs.into_iter().for_each(|job| self.note(job, due));
-            self.remove_all(due);
-        }
-        Asked::Yes
-    }
-
-    fn look(&mut self, due: &mut BTreeSet<PathBuf>) -> Asked {
-        if matches!(self.catch_up(due), Asked::Gone) {
-            return Asked::Gone;
-        }
-        self.remove_all(due);
-        while let Some(path) = due.pop_first() {
-            for file in self.to_compress(&path) {
-                let mut asked = Asked::Yes;
-                let outcome = compress::compress(&file, &self.indexes.clone(), || {
-                    asked = self.catch_up(due);
-                    matches!(asked, Asked::Yes)
-                });
-                match (outcome, asked) {
-                    (_, Asked::Gone) => return Asked::Gone,
-                    (Err(error), _) => {
-                        tracing::warn!("cannot compress {}: {error}; it is kept as it is", file.display());
-                    }
-                    (Ok(Outcome::Done | Outcome::Stopped), _) => {}
-                }
-            }
-        }
-        Asked::Yes
-    }
-
-    /// What is to be compressed of a log file's rotated ones, oldest first.
-    fn to_compress(&self, path: &Path) -> Vec<PathBuf> {
-        let Some((_, policy)) = self.kept.get(path) else { return Vec::new() };
-        if !policy.compress {
-            return Vec::new();
-        }
-        let mut files = rotated(path).unwrap_or_default();
-        if policy.delay_compress {
-            files.pop();
-        }
-        files.retain(|file| !file.is_packed());
-        files.into_iter().map(|file| file.path).collect()
     }
 
     fn remove_all(&self, due: &BTreeSet<PathBuf>) {
@@ -190,7 +179,8 @@ impl Room {
 
     /// The budget of all logs: those of the apps, and whatever lies in the directory of logs.
     fn keep_budget(&self) {
-        let (mut files, mut active) = (Vec::new(), 0);
+        let (mut files, mut active, mut count) = (Vec::new(), 0, 0);
+        self.budget.begin_look();
         // Each directory is read once, however many files it has: there may be thousands.
         let parents = self.kept.keys().filter_map(|path| path.parent());
         for dir in parents.chain([self.logs.as_path()]).collect::<BTreeSet<_>>() {
@@ -202,16 +192,20 @@ impl Room {
                     Ok(written) if meta.is_file() && base != path => {
                         files.push(Rotated { path, size: meta.len(), written });
                     }
-                    _ => active += if meta.is_file() { meta.len() } else { 0 },
+                    _ => {
+                        active += if meta.is_file() { meta.len() } else { 0 };
+                        count += u64::from(meta.is_file());
+                    }
                 }
             }
         }
         files.sort_by(Rotated::age_order);
-        let over = over_budget(&files, active, self.budget.load(Ordering::Relaxed));
+        let over = over_budget(&files, active, self.budget.most());
         if over > 0 {
-            tracing::info!("{over} rotated log files are removed: all logs exceed their budget");
+            tracing::debug!("{over} rotated log files are removed: all logs exceed their budget");
         }
         self.remove(&files[..over]);
+        self.budget.end_look(active + files[over..].iter().map(|file| file.size).sum::<u64>(), count);
     }
 
     fn remove(&self, files: &[Rotated]) {
@@ -267,7 +261,8 @@ mod tests {
             let (jobs, asked) = channel();
             let logs = dir.path().to_owned();
             let indexes = dir.path().join("none");
-            let room = Room { logs, indexes, budget: Arc::new(budget.into()), kept: BTreeMap::new(), asked };
+            let (budget, packer) = (Arc::new(Budget::new(budget)), Packer::start(indexes.clone()).unwrap());
+            let room = Room { logs, indexes, budget, kept: BTreeMap::new(), asked, packer };
             Self { dir, room, _jobs: jobs }
         }
 
@@ -321,17 +316,5 @@ mod tests {
         scene.file("noending__2026.1", 5);
         scene.room.keep_budget();
         assert_eq!(scene.names(), ["a-out.log", "b.txt"]);
-    }
-
-    #[test]
-    fn what_is_due_is_compressed_once() {
-        let mut scene = Scene::new(u64::MAX);
-        for (name, age) in [("a-out__1.log", 30), ("a-out__2.log", 20), ("a-out__0.log.gz", 40)] {
-            scene.file(name, age);
-        }
-        let policy = Rotation { compress: true, delay_compress: true, ..Rotation::default() };
-        let mut due = scene.keep("a-out.log", "a", policy);
-        scene.room.look(&mut due);
-        assert_eq!(scene.names(), ["a-out__0.log.gz", "a-out__1.log.gz", "a-out__2.log"]);
     }
 }

@@ -13,7 +13,6 @@ use super::ground::Ground;
 use super::index::Owner;
 use super::journal::Growth;
 use super::segment::Segment;
-use super::tidy::Tidy;
 use crate::spec::Rotation;
 
 /// A log file, open as long as a stream writes to it.
@@ -29,6 +28,23 @@ pub(super) struct LogFile {
 }
 
 impl LogFile {
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Why it cannot be opened, if it is not open.
+    pub(super) fn refusal(&self) -> Option<io::Error> {
+        let mut slot = self.segment.borrow_mut();
+        if slot.is_none() {
+            match Segment::open(&self.path, &self.policy.borrow(), &self.ground.indexes) {
+                Ok(segment) => *slot = Some(segment),
+                Err(error) => return Some(error),
+            }
+        }
+        None
+    }
+
     /// Sees that at least `line` bytes can come: opens what is not open, follows what others did
     /// to the file, rotates it if it is time. Returns how many bytes it shall take at most.
     ///
@@ -56,6 +72,14 @@ impl LogFile {
         };
         if segment.is_due(line as u64, &policy) {
             segment.rotate(&self.path, &policy, &self.ground);
+        }
+        if self.ground.tidy.is_over_budget() && !self.ground.tidy.make_room() {
+            // Nothing else is left to be removed: the largest make way before their time.
+            let fair = self.ground.tidy.fair_share();
+            if segment.size().is_some_and(|size| size > fair) && segment.open_line().is_none() {
+                segment.rotate(&self.path, &policy, &self.ground);
+                self.ground.tidy.make_room();
+            }
         }
         segment.flush()?;
         Ok(segment.room(&policy))
@@ -92,6 +116,9 @@ impl LogFile {
         let Some(segment) = &mut *slot else { return Err(io::ErrorKind::NotFound.into()) };
         let (at, alone) = (self.ground.time(), self.ground.is_alone(segment.id()));
         let result = segment.append(owner, text, at, alone);
+        if segment.size().is_some() {
+            self.ground.tidy.grew(text.len());
+        }
         match &result {
             Ok(()) if self.failing.replace(false) => {
                 tracing::info!("log file {} can be written again", self.path.display());
@@ -110,7 +137,8 @@ impl LogFile {
     }
 
     fn report(&self, error: &io::Error) {
-        if !self.failing.replace(true) {
+        // A named pipe whose reader is slower is no trouble.
+        if error.kind() != io::ErrorKind::WouldBlock && !self.failing.replace(true) {
             tracing::warn!(
                 "cannot write log file {}: {error}. It is tried again every half second; what the apps \
                  write there waits in their pipes, or is dropped if so configured (when_full)",
@@ -122,6 +150,11 @@ impl LogFile {
     /// Whether the file ends in an unfinished line of this stream.
     pub(super) fn is_in_line_of(&self, owner: Owner) -> bool {
         self.segment.borrow().as_ref().is_some_and(|segment| segment.open_line() == Some(owner))
+    }
+
+    /// Whether it is a named pipe that has not taken all that it was given.
+    pub(super) fn is_full(&self) -> bool {
+        self.ready(0).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Whether lines are kept in it: it is a plain file.
@@ -139,10 +172,8 @@ pub(super) struct Writer {
 
 impl Writer {
     /// No files yet.
-    pub(super) fn new(indexes: PathBuf, tidy: Tidy) -> Self {
-        let (last_time, last_file) = (Cell::new(0), Cell::new(None));
-        let ground = Rc::new(Ground { indexes, tidy, last_time, last_file });
-        Self { files: HashMap::new(), ground }
+    pub(super) fn new(ground: Ground) -> Self {
+        Self { files: HashMap::new(), ground: Rc::new(ground) }
     }
 
     /// The file at a path, opened at the first write if it cannot be now. The latest policy holds.
@@ -224,6 +255,7 @@ fn truncate(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::logs::item::Stream;
+    use crate::logs::tidy::Tidy;
 
     const ONE: Owner = Owner { run: 1, stream: Stream::Out };
     const TWO: Owner = Owner { run: 1, stream: Stream::Err };
@@ -241,7 +273,7 @@ mod tests {
             let (path, indexes) = (dir.path().join("logs/a.log"), dir.path().join("index"));
             let tidy = Tidy::start(dir.path().join("logs"), indexes.clone(), u64::MAX).unwrap();
             let policy = Arc::new(Rotation { schedule: None, max_size: Some(10), ..Rotation::default() });
-            Self { dir, path, writer: Writer::new(indexes, tidy), policy }
+            Self { dir, path, writer: Writer::new(Ground::new(indexes, tidy)), policy }
         }
 
         fn open(&mut self) -> Rc<LogFile> {

@@ -2,12 +2,16 @@
 //!
 //! Linux only, as are `keeper` and `cluster`. `unsafe` stands here and there alone.
 
+pub mod account;
 pub mod bpf;
 pub mod cgroup;
 pub mod channel;
+pub mod command;
+pub mod connections;
 mod dead;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod init;
 pub mod limits;
 pub mod oom;
 pub mod pidfd;

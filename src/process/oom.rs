@@ -47,3 +47,10 @@ pub fn as_before() {
         let _ = fs::write(FILE, former.to_string());
     }
 }
+
+/// The same for a child that was started without that.
+pub fn as_before_for(pid: i32) {
+    if let Some(former) = FORMER.get() {
+        let _ = fs::write(format!("/proc/{pid}/oom_score_adj"), former.to_string());
+    }
+}

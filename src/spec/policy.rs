@@ -5,7 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::millis;
+use super::{Probe, millis};
 
 /// Whether and how late a run follows an exit. Defaults are PM2's where it has them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -99,6 +99,9 @@ impl Default for StopPolicy {
 pub struct Readiness {
     /// The app says so itself (`wait_ready`).
     pub wait_ready: bool,
+    /// It is found out by this check.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Probe>,
     /// How long it may take. Milliseconds.
     #[serde(with = "millis")]
     #[schemars(with = "u64")]
@@ -114,10 +117,12 @@ pub enum Sign {
     Listening,
     /// That it says so.
     Said,
+    /// That a check finds it so.
+    Probed,
 }
 
 impl Default for Readiness {
     fn default() -> Self {
-        Self { wait_ready: false, timeout: Duration::from_millis(3000) }
+        Self { wait_ready: false, probe: None, timeout: Duration::from_millis(3000) }
     }
 }

@@ -9,7 +9,7 @@ use super::list::mode;
 use super::style::{Style, Tone, tame, width};
 use super::units;
 use crate::ipc::message::{ExitView, InstanceDetail, LimitView, Status};
-use crate::spec::{AppSpec, RestartDelay, RestartPolicy};
+use crate::spec::{AppSpec, Autoscale, Probe, RestartDelay, RestartPolicy};
 
 /// A heading and its rows.
 type Section = (&'static str, Vec<(&'static str, String)>);
@@ -120,6 +120,28 @@ fn restart(spec: &AppSpec) -> Section {
     if spec.readiness.wait_ready {
         rows.push(("ready", format!("when it says so, within {}", span(spec.readiness.timeout))));
     }
+    if let Some(probe) = &spec.readiness.probe {
+        let (every, within) = (span(probe.interval), span(spec.readiness.timeout));
+        rows.push(("ready", format!("by {}, tried every {every}, within {within}", probe.check)));
+    }
+    if let Some(probe) = &spec.health {
+        let Probe { check, interval, timeout, retries, start_period } = probe;
+        let times = format!("every {}, {} to answer", span(*interval), span(*timeout));
+        let grace = if start_period.is_zero() {
+            String::new()
+        } else {
+            format!(", not in its first {}", span(*start_period))
+        };
+        rows.push(("health", format!("{check}, {times}; replaced after {retries} failures in a row{grace}")));
+    }
+    rows.extend(
+        spec.watchdog.map(|limit| {
+            ("watchdog", format!("says WATCHDOG=1 within {}", span(Duration::from_millis(limit))))
+        }),
+    );
+    if let Some(Autoscale { min, max, cpu, .. }) = &spec.autoscale {
+        rows.push(("autoscale", format!("{min} to {max} instances, more above {cpu} % CPU each")));
+    }
     ("Restarts and limits", rows)
 }
 
@@ -131,6 +153,7 @@ fn ports(detail: &InstanceDetail) -> Section {
         ("listens", ports.addresses.join(", ")),
         ("shared by", format!("{} ({})", ports.path, ports.why)),
     ];
+    rows.extend(detail.connections.map(|count| ("connections", count.to_string())));
     rows.extend(ports.warnings.iter().map(|warning| ("note", warning.clone())));
     ("Ports", rows)
 }
@@ -227,12 +250,12 @@ pub(in crate::cli) fn wants_last_words(detail: &InstanceDetail) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::cli) mod tests {
     use super::super::list::tests::view;
     use super::*;
     use crate::exit::Exit;
 
-    pub(in crate::cli::render) fn detail() -> InstanceDetail {
+    pub(in crate::cli) fn detail() -> InstanceDetail {
         let mut spec = AppSpec::new("api", "/srv/api.js", "/srv");
         spec.env.insert("TOKEN".into(), "hunter2".into());
         let mut view = view(3, "api", Status::Errored);
@@ -258,6 +281,7 @@ pub(super) mod tests {
             created_at: 1_700_000_000_000,
             exits: vec![end(1, Exit::Signal { number: 9, core: false, oom: false }), end(10, Exit::Code(1))],
             processes: vec![],
+            connections: None,
             ports: None,
             limits: vec![],
         }

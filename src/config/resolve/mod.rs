@@ -132,6 +132,8 @@ pub(super) fn settle(
     app.hold_port = given(&settings.hold_port).copied().unwrap_or_default();
     app.balance = given(&settings.balance).map(|spread| spread.0).unwrap_or_default();
     app.listen = given(&settings.listen).map(|words| words.0.clone()).unwrap_or_default();
+    app.ports = given(&settings.ports).map(|ports| ports.0).unwrap_or_default();
+    app.autoscale = given(&settings.autoscale).and_then(|scaling| scaling.0.clone());
     app.account = account::account(settings, findings);
     policy::apply(settings, app, findings);
     app.logs = logs::logs(settings, app, findings);
@@ -171,7 +173,21 @@ fn launch(
     if shares_ports && unsaid && settings.instances.is_some() {
         app.exec_mode = ExecMode::Cluster;
     }
+    scaled(settings, app, findings);
     Some(())
+}
+
+/// An app that scales by itself begins with what it shall have at least, unless the file says more.
+fn scaled(settings: &Settings, app: &mut AppSpec, findings: &mut Findings<'_>) {
+    let (Some(scaling), Some(given)) = (&app.autoscale, &settings.autoscale) else { return };
+    if app.exec_mode == ExecMode::Fork {
+        let help = "set exec_mode = \"cluster\": else each new instance would find the port taken";
+        findings.mistake(&given.at, "`autoscale` is for apps whose instances share a port", help);
+    }
+    app.instances = match settings.instances {
+        Some(_) => app.instances.clamp(scaling.min, scaling.max),
+        None => scaling.min,
+    };
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub(super) fn apply(settings: &Settings, app: &mut AppSpec, findings: &mut Findi
     stop(settings, app);
     set(&mut app.readiness.wait_ready, given(&settings.wait_ready).copied());
     set(&mut app.readiness.timeout, duration(given(&settings.listen_timeout)));
+    health(settings, app, findings);
     set(&mut app.autostart, given(&settings.autostart).copied());
     set(&mut app.depends_on, given(&settings.depends_on).map(|names| names.0.clone()));
     app.max_memory_restart = given(&settings.max_memory_restart).map(|size| size.0);
@@ -50,6 +51,18 @@ fn stop(settings: &Settings, app: &mut AppSpec) {
     set(&mut app.stop.timeout, duration(given(&settings.kill_timeout)));
     set(&mut app.stop.tree, given(&settings.treekill).copied());
     set(&mut app.stop.message, given(&settings.shutdown_with_message).copied());
+}
+
+fn health(settings: &Settings, app: &mut AppSpec, findings: &mut Findings<'_>) {
+    app.readiness.probe = given(&settings.ready).and_then(|check| check.0.clone());
+    app.health = given(&settings.health).and_then(|check| check.0.clone());
+    let millis = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+    app.watchdog = duration(given(&settings.watchdog)).map(millis).filter(|limit| *limit > 0);
+    if let (Some(ready), true) = (&settings.ready, app.readiness.wait_ready && app.readiness.probe.is_some())
+    {
+        let help = "keep `wait_ready` if the app says so itself, else `ready`";
+        findings.mistake(&ready.at, "`ready` and `wait_ready` are two answers to one question", help);
+    }
 }
 
 fn duration(millis: Option<&Millis>) -> Option<Duration> {

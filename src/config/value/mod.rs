@@ -28,6 +28,7 @@ mod millis;
 mod names;
 mod number;
 mod places;
+mod probe;
 mod size;
 mod words;
 
@@ -40,6 +41,7 @@ pub(super) use millis::Millis;
 pub(super) use names::{AppName, Cron, LogKind, Mode, SignalName, Spread, Who};
 pub(super) use number::{Codes, Cores, Count, Instances, Port};
 pub(super) use places::{LogTo, Watch};
+pub(super) use probe::{HealthCheck, Ports, ReadyCheck, Scaling};
 pub(super) use size::Size;
 pub(super) use words::{Words, split};
 

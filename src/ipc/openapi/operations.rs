@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 
 use super::{SchemaOf, schema_of};
 use crate::ipc::message::{
-    ActOn, EventView, Info, InstanceDetail, InstanceView, LogItem, Pong, Reload, Report, Saved, ScaleTo,
-    Selectors, StartApps, Trigger, TriggerReply,
+    ActOn, EventView, Info, InstanceDetail, InstanceView, LogItem, LogQuery, Pong, Reload, Report, Saved,
+    ScaleTo, Selectors, StartApps, Trigger, TriggerReply,
 };
 use crate::ipc::route::{FlushBody, InputBody, MessageBody, SaveBody, SignalBody, UpgradeBody};
 use crate::spec::Vars;
@@ -198,6 +198,15 @@ pub(super) static OPERATIONS: &[Operation] = &[
             query("grep", schema_of::<String>, None, "Only lines that match this regular expression."),
         ],
         ..get("/v1/logs", "logs", "Log lines, then those to come", Reply::Lines(schema_of::<LogItem>))
+    },
+    Operation {
+        reply: Reply::Lines(schema_of::<LogItem>),
+        ..post(
+            "/v1/logs",
+            "logsFrom",
+            "The same with places in between, from which another request goes on when this one breaks",
+            body(schema_of::<LogQuery>, r#"{"select":["api"],"follow":true,"places":[]}"#),
+        )
     },
     Operation {
         body: optional(schema_of::<FlushBody>, r#"{"select":["api"]}"#),

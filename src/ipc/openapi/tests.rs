@@ -41,6 +41,7 @@ fn all() -> Vec<Request> {
         Request::Flush(select()),
         Request::ReopenLogs,
         Request::Logs(LogQuery::default()),
+        Request::Logs(LogQuery { places: Some(Vec::new()), ..LogQuery::default() }),
         Request::Events,
         Request::Upgrade { binary: "/opt/rsm".into() },
         Request::Shutdown,

@@ -20,7 +20,8 @@ pub(super) fn selected(select: &[String]) -> String {
 
 /// All of a log query, defaults too: they may differ between versions.
 pub(super) fn of_logs(query: &LogQuery) -> String {
-    let LogQuery { select, lines, follow, out, err, since, until, grep } = query;
+    // With places it goes as a body: they may be many.
+    let LogQuery { select, lines, follow, out, err, since, until, grep, places: _ } = query;
     let mut text = selected(select);
     add(&mut text, "lines", &lines.to_string());
     for (key, value) in [("follow", follow), ("out", out), ("err", err)] {

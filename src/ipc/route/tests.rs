@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::ipc::message::{ActOn, Existing, Inherited, LogQuery, Reload, ScaleTo, StartApps, Trigger};
+use crate::ipc::message::{
+    ActOn, Existing, Inherited, LogPlace, LogQuery, Reload, ScaleTo, StartApps, Trigger,
+};
 use crate::spec::{AppSpec, RestartDelay};
 
 fn texts(least: usize) -> impl Strategy<Value = Vec<String>> {
@@ -52,12 +54,24 @@ fn reloads() -> impl Strategy<Value = Request> {
 }
 
 fn log_queries() -> impl Strategy<Value = Request> {
-    let more = (any::<[Option<u64>; 2]>(), any::<Option<String>>());
+    let places = prop::option::of(prop::collection::vec(places(), 0..3));
+    let more = (any::<[Option<u64>; 2]>(), any::<Option<String>>(), places);
     (texts(0), any::<usize>(), any::<[bool; 3]>(), more).prop_map(
-        |(select, lines, [follow, out, err], ([since, until], grep))| {
-            Request::Logs(LogQuery { select, lines, follow, out, err, since, until, grep })
+        |(select, lines, [follow, out, err], ([since, until], grep, places))| {
+            Request::Logs(LogQuery { select, lines, follow, out, err, since, until, grep, places })
         },
     )
+}
+
+fn places() -> impl Strategy<Value = LogPlace> {
+    let known = (any::<Option<(u64, u64)>>(), any::<[Option<u64>; 2]>());
+    (any::<String>(), any::<u64>(), known).prop_map(|(path, offset, (file, [began, line]))| LogPlace {
+        path: path.into(),
+        file,
+        began,
+        offset,
+        line,
+    })
 }
 
 fn requests() -> impl Strategy<Value = Request> {

@@ -1,0 +1,146 @@
+//! `doctor`: what keeps rsm, or the saved apps, from working here. `--boot` looks with the eyes of the unit:
+//! its user, its environment and nothing else.
+
+mod apps;
+mod machine;
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use clap::Args;
+use nix::unistd::geteuid;
+use serde::Serialize;
+
+use super::output;
+use super::session::Session;
+use super::startup::{self, Startup};
+use crate::boot::login;
+use crate::error::Error;
+use crate::process::account;
+
+/// What systemd starts programs of the system with (`systemd.exec(5)`).
+const UNIT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Set in the process that looks with the unit's eyes.
+const INSIDE: &str = "RSM_DOCTOR_INSIDE";
+
+// Arguments of `doctor`.
+#[derive(Args, Debug)]
+pub(super) struct Doctor {
+    /// Whether the saved apps would start with the machine, and if not, why
+    #[arg(long)]
+    boot: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    whose: Startup,
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Ok,
+    Warning,
+    Failed,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Finding {
+    verdict: Verdict,
+    /// Of what: an app's name, or a part of the machine.
+    about: String,
+    /// What is so, and what to do.
+    text: String,
+}
+
+impl Finding {
+    fn new(verdict: Verdict, about: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { verdict, about: about.into(), text: text.into() }
+    }
+}
+
+/// Looks, tells, and fails if something does not work.
+pub(super) async fn doctor(args: Doctor, session: &Session) -> Result<(), Error> {
+    let findings = match (args.boot, std::env::var_os(INSIDE)) {
+        (false, _) => machine::look(session).await,
+        (true, None) => return as_the_unit(&args, session),
+        (true, Some(_)) => apps::look(session).await,
+    };
+    if args.json {
+        output::json(&findings)?;
+    } else {
+        output::text(&shown(&findings))?;
+    }
+    match findings.iter().filter(|finding| finding.verdict == Verdict::Failed).count() {
+        0 => Ok(()),
+        failed => {
+            let what = if args.boot { "would not start at boot" } else { "do not work" };
+            let reason = format!("{failed} of {} {what}; see above", findings.len());
+            Err(Error::Part { part: "doctor", reason })
+        }
+    }
+}
+
+/// Goes on as this very program, with the unit's user and environment: what is found there is found at boot.
+fn as_the_unit(args: &Doctor, session: &Session) -> Result<(), Error> {
+    let (service, file) = startup::service_and_file(&args.whose, session)?;
+    if !file.exists() {
+        session.note(format_args!(
+            "warning: nothing starts rsm with the machine ({} is not there): `rsm startup` does that",
+            file.display()
+        ));
+    }
+    let user = match &service.user {
+        Some(name) => nix::unistd::User::from_name(name),
+        None => nix::unistd::User::from_uid(geteuid()),
+    };
+    let failed = |reason: String| Error::Part { part: "doctor", reason };
+    let user = user.ok().flatten().ok_or_else(|| failed("the unit's user is gone".into()))?;
+    let mut inside = Command::new("/proc/self/exe");
+    inside.arg0("rsm").args(["doctor", "--boot"]).args(args.json.then_some("--json"));
+    inside.env_clear().env(INSIDE, "1").env("RSM_HOME", &service.home).env("PATH", UNIT_PATH);
+    inside
+        .env("HOME", &user.dir)
+        .env("USER", &user.name)
+        .env("LOGNAME", &user.name)
+        .env("SHELL", &user.shell);
+    inside.current_dir("/").stdin(Stdio::null());
+    if geteuid().is_root() && !user.uid.is_root() {
+        account::run_as(&mut inside, &user)
+            .map_err(|errno| failed(format!("becoming {}: {errno}", user.name)))?;
+    }
+    let error = inside.exec();
+    Err(failed(format!("running as {}: {error}", user.name)))
+}
+
+/// Gives this process the `PATH` of a login, as the unit does; must be called before anything else.
+///
+/// # Errors
+/// The program cannot be executed again.
+pub(super) fn with_login_path() -> Result<(), Error> {
+    const DONE: &str = "2";
+    if !std::env::var_os(INSIDE).is_some_and(|stage| stage != DONE) {
+        return Ok(());
+    }
+    let path = login::joined(&login::path().unwrap_or_default().to_string_lossy(), UNIT_PATH);
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let error =
+        Command::new("/proc/self/exe").arg0("rsm").args(args).env("PATH", path).env(INSIDE, DONE).exec();
+    Err(Error::System { what: "looking with the login PATH", error })
+}
+
+fn shown(findings: &[Finding]) -> String {
+    let widest = findings.iter().map(|finding| finding.about.chars().count()).max().unwrap_or(0);
+    let line = |finding: &Finding| {
+        let verdict = match finding.verdict {
+            Verdict::Ok => "ok     ",
+            Verdict::Warning => "warning",
+            Verdict::Failed => "FAILED ",
+        };
+        format!("{verdict} {:widest$}  {}\n", finding.about, finding.text)
+    };
+    findings.iter().map(line).collect()
+}

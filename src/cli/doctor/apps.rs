@@ -1,0 +1,247 @@
+//! Whether each app of the saved list would start here and now.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, User, access, geteuid};
+
+use super::{Finding, Verdict};
+use crate::cli::session::Session;
+use crate::daemon::{dump, launch};
+use crate::instance::Instance;
+use crate::instance::life::RunId;
+use crate::instance::state::Want;
+use crate::ipc::client::Client;
+use crate::ipc::message::{InstanceView, Request, Status};
+use crate::logs;
+use crate::paths::Home;
+use crate::process::spawn::Launch;
+use crate::spec::Launcher;
+
+/// Directories whose programs go when a version manager drops their version.
+const VERSIONED: [&str; 6] =
+    ["/.nvm/", "/.fnm", "/.asdf/installs/", "/.pyenv/versions/", "/.rbenv/versions/", "/.local/share/mise/"];
+
+/// A finding for each app; the first instance stands for all.
+pub(super) async fn look(session: &Session) -> Vec<Finding> {
+    let home = &session.home;
+    let (saved, note) = match dump::load(home) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            let hint = error.hint.map(|hint| format!(" {hint}")).unwrap_or_default();
+            return vec![Finding::new(
+                Verdict::Failed,
+                "the saved list",
+                format!("{}.{hint}", error.message),
+            )];
+        }
+    };
+    let mut findings: Vec<Finding> =
+        note.into_iter().map(|note| Finding::new(Verdict::Warning, "the saved list", note)).collect();
+    if saved.is_empty() {
+        findings.push(Finding::new(
+            Verdict::Warning,
+            "the saved list",
+            "is empty: start your apps and `rsm save`",
+        ));
+    }
+    let runs = running(home).await;
+    if let Some(now) = &runs {
+        findings.extend(drift(saved.instances(), now));
+    }
+    let mut seen = BTreeSet::new();
+    for instance in saved.instances() {
+        if seen.insert(instance.spec.name.clone()) {
+            let online = runs.as_ref().is_some_and(|now| {
+                now.iter().any(|view| view.name == instance.spec.name && view.status == Status::Online)
+            });
+            findings.push(judged(instance, home, online));
+        }
+    }
+    findings
+}
+
+/// The list of the daemon, if one runs.
+async fn running(home: &Home) -> Option<Vec<InstanceView>> {
+    Client::connect(home).await.ok()?.call(&Request::List).await.ok()
+}
+
+/// What runs and is not saved, and the other way round.
+fn drift(saved: &[Instance], now: &[InstanceView]) -> Option<Finding> {
+    let saved: BTreeSet<&str> = saved.iter().map(|instance| instance.spec.name.as_str()).collect();
+    let now: BTreeSet<&str> = now.iter().map(|view| view.name.as_str()).collect();
+    let names = |of: Vec<&&str>| of.iter().map(|name| name.to_string()).collect::<Vec<_>>().join(", ");
+    let unsaved = names(now.difference(&saved).collect());
+    let gone = names(saved.difference(&now).collect());
+    let text = match (unsaved.as_str(), gone.as_str()) {
+        ("", "") => return None,
+        (unsaved, "") => format!("not saved, so not started at boot: {unsaved}. `rsm save` saves them"),
+        ("", gone) => format!("saved, but in the list no more: {gone}. `rsm save` forgets them"),
+        (unsaved, gone) => {
+            format!("not saved: {unsaved}; saved, but gone: {gone}. `rsm save` saves what is there")
+        }
+    };
+    Some(Finding::new(Verdict::Warning, "the saved list", text))
+}
+
+fn judged(instance: &Instance, home: &Home, online: bool) -> Finding {
+    let name = &instance.spec.name;
+    if instance.life.want != Want::Up {
+        return Finding::new(Verdict::Ok, name, "was stopped when the list was saved, and stays so");
+    }
+    match tried(instance, home, online) {
+        Ok(text) if VERSIONED.iter().any(|dir| text.contains(dir)) => {
+            let more = "; when that version is removed, the one that a login has is taken";
+            Finding::new(Verdict::Ok, name, text + more)
+        }
+        Ok(text) => Finding::new(Verdict::Ok, name, text),
+        Err(text) => Finding::new(Verdict::Failed, name, text),
+    }
+}
+
+/// What would be executed; or why it could not be.
+fn tried(instance: &Instance, home: &Home, online: bool) -> Result<String, String> {
+    let spec = &instance.spec;
+    if let Some(account) = &spec.account {
+        let user = User::from_name(&account.user).ok().flatten();
+        match user {
+            None => {
+                return Err(format!(
+                    "its user {} is gone. Make that user, or start the app as another",
+                    account.user
+                ));
+            }
+            Some(user) if user.uid.as_raw() != account.uid => {
+                return Err(format!(
+                    "its user {} has another number now ({}, was {}). Start the app anew",
+                    account.user, user.uid, account.uid
+                ));
+            }
+            Some(_) if !geteuid().is_root() && account.uid != geteuid().as_raw() => {
+                return Err(format!("it runs as {}, and only a unit of root's may do that", account.user));
+            }
+            Some(_) => {}
+        }
+    }
+    let cwd = spec.cwd.display();
+    match fs::metadata(&spec.cwd) {
+        Err(error) => return Err(format!("its directory {cwd}: {error}. Make it, or correct cwd")),
+        Ok(meta) if !meta.is_dir() => return Err(format!("its directory {cwd} is none. Correct cwd")),
+        Ok(_) if access(&spec.cwd, AccessFlags::X_OK).is_err() => {
+            return Err(format!("its directory {cwd} may not be entered by {}", who()));
+        }
+        Ok(_) => {}
+    }
+    let run = RunId { instance: instance.id, number: 1 };
+    let order = launch::launch(run, instance, home, Vec::new());
+    let order = order.map_err(|failure| {
+        format!("{} is neither in the PATH that the app was started with nor in that of a login. Install it, or give its whole path", failure.what)
+    })?;
+    if spec.launcher != Launcher::Serve {
+        executable(&order.program)?;
+    }
+    if let Launcher::Interpreter { .. } = spec.launcher {
+        let script = spec.cwd.join(&spec.script);
+        File::open(&script).map_err(|error| format!("its script {}: {error}", script.display()))?;
+    } else if spec.launcher == Launcher::Direct {
+        shebang(&order)?;
+    }
+    log_places(instance, home)?;
+    if !online {
+        ports(instance)?;
+    }
+    let script = match &spec.launcher {
+        Launcher::Interpreter { .. } => format!(" {}", spec.script),
+        Launcher::Direct | Launcher::Shell | Launcher::Serve => String::new(),
+    };
+    Ok(format!("{}{script}", order.program.display()))
+}
+
+fn who() -> String {
+    User::from_uid(geteuid()).ok().flatten().map_or_else(|| geteuid().to_string(), |user| user.name)
+}
+
+fn executable(program: &Path) -> Result<(), String> {
+    let shown = program.display();
+    let meta = fs::metadata(program).map_err(|error| format!("{shown}: {error}"))?;
+    if !meta.is_file() {
+        return Err(format!("{shown} is no file"));
+    }
+    if meta.permissions().mode() & 0o111 == 0 {
+        return Err(format!("{shown} is not executable: chmod +x {shown}"));
+    }
+    access(program, AccessFlags::X_OK).map_err(|_| format!("{shown} may not be executed by {}", who()))
+}
+
+/// What the kernel reads of `#!…`, and what `env` then looks up.
+fn shebang(order: &Launch) -> Result<(), String> {
+    let mut head = [0; 256];
+    let Ok(length) = File::open(&order.program).and_then(|mut file| file.read(&mut head)) else {
+        return Ok(()); // a program that may be executed but not read
+    };
+    let head = String::from_utf8_lossy(&head[..length]);
+    let Some(line) = head.strip_prefix("#!").and_then(|rest| rest.lines().next()) else { return Ok(()) };
+    let mut words = line.split_whitespace();
+    let interpreter = words.next().unwrap_or_default();
+    let script = order.program.display();
+    executable(Path::new(interpreter))
+        .map_err(|why| format!("{script} begins with #!{interpreter}: {why}"))?;
+    let looked_up = words.find(|word| !word.starts_with('-')).filter(|_| interpreter.ends_with("/env"));
+    let Some(name) = looked_up else { return Ok(()) };
+    let path = order.env.iter().find_map(|var| var.strip_prefix("PATH=")).unwrap_or(launch::DEFAULT_PATH);
+    let now = std::env::var("PATH").unwrap_or_default();
+    match launch::find(name, path, &order.cwd) {
+        Some(_) => Ok(()),
+        None => Err(match launch::find(name, &now, &order.cwd) {
+            Some(found) => format!(
+                "{script} wants {name}, which is not in the app's PATH any more, but at {}. Start the app anew: rsm restart -a, then rsm save",
+                found.display()
+            ),
+            None => format!("{script} wants {name}, which is not in the app's PATH. Install it"),
+        }),
+    }
+}
+
+fn log_places(instance: &Instance, home: &Home) -> Result<(), String> {
+    let files = logs::files(&instance.spec, instance.id, home);
+    for file in [files.out, files.err, files.combined].into_iter().flatten() {
+        let there = file.ancestors().find(|path| path.exists()).map(PathBuf::from).unwrap_or_default();
+        let wanted = if there.is_dir() { AccessFlags::W_OK | AccessFlags::X_OK } else { AccessFlags::W_OK };
+        access(&there, wanted).map_err(|errno| {
+            format!(
+                "its log file {} cannot be written by {}: {}: {}",
+                file.display(),
+                who(),
+                there.display(),
+                errno.desc()
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// The ports that it is known to want are free, and for this user.
+fn ports(instance: &Instance) -> Result<(), String> {
+    let of_env = instance.spec.env.get("PORT").into_iter();
+    let wanted =
+        of_env.chain(&instance.spec.listen).filter_map(|text| text.rsplit(':').next()?.parse::<u16>().ok());
+    for port in wanted.filter(|port| *port > 0) {
+        match TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).map(drop) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                return Err(format!("its port {port} is taken by something else"));
+            }
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                return Err(format!(
+                    "its port {port} may not be listened on by {}: take one above 1023",
+                    who()
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

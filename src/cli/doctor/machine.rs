@@ -1,0 +1,218 @@
+//! Whether this machine and this rsm are sound.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{AccessFlags, access};
+
+use super::{Finding, Verdict};
+use crate::cli::session::Session;
+use crate::conf::Conf;
+use crate::daemon::dump;
+use crate::ipc::client::{Client, ClientError};
+use crate::ipc::message::{InstanceView, Pong, Request, Status};
+use crate::process::pidfd::ProcessRef;
+use crate::version::version;
+
+/// Below this the next burst of logs, or the state, may not fit. Bytes.
+const LITTLE_SPACE: u64 = 256 << 20;
+/// Apps with many connections want more.
+const FEW_FILES: u64 = 4096;
+
+/// Everything there is to see without changing anything.
+pub(super) async fn look(session: &Session) -> Vec<Finding> {
+    let mut findings =
+        vec![home(session), space(session), settings(session), kernel(), cgroups(), files(), watches()];
+    findings.extend(daemon(session).await);
+    findings
+}
+
+fn ok(about: &str, text: impl Into<String>) -> Finding {
+    Finding::new(Verdict::Ok, about, text)
+}
+
+fn warning(about: &str, text: impl Into<String>) -> Finding {
+    Finding::new(Verdict::Warning, about, text)
+}
+
+fn failed(about: &str, text: impl Into<String>) -> Finding {
+    Finding::new(Verdict::Failed, about, text)
+}
+
+fn home(session: &Session) -> Finding {
+    let dir = session.home.dir();
+    let shown = dir.display();
+    match fs::metadata(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            ok("home", format!("{shown} is not there yet: the first start makes it"))
+        }
+        Err(error) => failed("home", format!("{shown}: {error}. Mend that, or set RSM_HOME")),
+        Ok(meta) if !meta.is_dir() => {
+            failed("home", format!("{shown} is no directory. Move it away, or set RSM_HOME"))
+        }
+        Ok(_) if access(dir, AccessFlags::W_OK | AccessFlags::X_OK).is_err() => failed(
+            "home",
+            format!("{shown} cannot be written by you. It is another user's, or read-only: set RSM_HOME"),
+        ),
+        Ok(meta) if meta.permissions().mode() & 0o077 != 0 => warning(
+            "home",
+            format!("{shown} is open to others, and holds the environment of your apps: chmod 700 {shown}"),
+        ),
+        Ok(_) => ok("home", shown.to_string()),
+    }
+}
+
+fn space(session: &Session) -> Finding {
+    let there = session.home.dir().ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let Ok(stat) = statvfs(there) else { return warning("disk", "its free space is not known") };
+    let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+    let text = format!("{} MiB free for {}", free >> 20, session.home.dir().display());
+    if free < LITTLE_SPACE {
+        failed("disk", format!("only {text}: logs and state may not be written"))
+    } else {
+        ok("disk", text)
+    }
+}
+
+fn settings(session: &Session) -> Finding {
+    match Conf::load(&session.home.conf()) {
+        Ok(conf) if conf.autosave => ok("settings", "the list is saved after each change"),
+        Ok(_) => ok(
+            "settings",
+            "the list is saved by `rsm save` only; `rsm conf autosave true` does it after each change",
+        ),
+        Err(error) => {
+            failed("settings", format!("{}: {error}. Correct or remove it", session.home.conf().display()))
+        }
+    }
+}
+
+fn kernel() -> Finding {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = release.trim();
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if ProcessRef::of(std::process::id().cast_signed()).is_none() {
+        return failed("kernel", "/proc shows no processes: mount it (hidepid hides them, too)");
+    }
+    match version {
+        (0, _) => warning("kernel", format!("{release:?} is no version that is known")),
+        version if version < (5, 3) => {
+            failed("kernel", format!("{release} has no pidfd_open: 5.3 is the oldest that will do"))
+        }
+        version if version < (5, 9) => {
+            warning("kernel", format!("{release}: one port for many instances takes 5.9"))
+        }
+        _ => ok("kernel", release),
+    }
+}
+
+fn cgroups() -> Finding {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+    let dir = Path::new("/sys/fs/cgroup").join(own.trim_start_matches('/'));
+    if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        return warning(
+            "cgroups",
+            "there is no cgroup v2 at /sys/fs/cgroup: trees are followed through /proc alone",
+        );
+    }
+    match access(&dir, AccessFlags::W_OK) {
+        Ok(()) => ok("cgroups", format!("{} is ours to divide", dir.display())),
+        Err(_) => warning(
+            "cgroups",
+            "this session's cgroup is not ours to divide; in the unit of `rsm startup` it is",
+        ),
+    }
+}
+
+fn files() -> Finding {
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((_, hard)) if hard < FEW_FILES => warning(
+            "open files",
+            format!("at most {hard}; apps with many connections want more: raise `ulimit -Hn`"),
+        ),
+        Ok((soft, hard)) => ok("open files", format!("{soft}, up to {hard}")),
+        Err(errno) => warning("open files", errno.desc()),
+    }
+}
+
+fn watches() -> Finding {
+    let most = fs::read_to_string("/proc/sys/fs/inotify/max_user_watches").unwrap_or_default();
+    match most.trim().parse::<u64>() {
+        Ok(most) if most < 16_384 => warning(
+            "watches",
+            format!(
+                "{most} directories at most for all of `watch`: sysctl fs.inotify.max_user_watches=524288"
+            ),
+        ),
+        Ok(most) => ok("watches", most.to_string()),
+        Err(_) => warning("watches", "inotify is not there: `watch` will not work"),
+    }
+}
+
+async fn daemon(session: &Session) -> Vec<Finding> {
+    let mut client = match Client::connect(&session.home).await {
+        Ok(client) => client,
+        Err(ClientError::NotRunning { .. }) if session.home.has_state() => {
+            return vec![warning(
+                "daemon",
+                "was killed together with its keeper; the next command starts both",
+            )];
+        }
+        Err(ClientError::NotRunning { .. }) => {
+            return vec![ok("daemon", "does not run; `rsm start` starts it")];
+        }
+        Err(error) => return vec![failed("daemon", error.to_string())],
+    };
+    let answer =
+        tokio::time::timeout(std::time::Duration::from_secs(10), client.call::<Pong>(&Request::Ping)).await;
+    let mut findings = match answer {
+        Ok(Ok(pong)) if pong.version != version() => {
+            vec![warning(
+                "daemon",
+                format!(
+                    "is rsm {}, this is {}: `rsm upgrade` changes it, and the apps go on",
+                    pong.version,
+                    version()
+                ),
+            )]
+        }
+        Ok(Ok(pong)) => vec![ok("daemon", format!("rsm {}, pid {}", pong.version, pong.pid))],
+        Ok(Err(error)) => return vec![failed("daemon", error.to_string())],
+        Err(_) => {
+            return vec![failed(
+                "daemon",
+                format!("does not answer for 10 s; see {}", session.home.own_log().display()),
+            )];
+        }
+    };
+    if let Ok(list) = client.call::<Vec<InstanceView>>(&Request::List).await {
+        findings.extend(apps(session, &list));
+    }
+    findings
+}
+
+fn apps(session: &Session, list: &[InstanceView]) -> Vec<Finding> {
+    let errored: Vec<String> = list
+        .iter()
+        .filter(|view| view.status == Status::Errored)
+        .map(|view| format!("{} (id {})", view.name, view.id))
+        .collect();
+    let mut findings = Vec::new();
+    if !errored.is_empty() {
+        findings.push(failed("apps", format!("given up: {}. `rsm describe` says why", errored.join(", "))));
+    }
+    let saved = dump::load(&session.home).map_or(0, |(saved, _)| saved.len());
+    if saved != list.len() {
+        findings.push(warning(
+            "saved list",
+            format!("holds {saved} instances, and there are {}: `rsm save`", list.len()),
+        ));
+    }
+    findings
+}

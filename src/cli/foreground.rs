@@ -1,0 +1,156 @@
+//! `foreground`: what an init system starts. It brings the saved apps back, stays while rsm runs, and ends
+//! it when told to.
+//!
+//! It is not the keeper but only watches: whoever of rsm's processes dies is followed by another, and this one
+//! stays, so that the service manager sees no end where there is none. Where rsm runs already, started by
+//! hand, it watches that one, and starts nothing twice.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::daemon;
+use super::session::Session;
+use crate::boot::{leftover, login, notify};
+use crate::error::Error;
+use crate::ipc::client::{Client, ClientError};
+use crate::ipc::message::{InstanceView, Report, Request};
+
+/// Set once `PATH` is that of a login.
+const RESOLVED: &str = "RSM_LOGIN_PATH";
+
+/// A keeper that died may take so long to be followed, before it is looked again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Starts this very program again, in this process, with the `PATH` that the user has after logging in: what
+/// it starts inherits that. Does nothing the second time.
+///
+/// Must be called while this process has one thread and nothing to lose.
+///
+/// # Errors
+/// The program cannot be executed.
+pub(super) fn resolve_path() -> Result<(), Error> {
+    if std::env::var_os(RESOLVED).is_some() {
+        return Ok(());
+    }
+    let now = std::env::var_os("PATH").unwrap_or_default();
+    let login = login::path().unwrap_or_default();
+    let path = login::joined(&login.to_string_lossy(), &now.to_string_lossy());
+    let mut again = Command::new("/proc/self/exe");
+    again.args(std::env::args_os().skip(1)).env("PATH", path).env(RESOLVED, "1");
+    let error = again.arg0("rsm").exec();
+    Err(Error::System { what: "starting with the login PATH", error })
+}
+
+/// Brings the saved apps back and stays until rsm ends, or with `once` only the former.
+///
+/// # Errors
+/// rsm cannot be started. Apps that do not start are told, and no reason to fail: the others run.
+pub(super) async fn foreground(once: bool, session: &Session) -> Result<(), Error> {
+    let mut term = listen(SignalKind::terminate())?;
+    let mut int = listen(SignalKind::interrupt())?;
+    let _hang_up = listen(SignalKind::hangup())?; // no reason to end
+    tokio::select! {
+        begun = begin(session) => begun?,
+        // The machine goes down while it comes up.
+        _ = term.recv() => return end(session).await,
+        _ = int.recv() => return end(session).await,
+    }
+    notify::tell("READY=1");
+    if once {
+        return Ok(());
+    }
+    tokio::select! {
+        ended = watch(session) => ended,
+        _ = term.recv() => end(session).await,
+        _ = int.recv() => end(session).await,
+    }
+}
+
+fn listen(kind: SignalKind) -> Result<Signal, Error> {
+    signal(kind).map_err(|error| Error::System { what: "listening for signals", error })
+}
+
+/// Connects to rsm, or starts it and brings the saved list back.
+async fn begin(session: &Session) -> Result<(), Error> {
+    if Client::connect(&session.home).await.is_ok() {
+        session.note(format_args!("rsm runs already in {}: watching that", session.home.dir().display()));
+        return Ok(());
+    }
+    let mut client = session.connect_or_launch().await?;
+    let there: Vec<InstanceView> =
+        client.call(&Request::List).await.map_err(|error| session.failed(error))?;
+    if !there.is_empty() {
+        return Ok(()); // daemon and keeper were killed: what they left is taken up, and is all
+    }
+    match client.call::<Report>(&Request::Resurrect).await {
+        Ok(report) => {
+            let online = report.instances.iter().filter(|outcome| outcome.problem.is_none()).count();
+            let all = report.instances.len();
+            notify::tell(&format!("STATUS={online} of {all} saved instances came back"));
+            if let Err(error) = session.tell(&report) {
+                session.note(format_args!("{error}"));
+            }
+            session.note(format_args!("{online} of {all} saved instances came back"));
+            Ok(())
+        }
+        // Nothing is saved: rsm is there for what comes.
+        Err(ClientError::Refused(error)) => {
+            session.note(format_args!("{error}"));
+            Ok(())
+        }
+        Err(error) => Err(session.failed(error)),
+    }
+}
+
+/// Resolves once rsm has ended because somebody wanted it to. If daemon and keeper are killed together, it
+/// starts others, which take up what runs.
+async fn watch(session: &Session) -> Result<(), Error> {
+    loop {
+        free(session).await?;
+        tokio::time::sleep(PAUSE).await;
+        match Client::connect(&session.home).await {
+            Ok(_) => {} // another keeper has followed
+            Err(ClientError::NotRunning { .. }) if session.home.has_state() => {
+                session.note(format_args!(
+                    "daemon and keeper are gone: starting others, which take up what runs"
+                ));
+                session.connect_or_launch().await?;
+            }
+            Err(ClientError::NotRunning { .. }) => return Ok(()),
+            Err(error) => return Err(session.failed(error)),
+        }
+    }
+}
+
+/// Resolves once no keeper holds its lock. A thread: the lock has no other way to wait for it.
+async fn free(session: &Session) -> Result<(), Error> {
+    let path = session.home.keeper_lock();
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let wait = move || {
+        let locked = match File::open(path) {
+            Ok(file) => file.lock(), // and let go at once: it is the next keeper's
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        };
+        let _ = tell.send(locked);
+    };
+    let failed = |error| Error::System { what: "waiting for the keeper's end", error };
+    std::thread::Builder::new().name("lock".into()).spawn(wait).map_err(failed)?;
+    told.await.unwrap_or_else(|_| Err(io::Error::other("its thread ended"))).map_err(failed)
+}
+
+/// Ends every app, rsm, and what else is left of this unit.
+async fn end(session: &Session) -> Result<(), Error> {
+    notify::tell("STOPPING=1");
+    let ended = daemon::kill(session).await;
+    let more = leftover::end();
+    if more > 0 {
+        session.note(format_args!("killed {more} processes that had left their apps' trees"));
+    }
+    ended
+}

@@ -1,0 +1,341 @@
+//! `runtime`: apps in the foreground, for containers. What they say goes to standard output and error,
+//! signals reach them, and the command ends when nothing can run any more, with the code of what failed.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use clap::Args;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::act::Change;
+use super::environment;
+use super::session::Session;
+use super::settings::{Ground, Settings, load, mistakes, warn};
+use super::{daemon, runtime::voice::Voice};
+use crate::config;
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::ipc::client::Client;
+use crate::ipc::message::{
+    EventKind, EventView, Existing, InstanceDetail, Report, Request, StartApps, Status,
+};
+use crate::process::init;
+use crate::spec::AppSpec;
+
+mod code;
+mod voice;
+
+// Arguments of `runtime`.
+#[derive(Args, Debug)]
+pub(super) struct Runtime {
+    /// An ecosystem file, a script or a program
+    #[arg(value_name = "FILE", required = true, num_args = 1..=2)]
+    targets: Vec<String>,
+    #[command(flatten)]
+    shape: voice::Shape,
+    /// Stay when nothing can run any more
+    #[arg(long)]
+    no_auto_exit: bool,
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    change: Change,
+    #[command(flatten)]
+    foreign: Foreign,
+    /// Arguments of the app
+    #[arg(last = true)]
+    args: Vec<String>,
+}
+
+// PM2's flags for its services, and those whose work is done elsewhere.
+#[derive(Args, Debug)]
+struct Foreign {
+    #[arg(long, hide = true, value_name = "KEY")]
+    secret: Option<String>,
+    #[arg(long, hide = true, value_name = "KEY")]
+    public: Option<String>,
+    #[arg(long, hide = true, value_name = "NAME")]
+    machine_name: Option<String>,
+    #[arg(long, hide = true, value_name = "PORT", num_args = 0..=1)]
+    web: Option<Option<u16>>,
+    #[arg(long, hide = true, value_name = "SECONDS")]
+    delay: Option<u32>,
+}
+
+/// What keeps the command going.
+enum Cue {
+    /// Something happened to an instance.
+    Event(Box<EventView>),
+    /// The daemon went away; another may be there.
+    Broken,
+    /// A signal that ends everything.
+    End,
+    /// A signal for the apps.
+    Pass(&'static str),
+}
+
+/// If this is the first process of a container, leaves that to another one; true then: nothing of a former
+/// life runs. Must be called first of all.
+///
+/// # Errors
+/// No process could be made.
+pub(super) fn stand_aside() -> Result<bool, Error> {
+    let first = init::is_first();
+    if first {
+        let failed = |errno: nix::Error| Error::System { what: "forking", error: errno.into() };
+        init::stay_behind().map_err(failed)?;
+    }
+    Ok(first)
+}
+
+/// Runs apps until a signal or their end. `alone`: no process of a former life can be there.
+///
+/// # Errors
+/// They cannot be started; or how they ended, with its code.
+pub(super) async fn runtime(args: Runtime, alone: bool, session: &Session) -> Result<(), Error> {
+    let signals = signals()?;
+    let mut apps = args.apps(session)?;
+    if Client::connect(&session.home).await.is_ok() {
+        let home = session.home.dir().display();
+        let reason = format!(
+            "rsm runs already in {home}: add apps to it with `rsm start`, or set RSM_HOME to another directory"
+        );
+        return Err(Error::Part { part: "runtime", reason });
+    }
+    if alone {
+        // What a container that was killed left on its disk. The file says what is to run.
+        for state in [session.home.state(), session.home.former_state()] {
+            let _ = std::fs::remove_file(state); // mostly there is none
+        }
+    }
+    let pipes = |error| Error::System { what: "making the pipes of the output", error };
+    session.home.create().map_err(Error::NoHome)?;
+    let voice = Voice::new(&session.home, args.shape, session.style).map_err(pipes)?;
+    apps.iter_mut().for_each(|app| voice.speak_through(app));
+    let client = session.connect_or_launch().await?;
+    let ended = Stage { session, voice: &voice, exits: BTreeMap::new(), stays: args.no_auto_exit }
+        .play(apps, client, signals)
+        .await;
+    voice.finish();
+    ended
+}
+
+fn signals() -> Result<Vec<(Signal, Option<&'static str>)>, Error> {
+    let kinds = [
+        (SignalKind::terminate(), None),
+        (SignalKind::interrupt(), None),
+        (SignalKind::quit(), None),
+        (SignalKind::hangup(), Some("SIGHUP")),
+        (SignalKind::user_defined1(), Some("SIGUSR1")),
+        (SignalKind::user_defined2(), Some("SIGUSR2")),
+    ];
+    let listen = |(kind, name)| Ok((signal(kind)?, name));
+    let all: std::io::Result<_> = kinds.into_iter().map(listen).collect();
+    all.map_err(|error| Error::System { what: "listening for signals", error })
+}
+
+impl Runtime {
+    /// The apps of the file, or the one of the command line.
+    fn apps(&self, session: &Session) -> Result<Vec<AppSpec>, Error> {
+        self.change.tell_unused(session);
+        let _ = &self.foreign;
+        let target = match &self.targets[..] {
+            // `pm2-runtime start FILE`
+            [word, target] if word == "start" => target,
+            [target] => target,
+            [_, second, ..] => {
+                let message = format!(
+                    "one file or script, and {second:?} is a second one; arguments of the app follow `--`\n"
+                );
+                return Err(Error::Arguments(clap::Error::raw(
+                    clap::error::ErrorKind::UnknownArgument,
+                    message,
+                )));
+            }
+            [] => return Err(Error::NoEcosystem { directory: ".".into() }),
+        };
+        let ground = Ground::new(self.change.env.as_deref(), &self.change.only)?;
+        if config::is_config_file(target) {
+            return load(session, target, &self.settings, &self.args, &ground);
+        }
+        if self.change.env.is_some() {
+            return Err(Error::EnvNeedsFile);
+        }
+        let line = self.settings.command_line(target, &self.args);
+        let loaded = config::from_command(&line, &ground.cwd, &ground.options).map_err(mistakes)?;
+        warn(session, &loaded.warnings);
+        Ok(loaded.apps)
+    }
+}
+
+/// The apps while they run, seen from the front.
+struct Stage<'a> {
+    session: &'a Session,
+    voice: &'a Voice,
+    /// How the last run of each instance ended.
+    exits: BTreeMap<u32, Exit>,
+    /// `--no-auto-exit`.
+    stays: bool,
+}
+
+impl Stage<'_> {
+    async fn play(
+        mut self,
+        apps: Vec<AppSpec>,
+        mut client: Client,
+        signals: Vec<(Signal, Option<&'static str>)>,
+    ) -> Result<(), Error> {
+        let (tell, mut cues) = mpsc::channel(64);
+        for (signal, name) in signals {
+            tokio::spawn(pass_signals(signal, name, tell.clone()));
+        }
+        self.follow(tell.clone()).await?;
+        let inherited = environment::inherited(self.session);
+        let start = Request::Start(StartApps { apps, inherited, existing: Existing::Restart });
+        {
+            let mut starting = std::pin::pin!(client.call::<Report>(&start));
+            loop {
+                tokio::select! {
+                    started = &mut starting => {
+                        let report = started.map_err(|error| self.session.failed(error))?;
+                        if let Err(error) = self.session.judge(&report) {
+                            say(&error.to_string());
+                        }
+                        break;
+                    }
+                    Some(cue) = cues.recv() => match cue {
+                        Cue::Event(event) => self.note(&event),
+                        Cue::Broken => self.follow(tell.clone()).await?,
+                        Cue::End => break,
+                        Cue::Pass(name) => self.pass(name).await,
+                    }
+                }
+            }
+        }
+        self.go_on(&mut cues, tell).await
+    }
+
+    /// Until the end; then ends what is left.
+    async fn go_on(mut self, cues: &mut mpsc::Receiver<Cue>, tell: mpsc::Sender<Cue>) -> Result<(), Error> {
+        let asked = loop {
+            if !self.stays && self.nothing_can_run().await? {
+                tokio::select! {
+                    () = self.voice.caught_up() => break false,
+                    // Nobody reads our output, and we are told not to wait.
+                    () = told_to_end(cues) => break true,
+                }
+            }
+            match cues.recv().await {
+                Some(Cue::Event(event)) => self.note(&event),
+                Some(Cue::Broken) => self.follow(tell.clone()).await?,
+                Some(Cue::Pass(name)) => self.pass(name).await,
+                Some(Cue::End) | None => break true,
+            }
+        };
+        let left = self.all().await.unwrap_or_default();
+        let code = if asked { None } else { Some(code::of_all(&left)) };
+        self.end(cues).await?;
+        match code.unwrap_or_else(|| code::of_stopped(&left, &self.exits)) {
+            0 => Ok(()),
+            code => Err(Error::Ended { code, reason: code::reason(&left, &self.exits, code) }),
+        }
+    }
+
+    /// Has everything that happens told as cues.
+    async fn follow(&self, tell: mpsc::Sender<Cue>) -> Result<(), Error> {
+        let mut client = self.session.connect().await?;
+        let mut lines = client.stream(&Request::Events).await.map_err(|error| self.session.failed(error))?;
+        tokio::spawn(async move {
+            while let Some(Ok(line)) = lines.next().await {
+                // One that is missed, or unknown, changes nothing: the next look shows what is so.
+                if let Ok(event) = serde_json::from_slice(&line)
+                    && tell.send(Cue::Event(Box::new(event))).await.is_err()
+                {
+                    return;
+                }
+            }
+            let _ = tell.send(Cue::Broken).await;
+        });
+        Ok(())
+    }
+
+    fn note(&mut self, event: &EventView) {
+        if let Some(exit) = &event.exit {
+            self.exits.insert(event.id, exit.clone());
+        }
+        let detail = event.detail.as_deref().unwrap_or_default();
+        match event.event {
+            EventKind::Errored => {
+                say(&format!("app \"{}\" (id {}) is given up: {detail}", event.name, event.id))
+            }
+            EventKind::StartFailed => say(&format!("app \"{}\" (id {}): {detail}", event.name, event.id)),
+            _ => {}
+        }
+    }
+
+    async fn all(&self) -> Result<Vec<InstanceDetail>, Error> {
+        let mut client = self.session.connect().await?;
+        client.call(&Request::Describe(vec!["all".into()])).await.map_err(|error| self.session.failed(error))
+    }
+
+    async fn nothing_can_run(&self) -> Result<bool, Error> {
+        Ok(!self.all().await?.iter().any(may_run))
+    }
+
+    async fn pass(&self, signal: &str) {
+        let request = Request::Signal { select: vec!["all".into()], signal: signal.to_owned() };
+        if let Ok(mut client) = self.session.connect().await {
+            let _ = client.call::<Report>(&request).await; // none runs at the moment
+        }
+    }
+
+    /// Stops what runs and ends rsm, and hears how each ended.
+    async fn end(&mut self, cues: &mut mpsc::Receiver<Cue>) -> Result<(), Error> {
+        let mut ending = std::pin::pin!(daemon::end(self.session));
+        loop {
+            tokio::select! {
+                ended = &mut ending => {
+                    while let Ok(Cue::Event(event)) = cues.try_recv() {
+                        self.exits.extend(event.exit.map(|exit| (event.id, exit)));
+                    }
+                    return ended;
+                }
+                Some(cue) = cues.recv() => if let Cue::Event(event) = cue {
+                    self.exits.extend(event.exit.map(|exit| (event.id, exit)));
+                }
+            }
+        }
+    }
+}
+
+async fn pass_signals(mut signal: Signal, name: Option<&'static str>, tell: mpsc::Sender<Cue>) {
+    while signal.recv().await.is_some() {
+        let cue = name.map_or(Cue::End, Cue::Pass);
+        if tell.send(cue).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Resolves with the next signal that ends everything.
+async fn told_to_end(cues: &mut mpsc::Receiver<Cue>) {
+    while !matches!(cues.recv().await, Some(Cue::End) | None) {}
+}
+
+/// Whether it runs, will, or may be started again by a schedule or a changed file.
+fn may_run(instance: &InstanceDetail) -> bool {
+    match instance.view.status {
+        Status::Launching | Status::Online | Status::Stopping | Status::Waiting => true,
+        Status::Stopped | Status::Errored => {
+            let triggered = instance.spec.cron_restart.is_some() || instance.spec.watch.is_some();
+            // One that somebody stopped stays so.
+            triggered && instance.exits.last().is_some_and(|exit| !exit.asked)
+        }
+    }
+}
+
+/// To standard error, beside what apps say there.
+fn say(what: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "rsm: {what}");
+}

@@ -1,0 +1,123 @@
+//! Saving the list by itself after it has changed, for who has set `autosave`.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::broadcast::{self, error::RecvError};
+
+use super::dump;
+use super::handle::Handle;
+use super::saver::Saver;
+use crate::conf::Conf;
+use crate::instance::state::Want;
+use crate::ipc::message::{EventKind, EventView};
+use crate::paths::Home;
+use crate::spec::{AppSpec, Vars};
+
+/// What changes within this time is saved in one go.
+const TOGETHER: Duration = Duration::from_secs(1);
+
+/// What a saved list is about; counters and the like change all the time.
+type Essence = Vec<(u32, Arc<AppSpec>, Arc<Vars>, Want)>;
+
+/// Saves the list when it has changed. All clones are one.
+#[derive(Clone, Debug)]
+pub struct Autosave(Rc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    home: Home,
+    handle: Handle,
+    saver: Saver,
+    /// Something happened since the last save.
+    due: Cell<bool>,
+    /// So many are bringing back what was saved: the list is not whole while they do.
+    held: Cell<u32>,
+    last: RefCell<Option<Essence>>,
+}
+
+/// While this lives nothing is saved.
+#[derive(Debug)]
+pub struct Hold(Autosave);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.0.held.set(self.0.0.held.get() - 1);
+    }
+}
+
+impl Autosave {
+    /// For a list and its home.
+    pub fn new(home: Home, handle: Handle, saver: Saver) -> Self {
+        let (due, held, last) = (Cell::default(), Cell::default(), RefCell::default());
+        Self(Rc::new(Inner { home, handle, saver, due, held, last }))
+    }
+
+    /// Keeps the saved list as it is until the hold is dropped.
+    pub fn hold(&self) -> Hold {
+        self.0.held.set(self.0.held.get() + 1);
+        Hold(self.clone())
+    }
+
+    /// Saves after each change, for as long as the daemon lives.
+    pub async fn follow(self, mut events: broadcast::Receiver<EventView>) {
+        loop {
+            match events.recv().await {
+                Ok(event) if !changes_list(event.event) => continue,
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return,
+            }
+            // More than once: what comes while it is saved is seen by the next event in the queue.
+            if !self.0.due.replace(true) {
+                let later = self.clone();
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(TOGETHER).await;
+                    while later.0.held.get() > 0 {
+                        tokio::time::sleep(TOGETHER).await;
+                    }
+                    later.now().await;
+                });
+            }
+        }
+    }
+
+    /// Saves what is not saved yet. A shutdown calls this first: the list it leaves behind is one of stopped
+    /// apps, and never saved.
+    pub async fn now(&self) {
+        tokio::task::yield_now().await; // what has just happened is heard of first
+        if self.0.held.get() > 0 || self.0.handle.is_closing() || !self.0.due.replace(false) {
+            return;
+        }
+        if !Conf::load(&self.0.home.conf()).is_ok_and(|conf| conf.autosave) {
+            return;
+        }
+        let Ok(list) = self.0.handle.look(None).await else { return };
+        let essence = list.into_iter().map(|(it, _)| (it.id, it.spec, it.inherited, it.life.want));
+        let essence: Essence = essence.collect();
+        if self.0.last.borrow().as_ref() == Some(&essence) {
+            return;
+        }
+        // An empty list is one that somebody has emptied: those of a new daemon have no events.
+        match dump::save(&self.0.handle, &self.0.saver, &self.0.home, true).await {
+            Ok(_) => drop(self.0.last.replace(Some(essence))),
+            Err(error) => {
+                tracing::error!("the list could not be saved: {error}; it will be tried at the next change");
+            }
+        }
+    }
+}
+
+/// Whether the list may be another one after it, or what is wanted of it.
+fn changes_list(event: EventKind) -> bool {
+    match event {
+        EventKind::Added
+        | EventKind::Deleted
+        | EventKind::Launching
+        | EventKind::Online
+        | EventKind::Stopping
+        | EventKind::Stopped => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,173 @@
+//! Asks each run how it is, as its spec says: until it is ready, and then whether it still works.
+//!
+//! A task for each run; what it finds out goes into the loop, which decides. In a cluster a connection goes to
+//! the run that is meant, past the balancing: see [`cluster::Way`](crate::cluster::Way).
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+
+use super::clock;
+use super::launch;
+use super::ports::Ports;
+use super::supervisor::{Finding, Input};
+use crate::cluster::Way;
+use crate::instance::Instance;
+use crate::instance::event::Event;
+use crate::instance::life::RunId;
+use crate::instance::state::State;
+use crate::moment::Moment;
+use crate::paths::Home;
+use crate::probes::{Question, Shell};
+use crate::spec::{Probe, Sign};
+
+/// The checks of all runs.
+pub struct Checks {
+    home: Home,
+    queue: mpsc::UnboundedSender<Input>,
+    ports: Rc<RefCell<Ports>>,
+    tasks: HashMap<RunId, Vec<JoinHandle<()>>>,
+}
+
+impl Checks {
+    /// Of no run yet.
+    pub fn new(home: Home, queue: mpsc::UnboundedSender<Input>, ports: Rc<RefCell<Ports>>) -> Self {
+        Self { home, queue, ports, tasks: HashMap::new() }
+    }
+
+    /// A run's process is there: checks it from now on, if its spec says so. `beats` tells when it says that it
+    /// works.
+    pub fn began(&mut self, run: RunId, instance: &Instance, beats: Option<Rc<Notify>>) {
+        let spec = &instance.spec;
+        let Some(process) = instance.life.state.process().filter(|_| !self.tasks.contains_key(&run)) else {
+            return;
+        };
+        let starting = matches!(instance.life.state, State::Starting { .. });
+        let ready = spec.readiness.probe.clone().filter(|_| starting && spec.sign() == Sign::Probed);
+        let mut tasks = Vec::new();
+        if ready.is_some() || spec.health.is_some() {
+            let check = Check {
+                run,
+                since: process.since,
+                shell: Shell {
+                    account: spec.account.clone(),
+                    cwd: spec.cwd.clone(),
+                    env: launch::environment(run, instance, &self.home),
+                },
+                queue: self.queue.clone(),
+                ports: self.ports.clone(),
+            };
+            tasks.push(tokio::task::spawn_local(check.go_on(ready, spec.health.clone())));
+        }
+        if let (Some(limit), Some(beats)) = (spec.watchdog.map(Duration::from_millis), beats) {
+            let queue = self.queue.clone();
+            tasks.push(tokio::task::spawn_local(watchdog(run, limit, beats, queue)));
+        }
+        if !tasks.is_empty() {
+            self.tasks.insert(run, tasks);
+        }
+    }
+
+    /// Nothing of a run is left.
+    pub fn ended(&mut self, run: RunId) {
+        self.tasks.remove(&run).into_iter().flatten().for_each(|task| task.abort());
+    }
+}
+
+/// The checks of one run.
+struct Check {
+    run: RunId,
+    since: Moment,
+    shell: Shell,
+    queue: mpsc::UnboundedSender<Input>,
+    ports: Rc<RefCell<Ports>>,
+}
+
+impl Check {
+    async fn go_on(self, ready: Option<Probe>, health: Option<Probe>) {
+        if let Some(probe) = ready {
+            self.until_ready(&probe).await;
+        }
+        if let Some(probe) = health {
+            self.for_ever(&probe).await;
+        }
+    }
+
+    /// Asks until the first good answer.
+    async fn until_ready(&self, probe: &Probe) {
+        let mut told = String::new();
+        while let Err(why) = self.ask(probe).await {
+            if why != told {
+                self.tell(Finding::NotReady(why.clone()));
+                told = why;
+            }
+            tokio::time::sleep(probe.interval).await;
+        }
+        let event = Event::Ready { run: self.run.number };
+        let _ = self.queue.send(Input::Fact { instance: self.run.instance, event });
+    }
+
+    async fn for_ever(&self, probe: &Probe) {
+        let (mut failures, mut has_worked) = (0, false);
+        loop {
+            tokio::time::sleep(probe.interval).await;
+            match self.ask(probe).await {
+                Ok(()) => {
+                    // The first one, too: a daemon before this one may have found it failing.
+                    if failures >= probe.retries || !has_worked {
+                        self.tell(Finding::Works);
+                    }
+                    (failures, has_worked) = (0, true);
+                }
+                Err(_) if !has_worked && clock::now().since(self.since) < probe.start_period => {}
+                Err(why) => {
+                    failures = failures.saturating_add(1);
+                    if failures >= probe.retries {
+                        self.tell(Finding::Fails(why));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn ask(&self, probe: &Probe) -> Result<(), String> {
+        let question = Question::new(&probe.check, &self.shell.env)?;
+        let from = match question.port() {
+            None => None,
+            Some(port) => {
+                let asked = self.ports.borrow().way_to(self.run, port);
+                match asked.await.unwrap_or(Way::Plain) {
+                    Way::From(address) => Some(address),
+                    Way::Plain => None,
+                    Way::Absent => return Err(format!("it does not listen on port {port}")),
+                }
+            }
+        };
+        question.ask(probe.timeout, from, &self.shell).await
+    }
+
+    fn tell(&self, finding: Finding) {
+        let _ = self.queue.send(Input::Checked(self.run, finding));
+    }
+}
+
+/// Waits for the words of a run that says by itself that it works; counts from the first one on, or from now.
+async fn watchdog(run: RunId, limit: Duration, beats: Rc<Notify>, queue: mpsc::UnboundedSender<Input>) {
+    let mut fails = false;
+    loop {
+        let finding = match tokio::time::timeout(limit, beats.notified()).await {
+            Ok(()) if !std::mem::take(&mut fails) => continue,
+            Ok(()) => Finding::Works,
+            Err(_) => {
+                fails = true;
+                let seconds = limit.as_secs_f64();
+                Finding::Fails(format!("no WATCHDOG=1 within {seconds} s (watchdog)"))
+            }
+        };
+        let _ = queue.send(Input::Checked(run, finding));
+    }
+}

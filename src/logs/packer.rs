@@ -1,0 +1,112 @@
+//! Compresses rotated files, on a thread that yields to all others.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+
+use super::compress::{self, Outcome};
+use super::rotate::rotated;
+use crate::process::priority;
+
+/// The rotated files of this log file are to be compressed.
+#[derive(Debug)]
+pub(super) struct Pack {
+    /// The log file.
+    pub(super) path: PathBuf,
+    /// All but the newest.
+    pub(super) delay: bool,
+}
+
+/// The handle: only sends. The thread ends with it.
+#[derive(Debug)]
+pub(super) struct Packer(Sender<Pack>);
+
+impl Packer {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub(super) fn start(indexes: PathBuf) -> io::Result<Self> {
+        let (asks, asked) = channel();
+        let room = Room { indexes, asked, due: BTreeMap::new() };
+        std::thread::Builder::new().name("rsm-pack".into()).spawn(move || room.work())?;
+        Ok(Self(asks))
+    }
+
+    /// Compresses what is there to be compressed.
+    pub(super) fn pack(&self, path: &Path, delay: bool) {
+        let _ = self.0.send(Pack { path: path.to_owned(), delay }); // a thread that is gone packs nothing
+    }
+}
+
+/// What the thread owns.
+struct Room {
+    indexes: PathBuf,
+    asked: Receiver<Pack>,
+    due: BTreeMap<PathBuf, bool>,
+}
+
+impl Room {
+    fn work(mut self) {
+        if let Err(error) = priority::yield_to_all() {
+            tracing::debug!("logs are compressed at normal priority: {error}");
+        }
+        while let Ok(Pack { path, delay }) = self.asked.recv() {
+            self.due.insert(path, delay);
+            while let Some((path, delay)) = self.due.pop_first() {
+                for file in unpacked(&path, delay) {
+                    let result = compress::compress(&file, &self.indexes.clone(), || self.go_on());
+                    match result {
+                        Ok(Outcome::Done | Outcome::Stopped) => {}
+                        Err(error) => {
+                            tracing::warn!(
+                                "cannot compress {}: {error}; it is kept as it is",
+                                file.display()
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes what was asked meanwhile; false once nobody asks any more.
+    fn go_on(&mut self) -> bool {
+        loop {
+            match self.asked.try_recv() {
+                Ok(Pack { path, delay }) => drop(self.due.insert(path, delay)),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+}
+
+/// What is to be compressed of a log file's rotated ones, oldest first.
+fn unpacked(path: &Path, delay: bool) -> Vec<PathBuf> {
+    let mut files = rotated(path).unwrap_or_default();
+    if delay {
+        files.pop();
+    }
+    files.retain(|file| !file.is_packed());
+    files.into_iter().map(|file| file.path).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_may_stay_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| dir.path().join(name);
+        for (age, name) in ["a__2.log", "a__1.log", "a__0.log.gz"].into_iter().enumerate() {
+            std::fs::write(file(name), "").unwrap();
+            let written = std::time::SystemTime::now() - std::time::Duration::from_secs(age as u64 * 10);
+            std::fs::File::open(file(name)).unwrap().set_modified(written).unwrap();
+        }
+        assert_eq!(unpacked(&file("a.log"), true), [file("a__1.log")]);
+        assert_eq!(unpacked(&file("a.log"), false), [file("a__1.log"), file("a__2.log")]);
+    }
+}

@@ -1,0 +1,236 @@
+//! One thread of the logs: a runtime with the pipes and files of a group of apps.
+
+use std::cell::{Cell, RefCell};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::LocalSet;
+
+use super::desk::Desk;
+use super::files::Files;
+use super::follow::{Hub, News};
+use super::ground::Ground;
+use super::item;
+use super::journal::Journal;
+use super::pump::{PIPE_RETRY, Pump};
+use super::shape::{Origin, Shape};
+use super::stream::Stream;
+use super::thread::{Failures, Refused, Source};
+use super::writer::{LogFile, Writer};
+use crate::spec::Rotation;
+
+/// Names one stream of one run.
+type Key = u64;
+
+/// When the thread ends, named pipes that are full are waited for this long: their reader is but slower.
+const LAST_WAIT: Duration = Duration::from_secs(2);
+/// At a turn of the clock, or so often at most, it is looked which files are to be rotated.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// What may be asked of the thread; it is carried out in the order sent.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Reads a run's output from now on. With an answer: only if its files can be written.
+    Attach(Box<Source>, Option<oneshot::Sender<Result<(), Refused>>>),
+    /// Opens all files anew.
+    Reopen(oneshot::Sender<Failures>),
+    /// Empties these.
+    Flush(Vec<PathBuf>, oneshot::Sender<Failures>),
+    /// Tells when all that the run wrote is in the files.
+    Closed(u64, oneshot::Sender<()>),
+    /// Writes what the pipes hold, and ends.
+    Stop,
+}
+
+/// What the thread is given.
+pub(super) struct Tools {
+    /// Not yet set right, if a former daemon left it.
+    pub(super) journal: Journal,
+    pub(super) news: Arc<News>,
+    pub(super) hub: Arc<Mutex<Hub>>,
+    pub(super) ground: Ground,
+}
+
+/// The thread's work: carries out commands until it is to stop or the last handle is gone.
+///
+/// # Errors
+/// The system gives no epoll or no descriptors.
+pub(super) fn serve(commands: mpsc::UnboundedReceiver<Command>, mut tools: Tools) -> io::Result<()> {
+    // Before any pipe is read: its first bytes may be in the files already.
+    tools.journal.recover();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let room = Rc::new(Room::new(tools)?);
+    let tasks = LocalSet::new();
+    tasks.spawn_local(Rc::clone(&room).rotate_by_the_clock());
+    tasks.block_on(&runtime, room.obey(commands));
+    // The tasks go first: from here on nobody else touches the streams.
+    drop(tasks);
+    let until = Instant::now() + LAST_WAIT;
+    for pump in room.pumps.borrow().values() {
+        pump.drain(&room.desk, until);
+    }
+    for file in room.writer.borrow().files() {
+        while file.is_full() && Instant::now() < until {
+            std::thread::sleep(PIPE_RETRY);
+        }
+    }
+    Ok(())
+}
+
+/// All that the thread owns.
+struct Room {
+    desk: Desk,
+    writer: RefCell<Writer>,
+    pumps: RefCell<BTreeMap<Key, Rc<Pump>>>,
+    runs: RefCell<HashMap<u64, Run>>,
+    last_key: Cell<Key>,
+    /// A file was opened: it may be the next to be rotated.
+    opened: Notify,
+}
+
+/// A run with an open pipe.
+#[derive(Default)]
+struct Run {
+    pipes: usize,
+    waiting: Vec<oneshot::Sender<()>>,
+}
+
+impl Room {
+    fn new(tools: Tools) -> io::Result<Self> {
+        let Tools { journal, news, hub, ground } = tools;
+        Ok(Self {
+            desk: Desk::new(journal, news, hub)?,
+            writer: RefCell::new(Writer::new(ground)),
+            opened: Notify::new(),
+            pumps: RefCell::default(),
+            runs: RefCell::default(),
+            last_key: Cell::new(0),
+        })
+    }
+
+    /// Carries out commands until the last handle is gone or the thread is to stop.
+    async fn obey(self: &Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
+        while let Some(command) = commands.recv().await {
+            match command {
+                Command::Attach(source, asked) => self.attach(*source, asked),
+                Command::Reopen(done) => answer(done, "reopen", self.writer.borrow().reopen()),
+                Command::Flush(files, done) => answer(done, "empty", self.writer.borrow().truncate(files)),
+                Command::Closed(run, done) => self.tell_when_closed(run, done),
+                Command::Stop => return,
+            }
+        }
+    }
+
+    fn attach(self: &Rc<Self>, source: Source, asked: Option<oneshot::Sender<Result<(), Refused>>>) {
+        let opened = self.open(&source.files, &source.rotation);
+        if let Some(asked) = asked {
+            let refused = opened.iter().find_map(|file| Some((file.path().to_owned(), file.refusal()?)));
+            let result = refused.map_or(Ok(()), Err);
+            let fine = result.is_ok();
+            // Whoever asked has given up after a while: the app was started all the same.
+            if asked.send(result).is_ok() && !fine {
+                return;
+            }
+        }
+        let Source { id, name, run, out, err, files, format, date_format, rotation } = source;
+        let shape = Shape::new(format, date_format.as_deref());
+        let origin = Rc::new(Origin { id, name, run, shape });
+        let Files { out: out_file, err: err_file, combined } = files;
+        self.attach_pipe(&origin, item::Stream::Out, out, [&out_file, &combined], &rotation);
+        self.attach_pipe(&origin, item::Stream::Err, err, [&err_file, &combined], &rotation);
+        self.opened.notify_one();
+        self.desk.news.tell_attached();
+    }
+
+    /// The files, open as long as these are held.
+    fn open(&self, files: &Files, rotation: &Arc<Rotation>) -> Vec<Rc<LogFile>> {
+        let mut writer = self.writer.borrow_mut();
+        files.distinct().into_iter().map(|path| writer.open(path, rotation)).collect()
+    }
+
+    fn attach_pipe(
+        self: &Rc<Self>,
+        origin: &Rc<Origin>,
+        which: item::Stream,
+        pipe: OwnedFd,
+        files: [&Option<PathBuf>; 2],
+        rotation: &Arc<Rotation>,
+    ) {
+        let key = self.last_key.get() + 1;
+        self.last_key.set(key);
+        let mut paths: Vec<&PathBuf> = files.into_iter().flatten().collect();
+        paths.dedup();
+        let kept = files[0].is_some();
+        let files = paths.into_iter().map(|path| self.writer.borrow_mut().open(path, rotation)).collect();
+        let stream = Stream::new(Rc::clone(origin), which, files, kept, rotation.when_full);
+        match Pump::new(pipe, stream) {
+            Ok(pump) => self.start(pump, key, origin.run),
+            Err(error) => {
+                let name = &origin.name;
+                tracing::error!("cannot read the output of {name}: {error}; restart it when this is mended");
+            }
+        }
+    }
+
+    fn start(self: &Rc<Self>, pump: Pump, key: Key, run: u64) {
+        let pump = Rc::new(pump);
+        self.pumps.borrow_mut().insert(key, Rc::clone(&pump));
+        self.runs.borrow_mut().entry(run).or_default().pipes += 1;
+        let room = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            pump.run(&room.desk).await;
+            pump.stream.borrow_mut().close(&mut room.writer.borrow_mut(), &room.desk);
+            room.pumps.borrow_mut().remove(&key);
+            room.pipe_closed(run);
+        });
+    }
+
+    async fn rotate_by_the_clock(self: Rc<Self>) {
+        loop {
+            let due = self.writer.borrow().files().filter_map(|file| file.due()).min();
+            let left = due.map_or(LONGEST_SLEEP, |due| {
+                let left = due.saturating_sub(jiff::Timestamp::now().as_millisecond());
+                Duration::from_millis(u64::try_from(left).unwrap_or(0)).min(LONGEST_SLEEP)
+            });
+            // A time that has come and could not be kept must not be tried without a pause.
+            let pause = left.max(Duration::from_millis(20));
+            let _ = tokio::time::timeout(pause, self.opened.notified()).await;
+            self.writer.borrow().files().for_each(|file| file.rotate_if_due());
+        }
+    }
+
+    fn pipe_closed(&self, run: u64) {
+        let mut runs = self.runs.borrow_mut();
+        if let Entry::Occupied(mut entry) = runs.entry(run) {
+            entry.get_mut().pipes -= 1;
+            if entry.get().pipes == 0 {
+                for waiting in entry.remove().waiting {
+                    // Whoever asked may have stopped waiting.
+                    let _ = waiting.send(());
+                }
+            }
+        }
+    }
+
+    fn tell_when_closed(&self, run: u64, done: oneshot::Sender<()>) {
+        match self.runs.borrow_mut().get_mut(&run) {
+            Some(run) => run.waiting.push(done),
+            None => drop(done.send(())),
+        }
+    }
+}
+
+fn answer(done: oneshot::Sender<Failures>, verb: &str, failed: Failures) {
+    for (path, error) in &failed {
+        tracing::warn!("cannot {verb} log file {}: {error}", path.display());
+    }
+    // Whoever asked need not wait.
+    let _ = done.send(failed);
+}
