@@ -11,7 +11,7 @@ use crate::ipc::message::{ActOn, Action, Existing, Report, Request, ScaleTo, Sta
 use super::selectors::Targets;
 use super::session::Session;
 use super::settings::{Ground, Settings, load};
-use super::{completion, environment, list, logs};
+use super::{applied, completion, environment, list, logs};
 
 // Flags of `start` and `restart` that are no settings of the app.
 #[derive(Args, Clone, Debug)]
@@ -199,6 +199,7 @@ pub(super) async fn perform(
     for request in &requests {
         let report: Report =
             session.wait(what, client.call(request)).await.map_err(|error| session.failed(error))?;
+        applied::note(session, request, &report);
         session.tell(&report)?;
         ids.extend(report.instances.iter().map(|outcome| outcome.id.to_string()));
     }

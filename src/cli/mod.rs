@@ -5,6 +5,7 @@
 //! [`Error::exit_code`].
 
 mod act;
+mod applied;
 mod completion;
 mod conf;
 mod convert;

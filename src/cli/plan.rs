@@ -13,11 +13,11 @@ use crate::ipc::message::{ActOn, Action, Existing, InstanceDetail, Request, Scal
 use crate::spec::{AppSpec, Vars};
 
 use super::act::perform;
-use super::environment;
 use super::output;
 use super::render::plan::{self, Change, Step};
 use super::session::Session;
 use super::settings::{Ground, mistakes, warn};
+use super::{applied, environment};
 
 // Arguments of `plan` and `apply`.
 #[derive(Args, Clone, Debug)]
@@ -36,17 +36,18 @@ pub(super) struct PlanOf {
 }
 
 pub(super) async fn plan(of: PlanOf, session: &Session) -> Result<(), Error> {
-    let (steps, _) = look(&of, session).await?;
+    let (steps, ..) = look(&of, session).await?;
     output::text(&plan::plan(&steps))
 }
 
 pub(super) async fn apply(of: PlanOf, session: &Session) -> Result<(), Error> {
-    let (steps, client) = look(&of, session).await?;
+    let (steps, client, apps) = look(&of, session).await?;
     let requests = requests(&steps, session);
     for line in plan::plan(&steps).lines() {
         session.note(format_args!("{line}"));
     }
     if requests.is_empty() {
+        applied::note_files(session, &apps);
         return Ok(());
     }
     let mut client = match client {
@@ -54,11 +55,13 @@ pub(super) async fn apply(of: PlanOf, session: &Session) -> Result<(), Error> {
         None => session.connect_or_launch().await?,
     };
     let what = format!("the apps of {} to be as it says", of.file);
+    // Before the list is shown: all of them are what is asked for from here on.
+    applied::note_files(session, &apps);
     perform(session, &mut client, &what, requests).await.map(drop)
 }
 
-/// The steps, and the connection if a daemon runs.
-async fn look(of: &PlanOf, session: &Session) -> Result<(Vec<Step>, Option<Client>), Error> {
+/// The steps, the connection if a daemon runs, and the apps of the file.
+async fn look(of: &PlanOf, session: &Session) -> Result<(Vec<Step>, Option<Client>, Vec<AppSpec>), Error> {
     let ground = Ground::new(of.env.as_deref(), &of.only)?;
     let path = Path::new(&of.file);
     let loaded = config::load(path, &ground.options).map_err(mistakes)?;
@@ -71,7 +74,7 @@ async fn look(of: &PlanOf, session: &Session) -> Result<(Vec<Step>, Option<Clien
     let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     // With `only` the other apps of the file are none of this command's business.
     let file = of.only.is_empty().then_some(file);
-    Ok((steps(&loaded.apps, &there, file.as_ref(), of.prune), client))
+    Ok((steps(&loaded.apps, &there, file.as_ref(), of.prune), client, loaded.apps))
 }
 
 /// Everything in the list, with the variables that each instance was given.

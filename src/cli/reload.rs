@@ -11,12 +11,11 @@ use crate::ipc::message::{EventKind, EventView, LogItem, LogQuery, Report, Reque
 use crate::ipc::message::{Inherited, Reload as Wanted};
 
 use super::act::Change;
-use super::completion;
-use super::environment;
 use super::render::style::tame;
 use super::session::Session;
 use super::settings::{Ground, Settings, load};
 use super::verify::{self, Load};
+use super::{applied, completion, environment};
 
 /// So many of the last lines of a new process that failed are shown.
 const LAST_LINES: usize = 10;
@@ -74,6 +73,7 @@ pub(super) async fn reload(mut reload: Reload, session: &Session) -> Result<(), 
         None => None,
     };
     if let Ok(report) = &report {
+        applied::note(session, &request, report);
         last_lines(report, began, &mut client, session).await;
     }
     let told = report.and_then(|report| session.tell(&report));

@@ -9,6 +9,7 @@
 //!
 //! Everything here happens where the user is: in the CLI, with the user's directory and `PATH`.
 
+mod applied;
 mod command;
 mod convert;
 mod evaluate;
@@ -30,6 +31,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::Path;
 
+pub use applied::Applied;
 pub use command::{CommandLine, from_command};
 pub use convert::{Converted, convert};
 pub use format::{DEFAULT_FILES, is_config_file};

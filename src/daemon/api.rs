@@ -19,6 +19,7 @@ use super::reload::Reloads;
 use super::saver::Saver;
 use super::{clock, dump, info, jlist, log_stream, reload, speak, steps, upgrade, views};
 use crate::conf::Conf;
+use crate::config::Applied;
 use crate::instance::Instance;
 use crate::instance::life::RunId;
 use crate::ipc::message::{
@@ -151,8 +152,11 @@ impl Api {
     async fn list(&self, select: Option<Selectors>) -> Result<Vec<InstanceView>, ApiError> {
         let now = clock::now();
         let chosen = self.look(select).await?;
-        let view =
-            |(instance, usage): &(Instance, Usage)| views::instance(instance, Some(usage), &self.0.user, now);
+        let applied = Applied::load(&self.0.home.applied());
+        let view = |(instance, usage): &(Instance, Usage)| {
+            let view = views::instance(instance, Some(usage), &self.0.user, now);
+            InstanceView { drift: applied.drift(&instance.spec), ..view }
+        };
         Ok(chosen.iter().map(view).collect())
     }
 

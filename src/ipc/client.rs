@@ -110,7 +110,7 @@ pub struct Client {
 }
 
 /// Sees to it that a daemon answers where one should.
-pub type Revive = fn(PathBuf) -> Pin<Box<dyn Future<Output = ()>>>;
+pub type Revive = fn(PathBuf) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Client {
     /// Connects to the daemon of this home, if there is one. Creates nothing.

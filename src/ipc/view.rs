@@ -117,6 +117,9 @@ pub struct InstanceView {
     /// Version of the app.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub version: Option<String>,
+    /// How it may differ from the file it was started from; absent: it does not, as far as is known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub drift: Option<String>,
 }
 
 /// What an instance answered to a [`super::message::Trigger`].

@@ -124,8 +124,19 @@ fn every_setting_is_on_the_page() {
     for (key, about) in schema["definitions"]["app"]["properties"].as_object().unwrap() {
         let about = about["description"].as_str().unwrap();
         let camel = key.chars().any(|c| c.is_ascii_uppercase());
-        let ours = ["restart_window", "kill_signal", "balance", "hold_port", "listen", "depends_on", "logs"]
-            .contains(&key.as_str());
+        let ours = [
+            "restart_window",
+            "kill_signal",
+            "balance",
+            "hold_port",
+            "listen",
+            "depends_on",
+            "logs",
+            "memory_max",
+            "cpu_max",
+            "pids_max",
+        ]
+        .contains(&key.as_str());
         let alias = about.starts_with("Same as");
         assert!(camel || ours || alias || page.contains(&format!("`{key}`")), "{key}");
     }

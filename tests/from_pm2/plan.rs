@@ -96,3 +96,29 @@ fn a_file_with_mistakes_is_not_applied() {
     rsm.run(&["apply", "e.toml", "--prune"]).code(1).says("has no script");
     assert_eq!(rsm.list().len(), 5);
 }
+
+#[test]
+fn drift_between_file_and_list_is_marked_until_it_is_applied() {
+    let file = |port: u16| {
+        format!(
+            "[[apps]]\nname = \"nap\"\nscript = \"sleep\"\nargs = \"1000\"\n\n[apps.env]\nPORT = {port}\n"
+        )
+    };
+    let rsm = Rsm::new().file("ecosystem.toml", &file(1));
+    rsm.ok(&["start", "ecosystem.toml"]);
+    let drift = |rsm: &Rsm| rsm.list()[0]["drift"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(drift(&rsm), "");
+    rsm.write("ecosystem.toml", &file(10));
+    assert!(drift(&rsm).ends_with("ecosystem.toml has changed since"), "{}", drift(&rsm));
+    rsm.ok(&["list"]).shows("nap *").shows("* nap: ");
+    rsm.ok(&["apply", "ecosystem.toml"]);
+    assert_eq!(drift(&rsm), "");
+    rsm.ok(&["scale", "nap", "2"]);
+    assert!(drift(&rsm).contains("changed by `rsm scale`"), "{}", drift(&rsm));
+    // What differs in nothing but its time is as it says once that was looked at.
+    rsm.ok(&["start", "ecosystem.toml"]);
+    rsm.write("ecosystem.toml", &format!("# a word\n{}", file(10)));
+    assert!(!drift(&rsm).is_empty());
+    rsm.ok(&["apply", "ecosystem.toml"]);
+    assert_eq!(drift(&rsm), "");
+}

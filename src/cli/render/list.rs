@@ -77,7 +77,23 @@ pub(in crate::cli) fn list(instances: &[InstanceView], around: Option<&Around>, 
         text.push_str(&style.paint(tone, &line));
         text.push('\n');
     }
+    // Where the files themselves were compared, that is said above.
+    let lines = if around.is_some_and(|around| !around.drifted.is_empty()) {
+        BTreeSet::new()
+    } else {
+        drifts(instances)
+    };
+    for line in lines {
+        text.push_str(&format!("{line}\n"));
+    }
     text
+}
+
+/// A line for each app that is marked.
+fn drifts(instances: &[InstanceView]) -> BTreeSet<String> {
+    let line =
+        |view: &InstanceView| Some(format!("* {}: {}", tame(&view.name), tame(view.drift.as_deref()?)));
+    instances.iter().filter_map(line).collect()
 }
 
 /// The sums on the left, the host on the right, or below where the terminal is narrow.
@@ -197,6 +213,8 @@ impl Column {
         let text = |text: &str| cut(&tame(text), name).into_owned();
         match self {
             Id => instance.id.to_string(),
+            // The mark is explained below the table.
+            Name if instance.drift.is_some() => format!("{} *", text(&instance.name)),
             Name => text(&instance.name),
             Namespace => text(&instance.namespace),
             Version => text(instance.version.as_deref().unwrap_or("N/A")),
@@ -283,6 +301,7 @@ pub(in crate::cli) mod tests {
             user: "ada".into(),
             watching: false,
             version: None,
+            drift: None,
         }
     }
 
