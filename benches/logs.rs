@@ -3,7 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -15,6 +15,10 @@ const LINE: usize = 100;
 const BLOCK: usize = 8 * 1024;
 const FLOODS: usize = 50;
 const READS: usize = 40;
+/// The flood is so many times as long as the other rows.
+const FLOOD: u64 = 4;
+/// Readers that do not read.
+const STALLED: usize = 99;
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
@@ -35,6 +39,10 @@ fn main() {
         bench.under_rsm(what, rules, 1, direct);
     }
     bench.under_rsm("50 writers, raw", "logs = { retain = 1 }", FLOODS, direct);
+    bench.flood();
+    bench.readers(0);
+    bench.readers(STALLED);
+    bench.pm2(direct);
 }
 
 /// The writer: `write TOTAL RESULT [FILE]`. Notes when it began and when it was done.
@@ -129,14 +137,122 @@ impl Bench {
         fs::remove_dir_all(self.path("home")).unwrap();
     }
 
+    /// One app writes for long: what the daemon takes meanwhile, at most, and how fast a list is.
+    fn flood(&self) {
+        let (total, result) = (self.total * FLOOD, self.path("done-0"));
+        let daemon = self.one_writer(total, &result, "logs = { retain = 5 }");
+        let (begin, mut most, mut times) = (pss(daemon), 0.0_f64, Vec::new());
+        while !result.exists() {
+            most = most.max(pss(daemon));
+            times.push(self.timed_list());
+        }
+        times.sort_by(f64::total_cmp);
+        let speed = speed(total, &[result]);
+        println!("{:<40} {speed:>10.0}", format!("flood of {} GiB", total >> 30));
+        println!("{:<40} {begin:>10.1} MB, then {most:.1} at most", "daemon's PSS");
+        let middle = times.get(times.len() / 2).copied().unwrap_or_default();
+        println!("{:<40} {middle:>10.1} ms, median of {}", "rsm list meanwhile", times.len());
+        self.end();
+    }
+
+    /// One reader follows, and others do not read what they asked for.
+    fn readers(&self, stalled: usize) {
+        let (total, result) = (self.total / 4, self.path("done-0"));
+        let daemon = self.one_writer(total, &result, "autostart = false\nlogs = { retain = 'all' }");
+        let follow = || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_rsm"));
+            command.args(["logs", "w0", "--raw", "--lines", "0"]).env("RSM_HOME", self.path("home"));
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap()
+        };
+        let mut idle: Vec<_> = (0..stalled).map(|_| follow()).collect();
+        let mut reader = follow();
+        std::thread::sleep(Duration::from_secs(1)); // they are to be there when it begins
+        let began = Instant::now();
+        self.rsm(&["-s", "start", "w0"]);
+        let (mut read, mut most, mut block) = (0, 0.0_f64, vec![0; 1 << 20]);
+        let total = total / (BLOCK / LINE * LINE) as u64 * (BLOCK / LINE * LINE) as u64;
+        let mut looked = Instant::now();
+        while read < total {
+            read += reader.stdout.as_mut().unwrap().read(&mut block).unwrap() as u64;
+            if looked.elapsed() > Duration::from_millis(200) {
+                (most, looked) = (most.max(pss(daemon)), Instant::now());
+            }
+        }
+        let speed = total as f64 / began.elapsed().as_micros() as f64;
+        let what = format!("one reader, {stalled} stalled");
+        println!("{what:<40} {speed:>10.0} {:>8} {:>14} {most:>10.1}", "", "");
+        for child in idle.iter_mut().chain([&mut reader]) {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        self.end();
+    }
+
+    /// Starts one writer; the daemon's pid.
+    fn one_writer(&self, total: u64, result: &Path, settings: &str) -> i64 {
+        let (program, result) = (self.writer.display(), result.display());
+        let app = format!(
+            "[[apps]]\nname = 'w0'\nscript = '{program}'\nargs = ['write', '{total}', '{result}']\n\
+             autorestart = false\n{settings}\n"
+        );
+        fs::write(self.path("bench.toml"), app).unwrap();
+        self.rsm(&["-s", "start", "bench.toml"]);
+        let info: serde_json::Value = serde_json::from_str(&self.rsm(&["info", "--json"])).unwrap();
+        info["daemon"]["pid"].as_i64().unwrap()
+    }
+
+    fn end(&self) {
+        self.rsm(&["-s", "kill"]);
+        let _ = fs::remove_file(self.path("done-0"));
+        fs::remove_dir_all(self.path("home")).unwrap();
+    }
+
+    /// The same under PM2, if npm can bring it: raw and stamped.
+    fn pm2(&self, direct: f64) {
+        let dir = self.path("pm2");
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]);
+        let installed = npm.arg(&dir).arg("pm2").stdout(Stdio::null()).status();
+        if !installed.is_ok_and(|status| status.success()) {
+            println!("PM2 is left out: npm is missing, or cannot install it");
+            return;
+        }
+        for (what, more) in [("PM2, raw", None), ("PM2, stamped", Some("YYYY-MM-DD HH:mm:ss.SSS"))] {
+            let result = self.path("done-pm2");
+            let (total, log) = (self.total.to_string(), self.path("pm2.log"));
+            let run = |args: &[&str]| {
+                let mut command = Command::new(dir.join("node_modules/.bin/pm2"));
+                command.args(args).env("PM2_HOME", self.path("pm2-home")).stdin(Stdio::null());
+                assert!(command.stdout(Stdio::null()).status().unwrap().success(), "pm2 {args:?} failed");
+            };
+            let paths = [&self.writer, &log, &result].map(|path| path.to_str().unwrap().to_owned());
+            let [program, log_path, result_path] = paths.each_ref().map(String::as_str);
+            let mut args = vec!["start", program, "--name", "w0", "--interpreter", "none"];
+            args.extend(["--no-autorestart", "-o", log_path]);
+            args.extend(more.iter().flat_map(|format| ["--log-date-format", format]));
+            args.extend(["--", "write", &total, result_path]);
+            run(&args);
+            let deadline = Instant::now() + Duration::from_secs(600);
+            while !result.exists() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let lost =
+                self.total / (BLOCK / LINE * LINE) as u64 * (BLOCK / LINE) as u64 - settled_lines(&log);
+            let speed = speed(self.total, std::slice::from_ref(&result));
+            println!("{what:<40} {speed:>10.0} {:>8.2} {:>14} lines lost: {lost}", speed / direct, "");
+            run(&["kill"]);
+            [log, result].iter().for_each(|file| fs::remove_file(file).unwrap());
+        }
+    }
+
+    fn timed_list(&self) -> f64 {
+        let began = Instant::now();
+        self.rsm(&["list"]);
+        began.elapsed().as_secs_f64() * 1000.0
+    }
+
     fn latency(&self) -> f64 {
-        let mut times: Vec<f64> = (0..READS)
-            .map(|_| {
-                let began = Instant::now();
-                self.rsm(&["list"]);
-                began.elapsed().as_secs_f64() * 1000.0
-            })
-            .collect();
+        let mut times: Vec<f64> = (0..READS).map(|_| self.timed_list()).collect();
         times.sort_by(f64::total_cmp);
         times[READS / 2]
     }
@@ -153,6 +269,26 @@ fn speed(total: u64, results: &[PathBuf]) -> f64 {
     let began = times.iter().map(|(began, _)| began).min().unwrap();
     let ended = times.iter().map(|(_, ended)| ended).max().unwrap();
     total as f64 / (ended - began) as f64
+}
+
+/// The lines of a file that is still being written to, once it has not grown for two seconds.
+fn settled_lines(path: &Path) -> u64 {
+    let length = || fs::metadata(path).map_or(0, |meta| meta.len());
+    let (mut before, mut since) = (length(), Instant::now());
+    while since.elapsed() < Duration::from_secs(2) {
+        std::thread::sleep(Duration::from_millis(100));
+        let now = length();
+        if now != before {
+            (before, since) = (now, Instant::now());
+        }
+    }
+    let (mut file, mut block, mut lines) = (File::open(path).unwrap(), vec![0; 1 << 20], 0);
+    loop {
+        match file.read(&mut block).unwrap() {
+            0 => return lines,
+            count => lines += block[..count].iter().filter(|byte| **byte == b'\n').count() as u64,
+        }
+    }
 }
 
 fn pss(pid: i64) -> f64 {

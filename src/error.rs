@@ -83,6 +83,9 @@ pub enum Error {
         /// rsm's own log.
         log: PathBuf,
     },
+    /// A whole screen is wanted, and there is no terminal.
+    #[error("monit needs a terminal, and standard input or output is none")]
+    NoTerminal,
     /// The daemon ended while its logs were followed.
     #[error("the daemon ended the stream")]
     StreamEnded,
@@ -174,7 +177,7 @@ impl Error {
             Self::Arguments(error) => u8::from(error.use_stderr()) * 2,
             Self::Ended { code, .. } => *code,
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            Self::EnvNeedsFile | Self::NameForSeveral { .. } => 2,
+            Self::EnvNeedsFile | Self::NameForSeveral { .. } | Self::NoTerminal => 2,
             Self::NotRunning { .. }
             | Self::Denied { .. }
             | Self::Launch { .. }
@@ -216,6 +219,7 @@ impl Error {
             Self::Launch { log, .. } | Self::Lost { log, .. } => {
                 format!("see {}, then try again", log.display())
             }
+            Self::NoTerminal => "`rsm list` and `rsm logs` write to files and pipes, too".into(),
             Self::Upgrade { log, .. } => format!("{} may say why", log.display()),
             Self::StreamEnded => "run the command again to go on reading".into(),
             Self::Refused { hint, .. } => return hint.clone(),

@@ -3,8 +3,9 @@
 
 mod harness;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use harness::load::Load;
 use harness::{Rsm, alive, free_port, get, soon};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -106,4 +107,56 @@ fn an_app_is_online_when_it_says_so() {
     std::fs::write(rsm.dir().join("go"), "now\n").unwrap();
     kill(Pid::from_raw(keeper), Signal::SIGCONT).unwrap();
     soon("it is online", || (rsm.statuses("shell") == ["online"]).then_some(()));
+}
+
+#[test]
+fn instances_follow_the_load() {
+    // Computes for a millisecond.
+    let node = NODE
+        .replace(
+            "answer.end",
+            "{ for (const begin = process.cpuUsage(); process.cpuUsage(begin).user < 1000;); answer.end",
+        )
+        .replace("`pid ${process.pid} `)", "`slot ${process.pid} `) }");
+    let port = free_port();
+    let rsm = Rsm::new().file("app.js", &node).var("AT", &port.to_string()).file(
+        "ecosystem.toml",
+        "[[apps]]\nname = \"web\"\nscript = \"./app.js\"\nexec_mode = \"cluster\"\n\
+         autoscale = { min = 1, max = 3, cpu = 20, up_after = \"1s\", down_after = \"1s\" }\n",
+    );
+    rsm.ok(&["start", "ecosystem.toml"]);
+    assert_eq!(rsm.pids("web").len(), 1);
+    let load = Load::on(([127, 0, 0, 1], port).into(), 1000);
+    rsm.until("there are more", |rsm| (rsm.pids("web").len() > 1).then_some(()));
+    rsm.until("there are no more than three", |rsm| (rsm.statuses("web").len() == 3).then_some(()));
+    let tally = load.finish();
+    assert!(tally.refused.is_empty() && tally.lost.is_empty(), "{tally:?}");
+    assert!(tally.answered.len() >= 2, "{tally:?}");
+    rsm.until("one is left", |rsm| (rsm.statuses("web").len() == 1).then_some(()));
+    rsm.ok(&["describe", "web"]).shows("1 to 3 instances");
+    let log = harness::read(rsm.home().join("rsm.log"));
+    assert!(log.contains("1 to 2 instances") && log.contains("2 to 1 instances"), "{log}");
+}
+
+#[test]
+fn udp_is_shared_where_that_is_asked_for() {
+    let app = "import os, socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+        s.bind((\"127.0.0.1\", int(os.environ[\"AT\"])))\n\
+        while True:\n    _, who = s.recvfrom(100)\n    s.sendto(str(os.getpid()).encode(), who)\n";
+    let port = free_port();
+    let rsm = Rsm::new().file("app.py", app).var("AT", &port.to_string()).file(
+        "ecosystem.toml",
+        "[[apps]]\nname = \"dns\"\nscript = \"./app.py\"\nexec_mode = \"cluster\"\ninstances = 2\nports = { udp = true }\n",
+    );
+    rsm.ok(&["start", "ecosystem.toml"]);
+    let mut answered = BTreeSet::new();
+    for _ in 0..64 {
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_read_timeout(Some(harness::DEADLINE)).unwrap();
+        client.send_to(b"who", ("127.0.0.1", port)).unwrap();
+        let mut answer = [0; 32];
+        let length = client.recv(&mut answer).unwrap();
+        answered.insert(String::from_utf8_lossy(&answer[..length]).parse::<i32>().unwrap());
+    }
+    assert_eq!(answered, BTreeSet::from_iter(rsm.pids("dns")));
 }

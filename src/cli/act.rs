@@ -1,6 +1,7 @@
 //! `stop`, `restart`, `delete`, `reset`, `scale`, `sendSignal`: acting on what is in the list.
 
 use clap::Args;
+use clap_complete::engine::{ArgValueCandidates, ArgValueCompleter};
 
 use crate::config;
 use crate::error::Error;
@@ -10,7 +11,7 @@ use crate::ipc::message::{ActOn, Action, Existing, Report, Request, ScaleTo, Sta
 use super::selectors::Targets;
 use super::session::Session;
 use super::settings::{Ground, Settings, load};
-use super::{environment, list, logs};
+use super::{completion, environment, list, logs};
 
 // Flags of `start` and `restart` that are no settings of the app.
 #[derive(Args, Clone, Debug)]
@@ -81,7 +82,7 @@ impl Change {
 #[derive(Args, Clone, Debug)]
 pub(super) struct Restart {
     /// Ids, names, namespaces, /regexes/, `all`, or ecosystem files
-    #[arg(required_unless_present_any = ["watch", "log"], value_name = "APP")]
+    #[arg(required_unless_present_any = ["watch", "log"], value_name = "APP", add = ArgValueCompleter::new(completion::selectors_and_files))]
     targets: Vec<String>,
     #[command(flatten)]
     settings: Settings,
@@ -99,6 +100,7 @@ pub(super) struct Restart {
 #[derive(Args, Clone, Debug)]
 pub(super) struct Scale {
     /// The app's name
+    #[arg(add = ArgValueCandidates::new(completion::apps))]
     name: String,
     /// How many instances: N, +N more, -N fewer
     #[arg(allow_hyphen_values = true, value_parser = scale_to, value_name = "N")]
@@ -207,7 +209,7 @@ pub(super) async fn perform(
 }
 
 /// `3`, `+3` or `-3`.
-fn scale_to(text: &str) -> Result<ScaleTo, String> {
+pub(super) fn scale_to(text: &str) -> Result<ScaleTo, String> {
     let number = |digits: &str| match digits.bytes().all(|c| c.is_ascii_digit()) {
         true => digits.parse().map_err(|_| format!("{digits:?} is no number of instances")),
         false => Err("wants a number: 3, or +3 for three more, or -3 for three fewer".to_owned()),

@@ -1,6 +1,7 @@
 //! `describe` and `env`: everything about some instances.
 
 use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
 use jiff::tz::TimeZone;
 
 use crate::error::Error;
@@ -8,6 +9,7 @@ use crate::ipc::client::Client;
 use crate::ipc::message::{InstanceDetail, InstanceView, LogItem, LogQuery, Request};
 use crate::spec::Vars;
 
+use super::completion;
 use super::output;
 use super::render::describe;
 use super::render::style::tame;
@@ -22,7 +24,7 @@ const LAST_WORDS: usize = 20;
 #[derive(Args, Clone, Debug)]
 pub(super) struct Describe {
     /// Ids, names, namespaces, /regexes/ or `all`
-    #[arg(required = true, value_name = "APP")]
+    #[arg(required = true, value_name = "APP", add = ArgValueCandidates::new(completion::selectors))]
     pub(super) select: Vec<String>,
     /// One JSON array
     #[arg(long)]
@@ -33,7 +35,7 @@ pub(super) struct Describe {
 #[derive(Args, Clone, Debug)]
 pub(super) struct Env {
     /// Id, or the name of an app with one instance
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", add = ArgValueCandidates::new(completion::apps))]
     instance: String,
     /// One JSON object
     #[arg(long)]

@@ -4,13 +4,16 @@ use clap::Args;
 
 use crate::error::Error;
 use crate::ipc::client::Client;
-use crate::ipc::message::{InstanceDetail, InstanceView, Request};
+use crate::ipc::message::{Info, InstanceDetail, InstanceView, Request};
+use crate::version::version;
 
 use super::order::{Order, order};
-use super::output;
 use super::preferences::preference;
+use super::render::list::Around;
+use super::render::style::Style;
 use super::render::{list, mini};
 use super::session::Session;
+use super::{drift, output, watch};
 
 // Arguments of `list`.
 #[derive(Args, Clone, Debug)]
@@ -21,14 +24,21 @@ pub(super) struct List {
     /// Plain blocks of `key : value` lines
     #[arg(short, long, conflicts_with = "json")]
     mini_list: bool,
+    /// Show it again every so many seconds until Ctrl-C [default: 1]
+    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1",
+        value_parser = clap::value_parser!(u32).range(1..), conflicts_with_all = ["json", "mini_list"])]
+    watch: Option<u32>,
 }
 
 pub(super) async fn list(list: List, session: &Session) -> Result<(), Error> {
+    if let Some(seconds) = list.watch {
+        return watch::watch(seconds, session).await;
+    }
     let Some(mut client) = session.connect_if_running().await? else {
         return match (list.json, list.mini_list) {
             (true, _) => output::line(b"[]"),
             (false, true) => Ok(()),
-            (false, false) => output::text(&list::list(&[], session.style)),
+            (false, false) => output::text(&list::list(&[], None, session.style)),
         };
     };
     if list.json {
@@ -43,10 +53,22 @@ pub(super) async fn list(list: List, session: &Session) -> Result<(), Error> {
 
 /// The table, by itself and after an action.
 pub(super) async fn show(session: &Session, client: &mut Client) -> Result<(), Error> {
+    output::text(&page(session, client, session.style).await?)
+}
+
+/// The table and what stands below it.
+pub(super) async fn page(session: &Session, client: &mut Client, style: Style) -> Result<String, Error> {
     let order = wanted(session)?;
     let mut instances = instances(session, client).await?;
     instances.sort_by(|one, other| order.compare(one, other));
-    output::text(&list::list(&instances, session.style))
+    let info: Info = client.call(&Request::Info).await.map_err(|error| session.failed(error))?;
+    let around = Around {
+        other_version: (info.version != version()).then(|| info.version.clone()),
+        unsaved: info.unsaved,
+        drifted: drift::drifted(&info.sources, client).await,
+        host: info.host,
+    };
+    Ok(list::list(&instances, Some(&around), style))
 }
 
 /// The order asked for, else the one that was set.

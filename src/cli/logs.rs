@@ -9,6 +9,7 @@ use std::pin::pin;
 use std::task::Poll;
 
 use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::de::IgnoredAny;
@@ -20,6 +21,7 @@ use crate::ipc::client::{ClientError, Lines};
 use crate::ipc::message::{LogItem, LogPlace, LogQuery, Request, Stream};
 use crate::logs::stamp::Stamp;
 
+use super::completion;
 use super::preferences::preference;
 use super::render::lines::{Prefix, highlighted, json_line, pairs};
 use super::render::style::Style;
@@ -33,7 +35,7 @@ const LINES: usize = 15;
 #[derive(Args, Clone, Debug)]
 pub(super) struct Logs {
     /// Ids, names, namespaces or /regexes/; nothing: all
-    #[arg(value_name = "APP")]
+    #[arg(value_name = "APP", add = ArgValueCandidates::new(completion::selectors))]
     select: Vec<String>,
     /// Last lines of each log file to begin with; with --grep of all together [default: 15; with --since all]
     #[arg(long, short = 'n', value_name = "N")]
@@ -284,7 +286,7 @@ impl Show {
 /// Resolves when standard output is a pipe nobody reads any more. Without this `rsm logs | head`
 /// would stay until the next line. A thread, which ends with the process: it waits for good
 /// where the output is a file.
-async fn reader_gone() {
+pub(super) async fn reader_gone() {
     let (tell, told) = oneshot::channel();
     let watch = move || {
         let out = io::stdout();

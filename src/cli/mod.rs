@@ -5,20 +5,25 @@
 //! [`Error::exit_code`].
 
 mod act;
+mod completion;
 mod conf;
 mod convert;
 mod daemon;
 mod describe;
 mod doctor;
+mod drift;
 mod dump;
 mod environment;
+mod examples;
 mod foreground;
 mod list;
 mod logs;
+mod monit;
 mod order;
 mod output;
 mod plan;
 mod preferences;
+mod progress;
 mod reload;
 mod render;
 mod report;
@@ -31,13 +36,15 @@ mod start;
 mod startup;
 mod upgrade;
 mod verify;
+mod watch;
 mod when;
 mod words;
 
 use std::ffi::OsString;
 use std::path::Path;
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::engine::ArgValueCandidates;
 
 use self::describe::Describe;
 use self::selectors::Targets;
@@ -102,6 +109,9 @@ enum Command {
     /// Show the list
     #[command(visible_aliases = ["ls", "l", "ps", "status"])]
     List(list::List),
+    /// Watch apps, logs and charts on the whole screen
+    #[command(visible_alias = "dash", alias = "dashboard")]
+    Monit,
     /// Print the list as JSON in PM2's shape
     Jlist,
     /// The same for people: indented
@@ -114,11 +124,13 @@ enum Command {
     /// Print process ids
     Pid {
         /// Of this app only
+        #[arg(add = ArgValueCandidates::new(completion::apps))]
         name: Option<String>,
     },
     /// Print the ids of an app
     Id {
         /// The app's name
+        #[arg(add = ArgValueCandidates::new(completion::apps))]
         name: String,
     },
     /// Show logs, and go on with what comes
@@ -127,7 +139,7 @@ enum Command {
     /// Empty log files
     Flush {
         /// Of these apps only
-        #[arg(value_name = "APP")]
+        #[arg(value_name = "APP", add = ArgValueCandidates::new(completion::selectors))]
         select: Vec<String>,
     },
     /// Open all log files anew, after something else moved them
@@ -176,7 +188,7 @@ enum Command {
     /// Show rsm's own processes and files; with a name as `describe`
     Info {
         /// Apps to describe instead
-        #[arg(value_name = "APP")]
+        #[arg(value_name = "APP", add = ArgValueCandidates::new(completion::selectors))]
         select: Vec<String>,
         /// As JSON
         #[arg(long)]
@@ -214,6 +226,17 @@ enum Command {
     },
     /// Serve a directory over HTTP, as an app
     Serve(serve::Serve),
+    /// Print the script that lets a shell complete commands and the names of apps
+    Completion {
+        /// The shell
+        shell: completion::Shell,
+    },
+    /// Write the manual, a page for each command
+    Man {
+        /// Where to
+        #[arg(value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+        directory: std::path::PathBuf,
+    },
     /// The file server in the foreground
     #[command(name = "serve-files", hide = true)]
     ServeFiles(ServeArgs),
@@ -240,6 +263,7 @@ enum Command {
 /// # Errors
 /// Whatever kept the command from doing what was asked.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
+    completion::answer_if_asked();
     let mut args: Vec<OsString> = args.into_iter().collect();
     let name = args.first().and_then(|name| Path::new(name).file_name()).map(OsString::from);
     let called = |names: &[&str]| name.as_ref().is_some_and(|name| names.iter().any(|known| name == known));
@@ -247,7 +271,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
     if called(&["pm2-runtime", "pm2-docker", "rsm-runtime"]) && !is_about_itself(&args) {
         args.insert(1, "runtime".into());
     }
-    let cli = Cli::try_parse_from(args).map_err(|error| Error::Arguments(words::explained(error)))?;
+    let cli = parse(args).map_err(|error| Error::Arguments(words::explained(error)))?;
     let home = || if as_pm2 { Home::from_env_as_pm2() } else { Home::from_env() }.map_err(Error::NoHome);
     match cli.command {
         Command::Keeper { foreground, resume } => {
@@ -262,6 +286,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
         Command::ServeFiles(args) => part("serve", crate::serve::run(args)),
         Command::Schema => output::json(&config::schema()),
         Command::CanTakeOver => upgrade::can_take_over(),
+        Command::Completion { shell } => completion::script(shell),
+        Command::Man { directory } => completion::man(&directory),
         command => {
             if matches!(command, Command::Foreground { .. }) {
                 foreground::resolve_path()?;
@@ -289,6 +315,15 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
     }
 }
 
+/// Examples are put together only for those who read them: a list is wanted within a millisecond.
+fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let help = |arg: &OsString| arg == "--help" || arg == "-h" || arg == "help";
+    if !args.iter().take_while(|arg| *arg != "--").any(help) {
+        return Cli::try_parse_from(args);
+    }
+    Cli::from_arg_matches(&examples::with_examples(Cli::command()).try_get_matches_from(args)?)
+}
+
 async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
     match command {
         Command::Start(args) => start::start(*args, session).await,
@@ -302,6 +337,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
         Command::Reset(targets) => act::act(Action::Reset, targets, session).await,
         Command::SendSignal(args) => act::send_signal(args, session).await,
         Command::List(args) => list::list(args, session).await,
+        Command::Monit => monit::monit(session).await,
         Command::Jlist => list::jlist(session).await,
         Command::Prettylist => list::prettylist(session).await,
         Command::Report => report::report(session).await,
@@ -347,6 +383,8 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
         | Command::Daemon
         | Command::ServeFiles(_)
         | Command::Schema
+        | Command::Completion { .. }
+        | Command::Man { .. }
         | Command::CanTakeOver => Ok(()),
     }
 }

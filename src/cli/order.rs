@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 
 use clap::ValueEnum;
 
+use super::monit::Sort;
 use crate::ipc::message::InstanceView;
 
 /// What the list is sorted by.
@@ -43,6 +44,17 @@ pub(super) fn order(text: &str) -> Result<Order, String> {
 }
 
 impl Order {
+    /// The same in `rsm monit`, whose tree goes by name where it has no such column.
+    pub(super) fn in_monit(self) -> Sort {
+        match self.field {
+            Field::Cpu => Sort::Cpu,
+            Field::Memory => Sort::Memory,
+            Field::Uptime => Sort::Uptime,
+            Field::Status => Sort::Status,
+            Field::Name | Field::Namespace | Field::Pid | Field::Id => Sort::Name,
+        }
+    }
+
     /// Name and id decide what the field leaves open, so that the order is always the same.
     pub(super) fn compare(self, one: &InstanceView, other: &InstanceView) -> Ordering {
         let by_field = match self.field {

@@ -156,6 +156,11 @@ fn changes(is: &AppSpec, wanted: &AppSpec) -> Vec<Change> {
     changes
 }
 
+/// Whether more differs than variables and the number of instances.
+pub(super) fn differ_in_settings(is: &AppSpec, wanted: &AppSpec) -> bool {
+    changes(is, wanted).iter().any(|change| !change.path.starts_with("env."))
+}
+
 fn differ(path: &str, is: &Value, wanted: &Value, changes: &mut Vec<Change>) {
     match (is, wanted) {
         (Value::Object(one), Value::Object(other)) => {

@@ -1,6 +1,7 @@
 //! `reload`: new processes for apps, each ready before the old one goes; or new settings, from a file.
 
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use hyper::Uri;
 
 use crate::config;
@@ -10,6 +11,7 @@ use crate::ipc::message::{EventKind, EventView, LogItem, LogQuery, Report, Reque
 use crate::ipc::message::{Inherited, Reload as Wanted};
 
 use super::act::Change;
+use super::completion;
 use super::environment;
 use super::render::style::tame;
 use super::session::Session;
@@ -23,7 +25,7 @@ const LAST_LINES: usize = 10;
 #[derive(Args, Clone, Debug)]
 pub(super) struct Reload {
     /// Ids, names, namespaces, /regexes/, `all`, or ecosystem files, whose settings then hold
-    #[arg(required_unless_present_any = ["watch", "log"], value_name = "APP")]
+    #[arg(required_unless_present_any = ["watch", "log"], value_name = "APP", add = ArgValueCompleter::new(completion::selectors_and_files))]
     targets: Vec<String>,
     /// How many instances of an app at a time
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]

@@ -26,7 +26,7 @@ pub(super) async fn report(session: &Session) -> Result<(), Error> {
             let there: Vec<InstanceView> =
                 client.call(&Request::List).await.map_err(|error| session.failed(error))?;
             text += &info::info(&told, cli, Style::plain());
-            text += &format!("\n# list\n{}", list::list(&there, Style::plain()));
+            text += &format!("\n# list\n{}", list::list(&there, None, Style::plain()));
         }
         None => text += "no daemon runs\n",
     }

@@ -192,6 +192,7 @@ impl Stage<'_> {
         }
         self.follow(tell.clone()).await?;
         let inherited = environment::inherited(self.session);
+        let mut told = false;
         let start = Request::Start(StartApps { apps, inherited, existing: Existing::Restart });
         {
             let mut starting = std::pin::pin!(client.call::<Report>(&start));
@@ -207,32 +208,41 @@ impl Stage<'_> {
                     Some(cue) = cues.recv() => match cue {
                         Cue::Event(event) => self.note(&event),
                         Cue::Broken => self.follow(tell.clone()).await?,
-                        Cue::End => break,
+                        Cue::End => {
+                            told = true;
+                            break;
+                        }
                         Cue::Pass(name) => self.pass(name).await,
                     }
                 }
             }
         }
-        self.go_on(&mut cues, tell).await
+        self.go_on(&mut cues, tell, told).await
     }
 
-    /// Until the end; then ends what is left.
-    async fn go_on(mut self, cues: &mut mpsc::Receiver<Cue>, tell: mpsc::Sender<Cue>) -> Result<(), Error> {
-        let asked = loop {
-            if !self.stays && self.nothing_can_run().await? {
-                tokio::select! {
-                    () = self.voice.caught_up() => break false,
-                    // Nobody reads our output, and we are told not to wait.
-                    () = told_to_end(cues) => break true,
+    /// Until the end, unless told already; then ends what is left.
+    async fn go_on(
+        mut self,
+        cues: &mut mpsc::Receiver<Cue>,
+        tell: mpsc::Sender<Cue>,
+        told: bool,
+    ) -> Result<(), Error> {
+        let asked = told
+            || loop {
+                if !self.stays && self.nothing_can_run().await? {
+                    tokio::select! {
+                        () = self.voice.caught_up() => break false,
+                        // Nobody reads our output, and we are told not to wait.
+                        () = told_to_end(cues) => break true,
+                    }
                 }
-            }
-            match cues.recv().await {
-                Some(Cue::Event(event)) => self.note(&event),
-                Some(Cue::Broken) => self.follow(tell.clone()).await?,
-                Some(Cue::Pass(name)) => self.pass(name).await,
-                Some(Cue::End) | None => break true,
-            }
-        };
+                match cues.recv().await {
+                    Some(Cue::Event(event)) => self.note(&event),
+                    Some(Cue::Broken) => self.follow(tell.clone()).await?,
+                    Some(Cue::Pass(name)) => self.pass(name).await,
+                    Some(Cue::End) | None => break true,
+                }
+            };
         let left = self.all().await.unwrap_or_default();
         let code = if asked { None } else { Some(code::of_all(&left)) };
         self.end(cues).await?;

@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 
 use crate::config;
 use crate::error::Error;
 use crate::ipc::client::Client;
 use crate::ipc::message::{InstanceView, Request, Selectors};
 
+use super::completion;
 use super::session::Session;
 use super::settings::{Ground, mistakes};
 
@@ -16,7 +18,7 @@ use super::settings::{Ground, mistakes};
 #[derive(Args, Clone, Debug)]
 pub(super) struct Targets {
     /// Ids, names, namespaces, /regexes/, `all`, or ecosystem files for the apps they name
-    #[arg(required = true, value_name = "APP")]
+    #[arg(required = true, value_name = "APP", add = ArgValueCompleter::new(completion::selectors_and_files))]
     pub(super) targets: Vec<String>,
     /// Only these apps of a file
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]

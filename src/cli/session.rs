@@ -1,9 +1,6 @@
 //! What every command works with: where the daemon is, who looks at the output, and how to wait.
 
 use std::io::{self, IsTerminal, Write};
-use std::time::Duration;
-
-use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::error::{Error, Problem};
 use crate::ipc::client::{Client, ClientError};
@@ -13,11 +10,9 @@ use crate::paths::Home;
 use crate::version::version;
 
 use super::order::Order;
-use super::render::report::{outcomes, progress};
+use super::progress;
+use super::render::report::outcomes;
 use super::render::style::Style;
-
-/// A request that takes longer than this is announced on standard error.
-const PATIENCE: Duration = Duration::from_millis(500);
 
 /// One run of the command line.
 pub(super) struct Session {
@@ -163,35 +158,9 @@ impl Session {
         }
     }
 
-    /// Awaits `work`; after half a second says for what. On a terminal the seconds are counted
-    /// in place and wiped away in the end.
+    /// Awaits `work`; after half a second says for what, unless silence is asked for.
     pub(super) async fn wait<T>(&self, what: &str, work: impl Future<Output = T>) -> T {
-        let mut work = std::pin::pin!(work);
-        tokio::select! {
-            biased;
-            done = &mut work => return done,
-            () = tokio::time::sleep(PATIENCE) => {}
-        }
-        if self.quiet || !io::stderr().is_terminal() {
-            self.note(format_args!("waiting for {what} …"));
-            return work.await;
-        }
-        let begin = Instant::now() - PATIENCE;
-        let mut tick = tokio::time::interval(Duration::from_secs(1));
-        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        loop {
-            tokio::select! {
-                biased;
-                done = &mut work => {
-                    let _ = write!(io::stderr().lock(), "\r\u{1b}[K");
-                    return done;
-                }
-                _ = tick.tick() => {
-                    let line = progress(what, begin.elapsed(), columns());
-                    let _ = write!(io::stderr().lock(), "\r\u{1b}[K{line}");
-                }
-            }
-        }
+        if self.quiet { work.await } else { progress::wait(&self.home, what, work).await }
     }
 }
 

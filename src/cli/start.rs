@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 
 use crate::config;
 use crate::error::Error;
@@ -10,6 +11,7 @@ use crate::ipc::message::{ActOn, Action, Existing, Inherited, InstanceView, Requ
 use crate::spec::AppSpec;
 
 use super::act::{Change, perform};
+use super::completion;
 use super::session::Session;
 use super::settings::{Ground, Settings, load, mistakes, warn};
 use super::{daemon, environment, logs};
@@ -19,7 +21,7 @@ use super::{daemon, environment, logs};
 pub(super) struct Start {
     /// Ecosystem files, scripts, programs, "shell lines"; or names and ids of apps in the list.
     /// Nothing: ecosystem.toml here
-    #[arg(value_name = "WHAT")]
+    #[arg(value_name = "WHAT", add = ArgValueCompleter::new(completion::selectors_and_files))]
     targets: Vec<String>,
     #[command(flatten)]
     settings: Settings,

@@ -1,5 +1,6 @@
 //! Answers requests: the only place where the wire's words meet the supervisor.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -27,7 +28,7 @@ use crate::keeper::wire::{Order, Upgrade};
 use crate::logs::{self, Logs};
 use crate::metrics::{self, Usage};
 use crate::paths::Home;
-use crate::process::signal;
+use crate::process::{connections, signal};
 use crate::version::version;
 
 /// How long a change may take to be saved before it is answered all the same.
@@ -61,6 +62,8 @@ pub(super) struct Parts {
     pub ports: Record,
     /// The apps that are being reloaded.
     pub reloads: Reloads,
+    /// What the dump is known to hold.
+    pub known_dump: dump::Known,
     /// Who the daemon runs as.
     pub user: String,
     /// Told when the shutdown is done.
@@ -149,7 +152,10 @@ impl Api {
 
     async fn describe(&self, select: Selectors) -> Result<Vec<InstanceDetail>, ApiError> {
         let chosen = self.look(Some(select)).await?;
-        Ok(chosen.into_iter().map(|(instance, usage)| self.detail(instance, usage)).collect())
+        let mut details: Vec<InstanceDetail> =
+            chosen.into_iter().map(|(instance, usage)| self.detail(instance, usage)).collect();
+        count_connections(&mut details).await;
+        Ok(details)
     }
 
     fn detail(&self, instance: Instance, usage: Usage) -> InstanceDetail {
@@ -168,12 +174,20 @@ impl Api {
             created_at: instance.life.created.wall,
             exits: instance.life.exits.iter().map(views::exit).collect::<Vec<ExitView>>(),
             processes: usage.processes,
+            connections: None,
             ports: instance
                 .life
                 .state
                 .run()
                 .and_then(|number| self.0.ports.of(RunId { instance: instance.id, number })),
         }
+    }
+
+    async fn info(&self) -> Result<Answer, ApiError> {
+        let Parts { home, keeper, known_dump, .. } = &*self.0;
+        let (instances, _): (Vec<Instance>, Vec<Usage>) = self.0.handle.look(None).await?.into_iter().unzip();
+        let unsaved = !instances.is_empty() && !known_dump.holds(&instances, home);
+        json(&info::info(&instances, unsaved, *keeper, home))
     }
 
     async fn env(&self, id: u32) -> Result<Answer, ApiError> {
@@ -239,7 +253,7 @@ impl Service for Api {
                 pid: std::process::id().cast_signed(),
                 upgrade: upgrade::outcome(self.0.upgrade),
             }),
-            Request::Info => json(&info::info(&self.list(None).await?, self.0.keeper, home)),
+            Request::Info => self.info().await,
             Request::List => json(&self.list(None).await?),
             Request::Jlist => json(&jlist::jlist(&self.look(None).await?, home, &self.0.user)),
             Request::Describe(select) => json(&self.describe(select).await?),
@@ -275,6 +289,26 @@ impl Service for Api {
             Request::Shutdown => self.shut_down().await,
             Request::OpenApi => json(&openapi::document()),
         }
+    }
+}
+
+/// Counts the connections of those that share ports, where tables of many thousand keep nobody waiting.
+async fn count_connections(details: &mut [InstanceDetail]) {
+    let port = |address: &String| address.rsplit(':').next()?.parse().ok();
+    let groups: BTreeMap<u32, (Vec<i32>, BTreeSet<u16>)> = details
+        .iter()
+        .filter_map(|detail| {
+            let ports: BTreeSet<u16> = detail.ports.as_ref()?.addresses.iter().filter_map(port).collect();
+            (!ports.is_empty()).then(|| (detail.view.id, (detail.processes.clone(), ports)))
+        })
+        .collect();
+    if groups.is_empty() {
+        return;
+    }
+    let counted = tokio::task::spawn_blocking(move || connections::established(&groups)).await;
+    let counted = counted.unwrap_or_default();
+    for detail in details {
+        detail.connections = counted.get(&detail.view.id).copied();
     }
 }
 

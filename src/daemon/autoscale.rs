@@ -67,7 +67,7 @@ pub async fn follow(parts: Parts) {
     loop {
         ticks.tick().await;
         while let Some(done) = steps.try_join_next() {
-            done.into_iter().for_each(|name| drop(busy.remove(&name)));
+            busy.retain(|name| done.as_ref().ok() != Some(name));
         }
         let Ok(all) = parts.handle.look(None).await else { return };
         let apps = scaled(&all);

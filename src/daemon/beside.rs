@@ -222,9 +222,13 @@ impl<W: World> Supervisor<W> {
         if !matches!(beside.instance.life.state, State::Online { .. }) {
             return;
         }
-        beside.role = Role::Going;
+        let forced = match std::mem::replace(&mut beside.role, Role::Going) {
+            Role::Coming { forced, .. } => forced,
+            Role::Going => None,
+        };
         beside.instance.succeed(listed);
         std::mem::swap(listed, &mut beside.instance);
+        beside.instance.life.why = forced;
         if let Some(process) = listed.life.state.process() {
             self.world.ready(RunId { instance: id, number: process.run });
             self.world.pid_changed(listed, Some(process.pid));

@@ -1,12 +1,17 @@
 //! The dump: what `save` writes and `resurrect` reads.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::handle::Handle;
 use super::saved::{self, Saved};
 use super::saver::Saver;
+use crate::instance::Instance;
+use crate::instance::state::Want;
 use crate::ipc::message::{ApiError, ErrorCode, Saved as Answer};
 use crate::paths::Home;
 
@@ -65,6 +70,48 @@ pub fn load(home: &Home) -> Result<(Saved, Option<String>), ApiError> {
             former.display()
         ))),
     }
+}
+
+/// What the dump is known to hold, so that it is read again only after it was written.
+#[derive(Debug, Default)]
+pub struct Known(Cell<Option<(Stamp, u64)>>);
+
+/// Tells one state of a file from another.
+type Stamp = (i64, i64, u64);
+
+impl Known {
+    /// Whether the dump would bring back these instances: the same apps, as many, with the same settings,
+    /// and up or down as now.
+    pub fn holds(&self, instances: &[Instance], home: &Home) -> bool {
+        let Ok(about) = std::fs::metadata(home.dump()) else { return false };
+        let stamp = (about.mtime(), about.mtime_nsec(), about.ino());
+        let there = match self.0.get() {
+            Some((before, sum)) if before == stamp => sum,
+            _ => {
+                let Ok(saved) = read(&home.dump()) else { return false };
+                let sum = fingerprint(saved.instances());
+                self.0.set(Some((stamp, sum)));
+                sum
+            }
+        };
+        there == fingerprint(instances)
+    }
+}
+
+/// A number that is the same for lists that a resurrection would make alike.
+fn fingerprint(instances: &[Instance]) -> u64 {
+    let staying = instances.iter().filter(|instance| instance.life.want != Want::Gone);
+    let mut rows: Vec<(&str, u32, bool, u64)> = staying
+        .map(|instance| {
+            let mut spec = DefaultHasher::new();
+            serde_json::to_vec(&instance.spec).unwrap_or_default().hash(&mut spec);
+            (&*instance.spec.name, instance.number, instance.life.want == Want::Up, spec.finish())
+        })
+        .collect();
+    rows.sort_unstable();
+    let mut all = DefaultHasher::new();
+    rows.hash(&mut all);
+    all.finish()
 }
 
 fn read(file: &Path) -> Result<Saved, ApiError> {

@@ -1,19 +1,21 @@
 //! What `rsm info` shows of rsm itself and the machine.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
-use super::clock;
-use crate::ipc::message::{Info, InstanceView};
+use super::{clock, views};
+use crate::instance::Instance;
+use crate::ipc::message::{Info, Source};
 use crate::metrics;
 use crate::paths::Home;
 use crate::version::version;
 
 /// Gathers it.
-pub fn info(instances: &[InstanceView], keeper: i32, home: &Home) -> Info {
+pub fn info(instances: &[Instance], unsaved: bool, keeper: i32, home: &Home) -> Info {
     let now = clock::now().mono;
     let mut by_status = BTreeMap::new();
     for instance in instances {
-        *by_status.entry(instance.status.as_str().to_owned()).or_insert(0) += 1;
+        *by_status.entry(views::status(&instance.life.state).as_str().to_owned()).or_insert(0) += 1;
     }
     let paths = [
         ("home", home.dir().to_path_buf()),
@@ -30,6 +32,18 @@ pub fn info(instances: &[InstanceView], keeper: i32, home: &Home) -> Info {
         keeper: metrics::process(keeper, now),
         paths: paths.into_iter().map(|(name, path)| (name.to_owned(), path)).collect(),
         instances: by_status,
-        host: metrics::host(),
+        host: metrics::host(home.dir()),
+        unsaved,
+        sources: sources(instances),
     }
+}
+
+fn sources(instances: &[Instance]) -> Vec<Source> {
+    let mut files: BTreeMap<&PathBuf, u64> = BTreeMap::new();
+    for instance in instances {
+        let Some(file) = &instance.spec.source else { continue };
+        let added = instance.life.created.wall;
+        files.entry(file).and_modify(|since| *since = added.min(*since)).or_insert(added);
+    }
+    files.into_iter().map(|(file, since)| Source { file: file.clone(), since }).collect()
 }

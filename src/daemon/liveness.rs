@@ -1,24 +1,13 @@
 //! What follows from checks: an instance that does not work gets no new connections, and is replaced or
 //! restarted, never two of an app at a time.
 
-use super::supervisor::Supervisor;
+use super::supervisor::{Finding, Supervisor};
 use super::views;
 use super::world::World;
 use crate::instance::Instance;
 use crate::instance::life::RunId;
 use crate::instance::state::{State, Want};
 use crate::ipc::message::{EventKind, EventView};
-
-/// What a check has found out about a run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Finding {
-    /// It is not ready yet.
-    NotReady(String),
-    /// It works.
-    Works,
-    /// It does not work. Told again for as long as that is so.
-    Fails(String),
-}
 
 impl<W: World> Supervisor<W> {
     /// A check has found something out. News of a former run is none.

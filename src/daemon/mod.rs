@@ -19,7 +19,7 @@ mod info;
 mod jlist;
 mod keeper_link;
 pub mod launch;
-pub mod liveness;
+mod liveness;
 mod log_stream;
 mod mirror;
 mod perform;
@@ -209,6 +209,7 @@ async fn run(
         keeper,
         upgrade,
         ports: record,
+        known_dump: dump::Known::default(),
         reloads,
         user: user_name(),
         closed: Notify::new(),

@@ -13,9 +13,8 @@ use tokio::task::JoinHandle;
 
 use super::clock;
 use super::launch;
-use super::liveness::Finding;
 use super::ports::Ports;
-use super::supervisor::Input;
+use super::supervisor::{Finding, Input};
 use crate::cluster::Way;
 use crate::instance::Instance;
 use crate::instance::event::Event;

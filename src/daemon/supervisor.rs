@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use tokio::sync::oneshot;
 
-use super::liveness::Finding;
 use super::saved;
 use super::settle::{Done, Reply, Waiting, take_due};
 use super::views;
@@ -49,6 +48,17 @@ pub enum Input {
     SaveDue,
     /// A client wants something.
     Command(Command),
+}
+
+/// What a check has found out about a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// It is not ready yet.
+    NotReady(String),
+    /// It works.
+    Works,
+    /// It does not work. Told again for as long as that is so.
+    Fails(String),
 }
 
 /// What a client can want of the supervisor.

@@ -65,7 +65,9 @@ impl<W: World> Supervisor<W> {
         if let Some(latest) = latest.filter(|number| *number > last_run && !alive(&instance)) {
             instance.catch_up(latest, now);
         }
-        instance.life.last_run = instance.life.last_run.max(last_run);
+        // One that is a stray now keeps its number until it is gone, too.
+        let highest = latest.map_or(last_run, |latest| latest.max(last_run));
+        instance.life.last_run = instance.life.last_run.max(highest);
         let alive = alive(&instance);
         let effects = instance.resume(alive, now);
         self.instances.insert(id, instance);

@@ -40,6 +40,7 @@ pub fn instance(instance: &Instance, usage: Option<&Usage>, user: &str, now: Mom
         unstable_restarts: u32::try_from(life.failures.recent(policy, now)).unwrap_or(u32::MAX),
         cpu: usage.map_or(0.0, |usage| usage.cpu_percent),
         memory: usage.map_or(0, |usage| usage.memory),
+        memory_limit: spec.max_memory_restart,
         user: spec.account.as_ref().map_or(user, |account| &account.user).to_owned(),
         watching: spec.watch.is_some(),
         version: spec.version.clone(),

@@ -294,7 +294,8 @@ impl Instance {
             }
             State::Leaving { process } => {
                 let process = *process;
-                self.tell_to_go(process, None, now, out);
+                let why = self.life.why.take();
+                self.tell_to_go(process, why, now, out);
             }
             State::Stopping { process, phase } => {
                 let process = *process;

@@ -72,7 +72,8 @@ impl Instance {
 
     pub(super) fn drained(&mut self, now: Moment, out: &mut Vec<Effect>) {
         if let State::Leaving { process } = self.life.state {
-            self.tell_to_go(process, None, now, out);
+            let why = self.life.why.take();
+            self.tell_to_go(process, why, now, out);
         }
     }
 }

@@ -107,6 +107,9 @@ pub struct InstanceView {
     pub cpu: f32,
     /// Bytes, whole tree, shared pages counted once.
     pub memory: u64,
+    /// Bytes at which it is restarted, if there is a limit.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub memory_limit: Option<u64>,
     /// User it runs as.
     pub user: String,
     /// Restarted when files change.
@@ -140,6 +143,9 @@ pub struct InstanceDetail {
     pub exits: Vec<ExitView>,
     /// All processes of its tree.
     pub processes: Vec<i32>,
+    /// Connections that its processes have open at the ports it shares.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub connections: Option<u64>,
     /// How its ports are shared, if they are.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ports: Option<SharedPorts>,
@@ -242,6 +248,21 @@ pub struct Info {
     pub instances: BTreeMap<String, usize>,
     /// Bytes of memory of the machine, used and in all; cores; load average.
     pub host: HostInfo,
+    /// The list is not what was saved last: the next boot would bring back something else.
+    #[serde(default)]
+    pub unsaved: bool,
+    /// The ecosystem files that apps of the list came from.
+    #[serde(default)]
+    pub sources: Vec<Source>,
+}
+
+/// A file that apps of the list came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Source {
+    /// The file.
+    pub file: PathBuf,
+    /// When the first of its apps was added. If the file is older, it cannot differ from them.
+    pub since: u64,
 }
 
 /// Something that happened to an instance.

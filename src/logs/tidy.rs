@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::budget::Budget;
 use super::index::{file_id, place};
@@ -15,6 +15,8 @@ use crate::spec::Rotation;
 
 /// How often age and the budget are looked at though nothing was rotated.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
+/// Apps that are started within this time are looked at together, when they have begun.
+const TOGETHER: Duration = Duration::from_millis(300);
 /// So long a writer waits for room. Longer only a disk takes that does not answer.
 const LONGEST: Duration = Duration::from_secs(1);
 
@@ -112,13 +114,19 @@ impl Room {
     fn work(mut self) {
         loop {
             let (mut due, mut waiting) = (BTreeSet::new(), Vec::new());
-            match self.asked.recv_timeout(LOOK_EVERY) {
+            let mut hurry = match self.asked.recv_timeout(LOOK_EVERY) {
                 Ok(job) => self.note(job, &mut due, &mut waiting),
-                Err(RecvTimeoutError::Timeout) => due.extend(self.kept.keys().cloned()),
+                Err(RecvTimeoutError::Timeout) => {
+                    due.extend(self.kept.keys().cloned());
+                    true
+                }
                 Err(RecvTimeoutError::Disconnected) => return,
-            }
-            while let Ok(job) = self.asked.try_recv() {
-                self.note(job, &mut due, &mut waiting);
+            };
+            let until = Instant::now() + TOGETHER;
+            let left =
+                |hurry| if hurry { Duration::ZERO } else { until.saturating_duration_since(Instant::now()) };
+            while let Ok(job) = self.asked.recv_timeout(left(hurry)) {
+                hurry |= self.note(job, &mut due, &mut waiting);
             }
             self.remove_all(&due);
             drop(waiting); // that is the answer
@@ -126,7 +134,9 @@ impl Room {
         }
     }
 
-    fn note(&mut self, job: Job, due: &mut BTreeSet<PathBuf>, waiting: &mut Vec<Sender<()>>) {
+    /// Notes what is asked; whether that is not to wait.
+    fn note(&mut self, job: Job, due: &mut BTreeSet<PathBuf>, waiting: &mut Vec<Sender<()>>) -> bool {
+        let hurry = !matches!(job, Job::Keep { .. });
         match job {
             Job::Keep { path, app, policy } => {
                 let former = self.kept.insert(path.clone(), (app.clone(), Arc::clone(&policy)));
@@ -139,6 +149,7 @@ impl Room {
             Job::Look => {}
             Job::MakeRoom(done) => waiting.push(done),
         }
+        hurry
     }
 
     fn pack(&self, due: &BTreeSet<PathBuf>) {

@@ -5,6 +5,9 @@ mod sampler;
 mod tracked;
 mod watched;
 
+use std::path::Path;
+
+use nix::sys::statvfs::statvfs;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
@@ -35,6 +38,12 @@ pub struct HostInfo {
     pub memory_total: u64,
     /// Bytes of memory in use.
     pub memory_used: u64,
+    /// Bytes of the file system that rsm's home is on.
+    #[serde(default)]
+    pub disk_total: u64,
+    /// Of these in use.
+    #[serde(default)]
+    pub disk_used: u64,
 }
 
 /// What the tree of a run uses.
@@ -54,8 +63,9 @@ pub fn first_glance(pid: i32) -> Usage {
     Usage { cpu_percent: 0.0, memory: resident, processes: vec![pid] }
 }
 
-/// The machine.
-pub fn host() -> HostInfo {
+/// The machine. `home` tells which of its disks matters.
+pub fn host(home: &Path) -> HostInfo {
+    let (disk_total, disk_used) = disk(home);
     let only = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
     let system = System::new_with_specifics(only).ok();
     let load = System::load_average().map_or([0.0; 3], |load| [load.one, load.five, load.fifteen]);
@@ -64,7 +74,18 @@ pub fn host() -> HostInfo {
         load,
         memory_total: system.as_ref().map_or(0, System::total_memory),
         memory_used: system.as_ref().map_or(0, System::used_memory),
+        disk_total,
+        disk_used,
     }
+}
+
+/// Bytes in all and in use, as `df` counts them; zeros where the file system does not tell.
+fn disk(path: &Path) -> (u64, u64) {
+    let Ok(told) = statvfs(path) else { return (0, 0) };
+    let used = told.blocks().saturating_sub(told.blocks_free());
+    // What is kept for root is no room for others.
+    let total = used + told.blocks_available();
+    (total * told.fragment_size(), used * told.fragment_size())
 }
 
 /// One of rsm's own processes. `now` is milliseconds since boot.
@@ -83,7 +104,8 @@ pub fn process(pid: i32, now: u64) -> ProcessInfo {
 mod tests {
     #[test]
     fn the_host_has_memory_in_use() {
-        let host = super::host();
+        let host = super::host(std::path::Path::new("/"));
         assert!(host.cores >= 1 && host.memory_used > 0 && host.memory_used < host.memory_total);
+        assert!(host.disk_used > 0 && host.disk_used <= host.disk_total);
     }
 }

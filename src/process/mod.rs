@@ -6,6 +6,7 @@ pub mod account;
 pub mod bpf;
 pub mod channel;
 pub mod command;
+pub mod connections;
 mod dead;
 #[cfg(test)]
 pub(crate) mod fixture;

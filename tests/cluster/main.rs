@@ -168,10 +168,14 @@ fn without_a_replacement_clients_are_refused_at_once() {
 
 #[test]
 fn a_client_stays_with_its_slot_and_comes_back_to_it() {
-    let mut supervisor = Supervisor::new(Path::Take, Settings { balance: Balance::IpHash, ..slots(3) });
+    let mut supervisor =
+        Supervisor::new(Path::Take, Settings { balance: Balance::IpHash, doors: true, ..slots(3) });
     let port = free_port();
     let runs = [0, 1, 2].map(|slot| supervisor.start_ready(slot, &python("127.0.0.1", port)));
-    let clients: Vec<SocketAddr> = (1..=60).map(|host| SocketAddr::from(([127, 0, 1, host], 0))).collect();
+    let clients: Vec<SocketAddr> = (0..300u16)
+        .map(|host| [127, 0, 1 + (host / 250) as u8, 1 + (host % 250) as u8])
+        .map(|from| SocketAddr::from((from, 0)))
+        .collect();
     let homes =
         || -> Vec<String> { clients.iter().map(|from| ask_from(*from, local(port)).unwrap()).collect() };
     let before = homes();

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 pub mod following;
+pub mod load;
 
 /// How long anything may take before a test fails. Long, as machines are shared.
 pub const DEADLINE: Duration = Duration::from_secs(120);

@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
-use rsm::daemon::supervisor::Input;
+use rsm::daemon::supervisor::{Finding, Input};
 use rsm::daemon::world::World;
 use rsm::exit::{Exit, StartFailure, StartStep};
 use rsm::instance::Instance;
@@ -191,6 +191,15 @@ impl SimWorld {
             };
             let later = self.random.u64(..5_000);
             self.schedule(after + later, Due::Daemon(Input::Fact { instance: id.instance, event: ready }));
+        }
+        // Some stop working some time, and some of these come back.
+        if self.random.u32(..6) == 0 {
+            let at = after + self.random.u64(..30_000);
+            for more in 0..self.random.u64(1..5) {
+                let finding =
+                    if self.random.u32(..4) == 0 { Finding::Works } else { Finding::Fails("sick".into()) };
+                self.schedule(at + more * 700, Due::Daemon(Input::Checked(id, finding)));
+            }
         }
         let life = match self.random.u32(..10) {
             0..4 => self.random.u64(1..900),

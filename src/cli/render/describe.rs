@@ -152,6 +152,7 @@ fn ports(detail: &InstanceDetail) -> Section {
         ("listens", ports.addresses.join(", ")),
         ("shared by", format!("{} ({})", ports.path, ports.why)),
     ];
+    rows.extend(detail.connections.map(|count| ("connections", count.to_string())));
     rows.extend(ports.warnings.iter().map(|warning| ("note", warning.clone())));
     ("Ports", rows)
 }
@@ -235,12 +236,12 @@ pub(in crate::cli) fn wants_last_words(detail: &InstanceDetail) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::cli) mod tests {
     use super::super::list::tests::view;
     use super::*;
     use crate::exit::Exit;
 
-    pub(in crate::cli::render) fn detail() -> InstanceDetail {
+    pub(in crate::cli) fn detail() -> InstanceDetail {
         let mut spec = AppSpec::new("api", "/srv/api.js", "/srv");
         spec.env.insert("TOKEN".into(), "hunter2".into());
         let mut view = view(3, "api", Status::Errored);
@@ -266,6 +267,7 @@ pub(super) mod tests {
             created_at: 1_700_000_000_000,
             exits: vec![end(1, Exit::Signal { number: 9, core: false }), end(10, Exit::Code(1))],
             processes: vec![],
+            connections: None,
             ports: None,
         }
     }

@@ -56,7 +56,15 @@ mod tests {
             keeper: process(10),
             paths: [("home".into(), "/h".into()), ("socket".into(), "/h/rsm.sock".into())].into(),
             instances: [("online".into(), 2), ("stopped".into(), 1)].into(),
-            host: HostInfo { cores: 2, load: [0.5, 0.25, 0.0], memory_total: 4 << 30, memory_used: 1 << 30 },
+            host: HostInfo {
+                cores: 2,
+                load: [0.5, 0.25, 0.0],
+                memory_total: 4 << 30,
+                memory_used: 1 << 30,
+                ..HostInfo::default()
+            },
+            unsaved: false,
+            sources: Vec::new(),
         };
         let want = "\
 version  0.1.0 (this command is 0.2.0)

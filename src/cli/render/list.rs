@@ -1,12 +1,15 @@
 //! The list: PM2's table, in the fullest layout that fits the terminal.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
 use tabled::builder::Builder;
 use tabled::settings::object::Rows;
 use tabled::settings::{Color, Style as Border, Width};
 
-use super::style::{Style, Tone, cut, tame};
+use super::style::{self, Style, Tone, cut, tame};
 use super::units;
-use crate::ipc::message::{InstanceView, Status};
+use crate::ipc::message::{HostInfo, InstanceView, Status};
 use crate::spec::ExecMode;
 
 /// The columns and limits of a layout.
@@ -49,15 +52,76 @@ const LAYOUTS: [Layout; 3] = [
     Layout { columns: &[Id, Name, State, Cpu, Memory], name: 16 },
 ];
 
-/// The table, and under it what needs attention. Ends with a newline.
-pub(in crate::cli) fn list(instances: &[InstanceView], style: Style) -> String {
+/// What stands below the table.
+#[derive(Clone, Debug, Default)]
+pub(in crate::cli) struct Around {
+    /// The machine.
+    pub(in crate::cli) host: HostInfo,
+    /// Version of the daemon, if it is not this binary's.
+    pub(in crate::cli) other_version: Option<String>,
+    /// The saved list is another one.
+    pub(in crate::cli) unsaved: bool,
+    /// Files that say something else than what runs.
+    pub(in crate::cli) drifted: Vec<PathBuf>,
+}
+
+/// The table, the sums and the host below it, and what needs attention. Ends with a newline.
+pub(in crate::cli) fn list(instances: &[InstanceView], around: Option<&Around>, style: Style) -> String {
     let mut text = table(instances, style);
     text.push('\n');
-    if let Some(line) = attention(instances) {
-        text.push_str(&style.paint(Tone::Bad, &line));
+    if let Some(around) = around {
+        text.push_str(&below(instances, &around.host, style.width));
+    }
+    let nothing = Around::default();
+    if let Some((tone, line)) = attention(instances, around.unwrap_or(&nothing)) {
+        text.push_str(&style.paint(tone, &line));
         text.push('\n');
     }
     text
+}
+
+/// The sums on the left, the host on the right, or below where the terminal is narrow.
+fn below(instances: &[InstanceView], host: &HostInfo, width: usize) -> String {
+    let (sums, host) = (sums(instances), self::host(host));
+    let both = style::width(&sums) + style::width(&host) + 5;
+    match both <= width {
+        true => format!("{sums}  |  {host}\n"),
+        false => format!("{}\n{}\n", cut(&sums, width), cut(&host, width)),
+    }
+}
+
+fn sums(instances: &[InstanceView]) -> String {
+    let apps: BTreeSet<&str> = instances.iter().map(|view| view.name.as_str()).collect();
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for view in instances {
+        *counts.entry(view.status.as_str()).or_default() += 1;
+    }
+    let states: Vec<String> = counts.iter().map(|(status, count)| format!("{count} {status}")).collect();
+    let of = match instances.len() {
+        count if count == apps.len() => counted(count, "app"),
+        count => format!("{} in {}", counted(count, "instance"), counted(apps.len(), "app")),
+    };
+    let cpu: f32 = instances.iter().map(|view| view.cpu).sum();
+    let memory: u64 = instances.iter().map(|view| view.memory).sum();
+    let states = if states.is_empty() { String::new() } else { format!(": {}", states.join(", ")) };
+    format!("{of}{states}; cpu {}, mem {}", units::percent(cpu), units::size(memory))
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+fn host(host: &HostInfo) -> String {
+    let [one, five, fifteen] = host.load;
+    let share = |used: u64, total: u64| format!("{}%", (used * 100).checked_div(total).unwrap_or(0));
+    format!(
+        "host: load {one:.2} {five:.2} {fifteen:.2} on {}, mem {} of {}, disk {} of {}",
+        counted(host.cores, "core"),
+        share(host.memory_used, host.memory_total),
+        units::size(host.memory_total),
+        share(host.disk_used, host.disk_total),
+        units::size(host.disk_total),
+    )
 }
 
 fn table(instances: &[InstanceView], style: Style) -> String {
@@ -165,8 +229,25 @@ pub(in crate::cli) fn uptime(instance: &InstanceView) -> String {
     }
 }
 
-/// One line about what was given up, why, and how to learn more.
-fn attention(instances: &[InstanceView]) -> Option<String> {
+/// One line about what is not as it should be, each part with the command for it; the worst first.
+fn attention(instances: &[InstanceView], around: &Around) -> Option<(Tone, String)> {
+    let errored = errored(instances);
+    let tone = if errored.is_some() { Tone::Bad } else { Tone::Change };
+    let older = around.other_version.as_ref().map(|version| {
+        format!("the daemon is rsm {}, this is another. To change it, and no app: rsm upgrade", tame(version))
+    });
+    let drifted = around.drifted.iter().map(|file| {
+        let file = file.display().to_string();
+        let typed = shlex::try_quote(&file).map_or_else(|_| file.clone(), |file| file.into_owned());
+        format!("{} differs from what runs. To see how: rsm plan {}", tame(&file), tame(&typed))
+    });
+    let unsaved = around.unsaved.then(|| "the list is not saved for the next boot: rsm save".to_owned());
+    let parts: Vec<String> = errored.into_iter().chain(older).chain(drifted).chain(unsaved).collect();
+    (!parts.is_empty()).then(|| (tone, parts.join("; ")))
+}
+
+/// What was given up, why, and how to learn more.
+fn errored(instances: &[InstanceView]) -> Option<String> {
     let mut errored = instances.iter().filter(|instance| instance.status == Status::Errored);
     let first = errored.next()?;
     let who = match errored.count() {
@@ -198,6 +279,7 @@ pub(in crate::cli) mod tests {
             unstable_restarts: 0,
             cpu: if online { 1.5 } else { 0.0 },
             memory: if online { 53_896_806 } else { 0 },
+            memory_limit: None,
             user: "ada".into(),
             watching: false,
             version: None,
@@ -212,7 +294,7 @@ pub(in crate::cli) mod tests {
     }
 
     fn shown(width: usize) -> String {
-        list(&three(), Style { colour: false, width })
+        list(&three(), None, Style { colour: false, width })
     }
 
     const FULL: &str = "\
@@ -263,12 +345,12 @@ pub(in crate::cli) mod tests {
 │ id │ name │ status │ cpu │ mem │
 ╰────┴──────┴────────┴─────┴─────╯
 ";
-        assert_eq!(list(&[], Style { colour: false, width: 40 }), want);
+        assert_eq!(list(&[], None, Style { colour: false, width: 40 }), want);
     }
 
     #[test]
     fn colours_do_not_move_the_columns() {
-        let coloured = list(&three(), Style { colour: true, width: 117 });
+        let coloured = list(&three(), None, Style { colour: true, width: 117 });
         assert!(coloured.contains("\u{1b}[32monline"), "{coloured}");
         let mut bare = coloured;
         for tone in [Tone::Head, Tone::Good, Tone::Bad, Tone::Change] {
@@ -281,6 +363,48 @@ pub(in crate::cli) mod tests {
     fn several_given_up_are_counted() {
         let instances = [view(4, "a", Status::Errored), view(5, "b", Status::Errored)];
         let want = "a (id 4) and 1 more are errored. To see why: rsm describe 4";
-        assert_eq!(attention(&instances).as_deref(), Some(want));
+        assert_eq!(attention(&instances, &Around::default()), Some((Tone::Bad, want.into())));
+    }
+
+    fn around() -> Around {
+        let host = HostInfo {
+            cores: 2,
+            load: [0.5, 0.25, 0.0],
+            memory_total: 8 << 30,
+            memory_used: 2 << 30,
+            disk_total: 100 << 30,
+            disk_used: 40 << 30,
+        };
+        Around { host, ..Around::default() }
+    }
+
+    #[test]
+    fn sums_and_host_stand_below() {
+        let text = list(&three(), Some(&around()), Style { colour: false, width: 200 });
+        let want = "3 apps: 1 errored, 1 online, 1 waiting restart; cpu 1.5%, mem 51.4mb  |  \
+                    host: load 0.50 0.25 0.00 on 2 cores, mem 25% of 8.0gb, disk 40% of 100.0gb\n";
+        assert!(text.contains(want), "{text}");
+        let narrow = list(&three(), Some(&around()), Style { colour: false, width: 60 });
+        assert!(narrow.lines().rev().skip(1).all(|line| style::width(line) <= 60), "{narrow}");
+        let two = [view(0, "api", Status::Online), view(1, "api", Status::Online)];
+        assert!(sums(&two).starts_with("2 instances in 1 app: 2 online; cpu 3%"), "{}", sums(&two));
+    }
+
+    #[test]
+    fn each_thing_to_mind_comes_with_its_command() {
+        let online = [view(0, "api", Status::Online)];
+        assert_eq!(attention(&online, &around()), None);
+        let much = Around {
+            other_version: Some("0.0.9".into()),
+            unsaved: true,
+            drifted: vec!["/srv/my app/ecosystem.toml".into()],
+            ..around()
+        };
+        let (tone, line) = attention(&online, &much).unwrap();
+        assert_eq!(tone, Tone::Change);
+        for command in ["rsm upgrade", "rsm plan '/srv/my app/ecosystem.toml'", "rsm save"] {
+            assert!(line.contains(command), "{line}");
+        }
+        assert!(attention(&three(), &much).unwrap().1.starts_with("网关 (id 2) is errored"));
     }
 }

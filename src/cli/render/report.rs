@@ -1,9 +1,9 @@
 //! How instances came out of a request, and what is being waited for.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
 
-use super::style::{cut, tame};
-use crate::ipc::message::{Outcome, Report};
+use super::style::tame;
+use crate::ipc::message::{Outcome, Report, Status};
 
 /// More ids than these are counted instead of listed.
 const MOST_IDS: usize = 8;
@@ -27,26 +27,42 @@ fn alike(one: &Outcome, other: &Outcome) -> bool {
 }
 
 fn line(outcome: &Outcome, ids: &[u32]) -> String {
-    let ids = match ids.len() {
-        0..=MOST_IDS => ids.iter().map(u32::to_string).collect::<Vec<_>>().join(", "),
-        many => format!("{many} instances"),
-    };
+    let ids = listed(ids);
     let status = outcome.status.map_or("deleted", |status| status.as_str());
     let killed = if outcome.killed { " (did not end in its grace and was killed)" } else { "" };
     format!("{} ({ids}): {status}{killed}", tame(&outcome.name))
 }
 
-/// What is being waited for and for how long, in one line of a terminal.
-pub(in crate::cli) fn progress(what: &str, waited: Duration, columns: usize) -> String {
-    let line = format!("waiting for {what} … {} s", waited.as_secs());
-    // The last column stays free: some terminals wrap when it is filled.
-    cut(&line, columns.saturating_sub(1)).into_owned()
+/// The instances that are on their way, by state and app: `: stopping api (0, 1), web (2)`.
+pub(in crate::cli) fn waiting(moving: &BTreeMap<u32, (String, Status)>) -> String {
+    let mut apps: BTreeMap<(&str, &str), Vec<u32>> = BTreeMap::new();
+    for (id, (name, status)) in moving {
+        apps.entry((status.as_str(), name)).or_default().push(*id);
+    }
+    let (mut text, mut last) = (String::new(), "");
+    for ((status, name), ids) in apps.iter().take(MOST_IDS) {
+        let begin = if last.is_empty() { ": " } else { ", " };
+        let word = if *status == last { String::new() } else { format!("{status} ") };
+        text.push_str(&format!("{begin}{word}{} ({})", tame(name), listed(ids)));
+        last = status;
+    }
+    if apps.len() > MOST_IDS {
+        text.push_str(&format!(" and {} more apps", apps.len() - MOST_IDS));
+    }
+    text
+}
+
+/// The ids, or how many there are.
+fn listed(ids: &[u32]) -> String {
+    match ids.len() {
+        0..=MOST_IDS => ids.iter().map(u32::to_string).collect::<Vec<_>>().join(", "),
+        many => format!("{many} instances"),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipc::message::Status;
 
     fn outcome(id: u32, name: &str, status: Option<Status>) -> Outcome {
         Outcome { id, name: name.into(), status, problem: None, killed: false }
@@ -82,8 +98,17 @@ mod tests {
     }
 
     #[test]
-    fn progress_stays_on_its_line() {
-        assert_eq!(progress("api to stop", Duration::from_millis(2900), 80), "waiting for api to stop … 2 s");
-        assert_eq!(progress("api to stop", Duration::from_secs(3), 20), "waiting for api to…");
+    fn what_is_on_its_way_is_told_by_state_and_app() {
+        let row = |id, name: &str, status| (id, (name.to_owned(), status));
+        let moving = [
+            row(0, "web", Status::Stopping),
+            row(1, "api", Status::Stopping),
+            row(2, "api", Status::Stopping),
+            row(3, "job", Status::Launching),
+        ];
+        assert_eq!(waiting(&moving.into()), ": launching job (3), stopping api (1, 2), web (0)");
+        assert_eq!(waiting(&BTreeMap::new()), "");
+        let crowd = (0..30).map(|id| row(id, &format!("app-{id:02}"), Status::Launching)).collect();
+        assert!(waiting(&crowd).ends_with("app-07 (7) and 22 more apps"), "{}", waiting(&crowd));
     }
 }

@@ -1,0 +1,252 @@
+//! Keys: what each does to the model, and what it wants of the outside. Lines that are typed are in
+//! `typing`, the mouse in `mouse`.
+
+use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+
+use super::model::{Field, Focus, Mode, Model, Tab};
+use super::pane::Streams;
+use super::tree::Key;
+use super::wish::{Deed, Wish};
+use crate::ipc::message::Action;
+
+/// Columns that an arrow moves log lines by.
+const SIDEWAYS: usize = 8;
+
+impl Model {
+    /// Takes in what a person did.
+    pub(super) fn feel(&mut self, event: &Event) -> Option<Wish> {
+        self.changed = true;
+        match event {
+            Event::Key(key) if key.kind != KeyEventKind::Release => self.key(*key),
+            Event::Mouse(mouse) => self.mouse(*mouse),
+            Event::Paste(text) => {
+                if let Mode::Typing { text: typed, .. } = &mut self.mode {
+                    typed.extend(text.chars().filter(|c| !c.is_control()));
+                    self.as_typed();
+                }
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn key(&mut self, key: KeyEvent) -> Option<Wish> {
+        self.said = None;
+        if key.modifiers.contains(KeyModifiers::CONTROL) {
+            match key.code {
+                KeyCode::Char('c') => return Some(Wish::Quit),
+                KeyCode::Char('z') => return Some(Wish::Suspend),
+                KeyCode::Char('l') => return Some(Wish::Redraw),
+                _ => {}
+            }
+        }
+        match &self.mode {
+            Mode::Normal => self.command(key),
+            Mode::Typing { .. } => self.type_in(key),
+            Mode::Confirm { .. } => self.confirm(key.code),
+            Mode::Help => {
+                self.mode = Mode::Normal;
+                None
+            }
+        }
+    }
+
+    fn command(&mut self, key: KeyEvent) -> Option<Wish> {
+        match key.code {
+            KeyCode::Char(c) if !key.modifiers.contains(KeyModifiers::CONTROL) => return self.letter(c),
+            KeyCode::F(1) => self.mode = Mode::Help,
+            KeyCode::Delete => self.ask(Deed::Act(Action::Delete)),
+            KeyCode::Tab | KeyCode::BackTab => self.change_focus(),
+            KeyCode::Enter => self.full = !self.full,
+            KeyCode::Esc => self.back(),
+            code if self.full || self.focus == Focus::Pane => self.move_in_pane(code),
+            code => self.move_in_tree(code),
+        }
+        None
+    }
+
+    /// The commands that have a letter. Also reached by a click on the key in the last line.
+    pub(super) fn letter(&mut self, letter: char) -> Option<Wish> {
+        let in_pane = self.full || self.focus == Focus::Pane;
+        match letter {
+            'q' => return Some(Wish::Quit),
+            '?' => self.mode = Mode::Help,
+            'j' if in_pane => self.move_in_pane(KeyCode::Down),
+            'k' if in_pane => self.move_in_pane(KeyCode::Up),
+            'j' => self.move_in_tree(KeyCode::Down),
+            'k' => self.move_in_tree(KeyCode::Up),
+            'g' if in_pane => self.move_in_pane(KeyCode::Home),
+            'G' if in_pane => self.move_in_pane(KeyCode::End),
+            'g' => self.select(0),
+            'G' => self.select(usize::MAX),
+            '/' if in_pane && self.tab == Tab::Logs => self.begin(Field::Search),
+            '/' => self.begin(Field::Apps),
+            'f' => self.begin(Field::Lines),
+            'n' => self.find(true),
+            'N' => self.find(false),
+            's' => return self.ask_for(Deed::Act(Action::Start)),
+            'x' => return self.ask_for(Deed::Act(Action::Stop)),
+            'r' => return self.ask_for(Deed::Act(Action::Restart)),
+            'R' => return self.ask_for(Deed::Reload),
+            'd' => return self.ask_for(Deed::Act(Action::Delete)),
+            'i' => self.begin(Field::Scale),
+            'o' => self.sort_by(self.shape.sort.next()),
+            'O' => self.reverse(),
+            'z' => self.fold_all(),
+            '1' => self.tab = Tab::Logs,
+            '2' => self.tab = Tab::Details,
+            '3' => self.tab = Tab::Charts,
+            'l' => (self.tab, self.full) = (Tab::Logs, !(self.full && self.tab == Tab::Logs)),
+            'p' | ' ' => self.pause(),
+            'w' => (self.pane.wrap, self.pane.shift) = (!self.pane.wrap, 0),
+            'e' => self.pane.show(match self.pane.streams {
+                Streams::Both => Streams::Err,
+                Streams::Err => Streams::Out,
+                Streams::Out => Streams::Both,
+            }),
+            _ => {}
+        }
+        None
+    }
+
+    fn change_focus(&mut self) {
+        self.focus = if self.focus == Focus::Tree { Focus::Pane } else { Focus::Tree };
+    }
+
+    /// Esc: one thing less, the innermost first.
+    fn back(&mut self) {
+        if self.full {
+            self.full = false;
+        } else if self.pane.marked().is_some() {
+            self.pane.search(None);
+        } else if !self.line_filter.is_empty() {
+            self.line_filter.clear();
+            self.pane.filter(None);
+        } else if !self.shape.filter.is_empty() {
+            self.shape.filter.clear();
+            self.arrange();
+        } else {
+            self.focus = Focus::Tree;
+            self.pane.below = 0;
+        }
+    }
+
+    fn pause(&mut self) {
+        self.pane.paused = !self.pane.paused;
+        if !self.pane.paused {
+            self.pane.below = 0;
+        }
+    }
+
+    fn find(&mut self, older: bool) {
+        let found = if older { self.pane.find_older() } else { self.pane.find_newer() };
+        if !found {
+            let text = match (self.pane.marked(), older) {
+                (None, _) => "nothing is searched for: Tab to the log, then /",
+                (_, true) => "not found above",
+                (_, false) => "not found below",
+            };
+            self.say(text, false);
+        }
+    }
+
+    /// Another order; the same again is reversed.
+    pub(super) fn sort_by(&mut self, sort: super::tree::Sort) {
+        self.shape.reversed = self.shape.sort == sort && !self.shape.reversed;
+        self.shape.sort = sort;
+        self.arrange();
+        let way = if self.shape.reversed { ", the other way round" } else { "" };
+        self.say(&format!("sorted by {}{way}", sort.title()), true);
+    }
+
+    fn reverse(&mut self) {
+        self.shape.reversed = !self.shape.reversed;
+        self.arrange();
+    }
+
+    pub(super) fn move_in_tree(&mut self, code: KeyCode) {
+        let page = usize::from(self.areas.rows.height).max(2) - 1;
+        let at = self.place();
+        match code {
+            KeyCode::Up => self.select(at.saturating_sub(1)),
+            KeyCode::Down => self.select(at + 1),
+            KeyCode::PageUp => self.select(at.saturating_sub(page)),
+            KeyCode::PageDown => self.select(at + page),
+            KeyCode::Home => self.select(0),
+            KeyCode::End => self.select(usize::MAX),
+            KeyCode::Left => self.fold(),
+            KeyCode::Right => {
+                if let Key::App(name) = &self.selected {
+                    self.shape.folded.remove(name);
+                    self.arrange();
+                }
+            }
+            _ => self.changed = false,
+        }
+    }
+
+    /// Hides the instances of the selected app, which is selected then.
+    pub(super) fn fold(&mut self) {
+        if let Some(app) = self.app().map(str::to_owned) {
+            self.shape.folded.insert(app.clone());
+            self.selected = Key::App(app);
+            self.arrange();
+        }
+    }
+
+    fn move_in_pane(&mut self, code: KeyCode) {
+        let page = isize::try_from(self.areas.pane.height).unwrap_or(1).max(2) - 1;
+        match code {
+            KeyCode::Up => self.scroll(1),
+            KeyCode::Down => self.scroll(-1),
+            KeyCode::PageUp => self.scroll(page),
+            KeyCode::PageDown => self.scroll(-page),
+            KeyCode::Home => self.scroll(isize::MAX),
+            KeyCode::End => self.scroll(-isize::MAX),
+            KeyCode::Left => self.pane.shift = self.pane.shift.saturating_sub(SIDEWAYS),
+            KeyCode::Right if !self.pane.wrap => self.pane.shift += SIDEWAYS,
+            _ => self.changed = false,
+        }
+    }
+
+    /// Scrolls the lower pane so many lines up.
+    pub(super) fn scroll(&mut self, up: isize) {
+        match self.tab {
+            Tab::Logs => self.pane.scroll(up),
+            Tab::Details | Tab::Charts => {
+                self.details_top = self.details_top.saturating_add_signed(-up);
+            }
+        }
+    }
+
+    fn ask_for(&mut self, deed: Deed) -> Option<Wish> {
+        self.ask(deed);
+        None
+    }
+
+    /// Asks before something is done.
+    fn ask(&mut self, deed: Deed) {
+        if self.ids().is_empty() {
+            return self.say("there is nothing to act on", false);
+        }
+        let (select, what) = (self.selectors(), self.what());
+        self.mode = Mode::Confirm { deed, select, what };
+    }
+
+    pub(super) fn confirm(&mut self, code: KeyCode) -> Option<Wish> {
+        match code {
+            KeyCode::Char('y' | 'Y') | KeyCode::Enter => {
+                let Mode::Confirm { deed, select, what } = std::mem::take(&mut self.mode) else {
+                    return None;
+                };
+                self.say(&format!("{} {what} …", deed.word()), true);
+                Some(Wish::Do(deed, select))
+            }
+            KeyCode::Char('n' | 'N' | 'q') | KeyCode::Esc => {
+                self.mode = Mode::Normal;
+                None
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! `monit`: the whole screen, for a person who leaves it open.
+//!
+//! `model` is all that is shown, as plain data; `keys` and the news of `feed` and `log_feed` change it;
+//! `view` draws it. Here is the loop that joins them: a key is drawn at once, news at most so many times
+//! a second, and nothing at all where nothing has changed.
+
+mod feed;
+mod history;
+mod keys;
+mod log_feed;
+mod model;
+mod mouse;
+mod pane;
+mod terminal;
+#[cfg(test)]
+mod tests;
+mod text;
+mod tree;
+mod typing;
+mod view;
+mod wish;
+
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+
+use crossterm::event::Event;
+use jiff::tz::TimeZone;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+use tokio::time::Instant;
+
+use self::feed::Feed;
+use self::log_feed::{LogFeed, Wanted};
+use self::model::{Areas, Model};
+use self::terminal::Screen;
+pub(super) use self::tree::Sort;
+use self::view::Look;
+use self::wish::Wish;
+use super::order::Order;
+use super::session::Session;
+use crate::error::Error;
+
+/// News are drawn at most this often: more nobody can read.
+const FRAME: Duration = Duration::from_millis(66);
+/// The selection is asked for in full if it has no more instances than this.
+const DETAILED: usize = 32;
+
+/// Shows the screen until the person leaves it.
+///
+/// # Errors
+/// There is no terminal, or it cannot be used.
+pub(super) async fn monit(session: &Session) -> Result<(), Error> {
+    if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
+        return Err(Error::NoTerminal);
+    }
+    let failed = |error| Error::System { what: "using the terminal", error };
+    let mut screen = Screen::take().map_err(failed)?;
+    let look = Look { colour: session.style.colour };
+    let shown = LocalSet::new().run_until(show(&mut screen, look, session)).await;
+    drop(screen);
+    match shown {
+        // The terminal is gone, and with it who could read an error.
+        Err(error) if hung_up(&error) => Ok(()),
+        shown => shown.map_err(failed),
+    }
+}
+
+fn hung_up(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe) || error.raw_os_error() == Some(libc::EIO)
+}
+
+/// Signals that end it, and the one that stops it for a while.
+struct Signals {
+    terminate: Signal,
+    hangup: Signal,
+    interrupt: Signal,
+    quit: Signal,
+    stop: Signal,
+    again: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            stop: signal(SignalKind::from_raw(libc::SIGTSTP))?,
+            again: signal(SignalKind::from_raw(libc::SIGCONT))?,
+        })
+    }
+
+    async fn next(&mut self) -> Wish {
+        tokio::select! {
+            _ = self.terminate.recv() => Wish::Quit,
+            _ = self.hangup.recv() => Wish::Quit,
+            _ = self.interrupt.recv() => Wish::Quit,
+            _ = self.quit.recv() => Wish::Quit,
+            _ = self.stop.recv() => Wish::Suspend,
+            _ = self.again.recv() => Wish::Redraw,
+        }
+    }
+}
+
+/// The loop.
+async fn show(screen: &mut Screen, look: Look, session: &Session) -> io::Result<()> {
+    let mut signals = Signals::listen()?;
+    let mut input = input()?;
+    let mut feed = Feed::begin(session.home.clone());
+    let logs = LogFeed::begin(session.home.clone())?;
+    let zone = TimeZone::system();
+    let mut model = Model::default();
+    model.changed = true;
+    model.shape.sort = session.sort.map(Order::in_monit).unwrap_or_default();
+    let mut followed = Wanted::default();
+    let mut next = Instant::now();
+    loop {
+        if model.changed && Instant::now() >= next {
+            let mut areas = Areas::default();
+            screen.draw(|frame| areas = view::draw(&model, &look, &zone, frame))?;
+            model.drawn(areas);
+            next = Instant::now() + FRAME;
+        }
+        let wish = tokio::select! {
+            biased;
+            event = input.recv() => {
+                let Some(event) = event else { return Ok(()) };
+                next = Instant::now();
+                feel(&mut model, event, &mut input)
+            }
+            wish = signals.next() => Some(wish),
+            news = feed.news.recv() => {
+                news.into_iter().for_each(|news| model.hear(news));
+                None
+            }
+            () = tokio::time::sleep_until(next), if model.changed => None,
+            // A flood is looked at once a frame.
+            () = logs.news(), if !model.pane.paused && Instant::now() >= next => {
+                let (items, passed) = logs.take();
+                model.read(items, passed);
+                if !model.changed {
+                    next = Instant::now() + FRAME;
+                }
+                None
+            }
+            () = tokio::time::sleep_until(next), if Instant::now() < next => None,
+        };
+        follow(&mut model, &feed, &logs, &mut followed);
+        match wish {
+            Some(Wish::Quit) => return Ok(()),
+            Some(Wish::Suspend) => {
+                screen.suspend()?;
+                (model.changed, next) = (true, Instant::now());
+            }
+            Some(Wish::Redraw) => {
+                screen.retake()?;
+                model.changed = true;
+            }
+            Some(Wish::Do(deed, select)) => feed.perform(deed, select),
+            None => {}
+        }
+    }
+}
+
+/// Takes in what was typed, all of it that waits: a held key must not run behind itself. What ends a
+/// row of keys is a wish.
+fn feel(model: &mut Model, first: Event, input: &mut mpsc::UnboundedReceiver<Event>) -> Option<Wish> {
+    let mut wish = model.feel(&first);
+    while wish.is_none() {
+        let Ok(event) = input.try_recv() else { break };
+        wish = model.feel(&event);
+    }
+    wish
+}
+
+/// Has the feeds follow the selection.
+fn follow(model: &mut Model, feed: &Feed, logs: &LogFeed, followed: &mut Wanted) {
+    let ids = model.ids();
+    feed.select(if ids.len() <= DETAILED { ids } else { &[] });
+    let (select, instances) = if ids.is_empty() { (Vec::new(), 0) } else { (model.selectors(), ids.len()) };
+    if select != followed.select {
+        *followed = Wanted { number: followed.number + 1, select, instances };
+        logs.want(followed.clone());
+        model.pane.clear();
+        model.details.clear();
+    }
+}
+
+/// Keys and the mouse, read on a thread that ends with the process.
+fn input() -> io::Result<mpsc::UnboundedReceiver<Event>> {
+    let (send, events) = mpsc::unbounded_channel();
+    let read = move || {
+        while let Ok(event) = crossterm::event::read() {
+            if send.send(event).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().name("input".into()).spawn(read)?;
+    Ok(events)
+}

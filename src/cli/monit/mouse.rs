@@ -1,0 +1,69 @@
+//! The mouse: whatever can be done by a click has a key, too.
+
+use crossterm::event::{KeyCode, MouseButton, MouseEvent, MouseEventKind};
+use ratatui::layout::{Position, Rect};
+
+use super::model::{Focus, Mode, Model};
+use super::wish::Wish;
+
+/// Lines that a turn of the wheel moves.
+const WHEEL: isize = 3;
+
+impl Model {
+    /// What the mouse did.
+    pub(super) fn mouse(&mut self, mouse: MouseEvent) -> Option<Wish> {
+        let at = Position::new(mouse.column, mouse.row);
+        match mouse.kind {
+            MouseEventKind::ScrollUp => self.wheel(at, WHEEL),
+            MouseEventKind::ScrollDown => self.wheel(at, -WHEEL),
+            MouseEventKind::Down(MouseButton::Left) => return self.click(at),
+            _ => self.changed = false,
+        }
+        None
+    }
+
+    fn wheel(&mut self, at: Position, up: isize) {
+        if self.areas.pane.contains(at) {
+            self.scroll(up);
+        } else if self.areas.rows.contains(at) {
+            self.select(self.place().saturating_add_signed(-up));
+        }
+    }
+
+    fn click(&mut self, at: Position) -> Option<Wish> {
+        let hit = |(area, what): &(Rect, _)| area.contains(at).then_some(*what);
+        if self.mode == Mode::Help {
+            self.mode = Mode::Normal;
+        } else if let Some(letter) =
+            self.areas.keys.iter().find_map(|(area, key)| area.contains(at).then_some(*key))
+        {
+            return match self.mode {
+                Mode::Confirm { .. } => self.confirm(KeyCode::Char(letter)),
+                _ => self.letter(letter),
+            };
+        } else if self.mode != Mode::Normal {
+        } else if let Some(tab) = self.areas.tabs.iter().find_map(hit) {
+            (self.tab, self.focus) = (tab, Focus::Pane);
+        } else if let Some(sort) =
+            self.areas.headings.iter().find_map(|(area, sort)| area.contains(at).then_some(*sort))
+        {
+            self.sort_by(sort);
+        } else if self.areas.rows.contains(at) {
+            self.focus = Focus::Tree;
+            self.press(self.areas.top + usize::from(at.y - self.areas.rows.y));
+        } else if self.areas.pane.contains(at) {
+            self.focus = Focus::Pane;
+        }
+        None
+    }
+
+    /// A click on a row selects it; on the selected app it folds or unfolds it.
+    fn press(&mut self, place: usize) {
+        let Some(row) = self.rows.get(place) else { return };
+        match (row.key == self.selected, row.unfolded) {
+            (true, Some(true)) => self.fold(),
+            (true, Some(false)) => self.move_in_tree(KeyCode::Right),
+            _ => self.select(place),
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! The log pane: the last lines of the selection, where one stands in them, and what is searched.
+
+use std::collections::VecDeque;
+
+use regex::{Regex, RegexBuilder};
+
+use super::text;
+use crate::ipc::message::{LogItem, Stream};
+
+/// Lines kept for scrolling back.
+pub(super) const SCROLLBACK: usize = 10_000;
+
+/// A line as kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    /// The instance's id; none where rsm itself says something.
+    pub(super) from: Option<(u32, String)>,
+    /// Which stream.
+    pub(super) stream: Stream,
+    /// Without orders to the terminal.
+    pub(super) text: String,
+}
+
+/// Which streams are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Streams {
+    #[default]
+    Both,
+    Out,
+    Err,
+}
+
+impl Streams {
+    fn shows(self, stream: Stream) -> bool {
+        match self {
+            Self::Both => true,
+            Self::Out => stream == Stream::Out,
+            Self::Err => stream == Stream::Err,
+        }
+    }
+}
+
+/// A pattern as typed: a regular expression, or where it is none, the text itself. Case counts if it
+/// has capitals.
+#[derive(Clone, Debug)]
+pub(super) struct Pattern(Regex);
+
+impl Pattern {
+    /// None for no text.
+    pub(super) fn new(text: &str) -> Option<Self> {
+        let build = |pattern: &str| {
+            let capitals = text.contains(char::is_uppercase);
+            RegexBuilder::new(pattern).case_insensitive(!capitals).build().ok()
+        };
+        if text.is_empty() {
+            return None;
+        }
+        build(text).or_else(|| build(&regex::escape(text))).map(Self)
+    }
+
+    /// Where it is found in a line, in bytes.
+    pub(super) fn find(&self, line: &str) -> Vec<(usize, usize)> {
+        self.0.find_iter(line).map(|found| (found.start(), found.end())).filter(|(a, b)| a < b).collect()
+    }
+
+    fn is_in(&self, line: &str) -> bool {
+        self.0.is_match(line)
+    }
+}
+
+/// The pane.
+#[derive(Debug, Default)]
+pub(super) struct Pane {
+    lines: VecDeque<Line>,
+    /// Indices of the lines that are shown.
+    shown: VecDeque<u64>,
+    /// The number of the first line in `lines`.
+    first: u64,
+    /// How many of the shown lines are below the window.
+    pub(super) below: usize,
+    /// Nothing new is taken in.
+    pub(super) paused: bool,
+    /// Long lines go on in the next row.
+    pub(super) wrap: bool,
+    /// Which streams are shown.
+    pub(super) streams: Streams,
+    /// Columns that a line is moved to the left.
+    pub(super) shift: usize,
+    /// Rows there are to show lines in, as of the last drawing.
+    pub(super) page: usize,
+    filter: Option<Pattern>,
+    search: Option<Pattern>,
+}
+
+impl Pane {
+    /// Forgets all lines: another app is looked at.
+    pub(super) fn clear(&mut self) {
+        self.lines.clear();
+        self.shown.clear();
+        (self.first, self.below, self.paused, self.shift) = (0, 0, false, 0);
+    }
+
+    /// Takes in lines. What one looks at stays where it is, unless it is the end.
+    pub(super) fn take(&mut self, items: impl IntoIterator<Item = LogItem>) {
+        for item in items {
+            let line = match item {
+                LogItem::Line { id, name, stream, line, .. } => {
+                    Line { from: Some((id, name)), stream, text: text::tamed(&line) }
+                }
+                LogItem::Missed { lines } => self::missed(lines),
+                LogItem::Places { .. } => continue,
+            };
+            self.push(line);
+        }
+    }
+
+    /// Says that lines were passed over.
+    pub(super) fn missed(&mut self, lines: u64) {
+        if lines > 0 {
+            self.push(self::missed(lines));
+        }
+    }
+
+    fn push(&mut self, line: Line) {
+        if self.lines.len() == SCROLLBACK {
+            self.lines.pop_front();
+            if self.shown.front() == Some(&self.first) {
+                self.shown.pop_front();
+            }
+            self.first += 1;
+        }
+        if self.wants(&line) {
+            self.shown.push_back(self.first + self.lines.len() as u64);
+            if self.below > 0 {
+                self.below = (self.below + 1).min(self.shown.len().saturating_sub(1));
+            }
+        }
+        self.lines.push_back(line);
+    }
+
+    fn wants(&self, line: &Line) -> bool {
+        self.streams.shows(line.stream) && self.filter.as_ref().is_none_or(|filter| filter.is_in(&line.text))
+    }
+
+    /// Shows only these streams.
+    pub(super) fn show(&mut self, streams: Streams) {
+        self.streams = streams;
+        self.sift();
+    }
+
+    /// Shows only lines that have this.
+    pub(super) fn filter(&mut self, pattern: Option<Pattern>) {
+        self.filter = pattern;
+        self.sift();
+    }
+
+    fn sift(&mut self) {
+        let wanted = self.lines.iter().enumerate().filter(|(_, line)| self.wants(line));
+        self.shown = wanted.map(|(at, _)| self.first + at as u64).collect();
+        self.below = 0;
+    }
+
+    /// Marks this wherever it is, and goes to where it was last.
+    pub(super) fn search(&mut self, pattern: Option<Pattern>) -> bool {
+        self.search = pattern;
+        self.below = 0;
+        self.search.is_none() || self.find_from(0)
+    }
+
+    /// The pattern that is marked.
+    pub(super) fn marked(&self) -> Option<&Pattern> {
+        self.search.as_ref()
+    }
+
+    /// Goes to the next older line that has what is searched for; false if there is none.
+    pub(super) fn find_older(&mut self) -> bool {
+        self.find_from(self.below + 1)
+    }
+
+    fn find_from(&mut self, below: usize) -> bool {
+        let Some(pattern) = &self.search else { return false };
+        let found = (below..self.len())
+            .find(|below| self.from_end(*below).is_some_and(|line| pattern.is_in(&line.text)));
+        found.map(|below| self.below = below).is_some()
+    }
+
+    /// Goes to the next newer line that has what is searched for; false if there is none.
+    pub(super) fn find_newer(&mut self) -> bool {
+        let Some(pattern) = &self.search else { return false };
+        let mut newer = (0..self.below).rev();
+        let found = newer.find(|below| self.from_end(*below).is_some_and(|line| pattern.is_in(&line.text)));
+        found.map(|below| self.below = below).is_some()
+    }
+
+    /// Goes so many lines towards the older ones (negative: newer).
+    pub(super) fn scroll(&mut self, lines: isize) {
+        self.below = self.below.saturating_add_signed(lines).min(self.len().saturating_sub(self.page.max(1)));
+    }
+
+    /// How many lines are shown.
+    pub(super) fn len(&self) -> usize {
+        self.shown.len()
+    }
+
+    /// The shown line that has so many newer ones after it.
+    pub(super) fn from_end(&self, newer: usize) -> Option<&Line> {
+        let number = self.shown.get(self.shown.len().checked_sub(newer + 1)?)?;
+        self.lines.get(usize::try_from(number - self.first).ok()?)
+    }
+}
+
+fn missed(lines: u64) -> Line {
+    let text = format!("… {lines} lines are left out here: they came faster than they could be shown");
+    Line { from: None, stream: Stream::Out, text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(stream: Stream, text: &str) -> LogItem {
+        LogItem::Line { id: 0, name: "api".into(), stream, at: None, line: text.into() }
+    }
+
+    fn pane(lines: &[&str]) -> Pane {
+        let mut pane = Pane::default();
+        pane.take(lines.iter().map(|text| line(Stream::Out, text)));
+        pane
+    }
+
+    fn end(pane: &Pane) -> &str {
+        &pane.from_end(pane.below).unwrap().text
+    }
+
+    #[test]
+    fn the_end_is_followed_and_anything_else_stands_still() {
+        let mut pane = pane(&["a", "b", "c"]);
+        pane.take([line(Stream::Out, "d")]);
+        assert_eq!(end(&pane), "d");
+        pane.scroll(2);
+        pane.take([line(Stream::Out, "e")]);
+        assert_eq!(end(&pane), "b");
+        pane.scroll(100);
+        assert_eq!(end(&pane), "a");
+        pane.scroll(-100);
+        assert_eq!(end(&pane), "e");
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut pane = Pane::default();
+        pane.take((0..SCROLLBACK + 7).map(|number| line(Stream::Out, &number.to_string())));
+        pane.scroll(isize::MAX);
+        assert_eq!((pane.len(), end(&pane)), (SCROLLBACK, "7"));
+        pane.take((0..SCROLLBACK).map(|_| line(Stream::Out, "new")));
+        assert_eq!((pane.len(), end(&pane)), (SCROLLBACK, "new"));
+    }
+
+    #[test]
+    fn filters_and_streams() {
+        let mut pane = pane(&["GET /", "POST /", "get"]);
+        pane.take([line(Stream::Err, "oops")]);
+        pane.filter(Pattern::new("get"));
+        assert_eq!(pane.len(), 2);
+        pane.take([line(Stream::Out, "target"), line(Stream::Out, "none")]);
+        assert_eq!((pane.len(), end(&pane)), (3, "target"));
+        pane.filter(Pattern::new("GET"));
+        assert_eq!(pane.len(), 1, "capitals count when they are typed");
+        pane.filter(None);
+        pane.show(Streams::Err);
+        assert_eq!((pane.len(), end(&pane)), (1, "oops"));
+    }
+
+    #[test]
+    fn searches_go_from_line_to_line() {
+        let mut pane = pane(&["x 1", "y", "x 2", "y"]);
+        assert!(pane.search(Pattern::new("x")));
+        assert_eq!(end(&pane), "x 2");
+        assert!(pane.find_older());
+        assert_eq!(end(&pane), "x 1");
+        assert!(!pane.find_older() && pane.find_newer());
+        assert_eq!(end(&pane), "x 2");
+        assert!(!pane.search(Pattern::new("(none")), "what is no expression is text");
+    }
+}

@@ -1,0 +1,124 @@
+//! What keys and clicks do.
+
+use crossterm::event::{Event, KeyCode, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
+use ratatui::layout::Rect;
+
+use super::model::tests::model;
+use super::model::{Mode, Model};
+use super::tree::{Key, Sort};
+use super::wish::{Deed, Wish};
+use crate::ipc::message::{Action, LogItem, ScaleTo, Stream};
+
+fn press(model: &mut Model, keys: &str) -> Option<Wish> {
+    let mut wish = None;
+    for word in keys.split(' ') {
+        let code = match word {
+            "Enter" => KeyCode::Enter,
+            "Esc" => KeyCode::Esc,
+            "Down" => KeyCode::Down,
+            "Up" => KeyCode::Up,
+            "Left" => KeyCode::Left,
+            "Right" => KeyCode::Right,
+            "End" => KeyCode::End,
+            "Tab" => KeyCode::Tab,
+            "Back" => KeyCode::Backspace,
+            letters => {
+                for c in letters.chars() {
+                    wish = model.feel(&Event::Key(KeyCode::Char(c).into()));
+                }
+                continue;
+            }
+        };
+        wish = model.feel(&Event::Key(code.into()));
+    }
+    wish
+}
+
+#[test]
+fn arrows_go_through_the_tree() {
+    let mut model = model();
+    press(&mut model, "Down Down");
+    assert_eq!(model.selected, Key::One(0));
+    press(&mut model, "Left");
+    assert_eq!((model.selected.clone(), model.rows.len()), (Key::App("api".into()), 3));
+    press(&mut model, "Right End");
+    assert_eq!((model.selected.clone(), model.rows.len()), (Key::App("网关".into()), 5));
+    press(&mut model, "g");
+    assert_eq!(model.selected, Key::All);
+}
+
+#[test]
+fn nothing_is_done_without_a_yes() {
+    let mut model = model();
+    assert_eq!(press(&mut model, "Down x n"), None);
+    assert_eq!(model.mode, Mode::Normal);
+    assert_eq!(press(&mut model, "r"), None);
+    assert_eq!(press(&mut model, "y"), Some(Wish::Do(Deed::Act(Action::Restart), vec!["api".into()])));
+    assert_eq!(press(&mut model, "R Enter"), Some(Wish::Do(Deed::Reload, vec!["api".into()])));
+    assert_eq!(press(&mut model, "Down d y"), Some(Wish::Do(Deed::Act(Action::Delete), vec!["0".into()])));
+}
+
+#[test]
+fn scaling_wants_a_number() {
+    let mut model = model();
+    press(&mut model, "i");
+    assert_eq!((&model.mode, model.said.as_ref().unwrap().1), (&Mode::Normal, false), "all cannot be scaled");
+    press(&mut model, "Down i many Enter");
+    assert_eq!(model.mode, Mode::Normal);
+    let wish = press(&mut model, "i +2 Enter y");
+    assert_eq!(wish, Some(Wish::Do(Deed::Scale(ScaleTo::Add(2)), vec!["api".into()])));
+}
+
+#[test]
+fn filters_work_while_they_are_typed_and_go_with_esc() {
+    let mut model = model();
+    press(&mut model, "/ap");
+    assert_eq!((model.rows.len(), model.shape.filter.as_str()), (4, "ap"));
+    press(&mut model, "Esc");
+    assert_eq!((model.rows.len(), model.shape.filter.as_str()), (5, ""));
+    press(&mut model, "/网 Enter");
+    assert_eq!((model.rows.len(), model.mode.clone()), (2, Mode::Normal));
+    assert_eq!(press(&mut model, "q"), Some(Wish::Quit));
+    press(&mut model, "Esc");
+    assert_eq!(model.rows.len(), 5);
+}
+
+#[test]
+fn the_log_is_searched_where_the_arrows_are() {
+    let mut model = model();
+    let line = |text: &str| LogItem::Line {
+        id: 0,
+        name: "api".into(),
+        stream: Stream::Out,
+        at: None,
+        line: text.into(),
+    };
+    model.read(["x 1", "y", "x 2"].map(line).into(), 0);
+    press(&mut model, "Tab /x Enter");
+    assert_eq!(model.pane.below, 0);
+    press(&mut model, "n");
+    assert_eq!(model.pane.below, 2);
+    press(&mut model, "f2 Enter Esc Esc");
+    assert!(model.pane.marked().is_none() && model.line_filter.is_empty());
+    press(&mut model, "/none Enter");
+    assert!(!model.said.unwrap().1);
+}
+
+#[test]
+fn the_same_heading_twice_turns_the_order() {
+    let mut model = model();
+    model.areas.headings = vec![(Rect::new(10, 0, 5, 1), Sort::Cpu)];
+    let click = |model: &mut Model, column, row| {
+        let kind = MouseEventKind::Down(MouseButton::Left);
+        let modifiers = KeyModifiers::NONE;
+        model.feel(&Event::Mouse(MouseEvent { kind, column, row, modifiers }))
+    };
+    click(&mut model, 11, 0);
+    assert_eq!((model.shape.sort, model.shape.reversed), (Sort::Cpu, false));
+    click(&mut model, 11, 0);
+    assert!(model.shape.reversed);
+    model.areas.rows = Rect::new(0, 1, 40, 5);
+    model.sort_by(Sort::Name);
+    click(&mut model, 3, 3);
+    assert_eq!(model.selected, Key::One(0));
+}

@@ -1,0 +1,258 @@
+//! The list as a tree: all, apps, and the instances of apps that have several.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::ipc::message::{InstanceView, Status};
+use crate::spec::ExecMode;
+
+/// What a row is about; stays the same while rows come and go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Key {
+    /// All apps.
+    #[default]
+    All,
+    /// An app with all its instances.
+    App(String),
+    /// One instance of several.
+    One(u32),
+}
+
+/// A row of the tree.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Row {
+    /// What it is about.
+    pub(super) key: Key,
+    /// The app's name, or the instance's number.
+    pub(super) label: String,
+    /// The instances.
+    pub(super) ids: Vec<u32>,
+    /// Whether it can be unfolded, and is.
+    pub(super) unfolded: Option<bool>,
+    /// What they come to.
+    pub(super) sum: Sum,
+}
+
+/// Several instances in one row.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Sum {
+    /// Instances.
+    pub(super) count: usize,
+    /// Of these online.
+    pub(super) online: usize,
+    /// The state that most needs attention.
+    pub(super) status: Status,
+    /// Percent of one core.
+    pub(super) cpu: f32,
+    /// Bytes.
+    pub(super) memory: u64,
+    /// Bytes at which they would be restarted, if there is a limit.
+    pub(super) limit: Option<u64>,
+    /// Restarts.
+    pub(super) restarts: u32,
+    /// Milliseconds since the latest start.
+    pub(super) uptime: Option<u64>,
+    /// Whether they share their ports.
+    pub(super) cluster: bool,
+    /// The first pid.
+    pub(super) pid: Option<i32>,
+}
+
+/// What apps are sorted by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::cli) enum Sort {
+    #[default]
+    Name,
+    Status,
+    Cpu,
+    Memory,
+    Restarts,
+    Uptime,
+}
+
+impl Sort {
+    /// All of them, in the order in which the key goes through them.
+    pub(super) const ALL: [Self; 6] =
+        [Self::Name, Self::Status, Self::Cpu, Self::Memory, Self::Restarts, Self::Uptime];
+
+    /// The one after this.
+    pub(super) fn next(self) -> Self {
+        let at = Self::ALL.iter().position(|sort| *sort == self).unwrap_or(0);
+        Self::ALL[(at + 1) % Self::ALL.len()]
+    }
+
+    /// Its column's heading.
+    pub(super) fn title(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Status => "status",
+            Self::Cpu => "cpu",
+            Self::Memory => "memory",
+            Self::Restarts => "restarts",
+            Self::Uptime => "uptime",
+        }
+    }
+
+    /// Figures begin with the highest: that is what one looks for.
+    fn compare(self, one: &Row, other: &Row) -> Ordering {
+        let (a, b) = (&one.sum, &other.sum);
+        match self {
+            Self::Name => Ordering::Equal,
+            Self::Status => urgency(b.status).cmp(&urgency(a.status)),
+            Self::Cpu => b.cpu.total_cmp(&a.cpu),
+            Self::Memory => b.memory.cmp(&a.memory),
+            Self::Restarts => b.restarts.cmp(&a.restarts),
+            Self::Uptime => a.uptime.unwrap_or(u64::MAX).cmp(&b.uptime.unwrap_or(u64::MAX)),
+        }
+    }
+}
+
+/// How the tree is shown.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shape {
+    /// The order.
+    pub(super) sort: Sort,
+    /// The other way round.
+    pub(super) reversed: bool,
+    /// Only what has this in its name, namespace, status or id.
+    pub(super) filter: String,
+    /// Apps whose instances are not shown.
+    pub(super) folded: BTreeSet<String>,
+}
+
+/// The rows, from top to bottom.
+pub(super) fn rows(instances: &[InstanceView], shape: &Shape) -> Vec<Row> {
+    let filter = shape.filter.to_lowercase();
+    let mut apps: BTreeMap<&str, Vec<&InstanceView>> = BTreeMap::new();
+    for view in instances.iter().filter(|view| matches(view, &filter)) {
+        apps.entry(&view.name).or_default().push(view);
+    }
+    let all: Vec<&InstanceView> = apps.values().flatten().copied().collect();
+    let mut rows = vec![row(Key::All, "all".into(), &all)];
+    let mut tops: Vec<(Row, Vec<&InstanceView>)> = apps
+        .into_iter()
+        .map(|(name, mut of)| {
+            of.sort_by_key(|view| view.id);
+            let mut row = row(Key::App(name.to_owned()), name.to_owned(), &of);
+            row.unfolded = (of.len() > 1).then(|| !shape.folded.contains(name));
+            (row, of)
+        })
+        .collect();
+    tops.sort_by(|(one, _), (other, _)| {
+        let order = shape.sort.compare(one, other).then_with(|| one.label.cmp(&other.label));
+        if shape.reversed { order.reverse() } else { order }
+    });
+    for (top, of) in tops {
+        let unfolded = top.unfolded == Some(true);
+        rows.push(top);
+        if unfolded {
+            rows.extend(of.iter().map(|view| {
+                row(Key::One(view.id), format!("{}  id {}", view.number, view.id), std::slice::from_ref(view))
+            }));
+        }
+    }
+    rows
+}
+
+/// Whether all of the words are found somewhere in what the row of an instance shows.
+fn matches(view: &InstanceView, filter: &str) -> bool {
+    let texts = || [view.name.to_lowercase(), view.namespace.to_lowercase(), view.status.as_str().into()];
+    filter
+        .split_whitespace()
+        .all(|word| texts().iter().any(|text| text.contains(word)) || view.id.to_string() == word)
+}
+
+fn row(key: Key, label: String, of: &[&InstanceView]) -> Row {
+    Row { key, label, ids: of.iter().map(|view| view.id).collect(), unfolded: None, sum: Sum::of(of) }
+}
+
+/// What one should look at first.
+fn urgency(status: Status) -> u8 {
+    match status {
+        Status::Online => 0,
+        Status::Stopped => 1,
+        Status::Stopping => 2,
+        Status::Launching => 3,
+        Status::Waiting => 4,
+        Status::Errored => 5,
+    }
+}
+
+impl Sum {
+    fn of(of: &[&InstanceView]) -> Self {
+        let limits: Vec<u64> = of.iter().filter_map(|view| view.memory_limit).collect();
+        Self {
+            count: of.len(),
+            online: of.iter().filter(|view| view.status == Status::Online).count(),
+            status: of
+                .iter()
+                .map(|view| view.status)
+                .max_by_key(|status| urgency(*status))
+                .unwrap_or(Status::Stopped),
+            cpu: of.iter().map(|view| view.cpu).sum(),
+            memory: of.iter().map(|view| view.memory).sum(),
+            // A limit of some says nothing about the sum of all.
+            limit: (!limits.is_empty() && limits.len() == of.len()).then(|| limits.iter().sum()),
+            restarts: of.iter().map(|view| view.restarts).fold(0, u32::saturating_add),
+            uptime: of.iter().filter_map(|view| view.uptime).min(),
+            cluster: of.iter().any(|view| view.mode == ExecMode::Cluster),
+            pid: of.iter().find_map(|view| view.pid),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::render::list::tests::view;
+
+    fn three() -> Vec<InstanceView> {
+        let mut busy = view(3, "worker", Status::Online);
+        busy.cpu = 90.0;
+        vec![
+            view(0, "api", Status::Online),
+            view(1, "api", Status::Errored),
+            view(2, "网关", Status::Stopped),
+            busy,
+        ]
+    }
+
+    fn labels(shape: &Shape) -> Vec<String> {
+        rows(&three(), shape).into_iter().map(|row| row.label).collect()
+    }
+
+    #[test]
+    fn apps_with_several_instances_unfold() {
+        let mut shape = Shape::default();
+        assert_eq!(labels(&shape), ["all", "api", "0  id 0", "0  id 1", "worker", "网关"]);
+        shape.folded.insert("api".into());
+        assert_eq!(labels(&shape), ["all", "api", "worker", "网关"]);
+    }
+
+    #[test]
+    fn the_order_is_that_of_the_column() {
+        let folded = BTreeSet::from(["api".to_owned()]);
+        let mut shape = Shape { sort: Sort::Cpu, folded, ..Shape::default() };
+        assert_eq!(labels(&shape), ["all", "worker", "api", "网关"]);
+        shape.sort = Sort::Status;
+        assert_eq!(labels(&shape), ["all", "api", "网关", "worker"]);
+        shape.reversed = true;
+        assert_eq!(labels(&shape), ["all", "worker", "网关", "api"]);
+    }
+
+    #[test]
+    fn only_what_matches_is_shown() {
+        let shown = |filter: &str| labels(&Shape { filter: filter.into(), ..Shape::default() });
+        assert_eq!(shown("API online"), ["all", "api"]);
+        assert_eq!(shown("网"), ["all", "网关"]);
+        assert_eq!(shown("3"), ["all", "worker"]);
+        assert_eq!(shown("none such"), ["all"]);
+    }
+
+    #[test]
+    fn a_row_tells_the_state_that_needs_attention() {
+        let rows = rows(&three(), &Shape::default());
+        let sum = &rows[1].sum;
+        assert_eq!((sum.count, sum.online, sum.status), (2, 1, Status::Errored));
+    }
+}

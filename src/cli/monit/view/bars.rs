@@ -1,0 +1,182 @@
+//! The lines of one row: the host, the tabs, the keys.
+
+use ratatui::Frame;
+use ratatui::layout::Rect;
+use ratatui::style::Style;
+use ratatui::text::{Line, Span};
+
+use super::Look;
+use crate::cli::monit::model::{Field, Focus, Mode, Model, Tab};
+use crate::cli::monit::pane::Streams;
+use crate::cli::monit::text::width;
+use crate::cli::render::units;
+use crate::ipc::message::{HostInfo, Status};
+
+/// rsm and the machine.
+pub(super) fn host(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) {
+    let version = model.info.as_ref().map_or_else(String::new, |info| format!(" {}", info.version));
+    let mut left = vec![Span::styled(format!(" rsm{version} "), look.head())];
+    let instances = &model.instances;
+    let online = instances.iter().filter(|view| view.status == Status::Online).count();
+    let errored = instances.iter().filter(|view| view.status == Status::Errored).count();
+    left.push(Span::styled(format!(" {online}/{} online", instances.len()), Style::new()));
+    if errored > 0 {
+        left.push(Span::styled(format!(" {errored} errored"), look.bad()));
+    }
+    let used: usize = left.iter().map(Span::width).sum();
+    let host = model.info.as_ref().map(|info| &info.host);
+    let room = usize::from(area.width).saturating_sub(used + 3);
+    // The longest account that fits.
+    let right = host.and_then(|host| [full(host), short(host)].into_iter().find(|text| width(text) <= room));
+    frame.render_widget(Line::from(left), area);
+    frame.render_widget(Line::from(right.unwrap_or_default()).right_aligned(), area);
+}
+
+fn full(host: &HostInfo) -> String {
+    let [one, five, fifteen] = host.load;
+    let disk = match host.disk_total {
+        0 => String::new(),
+        total => format!(
+            " │ disk {} of {}, {}",
+            units::size(host.disk_used),
+            units::size(total),
+            share(host.disk_used, total)
+        ),
+    };
+    format!(
+        "load {one:.2} {five:.2} {fifteen:.2} on {} cores │ memory {} of {}, {}{disk} ",
+        host.cores,
+        units::size(host.memory_used),
+        units::size(host.memory_total),
+        share(host.memory_used, host.memory_total),
+    )
+}
+
+fn short(host: &HostInfo) -> String {
+    let (memory, disk) = (share(host.memory_used, host.memory_total), share(host.disk_used, host.disk_total));
+    format!("load {:.2} mem {memory} disk {disk} ", host.load[0])
+}
+
+fn share(used: u64, total: u64) -> String {
+    format!("{}%", (used * 100).checked_div(total).unwrap_or(0))
+}
+
+/// The names of the lower pane's tabs, and how its contents are shown. Returns where the names are.
+pub(super) fn tabs(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, Tab)> {
+    let (mut spans, mut places, mut at) = (vec![Span::raw("─")], Vec::new(), 1);
+    let focused = model.full || model.focus == Focus::Pane;
+    for (number, tab) in Tab::ALL.into_iter().enumerate() {
+        let text = format!(" {} {} ", number + 1, tab.title());
+        let columns = u16::try_from(width(&text)).unwrap_or(0);
+        let style = if tab == model.tab { look.selected(focused) } else { look.quiet() };
+        spans.push(Span::styled(text, style));
+        places.push((Rect { x: area.x + at, width: columns, ..area }.intersection(area), tab));
+        at += columns;
+    }
+    spans.push(Span::styled(format!(" {} ", model.what()), look.head()));
+    if model.tab == Tab::Logs {
+        spans.extend(log_state(model, look));
+    }
+    let used: usize = spans.iter().map(Span::width).sum();
+    spans.push(Span::raw("─".repeat(usize::from(area.width).saturating_sub(used))));
+    frame.render_widget(Line::from(spans), area);
+    places
+}
+
+/// What one must know to read the log pane rightly.
+fn log_state(model: &Model, look: &Look) -> Vec<Span<'static>> {
+    let pane = &model.pane;
+    let mut words = Vec::new();
+    if pane.paused {
+        words.push("paused".to_owned());
+    }
+    if pane.below > 0 {
+        words.push(format!("{} below", pane.below));
+    }
+    match pane.streams {
+        Streams::Both => {}
+        Streams::Out => words.push("stdout".into()),
+        Streams::Err => words.push("stderr".into()),
+    }
+    if pane.wrap {
+        words.push("wrap".into());
+    }
+    if !model.line_filter.is_empty() {
+        words.push(format!("only /{}/", model.line_filter));
+    }
+    words.into_iter().map(|word| Span::styled(format!("[{word}] "), look.change())).collect()
+}
+
+/// What is typed or said, else the keys. Returns where keys can be clicked.
+pub(super) fn foot(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, char)> {
+    if let Mode::Typing { field, text, .. } = &model.mode {
+        let (ask, end) = match field {
+            Field::Apps => ("show apps with: ", "  Enter keep, Esc drop"),
+            Field::Search => ("search: ", "  Enter find, then n N"),
+            Field::Lines => ("show lines with: ", "  Enter keep, Esc drop"),
+            Field::Scale => ("instances (4, +1, -1): ", "  Enter scale, Esc leave"),
+        };
+        let line = Line::from(vec![
+            Span::styled(format!(" {ask}"), look.head()),
+            Span::raw(text.clone()),
+            Span::styled(end, look.quiet()),
+        ]);
+        let at = 1 + width(ask) + width(text);
+        frame.render_widget(line, area);
+        let column =
+            area.x.saturating_add(u16::try_from(at).unwrap_or(u16::MAX)).min(area.right().saturating_sub(1));
+        frame.set_cursor_position((column, area.y));
+        return Vec::new();
+    }
+    if let Some((text, good)) = &model.said {
+        let style = if *good { look.good() } else { look.bad() };
+        frame.render_widget(Line::styled(format!(" {text}"), style), area);
+        return Vec::new();
+    }
+    keys(model, look, area, frame)
+}
+
+/// As many keys as there is room for, the most needed first.
+fn keys(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, char)> {
+    const IN_TREE: [(char, &str, &str); 13] = [
+        ('q', "q", "quit"),
+        ('?', "?", "help"),
+        ('/', "/", "filter"),
+        ('r', "r", "restart"),
+        ('l', "l", "logs"),
+        ('x', "x", "stop"),
+        ('s', "s", "start"),
+        ('R', "R", "reload"),
+        ('i', "i", "scale"),
+        ('d', "d", "delete"),
+        ('o', "o", "order"),
+        ('\t', "Tab", "pane"),
+        ('z', "z", "fold"),
+    ];
+    const IN_PANE: [(char, &str, &str); 9] = [
+        ('q', "q", "quit"),
+        ('?', "?", "help"),
+        ('/', "/", "search"),
+        ('f', "f", "filter"),
+        ('p', "p", "pause"),
+        ('w', "w", "wrap"),
+        ('e', "e", "streams"),
+        ('n', "n", "next"),
+        ('l', "l", "full"),
+    ];
+    let in_pane = model.full || model.focus == Focus::Pane;
+    let (mut spans, mut places, mut at) = (vec![Span::raw(" ")], Vec::new(), 1);
+    for (letter, key, does) in if in_pane { &IN_PANE[..] } else { &IN_TREE[..] } {
+        let columns = width(key) + width(does) + 3;
+        if at + columns > usize::from(area.width) + 2 {
+            break;
+        }
+        spans.push(Span::styled(*key, look.head()));
+        spans.push(Span::raw(format!(" {does}  ")));
+        let (x, columns16) = (area.x + u16::try_from(at).unwrap_or(0), u16::try_from(columns).unwrap_or(0));
+        places.push((Rect { x, width: columns16.saturating_sub(2), ..area }.intersection(area), *letter));
+        at += columns;
+    }
+    frame.render_widget(Line::from(spans), area);
+    places
+}

@@ -1,0 +1,34 @@
+//! The details of the selection: the pages of `rsm describe`, its exit history included.
+
+use jiff::tz::TimeZone;
+use ratatui::Frame;
+use ratatui::layout::Rect;
+use ratatui::style::Style;
+use ratatui::text::Line;
+
+use super::Look;
+use crate::cli::monit::model::Model;
+use crate::cli::render::describe::describe;
+use crate::cli::render::style;
+
+/// Draws them; returns how many lines they can be scrolled down.
+pub(super) fn draw(model: &Model, look: &Look, zone: &TimeZone, area: Rect, frame: &mut Frame<'_>) -> usize {
+    if model.details.is_empty() {
+        let text = if model.ids().len() > 1 { " select an app or an instance" } else { " …" };
+        frame.render_widget(Line::styled(text, look.quiet()), area);
+        return 0;
+    }
+    let pages: Vec<String> =
+        model.details.iter().map(|detail| describe(detail, &[], zone, style::Style::plain())).collect();
+    let text = pages.join("\n");
+    let lines: Vec<&str> = text.lines().collect();
+    let height = usize::from(area.height);
+    let most = lines.len().saturating_sub(height);
+    let shown = lines.iter().skip(model.details_top.min(most)).take(height);
+    for (line, y) in shown.zip(area.y..) {
+        let heading = !line.starts_with(' ');
+        let style = if heading { look.head() } else { Style::new() };
+        frame.render_widget(Line::styled(format!(" {line}"), style), Rect { y, height: 1, ..area });
+    }
+    most
+}

@@ -1,0 +1,90 @@
+//! The screen: pure drawing of the model. Returns where things are, for the mouse.
+//!
+//! From top to bottom: the host, the tree, charts where there is room, the lower pane, and the keys
+//! or what is being said.
+
+mod bars;
+mod charts;
+mod details;
+mod logs;
+mod look;
+mod overlay;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use jiff::tz::TimeZone;
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::widgets::Paragraph;
+
+pub(super) use self::look::Look;
+use super::model::{Areas, Link, Model, Tab};
+
+/// Below this nothing can be read.
+const SMALLEST: (u16, u16) = (30, 8);
+/// From here on the charts have a place beside the tree.
+const WIDE: u16 = 110;
+/// Columns of the charts there.
+const CHARTS: u16 = 44;
+/// From here on, narrower screens have a strip of charts.
+const TALL: u16 = 22;
+/// Rows of that strip.
+const STRIP: u16 = 4;
+
+/// Draws everything.
+pub(super) fn draw(model: &Model, look: &Look, zone: &TimeZone, frame: &mut Frame<'_>) -> Areas {
+    let screen = frame.area();
+    let mut areas = Areas::default();
+    if screen.width < SMALLEST.0 || screen.height < SMALLEST.1 {
+        frame.render_widget(Paragraph::new("rsm monit: this window is too small"), screen);
+        return areas;
+    }
+    let [host, body, foot] =
+        Layout::vertical([Constraint::Length(1), Constraint::Min(0), Constraint::Length(1)]).areas(screen);
+    bars::host(model, look, host, frame);
+    if model.full {
+        lower(model, look, zone, body, &mut areas, frame);
+    } else {
+        split(model, look, zone, body, &mut areas, frame);
+    }
+    if let Link::Down(why) = &model.link {
+        overlay::down(why, look, host, frame);
+    }
+    areas.keys = bars::foot(model, look, foot, frame);
+    overlay::over(model, look, screen, &mut areas, frame);
+    areas
+}
+
+/// Tree and charts above, the lower pane below.
+fn split(model: &Model, look: &Look, zone: &TimeZone, body: Rect, areas: &mut Areas, frame: &mut Frame<'_>) {
+    let wide = body.width >= WIDE;
+    let strip = if !wide && body.height >= TALL - 2 && model.tab != Tab::Charts { STRIP } else { 0 };
+    // A tree with few rows leaves its room to the log; one with many takes half.
+    let rows = u16::try_from(model.rows.len()).unwrap_or(u16::MAX).saturating_add(1);
+    let least = if wide { 14 } else { 4 };
+    let upper = rows.max(least).min((body.height - strip) / 2);
+    let [upper, middle, below] =
+        Layout::vertical([Constraint::Length(upper), Constraint::Length(strip), Constraint::Min(0)])
+            .areas(body);
+    if wide {
+        let [left, right] = Layout::horizontal([Constraint::Min(0), Constraint::Length(CHARTS)]).areas(upper);
+        tree::draw(model, look, left, areas, frame);
+        charts::column(model, look, right, frame);
+    } else {
+        tree::draw(model, look, upper, areas, frame);
+        charts::strip(model, look, middle, frame);
+    }
+    lower(model, look, zone, below, areas, frame);
+}
+
+fn lower(model: &Model, look: &Look, zone: &TimeZone, area: Rect, areas: &mut Areas, frame: &mut Frame<'_>) {
+    let [head, rest] = Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(area);
+    areas.tabs = bars::tabs(model, look, head, frame);
+    areas.pane = rest;
+    match model.tab {
+        Tab::Logs => logs::draw(model, look, rest, frame),
+        Tab::Details => areas.details_most = details::draw(model, look, zone, rest, frame),
+        Tab::Charts => charts::full(model, look, rest, frame),
+    }
+}

@@ -1,0 +1,105 @@
+//! What lies over the rest: a question, the help, and that the daemon is gone.
+
+use ratatui::Frame;
+use ratatui::layout::Rect;
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, BorderType, Clear, Paragraph, Wrap};
+
+use super::Look;
+use crate::cli::monit::model::{Areas, Mode, Model};
+use crate::cli::monit::text::width;
+use crate::cli::monit::wish::Deed;
+use crate::ipc::message::Action;
+
+const HELP: &str = "\
+Move       ↑↓ PgUp PgDn Home End, j k g G
+Tree       ← → fold, z fold all, / filter
+Order      o next column, O other way, or click
+Act        s start   x stop   r restart
+           R reload without a gap
+           i scale   d delete
+Lower pane Tab go there, 1 logs 2 details
+           3 charts, Enter whole screen
+Log        l whole screen, p pause, w wrap
+           e streams, f filter, / search
+           n N next and previous match
+           ← → sideways, End newest line
+Leave      q or Ctrl-C, Ctrl-Z; Esc goes back";
+
+/// Draws it, if there is any.
+pub(super) fn over(model: &Model, look: &Look, screen: Rect, areas: &mut Areas, frame: &mut Frame<'_>) {
+    match &model.mode {
+        Mode::Normal | Mode::Typing { .. } => {}
+        Mode::Help => {
+            let lines: Vec<Line<'_>> = HELP.lines().map(|line| help_line(line, look)).collect();
+            window("Keys", lines, look, screen, frame);
+        }
+        Mode::Confirm { deed, what, .. } => confirm(*deed, what, look, screen, areas, frame),
+    }
+}
+
+fn help_line<'a>(line: &'a str, look: &Look) -> Line<'a> {
+    match line.split_at_checked(11) {
+        Some((head, rest)) => Line::from(vec![Span::styled(head, look.head()), Span::raw(rest)]),
+        None => Line::raw(line),
+    }
+}
+
+fn confirm(deed: Deed, what: &str, look: &Look, screen: Rect, areas: &mut Areas, frame: &mut Frame<'_>) {
+    let consequence = match deed {
+        Deed::Act(Action::Delete) => "It is stopped and taken from the list.",
+        Deed::Act(Action::Restart) => "There is a gap; R reloads without.",
+        Deed::Act(_) | Deed::Reload | Deed::Scale(_) => "",
+    };
+    let mut lines = vec![Line::raw(format!("{} {what}?", deed.word()))];
+    if !consequence.is_empty() {
+        lines.push(Line::styled(consequence, look.quiet()));
+    }
+    let (yes, no) = (" y yes ", " n no ");
+    let mut answers =
+        vec![Span::styled(yes, look.selected(true)), Span::raw("  "), Span::styled(no, look.selected(false))];
+    answers.push(Span::raw(""));
+    lines.extend([Line::raw(""), Line::from(answers)]);
+    let inside = window(deed.word(), lines, look, screen, frame);
+    let columns = |text: &str| u16::try_from(width(text)).unwrap_or(0);
+    let row = Rect { y: inside.bottom().saturating_sub(1), height: 1, ..inside };
+    areas.keys = vec![
+        (Rect { width: columns(yes), ..row }, 'y'),
+        (Rect { x: row.x + columns(yes) + 2, width: columns(no), ..row }, 'n'),
+    ];
+}
+
+/// A window in the middle; returns its inside.
+fn window(title: &str, lines: Vec<Line<'_>>, look: &Look, screen: Rect, frame: &mut Frame<'_>) -> Rect {
+    let widest = lines.iter().map(Line::width).max().unwrap_or(0);
+    let columns = u16::try_from(widest + 4).unwrap_or(u16::MAX).min(screen.width);
+    let inner = usize::from(columns.saturating_sub(4)).max(1);
+    let rows: usize = lines.iter().map(|line| line.width().div_ceil(inner).max(1)).sum();
+    let rows = u16::try_from(rows + 2).unwrap_or(u16::MAX).min(screen.height);
+    let area = Rect {
+        x: screen.x + (screen.width - columns) / 2,
+        y: screen.y + (screen.height - rows) / 2,
+        width: columns,
+        height: rows,
+    };
+    frame.render_widget(Clear, area);
+    let block = Block::bordered().border_type(BorderType::Rounded).border_style(look.head());
+    let block = block.title(Span::styled(format!(" {title} "), look.head()));
+    let inside = Rect {
+        x: area.x + 2,
+        y: area.y + 1,
+        width: area.width.saturating_sub(4),
+        height: area.height.saturating_sub(2),
+    };
+    frame.render_widget(block, area);
+    frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: false }), inside);
+    inside
+}
+
+/// In the place of the host line: what is shown below it is old.
+pub(super) fn down(why: &str, look: &Look, area: Rect, frame: &mut Frame<'_>) {
+    frame.render_widget(Clear, area);
+    let text = format!(" {why} – what is below is how it was; trying again ");
+    let line = Line::styled(text, look.bad()).style(look.selected(true));
+    frame.render_widget(line, area);
+}

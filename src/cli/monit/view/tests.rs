@@ -1,0 +1,253 @@
+//! Screens at several sizes, drawn into memory.
+
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::buffer::Buffer;
+use ratatui::style::{Color, Modifier};
+
+use super::*;
+use crate::cli::monit::model::tests::model;
+use crate::cli::monit::model::{Field, Focus, Mode, News};
+use crate::cli::render::describe::tests::detail;
+use crate::cli::render::list::tests::view;
+use crate::ipc::message::{HostInfo, Info, InstanceView, LogItem, ProcessInfo, Status, Stream};
+
+const SIZES: [(u16, u16); 5] = [(120, 40), (80, 24), (60, 15), (200, 60), (30, 8)];
+
+fn draw(model: &Model, (width, height): (u16, u16), colour: bool) -> (Buffer, Areas) {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    let mut areas = Areas::default();
+    let look = Look { colour };
+    let frame = terminal.draw(|frame| areas = super::draw(model, &look, &TimeZone::UTC, frame)).unwrap();
+    (frame.buffer.clone(), areas)
+}
+
+/// The screen as text; the second column of a wide character holds nothing.
+fn text(model: &Model, size: (u16, u16)) -> Vec<String> {
+    let (buffer, _) = draw(model, size, true);
+    let row = |y| {
+        let mut row = String::new();
+        let mut skip = 0;
+        for x in 0..size.0 {
+            let symbol = buffer[(x, y)].symbol();
+            if skip == 0 {
+                row.push_str(symbol);
+                skip = crate::cli::monit::text::width(symbol).max(1);
+            }
+            skip -= 1;
+        }
+        row
+    };
+    (0..size.1).map(row).collect()
+}
+
+fn line(id: u32, stream: Stream, line: &str) -> LogItem {
+    LogItem::Line { id, name: "api".into(), stream, at: None, line: line.into() }
+}
+
+fn info() -> Info {
+    let process = ProcessInfo { pid: 1, uptime: 1, memory: 1 };
+    let host = HostInfo {
+        cores: 4,
+        load: [0.5, 0.25, 0.0],
+        memory_total: 8 << 30,
+        memory_used: 2 << 30,
+        disk_total: 100 << 30,
+        disk_used: 40 << 30,
+    };
+    Info {
+        version: "9.8.7".into(),
+        daemon: process.clone(),
+        keeper: process,
+        paths: Default::default(),
+        instances: Default::default(),
+        host,
+        unsaved: false,
+        sources: Vec::new(),
+    }
+}
+
+/// With host, logs of both streams, and the app `api` selected.
+fn busy() -> Model {
+    let mut model = model();
+    model.hear(News::Info(Box::new(info())));
+    model.select(1);
+    model.read(vec![line(0, Stream::Out, "日志 第一行"), line(1, Stream::Err, "something failed")], 0);
+    model
+}
+
+fn has(screen: &[String], what: &str) -> bool {
+    screen.iter().any(|row| row.contains(what))
+}
+
+#[test]
+fn everything_has_its_place_at_any_size() {
+    let model = busy();
+    for size in SIZES {
+        let screen = text(&model, size);
+        let all = screen.join("\n");
+        assert!(screen[0].contains("2/3 online"), "{size:?}\n{all}");
+        assert!(has(&screen, "1 Logs"), "{size:?}\n{all}");
+        assert!(screen[size.1 as usize - 1].contains("quit"), "{size:?}\n{all}");
+        if size.1 >= 15 {
+            assert!(has(&screen, "网关"), "{size:?}\n{all}");
+            assert!(has(&screen, "errored") && has(&screen, "something failed"), "{size:?}\n{all}");
+        }
+        assert_eq!(
+            has(&screen, "memory 51.4mb") || has(&screen, "memory 102.8mb"),
+            size.1 >= 24,
+            "{size:?}\n{all}"
+        );
+        assert!(screen.iter().all(|row| crate::cli::monit::text::width(row) == size.0 as usize), "{all}");
+    }
+    assert!(text(&model, (40, 5))[0].contains("too small"));
+    text(&model, (1, 1));
+}
+
+#[test]
+fn columns_align_whatever_the_names() {
+    let model = busy();
+    for size in SIZES.into_iter().filter(|size| size.0 >= 60) {
+        let screen = text(&model, size);
+        let column = |row: &str, word: &str| crate::cli::monit::text::width(row.split(word).next().unwrap());
+        let head = column(&screen[1], "status");
+        let row = |name: &str| screen.iter().find(|row| row.contains(name)).unwrap().clone();
+        assert_eq!(column(&row("网关"), "errored"), head, "{size:?}");
+        assert_eq!(column(&row("0  id 0"), "online"), head, "{size:?}");
+    }
+}
+
+#[test]
+fn the_host_is_told_as_fully_as_there_is_room() {
+    let first = |width| text(&busy(), (width, 24))[0].clone();
+    assert!(first(200).contains(
+        "load 0.50 0.25 0.00 on 4 cores │ memory 2.0gb of 8.0gb, 25% │ disk 40.0gb of 100.0gb, 40%"
+    ));
+    assert!(first(80).contains("load 0.50 mem 25% disk 40%"), "{}", first(80));
+    assert!(!first(40).contains("load"));
+}
+
+#[test]
+fn without_colours_nothing_is_coloured_and_nothing_is_lost() {
+    let (plain, _) = draw(&busy(), (120, 40), false);
+    assert!(plain.content.iter().all(|cell| cell.fg == Color::Reset && cell.bg == Color::Reset));
+    let (coloured, _) = draw(&busy(), (120, 40), true);
+    assert!(coloured.content.iter().any(|cell| cell.fg == Color::Red));
+    // Readable on any ground: the terminal's own colours, none of them for the ground, no white or black.
+    let fine = [Color::Reset, Color::Red, Color::Green, Color::Blue, Color::Magenta, Color::Cyan];
+    assert!(coloured.content.iter().all(|cell| fine.contains(&cell.fg) && cell.bg == Color::Reset));
+    let symbols =
+        |buffer: &Buffer| buffer.content.iter().map(|cell| cell.symbol().to_owned()).collect::<Vec<_>>();
+    assert_eq!(symbols(&plain), symbols(&coloured));
+}
+
+#[test]
+fn of_a_thousand_only_what_is_seen_is_drawn_and_the_selected_is() {
+    let mut model = Model::default();
+    let instances: Vec<InstanceView> =
+        (0..1000).map(|id| view(id, &format!("app-{id:04}"), Status::Online)).collect();
+    model.hear(News::Listed { instances, sample: true });
+    for (place, name) in [(1000, "app-0999"), (500, "app-0499"), (1, "app-0000")] {
+        model.select(place);
+        let (_, areas) = draw(&model, (80, 24), true);
+        model.drawn(areas);
+        let screen = text(&model, (80, 24));
+        let row = screen.iter().position(|row| row.contains(name)).unwrap();
+        let (buffer, _) = draw(&model, (80, 24), true);
+        assert!(buffer[(3, row as u16)].modifier.contains(Modifier::REVERSED), "{name}");
+    }
+}
+
+#[test]
+fn long_lines_are_cut_shifted_or_wrapped() {
+    let mut model = busy();
+    model.pane.clear();
+    let long = format!("begin{}end", "网".repeat(100));
+    model.read(vec![line(0, Stream::Out, &long)], 0);
+    model.full = true;
+    let size = (60, 15);
+    assert!(has(&text(&model, size), "begin") && !has(&text(&model, size), "end"));
+    model.pane.shift = 160;
+    assert!(!has(&text(&model, size), "begin") && has(&text(&model, size), "end"));
+    (model.pane.shift, model.pane.wrap) = (0, true);
+    let screen = text(&model, size);
+    assert!(has(&screen, "begin") && has(&screen, "end"), "{screen:#?}");
+}
+
+#[test]
+fn what_was_searched_for_stands_out() {
+    let mut model = busy();
+    model.pane.search(crate::cli::monit::pane::Pattern::new("failed"));
+    let screen = text(&model, (80, 24));
+    let row = screen.iter().position(|row| row.contains("something failed")).unwrap();
+    let column = crate::cli::monit::text::width(screen[row].split("failed").next().unwrap());
+    let (buffer, _) = draw(&model, (80, 24), false);
+    assert!(buffer[(column as u16, row as u16)].modifier.contains(Modifier::REVERSED));
+    assert!(!buffer[(column as u16 - 2, row as u16)].modifier.contains(Modifier::REVERSED));
+}
+
+#[test]
+fn questions_and_help_lie_over_the_rest() {
+    let mut model = busy();
+    model.letter('d');
+    for size in SIZES {
+        let screen = text(&model, size);
+        assert!(has(&screen, "delete api (2 ins") && has(&screen, "y yes"), "{size:?} {screen:#?}");
+    }
+    let (_, areas) = draw(&model, (80, 24), true);
+    assert_eq!(areas.keys.iter().map(|(_, key)| *key).collect::<String>(), "yn");
+    model.mode = Mode::Help;
+    let screen = text(&model, (60, 15));
+    assert!(has(&screen, "Ctrl-Z") && has(&screen, "Esc goes back"), "{screen:#?}");
+}
+
+#[test]
+fn what_is_typed_is_seen_with_a_cursor() {
+    let mut model = busy();
+    model.mode = Mode::Typing { field: Field::Apps, text: "网a".into(), before: String::new() };
+    let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+    let look = Look { colour: true };
+    terminal.draw(|frame| drop(super::draw(&model, &look, &TimeZone::UTC, frame))).unwrap();
+    let at = terminal.get_cursor_position().unwrap();
+    assert_eq!((at.x, at.y), (" show apps with: ".len() as u16 + 3, 23));
+}
+
+#[test]
+fn details_are_scrolled_and_no_further() {
+    let mut model = busy();
+    model.tab = Tab::Details;
+    model.focus = Focus::Pane;
+    model.hear(News::Details(vec![detail()]));
+    assert!(has(&text(&model, (80, 24)), "api (id 3)"));
+    model.details_top = 10_000;
+    let (_, areas) = draw(&model, (80, 24), true);
+    model.drawn(areas);
+    assert!(model.details_top < 60 && has(&text(&model, (80, 24)), "exit code 1"));
+}
+
+#[test]
+fn connections_are_shown_for_each_instance_of_a_cluster() {
+    let mut model = busy();
+    let mut details = vec![detail(), detail()];
+    for (id, (detail, connections)) in details.iter_mut().zip([12, 3456]).enumerate() {
+        (detail.view.id, detail.connections) = (id as u32, Some(connections));
+    }
+    model.hear(News::Details(details));
+    for size in [(120, 40), (80, 24)] {
+        let screen = text(&model, size);
+        assert!(has(&screen, "connections 3468") && has(&screen, "id   1   3456"), "{size:?} {screen:#?}");
+    }
+}
+
+#[test]
+fn a_daemon_that_is_gone_is_told_above() {
+    let mut model = busy();
+    model.hear(News::Down("the daemon does not answer".into()));
+    let screen = text(&model, (80, 24));
+    assert!(screen[0].contains("the daemon does not answer"), "{screen:#?}");
+    assert!(has(&screen, "api"), "what was known stays");
+    let mut nothing = Model::default();
+    assert!(!has(&text(&nothing, (80, 24)), "rsm start"));
+    nothing.hear(News::Down("no daemon runs".into()));
+    assert!(has(&text(&nothing, (80, 24)), "rsm start"));
+}

@@ -1,0 +1,238 @@
+//! The tree of apps and instances. Only rows that are on the screen are drawn.
+
+use ratatui::Frame;
+use ratatui::layout::Rect;
+use ratatui::style::Style;
+use ratatui::text::{Line, Span};
+
+use super::Look;
+use crate::cli::monit::model::{Areas, Focus, Link, Model};
+use crate::cli::monit::text::{left, right, width};
+use crate::cli::monit::tree::{Key, Row, Sort};
+use crate::cli::render::style::tame;
+use crate::cli::render::units;
+use crate::ipc::message::Status;
+
+/// A column besides the name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Column {
+    Status,
+    Cpu,
+    Memory,
+    Limit,
+    Restarts,
+    Uptime,
+    Mode,
+    Pid,
+}
+
+/// Each with its columns on the terminal, a blank before it included; those that come first stay longest.
+const COLUMNS: [(Column, usize); 8] = [
+    (Column::Status, 16),
+    (Column::Cpu, 8),
+    (Column::Memory, 9),
+    (Column::Restarts, 4),
+    (Column::Uptime, 6),
+    (Column::Limit, 9),
+    (Column::Pid, 9),
+    (Column::Mode, 9),
+];
+
+/// The order on the screen.
+const ORDER: [Column; 8] = [
+    Column::Mode,
+    Column::Pid,
+    Column::Status,
+    Column::Cpu,
+    Column::Memory,
+    Column::Limit,
+    Column::Restarts,
+    Column::Uptime,
+];
+
+/// Columns that the name has at least.
+const NAME: usize = 14;
+
+/// Draws headings and rows.
+pub(super) fn draw(model: &Model, look: &Look, area: Rect, areas: &mut Areas, frame: &mut Frame<'_>) {
+    let columns = fitting(usize::from(area.width));
+    let others: usize = columns.iter().map(|(_, width)| width).sum();
+    let name = usize::from(area.width).saturating_sub(others + 1);
+    let head = Rect { height: 1, ..area };
+    areas.headings = headings(model, look, &columns, name, head, frame);
+    let rows = Rect { y: area.y + 1, height: area.height.saturating_sub(1), ..area };
+    areas.rows = rows;
+    if model.instances.is_empty() {
+        return empty(model, look, rows, frame);
+    }
+    let (place, height) = (model.place(), usize::from(rows.height));
+    areas.top = top(model.areas.top, place, height, model.rows.len());
+    let focused = !model.full && model.focus == Focus::Tree;
+    for (at, row) in model.rows.iter().enumerate().skip(areas.top).take(height) {
+        let y = rows.y + u16::try_from(at - areas.top).unwrap_or(0);
+        let line = line(row, look, &columns, name);
+        let style = if at == place { look.selected(focused) } else { Style::new() };
+        frame.render_widget(line.style(style), Rect { y, height: 1, ..rows });
+    }
+}
+
+/// The first row to draw, so that the selected one is seen and no room is wasted.
+fn top(before: usize, selected: usize, height: usize, rows: usize) -> usize {
+    let least = (selected + 1).saturating_sub(height.max(1));
+    before.clamp(least, selected).min(rows.saturating_sub(height))
+}
+
+fn fitting(room: usize) -> Vec<(Column, usize)> {
+    let (mut left, mut fit) = (room.saturating_sub(NAME + 1), Vec::new());
+    for (column, width) in COLUMNS {
+        if width > left {
+            break;
+        }
+        left -= width;
+        fit.push((column, width));
+    }
+    fit.sort_by_key(|(column, _)| ORDER.iter().position(|of| of == column));
+    fit
+}
+
+fn headings(
+    model: &Model,
+    look: &Look,
+    columns: &[(Column, usize)],
+    name: usize,
+    area: Rect,
+    frame: &mut Frame<'_>,
+) -> Vec<(Rect, Sort)> {
+    let mark = |sort: Sort| match (model.shape.sort == sort, model.shape.reversed) {
+        (false, _) => "",
+        (true, false) => "▾",
+        (true, true) => "▴",
+    };
+    let filter = match model.shape.filter.as_str() {
+        "" => String::new(),
+        filter => format!("  with \"{filter}\""),
+    };
+    let mut spans = vec![Span::raw(format!(" {}", left(&format!("name{}{filter}", mark(Sort::Name)), name)))];
+    let mut places = Vec::new();
+    let mut at = name + 1;
+    let mut place = |at: usize, width: usize, sort| {
+        let (x, width) = (u16::try_from(at).unwrap_or(0), u16::try_from(width).unwrap_or(0));
+        places.push((Rect { x: area.x + x, width, ..area }.intersection(area), sort));
+    };
+    place(0, name + 1, Sort::Name);
+    for (column, width) in columns {
+        let (title, sort) = column.title();
+        let text = format!("{title}{}", sort.map(mark).unwrap_or_default());
+        spans.push(Span::raw(match column {
+            Column::Status | Column::Mode => format!(" {}", left(&text, width - 1)),
+            _ => right(&text, *width),
+        }));
+        if let Some(sort) = sort {
+            place(at, *width, sort);
+        }
+        at += width;
+    }
+    frame.render_widget(Line::from(spans).style(look.head()), area);
+    places
+}
+
+impl Column {
+    fn title(self) -> (&'static str, Option<Sort>) {
+        match self {
+            Self::Status => ("status", Some(Sort::Status)),
+            Self::Cpu => ("cpu", Some(Sort::Cpu)),
+            Self::Memory => ("memory", Some(Sort::Memory)),
+            Self::Limit => ("limit", None),
+            Self::Restarts => ("↺", Some(Sort::Restarts)),
+            Self::Uptime => ("up", Some(Sort::Uptime)),
+            Self::Mode => ("mode", None),
+            Self::Pid => ("pid", None),
+        }
+    }
+
+    fn cell(self, row: &Row, look: &Look) -> (String, Style) {
+        let sum = &row.sum;
+        let none = || "-".to_owned();
+        let plain = |text| (text, Style::new());
+        match self {
+            Self::Status if sum.count == 0 => plain(String::new()),
+            Self::Status if sum.count > 1 && sum.online < sum.count && sum.online > 0 => {
+                (format!("{}/{} online", sum.online, sum.count), look.status(sum.status))
+            }
+            Self::Status => (sum.status.as_str().into(), look.status(sum.status)),
+            Self::Cpu => plain(units::percent(sum.cpu)),
+            Self::Memory => match sum.limit {
+                Some(limit) if sum.memory * 10 > limit * 9 => (units::size(sum.memory), look.bad()),
+                _ => plain(units::size(sum.memory)),
+            },
+            Self::Limit => (sum.limit.map_or_else(none, units::size), look.quiet()),
+            Self::Restarts if sum.restarts > 9999 => plain("…".into()),
+            Self::Restarts => plain(sum.restarts.to_string()),
+            Self::Uptime => match (sum.uptime, sum.status) {
+                (Some(ms), _) => plain(units::age(ms)),
+                (None, _) => (none(), look.quiet()),
+            },
+            Self::Mode => (if sum.cluster { "cluster" } else { "fork" }.into(), look.quiet()),
+            Self::Pid if sum.count > 1 => plain(String::new()),
+            Self::Pid => (sum.pid.map_or_else(none, |pid| pid.to_string()), look.quiet()),
+        }
+    }
+}
+
+fn line(row: &Row, look: &Look, columns: &[(Column, usize)], name: usize) -> Line<'static> {
+    let label = tame(&row.label);
+    let label = match (&row.key, row.unfolded) {
+        (Key::All, _) => format!("{label} ({})", row.sum.count),
+        (Key::One(_), _) => format!("    {label}"),
+        (Key::App(_), Some(true)) => format!("▾ {label} ({})", row.sum.count),
+        (Key::App(_), Some(false)) => format!("▸ {label} ({})", row.sum.count),
+        (Key::App(_), None) => format!("  {label}"),
+    };
+    let attention = matches!(row.sum.status, Status::Errored) && row.key != Key::All;
+    let style = if attention { look.bad() } else { Style::new() };
+    let mut spans = vec![Span::raw(" "), Span::styled(left(&label, name), style)];
+    for (column, columns) in columns {
+        let (text, style) = column.cell(row, look);
+        let text = match column {
+            Column::Status | Column::Mode => format!(" {}", left(&text, columns - 1)),
+            _ => format!(" {}", right(&text, columns - 1)),
+        };
+        debug_assert_eq!(width(&text), *columns);
+        spans.push(Span::styled(text, style));
+    }
+    Line::from(spans)
+}
+
+fn empty(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) {
+    let text = match model.link {
+        Link::Unknown => " …",
+        Link::Up => " There are no apps. In another terminal: rsm start app.js",
+        Link::Down(_) => {
+            " Nothing is known. `rsm start` or `rsm resurrect` in another terminal starts the daemon."
+        }
+    };
+    frame.render_widget(Line::styled(text, look.quiet()), area);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_selected_row_is_on_the_screen() {
+        assert_eq!(top(0, 3, 10, 100), 0);
+        assert_eq!(top(0, 10, 10, 100), 1);
+        assert_eq!(top(50, 10, 10, 100), 10);
+        assert_eq!(top(95, 99, 10, 100), 90, "a larger window is filled");
+        assert_eq!(top(5, 2, 10, 3), 0);
+        assert_eq!(top(5, 2, 0, 3), 2);
+    }
+
+    #[test]
+    fn narrow_screens_keep_what_matters_most() {
+        let shown = |room| fitting(room).into_iter().map(|(column, _)| column.title().0).collect::<Vec<_>>();
+        assert_eq!(shown(40), ["status", "cpu"]);
+        assert_eq!(shown(60), ["status", "cpu", "memory", "↺", "up"]);
+        assert_eq!(shown(100), ["mode", "pid", "status", "cpu", "memory", "limit", "↺", "up"]);
+    }
+}

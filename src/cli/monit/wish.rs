@@ -1,0 +1,42 @@
+//! What a person wants of the outside.
+
+use crate::ipc::message::{Action, ScaleTo, Selectors};
+
+/// What the model wants of the outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// Something is to be done to instances.
+    Do(Deed, Selectors),
+    /// The end.
+    Quit,
+    /// To the background, as Ctrl-Z does.
+    Suspend,
+    /// Draw everything again: something else wrote to the terminal.
+    Redraw,
+}
+
+/// What can be done to the selection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Deed {
+    /// Start, stop, restart, delete.
+    Act(Action),
+    /// New processes without a gap.
+    Reload,
+    /// More or fewer instances.
+    Scale(ScaleTo),
+}
+
+impl Deed {
+    /// Its name, as the command line has it.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Act(Action::Start) => "start",
+            Self::Act(Action::Stop) => "stop",
+            Self::Act(Action::Restart) => "restart",
+            Self::Act(Action::Delete) => "delete",
+            Self::Act(Action::Reset) => "reset",
+            Self::Reload => "reload",
+            Self::Scale(_) => "scale",
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! `list --watch`: the list, again and again, in its place on a terminal.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use crossterm::cursor::{Hide, MoveTo, Show};
+use crossterm::style::Print;
+use crossterm::terminal::{Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen};
+use crossterm::{execute, queue};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::MissedTickBehavior;
+
+use crate::error::Error;
+use crate::ipc::client::Client;
+
+use super::list::page;
+use super::render::style::Style;
+use super::session::Session;
+use super::{logs, output};
+
+/// Shows the list until Ctrl-C, SIGTERM, or nobody reads it any more. A daemon may come and go.
+pub(super) async fn watch(seconds: u32, session: &Session) -> Result<(), Error> {
+    let mut terminated = signal(SignalKind::terminate())
+        .map_err(|error| Error::System { what: "listening for SIGTERM", error })?;
+    let mut place = Place::take().map_err(Error::Output)?;
+    let shown = tokio::select! {
+        result = again_and_again(seconds, &mut place, session) => result,
+        _ = tokio::signal::ctrl_c() => Ok(()),
+        _ = terminated.recv() => Ok(()),
+        () = logs::reader_gone() => Ok(()),
+    };
+    drop(place);
+    shown
+}
+
+async fn again_and_again(seconds: u32, place: &mut Place, session: &Session) -> Result<(), Error> {
+    let mut tick = tokio::time::interval(Duration::from_secs(seconds.into()));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let (width, height) = place.size(session.style.width);
+        let style = Style { width, ..session.style };
+        let page = match Client::connect(&session.home).await {
+            Ok(mut client) => page(session, &mut client, style).await,
+            Err(error) => Err(session.failed(error)),
+        };
+        // Not to be reached for a while is what one watches for, too.
+        let page = page.unwrap_or_else(|error| format!("{error}\n"));
+        place.show(&page, height).map_err(Error::Output)?;
+    }
+}
+
+/// Where the list is shown; given back when it is dropped.
+struct Place {
+    terminal: bool,
+}
+
+impl Place {
+    fn take() -> io::Result<Self> {
+        let terminal = io::stdout().is_terminal();
+        if terminal {
+            execute!(io::stdout(), EnterAlternateScreen, Hide)?;
+        }
+        Ok(Self { terminal })
+    }
+
+    /// Columns and rows there are now.
+    fn size(&self, columns: usize) -> (usize, usize) {
+        match crossterm::terminal::size() {
+            Ok((width, height)) if self.terminal => (width.into(), height.into()),
+            _ => (columns, usize::MAX),
+        }
+    }
+
+    /// Over what was there before, without a moment of emptiness; lines that have no room are counted.
+    fn show(&self, page: &str, height: usize) -> io::Result<()> {
+        if !self.terminal {
+            return match output::text(page) {
+                Err(Error::Output(error)) => Err(error),
+                _ => Ok(()),
+            };
+        }
+        let mut out = io::stdout().lock();
+        queue!(out, MoveTo(0, 0))?;
+        for line in fitting(page, height) {
+            queue!(out, Print(line), Clear(ClearType::UntilNewLine), Print("\r\n"))?;
+        }
+        queue!(out, Clear(ClearType::FromCursorDown))?;
+        out.flush()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.terminal {
+            let _ = execute!(io::stdout(), Show, LeaveAlternateScreen); // a terminal that is gone
+        }
+    }
+}
+
+/// The lines for so many rows. What stands below the table is not what is left out.
+fn fitting(page: &str, height: usize) -> Vec<String> {
+    let lines: Vec<&str> = page.lines().collect();
+    let room = height.saturating_sub(1);
+    if lines.len() <= room {
+        return lines.into_iter().map(str::to_owned).collect();
+    }
+    let below = lines.iter().rev().take_while(|line| !line.starts_with('╰')).count() + 1;
+    let above = room.saturating_sub(below + 1);
+    let left_out = lines.len().saturating_sub(above + below);
+    let mut fit: Vec<String> = lines.iter().take(above).map(|line| (*line).to_owned()).collect();
+    fit.push(format!("  … {left_out} more rows have no room here; `rsm monit` scrolls"));
+    fit.extend(lines.iter().skip(lines.len().saturating_sub(below.min(room))).map(|line| (*line).to_owned()));
+    fit.truncate(room);
+    fit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_have_no_room_are_counted_and_the_end_stays() {
+        let page = format!("╭─╮\n{}╰─╯\nsums\nattention\n", "│x│\n".repeat(10));
+        let fit = fitting(&page, 9);
+        assert_eq!(fit.len(), 8);
+        assert_eq!(fit[..2], ["╭─╮", "│x│"]);
+        assert!(fit[4].contains("7 more rows"), "{fit:?}");
+        assert_eq!(fit[5..], ["╰─╯", "sums", "attention"]);
+        assert_eq!(fitting(&page, 100).len(), 14);
+        assert!(fitting(&page, 2).len() <= 1 && fitting("", 0).is_empty());
+    }
+}
