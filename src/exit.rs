@@ -18,6 +18,9 @@ pub enum Exit {
         number: i32,
         /// A core was dumped.
         core: bool,
+        /// The kernel did it for want of memory, as far as can be told.
+        #[serde(default)]
+        oom: bool,
     },
     /// It ended while nobody was there to see how.
     Unknown,
@@ -89,10 +92,13 @@ impl fmt::Display for Exit {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Code(code) => write!(out, "exit code {code}"),
-            Self::Signal { number, core } => {
+            Self::Signal { number, core, oom } => {
                 match Signal::try_from(*number) {
                     Ok(signal) => write!(out, "killed by {}", signal.as_str())?,
                     Err(_) => write!(out, "killed by signal {number}")?,
+                }
+                if *oom {
+                    write!(out, " (by the kernel, out of memory)")?;
                 }
                 if *core { write!(out, " (core dumped)") } else { Ok(()) }
             }
@@ -140,9 +146,14 @@ mod tests {
     #[test]
     fn wording() {
         assert_eq!(Exit::Code(3).to_string(), "exit code 3");
-        assert_eq!(Exit::Signal { number: 9, core: false }.to_string(), "killed by SIGKILL");
-        assert_eq!(Exit::Signal { number: 11, core: true }.to_string(), "killed by SIGSEGV (core dumped)");
-        assert_eq!(Exit::Signal { number: 40, core: false }.to_string(), "killed by signal 40");
+        assert_eq!(Exit::Signal { number: 9, core: false, oom: false }.to_string(), "killed by SIGKILL");
+        let oom = Exit::Signal { number: 9, core: false, oom: true };
+        assert_eq!(oom.to_string(), "killed by SIGKILL (by the kernel, out of memory)");
+        assert_eq!(
+            Exit::Signal { number: 11, core: true, oom: false }.to_string(),
+            "killed by SIGSEGV (core dumped)"
+        );
+        assert_eq!(Exit::Signal { number: 40, core: false, oom: false }.to_string(), "killed by signal 40");
         let failure = |step, errno| StartFailure { step, errno, what: "/srv/apii".into() }.to_string();
         assert_eq!(
             failure(StartStep::Directory, libc::ENOENT),

@@ -12,12 +12,14 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub mod limits;
 pub mod order;
 mod patch;
 mod policy;
 mod probe;
 mod rotation;
 
+pub use limits::Limits;
 pub use policy::{Readiness, RestartDelay, RestartPolicy, Sign, StopPolicy};
 pub use probe::{Autoscale, Check, PortRules, Probe};
 pub use rotation::{Rotation, WhenFull};
@@ -133,6 +135,9 @@ pub struct AppSpec {
     /// Restart when the whole tree uses more than this many bytes.
     #[serde(default)]
     pub max_memory_restart: Option<u64>,
+    /// What each instance may use at most.
+    #[serde(default)]
+    pub limits: Limits,
     /// `version` of the nearest `package.json`, shown in lists.
     #[serde(default)]
     pub version: Option<String>,
@@ -349,6 +354,7 @@ impl AppSpec {
             watch: None,
             cron_restart: None,
             max_memory_restart: None,
+            limits: Limits::default(),
             version: None,
             source: None,
         }

@@ -3,10 +3,7 @@
 
 mod harness;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
-
+use harness::unbroken::Unbroken;
 use harness::{Rsm, free_port, get, soon};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -35,41 +32,6 @@ fn web(port: u16, settings: &str) -> Rsm {
 
 const CLUSTER: &str = "exec_mode = \"cluster\"\ninstances = 2";
 
-/// Asks until it is stopped, a connection for each request.
-struct Load {
-    stop: Arc<AtomicBool>,
-    failed: Arc<AtomicUsize>,
-    askers: Vec<JoinHandle<usize>>,
-}
-
-impl Load {
-    fn on(port: u16) -> Self {
-        let (stop, failed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let ask = || {
-            let (stop, failed) = (stop.clone(), failed.clone());
-            std::thread::spawn(move || {
-                let mut sent = 0;
-                while !stop.load(Ordering::Relaxed) {
-                    sent += 1;
-                    if !get(port, "/").is_some_and(|answer| answer.contains("version")) {
-                        failed.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-                sent
-            })
-        };
-        let askers = (0..3).map(|_| ask()).collect();
-        Self { stop, failed, askers }
-    }
-
-    fn assert_none_failed(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let sent: usize = self.askers.into_iter().map(|asker| asker.join().unwrap()).sum();
-        let failed = self.failed.load(Ordering::Relaxed);
-        assert!(failed == 0 && sent > 0, "{failed} of {sent} requests failed");
-    }
-}
-
 fn all_answer(port: u16, version: &str) {
     for _ in 0..20 {
         let answer = get(port, "/").expect("refused");
@@ -85,7 +47,7 @@ fn a_reload_fails_no_request_and_counts_as_a_restart() {
         let port = free_port();
         let rsm = web(port, settings);
         let before = rsm.pids("web");
-        let load = Load::on(port);
+        let load = Unbroken::on(port, "version");
         rsm.write("app.js", &server("two"));
         rsm.ok(&["reload", "web"]).says("the new process serves");
         load.assert_none_failed();
@@ -104,7 +66,7 @@ fn what_cannot_serve_changes_nothing() {
     let port = free_port();
     let rsm = web(port, &format!("{CLUSTER}\nlisten_timeout = 1000"));
     let before = rsm.pids("web");
-    let load = Load::on(port);
+    let load = Unbroken::on(port, "version");
     for (bad, why) in [
         ("throw new Error('it is broken')", "exit code 1"),
         ("setInterval(() => {}, 1000)", "does not listen after 1 s (listen_timeout)"),
@@ -143,7 +105,7 @@ fn wait_ready_is_waited_for() {
 fn a_changed_file_is_applied_without_a_gap() {
     let port = free_port();
     let rsm = web(port, CLUSTER);
-    let load = Load::on(port);
+    let load = Unbroken::on(port, "version");
     rsm.write("new.js", &server("two"));
     let file = "[[apps]]\nname = \"web\"\nscript = \"./new.js\"\nexec_mode = \"cluster\"\ninstances = 3\nenv = { WHO = \"me\" }\n\
                 [[apps]]\nname = \"other\"\nscript = \"sleep 1000\"\n";
@@ -162,7 +124,7 @@ fn a_changed_file_is_applied_without_a_gap() {
 fn a_scale_down_fails_no_request() {
     let port = free_port();
     let rsm = web(port, "exec_mode = \"cluster\"\ninstances = 4");
-    let load = Load::on(port);
+    let load = Unbroken::on(port, "version");
     rsm.ok(&["scale", "web", "1"]);
     rsm.ok(&["scale", "web", "3"]);
     load.assert_none_failed();
@@ -214,7 +176,7 @@ fn nodes(rsm: &Rsm) -> Vec<i32> {
 fn a_reload_goes_on_when_daemon_and_keeper_die() {
     let port = free_port();
     let rsm = web(port, "exec_mode = \"cluster\"\ninstances = 3");
-    let load = Load::on(port);
+    let load = Unbroken::on(port, "version");
     rsm.write("app.js", &server("two"));
     for both in [false, true] {
         let mut reload = rsm.command(&["reload", "web"]).spawn().unwrap();

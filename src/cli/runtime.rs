@@ -2,7 +2,9 @@
 //! signals reach them, and the command ends when nothing can run any more, with the code of what failed.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::Write;
+use std::path::Path;
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -73,6 +75,19 @@ enum Cue {
     End,
     /// A signal for the apps.
     Pass(&'static str),
+}
+
+/// The command line, with the command that it is by the program's name: `pm2-runtime FILE`.
+pub(super) fn by_its_name(mut args: Vec<OsString>) -> Vec<OsString> {
+    let name = args.first().map(Path::new).and_then(Path::file_name);
+    let called = name.is_some_and(|name| name == "pm2-runtime" || name == "pm2-docker");
+    // `--version`, and rsm's own processes, which this program starts by its name.
+    let own = ["--version", "-v", "-V", "keeper", "daemon", "can-take-over", "runtime"];
+    let first = args.get(1).map(|first| first.to_string_lossy());
+    if called && !first.is_some_and(|first| own.contains(&&*first)) {
+        args.insert(1, "runtime".into());
+    }
+    args
 }
 
 /// If this is the first process of a container, leaves that to another one; true then: nothing of a former

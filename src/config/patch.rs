@@ -88,6 +88,7 @@ fn pointers(key: &str) -> &'static [&'static str] {
         "kill_timeout" => &["/stop/timeout"],
         "kill_signal" => &["/stop/signal"],
         "treekill" => &["/stop/tree"],
+        "shutdown_with_message" => &["/stop/message"],
         "listen_timeout" => &["/readiness/timeout"],
         "wait_ready" => &["/readiness/wait_ready"],
         "max_memory_restart" => &["/max_memory_restart"],
@@ -256,7 +257,7 @@ mod tests {
 
     #[test]
     fn every_flag_has_a_place() {
-        let handled = ["interpreter", "interpreter_args", "shutdown_with_message"];
+        let handled = ["interpreter", "interpreter_args"];
         let some = || text("1");
         let line = CommandLine {
             name: some(),

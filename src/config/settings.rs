@@ -9,9 +9,9 @@ use serde_json::Value;
 
 use super::findings::{At, Given};
 use super::value::{
-    AppName, Codes, Count, Cron, Environment, Filter, HealthCheck, Instances, LogKind, LogRules, LogTo,
-    Millis, Mode, Port, Ports, Reading, ReadyCheck, Scaling, SignalName, Size, Spread, VarName, Watch, Who,
-    Words, Wrong,
+    AppName, Codes, Cores, Count, Cron, Environment, Filter, HealthCheck, Instances, LogKind, LogRules,
+    LogTo, Millis, Mode, Port, Ports, Reading, ReadyCheck, Scaling, SignalName, Size, Spread, VarName, Watch,
+    Who, Words, Wrong,
 };
 
 /// One line of the table.
@@ -139,6 +139,12 @@ settings! {
     exp_backoff_restart_delay: Millis, [];
     /// Restart when it uses more memory than this: `300M`, `1.5G`.
     max_memory_restart: Size, [];
+    /// Most memory that its processes may have together, held by the kernel: `300M`, `1.5G`.
+    memory_max: Size, [];
+    /// Most processor time, held by the kernel: `1.5` cores, or `150%` of one.
+    cpu_max: Cores, [];
+    /// Most processes and threads, held by the kernel.
+    pids_max: Count, [];
     /// Restart on a schedule: `minute hour day month weekday`, or six fields with leading seconds.
     cron_restart: Cron, ["cron"];
     /// The signal that asks it to end.
@@ -147,7 +153,7 @@ settings! {
     kill_timeout: Millis, [];
     /// Whether every process of its tree gets the signal, not only the first.
     treekill: bool, [];
-    /// Ask it to end by a message instead of a signal. Not offered yet.
+    /// Ask it to end by the message `shutdown` on Node's channel instead of a signal.
     shutdown_with_message: bool, [];
     /// It says itself when it is ready.
     wait_ready: bool, [];

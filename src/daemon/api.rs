@@ -11,11 +11,13 @@ use tokio::sync::{Notify, broadcast, mpsc};
 use super::autosave::Autosave;
 use super::handle::Handle;
 use super::keeper_link::KeeperLink;
+use super::limits::Limiter;
 use super::log_stream::line;
+use super::node::Channels;
 use super::ports::Record;
 use super::reload::Reloads;
 use super::saver::Saver;
-use super::{clock, dump, info, jlist, log_stream, reload, steps, upgrade, views};
+use super::{clock, dump, info, jlist, log_stream, reload, speak, steps, upgrade, views};
 use crate::conf::Conf;
 use crate::instance::Instance;
 use crate::instance::life::RunId;
@@ -60,6 +62,10 @@ pub(super) struct Parts {
     pub upgrade: Upgrade,
     /// How ports are shared.
     pub ports: Record,
+    /// Node's channels.
+    pub channels: Channels,
+    /// Hard limits.
+    pub limiter: Limiter,
     /// The apps that are being reloaded.
     pub reloads: Reloads,
     /// What the dump is known to hold.
@@ -175,6 +181,7 @@ impl Api {
             exits: instance.life.exits.iter().map(views::exit).collect::<Vec<ExitView>>(),
             processes: usage.processes,
             connections: None,
+            limits: self.0.limiter.view(&instance),
             ports: instance
                 .life
                 .state
@@ -255,7 +262,9 @@ impl Service for Api {
             }),
             Request::Info => self.info().await,
             Request::List => json(&self.list(None).await?),
-            Request::Jlist => json(&jlist::jlist(&self.look(None).await?, home, &self.0.user)),
+            Request::Jlist => {
+                json(&jlist::jlist(&self.look(None).await?, &self.0.channels, home, &self.0.user))
+            }
             Request::Describe(select) => json(&self.describe(select).await?),
             Request::Env(id) => self.env(id).await,
             Request::Start(apps) => self.saved(steps::start(handle, apps).await).await,
@@ -265,6 +274,11 @@ impl Service for Api {
             }
             Request::Scale { name, to } => self.saved(handle.scale(name, to).await).await,
             Request::Signal { select, signal } => self.signal(handle, select, &signal).await,
+            Request::Input { select, text } => json(&speak::input(handle, select, &text).await?),
+            Request::Message { select, message } => {
+                json(&speak::message(handle, &self.0.channels, select, &message).await?)
+            }
+            Request::Trigger(wanted) => json(&speak::trigger(handle, &self.0.channels, &wanted).await?),
             Request::Save { force } => json(&dump::save(handle, saver, home, force).await?),
             Request::Resurrect => {
                 let _whole = self.0.autosave.hold();

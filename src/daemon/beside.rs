@@ -243,8 +243,14 @@ impl<W: World> Supervisor<W> {
     pub(super) fn tell_beside(&mut self, id: u32, happening: Happening) {
         let now = self.world.now();
         let Some(Beside { instance, role }) = self.beside.get_mut(&id) else { return };
-        if let (Happening::Online, Role::Coming { proven_at, .. }) = (&happening, role) {
-            let at = proven_at.insert(proven(instance, now.mono));
+        if let (Happening::Online, Role::Coming { proven_at, forced }) = (&happening, role) {
+            // What had to go in any case is not kept waiting for long.
+            let shortest = WATCHED.min(instance.spec.restart.min_uptime);
+            let at = match forced {
+                Some(_) => now.plus(shortest),
+                None => proven(instance, now.mono),
+            };
+            let at = proven_at.insert(at);
             self.world.timer(id, *at);
         }
         // That it is down, and gone, is no news: the instance is not.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::saved::{self, Saved};
 use super::select::select;
 use super::settle::{Done, Goal, Reply, Waiting};
-use super::supervisor::{Change, Command, Supervisor};
+use super::supervisor::{Change, Command, Sampled, Supervisor};
 use super::views;
 use super::world::World;
 use crate::instance::Instance;
@@ -104,14 +104,15 @@ impl<W: World> Supervisor<W> {
         Ok(ids.into_iter().filter_map(copy).collect())
     }
 
-    fn running(&self) -> Vec<(u64, i32, u64)> {
+    fn running(&self) -> (Vec<Sampled>, bool) {
         let run = |instance: &Instance| {
             let process = instance.life.state.process()?;
             let run = RunId { instance: instance.id, number: process.run };
             Some((run.to_u64(), process.pid, process.start_time))
         };
         let beside = self.beside.values().map(|beside| &beside.instance);
-        self.instances.values().chain(beside).filter_map(run).collect()
+        let limited = self.instances.values().any(|instance| instance.spec.max_memory_restart.is_some());
+        (self.instances.values().chain(beside).filter_map(run).collect(), limited)
     }
 
     fn start_apps(&mut self, request: StartApps) -> Result<Goals, ApiError> {

@@ -11,6 +11,8 @@ use tokio::sync::{broadcast, mpsc};
 use super::clock;
 use super::keeper_link::{KeeperLink, KeptRun};
 use super::launch;
+use super::limits::Limiter;
+use super::node::Channels;
 use super::ports::{self, Ports};
 use super::probe::Checks;
 use super::restore;
@@ -83,12 +85,16 @@ pub struct Ways {
     pub events: broadcast::Sender<EventView>,
     /// Shared ports.
     pub ports: Ports,
+    /// Node's channels.
+    pub channels: Channels,
+    /// Hard limits.
+    pub limiter: Limiter,
 }
 
 impl Effects {
     /// A world with these ways out of it.
     pub fn new(ways: Ways) -> Self {
-        let Ways { home, keeper, keeper_pid, logs, saver, queue, events, ports } = ways;
+        let Ways { home, keeper, keeper_pid, logs, saver, queue, events, ports, channels, limiter } = ways;
         let ports = Rc::new(RefCell::new(ports));
         let starter = Starter {
             home: home.clone(),
@@ -96,7 +102,9 @@ impl Effects {
             logs: logs.clone(),
             queue: queue.clone(),
             ports: ports.clone(),
-            voices: Rc::default(),
+            notified: Rc::default(),
+            channels: channels.clone(),
+            limiter,
         };
         let checks = Checks::new(home.clone(), queue.clone(), ports.clone());
         let triggers = Triggers::new(queue.clone());
@@ -135,9 +143,7 @@ impl Effects {
         }
         let (notifiers, voices): (Vec<_>, Vec<_>) = pipes.partition(ports::is_notifier);
         self.ports.borrow_mut().began(kept.run, instance, notifiers.into_iter().next());
-        if let Ok(voices) = voices.try_into() {
-            self.starter.hear(kept.run, &instance.spec, voices);
-        }
+        voices.into_iter().for_each(|voice| self.starter.hear(kept.run, instance, voice));
         self.checks.began(kept.run, instance, self.starter.beats(kept.run));
     }
 
@@ -242,6 +248,10 @@ impl World for Effects {
     fn stop(&mut self, run: RunId, process: Process, instance: &Instance) {
         self.ports.borrow().quiet(run);
         let spec = &instance.spec.stop;
+        // One that cannot be told in words gets the signal.
+        if spec.message && self.starter.channels.say(run, &"shutdown".into()).is_ok() {
+            return;
+        }
         let number = signal::parse(&spec.signal).unwrap_or(libc::SIGINT);
         let members = if spec.tree { tree::members(reference(process)) } else { Vec::new() };
         self.keeper.send(Order::Signal { run: run.to_u64(), signal: number, group: spec.tree }, Vec::new());
@@ -286,6 +296,7 @@ impl World for Effects {
         self.ports.borrow_mut().ended(run);
         self.checks.ended(run);
         self.starter.deaf(run);
+        self.starter.limiter.ended(run);
         self.over.push(run);
     }
 
@@ -323,6 +334,7 @@ impl World for Effects {
         if event.event == EventKind::StartFailed {
             let run = RunId { instance: event.id, number: event.run };
             self.starter.deaf(run);
+            self.starter.limiter.ended(run);
             self.ports.borrow_mut().ended(run);
         }
         tracing::info!(app = %event.name, id = event.id, "{}", sentence(&event));

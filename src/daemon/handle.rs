@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::saved::Saved;
 use super::settle::Reply;
-use super::supervisor::{Change, Command, Input};
+use super::supervisor::{Change, Command, Input, Sampled};
 use crate::instance::Instance;
 use crate::ipc::message::{
     ActOn, Action, ApiError, ErrorCode, Inherited, Report, ScaleTo, Selectors, StartApps,
@@ -96,11 +96,11 @@ impl Handle {
         self.ask(|reply| Command::Look(select, reply)).await
     }
 
-    /// Every run that has a process: its number, pid and start time.
+    /// Every run that has a process, and whether there are limits of memory to watch.
     ///
     /// # Errors
     /// The loop has ended.
-    pub async fn running(&self) -> Result<Vec<(u64, i32, u64)>, ApiError> {
+    pub async fn running(&self) -> Result<(Vec<Sampled>, bool), ApiError> {
         let (reply, answer) = oneshot::channel();
         let _ = self.queue.send(Input::Command(Command::Running(reply)));
         answer.await.map_err(|_| gone())

@@ -1,4 +1,4 @@
-//! Samples what every run's tree uses, about once a second, on a thread of its own: reading
+//! Samples what every run's tree uses, once or twice a second, on a thread of its own: reading
 //! `/proc` for hundreds of apps must not hold up a restart.
 
 use std::io;
@@ -9,19 +9,20 @@ use tokio::sync::mpsc;
 
 use super::clock;
 use super::handle::Handle;
-use super::supervisor::Input;
+use super::limits::Limiter;
+use super::supervisor::{Input, Sampled};
 use crate::instance::life::RunId;
 use crate::metrics::Sampler;
 
-/// Between two samples.
+/// Between two samples. Twice that often where there are limits of memory to watch.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Runs for as long as the daemon does.
 ///
 /// # Errors
 /// No thread could be started.
-pub async fn sample(handle: Handle, queue: mpsc::UnboundedSender<Input>) -> io::Result<()> {
-    let (ask, asked) = thread_mpsc::channel::<Vec<(u64, i32, u64)>>();
+pub async fn sample(handle: Handle, queue: mpsc::UnboundedSender<Input>, limiter: Limiter) -> io::Result<()> {
+    let (ask, asked) = thread_mpsc::channel::<Vec<Sampled>>();
     let builder = std::thread::Builder::new().name("rsm-metrics".into()).stack_size(256 * 1024);
     builder.spawn(move || {
         let mut sampler = Sampler::new();
@@ -31,11 +32,10 @@ pub async fn sample(handle: Handle, queue: mpsc::UnboundedSender<Input>) -> io::
             let _ = queue.send(Input::Sampled(samples));
         }
     })?;
-    let mut ticks = tokio::time::interval(EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
-        let Ok(runs) = handle.running().await else { return Ok(()) };
+        let Ok((runs, limited)) = handle.running().await else { return Ok(()) };
         let _ = ask.send(runs);
+        limiter.note_kills();
+        tokio::time::sleep(if limited { EVERY / 2 } else { EVERY }).await;
     }
 }

@@ -10,17 +10,35 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use super::effects::pid_file;
+use super::node::{Channels, Offers};
 use super::views;
 use crate::exit::Exit;
 use crate::instance::Instance;
+use crate::instance::life::RunId;
 use crate::logs;
 use crate::metrics::Usage;
 use crate::paths::Home;
 use crate::spec::{AppSpec, ExecMode, Launcher, RestartDelay};
 
 /// The whole list.
-pub fn jlist<'a>(list: &'a [(Instance, Usage)], home: &'a Home, user: &'a str) -> Vec<Process<'a>> {
-    list.iter().map(|(instance, usage)| process(instance, usage, home, user)).collect()
+pub fn jlist<'a>(
+    list: &'a [(Instance, Usage)],
+    channels: &Channels,
+    home: &'a Home,
+    user: &'a str,
+) -> Vec<Process<'a>> {
+    let offers = |instance: &Instance| {
+        let number = instance.life.state.run()?;
+        channels.offers(RunId { instance: instance.id, number })
+    };
+    let one = |(instance, usage): &'a (Instance, Usage)| {
+        process(
+            instance,
+            usage,
+            Pm2Env { instance, home, user, offers: offers(instance).unwrap_or_default() },
+        )
+    };
+    list.iter().map(one).collect()
 }
 
 /// One element, written straight to JSON: hundreds are asked for many times a second by dashboards.
@@ -43,16 +61,17 @@ struct Pm2Env<'a> {
     instance: &'a Instance,
     home: &'a Home,
     user: &'a str,
+    offers: Offers,
 }
 
-fn process<'a>(instance: &'a Instance, usage: &Usage, home: &'a Home, user: &'a str) -> Process<'a> {
+fn process<'a>(instance: &'a Instance, usage: &Usage, pm2_env: Pm2Env<'a>) -> Process<'a> {
     let cpu = (f64::from(usage.cpu_percent) * 10.0).round() / 10.0;
     Process {
         pid: instance.life.state.process().map_or(0, |process| process.pid),
         name: &instance.spec.name,
         pm_id: instance.id,
         monit: Monit { memory: usage.memory, cpu },
-        pm2_env: Pm2Env { instance, home, user },
+        pm2_env,
     }
 }
 
@@ -78,6 +97,8 @@ impl Serialize for Pm2Env<'_> {
         command(spec, &mut map)?;
         files(self.instance, self.home, &mut map)?;
         policy(spec, &mut map)?;
+        map.serialize_entry("axm_actions", &self.offers.actions.values().collect::<Vec<_>>())?;
+        map.serialize_entry("axm_monitor", &self.offers.measures)?;
         map.end()
     }
 }
@@ -146,6 +167,7 @@ fn policy<M: SerializeMap>(spec: &AppSpec, map: &mut M) -> Result<(), M::Error> 
     optional(map, "stop_exit_codes", codes)?;
     map.serialize_entry("kill_timeout", &ms(spec.stop.timeout))?;
     map.serialize_entry("treekill", &spec.stop.tree)?;
+    map.serialize_entry("shutdown_with_message", &spec.stop.message)?;
     map.serialize_entry("wait_ready", &spec.readiness.wait_ready)?;
     map.serialize_entry("listen_timeout", &ms(spec.readiness.timeout))?;
     optional(map, "max_memory_restart", spec.max_memory_restart)?;

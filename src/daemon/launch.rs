@@ -79,7 +79,17 @@ pub fn launch(
     };
     let env = vars.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
     let (cwd, account) = (spec.cwd.clone(), spec.account.clone());
-    Ok(Launch { program, argv, env, cwd, account, fds: descriptors, asks: None, listen_pid: false })
+    Ok(Launch {
+        program,
+        argv,
+        env,
+        cwd,
+        account,
+        fds: descriptors,
+        asks: None,
+        limits: None,
+        listen_pid: false,
+    })
 }
 
 /// A program that the app's own `PATH` has no more, in the daemon's: after an update of node by nvm or its

@@ -19,9 +19,12 @@ mod info;
 mod jlist;
 mod keeper_link;
 pub mod launch;
-mod liveness;
+mod limits;
+pub mod liveness;
 mod log_stream;
+mod memory;
 mod mirror;
+mod node;
 mod perform;
 mod ports;
 mod probe;
@@ -32,6 +35,7 @@ pub mod saved;
 mod saver;
 pub mod select;
 pub mod settle;
+mod speak;
 mod start;
 mod steps;
 pub mod supervisor;
@@ -174,6 +178,7 @@ async fn run(
     let cluster = ClusterThread::start(outside, family, kept.stored)?;
     let kept = Kept { stored: Vec::new(), ..kept };
     let ports = Ports::new(cluster.cluster(), record.clone(), notifiers.clone(), home.clone());
+    let (channels, limiter) = (node::Channels::default(), limits::Limiter::new(home.clone()));
     let effects = Effects::new(Ways {
         home: home.clone(),
         keeper: link.clone(),
@@ -183,6 +188,8 @@ async fn run(
         queue: queue.clone(),
         events: events.clone(),
         ports,
+        channels: channels.clone(),
+        limiter: limiter.clone(),
     });
     let mut supervisor = Supervisor::new(effects);
     take_up(&mut supervisor, found, kept);
@@ -210,6 +217,8 @@ async fn run(
         upgrade,
         ports: record,
         known_dump: dump::Known::default(),
+        channels,
+        limiter: limiter.clone(),
         reloads,
         user: user_name(),
         closed: Notify::new(),
@@ -217,9 +226,9 @@ async fn run(
     });
     tokio::task::spawn_local(supervise(supervisor, inputs));
     tokio::task::spawn_local(link.clone().send_waiting());
-    tokio::task::spawn_local(health::sample(handle.clone(), queue.clone()));
+    tokio::task::spawn_local(health::sample(handle.clone(), queue.clone(), limiter.clone()));
     tokio::task::spawn_local(say_when_serving(home.clone(), link.clone()));
-    let mut hears = tokio::task::spawn_local(hear(link.clone(), queue, api.clone(), notifiers));
+    let mut hears = tokio::task::spawn_local(hear(link.clone(), queue, api.clone(), notifiers, limiter));
     signals(&api, &logs)?;
     let ending = tokio::select! {
         () = server::serve(listener, api.clone(), server::Allowed::own_user(), api.closed()) => Ending::ShutDown,
@@ -318,6 +327,7 @@ async fn hear(
     queue: mpsc::UnboundedSender<Input>,
     api: Api,
     notifiers: ports::Notifiers,
+    limiter: limits::Limiter,
 ) -> io::Result<()> {
     loop {
         let (news, fds) = link.receive().await?;
@@ -338,7 +348,10 @@ async fn hear(
                 let run = RunId::from_u64(run);
                 let exit = match ended {
                     Ended::Code(code) => Exit::Code(code),
-                    Ended::Signal(number, core) => Exit::Signal { number, core },
+                    Ended::Signal(number, core) => {
+                        let oom = number == libc::SIGKILL && limiter.out_of_memory(run);
+                        Exit::Signal { number, core, oom }
+                    }
                     Ended::Unseen => Exit::Unknown,
                 };
                 (run, Event::Exited { run: run.number, exit })

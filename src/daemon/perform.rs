@@ -88,6 +88,7 @@ impl<W: World> Supervisor<W> {
     fn forget(&mut self, id: u32) {
         let Some(instance) = self.instances.remove(&id) else { return };
         self.usage.remove(&id);
+        self.greedy.remove(&id);
         self.last_run = self.last_run.max(instance.life.last_run);
         if self.instances.is_empty() && self.strays.is_empty() && self.beside.is_empty() {
             self.next_id = 0; // as PM2: an empty list counts from the start again

@@ -1,142 +1,71 @@
-//! Hearing that a run says it is ready: `READY=1` on `NOTIFY_SOCKET`, as systemd has it, or
-//! `process.send('ready')` over Node's channel, as PM2 has it. A run gets both.
+//! Hearing that a run says it is ready by `READY=1` on `NOTIFY_SOCKET`, or that it still works by
+//! `WATCHDOG=1`, as systemd has it. What PM2's apps say by `process.send('ready')` is heard in
+//! [`node`](super::node).
 //!
-//! Our ends are kept with the keeper: what is said while no daemon is there is read by the next.
+//! Our end is kept with the keeper: what is said while no daemon is there is read by the next.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, bind, getsockname, recv, socket, socketpair,
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, bind, getsockname, recv, socket,
 };
-use tokio::io::unix::AsyncFd;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::supervisor::Input;
-use crate::instance::event::Event;
-use crate::instance::life::RunId;
 use crate::process::channel;
 
-/// Node finds its end of the channel at this number, out of the way of sockets that are passed.
-pub const NODE_CHANNEL: i32 = 63;
-
-/// A message longer than this is no word of ours to hear.
-const LONGEST: usize = 64 << 10;
-
-/// The ends of what a run says it by.
-pub struct Voices {
-    /// Ours, to be kept and heard: the notify socket, then Node's channel.
-    pub ours: [OwnedFd; 2],
-    /// The app's end of Node's channel.
-    pub node: OwnedFd,
-    /// What the run finds in its environment.
-    pub env: [(String, String); 3],
-}
-
-impl Voices {
-    /// New ones.
-    ///
-    /// # Errors
-    /// Out of descriptors.
-    pub fn new() -> nix::Result<Self> {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let notify = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
-        // The kernel chooses a free name that is in no directory: apps of any user can reach it.
-        bind(notify.as_raw_fd(), &UnixAddr::new_unnamed())?;
-        let address: UnixAddr = getsockname(notify.as_raw_fd())?;
-        let name = address.as_abstract().map(String::from_utf8_lossy).unwrap_or_default();
-        let (ours, node) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?;
-        let env = [
-            ("NOTIFY_SOCKET".to_owned(), format!("@{name}")),
-            ("NODE_CHANNEL_FD".to_owned(), NODE_CHANNEL.to_string()),
-            ("NODE_CHANNEL_SERIALIZATION_MODE".to_owned(), "json".to_owned()),
-        ];
-        Ok(Self { ours: [notify, ours], node, env })
-    }
+/// The socket that a run says it by, and how its environment names it.
+///
+/// # Errors
+/// Out of descriptors.
+pub fn notify_socket() -> nix::Result<(OwnedFd, String)> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+    // The kernel chooses a free name that is in no directory: apps of any user can reach it.
+    bind(socket.as_raw_fd(), &UnixAddr::new_unnamed())?;
+    let address: UnixAddr = getsockname(socket.as_raw_fd())?;
+    let name = address.as_abstract().map(String::from_utf8_lossy).unwrap_or_default();
+    Ok((socket, format!("@{name}")))
 }
 
 /// A run that is heard.
 pub struct Hearing {
     /// To be aborted with the run's end.
-    pub tasks: [JoinHandle<()>; 2],
+    pub task: JoinHandle<()>,
     /// It has said that it works.
     pub beats: Rc<Notify>,
 }
 
-/// Hears a run until the tasks are aborted; tells when it is ready, if that is its to say.
-pub fn listen(
-    run: RunId,
-    ours: [OwnedFd; 2],
-    says_ready: bool,
-    queue: &mpsc::UnboundedSender<Input>,
-) -> Hearing {
-    let [notify, node] = ours;
+/// Hears a run until the task is aborted; calls `ready` whenever it says so.
+pub fn listen(socket: OwnedFd, ready: impl Fn() + 'static) -> Hearing {
     let beats = Rc::new(Notify::new());
-    let tasks = [(notify, true), (node, false)].map(|(voice, packets)| {
-        let (queue, beats) = (queue.clone(), beats.clone());
-        tokio::task::spawn_local(async move {
-            let Ok(voice) = channel::register(voice) else { return };
-            hear(&voice, packets, |word| match word {
-                Word::Ready if says_ready => {
-                    let event = Event::Ready { run: run.number };
-                    let _ = queue.send(Input::Fact { instance: run.instance, event });
-                }
-                Word::Ready => {}
-                Word::Works => beats.notify_one(),
-            })
-            .await;
-        })
-    });
-    Hearing { tasks, beats }
-}
-
-/// What a run can say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Word {
-    Ready,
-    Works,
-}
-
-/// Reads what is said; `packets`: in systemd's words, else in Node's lines.
-async fn hear(voice: &AsyncFd<OwnedFd>, packets: bool, tell: impl Fn(Word)) {
-    let (mut buffer, mut line) = (vec![0; 4096], Vec::new());
-    loop {
-        let Ok(mut readable) = voice.readable().await else { return };
-        match recv(voice.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-            Err(nix::Error::EAGAIN) => readable.clear_ready(),
-            Ok(0) if !packets => return,
-            Err(_) => return,
-            Ok(length) if packets => {
-                for word in buffer[..length].split(|byte| *byte == b'\n') {
-                    match word {
-                        b"READY=1" => tell(Word::Ready),
-                        b"WATCHDOG=1" => tell(Word::Works),
-                        _ => {}
+    let heard = beats.clone();
+    let task = tokio::task::spawn_local(async move {
+        let Ok(socket) = channel::register(socket) else { return };
+        let mut packet = [0; 4096];
+        loop {
+            let Ok(mut readable) = socket.readable().await else { return };
+            match recv(socket.as_raw_fd(), &mut packet, MsgFlags::MSG_DONTWAIT) {
+                Ok(length) => {
+                    if says(&packet[..length], b"READY=1") {
+                        ready();
+                    }
+                    if says(&packet[..length], b"WATCHDOG=1") {
+                        heard.notify_one();
                     }
                 }
-            }
-            Ok(length) => {
-                for byte in &buffer[..length] {
-                    match byte {
-                        b'\n' => {
-                            if says_ready(&line) {
-                                tell(Word::Ready);
-                            }
-                            line.clear();
-                        }
-                        byte if line.len() < LONGEST => line.push(*byte),
-                        _ => {}
-                    }
-                }
+                Err(nix::Error::EINTR) => {}
+                Err(nix::Error::EAGAIN) => readable.clear_ready(),
+                Err(_) => return,
             }
         }
-    }
+    });
+    Hearing { task, beats }
 }
 
-/// `process.send('ready')`, which is all that Node puts into the line.
-fn says_ready(line: &[u8]) -> bool {
-    serde_json::from_slice::<serde_json::Value>(line).is_ok_and(|message| message == "ready")
+fn says(packet: &[u8], wanted: &[u8]) -> bool {
+    packet.split(|byte| *byte == b'\n').any(|word| word == wanted)
 }
 
 #[cfg(test)]
@@ -145,15 +74,16 @@ mod tests {
 
     #[test]
     fn nothing_else_is_taken_for_ready() {
-        assert!(says_ready(b"\"ready\""));
-        for other in ["", "ready", "{\"cmd\":\"ready\"}", "\"already\"", "[\"ready\"]"] {
+        let says_ready = |packet: &[u8]| says(packet, b"READY=1");
+        assert!(says_ready(b"READY=1") && says_ready(b"STATUS=up\nREADY=1\n"));
+        for other in ["", "READY=0", "READY=10", "STATUS=READY=1", "WATCHDOG=1"] {
             assert!(!says_ready(other.as_bytes()), "{other}");
         }
     }
 
     #[test]
     fn the_socket_has_a_name_of_its_own() {
-        let (one, other) = (Voices::new().unwrap(), Voices::new().unwrap());
-        assert!(one.env[0].1.len() > 1 && one.env[0].1 != other.env[0].1);
+        let (one, other) = (notify_socket().unwrap(), notify_socket().unwrap());
+        assert!(one.1.len() > 1 && one.1 != other.1);
     }
 }

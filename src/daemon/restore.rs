@@ -16,7 +16,7 @@ use crate::instance::Instance;
 use crate::instance::life::RunId;
 use crate::instance::state::State;
 use crate::paths::Home;
-use crate::process::pidfd::ProcessRef;
+use crate::process::pidfd::{self, ProcessRef};
 use crate::process::{stdio, tree};
 
 /// The name that the keeper has the state by.
@@ -123,7 +123,7 @@ pub fn survivors(found: &mut Found, kept: &Kept, mark: &tree::Mark) -> Vec<KeptR
     }
     runs.retain(|(run, _)| !known.contains(run));
     runs.into_iter()
-        .map(|(run, process)| KeptRun { run, process, fds: pipes(process), child: false })
+        .map(|(run, process)| KeptRun { run, process, fds: descriptors(process), child: false })
         .collect()
 }
 
@@ -141,6 +141,17 @@ fn named(instance: &Instance) -> Option<(RunId, ProcessRef)> {
     };
     let run = RunId { instance: instance.id, number: process.run };
     Some((run, ProcessRef { pid: process.pid, start_time: process.start_time }))
+}
+
+/// What a run had of us: the read ends of its output pipes, and our end of Node's channel.
+fn descriptors(leader: ProcessRef) -> Vec<OwnedFd> {
+    let mut fds = pipes(leader);
+    let environ = std::fs::read(format!("/proc/{}/environ", leader.pid)).unwrap_or_default();
+    let number = environ.split(|byte| *byte == 0).find_map(|pair| pair.strip_prefix(b"NODE_CHANNEL_FD="));
+    let number = number.and_then(|number| std::str::from_utf8(number).ok()?.parse::<i32>().ok());
+    // Ours comes after its own.
+    fds.extend(number.and_then(|number| pidfd::end_of_pair(leader, number.checked_add(1)?)));
+    fds
 }
 
 /// The read ends of the output pipes that we once gave to a process. One that it has closed or

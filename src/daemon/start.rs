@@ -16,18 +16,20 @@ use tokio::sync::{Notify, mpsc};
 
 use super::keeper_link::KeeperLink;
 use super::launch;
+use super::limits::Limiter;
+use super::node::{self, Channels};
 use super::ports::Ports;
-use super::ready::{self, Hearing, Voices};
+use super::ready::{self, Hearing};
 use super::supervisor::Input;
 use crate::exit::{StartFailure, StartStep};
 use crate::instance::Instance;
+use crate::instance::event::Event;
 use crate::instance::life::RunId;
 use crate::keeper::wire::Order;
 use crate::logs::{self, Logs, Source};
 use crate::paths::Home;
 use crate::process::spawn::Launch;
-use crate::process::stdio;
-use crate::spec::AppSpec;
+use crate::process::{channel, stdio};
 
 /// What starting a run takes. Cheap to clone; all clones are one.
 #[derive(Clone)]
@@ -42,8 +44,12 @@ pub struct Starter {
     pub queue: mpsc::UnboundedSender<Input>,
     /// Shared ports.
     pub ports: Rc<RefCell<Ports>>,
-    /// Tasks that hear whether runs are ready.
-    pub voices: Rc<RefCell<HashMap<RunId, Hearing>>>,
+    /// Runs that are heard through a notify socket.
+    pub notified: Rc<RefCell<HashMap<RunId, Hearing>>>,
+    /// Node's channels.
+    pub channels: Channels,
+    /// Hard limits.
+    pub limiter: Limiter,
 }
 
 impl Starter {
@@ -67,21 +73,32 @@ impl Starter {
         }
     }
 
-    /// Hears from now on whether a run says that it is ready.
-    pub fn hear(&self, run: RunId, spec: &AppSpec, voices: [OwnedFd; 2]) {
-        let hearing = ready::listen(run, voices, spec.readiness.wait_ready, &self.queue);
-        self.voices.borrow_mut().insert(run, hearing);
+    /// Hears from now on what a run says through one of these: a notify socket or Node's channel.
+    pub fn hear(&self, run: RunId, instance: &Instance, voice: OwnedFd) {
+        // To one that is not waited for, `ready` is a word between programs.
+        let waits = instance.spec.readiness.wait_ready;
+        let queue = self.queue.clone();
+        let ready = move || {
+            let event = Event::Ready { run: run.number };
+            let _ = waits.then(|| queue.send(Input::Fact { instance: run.instance, event }));
+        };
+        if channel::is_stream(&voice) {
+            return self.channels.open(run, voice, ready);
+        }
+        let former = self.notified.borrow_mut().insert(run, ready::listen(voice, ready));
+        former.into_iter().for_each(|hearing| hearing.task.abort());
     }
 
     /// Tells when a run says that it works.
     pub fn beats(&self, run: RunId) -> Option<Rc<Notify>> {
-        self.voices.borrow().get(&run).map(|hearing| hearing.beats.clone())
+        self.notified.borrow().get(&run).map(|hearing| hearing.beats.clone())
     }
 
     /// Hears a run no more.
     pub fn deaf(&self, run: RunId) {
-        let hearing = self.voices.borrow_mut().remove(&run);
-        hearing.into_iter().flat_map(|hearing| hearing.tasks).for_each(|voice| voice.abort());
+        self.channels.close(run);
+        let hearing = self.notified.borrow_mut().remove(&run);
+        hearing.into_iter().for_each(|hearing| hearing.task.abort());
     }
 
     /// Starts a run, as far as that is ours to do.
@@ -100,19 +117,13 @@ impl Starter {
         let kept = |fd: &OwnedFd| fd.try_clone().map_err(|_| no_pipe(nix::Error::EMFILE));
         let mut keep = vec![kept(&out.0)?, kept(&err.0)?];
         let mut given: Vec<OwnedFd> = [out.1, err.1].into_iter().chain(sockets).collect();
-        let spec = &instance.spec;
-        if spec.readiness.wait_ready || spec.watchdog.is_some() {
-            let voices = Voices::new().map_err(no_pipe)?;
-            launch.env.extend(voices.env.map(|(name, value)| format!("{name}={value}")));
-            let limit = spec.watchdog.map(|limit| format!("WATCHDOG_USEC={}", limit.saturating_mul(1000)));
-            launch.env.extend(limit);
-            launch.fds.push(ready::NODE_CHANNEL);
-            given.push(voices.node);
-            for voice in &voices.ours {
-                keep.push(kept(voice)?);
-            }
-            self.hear(run, spec, voices.ours);
+        launch.limits = self.limiter.means(run, instance);
+        for voice in voices(instance, &mut launch, &mut given).map_err(no_pipe)? {
+            keep.push(kept(&voice)?);
+            self.hear(run, instance, voice);
         }
+        launch.fds.push(libc::STDIN_FILENO);
+        given.push(stdio::input_pipe(uid).map_err(no_pipe)?);
         self.logs.open(self.source(instance, run, out.0, err.0)).await.map_err(|(path, error)| {
             self.deaf(run);
             let (what, errno) = (path.display().to_string(), error.raw_os_error().unwrap_or(0));
@@ -157,6 +168,31 @@ impl Starter {
         self.keeper.send(order, [file].into_iter().chain(given).chain(keep).collect());
         Ok(())
     }
+}
+
+/// Our ends of what a run can say through; the app's go with its launch.
+fn voices(instance: &Instance, launch: &mut Launch, given: &mut Vec<OwnedFd>) -> nix::Result<Vec<OwnedFd>> {
+    let spec = &instance.spec;
+    let mut voices = Vec::new();
+    if spec.readiness.wait_ready || spec.watchdog.is_some() {
+        let (socket, name) = ready::notify_socket()?;
+        launch.env.push(format!("NOTIFY_SOCKET={name}"));
+        let limit = spec.watchdog.map(|limit| format!("WATCHDOG_USEC={}", limit.saturating_mul(1000)));
+        launch.env.extend(limit);
+        voices.push(socket);
+    }
+    if spec.readiness.wait_ready || spec.stop.message || node::speaks(spec) {
+        let (ours, theirs) = node::pair()?;
+        // The lowest free number: Node closes only low ones in the programs that it starts.
+        let number = launch.fds.iter().fold(libc::STDERR_FILENO, |most, fd| most.max(*fd)) + 1;
+        launch.env.push(format!("NODE_CHANNEL_FD={number}"));
+        launch.env.push("NODE_CHANNEL_SERIALIZATION_MODE=json".to_owned());
+        // With our end beside its own the app never sees the channel break, whoever of us dies.
+        launch.fds.extend([number, number + 1]);
+        given.extend([theirs, ours.try_clone().map_err(|_| nix::Error::EMFILE)?]);
+        voices.push(ours);
+    }
+    Ok(voices)
 }
 
 /// A file in memory that holds these bytes, to be handed over.

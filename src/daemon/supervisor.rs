@@ -61,6 +61,9 @@ pub enum Finding {
     Fails(String),
 }
 
+/// A run as it is sampled: its number, the pid of its first process, and that one's start time.
+pub type Sampled = (u64, i32, u64);
+
 /// What a client can want of the supervisor.
 #[derive(Debug)]
 pub enum Command {
@@ -75,8 +78,8 @@ pub enum Command {
     },
     /// Copies of the selected instances and what they use; of all if nothing is selected.
     Look(Option<Selectors>, Reply<Vec<(Instance, Usage)>>),
-    /// Every run that has a process: its number, pid and start time.
-    Running(oneshot::Sender<Vec<(u64, i32, u64)>>),
+    /// Every run that has a process, and whether there are limits of memory to watch.
+    Running(oneshot::Sender<(Vec<Sampled>, bool)>),
     /// The whole list, to be saved.
     Snapshot(oneshot::Sender<(usize, Vec<u8>)>),
     /// Save, and decide nothing from now on.
@@ -139,6 +142,8 @@ pub struct Supervisor<W> {
     /// Second processes of instances, by their ids; see [`beside`](super::beside).
     pub(super) beside: BTreeMap<u32, Beside>,
     pub(super) usage: HashMap<u32, Usage>,
+    /// How many processes of an instance in a row soon held too much memory.
+    pub(super) greedy: HashMap<u32, u32>,
     pub(super) next_id: u32,
     /// No run number up to this one is given to a new instance: ids are used again, runs never.
     pub(super) last_run: u32,
@@ -163,6 +168,7 @@ impl<W: World> Supervisor<W> {
             instances: BTreeMap::new(),
             beside: BTreeMap::new(),
             usage: HashMap::new(),
+            greedy: HashMap::new(),
             next_id: 0,
             last_run: 0,
             waiting: Vec::new(),
@@ -267,22 +273,14 @@ impl<W: World> Supervisor<W> {
             let current =
                 self.instances.get(&run.instance).and_then(|instance| instance.life.state.process());
             if current.is_some_and(|process| process.run == run.number) {
-                let over = self.over_memory(run.instance, usage.memory);
+                let over = self.over_memory(run.instance, &usage);
                 self.usage.insert(run.instance, usage);
                 if let Some(why) = over {
+                    self.note_replaced(run.instance);
                     self.renew(run.instance, why);
                 }
             }
         }
-    }
-
-    /// Why the instance must be restarted for its memory, if it must. Never takes down a second
-    /// instance of an app while another is down.
-    fn over_memory(&self, id: u32, memory: u64) -> Option<String> {
-        let instance = self.instances.get(&id)?;
-        let limit = instance.spec.max_memory_restart.filter(|limit| memory > *limit)?;
-        self.may_go_down(instance)
-            .then(|| format!("its processes used {memory} bytes, more than max_memory_restart = {limit}"))
     }
 
     fn triggered(&mut self, app: &str, why: &str) {

@@ -327,7 +327,8 @@ impl Instance {
 
     fn tell_to_go(&mut self, process: Process, why: Option<String>, now: Moment, out: &mut Vec<Effect>) {
         self.life.state = State::Stopping { process, phase: Phase::Grace };
-        self.life.why.clone_from(&why);
+        // One that leaves may have its reason from before.
+        self.life.why = why.clone().or(self.life.why.take());
         out.push(Effect::Tell(Happening::Stopping(why)));
         out.push(Effect::Signal { process });
         self.set_timer(self.spec.stop.timeout, now, out);

@@ -228,7 +228,7 @@ mod tests {
         let mut failures = Failures::default();
         let mut on = |policy: &RestartPolicy, exit| decide(policy, &mut failures, &exit, MS(5000), at(0));
         assert_eq!(on(&policy, Exit::Code(3)), Action::Finish);
-        let killed = Exit::Signal { number: 9, core: false };
+        let killed = Exit::Signal { number: 9, core: false, oom: false };
         assert!(matches!(on(&policy, killed.clone()), Action::RestartAfter(_)));
         policy.autorestart = false;
         assert_eq!(on(&policy, killed), Action::Finish);

@@ -73,7 +73,10 @@ fn grace_then_sigkill_then_stuck_but_still_watched() {
     let patience = grace + 5000;
     api.on(Event::Due { at: patience }, at(patience));
     assert!(api.reason().unwrap().contains("101 does not end"));
-    api.on(Event::Exited { run: 1, exit: Exit::Signal { number: 9, core: false } }, at(patience + 1));
+    api.on(
+        Event::Exited { run: 1, exit: Exit::Signal { number: 9, core: false, oom: false } },
+        at(patience + 1),
+    );
     api.on(swept(1), at(patience + 2));
     assert_eq!((api.life.state.clone(), api.life.exits[0].killed), (State::Stopped, true));
 }

@@ -148,11 +148,19 @@ impl Client {
     /// The daemon refuses or goes away.
     pub async fn bytes(&mut self, request: &Request) -> Result<Bytes, ClientError> {
         let key = random_key();
-        // These two end the daemon that they ask: to lose the connection is what they lead to.
-        let ends_it = matches!(request, Request::Shutdown | Request::Upgrade { .. });
+        // Two end the daemon that they ask: to lose the connection is what they lead to. The others
+        // say something to an app, which no daemon remembers: said twice would be worse than not.
+        let once = matches!(
+            request,
+            Request::Shutdown
+                | Request::Upgrade { .. }
+                | Request::Input { .. }
+                | Request::Message { .. }
+                | Request::Trigger(_)
+        );
         // Once one was lost nobody knows whether it was carried out, however the others failed.
         let mut lost = None;
-        for _ in 0..if ends_it { 1 } else { MOST_TRIES } {
+        for _ in 0..if once { 1 } else { MOST_TRIES } {
             match (self.try_bytes(request, &key).await, self.revive) {
                 (Err(failed @ ClientError::Lost(_)), _) => lost = Some(failed),
                 (Err(ClientError::NotRunning { socket }), Some(revive)) => revive(socket).await,

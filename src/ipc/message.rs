@@ -152,6 +152,22 @@ pub enum Request {
         /// By name, `SIGUSR2` or `USR2`.
         signal: String,
     },
+    /// Writes to the selected instances' standard input.
+    Input {
+        /// Which ones.
+        select: Selectors,
+        /// As it shall be written, the newline included.
+        text: String,
+    },
+    /// Sends a message through Node's channel to the selected instances.
+    Message {
+        /// Which ones.
+        select: Selectors,
+        /// What `process.on('message')` gets.
+        message: serde_json::Value,
+    },
+    /// Has the selected instances do what they offer through Node's channel.
+    Trigger(Trigger),
     /// Writes the dump.
     Save {
         /// Also when the list is empty.
@@ -179,6 +195,19 @@ pub enum Request {
     Shutdown,
     /// The OpenAPI document.
     OpenApi,
+}
+
+/// An action that apps offer through Node's channel (`axm:action`), as `pm2 trigger` asks for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Trigger {
+    /// Which instances.
+    pub select: Selectors,
+    /// The action's name.
+    pub action: String,
+    /// What it is given.
+    #[serde(default)]
+    pub param: Option<serde_json::Value>,
 }
 
 /// Which log lines.

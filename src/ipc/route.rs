@@ -56,6 +56,26 @@ pub struct SignalBody {
     pub signal: String,
 }
 
+/// Body of `POST /v1/instances/input`.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InputBody {
+    /// Which instances.
+    pub select: Selectors,
+    /// As it shall be written, the newline included.
+    pub text: String,
+}
+
+/// Body of `POST /v1/instances/message`.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MessageBody {
+    /// Which instances.
+    pub select: Selectors,
+    /// What `process.on('message')` gets.
+    pub message: serde_json::Value,
+}
+
 /// Body of `PUT /v1/dump`.
 #[derive(Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -100,6 +120,9 @@ enum Endpoint<'a> {
     Reload,
     Scale(&'a str),
     Signal,
+    Input,
+    Message,
+    Trigger,
     Save,
     Resurrect,
     ClearDump,
@@ -133,6 +156,15 @@ pub fn to_http(request: &Request) -> Result<Parts, ApiError> {
             let body = SignalBody { select: select.clone(), signal: signal.clone() };
             post("/v1/instances/signal").with(&body)?
         }
+        Request::Input { select, text } => {
+            let body = InputBody { select: select.clone(), text: text.clone() };
+            post("/v1/instances/input").with(&body)?
+        }
+        Request::Message { select, message } => {
+            let body = MessageBody { select: select.clone(), message: message.clone() };
+            post("/v1/instances/message").with(&body)?
+        }
+        Request::Trigger(trigger) => post("/v1/instances/trigger").with(trigger)?,
         Request::Save { force } => say(Method::PUT, "/v1/dump").with(&SaveBody { force: *force })?,
         Request::Resurrect => post("/v1/dump/resurrect"),
         Request::ClearDump => say(Method::DELETE, "/v1/dump"),
@@ -195,6 +227,9 @@ fn find<'a>(method: &Method, segments: &[&'a str]) -> Option<Endpoint<'a>> {
         ("POST", ["apps", name, "scale"]) => Endpoint::Scale(name),
         ("POST", ["reload"]) => Endpoint::Reload,
         ("POST", ["instances", "signal"]) => Endpoint::Signal,
+        ("POST", ["instances", "input"]) => Endpoint::Input,
+        ("POST", ["instances", "message"]) => Endpoint::Message,
+        ("POST", ["instances", "trigger"]) => Endpoint::Trigger,
         ("POST", ["instances", word]) => Endpoint::Act(action(word)?),
         ("PUT", ["dump"]) => Endpoint::Save,
         ("DELETE", ["dump"]) => Endpoint::ClearDump,
@@ -232,6 +267,11 @@ impl Endpoint<'_> {
             Self::Signal => {
                 json(body).map(|SignalBody { select, signal }| Request::Signal { select, signal })
             }
+            Self::Input => json(body).map(|InputBody { select, text }| Request::Input { select, text }),
+            Self::Message => {
+                json(body).map(|MessageBody { select, message }| Request::Message { select, message })
+            }
+            Self::Trigger => json(body).map(Request::Trigger),
             Self::Save => json(body).map(|SaveBody { force }| Request::Save { force }),
             Self::Resurrect => bare(Request::Resurrect),
             Self::ClearDump => bare(Request::ClearDump),

@@ -119,6 +119,23 @@ pub struct InstanceView {
     pub version: Option<String>,
 }
 
+/// What an instance answered to a [`super::message::Trigger`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TriggerReply {
+    /// Its id.
+    pub id: u32,
+    /// Its app's name.
+    pub name: String,
+    /// Its app's namespace.
+    pub namespace: String,
+    /// What the action returned.
+    #[serde(default)]
+    pub reply: serde_json::Value,
+    /// Why there is no reply.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub problem: Option<String>,
+}
+
 /// Everything about an instance; no environment values.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct InstanceDetail {
@@ -149,6 +166,23 @@ pub struct InstanceDetail {
     /// How its ports are shared, if they are.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ports: Option<SharedPorts>,
+    /// Which of its hard limits hold, and by what, while it runs.
+    #[serde(default)]
+    pub limits: Vec<LimitView>,
+}
+
+/// A hard limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LimitView {
+    /// Its key: `memory_max`, `cpu_max` or `pids_max`.
+    pub limit: String,
+    /// Bytes, percent of one core, or processes and threads.
+    pub value: u64,
+    /// Who holds it: `cgroup`, `rlimit` or `nothing`.
+    pub by: String,
+    /// What that means, where it is not a cgroup.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub note: Option<String>,
 }
 
 /// How a run's ports are shared.

@@ -66,6 +66,7 @@ pub fn start(
         account: None,
         fds: vec![1, 2, CHANNEL_FD, LISTENER_FD],
         asks: None,
+        limits: None,
         listen_pid: false,
     };
     let fds = vec![own(std::io::stdout().as_fd())?, own(std::io::stderr().as_fd())?, theirs, own(listener)?];

@@ -6,6 +6,7 @@ mod tracked;
 mod watched;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::sys::statvfs::statvfs;
 use schemars::JsonSchema;
@@ -55,12 +56,25 @@ pub struct Usage {
     pub memory: u64,
     /// Its processes.
     pub processes: Vec<i32>,
+    /// The one of them that holds most.
+    pub largest: Option<Largest>,
+}
+
+/// The process of a tree that holds most.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Largest {
+    /// Its pid.
+    pub pid: i32,
+    /// Its program's name, as the kernel cuts it.
+    pub name: Arc<str>,
+    /// Bytes resident.
+    pub memory: u64,
 }
 
 /// What can be said of a process at once: its own memory.
 pub fn first_glance(pid: i32) -> Usage {
     let resident = Stat::of(pid).map_or(0, |stat| stat.resident * page_size());
-    Usage { cpu_percent: 0.0, memory: resident, processes: vec![pid] }
+    Usage { memory: resident, processes: vec![pid], ..Usage::default() }
 }
 
 /// The machine. `home` tells which of its disks matters.

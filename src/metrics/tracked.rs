@@ -1,9 +1,9 @@
 //! The tree of one run, from sample to sample.
 
-use super::Usage;
 use super::watched::{Allowance, Watched};
+use super::{Largest, Usage};
 use crate::process::pidfd::ProcessRef;
-use crate::process::proc_fs::Stat;
+use crate::process::proc_fs::{self, Stat};
 use crate::process::tree;
 
 /// Within so many milliseconds a second sample only repeats the figure: `/proc` counts processor
@@ -170,12 +170,21 @@ impl Tracked {
             }
         }
         let alone = self.usage.processes.len() == 1;
-        let living = self.members.iter().filter(|member| !member.stat.is_dead());
+        let living = || self.members.iter().filter(|member| !member.stat.is_dead());
         let bytes = |member: &Watched| match alone {
             true => member.stat.resident * measures.page,
             false => member.weight(measures.page),
         };
-        self.usage.memory = living.map(bytes).sum();
+        self.usage.memory = living().map(bytes).sum();
+        let largest = living().max_by_key(|member| member.stat.resident);
+        let former = self.usage.largest.take();
+        self.usage.largest = largest.map(|member| {
+            let pid = member.process.pid;
+            // Read once: it stays the largest nearly always.
+            let name = former.filter(|former| former.pid == pid && !changed).map(|former| former.name);
+            let name = name.unwrap_or_else(|| proc_fs::command(pid).into());
+            Largest { pid, name, memory: member.stat.resident * measures.page }
+        });
     }
 }
 

@@ -91,7 +91,7 @@ fn read(out: &Receiver, said: &mut Vec<u8>) -> Option<bool> {
 fn how(status: ExitStatus) -> Exit {
     use std::os::unix::process::ExitStatusExt;
     match status.signal() {
-        Some(number) => Exit::Signal { number, core: status.core_dumped() },
+        Some(number) => Exit::Signal { number, core: status.core_dumped(), oom: false },
         None => Exit::Code(status.code().unwrap_or(-1)),
     }
 }

@@ -9,8 +9,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
-    socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, getsockopt, recvmsg,
+    sendmsg, socketpair, sockopt,
 };
 use tokio::io::unix::AsyncFd;
 
@@ -94,6 +94,11 @@ pub fn inherited(fd: RawFd) -> nix::Result<OwnedFd> {
     let owned = unsafe { OwnedFd::from_raw_fd(fd) };
     nix::fcntl::fcntl(&owned, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
     Ok(owned)
+}
+
+/// Whether a descriptor is a stream socket.
+pub fn is_stream(fd: &OwnedFd) -> bool {
+    getsockopt(fd, sockopt::SockType).is_ok_and(|kind| kind == SockType::Stream)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 pub mod account;
 pub mod bpf;
+pub mod cgroup;
 pub mod channel;
 pub mod command;
 pub mod connections;
@@ -11,6 +12,7 @@ mod dead;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod init;
+pub mod limits;
 pub mod oom;
 pub mod pidfd;
 pub mod priority;

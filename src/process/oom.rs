@@ -21,6 +21,14 @@ pub fn prefer_others() {
     }
 }
 
+/// How many processes the kernel has ended for want of memory since the machine started, of the whole
+/// machine or of a group; 0 before Linux 4.13.
+pub fn kills() -> u64 {
+    let counts = fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let count = counts.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    count.and_then(|count| count.parse().ok()).unwrap_or(0)
+}
+
 /// What it was before, if it was changed.
 pub fn former() -> Option<i32> {
     FORMER.get().copied()

@@ -2,10 +2,11 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sys::socket::{UnixAddr, getpeername, getsockname, getsockopt, sockopt};
 
 use super::channel;
 use super::proc_fs::{Stat, is_gone};
@@ -83,6 +84,23 @@ impl ProcessRef {
             Err(errno) => Err(errno),
         }
     }
+}
+
+/// A copy of the descriptor that a process has at this number, if that is one end of a pair of stream
+/// sockets which another process had made for it.
+pub fn end_of_pair(process: ProcessRef, number: RawFd) -> Option<OwnedFd> {
+    let pidfd = open(process.pid).ok().filter(|_| process.runs())?;
+    // SAFETY: only asks the kernel about numbers; it checks whether we may.
+    let copy = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) };
+    let copy = RawFd::try_from(Errno::result(copy).ok()?).ok()?;
+    // SAFETY: the kernel just made this descriptor for us; nobody else owns it.
+    let copy = unsafe { OwnedFd::from_raw_fd(copy) };
+    let unnamed = |address: nix::Result<UnixAddr>| {
+        address.is_ok_and(|address| address.path().is_none() && address.as_abstract().is_none())
+    };
+    let pair = unnamed(getsockname(copy.as_raw_fd())) && unnamed(getpeername(copy.as_raw_fd()));
+    let maker = getsockopt(&copy, sockopt::PeerCredentials).ok()?.pid();
+    (pair && channel::is_stream(&copy) && maker != process.pid).then_some(copy)
 }
 
 /// A descriptor that means this process for ever.

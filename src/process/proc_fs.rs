@@ -95,6 +95,12 @@ impl Stat {
     }
 }
 
+/// The name of a process's program, cut to 15 bytes by the kernel; empty if it is gone.
+pub fn command(pid: i32) -> String {
+    let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    String::from_utf8_lossy(name.trim_ascii_end()).into_owned()
+}
+
 /// Whether an error says no more than that there is no such process.
 pub fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))

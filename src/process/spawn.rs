@@ -17,6 +17,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signa
 use nix::unistd::{ForkResult, Gid, Pid, Uid};
 use serde::{Deserialize, Serialize};
 
+use super::limits::Means;
 use super::oom;
 use super::report::{self, Report, Teller};
 use super::seccomp::{self, Calls};
@@ -41,6 +42,9 @@ pub struct Launch {
     /// Which calls it has to ask for before they happen. The notifier is reported.
     #[serde(default)]
     pub asks: Option<Calls>,
+    /// How it is limited, if it is.
+    #[serde(default)]
+    pub limits: Option<Means>,
     /// Its environment names its own process as the one that descriptors are passed to.
     #[serde(default)]
     pub listen_pid: bool,
@@ -161,7 +165,7 @@ fn become_program(
     }
     let steps: [(StartStep, &dyn Fn() -> nix::Result<()>); 6] = [
         (StartStep::Session, &open_session),
-        (StartStep::Limits, &|| restore_limits(nofile)),
+        (StartStep::Limits, &|| limit(nofile, launch.limits.as_ref())),
         // As in PM2 (and Node) the directory comes before the user: it may be open to root only.
         (StartStep::Directory, &|| nix::unistd::chdir(&launch.cwd)),
         // While we may still do so without giving up privileges.
@@ -219,9 +223,10 @@ pub fn raise_open_files() -> Option<(u64, u64)> {
     Some((soft, hard))
 }
 
-fn restore_limits(nofile: Option<(u64, u64)>) -> nix::Result<()> {
+fn limit(nofile: Option<(u64, u64)>, means: Option<&Means>) -> nix::Result<()> {
     oom::as_before();
-    nofile.map_or(Ok(()), |(soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, soft, hard))
+    nofile.map_or(Ok(()), |(soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, soft, hard))?;
+    means.map_or(Ok(()), Means::apply)
 }
 
 fn install_filter(asks: Option<Calls>, teller: &Teller) -> nix::Result<()> {

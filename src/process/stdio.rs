@@ -7,6 +7,12 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::Mode;
+use tokio::io::AsyncWriteExt;
+
+use super::pidfd::ProcessRef;
+
+/// Room in the pipe of an app's input, in bytes.
+const INPUT: i32 = 4096;
 
 /// A pipe for an app's output: our end to read from, its end to write to.
 ///
@@ -25,6 +31,42 @@ pub fn output_pipe(uid: Option<u32>) -> nix::Result<(OwnedFd, OwnedFd)> {
     let both = nix::fcntl::open(path.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty());
     fcntl(ours.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok((ours, both.unwrap_or(theirs)))
+}
+
+/// An app's end of a pipe for its standard input; it is written to through `/proc`, when somebody does.
+///
+/// It is opened for writing too: an app never comes to the end of its input, whoever dies.
+///
+/// # Errors
+/// Out of descriptors or pipes.
+pub fn input_pipe(uid: Option<u32>) -> nix::Result<OwnedFd> {
+    let (theirs, _) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    if let Some(uid) = uid {
+        let _ = nix::unistd::fchown(&theirs, Some(uid.into()), None);
+    }
+    // Small: what a user may have of pipes is for output.
+    let _ = fcntl(theirs.as_fd(), FcntlArg::F_SETPIPE_SZ(INPUT));
+    let path = format!("/proc/self/fd/{}", theirs.as_raw_fd());
+    let both = nix::fcntl::open(path.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty());
+    Ok(both.unwrap_or(theirs))
+}
+
+/// Writes to the standard input of a process, if that still is the pipe it was given. What of `bytes`
+/// has no room yet is waited for.
+///
+/// # Errors
+/// It has another standard input now (`InvalidInput`), or is gone.
+pub async fn write_input(process: ProcessRef, bytes: &[u8]) -> io::Result<()> {
+    let path = format!("/proc/{}/fd/0", process.pid);
+    let other = || io::Error::new(io::ErrorKind::InvalidInput, "its standard input is not that of its start");
+    if !std::fs::read_link(&path)?.as_os_str().as_encoded_bytes().starts_with(b"pipe:") {
+        return Err(other());
+    }
+    let mut input = tokio::net::unix::pipe::OpenOptions::new().open_sender(&path)?;
+    if !process.runs() {
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+    }
+    input.write_all(bytes).await
 }
 
 /// Our end again of the output pipe that a process has at this number, after all of rsm was gone.

@@ -83,11 +83,13 @@ pub struct StopPolicy {
     pub timeout: Duration,
     /// Signal every process of the tree, not only the first.
     pub tree: bool,
+    /// Say `shutdown` through Node's channel instead of the signal, where there is one.
+    pub message: bool,
 }
 
 impl Default for StopPolicy {
     fn default() -> Self {
-        Self { signal: "SIGINT".into(), timeout: Duration::from_secs(10), tree: true }
+        Self { signal: "SIGINT".into(), timeout: Duration::from_secs(10), tree: true, message: false }
     }
 }
 

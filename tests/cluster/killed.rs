@@ -156,6 +156,7 @@ fn no_call_is_lost_when_the_engine_is_killed() {
             account: None,
             fds: vec![1, 2],
             asks: path.calls(),
+            limits: None,
             listen_pid: false,
         };
         let fds = vec![write.try_clone().unwrap().into(), write.into()];

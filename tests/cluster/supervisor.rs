@@ -146,6 +146,7 @@ impl Supervisor {
             account: self.account.clone(),
             fds: numbers,
             asks: self.path.calls(),
+            limits: None,
             listen_pid: self.path == Path::Listen,
         };
         let forked = spawn::fork(Order::Ready(Box::new(launch)), fds, None).unwrap();

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 pub mod following;
 pub mod load;
+pub mod unbroken;
 
 /// How long anything may take before a test fails. Long, as machines are shared.
 pub const DEADLINE: Duration = Duration::from_secs(120);

@@ -208,7 +208,7 @@ impl SimWorld {
         };
         let exit = match self.random.u32(..6) {
             0 => Exit::Code(0),
-            1 => Exit::Signal { number: 11, core: true },
+            1 => Exit::Signal { number: 11, core: true, oom: false },
             2 => Exit::Code(3),
             _ => Exit::Code(1),
         };
@@ -272,7 +272,7 @@ impl World for SimWorld {
 
     fn kill(&mut self, run: RunId, _process: Process) {
         let after = if self.random.u32(..50) == 0 { self.random.u64(0..12_000) } else { self.soon() };
-        self.schedule(after, Due::End(run, Exit::Signal { number: 9, core: false }));
+        self.schedule(after, Due::End(run, Exit::Signal { number: 9, core: false, oom: false }));
     }
 
     fn sweep(&mut self, run: RunId, _process: Process, kill: bool) {

@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use super::list::mode;
 use super::style::{Style, Tone, tame, width};
 use super::units;
-use crate::ipc::message::{ExitView, InstanceDetail, Status};
+use crate::ipc::message::{ExitView, InstanceDetail, LimitView, Status};
 use crate::spec::{AppSpec, Autoscale, Probe, RestartDelay, RestartPolicy};
 
 /// A heading and its rows.
@@ -29,6 +29,7 @@ pub(in crate::cli) fn describe(
         command(detail),
         state(detail, zone),
         restart(&detail.spec),
+        limits(detail),
         ports(detail),
         logs(detail),
     ];
@@ -157,6 +158,19 @@ fn ports(detail: &InstanceDetail) -> Section {
     ("Ports", rows)
 }
 
+fn limits(detail: &InstanceDetail) -> Section {
+    let row = |limit: &LimitView| {
+        let (key, value) = match limit.limit.as_str() {
+            "memory_max" => ("memory", units::size(limit.value)),
+            "cpu_max" => ("processor", format!("{}% of one core", limit.value)),
+            _ => ("processes", limit.value.to_string()),
+        };
+        let note = limit.note.iter().map(|note| format!("; {note}")).collect::<String>();
+        (key, format!("{value}, held by {}{note}", limit.by))
+    };
+    ("Hard limits", detail.limits.iter().map(row).collect())
+}
+
 fn logs(detail: &InstanceDetail) -> Section {
     let file = |path: &Option<std::path::PathBuf>| {
         path.as_ref().map_or_else(|| "nowhere".into(), |path| shown(path))
@@ -265,10 +279,11 @@ pub(in crate::cli) mod tests {
             log_file: None,
             pid_file: "/h/pids/api-3.pid".into(),
             created_at: 1_700_000_000_000,
-            exits: vec![end(1, Exit::Signal { number: 9, core: false }), end(10, Exit::Code(1))],
+            exits: vec![end(1, Exit::Signal { number: 9, core: false, oom: false }), end(10, Exit::Code(1))],
             processes: vec![],
             connections: None,
             ports: None,
+            limits: vec![],
         }
     }
 

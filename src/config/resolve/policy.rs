@@ -5,18 +5,23 @@ use std::time::Duration;
 use crate::config::findings::Findings;
 use crate::config::settings::{Settings, given};
 use crate::config::value::Millis;
-use crate::spec::{AppSpec, RestartDelay};
+use crate::spec::{AppSpec, Limits, RestartDelay};
 
 /// Fills in the three policies and the other reasons to restart.
 pub(super) fn apply(settings: &Settings, app: &mut AppSpec, findings: &mut Findings<'_>) {
     restart(settings, app, findings);
-    stop(settings, app, findings);
+    stop(settings, app);
     set(&mut app.readiness.wait_ready, given(&settings.wait_ready).copied());
     set(&mut app.readiness.timeout, duration(given(&settings.listen_timeout)));
     health(settings, app, findings);
     set(&mut app.autostart, given(&settings.autostart).copied());
     set(&mut app.depends_on, given(&settings.depends_on).map(|names| names.0.clone()));
     app.max_memory_restart = given(&settings.max_memory_restart).map(|size| size.0);
+    app.limits = Limits {
+        memory: given(&settings.memory_max).map(|size| size.0),
+        cpu: given(&settings.cpu_max).map(|cores| cores.0),
+        pids: given(&settings.pids_max).map(|count| count.0),
+    };
     app.cron_restart = given(&settings.cron_restart).and_then(|cron| cron.0.clone());
 }
 
@@ -41,16 +46,11 @@ fn restart(settings: &Settings, app: &mut AppSpec, findings: &mut Findings<'_>) 
     }
 }
 
-fn stop(settings: &Settings, app: &mut AppSpec, findings: &mut Findings<'_>) {
+fn stop(settings: &Settings, app: &mut AppSpec) {
     set(&mut app.stop.signal, given(&settings.kill_signal).map(|signal| signal.0.clone()));
     set(&mut app.stop.timeout, duration(given(&settings.kill_timeout)));
     set(&mut app.stop.tree, given(&settings.treekill).copied());
-    if let Some(asked) = settings.shutdown_with_message.as_ref().filter(|asked| asked.value) {
-        findings.warn(
-            &asked.at,
-            "`shutdown_with_message` is not offered in this version; the app gets its kill_signal",
-        );
-    }
+    set(&mut app.stop.message, given(&settings.shutdown_with_message).copied());
 }
 
 fn health(settings: &Settings, app: &mut AppSpec, findings: &mut Findings<'_>) {

@@ -39,7 +39,7 @@ pub(super) use environment::{Environment, Filter, VarName};
 pub(super) use logs::LogRules;
 pub(super) use millis::Millis;
 pub(super) use names::{AppName, Cron, LogKind, Mode, SignalName, Spread, Who};
-pub(super) use number::{Codes, Count, Instances, Port};
+pub(super) use number::{Codes, Cores, Count, Instances, Port};
 pub(super) use places::{LogTo, Watch};
 pub(super) use probe::{HealthCheck, Ports, ReadyCheck, Scaling};
 pub(super) use size::Size;

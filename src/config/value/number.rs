@@ -12,6 +12,10 @@ const FEWEST_INSTANCES: i64 = -MOST_INSTANCES;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct Count(pub(in super::super) u32);
 
+/// Processor time, in percent of one core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) struct Cores(pub(in super::super) u32);
+
 /// A TCP port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct Port(pub(in super::super) u16);
@@ -44,6 +48,23 @@ impl Reading for Count {
         match integer(value).and_then(|number| u32::try_from(number).ok()) {
             Some(number) => Ok(Self(number)),
             None => wants("a whole number from 0 on"),
+        }
+    }
+}
+
+impl Reading for Cores {
+    fn read(value: &Value) -> Result<Self, Wrong> {
+        let percent = match value {
+            Value::String(text) => match text.trim().strip_suffix('%') {
+                Some(percent) => percent.trim().parse().ok(),
+                None => text.trim().parse().ok().map(|cores: f64| cores * 100.0),
+            },
+            number => number.as_f64().map(|cores| cores * 100.0),
+        };
+        match percent {
+            // Below one percent the kernel's shortest slice is more than the quota.
+            Some(percent) if (1.0..=1e6).contains(&percent) => Ok(Self(percent.round() as u32)),
+            _ => wants("cores such as 1.5, or percent of one such as \"150%\""),
         }
     }
 }
@@ -91,6 +112,12 @@ impl Reading for Codes {
 }
 
 schema!(Count, { "type": ["integer", "string"], "minimum": 0, "maximum": u32::MAX, "pattern": "^[0-9]+$" });
+schema!(Cores, {
+    "type": ["number", "string"],
+    "minimum": 0.01,
+    "maximum": 10_000,
+    "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*%?\s*$"
+});
 schema!(Port, { "type": ["integer", "string"], "minimum": 1, "maximum": u16::MAX, "pattern": "^[0-9]+$" });
 schema!(Instances, {
     "type": ["integer", "string"],
@@ -110,6 +137,19 @@ schema!(Codes, {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn cores_and_percent() {
+        for (value, percent) in [(json!(1.5), 150), (json!("150%"), 150), (json!("0.5"), 50), (json!(2), 200)]
+        {
+            assert_eq!(Cores::read(&value), Ok(Cores(percent)), "{value}");
+        }
+        for bad in
+            [json!(0), json!("0.1%"), json!("much"), json!(-1), json!("NaN"), json!("1e9"), json!(true)]
+        {
+            assert!(Cores::read(&bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn instances_follow_the_cores() {

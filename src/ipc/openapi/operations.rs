@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 use super::{SchemaOf, schema_of};
 use crate::ipc::message::{
     ActOn, EventView, Info, InstanceDetail, InstanceView, LogItem, LogQuery, Pong, Reload, Report, Saved,
-    ScaleTo, Selectors, StartApps,
+    ScaleTo, Selectors, StartApps, Trigger, TriggerReply,
 };
-use crate::ipc::route::{FlushBody, SaveBody, SignalBody, UpgradeBody};
+use crate::ipc::route::{FlushBody, InputBody, MessageBody, SaveBody, SignalBody, UpgradeBody};
 use crate::spec::Vars;
 
 /// One method on one path.
@@ -159,6 +159,27 @@ pub(super) static OPERATIONS: &[Operation] = &[
         "Sends a signal to the selected instances' processes",
         body(schema_of::<SignalBody>, r#"{"select":["api"],"signal":"SIGUSR2"}"#),
     ),
+    post(
+        "/v1/instances/input",
+        "input",
+        "Writes to the selected instances' standard input",
+        body(schema_of::<InputBody>, r#"{"select":["api"],"text":"reload\n"}"#),
+    ),
+    post(
+        "/v1/instances/message",
+        "message",
+        "Sends a message through Node's channel to the selected instances",
+        body(schema_of::<MessageBody>, r#"{"select":["api"],"message":{"topic":"refresh"}}"#),
+    ),
+    Operation {
+        reply: Reply::Json(schema_of::<Vec<TriggerReply>>),
+        ..post(
+            "/v1/instances/trigger",
+            "trigger",
+            "Has the selected instances do what they offer through Node's channel",
+            body(schema_of::<Trigger>, r#"{"select":["api"],"action":"refresh","param":"all"}"#),
+        )
+    },
     Operation {
         body: optional(schema_of::<SaveBody>, r#"{"force":false}"#),
         ..operation("PUT", "/v1/dump", "save", "Writes the dump", Reply::Json(schema_of::<Saved>))

@@ -7,7 +7,7 @@ use hyper::Method;
 
 use super::*;
 use crate::ipc::message::{
-    ActOn, Action, Existing, Inherited, LogQuery, Report, Request, ScaleTo, StartApps,
+    ActOn, Action, Existing, Inherited, LogQuery, Report, Request, ScaleTo, StartApps, Trigger,
 };
 use crate::ipc::route;
 
@@ -32,6 +32,9 @@ fn all() -> Vec<Request> {
         Request::Reload(Box::default()),
         Request::Scale { name: "api".into(), to: ScaleTo::Add(1) },
         Request::Signal { select: select(), signal: "HUP".into() },
+        Request::Input { select: select(), text: "a line".into() },
+        Request::Message { select: select(), message: "a word".into() },
+        Request::Trigger(Trigger { select: select(), action: "gc".into(), param: None }),
         Request::Save { force: true },
         Request::Resurrect,
         Request::ClearDump,
@@ -60,6 +63,9 @@ fn all() -> Vec<Request> {
             | Request::Reload(_)
             | Request::Scale { .. }
             | Request::Signal { .. }
+            | Request::Input { .. }
+            | Request::Message { .. }
+            | Request::Trigger(_)
             | Request::Save { .. }
             | Request::Resurrect
             | Request::ClearDump
@@ -72,7 +78,7 @@ fn all() -> Vec<Request> {
             | Request::OpenApi => {}
         }
     }
-    assert_eq!(all.iter().map(discriminant).collect::<std::collections::HashSet<_>>().len(), 21);
+    assert_eq!(all.iter().map(discriminant).collect::<std::collections::HashSet<_>>().len(), 24);
     all
 }
 

@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::ipc::message::{ActOn, Existing, Inherited, LogPlace, LogQuery, Reload, ScaleTo, StartApps};
+use crate::ipc::message::{
+    ActOn, Existing, Inherited, LogPlace, LogQuery, Reload, ScaleTo, StartApps, Trigger,
+};
 use crate::spec::{AppSpec, RestartDelay};
 
 fn texts(least: usize) -> impl Strategy<Value = Vec<String>> {
@@ -92,6 +94,13 @@ fn requests() -> impl Strategy<Value = Request> {
         texts(1).prop_map(Request::Describe),
         texts(0).prop_map(Request::Flush),
         (texts(0), any::<String>()).prop_map(|(select, signal)| Request::Signal { select, signal }),
+        (texts(0), any::<String>()).prop_map(|(select, text)| Request::Input { select, text }),
+        (texts(0), any::<String>()).prop_map(|(select, text)| {
+            Request::Message { select, message: serde_json::json!({ "topic": text }) }
+        }),
+        (texts(0), any::<String>(), prop::option::of(any::<i64>())).prop_map(|(select, action, param)| {
+            Request::Trigger(Trigger { select, action, param: param.map(Into::into) })
+        }),
         (any::<String>(), scales()).prop_map(|(name, to)| Request::Scale { name, to }),
         any::<String>().prop_map(|binary| Request::Upgrade { binary: binary.into() }),
         acts(),

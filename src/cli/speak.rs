@@ -1,0 +1,130 @@
+//! `send`, `attach`, `trigger`: words to running apps, and their answers.
+
+use clap::Args;
+use tokio::sync::mpsc;
+
+use crate::error::{Error, Problem};
+use crate::ipc::client::Client;
+use crate::ipc::message::{InstanceView, Report, Request, TriggerReply};
+
+use super::selectors::only_one;
+use super::session::Session;
+use super::{logs, output};
+
+// Arguments of `send`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Send {
+    /// Id, or the name of an app with one instance
+    #[arg(value_name = "ID")]
+    instance: String,
+    /// The line; the newline is put to it
+    #[arg(allow_hyphen_values = true)]
+    line: String,
+}
+
+// Arguments of `attach`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Attach {
+    /// Id, or the name of an app with one instance
+    #[arg(value_name = "ID")]
+    instance: String,
+    /// What ends each line for the app, instead of a newline
+    #[arg(default_value = "\n", hide_default_value = true)]
+    separator: String,
+}
+
+// Arguments of `trigger`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Trigger {
+    /// Id, name, namespace, /regex/ or `all`
+    #[arg(value_name = "APP")]
+    select: String,
+    /// The action's name
+    action: String,
+    /// What it is given
+    #[arg(allow_hyphen_values = true)]
+    param: Option<String>,
+}
+
+/// Writes one line to the standard input of an instance.
+pub(super) async fn send(send: Send, session: &Session) -> Result<(), Error> {
+    let mut client = session.connect_for(std::slice::from_ref(&send.instance)).await?;
+    let id = find(&send.instance, &mut client, session).await?;
+    say(&mut client, session, id, format!("{}\n", send.line)).await?;
+    session.note(format_args!("sent a line to {}", send.instance));
+    Ok(())
+}
+
+/// Shows the log of an instance and writes what is typed to its standard input, until that ends.
+pub(super) async fn attach(attach: Attach, session: &Session) -> Result<(), Error> {
+    let mut client = session.connect_for(std::slice::from_ref(&attach.instance)).await?;
+    let id = find(&attach.instance, &mut client, session).await?;
+    session
+        .note(format_args!("attached to {}; Ctrl-D or Ctrl-C ends it, and the app goes on", attach.instance));
+    let typed = typed()?;
+    tokio::select! {
+        shown = logs::attach(vec![id.to_string()], session) => shown,
+        written = pass_on(typed, &mut client, session, id, &attach.separator) => written,
+    }
+}
+
+/// Asks for an action and prints each answer.
+pub(super) async fn trigger(trigger: Trigger, session: &Session) -> Result<(), Error> {
+    let Trigger { select, action, param } = trigger;
+    let mut client = session.connect_for(std::slice::from_ref(&select)).await?;
+    let what = format!("{select} to answer");
+    let wanted = crate::ipc::message::Trigger { select: vec![select], action, param: param.map(Into::into) };
+    let request = Request::Trigger(wanted);
+    let replies: Vec<TriggerReply> =
+        session.wait(&what, client.call(&request)).await.map_err(|error| session.failed(error))?;
+    let mut lines = String::new();
+    let mut problems = Vec::new();
+    for TriggerReply { id, name, namespace, reply, problem } in replies {
+        match problem {
+            Some(reason) => problems.push(Problem { id, name, reason }),
+            None => lines.push_str(&format!("[{name}:{id}:{namespace}]={reply}\n")),
+        }
+    }
+    output::text(&lines)?;
+    if problems.is_empty() { Ok(()) } else { Err(Error::Failed(problems)) }
+}
+
+/// The instance that is meant; there must be just one.
+async fn find(selector: &str, client: &mut Client, session: &Session) -> Result<u32, Error> {
+    let list: Vec<InstanceView> = client.call(&Request::List).await.map_err(|error| session.failed(error))?;
+    only_one(selector, &list)
+}
+
+async fn say(client: &mut Client, session: &Session, id: u32, text: String) -> Result<(), Error> {
+    let request = Request::Input { select: vec![id.to_string()], text };
+    let report: Report = client.call(&request).await.map_err(|error| session.failed(error))?;
+    session.judge(&report)
+}
+
+async fn pass_on(
+    mut typed: mpsc::Receiver<String>,
+    client: &mut Client,
+    session: &Session,
+    id: u32,
+    separator: &str,
+) -> Result<(), Error> {
+    while let Some(line) = typed.recv().await {
+        say(client, session, id, format!("{line}{separator}")).await?;
+    }
+    Ok(())
+}
+
+/// Lines of standard input, read by a thread: a terminal cannot be waited for otherwise without
+/// changing it for the shell, too. It ends with the process.
+fn typed() -> Result<mpsc::Receiver<String>, Error> {
+    let (send, lines) = mpsc::channel(1);
+    let read = move || {
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            if send.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name("typed".into()).spawn(read);
+    thread.map(|_| lines).map_err(|error| Error::System { what: "reading standard input", error })
+}

@@ -1,0 +1,134 @@
+//! Hard limits of runs: by a control group where one can be made, else by the process itself.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use crate::instance::Instance;
+use crate::instance::life::RunId;
+use crate::ipc::message::LimitView;
+use crate::paths::{self, Home};
+use crate::process::cgroup::Place;
+use crate::process::limits::{self, Means};
+use crate::process::oom;
+use crate::spec::limits::Limits;
+
+/// Knows where groups can be made, and which runs have one. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub struct Limiter(Rc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    home: Home,
+    /// Looked for when the first app wants a limit: it may mean to move rsm's own processes.
+    place: RefCell<Option<Result<Place, String>>>,
+    /// Groups of runs that are over, and that held processes still when they were to be removed.
+    left: RefCell<BTreeSet<u64>>,
+    /// The kernel's count of those it killed for memory, at the last two looks.
+    kills: Cell<[u64; 2]>,
+}
+
+impl Limiter {
+    /// For the apps of this home.
+    pub fn new(home: Home) -> Self {
+        Self(Rc::new(Inner {
+            home,
+            place: RefCell::default(),
+            left: RefCell::default(),
+            kills: Cell::new([oom::kills(); 2]),
+        }))
+    }
+
+    /// How a run is to be limited; nothing if it is not.
+    pub fn means(&self, run: RunId, instance: &Instance) -> Option<Means> {
+        let wanted = &instance.spec.limits;
+        if wanted.is_empty() {
+            return None;
+        }
+        let made = self.place().and_then(|place| {
+            place.make(run.to_u64(), wanted).map_err(|error| format!("making a cgroup: {error}"))
+        });
+        let (group, by_group) = match made {
+            Ok((group, held)) => (Some(group), held),
+            Err(why) => {
+                tracing::warn!(app = %instance.spec.name, "limits are held by rlimits: {why}");
+                (None, Limits::default())
+            }
+        };
+        let by_process = Limits {
+            memory: wanted.memory.filter(|_| by_group.memory.is_none()),
+            cpu: None,
+            pids: wanted.pids.filter(|_| by_group.pids.is_none()),
+        };
+        let own_user = instance.spec.account.as_ref().is_some_and(|account| account.uid != 0);
+        Some(Means { group, by_group, by_process, own_user })
+    }
+
+    /// A run is over: its group goes, as well as those that could not before.
+    pub fn ended(&self, run: RunId) {
+        let place = self.0.place.borrow();
+        let Some(Ok(place)) = place.as_ref() else { return };
+        let mut left = self.0.left.borrow_mut();
+        left.insert(run.to_u64());
+        left.retain(|run| !place.remove(*run));
+    }
+
+    /// Looks at the kernel's count again.
+    pub fn note_kills(&self) {
+        let [_, last] = self.0.kills.get();
+        self.0.kills.set([last, oom::kills()]);
+    }
+
+    /// Whether it was the kernel that killed a run, for want of memory: its group says so, or the
+    /// kernel has killed somebody since the look before the last.
+    pub fn out_of_memory(&self, run: RunId) -> bool {
+        let place = self.0.place.borrow();
+        let group = place.as_ref().and_then(|place| place.as_ref().ok());
+        let [before, _] = self.0.kills.get();
+        group.is_some_and(|place| place.oom_kills(run.to_u64()) > 0) || oom::kills() > before
+    }
+
+    /// Which of its limits hold for an instance, and by what; as the kernel tells it.
+    pub fn view(&self, instance: &Instance) -> Vec<LimitView> {
+        let wanted = &instance.spec.limits;
+        let (Some(process), false) = (instance.life.state.process(), wanted.is_empty()) else {
+            return Vec::new();
+        };
+        let run = RunId { instance: instance.id, number: process.run };
+        let place = self.place();
+        let by_group = place
+            .as_ref()
+            .map_or_else(|_| Limits::default(), |place| place.in_force(run.to_u64(), process.pid));
+        let by_process = limits::in_force(process.pid);
+        let no_group = place.err().unwrap_or_else(|| "it was started without a cgroup".to_owned());
+        let view = |limit: &str, of: fn(&Limits) -> Option<u64>, less: &str| {
+            let value = of(wanted)?;
+            let (by, note) = if of(&by_group).is_some() {
+                ("cgroup", None)
+            } else if of(&by_process) == Some(value) && !less.is_empty() {
+                ("rlimit", Some(format!("{less}; no cgroup: {no_group}")))
+            } else {
+                ("nothing", Some(format!("it takes a cgroup: {no_group}")))
+            };
+            Some(LimitView { limit: limit.into(), value, by: by.into(), note })
+        };
+        [
+            view("memory_max", |limits| limits.memory, "of each process by itself; allocations over it fail"),
+            view("cpu_max", |limits| limits.cpu.map(u64::from), ""),
+            view("pids_max", |limits| limits.pids.map(u64::from), "of all that its user runs"),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    fn place(&self) -> Result<Place, String> {
+        let mut place = self.0.place.borrow_mut();
+        place.get_or_insert_with(|| Place::find(&group_name(&self.0.home))).clone()
+    }
+}
+
+/// Of the groups of a home, at the top of all.
+fn group_name(home: &Home) -> String {
+    paths::safe_name(&format!("rsm{}", home.dir().display()))
+}

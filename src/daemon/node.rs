@@ -1,0 +1,314 @@
+//! Node's channel: lines of JSON both ways, as `child_process` has them, between runs and the daemon.
+//!
+//! Our end is kept with the keeper, and the app has a copy of it: the channel outlives the daemon, and
+//! the app never sees it break. Nothing is remembered of what apps say but what rsm itself has a use
+//! for; the rest is read and dropped, so that an app which talks much neither waits nor fills memory.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::instance::life::RunId;
+use crate::process::channel;
+use crate::spec::{AppSpec, Launcher};
+
+/// A longer line than this is dropped, in bytes.
+const LONGEST_HEARD: usize = 1 << 20;
+
+/// Longest message to an app, in bytes. The kernel takes one of this size whole or not at all
+/// (`unix_stream_sendmsg`: up to half of the socket's buffer), so none is ever torn.
+pub const LONGEST_SAID: usize = 64 << 10;
+
+/// So much is read before others have their turn.
+const AT_ONCE: usize = 16;
+
+/// An app offers at most so many actions; more are not remembered.
+const MOST_ACTIONS: usize = 256;
+
+/// Programs that are Node, or run in it, or have its channel too.
+const SPEAKERS: [&str; 8] = ["node", "nodejs", "bun", "tsx", "ts-node", "babel-node", "coffee", "nodemon"];
+
+/// Whether an app's program knows what to do with a channel. One that does not could pass its number
+/// on to a Node further down without the channel itself, and Node would not start.
+pub fn speaks(spec: &AppSpec) -> bool {
+    let named = |program: &str| SPEAKERS.contains(&program.rsplit('/').next().unwrap_or(program));
+    match &spec.launcher {
+        Launcher::Interpreter { program, .. } => named(program),
+        Launcher::Direct => named(&spec.script),
+        // `PORT=1 node server.js`
+        Launcher::Shell => spec.script.split_whitespace().find(|word| !word.contains('=')).is_some_and(named),
+        Launcher::Serve => false,
+    }
+}
+
+/// Two ends of a channel: ours, and the app's.
+///
+/// # Errors
+/// Out of descriptors.
+pub fn pair() -> nix::Result<(OwnedFd, OwnedFd)> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    socketpair(AddressFamily::Unix, SockType::Stream, None, flags)
+}
+
+/// Why a message did not reach a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unsent {
+    /// It has none, or has closed it.
+    #[error("has no open channel: only Node and its like have one, until they disconnect")]
+    NoChannel,
+    /// It does not read.
+    #[error("does not read its messages: its channel is full")]
+    Full,
+    /// Nothing so long is sent.
+    #[error("cannot be sent more than 64 KiB at a time")]
+    TooLong,
+}
+
+/// What an app has said of itself: the actions it offers, and its measures, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Offers {
+    /// As it described them.
+    pub actions: BTreeMap<String, Value>,
+    /// As it last told them.
+    pub measures: serde_json::Map<String, Value>,
+}
+
+/// All channels, by run. Cheap to clone; all clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Channels(Rc<RefCell<HashMap<RunId, Channel>>>);
+
+#[derive(Debug)]
+struct Channel {
+    ours: Rc<AsyncFd<OwnedFd>>,
+    heard: Rc<RefCell<Heard>>,
+    listener: JoinHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    /// The line that is being read.
+    line: Vec<u8>,
+    /// What is left of a line too long.
+    skipping: bool,
+    offers: Offers,
+    /// Who waits for the answer to which action, oldest first.
+    waiting: Vec<(String, oneshot::Sender<Value>)>,
+}
+
+/// What rsm understands of an object that an app sends.
+#[derive(Deserialize)]
+struct Said {
+    r#type: String,
+    data: Value,
+}
+
+impl Channels {
+    /// Hears a run from now on; `ready` is called when it says that it is.
+    pub fn open(&self, run: RunId, ours: OwnedFd, ready: impl Fn() + 'static) {
+        let Ok(ours) = channel::register(ours).map(Rc::new) else { return };
+        let heard = Rc::<RefCell<Heard>>::default();
+        let (channels, end, ears) = (self.clone(), ours.clone(), heard.clone());
+        let listener = tokio::task::spawn_local(async move {
+            listen(&end, &ears, ready).await;
+            channels.0.borrow_mut().remove(&run); // it has disconnected
+        });
+        self.0.borrow_mut().insert(run, Channel { ours, heard, listener });
+    }
+
+    /// Hears a run no more.
+    pub fn close(&self, run: RunId) {
+        if let Some(channel) = self.0.borrow_mut().remove(&run) {
+            channel.listener.abort();
+        }
+    }
+
+    /// What a run offers, if it has a channel.
+    pub fn offers(&self, run: RunId) -> Option<Offers> {
+        self.0.borrow().get(&run).map(|channel| channel.heard.borrow().offers.clone())
+    }
+
+    /// Sends a message, which arrives as `process.on('message')`.
+    ///
+    /// # Errors
+    /// It was not sent, not even in part.
+    pub fn say(&self, run: RunId, message: &Value) -> Result<(), Unsent> {
+        let channels = self.0.borrow();
+        let channel = channels.get(&run).ok_or(Unsent::NoChannel)?;
+        let mut line = message.to_string().into_bytes();
+        line.push(b'\n');
+        if line.len() > LONGEST_SAID {
+            return Err(Unsent::TooLong);
+        }
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        loop {
+            return match send(channel.ours.as_raw_fd(), &line, flags) {
+                Ok(_) => Ok(()),
+                Err(Errno::EINTR) => continue,
+                Err(Errno::EAGAIN) => Err(Unsent::Full),
+                Err(_) => Err(Unsent::NoChannel),
+            };
+        }
+    }
+
+    /// Asks for an action; its answer comes through the receiver, which fails if the run ends.
+    ///
+    /// # Errors
+    /// It was not asked.
+    pub fn trigger(
+        &self,
+        run: RunId,
+        action: &str,
+        param: Option<&Value>,
+    ) -> Result<oneshot::Receiver<Value>, Unsent> {
+        let message = match param {
+            Some(param) => serde_json::json!({ "msg": action, "opts": param }),
+            None => action.into(),
+        };
+        let (answer, answered) = oneshot::channel();
+        if let Some(channel) = self.0.borrow().get(&run) {
+            let waiting = &mut channel.heard.borrow_mut().waiting;
+            waiting.retain(|(_, who)| !who.is_closed());
+            waiting.push((action.to_owned(), answer));
+        }
+        self.say(run, &message).map(|()| answered)
+    }
+}
+
+/// Reads what a run says until it closes its end.
+async fn listen(end: &AsyncFd<OwnedFd>, heard: &RefCell<Heard>, ready: impl Fn()) {
+    loop {
+        let Ok(mut readable) = end.readable().await else { return };
+        // On the stack only while it is read: hundreds of apps are silent nearly always.
+        let mut chunk = [0; 16 << 10];
+        for _ in 0..AT_ONCE {
+            match recv(end.as_raw_fd(), &mut chunk, MsgFlags::MSG_DONTWAIT) {
+                Err(Errno::EAGAIN) => {
+                    readable.clear_ready();
+                    break;
+                }
+                Err(Errno::EINTR) => {}
+                Ok(0) | Err(_) => return,
+                Ok(length) => heard.borrow_mut().take(&chunk[..length], &ready),
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+impl Heard {
+    fn take(&mut self, mut bytes: &[u8], ready: &impl Fn()) {
+        while let Some(end) = memchr::memchr(b'\n', bytes) {
+            self.add(&bytes[..end]);
+            let line = std::mem::take(&mut self.line);
+            if !std::mem::take(&mut self.skipping) {
+                self.understand(&line, ready);
+            }
+            bytes = &bytes[end + 1..];
+        }
+        self.add(bytes);
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        self.skipping |= self.line.len() + bytes.len() > LONGEST_HEARD;
+        match self.skipping {
+            true => self.line = Vec::new(),
+            false => self.line.extend_from_slice(bytes),
+        }
+    }
+
+    fn understand(&mut self, line: &[u8], ready: &impl Fn()) {
+        if line == br#""ready""# {
+            return ready();
+        }
+        // Most of what apps say is for others: it is not even parsed.
+        if memchr::memmem::find(line, b"\"axm:").is_none() {
+            return;
+        }
+        let Ok(Said { r#type, data }) = serde_json::from_slice(line) else { return };
+        match (r#type.as_str(), data) {
+            ("axm:reply", data) => {
+                let action = data["action_name"].as_str().unwrap_or_default();
+                let asked = self.waiting.iter().position(|(asked, who)| asked == action && !who.is_closed());
+                if let Some(asked) = asked {
+                    let _ = self.waiting.remove(asked).1.send(data["return"].clone());
+                }
+            }
+            ("axm:action", data) => {
+                let name = data["action_name"].as_str().unwrap_or_default().to_owned();
+                let actions = &mut self.offers.actions;
+                if actions.len() < MOST_ACTIONS || actions.contains_key(&name) {
+                    actions.insert(name, data);
+                }
+            }
+            ("axm:monitor", Value::Object(measures)) => self.offers.measures = measures,
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    fn hear(parts: &[&[u8]]) -> (Heard, u32) {
+        let (mut heard, ready) = (Heard::default(), Cell::new(0));
+        parts.iter().for_each(|part| heard.take(part, &|| ready.set(ready.get() + 1)));
+        (heard, ready.get())
+    }
+
+    #[test]
+    fn nothing_else_is_taken_for_ready() {
+        assert_eq!(hear(&[b"\"rea", b"dy\"\n"]).1, 1);
+        for other in ["", "ready", "{\"cmd\":\"ready\"}", "\"already\"", "[\"ready\"]"] {
+            assert_eq!(hear(&[other.as_bytes(), b"\n"]).1, 0, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_line_too_long_is_dropped_whole_and_the_next_one_is_heard() {
+        let long = vec![b'x'; LONGEST_HEARD / 2];
+        let (heard, ready) = hear(&[&long, &long, &long, b"\n\"ready\"\n\"half"]);
+        assert_eq!((ready, heard.line.as_slice()), (1, &b"\"half"[..]));
+    }
+
+    #[test]
+    fn offers_and_answers_are_understood() {
+        let offer = br#"{"type":"axm:action","data":{"action_name":"gc","arity":1}}"#;
+        let measure = br#"{"type":"axm:monitor","data":{"Heap":{"value":7}}}"#;
+        let (mut heard, _) = hear(&[offer, b"\n", measure, b"\n{\"type\":\"axm:\n[\"axm:\"]\n"]);
+        assert_eq!(heard.offers.actions["gc"]["arity"], 1);
+        assert_eq!(heard.offers.measures["Heap"]["value"], 7);
+        let (answer, mut answered) = oneshot::channel();
+        heard.waiting.push(("gc".into(), answer));
+        let reply = br#"{"type":"axm:reply","data":{"action_name":"gc","return":{"freed":3}}}"#;
+        heard.take(reply, &|| {});
+        assert!(answered.try_recv().is_err(), "half a line");
+        heard.take(b"\n", &|| {});
+        assert_eq!(answered.try_recv().unwrap()["freed"], 3);
+    }
+
+    #[test]
+    fn only_programs_that_know_it_get_a_channel() {
+        let mut app = AppSpec::new("api", "/srv/api", "/srv");
+        let mut with = |launcher: Launcher, script: &str| {
+            (app.launcher, app.script) = (launcher, script.into());
+            speaks(&app)
+        };
+        let by = |program: &str| Launcher::Interpreter { program: program.into(), args: Vec::new() };
+        assert!(with(by("/opt/node-22/bin/node"), "a.js") && with(by("tsx"), "a.ts"));
+        assert!(with(Launcher::Shell, "PORT=1 node a.js") && with(Launcher::Direct, "/usr/bin/node"));
+        assert!(!with(by("python3"), "node.py") && !with(Launcher::Shell, "make && node a.js"));
+        assert!(!with(Launcher::Direct, "/srv/node/api") && !with(Launcher::Serve, "node"));
+    }
+}

@@ -1,0 +1,144 @@
+//! Words to running apps: their standard input, and Node's channel.
+//!
+//! Nothing is decided here and nothing changes, so it goes past the supervisor's loop: a look at the
+//! instances says who is spoken to.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::handle::Handle;
+use super::node::{Channels, LONGEST_SAID};
+use super::views;
+use crate::instance::Instance;
+use crate::instance::life::RunId;
+use crate::instance::state::Process;
+use crate::ipc::message::{ApiError, ErrorCode, Outcome, Report, Selectors, Trigger, TriggerReply};
+use crate::process::pidfd::ProcessRef;
+use crate::process::stdio;
+
+/// How long an app may take to read its input, once the pipe is full.
+const INPUT_TIME: Duration = Duration::from_secs(2);
+
+/// How long an action may take. PM2 waits for ever.
+const ACTION_TIME: Duration = Duration::from_secs(30);
+
+/// Writes to the standard input of the selected instances.
+///
+/// # Errors
+/// None of them runs, or one selector means nothing.
+pub async fn input(handle: &Handle, select: Selectors, text: &str) -> Result<Report, ApiError> {
+    let mut instances = Vec::new();
+    for (instance, process) in running(handle, select).await? {
+        let to = ProcessRef { pid: process.pid, start_time: process.start_time };
+        let problem = match timeout(INPUT_TIME, stdio::write_input(to, text.as_bytes())).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
+                Some("has closed the standard input that it was given".to_owned())
+            }
+            Ok(Err(error)) => Some(format!("its standard input cannot be written to: {error}")),
+            Err(_) => Some("does not read its standard input: only a part was written".to_owned()),
+        };
+        instances.push(outcome(&instance, problem));
+    }
+    Ok(Report { instances, notes: Vec::new() })
+}
+
+/// Sends a message through Node's channel to the selected instances.
+///
+/// # Errors
+/// None of them runs, or one selector means nothing.
+pub async fn message(
+    handle: &Handle,
+    channels: &Channels,
+    select: Selectors,
+    message: &serde_json::Value,
+) -> Result<Report, ApiError> {
+    let running = running(handle, select).await?;
+    let instances = running.into_iter().map(|(instance, process)| {
+        let problem = channels.say(run(&instance, process), message).err();
+        outcome(&instance, problem.map(|problem| problem.to_string()))
+    });
+    Ok(Report { instances: instances.collect(), notes: Vec::new() })
+}
+
+/// Has the selected instances do what they offer; all at once, so that together they take no longer
+/// than [`ACTION_TIME`].
+///
+/// # Errors
+/// None of them runs, one selector means nothing, or the parameter is too long.
+pub async fn trigger(
+    handle: &Handle,
+    channels: &Channels,
+    wanted: &Trigger,
+) -> Result<Vec<TriggerReply>, ApiError> {
+    if wanted.action.len() + wanted.param.as_ref().map_or(0, |param| param.to_string().len())
+        > LONGEST_SAID / 2
+    {
+        return Err(ApiError::new(ErrorCode::TooLarge, "an action's parameter is 32 KiB long at most"));
+    }
+    let asked: Vec<_> = running(handle, wanted.select.clone())
+        .await?
+        .into_iter()
+        .map(|(instance, process)| {
+            let answered = ask(channels, run(&instance, process), wanted);
+            (instance, answered)
+        })
+        .collect();
+    let until = Instant::now() + ACTION_TIME;
+    let mut replies = Vec::new();
+    for (instance, answered) in asked {
+        let answer = match answered {
+            Err(problem) => Err(problem),
+            Ok(answered) => match timeout_at(until, answered).await {
+                Ok(answer) => answer.map_err(|_| "ended before it had answered".to_owned()),
+                Err(_) => Err(format!("has not answered within {} s", ACTION_TIME.as_secs())),
+            },
+        };
+        let (reply, problem) =
+            answer.map_or_else(|problem| (serde_json::Value::Null, Some(problem)), |reply| (reply, None));
+        let (name, namespace) = (instance.spec.name.clone(), instance.spec.namespace.clone());
+        replies.push(TriggerReply { id: instance.id, name, namespace, reply, problem });
+    }
+    Ok(replies)
+}
+
+/// An app that has told what it offers is not asked for anything else; one that has told nothing may
+/// have done so to a daemon before this one.
+fn ask(
+    channels: &Channels,
+    run: RunId,
+    wanted: &Trigger,
+) -> Result<oneshot::Receiver<serde_json::Value>, String> {
+    let offers = channels.offers(run).unwrap_or_default().actions;
+    if !offers.is_empty() && !offers.contains_key(&wanted.action) {
+        let offers: Vec<&str> = offers.keys().map(String::as_str).collect();
+        return Err(format!("offers no action \"{}\"; it has {}", wanted.action, offers.join(", ")));
+    }
+    channels.trigger(run, &wanted.action, wanted.param.as_ref()).map_err(|problem| problem.to_string())
+}
+
+/// The selected instances that have a process.
+async fn running(handle: &Handle, select: Selectors) -> Result<Vec<(Instance, Process)>, ApiError> {
+    let chosen = handle.look(Some(select)).await?;
+    let running = chosen.into_iter().filter_map(|(instance, _)| {
+        let process = *instance.life.state.process()?;
+        Some((instance, process))
+    });
+    let running: Vec<_> = running.collect();
+    if running.is_empty() {
+        return Err(ApiError::new(ErrorCode::Conflict, "none of the selected instances runs"));
+    }
+    Ok(running)
+}
+
+fn run(instance: &Instance, process: Process) -> RunId {
+    RunId { instance: instance.id, number: process.run }
+}
+
+fn outcome(instance: &Instance, problem: Option<String>) -> Outcome {
+    let status = Some(views::status(&instance.life.state));
+    Outcome { id: instance.id, name: instance.spec.name.clone(), status, problem, killed: false }
+}
