@@ -74,7 +74,7 @@ mod tests {
             (Exit::Code(0), 0),
             (Exit::Code(7), 7),
             (Exit::Code(256), 1),
-            (Exit::Signal { number: 9, core: false }, 137),
+            (Exit::Signal { number: 9, core: false, oom: false }, 137),
             (Exit::Unknown, 1),
             (failed(libc::ENOENT), 127),
             (failed(libc::EACCES), 126),
