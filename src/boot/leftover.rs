@@ -30,8 +30,8 @@ fn own(groups: &str) -> Option<PathBuf> {
         } else {
             &["/sys/fs/cgroup/systemd"]
         };
-        let dirs = roots.iter().map(|root| Path::new(root).join(path));
-        unit.then(|| dirs.filter(|dir| dir.join("cgroup.procs").exists()).next())?
+        let mut dirs = roots.iter().map(|root| Path::new(root).join(path));
+        unit.then(|| dirs.find(|dir| dir.join("cgroup.procs").exists()))?
     });
     places.next()
 }

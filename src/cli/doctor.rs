@@ -122,7 +122,7 @@ fn as_the_unit(args: &Doctor, session: &Session) -> Result<(), Error> {
 /// The program cannot be executed again.
 pub(super) fn with_login_path() -> Result<(), Error> {
     const DONE: &str = "2";
-    if !std::env::var_os(INSIDE).is_some_and(|stage| stage != DONE) {
+    if std::env::var_os(INSIDE).is_none_or(|stage| stage == DONE) {
         return Ok(());
     }
     let path = login::joined(&login::path().unwrap_or_default().to_string_lossy(), UNIT_PATH);

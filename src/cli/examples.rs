@@ -98,6 +98,28 @@ pub(super) const EXAMPLES: &[Of] = &[
     ("init", &[("rsm init", "for what lies in this directory")]),
     ("serve", &[("rsm serve ./dist 8081 --spa --name site", "a directory over HTTP")]),
     ("completion", &[("rsm completion bash", "to standard output; docs/screens.md says where it belongs")]),
+    (
+        "doctor",
+        &[
+            ("rsm doctor", "the machine, and rsm itself"),
+            ("rsm doctor --boot", "would the saved apps start?"),
+        ],
+    ),
+    (
+        "startup",
+        &[
+            ("rsm startup systemd --print", "only show what would be written and run"),
+            ("rsm startup systemd --service-name mine --print", "under another name"),
+        ],
+    ),
+    ("unstartup", &[("rsm unstartup systemd --print", "only show what would be run")]),
+    (
+        "runtime",
+        &[
+            ("rsm runtime ecosystem.toml", "until nothing can run any more"),
+            ("rsm runtime app.js --json", "with one object a line"),
+        ],
+    ),
     ("man", &[("rsm man ./man1", "a page for each command")]),
 ];
 

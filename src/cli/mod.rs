@@ -272,13 +272,11 @@ enum Command {
 /// Whatever kept the command from doing what was asked.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
     completion::answer_if_asked();
-    let mut args: Vec<OsString> = args.into_iter().collect();
-    let name = args.first().and_then(|name| Path::new(name).file_name()).map(OsString::from);
-    let called = |names: &[&str]| name.as_ref().is_some_and(|name| names.iter().any(|known| name == known));
-    let as_pm2 = called(&["pm2", "pm2-runtime", "pm2-docker"]);
-    if called(&["pm2-runtime", "pm2-docker", "rsm-runtime"]) && !is_about_itself(&args) {
-        args.insert(1, "runtime".into());
-    }
+    let args = runtime::by_its_name(args.into_iter().collect());
+    let as_pm2 = args.first().is_some_and(|name| {
+        let name = Path::new(name).file_name();
+        name.is_some_and(|name| ["pm2", "pm2-runtime", "pm2-docker"].iter().any(|known| name == *known))
+    });
     let cli = parse(args).map_err(|error| Error::Arguments(words::explained(error)))?;
     let home = || if as_pm2 { Home::from_env_as_pm2() } else { Home::from_env() }.map_err(Error::NoHome);
     match cli.command {
@@ -402,14 +400,6 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
 
 fn part<E: std::fmt::Display>(part: &'static str, result: Result<(), E>) -> Result<(), Error> {
     result.map_err(|error| Error::Part { part, reason: error.to_string() })
-}
-
-/// `pm2-runtime --version`, and the daemon's parts, which are started by this program's name.
-fn is_about_itself(args: &[OsString]) -> bool {
-    let first = args.get(1).map(|arg| arg.to_string_lossy());
-    first.is_some_and(|first| {
-        ["--version", "-v", "-V", "keeper", "daemon", "can-take-over"].contains(&&*first)
-    })
 }
 
 fn is_set(variable: &str) -> bool {

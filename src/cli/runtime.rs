@@ -2,7 +2,9 @@
 //! signals reach them, and the command ends when nothing can run any more, with the code of what failed.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::Write;
+use std::path::Path;
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -73,6 +75,19 @@ enum Cue {
     End,
     /// A signal for the apps.
     Pass(&'static str),
+}
+
+/// The command line, with the command that it is by the program's name: `pm2-runtime FILE`.
+pub(super) fn by_its_name(mut args: Vec<OsString>) -> Vec<OsString> {
+    let name = args.first().map(Path::new).and_then(Path::file_name);
+    let called = name.is_some_and(|name| name == "pm2-runtime" || name == "pm2-docker");
+    // `--version`, and rsm's own processes, which this program starts by its name.
+    let own = ["--version", "-v", "-V", "keeper", "daemon", "can-take-over", "runtime"];
+    let first = args.get(1).map(|first| first.to_string_lossy());
+    if called && !first.is_some_and(|first| own.contains(&&*first)) {
+        args.insert(1, "runtime".into());
+    }
+    args
 }
 
 /// If this is the first process of a container, leaves that to another one; true then: nothing of a former
@@ -192,6 +207,7 @@ impl Stage<'_> {
         }
         self.follow(tell.clone()).await?;
         let inherited = environment::inherited(self.session);
+        let mut told = false;
         let start = Request::Start(StartApps { apps, inherited, existing: Existing::Restart });
         {
             let mut starting = std::pin::pin!(client.call::<Report>(&start));
@@ -207,32 +223,41 @@ impl Stage<'_> {
                     Some(cue) = cues.recv() => match cue {
                         Cue::Event(event) => self.note(&event),
                         Cue::Broken => self.follow(tell.clone()).await?,
-                        Cue::End => break,
+                        Cue::End => {
+                            told = true;
+                            break;
+                        }
                         Cue::Pass(name) => self.pass(name).await,
                     }
                 }
             }
         }
-        self.go_on(&mut cues, tell).await
+        self.go_on(&mut cues, tell, told).await
     }
 
-    /// Until the end; then ends what is left.
-    async fn go_on(mut self, cues: &mut mpsc::Receiver<Cue>, tell: mpsc::Sender<Cue>) -> Result<(), Error> {
-        let asked = loop {
-            if !self.stays && self.nothing_can_run().await? {
-                tokio::select! {
-                    () = self.voice.caught_up() => break false,
-                    // Nobody reads our output, and we are told not to wait.
-                    () = told_to_end(cues) => break true,
+    /// Until the end, unless told already; then ends what is left.
+    async fn go_on(
+        mut self,
+        cues: &mut mpsc::Receiver<Cue>,
+        tell: mpsc::Sender<Cue>,
+        told: bool,
+    ) -> Result<(), Error> {
+        let asked = told
+            || loop {
+                if !self.stays && self.nothing_can_run().await? {
+                    tokio::select! {
+                        () = self.voice.caught_up() => break false,
+                        // Nobody reads our output, and we are told not to wait.
+                        () = told_to_end(cues) => break true,
+                    }
                 }
-            }
-            match cues.recv().await {
-                Some(Cue::Event(event)) => self.note(&event),
-                Some(Cue::Broken) => self.follow(tell.clone()).await?,
-                Some(Cue::Pass(name)) => self.pass(name).await,
-                Some(Cue::End) | None => break true,
-            }
-        };
+                match cues.recv().await {
+                    Some(Cue::Event(event)) => self.note(&event),
+                    Some(Cue::Broken) => self.follow(tell.clone()).await?,
+                    Some(Cue::Pass(name)) => self.pass(name).await,
+                    Some(Cue::End) | None => break true,
+                }
+            };
         let left = self.all().await.unwrap_or_default();
         let code = if asked { None } else { Some(code::of_all(&left)) };
         self.end(cues).await?;

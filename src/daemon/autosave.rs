@@ -111,13 +111,13 @@ impl Autosave {
 
 /// Whether the list may be another one after it, or what is wanted of it.
 fn changes_list(event: EventKind) -> bool {
-    match event {
+    matches!(
+        event,
         EventKind::Added
-        | EventKind::Deleted
-        | EventKind::Launching
-        | EventKind::Online
-        | EventKind::Stopping
-        | EventKind::Stopped => true,
-        _ => false,
-    }
+            | EventKind::Deleted
+            | EventKind::Launching
+            | EventKind::Online
+            | EventKind::Stopping
+            | EventKind::Stopped
+    )
 }
