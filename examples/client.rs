@@ -2,6 +2,8 @@
 //!
 //! Talks to the daemon of `$RSM_HOME`, which `rsm start` or any other command has begun.
 
+#![allow(clippy::print_stdout)]
+
 use rsm::ipc::client::Client;
 use rsm::ipc::message::{EventKind, EventView, LogItem, LogQuery, Report, StartApps};
 use rsm::paths::Home;
