@@ -80,7 +80,9 @@ impl Starter {
         let queue = self.queue.clone();
         let ready = move || {
             let event = Event::Ready { run: run.number };
-            let _ = waits.then(|| queue.send(Input::Fact { instance: run.instance, event }));
+            if waits {
+                let _ = queue.send(Input::Fact { instance: run.instance, event });
+            }
         };
         if channel::is_stream(&voice) {
             return self.channels.open(run, voice, ready);
