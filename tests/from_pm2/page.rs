@@ -135,6 +135,11 @@ fn every_setting_is_on_the_page() {
             "memory_max",
             "cpu_max",
             "pids_max",
+            "ports",
+            "autoscale",
+            "ready",
+            "health",
+            "watchdog",
         ]
         .contains(&key.as_str());
         let alias = about.starts_with("Same as");
