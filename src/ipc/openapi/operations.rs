@@ -205,7 +205,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
             "/v1/logs",
             "logsFrom",
             "The same with places in between, from which another request goes on when this one breaks",
-            body(schema_of::<LogQuery>, r#"{"select":["api"],"follow":true,"places":[]}"#),
+            optional(schema_of::<LogQuery>, r#"{"select":["api"],"follow":true,"places":[]}"#),
         )
     },
     Operation {
