@@ -32,7 +32,7 @@ fn try_whole(path: &Path) -> Option<String> {
     // Of a file that is compressed right now, there are two for a moment.
     let all = parts.clone();
     parts.retain(|part| part.extension().unwrap() != "gz" || !all.contains(&part.with_extension("")));
-    parts.sort_by_key(|part| (fs::metadata(part).and_then(|meta| meta.modified()).ok(), number(part)));
+    parts.sort_by_cached_key(|part| (fs::metadata(part).and_then(|meta| meta.modified()).ok(), number(part)));
     let own = fs::File::open(path).ok();
     let old: Option<String> = parts.iter().map(|part| text(part)).collect();
     let mut all = old?;
