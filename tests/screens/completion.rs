@@ -110,7 +110,10 @@ const APART: [&str; 8] = [
 fn every_example_of_help_works() {
     let rsm = Rsm::new();
     rsm.write("ecosystem.toml", "[[apps]]\nname = \"api\"\nscript = \"./api.sh\"\n");
-    rsm.write("api.sh", "#!/bin/sh\ntrap : USR2\ntrap 'exit 0' INT\nwhile :; do sleep 0.1; done\n");
+    rsm.write(
+        "api.sh",
+        "#!/bin/sh\ntrap : USR2\ntrap 'exit 0' INT\nwhile :; do echo at work; sleep 0.1; done\n",
+    );
     rsm.write("app.js", "setInterval(() => {}, 1000)\n");
     rsm.write("app.json", "{ \"apps\": [{ \"name\": \"from-json\", \"script\": \"./api.sh\" }] }\n");
     rsm.write("dist/index.html", "<h1>Hello</h1>\n");
