@@ -69,7 +69,7 @@ pub async fn follow(parts: Parts) {
         while let Some(done) = steps.try_join_next() {
             busy.retain(|name| done.as_ref().ok() != Some(name));
         }
-        let Ok(all) = parts.handle.look(None).await else { return };
+        let Ok(all) = parts.handle.scaled().await else { return };
         let apps = scaled(&all);
         trends.retain(|name, _| apps.contains_key(name));
         for (name, instances) in apps {
@@ -87,10 +87,10 @@ pub async fn follow(parts: Parts) {
     }
 }
 
-/// The apps that scale by themselves and are not stopped, with their instances.
+/// Those that are not stopped, by app.
 fn scaled(all: &[(Instance, Usage)]) -> BTreeMap<String, Vec<&(Instance, Usage)>> {
     let mut apps: BTreeMap<String, Vec<&(Instance, Usage)>> = BTreeMap::new();
-    for pair in all.iter().filter(|(it, _)| it.spec.autoscale.is_some() && it.life.want == Want::Up) {
+    for pair in all.iter().filter(|(it, _)| it.life.want == Want::Up) {
         apps.entry(pair.0.spec.name.clone()).or_default().push(pair);
     }
     apps

@@ -7,7 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::commands::{Goals, check};
+use super::check::check;
+use super::commands::Goals;
 use super::settle::Goal;
 use super::supervisor::{Place, Supervisor};
 use super::views;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use super::check::{MOST_INSTANCES, check, too_many};
 use super::saved::{self, Saved};
 use super::select::select;
 use super::settle::{Done, Goal, Reply, Waiting};
@@ -25,13 +26,15 @@ const MOST_DONE: usize = 64;
 /// What a command is after, for each instance it touches.
 pub(super) type Goals = Vec<(u32, Goal)>;
 
-/// More instances of one app than this are taken for a mistake.
-const MOST_INSTANCES: u32 = 10_000;
-
 impl<W: World> Supervisor<W> {
     pub(super) fn command(&mut self, command: Command) {
         match command {
             Command::Change { change, key, reply } => self.change_once(change, key, reply),
+            Command::Scaled(reply) => {
+                let scaled = self.instances.values().filter(|instance| instance.spec.autoscale.is_some());
+                let ids = scaled.map(|instance| instance.id);
+                let _ = reply.send(self.copies(ids));
+            }
             Command::Look(selectors, reply) => {
                 let _ = reply.send(self.look(selectors.as_deref()));
             }
@@ -97,11 +100,15 @@ impl<W: World> Supervisor<W> {
             Some(selectors) => select(&self.instances, selectors)?,
             None => self.instances.keys().copied().collect(),
         };
+        Ok(self.copies(ids.into_iter()))
+    }
+
+    fn copies(&self, ids: impl Iterator<Item = u32>) -> Vec<(Instance, Usage)> {
         let copy = |id| {
             let usage = self.usage.get(&id).cloned().unwrap_or_default();
             Some((self.instances.get(&id)?.clone(), usage))
         };
-        Ok(ids.into_iter().filter_map(copy).collect())
+        ids.filter_map(copy).collect()
     }
 
     fn running(&self) -> (Vec<Sampled>, bool) {
@@ -356,42 +363,4 @@ impl<W: World> Supervisor<W> {
         ids.sort_unstable();
         ids.into_iter().map(|(_, id)| id).collect()
     }
-}
-
-/// What the daemon must be able to rely on, whoever made the request.
-pub(super) fn check(app: &AppSpec) -> Result<(), ApiError> {
-    let name = &app.name;
-    let invalid = |what: String| Err(ApiError::new(ErrorCode::Invalid, what));
-    let text = app
-        .args
-        .iter()
-        .chain([name, &app.script])
-        .chain(app.env.iter().flat_map(|(name, value)| [name, value]));
-    if text.into_iter().any(|text| text.contains('\0')) {
-        return invalid(format!(
-            "app \"{}\": a NUL byte in its name, script, args or env",
-            name.escape_debug()
-        ));
-    }
-    if name.trim().is_empty() || app.script.is_empty() {
-        return invalid("an app needs a name and a script".into());
-    }
-    if !app.cwd.is_absolute() {
-        return invalid(format!("app \"{name}\": cwd {} is not absolute", app.cwd.display()));
-    }
-    if crate::process::signal::parse(&app.stop.signal).is_none() {
-        return invalid(format!("app \"{name}\": \"{}\" is no signal", app.stop.signal));
-    }
-    if app.instances == 0 {
-        return invalid(format!("app \"{name}\": it needs at least one instance"));
-    }
-    if app.instances > MOST_INSTANCES {
-        return Err(too_many(name, app.instances));
-    }
-    Ok(())
-}
-
-fn too_many(name: &str, wanted: u32) -> ApiError {
-    let message = format!("app \"{name}\": {wanted} instances are more than {MOST_INSTANCES}");
-    ApiError::new(ErrorCode::Invalid, message)
 }

@@ -96,6 +96,16 @@ impl Handle {
         self.ask(|reply| Command::Look(select, reply)).await
     }
 
+    /// Copies of the instances of apps that scale by themselves; most have none.
+    ///
+    /// # Errors
+    /// The loop has ended.
+    pub async fn scaled(&self) -> Result<Vec<(Instance, Usage)>, ApiError> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.queue.send(Input::Command(Command::Scaled(reply)));
+        answer.await.map_err(|_| gone())
+    }
+
     /// Every run that has a process, and whether there are limits of memory to watch.
     ///
     /// # Errors

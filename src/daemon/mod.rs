@@ -8,6 +8,7 @@ pub mod api;
 mod autosave;
 mod autoscale;
 mod beside;
+mod check;
 mod clock;
 pub mod commands;
 mod cron;

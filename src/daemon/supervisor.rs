@@ -78,6 +78,8 @@ pub enum Command {
     },
     /// Copies of the selected instances and what they use; of all if nothing is selected.
     Look(Option<Selectors>, Reply<Vec<(Instance, Usage)>>),
+    /// The same of the apps that scale by themselves.
+    Scaled(oneshot::Sender<Vec<(Instance, Usage)>>),
     /// Every run that has a process, and whether there are limits of memory to watch.
     Running(oneshot::Sender<(Vec<Sampled>, bool)>),
     /// The whole list, to be saved.
