@@ -61,7 +61,7 @@ pub(super) async fn reload(mut reload: Reload, session: &Session) -> Result<(), 
     };
     // To be told how far it is would be good to have: it is no reason not to reload.
     let events = client.stream(&Request::Events).await.ok();
-    let began = now();
+    let began = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
     let request = Request::Reload(Box::new(wanted));
     let asked = async { client.call::<Report>(&request).await };
     let report = tokio::select! {
@@ -136,9 +136,4 @@ async fn last_lines(report: &Report, began: u64, client: &mut Client, session: &
             }
         }
     }
-}
-
-fn now() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -113,8 +113,8 @@ impl Parts {
     async fn scale(&self, first: &Instance, count: u32, why: String) -> String {
         let name = first.spec.name.clone();
         tracing::info!(app = %name, "{why}");
-        let event = views::event(first, EventKind::Scaled, clock::now());
-        let _ = self.events.send(EventView { detail: Some(why), ..event }); // nobody may be listening
+        let event = views::detailed(first, EventKind::Scaled, why, clock::now());
+        let _ = self.events.send(event); // nobody may be listening
         if let Err(error) = self.handle.scale(name.clone(), ScaleTo::Exactly(count)).await {
             tracing::warn!(app = %name, "not scaled: {error}");
         }

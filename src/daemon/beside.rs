@@ -18,7 +18,7 @@ use crate::instance::event::{Event, Happening};
 use crate::instance::life::RunId;
 use crate::instance::replacement::{Beside, Role};
 use crate::instance::state::{State, Want};
-use crate::ipc::message::{ApiError, ErrorCode, EventKind, EventView, Inherited};
+use crate::ipc::message::{ApiError, ErrorCode, EventKind, Inherited};
 use crate::spec::{AppSpec, Sign, Vars};
 
 /// A new process is watched for at least this long after it is ready: what fails at once, fails now.
@@ -95,8 +95,7 @@ impl<W: World> Supervisor<W> {
         }
         instance.life.refused = None;
         let successor = instance.successor(spec, inherited, now);
-        let event = views::event(instance, EventKind::Replacing, now);
-        self.world.tell(EventView { detail: forced.clone(), ..event });
+        self.world.tell(views::detailed(instance, EventKind::Replacing, forced.clone(), now));
         let role = Role::Coming { proven_at: None, forced };
         self.beside.insert(id, Beside { instance: successor, role });
         self.decide_beside(id, Event::Start);
@@ -195,8 +194,7 @@ impl<W: World> Supervisor<W> {
         let now = self.world.now();
         let Some(listed) = self.instances.get_mut(&id) else { return };
         listed.life.refused = Some(why.clone());
-        let event = views::event(listed, EventKind::Kept, now);
-        self.world.tell(EventView { detail: Some(why), ..event });
+        self.world.tell(views::detailed(listed, EventKind::Kept, why, now));
         if let (Some(forced), State::Online { .. }) = (forced, &listed.life.state) {
             self.on(id, Event::Restart(Some(forced)));
         }

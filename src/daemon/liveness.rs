@@ -7,7 +7,7 @@ use super::world::World;
 use crate::instance::Instance;
 use crate::instance::life::RunId;
 use crate::instance::state::{State, Want};
-use crate::ipc::message::{EventKind, EventView};
+use crate::ipc::message::EventKind;
 
 impl<W: World> Supervisor<W> {
     /// A check has found something out. News of a former run is none.
@@ -43,8 +43,8 @@ impl<W: World> Supervisor<W> {
         let now = self.world.now();
         let Some(instance) = self.listed(run) else { return };
         if instance.life.problem.replace(why.clone()).is_none() {
-            let event = views::event(instance, EventKind::Unhealthy, now);
-            self.world.tell(EventView { detail: Some(why.clone()), ..event });
+            let event = views::detailed(instance, EventKind::Unhealthy, why.clone(), now);
+            self.world.tell(event);
             self.world.aside(run);
             self.unsaved = true;
         }

@@ -58,10 +58,16 @@ pub(super) struct Waiting {
 pub(super) fn settled(state: &State) -> bool {
     match state {
         State::Stopped | State::Online { .. } | State::Waiting { .. } | State::Errored { .. } => true,
-        State::Stopping { phase, .. } | State::Clearing { phase, .. } => *phase == Phase::Stuck,
+        State::Stopping { .. } | State::Clearing { .. } => stuck(state),
         State::Starting { late, .. } => *late,
         State::Spawning { .. } | State::Leaving { .. } => false,
     }
+}
+
+/// The kernel does not end it.
+fn stuck(state: &State) -> bool {
+    let (State::Stopping { phase, .. } | State::Clearing { phase, .. }) = state else { return false };
+    *phase == Phase::Stuck
 }
 
 /// Takes out the answers that are due, or that nobody waits for any more.
@@ -70,13 +76,6 @@ pub(super) fn take_due(
     instances: &BTreeMap<u32, Instance>,
     beside: &BTreeMap<u32, Beside>,
 ) -> Vec<(Reply<Report>, Report)> {
-    let stuck = |state: &State| {
-        let phase = match state {
-            State::Stopping { phase, .. } | State::Clearing { phase, .. } => Some(phase),
-            _ => None,
-        };
-        phase == Some(&Phase::Stuck)
-    };
     let rests = |id: &u32| {
         instances.get(id).is_none_or(|instance| settled(&instance.life.state))
             && beside.get(id).is_none_or(|beside| stuck(&beside.instance.life.state))

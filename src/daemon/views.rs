@@ -85,6 +85,16 @@ pub fn happening(instance: &Instance, happening: Happening, now: Moment) -> Even
     view
 }
 
+/// An event, and what there is to say about it.
+pub fn detailed(
+    instance: &Instance,
+    kind: EventKind,
+    detail: impl Into<Option<String>>,
+    now: Moment,
+) -> EventView {
+    EventView { detail: detail.into(), ..event(instance, kind, now) }
+}
+
 /// A bare event about an instance.
 pub fn event(instance: &Instance, kind: EventKind, now: Moment) -> EventView {
     EventView {
