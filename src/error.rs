@@ -130,6 +130,9 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// Ctrl-C while apps were reloaded.
+    #[error("interrupted; the reload goes on without this command")]
+    LeftReload,
     /// Requests failed during a reload.
     #[error("{failed} of {sent} requests failed while it was reloaded, the first: {first}")]
     Requests {
@@ -176,6 +179,7 @@ impl Error {
         match self {
             Self::Arguments(error) => u8::from(error.use_stderr()) * 2,
             Self::Ended { code, .. } => *code,
+            Self::LeftReload => 130, // as the shell says of SIGINT
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::EnvNeedsFile | Self::NameForSeveral { .. } | Self::NoTerminal => 2,
             Self::NotRunning { .. }
@@ -235,6 +239,7 @@ impl Error {
                 format!("rsm describe {first} shows its last ends, rsm logs {first} --err what it said")
             }
             Self::NoAnswer { .. } => "give an http:// address that the app answers".into(),
+            Self::LeftReload => "`rsm list` shows how far it is, `rsm stop` or `rsm restart` ends it".into(),
             Self::Requests { .. } => {
                 "a graceful app answers what it has begun before it ends on its signal (kill_timeout)".into()
             }

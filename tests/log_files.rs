@@ -222,3 +222,53 @@ fn files_that_others_move_or_remove_are_begun_anew() {
         (both == want && both.ends_with(&last)).then_some(())
     });
 }
+
+#[test]
+fn following_goes_over_files_that_others_rotate() {
+    let rsm = Rsm::new()
+        .file("talk.sh", "#!/bin/sh\nwhile :; do while read line; do echo \"$line\"; done < say; done\n");
+    nix::unistd::mkfifo(&rsm.dir().join("say"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    rsm.ok(&["start", "./talk.sh", "--name", "a"]);
+    let mut following = rsm.follow(&["logs", "a", "--raw"]);
+    let (file, mut said, mut seen) = (out(&rsm, "a"), 0, Vec::new());
+    let mut say = || {
+        said += 1;
+        fs::write(rsm.dir().join("say"), format!("{said}\n")).unwrap();
+        said.to_string()
+    };
+    for round in 0..3 {
+        seen.extend(following.until(&say()));
+        // As logrotate's `create`: the next lines are written to the old file still.
+        fs::rename(&file, rsm.dir().join(format!("{round}.log"))).unwrap();
+        fs::write(&file, "").unwrap();
+        soon("lines in the new file", || {
+            say();
+            (!read(&file).is_empty()).then_some(())
+        });
+    }
+    let last = say();
+    seen.extend(following.until(&last));
+    let count = last.parse().unwrap();
+    assert_eq!(seen, (1..=count).map(|number: u32| number.to_string()).collect::<Vec<_>>());
+    // A directory that is none any more ends no stream.
+    fs::rename(rsm.home().join("logs"), rsm.dir().join("logs")).unwrap();
+    fs::write(rsm.home().join("logs"), "").unwrap();
+    rsm.ok(&["logs", "--nostream"]);
+    say();
+    fs::remove_file(rsm.home().join("logs")).unwrap();
+    soon("it is shown", || Some(following.until(&say())));
+}
+
+#[test]
+fn a_line_of_many_pipes_goes_through_in_any_shape() {
+    // In one write: who sleeps in the middle of it tells nobody that there is more.
+    let script =
+        "#!/usr/bin/env python3\nimport os, time\nos.write(1, b'x' * 3_000_000 + b'\\n')\ntime.sleep(1000)\n";
+    for shape in ["log_type = 'json'", "time = true", "merge_logs = true", "log_file = 'both.log'"] {
+        let file = format!("[[apps]]\nname = 'a'\nscript = './big.py'\n{shape}\n");
+        let rsm = Rsm::new().file("big.py", script).file("e.toml", &file);
+        rsm.ok(&["start", "e.toml"]);
+        let count = |text: String| text.bytes().filter(|byte| *byte == b'x').count();
+        soon(shape, || (count(read(out(&rsm, "a"))) >= 3_000_000).then_some(()));
+    }
+}

@@ -187,3 +187,57 @@ fn udp_is_shared_where_that_is_asked_for() {
     }
     assert_eq!(answered, BTreeSet::from_iter(rsm.pids("dns")));
 }
+
+#[test]
+fn what_is_to_be_known_of_ports_is_said_at_the_start() {
+    let port = free_port();
+    let app = |name: &str| {
+        format!(
+            "[[apps]]\nname = \"{name}\"\nscript = \"./app.js\"\nexec_mode = \"cluster\"\ninstances = 2\n"
+        )
+    };
+    let rsm = Rsm::new()
+        .file("app.js", NODE)
+        .var("AT", &port.to_string())
+        .file("ecosystem.toml", &app("one"))
+        .file("two.config.toml", &app("two"));
+    rsm.ok(&["start", "ecosystem.toml"]);
+    let shared = format!("listens on 127.0.0.1:{port}, as app one does: connections go to both");
+    let ran = rsm.ok(&["start", "two.config.toml"]).says(&format!("note: two {shared}"));
+    assert_eq!(ran.stderr.matches(&shared).count(), 1, "once for all instances: {}", ran.stderr);
+    assert_eq!(answers(port, 200).len(), 4);
+    // The next daemon knows all that.
+    kill(Pid::from_raw(rsm.managers().0), Signal::SIGKILL).unwrap();
+    rsm.until("a daemon knows it", |rsm| {
+        let described = rsm.ok(&["describe", "two"]).stdout;
+        (described.contains(&shared) && described.contains("shared by")).then_some(())
+    });
+}
+
+#[test]
+fn a_port_that_is_taken_is_named_at_the_start() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let rsm = Rsm::new().file("app.js", NODE).var("AT", &port.to_string()).file(
+        "ecosystem.toml",
+        "[[apps]]\nname = \"web\"\nscript = \"./app.js\"\nexec_mode = \"cluster\"\ninstances = 2\nautorestart = false\n",
+    );
+    rsm.run(&["start", "ecosystem.toml"])
+        .says(&format!("cannot listen on 127.0.0.1:{port}: another program has it"));
+}
+
+#[test]
+fn a_privileged_port_is_for_apps_that_are_allowed_it() {
+    harness::need_root();
+    let app = NODE.replace("process.env.AT, '127.0.0.1'", "80, process.env.HOST");
+    let host = format!("127.3.{}.{}", std::process::id() % 250, std::process::id() / 250 % 250);
+    let entry = "[[apps]]\nname = \"web\"\nscript = \"./app.js\"\nexec_mode = \"cluster\"\ninstances = 2\nuser = \"nobody\"\nautorestart = false\n";
+    let rsm = Rsm::new().var("HOST", &host).file("app.js", &app).file("ecosystem.toml", entry);
+    rsm.open_to_all();
+    rsm.run(&["start", "ecosystem.toml"]).says("may not listen on").says("ports = { privileged = true }");
+    rsm.ok(&["delete", "web"]);
+    rsm.write("ecosystem.toml", &format!("{entry}ports = {{ privileged = true }}\n"));
+    rsm.ok(&["start", "ecosystem.toml"]);
+    assert_eq!(rsm.statuses("web"), ["online"; 2]);
+    std::net::TcpStream::connect((host.as_str(), 80)).unwrap();
+}

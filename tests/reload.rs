@@ -67,6 +67,7 @@ fn what_cannot_serve_changes_nothing() {
     let rsm = web(port, &format!("{CLUSTER}\nlisten_timeout = 1000"));
     let before = rsm.pids("web");
     let load = Unbroken::on(port, "version");
+    let (other, elsewhere) = (free_port(), format!("does not listen on 127.0.0.1:{port} after 1 s"));
     for (bad, why) in [
         ("throw new Error('it is broken')", "exit code 1"),
         ("setInterval(() => {}, 1000)", "does not listen after 1 s (listen_timeout)"),
@@ -74,6 +75,9 @@ fn what_cannot_serve_changes_nothing() {
         // It listens, and dies soon after.
         (&(server("bad") + "setTimeout(() => process.exit(7), 200)"), "exit code 7"),
         ("process.kill(process.pid, 'SIGSEGV')", "killed by SIGSEGV"),
+        // It listens, but somewhere else.
+        (&server("bad").replace("process.env.AT", "0"), "does not listen after 1 s (listen_timeout)"),
+        (&server("bad").replace("process.env.AT", &other.to_string()), &elsewhere),
     ] {
         rsm.write("app.js", bad);
         rsm.run(&["reload", "web"]).code(1).says("id 0").says(why).says("1 not tried");
@@ -207,4 +211,70 @@ fn requests_are_counted_while_it_is_reloaded() {
     assert_eq!(rsm.pids("web"), before);
     rsm.run(&["reload", "web", "--verify", "https://127.0.0.1/"]).code(2).says("http://");
     rsm.run(&["reload", "web", "--parallel", "0"]).code(2);
+}
+
+#[test]
+fn a_new_process_that_ends_in_its_place_is_the_only_one() {
+    let port = free_port();
+    let rsm = web(port, "exec_mode = \"cluster\"\ninstances = 3\nmin_uptime = 300");
+    let before = rsm.pids("web");
+    // It ends once the next one listens, which only then shows that it can stay.
+    let bad = server("bad")
+        + "const fs = require('fs'), first = process.env.NODE_APP_INSTANCE === '0'\n\
+           if (first) setInterval(() => fs.existsSync('next') && process.exit(9), 10)\n\
+           else server.on('listening', () => fs.writeFileSync('next', ''))\n";
+    rsm.write("app.js", &bad);
+    rsm.run(&["reload", "web"])
+        .code(1)
+        .says("(id 0): the new process has ended: exit code 9")
+        .says("1 not tried");
+    assert!(rsm.pids("web").ends_with(&before[1..]), "{before:?} {:?}", rsm.pids("web"));
+}
+
+#[test]
+fn an_interrupted_reload_goes_on_and_a_deleted_app_is_no_success() {
+    let port = free_port();
+    let rsm = web(port, CLUSTER);
+    let before = rsm.pids("web");
+    let following = rsm.follow(&["reload", "web"]);
+    rsm.until("it is under way", |rsm| (nodes(rsm).len() > 2).then_some(()));
+    let (code, _, said) = following.interrupt();
+    assert_eq!(code, Some(130), "{said}");
+    assert!(said.contains("the reload goes on"), "{said}");
+    rsm.until("all are new", |rsm| {
+        let now = rsm.pids("web");
+        (now.len() == 2 && now.iter().all(|pid| !before.contains(pid))).then_some(())
+    });
+    rsm.until("it is over", |rsm| (nodes(rsm).len() == 2).then_some(()));
+    let following = rsm.follow(&["reload", "web"]);
+    rsm.until("it is under way", |rsm| (nodes(rsm).len() > 2).then_some(()));
+    rsm.ok(&["delete", "web"]);
+    let (code, _, said) = following.ended();
+    assert!(code == Some(1) && said.contains("it was deleted meanwhile"), "{code:?} {said}");
+}
+
+#[test]
+fn ports_are_found_again_when_all_who_held_them_died_at_once() {
+    let port = free_port();
+    let rsm = web(port, "exec_mode = \"cluster\"\ninstances = 3");
+    let (daemon, keeper) = rsm.managers();
+    // None of them sees the other die.
+    kill(Pid::from_raw(daemon), Signal::SIGSTOP).unwrap();
+    kill(Pid::from_raw(keeper), Signal::SIGKILL).unwrap();
+    kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
+    all_answer(port, "version one");
+    let before = rsm.pids("web");
+    rsm.ok(&["describe", "web"]).shows(&format!("127.0.0.1:{port}"));
+    rsm.write("app.js", &server("two"));
+    kill(Pid::from_raw(before[0]), Signal::SIGKILL).unwrap();
+    rsm.until("another is online", |rsm| {
+        let now = rsm.pids("web");
+        (now.len() == 3 && !now.contains(&before[0])).then_some(())
+    });
+    rsm.until_status("web", "online");
+    rsm.ok(&["reload", "web"]);
+    assert!(rsm.pids("web").iter().all(|pid| !before.contains(pid)));
+    all_answer(port, "version two");
+    rsm.ok(&["restart", "web"]);
+    all_answer(port, "version two");
 }

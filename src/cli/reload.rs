@@ -66,6 +66,7 @@ pub(super) async fn reload(mut reload: Reload, session: &Session) -> Result<(), 
     let asked = async { client.call::<Report>(&request).await };
     let report = tokio::select! {
         report = asked => report.map_err(|error| session.failed(error)),
+        Ok(()) = tokio::signal::ctrl_c() => return Err(Error::LeftReload),
         never = follow(events, session) => match never {},
     };
     let asked = match load {

@@ -217,8 +217,21 @@ impl Book {
             group.order.leave(id);
             // A UDP socket leaves when its last duplicate is closed, which is not ours alone.
             group.sure &= !(was_in && address.protocol == Protocol::Udp);
+            // One alone has but one place.
+            group.sure |= address.protocol == Protocol::Tcp && group.order.members().len() < 2;
         }
         self.groups.retain(|group| !group.order.is_empty());
+    }
+
+    /// Notes that the order of an address's group is not known.
+    pub fn doubt(&mut self, address: Address) {
+        let group = self.groups.iter_mut().find(|group| group.address == address);
+        group.into_iter().for_each(|group| group.sure = group.order.members().len() < 2);
+    }
+
+    /// Whether the order of an address's group is known.
+    pub fn is_sure(&self, address: Address) -> bool {
+        self.group(address).is_none_or(|group| group.sure)
     }
 
     /// Forgets a socket, and that it was a member of its group.
@@ -294,115 +307,4 @@ impl Book {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn address() -> Address {
-        Address::new(Protocol::Tcp, "0.0.0.0:3000".parse().unwrap(), false)
-    }
-
-    fn socket(app: &str, slot: u32, claim: u64) -> Socket {
-        let claims = BTreeSet::from([claim]);
-        let (app, address) = (app.to_owned(), address());
-        Socket {
-            app,
-            slot,
-            address,
-            inode: 100 + u64::from(slot),
-            uid: 0,
-            listening: false,
-            backlog: 1,
-            claims,
-        }
-    }
-
-    /// An app whose runs 1, 2, 3 … listen on one socket each.
-    fn book(slots: u32, balance: Balance) -> Book {
-        let mut book = Book::default();
-        let settings = Settings { balance, slots: (0..slots).collect(), ..Settings::default() };
-        book.apps.insert("api".into(), settings);
-        for slot in 0..slots {
-            let run = u64::from(slot) + 1;
-            book.runs.insert(run, Run { app: "api".into(), slot, phase: Phase::Starting });
-            let id = book.add(socket("api", slot, run));
-            book.join(id);
-        }
-        book
-    }
-
-    /// What a program gives when its random numbers are 0, 1, 2 …
-    fn given(book: &Book, leaving: Option<u64>) -> BTreeSet<u32> {
-        use crate::process::bpf::interpreter::run;
-        let program = book.steering(address(), leaving).program();
-        (0..60).map(|number| run(&program, &|_, _| number)).collect()
-    }
-
-    #[test]
-    fn only_the_ready_get_connections_if_there_is_one() {
-        let mut book = book(3, Balance::Random);
-        assert_eq!(given(&book, None), BTreeSet::from([0, 1, 2]));
-        book.runs.get_mut(&2).unwrap().phase = Phase::Ready;
-        assert_eq!(given(&book, None), BTreeSet::from([1]));
-        book.runs.get_mut(&3).unwrap().phase = Phase::Ready;
-        assert_eq!(given(&book, None), BTreeSet::from([1, 2]));
-        book.runs.get_mut(&2).unwrap().phase = Phase::Quiet;
-        book.runs.remove(&3);
-        assert_eq!(given(&book, None), BTreeSet::from([0]), "one that starts is better than none");
-        book.runs.clear();
-        assert_eq!(given(&book, None), BTreeSet::from([0, 1, 2]), "held for whoever comes");
-    }
-
-    #[test]
-    fn while_one_leaves_only_those_that_stay_in_place_are_named() {
-        let mut book = book(3, Balance::Random);
-        assert_eq!(given(&book, Some(1)), BTreeSet::from([1]));
-        assert_eq!(given(&book, Some(3)), BTreeSet::from([0, 1]));
-        book.remove(1);
-        assert_eq!(book.members(address()), [3, 2]);
-        assert_eq!(given(&book, Some(3)), BTreeSet::from([1]));
-        book.remove(2);
-        book.remove(3);
-        assert_eq!((book.members(address()), given(&book, None)), (&[][..], BTreeSet::from([NOBODY])));
-    }
-
-    #[test]
-    fn two_apps_on_one_port_share_it_slot_by_slot() {
-        let mut book = book(2, Balance::Random);
-        book.apps.insert("web".into(), Settings { slots: vec![0], ..Settings::default() });
-        book.runs.insert(9, Run { app: "web".into(), slot: 0, phase: Phase::Starting });
-        let id = book.add(socket("web", 0, 9));
-        assert_eq!(book.others_at(address(), "api"), None, "it does not listen yet");
-        book.join(id);
-        assert_eq!(book.others_at(address(), "api"), Some("web"));
-        assert_eq!(given(&book, None), BTreeSet::from([0, 1, 2]));
-    }
-
-    #[test]
-    fn a_udp_group_that_lost_a_member_is_left_to_the_kernel() {
-        let mut book = book(0, Balance::Random);
-        let udp = Address { protocol: Protocol::Udp, ..address() };
-        let ids: Vec<u64> =
-            (0..3).map(|slot| book.add(Socket { address: udp, ..socket("dns", slot, 1) })).collect();
-        ids.iter().for_each(|id| book.join(*id));
-        book.remove(ids[0]);
-        assert_eq!(book.steering(udp, None), Steering::To(NOBODY));
-    }
-
-    #[test]
-    fn with_one_queue_for_all_sockets_are_kept_under_one_place() {
-        let book = book(2, Balance::Shared);
-        let places: Vec<u32> = book.runs.values().map(|run| book.place(run)).collect();
-        assert_eq!((places, book.runs_at("api", 0)), (vec![0, 0], vec![1, 2]));
-    }
-
-    #[test]
-    fn a_book_survives_being_saved() {
-        let mut before = book(3, Balance::IpHash);
-        before.abandoned.insert(("api".into(), 2));
-        let saved = serde_json::to_vec(&before).unwrap();
-        assert_eq!(Book::read(&saved), Some(before));
-        assert_eq!(Book::read(b"{}"), None);
-        let newer = String::from_utf8(saved).unwrap().replace("\"version\":1", "\"version\":2");
-        assert_eq!(Book::read(newer.as_bytes()), None);
-    }
-}
+mod tests;

@@ -114,6 +114,8 @@ pub(super) struct Engine {
     pub no_turns: bool,
     /// The groups that are served in turns.
     pub rounds: BTreeMap<Address, Rounds>,
+    /// Nothing was left of a former daemon's book.
+    pub bookless: bool,
     pub drains: Vec<(u64, oneshot::Sender<()>)>,
 }
 
@@ -150,8 +152,34 @@ impl Engine {
         let live = Live { leader, path, why, path_told: false, notifier, options, listened, quiet };
         self.live.insert(run, live);
         self.save();
+        self.tell_again(run);
         for call in self.hands.of_run(run) {
             self.handle(run, &call);
+        }
+    }
+
+    /// Tells of what a run has already: another daemon was told. Whether one listens that was passed its
+    /// sockets nobody knows.
+    pub(super) fn tell_again(&mut self, run: u64) {
+        if self.live.get(&run).is_none_or(|live| live.path.calls().is_none()) {
+            return;
+        }
+        let own = self.book.sockets.values().filter(|socket| socket.claims.contains(&run));
+        let own: Vec<(Address, String)> =
+            own.filter(|socket| socket.listening).map(|it| (it.address, it.app.clone())).collect();
+        for (address, app) in &own {
+            self.warn_of_others(run, *address, app);
+            self.outside.tell(Event::Listening { run, address: *address });
+        }
+        if !own.is_empty() {
+            self.tell_path(run, None);
+        }
+    }
+
+    /// Warns if another app listens at this address, too.
+    pub(super) fn warn_of_others(&mut self, run: u64, address: Address, app: &str) {
+        if let Some(other) = self.book.others_at(address, app).map(str::to_owned) {
+            self.warn(run, Warning::SharedWith { address, app: other });
         }
     }
 
@@ -163,6 +191,9 @@ impl Engine {
             live.quiet = (phase == Phase::Quiet).then(Instant::now);
         }
         let app = entry.app.clone();
+        if phase == Phase::Quiet {
+            self.let_loose(run);
+        }
         for address in self.addresses_of(run) {
             self.steer(address);
         }
@@ -199,6 +230,9 @@ impl Engine {
         let over: Vec<u64> =
             self.book.runs.keys().copied().filter(|run| !self.live.contains_key(run)).collect();
         over.into_iter().for_each(|run| self.ended(run));
+        if std::mem::take(&mut self.bookless) {
+            self.adopt();
+        }
         // Apps that nobody knows any more.
         let known: BTreeSet<String> = self.book.apps.keys().cloned().collect();
         let unknown: BTreeSet<String> = self.book.sockets.values().map(|socket| socket.app.clone()).collect();

@@ -18,6 +18,13 @@ pub enum Event {
         /// Where.
         address: Address,
     },
+    /// A run listens there no more, though it goes on.
+    Closed {
+        /// The run.
+        run: u64,
+        /// Where.
+        address: Address,
+    },
     /// Which way a run's first port is shared.
     Path {
         /// The run.
@@ -84,7 +91,7 @@ impl fmt::Display for Warning {
             Self::LowPort { address } => write!(
                 out,
                 "may not listen on {address}: ports below net.ipv4.ip_unprivileged_port_start are for root. \
-                 Allow it in the app's settings, or use a higher port"
+                 Allow it with `ports = {{ privileged = true }}`, or use a higher port"
             ),
             Self::Unseen { errno } => write!(
                 out,

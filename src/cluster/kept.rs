@@ -19,6 +19,11 @@ const BOOK: &str = "cluster/book";
 const CALLS: &str = "cluster/calls";
 const SOCKET: &str = "cluster/socket/";
 
+/// The name of a socket with the keeper.
+pub(super) fn name_of(socket: u64) -> String {
+    format!("{SOCKET}{socket}")
+}
+
 /// After a socket was let go the keeper may still have it for a moment.
 const LETTING_GO: Duration = Duration::from_secs(10);
 
@@ -54,11 +59,12 @@ impl Engine {
         let mut kept = Kept::default();
         stored.into_iter().for_each(|(name, fd)| kept.take_up(&name, fd));
         let saved = kept.record.as_ref().and_then(|record| Book::read(&record.read().ok()?));
+        let bookless = saved.is_none();
         let mut book = saved.unwrap_or_default();
         let (held, unknown): (BTreeMap<_, _>, BTreeMap<_, _>) =
             kept.sockets.into_iter().partition(|(id, _)| book.sockets.contains_key(id));
         for id in unknown.into_keys() {
-            outside.keep(Keep::Drop(format!("{SOCKET}{id}")));
+            outside.keep(Keep::Drop(name_of(id)));
         }
         // Shut down while nobody was there to see it: it has left its group.
         for (id, fd) in &held {
@@ -93,13 +99,14 @@ impl Engine {
             drains: Vec::new(),
             no_turns: false,
             rounds: BTreeMap::new(),
+            bookless,
         })
     }
 
     /// Holds a socket, and has the keeper hold it.
     pub(super) fn hold(&mut self, id: u64, fd: OwnedFd) {
         match fd.try_clone() {
-            Ok(copy) => self.outside.keep(Keep::Store(format!("{SOCKET}{id}"), copy)),
+            Ok(copy) => self.outside.keep(Keep::Store(name_of(id), copy)),
             Err(error) => tracing::warn!("a listening socket would not outlive the daemon: {error}"),
         }
         self.held.insert(id, fd);
@@ -148,7 +155,7 @@ impl Engine {
         }
         self.book.remove(id);
         if self.held.remove(&id).is_some() {
-            self.outside.keep(Keep::Drop(format!("{SOCKET}{id}")));
+            self.outside.keep(Keep::Drop(name_of(id)));
             self.let_go_at.retain(|_, at| at.elapsed() < LETTING_GO);
             self.let_go_at.insert((address.protocol, address.port(), uid), Instant::now());
         }

@@ -107,9 +107,7 @@ impl Engine {
         if let Some(live) = self.live.get_mut(&run) {
             live.listened.get_or_insert_with(Instant::now);
         }
-        if let Some(other) = self.book.others_at(address, &app).map(str::to_owned) {
-            self.warn(run, Warning::SharedWith { address, app: other });
-        }
+        self.warn_of_others(run, address, &app);
         self.outside.tell(Event::Listening { run, address });
         self.sweep_soon(run);
     }

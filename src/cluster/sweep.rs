@@ -5,7 +5,9 @@ use std::collections::{BTreeSet, HashSet};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use super::book::Socket;
 use super::engine::Engine;
+use super::event::Event;
 use super::open::{Leader, Open};
 use super::socket;
 
@@ -52,8 +54,22 @@ impl Engine {
         let useless: Vec<u64> =
             places.iter().flat_map(|(app, place)| self.useless_at(app, *place, &open.inodes)).collect();
         if !useless.is_empty() {
-            useless.into_iter().for_each(|id| self.let_go(id));
+            useless.into_iter().for_each(|id| self.close(id));
             self.save();
+        }
+    }
+
+    /// Lets go of a socket that no process has, and tells the runs that it was of.
+    fn close(&mut self, id: u64) {
+        let Some(socket) = self.book.sockets.get(&id).cloned() else { return };
+        self.let_go(id);
+        for run in socket.claims {
+            let has_another = |other: &Socket| {
+                other.listening && other.address == socket.address && other.claims.contains(&run)
+            };
+            if socket.listening && !self.book.sockets.values().any(has_another) {
+                self.outside.tell(Event::Closed { run, address: socket.address });
+            }
         }
     }
 

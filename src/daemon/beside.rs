@@ -5,7 +5,6 @@
 //! connections, and is told to go. If the new one fails before, the old one never noticed.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::check::check;
 use super::commands::Goals;
@@ -13,7 +12,6 @@ use super::settle::Goal;
 use super::supervisor::{Place, Supervisor};
 use super::views;
 use super::world::World;
-use crate::instance::Instance;
 use crate::instance::event::{Event, Happening};
 use crate::instance::life::RunId;
 use crate::instance::replacement::{Beside, Role};
@@ -21,18 +19,13 @@ use crate::instance::state::{State, Want};
 use crate::ipc::message::{ApiError, ErrorCode, EventKind, Inherited};
 use crate::spec::{AppSpec, Sign, Vars};
 
-/// A new process is watched for at least this long after it is ready: what fails at once, fails now.
-const WATCHED: Duration = Duration::from_millis(250);
-
-/// It is watched until it has run for `min_uptime`, but for no longer than this.
-const LONGEST_WATCH: Duration = Duration::from_secs(3);
-
 impl<W: World> Supervisor<W> {
     /// Gives an instance another process, without a gap if that can be.
     pub(super) fn reload_one(
         &mut self,
         id: u32,
         with: Option<Box<(AppSpec, Inherited)>>,
+        after: Vec<RunId>,
     ) -> Result<(Goals, Vec<String>), ApiError> {
         let listed = self.instances.get(&id).filter(|instance| instance.life.want != Want::Gone);
         let Some(instance) = listed else {
@@ -49,7 +42,7 @@ impl<W: World> Supervisor<W> {
         let shares = instance.spec.shares_ports() && given.0.shares_ports();
         match (&instance.life.state, shares) {
             (State::Online { .. }, true) => {
-                self.replace(id, given, None)?;
+                self.replace(id, given, None, after)?;
                 Ok((vec![(id, Goal::Replaced)], Vec::new()))
             }
             (state, _) => {
@@ -71,13 +64,13 @@ impl<W: World> Supervisor<W> {
         let same = (instance.spec.clone(), instance.inherited.clone());
         let online = matches!(instance.life.state, State::Online { .. });
         let gently = online && instance.spec.shares_ports() && !self.beside.contains_key(&id);
-        if !gently || self.replace(id, same, Some(why.clone())).is_err() {
+        if !gently || self.replace(id, same, Some(why.clone()), Vec::new()).is_err() {
             self.on(id, Event::Restart(Some(why)));
         }
     }
 
     /// Starts another process beside the one that an instance has. `forced`: why the old one has to go
-    /// also if this one fails.
+    /// also if this one fails. `after`: see [`Role::Coming`].
     ///
     /// # Errors
     /// That is under way already.
@@ -86,6 +79,7 @@ impl<W: World> Supervisor<W> {
         id: u32,
         (spec, inherited): (Arc<AppSpec>, Arc<Vars>),
         forced: Option<String>,
+        after: Vec<RunId>,
     ) -> Result<(), ApiError> {
         let now = self.world.now();
         let Some(instance) = self.instances.get_mut(&id) else { return Ok(()) };
@@ -96,7 +90,7 @@ impl<W: World> Supervisor<W> {
         instance.life.refused = None;
         let successor = instance.successor(spec, inherited, now);
         self.world.tell(views::detailed(instance, EventKind::Replacing, forced.clone(), now));
-        let role = Role::Coming { proven_at: None, forced };
+        let role = Role::Coming { proven_at: None, forced, after };
         self.beside.insert(id, Beside { instance: successor, role });
         self.decide_beside(id, Event::Start);
         Ok(())
@@ -114,7 +108,7 @@ impl<W: World> Supervisor<W> {
         }
         match (event, role) {
             (Event::Due { at }, Role::Coming { proven_at: Some(proven), .. }) if at == proven => {
-                self.take_place(id);
+                self.watched(id);
             }
             (Event::Due { at }, Role::Coming { .. })
                 if instance.life.timer == Some(*at)
@@ -145,7 +139,13 @@ impl<W: World> Supervisor<W> {
         };
         match failed {
             Some(why) => self.give_up(id, why, event),
-            None => self.decide_beside(id, event),
+            None => {
+                let listens = matches!(event, Event::Listens { .. });
+                self.decide_beside(id, event);
+                if listens && self.is_watched(id) {
+                    self.watch(id);
+                }
+            }
         }
     }
 
@@ -170,7 +170,7 @@ impl<W: World> Supervisor<W> {
         }
     }
 
-    fn keep_old(&mut self, id: u32, why: &str) {
+    pub(super) fn keep_old(&mut self, id: u32, why: &str) {
         if self.beside.get(&id).is_some_and(|beside| beside.instance.life.want == Want::Up) {
             self.give_up(id, why.to_owned(), Event::Delete);
         }
@@ -181,7 +181,7 @@ impl<W: World> Supervisor<W> {
     fn give_up(&mut self, id: u32, why: String, event: Event) {
         let Some(Beside { instance, role }) = self.beside.get_mut(&id) else { return };
         let forced = match role {
-            Role::Coming { proven_at, forced } => {
+            Role::Coming { proven_at, forced, .. } => {
                 *proven_at = None;
                 forced.take()
             }
@@ -213,7 +213,7 @@ impl<W: World> Supervisor<W> {
     }
 
     /// The new process takes the place of the old one, which goes.
-    fn take_place(&mut self, id: u32) {
+    pub(super) fn take_place(&mut self, id: u32) {
         let now = self.world.now();
         let (Some(beside), Some(listed)) = (self.beside.get_mut(&id), self.instances.get_mut(&id)) else {
             return;
@@ -241,17 +241,11 @@ impl<W: World> Supervisor<W> {
     /// What the process beside another tells: of its readiness follows when it takes the place.
     pub(super) fn tell_beside(&mut self, id: u32, happening: Happening) {
         let now = self.world.now();
-        let Some(Beside { instance, role }) = self.beside.get_mut(&id) else { return };
-        if let (Happening::Online, Role::Coming { proven_at, forced }) = (&happening, role) {
-            // What had to go in any case is not kept waiting for long.
-            let shortest = WATCHED.min(instance.spec.restart.min_uptime);
-            let at = match forced {
-                Some(_) => now.plus(shortest),
-                None => proven(instance, now.mono),
-            };
-            let at = proven_at.insert(at);
-            self.world.timer(id, *at);
+        let Some(Beside { role, .. }) = self.beside.get_mut(&id) else { return };
+        if let (Happening::Online, Role::Coming { .. }) = (&happening, role) {
+            self.watch(id);
         }
+        let Some(Beside { instance, .. }) = self.beside.get_mut(&id) else { return };
         // That it is down, and gone, is no news: the instance is not.
         if happening != Happening::Stopped {
             self.world.tell(views::happening(instance, happening, now));
@@ -274,12 +268,4 @@ fn restarted(name: &str) -> String {
         "{name} was restarted: a new process beside the old one would find its port taken; \
          `hold_port = true` or `exec_mode = \"cluster\"` lets them share it"
     )
-}
-
-/// When a process that is ready now has shown that it can stay.
-fn proven(instance: &Instance, now: u64) -> u64 {
-    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let began = instance.life.state.process().map_or(now, |process| process.since.mono);
-    let old_enough = began.saturating_add(ms(instance.spec.restart.min_uptime.min(LONGEST_WATCH)));
-    old_enough.max(now.saturating_add(ms(WATCHED)))
 }

@@ -74,7 +74,7 @@ impl<W: World> Supervisor<W> {
             Change::Start(apps) => self.start_apps(apps)?,
             Change::Act(action, on) => self.act(action, on)?,
             Change::Scale(name, to) => self.scale(&name, to)?,
-            Change::Replace { id, with } => return self.reload_one(id, with),
+            Change::Replace { id, with, after } => return self.reload_one(id, with, after),
             Change::Signal(selectors, number) => self.signal(&selectors, number)?,
             Change::Resurrect(saved) => return Ok(self.resurrect(saved)),
         };

@@ -313,6 +313,14 @@ impl World for Effects {
         self.ports.borrow().ready(run);
     }
 
+    fn missing_ports(&self, old: RunId, new: RunId) -> Vec<String> {
+        self.ports.borrow().record().missing(old, new)
+    }
+
+    fn port_warnings(&self, last: RunId) -> Vec<String> {
+        self.ports.borrow().record().warnings(last.instance, last.number.saturating_add(1))
+    }
+
     fn idle(&mut self, instance: &Instance) {
         self.ports.borrow().idle(instance);
     }

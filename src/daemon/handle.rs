@@ -9,6 +9,7 @@ use super::saved::Saved;
 use super::settle::Reply;
 use super::supervisor::{Change, Command, Input, Sampled};
 use crate::instance::Instance;
+use crate::instance::life::RunId;
 use crate::ipc::message::{
     ActOn, Action, ApiError, ErrorCode, Inherited, Report, ScaleTo, Selectors, StartApps,
 };
@@ -60,7 +61,8 @@ impl Handle {
     }
 
     /// Gives an instance another process, with these settings and this environment if not its own;
-    /// resolves once the old one is gone, or the new one has failed.
+    /// resolves once the old one is gone, or the new one has failed, or one of those that were replaced
+    /// before has.
     ///
     /// # Errors
     /// It is under way already, or the settings make no sense; nothing is changed.
@@ -68,8 +70,9 @@ impl Handle {
         &self,
         id: u32,
         with: Option<Box<(AppSpec, Inherited)>>,
+        after: Vec<RunId>,
     ) -> Result<Report, ApiError> {
-        self.change(Change::Replace { id, with }).await
+        self.change(Change::Replace { id, with, after }).await
     }
 
     /// Sends a signal.

@@ -135,8 +135,8 @@ async fn pour(
 ) -> io::Result<()> {
     let (found, called) = (tails(&instances, &source.query, &source.home), names(&instances));
     reader = work(reader, move |reader| {
-        reader.add(found, called, false)?;
-        reader.search()
+        reader.add(found, called, false);
+        reader.search();
     })
     .await?
     .0;
@@ -183,10 +183,10 @@ async fn add_new(source: &Source, reader: Reader) -> io::Result<Reader> {
 }
 
 /// Lines for one block, followed by how far the files were read if that is to be told.
-fn block(reader: &mut Reader, all: bool, tell: bool) -> io::Result<Bytes> {
+fn block(reader: &mut Reader, all: bool, tell: bool) -> Bytes {
     let mut bytes = Vec::new();
     while bytes.len() < BLOCK {
-        let Some(items) = reader.next(all)? else { break };
+        let Some(items) = reader.next(all) else { break };
         if bytes.is_empty() {
             bytes.reserve(ROOM);
         }
@@ -196,7 +196,7 @@ fn block(reader: &mut Reader, all: bool, tell: bool) -> io::Result<Bytes> {
     if !places.is_empty() || (tell && !bytes.is_empty()) {
         write_line(&LogItem::Places { places }, &mut bytes);
     }
-    Ok(bytes.into())
+    bytes.into()
 }
 
 /// A line that is in no file: there is no place to go on from, so it is told as a whole by itself.
@@ -212,13 +212,13 @@ fn alone(item: &LogItem, tell: bool) -> Bytes {
 /// Reads files where waiting for them is in nobody's way.
 async fn work<T: Send + 'static>(
     mut reader: Reader,
-    what: impl FnOnce(&mut Reader) -> io::Result<T> + Send + 'static,
+    what: impl FnOnce(&mut Reader) -> T + Send + 'static,
 ) -> io::Result<(Reader, T)> {
     let done = tokio::task::spawn_blocking(move || {
-        let made = what(&mut reader)?;
-        Ok((reader, made))
+        let made = what(&mut reader);
+        (reader, made)
     });
-    done.await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    done.await.map_err(io::Error::other)
 }
 
 /// A line of a stream.

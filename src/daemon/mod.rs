@@ -29,6 +29,7 @@ mod node;
 mod perform;
 mod ports;
 mod probe;
+mod proof;
 mod ready;
 mod reload;
 mod restore;

@@ -43,6 +43,31 @@ impl Record {
     pub fn of(&self, run: RunId) -> Option<SharedPorts> {
         self.with(|runs| runs.get(&run.to_u64()).cloned())
     }
+
+    /// A run is over. What people should know of it stays until the instance's next run begins.
+    fn over(&self, run: RunId) {
+        self.with(|runs| match runs.get_mut(&run.to_u64()) {
+            Some(known) if !known.warnings.is_empty() => known.addresses.clear(),
+            _ => drop(runs.remove(&run.to_u64())),
+        });
+    }
+
+    fn forget(&self, over: impl Fn(RunId) -> bool) {
+        self.with(|runs| runs.retain(|run, _| !over(RunId::from_u64(*run))));
+    }
+
+    /// What people should know of an instance's runs from this number on.
+    pub fn warnings(&self, instance: u32, from: u32) -> Vec<String> {
+        let first = RunId { instance, number: from }.to_u64();
+        let last = RunId { instance, number: u32::MAX }.to_u64();
+        self.with(|runs| runs.range(first..=last).flat_map(|(_, ports)| ports.warnings.clone()).collect())
+    }
+
+    /// Where `old` listens and `new` does not.
+    pub fn missing(&self, old: RunId, new: RunId) -> Vec<String> {
+        let (old, new) = (self.of(old).unwrap_or_default(), self.of(new).unwrap_or_default());
+        old.addresses.into_iter().filter(|address| !new.addresses.contains(address)).collect()
+    }
 }
 
 /// Hears the engine, on its thread.
@@ -66,6 +91,12 @@ impl Outside for Ear {
                 });
                 let RunId { instance, number } = RunId::from_u64(run);
                 let _ = self.queue.send(Input::Fact { instance, event: Event::Listens { run: number } });
+            }
+            cluster::Event::Closed { run, address } => {
+                let text = address.to_string();
+                self.record.with(|runs| {
+                    runs.get_mut(&run).into_iter().for_each(|known| known.addresses.retain(|it| *it != text));
+                });
             }
             cluster::Event::Path { run, path, why } => self.record.with(|runs| {
                 let known = runs.entry(run).or_default();
@@ -153,10 +184,16 @@ impl Ports {
             self.cluster.forget(&*app);
             self.apps.remove(&app);
         }
+        self.record.forget(|run| !instances.contains_key(&run.instance) && !self.runs.contains(&run));
         for (app, settings) in wanted {
             self.cluster.app(app, settings);
             self.apps.insert(app.to_owned());
         }
+    }
+
+    /// What is known of the ports of runs.
+    pub fn record(&self) -> &Record {
+        &self.record
     }
 
     /// The way for a run of this app.
@@ -214,6 +251,7 @@ impl Ports {
         let leader = ProcessRef { pid: process.pid, start_time: process.start_time };
         let (app, slot) = (spec.name.clone(), instance.number);
         self.runs.insert(run);
+        self.record.forget(|other| other.instance == run.instance && !self.runs.contains(&other));
         self.cluster.began(Began { run: run.to_u64(), app, slot, leader, path, why, notifier });
     }
 
@@ -252,7 +290,7 @@ impl Ports {
         if self.runs.remove(&run) {
             self.cluster.ended(run.to_u64());
         }
-        self.record.with(|runs| runs.remove(&run.to_u64()));
+        self.record.over(run);
         self.ways.remove(&run);
         self.notifiers.borrow_mut().remove(&run.to_u64());
     }

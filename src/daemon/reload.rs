@@ -9,8 +9,10 @@ use std::rc::Rc;
 use tokio::task::JoinSet;
 
 use super::handle::Handle;
-use super::steps;
+use super::proof::ended_since;
+use super::{steps, views};
 use crate::instance::Instance;
+use crate::instance::life::RunId;
 use crate::instance::state::Want;
 use crate::ipc::message::{ApiError, ErrorCode, Existing, Inherited, Reload, Report, ScaleTo, StartApps};
 use crate::spec::AppSpec;
@@ -152,12 +154,14 @@ fn changed(instance: &Instance, wanted: &Reload) -> Result<With, ApiError> {
 async fn one_app(handle: &Handle, name: &str, work: Work, parallel: usize) -> Result<Report, ApiError> {
     let mut report = Report::default();
     let mut slots = work.slots.into_iter();
+    let mut replaced: Vec<RunId> = Vec::new();
     while slots.len() > 0 {
-        let done = report.instances.len();
         let mut steps = JoinSet::new();
-        for (id, with) in slots.by_ref().take(parallel) {
-            let handle = handle.step(id);
-            steps.spawn_local(async move { handle.replace(id, with).await });
+        let batch: Vec<(u32, With)> = slots.by_ref().take(parallel).collect();
+        let former = runs(handle, batch.iter().map(|(id, _)| *id)).await?;
+        for (id, with) in batch {
+            let (handle, after) = (handle.step(id), replaced.clone());
+            steps.spawn_local(async move { handle.replace(id, with, after).await });
         }
         while let Some(step) = steps.join_next().await {
             match step.map_err(broken)? {
@@ -167,6 +171,9 @@ async fn one_app(handle: &Handle, name: &str, work: Work, parallel: usize) -> Re
                 Err(error) => return Err(error),
             }
         }
+        let done = replaced.len();
+        replaced.extend(former);
+        note_failures(handle, &replaced, &mut report).await?;
         if report.instances.iter().any(|outcome| outcome.problem.is_some()) {
             let left = slots.len();
             if done > 0 || left > 0 {
@@ -179,4 +186,29 @@ async fn one_app(handle: &Handle, name: &str, work: Work, parallel: usize) -> Re
         report.add(handle.step(name).scale(name.to_owned(), ScaleTo::Exactly(count)).await?);
     }
     Ok(report)
+}
+
+/// The last runs of these instances until now.
+async fn runs(handle: &Handle, ids: impl Iterator<Item = u32>) -> Result<Vec<RunId>, ApiError> {
+    let ids: BTreeSet<u32> = ids.collect();
+    let all = handle.look(None).await?;
+    let wanted = all.iter().filter(|(instance, _)| ids.contains(&instance.id));
+    let run = |(instance, _): &(Instance, _)| RunId { instance: instance.id, number: instance.life.last_run };
+    Ok(wanted.map(run).collect())
+}
+
+/// Notes in the report which new processes have ended since they took their places.
+async fn note_failures(handle: &Handle, replaced: &[RunId], report: &mut Report) -> Result<(), ApiError> {
+    let all = handle.look(None).await?;
+    for run in replaced {
+        let instance = all.iter().map(|(instance, _)| instance).find(|instance| instance.id == run.instance);
+        let outcome = report.instances.iter_mut().find(|outcome| outcome.id == run.instance);
+        if let (Some(instance), Some(outcome)) = (instance, outcome)
+            && outcome.problem.is_none()
+        {
+            outcome.problem = ended_since(instance, *run);
+            outcome.status = Some(views::status(&instance.life.state));
+        }
+    }
+    Ok(())
 }

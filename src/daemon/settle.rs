@@ -1,13 +1,15 @@
 //! Answers that wait until the instances they speak of have come to rest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::views;
+use super::world::World;
 use crate::exit::Exit;
 use crate::instance::Instance;
+use crate::instance::life::RunId;
 use crate::instance::replacement::Beside;
 use crate::instance::state::{Phase, State};
 use crate::ipc::message::{ApiError, Outcome, Report};
@@ -75,6 +77,7 @@ pub(super) fn take_due(
     waiting: &mut Vec<Waiting>,
     instances: &BTreeMap<u32, Instance>,
     beside: &BTreeMap<u32, Beside>,
+    world: &impl World,
 ) -> Vec<(Reply<Report>, Report)> {
     let rests = |id: &u32| {
         instances.get(id).is_none_or(|instance| settled(&instance.life.state))
@@ -83,7 +86,7 @@ pub(super) fn take_due(
     let due = |waiting: &mut Waiting| waiting.reply.is_closed() || waiting.goals.keys().all(rests);
     let due = waiting.extract_if(.., due);
     due.map(|waiting| {
-        let report = waiting.report(instances);
+        let report = waiting.report(instances, world);
         (waiting.reply, report)
     })
     .collect()
@@ -102,20 +105,33 @@ impl Waiting {
         Self { reply, goals, ended_before, notes }
     }
 
-    fn report(&self, instances: &BTreeMap<u32, Instance>) -> Report {
+    fn report(&self, instances: &BTreeMap<u32, Instance>, world: &impl World) -> Report {
         let outcome = |(id, (name, goal)): (&u32, &(String, Goal))| match instances.get(id) {
             Some(instance) => {
                 let before = self.ended_before.get(id).copied().unwrap_or(0);
                 outcome(instance, *goal, before)
             }
-            None => Outcome { id: *id, name: name.clone(), status: None, problem: None, killed: false },
+            None => {
+                let problem = (*goal == Goal::Replaced).then(|| "it was deleted meanwhile".to_owned());
+                Outcome { id: *id, name: name.clone(), status: None, problem, killed: false }
+            }
         };
         let ended = self.goals.iter().filter_map(|(id, (_, goal))| {
             let instance = instances.get(id).filter(|_| *goal == Goal::Up)?;
             ended_already(instance, self.ended_before.get(id).copied().unwrap_or(0))
         });
-        let notes = self.notes.iter().cloned().chain(ended).collect();
+        let notes = self.notes.iter().cloned().chain(self.of_ports(world)).chain(ended).collect();
         Report { instances: self.goals.iter().map(outcome).collect(), notes }
+    }
+
+    /// What is to be known of the ports of what was started: said once for all instances of an app.
+    fn of_ports(&self, world: &impl World) -> BTreeSet<String> {
+        let up = self.goals.iter().filter(|(_, (_, goal))| matches!(goal, Goal::Up | Goal::Replaced));
+        let warnings = up.flat_map(|(id, (name, _))| {
+            let last = RunId { instance: *id, number: self.ended_before.get(id).copied().unwrap_or(0) };
+            world.port_warnings(last).into_iter().map(move |warning| format!("{name} {warning}"))
+        });
+        warnings.collect()
     }
 }
 

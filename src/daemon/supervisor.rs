@@ -103,6 +103,8 @@ pub enum Change {
         id: u32,
         /// Settings and environment of the new process, if not those of the old one.
         with: Option<Box<(AppSpec, Inherited)>>,
+        /// Instances that were replaced before, and their last runs until then.
+        after: Vec<RunId>,
     },
     /// Sends a signal, by number.
     Signal(Selectors, i32),
@@ -204,7 +206,7 @@ impl<W: World> Supervisor<W> {
         if self.frozen.is_some() {
             return;
         }
-        self.answers.extend(take_due(&mut self.waiting, &self.instances, &self.beside));
+        self.answers.extend(take_due(&mut self.waiting, &self.instances, &self.beside, &self.world));
         if std::mem::take(&mut self.apps_changed) {
             self.world.apps_changed(&self.instances);
         }

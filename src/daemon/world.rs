@@ -46,6 +46,12 @@ pub trait World {
     /// A run is ready: it may get connections.
     fn ready(&mut self, run: RunId);
 
+    /// Where an instance's run listens at a port it shares, and another does not.
+    fn missing_ports(&self, old: RunId, new: RunId) -> Vec<String>;
+
+    /// What people should know of the ports of an instance's runs after this one.
+    fn port_warnings(&self, last: RunId) -> Vec<String>;
+
     /// Nothing runs for this instance, and nothing will soon.
     fn idle(&mut self, instance: &Instance);
 

@@ -103,7 +103,7 @@ pub struct Ended {
 }
 
 /// Names one run of one instance, for all time of a daemon's state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RunId {
     /// The instance.
     pub instance: u32,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Instance;
 use super::event::{Effect, Event, Happening};
-use super::life::Life;
+use super::life::{Life, RunId};
 use super::state::{State, Want};
 use crate::moment::Moment;
 use crate::spec::{AppSpec, Vars};
@@ -31,6 +31,10 @@ pub enum Role {
         proven_at: Option<u64>,
         /// Why, where no user wants it: then the other has to go also if this one fails.
         forced: Option<String>,
+        /// Instances that were replaced before, and their last runs until then: it is no good if a later one
+        /// has ended.
+        #[serde(default)]
+        after: Vec<RunId>,
     },
     /// Its place is taken.
     Going,

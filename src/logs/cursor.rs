@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::index::{Owner, file_id};
 use super::item::LogPlace;
 use super::part::{BLOCK, Part, micros, open};
-use super::rotate::rotated;
+use super::rotate::{is_absent, rotated};
 
 /// A longer line is given in parts.
 const LONGEST: usize = 1024 * 1024;
@@ -229,12 +229,13 @@ impl Cursor {
         (self.buffer, self.taken) = (Vec::new(), 0);
     }
 
-    /// Whether nothing will come in this file any more: the path leads to another one.
+    /// Whether nothing will come in this file any more: the path leads to another one, and that is written to.
+    /// Until it is, whoever writes may not have seen yet that somebody else has put it there.
     fn is_over(&self) -> io::Result<bool> {
         match &self.part {
             Some(part) if part.path == self.path => match std::fs::metadata(&self.path) {
-                Ok(meta) => Ok(file_id(&meta) != part.id),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+                Ok(meta) => Ok(file_id(&meta) != part.id && meta.len() > 0),
+                Err(error) if is_absent(&error) => Ok(false),
                 Err(error) => Err(error),
             },
             Some(_) | None => Ok(true),

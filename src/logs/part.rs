@@ -10,7 +10,7 @@ use flate2::read::MultiGzDecoder;
 
 use super::index::{Entries, Entry, FileId, file_id};
 use super::item::LogPlace;
-use super::rotate::PACKED;
+use super::rotate::{PACKED, is_absent};
 use super::tail;
 
 /// Bytes read at once.
@@ -56,7 +56,7 @@ pub(super) fn open(path: &Path, indexes: &Path) -> io::Result<Option<Part>> {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if is_absent(&error) => return Ok(None),
         Err(error) => return Err(error),
     };
     let meta = file.metadata()?;

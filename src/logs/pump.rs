@@ -16,7 +16,8 @@ use crate::process::channel;
 const TURN: u32 = 4;
 /// How long after a write failed it is tried again.
 const RETRY: Duration = Duration::from_millis(500);
-/// A named pipe that is full has a reader, who is but slower.
+/// A named pipe that is full has a reader, who is but slower; each further pause is twice as long, up to the
+/// one above: it may have stopped for good.
 pub(super) const PIPE_RETRY: Duration = Duration::from_millis(2);
 /// Moves when the thread ends: all that a pipe of the largest size (1 MiB) can hold, and more.
 const LAST_MOVES: u32 = 128;
@@ -37,6 +38,8 @@ pub(super) struct Pump {
     pub(super) stream: RefCell<Stream>,
     /// After a small move: how often the thread had paused then.
     small_at: Cell<Option<u64>>,
+    /// Something was moved without a word of the pipe: none may come of what else it holds.
+    look_again: Cell<bool>,
 }
 
 impl Pump {
@@ -45,18 +48,19 @@ impl Pump {
     /// # Errors
     /// It cannot be waited for, or the system's limit of watches is reached.
     pub(super) fn new(pipe: OwnedFd, stream: Stream) -> io::Result<Self> {
-        Ok(Self { pipe: channel::register(pipe)?, stream: RefCell::new(stream), small_at: Cell::new(None) })
+        let (pipe, stream) = (channel::register(pipe)?, RefCell::new(stream));
+        Ok(Self { pipe, stream, small_at: Cell::default(), look_again: Cell::default() })
     }
 
     /// Moves all that the pipe brings until its end, and sees everything written.
     pub(super) async fn run(&self, desk: &Desk) {
-        let mut moves = 0;
+        let (mut moves, mut pause) = (0, PIPE_RETRY);
         while let Ok(step) = self.step(desk).await {
             match step {
                 Step::Ended => break,
                 Step::Refused => sleep(RETRY).await,
-                Step::Full => sleep(PIPE_RETRY).await,
-                Step::Moved { .. } | Step::Waits | Step::Nothing => {}
+                Step::Full => wait_longer(&mut pause).await,
+                Step::Moved { .. } | Step::Waits | Step::Nothing => pause = PIPE_RETRY,
             }
             moves = (moves + 1) % TURN;
             if moves == 0 {
@@ -67,7 +71,7 @@ impl Pump {
             sleep(RETRY).await;
         }
         while !self.stream.borrow().is_taken() {
-            sleep(PIPE_RETRY).await;
+            wait_longer(&mut pause).await;
         }
     }
 
@@ -75,6 +79,7 @@ impl Pump {
     async fn step(&self, desk: &Desk) -> io::Result<Step> {
         let until = self.wakes();
         let ready = match until {
+            _ if self.look_again.take() => None,
             Some(until) => timeout_at(until.into(), self.pipe.readable()).await.ok(),
             None => Some(self.pipe.readable().await),
         };
@@ -89,6 +94,7 @@ impl Pump {
             Step::Moved { count } => {
                 let enough = if self.stream.borrow().is_wide() { BATCHED_WIDE } else { BATCHED };
                 self.small_at.set((count < enough).then_some(desk.pauses.get()));
+                self.look_again.set(ready.is_none());
             }
             // The next write to the pipe wakes this task again.
             Step::Waits | Step::Nothing => {
@@ -133,4 +139,9 @@ impl Pump {
         }
         stream.settle_debt(desk);
     }
+}
+
+async fn wait_longer(pause: &mut Duration) {
+    sleep(*pause).await;
+    *pause = (*pause * 2).min(RETRY);
 }

@@ -62,20 +62,27 @@ struct Source {
     empty: u64,
     /// The place that was told last.
     told: Option<LogPlace>,
+    /// It could not be read, and that was said.
+    failed: bool,
 }
 
 impl Source {
     fn new(tail: Tail, cursor: Cursor) -> Self {
-        Self { tail, cursor, head: None, found: 0, empty: 0, told: None }
+        Self { tail, cursor, head: None, found: 0, empty: 0, told: None, failed: false }
     }
 
-    fn look(&mut self, number: u64) -> io::Result<()> {
-        self.head = self.cursor.next()?;
+    /// A file that cannot be read is none of those that can: they are shown all the same.
+    fn look(&mut self, number: u64) {
+        self.head = self.cursor.next().unwrap_or_else(|error| {
+            if !std::mem::replace(&mut self.failed, true) {
+                tracing::warn!("reading log file {}: {error}", self.tail.path.display());
+            }
+            None
+        });
         match self.head {
             Some(_) => (self.found, self.empty) = (number, 0),
             None => self.empty = number,
         }
-        Ok(())
     }
 
     /// Takes its head; the next one is one that was read with it, or has to be looked for.
@@ -98,46 +105,42 @@ impl Reader {
     }
 
     /// Adds the files that are not read yet. Those that come later (`late`) are read from their
-    /// beginning: nobody can have seen it.
-    ///
-    /// # Errors
-    /// A file cannot be read.
-    pub fn add(&mut self, tails: Vec<Tail>, names: HashMap<u32, String>, late: bool) -> io::Result<()> {
+    /// beginning: nobody can have seen it. One that cannot be read is left out.
+    pub fn add(&mut self, tails: Vec<Tail>, names: HashMap<u32, String>, late: bool) {
         self.names.extend(names);
         for tail in tails {
             if let Some(source) = self.sources.iter_mut().find(|source| source.tail.path == tail.path) {
                 source.tail = tail;
                 continue;
             }
-            let (places, indexes) = (&self.wanted.places, &self.indexes);
-            if let Some(place) = places.get(&tail.path) {
-                let cursor = Cursor::at_place(place, indexes)?;
-                self.sources.push(Source::new(tail, cursor));
-                continue;
+            match self.cursor(&tail, late) {
+                Ok(cursor) => self.sources.push(Source::new(tail, cursor)),
+                Err(error) => tracing::warn!("reading log file {}: {error}", tail.path.display()),
             }
-            let late = late || !places.is_empty();
-            // What a pattern fits is known only after looking at all.
-            let all = late || self.wanted.grep.is_some();
-            let lines = if all && self.wanted.lines > 0 || late { usize::MAX } else { self.wanted.lines };
-            let since = self.wanted.since.unwrap_or(0);
-            let cursor = Cursor::at_tail(tail.path.clone(), indexes, lines, since)?;
-            self.sources.push(Source::new(tail, cursor));
         }
-        Ok(())
+    }
+
+    fn cursor(&self, tail: &Tail, late: bool) -> io::Result<Cursor> {
+        let (places, indexes) = (&self.wanted.places, &self.indexes);
+        if let Some(place) = places.get(&tail.path) {
+            return Cursor::at_place(place, indexes);
+        }
+        let late = late || !places.is_empty();
+        // What a pattern fits is known only after looking at all.
+        let all = late || self.wanted.grep.is_some();
+        let lines = if all && self.wanted.lines > 0 || late { usize::MAX } else { self.wanted.lines };
+        Cursor::at_tail(tail.path.clone(), indexes, lines, self.wanted.since.unwrap_or(0))
     }
 
     /// Reads up to where the files end now, and keeps the last lines that match: those are what a
     /// pattern is about. Without a pattern there is nothing to do.
-    ///
-    /// # Errors
-    /// A file cannot be read.
-    pub fn search(&mut self) -> io::Result<()> {
+    pub fn search(&mut self) {
         let most = self.wanted.lines;
         if self.wanted.grep.is_none() || most == usize::MAX || !self.wanted.places.is_empty() {
-            return Ok(());
+            return;
         }
         let mut matched = VecDeque::new();
-        while let Some(items) = self.next(false)? {
+        while let Some(items) = self.next(false) {
             for item in items {
                 matched.push_back(item);
                 if matched.len() > most {
@@ -146,27 +149,23 @@ impl Reader {
             }
         }
         self.matched = matched;
-        Ok(())
     }
 
     /// The next lines, as written first to last; `None` if there are none now. `all`: the
     /// beginnings of lines too, whose ends are not there.
-    ///
-    /// # Errors
-    /// A file cannot be read.
-    pub fn next(&mut self, all: bool) -> io::Result<Option<Vec<LogItem>>> {
+    pub fn next(&mut self, all: bool) -> Option<Vec<LogItem>> {
         if !self.matched.is_empty() {
-            return Ok(Some(std::mem::take(&mut self.matched).into()));
+            return Some(std::mem::take(&mut self.matched).into());
         }
         loop {
-            let Some(first) = self.first(all)? else { return Ok(None) };
+            let first = self.first(all)?;
             let source = &mut self.sources[first];
-            let Some(line) = source.take() else { return Ok(None) };
+            let line = source.take()?;
             let (missed, item) = (line.missed, item(&source.tail, &self.names, line, &self.wanted));
             let missed = (missed > 0).then_some(LogItem::Missed { lines: missed });
             let items: Vec<LogItem> = missed.into_iter().chain(item).collect();
             if !items.is_empty() {
-                return Ok(Some(items));
+                return Some(items);
             }
         }
     }
@@ -188,7 +187,7 @@ impl Reader {
     /// Whose line is the first one. When its block was read, all that was written before was in its file:
     /// so every other file has to have been found empty by a later look. Files are not asked more
     /// often than that: there may be a hundred, and only one that is written to.
-    fn first(&mut self, all: bool) -> io::Result<Option<usize>> {
+    fn first(&mut self, all: bool) -> Option<usize> {
         loop {
             let first = self.earliest();
             let since = first.map_or(0, |first| self.sources[first].found);
@@ -196,7 +195,7 @@ impl Reader {
             for source in &mut self.sources {
                 if source.head.is_none() && source.empty <= since {
                     self.looks += 1;
-                    source.look(self.looks)?;
+                    source.look(self.looks);
                     new |= source.head.is_some();
                 }
             }
@@ -210,7 +209,7 @@ impl Reader {
                 // Whoever comes again looks again.
                 self.sources.iter_mut().for_each(|source| source.empty = 0);
             }
-            return Ok(first);
+            return first;
         }
     }
 
@@ -264,9 +263,9 @@ mod tests {
         }
         let wanted = Wanted { lines, ..Wanted::default() };
         let mut reader = Reader::new(dir.path().into(), wanted);
-        reader.add(tails, HashMap::new(), false).unwrap();
+        reader.add(tails, HashMap::new(), false);
         let mut got = 0;
-        while let Some(items) = reader.next(false).unwrap() {
+        while let Some(items) = reader.next(false) {
             got += items.len();
         }
         assert_eq!(got, lines);

@@ -96,6 +96,11 @@ pub(super) fn packed(path: &Path) -> PathBuf {
     name.into()
 }
 
+/// Whether an error says that there is no such file, or that its directory is none.
+pub(super) fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
 /// The rotated files of a log file, oldest first.
 ///
 /// # Errors
@@ -105,7 +110,7 @@ pub(super) fn rotated(path: &Path) -> io::Result<Vec<Rotated>> {
     let (before, after) = around(path);
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if is_absent(&error) => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
     let mut found = Vec::new();

@@ -299,6 +299,14 @@ impl World for SimWorld {
 
     fn ready(&mut self, _run: RunId) {}
 
+    fn missing_ports(&self, _: RunId, _: RunId) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn port_warnings(&self, _: RunId) -> Vec<String> {
+        Vec::new()
+    }
+
     fn idle(&mut self, _instance: &Instance) {}
 
     fn began(&mut self, _instance: &Instance) {}

@@ -117,7 +117,8 @@ fn sums(instances: &[InstanceView]) -> String {
         count if count == apps.len() => counted(count, "app"),
         count => format!("{} in {}", counted(count, "instance"), counted(apps.len(), "app")),
     };
-    let cpu: f32 = instances.iter().map(|view| view.cpu).sum();
+    // The sum of nothing is minus zero.
+    let cpu = 0.0 + instances.iter().map(|view| view.cpu).sum::<f32>();
     let memory: u64 = instances.iter().map(|view| view.memory).sum();
     let states = if states.is_empty() { String::new() } else { format!(": {}", states.join(", ")) };
     format!("{of}{states}; cpu {}, mem {}", units::percent(cpu), units::size(memory))

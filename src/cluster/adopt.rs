@@ -1,0 +1,97 @@
+//! Taking up listening sockets that runs have and no book tells of: daemon and keeper died at the same time,
+//! and what they held with them. The runs serve on; without this no other could ever have their ports.
+//!
+//! In which order the members of such a group joined nobody knows, so it is not steered: the kernel spreads
+//! connections by its own hash, until the app was down.
+
+use std::collections::BTreeSet;
+use std::fs::read_dir;
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::address::{Address, Protocol};
+use super::book::Socket;
+use super::engine::{Engine, Live};
+use super::event::Keep;
+use super::kept::name_of;
+use super::path::Path;
+use super::socket::{self, Kind};
+use crate::process::pidfd;
+use crate::process::seccomp::take_descriptor;
+use crate::process::tree;
+
+/// The backlog of a socket whose program's own nobody knows: the kernel's limit holds anyway.
+const BACKLOG: i32 = 4096;
+
+impl Engine {
+    /// Takes up the sockets of all runs that go on. Only where our own can be taken from a program: copies
+    /// of ours in their place cannot be told from others.
+    pub(super) fn adopt(&mut self) {
+        let live = self.live.iter().filter(|(_, live)| live.path == Path::Take);
+        let found: Vec<(u64, OwnedFd)> =
+            live.flat_map(|(run, live)| listeners(live).into_iter().map(|fd| (*run, fd))).collect();
+        for (run, fd) in found {
+            if let Some(address) = self.adopt_one(run, fd) {
+                self.book.doubt(address);
+                self.steer(address);
+                self.tell_again(run);
+            }
+        }
+        self.save();
+    }
+
+    fn adopt_one(&mut self, run: u64, fd: OwnedFd) -> Option<Address> {
+        let entry = self.book.runs.get(&run)?;
+        let (app, slot) = (entry.app.clone(), self.book.place(entry));
+        let inode = socket::inode(fd.as_fd()).ok()?;
+        // Of workers that share it, or of several runs with one queue for all.
+        if let Some(id) = self.book.by_inode(&app, slot, inode) {
+            self.book.sockets.get_mut(&id)?.claims.insert(run);
+            return None;
+        }
+        let uid = nix::sys::stat::fstat(&fd).ok()?.st_uid;
+        let address = Address::new(Protocol::Tcp, socket::bound_to(fd.as_fd())?, socket::only_v6(fd.as_fd()));
+        let claims = BTreeSet::from([run]);
+        let backlog = BACKLOG;
+        let id = self.book.add(Socket { app, slot, address, inode, uid, listening: false, backlog, claims });
+        self.book.join(id);
+        self.hold(id, fd);
+        Some(address)
+    }
+
+    /// Lets the programs alone decide how long a run's sockets are there that cannot be steered away from:
+    /// who is held in their queues when the run goes would wait for nobody.
+    pub(super) fn let_loose(&mut self, run: u64) {
+        let own = self.book.sockets.iter().filter(|(_, socket)| socket.claims.contains(&run));
+        let own = own.filter(|(_, socket)| socket.claims.len() == 1 && !self.book.is_sure(socket.address));
+        let ids: Vec<u64> = own.map(|(id, _)| *id).collect();
+        for id in ids {
+            if self.held.remove(&id).is_some() {
+                self.outside.keep(Keep::Drop(name_of(id)));
+            }
+        }
+    }
+}
+
+/// The shared listening TCP sockets of a run's processes.
+fn listeners(live: &Live) -> Vec<OwnedFd> {
+    let members = tree::members(live.leader).into_iter();
+    members.flat_map(|member| of_process(member.process.pid)).collect()
+}
+
+fn of_process(pid: i32) -> Vec<OwnedFd> {
+    let (Ok(process), Ok(entries)) = (pidfd::open(pid), read_dir(format!("/proc/{pid}/fd"))) else {
+        return Vec::new();
+    };
+    let is_socket = |link: std::path::PathBuf| link.as_os_str().as_encoded_bytes().starts_with(b"socket:[");
+    let sockets = entries.flatten().filter(|entry| std::fs::read_link(entry.path()).is_ok_and(is_socket));
+    let numbers = sockets.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let taken = numbers.filter_map(|number| take_descriptor(process.as_fd(), number).ok());
+    taken.filter(is_shared_listener).collect()
+}
+
+/// Sockets that we let a program bind may all be shared; those that it bound unseen are not.
+fn is_shared_listener(fd: &OwnedFd) -> bool {
+    let fd = fd.as_fd();
+    let is_tcp = Kind::of(fd).is_some_and(|kind| kind.protocol == Protocol::Tcp && !kind.multipath);
+    is_tcp && socket::is_listening(fd) && socket::reuse_port(fd) && !socket::has_device(fd)
+}

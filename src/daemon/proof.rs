@@ -1,0 +1,100 @@
+//! What a new process has to show before it takes the place of another: that it lives on for a while,
+//! listens wherever the other does, and that those which were replaced before it are well.
+
+use std::time::Duration;
+
+use super::supervisor::Supervisor;
+use super::world::World;
+use crate::instance::Instance;
+use crate::instance::life::RunId;
+use crate::instance::replacement::{Beside, Role};
+use crate::instance::state::State;
+
+/// A new process is watched for at least this long after it is ready: what fails at once, fails now.
+const SHORTEST_WATCH: Duration = Duration::from_millis(250);
+
+/// It is watched for `min_uptime`, but for no longer than this.
+const LONGEST_WATCH: Duration = Duration::from_secs(3);
+
+impl<W: World> Supervisor<W> {
+    /// The new process of an instance is ready, or listens somewhere else, too: its watch begins.
+    pub(super) fn watch(&mut self, id: u32) {
+        let now = self.world.now();
+        let Some(Beside { instance, role: Role::Coming { proven_at, forced, .. } }) =
+            self.beside.get_mut(&id)
+        else {
+            return;
+        };
+        // What had to go in any case is not kept waiting for long.
+        let longest = if forced.is_some() { SHORTEST_WATCH } else { LONGEST_WATCH };
+        let watched = instance.spec.restart.min_uptime.min(longest);
+        let at = now.plus(if forced.is_some() { watched } else { watched.max(SHORTEST_WATCH) });
+        self.world.timer(id, *proven_at.insert(at));
+    }
+
+    /// Whether the watch of a new process has begun.
+    pub(super) fn is_watched(&self, id: u32) -> bool {
+        let role = self.beside.get(&id).map(|beside| &beside.role);
+        matches!(role, Some(Role::Coming { proven_at: Some(_), .. }))
+    }
+
+    /// The watch of a new process is over.
+    pub(super) fn watched(&mut self, id: u32) {
+        if let Some(why) = self.failed_before(id) {
+            return self.keep_old(id, &why);
+        }
+        let missing = self.missing_ports(id);
+        let Some(missing) = missing.first() else { return self.take_place(id) };
+        let now = self.world.now();
+        let Some(Beside { instance, role: Role::Coming { proven_at, .. } }) = self.beside.get_mut(&id) else {
+            return;
+        };
+        let until = listens_until(instance);
+        if now.mono < until {
+            return self.world.timer(id, *proven_at.insert(until));
+        }
+        let seconds = instance.spec.readiness.timeout.as_secs_f64();
+        let why = format!(
+            "the new process does not listen on {missing} after {seconds} s (listen_timeout), as the old one \
+             does; a restart does not ask for that"
+        );
+        self.keep_old(id, &why);
+    }
+
+    /// Where the old process listens and the new one does not. New settings may mean another port.
+    fn missing_ports(&self, id: u32) -> Vec<String> {
+        let (Some(old), Some(new)) = (self.instances.get(&id), self.beside.get(&id)) else {
+            return Vec::new();
+        };
+        let new = &new.instance;
+        if old.spec != new.spec || old.inherited != new.inherited {
+            return Vec::new();
+        }
+        let run = |instance: &Instance| Some(RunId { instance: id, number: instance.life.state.run()? });
+        run(old).zip(run(new)).map_or_else(Vec::new, |(old, new)| self.world.missing_ports(old, new))
+    }
+
+    /// Why an instance that was replaced before this one is not well, if that is so.
+    fn failed_before(&self, id: u32) -> Option<String> {
+        let Role::Coming { after, .. } = &self.beside.get(&id)?.role else { return None };
+        after.iter().find_map(|run| {
+            let why = ended_since(self.instances.get(&run.instance)?, *run)?;
+            Some(format!("{why} (id {}, replaced before)", run.instance))
+        })
+    }
+}
+
+/// How a later run of an instance than this one ended, if one did and nobody had asked for that.
+pub(super) fn ended_since(instance: &Instance, run: RunId) -> Option<String> {
+    let ended = instance.life.exits.iter().find(|ended| ended.run > run.number && !ended.asked)?;
+    Some(format!("the new process has ended: {}", ended.exit))
+}
+
+/// Until when a process has to listen.
+fn listens_until(instance: &Instance) -> u64 {
+    let timeout = u64::try_from(instance.spec.readiness.timeout.as_millis()).unwrap_or(u64::MAX);
+    match &instance.life.state {
+        State::Online { process } => process.since.mono.saturating_add(timeout),
+        _ => 0,
+    }
+}
