@@ -86,7 +86,7 @@ fn of_process(pid: i32) -> Vec<OwnedFd> {
     let sockets = entries.flatten().filter(|entry| std::fs::read_link(entry.path()).is_ok_and(is_socket));
     let numbers = sockets.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let taken = numbers.filter_map(|number| take_descriptor(process.as_fd(), number).ok());
-    taken.filter(|fd| is_shared_listener(fd)).collect()
+    taken.filter(is_shared_listener).collect()
 }
 
 /// Sockets that we let a program bind may all be shared; those that it bound unseen are not.

@@ -14,14 +14,15 @@ use tokio::sync::oneshot;
 use super::address::{Address, Protocol};
 use super::asked::Asked;
 use super::book::{Book, Phase, Run, Settings, Socket, Steering};
+use super::even::Rounds;
 use super::event::{Event, Outside, Warning};
 use super::look::Options;
 use super::memory::{Hands, Record};
 use super::open::Family;
 use super::path::Path;
 use super::socket;
-use super::steer::Door;
-use super::turns;
+use super::steer::{Door, Target};
+use super::turns::Turns;
 use crate::process::pidfd::ProcessRef;
 use crate::process::seccomp::{Notification, Notifier};
 use crate::spec::Balance;
@@ -113,6 +114,8 @@ pub(super) struct Engine {
     pub no_turns: bool,
     /// Nothing was left of a former daemon's book.
     pub bookless: bool,
+    /// The groups that are served in turns.
+    pub rounds: BTreeMap<Address, Rounds>,
     pub drains: Vec<(u64, oneshot::Sender<()>)>,
 }
 
@@ -152,31 +155,6 @@ impl Engine {
         self.tell_again(run);
         for call in self.hands.of_run(run) {
             self.handle(run, &call);
-        }
-    }
-
-    /// Tells of what a run has already: another daemon was told. Whether one listens that was passed its
-    /// sockets nobody knows.
-    pub(super) fn tell_again(&mut self, run: u64) {
-        if self.live.get(&run).is_none_or(|live| live.path.calls().is_none()) {
-            return;
-        }
-        let own = self.book.sockets.values().filter(|socket| socket.claims.contains(&run));
-        let own: Vec<(Address, String)> =
-            own.filter(|socket| socket.listening).map(|it| (it.address, it.app.clone())).collect();
-        for (address, app) in &own {
-            self.warn_of_others(run, *address, app);
-            self.outside.tell(Event::Listening { run, address: *address });
-        }
-        if !own.is_empty() {
-            self.tell_path(run, None);
-        }
-    }
-
-    /// Warns if another app listens at this address, too.
-    pub(super) fn warn_of_others(&mut self, run: u64, address: Address, app: &str) {
-        if let Some(other) = self.book.others_at(address, app).map(str::to_owned) {
-            self.warn(run, Warning::SharedWith { address, app: other });
         }
     }
 
@@ -234,6 +212,8 @@ impl Engine {
         let known: BTreeSet<String> = self.book.apps.keys().cloned().collect();
         let unknown: BTreeSet<String> = self.book.sockets.values().map(|socket| socket.app.clone()).collect();
         unknown.difference(&known).for_each(|app| self.let_go_unclaimed(app));
+        // A former daemon's programs go on, but what they count is known to nobody.
+        known.iter().for_each(|app| self.steer_app(app));
     }
 
     /// No replacement is coming for a slot: who connects shall be refused at once.
@@ -373,14 +353,25 @@ impl Engine {
 
     /// Has the kernel choose by the state of things as it is now.
     pub fn steer(&mut self, address: Address) {
-        let mut members = self.book.members(address).iter();
-        let Some((id, fd)) = members.find_map(|id| Some((*id, self.held.get(id)?))) else { return };
+        self.set_rounds(address, None);
+        let members = self.book.members(address);
+        let Some((id, fd)) = members.iter().find_map(|id| Some((*id, self.held.get(id)?))) else { return };
         let steering = self.book.steering(address, None);
         if let Steering::Over(Balance::Random, targets, doors) = &steering
             && !self.no_turns
         {
-            match turns::attach(fd.as_fd(), targets, doors) {
-                Ok(()) => return,
+            match Turns::attach(fd.as_fd(), targets, doors) {
+                Ok(turns) => {
+                    let ids = |target: &Target| {
+                        target
+                            .members
+                            .iter()
+                            .filter_map(|index| members.get(*index as usize).copied())
+                            .collect()
+                    };
+                    let slots = targets.iter().filter(|target| target.takes()).map(ids).collect();
+                    return self.set_rounds(address, Some(Rounds::new(turns, slots)));
+                }
                 // Not us, or not this kernel: it will not be otherwise the next time.
                 Err(errno) => self.no_turns = errno != nix::errno::Errno::E2BIG,
             }

@@ -99,6 +99,7 @@ impl Engine {
             drains: Vec::new(),
             no_turns: false,
             bookless,
+            rounds: BTreeMap::new(),
         })
     }
 

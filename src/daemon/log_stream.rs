@@ -18,10 +18,12 @@ use crate::ipc::server::Answer;
 use crate::logs::{self, Filter, Follower, Logs, Reader, Tail, Wanted, Which};
 use crate::paths::Home;
 
-/// How many blocks wait for a slow reader here.
-const BACKLOG: usize = 4;
-/// Bytes sent at once.
+/// How many blocks wait for a slow reader here: one, while the next is read.
+const BACKLOG: usize = 1;
+/// Bytes sent at once, about: the last line may go beyond.
 const BLOCK: usize = 64 * 1024;
+/// What is set aside for that, so that a block is not twice as large as what is in it.
+const ROOM: usize = BLOCK + BLOCK / 8;
 /// How long the beginning of a line waits for its end.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -185,6 +187,9 @@ fn block(reader: &mut Reader, all: bool, tell: bool) -> Bytes {
     let mut bytes = Vec::new();
     while bytes.len() < BLOCK {
         let Some(items) = reader.next(all) else { break };
+        if bytes.is_empty() {
+            bytes.reserve(ROOM);
+        }
         items.iter().for_each(|item| write_line(item, &mut bytes));
     }
     let places = if tell { reader.places() } else { Vec::new() };
