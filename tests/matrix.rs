@@ -138,6 +138,9 @@ const NGINX: Server = Server {
     graceful: true,
 };
 
+/// In place of further lines of an entry: all of rsm is run by nobody, not only the app.
+const BY_NOBODY: &str = "by nobody";
+
 /// Something that is made once and kept for later runs.
 fn kept(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
     static ONE: Mutex<()> = Mutex::new(());
@@ -179,7 +182,7 @@ fn go() -> PathBuf {
 /// The server with 4 instances, and where it listens.
 fn project(server: &Server, more: &str) -> (Rsm, SocketAddr) {
     let port = free_port();
-    let mut rsm = Rsm::new();
+    let mut rsm = if more == BY_NOBODY { Rsm::new().by_user(65534) } else { Rsm::new() };
     rsm.open_to_all();
     let mut app = server.app.replace("PORT", &port.to_string());
     for (word, path) in [("PYTHON'", python as fn() -> String), ("TSX'", tsx)] {
@@ -195,16 +198,18 @@ fn project(server: &Server, more: &str) -> (Rsm, SocketAddr) {
         rsm = rsm.file(name, &text.replace("PORT", &port.to_string()));
     }
     let entry = "[[apps]]\nname = 'web'\nexec_mode = 'cluster'\ninstances = 4\nmin_uptime = 0\nlisten_timeout = '60s'\n";
+    let more = if more == BY_NOBODY { "" } else { more };
     let rsm = rsm.file("ecosystem.toml", &format!("{entry}{app}\n{more}\n"));
     (rsm, SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
-/// Each of so many instances answers as often as any other, give or take 10 %.
-fn assert_even(tally: &Tally, instances: u32) {
+/// Each of so many instances answers as often as any other, give or take 10 %; 20 where it is by chance, as only
+/// root has turns.
+fn assert_even(tally: &Tally, instances: u32, by_chance: bool) {
     assert!(tally.refused.is_empty() && tally.lost.is_empty(), "{tally:?}");
     assert_eq!(tally.answered.len(), instances as usize, "{tally:?}");
-    let even = tally.total() / instances;
-    assert!(tally.answered.values().all(|count| count.abs_diff(even) * 10 <= even), "{tally:?}");
+    let (even, times) = (tally.total() / instances, if by_chance { 5 } else { 10 });
+    assert!(tally.answered.values().all(|count| count.abs_diff(even) * times <= even), "{tally:?}");
 }
 
 /// Kills what answers for an instance, not only a shell that waits for it.
@@ -225,9 +230,9 @@ fn serves(server: &Server, more: &str) {
     // One at a time: each keeps the machine busy.
     let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     rsm.ok(&["start", "ecosystem.toml"]);
-    assert_even(&requests(2000, to), 4);
+    assert_even(&requests(2000, to), 4, more == BY_NOBODY);
     rsm.ok(&["scale", "web", "2"]);
-    assert_even(&requests(2000, to), 2);
+    assert_even(&requests(2000, to), 2, more == BY_NOBODY);
 
     let load = Load::on(to, 1000);
     for at in 0..2 {
@@ -311,4 +316,24 @@ fn ruby_puma() {
 #[test]
 fn nginx() {
     serves(&NGINX, "");
+}
+
+#[test]
+fn node_by_nobody() {
+    serves(&NODE, BY_NOBODY);
+}
+
+#[test]
+fn pythons_http_server_by_nobody() {
+    serves(&HTTP_SERVER, BY_NOBODY);
+}
+
+#[test]
+fn go_by_nobody() {
+    serves(&GO, BY_NOBODY);
+}
+
+#[test]
+fn nginx_by_nobody() {
+    serves(&NGINX, BY_NOBODY);
 }

@@ -112,10 +112,10 @@ pub(super) struct Engine {
     pub hands: Hands,
     /// We may not steer by turns.
     pub no_turns: bool,
-    /// The groups that are served in turns.
-    pub rounds: BTreeMap<Address, Rounds>,
     /// Nothing was left of a former daemon's book.
     pub bookless: bool,
+    /// The groups that are served in turns.
+    pub rounds: BTreeMap<Address, Rounds>,
     pub drains: Vec<(u64, oneshot::Sender<()>)>,
 }
 
@@ -155,31 +155,6 @@ impl Engine {
         self.tell_again(run);
         for call in self.hands.of_run(run) {
             self.handle(run, &call);
-        }
-    }
-
-    /// Tells of what a run has already: another daemon was told. Whether one listens that was passed its
-    /// sockets nobody knows.
-    pub(super) fn tell_again(&mut self, run: u64) {
-        if self.live.get(&run).is_none_or(|live| live.path.calls().is_none()) {
-            return;
-        }
-        let own = self.book.sockets.values().filter(|socket| socket.claims.contains(&run));
-        let own: Vec<(Address, String)> =
-            own.filter(|socket| socket.listening).map(|it| (it.address, it.app.clone())).collect();
-        for (address, app) in &own {
-            self.warn_of_others(run, *address, app);
-            self.outside.tell(Event::Listening { run, address: *address });
-        }
-        if !own.is_empty() {
-            self.tell_path(run, None);
-        }
-    }
-
-    /// Warns if another app listens at this address, too.
-    pub(super) fn warn_of_others(&mut self, run: u64, address: Address, app: &str) {
-        if let Some(other) = self.book.others_at(address, app).map(str::to_owned) {
-            self.warn(run, Warning::SharedWith { address, app: other });
         }
     }
 

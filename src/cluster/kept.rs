@@ -98,8 +98,8 @@ impl Engine {
             hands,
             drains: Vec::new(),
             no_turns: false,
-            rounds: BTreeMap::new(),
             bookless,
+            rounds: BTreeMap::new(),
         })
     }
 

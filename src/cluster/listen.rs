@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 
-use super::address::Protocol;
+use super::address::{Address, Protocol};
 use super::book::Phase;
 use super::engine::{Engine, Verdict};
 use super::event::{Event, Warning};
@@ -110,5 +110,30 @@ impl Engine {
         self.warn_of_others(run, address, &app);
         self.outside.tell(Event::Listening { run, address });
         self.sweep_soon(run);
+    }
+
+    /// Tells of what a run has already: another daemon was told. Whether one listens that was passed its
+    /// sockets nobody knows.
+    pub(super) fn tell_again(&mut self, run: u64) {
+        if self.live.get(&run).is_none_or(|live| live.path.calls().is_none()) {
+            return;
+        }
+        let own = self.book.sockets.values().filter(|socket| socket.claims.contains(&run));
+        let own: Vec<(Address, String)> =
+            own.filter(|socket| socket.listening).map(|it| (it.address, it.app.clone())).collect();
+        for (address, app) in &own {
+            self.warn_of_others(run, *address, app);
+            self.outside.tell(Event::Listening { run, address: *address });
+        }
+        if !own.is_empty() {
+            self.tell_path(run, None);
+        }
+    }
+
+    /// Warns if another app listens at this address, too.
+    pub(super) fn warn_of_others(&mut self, run: u64, address: Address, app: &str) {
+        if let Some(other) = self.book.others_at(address, app).map(str::to_owned) {
+            self.warn(run, Warning::SharedWith { address, app: other });
+        }
     }
 }

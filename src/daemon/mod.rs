@@ -75,9 +75,7 @@ use crate::keeper::wire::{News, Order};
 use crate::keeper::{CHANNEL_FD, LISTENER_FD};
 use crate::logs::{LogThread, Place, own};
 use crate::paths::Home;
-use crate::process::reap::Ended;
-use crate::process::tree::Orphans;
-use crate::process::{channel, oom, spawn};
+use crate::process::{channel, oom, reap::Ended, spawn, tree::Orphans};
 use crate::version::version;
 
 /// How many events a slow reader of the event stream may lag behind.

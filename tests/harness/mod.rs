@@ -25,6 +25,7 @@ pub const DEADLINE: Duration = Duration::from_secs(120);
 pub struct Rsm {
     dir: tempfile::TempDir,
     vars: Vec<(String, String)>,
+    user: Option<u32>,
 }
 
 impl Rsm {
@@ -32,7 +33,7 @@ impl Rsm {
     pub fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("rsm-test-").tempdir().unwrap();
         fs::create_dir(dir.path().join("app")).unwrap();
-        Self { dir, vars: Vec::new() }
+        Self { dir, vars: Vec::new(), user: None }
     }
 
     /// A variable of the shell that commands are typed in.
@@ -64,6 +65,19 @@ impl Rsm {
         self.dir.path().join("app")
     }
 
+    /// Has everything done by this user, to whom the directory then belongs.
+    pub fn by_user(mut self, uid: u32) -> Self {
+        need_root();
+        self.open_to_all();
+        // Cargo's own may lie where nobody else may look.
+        fs::copy(env!("CARGO_BIN_EXE_rsm"), self.dir.path().join("rsm")).unwrap();
+        for dir in [self.dir.path(), &self.dir()] {
+            std::os::unix::fs::chown(dir, Some(uid), Some(uid)).unwrap();
+        }
+        self.user = Some(uid);
+        self
+    }
+
     /// Lets other users in: a test's directory is private otherwise.
     pub fn open_to_all(&self) {
         use std::os::unix::fs::PermissionsExt;
@@ -79,7 +93,11 @@ impl Rsm {
 
     /// A command, ready to be run.
     pub fn command(&self, args: &[&str]) -> Command {
-        self.command_of(env!("CARGO_BIN_EXE_rsm"), args)
+        let Some(uid) = self.user else { return self.command_of(env!("CARGO_BIN_EXE_rsm"), args) };
+        let mut command = self.command_of(self.dir.path().join("rsm").to_str().unwrap(), args);
+        std::os::unix::process::CommandExt::gid(&mut command, uid);
+        std::os::unix::process::CommandExt::uid(&mut command, uid);
+        command
     }
 
     /// The same of another program.

@@ -177,7 +177,7 @@ impl Simulation {
                     named(&mut with);
                     with
                 });
-                Change::Replace { id, with }
+                Change::Replace { id, with, after: Vec::new() }
             }
             21 => {
                 let saved = saved::read(&self.supervisor.world.saved).unwrap_or_default();
