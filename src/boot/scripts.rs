@@ -40,8 +40,9 @@ description=\"rsm: the apps of {user}\"
 extra_started_commands=\"reload\"
 {preamble}
 depend() {{
-    need localmount
-    after net firewall
+    # Nothing is needed by name: what mounts is called differently, and has its turn before this run level.
+    use net
+    after localmount netmount firewall
 }}
 
 start() {{
