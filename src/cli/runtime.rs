@@ -8,6 +8,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use nix::sys::signal::Signal::SIGKILL;
+use nix::unistd::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -322,6 +324,14 @@ impl Stage<'_> {
         }
     }
 
+    /// Kills every process of every app: the daemon, which waits for them, sees them go.
+    async fn kill(&self) {
+        let left = self.all().await.unwrap_or_default();
+        for pid in left.iter().flat_map(|instance| &instance.processes) {
+            let _ = nix::sys::signal::kill(Pid::from_raw(*pid), SIGKILL); // it may be gone by now
+        }
+    }
+
     /// Stops what runs and ends rsm, and hears how each ended. Who presses Ctrl-C again does not want to wait.
     async fn end(&mut self, cues: &mut mpsc::Receiver<Cue>) -> Result<(), Error> {
         let begin = Instant::now();
@@ -338,7 +348,7 @@ impl Stage<'_> {
                     Cue::Event(event) => self.exits.extend(event.exit.map(|exit| (event.id, exit))),
                     Cue::End { by_hand: true } if begin.elapsed() > SAME => {
                         say("killing what has not ended yet");
-                        self.pass("SIGKILL").await;
+                        self.kill().await;
                     }
                     Cue::End { .. } | Cue::Pass(_) | Cue::Broken => {}
                 }
