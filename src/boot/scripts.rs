@@ -115,7 +115,8 @@ pub fn runit_run(service: &Service) -> String {
 # Written by `rsm startup`; `rsm unstartup` removes it.
 exec 2>&1
 export HOME={dir} USER={user} LOGNAME={user} RSM_HOME={home}
-exec chpst -u {user} {program} foreground
+# By numbers, and with every group: chpst by itself gives but the first one.
+exec chpst -u \":$(id -u {user}):$(id -G {user} | tr ' ' :)\" {program} foreground
 ",
         dir = quoted(&service.user_dir.display().to_string()),
         user = quoted(user),

@@ -28,7 +28,10 @@ fi
 
 fail() { echo "FAILED: $*" >&2; exit 1; }
 bob() { su bob -c "cd; $*"; }
-apps() { [ "$(pgrep -u bob -c sleep)" = "$1" ] || fail "$2: $(pgrep -u bob -c sleep) of $1 apps run"; }
+apps() {
+    [ "$(pgrep -u bob -c sleep)" = "$1" ] || fail "$2: $(pgrep -u bob -c sleep) of $1 apps run"
+    grep -q "^Groups:.*\b$(getent group audio | cut -d: -f3)\b" "/proc/$(pgrep -u bob -n sleep)/status" || fail "$2: an app lacks a group of bob's"
+}
 nothing() { ! pgrep -u bob > /dev/null || fail "$1: left: $(pgrep -u bob -a)"; }
 until_true() { # at most half a minute
     local what=$1; shift
@@ -46,7 +49,7 @@ verbs() { # the command that takes verbs
     "$@" start; apps 3 "start after stop"
 }
 
-id bob > /dev/null 2>&1 || useradd -m -s /bin/bash bob
+id bob > /dev/null 2>&1 || useradd -m -s /bin/bash -G audio bob
 rm -rf /home/bob/.rsm /etc/sv/rsm-bob /etc/service/rsm-bob /etc/init.d/rsm-bob
 bob 'rsm -s start "exec sleep 5555" --name one -i 2; rsm -s start "exec sleep 4444" --name two; rsm save; rsm -s kill'
 
@@ -74,6 +77,7 @@ runsvdir /etc/service > /dev/null 2>&1 &
 twice
 up() { [ "$(pgrep -u bob -c sleep)" = 3 ] && bob rsm ping; }
 until_true "runit starts the apps" up
+apps 3 "runit"
 before=$(pgrep -u bob sleep | sort)
 for victim in rsm-daemon rsm-keeper; do
     pkill -9 -x $victim
