@@ -12,8 +12,15 @@ use crate::ipc::message::{Request, Saved};
 
 /// Whether a key is one of all of this rsm; others are for commands alone.
 pub(super) fn knows(key: &str) -> bool {
-    let table = serde_json::to_value(Conf::default()).unwrap_or_default();
-    table.get(key).is_some()
+    keys().iter().any(|known| known == key)
+}
+
+/// The keys of all of this rsm.
+pub(super) fn keys() -> Vec<String> {
+    match serde_json::to_value(Conf::default()) {
+        Ok(Value::Object(table)) => table.into_iter().map(|(key, _)| key).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// Shows all settings or one, or changes one; a daemon that runs hears of it.

@@ -68,11 +68,14 @@ fn errored(instances: &[InstanceView]) -> Option<Concern> {
     Some(Concern { tone: Tone::Bad, what, more, command: format!("rsm describe {}", first.id) })
 }
 
-/// All of them in one line, as fully as there are words for.
-pub(in crate::cli) fn line(concerns: &[Concern]) -> Option<(Tone, String)> {
-    let whole = |of: &Concern| format!("{}{}: {}", of.what, of.more, of.command);
-    let parts: Vec<String> = concerns.iter().map(whole).collect();
-    concerns.first().map(|worst| (worst.tone, parts.join("; ")))
+/// All of them in one line, as fully as there is room for; a line for each where there is none.
+pub(in crate::cli) fn line(concerns: &[Concern], columns: usize) -> Option<(Tone, String)> {
+    let brief: Vec<String> = concerns.iter().map(|of| format!("{}: {}", of.what, of.command)).collect();
+    let whole: Vec<String> =
+        concerns.iter().map(|of| format!("{}{}: {}", of.what, of.more, of.command)).collect();
+    let lines = [whole.join("; "), brief.join("; ")];
+    let line = lines.into_iter().find(|line| width(line) <= columns).unwrap_or_else(|| brief.join("\n"));
+    concerns.first().map(|worst| (worst.tone, line))
 }
 
 /// As many of them as one row of `columns` has room for, and how many there are besides. Of the first one
@@ -105,7 +108,7 @@ mod tests {
     use super::*;
 
     fn told(instances: &[InstanceView], around: &Around) -> Option<(Tone, String)> {
-        line(&concerns(instances, around))
+        line(&concerns(instances, around), 300)
     }
 
     fn much() -> Around {
@@ -135,6 +138,22 @@ mod tests {
         }
         let errored = [view(2, "网关", Status::Errored)];
         assert!(told(&errored, &much()).unwrap().1.starts_with("网关 (id 2) is errored"));
+    }
+
+    #[test]
+    fn a_narrow_terminal_is_told_less_of_each() {
+        let mut errored = view(2, "网关", Status::Errored);
+        errored.reason = Some("16 early exits, the last with exit code 1".into());
+        let all = concerns(&[errored], &Around { unsaved: true, ..Around::default() });
+        let told = |columns| line(&all, columns).unwrap().1;
+        assert!(
+            told(200).contains("exit code 1. To see why: rsm describe 2; the list is not"),
+            "{}",
+            told(200)
+        );
+        let brief =
+            "网关 (id 2) is errored: rsm describe 2; the list is not saved for the next boot: rsm save";
+        assert_eq!((told(width(brief)).as_str(), told(80)), (brief, brief.replacen("; ", "\n", 1)));
     }
 
     #[test]

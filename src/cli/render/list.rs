@@ -41,7 +41,7 @@ use Column::{
 };
 
 /// From the fullest to the smallest.
-const LAYOUTS: [Layout; 5] = [
+const LAYOUTS: [Layout; 7] = [
     Layout {
         columns: &[
             Id, Name, Namespace, Version, Mode, Pid, Uptime, Restarts, State, Cpu, Memory, User, Watching,
@@ -55,6 +55,8 @@ const LAYOUTS: [Layout; 5] = [
     Layout { columns: &[Id, Name, Mode, Pid, Uptime, Restarts, State, Cpu, Memory], name: 24 },
     Layout { columns: &[Id, Name, Mode, Restarts, State, Cpu, Memory], name: 20 },
     Layout { columns: &[Id, Name, State, Cpu, Memory], name: 16 },
+    Layout { columns: &[Id, Name, State], name: 16 },
+    Layout { columns: &[Id, Name, State], name: 6 },
 ];
 
 /// The table, the sums and the host below it, and what needs attention. Ends with a newline.
@@ -66,7 +68,7 @@ pub(in crate::cli) fn list(instances: &[InstanceView], around: Option<&Around>, 
     }
     let nothing = Around::default();
     let concerns = concerns(instances, around.unwrap_or(&nothing));
-    if let Some((tone, line)) = attention::line(&concerns) {
+    if let Some((tone, line)) = attention::line(&concerns, style.width) {
         text.push_str(&style.paint(tone, &line));
         text.push('\n');
     }
@@ -304,7 +306,12 @@ pub(in crate::cli) mod tests {
         let head =
             |width| shown(width).lines().nth(1).unwrap_or_default().replace(['│', ' '], "|").to_owned();
         let columns = |width| head(width).split('|').filter(|word| !word.is_empty()).count();
-        assert_eq!([116, 94, 80, 76, 62, 61, 60].map(columns), [11, 11, 9, 9, 7, 7, 5], "{}", shown(80));
+        assert_eq!(
+            [116, 96, 95, 77, 76, 61, 60, 40].map(columns),
+            [11, 11, 9, 9, 7, 7, 5, 3],
+            "{}",
+            shown(80)
+        );
         let usual = "\
 ╭────┬────────┬──────┬──────┬────────┬────┬─────────────────┬──────┬────────╮
 │ id │ name   │ mode │ pid  │ uptime │ ↺  │ status          │ cpu  │ mem    │
