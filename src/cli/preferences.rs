@@ -7,11 +7,11 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use clap::error::ErrorKind as Usage;
 
+use crate::conf::Conf;
 use crate::config::{Mistake, Mistakes, Place};
 use crate::error::{Error, closest};
 use crate::paths::Home;
 
-use super::conf;
 use super::order::order;
 use super::output;
 use super::session::Session;
@@ -97,7 +97,7 @@ fn known(name: &str) -> Result<&'static Key, Error> {
     if let Some(key) = KEYS.iter().find(|key| key.name == dotted) {
         return Ok(key);
     }
-    let mut names: Vec<String> = KEYS.iter().map(|key| key.name.to_owned()).chain(conf::keys()).collect();
+    let mut names: Vec<String> = KEYS.iter().map(|key| key.name.to_owned()).chain(Conf::keys()).collect();
     names.sort();
     let help = match (dotted.split('.').next(), closest(&dotted, names.iter().map(String::as_str))) {
         (Some("pm2-logrotate"), _) => {
