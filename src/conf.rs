@@ -43,6 +43,14 @@ impl Default for Conf {
 }
 
 impl Conf {
+    /// The keys, as they are typed.
+    pub fn keys() -> Vec<String> {
+        match serde_json::to_value(Self::default()) {
+            Ok(serde_json::Value::Object(table)) => table.into_iter().map(|(key, _)| key).collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Reads the file; without one all is as by default.
     ///
     /// # Errors

@@ -117,6 +117,24 @@ fn an_app_that_just_dies_of_the_stop_is_no_failure_and_one_that_must_be_killed_i
 }
 
 #[test]
+fn ctrl_c_again_waits_no_longer() {
+    let rsm =
+        Rsm::new().file("deaf.sh", "#!/bin/sh\ntrap 'echo no' INT\necho up\nwhile :; do sleep 0.05; done\n");
+    let mut container = Container::start(&rsm, &["deaf.sh", "--kill-timeout", "1000000"]);
+    container.says("up");
+    container.signal(Signal::SIGINT);
+    container.says("no");
+    let first = container.first();
+    soon("the end", || {
+        let _ = kill(Pid::from_raw(first), Signal::SIGINT);
+        (!harness::alive(first)).then_some(())
+    });
+    let ended = container.end(&rsm);
+    assert_eq!(ended.code, Some(137), "{}", ended.err);
+    assert!(ended.err.contains("killing what has not ended yet"), "{}", ended.err);
+}
+
+#[test]
 fn it_ends_with_the_code_of_what_failed() {
     let rsm = Rsm::new().file("fails.sh", "#!/bin/sh\necho said\necho why >&2\nexit 7\n");
     let ended = run(&rsm, &["fails.sh", "--max-restarts", "2"]);

@@ -155,12 +155,22 @@ impl Plan {
         Self {
             files: vec![file("run", scripts::runit_run(service)), file("finish", scripts::runit_finish())],
             install: vec![Step::new(&["ln", "-sfn", &target, &link], false)],
-            remove: vec![Step::new(&["rm", "-f", &link], false)],
+            // What is taken out of the supervised directory is told to end, and would end the apps: so the
+            // watcher, and nothing but it, is killed first, and not started again.
+            remove: vec![
+                Step::new(&["sh", "-c", &let_go(&link)], true),
+                Step::new(&["rm", "-f", &link], false),
+            ],
             removed: Vec::new(),
             directory: Some(dir),
             sign: "/run/runit",
         }
     }
+}
+
+/// `sv once` would start one that does not run.
+fn let_go(link: &str) -> String {
+    format!("! grep -qs ^run {link}/supervise/stat || {{ sv once {link} && sv kill {link}; }}")
 }
 
 fn init_script(name: &str, text: String) -> UnitFile {
@@ -207,6 +217,7 @@ pub(super) mod tests {
         let runit = plan(System::Runit);
         assert_eq!(runit.files[0].path, Path::new("/etc/sv/rsm-bob/run"));
         assert!(runit.files.iter().all(|file| file.executable && file.text.starts_with("#!/bin/sh\n")));
+        assert!(lines(&runit.remove)[0].contains("sv kill /"), "the watcher alone: the apps run on");
         let sysv = plan(System::Sysv);
         assert_eq!(lines(&sysv.install)[1], "/etc/init.d/rsm-bob start");
     }

@@ -40,8 +40,9 @@ description=\"rsm: the apps of {user}\"
 extra_started_commands=\"reload\"
 {preamble}
 depend() {{
-    need localmount
-    after net firewall
+    # Nothing is needed by name: what mounts is called differently, and has its turn before this run level.
+    use net
+    after localmount netmount firewall
 }}
 
 start() {{
@@ -114,7 +115,8 @@ pub fn runit_run(service: &Service) -> String {
 # Written by `rsm startup`; `rsm unstartup` removes it.
 exec 2>&1
 export HOME={dir} USER={user} LOGNAME={user} RSM_HOME={home}
-exec chpst -u {user} {program} foreground
+# By numbers, and with every group: chpst by itself gives but the first one.
+exec chpst -u \":$(id -u {user}):$(id -G {user} | tr ' ' :)\" {program} foreground
 ",
         dir = quoted(&service.user_dir.display().to_string()),
         user = quoted(user),

@@ -21,6 +21,9 @@ const ASKED: &str = "RSM_COMPLETE";
 /// A tab that takes longer is not worth the wait.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// In a directory of `$fpath` the script is read as the function that answers, at the first tab.
+const FIRST_TAB: &str = "\nif [[ \"$funcstack[1]\" == _rsm ]]; then _clap_dynamic_completer_rsm \"$@\"; fi\n";
+
 /// Shells that can ask.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum Shell {
@@ -51,6 +54,9 @@ pub(super) fn script(shell: Shell) -> Result<(), Error> {
     if let Some(of) = shells.completer(name) {
         // By its name: the one that is asked is the one that is run.
         of.write_registration(ASKED, "rsm", "rsm", "rsm", &mut script).map_err(Error::Output)?;
+    }
+    if matches!(shell, Shell::Zsh) {
+        script.extend_from_slice(FIRST_TAB.as_bytes());
     }
     output::text(&String::from_utf8_lossy(&script))
 }

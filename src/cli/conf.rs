@@ -3,21 +3,33 @@
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::output;
 use super::session::Session;
+use super::{output, preferences};
 use crate::conf::Conf;
 use crate::config;
 use crate::error::Error;
 use crate::ipc::message::{Request, Saved};
 
 /// Whether a key is one of all of this rsm; others are for commands alone.
-pub(super) fn knows(key: &str) -> bool {
-    let table = serde_json::to_value(Conf::default()).unwrap_or_default();
-    table.get(key).is_some()
+fn knows(key: &str) -> bool {
+    Conf::keys().iter().any(|known| known == key)
 }
 
-/// Shows all settings or one, or changes one; a daemon that runs hears of it.
+/// `conf`, `set`, `get`: shows all settings or one, or changes one, of this rsm or of its commands.
 pub(super) async fn conf(key: Option<String>, value: Option<String>, session: &Session) -> Result<(), Error> {
+    match (key, value) {
+        (None, _) => {
+            of_rsm(None, None, session).await?;
+            preferences::show(session)
+        }
+        (Some(key), value) if knows(&key) => of_rsm(Some(key), value, session).await,
+        (Some(key), Some(value)) => preferences::set(&key, &value, session),
+        (Some(key), None) => preferences::get(&key, session),
+    }
+}
+
+/// The same of all of this rsm; a daemon that runs hears of it.
+async fn of_rsm(key: Option<String>, value: Option<String>, session: &Session) -> Result<(), Error> {
     let path = session.home.conf();
     let wrong = |problem: String| Error::Part { part: "conf", reason: problem };
     let unreadable = |error: std::io::Error| {

@@ -78,7 +78,10 @@ fn listen(kind: SignalKind) -> Result<Signal, Error> {
 /// Connects to rsm, or starts it and brings the saved list back.
 async fn begin(session: &Session) -> Result<(), Error> {
     if Client::connect(&session.home).await.is_ok() {
-        session.note(format_args!("rsm runs already in {}: watching that", session.home.dir().display()));
+        session.note(format_args!(
+            "rsm runs already in {}: nothing is started twice",
+            session.home.dir().display()
+        ));
         return Ok(());
     }
     let mut client = session.connect_or_launch().await?;

@@ -9,7 +9,7 @@ use crate::version::version;
 
 use super::order::{Order, order};
 use super::preferences::preference;
-use super::render::list::Around;
+use super::render::attention::Around;
 use super::render::style::Style;
 use super::render::{list, mini};
 use super::session::Session;

@@ -50,7 +50,8 @@ use clap_complete::engine::ArgValueCandidates;
 
 use self::describe::Describe;
 use self::selectors::Targets;
-use self::session::Session;
+pub use self::session::colour_wanted;
+use self::session::{Session, is_set};
 use crate::config;
 use crate::error::Error;
 use crate::ipc::message::Action;
@@ -350,14 +351,8 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
         Command::Jlist => list::jlist(session).await,
         Command::Prettylist => list::prettylist(session).await,
         Command::Report => report::report(session).await,
-        Command::Set { key, value } if conf::knows(&key) => conf::conf(Some(key), Some(value), session).await,
-        Command::Get { key: Some(key) } if conf::knows(&key) => conf::conf(Some(key), None, session).await,
-        Command::Set { key, value } => preferences::set(&key, &value, session),
-        Command::Get { key: Some(key) } => preferences::get(&key, session),
-        Command::Get { key: None } | Command::Conf { key: None, .. } => {
-            conf::conf(None, None, session).await?;
-            preferences::show(session)
-        }
+        Command::Set { key, value } => conf::conf(Some(key), Some(value), session).await,
+        Command::Get { key } => conf::conf(key, None, session).await,
         Command::Unset { key } => preferences::unset(&key, session),
         Command::Describe(args) => describe::describe(args, session).await,
         Command::Env(args) => describe::env(args, session).await,
@@ -366,10 +361,6 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
         Command::Logs(args) => logs::logs(args, session).await,
         Command::Flush { select } => logs::flush(select, session).await,
         Command::ReloadLogs => logs::reopen(session).await,
-        Command::Conf { key: Some(key), value } if !conf::knows(&key) => match value {
-            Some(value) => preferences::set(&key, &value, session),
-            None => preferences::get(&key, session),
-        },
         Command::Conf { key, value } => conf::conf(key, value, session).await,
         Command::Save { force } => dump::save(force, session).await,
         Command::Resurrect => dump::resurrect(session).await,
@@ -400,18 +391,6 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
 
 fn part<E: std::fmt::Display>(part: &'static str, result: Result<(), E>) -> Result<(), Error> {
     result.map_err(|error| Error::Part { part, reason: error.to_string() })
-}
-
-fn is_set(variable: &str) -> bool {
-    std::env::var_os(variable).is_some_and(|value| !value.is_empty())
-}
-
-/// Whether the environment and the command line allow colours where there is a terminal.
-pub fn colour_wanted() -> bool {
-    let no_color = is_set("NO_COLOR");
-    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-    let flag = std::env::args_os().take_while(|arg| arg != "--").any(|arg| arg == "--no-color");
-    !(no_color || dumb || flag)
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use clap::error::ErrorKind as Usage;
 
+use crate::conf::Conf;
 use crate::config::{Mistake, Mistakes, Place};
-use crate::error::Error;
+use crate::error::{Error, closest};
 use crate::paths::Home;
 
 use super::order::order;
@@ -96,10 +97,14 @@ fn known(name: &str) -> Result<&'static Key, Error> {
     if let Some(key) = KEYS.iter().find(|key| key.name == dotted) {
         return Ok(key);
     }
-    let names: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
-    let help = match dotted.split('.').next() {
-        Some("pm2-logrotate") => "log files are kept in bounds without a module: docs/logs.md".to_owned(),
-        _ => format!("the keys are {}; apps are set up in their ecosystem file", names.join(", ")),
+    let mut names: Vec<String> = KEYS.iter().map(|key| key.name.to_owned()).chain(Conf::keys()).collect();
+    names.sort();
+    let help = match (dotted.split('.').next(), closest(&dotted, names.iter().map(String::as_str))) {
+        (Some("pm2-logrotate"), _) => {
+            "log files are kept in bounds without a module: docs/logs.md".to_owned()
+        }
+        (_, Some(name)) => format!("did you mean {name}? `rsm conf` shows all keys"),
+        (_, None) => format!("the keys are {}; apps are set up in their ecosystem file", names.join(", ")),
     };
     Err(usage(&format!("rsm has no setting {name:?}"), &help))
 }

@@ -1,5 +1,6 @@
 //! Views as text: tables, sizes, ages, colour. Pure: nothing here reads a clock or a terminal.
 
+pub(super) mod attention;
 pub(super) mod describe;
 pub(super) mod info;
 pub(super) mod lines;

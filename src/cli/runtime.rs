@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use clap::Args;
+use nix::sys::signal::Signal::SIGKILL;
+use nix::unistd::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -71,11 +74,17 @@ enum Cue {
     Event(Box<EventView>),
     /// The daemon went away; another may be there.
     Broken,
-    /// A signal that ends everything.
-    End,
+    /// A signal that ends everything; whether a person sent it, with Ctrl-C.
+    End { by_hand: bool },
     /// A signal for the apps.
     Pass(&'static str),
 }
+
+/// A signal that is listened to, and what it means.
+type Heard = (Signal, fn() -> Cue);
+
+/// Ctrl-C again before this long is the same one: a terminal sends it to every process in front.
+const SAME: Duration = Duration::from_secs(1);
 
 /// The command line, with the command that it is by the program's name: `pm2-runtime FILE`.
 pub(super) fn by_its_name(mut args: Vec<OsString>) -> Vec<OsString> {
@@ -136,16 +145,16 @@ pub(super) async fn runtime(args: Runtime, alone: bool, session: &Session) -> Re
     ended
 }
 
-fn signals() -> Result<Vec<(Signal, Option<&'static str>)>, Error> {
-    let kinds = [
-        (SignalKind::terminate(), None),
-        (SignalKind::interrupt(), None),
-        (SignalKind::quit(), None),
-        (SignalKind::hangup(), Some("SIGHUP")),
-        (SignalKind::user_defined1(), Some("SIGUSR1")),
-        (SignalKind::user_defined2(), Some("SIGUSR2")),
+fn signals() -> Result<Vec<Heard>, Error> {
+    let kinds: [(_, fn() -> Cue); 6] = [
+        (SignalKind::terminate(), || Cue::End { by_hand: false }),
+        (SignalKind::interrupt(), || Cue::End { by_hand: true }),
+        (SignalKind::quit(), || Cue::End { by_hand: false }),
+        (SignalKind::hangup(), || Cue::Pass("SIGHUP")),
+        (SignalKind::user_defined1(), || Cue::Pass("SIGUSR1")),
+        (SignalKind::user_defined2(), || Cue::Pass("SIGUSR2")),
     ];
-    let listen = |(kind, name)| Ok((signal(kind)?, name));
+    let listen = |(kind, cue)| Ok((signal(kind)?, cue));
     let all: std::io::Result<_> = kinds.into_iter().map(listen).collect();
     all.map_err(|error| Error::System { what: "listening for signals", error })
 }
@@ -199,11 +208,11 @@ impl Stage<'_> {
         mut self,
         apps: Vec<AppSpec>,
         mut client: Client,
-        signals: Vec<(Signal, Option<&'static str>)>,
+        signals: Vec<Heard>,
     ) -> Result<(), Error> {
         let (tell, mut cues) = mpsc::channel(64);
-        for (signal, name) in signals {
-            tokio::spawn(pass_signals(signal, name, tell.clone()));
+        for (signal, cue) in signals {
+            tokio::spawn(pass_signals(signal, cue, tell.clone()));
         }
         self.follow(tell.clone()).await?;
         let inherited = environment::inherited(self.session);
@@ -223,7 +232,7 @@ impl Stage<'_> {
                     Some(cue) = cues.recv() => match cue {
                         Cue::Event(event) => self.note(&event),
                         Cue::Broken => self.follow(tell.clone()).await?,
-                        Cue::End => {
+                        Cue::End { .. } => {
                             told = true;
                             break;
                         }
@@ -255,7 +264,7 @@ impl Stage<'_> {
                     Some(Cue::Event(event)) => self.note(&event),
                     Some(Cue::Broken) => self.follow(tell.clone()).await?,
                     Some(Cue::Pass(name)) => self.pass(name).await,
-                    Some(Cue::End) | None => break true,
+                    Some(Cue::End { .. }) | None => break true,
                 }
             };
         let left = self.all().await.unwrap_or_default();
@@ -315,8 +324,17 @@ impl Stage<'_> {
         }
     }
 
-    /// Stops what runs and ends rsm, and hears how each ended.
+    /// Kills every process of every app: the daemon, which waits for them, sees them go.
+    async fn kill(&self) {
+        let left = self.all().await.unwrap_or_default();
+        for pid in left.iter().flat_map(|instance| &instance.processes) {
+            let _ = nix::sys::signal::kill(Pid::from_raw(*pid), SIGKILL); // it may be gone by now
+        }
+    }
+
+    /// Stops what runs and ends rsm, and hears how each ended. Who presses Ctrl-C again does not want to wait.
     async fn end(&mut self, cues: &mut mpsc::Receiver<Cue>) -> Result<(), Error> {
+        let begin = Instant::now();
         let mut ending = std::pin::pin!(daemon::end(self.session));
         loop {
             tokio::select! {
@@ -326,18 +344,22 @@ impl Stage<'_> {
                     }
                     return ended;
                 }
-                Some(cue) = cues.recv() => if let Cue::Event(event) = cue {
-                    self.exits.extend(event.exit.map(|exit| (event.id, exit)));
+                Some(cue) = cues.recv() => match cue {
+                    Cue::Event(event) => self.exits.extend(event.exit.map(|exit| (event.id, exit))),
+                    Cue::End { by_hand: true } if begin.elapsed() > SAME => {
+                        say("killing what has not ended yet");
+                        self.kill().await;
+                    }
+                    Cue::End { .. } | Cue::Pass(_) | Cue::Broken => {}
                 }
             }
         }
     }
 }
 
-async fn pass_signals(mut signal: Signal, name: Option<&'static str>, tell: mpsc::Sender<Cue>) {
+async fn pass_signals(mut signal: Signal, cue: fn() -> Cue, tell: mpsc::Sender<Cue>) {
     while signal.recv().await.is_some() {
-        let cue = name.map_or(Cue::End, Cue::Pass);
-        if tell.send(cue).await.is_err() {
+        if tell.send(cue()).await.is_err() {
             return;
         }
     }
@@ -345,7 +367,7 @@ async fn pass_signals(mut signal: Signal, name: Option<&'static str>, tell: mpsc
 
 /// Resolves with the next signal that ends everything.
 async fn told_to_end(cues: &mut mpsc::Receiver<Cue>) {
-    while !matches!(cues.recv().await, Some(Cue::End) | None) {}
+    while !matches!(cues.recv().await, Some(Cue::End { .. }) | None) {}
 }
 
 /// Whether it runs, will, or may be started again by a schedule or a changed file.

@@ -171,3 +171,16 @@ fn columns() -> usize {
         _ => 80,
     }
 }
+
+/// Whether a variable has a value.
+pub(super) fn is_set(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|value| !value.is_empty())
+}
+
+/// Whether the environment and the command line allow colours where there is a terminal.
+pub fn colour_wanted() -> bool {
+    let no_color = is_set("NO_COLOR");
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    let flag = std::env::args_os().take_while(|arg| arg != "--").any(|arg| arg == "--no-color");
+    !(no_color || dumb || flag)
+}

@@ -1,6 +1,10 @@
-//! What PM2's users type that rsm has under another name, or has not: each word with the way here.
+//! Commands that are none: what PM2's users type that rsm has under another name, or has not, each word with
+//! the way here; and slips.
 
+use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use crate::error::closest;
 
 /// PM2's commands that are none of rsm's.
 const WORDS: &[(&[&str], &str)] = &[
@@ -49,15 +53,21 @@ const WORDS: &[(&[&str], &str)] = &[
     (&["multiset"], "`rsm set KEY VALUE` sets one; `rsm conf` lists them"),
 ];
 
-/// The error of a word that PM2 knows, worded for its users; any other error as it is.
+/// The error of a command that is none, with what helps; any other error as it is.
 pub(super) fn explained(error: clap::Error) -> clap::Error {
     let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else { return error };
-    match way(word) {
-        Some(way) => {
-            let message = format!("rsm has no command '{word}'\n\nhelp: {way}\n");
-            clap::Error::raw(ErrorKind::InvalidSubcommand, message)
-        }
-        None => error,
+    let help = way(word).map_or_else(|| meant(word), str::to_owned);
+    let message = format!("rsm has no command '{word}'\n\nhelp: {help}\n");
+    clap::Error::raw(ErrorKind::InvalidSubcommand, message)
+}
+
+fn meant(word: &str) -> String {
+    let commands = super::Cli::command();
+    let shown = commands.get_subcommands().filter(|command| !command.is_hide_set());
+    let names: Vec<&str> = shown.flat_map(|command| command.get_name_and_visible_aliases()).collect();
+    match closest(word, names.into_iter()) {
+        Some(name) => format!("did you mean `rsm {name}`? `rsm --help` lists all commands"),
+        None => "`rsm --help` lists all commands".into(),
     }
 }
 
@@ -77,8 +87,19 @@ mod tests {
         let error = explained(Cli::try_parse_from(["rsm", "updatePM2"]).unwrap_err());
         assert_eq!(error.kind(), ErrorKind::InvalidSubcommand);
         assert!(error.use_stderr() && error.to_string().contains("rsm upgrade"), "{error}");
-        let other = explained(Cli::try_parse_from(["rsm", "restrat"]).unwrap_err());
-        assert!(other.to_string().contains("restart"), "{other}");
+    }
+
+    #[test]
+    fn slips_get_what_was_meant() {
+        for (slip, meant) in
+            [("restrat", "restart"), ("lst", "list"), ("strat", "start"), ("desribe", "describe")]
+        {
+            let error = explained(Cli::try_parse_from(["rsm", slip]).unwrap_err());
+            let text = error.to_string();
+            assert!(text.contains(&format!("did you mean `rsm {meant}`?")), "{text}");
+        }
+        let error = explained(Cli::try_parse_from(["rsm", "xyzzy"]).unwrap_err());
+        assert!(error.to_string().ends_with("help: `rsm --help` lists all commands\n"), "{error}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use regex::Regex;
 
+use crate::error::closest;
 use crate::instance::Instance;
 use crate::instance::state::Want;
 use crate::ipc::message::{ApiError, ErrorCode};
@@ -62,18 +63,10 @@ fn not_found(instances: &BTreeMap<u32, Instance>, selector: &str) -> ApiError {
     }
     let error = ApiError::new(ErrorCode::NotFound, format!("no app, namespace or id \"{selector}\""));
     let names = instances.values().map(|instance| instance.spec.name.as_str());
-    match closest(names, selector) {
+    match closest(selector, names) {
         Some(name) => error.hint(format!("Did you mean \"{name}\"? `rsm list` shows what is there.")),
         None => error.hint("`rsm list` shows what is there."),
     }
-}
-
-fn closest<'a>(names: impl Iterator<Item = &'a str>, wanted: &str) -> Option<&'a str> {
-    names
-        .map(|name| (strsim::damerau_levenshtein(name, wanted), name))
-        .filter(|(distance, name)| *distance <= name.chars().count().max(3) / 3)
-        .min()
-        .map(|(_, name)| name)
 }
 
 #[cfg(test)]

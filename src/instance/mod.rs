@@ -361,7 +361,8 @@ impl Instance {
             Action::Finish => self.settle_down(out),
             Action::GiveUp { restarts, window } => {
                 let seconds = window.as_secs();
-                self.give_up(format!("{restarts} unstable restarts within {seconds} s, last: {exit}"), out);
+                let s = if restarts == 1 { "" } else { "s" };
+                self.give_up(format!("{restarts} unstable restart{s} within {seconds} s, last: {exit}"), out);
             }
         }
     }

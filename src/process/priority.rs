@@ -12,9 +12,12 @@ const IDLE_DISK: libc::c_int = 3 << 13;
 /// # Errors
 /// The system does not allow it, or its kernel has no classes for the disk.
 pub fn yield_to_all() -> nix::Result<()> {
-    let parameters = libc::sched_param { sched_priority: 0 };
+    let parameters: libc::c_int = 0; // all that the kernel's `sched_param` has
+    // The call itself: musl's function of that name always fails, for the sake of a standard.
     // SAFETY: on Linux pid 0 means the calling thread here, and the parameters outlive the call.
-    Errno::result(unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) })?;
+    Errno::result(unsafe {
+        libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_IDLE, &raw const parameters)
+    })?;
     // SAFETY: three numbers, 0 being the calling thread.
     Errno::result(unsafe { libc::syscall(libc::SYS_ioprio_set, OF_THREAD, 0, IDLE_DISK) })?;
     Ok(())

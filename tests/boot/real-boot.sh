@@ -8,6 +8,7 @@
 # The Debian root is made once in DIRECTORY (/var/tmp/rsm-boot) and used again.
 set -euo pipefail
 
+unset RSM_HOME # inside, each has their own
 binary=$(realpath "$1")
 work=${2:-/var/tmp/rsm-boot}
 root=$work/root

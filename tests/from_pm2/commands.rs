@@ -71,7 +71,9 @@ fn settings_are_kept_and_only_known_ones() {
     rsm.ok(&["unset", "list.sort"]);
     assert_eq!(order(&["list"]), "abc");
     rsm.run(&["set", "list.sort", "size"]).code(2).says("list.sort");
-    rsm.run(&["set", "logs.lnes", "3"]).code(2).says("the keys are list.sort, logs.lines");
+    rsm.run(&["set", "logs.lnes", "3"]).code(2).says("did you mean logs.lines?");
+    let all = "the keys are autosave, list.sort, log.level, logs.budget, logs.lines";
+    rsm.run(&["conf", "colours", "3"]).code(2).says(all);
     rsm.run(&["set", "pm2-logrotate:max_size", "10M"]).code(2).says("docs/logs.md");
     rsm.ok(&["unset", "all"]);
     std::fs::write(rsm.home().join("settings.json"), "broken").unwrap();

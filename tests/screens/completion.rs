@@ -32,6 +32,32 @@ fn bash_completes_commands_and_names_of_apps() {
     });
 }
 
+#[test]
+fn zsh_and_fish_complete_commands_and_names_of_apps() {
+    let rsm = apps();
+    rsm.write("_rsm", &rsm.ok(&["completion", "zsh"]).stdout);
+    rsm.write("rsm.fish", &rsm.ok(&["completion", "fish"]).stdout);
+    let shells = [
+        ("zsh -f", "fpath=($PWD $fpath); autoload -U compinit; compinit -u -D; clear; echo ready $((6 * 7))"),
+        ("fish --no-config --private", "source rsm.fish; clear; echo ready (math 6 x 7)"),
+    ];
+    for (shell, prepare) in shells {
+        let terminal = Terminal::new(&rsm, (100, 30));
+        terminal.line(shell);
+        terminal.line(prepare);
+        terminal.until("ready 42");
+        terminal.types("rsm rest");
+        terminal.press(&["Tab"]);
+        terminal.until("rsm restart");
+        terminal.types(" pay");
+        terminal.press(&["Tab"]);
+        terminal.until_so(shell, |screen| {
+            let words: Vec<&str> = screen.split_whitespace().collect();
+            words.windows(3).any(|words| words == ["rsm", "restart", "payments"])
+        });
+    }
+}
+
 /// What a shell is told, asked as its script does.
 fn asked(rsm: &Rsm, shell: &str, words: &[&str]) -> String {
     let mut command = rsm.command(&[&["--"], words].concat());

@@ -1,6 +1,6 @@
 //! `monit`, driven by keys as a person would.
 
-use crate::harness::{Rsm, soon};
+use crate::harness::{Rsm, alive, soon};
 use crate::tmux::Terminal;
 
 /// Two apps, one of them with two instances and a Chinese name.
@@ -121,9 +121,24 @@ fn every_way_out_gives_the_terminal_back() {
     assert_eq!(terminal.settings(&rsm, "continued"), before);
 }
 
+#[test]
+fn a_terminal_that_is_closed_ends_it() {
+    // No daemon: nothing is drawn, which would fail. No signal either: the terminal is not its own.
+    let rsm = Rsm::new();
+    let terminal = Terminal::new(&rsm, (80, 24));
+    terminal.line("setsid -f sh -c 'echo $$ > pid; exec rsm monit'");
+    terminal.until("no daemon runs");
+    let pid = pid(&rsm);
+    drop(terminal);
+    soon("its end", || (!alive(pid)).then_some(()));
+}
+
+fn pid(rsm: &Rsm) -> i32 {
+    std::fs::read_to_string(rsm.dir().join("pid")).unwrap().trim().parse().unwrap()
+}
+
 fn kill(rsm: &Rsm, signal: &str) {
-    let pid = std::fs::read_to_string(rsm.dir().join("pid")).unwrap();
-    let killed = rsm.command_of("kill", &[&format!("-{signal}"), pid.trim()]).status().unwrap();
+    let killed = rsm.command_of("kill", &[&format!("-{signal}"), &pid(rsm).to_string()]).status().unwrap();
     assert!(killed.success());
 }
 

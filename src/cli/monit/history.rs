@@ -20,11 +20,20 @@ pub(super) struct Sample {
 #[derive(Debug, Default)]
 pub(super) struct History {
     samples: BTreeMap<u32, VecDeque<Sample>>,
-    connections: BTreeMap<u32, VecDeque<u64>>,
+    connections: BTreeMap<u32, Connections>,
+}
+
+/// Of one instance.
+#[derive(Debug, Default)]
+struct Connections {
+    /// As was told last.
+    now: u64,
+    /// One for each sample since they were told first, oldest first.
+    samples: VecDeque<u64>,
 }
 
 impl History {
-    /// Adds a sample of each instance, and forgets those that are gone.
+    /// Adds a sample of each instance, its connections included, and forgets those that are gone.
     pub(super) fn add(&mut self, instances: &[InstanceView]) {
         let there: std::collections::BTreeSet<u32> = instances.iter().map(|view| view.id).collect();
         self.samples.retain(|id, _| there.contains(id));
@@ -32,11 +41,12 @@ impl History {
         for view in instances {
             push(self.samples.entry(view.id).or_default(), Sample { cpu: view.cpu, memory: view.memory });
         }
+        self.connections.values_mut().for_each(|of| push(&mut of.samples, of.now));
     }
 
-    /// Adds how many connections an instance has.
-    pub(super) fn add_connections(&mut self, id: u32, connections: u64) {
-        push(self.connections.entry(id).or_default(), connections);
+    /// Takes note of how many connections an instance has. They are told at other times than the list.
+    pub(super) fn note_connections(&mut self, id: u32, connections: u64) {
+        self.connections.entry(id).or_default().now = connections;
     }
 
     /// The last `most` samples of these instances together, oldest first.
@@ -56,10 +66,8 @@ impl History {
 
     /// The last `most` counts of an instance's connections, oldest first.
     pub(super) fn connections(&self, id: u32, most: usize) -> Vec<u64> {
-        let counts = self.connections.get(&id);
-        counts.map_or_else(Vec::new, |counts| {
-            counts.iter().skip(counts.len().saturating_sub(most)).copied().collect()
-        })
+        let Some(Connections { samples, .. }) = self.connections.get(&id) else { return Vec::new() };
+        samples.iter().skip(samples.len().saturating_sub(most)).copied().collect()
     }
 }
 
@@ -95,8 +103,11 @@ mod tests {
     fn what_is_gone_is_forgotten_and_the_rest_bounded() {
         let mut history = History::default();
         history.add(&[used(0, 1.0)]);
-        history.add_connections(0, 3);
-        assert_eq!(history.connections(0, 5), [3]);
+        history.note_connections(0, 2);
+        history.note_connections(0, 3);
+        history.add(&[used(0, 1.0)]);
+        history.add(&[used(0, 1.0)]);
+        assert_eq!(history.connections(0, 5), [3, 3], "one a sample, as of cpu and memory");
         (0..KEPT + 5).for_each(|_| history.add(&[used(1, 1.0)]));
         assert!(history.together(&[0], 5).is_empty() && history.connections(0, 5).is_empty());
         assert_eq!(history.together(&[1], usize::MAX).len(), KEPT);

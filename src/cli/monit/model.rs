@@ -2,6 +2,7 @@
 //! mouse in `keys`.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use ratatui::layout::Rect;
 
@@ -9,7 +10,9 @@ use super::history::History;
 use super::pane::Pane;
 use super::tree::{self, Key, Row, Shape, Sort};
 use super::wish::Deed;
+use crate::cli::render::attention::{Around, Concern, concerns};
 use crate::ipc::message::{Info, InstanceDetail, InstanceView, LogItem, Selectors};
+use crate::version::version;
 
 /// What is known of the daemon.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +33,8 @@ pub(super) enum News {
     Listed { instances: Vec<InstanceView>, sample: bool },
     /// rsm itself and the machine.
     Info(Box<Info>),
+    /// Files that say something else than what runs.
+    Drifted(Vec<PathBuf>),
     /// The selection in full.
     Details(Vec<InstanceDetail>),
     /// Nobody answers.
@@ -136,14 +141,18 @@ pub(super) struct Model {
     /// Lines that the details are scrolled down.
     pub(super) details_top: usize,
     pub(super) info: Option<Info>,
+    /// Files that say something else than what runs.
+    pub(super) drifted: Vec<PathBuf>,
     pub(super) link: Link,
     /// What was said last, and whether it is good news; until the next key.
     pub(super) said: Option<(String, bool)>,
     /// Whether there is anything that was not drawn.
     pub(super) changed: bool,
     pub(super) areas: Areas,
-    /// The pid of the daemon that answered last.
+    /// The pid of the daemon that answered last, and its version.
     daemon: Option<(i32, String)>,
+    /// It was upgraded since the screen was opened: that this binary is another by now is no news.
+    upgraded: bool,
 }
 
 impl Model {
@@ -163,10 +172,14 @@ impl Model {
                 self.arrange();
             }
             News::Info(info) => self.hear_info(*info),
+            News::Drifted(files) => {
+                self.changed |= self.drifted != files;
+                self.drifted = files;
+            }
             News::Details(details) => {
                 for detail in &details {
                     if let Some(connections) = detail.connections {
-                        self.history.add_connections(detail.view.id, connections);
+                        self.history.note_connections(detail.view.id, connections);
                     }
                 }
                 self.changed = true;
@@ -186,6 +199,7 @@ impl Model {
         let now = (info.daemon.pid, info.version.clone());
         match self.daemon.replace(now) {
             Some((_, version)) if version != info.version => {
+                self.upgraded = true;
                 let text = format!("rsm {} took over from {version}; the apps go on", info.version);
                 self.say(&text, true);
             }
@@ -196,6 +210,20 @@ impl Model {
         }
         self.changed |= self.info.as_ref() != Some(&info);
         self.info = Some(info);
+    }
+
+    /// What needs attention, each with its command.
+    pub(super) fn concerns(&self) -> Vec<Concern> {
+        let info = self.info.as_ref();
+        let around = Around {
+            host: info.map(|info| info.host.clone()).unwrap_or_default(),
+            other_version: info
+                .map(|info| info.version.clone())
+                .filter(|daemon| daemon != version() && !self.upgraded),
+            unsaved: info.is_some_and(|info| info.unsaved),
+            drifted: self.drifted.clone(),
+        };
+        concerns(&self.instances, &around)
     }
 
     /// Takes in log lines; `passed` so many were left out before them.

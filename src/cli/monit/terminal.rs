@@ -1,6 +1,7 @@
 //! The terminal: taken over, and given back as it was on every way out.
 
 use std::io::{self, BufWriter, Stdout, Write};
+use std::mem::ManuallyDrop;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,7 +23,9 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 const BUFFER: usize = 64 * 1024;
 
 /// The terminal while it is ours. Dropped, it is given back.
-pub(super) struct Screen(Terminal<CrosstermBackend<BufWriter<Stdout>>>);
+pub(super) struct Screen(ManuallyDrop<Ours>);
+
+type Ours = Terminal<CrosstermBackend<BufWriter<Stdout>>>;
 
 impl Screen {
     /// Takes the terminal over.
@@ -33,7 +36,7 @@ impl Screen {
         give_back_on_panic();
         enter()?;
         match fresh() {
-            Ok(terminal) => Ok(Self(terminal)),
+            Ok(terminal) => Ok(Self(ManuallyDrop::new(terminal))),
             Err(error) => {
                 leave();
                 Err(error)
@@ -56,7 +59,7 @@ impl Screen {
     pub(super) fn clear(&mut self) -> io::Result<()> {
         execute!(io::stdout(), Clear(ClearType::All))?;
         // Its own `clear` asks the terminal where the cursor is, and the answer would be taken for keys.
-        self.0 = fresh()?;
+        *self.0 = fresh()?;
         Ok(())
     }
 
@@ -85,12 +88,14 @@ impl Screen {
 }
 
 impl Drop for Screen {
+    /// All but the memory, which goes with the process: where the terminal has hung up, a `Terminal` that is
+    /// dropped would say so on it, and panic.
     fn drop(&mut self) {
         leave();
     }
 }
 
-fn fresh() -> io::Result<Terminal<CrosstermBackend<BufWriter<Stdout>>>> {
+fn fresh() -> io::Result<Ours> {
     Terminal::new(CrosstermBackend::new(BufWriter::with_capacity(BUFFER, io::stdout())))
 }
 
@@ -123,4 +128,41 @@ fn give_back_on_panic() {
             usual(info);
         }));
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    #[ignore = "run by the other one, in a terminal of its own"]
+    fn panics_with_the_screen_taken() {
+        // As where a panic aborts: nothing is dropped.
+        std::mem::forget(Screen::take().unwrap());
+        panic!("as if something were wrong");
+    }
+
+    #[test]
+    fn a_panic_gives_the_terminal_back_and_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let test = format!("{}::panics_with_the_screen_taken", module_path!().split_once("::").unwrap().1);
+        let me = std::env::current_exe().unwrap();
+        let line = format!(
+            "stty -a >before; '{}' --exact {test} --ignored --nocapture; stty -a >after",
+            me.display()
+        );
+        let mut script = Command::new("script");
+        script.args(["-qec", &line, "seen"]).current_dir(&dir).stdin(Stdio::null()).stdout(Stdio::null());
+        assert!(script.status().unwrap().success());
+        let read =
+            |name| String::from_utf8_lossy(&std::fs::read(dir.path().join(name)).unwrap()).into_owned();
+        let seen = read("seen");
+        let (taken, given_back) = (seen.find("\u{1b}[?1049h").unwrap(), seen.find("\u{1b}[?1049l").unwrap());
+        let told = seen.find("as if something were wrong").unwrap();
+        assert!(taken < given_back && given_back < told, "{seen}");
+        assert!(seen.contains("\u{1b}[?25h") && read("before").contains(" icanon"), "{seen}");
+        assert_eq!(read("before"), read("after"));
+    }
 }

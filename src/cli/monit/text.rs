@@ -1,36 +1,12 @@
 //! Text in columns of a terminal: wide characters take two, and escape sequences none.
 
-use std::borrow::Cow;
-
+use unicode_segmentation::UnicodeSegmentation;
 use unicode_width::UnicodeWidthChar;
+
+use crate::cli::render::style::{cut, width};
 
 /// Columns between the stops of a tabulator.
 const TAB: usize = 8;
-
-/// Columns that a character takes.
-fn columns(c: char) -> usize {
-    c.width().unwrap_or(0)
-}
-
-/// Columns that `text` takes.
-pub(super) fn width(text: &str) -> usize {
-    text.chars().map(columns).sum()
-}
-
-/// `text` in at most `most` columns, its end replaced by `…` where it is longer.
-pub(super) fn cut(text: &str, most: usize) -> Cow<'_, str> {
-    let (mut taken, mut fits) = (0, 0);
-    for (at, c) in text.char_indices() {
-        taken += columns(c);
-        if taken > most {
-            return if most == 0 { Cow::Borrowed("") } else { Cow::Owned(format!("{}…", &text[..fits])) };
-        }
-        if taken < most {
-            fits = at + c.len_utf8();
-        }
-    }
-    Cow::Borrowed(text)
-}
 
 /// `text` in exactly `columns`, filled up on its right.
 pub(super) fn left(text: &str, columns: usize) -> String {
@@ -50,8 +26,8 @@ pub(super) fn right(text: &str, columns: usize) -> String {
 /// and ends, in bytes. At least one part.
 pub(super) fn wrapped(text: &str, columns: usize) -> Vec<(usize, usize)> {
     let (mut parts, mut begin, mut taken) = (Vec::new(), 0, 0);
-    for (at, c) in text.char_indices() {
-        let wide = self::columns(c);
+    for (at, sign) in text.grapheme_indices(true) {
+        let wide = width(sign);
         if taken + wide > columns.max(2) {
             parts.push((begin, at));
             (begin, taken) = (at, 0);
@@ -81,7 +57,7 @@ pub(super) fn tamed(line: &str) -> String {
             c if c.is_control() => {}
             c => {
                 tame.push(c);
-                at += columns(c);
+                at += c.width().unwrap_or(0);
             }
         }
     }
@@ -107,11 +83,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wide_characters_take_two_columns() {
-        assert_eq!((cut("队列服务", 5).as_ref(), cut("队列服务", 8).as_ref()), ("队列…", "队列服务"));
+    fn cells_are_filled_by_columns() {
         assert_eq!((left("网关", 6), right("网关", 6)), ("网关  ".into(), "  网关".into()));
         assert_eq!((left("网关", 3), width(&left("网关", 2))), ("网…".into(), 2));
-        assert_eq!((cut("abc", 0).as_ref(), cut("", 3).as_ref()), ("", ""));
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! The list: PM2's table, in the fullest layout that fits the terminal.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
 use tabled::builder::Builder;
 use tabled::settings::object::Rows;
 use tabled::settings::{Color, Style as Border, Width};
 
+use super::attention::{self, Around, concerns};
 use super::style::{self, Style, Tone, cut, tame};
 use super::units;
 use crate::ipc::message::{HostInfo, InstanceView, Status};
@@ -15,7 +15,7 @@ use crate::spec::ExecMode;
 /// The columns and limits of a layout.
 struct Layout {
     columns: &'static [Column],
-    /// Columns of the terminal that a name may take.
+    /// Columns of the terminal that a name is cut to before columns are left out.
     name: usize,
 }
 
@@ -41,29 +41,23 @@ use Column::{
 };
 
 /// From the fullest to the smallest.
-const LAYOUTS: [Layout; 3] = [
+const LAYOUTS: [Layout; 7] = [
     Layout {
         columns: &[
             Id, Name, Namespace, Version, Mode, Pid, Uptime, Restarts, State, Cpu, Memory, User, Watching,
         ],
         name: 40,
     },
+    Layout {
+        columns: &[Id, Name, Namespace, Mode, Pid, Uptime, Restarts, State, Cpu, Memory, User],
+        name: 32,
+    },
+    Layout { columns: &[Id, Name, Mode, Pid, Uptime, Restarts, State, Cpu, Memory], name: 24 },
     Layout { columns: &[Id, Name, Mode, Restarts, State, Cpu, Memory], name: 20 },
     Layout { columns: &[Id, Name, State, Cpu, Memory], name: 16 },
+    Layout { columns: &[Id, Name, State], name: 16 },
+    Layout { columns: &[Id, Name, State], name: 6 },
 ];
-
-/// What stands below the table.
-#[derive(Clone, Debug, Default)]
-pub(in crate::cli) struct Around {
-    /// The machine.
-    pub(in crate::cli) host: HostInfo,
-    /// Version of the daemon, if it is not this binary's.
-    pub(in crate::cli) other_version: Option<String>,
-    /// The saved list is another one.
-    pub(in crate::cli) unsaved: bool,
-    /// Files that say something else than what runs.
-    pub(in crate::cli) drifted: Vec<PathBuf>,
-}
 
 /// The table, the sums and the host below it, and what needs attention. Ends with a newline.
 pub(in crate::cli) fn list(instances: &[InstanceView], around: Option<&Around>, style: Style) -> String {
@@ -73,7 +67,8 @@ pub(in crate::cli) fn list(instances: &[InstanceView], around: Option<&Around>, 
         text.push_str(&below(instances, &around.host, style.width));
     }
     let nothing = Around::default();
-    if let Some((tone, line)) = attention(instances, around.unwrap_or(&nothing)) {
+    let concerns = concerns(instances, around.unwrap_or(&nothing));
+    if let Some((tone, line)) = attention::line(&concerns, style.width) {
         text.push_str(&style.paint(tone, &line));
         text.push('\n');
     }
@@ -142,26 +137,29 @@ fn host(host: &HostInfo) -> String {
 }
 
 fn table(instances: &[InstanceView], style: Style) -> String {
-    let [full, condensed, mini] = LAYOUTS.map(|layout| move || layout.table(instances, style));
-    for make in [&full as &dyn Fn() -> tabled::Table, &condensed] {
-        let table = make();
-        if table.total_width() <= style.width {
-            return table.to_string();
+    let longest = instances.iter().map(|view| style::width(&view.name)).max().unwrap_or(0);
+    let mut smallest = None;
+    for layout in &LAYOUTS {
+        let names = [longest, layout.name];
+        // Where none is so long, both are the same.
+        for name in &names[usize::from(longest <= layout.name)..] {
+            let table = layout.table(instances, *name, style);
+            if table.total_width() <= style.width {
+                return table.to_string();
+            }
+            smallest = Some(table);
         }
     }
-    let mut table = mini();
-    if table.total_width() > style.width {
-        table.with(Width::truncate(style.width).suffix("…"));
-    }
-    table.to_string()
+    let cut = |mut table: tabled::Table| table.with(Width::truncate(style.width).suffix("…")).to_string();
+    smallest.map(cut).unwrap_or_default()
 }
 
 impl Layout {
-    fn table(&self, instances: &[InstanceView], style: Style) -> tabled::Table {
+    fn table(&self, instances: &[InstanceView], name: usize, style: Style) -> tabled::Table {
         let mut builder = Builder::with_capacity(instances.len() + 1, self.columns.len());
         builder.push_record(self.columns.iter().map(|column| column.title()));
         for instance in instances {
-            builder.push_record(self.columns.iter().map(|column| column.cell(instance, self.name)));
+            builder.push_record(self.columns.iter().map(|column| column.cell(instance, name)));
         }
         let mut table = builder.build();
         // The rule under the header would take the place of the lower border.
@@ -248,35 +246,6 @@ pub(in crate::cli) fn uptime(instance: &InstanceView) -> String {
     }
 }
 
-/// One line about what is not as it should be, each part with the command for it; the worst first.
-fn attention(instances: &[InstanceView], around: &Around) -> Option<(Tone, String)> {
-    let errored = errored(instances);
-    let tone = if errored.is_some() { Tone::Bad } else { Tone::Change };
-    let older = around.other_version.as_ref().map(|version| {
-        format!("the daemon is rsm {}, this is another. To change it, and no app: rsm upgrade", tame(version))
-    });
-    let drifted = around.drifted.iter().map(|file| {
-        let file = file.display().to_string();
-        let typed = shlex::try_quote(&file).map_or_else(|_| file.clone(), |file| file.into_owned());
-        format!("{} differs from what runs. To see how: rsm plan {}", tame(&file), tame(&typed))
-    });
-    let unsaved = around.unsaved.then(|| "the list is not saved for the next boot: rsm save".to_owned());
-    let parts: Vec<String> = errored.into_iter().chain(older).chain(drifted).chain(unsaved).collect();
-    (!parts.is_empty()).then(|| (tone, parts.join("; ")))
-}
-
-/// What was given up, why, and how to learn more.
-fn errored(instances: &[InstanceView]) -> Option<String> {
-    let mut errored = instances.iter().filter(|instance| instance.status == Status::Errored);
-    let first = errored.next()?;
-    let who = match errored.count() {
-        0 => format!("{} (id {}) is errored", tame(&first.name), first.id),
-        more => format!("{} (id {}) and {more} more are errored", tame(&first.name), first.id),
-    };
-    let why = first.reason.as_deref().map(|reason| format!(": {}", tame(reason))).unwrap_or_default();
-    Some(format!("{who}{why}. To see why: rsm describe {}", first.id))
-}
-
 #[cfg(test)]
 pub(in crate::cli) mod tests {
     use super::*;
@@ -335,18 +304,31 @@ pub(in crate::cli) mod tests {
 
     #[test]
     fn narrower_ones_see_less() {
-        let condensed = "\
-╭────┬────────┬──────┬────┬─────────────────┬──────┬────────╮
-│ id │ name   │ mode │ ↺  │ status          │ cpu  │ mem    │
-├────┼────────┼──────┼────┼─────────────────┼──────┼────────┤
-│ 0  │ api    │ fork │ 0  │ online          │ 1.5% │ 51.4mb │
+        let head =
+            |width| shown(width).lines().nth(1).unwrap_or_default().replace(['│', ' '], "|").to_owned();
+        let columns = |width| head(width).split('|').filter(|word| !word.is_empty()).count();
+        assert_eq!(
+            [116, 96, 95, 77, 76, 61, 60, 40].map(columns),
+            [11, 11, 9, 9, 7, 7, 5, 3],
+            "{}",
+            shown(80)
+        );
+        let usual = "\
+╭────┬────────┬──────┬──────┬────────┬────┬─────────────────┬──────┬────────╮
+│ id │ name   │ mode │ pid  │ uptime │ ↺  │ status          │ cpu  │ mem    │
+├────┼────────┼──────┼──────┼────────┼────┼─────────────────┼──────┼────────┤
+│ 0  │ api    │ fork │ 4000 │ 2h     │ 0  │ online          │ 1.5% │ 51.4mb │
 ";
-        assert!(shown(116).starts_with(condensed), "{}", shown(116));
-        let mini = "\
-╭────┬────────┬─────────────────┬──────┬────────╮
-│ id │ name   │ status          │ cpu  │ mem    │
-";
-        assert!(shown(60).starts_with(mini), "{}", shown(60));
+        assert!(shown(80).starts_with(usual), "{}", shown(80));
+    }
+
+    #[test]
+    fn names_are_whole_where_there_is_room() {
+        let name = "a-name-that-tells-all-there-is-to-tell-of-the-app-eu-central-1".to_owned();
+        let long = [InstanceView { name: name.clone(), ..view(0, "", Status::Online) }];
+        let shown = |width| list(&long, None, Style { colour: false, width });
+        assert!(shown(200).contains(&name) && list(&long, None, Style::plain()).contains(&name));
+        assert!(shown(160).contains(&format!("{}…", &name[..39])), "{}", shown(160));
     }
 
     #[test]
@@ -379,13 +361,6 @@ pub(in crate::cli) mod tests {
         assert_eq!(bare.replace(super::super::style::END, ""), FULL);
     }
 
-    #[test]
-    fn several_given_up_are_counted() {
-        let instances = [view(4, "a", Status::Errored), view(5, "b", Status::Errored)];
-        let want = "a (id 4) and 1 more are errored. To see why: rsm describe 4";
-        assert_eq!(attention(&instances, &Around::default()), Some((Tone::Bad, want.into())));
-    }
-
     fn around() -> Around {
         let host = HostInfo {
             cores: 2,
@@ -408,23 +383,5 @@ pub(in crate::cli) mod tests {
         assert!(narrow.lines().rev().skip(1).all(|line| style::width(line) <= 60), "{narrow}");
         let two = [view(0, "api", Status::Online), view(1, "api", Status::Online)];
         assert!(sums(&two).starts_with("2 instances in 1 app: 2 online; cpu 3%"), "{}", sums(&two));
-    }
-
-    #[test]
-    fn each_thing_to_mind_comes_with_its_command() {
-        let online = [view(0, "api", Status::Online)];
-        assert_eq!(attention(&online, &around()), None);
-        let much = Around {
-            other_version: Some("0.0.9".into()),
-            unsaved: true,
-            drifted: vec!["/srv/my app/ecosystem.toml".into()],
-            ..around()
-        };
-        let (tone, line) = attention(&online, &much).unwrap();
-        assert_eq!(tone, Tone::Change);
-        for command in ["rsm upgrade", "rsm plan '/srv/my app/ecosystem.toml'", "rsm save"] {
-            assert!(line.contains(command), "{line}");
-        }
-        assert!(attention(&three(), &much).unwrap().1.starts_with("网关 (id 2) is errored"));
     }
 }

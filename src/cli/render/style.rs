@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use tabled::grid::util::string::get_line_width;
+use unicode_segmentation::UnicodeSegmentation;
+use unicode_width::UnicodeWidthStr;
 
 use crate::ipc::message::Status;
 
@@ -87,9 +88,10 @@ impl Style {
     }
 }
 
-/// Columns that `text` takes on a terminal.
+/// Columns that `text` takes on a terminal. Several characters may be one sign there: an emoji with what
+/// makes it one, a letter with its accent.
 pub(in crate::cli) fn width(text: &str) -> usize {
-    get_line_width(text)
+    text.width()
 }
 
 /// `text` without control characters: a name must not steer the terminal.
@@ -102,18 +104,17 @@ pub(in crate::cli) fn tame(text: &str) -> Cow<'_, str> {
 
 /// `text` in at most `columns`, its end replaced by `…` where it is longer.
 pub(in crate::cli) fn cut(text: &str, columns: usize) -> Cow<'_, str> {
-    if width(text) <= columns {
-        return Cow::Borrowed(text);
-    }
-    let mut kept = String::new();
-    for c in text.chars() {
-        if width(&kept) + width(c.encode_utf8(&mut [0; 4])) + 1 > columns {
-            break;
+    let (mut taken, mut fits) = (0, 0);
+    for (at, sign) in text.grapheme_indices(true) {
+        taken += width(sign);
+        if taken > columns {
+            return if columns == 0 { "".into() } else { format!("{}…", &text[..fits]).into() };
         }
-        kept.push(c);
+        if taken < columns {
+            fits = at + sign.len();
+        }
     }
-    kept.push('…');
-    Cow::Owned(kept)
+    Cow::Borrowed(text)
 }
 
 #[cfg(test)]
@@ -126,6 +127,13 @@ mod tests {
         assert_eq!(cut("队列服务", 5), "队列…");
         assert_eq!(cut("队列服务", 8), "队列服务");
         assert_eq!(cut("worker", 4), "wor…");
+        assert_eq!((cut("abc", 0).as_ref(), cut("", 3).as_ref()), ("", ""));
+    }
+
+    #[test]
+    fn a_sign_of_several_characters_is_not_broken() {
+        assert_eq!((width("⚠️"), width("👩‍💻"), width("e\u{301}")), (2, 2, 1));
+        assert_eq!((cut("👩‍💻👩‍💻", 4), cut("👩‍💻👩‍💻", 3)), ("👩‍💻👩‍💻".into(), "👩‍💻…".into()));
     }
 
     #[test]

@@ -8,7 +8,8 @@ use ratatui::text::{Line, Span};
 use super::Look;
 use crate::cli::monit::model::{Field, Focus, Mode, Model, Tab};
 use crate::cli::monit::pane::Streams;
-use crate::cli::monit::text::width;
+use crate::cli::render::attention::{Concern, row};
+use crate::cli::render::style::{Tone, width};
 use crate::cli::render::units;
 use crate::ipc::message::{HostInfo, Status};
 
@@ -27,9 +28,20 @@ pub(super) fn host(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>
     let host = model.info.as_ref().map(|info| &info.host);
     let room = usize::from(area.width).saturating_sub(used + 3);
     // The longest account that fits.
-    let right = host.and_then(|host| [full(host), short(host)].into_iter().find(|text| width(text) <= room));
+    let right = host.and_then(|host| {
+        [full(host), middle(host), short(host)].into_iter().find(|text| width(text) <= room)
+    });
     frame.render_widget(Line::from(left), area);
     frame.render_widget(Line::from(right.unwrap_or_default()).right_aligned(), area);
+}
+
+/// What needs attention, with the commands for it.
+pub(super) fn attention(concerns: &[Concern], look: &Look, area: Rect, frame: &mut Frame<'_>) {
+    let room = usize::from(area.width).saturating_sub(4);
+    if let Some((tone, text)) = row(concerns, room) {
+        let style = if tone == Tone::Bad { look.bad() } else { look.change() };
+        frame.render_widget(Line::styled(format!(" ▲ {text}"), style), area);
+    }
 }
 
 fn full(host: &HostInfo) -> String {
@@ -50,6 +62,12 @@ fn full(host: &HostInfo) -> String {
         units::size(host.memory_total),
         share(host.memory_used, host.memory_total),
     )
+}
+
+fn middle(host: &HostInfo) -> String {
+    let [one, five, fifteen] = host.load;
+    let (memory, disk) = (share(host.memory_used, host.memory_total), share(host.disk_used, host.disk_total));
+    format!("load {one:.2} {five:.2} {fifteen:.2} on {} cores │ memory {memory} │ disk {disk} ", host.cores)
 }
 
 fn short(host: &HostInfo) -> String {
@@ -74,8 +92,13 @@ pub(super) fn tabs(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>
         at += columns;
     }
     spans.push(Span::styled(format!(" {} ", model.what()), look.head()));
-    if model.tab == Tab::Logs {
-        spans.extend(log_state(model, look));
+    match model.tab {
+        Tab::Logs => spans.extend(log_state(model, look)),
+        Tab::Details if model.areas.details_most > model.details_top => {
+            let below = model.areas.details_most - model.details_top;
+            spans.push(Span::styled(format!("[{below} below] "), look.change()));
+        }
+        Tab::Details | Tab::Charts => {}
     }
     let used: usize = spans.iter().map(Span::width).sum();
     spans.push(Span::raw("─".repeat(usize::from(area.width).saturating_sub(used))));

@@ -9,6 +9,7 @@ use ratatui::widgets::{RenderDirection, Sparkline};
 use super::Look;
 use crate::cli::monit::model::Model;
 use crate::cli::monit::text::right;
+use crate::cli::render::style::{cut, width};
 use crate::cli::render::units;
 
 /// Beside the tree.
@@ -68,11 +69,11 @@ fn memory(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) {
     let bytes: Vec<u64> = samples.iter().map(|sample| sample.memory).collect();
     let highest = bytes.iter().copied().max().unwrap_or(0);
     let limit = model.row().and_then(|row| row.sum.limit);
-    let of = match limit {
-        Some(limit) => format!("limit {}", units::size(limit)),
-        None => format!("at most {}", units::size(highest)),
+    let now = units::size(bytes.last().copied().unwrap_or(0));
+    let title = match limit {
+        Some(limit) => format!("{now} of {}", units::size(limit)),
+        None => format!("{now}, at most {}", units::size(highest)),
     };
-    let title = format!("{}, {of}", units::size(bytes.last().copied().unwrap_or(0)));
     // Below a limit one sees how near it is; else that there is room above.
     let most = limit.unwrap_or(0).max(highest + highest / 4);
     chart(("memory", &title), &bytes, most, look, area, frame);
@@ -89,9 +90,19 @@ fn chart(
     if area.height == 0 {
         return;
     }
+    let span = units::age(1000 * u64::try_from(samples.len()).unwrap_or(0));
+    let titles = [format!("{title}, last {span}"), title.to_owned()];
+    head(name, &titles, look, area, frame);
+    spark(samples, most, look, Rect { y: area.y + 1, height: area.height - 1, ..area }, frame);
+}
+
+/// A chart's name, and the longest of what is said of it that there is room for.
+fn head(name: &str, titles: &[String], look: &Look, area: Rect, frame: &mut Frame<'_>) {
+    let room = usize::from(area.width).saturating_sub(name.len() + 1);
+    let fits = titles.iter().find(|title| width(title) <= room);
+    let title = fits.or(titles.last()).map(|title| cut(title, room)).unwrap_or_default();
     let head = vec![Span::styled(name.to_owned(), look.head()), Span::raw(format!(" {title}"))];
     frame.render_widget(Line::from(head), Rect { height: 1, ..area });
-    spark(samples, most, look, Rect { y: area.y + 1, height: area.height - 1, ..area }, frame);
 }
 
 fn spark(samples: &[u64], most: u64, look: &Look, area: Rect, frame: &mut Frame<'_>) {
@@ -108,8 +119,8 @@ fn connections(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) {
     let of: Vec<(u32, u64)> =
         model.details.iter().filter_map(|detail| Some((detail.view.id, detail.connections?))).collect();
     let total: u64 = of.iter().map(|(_, count)| count).sum();
-    let head = vec![Span::styled("connections", look.head()), Span::raw(format!(" {total}"))];
-    frame.render_widget(Line::from(head), Rect { height: 1, ..area });
+    let titles = [format!("{total} of {} instances", of.len()), total.to_string()];
+    head("connections", &titles, look, area, frame);
     let room = area.width - 14;
     let histories: Vec<Vec<u64>> =
         of.iter().map(|(id, _)| model.history.connections(*id, usize::from(room))).collect();

@@ -4,13 +4,14 @@ use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::text::{Line as Shown, Span};
+use unicode_segmentation::UnicodeSegmentation;
 
 use super::Look;
 use crate::cli::monit::model::Model;
 use crate::cli::monit::pane::{Line, Pattern};
-use crate::cli::monit::text::{left, width, wrapped};
+use crate::cli::monit::text::{left, wrapped};
 use crate::cli::monit::tree::Key;
-use crate::cli::render::style::tame;
+use crate::cli::render::style::{tame, width};
 use crate::ipc::message::Stream;
 
 /// Columns of an app's name before its lines.
@@ -74,9 +75,9 @@ fn prefix(line: &Line, named: bool, numbered: bool, look: &Look) -> Vec<Span<'st
 /// The line without its first columns.
 fn shifted(text: &str, columns: usize) -> (usize, usize) {
     let mut taken = 0;
-    let begin = text.char_indices().find(|(_, c)| {
+    let begin = text.grapheme_indices(true).find(|(_, sign)| {
         let there = taken >= columns;
-        taken += width(c.encode_utf8(&mut [0; 4]));
+        taken += width(sign);
         there
     });
     (begin.map_or(text.len(), |(at, _)| at), text.len())

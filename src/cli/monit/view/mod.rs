@@ -1,6 +1,6 @@
 //! The screen: pure drawing of the model. Returns where things are, for the mouse.
 //!
-//! From top to bottom: the host, the tree, charts where there is room, the lower pane, and the keys
+//! From top to bottom: the host, what needs attention, the tree, charts where there is room, the lower pane, and the keys
 //! or what is being said.
 
 mod bars;
@@ -40,9 +40,16 @@ pub(super) fn draw(model: &Model, look: &Look, zone: &TimeZone, frame: &mut Fram
         frame.render_widget(Paragraph::new("rsm monit: this window is too small"), screen);
         return areas;
     }
-    let [host, body, foot] =
-        Layout::vertical([Constraint::Length(1), Constraint::Min(0), Constraint::Length(1)]).areas(screen);
+    let concerns = if model.full || model.link != Link::Up { Vec::new() } else { model.concerns() };
+    let [host, attention, body, foot] = Layout::vertical([
+        Constraint::Length(1),
+        Constraint::Length(u16::from(!concerns.is_empty())),
+        Constraint::Min(0),
+        Constraint::Length(1),
+    ])
+    .areas(screen);
     bars::host(model, look, host, frame);
+    bars::attention(&concerns, look, attention, frame);
     if model.full {
         lower(model, look, zone, body, &mut areas, frame);
     } else {
@@ -58,8 +65,9 @@ pub(super) fn draw(model: &Model, look: &Look, zone: &TimeZone, frame: &mut Fram
 
 /// Tree and charts above, the lower pane below.
 fn split(model: &Model, look: &Look, zone: &TimeZone, body: Rect, areas: &mut Areas, frame: &mut Frame<'_>) {
-    let wide = body.width >= WIDE;
-    let strip = if !wide && body.height >= TALL - 2 && model.tab != Tab::Charts { STRIP } else { 0 };
+    let charts = model.tab != Tab::Charts;
+    let wide = charts && body.width >= WIDE;
+    let strip = if charts && !wide && body.height >= TALL - 2 { STRIP } else { 0 };
     // A tree with few rows leaves its room to the log; one with many takes half.
     let rows = u16::try_from(model.rows.len()).unwrap_or(u16::MAX).saturating_add(1);
     let least = if wide { 14 } else { 4 };

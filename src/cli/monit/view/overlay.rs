@@ -7,8 +7,8 @@ use ratatui::widgets::{Block, BorderType, Clear, Paragraph, Wrap};
 
 use super::Look;
 use crate::cli::monit::model::{Areas, Mode, Model};
-use crate::cli::monit::text::width;
 use crate::cli::monit::wish::Deed;
+use crate::cli::render::style::width;
 use crate::ipc::message::Action;
 
 const HELP: &str = "\

@@ -10,7 +10,9 @@ use crate::cli::monit::model::tests::model;
 use crate::cli::monit::model::{Field, Focus, Mode, News};
 use crate::cli::render::describe::tests::detail;
 use crate::cli::render::list::tests::view;
-use crate::ipc::message::{HostInfo, Info, InstanceView, LogItem, ProcessInfo, Status, Stream};
+use crate::ipc::message::{
+    HostInfo, Info, InstanceDetail, InstanceView, LogItem, ProcessInfo, Status, Stream,
+};
 
 const SIZES: [(u16, u16); 5] = [(120, 40), (80, 24), (60, 15), (200, 60), (30, 8)];
 
@@ -32,7 +34,7 @@ fn text(model: &Model, size: (u16, u16)) -> Vec<String> {
             let symbol = buffer[(x, y)].symbol();
             if skip == 0 {
                 row.push_str(symbol);
-                skip = crate::cli::monit::text::width(symbol).max(1);
+                skip = crate::cli::render::style::width(symbol).max(1);
             }
             skip -= 1;
         }
@@ -98,7 +100,7 @@ fn everything_has_its_place_at_any_size() {
             size.1 >= 24,
             "{size:?}\n{all}"
         );
-        assert!(screen.iter().all(|row| crate::cli::monit::text::width(row) == size.0 as usize), "{all}");
+        assert!(screen.iter().all(|row| crate::cli::render::style::width(row) == size.0 as usize), "{all}");
     }
     assert!(text(&model, (40, 5))[0].contains("too small"));
     text(&model, (1, 1));
@@ -109,9 +111,11 @@ fn columns_align_whatever_the_names() {
     let model = busy();
     for size in SIZES.into_iter().filter(|size| size.0 >= 60) {
         let screen = text(&model, size);
-        let column = |row: &str, word: &str| crate::cli::monit::text::width(row.split(word).next().unwrap());
-        let head = column(&screen[1], "status");
-        let row = |name: &str| screen.iter().find(|row| row.contains(name)).unwrap().clone();
+        let column =
+            |row: &str, word: &str| crate::cli::render::style::width(row.split(word).next().unwrap());
+        let head_row = screen.iter().position(|row| row.contains("name▾")).unwrap();
+        let head = column(&screen[head_row], "status");
+        let row = |name: &str| screen.iter().skip(head_row).find(|row| row.contains(name)).unwrap().clone();
         assert_eq!(column(&row("网关"), "errored"), head, "{size:?}");
         assert_eq!(column(&row("0  id 0"), "online"), head, "{size:?}");
     }
@@ -123,6 +127,7 @@ fn the_host_is_told_as_fully_as_there_is_room() {
     assert!(first(200).contains(
         "load 0.50 0.25 0.00 on 4 cores │ memory 2.0gb of 8.0gb, 25% │ disk 40.0gb of 100.0gb, 40%"
     ));
+    assert!(first(120).contains("load 0.50 0.25 0.00 on 4 cores │ memory 25% │ disk 40%"), "{}", first(120));
     assert!(first(80).contains("load 0.50 mem 25% disk 40%"), "{}", first(80));
     assert!(!first(40).contains("load"));
 }
@@ -180,7 +185,7 @@ fn what_was_searched_for_stands_out() {
     model.pane.search(crate::cli::monit::pane::Pattern::new("failed"));
     let screen = text(&model, (80, 24));
     let row = screen.iter().position(|row| row.contains("something failed")).unwrap();
-    let column = crate::cli::monit::text::width(screen[row].split("failed").next().unwrap());
+    let column = crate::cli::render::style::width(screen[row].split("failed").next().unwrap());
     let (buffer, _) = draw(&model, (80, 24), false);
     assert!(buffer[(column as u16, row as u16)].modifier.contains(Modifier::REVERSED));
     assert!(!buffer[(column as u16 - 2, row as u16)].modifier.contains(Modifier::REVERSED));
@@ -237,6 +242,48 @@ fn connections_are_shown_for_each_instance_of_a_cluster() {
         let screen = text(&model, size);
         assert!(has(&screen, "connections 3468") && has(&screen, "id   1   3456"), "{size:?} {screen:#?}");
     }
+}
+
+#[test]
+fn what_needs_attention_stands_on_top_with_its_command() {
+    let mut model = busy();
+    let told = |model: &Model, size| text(model, size)[1].trim_end().to_owned();
+    assert!(told(&model, (60, 15)).starts_with(" ▲ 网关 (id 2)"), "{}", told(&model, (60, 15)));
+    assert!(told(&model, (60, 15)).ends_with("rsm describe 2; 1 more: rsm list"));
+    assert!(told(&model, (120, 40)).ends_with("this is another: rsm upgrade"), "{}", told(&model, (120, 40)));
+    let version = crate::version::version().to_owned();
+    model.hear(News::Info(Box::new(Info { version, unsaved: true, ..info() })));
+    model.hear(News::Listed { instances: vec![view(0, "api", Status::Online)], sample: false });
+    assert_eq!(told(&model, (80, 24)), " ▲ the list is not saved for the next boot: rsm save");
+    model.hear(News::Drifted(vec!["/srv/ecosystem.toml".into()]));
+    assert!(told(&model, (80, 24)).contains("rsm plan /srv/ecosystem.toml"), "{}", told(&model, (80, 24)));
+    model.full = true;
+    assert!(!has(&text(&model, (80, 24)), "▲"), "the whole screen is the log's");
+}
+
+#[test]
+fn a_figure_is_never_cut() {
+    let mut limited = view(0, "api", Status::Online);
+    limited.memory_limit = Some(800 << 20);
+    let mut model = Model::default();
+    model.hear(News::Listed { instances: vec![limited], sample: true });
+    model.hear(News::Details(vec![InstanceDetail { connections: Some(7), ..detail() }]));
+    for width in 60..120 {
+        let screen = text(&model, (width, 24));
+        let row = screen.iter().find(|row| row.contains("memory 51.4mb of")).unwrap();
+        assert!(row.contains("of 800.0mb") || row.contains('…'), "{width}: {row}");
+    }
+}
+
+#[test]
+fn rows_that_are_not_seen_are_counted() {
+    let mut model = Model::default();
+    let instances = (0..30).map(|id| view(id, &format!("app-{id:02}"), Status::Online)).collect();
+    model.hear(News::Listed { instances, sample: true });
+    assert!(has(&text(&model, (60, 15)), "name▾ ↓26"), "{:#?}", text(&model, (60, 15)));
+    model.select(30);
+    assert!(has(&text(&model, (60, 15)), "name▾ ↑26"), "{:#?}", text(&model, (60, 15)));
+    assert!(!has(&text(&model, (60, 99)), "↓"));
 }
 
 #[test]

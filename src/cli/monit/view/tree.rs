@@ -7,9 +7,9 @@ use ratatui::text::{Line, Span};
 
 use super::Look;
 use crate::cli::monit::model::{Areas, Focus, Link, Model};
-use crate::cli::monit::text::{left, right, width};
+use crate::cli::monit::text::{left, right};
 use crate::cli::monit::tree::{Key, Row, Sort};
-use crate::cli::render::style::tame;
+use crate::cli::render::style::{tame, width};
 use crate::cli::render::units;
 use crate::ipc::message::Status;
 
@@ -52,28 +52,46 @@ const ORDER: [Column; 8] = [
 
 /// Columns that the name has at least.
 const NAME: usize = 14;
+/// A longer one is cut rather than that the first so many of `COLUMNS` go; but not for those after them, up to `LONG`.
+const NEEDED: usize = 5;
+const LONG: usize = 36;
+
+/// Columns before a name, where an app is folded and unfolded, and behind it, for the number of instances.
+const FOLD: usize = 7;
 
 /// Draws headings and rows.
 pub(super) fn draw(model: &Model, look: &Look, area: Rect, areas: &mut Areas, frame: &mut Frame<'_>) {
-    let columns = fitting(usize::from(area.width));
+    let longest = model.rows.iter().map(|row| width(&row.label)).max().unwrap_or(0) + FOLD;
+    let columns = fitting(usize::from(area.width), longest);
     let others: usize = columns.iter().map(|(_, width)| width).sum();
     let name = usize::from(area.width).saturating_sub(others + 1);
     let head = Rect { height: 1, ..area };
-    areas.headings = headings(model, look, &columns, name, head, frame);
     let rows = Rect { y: area.y + 1, height: area.height.saturating_sub(1), ..area };
     areas.rows = rows;
+    areas.top = top(model.areas.top, model.place(), usize::from(rows.height), model.rows.len());
+    areas.headings = headings(model, look, &columns, name, beyond(model, areas), head, frame);
     if model.instances.is_empty() {
         return empty(model, look, rows, frame);
     }
     let (place, height) = (model.place(), usize::from(rows.height));
-    areas.top = top(model.areas.top, place, height, model.rows.len());
     let focused = !model.full && model.focus == Focus::Tree;
     for (at, row) in model.rows.iter().enumerate().skip(areas.top).take(height) {
         let y = rows.y + u16::try_from(at - areas.top).unwrap_or(0);
-        let line = line(row, look, &columns, name);
-        let style = if at == place { look.selected(focused) } else { Style::new() };
-        frame.render_widget(line.style(style), Rect { y, height: 1, ..rows });
+        let mut line = line(row, look, &columns, name);
+        if at == place {
+            // Colours would be grounds there.
+            line.spans.iter_mut().for_each(|span| span.style = Style::new());
+            line = line.style(look.selected(focused));
+        }
+        frame.render_widget(line, Rect { y, height: 1, ..rows });
     }
+}
+
+/// How many rows there are above and below those that are seen.
+fn beyond(model: &Model, areas: &Areas) -> String {
+    let seen = areas.top + usize::from(areas.rows.height);
+    let count = |sign, rows| if rows > 0 { format!(" {sign}{rows}") } else { String::new() };
+    count('↑', areas.top) + &count('↓', model.rows.len().saturating_sub(seen))
 }
 
 /// The first row to draw, so that the selected one is seen and no room is wasted.
@@ -82,10 +100,12 @@ fn top(before: usize, selected: usize, height: usize, rows: usize) -> usize {
     before.clamp(least, selected).min(rows.saturating_sub(height))
 }
 
-fn fitting(room: usize) -> Vec<(Column, usize)> {
+/// The columns that there is room for beside names of up to `longest` columns.
+fn fitting(room: usize, longest: usize) -> Vec<(Column, usize)> {
     let (mut left, mut fit) = (room.saturating_sub(NAME + 1), Vec::new());
-    for (column, width) in COLUMNS {
-        if width > left {
+    for (at, (column, width)) in COLUMNS.into_iter().enumerate() {
+        let more = if at < NEEDED { 0 } else { longest.clamp(NAME, LONG) - NAME };
+        if width + more > left {
             break;
         }
         left -= width;
@@ -100,6 +120,7 @@ fn headings(
     look: &Look,
     columns: &[(Column, usize)],
     name: usize,
+    beyond: String,
     area: Rect,
     frame: &mut Frame<'_>,
 ) -> Vec<(Rect, Sort)> {
@@ -112,7 +133,8 @@ fn headings(
         "" => String::new(),
         filter => format!("  with \"{filter}\""),
     };
-    let mut spans = vec![Span::raw(format!(" {}", left(&format!("name{}{filter}", mark(Sort::Name)), name)))];
+    let title = format!("name{}{beyond}{filter}", mark(Sort::Name));
+    let mut spans = vec![Span::raw(format!(" {}", left(&title, name)))];
     let mut places = Vec::new();
     let mut at = name + 1;
     let mut place = |at: usize, width: usize, sort| {
@@ -172,6 +194,7 @@ impl Column {
                 (Some(ms), _) => plain(units::age(ms)),
                 (None, _) => (none(), look.quiet()),
             },
+            Self::Mode if row.key == Key::All => plain(String::new()),
             Self::Mode => (if sum.cluster { "cluster" } else { "fork" }.into(), look.quiet()),
             Self::Pid if sum.count > 1 => plain(String::new()),
             Self::Pid => (sum.pid.map_or_else(none, |pid| pid.to_string()), look.quiet()),
@@ -230,9 +253,16 @@ mod tests {
 
     #[test]
     fn narrow_screens_keep_what_matters_most() {
-        let shown = |room| fitting(room).into_iter().map(|(column, _)| column.title().0).collect::<Vec<_>>();
-        assert_eq!(shown(40), ["status", "cpu"]);
-        assert_eq!(shown(60), ["status", "cpu", "memory", "↺", "up"]);
-        assert_eq!(shown(100), ["mode", "pid", "status", "cpu", "memory", "limit", "↺", "up"]);
+        let shown = |room, longest| {
+            fitting(room, longest).into_iter().map(|(column, _)| column.title().0).collect::<Vec<_>>()
+        };
+        assert_eq!(shown(40, 9), ["status", "cpu"]);
+        assert_eq!(shown(60, 99), ["status", "cpu", "memory", "↺", "up"]);
+        assert_eq!(shown(100, 9), ["mode", "pid", "status", "cpu", "memory", "limit", "↺", "up"]);
+        assert_eq!(
+            shown(90, 36),
+            ["status", "cpu", "memory", "limit", "↺", "up"],
+            "a name counts for more than a pid"
+        );
     }
 }

@@ -1,0 +1,172 @@
+//! What is not as it should be, each with the command for it: a line below the list, and one at the top of
+//! the whole screen.
+
+use std::path::PathBuf;
+
+use super::style::{Tone, cut, tame, width};
+use crate::ipc::message::{HostInfo, InstanceView, Status};
+
+/// What the instances themselves do not tell.
+#[derive(Clone, Debug, Default)]
+pub(in crate::cli) struct Around {
+    /// The machine.
+    pub(in crate::cli) host: HostInfo,
+    /// Version of the daemon, if it is not this binary's.
+    pub(in crate::cli) other_version: Option<String>,
+    /// The saved list is another one.
+    pub(in crate::cli) unsaved: bool,
+    /// Files that say something else than what runs.
+    pub(in crate::cli) drifted: Vec<PathBuf>,
+}
+
+/// Something to be seen to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::cli) struct Concern {
+    tone: Tone,
+    /// In a few words.
+    what: String,
+    /// More about it, and what the command is good for.
+    more: String,
+    /// As it is typed.
+    command: String,
+}
+
+/// All there is, the worst first.
+pub(in crate::cli) fn concerns(instances: &[InstanceView], around: &Around) -> Vec<Concern> {
+    let minor = |what: String, more: &str, command: String| Concern {
+        tone: Tone::Change,
+        what,
+        more: more.into(),
+        command,
+    };
+    let older = around.other_version.as_ref().map(|version| {
+        let what = format!("the daemon is rsm {}, this is another", tame(version));
+        minor(what, ". To change it, and no app", "rsm upgrade".into())
+    });
+    let drifted = around.drifted.iter().map(|file| {
+        let file = file.display().to_string();
+        let typed = shlex::try_quote(&file).map_or_else(|_| file.clone(), |file| file.into_owned());
+        let what = format!("{} differs from what runs", tame(&file));
+        minor(what, ". To see how", format!("rsm plan {}", tame(&typed)))
+    });
+    let unsaved = around
+        .unsaved
+        .then(|| minor("the list is not saved for the next boot".into(), "", "rsm save".into()));
+    errored(instances).into_iter().chain(older).chain(drifted).chain(unsaved).collect()
+}
+
+/// What was given up, why, and how to learn more.
+fn errored(instances: &[InstanceView]) -> Option<Concern> {
+    let mut errored = instances.iter().filter(|instance| instance.status == Status::Errored);
+    let first = errored.next()?;
+    let what = match errored.count() {
+        0 => format!("{} (id {}) is errored", tame(&first.name), first.id),
+        more => format!("{} (id {}) and {more} more are errored", tame(&first.name), first.id),
+    };
+    let why = first.reason.as_deref().map(|reason| format!(": {}", tame(reason))).unwrap_or_default();
+    let more = format!("{why}. To see why");
+    Some(Concern { tone: Tone::Bad, what, more, command: format!("rsm describe {}", first.id) })
+}
+
+/// All of them in one line, as fully as there is room for; a line for each where there is none.
+pub(in crate::cli) fn line(concerns: &[Concern], columns: usize) -> Option<(Tone, String)> {
+    let brief: Vec<String> = concerns.iter().map(|of| format!("{}: {}", of.what, of.command)).collect();
+    let whole: Vec<String> =
+        concerns.iter().map(|of| format!("{}{}: {}", of.what, of.more, of.command)).collect();
+    let lines = [whole.join("; "), brief.join("; ")];
+    let line = lines.into_iter().find(|line| width(line) <= columns).unwrap_or_else(|| brief.join("\n"));
+    concerns.first().map(|worst| (worst.tone, line))
+}
+
+/// As many of them as one row of `columns` has room for, and how many there are besides. Of the first one
+/// the command is kept whole where its words must be cut.
+pub(in crate::cli) fn row(concerns: &[Concern], columns: usize) -> Option<(Tone, String)> {
+    let (first, others) = concerns.split_first()?;
+    let besides = |count: usize| if count > 0 { format!("; {count} more: rsm list") } else { String::new() };
+    let brief = |of: &Concern, room: usize| format!("{}: {}", cut(&of.what, room), of.command);
+    let fits = |text: &str, left: usize| width(text) + width(&besides(left)) <= columns;
+    let mut text = brief(first, usize::MAX);
+    if !fits(&text, others.len()) {
+        let fixed = width(&brief(first, 0)) + width(&besides(others.len()));
+        let text = brief(first, columns.saturating_sub(fixed).max(8)) + &besides(others.len());
+        return Some((first.tone, cut(&text, columns).into_owned()));
+    }
+    for (at, other) in others.iter().enumerate() {
+        let longer = format!("{text}; {}", brief(other, usize::MAX));
+        let left = others.len() - at;
+        if !fits(&longer, left - 1) {
+            return Some((first.tone, text + &besides(left)));
+        }
+        text = longer;
+    }
+    Some((first.tone, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::list::tests::view;
+    use super::*;
+
+    fn told(instances: &[InstanceView], around: &Around) -> Option<(Tone, String)> {
+        line(&concerns(instances, around), 300)
+    }
+
+    fn much() -> Around {
+        Around {
+            other_version: Some("0.0.9".into()),
+            unsaved: true,
+            drifted: vec!["/srv/my app/ecosystem.toml".into()],
+            ..Around::default()
+        }
+    }
+
+    #[test]
+    fn several_given_up_are_counted() {
+        let instances = [view(4, "a", Status::Errored), view(5, "b", Status::Errored)];
+        let want = "a (id 4) and 1 more are errored. To see why: rsm describe 4";
+        assert_eq!(told(&instances, &Around::default()), Some((Tone::Bad, want.into())));
+    }
+
+    #[test]
+    fn each_thing_to_mind_comes_with_its_command() {
+        let online = [view(0, "api", Status::Online)];
+        assert_eq!(told(&online, &Around::default()), None);
+        let (tone, line) = told(&online, &much()).unwrap();
+        assert_eq!(tone, Tone::Change);
+        for command in ["rsm upgrade", "rsm plan '/srv/my app/ecosystem.toml'", "rsm save"] {
+            assert!(line.contains(command), "{line}");
+        }
+        let errored = [view(2, "网关", Status::Errored)];
+        assert!(told(&errored, &much()).unwrap().1.starts_with("网关 (id 2) is errored"));
+    }
+
+    #[test]
+    fn a_narrow_terminal_is_told_less_of_each() {
+        let mut errored = view(2, "网关", Status::Errored);
+        errored.reason = Some("16 early exits, the last with exit code 1".into());
+        let all = concerns(&[errored], &Around { unsaved: true, ..Around::default() });
+        let told = |columns| line(&all, columns).unwrap().1;
+        assert!(
+            told(200).contains("exit code 1. To see why: rsm describe 2; the list is not"),
+            "{}",
+            told(200)
+        );
+        let brief =
+            "网关 (id 2) is errored: rsm describe 2; the list is not saved for the next boot: rsm save";
+        assert_eq!((told(width(brief)).as_str(), told(80)), (brief, brief.replacen("; ", "\n", 1)));
+    }
+
+    #[test]
+    fn a_row_keeps_the_first_command_and_counts_the_rest() {
+        let errored = [view(2, "网关", Status::Errored)];
+        let all = concerns(&errored, &much());
+        let row = |columns| row(&all, columns).unwrap().1;
+        assert!(row(400).ends_with("the list is not saved for the next boot: rsm save"), "{}", row(400));
+        assert_eq!(row(60), "网关 (id 2) is errored: rsm describe 2; 3 more: rsm list");
+        assert_eq!(row(50), "网关 (id 2) is …: rsm describe 2; 3 more: rsm list");
+        for columns in 0..200 {
+            assert!(width(&row(columns)) <= columns.max(1), "{columns}: {}", row(columns));
+        }
+        assert_eq!(super::row(&[], 80), None);
+    }
+}
