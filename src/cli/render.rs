@@ -1,6 +1,7 @@
 //! Views as text: tables, sizes, ages, colour. Pure: nothing here reads a clock or a terminal.
 
 pub(super) mod describe;
+pub(super) mod drift;
 pub(super) mod info;
 pub(super) mod lines;
 pub(super) mod list;

@@ -1,12 +1,12 @@
 //! The list: PM2's table, in the fullest layout that fits the terminal.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
 use tabled::builder::Builder;
 use tabled::settings::object::Rows;
 use tabled::settings::{Color, Style as Border, Width};
 
+use super::drift;
 use super::style::{self, Style, Tone, cut, tame};
 use super::units;
 use crate::ipc::message::{HostInfo, InstanceView, Status};
@@ -61,8 +61,6 @@ pub(in crate::cli) struct Around {
     pub(in crate::cli) other_version: Option<String>,
     /// The saved list is another one.
     pub(in crate::cli) unsaved: bool,
-    /// Files that say something else than what runs.
-    pub(in crate::cli) drifted: Vec<PathBuf>,
 }
 
 /// The table, the sums and the host below it, and what needs attention. Ends with a newline.
@@ -77,23 +75,11 @@ pub(in crate::cli) fn list(instances: &[InstanceView], around: Option<&Around>, 
         text.push_str(&style.paint(tone, &line));
         text.push('\n');
     }
-    // Where the files themselves were compared, that is said above.
-    let lines = if around.is_some_and(|around| !around.drifted.is_empty()) {
-        BTreeSet::new()
-    } else {
-        drifts(instances)
-    };
-    for line in lines {
-        text.push_str(&format!("{line}\n"));
+    for line in drift::lines(instances) {
+        text.push_str(&style.paint(Tone::Change, &line));
+        text.push('\n');
     }
     text
-}
-
-/// A line for each app that is marked.
-fn drifts(instances: &[InstanceView]) -> BTreeSet<String> {
-    let line =
-        |view: &InstanceView| Some(format!("* {}: {}", tame(&view.name), tame(view.drift.as_deref()?)));
-    instances.iter().filter_map(line).collect()
 }
 
 /// The sums on the left, the host on the right, or below where the terminal is narrow.
@@ -254,13 +240,8 @@ fn attention(instances: &[InstanceView], around: &Around) -> Option<(Tone, Strin
     let older = around.other_version.as_ref().map(|version| {
         format!("the daemon is rsm {}, this is another. To change it, and no app: rsm upgrade", tame(version))
     });
-    let drifted = around.drifted.iter().map(|file| {
-        let file = file.display().to_string();
-        let typed = shlex::try_quote(&file).map_or_else(|_| file.clone(), |file| file.into_owned());
-        format!("{} differs from what runs. To see how: rsm plan {}", tame(&file), tame(&typed))
-    });
     let unsaved = around.unsaved.then(|| "the list is not saved for the next boot: rsm save".to_owned());
-    let parts: Vec<String> = errored.into_iter().chain(older).chain(drifted).chain(unsaved).collect();
+    let parts: Vec<String> = errored.into_iter().chain(older).chain(unsaved).collect();
     (!parts.is_empty()).then(|| (tone, parts.join("; ")))
 }
 
@@ -301,6 +282,7 @@ pub(in crate::cli) mod tests {
             user: "ada".into(),
             watching: false,
             version: None,
+            source: None,
             drift: None,
         }
     }
@@ -413,15 +395,10 @@ pub(in crate::cli) mod tests {
     fn each_thing_to_mind_comes_with_its_command() {
         let online = [view(0, "api", Status::Online)];
         assert_eq!(attention(&online, &around()), None);
-        let much = Around {
-            other_version: Some("0.0.9".into()),
-            unsaved: true,
-            drifted: vec!["/srv/my app/ecosystem.toml".into()],
-            ..around()
-        };
+        let much = Around { other_version: Some("0.0.9".into()), unsaved: true, ..around() };
         let (tone, line) = attention(&online, &much).unwrap();
         assert_eq!(tone, Tone::Change);
-        for command in ["rsm upgrade", "rsm plan '/srv/my app/ecosystem.toml'", "rsm save"] {
+        for command in ["rsm upgrade", "rsm save"] {
             assert!(line.contains(command), "{line}");
         }
         assert!(attention(&three(), &much).unwrap().1.starts_with("网关 (id 2) is errored"));

@@ -63,7 +63,6 @@ fn info() -> Info {
         instances: Default::default(),
         host,
         unsaved: false,
-        sources: Vec::new(),
     }
 }
 
