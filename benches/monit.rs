@@ -61,8 +61,9 @@ impl Screen {
         while let Some(left) = end.checked_duration_since(Instant::now()) {
             let timeout = PollTimeout::try_from(left).unwrap();
             let mut readable = [PollFd::new(self.terminal.as_fd(), PollFlags::POLLIN)];
-            if poll(&mut readable, timeout).unwrap() > 0 {
-                let _ = self.terminal.read(&mut buffer).unwrap();
+            // A terminal whose program has ended gives an error.
+            if poll(&mut readable, timeout).unwrap() > 0 && self.terminal.read(&mut buffer).is_err() {
+                return;
             }
         }
     }

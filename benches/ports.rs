@@ -20,12 +20,13 @@ const HURRY: &str = "RSM_BENCH_ROUNDS";
 /// Requests of a round: with a handler that does nothing, with one that computes.
 const REQUESTS: [u32; 2] = [20_000, 4_000];
 
-/// A server; `1` as its second argument has each request cost a millisecond of CPU. The first one is where
-/// it listens: a port, or `fd:` and a number.
+/// A server; `1` as its second argument has each request cost about a millisecond of CPU: a count of steps, as
+/// clocks go on while others run. The first argument is where it listens: a port, or `fd:` and a number.
 const SERVER: &str = r"
 const [where, work] = process.argv.slice(2)
 const answer = (_, response) => {
-  if (work === '1') for (const begin = process.cpuUsage(); process.cpuUsage(begin).user < 1000;);
+  if (work === '1') for (let step = 0, sum = 1; step < 1e6; step++) sum = (Math.imul(sum, 31) + step) | 0
+  response.setHeader('Content-Length', 5) // without it Node closes the connection of a client as old as ab
   response.end('hello')
 }
 const serve = () => require('http').createServer(answer)

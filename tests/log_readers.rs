@@ -3,8 +3,10 @@
 
 mod harness;
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Stdio};
 
 use harness::{Rsm, read, soon};
@@ -106,11 +108,12 @@ fn the_budget_holds_in_a_flood() {
     let logs = rsm.home().join("logs");
     let total = || {
         let entries = fs::read_dir(&logs).unwrap().filter_map(|entry| entry.ok()?.metadata().ok());
-        entries.map(|meta| meta.len()).sum::<u64>()
+        // One that is renamed while the directory is read may be seen twice.
+        entries.map(|meta| (meta.ino(), meta.len())).collect::<HashMap<_, _>>().values().sum::<u64>()
     };
     soon("the last line", || {
-        // A file that is renamed while the directory is read may be seen twice: not three times in a row.
-        let over = (0..3).map(|_| total()).min().unwrap();
+        // One may be seen that is removed before another is seen that was not there yet: not each time.
+        let over = (0..10).map(|_| total()).min().unwrap();
         assert!(over <= BUDGET + SEGMENT, "{over}");
         read(logs.join("a-out.log")).ends_with("2000000\n").then_some(())
     });

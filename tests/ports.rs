@@ -4,6 +4,8 @@
 mod harness;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 
 use harness::load::Load;
 use harness::{Rsm, alive, free_port, get, soon};
@@ -70,6 +72,30 @@ fn instances_of_unmodified_programs_share_a_port() {
 }
 
 #[test]
+fn an_instance_that_takes_nothing_gets_fewer_connections() {
+    if !nix::unistd::geteuid().is_root() {
+        return; // it takes an eBPF program
+    }
+    let port = free_port();
+    let rsm = Rsm::new().file("app.js", NODE).var("AT", &port.to_string());
+    rsm.ok(&["start", "app.js", "--name", "web", "-i", "2"]);
+    kill(Pid::from_raw(rsm.pids("web")[0]), Signal::SIGSTOP).unwrap();
+    let (mut clients, mut answered) = (Vec::new(), 0);
+    soon("fewer for the one that is stopped", || {
+        for _ in 0..10 {
+            let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            client.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+            client.set_nonblocking(true).unwrap();
+            clients.push(client);
+        }
+        answered += clients.extract_if(.., |client| client.read(&mut [0; 1024]).is_ok()).count();
+        // In strict turns it would never be more than half.
+        (answered * 10 > (answered + clients.len()) * 6).then_some(())
+    });
+    kill(Pid::from_raw(rsm.pids("web")[0]), Signal::SIGCONT).unwrap();
+}
+
+#[test]
 fn a_held_port_refuses_nobody_while_the_app_restarts() {
     let port = free_port();
     let rsm = Rsm::new()
@@ -77,6 +103,7 @@ fn a_held_port_refuses_nobody_while_the_app_restarts() {
         .var("AT", &port.to_string())
         .file("ecosystem.toml", "[[apps]]\nname = \"web\"\nscript = \"./app.py\"\nhold_port = true\n");
     rsm.ok(&["start", "ecosystem.toml"]);
+    soon("it listens", || get(port, "/")); // a slow machine takes longer than `listen_timeout`
     let before = rsm.pids("web");
     let mut restart = rsm.command(&["restart", "web"]).spawn().unwrap();
     while restart.try_wait().unwrap().is_none() {

@@ -14,14 +14,15 @@ use tokio::sync::oneshot;
 use super::address::{Address, Protocol};
 use super::asked::Asked;
 use super::book::{Book, Phase, Run, Settings, Socket, Steering};
+use super::even::Rounds;
 use super::event::{Event, Outside, Warning};
 use super::look::Options;
 use super::memory::{Hands, Record};
 use super::open::Family;
 use super::path::Path;
 use super::socket;
-use super::steer::Door;
-use super::turns;
+use super::steer::{Door, Target};
+use super::turns::Turns;
 use crate::process::pidfd::ProcessRef;
 use crate::process::seccomp::{Notification, Notifier};
 use crate::spec::Balance;
@@ -111,6 +112,8 @@ pub(super) struct Engine {
     pub hands: Hands,
     /// We may not steer by turns.
     pub no_turns: bool,
+    /// The groups that are served in turns.
+    pub rounds: BTreeMap<Address, Rounds>,
     pub drains: Vec<(u64, oneshot::Sender<()>)>,
 }
 
@@ -200,6 +203,8 @@ impl Engine {
         let known: BTreeSet<String> = self.book.apps.keys().cloned().collect();
         let unknown: BTreeSet<String> = self.book.sockets.values().map(|socket| socket.app.clone()).collect();
         unknown.difference(&known).for_each(|app| self.let_go_unclaimed(app));
+        // A former daemon's programs go on, but what they count is known to nobody.
+        known.iter().for_each(|app| self.steer_app(app));
     }
 
     /// No replacement is coming for a slot: who connects shall be refused at once.
@@ -339,14 +344,25 @@ impl Engine {
 
     /// Has the kernel choose by the state of things as it is now.
     pub fn steer(&mut self, address: Address) {
-        let mut members = self.book.members(address).iter();
-        let Some((id, fd)) = members.find_map(|id| Some((*id, self.held.get(id)?))) else { return };
+        self.set_rounds(address, None);
+        let members = self.book.members(address);
+        let Some((id, fd)) = members.iter().find_map(|id| Some((*id, self.held.get(id)?))) else { return };
         let steering = self.book.steering(address, None);
         if let Steering::Over(Balance::Random, targets, doors) = &steering
             && !self.no_turns
         {
-            match turns::attach(fd.as_fd(), targets, doors) {
-                Ok(()) => return,
+            match Turns::attach(fd.as_fd(), targets, doors) {
+                Ok(turns) => {
+                    let ids = |target: &Target| {
+                        target
+                            .members
+                            .iter()
+                            .filter_map(|index| members.get(*index as usize).copied())
+                            .collect()
+                    };
+                    let slots = targets.iter().filter(|target| target.takes()).map(ids).collect();
+                    return self.set_rounds(address, Some(Rounds::new(turns, slots)));
+                }
                 // Not us, or not this kernel: it will not be otherwise the next time.
                 Err(errno) => self.no_turns = errno != nix::errno::Errno::E2BIG,
             }

@@ -92,6 +92,7 @@ impl Engine {
             hands,
             drains: Vec::new(),
             no_turns: false,
+            rounds: BTreeMap::new(),
         })
     }
 

@@ -47,6 +47,7 @@ mod asked;
 mod bind;
 pub mod book;
 mod engine;
+mod even;
 pub mod event;
 mod kept;
 mod listen;

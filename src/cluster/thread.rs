@@ -189,10 +189,14 @@ struct Desk {
 impl Desk {
     fn serve(mut self) {
         let mut events = [EpollEvent::empty(); 64];
+        let mut even = None;
         loop {
             // Both, so that neither is left out.
             let looks = self.engine.look_at_drains() | self.engine.revive();
-            let count = match self.epoll.wait(&mut events, self.timeout(looks)) {
+            if even.is_none_or(|at| at <= Instant::now()) {
+                even = self.engine.even_out().map(|pause| Instant::now() + pause);
+            }
+            let count = match self.epoll.wait(&mut events, self.timeout(looks, even)) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => 0,
                 Err(errno) => return tracing::error!("the cluster thread cannot wait: {errno}"),
@@ -216,9 +220,10 @@ impl Desk {
         }
     }
 
-    fn timeout(&self, looks: bool) -> EpollTimeout {
-        let sweep = self.engine.next_sweep().map(|at| at.saturating_duration_since(Instant::now()));
-        let wait = sweep.into_iter().chain(looks.then_some(LOOK)).min();
+    fn timeout(&self, looks: bool, even: Option<Instant>) -> EpollTimeout {
+        let planned = self.engine.next_sweep().into_iter().chain(even).min();
+        let planned = planned.map(|at| at.saturating_duration_since(Instant::now()));
+        let wait = planned.into_iter().chain(looks.then_some(LOOK)).min();
         // Rounded up: woken a moment too early it would only wait again.
         let millis = wait.map(|wait| wait.as_millis() + 1);
         millis

@@ -3,11 +3,16 @@
 //! More even than chance (of 2,000 connections to four slots chance gives each 500, give or take 19), but the
 //! kernel lets only privileged daemons count: it takes an eBPF program with a counter. Everybody else
 //! has [`steer`](super::steer).
+//!
+//! A slot may be told to pass some of its turns on to others (see [`even`](super::even)), until a moment
+//! that comes soon: a daemon that dies must not leave a slot without connections.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::time::{ClockId, clock_gettime};
 
 use super::steer::{Door, NETWORK, Target, V4_SOURCE};
 
@@ -28,6 +33,8 @@ const fn instruction(code: u8, to: u8, from: u8, offset: i16, value: i32) -> Ins
 
 /// Commands of `bpf(2)`, and types of maps and programs.
 const MAP_CREATE: libc::c_int = 0;
+const MAP_LOOKUP: libc::c_int = 1;
+const MAP_UPDATE: libc::c_int = 2;
 const PROG_LOAD: libc::c_int = 5;
 const ARRAY: u32 = 2;
 const SOCKET_FILTER: u32 = 1;
@@ -35,13 +42,28 @@ const SOCKET_FILTER: u32 = 1;
 /// `SO_ATTACH_REUSEPORT_EBPF`.
 const ATTACH: libc::c_int = 52;
 
-/// Registers: result, arguments, the count, the round, the frame.
+/// What a program may call: look into a map, the time since boot, a random number.
+const LOOKUP: i32 = 1;
+const TIME: i32 = 5;
+const RANDOM: i32 = 7;
+
+/// The map's numbers: how many turns there were, until when turns are passed on, and for each slot the chance
+/// of that, in parts of 2^32.
+const TURNS: u32 = 0;
+const UNTIL: u32 = 1;
+const CHANCES: u32 = 2;
+
+/// So often a turn is passed on at most.
+const TRIES: usize = 3;
+
+/// Registers: result, arguments, the count, the round, a number of the map, the frame.
 const RESULT: u8 = 0;
 const FIRST: u8 = 1;
 const SECOND: u8 = 2;
 const COUNT: u8 = 6;
 const BEGIN: u8 = 7;
 const ROUND: u8 = 8;
+const NUMBER: u8 = 9;
 const FRAME: u8 = 10;
 
 const EXIT: Instruction = instruction(0x95, 0, 0, 0, 0);
@@ -82,8 +104,57 @@ fn through(doors: &[Door]) -> Vec<Instruction> {
     program
 }
 
-/// The program. `counter` is its map of one 64-bit number.
-fn program(targets: &[&Target], doors: &[Door], counter: i32) -> Vec<Instruction> {
+/// Looks up the number of the map whose place was put on the stack; skips `skip` instructions behind this if
+/// there is none.
+fn look_up(map: i32, skip: usize) -> [Instruction; 6] {
+    [
+        instruction(0x18, FIRST, 1, 0, map),
+        instruction(0, 0, 0, 0, 0), // the map's second half
+        instruction(0xbf, SECOND, FRAME, 0, 0),
+        instruction(0x07, SECOND, 0, 0, -4),
+        instruction(0x85, 0, 0, 0, LOOKUP),
+        instruction(0x15, RESULT, 0, skip as i16, 0),
+    ]
+}
+
+/// With the count a slot: makes it another one if that one is to pass this turn on.
+fn passed_on(map: i32, slots: i32) -> Vec<Instruction> {
+    let mut program = Vec::new();
+    for _ in 0..TRIES {
+        // Built from its end: each part skips all that follow.
+        let another = [
+            instruction(0x85, 0, 0, 0, RANDOM),
+            instruction(0xbc, RESULT, RESULT, 0, 0),
+            instruction(0x97, RESULT, 0, 0, slots),
+            instruction(0xbf, COUNT, RESULT, 0, 0),
+        ];
+        let drawn = [
+            instruction(0x79, NUMBER, RESULT, 0, 0),
+            instruction(0x85, 0, 0, 0, RANDOM),
+            instruction(0xbc, RESULT, RESULT, 0, 0),
+            instruction(0x3d, RESULT, NUMBER, (another.len() + program.len()) as i16, 0),
+        ];
+        let rest = drawn.len() + another.len() + program.len();
+        let place = [
+            instruction(0xbf, NUMBER, COUNT, 0, 0),
+            instruction(0x07, NUMBER, 0, 0, CHANCES.cast_signed()),
+            instruction(0x63, FRAME, NUMBER, -4, 0),
+        ];
+        let parts = place.into_iter().chain(look_up(map, rest)).chain(drawn).chain(another);
+        program = parts.chain(program).collect();
+    }
+    let in_time = [
+        instruction(0x79, NUMBER, RESULT, 0, 0),
+        instruction(0x85, 0, 0, 0, TIME),
+        instruction(0x2d, RESULT, NUMBER, program.len() as i16, 0),
+    ];
+    let until = [instruction(0x62, FRAME, 0, -4, UNTIL.cast_signed())];
+    let parts = until.into_iter().chain(look_up(map, in_time.len() + program.len()));
+    parts.chain(in_time).chain(program).collect()
+}
+
+/// The program. `map` has its numbers.
+fn program(targets: &[&Target], doors: &[Door], map: i32) -> Vec<Instruction> {
     let slots = targets.len() as i32;
     let mut body = vec![
         // The count, and one more for whoever is next. Two at once may get the same: no harm.
@@ -99,21 +170,17 @@ fn program(targets: &[&Target], doors: &[Door], counter: i32) -> Vec<Instruction
         instruction(0x0f, COUNT, BEGIN, 0, 0),
         instruction(0x97, COUNT, 0, 0, slots),
     ];
+    if slots > 1 {
+        body.extend(passed_on(map, slots));
+    }
     for (place, target) in targets.iter().enumerate() {
         let choice = choose(&target.members);
         body.push(unless_equal(COUNT, place, choice.len()));
         body.extend(choice);
     }
     let mut program = through(doors);
-    program.extend([
-        instruction(0x18, FIRST, 1, 0, counter),
-        instruction(0, 0, 0, 0, 0), // the map's second half
-        instruction(0x62, FRAME, 0, -4, 0),
-        instruction(0xbf, SECOND, FRAME, 0, 0),
-        instruction(0x07, SECOND, 0, 0, -4),
-        instruction(0x85, 0, 0, 0, 1), // bpf_map_lookup_elem
-        instruction(0x15, RESULT, 0, body.len() as i16, 0),
-    ]);
+    program.push(instruction(0x62, FRAME, 0, -4, TURNS.cast_signed()));
+    program.extend(look_up(map, body.len()));
     program.extend(body);
     program.extend([NOBODY, EXIT]);
     program
@@ -133,35 +200,75 @@ fn choose(members: &[u32]) -> Vec<Instruction> {
     choice
 }
 
-/// Has the group of this socket serve the open ones of `targets` in turn.
-///
-/// # Errors
-/// `EPERM`: we may not. `E2BIG`: too many. The group's former program stays.
-pub fn attach(fd: BorrowedFd<'_>, targets: &[Target], doors: &[Door]) -> nix::Result<()> {
-    let open: Vec<&Target> = targets.iter().filter(|target| target.takes()).collect();
-    if open.is_empty()
-        || open.len() > MOST
-        || doors.len() > MOST
-        || open.iter().any(|target| target.members.len() > MOST)
-    {
-        return Err(Errno::E2BIG);
+/// The turns of a group, while its program is the one that was attached with them.
+#[derive(Debug)]
+pub struct Turns(OwnedFd);
+
+impl Turns {
+    /// Has the group of this socket serve the open ones of `targets` in turn.
+    ///
+    /// # Errors
+    /// `EPERM`: we may not. `E2BIG`: too many. The group's former program stays.
+    pub fn attach(fd: BorrowedFd<'_>, targets: &[Target], doors: &[Door]) -> nix::Result<Self> {
+        let open: Vec<&Target> = targets.iter().filter(|target| target.takes()).collect();
+        if open.is_empty()
+            || open.len() > MOST
+            || doors.len() > MOST
+            || open.iter().any(|target| target.members.len() > MOST)
+        {
+            return Err(Errno::E2BIG);
+        }
+        let map = create_map(CHANCES + open.len() as u32)?;
+        let program = load(&program(&open, doors, map.as_raw_fd()))?;
+        let number = program.as_raw_fd();
+        let length = size_of::<libc::c_int>() as libc::socklen_t;
+        // SAFETY: the kernel reads one number; the group keeps program and map, ours may be closed.
+        let done = unsafe {
+            libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, ATTACH, (&raw const number).cast(), length)
+        };
+        Errno::result(done).map(|_| Self(map))
     }
-    let counter = create_counter()?;
-    let program = load(&program(&open, doors, counter.as_raw_fd()))?;
-    let number = program.as_raw_fd();
-    let length = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the kernel reads one number; the group keeps program and map, ours may be closed.
-    let done = unsafe {
-        libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, ATTACH, (&raw const number).cast(), length)
-    };
-    Errno::result(done).map(drop)
+
+    /// How many turns there were.
+    ///
+    /// # Errors
+    /// None that is known.
+    pub fn taken(&self) -> nix::Result<u64> {
+        let mut value = 0u64;
+        self.access(MAP_LOOKUP, TURNS, &mut value).map(|()| value)
+    }
+
+    /// For so long each slot passes some of its turns on to others: `chances` of the open ones, in their order,
+    /// in parts of 2^32.
+    ///
+    /// # Errors
+    /// None that is known.
+    pub fn pass_on(&self, chances: &[u64], time: Duration) -> nix::Result<()> {
+        for (place, chance) in (CHANCES..).zip(chances) {
+            self.access(MAP_UPDATE, place, &mut chance.clone())?;
+        }
+        let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?);
+        self.access(MAP_UPDATE, UNTIL, &mut u64::try_from((now + time).as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    fn access(&self, command: libc::c_int, place: u32, value: &mut u64) -> nix::Result<()> {
+        #[repr(C)]
+        struct Attributes {
+            map: u64,
+            key: u64,
+            value: u64,
+            flags: u64,
+        }
+        let (map, key) = (u64::from(self.0.as_raw_fd().cast_unsigned()), &raw const place as u64);
+        call(command, &Attributes { map, key, value: &raw mut *value as u64, flags: 0 }).map(drop)
+    }
 }
 
-fn create_counter() -> nix::Result<OwnedFd> {
+fn create_map(numbers: u32) -> nix::Result<OwnedFd> {
     /// Type, size of a key, size of a value, entries, flags.
     #[repr(C)]
     struct Attributes([u32; 5]);
-    call(MAP_CREATE, &Attributes([ARRAY, 4, 8, 1, 0]))
+    new_descriptor(MAP_CREATE, &Attributes([ARRAY, 4, 8, numbers, 0]))
 }
 
 fn load(program: &[Instruction]) -> nix::Result<OwnedFd> {
@@ -175,7 +282,7 @@ fn load(program: &[Instruction]) -> nix::Result<OwnedFd> {
         version: u32,
         flags: u32,
     }
-    call(
+    new_descriptor(
         PROG_LOAD,
         &Attributes {
             kind: SOCKET_FILTER,
@@ -189,11 +296,15 @@ fn load(program: &[Instruction]) -> nix::Result<OwnedFd> {
     )
 }
 
-fn call<T>(command: libc::c_int, attributes: &T) -> nix::Result<OwnedFd> {
+fn call<T>(command: libc::c_int, attributes: &T) -> nix::Result<libc::c_long> {
     // SAFETY: the kernel reads as many bytes as it is told, and what they point to lives on.
-    let fd = Errno::result(unsafe {
+    Errno::result(unsafe {
         libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>())
-    })?;
+    })
+}
+
+fn new_descriptor<T>(command: libc::c_int, attributes: &T) -> nix::Result<OwnedFd> {
+    let fd = call(command, attributes)?;
     let fd = i32::try_from(fd).map_err(|_| Errno::EBADF)?;
     // SAFETY: just made for us; close-on-exec by definition.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -237,13 +348,38 @@ mod tests {
         ];
         if !nix::unistd::geteuid().is_root() {
             // Others may not, unless the machine allows everybody.
-            assert!(matches!(attach(group[0].as_fd(), &targets, &[]), Err(Errno::EPERM) | Ok(())));
+            let attached = Turns::attach(group[0].as_fd(), &targets, &[]).map(drop);
+            assert!(matches!(attached, Err(Errno::EPERM) | Ok(())));
             return;
         }
-        attach(group[0].as_fd(), &targets, &[]).unwrap();
+        Turns::attach(group[0].as_fd(), &targets, &[]).unwrap();
         let _clients: Vec<_> = (0..80).map(|_| TcpStream::connect(address).unwrap()).collect();
         let counts: Vec<u32> = group.iter().map(|member| socket::waiting(member.as_fd()).unwrap()).collect();
         assert_eq!(counts, [20, 0, 10, 10, 20, 20]);
+    }
+
+    #[test]
+    fn turns_are_passed_on_for_a_while() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let (group, address) = group(3);
+        let targets = [target(true, &[0]), target(true, &[1]), target(true, &[2])];
+        let turns = Turns::attach(group[0].as_fd(), &targets, &[]).unwrap();
+        let connect =
+            |count: u64| -> Vec<_> { (0..count).map(|_| TcpStream::connect(address).unwrap()).collect() };
+        let waiting =
+            || -> Vec<u32> { group.iter().map(|member| socket::waiting(member.as_fd()).unwrap()).collect() };
+        turns.pass_on(&[1 << 32, 0, 1 << 32], Duration::from_secs(3600)).unwrap();
+        let _some = connect(60);
+        // What is passed on three times to those that pass on stays there.
+        let before = waiting();
+        assert!(before[1] > 20 + 40 / 2, "{before:?}");
+        turns.pass_on(&[1 << 32, 0, 1 << 32], Duration::ZERO).unwrap();
+        let _more = connect(30);
+        let gained: Vec<u32> = waiting().iter().zip(&before).map(|(now, before)| now - before).collect();
+        assert_eq!(gained, [10, 10, 10]);
+        assert_eq!(turns.taken().unwrap(), 90);
     }
 
     #[test]
@@ -254,7 +390,7 @@ mod tests {
         let (group, address) = group(3);
         let targets = [target(true, &[0]), target(true, &[1]), target(false, &[2])];
         let doors = [0, 1, 2].map(|index| Door { from: Door::address(700 + u64::from(index)), index });
-        attach(group[0].as_fd(), &targets, &doors).unwrap();
+        Turns::attach(group[0].as_fd(), &targets, &doors).unwrap();
         let from = |source: std::net::Ipv4Addr| {
             let client = socket::like(Kind { v6: false, protocol: Protocol::Tcp, multipath: false }).unwrap();
             socket::bind(client.as_fd(), (source, 0).into()).unwrap();
@@ -274,8 +410,9 @@ mod tests {
     fn what_does_not_fit_is_refused() {
         let (group, _) = group(1);
         let none = [target(false, &[0])];
-        assert_eq!(attach(group[0].as_fd(), &none, &[]), Err(Errno::E2BIG));
+        assert_eq!(Turns::attach(group[0].as_fd(), &none, &[]).err(), Some(Errno::E2BIG));
         let many: Vec<u32> = (0..1000).collect();
-        assert_eq!(attach(group[0].as_fd(), &[target(true, &many)], &[]), Err(Errno::E2BIG));
+        let many = [target(true, &many)];
+        assert_eq!(Turns::attach(group[0].as_fd(), &many, &[]).err(), Some(Errno::E2BIG));
     }
 }

@@ -18,10 +18,12 @@ use crate::ipc::server::Answer;
 use crate::logs::{self, Filter, Follower, Logs, Reader, Tail, Wanted, Which};
 use crate::paths::Home;
 
-/// How many blocks wait for a slow reader here.
-const BACKLOG: usize = 4;
-/// Bytes sent at once.
+/// How many blocks wait for a slow reader here: one, while the next is read.
+const BACKLOG: usize = 1;
+/// Bytes sent at once, about: the last line may go beyond.
 const BLOCK: usize = 64 * 1024;
+/// What is set aside for that, so that a block is not twice as large as what is in it.
+const ROOM: usize = BLOCK + BLOCK / 8;
 /// How long the beginning of a line waits for its end.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -185,22 +187,24 @@ fn block(reader: &mut Reader, all: bool, tell: bool) -> io::Result<Bytes> {
     let mut bytes = Vec::new();
     while bytes.len() < BLOCK {
         let Some(items) = reader.next(all)? else { break };
-        for item in items {
-            bytes.extend_from_slice(&line(&item));
+        if bytes.is_empty() {
+            bytes.reserve(ROOM);
         }
+        items.iter().for_each(|item| write_line(item, &mut bytes));
     }
     let places = if tell { reader.places() } else { Vec::new() };
     if !places.is_empty() || (tell && !bytes.is_empty()) {
-        bytes.extend_from_slice(&line(&LogItem::Places { places }));
+        write_line(&LogItem::Places { places }, &mut bytes);
     }
     Ok(bytes.into())
 }
 
 /// A line that is in no file: there is no place to go on from, so it is told as a whole by itself.
 fn alone(item: &LogItem, tell: bool) -> Bytes {
-    let mut bytes = line(item).to_vec();
+    let mut bytes = Vec::new();
+    write_line(item, &mut bytes);
     if tell {
-        bytes.extend_from_slice(&line(&LogItem::Places { places: Vec::new() }));
+        write_line(&LogItem::Places { places: Vec::new() }, &mut bytes);
     }
     bytes.into()
 }
@@ -219,7 +223,13 @@ async fn work<T: Send + 'static>(
 
 /// A line of a stream.
 pub(super) fn line(value: &impl Serialize) -> Bytes {
-    let mut bytes = serde_json::to_vec(value).unwrap_or_default();
-    bytes.push(b'\n');
+    let mut bytes = Vec::new();
+    write_line(value, &mut bytes);
     bytes.into()
+}
+
+fn write_line(value: &impl Serialize, bytes: &mut Vec<u8>) {
+    // Text and numbers in memory: there is nothing that could fail.
+    let _ = serde_json::to_writer(&mut *bytes, value);
+    bytes.push(b'\n');
 }

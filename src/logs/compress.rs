@@ -1,7 +1,7 @@
 //! Compresses a rotated file, so that at every moment either it or the packed one is whole.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,9 @@ use super::rotate::packed;
 /// Bytes packed between two looks at what else there is to do.
 const BLOCK: usize = 64 * 1024;
 
+/// The ending of a file that is not whole yet.
+const PART: &str = ".part";
+
 /// What came of it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -24,11 +27,15 @@ pub(super) enum Outcome {
 }
 
 /// Compresses the file at `path` to `<path>.gz`, which bears its times and rights, and removes it.
-/// `go_on` is asked after each block.
+/// `go_on` is asked after each block, and told by how many bytes the packed one has grown.
 ///
 /// # Errors
 /// It could not be read, or the other not written; the file is as it was.
-pub(super) fn compress(path: &Path, indexes: &Path, mut go_on: impl FnMut() -> bool) -> io::Result<Outcome> {
+pub(super) fn compress(
+    path: &Path,
+    indexes: &Path,
+    mut go_on: impl FnMut(usize) -> bool,
+) -> io::Result<Outcome> {
     let source = match File::open(path) {
         Ok(source) => source,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Outcome::Stopped),
@@ -42,16 +49,18 @@ pub(super) fn compress(path: &Path, indexes: &Path, mut go_on: impl FnMut() -> b
         let part =
             options.write(true).create(true).truncate(true).mode(meta.mode() & 0o777).open(&unfinished)?;
         let mut packer = GzEncoder::new(part, Compression::fast());
-        let (mut source, mut block) = (BufReader::with_capacity(0, source), vec![0; BLOCK]);
+        let (mut source, mut block, mut before) = (source, vec![0; BLOCK], 0);
         loop {
             let count = source.read(&mut block)?;
             if count == 0 {
                 break;
             }
             packer.write_all(&block[..count])?;
-            if !go_on() {
+            let length = packer.get_ref().metadata()?.len();
+            if !go_on(usize::try_from(length - before).unwrap_or(usize::MAX)) {
                 return Ok(Outcome::Stopped);
             }
+            before = length;
         }
         let part = packer.finish()?;
         part.set_modified(meta.modified()?)?;
@@ -79,7 +88,13 @@ pub(super) fn compress(path: &Path, indexes: &Path, mut go_on: impl FnMut() -> b
 /// A file that is not whole yet: hidden, so that nobody takes it for a log.
 fn unfinished(target: &Path) -> PathBuf {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
-    target.with_file_name(format!(".{name}.part"))
+    target.with_file_name(format!(".{name}{PART}"))
+}
+
+/// Whether this is such a file.
+pub(super) fn is_unfinished(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    name.starts_with(b".") && name.ends_with(PART.as_bytes())
 }
 
 #[cfg(test)]
@@ -95,7 +110,7 @@ mod tests {
         std::fs::write(&path, &text).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         let before = std::fs::metadata(&path).unwrap();
-        assert_eq!(compress(&path, dir.path(), || true).unwrap(), Outcome::Done);
+        assert_eq!(compress(&path, dir.path(), |_| true).unwrap(), Outcome::Done);
         let after = std::fs::metadata(packed(&path)).unwrap();
         assert_eq!(after.modified().unwrap(), before.modified().unwrap());
         assert_eq!(after.permissions().mode() & 0o777, 0o640);
@@ -111,8 +126,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a__1.log");
         std::fs::write(&path, vec![b'x'; 3 * BLOCK]).unwrap();
-        assert_eq!(compress(&path, dir.path(), || false).unwrap(), Outcome::Stopped);
+        assert_eq!(compress(&path, dir.path(), |_| false).unwrap(), Outcome::Stopped);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-        assert_eq!(compress(&dir.path().join("none"), dir.path(), || true).unwrap(), Outcome::Stopped);
+        assert_eq!(compress(&dir.path().join("none"), dir.path(), |_| true).unwrap(), Outcome::Stopped);
     }
 }

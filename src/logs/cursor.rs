@@ -1,7 +1,6 @@
 //! Reads one log file line by line, from its rotated and compressed predecessors on into what is
 //! being written to it.
 
-use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -37,8 +36,9 @@ pub(super) struct Cursor {
     path: PathBuf,
     indexes: PathBuf,
     part: Option<Part>,
-    /// Read, and not handed out yet; it begins at `start` of the text.
-    buffer: VecDeque<u8>,
+    /// What was read; up to `taken` it is handed out, and there `start` of the text is.
+    buffer: Vec<u8>,
+    taken: usize,
     start: u64,
     /// How many lines of the whole history lie before, where that is known.
     line: Option<u64>,
@@ -52,7 +52,8 @@ impl Cursor {
             path,
             indexes: indexes.to_owned(),
             part: None,
-            buffer: VecDeque::new(),
+            buffer: Vec::new(),
+            taken: 0,
             start: 0,
             line: None,
             missed: 0,
@@ -130,7 +131,7 @@ impl Cursor {
     }
 
     fn enter(&mut self, mut part: Part) {
-        self.buffer.clear();
+        self.forget();
         self.start = part.offset;
         part.find_entry();
         self.line = part.current.filter(|entry| entry.offset == part.offset).map(|entry| entry.lines);
@@ -140,11 +141,8 @@ impl Cursor {
     /// The next whole line; `None` if there is none now.
     pub(super) fn next(&mut self) -> io::Result<Option<Line>> {
         loop {
-            if let Some(end) = self.newline() {
-                return Ok(Some(self.take(end, true)));
-            }
-            if self.buffer.len() >= LONGEST {
-                return Ok(Some(self.take(LONGEST, false)));
+            if let Some(line) = self.at_hand() {
+                return Ok(Some(line));
             }
             if self.fill()? {
                 continue;
@@ -165,23 +163,28 @@ impl Cursor {
         }
     }
 
+    /// The next line of what was read before: no file is asked.
+    pub(super) fn at_hand(&mut self) -> Option<Line> {
+        let left = &self.buffer[self.taken..];
+        match memchr::memchr(b'\n', left) {
+            Some(end) => Some(self.take(end, true)),
+            None => (left.len() >= LONGEST).then(|| self.take(LONGEST, false)),
+        }
+    }
+
     /// The beginning of a line whose end is not there.
     pub(super) fn rest(&mut self) -> Option<Line> {
-        (!self.buffer.is_empty()).then(|| self.take(self.buffer.len(), false))
+        self.has_rest().then(|| self.take(self.buffer.len() - self.taken, false))
     }
 
     /// Whether there is the beginning of a line whose end is not there.
     pub(super) fn has_rest(&self) -> bool {
-        !self.buffer.is_empty()
-    }
-
-    fn newline(&self) -> Option<usize> {
-        let (one, two) = self.buffer.as_slices();
-        memchr::memchr(b'\n', one).or_else(|| memchr::memchr(b'\n', two).map(|at| one.len() + at))
+        self.taken < self.buffer.len()
     }
 
     fn take(&mut self, length: usize, whole: bool) -> Line {
-        let text: Vec<u8> = self.buffer.drain(..length).collect();
+        let text = self.buffer[self.taken..self.taken + length].to_vec();
+        self.taken += length;
         let (mut at, mut owner) = (0, None);
         if let Some(part) = &mut self.part {
             part.advance(self.start);
@@ -195,7 +198,7 @@ impl Cursor {
         let number = self.line.map(|line| line.saturating_sub(missed));
         self.start += length as u64;
         if whole {
-            self.buffer.pop_front();
+            self.taken += 1;
             self.start += 1;
             self.line = self.line.map(|line| line + 1);
         }
@@ -204,15 +207,26 @@ impl Cursor {
 
     fn fill(&mut self) -> io::Result<bool> {
         let Some(part) = &mut self.part else { return Ok(false) };
-        let mut block = vec![0; BLOCK];
-        let count = part.read(&mut block)?;
-        self.buffer.extend(&block[..count]);
-        if count == 0 && part.was_emptied()? {
-            (part.offset, part.began) = (0, None);
-            self.buffer.clear();
+        self.buffer.drain(..std::mem::take(&mut self.taken));
+        let before = self.buffer.len();
+        self.buffer.resize(before + BLOCK, 0);
+        let read = part.read(&mut self.buffer[before..]);
+        self.buffer.truncate(before + read.as_ref().map_or(0, |count| *count));
+        let found = read? > 0;
+        if !found && part.was_emptied()? {
+            part.begin_anew();
+            self.forget();
             self.start = 0;
         }
-        Ok(count > 0)
+        if !self.has_rest() {
+            // There are many files that nothing is written to.
+            self.forget();
+        }
+        Ok(found)
+    }
+
+    fn forget(&mut self) {
+        (self.buffer, self.taken) = (Vec::new(), 0);
     }
 
     /// Whether nothing will come in this file any more: the path leads to another one.

@@ -28,6 +28,7 @@ mod ground;
 mod index;
 mod journal;
 mod lines;
+mod log_file;
 mod packer;
 mod part;
 mod peek;
@@ -44,6 +45,7 @@ mod tail;
 #[cfg(test)]
 mod tests;
 mod tidy;
+mod waiting;
 mod writer;
 
 pub use files::{Files, files};

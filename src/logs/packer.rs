@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 
+use super::budget::Budget;
 use super::compress::{self, Outcome};
 use super::rotate::rotated;
 use crate::process::priority;
@@ -27,9 +29,9 @@ impl Packer {
     ///
     /// # Errors
     /// The system gives no thread.
-    pub(super) fn start(indexes: PathBuf) -> io::Result<Self> {
+    pub(super) fn start(indexes: PathBuf, budget: Arc<Budget>) -> io::Result<Self> {
         let (asks, asked) = channel();
-        let room = Room { indexes, asked, due: BTreeMap::new() };
+        let room = Room { indexes, budget, asked, due: BTreeMap::new() };
         std::thread::Builder::new().name("rsm-pack".into()).spawn(move || room.work())?;
         Ok(Self(asks))
     }
@@ -43,6 +45,7 @@ impl Packer {
 /// What the thread owns.
 struct Room {
     indexes: PathBuf,
+    budget: Arc<Budget>,
     asked: Receiver<Pack>,
     due: BTreeMap<PathBuf, bool>,
 }
@@ -56,7 +59,10 @@ impl Room {
             self.due.insert(path, delay);
             while let Some((path, delay)) = self.due.pop_first() {
                 for file in unpacked(&path, delay) {
-                    let result = compress::compress(&file, &self.indexes.clone(), || self.go_on());
+                    let result = compress::compress(&file, &self.indexes.clone(), |grew| {
+                        self.budget.grew(grew);
+                        self.go_on()
+                    });
                     match result {
                         Ok(Outcome::Done | Outcome::Stopped) => {}
                         Err(error) => {

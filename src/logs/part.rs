@@ -32,7 +32,9 @@ pub(super) struct Part {
     pub(super) began: Option<u64>,
     /// Where indexes lie, to look again for one that was not there.
     indexes: PathBuf,
+    /// The number of the entry after the current one, and that entry if it was read.
     next: u64,
+    upcoming: Option<Entry>,
     /// The last entry at or before the line that is next.
     pub(super) current: Option<Entry>,
 }
@@ -77,6 +79,7 @@ pub(super) fn open(path: &Path, indexes: &Path) -> io::Result<Option<Part>> {
         began: None,
         indexes: indexes.to_owned(),
         next: 0,
+        upcoming: None,
         current: None,
     };
     part.look_into_index();
@@ -222,10 +225,17 @@ impl Part {
         Ok(())
     }
 
+    /// Goes to the beginning of a file that was emptied.
+    pub(super) fn begin_anew(&mut self) {
+        (self.offset, self.began) = (0, None);
+        (self.current, self.next, self.upcoming) = (None, 0, None);
+    }
+
     /// Finds the entry of the present offset.
     pub(super) fn find_entry(&mut self) {
         let Some(entries) = &self.entries else { return };
         let offset = self.offset;
+        self.upcoming = None;
         self.next = entries.partition(|entry| entry.offset <= offset);
         self.current = self.next.checked_sub(1).and_then(|last| entries.get(last));
     }
@@ -234,9 +244,12 @@ impl Part {
     pub(super) fn advance(&mut self, offset: u64) {
         let Some(entries) = &self.entries else { return };
         if self.current.is_some_and(|entry| entry.offset > offset) {
-            (self.current, self.next) = (None, 0); // it was emptied and begins anew
+            (self.current, self.next, self.upcoming) = (None, 0, None); // it was emptied and begins anew
         }
-        while let Some(entry) = entries.get(self.next).filter(|entry| entry.offset <= offset) {
+        loop {
+            // An entry is read once, not for each line before it.
+            self.upcoming = self.upcoming.take().or_else(|| entries.get(self.next));
+            let Some(entry) = self.upcoming.take_if(|entry| entry.offset <= offset) else { return };
             self.current = Some(entry);
             self.next += 1;
         }

@@ -47,6 +47,8 @@ pub struct Reader {
     sources: Vec<Source>,
     /// The last matching lines, not handed out yet.
     matched: VecDeque<LogItem>,
+    /// Counts the looks into files.
+    looks: u64,
 }
 
 #[derive(Debug)]
@@ -54,14 +56,45 @@ struct Source {
     tail: Tail,
     cursor: Cursor,
     head: Option<Line>,
+    /// The look that brought its head.
+    found: u64,
+    /// The look that found nothing; 0 once something was found.
+    empty: u64,
     /// The place that was told last.
     told: Option<LogPlace>,
+}
+
+impl Source {
+    fn new(tail: Tail, cursor: Cursor) -> Self {
+        Self { tail, cursor, head: None, found: 0, empty: 0, told: None }
+    }
+
+    fn look(&mut self, number: u64) -> io::Result<()> {
+        self.head = self.cursor.next()?;
+        match self.head {
+            Some(_) => (self.found, self.empty) = (number, 0),
+            None => self.empty = number,
+        }
+        Ok(())
+    }
+
+    /// Takes its head; the next one is one that was read with it, or has to be looked for.
+    fn take(&mut self) -> Option<Line> {
+        std::mem::replace(&mut self.head, self.cursor.at_hand())
+    }
 }
 
 impl Reader {
     /// A reader of no file yet. `names` are the apps' by instance.
     pub fn new(indexes: Arc<Path>, wanted: Wanted) -> Self {
-        Self { indexes, wanted, names: HashMap::new(), sources: Vec::new(), matched: VecDeque::new() }
+        Self {
+            indexes,
+            wanted,
+            names: HashMap::new(),
+            sources: Vec::new(),
+            matched: VecDeque::new(),
+            looks: 0,
+        }
     }
 
     /// Adds the files that are not read yet. Those that come later (`late`) are read from their
@@ -79,7 +112,7 @@ impl Reader {
             let (places, indexes) = (&self.wanted.places, &self.indexes);
             if let Some(place) = places.get(&tail.path) {
                 let cursor = Cursor::at_place(place, indexes)?;
-                self.sources.push(Source { tail, cursor, head: None, told: None });
+                self.sources.push(Source::new(tail, cursor));
                 continue;
             }
             let late = late || !places.is_empty();
@@ -88,7 +121,7 @@ impl Reader {
             let lines = if all && self.wanted.lines > 0 || late { usize::MAX } else { self.wanted.lines };
             let since = self.wanted.since.unwrap_or(0);
             let cursor = Cursor::at_tail(tail.path.clone(), indexes, lines, since)?;
-            self.sources.push(Source { tail, cursor, head: None, told: None });
+            self.sources.push(Source::new(tail, cursor));
         }
         Ok(())
     }
@@ -126,13 +159,10 @@ impl Reader {
             return Ok(Some(std::mem::take(&mut self.matched).into()));
         }
         loop {
-            self.look(all)?;
-            let heads = self.sources.iter_mut().filter(|source| source.head.is_some());
-            let Some(first) = heads.min_by_key(|source| source.head.as_ref().map(|line| line.at)) else {
-                return Ok(None);
-            };
-            let Some(line) = first.head.take() else { return Ok(None) };
-            let (missed, item) = (line.missed, item(&first.tail, &self.names, line, &self.wanted));
+            let Some(first) = self.first(all)? else { return Ok(None) };
+            let source = &mut self.sources[first];
+            let Some(line) = source.take() else { return Ok(None) };
+            let (missed, item) = (line.missed, item(&source.tail, &self.names, line, &self.wanted));
             let missed = (missed > 0).then_some(LogItem::Missed { lines: missed });
             let items: Vec<LogItem> = missed.into_iter().chain(item).collect();
             if !items.is_empty() {
@@ -155,25 +185,39 @@ impl Reader {
         self.sources.iter().any(|source| source.cursor.has_rest())
     }
 
-    /// Looks into every file that has no line at hand. Twice, if there was any: a line of one file
-    /// may have come before that of another which was looked at later.
-    fn look(&mut self, all: bool) -> io::Result<()> {
-        for _ in 0..2 {
-            let mut found = false;
-            for source in self.sources.iter_mut().filter(|source| source.head.is_none()) {
-                source.head = source.cursor.next()?;
-                found |= source.head.is_some();
+    /// Whose line is the first one. When its block was read, all that was written before was in its file:
+    /// so every other file has to have been found empty by a later look. Files are not asked more
+    /// often than that: there may be a hundred, and only one that is written to.
+    fn first(&mut self, all: bool) -> io::Result<Option<usize>> {
+        loop {
+            let first = self.earliest();
+            let since = first.map_or(0, |first| self.sources[first].found);
+            let mut new = false;
+            for source in &mut self.sources {
+                if source.head.is_none() && source.empty <= since {
+                    self.looks += 1;
+                    source.look(self.looks)?;
+                    new |= source.head.is_some();
+                }
             }
-            if !found {
-                break;
+            if new {
+                continue;
             }
+            let waits = self.sources.iter_mut().filter(|source| all && source.head.is_none());
+            waits.for_each(|source| source.head = source.cursor.rest());
+            let first = self.earliest();
+            if first.is_none() {
+                // Whoever comes again looks again.
+                self.sources.iter_mut().for_each(|source| source.empty = 0);
+            }
+            return Ok(first);
         }
-        if all {
-            for source in self.sources.iter_mut().filter(|source| source.head.is_none()) {
-                source.head = source.cursor.rest();
-            }
-        }
-        Ok(())
+    }
+
+    fn earliest(&self) -> Option<usize> {
+        let heads =
+            self.sources.iter().enumerate().filter_map(|(at, source)| Some((source.head.as_ref()?.at, at)));
+        heads.min().map(|(_, at)| at)
     }
 }
 
@@ -196,4 +240,36 @@ fn item(tail: &Tail, names: &HashMap<u32, String>, line: Line, wanted: &Wanted) 
         at: Some(line.at / 1000),
         line: String::from_utf8_lossy(&line.text).into_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tail(path: PathBuf, id: u32) -> Tail {
+        Tail { path, id, stream: Stream::Out, shared: None }
+    }
+
+    #[test]
+    fn quiet_files_are_asked_once_for_each_block_of_a_busy_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (quiet, lines) = (50, 5000);
+        let busy = dir.path().join("busy.log");
+        std::fs::write(&busy, "a line of a hundred bytes or so\n".repeat(lines)).unwrap();
+        let mut tails = vec![tail(busy, 0)];
+        for id in 1..=quiet {
+            let path = dir.path().join(format!("{id}.log"));
+            std::fs::write(&path, "").unwrap();
+            tails.push(tail(path, id));
+        }
+        let wanted = Wanted { lines, ..Wanted::default() };
+        let mut reader = Reader::new(dir.path().into(), wanted);
+        reader.add(tails, HashMap::new(), false).unwrap();
+        let mut got = 0;
+        while let Some(items) = reader.next(false).unwrap() {
+            got += items.len();
+        }
+        assert_eq!(got, lines);
+        assert!(reader.looks < 10 * u64::from(quiet), "{} looks", reader.looks);
+    }
 }

@@ -19,11 +19,12 @@ use super::follow::{Hub, News};
 use super::ground::Ground;
 use super::item;
 use super::journal::Journal;
+use super::log_file::LogFile;
 use super::pump::{PIPE_RETRY, Pump};
 use super::shape::{Origin, Shape};
 use super::stream::Stream;
 use super::thread::{Failures, Refused, Source};
-use super::writer::{LogFile, Writer};
+use super::writer::Writer;
 use crate::spec::Rotation;
 
 /// Names one stream of one run.

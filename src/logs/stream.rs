@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use std::{io, mem};
 
 use memchr::memchr_iter;
@@ -14,16 +14,13 @@ use super::dropped::Dropped;
 use super::index::Owner;
 use super::item;
 use super::lines::{LINE_LIMIT, Piece, pieces, whole_chars, whole_lines};
+use super::log_file::LogFile;
 use super::peek::{Seen, is_abandoned, widen};
 use super::shape::{Frame, Origin, Shape};
-use super::writer::{LogFile, Writer};
+use super::waiting::Waiting;
+use super::writer::Writer;
 use crate::spec::WhenFull;
 
-/// How long the beginning of a line waits for its end before it is shown as it is: a prompt has no
-/// newline.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
-/// After so long the beginning of a line is looked at again, then after twice that, and so on.
-const SOON: Duration = Duration::from_millis(1);
 /// Bytes taken at once. More would not stay in the processor's cache between reading and writing.
 const CHUNK: usize = 64 * 1024;
 /// The same where the pipe is wide.
@@ -60,20 +57,6 @@ pub(super) struct Stream {
     /// How often in a row there was much in the pipe.
     much: u32,
     wide: bool,
-}
-
-/// The beginning of a line, seen in the pipe and left there.
-#[derive(Clone, Copy, Debug)]
-struct Waiting {
-    since: Instant,
-    /// The same for its stamp: milliseconds since the epoch.
-    at: i64,
-    /// How much of it there was.
-    length: usize,
-    /// When it is looked at again, and after how long that was. A writer that fills a pipe which was
-    /// not empty, and sleeps in the middle of its write, wakes nobody.
-    look: Instant,
-    pause: Duration,
 }
 
 /// What a look at the pipe came to.
@@ -119,7 +102,7 @@ impl Stream {
 
     /// When the beginning of a line is to be looked at again, if one waits in the pipe.
     pub(super) fn wakes(&self) -> Option<Instant> {
-        self.waiting.map(|waiting| waiting.look)
+        self.waiting.as_ref().map(Waiting::look)
     }
 
     /// Whether the beginning of a line may go into the files before its end is there. JSON has no
@@ -186,7 +169,7 @@ impl Stream {
                 }
                 None => return Ok(self.wait(length, now)),
             };
-            let begins = self.waiting.map_or(now, |waiting| waiting.at);
+            let begins = self.waiting.as_ref().map_or(now, Waiting::at);
             let result = take.and_then(|take| self.deliver(&text[..take], begins, now, pipe, desk));
             chunk.truncate(usual);
             chunk.shrink_to(usual);
@@ -210,11 +193,7 @@ impl Stream {
 
     /// Leaves the beginning of a line in the pipe.
     fn wait(&mut self, length: usize, at: i64) -> Step {
-        let now = Instant::now();
-        let former = self.waiting.filter(|former| former.length == length);
-        let pause = former.map_or(SOON, |former| (former.pause * 2).min(PATIENCE));
-        let (since, at) = self.waiting.map_or((now, at), |waiting| (waiting.since, waiting.at));
-        self.waiting = Some(Waiting { since, at, length, look: now + pause, pause });
+        self.waiting = Some(Waiting::again(self.waiting, length, at));
         Step::Waits
     }
 
@@ -222,7 +201,7 @@ impl Stream {
     /// there is no room for more of it.
     fn is_over(&self, length: usize, pipe: &impl AsFd) -> bool {
         let shown = !matches!(self.origin.shape, Shape::Json(_));
-        if shown && self.waiting.is_some_and(|waiting| waiting.since.elapsed() >= PATIENCE) {
+        if shown && self.waiting.as_ref().is_some_and(Waiting::is_over) {
             return true;
         }
         let room = fcntl(pipe.as_fd(), FcntlArg::F_GETPIPE_SZ).map_or(0, |size| size as usize);

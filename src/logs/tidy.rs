@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::budget::Budget;
+use super::compress::is_unfinished;
 use super::index::{file_id, place};
 use super::packer::Packer;
 use super::rotate::{Rotated, over_budget, rotated, surplus};
@@ -18,7 +19,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(600);
 /// Apps that are started within this time are looked at together, when they have begun.
 const TOGETHER: Duration = Duration::from_millis(300);
 /// So long a writer waits for room. Longer only a disk takes that does not answer.
-const LONGEST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(3);
+
+/// A file that is being compressed grows more often than that.
+const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// What may be asked of the thread.
 #[derive(Debug)]
@@ -49,7 +53,7 @@ impl Tidy {
     pub(super) fn start(logs: PathBuf, indexes: PathBuf, budget: u64) -> io::Result<Self> {
         let (jobs, asked) = channel();
         let budget = Arc::new(Budget::new(budget));
-        let packer = Packer::start(indexes.clone())?;
+        let packer = Packer::start(indexes.clone(), Arc::clone(&budget))?;
         let room = Room { logs, indexes, budget: Arc::clone(&budget), kept: BTreeMap::new(), asked, packer };
         std::thread::Builder::new().name("rsm-tidy".into()).spawn(move || room.work())?;
         Ok(Self { jobs, budget })
@@ -189,12 +193,15 @@ impl Room {
                 let base = base(&path).filter(|base| dir == self.logs || self.kept.contains_key(base));
                 let (Some(base), Ok(meta)) = (base, entry.metadata()) else { continue };
                 match meta.modified() {
-                    Ok(written) if meta.is_file() && base != path => {
+                    Ok(written) if is_unfinished(&path) && is_abandoned(written) => {
+                        self.remove(&[Rotated { path, size: meta.len(), written }]);
+                    }
+                    Ok(written) if meta.is_file() && base != path && !is_unfinished(&path) => {
                         files.push(Rotated { path, size: meta.len(), written });
                     }
                     _ => {
                         active += if meta.is_file() { meta.len() } else { 0 };
-                        count += u64::from(meta.is_file());
+                        count += u64::from(meta.is_file() && base == path);
                     }
                 }
             }
@@ -218,6 +225,11 @@ impl Room {
             }
         }
     }
+}
+
+/// Whether nobody is compressing any more into a file written last at that time: a daemon was killed.
+fn is_abandoned(written: SystemTime) -> bool {
+    written.elapsed().is_ok_and(|age| age > ABANDONED)
 }
 
 /// The log file that a file is, or was before it was rotated.
@@ -261,7 +273,8 @@ mod tests {
             let (jobs, asked) = channel();
             let logs = dir.path().to_owned();
             let indexes = dir.path().join("none");
-            let (budget, packer) = (Arc::new(Budget::new(budget)), Packer::start(indexes.clone()).unwrap());
+            let budget = Arc::new(Budget::new(budget));
+            let packer = Packer::start(indexes.clone(), Arc::clone(&budget)).unwrap();
             let room = Room { logs, indexes, budget, kept: BTreeMap::new(), asked, packer };
             Self { dir, room, _jobs: jobs }
         }
@@ -313,8 +326,10 @@ mod tests {
         let due = scene.keep("a-out.log", "a", Rotation::default());
         scene.room.remove_all(&due);
         assert_eq!(scene.names(), ["a-out.log", "b.txt"]);
+        scene.file(".a-out__2.log.gz.part", 20);
+        scene.file(".gone-out__2.log.gz.part", 4000);
         scene.file("noending__2026.1", 5);
         scene.room.keep_budget();
-        assert_eq!(scene.names(), ["a-out.log", "b.txt"]);
+        assert_eq!(scene.names(), [".a-out__2.log.gz.part", "a-out.log", "b.txt"]);
     }
 }

@@ -1,6 +1,5 @@
 //! The open log files: one per path, however many streams write to it.
 
-use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io;
@@ -10,158 +9,9 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use super::ground::Ground;
-use super::index::Owner;
-use super::journal::Growth;
+use super::log_file::LogFile;
 use super::segment::Segment;
 use crate::spec::Rotation;
-
-/// A log file, open as long as a stream writes to it.
-#[derive(Debug)]
-pub(super) struct LogFile {
-    path: PathBuf,
-    policy: RefCell<Arc<Rotation>>,
-    ground: Rc<Ground>,
-    /// Absent until it could be opened.
-    segment: RefCell<Option<Segment>>,
-    /// Trouble is reported once, until it is over.
-    failing: Cell<bool>,
-}
-
-impl LogFile {
-    /// Where it is.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Why it cannot be opened, if it is not open.
-    pub(super) fn refusal(&self) -> Option<io::Error> {
-        let mut slot = self.segment.borrow_mut();
-        if slot.is_none() {
-            match Segment::open(&self.path, &self.policy.borrow(), &self.ground.indexes) {
-                Ok(segment) => *slot = Some(segment),
-                Err(error) => return Some(error),
-            }
-        }
-        None
-    }
-
-    /// Sees that at least `line` bytes can come: opens what is not open, follows what others did
-    /// to the file, rotates it if it is time. Returns how many bytes it shall take at most.
-    ///
-    /// # Errors
-    /// It cannot be written now.
-    pub(super) fn ready(&self, line: usize) -> io::Result<u64> {
-        let result = self.try_ready(line);
-        if let Err(error) = &result {
-            self.report(error);
-        }
-        result
-    }
-
-    fn try_ready(&self, line: usize) -> io::Result<u64> {
-        let mut slot = self.segment.borrow_mut();
-        let policy = self.policy.borrow();
-        if let Some(segment) = &mut *slot
-            && !segment.still_there(&self.path)?
-        {
-            *slot = None;
-        }
-        let segment = match &mut *slot {
-            Some(segment) => segment,
-            empty => empty.insert(Segment::open(&self.path, &policy, &self.ground.indexes)?),
-        };
-        if segment.is_due(line as u64, &policy) {
-            segment.rotate(&self.path, &policy, &self.ground);
-        }
-        if self.ground.tidy.is_over_budget() && !self.ground.tidy.make_room() {
-            // Nothing else is left to be removed: the largest make way before their time.
-            let fair = self.ground.tidy.fair_share();
-            if segment.size().is_some_and(|size| size > fair) && segment.open_line().is_none() {
-                segment.rotate(&self.path, &policy, &self.ground);
-                self.ground.tidy.make_room();
-            }
-        }
-        segment.flush()?;
-        Ok(segment.room(&policy))
-    }
-
-    /// Rotates the file if its time has come, though nobody writes.
-    pub(super) fn rotate_if_due(&self) {
-        let policy = Arc::clone(&self.policy.borrow());
-        if let Some(segment) = &mut *self.segment.borrow_mut()
-            && segment.still_there(&self.path).unwrap_or(false)
-            && segment.is_due(0, &policy)
-        {
-            segment.rotate(&self.path, &policy, &self.ground);
-        }
-    }
-
-    /// When it is to be rotated by the clock; milliseconds since the epoch.
-    pub(super) fn due(&self) -> Option<i64> {
-        self.segment.borrow().as_ref().and_then(Segment::due)
-    }
-
-    /// What is about to grow; `None` for what cannot shrink again, as a named pipe.
-    pub(super) fn growth(&self) -> Option<Growth<'_>> {
-        let (id, from) = self.segment.borrow().as_ref().and_then(Segment::growth)?;
-        Some(Growth { path: &self.path, id, from })
-    }
-
-    /// Writes text, all of it or (after [`undo`](Self::undo)) nothing.
-    ///
-    /// # Errors
-    /// It could not be written whole.
-    pub(super) fn append(&self, owner: Owner, text: &[u8]) -> io::Result<()> {
-        let mut slot = self.segment.borrow_mut();
-        let Some(segment) = &mut *slot else { return Err(io::ErrorKind::NotFound.into()) };
-        let (at, alone) = (self.ground.time(), self.ground.is_alone(segment.id()));
-        let result = segment.append(owner, text, at, alone);
-        if segment.size().is_some() {
-            self.ground.tidy.grew(text.len());
-        }
-        match &result {
-            Ok(()) if self.failing.replace(false) => {
-                tracing::info!("log file {} can be written again", self.path.display());
-            }
-            Ok(()) => {}
-            Err(error) => self.report(error),
-        }
-        result
-    }
-
-    /// Takes back what was written last.
-    pub(super) fn undo(&self) {
-        if let Some(segment) = &mut *self.segment.borrow_mut() {
-            segment.undo();
-        }
-    }
-
-    fn report(&self, error: &io::Error) {
-        // A named pipe whose reader is slower is no trouble.
-        if error.kind() != io::ErrorKind::WouldBlock && !self.failing.replace(true) {
-            tracing::warn!(
-                "cannot write log file {}: {error}. It is tried again every half second; what the apps \
-                 write there waits in their pipes, or is dropped if so configured (when_full)",
-                self.path.display()
-            );
-        }
-    }
-
-    /// Whether the file ends in an unfinished line of this stream.
-    pub(super) fn is_in_line_of(&self, owner: Owner) -> bool {
-        self.segment.borrow().as_ref().is_some_and(|segment| segment.open_line() == Some(owner))
-    }
-
-    /// Whether it is a named pipe that has not taken all that it was given.
-    pub(super) fn is_full(&self) -> bool {
-        self.ready(0).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
-    }
-
-    /// Whether lines are kept in it: it is a plain file.
-    pub(super) fn is_plain(&self) -> bool {
-        self.segment.borrow().as_ref().is_none_or(|segment| segment.growth().is_some())
-    }
-}
 
 /// All open log files by path.
 #[derive(Debug)]
@@ -182,13 +32,7 @@ impl Writer {
             file.policy.replace(Arc::clone(policy));
             return file;
         }
-        let file = Rc::new(LogFile {
-            path: path.to_owned(),
-            policy: RefCell::new(Arc::clone(policy)),
-            ground: Rc::clone(&self.ground),
-            segment: RefCell::new(Segment::open(path, policy, &self.ground.indexes).ok()),
-            failing: Cell::new(false),
-        });
+        let file = Rc::new(LogFile::open(path, policy, &self.ground));
         self.files.insert(path.to_owned(), Rc::downgrade(&file));
         file
     }
@@ -196,7 +40,7 @@ impl Writer {
     /// Ends one stream's use of a file; the last one closes it.
     pub(super) fn release(&mut self, file: Rc<LogFile>) {
         if Rc::strong_count(&file) == 1 {
-            self.files.remove(&file.path);
+            self.files.remove(file.path());
         }
     }
 
@@ -216,9 +60,9 @@ impl Writer {
                 segment.leave_after_line();
                 continue;
             }
-            match Segment::open(&log.path, &log.policy.borrow(), &self.ground.indexes) {
+            match Segment::open(log.path(), &log.policy.borrow(), &self.ground.indexes) {
                 Ok(segment) => *slot = Some(segment),
-                Err(error) => failed.push((log.path.clone(), error)),
+                Err(error) => failed.push((log.path().to_owned(), error)),
             }
         }
         failed
@@ -254,6 +98,7 @@ fn truncate(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logs::index::Owner;
     use crate::logs::item::Stream;
     use crate::logs::tidy::Tidy;
 
@@ -386,7 +231,7 @@ mod tests {
         let file = scene.open();
         assert!(!file.is_plain() && file.growth().is_none());
         assert!(say(&file, ONE, "x\n").is_err());
-        assert!(file.failing.get());
+        assert!(file.is_failing());
     }
 
     #[test]

@@ -1,0 +1,125 @@
+//! Keeps the queues of a group about as long as each other.
+//!
+//! Rounds give each slot as many connections, but not all slots are equally fast: where clients wait for their
+//! answers, more and more of them end up with the slowest, and the others have nothing to do. So the queues are
+//! looked at, and a slot that has fallen behind passes some of its turns on until it has caught up. Nothing is done
+//! for a connection, and nothing at all where none comes.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use super::address::{Address, Protocol};
+use super::engine::Engine;
+use super::socket;
+use super::turns::Turns;
+
+/// How often queues are looked at where somebody waits.
+const OFTEN: Duration = Duration::from_millis(10);
+/// The same where nobody does.
+const SELDOM: Duration = Duration::from_millis(200);
+/// What was decided holds for so long if nobody looks again.
+const HOLDS: Duration = Duration::from_millis(50);
+/// A slot has fallen behind when its queue is longer than twice the shortest one and this: few that wait
+/// are no load, and counts that are even are worth more then.
+const FEW: u32 = 16;
+/// The chance of what is sure.
+const SURE: f64 = (1u64 << 32) as f64;
+
+/// A group that is served in turns.
+#[derive(Debug)]
+pub(super) struct Rounds {
+    turns: Turns,
+    /// The sockets of each slot, as the program has them.
+    slots: Vec<Vec<u64>>,
+    /// Turns there were at the last look.
+    taken: u64,
+    looked: Instant,
+}
+
+impl Rounds {
+    pub(super) fn new(turns: Turns, slots: Vec<Vec<u64>>) -> Self {
+        Self { turns, slots, taken: 0, looked: Instant::now() }
+    }
+
+    /// Turns since the last look.
+    fn news(&mut self) -> u64 {
+        let taken = self.turns.taken().unwrap_or(self.taken);
+        taken.saturating_sub(std::mem::replace(&mut self.taken, taken))
+    }
+}
+
+impl Engine {
+    /// Forgets a group, or has it looked at.
+    pub(super) fn set_rounds(&mut self, address: Address, rounds: Option<Rounds>) {
+        self.rounds.remove(&address);
+        if let Some(rounds) =
+            rounds.filter(|rounds| rounds.slots.len() > 1 && address.protocol == Protocol::Tcp)
+        {
+            self.rounds.insert(address, rounds);
+        }
+    }
+
+    /// Looks at all groups; how long until the next look, if there is to be one.
+    pub(super) fn even_out(&mut self) -> Option<Duration> {
+        let mut next = None;
+        for rounds in self.rounds.values_mut() {
+            let (news, time) = (rounds.news(), rounds.looked.elapsed());
+            rounds.looked = Instant::now();
+            next = next.or(Some(SELDOM));
+            if news == 0 {
+                continue;
+            }
+            let waiting = |id: &u64| self.held.get(id).and_then(|fd| socket::waiting(fd.as_fd()).ok());
+            let queues: Vec<u32> =
+                rounds.slots.iter().map(|slot| slot.iter().filter_map(waiting).sum()).collect();
+            if queues.iter().all(|queue| *queue <= FEW) {
+                continue;
+            }
+            next = Some(OFTEN);
+            let each = news as f64 * OFTEN.as_secs_f64() / time.as_secs_f64().max(1e-4) / queues.len() as f64;
+            let chances = chances(&queues, each);
+            // The former ones hold for a moment and are not renewed.
+            if chances.iter().any(|chance| *chance > 0)
+                && let Err(errno) = rounds.turns.pass_on(&chances, HOLDS)
+            {
+                tracing::debug!("queues are not evened out: {errno}");
+            }
+        }
+        next
+    }
+}
+
+/// How often each slot is to pass a turn on until the next look. `each`: so many turns a slot is expected to
+/// have until then.
+fn chances(queues: &[u32], each: f64) -> Vec<u64> {
+    let least = queues.iter().copied().min().unwrap_or(0);
+    let mean = f64::from(queues.iter().sum::<u32>()) / queues.len().max(1) as f64;
+    let chance = |queue: &u32| {
+        if *queue <= least.saturating_mul(2).saturating_add(FEW) {
+            return 0;
+        }
+        // As many fewer as it has more than the others.
+        let share = (f64::from(*queue) - mean) / each.max(1.0);
+        (share.clamp(0.0, 1.0) * SURE) as u64
+    };
+    queues.iter().map(chance).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_fallen_behind_passes_on_what_is_too_much() {
+        let shares = |queues: &[u32], each| -> Vec<f64> {
+            chances(queues, each).iter().map(|chance| *chance as f64 / SURE).collect()
+        };
+        assert_eq!(shares(&[50, 50], 30.0), [0.0, 0.0]);
+        assert_eq!(shares(&[60, 40], 30.0), [0.0, 0.0]);
+        assert_eq!(shares(&[80, 20], 60.0), [0.5, 0.0]);
+        assert_eq!(shares(&[90, 10], 10.0), [1.0, 0.0]);
+        assert_eq!(shares(&[16, 0, 0, 0], 10.0), [0.0; 4]);
+        assert_eq!(shares(&[100, 0, 0, 0], 150.0), [0.5, 0.0, 0.0, 0.0]);
+        assert_eq!(shares(&[], 1.0), [0.0; 0]);
+    }
+}

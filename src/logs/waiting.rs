@@ -1,0 +1,65 @@
+//! The beginning of a line, seen in a pipe and left there until its end has come.
+
+use std::time::{Duration, Instant};
+
+/// How long the beginning of a line waits for its end before it is shown as it is: a prompt has no
+/// newline.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// After so long the beginning of a line is looked at again, then after twice that, and so on.
+const SOON: Duration = Duration::from_millis(1);
+
+/// The beginning of a line, seen in the pipe and left there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiting {
+    since: Instant,
+    /// The same for its stamp: milliseconds since the epoch.
+    at: i64,
+    /// How much of it there was.
+    length: usize,
+    /// When it is looked at again, and after how long that was. A writer that fills a pipe which was
+    /// not empty, and sleeps in the middle of its write, wakes nobody.
+    look: Instant,
+    pause: Duration,
+}
+
+impl Waiting {
+    /// There are `length` bytes now, `at` milliseconds since the epoch; `former`: what was seen before.
+    pub(super) fn again(former: Option<Self>, length: usize, at: i64) -> Self {
+        let now = Instant::now();
+        let same = former.filter(|former| former.length == length);
+        let pause = same.map_or(SOON, |same| (same.pause * 2).min(PATIENCE));
+        let (since, at) = former.map_or((now, at), |former| (former.since, former.at));
+        Self { since, at, length, look: now + pause, pause }
+    }
+
+    /// When it is to be looked at again.
+    pub(super) fn look(&self) -> Instant {
+        self.look
+    }
+
+    /// When its first byte was seen; milliseconds since the epoch.
+    pub(super) fn at(&self) -> i64 {
+        self.at
+    }
+
+    /// Whether it has waited for long enough.
+    pub(super) fn is_over(&self) -> bool {
+        self.since.elapsed() >= PATIENCE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_grows_is_looked_at_soon_and_what_does_not_ever_later() {
+        let first = Waiting::again(None, 3, 100);
+        let same = Waiting::again(Some(first), 3, 200);
+        assert_eq!((same.pause, same.at(), same.since), (SOON * 2, 100, first.since));
+        let grown = Waiting::again(Some(same), 4, 300);
+        assert_eq!((grown.pause, grown.at()), (SOON, 100));
+        let long = (0..20).fold(grown, |waiting, _| Waiting::again(Some(waiting), 4, 400));
+        assert_eq!(long.pause, PATIENCE);
+    }
+}
