@@ -90,15 +90,26 @@ pub(super) fn evaluate(file: &Path, search: &SearchPath) -> Result<Exported, Fai
     let (output, out) = io::pipe().map_err(broken)?;
     let err = out.try_clone().map_err(broken)?;
     // Standard input is what no program writes to by accident: it carries the answer back.
-    let mut bounded = Command::new("/bin/sh");
-    bounded.arg("-c").arg(BOUNDS).arg("sh").arg(node).arg("-e").arg(PROGRAM).arg(file).process_group(0);
-    let mut child = bounded.stdin(channel).stdout(out).stderr(err).spawn().map_err(broken)?;
-    drop(bounded);
+    let mut node = bounded(&node);
+    node.arg("-e").arg(PROGRAM).arg(file).process_group(0);
+    let mut child = node.stdin(channel).stdout(out).stderr(err).spawn().map_err(broken)?;
+    drop(node);
     let printed = collect(output);
     let answer = wait(answer);
     // The file may have left timers or connections behind that would keep it running, or programs.
     let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
     judge(answer, &mut child, &shown(&printed))
+}
+
+/// A program within its bounds; without them in a container that has no shell.
+fn bounded(program: &Path) -> Command {
+    let shell = Path::new("/bin/sh");
+    if !shell.exists() {
+        return Command::new(program);
+    }
+    let mut bounded = Command::new(shell);
+    bounded.arg("-c").arg(BOUNDS).arg("sh").arg(program);
+    bounded
 }
 
 fn judge(answer: Option<Vec<u8>>, child: &mut Child, printed: &str) -> Result<Exported, Failure> {
