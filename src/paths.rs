@@ -96,11 +96,6 @@ impl Home {
         self.0.join("dump.json")
     }
 
-    /// Which state of its file each app was last started from.
-    pub fn applied(&self) -> PathBuf {
-        self.run().join("applied.json")
-    }
-
     /// What is set for all of this rsm.
     pub fn conf(&self) -> PathBuf {
         self.0.join("conf.json")

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod limits;
 pub mod order;
+pub mod origin;
 mod patch;
 mod policy;
 mod probe;
@@ -144,6 +145,9 @@ pub struct AppSpec {
     /// The ecosystem file it came from.
     #[serde(default)]
     pub source: Option<PathBuf>,
+    /// What that file said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<origin::Origin>,
 }
 
 /// How connections are spread over the instances of an app.
@@ -357,6 +361,7 @@ impl AppSpec {
             limits: Limits::default(),
             version: None,
             source: None,
+            origin: None,
         }
     }
 }

@@ -25,6 +25,10 @@ fn a_tree_whose_child_leaks_is_replaced_whole_and_the_child_is_named() {
     for part in ["more than max_memory_restart = 60.0 MiB", "the largest: python3 (pid "] {
         assert!(why.contains(part), "{why}");
     }
+    let bytes = |after: &str| -> f64 {
+        why.split_once(after).unwrap().1.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    assert!(bytes("used ") >= bytes(") with "), "no part is more than the sum: {why}");
     assert!(rsm.json(&["describe", "tree", "--json"])[0]["processes"].as_array().unwrap().len() <= 2);
 }
 

@@ -167,6 +167,95 @@ fn a_day_of_commands() {
     assert_eq!(names(&both.list()), ["api"; 3]);
 }
 
+/// Fields of PM2's that are not here, as docs/from-pm2.md says.
+const LEFT_OUT: [&str; 9] = [
+    // The worker was stopped by a signal.
+    "exit_code",
+    "unique_id",
+    "node_version",
+    "versioning",
+    "_tree_pids",
+    "kill_retry_time",
+    "PM2_HOME",
+    "PM2_USAGE",
+    "PM2_JSON_PROCESSING",
+];
+
+/// Fields whose values are the same.
+const SAME: [&str; 13] = [
+    "name",
+    "namespace",
+    "status",
+    "restart_time",
+    "unstable_restarts",
+    "exec_mode",
+    "instances",
+    "autostart",
+    "autorestart",
+    "max_memory_restart",
+    "min_uptime",
+    "max_restarts",
+    "NODE_APP_INSTANCE",
+];
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "switch",
+        Value::Number(_) => "number",
+        Value::String(_) => "text",
+        Value::Array(_) => "list",
+        Value::Object(_) => "table",
+    }
+}
+
+#[test]
+fn jlist_has_what_pm2s_has() {
+    let both = Both::new(&FILES);
+    both.run(&["start", "ecosystem.config.js"]);
+    both.run(&["stop", "worker"]);
+    let rsm: Value = both.rsm.json(&["jlist"]);
+    let text = String::from_utf8(both.pm2(&["jlist"]).output().unwrap().stdout).unwrap();
+    let pm2: Value = serde_json::from_str(text.trim().lines().last().unwrap()).unwrap();
+    for theirs in pm2.as_array().unwrap() {
+        // Ids follow the order in which PM2 happens to be done.
+        let number = |app: &Value| app["pm2_env"]["NODE_APP_INSTANCE"].clone();
+        let same = |ours: &&Value| ours["name"] == theirs["name"] && number(ours) == number(theirs);
+        let ours = rsm.as_array().unwrap().iter().find(same).unwrap();
+        let about = format!("{} ({})", theirs["name"], theirs["pm_id"]);
+        for field in ["pid", "name", "pm_id", "monit"] {
+            // PM2 has no pid of what never ran.
+            if theirs[field].is_null() {
+                continue;
+            }
+            assert_eq!(kind(&ours[field]), kind(&theirs[field]), "{about}: {field}");
+        }
+        for field in ["memory", "cpu"] {
+            assert_eq!(kind(&ours["monit"][field]), "number", "{about}: {field}");
+        }
+        let (ours, theirs) = (&ours["pm2_env"], theirs["pm2_env"].as_object().unwrap());
+        let variables = theirs["env"].as_object().unwrap();
+        let fields = theirs.iter().filter(|(field, value)| {
+            let elsewhere = variables.contains_key(*field) || field.starts_with("env_");
+            !elsewhere && !LEFT_OUT.contains(&field.as_str()) && !value.is_null()
+        });
+        for (field, value) in fields {
+            assert_eq!(kind(&ours[field]), kind(value), "{about}: {field}: {} and {value}", ours[field]);
+        }
+        for field in SAME.iter().filter(|field| theirs.contains_key(**field)) {
+            assert_eq!(ours[*field], theirs[*field], "{about}: {field}");
+        }
+        for field in ["pm_exec_path", "pm_out_log_path", "pm_err_log_path", "pm_pid_path"] {
+            // What has no merged logs has its id in their names.
+            let bare = |env: &Value| {
+                let file = env[field].as_str().unwrap().rsplit('/').next().unwrap();
+                file.replace(&format!("-{}.", env["pm_id"]), ".")
+            };
+            assert_eq!(bare(ours), bare(&Value::Object(theirs.clone())), "{about}: {field}");
+        }
+    }
+}
+
 #[test]
 fn what_fails_in_one_fails_in_the_other() {
     let both = Both::new(&FILES);

@@ -11,7 +11,7 @@ use crate::ipc::message::{ActOn, Action, Existing, Report, Request, ScaleTo, Sta
 use super::selectors::Targets;
 use super::session::Session;
 use super::settings::{Ground, Settings, load};
-use super::{applied, completion, environment, list, logs};
+use super::{completion, environment, list, logs};
 
 // Flags of `start` and `restart` that are no settings of the app.
 #[derive(Args, Clone, Debug)]
@@ -135,6 +135,7 @@ pub(super) async fn restart(mut restart: Restart, session: &Session) -> Result<(
         // clap lets these two stand for the target, which they may have swallowed.
         restart.targets.push(restart.settings.give_back().ok_or_else(nothing_named)?);
     }
+    restart.settings.take_codes(&mut restart.targets);
     let Restart { targets, settings, change, args, .. } = restart;
     change.tell_unused(session);
     let (files, selectors): (Vec<String>, Vec<String>) =
@@ -199,7 +200,6 @@ pub(super) async fn perform(
     for request in &requests {
         let report: Report =
             session.wait(what, client.call(request)).await.map_err(|error| session.failed(error))?;
-        applied::note(session, request, &report);
         session.tell(&report)?;
         ids.extend(report.instances.iter().map(|outcome| outcome.id.to_string()));
     }

@@ -13,7 +13,7 @@ use super::render::attention::Around;
 use super::render::style::Style;
 use super::render::{list, mini};
 use super::session::Session;
-use super::{drift, output, watch};
+use super::{output, watch};
 
 // Arguments of `list`.
 #[derive(Args, Clone, Debug)]
@@ -65,7 +65,6 @@ pub(super) async fn page(session: &Session, client: &mut Client, style: Style) -
     let around = Around {
         other_version: (info.version != version()).then(|| info.version.clone()),
         unsaved: info.unsaved,
-        drifted: drift::drifted(&info.sources, client).await,
         host: info.host,
     };
     Ok(list::list(&instances, Some(&around), style))

@@ -5,14 +5,12 @@
 //! [`Error::exit_code`].
 
 mod act;
-mod applied;
 mod completion;
 mod conf;
 mod convert;
 mod daemon;
 mod describe;
 mod doctor;
-mod drift;
 mod dump;
 mod environment;
 mod examples;
@@ -61,7 +59,7 @@ use crate::serve::ServeArgs;
 
 /// A process manager for any language
 #[derive(Parser, Debug)]
-#[command(name = "rsm", version = crate::version::version(), disable_version_flag = true, arg_required_else_help = true)]
+#[command(name = "rsm", version = crate::version::version(), disable_version_flag = true, arg_required_else_help = true, args_override_self = true)]
 struct Cli {
     /// Say nothing but what was asked for, and errors
     #[arg(short, long, global = true)]
@@ -103,7 +101,7 @@ enum Command {
     /// Set the counters of apps to zero
     Reset(Targets),
     /// Show what `apply` would do
-    Plan(plan::PlanOf),
+    Plan(plan::Plan),
     /// Make what runs as a file says, and touch nothing else
     Apply(plan::PlanOf),
     /// Send a signal to apps

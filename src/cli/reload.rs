@@ -15,7 +15,7 @@ use super::render::style::tame;
 use super::session::Session;
 use super::settings::{Ground, Settings, load};
 use super::verify::{self, Load};
-use super::{applied, completion, environment};
+use super::{completion, environment};
 
 /// So many of the last lines of a new process that failed are shown.
 const LAST_LINES: usize = 10;
@@ -74,7 +74,6 @@ pub(super) async fn reload(mut reload: Reload, session: &Session) -> Result<(), 
         None => None,
     };
     if let Ok(report) = &report {
-        applied::note(session, &request, report);
         last_lines(report, began, &mut client, session).await;
     }
     let told = report.and_then(|report| session.tell(&report));

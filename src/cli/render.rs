@@ -2,6 +2,7 @@
 
 pub(super) mod attention;
 pub(super) mod describe;
+pub(super) mod drift;
 pub(super) mod info;
 pub(super) mod lines;
 pub(super) mod list;

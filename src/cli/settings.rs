@@ -127,7 +127,7 @@ pub(super) struct Settings {
     #[arg(short = 'x', long)]
     execute_command: bool,
     /// Run as this user
-    #[arg(long, short_alias = 'u', value_name = "USER")]
+    #[arg(long, short_alias = 'u', alias = "user", value_name = "USER")]
     uid: Option<String>,
     /// Run as this group
     #[arg(long, value_name = "GROUP")]
@@ -143,6 +143,14 @@ impl Settings {
     pub(super) fn give_back(&mut self) -> Option<String> {
         let watched = self.watch.last_mut().filter(|path| !path.is_empty());
         watched.map(std::mem::take).or_else(|| self.log.as_mut().and_then(Option::take))
+    }
+
+    /// `--stop-exit-codes 0 143`, as PM2 takes it: numbers among what else is named are codes.
+    pub(super) fn take_codes(&mut self, targets: &mut Vec<String>) {
+        let number = |target: &String| target.parse::<u32>().is_ok();
+        if !self.stop_exit_codes.is_empty() && !targets.iter().all(number) {
+            self.stop_exit_codes.extend(targets.extract_if(.., |target| number(target)));
+        }
     }
 
     /// The command line of a script with these settings.
@@ -271,6 +279,20 @@ pub(super) fn warn(session: &Session, warnings: &[String]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn codes_are_told_from_what_is_named() {
+        let mut settings = Settings { stop_exit_codes: vec!["0".into()], ..Settings::default() };
+        let mut targets = vec!["app.js".into(), "143".into()];
+        settings.take_codes(&mut targets);
+        assert_eq!(
+            (targets, &settings.stop_exit_codes[..]),
+            (vec!["app.js".to_owned()], &["0".into(), "143".into()][..])
+        );
+        let mut id = vec!["3".to_owned()];
+        settings.take_codes(&mut id);
+        assert_eq!(id, ["3"], "there is nothing else that it could be about");
+    }
 
     #[test]
     fn a_swallowed_script_is_given_back() {

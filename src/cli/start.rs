@@ -66,12 +66,14 @@ pub(super) async fn start(mut start: Start, session: &Session) -> Result<(), Err
             None => default_file()?,
         });
     }
+    start.settings.take_codes(&mut start.targets);
     let there = match start.targets.iter().any(|target| may_be_listed(target)) {
         true => listed(session).await?,
         false => Vec::new(),
     };
     let targets: Vec<Target> = start.targets.iter().map(|target| classify(target, &there)).collect();
     start.refuse_nonsense(&targets)?;
+    know(&targets, session).await?;
     let ground = Ground::new(start.change.env.as_deref(), &start.change.only)?;
     let steps = start.plan(targets, session, &ground)?;
     let requests = start.requests(steps, session, &ground)?;
@@ -119,6 +121,18 @@ async fn listed(session: &Session) -> Result<Vec<InstanceView>, Error> {
         Some(mut client) => client.call(&Request::List).await.map_err(|error| session.failed(error)),
         None => Ok(Vec::new()),
     }
+}
+
+/// Before anything is started: what is named beside new apps is in the list.
+async fn know(targets: &[Target], session: &Session) -> Result<(), Error> {
+    let listed = |target: &Target| if let Target::Listed(word) = target { Some(word.clone()) } else { None };
+    let words: Vec<String> = targets.iter().filter_map(listed).collect();
+    if words.is_empty() || words.len() == targets.len() {
+        return Ok(()); // told by the one request that there is
+    }
+    let mut client = session.connect_for(&words).await?;
+    let known = client.call::<serde::de::IgnoredAny>(&Request::Describe(words)).await;
+    known.map(drop).map_err(|error| session.failed(error))
 }
 
 /// Whether a word can be a name in the list: no path and no extension, as in PM2.

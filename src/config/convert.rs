@@ -136,7 +136,7 @@ mod tests {
         let options =
             LoadOptions { cores: 4, path_var, env_name: env.map(str::to_owned), ..LoadOptions::default() };
         let mut apps = load(file, &options).unwrap_or_else(|told| panic!("{told}")).apps;
-        apps.iter_mut().for_each(|app| app.source = None);
+        apps.iter_mut().for_each(|app| (app.source, app.origin) = (None, None));
         apps
     }
 

@@ -66,6 +66,8 @@ function failure(error) {
 }
 
 process.argv = [process.argv[0], file]
+// Whoever asked is gone by then, or ends this itself.
+setTimeout(() => process.exit(1), 10000).unref()
 process.on('uncaughtException', error => answer(failure(error)))
 import(require('url').pathToFileURL(file).href)
   .then(async module => {

@@ -1,13 +1,17 @@
 //! Ecosystem files in JavaScript, evaluated by the user's own node: within a time limit, and with
-//! a channel of its own for the answer, so that whatever the file prints does no harm.
+//! a channel of its own for the answer, so that whatever the file prints does no harm. What the file starts ends with
+//! it, and it may not take more memory and processor time than any such file can need.
 
 use std::io::{self, BufRead, BufReader, PipeReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use serde::Deserialize;
 
 use super::format::LIMIT;
@@ -17,6 +21,9 @@ const PROGRAM: &str = include_str!("evaluate.js");
 
 /// How long a file may take. Starting node takes a twentieth of a second on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a file may use, also after a Ctrl-C that took this command away: kilobytes of memory, seconds of processor time.
+const BOUNDS: &str = "ulimit -d 524288 2>/dev/null; ulimit -t 10 2>/dev/null; exec \"$@\"";
 
 /// The longest answer. Bytes: it is JSON within JSON, whose quotes take twice the room.
 const MOST: u64 = 2 * LIMIT;
@@ -83,15 +90,26 @@ pub(super) fn evaluate(file: &Path, search: &SearchPath) -> Result<Exported, Fai
     let (output, out) = io::pipe().map_err(broken)?;
     let err = out.try_clone().map_err(broken)?;
     // Standard input is what no program writes to by accident: it carries the answer back.
-    let mut node = Command::new(node);
-    node.arg("-e").arg(PROGRAM).arg(file).stdin(channel).stdout(out).stderr(err);
-    let mut child = node.spawn().map_err(broken)?;
+    let mut node = bounded(&node);
+    node.arg("-e").arg(PROGRAM).arg(file).process_group(0);
+    let mut child = node.stdin(channel).stdout(out).stderr(err).spawn().map_err(broken)?;
     drop(node);
     let printed = collect(output);
     let answer = wait(answer);
-    // The file may have left timers or connections behind that would keep it running.
-    let _ = child.kill();
+    // The file may have left timers or connections behind that would keep it running, or programs.
+    let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
     judge(answer, &mut child, &shown(&printed))
+}
+
+/// A program within its bounds; without them in a container that has no shell.
+fn bounded(program: &Path) -> Command {
+    let shell = Path::new("/bin/sh");
+    if !shell.exists() {
+        return Command::new(program);
+    }
+    let mut bounded = Command::new(shell);
+    bounded.arg("-c").arg(BOUNDS).arg("sh").arg(program);
+    bounded
 }
 
 fn judge(answer: Option<Vec<u8>>, child: &mut Child, printed: &str) -> Result<Exported, Failure> {
@@ -232,6 +250,19 @@ mod tests {
         assert!(gone.message.contains("it printed:\nbye"), "{gone:?}");
         let big = run("e.config.js", "module.exports = { a: 'x'.repeat(3e6) }").unwrap_err();
         assert_eq!(big.message, "exports more than 1 MiB");
+    }
+
+    #[test]
+    fn what_a_file_takes_is_bounded_and_what_it_starts_ends_with_it() {
+        let greedy =
+            run("e.config.js", "const held = []; while (true) held.push(Buffer.allocUnsafeSlow(50 << 20))");
+        assert_eq!(greedy.unwrap_err().message, "RangeError: Array buffer allocation failed");
+        let starts = "console.log(require('child_process').spawn('sleep', ['60'], { stdio: 'ignore' }).pid); module.exports = {}";
+        let pid = run("e.config.js", starts).unwrap().printed;
+        let stat = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        while !stat().is_empty() && !stat().contains(") Z ") {
+            std::thread::yield_now();
+        }
     }
 
     #[test]

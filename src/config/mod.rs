@@ -9,7 +9,6 @@
 //!
 //! Everything here happens where the user is: in the CLI, with the user's directory and `PATH`.
 
-mod applied;
 mod command;
 mod convert;
 mod evaluate;
@@ -31,13 +30,13 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::Path;
 
-pub use applied::Applied;
 pub use command::{CommandLine, from_command};
 pub use convert::{Converted, convert};
 pub use format::{DEFAULT_FILES, is_config_file};
 pub use mistake::{Mistake, Mistakes, Place};
-pub use patch::changes;
+pub use patch::{changes, key_at};
 pub use schema::schema;
+pub use source::mark;
 
 use crate::spec::{AppSpec, order};
 use file::Written;
@@ -111,6 +110,9 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, Mistakes> {
             break;
         }
         apps.extend(resolve::app(app, &ground, &mut findings));
+    }
+    if ground.source.is_some() {
+        apps.iter_mut().for_each(|app: &mut AppSpec| app.comes_from(source.content.clone()));
     }
     refuse_circles(&written, &apps, &mut findings);
     findings.finish(apps).map(|(apps, warnings)| Loaded { apps, warnings })

@@ -11,7 +11,7 @@ use super::findings::{At, Findings, Given};
 use super::mistake::{Mistake, Mistakes, Place};
 use super::resolve::{self, named_interpreter};
 use super::search::{SearchPath, absolute};
-use super::settings::{Settings, given};
+use super::settings::{KEYS, Settings, given};
 use super::value::Watch;
 use crate::spec::AppSpec;
 
@@ -67,7 +67,22 @@ pub fn changes(
     })
 }
 
-/// Where a setting lies in [`AppSpec`].
+/// The key that files have for what lies at a place (a JSON pointer) in [`AppSpec`].
+pub fn key_at(pointer: &str) -> Option<&'static str> {
+    match pointer {
+        "/exec_mode" => Some("exec_mode"),
+        "/launcher/interpreter/program" => Some("interpreter"),
+        "/launcher/interpreter/args" => Some("interpreter_args"),
+        "/readiness/probe" => Some("ready"),
+        "/logs/rotation" => Some("logs"),
+        "/limits/memory" => Some("memory_max"),
+        "/limits/cpu" => Some("cpu_max"),
+        "/limits/pids" => Some("pids_max"),
+        _ => KEYS.iter().map(|key| key.name).find(|key| pointers(key).contains(&pointer)),
+    }
+}
+
+/// Where the setting of a flag lies in [`AppSpec`].
 fn pointers(key: &str) -> &'static [&'static str] {
     match key {
         "name" => &["/name"],

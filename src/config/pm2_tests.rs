@@ -45,9 +45,9 @@ fn the_same_app_in_every_format() {
         let loaded = load_file(name, text.as_bytes()).unwrap_or_else(|told| panic!("{name}: {told}"));
         let mut app = loaded.apps.into_iter().next().unwrap();
         // Each file lies in a directory of its own.
-        (app.source, app.cwd, app.script) = Default::default();
+        (app.source, app.origin, app.cwd, app.script) = Default::default();
         let mut expected = expected.clone();
-        (expected.source, expected.cwd, expected.script) = Default::default();
+        (expected.source, expected.origin, expected.cwd, expected.script) = Default::default();
         assert!(app == expected, "{name}: {app:?}");
         assert!(loaded.warnings.is_empty(), "{name}: {:?}", loaded.warnings);
     }

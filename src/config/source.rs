@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use super::format::{Format, LIMIT, STDIN};
 use super::mistake::{Mistake, Place, tame};
 use super::search::SearchPath;
 use super::tree::{Node, paths};
+use crate::spec::origin::Mark;
 
 /// Lines longer than this are not quoted whole; nobody reads them on a terminal.
 const QUOTED: usize = 160;
@@ -22,6 +23,8 @@ pub(super) struct Source {
     pub(super) path: PathBuf,
     /// What it holds; what a script exports, as JSON.
     pub(super) text: String,
+    /// What is in the file itself.
+    pub(super) content: Mark,
     /// How to read it.
     pub(super) format: Format,
     /// What to tell the user besides.
@@ -42,6 +45,10 @@ impl Source {
         };
         let bytes = if stdin { limited(std::io::stdin().lock()) } else { read_limited(path) };
         let bytes = bytes.map_err(|(message, help)| fail(message, help))?;
+        let content = Mark::of(&bytes);
+        if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+            return Err(fail("is UTF-16 text".into(), "save it as UTF-8"));
+        }
         let text = match String::from_utf8(bytes) {
             Ok(text) if text.contains('\0') => return Err(fail("is not a text file".into(), NOT_TEXT)),
             Ok(text) => text,
@@ -54,8 +61,8 @@ impl Source {
         let text = text.strip_prefix('\u{feff}').map_or(text.clone(), str::to_owned);
         let format = Format::of(path).unwrap_or_else(|| Format::of_text(&text));
         match format {
-            Format::Script => Self::evaluated(named, search),
-            _ => Ok(Self { path: named, text, format, remarks: Vec::new(), paths: None }),
+            Format::Script => Self::evaluated(named, content, search),
+            _ => Ok(Self { path: named, text, content, format, remarks: Vec::new(), paths: None }),
         }
     }
 
@@ -63,11 +70,12 @@ impl Source {
     #[cfg(test)]
     pub(super) fn written(name: &str, text: &str) -> Self {
         let format = Format::of(Path::new(name)).unwrap_or(Format::Toml);
-        Self { path: name.into(), text: text.into(), format, remarks: Vec::new(), paths: None }
+        let content = Mark::of(text.as_bytes());
+        Self { path: name.into(), text: text.into(), content, format, remarks: Vec::new(), paths: None }
     }
 
     /// What a script exports.
-    fn evaluated(path: PathBuf, search: &SearchPath) -> Result<Self, Mistake> {
+    fn evaluated(path: PathBuf, content: Mark, search: &SearchPath) -> Result<Self, Mistake> {
         let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
         let Exported { json, left, printed } = match evaluate(&absolute, search) {
             Ok(exported) => exported,
@@ -80,7 +88,7 @@ impl Source {
             remarks.push(format!("{named} printed while it was read:\n{printed}"));
         }
         let paths = Node::from_json(&json).map(|node| paths(&node)).unwrap_or_default();
-        Ok(Self { path, text: json, format: Format::Script, remarks, paths: Some(paths) })
+        Ok(Self { path, text: json, content, format: Format::Script, remarks, paths: Some(paths) })
     }
 
     /// Turns a stretch of bytes into a place people can find.
@@ -164,9 +172,7 @@ const NOT_TEXT: &str = "name an ecosystem.toml; a program is started with `rsm s
 
 /// The file's bytes, or what is wrong and what to do.
 fn read_limited(path: &Path) -> Result<Vec<u8>, (String, &'static str)> {
-    // Non-blocking, so that a FIFO without a writer cannot hang the command.
-    let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    let file = opened.map_err(|error| match error.kind() {
+    let file = open(path).map_err(|error| match error.kind() {
         ErrorKind::NotFound => {
             ("no such file".to_owned(), "check the path, or write one: docs/ecosystem.md shows how")
         }
@@ -181,6 +187,25 @@ fn read_limited(path: &Path) -> Result<Vec<u8>, (String, &'static str)> {
         return Err(("is not a regular file".into(), "write the configuration to a file first"));
     }
     limited(file)
+}
+
+/// Non-blocking, so that a FIFO without a writer cannot hang who opens it.
+fn open(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+/// What tells the content of a file from another, as in [`crate::spec::origin::Origin`].
+///
+/// # Errors
+/// It cannot be read, or is no file that apps could come from.
+pub fn mark(path: &Path) -> io::Result<Mark> {
+    let file = open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(ErrorKind::InvalidInput.into());
+    }
+    let mut bytes = Vec::new();
+    file.take(LIMIT + 1).read_to_end(&mut bytes)?;
+    Ok(Mark::of(&bytes))
 }
 
 /// All of it, up to the limit. That holds for what is read, not for the size stated: a file may be
@@ -258,6 +283,7 @@ mod tests {
             "is not UTF-8 text (byte 5 cannot be read)"
         );
         assert_eq!(message("nul.toml", Some(b"a\0b")), "is not a text file");
+        assert_eq!(message("wide.toml", Some(b"\xff\xfea\0")), "is UTF-16 text");
         assert_eq!(message("big.toml", Some(&vec![b' '; LIMIT as usize + 1])), "is larger than 1 MiB");
         assert_eq!(message("fine.toml", Some(&vec![b' '; LIMIT as usize])), "");
         nix::unistd::mkfifo(&dir.path().join("fifo"), nix::sys::stat::Mode::S_IRUSR).unwrap();

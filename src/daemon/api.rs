@@ -9,6 +9,7 @@ use serde::Serialize;
 use tokio::sync::{Notify, broadcast, mpsc};
 
 use super::autosave::Autosave;
+use super::drift::Drift;
 use super::handle::Handle;
 use super::keeper_link::KeeperLink;
 use super::limits::Limiter;
@@ -19,7 +20,6 @@ use super::reload::Reloads;
 use super::saver::Saver;
 use super::{clock, dump, info, jlist, log_stream, reload, speak, steps, upgrade, views};
 use crate::conf::Conf;
-use crate::config::Applied;
 use crate::instance::Instance;
 use crate::instance::life::RunId;
 use crate::ipc::message::{
@@ -149,30 +149,34 @@ impl Api {
         Ok(chosen)
     }
 
-    async fn list(&self, select: Option<Selectors>) -> Result<Vec<InstanceView>, ApiError> {
+    async fn list(&self) -> Result<Vec<InstanceView>, ApiError> {
+        let all = self.look(None).await?;
+        let drift = Drift::look(all.iter().map(|(instance, _)| instance)).await;
         let now = clock::now();
-        let chosen = self.look(select).await?;
-        let applied = Applied::load(&self.0.home.applied());
         let view = |(instance, usage): &(Instance, Usage)| {
             let view = views::instance(instance, Some(usage), &self.0.user, now);
-            InstanceView { drift: applied.drift(&instance.spec), ..view }
+            InstanceView { drift: drift.of(instance), ..view }
         };
-        Ok(chosen.iter().map(view).collect())
+        Ok(all.iter().map(view).collect())
     }
 
     async fn describe(&self, select: Selectors) -> Result<Vec<InstanceDetail>, ApiError> {
         let chosen = self.look(Some(select)).await?;
+        let all = self.0.handle.look(None).await?;
+        let drift = Drift::look(all.iter().map(|(instance, _)| instance)).await;
         let mut details: Vec<InstanceDetail> =
-            chosen.into_iter().map(|(instance, usage)| self.detail(instance, usage)).collect();
+            chosen.into_iter().map(|(instance, usage)| self.detail(instance, usage, &drift)).collect();
         count_connections(&mut details).await;
         Ok(details)
     }
 
-    fn detail(&self, instance: Instance, usage: Usage) -> InstanceDetail {
-        let view = views::instance(&instance, Some(&usage), &self.0.user, clock::now());
+    fn detail(&self, instance: Instance, usage: Usage, drift: &Drift) -> InstanceDetail {
+        let mut view = views::instance(&instance, Some(&usage), &self.0.user, clock::now());
+        view.drift = drift.of(&instance);
         let files = logs::files(&instance.spec, instance.id, &self.0.home);
         let mut spec = (*instance.spec).clone();
         spec.env.values_mut().for_each(String::clear); // names are for eyes, values are not
+        spec.origin = None;
         InstanceDetail {
             view,
             command: super::launch::command(&instance.spec),
@@ -265,7 +269,7 @@ impl Service for Api {
                 upgrade: upgrade::outcome(self.0.upgrade),
             }),
             Request::Info => self.info().await,
-            Request::List => json(&self.list(None).await?),
+            Request::List => json(&self.list().await?),
             Request::Jlist => {
                 json(&jlist::jlist(&self.look(None).await?, &self.0.channels, home, &self.0.user))
             }

@@ -137,11 +137,13 @@ impl<W: World> Supervisor<W> {
         let mut goals = Vec::new();
         for app in request.apps {
             let there = match request.existing {
-                Existing::Restart | Existing::Refuse => self.ids_of(&app.name),
+                Existing::Restart | Existing::Refuse | Existing::Keep => self.ids_of(&app.name),
                 Existing::Duplicate => Vec::new(),
             };
             let app = Arc::new(app);
-            if there.is_empty() {
+            if request.existing == Existing::Keep && !there.is_empty() {
+                goals.extend(self.keep(&there, &app, &inherited));
+            } else if there.is_empty() {
                 let ids: Vec<u32> = (0..app.instances).map(|_| self.add(&app, &inherited)).collect();
                 goals.extend(self.start_added(&ids, app.autostart));
             } else {
@@ -186,6 +188,20 @@ impl<W: World> Supervisor<W> {
         goals.extend(self.start_added(&ids, true));
         self.changed_apps();
         goals
+    }
+
+    /// Lets instances run on that have these settings, and gives the others theirs if they rest.
+    fn keep(&mut self, there: &[u32], app: &Arc<AppSpec>, inherited: &Arc<Vars>) -> Goals {
+        for id in there {
+            let Some(instance) = self.instances.get_mut(id) else { continue };
+            if instance.spec.mark() == app.mark() {
+                instance.spec = app.clone();
+            } else if matches!(instance.life.state, State::Stopped | State::Errored { .. }) {
+                (instance.spec, instance.inherited) = (app.clone(), inherited.clone());
+            }
+        }
+        self.changed_apps();
+        there.iter().map(|id| (*id, Goal::Any)).collect()
     }
 
     fn start_added(&mut self, ids: &[u32], start: bool) -> Goals {

@@ -104,7 +104,8 @@ fn fingerprint(instances: &[Instance]) -> u64 {
     let mut rows: Vec<(&str, u32, bool, u64)> = staying
         .map(|instance| {
             let mut spec = DefaultHasher::new();
-            serde_json::to_vec(&instance.spec).unwrap_or_default().hash(&mut spec);
+            // What its file said when makes no other app of it.
+            instance.spec.mark().hash(&mut spec);
             (&*instance.spec.name, instance.number, instance.life.want == Want::Up, spec.finish())
         })
         .collect();

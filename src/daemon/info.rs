@@ -1,11 +1,10 @@
 //! What `rsm info` shows of rsm itself and the machine.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use super::{clock, views};
 use crate::instance::Instance;
-use crate::ipc::message::{Info, Source};
+use crate::ipc::message::Info;
 use crate::metrics;
 use crate::paths::Home;
 use crate::version::version;
@@ -34,16 +33,5 @@ pub fn info(instances: &[Instance], unsaved: bool, keeper: i32, home: &Home) -> 
         instances: by_status,
         host: metrics::host(home.dir()),
         unsaved,
-        sources: sources(instances),
     }
-}
-
-fn sources(instances: &[Instance]) -> Vec<Source> {
-    let mut files: BTreeMap<&PathBuf, u64> = BTreeMap::new();
-    for instance in instances {
-        let Some(file) = &instance.spec.source else { continue };
-        let added = instance.life.created.wall;
-        files.entry(file).and_modify(|since| *since = added.min(*since)).or_insert(added);
-    }
-    files.into_iter().map(|(file, since)| Source { file: file.clone(), since }).collect()
 }

@@ -18,7 +18,7 @@ use crate::instance::life::RunId;
 use crate::logs;
 use crate::metrics::Usage;
 use crate::paths::Home;
-use crate::spec::{AppSpec, ExecMode, Launcher, RestartDelay};
+use crate::spec::{AppSpec, EnvFilter, ExecMode, Launcher, LogFormat, LogPath, RestartDelay};
 
 /// The whole list.
 pub fn jlist<'a>(
@@ -83,7 +83,7 @@ impl Serialize for Pm2Env<'_> {
         map.serialize_entry("namespace", &spec.namespace)?;
         map.serialize_entry("pm_id", &self.instance.id)?;
         map.serialize_entry("status", views::status(&life.state).as_str())?;
-        optional(&mut map, "pm_uptime", life.state.process().map(|process| process.since.wall))?;
+        map.serialize_entry("pm_uptime", &last_start(self.instance))?;
         map.serialize_entry("created_at", &life.created.wall)?;
         map.serialize_entry("restart_time", &life.restarts)?;
         map.serialize_entry("unstable_restarts", &life.failures.unstable.len())?;
@@ -99,6 +99,7 @@ impl Serialize for Pm2Env<'_> {
         policy(spec, &mut map)?;
         map.serialize_entry("axm_actions", &self.offers.actions.values().collect::<Vec<_>>())?;
         map.serialize_entry("axm_monitor", &self.offers.measures)?;
+        injected(&mut map)?;
         map.end()
     }
 }
@@ -106,6 +107,24 @@ impl Serialize for Pm2Env<'_> {
 /// PM2 leaves out what is not set.
 fn optional<M: SerializeMap>(map: &mut M, key: &str, value: Option<impl Serialize>) -> Result<(), M::Error> {
     value.map_or(Ok(()), |value| map.serialize_entry(key, &value))
+}
+
+/// What PM2 tells of things that are not done here, for programs that do without asking whether it is there.
+fn injected<M: SerializeMap>(map: &mut M) -> Result<(), M::Error> {
+    let nothing = serde_json::Map::new();
+    map.serialize_entry("axm_options", &nothing)?;
+    map.serialize_entry("axm_dynamic", &nothing)?;
+    for switch in ["vizion", "vizion_running", "pmx", "automation", "km_link"] {
+        map.serialize_entry(switch, &false)?;
+    }
+    map.serialize_entry("windowsHide", &true)
+}
+
+/// When its process was started: also of one that has ended since, as in PM2.
+fn last_start(instance: &Instance) -> u64 {
+    let life = &instance.life;
+    let ended = || life.exits.back().map(|ended| ended.at.wall.saturating_sub(ended.uptime));
+    life.state.process().map(|process| process.since.wall).or_else(ended).unwrap_or(life.created.wall)
 }
 
 /// Death by signal has no code here; PM2 says 0.
@@ -133,6 +152,12 @@ fn command<M: SerializeMap>(spec: &AppSpec, map: &mut M) -> Result<(), M::Error>
     map.serialize_entry("exec_mode", mode)?;
     map.serialize_entry("instances", &spec.instances)?;
     map.serialize_entry("version", spec.version.as_deref().unwrap_or("N/A"))?;
+    match &spec.filter_env {
+        EnvFilter::None => map.serialize_entry("filter_env", &[(); 0])?,
+        EnvFilter::All => map.serialize_entry("filter_env", &true)?,
+        EnvFilter::Containing(parts) => map.serialize_entry("filter_env", parts)?,
+        EnvFilter::Exactly(name) => map.serialize_entry("filter_env", name)?,
+    }
     optional(map, "increment_var", spec.increment_var.as_ref())?;
     optional(map, "uid", spec.account.as_ref().map(|account| account.uid))?;
     optional(map, "gid", spec.account.as_ref().map(|account| account.gid))
@@ -146,6 +171,8 @@ fn files<M: SerializeMap>(instance: &Instance, home: &Home, map: &mut M) -> Resu
     map.serialize_entry("pm_err_log_path", &or_null(files.err))?;
     optional(map, "pm_log_path", files.combined)?;
     map.serialize_entry("merge_logs", &spec.merge)?;
+    map.serialize_entry("disable_logs", &(spec.out == LogPath::Nowhere && spec.err == LogPath::Nowhere))?;
+    optional(map, "log_type", (spec.format == LogFormat::Json).then_some("json"))?;
     optional(map, "log_date_format", spec.date_format.as_ref())
 }
 
@@ -172,5 +199,7 @@ fn policy<M: SerializeMap>(spec: &AppSpec, map: &mut M) -> Result<(), M::Error> 
     map.serialize_entry("listen_timeout", &ms(spec.readiness.timeout))?;
     optional(map, "max_memory_restart", spec.max_memory_restart)?;
     optional(map, "cron_restart", spec.cron_restart.as_ref())?;
-    map.serialize_entry("watch", &spec.watch.is_some())
+    map.serialize_entry("watch", &spec.watch.is_some())?;
+    optional(map, "ignore_watch", spec.watch.as_ref().map(|watch| &watch.ignore))?;
+    optional(map, "watch_delay", spec.watch.as_ref().map(|watch| ms(watch.delay)))
 }

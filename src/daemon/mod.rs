@@ -12,6 +12,7 @@ mod check;
 mod clock;
 pub mod commands;
 mod cron;
+mod drift;
 pub mod dump;
 mod effects;
 pub mod handle;

@@ -44,6 +44,7 @@ pub fn instance(instance: &Instance, usage: Option<&Usage>, user: &str, now: Mom
         user: spec.account.as_ref().map_or(user, |account| &account.user).to_owned(),
         watching: spec.watch.is_some(),
         version: spec.version.clone(),
+        source: spec.source.clone(),
         drift: None,
     }
 }

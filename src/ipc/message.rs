@@ -51,6 +51,9 @@ pub enum Existing {
     Refuse,
     /// Add another beside it (`--force`).
     Duplicate,
+    /// Leave it as it is. What does not run gets the new settings for its next start, and what is as they
+    /// say is known to be.
+    Keep,
 }
 
 /// Acts on instances that are there.

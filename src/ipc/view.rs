@@ -117,7 +117,10 @@ pub struct InstanceView {
     /// Version of the app.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub version: Option<String>,
-    /// How it may differ from the file it was started from; absent: it does not, as far as is known.
+    /// The ecosystem file it was started from.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub source: Option<PathBuf>,
+    /// How it may differ from that file; absent: it does not, as far as is known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub drift: Option<String>,
 }
@@ -288,18 +291,6 @@ pub struct Info {
     /// The list is not what was saved last: the next boot would bring back something else.
     #[serde(default)]
     pub unsaved: bool,
-    /// The ecosystem files that apps of the list came from.
-    #[serde(default)]
-    pub sources: Vec<Source>,
-}
-
-/// A file that apps of the list came from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Source {
-    /// The file.
-    pub file: PathBuf,
-    /// When the first of its apps was added. If the file is older, it cannot differ from them.
-    pub since: u64,
 }
 
 /// Something that happened to an instance.

@@ -67,7 +67,7 @@ pub struct Largest {
     pub pid: i32,
     /// Its program's name, as the kernel cuts it.
     pub name: Arc<str>,
-    /// Bytes resident.
+    /// Bytes resident; of pages that it shares with others of its tree, its part.
     pub memory: u64,
 }
 

@@ -176,14 +176,15 @@ impl Tracked {
             false => member.weight(measures.page),
         };
         self.usage.memory = living().map(bytes).sum();
-        let largest = living().max_by_key(|member| member.stat.resident);
+        let largest = living().max_by_key(|member| bytes(member));
         let former = self.usage.largest.take();
         self.usage.largest = largest.map(|member| {
             let pid = member.process.pid;
             // Read once: it stays the largest nearly always.
             let name = former.filter(|former| former.pid == pid && !changed).map(|former| former.name);
             let name = name.unwrap_or_else(|| proc_fs::command(pid).into());
-            Largest { pid, name, memory: member.stat.resident * measures.page }
+            // Measured as the sum is: it is never more than that.
+            Largest { pid, name, memory: bytes(member) }
         });
     }
 }

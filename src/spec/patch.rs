@@ -15,7 +15,10 @@ impl AppSpec {
         }
         let mut value = serde_json::to_value(self)?;
         merge(&mut value, changes);
-        serde_json::from_value(value)
+        let mut app: Self = serde_json::from_value(value)?;
+        let mark = app.mark();
+        app.origin.iter_mut().for_each(|origin| origin.changed = origin.app != mark);
+        Ok(app)
     }
 }
 

@@ -31,8 +31,18 @@ fn several_at_once_in_one_command() {
 fn one_missing_script_among_several_starts_nothing() {
     let rsm = Rsm::new().file("one.sh", SLEEPER);
     rsm.run(&["start", "./one.sh", "./missing.sh"]).code(1).says("missing.sh").says("help:");
+    rsm.run(&["start", "./one.sh", "7"]).code(1);
     rsm.run(&["start", "no-such-program-here"]).code(1).says("no-such-program-here");
     assert!(!rsm.home().join("rsm.sock").exists(), "a daemon was started for nothing");
+}
+
+#[test]
+fn one_name_for_several_scripts_is_refused() {
+    let rsm = Rsm::new().file("one.sh", SLEEPER).file("two.sh", SLEEPER);
+    rsm.run(&["start", "one.sh", "two.sh", "-i", "2", "--name", "x"]).code(2).says("one by one");
+    assert!(!rsm.home().join("rsm.sock").exists(), "nothing was started");
+    rsm.ok(&["start", "one.sh", "two.sh", "-i", "2"]);
+    assert_eq!((rsm.pids("one").len(), rsm.pids("two").len()), (2, 2));
 }
 
 #[test]

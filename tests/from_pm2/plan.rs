@@ -1,6 +1,9 @@
 //! `plan` tells what differs, `apply` does just that.
 
-use crate::harness::{Rsm, alive, environ};
+use std::fs;
+
+use crate::harness::unbroken::Unbroken;
+use crate::harness::{Rsm, alive, cmdline, environ, free_port};
 
 const FILE: &str = "
 [[apps]]
@@ -58,7 +61,7 @@ fn a_plan_names_every_difference_and_no_secret() {
     let plan = rsm.ok(&["plan", "e.toml", "--prune"]).stdout;
     let want = "  unchanged  same
 ~ scale      more   2 → 3 instances
-~ restart    other  stop.timeout: 10000 → 2000; env.GONE removed; env.TOKEN changed
+~ restart    other  kill_timeout: 10000 → 2000; env.GONE removed; env.TOKEN changed
 + start      new    1 instance: not in the list
 - delete     gone   not in the file any more
 4 things to do
@@ -114,11 +117,77 @@ fn drift_between_file_and_list_is_marked_until_it_is_applied() {
     rsm.ok(&["apply", "ecosystem.toml"]);
     assert_eq!(drift(&rsm), "");
     rsm.ok(&["scale", "nap", "2"]);
-    assert!(drift(&rsm).contains("changed by `rsm scale`"), "{}", drift(&rsm));
-    // What differs in nothing but its time is as it says once that was looked at.
-    rsm.ok(&["start", "ecosystem.toml"]);
+    assert!(drift(&rsm).starts_with("it has 2 instances, and 1 in "), "{}", drift(&rsm));
+    rsm.ok(&["scale", "nap", "1"]);
+    assert_eq!(drift(&rsm), "", "taken back");
+    rsm.ok(&["restart", "nap", "--kill-timeout", "7s", "--update-env"]);
+    assert!(drift(&rsm).starts_with("a command has changed it"), "{}", drift(&rsm));
+    rsm.ok(&["list"]).shows("nap *").shows("To see how: rsm plan ");
+    rsm.ok(&["apply", "ecosystem.toml"]).says("kill_timeout: 7000 → 10000");
+    assert_eq!(drift(&rsm), "");
+    // The same by another client.
+    let patch = r#"{"select": ["nap"], "changes": {"max_memory_restart": 300000000}}"#;
+    let length = patch.len();
+    let changed = rsm.http(
+        format!("POST /v1/instances/restart HTTP/1.1\r\nHost: rsm\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{patch}")
+            .as_bytes(),
+    );
+    assert!(changed.contains("200 OK") && drift(&rsm).starts_with("a command has changed it"), "{changed}");
+    assert!(rsm.ok(&["describe", "nap"]).stdout.contains("a command has changed it"));
+    rsm.ok(&["apply", "ecosystem.toml"]);
+    let pid = rsm.pids("nap");
+    // Written again and the same: no difference. One in nothing that matters is one until it was looked at.
+    rsm.write("ecosystem.toml", &file(10));
+    assert_eq!(drift(&rsm), "");
     rsm.write("ecosystem.toml", &format!("# a word\n{}", file(10)));
     assert!(!drift(&rsm).is_empty());
-    rsm.ok(&["apply", "ecosystem.toml"]);
-    assert_eq!(drift(&rsm), "");
+    rsm.ok(&["apply", "ecosystem.toml"]).says("nothing to do");
+    assert_eq!((drift(&rsm), rsm.pids("nap")), (String::new(), pid), "and not touched");
+    rsm.ok(&["save"]);
+    rsm.ok(&["kill"]);
+    rsm.ok(&["resurrect"]);
+    assert_eq!(drift(&rsm), "", "known from one daemon to the next");
+    fs::remove_file(rsm.dir().join("ecosystem.toml")).unwrap();
+    assert!(drift(&rsm).ends_with("is gone"));
+}
+
+#[test]
+fn what_shares_its_port_is_reloaded_and_what_was_stopped_stays_so() {
+    let port = free_port();
+    let file = |word: &str| {
+        format!(
+            "[[apps]]\nname = 'web'\nscript = 'app.js'\ninstances = 2\nenv = {{ WORD = '{word}' }}\n\
+             [[apps]]\nname = 'job'\nscript = 'sleep'\nargs = '100{word}'\nautostart = false\n"
+        )
+    };
+    let server = format!(
+        "require('http').createServer((_, answer) => answer.end('all is well')).listen({port}, '127.0.0.1')\n\
+         process.on('SIGINT', () => process.exit(0))\n"
+    );
+    let rsm = Rsm::new().file("app.js", &server).file("e.toml", &file("1"));
+    rsm.ok(&["apply", "e.toml"]);
+    let before = rsm.pids("web");
+    let load = Unbroken::on(port, "all is well");
+    rsm.write("e.toml", &file("2"));
+    let plan = rsm.json(&["plan", "e.toml", "--json"]);
+    let told = |at: usize| {
+        let step = &plan["steps"][at];
+        format!("{} {} {}", step["action"], step["app"], step["changes"][0]["setting"]).replace('"', "")
+    };
+    assert_eq!((told(0), told(1)), ("reload web env.WORD".into(), "set job args".into()));
+    assert_eq!(plan["to_do"], 2);
+    rsm.ok(&["apply", "e.toml"]).says("~ reload  web  env.WORD changed");
+    load.assert_none_failed();
+    let after = rsm.pids("web");
+    assert!(
+        after.len() == 2 && after.iter().all(|pid| !before.contains(pid) && environ(*pid)["WORD"] == "2")
+    );
+    assert!(rsm.pids("job").is_empty(), "not started only to be told its arguments");
+    rsm.ok(&["plan", "e.toml"]).shows("nothing to do");
+    rsm.ok(&["start", "job"]);
+    assert_eq!(cmdline(rsm.pids("job")[0])[1], "1002");
+    rsm.write("app.js", "process.exit(3)");
+    rsm.write("e.toml", &file("3"));
+    rsm.run(&["apply", "e.toml"]).code(1).says("the new process has ended");
+    assert_eq!(rsm.pids("web"), after, "a version that fails leaves the old one in place");
 }

@@ -41,7 +41,7 @@ fn a_crash_refreshes_nothing() {
 
 #[test]
 fn restart_and_start_by_name_refresh_nothing() {
-    for command in ["restart", "start"] {
+    for command in ["restart", "start", "reload"] {
         let rsm = changed();
         rsm.ok(&[command, "api"]);
         assert_eq!(now(&rsm), ["before", "before", "1001"], "{command}");
@@ -50,14 +50,16 @@ fn restart_and_start_by_name_refresh_nothing() {
 
 #[test]
 fn update_env_refreshes_what_comes_from_the_shell() {
-    let rsm = changed();
-    rsm.ok(&["restart", "api", "--update-env"]);
-    assert_eq!(now(&rsm), ["after and without", "before", "1001"]);
+    for command in ["restart", "reload", "start"] {
+        let rsm = changed();
+        rsm.ok(&[command, "api", "--update-env"]);
+        assert_eq!(now(&rsm), ["after and without", "before", "1001"], "{command}");
+    }
 }
 
 #[test]
 fn a_file_refreshes_everything() {
-    for command in ["start", "restart", "startOrRestart"] {
+    for command in ["start", "restart", "startOrRestart", "reload", "startOrReload", "apply"] {
         let rsm = changed();
         rsm.ok(&[command, "ecosystem.toml"]);
         assert_eq!(now(&rsm), ["after and without", "after and without", "1002"], "{command}");

@@ -149,7 +149,8 @@ impl Simulation {
         let on = ActOn { select: vec![selector], ..ActOn::default() };
         match random.u32(..40) {
             0..8 => {
-                let existing = random.choice([Existing::Restart, Existing::Refuse, Existing::Duplicate]);
+                let existing =
+                    random.choice([Existing::Restart, Existing::Refuse, Existing::Duplicate, Existing::Keep]);
                 let apps = vec![any_app(random, name)];
                 let existing = existing.unwrap_or_default();
                 let existing =

@@ -11,7 +11,6 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::model::News;
 use super::wish::Deed;
-use crate::cli::drift::drifted;
 use crate::cli::render::report::outcomes;
 use crate::ipc::client::{Client, ClientError};
 use crate::ipc::launch;
@@ -188,10 +187,6 @@ impl Poll {
         let now = Instant::now();
         if self.poke.info.take() || now >= self.info {
             let info: Info = self.ask(&Request::Info).await?;
-            if let Some(client) = &mut self.client {
-                let files = drifted(&info.sources, client).await;
-                self.tell(News::Drifted(files));
-            }
             self.tell(News::Info(Box::new(info)));
             self.info = now + SELDOM;
         }

@@ -2,7 +2,6 @@
 //! mouse in `keys`.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
 use ratatui::layout::Rect;
 
@@ -10,7 +9,7 @@ use super::history::History;
 use super::pane::Pane;
 use super::tree::{self, Key, Row, Shape, Sort};
 use super::wish::Deed;
-use crate::cli::render::attention::{Around, Concern, concerns};
+use crate::cli::render::attention::{Around, Concern, concerns, drifted};
 use crate::ipc::message::{Info, InstanceDetail, InstanceView, LogItem, Selectors};
 use crate::version::version;
 
@@ -33,8 +32,6 @@ pub(super) enum News {
     Listed { instances: Vec<InstanceView>, sample: bool },
     /// rsm itself and the machine.
     Info(Box<Info>),
-    /// Files that say something else than what runs.
-    Drifted(Vec<PathBuf>),
     /// The selection in full.
     Details(Vec<InstanceDetail>),
     /// Nobody answers.
@@ -141,8 +138,6 @@ pub(super) struct Model {
     /// Lines that the details are scrolled down.
     pub(super) details_top: usize,
     pub(super) info: Option<Info>,
-    /// Files that say something else than what runs.
-    pub(super) drifted: Vec<PathBuf>,
     pub(super) link: Link,
     /// What was said last, and whether it is good news; until the next key.
     pub(super) said: Option<(String, bool)>,
@@ -172,10 +167,6 @@ impl Model {
                 self.arrange();
             }
             News::Info(info) => self.hear_info(*info),
-            News::Drifted(files) => {
-                self.changed |= self.drifted != files;
-                self.drifted = files;
-            }
             News::Details(details) => {
                 for detail in &details {
                     if let Some(connections) = detail.connections {
@@ -221,9 +212,8 @@ impl Model {
                 .map(|info| info.version.clone())
                 .filter(|daemon| daemon != version() && !self.upgraded),
             unsaved: info.is_some_and(|info| info.unsaved),
-            drifted: self.drifted.clone(),
         };
-        concerns(&self.instances, &around)
+        concerns(&self.instances, &around).into_iter().chain(drifted(&self.instances)).collect()
     }
 
     /// Takes in log lines; `passed` so many were left out before them.

@@ -1,6 +1,7 @@
 //! What is not as it should be, each with the command for it: a line below the list, and one at the top of
 //! the whole screen.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::style::{Tone, cut, tame, width};
@@ -15,8 +16,6 @@ pub(in crate::cli) struct Around {
     pub(in crate::cli) other_version: Option<String>,
     /// The saved list is another one.
     pub(in crate::cli) unsaved: bool,
-    /// Files that say something else than what runs.
-    pub(in crate::cli) drifted: Vec<PathBuf>,
 }
 
 /// Something to be seen to.
@@ -33,26 +32,30 @@ pub(in crate::cli) struct Concern {
 
 /// All there is, the worst first.
 pub(in crate::cli) fn concerns(instances: &[InstanceView], around: &Around) -> Vec<Concern> {
-    let minor = |what: String, more: &str, command: String| Concern {
-        tone: Tone::Change,
-        what,
-        more: more.into(),
-        command,
-    };
     let older = around.other_version.as_ref().map(|version| {
         let what = format!("the daemon is rsm {}, this is another", tame(version));
         minor(what, ". To change it, and no app", "rsm upgrade".into())
     });
-    let drifted = around.drifted.iter().map(|file| {
+    let unsaved = around
+        .unsaved
+        .then(|| minor("the list is not saved for the next boot".into(), "", "rsm save".into()));
+    errored(instances).into_iter().chain(older).chain(unsaved).collect()
+}
+
+/// The files that say something else than what runs. Below the list it is told app by app instead.
+pub(in crate::cli) fn drifted(instances: &[InstanceView]) -> Vec<Concern> {
+    let files = instances.iter().filter(|view| view.drift.is_some()).filter_map(|view| view.source.as_ref());
+    let concern = |file: &PathBuf| {
         let file = file.display().to_string();
         let typed = shlex::try_quote(&file).map_or_else(|_| file.clone(), |file| file.into_owned());
         let what = format!("{} differs from what runs", tame(&file));
         minor(what, ". To see how", format!("rsm plan {}", tame(&typed)))
-    });
-    let unsaved = around
-        .unsaved
-        .then(|| minor("the list is not saved for the next boot".into(), "", "rsm save".into()));
-    errored(instances).into_iter().chain(older).chain(drifted).chain(unsaved).collect()
+    };
+    files.collect::<BTreeSet<_>>().into_iter().map(concern).collect()
+}
+
+fn minor(what: String, more: &str, command: String) -> Concern {
+    Concern { tone: Tone::Change, what, more: more.into(), command }
 }
 
 /// What was given up, why, and how to learn more.
@@ -112,12 +115,20 @@ mod tests {
     }
 
     fn much() -> Around {
-        Around {
-            other_version: Some("0.0.9".into()),
-            unsaved: true,
-            drifted: vec!["/srv/my app/ecosystem.toml".into()],
-            ..Around::default()
-        }
+        Around { other_version: Some("0.0.9".into()), unsaved: true, ..Around::default() }
+    }
+
+    #[test]
+    fn files_that_differ_are_named_once() {
+        let of = |id, drift: Option<&str>| InstanceView {
+            source: Some("/srv/my app/ecosystem.toml".into()),
+            drift: drift.map(str::to_owned),
+            ..view(id, "api", Status::Online)
+        };
+        assert_eq!(drifted(&[of(0, None)]), []);
+        let all = drifted(&[of(0, Some("changed")), of(1, Some("changed"))]);
+        let want = "/srv/my app/ecosystem.toml differs from what runs: rsm plan '/srv/my app/ecosystem.toml'";
+        assert_eq!(line(&all, width(want)).unwrap().1, want);
     }
 
     #[test]
@@ -133,7 +144,7 @@ mod tests {
         assert_eq!(told(&online, &Around::default()), None);
         let (tone, line) = told(&online, &much()).unwrap();
         assert_eq!(tone, Tone::Change);
-        for command in ["rsm upgrade", "rsm plan '/srv/my app/ecosystem.toml'", "rsm save"] {
+        for command in ["rsm upgrade", "rsm save"] {
             assert!(line.contains(command), "{line}");
         }
         let errored = [view(2, "网关", Status::Errored)];
@@ -162,8 +173,8 @@ mod tests {
         let all = concerns(&errored, &much());
         let row = |columns| row(&all, columns).unwrap().1;
         assert!(row(400).ends_with("the list is not saved for the next boot: rsm save"), "{}", row(400));
-        assert_eq!(row(60), "网关 (id 2) is errored: rsm describe 2; 3 more: rsm list");
-        assert_eq!(row(50), "网关 (id 2) is …: rsm describe 2; 3 more: rsm list");
+        assert_eq!(row(60), "网关 (id 2) is errored: rsm describe 2; 2 more: rsm list");
+        assert_eq!(row(50), "网关 (id 2) is …: rsm describe 2; 2 more: rsm list");
         for columns in 0..200 {
             assert!(width(&row(columns)) <= columns.max(1), "{columns}: {}", row(columns));
         }

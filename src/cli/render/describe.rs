@@ -59,6 +59,7 @@ fn identity(detail: &InstanceDetail) -> Section {
         ("mode", mode(view.mode).into()),
     ];
     rows.extend(spec.source.as_ref().map(|file| ("from", shown(file))));
+    rows.extend(view.drift.as_ref().map(|drift| ("differs", drift.clone())));
     ("Identity", rows)
 }
 

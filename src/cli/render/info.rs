@@ -64,7 +64,6 @@ mod tests {
                 ..HostInfo::default()
             },
             unsaved: false,
-            sources: Vec::new(),
         };
         let want = "\
 version  0.1.0 (this command is 0.2.0)

@@ -7,6 +7,7 @@ use tabled::settings::object::Rows;
 use tabled::settings::{Color, Style as Border, Width};
 
 use super::attention::{self, Around, concerns};
+use super::drift;
 use super::style::{self, Style, Tone, cut, tame};
 use super::units;
 use crate::ipc::message::{HostInfo, InstanceView, Status};
@@ -72,23 +73,11 @@ pub(in crate::cli) fn list(instances: &[InstanceView], around: Option<&Around>, 
         text.push_str(&style.paint(tone, &line));
         text.push('\n');
     }
-    // Where the files themselves were compared, that is said above.
-    let lines = if around.is_some_and(|around| !around.drifted.is_empty()) {
-        BTreeSet::new()
-    } else {
-        drifts(instances)
-    };
-    for line in lines {
-        text.push_str(&format!("{line}\n"));
+    for line in drift::lines(instances) {
+        text.push_str(&style.paint(Tone::Change, &line));
+        text.push('\n');
     }
     text
-}
-
-/// A line for each app that is marked.
-fn drifts(instances: &[InstanceView]) -> BTreeSet<String> {
-    let line =
-        |view: &InstanceView| Some(format!("* {}: {}", tame(&view.name), tame(view.drift.as_deref()?)));
-    instances.iter().filter_map(line).collect()
 }
 
 /// The sums on the left, the host on the right, or below where the terminal is narrow.
@@ -271,6 +260,7 @@ pub(in crate::cli) mod tests {
             user: "ada".into(),
             watching: false,
             version: None,
+            source: None,
             drift: None,
         }
     }

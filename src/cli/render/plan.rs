@@ -1,6 +1,6 @@
-//! A plan as text: a line a step, what is done first, then to whom, then why.
+//! A plan as text: a line a step, what is done first, then to whom, then why. And as JSON.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::style::tame;
 use crate::spec::AppSpec;
@@ -10,43 +10,108 @@ const LONGEST: usize = 60;
 
 /// What is to be done about an app, and why.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::cli) enum Step {
+pub(in crate::cli) struct Step {
+    /// What.
+    pub(in crate::cli) work: Work,
+    /// The instances in the list that it is about.
+    pub(in crate::cli) ids: Vec<u32>,
+    /// Why, if its settings differ.
+    pub(in crate::cli) changes: Vec<Change>,
+}
+
+/// What there is to do.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::cli) enum Work {
     /// It is not in the list.
     Start(Box<AppSpec>),
-    /// Instances of it do not run; these ids.
-    Wake { name: String, ids: Vec<String> },
-    /// It runs with other settings.
-    Restart { app: Box<AppSpec>, changes: Vec<Change> },
+    /// Instances of it do not run.
+    Wake(String),
+    /// It runs with other settings, and shares its port: it gets new processes without a gap.
+    Reload(Box<AppSpec>),
+    /// It has other settings, and gets new processes.
+    Restart(Box<AppSpec>),
+    /// It has other settings, and neither runs nor is to.
+    Set(Box<AppSpec>),
     /// It has another number of instances.
     Scale { name: String, from: usize, to: u32 },
-    /// It was started from the file, which names it no more; these ids.
-    Delete { name: String, ids: Vec<String> },
+    /// It was started from the file, which names it no more.
+    Delete(String),
     /// The same, but only `--prune` deletes.
-    Keep { name: String },
+    Leave(String),
     /// Nothing.
-    Unchanged { name: String },
+    Nothing(String),
 }
 
 /// A setting that differs. Values of variables are not kept: nobody is to see them.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::cli) struct Change {
-    /// Where in the spec: `stop.timeout`.
-    pub(in crate::cli) path: String,
+    /// Its key, as in files: `kill_timeout`; `env.NAME` for a variable.
+    pub(in crate::cli) name: String,
     /// What it is, and what it is to be; nothing for a variable's.
     pub(in crate::cli) values: Option<(Value, Value)>,
     /// How a variable differs.
     pub(in crate::cli) how: &'static str,
 }
 
+impl Work {
+    /// Its word, with the sign of what happens to processes.
+    fn words(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Start(_) | Self::Wake(_) => ("+", "start"),
+            Self::Reload(_) => ("~", "reload"),
+            Self::Restart(_) => ("~", "restart"),
+            Self::Set(_) => ("~", "set"),
+            Self::Scale { .. } => ("~", "scale"),
+            Self::Delete(_) => ("-", "delete"),
+            Self::Leave(_) => (" ", "keep"),
+            Self::Nothing(_) => (" ", "unchanged"),
+        }
+    }
+
+    fn app(&self) -> &str {
+        match self {
+            Self::Start(app) | Self::Reload(app) | Self::Restart(app) | Self::Set(app) => &app.name,
+            Self::Wake(name) | Self::Delete(name) | Self::Leave(name) | Self::Nothing(name) => name,
+            Self::Scale { name, .. } => name,
+        }
+    }
+
+    fn is_some(&self) -> bool {
+        !matches!(self, Self::Nothing(_) | Self::Leave(_))
+    }
+}
+
+impl Step {
+    fn why(&self) -> String {
+        match &self.work {
+            Work::Start(app) => format!("{}: not in the list", instances(app.instances)),
+            Work::Wake(_) => {
+                let ids: Vec<String> = self.ids.iter().map(u32::to_string).collect();
+                format!("does not run (id {})", ids.join(", "))
+            }
+            Work::Reload(_) | Work::Restart(_) | Work::Set(_) => {
+                self.changes.iter().map(change).collect::<Vec<_>>().join("; ")
+            }
+            Work::Scale { from, to, .. } => format!("{from} → {}", instances(*to)),
+            Work::Delete(_) => "not in the file any more".into(),
+            Work::Leave(_) => "not in the file any more; --prune deletes it".into(),
+            Work::Nothing(_) => String::new(),
+        }
+    }
+}
+
 /// The plan, and how much there is to do.
-pub(in crate::cli) fn plan(steps: &[Step]) -> String {
+pub(in crate::cli) fn text(steps: &[Step]) -> String {
+    let row = |step: &Step| {
+        let (sign, word) = step.work.words();
+        [format!("{sign} {word}"), tame(step.work.app()).into_owned(), tame(&step.why()).into_owned()]
+    };
     let rows: Vec<[String; 3]> = steps.iter().map(row).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let (first, second) = (width(0), width(1));
     let line = |[what, name, why]: &[String; 3]| format!("{what:first$}  {name:second$}  {why}");
     let mut text: String = rows.iter().map(|row| format!("{}\n", line(row).trim_end())).collect();
-    let idle = |step: &&Step| matches!(step, Step::Unchanged { .. } | Step::Keep { .. });
-    match steps.iter().filter(|step| !idle(step)).count() {
+    match steps.iter().filter(|step| step.work.is_some()).count() {
         0 => text.push_str("nothing to do\n"),
         1 => text.push_str("1 thing to do\n"),
         many => text.push_str(&format!("{many} things to do\n")),
@@ -54,19 +119,23 @@ pub(in crate::cli) fn plan(steps: &[Step]) -> String {
     text
 }
 
-fn row(step: &Step) -> [String; 3] {
-    let (what, name, why) = match step {
-        Step::Start(app) => ("+ start", &app.name, format!("{}: not in the list", instances(app.instances))),
-        Step::Wake { name, ids } => ("+ start", name, format!("does not run (id {})", ids.join(", "))),
-        Step::Restart { app, changes } => {
-            ("~ restart", &app.name, changes.iter().map(change).collect::<Vec<_>>().join("; "))
-        }
-        Step::Scale { name, from, to } => ("~ scale", name, format!("{from} → {}", instances(*to))),
-        Step::Delete { name, .. } => ("- delete", name, "not in the file any more".into()),
-        Step::Keep { name } => ("  keep", name, "not in the file any more; --prune deletes it".into()),
-        Step::Unchanged { name } => ("  unchanged", name, String::new()),
+/// The same for programs: `{ "steps": [{ "action", "app", "ids", "why", "changes" }], "to_do": 2 }`.
+pub(in crate::cli) fn json(steps: &[Step]) -> Value {
+    let change = |change: &Change| match &change.values {
+        Some((is, wanted)) => json!({ "setting": change.name, "is": is, "wanted": wanted }),
+        None => json!({ "setting": change.name, "change": change.how }),
     };
-    [what.to_owned(), tame(name).into_owned(), tame(&why).into_owned()]
+    let step = |step: &Step| {
+        json!({
+            "action": step.work.words().1,
+            "app": step.work.app(),
+            "ids": step.ids,
+            "why": step.why(),
+            "changes": step.changes.iter().map(change).collect::<Vec<_>>(),
+        })
+    };
+    let to_do = steps.iter().filter(|step| step.work.is_some()).count();
+    json!({ "steps": steps.iter().map(step).collect::<Vec<_>>(), "to_do": to_do })
 }
 
 fn instances(count: u32) -> String {
@@ -75,8 +144,8 @@ fn instances(count: u32) -> String {
 
 fn change(change: &Change) -> String {
     match &change.values {
-        Some((is, wanted)) => format!("{}: {} → {}", change.path, shown(is), shown(wanted)),
-        None => format!("{} {}", change.path, change.how),
+        Some((is, wanted)) => format!("{}: {} → {}", change.name, shown(is), shown(wanted)),
+        None => format!("{} {}", change.name, change.how),
     }
 }
 
@@ -95,24 +164,43 @@ fn shown(value: &Value) -> String {
 mod tests {
     use super::*;
 
+    fn three() -> [Step; 4] {
+        let app = Box::new(AppSpec::new("api", "/a", "/"));
+        let changed = |name: &str, values| Change { name: name.into(), values, how: "removed" };
+        let changes =
+            vec![changed("kill_timeout", Some((1000.into(), 2000.into()))), changed("env.TOKEN", None)];
+        let step = |work, ids: &[u32]| Step { work, ids: ids.into(), changes: Vec::new() };
+        [
+            step(Work::Start(app.clone()), &[]),
+            Step { work: Work::Reload(app), ids: vec![0, 1], changes },
+            step(Work::Scale { name: "w".into(), from: 1, to: 3 }, &[2]),
+            step(Work::Nothing("x".into()), &[3]),
+        ]
+    }
+
     #[test]
     fn a_line_a_step() {
-        let app = Box::new(AppSpec::new("api", "/a", "/"));
-        let changed = |path: &str, values| Change { path: path.into(), values, how: "removed" };
-        let changes =
-            vec![changed("stop.timeout", Some((1000.into(), 2000.into()))), changed("env.TOKEN", None)];
-        let steps = [
-            Step::Start(app.clone()),
-            Step::Restart { app, changes },
-            Step::Scale { name: "w".into(), from: 1, to: 3 },
-            Step::Unchanged { name: "x".into() },
-        ];
         let want = "\
 + start      api  1 instance: not in the list
-~ restart    api  stop.timeout: 1000 → 2000; env.TOKEN removed
+~ reload     api  kill_timeout: 1000 → 2000; env.TOKEN removed
 ~ scale      w    1 → 3 instances
   unchanged  x\n3 things to do\n";
-        assert_eq!(plan(&steps), want);
-        assert_eq!(plan(&steps[3..]), "  unchanged  x\nnothing to do\n");
+        assert_eq!(text(&three()), want);
+        assert_eq!(text(&three()[3..]), "  unchanged  x\nnothing to do\n");
+    }
+
+    #[test]
+    fn programs_are_told_the_same() {
+        let plan = json(&three());
+        let want = json!({
+            "action": "reload", "app": "api", "ids": [0, 1],
+            "why": "kill_timeout: 1000 → 2000; env.TOKEN removed",
+            "changes": [
+                { "setting": "kill_timeout", "is": 1000, "wanted": 2000 },
+                { "setting": "env.TOKEN", "change": "removed" },
+            ],
+        });
+        assert_eq!((&plan["steps"][1], &plan["to_do"]), (&want, &json!(3)));
+        assert_eq!(plan["steps"][3]["action"], "unchanged");
     }
 }

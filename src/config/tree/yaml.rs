@@ -15,6 +15,9 @@ const DEEPEST: usize = 64;
 /// The most values read, those that stand for others counted as often as they do.
 const MOST: usize = 100_000;
 
+/// The most text read, counted likewise. Bytes: some times what a file can hold.
+const MOST_TEXT: usize = 8 << 20;
+
 /// A list or table that is not closed yet.
 struct Open {
     start: usize,
@@ -27,11 +30,20 @@ enum Inside {
     Table(Vec<Entry>, Option<(String, Range<usize>)>),
 }
 
+/// How much a value stands for.
+#[derive(Clone, Copy, Default)]
+struct Extent {
+    values: usize,
+    deep: usize,
+    text: usize,
+}
+
 #[derive(Default)]
 struct Builder {
     open: Vec<Open>,
     anchors: HashMap<usize, Node>,
     values: usize,
+    text: usize,
     root: Option<Node>,
 }
 
@@ -52,17 +64,24 @@ impl Node {
         builder.root.ok_or_else(|| Broken::new(0..0, "it is empty"))
     }
 
-    /// How many values it is made of, and how deep they lie.
-    fn extent(&self) -> (usize, usize) {
-        let over = |nodes: &mut dyn Iterator<Item = &Self>| {
-            nodes
-                .map(Self::extent)
-                .fold((1, 0), |(sum, deep), (more, below)| (sum + more, deep.max(below + 1)))
+    /// How many values it is made of, how deep they lie, and how long their text is.
+    fn extent(&self) -> Extent {
+        let below = |extent: Extent, node: &Self| {
+            let more = node.extent();
+            Extent {
+                values: extent.values + more.values,
+                deep: extent.deep.max(more.deep + 1),
+                text: extent.text + more.text,
+            }
         };
+        let one = Extent { values: 1, ..Extent::default() };
         match &self.content {
-            Content::Scalar(_) => (1, 0),
-            Content::List(items) => over(&mut items.iter()),
-            Content::Table(entries) => over(&mut entries.iter().map(|entry| &entry.node)),
+            Content::Scalar(value) => Extent { text: value.as_str().map_or(0, str::len), ..one },
+            Content::List(items) => items.iter().fold(one, below),
+            Content::Table(entries) => {
+                let keys = entries.iter().map(|entry| entry.key.len()).sum();
+                entries.iter().map(|entry| &entry.node).fold(Extent { text: keys, ..one }, below)
+            }
         }
     }
 }
@@ -103,10 +122,14 @@ impl Builder {
         let Some(known) = self.anchors.get(&anchor) else {
             return Err(Broken::new(at, "this stands for something that it is part of"));
         };
-        let (values, deep) = known.extent();
+        let Extent { values, deep, text } = known.extent();
         self.values += values;
+        self.text += text;
         if self.values > MOST || self.open.len() + deep > DEEPEST {
             return Err(Broken::new(at, "this stands for too many values"));
+        }
+        if self.text > MOST_TEXT {
+            return Err(Broken::new(at, "this stands for too much text"));
         }
         let node = Node { at, ..known.clone() };
         self.add(node, 0)
@@ -232,6 +255,10 @@ mod tests {
             bomb += &format!("a{level}: &a{level} [{}]\n", [before.as_str(); 9].join(","));
         }
         assert!(broken(&bomb).contains("too many"), "{}", broken(&bomb));
+        let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(500_000), ["*a"; 20_000].join(","));
+        assert!(broken(&long).contains("too much text"), "{}", broken(&long));
+        let keys = format!("a: &a {{ {}: 1 }}\nb: [{}]\n", "x".repeat(900), ["*a"; 20_000].join(","));
+        assert!(broken(&keys).contains("too much text"), "{}", broken(&keys));
         assert!(!broken("a: &a [*a]\n").is_empty());
         assert!(!broken(&"[".repeat(10_000)).is_empty());
         assert!(broken(&format!("{}1{}", "[".repeat(80), "]".repeat(80))).contains("deep"));

@@ -21,7 +21,12 @@ fn scales() -> impl Strategy<Value = ScaleTo> {
 }
 
 fn starts() -> impl Strategy<Value = Request> {
-    let existing = prop_oneof![Just(Existing::Restart), Just(Existing::Refuse), Just(Existing::Duplicate)];
+    let existing = prop_oneof![
+        Just(Existing::Restart),
+        Just(Existing::Refuse),
+        Just(Existing::Duplicate),
+        Just(Existing::Keep)
+    ];
     (any::<[String; 4]>(), texts(0), any::<u32>(), existing).prop_map(|(words, args, n, existing)| {
         let [name, script, key, value] = words;
         let mut app = AppSpec::new(name, script, "/srv/é x");

@@ -65,7 +65,6 @@ fn info() -> Info {
         instances: Default::default(),
         host,
         unsaved: false,
-        sources: Vec::new(),
     }
 }
 
@@ -255,7 +254,14 @@ fn what_needs_attention_stands_on_top_with_its_command() {
     model.hear(News::Info(Box::new(Info { version, unsaved: true, ..info() })));
     model.hear(News::Listed { instances: vec![view(0, "api", Status::Online)], sample: false });
     assert_eq!(told(&model, (80, 24)), " ▲ the list is not saved for the next boot: rsm save");
-    model.hear(News::Drifted(vec!["/srv/ecosystem.toml".into()]));
+    let version = crate::version::version().to_owned();
+    model.hear(News::Info(Box::new(Info { version, unsaved: false, ..info() })));
+    let differs = InstanceView {
+        source: Some("/srv/ecosystem.toml".into()),
+        drift: Some("changed".into()),
+        ..view(0, "api", Status::Online)
+    };
+    model.hear(News::Listed { instances: vec![differs], sample: false });
     assert!(told(&model, (80, 24)).contains("rsm plan /srv/ecosystem.toml"), "{}", told(&model, (80, 24)));
     model.full = true;
     assert!(!has(&text(&model, (80, 24)), "▲"), "the whole screen is the log's");

@@ -1,0 +1,73 @@
+//! What the file that an app came from said: so that it can be told when the file, or the app, has
+//! changed since.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::AppSpec;
+
+/// What is remembered of the file at the time the app was made as it says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// The file's content.
+    pub content: Mark,
+    /// The app that it described.
+    pub app: Mark,
+    /// Whether a command has given the app other settings since.
+    #[serde(default)]
+    pub changed: bool,
+}
+
+/// Tells one text from another: no secret can be read from it, and none is kept by it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Mark(String);
+
+impl Mark {
+    /// The mark of a text: FNV-1a, which stays the same from one version to the next.
+    pub fn of(bytes: &[u8]) -> Self {
+        let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        Self(format!("{:016x}", bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)))
+    }
+}
+
+impl AppSpec {
+    /// The mark of its settings; where they come from is none of them.
+    pub fn mark(&self) -> Mark {
+        let bare = Self { version: None, source: None, origin: None, ..self.clone() };
+        Mark::of(&serde_json::to_vec(&bare).unwrap_or_default())
+    }
+
+    /// Remembers that a file of this content describes the app as it is now.
+    pub fn comes_from(&mut self, content: Mark) {
+        self.origin = Some(Origin { content, app: self.mark(), changed: false });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_change_is_one_until_it_is_taken_back() {
+        let mut app = AppSpec::new("api", "/srv/api", "/srv");
+        app.comes_from(Mark::of(b"one"));
+        let patched = |app: &AppSpec, bytes: u64| {
+            app.patched(json!({ "max_memory_restart": bytes }).as_object().unwrap()).unwrap()
+        };
+        let changed = |app: &AppSpec| app.origin.as_ref().unwrap().changed;
+        let one = patched(&app, 1);
+        assert!(!changed(&app) && changed(&one));
+        let back = one.patched(json!({ "max_memory_restart": null }).as_object().unwrap()).unwrap();
+        assert_eq!(back, app);
+    }
+
+    #[test]
+    fn marks_stay_the_same_from_version_to_version() {
+        assert_eq!(Mark::of(b"").0, "cbf29ce484222325");
+        assert_eq!(Mark::of(b"foobar").0, "85944171f73967e8");
+    }
+}
