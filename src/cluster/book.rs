@@ -263,7 +263,20 @@ impl Book {
         };
         let Some(leaving) = leaving else { return self.spread(group, group.order.members()) };
         let unmoved: Vec<u64> = group.order.unmoved_by(leaving).collect();
-        if unmoved.is_empty() { Steering::To(group.order.last_index()) } else { self.spread(group, &unmoved) }
+        if unmoved.is_empty() || !self.bystanders(address, leaving).is_empty() {
+            return Steering::To(group.order.last_index());
+        }
+        self.spread(group, &unmoved)
+    }
+
+    /// Those that stay in place while `leaving` leaves, if the one that moves then is worth more than all of them:
+    /// for a moment afterwards nobody but the kernel chooses, and it must not choose them.
+    pub fn bystanders(&self, address: Address, leaving: u64) -> Vec<u64> {
+        let Some(group) = self.group(address) else { return Vec::new() };
+        let unmoved: Vec<u64> = group.order.unmoved_by(leaving).collect();
+        let last = group.order.members().last().filter(|last| **last != leaving);
+        let best = unmoved.iter().map(|member| self.rank(*member)).max();
+        if last.map(|last| self.rank(*last)) > best { unmoved } else { Vec::new() }
     }
 
     fn spread(&self, group: &Group, members: &[u64]) -> Steering {

@@ -145,7 +145,9 @@ impl Engine {
     pub(super) fn let_go(&mut self, id: u64) {
         let Some(socket) = self.book.sockets.get(&id) else { return };
         let (address, listening, uid) = (socket.address, socket.listening, socket.uid);
+        let bystanders = self.book.bystanders(address, id);
         if let Some(fd) = self.held.get(&id).filter(|_| listening) {
+            self.set_deaf(&bystanders, true);
             if self.book.members(address).len() > 1 {
                 // On failure the kernel's choice, or the former program's, is as good as any.
                 let _ = socket::steer(fd.as_fd(), &self.book.steering(address, Some(id)).program());
@@ -161,6 +163,14 @@ impl Engine {
         }
         if listening {
             self.steer(address);
+            self.set_deaf(&bystanders, false);
+        }
+    }
+
+    fn set_deaf(&self, ids: &[u64], deaf: bool) {
+        for fd in ids.iter().filter_map(|id| self.held.get(id)) {
+            // On failure a client may come to one that goes: that is all this is for.
+            let _ = socket::set_deaf(fd.as_fd(), deaf);
         }
     }
 

@@ -14,7 +14,7 @@ use nix::sys::socket::{
 };
 
 use super::address::Protocol;
-use crate::process::bpf::Instruction;
+use crate::process::bpf::{Instruction, give};
 
 /// What sort of socket it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,6 +181,19 @@ pub fn steer(fd: BorrowedFd<'_>, program: &[Instruction]) -> nix::Result<()> {
     set(fd, libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, &libc::sock_fprog { len, filter })
 }
 
+/// Has a listening socket take no notice of clients, or take notice again. They get no answer, and try again
+/// after a second.
+pub fn set_deaf(fd: BorrowedFd<'_>, deaf: bool) -> nix::Result<()> {
+    let nothing = [give(0)];
+    let filter = nothing.as_ptr().cast::<libc::sock_filter>().cast_mut();
+    if deaf {
+        // Only read, as above.
+        set(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &libc::sock_fprog { len: 1, filter })
+    } else {
+        set(fd, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &0)
+    }
+}
+
 /// How many connections wait to be accepted.
 ///
 /// # Errors
@@ -224,7 +237,6 @@ pub fn set_non_blocking(fd: BorrowedFd<'_>, non_blocking: bool) -> nix::Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::bpf::give;
     use std::net::{TcpListener, TcpStream, UdpSocket};
 
     const TCP: Kind = Kind { v6: false, protocol: Protocol::Tcp, multipath: false };

@@ -62,6 +62,19 @@ fn while_one_leaves_only_those_that_stay_in_place_are_named() {
 }
 
 #[test]
+fn while_the_best_one_moves_nobody_else_is_named() {
+    let mut book = book(4, Balance::Random);
+    let ids: Vec<u64> = book.members(address()).to_vec();
+    assert_eq!(book.bystanders(address(), ids[0]), [0u64; 0], "all are as good");
+    for run in 1..=3 {
+        book.runs.get_mut(&run).unwrap().phase = Phase::Quiet;
+    }
+    assert_eq!(book.bystanders(address(), ids[0]), ids[1..3]);
+    assert_eq!(book.steering(address(), Some(ids[0])), Steering::To(3));
+    assert_eq!(book.bystanders(address(), ids[3]), [0u64; 0], "nobody moves");
+}
+
+#[test]
 fn two_apps_on_one_port_share_it_slot_by_slot() {
     let mut book = book(2, Balance::Random);
     book.apps.insert("web".into(), Settings { slots: vec![0], ..Settings::default() });
