@@ -39,7 +39,8 @@
 //!
 //! Pure: `address` (what makes a group), `order` (its members as the kernel has them), `steer` (the
 //! programs; `turns` for the privileged), `path`, `book` (all that is known). Acting: `engine` (commands), `bind`, `listen`
-//! (answers), `adopt` (sockets of runs that nobody tells of), `passed` (sockets for those who cannot ask), `sweep` (sockets that nobody uses), `thread` (the loop, the handle). `socket`, `look`,
+//! (answers), `adopt` (sockets of runs that nobody tells of), `passed` (sockets for those who cannot ask), `sweep` (sockets
+//! that nobody uses), `even` (queues of different length), `thread` (the loop, the handle). `socket`, `look`,
 //! `open` and `memory` are what they need of the system.
 
 pub mod address;
