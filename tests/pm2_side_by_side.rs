@@ -187,7 +187,6 @@ const SAME: [&str; 13] = [
     "namespace",
     "status",
     "restart_time",
-    "unstable_restarts",
     "exec_mode",
     "instances",
     "autostart",
