@@ -182,7 +182,7 @@ const LEFT_OUT: [&str; 9] = [
 ];
 
 /// Fields whose values are the same.
-const SAME: [&str; 13] = [
+const SAME: [&str; 12] = [
     "name",
     "namespace",
     "status",
