@@ -1,8 +1,12 @@
 //! A terminal of its own for a test: tmux with a bash in it, typed into and read.
 
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::harness::{Rsm, soon};
+
+/// The number of the next terminal.
+static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// The terminal.
 pub struct Terminal {
@@ -14,7 +18,9 @@ impl Terminal {
     pub fn new(rsm: &Rsm, (width, height): (u16, u16)) -> Self {
         let binary = std::path::Path::new(env!("CARGO_BIN_EXE_rsm"));
         let path = format!("{}:{}", binary.parent().unwrap().display(), std::env::var("PATH").unwrap());
-        let terminal = Self { socket: rsm.home().parent().unwrap().join("tmux") };
+        // A server of its own: that of a terminal before may still be about to end.
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let terminal = Self { socket: rsm.home().parent().unwrap().join(format!("tmux-{number}")) };
         let mut command = rsm.command_of("tmux", &["-u", "-f", "/dev/null", "-S"]);
         command.arg(&terminal.socket).args(["new-session", "-d"]);
         command.args([
