@@ -3,18 +3,14 @@
 use std::collections::HashMap;
 use std::future::{pending, poll_fn};
 use std::io::{self, BufWriter, Write};
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::task::Poll;
 
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::de::IgnoredAny;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
 
 use crate::error::Error;
 use crate::ipc::client::{ClientError, Lines};
@@ -22,6 +18,7 @@ use crate::ipc::message::{LogItem, LogPlace, LogQuery, Request, Stream};
 use crate::logs::stamp::Stamp;
 
 use super::completion;
+use super::hangup::hangup;
 use super::preferences::preference;
 use super::render::lines::{Prefix, highlighted, json_line, pairs};
 use super::render::style::Style;
@@ -284,19 +281,10 @@ impl Show {
 }
 
 /// Resolves when standard output is a pipe nobody reads any more. Without this `rsm logs | head`
-/// would stay until the next line. A thread, which ends with the process: it waits for good
-/// where the output is a file.
+/// would stay until the next line.
 pub(super) async fn reader_gone() {
-    let (tell, told) = oneshot::channel();
-    let watch = move || {
-        let out = io::stdout();
-        // No event is asked for: errors and hang-ups are always reported.
-        let mut watched = [PollFd::new(out.as_fd(), PollFlags::empty())];
-        while poll(&mut watched, PollTimeout::NONE) == Err(Errno::EINTR) {}
-        let _ = tell.send(());
-    };
-    let _ = std::thread::Builder::new().name("reader".into()).spawn(watch);
-    if told.await.is_err() {
+    let told = async { hangup(io::stdout()).ok()?.await.ok() };
+    if told.await.is_none() {
         pending().await
     }
 }

@@ -15,6 +15,7 @@ mod dump;
 mod environment;
 mod examples;
 mod foreground;
+mod hangup;
 mod list;
 mod logs;
 mod monit;

@@ -16,10 +16,10 @@ use crate::spec::Rotation;
 #[derive(Debug)]
 pub(super) struct LogFile {
     path: PathBuf,
-    pub(super) policy: RefCell<Arc<Rotation>>,
+    policy: RefCell<Arc<Rotation>>,
     ground: Rc<Ground>,
     /// Absent until it could be opened.
-    pub(super) segment: RefCell<Option<Segment>>,
+    segment: RefCell<Option<Segment>>,
     /// Trouble is reported once, until it is over.
     failing: Cell<bool>,
 }
@@ -39,6 +39,31 @@ impl LogFile {
     /// Where it is.
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// From now on it is kept so.
+    pub(super) fn set_policy(&self, policy: &Arc<Rotation>) {
+        self.policy.replace(Arc::clone(policy));
+    }
+
+    /// Opens it anew by its path; one that ends within a line after that line.
+    ///
+    /// # Errors
+    /// It cannot be opened, and is written where it was.
+    pub(super) fn reopen(&self) -> io::Result<()> {
+        let mut slot = self.segment.borrow_mut();
+        match slot.as_mut().filter(|segment| segment.open_line().is_some()) {
+            Some(segment) => segment.leave_after_line(),
+            None => *slot = Some(Segment::open(&self.path, &self.policy.borrow(), &self.ground.indexes)?),
+        }
+        Ok(())
+    }
+
+    /// Someone cut it to nothing.
+    pub(super) fn was_emptied(&self) {
+        if let Some(segment) = &mut *self.segment.borrow_mut() {
+            segment.was_emptied();
+        }
     }
 
     /// Why it cannot be opened, if it is not open.

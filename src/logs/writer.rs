@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use super::ground::Ground;
 use super::log_file::LogFile;
-use super::segment::Segment;
 use crate::spec::Rotation;
 
 /// All open log files by path.
@@ -29,7 +28,7 @@ impl Writer {
     /// The file at a path, opened at the first write if it cannot be now. The latest policy holds.
     pub(super) fn open(&mut self, path: &Path, policy: &Arc<Rotation>) -> Rc<LogFile> {
         if let Some(file) = self.files.get(path).and_then(Weak::upgrade) {
-            file.policy.replace(Arc::clone(policy));
+            file.set_policy(policy);
             return file;
         }
         let file = Rc::new(LogFile::open(path, policy, &self.ground));
@@ -53,19 +52,8 @@ impl Writer {
     /// what could not be opened. Such a file is written where it was: in the wrong place is better
     /// than lost.
     pub(super) fn reopen(&self) -> Vec<(PathBuf, io::Error)> {
-        let mut failed = Vec::new();
-        for log in self.files() {
-            let mut slot = log.segment.borrow_mut();
-            if let Some(segment) = slot.as_mut().filter(|segment| segment.open_line().is_some()) {
-                segment.leave_after_line();
-                continue;
-            }
-            match Segment::open(log.path(), &log.policy.borrow(), &self.ground.indexes) {
-                Ok(segment) => *slot = Some(segment),
-                Err(error) => failed.push((log.path().to_owned(), error)),
-            }
-        }
-        failed
+        let reopen = |log: Rc<LogFile>| log.reopen().err().map(|error| (log.path().to_owned(), error));
+        self.files().filter_map(reopen).collect()
     }
 
     /// Empties files, open or not; returns those that could not be emptied. A missing one is empty.
@@ -74,10 +62,8 @@ impl Writer {
         for path in paths {
             match truncate(&path) {
                 Ok(()) => {
-                    if let Some(file) = self.files.get(&path).and_then(Weak::upgrade)
-                        && let Some(segment) = &mut *file.segment.borrow_mut()
-                    {
-                        segment.was_emptied();
+                    if let Some(file) = self.files.get(&path).and_then(Weak::upgrade) {
+                        file.was_emptied();
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -21,13 +21,10 @@ mod view;
 mod wish;
 
 use std::io::{self, IsTerminal};
-use std::os::fd::AsFd;
 use std::time::Duration;
 
 use crossterm::event::Event;
 use jiff::tz::TimeZone;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
@@ -42,6 +39,7 @@ use self::view::Look;
 use self::wish::Wish;
 use super::order::Order;
 use super::session::Session;
+use crate::cli::hangup::hangup;
 use crate::error::Error;
 
 /// News are drawn at most this often: more nobody can read.
@@ -81,7 +79,8 @@ struct Signals {
     quit: Signal,
     stop: Signal,
     again: Signal,
-    /// The terminal hung up, which only those hear by signal whose own it was.
+    /// The terminal hung up, which only those hear by signal whose own it was. Whoever reads keys would be told of
+    /// the end of the input again and again, and never end.
     gone: oneshot::Receiver<()>,
 }
 
@@ -94,7 +93,7 @@ impl Signals {
             quit: signal(SignalKind::quit())?,
             stop: signal(SignalKind::from_raw(libc::SIGTSTP))?,
             again: signal(SignalKind::from_raw(libc::SIGCONT))?,
-            gone: gone()?,
+            gone: hangup(io::stdin())?,
         })
     }
 
@@ -193,21 +192,6 @@ fn follow(model: &mut Model, feed: &Feed, logs: &LogFeed, followed: &mut Wanted)
         model.pane.clear();
         model.details.clear();
     }
-}
-
-/// Tells when the terminal hangs up. Whoever reads keys would be told of the end of the input again and
-/// again, and never end.
-fn gone() -> io::Result<oneshot::Receiver<()>> {
-    let (tell, gone) = oneshot::channel();
-    let wait = move || {
-        let stdin = io::stdin();
-        // Asked for nothing, `poll` tells of errors and hang-ups alone.
-        let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::empty())];
-        while let Ok(0) | Err(Errno::EINTR) = poll(&mut fds, PollTimeout::NONE) {}
-        let _ = tell.send(()); // the screen is closed
-    };
-    std::thread::Builder::new().name("hangup".into()).spawn(wait)?;
-    Ok(gone)
 }
 
 /// Keys and the mouse, read on a thread that ends with the process.

@@ -207,11 +207,11 @@ impl Model {
     pub(super) fn concerns(&self) -> Vec<Concern> {
         let info = self.info.as_ref();
         let around = Around {
-            host: info.map(|info| info.host.clone()).unwrap_or_default(),
             other_version: info
                 .map(|info| info.version.clone())
                 .filter(|daemon| daemon != version() && !self.upgraded),
             unsaved: info.is_some_and(|info| info.unsaved),
+            ..Around::default() // the host has a row of its own
         };
         concerns(&self.instances, &around).into_iter().chain(drifted(&self.instances)).collect()
     }

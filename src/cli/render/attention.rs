@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use super::drift;
 use super::style::{Tone, cut, tame, width};
 use crate::ipc::message::{HostInfo, InstanceView, Status};
 
@@ -46,10 +47,8 @@ pub(in crate::cli) fn concerns(instances: &[InstanceView], around: &Around) -> V
 pub(in crate::cli) fn drifted(instances: &[InstanceView]) -> Vec<Concern> {
     let files = instances.iter().filter(|view| view.drift.is_some()).filter_map(|view| view.source.as_ref());
     let concern = |file: &PathBuf| {
-        let file = file.display().to_string();
-        let typed = shlex::try_quote(&file).map_or_else(|_| file.clone(), |file| file.into_owned());
-        let what = format!("{} differs from what runs", tame(&file));
-        minor(what, ". To see how", format!("rsm plan {}", tame(&typed)))
+        let what = format!("{} differs from what runs", tame(&file.display().to_string()));
+        minor(what, ". To see how", drift::plan(file))
     };
     files.collect::<BTreeSet<_>>().into_iter().map(concern).collect()
 }

@@ -22,11 +22,16 @@ pub(in crate::cli) fn lines(instances: &[InstanceView]) -> Vec<String> {
         let (some, more) = (names.iter().take(MOST_NAMES), names.len().saturating_sub(MOST_NAMES));
         let some = some.map(|name| tame(name)).collect::<Vec<_>>().join(", ");
         let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-        let file = file.display().to_string();
-        let typed = shlex::try_quote(&file).map_or_else(|_| file.clone(), |file| file.into_owned());
-        format!("* {some}{more}: {}. To see how: rsm plan {}", tame(drift), tame(&typed))
+        format!("* {some}{more}: {}. To see how: {}", tame(drift), plan(file))
     };
     apps.into_iter().map(line).collect()
+}
+
+/// The command that tells how what runs differs from a file, as it is typed.
+pub(in crate::cli) fn plan(file: &Path) -> String {
+    let file = file.display().to_string();
+    let typed = shlex::try_quote(&file).map_or_else(|_| file.clone(), |file| file.into_owned());
+    format!("rsm plan {}", tame(&typed))
 }
 
 #[cfg(test)]
