@@ -10,7 +10,7 @@ use nix::fcntl::OFlag;
 use tokio::net::unix::pipe::Receiver;
 
 use crate::exit::Exit;
-use crate::process::command::{Command, Running};
+use crate::process::helper::{HelperCommand, HelperProcess};
 use crate::spec::{Account, Vars};
 
 /// So many of the last bytes that a command says are looked at.
@@ -38,7 +38,7 @@ impl Shell {
     /// It did not end with 0; how instead, and the last that it said.
     pub(super) async fn run(&self, line: &str, timeout: Duration) -> Result<(), String> {
         let (out, said) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| errno.desc().to_owned())?;
-        let command = Command {
+        let command = HelperCommand {
             program: "/bin/sh".into(),
             args: vec!["-c".into(), line.into()],
             env: self.env.clone(),
@@ -56,12 +56,12 @@ impl Shell {
 }
 
 /// Waits for its end, and keeps the last that it has said.
-async fn listen(mut running: Running, out: OwnedFd) -> io::Result<(ExitStatus, Vec<u8>)> {
+async fn listen(mut running: HelperProcess, out: OwnedFd) -> io::Result<(ExitStatus, Vec<u8>)> {
     let (out, mut said) = (Receiver::from_owned_fd(out)?, Vec::new());
     let mut open = true;
     let status = loop {
         tokio::select! {
-            ended = running.ended() => break ended?,
+            ended = running.wait() => break ended?,
             readable = out.readable(), if open => {
                 readable?;
                 open = read(&out, &mut said).is_some();

@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::pidfd::ProcessRef;
+use super::process_ref::ProcessRef;
 
 /// A run as the keeper would start it: leader of a session, marked in its environment.
 pub(crate) struct Fixture {
