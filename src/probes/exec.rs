@@ -131,7 +131,11 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_leaves_something_behind_is_not_waited_for_longer() {
-        assert_eq!(run("sleep 1000 & exit 0").await, Ok(()));
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pid");
+        assert_eq!(run(&format!("sleep 1000 & echo $! > {}", file.display())).await, Ok(()));
+        let pid: i32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
     }
 
     #[tokio::test]
@@ -142,13 +146,8 @@ mod tests {
         let answer = shell().run(&line, Duration::from_millis(300)).await;
         assert!(answer.unwrap_err().contains("within 0.3 s"));
         let pid: i32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
-        let pid = nix::unistd::Pid::from_raw(pid);
-        while let Ok(()) = nix::sys::signal::kill(pid, None) {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            if stat.is_empty() || stat.contains(") Z") {
-                break; // dead, and whoever is its parent now will know
-            }
-            tokio::task::yield_now().await;
-        }
+        // Dead is enough: whoever is its parent now reaps it.
+        let stat = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        crate::process::fixture::wait_until(|| stat().is_empty() || stat().contains(") Z"));
     }
 }

@@ -3,16 +3,25 @@
 #![allow(unsafe_code, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod killed;
-mod load;
+#[path = "../it/harness/load_client.rs"]
+#[allow(dead_code)]
+mod load_client;
+#[path = "../it/harness/ports.rs"]
+mod ports;
 mod programs;
 mod supervisor;
+#[path = "../it/harness/wait.rs"]
+#[allow(dead_code)]
+mod wait;
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::time::Duration;
 
-use load::{Load, Tally, ask, ask_from, ask_udp, free_port, requests};
+use load_client::{Client, Load, Pace, Tally};
 use nix::sys::signal::Signal;
+use ports::{free_port, free_ports, privileged_port};
 use programs::{
     COMPAT, FAMILIES, GO, MULTIPATH, NODE, PASSED, PROBE, PYTHON, SHUTS, SIGNALS, TWICE, UDP, WORKERS,
 };
@@ -23,6 +32,31 @@ const PATHS: [Path; 2] = [Path::Take, Path::Replace];
 
 fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// Clients of this address.
+fn client(to: SocketAddr) -> Client {
+    Client::new(to).timeout(Duration::from_secs(20))
+}
+
+/// So many requests, one after the other.
+fn requests(count: u32, to: SocketAddr) -> Tally {
+    client(to).requests(count)
+}
+
+/// Four clients that ask as fast as they are answered.
+fn load(to: SocketAddr) -> Load {
+    client(to).load(4, Pace::Unlimited)
+}
+
+/// One datagram, answered by the slot that got it.
+fn ask_udp(port: u16) -> String {
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    client.send_to(b"who", ("127.0.0.1", port)).unwrap();
+    let mut answer = [0; 16];
+    let length = client.recv(&mut answer).unwrap();
+    String::from_utf8(answer[..length].to_vec()).unwrap()
 }
 
 fn python(host: &str, port: u16) -> [String; 5] {
@@ -82,7 +116,7 @@ fn a_reload_fails_no_request() {
         let mut supervisor = Supervisor::new(path, slots(2));
         let port = free_port();
         let mut runs: Vec<u64> = (0..2).map(|slot| supervisor.start_ready(slot, &node(port))).collect();
-        let load = Load::on(local(port));
+        let load = load(local(port));
         for _ in 0..2 {
             for run in &mut runs {
                 *run = supervisor.reload(*run, &node(port));
@@ -101,7 +135,7 @@ fn a_reload_to_sockets_of_its_own_fails_no_request() {
         let mut supervisor = Supervisor::new(path, slots(2));
         let port = free_port();
         let mut runs: Vec<u64> = (0..2).map(|slot| supervisor.start_ready(slot, &node(port))).collect();
-        let load = Load::on(local(port));
+        let load = load(local(port));
         for run in &mut runs {
             *run = supervisor.reload(*run, &node(port));
         }
@@ -117,10 +151,10 @@ fn while_a_run_is_replaced_its_connections_wait() {
         let port = free_port();
         let run = supervisor.start_ready(0, &python("127.0.0.1", port));
         supervisor.kill(run);
-        let client = std::thread::spawn(move || ask(local(port)));
+        let early = std::thread::spawn(move || client(local(port)).ask());
         supervisor.wait_ports(|ports| ports.iter().any(|port| port.waiting == Some(1)));
         supervisor.start_ready(0, &python("127.0.0.1", port));
-        assert_eq!(client.join().unwrap().unwrap(), "0");
+        assert_eq!(early.join().unwrap().unwrap(), "0");
     }
 }
 
@@ -156,7 +190,7 @@ fn without_a_replacement_clients_are_refused_at_once() {
             supervisor.ports();
             match slot {
                 0 => requests(20, local(port)).assert_clean(),
-                _ => assert_eq!(ask(local(port)).unwrap_err().kind(), ErrorKind::ConnectionRefused),
+                _ => assert_eq!(client(local(port)).ask().unwrap_err().kind(), ErrorKind::ConnectionRefused),
             }
         }
         assert_eq!(supervisor.kept(), ["cluster/book", "cluster/calls"], "no socket is left");
@@ -176,8 +210,9 @@ fn a_client_stays_with_its_slot_and_comes_back_to_it() {
         .map(|host| [127, 0, 1 + (host / 250) as u8, 1 + (host % 250) as u8])
         .map(|from| SocketAddr::from((from, 0)))
         .collect();
-    let homes =
-        || -> Vec<String> { clients.iter().map(|from| ask_from(*from, local(port)).unwrap()).collect() };
+    let homes = || -> Vec<String> {
+        clients.iter().map(|from| client(local(port)).from(*from).ask().unwrap()).collect()
+    };
     let before = homes();
     assert_eq!(before, homes());
     assert_eq!(BTreeSet::from_iter(&before).len(), 3, "{before:?}");
@@ -200,7 +235,7 @@ fn one_queue_for_all_is_one_socket() {
         let first = supervisor.start_ready(0, &node(port));
         supervisor.start_ready(1, &node(port));
         assert_eq!(supervisor.ports().len(), 1);
-        let load = Load::on(local(port));
+        let load = load(local(port));
         supervisor.reload(first, &node(port));
         load.finish().assert_clean();
         supervisor.cluster().abandon(APP, 0);
@@ -220,13 +255,14 @@ fn as_another_user() {
         }
         assert_eq!(answering(&requests(50, local(port))), ["0", "1"]);
         // What the user may not, the app may not, whatever the daemon may.
-        let low = supervisor.start(2, &python("127.0.0.1", 81));
+        let low_port = privileged_port();
+        let low = supervisor.start(2, &python("127.0.0.1", low_port));
         supervisor.wait_for(|event| matches!(event, Event::Warning { warning: Warning::LowPort { .. }, .. }));
         supervisor.wait_gone(low);
         assert!(supervisor.output(low).contains("Permission denied"));
         supervisor.cluster().app(APP, Settings { low_ports: true, ..slots(3) });
-        supervisor.start_ready(2, &python("127.0.0.1", 81));
-        requests(3, local(81)).assert_clean();
+        supervisor.start_ready(2, &python("127.0.0.1", low_port));
+        requests(3, local(low_port)).assert_clean();
     }
 }
 
@@ -442,7 +478,7 @@ fn where_nobody_can_ask_sockets_are_passed() {
         runs.iter().for_each(|run| supervisor.cluster().ready(*run));
         supervisor.ports();
         // From the first moment: who comes early waits.
-        let load = Load::on(local(port));
+        let load = load(local(port));
         requests(20, local(port)).assert_clean();
         if path == Path::Listen {
             for (slot, run) in (0..).zip(&mut runs) {
@@ -481,7 +517,6 @@ fn a_listener_that_its_old_run_shuts_down_listens_on() {
 }
 
 #[test]
-#[ignore = "needs Go"]
 fn a_static_go_binary() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("main.go"), GO).unwrap();
@@ -491,12 +526,12 @@ fn a_static_go_binary() {
     let server = dir.path().join("server").display().to_string();
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(4));
-        let port = free_port();
+        let port = free_ports(2);
         // All addresses of both families, and one of them.
         for (host, clients) in [("", port), ("127.0.0.1", port + 1)] {
             let argv = [server.clone(), format!("{host}:{clients}")];
             let mut runs: Vec<u64> = (0..4).map(|slot| supervisor.start_ready(slot, &argv)).collect();
-            let load = Load::on(local(clients));
+            let load = load(local(clients));
             for run in &mut runs {
                 *run = supervisor.reload(*run, &argv);
             }
@@ -531,7 +566,7 @@ fn another_engine_goes_on_where_one_was_lost() {
         let mut supervisor = Supervisor::new(path, slots(3));
         let port = free_port();
         let runs = [0, 1].map(|slot| supervisor.start_ready(slot, &python("127.0.0.1", port)));
-        let load = Load::on(local(port));
+        let load = load(local(port));
         supervisor.ports();
         supervisor.lose_engine();
         // Its call waits until somebody is there again.

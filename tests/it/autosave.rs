@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::harness::{Rsm, read, soon};
+use crate::harness::{Rsm, read, wait_until};
 use serde_json::Value;
 
 /// Names in the saved list.
@@ -14,7 +14,7 @@ fn saved(rsm: &Rsm) -> BTreeSet<String> {
 
 fn until_saved(rsm: &Rsm, names: &[&str]) {
     let names: BTreeSet<String> = names.iter().map(ToString::to_string).collect();
-    soon(&format!("{names:?} are saved"), || (saved(rsm) == names).then_some(()));
+    wait_until(&format!("{names:?} are saved"), || (saved(rsm) == names).then_some(()));
 }
 
 #[test]

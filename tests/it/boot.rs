@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
 
-use crate::harness::{DEADLINE, Rsm, alive, environ, need_root, read, soon};
+use crate::harness::{DEADLINE, Rsm, alive, environ, need_root, read, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -92,7 +92,7 @@ fn whoever_dies_the_unit_stays_and_the_apps_go_on() {
     shot(keeper);
     shot(daemon);
     // Nobody types a command: the unit itself starts others.
-    soon("both are there again", || {
+    wait_until("both are there again", || {
         let pid: i32 = read(rsm.home().join("run/keeper.lock")).trim().parse().ok()?;
         (pid != keeper && alive(pid)).then_some(())
     });

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::harness::{Rsm, alive, soon};
+use crate::harness::{Rsm, alive, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -105,7 +105,7 @@ fn apps_do_not_notice_that_the_daemon_dies() {
     for _ in 0..5 {
         let (daemon, keeper) = rsm.managers();
         kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
-        let (after, same) = soon("another daemon", || {
+        let (after, same) = wait_until("another daemon", || {
             let info = rsm.run(&["info", "--json"]);
             let info: serde_json::Value = serde_json::from_str(&info.stdout).ok()?;
             let pid = |who: &str| info[who]["pid"].as_i64().map(|pid| pid as i32);
@@ -159,8 +159,8 @@ fn sigterm_shuts_down_as_kill_does() {
     let app = rsm.pids("nap")[0];
     let (daemon, keeper) = rsm.managers();
     kill(Pid::from_raw(keeper), Signal::SIGTERM).unwrap();
-    soon("all gone", || (!alive(daemon) && !alive(keeper) && !alive(app)).then_some(()));
-    soon("the socket is gone", || (!rsm.home().join("rsm.sock").exists()).then_some(()));
+    wait_until("all gone", || (!alive(daemon) && !alive(keeper) && !alive(app)).then_some(()));
+    wait_until("the socket is gone", || (!rsm.home().join("rsm.sock").exists()).then_some(()));
 }
 
 #[test]
@@ -171,9 +171,9 @@ fn a_shutdown_that_the_keeper_hears_of_together_with_the_daemons_end_is_one() {
     let (daemon, keeper) = rsm.managers();
     kill(Pid::from_raw(keeper), Signal::SIGSTOP).unwrap();
     let mut told = rsm.command(&["kill"]).spawn().unwrap();
-    soon("the daemon has ended", || (!alive(daemon)).then_some(()));
+    wait_until("the daemon has ended", || (!alive(daemon)).then_some(()));
     kill(Pid::from_raw(keeper), Signal::SIGCONT).unwrap();
-    assert!(soon("the command's end", || told.try_wait().unwrap()).success());
+    assert!(wait_until("the command's end", || told.try_wait().unwrap()).success());
     assert!(!alive(keeper) && !rsm.home().join("rsm.sock").exists());
 }
 
@@ -201,12 +201,12 @@ fn a_shutdown_goes_on_when_the_daemon_dies_in_it() {
     let rsm =
         Rsm::new().file("deaf.sh", "#!/bin/sh\ntrap '' INT TERM\n: > ready\nwhile :; do sleep 1; done\n");
     rsm.ok(&["start", "./deaf.sh", "--kill-timeout", "3000"]);
-    soon("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
+    wait_until("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
     let (daemon, keeper) = rsm.managers();
     let mut command = rsm.command(&["kill"]).spawn().unwrap();
     rsm.until_status("deaf", "stopping");
     kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
-    soon("all are gone", || (!alive(keeper)).then_some(()));
+    wait_until("all are gone", || (!alive(keeper)).then_some(()));
     command.wait().unwrap();
     assert!(!rsm.home().join("rsm.sock").exists());
 }
@@ -216,11 +216,11 @@ fn kill_tells_who_had_to_be_killed_and_of_nobody_else() {
     let rsm =
         Rsm::new().file("deaf.sh", "#!/bin/sh\ntrap '' INT TERM\n: > ready\nwhile :; do sleep 1; done\n");
     rsm.ok(&["start", "./deaf.sh", "--name", "before", "--kill-timeout", "100"]);
-    soon("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
+    wait_until("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
     rsm.ok(&["stop", "before"]).says("was killed");
     fs::remove_file(rsm.dir().join("ready")).unwrap();
     rsm.ok(&["start", "./deaf.sh", "--name", "deaf", "--kill-timeout", "100"]);
-    soon("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
+    wait_until("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
     let told = rsm.ok(&["kill"]).stderr;
     let of = |name: &str| told.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
     assert!(of("deaf").contains("was killed") && !of("before").contains("was killed"), "{told}");

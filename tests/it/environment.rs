@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 
-use crate::harness::{Rsm, environ, read, soon};
+use crate::harness::{Rsm, environ, read, wait_until};
 
 fn env_of(rsm: &Rsm, name: &str) -> Vec<BTreeMap<String, String>> {
     rsm.pids(name).into_iter().map(environ).collect()
@@ -113,7 +113,7 @@ fn an_app_that_starts_apps_does_not_hand_on_who_it_is() {
     rsm.write("outer.sh", &outer);
     rsm.ok(&["start", "sleep 1000", "--name", "first"]);
     rsm.ok(&["start", "./outer.sh", "--namespace", "outside"]);
-    soon("the inner app", || rsm.dir().join("done").exists().then_some(()));
+    wait_until("the inner app", || rsm.dir().join("done").exists().then_some(()));
     let (outer, inner) = (&env_of(&rsm, "outer")[0], &env_of(&rsm, "inner")[0]);
     assert_eq!((&*inner["name"], &*inner["namespace"], &*inner["pm_id"]), ("inner", "default", "2"));
     assert_ne!(inner["RSM_RUN"], outer["RSM_RUN"]);

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
-use crate::harness::{Rsm, need_root, soon};
+use crate::harness::{Rsm, need_root, wait_until};
 
 fn with_an_app() -> (Rsm, i32) {
     let rsm = Rsm::new();
@@ -160,7 +160,7 @@ fn more_clients_than_are_served_are_told_to_come_back() {
     let held: Vec<UnixStream> = (0..512).map(|_| rsm.socket()).collect();
     rsm.run(&["list"]).code(1).says("clients").says("help:");
     drop(held);
-    soon("places are free again", || (rsm.run(&["list"]).code == Some(0)).then_some(()));
+    wait_until("places are free again", || (rsm.run(&["list"]).code == Some(0)).then_some(()));
     the_same_answers(&rsm, daemon);
 }
 
@@ -170,7 +170,7 @@ fn an_app_that_floods_its_event_stream_reader_is_not_slowed_down() {
     let mut unread = rsm.socket();
     unread.write_all(b"GET /v1/logs?follow=true HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     rsm.ok(&["start", "seq 1 300000; echo said all > done; exec sleep 1000", "--name", "flood"]);
-    soon("it could say all it had to say", || rsm.dir().join("done").exists().then_some(()));
+    wait_until("it could say all it had to say", || rsm.dir().join("done").exists().then_some(()));
     the_same_answers(&rsm, daemon);
 }
 

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Stdio};
 
-use crate::harness::{Rsm, read, soon};
+use crate::harness::{Rsm, read, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -108,7 +108,7 @@ fn the_budget_holds_in_a_flood() {
         // One that is renamed while the directory is read may be seen twice.
         entries.map(|meta| (meta.ino(), meta.len())).collect::<HashMap<_, _>>().values().sum::<u64>()
     };
-    soon("the last line", || {
+    wait_until("the last line", || {
         // One may be seen that is removed before another is seen that was not there yet: not each time.
         let over = (0..10).map(|_| total()).min().unwrap();
         assert!(over <= BUDGET + SEGMENT, "{over}");

@@ -1,7 +1,7 @@
 //! Apps that hold too much memory are replaced, and it is said why.
 
-use crate::harness::unbroken::Unbroken;
-use crate::harness::{Rsm, free_port, get};
+use crate::harness::load_client::{Client, Pace};
+use crate::harness::{DEADLINE, Rsm, free_port, get};
 
 /// The reason of the first end in the history of an instance.
 fn why(rsm: &Rsm, id: usize) -> String {
@@ -48,12 +48,12 @@ fn one_that_shares_its_port_is_replaced_without_a_failed_request() {
         );
         let rsm = Rsm::new().file("app.js", SERVER).file("ecosystem.toml", &app).var("AT", &port.to_string());
         rsm.ok(&["start", "ecosystem.toml"]);
-        let load = Unbroken::on(port, "all is well");
+        let load = Client::local(port).timeout(DEADLINE).expect("all is well").load(3, Pace::Unlimited);
         get(port, "/grow").expect("no answer");
         let grown =
             rsm.until("one is replaced", |rsm| rsm.list().iter().position(|view| view["restarts"] == 1));
         rsm.until("the old one is gone", |rsm| (!why(rsm, grown).is_empty()).then_some(()));
-        load.assert_none_failed();
+        load.finish().assert_clean();
         assert!(why(&rsm, grown).contains("max_memory_restart"), "{}", why(&rsm, grown));
         let restarts: Vec<_> = rsm.list().iter().map(|view| view["restarts"].clone()).collect();
         assert_eq!(restarts.iter().filter(|count| **count == 0).count(), restarts.len() - 1, "{restarts:?}");
@@ -101,7 +101,7 @@ fn hard_limits_hold_and_describe_says_by_what() {
         by => {
             assert_eq!(by, "rlimit");
             let out = rsm.home().join("logs/app-out.log");
-            crate::harness::soon("an allocation fails", || {
+            crate::harness::wait_until("an allocation fails", || {
                 crate::harness::read(&out).contains("no more").then_some(())
             });
             assert!(memory["note"].as_str().unwrap().contains("of each process by itself"), "{memory}");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use crate::harness::{Rsm, soon};
+use crate::harness::{Rsm, wait_until};
 use serde_json::Value;
 
 /// PM2, installed once and kept for later runs.
@@ -311,7 +311,7 @@ fn only_some_and_with_another_block() {
 fn a_crash_loop_is_given_up_after_so_many_restarts() {
     let both = Both::new(&[("crash.sh", "exit 1")]);
     both.run(&["start", "crash.sh", "--max-restarts", "4"]);
-    let restarts = soon("both have given up", || {
+    let restarts = wait_until("both have given up", || {
         let lists = both.lists();
         let errored = |rows: &Vec<Row>| rows.first().is_some_and(|row| row.1 == "errored");
         lists.iter().all(errored).then(|| lists.map(|rows| rows[0].2))

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::{Rsm, free_port, get, read, soon};
+use crate::harness::{Rsm, free_port, get, read, wait_until};
 
 /// Answers 200 unless there is a file `sick-<its number>` or `sick-<its pid>`; hangs for `hangs-<number>`.
 const SERVER: &str = r"
@@ -105,7 +105,7 @@ fn a_hanging_app_alone_is_restarted_and_its_start_period_is_spared() {
     );
     rsm.ok(&["start", "ecosystem.toml"]);
     let before = rsm.pids("web");
-    soon("it passed its check", || rsm.dir().join("asked-0").exists().then_some(()));
+    wait_until("it passed its check", || rsm.dir().join("asked-0").exists().then_some(()));
     rsm.write("hangs-0", "");
     rsm.until("another process", |rsm| rsm.pids("web").first().copied().filter(|pid| *pid != before[0]));
     fs::remove_file(rsm.dir().join("hangs-0")).unwrap();
@@ -117,7 +117,7 @@ fn a_hanging_app_alone_is_restarted_and_its_start_period_is_spared() {
     rsm.ok(&["delete", "web"]);
     rsm.ok(&["start", "ecosystem.toml"]);
     let pid = rsm.pids("web");
-    soon("some checks", || (read(rsm.dir().join("tried")).len() > 10).then_some(()));
+    wait_until("some checks", || (read(rsm.dir().join("tried")).len() > 10).then_some(()));
     assert_eq!((rsm.pids("web"), rsm.statuses("web")), (pid, vec!["online".to_owned()]));
 }
 
@@ -132,7 +132,7 @@ fn commands_and_ports_are_asked_too() {
              ready = {{ exec = \"test $WORD = w && test -e ready\", interval = 50 }}\n\
              [[apps]]\nname = \"tcp\"\nscript = \"sleep 1000\"\nlisten_timeout = 300\nready = {{ tcp = {}, interval = 50 }}\n", free_port()));
     let mut start = rsm.command(&["start", "ecosystem.toml", "--only", "command"]).spawn().unwrap();
-    soon("it is there", || (rsm.statuses("command") == ["launching"]).then_some(()));
+    wait_until("it is there", || (rsm.statuses("command") == ["launching"]).then_some(()));
     rsm.write("ready", "");
     assert!(start.wait().unwrap().success());
     rsm.run(&["start", "ecosystem.toml", "--only", "tcp"]).code(1).says("refused");

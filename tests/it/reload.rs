@@ -1,7 +1,7 @@
 //! A reload fails no request, and one that cannot succeed changes nothing.
 
-use crate::harness::unbroken::Unbroken;
-use crate::harness::{Rsm, free_port, get, soon};
+use crate::harness::load_client::{Client, Pace};
+use crate::harness::{DEADLINE, Rsm, free_port, get, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -44,10 +44,10 @@ fn a_reload_fails_no_request_and_counts_as_a_restart() {
         let port = free_port();
         let rsm = web(port, settings);
         let before = rsm.pids("web");
-        let load = Unbroken::on(port, "version");
+        let load = Client::local(port).timeout(DEADLINE).expect("version").load(3, Pace::Unlimited);
         rsm.write("app.js", &server("two"));
         rsm.ok(&["reload", "web"]).says("the new process serves");
-        load.assert_none_failed();
+        load.finish().assert_clean();
         all_answer(port, "version two");
         let after = rsm.pids("web");
         assert_eq!(after.len(), before.len());
@@ -63,7 +63,7 @@ fn what_cannot_serve_changes_nothing() {
     let port = free_port();
     let rsm = web(port, &format!("{CLUSTER}\nlisten_timeout = 1000"));
     let before = rsm.pids("web");
-    let load = Unbroken::on(port, "version");
+    let load = Client::local(port).timeout(DEADLINE).expect("version").load(3, Pace::Unlimited);
     let (other, elsewhere) = (free_port(), format!("does not listen on 127.0.0.1:{port} after 1 s"));
     for (bad, why) in [
         ("throw new Error('it is broken')", "exit code 1"),
@@ -81,7 +81,7 @@ fn what_cannot_serve_changes_nothing() {
         assert_eq!(rsm.pids("web"), before, "{why}");
         assert!(rsm.list().iter().all(|instance| instance["restarts"] == 0), "{:?}", rsm.list());
     }
-    load.assert_none_failed();
+    load.finish().assert_clean();
     all_answer(port, "version one");
     rsm.write("app.js", "throw new Error('it is broken')");
     rsm.run(&["reload", "web"]).code(1).says("it is broken");
@@ -106,7 +106,7 @@ fn wait_ready_is_waited_for() {
 fn a_changed_file_is_applied_without_a_gap() {
     let port = free_port();
     let rsm = web(port, CLUSTER);
-    let load = Unbroken::on(port, "version");
+    let load = Client::local(port).timeout(DEADLINE).expect("version").load(3, Pace::Unlimited);
     rsm.write("new.js", &server("two"));
     let file = "[[apps]]\nname = \"web\"\nscript = \"./new.js\"\nexec_mode = \"cluster\"\ninstances = 3\nenv = { WHO = \"me\" }\n\
                 [[apps]]\nname = \"other\"\nscript = \"sleep 1000\"\n";
@@ -117,7 +117,7 @@ fn a_changed_file_is_applied_without_a_gap() {
     rsm.write("ecosystem.toml", &file.replace("= 3", "= 1"));
     rsm.ok(&["startOrReload", "ecosystem.toml"]);
     assert_eq!(rsm.pids("web").len(), 1);
-    load.assert_none_failed();
+    load.finish().assert_clean();
     all_answer(port, "version two of me");
 }
 
@@ -125,10 +125,10 @@ fn a_changed_file_is_applied_without_a_gap() {
 fn a_scale_down_fails_no_request() {
     let port = free_port();
     let rsm = web(port, "exec_mode = \"cluster\"\ninstances = 4");
-    let load = Unbroken::on(port, "version");
+    let load = Client::local(port).timeout(DEADLINE).expect("version").load(3, Pace::Unlimited);
     rsm.ok(&["scale", "web", "1"]);
     rsm.ok(&["scale", "web", "3"]);
-    load.assert_none_failed();
+    load.finish().assert_clean();
     assert_eq!(rsm.statuses("web"), ["online"; 3]);
 }
 
@@ -158,7 +158,7 @@ fn one_reload_at_a_time_and_a_stop_ends_it() {
     rsm.run(&["reload", "web"]).code(1).says("being reloaded already");
     assert_eq!(rsm.pids("web"), before);
     rsm.ok(&["stop", "web"]);
-    soon("all are gone", || nodes(&rsm).is_empty().then_some(()));
+    wait_until("all are gone", || nodes(&rsm).is_empty().then_some(()));
     assert_eq!(reload.wait_with_output().unwrap().status.code(), Some(1));
     assert_eq!(rsm.statuses("web"), ["stopped"; 2]);
 }
@@ -177,7 +177,7 @@ fn nodes(rsm: &Rsm) -> Vec<i32> {
 fn a_reload_goes_on_when_daemon_and_keeper_die() {
     let port = free_port();
     let rsm = web(port, "exec_mode = \"cluster\"\ninstances = 3");
-    let load = Unbroken::on(port, "version");
+    let load = Client::local(port).timeout(DEADLINE).expect("version").load(3, Pace::Unlimited);
     rsm.write("app.js", &server("two"));
     for both in [false, true] {
         let mut reload = rsm.command(&["reload", "web"]).spawn().unwrap();
@@ -193,7 +193,7 @@ fn a_reload_goes_on_when_daemon_and_keeper_die() {
         all_answer(port, "version two");
         assert_eq!((nodes(&rsm).len(), rsm.pids("web").len()), (3, 3));
     }
-    load.assert_none_failed();
+    load.finish().assert_clean();
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 
-use crate::harness::{Rsm, need_root, read, soon};
+use crate::harness::{Rsm, need_root, read, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -44,7 +44,7 @@ impl Container {
     /// The pid, out here, of the first process in it.
     fn first(&self) -> i32 {
         let children = format!("/proc/{0}/task/{0}/children", self.unshare.id());
-        soon("a first process", || read(&children).split_whitespace().next()?.parse().ok())
+        wait_until("a first process", || read(&children).split_whitespace().next()?.parse().ok())
     }
 
     /// Waits for a line of standard output.
@@ -122,7 +122,7 @@ fn ctrl_c_again_waits_no_longer() {
     container.signal(Signal::SIGINT);
     container.says("no");
     let first = container.first();
-    soon("the end", || {
+    wait_until("the end", || {
         let _ = kill(Pid::from_raw(first), Signal::SIGINT);
         (!crate::harness::alive(first)).then_some(())
     });
@@ -185,7 +185,7 @@ while :; do sleep 0.05; done
     // As by `docker exec`: the first process gets it, not the keeper.
     let inside = ["-p", "-t", &first.to_string(), "sh", "-c", "(sleep 0.05 &)"].map(str::to_owned);
     assert!(Command::new("nsenter").args(inside).status().unwrap().success());
-    soon("no zombies", || zombies(first).is_empty().then_some(()));
+    wait_until("no zombies", || zombies(first).is_empty().then_some(()));
     container.signal(Signal::SIGTERM);
     assert_eq!(container.end(&rsm).code, Some(0));
 }
@@ -252,9 +252,9 @@ fn whoever_of_rsm_dies_the_container_goes_on() {
     container.says("up");
     // Pids of inside; out here they are others.
     let first = container.first();
-    let daemon = soon("a daemon", || named(first, "rsm-daemon"));
+    let daemon = wait_until("a daemon", || named(first, "rsm-daemon"));
     kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
-    soon("another daemon", || named(first, "rsm-daemon").filter(|pid| *pid != daemon));
+    wait_until("another daemon", || named(first, "rsm-daemon").filter(|pid| *pid != daemon));
     rsm.until_status("app", "online");
     container.signal(Signal::SIGUSR2);
     container.says("usr2");

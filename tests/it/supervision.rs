@@ -1,6 +1,6 @@
 //! Supervision with real processes: crashes, stops, trees, failed starts.
 
-use crate::harness::{Rsm, alive, read, soon};
+use crate::harness::{Rsm, alive, read, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -47,8 +47,8 @@ wait
 "#;
     let rsm = Rsm::new().file("tree.sh", script);
     rsm.ok(&["start", "./tree.sh", "--kill-timeout", "300"]);
-    soon("the tree stands", || (!read(rsm.dir().join("ready")).is_empty()).then_some(()));
-    let third: i32 = soon("the third", || read(rsm.dir().join("third")).trim().parse().ok());
+    wait_until("the tree stands", || (!read(rsm.dir().join("ready")).is_empty()).then_some(()));
+    let third: i32 = wait_until("the third", || read(rsm.dir().join("third")).trim().parse().ok());
     let deaf: i32 = read(rsm.dir().join("deaf")).trim().parse().unwrap();
     assert!(alive(third) && alive(deaf));
     rsm.ok(&["stop", "tree"]);
@@ -68,7 +68,7 @@ fn what_escaped_into_another_session_dies_with_a_crash_too() {
     let rsm = Rsm::new()
         .file("escape.sh", "#!/bin/sh\nsetsid sh -c 'echo $$ > child; exec sleep 1000' &\nexec sleep 1000\n");
     rsm.ok(&["start", "./escape.sh"]);
-    let child: i32 = soon("the child", || read(rsm.dir().join("child")).trim().parse().ok());
+    let child: i32 = wait_until("the child", || read(rsm.dir().join("child")).trim().parse().ok());
     let leader = rsm.pids("escape")[0];
     signal(leader, Signal::SIGKILL);
     rsm.until("a new process", |rsm| rsm.pids("escape").first().copied().filter(|pid| *pid != leader));
@@ -105,7 +105,7 @@ fn a_signal_ignoring_app_is_killed_after_its_grace_and_that_is_said() {
     let rsm =
         Rsm::new().file("deaf.sh", "#!/bin/sh\ntrap '' INT TERM\n: > ready\nwhile :; do sleep 1; done\n");
     rsm.ok(&["start", "./deaf.sh", "--kill-timeout", "200"]);
-    soon("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
+    wait_until("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
     rsm.ok(&["stop", "deaf"]);
     let deaf = &rsm.json(&["describe", "deaf", "--json"])[0];
     assert_eq!(deaf["exits"][0]["killed"], true, "{deaf}");
@@ -119,7 +119,7 @@ fn the_stop_signal_is_the_apps_own() {
         "#!/bin/sh\ntrap 'echo got it > got; exit 0' USR1\n: > ready\nwhile :; do sleep 0.05; done\n",
     );
     rsm.ok(&["start", "./own.sh", "--kill-signal", "SIGUSR1"]);
-    soon("it is ready", || rsm.dir().join("ready").exists().then_some(()));
+    wait_until("it is ready", || rsm.dir().join("ready").exists().then_some(()));
     rsm.ok(&["stop", "own"]);
     assert_eq!(read(rsm.dir().join("got")).trim(), "got it");
 }
@@ -209,7 +209,7 @@ fn depending() -> Rsm {
 fn apps_start_after_and_stop_before_what_they_depend_on() {
     let rsm = depending();
     let order = |sign: &str| -> Vec<String> {
-        let notes = soon("four notes", || {
+        let notes = wait_until("four notes", || {
             let notes = read(rsm.dir().join("notes"));
             (notes.matches(sign).count() == 4).then_some(notes)
         });

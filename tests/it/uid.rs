@@ -3,7 +3,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 
-use crate::harness::{Rsm, environ, need_root, read, soon};
+use crate::harness::{Rsm, environ, need_root, read, wait_until};
 
 /// A field of `/proc/PID/status`, its words.
 fn status(pid: i32, field: &str) -> Vec<String> {
@@ -43,7 +43,7 @@ fn an_app_runs_as_nobody_with_nobodys_groups_and_home() {
     // The files are the daemon's: the app needs no access to the directory they lie in.
     for (file, says) in [("logs/app-out.log", "out\n"), ("logs/app-error.log", "err\n")] {
         let path = rsm.home().join(file);
-        soon(file, || (read(&path) == says).then_some(()));
+        wait_until(file, || (read(&path) == says).then_some(()));
         let meta = std::fs::metadata(&path).unwrap();
         assert_eq!((meta.uid(), meta.permissions().mode() & 0o007), (0, 0), "{file}");
     }

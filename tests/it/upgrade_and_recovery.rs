@@ -2,23 +2,13 @@
 
 use std::fs;
 
-use crate::harness::{Rsm, alive, read, soon};
+use crate::harness::{Rsm, alive, read, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 fn end(pid: i32) {
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-    soon("it has ended", || (!alive(pid)).then_some(()));
-}
-
-/// The pids of daemon and keeper, once both differ from these.
-fn other_managers(rsm: &Rsm, daemon: i32) -> (i32, i32) {
-    soon("another daemon", || {
-        let info = rsm.run(&["info", "--json"]);
-        let info: serde_json::Value = serde_json::from_str(&info.stdout).ok()?;
-        let pid = |who: &str| info[who]["pid"].as_i64().map(|pid| pid as i32);
-        pid("daemon").filter(|pid| *pid != daemon).zip(pid("keeper"))
-    })
+    wait_until("it has ended", || (!alive(pid)).then_some(()));
 }
 
 /// Repeats what it is told through a FIFO, and its own pid.
@@ -36,7 +26,9 @@ fn say(rsm: &Rsm, text: &str) {
 }
 
 fn until_logged(rsm: &Rsm, text: &str) {
-    soon(text, || read(rsm.dir().join("echo.log")).lines().any(|line| line.ends_with(text)).then_some(()));
+    wait_until(text, || {
+        read(rsm.dir().join("echo.log")).lines().any(|line| line.ends_with(text)).then_some(())
+    });
 }
 
 #[test]
@@ -45,7 +37,7 @@ fn apps_outlive_their_keeper() {
     let app = rsm.pids("echo")[0];
     let (daemon, keeper) = rsm.managers();
     end(keeper);
-    let (after, new_keeper) = other_managers(&rsm, daemon);
+    let (after, new_keeper) = rsm.next_managers(daemon);
     assert_eq!(new_keeper, daemon, "the daemon has become the keeper");
     assert!(after != daemon);
     say(&rsm, "still heard");
@@ -103,7 +95,7 @@ fn a_pid_that_another_process_has_by_now_is_never_touched() {
         let state = read(&path).replace(&format!("\"pid\":{app}"), &format!("\"pid\":{}", stranger.id()));
         fs::write(path, state).unwrap();
     }
-    soon("another process", || rsm.pids("nap").first().copied());
+    wait_until("another process", || rsm.pids("nap").first().copied());
     assert_ne!(rsm.pids("nap"), [stranger.id() as i32]);
     rsm.ok(&["delete", "nap"]);
     assert!(alive(stranger.id() as i32), "a stranger was killed");
@@ -123,7 +115,7 @@ fn a_state_that_cannot_be_used_gives_way_to_the_one_before() {
         end(daemon);
         end(keeper);
         fs::write(rsm.home().join("state.json"), damage).unwrap();
-        soon("it is back", || (rsm.statuses("nap") == ["online"]).then_some(()));
+        wait_until("it is back", || (rsm.statuses("nap") == ["online"]).then_some(()));
         let pids = rsm.pids("nap");
         assert_eq!(pids, [app], "it was adopted, {damage:?}");
         assert_eq!(read(rsm.home().join("state.json.unusable")), damage, "and kept");
@@ -184,7 +176,7 @@ fn a_change_asked_for_twice_by_one_key_is_made_once() {
     assert!(first.starts_with("HTTP/1.1 200"), "{first}");
     let (daemon, _) = rsm.managers();
     end(daemon);
-    let second = soon("an answer", || Some(ask()).filter(|answer| !answer.is_empty()));
+    let second = wait_until("an answer", || Some(ask()).filter(|answer| !answer.is_empty()));
     assert!(second.starts_with("HTTP/1.1 200"), "{second}");
     assert_eq!(rsm.pids("nap").len(), 3, "the next daemon knows of it");
 }
@@ -194,7 +186,7 @@ fn a_command_in_flight_is_answered_by_the_next_daemon() {
     let rsm =
         Rsm::new().file("deaf.sh", "#!/bin/sh\ntrap '' INT TERM\n: > ready\nwhile :; do sleep 1; done\n");
     rsm.ok(&["start", "./deaf.sh", "--kill-timeout", "1000"]);
-    soon("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
+    wait_until("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
     let restarting = rsm.command(&["restart", "deaf"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
     rsm.until_status("deaf", "stopping");
     let (daemon, keeper) = rsm.managers();

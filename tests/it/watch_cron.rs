@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use crate::harness::{Rsm, read, soon};
+use crate::harness::{Rsm, read, wait_until};
 
 const SLEEPER: &str = "#!/bin/sh\nexec sleep 1000\n";
 
@@ -118,10 +118,10 @@ fn a_job_without_autorestart_runs_again_by_its_schedule_until_it_is_stopped() {
     let rsm = Rsm::new().file("ecosystem.toml", &[job("job"), job("canary")].concat());
     rsm.ok(&["start"]);
     let runs = |name: &str| read(rsm.dir().join(format!("{name}.runs"))).lines().count();
-    soon("three runs", || (runs("job") >= 3).then_some(()));
+    wait_until("three runs", || (runs("job") >= 3).then_some(()));
     rsm.ok(&["stop", "job"]);
     let (job, canary) = (runs("job"), runs("canary"));
-    soon("the other goes on", || (runs("canary") >= canary + 2).then_some(()));
+    wait_until("the other goes on", || (runs("canary") >= canary + 2).then_some(()));
     assert_eq!((runs("job"), rsm.statuses("job")), (job, vec!["stopped".into()]));
 }
 

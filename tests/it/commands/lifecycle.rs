@@ -1,7 +1,7 @@
 //! `stop`, `restart`, `delete`, `reset`, `sendSignal`: what they do to an app.
 
 use super::{all_of, three_apps};
-use crate::harness::{Rsm, alive, cmdline, read, soon};
+use crate::harness::{Rsm, alive, cmdline, read, wait_until};
 
 #[test]
 fn stop_keeps_in_the_list_and_delete_does_not() {
@@ -41,7 +41,7 @@ fn restart_with_new_settings_and_arguments() {
     rsm.ok(&["start", "./app.sh", "--", "1001"]);
     rsm.ok(&["restart", "app", "--max-memory-restart", "200M", "--", "1002"]);
     let pid = rsm.pids("app")[0];
-    soon("its new argument", || (cmdline(pid) == ["sleep", "1002"]).then_some(()));
+    wait_until("its new argument", || (cmdline(pid) == ["sleep", "1002"]).then_some(()));
     assert_eq!(rsm.json(&["describe", "app", "--json"])[0]["spec"]["max_memory_restart"], 200 << 20);
     let before = all_of(&rsm);
     rsm.run(&["restart", "app", "--max-memory-restart", "200 apples"]).code(1).says("apples");
@@ -55,13 +55,13 @@ fn a_signal_is_sent_as_it_is() {
                   while :; do sleep 0.05; done\n";
     let rsm = Rsm::new().file("app.sh", script);
     rsm.ok(&["start", "./app.sh"]);
-    soon("it listens", || rsm.dir().join("ready").exists().then_some(()));
+    wait_until("it listens", || rsm.dir().join("ready").exists().then_some(()));
     let pid = rsm.pids("app")[0];
     let sent = rsm.ok(&["sendSignal", "SIGUSR2", "app"]);
     assert_eq!((&*sent.stdout, sent.stderr.trim_end()), ("", "sent SIGUSR2 to app"));
-    soon("it came", || (read(rsm.dir().join("got")) == "two\n").then_some(()));
+    wait_until("it came", || (read(rsm.dir().join("got")) == "two\n").then_some(()));
     rsm.ok(&["sendSignal", "usr1", "0"]);
-    soon("it came", || (read(rsm.dir().join("got")) == "two\none\n").then_some(()));
+    wait_until("it came", || (read(rsm.dir().join("got")) == "two\none\n").then_some(()));
     assert_eq!(rsm.pids("app"), [pid]);
     rsm.run(&["sendSignal", "SIGNONE", "app"]).code(1).says("SIGNONE").says("help:");
     rsm.ok(&["stop", "app"]);

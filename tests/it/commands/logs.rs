@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
 
-use crate::harness::{Rsm, read, soon};
+use crate::harness::{Rsm, read, wait_until};
 
 /// Says numbered lines on both streams, then what comes through the FIFO `say`.
 const TALKER: &str = "#!/bin/sh
@@ -15,7 +15,7 @@ fn talker() -> Rsm {
     let rsm = Rsm::new().file("talk.sh", TALKER);
     nix::unistd::mkfifo(&rsm.dir().join("say"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     rsm.ok(&["start", "./talk.sh"]);
-    soon("its lines are in the files", || {
+    wait_until("its lines are in the files", || {
         let has = |stream: &str, line| read(file(&rsm, stream)).contains(line);
         (has("out", "out-30\n") && has("error", "err-30\n")).then_some(())
     });
@@ -93,7 +93,7 @@ fn a_reader_that_goes_ends_the_command_quietly() {
     let mut head = BufReader::with_capacity(16, logs.stdout.take().unwrap());
     head.read_line(&mut first).unwrap();
     drop(head); // no further line is written, and yet it ends
-    assert_eq!(soon("its end", || logs.try_wait().unwrap()).code(), Some(0));
+    assert_eq!(wait_until("its end", || logs.try_wait().unwrap()).code(), Some(0));
     let mut stderr = String::new();
     logs.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
     assert!(first.starts_with("0|talk |") && stderr.is_empty(), "{first} {stderr}");
@@ -115,14 +115,14 @@ fn flush_empties_files_that_are_written_on() {
     let rsm = talker();
     rsm.ok(&["start", "echo kept; exec sleep 1000", "--name", "other"]);
     let other = rsm.home().join("logs/other-out.log");
-    soon("the other speaks", || (read(&other) == "kept\n").then_some(()));
+    wait_until("the other speaks", || (read(&other) == "kept\n").then_some(()));
     rsm.ok(&["flush", "talk"]).says("talk-out.log").says("talk-error.log");
     assert_eq!(
         (read(file(&rsm, "out")), read(file(&rsm, "error")), read(&other)),
         ("".into(), "".into(), "kept\n".into())
     );
     say(&rsm, "after");
-    soon("it is written on", || (read(file(&rsm, "out")) == "after\n").then_some(()));
+    wait_until("it is written on", || (read(file(&rsm, "out")) == "after\n").then_some(()));
     rsm.ok(&["flush"]);
     assert_eq!(read(&other), "");
 }
@@ -133,10 +133,10 @@ fn reload_logs_opens_moved_files_anew() {
     let moved = rsm.dir().join("moved.log");
     std::fs::rename(file(&rsm, "out"), &moved).unwrap();
     say(&rsm, "to the old");
-    soon("it still goes to the moved file", || read(&moved).ends_with("to the old\n").then_some(()));
+    wait_until("it still goes to the moved file", || read(&moved).ends_with("to the old\n").then_some(()));
     rsm.ok(&["reloadLogs"]);
     say(&rsm, "to the new");
-    soon("a new file", || (read(file(&rsm, "out")) == "to the new\n").then_some(()));
+    wait_until("a new file", || (read(file(&rsm, "out")) == "to the new\n").then_some(()));
     assert!(read(&moved).ends_with("to the old\n"));
 }
 
@@ -148,7 +148,7 @@ fn lines_are_shown_as_asked() {
         let args = [&["logs", "talk", "--nostream", "--lines", "5"][..], flags].concat();
         rsm.ok(&args).stdout
     };
-    soon("the line", || page(&[]).contains("the answer is 42").then_some(()));
+    wait_until("the line", || page(&[]).contains("the answer is 42").then_some(()));
     let pairs = page(&["--format"]);
     assert!(pairs.contains("app=talk") && pairs.contains("the answer is 42"), "{pairs}");
     let stamped = page(&["--timestamp", "YYYY"]);

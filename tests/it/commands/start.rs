@@ -1,7 +1,7 @@
 //! `start`: everything it takes for an app, and its flags.
 
 use super::{SLEEPER, all_of};
-use crate::harness::{Rsm, cmdline, environ, read, soon};
+use crate::harness::{Rsm, cmdline, environ, read, wait_until};
 
 #[test]
 fn a_script_a_program_of_the_path_and_a_shell_line() {
@@ -14,7 +14,7 @@ fn a_script_a_program_of_the_path_and_a_shell_line() {
     let names: Vec<&str> = names.iter().map(|view| view["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["app", "sleep", "line", "two words"]);
     assert_eq!(cmdline(rsm.pids("sleep")[0]), ["sleep", "1001"]);
-    soon("the shell line speaks", || {
+    wait_until("the shell line speaks", || {
         read(rsm.home().join("logs/line-out.log")).contains("tick").then_some(())
     });
 }
@@ -81,7 +81,9 @@ fn a_script_whose_app_is_stopped_is_started_with_what_is_said_now() {
     rsm.ok(&["start", "./app.sh", "--", "1002"]);
     let pids = rsm.pids("app");
     assert_eq!(pids.len(), 1, "it is not added a second time");
-    soon("it sleeps as long as it was told now", || (cmdline(pids[0]) == ["sleep", "1002"]).then_some(()));
+    wait_until("it sleeps as long as it was told now", || {
+        (cmdline(pids[0]) == ["sleep", "1002"]).then_some(())
+    });
 }
 
 #[test]
@@ -129,7 +131,7 @@ fn the_interpreter_is_what_is_said() {
     rsm.ok(&["start", "app.sh", "--interpreter", "python3"]);
     let pid = rsm.pids("app")[0];
     let python = || cmdline(pid).iter().any(|word| word.contains("python3")); // or what stands for it
-    soon("python3 runs it", || python().then_some(()));
+    wait_until("python3 runs it", || python().then_some(()));
     rsm.ok(&["start", "./direct.sh", "--interpreter", "none"]);
     rsm.run(&["start", "app.sh", "--name", "other", "--interpreter", "pythoon"]).code(1).says("pythoon");
 }

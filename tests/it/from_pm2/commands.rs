@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::SLEEPER;
-use crate::harness::{Rsm, alive, soon};
+use crate::harness::{Rsm, alive, wait_until};
 
 #[test]
 fn words_of_pm2_are_answered_with_the_way_here() {
@@ -118,13 +118,13 @@ fn in_the_foreground_all_ends_with_the_command() {
     let rsm = Rsm::new().file("app.sh", "#!/bin/sh\necho hello\nexec sleep 1000\n");
     let mut command = rsm.command(&["start", "app.sh", "--no-daemon"]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    soon("the app runs", || rsm.home().join("rsm.sock").exists().then_some(()));
+    wait_until("the app runs", || rsm.home().join("rsm.sock").exists().then_some(()));
     rsm.until_status("app", "online");
     let pids = rsm.pids("app");
     let (daemon, keeper) = rsm.managers();
     // The command listens for the signal before it follows the logs; it is sent until it has heard.
     let pid = Pid::from_raw(child.id() as i32);
-    soon("all is gone", || {
+    wait_until("all is gone", || {
         let _ = kill(pid, Signal::SIGTERM);
         (![pids[0], daemon, keeper].into_iter().any(alive)).then_some(())
     });

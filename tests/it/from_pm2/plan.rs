@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use crate::harness::unbroken::Unbroken;
-use crate::harness::{Rsm, alive, cmdline, environ, free_port};
+use crate::harness::load_client::{Client, Pace};
+use crate::harness::{DEADLINE, Rsm, alive, cmdline, environ, free_port};
 
 const FILE: &str = "
 [[apps]]
@@ -167,7 +167,7 @@ fn what_shares_its_port_is_reloaded_and_what_was_stopped_stays_so() {
     let rsm = Rsm::new().file("app.js", &server).file("e.toml", &file("1"));
     rsm.ok(&["apply", "e.toml"]);
     let before = rsm.pids("web");
-    let load = Unbroken::on(port, "all is well");
+    let load = Client::local(port).timeout(DEADLINE).expect("all is well").load(3, Pace::Unlimited);
     rsm.write("e.toml", &file("2"));
     let plan = rsm.json(&["plan", "e.toml", "--json"]);
     let told = |at: usize| {
@@ -177,7 +177,7 @@ fn what_shares_its_port_is_reloaded_and_what_was_stopped_stays_so() {
     assert_eq!((told(0), told(1)), ("reload web env.WORD".into(), "set job args".into()));
     assert_eq!(plan["to_do"], 2);
     rsm.ok(&["apply", "e.toml"]).says("~ reload  web  env.WORD changed");
-    load.assert_none_failed();
+    load.finish().assert_clean();
     let after = rsm.pids("web");
     assert!(
         after.len() == 2 && after.iter().all(|pid| !before.contains(pid) && environ(*pid)["WORD"] == "2")

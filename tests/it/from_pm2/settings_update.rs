@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use crate::harness::{Rsm, alive, cmdline, environ, soon};
+use crate::harness::{Rsm, alive, cmdline, environ, wait_until};
 
 const BEFORE: &str = "[[apps]]\nname = 'api'\nscript = 'sleep'\nargs = '1001'\nkill_timeout = 1001\n[apps.env]\nGIVEN = 'before'\nREMOVED = 'x'\n";
 const AFTER: &str = "[[apps]]\nname = 'api'\nscript = 'sleep'\nargs = '1002'\nkill_timeout = 1002\n[apps.env]\nGIVEN = 'after'\n";
@@ -23,7 +23,7 @@ fn now(rsm: &Rsm) -> [String; 3] {
     let pid = rsm.pids("api")[0];
     let env: BTreeMap<String, String> = environ(pid);
     let text = |name: &str| env.get(name).cloned().unwrap_or_default();
-    let argument = soon("it runs", || cmdline(pid).get(1).cloned());
+    let argument = wait_until("it runs", || cmdline(pid).get(1).cloned());
     let removed = |name: &str| if env.contains_key(name) { "" } else { " and without" };
     [text("SHELL_VAR") + removed("SHELL_GONE"), text("GIVEN") + removed("REMOVED"), argument]
 }
@@ -120,7 +120,7 @@ fn script_directory_logs_instances_and_mode_take_effect() {
     let cwd = fs::read_link(format!("/proc/{}/cwd", pids[0])).unwrap();
     assert_eq!(cwd, rsm.dir().join("two").canonicalize().unwrap(), "cwd");
     let log = rsm.dir().join("two/api.log");
-    soon("script and log path", || {
+    wait_until("script and log path", || {
         (fs::read_to_string(&log).unwrap_or_default().matches("from b").count() == 3).then_some(())
     });
     let jlist = rsm.json(&["jlist"]);

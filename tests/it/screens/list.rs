@@ -1,7 +1,7 @@
 //! The list's foot, and the list that is watched.
 
 use super::tmux::Terminal;
-use crate::harness::{Rsm, soon};
+use crate::harness::{Rsm, wait_until};
 
 #[test]
 fn what_needs_attention_is_told_with_its_command() {
@@ -41,7 +41,7 @@ fn a_watched_list_follows_what_happens_in_its_place() {
     rsm.ok(&["kill"]);
     terminal.until("daemon");
     terminal.press(&["C-c"]);
-    soon("the shell's screen", || (!terminal.is_taken()).then_some(()));
+    wait_until("the shell's screen", || (!terminal.is_taken()).then_some(()));
     terminal.line("echo still $((6 * 7))");
     terminal.until("still 42");
 }

@@ -1,7 +1,7 @@
 //! `monit`, driven by keys as a person would.
 
 use super::tmux::Terminal;
-use crate::harness::{Rsm, alive, soon};
+use crate::harness::{Rsm, alive, wait_until};
 
 /// Two apps, one of them with two instances and a Chinese name.
 fn apps() -> Rsm {
@@ -68,7 +68,7 @@ fn a_day_in_front_of_it() {
     terminal.resize(200, 60);
     terminal.until("memory");
     terminal.press(&["q"]);
-    soon("the shell's screen", || (!terminal.is_taken()).then_some(()));
+    wait_until("the shell's screen", || (!terminal.is_taken()).then_some(()));
     assert_eq!(terminal.settings(&rsm, "after"), before);
 }
 
@@ -106,7 +106,7 @@ fn every_way_out_gives_the_terminal_back() {
         terminal.line("sh -c 'echo $$ > pid; exec rsm monit'");
         terminal.until("all (3)");
         leave();
-        soon(name, || (!terminal.is_taken()).then_some(()));
+        wait_until(name, || (!terminal.is_taken()).then_some(()));
         assert_eq!(terminal.settings(&rsm, name), before, "{name}");
     }
     terminal.line("rsm monit");
@@ -117,7 +117,7 @@ fn every_way_out_gives_the_terminal_back() {
     terminal.line("fg");
     terminal.until("all (3)");
     terminal.press(&["q"]);
-    soon("the shell's screen", || (!terminal.is_taken()).then_some(()));
+    wait_until("the shell's screen", || (!terminal.is_taken()).then_some(()));
     assert_eq!(terminal.settings(&rsm, "continued"), before);
 }
 
@@ -130,7 +130,7 @@ fn a_terminal_that_is_closed_ends_it() {
     terminal.until("no daemon runs");
     let pid = pid(&rsm);
     drop(terminal);
-    soon("its end", || (!alive(pid)).then_some(()));
+    wait_until("its end", || (!alive(pid)).then_some(()));
 }
 
 fn pid(rsm: &Rsm) -> i32 {
@@ -155,7 +155,7 @@ fn keys_are_heard_while_a_log_floods() {
     terminal.press(&["?", "p"]);
     terminal.until("[paused]");
     terminal.press(&["p", "q"]);
-    soon("the shell's screen", || (!terminal.is_taken()).then_some(()));
+    wait_until("the shell's screen", || (!terminal.is_taken()).then_some(()));
     rsm.ok(&["stop", "flood"]);
 }
 
