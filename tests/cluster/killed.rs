@@ -145,7 +145,7 @@ impl Keeper {
 }
 
 #[test]
-fn no_call_is_lost_when_the_engine_is_killed() {
+fn calls_survive_killing_the_engine() {
     for path in [Path::Take, Path::Replace] {
         let (read, write) = std::io::pipe().unwrap();
         let launch = Launch {

@@ -77,7 +77,7 @@ fn slots(count: u32) -> Settings {
 }
 
 #[test]
-fn two_python_servers_share_a_port() {
+fn python_servers_share_port() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(2));
         let port = free_port();
@@ -92,7 +92,7 @@ fn two_python_servers_share_a_port() {
 }
 
 #[test]
-fn four_node_servers_behind_a_shell_get_equal_shares() {
+fn node_servers_behind_shell_share_equally() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(4));
         let port = free_port();
@@ -111,7 +111,7 @@ fn four_node_servers_behind_a_shell_get_equal_shares() {
 }
 
 #[test]
-fn a_reload_fails_no_request() {
+fn reload_fails_no_request() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(2));
         let port = free_port();
@@ -130,7 +130,7 @@ fn a_reload_fails_no_request() {
 }
 
 #[test]
-fn a_reload_to_sockets_of_its_own_fails_no_request() {
+fn reload_closes_old_sockets_without_failures() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(2));
         let port = free_port();
@@ -145,7 +145,7 @@ fn a_reload_to_sockets_of_its_own_fails_no_request() {
 }
 
 #[test]
-fn while_a_run_is_replaced_its_connections_wait() {
+fn connections_wait_while_run_is_replaced() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(1));
         let port = free_port();
@@ -159,7 +159,7 @@ fn while_a_run_is_replaced_its_connections_wait() {
 }
 
 #[test]
-fn a_slot_that_crashed_gets_nothing_while_another_is_ready() {
+fn crashed_slot_gets_no_connections() {
     let mut supervisor = Supervisor::new(Path::Take, slots(2));
     let port = free_port();
     let first = supervisor.start_ready(0, &python("127.0.0.1", port));
@@ -179,7 +179,7 @@ fn a_slot_that_crashed_gets_nothing_while_another_is_ready() {
 }
 
 #[test]
-fn without_a_replacement_clients_are_refused_at_once() {
+fn clients_are_refused_without_replacement() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(2));
         let port = free_port();
@@ -201,7 +201,7 @@ fn without_a_replacement_clients_are_refused_at_once() {
 }
 
 #[test]
-fn a_client_stays_with_its_slot_and_comes_back_to_it() {
+fn ip_hash_keeps_client_on_its_slot() {
     let mut supervisor =
         Supervisor::new(Path::Take, Settings { balance: Balance::IpHash, doors: true, ..slots(3) });
     let port = free_port();
@@ -228,7 +228,7 @@ fn a_client_stays_with_its_slot_and_comes_back_to_it() {
 }
 
 #[test]
-fn one_queue_for_all_is_one_socket() {
+fn shared_balance_uses_one_socket() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, Settings { balance: Balance::Shared, ..slots(2) });
         let port = free_port();
@@ -244,7 +244,7 @@ fn one_queue_for_all_is_one_socket() {
 }
 
 #[test]
-fn as_another_user() {
+fn other_user_shares_port_by_its_rights() {
     assert!(nix::unistd::geteuid().is_root(), "only root can become someone else; skip this test by name");
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(2));
@@ -267,7 +267,7 @@ fn as_another_user() {
 }
 
 #[test]
-fn a_port_of_somebody_else_stays_theirs() {
+fn foreign_port_is_not_taken() {
     for path in PATHS {
         let foreign = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = foreign.local_addr().unwrap().port();
@@ -280,7 +280,7 @@ fn a_port_of_somebody_else_stays_theirs() {
 }
 
 #[test]
-fn two_apps_on_one_port_share_it_with_a_warning() {
+fn two_apps_share_port_with_warning() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(1));
         supervisor.cluster().app("web", Settings { slots: vec![7], ..Settings::default() });
@@ -299,7 +299,7 @@ fn two_apps_on_one_port_share_it_with_a_warning() {
 }
 
 #[test]
-fn addresses_of_both_families_are_groups_of_their_own() {
+fn dual_stack_sockets_serve_both_families() {
     let v6 = |port| SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port));
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(2));
@@ -318,7 +318,7 @@ fn addresses_of_both_families_are_groups_of_their_own() {
 
 #[test]
 #[cfg(target_arch = "x86_64")]
-fn programs_of_32_bits_take_part() {
+fn x86_32_bit_programs_share_port() {
     for path in PATHS {
         for way in ["direct", "socketcall"] {
             let mut supervisor = Supervisor::new(path, slots(2));
@@ -335,7 +335,7 @@ fn programs_of_32_bits_take_part() {
 }
 
 #[test]
-fn one_port_of_each_family() {
+fn same_port_of_both_families_is_shared() {
     let v6 = |port| SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port));
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(2));
@@ -356,7 +356,7 @@ fn one_port_of_each_family() {
 }
 
 #[test]
-fn runs_that_ended_unseen_get_nothing() {
+fn runs_that_ended_unseen_get_no_connections() {
     let mut supervisor = Supervisor::new(Path::Take, slots(2));
     let port = free_port();
     let runs = [0, 1].map(|slot| supervisor.start_ready(slot, &python("127.0.0.1", port)));
@@ -372,7 +372,7 @@ fn runs_that_ended_unseen_get_nothing() {
 }
 
 #[test]
-fn fewer_slots_hold_fewer_ports() {
+fn scale_down_releases_ports() {
     let mut supervisor = Supervisor::new(Path::Take, slots(2));
     let port = free_port();
     let runs = [0, 1].map(|slot| supervisor.start_ready(slot, &python("127.0.0.1", port)));
@@ -384,7 +384,7 @@ fn fewer_slots_hold_fewer_ports() {
 }
 
 #[test]
-fn several_ports_and_workers_that_share_by_themselves() {
+fn workers_with_reuse_port_share_several_ports() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(2));
         let port = free_port();
@@ -401,7 +401,7 @@ fn several_ports_and_workers_that_share_by_themselves() {
 }
 
 #[test]
-fn a_probed_port_is_let_go() {
+fn probed_port_is_released() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(1));
         let port = free_port();
@@ -414,7 +414,7 @@ fn a_probed_port_is_let_go() {
 }
 
 #[test]
-fn a_program_cannot_have_a_port_twice() {
+fn program_cannot_bind_port_twice() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(1));
         let run = supervisor.start(0, &["python3", "-c", TWICE, &free_port().to_string()]);
@@ -423,7 +423,7 @@ fn a_program_cannot_have_a_port_twice() {
 }
 
 #[test]
-fn signals_while_it_asks_do_no_harm() {
+fn signals_do_not_interrupt_bind() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(1));
         let run = supervisor.start(0, &["python3", "-c", SIGNALS, &free_port().to_string()]);
@@ -432,7 +432,7 @@ fn signals_while_it_asks_do_no_harm() {
 }
 
 #[test]
-fn datagrams_are_shared_if_asked_for() {
+fn udp_is_shared_if_enabled() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, Settings { udp: true, ..slots(2) });
         let port = free_port();
@@ -453,7 +453,7 @@ fn datagrams_are_shared_if_asked_for() {
 }
 
 #[test]
-fn datagrams_are_left_alone_otherwise() {
+fn udp_is_not_shared_by_default() {
     let mut supervisor = Supervisor::new(Path::Take, slots(2));
     let port = free_port();
     let first = supervisor.start(0, &["python3", "-c", UDP, &port.to_string()]);
@@ -464,7 +464,7 @@ fn datagrams_are_left_alone_otherwise() {
 }
 
 #[test]
-fn where_nobody_can_ask_sockets_are_passed() {
+fn sockets_are_passed_without_seccomp() {
     let node_line = |port: u16| format!("node -e '{NODE}' -- {port}; true");
     for path in [Path::Listen, Path::Preload] {
         let mut supervisor = Supervisor::new(path, slots(2));
@@ -500,7 +500,7 @@ fn where_nobody_can_ask_sockets_are_passed() {
 }
 
 #[test]
-fn a_listener_that_its_old_run_shuts_down_listens_on() {
+fn listener_survives_shutdown_by_old_run() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(2));
         let port = free_port();
@@ -517,7 +517,7 @@ fn a_listener_that_its_old_run_shuts_down_listens_on() {
 }
 
 #[test]
-fn a_static_go_binary() {
+fn static_go_binary_shares_port() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("main.go"), GO).unwrap();
     let mut build = std::process::Command::new("go");
@@ -544,7 +544,7 @@ fn a_static_go_binary() {
 }
 
 #[test]
-fn multipath_sockets_are_replaced_by_plain_ones() {
+fn multipath_sockets_become_plain_tcp() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(2));
         let port = free_port();
@@ -561,7 +561,7 @@ fn multipath_sockets_are_replaced_by_plain_ones() {
 }
 
 #[test]
-fn another_engine_goes_on_where_one_was_lost() {
+fn new_engine_resumes_after_loss() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(3));
         let port = free_port();

@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 #[test]
-fn nothing_is_started_only_to_look() {
+fn queries_do_not_start_daemon() {
     let rsm = Rsm::new();
     rsm.ok(&["list"]);
     assert_eq!(rsm.ok(&["jlist"]).stdout.trim(), "[]");
@@ -18,7 +18,7 @@ fn nothing_is_started_only_to_look() {
 }
 
 #[test]
-fn kill_leaves_no_process_and_no_socket() {
+fn kill_removes_processes_and_socket() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "-i", "3", "--name", "nap"]);
     let (daemon, keeper) = rsm.managers();
@@ -33,7 +33,7 @@ fn kill_leaves_no_process_and_no_socket() {
 }
 
 #[test]
-fn the_home_is_private() {
+fn home_is_private() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000"]);
     rsm.ok(&["save"]);
@@ -43,7 +43,7 @@ fn the_home_is_private() {
 }
 
 #[test]
-fn save_kill_resurrect_brings_back_names_ids_and_counts() {
+fn resurrect_restores_names_ids_and_counts() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "first"]);
     rsm.ok(&["start", "sleep 1000", "--name", "nap", "-i", "2"]);
@@ -68,7 +68,7 @@ fn save_kill_resurrect_brings_back_names_ids_and_counts() {
 }
 
 #[test]
-fn an_empty_list_does_not_replace_a_dump() {
+fn save_keeps_dump_if_list_is_empty() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
     rsm.ok(&["save"]);
@@ -83,7 +83,7 @@ fn an_empty_list_does_not_replace_a_dump() {
 }
 
 #[test]
-fn a_dump_that_cannot_be_used_says_why_and_changes_nothing() {
+fn resurrect_rejects_unusable_dump() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
     rsm.run(&["resurrect"]).code(1).says("no dump");
@@ -96,7 +96,7 @@ fn a_dump_that_cannot_be_used_says_why_and_changes_nothing() {
 }
 
 #[test]
-fn apps_do_not_notice_that_the_daemon_dies() {
+fn apps_survive_killing_daemon() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "nap", "-i", "5"]);
     rsm.ok(&["start", "sleep 1000", "--name", "down"]);
@@ -126,7 +126,7 @@ fn apps_do_not_notice_that_the_daemon_dies() {
 }
 
 #[test]
-fn an_exit_while_no_daemon_was_there_is_not_missed() {
+fn new_daemon_notices_exit_it_missed() {
     let rsm = Rsm::new().file("wait.sh", "#!/bin/sh\nread code < fifo\nexit $code\n");
     nix::unistd::mkfifo(&rsm.dir().join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     rsm.ok(&["start", "./wait.sh", "--no-autorestart"]);
@@ -141,7 +141,7 @@ fn an_exit_while_no_daemon_was_there_is_not_missed() {
 }
 
 #[test]
-fn two_first_commands_at_once_start_one_daemon() {
+fn concurrent_commands_start_one_daemon() {
     let rsm = Rsm::new();
     let names = ["a", "b", "c", "d"];
     let started: Vec<_> =
@@ -153,7 +153,7 @@ fn two_first_commands_at_once_start_one_daemon() {
 }
 
 #[test]
-fn sigterm_shuts_down_as_kill_does() {
+fn sigterm_shuts_down_like_kill() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
     let app = rsm.pids("nap")[0];
@@ -164,7 +164,7 @@ fn sigterm_shuts_down_as_kill_does() {
 }
 
 #[test]
-fn a_shutdown_that_the_keeper_hears_of_together_with_the_daemons_end_is_one() {
+fn keeper_sees_shutdown_despite_daemon_exit() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
     rsm.ok(&["delete", "nap"]);
@@ -178,7 +178,7 @@ fn a_shutdown_that_the_keeper_hears_of_together_with_the_daemons_end_is_one() {
 }
 
 #[test]
-fn what_the_shell_had_open_is_not_kept_open() {
+fn daemon_closes_inherited_descriptors() {
     let rsm = Rsm::new();
     let binary = env!("CARGO_BIN_EXE_rsm");
     let line = format!("exec 9> held; flock 9; '{binary}' start 'sleep 1000' --name nap");
@@ -197,7 +197,7 @@ fn what_the_shell_had_open_is_not_kept_open() {
 }
 
 #[test]
-fn a_shutdown_goes_on_when_the_daemon_dies_in_it() {
+fn shutdown_resumes_after_daemon_death() {
     let rsm =
         Rsm::new().file("deaf.sh", "#!/bin/sh\ntrap '' INT TERM\n: > ready\nwhile :; do sleep 1; done\n");
     rsm.ok(&["start", "./deaf.sh", "--kill-timeout", "3000"]);
@@ -212,7 +212,7 @@ fn a_shutdown_goes_on_when_the_daemon_dies_in_it() {
 }
 
 #[test]
-fn kill_tells_who_had_to_be_killed_and_of_nobody_else() {
+fn kill_reports_only_force_killed_apps() {
     let rsm =
         Rsm::new().file("deaf.sh", "#!/bin/sh\ntrap '' INT TERM\n: > ready\nwhile :; do sleep 1; done\n");
     rsm.ok(&["start", "./deaf.sh", "--name", "before", "--kill-timeout", "100"]);

@@ -115,7 +115,7 @@ fn pages() -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_command_of_every_page_works() {
+fn every_documented_command_works() {
     let pages = pages();
     assert!(pages.len() > 3, "{pages:?}");
     std::thread::scope(|scope| {
@@ -129,7 +129,7 @@ fn every_command_of_every_page_works() {
 }
 
 #[test]
-fn the_example_that_the_readme_starts_works() {
+fn readme_example_works() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let rsm = Rsm::new();
     let example = fs::read_to_string(root.join("ecosystem.example.toml")).unwrap();
@@ -144,7 +144,7 @@ fn the_example_that_the_readme_starts_works() {
 }
 
 #[test]
-fn pages_are_read_as_described() {
+fn test_comments_are_parsed() {
     let text = "\
 <!-- test: file a/b
 one

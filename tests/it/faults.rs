@@ -261,7 +261,7 @@ fn check_lines(rsm: &Rsm, number: usize) -> u64 {
 }
 
 #[test]
-fn whatever_is_killed_nothing_is_lost_doubled_or_left_behind() {
+fn survives_killing_any_process() {
     let (rounds, seed) = (number_from("RSM_FAULT_ROUNDS", 40), number_from("RSM_FAULT_SEED", 1));
     let (port, shared_port) = (free_port(), free_port());
     let rsm = Rsm::new().file("writer.py", WRITER).file("server.py", SERVER).file("deaf.sh", DEAF);

@@ -34,7 +34,7 @@ impl Drop for Slow {
 }
 
 #[test]
-fn a_disk_that_does_not_answer_holds_up_only_who_writes_there() {
+fn hanging_disk_blocks_only_its_apps() {
     need_root();
     let talk = "#!/bin/sh\nwhile :; do while read line; do echo \"$line\"; done < say-$name; done\n";
     let rsm = Rsm::new().file("talk.sh", talk).file(
@@ -67,7 +67,7 @@ fn a_disk_that_does_not_answer_holds_up_only_who_writes_there() {
 }
 
 #[test]
-fn a_full_disk_makes_apps_wait_and_then_loses_nothing() {
+fn full_disk_blocks_apps_without_losing_lines() {
     need_root();
     let rsm = Rsm::new().file(
         "e.toml",

@@ -59,7 +59,7 @@ fn rotated(rsm: &Rsm) -> usize {
 }
 
 #[test]
-fn every_line_once_though_the_daemon_is_killed_all_the_time() {
+fn lines_are_written_once_despite_daemon_kills() {
     const LINES: u32 = 400_000;
     let app = |name: &str, more: &str| {
         format!(
@@ -103,7 +103,7 @@ fn out(rsm: &Rsm, name: &str) -> PathBuf {
 }
 
 #[test]
-fn rotated_files_are_kept_by_number_and_read_back() {
+fn rotation_retains_count_and_reads_back() {
     let rsm = Rsm::new().file(
         "e.toml",
         "[logs]\nmax_size = '10K'\nretain = 3\n[[apps]]\nname = 'a'\nscript = 'seq 1 20000; exec sleep 1000'\n\
@@ -130,7 +130,7 @@ fn rotated_files_are_kept_by_number_and_read_back() {
 }
 
 #[test]
-fn following_goes_over_rotations_and_misses_nothing() {
+fn follow_continues_over_rotation() {
     let rsm = Rsm::new().file("talk.sh", "#!/bin/sh\nread go < go\nseq 1 50000\nexec sleep 1000\n").file(
         "e.toml",
         "[[apps]]\nname = 'a'\nscript = './talk.sh'\nlogs = { max_size = '20K', retain = 'all', compress = true }\n",
@@ -147,7 +147,7 @@ fn following_goes_over_rotations_and_misses_nothing() {
 }
 
 #[test]
-fn both_streams_are_shown_in_the_order_they_were_written() {
+fn both_streams_keep_write_order() {
     let script = "#!/bin/sh\nwait_for() { while [ ! -e $1 ]; do sleep 0.01; done; }\n\
                   for i in 1 2 3 4 5; do wait_for out$i; echo out $i; wait_for err$i; echo err $i >&2; done\n\
                   exec sleep 1000\n";
@@ -169,7 +169,7 @@ fn both_streams_are_shown_in_the_order_they_were_written() {
 }
 
 #[test]
-fn lines_that_are_dropped_are_counted_in_the_file() {
+fn dropped_lines_are_counted_in_file() {
     let rsm = Rsm::new().file(
         "e.toml",
         "[[apps]]\nname = 'a'\nscript = 'seq 1 100000; exec sleep 1000'\nout_file = 'a.log'\nlogs = { when_full = 'drop' }\n",
@@ -191,7 +191,7 @@ fn lines_that_are_dropped_are_counted_in_the_file() {
 }
 
 #[test]
-fn files_that_others_move_or_remove_are_begun_anew() {
+fn moved_or_removed_files_are_recreated() {
     let rsm = Rsm::new()
         .file("talk.sh", "#!/bin/sh\nwhile :; do while read line; do echo \"$line\"; done < say; done\n");
     nix::unistd::mkfifo(&rsm.dir().join("say"), nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -221,7 +221,7 @@ fn files_that_others_move_or_remove_are_begun_anew() {
 }
 
 #[test]
-fn following_goes_over_files_that_others_rotate() {
+fn follow_continues_over_external_rotation() {
     let rsm = Rsm::new()
         .file("talk.sh", "#!/bin/sh\nwhile :; do while read line; do echo \"$line\"; done < say; done\n");
     nix::unistd::mkfifo(&rsm.dir().join("say"), nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -257,7 +257,7 @@ fn following_goes_over_files_that_others_rotate() {
 }
 
 #[test]
-fn a_line_of_many_pipes_goes_through_in_any_shape() {
+fn line_longer_than_pipe_is_kept_whole() {
     // In one write: who sleeps in the middle of it tells nobody that there is more.
     let script =
         "#!/usr/bin/env python3\nimport os, time\nos.write(1, b'x' * 3_000_000 + b'\\n')\ntime.sleep(1000)\n";

@@ -259,78 +259,78 @@ fn serves(server: &Server, more: &str) {
 }
 
 #[test]
-fn node() {
+fn node_shares_port() {
     serves(&NODE, "");
 }
 
 #[test]
-fn node_under_npm() {
+fn node_under_npm_shares_port() {
     serves(&NPM, "");
 }
 
 #[test]
-fn node_under_tsx() {
+fn node_under_tsx_shares_port() {
     serves(&TSX, "");
 }
 
 #[test]
-fn node_as_another_user() {
+fn node_shares_port_as_other_user() {
     crate::harness::need_root();
     serves(&NODE, "user = 'nobody'");
 }
 
 #[test]
-fn uvicorn() {
+fn uvicorn_shares_port() {
     serves(&UVICORN, "");
 }
 
 #[test]
-fn gunicorn() {
+fn gunicorn_shares_port() {
     serves(&GUNICORN, "");
 }
 
 #[test]
-fn pythons_http_server() {
+fn python_http_server_shares_port() {
     serves(&HTTP_SERVER, "");
 }
 
 #[test]
-fn go_static_binary() {
+fn static_go_binary_shares_port() {
     serves(&GO, "");
 }
 
 #[test]
-fn go_as_another_user() {
+fn go_shares_port_as_other_user() {
     crate::harness::need_root();
     serves(&GO, "user = 'nobody'");
 }
 
 #[test]
-fn ruby_puma() {
+fn puma_shares_port() {
     serves(&PUMA, "");
 }
 
 #[test]
-fn nginx() {
+fn nginx_shares_port() {
     serves(&NGINX, "");
 }
 
 #[test]
-fn node_by_nobody() {
+fn node_shares_port_under_unprivileged_rsm() {
     serves(&NODE, BY_NOBODY);
 }
 
 #[test]
-fn pythons_http_server_by_nobody() {
+fn python_http_server_shares_port_under_unprivileged_rsm() {
     serves(&HTTP_SERVER, BY_NOBODY);
 }
 
 #[test]
-fn go_by_nobody() {
+fn go_shares_port_under_unprivileged_rsm() {
     serves(&GO, BY_NOBODY);
 }
 
 #[test]
-fn nginx_by_nobody() {
+fn nginx_shares_port_under_unprivileged_rsm() {
     serves(&NGINX, BY_NOBODY);
 }

@@ -103,7 +103,7 @@ fn stamped(line: &str) -> bool {
 }
 
 #[test]
-fn all_instances_answer_each_on_its_port_and_their_lines_are_stamped() {
+fn instances_answer_on_own_ports_with_timestamps() {
     let (rsm, first) = project(SERVER);
     rsm.ok(&["start", "ecosystem.toml"]);
     assert_eq!(rsm.pids("workbot").len(), usize::from(cores()));
@@ -124,7 +124,7 @@ fn all_instances_answer_each_on_its_port_and_their_lines_are_stamped() {
 }
 
 #[test]
-fn a_killed_instance_is_replaced_and_answers_again() {
+fn killed_instance_is_replaced() {
     let (rsm, first) = project(SERVER);
     rsm.ok(&["start", "ecosystem.toml"]);
     let before = about(first)["pid"].clone();
@@ -141,7 +141,7 @@ fn a_killed_instance_is_replaced_and_answers_again() {
 }
 
 #[test]
-fn a_crash_loop_is_given_up_after_ten_unstable_restarts_with_the_reason() {
+fn crash_loop_becomes_errored_with_reason() {
     let (rsm, _) = project(CRASHING);
     rsm.run(&["start", "ecosystem.toml"]);
     rsm.until_status("workbot", "errored");
@@ -155,7 +155,7 @@ fn a_crash_loop_is_given_up_after_ten_unstable_restarts_with_the_reason() {
 }
 
 #[test]
-fn save_kill_and_resurrect_bring_back_the_same() {
+fn resurrect_restores_same_list() {
     let (rsm, first) = project(SERVER);
     rsm.ok(&["start", "ecosystem.toml"]);
     about(first);

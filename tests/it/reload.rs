@@ -37,7 +37,7 @@ fn all_answer(port: u16, version: &str) {
 }
 
 #[test]
-fn a_reload_fails_no_request_and_counts_as_a_restart() {
+fn reload_fails_no_request_and_counts() {
     for settings in
         [CLUSTER, "hold_port = true", "exec_mode = \"cluster\"\ninstances = 2\nbalance = \"shared\""]
     {
@@ -59,7 +59,7 @@ fn a_reload_fails_no_request_and_counts_as_a_restart() {
 }
 
 #[test]
-fn what_cannot_serve_changes_nothing() {
+fn failed_reload_keeps_old_process() {
     let port = free_port();
     let rsm = web(port, &format!("{CLUSTER}\nlisten_timeout = 1000"));
     let before = rsm.pids("web");
@@ -88,7 +88,7 @@ fn what_cannot_serve_changes_nothing() {
 }
 
 #[test]
-fn wait_ready_is_waited_for() {
+fn reload_waits_for_ready_message() {
     let port = free_port();
     let ready = |version| server(version) + "setTimeout(() => process.send('ready'), 300)";
     let rsm = Rsm::new().var("AT", &port.to_string()).file("app.js", &ready("one"));
@@ -103,7 +103,7 @@ fn wait_ready_is_waited_for() {
 }
 
 #[test]
-fn a_changed_file_is_applied_without_a_gap() {
+fn changed_file_reloads_without_gap() {
     let port = free_port();
     let rsm = web(port, CLUSTER);
     let load = Client::local(port).timeout(DEADLINE).expect("version").load(3, Pace::Unlimited);
@@ -122,7 +122,7 @@ fn a_changed_file_is_applied_without_a_gap() {
 }
 
 #[test]
-fn a_scale_down_fails_no_request() {
+fn scale_down_fails_no_request() {
     let port = free_port();
     let rsm = web(port, "exec_mode = \"cluster\"\ninstances = 4");
     let load = Client::local(port).timeout(DEADLINE).expect("version").load(3, Pace::Unlimited);
@@ -133,7 +133,7 @@ fn a_scale_down_fails_no_request() {
 }
 
 #[test]
-fn what_cannot_share_its_port_is_restarted_and_it_is_said() {
+fn unshared_port_restarts_with_note() {
     let rsm = web(free_port(), "");
     let before = rsm.pids("web");
     rsm.ok(&["reload", "web"]).says("web was restarted").says("hold_port = true");
@@ -145,7 +145,7 @@ fn what_cannot_share_its_port_is_restarted_and_it_is_said() {
 }
 
 #[test]
-fn one_reload_at_a_time_and_a_stop_ends_it() {
+fn rejects_second_reload_and_stop_cancels() {
     let port = free_port();
     let rsm = web(port, &format!("{CLUSTER}\nlisten_timeout = 60000"));
     let before = rsm.pids("web");
@@ -174,7 +174,7 @@ fn nodes(rsm: &Rsm) -> Vec<i32> {
 }
 
 #[test]
-fn a_reload_goes_on_when_daemon_and_keeper_die() {
+fn reload_survives_killing_daemon_and_keeper() {
     let port = free_port();
     let rsm = web(port, "exec_mode = \"cluster\"\ninstances = 3");
     let load = Client::local(port).timeout(DEADLINE).expect("version").load(3, Pace::Unlimited);
@@ -197,7 +197,7 @@ fn a_reload_goes_on_when_daemon_and_keeper_die() {
 }
 
 #[test]
-fn requests_are_counted_while_it_is_reloaded() {
+fn verify_counts_requests_during_reload() {
     let port = free_port();
     let rsm = web(port, CLUSTER);
     let url = format!("http://127.0.0.1:{port}/");
@@ -211,7 +211,7 @@ fn requests_are_counted_while_it_is_reloaded() {
 }
 
 #[test]
-fn a_new_process_that_ends_in_its_place_is_the_only_one() {
+fn crash_after_takeover_leaves_one_process() {
     let port = free_port();
     let rsm = web(port, "exec_mode = \"cluster\"\ninstances = 3\nmin_uptime = 300");
     let before = rsm.pids("web");
@@ -229,7 +229,7 @@ fn a_new_process_that_ends_in_its_place_is_the_only_one() {
 }
 
 #[test]
-fn an_interrupted_reload_goes_on_and_a_deleted_app_is_no_success() {
+fn interrupted_reload_resumes_and_delete_fails_it() {
     let port = free_port();
     let rsm = web(port, CLUSTER);
     let before = rsm.pids("web");
@@ -251,7 +251,7 @@ fn an_interrupted_reload_goes_on_and_a_deleted_app_is_no_success() {
 }
 
 #[test]
-fn ports_are_found_again_when_all_who_held_them_died_at_once() {
+fn ports_recover_after_all_holders_die() {
     let port = free_port();
     let rsm = web(port, "exec_mode = \"cluster\"\ninstances = 3");
     let (daemon, keeper) = rsm.managers();

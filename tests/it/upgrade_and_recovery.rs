@@ -32,7 +32,7 @@ fn until_logged(rsm: &Rsm, text: &str) {
 }
 
 #[test]
-fn apps_outlive_their_keeper() {
+fn apps_survive_killing_keeper() {
     let rsm = echo();
     let app = rsm.pids("echo")[0];
     let (daemon, keeper) = rsm.managers();
@@ -53,7 +53,7 @@ fn apps_outlive_their_keeper() {
 }
 
 #[test]
-fn apps_outlive_keeper_and_daemon() {
+fn apps_survive_killing_keeper_and_daemon() {
     let rsm = echo();
     rsm.ok(&["start", "sleep 1000", "--name", "nap", "-i", "2"]);
     let (app, naps) = (rsm.pids("echo")[0], rsm.pids("nap"));
@@ -79,7 +79,7 @@ fn apps_outlive_keeper_and_daemon() {
 }
 
 #[test]
-fn a_pid_that_another_process_has_by_now_is_never_touched() {
+fn reused_pid_is_never_signaled() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
     let app = rsm.pids("nap")[0];
@@ -104,7 +104,7 @@ fn a_pid_that_another_process_has_by_now_is_never_touched() {
 }
 
 #[test]
-fn a_state_that_cannot_be_used_gives_way_to_the_one_before() {
+fn unusable_state_falls_back_to_previous() {
     for damage in ["", "{\"version\":1", "{\"version\":99}", "\0\0\0"] {
         let rsm = Rsm::new();
         rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
@@ -124,7 +124,7 @@ fn a_state_that_cannot_be_used_gives_way_to_the_one_before() {
 }
 
 #[test]
-fn without_any_state_what_runs_is_left_alone_and_the_saved_list_is_taken() {
+fn missing_state_restores_saved_list() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "saved"]);
     rsm.ok(&["save"]);
@@ -145,7 +145,7 @@ fn without_any_state_what_runs_is_left_alone_and_the_saved_list_is_taken() {
 }
 
 #[test]
-fn a_damaged_dump_gives_way_to_the_one_before() {
+fn damaged_dump_falls_back_to_previous() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
     rsm.ok(&["save"]);
@@ -159,7 +159,7 @@ fn a_damaged_dump_gives_way_to_the_one_before() {
 }
 
 #[test]
-fn a_change_asked_for_twice_by_one_key_is_made_once() {
+fn idempotency_key_prevents_repeated_change() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
     let ask = || {
@@ -182,7 +182,7 @@ fn a_change_asked_for_twice_by_one_key_is_made_once() {
 }
 
 #[test]
-fn a_command_in_flight_is_answered_by_the_next_daemon() {
+fn next_daemon_answers_pending_command() {
     let rsm =
         Rsm::new().file("deaf.sh", "#!/bin/sh\ntrap '' INT TERM\n: > ready\nwhile :; do sleep 1; done\n");
     rsm.ok(&["start", "./deaf.sh", "--kill-timeout", "1000"]);
@@ -200,7 +200,7 @@ fn a_command_in_flight_is_answered_by_the_next_daemon() {
 }
 
 #[test]
-fn an_upgrade_touches_no_app() {
+fn upgrade_keeps_apps_running() {
     let rsm = echo();
     rsm.ok(&["start", "sleep 1000", "--name", "nap", "-i", "3"]);
     let pids = [rsm.pids("echo"), rsm.pids("nap")].concat();
@@ -231,7 +231,7 @@ fn an_upgrade_touches_no_app() {
 }
 
 #[test]
-fn an_upgrade_to_what_is_no_rsm_changes_nothing() {
+fn upgrade_rejects_other_binary() {
     let rsm = Rsm::new()
         .file("fails.sh", "#!/bin/sh\necho out of order >&2\nexit 3\n")
         .file("says.sh", "#!/bin/sh\necho '{\"version\":\"9.9.9\",\"protocol\":99,\"handover\":1}'\n")
@@ -252,7 +252,7 @@ fn an_upgrade_to_what_is_no_rsm_changes_nothing() {
 }
 
 #[test]
-fn a_new_daemon_that_does_not_come_up_is_taken_back() {
+fn failed_upgrade_rolls_back() {
     // It passes the test, as a binary would whose fault shows only at work.
     let good = env!("CARGO_BIN_EXE_rsm");
     let script = |then: &str| {
@@ -268,7 +268,7 @@ fn a_new_daemon_that_does_not_come_up_is_taken_back() {
 }
 
 #[test]
-fn an_upgrade_without_daemon_has_nothing_to_do() {
+fn upgrade_without_daemon_does_nothing() {
     let rsm = Rsm::new();
     rsm.ok(&["upgrade"]).says("no daemon runs");
     assert!(!rsm.home().join("rsm.sock").exists());

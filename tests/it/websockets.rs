@@ -47,7 +47,7 @@ const NGINX: &str = "daemon off;\nworker_processes 1;\npid nginx.pid;\nerror_log
     proxy_http_version 1.1;\n      proxy_set_header Upgrade $http_upgrade;\n      proxy_set_header Connection upgrade;\n    }\n  }\n}\n";
 
 #[test]
-fn who_is_connected_is_told_and_who_comes_is_served() {
+fn reload_closes_websockets_and_accepts_new() {
     let modules = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ws");
     if !modules.exists() {
         let new = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();

@@ -4,7 +4,7 @@ use super::{all_of, three_apps};
 use crate::harness::{Rsm, alive, cmdline, read, wait_until};
 
 #[test]
-fn stop_keeps_in_the_list_and_delete_does_not() {
+fn stop_keeps_app_listed_and_delete_removes() {
     let rsm = three_apps();
     let pids = rsm.pids("api");
     rsm.ok(&["stop", "api"]).says("api (0, 1): stopped");
@@ -20,7 +20,7 @@ fn stop_keeps_in_the_list_and_delete_does_not() {
 }
 
 #[test]
-fn restart_counts_and_starts_what_was_stopped() {
+fn restart_counts_and_starts_stopped_apps() {
     let rsm = three_apps();
     let before = rsm.pids("api");
     rsm.ok(&["restart", "api"]).says("api (0, 1): online");
@@ -36,7 +36,7 @@ fn restart_counts_and_starts_what_was_stopped() {
 }
 
 #[test]
-fn restart_with_new_settings_and_arguments() {
+fn restart_applies_new_settings_and_arguments() {
     let rsm = Rsm::new().file("app.sh", "#!/bin/sh\nexec sleep \"$1\"\n");
     rsm.ok(&["start", "./app.sh", "--", "1001"]);
     rsm.ok(&["restart", "app", "--max-memory-restart", "200M", "--", "1002"]);
@@ -50,7 +50,7 @@ fn restart_with_new_settings_and_arguments() {
 }
 
 #[test]
-fn a_signal_is_sent_as_it_is() {
+fn signal_is_sent_unchanged() {
     let script = "#!/bin/sh\ntrap 'echo one >> got' USR1\ntrap 'echo two >> got' USR2\n: > ready\n\
                   while :; do sleep 0.05; done\n";
     let rsm = Rsm::new().file("app.sh", script);
@@ -69,7 +69,7 @@ fn a_signal_is_sent_as_it_is() {
 }
 
 #[test]
-fn a_signal_that_ends_an_app_is_a_crash() {
+fn fatal_signal_counts_as_crash() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
     let pid = rsm.pids("nap")[0];

@@ -31,7 +31,7 @@ fn say(rsm: &Rsm, line: &str) {
 }
 
 #[test]
-fn the_last_lines() {
+fn nostream_prints_last_lines() {
     let rsm = talker();
     let lines = |args: &[&str]| -> Vec<String> {
         rsm.ok(&[&["logs", "--nostream"], args].concat()).stdout.lines().map(str::to_owned).collect()
@@ -48,7 +48,7 @@ fn the_last_lines() {
 }
 
 #[test]
-fn raw_and_json() {
+fn raw_and_json_formats_print_lines() {
     let rsm = talker();
     let raw = rsm.ok(&["logs", "talk", "--nostream", "--raw", "--lines", "2"]);
     assert_eq!((&*raw.stdout, &*raw.stderr), ("out-29\nout-30\n", "err-29\nerr-30\n"));
@@ -62,7 +62,7 @@ fn raw_and_json() {
 }
 
 #[test]
-fn following_shows_what_comes_and_ends_quietly_at_ctrl_c() {
+fn follow_prints_new_lines_until_ctrl_c() {
     let rsm = talker();
     let mut following = rsm.follow(&["logs", "talk", "--lines", "1", "--out"]);
     assert_eq!(following.until("out-30").len(), 1);
@@ -75,7 +75,7 @@ fn following_shows_what_comes_and_ends_quietly_at_ctrl_c() {
 }
 
 #[test]
-fn following_all_shows_apps_that_are_started_later() {
+fn follow_includes_apps_started_later() {
     let rsm = talker();
     let mut following = rsm.follow(&["logs", "--lines", "0"]);
     // Nothing tells when following has begun, so the one line is said again until it is seen.
@@ -85,7 +85,7 @@ fn following_all_shows_apps_that_are_started_later() {
 }
 
 #[test]
-fn a_reader_that_goes_ends_the_command_quietly() {
+fn follow_ends_quietly_on_closed_pipe() {
     let rsm = talker();
     let mut logs = rsm.command(&["logs"]);
     let mut logs = logs.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -100,7 +100,7 @@ fn a_reader_that_goes_ends_the_command_quietly() {
 }
 
 #[test]
-fn following_ends_with_the_daemon_and_says_so() {
+fn follow_reports_end_of_daemon() {
     let rsm = talker();
     let mut following = rsm.follow(&["logs", "--lines", "1", "--out"]);
     following.until("out-30");
@@ -111,7 +111,7 @@ fn following_ends_with_the_daemon_and_says_so() {
 }
 
 #[test]
-fn flush_empties_files_that_are_written_on() {
+fn flush_empties_open_files() {
     let rsm = talker();
     rsm.ok(&["start", "echo kept; exec sleep 1000", "--name", "other"]);
     let other = rsm.home().join("logs/other-out.log");
@@ -128,7 +128,7 @@ fn flush_empties_files_that_are_written_on() {
 }
 
 #[test]
-fn reload_logs_opens_moved_files_anew() {
+fn reload_logs_reopens_moved_files() {
     let rsm = talker();
     let moved = rsm.dir().join("moved.log");
     std::fs::rename(file(&rsm, "out"), &moved).unwrap();
@@ -141,7 +141,7 @@ fn reload_logs_opens_moved_files_anew() {
 }
 
 #[test]
-fn lines_are_shown_as_asked() {
+fn flags_change_line_format() {
     let rsm = talker();
     say(&rsm, "the answer is 42");
     let page = |flags: &[&str]| {

@@ -51,7 +51,7 @@ script = 'sleep 1000'
 ";
 
 #[test]
-fn a_plan_names_every_difference_and_no_secret() {
+fn plan_shows_every_difference_without_secrets() {
     let rsm = Rsm::new().file("e.toml", FILE);
     rsm.ok(&["plan", "e.toml"]).shows("+ start  same   1 instance: not in the list").shows("4 things to do");
     assert!(!rsm.home().exists(), "a plan starts nothing");
@@ -70,7 +70,7 @@ fn a_plan_names_every_difference_and_no_secret() {
 }
 
 #[test]
-fn applying_touches_only_what_differs() {
+fn apply_changes_only_differences() {
     let rsm = Rsm::new().file("e.toml", FILE);
     rsm.ok(&["apply", "e.toml"]);
     rsm.ok(&["start", "sleep 1000", "--name", "not-of-the-file"]);
@@ -92,7 +92,7 @@ fn applying_touches_only_what_differs() {
 }
 
 #[test]
-fn a_file_with_mistakes_is_not_applied() {
+fn apply_rejects_invalid_file() {
     let rsm = Rsm::new().file("e.toml", FILE);
     rsm.ok(&["apply", "e.toml"]);
     rsm.write("e.toml", "[[apps]]\nname = 'x'\n");
@@ -101,7 +101,7 @@ fn a_file_with_mistakes_is_not_applied() {
 }
 
 #[test]
-fn drift_between_file_and_list_is_marked_until_it_is_applied() {
+fn drift_is_marked_until_applied() {
     let file = |port: u16| {
         format!(
             "[[apps]]\nname = \"nap\"\nscript = \"sleep\"\nargs = \"1000\"\n\n[apps.env]\nPORT = {port}\n"
@@ -152,7 +152,7 @@ fn drift_between_file_and_list_is_marked_until_it_is_applied() {
 }
 
 #[test]
-fn what_shares_its_port_is_reloaded_and_what_was_stopped_stays_so() {
+fn apply_reloads_shared_ports_and_keeps_stopped() {
     let port = free_port();
     let file = |word: &str| {
         format!(

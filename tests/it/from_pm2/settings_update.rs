@@ -29,7 +29,7 @@ fn now(rsm: &Rsm) -> [String; 3] {
 }
 
 #[test]
-fn a_crash_refreshes_nothing() {
+fn crash_keeps_settings() {
     let rsm = changed();
     let pid = rsm.pids("api")[0];
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
@@ -40,7 +40,7 @@ fn a_crash_refreshes_nothing() {
 }
 
 #[test]
-fn restart_and_start_by_name_refresh_nothing() {
+fn restart_and_start_by_name_keep_settings() {
     for command in ["restart", "start", "reload"] {
         let rsm = changed();
         rsm.ok(&[command, "api"]);
@@ -49,7 +49,7 @@ fn restart_and_start_by_name_refresh_nothing() {
 }
 
 #[test]
-fn update_env_refreshes_what_comes_from_the_shell() {
+fn update_env_refreshes_environment_of_shell() {
     for command in ["restart", "reload", "start"] {
         let rsm = changed();
         rsm.ok(&[command, "api", "--update-env"]);
@@ -58,7 +58,7 @@ fn update_env_refreshes_what_comes_from_the_shell() {
 }
 
 #[test]
-fn a_file_refreshes_everything() {
+fn file_refreshes_all_settings() {
     for command in ["start", "restart", "startOrRestart", "reload", "startOrReload", "apply"] {
         let rsm = changed();
         rsm.ok(&[command, "ecosystem.toml"]);
@@ -67,7 +67,7 @@ fn a_file_refreshes_everything() {
 }
 
 #[test]
-fn resurrect_brings_back_what_was_saved() {
+fn resurrect_restores_saved_settings() {
     let rsm = changed();
     rsm.ok(&["save"]);
     rsm.ok(&["kill"]);
@@ -76,7 +76,7 @@ fn resurrect_brings_back_what_was_saved() {
 }
 
 #[test]
-fn a_block_that_was_asked_for_goes_with_the_next_file() {
+fn next_file_drops_selected_env_block() {
     let file = "[[apps]]\nname = 'api'\nscript = 'sleep 1000'\n[apps.env]\nA = '1'\n[apps.env_production]\nB = '2'\n";
     let rsm = Rsm::new().file("ecosystem.toml", file);
     rsm.ok(&["start", "--env", "production"]);
@@ -86,7 +86,7 @@ fn a_block_that_was_asked_for_goes_with_the_next_file() {
 }
 
 #[test]
-fn variables_never_change_settings() {
+fn env_variables_do_not_change_settings() {
     let rsm =
         Rsm::new().var("name", "evil").var("kill_timeout", "1").var("watch", "true").var("instances", "9");
     rsm.ok(&["start", "sleep 1000", "--name", "api"]);
@@ -97,7 +97,7 @@ fn variables_never_change_settings() {
 }
 
 #[test]
-fn script_directory_logs_instances_and_mode_take_effect() {
+fn file_changes_script_cwd_logs_and_mode() {
     let rsm = Rsm::new().file("one/x", "").file("two/x", "");
     rsm.write("a.sh", "#!/bin/sh\necho from a\nexec sleep 1000\n");
     rsm.write("b.sh", "#!/bin/sh\necho from b\nexec sleep 1000\n");
