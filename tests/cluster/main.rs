@@ -522,7 +522,7 @@ fn static_go_binary_shares_port() {
     std::fs::write(dir.path().join("main.go"), GO).unwrap();
     let mut build = std::process::Command::new("go");
     build.args(["build", "-o", "server", "main.go"]).env("CGO_ENABLED", "0").current_dir(dir.path());
-    assert!(build.status().unwrap().success());
+    assert!(build.status().expect("go does not start: tests/run installs it").success());
     let server = dir.path().join("server").display().to_string();
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(4));
