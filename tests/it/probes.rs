@@ -110,7 +110,7 @@ fn hanging_app_is_restarted_after_start_period() {
     rsm.until("another process", |rsm| rsm.pids("web").first().copied().filter(|pid| *pid != before[0]));
     fs::remove_file(rsm.dir().join("hangs-0")).unwrap();
     rsm.until("its end is told", |rsm| {
-        rsm.ok(&["describe", "web"]).stdout.contains("no answer within 0.3 s").then_some(())
+        rsm.ok(&["describe", "web"]).stdout.contains("no response within 0.3 s").then_some(())
     });
     // Long enough to sleep through every check of this test.
     rsm.write("ecosystem.toml", &file("health = { exec = \"echo x >> tried; false\", interval = 20, start_period = \"1h\", retries = 1 }"));
