@@ -200,15 +200,13 @@ impl PidfdWatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::fixture::Fixture;
+    use crate::process::fixture::{Fixture, wait_until};
 
     #[test]
     fn zombie_exit_status_is_read_from_proc() {
         let mut child = std::process::Command::new("sh").args(["-c", "exit 7"]).spawn().unwrap();
         let process = ProcessRef::of(child.id().cast_signed()).unwrap();
-        while process.is_running() {
-            std::thread::yield_now();
-        }
+        wait_until(|| !process.is_running());
         assert_eq!(zombie_exit_status(process), Some(7 << 8));
         assert_eq!(zombie_exit_status(ProcessRef { start_time: process.start_time + 1, ..process }), None);
         child.wait().unwrap();

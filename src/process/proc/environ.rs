@@ -71,7 +71,7 @@ fn is_environ_empty(pid: i32) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::fixture::Fixture;
+    use crate::process::fixture::{Fixture, wait_until};
 
     #[test]
     fn env_var_is_none_if_unset() {
@@ -93,9 +93,8 @@ mod tests {
     fn an_environment_may_be_empty() {
         let mut app = Fixture::sh("env -i sleep 1000 & echo $!; read _");
         let bare = app.process();
-        while !std::fs::read(format!("/proc/{}/cmdline", bare.pid)).unwrap().starts_with(b"sleep") {
-            std::thread::yield_now();
-        }
+        let cmdline = format!("/proc/{}/cmdline", bare.pid);
+        wait_until(|| std::fs::read(&cmdline).unwrap().starts_with(b"sleep"));
         assert_eq!(env_var(bare.pid, "RSM_RUN"), None);
     }
 }
