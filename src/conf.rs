@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 
+use crate::atomic_file::{self, Durability};
 use serde::{Deserialize, Serialize};
 
 /// The settings.
@@ -70,9 +71,7 @@ impl Conf {
     pub fn save(&self, path: &Path) -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(self)?;
         text.push(b'\n');
-        let new = path.with_extension("json.new");
-        std::fs::write(&new, text)?;
-        std::fs::rename(new, path)
+        atomic_file::replace(path, &text, Durability::Process)
     }
 }
 

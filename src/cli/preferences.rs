@@ -2,15 +2,16 @@
 //! `settings.json` of rsm's home. Only the keys below, so that a slip is noticed.
 
 use std::collections::BTreeMap;
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::ErrorKind;
 
 use clap::error::ErrorKind as Usage;
 
+use crate::atomic_file::{self, Durability};
 use crate::conf::Conf;
 use crate::config::{Mistake, Mistakes, Place};
-use crate::error::{Error, closest};
+use crate::error::Error;
 use crate::paths::Home;
+use crate::text::closest_match;
 
 use super::order::order;
 use super::output;
@@ -99,7 +100,7 @@ fn known(name: &str) -> Result<&'static Key, Error> {
     }
     let mut names: Vec<String> = KEYS.iter().map(|key| key.name.to_owned()).chain(Conf::keys()).collect();
     names.sort();
-    let help = match (dotted.split('.').next(), closest(&dotted, names.iter().map(String::as_str))) {
+    let help = match (dotted.split('.').next(), closest_match(&dotted, names.iter().map(String::as_str))) {
         (Some("pm2-logrotate"), _) => {
             "log files are kept in bounds without a module: docs/logs.md".to_owned()
         }
@@ -123,16 +124,9 @@ fn load(home: &Home) -> Result<Preferences, Error> {
     }
 }
 
-/// Writes a new file and puts it in the place of the old one, so that no reader meets half of it.
 fn store(home: &Home, all: &Preferences) -> Result<(), Error> {
-    let path = home.settings();
-    let new = path.with_extension("json.new");
     let written = home.create().and_then(|()| {
-        let mut file =
-            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(&serde_json::to_vec_pretty(all)?)?;
-        file.sync_all()?;
-        std::fs::rename(&new, &path)
+        atomic_file::replace(&home.settings(), &serde_json::to_vec_pretty(all)?, Durability::Disk)
     });
     written.map_err(|error| broken(home, &format!("cannot be written: {error}")))
 }
