@@ -108,7 +108,7 @@ impl Limiter {
             } else if of(&by_process) == Some(value) && !less.is_empty() {
                 ("rlimit", Some(format!("{less}; no cgroup: {no_group}")))
             } else {
-                ("nothing", Some(format!("it takes a cgroup: {no_group}")))
+                ("none", Some(format!("it takes a cgroup: {no_group}")))
             };
             Some(LimitView { limit: limit.into(), value, by: by.into(), note })
         };

@@ -30,8 +30,10 @@ pub enum LogItem {
     },
     /// All items before this one are told as a whole. Who asks again, of any daemon, with the latest place
     /// of each file, gets all that follows and nothing twice. Only for those who gave places.
+    #[serde(rename = "positions")]
     Places {
         /// Those that have changed since the last time.
+        #[serde(rename = "positions")]
         places: Vec<LogPlace>,
     },
 }
@@ -46,7 +48,7 @@ pub struct LogPlace {
     pub file: Option<(u64, u64)>,
     /// When its first line was written, in microseconds since the epoch: that stays as it is when the
     /// file is compressed, and becomes another when it is emptied.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[serde(rename = "created_at", skip_serializing_if = "Option::is_none", default)]
     pub began: Option<u64>,
     /// Bytes of its text that were read.
     pub offset: u64,
