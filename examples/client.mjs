@@ -44,7 +44,7 @@ for await (const item of lines('/v1/logs?select=hello-js&follow=true')) {
   break;
 }
 const report = await ask('POST', '/v1/instances/restart', { select: ['hello-js'] });
-for (const { name, id, problem } of report.instances) console.log(`${name} (id ${id}): ${problem ?? 'as wished'}`);
+for (const { name, id, error } of report.instances) console.log(`${name} (id ${id}): ${error ?? 'as wished'}`);
 for (const { name, status, restarts } of await ask('GET', '/v1/instances')) {
   console.log(`${name}: ${status}, ${restarts} restarts`);
 }

@@ -48,7 +48,7 @@ ask("POST", "/v1/apps", {"apps": apps, "inherited": {"PATH": os.environ["PATH"]}
 item = next(lines("/v1/logs?select=hello-py&follow=true"))
 print(item["name"], "says", item["line"])
 for outcome in ask("POST", "/v1/instances/restart", {"select": ["hello-py"]})["instances"]:
-    print(f"{outcome['name']} (id {outcome['id']}): {outcome.get('problem') or 'as wished'}")
+    print(f"{outcome['name']} (id {outcome['id']}): {outcome.get('error') or 'as wished'}")
 for instance in ask("GET", "/v1/instances"):
     print(f"{instance['name']}: {instance['status']}, {instance['restarts']} restarts")
 ask("POST", "/v1/instances/delete", {"select": ["hello-py"]})

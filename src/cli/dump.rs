@@ -9,7 +9,8 @@ use super::session::Session;
 pub(super) async fn save(force: bool, session: &Session) -> Result<(), Error> {
     // Not launched: a daemon started just now has nothing to save.
     let mut client = session.connect().await?;
-    let saved: Saved = client.call(&Request::Save(SaveRequest { force })).await.map_err(|error| session.failed(error))?;
+    let saved: Saved =
+        client.call(&Request::Save(SaveRequest { force })).await.map_err(|error| session.failed(error))?;
     session.note(format_args!("saved {} instances to {}", saved.instances, saved.file.display()));
     Ok(())
 }

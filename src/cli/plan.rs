@@ -10,7 +10,8 @@ use crate::config;
 use crate::error::Error;
 use crate::ipc::client::{Client, ClientError};
 use crate::ipc::message::{
-    ActOn, Action, DescribeQuery, ErrorCode, Existing, InstanceDetail, Reload, Report, Request, ScaleTo, StartApps,
+    ActOn, Action, DescribeQuery, ErrorCode, Existing, InstanceDetail, Reload, Report, Request, ScaleTo,
+    StartApps,
 };
 use crate::spec::AppSpec;
 
@@ -133,8 +134,7 @@ fn requests(steps: &[Step], session: &Session) -> Vec<Request> {
     }
     if !reloaded.is_empty() {
         let inherited = Some(environment::inherited(session));
-        requests
-            .insert(0, Request::Reload(Reload { apps: reloaded, inherited, ..Reload::default() }));
+        requests.insert(0, Request::Reload(Reload { apps: reloaded, inherited, ..Reload::default() }));
     }
     if !started.is_empty() {
         let (inherited, existing) = (environment::inherited(session), Existing::Restart);

@@ -310,7 +310,10 @@ impl Stage<'_> {
 
     async fn all(&self) -> Result<Vec<InstanceDetail>, Error> {
         let mut client = self.session.connect().await?;
-        client.call(&Request::Describe(vec!["all".into()].into())).await.map_err(|error| self.session.failed(error))
+        client
+            .call(&Request::Describe(vec!["all".into()].into()))
+            .await
+            .map_err(|error| self.session.failed(error))
     }
 
     async fn nothing_can_run(&self) -> Result<bool, Error> {
@@ -318,7 +321,8 @@ impl Stage<'_> {
     }
 
     async fn pass(&self, signal: &str) {
-        let request = Request::Signal(SignalRequest { select: vec!["all".into()], signal: signal.to_owned() });
+        let request =
+            Request::Signal(SignalRequest { select: vec!["all".into()], signal: signal.to_owned() });
         if let Ok(mut client) = self.session.connect().await {
             let _ = client.call::<Report>(&request).await; // none runs at the moment
         }

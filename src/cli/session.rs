@@ -4,8 +4,8 @@ use std::io::{self, IsTerminal, Write};
 
 use crate::error::{Error, Problem};
 use crate::ipc::client::{Client, ClientError};
-use crate::ipc::start_daemon::{self, StartDaemonError};
 use crate::ipc::message::Report;
+use crate::ipc::start_daemon::{self, StartDaemonError};
 use crate::paths::Home;
 use crate::version::version;
 
@@ -99,7 +99,9 @@ impl Session {
         let failed = |error| match error {
             StartDaemonError::Client(error) => self.failed(error),
             StartDaemonError::Failed(reason) => Error::Launch { reason, log: self.home.own_log() },
-            StartDaemonError::Home { .. } | StartDaemonError::Spawn(_) | StartDaemonError::TimedOut { .. } => {
+            StartDaemonError::Home { .. }
+            | StartDaemonError::Spawn(_)
+            | StartDaemonError::TimedOut { .. } => {
                 Error::Launch { reason: error.to_string(), log: self.home.own_log() }
             }
         };

@@ -24,7 +24,8 @@ use crate::instance::Instance;
 use crate::instance::life::RunId;
 use crate::ipc::message::{
     ApiError, DescribeQuery, ErrorCode, EventView, ExitView, FlushRequest, InputRequest, InstanceDetail,
-    InstanceView, MessageRequest, Pong, Report, Request, SaveRequest, Selectors, SignalRequest, UpgradeRequest,
+    InstanceView, MessageRequest, Pong, Report, Request, SaveRequest, Selectors, SignalRequest,
+    UpgradeRequest,
 };
 use crate::ipc::openapi;
 use crate::ipc::server::{Answer, Service};
@@ -165,8 +166,10 @@ impl Api {
         let chosen = self.look(Some(query.select)).await?;
         let all = self.0.handle.look(None).await?;
         let drift = Drift::look(all.iter().map(|(instance, _)| instance)).await;
-        let mut details: Vec<InstanceDetail> =
-            chosen.into_iter().map(|(instance, usage)| self.detail(instance, usage, &drift, query.env)).collect();
+        let mut details: Vec<InstanceDetail> = chosen
+            .into_iter()
+            .map(|(instance, usage)| self.detail(instance, usage, &drift, query.env))
+            .collect();
         count_connections(&mut details).await;
         Ok(details)
     }
@@ -209,11 +212,11 @@ impl Api {
     }
 
     async fn env(&self, id: u32) -> Result<Answer, ApiError> {
-        let chosen = self.0.handle.look(None).await?;
-        match chosen.into_iter().find(|(instance, _)| instance.id == id) {
-            Some((instance, _)) => json(&instance.spec.env),
-            None => Err(ApiError::new(ErrorCode::NotFound, format!("no instance has the id {id}"))
-                .hint("`rsm list` shows the ids.")),
+        let env = self.0.handle.inspect(move |instances| instances.get(&id).map(|it| it.spec.env.clone()));
+        match env.await? {
+            Some(env) => json(&env),
+            None => Err(ApiError::new(ErrorCode::NotFound, format!("no instance with id {id}"))
+                .hint("See `rsm list`.")),
         }
     }
 
@@ -285,7 +288,9 @@ impl Service for Api {
             }
             Request::Scale(name, to) => self.saved(handle.scale(name, to).await).await,
             Request::Signal(SignalRequest { select, signal }) => self.signal(handle, select, &signal).await,
-            Request::Input(InputRequest { select, text }) => json(&speak::input(handle, select, &text).await?),
+            Request::Input(InputRequest { select, text }) => {
+                json(&speak::input(handle, select, &text).await?)
+            }
             Request::Message(MessageRequest { select, message }) => {
                 json(&speak::message(handle, &self.0.channels, select, &message).await?)
             }
@@ -308,7 +313,9 @@ impl Service for Api {
                 done(logs.reopen().await, "opening")?;
                 json(&serde_json::json!({}))
             }
-            Request::Logs(query) | Request::LogsFrom(query) => log_stream::open(handle, logs, home, query).await,
+            Request::Logs(query) | Request::LogsFrom(query) => {
+                log_stream::open(handle, logs, home, query).await
+            }
             Request::Events => Ok(self.events()),
             Request::Upgrade(UpgradeRequest { binary }) => self.upgrade(&binary).await,
             Request::Shutdown => self.shut_down().await,

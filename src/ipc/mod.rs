@@ -6,6 +6,7 @@
 //! `request` and `response` hold the bodies, `routes` maps requests to HTTP and back, and everything else
 //! follows from that table: the methods of the client, the decoding in the server, and the OpenAPI document.
 
+pub mod app;
 pub mod client;
 pub mod log_stream;
 pub mod openapi;

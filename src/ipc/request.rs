@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::app;
 use super::response::LogPlace;
 use crate::spec::{AppSpec, Vars};
 
@@ -34,6 +35,8 @@ pub type Selectors = Vec<String>;
 #[serde(deny_unknown_fields)]
 pub struct StartApps {
     /// The apps.
+    #[serde(with = "app::as_apps")]
+    #[schemars(with = "Vec<app::App>")]
     pub apps: Vec<AppSpec>,
     /// Environment that the apps inherit.
     #[serde(default)]
@@ -111,8 +114,9 @@ pub struct ActOn {
     /// New inherited environment (`--update-env`).
     #[serde(default)]
     pub inherited: Option<Inherited>,
-    /// Settings to change first, as a JSON merge patch of the spec.
-    #[serde(default)]
+    /// Settings to change first, as a JSON merge patch of the app.
+    #[serde(default, with = "app::as_patch")]
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub changes: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
@@ -174,10 +178,14 @@ pub struct Reload {
     /// Existing instances to reload.
     pub select: Selectors,
     /// Apps with new settings; unknown apps are started.
+    #[serde(with = "app::as_apps")]
+    #[schemars(with = "Vec<app::App>")]
     pub apps: Vec<AppSpec>,
     /// Inherited environment; required for `apps`.
     pub inherited: Option<Inherited>,
-    /// Settings to change of those selected: a JSON merge patch of [`AppSpec`].
+    /// Settings to change of the selected instances, as a JSON merge patch of the app.
+    #[serde(with = "app::as_patch")]
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub changes: Option<serde_json::Map<String, serde_json::Value>>,
     /// Instances of an app to replace at a time.
     pub parallel: u32,

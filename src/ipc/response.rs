@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::app;
 use crate::exit::Exit;
 pub use crate::logs::item::{LogItem, LogPlace, Stream};
 pub use crate::metrics::{HostInfo, ProcessInfo};
@@ -152,6 +153,8 @@ pub struct InstanceDetail {
     #[serde(flatten)]
     pub view: InstanceView,
     /// Resolved spec; values of `env` are empty.
+    #[serde(with = "app::as_app")]
+    #[schemars(with = "app::App")]
     pub spec: AppSpec,
     /// What is executed: program and arguments.
     pub command: Vec<String>,

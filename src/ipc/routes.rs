@@ -416,10 +416,8 @@ fn split_path(path: &str) -> Result<Vec<String>, ApiError> {
 /// and another one names the missing field.
 fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
-    serde_json::from_slice(body).map_err(|error| {
-        invalid(format!("invalid request body: {error}"))
-            .hint("See GET /v1/openapi.json.")
-    })
+    serde_json::from_slice(body)
+        .map_err(|error| invalid(format!("invalid request body: {error}")).hint("See GET /v1/openapi.json."))
 }
 
 /// A route without a body accepts the empty object, which some clients always send.

@@ -121,7 +121,9 @@ async fn lock(home: &Home) -> Result<File, StartDaemonError> {
         return Ok(file);
     }
     let locked = on_thread(move || file.lock().map(|()| file)).map_err(failed("locking"))?;
-    with_timeout(home, "another command's launch of the daemon", outcome(locked)).await?.map_err(failed("locking"))
+    with_timeout(home, "another command's launch of the daemon", outcome(locked))
+        .await?
+        .map_err(failed("locking"))
 }
 
 /// Starts the keeper and waits until its socket takes connections: its first process ends then.
@@ -133,8 +135,9 @@ async fn spawn_keeper(home: &Home, mut keeper: Command) -> Result<(), StartDaemo
     keeper.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
     let mut child = keeper.spawn().map_err(StartDaemonError::Spawn)?;
     let ended = on_thread(move || child.wait()).map_err(StartDaemonError::Spawn)?;
-    let status =
-        with_timeout(home, "the start of the daemon", outcome(ended)).await?.map_err(StartDaemonError::Spawn)?;
+    let status = with_timeout(home, "the start of the daemon", outcome(ended))
+        .await?
+        .map_err(StartDaemonError::Spawn)?;
     if status.success() { Ok(()) } else { Err(StartDaemonError::Failed(exit_message(&mut said, status))) }
 }
 

@@ -13,8 +13,8 @@ use super::model::News;
 use super::wish::Deed;
 use crate::cli::render::report::outcomes;
 use crate::ipc::client::{Client, ClientError};
-use crate::ipc::start_daemon;
 use crate::ipc::message::{ActOn, Info, InstanceDetail, InstanceView, Reload, Report, Request, Selectors};
+use crate::ipc::start_daemon;
 use crate::paths::Home;
 
 /// Between two samples.

@@ -224,7 +224,8 @@ async fn what_is_too_long_is_not_sent() {
             "{error:?}"
         );
         let signal = "x".repeat(MAX_BODY);
-        let error = client.bytes(&Request::Signal(SignalRequest { select: Vec::new(), signal })).await.unwrap_err();
+        let error =
+            client.bytes(&Request::Signal(SignalRequest { select: Vec::new(), signal })).await.unwrap_err();
         assert!(
             matches!(&error, ClientError::Refused(error) if error.code == ErrorCode::TooLarge),
             "{error:?}"

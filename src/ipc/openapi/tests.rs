@@ -56,9 +56,7 @@ fn log_defaults_are_those_in_use() {
     let parameters = <LogQuery as QueryString>::parameters();
     let defaults: Map<String, Value> = parameters
         .iter()
-        .map(|parameter| {
-            (parameter.name.to_owned(), parameter.default.map_or(Value::Null, parse_constant))
-        })
+        .map(|parameter| (parameter.name.to_owned(), parameter.default.map_or(Value::Null, parse_constant)))
         .collect();
     assert_eq!(Value::Object(defaults), serde_json::to_value(LogQuery::default()).unwrap());
 }
@@ -82,7 +80,7 @@ fn resolves_every_reference() {
     let document = document();
     let mut found = BTreeSet::new();
     references(&document, &mut found);
-    assert!(found.contains("#/components/schemas/AppSpec"), "{found:?}");
+    assert!(found.contains("#/components/schemas/App"), "{found:?}");
     for reference in found {
         assert!(document.pointer(&reference[1..]).is_some(), "{reference} leads nowhere");
     }
@@ -92,9 +90,9 @@ fn resolves_every_reference() {
 fn schemas_match_serde() {
     let document = document();
     let schema = |name: &str| document["components"]["schemas"][name].clone();
-    assert_eq!(schema("AppSpec")["required"], json!(["name", "script", "cwd"]));
-    assert_eq!(schema("AppSpec")["additionalProperties"], json!(false));
-    assert_eq!(schema("RestartPolicy")["properties"]["min_uptime"]["type"], json!("integer"));
+    assert_eq!(schema("App")["required"], json!(["name", "script", "cwd"]));
+    assert_eq!(schema("App")["additionalProperties"], json!(false));
+    assert_eq!(schema("AppRestart")["properties"]["min_uptime"]["type"], json!("integer"));
     let report = serde_json::to_value(Report::default()).unwrap();
     for field in report.as_object().unwrap().keys() {
         assert!(schema("Report")["properties"].get(field).is_some(), "{field}");

@@ -41,11 +41,13 @@ fn starts() -> impl Strategy<Value = Request> {
 fn acts() -> impl Strategy<Value = Request> {
     let changes = prop::option::of((any::<String>(), any::<i64>()));
     let inherited = prop::option::of(any::<[String; 2]>());
-    (prop::sample::select(Action::ALL.to_vec()), texts(0), inherited, changes).prop_map(|(action, select, inherited, changes)| {
-        let inherited = inherited.map(|[key, value]| Inherited([(key, value)].into()));
-        let changes = changes.map(|(key, value)| [(key, value.into())].into_iter().collect());
-        Request::Act(action, ActOn { select, inherited, changes })
-    })
+    (prop::sample::select(Action::ALL.to_vec()), texts(0), inherited, changes).prop_map(
+        |(action, select, inherited, changes)| {
+            let inherited = inherited.map(|[key, value]| Inherited([(key, value)].into()));
+            let changes = changes.map(|(key, value)| [(key, value.into())].into_iter().collect());
+            Request::Act(action, ActOn { select, inherited, changes })
+        },
+    )
 }
 
 fn reloads() -> impl Strategy<Value = Request> {
@@ -99,7 +101,8 @@ fn requests() -> impl Strategy<Value = Request> {
         any::<u32>().prop_map(Request::Env),
         (texts(1), any::<bool>()).prop_map(|(select, env)| Request::Describe(DescribeQuery { select, env })),
         texts(0).prop_map(|select| Request::Flush(FlushRequest { select })),
-        (texts(0), any::<String>()).prop_map(|(select, signal)| Request::Signal(SignalRequest { select, signal })),
+        (texts(0), any::<String>())
+            .prop_map(|(select, signal)| Request::Signal(SignalRequest { select, signal })),
         (texts(0), any::<String>()).prop_map(|(select, text)| Request::Input(InputRequest { select, text })),
         (texts(0), any::<String>()).prop_map(|(select, text)| {
             Request::Message(MessageRequest { select, message: serde_json::json!({ "topic": text }) })

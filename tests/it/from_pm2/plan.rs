@@ -175,7 +175,7 @@ fn what_shares_its_port_is_reloaded_and_what_was_stopped_stays_so() {
         format!("{} {} {}", step["action"], step["app"], step["changes"][0]["setting"]).replace('"', "")
     };
     assert_eq!((told(0), told(1)), ("reload web env.WORD".into(), "set job args".into()));
-    assert_eq!(plan["to_do"], 2);
+    assert_eq!(plan["pending"], 2);
     rsm.ok(&["apply", "e.toml"]).says("~ reload  web  env.WORD changed");
     load.assert_none_failed();
     let after = rsm.pids("web");
