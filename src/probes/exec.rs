@@ -10,7 +10,7 @@ use nix::fcntl::OFlag;
 use tokio::net::unix::pipe::Receiver;
 
 use crate::exit::Exit;
-use crate::process::command::{Command, Running};
+use crate::process::helper::{HelperCommand, HelperProcess};
 use crate::spec::{Account, Vars};
 
 /// Only the last part of the output is kept. Bytes.
@@ -38,7 +38,7 @@ impl ExecContext {
     /// The exit code is not 0; the error has the exit status and the last line of the output.
     pub(super) async fn run(&self, line: &str, timeout: Duration) -> Result<(), String> {
         let (out, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| errno.desc().to_owned())?;
-        let command = Command {
+        let command = HelperCommand {
             program: "/bin/sh".into(),
             args: vec!["-c".into(), line.into()],
             env: self.env.clone(),
@@ -56,12 +56,12 @@ impl ExecContext {
 }
 
 /// Waits for the exit, and returns the last part of the output.
-async fn collect_output(mut running: Running, out: OwnedFd) -> io::Result<(ExitStatus, Vec<u8>)> {
+async fn collect_output(mut running: HelperProcess, out: OwnedFd) -> io::Result<(ExitStatus, Vec<u8>)> {
     let (out, mut output) = (Receiver::from_owned_fd(out)?, Vec::new());
     let mut open = true;
     let status = loop {
         tokio::select! {
-            ended = running.ended() => break ended?,
+            ended = running.wait() => break ended?,
             readable = out.readable(), if open => {
                 readable?;
                 open = read(&out, &mut output).is_some();
@@ -131,7 +131,11 @@ mod tests {
 
     #[tokio::test]
     async fn does_not_wait_for_remaining_children() {
-        assert_eq!(run("sleep 1000 & exit 0").await, Ok(()));
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pid");
+        assert_eq!(run(&format!("sleep 1000 & echo $! > {}", file.display())).await, Ok(()));
+        let pid: i32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
     }
 
     #[tokio::test]
@@ -142,13 +146,8 @@ mod tests {
         let result = context().run(&line, Duration::from_millis(300)).await;
         assert!(result.unwrap_err().contains("timed out after 0.3 s"));
         let pid: i32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
-        let pid = nix::unistd::Pid::from_raw(pid);
-        while let Ok(()) = nix::sys::signal::kill(pid, None) {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            if stat.is_empty() || stat.contains(") Z") {
-                break; // dead; the new parent has not reaped it yet
-            }
-            tokio::task::yield_now().await;
-        }
+        // Dead is enough: the new parent may not have reaped it yet.
+        let stat = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        crate::process::fixture::wait_until(|| stat().is_empty() || stat().contains(") Z"));
     }
 }
