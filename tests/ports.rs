@@ -210,7 +210,7 @@ fn what_is_to_be_known_of_ports_is_said_at_the_start() {
     kill(Pid::from_raw(rsm.managers().0), Signal::SIGKILL).unwrap();
     rsm.until("a daemon knows it", |rsm| {
         let described = rsm.ok(&["describe", "two"]).stdout;
-        (described.contains(&shared) && described.contains("shared by")).then_some(())
+        (described.contains(&shared) && described.contains("port sharing")).then_some(())
     });
 }
 

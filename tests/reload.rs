@@ -49,7 +49,7 @@ fn a_reload_fails_no_request_and_counts_as_a_restart() {
         let before = rsm.pids("web");
         let load = Unbroken::on(port, "version");
         rsm.write("app.js", &server("two"));
-        rsm.ok(&["reload", "web"]).says("the new process serves");
+        rsm.ok(&["reload", "web"]).says("replaced, draining the old process");
         load.assert_none_failed();
         all_answer(port, "version two");
         let after = rsm.pids("web");
@@ -207,7 +207,7 @@ fn requests_are_counted_while_it_is_reloaded() {
     rsm.ok(&["reload", "web", "--parallel", "2", "--verify", &url]).says("meanwhile, 0 failed");
     let nobody = format!("http://127.0.0.1:{}/", free_port());
     let before = rsm.pids("web");
-    rsm.run(&["reload", "web", "--verify", &nobody]).code(1).says("nothing was reloaded");
+    rsm.run(&["reload", "web", "--verify", &nobody]).code(1).says("reload not started");
     assert_eq!(rsm.pids("web"), before);
     rsm.run(&["reload", "web", "--verify", "https://127.0.0.1/"]).code(2).says("http://");
     rsm.run(&["reload", "web", "--parallel", "0"]).code(2);
@@ -240,7 +240,7 @@ fn an_interrupted_reload_goes_on_and_a_deleted_app_is_no_success() {
     rsm.until("it is under way", |rsm| (nodes(rsm).len() > 2).then_some(()));
     let (code, _, said) = following.interrupt();
     assert_eq!(code, Some(130), "{said}");
-    assert!(said.contains("the reload goes on"), "{said}");
+    assert!(said.contains("the reload continues"), "{said}");
     rsm.until("all are new", |rsm| {
         let now = rsm.pids("web");
         (now.len() == 2 && now.iter().all(|pid| !before.contains(pid))).then_some(())

@@ -48,7 +48,7 @@ pub(super) fn address(text: &str) -> Result<Uri, String> {
     let uri: Uri = text.parse().map_err(|error| format!("{error}"))?;
     match (uri.scheme_str(), uri.host()) {
         (Some("http"), Some(_)) => Ok(uri),
-        _ => Err("it wants an address such as http://127.0.0.1:3000/".into()),
+        _ => Err("expected a URL such as http://127.0.0.1:3000/".into()),
     }
 }
 
@@ -93,7 +93,7 @@ async fn asking(address: Uri, tally: Arc<Mutex<Tally>>, stopped: watch::Receiver
 
 async fn ask(address: &Uri) -> Result<(), String> {
     let asked = tokio::time::timeout(PATIENCE, once(address));
-    asked.await.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())))
+    asked.await.unwrap_or_else(|_| Err(format!("no response within {} s", PATIENCE.as_secs())))
 }
 
 async fn once(address: &Uri) -> Result<(), String> {

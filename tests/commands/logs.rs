@@ -107,7 +107,7 @@ fn following_ends_with_the_daemon_and_says_so() {
     rsm.ok(&["kill"]);
     let (code, _, stderr) = following.ended();
     assert_eq!(code, Some(3));
-    assert!(stderr.contains("the daemon ended the stream"), "{stderr}");
+    assert!(stderr.contains("the daemon closed the stream"), "{stderr}");
 }
 
 #[test]
