@@ -85,8 +85,6 @@ pub(super) struct Restart {
     #[arg(required_unless_present_any = ["watch", "log"], value_name = "APP", add = ArgValueCompleter::new(completion::selectors_and_files))]
     targets: Vec<String>,
     #[command(flatten)]
-    settings: Settings,
-    #[command(flatten)]
     change: Change,
     /// PM2 compatibility, ignored: all are restarted at once
     #[arg(long, hide = true, value_name = "N")]
@@ -94,6 +92,9 @@ pub(super) struct Restart {
     /// New arguments for the app
     #[arg(last = true)]
     args: Vec<String>,
+    // Last, as its headings hold for what follows.
+    #[command(flatten)]
+    settings: Settings,
 }
 
 // Arguments of `scale`.

@@ -85,7 +85,7 @@ pub(super) const EXAMPLES: &[Examples] = &[
     ),
     ("env", &[("rsm env 0", "environment of the instance with id 0")]),
     ("pid", &[("rsm pid api", "one pid per line")]),
-    ("id", &[("rsm id api", "prints, for example, [ 0, 1 ]")]),
+    ("id", &[("rsm id api", "print the ids, such as [ 0, 1 ]")]),
     (
         "logs",
         &[

@@ -33,8 +33,6 @@ pub(super) struct Reload {
     #[arg(long, value_name = "URL", value_parser = verify::address)]
     verify: Option<Uri>,
     #[command(flatten)]
-    settings: Settings,
-    #[command(flatten)]
     change: Change,
     /// PM2 compatibility, ignored
     #[arg(short, long, hide = true)]
@@ -42,6 +40,9 @@ pub(super) struct Reload {
     /// New arguments for the app
     #[arg(last = true)]
     args: Vec<String>,
+    // Last, as its headings hold for what follows.
+    #[command(flatten)]
+    settings: Settings,
 }
 
 pub(super) async fn reload(mut reload: Reload, session: &Session) -> Result<(), Error> {

@@ -43,14 +43,15 @@ pub(super) struct Runtime {
     #[arg(long)]
     no_auto_exit: bool,
     #[command(flatten)]
-    settings: Settings,
-    #[command(flatten)]
     change: Change,
     #[command(flatten)]
     foreign: Foreign,
     /// Arguments for the app
     #[arg(last = true)]
     args: Vec<String>,
+    // Last, as its headings hold for what follows.
+    #[command(flatten)]
+    settings: Settings,
 }
 
 // PM2's flags for its services, and those whose work is done elsewhere.

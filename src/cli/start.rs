@@ -24,8 +24,6 @@ pub(super) struct Start {
     #[arg(value_name = "TARGET", add = ArgValueCompleter::new(completion::selectors_and_files))]
     targets: Vec<String>,
     #[command(flatten)]
-    settings: Settings,
-    #[command(flatten)]
     change: Change,
     /// Start another app of the same name
     #[arg(short, long)]
@@ -39,6 +37,9 @@ pub(super) struct Start {
     /// Arguments for the app
     #[arg(last = true)]
     args: Vec<String>,
+    // Last, as its headings hold for what follows.
+    #[command(flatten)]
+    settings: Settings,
 }
 
 /// What one argument means.

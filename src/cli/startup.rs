@@ -18,8 +18,8 @@ use crate::error::Error;
 // Which service a command is about: arguments of `startup`, `unstartup` and `doctor`.
 #[derive(Args, Debug)]
 pub(super) struct ServiceArgs {
-    /// Init system [default: detected]
-    #[arg(value_name = "SYSTEM")]
+    /// Init system: systemd, openrc, sysv or runit [default: detected]
+    #[arg(value_name = "SYSTEM", hide_possible_values = true)]
     system: Option<System>,
     /// User who owns the apps; other users require root [default: current user]
     #[arg(short, long, value_name = "NAME")]

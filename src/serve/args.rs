@@ -13,22 +13,22 @@ pub struct ServeArgs {
     /// Port to listen on [default: 8080]
     #[arg(value_name = "PORT")]
     pub listen_port: Option<u16>,
-    /// Port to listen on, the same as the second argument
+    /// Port to listen on (same as the PORT argument)
     #[arg(long, value_name = "PORT", conflicts_with = "listen_port")]
     pub port: Option<u16>,
     /// Address to listen on [default: 0.0.0.0]
     #[arg(long, value_name = "ADDRESS")]
     pub host: Option<String>,
-    /// Answer missing paths with the home page, for single-page applications
+    /// Serve the home page for missing paths (single-page apps)
     #[arg(long)]
     pub spa: bool,
-    /// List directories that have no index.html
+    /// List directories without an index.html
     #[arg(long)]
     pub ftp: bool,
-    /// Ask for this user name; needs a password
+    /// Require this user name (requires a password)
     #[arg(long, value_name = "NAME")]
     pub basic_auth_username: Option<String>,
-    /// Ask for this password. Anyone on this machine can read arguments: rather set
+    /// Require this password; arguments are visible to all users, prefer the variable
     /// PM2_SERVE_BASIC_AUTH_PASSWORD
     #[arg(long, value_name = "PASSWORD")]
     pub basic_auth_password: Option<String>,
