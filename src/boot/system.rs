@@ -7,7 +7,7 @@ use clap::ValueEnum;
 /// An init system that rsm can be started by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum System {
-    /// systemd: the units of the system for root, those of the user else.
+    /// systemd: system units for root, user units for other users.
     #[value(alias = "ubuntu", alias = "debian", alias = "centos", alias = "arch")]
     Systemd,
     /// OpenRC, as on Alpine and Gentoo.

@@ -28,8 +28,7 @@ pub struct ServeArgs {
     /// Require this user name (requires a password)
     #[arg(long, value_name = "NAME")]
     pub basic_auth_username: Option<String>,
-    /// Require this password; arguments are visible to all users, prefer the variable
-    /// PM2_SERVE_BASIC_AUTH_PASSWORD
+    /// Require this password. Arguments are visible to all users: prefer PM2_SERVE_BASIC_AUTH_PASSWORD
     #[arg(long, value_name = "PASSWORD")]
     pub basic_auth_password: Option<String>,
 }
