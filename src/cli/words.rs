@@ -46,6 +46,9 @@ const WORDS: &[(&[&str], &str)] = &[
 
 /// The error of a command that is none, with what helps; any other error as it is.
 pub(super) fn explained(error: clap::Error) -> clap::Error {
+    if error.kind() == ErrorKind::MissingSubcommand {
+        return clap::Error::raw(error.kind(), "no command specified\n\nhelp: see `rsm --help`\n");
+    }
     let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else { return error };
     let help = way(word).map_or_else(|| meant(word), str::to_owned);
     let message = format!("unrecognized command '{word}'\n\nhelp: {help}\n");
@@ -78,6 +81,12 @@ mod tests {
         let error = explained(Cli::try_parse_from(["rsm", "updatePM2"]).unwrap_err());
         assert_eq!(error.kind(), ErrorKind::InvalidSubcommand);
         assert!(error.use_stderr() && error.to_string().contains("rsm upgrade"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_command_is_named_as_such() {
+        let error = explained(Cli::try_parse_from(["rsm", "--no-color"]).unwrap_err());
+        assert_eq!(error.to_string(), "error: no command specified\n\nhelp: see `rsm --help`\n");
     }
 
     #[test]
