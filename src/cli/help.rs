@@ -240,10 +240,10 @@ mod tests {
     fn help_lists_commands_in_groups_and_global_options_once() {
         let text = help(&["rsm", "--help"]);
         for line in [
-            "Manage apps:\n  start        Start apps from",
-            "  list         List apps and instances [aliases: ls, l, ps, status]\n",
+            "Manage apps:\n  start       Start apps from",
+            "  list        List apps and instances [aliases: ls, l, ps, status]\n",
             "\nOptions:\n  -s, --silent",
-            "  help         Print help",
+            "  help        Print help",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }

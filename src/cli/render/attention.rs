@@ -161,7 +161,7 @@ mod tests {
             told(200)
         );
         let brief = "网关 (id 2) is errored: rsm describe 2; the list has unsaved changes: rsm save";
-        assert_eq!((told(width(brief)).as_str(), told(80)), (brief, brief.replacen("; ", "\n", 1)));
+        assert_eq!((told(width(brief)).as_str(), told(70)), (brief, brief.replacen("; ", "\n", 1)));
     }
 
     #[test]

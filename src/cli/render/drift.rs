@@ -53,8 +53,8 @@ mod tests {
         all.extend([of("same", None), of("z", Some("changed"))]);
         let told = "See `rsm plan '/srv/my app/e.toml'`";
         let want = [
-            format!("* z: changed. {told}"),
             format!("* a, b, c, d, e, f, g, h and 1 more: /srv/e.toml was deleted. {told}"),
+            format!("* z: changed. {told}"),
         ];
         assert_eq!(lines(&all), want);
     }
