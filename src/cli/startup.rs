@@ -11,8 +11,7 @@ use nix::unistd::{User, geteuid};
 
 use super::output;
 use super::session::Session;
-use crate::boot::plan::{Step, UnitFile};
-use crate::boot::{Plan, Service, System};
+use crate::boot::{InitCommand, InitSystem, InstallPlan, Service, UnitFile};
 use crate::error::Error;
 
 // Which service a command is about: arguments of `startup`, `unstartup` and `doctor`.
@@ -20,7 +19,7 @@ use crate::error::Error;
 pub(super) struct ServiceArgs {
     /// Init system: systemd, openrc, sysv or runit [default: detected]
     #[arg(value_name = "SYSTEM", hide_possible_values = true)]
-    system: Option<System>,
+    system: Option<InitSystem>,
     /// User who owns the apps; other users require root [default: current user]
     #[arg(short, long, value_name = "NAME")]
     user: Option<String>,
@@ -49,9 +48,9 @@ pub(super) struct Startup {
 struct Job {
     /// The command that does it, for its errors.
     command: &'static str,
-    plan: Plan,
+    plan: InstallPlan,
     service: Service,
-    system: System,
+    system: InitSystem,
     /// The init system runs here: what talks to it makes sense.
     live: bool,
 }
@@ -91,7 +90,7 @@ pub(super) fn unstartup(args: &Startup, session: &Session) -> Result<(), Error> 
         return Ok(());
     }
     writable(&job)?;
-    run_all(&job.plan.remove, &job, session)?;
+    run_all(&job.plan.before_removal, &job, session)?;
     for file in job.plan.files.iter().filter(|file| file.path.exists()) {
         fs::remove_file(&file.path)
             .map_err(|error| job.failed(format!("cannot remove {}: {error}", file.path.display())))?;
@@ -100,7 +99,7 @@ pub(super) fn unstartup(args: &Startup, session: &Session) -> Result<(), Error> 
     if let Some(dir) = &job.plan.directory {
         let _ = fs::remove_dir(dir); // runit keeps things of its own in it while it runs
     }
-    run_all(&job.plan.removed, &job, session)?;
+    run_all(&job.plan.after_removal, &job, session)?;
     session.note(format_args!("running apps are not affected; `rsm kill` stops them"));
     Ok(())
 }
@@ -116,15 +115,16 @@ fn failed(command: &'static str, reason: String) -> Error {
 }
 
 fn job(args: &ServiceArgs, command: &'static str, session: &Session) -> Result<Job, Error> {
-    let system = args.system.or_else(|| System::detect(Path::new("/"))).ok_or_else(|| {
+    let system = args.system.or_else(|| InitSystem::detect(Path::new("/"))).ok_or_else(|| {
         let reason = "no supported init system detected; specify systemd, openrc, sysv or runit, \
                       or use `rsm runtime` in a container";
         failed(command, reason.into())
     })?;
     let service = service(args, command, session, system)?;
     let config = std::env::var_os("XDG_CONFIG_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-    let plan = Plan::new(system, &service, &config.unwrap_or_else(|| service.user_dir.join(".config")));
-    let live = Path::new(plan.sign).exists();
+    let plan =
+        InstallPlan::new(system, &service, &config.unwrap_or_else(|| service.user_dir.join(".config")));
+    let live = Path::new(plan.running_marker).exists();
     Ok(Job { command, plan, service, system, live })
 }
 
@@ -147,7 +147,7 @@ fn service(
     args: &ServiceArgs,
     command: &'static str,
     session: &Session,
-    system: System,
+    system: InitSystem,
 ) -> Result<Service, Error> {
     let failed = |reason| failed(command, reason);
     let own = geteuid();
@@ -184,7 +184,7 @@ fn service(
         )));
     }
     // Of one's own there is but one systemd, and only systemd has such units.
-    let of_system = own.is_root() || system != System::Systemd;
+    let of_system = own.is_root() || system != InitSystem::Systemd;
     let default = if of_system { format!("rsm-{}", user.name) } else { "rsm".to_owned() };
     let name = args.service_name.clone().unwrap_or(default);
     let fits = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
@@ -252,18 +252,18 @@ fn writable(job: &Job) -> Result<(), Error> {
 }
 
 /// The files to write, then the commands to run.
-fn print_install(plan: &Plan) -> Result<(), Error> {
+fn print_install(plan: &InstallPlan) -> Result<(), Error> {
     let files = plan.files.iter().map(|file| format!("# {}\n{}\n", file.path.display(), file.text));
-    let steps = plan.install.iter().map(|step| format!("# then run: {}\n", step.line()));
+    let steps = plan.install.iter().map(|step| format!("# then run: {}\n", step.display()));
     output::text(&files.chain(steps).collect::<String>())
 }
 
 /// The commands to run and the files to remove, in their order.
-fn print_removal(plan: &Plan) -> Result<(), Error> {
-    let run = |step: &Step| format!("run: {}\n", step.line());
+fn print_removal(plan: &InstallPlan) -> Result<(), Error> {
+    let run = |step: &InitCommand| format!("run: {}\n", step.display());
     let files = plan.files.iter().map(|file| format!("remove: {}\n", file.path.display()));
-    let before = plan.remove.iter().map(run);
-    output::text(&before.chain(files).chain(plan.removed.iter().map(run)).collect::<String>())
+    let before = plan.before_removal.iter().map(run);
+    output::text(&before.chain(files).chain(plan.after_removal.iter().map(run)).collect::<String>())
 }
 
 /// Writes a file beside its place and puts it there; false if it was like that already.
@@ -287,28 +287,28 @@ fn write(file: &UnitFile) -> io::Result<bool> {
     Ok(true)
 }
 
-fn run_all(steps: &[Step], job: &Job, session: &Session) -> Result<(), Error> {
+fn run_all(steps: &[InitCommand], job: &Job, session: &Session) -> Result<(), Error> {
     for step in steps {
-        if step.live && !job.live {
-            session.note(format_args!("skipped ({} is not running): {}", job.system.name(), step.line()));
+        if step.needs_running_init && !job.live {
+            session.note(format_args!("skipped ({} is not running): {}", job.system.name(), step.display()));
             continue;
         }
         run(step, job)?;
-        session.note(format_args!("ran {}", step.line()));
+        session.note(format_args!("ran {}", step.display()));
     }
     Ok(())
 }
 
-fn run(step: &Step, job: &Job) -> Result<(), Error> {
-    let [program, args @ ..] = &step.words[..] else { return Ok(()) };
+fn run(step: &InitCommand, job: &Job) -> Result<(), Error> {
+    let [program, args @ ..] = &step.argv[..] else { return Ok(()) };
     let output = Command::new(program).args(args).stdin(Stdio::null()).output();
-    let output = output.map_err(|error| job.failed(format!("cannot run {}: {error}", step.line())))?;
+    let output = output.map_err(|error| job.failed(format!("cannot run {}: {error}", step.display())))?;
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let mut reason = format!("{} failed ({}): {}", step.line(), output.status, said.trim());
-    if step.words.iter().any(|word| word == "--user") && said.contains("bus") {
+    let mut reason = format!("{} failed ({}): {}", step.display(), output.status, said.trim());
+    if step.argv.iter().any(|word| word == "--user") && said.contains("bus") {
         reason += ". Log in as this user (su and sudo do not create a session), or set XDG_RUNTIME_DIR=/run/user/$(id -u)";
     }
     Err(job.failed(reason))
@@ -316,7 +316,7 @@ fn run(step: &Step, job: &Job) -> Result<(), Error> {
 
 /// A user's own systemd ends with the user's last session, unless it is told to linger.
 fn linger(job: &Job, session: &Session) {
-    if job.service.user.is_some() || job.system != System::Systemd {
+    if job.service.user.is_some() || job.system != InitSystem::Systemd {
         return;
     }
     let user = User::from_uid(geteuid()).ok().flatten().map(|user| user.name).unwrap_or_default();

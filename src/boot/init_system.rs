@@ -1,29 +1,29 @@
-//! Which init system starts this machine.
+//! Detection of the init system.
 
 use std::path::Path;
 
 use clap::ValueEnum;
 
-/// An init system that rsm can be started by.
+/// A supported init system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum System {
+pub enum InitSystem {
     /// systemd: system units for root, user units for other users.
     #[value(alias = "ubuntu", alias = "debian", alias = "centos", alias = "arch")]
     Systemd,
     /// OpenRC, as on Alpine and Gentoo.
     Openrc,
-    /// Scripts in `/etc/init.d` with links made by `update-rc.d` or `chkconfig`.
+    /// Scripts in `/etc/init.d`, enabled with `update-rc.d` or `chkconfig`.
     #[value(alias = "systemv", alias = "sysv-init", alias = "upstart", alias = "amazon")]
     Sysv,
     /// runit, as on Void.
     Runit,
 }
 
-impl System {
-    /// The one that runs; where none does, as in an image that is being built, the one whose tools
-    /// are there. `root` is `/` but in tests.
+impl InitSystem {
+    /// The running init system. If none is running, as during the build of an image, the one whose tools
+    /// are installed. `root` is `/` except in tests.
     pub fn detect(root: &Path) -> Option<Self> {
-        // What lies in /run was put there by the one that started the machine.
+        // Only the running init system creates its files in /run.
         let running =
             [(Self::Systemd, "run/systemd/system"), (Self::Openrc, "run/openrc"), (Self::Runit, "run/runit")];
         let tools = [
@@ -38,12 +38,12 @@ impl System {
         };
         running
             .iter()
-            .find(|(_, sign)| root.join(sign).exists())
+            .find(|(_, marker)| root.join(marker).exists())
             .or_else(|| tools.iter().find(|(_, tool)| has_tool(tool)))
             .map(|(system, _)| *system)
     }
 
-    /// Its name, as given on the command line.
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Systemd => "systemd",
@@ -58,21 +58,21 @@ impl System {
 mod tests {
     use super::*;
 
-    fn found(paths: &[&str]) -> Option<System> {
+    fn detect(paths: &[&str]) -> Option<InitSystem> {
         let root = tempfile::tempdir().unwrap();
         for path in paths {
             std::fs::create_dir_all(root.path().join(path)).unwrap();
         }
-        System::detect(root.path())
+        InitSystem::detect(root.path())
     }
 
     #[test]
-    fn what_runs_counts_for_more_than_what_is_installed() {
-        assert_eq!(found(&["usr/bin/systemctl", "usr/sbin/update-rc.d"]), Some(System::Systemd));
-        assert_eq!(found(&["usr/sbin/update-rc.d"]), Some(System::Sysv));
-        assert_eq!(found(&["usr/bin/systemctl", "run/openrc"]), Some(System::Openrc));
-        assert_eq!(found(&["run/systemd/system", "sbin/rc-update"]), Some(System::Systemd));
-        assert_eq!(found(&["usr/bin/runsvdir"]), Some(System::Runit));
-        assert_eq!(found(&["etc/init.d"]), None);
+    fn prefers_running_over_installed() {
+        assert_eq!(detect(&["usr/bin/systemctl", "usr/sbin/update-rc.d"]), Some(InitSystem::Systemd));
+        assert_eq!(detect(&["usr/sbin/update-rc.d"]), Some(InitSystem::Sysv));
+        assert_eq!(detect(&["usr/bin/systemctl", "run/openrc"]), Some(InitSystem::Openrc));
+        assert_eq!(detect(&["run/systemd/system", "sbin/rc-update"]), Some(InitSystem::Systemd));
+        assert_eq!(detect(&["usr/bin/runsvdir"]), Some(InitSystem::Runit));
+        assert_eq!(detect(&["etc/init.d"]), None);
     }
 }

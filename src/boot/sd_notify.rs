@@ -1,11 +1,11 @@
-//! Telling the service manager that started us how we are: `sd_notify(3)`.
+//! State notifications to the service manager: `sd_notify(3)`.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// Tells the service manager, if one listens (`NOTIFY_SOCKET`): `READY=1`, `STATUS=…`, each on a line of its
-/// own. One that cannot be told is not worth failing for.
-pub fn tell(state: &str) {
+/// Sends `READY=1`, `STATUS=…` and so on, one per line, to the socket in `NOTIFY_SOCKET`. Does nothing without
+/// that variable, and ignores errors: a failed notification is no reason to stop.
+pub fn sd_notify(state: &str) {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
     let path = path.to_string_lossy();
     let address = match path.strip_prefix('@') {
