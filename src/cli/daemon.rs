@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::ipc::client::ClientError;
 use crate::ipc::message::{Info, Pong, Report, Request};
-use crate::process::pidfd::ProcessRef;
+use crate::process::process_ref::ProcessRef;
 use crate::version::version;
 
 use super::output;
@@ -76,7 +76,7 @@ async fn gone(session: &Session, keeper: Option<ProcessRef>) -> Result<(), Error
     let locked = locked.unwrap_or_else(|error| Err(io::Error::other(error)));
     locked.map_err(|error| Error::System { what: "waiting for the keeper's end", error })?;
     if let Some(keeper) = keeper {
-        let _ = tokio::time::timeout(LAST_MOMENT, keeper.ended()).await;
+        let _ = tokio::time::timeout(LAST_MOMENT, keeper.wait_exit()).await;
     }
     Ok(())
 }

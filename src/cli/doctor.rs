@@ -17,7 +17,7 @@ use super::session::Session;
 use super::startup::{self, Startup};
 use crate::boot::login_path;
 use crate::error::Error;
-use crate::process::account;
+use crate::process::helper;
 
 /// What systemd starts programs of the system with (`systemd.exec(5)`).
 const UNIT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -109,7 +109,7 @@ fn as_the_unit(args: &Doctor, session: &Session) -> Result<(), Error> {
         .env("SHELL", &user.shell);
     inside.current_dir("/").stdin(Stdio::null());
     if geteuid().is_root() && !user.uid.is_root() {
-        account::run_as(&mut inside, &user)
+        helper::set_user(&mut inside, &user)
             .map_err(|errno| failed(format!("becoming {}: {errno}", user.name)))?;
     }
     let error = inside.exec();

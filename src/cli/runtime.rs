@@ -25,7 +25,7 @@ use crate::ipc::client::Client;
 use crate::ipc::message::{
     EventKind, EventView, Existing, InstanceDetail, Report, Request, StartApps, Status,
 };
-use crate::process::init;
+use crate::process::pid1;
 use crate::spec::AppSpec;
 
 mod code;
@@ -105,10 +105,10 @@ pub(super) fn by_its_name(mut args: Vec<OsString>) -> Vec<OsString> {
 /// # Errors
 /// No process could be made.
 pub(super) fn stand_aside() -> Result<bool, Error> {
-    let first = init::is_first();
+    let first = pid1::is_pid1();
     if first {
         let failed = |errno: nix::Error| Error::System { what: "forking", error: errno.into() };
-        init::stay_behind().map_err(failed)?;
+        pid1::fork_init().map_err(failed)?;
     }
     Ok(first)
 }

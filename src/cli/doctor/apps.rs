@@ -19,7 +19,7 @@ use crate::ipc::client::Client;
 use crate::ipc::message::{InstanceView, Request, Status};
 use crate::logs;
 use crate::paths::Home;
-use crate::process::spawn::Launch;
+use crate::process::spawn::LaunchSpec;
 use crate::spec::Launcher;
 
 /// Directories whose programs go when a version manager drops their version.
@@ -139,7 +139,7 @@ fn tried(instance: &Instance, home: &Home, online: bool) -> Result<String, Strin
     let run = RunId { instance: instance.id, number: 1 };
     let order = launch::launch(run, instance, home, Vec::new());
     let order = order.map_err(|failure| {
-        format!("{} is neither in the PATH that the app was started with nor in that of a login. Install it, or give its whole path", failure.what)
+        format!("{} is neither in the PATH that the app was started with nor in that of a login. Install it, or give its whole path", failure.subject)
     })?;
     if spec.launcher != Launcher::Serve {
         executable(&order.program)?;
@@ -178,7 +178,7 @@ fn executable(program: &Path) -> Result<(), String> {
 }
 
 /// What the kernel reads of `#!…`, and what `env` then looks up.
-fn shebang(order: &Launch) -> Result<(), String> {
+fn shebang(order: &LaunchSpec) -> Result<(), String> {
     let mut head = [0; 256];
     let Ok(length) = File::open(&order.program).and_then(|mut file| file.read(&mut head)) else {
         return Ok(()); // a program that may be executed but not read

@@ -14,7 +14,7 @@ use crate::conf::Conf;
 use crate::daemon::dump;
 use crate::ipc::client::{Client, ClientError};
 use crate::ipc::message::{InstanceView, Pong, Request, Status};
-use crate::process::pidfd::ProcessRef;
+use crate::process::process_ref::ProcessRef;
 use crate::version::version;
 
 /// Below this the next burst of logs, or the state, may not fit. Bytes.

@@ -69,7 +69,7 @@ mod tests {
     #[test]
     fn codes_are_those_of_a_shell() {
         let failed =
-            |errno| Exit::NotStarted(StartFailure { step: StartStep::Exec, errno, what: String::new() });
+            |errno| Exit::NotStarted(StartFailure { step: StartStep::Exec, errno, subject: String::new() });
         for (exit, code) in [
             (Exit::Code(0), 0),
             (Exit::Code(7), 7),
