@@ -42,11 +42,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// Prints the result for each instance.
 fn print_report(report: &Report) {
     for outcome in &report.instances {
-        println!(
-            "{} (id {}): {}",
-            outcome.name,
-            outcome.id,
-            outcome.problem.as_deref().unwrap_or("ok")
-        );
+        println!("{} (id {}): {}", outcome.name, outcome.id, outcome.problem.as_deref().unwrap_or("ok"));
     }
 }
