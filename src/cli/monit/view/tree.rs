@@ -132,7 +132,7 @@ fn headings(
     };
     let filter = match model.shape.filter.as_str() {
         "" => String::new(),
-        filter => format!("  with \"{filter}\""),
+        filter => format!("  filter \"{filter}\""),
     };
     let title = format!("name{}{beyond}{filter}", mark(Sort::Name));
     let mut spans = vec![Span::raw(format!(" {}", left(&title, name)))];
@@ -230,10 +230,8 @@ fn line(row: &Row, look: &Look, columns: &[(Column, usize)], name: usize) -> Lin
 fn empty(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) {
     let text = match model.link {
         Link::Unknown => " …",
-        Link::Up => " There are no apps. In another terminal: rsm start app.js",
-        Link::Down(_) => {
-            " Nothing is known. `rsm start` or `rsm resurrect` in another terminal starts the daemon."
-        }
+        Link::Up => " No apps. Start one with: rsm start app.js",
+        Link::Down(_) => " The daemon is not running. Run `rsm start` or `rsm resurrect`.",
     };
     frame.render_widget(Line::styled(text, look.quiet()), area);
 }
