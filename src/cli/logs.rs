@@ -154,6 +154,7 @@ async fn pass_all_on(query: LogQuery, mut show: Show, session: &Session) -> Resu
         let shown = match stream.open(&mut client).await {
             Ok(()) => pass_on(&mut stream, &mut show, session).await?,
             Err(ClientError::Lost(reason)) => Shown { ended: Err(ClientError::Lost(reason)), any: false },
+            Err(ClientError::NotRunning { .. }) if vain > 0 => return Err(Error::StreamEnded),
             // It ended between the connection and the request.
             Err(ClientError::NotRunning { .. }) if vain > 0 => return Err(Error::StreamEnded),
             Err(error) => return Err(session.failed(error)),
