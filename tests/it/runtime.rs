@@ -83,6 +83,8 @@ fn sigterm_stops_gracefully_with_exit_0() {
     let rsm = Rsm::new().file("app.sh", POLITE);
     let mut container = Container::start(&rsm, &["app.sh"]);
     container.says("up");
+    // A process may speak before the daemon knows of it, and gets no signal until then.
+    rsm.wait_status("app", "online");
     container.signal(Signal::SIGUSR2);
     container.says("usr2");
     container.signal(Signal::SIGTERM);
