@@ -1,4 +1,4 @@
-//! Lines that are typed: filters, a search, a number of instances.
+//! The prompt: filters, the search, and the number of instances.
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
@@ -8,13 +8,13 @@ use super::wish::{Deed, Wish};
 use crate::ipc::message::ScaleTo;
 
 impl Model {
-    /// Begins to type a line.
+    /// Opens the prompt.
     pub(super) fn begin(&mut self, field: Field) {
         let text = match field {
             Field::Apps => self.shape.filter.clone(),
             Field::Lines => self.line_filter.clone(),
             Field::Search => String::new(),
-            Field::Scale if self.app().is_none() => return self.say("select the app to scale first", false),
+            Field::Scale if self.app().is_none() => return self.say("select an app to scale", false),
             Field::Scale => String::new(),
         };
         if matches!(field, Field::Lines | Field::Search) {
@@ -23,7 +23,7 @@ impl Model {
         self.mode = Mode::Typing { field, before: text.clone(), text };
     }
 
-    /// A key while a line is typed.
+    /// Handles a key while the prompt is open.
     pub(super) fn type_in(&mut self, key: KeyEvent) -> Option<Wish> {
         let Mode::Typing { text, before, field } = &mut self.mode else { return None };
         let control = key.modifiers.contains(KeyModifiers::CONTROL);
@@ -49,7 +49,7 @@ impl Model {
         None
     }
 
-    /// Filters take effect with each letter.
+    /// Applies filters and the search after each key.
     pub(super) fn as_typed(&mut self) {
         let Mode::Typing { field, text, .. } = &self.mode else { return };
         match field {
@@ -70,7 +70,7 @@ impl Model {
         let Mode::Typing { field, text, .. } = std::mem::take(&mut self.mode) else { return None };
         match field {
             Field::Search if self.pane.marked().is_some() && !self.pane.search(Pattern::new(&text)) => {
-                self.say(&format!("\"{text}\" is not found"), false);
+                self.say(&format!("\"{text}\" not found"), false);
             }
             Field::Scale => self.ask_to_scale(&text),
             Field::Apps | Field::Lines | Field::Search => {}
@@ -84,8 +84,8 @@ impl Model {
             Ok(to) => {
                 let how = match to {
                     ScaleTo::Exactly(count) => format!("to {count}"),
-                    ScaleTo::Add(count) => format!("by {count} more"),
-                    ScaleTo::Remove(count) => format!("by {count} fewer"),
+                    ScaleTo::Add(count) => format!("up by {count}"),
+                    ScaleTo::Remove(count) => format!("down by {count}"),
                 };
                 let what = format!("{app} {how}");
                 self.mode = Mode::Confirm { deed: Deed::Scale(to), select: vec![app], what };
