@@ -241,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_selected_row_is_on_the_screen() {
+    fn selected_row_is_visible() {
         assert_eq!(top(0, 3, 10, 100), 0);
         assert_eq!(top(0, 10, 10, 100), 1);
         assert_eq!(top(50, 10, 10, 100), 10);
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn narrow_screens_keep_what_matters_most() {
+    fn narrow_screens_keep_most_important_columns() {
         let shown = |room, longest| {
             fitting(room, longest).into_iter().map(|(column, _)| column.title().0).collect::<Vec<_>>()
         };
