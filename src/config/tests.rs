@@ -130,22 +130,22 @@ fn scripts_that_cannot_run_are_mistakes_with_a_way_out() {
     place.program("lost", "#!/opt/none/lua\n");
     for (settings, message) in [
         ("script = './sever.js'", "did you mean \"server.js\""),
-        ("script = 'nothing'", "nor is there such a program in PATH"),
+        ("script = 'nothing'", "no program of this name in PATH"),
         ("script = 'bin'", "is a directory"),
-        ("script = 'notes'", "cannot tell what runs"),
-        ("script = 'a.rb'", "needs ruby"),
+        ("script = 'notes'", "no interpreter known for"),
+        ("script = 'a.rb'", "requires ruby"),
         ("script = 'tool.bin'", "is not executable"),
-        ("script = 'lost'", "begins with #! /opt/none/lua"),
+        ("script = 'lost'", "interpreter /opt/none/lua not found"),
         ("script = 'server.js'\ninterpreter = 'node@18'", "path of that version"),
-        ("script = 'server.js'\ninterpreter = 'node -r x'", "into interpreter_args"),
-        ("script = 'server.js'\ninterpreter = './bin/none'", "is no program"),
-        ("script = 'server.js --x'\ninterpreter = 'node'", "a shell line is not run by node"),
+        ("script = 'server.js'\ninterpreter = 'node -r x'", "to `interpreter_args`"),
+        ("script = 'server.js'\ninterpreter = './bin/none'", "is not an executable file"),
+        ("script = 'server.js --x'\ninterpreter = 'node'", "a shell command cannot be used with interpreter node"),
         ("script = 'server.js'\ncwd = 'absent'", "does not exist"),
-        ("script = '.'", "names no script"),
-        ("script = 'all of it'\nname = 'all'", "wants another name"),
-        ("script = './all.js'", "would be called \"all\""),
-        ("script = 'serve'\nenv = { PORT = 'none' }", "serve wants a port"),
-        ("name = 'x'", "has no script"),
+        ("script = '.'", "invalid script"),
+        ("script = 'all of it'\nname = 'all'", "expected a name other than"),
+        ("script = './all.js'", "derived name \"all\" is invalid"),
+        ("script = 'serve'\nenv = { PORT = 'none' }", "invalid port"),
+        ("name = 'x'", "missing `script`"),
     ] {
         let told = place.refused(settings);
         assert!(told.contains(message), "{settings}\n{told}");
@@ -271,7 +271,7 @@ fn apps_left_out_are_not_looked_up() {
     let only = |name: &str| LoadOptions { only: vec![name.into()], ..place.options() };
     assert_eq!(place.load_with(text, &only("here")).unwrap().apps.len(), 1);
     let told = place.load_with(text, &only("her")).unwrap_err();
-    assert_eq!(told, "--only: there is no app \"her\" in the file\nhelp: it has: here, there\n");
+    assert_eq!(told, "--only: app \"her\" not found in the file\nhelp: it has: here, there\n");
     assert_eq!(names(&place.path("ecosystem.toml"), &LoadOptions::default()).unwrap(), ["here", "there"]);
 }
 
@@ -314,9 +314,9 @@ fn mistakes_of_commands_name_their_flags() {
         ..CommandLine::default()
     };
     let told = place.command(line.clone()).unwrap_err();
-    assert!(told.contains("--kill-timeout: wants a time") && told.contains("--instances: wants"), "{told}");
+    assert!(told.contains("--kill-timeout: expected a duration") && told.contains("--instances: expected"), "{told}");
     let told = place.command(CommandLine { kill_timeout: None, instances: None, ..line }).unwrap_err();
-    assert!(told.starts_with("start: missing script: no file "), "{told}");
+    assert!(told.starts_with("start: script not found: no file "), "{told}");
 }
 
 #[test]

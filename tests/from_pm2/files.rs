@@ -32,7 +32,7 @@ fn a_config_js_with_blocks_and_node_args_starts_unchanged() {
     assert_eq!(environ(rsm.pids("aivider-server")[3])["NODE_ENV"], "production");
     rsm.ok(&["stop", "ecosystem.config.js", "--only", "aivider-server other"]);
     assert!(rsm.list().iter().all(|view| view["status"] == "stopped"));
-    rsm.run(&["stop", "ecosystem.config.js", "--only", "nobody"]).code(1).says("there is no app \"nobody\"");
+    rsm.run(&["stop", "ecosystem.config.js", "--only", "nobody"]).code(1).says("app \"nobody\" not found");
 }
 
 #[test]

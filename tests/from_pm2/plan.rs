@@ -96,7 +96,7 @@ fn a_file_with_mistakes_is_not_applied() {
     let rsm = Rsm::new().file("e.toml", FILE);
     rsm.ok(&["apply", "e.toml"]);
     rsm.write("e.toml", "[[apps]]\nname = 'x'\n");
-    rsm.run(&["apply", "e.toml", "--prune"]).code(1).says("has no script");
+    rsm.run(&["apply", "e.toml", "--prune"]).code(1).says("missing `script`");
     assert_eq!(rsm.list().len(), 5);
 }
 
