@@ -6,40 +6,40 @@ use nix::sys::signal::Signal;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How a run ended.
+/// Exit of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Exit {
-    /// It exited by itself with this code.
+    /// Exited with this code.
     Code(i32),
-    /// A signal ended it.
+    /// Killed by a signal.
     Signal {
-        /// The signal's number.
+        /// Signal number.
         number: i32,
-        /// A core was dumped.
+        /// Whether a core was dumped.
         core: bool,
-        /// The kernel did it for want of memory, as far as can be told.
+        /// Killed by the OOM killer, as far as known.
         #[serde(default)]
         oom: bool,
     },
-    /// It ended while nobody was there to see how.
+    /// Exit status unknown: no process of rsm was there to collect it.
     Unknown,
-    /// It never ran.
+    /// Failed to start.
     NotStarted(StartFailure),
 }
 
-/// Why a process could not be started.
+/// Reason why a process failed to start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StartFailure {
-    /// The step that failed.
+    /// Failed step.
     pub step: StartStep,
-    /// The system's error number; 0 if it was not the system.
+    /// System error number; 0 if it was not a system error.
     pub errno: i32,
-    /// On what: the directory, the program …
+    /// Subject of the step: program, directory, …
     pub what: String,
 }
 
-/// The steps from a spec to a running program, in their order.
+/// Steps of a start, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StartStep {
@@ -47,21 +47,21 @@ pub enum StartStep {
     Find,
     /// Opening or creating its log files.
     Logs,
-    /// Making its output pipes.
+    /// Creating the output pipes.
     Pipes,
     /// Forking.
     Fork,
-    /// A session of its own.
+    /// Creating a session.
     Session,
-    /// Standard input and output.
+    /// Setting up standard input and output.
     Stdio,
-    /// Resource limits.
+    /// Setting resource limits.
     Limits,
     /// Changing directory.
     Directory,
-    /// Supplementary groups and group.
+    /// Changing groups.
     Group,
-    /// User.
+    /// Changing the user.
     User,
     /// Executing the program.
     Exec,
@@ -98,11 +98,11 @@ impl fmt::Display for Exit {
                     Err(_) => write!(out, "killed by signal {number}")?,
                 }
                 if *oom {
-                    write!(out, " (by the kernel, out of memory)")?;
+                    write!(out, " (out of memory)")?;
                 }
                 if *core { write!(out, " (core dumped)") } else { Ok(()) }
             }
-            Self::Unknown => write!(out, "ended unseen, exit code unknown"),
+            Self::Unknown => write!(out, "exit code unknown"),
             Self::NotStarted(failure) => failure.fmt(out),
         }
     }
@@ -112,28 +112,25 @@ impl fmt::Display for StartFailure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = &self.what;
         match self.step {
-            StartStep::Find => write!(out, "looking up {what} in the app's PATH")?,
-            StartStep::Logs => write!(out, "opening log file {what}")?,
-            StartStep::Pipes => write!(out, "making output pipes")?,
-            StartStep::Fork => write!(out, "forking")?,
-            StartStep::Session => write!(out, "opening a session")?,
-            StartStep::Stdio => write!(out, "setting up standard input and output")?,
-            StartStep::Limits => write!(out, "setting resource limits")?,
-            StartStep::Directory => write!(out, "changing directory to {what}")?,
-            StartStep::Group => write!(out, "changing group to {what}")?,
-            StartStep::User => write!(out, "changing user to {what}")?,
-            StartStep::Exec => write!(out, "executing {what}")?,
-            StartStep::Filter if what.is_empty() => {
-                write!(out, "installing the filter that shares its ports")?
-            }
-            StartStep::Filter => write!(out, "sharing its ports: {what}")?,
+            StartStep::Find => write!(out, "cannot find {what} in the PATH of the app")?,
+            StartStep::Logs => write!(out, "cannot open log file {what}")?,
+            StartStep::Pipes => write!(out, "cannot create output pipes")?,
+            StartStep::Fork => write!(out, "cannot fork")?,
+            StartStep::Session => write!(out, "cannot create a session")?,
+            StartStep::Stdio => write!(out, "cannot set up stdin and stdout")?,
+            StartStep::Limits => write!(out, "cannot set resource limits")?,
+            StartStep::Directory => write!(out, "cannot change to directory {what}")?,
+            StartStep::Group => write!(out, "cannot change group to {what}")?,
+            StartStep::User => write!(out, "cannot change user to {what}")?,
+            StartStep::Exec => write!(out, "cannot execute {what}")?,
+            StartStep::Filter if what.is_empty() => write!(out, "cannot install the seccomp filter")?,
+            StartStep::Filter => write!(out, "cannot share ports: {what}")?,
         }
         match self.errno {
             0 => Ok(()),
-            libc::ENOEXEC => write!(
-                out,
-                ": not a program this machine can run; a script needs a #! line or an interpreter"
-            ),
+            libc::ENOEXEC => {
+                write!(out, ": not executable on this machine; a script needs a #! line or `interpreter`")
+            }
             errno => write!(out, ": {}", nix::errno::Errno::from_raw(errno).desc()),
         }
     }
@@ -148,7 +145,7 @@ mod tests {
         assert_eq!(Exit::Code(3).to_string(), "exit code 3");
         assert_eq!(Exit::Signal { number: 9, core: false, oom: false }.to_string(), "killed by SIGKILL");
         let oom = Exit::Signal { number: 9, core: false, oom: true };
-        assert_eq!(oom.to_string(), "killed by SIGKILL (by the kernel, out of memory)");
+        assert_eq!(oom.to_string(), "killed by SIGKILL (out of memory)");
         assert_eq!(
             Exit::Signal { number: 11, core: true, oom: false }.to_string(),
             "killed by SIGSEGV (core dumped)"
@@ -157,7 +154,7 @@ mod tests {
         let failure = |step, errno| StartFailure { step, errno, what: "/srv/apii".into() }.to_string();
         assert_eq!(
             failure(StartStep::Directory, libc::ENOENT),
-            "changing directory to /srv/apii: No such file or directory"
+            "cannot change to directory /srv/apii: No such file or directory"
         );
         assert!(failure(StartStep::Exec, libc::ENOEXEC).contains("#! line"));
     }

@@ -89,7 +89,7 @@ fn an_empty_list_does_not_replace_a_dump() {
 fn a_dump_that_cannot_be_used_says_why_and_changes_nothing() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
-    rsm.run(&["resurrect"]).code(1).says("no dump");
+    rsm.run(&["resurrect"]).code(1).says("no saved list");
     for (content, says) in [("", "damaged"), ("{\"version\":1", "damaged"), ("{\"version\":99}", "newer rsm")]
     {
         fs::write(rsm.home().join("dump.json"), content).unwrap();

@@ -105,7 +105,7 @@ fn hard_limits_hold_and_describe_says_by_what() {
             assert_eq!(by, "rlimit");
             let out = rsm.home().join("logs/app-out.log");
             harness::soon("an allocation fails", || harness::read(&out).contains("no more").then_some(()));
-            assert!(memory["note"].as_str().unwrap().contains("of each process by itself"), "{memory}");
+            assert!(memory["note"].as_str().unwrap().contains("per process"), "{memory}");
         }
     }
     rsm.ok(&["describe", "app"]).shows("Hard limits").shows("100.0mb, held by");

@@ -113,7 +113,7 @@ fn a_hanging_app_alone_is_restarted_and_its_start_period_is_spared() {
     rsm.until("another process", |rsm| rsm.pids("web").first().copied().filter(|pid| *pid != before[0]));
     fs::remove_file(rsm.dir().join("hangs-0")).unwrap();
     rsm.until("its end is told", |rsm| {
-        rsm.ok(&["describe", "web"]).stdout.contains("no answer within 0.3 s").then_some(())
+        rsm.ok(&["describe", "web"]).stdout.contains("no response within 0.3 s").then_some(())
     });
     // Long enough to sleep through every check of this test.
     rsm.write("ecosystem.toml", &file("health = { exec = \"echo x >> tried; false\", interval = 20, start_period = \"1h\", retries = 1 }"));

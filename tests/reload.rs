@@ -98,7 +98,7 @@ fn wait_ready_is_waited_for() {
     rsm.write("ecosystem.toml", &ecosystem(&format!("{CLUSTER}\nwait_ready = true\nlisten_timeout = 2000")));
     rsm.ok(&["start", "ecosystem.toml"]);
     rsm.write("app.js", &server("deaf"));
-    rsm.run(&["reload", "web"]).code(1).says("has not said within 2 s");
+    rsm.run(&["reload", "web"]).code(1).says("no readiness notification within 2 s");
     all_answer(port, "version one");
     rsm.write("app.js", &ready("two"));
     rsm.ok(&["reload", "web"]);
@@ -144,7 +144,7 @@ fn what_cannot_share_its_port_is_restarted_and_it_is_said() {
     rsm.ok(&["stop", "web"]);
     rsm.ok(&["gracefulReload", "web"]);
     assert_eq!(rsm.statuses("web"), ["online"]);
-    rsm.run(&["reload", "wbe"]).code(1).says("Did you mean \"web\"");
+    rsm.run(&["reload", "wbe"]).code(1).says("did you mean \"web\"");
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn one_reload_at_a_time_and_a_stop_ends_it() {
         let all = nodes(&rsm);
         (all.len() == 3).then_some(())
     });
-    rsm.run(&["reload", "web"]).code(1).says("being reloaded already");
+    rsm.run(&["reload", "web"]).code(1).says("already being reloaded");
     assert_eq!(rsm.pids("web"), before);
     rsm.ok(&["stop", "web"]);
     soon("all are gone", || nodes(&rsm).is_empty().then_some(()));
@@ -226,7 +226,7 @@ fn a_new_process_that_ends_in_its_place_is_the_only_one() {
     rsm.write("app.js", &bad);
     rsm.run(&["reload", "web"])
         .code(1)
-        .says("(id 0): the new process has ended: exit code 9")
+        .says("(id 0): the replacement exited: exit code 9")
         .says("1 not tried");
     assert!(rsm.pids("web").ends_with(&before[1..]), "{before:?} {:?}", rsm.pids("web"));
 }
@@ -250,7 +250,7 @@ fn an_interrupted_reload_goes_on_and_a_deleted_app_is_no_success() {
     rsm.until("it is under way", |rsm| (nodes(rsm).len() > 2).then_some(()));
     rsm.ok(&["delete", "web"]);
     let (code, _, said) = following.ended();
-    assert!(code == Some(1) && said.contains("it was deleted meanwhile"), "{code:?} {said}");
+    assert!(code == Some(1) && said.contains("deleted during the operation"), "{code:?} {said}");
 }
 
 #[test]

@@ -294,6 +294,6 @@ fn by_pm2s_name_it_does_the_same() {
 fn where_rsm_runs_already_it_keeps_away() {
     let rsm = Rsm::new().file("app.sh", POLITE);
     rsm.ok(&["start", "app.sh"]);
-    rsm.run(&["runtime", "app.sh"]).code(1).says("runs already").says("rsm start");
+    rsm.run(&["runtime", "app.sh"]).code(1).says("is already running").says("rsm start");
     assert_eq!(rsm.statuses("app"), ["online"]);
 }

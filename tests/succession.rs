@@ -252,12 +252,12 @@ fn an_upgrade_to_what_is_no_rsm_changes_nothing() {
     let (pids, managers) = (rsm.pids("nap"), rsm.managers());
     for (binary, says) in [
         ("./fails.sh", "out of order"),
-        ("./says.sh", "another protocol"),
-        ("./mute.sh", "no rsm that knows how"),
-        ("./plain.txt", "cannot be run"),
-        ("./missing", "cannot be opened"),
+        ("./says.sh", "another keeper protocol"),
+        ("./mute.sh", "not an rsm binary"),
+        ("./plain.txt", "cannot run it"),
+        ("./missing", "cannot open it"),
     ] {
-        rsm.run(&["upgrade", "--binary", binary]).code(1).says(says).says("present version goes on");
+        rsm.run(&["upgrade", "--binary", binary]).code(1).says(says).says("current version keeps running");
     }
     assert_eq!((rsm.pids("nap"), rsm.managers()), (pids, managers));
 }

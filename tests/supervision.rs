@@ -130,14 +130,17 @@ fn the_stop_signal_is_the_apps_own() {
 #[test]
 fn a_failed_start_is_never_online_and_says_which_step_failed() {
     let rsm = Rsm::new().file("bad.sh", "#!/no/such/interpreter\n");
-    rsm.run(&["start", "./bad.sh", "--interpreter", "none"]).code(1).says("executing").says("No such file");
+    rsm.run(&["start", "./bad.sh", "--interpreter", "none"])
+        .code(1)
+        .says("cannot execute")
+        .says("No such file");
     assert_eq!(rsm.statuses("bad"), ["errored"]);
     rsm.write("good.sh", "#!/bin/sh\nexec sleep 1000\n");
     rsm.ok(&["start", "./good.sh"]);
     std::fs::create_dir(rsm.dir().join("gone")).unwrap();
     rsm.ok(&["start", "sleep 1000", "--name", "moved", "--cwd", "gone"]);
     std::fs::remove_dir(rsm.dir().join("gone")).unwrap();
-    rsm.run(&["restart", "moved"]).code(1).says("changing directory").says("gone");
+    rsm.run(&["restart", "moved"]).code(1).says("cannot change to directory").says("gone");
     assert_eq!(rsm.statuses("moved"), ["errored"]);
     assert_eq!(rsm.statuses("good"), ["online"]);
 }
@@ -244,7 +247,7 @@ fn what_depends_on_an_app_that_fails_is_not_started() {
     rsm.write("notes.sh", NOTES);
     rsm.write("broken.toml", &file.replace("/missing/db", "./gone.sh"));
     rsm.write("gone.sh", "#!/missing/interpreter\n");
-    rsm.run(&["start", "broken.toml"]).code(1).says("depends on \"db\", which is not online");
+    rsm.run(&["start", "broken.toml"]).code(1).says("dependency \"db\" is not online");
     assert_eq!(
         (rsm.statuses("queue"), rsm.statuses("api"), rsm.statuses("web")),
         (vec!["online".into()], vec!["stopped".into()], vec!["stopped".into()])

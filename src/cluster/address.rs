@@ -56,11 +56,9 @@ impl FromStr for Address {
         let port = text.strip_prefix(':').unwrap_or(text).parse::<u16>();
         let all = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         match port.map(all).or_else(|_| text.parse::<SocketAddr>()) {
-            Ok(socket) if socket.port() == 0 => {
-                Err(format!("{text}: port 0 is another one for each instance"))
-            }
+            Ok(socket) if socket.port() == 0 => Err(format!("{text}: port 0 is not allowed")),
             Ok(socket) => Ok(Self::new(Protocol::Tcp, socket, false)),
-            Err(_) => Err(format!("{text}: not an address; write it as 0.0.0.0:3000, [::1]:3000 or 3000")),
+            Err(_) => Err(format!("invalid address {text}: expected 0.0.0.0:3000, [::1]:3000 or 3000")),
         }
     }
 }

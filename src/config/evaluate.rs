@@ -79,10 +79,7 @@ enum Answer {
 /// Evaluates a file (absolute path); node is looked up in `search`.
 pub(super) fn evaluate(file: &Path, search: &SearchPath) -> Result<Exported, Failure> {
     let Some(node) = search.find("node") else {
-        return fail(
-            "requires node, which is not in PATH",
-            "install Node.js, or add it to PATH",
-        );
+        return fail("requires node, which is not in PATH", "install Node.js, or add it to PATH");
     };
     let broken =
         |error: io::Error| Failure { message: format!("cannot run node: {error}"), ..Failure::default() };

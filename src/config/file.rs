@@ -315,8 +315,18 @@ mod tests {
         let text = "[[apps]]\nscript = 'a'\nmax_restart = 3\nport = 'x'\nautorestart = 'false'\n\n[[apps]]\nout = 'a'\noutFile = 'b'\n";
         let told = mistakes(text);
         assert!(told.contains("e.toml:3:1: unknown key `max_restart`\n  3 | max_restart\n    | ^^^^^^^^^^^\nhelp: did you mean `max_restarts`?"), "{told}");
-        assert!(told.contains("e.toml:4:8: invalid value for `port`: expected a port from 1 to 65535, found \"x\""), "{told}");
-        assert!(told.contains("e.toml:5:15: invalid value for `autorestart`: expected true or false, found \"false\""), "{told}");
+        assert!(
+            told.contains(
+                "e.toml:4:8: invalid value for `port`: expected a port from 1 to 65535, found \"x\""
+            ),
+            "{told}"
+        );
+        assert!(
+            told.contains(
+                "e.toml:5:15: invalid value for `autorestart`: expected true or false, found \"false\""
+            ),
+            "{told}"
+        );
         assert!(told.contains("e.toml:9:1: `outFile` and `out` are the same key"), "{told}");
     }
 

@@ -178,8 +178,14 @@ fn refuse_circles(written: &[Written], apps: &[AppSpec], findings: &mut Findings
             name.is_none_or(|name| circle.0.contains(name)).then_some(&depends.at)
         });
         let at = at.or(written.first().map(|app| &app.at));
-        at.into_iter().for_each(|at| findings.mistake(at, circle.to_string(), "remove one of them from \
-            `depends_on`"));
+        at.into_iter().for_each(|at| {
+            findings.mistake(
+                at,
+                circle.to_string(),
+                "remove one of them from \
+            `depends_on`",
+            )
+        });
     }
 }
 

@@ -104,7 +104,12 @@ fn mistakes_have_a_place_or_a_path() {
     let told = mistakes("e.json", "{\n \"apps\": [{ \"script\": \"server.js\", \"instances\": \"many\" }] }");
     assert!(told.contains("DIR/e.json:2:49: invalid value for `instances`"), "{told}");
     let told = mistakes("e.yaml", "apps:\n - script: server.js\n   autorestart: no\n");
-    assert!(told.contains("DIR/e.yaml:3:17: invalid value for `autorestart`: expected true or false, found \"no\""), "{told}");
+    assert!(
+        told.contains(
+            "DIR/e.yaml:3:17: invalid value for `autorestart`: expected true or false, found \"no\""
+        ),
+        "{told}"
+    );
     let told = mistakes(
         "e.config.js",
         "module.exports = { apps: [{ script: 'server.js' }, { script: 'worker.js', instances: [] }] }",

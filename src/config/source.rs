@@ -278,10 +278,7 @@ mod tests {
         };
         assert_eq!(message("absent.toml", None), "no such file");
         assert_eq!(message("", None), "is a directory");
-        assert_eq!(
-            message("binary.toml", Some(b"\x7fELF\0\xff")),
-            "is not valid UTF-8 (at byte 5)"
-        );
+        assert_eq!(message("binary.toml", Some(b"\x7fELF\0\xff")), "is not valid UTF-8 (at byte 5)");
         assert_eq!(message("nul.toml", Some(b"a\0b")), "is not a text file");
         assert_eq!(message("wide.toml", Some(b"\xff\xfea\0")), "is UTF-16 text");
         assert_eq!(message("big.toml", Some(&vec![b' '; LIMIT as usize + 1])), "is larger than 1 MiB");

@@ -139,8 +139,11 @@ fn scripts_that_cannot_run_are_mistakes_with_a_way_out() {
         ("script = 'server.js'\ninterpreter = 'node@18'", "path of that version"),
         ("script = 'server.js'\ninterpreter = 'node -r x'", "to `interpreter_args`"),
         ("script = 'server.js'\ninterpreter = './bin/none'", "is not an executable file"),
-        ("script = 'server.js --x'\ninterpreter = 'node'", "a shell command cannot be used with interpreter node"),
-        ("script = 'server.js'\ncwd = 'absent'", "does not exist"),
+        (
+            "script = 'server.js --x'\ninterpreter = 'node'",
+            "a shell command cannot be used with interpreter node",
+        ),
+        ("script = 'server.js'\ncwd = 'absent'", "not found"),
         ("script = '.'", "invalid script"),
         ("script = 'all of it'\nname = 'all'", "expected a name other than"),
         ("script = './all.js'", "derived name \"all\" is invalid"),
@@ -314,7 +317,10 @@ fn mistakes_of_commands_name_their_flags() {
         ..CommandLine::default()
     };
     let told = place.command(line.clone()).unwrap_err();
-    assert!(told.contains("--kill-timeout: expected a duration") && told.contains("--instances: expected"), "{told}");
+    assert!(
+        told.contains("--kill-timeout: expected a duration") && told.contains("--instances: expected"),
+        "{told}"
+    );
     let told = place.command(CommandLine { kill_timeout: None, instances: None, ..line }).unwrap_err();
     assert!(told.starts_with("start: script not found: no file "), "{told}");
 }

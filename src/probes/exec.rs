@@ -45,9 +45,9 @@ impl Shell {
             cwd: self.cwd.clone(),
             account: self.account.clone(),
         };
-        let running = command.spawn(said).map_err(|error| format!("it was not started: {error}"))?;
+        let running = command.spawn(said).map_err(|error| format!("cannot start: {error}"))?;
         match tokio::time::timeout(timeout, listen(running, out)).await {
-            Err(_) => Err(format!("killed, as it had not ended within {} s", timeout.as_secs_f64())),
+            Err(_) => Err(format!("timed out after {} s", timeout.as_secs_f64())),
             Ok(Err(error)) => Err(error.to_string()),
             Ok(Ok((status, _))) if status.success() => Ok(()),
             Ok(Ok((status, said))) => Err(format!("{}{}", how(status), last_line(&said))),

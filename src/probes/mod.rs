@@ -39,13 +39,13 @@ impl Question {
                 let uri: Uri = url.parse().map_err(|error| format!("{url}: {error}"))?;
                 match (uri.scheme_str(), uri.host()) {
                     (Some("http"), Some(host)) if !host.is_empty() => Ok(Self::Http(uri)),
-                    _ => Err(format!("{url} is no http:// address")),
+                    _ => Err(format!("{url} is not an http:// URL")),
                 }
             }
             Check::Tcp(address) => {
                 let address = expand(address, vars)?;
                 let (host, port) = address.rsplit_once(':').unwrap_or(("127.0.0.1", &address));
-                let port = port.parse().map_err(|_| format!("{address} is no port and no host:port"))?;
+                let port = port.parse().map_err(|_| format!("{address} is not a port or host:port"))?;
                 Ok(Self::Tcp(bare(host).to_owned(), port))
             }
         }
@@ -66,7 +66,7 @@ impl Question {
     /// # Errors
     /// Why that is not the answer of an app that is well; in words.
     pub async fn ask(&self, timeout: Duration, from: Option<Ipv4Addr>, shell: &Shell) -> Result<(), String> {
-        let late = |_| format!("no answer within {} s", timeout.as_secs_f64());
+        let late = |_| format!("no response within {} s", timeout.as_secs_f64());
         match self {
             Self::Http(uri) => {
                 let answer = tokio::time::timeout(timeout, http::ask(uri, from)).await;
@@ -78,7 +78,7 @@ impl Question {
                     .map_err(late)
                     .flatten()
                     .map(drop)
-                    .map_err(|why| format!("connecting to {host}:{port}: {why}"))
+                    .map_err(|why| format!("connect to {host}:{port}: {why}"))
             }
             Self::Exec(line) => {
                 let answer = shell.run(line, timeout).await;
@@ -104,7 +104,7 @@ fn expand(text: &str, vars: &Vars) -> Result<String, String> {
             let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
             rest.split_at(end)
         });
-        let value = vars.get(name).ok_or_else(|| format!("{text}: the app has no variable {name}"))?;
+        let value = vars.get(name).ok_or_else(|| format!("{text}: variable {name} is not set"))?;
         out.push_str(value);
         rest = after;
     }
@@ -131,7 +131,7 @@ mod tests {
     fn what_is_no_address_is_told() {
         let of = |check: Check| Question::new(&check, &Vars::new()).unwrap_err();
         assert!(of(Check::Tcp("$PORT".into())).contains("no variable PORT"));
-        assert!(of(Check::Tcp("port".into())).contains("no port"));
+        assert!(of(Check::Tcp("port".into())).contains("not a port"));
         assert!(of(Check::Http("http:///x".into())).contains("http:///x"));
     }
 }

@@ -11,7 +11,7 @@ use tokio::net::{TcpSocket, TcpStream, lookup_host};
 pub(super) async fn connect(host: &str, port: u16, from: Option<Ipv4Addr>) -> Result<TcpStream, String> {
     let found = lookup_host((host, port)).await.map_err(|error| format!("{host}: {error}"))?;
     let usable = found.filter(|address| from.is_none() || address.is_ipv4());
-    let mut last = format!("{host} has no address that can be asked");
+    let mut last = format!("{host} has no usable address");
     for address in usable {
         match connect_to(address, from).await {
             Ok(stream) => return Ok(stream),

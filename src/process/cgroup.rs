@@ -34,8 +34,8 @@ impl Place {
     /// Why there is none, for people.
     pub fn find(name: &str) -> Result<Self, String> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let mount = mount_point(&mounts).ok_or("no cgroup v2 is mounted")?;
-        let own = of_process("self").map(|own| mount.join(own)).ok_or("rsm is in no cgroup v2")?;
+        let mount = mount_point(&mounts).ok_or("cgroup v2 is not mounted")?;
+        let own = of_process("self").map(|own| mount.join(own)).ok_or("rsm is not in a cgroup v2")?;
         // Made by a daemon before this one.
         if own.ends_with(MAIN)
             && let Some(base) = own.parent().filter(|base| is_delegated(base))
@@ -50,21 +50,22 @@ impl Place {
         }
         enable(&mount);
         let base = mount.join(name);
-        fs::create_dir_all(&base).map_err(|error| format!("{}: {error}", base.display()))?;
+        fs::create_dir_all(&base).map_err(|error| format!("cannot create {}: {error}", base.display()))?;
         Self::at(&base).inspect_err(|_| drop(fs::remove_dir(&base)))
     }
 
     /// Makes a directory of groups a place for ours.
     ///
     /// # Errors
-    /// It has none of the controllers, or does not let go of its processes.
+    /// It has has no memory, or does not let go of its processes.
     fn at(base: &Path) -> Result<Self, String> {
         let offered = fs::read_to_string(base.join("cgroup.controllers")).unwrap_or_default();
         if !offered.split_whitespace().any(|name| CONTROLLERS.contains(&name)) {
-            return Err(format!("{} has none of the controllers memory, cpu and pids", base.display()));
+            return Err(format!("{} has no memory, cpu or pids controller", base.display()));
         }
-        evacuate(base)
-            .map_err(|error| format!("moving rsm's processes to {}/{MAIN}: {error}", base.display()))?;
+        evacuate(base).map_err(|error| {
+            format!("cannot move the processes of rsm to {}/{MAIN}: {error}", base.display())
+        })?;
         enable(base);
         let place = Self { base: base.to_owned() };
         place.tidy();
@@ -241,7 +242,7 @@ mod tests {
     #[test]
     fn a_place_without_controllers_is_none() {
         let dir = group("hugetlb\n");
-        assert!(Place::at(dir.path()).unwrap_err().contains("none of the controllers"));
+        assert!(Place::at(dir.path()).unwrap_err().contains("has no memory"));
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub fn input_pipe(uid: Option<u32>) -> nix::Result<OwnedFd> {
 /// It has another standard input now (`InvalidInput`), or is gone.
 pub async fn write_input(process: ProcessRef, bytes: &[u8]) -> io::Result<()> {
     let path = format!("/proc/{}/fd/0", process.pid);
-    let other = || io::Error::new(io::ErrorKind::InvalidInput, "its standard input is not that of its start");
+    let other = || io::Error::new(io::ErrorKind::InvalidInput, "stdin was replaced");
     if !std::fs::read_link(&path)?.as_os_str().as_encoded_bytes().starts_with(b"pipe:") {
         return Err(other());
     }

@@ -57,7 +57,7 @@ fn a_stopped_app_is_started_by_name_and_by_id() {
     assert_eq!(rsm.statuses("nap"), ["stopped", "online"]);
     rsm.ok(&["start", "all"]);
     assert_eq!(rsm.statuses("nap"), ["online", "online"]);
-    rsm.run(&["start", "7"]).code(1).says("no app, namespace or id \"7\"");
+    rsm.run(&["start", "7"]).code(1).says("no app, namespace or id matches \"7\"");
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn a_name_that_runs_is_refused_and_force_starts_another() {
     let rsm = Rsm::new().file("app.sh", SLEEPER);
     rsm.ok(&["start", "./app.sh"]);
     let before = all_of(&rsm);
-    rsm.run(&["start", "./app.sh"]).code(1).says("runs already").says("--force");
+    rsm.run(&["start", "./app.sh"]).code(1).says("is already running").says("--force");
     assert_eq!(all_of(&rsm), before);
     rsm.ok(&["start", "./app.sh", "--force"]);
     assert_eq!(rsm.pids("app").len(), 2);

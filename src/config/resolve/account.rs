@@ -99,7 +99,11 @@ mod tests {
         assert!(
             resolve(Some(Who::Name("nobody-of-this-name".into())), None).unwrap_err().contains("not found")
         );
-        assert!(resolve(None, Some(Who::Name("no-such-group".into()))).unwrap_err().contains("group \"no-such-group\" not found"));
+        assert!(
+            resolve(None, Some(Who::Name("no-such-group".into())))
+                .unwrap_err()
+                .contains("group \"no-such-group\" not found")
+        );
         assert!(resolve(Some(Who::Id(4_000_000_001)), None).unwrap_err().contains("numeric uid and gid"));
     }
 

@@ -92,7 +92,8 @@ impl Choice<'_, '_> {
     /// The file executes itself; interpreter arguments then reach nobody.
     fn direct(&mut self, runner: Option<String>) -> Option<Chosen> {
         if !self.args.is_empty() {
-            let message = format!("`interpreter_args` is ignored: {} is executed directly", self.file.display());
+            let message =
+                format!("`interpreter_args` is ignored: {} is executed directly", self.file.display());
             self.findings.warn(self.at, message);
         }
         Some(Chosen { launcher: Launcher::Direct, runner })
@@ -157,8 +158,13 @@ impl Choice<'_, '_> {
 
     fn not_executable(&mut self) -> Option<Chosen> {
         let file = self.file.display().to_string();
-        self.mistake(format!("{file} is not executable"), format!("run `chmod +x {file}`, or set \
-            `interpreter`"))
+        self.mistake(
+            format!("{file} is not executable"),
+            format!(
+                "run `chmod +x {file}`, or set \
+            `interpreter`"
+            ),
+        )
     }
 }
 

@@ -95,9 +95,16 @@ fn shell(
     if let Some(interpreter) = &settings.interpreter
         && !matches!(interpreter.value.as_str(), "none" | "sh" | "bash")
     {
-        let message = format!("no such file {line:?}, and a shell command cannot be used with interpreter {}", interpreter.value);
-        findings.mistake(&script.at, message, "set `script` to the file only, and move the arguments to \
-            `args`");
+        let message = format!(
+            "no such file {line:?}, and a shell command cannot be used with interpreter {}",
+            interpreter.value
+        );
+        findings.mistake(
+            &script.at,
+            message,
+            "set `script` to the file only, and move the arguments to \
+            `args`",
+        );
         return None;
     }
     if let Some(args) = &settings.interpreter_args {
@@ -120,11 +127,7 @@ fn missing(
 ) {
     let path = absolute(text, &app.cwd);
     if path.is_dir() {
-        findings.mistake(
-            &script.at,
-            format!("script {} is a directory", path.display()),
-            "use a file in it",
-        );
+        findings.mistake(&script.at, format!("script {} is a directory", path.display()), "use a file in it");
         return;
     }
     let place = if text.contains('/') { "" } else { ", and no program of this name in PATH" };

@@ -83,11 +83,7 @@ impl Given {
             }
         }
         if let Some(wrong) = wrong {
-            findings.mistake(
-                at,
-                wrong,
-                "usage: [PATH] [PORT] [--spa] [--ftp] [--host HOST]",
-            );
+            findings.mistake(at, wrong, "usage: [PATH] [PORT] [--spa] [--ftp] [--host HOST]");
         }
         read
     }

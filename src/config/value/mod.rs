@@ -124,11 +124,7 @@ fn unknown_key<T>(name: &str, help: impl Into<String>) -> Result<T, Wrong> {
 }
 
 /// Reads the value of a key in a table.
-fn named<T>(
-    name: &str,
-    value: &Value,
-    read: impl FnOnce(&Value) -> Result<T, Wrong>,
-) -> Result<T, Wrong> {
+fn named<T>(name: &str, value: &Value, read: impl FnOnce(&Value) -> Result<T, Wrong>) -> Result<T, Wrong> {
     read(value).map_err(|wrong| wrong.inside(name, value))
 }
 

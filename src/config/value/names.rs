@@ -52,7 +52,9 @@ impl Reading for AppName {
             return wants_help("a name other than `all`", "`all` selects all apps in commands");
         }
         if name.len() > LONGEST_NAME || name.chars().any(char::is_control) || name.trim() != name {
-            return wants(format!("one line of at most {LONGEST_NAME} bytes without leading or trailing spaces"));
+            return wants(format!(
+                "one line of at most {LONGEST_NAME} bytes without leading or trailing spaces"
+            ));
         }
         Ok(Self(name))
     }
@@ -124,8 +126,7 @@ impl Reading for Cron {
     }
 }
 
-const CRON: &str =
-    "a cron schedule of five fields (minute hour day month weekday, such as \"0 4 * * *\"), or six with \
+const CRON: &str = "a cron schedule of five fields (minute hour day month weekday, such as \"0 4 * * *\"), or six with \
     leading seconds";
 
 impl Reading for LogKind {

@@ -26,8 +26,7 @@ pub(in super::super) struct Scaling(pub(in super::super) Option<Autoscale>);
 /// Shorter pauses would make the checks a load of their own.
 const SHORTEST: Duration = Duration::from_millis(10);
 
-const CHECK: &str =
-    "a table with exactly one of http, tcp and exec";
+const CHECK: &str = "a table with exactly one of http, tcp and exec";
 
 impl Reading for ReadyCheck {
     fn read(value: &Value) -> Result<Self, Wrong> {
@@ -139,7 +138,9 @@ impl Reading for Scaling {
                 let part = Part::MissingKey("max");
                 Err(Wrong { wants: "`max`".into(), help: String::new(), part })
             }
-            max if max < rules.min => named("max", &max.into(), |_| wants(format!("at least `min` ({})", rules.min))),
+            max if max < rules.min => {
+                named("max", &max.into(), |_| wants(format!("at least `min` ({})", rules.min)))
+            }
             _ => Ok(Self(Some(rules))),
         }
     }
@@ -265,7 +266,10 @@ mod tests {
             (json!({ "tcp": 70000 }), "a port or host:port"),
             (json!({ "exec": "true", "intervall": 1 }), "unknown key `health.intervall`"),
             (json!({ "exec": "true", "interval": 0 }), "`health.interval`: expected at least"),
-            (json!({ "exec": "true", "retries": 0 }), "`health.retries`: expected an integer of at least 1, found 0"),
+            (
+                json!({ "exec": "true", "retries": 0 }),
+                "`health.retries`: expected an integer of at least 1, found 0",
+            ),
         ] {
             let wrong = HealthCheck::read(&value).unwrap_err();
             assert!(wrong.message("health", None).contains(told), "{value}: {wrong:?}");
@@ -277,11 +281,18 @@ mod tests {
     fn ports_and_scaling() {
         let ports = Ports::read(&json!({ "udp": true })).unwrap().0;
         assert!(ports.udp && !ports.privileged);
-        assert!(Ports::read(&json!({ "tcp": true })).unwrap_err().message("ports", None).contains("`ports.tcp`"));
+        assert!(
+            Ports::read(&json!({ "tcp": true })).unwrap_err().message("ports", None).contains("`ports.tcp`")
+        );
         let scaling =
             Scaling::read(&json!({ "min": 2, "max": 4, "cpu": 50, "up_after": "2s" })).unwrap().0.unwrap();
         assert_eq!((scaling.min, scaling.max, scaling.cpu, scaling.up_after.as_secs()), (2, 4, 50, 2));
-        assert!(Scaling::read(&json!({ "min": 2 })).unwrap_err().message("autoscale", None).contains("`autoscale.max`"));
+        assert!(
+            Scaling::read(&json!({ "min": 2 }))
+                .unwrap_err()
+                .message("autoscale", None)
+                .contains("`autoscale.max`")
+        );
         assert!(Scaling::read(&json!({ "min": 3, "max": 2 })).unwrap_err().wants.contains("at least `min`"));
     }
 }

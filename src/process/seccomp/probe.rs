@@ -40,11 +40,11 @@ pub enum Support {
 impl fmt::Display for Support {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Take => write!(out, "the kernel allows all of it"),
+            Self::Take => write!(out, "supported by the kernel"),
             Self::Replace(errno) => {
-                write!(out, "sockets cannot be taken out of a program here (pidfd_getfd: {})", errno.desc())
+                write!(out, "pidfd_getfd is not permitted ({})", errno.desc())
             }
-            Self::Nothing { step, errno } => write!(out, "{step} is not possible here: {}", errno.desc()),
+            Self::Nothing { step, errno } => write!(out, "{step} is not available: {}", errno.desc()),
         }
     }
 }
@@ -64,25 +64,29 @@ type Failed = (&'static str, Errno);
 fn try_out(user: Option<(u32, u32)>) -> Result<Support, Failed> {
     let failed = |step| move |errno| (step, errno);
     let program = program(Calls::WithOptions);
-    let (said, child_says) = pipe2(OFlag::O_CLOEXEC).map_err(failed("a pipe"))?;
+    let (said, child_says) = pipe2(OFlag::O_CLOEXEC).map_err(failed("creating a pipe"))?;
     let new_socket = || socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
-    let sockets = (new_socket().map_err(failed("a socket"))?, new_socket().map_err(failed("a socket"))?);
+    let sockets = (
+        new_socket().map_err(failed("creating a socket"))?,
+        new_socket().map_err(failed("creating a socket"))?,
+    );
     let child = Child::start(&program, user, child_says.as_raw_fd(), sockets.0.as_raw_fd())
-        .map_err(failed("a process"))?;
-    let notifier = notifier(&said).map_err(failed("installing the filter (seccomp)"))?;
-    wait_for(notifier.as_fd()).map_err(failed("the notification of a call (seccomp)"))?;
+        .map_err(failed("creating a process"))?;
+    let notifier = notifier(&said).map_err(failed("the seccomp filter"))?;
+    wait_for(notifier.as_fd()).map_err(failed("the seccomp notification"))?;
     let mut call = Notification::default();
-    notifier.receive(&mut call).map_err(failed("the notification of a call (seccomp)"))?;
-    let process = Caller::of(call.thread).map_err(failed("the caller's status in /proc"))?.process;
+    notifier.receive(&mut call).map_err(failed("the seccomp notification"))?;
+    let process = Caller::of(call.thread).map_err(failed("the status of the process in /proc"))?.process;
     // The child has a copy of our memory, so what lies here lies there, too.
     read_memory(call.thread, program.as_ptr() as u64, 8)
-        .map_err(failed("reading its memory (process_vm_readv)"))?;
-    SocketFile::of(process, sockets.0.as_raw_fd()).map_err(failed("its descriptors in /proc"))?;
+        .map_err(failed("reading process memory (process_vm_readv)"))?;
+    SocketFile::of(process, sockets.0.as_raw_fd())
+        .map_err(failed("the descriptors of the process in /proc"))?;
     let place = notifier.place(call.id, sockets.1.as_fd(), sockets.0.as_raw_fd(), true);
-    place.map_err(failed("replacing its socket (SECCOMP_ADDFD, Linux 5.9)"))?;
+    place.map_err(failed("replacing a socket (SECCOMP_ADDFD, Linux 5.9)"))?;
     let number = sockets.1.as_raw_fd();
     let taken = pidfd::open(process).and_then(|process| take_descriptor(process.as_fd(), number));
-    notifier.answer(call.id, Ok(())).map_err(failed("answering a call (seccomp)"))?;
+    notifier.answer(call.id, Ok(())).map_err(failed("the seccomp response"))?;
     drop((child, child_says));
     Ok(taken.map_or_else(Support::Replace, |_| Support::Take))
 }
@@ -201,16 +205,13 @@ mod tests {
             let _notifier = install_program(&program(Calls::BindListen)).unwrap();
             probe(None)
         });
-        let nothing = Support::Nothing { step: "installing the filter (seccomp)", errno: Errno::EBUSY };
+        let nothing = Support::Nothing { step: "the seccomp filter", errno: Errno::EBUSY };
         assert_eq!(support.join().unwrap(), nothing);
     }
 
     #[test]
     fn an_answer_says_what_and_why() {
-        let nothing = Support::Nothing { step: "installing the filter (seccomp)", errno: Errno::EBUSY };
-        assert_eq!(
-            nothing.to_string(),
-            "installing the filter (seccomp) is not possible here: Device or resource busy"
-        );
+        let nothing = Support::Nothing { step: "the seccomp filter", errno: Errno::EBUSY };
+        assert_eq!(nothing.to_string(), "the seccomp filter is not available: Device or resource busy");
     }
 }
