@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(shown("127.0.0.1:80").unwrap(), "127.0.0.1:80");
         assert_eq!(shown("[::1]:80").unwrap(), "[::1]:80");
         for wrong in ["", "localhost:80", "70000", "1.2.3.4", "0", "1.2.3.4:0"] {
-            assert!(shown(wrong).unwrap_err().starts_with(wrong), "{wrong}");
+            assert!(shown(wrong).unwrap_err().contains(wrong), "{wrong}");
         }
     }
 

@@ -244,7 +244,7 @@ mod tests {
         let module = run("e.config.mjs", "export default {\n  apps: [}\n}\n").unwrap_err();
         assert!(module.message.contains("SyntaxError"), "{module:?}");
         let gone = run("e.config.js", "console.log('bye'); process.exit(3)").unwrap_err();
-        assert!(gone.message.contains("it printed:\nbye"), "{gone:?}");
+        assert!(gone.message.contains("output:\nbye"), "{gone:?}");
         let big = run("e.config.js", "module.exports = { a: 'x'.repeat(3e6) }").unwrap_err();
         assert_eq!(big.message, "exports more than 1 MiB");
     }

@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn syntax_errors_have_a_place() {
         let told = mistakes("[[apps]]\nscript = a.js\nname = \"x\n");
-        assert!(told.starts_with("e.toml:2:10: not valid TOML:"), "{told}");
+        assert!(told.starts_with("e.toml:2:10: invalid TOML:"), "{told}");
     }
 
     #[test]

@@ -62,9 +62,9 @@ fn unknown_keys_are_warnings_with_a_suggestion() {
         |part: &str| assert!(warnings.iter().any(|warning| warning.contains(part)), "{part}: {warnings:?}");
     has("DIR/e.json:1:33: unknown key `max_restart`, ignored; did you mean `max_restarts`?");
     has("unknown key `zzz`");
-    has("`vizion` has no effect here");
+    has("`vizion` is ignored");
     has("`cmd` and `script` are the same key; using `script`");
-    has("`other` is not read");
+    has("`other` is ignored");
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn file_servers_become_apps() {
     );
     assert_eq!(first.env["PM2_SERVE_BASIC_AUTH_PASSWORD"], "hunter2");
     assert!(loaded.warnings.iter().any(|warning| warning.contains("`monitor`")), "{:?}", loaded.warnings);
-    assert!(mistakes("e.json", "{ static: [{ path: './gone' }] }").contains("/gone to serve"));
+    assert!(mistakes("e.json", "{ static: [{ path: './gone' }] }").contains("/gone not found"));
     assert!(mistakes("e.json", "{ static: 5 }").contains("expected a table"));
 }
 

@@ -171,7 +171,7 @@ fn commands_shell_lines_and_the_file_server() {
     let app = place.app("script = 'serve'\nport = 8080\ninstances = 2\nenv = { PM2_SERVE_PATH = './www' }");
     assert_eq!((app.launcher, app.exec_mode), (Launcher::Serve, ExecMode::Cluster));
     assert_eq!(app.args, [place.path("www").to_str().unwrap(), "8080"]);
-    assert!(place.refused("script = 'serve'\nargs = '--nope'").contains("no option --nope"));
+    assert!(place.refused("script = 'serve'\nargs = '--nope'").contains("unknown option --nope"));
 }
 
 #[test]
@@ -261,10 +261,10 @@ fn all_mistakes_of_all_apps_come_at_once_in_order() {
     let lines: Vec<&str> = told.lines().filter(|line| line.contains("ecosystem.toml:")).collect();
     let positions: Vec<&str> = lines.iter().filter_map(|line| line.split("ecosystem.toml:").nth(1)).collect();
     assert_eq!(positions.len(), 4, "{told}");
-    assert!(positions[0].starts_with("3:10: missing script"), "{told}");
-    assert!(positions[1].starts_with("4:16: `cron_restart`"), "{told}");
-    assert!(positions[2].starts_with("6:8: app 2 is called \"a\""), "{told}");
-    assert!(positions[3].starts_with("8:15: `kill_signal`"), "{told}");
+    assert!(positions[0].starts_with("3:10: script not found"), "{told}");
+    assert!(positions[1].starts_with("4:16: invalid value for `cron_restart`"), "{told}");
+    assert!(positions[2].starts_with("6:8: apps 1 and 2 have the same name \"a\""), "{told}");
+    assert!(positions[3].starts_with("8:15: invalid value for `kill_signal`"), "{told}");
 }
 
 #[test]
@@ -274,7 +274,7 @@ fn apps_left_out_are_not_looked_up() {
     let only = |name: &str| LoadOptions { only: vec![name.into()], ..place.options() };
     assert_eq!(place.load_with(text, &only("here")).unwrap().apps.len(), 1);
     let told = place.load_with(text, &only("her")).unwrap_err();
-    assert_eq!(told, "--only: app \"her\" not found in the file\nhelp: it has: here, there\n");
+    assert_eq!(told, "--only: app \"her\" not found in the file\nhelp: available: here, there\n");
     assert_eq!(names(&place.path("ecosystem.toml"), &LoadOptions::default()).unwrap(), ["here", "there"]);
 }
 

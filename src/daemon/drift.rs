@@ -107,7 +107,7 @@ mod tests {
         std::fs::write(&file, "one").unwrap();
         assert_eq!(told(&[&app]).await, "", "written, and the same");
         std::fs::remove_file(&file).unwrap();
-        assert!(told(&[&app]).await.ends_with("e.toml is gone"));
+        assert!(told(&[&app]).await.ends_with("e.toml was deleted"));
         app.source = None;
         assert_eq!(told(&[&app]).await, "", "it came from no file");
     }

@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(
             reason(&usage, 50 << 20),
             "memory usage 63.0 MiB (66060288 bytes) exceeds max_memory_restart = 50.0 MiB \
-             (52428800 bytes); largest process: python3 (pid 7) with 60.0 MiB"
+             (52428800 bytes); largest process: python3 (pid 7), 60.0 MiB"
         );
     }
 }

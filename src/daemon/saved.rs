@@ -212,8 +212,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_used_says_why() {
-        assert!(read(b"").unwrap_err().to_string().contains("damaged"));
-        assert!(read(br#"{"version":1,"next_id":0"#).unwrap_err().to_string().contains("damaged"));
+        assert!(read(b"").unwrap_err().to_string().contains("corrupt"));
+        assert!(read(br#"{"version":1,"next_id":0"#).unwrap_err().to_string().contains("corrupt"));
         assert!(read(br#"{"version":2,"new":true}"#).unwrap_err().to_string().contains("newer rsm"));
         let dangling = br#"{"version":1,"next_id":1,"last_run":0,"specs":[],"envs":[],"instances":[]}"#;
         assert!(read(dangling).unwrap().is_empty());
