@@ -100,7 +100,7 @@ fn page(schema: &Value) -> String {
 }
 
 #[test]
-fn the_reference_is_that_of_the_schema() {
+fn reference_matches_schema() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference.md");
     let page = page(&rsm::config::schema());
     if std::env::var_os("RSM_WRITE_DOCS").is_some() {
