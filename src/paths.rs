@@ -39,10 +39,7 @@ impl Home {
         }
         match std::env::home_dir().filter(|path| path.is_absolute()) {
             Some(user) => Ok(Self(user.join(".rsm"))),
-            None => Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                "neither RSM_HOME nor HOME is set",
-            )),
+            None => Err(io::Error::new(io::ErrorKind::NotFound, "neither RSM_HOME nor HOME is set")),
         }
     }
 

@@ -235,7 +235,10 @@ fn dependencies_start_first_and_stop_last() {
 #[test]
 fn failed_dependency_prevents_start() {
     let rsm = depending();
-    rsm.run(&["start", "ecosystem.toml", "--only", "web"]).code(1).says("depends on \"api\"").says("does not exist");
+    rsm.run(&["start", "ecosystem.toml", "--only", "web"])
+        .code(1)
+        .says("depends on \"api\"")
+        .says("does not exist");
     assert!(rsm.list().is_empty());
     let file = read(rsm.dir().join("ecosystem.toml")).replace(
         "name = \"db\"\nscript = \"./notes.sh\"",

@@ -140,7 +140,7 @@ fn missing_state_restores_saved_list() {
     assert_eq!(rsm.pids("saved"), [saved]);
     assert!(rsm.pids("unsaved").is_empty());
     assert!(alive(unsaved), "it may be all that somebody has");
-    assert!(read(rsm.home().join("rsm.log")).contains(&format!("left alone pid={unsaved}")));
+    assert!(read(rsm.home().join("rsm.log")).contains(&format!("ignoring it pid={unsaved}")));
     end(unsaved);
 }
 
