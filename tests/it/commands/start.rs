@@ -164,7 +164,7 @@ fn only_and_env_select_from_file() {
     assert!(rsm.statuses("worker").is_empty());
     let env = environ(rsm.pids("api")[0]);
     assert_eq!((&*env["MODE"], &*env["KEPT"]), ("production", "yes"));
-    rsm.run(&["start", "ecosystem.toml", "--only", "apj"]).code(1).says("apj").says("it has: api, worker");
+    rsm.run(&["start", "ecosystem.toml", "--only", "apj"]).code(1).says("apj").says("available: api, worker");
     rsm.ok(&["start", "ecosystem.toml", "--env", "staging", "--only", "worker"]).says("no `env_staging`");
     rsm.run(&["start", "sleep", "--env", "production"]).code(2).says("--env");
 }
