@@ -35,8 +35,9 @@ pub struct StartFailure {
     pub step: StartStep,
     /// System error number; 0 if it was not a system error.
     pub errno: i32,
-    /// Subject of the step: program, directory, …
-    pub what: String,
+    /// What the step failed on: the directory, the program, the user.
+    #[serde(alias = "what")]
+    pub subject: String,
 }
 
 /// Steps of a start, in their order.
@@ -44,7 +45,8 @@ pub struct StartFailure {
 #[serde(rename_all = "snake_case")]
 pub enum StartStep {
     /// Looking up the program in `PATH`.
-    Find,
+    #[serde(alias = "find")]
+    LookUp,
     /// Opening or creating its log files.
     Logs,
     /// Creating the output pipes.
@@ -57,34 +59,36 @@ pub enum StartStep {
     Stdio,
     /// Setting resource limits.
     Limits,
-    /// Changing directory.
-    Directory,
-    /// Changing groups.
+    /// Changing the working directory.
+    #[serde(alias = "directory")]
+    Chdir,
+    /// Supplementary groups and group.
     Group,
     /// Changing the user.
     User,
     /// Executing the program.
     Exec,
-    /// The filter that shares its ports. Comes before the group; last here, as an older keeper's
-    /// numbers must keep their meaning.
-    Filter,
+    /// Installing the seccomp filter that shares its ports. It happens before the group is changed; it is last
+    /// here so that the step numbers of older keepers keep their meaning.
+    #[serde(alias = "filter")]
+    Seccomp,
 }
 
 impl StartStep {
     /// The steps that happen in the child, by the number it reports.
     pub const ALL: [Self; 12] = [
-        Self::Find,
+        Self::LookUp,
         Self::Logs,
         Self::Pipes,
         Self::Fork,
         Self::Session,
         Self::Stdio,
         Self::Limits,
-        Self::Directory,
+        Self::Chdir,
         Self::Group,
         Self::User,
         Self::Exec,
-        Self::Filter,
+        Self::Seccomp,
     ];
 }
 
@@ -110,21 +114,21 @@ impl fmt::Display for Exit {
 
 impl fmt::Display for StartFailure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = &self.what;
+        let subject = &self.subject;
         match self.step {
-            StartStep::Find => write!(out, "cannot find {what} in the PATH of the app")?,
-            StartStep::Logs => write!(out, "cannot open log file {what}")?,
+            StartStep::LookUp => write!(out, "cannot find {subject} in the PATH of the app")?,
+            StartStep::Logs => write!(out, "cannot open log file {subject}")?,
             StartStep::Pipes => write!(out, "cannot create output pipes")?,
-            StartStep::Fork => write!(out, "cannot fork")?,
+            StartStep::Fork => write!(out, "forking")?,
             StartStep::Session => write!(out, "cannot create a session")?,
             StartStep::Stdio => write!(out, "cannot set up stdin and stdout")?,
             StartStep::Limits => write!(out, "cannot set resource limits")?,
-            StartStep::Directory => write!(out, "cannot change to directory {what}")?,
-            StartStep::Group => write!(out, "cannot change group to {what}")?,
-            StartStep::User => write!(out, "cannot change user to {what}")?,
-            StartStep::Exec => write!(out, "cannot execute {what}")?,
-            StartStep::Filter if what.is_empty() => write!(out, "cannot install the seccomp filter")?,
-            StartStep::Filter => write!(out, "cannot share ports: {what}")?,
+            StartStep::Chdir => write!(out, "cannot change to directory {subject}")?,
+            StartStep::Group => write!(out, "cannot change group to {subject}")?,
+            StartStep::User => write!(out, "cannot change user to {subject}")?,
+            StartStep::Exec => write!(out, "cannot execute {subject}")?,
+            StartStep::Seccomp if subject.is_empty() => write!(out, "cannot install the seccomp filter")?,
+            StartStep::Seccomp => write!(out, "cannot share ports: {subject}")?,
         }
         match self.errno {
             0 => Ok(()),
@@ -141,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wording() {
+    fn messages_name_step_and_cause() {
         assert_eq!(Exit::Code(3).to_string(), "exit code 3");
         assert_eq!(Exit::Signal { number: 9, core: false, oom: false }.to_string(), "killed by SIGKILL");
         let oom = Exit::Signal { number: 9, core: false, oom: true };
@@ -151,9 +155,9 @@ mod tests {
             "killed by SIGSEGV (core dumped)"
         );
         assert_eq!(Exit::Signal { number: 40, core: false, oom: false }.to_string(), "killed by signal 40");
-        let failure = |step, errno| StartFailure { step, errno, what: "/srv/apii".into() }.to_string();
+        let failure = |step, errno| StartFailure { step, errno, subject: "/srv/apii".into() }.to_string();
         assert_eq!(
-            failure(StartStep::Directory, libc::ENOENT),
+            failure(StartStep::Chdir, libc::ENOENT),
             "cannot change to directory /srv/apii: No such file or directory"
         );
         assert!(failure(StartStep::Exec, libc::ENOEXEC).contains("#! line"));

@@ -128,7 +128,7 @@ fn second_ctrl_c_skips_grace_period() {
     });
     let ended = container.end(&rsm);
     assert_eq!(ended.code, Some(137), "{}", ended.err);
-    assert!(ended.err.contains("killing what has not ended yet"), "{}", ended.err);
+    assert!(ended.err.contains("killing remaining processes"), "{}", ended.err);
 }
 
 #[test]
