@@ -11,12 +11,8 @@ use nix::unistd::Pid;
 
 /// A log file's text: that of its rotated ones, oldest first, then its own.
 fn whole(path: &Path) -> String {
-    loop {
-        // One that was compressed meanwhile is found under its new name.
-        if let Some(text) = try_whole(path) {
-            return text;
-        }
-    }
+    // One that is compressed meanwhile is found under its new name.
+    wait_until("all files of a log", || try_whole(path))
 }
 
 fn try_whole(path: &Path) -> Option<String> {

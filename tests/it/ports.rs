@@ -146,12 +146,12 @@ fn autoscale_follows_load() {
     rsm.ok(&["start", "ecosystem.toml"]);
     assert_eq!(rsm.pids("web").len(), 1);
     let load = Client::local(port).load(4, Pace::PerSecond(1000));
-    rsm.until("there are more", |rsm| (rsm.pids("web").len() > 1).then_some(()));
-    rsm.until("there are no more than three", |rsm| (rsm.statuses("web").len() == 3).then_some(()));
+    rsm.wait_until("there are more", |rsm| (rsm.pids("web").len() > 1).then_some(()));
+    rsm.wait_until("there are no more than three", |rsm| (rsm.statuses("web").len() == 3).then_some(()));
     let tally = load.finish();
     assert!(tally.refused.is_empty() && tally.lost.is_empty(), "{tally:?}");
     assert!(tally.answered.len() >= 2, "{tally:?}");
-    rsm.until("one is left", |rsm| (rsm.statuses("web").len() == 1).then_some(()));
+    rsm.wait_until("one is left", |rsm| (rsm.statuses("web").len() == 1).then_some(()));
     rsm.ok(&["describe", "web"]).shows("1 to 3 instances");
     let log = crate::harness::read(rsm.home().join("rsm.log"));
     assert!(log.contains("1 to 2 instances") && log.contains("2 to 1 instances"), "{log}");
@@ -200,7 +200,7 @@ fn start_prints_port_warnings() {
     assert_eq!(answers(port, 200).len(), 4);
     // The next daemon knows all that.
     kill(Pid::from_raw(rsm.managers().0), Signal::SIGKILL).unwrap();
-    rsm.until("a daemon knows it", |rsm| {
+    rsm.wait_until("a daemon knows it", |rsm| {
         let described = rsm.ok(&["describe", "two"]).stdout;
         (described.contains(&shared) && described.contains("port sharing")).then_some(())
     });

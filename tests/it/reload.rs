@@ -151,7 +151,7 @@ fn rejects_second_reload_and_stop_cancels() {
     let before = rsm.pids("web");
     rsm.write("app.js", "setInterval(() => {}, 1000)");
     let reload = rsm.command(&["reload", "web"]).spawn().unwrap();
-    rsm.until("a second process", |_| {
+    rsm.wait_until("a second process", |_| {
         let all = nodes(&rsm);
         (all.len() == 3).then_some(())
     });
@@ -181,7 +181,7 @@ fn reload_survives_killing_daemon_and_keeper() {
     rsm.write("app.js", &server("two"));
     for both in [false, true] {
         let mut reload = rsm.command(&["reload", "web"]).spawn().unwrap();
-        rsm.until("it is under way", |rsm| (nodes(rsm).len() > 3).then_some(()));
+        rsm.wait_until("it is under way", |rsm| (nodes(rsm).len() > 3).then_some(()));
         let (daemon, keeper) = rsm.managers();
         if both {
             kill(Pid::from_raw(keeper), Signal::SIGKILL).unwrap();
@@ -189,7 +189,7 @@ fn reload_survives_killing_daemon_and_keeper() {
         kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
         // A process that asks for its port while both are dead gets no answer, and fails.
         assert!(reload.wait().unwrap().success() || both);
-        rsm.until("no second process", |rsm| (nodes(rsm).len() == 3).then_some(()));
+        rsm.wait_until("no second process", |rsm| (nodes(rsm).len() == 3).then_some(()));
         all_answer(port, "version two");
         assert_eq!((nodes(&rsm).len(), rsm.pids("web").len()), (3, 3));
     }
@@ -234,17 +234,17 @@ fn interrupted_reload_resumes_and_delete_fails_it() {
     let rsm = web(port, CLUSTER);
     let before = rsm.pids("web");
     let following = rsm.follow(&["reload", "web"]);
-    rsm.until("it is under way", |rsm| (nodes(rsm).len() > 2).then_some(()));
+    rsm.wait_until("it is under way", |rsm| (nodes(rsm).len() > 2).then_some(()));
     let (code, _, said) = following.interrupt();
     assert_eq!(code, Some(130), "{said}");
     assert!(said.contains("the reload continues"), "{said}");
-    rsm.until("all are new", |rsm| {
+    rsm.wait_until("all are new", |rsm| {
         let now = rsm.pids("web");
         (now.len() == 2 && now.iter().all(|pid| !before.contains(pid))).then_some(())
     });
-    rsm.until("it is over", |rsm| (nodes(rsm).len() == 2).then_some(()));
+    rsm.wait_until("it is over", |rsm| (nodes(rsm).len() == 2).then_some(()));
     let following = rsm.follow(&["reload", "web"]);
-    rsm.until("it is under way", |rsm| (nodes(rsm).len() > 2).then_some(()));
+    rsm.wait_until("it is under way", |rsm| (nodes(rsm).len() > 2).then_some(()));
     rsm.ok(&["delete", "web"]);
     let (code, _, said) = following.ended();
     assert!(code == Some(1) && said.contains("deleted during the operation"), "{code:?} {said}");
@@ -264,11 +264,11 @@ fn ports_recover_after_all_holders_die() {
     rsm.ok(&["describe", "web"]).shows(&format!("127.0.0.1:{port}"));
     rsm.write("app.js", &server("two"));
     kill(Pid::from_raw(before[0]), Signal::SIGKILL).unwrap();
-    rsm.until("another is online", |rsm| {
+    rsm.wait_until("another is online", |rsm| {
         let now = rsm.pids("web");
         (now.len() == 3 && !now.contains(&before[0])).then_some(())
     });
-    rsm.until_status("web", "online");
+    rsm.wait_status("web", "online");
     rsm.ok(&["reload", "web"]);
     assert!(rsm.pids("web").iter().all(|pid| !before.contains(pid)));
     all_answer(port, "version two");

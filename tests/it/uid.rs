@@ -79,7 +79,7 @@ fn user_survives_crash_restart_and_resurrect() {
     let first = rsm.pids("app")[0];
     rsm.ok(&["sendSignal", "SIGKILL", "app"]);
     let again =
-        rsm.until("a new process", |rsm| rsm.pids("app").first().copied().filter(|pid| *pid != first));
+        rsm.wait_until("a new process", |rsm| rsm.pids("app").first().copied().filter(|pid| *pid != first));
     assert_eq!(status(again, "Uid")[0], nobody[0]);
     rsm.ok(&["save"]);
     rsm.ok(&["kill"]);

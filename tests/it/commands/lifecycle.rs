@@ -74,7 +74,7 @@ fn fatal_signal_counts_as_crash() {
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
     let pid = rsm.pids("nap")[0];
     rsm.ok(&["sendSignal", "SIGTERM", "nap"]);
-    rsm.until("a new process", |rsm| rsm.pids("nap").first().filter(|new| **new != pid).copied());
+    rsm.wait_until("a new process", |rsm| rsm.pids("nap").first().filter(|new| **new != pid).copied());
     let nap = &rsm.json(&["describe", "nap", "--json"])[0];
     assert_eq!(
         (&nap["exits"][0]["exit"]["signal"]["number"], &nap["exits"][0]["asked"]),

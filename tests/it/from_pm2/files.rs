@@ -134,7 +134,7 @@ fn converted_file_starts_same_apps() {
 #[test]
 fn init_file_starts_and_is_not_overwritten() {
     let rsm = Rsm::new();
-    rsm.ok(&["init"]).says("wrote ecosystem.toml");
+    rsm.ok(&["init"]).says("created ecosystem.toml");
     rsm.ok(&["start"]);
     assert_eq!(rsm.pids("clock").len(), 1);
     rsm.write("ecosystem.toml", "mine");

@@ -87,7 +87,7 @@ fn apply_changes_only_differences() {
     assert_eq!(["same", "more"].map(pid), before[..2]);
     rsm.ok(&["stop", "same"]);
     rsm.ok(&["apply", "e.toml"]).says("not running");
-    rsm.until_status("same", "online");
+    rsm.wait_status("same", "online");
     rsm.ok(&["apply", "e.toml"]).says("no changes");
 }
 
