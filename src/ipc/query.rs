@@ -80,7 +80,7 @@ impl QueryString for DescribeQuery {
             }
         }
         if read.select.is_empty() {
-            return Err(invalid("missing parameter `select`".into()).hint("Use ?select=NAME or ?select=all."));
+            return Err(invalid("missing parameter `select`".into()).hint("use ?select=NAME or ?select=all"));
         }
         Ok(read)
     }

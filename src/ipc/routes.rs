@@ -313,7 +313,7 @@ impl HttpRequest {
     fn body(mut self, value: &impl Serialize) -> Result<Self, ApiError> {
         self.body = serde_json::to_vec(value).map_err(|error| {
             invalid(format!("cannot encode the request: {error}"))
-                .hint("Use names and paths that are valid UTF-8.")
+                .hint("use names and paths that are valid UTF-8")
         })?;
         Ok(self)
     }
@@ -401,10 +401,10 @@ fn route_error(method: &Method, path: &str, segments: &[String]) -> ApiError {
     let methods = methods_of(segments);
     if methods.is_empty() {
         return ApiError::new(ErrorCode::NotFound, format!("unknown path {path}"))
-            .hint("See GET /v1/openapi.json.");
+            .hint("see GET /v1/openapi.json");
     }
     ApiError::new(ErrorCode::MethodNotAllowed, format!("method {method} not allowed for {path}"))
-        .hint(format!("Use {methods}."))
+        .hint(format!("use {methods}"))
 }
 
 /// Decodes the segments of a path only after the split, because a name may contain a slash.
@@ -417,7 +417,7 @@ fn split_path(path: &str) -> Result<Vec<String>, ApiError> {
 fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
     serde_json::from_slice(body)
-        .map_err(|error| invalid(format!("invalid request body: {error}")).hint("See GET /v1/openapi.json."))
+        .map_err(|error| invalid(format!("invalid request body: {error}")).hint("see GET /v1/openapi.json"))
 }
 
 /// A route without a body accepts the empty object, which some clients always send.

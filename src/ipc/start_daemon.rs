@@ -30,7 +30,7 @@ pub enum StartDaemonError {
     #[error(transparent)]
     Client(#[from] ClientError),
     /// Its home cannot be made or locked.
-    #[error("{what} {}: {error}. Mend that, or set RSM_HOME to another directory", path.display())]
+    #[error("cannot {what} {}: {error}. Fix it, or set RSM_HOME to another directory", path.display())]
     Home {
         /// What was tried.
         what: &'static str,
@@ -40,13 +40,13 @@ pub enum StartDaemonError {
         error: io::Error,
     },
     /// The system could not start it.
-    #[error("starting the daemon's process: {0}")]
+    #[error("cannot start the keeper: {0}")]
     Spawn(io::Error),
     /// It ended at once; what it said.
-    #[error("the daemon did not start: {0}")]
+    #[error("failed to start the daemon: {0}")]
     Failed(String),
     /// It takes too long.
-    #[error("{what} took more than {} s; {} may say why", START_TIMEOUT.as_secs(), log.display())]
+    #[error("timed out after {} s {what}; see {}", START_TIMEOUT.as_secs(), log.display())]
     TimedOut {
         /// What.
         what: &'static str,
@@ -89,7 +89,7 @@ async fn connect_or_spawn(
     if let Some(client) = connect_running(home).await? {
         return Ok((client, false));
     }
-    let failed = |error| StartDaemonError::Home { what: "making", path: home.dir().to_path_buf(), error };
+    let failed = |error| StartDaemonError::Home { what: "create", path: home.dir().to_path_buf(), error };
     home.create().map_err(failed)?;
     // Two first commands at once start one daemon: the second finds it when it gets the lock.
     let _lock = lock(home).await?;
@@ -99,7 +99,7 @@ async fn connect_or_spawn(
     spawn_keeper(home, keeper(home)).await?;
     let mut client = Client::connect(home).await?;
     // Connections queue before the daemon serves: only an answer tells that it does.
-    let _: Pong = with_timeout(home, "the daemon's first answer", client.call(&Request::Ping)).await??;
+    let _: Pong = with_timeout(home, "waiting for the daemon", client.call(&Request::Ping)).await??;
     Ok((client, true))
 }
 
@@ -116,14 +116,14 @@ async fn lock(home: &Home) -> Result<File, StartDaemonError> {
     let failed = |what| move |error| StartDaemonError::Home { what, path: home.launch_lock(), error };
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600);
-    let file = options.open(&path).map_err(failed("opening"))?;
+    let file = options.open(&path).map_err(failed("open"))?;
     if file.try_lock().is_ok() {
         return Ok(file);
     }
-    let locked = on_thread(move || file.lock().map(|()| file)).map_err(failed("locking"))?;
-    with_timeout(home, "another command's launch of the daemon", outcome(locked))
+    let locked = on_thread(move || file.lock().map(|()| file)).map_err(failed("lock"))?;
+    with_timeout(home, "waiting for another command that starts the daemon", outcome(locked))
         .await?
-        .map_err(failed("locking"))
+        .map_err(failed("lock"))
 }
 
 /// Starts the keeper and waits until its socket takes connections: its first process ends then.
@@ -135,9 +135,8 @@ async fn spawn_keeper(home: &Home, mut keeper: Command) -> Result<(), StartDaemo
     keeper.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
     let mut child = keeper.spawn().map_err(StartDaemonError::Spawn)?;
     let ended = on_thread(move || child.wait()).map_err(StartDaemonError::Spawn)?;
-    let status = with_timeout(home, "the start of the daemon", outcome(ended))
-        .await?
-        .map_err(StartDaemonError::Spawn)?;
+    let status =
+        with_timeout(home, "waiting for the keeper", outcome(ended)).await?.map_err(StartDaemonError::Spawn)?;
     if status.success() { Ok(()) } else { Err(StartDaemonError::Failed(exit_message(&mut said, status))) }
 }
 
@@ -147,7 +146,7 @@ fn exit_message(said: &mut File, status: ExitStatus) -> String {
     let _ = said.rewind().and_then(|()| said.read_to_end(&mut bytes)); // else the status must do
     let text = String::from_utf8_lossy(&bytes);
     match text.trim().trim_start_matches("error: ") {
-        "" => format!("its first process ended with {status} and said nothing"),
+        "" => format!("the keeper exited with {status} without output"),
         words => words.to_owned(),
     }
 }
@@ -164,7 +163,7 @@ fn on_thread<T: Send + 'static>(
 }
 
 async fn outcome<T>(of: oneshot::Receiver<io::Result<T>>) -> io::Result<T> {
-    of.await.unwrap_or_else(|_| Err(io::Error::other("its thread ended early")))
+    of.await.unwrap_or_else(|_| Err(io::Error::other("the thread exited early")))
 }
 
 async fn with_timeout<T>(

@@ -86,7 +86,7 @@ fn save_keeps_dump_if_list_is_empty() {
 fn resurrect_rejects_unusable_dump() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
-    rsm.run(&["resurrect"]).code(1).says("no dump");
+    rsm.run(&["resurrect"]).code(1).says("no saved list");
     for (content, says) in [("", "damaged"), ("{\"version\":1", "damaged"), ("{\"version\":99}", "newer rsm")]
     {
         fs::write(rsm.home().join("dump.json"), content).unwrap();

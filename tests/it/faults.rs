@@ -210,7 +210,8 @@ impl Round<'_> {
         ends.into_iter().for_each(|pid| self.read_all_of(pid));
         drop(kept);
         // A new process that asks for its port while daemon and keeper are dead fails, and is not needed.
-        let known = ["went away", "restart", "the new process has ended", "being reloaded already"];
+        let known =
+            ["connection to the daemon lost", "restart", "the replacement exited", "already being reloaded"];
         let told = ran.code == Some(0) || known.iter().any(|words| ran.stderr.contains(words));
         assert!(told, "{args:?}: {ran:?}");
     }

@@ -106,7 +106,7 @@ fn hard_limits_hold_and_are_described() {
             crate::harness::wait_until("an allocation fails", || {
                 crate::harness::read(&out).contains("no more").then_some(())
             });
-            assert!(memory["note"].as_str().unwrap().contains("of each process by itself"), "{memory}");
+            assert!(memory["note"].as_str().unwrap().contains("per process"), "{memory}");
         }
     }
     rsm.ok(&["describe", "app"]).shows("Hard limits").shows("100.0mb, enforced by");

@@ -41,7 +41,7 @@ fn actions_are_triggered_in_both_modes() {
     let jlist = rsm.json(&["jlist"]);
     assert_eq!(jlist[0]["pm2_env"]["axm_actions"][0]["action_name"], "gc");
     assert_eq!(jlist[0]["pm2_env"]["axm_monitor"]["Heap"]["value"], 7);
-    rsm.run(&["trigger", "one", "dump"]).code(1).says("offers no action \"dump\"; it has gc");
+    rsm.run(&["trigger", "one", "dump"]).code(1).says("unknown action \"dump\"; available: gc");
     rsm.run(&["trigger", "nobody", "gc"]).code(1).says("nobody");
 }
 
@@ -49,10 +49,10 @@ fn actions_are_triggered_in_both_modes() {
 fn reports_app_without_channel() {
     let rsm = Rsm::new().file("app.py", "import time\ntime.sleep(1000)\n");
     rsm.ok(&["start", "app.py"]);
-    rsm.run(&["trigger", "app", "gc"]).code(1).says("has no open channel");
+    rsm.run(&["trigger", "app", "gc"]).code(1).says("no IPC channel");
     rsm.ok(&["stop", "app"]);
-    rsm.run(&["trigger", "app", "gc"]).code(1).says("none of the selected instances runs");
-    rsm.run(&["send", "app", "hello"]).code(1).says("none of the selected instances runs");
+    rsm.run(&["trigger", "app", "gc"]).code(1).says("no selected instance is running");
+    rsm.run(&["send", "app", "hello"]).code(1).says("no selected instance is running");
 }
 
 #[test]
@@ -159,10 +159,10 @@ fn reports_app_that_ignores_its_input() {
     rsm.write("closed.sh", "#!/bin/sh\nexec sleep 1000 </dev/null\n");
     rsm.ok(&["start", "deaf.sh", "closed.sh"]);
     let long = "x".repeat(100_000);
-    rsm.run(&["send", "deaf", &long]).code(1).says("does not read its standard input");
+    rsm.run(&["send", "deaf", &long]).code(1).says("stdin is full");
     wait_until("it has put something else there", || {
         let refused = rsm.run(&["send", "closed", "x"]);
-        refused.stderr.contains("has closed the standard input").then_some(())
+        refused.stderr.contains("stdin is closed").then_some(())
     });
 }
 

@@ -194,7 +194,7 @@ fn start_prints_port_warnings() {
         .file("ecosystem.toml", &app("one"))
         .file("two.config.toml", &app("two"));
     rsm.ok(&["start", "ecosystem.toml"]);
-    let shared = format!("listens on 127.0.0.1:{port}, as app one does: connections go to both");
+    let shared = format!("listens on 127.0.0.1:{port}, which app one also uses; connections go to both");
     let ran = rsm.ok(&["start", "two.config.toml"]).says(&format!("note: two {shared}"));
     assert_eq!(ran.stderr.matches(&shared).count(), 1, "once for all instances: {}", ran.stderr);
     assert_eq!(answers(port, 200).len(), 4);
@@ -226,7 +226,7 @@ fn privileged_port_needs_permission() {
     let entry = "[[apps]]\nname = \"web\"\nscript = \"./app.js\"\nexec_mode = \"cluster\"\ninstances = 2\nuser = \"nobody\"\nautorestart = false\n";
     let rsm = Rsm::new().var("HOST", &host).file("app.js", &app).file("ecosystem.toml", entry);
     rsm.open_to_all();
-    rsm.run(&["start", "ecosystem.toml"]).says("may not listen on").says("ports = { privileged = true }");
+    rsm.run(&["start", "ecosystem.toml"]).says("cannot listen on").says("ports = { privileged = true }");
     rsm.ok(&["delete", "web"]);
     rsm.write("ecosystem.toml", &format!("{entry}ports = {{ privileged = true }}\n"));
     rsm.ok(&["start", "ecosystem.toml"]);

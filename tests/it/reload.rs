@@ -67,17 +67,17 @@ fn failed_reload_keeps_old_process() {
     let (other, elsewhere) = (free_port(), format!("does not listen on 127.0.0.1:{port} after 1 s"));
     for (bad, why) in [
         ("throw new Error('it is broken')", "exit code 1"),
-        ("setInterval(() => {}, 1000)", "does not listen after 1 s (listen_timeout)"),
-        ("for (;;) {}", "does not listen after 1 s (listen_timeout)"),
+        ("setInterval(() => {}, 1000)", "did not listen within 1 s (listen_timeout)"),
+        ("for (;;) {}", "did not listen within 1 s (listen_timeout)"),
         // It listens, and dies soon after.
         (&(server("bad") + "setTimeout(() => process.exit(7), 200)"), "exit code 7"),
         ("process.kill(process.pid, 'SIGSEGV')", "killed by SIGSEGV"),
         // It listens, but somewhere else.
-        (&server("bad").replace("process.env.AT", "0"), "does not listen after 1 s (listen_timeout)"),
+        (&server("bad").replace("process.env.AT", "0"), "did not listen within 1 s (listen_timeout)"),
         (&server("bad").replace("process.env.AT", &other.to_string()), &elsewhere),
     ] {
         rsm.write("app.js", bad);
-        rsm.run(&["reload", "web"]).code(1).says("id 0").says(why).says("1 not tried");
+        rsm.run(&["reload", "web"]).code(1).says("id 0").says(why).says("1 not attempted");
         assert_eq!(rsm.pids("web"), before, "{why}");
         assert!(rsm.list().iter().all(|instance| instance["restarts"] == 0), "{:?}", rsm.list());
     }
@@ -95,7 +95,7 @@ fn reload_waits_for_ready_message() {
     rsm.write("ecosystem.toml", &ecosystem(&format!("{CLUSTER}\nwait_ready = true\nlisten_timeout = 2000")));
     rsm.ok(&["start", "ecosystem.toml"]);
     rsm.write("app.js", &server("deaf"));
-    rsm.run(&["reload", "web"]).code(1).says("has not said within 2 s");
+    rsm.run(&["reload", "web"]).code(1).says("no readiness notification within 2 s");
     all_answer(port, "version one");
     rsm.write("app.js", &ready("two"));
     rsm.ok(&["reload", "web"]);
@@ -141,7 +141,7 @@ fn unshared_port_restarts_with_note() {
     rsm.ok(&["stop", "web"]);
     rsm.ok(&["gracefulReload", "web"]);
     assert_eq!(rsm.statuses("web"), ["online"]);
-    rsm.run(&["reload", "wbe"]).code(1).says("Did you mean \"web\"");
+    rsm.run(&["reload", "wbe"]).code(1).says("did you mean \"web\"");
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn rejects_second_reload_and_stop_cancels() {
         let all = nodes(&rsm);
         (all.len() == 3).then_some(())
     });
-    rsm.run(&["reload", "web"]).code(1).says("being reloaded already");
+    rsm.run(&["reload", "web"]).code(1).says("already being reloaded");
     assert_eq!(rsm.pids("web"), before);
     rsm.ok(&["stop", "web"]);
     wait_until("all are gone", || nodes(&rsm).is_empty().then_some(()));
@@ -223,8 +223,8 @@ fn crash_after_takeover_leaves_one_process() {
     rsm.write("app.js", &bad);
     rsm.run(&["reload", "web"])
         .code(1)
-        .says("(id 0): the new process has ended: exit code 9")
-        .says("1 not tried");
+        .says("(id 0): the replacement exited: exit code 9")
+        .says("1 not attempted");
     assert!(rsm.pids("web").ends_with(&before[1..]), "{before:?} {:?}", rsm.pids("web"));
 }
 
@@ -247,7 +247,7 @@ fn interrupted_reload_resumes_and_delete_fails_it() {
     rsm.wait_until("it is under way", |rsm| (nodes(rsm).len() > 2).then_some(()));
     rsm.ok(&["delete", "web"]);
     let (code, _, said) = following.ended();
-    assert!(code == Some(1) && said.contains("it was deleted meanwhile"), "{code:?} {said}");
+    assert!(code == Some(1) && said.contains("deleted during the operation"), "{code:?} {said}");
 }
 
 #[test]

@@ -128,14 +128,17 @@ fn stop_uses_configured_signal() {
 #[test]
 fn failed_start_reports_its_step() {
     let rsm = Rsm::new().file("bad.sh", "#!/no/such/interpreter\n");
-    rsm.run(&["start", "./bad.sh", "--interpreter", "none"]).code(1).says("executing").says("No such file");
+    rsm.run(&["start", "./bad.sh", "--interpreter", "none"])
+        .code(1)
+        .says("cannot execute")
+        .says("No such file");
     assert_eq!(rsm.statuses("bad"), ["errored"]);
     rsm.write("good.sh", "#!/bin/sh\nexec sleep 1000\n");
     rsm.ok(&["start", "./good.sh"]);
     std::fs::create_dir(rsm.dir().join("gone")).unwrap();
     rsm.ok(&["start", "sleep 1000", "--name", "moved", "--cwd", "gone"]);
     std::fs::remove_dir(rsm.dir().join("gone")).unwrap();
-    rsm.run(&["restart", "moved"]).code(1).says("changing directory").says("gone");
+    rsm.run(&["restart", "moved"]).code(1).says("cannot change to directory").says("gone");
     assert_eq!(rsm.statuses("moved"), ["errored"]);
     assert_eq!(rsm.statuses("good"), ["online"]);
 }
@@ -233,7 +236,10 @@ fn dependencies_start_first_and_stop_last() {
 #[test]
 fn failed_dependency_prevents_start() {
     let rsm = depending();
-    rsm.run(&["start", "ecosystem.toml", "--only", "web"]).code(1).says("depends on \"api\"").says("neither");
+    rsm.run(&["start", "ecosystem.toml", "--only", "web"])
+        .code(1)
+        .says("depends on \"api\"")
+        .says("does not exist");
     assert!(rsm.list().is_empty());
     let file = read(rsm.dir().join("ecosystem.toml")).replace(
         "name = \"db\"\nscript = \"./notes.sh\"",
@@ -242,7 +248,7 @@ fn failed_dependency_prevents_start() {
     rsm.write("notes.sh", NOTES);
     rsm.write("broken.toml", &file.replace("/missing/db", "./gone.sh"));
     rsm.write("gone.sh", "#!/missing/interpreter\n");
-    rsm.run(&["start", "broken.toml"]).code(1).says("depends on \"db\", which is not online");
+    rsm.run(&["start", "broken.toml"]).code(1).says("dependency \"db\" is not online");
     assert_eq!(
         (rsm.statuses("queue"), rsm.statuses("api"), rsm.statuses("web")),
         (vec!["online".into()], vec!["stopped".into()], vec!["stopped".into()])

@@ -105,7 +105,7 @@ fn reports_script_user_cannot_execute() {
     std::fs::set_permissions(rsm.dir().join("app.sh"), std::fs::Permissions::from_mode(0o700)).unwrap();
     rsm.run(&["start", "./app.sh", "--interpreter", "none", "--uid", "nobody"])
         .code(1)
-        .says("executing")
+        .says("cannot execute")
         .says("Permission denied");
     assert_eq!(rsm.statuses("app"), ["errored"]);
 }

@@ -140,7 +140,7 @@ fn missing_state_restores_saved_list() {
     assert_eq!(rsm.pids("saved"), [saved]);
     assert!(rsm.pids("unsaved").is_empty());
     assert!(alive(unsaved), "it may be all that somebody has");
-    assert!(read(rsm.home().join("rsm.log")).contains(&format!("left alone pid={unsaved}")));
+    assert!(read(rsm.home().join("rsm.log")).contains(&format!("ignoring it pid={unsaved}")));
     end(unsaved);
 }
 
@@ -241,12 +241,12 @@ fn upgrade_rejects_other_binary() {
     let (pids, managers) = (rsm.pids("nap"), rsm.managers());
     for (binary, says) in [
         ("./fails.sh", "out of order"),
-        ("./says.sh", "another protocol"),
-        ("./mute.sh", "no rsm that knows how"),
-        ("./plain.txt", "cannot be run"),
-        ("./missing", "cannot be opened"),
+        ("./says.sh", "another keeper protocol"),
+        ("./mute.sh", "not an rsm binary"),
+        ("./plain.txt", "cannot run it"),
+        ("./missing", "cannot open it"),
     ] {
-        rsm.run(&["upgrade", "--binary", binary]).code(1).says(says).says("present version goes on");
+        rsm.run(&["upgrade", "--binary", binary]).code(1).says(says).says("current version keeps running");
     }
     assert_eq!((rsm.pids("nap"), rsm.managers()), (pids, managers));
 }

@@ -152,7 +152,7 @@ fn rejects_unknown_paths() {
 fn rejects_wrong_method_and_names_allowed_ones() {
     let error = rejected(&Method::GET, "/v1/dump", "", "");
     assert_eq!(error.code, ErrorCode::MethodNotAllowed);
-    assert_eq!(error.hint.as_deref(), Some("Use PUT, DELETE."));
+    assert_eq!(error.hint.as_deref(), Some("use PUT, DELETE"));
     assert_eq!(allowed_methods("/v1/dump"), "PUT, DELETE");
     assert_eq!(allowed_methods("/v1/instances/stop"), "POST");
     assert_eq!(allowed_methods("/v1/instances/3/env"), "GET");
