@@ -135,8 +135,9 @@ async fn spawn_keeper(home: &Home, mut keeper: Command) -> Result<(), StartDaemo
     keeper.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
     let mut child = keeper.spawn().map_err(StartDaemonError::Spawn)?;
     let ended = on_thread(move || child.wait()).map_err(StartDaemonError::Spawn)?;
-    let status =
-        with_timeout(home, "waiting for the keeper", outcome(ended)).await?.map_err(StartDaemonError::Spawn)?;
+    let status = with_timeout(home, "waiting for the keeper", outcome(ended))
+        .await?
+        .map_err(StartDaemonError::Spawn)?;
     if status.success() { Ok(()) } else { Err(StartDaemonError::Failed(exit_message(&mut said, status))) }
 }
 

@@ -232,8 +232,7 @@ fn key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
         _ => {
             let text = format!(
                 "invalid {} header: expected 1 to {} printable characters",
-                IDEMPOTENCY_HEADER,
-                MAX_KEY
+                IDEMPOTENCY_HEADER, MAX_KEY
             );
             Err(ApiError::new(ErrorCode::Invalid, text).hint("use a random value per request"))
         }
