@@ -67,8 +67,8 @@ pub fn replace_keeping_previous(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub fn quarantine(path: &Path) -> String {
     let aside = with_suffix(path, "unusable");
     match std::fs::rename(path, &aside) {
-        Ok(()) => format!("kept as {}", aside.display()),
-        Err(error) => format!("it could not be moved to {}: {error}", aside.display()),
+        Ok(()) => format!("moved to {}", aside.display()),
+        Err(error) => format!("cannot move it to {}: {error}", aside.display()),
     }
 }
 

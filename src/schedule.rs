@@ -15,8 +15,8 @@ use jiff::{Timestamp, Zoned};
 pub enum ScheduleError {
     /// The pattern cannot be read.
     #[error(
-        "schedule \"{pattern}\": {problem} Write five fields (minute hour day month weekday), \
-         or six with seconds first, as in \"0 3 * * *\" for three at night."
+        "invalid schedule \"{pattern}\": {problem} Use five fields (minute hour day month weekday), or six \
+        with leading seconds, for example \"0 3 * * *\""
     )]
     Pattern {
         /// The pattern.
@@ -25,7 +25,7 @@ pub enum ScheduleError {
         problem: String,
     },
     /// The pattern matches no time, such as 30 February.
-    #[error("schedule \"{pattern}\" names a time that never comes. Correct its day or month.")]
+    #[error("schedule \"{pattern}\" never matches")]
     Never {
         /// The pattern.
         pattern: String,

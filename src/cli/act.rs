@@ -6,7 +6,7 @@ use clap_complete::engine::{ArgValueCandidates, ArgValueCompleter};
 use crate::config;
 use crate::error::Error;
 use crate::ipc::client::Client;
-use crate::ipc::message::{ActOn, Action, Existing, Report, Request, ScaleTo, StartApps};
+use crate::ipc::message::{ActOn, Action, Existing, Report, Request, ScaleTo, SignalRequest, StartApps};
 
 use super::selectors::Targets;
 use super::session::Session;
@@ -16,16 +16,16 @@ use super::{completion, environment, list, logs};
 // Flags of `start` and `restart` that are no settings of the app.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Change {
-    /// Lay the block `env_NAME` of a file over `env`
+    /// Environment block to use: `env_NAME` of the file
     #[arg(long, value_name = "NAME")]
     pub(super) env: Option<String>,
-    /// Only these apps of a file
+    /// Only these apps of the file
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub(super) only: Vec<String>,
-    /// Give apps in the list the environment of this shell
+    /// Update the environment of the apps from this shell
     #[arg(short = 'a', long)]
     pub(super) update_env: bool,
-    /// Show what the apps say until Ctrl-C
+    /// Follow the logs of the apps afterwards
     #[arg(long)]
     pub(super) attach: bool,
     #[command(flatten)]
@@ -65,15 +65,15 @@ impl Change {
         let Unused { source_map_support, trace, v8, event_loop_inspector, deep_monitoring, write, .. } =
             self.unused;
         let told = [
-            ("--source-map-support", source_map_support, "use --node-args=--enable-source-maps"),
-            ("--trace", trace, "nothing is injected into apps"),
-            ("--v8", v8, "nothing is injected into apps"),
-            ("--event-loop-inspector", event_loop_inspector, "nothing is injected into apps"),
-            ("--deep-monitoring", deep_monitoring, "nothing is injected into apps"),
-            ("--write", write, "files are never rewritten; `rsm init` begins one"),
+            ("--source-map-support", source_map_support, "use --node-args=--enable-source-maps instead"),
+            ("--trace", trace, "rsm does not inject code into apps"),
+            ("--v8", v8, "rsm does not inject code into apps"),
+            ("--event-loop-inspector", event_loop_inspector, "rsm does not inject code into apps"),
+            ("--deep-monitoring", deep_monitoring, "rsm does not inject code into apps"),
+            ("--write", write, "ecosystem files are never rewritten; use `rsm init` to create one"),
         ];
         for (flag, _, about) in told.iter().filter(|(_, given, _)| *given) {
-            session.note(format_args!("warning: {flag} has no effect here: {about}"));
+            session.note(format_args!("warning: {flag} is ignored: {about}"));
         }
     }
 }
@@ -81,28 +81,29 @@ impl Change {
 // Arguments of `restart`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Restart {
-    /// Ids, names, namespaces, /regexes/, `all`, or ecosystem files
+    /// Ids, names, namespaces, /regex/, `all`, or ecosystem files
     #[arg(required_unless_present_any = ["watch", "log"], value_name = "APP", add = ArgValueCompleter::new(completion::selectors_and_files))]
     targets: Vec<String>,
     #[command(flatten)]
-    settings: Settings,
-    #[command(flatten)]
     change: Change,
-    /// PM2's: so many at a time; all are restarted at once here
+    /// PM2 compatibility, ignored: all are restarted at once
     #[arg(long, hide = true, value_name = "N")]
     parallel: Option<u32>,
-    /// New arguments of the app
+    /// New arguments for the app
     #[arg(last = true)]
     args: Vec<String>,
+    // Last, as its headings hold for what follows.
+    #[command(flatten)]
+    settings: Settings,
 }
 
 // Arguments of `scale`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Scale {
-    /// The app's name
+    /// Name of the app
     #[arg(add = ArgValueCandidates::new(completion::apps))]
     name: String,
-    /// How many instances: N, +N more, -N fewer
+    /// Number of instances: N, +N to add, -N to remove
     #[arg(allow_hyphen_values = true, value_parser = scale_to, value_name = "N")]
     to: ScaleTo,
 }
@@ -110,7 +111,7 @@ pub(super) struct Scale {
 // Arguments of `sendSignal`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct SendSignal {
-    /// Name of the signal, such as SIGUSR2 or HUP
+    /// Signal name, such as SIGUSR2 or HUP
     signal: String,
     #[command(flatten)]
     targets: Targets,
@@ -120,12 +121,14 @@ pub(super) struct SendSignal {
 pub(super) async fn act(action: Action, targets: Targets, session: &Session) -> Result<(), Error> {
     let mut client = session.connect_for(&targets.targets).await?;
     let select = targets.resolve(session, &mut client).await?;
-    let goal = match action {
-        Action::Stop | Action::Delete => "stop",
-        Action::Start | Action::Restart => "be online",
-        Action::Reset => "be reset",
+    let doing = match action {
+        Action::Stop => "stopping",
+        Action::Delete => "deleting",
+        Action::Start => "starting",
+        Action::Restart => "restarting",
+        Action::Reset => "resetting",
     };
-    let what = format!("{} to {goal}", targets.targets.join(", "));
+    let what = format!("{doing} {}", targets.targets.join(", "));
     let request = Request::Act(action, ActOn { select, ..ActOn::default() });
     perform(session, &mut client, &what, vec![request]).await.map(drop)
 }
@@ -160,28 +163,27 @@ pub(super) async fn restart(mut restart: Restart, session: &Session) -> Result<(
         true => session.connect_for(&targets).await?,
         false => session.connect_or_launch().await?,
     };
-    let done =
-        perform(session, &mut client, &format!("{} to be online", targets.join(", ")), requests).await?;
+    let done = perform(session, &mut client, &format!("restarting {}", targets.join(", ")), requests).await?;
     if change.attach { logs::attach(done, session).await } else { Ok(()) }
 }
 
 fn nothing_named() -> Error {
-    let message = "name what to restart, such as: rsm restart api --watch\n";
+    let message = "no app specified\n\nhelp: for example: rsm restart api --watch\n";
     Error::Arguments(clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, message))
 }
 
 pub(super) async fn scale(scale: Scale, session: &Session) -> Result<(), Error> {
     let Scale { name, to } = scale;
     let mut client = session.connect_for(std::slice::from_ref(&name)).await?;
-    let request = Request::Scale { name: name.clone(), to };
-    perform(session, &mut client, &format!("{name} to be scaled"), vec![request]).await.map(drop)
+    let request = Request::Scale(name.clone(), to);
+    perform(session, &mut client, &format!("scaling {name}"), vec![request]).await.map(drop)
 }
 
 pub(super) async fn send_signal(send: SendSignal, session: &Session) -> Result<(), Error> {
     let SendSignal { signal, targets } = send;
     let mut client = session.connect_for(&targets.targets).await?;
     let select = targets.resolve(session, &mut client).await?;
-    let request = Request::Signal { select, signal: signal.clone() };
+    let request = Request::Signal(SignalRequest { select, signal: signal.clone() });
     let report: Report = client.call(&request).await.map_err(|error| session.failed(error))?;
     // Not how they are: what the signal does to them shows later.
     session.note(format_args!("sent {signal} to {}", targets.targets.join(", ")));
@@ -212,8 +214,8 @@ pub(super) async fn perform(
 /// `3`, `+3` or `-3`.
 pub(super) fn scale_to(text: &str) -> Result<ScaleTo, String> {
     let number = |digits: &str| match digits.bytes().all(|c| c.is_ascii_digit()) {
-        true => digits.parse().map_err(|_| format!("{digits:?} is no number of instances")),
-        false => Err("wants a number: 3, or +3 for three more, or -3 for three fewer".to_owned()),
+        true => digits.parse().map_err(|_| format!("{digits:?} is not a valid number of instances")),
+        false => Err("expected N, +N or -N".to_owned()),
     };
     match (text.strip_prefix('+'), text.strip_prefix('-')) {
         (Some(more), _) => number(more).map(ScaleTo::Add),

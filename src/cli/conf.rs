@@ -8,7 +8,7 @@ use super::{output, preferences};
 use crate::conf::Conf;
 use crate::config;
 use crate::error::Error;
-use crate::ipc::message::{Request, Saved};
+use crate::ipc::message::{Request, SaveRequest, Saved};
 
 /// Whether a key is one of all of this rsm; others are for commands alone.
 fn knows(key: &str) -> bool {
@@ -63,7 +63,7 @@ async fn of_rsm(key: Option<String>, value: Option<String>, session: &Session) -
         let _: IgnoredAny = client.call(&Request::ReopenLogs).await.map_err(|error| session.failed(error))?;
         if key == "autosave" && changed.autosave {
             // What is there now; an empty list is no reason to forget a saved one.
-            let _ = client.call::<Saved>(&Request::Save { force: false }).await;
+            let _ = client.call::<Saved>(&Request::Save(SaveRequest { force: false })).await;
         }
     }
     session.note(format_args!("{key} is {value} now"));

@@ -1,7 +1,7 @@
 //! `save`, `resurrect`, `cleardump`: the list on disk.
 
 use crate::error::Error;
-use crate::ipc::message::{Request, Saved};
+use crate::ipc::message::{Request, SaveRequest, Saved};
 
 use super::act::perform;
 use super::session::Session;
@@ -9,19 +9,20 @@ use super::session::Session;
 pub(super) async fn save(force: bool, session: &Session) -> Result<(), Error> {
     // Not launched: a daemon started just now has nothing to save.
     let mut client = session.connect().await?;
-    let saved: Saved = client.call(&Request::Save { force }).await.map_err(|error| session.failed(error))?;
+    let saved: Saved =
+        client.call(&Request::Save(SaveRequest { force })).await.map_err(|error| session.failed(error))?;
     session.note(format_args!("saved {} instances to {}", saved.instances, saved.file.display()));
     Ok(())
 }
 
 pub(super) async fn resurrect(session: &Session) -> Result<(), Error> {
     let mut client = session.connect_or_launch().await?;
-    perform(session, &mut client, "the saved apps to be online", vec![Request::Resurrect]).await.map(drop)
+    perform(session, &mut client, "restoring the saved list", vec![Request::Resurrect]).await.map(drop)
 }
 
 pub(super) async fn clear(session: &Session) -> Result<(), Error> {
     let mut client = session.connect_or_launch().await?;
     let saved: Saved = client.call(&Request::ClearDump).await.map_err(|error| session.failed(error))?;
-    session.note(format_args!("emptied {}", saved.file.display()));
+    session.note(format_args!("cleared {}", saved.file.display()));
     Ok(())
 }

@@ -18,13 +18,13 @@ use super::{output, watch};
 // Arguments of `list`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct List {
-    /// One JSON array instead of the table
+    /// Print a JSON array
     #[arg(long)]
     json: bool,
-    /// Plain blocks of `key : value` lines
+    /// Print `key : value` blocks instead of a table
     #[arg(short, long, conflicts_with = "json")]
     mini_list: bool,
-    /// Show it again every so many seconds until Ctrl-C [default: 1]
+    /// Refresh every SECONDS until Ctrl-C [default: 1]
     #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1",
         value_parser = clap::value_parser!(u32).range(1..), conflicts_with_all = ["json", "mini_list"])]
     watch: Option<u32>,
@@ -86,7 +86,7 @@ async fn blocks(session: &Session, client: &mut Client) -> Result<(), Error> {
     if ids.is_empty() {
         return Ok(());
     }
-    let everything = Request::Describe(vec!["all".into()]);
+    let everything = Request::Describe(vec!["all".into()].into());
     let mut details: Vec<InstanceDetail> =
         client.call(&everything).await.map_err(|error| session.failed(error))?;
     details.sort_by(|one, other| order.compare(&one.view, &other.view));

@@ -6,7 +6,7 @@ use hyper::Uri;
 
 use crate::config;
 use crate::error::Error;
-use crate::ipc::client::{Client, Lines};
+use crate::ipc::client::{Client, LineStream};
 use crate::ipc::message::{EventKind, EventView, LogItem, LogQuery, Report, Request};
 use crate::ipc::message::{Inherited, Reload as Wanted};
 
@@ -23,25 +23,26 @@ const LAST_LINES: usize = 10;
 // Arguments of `reload`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Reload {
-    /// Ids, names, namespaces, /regexes/, `all`, or ecosystem files, whose settings then hold
+    /// Ids, names, namespaces, /regex/, `all`, or ecosystem files to apply
     #[arg(required_unless_present_any = ["watch", "log"], value_name = "APP", add = ArgValueCompleter::new(completion::selectors_and_files))]
     targets: Vec<String>,
-    /// How many instances of an app at a time
+    /// Number of instances of an app to replace at a time
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     parallel: u32,
-    /// Ask this address all the while, and tell how many requests failed
+    /// Send requests to URL during the reload and report failures
     #[arg(long, value_name = "URL", value_parser = verify::address)]
     verify: Option<Uri>,
     #[command(flatten)]
-    settings: Settings,
-    #[command(flatten)]
     change: Change,
-    /// PM2's: also while another reload is under way, which would harm both here
+    /// PM2 compatibility, ignored
     #[arg(short, long, hide = true)]
     force: bool,
-    /// New arguments of the app
+    /// New arguments for the app
     #[arg(last = true)]
     args: Vec<String>,
+    // Last, as its headings hold for what follows.
+    #[command(flatten)]
+    settings: Settings,
 }
 
 pub(super) async fn reload(mut reload: Reload, session: &Session) -> Result<(), Error> {
@@ -62,7 +63,7 @@ pub(super) async fn reload(mut reload: Reload, session: &Session) -> Result<(), 
     // To be told how far it is would be good to have: it is no reason not to reload.
     let events = client.stream(&Request::Events).await.ok();
     let began = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
-    let request = Request::Reload(Box::new(wanted));
+    let request = Request::Reload(wanted);
     let asked = async { client.call::<Report>(&request).await };
     let report = tokio::select! {
         report = asked => report.map_err(|error| session.failed(error)),
@@ -79,8 +80,10 @@ pub(super) async fn reload(mut reload: Reload, session: &Session) -> Result<(), 
     let told = report.and_then(|report| session.tell(&report));
     match asked {
         Some(tally) => {
-            session
-                .note(format_args!("{} requests were sent meanwhile, {} failed", tally.sent, tally.failed));
+            session.note(format_args!(
+                "{} requests sent during the reload, {} failed",
+                tally.sent, tally.failed
+            ));
             told.and(tally.judge())
         }
         None => told,
@@ -107,17 +110,17 @@ fn wanted(reload: &Reload, session: &Session) -> Result<Wanted, Error> {
 }
 
 /// Tells how far it is. Goes on until it is dropped: events may end when the daemon dies, the reload not.
-async fn follow(events: Option<Lines>, session: &Session) -> std::convert::Infallible {
+async fn follow(events: Option<LineStream>, session: &Session) -> std::convert::Infallible {
     let Some(mut events) = events else { return std::future::pending().await };
     while let Some(Ok(line)) = events.next().await {
         let Ok(event) = serde_json::from_slice::<EventView>(&line) else { continue };
         let (name, id, detail) = (tame(&event.name), event.id, event.detail.unwrap_or_default());
         match event.event {
-            EventKind::Replacing => session.note(format_args!("{name} ({id}): starting a new process")),
+            EventKind::Replacing => session.note(format_args!("{name} ({id}): starting a replacement")),
             EventKind::Replaced => {
-                session.note(format_args!("{name} ({id}): the new process serves, the old one goes"));
+                session.note(format_args!("{name} ({id}): replaced, draining the old process"));
             }
-            EventKind::Kept => session.note(format_args!("{name} ({id}): kept as it was: {}", tame(&detail))),
+            EventKind::Kept => session.note(format_args!("{name} ({id}): not replaced: {}", tame(&detail))),
             _ => {}
         }
     }

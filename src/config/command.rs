@@ -144,7 +144,7 @@ pub(super) fn read(flags: &[Flag], findings: &mut Findings<'_>) -> Settings {
     for Flag { flag, key, value } in flags {
         let at = At::Flag(flag);
         if let Some(Err(wrong)) = find(key).map(|key| (key.read)(&mut settings, value, at.clone())) {
-            findings.mistake(&at, format!("wants {}, not {}", wrong.wants, shown(value)), wrong.help);
+            findings.mistake(&at, wrong.expectation(Some(&shown(value))), wrong.help);
         }
     }
     settings

@@ -267,7 +267,7 @@ mod tests {
     fn mistakes_name_their_flags() {
         let line = CommandLine { kill_timeout: text("soon"), name: text("null"), ..CommandLine::default() };
         let told = patch(&line).unwrap_err();
-        assert!(told.contains("--kill-timeout: wants a time") && told.contains("--name: "), "{told}");
+        assert!(told.contains("--kill-timeout: expected a duration") && told.contains("--name: "), "{told}");
     }
 
     #[test]

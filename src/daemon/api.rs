@@ -23,7 +23,9 @@ use crate::conf::Conf;
 use crate::instance::Instance;
 use crate::instance::life::RunId;
 use crate::ipc::message::{
-    ApiError, ErrorCode, EventView, ExitView, InstanceDetail, InstanceView, Pong, Report, Request, Selectors,
+    ApiError, DescribeQuery, ErrorCode, EventView, ExitView, FlushRequest, InputRequest, InstanceDetail,
+    InstanceView, MessageRequest, Pong, Report, Request, SaveRequest, Selectors, SignalRequest,
+    UpgradeRequest,
 };
 use crate::ipc::openapi;
 use crate::ipc::server::{Answer, Service};
@@ -118,7 +120,7 @@ impl Api {
     pub async fn shut_down(&self) -> Result<Answer, ApiError> {
         self.0.autosave.now().await;
         if !self.0.handle.close() {
-            return Err(ApiError::new(ErrorCode::Conflict, "the daemon is shutting down already"));
+            return Err(ApiError::new(ErrorCode::Conflict, "the daemon is already shutting down"));
         }
         self.0.link.send(KeeperRequest::BeginShutdown, Vec::new());
         let report = steps::stop_all(&self.0.handle).await?;
@@ -133,7 +135,7 @@ impl Api {
         match tokio::time::timeout(SAVE_TIME, self.0.saver.written()).await {
             Ok(None) => {}
             Ok(Some(error)) => report.notes.push(unsaved(&error)),
-            Err(_) => report.notes.push(unsaved("the disk takes too long")),
+            Err(_) => report.notes.push(unsaved("writing to disk timed out")),
         }
         json(&report)
     }
@@ -161,22 +163,26 @@ impl Api {
         Ok(all.iter().map(view).collect())
     }
 
-    async fn describe(&self, select: Selectors) -> Result<Vec<InstanceDetail>, ApiError> {
-        let chosen = self.look(Some(select)).await?;
+    async fn describe(&self, query: DescribeQuery) -> Result<Vec<InstanceDetail>, ApiError> {
+        let chosen = self.look(Some(query.select)).await?;
         let all = self.0.handle.look(None).await?;
         let drift = Drift::look(all.iter().map(|(instance, _)| instance)).await;
-        let mut details: Vec<InstanceDetail> =
-            chosen.into_iter().map(|(instance, usage)| self.detail(instance, usage, &drift)).collect();
+        let mut details: Vec<InstanceDetail> = chosen
+            .into_iter()
+            .map(|(instance, usage)| self.detail(instance, usage, &drift, query.env))
+            .collect();
         count_connections(&mut details).await;
         Ok(details)
     }
 
-    fn detail(&self, instance: Instance, usage: Usage, drift: &Drift) -> InstanceDetail {
+    fn detail(&self, instance: Instance, usage: Usage, drift: &Drift, env: bool) -> InstanceDetail {
         let mut view = views::instance(&instance, Some(&usage), &self.0.user, crate::time::now());
         view.drift = drift.of(&instance);
         let files = logs::files(&instance.spec, instance.id, &self.0.home);
         let mut spec = (*instance.spec).clone();
-        spec.env.values_mut().for_each(String::clear); // names are for eyes, values are not
+        if !env {
+            spec.env.values_mut().for_each(String::clear); // names may be shown, values may be secrets
+        }
         spec.origin = None;
         InstanceDetail {
             view,
@@ -207,11 +213,11 @@ impl Api {
     }
 
     async fn env(&self, id: u32) -> Result<Answer, ApiError> {
-        let chosen = self.0.handle.look(None).await?;
-        match chosen.into_iter().find(|(instance, _)| instance.id == id) {
-            Some((instance, _)) => json(&instance.spec.env),
-            None => Err(ApiError::new(ErrorCode::NotFound, format!("no instance has the id {id}"))
-                .hint("`rsm list` shows the ids.")),
+        let env = self.0.handle.inspect(move |instances| instances.get(&id).map(|it| it.spec.env.clone()));
+        match env.await? {
+            Some(env) => json(&env),
+            None => Err(ApiError::new(ErrorCode::NotFound, format!("no instance with id {id}"))
+                .hint("see `rsm list`")),
         }
     }
 
@@ -225,7 +231,7 @@ impl Api {
         }
         files.sort();
         files.dedup();
-        done(self.0.logs.flush(files.clone()).await, "emptying")?;
+        done(self.0.logs.flush(files.clone()).await, "truncate")?;
         json(&files)
     }
 
@@ -252,8 +258,8 @@ impl Api {
 
     async fn signal(&self, handle: &Handle, select: Selectors, name: &str) -> Result<Answer, ApiError> {
         let Some(number) = signal::parse(name) else {
-            return Err(ApiError::new(ErrorCode::Invalid, format!("\"{name}\" is no signal"))
-                .hint("Use a name such as SIGUSR2 or HUP; `kill -l` lists them."));
+            return Err(ApiError::new(ErrorCode::Invalid, format!("unknown signal \"{name}\""))
+                .hint("use a name such as SIGUSR2 or HUP (see `kill -l`)"));
         };
         json(&handle.signal(select, number).await?)
     }
@@ -274,21 +280,23 @@ impl Service for Api {
             Request::Jlist => {
                 json(&jlist::jlist(&self.look(None).await?, &self.0.channels, home, &self.0.user))
             }
-            Request::Describe(select) => json(&self.describe(select).await?),
+            Request::Describe(query) => json(&self.describe(query).await?),
             Request::Env(id) => self.env(id).await,
             Request::Start(apps) => self.saved(steps::start(handle, apps).await).await,
             Request::Act(action, on) => self.saved(steps::act(handle, action, on).await).await,
             Request::Reload(reload) => {
-                self.saved(reload::reload(handle, &self.0.reloads, *reload).await).await
+                self.saved(reload::reload(handle, &self.0.reloads, reload).await).await
             }
-            Request::Scale { name, to } => self.saved(handle.scale(name, to).await).await,
-            Request::Signal { select, signal } => self.signal(handle, select, &signal).await,
-            Request::Input { select, text } => json(&speak::input(handle, select, &text).await?),
-            Request::Message { select, message } => {
+            Request::Scale(name, to) => self.saved(handle.scale(name, to).await).await,
+            Request::Signal(SignalRequest { select, signal }) => self.signal(handle, select, &signal).await,
+            Request::Input(InputRequest { select, text }) => {
+                json(&speak::input(handle, select, &text).await?)
+            }
+            Request::Message(MessageRequest { select, message }) => {
                 json(&speak::message(handle, &self.0.channels, select, &message).await?)
             }
             Request::Trigger(wanted) => json(&speak::trigger(handle, &self.0.channels, &wanted).await?),
-            Request::Save { force } => json(&dump::save(handle, saver, home, force).await?),
+            Request::Save(SaveRequest { force }) => json(&dump::save(handle, saver, home, force).await?),
             Request::Resurrect => {
                 let _whole = self.0.autosave.hold();
                 let (saved, note) = dump::load(home)?;
@@ -297,18 +305,20 @@ impl Service for Api {
                 self.saved(Ok(report)).await
             }
             Request::ClearDump => json(&dump::clear(saver, home).await?),
-            Request::Flush(select) => self.flush(select).await,
+            Request::Flush(FlushRequest { select }) => self.flush(select).await,
             Request::ReopenLogs => {
                 match Conf::load(&home.conf()) {
                     Ok(conf) => logs.set_budget(conf.log_budget),
                     Err(error) => tracing::warn!("{}: {error}", home.conf().display()),
                 }
-                done(logs.reopen().await, "opening")?;
+                done(logs.reopen().await, "reopen")?;
                 json(&serde_json::json!({}))
             }
-            Request::Logs(query) => log_stream::open(handle, logs, home, query).await,
+            Request::Logs(query) | Request::LogsFrom(query) => {
+                log_stream::open(handle, logs, home, query).await
+            }
             Request::Events => Ok(self.events()),
-            Request::Upgrade { binary } => self.upgrade(&binary).await,
+            Request::Upgrade(UpgradeRequest { binary }) => self.upgrade(&binary).await,
             Request::Shutdown => self.shut_down().await,
             Request::OpenApi => json(&openapi::document()),
         }
@@ -342,11 +352,11 @@ fn done(failures: logs::thread::Failures, what: &str) -> Result<(), ApiError> {
     }
     let each: Vec<String> =
         failures.iter().map(|(path, error)| format!("{}: {error}", path.display())).collect();
-    Err(ApiError::new(ErrorCode::Internal, format!("{what} log files: {}", each.join("; "))))
+    Err(ApiError::new(ErrorCode::Internal, format!("cannot {what} log files: {}", each.join("; "))))
 }
 
 fn unsaved(error: &str) -> String {
-    format!("this could not be saved and would be lost should the daemon die now: {error}")
+    format!("the change is active but could not be saved: {error}")
 }
 
 /// A JSON answer.
@@ -354,5 +364,5 @@ fn json(value: &impl Serialize) -> Result<Answer, ApiError> {
     let bytes = serde_json::to_vec(value);
     bytes
         .map(Answer::Json)
-        .map_err(|error| ApiError::new(ErrorCode::Internal, format!("writing the answer: {error}")))
+        .map_err(|error| ApiError::new(ErrorCode::Internal, format!("cannot encode the response: {error}")))
 }

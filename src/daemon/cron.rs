@@ -104,7 +104,7 @@ mod tests {
             assert!(!message.contains(".."), "{message}");
         }
         let message = Schedule::parse("0 0 30 2 *").unwrap_err().to_string();
-        assert!(message.contains("never comes"), "{message}");
+        assert!(message.contains("never matches"), "{message}");
     }
 
     proptest::proptest! {

@@ -386,7 +386,7 @@ impl World for Effects {
                 KeeperRequest::StoreFd { name: restore::STATE.to_owned() },
                 vec![(FdRole::Stored, copy.into())],
             ),
-            Err(errno) => tracing::warn!("the keeper has no new copy of the state: {errno}"),
+            Err(errno) => tracing::warn!("cannot store the state with the keeper: {errno}"),
         }
         self.saver.state(self.home.state(), state);
         for run in std::mem::take(&mut self.over) {

@@ -97,7 +97,8 @@ impl KeeperLink {
             match link.receive().await? {
                 (KeeperNotice::Hello { protocol, keeper, is_successor, upgrade }, _) => {
                     if !(MIN_VERSION..=VERSION).contains(&protocol) {
-                        let what = format!("the keeper speaks protocol {protocol}, this daemon {VERSION}");
+                        let what =
+                            format!("keeper protocol {protocol} is not supported (expected {VERSION})");
                         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
                     }
                     (kept.keeper, kept.succeeds, kept.upgrade) = (keeper, is_successor, upgrade);
@@ -133,7 +134,7 @@ impl KeeperLink {
                         self.0.mirror.borrow_mut().heard(&message, &fds);
                         return Ok((message, fds));
                     }
-                    tracing::warn!("the keeper said something this version does not know");
+                    tracing::warn!("unknown message from the keeper");
                 }
                 Err(Errno::EAGAIN) => ready.clear_ready(),
                 Err(errno) => return Err(errno.into()),

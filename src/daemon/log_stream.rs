@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// A selector matches nothing, or the pattern is none.
 pub async fn open(handle: &Handle, logs: &Logs, home: &Home, query: LogQuery) -> Result<Answer, ApiError> {
     if !query.out && !query.err {
-        return Err(ApiError::new(ErrorCode::Invalid, "neither out nor err is asked for"));
+        return Err(ApiError::new(ErrorCode::Invalid, "at least one of `out` and `err` must be true"));
     }
     let wanted = wanted(&query)?;
     let instances = look(handle, &query).await?;
@@ -45,7 +45,7 @@ pub async fn open(handle: &Handle, logs: &Logs, home: &Home, query: LogQuery) ->
     let (send, lines) = mpsc::channel(BACKLOG);
     tokio::task::spawn_local(async move {
         if let Err(error) = pour(source, instances, reader, follower, send).await {
-            tracing::warn!("reading logs: {error}");
+            tracing::warn!("cannot read logs: {error}");
         }
     });
     Ok(Answer::Stream(lines))
@@ -55,8 +55,9 @@ fn wanted(query: &LogQuery) -> Result<Wanted, ApiError> {
     let pattern = |text: &String| {
         Regex::new(text).map_err(|error| {
             let what = error.to_string();
-            let what = what.lines().last().unwrap_or("no pattern").trim_start_matches("error: ");
-            ApiError::new(ErrorCode::Invalid, format!("\"{text}\" is no pattern: {what}"))
+            let what =
+                what.lines().last().unwrap_or("not a regular expression").trim_start_matches("error: ");
+            ApiError::new(ErrorCode::Invalid, format!("invalid regular expression \"{text}\": {what}"))
         })
     };
     Ok(Wanted {
@@ -64,7 +65,7 @@ fn wanted(query: &LogQuery) -> Result<Wanted, ApiError> {
         since: query.since.map(|millis| millis.saturating_mul(1000)),
         until: query.until.map(|millis| millis.saturating_mul(1000).saturating_add(999)),
         grep: query.grep.as_ref().map(pattern).transpose()?,
-        places: query.places.iter().flatten().map(|place| (place.path.clone(), place.clone())).collect(),
+        places: query.positions.iter().flatten().map(|place| (place.path.clone(), place.clone())).collect(),
     })
 }
 
@@ -146,7 +147,7 @@ async fn pour(
         // What is written from here on wakes this task, should the files be at their end.
         let mut more = pin!(news.more());
         more.as_mut().enable();
-        let (all, tell) = (overdue || follower.is_none(), source.query.places.is_some());
+        let (all, tell) = (overdue || follower.is_none(), source.query.positions.is_some());
         let (back, block) = work(reader, move |reader| block(reader, all, tell)).await?;
         reader = back;
         if !block.is_empty() {
@@ -160,7 +161,7 @@ async fn pour(
         let patience = if reader.has_rest() { PATIENCE } else { Duration::from_secs(3600) };
         tokio::select! {
             item = live.next() => match item {
-                Some(item) if send.send(alone(&item, source.query.places.is_some())).await.is_ok() => {}
+                Some(item) if send.send(alone(&item, source.query.positions.is_some())).await.is_ok() => {}
                 Some(_) | None => return Ok(()),
             },
             () = more => {}

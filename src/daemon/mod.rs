@@ -117,7 +117,7 @@ pub fn main(home: &Home) -> io::Result<()> {
             drop(log_thread); // writes what is still in the pipes
             match ending {
                 Ending::KeeperLost => {
-                    tracing::warn!("the keeper has died: the daemon becomes one");
+                    tracing::warn!("keeper died; taking over as keeper");
                     Err(link.become_keeper(listener.as_fd(), nofile))
                 }
                 Ending::ShutDown | Ending::Replaced => Ok(()),
@@ -125,7 +125,7 @@ pub fn main(home: &Home) -> io::Result<()> {
         }
         Err(error) => Err(error),
     }
-    .inspect_err(|error| tracing::error!("the daemon ends: {error}"))
+    .inspect_err(|error| tracing::error!("daemon exits: {error}"))
 }
 
 /// What is set by `rsm conf`; begins rsm's own log accordingly.
@@ -135,7 +135,7 @@ fn conf_and_log(home: &Home) -> io::Result<Conf> {
     let conf = loaded.unwrap_or_default();
     own::init(home, conf.log_level)?;
     if let Some(problem) = problem {
-        tracing::error!("{}: {problem}; the defaults hold", home.conf().display());
+        tracing::error!("{}: {problem}; using defaults", home.conf().display());
     }
     Ok(conf)
 }
@@ -149,10 +149,7 @@ fn log_thread(home: &Home, conf: &Conf, link: &KeeperLink, kept: &mut Kept) -> i
 }
 
 fn not_by_hand() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidInput,
-        "`rsm daemon` is started by the keeper; use any other command",
-    )
+    io::Error::new(io::ErrorKind::InvalidInput, "`rsm daemon` must be started by the keeper")
 }
 
 async fn run(
@@ -192,7 +189,7 @@ async fn run(
     });
     let mut supervisor = Supervisor::new(effects);
     take_up(&mut supervisor, found, kept);
-    tracing::info!(version = version(), keeper, "the daemon is up");
+    tracing::info!(version = version(), keeper, "daemon started");
 
     let handle = Handle::new(queue.clone());
     let reloads = Reloads::default();
@@ -233,7 +230,7 @@ async fn run(
         () = server::serve(listener, api.clone(), server::Allowed::own_user(), api.closed()) => Ending::ShutDown,
         () = api.replaced() => Ending::Replaced,
         lost = &mut hears => {
-            tracing::warn!("the keeper is gone: {lost:?}");
+            tracing::warn!("lost connection to the keeper: {lost:?}");
             Ending::KeeperLost
         }
     };
@@ -241,11 +238,11 @@ async fn run(
         Ending::ShutDown => {
             saver.forget(home.state()).await; // nothing is left that it could speak of
             link.send(KeeperRequest::Exit, Vec::new());
-            tracing::info!("the daemon has shut down");
+            tracing::info!("shutdown complete");
         }
         // What was decided is with the keeper, or in its mirror, after this.
         Ending::KeeperLost => handle.freeze().await,
-        Ending::Replaced => tracing::info!("the daemon makes place for another"),
+        Ending::Replaced => tracing::info!("exiting for the upgraded daemon"),
     }
     drop(cluster);
     link.all_sent().await;
@@ -258,7 +255,7 @@ async fn say_when_serving(home: Home, link: KeeperLink) {
     let answered = async { Client::connect(&home).await?.call::<Pong>(&Request::Ping).await };
     match answered.await {
         Ok(_) => link.send(KeeperRequest::Ready, Vec::new()),
-        Err(error) => tracing::error!("the daemon cannot reach itself: {error}"),
+        Err(error) => tracing::error!("self-check failed: {error}"),
     }
 }
 
@@ -283,7 +280,7 @@ fn find(home: &Home, link: &KeeperLink, mut kept: Kept) -> (restore::Found, Kept
             let copy = |(role, fd): &(FdRole, std::os::fd::OwnedFd)| Some((*role, fd.try_clone().ok()?));
             let copies = survivor.fds.iter().filter_map(copy).collect();
             link.send(KeeperRequest::Adopt { run: survivor.run.to_u64(), pid, start_time }, copies);
-            tracing::info!(pid, run = survivor.run.to_u64(), "adopted what daemon and keeper left running");
+            tracing::info!(pid, run = survivor.run.to_u64(), "adopted running process");
             kept.runs.push(survivor);
         }
     }
@@ -313,7 +310,7 @@ fn take_up(supervisor: &mut Supervisor<Effects>, found: restore::Found, kept: Ke
             Some(instance) => supervisor.world.adopt(&instance, kept),
             None => {
                 let run = kept.run.to_u64();
-                tracing::warn!(run, "a run that no instance is about is ended");
+                tracing::warn!(run, "stopping a run without an instance");
             }
         }
     }

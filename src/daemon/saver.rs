@@ -60,7 +60,7 @@ impl Saver {
     pub async fn dump(&self, path: PathBuf, bytes: Vec<u8>) -> io::Result<()> {
         let (reply, answer) = oneshot::channel();
         let _ = self.0.send(Job::Dump(path, bytes, reply));
-        answer.await.unwrap_or_else(|_| Err(io::Error::other("the saving thread is gone")))
+        answer.await.unwrap_or_else(|_| Err(io::Error::other("the saver thread exited")))
     }
 
     /// Resolves once all that was handed over until now is written; to why the state is not, if so.
@@ -131,9 +131,9 @@ impl Desk {
         let Some((path, bytes)) = self.state.take() else { return };
         let result = atomic_file::replace_keeping_previous(&path, &bytes);
         if let (Err(error), None) = (&result, &self.failing) {
-            tracing::error!("cannot save {}: {error}; it will be tried at the next change", path.display());
+            tracing::error!("cannot save {}, retrying at the next change: {error}", path.display());
         }
-        self.failing = result.err().map(|error| format!("{}: {error}", path.display()));
+        self.failing = result.err().map(|error| format!("cannot save {}: {error}", path.display()));
         self.last = Some(Instant::now());
     }
 }
@@ -150,7 +150,7 @@ fn write_pid(path: &Path, pid: Option<i32>) {
         },
     };
     if let Err(error) = result {
-        tracing::warn!("pid file {}: {error}", path.display());
+        tracing::warn!("cannot write pid file {}: {error}", path.display());
     }
 }
 

@@ -41,7 +41,7 @@ pub async fn start(handle: &Handle, request: StartApps) -> Result<Report, ApiErr
         let mut part = handle.step(number).start(part).await?;
         for outcome in &mut part.instances {
             if let Some(why) = waiting.get(&outcome.name) {
-                outcome.problem = Some(format!("not started: it depends on {why}"));
+                outcome.problem = Some(format!("not started: dependency {why}"));
             }
         }
         report.add(part);
@@ -104,7 +104,7 @@ pub async fn stop_all(handle: &Handle) -> Result<Report, ApiError> {
 }
 
 fn circle(circle: order::Circle) -> ApiError {
-    ApiError::new(ErrorCode::Invalid, circle.to_string()).hint("Take one of them from a `depends_on`.")
+    ApiError::new(ErrorCode::Invalid, circle.to_string()).hint("remove one of them from `depends_on`")
 }
 
 fn dependencies<'a>(instances: impl Iterator<Item = &'a Instance>) -> Dependencies {
@@ -124,16 +124,17 @@ fn downwards<U>(chosen: &[(Instance, U)]) -> Option<Vec<Selectors>> {
 }
 
 async fn check_known(handle: &Handle, wanted: &Dependencies) -> Result<(), ApiError> {
-    let list = handle.look(None).await?;
-    let listed: BTreeSet<&str> = list.iter().map(|(instance, _)| instance.spec.name.as_str()).collect();
+    let listed = |instances: &BTreeMap<u32, Instance>| -> BTreeSet<String> {
+        instances.values().map(|instance| instance.spec.name.clone()).collect()
+    };
+    let listed = handle.inspect(listed).await?;
     for (name, on) in wanted {
         let unknown = on.iter().find(|on| !wanted.contains_key(*on) && !listed.contains(on.as_str()));
         if let Some(unknown) = unknown {
-            let what = format!(
-                "app \"{name}\" depends on \"{unknown}\", which is neither started here nor in the list"
+            let what = format!("app \"{name}\" depends on \"{unknown}\", which does not exist");
+            return Err(
+                ApiError::new(ErrorCode::Invalid, what).hint("start that app first, or fix `depends_on`")
             );
-            return Err(ApiError::new(ErrorCode::Invalid, what)
-                .hint("Start that one first, or correct `depends_on`."));
         }
     }
     Ok(())
@@ -141,11 +142,17 @@ async fn check_known(handle: &Handle, wanted: &Dependencies) -> Result<(), ApiEr
 
 /// The first of these apps that is not online, and how it is.
 async fn missing(handle: &Handle, on: &[String]) -> Result<Option<String>, ApiError> {
-    let list = if on.is_empty() { Vec::new() } else { handle.look(None).await? };
-    let online = |name: &&String| {
-        let mut of_it = list.iter().filter(|(instance, _)| instance.spec.name == **name).peekable();
-        of_it.peek().is_some()
-            && of_it.all(|(instance, _)| matches!(instance.life.state, State::Online { .. }))
-    };
-    Ok(on.iter().find(|name| !online(name)).map(|name| format!("\"{name}\", which is not online")))
+    if on.is_empty() {
+        return Ok(None);
+    }
+    let on = on.to_vec();
+    handle
+        .inspect(move |instances| {
+            let online = |name: &&String| {
+                let mut of_it = instances.values().filter(|it| it.spec.name == **name).peekable();
+                of_it.peek().is_some() && of_it.all(|it| matches!(it.life.state, State::Online { .. }))
+            };
+            on.iter().find(|name| !online(name)).map(|name| format!("\"{name}\" is not online"))
+        })
+        .await
 }

@@ -18,12 +18,10 @@ use crate::process::spawn;
 #[derive(Debug, thiserror::Error)]
 pub enum KeeperError {
     /// Another keeper holds the lock.
-    #[error(
-        "another keeper (pid {0}) runs in this home, but does not answer on its socket; end it with `kill {0}`"
-    )]
+    #[error("another keeper (pid {0}) is running but not responding; stop it with `kill {0}`")]
     AlreadyRunning(String),
     /// A file could not be created or opened.
-    #[error("{what} {}: {error}", path.display())]
+    #[error("cannot {what} {}: {error}", path.display())]
     File {
         /// The operation.
         what: &'static str,
@@ -33,7 +31,7 @@ pub enum KeeperError {
         error: io::Error,
     },
     /// Another system call failed.
-    #[error("the system refused: {0}")]
+    #[error("system error: {0}")]
     Os(nix::Error),
 }
 
@@ -52,18 +50,17 @@ pub struct KeeperLock {
 /// Acquires the lock and binds the socket.
 pub fn acquire(home: &Home) -> Result<KeeperLock, KeeperError> {
     let to_error = |what, path: PathBuf| move |error| KeeperError::File { what, path, error };
-    home.create().map_err(to_error("making", home.dir().to_path_buf()))?;
+    home.create().map_err(to_error("create", home.dir().to_path_buf()))?;
     let lock = lock_file(home)?;
     let socket = home.socket();
     // This process holds the lock, so an existing socket is unused. Other files are not rsm's to remove.
     match std::fs::symlink_metadata(&socket) {
         Ok(meta) if meta.file_type().is_socket() => {
-            std::fs::remove_file(&socket).map_err(to_error("removing the old socket", socket.clone()))?;
+            std::fs::remove_file(&socket).map_err(to_error("remove the old socket", socket.clone()))?;
         }
         Ok(_) => {
-            let error =
-                io::Error::new(io::ErrorKind::AlreadyExists, "it exists and is not a socket; move it away");
-            return Err(to_error("binding", socket)(error));
+            let error = io::Error::new(io::ErrorKind::AlreadyExists, "exists and is not a socket; remove it");
+            return Err(to_error("bind", socket)(error));
         }
         Err(_) => {}
     }
@@ -71,7 +68,7 @@ pub fn acquire(home: &Home) -> Result<KeeperLock, KeeperError> {
     let before = umask(Mode::from_bits_truncate(0o177));
     let bound = UnixListener::bind(&socket);
     umask(before);
-    let listener = bound.map_err(to_error("binding", socket.clone()))?;
+    let listener = bound.map_err(to_error("bind", socket.clone()))?;
     // The standard library sets a short backlog; a burst of commands while the daemon restarts waits here.
     let _ = nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::MAXCONN);
     Ok(KeeperLock { listener: listener.into(), lock, socket })
@@ -89,7 +86,7 @@ pub fn acquire_from_handover(home: &Home, handover: &mut HandoverIn) -> Result<K
 
 fn lock_file(home: &Home) -> Result<File, KeeperError> {
     let path = home.keeper_lock();
-    let to_error = |error| KeeperError::File { what: "locking", path: path.clone(), error };
+    let to_error = |error| KeeperError::File { what: "lock", path: path.clone(), error };
     let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = open.map_err(to_error)?;
     let until = Instant::now() + LOCK_TIMEOUT;
@@ -118,9 +115,9 @@ pub fn daemonize(home: &Home) -> Result<(), KeeperError> {
     let _ = nix::unistd::chdir("/");
     let path = home.own_log();
     let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
-    let log = log.map_err(|error| KeeperError::File { what: "opening", path, error })?;
+    let log = log.map_err(|error| KeeperError::File { what: "open", path, error })?;
     let null = File::open("/dev/null").map_err(|error| KeeperError::File {
-        what: "opening",
+        what: "open",
         path: "/dev/null".into(),
         error,
     })?;

@@ -307,7 +307,10 @@ impl<'a> Keeper<'a> {
         };
         let errno = handover.exec_keeper(&spawn::fd_path(&program), true);
         // The new daemon understands this keeper's protocol, so this keeper can continue.
-        let _ = writeln!(std::io::stderr(), "rsm keeper: going on with the former version: {errno}");
+        let _ = writeln!(
+            std::io::stderr(),
+            "rsm keeper: upgrade failed, continuing with the current version: {errno}"
+        );
     }
 
     fn channel(&self) -> Option<BorrowedFd<'_>> {

@@ -12,8 +12,8 @@ fn about(rsm: &Rsm, name: &str) -> (String, String) {
     let findings: Value =
         serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
     let found =
-        findings.as_array().unwrap().iter().find(|finding| finding["about"] == name).cloned().unwrap();
-    (found["verdict"].as_str().unwrap().to_owned(), found["text"].as_str().unwrap().to_owned())
+        findings.as_array().unwrap().iter().find(|finding| finding["subject"] == name).cloned().unwrap();
+    (found["status"].as_str().unwrap().to_owned(), found["message"].as_str().unwrap().to_owned())
 }
 
 fn failed(rsm: &Rsm, name: &str, why: &str) {
@@ -56,7 +56,7 @@ fn reports_apps_that_would_not_start() {
     assert_eq!(about(&rsm, "resting").0, "ok");
     rsm.run(&["doctor", "--boot", "systemd"]).code(1).says("would not start at boot");
     rsm.ok(&["start", "fine.sh", "--name", "newer"]);
-    assert!(about(&rsm, "the saved list").1.contains("newer"));
+    assert!(about(&rsm, "saved list").1.contains("newer"));
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn checks_machine_and_rsm() {
         assert!(ran.stdout.contains(part), "{part}: {}", ran.stdout);
     }
     rsm.ok(&["start", "sleep 1000", "--name", "app"]);
-    rsm.ok(&["doctor"]).shows("holds 0 instances");
+    rsm.ok(&["doctor"]).shows("0 instances saved");
     fs::write(rsm.home().join("conf.json"), "{").unwrap();
     rsm.run(&["doctor"]).code(1).shows("conf.json");
     fs::remove_file(rsm.home().join("conf.json")).unwrap();

@@ -9,25 +9,26 @@ use std::path::Path;
 use serde_json::Value;
 
 const HEAD: &str = "\
-# Every key of the ecosystem file
+# Key reference
 
-Generated from the schema (`rsm schema`). [The ecosystem file](ecosystem.md) explains how values are written and how keys
-work together; [from PM2](from-pm2.md) tells where rsm differs.
+This page lists all keys of an app in an ecosystem file, in alphabetical order. It is generated from the JSON Schema, which you
+can also use in an editor. [Ecosystem file](ecosystem.md) explains the value types and how the keys work together, and
+[Migrating from PM2](from-pm2.md) describes the differences from PM2.
 
 ```sh
 rsm schema > ecosystem.schema.json
 ```
 
-| Key | Value | Meaning |
+| Key | Type | Description |
 | --- | --- | --- |
 ";
 
 const UNUSED: &str = "
-## Taken, and without effect
+## Ignored keys
 
-PM2's keys that have no meaning here. A file that has them works; they are told as warnings where one could have hoped for more.
+These keys of PM2 are accepted but have no effect in rsm. rsm prints a warning where you might expect an effect.
 
-| Key | Why |
+| Key | Reason |
 | --- | --- |
 ";
 
@@ -95,7 +96,7 @@ fn page(schema: &Value) -> String {
         }
     }
     let more =
-        "| `env_NAME` | table | Variables laid over `env` when the app is started with `--env NAME`. |\n";
+        "| `env_NAME` | table | Variables merged into `env` when the app is started with `--env NAME`. |\n";
     format!("{HEAD}{used}{more}{UNUSED}{unused}")
 }
 

@@ -45,7 +45,7 @@ fn apps_survive_killing_keeper() {
     assert_eq!(rsm.pids("echo"), [app]);
     // It is supervised though it is nobody's child here.
     end(app);
-    rsm.until("another process", |rsm| rsm.pids("echo").first().copied().filter(|pid| *pid != app));
+    rsm.wait_until("another process", |rsm| rsm.pids("echo").first().copied().filter(|pid| *pid != app));
     let exit = &rsm.json(&["describe", "echo", "--json"])[0]["exits"][0]["exit"];
     assert!(exit["signal"]["number"] == 9 || exit == "unknown", "never invented: {exit}");
     rsm.ok(&["stop", "echo"]);
@@ -68,7 +68,7 @@ fn apps_survive_killing_keeper_and_daemon() {
     assert_eq!(list.len(), 3);
     assert_eq!(rsm.pids("echo"), [app]);
     until_logged(&rsm, "while nobody listened");
-    rsm.until("a new nap", |rsm| {
+    rsm.wait_until("a new nap", |rsm| {
         let pids = rsm.pids("nap");
         (pids.len() == 2 && !pids.contains(&naps[0]) && pids.contains(&naps[1])).then_some(())
     });
@@ -140,7 +140,7 @@ fn missing_state_restores_saved_list() {
     assert_eq!(rsm.pids("saved"), [saved]);
     assert!(rsm.pids("unsaved").is_empty());
     assert!(alive(unsaved), "it may be all that somebody has");
-    assert!(read(rsm.home().join("rsm.log")).contains(&format!("left alone pid={unsaved}")));
+    assert!(read(rsm.home().join("rsm.log")).contains(&format!("ignoring it pid={unsaved}")));
     end(unsaved);
 }
 
@@ -188,7 +188,7 @@ fn next_daemon_answers_pending_command() {
     rsm.ok(&["start", "./deaf.sh", "--kill-timeout", "1000"]);
     wait_until("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
     let restarting = rsm.command(&["restart", "deaf"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
-    rsm.until_status("deaf", "stopping");
+    rsm.wait_status("deaf", "stopping");
     let (daemon, keeper) = rsm.managers();
     kill(Pid::from_raw(keeper), Signal::SIGSTOP).unwrap();
     end(daemon);
@@ -206,7 +206,7 @@ fn upgrade_keeps_apps_running() {
     let pids = [rsm.pids("echo"), rsm.pids("nap")].concat();
     let other = rsm.another_version("0.9.9");
     let (daemon, keeper) = rsm.managers();
-    rsm.ok(&["upgrade", "--binary", "./rsm-other"]).says("rsm 0.9.9 took over from");
+    rsm.ok(&["upgrade", "--binary", "./rsm-other"]).says("to 0.9.9");
     let (after, same) = rsm.managers();
     assert!(after != daemon && same == keeper, "the keeper goes on in its process");
     for pid in [after, same] {
@@ -217,16 +217,16 @@ fn upgrade_keeps_apps_running() {
     say(&rsm, "after the upgrade");
     until_logged(&rsm, "after the upgrade");
     // A command of the former version says so, and its exit code stays what it was.
-    rsm.ok(&["list"]).says("the daemon is rsm 0.9.9").says("rsm upgrade");
+    rsm.ok(&["list"]).says("the daemon runs rsm 0.9.9").says("rsm upgrade");
     // It is the parent still: exit codes are known.
     end(pids[1]);
-    rsm.until("a new nap", |rsm| {
+    rsm.wait_until("a new nap", |rsm| {
         (rsm.pids("nap").len() == 3 && !rsm.pids("nap").contains(&pids[1])).then_some(())
     });
     let exits = &rsm.json(&["describe", "nap", "--json"])[0]["exits"];
     assert_eq!(exits[0]["exit"]["signal"]["number"], 9, "{exits}");
     // And back.
-    rsm.ok(&["upgrade"]).says("took over from 0.9.9");
+    rsm.ok(&["upgrade"]).says("upgraded from rsm 0.9.9");
     assert_eq!(rsm.pids("echo"), pids[..1]);
 }
 
@@ -241,12 +241,12 @@ fn upgrade_rejects_other_binary() {
     let (pids, managers) = (rsm.pids("nap"), rsm.managers());
     for (binary, says) in [
         ("./fails.sh", "out of order"),
-        ("./says.sh", "another protocol"),
-        ("./mute.sh", "no rsm that knows how"),
-        ("./plain.txt", "cannot be run"),
-        ("./missing", "cannot be opened"),
+        ("./says.sh", "another keeper protocol"),
+        ("./mute.sh", "not an rsm binary"),
+        ("./plain.txt", "cannot run it"),
+        ("./missing", "cannot open it"),
     ] {
-        rsm.run(&["upgrade", "--binary", binary]).code(1).says(says).says("present version goes on");
+        rsm.run(&["upgrade", "--binary", binary]).code(1).says(says).says("current version keeps running");
     }
     assert_eq!((rsm.pids("nap"), rsm.managers()), (pids, managers));
 }
@@ -261,8 +261,11 @@ fn failed_upgrade_rolls_back() {
     let rsm = Rsm::new().file("dies.sh", &script("exit 1")).file("hangs.sh", &script("exec sleep 1000"));
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
     let (pids, (_, keeper)) = (rsm.pids("nap"), rsm.managers());
-    rsm.run(&["upgrade", "--binary", "./dies.sh"]).code(1).says("ended before it answered").says("goes on");
-    rsm.run(&["upgrade", "--binary", "./hangs.sh"]).code(1).says("did not come to answer").says("goes on");
+    rsm.run(&["upgrade", "--binary", "./dies.sh"])
+        .code(1)
+        .says("exited before it was ready")
+        .says("rolled back");
+    rsm.run(&["upgrade", "--binary", "./hangs.sh"]).code(1).says("did not become ready").says("rolled back");
     assert_eq!((rsm.pids("nap"), rsm.managers().1), (pids, keeper));
     rsm.ok(&["restart", "nap"]);
 }
@@ -270,6 +273,6 @@ fn failed_upgrade_rolls_back() {
 #[test]
 fn upgrade_without_daemon_does_nothing() {
     let rsm = Rsm::new();
-    rsm.ok(&["upgrade"]).says("no daemon runs");
+    rsm.ok(&["upgrade"]).says("the daemon is not running");
     assert!(!rsm.home().join("rsm.sock").exists());
 }

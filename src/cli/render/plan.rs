@@ -60,7 +60,7 @@ impl Work {
             Self::Start(_) | Self::Wake(_) => ("+", "start"),
             Self::Reload(_) => ("~", "reload"),
             Self::Restart(_) => ("~", "restart"),
-            Self::Set(_) => ("~", "set"),
+            Self::Set(_) => ("~", "update"),
             Self::Scale { .. } => ("~", "scale"),
             Self::Delete(_) => ("-", "delete"),
             Self::Leave(_) => (" ", "keep"),
@@ -84,17 +84,20 @@ impl Work {
 impl Step {
     fn why(&self) -> String {
         match &self.work {
-            Work::Start(app) => format!("{}: not in the list", instances(app.instances)),
+            Work::Start(app) => match app.instances {
+                1 => "1 new instance".into(),
+                count => format!("{count} new instances"),
+            },
             Work::Wake(_) => {
                 let ids: Vec<String> = self.ids.iter().map(u32::to_string).collect();
-                format!("does not run (id {})", ids.join(", "))
+                format!("not running (id {})", ids.join(", "))
             }
             Work::Reload(_) | Work::Restart(_) | Work::Set(_) => {
                 self.changes.iter().map(change).collect::<Vec<_>>().join("; ")
             }
             Work::Scale { from, to, .. } => format!("{from} → {}", instances(*to)),
-            Work::Delete(_) => "not in the file any more".into(),
-            Work::Leave(_) => "not in the file any more; --prune deletes it".into(),
+            Work::Delete(_) => "no longer in the file".into(),
+            Work::Leave(_) => "no longer in the file; use --prune to delete".into(),
             Work::Nothing(_) => String::new(),
         }
     }
@@ -112,14 +115,14 @@ pub(in crate::cli) fn text(steps: &[Step]) -> String {
     let line = |[what, name, why]: &[String; 3]| format!("{what:first$}  {name:second$}  {why}");
     let mut text: String = rows.iter().map(|row| format!("{}\n", line(row).trim_end())).collect();
     match steps.iter().filter(|step| step.work.is_some()).count() {
-        0 => text.push_str("nothing to do\n"),
-        1 => text.push_str("1 thing to do\n"),
-        many => text.push_str(&format!("{many} things to do\n")),
+        0 => text.push_str("no changes\n"),
+        1 => text.push_str("1 change\n"),
+        many => text.push_str(&format!("{many} changes\n")),
     }
     text
 }
 
-/// The same for programs: `{ "steps": [{ "action", "app", "ids", "why", "changes" }], "to_do": 2 }`.
+/// The same for programs: `{ "steps": [{ "action", "app", "ids", "reason", "changes" }], "pending": 2 }`.
 pub(in crate::cli) fn json(steps: &[Step]) -> Value {
     let change = |change: &Change| match &change.values {
         Some((is, wanted)) => json!({ "setting": change.name, "is": is, "wanted": wanted }),
@@ -130,12 +133,12 @@ pub(in crate::cli) fn json(steps: &[Step]) -> Value {
             "action": step.work.words().1,
             "app": step.work.app(),
             "ids": step.ids,
-            "why": step.why(),
+            "reason": step.why(),
             "changes": step.changes.iter().map(change).collect::<Vec<_>>(),
         })
     };
     let to_do = steps.iter().filter(|step| step.work.is_some()).count();
-    json!({ "steps": steps.iter().map(step).collect::<Vec<_>>(), "to_do": to_do })
+    json!({ "steps": steps.iter().map(step).collect::<Vec<_>>(), "pending": to_do })
 }
 
 fn instances(count: u32) -> String {
@@ -181,12 +184,12 @@ mod tests {
     #[test]
     fn a_line_a_step() {
         let want = "\
-+ start      api  1 instance: not in the list
++ start      api  1 new instance
 ~ reload     api  kill_timeout: 1000 → 2000; env.TOKEN removed
 ~ scale      w    1 → 3 instances
-  unchanged  x\n3 things to do\n";
+  unchanged  x\n3 changes\n";
         assert_eq!(text(&three()), want);
-        assert_eq!(text(&three()[3..]), "  unchanged  x\nnothing to do\n");
+        assert_eq!(text(&three()[3..]), "  unchanged  x\nno changes\n");
     }
 
     #[test]
@@ -194,13 +197,13 @@ mod tests {
         let plan = json(&three());
         let want = json!({
             "action": "reload", "app": "api", "ids": [0, 1],
-            "why": "kill_timeout: 1000 → 2000; env.TOKEN removed",
+            "reason": "kill_timeout: 1000 → 2000; env.TOKEN removed",
             "changes": [
                 { "setting": "kill_timeout", "is": 1000, "wanted": 2000 },
                 { "setting": "env.TOKEN", "change": "removed" },
             ],
         });
-        assert_eq!((&plan["steps"][1], &plan["to_do"]), (&want, &json!(3)));
+        assert_eq!((&plan["steps"][1], &plan["pending"]), (&want, &json!(3)));
         assert_eq!(plan["steps"][3]["action"], "unchanged");
     }
 }

@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::{Cron, Millis, Reading, Size, Wrong, integer, shown, wants, wants_help};
+use super::{Cron, Millis, Reading, Size, Wrong, integer, named, unknown_key, wants};
 use crate::spec::{Rotation, WhenFull};
 
 /// What is said about log files; what is not said stays as it is.
@@ -102,7 +102,7 @@ impl Reading for LogRules {
                     rules.extend(rule(key, &value)?);
                 }
             }
-            _ => return wants("a table such as [apps.logs], or words such as \"daily, rotate 7, compress\""),
+            _ => return wants("a table, or logrotate directives such as \"daily, rotate 7, compress\""),
         }
         Ok(Self(rules))
     }
@@ -111,16 +111,21 @@ impl Reading for LogRules {
 schema!(LogRules, {
     "type": ["object", "string"],
     "properties": {
-        "max_size": { "type": ["string", "integer", "boolean"], "description": "Rotate before a file grows beyond this: `10M`; `none` for never." },
-        "interval": { "type": ["string", "boolean"], "description": "Rotate at these times: hourly, daily, weekly, monthly, yearly, a schedule, or `none`." },
-        "retain": { "type": ["string", "integer"], "description": "Rotated files kept of each file; `all` for no limit." },
-        "max_age": { "type": ["string", "integer"], "description": "Rotated files older than this are removed: `30d`." },
-        "max_total": { "type": ["string", "integer"], "description": "Rotated files of the app beyond this are removed, the oldest first: `1G`." },
+        "max_size": { "type": ["string", "integer", "boolean"], "description": "Maximum size of a log file \
+            before rotation, such as `10M`, or `none`." },
+        "interval": { "type": ["string", "boolean"], "description": "Rotation schedule: hourly, daily, \
+            weekly, monthly, yearly, a cron schedule, or `none`." },
+        "retain": { "type": ["string", "integer"], "description": "Number of rotated files to keep, or `all`." },
+        "max_age": { "type": ["string", "integer"], "description": "Maximum age of rotated files, such as \
+            `30d`." },
+        "max_total": { "type": ["string", "integer"], "description": "Maximum total size of the rotated \
+            files of an app, such as `1G`; the oldest are removed first." },
         "compress": { "type": "boolean", "description": "Compress rotated files with gzip." },
-        "delay_compress": { "type": "boolean", "description": "The newest rotated file stays as it is." },
-        "notifempty": { "type": "boolean", "description": "Leave empty files alone; so it is by default." },
-        "date_format": { "type": "string", "description": "The date in the names of rotated files." },
-        "when_full": { "enum": ["block", "drop"], "description": "While a file cannot be written: let the app wait, or drop lines and say how many." }
+        "delay_compress": { "type": "boolean", "description": "Do not compress the newest rotated file." },
+        "notifempty": { "type": "boolean", "description": "Do not rotate empty files (the default)." },
+        "date_format": { "type": "string", "description": "Date format in the names of rotated files." },
+        "when_full": { "enum": ["block", "drop"], "description": "While a log file cannot be written: block \
+            the app, or drop lines and record how many." }
     }
 });
 
@@ -144,36 +149,23 @@ fn rule(key: &str, value: &Value) -> Result<Option<Rule>, Wrong> {
         "nodelaycompress" => Rule::DelayCompress(!flag(key, value)?),
         "ifempty" => Rule::RotateEmpty(flag(key, value)?),
         "notifempty" => Rule::RotateEmpty(!flag(key, value)?),
-        "date_format" | "dateFormat" => Rule::DateFormat(named(key, String::read(value))?),
+        "date_format" | "dateFormat" => Rule::DateFormat(named(key, value, String::read)?),
         "when_full" | "whenFull" => match value.as_str() {
             Some("block") => Rule::WhenFull(WhenFull::Block),
             Some("drop") => Rule::WhenFull(WhenFull::Drop),
-            _ => return wants(format!("`{key}` to be \"block\" or \"drop\", not {}", shown(value))),
+            _ => return named(key, value, |_| wants("\"block\" or \"drop\"")),
         },
         "budget" => {
-            return wants_help(
-                "no `budget`: it is about the logs of all apps",
-                "set it with `rsm conf logs.budget 10G`; of one app: max_total",
-            );
+            return unknown_key(key, "use `rsm conf logs.budget 10G`, or `max_total` for one app");
         }
         key if NEEDLESS.contains(&key) => return Ok(None),
-        key => {
-            return wants_help(
-                format!("other keys than `{key}`, which is unknown"),
-                format!("there is {KEYS}"),
-            );
-        }
+        key => return unknown_key(key, format!("use one of {KEYS}")),
     };
     Ok(Some(rule))
 }
 
-/// A mistake of a value, with the key in it.
-fn named<T>(key: &str, result: Result<T, Wrong>) -> Result<T, Wrong> {
-    result.map_err(|wrong| Wrong { wants: format!("`{key}` to be {}", wrong.wants), help: wrong.help })
-}
-
 fn flag(key: &str, value: &Value) -> Result<bool, Wrong> {
-    named(key, bool::read(value))
+    named(key, value, bool::read)
 }
 
 /// `none` and false switch a limit off.
@@ -183,7 +175,7 @@ fn unless_none<T>(
     read: impl FnOnce(&Value) -> Result<T, Wrong>,
 ) -> Result<Option<T>, Wrong> {
     let off = matches!(value, Value::Bool(false)) || matches!(value.as_str(), Some("none" | "all"));
-    if off { Ok(None) } else { named(key, read(value)).map(Some) }
+    if off { Ok(None) } else { named(key, value, read).map(Some) }
 }
 
 fn size(value: &Value) -> Result<u64, Wrong> {
@@ -199,7 +191,7 @@ fn age(value: &Value) -> Result<u64, Wrong> {
 fn days(value: &Value) -> Result<u64, Wrong> {
     match integer(value) {
         Some(days @ 1..=36_500) => Ok(days.unsigned_abs() * 86_400_000),
-        _ => wants("a number of days; with a unit write max_age"),
+        _ => wants("a number of days; use max_age for other units"),
     }
 }
 
@@ -210,7 +202,7 @@ fn schedule(value: &Value) -> Result<String, Wrong> {
     }
     match Cron::read(value)?.0 {
         Some(schedule) => Ok(schedule),
-        None => wants("hourly, daily, weekly, monthly, yearly, a schedule, or \"none\""),
+        None => wants("hourly, daily, weekly, monthly, yearly, a cron schedule, or \"none\""),
     }
 }
 
@@ -219,7 +211,7 @@ fn count(key: &str, value: &Value) -> Result<Option<u32>, Wrong> {
     match (integer(value).map(u32::try_from), value.as_str()) {
         (Some(Ok(count)), _) => Ok(Some(count)),
         (_, Some("all" | "none")) => Ok(None),
-        _ => wants(format!("`{key}` to be a number of files, or \"all\", not {}", shown(value))),
+        _ => named(key, value, |_| wants("a number of files or \"all\"")),
     }
 }
 
@@ -271,16 +263,16 @@ mod tests {
     #[test]
     fn mistakes_name_their_key() {
         for (value, told) in [
-            (json!({ "max_size": "big" }), "`max_size` to be a size"),
-            (json!({ "rotate": -1 }), "`rotate` to be a number of files"),
-            (json!({ "interval": "sometimes" }), "`interval` to be"),
-            (json!({ "compres": true }), "`compres`"),
-            (json!({ "budget": "1G" }), "no `budget`"),
-            (json!("daily, rotated 7"), "`rotated`"),
+            (json!({ "max_size": "big" }), "`logs.max_size`: expected a size"),
+            (json!({ "rotate": -1 }), "`logs.rotate`: expected a number of files"),
+            (json!({ "interval": "sometimes" }), "`logs.interval`: expected"),
+            (json!({ "compres": true }), "unknown key `logs.compres`"),
+            (json!({ "budget": "1G" }), "unknown key `logs.budget`"),
+            (json!("daily, rotated 7"), "unknown key `logs.rotated`"),
             (json!({ "when_full": "wait" }), "\"block\" or \"drop\""),
         ] {
             let wrong = rotation(value).unwrap_err();
-            assert!(wrong.wants.contains(told), "{wrong:?}");
+            assert!(wrong.message("logs", None).contains(told), "{wrong:?}");
         }
     }
 

@@ -47,7 +47,7 @@ impl Reading for Count {
     fn read(value: &Value) -> Result<Self, Wrong> {
         match integer(value).and_then(|number| u32::try_from(number).ok()) {
             Some(number) => Ok(Self(number)),
-            None => wants("a whole number from 0 on"),
+            None => wants("a non-negative integer"),
         }
     }
 }
@@ -64,7 +64,7 @@ impl Reading for Cores {
         match percent {
             // Below one percent, the quota is shorter than the minimum of the kernel.
             Some(percent) if (1.0..=1e6).contains(&percent) => Ok(Self(percent.round() as u32)),
-            _ => wants("cores such as 1.5, or percent of one such as \"150%\""),
+            _ => wants("a number of cores such as 1.5, or a percentage such as \"150%\""),
         }
     }
 }
@@ -87,7 +87,7 @@ impl Reading for Instances {
             Some(number @ FEWEST_INSTANCES..=0) => Ok(Self::CoresBut(number.unsigned_abs() as u32)),
             Some(number @ 1..=MOST_INSTANCES) => Ok(Self::Exactly(number.unsigned_abs() as u32)),
             Some(_) => wants(format!("at most {MOST_INSTANCES} instances")),
-            None => wants("a whole number or \"max\" (negative: so many fewer than cores)"),
+            None => wants("an integer or \"max\" (negative: that many fewer than cores)"),
         }
     }
 }
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn instances_follow_the_cores() {
+    fn instance_count_depends_on_cores() {
         let on_eight = |value: Value| Instances::read(&value).unwrap().on(8);
         assert_eq!(on_eight(json!(3)), 3);
         assert_eq!(on_eight(json!("3")), 3);
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_alone_in_lists_and_as_text() {
+    fn exit_codes_accept_number_list_or_text() {
         assert_eq!(Codes::read(&json!(0)).unwrap().0, [0]);
         assert_eq!(Codes::read(&json!([0, "143"])).unwrap().0, [0, 143]);
         assert_eq!(Codes::read(&json!("1, 2")).unwrap().0, [1, 2]);

@@ -34,7 +34,7 @@ impl Reading for LogTo {
             Value::Bool(true) => Ok(Self::Default),
             Value::Bool(false) => Ok(Self::Off),
             Value::String(text) if text == "/dev/null" || text == "NULL" => Ok(Self::Nowhere),
-            Value::String(text) if text.ends_with('/') => wants("the path of a file"),
+            Value::String(text) if text.ends_with('/') => wants("a file path"),
             Value::String(_) => String::read(value).map(Self::Path).or_else(|_| wants("a path")),
             _ => wants("a path"),
         }
@@ -65,7 +65,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn logs_go_to_a_file_or_nowhere() {
+    fn log_target_is_file_or_discarded() {
         assert_eq!(LogTo::read(&json!("NULL")), Ok(LogTo::Nowhere));
         assert_eq!(LogTo::read(&json!("/dev/null")), Ok(LogTo::Nowhere));
         assert_eq!(LogTo::read(&json!("./a.log")), Ok(LogTo::Path("./a.log".into())));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::{Millis, Reading, Wrong, integer, shown, wants, wants_help};
+use super::{Millis, Part, Reading, Wrong, integer, named, unknown_key, wants, wants_help};
 use crate::spec::{Autoscale, Check, PortRules, Probe};
 
 /// What tells that it is ready; none if it is switched off.
@@ -26,8 +26,7 @@ pub(in super::super) struct Scaling(pub(in super::super) Option<Autoscale>);
 /// Shorter pauses would make the checks a load of their own.
 const SHORTEST: Duration = Duration::from_millis(10);
 
-const CHECK: &str =
-    "a table with one of http, tcp and exec, such as { http = \"http://127.0.0.1:3000/health\" }";
+const CHECK: &str = "a table with exactly one of http, tcp and exec";
 
 impl Reading for ReadyCheck {
     fn read(value: &Value) -> Result<Self, Wrong> {
@@ -66,17 +65,16 @@ fn check(table: &Map<String, Value>) -> Result<Check, Wrong> {
     let given: Vec<(&String, &Value)> =
         table.iter().filter(|(key, _)| ["http", "tcp", "exec"].contains(&key.as_str())).collect();
     let [(kind, value)] = given[..] else { return wants(CHECK) };
-    let text = || named(kind, String::read(value));
+    let text = || named(kind, value, String::read);
     match (kind.as_str(), value) {
         ("http", _) => {
             let url = text()?;
             match url.strip_prefix("http://") {
                 Some(rest) if !rest.is_empty() && !rest.starts_with('/') => Ok(Check::Http(url)),
-                _ if url.starts_with("https://") => wants_help(
-                    "`http` to be an http:// address",
-                    "for TLS use exec = \"curl -fsS https://…\"",
-                ),
-                _ => wants("`http` to be an address such as \"http://127.0.0.1:3000/health\""),
+                _ if url.starts_with("https://") => named(kind, value, |_| {
+                    wants_help("an http:// URL", "for HTTPS, use `exec` with curl -fsS https://…")
+                }),
+                _ => named(kind, value, |_| wants("a URL such as \"http://127.0.0.1:3000/health\"")),
             }
         }
         ("tcp", Value::Number(port)) => Ok(Check::Tcp(port.to_string())),
@@ -86,7 +84,7 @@ fn check(table: &Map<String, Value>) -> Result<Check, Wrong> {
     .and_then(|check| match &check {
         // With a variable in it, only the instance knows.
         Check::Tcp(address) if !address.contains('$') && !is_address(address) => {
-            wants(format!("`tcp` to be a port or host:port, not {}", shown(value)))
+            named(kind, value, |_| wants("a port or host:port"))
         }
         _ => Ok(check),
     })
@@ -101,13 +99,13 @@ fn is_address(text: &str) -> bool {
 impl Reading for Ports {
     fn read(value: &Value) -> Result<Self, Wrong> {
         let Value::Object(table) = value else {
-            return wants("a table such as { udp = true, privileged = true }");
+            return wants("a table with `udp` or `privileged`");
         };
         let mut rules = PortRules::default();
         for (key, value) in table {
             match key.as_str() {
-                "udp" => rules.udp = named(key, bool::read(value))?,
-                "privileged" => rules.privileged = named(key, bool::read(value))?,
+                "udp" => rules.udp = named(key, value, bool::read)?,
+                "privileged" => rules.privileged = named(key, value, bool::read)?,
                 _ => return unknown(key, &["udp", "privileged"], &[]),
             }
         }
@@ -121,7 +119,7 @@ impl Reading for Scaling {
         let table = match value {
             Value::Bool(false) => return Ok(Self(None)),
             Value::Object(table) => table,
-            _ => return wants("a table such as { min = 1, max = 8, cpu = 70 }"),
+            _ => return wants("a table with `max`, and optionally min, cpu, queue, up_after and down_after"),
         };
         let mut rules = Autoscale::between(1, 0);
         for (key, value) in table {
@@ -136,8 +134,13 @@ impl Reading for Scaling {
             }
         }
         match rules.max {
-            0 => wants("a `max`: how many instances at most"),
-            max if max < rules.min => wants(format!("`max` to be at least `min`, which is {}", rules.min)),
+            0 => {
+                let part = Part::MissingKey("max");
+                Err(Wrong { wants: "`max`".into(), help: String::new(), part })
+            }
+            max if max < rules.min => {
+                named("max", &max.into(), |_| wants(format!("at least `min` ({})", rules.min)))
+            }
             _ => Ok(Self(Some(rules))),
         }
     }
@@ -145,10 +148,7 @@ impl Reading for Scaling {
 
 fn unknown<T>(key: &str, some: &[&str], others: &[&str]) -> Result<T, Wrong> {
     let all: Vec<&str> = some.iter().chain(others).copied().collect();
-    wants_help(
-        format!("other keys than `{key}`, which is unknown here"),
-        format!("there is {}", all.join(", ")),
-    )
+    unknown_key(key, format!("use one of {}", all.join(", ")))
 }
 
 /// `startPeriod` → `start_period`.
@@ -158,17 +158,13 @@ fn snake(key: &str) -> String {
     key.chars().map(word).collect()
 }
 
-fn named<T>(key: &str, result: Result<T, Wrong>) -> Result<T, Wrong> {
-    result.map_err(|wrong| Wrong { wants: format!("`{key}` to be {}", wrong.wants), help: wrong.help })
-}
-
 fn time(key: &str, value: &Value) -> Result<Duration, Wrong> {
-    named(key, Millis::read(value)).map(|millis| millis.0)
+    named(key, value, Millis::read).map(|millis| millis.0)
 }
 
 fn at_least(key: &str, value: &Value) -> Result<Duration, Wrong> {
     match time(key, value)? {
-        time if time < SHORTEST => wants(format!("`{key}` to be at least 10 ms")),
+        time if time < SHORTEST => named(key, value, |_| wants("at least 10 ms")),
         time => Ok(time),
     }
 }
@@ -176,7 +172,7 @@ fn at_least(key: &str, value: &Value) -> Result<Duration, Wrong> {
 fn count(key: &str, value: &Value, least: u32) -> Result<u32, Wrong> {
     match integer(value).map(u32::try_from) {
         Some(Ok(count)) if count >= least => Ok(count),
-        _ => wants(format!("`{key}` to be a number from {least} on, not {}", shown(value))),
+        _ => named(key, value, |_| wants(format!("an integer of at least {least}"))),
     }
 }
 
@@ -184,11 +180,13 @@ schema!(ReadyCheck, {
     "type": ["object", "boolean"],
     "additionalProperties": false,
     "properties": {
-        "http": { "type": "string", "pattern": "^http://", "description": "Answered with a status from 200 to 399." },
-        "tcp": { "type": ["string", "integer"], "description": "A port, or host:port, that takes a connection." },
-        "exec": { "type": "string", "description": "A shell line that ends with 0." },
-        "interval": { "type": ["string", "integer"], "description": "Between two checks; 500 ms." },
-        "timeout": { "type": ["string", "integer"], "description": "How long one may take; 5 s." }
+        "http": { "type": "string", "pattern": "^http://", "description": "Succeeds with a status from 200 \
+            to 399." },
+        "tcp": { "type": ["string", "integer"], "description": "Succeeds if a TCP connection to a port or \
+            host:port is accepted." },
+        "exec": { "type": "string", "description": "Succeeds if the shell command exits with 0." },
+        "interval": { "type": ["string", "integer"], "description": "Interval between probes. Default: 500ms." },
+        "timeout": { "type": ["string", "integer"], "description": "Timeout of a probe. Default: 5s." }
     }
 });
 
@@ -196,13 +194,17 @@ schema!(HealthCheck, {
     "type": ["object", "boolean"],
     "additionalProperties": false,
     "properties": {
-        "http": { "type": "string", "pattern": "^http://", "description": "Answered with a status from 200 to 399." },
-        "tcp": { "type": ["string", "integer"], "description": "A port, or host:port, that takes a connection." },
-        "exec": { "type": "string", "description": "A shell line that ends with 0." },
-        "interval": { "type": ["string", "integer"], "description": "Between two checks; 10 s." },
-        "timeout": { "type": ["string", "integer"], "description": "How long one may take; 5 s." },
-        "retries": { "type": "integer", "minimum": 1, "description": "So many failures in a row, and it is replaced; 3." },
-        "start_period": { "type": ["string", "integer"], "description": "Failures so soon after the start do not count; 0." }
+        "http": { "type": "string", "pattern": "^http://", "description": "Succeeds with a status from 200 \
+            to 399." },
+        "tcp": { "type": ["string", "integer"], "description": "Succeeds if a TCP connection to a port or \
+            host:port is accepted." },
+        "exec": { "type": "string", "description": "Succeeds if the shell command exits with 0." },
+        "interval": { "type": ["string", "integer"], "description": "Interval between probes. Default: 10s." },
+        "timeout": { "type": ["string", "integer"], "description": "Timeout of a probe. Default: 5s." },
+        "retries": { "type": "integer", "minimum": 1, "description": "Consecutive failures before the \
+            instance is replaced. Default: 3." },
+        "start_period": { "type": ["string", "integer"], "description": "Time after the start during which \
+            failures are ignored. Default: 0." }
     }
 });
 
@@ -210,8 +212,9 @@ schema!(Ports, {
     "type": "object",
     "additionalProperties": false,
     "properties": {
-        "udp": { "type": "boolean", "description": "Share UDP ports, too." },
-        "privileged": { "type": "boolean", "description": "Let it bind ports below 1024 although its user may not." }
+        "udp": { "type": "boolean", "description": "Share UDP ports as well." },
+        "privileged": { "type": "boolean", "description": "Allow an unprivileged user to bind ports below \
+            1024." }
     }
 });
 
@@ -219,12 +222,16 @@ schema!(Scaling, {
     "type": ["object", "boolean"],
     "additionalProperties": false,
     "properties": {
-        "min": { "type": "integer", "minimum": 1, "description": "Never fewer instances; 1." },
-        "max": { "type": "integer", "minimum": 1, "description": "Never more." },
-        "cpu": { "type": "integer", "minimum": 1, "description": "Add one above this mean CPU of the instances, percent of a core; 70." },
-        "queue": { "type": "integer", "minimum": 1, "description": "Add one above so many waiting connections for each; 16." },
-        "up_after": { "type": ["string", "integer"], "description": "How long the load must last; 10 s." },
-        "down_after": { "type": ["string", "integer"], "description": "How long it must have gone before one goes; 60 s." }
+        "min": { "type": "integer", "minimum": 1, "description": "Minimum number of instances. Default: 1." },
+        "max": { "type": "integer", "minimum": 1, "description": "Maximum number of instances." },
+        "cpu": { "type": "integer", "minimum": 1, "description": "Scale up above this average CPU usage per \
+            instance, in percent of a core. Default: 70." },
+        "queue": { "type": "integer", "minimum": 1, "description": "Scale up above this number of queued \
+            connections per instance. Default: 16." },
+        "up_after": { "type": ["string", "integer"], "description": "Time above a threshold before scaling \
+            up. Default: 10s." },
+        "down_after": { "type": ["string", "integer"], "description": "Time below the thresholds before \
+            scaling down. Default: 60s." }
     }
 });
 
@@ -253,16 +260,19 @@ mod tests {
             (json!({}), "one of http, tcp and exec"),
             (json!("http://x"), "one of http, tcp and exec"),
             (json!({ "http": "http://a/", "tcp": 1 }), "one of http, tcp and exec"),
-            (json!({ "http": "https://a/" }), "an http:// address"),
-            (json!({ "http": "127.0.0.1:3000" }), "an address such as"),
+            (json!({ "http": "https://a/" }), "an http:// URL"),
+            (json!({ "http": "127.0.0.1:3000" }), "a URL such as"),
             (json!({ "tcp": "host" }), "a port or host:port"),
             (json!({ "tcp": 70000 }), "a port or host:port"),
-            (json!({ "exec": "true", "intervall": 1 }), "`intervall`"),
-            (json!({ "exec": "true", "interval": 0 }), "`interval` to be at least"),
-            (json!({ "exec": "true", "retries": 0 }), "`retries` to be a number from 1 on"),
+            (json!({ "exec": "true", "intervall": 1 }), "unknown key `health.intervall`"),
+            (json!({ "exec": "true", "interval": 0 }), "`health.interval`: expected at least"),
+            (
+                json!({ "exec": "true", "retries": 0 }),
+                "`health.retries`: expected an integer of at least 1, found 0",
+            ),
         ] {
             let wrong = HealthCheck::read(&value).unwrap_err();
-            assert!(wrong.wants.contains(told), "{value}: {wrong:?}");
+            assert!(wrong.message("health", None).contains(told), "{value}: {wrong:?}");
         }
         assert!(ReadyCheck::read(&json!({ "exec": "true", "retries": 3 })).is_err(), "only for health");
     }
@@ -271,11 +281,18 @@ mod tests {
     fn ports_and_scaling() {
         let ports = Ports::read(&json!({ "udp": true })).unwrap().0;
         assert!(ports.udp && !ports.privileged);
-        assert!(Ports::read(&json!({ "tcp": true })).unwrap_err().wants.contains("`tcp`"));
+        assert!(
+            Ports::read(&json!({ "tcp": true })).unwrap_err().message("ports", None).contains("`ports.tcp`")
+        );
         let scaling =
             Scaling::read(&json!({ "min": 2, "max": 4, "cpu": 50, "up_after": "2s" })).unwrap().0.unwrap();
         assert_eq!((scaling.min, scaling.max, scaling.cpu, scaling.up_after.as_secs()), (2, 4, 50, 2));
-        assert!(Scaling::read(&json!({ "min": 2 })).unwrap_err().wants.contains("`max`"));
+        assert!(
+            Scaling::read(&json!({ "min": 2 }))
+                .unwrap_err()
+                .message("autoscale", None)
+                .contains("`autoscale.max`")
+        );
         assert!(Scaling::read(&json!({ "min": 3, "max": 2 })).unwrap_err().wants.contains("at least `min`"));
     }
 }

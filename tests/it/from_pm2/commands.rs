@@ -15,7 +15,7 @@ fn pm2_only_commands_suggest_replacement() {
     for word in
         ["update", "deploy", "install", "link", "pull", "slist", "logrotate", "profile:cpu", "multiset"]
     {
-        let ran = rsm.run(&[word, "x"]).code(2).says(&format!("rsm has no command '{word}'")).says("help:");
+        let ran = rsm.run(&[word, "x"]).code(2).says(&format!("unrecognized command '{word}'")).says("help:");
         assert_eq!(ran.stdout, "");
     }
 }
@@ -93,7 +93,7 @@ fn prettylist_prints_indented_json() {
 #[test]
 fn report_contains_no_secrets() {
     let rsm = Rsm::new();
-    rsm.ok(&["report"]).shows("no daemon runs");
+    rsm.ok(&["report"]).shows("the daemon is not running");
     rsm.write("e.toml", "[[apps]]\nname = 'api'\nscript = 'sleep 1000'\nenv = { TOKEN = 'hunter2' }\n");
     rsm.ok(&["start", "e.toml"]);
     let report = rsm.ok(&["report"]).shows("version").shows("api").shows("rsm.log").stdout;
@@ -107,8 +107,8 @@ fn report_contains_no_secrets() {
 fn obsolete_flags_are_accepted() {
     let rsm = Rsm::new().file("app.sh", SLEEPER);
     rsm.ok(&["start", "app.sh", "--no-vizion", "--no-pmx", "--no-automation", "--v8", "--parallel", "4"])
-        .says("warning: --v8 has no effect here");
-    rsm.ok(&["restart", "app", "--no-vizion", "--trace"]).says("--trace has no effect");
+        .says("warning: --v8 is ignored");
+    rsm.ok(&["restart", "app", "--no-vizion", "--trace"]).says("--trace is ignored");
     rsm.ok(&["startOrRestart", "app.sh", "-f", "-w"]).says("files are never rewritten");
     assert_eq!(rsm.pids("app").len(), 2);
 }
@@ -119,7 +119,7 @@ fn no_daemon_ends_apps_with_command() {
     let mut command = rsm.command(&["start", "app.sh", "--no-daemon"]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_until("the app runs", || rsm.home().join("rsm.sock").exists().then_some(()));
-    rsm.until_status("app", "online");
+    rsm.wait_status("app", "online");
     let pids = rsm.pids("app");
     let (daemon, keeper) = rsm.managers();
     // The command listens for the signal before it follows the logs; it is sent until it has heard.

@@ -53,18 +53,18 @@ script = 'sleep 1000'
 #[test]
 fn plan_shows_every_difference_without_secrets() {
     let rsm = Rsm::new().file("e.toml", FILE);
-    rsm.ok(&["plan", "e.toml"]).shows("+ start  same   1 instance: not in the list").shows("4 things to do");
+    rsm.ok(&["plan", "e.toml"]).shows("+ start  same   1 new instance").shows("4 changes");
     assert!(!rsm.home().exists(), "a plan starts nothing");
     rsm.ok(&["start", "e.toml"]);
-    rsm.ok(&["plan", "e.toml"]).shows("nothing to do");
+    rsm.ok(&["plan", "e.toml"]).shows("no changes");
     rsm.write("e.toml", CHANGED);
     let plan = rsm.ok(&["plan", "e.toml", "--prune"]).stdout;
     let want = "  unchanged  same
 ~ scale      more   2 → 3 instances
 ~ restart    other  kill_timeout: 10000 → 2000; env.GONE removed; env.TOKEN changed
-+ start      new    1 instance: not in the list
-- delete     gone   not in the file any more
-4 things to do
++ start      new    1 new instance
+- delete     gone   no longer in the file
+4 changes
 ";
     assert_eq!(plan, want);
 }
@@ -78,7 +78,7 @@ fn apply_changes_only_differences() {
     let before = ["same", "more", "gone", "not-of-the-file"].map(pid);
     let other = pid("other");
     rsm.write("e.toml", CHANGED);
-    rsm.ok(&["apply", "e.toml"]).says("--prune deletes it");
+    rsm.ok(&["apply", "e.toml"]).says("use --prune to delete");
     assert_eq!(["same", "more", "gone", "not-of-the-file"].map(pid), before, "untouched");
     assert_eq!((rsm.pids("more").len(), rsm.pids("new").len()), (3, 1));
     assert!(!alive(other) && environ(pid("other"))["TOKEN"] == "hunter3");
@@ -86,9 +86,9 @@ fn apply_changes_only_differences() {
     assert!(rsm.pids("gone").is_empty() && !alive(before[2]));
     assert_eq!(["same", "more"].map(pid), before[..2]);
     rsm.ok(&["stop", "same"]);
-    rsm.ok(&["apply", "e.toml"]).says("does not run");
-    rsm.until_status("same", "online");
-    rsm.ok(&["apply", "e.toml"]).says("nothing to do");
+    rsm.ok(&["apply", "e.toml"]).says("not running");
+    rsm.wait_status("same", "online");
+    rsm.ok(&["apply", "e.toml"]).says("no changes");
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn apply_rejects_invalid_file() {
     let rsm = Rsm::new().file("e.toml", FILE);
     rsm.ok(&["apply", "e.toml"]);
     rsm.write("e.toml", "[[apps]]\nname = 'x'\n");
-    rsm.run(&["apply", "e.toml", "--prune"]).code(1).says("has no script");
+    rsm.run(&["apply", "e.toml", "--prune"]).code(1).says("missing `script`");
     assert_eq!(rsm.list().len(), 5);
 }
 
@@ -112,17 +112,17 @@ fn drift_is_marked_until_applied() {
     let drift = |rsm: &Rsm| rsm.list()[0]["drift"].as_str().unwrap_or_default().to_owned();
     assert_eq!(drift(&rsm), "");
     rsm.write("ecosystem.toml", &file(10));
-    assert!(drift(&rsm).ends_with("ecosystem.toml has changed since"), "{}", drift(&rsm));
+    assert!(drift(&rsm).ends_with("ecosystem.toml was modified"), "{}", drift(&rsm));
     rsm.ok(&["list"]).shows("nap *").shows("* nap: ");
     rsm.ok(&["apply", "ecosystem.toml"]);
     assert_eq!(drift(&rsm), "");
     rsm.ok(&["scale", "nap", "2"]);
-    assert!(drift(&rsm).starts_with("it has 2 instances, and 1 in "), "{}", drift(&rsm));
+    assert!(drift(&rsm).starts_with("2 instances running, 1 in "), "{}", drift(&rsm));
     rsm.ok(&["scale", "nap", "1"]);
     assert_eq!(drift(&rsm), "", "taken back");
     rsm.ok(&["restart", "nap", "--kill-timeout", "7s", "--update-env"]);
     assert!(drift(&rsm).starts_with("a command has changed it"), "{}", drift(&rsm));
-    rsm.ok(&["list"]).shows("nap *").shows("To see how: rsm plan ");
+    rsm.ok(&["list"]).shows("nap *").shows("See `rsm plan ");
     rsm.ok(&["apply", "ecosystem.toml"]).says("kill_timeout: 7000 → 10000");
     assert_eq!(drift(&rsm), "");
     // The same by another client.
@@ -132,8 +132,11 @@ fn drift_is_marked_until_applied() {
         format!("POST /v1/instances/restart HTTP/1.1\r\nHost: rsm\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{patch}")
             .as_bytes(),
     );
-    assert!(changed.contains("200 OK") && drift(&rsm).starts_with("a command has changed it"), "{changed}");
-    assert!(rsm.ok(&["describe", "nap"]).stdout.contains("a command has changed it"));
+    assert!(
+        changed.contains("200 OK") && drift(&rsm).starts_with("settings were changed by a command"),
+        "{changed}"
+    );
+    assert!(rsm.ok(&["describe", "nap"]).stdout.contains("settings were changed by a command"));
     rsm.ok(&["apply", "ecosystem.toml"]);
     let pid = rsm.pids("nap");
     // Written again and the same: no difference. One in nothing that matters is one until it was looked at.
@@ -141,14 +144,14 @@ fn drift_is_marked_until_applied() {
     assert_eq!(drift(&rsm), "");
     rsm.write("ecosystem.toml", &format!("# a word\n{}", file(10)));
     assert!(!drift(&rsm).is_empty());
-    rsm.ok(&["apply", "ecosystem.toml"]).says("nothing to do");
+    rsm.ok(&["apply", "ecosystem.toml"]).says("no changes");
     assert_eq!((drift(&rsm), rsm.pids("nap")), (String::new(), pid), "and not touched");
     rsm.ok(&["save"]);
     rsm.ok(&["kill"]);
     rsm.ok(&["resurrect"]);
     assert_eq!(drift(&rsm), "", "known from one daemon to the next");
     fs::remove_file(rsm.dir().join("ecosystem.toml")).unwrap();
-    assert!(drift(&rsm).ends_with("is gone"));
+    assert!(drift(&rsm).ends_with("was deleted"));
 }
 
 #[test]
@@ -174,8 +177,8 @@ fn apply_reloads_shared_ports_and_keeps_stopped() {
         let step = &plan["steps"][at];
         format!("{} {} {}", step["action"], step["app"], step["changes"][0]["setting"]).replace('"', "")
     };
-    assert_eq!((told(0), told(1)), ("reload web env.WORD".into(), "set job args".into()));
-    assert_eq!(plan["to_do"], 2);
+    assert_eq!((told(0), told(1)), ("reload web env.WORD".into(), "update job args".into()));
+    assert_eq!(plan["pending"], 2);
     rsm.ok(&["apply", "e.toml"]).says("~ reload  web  env.WORD changed");
     load.finish().assert_clean();
     let after = rsm.pids("web");
@@ -183,11 +186,11 @@ fn apply_reloads_shared_ports_and_keeps_stopped() {
         after.len() == 2 && after.iter().all(|pid| !before.contains(pid) && environ(*pid)["WORD"] == "2")
     );
     assert!(rsm.pids("job").is_empty(), "not started only to be told its arguments");
-    rsm.ok(&["plan", "e.toml"]).shows("nothing to do");
+    rsm.ok(&["plan", "e.toml"]).shows("no changes");
     rsm.ok(&["start", "job"]);
     assert_eq!(cmdline(rsm.pids("job")[0])[1], "1002");
     rsm.write("app.js", "process.exit(3)");
     rsm.write("e.toml", &file("3"));
-    rsm.run(&["apply", "e.toml"]).code(1).says("the new process has ended");
+    rsm.run(&["apply", "e.toml"]).code(1).says("the replacement exited");
     assert_eq!(rsm.pids("web"), after, "a version that fails leaves the old one in place");
 }

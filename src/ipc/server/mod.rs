@@ -24,13 +24,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use self::body::Room;
-use self::stream::Lines;
-use super::message::{ApiError, ErrorCode, Request};
-use super::route;
+use self::line_body::LineBody;
+use super::request::{ApiError, ErrorBody, ErrorCode};
+use super::routes::{Request, allowed_methods};
+use super::{IDEMPOTENCY_HEADER, MAX_KEY, VERSION_HEADER};
 use crate::version::version;
 
 mod body;
-mod stream;
+mod line_body;
 #[cfg(test)]
 mod tests;
 
@@ -115,12 +116,16 @@ pub async fn serve<S: Service>(
             stream = accept(&listener) => stream,
         };
         if !allowed.allows(&stream) {
-            let error = ApiError::new(ErrorCode::Forbidden, "this daemon belongs to another user");
-            turn_away(&mut refused, stream, error.hint("Run as that user, or as root."));
+            let error = ApiError::new(
+                ErrorCode::Forbidden,
+                "permission denied: the daemon belongs to \
+                another user",
+            );
+            turn_away(&mut refused, stream, error.hint("switch to that user or root"));
         } else if clients.len() >= MOST_CLIENTS {
-            let text = format!("{MOST_CLIENTS} clients are connected already");
+            let text = format!("too many connections ({MOST_CLIENTS})");
             let error = ApiError::new(ErrorCode::Unavailable, text);
-            turn_away(&mut refused, stream, error.hint("Close some, or try again later."));
+            turn_away(&mut refused, stream, error.hint("try again later"));
         } else {
             clients.spawn_local(converse(stream, shared.clone()));
         }
@@ -137,7 +142,7 @@ async fn accept(listener: &UnixListener) -> UnixStream {
         match listener.accept().await {
             Ok((stream, _)) => return stream,
             Err(error) => {
-                tracing::warn!("accepting a client: {error}");
+                tracing::warn!("cannot accept a connection: {error}");
                 // An accept that fails for want of descriptors would fail at once again.
                 tokio::time::sleep(BREATH).await;
             }
@@ -148,7 +153,7 @@ async fn accept(listener: &UnixListener) -> UnixStream {
 /// A connection's task only ends otherwise by a bug of ours, which shall not take the rest along.
 fn note(ended: Result<(), JoinError>) {
     if let Err(error) = ended {
-        tracing::error!("serving a client: {error}");
+        tracing::error!("connection handler failed: {error}");
     }
 }
 
@@ -200,7 +205,7 @@ async fn respond<S: Service>(shared: &Shared<S>, request: hyper::Request<Incomin
         Err(error) => return hang_up_after(refusal(&error, "")),
     };
     let query = head.uri.query().unwrap_or_default();
-    let answer = match route::from_http(&head.method, path, query, &body) {
+    let answer = match Request::decode(&head.method, path, query, &body) {
         Ok(request) => match key(&head.headers) {
             Ok(key) => finish(shared.service.clone(), request, key).await,
             Err(error) => Err(error),
@@ -212,7 +217,7 @@ async fn respond<S: Service>(shared: &Shared<S>, request: hyper::Request<Incomin
             response(StatusCode::OK, "application/json", Full::new(bytes.into()).boxed_unsync())
         }
         Ok(Answer::Stream(lines)) => {
-            let lines = Lines::new(lines, shared.closed.clone());
+            let lines = LineBody::new(lines, shared.closed.clone());
             response(StatusCode::OK, "application/x-ndjson", lines.boxed_unsync())
         }
         Err(error) => refusal(&error, path),
@@ -221,12 +226,15 @@ async fn respond<S: Service>(shared: &Shared<S>, request: hyper::Request<Incomin
 
 /// The client's word for its request.
 fn key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
-    let Some(value) = headers.get(route::KEY) else { return Ok(None) };
+    let Some(value) = headers.get(IDEMPOTENCY_HEADER) else { return Ok(None) };
     match value.to_str() {
-        Ok(key) if (1..=route::LONGEST_KEY).contains(&key.len()) => Ok(Some(key.to_owned())),
+        Ok(key) if (1..=MAX_KEY).contains(&key.len()) => Ok(Some(key.to_owned())),
         _ => {
-            let text = format!("{} takes 1 to {} visible characters", route::KEY, route::LONGEST_KEY);
-            Err(ApiError::new(ErrorCode::Invalid, text).hint("A random number for each request will do."))
+            let text = format!(
+                "invalid {} header: expected 1 to {} printable characters",
+                IDEMPOTENCY_HEADER, MAX_KEY
+            );
+            Err(ApiError::new(ErrorCode::Invalid, text).hint("use a random value per request"))
         }
     }
 }
@@ -236,18 +244,17 @@ fn key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
 async fn finish<S: Service>(service: S, request: Request, key: Option<String>) -> Result<Answer, ApiError> {
     let task = tokio::task::spawn_local(async move { service.answer(request, key).await });
     task.await.unwrap_or_else(|error| {
-        tracing::error!("answering a request: {error}");
-        Err(ApiError::new(ErrorCode::Internal, "the daemon failed to answer")
-            .hint("This is a bug in rsm; its log says more."))
+        tracing::error!("request handler failed: {error}");
+        Err(ApiError::new(ErrorCode::Internal, "internal error").hint("this is a bug in rsm; see rsm.log"))
     })
 }
 
 fn refusal(error: &ApiError, path: &str) -> Response<Body> {
     let status = StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let bytes = serde_json::to_vec(&route::Refusal { error: error.clone() }).unwrap_or_default();
+    let bytes = serde_json::to_vec(&ErrorBody { error: error.clone() }).unwrap_or_default();
     let mut response = response(status, "application/json", Full::new(bytes.into()).boxed_unsync());
     if error.code == ErrorCode::MethodNotAllowed
-        && let Ok(methods) = HeaderValue::from_str(&route::allowed(path))
+        && let Ok(methods) = HeaderValue::from_str(&allowed_methods(path))
     {
         response.headers_mut().insert(ALLOW, methods);
     }
@@ -258,7 +265,7 @@ fn response(status: StatusCode, kind: &'static str, body: Body) -> Response<Body
     let mut response = Response::new(body);
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    response.headers_mut().insert(route::VERSION, HeaderValue::from_static(version()));
+    response.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(version()));
     response
 }
 
