@@ -12,7 +12,7 @@ use crate::error::Error;
 
 use super::output;
 use super::session::Session;
-use super::settings::{Ground, mistakes, warn};
+use super::app_flags::{Ground, mistakes, warn};
 
 /// What `init` writes.
 const FIRST: &str = "ecosystem.toml";

@@ -8,7 +8,7 @@ use crate::ipc::message::{Info, InstanceDetail, InstanceView, Request};
 use crate::version::version;
 
 use super::order::{Order, order};
-use super::preferences::preference;
+use super::conf;
 use super::render::attention::Around;
 use super::render::style::Style;
 use super::render::{list, mini};
@@ -75,7 +75,7 @@ fn wanted(session: &Session) -> Result<Order, Error> {
     match session.sort {
         Some(order) => Ok(order),
         None => {
-            Ok(preference(&session.home, "list.sort")?.and_then(|text| order(&text).ok()).unwrap_or_default())
+            Ok(order(&conf::load(&session.home)?.list_sort()).unwrap_or_default())
         }
     }
 }

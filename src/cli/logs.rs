@@ -19,7 +19,7 @@ use crate::logs::stamp::Stamp;
 
 use super::completion;
 use super::hangup::hangup;
-use super::preferences::preference;
+use super::conf;
 use super::render::lines::{Prefix, highlighted, json_line, pairs};
 use super::render::style::Style;
 use super::session::Session;
@@ -108,7 +108,7 @@ fn query(logs: &Logs, session: &Session) -> Result<LogQuery, Error> {
         (Some(lines), _) => lines,
         (None, Some(_)) => usize::MAX,
         (None, None) => {
-            preference(&session.home, "logs.lines")?.and_then(|text| text.parse().ok()).unwrap_or(LINES)
+            conf::load(&session.home)?.log_lines()
         }
     };
     Ok(LogQuery {

@@ -17,7 +17,7 @@ use crate::spec::{AppSpec, Vars};
 use super::act::perform;
 use super::render::plan::{self, Step, Work};
 use super::session::Session;
-use super::settings::{Ground, mistakes, warn};
+use super::app_flags::{Ground, mistakes, warn};
 use super::{environment, output};
 
 // Arguments of `plan` and `apply`.

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::act::Change;
 use super::environment;
 use super::session::Session;
-use super::settings::{Ground, Settings, load, mistakes, warn};
+use super::app_flags::{Ground, AppFlags, load, mistakes, warn};
 use super::{daemon, runtime::voice::Voice};
 use crate::config;
 use crate::error::Error;
@@ -43,7 +43,7 @@ pub(super) struct Runtime {
     #[arg(long)]
     no_auto_exit: bool,
     #[command(flatten)]
-    settings: Settings,
+    settings: AppFlags,
     #[command(flatten)]
     change: Change,
     #[command(flatten)]
@@ -162,7 +162,7 @@ fn signals() -> Result<Vec<Heard>, Error> {
 impl Runtime {
     /// The apps of the file, or the one of the command line.
     fn apps(&self, session: &Session) -> Result<Vec<AppSpec>, Error> {
-        self.change.tell_unused(session);
+        self.change.ignored.warn(session);
         let _ = &self.foreign;
         let target = match &self.targets[..] {
             // `pm2-runtime start FILE`
@@ -187,7 +187,7 @@ impl Runtime {
             return Err(Error::EnvNeedsFile);
         }
         let line = self.settings.command_line(target, &self.args);
-        let loaded = config::from_command(&line, &ground.cwd, &ground.options).map_err(mistakes)?;
+        let loaded = config::load_command_line(&line, &ground.cwd, &ground.options).map_err(mistakes)?;
         warn(session, &loaded.warnings);
         Ok(loaded.apps)
     }

@@ -12,7 +12,7 @@ use crate::ipc::message::{InstanceView, Request, Selectors};
 
 use super::completion;
 use super::session::Session;
-use super::settings::{Ground, mistakes};
+use super::app_flags::{Ground, mistakes};
 
 // The arguments of commands that act on what is in the list.
 #[derive(Args, Clone, Debug)]

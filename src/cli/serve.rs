@@ -13,7 +13,7 @@ use crate::spec::{AppSpec, Launcher};
 use super::act::perform;
 use super::environment;
 use super::session::Session;
-use super::settings::mistakes;
+use super::app_flags::mistakes;
 
 /// Where it listens unless told otherwise.
 const PORT: u16 = 8080;

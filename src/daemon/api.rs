@@ -19,7 +19,7 @@ use super::ports::Record;
 use super::reload::Reloads;
 use super::saver::Saver;
 use super::{clock, dump, info, jlist, log_stream, reload, speak, steps, upgrade, views};
-use crate::conf::Conf;
+use crate::settings::RsmSettings;
 use crate::instance::Instance;
 use crate::instance::life::RunId;
 use crate::ipc::message::{
@@ -298,9 +298,9 @@ impl Service for Api {
             Request::ClearDump => json(&dump::clear(saver, home).await?),
             Request::Flush(select) => self.flush(select).await,
             Request::ReopenLogs => {
-                match Conf::load(&home.conf()) {
-                    Ok(conf) => logs.set_budget(conf.log_budget),
-                    Err(error) => tracing::warn!("{}: {error}", home.conf().display()),
+                match RsmSettings::load(home) {
+                    Ok(settings) => logs.set_budget(settings.log_budget()),
+                    Err(error) => tracing::warn!("{error}"),
                 }
                 done(logs.reopen().await, "opening")?;
                 json(&serde_json::json!({}))

@@ -63,8 +63,8 @@ use self::ports::Ports;
 use self::reload::Reloads;
 use self::saver::Saver;
 use self::supervisor::{Input, Supervisor};
+use crate::settings::RsmSettings;
 use crate::cluster::{self, ClusterThread};
-use crate::conf::Conf;
 use crate::exit::{Exit, StartFailure, StartStep};
 use crate::instance::event::Event;
 use crate::instance::life::RunId;
@@ -105,12 +105,12 @@ pub fn main(home: &Home) -> io::Result<()> {
     let _ = nix::sys::prctl::set_name(c"rsm-daemon");
     oom::prefer_others();
     let nofile = spawn::raise_open_files(); // what cannot be raised has to do
-    let conf = conf_and_log(home)?;
+    let settings = load_settings_and_log(home)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = tokio::task::LocalSet::new().block_on(&runtime, async {
         let (link, mut kept) = KeeperLink::attach(keeper).await?;
         let listener = tokio::net::UnixListener::from_std(listener.try_clone()?)?;
-        let log_thread = log_thread(home, &conf, &link, &mut kept)?;
+        let log_thread = log_thread(home, &settings, &link, &mut kept)?;
         let ending = run(home, listener, link.clone(), kept, &log_thread).await?;
         Ok((ending, link, log_thread))
     });
@@ -130,21 +130,21 @@ pub fn main(home: &Home) -> io::Result<()> {
     .inspect_err(|error| tracing::error!("the daemon ends: {error}"))
 }
 
-/// What is set by `rsm conf`; begins rsm's own log accordingly.
-fn conf_and_log(home: &Home) -> io::Result<Conf> {
-    let loaded = Conf::load(&home.conf());
+/// Loads the settings and opens rsm's own log at the level that they say.
+fn load_settings_and_log(home: &Home) -> io::Result<RsmSettings> {
+    let loaded = RsmSettings::load(home);
     let problem = loaded.as_ref().err().map(ToString::to_string);
-    let conf = loaded.unwrap_or_default();
-    own::init(home, conf.log_level)?;
+    let settings = loaded.unwrap_or_default();
+    own::init(home, settings.log_level())?;
     if let Some(problem) = problem {
-        tracing::error!("{}: {problem}; the defaults hold", home.conf().display());
+        tracing::error!("{problem}; using the defaults");
     }
-    Ok(conf)
+    Ok(settings)
 }
 
 /// The log threads, with the journals that a former daemon had or new ones in the keeper's hands.
-fn log_thread(home: &Home, conf: &Conf, link: &KeeperLink, kept: &mut Kept) -> io::Result<LogThread> {
-    let place = Place { logs: home.logs(), indexes: home.log_indexes(), budget: conf.log_budget };
+fn log_thread(home: &Home, settings: &RsmSettings, link: &KeeperLink, kept: &mut Kept) -> io::Result<LogThread> {
+    let place = Place { logs: home.logs(), indexes: home.log_indexes(), budget: settings.log_budget() };
     let link = link.clone();
     let keep = move |name, fd| link.send(Order::Store { name }, vec![fd]);
     LogThread::start(place, &mut kept.stored, Box::new(keep))

@@ -9,8 +9,8 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
 use super::{Finding, Verdict};
+use crate::settings::RsmSettings;
 use crate::cli::session::Session;
-use crate::conf::Conf;
 use crate::daemon::dump;
 use crate::ipc::client::{Client, ClientError};
 use crate::ipc::message::{InstanceView, Pong, Request, Status};
@@ -78,14 +78,14 @@ fn space(session: &Session) -> Finding {
 }
 
 fn settings(session: &Session) -> Finding {
-    match Conf::load(&session.home.conf()) {
-        Ok(conf) if conf.autosave => ok("settings", "the list is saved after each change"),
+    match RsmSettings::load(&session.home) {
+        Ok(settings) if settings.autosave() => ok("settings", "the list is saved after each change"),
         Ok(_) => ok(
             "settings",
             "the list is saved by `rsm save` only; `rsm conf autosave true` does it after each change",
         ),
         Err(error) => {
-            failed("settings", format!("{}: {error}. Correct or remove it", session.home.conf().display()))
+            failed("settings", format!("{error}. Fix or remove the file"))
         }
     }
 }

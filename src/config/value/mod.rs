@@ -43,7 +43,7 @@ pub(super) use number::{Codes, Cores, Count, Instances, Port};
 pub(super) use places::{LogTo, Watch};
 pub(super) use probe::{HealthCheck, Ports, ReadyCheck, Scaling};
 pub(super) use size::Size;
-pub(super) use words::{Words, split};
+pub(super) use words::Words;
 
 /// A kind of value.
 pub(super) trait Reading: Sized + JsonSchema {

@@ -40,7 +40,7 @@ fn word(item: &Value) -> Result<String, Wrong> {
 
 /// Splits at blanks. Quotes group and vanish, wherever they stand; nothing else is special, so
 /// that patterns, colours (`#fff`) and backslashes arrive as written. `None`: an open quote.
-pub(in super::super) fn split(text: &str) -> Option<Vec<String>> {
+fn split(text: &str) -> Option<Vec<String>> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     for c in text.chars() {
         match quote {
