@@ -1,16 +1,17 @@
-//! Being started with the machine: what each init system has to be told, and what a process that an
-//! init system started must know of its surroundings.
+//! Start at boot: service definitions for init systems, and what a process started by one needs.
 //!
-//! [`plan`] says which files and commands it takes; it is pure but for looking around once
-//! ([`system::System::detect`]). `rsm startup` carries the plan out.
+//! [`plan`] describes the files and commands of an installation; it is pure except for the detection of the
+//! init system ([`InitSystem::detect`]). `rsm startup` executes the plan.
 
-pub mod leftover;
-pub mod login;
-pub mod notify;
+pub mod cgroup_cleanup;
+pub mod init_system;
+pub mod login_path;
 pub mod plan;
 mod scripts;
-pub mod system;
+pub mod sd_notify;
+pub mod service;
 mod systemd;
 
-pub use self::plan::{Plan, Service};
-pub use self::system::System;
+pub use self::init_system::InitSystem;
+pub use self::plan::InstallPlan;
+pub use self::service::{InitCommand, Service, UnitFile};

@@ -1,82 +1,37 @@
-//! What it takes to be started with the machine: files to write and commands to run.
+//! What the installation of a service consists of: files to write and commands to run.
 
 use std::path::{Path, PathBuf};
 
-use super::system::System;
+use super::init_system::InitSystem;
+use super::service::{InitCommand, Service, UnitFile};
 use super::{scripts, systemd};
 
-/// What is to be started with the machine.
+/// The installation and the removal of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Service {
-    /// The name it has with the init system, without an ending.
-    pub name: String,
-    /// The rsm to run. Absolute.
-    pub program: PathBuf,
-    /// Whose apps they are; none for a unit of the user's own.
-    pub user: Option<String>,
-    /// That user's home directory.
-    pub user_dir: PathBuf,
-    /// The rsm home whose saved list is brought back. Absolute.
-    pub home: PathBuf,
-}
-
-/// A file of an init system.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnitFile {
-    /// Where.
-    pub path: PathBuf,
-    /// What is in it.
-    pub text: String,
-    /// A script, to be executed.
-    pub executable: bool,
-}
-
-/// A command of an init system.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
-    /// The program and its arguments.
-    pub words: Vec<String>,
-    /// It talks to the running init system, so that it can do nothing in an image.
-    pub live: bool,
-}
-
-impl Step {
-    fn new(words: &[&str], live: bool) -> Self {
-        Self { words: words.iter().map(ToString::to_string).collect(), live }
-    }
-
-    /// The command as it would be typed.
-    pub fn line(&self) -> String {
-        self.words.join(" ")
-    }
-}
-
-/// All of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// The files, the first one the unit itself.
+pub struct InstallPlan {
+    /// The files; the first one is the unit itself.
     pub files: Vec<UnitFile>,
-    /// After the files are written.
-    pub install: Vec<Step>,
-    /// Before the files are removed.
-    pub remove: Vec<Step>,
-    /// After they are.
-    pub removed: Vec<Step>,
-    /// A directory that is removed, too, when it is empty.
+    /// Commands to run after the files are written.
+    pub install: Vec<InitCommand>,
+    /// Commands to run before the files are removed.
+    pub before_removal: Vec<InitCommand>,
+    /// Commands to run after the files are removed.
+    pub after_removal: Vec<InitCommand>,
+    /// A directory to remove too if it is empty.
     pub directory: Option<PathBuf>,
-    /// What tells that this init system runs here and now.
-    pub sign: &'static str,
+    /// A path that exists while this init system is running.
+    pub running_marker: &'static str,
 }
 
-impl Plan {
-    /// The plan for a service. `config` is the directory of the user's own configuration,
-    /// `~/.config` mostly, for units of the user.
-    pub fn new(system: System, service: &Service, config: &Path) -> Self {
+impl InstallPlan {
+    /// The plan for a service. `config` is the configuration directory of the user, usually `~/.config`,
+    /// where user units are stored.
+    pub fn new(system: InitSystem, service: &Service, config: &Path) -> Self {
         match system {
-            System::Systemd => Self::systemd(service, config),
-            System::Openrc => Self::openrc(service),
-            System::Sysv => Self::sysv(service),
-            System::Runit => Self::runit(service),
+            InitSystem::Systemd => Self::systemd(service, config),
+            InitSystem::Openrc => Self::openrc(service),
+            InitSystem::Sysv => Self::sysv(service),
+            InitSystem::Runit => Self::runit(service),
         }
     }
 
@@ -86,20 +41,17 @@ impl Plan {
             Some(_) => (PathBuf::from("/etc/systemd/system"), vec!["systemctl"]),
             None => (config.join("systemd/user"), vec!["systemctl", "--user"]),
         };
-        let step = |words: &[&str], live| Step::new(&[&systemctl, words].concat(), live);
+        let online = |argv: &[&str]| InitCommand::online(&[&systemctl, argv].concat());
+        let offline = |argv: &[&str]| InitCommand::offline(&[&systemctl, argv].concat());
         let file = UnitFile { path: dir.join(&unit), text: systemd::unit(service), executable: false };
         Self {
             files: vec![file],
-            install: vec![
-                step(&["daemon-reload"], true),
-                step(&["enable", &unit], false),
-                step(&["start", &unit], true),
-            ],
-            // Not `--now`: that it is not started with the machine is no reason to stop the apps.
-            remove: vec![step(&["disable", &unit], false)],
-            removed: vec![step(&["daemon-reload"], true)],
+            install: vec![online(&["daemon-reload"]), offline(&["enable", &unit]), online(&["start", &unit])],
+            // Without `--now`: disabling the start at boot must not stop the apps.
+            before_removal: vec![offline(&["disable", &unit])],
+            after_removal: vec![online(&["daemon-reload"])],
             directory: None,
-            sign: "/run/systemd/system",
+            running_marker: "/run/systemd/system",
         }
     }
 
@@ -108,43 +60,43 @@ impl Plan {
         Self {
             files: vec![init_script(name, scripts::openrc(service))],
             install: vec![
-                Step::new(&["rc-update", "add", name, "default"], false),
-                Step::new(&["rc-service", name, "start"], true),
+                InitCommand::offline(&["rc-update", "add", name, "default"]),
+                InitCommand::online(&["rc-service", name, "start"]),
             ],
-            remove: vec![Step::new(&["rc-update", "del", name, "default"], false)],
-            removed: Vec::new(),
+            before_removal: vec![InitCommand::offline(&["rc-update", "del", name, "default"])],
+            after_removal: Vec::new(),
             directory: None,
-            sign: "/run/openrc",
+            running_marker: "/run/openrc",
         }
     }
 
     fn sysv(service: &Service) -> Self {
         let name = &*service.name;
-        // Red Hat's tool where Debian's is not.
-        let chkconfig = !Path::new("/usr/sbin/update-rc.d").exists() && Path::new("/sbin/chkconfig").exists();
-        let (add, del) = match chkconfig {
-            true => (vec!["chkconfig", "--add", name], vec!["chkconfig", "--del", name]),
-            false => (vec!["update-rc.d", name, "defaults"], vec!["update-rc.d", "-f", name, "remove"]),
-        };
-        let (del, after) = match chkconfig {
-            true => (vec![Step::new(&del, false)], Vec::new()),
-            // It wants the script to be gone.
-            false => (Vec::new(), vec![Step::new(&del, false)]),
-        };
         let script = format!("/etc/init.d/{name}");
+        // Red Hat has chkconfig, Debian has update-rc.d.
+        let has_chkconfig =
+            !Path::new("/usr/sbin/update-rc.d").exists() && Path::new("/sbin/chkconfig").exists();
+        let (add, before_removal, after_removal) = if has_chkconfig {
+            let del = InitCommand::offline(&["chkconfig", "--del", name]);
+            (InitCommand::offline(&["chkconfig", "--add", name]), vec![del], Vec::new())
+        } else {
+            // `remove` requires that the script is gone.
+            let remove = InitCommand::offline(&["update-rc.d", "-f", name, "remove"]);
+            (InitCommand::offline(&["update-rc.d", name, "defaults"]), Vec::new(), vec![remove])
+        };
         Self {
             files: vec![init_script(name, scripts::sysv(service))],
-            install: vec![Step::new(&add, false), Step::new(&[&script, "start"], true)],
-            remove: del,
-            removed: after,
+            install: vec![add, InitCommand::online(&[&script, "start"])],
+            before_removal,
+            after_removal,
             directory: None,
-            sign: "/etc/inittab",
+            running_marker: "/etc/inittab",
         }
     }
 
     fn runit(service: &Service) -> Self {
         let dir = PathBuf::from("/etc/sv").join(&service.name);
-        // Void has it in /var, Debian and Artix in /etc.
+        // Void has the directory of enabled services in /var, Debian and Artix in /etc.
         let enabled = match Path::new("/var/service").exists() {
             true => "/var/service",
             false => "/etc/service",
@@ -154,22 +106,22 @@ impl Plan {
         let file = |name: &str, text| UnitFile { path: dir.join(name), text, executable: true };
         Self {
             files: vec![file("run", scripts::runit_run(service)), file("finish", scripts::runit_finish())],
-            install: vec![Step::new(&["ln", "-sfn", &target, &link], false)],
-            // What is taken out of the supervised directory is told to end, and would end the apps: so the
-            // watcher, and nothing but it, is killed first, and not started again.
-            remove: vec![
-                Step::new(&["sh", "-c", &let_go(&link)], true),
-                Step::new(&["rm", "-f", &link], false),
+            install: vec![InitCommand::offline(&["ln", "-sfn", &target, &link])],
+            // runsvdir sends SIGTERM to a service whose link is removed, which would stop the apps. So the
+            // `rsm foreground` process alone is killed first, without a restart.
+            before_removal: vec![
+                InitCommand::online(&["sh", "-c", &detach_runsv(&link)]),
+                InitCommand::offline(&["rm", "-f", &link]),
             ],
-            removed: Vec::new(),
+            after_removal: Vec::new(),
             directory: Some(dir),
-            sign: "/run/runit",
+            running_marker: "/run/runit",
         }
     }
 }
 
-/// `sv once` would start one that does not run.
-fn let_go(link: &str) -> String {
+/// The check of `stat` is necessary: `sv once` starts a service that is not running.
+fn detach_runsv(link: &str) -> String {
     format!("! grep -qs ^run {link}/supervise/stat || {{ sv once {link} && sv kill {link}; }}")
 }
 
@@ -178,47 +130,39 @@ fn init_script(name: &str, text: String) -> UnitFile {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
+    use super::super::service::tests::service;
     use super::*;
 
-    pub(in crate::boot) fn service() -> Service {
-        Service {
-            name: "rsm-bob".into(),
-            program: "/usr/local/bin/rsm".into(),
-            user: Some("bob".into()),
-            user_dir: "/home/bob".into(),
-            home: "/home/bob/.rsm".into(),
-        }
-    }
-
-    fn lines(steps: &[Step]) -> Vec<String> {
-        steps.iter().map(Step::line).collect()
+    fn lines(commands: &[InitCommand]) -> Vec<String> {
+        commands.iter().map(InitCommand::display).collect()
     }
 
     #[test]
-    fn a_unit_of_the_system_and_one_of_the_user() {
+    fn systemd_has_system_and_user_units() {
         let config = Path::new("/home/bob/.config");
-        let plan = Plan::new(System::Systemd, &service(), config);
+        let plan = InstallPlan::new(InitSystem::Systemd, &service(), config);
         assert_eq!(plan.files[0].path, Path::new("/etc/systemd/system/rsm-bob.service"));
         assert_eq!(lines(&plan.install)[1], "systemctl enable rsm-bob.service");
         let own = Service { user: None, name: "rsm".into(), ..service() };
-        let plan = Plan::new(System::Systemd, &own, config);
+        let plan = InstallPlan::new(InitSystem::Systemd, &own, config);
         assert_eq!(plan.files[0].path, Path::new("/home/bob/.config/systemd/user/rsm.service"));
         assert_eq!(lines(&plan.install)[2], "systemctl --user start rsm.service");
-        assert_eq!(lines(&plan.remove), ["systemctl --user disable rsm.service"], "the apps run on");
+        let removal = lines(&plan.before_removal);
+        assert_eq!(removal, ["systemctl --user disable rsm.service"], "the apps keep running");
     }
 
     #[test]
-    fn other_systems() {
-        let plan = |system| Plan::new(system, &service(), Path::new("/x"));
-        let openrc = plan(System::Openrc);
+    fn other_init_systems_have_scripts() {
+        let plan = |system| InstallPlan::new(system, &service(), Path::new("/x"));
+        let openrc = plan(InitSystem::Openrc);
         assert_eq!(openrc.files[0].path, Path::new("/etc/init.d/rsm-bob"));
         assert_eq!(lines(&openrc.install)[0], "rc-update add rsm-bob default");
-        let runit = plan(System::Runit);
+        let runit = plan(InitSystem::Runit);
         assert_eq!(runit.files[0].path, Path::new("/etc/sv/rsm-bob/run"));
         assert!(runit.files.iter().all(|file| file.executable && file.text.starts_with("#!/bin/sh\n")));
-        assert!(lines(&runit.remove)[0].contains("sv kill /"), "the watcher alone: the apps run on");
-        let sysv = plan(System::Sysv);
+        assert!(lines(&runit.before_removal)[0].contains("sv kill /"), "the apps keep running");
+        let sysv = plan(InitSystem::Sysv);
         assert_eq!(lines(&sysv.install)[1], "/etc/init.d/rsm-bob start");
     }
 }

@@ -1,64 +1,66 @@
-//! Scripts for the init systems that take scripts.
+//! Scripts for OpenRC, SysV init and runit.
 //!
-//! OpenRC and sysv have rsm go to the background by itself: daemon and keeper watch each other. runit
-//! watches a process in the foreground.
+//! With OpenRC and SysV init, rsm runs in the background: daemon and keeper restart each other. runit
+//! supervises a process in the foreground.
 
-use super::plan::Service;
+use super::service::Service;
 
 /// The word for a POSIX shell.
-fn quoted(word: &str) -> String {
-    // Only a zero byte cannot be said, and no path has one.
+fn quote_shell(word: &str) -> String {
+    // Only a NUL byte cannot be quoted, and no path contains one.
     shlex::try_quote(word).map_or_else(|_| "''".to_owned(), |word| word.into_owned())
 }
 
-/// Who the commands are run as, and a shell function that does it.
+/// The user of the commands, and a shell function that runs rsm as that user.
 fn preamble(service: &Service) -> String {
-    let user = quoted(service.user.as_deref().unwrap_or("root"));
-    let (program, home) =
-        (quoted(&service.program.display().to_string()), quoted(&service.home.display().to_string()));
-    let dir = quoted(&service.user_dir.display().to_string());
+    let user = quote_shell(service.user.as_deref().unwrap_or("root"));
+    let (program, home) = (
+        quote_shell(&service.program.display().to_string()),
+        quote_shell(&service.home.display().to_string()),
+    );
+    let dir = quote_shell(&service.user_dir.display().to_string());
     format!(
         "\
 user={user}
 export RSM={program} RSM_HOME={home}
 
 rsm() {{
-    # The words go through the environment of that shell: no quoting can be wrong.
+    # The arguments are passed in the environment: they need no quoting.
     RSM_WORDS=\"$*\" HOME={dir} su -s /bin/sh \"$user\" -c 'exec \"$RSM\" $RSM_WORDS'
 }}
 "
     )
 }
 
-/// For OpenRC.
+/// The service script for OpenRC.
 pub fn openrc(service: &Service) -> String {
     format!(
         "\
 #!/sbin/openrc-run
 # Written by `rsm startup`; `rsm unstartup` removes it.
-description=\"rsm: the apps of {user}\"
+description=\"rsm: apps of {user}\"
 extra_started_commands=\"reload\"
 {preamble}
 depend() {{
-    # Nothing is needed by name: what mounts is called differently, and has its turn before this run level.
+    # No `need`: the services that mount file systems have different names, and start before this runlevel.
     use net
     after localmount netmount firewall
 }}
 
 start() {{
-    ebegin \"Starting the apps of $user\"
+    ebegin \"Starting apps of $user\"
     rsm foreground --once
     eend $?
 }}
 
 stop() {{
-    ebegin \"Stopping the apps of $user\"
+    ebegin \"Stopping apps of $user\"
     rsm kill
     eend $?
 }}
 
 reload() {{
-    ebegin \"Reloading the apps of $user\"
+    ebegin \"Reloading apps of $user\"
     rsm reload all
     eend $?
 }}
@@ -72,7 +74,7 @@ status() {{
     )
 }
 
-/// For `/etc/init.d` with run levels.
+/// The script for `/etc/init.d`, with LSB headers.
 pub fn sysv(service: &Service) -> String {
     format!(
         "\
@@ -85,7 +87,7 @@ pub fn sysv(service: &Service) -> String {
 # Required-Stop:     $local_fs $remote_fs $network
 # Default-Start:     2 3 4 5
 # Default-Stop:      0 1 6
-# Short-Description: rsm: the apps of {user}
+# Short-Description: rsm: apps of {user}
 ### END INIT INFO
 {preamble}
 case \"$1\" in
@@ -106,7 +108,7 @@ esac
     )
 }
 
-/// For runit: what it runs and watches.
+/// The `run` script for runit.
 pub fn runit_run(service: &Service) -> String {
     let user = service.user.as_deref().unwrap_or("root");
     format!(
@@ -115,17 +117,17 @@ pub fn runit_run(service: &Service) -> String {
 # Written by `rsm startup`; `rsm unstartup` removes it.
 exec 2>&1
 export HOME={dir} USER={user} LOGNAME={user} RSM_HOME={home}
-# By numbers, and with every group: chpst by itself gives but the first one.
+# Numeric IDs of all groups: chpst -u NAME sets only the primary group.
 exec chpst -u \":$(id -u {user}):$(id -G {user} | tr ' ' :)\" {program} foreground
 ",
-        dir = quoted(&service.user_dir.display().to_string()),
-        user = quoted(user),
-        home = quoted(&service.home.display().to_string()),
-        program = quoted(&service.program.display().to_string()),
+        dir = quote_shell(&service.user_dir.display().to_string()),
+        user = quote_shell(user),
+        home = quote_shell(&service.home.display().to_string()),
+        program = quote_shell(&service.program.display().to_string()),
     )
 }
 
-/// For runit: what follows the end. Success is `rsm kill`, which is to last.
+/// The `finish` script for runit. Exit code 0 means `rsm kill`: the service must stay down.
 pub fn runit_finish() -> String {
     "\
 #!/bin/sh
@@ -140,29 +142,28 @@ mod tests {
     use std::io::Write;
     use std::process::{Command, Stdio};
 
-    use super::super::plan::tests::service;
+    use super::super::service::tests::service;
     use super::*;
 
-    /// A shell reads it without complaint.
-    fn reads(script: &str) {
+    fn check_syntax(script: &str) {
         let mut shell = Command::new("sh").arg("-n").stdin(Stdio::piped()).spawn().unwrap();
         shell.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
         assert!(shell.wait().unwrap().success(), "{script}");
     }
 
     #[test]
-    fn a_shell_can_read_them() {
+    fn scripts_are_valid_shell() {
         let odd = Service { home: "/srv/Bob's \"$HOME\"".into(), ..service() };
         for service in [service(), odd] {
-            reads(&openrc(&service));
-            reads(&sysv(&service));
-            reads(&runit_run(&service));
+            check_syntax(&openrc(&service));
+            check_syntax(&sysv(&service));
+            check_syntax(&runit_run(&service));
         }
-        reads(&runit_finish());
+        check_syntax(&runit_finish());
     }
 
     #[test]
-    fn homes_with_blanks_and_quotes_arrive_whole() {
+    fn quotes_home_with_spaces_and_quotes() {
         let odd = Service { home: "/srv/Bob's \"$HOME\" %n".into(), ..service() };
         let script = format!("{}printf %s \"$RSM_HOME\"", preamble(&odd));
         let output = Command::new("sh").args(["-c", &script]).output().unwrap();

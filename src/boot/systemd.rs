@@ -1,31 +1,31 @@
-//! The unit for systemd.
+//! The systemd unit.
 
 use std::path::Path;
 
-use super::plan::Service;
+use super::service::Service;
 
-/// The unit's text.
+/// The text of the unit.
 ///
-/// Its main process only watches (`rsm foreground`): daemon and keeper may follow one another as they
-/// like, and systemd sees a main process that stays. Hence also `KillMode=process`: should the watcher be
-/// killed, the apps go on, and the next one finds them. A stop is a SIGTERM to the watcher, which has every
-/// app ended and then whatever else is left in the unit's cgroup.
+/// Its main process, `rsm foreground`, only monitors rsm: daemon and keeper can be replaced while the main
+/// process that systemd sees stays the same. `KillMode=process` keeps the apps running if the main process is
+/// killed; the next one finds them. A stop sends SIGTERM to the main process, which stops all apps and then
+/// kills what remains in the cgroup of the unit.
 pub fn unit(service: &Service) -> String {
-    // In commands, and only there, `$` begins a variable.
-    let program = quoted(&service.program.display().to_string()).replace('$', "$$");
-    let home = quoted(&format!("RSM_HOME={}", service.home.display()));
+    // Only in command lines, `$` starts a variable.
+    let program = quote_systemd(&service.program.display().to_string()).replace('$', "$$");
+    let home = quote_systemd(&format!("RSM_HOME={}", service.home.display()));
     let user = service.user.as_ref().map(|user| format!("User={user}\n")).unwrap_or_default();
     let (network, target) = match &service.user {
         Some(_) => ("Wants=network-online.target\nAfter=network-online.target\n", "multi-user.target"),
-        None => ("", "default.target"), // the user's systemd knows nothing of the network
+        None => ("", "default.target"), // a user manager has no network targets
     };
-    let whose = service.user.as_deref().unwrap_or("this user");
-    let mounts = mounts(&service.home);
+    let owner = service.user.as_deref().unwrap_or("this user");
+    let mounts = requires_mounts(&service.home);
     format!(
         "\
 # Written by `rsm startup`; `rsm unstartup` removes it.
 [Unit]
-Description=rsm: the apps of {whose}
+Description=rsm: apps of {owner}
 {network}{mounts}StartLimitIntervalSec=0
 
 [Service]
@@ -49,13 +49,13 @@ WantedBy={target}
     )
 }
 
-/// Homes on a file system of its own are there before we are.
-fn mounts(home: &Path) -> String {
-    format!("RequiresMountsFor={}\n", quoted(&home.display().to_string()))
+/// `RSM_HOME` can be on a file system of its own, which must be mounted first.
+fn requires_mounts(home: &Path) -> String {
+    format!("RequiresMountsFor={}\n", quote_systemd(&home.display().to_string()))
 }
 
-/// A word for systemd: `%` begins a specifier, and quotes keep blanks together.
-fn quoted(word: &str) -> String {
+/// A word for systemd: `%` starts a specifier, and quotes keep spaces.
+fn quote_systemd(word: &str) -> String {
     let mut text = String::with_capacity(word.len() + 2);
     let plain = word.chars().all(|c| c.is_alphanumeric() || "/._-=+:@,%$".contains(c));
     for c in word.chars() {
@@ -70,19 +70,19 @@ fn quoted(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::tests::service;
+    use super::super::service::tests::service;
     use super::*;
 
     #[test]
-    fn words_are_quoted_where_they_must_be() {
-        assert_eq!(quoted("/srv/rsm"), "/srv/rsm");
-        assert_eq!(quoted("/srv/50%"), "/srv/50%%");
-        assert_eq!(quoted("/srv/my apps"), "\"/srv/my apps\"");
-        assert_eq!(quoted("a\"b\\"), "\"a\\\"b\\\\\"");
+    fn quotes_only_words_that_need_it() {
+        assert_eq!(quote_systemd("/srv/rsm"), "/srv/rsm");
+        assert_eq!(quote_systemd("/srv/50%"), "/srv/50%%");
+        assert_eq!(quote_systemd("/srv/my apps"), "\"/srv/my apps\"");
+        assert_eq!(quote_systemd("a\"b\\"), "\"a\\\"b\\\\\"");
     }
 
     #[test]
-    fn the_unit_freezes_no_path() {
+    fn unit_sets_no_path() {
         let text = unit(&service());
         assert!(!text.contains("PATH=") && text.contains("User=bob\n"), "{text}");
         assert!(text.contains("Type=notify") && !text.contains("PIDFile"), "{text}");

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::output;
 use super::session::Session;
 use super::startup::{self, Startup};
-use crate::boot::login;
+use crate::boot::login_path;
 use crate::error::Error;
 use crate::process::account;
 
@@ -125,7 +125,8 @@ pub(super) fn with_login_path() -> Result<(), Error> {
     if std::env::var_os(INSIDE).is_none_or(|stage| stage == DONE) {
         return Ok(());
     }
-    let path = login::joined(&login::path().unwrap_or_default().to_string_lossy(), UNIT_PATH);
+    let path =
+        login_path::join_paths(&login_path::login_path().unwrap_or_default().to_string_lossy(), UNIT_PATH);
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let error =
         Command::new("/proc/self/exe").arg0("rsm").args(args).env("PATH", path).env(INSIDE, DONE).exec();

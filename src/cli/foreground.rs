@@ -15,7 +15,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::daemon;
 use super::session::Session;
-use crate::boot::{leftover, login, notify};
+use crate::boot::sd_notify::sd_notify;
+use crate::boot::{cgroup_cleanup, login_path};
 use crate::error::Error;
 use crate::ipc::client::{Client, ClientError};
 use crate::ipc::message::{InstanceView, Report, Request};
@@ -38,8 +39,8 @@ pub(super) fn resolve_path() -> Result<(), Error> {
         return Ok(());
     }
     let now = std::env::var_os("PATH").unwrap_or_default();
-    let login = login::path().unwrap_or_default();
-    let path = login::joined(&login.to_string_lossy(), &now.to_string_lossy());
+    let login = login_path::login_path().unwrap_or_default();
+    let path = login_path::join_paths(&login.to_string_lossy(), &now.to_string_lossy());
     let mut again = Command::new("/proc/self/exe");
     again.args(std::env::args_os().skip(1)).env("PATH", path).env(RESOLVED, "1");
     let error = again.arg0("rsm").exec();
@@ -60,7 +61,7 @@ pub(super) async fn foreground(once: bool, session: &Session) -> Result<(), Erro
         _ = term.recv() => return end(session).await,
         _ = int.recv() => return end(session).await,
     }
-    notify::tell("READY=1");
+    sd_notify("READY=1");
     if once {
         return Ok(());
     }
@@ -94,7 +95,7 @@ async fn begin(session: &Session) -> Result<(), Error> {
         Ok(report) => {
             let online = report.instances.iter().filter(|outcome| outcome.problem.is_none()).count();
             let all = report.instances.len();
-            notify::tell(&format!("STATUS={online} of {all} saved instances came back"));
+            sd_notify(&format!("STATUS={online} of {all} saved instances came back"));
             if let Err(error) = session.tell(&report) {
                 session.note(format_args!("{error}"));
             }
@@ -149,9 +150,9 @@ async fn free(session: &Session) -> Result<(), Error> {
 
 /// Ends every app, rsm, and what else is left of this unit.
 async fn end(session: &Session) -> Result<(), Error> {
-    notify::tell("STOPPING=1");
+    sd_notify("STOPPING=1");
     let ended = daemon::kill(session).await;
-    let more = leftover::end();
+    let more = cgroup_cleanup::kill_leftovers();
     if more > 0 {
         session.note(format_args!("killed {more} processes that had left their apps' trees"));
     }

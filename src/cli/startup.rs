@@ -11,8 +11,7 @@ use nix::unistd::{User, geteuid};
 
 use super::output;
 use super::session::Session;
-use crate::boot::plan::{Step, UnitFile};
-use crate::boot::{Plan, Service, System};
+use crate::boot::{InitCommand, InitSystem, InstallPlan, Service, UnitFile};
 use crate::error::Error;
 
 // Arguments of `startup` and `unstartup`.
@@ -20,7 +19,7 @@ use crate::error::Error;
 pub(super) struct Startup {
     /// The init system; found out unless given
     #[arg(value_name = "SYSTEM")]
-    system: Option<System>,
+    system: Option<InitSystem>,
     /// Whose apps; another user's only as root
     #[arg(short, long, value_name = "NAME")]
     user: Option<String>,
@@ -40,9 +39,9 @@ pub(super) struct Startup {
 
 /// All that is to be done, and for whom.
 struct Job {
-    plan: Plan,
+    plan: InstallPlan,
     service: Service,
-    system: System,
+    system: InitSystem,
     /// The init system runs here: what talks to it makes sense.
     live: bool,
 }
@@ -75,7 +74,7 @@ pub(super) fn startup(args: &Startup, session: &Session) -> Result<(), Error> {
 pub(super) fn unstartup(args: &Startup, session: &Session) -> Result<(), Error> {
     let job = job(args, session)?;
     if args.print {
-        return print(&job, &job.plan.remove);
+        return print(&job, &job.plan.before_removal);
     }
     if !job.plan.files.iter().any(|file| file.path.exists()) {
         session
@@ -83,7 +82,7 @@ pub(super) fn unstartup(args: &Startup, session: &Session) -> Result<(), Error> 
         return Ok(());
     }
     writable(&job)?;
-    run_all(&job.plan.remove, &job, session)?;
+    run_all(&job.plan.before_removal, &job, session)?;
     for file in job.plan.files.iter().filter(|file| file.path.exists()) {
         fs::remove_file(&file.path)
             .map_err(|error| failed(format!("removing {}: {error}", file.path.display())))?;
@@ -92,7 +91,7 @@ pub(super) fn unstartup(args: &Startup, session: &Session) -> Result<(), Error> 
     if let Some(dir) = &job.plan.directory {
         let _ = fs::remove_dir(dir); // runit keeps things of its own in it while it runs
     }
-    run_all(&job.plan.removed, &job, session)?;
+    run_all(&job.plan.after_removal, &job, session)?;
     session.note(format_args!("apps that run go on; `rsm kill` ends them"));
     Ok(())
 }
@@ -102,13 +101,14 @@ fn failed(reason: String) -> Error {
 }
 
 fn job(args: &Startup, session: &Session) -> Result<Job, Error> {
-    let system = args.system.or_else(|| System::detect(Path::new("/"))).ok_or_else(|| {
+    let system = args.system.or_else(|| InitSystem::detect(Path::new("/"))).ok_or_else(|| {
         failed("no init system that is known runs here; name one: systemd, openrc, sysv, runit. In a container use `rsm runtime`".into())
     })?;
     let service = service(args, session, system)?;
     let config = std::env::var_os("XDG_CONFIG_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-    let plan = Plan::new(system, &service, &config.unwrap_or_else(|| service.user_dir.join(".config")));
-    let live = Path::new(plan.sign).exists();
+    let plan =
+        InstallPlan::new(system, &service, &config.unwrap_or_else(|| service.user_dir.join(".config")));
+    let live = Path::new(plan.running_marker).exists();
     Ok(Job { plan, service, system, live })
 }
 
@@ -123,7 +123,7 @@ pub(super) fn service_and_file(args: &Startup, session: &Session) -> Result<(Ser
 }
 
 /// Whose apps, from where, by which rsm.
-fn service(args: &Startup, session: &Session, system: System) -> Result<Service, Error> {
+fn service(args: &Startup, session: &Session, system: InitSystem) -> Result<Service, Error> {
     let own = geteuid();
     let named = |name: &String| {
         let user = User::from_name(name).ok().flatten();
@@ -155,7 +155,7 @@ fn service(args: &Startup, session: &Session, system: System) -> Result<Service,
         )));
     }
     // Of one's own there is but one systemd, and only systemd has such units.
-    let of_system = own.is_root() || system != System::Systemd;
+    let of_system = own.is_root() || system != InitSystem::Systemd;
     let default = if of_system { format!("rsm-{}", user.name) } else { "rsm".to_owned() };
     let name = args.service_name.clone().unwrap_or(default);
     let fits = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
@@ -213,13 +213,13 @@ fn writable(job: &Job) -> Result<(), Error> {
     )))
 }
 
-fn print(job: &Job, steps: &[Step]) -> Result<(), Error> {
+fn print(job: &Job, steps: &[InitCommand]) -> Result<(), Error> {
     let mut text = String::new();
     for file in &job.plan.files {
         text += &format!("# {}\n{}\n", file.path.display(), file.text);
     }
     for step in steps {
-        text += &format!("# then: {}\n", step.line());
+        text += &format!("# then: {}\n", step.display());
     }
     output::text(&text)
 }
@@ -245,32 +245,32 @@ fn write(file: &UnitFile) -> io::Result<bool> {
     Ok(true)
 }
 
-fn run_all(steps: &[Step], job: &Job, session: &Session) -> Result<(), Error> {
+fn run_all(steps: &[InitCommand], job: &Job, session: &Session) -> Result<(), Error> {
     for step in steps {
-        if step.live && !job.live {
+        if step.needs_running_init && !job.live {
             session.note(format_args!(
                 "left out, as {} does not run here: {}",
                 job.system.name(),
-                step.line()
+                step.display()
             ));
             continue;
         }
         run(step)?;
-        session.note(format_args!("ran {}", step.line()));
+        session.note(format_args!("ran {}", step.display()));
     }
     Ok(())
 }
 
-fn run(step: &Step) -> Result<(), Error> {
-    let [program, args @ ..] = &step.words[..] else { return Ok(()) };
+fn run(step: &InitCommand) -> Result<(), Error> {
+    let [program, args @ ..] = &step.argv[..] else { return Ok(()) };
     let output = Command::new(program).args(args).stdin(Stdio::null()).output();
-    let output = output.map_err(|error| failed(format!("running {}: {error}", step.line())))?;
+    let output = output.map_err(|error| failed(format!("running {}: {error}", step.display())))?;
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let mut reason = format!("{} failed ({}): {}", step.line(), output.status, said.trim());
-    if step.words.iter().any(|word| word == "--user") && said.contains("bus") {
+    let mut reason = format!("{} failed ({}): {}", step.display(), output.status, said.trim());
+    if step.argv.iter().any(|word| word == "--user") && said.contains("bus") {
         reason +=
             ". Log in as this user (su and sudo open no session), or set XDG_RUNTIME_DIR=/run/user/$(id -u)";
     }
@@ -279,7 +279,7 @@ fn run(step: &Step) -> Result<(), Error> {
 
 /// A user's own systemd ends with the user's last session, unless it is told to linger.
 fn linger(job: &Job, session: &Session) {
-    if job.service.user.is_some() || job.system != System::Systemd {
+    if job.service.user.is_some() || job.system != InitSystem::Systemd {
         return;
     }
     let user = User::from_uid(geteuid()).ok().flatten().map(|user| user.name).unwrap_or_default();

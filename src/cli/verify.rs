@@ -3,16 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
-use hyper::header::{CONNECTION, HOST};
-use hyper::{Request, Uri};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use hyper::Uri;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::error::Error;
+use crate::probes::http::{self, Accepted, Extent};
 
 /// So many requests are under way at once.
 const ASKERS: usize = 4;
@@ -22,6 +18,9 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// An answer that takes longer than this is none.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A complete response whose status is not that of a server error.
+const SUCCESS: Accepted = Accepted { status: 100..=499, extent: Extent::Whole };
 
 /// It goes on for so long after the reload: the last connection may still come to the old process.
 const AFTER: Duration = Duration::from_millis(200);
@@ -92,29 +91,8 @@ async fn asking(address: Uri, tally: Arc<Mutex<Tally>>, stopped: watch::Receiver
 }
 
 async fn ask(address: &Uri) -> Result<(), String> {
-    let asked = tokio::time::timeout(PATIENCE, once(address));
-    asked.await.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())))
-}
-
-async fn once(address: &Uri) -> Result<(), String> {
-    let (host, port) = (address.host().unwrap_or_default(), address.port_u16().unwrap_or(80));
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let stream = TcpStream::connect((host, port)).await.map_err(|error| error.to_string())?;
-    let (mut requests, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| error.to_string())?;
-    let path = address.path_and_query().map_or("/", |path| path.as_str());
-    let authority = address.authority().map_or("", |authority| authority.as_str());
-    let request = Request::get(path).header(HOST, authority).header(CONNECTION, "close");
-    let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
-    let answer = async {
-        let answer = requests.send_request(request).await.map_err(|error| error.to_string())?;
-        let status = answer.status();
-        answer.into_body().collect().await.map_err(|error| error.to_string())?;
-        if status.is_server_error() { Err(format!("status {status}")) } else { Ok(()) }
-    };
-    let (answer, _) = tokio::join!(answer, connection);
-    answer
+    let asked = tokio::time::timeout(PATIENCE, http::get(address, None, &SUCCESS)).await;
+    asked.unwrap_or_else(|_| Err(format!("no response within {} s", PATIENCE.as_secs())))
 }
 
 impl Tally {

@@ -22,7 +22,7 @@ use crate::instance::life::RunId;
 use crate::instance::state::State;
 use crate::moment::Moment;
 use crate::paths::Home;
-use crate::probes::{Question, Shell};
+use crate::probes::{ExecContext, ResolvedProbe};
 use crate::spec::{Probe, Sign};
 
 /// The checks of all runs.
@@ -53,7 +53,7 @@ impl Checks {
             let check = Check {
                 run,
                 since: process.since,
-                shell: Shell {
+                shell: ExecContext {
                     account: spec.account.clone(),
                     cwd: spec.cwd.clone(),
                     env: launch::environment(run, instance, &self.home),
@@ -82,7 +82,7 @@ impl Checks {
 struct Check {
     run: RunId,
     since: Moment,
-    shell: Shell,
+    shell: ExecContext,
     queue: mpsc::UnboundedSender<Input>,
     ports: Rc<RefCell<Ports>>,
 }
@@ -135,8 +135,8 @@ impl Check {
     }
 
     async fn ask(&self, probe: &Probe) -> Result<(), String> {
-        let question = Question::new(&probe.check, &self.shell.env)?;
-        let from = match question.port() {
+        let resolved = ResolvedProbe::new(&probe.check, &self.shell.env)?;
+        let from = match resolved.port() {
             None => None,
             Some(port) => {
                 let asked = self.ports.borrow().way_to(self.run, port);
@@ -147,7 +147,7 @@ impl Check {
                 }
             }
         };
-        question.ask(probe.timeout, from, &self.shell).await
+        resolved.run(probe.timeout, from, &self.shell).await
     }
 
     fn tell(&self, finding: Finding) {

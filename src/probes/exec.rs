@@ -1,4 +1,4 @@
-//! Asking by a command, run as the app is run.
+//! The probe `exec`: a shell command that runs as the user, and in the directory and environment, of the app.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,31 +13,31 @@ use crate::exit::Exit;
 use crate::process::command::{Command, Running};
 use crate::spec::{Account, Vars};
 
-/// So many of the last bytes that a command says are looked at.
-const SAID: usize = 4096;
+/// Only the last part of the output is kept. Bytes.
+const OUTPUT_LIMIT: usize = 4096;
 
-/// A line of them longer than this is cut.
-const LONGEST: usize = 200;
+/// Maximum length of the line in an error. Characters.
+const MAX_MESSAGE: usize = 200;
 
-/// How lines are run: as who, where, with which environment.
+/// The user, directory and environment of commands.
 #[derive(Clone)]
-pub struct Shell {
-    /// The user to become.
+pub struct ExecContext {
+    /// The user to run as, if not the user of rsm.
     pub account: Option<Account>,
-    /// The directory.
+    /// The working directory.
     pub cwd: PathBuf,
-    /// The whole environment.
+    /// The complete environment.
     pub env: Vars,
 }
 
-impl Shell {
-    /// Runs a line to its end. What takes longer than `timeout` is killed with all that it has started, as it
-    /// is when nobody waits for it any more.
+impl ExecContext {
+    /// Runs a shell command. It is killed with its child processes after `timeout`, and if the future is
+    /// dropped.
     ///
     /// # Errors
-    /// It did not end with 0; how instead, and the last that it said.
+    /// The exit code is not 0; the error has the exit status and the last line of the output.
     pub(super) async fn run(&self, line: &str, timeout: Duration) -> Result<(), String> {
-        let (out, said) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| errno.desc().to_owned())?;
+        let (out, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| errno.desc().to_owned())?;
         let command = Command {
             program: "/bin/sh".into(),
             args: vec!["-c".into(), line.into()],
@@ -45,42 +45,42 @@ impl Shell {
             cwd: self.cwd.clone(),
             account: self.account.clone(),
         };
-        let running = command.spawn(said).map_err(|error| format!("it was not started: {error}"))?;
-        match tokio::time::timeout(timeout, listen(running, out)).await {
-            Err(_) => Err(format!("killed, as it had not ended within {} s", timeout.as_secs_f64())),
+        let running = command.spawn(writer).map_err(|error| format!("cannot start: {error}"))?;
+        match tokio::time::timeout(timeout, collect_output(running, out)).await {
+            Err(_) => Err(format!("timed out after {} s", timeout.as_secs_f64())),
             Ok(Err(error)) => Err(error.to_string()),
             Ok(Ok((status, _))) if status.success() => Ok(()),
-            Ok(Ok((status, said))) => Err(format!("{}{}", how(status), last_line(&said))),
+            Ok(Ok((status, output))) => Err(format!("{}{}", exit_of(status), last_line(&output))),
         }
     }
 }
 
-/// Waits for its end, and keeps the last that it has said.
-async fn listen(mut running: Running, out: OwnedFd) -> io::Result<(ExitStatus, Vec<u8>)> {
-    let (out, mut said) = (Receiver::from_owned_fd(out)?, Vec::new());
+/// Waits for the exit, and returns the last part of the output.
+async fn collect_output(mut running: Running, out: OwnedFd) -> io::Result<(ExitStatus, Vec<u8>)> {
+    let (out, mut output) = (Receiver::from_owned_fd(out)?, Vec::new());
     let mut open = true;
     let status = loop {
         tokio::select! {
             ended = running.ended() => break ended?,
             readable = out.readable(), if open => {
                 readable?;
-                open = read(&out, &mut said).is_some();
+                open = read(&out, &mut output).is_some();
             }
         }
     };
-    // What it left behind may go on to talk.
-    while open && read(&out, &mut said) == Some(true) {}
-    Ok((status, said))
+    // Only what is already in the pipe: remaining child processes may keep it open.
+    while open && read(&out, &mut output) == Some(true) {}
+    Ok((status, output))
 }
 
-/// Reads what is there: whether that was something; `None` if nothing will come any more.
-fn read(out: &Receiver, said: &mut Vec<u8>) -> Option<bool> {
-    let mut buffer = [0; SAID];
+/// Reads what is available: whether there was anything, or `None` at the end of file.
+fn read(out: &Receiver, output: &mut Vec<u8>) -> Option<bool> {
+    let mut buffer = [0; OUTPUT_LIMIT];
     match out.try_read(&mut buffer) {
         Ok(0) => None,
         Ok(length) => {
-            said.extend_from_slice(&buffer[..length]);
-            said.drain(..said.len().saturating_sub(SAID));
+            output.extend_from_slice(&buffer[..length]);
+            output.drain(..output.len().saturating_sub(OUTPUT_LIMIT));
             Some(true)
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Some(false),
@@ -88,7 +88,7 @@ fn read(out: &Receiver, said: &mut Vec<u8>) -> Option<bool> {
     }
 }
 
-fn how(status: ExitStatus) -> Exit {
+fn exit_of(status: ExitStatus) -> Exit {
     use std::os::unix::process::ExitStatusExt;
     match status.signal() {
         Some(number) => Exit::Signal { number, core: status.core_dumped(), oom: false },
@@ -96,10 +96,10 @@ fn how(status: ExitStatus) -> Exit {
     }
 }
 
-fn last_line(said: &[u8]) -> String {
-    let text = String::from_utf8_lossy(said);
+fn last_line(output: &[u8]) -> String {
+    let text = String::from_utf8_lossy(output);
     let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    let cut: String = last.trim().chars().filter(|c| !c.is_control()).take(LONGEST).collect();
+    let cut: String = last.trim().chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect();
     if cut.is_empty() { cut } else { format!(": {cut}") }
 }
 
@@ -107,18 +107,18 @@ fn last_line(said: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn shell() -> Shell {
+    fn context() -> ExecContext {
         let path = std::env::var("PATH").unwrap();
         let env = Vars::from([("PATH".into(), path), ("WORD".into(), "well".into())]);
-        Shell { account: None, cwd: "/".into(), env }
+        ExecContext { account: None, cwd: "/".into(), env }
     }
 
     async fn run(line: &str) -> Result<(), String> {
-        shell().run(line, Duration::from_secs(60)).await
+        context().run(line, Duration::from_secs(60)).await
     }
 
     #[tokio::test]
-    async fn a_line_has_the_apps_environment_and_directory() {
+    async fn runs_with_environment_and_directory() {
         assert_eq!(run("test $WORD = well && test $PWD = / && test -z \"$HOME\"").await, Ok(()));
         assert_eq!(
             run("echo one; echo 'no database' >&2; exit 3").await.unwrap_err(),
@@ -130,23 +130,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_leaves_something_behind_is_not_waited_for_longer() {
+    async fn does_not_wait_for_remaining_children() {
         assert_eq!(run("sleep 1000 & exit 0").await, Ok(()));
     }
 
     #[tokio::test]
-    async fn what_takes_too_long_is_killed_with_its_children() {
+    async fn timeout_kills_command_with_children() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pid");
         let line = format!("sleep 1000 & echo $! > {}; wait", file.display());
-        let answer = shell().run(&line, Duration::from_millis(300)).await;
-        assert!(answer.unwrap_err().contains("within 0.3 s"));
+        let result = context().run(&line, Duration::from_millis(300)).await;
+        assert!(result.unwrap_err().contains("timed out after 0.3 s"));
         let pid: i32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
         let pid = nix::unistd::Pid::from_raw(pid);
         while let Ok(()) = nix::sys::signal::kill(pid, None) {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             if stat.is_empty() || stat.contains(") Z") {
-                break; // dead, and whoever is its parent now will know
+                break; // dead; the new parent has not reaped it yet
             }
             tokio::task::yield_now().await;
         }

@@ -1,57 +1,61 @@
-//! Asking an app how it is: over HTTP, by a connection, by a command.
+//! Probes of an app: an HTTP request, a TCP connection, or a command.
 //!
-//! A [`Question`] is a [`Check`] of a spec with the instance's own variables put in. Each answer is `Ok`, or why
-//! it is none, in words that follow what was asked.
+//! A [`ResolvedProbe`] is a [`Check`] of a spec with the variables of the instance expanded. A failed probe
+//! returns the reason as text.
 
 mod exec;
-mod http;
-mod net;
+pub mod http;
+mod tcp;
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use hyper::Uri;
 
-pub use self::exec::Shell;
+pub use self::exec::ExecContext;
+use self::http::{Accepted, Extent};
 use crate::spec::{Check, Vars};
 
-/// What is asked of one instance.
+/// The status codes of a successful HTTP probe.
+const SUCCESS: Accepted = Accepted { status: 200..=399, extent: Extent::Head };
+
+/// A probe of one instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Question {
-    /// This address, by a `GET`.
+pub enum ResolvedProbe {
+    /// Sends a GET request to this URL.
     Http(Uri),
-    /// This host and port, by a connection.
+    /// Connects to this host and port.
     Tcp(String, u16),
-    /// This shell line.
+    /// Runs this shell command.
     Exec(String),
 }
 
-impl Question {
-    /// What a check means for an instance with these variables.
+impl ResolvedProbe {
+    /// Expands the variables of the instance.
     ///
     /// # Errors
-    /// A variable is not there, or what comes out is no address; in words.
+    /// A variable is not set, or the result is not a valid address; the error is text.
     pub fn new(check: &Check, vars: &Vars) -> Result<Self, String> {
         match check {
-            Check::Exec(line) => Ok(Self::Exec(line.clone())), // the shell does that
+            Check::Exec(line) => Ok(Self::Exec(line.clone())), // the shell expands variables
             Check::Http(url) => {
-                let url = expand(url, vars)?;
+                let url = expand_vars(url, vars)?;
                 let uri: Uri = url.parse().map_err(|error| format!("{url}: {error}"))?;
                 match (uri.scheme_str(), uri.host()) {
                     (Some("http"), Some(host)) if !host.is_empty() => Ok(Self::Http(uri)),
-                    _ => Err(format!("{url} is no http:// address")),
+                    _ => Err(format!("{url} is not an http:// URL")),
                 }
             }
             Check::Tcp(address) => {
-                let address = expand(address, vars)?;
+                let address = expand_vars(address, vars)?;
                 let (host, port) = address.rsplit_once(':').unwrap_or(("127.0.0.1", &address));
-                let port = port.parse().map_err(|_| format!("{address} is no port and no host:port"))?;
-                Ok(Self::Tcp(bare(host).to_owned(), port))
+                let port = port.parse().map_err(|_| format!("{address} is not a port or host:port"))?;
+                Ok(Self::Tcp(strip_brackets(host).to_owned(), port))
             }
         }
     }
 
-    /// The port it is about, if it is about one.
+    /// The port it connects to, if any.
     pub fn port(&self) -> Option<u16> {
         match self {
             Self::Http(uri) => Some(uri.port_u16().unwrap_or(80)),
@@ -60,41 +64,50 @@ impl Question {
         }
     }
 
-    /// Asks, and waits for the answer no longer than this. `from`: where connections come from, if that
-    /// matters. `shell`: how lines are run.
+    /// Runs the probe with a timeout. `source` is the source address of connections, if it matters;
+    /// `context` applies to commands.
     ///
     /// # Errors
-    /// Why that is not the answer of an app that is well; in words.
-    pub async fn ask(&self, timeout: Duration, from: Option<Ipv4Addr>, shell: &Shell) -> Result<(), String> {
-        let late = |_| format!("no answer within {} s", timeout.as_secs_f64());
+    /// The probe failed; the error is text.
+    pub async fn run(
+        &self,
+        timeout: Duration,
+        source: Option<Ipv4Addr>,
+        context: &ExecContext,
+    ) -> Result<(), String> {
         match self {
             Self::Http(uri) => {
-                let answer = tokio::time::timeout(timeout, http::ask(uri, from)).await;
-                answer.map_err(late).flatten().map_err(|why| format!("GET {uri}: {why}"))
+                let result = within(timeout, http::get(uri, source, &SUCCESS)).await;
+                result.map_err(|reason| format!("GET {uri}: {reason}"))
             }
             Self::Tcp(host, port) => {
-                let answer = tokio::time::timeout(timeout, net::connect(host, *port, from)).await;
-                answer
-                    .map_err(late)
-                    .flatten()
-                    .map(drop)
-                    .map_err(|why| format!("connecting to {host}:{port}: {why}"))
+                let result = within(timeout, tcp::connect(host, *port, source)).await;
+                result.map(drop).map_err(|reason| format!("connect to {host}:{port}: {reason}"))
             }
             Self::Exec(line) => {
-                let answer = shell.run(line, timeout).await;
-                answer.map_err(|why| format!("`{line}`: {why}"))
+                let result = context.run(line, timeout).await;
+                result.map_err(|reason| format!("`{line}`: {reason}"))
             }
         }
     }
 }
 
-/// `[::1]` without its brackets.
-fn bare(host: &str) -> &str {
+/// Waits for a response no longer than `timeout`.
+async fn within<T>(
+    timeout: Duration,
+    response: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
+    let elapsed = |_| format!("no response within {} s", timeout.as_secs_f64());
+    tokio::time::timeout(timeout, response).await.map_err(elapsed).flatten()
+}
+
+/// The address in `[::1]`.
+fn strip_brackets(host: &str) -> &str {
     host.trim_start_matches('[').trim_end_matches(']')
 }
 
-/// Puts in variables: `$NAME` or `${NAME}`.
-fn expand(text: &str, vars: &Vars) -> Result<String, String> {
+/// Replaces `$NAME` and `${NAME}` by variables.
+fn expand_vars(text: &str, vars: &Vars) -> Result<String, String> {
     let (mut out, mut rest) = (String::new(), text);
     while let Some(at) = rest.find('$') {
         out.push_str(&rest[..at]);
@@ -104,7 +117,7 @@ fn expand(text: &str, vars: &Vars) -> Result<String, String> {
             let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
             rest.split_at(end)
         });
-        let value = vars.get(name).ok_or_else(|| format!("{text}: the app has no variable {name}"))?;
+        let value = vars.get(name).ok_or_else(|| format!("{text}: variable {name} is not set"))?;
         out.push_str(value);
         rest = after;
     }
@@ -116,22 +129,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn variables_of_the_instance_are_put_in() {
+    fn expands_variables_of_instance() {
         let vars = Vars::from([("PORT".into(), "3001".into()), ("HOST".into(), "127.0.0.1".into())]);
-        let of = |check: &Check| Question::new(check, &vars);
-        let http = of(&Check::Http("http://${HOST}:$PORT/health?x=1".into())).unwrap();
-        assert_eq!(http, Question::Http("http://127.0.0.1:3001/health?x=1".parse().unwrap()));
+        let resolve = |check: &Check| ResolvedProbe::new(check, &vars);
+        let http = resolve(&Check::Http("http://${HOST}:$PORT/health?x=1".into())).unwrap();
+        assert_eq!(http, ResolvedProbe::Http("http://127.0.0.1:3001/health?x=1".parse().unwrap()));
         assert_eq!(http.port(), Some(3001));
-        assert_eq!(of(&Check::Tcp("$PORT".into())), Ok(Question::Tcp("127.0.0.1".into(), 3001)));
-        assert_eq!(of(&Check::Tcp("[::1]:$PORT".into())), Ok(Question::Tcp("::1".into(), 3001)));
-        assert_eq!(of(&Check::Exec("test $X".into())), Ok(Question::Exec("test $X".into())));
+        assert_eq!(resolve(&Check::Tcp("$PORT".into())), Ok(ResolvedProbe::Tcp("127.0.0.1".into(), 3001)));
+        assert_eq!(resolve(&Check::Tcp("[::1]:$PORT".into())), Ok(ResolvedProbe::Tcp("::1".into(), 3001)));
+        assert_eq!(resolve(&Check::Exec("test $X".into())), Ok(ResolvedProbe::Exec("test $X".into())));
     }
 
     #[test]
-    fn what_is_no_address_is_told() {
-        let of = |check: Check| Question::new(&check, &Vars::new()).unwrap_err();
-        assert!(of(Check::Tcp("$PORT".into())).contains("no variable PORT"));
-        assert!(of(Check::Tcp("port".into())).contains("no port"));
-        assert!(of(Check::Http("http:///x".into())).contains("http:///x"));
+    fn rejects_invalid_addresses() {
+        let error = |check: Check| ResolvedProbe::new(&check, &Vars::new()).unwrap_err();
+        assert!(error(Check::Tcp("$PORT".into())).contains("variable PORT is not set"));
+        assert!(error(Check::Tcp("port".into())).contains("not a port"));
+        assert!(error(Check::Http("http:///x".into())).contains("http:///x"));
     }
 }

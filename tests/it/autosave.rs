@@ -1,0 +1,63 @@
+//! `rsm conf autosave true`: the saved list follows the list.
+
+use std::collections::BTreeSet;
+
+use crate::harness::{Rsm, read, soon};
+use serde_json::Value;
+
+/// Names in the saved list.
+fn saved(rsm: &Rsm) -> BTreeSet<String> {
+    let dump: Value = serde_json::from_str(&read(rsm.home().join("dump.json"))).unwrap_or_default();
+    let specs = dump["specs"].as_array().cloned().unwrap_or_default();
+    specs.iter().map(|spec| spec["name"].as_str().unwrap().to_owned()).collect()
+}
+
+fn until_saved(rsm: &Rsm, names: &[&str]) {
+    let names: BTreeSet<String> = names.iter().map(ToString::to_string).collect();
+    soon(&format!("{names:?} are saved"), || (saved(rsm) == names).then_some(()));
+}
+
+#[test]
+fn the_saved_list_follows_and_a_shutdown_does_not_empty_it() {
+    let rsm = Rsm::new();
+    rsm.ok(&["start", "sleep 1000", "--name", "one"]);
+    assert!(saved(&rsm).is_empty(), "nothing is saved unless asked for");
+    rsm.ok(&["conf", "autosave", "true"]);
+    until_saved(&rsm, &["one"]);
+    rsm.ok(&["start", "sleep 1000", "--name", "two"]);
+    until_saved(&rsm, &["one", "two"]);
+    rsm.ok(&["delete", "one"]);
+    until_saved(&rsm, &["two"]);
+    // Just before the end: saved all the same, and not as stopped.
+    rsm.ok(&["start", "sleep 1000", "--name", "three"]);
+    rsm.ok(&["kill"]);
+    until_saved(&rsm, &["three", "two"]);
+    rsm.ok(&["resurrect"]);
+    assert_eq!((rsm.statuses("two"), rsm.statuses("three")), (vec!["online".into()], vec!["online".into()]));
+}
+
+#[test]
+fn what_was_stopped_stays_stopped() {
+    let rsm = Rsm::new();
+    rsm.ok(&["conf", "autosave", "true"]);
+    rsm.ok(&["start", "sleep 1000", "--name", "one"]);
+    rsm.ok(&["start", "sleep 1000", "--name", "two"]);
+    rsm.ok(&["stop", "one"]);
+    rsm.ok(&["kill"]);
+    rsm.ok(&["resurrect"]);
+    assert_eq!((rsm.statuses("one"), rsm.statuses("two")), (vec!["stopped".into()], vec!["online".into()]));
+}
+
+#[test]
+fn a_daemon_that_has_nothing_leaves_the_saved_list_alone() {
+    let rsm = Rsm::new();
+    rsm.ok(&["conf", "autosave", "true"]);
+    rsm.ok(&["start", "sleep 1000", "--name", "one"]);
+    rsm.ok(&["kill"]);
+    rsm.ok(&["cleardump"]); // starts one
+    rsm.ok(&["resurrect"]);
+    assert!(rsm.list().is_empty());
+    rsm.ok(&["kill"]);
+    assert!(saved(&rsm).is_empty());
+    rsm.run(&["conf", "autosave", "maybe"]).code(1).says("true or false");
+}

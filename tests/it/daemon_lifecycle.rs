@@ -1,0 +1,227 @@
+//! The daemon's own life: starting by itself, ending without a trace, saving, dying.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::harness::{Rsm, alive, soon};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+#[test]
+fn nothing_is_started_only_to_look() {
+    let rsm = Rsm::new();
+    rsm.ok(&["list"]);
+    assert_eq!(rsm.ok(&["jlist"]).stdout.trim(), "[]");
+    rsm.run(&["ping"]).code(3);
+    assert!(!rsm.home().join("rsm.sock").exists());
+    rsm.ok(&["kill"]);
+}
+
+#[test]
+fn kill_leaves_no_process_and_no_socket() {
+    let rsm = Rsm::new();
+    rsm.ok(&["start", "sleep 1000", "-i", "3", "--name", "nap"]);
+    let (daemon, keeper) = rsm.managers();
+    let apps = rsm.pids("nap");
+    assert_eq!(apps.len(), 3);
+    assert!(alive(daemon) && alive(keeper));
+    rsm.ok(&["kill"]);
+    assert!(!alive(daemon) && !alive(keeper) && !apps.iter().any(|pid| alive(*pid)));
+    assert!(!rsm.home().join("rsm.sock").exists());
+    rsm.ok(&["list"]);
+    assert!(rsm.list().is_empty());
+}
+
+#[test]
+fn the_home_is_private() {
+    let rsm = Rsm::new();
+    rsm.ok(&["start", "sleep 1000"]);
+    rsm.ok(&["save"]);
+    let mode = |name: &str| fs::metadata(rsm.home().join(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(""), 0o700);
+    assert_eq!((mode("rsm.sock"), mode("dump.json"), mode("rsm.log")), (0o600, 0o600, 0o600));
+}
+
+#[test]
+fn save_kill_resurrect_brings_back_names_ids_and_counts() {
+    let rsm = Rsm::new();
+    rsm.ok(&["start", "sleep 1000", "--name", "first"]);
+    rsm.ok(&["start", "sleep 1000", "--name", "nap", "-i", "2"]);
+    rsm.ok(&["start", "sleep 1000", "--name", "idle"]);
+    rsm.ok(&["delete", "first"]);
+    rsm.ok(&["restart", "nap"]);
+    rsm.ok(&["stop", "idle"]);
+    let known = |rsm: &Rsm| -> Vec<String> {
+        let keys = ["id", "name", "number", "restarts", "status"];
+        let row = |view: &serde_json::Value| keys.map(|key| view[key].to_string()).join(" ");
+        rsm.list().iter().map(row).collect()
+    };
+    let before = known(&rsm);
+    rsm.ok(&["save"]);
+    rsm.ok(&["kill"]);
+    assert!(rsm.list().is_empty());
+    rsm.ok(&["resurrect"]);
+    assert_eq!(known(&rsm), before);
+    let pids = rsm.pids("nap");
+    rsm.ok(&["resurrect"]);
+    assert_eq!((known(&rsm), rsm.pids("nap")), (before, pids), "twice is once");
+}
+
+#[test]
+fn an_empty_list_does_not_replace_a_dump() {
+    let rsm = Rsm::new();
+    rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
+    rsm.ok(&["save"]);
+    rsm.ok(&["delete", "all"]);
+    rsm.run(&["save"]).code(1).says("empty");
+    rsm.ok(&["resurrect"]);
+    assert_eq!(rsm.statuses("nap"), ["online"]);
+    rsm.ok(&["cleardump"]);
+    rsm.ok(&["delete", "all"]);
+    rsm.ok(&["resurrect"]);
+    assert!(rsm.list().is_empty());
+}
+
+#[test]
+fn a_dump_that_cannot_be_used_says_why_and_changes_nothing() {
+    let rsm = Rsm::new();
+    rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
+    rsm.run(&["resurrect"]).code(1).says("no dump");
+    for (content, says) in [("", "damaged"), ("{\"version\":1", "damaged"), ("{\"version\":99}", "newer rsm")]
+    {
+        fs::write(rsm.home().join("dump.json"), content).unwrap();
+        rsm.run(&["resurrect"]).code(1).says(says);
+    }
+    assert_eq!(rsm.statuses("nap"), ["online"]);
+}
+
+#[test]
+fn apps_do_not_notice_that_the_daemon_dies() {
+    let rsm = Rsm::new();
+    rsm.ok(&["start", "sleep 1000", "--name", "nap", "-i", "5"]);
+    rsm.ok(&["start", "sleep 1000", "--name", "down"]);
+    rsm.ok(&["stop", "down"]);
+    let pids = rsm.pids("nap");
+    for _ in 0..5 {
+        let (daemon, keeper) = rsm.managers();
+        kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
+        let (after, same) = soon("another daemon", || {
+            let info = rsm.run(&["info", "--json"]);
+            let info: serde_json::Value = serde_json::from_str(&info.stdout).ok()?;
+            let pid = |who: &str| info[who]["pid"].as_i64().map(|pid| pid as i32);
+            pid("daemon").filter(|pid| *pid != daemon).zip(pid("keeper"))
+        });
+        assert!(after != daemon && same == keeper);
+    }
+    assert_eq!(rsm.pids("nap"), pids);
+    assert_eq!(
+        (rsm.statuses("nap"), rsm.statuses("down")),
+        (vec!["online".into(); 5], vec!["stopped".into()])
+    );
+    // And it still supervises them.
+    kill(Pid::from_raw(pids[0]), Signal::SIGKILL).unwrap();
+    rsm.until("a new process", |rsm| {
+        (!rsm.pids("nap").contains(&pids[0]) && rsm.pids("nap").len() == 5).then_some(())
+    });
+}
+
+#[test]
+fn an_exit_while_no_daemon_was_there_is_not_missed() {
+    let rsm = Rsm::new().file("wait.sh", "#!/bin/sh\nread code < fifo\nexit $code\n");
+    nix::unistd::mkfifo(&rsm.dir().join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    rsm.ok(&["start", "./wait.sh", "--no-autorestart"]);
+    let (daemon, keeper) = rsm.managers();
+    // A stopped keeper cannot start another daemon.
+    kill(Pid::from_raw(keeper), Signal::SIGSTOP).unwrap();
+    kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
+    fs::write(rsm.dir().join("fifo"), "42\n").unwrap();
+    kill(Pid::from_raw(keeper), Signal::SIGCONT).unwrap();
+    rsm.until_status("wait", "stopped");
+    assert_eq!(rsm.json(&["describe", "wait", "--json"])[0]["exits"][0]["exit"]["code"], 42);
+}
+
+#[test]
+fn two_first_commands_at_once_start_one_daemon() {
+    let rsm = Rsm::new();
+    let names = ["a", "b", "c", "d"];
+    let started: Vec<_> =
+        names.map(|name| rsm.command(&["start", "sleep 1000", "--name", name]).spawn().unwrap()).into();
+    for mut child in started {
+        assert!(child.wait().unwrap().success());
+    }
+    assert_eq!(rsm.list().len(), 4);
+}
+
+#[test]
+fn sigterm_shuts_down_as_kill_does() {
+    let rsm = Rsm::new();
+    rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
+    let app = rsm.pids("nap")[0];
+    let (daemon, keeper) = rsm.managers();
+    kill(Pid::from_raw(keeper), Signal::SIGTERM).unwrap();
+    soon("all gone", || (!alive(daemon) && !alive(keeper) && !alive(app)).then_some(()));
+    soon("the socket is gone", || (!rsm.home().join("rsm.sock").exists()).then_some(()));
+}
+
+#[test]
+fn a_shutdown_that_the_keeper_hears_of_together_with_the_daemons_end_is_one() {
+    let rsm = Rsm::new();
+    rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
+    rsm.ok(&["delete", "nap"]);
+    let (daemon, keeper) = rsm.managers();
+    kill(Pid::from_raw(keeper), Signal::SIGSTOP).unwrap();
+    let mut told = rsm.command(&["kill"]).spawn().unwrap();
+    soon("the daemon has ended", || (!alive(daemon)).then_some(()));
+    kill(Pid::from_raw(keeper), Signal::SIGCONT).unwrap();
+    assert!(soon("the command's end", || told.try_wait().unwrap()).success());
+    assert!(!alive(keeper) && !rsm.home().join("rsm.sock").exists());
+}
+
+#[test]
+fn what_the_shell_had_open_is_not_kept_open() {
+    let rsm = Rsm::new();
+    let binary = env!("CARGO_BIN_EXE_rsm");
+    let line = format!("exec 9> held; flock 9; '{binary}' start 'sleep 1000' --name nap");
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &line]).current_dir(rsm.dir()).env("RSM_HOME", rsm.home());
+    assert!(shell.output().unwrap().status.success());
+    let held = rsm.dir().join("held").canonicalize().unwrap();
+    let (daemon, keeper) = rsm.managers();
+    for pid in [daemon, keeper, rsm.pids("nap")[0]] {
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        let open: Vec<_> = open.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok()).collect();
+        assert!(!open.is_empty() && !open.contains(&held), "{pid}: {open:?}");
+    }
+    let again = std::process::Command::new("flock").arg("-n").arg(&held).arg("true").status().unwrap();
+    assert!(again.success(), "the lock is held still");
+}
+
+#[test]
+fn a_shutdown_goes_on_when_the_daemon_dies_in_it() {
+    let rsm =
+        Rsm::new().file("deaf.sh", "#!/bin/sh\ntrap '' INT TERM\n: > ready\nwhile :; do sleep 1; done\n");
+    rsm.ok(&["start", "./deaf.sh", "--kill-timeout", "3000"]);
+    soon("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
+    let (daemon, keeper) = rsm.managers();
+    let mut command = rsm.command(&["kill"]).spawn().unwrap();
+    rsm.until_status("deaf", "stopping");
+    kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
+    soon("all are gone", || (!alive(keeper)).then_some(()));
+    command.wait().unwrap();
+    assert!(!rsm.home().join("rsm.sock").exists());
+}
+
+#[test]
+fn kill_tells_who_had_to_be_killed_and_of_nobody_else() {
+    let rsm =
+        Rsm::new().file("deaf.sh", "#!/bin/sh\ntrap '' INT TERM\n: > ready\nwhile :; do sleep 1; done\n");
+    rsm.ok(&["start", "./deaf.sh", "--name", "before", "--kill-timeout", "100"]);
+    soon("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
+    rsm.ok(&["stop", "before"]).says("was killed");
+    fs::remove_file(rsm.dir().join("ready")).unwrap();
+    rsm.ok(&["start", "./deaf.sh", "--name", "deaf", "--kill-timeout", "100"]);
+    soon("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
+    let told = rsm.ok(&["kill"]).stderr;
+    let of = |name: &str| told.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    assert!(of("deaf").contains("was killed") && !of("before").contains("was killed"), "{told}");
+}

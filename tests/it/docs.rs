@@ -1,0 +1,153 @@
+//! What the pages say to type works: every `sh` block of README and `docs/`, in order.
+//!
+//! Each page has a home and a directory of its own. HTML comments, unseen by readers, add what a
+//! page takes for granted:
+//!
+//! - `<!-- test: file NAME`, lines, `-->`: a file that is there from the beginning; closed on its
+//!   first line, the next block of the page is that file;
+//! - `<!-- test: run`, lines, `-->`: commands that are run at this place;
+//! - `<!-- test: skip WHY -->`: the next `sh` block is not run.
+//!
+//! Each block must end with 0. `rsm logs` is left after its first line, as by a reader who has
+//! seen enough; curl fails where the daemon refuses.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use crate::harness::Rsm;
+
+/// What a page asks for.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Page {
+    files: Vec<(String, String)>,
+    /// Line of the page, and the commands.
+    blocks: Vec<(usize, String)>,
+}
+
+impl Page {
+    fn read(text: &str) -> Self {
+        let mut page = Self::default();
+        let (mut becomes_file, mut skip) = (None, false);
+        let mut lines = text.lines().enumerate();
+        while let Some((index, line)) = lines.next() {
+            let mut until = |end: &str| -> String {
+                let body = lines.by_ref().map(|(_, line)| line).take_while(|line| *line != end);
+                body.map(|line| format!("{line}\n")).collect()
+            };
+            if let Some(language) = line.strip_prefix("```") {
+                let body = until("```");
+                if let Some(name) = becomes_file.take() {
+                    page.files.push((name, body));
+                } else if language == "sh" && !std::mem::take(&mut skip) {
+                    page.blocks.push((index + 1, body));
+                }
+            } else if let Some(order) = line.strip_prefix("<!-- test: ") {
+                match (order.split_once(' ').unwrap_or((order, "")), order.strip_suffix(" -->")) {
+                    (("file", _), Some(order)) => becomes_file = Some(order.replacen("file ", "", 1)),
+                    (("file", name), None) => page.files.push((name.to_owned(), until("-->"))),
+                    (("run", ""), None) => page.blocks.push((index + 1, until("-->"))),
+                    (("skip" | "skip,", _), Some(_)) => skip = true,
+                    _ => panic!("line {}: {line}", index + 1),
+                }
+            }
+        }
+        assert!(becomes_file.is_none() && !skip, "the last comment is about no block");
+        page
+    }
+
+    fn run(&self, name: &str) {
+        let rsm = Rsm::new();
+        for (file, content) in &self.files {
+            rsm.write(file, content);
+        }
+        let programs = rsm.write("../bin/rsm", LEAVES_LOGS).parent().unwrap().to_owned();
+        rsm.write("../.curlrc", "fail-with-body\n");
+        let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+        for (line, block) in &self.blocks {
+            let mut shell = rsm.command_of("sh", &["-eu", "-c", block]);
+            shell.env("PATH", &path).env("RSM", env!("CARGO_BIN_EXE_rsm")).stdin(Stdio::null());
+            let output = shell.output().unwrap();
+            let [stdout, stderr] =
+                [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+            assert!(output.status.success(), "{name}:{line}: {}\n{block}\n{stdout}\n{stderr}", output.status);
+        }
+    }
+}
+
+/// Stands before the real one in PATH.
+const LEAVES_LOGS: &str = r#"#!/usr/bin/env bash
+set -o pipefail
+case "$*" in
+logs*--nostream*) ;;
+logs*) "$RSM" "$@" | head -n 1; exit ;;
+esac
+exec "$RSM" "$@"
+"#;
+
+fn pages() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let pages = docs.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    pages.chain([root.join("README.md")]).collect()
+}
+
+#[test]
+fn every_command_of_every_page_works() {
+    let pages = pages();
+    assert!(pages.len() > 3, "{pages:?}");
+    std::thread::scope(|scope| {
+        for page in &pages {
+            scope.spawn(move || {
+                let name = page.file_name().unwrap().to_string_lossy();
+                Page::read(&fs::read_to_string(page).unwrap()).run(&name);
+            });
+        }
+    });
+}
+
+#[test]
+fn the_example_that_the_readme_starts_works() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let rsm = Rsm::new();
+    let example = fs::read_to_string(root.join("ecosystem.example.toml")).unwrap();
+    let port = crate::harness::free_port();
+    rsm.write("ecosystem.example.toml", &example.replace("8080", &port.to_string()));
+    std::os::unix::fs::symlink(root.join("examples"), rsm.dir().join("examples")).unwrap();
+    rsm.ok(&["start", "ecosystem.example.toml"]);
+    crate::harness::soon("the site", || {
+        crate::harness::get(port, "/").filter(|answer| answer.contains(" 200 "))
+    });
+    assert_eq!(rsm.statuses("worker"), ["online"]);
+}
+
+#[test]
+fn pages_are_read_as_described() {
+    let text = "\
+<!-- test: file a/b
+one
+
+two
+-->
+<!-- test: file c -->
+```toml
+x = 1
+```
+<!-- test: run
+true
+-->
+```sh
+false
+```
+<!-- test: skip this -->
+```sh
+nothing
+```
+```text
+nothing
+```
+";
+    let files = [("a/b", "one\n\ntwo\n"), ("c", "x = 1\n")].map(|(name, text)| (name.into(), text.into()));
+    let blocks = [(10, "true\n"), (13, "false\n")].map(|(line, text)| (line, text.into()));
+    assert_eq!(Page::read(text), Page { files: files.into(), blocks: blocks.into() });
+}

@@ -1,0 +1,132 @@
+//! What PM2's users type.
+
+use std::os::unix::fs::symlink;
+use std::process::Stdio;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::SLEEPER;
+use crate::harness::{Rsm, alive, soon};
+
+#[test]
+fn words_of_pm2_are_answered_with_the_way_here() {
+    let rsm = Rsm::new();
+    for word in
+        ["update", "deploy", "install", "link", "pull", "slist", "logrotate", "profile:cpu", "multiset"]
+    {
+        let ran = rsm.run(&[word, "x"]).code(2).says(&format!("rsm has no command '{word}'")).says("help:");
+        assert_eq!(ran.stdout, "");
+    }
+}
+
+#[test]
+fn as_pm2_it_uses_pm2s_home_and_says_nothing_of_it() {
+    let rsm = Rsm::new();
+    let pm2 = rsm.dir().join("pm2");
+    symlink(env!("CARGO_BIN_EXE_rsm"), &pm2).unwrap();
+    let run = |home: &str, args: &[&str]| {
+        let mut command = rsm.command_of(pm2.to_str().unwrap(), args);
+        command.env_remove("RSM_HOME").env("PM2_HOME", rsm.dir().join(home)).output().unwrap()
+    };
+    let started = run("one", &["start", "sleep 1000", "--name", "api"]);
+    assert!(started.status.success(), "{started:?}");
+    assert!(rsm.dir().join("one/rsm.sock").exists());
+    let listed = String::from_utf8(run("one", &["jlist"]).stdout).unwrap();
+    assert!(listed.contains("\"name\":\"api\""), "{listed}");
+    assert_eq!(run("two", &["jlist"]).stdout, b"[]\n");
+    assert!(run("one", &["kill"]).status.success());
+    // By its own name PM2's home is not its business, and ours wins where both are given.
+    rsm.command(&["start", "sleep 1000"]).env("PM2_HOME", rsm.dir().join("one")).output().unwrap();
+    assert!(rsm.home().join("rsm.sock").exists() && !rsm.dir().join("one/rsm.sock").exists());
+    let quiet = rsm
+        .command_of(pm2.to_str().unwrap(), &["restart", "all"])
+        .env("PM2_SILENT", "true")
+        .output()
+        .unwrap();
+    assert!(quiet.status.success() && quiet.stdout.is_empty() && quiet.stderr.is_empty(), "{quiet:?}");
+}
+
+#[test]
+fn settings_are_kept_and_only_known_ones() {
+    let rsm = Rsm::new();
+    rsm.ok(&["get"]).shows("logs.lines = 15");
+    rsm.ok(&["set", "list.sort", "id:desc"]);
+    assert_eq!(rsm.ok(&["get", "list:sort"]).stdout, "id:desc\n");
+    for name in ["a", "b", "c"] {
+        rsm.ok(&["start", "sleep 1000", "--name", name]);
+    }
+    let order = |args: &[&str]| -> String {
+        let table = rsm.ok(args).stdout;
+        table
+            .lines()
+            .filter_map(|line| line.split('│').nth(2))
+            .map(str::trim)
+            .filter(|name| name.len() == 1)
+            .collect()
+    };
+    assert_eq!(order(&["list"]), "cba");
+    assert_eq!(order(&["list", "--sort", "name"]), "abc", "what is said now wins");
+    assert_eq!(order(&["restart", "a", "--sort", "name:asc"]), "abc");
+    rsm.ok(&["unset", "list.sort"]);
+    assert_eq!(order(&["list"]), "abc");
+    rsm.run(&["set", "list.sort", "size"]).code(2).says("list.sort");
+    rsm.run(&["set", "logs.lnes", "3"]).code(2).says("did you mean logs.lines?");
+    let all = "the keys are autosave, list.sort, log.level, logs.budget, logs.lines";
+    rsm.run(&["conf", "colours", "3"]).code(2).says(all);
+    rsm.run(&["set", "pm2-logrotate:max_size", "10M"]).code(2).says("docs/logs.md");
+    rsm.ok(&["unset", "all"]);
+    std::fs::write(rsm.home().join("settings.json"), "broken").unwrap();
+    rsm.run(&["get", "list.sort"]).code(1).says("settings.json: is not valid");
+}
+
+#[test]
+fn the_list_for_people_who_read_json() {
+    let rsm = Rsm::new();
+    assert_eq!(rsm.ok(&["prettylist"]).stdout, "[]\n");
+    rsm.ok(&["start", "sleep 1000", "--name", "api"]);
+    let pretty = rsm.json(&["prettylist"]);
+    assert_eq!(pretty[0]["name"], "api");
+    assert_eq!(pretty[0]["pm2_env"]["status"], "online");
+}
+
+#[test]
+fn a_report_tells_much_and_no_secret() {
+    let rsm = Rsm::new();
+    rsm.ok(&["report"]).shows("no daemon runs");
+    rsm.write("e.toml", "[[apps]]\nname = 'api'\nscript = 'sleep 1000'\nenv = { TOKEN = 'hunter2' }\n");
+    rsm.ok(&["start", "e.toml"]);
+    let report = rsm.ok(&["report"]).shows("version").shows("api").shows("rsm.log").stdout;
+    assert!(
+        report.starts_with("```\n") && report.ends_with("```\n") && !report.contains("hunter2"),
+        "{report}"
+    );
+}
+
+#[test]
+fn flags_without_meaning_are_taken() {
+    let rsm = Rsm::new().file("app.sh", SLEEPER);
+    rsm.ok(&["start", "app.sh", "--no-vizion", "--no-pmx", "--no-automation", "--v8", "--parallel", "4"])
+        .says("warning: --v8 has no effect here");
+    rsm.ok(&["restart", "app", "--no-vizion", "--trace"]).says("--trace has no effect");
+    rsm.ok(&["startOrRestart", "app.sh", "-f", "-w"]).says("files are never rewritten");
+    assert_eq!(rsm.pids("app").len(), 2);
+}
+
+#[test]
+fn in_the_foreground_all_ends_with_the_command() {
+    let rsm = Rsm::new().file("app.sh", "#!/bin/sh\necho hello\nexec sleep 1000\n");
+    let mut command = rsm.command(&["start", "app.sh", "--no-daemon"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    soon("the app runs", || rsm.home().join("rsm.sock").exists().then_some(()));
+    rsm.until_status("app", "online");
+    let pids = rsm.pids("app");
+    let (daemon, keeper) = rsm.managers();
+    // The command listens for the signal before it follows the logs; it is sent until it has heard.
+    let pid = Pid::from_raw(child.id() as i32);
+    soon("all is gone", || {
+        let _ = kill(pid, Signal::SIGTERM);
+        (![pids[0], daemon, keeper].into_iter().any(alive)).then_some(())
+    });
+    drop(child.wait_with_output().unwrap());
+}

@@ -1,0 +1,271 @@
+//! Log files: every line once and in order, whatever happens meanwhile; rotation, reading back.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::harness::{Rsm, read, soon};
+use flate2::read::MultiGzDecoder;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A log file's text: that of its rotated ones, oldest first, then its own.
+fn whole(path: &Path) -> String {
+    loop {
+        // One that was compressed meanwhile is found under its new name.
+        if let Some(text) = try_whole(path) {
+            return text;
+        }
+    }
+}
+
+fn try_whole(path: &Path) -> Option<String> {
+    let stem = path.file_stem().unwrap().to_str().unwrap();
+    let mut parts: Vec<PathBuf> = fs::read_dir(path.parent().unwrap())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|part| part.file_name().unwrap().to_str().unwrap().starts_with(&format!("{stem}__")))
+        .collect();
+    // Of a file that is compressed right now, there are two for a moment.
+    let all = parts.clone();
+    parts.retain(|part| part.extension().unwrap() != "gz" || !all.contains(&part.with_extension("")));
+    parts.sort_by_cached_key(|part| (fs::metadata(part).and_then(|meta| meta.modified()).ok(), number(part)));
+    let own = fs::File::open(path).ok();
+    let old: Option<String> = parts.iter().map(|part| text(part)).collect();
+    let mut all = old?;
+    own.map(|mut own| own.read_to_string(&mut all));
+    Some(all)
+}
+
+/// The number behind the date, for files of one date.
+fn number(path: &Path) -> u32 {
+    let name = path.file_name().unwrap().to_str().unwrap();
+    name.split('.').nth(1).and_then(|part| part.parse().ok()).unwrap_or(0)
+}
+
+fn text(path: &Path) -> Option<String> {
+    let mut file = fs::File::open(path).ok()?;
+    let mut text = String::new();
+    match path.extension().is_some_and(|ending| ending == "gz") {
+        true => MultiGzDecoder::new(file).read_to_string(&mut text).unwrap(),
+        false => file.read_to_string(&mut text).unwrap(),
+    };
+    Some(text)
+}
+
+fn rotated(rsm: &Rsm) -> usize {
+    let logs = fs::read_dir(rsm.home().join("logs")).unwrap();
+    logs.filter(|entry| entry.as_ref().unwrap().file_name().to_str().unwrap().contains("__")).count()
+}
+
+#[test]
+fn every_line_once_though_the_daemon_is_killed_all_the_time() {
+    const LINES: u32 = 400_000;
+    let app = |name: &str, more: &str| {
+        format!(
+            "[[apps]]\nname = '{name}'\nscript = 'seq -f \"number %.0f\" 1 {LINES}; exec sleep 1000'\n{more}\n"
+        )
+    };
+    let apps = [
+        ("raw", "logs = { max_size = '500K', retain = 'all', compress = true }"),
+        ("stamped", "log_date_format = 'HH:mm:ss'\nlogs = { max_size = '1M', retain = 'all' }"),
+        ("json", "log_type = 'json'\nlogs = { max_size = '2M', retain = 'all', compress = true }"),
+        ("both", "log_file = 'both.log'\nlogs = { max_size = 'none' }"),
+    ];
+    let rsm = Rsm::new().file("e.toml", &apps.map(|(name, more)| app(name, more)).concat());
+    rsm.ok(&["start", "e.toml"]);
+    let size = || apps.iter().map(|(name, _)| whole(&out(&rsm, name)).len()).sum::<usize>();
+    for round in 0..12 {
+        let before = size();
+        kill(Pid::from_raw(rsm.managers().0), Signal::SIGKILL).unwrap();
+        soon("lines of the next daemon", || {
+            let done = apps.iter().all(|(name, _)| whole(&out(&rsm, name)).contains(&format!(" {LINES}")));
+            (done || size() > before).then_some(())
+        });
+        if round % 3 == 0 {
+            rsm.ok(&["reloadLogs"]);
+        }
+    }
+    let places = apps.iter().map(|(name, _)| out(&rsm, name)).chain([rsm.dir().join("both.log")]);
+    for place in places {
+        let last = format!("number {LINES}");
+        let text = soon("the last line", || Some(whole(&place)).filter(|text| text.contains(&last)));
+        let numbers = text.lines().map(|line| {
+            let (_, number) = line.split_once("number ").unwrap_or_else(|| panic!("torn: {line:?}"));
+            number.split('"').next().unwrap().parse::<u32>().unwrap()
+        });
+        assert!(numbers.eq(1..=LINES), "{}", place.display());
+    }
+}
+
+fn out(rsm: &Rsm, name: &str) -> PathBuf {
+    rsm.home().join(format!("logs/{name}-out.log"))
+}
+
+#[test]
+fn rotated_files_are_kept_by_number_and_read_back() {
+    let rsm = Rsm::new().file(
+        "e.toml",
+        "[logs]\nmax_size = '10K'\nretain = 3\n[[apps]]\nname = 'a'\nscript = 'seq 1 20000; exec sleep 1000'\n\
+         [apps.logs]\ncompress = true\n",
+    );
+    rsm.ok(&["start", "e.toml"]);
+    soon("the last line", || whole(&out(&rsm, "a")).ends_with("20000\n").then_some(()));
+    soon("three are left, all compressed", || {
+        let names = fs::read_dir(rsm.home().join("logs")).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let old: Vec<_> = names.filter(|name| name.contains("a-out__")).collect();
+        (old.len() == 3 && old.iter().all(|name| name.ends_with(".log.gz"))).then_some(())
+    });
+    let kept = whole(&out(&rsm, "a"));
+    let count = kept.lines().count();
+    assert!(count > 5000, "{count}");
+    let lines = |args: &[&str]| rsm.ok(&[&["logs", "a", "--nostream", "--raw"], args].concat()).stdout;
+    assert_eq!(lines(&["--lines", "100000"]), kept);
+    let last: Vec<&str> = kept.lines().skip(count - 4321).collect();
+    assert_eq!(lines(&["--lines", "4321"]).lines().collect::<Vec<_>>(), last);
+    assert_eq!(lines(&["--since", "1h"]), kept);
+    assert_eq!(lines(&["--until", "1h"]), "");
+    assert_eq!(lines(&["--grep", "^1[89]000$"]), "18000\n19000\n");
+}
+
+#[test]
+fn following_goes_over_rotations_and_misses_nothing() {
+    let rsm = Rsm::new().file("talk.sh", "#!/bin/sh\nread go < go\nseq 1 50000\nexec sleep 1000\n").file(
+        "e.toml",
+        "[[apps]]\nname = 'a'\nscript = './talk.sh'\nlogs = { max_size = '20K', retain = 'all', compress = true }\n",
+    );
+    nix::unistd::mkfifo(&rsm.dir().join("go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    rsm.ok(&["start", "e.toml"]);
+    let mut following = rsm.follow(&["logs", "a", "--raw", "--lines", "60000"]);
+    fs::write(rsm.dir().join("go"), "go\n").unwrap();
+    let lines = following.until("50000");
+    let odd = lines.iter().zip(1..).find(|(line, number)| **line != number.to_string());
+    assert_eq!((odd, lines.len()), (None, 50_000));
+    assert!(rotated(&rsm) > 5);
+    assert_eq!(following.interrupt().0, Some(0));
+}
+
+#[test]
+fn both_streams_are_shown_in_the_order_they_were_written() {
+    let script = "#!/bin/sh\nwait_for() { while [ ! -e $1 ]; do sleep 0.01; done; }\n\
+                  for i in 1 2 3 4 5; do wait_for out$i; echo out $i; wait_for err$i; echo err $i >&2; done\n\
+                  exec sleep 1000\n";
+    let rsm = Rsm::new().file("talk.sh", script);
+    rsm.ok(&["start", "./talk.sh", "--name", "a"]);
+    let error = rsm.home().join("logs/a-error.log");
+    for i in 1..=5 {
+        rsm.write(&format!("out{i}"), "");
+        soon("a line", || read(out(&rsm, "a")).ends_with(&format!("out {i}\n")).then_some(()));
+        rsm.write(&format!("err{i}"), "");
+        soon("a line", || read(&error).ends_with(&format!("err {i}\n")).then_some(()));
+    }
+    let shown = rsm.ok(&["logs", "a", "--nostream", "--format"]).stdout;
+    let said: Vec<&str> = shown.lines().map(|line| line.split_once("message=").unwrap().1).collect();
+    assert_eq!(
+        said,
+        ["out 1", "err 1", "out 2", "err 2", "out 3", "err 3", "out 4", "err 4", "out 5", "err 5"]
+    );
+}
+
+#[test]
+fn lines_that_are_dropped_are_counted_in_the_file() {
+    let rsm = Rsm::new().file(
+        "e.toml",
+        "[[apps]]\nname = 'a'\nscript = 'seq 1 100000; exec sleep 1000'\nout_file = 'a.log'\nlogs = { when_full = 'drop' }\n",
+    );
+    let path = rsm.dir().join("a.log");
+    std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+    rsm.ok(&["start", "e.toml"]);
+    // It is done though nothing takes its lines: it has become `sleep`.
+    soon("the app is done", || {
+        let pid = *rsm.pids("a").first()?;
+        let children = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+        children.starts_with("sleep").then_some(())
+    });
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "").unwrap();
+    rsm.ok(&["reloadLogs"]);
+    let said = soon("the count", || Some(read(&path)).filter(|text| text.ends_with('\n')));
+    assert!(said.starts_with("[rsm] 100000 lines (588895 bytes) were dropped here: No space left"), "{said}");
+}
+
+#[test]
+fn files_that_others_move_or_remove_are_begun_anew() {
+    let rsm = Rsm::new()
+        .file("talk.sh", "#!/bin/sh\nwhile :; do while read line; do echo \"$line\"; done < say; done\n");
+    nix::unistd::mkfifo(&rsm.dir().join("say"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    rsm.ok(&["start", "./talk.sh", "--name", "a"]);
+    let say = |text: &str| fs::write(rsm.dir().join("say"), format!("{text}\n")).unwrap();
+    let file = out(&rsm, "a");
+    say("one");
+    soon("a line", || (read(&file) == "one\n").then_some(()));
+    fs::remove_file(&file).unwrap();
+    say("two");
+    soon("a new file", || (file.exists() && read(&file) == "two\n").then_some(()));
+    let moved = rsm.dir().join("moved.log");
+    fs::rename(&file, &moved).unwrap();
+    let mut said = 0;
+    soon("a new file", || {
+        said += 1;
+        say(&said.to_string());
+        file.exists().then_some(())
+    });
+    let last = format!("{said}\n");
+    soon("the last line", || {
+        let both = read(&moved) + &if file.exists() { read(&file) } else { String::new() };
+        let want: String =
+            std::iter::once("two\n".to_owned()).chain((1..=said).map(|n| format!("{n}\n"))).collect();
+        (both == want && both.ends_with(&last)).then_some(())
+    });
+}
+
+#[test]
+fn following_goes_over_files_that_others_rotate() {
+    let rsm = Rsm::new()
+        .file("talk.sh", "#!/bin/sh\nwhile :; do while read line; do echo \"$line\"; done < say; done\n");
+    nix::unistd::mkfifo(&rsm.dir().join("say"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    rsm.ok(&["start", "./talk.sh", "--name", "a"]);
+    let mut following = rsm.follow(&["logs", "a", "--raw"]);
+    let (file, mut said, mut seen) = (out(&rsm, "a"), 0, Vec::new());
+    let mut say = || {
+        said += 1;
+        fs::write(rsm.dir().join("say"), format!("{said}\n")).unwrap();
+        said.to_string()
+    };
+    for round in 0..3 {
+        seen.extend(following.until(&say()));
+        // As logrotate's `create`: the next lines are written to the old file still.
+        fs::rename(&file, rsm.dir().join(format!("{round}.log"))).unwrap();
+        fs::write(&file, "").unwrap();
+        soon("lines in the new file", || {
+            say();
+            (!read(&file).is_empty()).then_some(())
+        });
+    }
+    let last = say();
+    seen.extend(following.until(&last));
+    let count = last.parse().unwrap();
+    assert_eq!(seen, (1..=count).map(|number: u32| number.to_string()).collect::<Vec<_>>());
+    // A directory that is none any more ends no stream.
+    fs::rename(rsm.home().join("logs"), rsm.dir().join("logs")).unwrap();
+    fs::write(rsm.home().join("logs"), "").unwrap();
+    rsm.ok(&["logs", "--nostream"]);
+    say();
+    fs::remove_file(rsm.home().join("logs")).unwrap();
+    soon("it is shown", || Some(following.until(&say())));
+}
+
+#[test]
+fn a_line_of_many_pipes_goes_through_in_any_shape() {
+    // In one write: who sleeps in the middle of it tells nobody that there is more.
+    let script =
+        "#!/usr/bin/env python3\nimport os, time\nos.write(1, b'x' * 3_000_000 + b'\\n')\ntime.sleep(1000)\n";
+    for shape in ["log_type = 'json'", "time = true", "merge_logs = true", "log_file = 'both.log'"] {
+        let file = format!("[[apps]]\nname = 'a'\nscript = './big.py'\n{shape}\n");
+        let rsm = Rsm::new().file("big.py", script).file("e.toml", &file);
+        rsm.ok(&["start", "e.toml"]);
+        let count = |text: String| text.bytes().filter(|byte| *byte == b'x').count();
+        soon(shape, || (count(read(out(&rsm, "a"))) >= 3_000_000).then_some(()));
+    }
+}

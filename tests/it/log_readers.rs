@@ -1,0 +1,118 @@
+//! Who follows logs: over the death of daemons, beside others that do not read, and told what was missed.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
+use std::process::{Child, Stdio};
+
+use crate::harness::{Rsm, read, soon};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// An app that says the numbers up to `lines` once it is let.
+fn counting(lines: usize, logs: &str) -> Rsm {
+    let rsm = Rsm::new()
+        .file("talk.sh", &format!("#!/bin/sh\nread go < go\nseq 1 {lines}\nexec sleep 1000\n"))
+        .file("e.toml", &format!("[[apps]]\nname = 'a'\nscript = './talk.sh'\nlogs = {{ {logs} }}\n"));
+    nix::unistd::mkfifo(&rsm.dir().join("go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    rsm.ok(&["start", "e.toml"]);
+    rsm
+}
+
+fn go(rsm: &Rsm) {
+    fs::write(rsm.dir().join("go"), "go\n").unwrap();
+}
+
+#[test]
+fn following_goes_on_over_the_death_of_daemons() {
+    const STEP: usize = 20_000;
+    const LINES: usize = 200_000;
+    let rsm = counting(LINES, "max_size = '100K', retain = 'all', compress = true");
+    let mut following = rsm.follow(&["logs", "a", "--raw", "--lines", "9999999"]);
+    let mut other = rsm.follow(&["logs", "a", "--raw", "--grep", "000$", "--lines", "9999999"]);
+    go(&rsm);
+    let (mut lines, mut thousands) = (Vec::new(), Vec::new());
+    for step in 1..=LINES / STEP {
+        let last = (step * STEP).to_string();
+        lines.extend(following.until(&last));
+        thousands.extend(other.until(&last));
+        kill(Pid::from_raw(rsm.managers().0), Signal::SIGKILL).unwrap();
+    }
+    let wrong = lines.iter().zip(1..).find(|(line, number)| **line != number.to_string());
+    assert_eq!((wrong, lines.len()), (None, LINES));
+    let wanted: Vec<String> = (1..=LINES / 1000).map(|number| format!("{number}000")).collect();
+    assert_eq!(thousands, wanted);
+    rsm.ok(&["kill"]);
+    let (code, rest, said) = following.ended();
+    assert_eq!((code, rest.len()), (Some(3), 0), "{said}");
+}
+
+/// A reader that does not read.
+fn stalled(rsm: &Rsm) -> Child {
+    let args = ["logs", "a", "--json", "--lines", "9999999"];
+    rsm.command(&args).stdout(Stdio::piped()).spawn().unwrap()
+}
+
+#[test]
+fn readers_that_stall_slow_nobody_and_are_told_what_they_missed() {
+    const LINES: usize = 300_000;
+    let rsm = counting(LINES, "max_size = '100K', retain = 'all'");
+    let mut following = rsm.follow(&["logs", "a", "--raw", "--lines", "9999999"]);
+    let mut idle: Vec<Child> = (0..5).map(|_| stalled(&rsm)).collect();
+    go(&rsm);
+    let lines = following.until(&LINES.to_string());
+    let wrong = lines.iter().zip(1..).find(|(line, number)| **line != number.to_string());
+    assert_eq!((wrong, lines.len()), (None, LINES));
+    // Now all of it but the latest is removed before they look.
+    let logs = rsm.home().join("logs");
+    for entry in fs::read_dir(logs).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap().to_str().unwrap().starts_with("a-out__") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    for child in &mut idle {
+        let (mut seen, mut missed) = (0, 0);
+        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+            let item: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+            match item["type"].as_str() {
+                Some("missed") => missed += item["lines"].as_u64().unwrap(),
+                _ => {
+                    seen += 1;
+                    let message = item["message"].as_str().unwrap();
+                    assert_eq!(message, (seen + missed).to_string());
+                    if message == LINES.to_string() {
+                        break;
+                    }
+                }
+            }
+        }
+        assert_eq!(seen + missed, LINES as u64);
+        assert!(missed > 0);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+#[test]
+fn the_budget_holds_in_a_flood() {
+    const BUDGET: u64 = 3_000_000;
+    const SEGMENT: u64 = 500_000;
+    let rsm = counting(2_000_000, "max_size = '500K', retain = 'all', compress = true");
+    rsm.ok(&["conf", "logs.budget", &BUDGET.to_string()]);
+    go(&rsm);
+    let logs = rsm.home().join("logs");
+    let total = || {
+        let entries = fs::read_dir(&logs).unwrap().filter_map(|entry| entry.ok()?.metadata().ok());
+        // One that is renamed while the directory is read may be seen twice.
+        entries.map(|meta| (meta.ino(), meta.len())).collect::<HashMap<_, _>>().values().sum::<u64>()
+    };
+    soon("the last line", || {
+        // One may be seen that is removed before another is seen that was not there yet: not each time.
+        let over = (0..10).map(|_| total()).min().unwrap();
+        assert!(over <= BUDGET + SEGMENT, "{over}");
+        read(logs.join("a-out.log")).ends_with("2000000\n").then_some(())
+    });
+    assert!(total() > BUDGET / 2);
+}

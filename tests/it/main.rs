@@ -1,0 +1,39 @@
+//! Tests of the real binary and of the library's public functions: one module for each area.
+//!
+//! All modules run in one process, on several threads: a test never changes the process itself (its
+//! environment, directory, user or signals) and has files, ports and an `RSM_HOME` of its own.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+mod autosave;
+mod boot;
+mod commands;
+mod config_errors;
+mod config_files;
+mod daemon_lifecycle;
+mod docs;
+mod doctor;
+mod environment;
+mod examples;
+mod faults;
+mod from_pm2;
+mod harness;
+mod http;
+mod log_disk_failures;
+mod log_files;
+mod log_readers;
+mod matrix;
+mod memory;
+mod node_apps;
+mod pm2_migration;
+mod pm2_side_by_side;
+mod ports;
+mod probes;
+mod reference;
+mod reload;
+mod runtime;
+mod screens;
+mod supervision;
+mod uid;
+mod upgrade_and_recovery;
+mod watch_cron;
+mod websockets;

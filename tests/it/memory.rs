@@ -1,0 +1,112 @@
+//! Apps that hold too much memory are replaced, and it is said why.
+
+use crate::harness::unbroken::Unbroken;
+use crate::harness::{Rsm, free_port, get};
+
+/// The reason of the first end in the history of an instance.
+fn why(rsm: &Rsm, id: usize) -> String {
+    let detail = rsm.json(&["describe", &id.to_string(), "--json"]);
+    detail[0]["exits"][0]["why"].as_str().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_tree_whose_child_leaks_is_replaced_whole_and_the_child_is_named() {
+    let rsm = Rsm::new()
+        .file("leak.py", "import time\nprint('up', flush=True)\nheld = b'x' * (90 << 20)\ntime.sleep(1000)\n")
+        .file("tree.sh", "#!/bin/sh\nif [ ! -e once ]; then touch once; python3 leak.py & fi\nsleep 1000\n");
+    rsm.ok(&["start", "tree.sh", "--max-memory-restart", "60M"]);
+    let before = rsm.pids("tree")[0];
+    rsm.until("another process", |rsm| (rsm.pids("tree").first() != Some(&before)).then_some(()));
+    rsm.until_status("tree", "online");
+    let why = why(&rsm, 0);
+    for part in ["more than max_memory_restart = 60.0 MiB", "the largest: python3 (pid "] {
+        assert!(why.contains(part), "{why}");
+    }
+    let bytes = |after: &str| -> f64 {
+        why.split_once(after).unwrap().1.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    assert!(bytes("used ") >= bytes(") with "), "no part is more than the sum: {why}");
+    assert!(rsm.json(&["describe", "tree", "--json"])[0]["processes"].as_array().unwrap().len() <= 2);
+}
+
+const SERVER: &str = "
+let held = [];
+const grow = () => held.push(Buffer.alloc(160 << 20, 1));
+require('http').createServer((request, answer) => {
+  if (request.url === '/grow') grow();
+  answer.end('all is well');
+}).listen(Number(process.env.AT), '127.0.0.1');
+process.on('SIGINT', () => process.exit(0));
+";
+
+#[test]
+fn one_that_shares_its_port_is_replaced_without_a_failed_request() {
+    for settings in ["exec_mode = \"cluster\"\ninstances = 2", "hold_port = true"] {
+        let port = free_port();
+        let app = format!(
+            "[[apps]]\nname = \"web\"\nscript = \"app.js\"\nmax_memory_restart = \"150M\"\n{settings}\n"
+        );
+        let rsm = Rsm::new().file("app.js", SERVER).file("ecosystem.toml", &app).var("AT", &port.to_string());
+        rsm.ok(&["start", "ecosystem.toml"]);
+        let load = Unbroken::on(port, "all is well");
+        get(port, "/grow").expect("no answer");
+        let grown =
+            rsm.until("one is replaced", |rsm| rsm.list().iter().position(|view| view["restarts"] == 1));
+        rsm.until("the old one is gone", |rsm| (!why(rsm, grown).is_empty()).then_some(()));
+        load.assert_none_failed();
+        assert!(why(&rsm, grown).contains("max_memory_restart"), "{}", why(&rsm, grown));
+        let restarts: Vec<_> = rsm.list().iter().map(|view| view["restarts"].clone()).collect();
+        assert_eq!(restarts.iter().filter(|count| **count == 0).count(), restarts.len() - 1, "{restarts:?}");
+    }
+}
+
+#[test]
+fn an_instance_that_was_given_up_keeps_the_others_within_their_limit() {
+    let rsm = Rsm::new().file(
+        "app.py",
+        "import os, sys, time\n\
+         if os.environ['NODE_APP_INSTANCE'] == '0': sys.exit(1)\n\
+         while not os.path.exists('grow'): time.sleep(0.01)\n\
+         held = b'x' * (90 << 20)\ntime.sleep(1000)\n",
+    );
+    rsm.run(&["start", "app.py", "-i", "2", "--max-restarts", "1", "--max-memory-restart", "60M"]);
+    rsm.until("the first is given up", |rsm| (rsm.list()[0]["status"] == "errored").then_some(()));
+    rsm.write("grow", "");
+    rsm.until("the other is restarted", |rsm| rsm.list()[1]["restarts"].as_u64().filter(|count| *count > 0));
+    rsm.ok(&["stop", "app"]);
+    assert!(why(&rsm, 1).contains("max_memory_restart"));
+}
+
+#[test]
+fn hard_limits_hold_and_describe_says_by_what() {
+    let rsm = Rsm::new().file(
+        "app.py",
+        "import time\ntry:\n  held = b'x' * (200 << 20)\nexcept MemoryError:\n  print('no more', flush=True)\ntime.sleep(1000)\n",
+    );
+    rsm.write(
+        "ecosystem.toml",
+        "[[apps]]\nname = \"app\"\nscript = \"app.py\"\nmemory_max = \"100M\"\ncpu_max = 0.5\npids_max = 50\n\
+         [[apps]]\nname = \"free\"\nscript = \"sleep\"\nargs = \"1000\"\n",
+    );
+    rsm.ok(&["start", "ecosystem.toml"]);
+    let detail = rsm.json(&["describe", "app", "--json"]);
+    let limits = detail[0]["limits"].as_array().unwrap();
+    let named: Vec<_> =
+        limits.iter().map(|limit| (limit["limit"].as_str().unwrap(), limit["value"].as_u64())).collect();
+    assert_eq!(named, [("memory_max", Some(100 << 20)), ("cpu_max", Some(50)), ("pids_max", Some(50))]);
+    // What each machine offers differs; that it is told does not.
+    let memory = &limits[0];
+    match memory["by"].as_str().unwrap() {
+        "cgroup" => assert!(memory["note"].is_null(), "{memory}"),
+        by => {
+            assert_eq!(by, "rlimit");
+            let out = rsm.home().join("logs/app-out.log");
+            crate::harness::soon("an allocation fails", || {
+                crate::harness::read(&out).contains("no more").then_some(())
+            });
+            assert!(memory["note"].as_str().unwrap().contains("of each process by itself"), "{memory}");
+        }
+    }
+    rsm.ok(&["describe", "app"]).shows("Hard limits").shows("100.0mb, held by");
+    assert_eq!(rsm.json(&["describe", "free", "--json"])[0]["limits"].as_array().unwrap().len(), 0);
+}

@@ -1,0 +1,213 @@
+//! Node apps as PM2's users write them: a channel to the daemon, standard input, modules of both kinds.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
+
+use crate::harness::{Rsm, read, soon};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Waits for a line in the app's output.
+fn says(rsm: &Rsm, name: &str, text: &str) {
+    let file = rsm.home().join(format!("logs/{name}-out.log"));
+    soon(&format!("{name} says {text:?}"), || read(&file).contains(text).then_some(()));
+}
+
+const TALKER: &str = "
+process.on('message', (message) => {
+  console.log('heard ' + JSON.stringify(message));
+  if (message === 'shutdown') process.exit(0);
+  const [action, param] = message.msg ? [message.msg, message.opts] : [message];
+  if (action === 'gc') process.send({ type: 'axm:reply', data: { action_name: 'gc', return: { freed: param ?? 3 } } });
+});
+process.on('disconnect', () => console.log('disconnected'));
+process.on('SIGINT', () => { console.log('interrupted'); process.exit(1); });
+process.send({ type: 'axm:action', data: { action_name: 'gc', arity: 1 } });
+process.send({ type: 'axm:monitor', data: { Heap: { value: 7 } } });
+console.log('connected ' + process.connected + ' ' + process.env.NODE_CHANNEL_FD);
+";
+
+#[test]
+fn actions_are_asked_for_by_their_names_in_both_modes() {
+    let rsm = Rsm::new().file("talker.js", TALKER);
+    let file = "apps:\n- {name: one, script: talker.js}\n- {name: two, script: talker.js, exec_mode: cluster, instances: 2}\n";
+    rsm.write("apps.yaml", file);
+    rsm.ok(&["start", "apps.yaml"]);
+    says(&rsm, "one", "connected true undefined");
+    rsm.ok(&["trigger", "one", "gc"]).shows("[one:0:default]={\"freed\":3}");
+    let both = rsm.ok(&["trigger", "two", "gc", "all of it"]);
+    assert_eq!(both.stdout.lines().count(), 2);
+    both.shows("[two:1:default]={\"freed\":\"all of it\"}");
+    let jlist = rsm.json(&["jlist"]);
+    assert_eq!(jlist[0]["pm2_env"]["axm_actions"][0]["action_name"], "gc");
+    assert_eq!(jlist[0]["pm2_env"]["axm_monitor"]["Heap"]["value"], 7);
+    rsm.run(&["trigger", "one", "dump"]).code(1).says("offers no action \"dump\"; it has gc");
+    rsm.run(&["trigger", "nobody", "gc"]).code(1).says("nobody");
+}
+
+#[test]
+fn who_has_no_channel_says_so() {
+    let rsm = Rsm::new().file("app.py", "import time\ntime.sleep(1000)\n");
+    rsm.ok(&["start", "app.py"]);
+    rsm.run(&["trigger", "app", "gc"]).code(1).says("has no open channel");
+    rsm.ok(&["stop", "app"]);
+    rsm.run(&["trigger", "app", "gc"]).code(1).says("none of the selected instances runs");
+    rsm.run(&["send", "app", "hello"]).code(1).says("none of the selected instances runs");
+}
+
+#[test]
+fn shutdown_comes_as_a_message_and_no_signal_with_it() {
+    let rsm = Rsm::new().file("talker.js", TALKER);
+    rsm.ok(&["start", "talker.js", "--shutdown-with-message"]);
+    says(&rsm, "talker", "connected");
+    rsm.ok(&["restart", "talker"]);
+    says(&rsm, "talker", "heard \"shutdown\"");
+    rsm.ok(&["stop", "talker"]);
+    assert!(!read(rsm.home().join("logs/talker-out.log")).contains("interrupted"));
+    let detail = rsm.json(&["describe", "talker", "--json"]);
+    assert!(detail[0]["exits"].as_array().unwrap().iter().all(|exit| exit["killed"] == false), "{detail}");
+}
+
+#[test]
+fn an_app_that_closed_its_channel_gets_the_signal() {
+    let rsm = Rsm::new().file(
+        "quiet.js",
+        "process.disconnect(); setInterval(() => {}, 1000);\n\
+         process.on('SIGINT', () => { console.log('interrupted'); process.exit(0); }); console.log('up');",
+    );
+    rsm.ok(&["start", "quiet.js", "--shutdown-with-message"]);
+    says(&rsm, "quiet", "up");
+    rsm.ok(&["stop", "quiet"]);
+    says(&rsm, "quiet", "interrupted");
+}
+
+#[test]
+fn the_channel_outlives_daemon_and_keeper() {
+    let rsm = Rsm::new().file("talker.js", TALKER);
+    rsm.ok(&["start", "talker.js"]);
+    says(&rsm, "talker", "connected");
+    for round in 0..3 {
+        let (daemon, keeper) = rsm.managers();
+        let pids = [vec![daemon], vec![keeper], vec![keeper, daemon]];
+        pids[round].iter().for_each(|pid| kill(Pid::from_raw(*pid), Signal::SIGKILL).unwrap());
+        rsm.ok(&["trigger", "talker", "gc"]).shows("={\"freed\":3}");
+    }
+    assert!(!read(rsm.home().join("logs/talker-out.log")).contains("disconnected"));
+    assert_eq!(rsm.list()[0]["restarts"], 0);
+}
+
+#[test]
+fn a_channel_keeps_no_app_from_ending() {
+    let rsm = Rsm::new().file("short.js", "process.send({ hello: 1 }); console.log('done');");
+    rsm.ok(&["start", "short.js", "--no-autorestart"]);
+    rsm.until_status("short", "stopped");
+    assert_eq!(rsm.json(&["describe", "short", "--json"])[0]["exits"][0]["exit"]["code"], 0);
+}
+
+#[test]
+fn children_of_an_app_have_nothing_of_its_channel() {
+    let rsm = Rsm::new().file(
+        "parent.js",
+        "require('child_process').execSync('ls -l /proc/self/fd; env', { stdio: 'inherit' }); console.log('listed');",
+    );
+    rsm.ok(&["start", "parent.js", "--no-autorestart"]);
+    says(&rsm, "parent", "listed");
+    let out = read(rsm.home().join("logs/parent-out.log"));
+    assert!(!out.contains("socket:") && !out.contains("NODE_CHANNEL"), "{out}");
+}
+
+#[test]
+fn a_flood_of_messages_is_drained() {
+    let rsm = Rsm::new().file(
+        "flood.js",
+        "const text = 'x'.repeat(1000); let left = 20000;\n\
+         const more = () => { if (left--) process.send({ text }, more); else console.log('all sent'); };\n\
+         more(); setInterval(() => {}, 1000);",
+    );
+    rsm.ok(&["start", "flood.js"]);
+    says(&rsm, "flood", "all sent");
+    let (daemon, _) = rsm.managers();
+    let status = read(format!("/proc/{daemon}/status"));
+    let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let kilobytes: u64 = memory.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(kilobytes < 40 << 10, "{kilobytes} kB");
+}
+
+#[test]
+fn lines_reach_standard_input() {
+    let rsm =
+        Rsm::new().file("echo.sh", "#!/bin/sh\nwhile read -r line; do echo \"got $line\"; done\necho over\n");
+    rsm.ok(&["start", "echo.sh"]);
+    rsm.ok(&["send", "echo", "one line"]);
+    says(&rsm, "echo", "got one line");
+    rsm.ok(&["send", "0", "--flag"]);
+    says(&rsm, "echo", "got --flag");
+    let (daemon, keeper) = rsm.managers();
+    [keeper, daemon].iter().for_each(|pid| kill(Pid::from_raw(*pid), Signal::SIGKILL).unwrap());
+    rsm.ok(&["send", "echo", "later"]);
+    says(&rsm, "echo", "got later");
+    assert!(!read(rsm.home().join("logs/echo-out.log")).contains("over"));
+    rsm.run(&["send", "echoo", "x"]).code(1).says("echoo");
+}
+
+#[test]
+fn who_does_not_read_its_input_is_told_of() {
+    let rsm = Rsm::new().file("deaf.sh", "#!/bin/sh\nexec sleep 1000\n");
+    rsm.write("closed.sh", "#!/bin/sh\nexec sleep 1000 </dev/null\n");
+    rsm.ok(&["start", "deaf.sh", "closed.sh"]);
+    let long = "x".repeat(100_000);
+    rsm.run(&["send", "deaf", &long]).code(1).says("does not read its standard input");
+    soon("it has put something else there", || {
+        let refused = rsm.run(&["send", "closed", "x"]);
+        refused.stderr.contains("has closed the standard input").then_some(())
+    });
+}
+
+#[test]
+fn attach_shows_the_output_and_passes_lines_on() {
+    let rsm =
+        Rsm::new().file("echo.sh", "#!/bin/sh\necho up\nwhile read -r line; do echo \"got $line\"; done\n");
+    rsm.ok(&["start", "echo.sh"]);
+    let mut attached = rsm.command(&["attach", "echo"]);
+    let mut attached = attached.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut typed = attached.stdin.take().unwrap();
+    let mut shown = BufReader::new(attached.stdout.take().unwrap()).lines();
+    assert!(shown.any(|line| line.unwrap().contains("up")));
+    writeln!(typed, "hello").unwrap();
+    assert!(shown.any(|line| line.unwrap().contains("got hello")));
+    drop(typed);
+    assert!(attached.wait().unwrap().success());
+    assert_eq!(rsm.statuses("echo"), ["online"]);
+}
+
+#[test]
+fn modules_of_both_kinds_and_arguments_of_node() {
+    let about = "console.log('heap ' + (v8.getHeapStatistics().heap_size_limit >> 20 > 1390) + ' ' + process.env.NODE_APP_INSTANCE + ' ' + process.env.pm_id);\n";
+    let rsm = Rsm::new()
+        .file(
+            "one.mjs",
+            &format!("import v8 from 'node:v8';\nawait null;\n{about}setInterval(() => {{}}, 1000);"),
+        )
+        .file("dist/index.js", &format!("import v8 from 'node:v8';\n{about}setInterval(() => {{}}, 1000);"))
+        .file("dist/package.json", r#"{"type":"module"}"#);
+    rsm.ok(&["start", "one.mjs", "--node-args", "--max-old-space-size=1400"]);
+    rsm.ok(&["start", "dist/index.js", "--name", "two", "--node-args=--max-old-space-size=1400", "-i", "1"]);
+    says(&rsm, "one", "heap true 0 0");
+    soon("two says so", || {
+        let logs = std::fs::read_dir(rsm.home().join("logs")).unwrap().map(|entry| entry.unwrap().path());
+        let mut logs = logs.filter(|path| path.to_string_lossy().contains("two-out"));
+        logs.any(|path| read(path).contains("heap true 0 1")).then_some(())
+    });
+}
+
+#[test]
+fn what_nobody_catches_ends_the_app_and_stands_in_the_log() {
+    let rsm = Rsm::new().file(
+        "rejects.js",
+        "setTimeout(() => Promise.reject(new Error('no database')), 10);\nsetInterval(() => {}, 1000);",
+    );
+    rsm.ok(&["start", "rejects.js", "--no-autorestart"]);
+    rsm.until("it has ended", |rsm| (rsm.statuses("rejects") != ["online"]).then_some(()));
+    assert_eq!(rsm.json(&["describe", "rejects", "--json"])[0]["exits"][0]["exit"]["code"], 1);
+    assert!(read(rsm.home().join("logs/rejects-error.log")).contains("no database"));
+}

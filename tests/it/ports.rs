@@ -1,0 +1,240 @@
+//! One port for the instances of programs that know nothing of it, and readiness.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use crate::harness::load::Load;
+use crate::harness::{Rsm, alive, free_port, get, soon};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const NODE: &str = "require('http').createServer((_, answer) => answer.end(`pid ${process.pid} `)).listen(process.env.AT, '127.0.0.1')\n\
+                    process.on('SIGINT', () => process.exit(0))\n";
+
+const PYTHON: &str = r#"
+import http.server, os
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"pid %d " % os.getpid())
+    def log_message(self, *args):
+        pass
+http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["AT"])), Handler).serve_forever()
+"#;
+
+fn answers(port: u16, count: usize) -> BTreeMap<i32, usize> {
+    let mut by_pid = BTreeMap::new();
+    for _ in 0..count {
+        let answer = get(port, "/").expect("refused");
+        let pid = answer.split_whitespace().skip_while(|word| *word != "pid").nth(1);
+        *by_pid.entry(pid.unwrap().parse().unwrap()).or_default() += 1;
+    }
+    by_pid
+}
+
+#[test]
+fn instances_of_unmodified_programs_share_a_port() {
+    for (file, text) in [("app.js", NODE), ("app.py", PYTHON)] {
+        let port = free_port();
+        let rsm = Rsm::new().file(file, text).var("AT", &port.to_string()).file(
+            "ecosystem.toml",
+            &format!(
+                "[[apps]]\nname = \"web\"\nscript = \"./{file}\"\nexec_mode = \"cluster\"\ninstances = 2\n"
+            ),
+        );
+        rsm.ok(&["start", "ecosystem.toml"]);
+        let spread = answers(port, 100);
+        let pids = rsm.pids("web");
+        assert_eq!(spread.keys().copied().collect::<Vec<_>>().len(), 2, "{spread:?}");
+        assert!(pids.iter().all(|pid| spread[pid] >= 20), "{spread:?}");
+        // Connections to one that is killed wait for the next.
+        kill(Pid::from_raw(pids[0]), Signal::SIGKILL).unwrap();
+        soon("it is dead", || (!alive(pids[0])).then_some(())); // what it had accepted dies with it
+        assert!(!answers(port, 100).contains_key(&pids[0]));
+        // Neither daemon nor keeper is needed.
+        let (daemon, keeper) = rsm.managers();
+        kill(Pid::from_raw(keeper), Signal::SIGKILL).unwrap();
+        kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
+        answers(port, 20);
+        rsm.ok(&["restart", "web"]);
+        assert_eq!(answers(port, 100).len(), 2);
+        rsm.ok(&["scale", "web", "3"]);
+        assert_eq!(answers(port, 100).len(), 3);
+        rsm.ok(&["describe", "web"]).shows(&format!("127.0.0.1:{port}"));
+        rsm.ok(&["stop", "web"]);
+        assert!(get(port, "/").is_none(), "nobody comes, so nobody waits");
+    }
+}
+
+#[test]
+fn an_instance_that_takes_nothing_gets_fewer_connections() {
+    if !nix::unistd::geteuid().is_root() {
+        return; // it takes an eBPF program
+    }
+    let port = free_port();
+    let rsm = Rsm::new().file("app.js", NODE).var("AT", &port.to_string());
+    rsm.ok(&["start", "app.js", "--name", "web", "-i", "2"]);
+    kill(Pid::from_raw(rsm.pids("web")[0]), Signal::SIGSTOP).unwrap();
+    let (mut clients, mut answered) = (Vec::new(), 0);
+    soon("fewer for the one that is stopped", || {
+        for _ in 0..10 {
+            let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            client.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+            client.set_nonblocking(true).unwrap();
+            clients.push(client);
+        }
+        answered += clients.extract_if(.., |client| client.read(&mut [0; 1024]).is_ok()).count();
+        // In strict turns it would never be more than half.
+        (answered * 10 > (answered + clients.len()) * 6).then_some(())
+    });
+    kill(Pid::from_raw(rsm.pids("web")[0]), Signal::SIGCONT).unwrap();
+}
+
+#[test]
+fn a_held_port_refuses_nobody_while_the_app_restarts() {
+    let port = free_port();
+    let rsm = Rsm::new()
+        .file("app.py", PYTHON)
+        .var("AT", &port.to_string())
+        .file("ecosystem.toml", "[[apps]]\nname = \"web\"\nscript = \"./app.py\"\nhold_port = true\n");
+    rsm.ok(&["start", "ecosystem.toml"]);
+    soon("it listens", || get(port, "/")); // a slow machine takes longer than `listen_timeout`
+    let before = rsm.pids("web");
+    let mut restart = rsm.command(&["restart", "web"]).spawn().unwrap();
+    while restart.try_wait().unwrap().is_none() {
+        // The app itself ends at once: what it had accepted just then is lost with it.
+        std::net::TcpStream::connect(("127.0.0.1", port)).expect("refused");
+    }
+    assert_ne!(rsm.pids("web"), before);
+}
+
+#[test]
+fn an_app_is_online_when_it_says_so() {
+    let node = "setTimeout(() => process.send('ready'), 200); setInterval(() => {}, 1000)\n";
+    let shell = "#!/bin/sh\nread _ < go\npython3 -c 'import os, socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.connect(\"\\0\" + os.environ[\"NOTIFY_SOCKET\"][1:]); s.send(b\"READY=1\\n\")'\nexec sleep 1000\n";
+    let rsm = Rsm::new().file("app.js", node).file("app.sh", shell).file(
+        "ecosystem.toml",
+        "[[apps]]\nname = \"node\"\nscript = \"./app.js\"\nwait_ready = true\nlisten_timeout = \"30s\"\n\
+         [[apps]]\nname = \"shell\"\nscript = \"./app.sh\"\nwait_ready = true\nlisten_timeout = \"200\"\n",
+    );
+    nix::unistd::mkfifo(&rsm.dir().join("go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    rsm.ok(&["start", "ecosystem.toml", "--only", "node"]);
+    assert_eq!(rsm.statuses("node"), ["online"]);
+    rsm.run(&["start", "ecosystem.toml", "--only", "shell"]).code(1).says("listen_timeout");
+    assert_eq!(rsm.statuses("shell"), ["launching"]);
+    // What is said while no daemon is there is heard by the next.
+    let (daemon, keeper) = rsm.managers();
+    kill(Pid::from_raw(keeper), Signal::SIGSTOP).unwrap();
+    kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
+    std::fs::write(rsm.dir().join("go"), "now\n").unwrap();
+    kill(Pid::from_raw(keeper), Signal::SIGCONT).unwrap();
+    soon("it is online", || (rsm.statuses("shell") == ["online"]).then_some(()));
+}
+
+#[test]
+fn instances_follow_the_load() {
+    // Computes for a millisecond.
+    let node = NODE
+        .replace(
+            "answer.end",
+            "{ for (const begin = process.cpuUsage(); process.cpuUsage(begin).user < 1000;); answer.end",
+        )
+        .replace("`pid ${process.pid} `)", "`slot ${process.pid} `) }");
+    let port = free_port();
+    let rsm = Rsm::new().file("app.js", &node).var("AT", &port.to_string()).file(
+        "ecosystem.toml",
+        "[[apps]]\nname = \"web\"\nscript = \"./app.js\"\nexec_mode = \"cluster\"\n\
+         autoscale = { min = 1, max = 3, cpu = 20, up_after = \"1s\", down_after = \"1s\" }\n",
+    );
+    rsm.ok(&["start", "ecosystem.toml"]);
+    assert_eq!(rsm.pids("web").len(), 1);
+    let load = Load::on(([127, 0, 0, 1], port).into(), 1000);
+    rsm.until("there are more", |rsm| (rsm.pids("web").len() > 1).then_some(()));
+    rsm.until("there are no more than three", |rsm| (rsm.statuses("web").len() == 3).then_some(()));
+    let tally = load.finish();
+    assert!(tally.refused.is_empty() && tally.lost.is_empty(), "{tally:?}");
+    assert!(tally.answered.len() >= 2, "{tally:?}");
+    rsm.until("one is left", |rsm| (rsm.statuses("web").len() == 1).then_some(()));
+    rsm.ok(&["describe", "web"]).shows("1 to 3 instances");
+    let log = crate::harness::read(rsm.home().join("rsm.log"));
+    assert!(log.contains("1 to 2 instances") && log.contains("2 to 1 instances"), "{log}");
+}
+
+#[test]
+fn udp_is_shared_where_that_is_asked_for() {
+    let app = "import os, socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+        s.bind((\"127.0.0.1\", int(os.environ[\"AT\"])))\n\
+        while True:\n    _, who = s.recvfrom(100)\n    s.sendto(str(os.getpid()).encode(), who)\n";
+    let port = free_port();
+    let rsm = Rsm::new().file("app.py", app).var("AT", &port.to_string()).file(
+        "ecosystem.toml",
+        "[[apps]]\nname = \"dns\"\nscript = \"./app.py\"\nexec_mode = \"cluster\"\ninstances = 2\nports = { udp = true }\n",
+    );
+    rsm.ok(&["start", "ecosystem.toml"]);
+    let mut answered = BTreeSet::new();
+    for _ in 0..64 {
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_read_timeout(Some(crate::harness::DEADLINE)).unwrap();
+        client.send_to(b"who", ("127.0.0.1", port)).unwrap();
+        let mut answer = [0; 32];
+        let length = client.recv(&mut answer).unwrap();
+        answered.insert(String::from_utf8_lossy(&answer[..length]).parse::<i32>().unwrap());
+    }
+    assert_eq!(answered, BTreeSet::from_iter(rsm.pids("dns")));
+}
+
+#[test]
+fn what_is_to_be_known_of_ports_is_said_at_the_start() {
+    let port = free_port();
+    let app = |name: &str| {
+        format!(
+            "[[apps]]\nname = \"{name}\"\nscript = \"./app.js\"\nexec_mode = \"cluster\"\ninstances = 2\n"
+        )
+    };
+    let rsm = Rsm::new()
+        .file("app.js", NODE)
+        .var("AT", &port.to_string())
+        .file("ecosystem.toml", &app("one"))
+        .file("two.config.toml", &app("two"));
+    rsm.ok(&["start", "ecosystem.toml"]);
+    let shared = format!("listens on 127.0.0.1:{port}, as app one does: connections go to both");
+    let ran = rsm.ok(&["start", "two.config.toml"]).says(&format!("note: two {shared}"));
+    assert_eq!(ran.stderr.matches(&shared).count(), 1, "once for all instances: {}", ran.stderr);
+    assert_eq!(answers(port, 200).len(), 4);
+    // The next daemon knows all that.
+    kill(Pid::from_raw(rsm.managers().0), Signal::SIGKILL).unwrap();
+    rsm.until("a daemon knows it", |rsm| {
+        let described = rsm.ok(&["describe", "two"]).stdout;
+        (described.contains(&shared) && described.contains("shared by")).then_some(())
+    });
+}
+
+#[test]
+fn a_port_that_is_taken_is_named_at_the_start() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let rsm = Rsm::new().file("app.js", NODE).var("AT", &port.to_string()).file(
+        "ecosystem.toml",
+        "[[apps]]\nname = \"web\"\nscript = \"./app.js\"\nexec_mode = \"cluster\"\ninstances = 2\nautorestart = false\n",
+    );
+    rsm.run(&["start", "ecosystem.toml"])
+        .says(&format!("cannot listen on 127.0.0.1:{port}: another program has it"));
+}
+
+#[test]
+fn a_privileged_port_is_for_apps_that_are_allowed_it() {
+    crate::harness::need_root();
+    let app = NODE.replace("process.env.AT, '127.0.0.1'", "80, process.env.HOST");
+    let host = format!("127.3.{}.{}", std::process::id() % 250, std::process::id() / 250 % 250);
+    let entry = "[[apps]]\nname = \"web\"\nscript = \"./app.js\"\nexec_mode = \"cluster\"\ninstances = 2\nuser = \"nobody\"\nautorestart = false\n";
+    let rsm = Rsm::new().var("HOST", &host).file("app.js", &app).file("ecosystem.toml", entry);
+    rsm.open_to_all();
+    rsm.run(&["start", "ecosystem.toml"]).says("may not listen on").says("ports = { privileged = true }");
+    rsm.ok(&["delete", "web"]);
+    rsm.write("ecosystem.toml", &format!("{entry}ports = {{ privileged = true }}\n"));
+    rsm.ok(&["start", "ecosystem.toml"]);
+    assert_eq!(rsm.statuses("web"), ["online"; 2]);
+    std::net::TcpStream::connect((host.as_str(), 80)).unwrap();
+}

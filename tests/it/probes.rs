@@ -1,0 +1,176 @@
+//! Readiness and health by asking: http, tcp, a command, and the watchdog of `NOTIFY_SOCKET`.
+
+use std::fs;
+
+use crate::harness::{Rsm, free_port, get, read, soon};
+
+/// Answers 200 unless there is a file `sick-<its number>` or `sick-<its pid>`; hangs for `hangs-<number>`.
+const SERVER: &str = r"
+const fs = require('fs'), me = process.env.NODE_APP_INSTANCE
+const server = require('http').createServer((request, answer) => {
+  if (request.url === '/health') {
+    if (fs.existsSync(`hangs-${me}`)) return
+    if (fs.existsSync(`sick-${me}`) || fs.existsSync(`sick-${process.pid}`)) answer.statusCode = 503
+    fs.appendFileSync(`asked-${me}`, '.')
+  }
+  answer.end(`me ${me} pid ${process.pid} `)
+})
+server.listen(process.env.AT, '127.0.0.1')
+process.on('SIGINT', () => server.close(() => process.exit(0)))
+";
+
+fn file(rules: &str) -> String {
+    format!("[[apps]]\nname = \"web\"\nscript = \"./app.js\"\n{rules}\n")
+}
+
+fn server(rules: &str) -> (Rsm, u16) {
+    let port = free_port();
+    let rsm =
+        Rsm::new().file("app.js", SERVER).var("AT", &port.to_string()).file("ecosystem.toml", &file(rules));
+    (rsm, port)
+}
+
+/// Which instances answer.
+fn answering(port: u16, count: usize) -> Vec<String> {
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..count {
+        let answer = get(port, "/").expect("refused");
+        seen.insert(answer.split_whitespace().skip_while(|word| *word != "me").nth(1).unwrap().to_owned());
+    }
+    seen.into_iter().collect()
+}
+
+#[test]
+fn an_instance_is_online_when_its_check_passes() {
+    let (rsm, _) = server(
+        "listen_timeout = \"1s\"\nready = { http = \"http://127.0.0.1:$AT/health\", interval = \"50ms\" }",
+    );
+    rsm.write("sick-0", "");
+    rsm.run(&["start", "ecosystem.toml"]).code(1).says("status 503").says("listen_timeout");
+    assert_eq!(rsm.statuses("web"), ["launching"]);
+    rsm.ok(&["describe", "web"]).shows("status 503").shows("/health");
+    fs::remove_file(rsm.dir().join("sick-0")).unwrap();
+    rsm.until_status("web", "online");
+    rsm.ok(&["restart", "web"]);
+    assert_eq!(rsm.statuses("web"), ["online"]);
+}
+
+#[test]
+fn in_a_cluster_each_instance_is_asked_and_none_for_another() {
+    let (rsm, port) = server(
+        "exec_mode = \"cluster\"\ninstances = 3\nlisten_timeout = \"1s\"\n\
+         ready = { http = \"http://127.0.0.1:$AT/health\", interval = \"50ms\", timeout = \"500ms\" }\n\
+         health = { http = \"http://127.0.0.1:$AT/health\", interval = \"50ms\", retries = 100000 }",
+    );
+    rsm.write("sick-1", "");
+    rsm.run(&["start", "ecosystem.toml"]).code(1).says("status 503");
+    let statuses = rsm.statuses("web");
+    assert_eq!(statuses, ["online", "launching", "online"]);
+    assert_eq!(answering(port, 60), ["0", "2"], "one that is not ready gets no connections");
+    fs::remove_file(rsm.dir().join("sick-1")).unwrap();
+    rsm.until_status("web", "online");
+    assert_eq!(answering(port, 60), ["0", "1", "2"]);
+}
+
+#[test]
+fn who_fails_its_check_gets_no_connections_and_is_replaced_one_at_a_time() {
+    let (rsm, port) = server(
+        "exec_mode = \"cluster\"\ninstances = 2\nmin_uptime = 0\n\
+         health = { http = \"http://127.0.0.1:$AT/health\", interval = \"50ms\", timeout = \"1s\", retries = 2 }",
+    );
+    rsm.ok(&["start", "ecosystem.toml"]);
+    let before = rsm.pids("web");
+    for pid in &before {
+        rsm.write(&format!("sick-{pid}"), "");
+    }
+    // Nobody is refused meanwhile.
+    rsm.until("both are replaced", |rsm| {
+        assert!(get(port, "/").is_some());
+        let now = rsm.pids("web");
+        (now.len() == 2 && now.iter().all(|pid| !before.contains(pid))).then_some(())
+    });
+    rsm.until_status("web", "online");
+    rsm.until("why is told", |rsm| {
+        let text = rsm.ok(&["describe", "0"]).stdout;
+        (text.contains("unhealthy: GET http://") && text.contains("status 503")).then_some(())
+    });
+    assert_eq!(answering(port, 60), ["0", "1"]);
+}
+
+#[test]
+fn a_hanging_app_alone_is_restarted_and_its_start_period_is_spared() {
+    let (rsm, _) = server(
+        "kill_timeout = 100\n\
+         [apps.health]\nhttp = \"http://127.0.0.1:$AT/health\"\ninterval = \"50ms\"\ntimeout = \"300ms\"\nretries = 2\nstart_period = \"60s\"",
+    );
+    rsm.ok(&["start", "ecosystem.toml"]);
+    let before = rsm.pids("web");
+    soon("it passed its check", || rsm.dir().join("asked-0").exists().then_some(()));
+    rsm.write("hangs-0", "");
+    rsm.until("another process", |rsm| rsm.pids("web").first().copied().filter(|pid| *pid != before[0]));
+    fs::remove_file(rsm.dir().join("hangs-0")).unwrap();
+    rsm.until("its end is told", |rsm| {
+        rsm.ok(&["describe", "web"]).stdout.contains("no response within 0.3 s").then_some(())
+    });
+    // Long enough to sleep through every check of this test.
+    rsm.write("ecosystem.toml", &file("health = { exec = \"echo x >> tried; false\", interval = 20, start_period = \"1h\", retries = 1 }"));
+    rsm.ok(&["delete", "web"]);
+    rsm.ok(&["start", "ecosystem.toml"]);
+    let pid = rsm.pids("web");
+    soon("some checks", || (read(rsm.dir().join("tried")).len() > 10).then_some(()));
+    assert_eq!((rsm.pids("web"), rsm.statuses("web")), (pid, vec!["online".to_owned()]));
+}
+
+#[test]
+fn commands_and_ports_are_asked_too() {
+    let port = free_port();
+    let rsm = Rsm::new()
+        .file("app.js", SERVER)
+        .var("AT", &port.to_string())
+        .file("ecosystem.toml", &format!(
+            "[[apps]]\nname = \"command\"\nscript = \"./app.js\"\nlisten_timeout = \"60s\"\nenv = {{ WORD = \"w\" }}\n\
+             ready = {{ exec = \"test $WORD = w && test -e ready\", interval = 50 }}\n\
+             [[apps]]\nname = \"tcp\"\nscript = \"sleep 1000\"\nlisten_timeout = 300\nready = {{ tcp = {}, interval = 50 }}\n", free_port()));
+    let mut start = rsm.command(&["start", "ecosystem.toml", "--only", "command"]).spawn().unwrap();
+    soon("it is there", || (rsm.statuses("command") == ["launching"]).then_some(()));
+    rsm.write("ready", "");
+    assert!(start.wait().unwrap().success());
+    rsm.run(&["start", "ecosystem.toml", "--only", "tcp"]).code(1).says("refused");
+}
+
+#[test]
+fn an_app_that_stops_saying_that_it_works_is_restarted() {
+    let app = "#!/usr/bin/env python3\nimport os, socket, time\n\
+        s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+        s.connect('\\0' + os.environ['NOTIFY_SOCKET'][1:])\n\
+        assert os.environ['WATCHDOG_USEC'] == '1000000'\n\
+        while not os.path.exists('stuck-%d' % os.getpid()):\n    s.send(b'WATCHDOG=1')\n    time.sleep(0.1)\n\
+        time.sleep(1000)\n";
+    let rsm = Rsm::new()
+        .file("app.py", app)
+        .file("ecosystem.toml", "[[apps]]\nname = \"web\"\nscript = \"./app.py\"\nwatchdog = \"1s\"\n");
+    rsm.ok(&["start", "ecosystem.toml"]);
+    let pid = rsm.pids("web")[0];
+    rsm.write(&format!("stuck-{pid}"), "");
+    rsm.until("another process", |rsm| rsm.pids("web").first().copied().filter(|other| *other != pid));
+    rsm.until("its end is told", |rsm| {
+        rsm.ok(&["describe", "web"]).stdout.contains("no WATCHDOG=1 within 1 s").then_some(())
+    });
+}
+
+#[test]
+fn a_reload_to_a_version_that_fails_its_check_keeps_the_old_one() {
+    let (rsm, port) = server(
+        "exec_mode = \"cluster\"\ninstances = 2\nlisten_timeout = \"1s\"\n\
+         ready = { http = \"http://127.0.0.1:$AT/health\", interval = \"50ms\" }",
+    );
+    rsm.ok(&["start", "ecosystem.toml"]);
+    let before = rsm.pids("web");
+    rsm.write("sick-0", "");
+    rsm.run(&["reload", "web"]).code(1).says("status 503").says("listen_timeout");
+    assert_eq!(rsm.pids("web"), before);
+    assert_eq!(answering(port, 60), ["0", "1"]);
+    fs::remove_file(rsm.dir().join("sick-0")).unwrap();
+    rsm.ok(&["reload", "web"]);
+    assert!(rsm.pids("web").iter().all(|pid| !before.contains(pid)));
+}

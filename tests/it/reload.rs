@@ -1,0 +1,277 @@
+//! A reload fails no request, and one that cannot succeed changes nothing.
+
+use crate::harness::unbroken::Unbroken;
+use crate::harness::{Rsm, free_port, get, soon};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A server that answers with its version, and what it has begun before it ends.
+fn server(version: &str) -> String {
+    format!(
+        "const server = require('http').createServer((_, answer) => answer.end('version {version} of ' + (process.env.WHO || '') + ' '))\n\
+         server.listen(process.env.AT, '127.0.0.1')\n\
+         process.on('SIGINT', () => server.close(() => process.exit(0)))\n"
+    )
+}
+
+fn ecosystem(settings: &str) -> String {
+    format!("[[apps]]\nname = \"web\"\nscript = \"./app.js\"\n{settings}\n")
+}
+
+fn web(port: u16, settings: &str) -> Rsm {
+    let rsm = Rsm::new()
+        .var("AT", &port.to_string())
+        .file("app.js", &server("one"))
+        .file("ecosystem.toml", &ecosystem(settings));
+    rsm.ok(&["start", "ecosystem.toml"]);
+    rsm
+}
+
+const CLUSTER: &str = "exec_mode = \"cluster\"\ninstances = 2";
+
+fn all_answer(port: u16, version: &str) {
+    for _ in 0..20 {
+        let answer = get(port, "/").expect("refused");
+        assert!(answer.contains(version), "{answer}");
+    }
+}
+
+#[test]
+fn a_reload_fails_no_request_and_counts_as_a_restart() {
+    for settings in
+        [CLUSTER, "hold_port = true", "exec_mode = \"cluster\"\ninstances = 2\nbalance = \"shared\""]
+    {
+        let port = free_port();
+        let rsm = web(port, settings);
+        let before = rsm.pids("web");
+        let load = Unbroken::on(port, "version");
+        rsm.write("app.js", &server("two"));
+        rsm.ok(&["reload", "web"]).says("the new process serves");
+        load.assert_none_failed();
+        all_answer(port, "version two");
+        let after = rsm.pids("web");
+        assert_eq!(after.len(), before.len());
+        assert!(after.iter().all(|pid| !before.contains(pid)), "{before:?} {after:?}");
+        assert!(rsm.list().iter().all(|instance| instance["restarts"] == 1), "{:?}", rsm.list());
+        let exits = &rsm.json(&["describe", "web", "--json"])[0]["exits"];
+        assert_eq!((exits.as_array().unwrap().len(), &exits[0]["asked"]), (1, &true.into()), "{exits}");
+    }
+}
+
+#[test]
+fn what_cannot_serve_changes_nothing() {
+    let port = free_port();
+    let rsm = web(port, &format!("{CLUSTER}\nlisten_timeout = 1000"));
+    let before = rsm.pids("web");
+    let load = Unbroken::on(port, "version");
+    let (other, elsewhere) = (free_port(), format!("does not listen on 127.0.0.1:{port} after 1 s"));
+    for (bad, why) in [
+        ("throw new Error('it is broken')", "exit code 1"),
+        ("setInterval(() => {}, 1000)", "does not listen after 1 s (listen_timeout)"),
+        ("for (;;) {}", "does not listen after 1 s (listen_timeout)"),
+        // It listens, and dies soon after.
+        (&(server("bad") + "setTimeout(() => process.exit(7), 200)"), "exit code 7"),
+        ("process.kill(process.pid, 'SIGSEGV')", "killed by SIGSEGV"),
+        // It listens, but somewhere else.
+        (&server("bad").replace("process.env.AT", "0"), "does not listen after 1 s (listen_timeout)"),
+        (&server("bad").replace("process.env.AT", &other.to_string()), &elsewhere),
+    ] {
+        rsm.write("app.js", bad);
+        rsm.run(&["reload", "web"]).code(1).says("id 0").says(why).says("1 not tried");
+        assert_eq!(rsm.pids("web"), before, "{why}");
+        assert!(rsm.list().iter().all(|instance| instance["restarts"] == 0), "{:?}", rsm.list());
+    }
+    load.assert_none_failed();
+    all_answer(port, "version one");
+    rsm.write("app.js", "throw new Error('it is broken')");
+    rsm.run(&["reload", "web"]).code(1).says("it is broken");
+}
+
+#[test]
+fn wait_ready_is_waited_for() {
+    let port = free_port();
+    let ready = |version| server(version) + "setTimeout(() => process.send('ready'), 300)";
+    let rsm = Rsm::new().var("AT", &port.to_string()).file("app.js", &ready("one"));
+    rsm.write("ecosystem.toml", &ecosystem(&format!("{CLUSTER}\nwait_ready = true\nlisten_timeout = 2000")));
+    rsm.ok(&["start", "ecosystem.toml"]);
+    rsm.write("app.js", &server("deaf"));
+    rsm.run(&["reload", "web"]).code(1).says("has not said within 2 s");
+    all_answer(port, "version one");
+    rsm.write("app.js", &ready("two"));
+    rsm.ok(&["reload", "web"]);
+    all_answer(port, "version two");
+}
+
+#[test]
+fn a_changed_file_is_applied_without_a_gap() {
+    let port = free_port();
+    let rsm = web(port, CLUSTER);
+    let load = Unbroken::on(port, "version");
+    rsm.write("new.js", &server("two"));
+    let file = "[[apps]]\nname = \"web\"\nscript = \"./new.js\"\nexec_mode = \"cluster\"\ninstances = 3\nenv = { WHO = \"me\" }\n\
+                [[apps]]\nname = \"other\"\nscript = \"sleep 1000\"\n";
+    rsm.write("ecosystem.toml", file);
+    rsm.ok(&["reload", "ecosystem.toml"]);
+    assert_eq!((rsm.pids("web").len(), rsm.statuses("other")), (3, vec!["online".to_owned()]));
+    all_answer(port, "version two of me");
+    rsm.write("ecosystem.toml", &file.replace("= 3", "= 1"));
+    rsm.ok(&["startOrReload", "ecosystem.toml"]);
+    assert_eq!(rsm.pids("web").len(), 1);
+    load.assert_none_failed();
+    all_answer(port, "version two of me");
+}
+
+#[test]
+fn a_scale_down_fails_no_request() {
+    let port = free_port();
+    let rsm = web(port, "exec_mode = \"cluster\"\ninstances = 4");
+    let load = Unbroken::on(port, "version");
+    rsm.ok(&["scale", "web", "1"]);
+    rsm.ok(&["scale", "web", "3"]);
+    load.assert_none_failed();
+    assert_eq!(rsm.statuses("web"), ["online"; 3]);
+}
+
+#[test]
+fn what_cannot_share_its_port_is_restarted_and_it_is_said() {
+    let rsm = web(free_port(), "");
+    let before = rsm.pids("web");
+    rsm.ok(&["reload", "web"]).says("web was restarted").says("hold_port = true");
+    assert_ne!(rsm.pids("web"), before);
+    rsm.ok(&["stop", "web"]);
+    rsm.ok(&["gracefulReload", "web"]);
+    assert_eq!(rsm.statuses("web"), ["online"]);
+    rsm.run(&["reload", "wbe"]).code(1).says("Did you mean \"web\"");
+}
+
+#[test]
+fn one_reload_at_a_time_and_a_stop_ends_it() {
+    let port = free_port();
+    let rsm = web(port, &format!("{CLUSTER}\nlisten_timeout = 60000"));
+    let before = rsm.pids("web");
+    rsm.write("app.js", "setInterval(() => {}, 1000)");
+    let reload = rsm.command(&["reload", "web"]).spawn().unwrap();
+    rsm.until("a second process", |_| {
+        let all = nodes(&rsm);
+        (all.len() == 3).then_some(())
+    });
+    rsm.run(&["reload", "web"]).code(1).says("being reloaded already");
+    assert_eq!(rsm.pids("web"), before);
+    rsm.ok(&["stop", "web"]);
+    soon("all are gone", || nodes(&rsm).is_empty().then_some(()));
+    assert_eq!(reload.wait_with_output().unwrap().status.code(), Some(1));
+    assert_eq!(rsm.statuses("web"), ["stopped"; 2]);
+}
+
+/// Pids of all that runs the app's script.
+fn nodes(rsm: &Rsm) -> Vec<i32> {
+    let script = rsm.dir().join("app.js").display().to_string();
+    let all = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        crate::harness::cmdline(pid).contains(&script).then_some(pid)
+    });
+    all.collect()
+}
+
+#[test]
+fn a_reload_goes_on_when_daemon_and_keeper_die() {
+    let port = free_port();
+    let rsm = web(port, "exec_mode = \"cluster\"\ninstances = 3");
+    let load = Unbroken::on(port, "version");
+    rsm.write("app.js", &server("two"));
+    for both in [false, true] {
+        let mut reload = rsm.command(&["reload", "web"]).spawn().unwrap();
+        rsm.until("it is under way", |rsm| (nodes(rsm).len() > 3).then_some(()));
+        let (daemon, keeper) = rsm.managers();
+        if both {
+            kill(Pid::from_raw(keeper), Signal::SIGKILL).unwrap();
+        }
+        kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
+        // A process that asks for its port while both are dead gets no answer, and fails.
+        assert!(reload.wait().unwrap().success() || both);
+        rsm.until("no second process", |rsm| (nodes(rsm).len() == 3).then_some(()));
+        all_answer(port, "version two");
+        assert_eq!((nodes(&rsm).len(), rsm.pids("web").len()), (3, 3));
+    }
+    load.assert_none_failed();
+}
+
+#[test]
+fn requests_are_counted_while_it_is_reloaded() {
+    let port = free_port();
+    let rsm = web(port, CLUSTER);
+    let url = format!("http://127.0.0.1:{port}/");
+    rsm.ok(&["reload", "web", "--parallel", "2", "--verify", &url]).says("meanwhile, 0 failed");
+    let nobody = format!("http://127.0.0.1:{}/", free_port());
+    let before = rsm.pids("web");
+    rsm.run(&["reload", "web", "--verify", &nobody]).code(1).says("nothing was reloaded");
+    assert_eq!(rsm.pids("web"), before);
+    rsm.run(&["reload", "web", "--verify", "https://127.0.0.1/"]).code(2).says("http://");
+    rsm.run(&["reload", "web", "--parallel", "0"]).code(2);
+}
+
+#[test]
+fn a_new_process_that_ends_in_its_place_is_the_only_one() {
+    let port = free_port();
+    let rsm = web(port, "exec_mode = \"cluster\"\ninstances = 3\nmin_uptime = 300");
+    let before = rsm.pids("web");
+    // It ends once the next one listens, which only then shows that it can stay.
+    let bad = server("bad")
+        + "const fs = require('fs'), first = process.env.NODE_APP_INSTANCE === '0'\n\
+           if (first) setInterval(() => fs.existsSync('next') && process.exit(9), 10)\n\
+           else server.on('listening', () => fs.writeFileSync('next', ''))\n";
+    rsm.write("app.js", &bad);
+    rsm.run(&["reload", "web"])
+        .code(1)
+        .says("(id 0): the new process has ended: exit code 9")
+        .says("1 not tried");
+    assert!(rsm.pids("web").ends_with(&before[1..]), "{before:?} {:?}", rsm.pids("web"));
+}
+
+#[test]
+fn an_interrupted_reload_goes_on_and_a_deleted_app_is_no_success() {
+    let port = free_port();
+    let rsm = web(port, CLUSTER);
+    let before = rsm.pids("web");
+    let following = rsm.follow(&["reload", "web"]);
+    rsm.until("it is under way", |rsm| (nodes(rsm).len() > 2).then_some(()));
+    let (code, _, said) = following.interrupt();
+    assert_eq!(code, Some(130), "{said}");
+    assert!(said.contains("the reload goes on"), "{said}");
+    rsm.until("all are new", |rsm| {
+        let now = rsm.pids("web");
+        (now.len() == 2 && now.iter().all(|pid| !before.contains(pid))).then_some(())
+    });
+    rsm.until("it is over", |rsm| (nodes(rsm).len() == 2).then_some(()));
+    let following = rsm.follow(&["reload", "web"]);
+    rsm.until("it is under way", |rsm| (nodes(rsm).len() > 2).then_some(()));
+    rsm.ok(&["delete", "web"]);
+    let (code, _, said) = following.ended();
+    assert!(code == Some(1) && said.contains("it was deleted meanwhile"), "{code:?} {said}");
+}
+
+#[test]
+fn ports_are_found_again_when_all_who_held_them_died_at_once() {
+    let port = free_port();
+    let rsm = web(port, "exec_mode = \"cluster\"\ninstances = 3");
+    let (daemon, keeper) = rsm.managers();
+    // None of them sees the other die.
+    kill(Pid::from_raw(daemon), Signal::SIGSTOP).unwrap();
+    kill(Pid::from_raw(keeper), Signal::SIGKILL).unwrap();
+    kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
+    all_answer(port, "version one");
+    let before = rsm.pids("web");
+    rsm.ok(&["describe", "web"]).shows(&format!("127.0.0.1:{port}"));
+    rsm.write("app.js", &server("two"));
+    kill(Pid::from_raw(before[0]), Signal::SIGKILL).unwrap();
+    rsm.until("another is online", |rsm| {
+        let now = rsm.pids("web");
+        (now.len() == 3 && !now.contains(&before[0])).then_some(())
+    });
+    rsm.until_status("web", "online");
+    rsm.ok(&["reload", "web"]);
+    assert!(rsm.pids("web").iter().all(|pid| !before.contains(pid)));
+    all_answer(port, "version two");
+    rsm.ok(&["restart", "web"]);
+    all_answer(port, "version two");
+}

@@ -1,0 +1,283 @@
+//! Daemon, keeper and both are replaced, by death or by upgrade, and no app notices.
+
+use std::fs;
+
+use crate::harness::{Rsm, alive, read, soon};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+fn end(pid: i32) {
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    soon("it has ended", || (!alive(pid)).then_some(()));
+}
+
+/// The pids of daemon and keeper, once both differ from these.
+fn other_managers(rsm: &Rsm, daemon: i32) -> (i32, i32) {
+    soon("another daemon", || {
+        let info = rsm.run(&["info", "--json"]);
+        let info: serde_json::Value = serde_json::from_str(&info.stdout).ok()?;
+        let pid = |who: &str| info[who]["pid"].as_i64().map(|pid| pid as i32);
+        pid("daemon").filter(|pid| *pid != daemon).zip(pid("keeper"))
+    })
+}
+
+/// Repeats what it is told through a FIFO, and its own pid.
+const ECHO: &str = "#!/bin/sh\nwhile :; do read line < fifo && echo \"$$ $line\"; done\n";
+
+fn echo() -> Rsm {
+    let rsm = Rsm::new().file("echo.sh", ECHO);
+    nix::unistd::mkfifo(&rsm.dir().join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    rsm.ok(&["start", "./echo.sh", "--output", "echo.log"]);
+    rsm
+}
+
+fn say(rsm: &Rsm, text: &str) {
+    fs::write(rsm.dir().join("fifo"), format!("{text}\n")).unwrap();
+}
+
+fn until_logged(rsm: &Rsm, text: &str) {
+    soon(text, || read(rsm.dir().join("echo.log")).lines().any(|line| line.ends_with(text)).then_some(()));
+}
+
+#[test]
+fn apps_outlive_their_keeper() {
+    let rsm = echo();
+    let app = rsm.pids("echo")[0];
+    let (daemon, keeper) = rsm.managers();
+    end(keeper);
+    let (after, new_keeper) = other_managers(&rsm, daemon);
+    assert_eq!(new_keeper, daemon, "the daemon has become the keeper");
+    assert!(after != daemon);
+    say(&rsm, "still heard");
+    until_logged(&rsm, "still heard");
+    assert_eq!(rsm.pids("echo"), [app]);
+    // It is supervised though it is nobody's child here.
+    end(app);
+    rsm.until("another process", |rsm| rsm.pids("echo").first().copied().filter(|pid| *pid != app));
+    let exit = &rsm.json(&["describe", "echo", "--json"])[0]["exits"][0]["exit"];
+    assert!(exit["signal"]["number"] == 9 || exit == "unknown", "never invented: {exit}");
+    rsm.ok(&["stop", "echo"]);
+    assert_eq!(rsm.statuses("echo"), ["stopped"]);
+}
+
+#[test]
+fn apps_outlive_keeper_and_daemon() {
+    let rsm = echo();
+    rsm.ok(&["start", "sleep 1000", "--name", "nap", "-i", "2"]);
+    let (app, naps) = (rsm.pids("echo")[0], rsm.pids("nap"));
+    let (daemon, keeper) = rsm.managers();
+    kill(Pid::from_raw(keeper), Signal::SIGSTOP).unwrap(); // it would start another daemon
+    end(daemon);
+    end(keeper);
+    say(&rsm, "while nobody listened");
+    end(naps[0]);
+    // Any command brings them back.
+    let list = rsm.list();
+    assert_eq!(list.len(), 3);
+    assert_eq!(rsm.pids("echo"), [app]);
+    until_logged(&rsm, "while nobody listened");
+    rsm.until("a new nap", |rsm| {
+        let pids = rsm.pids("nap");
+        (pids.len() == 2 && !pids.contains(&naps[0]) && pids.contains(&naps[1])).then_some(())
+    });
+    let (daemon, keeper) = rsm.managers();
+    rsm.ok(&["delete", "all"]);
+    assert!(!alive(app) && !alive(naps[1]));
+    assert!(alive(daemon) && alive(keeper));
+}
+
+#[test]
+fn a_pid_that_another_process_has_by_now_is_never_touched() {
+    let rsm = Rsm::new();
+    rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
+    let app = rsm.pids("nap")[0];
+    let (daemon, keeper) = rsm.managers();
+    kill(Pid::from_raw(keeper), Signal::SIGSTOP).unwrap();
+    end(daemon);
+    end(keeper);
+    end(app);
+    // The state says that a process of another start time had the pid of this stranger.
+    let mut stranger = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    for name in ["state.json", "state.json.prev"] {
+        let path = rsm.home().join(name);
+        let state = read(&path).replace(&format!("\"pid\":{app}"), &format!("\"pid\":{}", stranger.id()));
+        fs::write(path, state).unwrap();
+    }
+    soon("another process", || rsm.pids("nap").first().copied());
+    assert_ne!(rsm.pids("nap"), [stranger.id() as i32]);
+    rsm.ok(&["delete", "nap"]);
+    assert!(alive(stranger.id() as i32), "a stranger was killed");
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+}
+
+#[test]
+fn a_state_that_cannot_be_used_gives_way_to_the_one_before() {
+    for damage in ["", "{\"version\":1", "{\"version\":99}", "\0\0\0"] {
+        let rsm = Rsm::new();
+        rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
+        rsm.ok(&["restart", "nap"]); // so that there is one before
+        let app = rsm.pids("nap")[0];
+        let (daemon, keeper) = rsm.managers();
+        kill(Pid::from_raw(keeper), Signal::SIGSTOP).unwrap();
+        end(daemon);
+        end(keeper);
+        fs::write(rsm.home().join("state.json"), damage).unwrap();
+        soon("it is back", || (rsm.statuses("nap") == ["online"]).then_some(()));
+        let pids = rsm.pids("nap");
+        assert_eq!(pids, [app], "it was adopted, {damage:?}");
+        assert_eq!(read(rsm.home().join("state.json.unusable")), damage, "and kept");
+        assert!(read(rsm.home().join("rsm.log")).contains("state.json"), "and said");
+    }
+}
+
+#[test]
+fn without_any_state_what_runs_is_left_alone_and_the_saved_list_is_taken() {
+    let rsm = Rsm::new();
+    rsm.ok(&["start", "sleep 1000", "--name", "saved"]);
+    rsm.ok(&["save"]);
+    rsm.ok(&["start", "sleep 1000", "--name", "unsaved"]);
+    let (saved, unsaved) = (rsm.pids("saved")[0], rsm.pids("unsaved")[0]);
+    let (daemon, keeper) = rsm.managers();
+    kill(Pid::from_raw(keeper), Signal::SIGSTOP).unwrap();
+    end(daemon);
+    end(keeper);
+    for name in ["state.json", "state.json.prev"] {
+        fs::write(rsm.home().join(name), "damaged").unwrap();
+    }
+    assert_eq!(rsm.pids("saved"), [saved]);
+    assert!(rsm.pids("unsaved").is_empty());
+    assert!(alive(unsaved), "it may be all that somebody has");
+    assert!(read(rsm.home().join("rsm.log")).contains(&format!("left alone pid={unsaved}")));
+    end(unsaved);
+}
+
+#[test]
+fn a_damaged_dump_gives_way_to_the_one_before() {
+    let rsm = Rsm::new();
+    rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
+    rsm.ok(&["save"]);
+    rsm.ok(&["save"]);
+    rsm.ok(&["delete", "nap"]);
+    fs::write(rsm.home().join("dump.json"), "{\"version\":99}").unwrap();
+    rsm.ok(&["resurrect"]).says("newer rsm").says("dump.json.prev");
+    assert_eq!(rsm.statuses("nap"), ["online"]);
+    rsm.ok(&["save"]);
+    assert_eq!(read(rsm.home().join("dump.json.unusable")), "{\"version\":99}", "never overwritten");
+}
+
+#[test]
+fn a_change_asked_for_twice_by_one_key_is_made_once() {
+    let rsm = Rsm::new();
+    rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
+    let ask = || {
+        let body = r#"{"add":2}"#;
+        rsm.http(
+            format!(
+                "POST /v1/apps/nap/scale HTTP/1.1\r\nHost: rsm\r\nIdempotency-Key: one\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            )
+            .as_bytes(),
+        )
+    };
+    let first = ask();
+    assert!(first.starts_with("HTTP/1.1 200"), "{first}");
+    let (daemon, _) = rsm.managers();
+    end(daemon);
+    let second = soon("an answer", || Some(ask()).filter(|answer| !answer.is_empty()));
+    assert!(second.starts_with("HTTP/1.1 200"), "{second}");
+    assert_eq!(rsm.pids("nap").len(), 3, "the next daemon knows of it");
+}
+
+#[test]
+fn a_command_in_flight_is_answered_by_the_next_daemon() {
+    let rsm =
+        Rsm::new().file("deaf.sh", "#!/bin/sh\ntrap '' INT TERM\n: > ready\nwhile :; do sleep 1; done\n");
+    rsm.ok(&["start", "./deaf.sh", "--kill-timeout", "1000"]);
+    soon("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
+    let restarting = rsm.command(&["restart", "deaf"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    rsm.until_status("deaf", "stopping");
+    let (daemon, keeper) = rsm.managers();
+    kill(Pid::from_raw(keeper), Signal::SIGSTOP).unwrap();
+    end(daemon);
+    end(keeper);
+    let done = restarting.wait_with_output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let view = &rsm.list()[0];
+    assert_eq!((view["status"].as_str(), view["restarts"].as_i64()), (Some("online"), Some(1)), "{view}");
+}
+
+#[test]
+fn an_upgrade_touches_no_app() {
+    let rsm = echo();
+    rsm.ok(&["start", "sleep 1000", "--name", "nap", "-i", "3"]);
+    let pids = [rsm.pids("echo"), rsm.pids("nap")].concat();
+    let other = rsm.another_version("0.9.9");
+    let (daemon, keeper) = rsm.managers();
+    rsm.ok(&["upgrade", "--binary", "./rsm-other"]).says("rsm 0.9.9 took over from");
+    let (after, same) = rsm.managers();
+    assert!(after != daemon && same == keeper, "the keeper goes on in its process");
+    for pid in [after, same] {
+        assert_eq!(fs::read_link(format!("/proc/{pid}/exe")).unwrap(), other.canonicalize().unwrap());
+    }
+    assert_eq!([rsm.pids("echo"), rsm.pids("nap")].concat(), pids);
+    assert!(rsm.list().iter().all(|view| view["restarts"] == 0 && view["status"] == "online"));
+    say(&rsm, "after the upgrade");
+    until_logged(&rsm, "after the upgrade");
+    // A command of the former version says so, and its exit code stays what it was.
+    rsm.ok(&["list"]).says("the daemon is rsm 0.9.9").says("rsm upgrade");
+    // It is the parent still: exit codes are known.
+    end(pids[1]);
+    rsm.until("a new nap", |rsm| {
+        (rsm.pids("nap").len() == 3 && !rsm.pids("nap").contains(&pids[1])).then_some(())
+    });
+    let exits = &rsm.json(&["describe", "nap", "--json"])[0]["exits"];
+    assert_eq!(exits[0]["exit"]["signal"]["number"], 9, "{exits}");
+    // And back.
+    rsm.ok(&["upgrade"]).says("took over from 0.9.9");
+    assert_eq!(rsm.pids("echo"), pids[..1]);
+}
+
+#[test]
+fn an_upgrade_to_what_is_no_rsm_changes_nothing() {
+    let rsm = Rsm::new()
+        .file("fails.sh", "#!/bin/sh\necho out of order >&2\nexit 3\n")
+        .file("says.sh", "#!/bin/sh\necho '{\"version\":\"9.9.9\",\"protocol\":99,\"handover\":1}'\n")
+        .file("mute.sh", "#!/bin/sh\nexit 0\n")
+        .file("plain.txt", "no program");
+    rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
+    let (pids, managers) = (rsm.pids("nap"), rsm.managers());
+    for (binary, says) in [
+        ("./fails.sh", "out of order"),
+        ("./says.sh", "another protocol"),
+        ("./mute.sh", "no rsm that knows how"),
+        ("./plain.txt", "cannot be run"),
+        ("./missing", "cannot be opened"),
+    ] {
+        rsm.run(&["upgrade", "--binary", binary]).code(1).says(says).says("present version goes on");
+    }
+    assert_eq!((rsm.pids("nap"), rsm.managers()), (pids, managers));
+}
+
+#[test]
+fn a_new_daemon_that_does_not_come_up_is_taken_back() {
+    // It passes the test, as a binary would whose fault shows only at work.
+    let good = env!("CARGO_BIN_EXE_rsm");
+    let script = |then: &str| {
+        format!("#!/bin/sh\n[ \"$1\" = can-take-over ] && exec '{good}' can-take-over\n{then}\n")
+    };
+    let rsm = Rsm::new().file("dies.sh", &script("exit 1")).file("hangs.sh", &script("exec sleep 1000"));
+    rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
+    let (pids, (_, keeper)) = (rsm.pids("nap"), rsm.managers());
+    rsm.run(&["upgrade", "--binary", "./dies.sh"]).code(1).says("ended before it answered").says("goes on");
+    rsm.run(&["upgrade", "--binary", "./hangs.sh"]).code(1).says("did not come to answer").says("goes on");
+    assert_eq!((rsm.pids("nap"), rsm.managers().1), (pids, keeper));
+    rsm.ok(&["restart", "nap"]);
+}
+
+#[test]
+fn an_upgrade_without_daemon_has_nothing_to_do() {
+    let rsm = Rsm::new();
+    rsm.ok(&["upgrade"]).says("no daemon runs");
+    assert!(!rsm.home().join("rsm.sock").exists());
+}

@@ -1,0 +1,139 @@
+//! Restarts that no exit caused: files that change, and the clock.
+
+use std::cell::Cell;
+
+use crate::harness::{Rsm, read, soon};
+
+const SLEEPER: &str = "#!/bin/sh\nexec sleep 1000\n";
+
+fn restarts(rsm: &Rsm, name: &str) -> u64 {
+    let list = rsm.list();
+    list.iter().find(|view| view["name"] == name).and_then(|view| view["restarts"].as_u64()).unwrap()
+}
+
+/// Why each run of an app ended, oldest first.
+fn whys(rsm: &Rsm, name: &str) -> Vec<String> {
+    let detail = &rsm.json(&["describe", name, "--json"])[0];
+    let exits = detail["exits"].as_array().unwrap();
+    exits.iter().filter_map(|exit| Some(exit["why"].as_str()?.to_owned())).collect()
+}
+
+/// Nothing tells when an app is watched from, so a file is changed until that has an effect; from
+/// then on each change has one.
+fn until_watched(rsm: &Rsm, name: &str, file: &str) {
+    let changes = Cell::new(0);
+    rsm.until(&format!("{name} is watched"), |rsm| {
+        changes.set(changes.get() + 1);
+        rsm.write(file, &format!("{}", changes.get()));
+        (restarts(rsm, name) > 0).then_some(())
+    });
+}
+
+#[test]
+fn a_change_restarts_the_app_and_its_history_says_why() {
+    let rsm = Rsm::new().file("app.sh", SLEEPER).file("settings", "0");
+    rsm.ok(&["start", "./app.sh", "--watch"]);
+    assert_eq!(rsm.list()[0]["watching"], true);
+    until_watched(&rsm, "app", "settings");
+    let whys = whys(&rsm, "app");
+    assert!(whys[0].contains("settings changed"), "{whys:?}");
+    rsm.ok(&["describe", "app"]).shows("settings changed");
+    assert_eq!(rsm.statuses("app"), ["online"]);
+}
+
+#[test]
+fn ignored_files_and_the_apps_own_logs_restart_nothing() {
+    let file = "[[apps]]\nname = \"app\"\nscript = \"while :; do echo line; sleep 0.05; done\"\n\
+                watch = true\nignore_watch = \"*.tmp cache\"\nout_file = \"./out.log\"\n";
+    let rsm = Rsm::new().file("ecosystem.toml", file).file("cache/x", "").file("node_modules/x", "");
+    rsm.ok(&["start"]);
+    until_watched(&rsm, "app", "seen");
+    for ignored in
+        ["a.tmp", "cache/x", "cache/new/y", "node_modules/x", ".hidden", ".git/index", "deep/b.tmp"]
+    {
+        rsm.write(ignored, "changed");
+    }
+    let before = restarts(&rsm, "app");
+    rsm.write("real/file", "changed");
+    rsm.until("the real change is seen", |rsm| (restarts(rsm, "app") > before).then_some(()));
+    let whys = whys(&rsm, "app");
+    let right =
+        |why: &String| why.contains("seen changed") || why.contains("real") || why.contains("deep changed");
+    assert!(whys.iter().all(right), "{whys:?}");
+}
+
+#[test]
+fn paths_to_watch_are_the_only_ones() {
+    let rsm = Rsm::new().file("app.sh", SLEEPER).file("src/main", "0").file("other/file", "0");
+    rsm.ok(&["start", "./app.sh", "--watch", "src"]);
+    rsm.write("other/file", "1");
+    until_watched(&rsm, "app", "src/main");
+    rsm.write("other/file", "2");
+    let before = restarts(&rsm, "app");
+    rsm.write("src/main", "last");
+    rsm.until("a restart", |rsm| (restarts(rsm, "app") > before).then_some(()));
+    let whys = whys(&rsm, "app");
+    assert!(whys.iter().all(|why| why.contains("src/main changed")), "{whys:?}");
+}
+
+#[test]
+fn a_stopped_app_stays_stopped_whatever_changes() {
+    let rsm = Rsm::new().file("app.sh", SLEEPER);
+    rsm.ok(&["start", "./app.sh", "--watch", "--watch-delay", "100ms"]);
+    // It waits longer after a change, so that the other one had its turn when it restarts.
+    rsm.ok(&["start", "./app.sh", "--name", "canary", "--watch", "--watch-delay", "600ms"]);
+    until_watched(&rsm, "app", "settings");
+    rsm.ok(&["stop", "app"]);
+    let before = restarts(&rsm, "canary");
+    rsm.write("settings", "again");
+    rsm.until("the other is restarted", |rsm| (restarts(rsm, "canary") > before).then_some(()));
+    assert_eq!(rsm.statuses("app"), ["stopped"]);
+    rsm.ok(&["start", "app"]);
+    let before = restarts(&rsm, "app");
+    rsm.write("settings", "once more");
+    rsm.until("it is watched again", |rsm| (restarts(rsm, "app") > before).then_some(()));
+}
+
+#[test]
+fn a_schedule_with_seconds_restarts_the_app_and_says_so() {
+    let rsm = Rsm::new();
+    rsm.ok(&["start", "sleep 1000", "--name", "app", "--cron-restart", "* * * * * *"]);
+    rsm.until("two restarts", |rsm| (restarts(rsm, "app") >= 2).then_some(()));
+    let whys = whys(&rsm, "app");
+    assert!(
+        whys.len() >= 2 && whys.iter().all(|why| why.contains("cron_restart \"* * * * * *\"")),
+        "{whys:?}"
+    );
+    rsm.ok(&["describe", "app"]).shows("cron_restart");
+    assert_eq!(rsm.json(&["describe", "app", "--json"])[0]["unstable_restarts"], 0, "no crash");
+}
+
+#[test]
+fn a_job_without_autorestart_runs_again_by_its_schedule_until_it_is_stopped() {
+    let job = |name: &str| {
+        format!(
+            "[[apps]]\nname = \"{name}\"\nscript = \"echo run >> {name}.runs\"\nautorestart = false\ncron_restart = \"* * * * * *\"\n"
+        )
+    };
+    let rsm = Rsm::new().file("ecosystem.toml", &[job("job"), job("canary")].concat());
+    rsm.ok(&["start"]);
+    let runs = |name: &str| read(rsm.dir().join(format!("{name}.runs"))).lines().count();
+    soon("three runs", || (runs("job") >= 3).then_some(()));
+    rsm.ok(&["stop", "job"]);
+    let (job, canary) = (runs("job"), runs("canary"));
+    soon("the other goes on", || (runs("canary") >= canary + 2).then_some(()));
+    assert_eq!((runs("job"), rsm.statuses("job")), (job, vec!["stopped".into()]));
+}
+
+#[test]
+fn zero_takes_the_schedule_away() {
+    let rsm = Rsm::new();
+    rsm.ok(&["start", "sleep 1000", "--name", "app", "--cron", "* * * * * *"]);
+    rsm.ok(&["start", "sleep 1000", "--name", "canary", "--cron", "* * * * * *"]);
+    rsm.until("a restart", |rsm| (restarts(rsm, "app") > 0).then_some(()));
+    rsm.ok(&["restart", "app", "--cron", "0"]);
+    let (app, canary) = (restarts(&rsm, "app"), restarts(&rsm, "canary"));
+    rsm.until("the other goes on", |rsm| (restarts(rsm, "canary") >= canary + 2).then_some(()));
+    assert_eq!(restarts(&rsm, "app"), app);
+    rsm.run(&["restart", "app", "--cron", "61 * * * *"]).code(1).says("61");
+}
