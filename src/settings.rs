@@ -117,7 +117,9 @@ settings! {
 }
 
 /// Version 0.1 wrote numbers as text.
-fn lenient<'de, D: Deserializer<'de>, T: serde::de::DeserializeOwned>(input: D) -> Result<Option<T>, D::Error> {
+fn lenient<'de, D: Deserializer<'de>, T: serde::de::DeserializeOwned>(
+    input: D,
+) -> Result<Option<T>, D::Error> {
     let value = Value::deserialize(input)?;
     let number = value.as_str().and_then(|text| text.parse::<u64>().ok()).map(Value::from);
     let read = |value| serde_json::from_value(value).map_err(D::Error::custom);
@@ -267,7 +269,10 @@ mod tests {
         settings.save(&home).unwrap();
         assert!(!home.conf().exists());
         let loaded = RsmSettings::load(&home).unwrap();
-        assert_eq!((loaded.log_budget(), loaded.autosave(), loaded.list_sort()), (500, false, "id:desc".into()));
+        assert_eq!(
+            (loaded.log_budget(), loaded.autosave(), loaded.list_sort()),
+            (500, false, "id:desc".into())
+        );
         std::fs::write(home.conf(), "{").unwrap();
         assert!(RsmSettings::load(&home).unwrap_err().path == home.conf());
     }

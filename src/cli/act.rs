@@ -8,9 +8,9 @@ use crate::error::Error;
 use crate::ipc::client::Client;
 use crate::ipc::message::{ActOn, Action, Existing, Report, Request, ScaleTo, StartApps};
 
+use super::app_flags::{AppFlags, Ground, IgnoredFlags, load};
 use super::selectors::Targets;
 use super::session::Session;
-use super::app_flags::{AppFlags, Ground, IgnoredFlags, load};
 use super::{completion, environment, list, logs};
 
 // Flags of `start` and `restart` that are no settings of the app.

@@ -8,7 +8,9 @@ use clap::builder::ValueHint;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use serde_json::{Map, Value};
 
-use crate::config::{self, CommandLine, Flag, FlagValue, GivenFlag, IGNORED_KEYS, IgnoredKey, KeyDef, LoadOptions, Mistakes};
+use crate::config::{
+    self, CommandLine, Flag, FlagValue, GivenFlag, IGNORED_KEYS, IgnoredKey, KeyDef, LoadOptions, Mistakes,
+};
 use crate::error::Error;
 use crate::spec::AppSpec;
 
@@ -260,7 +262,10 @@ mod tests {
         let mut flags = parse(&["--stop-exit-codes", "0"]);
         let mut targets = vec!["app.js".into(), "143".into()];
         flags.fix_exit_codes(&mut targets);
-        assert_eq!((targets, &flags.0[..]), (vec!["app.js".to_owned()], &[flag("--stop-exit-codes", &["0", "143"])][..]));
+        assert_eq!(
+            (targets, &flags.0[..]),
+            (vec!["app.js".to_owned()], &[flag("--stop-exit-codes", &["0", "143"])][..])
+        );
         let mut id = vec!["3".to_owned()];
         flags.fix_exit_codes(&mut id);
         assert_eq!(id, ["3"], "there is no other target");

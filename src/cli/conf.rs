@@ -61,8 +61,7 @@ fn show_all(session: &Session) -> Result<(), Error> {
 
 async fn set(setting: &Setting, text: &str, session: &Session) -> Result<(), Error> {
     let Setting { name, doc, kind, reader, .. } = setting;
-    let invalid =
-        |expected: String| usage_error(&format!("{name}: {expected}, not {text:?}"), doc);
+    let invalid = |expected: String| usage_error(&format!("{name}: {expected}, not {text:?}"), doc);
     let value = parse(*kind, text).map_err(invalid)?;
     let mut settings = load(&session.home)?;
     settings.set(name, Some(value)).map_err(|error| invalid(error.to_string()))?;
@@ -117,7 +116,10 @@ fn find(name: &str) -> Result<&'static Setting, Error> {
         (Some("pm2-logrotate"), _) => "log rotation is built in: docs/logs.md".to_owned(),
         (_, Some(name)) => format!("did you mean {name}? `rsm conf` lists all settings"),
         (_, None) => {
-            format!("the settings are {}; apps are configured in their file", names().collect::<Vec<_>>().join(", "))
+            format!(
+                "the settings are {}; apps are configured in their file",
+                names().collect::<Vec<_>>().join(", ")
+            )
         }
     };
     Err(usage_error(&format!("unknown setting {name:?}"), &help))

@@ -11,9 +11,9 @@ use crate::ipc::message::{EventKind, EventView, LogItem, LogQuery, Report, Reque
 use crate::ipc::message::{Inherited, Reload as Wanted};
 
 use super::act::Change;
+use super::app_flags::{AppFlags, Ground, load};
 use super::render::style::tame;
 use super::session::Session;
-use super::app_flags::{AppFlags, Ground, load};
 use super::verify::{self, Load};
 use super::{completion, environment};
 

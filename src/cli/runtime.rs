@@ -14,9 +14,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::act::Change;
+use super::app_flags::{AppFlags, Ground, load, mistakes, warn};
 use super::environment;
 use super::session::Session;
-use super::app_flags::{Ground, AppFlags, load, mistakes, warn};
 use super::{daemon, runtime::voice::Voice};
 use crate::config;
 use crate::error::Error;

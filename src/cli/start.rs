@@ -11,9 +11,9 @@ use crate::ipc::message::{ActOn, Action, Existing, Inherited, InstanceView, Requ
 use crate::spec::AppSpec;
 
 use super::act::{Change, perform};
+use super::app_flags::{AppFlags, Ground, load, mistakes, warn};
 use super::completion;
 use super::session::Session;
-use super::app_flags::{Ground, AppFlags, load, mistakes, warn};
 use super::{daemon, environment, logs};
 
 // Arguments of `start`.

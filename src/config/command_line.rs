@@ -146,8 +146,7 @@ pub(super) fn seconds_to_duration(delay: &str) -> String {
 pub(super) fn ext_to_ignore_patterns(extensions: &str) -> String {
     let wanted = extensions.split([',', ' ']).map(|extension| extension.trim_start_matches('.'));
     let wanted = wanted.filter(|extension| !extension.is_empty()).map(|extension| format!("!*.{extension}"));
-    let patterns: Vec<String> =
-        ["*".to_owned(), "!*/".to_owned()].into_iter().chain(wanted).collect();
+    let patterns: Vec<String> = ["*".to_owned(), "!*/".to_owned()].into_iter().chain(wanted).collect();
     format!("{} .* node_modules", patterns.join(" "))
 }
 

@@ -7,9 +7,9 @@ use serde_json::Value;
 use super::file::{self, Written};
 use super::findings::Findings;
 use super::format::STDIN;
+use super::keys::{find_key, ignored_key};
 use super::mistake::Mistakes;
 use super::search::absolute;
-use super::keys::{find_key, ignored_key};
 use super::{LoadOptions, read};
 
 /// A converted file.
@@ -169,12 +169,12 @@ mod tests {
                 assert!(same, "{before:#?}\n{after:#?}\n{}", converted.text);
                 assert_eq!(before[0].env, after[0].env);
             }
-            assert!(converted.text.contains("# Left out: zzz (unknown); vizion (version control metadata is not read)."));
             assert!(
-                converted.text.contains("# Name of the app\nname = \"worker\"\n"),
-                "{}",
-                converted.text
+                converted
+                    .text
+                    .contains("# Left out: zzz (unknown); vizion (version control metadata is not read).")
             );
+            assert!(converted.text.contains("# Name of the app\nname = \"worker\"\n"), "{}", converted.text);
         }
     }
 }

@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::findings::{At, Findings, Given};
 use super::format::Format;
-use super::mistake::Mistakes;
 use super::key_def::KeyDef;
 use super::keys::{AppSettings, KEYS, find_key, ignored_key};
+use super::mistake::Mistakes;
 use super::source::Source;
 use super::statics;
 use super::tree::{Broken, Content, Entry, Node};

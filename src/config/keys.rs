@@ -380,8 +380,10 @@ pub const IGNORED_KEYS: &[IgnoredKey] = &[
     ignored("name_prefix", "use the full name"),
     ignored("write", "the file is never rewritten; `rsm init` creates one").warn("--write"),
     ignored("windows_hide", "rsm runs on Linux only"),
-    ignored("source_map_support", "use node_args (`--node-args=--enable-source-maps`)").warn("--source-map-support"),
-    ignored("disable_source_map_support", "source maps are off by default").flag("--disable-source-map-support"),
+    ignored("source_map_support", "use node_args (`--node-args=--enable-source-maps`)")
+        .warn("--source-map-support"),
+    ignored("disable_source_map_support", "source maps are off by default")
+        .flag("--disable-source-map-support"),
     ignored("vizion", "version control metadata is not read").flag("--no-vizion"),
     ignored("pmx", NOT_INJECTED).flag("--no-pmx"),
     ignored("automation", NOT_INJECTED).flag("--no-automation"),

@@ -179,8 +179,12 @@ mod tests {
     fn enums_change_their_variant() {
         let mut app = AppSpec::new("a", "/a", "/");
         app.filter_env = crate::spec::EnvFilter::Exactly("HOME".into());
-        let flags =
-            [("--restart-delay", "5s"), ("--filter-env", "AWS"), ("--output", "o.log"), ("--interpreter", "sh")];
+        let flags = [
+            ("--restart-delay", "5s"),
+            ("--filter-env", "AWS"),
+            ("--output", "o.log"),
+            ("--interpreter", "sh"),
+        ];
         let app = applied(&app, &flags);
         assert_eq!(app.restart.delay, crate::spec::RestartDelay::Fixed(std::time::Duration::from_secs(5)));
         assert_eq!(app.filter_env, crate::spec::EnvFilter::Containing(vec!["AWS".into()]));

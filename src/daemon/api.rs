@@ -19,7 +19,6 @@ use super::ports::Record;
 use super::reload::Reloads;
 use super::saver::Saver;
 use super::{clock, dump, info, jlist, log_stream, reload, speak, steps, upgrade, views};
-use crate::settings::RsmSettings;
 use crate::instance::Instance;
 use crate::instance::life::RunId;
 use crate::ipc::message::{
@@ -32,6 +31,7 @@ use crate::logs::{self, Logs};
 use crate::metrics::{self, Usage};
 use crate::paths::Home;
 use crate::process::{connections, signal};
+use crate::settings::RsmSettings;
 use crate::version::version;
 
 /// How long a change may take to be saved before it is answered all the same.

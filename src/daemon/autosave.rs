@@ -10,10 +10,10 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use super::dump;
 use super::handle::Handle;
 use super::saver::Saver;
-use crate::settings::RsmSettings;
 use crate::instance::state::Want;
 use crate::ipc::message::{EventKind, EventView};
 use crate::paths::Home;
+use crate::settings::RsmSettings;
 use crate::spec::{AppSpec, Vars};
 
 /// What changes within this time is saved in one go.

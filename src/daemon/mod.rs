@@ -63,7 +63,6 @@ use self::ports::Ports;
 use self::reload::Reloads;
 use self::saver::Saver;
 use self::supervisor::{Input, Supervisor};
-use crate::settings::RsmSettings;
 use crate::cluster::{self, ClusterThread};
 use crate::exit::{Exit, StartFailure, StartStep};
 use crate::instance::event::Event;
@@ -77,6 +76,7 @@ use crate::keeper::{CHANNEL_FD, LISTENER_FD};
 use crate::logs::{LogThread, Place, own};
 use crate::paths::Home;
 use crate::process::{channel, oom, reap::Ended, spawn, tree::Orphans};
+use crate::settings::RsmSettings;
 use crate::version::version;
 
 /// How many events a slow reader of the event stream may lag behind.
@@ -143,7 +143,12 @@ fn load_settings_and_log(home: &Home) -> io::Result<RsmSettings> {
 }
 
 /// The log threads, with the journals that a former daemon had or new ones in the keeper's hands.
-fn log_thread(home: &Home, settings: &RsmSettings, link: &KeeperLink, kept: &mut Kept) -> io::Result<LogThread> {
+fn log_thread(
+    home: &Home,
+    settings: &RsmSettings,
+    link: &KeeperLink,
+    kept: &mut Kept,
+) -> io::Result<LogThread> {
     let place = Place { logs: home.logs(), indexes: home.log_indexes(), budget: settings.log_budget() };
     let link = link.clone();
     let keep = move |name, fd| link.send(Order::Store { name }, vec![fd]);

@@ -12,8 +12,8 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
 use super::rotate::{Names, rotated};
-use crate::settings::LogLevel;
 use crate::paths::Home;
+use crate::settings::LogLevel;
 use crate::spec::Rotation;
 
 /// Beyond this many bytes the log is put aside, as the apps' are.

@@ -9,23 +9,23 @@ use std::path::Path;
 use serde_json::Value;
 
 const HEAD: &str = "\
-# Every key of the ecosystem file
+# Keys of the ecosystem file
 
-Generated from the schema (`rsm schema`). [The ecosystem file](ecosystem.md) explains how values are written and how keys
-work together; [from PM2](from-pm2.md) tells where rsm differs.
+This page is generated from the table of keys, as is the schema (`rsm schema`). [The ecosystem file](ecosystem.md) explains
+how values are written and how keys work together. [From PM2](from-pm2.md) lists the differences from PM2.
 
 ```sh
 rsm schema > ecosystem.schema.json
 ```
 
-| Key | Value | Meaning |
-| --- | --- | --- |
+| Key | Flag | Value | Meaning |
+| --- | --- | --- | --- |
 ";
 
-const UNUSED: &str = "
-## Taken, and without effect
+const IGNORED: &str = "
+## Ignored keys
 
-PM2's keys that have no meaning here. A file that has them works; they are told as warnings where one could have hoped for more.
+Keys of PM2 that have no meaning in rsm. They are accepted, with a warning.
 
 | Key | Why |
 | --- | --- |
@@ -71,6 +71,12 @@ fn list_of(property: &Value) -> String {
     }
 }
 
+/// The flags that set a key.
+fn flags(name: &str) -> String {
+    let flags = rsm::config::keys_with_flags().filter(|(key, flag)| key.name == name && !flag.hidden);
+    flags.map(|(_, flag)| format!("`{}`", flag.long)).collect::<Vec<_>>().join(", ")
+}
+
 fn page(schema: &Value) -> String {
     let properties = schema["definitions"]["app"]["properties"].as_object().unwrap();
     let about = |property: &Value| property["description"].as_str().unwrap_or_default().to_owned();
@@ -82,7 +88,7 @@ fn page(schema: &Value) -> String {
             aliases.entry(main).or_default().push(name);
         }
     }
-    let (mut used, mut unused) = (String::new(), String::new());
+    let (mut used, mut ignored) = (String::new(), String::new());
     for (name, property) in properties.iter().filter(|(_, property)| same(property).is_none()) {
         let mut text = cell(&about(property));
         if let Some(aliases) = aliases.get(name) {
@@ -90,17 +96,19 @@ fn page(schema: &Value) -> String {
             text += &format!(" Also: {}.", aliases.join(", "));
         }
         match property["deprecated"] == true {
-            true => unused += &format!("| `{name}` | {text} |\n"),
-            false => used += &format!("| `{name}` | {} | {text} |\n", cell(&values(property))),
+            true => ignored += &format!("| `{name}` | {text} |\n"),
+            false => {
+                used += &format!("| `{name}` | {} | {} | {text} |\n", flags(name), cell(&values(property)))
+            }
         }
     }
     let more =
-        "| `env_NAME` | table | Variables laid over `env` when the app is started with `--env NAME`. |\n";
-    format!("{HEAD}{used}{more}{UNUSED}{unused}")
+        "| `env_NAME` | | table | Variables merged over `env` when the app is started with `--env NAME`. |\n";
+    format!("{HEAD}{used}{more}{IGNORED}{ignored}")
 }
 
 #[test]
-fn the_reference_is_that_of_the_schema() {
+fn reference_matches_schema() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference.md");
     let page = page(&rsm::config::schema());
     if std::env::var_os("RSM_WRITE_DOCS").is_some() {
@@ -109,6 +117,6 @@ fn the_reference_is_that_of_the_schema() {
     let there = fs::read_to_string(&file).unwrap_or_default();
     assert!(
         there == page,
-        "docs/reference.md is not what the schema says: RSM_WRITE_DOCS=1 cargo test --test it reference::"
+        "docs/reference.md is out of date: RSM_WRITE_DOCS=1 cargo test --test it reference::"
     );
 }

@@ -9,12 +9,12 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
 use super::{Finding, Verdict};
-use crate::settings::RsmSettings;
 use crate::cli::session::Session;
 use crate::daemon::dump;
 use crate::ipc::client::{Client, ClientError};
 use crate::ipc::message::{InstanceView, Pong, Request, Status};
 use crate::process::pidfd::ProcessRef;
+use crate::settings::RsmSettings;
 use crate::version::version;
 
 /// Below this the next burst of logs, or the state, may not fit. Bytes.
@@ -84,9 +84,7 @@ fn settings(session: &Session) -> Finding {
             "settings",
             "the list is saved by `rsm save` only; `rsm conf autosave true` does it after each change",
         ),
-        Err(error) => {
-            failed("settings", format!("{error}. Fix or remove the file"))
-        }
+        Err(error) => failed("settings", format!("{error}. Fix or remove the file")),
     }
 }
 

@@ -88,7 +88,8 @@ mod tests {
     }
 
     fn resolve(uid: Option<Who>, gid: Option<Who>) -> Result<Option<Account>, String> {
-        let settings = AppSettings { uid: uid.and_then(given), gid: gid.and_then(given), ..AppSettings::default() };
+        let settings =
+            AppSettings { uid: uid.and_then(given), gid: gid.and_then(given), ..AppSettings::default() };
         let mut findings = Findings::new(None);
         let account = account(&settings, &mut findings);
         findings.finish(account).map(|(account, _)| account).map_err(|mistakes| mistakes.to_string())

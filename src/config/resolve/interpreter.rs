@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::shebang::{Head, look};
 use crate::config::findings::{At, Findings};
-use crate::config::search::{SearchPath, absolute, is_executable};
 use crate::config::keys::{AppSettings, value_of};
+use crate::config::search::{SearchPath, absolute, is_executable};
 use crate::spec::Launcher;
 
 /// Who runs files of which extension; the first one installed.

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use super::Ground;
 use crate::config::findings::Findings;
-use crate::config::search::absolute;
 use crate::config::keys::AppSettings;
+use crate::config::search::absolute;
 
 /// The app's working directory; a mistake if there is no such directory.
 pub(super) fn working_directory(

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use super::interpreter::{self, Chosen};
 use super::{Ground, serve};
 use crate::config::findings::{Findings, Given};
-use crate::config::search::{SearchPath, absolute};
 use crate::config::keys::AppSettings;
+use crate::config::search::{SearchPath, absolute};
 use crate::spec::{AppSpec, Launcher};
 
 /// A script that can be started.
