@@ -153,6 +153,8 @@ async fn pass_all_on(mut query: LogQuery, mut show: Show, session: &Session) -> 
         let shown = match asked {
             Ok(lines) => pass_on(lines, &mut show, &mut known, session).await?,
             Err(ClientError::Lost(reason)) => Shown { ended: Err(ClientError::Lost(reason)), any: false },
+            // It ended between the connection and the request.
+            Err(ClientError::NotRunning { .. }) if vain > 0 => return Err(Error::StreamEnded),
             Err(error) => return Err(session.failed(error)),
         };
         vain = if shown.any || known.len() > before { 1 } else { vain + 1 };

@@ -170,6 +170,24 @@ mod tests {
         Target { open, members: members.to_vec() }
     }
 
+    /// A test that cannot run never passes.
+    fn need_root() {
+        assert!(nix::unistd::geteuid().is_root(), "this test needs root: run it as root, as in CI");
+    }
+
+    #[test]
+    fn attaching_turns_needs_privileges() {
+        // The system call itself: unlike that of libc, it changes only this thread.
+        let unprivileged = std::thread::spawn(|| {
+            // SAFETY: it takes three numbers. Who is not root may set what it is already.
+            let _ = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
+            let (group, _) = group(1);
+            Turns::attach(group[0].as_fd(), &[target(true, &[0])], &[]).map(drop)
+        });
+        // Unless the machine allows everybody.
+        assert!(matches!(unprivileged.join().unwrap(), Err(Errno::EPERM) | Ok(())));
+    }
+
     #[test]
     fn each_slot_gets_its_turn() {
         let (group, address) = group(6);
@@ -180,12 +198,7 @@ mod tests {
             target(true, &[4]),
             target(true, &[5]),
         ];
-        if !nix::unistd::geteuid().is_root() {
-            // Others may not, unless the machine allows everybody.
-            let attached = Turns::attach(group[0].as_fd(), &targets, &[]).map(drop);
-            assert!(matches!(attached, Err(Errno::EPERM) | Ok(())));
-            return;
-        }
+        need_root();
         Turns::attach(group[0].as_fd(), &targets, &[]).unwrap();
         let _clients: Vec<_> = (0..80).map(|_| TcpStream::connect(address).unwrap()).collect();
         let counts: Vec<u32> = group.iter().map(|member| socket::waiting(member.as_fd()).unwrap()).collect();
@@ -194,9 +207,7 @@ mod tests {
 
     #[test]
     fn turns_are_passed_on_for_a_while() {
-        if !nix::unistd::geteuid().is_root() {
-            return;
-        }
+        need_root();
         let (group, address) = group(3);
         let targets = [target(true, &[0]), target(true, &[1]), target(true, &[2])];
         let turns = Turns::attach(group[0].as_fd(), &targets, &[]).unwrap();
@@ -218,9 +229,7 @@ mod tests {
 
     #[test]
     fn a_door_leads_past_the_turns() {
-        if !nix::unistd::geteuid().is_root() {
-            return;
-        }
+        need_root();
         let (group, address) = group(3);
         let targets = [target(true, &[0]), target(true, &[1]), target(false, &[2])];
         let doors = [0, 1, 2].map(|index| Door { from: Door::address(700 + u64::from(index)), index });

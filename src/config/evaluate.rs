@@ -260,9 +260,7 @@ mod tests {
         let starts = "console.log(require('child_process').spawn('sleep', ['60'], { stdio: 'ignore' }).pid); module.exports = {}";
         let pid = run("e.config.js", starts).unwrap().printed;
         let stat = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        while !stat().is_empty() && !stat().contains(") Z ") {
-            std::thread::yield_now();
-        }
+        crate::process::fixture::wait_until(|| stat().is_empty() || stat().contains(") Z "));
     }
 
     #[test]

@@ -1,41 +1,41 @@
-//! Paths as written made absolute, and programs found in `PATH`. Symbolic links are left as they
-//! are: a `current` link to a release is to be followed at each start, not once.
+//! Absolute paths, and the search for programs in `PATH`. Symbolic links are not resolved: a link such as
+//! `current` must be followed at each start.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// `path` from `base`, `~/` being the user's home. `..` stays, for it may follow a link.
+/// `path` relative to `base`; `~/` is the home directory. `..` is kept, as it may follow a link.
 pub(super) fn absolute(path: &str, base: &Path) -> PathBuf {
     let home = path.strip_prefix('~').filter(|rest| rest.is_empty() || rest.starts_with('/'));
     let joined = match (home, std::env::home_dir()) {
         (Some(rest), Some(home)) => home.join(rest.trim_start_matches('/')),
         _ => base.join(path),
     };
-    // Only drops `.` and doubled slashes here, since `base` is absolute.
+    // As `base` is absolute, this only removes `.` and repeated slashes.
     std::path::absolute(&joined).unwrap_or(joined)
 }
 
-/// Where programs are looked up.
+/// The directories that are searched for programs.
 pub(super) struct SearchPath {
-    /// As in `PATH`.
+    /// The value of `PATH`.
     path: OsString,
-    /// What its relative parts, and relative programs, start from.
+    /// The base of relative directories and programs.
     cwd: PathBuf,
 }
 
 impl SearchPath {
-    /// The app's own `PATH` wins over the shell's, as it will when the app is started.
+    /// The `PATH` of the app overrides that of the shell, as in the environment of the app.
     pub(super) fn new(own: Option<&String>, shell: &OsStr, cwd: &Path) -> Self {
         Self { path: own.map_or_else(|| shell.to_owned(), OsString::from), cwd: cwd.to_owned() }
     }
 
-    /// What relative programs start from.
+    /// The base of relative programs.
     pub(super) fn cwd(&self) -> &Path {
         &self.cwd
     }
 
-    /// The file a bare name stands for.
+    /// The executable file with this name, which must not contain a slash.
     pub(super) fn find(&self, name: &str) -> Option<PathBuf> {
         if name.is_empty() || name.contains('/') {
             return None;
@@ -44,7 +44,7 @@ impl SearchPath {
         dirs.map(|dir| self.cwd.join(dir).join(name)).find(|file| is_executable(file))
     }
 
-    /// Whether `program`, a bare name or a path, can be executed.
+    /// Whether `program`, a name or a path, can be executed.
     pub(super) fn has(&self, program: &str) -> bool {
         if program.contains('/') {
             is_executable(&absolute(program, &self.cwd))
@@ -54,8 +54,7 @@ impl SearchPath {
     }
 }
 
-/// Whether somebody may execute this file. Who will is not known here: the app may run as
-/// another user.
+/// Whether any user can execute this file. The app may run as another user than this process.
 pub(super) fn is_executable(file: &Path) -> bool {
     std::fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
@@ -65,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_become_absolute_and_keep_their_links() {
+    fn absolute_paths_keep_links() {
         let base = Path::new("/srv/app");
         assert_eq!(absolute("./a//b.js", base), Path::new("/srv/app/a/b.js"));
         assert_eq!(absolute("../b.js", base), Path::new("/srv/app/../b.js"));
@@ -77,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_are_found_in_path() {
+    fn finds_programs_in_path() {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("tool");
         std::fs::write(&program, "#!/bin/sh\n").unwrap();

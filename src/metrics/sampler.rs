@@ -125,7 +125,7 @@ mod tests {
     use nix::sys::time::TimeValLike;
 
     use super::*;
-    use crate::process::fixture::Fixture;
+    use crate::process::fixture::{Fixture, wait_until};
 
     fn run(app: &Fixture) -> [(u64, i32, u64); 1] {
         [(1, app.leader().pid, app.leader().start_time)]
@@ -163,9 +163,7 @@ mod tests {
         assert_eq!(only(sampler.sample(0, &run(&app))).cpu_percent, 0.0);
         let ticks = || Stat::of(app.leader().pid).unwrap().own_ticks;
         let begun = ticks();
-        while ticks() < begun + 20 {
-            std::thread::yield_now();
-        }
+        wait_until(|| ticks() >= begun + 20);
         // Twenty ticks are 0.2 s; said to have passed in 1 s they are a fifth of a core.
         let percent = only(sampler.sample(1000, &run(&app))).cpu_percent;
         assert!((20.0..100.0).contains(&percent), "{percent}");

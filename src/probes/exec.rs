@@ -131,7 +131,11 @@ mod tests {
 
     #[tokio::test]
     async fn does_not_wait_for_remaining_children() {
-        assert_eq!(run("sleep 1000 & exit 0").await, Ok(()));
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pid");
+        assert_eq!(run(&format!("sleep 1000 & echo $! > {}", file.display())).await, Ok(()));
+        let pid: i32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
     }
 
     #[tokio::test]
@@ -142,13 +146,8 @@ mod tests {
         let result = context().run(&line, Duration::from_millis(300)).await;
         assert!(result.unwrap_err().contains("timed out after 0.3 s"));
         let pid: i32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
-        let pid = nix::unistd::Pid::from_raw(pid);
-        while let Ok(()) = nix::sys::signal::kill(pid, None) {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            if stat.is_empty() || stat.contains(") Z") {
-                break; // dead; the new parent has not reaped it yet
-            }
-            tokio::task::yield_now().await;
-        }
+        // Dead is enough: the new parent may not have reaped it yet.
+        let stat = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        crate::process::fixture::wait_until(|| stat().is_empty() || stat().contains(") Z"));
     }
 }

@@ -45,9 +45,7 @@ mod tests {
     fn the_status_of_a_zombie_can_be_read() {
         let mut child = std::process::Command::new("sh").args(["-c", "exit 7"]).spawn().unwrap();
         let process = ProcessRef::of(child.id().cast_signed()).unwrap();
-        while process.runs() {
-            std::thread::yield_now();
-        }
+        crate::process::fixture::wait_until(|| !process.runs());
         assert_eq!(exit_status(process), Some(7 << 8));
         assert_eq!(exit_status(ProcessRef { start_time: process.start_time + 1, ..process }), None);
         child.wait().unwrap();

@@ -7,8 +7,18 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use super::pidfd::ProcessRef;
+
+/// Waits for a condition that no event announces, and fails at a deadline.
+pub(crate) fn wait_until(mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < end, "not within a minute");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
 
 /// A run as the keeper would start it: leader of a session, marked in its environment.
 pub(crate) struct Fixture {

@@ -121,7 +121,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-    use crate::process::fixture::Fixture;
+    use crate::process::fixture::{Fixture, wait_until};
 
     #[test]
     fn a_signal_reaches_the_one_that_is_meant_and_no_other() {
@@ -146,9 +146,7 @@ mod tests {
              ctypes.CDLL(None).pthread_exit(None)",
         );
         app.line();
-        while Stat::of(app.leader().pid).unwrap().state != b'Z' {
-            std::thread::yield_now();
-        }
+        wait_until(|| Stat::of(app.leader().pid).unwrap().state == b'Z');
         assert!(app.leader().runs());
         assert_eq!(app.leader().signal(libc::SIGTERM), Ok(()));
         assert_eq!(app.wait().signal(), Some(libc::SIGTERM));

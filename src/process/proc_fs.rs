@@ -250,7 +250,7 @@ pub fn ticks_per_second() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::fixture::Fixture;
+    use crate::process::fixture::{Fixture, wait_until};
 
     #[test]
     fn a_command_may_hold_anything() {
@@ -299,9 +299,8 @@ mod tests {
     fn an_environment_may_be_empty() {
         let mut app = Fixture::sh("env -i sleep 1000 & echo $!; read _");
         let bare = app.process();
-        while !std::fs::read(format!("/proc/{}/cmdline", bare.pid)).unwrap().starts_with(b"sleep") {
-            std::thread::yield_now();
-        }
+        let cmdline = format!("/proc/{}/cmdline", bare.pid);
+        wait_until(|| std::fs::read(&cmdline).unwrap().starts_with(b"sleep"));
         assert_eq!(variable(bare.pid, "RSM_RUN"), None);
     }
 }

@@ -202,7 +202,7 @@ fn belonging(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::fixture::Fixture;
+    use crate::process::fixture::{Fixture, wait_until};
 
     /// Children of a thread are listed with that thread; of a process's threads the first one
     /// adopts. Tests run beside each other, so what other ones left is nobody's here.
@@ -245,9 +245,7 @@ mod tests {
         app.kill_leader();
         assert_eq!(left_of(&app, number(&app)), [orphan]);
         orphan.signal(libc::SIGKILL).unwrap();
-        while orphan.runs() {
-            std::thread::yield_now();
-        }
+        wait_until(|| !orphan.runs());
         assert!(left_of(&app, number(&app)).is_empty(), "a zombie is not left");
     }
 
@@ -256,9 +254,7 @@ mod tests {
         let mut app = Fixture::sh("(setsid sleep 1000 & echo $!); echo x; read _");
         let orphan = app.process();
         app.line();
-        while Stat::of(orphan.pid).unwrap().session == app.leader().pid {
-            std::thread::yield_now();
-        }
+        wait_until(|| Stat::of(orphan.pid).unwrap().session != app.leader().pid);
         app.kill_leader();
         assert_eq!(left_of(&app, number(&app)), [orphan]);
         let mut other = Fixture::sh("exit 0");

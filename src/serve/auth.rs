@@ -5,7 +5,7 @@ use std::fmt;
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 
-/// The one user who may come in, in the form the header has: no decoding of what strangers send.
+/// The accepted user name and password, encoded as in the header: input from clients is not decoded.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Credentials(String);
 
@@ -20,17 +20,17 @@ impl Credentials {
         Self(base64(format!("{name}:{password}").as_bytes()))
     }
 
-    /// Whether the request brings them.
-    pub(super) fn admit(&self, headers: &HeaderMap) -> bool {
+    /// Whether the request has these credentials.
+    pub(super) fn matches(&self, headers: &HeaderMap) -> bool {
         let Some(given) = headers.get(AUTHORIZATION) else { return false };
         let Some((scheme, token)) = given.as_bytes().split_at_checked("Basic ".len()) else { return false };
-        scheme.eq_ignore_ascii_case(b"Basic ") && same(token.trim_ascii(), self.0.as_bytes())
+        scheme.eq_ignore_ascii_case(b"Basic ") && constant_time_eq(token.trim_ascii(), self.0.as_bytes())
     }
 }
 
-/// Compares in a time that depends on the length of what was given, and on nothing else, so that it
-/// cannot be guessed byte by byte.
-fn same(given: &[u8], secret: &[u8]) -> bool {
+/// Compares in a time that depends only on the length of `given`, so that the secret cannot be guessed byte
+/// by byte.
+fn constant_time_eq(given: &[u8], secret: &[u8]) -> bool {
     let differing = given
         .iter()
         .zip(secret.iter().cycle())
@@ -38,7 +38,7 @@ fn same(given: &[u8], secret: &[u8]) -> bool {
     std::hint::black_box(differing) == 0
 }
 
-/// Standard alphabet, padded (RFC 4648, section 4).
+/// Base64 with the standard alphabet and padding (RFC 4648, section 4).
 fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64_of_the_standards_examples() {
+    fn base64_matches_rfc_4648() {
         let examples = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")];
         for (plain, encoded) in examples {
             assert_eq!(base64(plain.as_bytes()), encoded);
@@ -66,12 +66,14 @@ mod tests {
     }
 
     #[test]
-    fn only_the_right_header_is_let_in() {
+    fn accepts_only_matching_header() {
         let credentials = Credentials::new("Aladdin", "open sesame");
-        let admits = |header: &str| {
-            credentials.admit(&HeaderMap::from_iter([(AUTHORIZATION, header.parse().unwrap())]))
+        let matches = |header: &str| {
+            credentials.matches(&HeaderMap::from_iter([(AUTHORIZATION, header.parse().unwrap())]))
         };
-        assert!(admits("Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==") && admits("basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="));
+        assert!(
+            matches("Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==") && matches("basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==")
+        );
         let wrong = [
             "",
             "Basic",
@@ -80,11 +82,11 @@ mod tests {
             "Bearer QWxhZGRpbjpvcGVuIHNlc2FtZQ==",
         ];
         for header in wrong {
-            assert!(!admits(header), "{header}");
+            assert!(!matches(header), "{header}");
         }
-        // Twice the secret: every byte agrees, the length does not.
-        assert!(!admits("Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==QWxhZGRpbjpvcGVuIHNlc2FtZQ=="));
-        assert!(!credentials.admit(&HeaderMap::new()));
+        // Twice the secret: all bytes are equal, but not the length.
+        assert!(!matches("Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==QWxhZGRpbjpvcGVuIHNlc2FtZQ=="));
+        assert!(!credentials.matches(&HeaderMap::new()));
     }
 
     #[test]

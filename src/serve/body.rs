@@ -1,4 +1,4 @@
-//! A part of a file as the body of a response: read piece by piece, off the thread that talks.
+//! A part of a file as a response body. Reads chunks on a thread for blocking operations.
 
 use std::fs::File;
 use std::io;
@@ -13,21 +13,21 @@ use http_body_util::{Either, Full};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::task::{JoinHandle, spawn_blocking};
 
-/// Bytes read at once. What is no larger is read before the response begins.
-const PIECE: u64 = 128 * 1024;
+/// Bytes per read. A body that is not larger is read before the response starts.
+const CHUNK_SIZE: u64 = 128 * 1024;
 
 /// The body of a response.
 pub(super) type ResponseBody = Either<Full<Bytes>, FileBody>;
 
-/// The body that gives `part` of `file`. Blocks for the first piece when that is all.
+/// The body with the bytes `part` of `file`. Blocks to read a small part.
 ///
 /// # Errors
-/// When a small file cannot be read, or has become shorter than `part`.
+/// A small part cannot be read, or the file is now shorter.
 pub(super) fn of_file(file: File, part: Range<u64>) -> io::Result<ResponseBody> {
-    if part.end - part.start <= PIECE {
+    if part.end - part.start <= CHUNK_SIZE {
         return read(&file, part).map(|bytes| Either::Left(Full::new(bytes)));
     }
-    Ok(Either::Right(FileBody { file: Arc::new(file), left: part, reading: None }))
+    Ok(Either::Right(FileBody { file: Arc::new(file), unread: part, pending: None }))
 }
 
 /// A body in memory.
@@ -41,29 +41,29 @@ fn read(file: &File, part: Range<u64>) -> io::Result<Bytes> {
     Ok(bytes.into())
 }
 
-/// A large file on its way: one piece is being sent while the next is read.
+/// The body of a large file: one chunk is sent while the next one is read.
 #[derive(Debug)]
 pub(super) struct FileBody {
     file: Arc<File>,
-    /// What no read has been asked for yet.
-    left: Range<u64>,
-    reading: Option<Reading>,
+    /// The bytes for which no read was started.
+    unread: Range<u64>,
+    pending: Option<PendingRead>,
 }
 
-/// A read and the number of bytes it will bring.
+/// A started read and its size in bytes.
 #[derive(Debug)]
-struct Reading {
+struct PendingRead {
     size: u64,
     task: JoinHandle<io::Result<Bytes>>,
 }
 
 impl FileBody {
-    fn read_on(&mut self) -> Option<Reading> {
-        let end = self.left.end.min(self.left.start + PIECE);
-        let part = self.left.start..end;
-        self.left.start = end;
+    fn start_read(&mut self) -> Option<PendingRead> {
+        let end = self.unread.end.min(self.unread.start + CHUNK_SIZE);
+        let part = self.unread.start..end;
+        self.unread.start = end;
         let (file, size) = (Arc::clone(&self.file), part.end - part.start);
-        (size > 0).then(|| Reading { size, task: spawn_blocking(move || read(&file, part)) })
+        (size > 0).then(|| PendingRead { size, task: spawn_blocking(move || read(&file, part)) })
     }
 }
 
@@ -72,27 +72,27 @@ impl Body for FileBody {
     type Error = io::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        if self.reading.is_none() {
-            self.reading = self.read_on();
+        if self.pending.is_none() {
+            self.pending = self.start_read();
         }
-        let Some(reading) = &mut self.reading else { return Poll::Ready(None) };
+        let Some(pending) = &mut self.pending else { return Poll::Ready(None) };
         let bytes =
-            ready!(Pin::new(&mut reading.task).poll(cx)).unwrap_or_else(|error| Err(io::Error::other(error)));
-        self.reading = if bytes.is_ok() { self.read_on() } else { None };
+            ready!(Pin::new(&mut pending.task).poll(cx)).unwrap_or_else(|error| Err(io::Error::other(error)));
+        self.pending = if bytes.is_ok() { self.start_read() } else { None };
         if bytes.is_err() {
-            // An error ends the body, and the connection: its length has been promised.
-            self.left.start = self.left.end;
+            // An error ends the body and closes the connection: the Content-Length was already sent.
+            self.unread.start = self.unread.end;
         }
         Poll::Ready(Some(bytes.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.reading.is_none() && self.left.is_empty()
+        self.pending.is_none() && self.unread.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let reading = self.reading.as_ref().map_or(0, |reading| reading.size);
-        SizeHint::with_exact(reading + self.left.end - self.left.start)
+        let pending = self.pending.as_ref().map_or(0, |pending| pending.size);
+        SizeHint::with_exact(pending + self.unread.end - self.unread.start)
     }
 }
 
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_a_large_file_comes_in_pieces() {
+    fn sends_large_part_in_chunks() {
         let (file, bytes) = file_of(400_000);
         let body = of_file(file, 1000..399_000).unwrap();
         assert!(matches!(body, Either::Right(_)));
@@ -124,14 +124,14 @@ mod tests {
     }
 
     #[test]
-    fn small_and_empty_parts() {
+    fn sends_small_and_empty_parts() {
         let (file, bytes) = file_of(100);
         assert_eq!(collect(of_file(file.try_clone().unwrap(), 10..20).unwrap()).unwrap(), bytes[10..20]);
         assert_eq!(collect(of_file(file, 100..100).unwrap()).unwrap(), "");
     }
 
     #[test]
-    fn a_file_that_shrinks_breaks_off() {
+    fn truncated_file_is_an_error() {
         let (file, _) = file_of(100);
         assert!(of_file(file.try_clone().unwrap(), 0..200).is_err());
         assert!(collect(of_file(file, 0..1_000_000).unwrap()).is_err());

@@ -1,4 +1,4 @@
-//! Connections: accepted, served, and on shutdown brought to a decent end.
+//! Client connections: accept, serve, and close gracefully at shutdown.
 
 use std::convert::Infallible;
 use std::io;
@@ -15,42 +15,42 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 
-use super::args::Settings;
 use super::body::ResponseBody;
+use super::config::ServeConfig;
 use super::listen::BACKLOG;
-use super::respond::{notice, respond};
-use super::stall::Impatient;
+use super::respond::{respond, status_page};
+use super::write_timeout::WriteTimeout;
 
-/// How long slow clients are waited for.
+/// Timeouts for slow clients.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
-    /// For the head of a request, idle time before it included.
-    pub(super) head: Duration,
-    /// For a client that takes nothing of what is sent.
-    pub(super) stalled: Duration,
-    /// At shutdown, for the first request of a connection that was just made.
-    pub(super) newcomer: Duration,
-    /// At shutdown, for all that was begun.
+pub(super) struct Timeouts {
+    /// For the head of a request, including the idle time before it.
+    pub(super) header_read: Duration,
+    /// For a client that receives nothing of a response.
+    pub(super) write_stall: Duration,
+    /// At shutdown, for the first request of a new connection.
+    pub(super) first_request: Duration,
+    /// At shutdown, for all pending responses.
     pub(super) drain: Duration,
 }
 
-impl Default for Patience {
+impl Default for Timeouts {
     fn default() -> Self {
         Self {
-            head: Duration::from_secs(30),
-            stalled: Duration::from_secs(30),
-            newcomer: Duration::from_millis(500),
-            // Less than the grace an app is given by default, so that nothing is killed half sent.
+            header_read: Duration::from_secs(30),
+            write_stall: Duration::from_secs(30),
+            first_request: Duration::from_millis(500),
+            // Shorter than the default grace period of an app, so that no response is cut by SIGKILL.
             drain: Duration::from_secs(5),
         }
     }
 }
 
-/// Serves until `shutdown` completes, then closes the listener and finishes what was begun.
+/// Serves until `shutdown` completes, then closes the listener and finishes pending responses.
 pub(super) async fn serve(
     listener: TcpListener,
-    settings: Arc<Settings>,
-    patience: Patience,
+    config: Arc<ServeConfig>,
+    timeouts: Timeouts,
     shutdown: impl Future<Output = ()>,
 ) {
     let (stop, stopped) = watch::channel(());
@@ -63,37 +63,37 @@ pub(super) async fn serve(
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(converse(stream, Arc::clone(&settings), patience, stopped.clone()));
+                    connections.spawn(serve_connection(stream, Arc::clone(&config), timeouts, stopped.clone()));
                 }
-                Err(error) => rest(&error).await,
+                Err(error) => accept_backoff(&error).await,
             },
         }
     }
-    // Connections in the queue are ours, even if other instances listen: the kernel would reset them.
-    for stream in queued(listener) {
-        connections.spawn(converse(stream, Arc::clone(&settings), patience, stopped.clone()));
+    // The kernel would reset queued connections, even if other instances listen on the port.
+    for stream in drain_backlog(listener) {
+        connections.spawn(serve_connection(stream, Arc::clone(&config), timeouts, stopped.clone()));
     }
     drop(stop);
     let drained = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(patience.drain, drained).await.is_err() {
-        super::complain(format_args!("stopped with responses half sent: clients too slow"));
+    if tokio::time::timeout(timeouts.drain, drained).await.is_err() {
+        super::log_error(format_args!("shutdown timeout: closed connections with pending responses"));
     }
 }
 
-/// Without file descriptors or memory, `accept` fails at once again and again until a connection
-/// ends; other errors are those of one connection, gone before it was accepted.
-async fn rest(error: &io::Error) {
+/// Without free descriptors or memory, `accept` fails immediately until a connection is closed. Other errors
+/// concern one connection that was closed before it was accepted.
+async fn accept_backoff(error: &io::Error) {
     if let Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) = error.raw_os_error() {
-        super::complain(format_args!("cannot accept connections: {error}"));
+        super::log_error(format_args!("cannot accept connections: {error}"));
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
-/// Closes the listener and gives the connections that waited there. The kernel is asked itself: tokio
-/// knows only what it was told when it last slept.
-fn queued(listener: TcpListener) -> Vec<TcpStream> {
+/// Closes the listener and returns its queued connections. Calls `accept` of the standard library: tokio only
+/// tries when its last poll reported the listener as readable.
+fn drain_backlog(listener: TcpListener) -> Vec<TcpStream> {
     let Ok(listener) = listener.into_std() else { return Vec::new() };
-    // No more than can have waited: others may listen on the same socket, and go on.
+    // Not more than the backlog: other processes may use the same socket, and clients continue to connect.
     let accepted = std::iter::from_fn(|| listener.accept().ok()).take(BACKLOG as usize);
     let usable = |(stream, _): (std::net::TcpStream, _)| {
         stream.set_nonblocking(true)?;
@@ -102,50 +102,50 @@ fn queued(listener: TcpListener) -> Vec<TcpStream> {
     accepted.filter_map(|connection| usable(connection).ok()).collect()
 }
 
-/// One connection, to its end. Its errors are the client's: it went away, or sent what is no HTTP.
-async fn converse(
+/// Serves one connection until it is closed. Errors are ignored: the client disconnected or sent invalid HTTP.
+async fn serve_connection(
     stream: TcpStream,
-    settings: Arc<Settings>,
-    patience: Patience,
+    config: Arc<ServeConfig>,
+    timeouts: Timeouts,
     mut stopped: watch::Receiver<()>,
 ) {
     let _ = stream.set_nodelay(true);
-    let stream = Impatient::new(stream, patience.stalled);
-    let (asked, requests) = watch::channel(false);
+    let stream = WriteTimeout::new(stream, timeouts.write_stall);
+    let (has_request, requests) = watch::channel(false);
     let service = service_fn(|request| {
-        asked.send_replace(true);
-        answer(Arc::clone(&settings), request)
+        has_request.send_replace(true);
+        handle(Arc::clone(&config), request)
     });
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(patience.head)
+            .header_read_timeout(timeouts.header_read)
             .serve_connection(TokioIo::new(stream), service)
     );
     tokio::select! {
         _ = connection.as_mut() => return,
-        // It errs, as nothing is ever sent: the sender is dropped.
+        // Returns an error when the sender is dropped; nothing is ever sent.
         _ = stopped.changed() => {}
     }
     if !*requests.borrow() {
-        // Who has just connected is about to ask.
+        // A new connection is about to send its first request.
         let mut first = requests.clone();
         tokio::select! {
             _ = connection.as_mut() => return,
             _ = first.changed() => {}
-            () = tokio::time::sleep(patience.newcomer) => {}
+            () = tokio::time::sleep(timeouts.first_request) => {}
         }
     }
     connection.as_mut().graceful_shutdown();
     let _ = connection.await;
 }
 
-/// Looks up on a thread of its own kind, so that a slow disk holds up no other connection.
-async fn answer(
-    settings: Arc<Settings>,
+/// Responds on a thread for blocking operations, so that a slow disk does not delay other connections.
+async fn handle(
+    config: Arc<ServeConfig>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let (head, _) = request.into_parts();
-    let answered = spawn_blocking(move || respond(&settings, &head)).await;
-    Ok(answered.unwrap_or_else(|_| notice(StatusCode::INTERNAL_SERVER_ERROR)))
+    let response = spawn_blocking(move || respond(&config, &head)).await;
+    Ok(response.unwrap_or_else(|_| status_page(StatusCode::INTERNAL_SERVER_ERROR)))
 }

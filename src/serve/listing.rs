@@ -1,56 +1,63 @@
-//! A directory as a page: directories first, hidden names left out.
+//! The HTML index of a directory: directories first, without hidden names.
 
 use std::ffi::OsStr;
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::fs::DirEntry;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// A line of the page.
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
+
+/// All characters except the unreserved ones (RFC 3986) and slashes.
+const RESERVED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+
+/// An entry of the index.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Line {
-    /// Sorts before the name: false, a directory, comes first.
+struct DirectoryLine {
+    /// Before the name, so that directories (`false`) come first.
     is_file: bool,
     name: std::ffi::OsString,
     size: u64,
 }
 
-/// The page for `directory`, read from where `source` lies.
+/// The index of `directory`, the path relative to the root, with the entries of `source`.
 ///
 /// # Errors
-/// When the directory cannot be read.
+/// The directory cannot be read.
 pub(super) fn page(directory: &Path, source: &Path) -> io::Result<String> {
-    let mut lines: Vec<Line> = std::fs::read_dir(source)?.filter_map(|entry| line(&entry.ok()?)).collect();
+    let entries = std::fs::read_dir(source)?;
+    let mut lines: Vec<DirectoryLine> = entries.filter_map(|entry| read_line(&entry.ok()?)).collect();
     lines.sort();
     let title = escape(&format!("/{}", directory.display()));
     let mut page = String::from("<!doctype html>\n<html>\n<head>\n<meta charset=\"utf-8\">\n");
-    // Writing to a string cannot fail.
+    // Writing to a string does not fail.
     let _ = write!(page, "<title>{title}</title>\n</head>\n<body>\n<h1>{title}</h1>\n<ul>\n");
     if directory.parent().is_some() {
         page.push_str("<li><a href=\"../\">../</a></li>\n");
     }
-    for Line { is_file, name, size } in lines {
+    for DirectoryLine { is_file, name, size } in lines {
         let (slash, size) = if is_file { ("", format!(" {size}")) } else { ("/", String::new()) };
-        let (link, text) = (encode(&name), escape(&name.to_string_lossy()));
+        let (link, text) = (percent_encode(&name), escape(&name.to_string_lossy()));
         let _ = writeln!(page, "<li><a href=\"./{link}{slash}\">{text}{slash}</a>{size}</li>");
     }
     page.push_str("</ul>\n</body>\n</html>\n");
     Ok(page)
 }
 
-/// What is to be said of an entry: nothing if it is hidden, or gone by now.
-fn line(entry: &DirEntry) -> Option<Line> {
+/// `None` if the entry is hidden, or was removed.
+fn read_line(entry: &DirEntry) -> Option<DirectoryLine> {
     let name = entry.file_name();
     if name.as_bytes().starts_with(b".") {
         return None;
     }
-    // Through links: what matters is what a click would bring.
+    // Follows links: the entry shows what the link in the page returns.
     let metadata = std::fs::metadata(entry.path()).ok()?;
-    Some(Line { is_file: !metadata.is_dir(), name, size: metadata.len() })
+    Some(DirectoryLine { is_file: !metadata.is_dir(), name, size: metadata.len() })
 }
 
-/// Text within HTML, also within a quoted attribute.
+/// Escapes text for HTML, also in quoted attributes.
 fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for letter in text.chars() {
@@ -66,20 +73,9 @@ fn escape(text: &str) -> String {
     safe
 }
 
-/// A path within a URI: all but what needs no encoding anywhere is encoded; slashes stay.
-pub(super) fn encode(path: &OsStr) -> String {
-    let mut text = String::new();
-    for byte in path.as_bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
-                text.push(char::from(*byte))
-            }
-            byte => {
-                let _ = write!(text, "%{byte:02X}");
-            }
-        }
-    }
-    text
+/// Encodes a path for a URI; slashes are kept.
+pub(super) fn percent_encode(path: &OsStr) -> impl Display {
+    percent_encoding::percent_encode(path.as_bytes(), RESERVED)
 }
 
 #[cfg(test)]
@@ -89,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn directories_first_and_nothing_hidden() {
+    fn lists_directories_first_without_hidden_names() {
         let dir = tempfile::tempdir().unwrap();
         for name in ["b.txt", "a.txt", ".env"] {
             fs::write(dir.path().join(name), "12345").unwrap();
@@ -108,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn names_cannot_write_the_page() {
+    fn escapes_names() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("<img src=x onerror='a()'>&\""), "").unwrap();
         let page = page(Path::new("<b>"), dir.path()).unwrap();
@@ -118,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn the_root_has_no_way_up() {
+    fn root_has_no_parent_link() {
         let dir = tempfile::tempdir().unwrap();
         assert!(!page(Path::new(""), dir.path()).unwrap().contains("../"));
     }

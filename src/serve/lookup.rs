@@ -1,4 +1,4 @@
-//! From a request's path to an open file, and never to one outside the root.
+//! From the path of a request to an open file under the root, never outside of it.
 
 use std::ffi::OsString;
 use std::fs::{File, Metadata, OpenOptions};
@@ -8,111 +8,105 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// The one hidden name that is meant to be seen (RFC 8615).
+use percent_encoding::percent_decode_str;
+
+/// The only hidden name that is served (RFC 8615).
 const WELL_KNOWN: &[u8] = b".well-known";
 
-/// Why there is nothing to give.
+/// Why a path cannot be served.
 #[derive(Debug)]
-pub(super) enum Refusal {
-    /// The path cannot be read.
+pub(super) enum LookupError {
+    /// The path has invalid percent-encoding or a NUL byte.
     Malformed,
-    /// It leads out of the root, to no regular file, or to one that may not be read.
+    /// The target is outside of the root, not a regular file, or not readable.
     Forbidden,
-    /// Nothing bears that name, or it is hidden.
-    Missing,
-    /// The system failed.
-    Trouble(io::Error),
+    /// The file does not exist, or is hidden.
+    NotFound,
+    /// A system call failed.
+    Io(io::Error),
 }
 
-impl From<io::Error> for Refusal {
+impl From<io::Error> for LookupError {
     fn from(error: io::Error) -> Self {
         match error.raw_os_error() {
-            Some(libc::ENOENT | libc::ENOTDIR | libc::ENAMETOOLONG) => Self::Missing,
-            // ENXIO: a socket; ELOOP: links in a circle.
+            Some(libc::ENOENT | libc::ENOTDIR | libc::ENAMETOOLONG) => Self::NotFound,
+            // ENXIO: a socket; ELOOP: circular links.
             Some(libc::EACCES | libc::EPERM | libc::ELOOP | libc::ENXIO) => Self::Forbidden,
-            _ => Self::Trouble(error),
+            _ => Self::Io(error),
         }
     }
 }
 
-/// The path of a request, decoded and free of anything that leads upwards.
+/// The path of a request, decoded and without `..`.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct RequestPath {
     /// Relative to the root; empty for the root itself.
     pub(super) path: PathBuf,
-    /// It ends with a slash, so it can only be a directory.
-    pub(super) slash: bool,
+    /// Whether it ends with a slash, and so can only be a directory.
+    pub(super) has_trailing_slash: bool,
 }
 
-impl Place {
-    /// Reads the path of a request's URI.
-    pub(super) fn read(path: &str) -> Result<Self, Refusal> {
-        let bytes = decode(path.as_bytes()).ok_or(Refusal::Malformed)?;
+impl RequestPath {
+    /// Parses the path of a URI.
+    pub(super) fn parse(path: &str) -> Result<Self, LookupError> {
+        let bytes = percent_decode(path).ok_or(LookupError::Malformed)?;
         if bytes.contains(&0) {
-            return Err(Refusal::Malformed);
+            return Err(LookupError::Malformed);
         }
-        // Split after decoding, so that an encoded slash hides nothing.
+        // Split after decoding: an encoded slash is a separator too.
         let names: Vec<&[u8]> =
             bytes.split(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b".")).collect();
         if names.contains(&b"..".as_slice()) {
-            return Err(Refusal::Forbidden);
+            return Err(LookupError::Forbidden);
         }
         let hidden =
             |(depth, name): (usize, &&[u8])| name.starts_with(b".") && !(depth == 0 && *name == WELL_KNOWN);
         if names.iter().enumerate().any(hidden) {
-            return Err(Refusal::Missing);
+            return Err(LookupError::NotFound);
         }
         let path = names.into_iter().map(|name| OsString::from_vec(name.to_vec())).collect();
-        let slash = bytes.ends_with(b"/") || bytes.ends_with(b"/.");
-        Ok(Self { path, slash })
+        let has_trailing_slash = bytes.ends_with(b"/") || bytes.ends_with(b"/.");
+        Ok(Self { path, has_trailing_slash })
     }
 }
 
-/// Undoes percent-encoding; `None` when a percent sign is not followed by two digits.
-fn decode(text: &[u8]) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.iter();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => digit(rest.next()?)? << 4 | digit(rest.next()?)?,
-            byte => *byte,
-        });
-    }
-    Some(bytes)
+/// Decodes percent-encoding; `None` if two hexadecimal digits do not follow a percent sign.
+fn percent_decode(path: &str) -> Option<Vec<u8>> {
+    let is_escape =
+        |rest: &[u8]| rest.get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+    let valid = path.as_bytes().split(|byte| *byte == b'%').skip(1).all(is_escape);
+    valid.then(|| percent_decode_str(path).collect())
 }
 
-fn digit(byte: &u8) -> Option<u8> {
-    char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
-}
-
-/// Something found under the root, open.
+/// An open file or directory under the root.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct OpenedFile {
     pub(super) file: File,
     pub(super) metadata: Metadata,
 }
 
-/// Opens a file or directory under `root`. The root is looked up each time: it may be a link that a
-/// deployment points elsewhere.
-pub(super) fn open(root: &Path, path: &Path) -> Result<Found, Refusal> {
+/// Opens a file or directory under `root`. The root is resolved each time: it may be a link that a deployment
+/// replaces.
+pub(super) fn open(root: &Path, path: &Path) -> Result<OpenedFile, LookupError> {
     let root = root.canonicalize()?;
-    // Without O_NONBLOCK, opening a FIFO would wait for a writer.
+    // Without O_NONBLOCK, opening a FIFO blocks until there is a writer.
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(root.join(path))?;
-    // What was opened is checked, not the path: links could change between the two. Hidden names on
-    // the way are fine here, Kubernetes mounts its files through such links.
+    // The open file is checked, not the path: links can change in between. `openat2` with RESOLVE_BENEATH is
+    // no alternative, as it refuses absolute links, even to files under the root. Hidden names in the target
+    // are allowed: Kubernetes mounts files through such links.
     if !descriptor_path(&file).read_link()?.starts_with(&root) {
-        return Err(Refusal::Forbidden);
+        return Err(LookupError::Forbidden);
     }
     let metadata = file.metadata()?;
     if metadata.is_file() || metadata.is_dir() {
-        Ok(Found { file, metadata })
+        Ok(OpenedFile { file, metadata })
     } else {
-        Err(Refusal::Forbidden)
+        Err(LookupError::Forbidden)
     }
 }
 
-/// The name under which the kernel shows an open file: a link to where it lies.
+/// The kernel's link to the path of an open file.
 pub(super) fn descriptor_path(file: &File) -> PathBuf {
     format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
@@ -125,41 +119,47 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_decoded() {
-        let place = |path| Place::read(path).unwrap();
-        assert_eq!(place("/"), Place { path: "".into(), slash: true });
-        assert_eq!(place("/a%20b/%C3%a9.txt"), Place { path: "a b/é.txt".into(), slash: false });
-        assert_eq!(place("//a/./b//"), Place { path: "a/b".into(), slash: true });
-        assert_eq!(place("/.well-known/acme"), Place { path: ".well-known/acme".into(), slash: false });
-        assert_eq!(place("/a%2Fb"), Place { path: "a/b".into(), slash: false });
+    fn decodes_paths() {
+        let parse = |path| RequestPath::parse(path).unwrap();
+        assert_eq!(parse("/"), RequestPath { path: "".into(), has_trailing_slash: true });
+        assert_eq!(
+            parse("/a%20b/%C3%a9.txt"),
+            RequestPath { path: "a b/é.txt".into(), has_trailing_slash: false }
+        );
+        assert_eq!(parse("//a/./b//"), RequestPath { path: "a/b".into(), has_trailing_slash: true });
+        assert_eq!(
+            parse("/.well-known/acme"),
+            RequestPath { path: ".well-known/acme".into(), has_trailing_slash: false }
+        );
+        assert_eq!(parse("/a%2Fb"), RequestPath { path: "a/b".into(), has_trailing_slash: false });
     }
 
     #[test]
-    fn paths_that_go_up_or_hide_are_refused() {
+    fn rejects_parent_and_hidden_paths() {
         for path in ["/..", "/../etc/passwd", "/a/../../b", "/%2e%2e/x", "/..%2fx", "/a/%2E./x"] {
-            assert!(matches!(Place::read(path), Err(Refusal::Forbidden)), "{path}");
+            assert!(matches!(RequestPath::parse(path), Err(LookupError::Forbidden)), "{path}");
         }
         for path in ["/.env", "/.git/config", "/a/.x", "/%2eenv", "/a/.well-known/x", "/...", "/.well-knownx"]
         {
-            assert!(matches!(Place::read(path), Err(Refusal::Missing)), "{path}");
+            assert!(matches!(RequestPath::parse(path), Err(LookupError::NotFound)), "{path}");
         }
         for path in ["/a%00", "/%", "/%4", "/%zz", "/%+1"] {
-            assert!(matches!(Place::read(path), Err(Refusal::Malformed)), "{path}");
+            assert!(matches!(RequestPath::parse(path), Err(LookupError::Malformed)), "{path}");
         }
     }
 
     proptest::proptest! {
         #[test]
-        fn no_path_leads_up(path in "/[a./%2eEfF0]{0,20}") {
-            if let Ok(place) = Place::read(&path) {
-                assert!(place.path.is_relative());
-                assert!(place.path.components().all(|part| matches!(part, std::path::Component::Normal(_))));
+        fn path_never_leaves_the_root(path in "/[a./%2eEfF0]{0,20}") {
+            if let Ok(parsed) = RequestPath::parse(&path) {
+                assert!(parsed.path.is_relative());
+                assert!(parsed.path.components().all(|part| matches!(part, std::path::Component::Normal(_))));
             }
         }
     }
 
     #[test]
-    fn links_may_lead_about_inside_and_not_out() {
+    fn follows_links_only_inside_the_root() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("site");
         fs::create_dir_all(root.join("..data")).unwrap();
@@ -175,14 +175,14 @@ mod tests {
             assert!(open(&root, Path::new(path)).is_ok(), "{path}");
         }
         for path in ["outside", "directory", "directory/key", "round"] {
-            assert!(matches!(open(&root, Path::new(path)), Err(Refusal::Forbidden)), "{path}");
+            assert!(matches!(open(&root, Path::new(path)), Err(LookupError::Forbidden)), "{path}");
         }
-        assert!(matches!(open(&root, Path::new("nothing")), Err(Refusal::Missing)));
-        assert!(matches!(open(&root, Path::new("inside/x")), Err(Refusal::Missing)));
+        assert!(matches!(open(&root, Path::new("nothing")), Err(LookupError::NotFound)));
+        assert!(matches!(open(&root, Path::new("inside/x")), Err(LookupError::NotFound)));
     }
 
     #[test]
-    fn the_root_may_be_a_link() {
+    fn root_can_be_a_link() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("one")).unwrap();
         fs::write(dir.path().join("one/a"), "1").unwrap();
@@ -191,12 +191,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_is_refused_without_waiting_for_it() {
+    fn rejects_fifos_and_sockets_without_blocking() {
         let dir = tempfile::tempdir().unwrap();
         nix::unistd::mkfifo(&dir.path().join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
         for path in ["fifo", "socket"] {
-            assert!(matches!(open(dir.path(), Path::new(path)), Err(Refusal::Forbidden)), "{path}");
+            assert!(matches!(open(dir.path(), Path::new(path)), Err(LookupError::Forbidden)), "{path}");
         }
     }
 }

@@ -1,14 +1,14 @@
-//! Content types by file name.
+//! Content types by file extension.
 
 use std::path::Path;
 
-/// For a name with an extension that nobody knows.
+/// For unknown extensions.
 const BINARY: &str = "application/octet-stream";
 
-/// For a name without extension: `LICENSE`, `CNAME`.
+/// For names without an extension: `LICENSE`, `CNAME`.
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// What a browser is to make of the file.
+/// The value of `Content-Type` for a file.
 pub(super) fn content_type(path: &Path) -> &'static str {
     let Some(extension) = path.extension() else { return TEXT };
     match extension.to_string_lossy().to_ascii_lowercase().as_str() {
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn by_extension_in_any_case() {
+    fn extension_is_case_insensitive() {
         let kind = |name: &str| content_type(Path::new(name));
         assert_eq!(kind("a/index.HTML"), "text/html; charset=utf-8");
         assert_eq!(kind("app.min.js"), "text/javascript; charset=utf-8");

@@ -1,11 +1,13 @@
-//! rsm's own static file server (`rsm serve`), a process like any other app.
+//! The static file server (`rsm serve`), which runs as a separate process like any other app.
 //!
-//! `args` decides what to serve, `listen` where, `connections` brings requests, `respond` answers
-//! them: `lookup` finds the file, `validators` and `range` see what of it is wanted, `body` sends it.
+//! `config` is the result of arguments and variables, `listen` creates the socket, `connections` accepts
+//! clients, `respond` answers a request: `lookup` opens the file, `validators` and `range` evaluate the
+//! conditional and range headers, `body` sends the content.
 
 mod args;
 mod auth;
 mod body;
+mod config;
 mod connections;
 mod listen;
 mod listing;
@@ -13,8 +15,8 @@ mod lookup;
 mod mime;
 mod range;
 mod respond;
-mod stall;
 mod validators;
+mod write_timeout;
 
 use std::fmt::Arguments;
 use std::io::{self, Write};
@@ -25,50 +27,48 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use args::ServeArgs;
-use connections::Patience;
+use config::ServeConfig;
+use connections::Timeouts;
 
-/// Threads that wait for the disk.
-const READERS: usize = 16;
+/// Threads for blocking file operations.
+const READER_THREADS: usize = 16;
 
-/// Serves files until SIGINT or SIGTERM; then stops accepting, finishes what was begun, for 5 s at
-/// most, and returns. What `args` leaves open comes from the environment (`PM2_SERVE_*`, `PORT`).
+/// Serves files until SIGINT or SIGTERM. Then stops accepting connections, finishes pending responses within
+/// 5 s, and returns. Settings missing in `args` are read from the environment (`PM2_SERVE_*`, `PORT`).
 ///
 /// # Errors
-/// When the settings make no sense, the directory is not there, or the port cannot be had. The
-/// message is for people.
+/// The configuration is invalid, the directory cannot be read, or the port cannot be bound. The message is
+/// for users.
 pub fn run(args: ServeArgs) -> io::Result<()> {
     let env = |name: &str| std::env::var(name).ok();
-    let mut settings =
-        args.settle(env).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-    settings.root = directory(&settings.root)?;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(READERS).build()?;
+    let mut config = ServeConfig::resolve(args, env)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    config.root = root_directory(&config.root)?;
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().max_blocking_threads(READER_THREADS).build()?;
     let served = runtime.block_on(async {
-        let shutdown = signalled()?;
-        let listener = listen::listen(&settings.host, settings.port).await?;
-        announce(&settings.root, &listener)?;
-        connections::serve(listener, Arc::new(settings), Patience::default(), shutdown).await;
+        let shutdown = shutdown_signal()?;
+        let listener = listen::listen(&config.host, config.port).await?;
+        announce(&config.root, &listener)?;
+        connections::serve(listener, Arc::new(config), Timeouts::default(), shutdown).await;
         Ok(())
     });
-    // A read that hangs on a dead disk must not hold up the end.
+    // A read that blocks on a failed disk must not delay the exit.
     runtime.shutdown_background();
     served
 }
 
-/// The directory's path from `/`, links kept: what they lead to may change.
-fn directory(path: &Path) -> io::Result<PathBuf> {
-    let explain = |error: io::Error| {
-        let message =
-            format!("cannot serve {}: {error}. Create it, or name another directory.", path.display());
-        io::Error::new(error.kind(), message)
-    };
-    // Reading it tells more than looking at it: whether it is one, and may be read.
-    std::fs::read_dir(path).map_err(explain)?;
-    std::path::absolute(path).map_err(explain)
+/// The absolute path of the directory, with symbolic links: their targets may change.
+fn root_directory(path: &Path) -> io::Result<PathBuf> {
+    let with_path =
+        |error: io::Error| io::Error::new(error.kind(), format!("cannot serve {}: {error}", path.display()));
+    // Unlike `stat`, opening it also checks the permission to read.
+    std::fs::read_dir(path).map_err(with_path)?;
+    std::path::absolute(path).map_err(with_path)
 }
 
 /// Completes at the first SIGINT or SIGTERM.
-fn signalled() -> io::Result<impl Future<Output = ()>> {
+fn shutdown_signal() -> io::Result<impl Future<Output = ()>> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     Ok(async move {
         tokio::select! {
@@ -78,16 +78,16 @@ fn signalled() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// One line for the log. Nobody need read it: a closed pipe is no reason not to serve.
+/// Writes the address to the log. A closed stdout is not an error.
 fn announce(root: &Path, listener: &TcpListener) -> io::Result<()> {
     let address = listener.local_addr()?;
     let _ = writeln!(io::stdout().lock(), "serving {} on http://{address}", root.display());
     Ok(())
 }
 
-/// Trouble, for the log of errors.
-fn complain(trouble: Arguments<'_>) {
-    let _ = writeln!(io::stderr().lock(), "serve: {trouble}");
+/// Writes to stderr.
+fn log_error(message: Arguments<'_>) {
+    let _ = writeln!(io::stderr().lock(), "serve: {message}");
 }
 
 #[cfg(test)]

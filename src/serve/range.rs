@@ -1,58 +1,57 @@
-//! Parts of a file (RFC 9110, section 14).
+//! The `Range` header (RFC 9110, section 14).
 
 use std::ops::Range;
 
-/// What a `Range` header asks of a file.
+/// The part of a file that a `Range` header requests.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
-    /// All of it: no range, several, or one that cannot be read; all these may be ignored.
-    All,
-    /// These bytes, within the file.
-    Part(Range<u64>),
-    /// Bytes that the file does not have.
-    Beyond,
+pub(super) enum RangeRequest {
+    /// The whole file. Several ranges, other units and invalid headers may be ignored.
+    Full,
+    /// These bytes of the file.
+    Partial(Range<u64>),
+    /// No byte of the file.
+    Unsatisfiable,
 }
 
-/// Reads a `Range` header for a file of `size` bytes.
-pub(super) fn wanted(header: &str, size: u64) -> Wanted {
+/// Parses a `Range` header for a file of `size` bytes.
+pub(super) fn parse_range(header: &str, size: u64) -> RangeRequest {
     let bounds = header.trim().strip_prefix("bytes=").and_then(|ranges| ranges.trim().split_once('-'));
-    match bounds.map(|(first, last)| (position(first), position(last))) {
-        Some((Position::At(first), last)) => from(first, last, size),
-        Some((Position::None, Position::At(0))) => Wanted::Beyond,
-        Some((Position::None, Position::At(count))) if size > 0 => {
-            Wanted::Part(size.saturating_sub(count)..size)
+    match bounds.map(|(first, last)| (parse_bound(first), parse_bound(last))) {
+        Some((RangeBound::At(first), last)) => resolve_bounds(first, last, size),
+        Some((RangeBound::None, RangeBound::At(0))) => RangeRequest::Unsatisfiable,
+        Some((RangeBound::None, RangeBound::At(count))) if size > 0 => {
+            RangeRequest::Partial(size.saturating_sub(count)..size)
         }
-        _ => Wanted::All,
+        _ => RangeRequest::Full,
     }
 }
 
-/// A range with a first byte, counted from 0, and perhaps a last one, which is part of it.
-fn from(first: u64, last: Position, size: u64) -> Wanted {
+/// The range from `first`, counted from 0, to `last`, which is included.
+fn resolve_bounds(first: u64, last: RangeBound, size: u64) -> RangeRequest {
     let end = match last {
-        Position::None => size,
-        Position::At(last) if last >= first => size.min(last.saturating_add(1)),
-        Position::At(_) | Position::Wrong => return Wanted::All,
+        RangeBound::None => size,
+        RangeBound::At(last) if last >= first => size.min(last.saturating_add(1)),
+        RangeBound::At(_) | RangeBound::Invalid => return RangeRequest::Full,
     };
-    if first < size { Wanted::Part(first..end) } else { Wanted::Beyond }
+    if first < size { RangeRequest::Partial(first..end) } else { RangeRequest::Unsatisfiable }
 }
 
 #[derive(Clone, Copy)]
-enum Position {
+enum RangeBound {
     None,
     At(u64),
-    Wrong,
+    Invalid,
 }
 
-/// Digits only: Rust's own parser would take a plus sign. What is too large for a number is beyond
-/// any file.
-fn position(text: &str) -> Position {
+/// Digits only: `parse` accepts a plus sign too. A number that does not fit is larger than any file.
+fn parse_bound(text: &str) -> RangeBound {
     if text.is_empty() {
-        return Position::None;
+        return RangeBound::None;
     }
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Position::Wrong;
+        return RangeBound::Invalid;
     }
-    Position::At(text.parse().unwrap_or(u64::MAX))
+    RangeBound::At(text.parse().unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
@@ -61,26 +60,26 @@ mod tests {
 
     #[test]
     fn one_range() {
-        assert_eq!(wanted("bytes=0-4", 10), Wanted::Part(0..5));
-        assert_eq!(wanted("bytes=3-", 10), Wanted::Part(3..10));
-        assert_eq!(wanted("bytes=-3", 10), Wanted::Part(7..10));
-        assert_eq!(wanted("bytes=9-9", 10), Wanted::Part(9..10));
-        assert_eq!(wanted("bytes=5-99", 10), Wanted::Part(5..10));
-        assert_eq!(wanted("bytes=-99", 10), Wanted::Part(0..10));
-        assert_eq!(wanted("bytes=5-99999999999999999999", 10), Wanted::Part(5..10));
+        assert_eq!(parse_range("bytes=0-4", 10), RangeRequest::Partial(0..5));
+        assert_eq!(parse_range("bytes=3-", 10), RangeRequest::Partial(3..10));
+        assert_eq!(parse_range("bytes=-3", 10), RangeRequest::Partial(7..10));
+        assert_eq!(parse_range("bytes=9-9", 10), RangeRequest::Partial(9..10));
+        assert_eq!(parse_range("bytes=5-99", 10), RangeRequest::Partial(5..10));
+        assert_eq!(parse_range("bytes=-99", 10), RangeRequest::Partial(0..10));
+        assert_eq!(parse_range("bytes=5-99999999999999999999", 10), RangeRequest::Partial(5..10));
     }
 
     #[test]
-    fn outside_the_file() {
+    fn range_outside_the_file_is_unsatisfiable() {
         for header in ["bytes=10-", "bytes=10-12", "bytes=99999999999999999999-", "bytes=-0"] {
-            assert_eq!(wanted(header, 10), Wanted::Beyond, "{header}");
+            assert_eq!(parse_range(header, 10), RangeRequest::Unsatisfiable, "{header}");
         }
-        assert_eq!(wanted("bytes=0-", 0), Wanted::Beyond);
-        assert_eq!(wanted("bytes=-5", 0), Wanted::All);
+        assert_eq!(parse_range("bytes=0-", 0), RangeRequest::Unsatisfiable);
+        assert_eq!(parse_range("bytes=-5", 0), RangeRequest::Full);
     }
 
     #[test]
-    fn what_cannot_be_read_is_ignored() {
+    fn ignores_invalid_headers() {
         for header in [
             "",
             "bytes",
@@ -93,14 +92,14 @@ mod tests {
             "bytes=+1-2",
             "bytes=1-2-3",
         ] {
-            assert_eq!(wanted(header, 10), Wanted::All, "{header}");
+            assert_eq!(parse_range(header, 10), RangeRequest::Full, "{header}");
         }
     }
 
     proptest::proptest! {
         #[test]
-        fn a_part_lies_within_the_file(header in "bytes=[0-9]{0,21}-[0-9]{0,21}", size in 0..50_u64) {
-            if let Wanted::Part(part) = wanted(&header, size) {
+        fn partial_range_is_within_the_file(header in "bytes=[0-9]{0,21}-[0-9]{0,21}", size in 0..50_u64) {
+            if let RangeRequest::Partial(part) = parse_range(&header, size) {
                 assert!(part.start < part.end && part.end <= size);
             }
         }

@@ -1,4 +1,4 @@
-//! A request's head to a response. Knows no socket; reads the disk, so it may block.
+//! From the head of a request to a response. Reads files, and so may block.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -10,25 +10,25 @@ use hyper::header::{
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
 
-use super::args::Settings;
 use super::body::{self, ResponseBody};
+use super::config::ServeConfig;
 use super::listing;
-use super::lookup::{self, Found, Place, Refusal};
+use super::lookup::{self, LookupError, OpenedFile, RequestPath};
 use super::mime::content_type;
-use super::range::{self, Wanted};
+use super::range::{self, RangeRequest};
 use super::validators::Validators;
 
 const HTML: &str = "text/html; charset=utf-8";
 
-/// Answers one request.
-pub(super) fn respond(settings: &Settings, head: &Parts) -> Response<ResponseBody> {
-    let mut response = if !admitted(settings, head) {
-        let response = notice(StatusCode::UNAUTHORIZED);
-        with(response, WWW_AUTHENTICATE, "Basic realm=\"rsm\", charset=\"UTF-8\"")
+/// The response to one request.
+pub(super) fn respond(config: &ServeConfig, head: &Parts) -> Response<ResponseBody> {
+    let mut response = if !is_authorized(config, head) {
+        let response = status_page(StatusCode::UNAUTHORIZED);
+        with_header(response, WWW_AUTHENTICATE, "Basic realm=\"rsm\", charset=\"UTF-8\"")
     } else if head.method != Method::GET && head.method != Method::HEAD {
-        with(notice(StatusCode::METHOD_NOT_ALLOWED), ALLOW, "GET, HEAD")
+        with_header(status_page(StatusCode::METHOD_NOT_ALLOWED), ALLOW, "GET, HEAD")
     } else {
-        fetch(settings, head).unwrap_or_else(|refusal| refused(&refusal, head))
+        fetch(config, head).unwrap_or_else(|error| error_response(&error, head))
     };
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
@@ -36,147 +36,151 @@ pub(super) fn respond(settings: &Settings, head: &Parts) -> Response<ResponseBod
     response
 }
 
-/// A page that says no more than the status does.
-pub(super) fn notice(status: StatusCode) -> Response<ResponseBody> {
+/// A page that shows only the status.
+pub(super) fn status_page(status: StatusCode) -> Response<ResponseBody> {
     let page = format!("<!doctype html>\n<title>{status}</title>\n<h1>{status}</h1>\n");
     let mut response = Response::new(body::of_bytes(page));
     *response.status_mut() = status;
-    with(response, CONTENT_TYPE, HTML)
+    with_header(response, CONTENT_TYPE, HTML)
 }
 
-fn admitted(settings: &Settings, head: &Parts) -> bool {
-    settings.credentials.as_ref().is_none_or(|credentials| credentials.admit(&head.headers))
+fn is_authorized(config: &ServeConfig, head: &Parts) -> bool {
+    config.credentials.as_ref().is_none_or(|credentials| credentials.matches(&head.headers))
 }
 
-fn fetch(settings: &Settings, head: &Parts) -> Result<Response<ResponseBody>, Refusal> {
-    let found = Place::read(head.uri.path()).and_then(|place| visit(settings, head, &place));
-    match found {
-        Err(Refusal::Missing) => instead(settings, head),
-        found => found,
+fn fetch(config: &ServeConfig, head: &Parts) -> Result<Response<ResponseBody>, LookupError> {
+    let parsed = RequestPath::parse(head.uri.path());
+    match parsed.and_then(|path| serve_path(config, head, &path)) {
+        Err(LookupError::NotFound) => serve_fallback(config, head),
+        result => result,
     }
 }
 
-/// What lies at a place.
-fn visit(settings: &Settings, head: &Parts, place: &Place) -> Result<Response<ResponseBody>, Refusal> {
-    let found = lookup::open(&settings.root, &place.path)?;
-    match (found.metadata.is_dir(), place.slash) {
-        (false, false) => send(head, &place.path, found),
-        (false, true) => Err(Refusal::Missing),
-        (true, false) => Ok(to_slash(head, &place.path)),
-        (true, true) => directory(settings, head, &place.path, &found),
+/// The file or directory at a path.
+fn serve_path(
+    config: &ServeConfig,
+    head: &Parts,
+    RequestPath { path, has_trailing_slash }: &RequestPath,
+) -> Result<Response<ResponseBody>, LookupError> {
+    let opened = lookup::open(&config.root, path)?;
+    match (opened.metadata.is_dir(), has_trailing_slash) {
+        (false, false) => send(head, path, opened),
+        (false, true) => Err(LookupError::NotFound),
+        (true, false) => Ok(redirect_to_slash(head, path)),
+        (true, true) => directory(config, head, path, &opened),
     }
 }
 
-/// Relative links in a directory's page only work below a slash. Built from what was decoded: with
-/// the slashes of the request, `//host` would lead to another site.
-fn to_slash(head: &Parts, path: &Path) -> Response<ResponseBody> {
+/// Relative links in the page of a directory require a trailing slash. The location is built from the decoded
+/// path: with the slashes of the request, `//host` would redirect to another site.
+fn redirect_to_slash(head: &Parts, path: &Path) -> Response<ResponseBody> {
     let query = head.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-    let location = format!("/{}/{query}", listing::encode(path.as_os_str()));
-    with(notice(StatusCode::MOVED_PERMANENTLY), LOCATION, location)
+    let location = format!("/{}/{query}", listing::percent_encode(path.as_os_str()));
+    with_header(status_page(StatusCode::MOVED_PERMANENTLY), LOCATION, location)
 }
 
-/// A directory's index, else its listing if that is wanted.
+/// The index file of a directory, or its listing if listings are enabled.
 fn directory(
-    settings: &Settings,
+    config: &ServeConfig,
     head: &Parts,
     path: &Path,
-    found: &Found,
-) -> Result<Response<ResponseBody>, Refusal> {
+    opened: &OpenedFile,
+) -> Result<Response<ResponseBody>, LookupError> {
     let is_root = path.as_os_str().is_empty();
-    let index = if is_root { settings.homepage.clone() } else { path.join("index.html") };
-    match lookup::open(&settings.root, &index) {
+    let index = if is_root { config.homepage.clone() } else { path.join("index.html") };
+    match lookup::open(&config.root, &index) {
         Ok(page) if page.metadata.is_file() => return send(head, &index, page),
-        Ok(_) | Err(Refusal::Missing) => {}
-        Err(refusal) => return Err(refusal),
+        Ok(_) | Err(LookupError::NotFound) => {}
+        Err(error) => return Err(error),
     }
-    if !settings.listing {
-        return Err(Refusal::Missing);
+    if !config.list_directories {
+        return Err(LookupError::NotFound);
     }
-    let page = listing::page(path, &lookup::descriptor_path(&found.file))?;
-    Ok(with(Response::new(body::of_bytes(page)), CONTENT_TYPE, HTML))
+    let page = listing::page(path, &lookup::descriptor_path(&opened.file))?;
+    Ok(with_header(Response::new(body::of_bytes(page)), CONTENT_TYPE, HTML))
 }
 
-/// For what is missing: the home page of an application, or the site's own page for that.
-fn instead(settings: &Settings, head: &Parts) -> Result<Response<ResponseBody>, Refusal> {
-    if settings.spa
-        && let Ok(page) = lookup::open(&settings.root, &settings.homepage)
+/// The response for missing files: the home page of a single-page app, or the `404.html` of the site.
+fn serve_fallback(config: &ServeConfig, head: &Parts) -> Result<Response<ResponseBody>, LookupError> {
+    if config.spa
+        && let Ok(page) = lookup::open(&config.root, &config.homepage)
         && page.metadata.is_file()
     {
-        return send(head, &settings.homepage, page);
+        return send(head, &config.homepage, page);
     }
-    let found = lookup::open(&settings.root, Path::new("404.html"))?;
-    if found.metadata.is_dir() {
-        return Err(Refusal::Missing);
+    let opened = lookup::open(&config.root, Path::new("404.html"))?;
+    if opened.metadata.is_dir() {
+        return Err(LookupError::NotFound);
     }
-    let mut response = whole(head, Path::new("404.html"), found)?;
+    let mut response = send_full(head, Path::new("404.html"), opened)?;
     *response.status_mut() = StatusCode::NOT_FOUND;
     Ok(response)
 }
 
-/// A file, or the part of it, or the word that the client's copy is good.
-fn send(head: &Parts, path: &Path, found: Found) -> Result<Response<ResponseBody>, Refusal> {
-    let validators = Validators::of(&found.metadata);
-    let size = found.metadata.len();
-    let response = if validators.fresh(&head.headers) {
+/// A file, a part of it, or `304 Not Modified`.
+fn send(head: &Parts, path: &Path, opened: OpenedFile) -> Result<Response<ResponseBody>, LookupError> {
+    let validators = Validators::of(&opened.metadata);
+    let size = opened.metadata.len();
+    let response = if validators.is_not_modified(&head.headers) {
         let mut response = Response::new(body::of_bytes(""));
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
     } else {
-        match part(head, &validators, size) {
-            Wanted::All => whole(head, path, found)?,
-            Wanted::Part(part) => {
+        match requested_range(head, &validators, size) {
+            RangeRequest::Full => send_full(head, path, opened)?,
+            RangeRequest::Partial(part) => {
                 let range = format!("bytes {}-{}/{size}", part.start, part.end - 1);
-                let mut response = Response::new(body::of_file(found.file, part)?);
+                let mut response = Response::new(body::of_file(opened.file, part)?);
                 *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-                with(with(response, CONTENT_TYPE, content_type(path)), CONTENT_RANGE, range)
+                with_header(with_header(response, CONTENT_TYPE, content_type(path)), CONTENT_RANGE, range)
             }
-            Wanted::Beyond => {
-                let response = notice(StatusCode::RANGE_NOT_SATISFIABLE);
-                return Ok(with(response, CONTENT_RANGE, format!("bytes */{size}")));
+            RangeRequest::Unsatisfiable => {
+                let response = status_page(StatusCode::RANGE_NOT_SATISFIABLE);
+                return Ok(with_header(response, CONTENT_RANGE, format!("bytes */{size}")));
             }
         }
     };
-    let response = with(with(response, ACCEPT_RANGES, "bytes"), ETAG, &validators.etag);
+    let response = with_header(with_header(response, ACCEPT_RANGES, "bytes"), ETAG, &validators.etag);
     Ok(match validators.last_modified() {
-        Some(date) => with(response, LAST_MODIFIED, date),
+        Some(date) => with_header(response, LAST_MODIFIED, date),
         None => response,
     })
 }
 
-/// What part the client wants; ranges are for GET alone.
-fn part(head: &Parts, validators: &Validators, size: u64) -> Wanted {
+/// The requested part; `Range` only applies to GET.
+fn requested_range(head: &Parts, validators: &Validators, size: u64) -> RangeRequest {
     match head.headers.get(RANGE).map(HeaderValue::to_str) {
-        Some(Ok(header)) if head.method == Method::GET && validators.allow_range(&head.headers) => {
-            range::wanted(header, size)
+        Some(Ok(header)) if head.method == Method::GET && validators.range_allowed(&head.headers) => {
+            range::parse_range(header, size)
         }
-        _ => Wanted::All,
+        _ => RangeRequest::Full,
     }
 }
 
-/// All of a file; its length alone for HEAD, which then reads nothing.
-fn whole(head: &Parts, path: &Path, found: Found) -> Result<Response<ResponseBody>, Refusal> {
-    let size = found.metadata.len();
+/// The whole file; for HEAD only the headers, without reading the file.
+fn send_full(head: &Parts, path: &Path, opened: OpenedFile) -> Result<Response<ResponseBody>, LookupError> {
+    let size = opened.metadata.len();
     let body = match head.method {
         Method::HEAD => body::of_bytes(""),
-        _ => body::of_file(found.file, 0..size)?,
+        _ => body::of_file(opened.file, 0..size)?,
     };
-    Ok(with(with(Response::new(body), CONTENT_TYPE, content_type(path)), CONTENT_LENGTH, size))
+    Ok(with_header(with_header(Response::new(body), CONTENT_TYPE, content_type(path)), CONTENT_LENGTH, size))
 }
 
-fn refused(refusal: &Refusal, head: &Parts) -> Response<ResponseBody> {
-    notice(match refusal {
-        Refusal::Malformed => StatusCode::BAD_REQUEST,
-        Refusal::Forbidden => StatusCode::FORBIDDEN,
-        Refusal::Missing => StatusCode::NOT_FOUND,
-        Refusal::Trouble(error) => {
-            super::complain(format_args!("{}: {error}", head.uri.path()));
+fn error_response(error: &LookupError, head: &Parts) -> Response<ResponseBody> {
+    status_page(match error {
+        LookupError::Malformed => StatusCode::BAD_REQUEST,
+        LookupError::Forbidden => StatusCode::FORBIDDEN,
+        LookupError::NotFound => StatusCode::NOT_FOUND,
+        LookupError::Io(error) => {
+            super::log_error(format_args!("{}: {error}", head.uri.path()));
             StatusCode::INTERNAL_SERVER_ERROR
         }
     })
 }
 
-/// Sets a header. All values are made here, of visible ASCII; anything else is left out.
-fn with(
+/// Sets a header. All values are generated here and visible ASCII; any other value is omitted.
+fn with_header(
     mut response: Response<ResponseBody>,
     name: HeaderName,
     value: impl Display,

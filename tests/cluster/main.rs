@@ -3,16 +3,25 @@
 #![allow(unsafe_code, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod killed;
-mod load;
+#[path = "../it/harness/load_client.rs"]
+#[allow(dead_code)]
+mod load_client;
+#[path = "../it/harness/ports.rs"]
+mod ports;
 mod programs;
 mod supervisor;
+#[path = "../it/harness/wait.rs"]
+#[allow(dead_code)]
+mod wait;
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::time::Duration;
 
-use load::{Load, Tally, ask, ask_from, ask_udp, free_port, requests};
+use load_client::{Client, Load, Pace, Tally};
 use nix::sys::signal::Signal;
+use ports::{free_port, free_ports, privileged_port};
 use programs::{
     COMPAT, FAMILIES, GO, MULTIPATH, NODE, PASSED, PROBE, PYTHON, SHUTS, SIGNALS, TWICE, UDP, WORKERS,
 };
@@ -23,6 +32,31 @@ const PATHS: [Path; 2] = [Path::Take, Path::Replace];
 
 fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// Clients of this address.
+fn client(to: SocketAddr) -> Client {
+    Client::new(to).timeout(Duration::from_secs(20))
+}
+
+/// So many requests, one after the other.
+fn requests(count: u32, to: SocketAddr) -> Tally {
+    client(to).requests(count)
+}
+
+/// Four clients that ask as fast as they are answered.
+fn load(to: SocketAddr) -> Load {
+    client(to).load(4, Pace::Unlimited)
+}
+
+/// One datagram, answered by the slot that got it.
+fn ask_udp(port: u16) -> String {
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    client.send_to(b"who", ("127.0.0.1", port)).unwrap();
+    let mut answer = [0; 16];
+    let length = client.recv(&mut answer).unwrap();
+    String::from_utf8(answer[..length].to_vec()).unwrap()
 }
 
 fn python(host: &str, port: u16) -> [String; 5] {
@@ -43,7 +77,7 @@ fn slots(count: u32) -> Settings {
 }
 
 #[test]
-fn two_python_servers_share_a_port() {
+fn python_servers_share_port() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(2));
         let port = free_port();
@@ -58,7 +92,7 @@ fn two_python_servers_share_a_port() {
 }
 
 #[test]
-fn four_node_servers_behind_a_shell_get_equal_shares() {
+fn node_servers_behind_shell_share_equally() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(4));
         let port = free_port();
@@ -77,12 +111,12 @@ fn four_node_servers_behind_a_shell_get_equal_shares() {
 }
 
 #[test]
-fn a_reload_fails_no_request() {
+fn reload_fails_no_request() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(2));
         let port = free_port();
         let mut runs: Vec<u64> = (0..2).map(|slot| supervisor.start_ready(slot, &node(port))).collect();
-        let load = Load::on(local(port));
+        let load = load(local(port));
         for _ in 0..2 {
             for run in &mut runs {
                 *run = supervisor.reload(*run, &node(port));
@@ -96,12 +130,12 @@ fn a_reload_fails_no_request() {
 }
 
 #[test]
-fn a_reload_to_sockets_of_its_own_fails_no_request() {
+fn reload_closes_old_sockets_without_failures() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(2));
         let port = free_port();
         let mut runs: Vec<u64> = (0..2).map(|slot| supervisor.start_ready(slot, &node(port))).collect();
-        let load = Load::on(local(port));
+        let load = load(local(port));
         for run in &mut runs {
             *run = supervisor.reload(*run, &node(port));
         }
@@ -111,21 +145,21 @@ fn a_reload_to_sockets_of_its_own_fails_no_request() {
 }
 
 #[test]
-fn while_a_run_is_replaced_its_connections_wait() {
+fn connections_wait_while_run_is_replaced() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(1));
         let port = free_port();
         let run = supervisor.start_ready(0, &python("127.0.0.1", port));
         supervisor.kill(run);
-        let client = std::thread::spawn(move || ask(local(port)));
+        let early = std::thread::spawn(move || client(local(port)).ask());
         supervisor.wait_ports(|ports| ports.iter().any(|port| port.waiting == Some(1)));
         supervisor.start_ready(0, &python("127.0.0.1", port));
-        assert_eq!(client.join().unwrap().unwrap(), "0");
+        assert_eq!(early.join().unwrap().unwrap(), "0");
     }
 }
 
 #[test]
-fn a_slot_that_crashed_gets_nothing_while_another_is_ready() {
+fn crashed_slot_gets_no_connections() {
     let mut supervisor = Supervisor::new(Path::Take, slots(2));
     let port = free_port();
     let first = supervisor.start_ready(0, &python("127.0.0.1", port));
@@ -145,7 +179,7 @@ fn a_slot_that_crashed_gets_nothing_while_another_is_ready() {
 }
 
 #[test]
-fn without_a_replacement_clients_are_refused_at_once() {
+fn clients_are_refused_without_replacement() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(2));
         let port = free_port();
@@ -156,7 +190,7 @@ fn without_a_replacement_clients_are_refused_at_once() {
             supervisor.ports();
             match slot {
                 0 => requests(20, local(port)).assert_clean(),
-                _ => assert_eq!(ask(local(port)).unwrap_err().kind(), ErrorKind::ConnectionRefused),
+                _ => assert_eq!(client(local(port)).ask().unwrap_err().kind(), ErrorKind::ConnectionRefused),
             }
         }
         assert_eq!(supervisor.kept(), ["cluster/book", "cluster/calls"], "no socket is left");
@@ -167,7 +201,7 @@ fn without_a_replacement_clients_are_refused_at_once() {
 }
 
 #[test]
-fn a_client_stays_with_its_slot_and_comes_back_to_it() {
+fn ip_hash_keeps_client_on_its_slot() {
     let mut supervisor =
         Supervisor::new(Path::Take, Settings { balance: Balance::IpHash, doors: true, ..slots(3) });
     let port = free_port();
@@ -176,8 +210,9 @@ fn a_client_stays_with_its_slot_and_comes_back_to_it() {
         .map(|host| [127, 0, 1 + (host / 250) as u8, 1 + (host % 250) as u8])
         .map(|from| SocketAddr::from((from, 0)))
         .collect();
-    let homes =
-        || -> Vec<String> { clients.iter().map(|from| ask_from(*from, local(port)).unwrap()).collect() };
+    let homes = || -> Vec<String> {
+        clients.iter().map(|from| client(local(port)).from(*from).ask().unwrap()).collect()
+    };
     let before = homes();
     assert_eq!(before, homes());
     assert_eq!(BTreeSet::from_iter(&before).len(), 3, "{before:?}");
@@ -193,14 +228,14 @@ fn a_client_stays_with_its_slot_and_comes_back_to_it() {
 }
 
 #[test]
-fn one_queue_for_all_is_one_socket() {
+fn shared_balance_uses_one_socket() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, Settings { balance: Balance::Shared, ..slots(2) });
         let port = free_port();
         let first = supervisor.start_ready(0, &node(port));
         supervisor.start_ready(1, &node(port));
         assert_eq!(supervisor.ports().len(), 1);
-        let load = Load::on(local(port));
+        let load = load(local(port));
         supervisor.reload(first, &node(port));
         load.finish().assert_clean();
         supervisor.cluster().abandon(APP, 0);
@@ -209,7 +244,7 @@ fn one_queue_for_all_is_one_socket() {
 }
 
 #[test]
-fn as_another_user() {
+fn other_user_shares_port_by_its_rights() {
     assert!(nix::unistd::geteuid().is_root(), "only root can become someone else; skip this test by name");
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(2));
@@ -220,18 +255,19 @@ fn as_another_user() {
         }
         assert_eq!(answering(&requests(50, local(port))), ["0", "1"]);
         // What the user may not, the app may not, whatever the daemon may.
-        let low = supervisor.start(2, &python("127.0.0.1", 81));
+        let low_port = privileged_port();
+        let low = supervisor.start(2, &python("127.0.0.1", low_port));
         supervisor.wait_for(|event| matches!(event, Event::Warning { warning: Warning::LowPort { .. }, .. }));
         supervisor.wait_gone(low);
         assert!(supervisor.output(low).contains("Permission denied"));
         supervisor.cluster().app(APP, Settings { low_ports: true, ..slots(3) });
-        supervisor.start_ready(2, &python("127.0.0.1", 81));
-        requests(3, local(81)).assert_clean();
+        supervisor.start_ready(2, &python("127.0.0.1", low_port));
+        requests(3, local(low_port)).assert_clean();
     }
 }
 
 #[test]
-fn a_port_of_somebody_else_stays_theirs() {
+fn foreign_port_is_not_taken() {
     for path in PATHS {
         let foreign = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = foreign.local_addr().unwrap().port();
@@ -244,7 +280,7 @@ fn a_port_of_somebody_else_stays_theirs() {
 }
 
 #[test]
-fn two_apps_on_one_port_share_it_with_a_warning() {
+fn two_apps_share_port_with_warning() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(1));
         supervisor.cluster().app("web", Settings { slots: vec![7], ..Settings::default() });
@@ -263,7 +299,7 @@ fn two_apps_on_one_port_share_it_with_a_warning() {
 }
 
 #[test]
-fn addresses_of_both_families_are_groups_of_their_own() {
+fn dual_stack_sockets_serve_both_families() {
     let v6 = |port| SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port));
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(2));
@@ -282,7 +318,7 @@ fn addresses_of_both_families_are_groups_of_their_own() {
 
 #[test]
 #[cfg(target_arch = "x86_64")]
-fn programs_of_32_bits_take_part() {
+fn x86_32_bit_programs_share_port() {
     for path in PATHS {
         for way in ["direct", "socketcall"] {
             let mut supervisor = Supervisor::new(path, slots(2));
@@ -299,7 +335,7 @@ fn programs_of_32_bits_take_part() {
 }
 
 #[test]
-fn one_port_of_each_family() {
+fn same_port_of_both_families_is_shared() {
     let v6 = |port| SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port));
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(2));
@@ -320,7 +356,7 @@ fn one_port_of_each_family() {
 }
 
 #[test]
-fn runs_that_ended_unseen_get_nothing() {
+fn runs_that_ended_unseen_get_no_connections() {
     let mut supervisor = Supervisor::new(Path::Take, slots(2));
     let port = free_port();
     let runs = [0, 1].map(|slot| supervisor.start_ready(slot, &python("127.0.0.1", port)));
@@ -336,7 +372,7 @@ fn runs_that_ended_unseen_get_nothing() {
 }
 
 #[test]
-fn fewer_slots_hold_fewer_ports() {
+fn scale_down_releases_ports() {
     let mut supervisor = Supervisor::new(Path::Take, slots(2));
     let port = free_port();
     let runs = [0, 1].map(|slot| supervisor.start_ready(slot, &python("127.0.0.1", port)));
@@ -348,7 +384,7 @@ fn fewer_slots_hold_fewer_ports() {
 }
 
 #[test]
-fn several_ports_and_workers_that_share_by_themselves() {
+fn workers_with_reuse_port_share_several_ports() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(2));
         let port = free_port();
@@ -365,7 +401,7 @@ fn several_ports_and_workers_that_share_by_themselves() {
 }
 
 #[test]
-fn a_probed_port_is_let_go() {
+fn probed_port_is_released() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(1));
         let port = free_port();
@@ -378,7 +414,7 @@ fn a_probed_port_is_let_go() {
 }
 
 #[test]
-fn a_program_cannot_have_a_port_twice() {
+fn program_cannot_bind_port_twice() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(1));
         let run = supervisor.start(0, &["python3", "-c", TWICE, &free_port().to_string()]);
@@ -387,7 +423,7 @@ fn a_program_cannot_have_a_port_twice() {
 }
 
 #[test]
-fn signals_while_it_asks_do_no_harm() {
+fn signals_do_not_interrupt_bind() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(1));
         let run = supervisor.start(0, &["python3", "-c", SIGNALS, &free_port().to_string()]);
@@ -396,7 +432,7 @@ fn signals_while_it_asks_do_no_harm() {
 }
 
 #[test]
-fn datagrams_are_shared_if_asked_for() {
+fn udp_is_shared_if_enabled() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, Settings { udp: true, ..slots(2) });
         let port = free_port();
@@ -417,7 +453,7 @@ fn datagrams_are_shared_if_asked_for() {
 }
 
 #[test]
-fn datagrams_are_left_alone_otherwise() {
+fn udp_is_not_shared_by_default() {
     let mut supervisor = Supervisor::new(Path::Take, slots(2));
     let port = free_port();
     let first = supervisor.start(0, &["python3", "-c", UDP, &port.to_string()]);
@@ -428,7 +464,7 @@ fn datagrams_are_left_alone_otherwise() {
 }
 
 #[test]
-fn where_nobody_can_ask_sockets_are_passed() {
+fn sockets_are_passed_without_seccomp() {
     let node_line = |port: u16| format!("node -e '{NODE}' -- {port}; true");
     for path in [Path::Listen, Path::Preload] {
         let mut supervisor = Supervisor::new(path, slots(2));
@@ -442,7 +478,7 @@ fn where_nobody_can_ask_sockets_are_passed() {
         runs.iter().for_each(|run| supervisor.cluster().ready(*run));
         supervisor.ports();
         // From the first moment: who comes early waits.
-        let load = Load::on(local(port));
+        let load = load(local(port));
         requests(20, local(port)).assert_clean();
         if path == Path::Listen {
             for (slot, run) in (0..).zip(&mut runs) {
@@ -464,7 +500,7 @@ fn where_nobody_can_ask_sockets_are_passed() {
 }
 
 #[test]
-fn a_listener_that_its_old_run_shuts_down_listens_on() {
+fn listener_survives_shutdown_by_old_run() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(2));
         let port = free_port();
@@ -481,22 +517,21 @@ fn a_listener_that_its_old_run_shuts_down_listens_on() {
 }
 
 #[test]
-#[ignore = "needs Go"]
-fn a_static_go_binary() {
+fn static_go_binary_shares_port() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("main.go"), GO).unwrap();
     let mut build = std::process::Command::new("go");
     build.args(["build", "-o", "server", "main.go"]).env("CGO_ENABLED", "0").current_dir(dir.path());
-    assert!(build.status().unwrap().success());
+    assert!(build.status().expect("go does not start: tests/run installs it").success());
     let server = dir.path().join("server").display().to_string();
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(4));
-        let port = free_port();
+        let port = free_ports(2);
         // All addresses of both families, and one of them.
         for (host, clients) in [("", port), ("127.0.0.1", port + 1)] {
             let argv = [server.clone(), format!("{host}:{clients}")];
             let mut runs: Vec<u64> = (0..4).map(|slot| supervisor.start_ready(slot, &argv)).collect();
-            let load = Load::on(local(clients));
+            let load = load(local(clients));
             for run in &mut runs {
                 *run = supervisor.reload(*run, &argv);
             }
@@ -509,7 +544,7 @@ fn a_static_go_binary() {
 }
 
 #[test]
-fn multipath_sockets_are_replaced_by_plain_ones() {
+fn multipath_sockets_become_plain_tcp() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(2));
         let port = free_port();
@@ -526,12 +561,12 @@ fn multipath_sockets_are_replaced_by_plain_ones() {
 }
 
 #[test]
-fn another_engine_goes_on_where_one_was_lost() {
+fn new_engine_resumes_after_loss() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(3));
         let port = free_port();
         let runs = [0, 1].map(|slot| supervisor.start_ready(slot, &python("127.0.0.1", port)));
-        let load = Load::on(local(port));
+        let load = load(local(port));
         supervisor.ports();
         supervisor.lose_engine();
         // Its call waits until somebody is there again.

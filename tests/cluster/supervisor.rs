@@ -24,6 +24,8 @@ use rsm::process::spawn::{self, Launch, Order};
 use rsm::process::tree::{Mark, Orphans};
 use rsm::spec::Account;
 
+use crate::wait::wait_or_none;
+
 pub const APP: &str = "api";
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -283,15 +285,8 @@ impl Supervisor {
 
     /// Waits until the app's ports are as wanted: sweeping takes its time.
     pub fn wait_ports(&self, wanted: impl Fn(&[Port]) -> bool) {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let ports = self.ports();
-            if wanted(&ports) {
-                return;
-            }
-            assert!(Instant::now() < until, "still {ports:?}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        let done = wait_or_none(|| wanted(&self.ports()).then_some(()));
+        assert!(done.is_some(), "still {:?}", self.ports());
     }
 
     pub fn output(&mut self, number: u64) -> String {
@@ -300,11 +295,8 @@ impl Supervisor {
 
     /// Waits until a run has written a line.
     pub fn wait_line(&mut self, number: u64, line: &str) {
-        let until = Instant::now() + PATIENCE;
-        while !self.output(number).lines().any(|said| said == line) {
-            assert!(Instant::now() < until, "no {line:?} in:\n{}", self.output(number));
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let done = wait_or_none(|| self.output(number).lines().any(|said| said == line).then_some(()));
+        assert!(done.is_some(), "no {line:?} in:\n{}", self.output(number));
     }
 
     fn outputs(&self) -> String {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::harness::{Rsm, read, soon};
+use crate::harness::{Rsm, read, wait_until};
 use serde_json::Value;
 
 /// Names in the saved list.
@@ -14,11 +14,11 @@ fn saved(rsm: &Rsm) -> BTreeSet<String> {
 
 fn until_saved(rsm: &Rsm, names: &[&str]) {
     let names: BTreeSet<String> = names.iter().map(ToString::to_string).collect();
-    soon(&format!("{names:?} are saved"), || (saved(rsm) == names).then_some(()));
+    wait_until(&format!("{names:?} are saved"), || (saved(rsm) == names).then_some(()));
 }
 
 #[test]
-fn the_saved_list_follows_and_a_shutdown_does_not_empty_it() {
+fn saves_each_change_but_not_shutdown() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "one"]);
     assert!(saved(&rsm).is_empty(), "nothing is saved unless asked for");
@@ -37,7 +37,7 @@ fn the_saved_list_follows_and_a_shutdown_does_not_empty_it() {
 }
 
 #[test]
-fn what_was_stopped_stays_stopped() {
+fn stopped_apps_stay_stopped_after_resurrect() {
     let rsm = Rsm::new();
     rsm.ok(&["conf", "autosave", "true"]);
     rsm.ok(&["start", "sleep 1000", "--name", "one"]);
@@ -49,7 +49,7 @@ fn what_was_stopped_stays_stopped() {
 }
 
 #[test]
-fn a_daemon_that_has_nothing_leaves_the_saved_list_alone() {
+fn empty_daemon_keeps_saved_list() {
     let rsm = Rsm::new();
     rsm.ok(&["conf", "autosave", "true"]);
     rsm.ok(&["start", "sleep 1000", "--name", "one"]);

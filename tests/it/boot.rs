@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
 
-use crate::harness::{DEADLINE, Rsm, alive, environ, need_root, read, soon};
+use crate::harness::{DEADLINE, Rsm, alive, environ, need_root, read, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -60,7 +60,7 @@ fn saved(rsm: &Rsm) {
 }
 
 #[test]
-fn the_saved_apps_come_back_and_a_stop_ends_all() {
+fn service_starts_saved_apps_and_stops_all() {
     let rsm = Rsm::new();
     saved(&rsm);
     let unit = Unit::start(&rsm);
@@ -75,7 +75,7 @@ fn the_saved_apps_come_back_and_a_stop_ends_all() {
 }
 
 #[test]
-fn whoever_dies_the_unit_stays_and_the_apps_go_on() {
+fn service_survives_killing_daemon_or_keeper() {
     let rsm = Rsm::new();
     saved(&rsm);
     let unit = Unit::start(&rsm);
@@ -92,7 +92,7 @@ fn whoever_dies_the_unit_stays_and_the_apps_go_on() {
     shot(keeper);
     shot(daemon);
     // Nobody types a command: the unit itself starts others.
-    soon("both are there again", || {
+    wait_until("both are there again", || {
         let pid: i32 = read(rsm.home().join("run/keeper.lock")).trim().parse().ok()?;
         (pid != keeper && alive(pid)).then_some(())
     });
@@ -104,7 +104,7 @@ fn whoever_dies_the_unit_stays_and_the_apps_go_on() {
 }
 
 #[test]
-fn a_unit_that_is_killed_takes_nothing_along_and_the_next_one_doubles_nothing() {
+fn restarted_service_adopts_running_apps() {
     let rsm = Rsm::new();
     saved(&rsm);
     rsm.ok(&["start", "sleep 1000", "--name", "by-hand"]);
@@ -122,7 +122,7 @@ fn a_unit_that_is_killed_takes_nothing_along_and_the_next_one_doubles_nothing() 
 }
 
 #[test]
-fn an_interpreter_that_moved_is_found_where_a_login_has_it_now() {
+fn moved_interpreter_is_found_by_login_path() {
     need_root(); // for a user whose profile is the test's
     let rsm = Rsm::new();
     let tool = |version: &str| rsm.write(&format!("versions/{version}/tool"), "#!/bin/sh\nexec sleep 1000\n");
@@ -152,7 +152,7 @@ fn in_image(rsm: &Rsm, args: &[&str]) -> crate::harness::Ran {
 }
 
 #[test]
-fn a_unit_can_be_looked_at_first() {
+fn startup_prints_unit_before_writing() {
     let rsm = Rsm::new();
     let home = rsm.home().display().to_string();
     let ran = rsm.ok(&["startup", "systemd", "--print"]);
@@ -170,7 +170,7 @@ fn a_unit_can_be_looked_at_first() {
 }
 
 #[test]
-fn what_cannot_be_executed_by_the_user_is_refused_before_anything_is_written() {
+fn startup_rejects_binary_user_cannot_execute() {
     need_root();
     let rsm = Rsm::new();
     fs::set_permissions(rsm.dir(), fs::Permissions::from_mode(0o700)).unwrap();
@@ -185,7 +185,7 @@ fn what_cannot_be_executed_by_the_user_is_refused_before_anything_is_written() {
 }
 
 #[test]
-fn units_of_the_user_are_written_once_and_removed() {
+fn user_units_are_written_once_and_removed() {
     let rsm = Rsm::new();
     // A systemctl that only notes what it is asked.
     rsm.write("systemctl", "#!/bin/sh\necho \"$@\" >> \"$(dirname \"$0\")/asked\"\n");
@@ -210,7 +210,7 @@ fn units_of_the_user_are_written_once_and_removed() {
 }
 
 #[test]
-fn a_unit_passes_the_check_of_systemd() {
+fn unit_passes_systemd_analyze_verify() {
     let rsm = Rsm::new();
     let unit = rsm.write("rsm-check.service", &rsm.ok(&["startup", "systemd", "--print"]).stdout);
     let checked = Command::new("systemd-analyze").arg("verify").arg(&unit).output().unwrap();

@@ -47,7 +47,7 @@ fn all_ten_are_told(stderr: &str) {
 }
 
 #[test]
-fn ten_mistakes_are_told_at_once_and_nothing_is_started() {
+fn reports_all_errors_and_starts_nothing() {
     let rsm = Rsm::new().file("ecosystem.toml", TEN_MISTAKES);
     for args in [&["start"][..], &["start", "ecosystem.toml"], &["restart", "ecosystem.toml"]] {
         let ran = rsm.run(args).code(1);
@@ -58,7 +58,7 @@ fn ten_mistakes_are_told_at_once_and_nothing_is_started() {
 }
 
 #[test]
-fn what_runs_is_left_alone() {
+fn invalid_file_keeps_running_apps() {
     let rsm = Rsm::new().file("ecosystem.toml", TEN_MISTAKES);
     rsm.ok(&["start", "sleep 1000", "--name", "api"]);
     let before = rsm.pids("api");
@@ -70,7 +70,7 @@ fn what_runs_is_left_alone() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_told_with_its_place() {
+fn reports_syntax_errors_with_position() {
     let rsm = Rsm::new().file("ecosystem.toml", "[[apps]]\nname = \"api\nscript = \"x\"\n");
     rsm.run(&["start"]).code(1).says("error: ecosystem.toml:2:");
     rsm.write("ecosystem.toml", "");
@@ -85,7 +85,7 @@ fn a_file_that_cannot_be_read_is_told_with_its_place() {
 }
 
 #[test]
-fn flags_are_judged_like_keys() {
+fn flags_are_validated_like_keys() {
     let rsm = Rsm::new();
     let ran =
         rsm.run(&["start", "sleep 1", "--kill-timeout", "soon", "--max-memory-restart", "lots", "-i", "x"]);

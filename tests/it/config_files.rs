@@ -94,7 +94,7 @@ fn valid_files_load() {
 }
 
 #[test]
-fn invalid_files_are_refused_in_these_words() {
+fn invalid_files_report_expected_errors() {
     let ground = Ground::new();
     for file in files("invalid") {
         match ground.load(&file) {
@@ -108,7 +108,7 @@ fn invalid_files_are_refused_in_these_words() {
 }
 
 #[test]
-fn the_shipped_example_needs_but_a_shell() {
+fn shipped_example_loads_with_only_shell() {
     let bin = tempfile::tempdir().unwrap();
     let shell = bin.path().join("sh");
     fs::write(&shell, "\x7fELF\0").unwrap();
@@ -127,7 +127,7 @@ fn the_shipped_example_needs_but_a_shell() {
 }
 
 #[test]
-fn the_page_for_users_explains_every_key() {
+fn docs_explain_every_key() {
     let page = fs::read_to_string(repository().join("docs/ecosystem.md")).unwrap();
     let schema = schema();
     for key in schema["definitions"]["app"]["properties"].as_object().unwrap().keys() {
@@ -139,7 +139,7 @@ fn the_page_for_users_explains_every_key() {
 }
 
 #[test]
-fn a_file_full_of_mistakes_is_told_in_part() {
+fn number_of_reported_errors_is_limited() {
     let ground = Ground::new();
     let file = ground.path("many.toml");
     let keys: String = (0..60_000).map(|number| format!("k{number} = 1\n")).collect();
@@ -171,7 +171,7 @@ fn part() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn no_file_is_too_strange(parts in proptest::collection::vec(part(), 0..12), whole in "\\PC{0,80}") {
+    fn loading_never_panics(parts in proptest::collection::vec(part(), 0..12), whole in "\\PC{0,80}") {
         let ground = tempfile::tempdir().unwrap();
         let file = ground.path().join("ecosystem.toml");
         for text in [parts.concat(), whole] {

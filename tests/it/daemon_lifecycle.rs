@@ -3,12 +3,12 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::harness::{Rsm, alive, soon};
+use crate::harness::{Rsm, alive, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 #[test]
-fn nothing_is_started_only_to_look() {
+fn queries_do_not_start_daemon() {
     let rsm = Rsm::new();
     rsm.ok(&["list"]);
     assert_eq!(rsm.ok(&["jlist"]).stdout.trim(), "[]");
@@ -18,7 +18,7 @@ fn nothing_is_started_only_to_look() {
 }
 
 #[test]
-fn kill_leaves_no_process_and_no_socket() {
+fn kill_removes_processes_and_socket() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "-i", "3", "--name", "nap"]);
     let (daemon, keeper) = rsm.managers();
@@ -33,7 +33,7 @@ fn kill_leaves_no_process_and_no_socket() {
 }
 
 #[test]
-fn the_home_is_private() {
+fn home_is_private() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000"]);
     rsm.ok(&["save"]);
@@ -43,7 +43,7 @@ fn the_home_is_private() {
 }
 
 #[test]
-fn save_kill_resurrect_brings_back_names_ids_and_counts() {
+fn resurrect_restores_names_ids_and_counts() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "first"]);
     rsm.ok(&["start", "sleep 1000", "--name", "nap", "-i", "2"]);
@@ -68,7 +68,7 @@ fn save_kill_resurrect_brings_back_names_ids_and_counts() {
 }
 
 #[test]
-fn an_empty_list_does_not_replace_a_dump() {
+fn save_keeps_dump_if_list_is_empty() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
     rsm.ok(&["save"]);
@@ -83,7 +83,7 @@ fn an_empty_list_does_not_replace_a_dump() {
 }
 
 #[test]
-fn a_dump_that_cannot_be_used_says_why_and_changes_nothing() {
+fn resurrect_rejects_unusable_dump() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
     rsm.run(&["resurrect"]).code(1).says("no dump");
@@ -96,7 +96,7 @@ fn a_dump_that_cannot_be_used_says_why_and_changes_nothing() {
 }
 
 #[test]
-fn apps_do_not_notice_that_the_daemon_dies() {
+fn apps_survive_killing_daemon() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "nap", "-i", "5"]);
     rsm.ok(&["start", "sleep 1000", "--name", "down"]);
@@ -105,7 +105,7 @@ fn apps_do_not_notice_that_the_daemon_dies() {
     for _ in 0..5 {
         let (daemon, keeper) = rsm.managers();
         kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
-        let (after, same) = soon("another daemon", || {
+        let (after, same) = wait_until("another daemon", || {
             let info = rsm.run(&["info", "--json"]);
             let info: serde_json::Value = serde_json::from_str(&info.stdout).ok()?;
             let pid = |who: &str| info[who]["pid"].as_i64().map(|pid| pid as i32);
@@ -126,7 +126,7 @@ fn apps_do_not_notice_that_the_daemon_dies() {
 }
 
 #[test]
-fn an_exit_while_no_daemon_was_there_is_not_missed() {
+fn new_daemon_notices_exit_it_missed() {
     let rsm = Rsm::new().file("wait.sh", "#!/bin/sh\nread code < fifo\nexit $code\n");
     nix::unistd::mkfifo(&rsm.dir().join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     rsm.ok(&["start", "./wait.sh", "--no-autorestart"]);
@@ -141,7 +141,7 @@ fn an_exit_while_no_daemon_was_there_is_not_missed() {
 }
 
 #[test]
-fn two_first_commands_at_once_start_one_daemon() {
+fn concurrent_commands_start_one_daemon() {
     let rsm = Rsm::new();
     let names = ["a", "b", "c", "d"];
     let started: Vec<_> =
@@ -153,32 +153,32 @@ fn two_first_commands_at_once_start_one_daemon() {
 }
 
 #[test]
-fn sigterm_shuts_down_as_kill_does() {
+fn sigterm_shuts_down_like_kill() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
     let app = rsm.pids("nap")[0];
     let (daemon, keeper) = rsm.managers();
     kill(Pid::from_raw(keeper), Signal::SIGTERM).unwrap();
-    soon("all gone", || (!alive(daemon) && !alive(keeper) && !alive(app)).then_some(()));
-    soon("the socket is gone", || (!rsm.home().join("rsm.sock").exists()).then_some(()));
+    wait_until("all gone", || (!alive(daemon) && !alive(keeper) && !alive(app)).then_some(()));
+    wait_until("the socket is gone", || (!rsm.home().join("rsm.sock").exists()).then_some(()));
 }
 
 #[test]
-fn a_shutdown_that_the_keeper_hears_of_together_with_the_daemons_end_is_one() {
+fn keeper_sees_shutdown_despite_daemon_exit() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
     rsm.ok(&["delete", "nap"]);
     let (daemon, keeper) = rsm.managers();
     kill(Pid::from_raw(keeper), Signal::SIGSTOP).unwrap();
     let mut told = rsm.command(&["kill"]).spawn().unwrap();
-    soon("the daemon has ended", || (!alive(daemon)).then_some(()));
+    wait_until("the daemon has ended", || (!alive(daemon)).then_some(()));
     kill(Pid::from_raw(keeper), Signal::SIGCONT).unwrap();
-    assert!(soon("the command's end", || told.try_wait().unwrap()).success());
+    assert!(wait_until("the command's end", || told.try_wait().unwrap()).success());
     assert!(!alive(keeper) && !rsm.home().join("rsm.sock").exists());
 }
 
 #[test]
-fn what_the_shell_had_open_is_not_kept_open() {
+fn daemon_closes_inherited_descriptors() {
     let rsm = Rsm::new();
     let binary = env!("CARGO_BIN_EXE_rsm");
     let line = format!("exec 9> held; flock 9; '{binary}' start 'sleep 1000' --name nap");
@@ -197,30 +197,30 @@ fn what_the_shell_had_open_is_not_kept_open() {
 }
 
 #[test]
-fn a_shutdown_goes_on_when_the_daemon_dies_in_it() {
+fn shutdown_resumes_after_daemon_death() {
     let rsm =
         Rsm::new().file("deaf.sh", "#!/bin/sh\ntrap '' INT TERM\n: > ready\nwhile :; do sleep 1; done\n");
     rsm.ok(&["start", "./deaf.sh", "--kill-timeout", "3000"]);
-    soon("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
+    wait_until("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
     let (daemon, keeper) = rsm.managers();
     let mut command = rsm.command(&["kill"]).spawn().unwrap();
     rsm.until_status("deaf", "stopping");
     kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
-    soon("all are gone", || (!alive(keeper)).then_some(()));
+    wait_until("all are gone", || (!alive(keeper)).then_some(()));
     command.wait().unwrap();
     assert!(!rsm.home().join("rsm.sock").exists());
 }
 
 #[test]
-fn kill_tells_who_had_to_be_killed_and_of_nobody_else() {
+fn kill_reports_only_force_killed_apps() {
     let rsm =
         Rsm::new().file("deaf.sh", "#!/bin/sh\ntrap '' INT TERM\n: > ready\nwhile :; do sleep 1; done\n");
     rsm.ok(&["start", "./deaf.sh", "--name", "before", "--kill-timeout", "100"]);
-    soon("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
+    wait_until("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
     rsm.ok(&["stop", "before"]).says("was killed");
     fs::remove_file(rsm.dir().join("ready")).unwrap();
     rsm.ok(&["start", "./deaf.sh", "--name", "deaf", "--kill-timeout", "100"]);
-    soon("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
+    wait_until("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
     let told = rsm.ok(&["kill"]).stderr;
     let of = |name: &str| told.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
     assert!(of("deaf").contains("was killed") && !of("before").contains("was killed"), "{told}");

@@ -8,14 +8,17 @@
 //! - `<!-- test: run`, lines, `-->`: commands that are run at this place;
 //! - `<!-- test: skip WHY -->`: the next `sh` block is not run.
 //!
-//! Each block must end with 0. `rsm logs` is left after its first line, as by a reader who has
+//! Ports that a page names become free ones. Each block must end with 0. `rsm logs` is left after its first line, as by a reader who has
 //! seen enough; curl fails where the daemon refuses.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use crate::harness::Rsm;
+use regex::Regex;
+
+use crate::harness::{Rsm, free_port};
 
 /// What a page asks for.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -56,16 +59,25 @@ impl Page {
         page
     }
 
+    /// A free port for each that the page names.
+    fn ports(&self) -> BTreeMap<String, u16> {
+        let named = Regex::new(PORT).unwrap();
+        let texts = self.files.iter().map(|(_, text)| text).chain(self.blocks.iter().map(|(_, text)| text));
+        let found = texts.flat_map(|text| named.captures_iter(text).map(|found| found[1].to_owned()));
+        let found: BTreeSet<String> = found.collect();
+        found.into_iter().map(|port| (port, free_port())).collect()
+    }
+
     fn run(&self, name: &str) {
-        let rsm = Rsm::new();
+        let (rsm, ports) = (Rsm::new(), self.ports());
         for (file, content) in &self.files {
-            rsm.write(file, content);
+            rsm.write(file, &with_ports(content, &ports));
         }
         let programs = rsm.write("../bin/rsm", LEAVES_LOGS).parent().unwrap().to_owned();
         rsm.write("../.curlrc", "fail-with-body\n");
         let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
         for (line, block) in &self.blocks {
-            let mut shell = rsm.command_of("sh", &["-eu", "-c", block]);
+            let mut shell = rsm.command_of("sh", &["-eu", "-c", &with_ports(block, &ports)]);
             shell.env("PATH", &path).env("RSM", env!("CARGO_BIN_EXE_rsm")).stdin(Stdio::null());
             let output = shell.output().unwrap();
             let [stdout, stderr] =
@@ -73,6 +85,16 @@ impl Page {
             assert!(output.status.success(), "{name}:{line}: {}\n{block}\n{stdout}\n{stderr}", output.status);
         }
     }
+}
+
+/// A port that a page names as an example, by what stands before it.
+const PORT: &str = r"(?:listen\(|127\.0\.0\.1:|localhost:|\bPORT ?= ?|\brsm serve \S+ )(\d{4,5})\b";
+
+fn with_ports(text: &str, ports: &BTreeMap<String, u16>) -> String {
+    ports.iter().fold(text.to_owned(), |text, (named, free)| {
+        let named = Regex::new(&format!(r"\b{named}\b")).unwrap();
+        named.replace_all(&text, free.to_string()).into_owned()
+    })
 }
 
 /// Stands before the real one in PATH.
@@ -93,7 +115,7 @@ fn pages() -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_command_of_every_page_works() {
+fn every_documented_command_works() {
     let pages = pages();
     assert!(pages.len() > 3, "{pages:?}");
     std::thread::scope(|scope| {
@@ -107,7 +129,7 @@ fn every_command_of_every_page_works() {
 }
 
 #[test]
-fn the_example_that_the_readme_starts_works() {
+fn readme_example_works() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let rsm = Rsm::new();
     let example = fs::read_to_string(root.join("ecosystem.example.toml")).unwrap();
@@ -115,14 +137,14 @@ fn the_example_that_the_readme_starts_works() {
     rsm.write("ecosystem.example.toml", &example.replace("8080", &port.to_string()));
     std::os::unix::fs::symlink(root.join("examples"), rsm.dir().join("examples")).unwrap();
     rsm.ok(&["start", "ecosystem.example.toml"]);
-    crate::harness::soon("the site", || {
+    crate::harness::wait_until("the site", || {
         crate::harness::get(port, "/").filter(|answer| answer.contains(" 200 "))
     });
     assert_eq!(rsm.statuses("worker"), ["online"]);
 }
 
 #[test]
-fn pages_are_read_as_described() {
+fn test_comments_are_parsed() {
     let text = "\
 <!-- test: file a/b
 one

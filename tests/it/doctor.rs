@@ -22,7 +22,7 @@ fn failed(rsm: &Rsm, name: &str, why: &str) {
 }
 
 #[test]
-fn each_app_that_would_not_start_is_told_with_its_reason() {
+fn reports_apps_that_would_not_start() {
     let rsm = Rsm::new();
     let run = "#!/bin/sh\nexec sleep 1000\n";
     for name in ["fine.sh", "goes.sh", "closed.sh", "odd.sh", "moved/tool"] {
@@ -60,7 +60,7 @@ fn each_app_that_would_not_start_is_told_with_its_reason() {
 }
 
 #[test]
-fn a_port_that_something_else_has_is_told() {
+fn reports_port_in_use() {
     let rsm = Rsm::new().file("app.sh", "#!/bin/sh\nexec sleep 1000\n");
     let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
@@ -71,7 +71,7 @@ fn a_port_that_something_else_has_is_told() {
 }
 
 #[test]
-fn it_looks_as_the_user_of_the_unit() {
+fn checks_as_user_of_unit() {
     need_root();
     let rsm = Rsm::new().file("app.sh", "#!/bin/sh\nexec sleep 1000\n");
     rsm.ok(&["start", "app.sh"]);
@@ -84,7 +84,7 @@ fn it_looks_as_the_user_of_the_unit() {
 }
 
 #[test]
-fn the_machine_and_rsm_itself_are_looked_at() {
+fn checks_machine_and_rsm() {
     let rsm = Rsm::new();
     let ran = rsm.ok(&["doctor"]);
     for part in ["home", "disk", "kernel", "open files", "daemon"] {

@@ -4,14 +4,14 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 
-use crate::harness::{Rsm, environ, read, soon};
+use crate::harness::{Rsm, environ, read, wait_until};
 
 fn env_of(rsm: &Rsm, name: &str) -> Vec<BTreeMap<String, String>> {
     rsm.pids(name).into_iter().map(environ).collect()
 }
 
 #[test]
-fn given_variables_win_over_inherited_ones() {
+fn configured_variables_override_inherited() {
     let file = r#"
 [[apps]]
 name = "api"
@@ -38,7 +38,7 @@ TEXT = "production"
 }
 
 #[test]
-fn inherited_variables_can_be_kept_out() {
+fn filter_env_removes_inherited_variables() {
     let app = |name: &str, filter: &str| {
         format!(
             "[[apps]]\nname = \"{name}\"\nscript = \"/bin/sleep\"\nargs = \"1000\"\nenv = {{ GIVEN = \"yes\" }}\n{filter}\n"
@@ -66,7 +66,7 @@ fn inherited_variables_can_be_kept_out() {
 }
 
 #[test]
-fn instances_differ_by_number_and_by_the_variable_that_grows() {
+fn instances_get_number_and_incremented_variable() {
     let file = r#"
 [[apps]]
 name = "web"
@@ -105,7 +105,7 @@ env_production = { PORT = 7000 }
 }
 
 #[test]
-fn an_app_that_starts_apps_does_not_hand_on_who_it_is() {
+fn nested_start_drops_variables_of_instance() {
     let rsm = Rsm::new();
     let binary = env!("CARGO_BIN_EXE_rsm");
     let outer =
@@ -113,7 +113,7 @@ fn an_app_that_starts_apps_does_not_hand_on_who_it_is() {
     rsm.write("outer.sh", &outer);
     rsm.ok(&["start", "sleep 1000", "--name", "first"]);
     rsm.ok(&["start", "./outer.sh", "--namespace", "outside"]);
-    soon("the inner app", || rsm.dir().join("done").exists().then_some(()));
+    wait_until("the inner app", || rsm.dir().join("done").exists().then_some(()));
     let (outer, inner) = (&env_of(&rsm, "outer")[0], &env_of(&rsm, "inner")[0]);
     assert_eq!((&*inner["name"], &*inner["namespace"], &*inner["pm_id"]), ("inner", "default", "2"));
     assert_ne!(inner["RSM_RUN"], outer["RSM_RUN"]);
@@ -155,7 +155,7 @@ fn silent(what: &str, text: &str) {
 }
 
 #[test]
-fn values_appear_nowhere_unless_asked_for() {
+fn values_are_hidden_by_default() {
     let rsm = Rsm::new().file("ecosystem.toml", SECRETIVE).var("SHELL_KEY", SECRETS[2]);
     let script = rsm.write("not-there-later.sh", "#!/bin/sh\nexec sleep 1000\n");
     let ran = |args: &[&str]| {
@@ -209,7 +209,7 @@ fn values_appear_nowhere_unless_asked_for() {
 }
 
 #[test]
-fn mistakes_beside_a_secret_do_not_quote_it() {
+fn config_errors_do_not_quote_secrets() {
     let rsm = Rsm::new().var("SHELL_KEY", SECRETS[2]);
     let wrong = [
         "[[apps]]\nname = \"a\"\nscript = \"sleep 1\"\nenv = { TOKEN = \"SECRET\", = 3 }\n",
@@ -227,7 +227,7 @@ fn mistakes_beside_a_secret_do_not_quote_it() {
 }
 
 #[test]
-fn a_refused_request_does_not_repeat_a_secret() {
+fn rejected_requests_do_not_quote_secrets() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "api"]);
     let body = format!(

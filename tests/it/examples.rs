@@ -23,7 +23,7 @@ fn example(file: &str) -> PathBuf {
 }
 
 #[test]
-fn the_client_in_rust() {
+fn rust_client_works() {
     // Cargo builds examples before it runs all tests, and not before it runs only this file.
     let built = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples/client");
     if !built.exists() {
@@ -34,11 +34,11 @@ fn the_client_in_rust() {
 }
 
 #[test]
-fn the_client_in_node() {
+fn node_client_works() {
     works("node", &[example("client.mjs").to_str().unwrap()], "hello-js");
 }
 
 #[test]
-fn the_client_in_python() {
+fn python_client_works() {
     works("python3", &[example("client.py").to_str().unwrap()], "hello-py");
 }

@@ -5,14 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::harness::{Rsm, alive, environ, free_port, soon};
+use crate::harness::load_client::{Client, Load, Pace, Tally};
+use crate::harness::{Rsm, alive, environ, free_port, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -93,23 +92,10 @@ fn number_from(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }
 
-/// Asks the server without end; counts answers, and what went wrong.
-fn load(port: u16, stop: &AtomicBool, answers: &AtomicU64, failures: &Mutex<Vec<String>>) {
-    while !stop.load(Ordering::Relaxed) {
-        let ask = || -> std::io::Result<()> {
-            let mut socket = TcpStream::connect(("127.0.0.1", port))?;
-            socket.set_read_timeout(Some(Duration::from_secs(20)))?;
-            socket.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
-            let mut answer = Vec::new();
-            socket.read_to_end(&mut answer)?;
-            answer.ends_with(b"ok").then_some(()).ok_or_else(|| std::io::Error::other("cut short"))
-        };
-        match ask() {
-            Ok(()) => drop(answers.fetch_add(1, Ordering::Relaxed)),
-            Err(error) => failures.lock().unwrap().push(error.to_string()),
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
+/// Clients of the server on this port, of whose requests none may fail.
+fn load(port: u16) -> Load {
+    let client = Client::local(port).timeout(Duration::from_secs(20)).expect("\r\n\r\nok");
+    client.load(1, Pace::Pause(Duration::from_millis(2)))
 }
 
 /// Lets other threads end, also if this one fails.
@@ -146,7 +132,7 @@ impl Round<'_> {
         let managers = self.managers();
         let end = |pid: i32| {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            soon("it is dead", || (!alive(pid)).then_some(()));
+            wait_until("it is dead", || (!alive(pid)).then_some(()));
         };
         // One alone may be on its way to become the other, or the other may have no name yet; and a daemon
         // that has yet to attach dies with its keeper.
@@ -188,7 +174,7 @@ impl Round<'_> {
             let last = format!("{pid} {}\n", written.saturating_sub(1));
             let log = self.rsm.dir().join(format!("writer-{number}.log"));
             self.rsm.run(&["ping"]); // should there be no daemon
-            soon("its last line", || crate::harness::read(&log).contains(&last).then_some(()));
+            wait_until("its last line", || crate::harness::read(&log).contains(&last).then_some(()));
         }
     }
 
@@ -275,7 +261,7 @@ fn check_lines(rsm: &Rsm, number: usize) -> u64 {
 }
 
 #[test]
-fn whatever_is_killed_nothing_is_lost_doubled_or_left_behind() {
+fn survives_killing_any_process() {
     let (rounds, seed) = (number_from("RSM_FAULT_ROUNDS", 40), number_from("RSM_FAULT_SEED", 1));
     let (port, shared_port) = (free_port(), free_port());
     let rsm = Rsm::new().file("writer.py", WRITER).file("server.py", SERVER).file("deaf.sh", DEAF);
@@ -286,15 +272,14 @@ fn whatever_is_killed_nothing_is_lost_doubled_or_left_behind() {
     // The loop may be between two of its runs just then.
     rsm.run(&["start", "ecosystem.toml"]);
     let server = rsm.pids("server")[0];
-    soon("the server answers", || crate::harness::get(port, "/"));
+    wait_until("the server answers", || crate::harness::get(port, "/"));
 
     let unread = Mutex::new(());
-    let (stop, answers, failures) = (AtomicBool::new(false), AtomicU64::new(0), Mutex::default());
+    let stop = AtomicBool::new(false);
+    let loads = [port, shared_port].map(load);
     let mut struck: BTreeMap<String, u32> = BTreeMap::new();
     std::thread::scope(|scope| {
         let _stops = Stops(&stop);
-        scope.spawn(|| load(port, &stop, &answers, &failures));
-        scope.spawn(|| load(shared_port, &stop, &answers, &failures));
         let commands = scope.spawn(|| {
             let random = fastrand::Rng::with_seed(seed + 1);
             let mut round = Round { rsm: &rsm, random, server, unread: &unread };
@@ -315,10 +300,14 @@ fn whatever_is_killed_nothing_is_lost_doubled_or_left_behind() {
         stop.store(true, Ordering::Relaxed);
         commands.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
-    println!("seed {seed}, {rounds} rounds: {struck:?}, {answers:?} answers");
+    let tallies = loads.map(Load::finish);
+    println!(
+        "seed {seed}, {rounds} rounds: {struck:?}, {} answers",
+        tallies.each_ref().map(Tally::total).iter().sum::<u32>()
+    );
 
     assert_eq!(rsm.pids("server"), [server], "the server was never told to go");
-    assert_eq!(*failures.lock().unwrap(), Vec::<String>::new());
+    tallies.iter().for_each(Tally::assert_clean);
     rsm.run(&["start", "all"]);
     check_processes(&rsm);
     check_managers(&rsm);
@@ -348,7 +337,7 @@ fn check_processes(rsm: &Rsm) {
 /// No zombies, no piled up descriptors, no files half written.
 fn check_managers(rsm: &Rsm) {
     let (daemon, keeper) = rsm.managers();
-    soon("no zombies", || {
+    wait_until("no zombies", || {
         let parent = |pid: i32| {
             let stat = crate::harness::read(format!("/proc/{pid}/stat"));
             stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse::<i32>().ok()
@@ -360,9 +349,9 @@ fn check_managers(rsm: &Rsm) {
     let open = |pid: i32| fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
     let runs = ALONE + PAIR;
     // Two pipes a run, a descriptor of a foreign process, and what every keeper has.
-    soon("the keeper lets go", || (open(keeper) <= 12 + 3 * runs).then_some(()));
+    wait_until("the keeper lets go", || (open(keeper) <= 12 + 3 * runs).then_some(()));
     // Four ends of two pipes a run, two log files and their indexes, a look at its process; and shared ports.
-    soon("the daemon lets go", || (open(daemon) <= 64 + 9 * runs).then_some(()));
+    wait_until("the daemon lets go", || (open(daemon) <= 64 + 9 * runs).then_some(()));
     let files: Vec<String> = fs::read_dir(rsm.home())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
-use crate::harness::{Rsm, need_root, soon};
+use crate::harness::{Rsm, need_root, wait_until};
 
 fn with_an_app() -> (Rsm, i32) {
     let rsm = Rsm::new();
@@ -31,7 +31,7 @@ fn request(method: &str, path: &str, body: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_plain_request_is_answered_in_json() {
+fn plain_request_gets_json() {
     let (rsm, daemon) = with_an_app();
     let answer = rsm.http(&request("GET", "/v1/ping", ""));
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -41,7 +41,7 @@ fn a_plain_request_is_answered_in_json() {
 }
 
 #[test]
-fn what_is_refused_says_why_in_one_shape() {
+fn errors_have_one_json_format() {
     let (rsm, daemon) = with_an_app();
     let wrong = [
         ("GET", "/", "", 404, "not_found"),
@@ -80,7 +80,7 @@ fn what_is_refused_says_why_in_one_shape() {
 }
 
 #[test]
-fn what_is_no_http_gets_an_error_or_a_hang_up() {
+fn invalid_http_gets_error_or_close() {
     let (rsm, daemon) = with_an_app();
     let garbage: Vec<u8> =
         (0..200_000_u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
@@ -113,7 +113,7 @@ fn what_is_no_http_gets_an_error_or_a_hang_up() {
 }
 
 #[test]
-fn a_body_may_not_be_endless() {
+fn rejects_endless_body() {
     let (rsm, daemon) = with_an_app();
     let head = "POST /v1/apps HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
     let claimed = rsm.http(format!("{head}Content-Length: 99999999999\r\n\r\n{{").as_bytes());
@@ -133,7 +133,7 @@ fn a_body_may_not_be_endless() {
 }
 
 #[test]
-fn clients_that_stop_halfway_hold_up_nobody() {
+fn stalled_clients_block_nobody() {
     let (rsm, daemon) = with_an_app();
     let halves: [&[u8]; 4] = [
         b"",
@@ -155,27 +155,27 @@ fn clients_that_stop_halfway_hold_up_nobody() {
 }
 
 #[test]
-fn more_clients_than_are_served_are_told_to_come_back() {
+fn too_many_clients_get_503() {
     let (rsm, daemon) = with_an_app();
     let held: Vec<UnixStream> = (0..512).map(|_| rsm.socket()).collect();
     rsm.run(&["list"]).code(1).says("clients").says("help:");
     drop(held);
-    soon("places are free again", || (rsm.run(&["list"]).code == Some(0)).then_some(()));
+    wait_until("places are free again", || (rsm.run(&["list"]).code == Some(0)).then_some(()));
     the_same_answers(&rsm, daemon);
 }
 
 #[test]
-fn an_app_that_floods_its_event_stream_reader_is_not_slowed_down() {
+fn slow_event_reader_does_not_block_apps() {
     let (rsm, daemon) = with_an_app();
     let mut unread = rsm.socket();
     unread.write_all(b"GET /v1/logs?follow=true HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     rsm.ok(&["start", "seq 1 300000; echo said all > done; exec sleep 1000", "--name", "flood"]);
-    soon("it could say all it had to say", || rsm.dir().join("done").exists().then_some(()));
+    wait_until("it could say all it had to say", || rsm.dir().join("done").exists().then_some(()));
     the_same_answers(&rsm, daemon);
 }
 
 #[test]
-fn another_user_cannot_reach_the_daemon() {
+fn other_user_cannot_connect() {
     need_root();
     let (rsm, daemon) = with_an_app();
     rsm.open_to_all();

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crate::harness::{Rsm, need_root, read, soon};
+use crate::harness::{Rsm, need_root, read, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -17,7 +17,7 @@ impl Slow {
         command.args(["-f", "-q", "-o", "/dev/null", "-P", file.to_str().unwrap(), "-e", "trace=write"]);
         command.args(["-e", "inject=write:delay_enter=600000000", "-p", &pid.to_string()]);
         let child = command.stdin(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap();
-        soon("the tracer has hold of all threads", || {
+        wait_until("the tracer has hold of all threads", || {
             let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
             let traced = |task: &Path| !read(task.join("status")).contains("TracerPid:\t0\n");
             tasks.map(|task| task.unwrap().path()).all(|task| traced(&task)).then_some(())
@@ -34,7 +34,7 @@ impl Drop for Slow {
 }
 
 #[test]
-fn a_disk_that_does_not_answer_holds_up_only_who_writes_there() {
+fn hanging_disk_blocks_only_its_apps() {
     need_root();
     let talk = "#!/bin/sh\nwhile :; do while read line; do echo \"$line\"; done < say-$name; done\n";
     let rsm = Rsm::new().file("talk.sh", talk).file(
@@ -49,7 +49,7 @@ fn a_disk_that_does_not_answer_holds_up_only_who_writes_there() {
     let say = |name: &str, text: &str| fs::write(rsm.dir().join(format!("say-{name}")), text).unwrap();
     let (slow, fine) = (rsm.dir().join("disk/slow.log"), rsm.home().join("logs/fine-out.log"));
     say("slow", "one\n");
-    soon("a line", || (read(&slow) == "one\n").then_some(()));
+    wait_until("a line", || (read(&slow) == "one\n").then_some(()));
     let tracer = Slow::start(rsm.managers().0, &slow);
     say("slow", "two\n");
     let mut following = rsm.follow(&["logs", "fine", "--raw"]);
@@ -63,11 +63,11 @@ fn a_disk_that_does_not_answer_holds_up_only_who_writes_there() {
     rsm.ok(&["reloadLogs"]);
     assert_eq!(read(&slow), "one\n");
     drop(tracer);
-    soon("what was written meanwhile", || read(&slow).ends_with("two\n").then_some(()));
+    wait_until("what was written meanwhile", || read(&slow).ends_with("two\n").then_some(()));
 }
 
 #[test]
-fn a_full_disk_makes_apps_wait_and_then_loses_nothing() {
+fn full_disk_blocks_apps_without_losing_lines() {
     need_root();
     let rsm = Rsm::new().file(
         "e.toml",

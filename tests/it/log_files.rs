@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::harness::{Rsm, read, soon};
+use crate::harness::{Rsm, read, wait_until};
 use flate2::read::MultiGzDecoder;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -59,7 +59,7 @@ fn rotated(rsm: &Rsm) -> usize {
 }
 
 #[test]
-fn every_line_once_though_the_daemon_is_killed_all_the_time() {
+fn lines_are_written_once_despite_daemon_kills() {
     const LINES: u32 = 400_000;
     let app = |name: &str, more: &str| {
         format!(
@@ -78,7 +78,7 @@ fn every_line_once_though_the_daemon_is_killed_all_the_time() {
     for round in 0..12 {
         let before = size();
         kill(Pid::from_raw(rsm.managers().0), Signal::SIGKILL).unwrap();
-        soon("lines of the next daemon", || {
+        wait_until("lines of the next daemon", || {
             let done = apps.iter().all(|(name, _)| whole(&out(&rsm, name)).contains(&format!(" {LINES}")));
             (done || size() > before).then_some(())
         });
@@ -89,7 +89,7 @@ fn every_line_once_though_the_daemon_is_killed_all_the_time() {
     let places = apps.iter().map(|(name, _)| out(&rsm, name)).chain([rsm.dir().join("both.log")]);
     for place in places {
         let last = format!("number {LINES}");
-        let text = soon("the last line", || Some(whole(&place)).filter(|text| text.contains(&last)));
+        let text = wait_until("the last line", || Some(whole(&place)).filter(|text| text.contains(&last)));
         let numbers = text.lines().map(|line| {
             let (_, number) = line.split_once("number ").unwrap_or_else(|| panic!("torn: {line:?}"));
             number.split('"').next().unwrap().parse::<u32>().unwrap()
@@ -103,15 +103,15 @@ fn out(rsm: &Rsm, name: &str) -> PathBuf {
 }
 
 #[test]
-fn rotated_files_are_kept_by_number_and_read_back() {
+fn rotation_retains_count_and_reads_back() {
     let rsm = Rsm::new().file(
         "e.toml",
         "[logs]\nmax_size = '10K'\nretain = 3\n[[apps]]\nname = 'a'\nscript = 'seq 1 20000; exec sleep 1000'\n\
          [apps.logs]\ncompress = true\n",
     );
     rsm.ok(&["start", "e.toml"]);
-    soon("the last line", || whole(&out(&rsm, "a")).ends_with("20000\n").then_some(()));
-    soon("three are left, all compressed", || {
+    wait_until("the last line", || whole(&out(&rsm, "a")).ends_with("20000\n").then_some(()));
+    wait_until("three are left, all compressed", || {
         let names = fs::read_dir(rsm.home().join("logs")).unwrap();
         let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let old: Vec<_> = names.filter(|name| name.contains("a-out__")).collect();
@@ -130,7 +130,7 @@ fn rotated_files_are_kept_by_number_and_read_back() {
 }
 
 #[test]
-fn following_goes_over_rotations_and_misses_nothing() {
+fn follow_continues_over_rotation() {
     let rsm = Rsm::new().file("talk.sh", "#!/bin/sh\nread go < go\nseq 1 50000\nexec sleep 1000\n").file(
         "e.toml",
         "[[apps]]\nname = 'a'\nscript = './talk.sh'\nlogs = { max_size = '20K', retain = 'all', compress = true }\n",
@@ -147,7 +147,7 @@ fn following_goes_over_rotations_and_misses_nothing() {
 }
 
 #[test]
-fn both_streams_are_shown_in_the_order_they_were_written() {
+fn both_streams_keep_write_order() {
     let script = "#!/bin/sh\nwait_for() { while [ ! -e $1 ]; do sleep 0.01; done; }\n\
                   for i in 1 2 3 4 5; do wait_for out$i; echo out $i; wait_for err$i; echo err $i >&2; done\n\
                   exec sleep 1000\n";
@@ -156,9 +156,9 @@ fn both_streams_are_shown_in_the_order_they_were_written() {
     let error = rsm.home().join("logs/a-error.log");
     for i in 1..=5 {
         rsm.write(&format!("out{i}"), "");
-        soon("a line", || read(out(&rsm, "a")).ends_with(&format!("out {i}\n")).then_some(()));
+        wait_until("a line", || read(out(&rsm, "a")).ends_with(&format!("out {i}\n")).then_some(()));
         rsm.write(&format!("err{i}"), "");
-        soon("a line", || read(&error).ends_with(&format!("err {i}\n")).then_some(()));
+        wait_until("a line", || read(&error).ends_with(&format!("err {i}\n")).then_some(()));
     }
     let shown = rsm.ok(&["logs", "a", "--nostream", "--format"]).stdout;
     let said: Vec<&str> = shown.lines().map(|line| line.split_once("message=").unwrap().1).collect();
@@ -169,7 +169,7 @@ fn both_streams_are_shown_in_the_order_they_were_written() {
 }
 
 #[test]
-fn lines_that_are_dropped_are_counted_in_the_file() {
+fn dropped_lines_are_counted_in_file() {
     let rsm = Rsm::new().file(
         "e.toml",
         "[[apps]]\nname = 'a'\nscript = 'seq 1 100000; exec sleep 1000'\nout_file = 'a.log'\nlogs = { when_full = 'drop' }\n",
@@ -178,7 +178,7 @@ fn lines_that_are_dropped_are_counted_in_the_file() {
     std::os::unix::fs::symlink("/dev/full", &path).unwrap();
     rsm.ok(&["start", "e.toml"]);
     // It is done though nothing takes its lines: it has become `sleep`.
-    soon("the app is done", || {
+    wait_until("the app is done", || {
         let pid = *rsm.pids("a").first()?;
         let children = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
         children.starts_with("sleep").then_some(())
@@ -186,12 +186,12 @@ fn lines_that_are_dropped_are_counted_in_the_file() {
     fs::remove_file(&path).unwrap();
     fs::write(&path, "").unwrap();
     rsm.ok(&["reloadLogs"]);
-    let said = soon("the count", || Some(read(&path)).filter(|text| text.ends_with('\n')));
+    let said = wait_until("the count", || Some(read(&path)).filter(|text| text.ends_with('\n')));
     assert!(said.starts_with("[rsm] 100000 lines (588895 bytes) were dropped here: No space left"), "{said}");
 }
 
 #[test]
-fn files_that_others_move_or_remove_are_begun_anew() {
+fn moved_or_removed_files_are_recreated() {
     let rsm = Rsm::new()
         .file("talk.sh", "#!/bin/sh\nwhile :; do while read line; do echo \"$line\"; done < say; done\n");
     nix::unistd::mkfifo(&rsm.dir().join("say"), nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -199,20 +199,20 @@ fn files_that_others_move_or_remove_are_begun_anew() {
     let say = |text: &str| fs::write(rsm.dir().join("say"), format!("{text}\n")).unwrap();
     let file = out(&rsm, "a");
     say("one");
-    soon("a line", || (read(&file) == "one\n").then_some(()));
+    wait_until("a line", || (read(&file) == "one\n").then_some(()));
     fs::remove_file(&file).unwrap();
     say("two");
-    soon("a new file", || (file.exists() && read(&file) == "two\n").then_some(()));
+    wait_until("a new file", || (file.exists() && read(&file) == "two\n").then_some(()));
     let moved = rsm.dir().join("moved.log");
     fs::rename(&file, &moved).unwrap();
     let mut said = 0;
-    soon("a new file", || {
+    wait_until("a new file", || {
         said += 1;
         say(&said.to_string());
         file.exists().then_some(())
     });
     let last = format!("{said}\n");
-    soon("the last line", || {
+    wait_until("the last line", || {
         let both = read(&moved) + &if file.exists() { read(&file) } else { String::new() };
         let want: String =
             std::iter::once("two\n".to_owned()).chain((1..=said).map(|n| format!("{n}\n"))).collect();
@@ -221,7 +221,7 @@ fn files_that_others_move_or_remove_are_begun_anew() {
 }
 
 #[test]
-fn following_goes_over_files_that_others_rotate() {
+fn follow_continues_over_external_rotation() {
     let rsm = Rsm::new()
         .file("talk.sh", "#!/bin/sh\nwhile :; do while read line; do echo \"$line\"; done < say; done\n");
     nix::unistd::mkfifo(&rsm.dir().join("say"), nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -238,7 +238,7 @@ fn following_goes_over_files_that_others_rotate() {
         // As logrotate's `create`: the next lines are written to the old file still.
         fs::rename(&file, rsm.dir().join(format!("{round}.log"))).unwrap();
         fs::write(&file, "").unwrap();
-        soon("lines in the new file", || {
+        wait_until("lines in the new file", || {
             say();
             (!read(&file).is_empty()).then_some(())
         });
@@ -253,11 +253,11 @@ fn following_goes_over_files_that_others_rotate() {
     rsm.ok(&["logs", "--nostream"]);
     say();
     fs::remove_file(rsm.home().join("logs")).unwrap();
-    soon("it is shown", || Some(following.until(&say())));
+    wait_until("it is shown", || Some(following.until(&say())));
 }
 
 #[test]
-fn a_line_of_many_pipes_goes_through_in_any_shape() {
+fn line_longer_than_pipe_is_kept_whole() {
     // In one write: who sleeps in the middle of it tells nobody that there is more.
     let script =
         "#!/usr/bin/env python3\nimport os, time\nos.write(1, b'x' * 3_000_000 + b'\\n')\ntime.sleep(1000)\n";
@@ -266,6 +266,6 @@ fn a_line_of_many_pipes_goes_through_in_any_shape() {
         let rsm = Rsm::new().file("big.py", script).file("e.toml", &file);
         rsm.ok(&["start", "e.toml"]);
         let count = |text: String| text.bytes().filter(|byte| *byte == b'x').count();
-        soon(shape, || (count(read(out(&rsm, "a"))) >= 3_000_000).then_some(()));
+        wait_until(shape, || (count(read(out(&rsm, "a"))) >= 3_000_000).then_some(()));
     }
 }

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Stdio};
 
-use crate::harness::{Rsm, read, soon};
+use crate::harness::{Rsm, read, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -25,7 +25,7 @@ fn go(rsm: &Rsm) {
 }
 
 #[test]
-fn following_goes_on_over_the_death_of_daemons() {
+fn follow_survives_killing_daemon() {
     const STEP: usize = 20_000;
     const LINES: usize = 200_000;
     let rsm = counting(LINES, "max_size = '100K', retain = 'all', compress = true");
@@ -55,7 +55,7 @@ fn stalled(rsm: &Rsm) -> Child {
 }
 
 #[test]
-fn readers_that_stall_slow_nobody_and_are_told_what_they_missed() {
+fn stalled_readers_are_told_missed_lines() {
     const LINES: usize = 300_000;
     let rsm = counting(LINES, "max_size = '100K', retain = 'all'");
     let mut following = rsm.follow(&["logs", "a", "--raw", "--lines", "9999999"]);
@@ -96,7 +96,7 @@ fn readers_that_stall_slow_nobody_and_are_told_what_they_missed() {
 }
 
 #[test]
-fn the_budget_holds_in_a_flood() {
+fn log_budget_holds_during_flood() {
     const BUDGET: u64 = 3_000_000;
     const SEGMENT: u64 = 500_000;
     let rsm = counting(2_000_000, "max_size = '500K', retain = 'all', compress = true");
@@ -108,7 +108,7 @@ fn the_budget_holds_in_a_flood() {
         // One that is renamed while the directory is read may be seen twice.
         entries.map(|meta| (meta.ino(), meta.len())).collect::<HashMap<_, _>>().values().sum::<u64>()
     };
-    soon("the last line", || {
+    wait_until("the last line", || {
         // One may be seen that is removed before another is seen that was not there yet: not each time.
         let over = (0..10).map(|_| total()).min().unwrap();
         assert!(over <= BUDGET + SEGMENT, "{over}");

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
-use crate::harness::load::{Load, Tally, requests};
-use crate::harness::{Rsm, alive, free_port, soon};
+use crate::harness::load_client::{Client, Pace, Tally};
+use crate::harness::{Rsm, alive, free_port, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -213,7 +213,7 @@ fn assert_even(tally: &Tally, instances: u32, by_chance: bool) {
 fn kill_instance(rsm: &Rsm, at: usize) {
     let before = rsm.pids("web");
     kill(Pid::from_raw(before[at]), Signal::SIGKILL).unwrap();
-    soon("it is dead", || (!alive(before[at])).then_some(()));
+    wait_until("it is dead", || (!alive(before[at])).then_some(()));
     rsm.until("another is online", |rsm| {
         let now = rsm.pids("web");
         (now.len() == before.len() && !now.contains(&before[at])).then_some(())
@@ -227,11 +227,11 @@ fn serves(server: &Server, more: &str) {
     // One at a time: each keeps the machine busy.
     let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     rsm.ok(&["start", "ecosystem.toml"]);
-    assert_even(&requests(2000, to), 4, more == BY_NOBODY);
+    assert_even(&Client::new(to).requests(2000), 4, more == BY_NOBODY);
     rsm.ok(&["scale", "web", "2"]);
-    assert_even(&requests(2000, to), 2, more == BY_NOBODY);
+    assert_even(&Client::new(to).requests(2000), 2, more == BY_NOBODY);
 
-    let load = Load::on(to, 1000);
+    let load = Client::new(to).load(4, Pace::PerSecond(1000));
     for at in 0..2 {
         kill_instance(&rsm, at);
     }
@@ -240,7 +240,7 @@ fn serves(server: &Server, more: &str) {
     // What a killed process had accepted dies with it: no more than one for each client and kill.
     assert!(killed.lost.len() <= 8, "{killed:?}");
 
-    let load = Load::on(to, 1000);
+    let load = Client::new(to).load(4, Pace::PerSecond(1000));
     let (daemon, _) = rsm.managers();
     kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
     rsm.until_status("web", "online");
@@ -255,82 +255,82 @@ fn serves(server: &Server, more: &str) {
     assert!(tally.refused.is_empty() && tally.lost.is_empty(), "{tally:?}");
     assert!(tally.answered.len() >= 2 && (!server.says_slot || tally.answered.len() == 2), "{tally:?}");
     rsm.ok(&["stop", "web"]);
-    assert!(requests(1, to).refused.len() == 1, "nobody comes, so nobody waits");
+    assert!(Client::new(to).requests(1).refused.len() == 1, "nobody comes, so nobody waits");
 }
 
 #[test]
-fn node() {
+fn node_shares_port() {
     serves(&NODE, "");
 }
 
 #[test]
-fn node_under_npm() {
+fn node_under_npm_shares_port() {
     serves(&NPM, "");
 }
 
 #[test]
-fn node_under_tsx() {
+fn node_under_tsx_shares_port() {
     serves(&TSX, "");
 }
 
 #[test]
-fn node_as_another_user() {
+fn node_shares_port_as_other_user() {
     crate::harness::need_root();
     serves(&NODE, "user = 'nobody'");
 }
 
 #[test]
-fn uvicorn() {
+fn uvicorn_shares_port() {
     serves(&UVICORN, "");
 }
 
 #[test]
-fn gunicorn() {
+fn gunicorn_shares_port() {
     serves(&GUNICORN, "");
 }
 
 #[test]
-fn pythons_http_server() {
+fn python_http_server_shares_port() {
     serves(&HTTP_SERVER, "");
 }
 
 #[test]
-fn go_static_binary() {
+fn static_go_binary_shares_port() {
     serves(&GO, "");
 }
 
 #[test]
-fn go_as_another_user() {
+fn go_shares_port_as_other_user() {
     crate::harness::need_root();
     serves(&GO, "user = 'nobody'");
 }
 
 #[test]
-fn ruby_puma() {
+fn puma_shares_port() {
     serves(&PUMA, "");
 }
 
 #[test]
-fn nginx() {
+fn nginx_shares_port() {
     serves(&NGINX, "");
 }
 
 #[test]
-fn node_by_nobody() {
+fn node_shares_port_under_unprivileged_rsm() {
     serves(&NODE, BY_NOBODY);
 }
 
 #[test]
-fn pythons_http_server_by_nobody() {
+fn python_http_server_shares_port_under_unprivileged_rsm() {
     serves(&HTTP_SERVER, BY_NOBODY);
 }
 
 #[test]
-fn go_by_nobody() {
+fn go_shares_port_under_unprivileged_rsm() {
     serves(&GO, BY_NOBODY);
 }
 
 #[test]
-fn nginx_by_nobody() {
+fn nginx_shares_port_under_unprivileged_rsm() {
     serves(&NGINX, BY_NOBODY);
 }

@@ -1,7 +1,7 @@
 //! Apps that hold too much memory are replaced, and it is said why.
 
-use crate::harness::unbroken::Unbroken;
-use crate::harness::{Rsm, free_port, get};
+use crate::harness::load_client::{Client, Pace};
+use crate::harness::{DEADLINE, Rsm, free_port, get};
 
 /// The reason of the first end in the history of an instance.
 fn why(rsm: &Rsm, id: usize) -> String {
@@ -10,7 +10,7 @@ fn why(rsm: &Rsm, id: usize) -> String {
 }
 
 #[test]
-fn a_tree_whose_child_leaks_is_replaced_whole_and_the_child_is_named() {
+fn leaking_child_restarts_tree_and_is_named() {
     let rsm = Rsm::new()
         .file("leak.py", "import time\nprint('up', flush=True)\nheld = b'x' * (90 << 20)\ntime.sleep(1000)\n")
         .file("tree.sh", "#!/bin/sh\nif [ ! -e once ]; then touch once; python3 leak.py & fi\nsleep 1000\n");
@@ -40,7 +40,7 @@ process.on('SIGINT', () => process.exit(0));
 ";
 
 #[test]
-fn one_that_shares_its_port_is_replaced_without_a_failed_request() {
+fn memory_limit_reload_fails_no_request() {
     for settings in ["exec_mode = \"cluster\"\ninstances = 2", "hold_port = true"] {
         let port = free_port();
         let app = format!(
@@ -48,12 +48,12 @@ fn one_that_shares_its_port_is_replaced_without_a_failed_request() {
         );
         let rsm = Rsm::new().file("app.js", SERVER).file("ecosystem.toml", &app).var("AT", &port.to_string());
         rsm.ok(&["start", "ecosystem.toml"]);
-        let load = Unbroken::on(port, "all is well");
+        let load = Client::local(port).timeout(DEADLINE).expect("all is well").load(3, Pace::Unlimited);
         get(port, "/grow").expect("no answer");
         let grown =
             rsm.until("one is replaced", |rsm| rsm.list().iter().position(|view| view["restarts"] == 1));
         rsm.until("the old one is gone", |rsm| (!why(rsm, grown).is_empty()).then_some(()));
-        load.assert_none_failed();
+        load.finish().assert_clean();
         assert!(why(&rsm, grown).contains("max_memory_restart"), "{}", why(&rsm, grown));
         let restarts: Vec<_> = rsm.list().iter().map(|view| view["restarts"].clone()).collect();
         assert_eq!(restarts.iter().filter(|count| **count == 0).count(), restarts.len() - 1, "{restarts:?}");
@@ -61,7 +61,7 @@ fn one_that_shares_its_port_is_replaced_without_a_failed_request() {
 }
 
 #[test]
-fn an_instance_that_was_given_up_keeps_the_others_within_their_limit() {
+fn errored_instance_keeps_limit_of_others() {
     let rsm = Rsm::new().file(
         "app.py",
         "import os, sys, time\n\
@@ -78,7 +78,7 @@ fn an_instance_that_was_given_up_keeps_the_others_within_their_limit() {
 }
 
 #[test]
-fn hard_limits_hold_and_describe_says_by_what() {
+fn hard_limits_hold_and_are_described() {
     let rsm = Rsm::new().file(
         "app.py",
         "import time\ntry:\n  held = b'x' * (200 << 20)\nexcept MemoryError:\n  print('no more', flush=True)\ntime.sleep(1000)\n",
@@ -101,7 +101,7 @@ fn hard_limits_hold_and_describe_says_by_what() {
         by => {
             assert_eq!(by, "rlimit");
             let out = rsm.home().join("logs/app-out.log");
-            crate::harness::soon("an allocation fails", || {
+            crate::harness::wait_until("an allocation fails", || {
                 crate::harness::read(&out).contains("no more").then_some(())
             });
             assert!(memory["note"].as_str().unwrap().contains("of each process by itself"), "{memory}");

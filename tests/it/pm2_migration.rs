@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use crate::harness::{Rsm, alive, get, read, soon};
+use crate::harness::ports::free_ports;
+use crate::harness::{Rsm, alive, get, read, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -74,12 +75,7 @@ fn cores() -> u16 {
 
 /// A project with that server and a file whose ports are free; the first of them.
 fn project(server: &str) -> (Rsm, u16) {
-    let free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let first = std::iter::repeat_with(crate::harness::free_port).take(100);
-    let first = first
-        .filter(|port| *port < u16::MAX - cores())
-        .find(|port| (0..cores()).all(|more| free(port + more)));
-    let first = first.unwrap();
+    let first = free_ports(cores());
     let rsm = Rsm::new().file("ecosystem.toml", &FILE.replace("5000", &first.to_string()));
     rsm.write("server.ts", server);
     symlink(modules(), rsm.dir().join("node_modules")).unwrap();
@@ -88,7 +84,7 @@ fn project(server: &str) -> (Rsm, u16) {
 
 /// What the server on this port says of itself, once it does.
 fn about(port: u16) -> serde_json::Value {
-    soon(&format!("an answer on port {port}"), || {
+    wait_until(&format!("an answer on port {port}"), || {
         let answer = get(port, "/")?;
         serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
     })
@@ -107,7 +103,7 @@ fn stamped(line: &str) -> bool {
 }
 
 #[test]
-fn all_instances_answer_each_on_its_port_and_their_lines_are_stamped() {
+fn instances_answer_on_own_ports_with_timestamps() {
     let (rsm, first) = project(SERVER);
     rsm.ok(&["start", "ecosystem.toml"]);
     assert_eq!(rsm.pids("workbot").len(), usize::from(cores()));
@@ -117,7 +113,7 @@ fn all_instances_answer_each_on_its_port_and_their_lines_are_stamped() {
     }
     assert!(rsm.statuses("workbot").iter().all(|status| status == "online"));
     let said = |name, text: &str| {
-        soon(name, || {
+        wait_until(name, || {
             let files = logs(&rsm, name);
             let all = files.len() == usize::from(cores()) && files.iter().all(|file| file.contains(text));
             all.then_some(files)
@@ -128,14 +124,14 @@ fn all_instances_answer_each_on_its_port_and_their_lines_are_stamped() {
 }
 
 #[test]
-fn a_killed_instance_is_replaced_and_answers_again() {
+fn killed_instance_is_replaced() {
     let (rsm, first) = project(SERVER);
     rsm.ok(&["start", "ecosystem.toml"]);
     let before = about(first)["pid"].clone();
     let others: Vec<_> = (1..cores()).map(|more| about(first + more)["pid"].clone()).collect();
     let leader = rsm.list().iter().find(|view| view["number"] == 0).unwrap()["pid"].as_i64().unwrap() as i32;
     kill(Pid::from_raw(leader), Signal::SIGKILL).unwrap();
-    soon("another server", || (about(first)["pid"] != before).then_some(()));
+    wait_until("another server", || (about(first)["pid"] != before).then_some(()));
     assert!(!alive(i32::try_from(before.as_i64().unwrap()).unwrap()), "what tsx had started is there still");
     let now: Vec<_> = (1..cores()).map(|more| about(first + more)["pid"].clone()).collect();
     assert_eq!(now, others, "the others were left alone");
@@ -145,7 +141,7 @@ fn a_killed_instance_is_replaced_and_answers_again() {
 }
 
 #[test]
-fn a_crash_loop_is_given_up_after_ten_unstable_restarts_with_the_reason() {
+fn crash_loop_becomes_errored_with_reason() {
     let (rsm, _) = project(CRASHING);
     rsm.run(&["start", "ecosystem.toml"]);
     rsm.until_status("workbot", "errored");
@@ -159,7 +155,7 @@ fn a_crash_loop_is_given_up_after_ten_unstable_restarts_with_the_reason() {
 }
 
 #[test]
-fn save_kill_and_resurrect_bring_back_the_same() {
+fn resurrect_restores_same_list() {
     let (rsm, first) = project(SERVER);
     rsm.ok(&["start", "ecosystem.toml"]);
     about(first);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use crate::harness::{Rsm, soon};
+use crate::harness::{Rsm, wait_until};
 use serde_json::Value;
 
 /// PM2, installed once and kept for later runs.
@@ -137,7 +137,7 @@ const FILES: [(&str, &str); 4] = [
 ];
 
 #[test]
-fn a_day_of_commands() {
+fn lifecycle_commands_match_pm2() {
     let both = Both::new(&FILES);
     assert_eq!(both.run(&["start", "ecosystem.config.js"]), 0);
     assert_eq!(names(&both.list()), ["api", "api", "later", "worker"]);
@@ -206,7 +206,7 @@ fn kind(value: &Value) -> &'static str {
 }
 
 #[test]
-fn jlist_has_what_pm2s_has() {
+fn jlist_matches_pm2() {
     let both = Both::new(&FILES);
     both.run(&["start", "ecosystem.config.js"]);
     both.run(&["stop", "worker"]);
@@ -253,7 +253,7 @@ fn jlist_has_what_pm2s_has() {
 }
 
 #[test]
-fn what_fails_in_one_fails_in_the_other() {
+fn failures_match_pm2() {
     let both = Both::new(&FILES);
     let failing: [&[&str]; 9] = [
         &["start", "missing.js"],
@@ -277,7 +277,7 @@ fn what_fails_in_one_fails_in_the_other() {
 }
 
 #[test]
-fn scripts_by_themselves_and_the_files_they_write() {
+fn scripts_and_log_files_match_pm2() {
     let both = Both::new(&FILES);
     assert_eq!(both.run(&["start", "server.js"]), 0);
     assert_eq!(both.run(&["start", "server.js", "--name", "two_words", "-i", "2", "-x"]), 0);
@@ -292,7 +292,7 @@ fn scripts_by_themselves_and_the_files_they_write() {
 }
 
 #[test]
-fn only_some_and_with_another_block() {
+fn only_and_env_match_pm2() {
     let both = Both::new(&FILES);
     assert_eq!(both.run(&["start", "ecosystem.config.js", "--only", "api,later", "--env", "production"]), 0);
     assert_eq!(names(&both.list()), ["api", "api", "later"]);
@@ -308,10 +308,10 @@ fn only_some_and_with_another_block() {
 }
 
 #[test]
-fn a_crash_loop_is_given_up_after_so_many_restarts() {
+fn crash_loop_matches_pm2() {
     let both = Both::new(&[("crash.sh", "exit 1")]);
     both.run(&["start", "crash.sh", "--max-restarts", "4"]);
-    let restarts = soon("both have given up", || {
+    let restarts = wait_until("both have given up", || {
         let lists = both.lists();
         let errored = |rows: &Vec<Row>| rows.first().is_some_and(|row| row.1 == "errored");
         lists.iter().all(errored).then(|| lists.map(|rows| rows[0].2))

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::{Rsm, free_port, get, read, soon};
+use crate::harness::{Rsm, free_port, get, read, wait_until};
 
 /// Answers 200 unless there is a file `sick-<its number>` or `sick-<its pid>`; hangs for `hangs-<number>`.
 const SERVER: &str = r"
@@ -41,7 +41,7 @@ fn answering(port: u16, count: usize) -> Vec<String> {
 }
 
 #[test]
-fn an_instance_is_online_when_its_check_passes() {
+fn ready_check_delays_online() {
     let (rsm, _) = server(
         "listen_timeout = \"1s\"\nready = { http = \"http://127.0.0.1:$AT/health\", interval = \"50ms\" }",
     );
@@ -56,7 +56,7 @@ fn an_instance_is_online_when_its_check_passes() {
 }
 
 #[test]
-fn in_a_cluster_each_instance_is_asked_and_none_for_another() {
+fn cluster_probes_reach_their_own_instance() {
     let (rsm, port) = server(
         "exec_mode = \"cluster\"\ninstances = 3\nlisten_timeout = \"1s\"\n\
          ready = { http = \"http://127.0.0.1:$AT/health\", interval = \"50ms\", timeout = \"500ms\" }\n\
@@ -73,7 +73,7 @@ fn in_a_cluster_each_instance_is_asked_and_none_for_another() {
 }
 
 #[test]
-fn who_fails_its_check_gets_no_connections_and_is_replaced_one_at_a_time() {
+fn unhealthy_instances_are_replaced_one_by_one() {
     let (rsm, port) = server(
         "exec_mode = \"cluster\"\ninstances = 2\nmin_uptime = 0\n\
          health = { http = \"http://127.0.0.1:$AT/health\", interval = \"50ms\", timeout = \"1s\", retries = 2 }",
@@ -98,14 +98,14 @@ fn who_fails_its_check_gets_no_connections_and_is_replaced_one_at_a_time() {
 }
 
 #[test]
-fn a_hanging_app_alone_is_restarted_and_its_start_period_is_spared() {
+fn hanging_app_is_restarted_after_start_period() {
     let (rsm, _) = server(
         "kill_timeout = 100\n\
          [apps.health]\nhttp = \"http://127.0.0.1:$AT/health\"\ninterval = \"50ms\"\ntimeout = \"300ms\"\nretries = 2\nstart_period = \"60s\"",
     );
     rsm.ok(&["start", "ecosystem.toml"]);
     let before = rsm.pids("web");
-    soon("it passed its check", || rsm.dir().join("asked-0").exists().then_some(()));
+    wait_until("it passed its check", || rsm.dir().join("asked-0").exists().then_some(()));
     rsm.write("hangs-0", "");
     rsm.until("another process", |rsm| rsm.pids("web").first().copied().filter(|pid| *pid != before[0]));
     fs::remove_file(rsm.dir().join("hangs-0")).unwrap();
@@ -117,12 +117,12 @@ fn a_hanging_app_alone_is_restarted_and_its_start_period_is_spared() {
     rsm.ok(&["delete", "web"]);
     rsm.ok(&["start", "ecosystem.toml"]);
     let pid = rsm.pids("web");
-    soon("some checks", || (read(rsm.dir().join("tried")).len() > 10).then_some(()));
+    wait_until("some checks", || (read(rsm.dir().join("tried")).len() > 10).then_some(()));
     assert_eq!((rsm.pids("web"), rsm.statuses("web")), (pid, vec!["online".to_owned()]));
 }
 
 #[test]
-fn commands_and_ports_are_asked_too() {
+fn exec_and_tcp_checks_work() {
     let port = free_port();
     let rsm = Rsm::new()
         .file("app.js", SERVER)
@@ -132,14 +132,14 @@ fn commands_and_ports_are_asked_too() {
              ready = {{ exec = \"test $WORD = w && test -e ready\", interval = 50 }}\n\
              [[apps]]\nname = \"tcp\"\nscript = \"sleep 1000\"\nlisten_timeout = 300\nready = {{ tcp = {}, interval = 50 }}\n", free_port()));
     let mut start = rsm.command(&["start", "ecosystem.toml", "--only", "command"]).spawn().unwrap();
-    soon("it is there", || (rsm.statuses("command") == ["launching"]).then_some(()));
+    wait_until("it is there", || (rsm.statuses("command") == ["launching"]).then_some(()));
     rsm.write("ready", "");
     assert!(start.wait().unwrap().success());
     rsm.run(&["start", "ecosystem.toml", "--only", "tcp"]).code(1).says("refused");
 }
 
 #[test]
-fn an_app_that_stops_saying_that_it_works_is_restarted() {
+fn missed_watchdog_restarts_app() {
     let app = "#!/usr/bin/env python3\nimport os, socket, time\n\
         s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
         s.connect('\\0' + os.environ['NOTIFY_SOCKET'][1:])\n\
@@ -159,7 +159,7 @@ fn an_app_that_stops_saying_that_it_works_is_restarted() {
 }
 
 #[test]
-fn a_reload_to_a_version_that_fails_its_check_keeps_the_old_one() {
+fn failed_check_rolls_back_reload() {
     let (rsm, port) = server(
         "exec_mode = \"cluster\"\ninstances = 2\nlisten_timeout = \"1s\"\n\
          ready = { http = \"http://127.0.0.1:$AT/health\", interval = \"50ms\" }",

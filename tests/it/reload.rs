@@ -1,7 +1,7 @@
 //! A reload fails no request, and one that cannot succeed changes nothing.
 
-use crate::harness::unbroken::Unbroken;
-use crate::harness::{Rsm, free_port, get, soon};
+use crate::harness::load_client::{Client, Pace};
+use crate::harness::{DEADLINE, Rsm, free_port, get, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -37,17 +37,17 @@ fn all_answer(port: u16, version: &str) {
 }
 
 #[test]
-fn a_reload_fails_no_request_and_counts_as_a_restart() {
+fn reload_fails_no_request_and_counts() {
     for settings in
         [CLUSTER, "hold_port = true", "exec_mode = \"cluster\"\ninstances = 2\nbalance = \"shared\""]
     {
         let port = free_port();
         let rsm = web(port, settings);
         let before = rsm.pids("web");
-        let load = Unbroken::on(port, "version");
+        let load = Client::local(port).timeout(DEADLINE).expect("version").load(3, Pace::Unlimited);
         rsm.write("app.js", &server("two"));
         rsm.ok(&["reload", "web"]).says("the new process serves");
-        load.assert_none_failed();
+        load.finish().assert_clean();
         all_answer(port, "version two");
         let after = rsm.pids("web");
         assert_eq!(after.len(), before.len());
@@ -59,11 +59,11 @@ fn a_reload_fails_no_request_and_counts_as_a_restart() {
 }
 
 #[test]
-fn what_cannot_serve_changes_nothing() {
+fn failed_reload_keeps_old_process() {
     let port = free_port();
     let rsm = web(port, &format!("{CLUSTER}\nlisten_timeout = 1000"));
     let before = rsm.pids("web");
-    let load = Unbroken::on(port, "version");
+    let load = Client::local(port).timeout(DEADLINE).expect("version").load(3, Pace::Unlimited);
     let (other, elsewhere) = (free_port(), format!("does not listen on 127.0.0.1:{port} after 1 s"));
     for (bad, why) in [
         ("throw new Error('it is broken')", "exit code 1"),
@@ -81,14 +81,14 @@ fn what_cannot_serve_changes_nothing() {
         assert_eq!(rsm.pids("web"), before, "{why}");
         assert!(rsm.list().iter().all(|instance| instance["restarts"] == 0), "{:?}", rsm.list());
     }
-    load.assert_none_failed();
+    load.finish().assert_clean();
     all_answer(port, "version one");
     rsm.write("app.js", "throw new Error('it is broken')");
     rsm.run(&["reload", "web"]).code(1).says("it is broken");
 }
 
 #[test]
-fn wait_ready_is_waited_for() {
+fn reload_waits_for_ready_message() {
     let port = free_port();
     let ready = |version| server(version) + "setTimeout(() => process.send('ready'), 300)";
     let rsm = Rsm::new().var("AT", &port.to_string()).file("app.js", &ready("one"));
@@ -103,10 +103,10 @@ fn wait_ready_is_waited_for() {
 }
 
 #[test]
-fn a_changed_file_is_applied_without_a_gap() {
+fn changed_file_reloads_without_gap() {
     let port = free_port();
     let rsm = web(port, CLUSTER);
-    let load = Unbroken::on(port, "version");
+    let load = Client::local(port).timeout(DEADLINE).expect("version").load(3, Pace::Unlimited);
     rsm.write("new.js", &server("two"));
     let file = "[[apps]]\nname = \"web\"\nscript = \"./new.js\"\nexec_mode = \"cluster\"\ninstances = 3\nenv = { WHO = \"me\" }\n\
                 [[apps]]\nname = \"other\"\nscript = \"sleep 1000\"\n";
@@ -117,23 +117,23 @@ fn a_changed_file_is_applied_without_a_gap() {
     rsm.write("ecosystem.toml", &file.replace("= 3", "= 1"));
     rsm.ok(&["startOrReload", "ecosystem.toml"]);
     assert_eq!(rsm.pids("web").len(), 1);
-    load.assert_none_failed();
+    load.finish().assert_clean();
     all_answer(port, "version two of me");
 }
 
 #[test]
-fn a_scale_down_fails_no_request() {
+fn scale_down_fails_no_request() {
     let port = free_port();
     let rsm = web(port, "exec_mode = \"cluster\"\ninstances = 4");
-    let load = Unbroken::on(port, "version");
+    let load = Client::local(port).timeout(DEADLINE).expect("version").load(3, Pace::Unlimited);
     rsm.ok(&["scale", "web", "1"]);
     rsm.ok(&["scale", "web", "3"]);
-    load.assert_none_failed();
+    load.finish().assert_clean();
     assert_eq!(rsm.statuses("web"), ["online"; 3]);
 }
 
 #[test]
-fn what_cannot_share_its_port_is_restarted_and_it_is_said() {
+fn unshared_port_restarts_with_note() {
     let rsm = web(free_port(), "");
     let before = rsm.pids("web");
     rsm.ok(&["reload", "web"]).says("web was restarted").says("hold_port = true");
@@ -145,7 +145,7 @@ fn what_cannot_share_its_port_is_restarted_and_it_is_said() {
 }
 
 #[test]
-fn one_reload_at_a_time_and_a_stop_ends_it() {
+fn rejects_second_reload_and_stop_cancels() {
     let port = free_port();
     let rsm = web(port, &format!("{CLUSTER}\nlisten_timeout = 60000"));
     let before = rsm.pids("web");
@@ -158,7 +158,7 @@ fn one_reload_at_a_time_and_a_stop_ends_it() {
     rsm.run(&["reload", "web"]).code(1).says("being reloaded already");
     assert_eq!(rsm.pids("web"), before);
     rsm.ok(&["stop", "web"]);
-    soon("all are gone", || nodes(&rsm).is_empty().then_some(()));
+    wait_until("all are gone", || nodes(&rsm).is_empty().then_some(()));
     assert_eq!(reload.wait_with_output().unwrap().status.code(), Some(1));
     assert_eq!(rsm.statuses("web"), ["stopped"; 2]);
 }
@@ -174,10 +174,10 @@ fn nodes(rsm: &Rsm) -> Vec<i32> {
 }
 
 #[test]
-fn a_reload_goes_on_when_daemon_and_keeper_die() {
+fn reload_survives_killing_daemon_and_keeper() {
     let port = free_port();
     let rsm = web(port, "exec_mode = \"cluster\"\ninstances = 3");
-    let load = Unbroken::on(port, "version");
+    let load = Client::local(port).timeout(DEADLINE).expect("version").load(3, Pace::Unlimited);
     rsm.write("app.js", &server("two"));
     for both in [false, true] {
         let mut reload = rsm.command(&["reload", "web"]).spawn().unwrap();
@@ -193,11 +193,11 @@ fn a_reload_goes_on_when_daemon_and_keeper_die() {
         all_answer(port, "version two");
         assert_eq!((nodes(&rsm).len(), rsm.pids("web").len()), (3, 3));
     }
-    load.assert_none_failed();
+    load.finish().assert_clean();
 }
 
 #[test]
-fn requests_are_counted_while_it_is_reloaded() {
+fn verify_counts_requests_during_reload() {
     let port = free_port();
     let rsm = web(port, CLUSTER);
     let url = format!("http://127.0.0.1:{port}/");
@@ -211,7 +211,7 @@ fn requests_are_counted_while_it_is_reloaded() {
 }
 
 #[test]
-fn a_new_process_that_ends_in_its_place_is_the_only_one() {
+fn crash_after_takeover_leaves_one_process() {
     let port = free_port();
     let rsm = web(port, "exec_mode = \"cluster\"\ninstances = 3\nmin_uptime = 300");
     let before = rsm.pids("web");
@@ -229,7 +229,7 @@ fn a_new_process_that_ends_in_its_place_is_the_only_one() {
 }
 
 #[test]
-fn an_interrupted_reload_goes_on_and_a_deleted_app_is_no_success() {
+fn interrupted_reload_resumes_and_delete_fails_it() {
     let port = free_port();
     let rsm = web(port, CLUSTER);
     let before = rsm.pids("web");
@@ -251,7 +251,7 @@ fn an_interrupted_reload_goes_on_and_a_deleted_app_is_no_success() {
 }
 
 #[test]
-fn ports_are_found_again_when_all_who_held_them_died_at_once() {
+fn ports_recover_after_all_holders_die() {
     let port = free_port();
     let rsm = web(port, "exec_mode = \"cluster\"\ninstances = 3");
     let (daemon, keeper) = rsm.managers();

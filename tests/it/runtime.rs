@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 
-use crate::harness::{Rsm, need_root, read, soon};
+use crate::harness::{Rsm, need_root, read, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -44,7 +44,7 @@ impl Container {
     /// The pid, out here, of the first process in it.
     fn first(&self) -> i32 {
         let children = format!("/proc/{0}/task/{0}/children", self.unshare.id());
-        soon("a first process", || read(&children).split_whitespace().next()?.parse().ok())
+        wait_until("a first process", || read(&children).split_whitespace().next()?.parse().ok())
     }
 
     /// Waits for a line of standard output.
@@ -79,7 +79,7 @@ while :; do sleep 0.05; done
 ";
 
 #[test]
-fn a_stop_is_graceful_and_no_failure() {
+fn sigterm_stops_gracefully_with_exit_0() {
     let rsm = Rsm::new().file("app.sh", POLITE);
     let mut container = Container::start(&rsm, &["app.sh"]);
     container.says("up");
@@ -91,7 +91,7 @@ fn a_stop_is_graceful_and_no_failure() {
 }
 
 #[test]
-fn an_app_that_just_dies_of_the_stop_is_no_failure_and_one_that_must_be_killed_is() {
+fn force_killed_app_fails_the_stop() {
     let rsm = Rsm::new().file("plain.sh", "#!/bin/sh\necho up\nexec sleep 1000\n");
     let mut container = Container::start(&rsm, &["plain.sh"]);
     container.says("up");
@@ -114,7 +114,7 @@ fn an_app_that_just_dies_of_the_stop_is_no_failure_and_one_that_must_be_killed_i
 }
 
 #[test]
-fn ctrl_c_again_waits_no_longer() {
+fn second_ctrl_c_skips_grace_period() {
     let rsm =
         Rsm::new().file("deaf.sh", "#!/bin/sh\ntrap 'echo no' INT\necho up\nwhile :; do sleep 0.05; done\n");
     let mut container = Container::start(&rsm, &["deaf.sh", "--kill-timeout", "1000000"]);
@@ -122,7 +122,7 @@ fn ctrl_c_again_waits_no_longer() {
     container.signal(Signal::SIGINT);
     container.says("no");
     let first = container.first();
-    soon("the end", || {
+    wait_until("the end", || {
         let _ = kill(Pid::from_raw(first), Signal::SIGINT);
         (!crate::harness::alive(first)).then_some(())
     });
@@ -132,7 +132,7 @@ fn ctrl_c_again_waits_no_longer() {
 }
 
 #[test]
-fn it_ends_with_the_code_of_what_failed() {
+fn exits_with_code_of_failed_app() {
     let rsm = Rsm::new().file("fails.sh", "#!/bin/sh\necho said\necho why >&2\nexit 7\n");
     let ended = run(&rsm, &["fails.sh", "--max-restarts", "2"]);
     assert_eq!((ended.code, ended.out.as_str()), (Some(7), "said\nsaid\nsaid\n"));
@@ -152,7 +152,7 @@ fn it_ends_with_the_code_of_what_failed() {
 }
 
 #[test]
-fn it_goes_on_while_anything_runs() {
+fn runs_while_any_app_runs() {
     let rsm = Rsm::new().file("app.sh", POLITE).file("job.sh", "#!/bin/sh\necho done\nexit 3\n");
     rsm.write(
         "ecosystem.toml",
@@ -170,7 +170,7 @@ fn it_goes_on_while_anything_runs() {
 }
 
 #[test]
-fn whatever_ends_without_a_parent_is_collected() {
+fn orphans_are_reaped() {
     let orphans = "#!/bin/sh
 for i in 1 2 3 4 5 6 7 8; do (setsid sh -c 'sleep 0.01' &) ; done
 sleep 0.3
@@ -185,7 +185,7 @@ while :; do sleep 0.05; done
     // As by `docker exec`: the first process gets it, not the keeper.
     let inside = ["-p", "-t", &first.to_string(), "sh", "-c", "(sleep 0.05 &)"].map(str::to_owned);
     assert!(Command::new("nsenter").args(inside).status().unwrap().success());
-    soon("no zombies", || zombies(first).is_empty().then_some(()));
+    wait_until("no zombies", || zombies(first).is_empty().then_some(()));
     container.signal(Signal::SIGTERM);
     assert_eq!(container.end(&rsm).code, Some(0));
 }
@@ -204,7 +204,7 @@ fn zombies(of: i32) -> Vec<i32> {
 }
 
 #[test]
-fn not_a_line_is_lost_however_slow_the_reader() {
+fn slow_reader_loses_no_lines() {
     const LINES: usize = 50_000;
     let rsm = Rsm::new()
         .file("flood.sh", &format!("#!/bin/sh\nseq -f 'line-%.0f-of-many-that-come-fast' {LINES}\n"));
@@ -220,7 +220,7 @@ fn not_a_line_is_lost_however_slow_the_reader() {
 }
 
 #[test]
-fn lines_as_json_are_objects_and_come_by_one_way() {
+fn json_lines_are_objects_on_stdout() {
     let rsm = Rsm::new().file("app.sh", "#!/bin/sh\necho 'an \"odd\" line'\necho trouble >&2\n");
     let ended = run(&rsm, &["app.sh", "--no-autorestart", "--json"]);
     let mut lines: Vec<serde_json::Value> =
@@ -231,7 +231,7 @@ fn lines_as_json_are_objects_and_come_by_one_way() {
 }
 
 #[test]
-fn a_container_that_was_killed_starts_afresh() {
+fn killed_container_starts_afresh() {
     let rsm = Rsm::new().file("app.sh", POLITE);
     let mut container = Container::start(&rsm, &["app.sh", "--name", "former"]);
     container.says("up");
@@ -246,15 +246,15 @@ fn a_container_that_was_killed_starts_afresh() {
 }
 
 #[test]
-fn whoever_of_rsm_dies_the_container_goes_on() {
+fn container_survives_killing_daemon_or_keeper() {
     let rsm = Rsm::new().file("app.sh", POLITE);
     let mut container = Container::start(&rsm, &["app.sh"]);
     container.says("up");
     // Pids of inside; out here they are others.
     let first = container.first();
-    let daemon = soon("a daemon", || named(first, "rsm-daemon"));
+    let daemon = wait_until("a daemon", || named(first, "rsm-daemon"));
     kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
-    soon("another daemon", || named(first, "rsm-daemon").filter(|pid| *pid != daemon));
+    wait_until("another daemon", || named(first, "rsm-daemon").filter(|pid| *pid != daemon));
     rsm.until_status("app", "online");
     container.signal(Signal::SIGUSR2);
     container.says("usr2");
@@ -272,7 +272,7 @@ fn named(of: i32, name: &str) -> Option<i32> {
 }
 
 #[test]
-fn by_pm2s_name_it_does_the_same() {
+fn pm2_runtime_link_behaves_the_same() {
     let rsm = Rsm::new().file("job.sh", "#!/bin/sh\necho done\nexit 4\n");
     let link = rsm.dir().join("pm2-runtime");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_rsm"), &link).unwrap();
@@ -288,7 +288,7 @@ fn by_pm2s_name_it_does_the_same() {
 }
 
 #[test]
-fn where_rsm_runs_already_it_keeps_away() {
+fn refuses_home_with_running_daemon() {
     let rsm = Rsm::new().file("app.sh", POLITE);
     rsm.ok(&["start", "app.sh"]);
     rsm.run(&["runtime", "app.sh"]).code(1).says("runs already").says("rsm start");

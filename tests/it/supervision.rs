@@ -1,6 +1,6 @@
 //! Supervision with real processes: crashes, stops, trees, failed starts.
 
-use crate::harness::{Rsm, alive, read, soon};
+use crate::harness::{Rsm, alive, read, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -9,7 +9,7 @@ fn signal(pid: i32, signal: Signal) {
 }
 
 #[test]
-fn a_killed_app_is_replaced_at_once_and_the_signal_is_told() {
+fn killed_app_restarts_and_signal_is_shown() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
     let pid = rsm.pids("nap")[0];
@@ -23,7 +23,7 @@ fn a_killed_app_is_replaced_at_once_and_the_signal_is_told() {
 }
 
 #[test]
-fn a_crash_loop_ends_errored_with_the_reason() {
+fn crash_loop_becomes_errored_with_reason() {
     let rsm = Rsm::new().file("crash.sh", "#!/bin/sh\necho about to fail >&2\nexit 7\n");
     rsm.run(&["start", "./crash.sh", "--max-restarts", "10", "--exp-backoff-restart-delay", "1"]);
     rsm.until_status("crash", "errored");
@@ -36,7 +36,7 @@ fn a_crash_loop_ends_errored_with_the_reason() {
 }
 
 #[test]
-fn the_whole_tree_is_gone_after_a_stop() {
+fn stop_ends_whole_process_tree() {
     let script = r#"#!/bin/sh
 sleep 1001 &
 setsid sleep 1002 &
@@ -47,8 +47,8 @@ wait
 "#;
     let rsm = Rsm::new().file("tree.sh", script);
     rsm.ok(&["start", "./tree.sh", "--kill-timeout", "300"]);
-    soon("the tree stands", || (!read(rsm.dir().join("ready")).is_empty()).then_some(()));
-    let third: i32 = soon("the third", || read(rsm.dir().join("third")).trim().parse().ok());
+    wait_until("the tree stands", || (!read(rsm.dir().join("ready")).is_empty()).then_some(()));
+    let third: i32 = wait_until("the third", || read(rsm.dir().join("third")).trim().parse().ok());
     let deaf: i32 = read(rsm.dir().join("deaf")).trim().parse().unwrap();
     assert!(alive(third) && alive(deaf));
     rsm.ok(&["stop", "tree"]);
@@ -64,11 +64,11 @@ wait
 }
 
 #[test]
-fn what_escaped_into_another_session_dies_with_a_crash_too() {
+fn crash_kills_processes_in_other_sessions() {
     let rsm = Rsm::new()
         .file("escape.sh", "#!/bin/sh\nsetsid sh -c 'echo $$ > child; exec sleep 1000' &\nexec sleep 1000\n");
     rsm.ok(&["start", "./escape.sh"]);
-    let child: i32 = soon("the child", || read(rsm.dir().join("child")).trim().parse().ok());
+    let child: i32 = wait_until("the child", || read(rsm.dir().join("child")).trim().parse().ok());
     let leader = rsm.pids("escape")[0];
     signal(leader, Signal::SIGKILL);
     rsm.until("a new process", |rsm| rsm.pids("escape").first().copied().filter(|pid| *pid != leader));
@@ -76,7 +76,7 @@ fn what_escaped_into_another_session_dies_with_a_crash_too() {
 }
 
 #[test]
-fn apps_that_put_themselves_in_the_background_leave_nothing() {
+fn self_daemonizing_apps_leave_no_process() {
     let script = "#!/usr/bin/env python3\nimport os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(1000)\n    os._exit(0)\nos._exit(0)\n";
     let rsm = Rsm::new().file("back.py", script);
     rsm.run(&[
@@ -101,11 +101,11 @@ fn apps_that_put_themselves_in_the_background_leave_nothing() {
 }
 
 #[test]
-fn a_signal_ignoring_app_is_killed_after_its_grace_and_that_is_said() {
+fn signal_ignoring_app_is_force_killed() {
     let rsm =
         Rsm::new().file("deaf.sh", "#!/bin/sh\ntrap '' INT TERM\n: > ready\nwhile :; do sleep 1; done\n");
     rsm.ok(&["start", "./deaf.sh", "--kill-timeout", "200"]);
-    soon("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
+    wait_until("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
     rsm.ok(&["stop", "deaf"]);
     let deaf = &rsm.json(&["describe", "deaf", "--json"])[0];
     assert_eq!(deaf["exits"][0]["killed"], true, "{deaf}");
@@ -113,19 +113,19 @@ fn a_signal_ignoring_app_is_killed_after_its_grace_and_that_is_said() {
 }
 
 #[test]
-fn the_stop_signal_is_the_apps_own() {
+fn stop_uses_configured_signal() {
     let rsm = Rsm::new().file(
         "own.sh",
         "#!/bin/sh\ntrap 'echo got it > got; exit 0' USR1\n: > ready\nwhile :; do sleep 0.05; done\n",
     );
     rsm.ok(&["start", "./own.sh", "--kill-signal", "SIGUSR1"]);
-    soon("it is ready", || rsm.dir().join("ready").exists().then_some(()));
+    wait_until("it is ready", || rsm.dir().join("ready").exists().then_some(()));
     rsm.ok(&["stop", "own"]);
     assert_eq!(read(rsm.dir().join("got")).trim(), "got it");
 }
 
 #[test]
-fn a_failed_start_is_never_online_and_says_which_step_failed() {
+fn failed_start_reports_its_step() {
     let rsm = Rsm::new().file("bad.sh", "#!/no/such/interpreter\n");
     rsm.run(&["start", "./bad.sh", "--interpreter", "none"]).code(1).says("executing").says("No such file");
     assert_eq!(rsm.statuses("bad"), ["errored"]);
@@ -140,7 +140,7 @@ fn a_failed_start_is_never_online_and_says_which_step_failed() {
 }
 
 #[test]
-fn exit_codes_that_end_an_app_end_it() {
+fn stop_exit_codes_end_the_app() {
     let rsm = Rsm::new();
     rsm.run(&["start", "exit 3", "--name", "done", "--stop-exit-codes", "3"]); // it may have ended before the answer
     rsm.until_status("done", "stopped");
@@ -150,7 +150,7 @@ fn exit_codes_that_end_an_app_end_it() {
 }
 
 #[test]
-fn a_fixed_restart_delay_is_shown_as_waiting() {
+fn restart_delay_shows_waiting_status() {
     let rsm = Rsm::new();
     rsm.run(&["start", "exit 1", "--name", "late", "--restart-delay", "60000"]);
     rsm.until_status("late", "waiting restart");
@@ -159,7 +159,7 @@ fn a_fixed_restart_delay_is_shown_as_waiting() {
 }
 
 #[test]
-fn memory_above_the_limit_restarts_the_app_and_says_so() {
+fn memory_limit_restarts_app_with_reason() {
     let grow = "#!/usr/bin/env python3\nimport time\nheld = bytearray(80 << 20)\ntime.sleep(1000)\n";
     let rsm = Rsm::new().file("grow.py", grow);
     rsm.ok(&["start", "./grow.py", "--max-memory-restart", "60M"]);
@@ -170,7 +170,7 @@ fn memory_above_the_limit_restarts_the_app_and_says_so() {
 }
 
 #[test]
-fn five_hundred_from_one_file_and_none_left_behind() {
+fn five_hundred_apps_start_and_stop() {
     let mut file = String::new();
     for index in 0..500 {
         file.push_str(&format!(
@@ -206,10 +206,10 @@ fn depending() -> Rsm {
 }
 
 #[test]
-fn apps_start_after_and_stop_before_what_they_depend_on() {
+fn dependencies_start_first_and_stop_last() {
     let rsm = depending();
     let order = |sign: &str| -> Vec<String> {
-        let notes = soon("four notes", || {
+        let notes = wait_until("four notes", || {
             let notes = read(rsm.dir().join("notes"));
             (notes.matches(sign).count() == 4).then_some(notes)
         });
@@ -230,7 +230,7 @@ fn apps_start_after_and_stop_before_what_they_depend_on() {
 }
 
 #[test]
-fn what_depends_on_an_app_that_fails_is_not_started() {
+fn failed_dependency_prevents_start() {
     let rsm = depending();
     rsm.run(&["start", "ecosystem.toml", "--only", "web"]).code(1).says("depends on \"api\"").says("neither");
     assert!(rsm.list().is_empty());

@@ -3,7 +3,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 
-use crate::harness::{Rsm, environ, need_root, read, soon};
+use crate::harness::{Rsm, environ, need_root, read, wait_until};
 
 /// A field of `/proc/PID/status`, its words.
 fn status(pid: i32, field: &str) -> Vec<String> {
@@ -23,7 +23,7 @@ fn sorted(mut words: Vec<String>) -> Vec<String> {
 }
 
 #[test]
-fn an_app_runs_as_nobody_with_nobodys_groups_and_home() {
+fn user_sets_uid_groups_and_home() {
     need_root();
     let file =
         "[[apps]]\nname = \"app\"\nscript = \"echo out; echo err >&2; exec sleep 1000\"\nuser = \"nobody\"\n";
@@ -43,14 +43,14 @@ fn an_app_runs_as_nobody_with_nobodys_groups_and_home() {
     // The files are the daemon's: the app needs no access to the directory they lie in.
     for (file, says) in [("logs/app-out.log", "out\n"), ("logs/app-error.log", "err\n")] {
         let path = rsm.home().join(file);
-        soon(file, || (read(&path) == says).then_some(()));
+        wait_until(file, || (read(&path) == says).then_some(()));
         let meta = std::fs::metadata(&path).unwrap();
         assert_eq!((meta.uid(), meta.permissions().mode() & 0o007), (0, 0), "{file}");
     }
 }
 
 #[test]
-fn users_and_groups_by_name_and_by_number() {
+fn accepts_user_and_group_names_and_numbers() {
     need_root();
     let rsm = Rsm::new();
     rsm.open_to_all();
@@ -70,7 +70,7 @@ fn users_and_groups_by_name_and_by_number() {
 }
 
 #[test]
-fn the_user_stays_over_crash_restart_and_resurrection() {
+fn user_survives_crash_restart_and_resurrect() {
     need_root();
     let rsm = Rsm::new();
     rsm.open_to_all();
@@ -88,7 +88,7 @@ fn the_user_stays_over_crash_restart_and_resurrection() {
 }
 
 #[test]
-fn the_directory_is_entered_before_the_user_changes() {
+fn enters_directory_before_changing_user() {
     need_root();
     let rsm = Rsm::new(); // private to root
     rsm.ok(&["start", "sleep 1000", "--name", "app", "--uid", "nobody"]);
@@ -98,7 +98,7 @@ fn the_directory_is_entered_before_the_user_changes() {
 }
 
 #[test]
-fn a_script_that_the_user_may_not_run_is_told() {
+fn reports_script_user_cannot_execute() {
     need_root();
     let rsm = Rsm::new().file("app.sh", "#!/bin/sh\nexec sleep 1000\n");
     rsm.open_to_all();
@@ -111,7 +111,7 @@ fn a_script_that_the_user_may_not_run_is_told() {
 }
 
 #[test]
-fn unknown_users_and_groups_are_mistakes_and_start_nothing() {
+fn rejects_unknown_users_and_groups() {
     need_root();
     let file = "[[apps]]\nname = \"a\"\nscript = \"sleep 1\"\nuid = \"no-such-user\"\n\
                 [[apps]]\nname = \"b\"\nscript = \"sleep 1\"\ngid = \"no-such-group\"\n";

@@ -2,23 +2,13 @@
 
 use std::fs;
 
-use crate::harness::{Rsm, alive, read, soon};
+use crate::harness::{Rsm, alive, read, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 fn end(pid: i32) {
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-    soon("it has ended", || (!alive(pid)).then_some(()));
-}
-
-/// The pids of daemon and keeper, once both differ from these.
-fn other_managers(rsm: &Rsm, daemon: i32) -> (i32, i32) {
-    soon("another daemon", || {
-        let info = rsm.run(&["info", "--json"]);
-        let info: serde_json::Value = serde_json::from_str(&info.stdout).ok()?;
-        let pid = |who: &str| info[who]["pid"].as_i64().map(|pid| pid as i32);
-        pid("daemon").filter(|pid| *pid != daemon).zip(pid("keeper"))
-    })
+    wait_until("it has ended", || (!alive(pid)).then_some(()));
 }
 
 /// Repeats what it is told through a FIFO, and its own pid.
@@ -36,16 +26,18 @@ fn say(rsm: &Rsm, text: &str) {
 }
 
 fn until_logged(rsm: &Rsm, text: &str) {
-    soon(text, || read(rsm.dir().join("echo.log")).lines().any(|line| line.ends_with(text)).then_some(()));
+    wait_until(text, || {
+        read(rsm.dir().join("echo.log")).lines().any(|line| line.ends_with(text)).then_some(())
+    });
 }
 
 #[test]
-fn apps_outlive_their_keeper() {
+fn apps_survive_killing_keeper() {
     let rsm = echo();
     let app = rsm.pids("echo")[0];
     let (daemon, keeper) = rsm.managers();
     end(keeper);
-    let (after, new_keeper) = other_managers(&rsm, daemon);
+    let (after, new_keeper) = rsm.next_managers(daemon);
     assert_eq!(new_keeper, daemon, "the daemon has become the keeper");
     assert!(after != daemon);
     say(&rsm, "still heard");
@@ -61,7 +53,7 @@ fn apps_outlive_their_keeper() {
 }
 
 #[test]
-fn apps_outlive_keeper_and_daemon() {
+fn apps_survive_killing_keeper_and_daemon() {
     let rsm = echo();
     rsm.ok(&["start", "sleep 1000", "--name", "nap", "-i", "2"]);
     let (app, naps) = (rsm.pids("echo")[0], rsm.pids("nap"));
@@ -87,7 +79,7 @@ fn apps_outlive_keeper_and_daemon() {
 }
 
 #[test]
-fn a_pid_that_another_process_has_by_now_is_never_touched() {
+fn reused_pid_is_never_signaled() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
     let app = rsm.pids("nap")[0];
@@ -103,7 +95,7 @@ fn a_pid_that_another_process_has_by_now_is_never_touched() {
         let state = read(&path).replace(&format!("\"pid\":{app}"), &format!("\"pid\":{}", stranger.id()));
         fs::write(path, state).unwrap();
     }
-    soon("another process", || rsm.pids("nap").first().copied());
+    wait_until("another process", || rsm.pids("nap").first().copied());
     assert_ne!(rsm.pids("nap"), [stranger.id() as i32]);
     rsm.ok(&["delete", "nap"]);
     assert!(alive(stranger.id() as i32), "a stranger was killed");
@@ -112,7 +104,7 @@ fn a_pid_that_another_process_has_by_now_is_never_touched() {
 }
 
 #[test]
-fn a_state_that_cannot_be_used_gives_way_to_the_one_before() {
+fn unusable_state_falls_back_to_previous() {
     for damage in ["", "{\"version\":1", "{\"version\":99}", "\0\0\0"] {
         let rsm = Rsm::new();
         rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
@@ -123,7 +115,7 @@ fn a_state_that_cannot_be_used_gives_way_to_the_one_before() {
         end(daemon);
         end(keeper);
         fs::write(rsm.home().join("state.json"), damage).unwrap();
-        soon("it is back", || (rsm.statuses("nap") == ["online"]).then_some(()));
+        wait_until("it is back", || (rsm.statuses("nap") == ["online"]).then_some(()));
         let pids = rsm.pids("nap");
         assert_eq!(pids, [app], "it was adopted, {damage:?}");
         assert_eq!(read(rsm.home().join("state.json.unusable")), damage, "and kept");
@@ -132,7 +124,7 @@ fn a_state_that_cannot_be_used_gives_way_to_the_one_before() {
 }
 
 #[test]
-fn without_any_state_what_runs_is_left_alone_and_the_saved_list_is_taken() {
+fn missing_state_restores_saved_list() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "saved"]);
     rsm.ok(&["save"]);
@@ -153,7 +145,7 @@ fn without_any_state_what_runs_is_left_alone_and_the_saved_list_is_taken() {
 }
 
 #[test]
-fn a_damaged_dump_gives_way_to_the_one_before() {
+fn damaged_dump_falls_back_to_previous() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
     rsm.ok(&["save"]);
@@ -167,7 +159,7 @@ fn a_damaged_dump_gives_way_to_the_one_before() {
 }
 
 #[test]
-fn a_change_asked_for_twice_by_one_key_is_made_once() {
+fn idempotency_key_prevents_repeated_change() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
     let ask = || {
@@ -184,17 +176,17 @@ fn a_change_asked_for_twice_by_one_key_is_made_once() {
     assert!(first.starts_with("HTTP/1.1 200"), "{first}");
     let (daemon, _) = rsm.managers();
     end(daemon);
-    let second = soon("an answer", || Some(ask()).filter(|answer| !answer.is_empty()));
+    let second = wait_until("an answer", || Some(ask()).filter(|answer| !answer.is_empty()));
     assert!(second.starts_with("HTTP/1.1 200"), "{second}");
     assert_eq!(rsm.pids("nap").len(), 3, "the next daemon knows of it");
 }
 
 #[test]
-fn a_command_in_flight_is_answered_by_the_next_daemon() {
+fn next_daemon_answers_pending_command() {
     let rsm =
         Rsm::new().file("deaf.sh", "#!/bin/sh\ntrap '' INT TERM\n: > ready\nwhile :; do sleep 1; done\n");
     rsm.ok(&["start", "./deaf.sh", "--kill-timeout", "1000"]);
-    soon("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
+    wait_until("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
     let restarting = rsm.command(&["restart", "deaf"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
     rsm.until_status("deaf", "stopping");
     let (daemon, keeper) = rsm.managers();
@@ -208,7 +200,7 @@ fn a_command_in_flight_is_answered_by_the_next_daemon() {
 }
 
 #[test]
-fn an_upgrade_touches_no_app() {
+fn upgrade_keeps_apps_running() {
     let rsm = echo();
     rsm.ok(&["start", "sleep 1000", "--name", "nap", "-i", "3"]);
     let pids = [rsm.pids("echo"), rsm.pids("nap")].concat();
@@ -239,7 +231,7 @@ fn an_upgrade_touches_no_app() {
 }
 
 #[test]
-fn an_upgrade_to_what_is_no_rsm_changes_nothing() {
+fn upgrade_rejects_other_binary() {
     let rsm = Rsm::new()
         .file("fails.sh", "#!/bin/sh\necho out of order >&2\nexit 3\n")
         .file("says.sh", "#!/bin/sh\necho '{\"version\":\"9.9.9\",\"protocol\":99,\"handover\":1}'\n")
@@ -260,7 +252,7 @@ fn an_upgrade_to_what_is_no_rsm_changes_nothing() {
 }
 
 #[test]
-fn a_new_daemon_that_does_not_come_up_is_taken_back() {
+fn failed_upgrade_rolls_back() {
     // It passes the test, as a binary would whose fault shows only at work.
     let good = env!("CARGO_BIN_EXE_rsm");
     let script = |then: &str| {
@@ -276,7 +268,7 @@ fn a_new_daemon_that_does_not_come_up_is_taken_back() {
 }
 
 #[test]
-fn an_upgrade_without_daemon_has_nothing_to_do() {
+fn upgrade_without_daemon_does_nothing() {
     let rsm = Rsm::new();
     rsm.ok(&["upgrade"]).says("no daemon runs");
     assert!(!rsm.home().join("rsm.sock").exists());

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use crate::harness::{Rsm, read, soon};
+use crate::harness::{Rsm, read, wait_until};
 
 const SLEEPER: &str = "#!/bin/sh\nexec sleep 1000\n";
 
@@ -30,7 +30,7 @@ fn until_watched(rsm: &Rsm, name: &str, file: &str) {
 }
 
 #[test]
-fn a_change_restarts_the_app_and_its_history_says_why() {
+fn file_change_restarts_app_with_reason() {
     let rsm = Rsm::new().file("app.sh", SLEEPER).file("settings", "0");
     rsm.ok(&["start", "./app.sh", "--watch"]);
     assert_eq!(rsm.list()[0]["watching"], true);
@@ -42,7 +42,7 @@ fn a_change_restarts_the_app_and_its_history_says_why() {
 }
 
 #[test]
-fn ignored_files_and_the_apps_own_logs_restart_nothing() {
+fn ignored_files_and_logs_restart_nothing() {
     let file = "[[apps]]\nname = \"app\"\nscript = \"while :; do echo line; sleep 0.05; done\"\n\
                 watch = true\nignore_watch = \"*.tmp cache\"\nout_file = \"./out.log\"\n";
     let rsm = Rsm::new().file("ecosystem.toml", file).file("cache/x", "").file("node_modules/x", "");
@@ -63,7 +63,7 @@ fn ignored_files_and_the_apps_own_logs_restart_nothing() {
 }
 
 #[test]
-fn paths_to_watch_are_the_only_ones() {
+fn only_configured_paths_are_watched() {
     let rsm = Rsm::new().file("app.sh", SLEEPER).file("src/main", "0").file("other/file", "0");
     rsm.ok(&["start", "./app.sh", "--watch", "src"]);
     rsm.write("other/file", "1");
@@ -77,7 +77,7 @@ fn paths_to_watch_are_the_only_ones() {
 }
 
 #[test]
-fn a_stopped_app_stays_stopped_whatever_changes() {
+fn file_change_keeps_stopped_app_stopped() {
     let rsm = Rsm::new().file("app.sh", SLEEPER);
     rsm.ok(&["start", "./app.sh", "--watch", "--watch-delay", "100ms"]);
     // It waits longer after a change, so that the other one had its turn when it restarts.
@@ -95,7 +95,7 @@ fn a_stopped_app_stays_stopped_whatever_changes() {
 }
 
 #[test]
-fn a_schedule_with_seconds_restarts_the_app_and_says_so() {
+fn cron_with_seconds_restarts_with_reason() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "app", "--cron-restart", "* * * * * *"]);
     rsm.until("two restarts", |rsm| (restarts(rsm, "app") >= 2).then_some(()));
@@ -109,7 +109,7 @@ fn a_schedule_with_seconds_restarts_the_app_and_says_so() {
 }
 
 #[test]
-fn a_job_without_autorestart_runs_again_by_its_schedule_until_it_is_stopped() {
+fn scheduled_job_runs_again_until_stopped() {
     let job = |name: &str| {
         format!(
             "[[apps]]\nname = \"{name}\"\nscript = \"echo run >> {name}.runs\"\nautorestart = false\ncron_restart = \"* * * * * *\"\n"
@@ -118,15 +118,15 @@ fn a_job_without_autorestart_runs_again_by_its_schedule_until_it_is_stopped() {
     let rsm = Rsm::new().file("ecosystem.toml", &[job("job"), job("canary")].concat());
     rsm.ok(&["start"]);
     let runs = |name: &str| read(rsm.dir().join(format!("{name}.runs"))).lines().count();
-    soon("three runs", || (runs("job") >= 3).then_some(()));
+    wait_until("three runs", || (runs("job") >= 3).then_some(()));
     rsm.ok(&["stop", "job"]);
     let (job, canary) = (runs("job"), runs("canary"));
-    soon("the other goes on", || (runs("canary") >= canary + 2).then_some(()));
+    wait_until("the other goes on", || (runs("canary") >= canary + 2).then_some(()));
     assert_eq!((runs("job"), rsm.statuses("job")), (job, vec!["stopped".into()]));
 }
 
 #[test]
-fn zero_takes_the_schedule_away() {
+fn zero_removes_schedule() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "app", "--cron", "* * * * * *"]);
     rsm.ok(&["start", "sleep 1000", "--name", "canary", "--cron", "* * * * * *"]);

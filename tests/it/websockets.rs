@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::harness::{Rsm, free_port, read, soon};
+use crate::harness::{Rsm, free_port, read, wait_until};
 
 /// On its signal it says goodbye to who is connected, and ends once all have gone.
 const SERVER: &str = "const { WebSocketServer } = require('ws')\n\
@@ -47,7 +47,7 @@ const NGINX: &str = "daemon off;\nworker_processes 1;\npid nginx.pid;\nerror_log
     proxy_http_version 1.1;\n      proxy_set_header Upgrade $http_upgrade;\n      proxy_set_header Connection upgrade;\n    }\n  }\n}\n";
 
 #[test]
-fn who_is_connected_is_told_and_who_comes_is_served() {
+fn reload_closes_websockets_and_accepts_new() {
     let modules = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ws");
     if !modules.exists() {
         let new = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -69,10 +69,10 @@ fn who_is_connected_is_told_and_who_comes_is_served() {
         );
     symlink(modules.join("node_modules"), rsm.dir().join("node_modules")).unwrap();
     rsm.ok(&["start", "ecosystem.toml"]);
-    soon("nginx listens", || std::net::TcpStream::connect(("127.0.0.1", front.parse().unwrap())).ok());
+    wait_until("nginx listens", || std::net::TcpStream::connect(("127.0.0.1", front.parse().unwrap())).ok());
     let mut client = Command::new("node");
     let client = client.arg("client.js").current_dir(rsm.dir()).stdout(Stdio::piped()).spawn().unwrap();
-    soon("all are connected", || rsm.dir().join("connected").exists().then_some(()));
+    wait_until("all are connected", || rsm.dir().join("connected").exists().then_some(()));
     let before = rsm.pids("web");
     rsm.ok(&["reload", "web"]);
     assert!(rsm.pids("web").iter().all(|pid| !before.contains(pid)));

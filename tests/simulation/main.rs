@@ -274,14 +274,14 @@ fn seeds(count: u64) -> Vec<u64> {
 }
 
 #[test]
-fn the_rules_hold_whatever_apps_and_users_do() {
+fn rules_hold_for_random_apps_and_commands() {
     for seed in seeds(15) {
         Simulation::new(seed, false).run(5_000);
     }
 }
 
 #[test]
-fn the_rules_hold_when_the_daemon_dies_at_any_event() {
+fn rules_hold_when_daemon_dies_anytime() {
     for seed in seeds(15) {
         Simulation::new(seed, true).run(5_000);
     }
@@ -290,7 +290,7 @@ fn the_rules_hold_when_the_daemon_dies_at_any_event() {
 /// `cargo test --release --test simulation -- --ignored --nocapture`
 #[test]
 #[ignore = "ten million events take minutes"]
-fn ten_million_events() {
+fn rules_hold_for_ten_million_events() {
     let (mut events, mut seed) = (0, 1_000_000);
     while events < 10_000_000 {
         seed += 1;

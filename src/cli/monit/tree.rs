@@ -1,4 +1,4 @@
-//! The list as a tree: all, apps, and the instances of apps that have several.
+//! The rows of the tree: a total, apps, and the instances of apps with several.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,59 +6,54 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::ipc::message::{InstanceView, Status};
 use crate::spec::ExecMode;
 
-/// What a row is about; stays the same while rows come and go.
+/// Identifies a row while other rows are added and removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Key {
     /// All apps.
     #[default]
     All,
-    /// An app with all its instances.
+    /// An app.
     App(String),
-    /// One instance of several.
+    /// An instance, by id.
     One(u32),
 }
 
 /// A row of the tree.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Row {
-    /// What it is about.
     pub(super) key: Key,
-    /// The app's name, or the instance's number.
+    /// The name of the app, or the number of the instance.
     pub(super) label: String,
-    /// The instances.
+    /// The ids of the instances.
     pub(super) ids: Vec<u32>,
-    /// Whether it can be unfolded, and is.
+    /// Whether the row is unfolded; `None` if it cannot be.
     pub(super) unfolded: Option<bool>,
-    /// What they come to.
     pub(super) sum: Sum,
 }
 
-/// Several instances in one row.
+/// The totals of the instances in a row.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Sum {
-    /// Instances.
     pub(super) count: usize,
-    /// Of these online.
     pub(super) online: usize,
-    /// The state that most needs attention.
+    /// The status with the highest urgency.
     pub(super) status: Status,
-    /// Percent of one core.
+    /// In percent of one core.
     pub(super) cpu: f32,
-    /// Bytes.
+    /// In bytes.
     pub(super) memory: u64,
-    /// Bytes at which they would be restarted, if there is a limit.
+    /// The memory limit in bytes, if all instances have one.
     pub(super) limit: Option<u64>,
-    /// Restarts.
     pub(super) restarts: u32,
     /// Milliseconds since the latest start.
     pub(super) uptime: Option<u64>,
-    /// Whether they share their ports.
+    /// Whether it runs in cluster mode.
     pub(super) cluster: bool,
     /// The first pid.
     pub(super) pid: Option<i32>,
 }
 
-/// What apps are sorted by.
+/// The sort key of apps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::cli) enum Sort {
     #[default]
@@ -71,17 +66,17 @@ pub(in crate::cli) enum Sort {
 }
 
 impl Sort {
-    /// All of them, in the order in which the key goes through them.
+    /// In the order in which the sort key cycles.
     pub(super) const ALL: [Self; 6] =
         [Self::Name, Self::Status, Self::Cpu, Self::Memory, Self::Restarts, Self::Uptime];
 
-    /// The one after this.
+    /// The next sort key.
     pub(super) fn next(self) -> Self {
         let at = Self::ALL.iter().position(|sort| *sort == self).unwrap_or(0);
         Self::ALL[(at + 1) % Self::ALL.len()]
     }
 
-    /// Its column's heading.
+    /// The heading of the column.
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Name => "name",
@@ -93,7 +88,7 @@ impl Sort {
         }
     }
 
-    /// Figures begin with the highest: that is what one looks for.
+    /// Numbers are in descending order.
     fn compare(self, one: &Row, other: &Row) -> Ordering {
         let (a, b) = (&one.sum, &other.sum);
         match self {
@@ -107,16 +102,14 @@ impl Sort {
     }
 }
 
-/// How the tree is shown.
+/// Display options of the tree.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shape {
-    /// The order.
     pub(super) sort: Sort,
-    /// The other way round.
     pub(super) reversed: bool,
-    /// Only what has this in its name, namespace, status or id.
+    /// Words that must occur in the name, namespace, status or id.
     pub(super) filter: String,
-    /// Apps whose instances are not shown.
+    /// The apps whose instances are hidden.
     pub(super) folded: BTreeSet<String>,
 }
 
@@ -154,7 +147,7 @@ pub(super) fn rows(instances: &[InstanceView], shape: &Shape) -> Vec<Row> {
     rows
 }
 
-/// Whether all of the words are found somewhere in what the row of an instance shows.
+/// Whether an instance matches all words of the filter.
 fn matches(view: &InstanceView, filter: &str) -> bool {
     let texts = || [view.name.to_lowercase(), view.namespace.to_lowercase(), view.status.as_str().into()];
     filter
@@ -166,7 +159,7 @@ fn row(key: Key, label: String, of: &[&InstanceView]) -> Row {
     Row { key, label, ids: of.iter().map(|view| view.id).collect(), unfolded: None, sum: Sum::of(of) }
 }
 
-/// What one should look at first.
+/// The order of statuses by urgency.
 fn urgency(status: Status) -> u8 {
     match status {
         Status::Online => 0,
@@ -191,7 +184,7 @@ impl Sum {
                 .unwrap_or(Status::Stopped),
             cpu: of.iter().map(|view| view.cpu).sum(),
             memory: of.iter().map(|view| view.memory).sum(),
-            // A limit of some says nothing about the sum of all.
+            // Without a limit for each instance, there is no limit for the total.
             limit: (!limits.is_empty() && limits.len() == of.len()).then(|| limits.iter().sum()),
             restarts: of.iter().map(|view| view.restarts).fold(0, u32::saturating_add),
             uptime: of.iter().filter_map(|view| view.uptime).min(),
@@ -222,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn apps_with_several_instances_unfold() {
+    fn apps_with_several_instances_can_be_folded() {
         let mut shape = Shape::default();
         assert_eq!(labels(&shape), ["all", "api", "0  id 0", "0  id 1", "worker", "网关"]);
         shape.folded.insert("api".into());
@@ -230,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_is_that_of_the_column() {
+    fn sorts_by_column() {
         let folded = BTreeSet::from(["api".to_owned()]);
         let mut shape = Shape { sort: Sort::Cpu, folded, ..Shape::default() };
         assert_eq!(labels(&shape), ["all", "worker", "api", "网关"]);
@@ -241,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_matches_is_shown() {
+    fn shows_only_matching_rows() {
         let shown = |filter: &str| labels(&Shape { filter: filter.into(), ..Shape::default() });
         assert_eq!(shown("API online"), ["all", "api"]);
         assert_eq!(shown("网"), ["all", "网关"]);
@@ -250,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_tells_the_state_that_needs_attention() {
+    fn row_shows_most_urgent_status() {
         let rows = rows(&three(), &Shape::default());
         let sum = &rows[1].sum;
         assert_eq!((sum.count, sum.online, sum.status), (2, 1, Status::Errored));

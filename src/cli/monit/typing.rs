@@ -1,4 +1,4 @@
-//! Lines that are typed: filters, a search, a number of instances.
+//! The prompt: filters, the search, and the number of instances.
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
@@ -8,7 +8,7 @@ use super::wish::{Deed, Wish};
 use crate::ipc::message::ScaleTo;
 
 impl Model {
-    /// Begins to type a line.
+    /// Opens the prompt.
     pub(super) fn begin(&mut self, field: Field) {
         let text = match field {
             Field::Apps => self.shape.filter.clone(),
@@ -23,7 +23,7 @@ impl Model {
         self.mode = Mode::Typing { field, before: text.clone(), text };
     }
 
-    /// A key while a line is typed.
+    /// Handles a key while the prompt is open.
     pub(super) fn type_in(&mut self, key: KeyEvent) -> Option<Wish> {
         let Mode::Typing { text, before, field } = &mut self.mode else { return None };
         let control = key.modifiers.contains(KeyModifiers::CONTROL);
@@ -49,7 +49,7 @@ impl Model {
         None
     }
 
-    /// Filters take effect with each letter.
+    /// Applies filters and the search after each key.
     pub(super) fn as_typed(&mut self) {
         let Mode::Typing { field, text, .. } = &self.mode else { return };
         match field {

@@ -1,29 +1,29 @@
-//! What the beginning of a file says about how to run it.
+//! The first bytes of a file: a `#!` line, text, or a binary.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// The kernel itself reads no more of a first line than 256 bytes.
+/// Bytes to read. The kernel reads at most 256 bytes of a `#!` line.
 const HEAD: u64 = 512;
 
-/// What a file begins with.
+/// The start of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Head {
     /// `#!`, a program and its arguments.
     Shebang {
-        /// The program, `env` looked through.
+        /// The program; for `env`, its first argument.
         program: String,
         /// Its arguments.
         args: Vec<String>,
     },
-    /// Machine code or other bytes that are no text.
+    /// A binary: machine code or other data.
     Binary,
-    /// Text without a `#!` line, or nothing.
+    /// Text without a `#!` line, or an empty file.
     Text,
 }
 
-/// Looks at a file.
+/// Reads the start of a file.
 pub(super) fn look(file: &Path) -> io::Result<Head> {
     let mut head = Vec::new();
     File::open(file)?.take(HEAD).read_to_end(&mut head)?;
@@ -40,8 +40,8 @@ fn judge(head: &[u8]) -> Head {
     if head.contains(&0) { Head::Binary } else { Head::Text }
 }
 
-/// Reads what follows `#!`. The kernel passes all after the program as one argument; `env -S`
-/// splits it, and plain `env` takes it as the name of the program.
+/// Parses the text after `#!`. The kernel passes everything after the program as one argument; `env -S` splits
+/// it, and plain `env` uses it as the name of the program.
 fn parse(line: &str) -> Option<Head> {
     let line = line.trim();
     let (program, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
@@ -49,7 +49,7 @@ fn parse(line: &str) -> Option<Head> {
     if program.rsplit('/').next() == Some("env") {
         let words: Vec<String> = rest.split_whitespace().map(str::to_owned).collect();
         let words = words.strip_prefix(&["-S".to_owned()]).unwrap_or(&words);
-        // Other options and assignments are left to env.
+        // Other options and assignments are not evaluated here: `env` itself runs the program.
         if let [program, args @ ..] = words
             && !program.starts_with('-')
             && !program.contains('=')

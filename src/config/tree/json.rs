@@ -1,4 +1,4 @@
-//! JSON5 as a tree: comments, trailing commas, single quotes and bare keys are fine.
+//! Parser for JSON5: accepts comments, trailing commas, single quotes and unquoted keys.
 
 use std::ops::Range;
 
@@ -10,9 +10,9 @@ use serde_json::{Number, Value};
 use super::{Broken, Content, Entry, Node};
 
 impl Node {
-    /// Reads JSON5, or tells where it is broken.
+    /// Parses JSON5.
     pub(in super::super) fn from_json(text: &str) -> Result<Self, Broken> {
-        // All else that JSON5 allows is allowed already; a missing comma is a slip.
+        // The defaults accept JSON5, and also missing commas, which are an error here.
         let options = ParseOptions { allow_missing_commas: false, ..ParseOptions::default() };
         match parse_to_ast(text, &CollectOptions::default(), &options) {
             Ok(parsed) => parsed.value.map(node).ok_or_else(|| Broken::new(0..0, "it is empty")),
@@ -24,7 +24,7 @@ impl Node {
     }
 }
 
-// Cannot overflow the stack: the parser refuses nesting deeper than some five hundred levels.
+// Recursion is safe: the parser limits the nesting to about 500 levels.
 fn node(value: Parsed<'_>) -> Node {
     let at = bytes(&value);
     let content = match value {
@@ -52,7 +52,7 @@ fn bytes(part: &impl Ranged) -> Range<usize> {
     part.start()..part.end()
 }
 
-/// Numbers that fit nowhere stay text: as variables they are fine, elsewhere they are refused.
+/// Numbers out of range become strings: these are valid as environment variables, and rejected elsewhere.
 fn number(written: &str) -> Value {
     let plain = written.strip_prefix('+').unwrap_or(written);
     let (sign, digits) = plain.strip_prefix('-').map_or(("", plain), |digits| ("-", digits));

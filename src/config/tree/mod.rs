@@ -1,4 +1,4 @@
-//! A file's content as a tree that knows where each part stands, whatever the format.
+//! The content of a file as a tree with the span of each part, for all formats.
 
 mod json;
 mod toml;
@@ -9,19 +9,19 @@ use std::ops::Range;
 
 use serde_json::{Map, Value};
 
-/// A value and its place.
+/// A value and its span.
 #[derive(Clone)]
 pub(super) struct Node {
-    /// Its bytes in the file.
+    /// The byte range in the file.
     pub(super) at: Range<usize>,
-    /// What it is.
+    /// The value.
     pub(super) content: Content,
 }
 
-/// What a node holds.
+/// The value of a node.
 #[derive(Clone)]
 pub(super) enum Content {
-    /// Text, a number, true or false.
+    /// A string, number, boolean or null.
     Scalar(Value),
     /// A list.
     List(Vec<Node>),
@@ -32,19 +32,16 @@ pub(super) enum Content {
 /// A key and its value.
 #[derive(Clone)]
 pub(super) struct Entry {
-    /// The key.
     pub(super) key: String,
-    /// The key's bytes in the file.
+    /// The byte range of the key.
     pub(super) key_at: Range<usize>,
-    /// The value.
     pub(super) node: Node,
 }
 
-/// Where a text breaks the rules of its format, and how.
+/// A syntax error.
 pub(super) struct Broken {
-    /// The place.
+    /// The byte range in the file.
     pub(super) at: Range<usize>,
-    /// What is wrong there.
     pub(super) message: String,
 }
 
@@ -55,7 +52,7 @@ impl Broken {
 }
 
 impl Node {
-    /// The value without its places.
+    /// The value without spans.
     pub(super) fn value(&self) -> Value {
         match &self.content {
             Content::Scalar(value) => value.clone(),
@@ -68,7 +65,7 @@ impl Node {
     }
 }
 
-/// The path of every key and value, as JavaScript writes it, by the place it begins at.
+/// The path of each key and value in JavaScript notation (`apps[0].name`), by its start in the file.
 pub(super) fn paths(node: &Node) -> BTreeMap<usize, String> {
     let mut paths = BTreeMap::new();
     collect(node, "", &mut paths);

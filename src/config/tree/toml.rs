@@ -1,4 +1,4 @@
-//! TOML as a tree.
+//! Parser for TOML.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use toml::de::{DeFloat, DeInteger, DeTable, DeValue};
 use super::{Broken, Content, Entry, Node};
 
 impl Node {
-    /// Reads TOML; or all errors of syntax, as far as the parser can go on after one.
+    /// Parses TOML. Returns all syntax errors from which the parser can recover.
     pub(in super::super) fn from_toml(text: &str) -> Result<Self, Vec<Broken>> {
         let (table, errors) = DeTable::parse_recoverable(text);
         if errors.is_empty() {
@@ -34,7 +34,7 @@ fn entries(table: DeTable<'_>) -> Content {
     Content::Table(entries)
 }
 
-// Cannot overflow the stack: the parser refuses nesting deeper than some eighty levels.
+// Recursion is safe: the parser limits the nesting to about 80 levels.
 fn node(at: Range<usize>, value: DeValue<'_>) -> Node {
     let content = match value {
         DeValue::String(text) => Content::Scalar(Value::String(text.into_owned())),
@@ -51,7 +51,7 @@ fn node(at: Range<usize>, value: DeValue<'_>) -> Node {
     Node { at, content }
 }
 
-/// Numbers that fit nowhere stay text: as variables they are fine, elsewhere they are refused.
+/// Numbers out of range become strings: these are valid as environment variables, and rejected elsewhere.
 fn integer(number: &DeInteger<'_>) -> Value {
     let (digits, radix) = (number.as_str(), number.radix());
     let signed = i64::from_str_radix(digits, radix).map(Number::from);
@@ -74,7 +74,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn toml_becomes_values_in_file_order() {
+    fn keeps_order_of_keys() {
         let text =
             "z = 1\na = [0x1F, 1_000, -2.5, inf, 2026-01-02]\n[b]\nc = 'x'\nbig = 99999999999999999999\n";
         let Ok(node) = Node::from_toml(text) else { panic!() };
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn deep_nesting_is_an_error_and_no_crash() {
+    fn rejects_deep_nesting() {
         let deep = |open: &str, close: &str| format!("a = {}{}", open.repeat(50_000), close.repeat(50_000));
         assert!(Node::from_toml(&deep("[", "]")).is_err());
         assert!(Node::from_toml(&deep("{a=", "}")).is_err());

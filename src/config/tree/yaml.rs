@@ -1,5 +1,5 @@
-//! YAML 1.2 as a tree, with anchors and merge keys (`<<`), as far as they stay within bounds: a few
-//! lines of anchors can stand for more values than any memory holds.
+//! Parser for YAML 1.2 with anchors and merge keys (`<<`). Their expansion is limited: a few lines of nested
+//! aliases can expand to more values than fit in memory.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -9,16 +9,16 @@ use serde_json::{Number, Value};
 
 use super::{Broken, Content, Entry, Node};
 
-/// The deepest nesting read.
+/// Maximum nesting.
 const DEEPEST: usize = 64;
 
-/// The most values read, those that stand for others counted as often as they do.
+/// Maximum number of values, after the expansion of aliases.
 const MOST: usize = 100_000;
 
-/// The most text read, counted likewise. Bytes: some times what a file can hold.
+/// Maximum size of all text after the expansion of aliases, in bytes: a multiple of the maximum file size.
 const MOST_TEXT: usize = 8 << 20;
 
-/// A list or table that is not closed yet.
+/// A list or table whose end is not yet parsed.
 struct Open {
     start: usize,
     anchor: usize,
@@ -30,7 +30,7 @@ enum Inside {
     Table(Vec<Entry>, Option<(String, Range<usize>)>),
 }
 
-/// How much a value stands for.
+/// The size of a value after the expansion of aliases.
 #[derive(Clone, Copy, Default)]
 struct Extent {
     values: usize,
@@ -48,9 +48,9 @@ struct Builder {
 }
 
 impl Node {
-    /// Reads YAML, or tells where it is broken.
+    /// Parses YAML.
     pub(in super::super) fn from_yaml(text: &str) -> Result<Self, Broken> {
-        // The parser counts characters; places are bytes.
+        // The parser counts characters; spans are in bytes.
         let starts: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
         let byte = |character: usize| starts.get(character).copied().unwrap_or(text.len());
         let mut builder = Builder::default();
@@ -64,7 +64,7 @@ impl Node {
         builder.root.ok_or_else(|| Broken::new(0..0, "it is empty"))
     }
 
-    /// How many values it is made of, how deep they lie, and how long their text is.
+    /// The number of values, the depth, and the size of the text.
     fn extent(&self) -> Extent {
         let below = |extent: Extent, node: &Self| {
             let more = node.extent();
@@ -152,7 +152,7 @@ impl Builder {
         self.add(Node { at, content: Content::Scalar(value) }, anchor)
     }
 
-    /// Puts a finished value where it belongs.
+    /// Adds a complete value to the open list or table.
     fn add(&mut self, node: Node, anchor: usize) -> Result<(), Broken> {
         self.values += 1;
         if self.values > MOST {
@@ -173,7 +173,7 @@ impl Builder {
     }
 }
 
-/// The entries with those of `<<` where the table has none of its own.
+/// The entries, and those of `<<` for missing keys.
 fn merged(entries: Vec<Entry>) -> Vec<Entry> {
     let (merges, mut own): (Vec<Entry>, Vec<Entry>) =
         entries.into_iter().partition(|entry| entry.key == "<<");
@@ -191,7 +191,7 @@ fn merged(entries: Vec<Entry>) -> Vec<Entry> {
     own
 }
 
-/// A plain scalar by the core schema: `yes`, `no`, `on` and `off` are text.
+/// A plain scalar in the core schema: `yes`, `no`, `on` and `off` are strings.
 fn plain(text: &str) -> Value {
     let radix = |prefix, radix| text.strip_prefix(prefix).and_then(|n| i64::from_str_radix(n, radix).ok());
     match text {
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn merge_keys_fill_gaps() {
+    fn merge_keys_add_missing_keys() {
         let text = "b: &b { x: 1, y: 2 }\na: { <<: *b, y: 3 }\nc: { <<: [ *b, { z: 4 } ] }\n";
         assert_eq!(value(text)["a"], json!({ "x": 1, "y": 3 }));
         assert_eq!(value(text)["c"], json!({ "x": 1, "y": 2, "z": 4 }));

@@ -1,24 +1,23 @@
-//! Environment variables, and which inherited ones are kept from an app.
+//! Environment variables, and filters for inherited ones.
 
 use serde_json::{Map, Value};
 
 use super::{Reading, Wrong, wants, wants_help};
 use crate::spec::{EnvFilter, Vars};
 
-/// Environment variables. Values become text: lists and tables as JSON.
+/// Environment variables. Values become strings; lists and tables become JSON.
 #[derive(Clone, PartialEq, Eq)]
 pub(in super::super) struct Environment(pub(in super::super) Vars);
 
-/// Which inherited variables are kept from the app.
+/// The inherited variables that are removed from the environment of an app.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct Filter(pub(in super::super) EnvFilter);
 
-/// The name of a variable.
+/// The name of an environment variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct VarName(pub(in super::super) String);
 
-/// Whether a variable may be called so. The system's own rule: else it cannot be told from its
-/// value.
+/// Whether the system accepts the name: `=` separates the name from the value.
 fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.contains(['=', '\0'])
 }
@@ -90,7 +89,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn values_become_text() {
+    fn values_become_strings() {
         let given = json!({ "A": "x", "B": 5000, "C": true, "D": [1, "2"], "E": { "f": 1.5 } });
         let Environment(vars) = Environment::read(&given).ok().unwrap();
         let text: Vec<_> = vars.values().map(String::as_str).collect();
@@ -98,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_name_the_variable_and_keep_its_value() {
+    fn errors_name_variable_and_hide_value() {
         let refused = |value| Environment::read(&value).err().unwrap().wants;
         assert!(refused(json!({ "A=B": "hunter2" })).contains("A=B"));
         let nul = refused(json!({ "TOKEN": "hunter2\0" }));
@@ -107,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn filters() {
+    fn reads_filters() {
         let filter = |value| Filter::read(&value).unwrap().0;
         assert_eq!(filter(json!(["AWS_"])), EnvFilter::Containing(vec!["AWS_".into()]));
         assert_eq!(filter(json!("HOME")), EnvFilter::Exactly("HOME".into()));

@@ -1,4 +1,4 @@
-//! Stretches of time.
+//! Durations.
 
 use std::time::Duration;
 
@@ -6,11 +6,12 @@ use serde_json::Value;
 
 use super::{Reading, Wrong, wants};
 
-/// A stretch of time: milliseconds, as everywhere in PM2, or parts with units (`1m30s`).
+/// A duration: milliseconds, as everywhere in PM2, or numbers with units (`1m30s`). The parsers of jiff and
+/// humantime accept other units and spellings than the schema below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct Millis(pub(in super::super) Duration);
 
-/// A year. Whatever is longer is a slip, and clocks cannot be trusted to add it up.
+/// One year. A longer duration is a mistake, and could overflow a clock.
 const LONGEST: u64 = 365 * 24 * 3_600_000;
 
 impl Reading for Millis {
@@ -35,7 +36,7 @@ schema!(Millis, {
     "maximum": LONGEST
 });
 
-/// Milliseconds of `text`, if it makes sense; the largest number if it is too long to count.
+/// The number of milliseconds; saturates on overflow.
 fn parse(text: &str) -> Option<u64> {
     let text = text.trim().to_ascii_lowercase();
     if !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit()) {
@@ -52,7 +53,7 @@ fn parse(text: &str) -> Option<u64> {
     (!text.is_empty()).then_some(total)
 }
 
-/// Milliseconds of a number and its unit.
+/// The milliseconds of a number with a unit.
 fn part(number: &str, unit: &str) -> Option<u64> {
     let scale: u64 = match unit {
         "ms" => 1,
@@ -102,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn rejects_invalid_durations() {
         for bad in
             ["", "s", "10x", "1s5", "-1s", "1..5s", ".5s", "5.s", "1e3s", "366d", "99999999999999999999d"]
         {

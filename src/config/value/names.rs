@@ -1,4 +1,4 @@
-//! Words with a meaning: app names, modes, signals, users, schedules, log formats.
+//! App names, modes, signals, users, schedules and log formats.
 
 use std::str::FromStr;
 
@@ -9,23 +9,23 @@ use serde_json::Value;
 use super::{Reading, Wrong, integer, wants, wants_help};
 use crate::spec::{Balance, ExecMode, LogFormat};
 
-/// The name of an app: shown, selected by, and part of file names.
+/// The name of an app, which is also a part of file names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct AppName(pub(in super::super) String);
 
-/// Whether instances share their ports.
+/// The execution mode: whether instances share their ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct Mode(pub(in super::super) ExecMode);
 
-/// How connections are spread.
+/// The load balancing method of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct Spread(pub(in super::super) Balance);
 
-/// A signal's name, with `SIG`.
+/// The name of a signal, with `SIG`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct SignalName(pub(in super::super) String);
 
-/// A user or group, by name or number.
+/// A user or group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) enum Who {
     /// By name.
@@ -34,15 +34,15 @@ pub(in super::super) enum Who {
     Id(u32),
 }
 
-/// A schedule; none if it is switched off.
+/// A cron schedule; `None` if it is disabled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct Cron(pub(in super::super) Option<String>);
 
-/// Shape of log lines.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct LogKind(pub(in super::super) LogFormat);
 
-/// So that `<name>-error-<id>.log` stays a possible file name.
+/// Maximum length, so that `<name>-error-<id>.log` is a valid file name. Bytes.
 const LONGEST_NAME: usize = 200;
 
 impl Reading for AppName {
@@ -84,7 +84,7 @@ impl Reading for SignalName {
         let text = value.as_str().unwrap_or_default().to_ascii_uppercase();
         let name = if text.starts_with("SIG") { text } else { format!("SIG{text}") };
         match Signal::from_str(&name) {
-            // A stopped process never ends, and one that goes on has not been told anything.
+            // These signals stop or continue a process, but do not terminate it.
             Ok(Signal::SIGSTOP | Signal::SIGTSTP | Signal::SIGCONT | Signal::SIGTTIN | Signal::SIGTTOU) => {
                 wants("a signal that ends the app, such as \"SIGTERM\"")
             }
@@ -97,7 +97,7 @@ impl Reading for SignalName {
 impl Reading for Who {
     fn read(value: &Value) -> Result<Self, Wrong> {
         if let Some(id) = integer(value) {
-            // The largest number means "leave as it is" to the system.
+            // For `setuid`, the largest number means "do not change".
             return match u32::try_from(id) {
                 Ok(id) if id < u32::MAX => Ok(Self::Id(id)),
                 _ => wants("a name or a number from 0 on"),

@@ -1,18 +1,18 @@
-//! Counts, ports, numbers of instances, exit codes.
+//! Counts, ports, instance counts, CPU quotas and exit codes.
 
 use serde_json::Value;
 
 use super::{Reading, Wrong, integer, wants};
 
-/// More instances than this are a slip; they would take the machine down with them.
+/// A larger number is a mistake, and would exhaust the machine.
 const MOST_INSTANCES: i64 = 10_000;
 const FEWEST_INSTANCES: i64 = -MOST_INSTANCES;
 
-/// A whole number from 0 on.
+/// A non-negative integer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct Count(pub(in super::super) u32);
 
-/// Processor time, in percent of one core.
+/// A CPU quota, in percent of one core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct Cores(pub(in super::super) u32);
 
@@ -20,12 +20,12 @@ pub(in super::super) struct Cores(pub(in super::super) u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct Port(pub(in super::super) u16);
 
-/// How many instances.
+/// The number of instances of an app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Instances {
-    /// So many.
+    /// A fixed number.
     Exactly(u32),
-    /// One for each core but so many.
+    /// The number of cores, minus this number.
     CoresBut(u32),
 }
 
@@ -34,7 +34,7 @@ pub(in super::super) enum Instances {
 pub(in super::super) struct Codes(pub(in super::super) Vec<i32>);
 
 impl Instances {
-    /// The number on a machine of so many cores: at least one.
+    /// The number of instances on a machine with this number of cores; at least one.
     pub(in super::super) fn on(self, cores: u32) -> u32 {
         match self {
             Self::Exactly(number) => number,
@@ -62,7 +62,7 @@ impl Reading for Cores {
             number => number.as_f64().map(|cores| cores * 100.0),
         };
         match percent {
-            // Below one percent the kernel's shortest slice is more than the quota.
+            // Below one percent, the quota is shorter than the minimum of the kernel.
             Some(percent) if (1.0..=1e6).contains(&percent) => Ok(Self(percent.round() as u32)),
             _ => wants("cores such as 1.5, or percent of one such as \"150%\""),
         }
@@ -96,7 +96,7 @@ impl Reading for Codes {
     fn read(value: &Value) -> Result<Self, Wrong> {
         let items = match value {
             Value::Array(items) => items.clone(),
-            // Flags are text: `--stop-exit-codes 0,3` and `"0 3"`.
+            // The value of a flag is a string: `--stop-exit-codes 0,3` or `"0 3"`.
             Value::String(text) => {
                 let parts = text.split([',', ' ']).filter(|part| !part.is_empty());
                 parts.map(|part| Value::String(part.into())).collect()
@@ -139,7 +139,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn cores_and_percent() {
+    fn quota_accepts_cores_and_percent() {
         for (value, percent) in [(json!(1.5), 150), (json!("150%"), 150), (json!("0.5"), 50), (json!(2), 200)]
         {
             assert_eq!(Cores::read(&value), Ok(Cores(percent)), "{value}");
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_and_ports_have_bounds() {
+    fn counts_and_ports_have_limits() {
         assert_eq!(Count::read(&json!("0")), Ok(Count(0)));
         assert!(Count::read(&json!(-1)).is_err() && Count::read(&json!(u64::MAX)).is_err());
         assert_eq!(Port::read(&json!(65535)), Ok(Port(65535)));

@@ -1,4 +1,4 @@
-//! Settings that name files: where logs go, what is watched.
+//! Keys with paths: log files and watched files.
 
 use serde_json::Value;
 
@@ -7,24 +7,24 @@ use super::{Reading, Wrong, wants};
 /// A log file, before its path is resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) enum LogTo {
-    /// No such log.
+    /// No log.
     Off,
-    /// At the default place.
+    /// The default path.
     Default,
-    /// Written nowhere, but can be followed.
+    /// Not written to a file; can be followed.
     Nowhere,
-    /// This path, as written.
+    /// This path, not yet resolved.
     Path(String),
 }
 
-/// What is watched, before paths are resolved.
+/// The watched paths, before they are resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) enum Watch {
-    /// Nothing.
+    /// Disabled.
     Off,
     /// The working directory.
     WorkingDirectory,
-    /// These, as written.
+    /// These paths, not yet resolved.
     Paths(Vec<String>),
 }
 
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn watching_takes_a_switch_or_paths() {
+    fn watch_accepts_boolean_or_paths() {
         assert_eq!(Watch::read(&json!([])), Ok(Watch::WorkingDirectory));
         assert_eq!(Watch::read(&json!("my dir")), Ok(Watch::Paths(vec!["my dir".into()])));
         assert!(Watch::read(&json!([1])).is_err() && Watch::read(&json!("")).is_err());

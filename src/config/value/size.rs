@@ -1,11 +1,11 @@
-//! Amounts of memory.
+//! Sizes in bytes.
 
 use serde_json::Value;
 
 use super::{Reading, Wrong, wants};
 
-/// Bytes: a number, or a number and a unit. Units are powers of 1024, as in PM2: `300M`,
-/// `300MB` and `300MiB` are the same.
+/// A number of bytes, with an optional unit. Units are powers of 1024, as in PM2: `300M`, `300MB` and `300MiB`
+/// are equal. In the crate bytesize, `M` and `MB` are powers of 1000.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct Size(pub(in super::super) u64);
 
@@ -44,7 +44,7 @@ fn parse(text: &str) -> Option<u64> {
     let unit = 1_u64 << shift;
     let (whole, fraction) = text[..digits].split_once('.').unwrap_or((&text[..digits], "0"));
     let whole: u64 = whole.parse().ok()?;
-    // Nine digits say more than a byte's worth of any unit below a gibibyte; more change nothing.
+    // Nine decimal places are precise to one byte for units up to a gibibyte.
     let nano: u64 = format!("{:0<9}", fraction).get(..9).filter(|_| !fraction.is_empty())?.parse().ok()?;
     let part = u128::from(nano) * u128::from(unit) / 1_000_000_000;
     whole.checked_mul(unit)?.checked_add(u64::try_from(part).ok()?)
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn rejects_invalid_sizes() {
         for bad in ["", "G", "1X", "-1M", "1.M", ".5M", "1.2.3M", "1e9", "99999999999G", "1 0M", "nan", "１M"]
         {
             assert!(Size::read(&json!(bad)).is_err(), "{bad}");

@@ -1,10 +1,10 @@
-//! Lists of words, such as arguments.
+//! Word lists, such as arguments.
 
 use serde_json::Value;
 
 use super::{Reading, Wrong, wants, wants_help};
 
-/// Words: a list, or one string split at blanks.
+/// A list of words, or one string split at whitespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in super::super) struct Words(pub(in super::super) Vec<String>);
 
@@ -29,7 +29,7 @@ schema!(Words, {
     "items": { "type": ["string", "number"] }
 });
 
-/// One word of a list. Numbers are common in argument lists and cannot be misread.
+/// One word of a list. Numbers are accepted too: they are common in argument lists, and unambiguous.
 fn word(item: &Value) -> Result<String, Wrong> {
     match item {
         Value::String(text) if !text.contains('\0') => Ok(text.clone()),
@@ -38,8 +38,8 @@ fn word(item: &Value) -> Result<String, Wrong> {
     }
 }
 
-/// Splits at blanks. Quotes group and vanish, wherever they stand; nothing else is special, so
-/// that patterns, colours (`#fff`) and backslashes arrive as written. `None`: an open quote.
+/// Splits at whitespace. Quotes group words and are removed. No other character is special, so that patterns,
+/// colors (`#fff`) and backslashes are kept. Returns `None` for an unclosed quote.
 fn split(text: &str) -> Option<Vec<String>> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     for c in text.chars() {
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_take_words_and_numbers() {
+    fn lists_accept_words_and_numbers() {
         assert_eq!(Words::read(&json!(["--port", 80, "a b"])).unwrap().0, ["--port", "80", "a b"]);
         assert!(Words::read(&json!([true])).is_err());
         assert!(Words::read(&json!([["a"]])).is_err());

@@ -1,4 +1,4 @@
-//! Which paths matter: below a watched path and not ignored.
+//! Which changes count: those of paths below a root that are not ignored.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -9,23 +9,23 @@ use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use super::WatchError;
 use crate::spec::WatchSpec;
 
-/// Ignored unless a later pattern takes it back (`!.env`).
+/// Default patterns; a later pattern can negate them (`!.env`).
 const DEFAULTS: [&str; 2] = [".*", "node_modules"];
 
-/// What is known of the thing a path names.
+/// The type of a file, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
     /// A directory.
     Directory,
-    /// A file, a link or something stranger.
+    /// A file, a link or any other type.
     Other,
 }
 
-/// A path the user named.
+/// A configured path.
 #[derive(Debug)]
 pub(super) struct Root {
     path: PathBuf,
-    /// Patterns for what is below it; `None` for a file, which always counts.
+    /// Patterns for the paths below a directory; `None` for a file, which is never ignored.
     ignored: Option<Gitignore>,
 }
 
@@ -48,7 +48,7 @@ impl Root {
         Ok(Self { path: path.into(), ignored })
     }
 
-    /// Whether `path` lies strictly below this directory and is not ignored.
+    /// Whether `path` is below this directory, and not ignored.
     fn holds(&self, path: &Path, entry: Entry) -> bool {
         let (Some(ignored), Ok(below)) = (&self.ignored, path.strip_prefix(&self.path)) else {
             return false;
@@ -58,7 +58,7 @@ impl Root {
     }
 }
 
-/// The defaults and `patterns`, for what is below `root`.
+/// The default patterns and `patterns`, for paths below `root`.
 fn matcher(root: &Path, patterns: &[String]) -> Result<Gitignore, WatchError> {
     let mut builder = GitignoreBuilder::new(root);
     let lines = DEFAULTS.iter().map(|line| (*line).to_owned());
@@ -72,7 +72,7 @@ fn matcher(root: &Path, patterns: &[String]) -> Result<Gitignore, WatchError> {
         .map_err(|error| WatchError::Pattern { pattern: patterns.join(", "), problem: error.to_string() })
 }
 
-/// PM2 files name what to ignore as `./logs` or by a whole path, which gitignore syntax knows not.
+/// PM2 accepts `./logs` and absolute paths, which are not gitignore syntax.
 fn relative(root: &Path, pattern: &str) -> String {
     if let Some(rest) = pattern.strip_prefix("./") {
         return format!("/{rest}");
@@ -81,7 +81,7 @@ fn relative(root: &Path, pattern: &str) -> String {
     rest.filter(|rest| rest.starts_with('/')).unwrap_or(pattern).to_owned()
 }
 
-/// All that one app's watching takes into account.
+/// The roots, ignore patterns and exempt files of one app.
 #[derive(Debug)]
 pub(super) struct Filter {
     roots: Vec<Root>,
@@ -104,12 +104,12 @@ impl Filter {
         self.roots.iter().any(wanted) && !self.is_exempt(path)
     }
 
-    /// Whether the directory `path` is to be watched, as part of a root.
+    /// Whether the directory `path` must be watched, as part of a root.
     pub(super) fn inside(&self, path: &Path) -> bool {
         self.roots.iter().any(|root| root.holds(path, Entry::Directory))
     }
 
-    /// The file itself, or one named after it: `out.log`, `out.log.1`, `out.log.2.gz`.
+    /// An exempt file or a rotated one: `out.log`, `out.log.1`, `out.log.2.gz`.
     fn is_exempt(&self, path: &Path) -> bool {
         let name = |path: &Path| path.file_name().map(OsStr::as_bytes).unwrap_or_default().to_vec();
         self.exempt
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_stay_when_patterns_are_given() {
+    fn patterns_extend_defaults() {
         let dir = tempfile::tempdir().unwrap();
         let filter = filter(dir.path(), &["*.tmp", "build/"], &[]);
         let counts = |path: &str, entry| filter.concerns(&dir.path().join(path), entry);
@@ -148,14 +148,14 @@ mod tests {
     }
 
     #[test]
-    fn a_dot_above_the_root_does_not_hide_it() {
+    fn hidden_parent_of_root_is_not_ignored() {
         let dir = tempfile::Builder::new().prefix(".hidden").tempdir().unwrap();
         assert!(filter(dir.path(), &[], &[]).concerns(&dir.path().join("a.js"), Entry::Other));
         assert!(!filter(dir.path(), &[], &[]).concerns(Path::new("/elsewhere/a.js"), Entry::Other));
     }
 
     #[test]
-    fn patterns_as_pm2_files_have_them() {
+    fn accepts_pm2_patterns() {
         let dir = tempfile::tempdir().unwrap();
         let whole = dir.path().join("data").display().to_string();
         let filter = filter(dir.path(), &["./logs", &whole, "!.env"], &[]);
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn log_files_and_their_rotations_are_exempt() {
+    fn log_files_and_rotated_files_are_exempt() {
         let dir = tempfile::tempdir().unwrap();
         let filter = filter(dir.path(), &[], &["out.log"]);
         let counts = |path: &str| filter.concerns(&dir.path().join(path), Entry::Other);
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_named_itself_counts_whatever_it_is_called() {
+    fn configured_file_is_never_ignored() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(".env"), "").unwrap();
         let filter = filter(&dir.path().join(".env"), &[], &[]);
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_say_what_to_do() {
+    fn rejects_missing_path_and_invalid_pattern() {
         let spec = |path: &Path, ignore: &str| WatchSpec {
             paths: vec![path.into()],
             ignore: vec![ignore.into()],

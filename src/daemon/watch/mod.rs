@@ -1,10 +1,9 @@
-//! File changes: when an app is restarted because its files changed (`watch`).
+//! File watching: restarts an app when its files change (`watch`).
 //!
-//! One thread a watcher waits for the kernel's word (inotify), so that walking a slow disk never
-//! holds up the daemon's loop. Ignored directories are never entered and take no watch. Only what
-//! changes names, contents or attributes counts; opening and reading does not, and is not even
-//! asked for, so that a busy file server costs nothing. The project's own `.gitignore` is not
-//! heeded: what is built is often what runs.
+//! Each watcher has a thread that waits for inotify events, so that reading a slow disk does not delay the
+//! loop of the daemon. Ignored directories have no watch. Only changes of names, contents and attributes
+//! count: events for opening and reading are not requested, so that a busy file server causes no load. The
+//! `.gitignore` of a project does not apply: build output is often what an app runs.
 
 mod filter;
 mod quiet;
@@ -69,21 +68,19 @@ pub enum WatchError {
 /// Watches the files of one app until it is dropped.
 #[derive(Debug)]
 pub struct Watcher {
-    /// Closing it ends the thread.
+    /// The thread ends when this is closed.
     _stop: PipeWriter,
 }
 
 impl Watcher {
-    /// Starts to watch what `spec` names. After each burst of changes, once they have rested for
-    /// the spec's delay (at least 100 ms), the first path that changed is sent to `changed`.
-    /// Changes of the `exempt` files and of what was rotated from them are passed over: the app's
-    /// own logs.
+    /// Starts to watch the paths of `spec`. After each burst of changes, when nothing has changed for the
+    /// delay (at least 100 ms), the first changed path is sent to `changed`. Changes of the `exempt` files,
+    /// the logs of the app, and of their rotated files are ignored.
     ///
-    /// Walks the directories before it returns: call it where that may take a while. After the
-    /// drop, at most one report that was already on its way arrives.
+    /// Reads all directories before it returns, which may block. After the drop, at most one more path is sent.
     ///
     /// # Errors
-    /// When a path is missing, a pattern is wrong or the system's limits are reached.
+    /// A path does not exist, a pattern is invalid, or a limit of the system is reached.
     pub fn start(
         spec: &WatchSpec,
         exempt: &[PathBuf],
@@ -106,18 +103,18 @@ impl Watcher {
     }
 }
 
-/// What the thread owns.
+/// The state of the thread.
 struct Watching {
     filter: Filter,
     tree: Tree,
     quiet: Quiet,
-    /// Running out of watches was reported.
+    /// Whether an error for a part of the tree was reported.
     warned: bool,
     changed: UnboundedSender<PathBuf>,
 }
 
 impl Watching {
-    /// Until `stopped` closes or nobody listens any more.
+    /// Runs until `stopped` or the receiver of `changed` is closed.
     fn run(mut self, stopped: &PipeReader) {
         loop {
             match self.wait(stopped) {
@@ -136,7 +133,7 @@ impl Watching {
 
     fn wait(&self, stopped: &PipeReader) -> nix::Result<Woken> {
         let timeout = self.quiet.left(Instant::now()).map_or(PollTimeout::NONE, |left| {
-            // Rounded up: waking a fraction of a millisecond early would spin.
+            // Rounded up: a timeout that is a fraction of a millisecond too short would loop.
             PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
         });
         let mut fds = [stopped.as_fd(), self.tree.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
@@ -175,11 +172,10 @@ impl Watching {
         }
     }
 
-    /// Watches what newly bears a name.
+    /// Watches a new directory, or a new target of a root.
     fn follow(&mut self, path: &Path, entry: Entry) -> Result<(), WatchError> {
         if let Some(root) = self.filter.roots().find(|root| root.path() == path) {
-            // A root that was swapped (a link to a new release, a directory built anew) is another
-            // directory under the same name.
+            // A replaced root, such as a link to a new release, is another directory with the same name.
             self.tree.forget(path);
             return self.tree.walk(root.path(), &self.filter);
         }
@@ -189,7 +185,7 @@ impl Watching {
         Ok(())
     }
 
-    /// The kernel dropped events: look at everything again, and take it that something changed.
+    /// The kernel dropped events: reads all directories again, and reports a change.
     fn overflow(&mut self) {
         let roots: Vec<PathBuf> = self.filter.roots().map(|root| root.path().to_owned()).collect();
         for root in &roots {
@@ -201,7 +197,7 @@ impl Watching {
         }
     }
 
-    /// Says once that part of the tree is not watched: the rest still is.
+    /// Reports once that a part of the tree is not watched.
     fn note(&mut self, outcome: Result<(), WatchError>) {
         if let Err(error) = outcome
             && !std::mem::replace(&mut self.warned, true)
@@ -211,7 +207,7 @@ impl Watching {
     }
 }
 
-/// Why the thread woke.
+/// Why the thread woke up.
 enum Woken {
     Stopped,
     Changes,

@@ -1,18 +1,18 @@
-//! Waiting until changes rest. Pure: the time comes in as an argument.
+//! Debounce of file changes. Pure: the time is an argument.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The least quiet time: saving one file makes several events, a checkout thousands.
+/// Minimum delay: saving one file causes several events, a checkout thousands.
 const LEAST: Duration = Duration::from_millis(100);
 
-/// The most: any longer can only be a mistake, and must not overflow the clock.
+/// Maximum delay, which prevents an overflow of the clock.
 const MOST: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Changes without a rest for so long are worth a word in the log.
+/// Changes that continue for this long are reported in the log.
 const RESTLESS: Duration = Duration::from_secs(30);
 
-/// A burst of changes that ends when nothing changed for a while.
+/// Collects a burst of changes, which ends when nothing has changed for the delay.
 #[derive(Debug)]
 pub(super) struct Quiet {
     delay: Duration,
@@ -29,12 +29,12 @@ struct Burst {
 }
 
 impl Quiet {
-    /// Bursts end after `delay`, kept between 100 ms and a day.
+    /// `delay` is limited to the range from 100 ms to one day.
     pub(super) fn new(delay: Duration) -> Self {
         Self { delay: delay.clamp(LEAST, MOST), burst: None }
     }
 
-    /// Something changed.
+    /// Adds a change.
     pub(super) fn changed(&mut self, path: PathBuf, now: Instant) {
         let due = now + self.delay;
         match &mut self.burst {
@@ -45,17 +45,17 @@ impl Quiet {
         }
     }
 
-    /// How long until the burst may end; `None` without one.
+    /// The time until the burst can end; `None` without a burst.
     pub(super) fn left(&self, now: Instant) -> Option<Duration> {
         self.burst.as_ref().map(|burst| burst.due.saturating_duration_since(now))
     }
 
-    /// The first path of the burst, if it has come to rest.
+    /// The first path of the burst, if the burst has ended.
     pub(super) fn take(&mut self, now: Instant) -> Option<PathBuf> {
         self.burst.take_if(|burst| burst.due <= now).map(|burst| burst.first)
     }
 
-    /// The path that changed last, once in a burst that finds no rest.
+    /// The path that changed last, once per burst that does not end.
     pub(super) fn restless(&mut self, now: Instant) -> Option<&Path> {
         let burst = self.burst.as_mut().filter(|burst| !burst.told && now >= burst.since + RESTLESS)?;
         burst.told = true;
@@ -81,11 +81,11 @@ mod tests {
         assert_eq!(quiet.left(start + ms(300)), Some(ms(200)));
         assert_eq!(quiet.take(start + ms(499)), None);
         assert_eq!(quiet.take(start + ms(500)), Some("a".into()));
-        assert_eq!(quiet.take(start + ms(900)), None, "a burst is given once");
+        assert_eq!(quiet.take(start + ms(900)), None, "a burst is returned once");
     }
 
     #[test]
-    fn no_delay_is_too_short_or_too_long() {
+    fn delay_is_limited() {
         let start = Instant::now();
         let mut quiet = Quiet::new(Duration::ZERO);
         quiet.changed("a".into(), start);
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn unrest_is_told_once_and_names_the_culprit() {
+    fn reports_unsettled_path_once() {
         let start = Instant::now();
         let mut quiet = Quiet::new(ms(100));
         quiet.changed("a.js".into(), start);

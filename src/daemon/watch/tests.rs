@@ -1,5 +1,5 @@
-//! Real directories, real events; each wait is for a report, with a deadline. What changes files here
-//! makes one event, so that no pause of the machine can tear a burst in two.
+//! Real directories and events. Each wait is for a report, with a deadline. Each change causes one event, so
+//! that a pause of the machine cannot split a burst.
 
 use std::fs;
 use std::io::Write;
@@ -9,7 +9,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
 
-/// A temporary directory, some of it watched, and what is reported of it.
+/// A temporary directory with a watched path, and the reports.
 struct Site {
     dir: tempfile::TempDir,
     reports: UnboundedReceiver<PathBuf>,
@@ -17,7 +17,7 @@ struct Site {
 }
 
 impl Site {
-    /// Watches `path` of a directory that `prepare` has filled.
+    /// Watches `path` in a directory filled by `prepare`.
     fn watch(path: &str, prepare: impl FnOnce(&Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         prepare(dir.path());
@@ -57,7 +57,7 @@ impl Site {
     }
 }
 
-/// `dir` with an app in it.
+/// Creates an app in `dir`.
 fn app(dir: &Path) {
     fs::create_dir_all(dir.join("app/src")).unwrap();
     fs::create_dir_all(dir.join("app/node_modules/lib")).unwrap();
@@ -65,7 +65,7 @@ fn app(dir: &Path) {
 }
 
 #[test]
-fn changes_additions_and_removals_are_reported() {
+fn reports_changed_created_and_removed_files() {
     let mut site = Site::watch("app", app);
     site.append("app/src/a.js");
     site.expect("app/src/a.js");
@@ -76,19 +76,19 @@ fn changes_additions_and_removals_are_reported() {
 }
 
 #[test]
-fn what_is_ignored_is_not_reported() {
+fn ignores_ignored_and_exempt_files() {
     let mut site = Site::watch("app", app);
     for name in ["app/node_modules/lib/x.js", "app/.swp", "app/src/x.tmp", "app/out.log", "app/out.log.1"] {
         fs::write(site.path(name), "2").unwrap();
     }
     fs::read(site.path("app/src/a.js")).unwrap();
-    // Had any of these counted, it would be named instead, being first.
+    // A report would name the first changed path.
     site.create("app/src/b.js");
     site.expect("app/src/b.js");
 }
 
 #[test]
-fn new_directories_are_watched_with_all_they_bring() {
+fn watches_new_directories_and_their_content() {
     let mut site = Site::watch("app", app);
     fs::create_dir_all(site.path("made/deep")).unwrap();
     site.rename("made", "app/new");
@@ -102,7 +102,7 @@ fn new_directories_are_watched_with_all_they_bring() {
 }
 
 #[test]
-fn a_directory_built_anew_is_watched_again() {
+fn watches_recreated_root() {
     let mut site = Site::watch("app", app);
     site.rename("app", "old");
     site.expect("app");
@@ -115,7 +115,7 @@ fn a_directory_built_anew_is_watched_again() {
 }
 
 #[test]
-fn a_link_to_another_release_is_a_change_and_followed() {
+fn follows_replaced_link() {
     let mut site = Site::watch("current", |dir| {
         fs::create_dir_all(dir.join("one/src")).unwrap();
         fs::create_dir_all(dir.join("two/src")).unwrap();
@@ -132,7 +132,7 @@ fn a_link_to_another_release_is_a_change_and_followed() {
 }
 
 #[test]
-fn a_file_saved_by_renaming_stays_watched() {
+fn watches_file_replaced_by_rename() {
     let mut site = Site::watch("app/src/a.js", app);
     for _ in 0..2 {
         site.create("app/src/a.js.new");
@@ -142,7 +142,7 @@ fn a_file_saved_by_renaming_stays_watched() {
 }
 
 #[test]
-fn a_touch_counts() {
+fn touch_is_a_change() {
     let mut site = Site::watch("app", app);
     let file = fs::File::open(site.path("app/src/a.js")).unwrap();
     file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
@@ -150,10 +150,10 @@ fn a_touch_counts() {
 }
 
 #[test]
-fn dropping_the_watcher_ends_it() {
-    // The directory is kept: its end would be a change.
+fn drop_ends_the_thread() {
+    // The directory is kept: its removal would be a change.
     let Site { dir: _dir, mut reports, watcher } = Site::watch("app", app);
     drop(watcher);
-    // The thread drops its sender when it ends: the channel closes.
+    // The thread drops its sender when it ends, which closes the channel.
     assert_eq!(reports.blocking_recv(), None);
 }

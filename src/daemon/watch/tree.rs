@@ -1,8 +1,7 @@
-//! The watched directories, and what the kernel says of them.
+//! The watched directories and their inotify events.
 //!
-//! Every directory that is not ignored has a watch; so has the directory that holds a root, which is
-//! how a root is seen to be replaced, and how a single file is watched: editors save by renaming a
-//! new file over the old one.
+//! Each directory that is not ignored has a watch. The parent directory of each root has one too: it reports
+//! when a root is replaced, and changes of a single file, which editors replace by renaming a new file.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::DirEntry;
@@ -16,10 +15,10 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDe
 use super::WatchError;
 use super::filter::{Entry, Filter, Root};
 
-/// A new name for something: created, linked or moved here.
+/// Events for new names: created, linked or moved here.
 const APPEARED: AddWatchFlags = AddWatchFlags::IN_CREATE.union(AddWatchFlags::IN_MOVED_TO);
 
-/// All watches have the same mask: the kernel keeps one watch a directory, and the last mask wins.
+/// All watches have the same mask: the kernel has one watch per directory, and the last mask applies.
 const MASK: AddWatchFlags = AddWatchFlags::IN_MODIFY
     .union(AddWatchFlags::IN_ATTRIB)
     .union(AddWatchFlags::IN_DELETE)
@@ -27,22 +26,22 @@ const MASK: AddWatchFlags = AddWatchFlags::IN_MODIFY
     .union(APPEARED)
     .union(AddWatchFlags::IN_ONLYDIR);
 
-/// Something happened.
+/// A change in a watched directory.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// To what this path names.
+    /// The file at this path changed or was removed.
     Entry { path: PathBuf, entry: Entry },
-    /// This path names something it did not before.
+    /// A file was created at this path, or moved to it.
     Appeared { path: PathBuf, entry: Entry },
-    /// To too many to tell.
+    /// The kernel dropped events.
     Overflow,
 }
 
-/// Directories under watch.
+/// The watched directories.
 #[derive(Debug)]
 pub(super) struct Tree {
     inotify: Inotify,
-    /// Under links and bind mounts one directory, so one watch, can have several paths.
+    /// With links and bind mounts, one directory, and so one watch, can have several paths.
     paths: HashMap<WatchDescriptor, Vec<PathBuf>>,
     watches: BTreeMap<PathBuf, WatchDescriptor>,
 }
@@ -63,11 +62,11 @@ impl Tree {
         Ok(Self { inotify, paths: HashMap::new(), watches: BTreeMap::new() })
     }
 
-    /// Watches a root and the directory it is in.
+    /// Watches a root and its parent directory.
     pub(super) fn add_root(&mut self, root: &Root, filter: &Filter) -> Result<(), WatchError> {
         if let Some(parent) = root.path().parent() {
             match self.add(parent) {
-                // Of a directory inside one that may not be read, only a swap goes unseen.
+                // Without a watch on the parent, only a replacement of the directory is missed.
                 Err(Errno::EACCES) if root.is_directory() => {}
                 added => added.map_err(|errno| refusal(parent, errno))?,
             }
@@ -79,12 +78,12 @@ impl Tree {
         self.walk(root.path(), filter)
     }
 
-    /// Watches a directory and all in it that is not ignored. What vanishes meanwhile or may not be
-    /// read is passed over: that is no reason not to watch the rest.
+    /// Watches a directory and all its subdirectories that are not ignored. Skips directories that are removed
+    /// meanwhile or not readable.
     pub(super) fn walk(&mut self, top: &Path, filter: &Filter) -> Result<(), WatchError> {
         let mut open = vec![top.to_owned()];
         while let Some(directory) = open.pop() {
-            // The watch comes before the listing, so that nothing falls between the two.
+            // The watch is added before the listing, so that no change in between is missed.
             match self.add(&directory) {
                 Ok(()) => {}
                 Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::ELOOP) => continue,
@@ -97,7 +96,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Takes the watches off a path and all below it.
+    /// Removes the watches of a path and of all paths below it.
     pub(super) fn forget(&mut self, top: &Path) {
         let gone: Vec<_> = self
             .watches
@@ -111,13 +110,13 @@ impl Tree {
             paths.retain(|other| *other != path);
             if paths.is_empty() {
                 self.paths.remove(&watch);
-                // It fails if the directory is gone, and with it the watch.
+                // Fails if the directory was removed, which also removes the watch.
                 let _ = self.inotify.rm_watch(watch);
             }
         }
     }
 
-    /// What happened since the last call; empty when nothing did.
+    /// The changes since the last call.
     pub(super) fn read(&mut self) -> Vec<Change> {
         let events = self.inotify.read_events().unwrap_or_default();
         events.into_iter().flat_map(|event| self.changes(&event)).collect()
@@ -131,7 +130,7 @@ impl Tree {
         if is(AddWatchFlags::IN_IGNORED) {
             self.lost(event.wd);
         }
-        // Without a name it is about the watched directory itself; its parent tells of that.
+        // An event without a name concerns the watched directory itself; its parent reports it too.
         let (Some(name), Some(parents)) = (&event.name, self.paths.get(&event.wd)) else {
             return Vec::new();
         };
@@ -141,16 +140,16 @@ impl Tree {
             if is(APPEARED) { Change::Appeared { path, entry } } else { Change::Entry { path, entry } }
         };
         if is(AddWatchFlags::IN_MOVED_FROM) {
-            // The watches would move along, and report under the former path.
+            // The watches would move with the directory, and report the former path.
             paths.iter().for_each(|path| self.forget(path));
         }
         paths.into_iter().map(change).collect()
     }
 
-    /// The kernel dropped a watch: its directory is gone.
+    /// The kernel removed a watch, because its directory was removed.
     fn lost(&mut self, watch: WatchDescriptor) {
         for path in self.paths.remove(&watch).unwrap_or_default() {
-            // The path may be watched anew already.
+            // The path may already have a new watch.
             if self.watches.get(&path) == Some(&watch) {
                 self.watches.remove(&path);
             }
@@ -173,7 +172,7 @@ impl Tree {
     }
 }
 
-/// Links are not followed: they may lead anywhere, and round in circles.
+/// Links are not followed: they may be circular, or lead to large trees.
 fn is_directory(entry: &DirEntry) -> bool {
     entry.file_type().is_ok_and(|kind| kind.is_dir())
 }
@@ -194,7 +193,7 @@ mod tests {
     use super::*;
     use crate::spec::WatchSpec;
 
-    /// A directory inside one of the test's own: its parent is watched too, and must be quiet.
+    /// A directory in a temporary directory: its parent is watched too, and must not change.
     fn app() -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let app = dir.path().join("app");
@@ -217,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn ignored_directories_take_no_watch() {
+    fn ignored_directories_have_no_watch() {
         let (_dir, app) = app();
         for path in ["src/deep", ".git/objects", "node_modules/a/lib", "tmp/x", "src/tmp/y"] {
             std::fs::create_dir_all(app.join(path)).unwrap();
@@ -228,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moved_directory_is_forgotten_and_found() {
+    fn moved_directory_gets_new_watches() {
         let (_dir, app) = app();
         std::fs::create_dir_all(app.join("a/b")).unwrap();
         let (mut tree, filter) = tree(&app);
@@ -242,11 +241,11 @@ mod tests {
         assert_eq!(below(&tree, &app), [Path::new("")]);
         tree.walk(&to, &filter).unwrap();
         assert_eq!(below(&tree, &app), [Path::new(""), Path::new("c"), Path::new("c/b")]);
-        assert_eq!(tree.read(), [], "taking watches off is no change");
+        assert_eq!(tree.read(), [], "removing watches is not a change");
     }
 
     #[test]
-    fn a_removed_directory_is_forgotten() {
+    fn removed_directory_loses_its_watches() {
         let (_dir, app) = app();
         std::fs::create_dir_all(app.join("a/b")).unwrap();
         let (mut tree, _) = tree(&app);
@@ -257,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_is_no_change() {
+    fn reading_is_not_a_change() {
         let (_dir, app) = app();
         let file = app.join("a.js");
         std::fs::create_dir(app.join("app")).unwrap();
@@ -272,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_explained() {
+    fn limit_errors_name_the_sysctl() {
         let watches = refusal(Path::new("/srv"), Errno::ENOSPC).to_string();
         assert!(watches.contains("fs.inotify.max_user_watches") && watches.contains("/srv"), "{watches}");
         assert!(WatchError::Watchers.to_string().contains("max_user_instances"));

@@ -1,10 +1,10 @@
 //! `stop`, `restart`, `delete`, `reset`, `sendSignal`: what they do to an app.
 
 use super::{all_of, three_apps};
-use crate::harness::{Rsm, alive, cmdline, read, soon};
+use crate::harness::{Rsm, alive, cmdline, read, wait_until};
 
 #[test]
-fn stop_keeps_in_the_list_and_delete_does_not() {
+fn stop_keeps_app_listed_and_delete_removes() {
     let rsm = three_apps();
     let pids = rsm.pids("api");
     rsm.ok(&["stop", "api"]).says("api (0, 1): stopped");
@@ -20,7 +20,7 @@ fn stop_keeps_in_the_list_and_delete_does_not() {
 }
 
 #[test]
-fn restart_counts_and_starts_what_was_stopped() {
+fn restart_counts_and_starts_stopped_apps() {
     let rsm = three_apps();
     let before = rsm.pids("api");
     rsm.ok(&["restart", "api"]).says("api (0, 1): online");
@@ -36,12 +36,12 @@ fn restart_counts_and_starts_what_was_stopped() {
 }
 
 #[test]
-fn restart_with_new_settings_and_arguments() {
+fn restart_applies_new_settings_and_arguments() {
     let rsm = Rsm::new().file("app.sh", "#!/bin/sh\nexec sleep \"$1\"\n");
     rsm.ok(&["start", "./app.sh", "--", "1001"]);
     rsm.ok(&["restart", "app", "--max-memory-restart", "200M", "--", "1002"]);
     let pid = rsm.pids("app")[0];
-    soon("its new argument", || (cmdline(pid) == ["sleep", "1002"]).then_some(()));
+    wait_until("its new argument", || (cmdline(pid) == ["sleep", "1002"]).then_some(()));
     assert_eq!(rsm.json(&["describe", "app", "--json"])[0]["spec"]["max_memory_restart"], 200 << 20);
     let before = all_of(&rsm);
     rsm.run(&["restart", "app", "--max-memory-restart", "200 apples"]).code(1).says("apples");
@@ -50,18 +50,18 @@ fn restart_with_new_settings_and_arguments() {
 }
 
 #[test]
-fn a_signal_is_sent_as_it_is() {
+fn signal_is_sent_unchanged() {
     let script = "#!/bin/sh\ntrap 'echo one >> got' USR1\ntrap 'echo two >> got' USR2\n: > ready\n\
                   while :; do sleep 0.05; done\n";
     let rsm = Rsm::new().file("app.sh", script);
     rsm.ok(&["start", "./app.sh"]);
-    soon("it listens", || rsm.dir().join("ready").exists().then_some(()));
+    wait_until("it listens", || rsm.dir().join("ready").exists().then_some(()));
     let pid = rsm.pids("app")[0];
     let sent = rsm.ok(&["sendSignal", "SIGUSR2", "app"]);
     assert_eq!((&*sent.stdout, sent.stderr.trim_end()), ("", "sent SIGUSR2 to app"));
-    soon("it came", || (read(rsm.dir().join("got")) == "two\n").then_some(()));
+    wait_until("it came", || (read(rsm.dir().join("got")) == "two\n").then_some(()));
     rsm.ok(&["sendSignal", "usr1", "0"]);
-    soon("it came", || (read(rsm.dir().join("got")) == "two\none\n").then_some(()));
+    wait_until("it came", || (read(rsm.dir().join("got")) == "two\none\n").then_some(()));
     assert_eq!(rsm.pids("app"), [pid]);
     rsm.run(&["sendSignal", "SIGNONE", "app"]).code(1).says("SIGNONE").says("help:");
     rsm.ok(&["stop", "app"]);
@@ -69,7 +69,7 @@ fn a_signal_is_sent_as_it_is() {
 }
 
 #[test]
-fn a_signal_that_ends_an_app_is_a_crash() {
+fn fatal_signal_counts_as_crash() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
     let pid = rsm.pids("nap")[0];

@@ -6,7 +6,7 @@ use super::three_apps;
 use crate::harness::Rsm;
 
 #[test]
-fn the_list_in_every_shape() {
+fn list_has_every_output_format() {
     let rsm = three_apps();
     rsm.ok(&["stop", "job"]);
     let table = rsm.ok(&["list"]).shows("front").shows("stopped");
@@ -30,7 +30,7 @@ fn the_list_in_every_shape() {
 }
 
 #[test]
-fn the_list_for_programs_has_all_fields() {
+fn list_json_has_all_fields() {
     let rsm = three_apps();
     for view in rsm.list() {
         for number in
@@ -46,7 +46,7 @@ fn the_list_for_programs_has_all_fields() {
 }
 
 #[test]
-fn jlist_has_pm2s_shape() {
+fn jlist_matches_pm2_format() {
     let rsm = three_apps();
     rsm.ok(&["stop", "job"]);
     let jlist = rsm.ok(&["jlist"]);
@@ -78,7 +78,7 @@ fn jlist_has_pm2s_shape() {
 }
 
 #[test]
-fn describe_for_people_and_for_programs() {
+fn describe_prints_text_and_json() {
     let rsm = three_apps();
     let page = rsm.ok(&["describe", "api"]);
     assert_eq!(page.stdout.matches("api (id ").count(), 2, "a page for each instance");
@@ -95,7 +95,7 @@ fn describe_for_people_and_for_programs() {
 }
 
 #[test]
-fn info_tells_about_rsm_itself() {
+fn info_shows_daemon_and_keeper() {
     let rsm = three_apps();
     rsm.ok(&["stop", "job"]);
     let info = rsm.json(&["info", "--json"]);
@@ -107,7 +107,7 @@ fn info_tells_about_rsm_itself() {
 }
 
 #[test]
-fn env_shows_what_an_instance_was_given() {
+fn env_shows_environment_of_instance() {
     let file =
         "[[apps]]\nname = \"one\"\nscript = \"sleep 1000\"\nenv = { PLAIN = \"a b\", LINES = \"x\\ny\" }\n";
     let rsm = three_apps().file("ecosystem.toml", file);
@@ -119,7 +119,7 @@ fn env_shows_what_an_instance_was_given() {
 }
 
 #[test]
-fn pids_and_ids_for_scripts() {
+fn pid_and_id_print_for_scripts() {
     let rsm = three_apps();
     let mut pids: Vec<i32> = rsm.pids("api");
     pids.sort_unstable();
@@ -138,7 +138,7 @@ fn pids_and_ids_for_scripts() {
 }
 
 #[test]
-fn an_action_tells_on_stderr_and_lists_on_stdout() {
+fn actions_report_on_stderr_and_list_on_stdout() {
     let rsm = Rsm::new();
     let ran =
         rsm.ok(&["start", "sleep 1000", "--name", "nap"]).says("started the daemon").says("nap (0): online");

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
 
-use crate::harness::{Rsm, read, soon};
+use crate::harness::{Rsm, read, wait_until};
 
 /// Says numbered lines on both streams, then what comes through the FIFO `say`.
 const TALKER: &str = "#!/bin/sh
@@ -15,7 +15,7 @@ fn talker() -> Rsm {
     let rsm = Rsm::new().file("talk.sh", TALKER);
     nix::unistd::mkfifo(&rsm.dir().join("say"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     rsm.ok(&["start", "./talk.sh"]);
-    soon("its lines are in the files", || {
+    wait_until("its lines are in the files", || {
         let has = |stream: &str, line| read(file(&rsm, stream)).contains(line);
         (has("out", "out-30\n") && has("error", "err-30\n")).then_some(())
     });
@@ -31,7 +31,7 @@ fn say(rsm: &Rsm, line: &str) {
 }
 
 #[test]
-fn the_last_lines() {
+fn nostream_prints_last_lines() {
     let rsm = talker();
     let lines = |args: &[&str]| -> Vec<String> {
         rsm.ok(&[&["logs", "--nostream"], args].concat()).stdout.lines().map(str::to_owned).collect()
@@ -48,7 +48,7 @@ fn the_last_lines() {
 }
 
 #[test]
-fn raw_and_json() {
+fn raw_and_json_formats_print_lines() {
     let rsm = talker();
     let raw = rsm.ok(&["logs", "talk", "--nostream", "--raw", "--lines", "2"]);
     assert_eq!((&*raw.stdout, &*raw.stderr), ("out-29\nout-30\n", "err-29\nerr-30\n"));
@@ -62,7 +62,7 @@ fn raw_and_json() {
 }
 
 #[test]
-fn following_shows_what_comes_and_ends_quietly_at_ctrl_c() {
+fn follow_prints_new_lines_until_ctrl_c() {
     let rsm = talker();
     let mut following = rsm.follow(&["logs", "talk", "--lines", "1", "--out"]);
     assert_eq!(following.until("out-30").len(), 1);
@@ -75,7 +75,7 @@ fn following_shows_what_comes_and_ends_quietly_at_ctrl_c() {
 }
 
 #[test]
-fn following_all_shows_apps_that_are_started_later() {
+fn follow_includes_apps_started_later() {
     let rsm = talker();
     let mut following = rsm.follow(&["logs", "--lines", "0"]);
     // Nothing tells when following has begun, so the one line is said again until it is seen.
@@ -85,7 +85,7 @@ fn following_all_shows_apps_that_are_started_later() {
 }
 
 #[test]
-fn a_reader_that_goes_ends_the_command_quietly() {
+fn follow_ends_quietly_on_closed_pipe() {
     let rsm = talker();
     let mut logs = rsm.command(&["logs"]);
     let mut logs = logs.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -93,14 +93,14 @@ fn a_reader_that_goes_ends_the_command_quietly() {
     let mut head = BufReader::with_capacity(16, logs.stdout.take().unwrap());
     head.read_line(&mut first).unwrap();
     drop(head); // no further line is written, and yet it ends
-    assert_eq!(soon("its end", || logs.try_wait().unwrap()).code(), Some(0));
+    assert_eq!(wait_until("its end", || logs.try_wait().unwrap()).code(), Some(0));
     let mut stderr = String::new();
     logs.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
     assert!(first.starts_with("0|talk |") && stderr.is_empty(), "{first} {stderr}");
 }
 
 #[test]
-fn following_ends_with_the_daemon_and_says_so() {
+fn follow_reports_end_of_daemon() {
     let rsm = talker();
     let mut following = rsm.follow(&["logs", "--lines", "1", "--out"]);
     following.until("out-30");
@@ -111,44 +111,44 @@ fn following_ends_with_the_daemon_and_says_so() {
 }
 
 #[test]
-fn flush_empties_files_that_are_written_on() {
+fn flush_empties_open_files() {
     let rsm = talker();
     rsm.ok(&["start", "echo kept; exec sleep 1000", "--name", "other"]);
     let other = rsm.home().join("logs/other-out.log");
-    soon("the other speaks", || (read(&other) == "kept\n").then_some(()));
+    wait_until("the other speaks", || (read(&other) == "kept\n").then_some(()));
     rsm.ok(&["flush", "talk"]).says("talk-out.log").says("talk-error.log");
     assert_eq!(
         (read(file(&rsm, "out")), read(file(&rsm, "error")), read(&other)),
         ("".into(), "".into(), "kept\n".into())
     );
     say(&rsm, "after");
-    soon("it is written on", || (read(file(&rsm, "out")) == "after\n").then_some(()));
+    wait_until("it is written on", || (read(file(&rsm, "out")) == "after\n").then_some(()));
     rsm.ok(&["flush"]);
     assert_eq!(read(&other), "");
 }
 
 #[test]
-fn reload_logs_opens_moved_files_anew() {
+fn reload_logs_reopens_moved_files() {
     let rsm = talker();
     let moved = rsm.dir().join("moved.log");
     std::fs::rename(file(&rsm, "out"), &moved).unwrap();
     say(&rsm, "to the old");
-    soon("it still goes to the moved file", || read(&moved).ends_with("to the old\n").then_some(()));
+    wait_until("it still goes to the moved file", || read(&moved).ends_with("to the old\n").then_some(()));
     rsm.ok(&["reloadLogs"]);
     say(&rsm, "to the new");
-    soon("a new file", || (read(file(&rsm, "out")) == "to the new\n").then_some(()));
+    wait_until("a new file", || (read(file(&rsm, "out")) == "to the new\n").then_some(()));
     assert!(read(&moved).ends_with("to the old\n"));
 }
 
 #[test]
-fn lines_are_shown_as_asked() {
+fn flags_change_line_format() {
     let rsm = talker();
     say(&rsm, "the answer is 42");
     let page = |flags: &[&str]| {
         let args = [&["logs", "talk", "--nostream", "--lines", "5"][..], flags].concat();
         rsm.ok(&args).stdout
     };
-    soon("the line", || page(&[]).contains("the answer is 42").then_some(()));
+    wait_until("the line", || page(&[]).contains("the answer is 42").then_some(()));
     let pairs = page(&["--format"]);
     assert!(pairs.contains("app=talk") && pairs.contains("the answer is 42"), "{pairs}");
     let stamped = page(&["--timestamp", "YYYY"]);

@@ -10,7 +10,7 @@ fn numbers(rsm: &Rsm) -> Vec<u64> {
 }
 
 #[test]
-fn up_and_down_without_touching_those_that_stay() {
+fn scale_keeps_remaining_instances() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "api", "-i", "2"]);
     let two = rsm.pids("api");
@@ -30,7 +30,7 @@ fn up_and_down_without_touching_those_that_stay() {
 }
 
 #[test]
-fn to_what_it_is_is_refused_and_to_none_is_not() {
+fn scale_rejects_same_count_but_allows_zero() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "api", "-i", "2"]);
     let before = all_of(&rsm);
@@ -48,7 +48,7 @@ fn to_what_it_is_is_refused_and_to_none_is_not() {
 }
 
 #[test]
-fn by_more_than_there_are_leaves_none() {
+fn scale_down_stops_at_zero() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "api", "-i", "2"]);
     rsm.ok(&["scale", "api", "-5"]);

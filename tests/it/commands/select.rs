@@ -18,7 +18,7 @@ fn stopped(rsm: &Rsm) -> Vec<u64> {
 }
 
 #[test]
-fn every_way_to_name_an_app() {
+fn selectors_accept_every_form() {
     let rsm = three_apps();
     let ways: [(&[&str], &[u64]); 8] = [
         (&["0"], &[0]),
@@ -45,7 +45,7 @@ fn every_way_to_name_an_app() {
 }
 
 #[test]
-fn a_number_is_an_app_of_that_name_first() {
+fn number_selects_app_name_before_id() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "first"]);
     rsm.ok(&["start", "sleep 1000", "--name", "0"]);
@@ -54,7 +54,7 @@ fn a_number_is_an_app_of_that_name_first() {
 }
 
 #[test]
-fn what_is_unknown_is_told_and_nothing_is_done() {
+fn rejects_unknown_selector_without_acting() {
     let rsm = three_apps();
     let before = all_of(&rsm);
     let verbs: [&[&str]; 7] = [
@@ -80,7 +80,7 @@ fn what_is_unknown_is_told_and_nothing_is_done() {
 }
 
 #[test]
-fn a_file_means_the_apps_it_names() {
+fn file_selects_its_apps() {
     let two =
         "[[apps]]\nname = \"api\"\nscript = \"sleep 1\"\n[[apps]]\nname = \"gone\"\nscript = \"sleep 1\"\n";
     let rsm = three_apps()
@@ -98,7 +98,7 @@ fn a_file_means_the_apps_it_names() {
 }
 
 #[test]
-fn restart_of_a_file_starts_what_is_not_in_the_list() {
+fn restart_of_file_starts_missing_apps() {
     let file =
         "[[apps]]\nname = \"a\"\nscript = \"sleep 1000\"\n[[apps]]\nname = \"b\"\nscript = \"sleep 1000\"\n";
     let rsm = Rsm::new().file("ecosystem.toml", file);
@@ -110,7 +110,7 @@ fn restart_of_a_file_starts_what_is_not_in_the_list() {
 }
 
 #[test]
-fn without_a_daemon_there_is_no_app_and_none_is_started_to_say_so() {
+fn selecting_apps_does_not_start_daemon() {
     let rsm = Rsm::new();
     let verbs: [&[&str]; 8] = [
         &["stop", "api"],

@@ -1,10 +1,10 @@
 //! `start`: everything it takes for an app, and its flags.
 
 use super::{SLEEPER, all_of};
-use crate::harness::{Rsm, cmdline, environ, read, soon};
+use crate::harness::{Rsm, cmdline, environ, read, wait_until};
 
 #[test]
-fn a_script_a_program_of_the_path_and_a_shell_line() {
+fn starts_script_program_and_shell_line() {
     let rsm = Rsm::new().file("app.sh", SLEEPER).file("two words.sh", SLEEPER);
     rsm.ok(&["start", "./app.sh"]).says("app (0): online");
     rsm.ok(&["start", "sleep", "--", "1001"]);
@@ -14,13 +14,13 @@ fn a_script_a_program_of_the_path_and_a_shell_line() {
     let names: Vec<&str> = names.iter().map(|view| view["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["app", "sleep", "line", "two words"]);
     assert_eq!(cmdline(rsm.pids("sleep")[0]), ["sleep", "1001"]);
-    soon("the shell line speaks", || {
+    wait_until("the shell line speaks", || {
         read(rsm.home().join("logs/line-out.log")).contains("tick").then_some(())
     });
 }
 
 #[test]
-fn several_at_once_in_one_command() {
+fn starts_several_scripts_at_once() {
     let rsm = Rsm::new().file("one.sh", SLEEPER).file("two.sh", SLEEPER);
     rsm.ok(&["start", "./one.sh", "./two.sh"]);
     assert_eq!((rsm.pids("one").len(), rsm.pids("two").len()), (1, 1));
@@ -28,7 +28,7 @@ fn several_at_once_in_one_command() {
 }
 
 #[test]
-fn one_missing_script_among_several_starts_nothing() {
+fn missing_script_starts_none_of_several() {
     let rsm = Rsm::new().file("one.sh", SLEEPER);
     rsm.run(&["start", "./one.sh", "./missing.sh"]).code(1).says("missing.sh").says("help:");
     rsm.run(&["start", "./one.sh", "7"]).code(1);
@@ -37,7 +37,7 @@ fn one_missing_script_among_several_starts_nothing() {
 }
 
 #[test]
-fn one_name_for_several_scripts_is_refused() {
+fn rejects_one_name_for_several_scripts() {
     let rsm = Rsm::new().file("one.sh", SLEEPER).file("two.sh", SLEEPER);
     rsm.run(&["start", "one.sh", "two.sh", "-i", "2", "--name", "x"]).code(2).says("one by one");
     assert!(!rsm.home().join("rsm.sock").exists(), "nothing was started");
@@ -46,7 +46,7 @@ fn one_name_for_several_scripts_is_refused() {
 }
 
 #[test]
-fn a_stopped_app_is_started_by_name_and_by_id() {
+fn starts_stopped_app_by_name_or_id() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "nap", "-i", "2"]);
     rsm.ok(&["stop", "nap"]);
@@ -61,7 +61,7 @@ fn a_stopped_app_is_started_by_name_and_by_id() {
 }
 
 #[test]
-fn a_name_that_runs_is_refused_and_force_starts_another() {
+fn rejects_running_name_unless_forced() {
     let rsm = Rsm::new().file("app.sh", SLEEPER);
     rsm.ok(&["start", "./app.sh"]);
     let before = all_of(&rsm);
@@ -74,14 +74,16 @@ fn a_name_that_runs_is_refused_and_force_starts_another() {
 }
 
 #[test]
-fn a_script_whose_app_is_stopped_is_started_with_what_is_said_now() {
+fn start_of_stopped_script_applies_new_flags() {
     let rsm = Rsm::new().file("app.sh", "#!/bin/sh\nexec sleep \"$1\"\n");
     rsm.ok(&["start", "./app.sh", "--", "1001"]);
     rsm.ok(&["stop", "app"]);
     rsm.ok(&["start", "./app.sh", "--", "1002"]);
     let pids = rsm.pids("app");
     assert_eq!(pids.len(), 1, "it is not added a second time");
-    soon("it sleeps as long as it was told now", || (cmdline(pids[0]) == ["sleep", "1002"]).then_some(()));
+    wait_until("it sleeps as long as it was told now", || {
+        (cmdline(pids[0]) == ["sleep", "1002"]).then_some(())
+    });
 }
 
 #[test]
@@ -124,12 +126,12 @@ fn flags_reach_the_app() {
 }
 
 #[test]
-fn the_interpreter_is_what_is_said() {
+fn interpreter_flag_selects_interpreter() {
     let rsm = Rsm::new().file("app.sh", "import time\ntime.sleep(1000)\n").file("direct.sh", SLEEPER);
     rsm.ok(&["start", "app.sh", "--interpreter", "python3"]);
     let pid = rsm.pids("app")[0];
     let python = || cmdline(pid).iter().any(|word| word.contains("python3")); // or what stands for it
-    soon("python3 runs it", || python().then_some(()));
+    wait_until("python3 runs it", || python().then_some(()));
     rsm.ok(&["start", "./direct.sh", "--interpreter", "none"]);
     rsm.run(&["start", "app.sh", "--name", "other", "--interpreter", "pythoon"]).code(1).says("pythoon");
 }
@@ -147,7 +149,7 @@ script = "sleep 1000"
 "#;
 
 #[test]
-fn the_file_of_this_directory_is_started_if_nothing_is_named() {
+fn starts_ecosystem_file_of_current_directory() {
     let rsm = Rsm::new();
     rsm.run(&["start"]).code(1).says("no ecosystem.toml in").says("help:");
     rsm.write("ecosystem.toml", TWO_APPS);
@@ -156,7 +158,7 @@ fn the_file_of_this_directory_is_started_if_nothing_is_named() {
 }
 
 #[test]
-fn only_and_env_choose_from_a_file() {
+fn only_and_env_select_from_file() {
     let rsm = Rsm::new().file("ecosystem.toml", TWO_APPS);
     rsm.ok(&["start", "ecosystem.toml", "--only", "api", "--env", "production"]);
     assert!(rsm.statuses("worker").is_empty());
@@ -168,7 +170,7 @@ fn only_and_env_choose_from_a_file() {
 }
 
 #[test]
-fn a_file_again_restarts_its_apps_with_what_it_says_now() {
+fn starting_file_again_applies_its_settings() {
     let rsm = Rsm::new().file("ecosystem.toml", TWO_APPS);
     rsm.ok(&["start", "ecosystem.toml"]);
     let before = rsm.pids("api");
@@ -183,7 +185,7 @@ fn a_file_again_restarts_its_apps_with_what_it_says_now() {
 }
 
 #[test]
-fn update_env_gives_apps_of_the_list_the_environment_of_this_shell() {
+fn update_env_applies_environment_of_shell() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
     let marked = |args: &[&str]| {

@@ -3,7 +3,7 @@
 use crate::harness::Rsm;
 
 #[test]
-fn wrong_usage_is_two_and_says_what_is_right() {
+fn wrong_usage_exits_2_with_suggestion() {
     let rsm = Rsm::new();
     let wrong: [&[&str]; 9] = [
         &[],
@@ -26,7 +26,7 @@ fn wrong_usage_is_two_and_says_what_is_right() {
 }
 
 #[test]
-fn help_and_version_are_answers() {
+fn help_and_version_exit_0() {
     let rsm = Rsm::new();
     for args in [&["--help"][..], &["help"], &["start", "--help"], &["help", "scale"]] {
         let ran = rsm.ok(args).shows("Usage");
@@ -40,7 +40,7 @@ fn help_and_version_are_answers() {
 }
 
 #[test]
-fn the_home_must_be_known_and_usable() {
+fn rejects_unknown_or_unusable_home() {
     let rsm = Rsm::new();
     let output = rsm.command(&["list"]).env_remove("RSM_HOME").env_remove("HOME").output().unwrap();
     let known = output.status.code() == Some(0); // by the user database, where there is an entry

@@ -7,10 +7,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::SLEEPER;
-use crate::harness::{Rsm, alive, soon};
+use crate::harness::{Rsm, alive, wait_until};
 
 #[test]
-fn words_of_pm2_are_answered_with_the_way_here() {
+fn pm2_only_commands_suggest_replacement() {
     let rsm = Rsm::new();
     for word in
         ["update", "deploy", "install", "link", "pull", "slist", "logrotate", "profile:cpu", "multiset"]
@@ -21,7 +21,7 @@ fn words_of_pm2_are_answered_with_the_way_here() {
 }
 
 #[test]
-fn as_pm2_it_uses_pm2s_home_and_says_nothing_of_it() {
+fn pm2_link_uses_pm2_home_silently() {
     let rsm = Rsm::new();
     let pm2 = rsm.dir().join("pm2");
     symlink(env!("CARGO_BIN_EXE_rsm"), &pm2).unwrap();
@@ -48,7 +48,7 @@ fn as_pm2_it_uses_pm2s_home_and_says_nothing_of_it() {
 }
 
 #[test]
-fn settings_are_kept_and_only_known_ones() {
+fn set_keeps_only_known_settings() {
     let rsm = Rsm::new();
     rsm.ok(&["get"]).shows("logs.lines = 15");
     rsm.ok(&["set", "list.sort", "id:desc"]);
@@ -85,7 +85,7 @@ fn settings_are_kept_and_only_known_ones() {
 }
 
 #[test]
-fn the_list_for_people_who_read_json() {
+fn prettylist_prints_indented_json() {
     let rsm = Rsm::new();
     assert_eq!(rsm.ok(&["prettylist"]).stdout, "[]\n");
     rsm.ok(&["start", "sleep 1000", "--name", "api"]);
@@ -95,7 +95,7 @@ fn the_list_for_people_who_read_json() {
 }
 
 #[test]
-fn a_report_tells_much_and_no_secret() {
+fn report_contains_no_secrets() {
     let rsm = Rsm::new();
     rsm.ok(&["report"]).shows("no daemon runs");
     rsm.write("e.toml", "[[apps]]\nname = 'api'\nscript = 'sleep 1000'\nenv = { TOKEN = 'hunter2' }\n");
@@ -108,7 +108,7 @@ fn a_report_tells_much_and_no_secret() {
 }
 
 #[test]
-fn flags_without_meaning_are_taken() {
+fn obsolete_flags_are_accepted() {
     let rsm = Rsm::new().file("app.sh", SLEEPER);
     rsm.ok(&["start", "app.sh", "--no-vizion", "--no-pmx", "--no-automation", "--v8", "--parallel", "4"])
         .says("warning: --v8 is ignored");
@@ -118,17 +118,17 @@ fn flags_without_meaning_are_taken() {
 }
 
 #[test]
-fn in_the_foreground_all_ends_with_the_command() {
+fn no_daemon_ends_apps_with_command() {
     let rsm = Rsm::new().file("app.sh", "#!/bin/sh\necho hello\nexec sleep 1000\n");
     let mut command = rsm.command(&["start", "app.sh", "--no-daemon"]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    soon("the app runs", || rsm.home().join("rsm.sock").exists().then_some(()));
+    wait_until("the app runs", || rsm.home().join("rsm.sock").exists().then_some(()));
     rsm.until_status("app", "online");
     let pids = rsm.pids("app");
     let (daemon, keeper) = rsm.managers();
     // The command listens for the signal before it follows the logs; it is sent until it has heard.
     let pid = Pid::from_raw(child.id() as i32);
-    soon("all is gone", || {
+    wait_until("all is gone", || {
         let _ = kill(pid, Signal::SIGTERM);
         (![pids[0], daemon, keeper].into_iter().any(alive)).then_some(())
     });

@@ -18,7 +18,7 @@ fn with_input(rsm: &Rsm, args: &[&str], text: &[u8]) -> Ran {
 }
 
 #[test]
-fn a_config_js_with_blocks_and_node_args_starts_unchanged() {
+fn config_js_with_env_and_node_args_starts() {
     let file = "module.exports = { apps: [{ name: 'aivider-server', script: 'dist/index.js', instances: 4, exec_mode: 'cluster',
         max_memory_restart: '1500M', node_args: '--max-old-space-size=1400', env: { NODE_ENV: 'development' },
         env_production: { NODE_ENV: 'production' } }, { name: 'other', script: 'dist/index.js' }] }";
@@ -36,7 +36,7 @@ fn a_config_js_with_blocks_and_node_args_starts_unchanged() {
 }
 
 #[test]
-fn every_format_starts_stops_and_deletes() {
+fn every_format_selects_its_apps() {
     let json = "{ \"apps\": [{ \"name\": \"api\", \"script\": \"./app.sh\" }] }";
     for (name, text) in [
         ("e.json", json.to_owned()),
@@ -56,7 +56,7 @@ fn every_format_starts_stops_and_deletes() {
 }
 
 #[test]
-fn standard_input_is_a_file_too() {
+fn standard_input_is_accepted_as_file() {
     let rsm = Rsm::new().file("app.sh", SLEEPER);
     let many: Vec<String> = (0..300)
         .map(|n| format!("{{ \"name\": \"a{n}\", \"script\": \"./app.sh\", \"autostart\": false }}"))
@@ -72,7 +72,7 @@ fn standard_input_is_a_file_too() {
 }
 
 #[test]
-fn the_file_of_this_directory_is_found_in_every_format() {
+fn default_file_is_found_in_every_format() {
     let rsm = Rsm::new()
         .file("app.sh", SLEEPER)
         .file("ecosystem.config.cjs", "exports.apps = { script: './app.sh' }");
@@ -81,7 +81,7 @@ fn the_file_of_this_directory_is_found_in_every_format() {
 }
 
 #[test]
-fn a_file_of_lies_starts_nothing() {
+fn malicious_files_start_nothing() {
     let good = "{ name: 'good', script: './app.sh' }";
     let rsm = Rsm::new().file("app.sh", SLEEPER);
     for (name, bad) in [
@@ -106,7 +106,7 @@ fn a_file_of_lies_starts_nothing() {
 }
 
 #[test]
-fn a_huge_file_is_refused_without_being_read_to_its_end() {
+fn rejects_huge_file_early() {
     let rsm = Rsm::new();
     for name in ["e.json", "e.yaml", "e.config.js", "e.toml"] {
         let file = std::fs::File::create(rsm.dir().join(name)).unwrap();
@@ -116,7 +116,7 @@ fn a_huge_file_is_refused_without_being_read_to_its_end() {
 }
 
 #[test]
-fn a_converted_file_starts_the_same() {
+fn converted_file_starts_same_apps() {
     let rsm = Rsm::new().file("app.sh", SLEEPER);
     rsm.write(
         "e.config.js",
@@ -132,7 +132,7 @@ fn a_converted_file_starts_the_same() {
 }
 
 #[test]
-fn a_first_file_starts_and_is_never_written_over() {
+fn init_file_starts_and_is_not_overwritten() {
     let rsm = Rsm::new();
     rsm.ok(&["init"]).says("wrote ecosystem.toml");
     rsm.ok(&["start"]);

@@ -46,7 +46,7 @@ fn rows() -> Vec<(String, String, String)> {
 }
 
 #[test]
-fn each_promise_names_a_test_that_exists() {
+fn each_claim_names_existing_tests() {
     let (tests, rows) = (tests(), rows());
     assert!(rows.len() > 100, "the tables are there: {}", rows.len());
     for (what, state, named) in rows {
@@ -65,7 +65,7 @@ fn each_promise_names_a_test_that_exists() {
 }
 
 #[test]
-fn every_command_that_is_offered_is_on_the_page() {
+fn page_lists_every_command() {
     let page = fs::read_to_string(root().join("docs/from-pm2.md")).unwrap();
     for word in [
         "start",
@@ -118,7 +118,7 @@ fn every_command_that_is_offered_is_on_the_page() {
 }
 
 #[test]
-fn every_setting_is_on_the_page() {
+fn page_lists_every_setting() {
     let page = fs::read_to_string(root().join("docs/from-pm2.md")).unwrap();
     let keys = rsm::config::KEYS.iter().filter(|key| key.in_pm2).map(|key| key.name);
     let ignored = rsm::config::IGNORED_KEYS.iter().map(|key| key.name);

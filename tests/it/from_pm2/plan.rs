@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use crate::harness::unbroken::Unbroken;
-use crate::harness::{Rsm, alive, cmdline, environ, free_port};
+use crate::harness::load_client::{Client, Pace};
+use crate::harness::{DEADLINE, Rsm, alive, cmdline, environ, free_port};
 
 const FILE: &str = "
 [[apps]]
@@ -51,7 +51,7 @@ script = 'sleep 1000'
 ";
 
 #[test]
-fn a_plan_names_every_difference_and_no_secret() {
+fn plan_shows_every_difference_without_secrets() {
     let rsm = Rsm::new().file("e.toml", FILE);
     rsm.ok(&["plan", "e.toml"]).shows("+ start  same   1 instance: not in the list").shows("4 things to do");
     assert!(!rsm.home().exists(), "a plan starts nothing");
@@ -70,7 +70,7 @@ fn a_plan_names_every_difference_and_no_secret() {
 }
 
 #[test]
-fn applying_touches_only_what_differs() {
+fn apply_changes_only_differences() {
     let rsm = Rsm::new().file("e.toml", FILE);
     rsm.ok(&["apply", "e.toml"]);
     rsm.ok(&["start", "sleep 1000", "--name", "not-of-the-file"]);
@@ -92,7 +92,7 @@ fn applying_touches_only_what_differs() {
 }
 
 #[test]
-fn a_file_with_mistakes_is_not_applied() {
+fn apply_rejects_invalid_file() {
     let rsm = Rsm::new().file("e.toml", FILE);
     rsm.ok(&["apply", "e.toml"]);
     rsm.write("e.toml", "[[apps]]\nname = 'x'\n");
@@ -101,7 +101,7 @@ fn a_file_with_mistakes_is_not_applied() {
 }
 
 #[test]
-fn drift_between_file_and_list_is_marked_until_it_is_applied() {
+fn drift_is_marked_until_applied() {
     let file = |port: u16| {
         format!(
             "[[apps]]\nname = \"nap\"\nscript = \"sleep\"\nargs = \"1000\"\n\n[apps.env]\nPORT = {port}\n"
@@ -152,7 +152,7 @@ fn drift_between_file_and_list_is_marked_until_it_is_applied() {
 }
 
 #[test]
-fn what_shares_its_port_is_reloaded_and_what_was_stopped_stays_so() {
+fn apply_reloads_shared_ports_and_keeps_stopped() {
     let port = free_port();
     let file = |word: &str| {
         format!(
@@ -167,7 +167,7 @@ fn what_shares_its_port_is_reloaded_and_what_was_stopped_stays_so() {
     let rsm = Rsm::new().file("app.js", &server).file("e.toml", &file("1"));
     rsm.ok(&["apply", "e.toml"]);
     let before = rsm.pids("web");
-    let load = Unbroken::on(port, "all is well");
+    let load = Client::local(port).timeout(DEADLINE).expect("all is well").load(3, Pace::Unlimited);
     rsm.write("e.toml", &file("2"));
     let plan = rsm.json(&["plan", "e.toml", "--json"]);
     let told = |at: usize| {
@@ -177,7 +177,7 @@ fn what_shares_its_port_is_reloaded_and_what_was_stopped_stays_so() {
     assert_eq!((told(0), told(1)), ("reload web env.WORD".into(), "set job args".into()));
     assert_eq!(plan["to_do"], 2);
     rsm.ok(&["apply", "e.toml"]).says("~ reload  web  env.WORD changed");
-    load.assert_none_failed();
+    load.finish().assert_clean();
     let after = rsm.pids("web");
     assert!(
         after.len() == 2 && after.iter().all(|pid| !before.contains(pid) && environ(*pid)["WORD"] == "2")

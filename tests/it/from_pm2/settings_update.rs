@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use crate::harness::{Rsm, alive, cmdline, environ, soon};
+use crate::harness::{Rsm, alive, cmdline, environ, wait_until};
 
 const BEFORE: &str = "[[apps]]\nname = 'api'\nscript = 'sleep'\nargs = '1001'\nkill_timeout = 1001\n[apps.env]\nGIVEN = 'before'\nREMOVED = 'x'\n";
 const AFTER: &str = "[[apps]]\nname = 'api'\nscript = 'sleep'\nargs = '1002'\nkill_timeout = 1002\n[apps.env]\nGIVEN = 'after'\n";
@@ -23,13 +23,13 @@ fn now(rsm: &Rsm) -> [String; 3] {
     let pid = rsm.pids("api")[0];
     let env: BTreeMap<String, String> = environ(pid);
     let text = |name: &str| env.get(name).cloned().unwrap_or_default();
-    let argument = soon("it runs", || cmdline(pid).get(1).cloned());
+    let argument = wait_until("it runs", || cmdline(pid).get(1).cloned());
     let removed = |name: &str| if env.contains_key(name) { "" } else { " and without" };
     [text("SHELL_VAR") + removed("SHELL_GONE"), text("GIVEN") + removed("REMOVED"), argument]
 }
 
 #[test]
-fn a_crash_refreshes_nothing() {
+fn crash_keeps_settings() {
     let rsm = changed();
     let pid = rsm.pids("api")[0];
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
@@ -40,7 +40,7 @@ fn a_crash_refreshes_nothing() {
 }
 
 #[test]
-fn restart_and_start_by_name_refresh_nothing() {
+fn restart_and_start_by_name_keep_settings() {
     for command in ["restart", "start", "reload"] {
         let rsm = changed();
         rsm.ok(&[command, "api"]);
@@ -49,7 +49,7 @@ fn restart_and_start_by_name_refresh_nothing() {
 }
 
 #[test]
-fn update_env_refreshes_what_comes_from_the_shell() {
+fn update_env_refreshes_environment_of_shell() {
     for command in ["restart", "reload", "start"] {
         let rsm = changed();
         rsm.ok(&[command, "api", "--update-env"]);
@@ -58,7 +58,7 @@ fn update_env_refreshes_what_comes_from_the_shell() {
 }
 
 #[test]
-fn a_file_refreshes_everything() {
+fn file_refreshes_all_settings() {
     for command in ["start", "restart", "startOrRestart", "reload", "startOrReload", "apply"] {
         let rsm = changed();
         rsm.ok(&[command, "ecosystem.toml"]);
@@ -67,7 +67,7 @@ fn a_file_refreshes_everything() {
 }
 
 #[test]
-fn resurrect_brings_back_what_was_saved() {
+fn resurrect_restores_saved_settings() {
     let rsm = changed();
     rsm.ok(&["save"]);
     rsm.ok(&["kill"]);
@@ -76,7 +76,7 @@ fn resurrect_brings_back_what_was_saved() {
 }
 
 #[test]
-fn a_block_that_was_asked_for_goes_with_the_next_file() {
+fn next_file_drops_selected_env_block() {
     let file = "[[apps]]\nname = 'api'\nscript = 'sleep 1000'\n[apps.env]\nA = '1'\n[apps.env_production]\nB = '2'\n";
     let rsm = Rsm::new().file("ecosystem.toml", file);
     rsm.ok(&["start", "--env", "production"]);
@@ -86,7 +86,7 @@ fn a_block_that_was_asked_for_goes_with_the_next_file() {
 }
 
 #[test]
-fn variables_never_change_settings() {
+fn env_variables_do_not_change_settings() {
     let rsm =
         Rsm::new().var("name", "evil").var("kill_timeout", "1").var("watch", "true").var("instances", "9");
     rsm.ok(&["start", "sleep 1000", "--name", "api"]);
@@ -97,7 +97,7 @@ fn variables_never_change_settings() {
 }
 
 #[test]
-fn script_directory_logs_instances_and_mode_take_effect() {
+fn file_changes_script_cwd_logs_and_mode() {
     let rsm = Rsm::new().file("one/x", "").file("two/x", "");
     rsm.write("a.sh", "#!/bin/sh\necho from a\nexec sleep 1000\n");
     rsm.write("b.sh", "#!/bin/sh\necho from b\nexec sleep 1000\n");
@@ -120,7 +120,7 @@ fn script_directory_logs_instances_and_mode_take_effect() {
     let cwd = fs::read_link(format!("/proc/{}/cwd", pids[0])).unwrap();
     assert_eq!(cwd, rsm.dir().join("two").canonicalize().unwrap(), "cwd");
     let log = rsm.dir().join("two/api.log");
-    soon("script and log path", || {
+    wait_until("script and log path", || {
         (fs::read_to_string(&log).unwrap_or_default().matches("from b").count() == 3).then_some(())
     });
     let jlist = rsm.json(&["jlist"]);

@@ -9,7 +9,7 @@ use std::time::Instant;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{DEADLINE, Rsm, soon};
+use super::{DEADLINE, Rsm, wait_until};
 
 /// One such command.
 pub struct Following {
@@ -60,7 +60,7 @@ impl Following {
 
     /// Waits for its end. Returns exit code, lines not yet taken, standard error.
     pub fn ended(mut self) -> (Option<i32>, Vec<String>, String) {
-        let status = soon("the end of a command", || self.child.try_wait().unwrap());
+        let status = wait_until("the end of a command", || self.child.try_wait().unwrap());
         let stderr = self.stderr.take().unwrap().join().unwrap();
         (status.code(), self.lines.iter().collect(), stderr)
     }

@@ -14,11 +14,14 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 pub mod following;
-pub mod load;
-pub mod unbroken;
+#[allow(dead_code)] // tests/cluster uses the rest
+pub mod load_client;
+#[allow(dead_code)]
+pub mod ports;
+pub mod wait;
 
-/// How long anything may take before a test fails. Long, as machines are shared.
-pub const DEADLINE: Duration = Duration::from_secs(120);
+pub use ports::free_port;
+pub use wait::{DEADLINE, wait_until};
 
 /// One rsm of its own.
 pub struct Rsm {
@@ -212,6 +215,16 @@ impl Rsm {
         let pid = |who: &str| info[who]["pid"].as_i64().unwrap() as i32;
         (pid("daemon"), pid("keeper"))
     }
+
+    /// The pids of daemon and keeper, once another daemon than this one answers.
+    pub fn next_managers(&self, daemon: i32) -> (i32, i32) {
+        wait_until("another daemon", || {
+            let info = self.run(&["info", "--json"]);
+            let info: Value = serde_json::from_str(&info.stdout).ok()?;
+            let pid = |who: &str| info[who]["pid"].as_i64().map(|pid| pid as i32);
+            pid("daemon").filter(|pid| *pid != daemon).zip(pid("keeper"))
+        })
+    }
 }
 
 /// Tests that change users need root, and fail without: a test that cannot run never passes.
@@ -306,26 +319,9 @@ pub fn cmdline(pid: i32) -> Vec<String> {
     line.trim_end_matches('\0').split('\0').map(str::to_owned).collect()
 }
 
-/// Waits until `found` finds something outside of rsm's sight: a file, a port, a process.
-pub fn soon<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + DEADLINE;
-    loop {
-        if let Some(found) = found() {
-            return found;
-        }
-        assert!(Instant::now() < end, "never so: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 /// Reads a file, empty if there is none.
 pub fn read(path: impl AsRef<Path>) -> String {
     fs::read_to_string(path).unwrap_or_default()
-}
-
-/// A port that nothing listens on.
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// The body of `GET /` on a local port, if it answers.

@@ -13,7 +13,7 @@ fn apps() -> Rsm {
 }
 
 #[test]
-fn bash_completes_commands_and_names_of_apps() {
+fn bash_completes_commands_and_app_names() {
     let rsm = apps();
     let terminal = Terminal::new(&rsm, (100, 30));
     terminal.line("source <(rsm completion bash); echo sourced $?");
@@ -33,7 +33,7 @@ fn bash_completes_commands_and_names_of_apps() {
 }
 
 #[test]
-fn zsh_and_fish_complete_commands_and_names_of_apps() {
+fn zsh_and_fish_complete_commands_and_names() {
     let rsm = apps();
     rsm.write("_rsm", &rsm.ok(&["completion", "zsh"]).stdout);
     rsm.write("rsm.fish", &rsm.ok(&["completion", "fish"]).stdout);
@@ -69,7 +69,7 @@ fn asked(rsm: &Rsm, shell: &str, words: &[&str]) -> String {
 }
 
 #[test]
-fn every_shell_is_told_the_names_and_what_they_are() {
+fn completions_describe_names_in_every_shell() {
     let rsm = apps();
     for shell in ["zsh", "fish"] {
         let told = asked(&rsm, shell, &["rsm", "describe", "pay"]);
@@ -83,14 +83,14 @@ fn every_shell_is_told_the_names_and_what_they_are() {
 }
 
 #[test]
-fn a_tab_starts_no_daemon() {
+fn completion_does_not_start_daemon() {
     let rsm = Rsm::new();
     assert!(!asked(&rsm, "bash", &["rsm", "stop", ""]).contains("all"));
     assert!(!rsm.home().exists());
 }
 
 #[test]
-fn the_manual_has_a_page_for_each_command() {
+fn manual_has_page_for_each_command() {
     let rsm = Rsm::new();
     rsm.ok(&["man", "man1"]);
     for (page, says) in [("rsm.1", "rsm"), ("rsm-start.1", "Examples"), ("rsm-monit.1", "whole screen")] {
@@ -133,7 +133,7 @@ const APART: [&str; 8] = [
 ];
 
 #[test]
-fn every_example_of_help_works() {
+fn every_help_example_parses() {
     let rsm = Rsm::new();
     rsm.write("ecosystem.toml", "[[apps]]\nname = \"api\"\nscript = \"./api.sh\"\n");
     rsm.write(

@@ -1,10 +1,10 @@
 //! The list's foot, and the list that is watched.
 
 use super::tmux::Terminal;
-use crate::harness::{Rsm, soon};
+use crate::harness::{Rsm, wait_until};
 
 #[test]
-fn what_needs_attention_is_told_with_its_command() {
+fn warnings_name_command_to_run() {
     let rsm = Rsm::new();
     rsm.write("ecosystem.toml", "[[apps]]\nname = \"api\"\nscript = \"exec sleep 1000\"\n");
     rsm.ok(&["start"]).shows("1 app: 1 online").shows("host: load").shows("not saved").shows("rsm save");
@@ -30,7 +30,7 @@ fn what_needs_attention_is_told_with_its_command() {
 }
 
 #[test]
-fn a_watched_list_follows_what_happens_in_its_place() {
+fn watched_list_updates_in_place() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "exec sleep 1000", "--name", "api"]);
     let terminal = Terminal::new(&rsm, (100, 20));
@@ -41,13 +41,13 @@ fn a_watched_list_follows_what_happens_in_its_place() {
     rsm.ok(&["kill"]);
     terminal.until("daemon");
     terminal.press(&["C-c"]);
-    soon("the shell's screen", || (!terminal.is_taken()).then_some(()));
+    wait_until("the shell's screen", || (!terminal.is_taken()).then_some(()));
     terminal.line("echo still $((6 * 7))");
     terminal.until("still 42");
 }
 
 #[test]
-fn the_table_fits_the_terminal() {
+fn table_fits_terminal_width() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "exec sleep 1000", "--name", "a-name-that-is-rather-long-for-a-narrow-terminal"]);
     let terminal = Terminal::new(&rsm, (60, 20));

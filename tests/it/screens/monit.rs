@@ -1,7 +1,7 @@
 //! `monit`, driven by keys as a person would.
 
 use super::tmux::Terminal;
-use crate::harness::{Rsm, alive, soon};
+use crate::harness::{Rsm, alive, wait_until};
 
 /// Two apps, one of them with two instances and a Chinese name.
 fn apps() -> Rsm {
@@ -19,7 +19,7 @@ fn monit(rsm: &Rsm, size: (u16, u16)) -> Terminal {
 }
 
 #[test]
-fn a_day_in_front_of_it() {
+fn monit_shows_and_controls_apps() {
     let rsm = apps();
     let terminal = Terminal::new(&rsm, (120, 40));
     let before = terminal.settings(&rsm, "before");
@@ -68,12 +68,12 @@ fn a_day_in_front_of_it() {
     terminal.resize(200, 60);
     terminal.until("memory");
     terminal.press(&["q"]);
-    soon("the shell's screen", || (!terminal.is_taken()).then_some(()));
+    wait_until("the shell's screen", || (!terminal.is_taken()).then_some(()));
     assert_eq!(terminal.settings(&rsm, "after"), before);
 }
 
 #[test]
-fn instances_are_scaled_and_deleted() {
+fn scales_and_deletes_instances() {
     let rsm = apps();
     let terminal = monit(&rsm, (100, 30));
     terminal.types("/队");
@@ -92,7 +92,7 @@ fn instances_are_scaled_and_deleted() {
 }
 
 #[test]
-fn every_way_out_gives_the_terminal_back() {
+fn every_exit_restores_terminal() {
     let rsm = apps();
     let terminal = Terminal::new(&rsm, (80, 24));
     let before = terminal.settings(&rsm, "before");
@@ -106,7 +106,7 @@ fn every_way_out_gives_the_terminal_back() {
         terminal.line("sh -c 'echo $$ > pid; exec rsm monit'");
         terminal.until("all (3)");
         leave();
-        soon(name, || (!terminal.is_taken()).then_some(()));
+        wait_until(name, || (!terminal.is_taken()).then_some(()));
         assert_eq!(terminal.settings(&rsm, name), before, "{name}");
     }
     terminal.line("rsm monit");
@@ -117,12 +117,12 @@ fn every_way_out_gives_the_terminal_back() {
     terminal.line("fg");
     terminal.until("all (3)");
     terminal.press(&["q"]);
-    soon("the shell's screen", || (!terminal.is_taken()).then_some(()));
+    wait_until("the shell's screen", || (!terminal.is_taken()).then_some(()));
     assert_eq!(terminal.settings(&rsm, "continued"), before);
 }
 
 #[test]
-fn a_terminal_that_is_closed_ends_it() {
+fn exits_if_terminal_closes() {
     // No daemon: nothing is drawn, which would fail. No signal either: the terminal is not its own.
     let rsm = Rsm::new();
     let terminal = Terminal::new(&rsm, (80, 24));
@@ -130,7 +130,7 @@ fn a_terminal_that_is_closed_ends_it() {
     terminal.until("no daemon runs");
     let pid = pid(&rsm);
     drop(terminal);
-    soon("its end", || (!alive(pid)).then_some(()));
+    wait_until("its end", || (!alive(pid)).then_some(()));
 }
 
 fn pid(rsm: &Rsm) -> i32 {
@@ -143,7 +143,7 @@ fn kill(rsm: &Rsm, signal: &str) {
 }
 
 #[test]
-fn keys_are_heard_while_a_log_floods() {
+fn keys_work_during_log_flood() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "exec yes a line of the flood", "--name", "flood"]);
     rsm.ok(&["start", "exec sleep 1000", "--name", "quiet"]);
@@ -155,12 +155,12 @@ fn keys_are_heard_while_a_log_floods() {
     terminal.press(&["?", "p"]);
     terminal.until("[paused]");
     terminal.press(&["p", "q"]);
-    soon("the shell's screen", || (!terminal.is_taken()).then_some(()));
+    wait_until("the shell's screen", || (!terminal.is_taken()).then_some(()));
     rsm.ok(&["stop", "flood"]);
 }
 
 #[test]
-fn without_a_daemon_it_waits_for_one() {
+fn waits_for_daemon() {
     let rsm = Rsm::new();
     let terminal = Terminal::new(&rsm, (80, 24));
     terminal.line("rsm monit");
@@ -173,6 +173,6 @@ fn without_a_daemon_it_waits_for_one() {
 }
 
 #[test]
-fn a_pipe_is_no_terminal() {
+fn refuses_to_run_in_pipe() {
     Rsm::new().run(&["monit"]).code(2).says("monit needs a terminal").says("rsm list");
 }

@@ -12,7 +12,7 @@ fn stubborn() -> Rsm {
 }
 
 #[test]
-fn in_plain_lines_where_nobody_looks() {
+fn pipe_gets_plain_lines() {
     let rsm = stubborn();
     let ran = rsm.ok(&["stop", "all"]).says("waiting for all to stop …: stopping slow (0)\n");
     assert!(!ran.stderr.contains('\u{1b}'), "{}", ran.stderr);
@@ -21,7 +21,7 @@ fn in_plain_lines_where_nobody_looks() {
 }
 
 #[test]
-fn in_place_on_a_terminal() {
+fn terminal_updates_in_place() {
     let rsm = stubborn();
     let terminal = Terminal::new(&rsm, (100, 30));
     terminal.line("rsm stop slow");
@@ -33,7 +33,7 @@ fn in_place_on_a_terminal() {
 }
 
 #[test]
-fn what_took_no_time_is_not_told() {
+fn fast_steps_print_nothing() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "exec sleep 1000", "--name", "quick"]);
     let ran = rsm.ok(&["describe", "quick"]);

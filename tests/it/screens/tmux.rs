@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::harness::{Rsm, soon};
+use crate::harness::{Rsm, wait_until};
 
 /// The number of the next terminal.
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -80,7 +80,7 @@ impl Terminal {
     pub fn until_so(&self, what: &str, so: impl Fn(&str) -> bool) -> String {
         let seen = std::cell::RefCell::new(String::new());
         let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            soon(what, || {
+            wait_until(what, || {
                 *seen.borrow_mut() = self.screen();
                 so(&seen.borrow()).then(|| seen.borrow().clone())
             })

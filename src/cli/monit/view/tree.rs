@@ -1,4 +1,4 @@
-//! The tree of apps and instances. Only rows that are on the screen are drawn.
+//! The tree of apps and instances. Only the visible rows are drawn.
 
 use ratatui::Frame;
 use ratatui::layout::Rect;
@@ -13,7 +13,7 @@ use crate::cli::render::style::{tame, width};
 use crate::cli::render::units;
 use crate::ipc::message::Status;
 
-/// A column besides the name.
+/// A column other than the name.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Column {
     Status,
@@ -26,7 +26,7 @@ enum Column {
     Pid,
 }
 
-/// Each with its columns on the terminal, a blank before it included; those that come first stay longest.
+/// The columns by priority, with their width in terminal columns, including a leading space.
 const COLUMNS: [(Column, usize); 8] = [
     (Column::Status, 16),
     (Column::Cpu, 8),
@@ -38,7 +38,7 @@ const COLUMNS: [(Column, usize); 8] = [
     (Column::Mode, 9),
 ];
 
-/// The order on the screen.
+/// The columns in the order on the screen.
 const ORDER: [Column; 8] = [
     Column::Mode,
     Column::Pid,
@@ -50,16 +50,17 @@ const ORDER: [Column; 8] = [
     Column::Uptime,
 ];
 
-/// Columns that the name has at least.
+/// Minimum width of the name, in terminal columns.
 const NAME: usize = 14;
-/// A longer one is cut rather than that the first so many of `COLUMNS` go; but not for those after them, up to `LONG`.
+/// The first columns of `COLUMNS`, for which a name is truncated. The others are only shown if the names fit, up
+/// to `LONG`.
 const NEEDED: usize = 5;
 const LONG: usize = 36;
 
-/// Columns before a name, where an app is folded and unfolded, and behind it, for the number of instances.
+/// Terminal columns for the fold marker before a name, and for the number of instances after it.
 const FOLD: usize = 7;
 
-/// Draws headings and rows.
+/// Draws the headings and the rows.
 pub(super) fn draw(model: &Model, look: &Look, area: Rect, areas: &mut Areas, frame: &mut Frame<'_>) {
     let longest = model.rows.iter().map(|row| width(&row.label)).max().unwrap_or(0) + FOLD;
     let columns = fitting(usize::from(area.width), longest);
@@ -79,7 +80,7 @@ pub(super) fn draw(model: &Model, look: &Look, area: Rect, areas: &mut Areas, fr
         let y = rows.y + u16::try_from(at - areas.top).unwrap_or(0);
         let mut line = line(row, look, &columns, name);
         if at == place {
-            // Colours would be grounds there.
+            // With reversed colors, the colors of cells would become backgrounds.
             line.spans.iter_mut().for_each(|span| span.style = Style::new());
             line = line.style(look.selected(focused));
         }
@@ -87,20 +88,20 @@ pub(super) fn draw(model: &Model, look: &Look, area: Rect, areas: &mut Areas, fr
     }
 }
 
-/// How many rows there are above and below those that are seen.
+/// The number of rows above and below the visible ones.
 fn beyond(model: &Model, areas: &Areas) -> String {
     let seen = areas.top + usize::from(areas.rows.height);
     let count = |sign, rows| if rows > 0 { format!(" {sign}{rows}") } else { String::new() };
     count('↑', areas.top) + &count('↓', model.rows.len().saturating_sub(seen))
 }
 
-/// The first row to draw, so that the selected one is seen and no room is wasted.
+/// The first visible row, so that the selected row is visible and no line is empty.
 fn top(before: usize, selected: usize, height: usize, rows: usize) -> usize {
     let least = (selected + 1).saturating_sub(height.max(1));
     before.clamp(least, selected).min(rows.saturating_sub(height))
 }
 
-/// The columns that there is room for beside names of up to `longest` columns.
+/// The columns that fit next to names of up to `longest` terminal columns.
 fn fitting(room: usize, longest: usize) -> Vec<(Column, usize)> {
     let (mut left, mut fit) = (room.saturating_sub(NAME + 1), Vec::new());
     for (at, (column, width)) in COLUMNS.into_iter().enumerate() {

@@ -1,5 +1,5 @@
-//! A stream that gives up on a client which takes nothing. The kernel's own limit
-//! (`TCP_USER_TIMEOUT`) is not enough: whether it covers a closed window depends on the kernel.
+//! A stream with a timeout for clients that stop receiving. The socket option `TCP_USER_TIMEOUT` is not
+//! enough: whether it applies to a closed window depends on the kernel version.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -10,21 +10,21 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// A connection whose writes fail once none of them came forward for a while.
-pub(super) struct Impatient {
+/// A connection whose writes fail if they make no progress for the duration `limit`.
+pub(super) struct WriteTimeout {
     stream: TcpStream,
-    patience: Duration,
-    /// Runs while a write waits.
-    limit: Pin<Box<Sleep>>,
+    limit: Duration,
+    /// Counts while a write is pending.
+    timer: Pin<Box<Sleep>>,
     waiting: bool,
 }
 
-impl Impatient {
-    pub(super) fn new(stream: TcpStream, patience: Duration) -> Self {
-        Self { stream, patience, limit: Box::pin(sleep(patience)), waiting: false }
+impl WriteTimeout {
+    pub(super) fn new(stream: TcpStream, limit: Duration) -> Self {
+        Self { stream, limit, timer: Box::pin(sleep(limit)), waiting: false }
     }
 
-    fn watched(
+    fn poll_with_limit(
         &mut self,
         cx: &mut Context<'_>,
         write: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
@@ -36,19 +36,19 @@ impl Impatient {
         }
         if !self.waiting {
             self.waiting = true;
-            self.limit.as_mut().reset(Instant::now() + self.patience);
+            self.timer.as_mut().reset(Instant::now() + self.limit);
         }
-        self.limit.as_mut().poll(cx).map(|()| Err(self.give_up()))
+        self.timer.as_mut().poll(cx).map(|()| Err(self.timeout_error()))
     }
 
-    /// Has the kernel forget what it still holds for the client, which it would offer for long.
-    fn give_up(&self) -> io::Error {
+    /// Makes the kernel discard unsent data on close; it would retry for minutes otherwise.
+    fn timeout_error(&self) -> io::Error {
         let _ = self.stream.set_zero_linger();
         io::ErrorKind::TimedOut.into()
     }
 }
 
-impl AsyncRead for Impatient {
+impl AsyncRead for WriteTimeout {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -58,9 +58,9 @@ impl AsyncRead for Impatient {
     }
 }
 
-impl AsyncWrite for Impatient {
+impl AsyncWrite for WriteTimeout {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.watched(cx, |stream, cx| stream.poll_write(cx, bytes))
+        self.poll_with_limit(cx, |stream, cx| stream.poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
@@ -68,7 +68,7 @@ impl AsyncWrite for Impatient {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.watched(cx, |stream, cx| stream.poll_write_vectored(cx, slices))
+        self.poll_with_limit(cx, |stream, cx| stream.poll_write_vectored(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
