@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Starts an app, shows what it says, restarts it and removes it: `python3 examples/client.py`.
+"""Starts an app, follows its log, restarts it and deletes it. Run with: python3 examples/client.py
 
-Nothing but Python's own http.client over the daemon's socket. docs/api.md describes what can be asked.
+Uses only the standard library and the socket of the daemon. The API is described in docs/api.md.
 """
 import http.client
 import json
@@ -12,7 +12,7 @@ HOME = os.environ.get("RSM_HOME") or os.path.expanduser("~/.rsm")
 
 
 class Connection(http.client.HTTPConnection):
-    """HTTP over the daemon's Unix socket."""
+    """An HTTP connection over the Unix socket of the daemon."""
 
     def __init__(self):
         super().__init__("rsm")
@@ -22,33 +22,33 @@ class Connection(http.client.HTTPConnection):
         self.sock.connect(os.path.join(HOME, "rsm.sock"))
 
 
-def ask(method, target, body=None):
-    """What the daemon answers; fails with its words."""
+def call(method, target, body=None):
+    """Sends a request to the daemon and returns the decoded response. Raises the error of the daemon."""
     connection = Connection()
     connection.request(method, target, json.dumps(body) if body is not None else None)
-    answer = connection.getresponse()
-    value = json.load(answer)
-    if answer.status != 200:
+    response = connection.getresponse()
+    value = json.load(response)
+    if response.status != 200:
         raise RuntimeError(value["error"]["message"] + ". " + value["error"].get("hint", ""))
     return value
 
 
 def lines(target):
-    """The JSON lines of a stream."""
+    """Yields the JSON objects of a stream."""
     connection = Connection()
     connection.request("GET", target)
     for line in connection.getresponse():
         yield json.loads(line)
 
 
-print("rsm", ask("GET", "/v1/ping")["version"])
+print("rsm", call("GET", "/v1/ping")["version"])
 script = "while :; do echo hello; sleep 1; done"
 apps = [{"name": "hello-py", "script": script, "launcher": "shell", "cwd": "/"}]
-ask("POST", "/v1/apps", {"apps": apps, "inherited": {"PATH": os.environ["PATH"]}})
+call("POST", "/v1/apps", {"apps": apps, "inherited": {"PATH": os.environ["PATH"]}})
 item = next(lines("/v1/logs?select=hello-py&follow=true"))
-print(item["name"], "says", item["line"])
-for outcome in ask("POST", "/v1/instances/restart", {"select": ["hello-py"]})["instances"]:
-    print(f"{outcome['name']} (id {outcome['id']}): {outcome.get('problem') or 'as wished'}")
-for instance in ask("GET", "/v1/instances"):
+print(f"{item['name']}: {item['line']}")
+for result in call("POST", "/v1/instances/restart", {"select": ["hello-py"]})["instances"]:
+    print(f"{result['name']} (id {result['id']}): {result.get('error') or 'ok'}")
+for instance in call("GET", "/v1/instances"):
     print(f"{instance['name']}: {instance['status']}, {instance['restarts']} restarts")
-ask("POST", "/v1/instances/delete", {"select": ["hello-py"]})
+call("POST", "/v1/instances/delete", {"select": ["hello-py"]})

@@ -1,6 +1,6 @@
-//! Starts an app, shows what it says, restarts it and removes it: `cargo run --example client`.
+//! Starts an app, follows its log, restarts it and deletes it. Run with: `cargo run --example client`.
 //!
-//! Talks to the daemon of `$RSM_HOME`, which `rsm start` or any other command has begun.
+//! Connects to the daemon of `$RSM_HOME`, which must be running: start it with `rsm start`.
 
 #![allow(clippy::print_stdout)]
 
@@ -16,16 +16,16 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let line = "while :; do echo hello; sleep 1; done";
     let app = AppSpec { launcher: Launcher::Shell, ..AppSpec::new("hello-rs", line, "/") };
-    told(&client.start(StartApps::of([app])).await?);
+    print_report(&client.start(StartApps::of([app])).await?);
 
     let query = LogQuery { select: vec!["hello-rs".into()], follow: true, ..LogQuery::default() };
     let mut logs = client.logs(query).await?;
     if let Some(LogItem::Line { name, line, .. }) = logs.next_as().await.transpose()? {
-        println!("{name} says {line}");
+        println!("{name}: {line}");
     }
 
     let mut events = client.events().await?;
-    told(&client.restart(vec!["hello-rs".into()]).await?);
+    print_report(&client.restart(vec!["hello-rs".into()]).await?);
     while let Some(event) = events.next_as::<EventView>().await.transpose()? {
         println!("{} {:?}", event.name, event.event);
         if event.event == EventKind::Online {
@@ -35,18 +35,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for instance in client.list().await? {
         println!("{}: {}, {} restarts", instance.name, instance.status.as_str(), instance.restarts);
     }
-    told(&client.delete(vec!["hello-rs".into()]).await?);
+    print_report(&client.delete(vec!["hello-rs".into()]).await?);
     Ok(())
 }
 
-/// Each instance has a problem, or is as it was wished.
-fn told(report: &Report) {
+/// Prints the result for each instance.
+fn print_report(report: &Report) {
     for outcome in &report.instances {
-        println!(
-            "{} (id {}): {}",
-            outcome.name,
-            outcome.id,
-            outcome.problem.as_deref().unwrap_or("as wished")
-        );
+        println!("{} (id {}): {}", outcome.name, outcome.id, outcome.problem.as_deref().unwrap_or("ok"));
     }
 }

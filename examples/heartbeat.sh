@@ -1,11 +1,5 @@
 #!/bin/sh
-# Reports once, then stays until its schedule restarts it.
+# Prints the time and the load of the machine, then exits. Run by the schedule in ecosystem.example.toml.
 
-trap 'kill "$pause" 2>/dev/null; exit 0' INT TERM
-
-echo "heartbeat: alive at $(date '+%H:%M:%S')"
-while :; do
-    sleep 3600 &
-    pause=$!
-    wait "$pause"
-done
+read -r load _ </proc/loadavg
+echo "heartbeat: $(date '+%H:%M:%S'), load $load"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Prints a line every few seconds and ends cleanly when it is told to.
+# Prints a line every few seconds and exits cleanly when it is stopped.
 # Usage: worker.sh [--every SECONDS]
 
 every=3
@@ -8,8 +8,8 @@ if [ "$1" = "--every" ] && [ -n "$2" ]; then
 fi
 
 stop() {
-    echo "worker: told to stop, goodbye"
-    # The pause goes too, or it would outlive the worker.
+    echo "worker: stopping"
+    # Stop `sleep` as well; otherwise it would outlive the worker.
     [ -n "$pause" ] && kill "$pause" 2>/dev/null
     exit 0
 }
@@ -19,7 +19,7 @@ count=0
 while :; do
     count=$((count + 1))
     echo "worker ${NODE_APP_INSTANCE:-0}: ${GREETING:-hello}, line $count"
-    # A shell notices signals while it waits, not while a program runs in the foreground.
+    # `sleep` runs in the background because a shell handles signals only during `wait`.
     sleep "$every" &
     pause=$!
     wait "$pause"

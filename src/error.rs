@@ -24,16 +24,16 @@ pub enum Error {
     #[error("{0}")]
     Arguments(clap::Error),
     /// `--env` where there is no file with blocks to choose from.
-    #[error("--env chooses a block of an ecosystem file, and there is none among the arguments")]
+    #[error("--env requires an ecosystem file argument")]
     EnvNeedsFile,
     /// `--name` for several apps.
-    #[error("--name gives one name, but {apps} apps are to be started")]
+    #[error("--name cannot be used with {apps} apps")]
     NameForSeveral {
         /// How many.
         apps: usize,
     },
     /// Nothing was named and the usual file is not there.
-    #[error("nothing to start: no ecosystem.toml in {}", directory.display())]
+    #[error("no ecosystem.toml in {}", directory.display())]
     NoEcosystem {
         /// Where it was looked for.
         directory: PathBuf,
@@ -42,25 +42,25 @@ pub enum Error {
     #[error("{}", .0.join("\n"))]
     Mistakes(Vec<String>),
     /// Neither `RSM_HOME` nor a home directory is known, or the like.
-    #[error("rsm's home directory is not known: {0}")]
+    #[error("cannot determine the home directory: {0}")]
     NoHome(io::Error),
     /// The directory the command was typed in is gone.
-    #[error("the current directory cannot be read: {0}")]
+    #[error("cannot read the current directory: {0}")]
     NoDirectory(io::Error),
     /// No daemon listens.
-    #[error("the daemon is not running (nobody listens on {})", socket.display())]
+    #[error("the daemon is not running (no listener on {})", socket.display())]
     NotRunning {
         /// Where one would.
         socket: PathBuf,
     },
     /// The socket belongs to another user.
-    #[error("access to the daemon's socket {} is denied", socket.display())]
+    #[error("permission denied: {}", socket.display())]
     Denied {
         /// The socket.
         socket: PathBuf,
     },
     /// No daemon could be started.
-    #[error("the daemon did not start: {reason}")]
+    #[error("failed to start the daemon: {reason}")]
     Launch {
         /// Why.
         reason: String,
@@ -68,7 +68,7 @@ pub enum Error {
         log: PathBuf,
     },
     /// Another version did not take over.
-    #[error("the upgrade failed: {reason}")]
+    #[error("upgrade failed: {reason}")]
     Upgrade {
         /// How, and what goes on.
         reason: String,
@@ -84,10 +84,10 @@ pub enum Error {
         log: PathBuf,
     },
     /// A whole screen is wanted, and there is no terminal.
-    #[error("monit needs a terminal, and standard input or output is none")]
+    #[error("monit requires a terminal")]
     NoTerminal,
     /// The daemon ended while its logs were followed.
-    #[error("the daemon ended the stream")]
+    #[error("the daemon closed the stream")]
     StreamEnded,
     /// The daemon refused, in its own words.
     #[error("{message}")]
@@ -98,13 +98,13 @@ pub enum Error {
         hint: Option<String>,
     },
     /// There is no daemon, so there are no apps.
-    #[error("no app \"{wanted}\": the daemon is not running")]
+    #[error("app \"{wanted}\" not found: the daemon is not running")]
     NothingRuns {
         /// What was asked for.
         wanted: String,
     },
     /// None of a file's apps is in the list.
-    #[error("none of the apps of {file} is in the list: {}", names.join(", "))]
+    #[error("no app of {file} is in the list: {}", names.join(", "))]
     NoneOfFile {
         /// The file.
         file: String,
@@ -112,7 +112,7 @@ pub enum Error {
         names: Vec<String>,
     },
     /// One instance is needed, none or several were named.
-    #[error("\"{name}\" is {}", if ids.is_empty() { "no app or id".into() } else { format!("{} instances", ids.len()) })]
+    #[error("\"{name}\" {}", if ids.is_empty() { "does not match any app or id".into() } else { format!("matches {} instances", ids.len()) })]
     NotOne {
         /// As typed.
         name: String,
@@ -123,7 +123,7 @@ pub enum Error {
     #[error("{}", worded(.0))]
     Failed(Vec<Problem>),
     /// The address that was to be asked during a reload did not answer before it.
-    #[error("{url} does not answer: {reason}; nothing was reloaded")]
+    #[error("{url} is not reachable: {reason}; reload not started")]
     NoAnswer {
         /// What was asked.
         url: String,
@@ -131,10 +131,10 @@ pub enum Error {
         reason: String,
     },
     /// Ctrl-C while apps were reloaded.
-    #[error("interrupted; the reload goes on without this command")]
+    #[error("interrupted; the reload continues in the background")]
     LeftReload,
     /// Requests failed during a reload.
-    #[error("{failed} of {sent} requests failed while it was reloaded, the first: {first}")]
+    #[error("{failed} of {sent} requests failed during the reload; first error: {first}")]
     Requests {
         /// How many were sent.
         sent: u64,
@@ -160,7 +160,7 @@ pub enum Error {
         reason: String,
     },
     /// Standard output cannot be written to.
-    #[error("writing to standard output: {0}")]
+    #[error("cannot write to stdout: {0}")]
     Output(io::Error),
     /// The system refuses what every program needs.
     #[error("{what}: {error}")]
@@ -217,40 +217,40 @@ impl Error {
     /// What to do about it. Never shows the value of an environment variable.
     pub fn help(&self) -> Option<String> {
         let text = match self {
-            Self::EnvNeedsFile => "name the file: rsm restart ecosystem.toml --env production".into(),
-            Self::NameForSeveral { .. } => "start them one by one, each with a name of its own".into(),
-            Self::NoEcosystem { .. } => {
-                "name what to start, a script or a file: rsm start app.js, rsm start /srv/ecosystem.toml"
-                    .into()
-            }
+            Self::EnvNeedsFile => "for example: rsm restart ecosystem.toml --env production".into(),
+            Self::NameForSeveral { .. } => "start them separately".into(),
+            Self::NoEcosystem { .. } => "specify a script or a file: rsm start app.js".into(),
             Self::NoHome(_) => "set RSM_HOME to an absolute path".into(),
             Self::NoDirectory(_) => "change to a directory that exists".into(),
-            Self::NotRunning { .. } => {
-                "`rsm start` starts it together with an app, `rsm resurrect` with the saved ones".into()
+            Self::NotRunning { .. } => "`rsm start` and `rsm resurrect` start it".into(),
+            Self::Denied { .. } => {
+                "the daemon belongs to another user; switch to that user or set RSM_HOME".into()
             }
-            Self::Denied { .. } => "it belongs to another user: use that user, or another RSM_HOME".into(),
             Self::Launch { log, .. } | Self::Lost { log, .. } => {
-                format!("see {}, then try again", log.display())
+                format!("see {}", log.display())
             }
-            Self::NoTerminal => "`rsm list` and `rsm logs` write to files and pipes, too".into(),
-            Self::Upgrade { log, .. } => format!("{} may say why", log.display()),
-            Self::StreamEnded => "run the command again to go on reading".into(),
+            Self::NoTerminal => "use `rsm list` or `rsm logs` in scripts".into(),
+            Self::Upgrade { log, .. } => format!("see {}", log.display()),
+            Self::StreamEnded => "run the command again".into(),
             Self::Refused { hint, .. } => return hint.clone(),
-            Self::NothingRuns { .. } => "`rsm start` starts an app, `rsm resurrect` the saved ones".into(),
-            Self::NoneOfFile { file, .. } => format!("start them: rsm start {file}"),
-            Self::NotOne { ids, .. } if ids.is_empty() => "`rsm list` shows what is there".into(),
+            Self::NothingRuns { .. } => {
+                "start apps with `rsm start`, or restore the saved list with `rsm resurrect`".into()
+            }
+            Self::NoneOfFile { file, .. } => format!("run `rsm start {file}`"),
+            Self::NotOne { ids, .. } if ids.is_empty() => "see `rsm list`".into(),
             Self::NotOne { ids, .. } => {
                 let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
-                format!("name one of their ids: {}", ids.join(", "))
+                format!("use an id: {}", ids.join(", "))
             }
             Self::Failed(problems) => {
                 let first = problems.first().map_or(0, |problem| problem.id);
-                format!("rsm describe {first} shows its last ends, rsm logs {first} --err what it said")
+                format!("see `rsm describe {first}` and `rsm logs {first} --err`")
             }
-            Self::NoAnswer { .. } => "give an http:// address that the app answers".into(),
-            Self::LeftReload => "`rsm list` shows how far it is, `rsm stop` or `rsm restart` ends it".into(),
+            Self::NoAnswer { .. } => "specify an http:// URL that the app serves".into(),
+            Self::LeftReload => "see `rsm list`; `rsm stop` or `rsm restart` cancels it".into(),
             Self::Requests { .. } => {
-                "a graceful app answers what it has begun before it ends on its signal (kill_timeout)".into()
+                "on its stop signal, an app must finish open requests before it exits (see kill_timeout)"
+                    .into()
             }
             Self::Arguments(_)
             | Self::Mistakes(_)

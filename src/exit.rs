@@ -35,8 +35,9 @@ pub struct StartFailure {
     pub step: StartStep,
     /// The system's error number; 0 if it was not the system.
     pub errno: i32,
-    /// On what: the directory, the program …
-    pub what: String,
+    /// What the step failed on: the directory, the program, the user.
+    #[serde(alias = "what")]
+    pub subject: String,
 }
 
 /// The steps from a spec to a running program, in their order.
@@ -44,47 +45,50 @@ pub struct StartFailure {
 #[serde(rename_all = "snake_case")]
 pub enum StartStep {
     /// Looking up the program in `PATH`.
-    Find,
+    #[serde(alias = "find")]
+    LookUp,
     /// Opening or creating its log files.
     Logs,
     /// Making its output pipes.
     Pipes,
     /// Forking.
     Fork,
-    /// A session of its own.
+    /// Creating a session.
     Session,
     /// Standard input and output.
     Stdio,
     /// Resource limits.
     Limits,
-    /// Changing directory.
-    Directory,
+    /// Changing the working directory.
+    #[serde(alias = "directory")]
+    Chdir,
     /// Supplementary groups and group.
     Group,
     /// User.
     User,
     /// Executing the program.
     Exec,
-    /// The filter that shares its ports. Comes before the group; last here, as an older keeper's
-    /// numbers must keep their meaning.
-    Filter,
+    /// Installing the seccomp filter that shares its ports. It happens before the group is changed; it is last
+    /// here so that the step numbers of older keepers keep their meaning.
+    #[serde(alias = "filter")]
+    Seccomp,
 }
 
 impl StartStep {
     /// The steps that happen in the child, by the number it reports.
     pub const ALL: [Self; 12] = [
-        Self::Find,
+        Self::LookUp,
         Self::Logs,
         Self::Pipes,
         Self::Fork,
         Self::Session,
         Self::Stdio,
         Self::Limits,
-        Self::Directory,
+        Self::Chdir,
         Self::Group,
         Self::User,
         Self::Exec,
-        Self::Filter,
+        Self::Seccomp,
     ];
 }
 
@@ -110,23 +114,23 @@ impl fmt::Display for Exit {
 
 impl fmt::Display for StartFailure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = &self.what;
+        let subject = &self.subject;
         match self.step {
-            StartStep::Find => write!(out, "looking up {what} in the app's PATH")?,
-            StartStep::Logs => write!(out, "opening log file {what}")?,
+            StartStep::LookUp => write!(out, "looking up {subject} in the app's PATH")?,
+            StartStep::Logs => write!(out, "opening log file {subject}")?,
             StartStep::Pipes => write!(out, "making output pipes")?,
             StartStep::Fork => write!(out, "forking")?,
             StartStep::Session => write!(out, "opening a session")?,
             StartStep::Stdio => write!(out, "setting up standard input and output")?,
             StartStep::Limits => write!(out, "setting resource limits")?,
-            StartStep::Directory => write!(out, "changing directory to {what}")?,
-            StartStep::Group => write!(out, "changing group to {what}")?,
-            StartStep::User => write!(out, "changing user to {what}")?,
-            StartStep::Exec => write!(out, "executing {what}")?,
-            StartStep::Filter if what.is_empty() => {
+            StartStep::Chdir => write!(out, "changing directory to {subject}")?,
+            StartStep::Group => write!(out, "changing group to {subject}")?,
+            StartStep::User => write!(out, "changing user to {subject}")?,
+            StartStep::Exec => write!(out, "executing {subject}")?,
+            StartStep::Seccomp if subject.is_empty() => {
                 write!(out, "installing the filter that shares its ports")?
             }
-            StartStep::Filter => write!(out, "sharing its ports: {what}")?,
+            StartStep::Seccomp => write!(out, "sharing its ports: {subject}")?,
         }
         match self.errno {
             0 => Ok(()),
@@ -144,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wording() {
+    fn messages_name_step_and_cause() {
         assert_eq!(Exit::Code(3).to_string(), "exit code 3");
         assert_eq!(Exit::Signal { number: 9, core: false, oom: false }.to_string(), "killed by SIGKILL");
         let oom = Exit::Signal { number: 9, core: false, oom: true };
@@ -154,9 +158,9 @@ mod tests {
             "killed by SIGSEGV (core dumped)"
         );
         assert_eq!(Exit::Signal { number: 40, core: false, oom: false }.to_string(), "killed by signal 40");
-        let failure = |step, errno| StartFailure { step, errno, what: "/srv/apii".into() }.to_string();
+        let failure = |step, errno| StartFailure { step, errno, subject: "/srv/apii".into() }.to_string();
         assert_eq!(
-            failure(StartStep::Directory, libc::ENOENT),
+            failure(StartStep::Chdir, libc::ENOENT),
             "changing directory to /srv/apii: No such file or directory"
         );
         assert!(failure(StartStep::Exec, libc::ENOEXEC).contains("#! line"));

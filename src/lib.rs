@@ -19,7 +19,7 @@
 //! | 2 | [`logs`] | from an app's pipe to its files and followers |
 //! | 2 | [`metrics`] | what trees and the machine use |
 //! | 2 | [`serve`] | the static file server, a program of its own in this binary |
-//! | 1 | [`spec`], [`exit`], [`moment`] | what an app is; how a run ended; time |
+//! | 1 | [`spec`], [`exit`], [`time`] | what an app is; how a run ended; time |
 //! | 1 | [`paths`], [`settings`], [`error`] | where files lie; what is set for all; what went wrong |
 //!
 //! # The processes
@@ -59,11 +59,11 @@ pub mod ipc;
 pub mod keeper;
 pub mod logs;
 pub mod metrics;
-pub mod moment;
 pub mod paths;
 pub mod probes;
 pub mod process;
 pub mod serve;
 pub mod settings;
 pub mod spec;
+pub mod time;
 pub mod version;

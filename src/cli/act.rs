@@ -16,16 +16,16 @@ use super::{completion, environment, list, logs};
 // Flags of `start` and `restart` that are no settings of the app.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Change {
-    /// Lay the block `env_NAME` of a file over `env`
+    /// Environment block to use: `env_NAME` of the file
     #[arg(long, value_name = "NAME")]
     pub(super) env: Option<String>,
-    /// Only these apps of a file
+    /// Only these apps of the file
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub(super) only: Vec<String>,
-    /// Give apps in the list the environment of this shell
+    /// Update the environment of the apps from this shell
     #[arg(short = 'a', long)]
     pub(super) update_env: bool,
-    /// Show what the apps say until Ctrl-C
+    /// Follow the logs of the apps afterwards
     #[arg(long)]
     pub(super) attach: bool,
     #[command(flatten)]
@@ -35,28 +35,28 @@ pub(super) struct Change {
 // Arguments of `restart`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Restart {
-    /// Ids, names, namespaces, /regexes/, `all`, or ecosystem files
+    /// Ids, names, namespaces, /regex/, `all`, or ecosystem files
     #[arg(required_unless_present_any = ["watch", "log"], value_name = "APP", add = ArgValueCompleter::new(completion::selectors_and_files))]
     targets: Vec<String>,
     #[command(flatten)]
-    settings: AppFlags,
-    #[command(flatten)]
     change: Change,
-    /// PM2's: so many at a time; all are restarted at once here
+    /// PM2 compatibility, ignored: all are restarted at once
     #[arg(long, hide = true, value_name = "N")]
     parallel: Option<u32>,
-    /// New arguments of the app
+    /// New arguments for the app
     #[arg(last = true)]
     args: Vec<String>,
+    #[command(flatten)]
+    settings: AppFlags,
 }
 
 // Arguments of `scale`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Scale {
-    /// The app's name
+    /// Name of the app
     #[arg(add = ArgValueCandidates::new(completion::apps))]
     name: String,
-    /// How many instances: N, +N more, -N fewer
+    /// Number of instances: N, +N to add, -N to remove
     #[arg(allow_hyphen_values = true, value_parser = scale_to, value_name = "N")]
     to: ScaleTo,
 }
@@ -64,7 +64,7 @@ pub(super) struct Scale {
 // Arguments of `sendSignal`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct SendSignal {
-    /// Name of the signal, such as SIGUSR2 or HUP
+    /// Signal name, such as SIGUSR2 or HUP
     signal: String,
     #[command(flatten)]
     targets: Targets,
@@ -74,12 +74,14 @@ pub(super) struct SendSignal {
 pub(super) async fn act(action: Action, targets: Targets, session: &Session) -> Result<(), Error> {
     let mut client = session.connect_for(&targets.targets).await?;
     let select = targets.resolve(session, &mut client).await?;
-    let goal = match action {
-        Action::Stop | Action::Delete => "stop",
-        Action::Start | Action::Restart => "be online",
-        Action::Reset => "be reset",
+    let doing = match action {
+        Action::Stop => "stopping",
+        Action::Delete => "deleting",
+        Action::Start => "starting",
+        Action::Restart => "restarting",
+        Action::Reset => "resetting",
     };
-    let what = format!("{} to {goal}", targets.targets.join(", "));
+    let what = format!("{doing} {}", targets.targets.join(", "));
     let request = Request::Act(action, ActOn { select, ..ActOn::default() });
     perform(session, &mut client, &what, vec![request]).await.map(drop)
 }
@@ -114,13 +116,12 @@ pub(super) async fn restart(mut restart: Restart, session: &Session) -> Result<(
         true => session.connect_for(&targets).await?,
         false => session.connect_or_launch().await?,
     };
-    let done =
-        perform(session, &mut client, &format!("{} to be online", targets.join(", ")), requests).await?;
+    let done = perform(session, &mut client, &format!("restarting {}", targets.join(", ")), requests).await?;
     if change.attach { logs::attach(done, session).await } else { Ok(()) }
 }
 
 fn nothing_named() -> Error {
-    let message = "name what to restart, such as: rsm restart api --watch\n";
+    let message = "no app specified\n\nhelp: for example: rsm restart api --watch\n";
     Error::Arguments(clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, message))
 }
 
@@ -128,7 +129,7 @@ pub(super) async fn scale(scale: Scale, session: &Session) -> Result<(), Error> 
     let Scale { name, to } = scale;
     let mut client = session.connect_for(std::slice::from_ref(&name)).await?;
     let request = Request::Scale { name: name.clone(), to };
-    perform(session, &mut client, &format!("{name} to be scaled"), vec![request]).await.map(drop)
+    perform(session, &mut client, &format!("scaling {name}"), vec![request]).await.map(drop)
 }
 
 pub(super) async fn send_signal(send: SendSignal, session: &Session) -> Result<(), Error> {
@@ -166,8 +167,8 @@ pub(super) async fn perform(
 /// `3`, `+3` or `-3`.
 pub(super) fn scale_to(text: &str) -> Result<ScaleTo, String> {
     let number = |digits: &str| match digits.bytes().all(|c| c.is_ascii_digit()) {
-        true => digits.parse().map_err(|_| format!("{digits:?} is no number of instances")),
-        false => Err("wants a number: 3, or +3 for three more, or -3 for three fewer".to_owned()),
+        true => digits.parse().map_err(|_| format!("{digits:?} is not a valid number of instances")),
+        false => Err("expected N, +N or -N".to_owned()),
     };
     match (text.strip_prefix('+'), text.strip_prefix('-')) {
         (Some(more), _) => number(more).map(ScaleTo::Add),

@@ -9,7 +9,7 @@ use clap::{CommandFactory, ValueEnum};
 use clap_complete::engine::CompletionCandidate;
 use clap_complete::env::{CompleteEnv, Shells};
 
-use super::{Cli, examples, output};
+use super::{Cli, help, output};
 use crate::error::Error;
 use crate::ipc::client::Client;
 use crate::ipc::message::{InstanceView, Request};
@@ -35,7 +35,7 @@ pub(super) enum Shell {
 /// Answers a shell that asks what could come next; does not return then.
 pub(super) fn answer_if_asked() {
     if std::env::var_os(ASKED).is_some_and(|shell| !shell.is_empty()) {
-        CompleteEnv::with_factory(|| examples::with_examples(Cli::command())).var(ASKED).complete();
+        CompleteEnv::with_factory(Cli::command).var(ASKED).complete();
     }
 }
 
@@ -69,7 +69,7 @@ pub(super) fn man(directory: &PathBuf) -> Result<(), Error> {
     let failed =
         |error: io::Error| Error::Part { part: "man", reason: format!("{}: {error}", directory.display()) };
     std::fs::create_dir_all(directory).map_err(failed)?;
-    let mut command = examples::with_examples(Cli::command());
+    let mut command = help::documented(Cli::command());
     command.build();
     clap_mangen::generate_to(command, directory).map_err(failed)
 }
@@ -83,10 +83,10 @@ pub(super) fn selectors() -> Vec<CompletionCandidate> {
     spaces.dedup();
     // One that all share tells nothing.
     if spaces.len() > 1 {
-        names.extend(spaces.into_iter().map(|name| described(name, "all apps of the namespace".into())));
+        names.extend(spaces.into_iter().map(|name| described(name, "apps in this namespace".into())));
     }
     if !there.is_empty() {
-        names.push(described("all", "every app".into()));
+        names.push(described("all", "all apps".into()));
     }
     names
 }

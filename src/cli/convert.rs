@@ -20,9 +20,9 @@ const FIRST: &str = "ecosystem.toml";
 // Arguments of `convert`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Convert {
-    /// The file, in any format; `-` for standard input
+    /// Ecosystem file in any format, or `-` for stdin
     file: PathBuf,
-    /// Write to this file, which must not exist, instead of standard output
+    /// Write to FILE instead of stdout; fails if FILE exists
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -51,7 +51,7 @@ pub(super) fn convert(convert: &Convert, session: &Session) -> Result<(), Error>
 pub(super) fn init(session: &Session) -> Result<(), Error> {
     let here = std::env::current_dir().map_err(Error::NoDirectory)?;
     write_new(Path::new(FIRST), &first_file(&here), 0o644)?;
-    session.note(format_args!("wrote {FIRST}; `rsm start` starts what it names"));
+    session.note(format_args!("created {FIRST}; run `rsm start` to start its apps"));
     Ok(())
 }
 
@@ -61,9 +61,9 @@ fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
     written.map_err(|error| {
         let (message, help) = match error.kind() {
             ErrorKind::AlreadyExists => {
-                ("exists already".to_owned(), "move it away, or name another file with -o")
+                ("already exists".to_owned(), "remove it, or use -o to write to another file")
             }
-            _ => (format!("cannot be written: {error}"), "choose another place with -o"),
+            _ => (format!("cannot be written: {error}"), "use -o to write to another file"),
         };
         mistakes(Mistakes(vec![Mistake {
             place: Place::File(path.to_owned()),
@@ -80,24 +80,25 @@ fn first_file(here: &Path) -> String {
     let quoted = |text: String| serde_json::Value::from(text).to_string();
     format!(
         "\
-# What rsm runs. `rsm start` starts it, `rsm list` shows it, `rsm logs` what it says;
-# `rsm schema` describes every key.
+# Apps managed by rsm. `rsm start` starts them, `rsm list` lists them, `rsm logs` shows their output.
+# `rsm schema` prints a description of every key.
 
 [[apps]]
 name = {}
-# A file, a program in PATH, or a line for the shell.
+# A script, a program in PATH, or a shell command.
 script = {}
-# One a core for \"max\"; each needs a port of its own: increment_var = \"PORT\".
+# \"max\" starts one per core. Use exec_mode = \"cluster\" to share a port,
+# or increment_var = \"PORT\" to give each instance its own.
 instances = 1
-# Restarted when it uses more.
+# Restart the app when it uses more memory.
 max_memory_restart = \"500M\"
-# How long it may take to end before it is killed.
+# Grace period between the stop signal and SIGKILL.
 kill_timeout = \"10s\"
 
 [apps.env]
 # NODE_ENV = \"development\"
 
-# With `rsm start --env production` this lies over [apps.env].
+# Merged over [apps.env] by `rsm start --env production`.
 [apps.env_production]
 # NODE_ENV = \"production\"
 ",

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::ipc::client::ClientError;
 use crate::ipc::message::{Info, Pong, Report, Request};
-use crate::process::pidfd::ProcessRef;
+use crate::process::process_ref::ProcessRef;
 use crate::version::version;
 
 use super::output;
@@ -22,27 +22,27 @@ const LAST_MOMENT: Duration = Duration::from_secs(1);
 pub(super) async fn ping(session: &Session) -> Result<(), Error> {
     let mut client = session.connect().await?;
     let pong: Pong = client.call(&Request::Ping).await.map_err(|error| session.failed(error))?;
-    session.note(format_args!("daemon {} answers, pid {}", pong.version, pong.pid));
+    session.note(format_args!("daemon {} is running, pid {}", pong.version, pong.pid));
     output::line(b"pong")
 }
 
 /// Stops every app, the daemon and the keeper, and returns when all are gone.
 pub(super) async fn kill(session: &Session) -> Result<(), Error> {
     let Some(mut client) = session.connect_if_running().await? else {
-        session.note(format_args!("the daemon is not running: there is nothing to do"));
+        session.note(format_args!("the daemon is not running"));
         return Ok(());
     };
     // Looked up before it goes: what has its pid later could be another.
     let keeper = keeper(session);
     let asked = client.call::<Report>(&Request::Shutdown);
-    let told = match session.wait("all apps to stop", asked).await {
+    let told = match session.wait("stopping all apps", asked).await {
         Ok(report) => session.tell(&report),
         // It may be gone before its answer is read; that it is gone is what was asked for.
         Err(ClientError::Lost { .. }) => Ok(()),
         Err(error) => return Err(session.failed(error)),
     };
     gone(session, keeper).await?;
-    session.note(format_args!("daemon and keeper have ended"));
+    session.note(format_args!("stopped daemon and keeper"));
     told
 }
 
@@ -72,11 +72,11 @@ async fn gone(session: &Session, keeper: Option<ProcessRef>) -> Result<(), Error
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     });
-    let locked = session.wait("daemon and keeper to end", locked).await;
+    let locked = session.wait("stopping daemon and keeper", locked).await;
     let locked = locked.unwrap_or_else(|error| Err(io::Error::other(error)));
-    locked.map_err(|error| Error::System { what: "waiting for the keeper's end", error })?;
+    locked.map_err(|error| Error::System { what: "cannot wait for the keeper", error })?;
     if let Some(keeper) = keeper {
-        let _ = tokio::time::timeout(LAST_MOMENT, keeper.ended()).await;
+        let _ = tokio::time::timeout(LAST_MOMENT, keeper.wait_exit()).await;
     }
     Ok(())
 }

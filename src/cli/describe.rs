@@ -23,10 +23,10 @@ const LAST_WORDS: usize = 20;
 // Arguments of `describe`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Describe {
-    /// Ids, names, namespaces, /regexes/ or `all`
+    /// Ids, names, namespaces, /regex/ or `all`
     #[arg(required = true, value_name = "APP", add = ArgValueCandidates::new(completion::selectors))]
     pub(super) select: Vec<String>,
-    /// One JSON array
+    /// Print a JSON array
     #[arg(long)]
     pub(super) json: bool,
 }
@@ -34,10 +34,10 @@ pub(super) struct Describe {
 // Arguments of `env`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Env {
-    /// Id, or the name of an app with one instance
+    /// Id, or name of an app with a single instance
     #[arg(value_name = "ID", add = ArgValueCandidates::new(completion::apps))]
     instance: String,
-    /// One JSON object
+    /// Print a JSON object
     #[arg(long)]
     json: bool,
 }

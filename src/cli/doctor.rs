@@ -14,10 +14,10 @@ use serde::Serialize;
 
 use super::output;
 use super::session::Session;
-use super::startup::{self, Startup};
+use super::startup::{self, ServiceArgs};
 use crate::boot::login_path;
 use crate::error::Error;
-use crate::process::account;
+use crate::process::helper;
 
 /// What systemd starts programs of the system with (`systemd.exec(5)`).
 const UNIT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -27,14 +27,14 @@ const INSIDE: &str = "RSM_DOCTOR_INSIDE";
 // Arguments of `doctor`.
 #[derive(Args, Debug)]
 pub(super) struct Doctor {
-    /// Whether the saved apps would start with the machine, and if not, why
+    /// Check whether the saved apps would start at boot
     #[arg(long)]
     boot: bool,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    whose: Startup,
+    #[command(flatten, next_help_heading = "Service to check with --boot")]
+    service: ServiceArgs,
 }
 
 /// How bad it is.
@@ -77,8 +77,10 @@ pub(super) async fn doctor(args: Doctor, session: &Session) -> Result<(), Error>
     match findings.iter().filter(|finding| finding.verdict == Verdict::Failed).count() {
         0 => Ok(()),
         failed => {
-            let what = if args.boot { "would not start at boot" } else { "do not work" };
-            let reason = format!("{failed} of {} {what}; see above", findings.len());
+            let reason = match args.boot {
+                true => format!("{failed} of {} apps would not start at boot", findings.len()),
+                false => format!("{failed} of {} checks failed", findings.len()),
+            };
             Err(Error::Part { part: "doctor", reason })
         }
     }
@@ -86,10 +88,10 @@ pub(super) async fn doctor(args: Doctor, session: &Session) -> Result<(), Error>
 
 /// Goes on as this very program, with the unit's user and environment: what is found there is found at boot.
 fn as_the_unit(args: &Doctor, session: &Session) -> Result<(), Error> {
-    let (service, file) = startup::service_and_file(&args.whose, session)?;
+    let (service, file) = startup::service_and_file(&args.service, "doctor", session)?;
     if !file.exists() {
         session.note(format_args!(
-            "warning: nothing starts rsm with the machine ({} is not there): `rsm startup` does that",
+            "warning: no boot service installed ({} not found); run `rsm startup`",
             file.display()
         ));
     }
@@ -98,7 +100,7 @@ fn as_the_unit(args: &Doctor, session: &Session) -> Result<(), Error> {
         None => nix::unistd::User::from_uid(geteuid()),
     };
     let failed = |reason: String| Error::Part { part: "doctor", reason };
-    let user = user.ok().flatten().ok_or_else(|| failed("the unit's user is gone".into()))?;
+    let user = user.ok().flatten().ok_or_else(|| failed("the user of the service does not exist".into()))?;
     let mut inside = Command::new("/proc/self/exe");
     inside.arg0("rsm").args(["doctor", "--boot"]).args(args.json.then_some("--json"));
     inside.env_clear().env(INSIDE, "1").env("RSM_HOME", &service.home).env("PATH", UNIT_PATH);
@@ -109,11 +111,11 @@ fn as_the_unit(args: &Doctor, session: &Session) -> Result<(), Error> {
         .env("SHELL", &user.shell);
     inside.current_dir("/").stdin(Stdio::null());
     if geteuid().is_root() && !user.uid.is_root() {
-        account::run_as(&mut inside, &user)
-            .map_err(|errno| failed(format!("becoming {}: {errno}", user.name)))?;
+        helper::set_user(&mut inside, &user)
+            .map_err(|errno| failed(format!("cannot switch to user {}: {errno}", user.name)))?;
     }
     let error = inside.exec();
-    Err(failed(format!("running as {}: {error}", user.name)))
+    Err(failed(format!("cannot run as {}: {error}", user.name)))
 }
 
 /// Gives this process the `PATH` of a login, as the unit does; must be called before anything else.
@@ -130,7 +132,7 @@ pub(super) fn with_login_path() -> Result<(), Error> {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let error =
         Command::new("/proc/self/exe").arg0("rsm").args(args).env("PATH", path).env(INSIDE, DONE).exec();
-    Err(Error::System { what: "looking with the login PATH", error })
+    Err(Error::System { what: "cannot restart with the login PATH", error })
 }
 
 fn shown(findings: &[Finding]) -> String {

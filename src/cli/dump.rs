@@ -16,12 +16,12 @@ pub(super) async fn save(force: bool, session: &Session) -> Result<(), Error> {
 
 pub(super) async fn resurrect(session: &Session) -> Result<(), Error> {
     let mut client = session.connect_or_launch().await?;
-    perform(session, &mut client, "the saved apps to be online", vec![Request::Resurrect]).await.map(drop)
+    perform(session, &mut client, "restoring the saved list", vec![Request::Resurrect]).await.map(drop)
 }
 
 pub(super) async fn clear(session: &Session) -> Result<(), Error> {
     let mut client = session.connect_or_launch().await?;
     let saved: Saved = client.call(&Request::ClearDump).await.map_err(|error| session.failed(error))?;
-    session.note(format_args!("emptied {}", saved.file.display()));
+    session.note(format_args!("cleared {}", saved.file.display()));
     Ok(())
 }

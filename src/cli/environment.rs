@@ -27,7 +27,9 @@ pub(super) fn inherited(session: &Session) -> Inherited {
     let (vars, dropped) = clean(std::env::vars_os());
     for name in dropped {
         let name = name.to_string_lossy();
-        session.note(format_args!("note: environment variable {name} is not UTF-8 and is not passed on"));
+        session.note(format_args!(
+            "note: environment variable {name} is not valid UTF-8, not passed to the app"
+        ));
     }
     Inherited(vars)
 }

@@ -44,7 +44,7 @@ pub(super) fn resolve_path() -> Result<(), Error> {
     let mut again = Command::new("/proc/self/exe");
     again.args(std::env::args_os().skip(1)).env("PATH", path).env(RESOLVED, "1");
     let error = again.arg0("rsm").exec();
-    Err(Error::System { what: "starting with the login PATH", error })
+    Err(Error::System { what: "cannot restart with the login PATH", error })
 }
 
 /// Brings the saved apps back and stays until rsm ends, or with `once` only the former.
@@ -73,16 +73,14 @@ pub(super) async fn foreground(once: bool, session: &Session) -> Result<(), Erro
 }
 
 fn listen(kind: SignalKind) -> Result<Signal, Error> {
-    signal(kind).map_err(|error| Error::System { what: "listening for signals", error })
+    signal(kind).map_err(|error| Error::System { what: "cannot install signal handlers", error })
 }
 
 /// Connects to rsm, or starts it and brings the saved list back.
 async fn begin(session: &Session) -> Result<(), Error> {
     if Client::connect(&session.home).await.is_ok() {
-        session.note(format_args!(
-            "rsm runs already in {}: nothing is started twice",
-            session.home.dir().display()
-        ));
+        session
+            .note(format_args!("rsm is already running in {}; supervising it", session.home.dir().display()));
         return Ok(());
     }
     let mut client = session.connect_or_launch().await?;
@@ -95,11 +93,11 @@ async fn begin(session: &Session) -> Result<(), Error> {
         Ok(report) => {
             let online = report.instances.iter().filter(|outcome| outcome.problem.is_none()).count();
             let all = report.instances.len();
-            sd_notify(&format!("STATUS={online} of {all} saved instances came back"));
+            sd_notify(&format!("STATUS=restored {online} of {all} saved instances"));
             if let Err(error) = session.tell(&report) {
                 session.note(format_args!("{error}"));
             }
-            session.note(format_args!("{online} of {all} saved instances came back"));
+            session.note(format_args!("restored {online} of {all} saved instances"));
             Ok(())
         }
         // Nothing is saved: rsm is there for what comes.
@@ -121,7 +119,7 @@ async fn watch(session: &Session) -> Result<(), Error> {
             Ok(_) => {} // another keeper has followed
             Err(ClientError::NotRunning { .. }) if session.home.has_state() => {
                 session.note(format_args!(
-                    "daemon and keeper are gone: starting others, which take up what runs"
+                    "daemon and keeper exited unexpectedly: restarting them, running apps are adopted"
                 ));
                 session.connect_or_launch().await?;
             }
@@ -143,9 +141,9 @@ async fn free(session: &Session) -> Result<(), Error> {
         };
         let _ = tell.send(locked);
     };
-    let failed = |error| Error::System { what: "waiting for the keeper's end", error };
+    let failed = |error| Error::System { what: "cannot wait for the keeper", error };
     std::thread::Builder::new().name("lock".into()).spawn(wait).map_err(failed)?;
-    told.await.unwrap_or_else(|_| Err(io::Error::other("its thread ended"))).map_err(failed)
+    told.await.unwrap_or_else(|_| Err(io::Error::other("the waiting thread exited"))).map_err(failed)
 }
 
 /// Ends every app, rsm, and what else is left of this unit.
@@ -154,7 +152,7 @@ async fn end(session: &Session) -> Result<(), Error> {
     let ended = daemon::kill(session).await;
     let more = cgroup_cleanup::kill_leftovers();
     if more > 0 {
-        session.note(format_args!("killed {more} processes that had left their apps' trees"));
+        session.note(format_args!("killed {more} remaining processes"));
     }
     ended
 }

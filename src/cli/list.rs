@@ -18,13 +18,13 @@ use super::{output, watch};
 // Arguments of `list`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct List {
-    /// One JSON array instead of the table
+    /// Print a JSON array
     #[arg(long)]
     json: bool,
-    /// Plain blocks of `key : value` lines
+    /// Print `key : value` blocks instead of a table
     #[arg(short, long, conflicts_with = "json")]
     mini_list: bool,
-    /// Show it again every so many seconds until Ctrl-C [default: 1]
+    /// Refresh every SECONDS until Ctrl-C [default: 1]
     #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1",
         value_parser = clap::value_parser!(u32).range(1..), conflicts_with_all = ["json", "mini_list"])]
     watch: Option<u32>,

@@ -31,43 +31,43 @@ const LINES: usize = 15;
 // Arguments of `logs`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Logs {
-    /// Ids, names, namespaces or /regexes/; nothing: all
+    /// Ids, names, namespaces or /regex/ [default: all]
     #[arg(value_name = "APP", add = ArgValueCandidates::new(completion::selectors))]
     select: Vec<String>,
-    /// Last lines of each log file to begin with; with --grep of all together [default: 15; with --since all]
+    /// Number of recent lines to show per log file, or in total with --grep [default: 15, or all with --since]
     #[arg(long, short = 'n', value_name = "N")]
     lines: Option<usize>,
-    /// Only standard output
+    /// Show standard output only
     #[arg(long, conflicts_with = "err")]
     out: bool,
-    /// Only standard error
+    /// Show standard error only
     #[arg(long)]
     err: bool,
-    /// Lines as they are; those of standard error go to standard error
+    /// Print lines unmodified; lines from stderr go to stderr
     #[arg(long, conflicts_with = "json")]
     raw: bool,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
-    /// One line of key=value pairs each
+    /// Print key=value pairs
     #[arg(long, conflicts_with_all = ["json", "raw"])]
     format: bool,
-    /// The time before each line, in tokens such as "HH:mm:ss"
+    /// Print a timestamp before each line, in a format such as "HH:mm:ss"
     #[arg(long, value_name = "FORMAT", num_args = 0..=1, default_missing_value = "YYYY-MM-DDTHH:mm:ss")]
     timestamp: Option<String>,
-    /// The last lines only
+    /// Print recent lines and exit
     #[arg(long)]
     nostream: bool,
-    /// Not before this: "10m" (ago), "14:05", "2026-11-21 14:05"
+    /// Show lines since TIME: "10m" (ago), "14:05", "2026-11-21 14:05"
     #[arg(long, value_name = "TIME", value_parser = when::parse_now)]
     since: Option<u64>,
-    /// Not after this
+    /// Show lines until TIME
     #[arg(long, value_name = "TIME", value_parser = when::parse_now)]
     until: Option<u64>,
-    /// Only lines that match this regular expression
+    /// Show only lines that match a regular expression
     #[arg(long, value_name = "REGEX")]
     grep: Option<String>,
-    /// Mark this text in the lines
+    /// Highlight TEXT
     #[arg(long, value_name = "TEXT")]
     highlight: Option<String>,
 }
@@ -130,7 +130,7 @@ pub(super) async fn attach(select: Vec<String>, session: &Session) -> Result<(),
     let show =
         Show { shape: Shape::Prefixed(Prefix::default(), session.style), stamp: None, highlight: None };
     let mut terminated = signal(SignalKind::terminate())
-        .map_err(|error| Error::System { what: "listening for SIGTERM", error })?;
+        .map_err(|error| Error::System { what: "cannot install signal handlers", error })?;
     tokio::select! {
         result = pass_all_on(query, show, session) => result,
         _ = tokio::signal::ctrl_c() => Ok(()),
@@ -270,9 +270,7 @@ impl Show {
             (Shape::Json, item) => writeln!(out, "{}", json_line(item)),
             (_, LogItem::Missed { lines }) => {
                 out.flush()?;
-                session.note(format_args!(
-                    "note: {lines} lines are left out here: they came faster than they were read"
-                ));
+                session.note(format_args!("note: {lines} lines skipped: output was faster than this reader"));
                 Ok(())
             }
             (_, LogItem::Line { .. } | LogItem::Places { .. }) => Ok(()),
@@ -295,13 +293,13 @@ pub(super) async fn flush(select: Vec<String>, session: &Session) -> Result<(), 
         if !select.is_empty() {
             return Err(Error::NothingRuns { wanted: select.join(" ") });
         }
-        session.note(format_args!("the daemon is not running: no app has a log file to empty"));
+        session.note(format_args!("the daemon is not running, nothing to flush"));
         return Ok(());
     };
     let request = Request::Flush(select);
     let files: Vec<PathBuf> = client.call(&request).await.map_err(|error| session.failed(error))?;
     for file in &files {
-        session.note(format_args!("emptied {}", file.display()));
+        session.note(format_args!("truncated {}", file.display()));
     }
     Ok(())
 }
@@ -309,10 +307,10 @@ pub(super) async fn flush(select: Vec<String>, session: &Session) -> Result<(), 
 /// Makes the daemon open its log files anew, after something else moved them.
 pub(super) async fn reopen(session: &Session) -> Result<(), Error> {
     let Some(mut client) = session.connect_if_running().await? else {
-        session.note(format_args!("the daemon is not running: no log file is open"));
+        session.note(format_args!("the daemon is not running, no log files are open"));
         return Ok(());
     };
     let _: IgnoredAny = client.call(&Request::ReopenLogs).await.map_err(|error| session.failed(error))?;
-    session.note(format_args!("opened all log files anew"));
+    session.note(format_args!("reopened all log files"));
     Ok(())
 }

@@ -14,9 +14,9 @@ mod describe;
 mod doctor;
 mod dump;
 mod environment;
-mod examples;
 mod foreground;
 mod hangup;
+mod help;
 mod list;
 mod logs;
 mod monit;
@@ -57,18 +57,18 @@ use crate::keeper::Began;
 use crate::paths::Home;
 use crate::serve::ServeArgs;
 
-/// A process manager for any language
+/// Process manager for apps in any language, compatible with PM2
 #[derive(Parser, Debug)]
 #[command(name = "rsm", version = crate::version::version(), disable_version_flag = true, arg_required_else_help = true, args_override_self = true)]
 struct Cli {
-    /// Say nothing but what was asked for, and errors
+    /// Print only results and errors
     #[arg(short, long, global = true)]
     silent: bool,
-    /// No colours (as with NO_COLOR set)
+    /// Disable colors (same as setting NO_COLOR)
     #[arg(long, global = true)]
     no_color: bool,
-    /// Order of the list: a field, with `:desc` from the other end
-    #[arg(long, global = true, value_parser = order::order, value_name = "FIELD[:asc|desc]")]
+    /// Sort the list by a field; append `:desc` to reverse the order
+    #[arg(long, global = true, value_parser = order::order, value_name = "FIELD[:desc]")]
     sort: Option<order::Order>,
     /// Print the version
     #[arg(short = 'v', short_alias = 'V', long, action = ArgAction::Version)]
@@ -83,184 +83,184 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 #[command(rename_all = "lower", defer = true)]
 enum Command {
-    /// Start apps: a file, a script, a program, a "shell line", or what is in the list
+    /// Start apps from an ecosystem file, a script, a program or a shell command
     #[command(alias = "startOrRestart")]
     Start(Box<start::Start>),
-    /// Stop apps and keep them in the list
+    /// Stop apps but keep them in the list
     Stop(Targets),
-    /// Restart apps, with new settings if flags say so
+    /// Restart apps, optionally with changed settings
     Restart(Box<act::Restart>),
-    /// Give apps new processes without a gap: each is ready before the old one goes
+    /// Replace the processes of apps without downtime
     #[command(aliases = ["gracefulReload", "gracefulreload", "softReload", "startOrReload", "startOrGracefulReload"])]
     Reload(Box<reload::Reload>),
-    /// Stop apps and take them from the list
+    /// Stop apps and remove them from the list
     #[command(visible_alias = "del")]
     Delete(Targets),
-    /// Change how many instances an app has
+    /// Change the number of instances of an app
     Scale(act::Scale),
-    /// Set the counters of apps to zero
+    /// Reset the restart counters of apps
     Reset(Targets),
-    /// Show what `apply` would do
+    /// Show the changes that `apply` would make
     Plan(plan::Plan),
-    /// Make what runs as a file says, and touch nothing else
+    /// Make the running apps match an ecosystem file
     Apply(plan::PlanOf),
-    /// Send a signal to apps
+    /// Send a signal to the processes of apps
     #[command(name = "sendSignal", aliases = ["send-signal", "sendsignal"])]
     SendSignal(act::SendSignal),
-    /// Write a line to the standard input of an app
+    /// Write a line to the standard input of an instance
     Send(speak::Send),
-    /// Show what an app says, and write to it what you type
+    /// Attach to an instance: show its output and forward your input
     Attach(speak::Attach),
-    /// Have apps do what they offer through Node's channel
+    /// Run a custom action of an app (Node.js)
     Trigger(speak::Trigger),
-    /// Show the list
+    /// List apps and instances
     #[command(visible_aliases = ["ls", "l", "ps", "status"])]
     List(list::List),
-    /// Watch apps, logs and charts on the whole screen
+    /// Open the full-screen dashboard
     #[command(visible_alias = "dash", alias = "dashboard")]
     Monit,
-    /// Print the list as JSON in PM2's shape
+    /// Print the list as JSON, in the format of PM2
     Jlist,
-    /// The same for people: indented
+    /// Print the list as indented JSON, in the format of PM2
     Prettylist,
-    /// Show everything about apps
+    /// Show details of apps
     #[command(visible_aliases = ["show", "desc"])]
     Describe(Describe),
-    /// Show the variables given to an instance, with their values
+    /// Print the environment variables of an instance, including values
     Env(describe::Env),
-    /// Print process ids
+    /// Print the process ids of apps
     Pid {
-        /// Of this app only
+        /// Name of the app [default: all apps]
         #[arg(add = ArgValueCandidates::new(completion::apps))]
         name: Option<String>,
     },
-    /// Print the ids of an app
+    /// Print the ids of the instances of an app
     Id {
-        /// The app's name
+        /// Name of the app
         #[arg(add = ArgValueCandidates::new(completion::apps))]
         name: String,
     },
-    /// Show logs, and go on with what comes
+    /// Show and follow the logs of apps
     #[command(alias = "log")]
     Logs(logs::Logs),
-    /// Empty log files
+    /// Truncate log files
     Flush {
-        /// Of these apps only
+        /// Ids, names, namespaces or /regex/ [default: all]
         #[arg(value_name = "APP", add = ArgValueCandidates::new(completion::selectors))]
         select: Vec<String>,
     },
-    /// Open all log files anew, after something else moved them
+    /// Reopen all log files, for example after logrotate
     #[command(name = "reloadLogs", aliases = ["reload-logs", "reloadlogs"])]
     ReloadLogs,
-    /// Show what is set for all of rsm, or change it
+    /// Show or change the configuration of the daemon
     #[command(visible_alias = "config")]
     Conf {
-        /// `logs.budget`: bytes of all logs together; `log.level`: what rsm's own log tells; `autosave`: save the list after each change
+        /// Key: `logs.budget` (maximum size of all logs), `log.level` (level of the daemon log), `autosave` (save the list after each change)
         key: Option<String>,
-        /// The new value
+        /// New value [default: show the current value]
         value: Option<String>,
     },
-    /// Save the list
+    /// Save the list of apps, to be restored at boot or by `resurrect`
     #[command(visible_alias = "dump")]
     Save {
-        /// Even if it is empty
+        /// Save even if the list is empty
         #[arg(short, long)]
         force: bool,
     },
-    /// Start what was saved and is not in the list
+    /// Restore the saved list
     Resurrect,
-    /// Forget what was saved
+    /// Clear the saved list
     Cleardump,
-    /// Ask whether the daemon is there
+    /// Check whether the daemon is running
     Ping,
     /// Stop all apps and the daemon
     Kill,
-    /// Put another version of rsm in the place of the one that runs; the apps go on
+    /// Upgrade the running daemon without restarting apps
     Upgrade(upgrade::Upgrade),
-    /// Look for what keeps rsm or the saved apps from working
+    /// Diagnose problems with rsm, the system and the saved apps
     Doctor(doctor::Doctor),
-    /// Have the saved apps started with the machine
+    /// Install a service that starts rsm and the saved apps at boot
     Startup(startup::Startup),
-    /// Have them started no more
+    /// Remove the boot service
     Unstartup(startup::Startup),
-    /// Run apps in the foreground, as the first process of a container may
+    /// Run apps in the foreground, as the main process of a container
     Runtime(Box<runtime::Runtime>),
-    /// What an init system starts: bring the saved apps back, and stay
+    /// Run as a service: restore the saved list and supervise the daemon
     #[command(hide = true)]
     Foreground {
-        /// Only bring them back
+        /// Restore the saved list and exit
         #[arg(long)]
         once: bool,
     },
-    /// Show rsm's own processes and files; with a name as `describe`
+    /// Show the processes, files and version of rsm
     Info {
-        /// Apps to describe instead
+        /// Describe these apps instead (PM2 compatibility)
         #[arg(value_name = "APP", add = ArgValueCandidates::new(completion::selectors))]
         select: Vec<String>,
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Print the JSON Schema of ecosystem.toml
+    /// Print the JSON Schema of the ecosystem file
     Schema,
-    /// Print a file of another format as ecosystem.toml
+    /// Convert an ecosystem file to TOML
     Convert(convert::Convert),
-    /// Print what a bug report needs
+    /// Print a report to attach to a bug report
     Report,
-    /// Set what commands do where nothing else is said
+    /// Set a preference
     Set {
-        /// Such as logs.lines
+        /// Key, such as `logs.lines`
         key: String,
-        /// Its value
+        /// Value
         value: String,
     },
-    /// Print a setting; without a key all of them
+    /// Print a preference, or all of them
     Get {
-        /// Such as logs.lines
+        /// Key, such as `logs.lines`
         key: Option<String>,
     },
-    /// Put a setting back to its default; `all` for all of them
+    /// Reset a preference to its default; `all` resets all of them
     Unset {
-        /// Such as logs.lines
+        /// Key, such as `logs.lines`
         key: String,
     },
-    /// Write a first ecosystem.toml
+    /// Create an ecosystem.toml for the current directory
     #[command(alias = "ecosystem")]
     Init {
-        /// PM2's `simple`; there is but one first file
+        /// PM2 compatibility, ignored
         #[arg(hide = true, value_parser = ["simple"])]
         template: Option<String>,
     },
-    /// Serve a directory over HTTP, as an app
+    /// Serve a directory over HTTP
     Serve(serve::Serve),
-    /// Print the script that lets a shell complete commands and the names of apps
+    /// Print a shell completion script
     Completion {
-        /// The shell
+        /// Shell to generate the script for
         shell: completion::Shell,
     },
-    /// Write the manual, a page for each command
+    /// Generate man pages
     Man {
-        /// Where to
+        /// Output directory
         #[arg(value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
         directory: std::path::PathBuf,
     },
-    /// The file server in the foreground
+    /// Run the file server in the foreground
     #[command(name = "serve-files", hide = true)]
     ServeFiles(ServeArgs),
-    /// The apps' parent
+    /// Run the keeper
     #[command(hide = true)]
     Keeper {
-        /// Stay in the foreground
+        /// Do not daemonize
         #[arg(long)]
         foreground: bool,
-        /// Take over what a former keeper left at this descriptor
+        /// Resume from the handover file at this descriptor
         #[arg(long, value_name = "FD")]
         resume: Option<i32>,
     },
-    /// All decisions; started by the keeper
+    /// Run the daemon (started by the keeper)
     #[command(hide = true)]
     Daemon,
-    /// Say what this binary can take over, given the state of another on standard input
+    /// Print which state and protocol versions this binary supports
     #[command(name = "can-take-over", hide = true)]
     CanTakeOver,
 }
@@ -307,7 +307,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
             let silent = alone.is_some() || cli.silent || (as_pm2 && is_set("PM2_SILENT"));
             let session = Session::new(home()?, silent, !cli.no_color && colour_wanted(), cli.sort);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.map_err(|error| Error::System { what: "starting up", error })?;
+            let runtime =
+                runtime.map_err(|error| Error::System { what: "cannot start the async runtime", error })?;
             runtime.block_on(async {
                 match command {
                     Command::Runtime(args) => {
@@ -320,13 +321,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
     }
 }
 
-/// Examples are put together only for those who read them: a list is wanted within a millisecond.
+/// Help texts are built only when they are shown: other commands start faster without them.
 fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
-    let help = |arg: &OsString| arg == "--help" || arg == "-h" || arg == "help";
-    if !args.iter().take_while(|arg| *arg != "--").any(help) {
+    let asks = |arg: &OsString| arg == "--help" || arg == "-h" || arg == "help";
+    if args.len() > 1 && !args.iter().take_while(|arg| *arg != "--").any(asks) {
         return Cli::try_parse_from(args);
     }
-    Cli::from_arg_matches(&examples::with_examples(Cli::command()).try_get_matches_from(args)?)
+    Cli::from_arg_matches(&help::documented(Cli::command()).try_get_matches_from(args)?)
 }
 
 async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {

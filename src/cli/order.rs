@@ -33,12 +33,12 @@ pub(super) fn order(text: &str) -> Result<Order, String> {
     let descending = match way {
         "asc" => false,
         "desc" => true,
-        other => return Err(format!("the order is asc or desc, not {other:?}")),
+        other => return Err(format!("invalid order {other:?}: expected asc or desc")),
     };
     let field = Field::from_str(field, true).map_err(|_| {
         let known: Vec<String> =
             Field::value_variants().iter().map(|field| format!("{field:?}").to_lowercase()).collect();
-        format!("the fields are {}", known.join(", "))
+        format!("unknown field: expected one of {}", known.join(", "))
     })?;
     Ok(Order { field, descending })
 }
@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(ids("memory:desc"), [1, 2, 3, 0]);
         assert_eq!(
             order("size").unwrap_err(),
-            "the fields are name, namespace, pid, id, cpu, memory, uptime, status"
+            "unknown field: expected one of name, namespace, pid, id, cpu, memory, uptime, status"
         );
         assert!(order("name:up").is_err());
     }

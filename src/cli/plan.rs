@@ -23,12 +23,12 @@ use super::{environment, output};
 // Arguments of `plan` and `apply`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct PlanOf {
-    /// The ecosystem file
+    /// Ecosystem file
     file: String,
-    /// Also delete what was started from this file and is not in it any more
+    /// Delete apps that were started from this file and are no longer in it
     #[arg(long)]
     prune: bool,
-    /// Lay the block `env_NAME` of the file over `env`
+    /// Environment block to use: `env_NAME` of the file
     #[arg(long, value_name = "NAME")]
     env: Option<String>,
     /// Only these apps of the file
@@ -41,7 +41,7 @@ pub(super) struct PlanOf {
 pub(super) struct Plan {
     #[command(flatten)]
     of: PlanOf,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -81,7 +81,7 @@ pub(super) async fn apply(of: PlanOf, session: &Session) -> Result<(), Error> {
     if requests.is_empty() {
         return Ok(());
     }
-    let what = format!("the apps of {} to be as it says", of.file);
+    let what = format!("applying {}", of.file);
     perform(session, &mut client, &what, requests).await.map(drop)
 }
 

@@ -113,10 +113,10 @@ impl<'a> Told<'a> {
         let what = self.what;
         if let Some(bar) = &self.bar {
             let seconds = self.begin.elapsed().as_secs();
-            bar.set_message(format!("waiting for {what} … {seconds} s{on_their_way}"));
+            bar.set_message(format!("{what}… {seconds} s{on_their_way}"));
             return bar.tick();
         }
-        let line = format!("waiting for {what} …{on_their_way}");
+        let line = format!("{what}…{on_their_way}");
         if line != self.last {
             let _ = writeln!(io::stderr().lock(), "{line}"); // as all notes
             self.last = line;

@@ -23,25 +23,25 @@ const LAST_LINES: usize = 10;
 // Arguments of `reload`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Reload {
-    /// Ids, names, namespaces, /regexes/, `all`, or ecosystem files, whose settings then hold
+    /// Ids, names, namespaces, /regex/, `all`, or ecosystem files to apply
     #[arg(required_unless_present_any = ["watch", "log"], value_name = "APP", add = ArgValueCompleter::new(completion::selectors_and_files))]
     targets: Vec<String>,
-    /// How many instances of an app at a time
+    /// Number of instances of an app to replace at a time
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     parallel: u32,
-    /// Ask this address all the while, and tell how many requests failed
+    /// Send requests to URL during the reload and report failures
     #[arg(long, value_name = "URL", value_parser = verify::address)]
     verify: Option<Uri>,
     #[command(flatten)]
-    settings: AppFlags,
-    #[command(flatten)]
     change: Change,
-    /// PM2's: also while another reload is under way, which would harm both here
+    /// PM2 compatibility, ignored
     #[arg(short, long, hide = true)]
     force: bool,
-    /// New arguments of the app
+    /// New arguments for the app
     #[arg(last = true)]
     args: Vec<String>,
+    #[command(flatten)]
+    settings: AppFlags,
 }
 
 pub(super) async fn reload(mut reload: Reload, session: &Session) -> Result<(), Error> {
@@ -79,8 +79,10 @@ pub(super) async fn reload(mut reload: Reload, session: &Session) -> Result<(), 
     let told = report.and_then(|report| session.tell(&report));
     match asked {
         Some(tally) => {
-            session
-                .note(format_args!("{} requests were sent meanwhile, {} failed", tally.sent, tally.failed));
+            session.note(format_args!(
+                "{} requests sent during the reload, {} failed",
+                tally.sent, tally.failed
+            ));
             told.and(tally.judge())
         }
         None => told,
@@ -113,11 +115,11 @@ async fn follow(events: Option<Lines>, session: &Session) -> std::convert::Infal
         let Ok(event) = serde_json::from_slice::<EventView>(&line) else { continue };
         let (name, id, detail) = (tame(&event.name), event.id, event.detail.unwrap_or_default());
         match event.event {
-            EventKind::Replacing => session.note(format_args!("{name} ({id}): starting a new process")),
+            EventKind::Replacing => session.note(format_args!("{name} ({id}): starting a replacement")),
             EventKind::Replaced => {
-                session.note(format_args!("{name} ({id}): the new process serves, the old one goes"));
+                session.note(format_args!("{name} ({id}): replaced, draining the old process"));
             }
-            EventKind::Kept => session.note(format_args!("{name} ({id}): kept as it was: {}", tame(&detail))),
+            EventKind::Kept => session.note(format_args!("{name} ({id}): not replaced: {}", tame(&detail))),
             _ => {}
         }
     }

@@ -10,6 +10,7 @@ use super::output;
 use super::render::style::{Style, tame};
 use super::render::{info, list};
 use super::session::Session;
+use crate::version::version;
 
 /// So many of the last lines of rsm's own log.
 const LAST: usize = 20;
@@ -18,7 +19,7 @@ const LAST: usize = 20;
 const TAIL: u64 = 32 << 10;
 
 pub(super) async fn report(session: &Session) -> Result<(), Error> {
-    let cli = env!("CARGO_PKG_VERSION");
+    let cli = version();
     let mut text = format!("```\n# rsm {cli} on {} {}\n", std::env::consts::OS, std::env::consts::ARCH);
     match session.connect_if_running().await? {
         Some(mut client) => {
@@ -28,10 +29,10 @@ pub(super) async fn report(session: &Session) -> Result<(), Error> {
             text += &info::info(&told, cli, Style::plain());
             text += &format!("\n# list\n{}", list::list(&there, None, Style::plain()));
         }
-        None => text += "no daemon runs\n",
+        None => text += "the daemon is not running\n",
     }
     text += &format!(
-        "\n# the last lines of {}\n{}```\n",
+        "\n# last lines of {}\n{}```\n",
         session.home.own_log().display(),
         last(&session.home.own_log())
     );

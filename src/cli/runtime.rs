@@ -25,7 +25,7 @@ use crate::ipc::client::Client;
 use crate::ipc::message::{
     EventKind, EventView, Existing, InstanceDetail, Report, Request, StartApps, Status,
 };
-use crate::process::init;
+use crate::process::pid1;
 use crate::spec::AppSpec;
 
 mod code;
@@ -34,23 +34,23 @@ mod voice;
 // Arguments of `runtime`.
 #[derive(Args, Debug)]
 pub(super) struct Runtime {
-    /// An ecosystem file, a script or a program
+    /// Ecosystem file, script or program
     #[arg(value_name = "FILE", required = true, num_args = 1..=2)]
     targets: Vec<String>,
     #[command(flatten)]
     shape: voice::Shape,
-    /// Stay when nothing can run any more
+    /// Do not exit when no app is running
     #[arg(long)]
     no_auto_exit: bool,
-    #[command(flatten)]
-    settings: AppFlags,
     #[command(flatten)]
     change: Change,
     #[command(flatten)]
     foreign: Foreign,
-    /// Arguments of the app
+    /// Arguments for the app
     #[arg(last = true)]
     args: Vec<String>,
+    #[command(flatten)]
+    settings: AppFlags,
 }
 
 // PM2's flags for its services, and those whose work is done elsewhere.
@@ -105,10 +105,10 @@ pub(super) fn by_its_name(mut args: Vec<OsString>) -> Vec<OsString> {
 /// # Errors
 /// No process could be made.
 pub(super) fn stand_aside() -> Result<bool, Error> {
-    let first = init::is_first();
+    let first = pid1::is_pid1();
     if first {
-        let failed = |errno: nix::Error| Error::System { what: "forking", error: errno.into() };
-        init::stay_behind().map_err(failed)?;
+        let failed = |errno: nix::Error| Error::System { what: "cannot fork", error: errno.into() };
+        pid1::fork_init().map_err(failed)?;
     }
     Ok(first)
 }
@@ -123,7 +123,7 @@ pub(super) async fn runtime(args: Runtime, alone: bool, session: &Session) -> Re
     if Client::connect(&session.home).await.is_ok() {
         let home = session.home.dir().display();
         let reason = format!(
-            "rsm runs already in {home}: add apps to it with `rsm start`, or set RSM_HOME to another directory"
+            "rsm is already running in {home}; use `rsm start`, or set RSM_HOME to another directory"
         );
         return Err(Error::Part { part: "runtime", reason });
     }
@@ -133,7 +133,7 @@ pub(super) async fn runtime(args: Runtime, alone: bool, session: &Session) -> Re
             let _ = std::fs::remove_file(state); // mostly there is none
         }
     }
-    let pipes = |error| Error::System { what: "making the pipes of the output", error };
+    let pipes = |error| Error::System { what: "cannot create output pipes", error };
     session.home.create().map_err(Error::NoHome)?;
     let voice = Voice::new(&session.home, args.shape, session.style).map_err(pipes)?;
     apps.iter_mut().for_each(|app| voice.speak_through(app));
@@ -156,7 +156,7 @@ fn signals() -> Result<Vec<Heard>, Error> {
     ];
     let listen = |(kind, cue)| Ok((signal(kind)?, cue));
     let all: std::io::Result<_> = kinds.into_iter().map(listen).collect();
-    all.map_err(|error| Error::System { what: "listening for signals", error })
+    all.map_err(|error| Error::System { what: "cannot install signal handlers", error })
 }
 
 impl Runtime {
@@ -170,7 +170,7 @@ impl Runtime {
             [target] => target,
             [_, second, ..] => {
                 let message = format!(
-                    "one file or script, and {second:?} is a second one; arguments of the app follow `--`\n"
+                    "unexpected argument {second:?}\n\nhelp: pass arguments for the app after `--`\n"
                 );
                 return Err(Error::Arguments(clap::Error::raw(
                     clap::error::ErrorKind::UnknownArgument,
@@ -300,9 +300,7 @@ impl Stage<'_> {
         }
         let detail = event.detail.as_deref().unwrap_or_default();
         match event.event {
-            EventKind::Errored => {
-                say(&format!("app \"{}\" (id {}) is given up: {detail}", event.name, event.id))
-            }
+            EventKind::Errored => say(&format!("app \"{}\" (id {}) errored: {detail}", event.name, event.id)),
             EventKind::StartFailed => say(&format!("app \"{}\" (id {}): {detail}", event.name, event.id)),
             _ => {}
         }
@@ -347,7 +345,7 @@ impl Stage<'_> {
                 Some(cue) = cues.recv() => match cue {
                     Cue::Event(event) => self.exits.extend(event.exit.map(|exit| (event.id, exit))),
                     Cue::End { by_hand: true } if begin.elapsed() > SAME => {
-                        say("killing what has not ended yet");
+                        say("killing remaining processes");
                         self.kill().await;
                     }
                     Cue::End { .. } | Cue::Pass(_) | Cue::Broken => {}

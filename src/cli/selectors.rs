@@ -17,13 +17,13 @@ use super::session::Session;
 // The arguments of commands that act on what is in the list.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Targets {
-    /// Ids, names, namespaces, /regexes/, `all`, or ecosystem files for the apps they name
+    /// Ids, names, namespaces, /regex/, `all`, or ecosystem files
     #[arg(required = true, value_name = "APP", add = ArgValueCompleter::new(completion::selectors_and_files))]
     pub(super) targets: Vec<String>,
-    /// Only these apps of a file
+    /// Only these apps of the file
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub(super) only: Vec<String>,
-    /// The block of a file that may change names
+    /// Environment block of the file (affects app names with `append_env_to_name`)
     #[arg(long, value_name = "NAME")]
     pub(super) env: Option<String>,
 }
@@ -59,7 +59,7 @@ impl Targets {
             return Err(Error::NoneOfFile { file: file.to_owned(), names });
         }
         for name in absent {
-            session.note(format_args!("note: app \"{name}\" of {file} is not in the list"));
+            session.note(format_args!("note: app \"{name}\" of {file} is not in the list, skipped"));
         }
         Ok(ids)
     }

@@ -19,12 +19,12 @@ use super::session::Session;
 const PORT: u16 = 8080;
 
 // The text again, as that of the arguments below would stand in its place.
-/// Serve a directory over HTTP, as an app
+/// Serve a directory over HTTP
 #[derive(Args, Clone, Debug)]
 pub(super) struct Serve {
     #[command(flatten)]
     site: ServeArgs,
-    /// The app's name
+    /// Name of the app [default: static-page-server-PORT]
     #[arg(short, long)]
     name: Option<String>,
 }
@@ -33,12 +33,12 @@ pub(super) async fn serve(serve: Serve, session: &Session) -> Result<(), Error> 
     let here = std::env::current_dir().map_err(Error::NoDirectory)?;
     let directory = serve.site.path.as_ref().map_or_else(|| here.clone(), |path| here.join(path));
     if !directory.is_dir() {
-        let message = "there is no such directory to serve".to_owned();
-        let help = Some("name one that exists: rsm serve ./dist 8080".into());
+        let message = "directory does not exist".to_owned();
+        let help = Some("for example: rsm serve ./dist 8080".into());
         return Err(mistakes(Mistakes(vec![Mistake { place: Place::File(directory), message, help }])));
     }
     let app = serve.app(&here);
-    let what = format!("{} to be online", app.name);
+    let what = format!("starting {}", app.name);
     let inherited = environment::inherited(session);
     let request = Request::Start(StartApps { apps: vec![app], inherited, existing: Existing::Refuse });
     let mut client = session.connect_or_launch().await?;

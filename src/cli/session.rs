@@ -62,7 +62,7 @@ impl Session {
                 let ours = version();
                 let _ = writeln!(
                     io::stderr().lock(),
-                    "the daemon is rsm {theirs}, this is rsm {ours}: `rsm upgrade` changes it to this one, and the apps go on"
+                    "the daemon runs rsm {theirs}, this is rsm {ours}; run `rsm upgrade` to upgrade it (apps keep running)"
                 );
             });
         }
@@ -95,7 +95,7 @@ impl Session {
     /// # Errors
     /// It does not start, or it cannot be talked to.
     pub(super) async fn connect_or_launch(&self) -> Result<Client, Error> {
-        let launched = self.wait("the daemon to start", launch::connect_or_launch(&self.home)).await;
+        let launched = self.wait("starting the daemon", launch::connect_or_launch(&self.home)).await;
         let failed = |error| match error {
             LaunchError::Client(error) => self.failed(error),
             LaunchError::Failed(reason) => Error::Launch { reason, log: self.home.own_log() },

@@ -14,10 +14,10 @@ use super::{logs, output};
 // Arguments of `send`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Send {
-    /// Id, or the name of an app with one instance
+    /// Id, or name of an app with a single instance
     #[arg(value_name = "ID")]
     instance: String,
-    /// The line; the newline is put to it
+    /// Line to write; a newline is appended
     #[arg(allow_hyphen_values = true)]
     line: String,
 }
@@ -25,10 +25,10 @@ pub(super) struct Send {
 // Arguments of `attach`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Attach {
-    /// Id, or the name of an app with one instance
+    /// Id, or name of an app with a single instance
     #[arg(value_name = "ID")]
     instance: String,
-    /// What ends each line for the app, instead of a newline
+    /// Line separator to send instead of a newline
     #[arg(default_value = "\n", hide_default_value = true)]
     separator: String,
 }
@@ -39,9 +39,9 @@ pub(super) struct Trigger {
     /// Id, name, namespace, /regex/ or `all`
     #[arg(value_name = "APP")]
     select: String,
-    /// The action's name
+    /// Name of the action
     action: String,
-    /// What it is given
+    /// Parameter of the action
     #[arg(allow_hyphen_values = true)]
     param: Option<String>,
 }
@@ -59,8 +59,7 @@ pub(super) async fn send(send: Send, session: &Session) -> Result<(), Error> {
 pub(super) async fn attach(attach: Attach, session: &Session) -> Result<(), Error> {
     let mut client = session.connect_for(std::slice::from_ref(&attach.instance)).await?;
     let id = find(&attach.instance, &mut client, session).await?;
-    session
-        .note(format_args!("attached to {}; Ctrl-D or Ctrl-C ends it, and the app goes on", attach.instance));
+    session.note(format_args!("attached to {}; press Ctrl-D or Ctrl-C to detach", attach.instance));
     let typed = typed()?;
     tokio::select! {
         shown = logs::attach(vec![id.to_string()], session) => shown,
@@ -72,7 +71,7 @@ pub(super) async fn attach(attach: Attach, session: &Session) -> Result<(), Erro
 pub(super) async fn trigger(trigger: Trigger, session: &Session) -> Result<(), Error> {
     let Trigger { select, action, param } = trigger;
     let mut client = session.connect_for(std::slice::from_ref(&select)).await?;
-    let what = format!("{select} to answer");
+    let what = format!("running {action} of {select}");
     let wanted = crate::ipc::message::Trigger { select: vec![select], action, param: param.map(Into::into) };
     let request = Request::Trigger(wanted);
     let replies: Vec<TriggerReply> =
@@ -126,5 +125,5 @@ fn typed() -> Result<mpsc::Receiver<String>, Error> {
         }
     };
     let thread = std::thread::Builder::new().name("typed".into()).spawn(read);
-    thread.map(|_| lines).map_err(|error| Error::System { what: "reading standard input", error })
+    thread.map(|_| lines).map_err(|error| Error::System { what: "cannot read stdin", error })
 }

@@ -19,26 +19,26 @@ use super::{daemon, environment, logs};
 // Arguments of `start`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Start {
-    /// Ecosystem files, scripts, programs, "shell lines"; or names and ids of apps in the list.
-    /// Nothing: ecosystem.toml here
-    #[arg(value_name = "WHAT", add = ArgValueCompleter::new(completion::selectors_and_files))]
+    /// Ecosystem files, scripts, programs, shell commands, or names and ids of listed apps
+    /// [default: ecosystem.toml]
+    #[arg(value_name = "TARGET", add = ArgValueCompleter::new(completion::selectors_and_files))]
     targets: Vec<String>,
     #[command(flatten)]
-    settings: AppFlags,
-    #[command(flatten)]
     change: Change,
-    /// Start another beside one that runs
+    /// Start another app of the same name
     #[arg(short, long)]
     force: bool,
-    /// Stay in the foreground and show what apps say; Ctrl-C ends all, if nothing ran before
+    /// Stay in the foreground and show logs; Ctrl-C stops the apps
     #[arg(long)]
     no_daemon: bool,
-    /// PM2's: so many at a time; all are started at once here
+    /// PM2 compatibility, ignored: all are started at once
     #[arg(long, hide = true, value_name = "N")]
     parallel: Option<u32>,
-    /// Arguments of the app
+    /// Arguments for the app
     #[arg(last = true)]
     args: Vec<String>,
+    #[command(flatten)]
+    settings: AppFlags,
 }
 
 /// What one argument means.
@@ -83,7 +83,7 @@ pub(super) async fn start(mut start: Start, session: &Session) -> Result<(), Err
         true => session.connect_or_launch().await?,
         false => session.connect_for(&start.targets).await?,
     };
-    let what = format!("{} to be online", start.targets.join(", "));
+    let what = format!("starting {}", start.targets.join(", "));
     let done = perform(session, &mut client, &what, requests).await;
     if start.no_daemon {
         return foreground(done, alone, session).await;

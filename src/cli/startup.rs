@@ -14,31 +14,40 @@ use super::session::Session;
 use crate::boot::{InitCommand, InitSystem, InstallPlan, Service, UnitFile};
 use crate::error::Error;
 
+// Which service a command is about: arguments of `startup`, `unstartup` and `doctor`.
+#[derive(Args, Debug)]
+pub(super) struct ServiceArgs {
+    /// Init system: systemd, openrc, sysv or runit [default: detected]
+    #[arg(value_name = "SYSTEM", hide_possible_values = true)]
+    system: Option<InitSystem>,
+    /// User who owns the apps; other users require root [default: current user]
+    #[arg(short, long, value_name = "NAME")]
+    user: Option<String>,
+    /// RSM_HOME of that user [default: ~/.rsm]
+    #[arg(long, visible_alias = "hp", value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// Name of the service [default: rsm-USER, or rsm for a systemd user service]
+    #[arg(long, value_name = "NAME")]
+    service_name: Option<String>,
+}
+
 // Arguments of `startup` and `unstartup`.
 #[derive(Args, Debug)]
 pub(super) struct Startup {
-    /// The init system; found out unless given
-    #[arg(value_name = "SYSTEM")]
-    system: Option<InitSystem>,
-    /// Whose apps; another user's only as root
-    #[arg(short, long, value_name = "NAME")]
-    user: Option<String>,
-    /// That user's RSM_HOME, where it is not ~/.rsm
-    #[arg(long, visible_alias = "hp", value_name = "DIR")]
-    home: Option<PathBuf>,
-    /// Name of the service, for more than one of a user
-    #[arg(long, value_name = "NAME")]
-    service_name: Option<String>,
-    /// Only print what would be written and run
+    #[command(flatten)]
+    service: ServiceArgs,
+    /// Print the unit and commands without applying them
     #[arg(long)]
     print: bool,
-    /// PM2's; the network is always waited for
+    /// PM2 compatibility, ignored: the service always waits for the network
     #[arg(long, hide = true)]
     wait_ip: bool,
 }
 
 /// All that is to be done, and for whom.
 struct Job {
+    /// The command that does it, for its errors.
+    command: &'static str,
     plan: InstallPlan,
     service: Service,
     system: InitSystem,
@@ -48,23 +57,23 @@ struct Job {
 
 /// Writes the unit, enables and starts it. Done twice it changes nothing the second time.
 pub(super) fn startup(args: &Startup, session: &Session) -> Result<(), Error> {
-    let job = job(args, session)?;
-    executable_by(&job.service)?;
+    let job = job(&args.service, "startup", session)?;
+    executable_by(&job)?;
     if args.print {
-        return print(&job, &job.plan.install);
+        return print_install(&job.plan);
     }
     writable(&job)?;
     for file in &job.plan.files {
-        let changed =
-            write(file).map_err(|error| failed(format!("writing {}: {error}", file.path.display())))?;
-        let what = if changed { "wrote" } else { "is as it should be:" };
+        let changed = write(file)
+            .map_err(|error| job.failed(format!("cannot write {}: {error}", file.path.display())))?;
+        let what = if changed { "wrote" } else { "unchanged:" };
         session.note(format_args!("{what} {}", file.path.display()));
     }
     run_all(&job.plan.install, &job, session)?;
     linger(&job, session);
     session.note(format_args!(
-        "{}'s saved apps are started with the machine from now on; `rsm save` saves the list, `rsm conf autosave true` \
-         has that done after each change",
+        "the saved apps of {} will start at boot; save the list with `rsm save`, or after each change with \
+         `rsm conf autosave true`",
         job.service.user.as_deref().unwrap_or("this user")
     ));
     Ok(())
@@ -72,75 +81,95 @@ pub(super) fn startup(args: &Startup, session: &Session) -> Result<(), Error> {
 
 /// Disables and removes the unit. Apps that run are left alone.
 pub(super) fn unstartup(args: &Startup, session: &Session) -> Result<(), Error> {
-    let job = job(args, session)?;
+    let job = job(&args.service, "unstartup", session)?;
     if args.print {
-        return print(&job, &job.plan.before_removal);
+        return print_removal(&job.plan);
     }
     if !job.plan.files.iter().any(|file| file.path.exists()) {
-        session
-            .note(format_args!("{} is not there: there is nothing to do", job.plan.files[0].path.display()));
+        session.note(format_args!("{} does not exist, nothing to remove", job.plan.files[0].path.display()));
         return Ok(());
     }
     writable(&job)?;
     run_all(&job.plan.before_removal, &job, session)?;
     for file in job.plan.files.iter().filter(|file| file.path.exists()) {
         fs::remove_file(&file.path)
-            .map_err(|error| failed(format!("removing {}: {error}", file.path.display())))?;
+            .map_err(|error| job.failed(format!("cannot remove {}: {error}", file.path.display())))?;
         session.note(format_args!("removed {}", file.path.display()));
     }
     if let Some(dir) = &job.plan.directory {
         let _ = fs::remove_dir(dir); // runit keeps things of its own in it while it runs
     }
     run_all(&job.plan.after_removal, &job, session)?;
-    session.note(format_args!("apps that run go on; `rsm kill` ends them"));
+    session.note(format_args!("running apps are not affected; `rsm kill` stops them"));
     Ok(())
 }
 
-fn failed(reason: String) -> Error {
-    Error::Part { part: "startup", reason }
+impl Job {
+    fn failed(&self, reason: String) -> Error {
+        failed(self.command, reason)
+    }
 }
 
-fn job(args: &Startup, session: &Session) -> Result<Job, Error> {
+fn failed(command: &'static str, reason: String) -> Error {
+    Error::Part { part: command, reason }
+}
+
+fn job(args: &ServiceArgs, command: &'static str, session: &Session) -> Result<Job, Error> {
     let system = args.system.or_else(|| InitSystem::detect(Path::new("/"))).ok_or_else(|| {
-        failed("no init system that is known runs here; name one: systemd, openrc, sysv, runit. In a container use `rsm runtime`".into())
+        let reason = "no supported init system detected; specify systemd, openrc, sysv or runit, \
+                      or use `rsm runtime` in a container";
+        failed(command, reason.into())
     })?;
-    let service = service(args, session, system)?;
+    let service = service(args, command, session, system)?;
     let config = std::env::var_os("XDG_CONFIG_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
     let plan =
         InstallPlan::new(system, &service, &config.unwrap_or_else(|| service.user_dir.join(".config")));
     let live = Path::new(plan.running_marker).exists();
-    Ok(Job { plan, service, system, live })
+    Ok(Job { command, plan, service, system, live })
 }
 
 /// The service that these arguments are about, and its unit's file.
 ///
 /// # Errors
 /// There is no such user, or no init system that is known.
-pub(super) fn service_and_file(args: &Startup, session: &Session) -> Result<(Service, PathBuf), Error> {
-    let job = job(args, session)?;
+pub(super) fn service_and_file(
+    args: &ServiceArgs,
+    command: &'static str,
+    session: &Session,
+) -> Result<(Service, PathBuf), Error> {
+    let job = job(args, command, session)?;
     let file = job.plan.files.first().map(|file| file.path.clone()).unwrap_or_default();
     Ok((job.service, file))
 }
 
 /// Whose apps, from where, by which rsm.
-fn service(args: &Startup, session: &Session, system: InitSystem) -> Result<Service, Error> {
+fn service(
+    args: &ServiceArgs,
+    command: &'static str,
+    session: &Session,
+    system: InitSystem,
+) -> Result<Service, Error> {
+    let failed = |reason| failed(command, reason);
     let own = geteuid();
     let named = |name: &String| {
         let user = User::from_name(name).ok().flatten();
-        user.ok_or_else(|| failed(format!("there is no user {name:?}")))
+        user.ok_or_else(|| failed(format!("user {name:?} does not exist")))
     };
     let user = match &args.user {
         Some(name) => named(name)?,
-        None => {
-            User::from_uid(own).ok().flatten().ok_or_else(|| failed(format!("user {own} has no name")))?
-        }
+        None => User::from_uid(own)
+            .ok()
+            .flatten()
+            .ok_or_else(|| failed(format!("no passwd entry for uid {own}")))?,
     };
     if !own.is_root() && user.uid != own {
-        return Err(failed(format!("only root may set up what runs as {}; or leave --user away", user.name)));
+        return Err(failed(format!("only root can manage the service of user {}", user.name)));
     }
     if own.is_root() && args.user.is_none() && std::env::var_os("SUDO_USER").is_some_and(|who| who != "root")
     {
-        session.note(format_args!("this is about root's apps; for your own add: --user \"$SUDO_USER\""));
+        session.note(format_args!(
+            "note: this is the service of root; for your own apps use --user \"$SUDO_USER\""
+        ));
     }
     let home = match &args.home {
         Some(dir) => std::path::absolute(dir).map_err(Error::NoDirectory)?,
@@ -149,9 +178,9 @@ fn service(args: &Startup, session: &Session, system: InitSystem) -> Result<Serv
     };
     if !home.exists() && !home.parent().is_some_and(Path::exists) {
         return Err(failed(format!(
-            "{} has no place for rsm's files: {} is not there. Name a directory of that user's: --home DIR",
-            user.name,
-            home.parent().unwrap_or(&home).display()
+            "home directory {} of user {} does not exist; use --home DIR",
+            home.parent().unwrap_or(&home).display(),
+            user.name
         )));
     }
     // Of one's own there is but one systemd, and only systemd has such units.
@@ -161,16 +190,23 @@ fn service(args: &Startup, session: &Session, system: InitSystem) -> Result<Serv
     let fits = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
     if name.is_empty() || name.starts_with(['-', '.']) || !name.chars().all(fits) {
         return Err(failed(format!(
-            "{name:?} is no name for a service: letters, digits, and - _ . @ make one"
+            "invalid service name {name:?}: use letters, digits, `-`, `_`, `.` and `@`"
         )));
     }
-    Ok(Service { name, program: program()?, user: of_system.then_some(user.name), user_dir: user.dir, home })
+    Ok(Service {
+        name,
+        program: program(command)?,
+        user: of_system.then_some(user.name),
+        user_dir: user.dir,
+        home,
+    })
 }
 
 /// This program by the name that it keeps: a link in `PATH` that leads here stays when the version
 /// behind it changes.
-fn program() -> Result<PathBuf, Error> {
-    let exe = std::env::current_exe().map_err(|error| Error::System { what: "finding rsm itself", error })?;
+fn program(command: &'static str) -> Result<PathBuf, Error> {
+    let exe = std::env::current_exe()
+        .map_err(|error| Error::System { what: "cannot find the rsm binary", error })?;
     let same = |path: &PathBuf| fs::canonicalize(path).is_ok_and(|found| found == exe);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found =
@@ -178,12 +214,13 @@ fn program() -> Result<PathBuf, Error> {
     match found {
         Some(path) => Ok(path),
         None if exe.exists() => Ok(exe),
-        None => Err(failed(format!("{}: rsm was replaced meanwhile; try again", exe.display()))),
+        None => Err(failed(command, format!("{}: the binary was replaced; try again", exe.display()))),
     }
 }
 
 /// Refuses a program that the service's user cannot execute: the unit would only fail at the next start.
-fn executable_by(service: &Service) -> Result<(), Error> {
+fn executable_by(job: &Job) -> Result<(), Error> {
+    let service = &job.service;
     let Some(user) = service.user.as_ref().filter(|user| *user != "root") else { return Ok(()) };
     let closed = service
         .program
@@ -191,9 +228,9 @@ fn executable_by(service: &Service) -> Result<(), Error> {
         .find(|path| fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o001 == 0));
     let own = service.program.starts_with(&service.user_dir);
     match closed.filter(|_| !own) {
-        Some(path) => Err(failed(format!(
-            "{user} may not execute {}: {} is closed to others. Install rsm where all can reach it, such as \
-             /usr/local/bin/rsm, and run that",
+        Some(path) => Err(job.failed(format!(
+            "user {user} cannot execute {}: {} is not accessible by other users; install rsm in a public directory \
+             such as /usr/local/bin and run it from there",
             service.program.display(),
             path.display()
         ))),
@@ -206,22 +243,27 @@ fn writable(job: &Job) -> Result<(), Error> {
     if job.service.user.is_none() || geteuid().is_root() {
         return Ok(());
     }
-    Err(failed(format!(
-        "{} is started by root alone; run this as root: rsm startup --user {}",
+    Err(job.failed(format!(
+        "{} requires root: run `rsm {} --user {}` as root",
         job.system.name(),
+        job.command,
         job.service.user.as_deref().unwrap_or_default()
     )))
 }
 
-fn print(job: &Job, steps: &[InitCommand]) -> Result<(), Error> {
-    let mut text = String::new();
-    for file in &job.plan.files {
-        text += &format!("# {}\n{}\n", file.path.display(), file.text);
-    }
-    for step in steps {
-        text += &format!("# then: {}\n", step.display());
-    }
-    output::text(&text)
+/// The files to write, then the commands to run.
+fn print_install(plan: &InstallPlan) -> Result<(), Error> {
+    let files = plan.files.iter().map(|file| format!("# {}\n{}\n", file.path.display(), file.text));
+    let steps = plan.install.iter().map(|step| format!("# then run: {}\n", step.display()));
+    output::text(&files.chain(steps).collect::<String>())
+}
+
+/// The commands to run and the files to remove, in their order.
+fn print_removal(plan: &InstallPlan) -> Result<(), Error> {
+    let run = |step: &InitCommand| format!("run: {}\n", step.display());
+    let files = plan.files.iter().map(|file| format!("remove: {}\n", file.path.display()));
+    let before = plan.before_removal.iter().map(run);
+    output::text(&before.chain(files).chain(plan.after_removal.iter().map(run)).collect::<String>())
 }
 
 /// Writes a file beside its place and puts it there; false if it was like that already.
@@ -248,33 +290,28 @@ fn write(file: &UnitFile) -> io::Result<bool> {
 fn run_all(steps: &[InitCommand], job: &Job, session: &Session) -> Result<(), Error> {
     for step in steps {
         if step.needs_running_init && !job.live {
-            session.note(format_args!(
-                "left out, as {} does not run here: {}",
-                job.system.name(),
-                step.display()
-            ));
+            session.note(format_args!("skipped ({} is not running): {}", job.system.name(), step.display()));
             continue;
         }
-        run(step)?;
+        run(step, job)?;
         session.note(format_args!("ran {}", step.display()));
     }
     Ok(())
 }
 
-fn run(step: &InitCommand) -> Result<(), Error> {
+fn run(step: &InitCommand, job: &Job) -> Result<(), Error> {
     let [program, args @ ..] = &step.argv[..] else { return Ok(()) };
     let output = Command::new(program).args(args).stdin(Stdio::null()).output();
-    let output = output.map_err(|error| failed(format!("running {}: {error}", step.display())))?;
+    let output = output.map_err(|error| job.failed(format!("cannot run {}: {error}", step.display())))?;
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let mut reason = format!("{} failed ({}): {}", step.display(), output.status, said.trim());
     if step.argv.iter().any(|word| word == "--user") && said.contains("bus") {
-        reason +=
-            ". Log in as this user (su and sudo open no session), or set XDG_RUNTIME_DIR=/run/user/$(id -u)";
+        reason += ". Log in as this user (su and sudo do not create a session), or set XDG_RUNTIME_DIR=/run/user/$(id -u)";
     }
-    Err(failed(reason))
+    Err(job.failed(reason))
 }
 
 /// A user's own systemd ends with the user's last session, unless it is told to linger.
@@ -289,11 +326,11 @@ fn linger(job: &Job, session: &Session) {
     let asked = Command::new("loginctl").args(["enable-linger", &user]).stdin(Stdio::null()).output();
     match asked {
         Ok(output) if output.status.success() => {
-            session.note(format_args!("ran loginctl enable-linger {user}: the apps start with the machine, and stay when you log out"));
+            session.note(format_args!("enabled lingering for {user}: apps start at boot and keep running after logout"));
         }
         _ => session.note(format_args!(
-            "warning: until an administrator has run `loginctl enable-linger {user}`, your apps start when you log in, \
-             and end when you log out"
+            "warning: lingering is not enabled for {user}: apps start at login and stop at logout; ask an administrator \
+             to run `loginctl enable-linger {user}`"
         )),
     }
 }

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 // A binary to change to.
 #[derive(Args, Debug)]
 pub(super) struct Upgrade {
-    /// The new binary; without it, the one that this command is
+    /// New binary [default: the binary of this command]
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
 }
@@ -32,9 +32,12 @@ pub(super) async fn upgrade(args: Upgrade, session: &Session) -> Result<(), Erro
         Some(path) => std::path::absolute(path),
         None => std::env::current_exe(),
     };
-    let binary = binary.map_err(|error| Error::System { what: "finding the new binary", error })?;
+    let binary = binary.map_err(|error| Error::System { what: "cannot find the new binary", error })?;
     let Some(mut client) = session.connect_if_running().await? else {
-        session.note(format_args!("no daemon runs: the next one to start is rsm {}", version()));
+        session.note(format_args!(
+            "the daemon is not running; rsm {} will be used at the next start",
+            version()
+        ));
         return Ok(());
     };
     client.on_other_version(|_| {}); // that is what this is for
@@ -44,19 +47,19 @@ pub(super) async fn upgrade(args: Upgrade, session: &Session) -> Result<(), Erro
     if let Err(ClientError::Refused(error)) = asked {
         return Err(session.failed(ClientError::Refused(error)));
     }
-    let after = session.wait("the new version to take over", successor(session, before.pid)).await?;
+    let after = session.wait("waiting for the new daemon", successor(session, before.pid)).await?;
     match after.upgrade {
         Some(UpgradeOutcome::Done) | None => {
-            session.note(format_args!("rsm {} took over from {}", after.version, before.version));
+            session.note(format_args!("upgraded from rsm {} to {}", before.version, after.version));
             Ok(())
         }
         Some(outcome) => {
             let what = match outcome {
-                UpgradeOutcome::Silent => "did not come to answer",
-                UpgradeOutcome::Died | UpgradeOutcome::Done => "ended before it answered",
+                UpgradeOutcome::Silent => "did not become ready",
+                UpgradeOutcome::Died | UpgradeOutcome::Done => "exited before it was ready",
             };
             let reason = format!(
-                "the daemon of {} {what}; rsm {} goes on, and no app was touched",
+                "the new daemon ({}) {what}; rolled back to rsm {}, apps were not affected",
                 binary.display(),
                 after.version
             );

@@ -47,7 +47,7 @@ pub(super) fn address(text: &str) -> Result<Uri, String> {
     let uri: Uri = text.parse().map_err(|error| format!("{error}"))?;
     match (uri.scheme_str(), uri.host()) {
         (Some("http"), Some(_)) => Ok(uri),
-        _ => Err("it wants an address such as http://127.0.0.1:3000/".into()),
+        _ => Err("expected a URL such as http://127.0.0.1:3000/".into()),
     }
 }
 

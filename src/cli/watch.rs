@@ -21,7 +21,7 @@ use super::{logs, output};
 /// Shows the list until Ctrl-C, SIGTERM, or nobody reads it any more. A daemon may come and go.
 pub(super) async fn watch(seconds: u32, session: &Session) -> Result<(), Error> {
     let mut terminated = signal(SignalKind::terminate())
-        .map_err(|error| Error::System { what: "listening for SIGTERM", error })?;
+        .map_err(|error| Error::System { what: "cannot install signal handlers", error })?;
     let mut place = Place::take().map_err(Error::Output)?;
     let shown = tokio::select! {
         result = again_and_again(seconds, &mut place, session) => result,
@@ -109,7 +109,7 @@ fn fitting(page: &str, height: usize) -> Vec<String> {
     let above = room.saturating_sub(below + 1);
     let left_out = lines.len().saturating_sub(above + below);
     let mut fit: Vec<String> = lines.iter().take(above).map(|line| (*line).to_owned()).collect();
-    fit.push(format!("  … {left_out} more rows have no room here; `rsm monit` scrolls"));
+    fit.push(format!("  … {left_out} more rows; use `rsm monit` to scroll"));
     fit.extend(lines.iter().skip(lines.len().saturating_sub(below.min(room))).map(|line| (*line).to_owned()));
     fit.truncate(room);
     fit

@@ -14,8 +14,7 @@ pub(super) fn parse_now(text: &str) -> Result<u64, String> {
 fn parse(text: &str, now: &Zoned) -> Result<u64, String> {
     let text = text.trim();
     let at = ago(text, now).or_else(|| date(text, now)).ok_or_else(|| {
-        "it wants how long ago (\"10m\", \"2h 30m\", \"3d\"), a time of today (\"14:05\"), or a date \
-         (\"2026-11-21 14:05\", \"2026-11-21T14:05:00Z\")"
+        "expected a duration (\"10m\", \"2h 30m\", \"3d\"), a time (\"14:05\") or a date (\"2026-11-21 14:05\")"
             .to_owned()
     })?;
     Ok(u64::try_from(at.as_millisecond()).unwrap_or(0))

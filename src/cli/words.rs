@@ -10,18 +10,15 @@ use crate::error::closest;
 const WORDS: &[(&[&str], &str)] = &[
     (
         &["update", "updatePM2", "deepUpdate"],
-        "install the new version, then `rsm upgrade` puts it in the place of the one that runs; the apps go on",
+        "install the new version, then run `rsm upgrade`; apps keep running",
     ),
-    (
-        &["slist", "sysinfos"],
-        "`rsm info` shows rsm's processes and the machine, `rsm info --json` for programs",
-    ),
-    (&["imonit"], "`rsm list --sort memory:desc` shows who uses most"),
+    (&["slist", "sysinfos"], "use `rsm info` or `rsm info --json`"),
+    (&["imonit"], "use `rsm list --sort memory:desc`"),
     (
         &["deploy"],
-        "rsm does not deploy: have your own tool bring the files, then `rsm restart ecosystem.toml` there",
+        "rsm does not deploy; copy the files with your own tool, then run `rsm reload ecosystem.toml`",
     ),
-    (&["pull", "forward", "backward"], "rsm does not move code: `git pull` there, then `rsm restart APP`"),
+    (&["pull", "forward", "backward"], "run `git pull`, then `rsm reload APP`"),
     (
         &[
             "install",
@@ -33,31 +30,28 @@ const WORDS: &[(&[&str], &str)] = &[
             "package",
             "publish",
         ],
-        "there are no modules: what they are used for is built in (logs: docs/logs.md), all else can be an app",
+        "rsm has no modules; log rotation is built in (docs/logs.md)",
     ),
     (
         &["link", "unlink", "plus", "register", "login", "logout", "open", "monitor", "unmonitor"],
-        "rsm talks to no vendor's service: `rsm list --json`, `rsm jlist` and the API (docs/api.md) feed any monitor",
+        "rsm does not connect to PM2 Plus; use `rsm list --json`, `rsm jlist` or the API (docs/api.md)",
     ),
-    (
-        &["install-otel", "uninstall-otel", "inspect"],
-        "rsm puts nothing into apps: have the app load it itself",
-    ),
-    (
-        &["profile:mem", "profile:cpu"],
-        "`rsm info` shows what rsm itself uses; profile apps by their interpreter_args",
-    ),
-    (&["logrotate"], "no root is needed: docs/logs.md says how the logs are kept"),
-    (&["create", "examples"], "`rsm init` writes a first ecosystem.toml"),
-    (&["autoinstall", "web"], "rsm opens no port by itself: its API is a private socket (docs/api.md)"),
-    (&["multiset"], "`rsm set KEY VALUE` sets one; `rsm conf` lists them"),
+    (&["install-otel", "uninstall-otel", "inspect"], "rsm does not inject code; load it in the app"),
+    (&["profile:mem", "profile:cpu"], "use `interpreter_args`, for example --cpu-prof, to profile an app"),
+    (&["logrotate"], "log rotation is built in: docs/logs.md"),
+    (&["create", "examples"], "use `rsm init`"),
+    (&["autoinstall", "web"], "the API is available on a Unix socket: docs/api.md"),
+    (&["multiset"], "use `rsm set KEY VALUE` for each key"),
 ];
 
 /// The error of a command that is none, with what helps; any other error as it is.
 pub(super) fn explained(error: clap::Error) -> clap::Error {
+    if error.kind() == ErrorKind::MissingSubcommand {
+        return clap::Error::raw(error.kind(), "no command specified\n\nhelp: see `rsm --help`\n");
+    }
     let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else { return error };
     let help = way(word).map_or_else(|| meant(word), str::to_owned);
-    let message = format!("rsm has no command '{word}'\n\nhelp: {help}\n");
+    let message = format!("unrecognized command '{word}'\n\nhelp: {help}\n");
     clap::Error::raw(ErrorKind::InvalidSubcommand, message)
 }
 
@@ -66,8 +60,8 @@ fn meant(word: &str) -> String {
     let shown = commands.get_subcommands().filter(|command| !command.is_hide_set());
     let names: Vec<&str> = shown.flat_map(|command| command.get_name_and_visible_aliases()).collect();
     match closest(word, names.into_iter()) {
-        Some(name) => format!("did you mean `rsm {name}`? `rsm --help` lists all commands"),
-        None => "`rsm --help` lists all commands".into(),
+        Some(name) => format!("did you mean `rsm {name}`? See `rsm --help`"),
+        None => "see `rsm --help`".into(),
     }
 }
 
@@ -90,6 +84,12 @@ mod tests {
     }
 
     #[test]
+    fn a_missing_command_is_named_as_such() {
+        let error = explained(Cli::try_parse_from(["rsm", "--no-color"]).unwrap_err());
+        assert_eq!(error.to_string(), "error: no command specified\n\nhelp: see `rsm --help`\n");
+    }
+
+    #[test]
     fn slips_get_what_was_meant() {
         for (slip, meant) in
             [("restrat", "restart"), ("lst", "list"), ("strat", "start"), ("desribe", "describe")]
@@ -99,7 +99,7 @@ mod tests {
             assert!(text.contains(&format!("did you mean `rsm {meant}`?")), "{text}");
         }
         let error = explained(Cli::try_parse_from(["rsm", "xyzzy"]).unwrap_err());
-        assert!(error.to_string().ends_with("help: `rsm --help` lists all commands\n"), "{error}");
+        assert!(error.to_string().ends_with("help: see `rsm --help`\n"), "{error}");
     }
 
     #[test]

@@ -5,7 +5,6 @@
 //! connections by its own hash, until the app was down.
 
 use std::collections::BTreeSet;
-use std::fs::read_dir;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::address::{Address, Protocol};
@@ -15,8 +14,9 @@ use super::event::Keep;
 use super::kept::name_of;
 use super::path::Path;
 use super::socket::{self, Kind};
-use crate::process::pidfd;
-use crate::process::seccomp::take_descriptor;
+use crate::process::proc::fds;
+use crate::process::process_ref::pidfd_open;
+use crate::process::seccomp::pidfd_getfd;
 use crate::process::tree;
 
 /// The backlog of a socket whose program's own nobody knows: the kernel's limit holds anyway.
@@ -74,18 +74,15 @@ impl Engine {
 
 /// The shared listening TCP sockets of a run's processes.
 fn listeners(live: &Live) -> Vec<OwnedFd> {
-    let members = tree::members(live.leader).into_iter();
+    let members = tree::tree_members(live.leader).into_iter();
     members.flat_map(|member| of_process(member.process.pid)).collect()
 }
 
 fn of_process(pid: i32) -> Vec<OwnedFd> {
-    let (Ok(process), Ok(entries)) = (pidfd::open(pid), read_dir(format!("/proc/{pid}/fd"))) else {
+    let (Ok(process), Ok(sockets)) = (pidfd_open(pid), fds::sockets(pid)) else {
         return Vec::new();
     };
-    let is_socket = |link: std::path::PathBuf| link.as_os_str().as_encoded_bytes().starts_with(b"socket:[");
-    let sockets = entries.flatten().filter(|entry| std::fs::read_link(entry.path()).is_ok_and(is_socket));
-    let numbers = sockets.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let taken = numbers.filter_map(|number| take_descriptor(process.as_fd(), number).ok());
+    let taken = sockets.filter_map(|(number, _)| pidfd_getfd(process.as_fd(), number).ok());
     taken.filter(is_shared_listener).collect()
 }
 

@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 
-use crate::process::seccomp::{Call, Notification, read_memory};
+use crate::process::seccomp::{CallKind, Notification, read_memory};
 
 /// What is wanted, on which descriptor of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,18 +21,18 @@ impl Asked {
     /// # Errors
     /// We may not look into the program's memory, or it gave a wrong address.
     pub fn of(call: &Notification) -> nix::Result<Option<Self>> {
-        let arguments = call.arguments;
-        Ok(Some(match call.call() {
+        let arguments = call.args;
+        Ok(Some(match call.kind() {
             None => return Ok(None),
-            Some(Call::Bind) => Self::bind(arguments[0], arguments[1], arguments[2]),
-            Some(Call::Listen) => Self::Listen { number: call.int(0), backlog: call.int(1) },
-            Some(Call::SetOption) => Self::Option {
-                number: call.int(0),
-                level: call.int(1),
-                name: call.int(2),
+            Some(CallKind::Bind) => Self::bind(arguments[0], arguments[1], arguments[2]),
+            Some(CallKind::Listen) => Self::Listen { number: call.arg_i32(0), backlog: call.arg_i32(1) },
+            Some(CallKind::SetSockOpt) => Self::Option {
+                number: call.arg_i32(0),
+                level: call.arg_i32(1),
+                name: call.arg_i32(2),
                 value: arguments[3],
             },
-            Some(Call::SocketCall) => return Self::of_socket_call(call).map(Some),
+            Some(CallKind::SocketCall) => return Self::of_socket_call(call).map(Some),
         }))
     }
 
@@ -43,12 +43,12 @@ impl Asked {
     /// 32-bit x86: the arguments lie in memory, four bytes each.
     fn of_socket_call(call: &Notification) -> nix::Result<Self> {
         const BIND: u64 = 2;
-        let bytes = read_memory(call.thread, call.arguments[1], 12)?;
+        let bytes = read_memory(call.tid, call.args[1], 12)?;
         let word = |place: usize| {
             let word = bytes.chunks_exact(4).nth(place).and_then(|word| word.try_into().ok());
             word.map(|word| u64::from(u32::from_ne_bytes(word))).ok_or(Errno::EFAULT)
         };
-        if call.arguments[0] == BIND {
+        if call.args[0] == BIND {
             return Ok(Self::bind(word(0)?, word(1)?, word(2)?));
         }
         let int = |place| word(place).map(|word| (word as u32).cast_signed());

@@ -14,7 +14,7 @@ use super::look::{Look, Options, first_free_port};
 use super::open::Open;
 use super::path::Path;
 use super::socket;
-use crate::process::seccomp::{Caller, Notification, Notifier, SocketFile, read_memory};
+use crate::process::seccomp::{Caller, Notification, Notifier, SocketFd, read_memory};
 
 /// `sockaddr_storage`: the kernel refuses longer ones.
 const LONGEST_ADDRESS: u32 = 128;
@@ -40,7 +40,7 @@ impl Engine {
         if at.1 > LONGEST_ADDRESS {
             return Verdict::Pass;
         }
-        let bytes = match read_memory(call.thread, at.0, at.1 as usize) {
+        let bytes = match read_memory(call.tid, at.0, at.1 as usize) {
             Ok(bytes) => bytes,
             Err(Errno::EPERM) => return self.unseen(run, Errno::EPERM),
             // Gone, or a wrong address: the kernel shall say so.
@@ -50,10 +50,10 @@ impl Engine {
         let Some(wanted) = address::parse(&bytes).filter(|wanted| wanted.port() != 0) else {
             return Verdict::Pass;
         };
-        let (Ok(caller), Some(live)) = (Caller::of(call.thread), self.live.get(&run)) else {
+        let (Ok(caller), Some(live)) = (Caller::of_thread(call.tid), self.live.get(&run)) else {
             return Verdict::Pass;
         };
-        if !caller.in_our_network {
+        if !caller.same_netns {
             return Verdict::Pass;
         }
         let look = match Look::at(live.path, &caller, number, &live.options) {
@@ -67,7 +67,7 @@ impl Engine {
         let (app, place) = (entry.app.clone(), self.book.place(entry));
         let shares_udp = self.book.apps.get(&app).is_some_and(|settings| settings.udp);
         // Only now is it certain that all this was seen of the caller and not of another in its place.
-        if !notifier.is_waiting(call.id) || !look.is_tcp() && !shares_udp {
+        if !notifier.is_valid(call.id) || !look.is_tcp() && !shares_udp {
             return Verdict::Pass;
         }
         let address = Address::new(look.kind.protocol, wanted, look.only_v6);
@@ -81,7 +81,7 @@ impl Engine {
             return Ok(());
         }
         let low_ports = self.book.apps.get(&bind.app).is_some_and(|settings| settings.low_ports);
-        if bind.address.port() < first_free_port() && !bind.caller.may_bind_low && !low_ports {
+        if bind.address.port() < first_free_port() && !bind.caller.can_bind_privileged && !low_ports {
             self.warn(bind.run, Warning::LowPort { address: bind.address });
             return Err(Errno::EACCES);
         }
@@ -125,7 +125,7 @@ impl Engine {
 
     fn open_in(&self, bind: &Bind) -> Open {
         match self.live.get(&bind.run) {
-            Some(live) if live.leader.runs() => Open::below(live.leader, bind.caller.process),
+            Some(live) if live.leader.is_running() => Open::below(live.leader, bind.caller.pid),
             // What is left of a run whose first process ended is found otherwise.
             Some(_) => self.open_in_runs(&BTreeSet::from([bind.run])),
             None => Open::default(),
@@ -133,7 +133,7 @@ impl Engine {
     }
 
     /// Gives the run a socket that it has, or whose connections wait for it.
-    fn take_up(&mut self, bind: &Bind, id: u64, file: SocketFile) -> nix::Result<()> {
+    fn take_up(&mut self, bind: &Bind, id: u64, file: SocketFd) -> nix::Result<()> {
         let Some(fd) = self.held.get(&id) else { return Err(Errno::EADDRINUSE) };
         socket::set_non_blocking(fd.as_fd(), file.non_blocking)?;
         if let Some(socket) = self.book.sockets.get_mut(&id) {
@@ -149,9 +149,9 @@ impl Engine {
         Ok(())
     }
 
-    fn put_in_place(&self, bind: &Bind, id: u64, file: SocketFile) -> nix::Result<()> {
+    fn put_in_place(&self, bind: &Bind, id: u64, file: SocketFd) -> nix::Result<()> {
         let fd = self.held.get(&id).ok_or(Errno::EBADF)?;
-        bind.notifier.place(bind.id, fd.as_fd(), bind.number, file.close_on_exec)
+        bind.notifier.add_fd(bind.id, fd.as_fd(), bind.number, file.close_on_exec)
     }
 
     fn bind_new(&mut self, bind: &Bind, mut look: Look) -> nix::Result<()> {
@@ -256,9 +256,9 @@ impl Engine {
         value: u64,
     ) -> Verdict {
         let noted = || -> nix::Result<(u64, bool)> {
-            let bytes = read_memory(call.thread, value, 4)?;
-            let process = Caller::of(call.thread)?.process;
-            Ok((SocketFile::of(process, number)?.inode, bytes != [0; 4]))
+            let bytes = read_memory(call.tid, value, 4)?;
+            let process = Caller::of_thread(call.tid)?.pid;
+            Ok((SocketFd::of(process, number)?.inode, bytes != [0; 4]))
         };
         if let (Ok((inode, on)), Some(live)) = (noted(), self.live.get_mut(&run)) {
             note(&mut live.options, inode, option, on);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::address::{Address, Protocol};
 use super::order::Order;
 use super::steer::{self, Door, NOBODY, Target};
-use crate::process::bpf::{Instruction, give};
+use crate::process::bpf::{Instruction, ret};
 use crate::spec::Balance;
 
 /// Version of the saved form; another one's book is not read.
@@ -97,7 +97,7 @@ impl Steering {
     /// The program for it.
     pub fn program(&self) -> Vec<Instruction> {
         match self {
-            Self::To(index) => vec![give(*index)],
+            Self::To(index) => vec![ret(*index)],
             Self::Over(balance, targets, doors) => steer::program(*balance, targets, doors),
         }
     }

@@ -23,7 +23,7 @@ use super::path::Path;
 use super::socket;
 use super::steer::{Door, Target};
 use super::turns::Turns;
-use crate::process::pidfd::ProcessRef;
+use crate::process::process_ref::ProcessRef;
 use crate::process::seccomp::{Notification, Notifier};
 use crate::spec::Balance;
 
@@ -324,8 +324,8 @@ impl Engine {
         };
         // Whoever called may be gone by now.
         let _ = match verdict {
-            Verdict::Pass => notifier.let_pass(call.id),
-            Verdict::Result(result) => notifier.answer(call.id, result),
+            Verdict::Pass => notifier.continue_syscall(call.id),
+            Verdict::Result(result) => notifier.respond(call.id, result),
         };
         self.hands.answered(run, call.id);
     }

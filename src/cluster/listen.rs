@@ -11,14 +11,14 @@ use super::engine::{Engine, Verdict};
 use super::event::{Event, Warning};
 use super::path::Path;
 use super::socket;
-use crate::process::pidfd;
-use crate::process::seccomp::{Caller, Notification, SocketFile, take_descriptor};
+use crate::process::process_ref::pidfd_open;
+use crate::process::seccomp::{Caller, Notification, SocketFd, pidfd_getfd};
 
 impl Engine {
     /// The answer to a `listen` on descriptor `number`.
     pub(super) fn listen(&mut self, run: u64, call: &Notification, number: i32, backlog: i32) -> Verdict {
-        let Ok(caller) = Caller::of(call.thread) else { return Verdict::Pass };
-        let inode = match SocketFile::of(caller.process, number) {
+        let Ok(caller) = Caller::of_thread(call.tid) else { return Verdict::Pass };
+        let inode = match SocketFd::of(caller.pid, number) {
             Ok(file) => file.inode,
             Err(Errno::EPERM | Errno::EACCES) => return self.unseen(run, Errno::EACCES),
             Err(_) => return Verdict::Pass,
@@ -28,8 +28,8 @@ impl Engine {
         // Not bound before our eyes: a port of the kernel's choice, a local socket.
         let Some(id) = self.book.by_inode(&entry.app, place, inode) else { return Verdict::Pass };
         Verdict::Result(self.listen_on(run, id, backlog, || {
-            let process = pidfd::open(caller.process)?;
-            let taken = take_descriptor(process.as_fd(), number)?;
+            let process = pidfd_open(caller.pid)?;
+            let taken = pidfd_getfd(process.as_fd(), number)?;
             // Between two looks the program may have put another one there.
             if socket::inode(taken.as_fd())? == inode { Ok(taken) } else { Err(Errno::EBADF) }
         }))

@@ -9,8 +9,8 @@ use nix::errno::Errno;
 use super::address::Protocol;
 use super::path::Path;
 use super::socket::{self, Kind};
-use crate::process::pidfd;
-use crate::process::seccomp::{Caller, SocketFile, take_descriptor};
+use crate::process::process_ref::pidfd_open;
+use crate::process::seccomp::{Caller, SocketFd, pidfd_getfd};
 
 /// Options that were set on a socket which we cannot look into.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub struct Look {
     /// What it is.
     pub kind: Kind,
     /// Its number in the kernel, and the flags of its descriptor.
-    pub file: SocketFile,
+    pub file: SocketFd,
     /// It takes IPv6 alone.
     pub only_v6: bool,
     /// The program asked to share its port itself.
@@ -47,7 +47,7 @@ impl Look {
         number: i32,
         options: &HashMap<u64, Options>,
     ) -> nix::Result<Option<Self>> {
-        let file = match SocketFile::of(caller.process, number) {
+        let file = match SocketFd::of(caller.pid, number) {
             // No socket, no such descriptor: the kernel shall say so.
             Err(Errno::ENOTSOCK | Errno::ENOENT | Errno::ESRCH) => return Ok(None),
             other => other?,
@@ -55,15 +55,15 @@ impl Look {
         if path == Path::Take {
             return Self::inside(caller, number, file);
         }
-        let Some(kind) = Kind::of_process(caller.process, number) else { return Ok(None) };
+        let Some(kind) = Kind::of_process(caller.pid, number) else { return Ok(None) };
         let Options { only_v6, reuse_port } = options.get(&file.inode).copied().unwrap_or_default();
         let only_v6 = kind.v6 && only_v6.unwrap_or_else(only_v6_by_default);
         Ok(Some(Self { kind, file, only_v6, reuse_port, taken: None }))
     }
 
-    fn inside(caller: &Caller, number: i32, file: SocketFile) -> nix::Result<Option<Self>> {
-        let process = pidfd::open(caller.process)?;
-        let taken = take_descriptor(process.as_fd(), number)?;
+    fn inside(caller: &Caller, number: i32, file: SocketFd) -> nix::Result<Option<Self>> {
+        let process = pidfd_open(caller.pid)?;
+        let taken = pidfd_getfd(process.as_fd(), number)?;
         // One that is bound to a network device is a group of its own, and nobody's default.
         let Some(kind) = Kind::of(taken.as_fd()).filter(|_| !socket::has_device(taken.as_fd())) else {
             return Ok(None);

@@ -12,9 +12,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
+use crate::process::memfd;
 use crate::process::seccomp::Notification;
 
 /// One document.
@@ -30,7 +30,7 @@ impl Record {
     /// # Errors
     /// The system is out of descriptors or memory.
     pub fn new() -> io::Result<Self> {
-        let file = File::from(memfd_create(c"rsm-cluster", MFdFlags::MFD_CLOEXEC)?);
+        let file = memfd::create(c"rsm-cluster")?;
         file.write_all_at(&0u64.to_ne_bytes(), 0)?;
         Ok(Self(file))
     }
@@ -101,7 +101,7 @@ const SIZE: usize = 4096;
 /// How many calls may be left unanswered, one by each daemon that died in the middle of one.
 const HANDS: usize = SIZE / size_of::<Hand>();
 
-/// Calls in hand, in shared memory.
+/// SupervisedCalls in hand, in shared memory.
 #[derive(Debug)]
 pub struct Hands {
     fd: OwnedFd,
@@ -117,9 +117,9 @@ impl Hands {
     /// # Errors
     /// The system is out of descriptors or memory.
     pub fn new() -> io::Result<Self> {
-        let fd = memfd_create(c"rsm-calls", MFdFlags::MFD_CLOEXEC)?;
+        let fd = memfd::create(c"rsm-calls")?;
         nix::unistd::ftruncate(&fd, SIZE as i64)?;
-        Self::open(fd)
+        Self::open(fd.into())
     }
 
     /// Takes up what another daemon left.

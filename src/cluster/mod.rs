@@ -21,7 +21,7 @@
 //! | when | call |
 //! | --- | --- |
 //! | an app is added or changed | [`Cluster::app`] |
-//! | before a run starts | [`Launch::asks`](crate::process::spawn::Launch::asks) = [`Path::calls`] |
+//! | before a run starts | [`LaunchSpec::asks`](crate::process::spawn::LaunchSpec::asks) = [`Path::calls`] |
 //! | that has sockets passed ([`Path::Listen`], [`Path::Preload`]) | [`Cluster::open`], [`Passed::new`] |
 //! | it is spawned, or was there before this daemon | [`Cluster::began`] with the notifier that came with it |
 //! | after its own start, once all runs were told | [`Cluster::all_began`] |

@@ -1,10 +1,10 @@
 //! Which sockets the processes of runs have open.
 
 use std::collections::HashSet;
-use std::fs::{read_dir, read_link};
 
-use crate::process::pidfd::ProcessRef;
-use crate::process::tree::{self, Mark, Orphans, RunLeft};
+use crate::process::proc::fds;
+use crate::process::process_ref::ProcessRef;
+use crate::process::tree::{self, EndedRun, OrphanScope, RunMarker};
 
 /// Where runs' processes are to be found.
 #[derive(Clone, Debug)]
@@ -12,9 +12,9 @@ pub struct Family {
     /// The parent of the runs that it began, and of those of their processes whose own parent died.
     pub keeper: i32,
     /// Where such processes are; anywhere if another keeper began some run.
-    pub orphans: Orphans,
+    pub orphans: OrphanScope,
     /// What all processes of a run bear in their environment.
-    pub mark: Mark,
+    pub mark: RunMarker,
 }
 
 /// A run and its first process.
@@ -39,10 +39,12 @@ impl Open {
     /// Looks at all processes of these runs. `others` are the first processes of other ones.
     pub fn in_runs(family: &Family, runs: &[Leader], others: &HashSet<i32>) -> Self {
         let orphans = family.orphans;
-        let left = |leader: &Leader| RunLeft { run: leader.run, leader: leader.process, orphans };
-        let left: Vec<RunLeft> = runs.iter().map(left).collect();
+        let left = |leader: &Leader| EndedRun { run: leader.run, leader: leader.process, orphans };
+        let left: Vec<EndedRun> = runs.iter().map(left).collect();
         let mut open = Self::default();
-        for process in tree::remains(family.keeper, &left, &family.mark, others).into_values().flatten() {
+        for process in
+            tree::find_remaining(family.keeper, &left, &family.mark, others).into_values().flatten()
+        {
             open.add(process.pid);
         }
         open
@@ -51,17 +53,14 @@ impl Open {
     /// Looks at a run's tree, and at a process that belongs to it wherever it is.
     pub fn below(leader: ProcessRef, process: i32) -> Self {
         let mut open = Self::default();
-        tree::members(leader).into_iter().for_each(|member| open.add(member.process.pid));
+        tree::tree_members(leader).into_iter().for_each(|member| open.add(member.process.pid));
         open.add(process);
         open
     }
 
     fn add(&mut self, process: i32) {
-        match read_dir(format!("/proc/{process}/fd")) {
-            Ok(entries) => self.inodes.extend(entries.flatten().filter_map(|entry| {
-                let target = read_link(entry.path()).ok()?;
-                target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok()
-            })),
+        match fds::sockets(process) {
+            Ok(sockets) => self.inodes.extend(sockets.map(|(_, inode)| inode)),
             // A process that is gone has nothing open.
             Err(error) => self.hidden |= error.kind() == std::io::ErrorKind::PermissionDenied,
         }

@@ -122,7 +122,7 @@ pub struct Passed {
     /// The numbers that the sockets get, in the order of their addresses.
     pub numbers: Vec<RawFd>,
     /// Variables for its environment. On [`Path::Listen`] `LISTEN_PID` comes besides, which only the new
-    /// process itself can know: [`Launch::listen_pid`](crate::process::spawn::Launch::listen_pid).
+    /// process itself can know: [`LaunchSpec::listen_pid`](crate::process::spawn::LaunchSpec::listen_pid).
     pub env: Vec<(String, String)>,
 }
 

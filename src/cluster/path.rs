@@ -5,7 +5,8 @@ use std::os::unix::fs::MetadataExt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::process::seccomp::{Calls, Support};
+use crate::process::proc::status;
+use crate::process::seccomp::{SupervisedCalls, Support};
 
 /// A way to share ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,10 +24,10 @@ pub enum Path {
 
 impl Path {
     /// The calls that a run has to ask for on this way.
-    pub fn calls(self) -> Option<Calls> {
+    pub fn calls(self) -> Option<SupervisedCalls> {
         match self {
-            Self::Take => Some(Calls::BindListen),
-            Self::Replace => Some(Calls::WithOptions),
+            Self::Take => Some(SupervisedCalls::BindListen),
+            Self::Replace => Some(SupervisedCalls::BindListenSetsockopt),
             Self::Listen | Self::Preload => None,
         }
     }
@@ -60,9 +61,9 @@ pub struct Wanted {
 /// There is none: a sentence for the user that says why, and what to do.
 pub fn choose(support: &Support, wanted: &Wanted) -> Result<(Path, String), String> {
     let why_not = match (support, wanted.gains_rights) {
-        (Support::Take, None) => return Ok((Path::Take, support.to_string())),
-        (Support::Replace(_), None) => return Ok((Path::Replace, support.to_string())),
-        (Support::Nothing { .. }, _) => support.to_string(),
+        (Support::Full, None) => return Ok((Path::Take, support.to_string())),
+        (Support::InjectOnly(_), None) => return Ok((Path::Replace, support.to_string())),
+        (Support::Unsupported { .. }, _) => support.to_string(),
         (_, Some(what)) => format!("the program has {what}, which a filter would take away"),
     };
     match wanted {
@@ -97,9 +98,7 @@ const CAP_SYS_ADMIN: u32 = 21;
 
 fn has_capability(number: u32) -> bool {
     let text = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
-    let mask = text.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    mask & (1 << number) != 0
+    status::effective_capabilities(&text).is_some_and(|mask| mask & (1 << number) != 0)
 }
 
 #[cfg(test)]
@@ -108,14 +107,14 @@ mod tests {
     use nix::errno::Errno;
 
     fn nothing() -> Support {
-        Support::Nothing { step: "installing the filter (seccomp)", errno: Errno::EBUSY }
+        Support::Unsupported { step: "installing the filter (seccomp)", errno: Errno::EBUSY }
     }
 
     #[test]
     fn the_best_way_that_is_allowed_is_chosen() {
         let plain = Wanted::default();
-        assert_eq!(choose(&Support::Take, &plain).unwrap().0, Path::Take);
-        let (path, why) = choose(&Support::Replace(Errno::EPERM), &plain).unwrap();
+        assert_eq!(choose(&Support::Full, &plain).unwrap().0, Path::Take);
+        let (path, why) = choose(&Support::InjectOnly(Errno::EPERM), &plain).unwrap();
         assert_eq!(path, Path::Replace);
         assert!(why.contains("pidfd_getfd: Operation not permitted"), "{why}");
         let node = Wanted { listens: true, node: true, ..plain.clone() };
@@ -123,7 +122,7 @@ mod tests {
         let other = Wanted { listens: true, ..plain };
         assert_eq!(choose(&nothing(), &other).unwrap().0, Path::Listen);
         let raised = Wanted { gains_rights: Some("file capabilities"), ..other };
-        let (path, why) = choose(&Support::Take, &raised).unwrap();
+        let (path, why) = choose(&Support::Full, &raised).unwrap();
         assert_eq!(
             (path, &*why),
             (Path::Listen, "the program has file capabilities, which a filter would take away")

@@ -1,10 +1,8 @@
 //! The system calls on sockets that clustering needs.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, CString};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -14,7 +12,8 @@ use nix::sys::socket::{
 };
 
 use super::address::Protocol;
-use crate::process::bpf::{Instruction, give};
+use crate::process::bpf::{Instruction, ret};
+use crate::process::xattr::xattr;
 
 /// What sort of socket it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +45,7 @@ impl Kind {
 
     /// Of a process's socket, without having it: the kernel shows its protocol's name.
     pub fn of_process(process: i32, number: i32) -> Option<Self> {
-        let name = attribute(format!("/proc/{process}/fd/{number}").as_bytes(), c"system.sockprotoname")?;
+        let name = xattr(format!("/proc/{process}/fd/{number}").as_ref(), c"system.sockprotoname")?;
         let (v6, protocol, multipath) = match name.strip_suffix(b"\0").unwrap_or(&name) {
             b"TCP" => (false, Protocol::Tcp, false),
             b"TCPv6" => (true, Protocol::Tcp, false),
@@ -60,20 +59,9 @@ impl Kind {
     }
 }
 
-/// An extended attribute of a file, if it has it.
-fn attribute(path: &[u8], name: &CStr) -> Option<Vec<u8>> {
-    let path = CString::new(path).ok()?;
-    let mut value = [0u8; 64];
-    // SAFETY: both strings end with 0, and `value` takes as much as is said.
-    let length = Errno::result(unsafe {
-        libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
-    });
-    Some(value.get(..usize::try_from(length.ok()?).ok()?)?.to_vec())
-}
-
 /// Whether executing this file gives capabilities.
 pub fn has_file_capabilities(program: &std::path::Path) -> bool {
-    attribute(program.as_os_str().as_bytes(), c"security.capability").is_some()
+    xattr(program, c"security.capability").is_some()
 }
 
 /// A new socket like one of this kind, but never a multipath one.
@@ -184,7 +172,7 @@ pub fn steer(fd: BorrowedFd<'_>, program: &[Instruction]) -> nix::Result<()> {
 /// Has a listening socket take no notice of clients, or take notice again. They get no answer, and try again
 /// after a second.
 pub fn set_deaf(fd: BorrowedFd<'_>, deaf: bool) -> nix::Result<()> {
-    let nothing = [give(0)];
+    let nothing = [ret(0)];
     let filter = nothing.as_ptr().cast::<libc::sock_filter>().cast_mut();
     if deaf {
         // Only read, as above.
@@ -281,13 +269,13 @@ mod tests {
             address = bound_to(member.as_fd()).unwrap();
             listen(member.as_fd(), 16).unwrap();
         }
-        steer(group[0].as_fd(), &[give(1)]).unwrap();
+        steer(group[0].as_fd(), &[ret(1)]).unwrap();
         let _clients: Vec<_> = (0..5).map(|_| TcpStream::connect(address).unwrap()).collect();
         assert_eq!((waiting(group[0].as_fd()), waiting(group[1].as_fd())), (Ok(0), Ok(5)));
         // The last member moves into the hole.
         shut(group[0].as_fd());
         assert!(!is_listening(group[0].as_fd()) && is_listening(group[1].as_fd()));
-        steer(group[1].as_fd(), &[give(0)]).unwrap();
+        steer(group[1].as_fd(), &[ret(0)]).unwrap();
         let _client = TcpStream::connect(address).unwrap();
         assert_eq!(waiting(group[1].as_fd()), Ok(6));
     }

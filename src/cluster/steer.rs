@@ -7,8 +7,8 @@
 use std::net::Ipv4Addr;
 
 use crate::process::bpf::{
-    Instruction, MOST_INSTRUCTIONS, give, if_equal, jump, load_byte, load_word, modulo, multiply, recall,
-    recall_index, remember, shift_right, xor_index,
+    Instruction, MAX_INSTRUCTIONS, jump, jump_eq, load_byte, load_mem, load_mem_index, load_word, mul, rem,
+    ret, shift_right, store_mem, xor_index,
 };
 use crate::spec::Balance;
 
@@ -71,9 +71,9 @@ pub fn program(balance: Balance, targets: &[Target], doors: &[Door]) -> Vec<Inst
             Balance::IpHash => sticky(&mut program, targets, &open),
         }
     }
-    program.push(give(NOBODY));
+    program.push(ret(NOBODY));
     // Some thousand slots: the kernel's own choice is as even.
-    if program.len() > MOST_INSTRUCTIONS { vec![give(NOBODY)] } else { program }
+    if program.len() > MAX_INSTRUCTIONS { vec![ret(NOBODY)] } else { program }
 }
 
 impl Target {
@@ -86,14 +86,14 @@ impl Target {
     fn choose(&self, number: &[Instruction]) -> Vec<Instruction> {
         let members = &self.members[..self.members.len().min(MOST_MEMBERS)];
         if let [only] = members {
-            return vec![give(*only)];
+            return vec![ret(*only)];
         }
         let mut choice = number.to_vec();
-        choice.push(modulo(members.len() as u32));
+        choice.push(rem(members.len() as u32));
         for (place, index) in members.iter().enumerate() {
-            choice.extend([if_equal(place as u32, 0, 1), give(*index)]);
+            choice.extend([jump_eq(place as u32, 0, 1), ret(*index)]);
         }
-        choice.push(give(NOBODY));
+        choice.push(ret(NOBODY));
         choice
     }
 }
@@ -106,7 +106,7 @@ fn pick<'a>(
 ) {
     for (place, target) in targets.enumerate().filter(|(_, target)| target.takes()) {
         let choice = target.choose(number);
-        program.push(if_equal(place as u32, 0, choice.len() as u8));
+        program.push(jump_eq(place as u32, 0, choice.len() as u8));
         program.extend(choice);
     }
 }
@@ -116,28 +116,28 @@ fn through(doors: &[Door]) -> Vec<Instruction> {
     if doors.is_empty() {
         return Vec::new();
     }
-    let pairs = doors.iter().flat_map(|door| [if_equal(door.from.into(), 0, 1), give(door.index)]);
+    let pairs = doors.iter().flat_map(|door| [jump_eq(door.from.into(), 0, 1), ret(door.index)]);
     let pairs: Vec<Instruction> = pairs.collect();
     let mut program =
-        vec![load_byte(NETWORK), shift_right(4), if_equal(4, 1, 0), jump(pairs.len() as u32 + 1)];
+        vec![load_byte(NETWORK), shift_right(4), jump_eq(4, 1, 0), jump(pairs.len() as u32 + 1)];
     program.push(load_word(V4_SOURCE));
     program.extend(pairs);
     program
 }
 
 fn random(program: &mut Vec<Instruction>, open: &[&Target]) {
-    program.extend([load_word(RANDOM), modulo(open.len() as u32)]);
+    program.extend([load_word(RANDOM), rem(open.len() as u32)]);
     pick(program, open.iter().copied(), &[load_word(RANDOM)]);
 }
 
 fn sticky(program: &mut Vec<Instruction>, targets: &[Target], open: &[&Target]) {
     hash_of_client(program);
     // Bits that choose neither slot nor substitute, or each slot would always use the same member.
-    let member = [recall(HASH), shift_right(4)];
-    program.push(modulo(targets.len() as u32));
+    let member = [load_mem(HASH), shift_right(4)];
+    program.push(rem(targets.len() as u32));
     pick(program, targets.iter(), &member);
     // Its slot is closed: another one, chosen by other bits so that its clients spread over all.
-    program.extend([recall(HASH), shift_right(7), modulo(open.len() as u32)]);
+    program.extend([load_mem(HASH), shift_right(7), rem(open.len() as u32)]);
     pick(program, open.iter().copied(), &member);
 }
 
@@ -145,14 +145,19 @@ fn sticky(program: &mut Vec<Instruction>, targets: &[Target], open: &[&Target]) 
 fn hash_of_client(program: &mut Vec<Instruction>) {
     let mut v6 = vec![load_word(V6_SOURCE)];
     for word in 1..4 {
-        v6.extend([remember(SCRATCH), load_word(V6_SOURCE + 4 * word), recall_index(SCRATCH), xor_index()]);
+        v6.extend([
+            store_mem(SCRATCH),
+            load_word(V6_SOURCE + 4 * word),
+            load_mem_index(SCRATCH),
+            xor_index(),
+        ]);
     }
     program.extend([load_byte(NETWORK), shift_right(4)]);
     // On an IPv6 socket that takes both, IPv4 packets have their own header.
-    program.push(if_equal(6, 2, 0));
+    program.push(jump_eq(6, 2, 0));
     program.extend([load_word(V4_SOURCE), jump(v6.len() as u32)]);
     program.extend(v6);
-    program.extend([multiply(SPREAD), shift_right(15), remember(HASH)]);
+    program.extend([mul(SPREAD), shift_right(15), store_mem(HASH)]);
 }
 
 #[cfg(test)]
@@ -174,7 +179,7 @@ mod tests {
     }
 
     fn of_v4(program: &[Instruction], client: u32) -> u32 {
-        interpreter::run(program, &|offset, size| match (offset, size) {
+        interpreter::interpret(program, &|offset, size| match (offset, size) {
             (NETWORK, 1) => 0x45,
             (V4_SOURCE, 4) => client,
             other => panic!("{other:?} is read"),
@@ -182,7 +187,7 @@ mod tests {
     }
 
     fn of_v6(program: &[Instruction], client: [u32; 4]) -> u32 {
-        interpreter::run(program, &|offset, size| match (offset, size) {
+        interpreter::interpret(program, &|offset, size| match (offset, size) {
             (NETWORK, 1) => 0x60,
             (offset, 4) => client[((offset - V6_SOURCE) / 4) as usize],
             other => panic!("{other:?} is read"),
@@ -194,7 +199,7 @@ mod tests {
         let program = program(Balance::Random, &slots(&[true, false, true, true]));
         let mut counts = [0; 4];
         for number in 0..3000u32 {
-            counts[interpreter::run(&program, &|offset, _| {
+            counts[interpreter::interpret(&program, &|offset, _| {
                 assert_eq!(offset, RANDOM);
                 number
             }) as usize] += 1;
@@ -209,7 +214,7 @@ mod tests {
         let random = std::cell::RefCell::new(fastrand::Rng::with_seed(7));
         let mut counts = [0; 4];
         for _ in 0..6000 {
-            counts[interpreter::run(&program, &|_, _| random.borrow_mut().u32(..)) as usize] += 1;
+            counts[interpreter::interpret(&program, &|_, _| random.borrow_mut().u32(..)) as usize] += 1;
         }
         assert!((2800..3200).contains(&counts[3]), "{counts:?}");
         assert!(counts[..3].iter().all(|count| (850..1150).contains(count)), "{counts:?}");
@@ -270,7 +275,7 @@ mod tests {
             assert_eq!(of_v4_or_random(&program, u32::from(doors[1].from)), 3);
             assert_eq!(of_v4_or_random(&program, u32::from(Ipv4Addr::new(127, 0, 0, 3))), 0);
             assert_eq!(
-                interpreter::run(&program, &|offset, size| match (offset, size) {
+                interpreter::interpret(&program, &|offset, size| match (offset, size) {
                     (NETWORK, 1) => 0x60,
                     _ => u32::from(doors[1].from),
                 }),
@@ -281,7 +286,7 @@ mod tests {
     }
 
     fn of_v4_or_random(program: &[Instruction], client: u32) -> u32 {
-        interpreter::run(program, &|offset, size| match (offset, size) {
+        interpreter::interpret(program, &|offset, size| match (offset, size) {
             (NETWORK, 1) => 0x45,
             (V4_SOURCE, 4) => client,
             _ => 5,
@@ -290,7 +295,7 @@ mod tests {
 
     #[test]
     fn where_nothing_is_open_the_kernel_chooses() {
-        let nothing = vec![give(NOBODY)];
+        let nothing = vec![ret(NOBODY)];
         assert_eq!(program(Balance::Random, &[]), nothing);
         assert_eq!(program(Balance::IpHash, &slots(&[false, false])), nothing);
         assert_eq!(program(Balance::Random, &[target(true, &[])]), nothing);
@@ -307,6 +312,6 @@ mod tests {
     }
 
     fn of_seed(program: &[Instruction], seed: u32) -> u32 {
-        interpreter::run(program, &|_, size| if size == 1 { 0x45 } else { seed })
+        interpreter::interpret(program, &|_, size| if size == 1 { 0x45 } else { seed })
     }
 }

@@ -18,7 +18,7 @@ use super::node::Channels;
 use super::ports::Record;
 use super::reload::Reloads;
 use super::saver::Saver;
-use super::{clock, dump, info, jlist, log_stream, reload, speak, steps, upgrade, views};
+use super::{dump, info, jlist, log_stream, reload, speak, steps, upgrade, views};
 use crate::instance::Instance;
 use crate::instance::life::RunId;
 use crate::ipc::message::{
@@ -30,7 +30,8 @@ use crate::keeper::wire::{Order, Upgrade};
 use crate::logs::{self, Logs};
 use crate::metrics::{self, Usage};
 use crate::paths::Home;
-use crate::process::{connections, signal};
+use crate::process::proc::net;
+use crate::process::signal;
 use crate::settings::RsmSettings;
 use crate::version::version;
 
@@ -152,7 +153,7 @@ impl Api {
     async fn list(&self) -> Result<Vec<InstanceView>, ApiError> {
         let all = self.look(None).await?;
         let drift = Drift::look(all.iter().map(|(instance, _)| instance)).await;
-        let now = clock::now();
+        let now = crate::time::now();
         let view = |(instance, usage): &(Instance, Usage)| {
             let view = views::instance(instance, Some(usage), &self.0.user, now);
             InstanceView { drift: drift.of(instance), ..view }
@@ -171,7 +172,7 @@ impl Api {
     }
 
     fn detail(&self, instance: Instance, usage: Usage, drift: &Drift) -> InstanceDetail {
-        let mut view = views::instance(&instance, Some(&usage), &self.0.user, clock::now());
+        let mut view = views::instance(&instance, Some(&usage), &self.0.user, crate::time::now());
         view.drift = drift.of(&instance);
         let files = logs::files(&instance.spec, instance.id, &self.0.home);
         let mut spec = (*instance.spec).clone();
@@ -327,7 +328,7 @@ async fn count_connections(details: &mut [InstanceDetail]) {
     if groups.is_empty() {
         return;
     }
-    let counted = tokio::task::spawn_blocking(move || connections::established(&groups)).await;
+    let counted = tokio::task::spawn_blocking(move || net::count_established(&groups)).await;
     let counted = counted.unwrap_or_default();
     for detail in details {
         detail.connections = counted.get(&detail.view.id).copied();

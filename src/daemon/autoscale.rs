@@ -11,7 +11,6 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 
-use super::clock;
 use super::handle::Handle;
 use super::reload::Reloads;
 use super::views;
@@ -20,8 +19,8 @@ use crate::instance::Instance;
 use crate::instance::state::{State, Want};
 use crate::ipc::message::{EventKind, EventView, ScaleTo};
 use crate::metrics::Usage;
-use crate::moment::Moment;
 use crate::spec::Autoscale;
+use crate::time::Moment;
 
 /// Between two looks: as often as there are samples.
 const EVERY: Duration = Duration::from_secs(1);
@@ -79,7 +78,7 @@ pub async fn follow(parts: Parts) {
                 *trend = Trend::default(); // what is seen on the way says nothing about after
                 continue;
             };
-            let Some((count, why)) = trend.judge(&rules, load, clock::now()) else { continue };
+            let Some((count, why)) = trend.judge(&rules, load, crate::time::now()) else { continue };
             let (parts, first) = (parts.clone(), instances[0].0.clone());
             busy.insert(name);
             steps.spawn_local(async move { parts.scale(&first, count, why).await });
@@ -113,7 +112,7 @@ impl Parts {
     async fn scale(&self, first: &Instance, count: u32, why: String) -> String {
         let name = first.spec.name.clone();
         tracing::info!(app = %name, "{why}");
-        let event = views::detailed(first, EventKind::Scaled, why, clock::now());
+        let event = views::detailed(first, EventKind::Scaled, why, crate::time::now());
         let _ = self.events.send(event); // nobody may be listening
         if let Err(error) = self.handle.scale(name.clone(), ScaleTo::Exactly(count)).await {
             tracing::warn!(app = %name, "not scaled: {error}");

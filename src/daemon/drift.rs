@@ -79,8 +79,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::moment::Moment;
     use crate::spec::AppSpec;
+    use crate::time::Moment;
 
     fn instance(id: u32, spec: &AppSpec) -> Instance {
         Instance::new(id, id, Arc::new(spec.clone()), Arc::default(), 0, Moment::default())

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tokio::sync::{broadcast, mpsc};
 
-use super::clock;
 use super::keeper_link::{KeeperLink, KeptRun};
 use super::launch;
 use super::limits::Limiter;
@@ -17,7 +16,7 @@ use super::ports::{self, Ports};
 use super::probe::Checks;
 use super::restore;
 use super::saver::Saver;
-use super::start::{Starter, memory_file};
+use super::start::Starter;
 use super::supervisor::Input;
 use super::triggers::Triggers;
 use super::world::World;
@@ -28,11 +27,12 @@ use crate::instance::state::Process;
 use crate::ipc::message::{EventKind, EventView};
 use crate::keeper::wire::Order;
 use crate::logs::Logs;
-use crate::moment::Moment;
 use crate::paths::{self, Home};
-use crate::process::pidfd::ProcessRef;
+use crate::process::memfd;
+use crate::process::process_ref::ProcessRef;
 use crate::process::signal;
-use crate::process::tree::{self, Orphans, RunLeft};
+use crate::process::tree::{self, EndedRun, OrphanScope};
+use crate::time::Moment;
 
 /// State that nobody waits for is saved after a pause of this many times what the last save took,
 /// so that saving takes no more than a twentieth of the time.
@@ -60,7 +60,7 @@ pub struct Effects {
     /// second answer would find the first one's gone.
     sweeps: BTreeMap<RunId, (Process, bool)>,
     /// How the orphans of runs are found that the keeper is not the parent of.
-    foreign: HashMap<RunId, Orphans>,
+    foreign: HashMap<RunId, OrphanScope>,
     /// Runs that are over, to be let go of once that is saved.
     over: Vec<RunId>,
     next_save: Option<Instant>,
@@ -130,7 +130,7 @@ impl Effects {
     }
 
     /// Notes that a run of this number may have left orphans that are not the keeper's children.
-    pub fn foreign(&mut self, run: RunId, orphans: Orphans) {
+    pub fn foreign(&mut self, run: RunId, orphans: OrphanScope) {
         self.foreign.insert(run, orphans);
     }
 
@@ -171,15 +171,15 @@ impl Effects {
             self.leaders.remove(run);
         }
         let leaders: HashSet<i32> = self.leaders.values().copied().collect();
-        let runs: Vec<RunLeft> = asked
+        let runs: Vec<EndedRun> = asked
             .iter()
-            .map(|(run, (process, _))| RunLeft {
+            .map(|(run, (process, _))| EndedRun {
                 run: run.to_u64(),
                 leader: reference(*process),
-                orphans: self.foreign.get(run).copied().unwrap_or(Orphans::AtKeeper),
+                orphans: self.foreign.get(run).copied().unwrap_or(OrphanScope::KeeperChildren),
             })
             .collect();
-        let mut found = tree::remains(self.keeper_pid, &runs, &launch::mark(&self.home), &leaders);
+        let mut found = tree::find_remaining(self.keeper_pid, &runs, &launch::mark(&self.home), &leaders);
         for (run, (_, kill)) in asked {
             let left = found.remove(&run.to_u64()).unwrap_or_default();
             let signal = if kill { Signal::SIGKILL } else { Signal::SIGTERM };
@@ -198,7 +198,7 @@ impl Effects {
     fn tell_when_ended(&self, process: ProcessRef) {
         let queue = self.queue.clone();
         tokio::task::spawn_local(async move {
-            process.ended().await;
+            process.wait_exit().await;
             let _ = queue.send(Input::OrphanEnded);
         });
     }
@@ -232,7 +232,7 @@ pub fn pid_file(instance: &Instance, home: &Home) -> std::path::PathBuf {
 
 impl World for Effects {
     fn now(&self) -> Moment {
-        clock::now()
+        crate::time::now()
     }
 
     fn spawn(&mut self, run: RunId, instance: &Instance) {
@@ -253,7 +253,7 @@ impl World for Effects {
             return;
         }
         let number = signal::parse(&spec.signal).unwrap_or(libc::SIGINT);
-        let members = if spec.tree { tree::members(reference(process)) } else { Vec::new() };
+        let members = if spec.tree { tree::tree_members(reference(process)) } else { Vec::new() };
         self.keeper.send(Order::Signal { run: run.to_u64(), signal: number, group: spec.tree }, Vec::new());
         // Those that left the process group are not reached by the keeper's signal.
         for member in members.into_iter().filter(|member| member.group != process.pid) {
@@ -275,7 +275,7 @@ impl World for Effects {
     }
 
     fn kill(&mut self, run: RunId, process: Process) {
-        let members = tree::members(reference(process));
+        let members = tree::tree_members(reference(process));
         self.keeper.send(Order::Signal { run: run.to_u64(), signal: libc::SIGKILL, group: true }, Vec::new());
         for member in members.into_iter().filter(|member| member.group != process.pid) {
             let _ = member.process.signal(libc::SIGKILL);
@@ -302,7 +302,7 @@ impl World for Effects {
 
     fn timer(&mut self, instance: u32, at: u64) {
         let queue = self.queue.clone();
-        let left = Duration::from_millis(at.saturating_sub(clock::now().mono));
+        let left = Duration::from_millis(at.saturating_sub(crate::time::now().mono));
         tokio::task::spawn_local(async move {
             tokio::time::sleep(left).await;
             let _ = queue.send(Input::Fact { instance, event: Event::Due { at } });
@@ -369,8 +369,8 @@ impl World for Effects {
         self.save_asked = false;
         let state = state();
         // The keeper's copy is there at once, whatever the disk does.
-        match memory_file(c"rsm-state", &state) {
-            Ok(copy) => self.keeper.send(Order::Store { name: restore::STATE.to_owned() }, vec![copy]),
+        match memfd::with_contents(c"rsm-state", &state) {
+            Ok(copy) => self.keeper.send(Order::Store { name: restore::STATE.to_owned() }, vec![copy.into()]),
             Err(errno) => tracing::warn!("the keeper has no new copy of the state: {errno}"),
         }
         self.saver.state(self.home.state(), state);

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::clock;
 use super::handle::Handle;
 use super::limits::Limiter;
 use super::supervisor::{Input, Sampled};
@@ -27,7 +26,7 @@ pub async fn sample(handle: Handle, queue: mpsc::UnboundedSender<Input>, limiter
     builder.spawn(move || {
         let mut sampler = Sampler::new();
         while let Ok(runs) = asked.recv() {
-            let samples = sampler.sample(clock::now().mono, &runs);
+            let samples = sampler.sample(crate::time::now().mono, &runs);
             let samples = samples.into_iter().map(|(run, usage)| (RunId::from_u64(run), usage)).collect();
             let _ = queue.send(Input::Sampled(samples));
         }

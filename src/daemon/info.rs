@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{clock, views};
+use super::views;
 use crate::instance::Instance;
 use crate::ipc::message::Info;
 use crate::metrics;
@@ -11,7 +11,7 @@ use crate::version::version;
 
 /// Gathers it.
 pub fn info(instances: &[Instance], unsaved: bool, keeper: i32, home: &Home) -> Info {
-    let now = clock::now().mono;
+    let now = crate::time::now().mono;
     let mut by_status = BTreeMap::new();
     for instance in instances {
         *by_status.entry(views::status(&instance.life.state).as_str().to_owned()).or_insert(0) += 1;

@@ -14,8 +14,8 @@ use tokio::sync::Notify;
 use super::mirror::Mirror;
 use crate::instance::life::RunId;
 use crate::keeper::wire::{News, Order, PACKET, PROTOCOL, Upgrade};
-use crate::process::channel;
-use crate::process::pidfd::ProcessRef;
+use crate::process::fd_channel;
+use crate::process::process_ref::ProcessRef;
 
 /// A run that a former daemon began.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl KeeperLink {
     /// # Errors
     /// The keeper is gone, or speaks another protocol.
     pub async fn attach(channel: OwnedFd) -> io::Result<(Self, Kept)> {
-        let channel = channel::register(channel)?;
+        let channel = fd_channel::async_fd(channel)?;
         let (waiting, mirror) = (RefCell::default(), RefCell::default());
         let link = Self(Rc::new(Inner { channel, waiting, more: Notify::new(), mirror }));
         let mut kept = Kept::default();
@@ -99,7 +99,7 @@ impl KeeperLink {
         let mut packet = [0; PACKET];
         loop {
             let mut ready = self.0.channel.readable().await?;
-            match channel::receive(self.0.channel.as_fd(), &mut packet) {
+            match fd_channel::receive_with_fds(self.0.channel.as_fd(), &mut packet) {
                 Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok((length, fds)) => {
                     if let Some(news) = News::read(&packet[..length]) {
@@ -176,6 +176,7 @@ impl KeeperLink {
     fn try_send(&self, order: &Order, fds: &[OwnedFd]) -> bool {
         let mut packet = [0; PACKET];
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        channel::send(self.0.channel.as_fd(), order.write(&mut packet), &fds) != Err(Errno::EAGAIN)
+        fd_channel::send_with_fds(self.0.channel.as_fd(), order.write(&mut packet), &fds)
+            != Err(Errno::EAGAIN)
     }
 }

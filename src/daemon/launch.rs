@@ -7,8 +7,8 @@ use crate::exit::{StartFailure, StartStep};
 use crate::instance::Instance;
 use crate::instance::life::RunId;
 use crate::paths::Home;
-use crate::process::spawn::Launch;
-use crate::process::tree::Mark;
+use crate::process::spawn::LaunchSpec;
+use crate::process::tree::RunMarker;
 use crate::spec::{AppSpec, EnvFilter, Launcher, Vars};
 
 /// The variable that marks every process of a run, unless it cleans its environment.
@@ -18,8 +18,8 @@ pub const RUN_MARK: &str = "RSM_RUN";
 pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// The mark of the runs of this home.
-pub fn mark(home: &Home) -> Mark {
-    Mark { name: RUN_MARK, owner: home.dir().to_string_lossy().into_owned() }
+pub fn mark(home: &Home) -> RunMarker {
+    RunMarker { name: RUN_MARK, owner: home.dir().to_string_lossy().into_owned() }
 }
 
 /// Program (not looked up yet) and arguments, the program first.
@@ -47,7 +47,7 @@ pub fn launch(
     instance: &Instance,
     home: &Home,
     descriptors: Vec<i32>,
-) -> Result<Launch, StartFailure> {
+) -> Result<LaunchSpec, StartFailure> {
     let spec = &instance.spec;
     let mut vars = environment(run, instance, home);
     let mut argv = command(spec);
@@ -68,9 +68,9 @@ pub fn launch(
             Some(program) => program,
             None => {
                 let (program, path) = find_now(&name, &path).ok_or(StartFailure {
-                    step: StartStep::Find,
+                    step: StartStep::LookUp,
                     errno: libc::ENOENT,
-                    what: name,
+                    subject: name,
                 })?;
                 vars.insert("PATH".to_owned(), path);
                 program
@@ -79,14 +79,14 @@ pub fn launch(
     };
     let env = vars.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
     let (cwd, account) = (spec.cwd.clone(), spec.account.clone());
-    Ok(Launch {
+    Ok(LaunchSpec {
         program,
         argv,
         env,
         cwd,
         account,
         fds: descriptors,
-        asks: None,
+        supervised_calls: None,
         limits: None,
         listen_pid: false,
     })
@@ -158,7 +158,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::moment::Moment;
+    use crate::time::Moment;
 
     fn instance(number: u32, change: impl FnOnce(&mut AppSpec), inherited: &[(&str, &str)]) -> Instance {
         let mut spec = AppSpec::new("api", "/srv/api.js", "/srv");

@@ -8,9 +8,9 @@ use crate::instance::Instance;
 use crate::instance::life::RunId;
 use crate::ipc::message::LimitView;
 use crate::paths::{self, Home};
-use crate::process::cgroup::Place;
-use crate::process::limits::{self, Means};
-use crate::process::oom;
+use crate::process::limits::cgroup::CgroupRoot;
+use crate::process::limits::{self, LimitEnforcement};
+use crate::process::oom_score;
 use crate::spec::limits::Limits;
 
 /// Knows where groups can be made, and which runs have one. Cheap to clone; all clones are one.
@@ -21,7 +21,7 @@ pub struct Limiter(Rc<Inner>);
 struct Inner {
     home: Home,
     /// Looked for when the first app wants a limit: it may mean to move rsm's own processes.
-    place: RefCell<Option<Result<Place, String>>>,
+    place: RefCell<Option<Result<CgroupRoot, String>>>,
     /// Groups of runs that are over, and that held processes still when they were to be removed.
     left: RefCell<BTreeSet<u64>>,
     /// The kernel's count of those it killed for memory, at the last two looks.
@@ -35,33 +35,33 @@ impl Limiter {
             home,
             place: RefCell::default(),
             left: RefCell::default(),
-            kills: Cell::new([oom::kills(); 2]),
+            kills: Cell::new([oom_score::system_oom_kills(); 2]),
         }))
     }
 
     /// How a run is to be limited; nothing if it is not.
-    pub fn means(&self, run: RunId, instance: &Instance) -> Option<Means> {
+    pub fn means(&self, run: RunId, instance: &Instance) -> Option<LimitEnforcement> {
         let wanted = &instance.spec.limits;
         if wanted.is_empty() {
             return None;
         }
         let made = self.place().and_then(|place| {
-            place.make(run.to_u64(), wanted).map_err(|error| format!("making a cgroup: {error}"))
+            place.create_group(run.to_u64(), wanted).map_err(|error| format!("making a cgroup: {error}"))
         });
-        let (group, by_group) = match made {
+        let (cgroup_path, cgroup) = match made {
             Ok((group, held)) => (Some(group), held),
             Err(why) => {
                 tracing::warn!(app = %instance.spec.name, "limits are held by rlimits: {why}");
                 (None, Limits::default())
             }
         };
-        let by_process = Limits {
-            memory: wanted.memory.filter(|_| by_group.memory.is_none()),
+        let rlimit = Limits {
+            memory: wanted.memory.filter(|_| cgroup.memory.is_none()),
             cpu: None,
-            pids: wanted.pids.filter(|_| by_group.pids.is_none()),
+            pids: wanted.pids.filter(|_| cgroup.pids.is_none()),
         };
-        let own_user = instance.spec.account.as_ref().is_some_and(|account| account.uid != 0);
-        Some(Means { group, by_group, by_process, own_user })
+        let exclusive_user = instance.spec.account.as_ref().is_some_and(|account| account.uid != 0);
+        Some(LimitEnforcement { cgroup_path, cgroup, rlimit, exclusive_user })
     }
 
     /// A run is over: its group goes, as well as those that could not before.
@@ -70,13 +70,13 @@ impl Limiter {
         let Some(Ok(place)) = place.as_ref() else { return };
         let mut left = self.0.left.borrow_mut();
         left.insert(run.to_u64());
-        left.retain(|run| !place.remove(*run));
+        left.retain(|run| !place.remove_group(*run));
     }
 
     /// Looks at the kernel's count again.
     pub fn note_kills(&self) {
         let [_, last] = self.0.kills.get();
-        self.0.kills.set([last, oom::kills()]);
+        self.0.kills.set([last, oom_score::system_oom_kills()]);
     }
 
     /// Whether it was the kernel that killed a run, for want of memory: its group says so, or the
@@ -85,7 +85,7 @@ impl Limiter {
         let place = self.0.place.borrow();
         let group = place.as_ref().and_then(|place| place.as_ref().ok());
         let [before, _] = self.0.kills.get();
-        group.is_some_and(|place| place.oom_kills(run.to_u64()) > 0) || oom::kills() > before
+        group.is_some_and(|place| place.oom_kills(run.to_u64()) > 0) || oom_score::system_oom_kills() > before
     }
 
     /// Which of its limits hold for an instance, and by what; as the kernel tells it.
@@ -96,16 +96,16 @@ impl Limiter {
         };
         let run = RunId { instance: instance.id, number: process.run };
         let place = self.place();
-        let by_group = place
+        let cgroup = place
             .as_ref()
-            .map_or_else(|_| Limits::default(), |place| place.in_force(run.to_u64(), process.pid));
-        let by_process = limits::in_force(process.pid);
+            .map_or_else(|_| Limits::default(), |place| place.effective_limits(run.to_u64(), process.pid));
+        let rlimit = limits::current_rlimits(process.pid);
         let no_group = place.err().unwrap_or_else(|| "it was started without a cgroup".to_owned());
         let view = |limit: &str, of: fn(&Limits) -> Option<u64>, less: &str| {
             let value = of(wanted)?;
-            let (by, note) = if of(&by_group).is_some() {
+            let (by, note) = if of(&cgroup).is_some() {
                 ("cgroup", None)
-            } else if of(&by_process) == Some(value) && !less.is_empty() {
+            } else if of(&rlimit) == Some(value) && !less.is_empty() {
                 ("rlimit", Some(format!("{less}; no cgroup: {no_group}")))
             } else {
                 ("nothing", Some(format!("it takes a cgroup: {no_group}")))
@@ -122,9 +122,9 @@ impl Limiter {
         .collect()
     }
 
-    fn place(&self) -> Result<Place, String> {
+    fn place(&self) -> Result<CgroupRoot, String> {
         let mut place = self.0.place.borrow_mut();
-        place.get_or_insert_with(|| Place::find(&group_name(&self.0.home))).clone()
+        place.get_or_insert_with(|| CgroupRoot::discover(&group_name(&self.0.home))).clone()
     }
 }
 

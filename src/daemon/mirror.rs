@@ -7,7 +7,7 @@ use crate::keeper::handover::Leaving;
 use crate::keeper::runs::{Bond, Run, Runs};
 use crate::keeper::vault::Vault;
 use crate::keeper::wire::{News, Order, Upgrade};
-use crate::process::pidfd::ProcessRef;
+use crate::process::process_ref::ProcessRef;
 
 /// The keeper's table, kept up by what is said in both directions.
 #[derive(Debug, Default)]
@@ -95,13 +95,13 @@ fn copies(fds: &[OwnedFd]) -> Vec<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::reap::Ended;
+    use crate::process::wait::WaitStatus;
 
     fn null() -> OwnedFd {
         std::fs::File::open("/dev/null").unwrap().into()
     }
 
-    fn runs(mirror: &Mirror) -> Vec<(u64, i32, usize, Option<Ended>)> {
+    fn runs(mirror: &Mirror) -> Vec<(u64, i32, usize, Option<WaitStatus>)> {
         let row = |run: &Run| (run.id, run.process.pid, run.kept.len(), run.ended);
         mirror.runs.iter().map(row).collect()
     }
@@ -118,8 +118,12 @@ mod tests {
         mirror.heard(&News::SpawnFailed { run: 3, step: 0, errno: 2 }, &[]);
         assert_eq!(runs(&mirror), [(1, 11, 2, None), (2, 22, 2, None)]);
         mirror.ordered(&Order::Release { run: 2 }, &[]);
-        mirror.heard(&News::Exited { run: 1, ended: Ended::Code(3) }, &[]);
-        assert_eq!(runs(&mirror), [(1, 11, 2, Some(Ended::Code(3))), (2, 22, 2, None)], "it runs still");
+        mirror.heard(&News::Exited { run: 1, ended: WaitStatus::Exited(3) }, &[]);
+        assert_eq!(
+            runs(&mirror),
+            [(1, 11, 2, Some(WaitStatus::Exited(3))), (2, 22, 2, None)],
+            "it runs still"
+        );
         mirror.ordered(&Order::Release { run: 1 }, &[]);
         assert_eq!(runs(&mirror), [(2, 22, 2, None)]);
     }

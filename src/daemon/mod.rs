@@ -9,7 +9,6 @@ mod autosave;
 mod autoscale;
 mod beside;
 mod check;
-mod clock;
 pub mod commands;
 mod cron;
 mod drift;
@@ -75,7 +74,7 @@ use crate::keeper::wire::{News, Order};
 use crate::keeper::{CHANNEL_FD, LISTENER_FD};
 use crate::logs::{LogThread, Place, own};
 use crate::paths::Home;
-use crate::process::{channel, oom, reap::Ended, spawn, tree::Orphans};
+use crate::process::{fd_channel, oom_score, spawn, tree::OrphanScope, wait::WaitStatus};
 use crate::settings::RsmSettings;
 use crate::version::version;
 
@@ -99,12 +98,12 @@ enum Ending {
 /// # Errors
 /// It was not started by a keeper, or the system refuses what every daemon needs.
 pub fn main(home: &Home) -> io::Result<()> {
-    let keeper = channel::inherited(CHANNEL_FD).map_err(|_| not_by_hand())?;
-    let listener = StdListener::from(channel::inherited(LISTENER_FD).map_err(|_| not_by_hand())?);
+    let keeper = fd_channel::take_inherited_fd(CHANNEL_FD).map_err(|_| not_by_hand())?;
+    let listener = StdListener::from(fd_channel::take_inherited_fd(LISTENER_FD).map_err(|_| not_by_hand())?);
     listener.set_nonblocking(true)?;
     let _ = nix::sys::prctl::set_name(c"rsm-daemon");
-    oom::prefer_others();
-    let nofile = spawn::raise_open_files(); // what cannot be raised has to do
+    oom_score::lower_own_score();
+    let nofile = spawn::raise_nofile_limit(); // what cannot be raised has to do
     let settings = load_settings_and_log(home)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = tokio::task::LocalSet::new().block_on(&runtime, async {
@@ -176,8 +175,8 @@ async fn run(
     let (found, kept) = find(home, &link, kept);
     let (record, notifiers) = (ports::Record::default(), ports::Notifiers::default());
     let orphans = match kept.runs.iter().all(|run| run.child) && !kept.succeeds {
-        true => Orphans::AtKeeper,
-        false => Orphans::Anywhere,
+        true => OrphanScope::KeeperChildren,
+        false => OrphanScope::System,
     };
     let family = cluster::Family { keeper, orphans, mark: launch::mark(home) };
     let outside = ports::outside(queue.clone(), record.clone(), link.clone());
@@ -301,15 +300,15 @@ fn take_up(supervisor: &mut Supervisor<Effects>, found: restore::Found, kept: Ke
     for instance in found.saved.all() {
         if let (Some(number), true) = (instance.life.state.run(), kept.succeeds) {
             let run = RunId { instance: instance.id, number };
-            supervisor.world.foreign(run, Orphans::AnywhereUnseen);
+            supervisor.world.foreign(run, OrphanScope::SystemUnverified);
         }
     }
     for run in kept.runs.iter().filter(|run| !run.child) {
-        supervisor.world.foreign(run.run, Orphans::Anywhere);
+        supervisor.world.foreign(run.run, OrphanScope::System);
     }
     let process = |kept: &keeper_link::KeptRun| {
         let (pid, start_time) = (kept.process.pid, kept.process.start_time);
-        (kept.run, Process { run: kept.run.number, pid, start_time, since: clock::now() })
+        (kept.run, Process { run: kept.run.number, pid, start_time, since: crate::time::now() })
     };
     supervisor.restore(found.saved, &kept.runs.iter().map(process).collect());
     let instances = supervisor.instances().clone();
@@ -347,18 +346,18 @@ async fn hear(
                 let run = RunId::from_u64(run);
                 let step = StartStep::ALL.get(usize::try_from(step).unwrap_or(usize::MAX));
                 let step = step.copied().unwrap_or(StartStep::Exec);
-                let failure = StartFailure { step, errno, what: String::new() };
+                let failure = StartFailure { step, errno, subject: String::new() };
                 (run, Event::SpawnFailed { run: run.number, failure })
             }
             News::Exited { run, ended } => {
                 let run = RunId::from_u64(run);
                 let exit = match ended {
-                    Ended::Code(code) => Exit::Code(code),
-                    Ended::Signal(number, core) => {
+                    WaitStatus::Exited(code) => Exit::Code(code),
+                    WaitStatus::Signaled(number, core) => {
                         let oom = number == libc::SIGKILL && limiter.out_of_memory(run);
                         Exit::Signal { number, core, oom }
                     }
-                    Ended::Unseen => Exit::Unknown,
+                    WaitStatus::Unknown => Exit::Unknown,
                 };
                 (run, Event::Exited { run: run.number, exit })
             }

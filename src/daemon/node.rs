@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::instance::life::RunId;
-use crate::process::channel;
+use crate::process::fd_channel;
 use crate::spec::{AppSpec, Launcher};
 
 /// A longer line than this is dropped, in bytes.
@@ -114,7 +114,7 @@ struct Said {
 impl Channels {
     /// Hears a run from now on; `ready` is called when it says that it is.
     pub fn open(&self, run: RunId, ours: OwnedFd, ready: impl Fn() + 'static) {
-        let Ok(ours) = channel::register(ours).map(Rc::new) else { return };
+        let Ok(ours) = fd_channel::async_fd(ours).map(Rc::new) else { return };
         let heard = Rc::<RefCell<Heard>>::default();
         let (channels, end, ears) = (self.clone(), ours.clone(), heard.clone());
         let listener = tokio::task::spawn_local(async move {

@@ -21,10 +21,10 @@ use crate::instance::life::RunId;
 use crate::ipc::message::SharedPorts;
 use crate::keeper::wire::{Order, PACKET};
 use crate::paths::Home;
-use crate::process::channel;
-use crate::process::pidfd::ProcessRef;
-use crate::process::seccomp::{Support, probe};
-use crate::process::spawn::Launch;
+use crate::process::fd_channel;
+use crate::process::process_ref::ProcessRef;
+use crate::process::seccomp::{Support, detect};
+use crate::process::spawn::LaunchSpec;
 use crate::spec::{AppSpec, Check, Launcher, PortRules};
 
 /// Where what apps of other users load is written by root: nobody else may write there.
@@ -120,7 +120,7 @@ impl Outside for Ear {
                 Keep::Drop(name) => (Order::Drop { name: name.clone() }, None),
             };
             let fds: Vec<_> = fd.into_iter().collect();
-            channel::send(channel.as_fd(), order.write(&mut [0; PACKET]), &fds).is_ok()
+            fd_channel::send_with_fds(channel.as_fd(), order.write(&mut [0; PACKET]), &fds).is_ok()
         });
         let _ = self.orders.send((order, sent));
     }
@@ -200,8 +200,8 @@ impl Ports {
     ///
     /// # Errors
     /// There is none; in words for the user.
-    pub fn way(&mut self, run: RunId, spec: &AppSpec, launch: &Launch) -> Result<Path, StartFailure> {
-        let failed = |what| StartFailure { step: StartStep::Filter, errno: 0, what };
+    pub fn way(&mut self, run: RunId, spec: &AppSpec, launch: &LaunchSpec) -> Result<Path, StartFailure> {
+        let failed = |what| StartFailure { step: StartStep::Seccomp, errno: 0, subject: what };
         let (path, why) = self.choice(spec, gains_rights(&launch.program)).map_err(failed)?;
         self.ways.insert(run, (path, why));
         Ok(path)
@@ -224,14 +224,14 @@ impl Ports {
         gains_rights: Option<&'static str>,
     ) -> Result<(Path, String), String> {
         let user = spec.account.as_ref().map(|account| (account.uid, account.gid));
-        let support = self.support.entry(user).or_insert_with(|| probe(user));
+        let support = self.support.entry(user).or_insert_with(|| detect(user));
         let node =
             matches!(&spec.launcher, Launcher::Interpreter { program, .. } if program.ends_with("node"));
         choose(support, &Wanted { gains_rights, listens: !spec.listen.is_empty(), node })
     }
 
     /// Sockets for a run that cannot ask, to be passed with its start.
-    pub fn passed(&self, run: RunId, instance: &Instance, way: Path, launch: Launch) -> Passing {
+    pub fn passed(&self, run: RunId, instance: &Instance, way: Path, launch: LaunchSpec) -> Passing {
         let spec = &instance.spec;
         let uid =
             spec.account.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |account| account.uid);
@@ -323,7 +323,7 @@ pub struct Passing {
     dir: PathBuf,
     listen: Vec<String>,
     way: Path,
-    launch: Launch,
+    launch: LaunchSpec,
     run: u64,
     app: String,
     slot: u32,
@@ -335,8 +335,8 @@ impl Passing {
     ///
     /// # Errors
     /// An address cannot be listened on.
-    pub async fn open(self) -> Result<(Launch, Vec<OwnedFd>), StartFailure> {
-        let failed = |what: String| StartFailure { step: StartStep::Filter, errno: 0, what };
+    pub async fn open(self) -> Result<(LaunchSpec, Vec<OwnedFd>), StartFailure> {
+        let failed = |what: String| StartFailure { step: StartStep::Seccomp, errno: 0, subject: what };
         let Self { cluster, dir, listen, way, mut launch, run, app, slot, uid } = self;
         let addresses: Result<Vec<Address>, String> = listen.iter().map(|text| text.parse()).collect();
         let addresses = addresses.map_err(failed)?;

@@ -11,7 +11,6 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
-use super::clock;
 use super::launch;
 use super::ports::Ports;
 use super::supervisor::{Finding, Input};
@@ -20,10 +19,10 @@ use crate::instance::Instance;
 use crate::instance::event::Event;
 use crate::instance::life::RunId;
 use crate::instance::state::State;
-use crate::moment::Moment;
 use crate::paths::Home;
 use crate::probes::{ExecContext, ResolvedProbe};
 use crate::spec::{Probe, Sign};
+use crate::time::Moment;
 
 /// The checks of all runs.
 pub struct Checks {
@@ -123,7 +122,7 @@ impl Check {
                     }
                     (failures, has_worked) = (0, true);
                 }
-                Err(_) if !has_worked && clock::now().since(self.since) < probe.start_period => {}
+                Err(_) if !has_worked && crate::time::now().since(self.since) < probe.start_period => {}
                 Err(why) => {
                     failures = failures.saturating_add(1);
                     if failures >= probe.retries {

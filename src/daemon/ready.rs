@@ -13,7 +13,7 @@ use nix::sys::socket::{
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use crate::process::channel;
+use crate::process::fd_channel;
 
 /// The socket that a run says it by, and how its environment names it.
 ///
@@ -42,7 +42,7 @@ pub fn listen(socket: OwnedFd, ready: impl Fn() + 'static) -> Hearing {
     let beats = Rc::new(Notify::new());
     let heard = beats.clone();
     let task = tokio::task::spawn_local(async move {
-        let Ok(socket) = channel::register(socket) else { return };
+        let Ok(socket) = fd_channel::async_fd(socket) else { return };
         let mut packet = [0; 4096];
         loop {
             let Ok(mut readable) = socket.readable().await else { return };

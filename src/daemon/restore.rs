@@ -16,8 +16,9 @@ use crate::instance::Instance;
 use crate::instance::life::RunId;
 use crate::instance::state::State;
 use crate::paths::Home;
-use crate::process::pidfd::{self, ProcessRef};
-use crate::process::{stdio, tree};
+use crate::process::process_ref::{self, ProcessRef};
+use crate::process::spawn::stdio;
+use crate::process::tree;
 
 /// The name that the keeper has the state by.
 pub const STATE: &str = "state";
@@ -102,12 +103,15 @@ fn same_boot(home: &Home) -> bool {
 /// Runs of ours that outlived daemon and keeper: those that the state names, by pid and start time,
 /// and those that were begun too late to be in it, by their mark. With each come its output pipes.
 /// `found` learns which numbers are taken.
-pub fn survivors(found: &mut Found, kept: &Kept, mark: &tree::Mark) -> Vec<KeptRun> {
+pub fn survivors(found: &mut Found, kept: &Kept, mark: &tree::RunMarker) -> Vec<KeptRun> {
     let known: BTreeSet<RunId> = kept.runs.iter().map(|run| run.run).collect();
     let named: BTreeMap<RunId, ProcessRef> = found.saved.all().filter_map(named).collect();
-    let mut runs: Vec<(RunId, ProcessRef)> =
-        named.iter().filter(|(_, process)| process.runs()).map(|(run, process)| (*run, *process)).collect();
-    for (run, leader) in tree::marked(mark) {
+    let mut runs: Vec<(RunId, ProcessRef)> = named
+        .iter()
+        .filter(|(_, process)| process.is_running())
+        .map(|(run, process)| (*run, *process))
+        .collect();
+    for (run, leader) in tree::find_marked(mark) {
         let run = RunId::from_u64(run);
         let has_instance = found.saved.instances().iter().any(|instance| instance.id == run.instance);
         if found.incomplete && !has_instance {
@@ -150,17 +154,19 @@ fn descriptors(leader: ProcessRef) -> Vec<OwnedFd> {
     let number = environ.split(|byte| *byte == 0).find_map(|pair| pair.strip_prefix(b"NODE_CHANNEL_FD="));
     let number = number.and_then(|number| std::str::from_utf8(number).ok()?.parse::<i32>().ok());
     // Ours comes after its own.
-    fds.extend(number.and_then(|number| pidfd::end_of_pair(leader, number.checked_add(1)?)));
+    fds.extend(
+        number.and_then(|number| process_ref::duplicate_socketpair_end(leader, number.checked_add(1)?)),
+    );
     fds
 }
 
 /// The read ends of the output pipes that we once gave to a process. One that it has closed or
 /// replaced is looked for in its descendants, and may be nowhere; a closed pipe stands for it.
 fn pipes(leader: ProcessRef) -> Vec<OwnedFd> {
-    let members = tree::members(leader);
-    let find = |number| members.iter().find_map(|it| stdio::reopen_output(it.process.pid, number));
+    let members = tree::tree_members(leader);
+    let find = |number| members.iter().find_map(|it| stdio::reopen_output_pipe(it.process.pid, number));
     let (out, mut err) = (find(libc::STDOUT_FILENO), find(libc::STDERR_FILENO));
-    if out.as_ref().zip(err.as_ref()).is_some_and(|(out, err)| stdio::same(out, err)) {
+    if out.as_ref().zip(err.as_ref()).is_some_and(|(out, err)| stdio::is_same_file(out, err)) {
         err = None; // `2>&1`
     }
     [out, err].into_iter().filter_map(|pipe| pipe.or_else(|| stdio::closed_pipe().ok())).collect()

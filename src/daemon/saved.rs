@@ -183,7 +183,7 @@ impl Saved {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::moment::Moment;
+    use crate::time::Moment;
 
     #[test]
     fn what_is_written_is_read() {

@@ -74,8 +74,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::moment::Moment;
     use crate::spec::AppSpec;
+    use crate::time::Moment;
 
     fn instances() -> BTreeMap<u32, Instance> {
         let rows = [

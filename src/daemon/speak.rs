@@ -16,8 +16,8 @@ use crate::instance::Instance;
 use crate::instance::life::RunId;
 use crate::instance::state::Process;
 use crate::ipc::message::{ApiError, ErrorCode, Outcome, Report, Selectors, Trigger, TriggerReply};
-use crate::process::pidfd::ProcessRef;
-use crate::process::stdio;
+use crate::process::process_ref::ProcessRef;
+use crate::process::spawn::stdio;
 
 /// How long an app may take to read its input, once the pipe is full.
 const INPUT_TIME: Duration = Duration::from_secs(2);
@@ -33,7 +33,7 @@ pub async fn input(handle: &Handle, select: Selectors, text: &str) -> Result<Rep
     let mut instances = Vec::new();
     for (instance, process) in running(handle, select).await? {
         let to = ProcessRef { pid: process.pid, start_time: process.start_time };
-        let problem = match timeout(INPUT_TIME, stdio::write_input(to, text.as_bytes())).await {
+        let problem = match timeout(INPUT_TIME, stdio::write_stdin(to, text.as_bytes())).await {
             Ok(Ok(())) => None,
             Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
                 Some("has closed the standard input that it was given".to_owned())

@@ -4,14 +4,10 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::CStr;
-use std::fs::File;
-use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use tokio::sync::{Notify, mpsc};
 
 use super::keeper_link::KeeperLink;
@@ -28,8 +24,10 @@ use crate::instance::life::RunId;
 use crate::keeper::wire::Order;
 use crate::logs::{self, Logs, Source};
 use crate::paths::Home;
-use crate::process::spawn::Launch;
-use crate::process::{channel, stdio};
+use crate::process::fd_channel;
+use crate::process::memfd;
+use crate::process::spawn::LaunchSpec;
+use crate::process::spawn::stdio;
 
 /// What starting a run takes. Cheap to clone; all clones are one.
 #[derive(Clone)]
@@ -84,7 +82,7 @@ impl Starter {
                 let _ = queue.send(Input::Fact { instance: run.instance, event });
             }
         };
-        if channel::is_stream(&voice) {
+        if fd_channel::is_stream_socket(&voice) {
             return self.channels.open(run, voice, ready);
         }
         let former = self.notified.borrow_mut().insert(run, ready::listen(voice, ready));
@@ -112,7 +110,7 @@ impl Starter {
         let launch = launch::launch(run, instance, &self.home, numbers)?;
         let (mut launch, sockets) = self.with_ports(run, instance, launch).await?;
         let no_pipe =
-            |errno| StartFailure { step: StartStep::Pipes, errno: errno as i32, what: String::new() };
+            |errno| StartFailure { step: StartStep::Pipes, errno: errno as i32, subject: String::new() };
         let uid = instance.spec.account.as_ref().map(|account| account.uid);
         let out = stdio::output_pipe(uid).map_err(no_pipe)?;
         let err = stdio::output_pipe(uid).map_err(no_pipe)?;
@@ -129,7 +127,7 @@ impl Starter {
         self.logs.open(self.source(instance, run, out.0, err.0)).await.map_err(|(path, error)| {
             self.deaf(run);
             let (what, errno) = (path.display().to_string(), error.raw_os_error().unwrap_or(0));
-            StartFailure { step: StartStep::Logs, errno, what }
+            StartFailure { step: StartStep::Logs, errno, subject: what }
         })?;
         self.order(run, &launch, given, keep)
     }
@@ -139,14 +137,14 @@ impl Starter {
         &self,
         run: RunId,
         instance: &Instance,
-        mut launch: Launch,
-    ) -> Result<(Launch, Vec<OwnedFd>), StartFailure> {
+        mut launch: LaunchSpec,
+    ) -> Result<(LaunchSpec, Vec<OwnedFd>), StartFailure> {
         if !instance.spec.shares_ports() {
             return Ok((launch, Vec::new()));
         }
         let way = self.ports.borrow_mut().way(run, &instance.spec, &launch)?;
-        launch.asks = way.calls();
-        if launch.asks.is_some() {
+        launch.supervised_calls = way.calls();
+        if launch.supervised_calls.is_some() {
             return Ok((launch, Vec::new()));
         }
         let passing = self.ports.borrow().passed(run, instance, way, launch);
@@ -158,14 +156,15 @@ impl Starter {
     fn order(
         &self,
         run: RunId,
-        launch: &Launch,
+        launch: &LaunchSpec,
         given: Vec<OwnedFd>,
         keep: Vec<OwnedFd>,
     ) -> Result<(), StartFailure> {
         // The keeper's child decodes it; a file, since it may be longer than any packet.
         let bytes = serde_json::to_vec(launch).unwrap_or_default();
-        let failed = |errno| StartFailure { step: StartStep::Fork, errno: errno as i32, what: String::new() };
-        let file = memory_file(c"rsm-launch", &bytes).map_err(failed)?;
+        let failed =
+            |errno| StartFailure { step: StartStep::Fork, errno: errno as i32, subject: String::new() };
+        let file = memfd::with_contents(c"rsm-launch", &bytes).map_err(failed)?.into();
         let order = Order::Spawn { run: run.to_u64(), given: given.len() as u64 };
         self.keeper.send(order, [file].into_iter().chain(given).chain(keep).collect());
         Ok(())
@@ -173,7 +172,11 @@ impl Starter {
 }
 
 /// Our ends of what a run can say through; the app's go with its launch.
-fn voices(instance: &Instance, launch: &mut Launch, given: &mut Vec<OwnedFd>) -> nix::Result<Vec<OwnedFd>> {
+fn voices(
+    instance: &Instance,
+    launch: &mut LaunchSpec,
+    given: &mut Vec<OwnedFd>,
+) -> nix::Result<Vec<OwnedFd>> {
     let spec = &instance.spec;
     let mut voices = Vec::new();
     if spec.readiness.wait_ready || spec.watchdog.is_some() {
@@ -195,14 +198,4 @@ fn voices(instance: &Instance, launch: &mut Launch, given: &mut Vec<OwnedFd>) ->
         voices.push(ours);
     }
     Ok(voices)
-}
-
-/// A file in memory that holds these bytes, to be handed over.
-///
-/// # Errors
-/// Out of descriptors or memory.
-pub fn memory_file(name: &CStr, bytes: &[u8]) -> nix::Result<OwnedFd> {
-    let mut file = File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC)?);
-    file.write_all(bytes).map_err(|_| nix::Error::ENOMEM)?;
-    Ok(file.into())
 }

@@ -5,20 +5,20 @@
 //! does not come to answer clients.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Seek};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
 use super::saved;
 use crate::ipc::message::{ApiError, ErrorCode, UpgradeOutcome};
 use crate::keeper::handover::HANDOVER;
-use crate::keeper::path_of;
 use crate::keeper::wire::{PROTOCOL, Upgrade};
-use crate::process::pidfd::ProcessRef;
+use crate::process::memfd;
+use crate::process::process_ref::ProcessRef;
+use crate::process::spawn;
 use crate::version::version;
 
 /// How long the new binary may take to say what it can.
@@ -93,15 +93,13 @@ pub async fn check(binary: &Path, state: &[u8]) -> Result<Checked, ApiError> {
 /// What it says, and what it complains of.
 async fn ask(file: &File, state: &[u8]) -> Result<(String, String), String> {
     let failed = |error: io::Error| format!("it cannot be run: {error}");
-    let memory = |name| memfd_create(name, MFdFlags::MFD_CLOEXEC).map(File::from).map_err(io::Error::from);
     let (mut input, mut output, mut errors) = (|| {
-        let mut input = memory(c"rsm-state")?;
-        input.write_all(state)?;
+        let mut input = memfd::with_contents(c"rsm-state", state)?;
         input.rewind()?;
-        Ok((input, memory(c"rsm-answer")?, memory(c"rsm-errors")?))
+        Ok((input, memfd::create(c"rsm-answer")?, memfd::create(c"rsm-errors")?))
     })()
     .map_err(failed)?;
-    let mut command = Command::new(path_of(file));
+    let mut command = Command::new(spawn::fd_path(file));
     command.arg("can-take-over").current_dir("/");
     let stdio = |file: &mut File| file.try_clone().map(Stdio::from).map_err(failed);
     command.stdin(stdio(&mut input)?).stdout(stdio(&mut output)?).stderr(stdio(&mut errors)?);
@@ -123,7 +121,7 @@ async fn ask(file: &File, state: &[u8]) -> Result<(String, String), String> {
 
 async fn end_of(child: &mut Child) -> Option<ExitStatus> {
     let process = ProcessRef::of(child.id().cast_signed())?;
-    if tokio::time::timeout(ANSWER_TIME, process.ended()).await.is_err() {
+    if tokio::time::timeout(ANSWER_TIME, process.wait_exit()).await.is_err() {
         let _ = child.kill();
         let _ = child.wait();
         return None;

@@ -6,7 +6,7 @@ use crate::instance::life::Ended;
 use crate::instance::state::{Process, State};
 use crate::ipc::message::{EventKind, EventView, ExitView, InstanceView, Status};
 use crate::metrics::Usage;
-use crate::moment::Moment;
+use crate::time::Moment;
 
 /// The word for a state.
 pub fn status(state: &State) -> Status {

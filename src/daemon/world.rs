@@ -13,7 +13,7 @@ use crate::ipc::message::EventView;
 /// What a supervisor can do to the outside.
 pub trait World {
     /// The time.
-    fn now(&self) -> crate::moment::Moment;
+    fn now(&self) -> crate::time::Moment;
 
     /// Starts a process for a run. Comes back as `Spawned` or `SpawnFailed`, later as `Exited`.
     fn spawn(&mut self, run: RunId, instance: &Instance);

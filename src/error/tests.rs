@@ -12,39 +12,39 @@ fn wording_of_a_daemon_that_is_not_there() {
     assert_eq!(error.exit_code(), 3);
     assert_eq!(
         text(error),
-        "error: the daemon is not running (nobody listens on /h/rsm.sock)\n\
-         help: `rsm start` starts it together with an app, `rsm resurrect` with the saved ones\n"
+        "error: the daemon is not running (no listener on /h/rsm.sock)\n\
+         help: `rsm start` and `rsm resurrect` start it\n"
     );
     let denied = Error::Denied { socket: "/h/rsm.sock".into() };
     assert_eq!(
         text(denied),
-        "error: access to the daemon's socket /h/rsm.sock is denied\n\
-         help: it belongs to another user: use that user, or another RSM_HOME\n"
+        "error: permission denied: /h/rsm.sock\n\
+         help: the daemon belongs to another user; switch to that user or set RSM_HOME\n"
     );
 }
 
 #[test]
 fn wording_of_a_daemon_that_does_not_answer() {
-    let (reason, log) = (String::from("the daemon went away"), PathBuf::from("/h/rsm.log"));
+    let (reason, log) = (String::from("the daemon exited"), PathBuf::from("/h/rsm.log"));
     let lost = Error::Lost { reason, log: log.clone() };
     assert_eq!(lost.exit_code(), 3);
-    assert_eq!(text(lost), "error: the daemon went away\nhelp: see /h/rsm.log, then try again\n");
+    assert_eq!(text(lost), "error: the daemon exited\nhelp: see /h/rsm.log\n");
     assert_eq!(
         text(Error::Launch { reason: "no space".into(), log }),
-        "error: the daemon did not start: no space\nhelp: see /h/rsm.log, then try again\n"
+        "error: failed to start the daemon: no space\nhelp: see /h/rsm.log\n"
     );
     assert_eq!(
         text(Error::StreamEnded),
-        "error: the daemon ended the stream\nhelp: run the command again to go on reading\n"
+        "error: the daemon closed the stream\nhelp: run the command again\n"
     );
 }
 
 #[test]
 fn wording_of_a_refusal_is_the_daemons() {
     let refused =
-        Error::Refused { message: "app \"api\" runs already".into(), hint: Some("restart it".into()) };
+        Error::Refused { message: "app \"api\" is already running".into(), hint: Some("restart it".into()) };
     assert_eq!(refused.exit_code(), 1);
-    assert_eq!(text(refused), "error: app \"api\" runs already\nhelp: restart it\n");
+    assert_eq!(text(refused), "error: app \"api\" is already running\nhelp: restart it\n");
     assert_eq!(text(Error::Refused { message: "no".into(), hint: None }), "error: no\n");
 }
 
@@ -52,25 +52,25 @@ fn wording_of_a_refusal_is_the_daemons() {
 fn wording_of_what_is_not_there() {
     assert_eq!(
         text(Error::NothingRuns { wanted: "api".into() }),
-        "error: no app \"api\": the daemon is not running\n\
-         help: `rsm start` starts an app, `rsm resurrect` the saved ones\n"
+        "error: app \"api\" not found: the daemon is not running\n\
+         help: start apps with `rsm start`, or restore the saved list with `rsm resurrect`\n"
     );
     assert_eq!(
         text(Error::NoneOfFile { file: "e.toml".into(), names: vec!["a".into(), "b".into()] }),
-        "error: none of the apps of e.toml is in the list: a, b\nhelp: start them: rsm start e.toml\n"
+        "error: no app of e.toml is in the list: a, b\nhelp: run `rsm start e.toml`\n"
     );
     assert_eq!(
         text(Error::NotOne { name: "api".into(), ids: vec![1, 2] }),
-        "error: \"api\" is 2 instances\nhelp: name one of their ids: 1, 2\n"
+        "error: \"api\" matches 2 instances\nhelp: use an id: 1, 2\n"
     );
     assert_eq!(
         text(Error::NotOne { name: "api".into(), ids: vec![] }),
-        "error: \"api\" is no app or id\nhelp: `rsm list` shows what is there\n"
+        "error: \"api\" does not match any app or id\nhelp: see `rsm list`\n"
     );
     assert_eq!(
         text(Error::NoEcosystem { directory: "/srv".into() }),
-        "error: nothing to start: no ecosystem.toml in /srv\n\
-         help: name what to start, a script or a file: rsm start app.js, rsm start /srv/ecosystem.toml\n"
+        "error: no ecosystem.toml in /srv\n\
+         help: specify a script or a file: rsm start app.js\n"
     );
 }
 
@@ -79,13 +79,13 @@ fn wording_of_wrong_usage() {
     assert_eq!(Error::EnvNeedsFile.exit_code(), 2);
     assert_eq!(
         text(Error::EnvNeedsFile),
-        "error: --env chooses a block of an ecosystem file, and there is none among the arguments\n\
-         help: name the file: rsm restart ecosystem.toml --env production\n"
+        "error: --env requires an ecosystem file argument\n\
+         help: for example: rsm restart ecosystem.toml --env production\n"
     );
     assert_eq!(
         text(Error::NameForSeveral { apps: 2 }),
-        "error: --name gives one name, but 2 apps are to be started\n\
-         help: start them one by one, each with a name of its own\n"
+        "error: --name cannot be used with 2 apps\n\
+         help: start them separately\n"
     );
 }
 
@@ -108,7 +108,7 @@ fn wording_of_instances_that_did_not_start() {
         text(error),
         "error: app \"api\" (id 3 and 1 more): exit code 1\n\
          \x20      app \"web\" (id 5): killed by SIGSEGV\n\
-         help: rsm describe 3 shows its last ends, rsm logs 3 --err what it said\n"
+         help: see `rsm describe 3` and `rsm logs 3 --err`\n"
     );
 }
 
@@ -117,22 +117,22 @@ fn wording_of_the_systems_refusals() {
     let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
     assert_eq!(
         text(Error::NoHome(denied())),
-        "error: rsm's home directory is not known: permission denied\n\
+        "error: cannot determine the home directory: permission denied\n\
          help: set RSM_HOME to an absolute path\n"
     );
     assert_eq!(
         text(Error::NoDirectory(denied())),
-        "error: the current directory cannot be read: permission denied\n\
+        "error: cannot read the current directory: permission denied\n\
          help: change to a directory that exists\n"
     );
-    assert_eq!(text(Error::Output(denied())), "error: writing to standard output: permission denied\n");
+    assert_eq!(text(Error::Output(denied())), "error: cannot write to stdout: permission denied\n");
     assert_eq!(
-        text(Error::System { what: "starting up", error: denied() }),
-        "error: starting up: permission denied\n"
+        text(Error::System { what: "cannot start the async runtime", error: denied() }),
+        "error: cannot start the async runtime: permission denied\n"
     );
     assert_eq!(
-        text(Error::Part { part: "keeper", reason: "another one runs".into() }),
-        "error: keeper: another one runs\n"
+        text(Error::Part { part: "keeper", reason: "another one is running".into() }),
+        "error: keeper: another one is running\n"
     );
 }
 

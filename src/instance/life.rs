@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::restart::Failures;
 use super::state::{State, Want};
 use crate::exit::Exit;
-use crate::moment::Moment;
+use crate::time::Moment;
 
 /// How many ends of runs are remembered.
 pub const HISTORY: usize = 20;

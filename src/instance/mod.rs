@@ -22,8 +22,8 @@ use self::life::{Ended, Life};
 use self::restart::{Action, Failures};
 use self::state::{Phase, Process, State, Want};
 use crate::exit::{Exit, StartFailure};
-use crate::moment::Moment;
 use crate::spec::{AppSpec, Sign, Vars};
+use crate::time::Moment;
 
 /// How long SIGKILL may take before it is reported that it does not help.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);

@@ -53,18 +53,18 @@ impl Instance {
             Launcher::Direct | Launcher::Shell | Launcher::Serve => spec.script.clone(),
         };
         let what = match failure.step {
-            _ if !failure.what.is_empty() => failure.what,
-            StartStep::Directory => spec.cwd.display().to_string(),
+            _ if !failure.subject.is_empty() => failure.subject,
+            StartStep::Chdir => spec.cwd.display().to_string(),
             StartStep::Group | StartStep::User => account(),
-            StartStep::Exec | StartStep::Find => program(),
+            StartStep::Exec | StartStep::LookUp => program(),
             StartStep::Logs
             | StartStep::Pipes
             | StartStep::Fork
             | StartStep::Session
             | StartStep::Stdio
             | StartStep::Limits
-            | StartStep::Filter => String::new(),
+            | StartStep::Seccomp => String::new(),
         };
-        StartFailure { what, ..failure }
+        StartFailure { subject: what, ..failure }
     }
 }

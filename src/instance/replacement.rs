@@ -9,8 +9,8 @@ use super::Instance;
 use super::event::{Effect, Event, Happening};
 use super::life::{Life, RunId};
 use super::state::{State, Want};
-use crate::moment::Moment;
 use crate::spec::{AppSpec, Vars};
+use crate::time::Moment;
 
 /// The second process of an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]

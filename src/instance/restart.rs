@@ -13,8 +13,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
-use crate::moment::Moment;
 use crate::spec::{RestartDelay, RestartPolicy};
+use crate::time::Moment;
 
 /// No automatic restart waits longer than this for its backoff (PM2's limit).
 pub const LONGEST_BACKOFF: Duration = Duration::from_secs(15);

@@ -4,7 +4,7 @@ use super::Instance;
 use super::event::Effect;
 use super::state::{Phase, State};
 use crate::exit::Exit;
-use crate::moment::Moment;
+use crate::time::Moment;
 
 impl Instance {
     /// After a daemon of ours died and another read the state: what must be set going again.

@@ -111,7 +111,7 @@ fn news_of_a_former_run_changes_nothing() {
 
 #[test]
 fn a_start_that_fails_for_a_user_is_told_a_later_one_is_retried() {
-    let failure = StartFailure { step: StartStep::Exec, errno: libc::ENOENT, what: "/bin/api".into() };
+    let failure = StartFailure { step: StartStep::Exec, errno: libc::ENOENT, subject: "/bin/api".into() };
     let mut api = instance(|_| {});
     api.on(Event::Start, at(0));
     api.on(Event::SpawnFailed { run: 1, failure: failure.clone() }, at(1));

@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use tokio::sync::oneshot;
 
 use super::client::{Client, ClientError};
 use super::message::{Pong, Request};
 use crate::paths::Home;
+use crate::process::memfd;
 
 #[cfg(test)]
 mod tests;
@@ -126,8 +126,8 @@ async fn lock(home: &Home) -> Result<File, LaunchError> {
 /// Starts the keeper and waits until its socket takes connections: its first process ends then.
 async fn launch(home: &Home, mut keeper: Command) -> Result<(), LaunchError> {
     // A file in memory takes what is said at any length, and has an end whoever else holds it.
-    let said = memfd_create("rsm-launch", MFdFlags::MFD_CLOEXEC);
-    let mut said = File::from(said.map_err(|errno| LaunchError::Spawn(errno.into()))?);
+    let said = memfd::create(c"rsm-launch");
+    let mut said = said.map_err(|errno| LaunchError::Spawn(errno.into()))?;
     let stderr = said.try_clone().map_err(LaunchError::Spawn)?;
     keeper.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
     let mut child = keeper.spawn().map_err(LaunchError::Spawn)?;

@@ -1,7 +1,7 @@
 //! The daemon as the keeper's child: starting it, telling it everything, trying another binary.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,8 @@ use super::vault::Vault;
 use super::wire::{News, PACKET, PROTOCOL, Upgrade};
 use super::{CHANNEL_FD, LISTENER_FD};
 use crate::paths::Home;
-use crate::process::channel;
-use crate::process::spawn::{self, Launch};
+use crate::process::fd_channel;
+use crate::process::spawn::{self, LaunchSpec};
 
 /// The daemon while it lives.
 #[derive(Debug)]
@@ -50,13 +50,13 @@ pub fn start(
     trial: Option<&File>,
     nofile: Option<(u64, u64)>,
 ) -> nix::Result<Daemon> {
-    let (ours, theirs) = channel::pair()?;
+    let (ours, theirs) = fd_channel::socketpair()?;
     let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|_| Errno::EMFILE);
     let inherited = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .filter(|(name, _)| name != "RSM_HOME");
-    let launch = Launch {
-        program: trial.map_or_else(|| PathBuf::from("/proc/self/exe"), path_of),
+    let launch = LaunchSpec {
+        program: trial.map_or_else(|| PathBuf::from("/proc/self/exe"), spawn::fd_path),
         argv: vec!["rsm".into(), "daemon".into()],
         env: inherited
             .map(|(name, value)| format!("{name}={value}"))
@@ -65,19 +65,14 @@ pub fn start(
         cwd: PathBuf::from("/"),
         account: None,
         fds: vec![1, 2, CHANNEL_FD, LISTENER_FD],
-        asks: None,
+        supervised_calls: None,
         limits: None,
         listen_pid: false,
     };
     let fds = vec![own(std::io::stdout().as_fd())?, own(std::io::stderr().as_fd())?, theirs, own(listener)?];
-    let forked = spawn::fork(spawn::Order::Ready(Box::new(launch)), fds, nofile)?;
+    let forked = spawn::fork_launch(spawn::LaunchSource::Inline(Box::new(launch)), fds, nofile)?;
     let on_trial = trial.is_some();
     Ok(Daemon { pid: forked.pid, channel: Some(ours), started: Instant::now(), on_trial })
-}
-
-/// An open file by a name that works in a child, too, where its number may mean something else.
-pub fn path_of(file: &File) -> PathBuf {
-    PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()))
 }
 
 /// Tells a new daemon everything. Its socket buffer is empty and takes some hundred packets; what
@@ -108,7 +103,7 @@ fn send_waiting(to: BorrowedFd<'_>, news: &News, fds: &[BorrowedFd<'_>]) -> bool
     let bytes = news.write(&mut packet);
     let until = Instant::now() + Duration::from_secs(1);
     loop {
-        match channel::send(to, bytes, fds) {
+        match fd_channel::send_with_fds(to, bytes, fds) {
             Ok(()) => return true,
             Err(Errno::EAGAIN | Errno::ENOBUFS) if Instant::now() < until => {
                 let mut room = [PollFd::new(to, PollFlags::POLLOUT)];

@@ -21,13 +21,13 @@ use super::runs::{Bond, Run, Runs};
 use super::vault::Vault;
 use super::wire::Upgrade;
 use crate::exit::StartStep;
-use crate::process::channel;
-use crate::process::oom;
-use crate::process::pidfd::ProcessRef;
-use crate::process::reap::Ended;
-use crate::process::report::Report;
+use crate::process::fd_channel;
+use crate::process::oom_score;
+use crate::process::process_ref::ProcessRef;
 use crate::process::spawn;
-use crate::process::watched::Watched;
+use crate::process::spawn::report::StartReport;
+use crate::process::wait::PidfdWatch;
+use crate::process::wait::WaitStatus;
 
 /// Version of the file's layout.
 pub const HANDOVER: u64 = 1;
@@ -93,14 +93,14 @@ impl Leaving<'_> {
         }
         words.descriptors.push(file.as_raw_fd());
         let argument = file.as_raw_fd().to_string();
-        spawn::become_another(program, &["rsm", "keeper", "--resume", &argument], &words.descriptors)
+        spawn::exec_with_fds(program, &["rsm", "keeper", "--resume", &argument], &words.descriptors)
     }
 
     fn write(&self, to: &mut Words, same_parent: bool) {
         to.put(HANDOVER);
         to.put(u64::from(self.terminate) | u64::from(!same_parent) << 1);
         to.put(self.upgrade as u64);
-        to.put(oom::former().map_or(NONE, number));
+        to.put(oom_score::inherited_score().map_or(NONE, number));
         to.descriptor(Some(self.listener));
         to.descriptor(self.lock);
         to.put(self.daemon.map_or(NONE, |(pid, _)| number(pid)));
@@ -134,9 +134,9 @@ fn write_run(run: &Run, to: &mut Words, same_parent: bool) {
     to.put(errno);
     let (kind, value, core) = match run.ended {
         None => (NONE, 0, false),
-        Some(Ended::Code(code)) => (0, number(code), false),
-        Some(Ended::Signal(signal, core)) => (1, number(signal), core),
-        Some(Ended::Unseen) => (2, 0, false),
+        Some(WaitStatus::Exited(code)) => (0, number(code), false),
+        Some(WaitStatus::Signaled(signal, core)) => (1, number(signal), core),
+        Some(WaitStatus::Unknown) => (2, 0, false),
     };
     to.put(kind);
     to.put(value);
@@ -153,7 +153,7 @@ impl Arrived {
     /// # Errors
     /// It is of another version, damaged, or names descriptors that are not open.
     pub fn read(file: RawFd) -> nix::Result<Self> {
-        let file = File::from(channel::inherited(file)?);
+        let file = File::from(fd_channel::take_inherited_fd(file)?);
         let length = file.metadata().map_err(|_| Errno::EIO)?.len();
         let mut bytes = vec![0; usize::try_from(length).map_err(|_| Errno::EFBIG)?];
         file.read_exact_at(&mut bytes, 0).map_err(|_| Errno::EIO)?;
@@ -164,7 +164,7 @@ impl Arrived {
         let flags = from.take()?;
         let upgrade = Upgrade::from_word(from.take()?).ok_or(Errno::EBADMSG)?;
         let oom = from.take()?;
-        oom::goes_on((oom != NONE).then_some(oom as i32));
+        oom_score::set_inherited_score((oom != NONE).then_some(oom as i32));
         let listener = from.descriptor()?.ok_or(Errno::EBADMSG)?;
         let lock = from.descriptor()?;
         let (pid, channel) = (from.take()?, from.descriptor()?);
@@ -188,7 +188,7 @@ fn read_run(from: &mut Reader<'_>) -> nix::Result<Run> {
     let id = from.take()?;
     let process = ProcessRef { pid: from.take()? as i32, start_time: from.take()? };
     let flags = from.take()?;
-    let report = from.descriptor()?.map(Report::of);
+    let report = from.descriptor()?.map(StartReport::from_fd);
     let notifier = from.descriptor()?;
     let (step, errno) = (from.take()?, from.take()? as i32);
     let (kind, value, core) = (from.take()?, from.take()? as i32, from.take()? != 0);
@@ -196,9 +196,9 @@ fn read_run(from: &mut Reader<'_>) -> nix::Result<Run> {
     let failed =
         usize::try_from(step).ok().and_then(|step| StartStep::ALL.get(step)).map(|step| (*step, errno));
     let mut ended = match kind {
-        0 => Some(Ended::Code(value)),
-        1 => Some(Ended::Signal(value, core)),
-        2 => Some(Ended::Unseen),
+        0 => Some(WaitStatus::Exited(value)),
+        1 => Some(WaitStatus::Signaled(value, core)),
+        2 => Some(WaitStatus::Unknown),
         _ => None,
     };
     let mut owes_end = flags & 4 != 0;
@@ -206,9 +206,9 @@ fn read_run(from: &mut Reader<'_>) -> nix::Result<Run> {
         (true, _) => Bond::Child,
         (false, Some(_)) => Bond::None,
         (false, None) if failed.is_some() => Bond::None,
-        (false, None) => Watched::new(process).map_or_else(
+        (false, None) => PidfdWatch::new(process).map_or_else(
             |_| {
-                (ended, owes_end) = (Some(Ended::Unseen), true);
+                (ended, owes_end) = (Some(WaitStatus::Unknown), true);
                 Bond::None
             },
             Bond::Foreign,
@@ -259,7 +259,7 @@ impl Reader<'_> {
     fn descriptor(&mut self) -> nix::Result<Option<OwnedFd>> {
         match self.take()? {
             NONE => Ok(None),
-            fd => channel::inherited(fd as i32).map(Some),
+            fd => fd_channel::take_inherited_fd(fd as i32).map(Some),
         }
     }
 
@@ -288,7 +288,7 @@ mod tests {
         runs.push(Run { owes_start: true, ..Run::new(1, me, vec![null(), null()], Bond::Child) });
         let gone = ProcessRef { start_time: me.start_time + 1, ..me };
         runs.push(Run::new(2, gone, vec![null()], Bond::Child));
-        let ended = Some(Ended::Signal(9, true));
+        let ended = Some(WaitStatus::Signaled(9, true));
         runs.push(Run { ended, owes_end: true, ..Run::new(3, gone, Vec::new(), Bond::Child) });
         let mut vault = Vault::default();
         vault.store("槽 1".into(), Some(null()));
@@ -325,7 +325,7 @@ mod tests {
         );
         assert!(matches!(runs[0].bond, Bond::Foreign(_)) && runs[0].owes_start && runs[0].ended.is_none());
         assert!(
-            runs[1].ended == Some(Ended::Unseen) && runs[1].owes_end,
+            runs[1].ended == Some(WaitStatus::Unknown) && runs[1].owes_end,
             "it is another process of that pid"
         );
         assert!(runs[2].ended == ended && runs[2].owes_end);

@@ -115,7 +115,7 @@ fn lock(home: &Home) -> Result<File, KeeperError> {
 ///
 /// Connections are accepted by then: whoever waited for the first process may connect.
 pub fn go_to_background(home: &Home) -> Result<(), KeeperError> {
-    spawn::leave_caller().map_err(KeeperError::System)?;
+    spawn::daemonize_fork().map_err(KeeperError::System)?;
     let _ = nix::unistd::chdir("/");
     let path = home.own_log();
     let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);

@@ -29,10 +29,9 @@ use self::vault::Vault;
 use self::wire::{News, Order, PACKET, Upgrade};
 use crate::exit::StartStep;
 use crate::paths::Home;
-use crate::process::pidfd::ProcessRef;
-use crate::process::{channel, oom, reap, spawn};
+use crate::process::process_ref::ProcessRef;
+use crate::process::{fd_channel, oom_score, spawn, wait};
 
-pub use self::child::path_of;
 pub use self::listen::KeeperError;
 
 /// The daemon finds its end of the channel at this number.
@@ -70,7 +69,7 @@ pub enum Began {
 pub fn main(home: &Home, began: Began) -> Result<(), KeeperError> {
     let (mut place, left) = match began {
         Began::InBackground | Began::InForeground => {
-            spawn::close_inherited();
+            spawn::close_inherited_fds();
             (listen::take(home)?, None)
         }
         Began::BySuccession(file) => {
@@ -119,7 +118,7 @@ impl<'a> Keeper<'a> {
     fn new(home: &'a Home, place: &'a listen::Place, left: Option<Arrived>) -> nix::Result<Self> {
         nix::sys::prctl::set_child_subreaper(true)?;
         let _ = nix::sys::prctl::set_name(c"rsm-keeper");
-        oom::prefer_others();
+        oom_score::lower_own_score();
         let mut watched = SigSet::empty();
         for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE] {
             watched.add(signal);
@@ -147,7 +146,7 @@ impl<'a> Keeper<'a> {
         };
         Ok(match left {
             Some(left) => keeper.taking_over(left),
-            None => Self { nofile: spawn::raise_open_files(), ..keeper },
+            None => Self { nofile: spawn::raise_nofile_limit(), ..keeper },
         })
     }
 
@@ -225,7 +224,7 @@ impl<'a> Keeper<'a> {
     }
 
     fn reap(&mut self) {
-        while let Some((pid, ended)) = reap::reap_one() {
+        while let Some((pid, ended)) = wait::try_wait_any() {
             if self.daemon.as_ref().is_some_and(|daemon| daemon.pid == pid) {
                 self.daemon_ended();
             } else {
@@ -297,7 +296,7 @@ impl<'a> Keeper<'a> {
             upgrade: self.upgrade,
             nofile: self.nofile,
         };
-        let errno = leaving.become_keeper(&child::path_of(&program), true);
+        let errno = leaving.become_keeper(&spawn::fd_path(&program), true);
         // The new daemon has shown that it speaks our protocol: the old keeper will do.
         let _ = writeln!(std::io::stderr(), "rsm keeper: going on with the former version: {errno}");
     }
@@ -325,7 +324,7 @@ impl<'a> Keeper<'a> {
     fn obey_from(&mut self, channel: BorrowedFd<'_>) -> bool {
         let mut packet = [0; PACKET];
         loop {
-            match channel::receive(channel, &mut packet) {
+            match fd_channel::receive_with_fds(channel, &mut packet) {
                 Err(Errno::EAGAIN) => return true,
                 // Said once, before what is still to be read: the other end left news unread.
                 Err(Errno::ECONNRESET) => {}
@@ -368,7 +367,7 @@ impl<'a> Keeper<'a> {
         let kept = fds.split_off(1 + given);
         let for_child = fds.split_off(1);
         let Some(order) = fds.pop() else { return };
-        match spawn::fork(spawn::Order::File(order), for_child, self.nofile) {
+        match spawn::fork_launch(spawn::LaunchSource::Memfd(order), for_child, self.nofile) {
             Ok(forked) => self.runs.add(run, forked, kept),
             Err(errno) => self.runs.add_failed(run, StartStep::Fork, errno),
         }
@@ -380,7 +379,7 @@ impl<'a> Keeper<'a> {
             return true;
         };
         let mut packet = [0; PACKET];
-        let mut tell = |news: &News, fds: &[BorrowedFd<'_>]| match channel::send(
+        let mut tell = |news: &News, fds: &[BorrowedFd<'_>]| match fd_channel::send_with_fds(
             channel.as_fd(),
             news.write(&mut packet),
             fds,

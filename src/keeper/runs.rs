@@ -11,12 +11,12 @@ use nix::unistd::Pid;
 
 use super::wire::News;
 use crate::exit::StartStep;
-use crate::process::pidfd::ProcessRef;
-use crate::process::proc_fs::Stat;
-use crate::process::reap::Ended;
-use crate::process::report::{Report, Told};
-use crate::process::spawn::Forked;
-use crate::process::watched::Watched;
+use crate::process::proc::stat::Stat;
+use crate::process::process_ref::ProcessRef;
+use crate::process::spawn::ForkedChild;
+use crate::process::spawn::report::{StartMessage, StartReport};
+use crate::process::wait::PidfdWatch;
+use crate::process::wait::WaitStatus;
 
 /// One life of an app's instance.
 #[derive(Debug)]
@@ -30,11 +30,11 @@ pub struct Run {
     /// How its end is learned.
     pub bond: Bond,
     /// Tells whether `exec` succeeded; gone once that is known.
-    pub report: Option<Report>,
+    pub report: Option<StartReport>,
     /// What the answers to its filter's questions go through, if it has one.
     pub notifier: Option<OwnedFd>,
     /// How it ended.
-    pub ended: Option<Ended>,
+    pub ended: Option<WaitStatus>,
     /// Which step of its start failed, and with which error.
     pub failed: Option<(StartStep, i32)>,
     /// The daemon has yet to hear how the start went.
@@ -49,7 +49,7 @@ pub enum Bond {
     /// A child: it is reaped.
     Child,
     /// Another keeper began it: it is watched.
-    Foreign(Watched),
+    Foreign(PidfdWatch),
     /// It could not even be made, or is gone.
     None,
 }
@@ -68,8 +68,8 @@ pub struct Runs(Vec<Run>);
 
 impl Runs {
     /// Adds a run that was just forked.
-    pub fn add(&mut self, id: u64, forked: Forked, kept: Vec<OwnedFd>) {
-        let Forked { pid, report } = forked;
+    pub fn add(&mut self, id: u64, forked: ForkedChild, kept: Vec<OwnedFd>) {
+        let ForkedChild { pid, report } = forked;
         // A zombie's stat stays readable, and we alone reap it: this cannot be someone else's.
         let start_time = Stat::of(pid).map_or(0, |stat| stat.start_time);
         let run = Run::new(id, ProcessRef { pid, start_time }, kept, Bond::Child);
@@ -84,9 +84,9 @@ impl Runs {
 
     /// Adds a run that another keeper began. If its process is gone, that is told.
     pub fn adopt(&mut self, id: u64, process: ProcessRef, kept: Vec<OwnedFd>) {
-        let (bond, ended) = match Watched::new(process) {
+        let (bond, ended) = match PidfdWatch::new(process) {
             Ok(watched) => (Bond::Foreign(watched), None),
-            Err(_) => (Bond::None, Some(Ended::Unseen)),
+            Err(_) => (Bond::None, Some(WaitStatus::Unknown)),
         };
         let run = Run::new(id, process, kept, bond);
         let alive = ended.is_none();
@@ -124,7 +124,7 @@ impl Runs {
     }
 
     /// Notes that a child has ended, if it is one of the runs.
-    pub fn ended(&mut self, pid: i32, ended: Ended) {
+    pub fn ended(&mut self, pid: i32, ended: WaitStatus) {
         let of_it =
             |run: &&mut Run| run.process.pid == pid && run.ended.is_none() && matches!(run.bond, Bond::Child);
         let Some(run) = self.0.iter_mut().find(of_it) else { return };
@@ -135,7 +135,7 @@ impl Runs {
     }
 
     /// Notes that a run has ended, as told by another.
-    pub fn note_end(&mut self, id: u64, ended: Ended) {
+    pub fn note_end(&mut self, id: u64, ended: WaitStatus) {
         self.0.iter_mut().filter(|run| run.id == id).for_each(|run| run.ended = Some(ended));
     }
 
@@ -146,7 +146,7 @@ impl Runs {
                 fds.push(PollFd::new(report.as_fd(), PollFlags::POLLIN));
             }
             if let (Bond::Foreign(watched), None) = (&run.bond, run.ended) {
-                let (fd, flags) = watched.wait_for();
+                let (fd, flags) = watched.poll_target();
                 fds.push(PollFd::new(fd, flags));
             }
         }
@@ -155,7 +155,7 @@ impl Runs {
     /// When to look at them even if nothing is told.
     pub fn look_at(&self) -> Option<Instant> {
         let look_at = |run: &Run| match &run.bond {
-            Bond::Foreign(watched) if run.ended.is_none() => watched.look_at(),
+            Bond::Foreign(watched) if run.ended.is_none() => watched.next_check(),
             Bond::Foreign(_) | Bond::Child | Bond::None => None,
         };
         self.0.iter().filter_map(look_at).min()
@@ -166,7 +166,7 @@ impl Runs {
         for run in &mut self.0 {
             run.read_report(false);
             if let (Bond::Foreign(watched), None) = (&mut run.bond, run.ended) {
-                run.ended = watched.ended();
+                run.ended = watched.try_wait();
                 run.owes_end = run.ended.is_some();
             }
         }
@@ -222,12 +222,12 @@ impl Run {
     fn read_report(&mut self, last: bool) {
         let Some(report) = self.report.take() else { return };
         loop {
-            match report.read() {
-                Told::Notifier(notifier) => self.notifier = Some(notifier),
-                Told::Failed(step, errno) => break self.failed = Some((step, errno)),
-                Told::Nothing if !last => return self.report = Some(report),
+            match report.receive() {
+                StartMessage::Notifier(notifier) => self.notifier = Some(notifier),
+                StartMessage::Failed(step, errno) => break self.failed = Some((step, errno)),
+                StartMessage::Pending if !last => return self.report = Some(report),
                 // Nothing, and yet dead: a descendant got hold of the other end before `exec`.
-                Told::Started | Told::Nothing => break,
+                StartMessage::Execed | StartMessage::Pending => break,
             }
         }
         self.owes_start = true;
@@ -248,15 +248,15 @@ impl Run {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::report;
+    use crate::process::spawn::report;
 
     #[test]
     fn the_daemon_gets_the_notifier_with_the_start_and_again_when_it_attaches() {
-        let (report, teller) = report::pair().unwrap();
+        let (report, teller) = report::start_report_pair().unwrap();
         let mut runs = Runs::default();
         let (kept, pipe) = nix::unistd::pipe().unwrap();
-        runs.add(7, Forked { pid: std::process::id().cast_signed(), report }, vec![kept]);
-        teller.notifier(pipe.as_fd()).unwrap();
+        runs.add(7, ForkedChild { pid: std::process::id().cast_signed(), report }, vec![kept]);
+        teller.send_notifier(pipe.as_fd()).unwrap();
         runs.look();
         assert!(runs.tell(|news, _| panic!("{news:?} is not known yet")));
         drop(teller);

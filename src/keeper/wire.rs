@@ -3,7 +3,7 @@
 //! The layout is fixed words, so that the keeper allocates nothing and an old keeper can always
 //! tell a message it does not know from garbage. `PROTOCOL` changes when the meaning does.
 
-use crate::process::reap::Ended;
+use crate::process::wait::WaitStatus;
 
 /// Version of this protocol, told in [`News::Hello`].
 pub const PROTOCOL: u64 = 1;
@@ -129,7 +129,7 @@ pub enum News {
         /// The run.
         run: u64,
         /// How.
-        ended: Ended,
+        ended: WaitStatus,
     },
     /// The keeper was told to end (SIGTERM).
     Terminate,
@@ -256,11 +256,11 @@ impl News {
             Self::Attached => Frame::new(&[4]),
             Self::Spawned { run, pid, start_time } => Frame::new(&[5, *run, word(*pid), *start_time]),
             Self::SpawnFailed { run, step, errno } => Frame::new(&[6, *run, *step, word(*errno)]),
-            Self::Exited { run, ended: Ended::Code(code) } => Frame::new(&[7, *run, 0, word(*code)]),
-            Self::Exited { run, ended: Ended::Signal(signal, core) } => {
+            Self::Exited { run, ended: WaitStatus::Exited(code) } => Frame::new(&[7, *run, 0, word(*code)]),
+            Self::Exited { run, ended: WaitStatus::Signaled(signal, core) } => {
                 Frame::new(&[7, *run, 1, word(*signal), u64::from(*core)])
             }
-            Self::Exited { run, ended: Ended::Unseen } => Frame::new(&[7, *run, 2]),
+            Self::Exited { run, ended: WaitStatus::Unknown } => Frame::new(&[7, *run, 2]),
             Self::Terminate => Frame::new(&[8]),
         };
         frame.write(packet)
@@ -279,9 +279,9 @@ impl News {
             4 => Self::Attached,
             5 => Self::Spawned { run: a, pid: number(b), start_time: c },
             6 => Self::SpawnFailed { run: a, step: b, errno: number(c) },
-            7 if b == 0 => Self::Exited { run: a, ended: Ended::Code(number(c)) },
-            7 if b == 2 => Self::Exited { run: a, ended: Ended::Unseen },
-            7 => Self::Exited { run: a, ended: Ended::Signal(number(c), d != 0) },
+            7 if b == 0 => Self::Exited { run: a, ended: WaitStatus::Exited(number(c)) },
+            7 if b == 2 => Self::Exited { run: a, ended: WaitStatus::Unknown },
+            7 => Self::Exited { run: a, ended: WaitStatus::Signaled(number(c), d != 0) },
             8 => Self::Terminate,
             _ => return None,
         })
@@ -320,9 +320,9 @@ mod tests {
             News::Attached,
             News::Spawned { run: 1, pid: 2, start_time: 3 },
             News::SpawnFailed { run: 1, step: 10, errno: 2 },
-            News::Exited { run: 1, ended: Ended::Code(255) },
-            News::Exited { run: 1, ended: Ended::Signal(11, true) },
-            News::Exited { run: 1, ended: Ended::Unseen },
+            News::Exited { run: 1, ended: WaitStatus::Exited(255) },
+            News::Exited { run: 1, ended: WaitStatus::Signaled(11, true) },
+            News::Exited { run: 1, ended: WaitStatus::Unknown },
             News::Terminate,
         ];
         for item in news {

@@ -24,10 +24,10 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, SpliceFFlags, splice, tee};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
 
 use super::peek::{Seen, widen};
+use crate::process::memfd;
 
 /// Bytes of a record's head: which record, how many bytes.
 const HEAD: usize = 16;
@@ -72,13 +72,13 @@ impl Journal {
     /// # Errors
     /// The system is out of descriptors or memory.
     pub(super) fn new() -> io::Result<Self> {
-        let record = memfd_create(c"rsm-log-record", MFdFlags::MFD_CLOEXEC)?;
+        let record = memfd::create(c"rsm-log-record")?;
         let (read, _write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         // One descriptor for both ends: the keeper keeps one a name.
         let path = format!("/proc/self/fd/{}", read.as_raw_fd());
         let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
         let marker = nix::fcntl::open(path.as_str(), flags, Mode::empty())?;
-        Self::of(record, marker)
+        Self::of(record.into(), marker)
     }
 
     /// What a former daemon's thread of this number had, taken out of what was kept. It is to be

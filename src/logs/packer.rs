@@ -52,7 +52,7 @@ struct Room {
 
 impl Room {
     fn work(mut self) {
-        if let Err(error) = priority::yield_to_all() {
+        if let Err(error) = priority::set_idle_priority() {
             tracing::debug!("logs are compressed at normal priority: {error}");
         }
         while let Ok(Pack { path, delay }) = self.asked.recv() {

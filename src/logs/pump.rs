@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout_at};
 
 use super::desk::Desk;
 use super::stream::{Step, Stream};
-use crate::process::channel;
+use crate::process::fd_channel;
 
 /// Moves in a row before others get their turn.
 const TURN: u32 = 4;
@@ -48,7 +48,7 @@ impl Pump {
     /// # Errors
     /// It cannot be waited for, or the system's limit of watches is reached.
     pub(super) fn new(pipe: OwnedFd, stream: Stream) -> io::Result<Self> {
-        let (pipe, stream) = (channel::register(pipe)?, RefCell::new(stream));
+        let (pipe, stream) = (fd_channel::async_fd(pipe)?, RefCell::new(stream));
         Ok(Self { pipe, stream, small_at: Cell::default(), look_again: Cell::default() })
     }
 

@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
-use crate::process::proc_fs::{Stat, page_size, proportional_memory, ticks_per_second};
+use crate::process::proc::stat::{Stat, page_size, pss, ticks_per_second};
 
 pub use sampler::Sampler;
 
@@ -73,7 +73,7 @@ pub struct Largest {
 
 /// What can be said of a process at once: its own memory.
 pub fn first_glance(pid: i32) -> Usage {
-    let resident = Stat::of(pid).map_or(0, |stat| stat.resident * page_size());
+    let resident = Stat::of(pid).map_or(0, |stat| stat.rss_pages * page_size());
     Usage { memory: resident, processes: vec![pid], ..Usage::default() }
 }
 
@@ -106,12 +106,8 @@ fn disk(path: &Path) -> (u64, u64) {
 pub fn process(pid: i32, now: u64) -> ProcessInfo {
     let stat = Stat::of(pid).ok();
     let started = stat.map_or(now, |stat| stat.start_time * 1000 / ticks_per_second());
-    let resident = || stat.map_or(0, |stat| stat.resident * page_size());
-    ProcessInfo {
-        pid,
-        uptime: now.saturating_sub(started),
-        memory: proportional_memory(pid).unwrap_or_else(resident),
-    }
+    let resident = || stat.map_or(0, |stat| stat.rss_pages * page_size());
+    ProcessInfo { pid, uptime: now.saturating_sub(started), memory: pss(pid).unwrap_or_else(resident) }
 }
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ use super::Usage;
 use super::births::{Births, Born};
 use super::tracked::{Measures, Tracked};
 use super::watched::Allowance;
-use crate::process::pidfd::ProcessRef;
-use crate::process::proc_fs::{self, Stat};
+use crate::process::proc::stat::{self, Stat};
+use crate::process::process_ref::ProcessRef;
 
 /// Every tree is searched at least every so many samples, should a birth have gone unseen.
 const SEARCH_EVERY: u64 = 64;
@@ -57,8 +57,8 @@ impl Sampler {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
         let measures = Measures {
-            page: proc_fs::page_size(),
-            ticks_per_second: proc_fs::ticks_per_second(),
+            page: stat::page_size(),
+            ticks_per_second: stat::ticks_per_second(),
             most_percent: cores as f64 * 100.0,
             allowance: Allowance::new(usize::try_from(files / PART_OF_FILES).unwrap_or(usize::MAX)),
         };
@@ -161,7 +161,7 @@ mod tests {
         app.line();
         let mut sampler = Sampler::new();
         assert_eq!(only(sampler.sample(0, &run(&app))).cpu_percent, 0.0);
-        let ticks = || Stat::of(app.leader().pid).unwrap().own_ticks;
+        let ticks = || Stat::of(app.leader().pid).unwrap().cpu_ticks;
         let begun = ticks();
         wait_until(|| ticks() >= begun + 20);
         // Twenty ticks are 0.2 s; said to have passed in 1 s they are a fifth of a core.
@@ -192,7 +192,7 @@ mod tests {
              input()",
         );
         let runs = run(&app);
-        let total = |stat: Stat| stat.own_ticks + stat.reaped_ticks;
+        let total = |stat: Stat| stat.cpu_ticks + stat.child_cpu_ticks;
         let mut sampler = Sampler::new();
         let begun = total(Stat::of(app.leader().pid).unwrap());
         sampler.sample(0, &runs);

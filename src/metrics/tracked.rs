@@ -2,8 +2,8 @@
 
 use super::watched::{Allowance, Watched};
 use super::{Largest, Usage};
-use crate::process::pidfd::ProcessRef;
-use crate::process::proc_fs::{self, Stat};
+use crate::process::proc::stat::{self, Stat};
+use crate::process::process_ref::ProcessRef;
 use crate::process::tree;
 
 /// Within so many milliseconds a second sample only repeats the figure: `/proc` counts processor
@@ -49,17 +49,17 @@ struct Spent {
 
 impl Spent {
     fn add(&mut self, before: &Stat, now: &Stat) {
-        self.own += now.own_ticks.saturating_sub(before.own_ticks);
-        self.reaped += now.reaped_ticks.saturating_sub(before.reaped_ticks);
+        self.own += now.cpu_ticks.saturating_sub(before.cpu_ticks);
+        self.reaped += now.child_cpu_ticks.saturating_sub(before.child_cpu_ticks);
     }
 
     fn add_new(&mut self, stat: &Stat) {
-        self.own += stat.own_ticks;
-        self.reaped += stat.reaped_ticks;
+        self.own += stat.cpu_ticks;
+        self.reaped += stat.child_cpu_ticks;
     }
 
     fn end(&mut self, last: &Stat) {
-        self.counted += last.own_ticks + last.reaped_ticks;
+        self.counted += last.cpu_ticks + last.child_cpu_ticks;
     }
 
     /// A parent that ignores SIGCHLD is not charged for its children: then nothing of `counted` is
@@ -110,7 +110,7 @@ impl Tracked {
             };
             spent.add(&before, &member.stat);
             died |= member.stat.is_dead() && !before.is_dead();
-            let used = before.own_ticks != member.stat.own_ticks || before.resident != member.stat.resident;
+            let used = before.cpu_ticks != member.stat.cpu_ticks || before.rss_pages != member.stat.rss_pages;
             if several && used {
                 member.weigh(now);
             }
@@ -128,7 +128,7 @@ impl Tracked {
         let before = self.members.len();
         let mut roots = vec![self.leader];
         while let Some(root) = roots.pop() {
-            for found in tree::members(root) {
+            for found in tree::tree_members(root) {
                 if self.members.iter().any(|member| member.process == found.process) {
                     continue;
                 }
@@ -172,7 +172,7 @@ impl Tracked {
         let alone = self.usage.processes.len() == 1;
         let living = || self.members.iter().filter(|member| !member.stat.is_dead());
         let bytes = |member: &Watched| match alone {
-            true => member.stat.resident * measures.page,
+            true => member.stat.rss_pages * measures.page,
             false => member.weight(measures.page),
         };
         self.usage.memory = living().map(bytes).sum();
@@ -182,7 +182,7 @@ impl Tracked {
             let pid = member.process.pid;
             // Read once: it stays the largest nearly always.
             let name = former.filter(|former| former.pid == pid && !changed).map(|former| former.name);
-            let name = name.unwrap_or_else(|| proc_fs::command(pid).into());
+            let name = name.unwrap_or_else(|| stat::comm(pid).into());
             // Measured as the sum is: it is never more than that.
             Largest { pid, name, memory: bytes(member) }
         });
@@ -193,9 +193,9 @@ impl Tracked {
 mod tests {
     use super::*;
 
-    fn stat(own_ticks: u64, reaped_ticks: u64) -> Stat {
+    fn stat(cpu_ticks: u64, child_cpu_ticks: u64) -> Stat {
         let line = b"42 (sh) S 7 41 40 0 -1 0 1 2 3 4 50 60 70 80 20 0 1 0 9000 0 0 18446";
-        Stat { own_ticks, reaped_ticks, ..Stat::parse(line).unwrap() }
+        Stat { cpu_ticks, child_cpu_ticks, ..Stat::parse(line).unwrap() }
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::process::pidfd::ProcessRef;
-use crate::process::proc_fs::{self, Stat, proportional_memory};
+use crate::process::proc::stat::{self, Stat, pss};
+use crate::process::process_ref::ProcessRef;
 
 /// For how many times its own duration no reading of shared memory follows another. The kernel
 /// walks all page tables for it, milliseconds for gigabytes, and the app's `mmap` waits meanwhile.
@@ -56,7 +56,7 @@ struct Share {
 impl Watched {
     /// Begins to watch; `None` if the process is gone.
     pub(super) fn open(process: ProcessRef, allowance: &Allowance) -> Option<Self> {
-        let keep = |token| Some((proc_fs::open(process.pid).ok()?, token));
+        let keep = |token| Some((stat::open_stat(process.pid).ok()?, token));
         let kept = allowance.take().and_then(keep);
         let stat = read(kept.as_ref(), process).ok()?;
         Some(Self { process, stat, kept, share: None })
@@ -68,7 +68,7 @@ impl Watched {
         let before = self.stat;
         match read(self.kept.as_ref(), self.process) {
             Ok(stat) => self.stat = stat,
-            Err(error) if proc_fs::is_gone(&error) => return None,
+            Err(error) if stat::is_process_gone(&error) => return None,
             Err(_) => {}
         }
         Some(before)
@@ -80,18 +80,18 @@ impl Watched {
             return;
         }
         let begun = Instant::now();
-        let bytes = proportional_memory(self.process.pid);
+        let bytes = pss(self.process.pid);
         let took = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let rest_until = now.saturating_add(took.saturating_mul(REST));
-        self.share = bytes.map(|bytes| Share { bytes, resident: self.stat.resident, rest_until });
+        self.share = bytes.map(|bytes| Share { bytes, resident: self.stat.rss_pages, rest_until });
     }
 
     /// Bytes that are its part of the tree's memory: its share when last weighed, and what it has
     /// come to hold since. One that cannot be weighed counts in full.
     pub(super) fn weight(&self, page: u64) -> u64 {
-        let Some(share) = self.share else { return self.stat.resident * page };
-        let more = self.stat.resident.saturating_sub(share.resident) * page;
-        let less = share.resident.saturating_sub(self.stat.resident) * page;
+        let Some(share) = self.share else { return self.stat.rss_pages * page };
+        let more = self.stat.rss_pages.saturating_sub(share.resident) * page;
+        let less = share.resident.saturating_sub(self.stat.rss_pages) * page;
         (share.bytes + more).saturating_sub(less)
     }
 }
@@ -129,12 +129,12 @@ mod tests {
     fn growth_counts_before_it_is_weighed() {
         let app = Fixture::sh("read _");
         let mut watched = Watched::open(app.leader(), &Allowance::new(1)).unwrap();
-        assert_eq!(watched.weight(10), watched.stat.resident * 10);
+        assert_eq!(watched.weight(10), watched.stat.rss_pages * 10);
         watched.share = Some(Share { bytes: 500, resident: 100, rest_until: 7 });
-        watched.stat.resident = 130;
+        watched.stat.rss_pages = 130;
         watched.weigh(6);
         assert_eq!(watched.weight(10), 800);
-        watched.stat.resident = 90;
+        watched.stat.rss_pages = 90;
         assert_eq!(watched.weight(10), 400);
     }
 }

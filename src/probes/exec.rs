@@ -10,7 +10,7 @@ use nix::fcntl::OFlag;
 use tokio::net::unix::pipe::Receiver;
 
 use crate::exit::Exit;
-use crate::process::command::{Command, Running};
+use crate::process::helper::{HelperCommand, HelperProcess};
 use crate::spec::{Account, Vars};
 
 /// Only the last part of the output is kept. Bytes.
@@ -38,7 +38,7 @@ impl ExecContext {
     /// The exit code is not 0; the error has the exit status and the last line of the output.
     pub(super) async fn run(&self, line: &str, timeout: Duration) -> Result<(), String> {
         let (out, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| errno.desc().to_owned())?;
-        let command = Command {
+        let command = HelperCommand {
             program: "/bin/sh".into(),
             args: vec!["-c".into(), line.into()],
             env: self.env.clone(),
@@ -56,12 +56,12 @@ impl ExecContext {
 }
 
 /// Waits for the exit, and returns the last part of the output.
-async fn collect_output(mut running: Running, out: OwnedFd) -> io::Result<(ExitStatus, Vec<u8>)> {
+async fn collect_output(mut running: HelperProcess, out: OwnedFd) -> io::Result<(ExitStatus, Vec<u8>)> {
     let (out, mut output) = (Receiver::from_owned_fd(out)?, Vec::new());
     let mut open = true;
     let status = loop {
         tokio::select! {
-            ended = running.ended() => break ended?,
+            ended = running.wait() => break ended?,
             readable = out.readable(), if open => {
                 readable?;
                 open = read(&out, &mut output).is_some();

@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use super::pidfd::ProcessRef;
+use super::process_ref::ProcessRef;
 
 /// Waits for a condition that no event announces, and fails at a deadline.
 pub(crate) fn wait_until(mut holds: impl FnMut() -> bool) {

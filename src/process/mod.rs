@@ -1,27 +1,22 @@
-//! Processes as the kernel has them: starting, reaping, signalling, and finding whole trees.
+//! Linux processes: starting, waiting, signaling, finding process trees, and helper processes.
 //!
-//! Linux only, as are `keeper` and `cluster`. `unsafe` stands here and there alone.
+//! `unsafe` code is only here and in `cluster`.
 
-pub mod account;
 pub mod bpf;
-pub mod cgroup;
-pub mod channel;
-pub mod command;
-pub mod connections;
-mod dead;
+pub mod fd_channel;
 #[cfg(test)]
 pub(crate) mod fixture;
-pub mod init;
+pub mod helper;
 pub mod limits;
-pub mod oom;
-pub mod pidfd;
+pub mod memfd;
+pub mod oom_score;
+pub mod pid1;
 pub mod priority;
-pub mod proc_fs;
-pub mod reap;
-pub mod report;
+pub mod proc;
+pub mod process_ref;
 pub mod seccomp;
 pub mod signal;
 pub mod spawn;
-pub mod stdio;
 pub mod tree;
-pub mod watched;
+pub mod wait;
+pub mod xattr;

@@ -7,17 +7,17 @@ use nix::sys::signal::Signal;
 pub fn parse(text: &str) -> Option<i32> {
     let text = text.trim().to_ascii_uppercase();
     if let Ok(number) = text.parse() {
-        return is_signal(number).then_some(number);
+        return is_valid(number).then_some(number);
     }
     let bare = text.strip_prefix("SIG").unwrap_or(&text);
-    realtime(bare).or_else(|| named(bare))
+    parse_realtime(bare).or_else(|| by_name(bare))
 }
 
-fn is_signal(number: i32) -> bool {
+fn is_valid(number: i32) -> bool {
     Signal::try_from(number).is_ok() || (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number)
 }
 
-fn named(bare: &str) -> Option<i32> {
+fn by_name(bare: &str) -> Option<i32> {
     // Older names that kill(1) still knows.
     let bare = match bare {
         "IOT" => "ABRT",
@@ -28,7 +28,7 @@ fn named(bare: &str) -> Option<i32> {
     format!("SIG{bare}").parse::<Signal>().ok().map(|signal| signal as i32)
 }
 
-fn realtime(bare: &str) -> Option<i32> {
+fn parse_realtime(bare: &str) -> Option<i32> {
     let (base, offset) = match (bare.strip_prefix("RTMIN"), bare.strip_prefix("RTMAX")) {
         (Some(offset), _) => (libc::SIGRTMIN(), offset),
         (None, Some(offset)) => (libc::SIGRTMAX(), offset),
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn every_name_reads_back() {
-        let sendable: Vec<i32> = (0..100).filter(|number| is_signal(*number)).collect();
+        let sendable: Vec<i32> = (0..100).filter(|number| is_valid(*number)).collect();
         assert!(sendable.len() > 60);
         for number in sendable {
             assert_eq!(parse(&name(number)), Some(number));

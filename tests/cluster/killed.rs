@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rsm::cluster::{Began, ClusterThread, Event, Family, Keep, Outside, Path, Settings};
-use rsm::process::channel;
-use rsm::process::pidfd::ProcessRef;
-use rsm::process::report::Told;
-use rsm::process::spawn::{self, Launch, Order};
-use rsm::process::tree::{Mark, Orphans};
+use rsm::process::fd_channel;
+use rsm::process::process_ref::ProcessRef;
+use rsm::process::spawn::report::StartMessage;
+use rsm::process::spawn::{self, LaunchSource, LaunchSpec};
+use rsm::process::tree::{OrphanScope, RunMarker};
 
 use crate::ports::free_port;
 use crate::programs::STORM;
@@ -42,7 +42,7 @@ impl Outside for Line {
 }
 
 fn say(to: BorrowedFd<'_>, text: &str, fds: &[BorrowedFd<'_>]) {
-    while channel::send(to, text.as_bytes(), fds) == Err(Errno::EAGAIN) {
+    while fd_channel::send_with_fds(to, text.as_bytes(), fds) == Err(Errno::EAGAIN) {
         let _ = poll(&mut [PollFd::new(to, PollFlags::POLLOUT)], PollTimeout::NONE);
     }
 }
@@ -51,7 +51,7 @@ fn say(to: BorrowedFd<'_>, text: &str, fds: &[BorrowedFd<'_>]) {
 fn hear(from: BorrowedFd<'_>) -> Option<(String, Option<OwnedFd>)> {
     let mut packet = [0; 256];
     loop {
-        match channel::receive(from, &mut packet) {
+        match fd_channel::receive_with_fds(from, &mut packet) {
             Err(Errno::EAGAIN) => {
                 let _ = poll(&mut [PollFd::new(from, PollFlags::POLLIN)], PollTimeout::NONE);
             }
@@ -66,7 +66,7 @@ fn hear(from: BorrowedFd<'_>) -> Option<(String, Option<OwnedFd>)> {
 #[test]
 #[ignore = "a process that another test starts and kills"]
 fn engine_process() {
-    let line = channel::inherited(FD).unwrap();
+    let line = fd_channel::take_inherited_fd(FD).unwrap();
     let (mut stored, mut notifier) = (Vec::new(), None);
     let facts = loop {
         match hear(line.as_fd()).unwrap() {
@@ -79,8 +79,8 @@ fn engine_process() {
     let path = if facts[0] == 0 { Path::Take } else { Path::Replace };
     let family = Family {
         keeper: 0,
-        orphans: Orphans::AtKeeper,
-        mark: Mark { name: "RSM_RUN", owner: "/cluster-test".into() },
+        orphans: OrphanScope::KeeperChildren,
+        mark: RunMarker { name: "RSM_RUN", owner: "/cluster-test".into() },
     };
     let engine = ClusterThread::start(Box::new(Line(line.try_clone().unwrap())), family, stored).unwrap();
     engine.cluster().app(APP, Settings { slots: vec![0], ..Settings::default() });
@@ -100,7 +100,7 @@ struct Keeper {
 impl Keeper {
     /// An engine that knows all that the former ones left.
     fn start_engine(&self) -> (Child, OwnedFd) {
-        let (ours, theirs) = channel::pair().unwrap();
+        let (ours, theirs) = fd_channel::socketpair().unwrap();
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "killed::engine_process", "--ignored", "--nocapture"]);
         command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -148,23 +148,23 @@ impl Keeper {
 fn calls_survive_killing_the_engine() {
     for path in [Path::Take, Path::Replace] {
         let (read, write) = std::io::pipe().unwrap();
-        let launch = Launch {
+        let launch = LaunchSpec {
             program: "/usr/bin/env".into(),
             argv: ["env", "python3", "-c", STORM, &free_port().to_string()].map(str::to_owned).into(),
             env: vec![format!("PATH={}", std::env::var("PATH").unwrap())],
             cwd: "/".into(),
             account: None,
             fds: vec![1, 2],
-            asks: path.calls(),
+            supervised_calls: path.calls(),
             limits: None,
             listen_pid: false,
         };
         let fds = vec![write.try_clone().unwrap().into(), write.into()];
-        let forked = spawn::fork(Order::Ready(Box::new(launch)), fds, None).unwrap();
+        let forked = spawn::fork_launch(LaunchSource::Inline(Box::new(launch)), fds, None).unwrap();
         let notifier = loop {
-            match forked.report.read() {
-                Told::Notifier(fd) => break fd,
-                Told::Nothing => {
+            match forked.report.receive() {
+                StartMessage::Notifier(fd) => break fd,
+                StartMessage::Pending => {
                     let mut wait = [PollFd::new(forked.report.as_fd(), PollFlags::POLLIN)];
                     poll(&mut wait, PollTimeout::NONE).unwrap();
                 }
@@ -179,7 +179,7 @@ fn calls_survive_killing_the_engine() {
             let (mut engine, line) = keeper.start_engine();
             // From its first word on it lives for some milliseconds.
             let before = keeper.listened;
-            while keeper.listened == before && program.runs() {
+            while keeper.listened == before && program.is_running() {
                 keeper.obey(&line, Duration::from_millis(1));
                 let ended = engine.try_wait().unwrap();
                 assert!(ended.is_none() || keeper.listened > before, "the engine ended: {ended:?}");

@@ -18,10 +18,10 @@ use rsm::cluster::{
     Address, Began, Cluster, ClusterThread, Event, Family, Keep, Opening, Outside, Passed, Path, Port,
     Settings, passed,
 };
-use rsm::process::pidfd::ProcessRef;
-use rsm::process::report::Told;
-use rsm::process::spawn::{self, Launch, Order};
-use rsm::process::tree::{Mark, Orphans};
+use rsm::process::process_ref::ProcessRef;
+use rsm::process::spawn::report::StartMessage;
+use rsm::process::spawn::{self, LaunchSource, LaunchSpec};
+use rsm::process::tree::{OrphanScope, RunMarker};
 use rsm::spec::Account;
 
 use crate::wait::wait_or_none;
@@ -140,25 +140,25 @@ impl Supervisor {
         }
         let mut words = vec!["env".to_owned()];
         words.extend(argv.iter().map(|word| word.as_ref().to_owned()));
-        let launch = Launch {
+        let launch = LaunchSpec {
             program: "/usr/bin/env".into(),
             argv: words,
             env,
             cwd: "/".into(),
             account: self.account.clone(),
             fds: numbers,
-            asks: self.path.calls(),
+            supervised_calls: self.path.calls(),
             limits: None,
             listen_pid: self.path == Path::Listen,
         };
-        let forked = spawn::fork(Order::Ready(Box::new(launch)), fds, None).unwrap();
+        let forked = spawn::fork_launch(LaunchSource::Inline(Box::new(launch)), fds, None).unwrap();
         let mut notifier = None;
         loop {
             let mut wait = [PollFd::new(forked.report.as_fd(), PollFlags::POLLIN)];
             assert!(poll(&mut wait, PollTimeout::from(30_000u16)).unwrap() > 0, "no report");
-            match forked.report.read() {
-                Told::Notifier(fd) => notifier = Some(fd),
-                Told::Started => break,
+            match forked.report.receive() {
+                StartMessage::Notifier(fd) => notifier = Some(fd),
+                StartMessage::Execed => break,
                 other => panic!("{other:?}"),
             }
         }
@@ -309,13 +309,13 @@ impl Supervisor {
     }
 }
 
-fn mark() -> Mark {
-    Mark { name: "RSM_RUN", owner: "/cluster-test".into() }
+fn mark() -> RunMarker {
+    RunMarker { name: "RSM_RUN", owner: "/cluster-test".into() }
 }
 
 fn start_engine(sender: &Sender<Event>, kept: &Kept, stored: Vec<(String, OwnedFd)>) -> ClusterThread {
     let world = World { events: sender.clone(), kept: Arc::clone(kept) };
-    let (keeper, orphans) = (std::process::id().cast_signed(), Orphans::AtKeeper);
+    let (keeper, orphans) = (std::process::id().cast_signed(), OrphanScope::KeeperChildren);
     let family = Family { keeper, orphans, mark: mark() };
     ClusterThread::start(Box::new(world), family, stored).unwrap()
 }

@@ -159,14 +159,19 @@ fn startup_prints_unit_before_writing() {
     for line in ["Type=notify", "Delegate=yes", "KillMode=process", "foreground", "reload all", &home] {
         assert!(ran.stdout.contains(line), "{line}: {}", ran.stdout);
     }
+    let removal = rsm.ok(&["unstartup", "systemd", "--print"]).stdout;
+    assert!(removal.contains("run: ") && removal.contains("\nremove: "), "{removal}");
+    assert!(!removal.contains("Type=notify"), "{removal}");
     for system in ["openrc", "sysv", "runit"] {
         rsm.ok(&["startup", system, "--print"]).shows("foreground").shows(&home);
     }
-    rsm.run(&["startup", "systemd", "--print", "--user", "no-such-user"]).code(1).says("there is no user");
+    rsm.run(&["startup", "systemd", "--print", "--user", "no-such-user"])
+        .code(1)
+        .says("startup: user \"no-such-user\" does not exist");
     rsm.run(&["startup", "launchd", "--print"]).code(2).says("openrc");
     rsm.run(&["startup", "systemd", "--print", "--service-name", "../x"])
         .code(1)
-        .says("no name for a service");
+        .says("invalid service name");
 }
 
 #[test]
@@ -179,7 +184,7 @@ fn startup_rejects_binary_user_cannot_execute() {
     let home = rsm.home().display().to_string();
     let args = ["startup", "systemd", "--user", "nobody", "--home", &home];
     let output = rsm.command_of(&program.display().to_string(), &args).output().unwrap();
-    crate::harness::Ran::new(&args, &output).code(1).says("may not execute").says("/usr/local/bin/rsm");
+    crate::harness::Ran::new(&args, &output).code(1).says("cannot execute").says("/usr/local/bin");
     rsm.run(&["startup", "systemd", "--user", "nobody"]).code(1).says("--home");
     assert!(!std::path::Path::new("/etc/systemd/system/rsm-nobody.service").exists());
 }
@@ -195,11 +200,11 @@ fn user_units_are_written_once_and_removed() {
     let args = ["startup", "systemd", "--service-name", name];
     in_image(&rsm, &args).code(0).says(&format!("wrote {file}"));
     let text = read(&file);
-    in_image(&rsm, &args).code(0).says("is as it should be");
+    in_image(&rsm, &args).code(0).says("unchanged: ");
     assert_eq!(read(&file), text);
     in_image(&rsm, &["unstartup", "systemd", "--service-name", name]).code(0).says("removed");
     assert!(!std::path::Path::new(&file).exists());
-    in_image(&rsm, &["unstartup", "systemd", "--service-name", name]).code(0).says("nothing to do");
+    in_image(&rsm, &["unstartup", "systemd", "--service-name", name]).code(0).says("nothing to remove");
     let asked = read(rsm.dir().join("asked"));
     assert!(
         asked.contains(&format!("enable {name}.service"))

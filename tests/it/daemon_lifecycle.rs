@@ -217,11 +217,15 @@ fn kill_reports_only_force_killed_apps() {
         Rsm::new().file("deaf.sh", "#!/bin/sh\ntrap '' INT TERM\n: > ready\nwhile :; do sleep 1; done\n");
     rsm.ok(&["start", "./deaf.sh", "--name", "before", "--kill-timeout", "100"]);
     wait_until("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
-    rsm.ok(&["stop", "before"]).says("was killed");
+    rsm.ok(&["stop", "before"]).says("killed after the grace period");
     fs::remove_file(rsm.dir().join("ready")).unwrap();
     rsm.ok(&["start", "./deaf.sh", "--name", "deaf", "--kill-timeout", "100"]);
     wait_until("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
     let told = rsm.ok(&["kill"]).stderr;
     let of = |name: &str| told.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
-    assert!(of("deaf").contains("was killed") && !of("before").contains("was killed"), "{told}");
+    assert!(
+        of("deaf").contains("killed after the grace period")
+            && !of("before").contains("killed after the grace period"),
+        "{told}"
+    );
 }

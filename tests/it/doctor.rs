@@ -56,7 +56,7 @@ fn reports_apps_that_would_not_start() {
     assert_eq!(about(&rsm, "resting").0, "ok");
     rsm.run(&["doctor", "--boot", "systemd"]).code(1).says("would not start at boot");
     rsm.ok(&["start", "fine.sh", "--name", "newer"]);
-    assert!(about(&rsm, "the saved list").1.contains("newer"));
+    assert!(about(&rsm, "saved list").1.contains("newer"));
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn checks_machine_and_rsm() {
         assert!(ran.stdout.contains(part), "{part}: {}", ran.stdout);
     }
     rsm.ok(&["start", "sleep 1000", "--name", "app"]);
-    rsm.ok(&["doctor"]).shows("holds 0 instances");
+    rsm.ok(&["doctor"]).shows("0 instances saved");
     fs::write(rsm.home().join("conf.json"), "{").unwrap();
     rsm.run(&["doctor"]).code(1).shows("conf.json");
     fs::remove_file(rsm.home().join("conf.json")).unwrap();

@@ -11,8 +11,7 @@ fn works(program: &str, args: &[&str], name: &str) {
     rsm.ok(&["start", "sleep 1000", "--name", "other"]);
     let output = rsm.command_of(program, args).output().unwrap();
     let ran = Ran::new(&[program], &output).code(0);
-    for line in ["rsm 0.", &format!("{name} says hello"), "as wished", &format!("{name}: online, 1 restarts")]
-    {
+    for line in ["rsm 0.", &format!("{name}: hello"), "): ok", &format!("{name}: online, 1 restarts")] {
         assert!(ran.stdout.contains(line), "no {line:?} in {}", ran.stdout);
     }
     assert_eq!(rsm.list().len(), 1, "it has removed its app, and only that");

@@ -202,7 +202,7 @@ fn start_prints_port_warnings() {
     kill(Pid::from_raw(rsm.managers().0), Signal::SIGKILL).unwrap();
     rsm.until("a daemon knows it", |rsm| {
         let described = rsm.ok(&["describe", "two"]).stdout;
-        (described.contains(&shared) && described.contains("shared by")).then_some(())
+        (described.contains(&shared) && described.contains("port sharing")).then_some(())
     });
 }
 

@@ -46,7 +46,7 @@ fn reload_fails_no_request_and_counts() {
         let before = rsm.pids("web");
         let load = Client::local(port).timeout(DEADLINE).expect("version").load(3, Pace::Unlimited);
         rsm.write("app.js", &server("two"));
-        rsm.ok(&["reload", "web"]).says("the new process serves");
+        rsm.ok(&["reload", "web"]).says("replaced, draining the old process");
         load.finish().assert_clean();
         all_answer(port, "version two");
         let after = rsm.pids("web");
@@ -204,7 +204,7 @@ fn verify_counts_requests_during_reload() {
     rsm.ok(&["reload", "web", "--parallel", "2", "--verify", &url]).says("meanwhile, 0 failed");
     let nobody = format!("http://127.0.0.1:{}/", free_port());
     let before = rsm.pids("web");
-    rsm.run(&["reload", "web", "--verify", &nobody]).code(1).says("nothing was reloaded");
+    rsm.run(&["reload", "web", "--verify", &nobody]).code(1).says("reload not started");
     assert_eq!(rsm.pids("web"), before);
     rsm.run(&["reload", "web", "--verify", "https://127.0.0.1/"]).code(2).says("http://");
     rsm.run(&["reload", "web", "--parallel", "0"]).code(2);
@@ -237,7 +237,7 @@ fn interrupted_reload_resumes_and_delete_fails_it() {
     rsm.until("it is under way", |rsm| (nodes(rsm).len() > 2).then_some(()));
     let (code, _, said) = following.interrupt();
     assert_eq!(code, Some(130), "{said}");
-    assert!(said.contains("the reload goes on"), "{said}");
+    assert!(said.contains("the reload continues"), "{said}");
     rsm.until("all are new", |rsm| {
         let now = rsm.pids("web");
         (now.len() == 2 && now.iter().all(|pid| !before.contains(pid))).then_some(())

@@ -128,7 +128,7 @@ fn second_ctrl_c_skips_grace_period() {
     });
     let ended = container.end(&rsm);
     assert_eq!(ended.code, Some(137), "{}", ended.err);
-    assert!(ended.err.contains("killing what has not ended yet"), "{}", ended.err);
+    assert!(ended.err.contains("killing remaining processes"), "{}", ended.err);
 }
 
 #[test]
@@ -291,6 +291,6 @@ fn pm2_runtime_link_behaves_the_same() {
 fn refuses_home_with_running_daemon() {
     let rsm = Rsm::new().file("app.sh", POLITE);
     rsm.ok(&["start", "app.sh"]);
-    rsm.run(&["runtime", "app.sh"]).code(1).says("runs already").says("rsm start");
+    rsm.run(&["runtime", "app.sh"]).code(1).says("is already running").says("rsm start");
     assert_eq!(rsm.statuses("app"), ["online"]);
 }

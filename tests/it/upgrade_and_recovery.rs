@@ -206,7 +206,7 @@ fn upgrade_keeps_apps_running() {
     let pids = [rsm.pids("echo"), rsm.pids("nap")].concat();
     let other = rsm.another_version("0.9.9");
     let (daemon, keeper) = rsm.managers();
-    rsm.ok(&["upgrade", "--binary", "./rsm-other"]).says("rsm 0.9.9 took over from");
+    rsm.ok(&["upgrade", "--binary", "./rsm-other"]).says("to 0.9.9");
     let (after, same) = rsm.managers();
     assert!(after != daemon && same == keeper, "the keeper goes on in its process");
     for pid in [after, same] {
@@ -217,7 +217,7 @@ fn upgrade_keeps_apps_running() {
     say(&rsm, "after the upgrade");
     until_logged(&rsm, "after the upgrade");
     // A command of the former version says so, and its exit code stays what it was.
-    rsm.ok(&["list"]).says("the daemon is rsm 0.9.9").says("rsm upgrade");
+    rsm.ok(&["list"]).says("the daemon runs rsm 0.9.9").says("rsm upgrade");
     // It is the parent still: exit codes are known.
     end(pids[1]);
     rsm.until("a new nap", |rsm| {
@@ -226,7 +226,7 @@ fn upgrade_keeps_apps_running() {
     let exits = &rsm.json(&["describe", "nap", "--json"])[0]["exits"];
     assert_eq!(exits[0]["exit"]["signal"]["number"], 9, "{exits}");
     // And back.
-    rsm.ok(&["upgrade"]).says("took over from 0.9.9");
+    rsm.ok(&["upgrade"]).says("upgraded from rsm 0.9.9");
     assert_eq!(rsm.pids("echo"), pids[..1]);
 }
 
@@ -261,8 +261,11 @@ fn failed_upgrade_rolls_back() {
     let rsm = Rsm::new().file("dies.sh", &script("exit 1")).file("hangs.sh", &script("exec sleep 1000"));
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
     let (pids, (_, keeper)) = (rsm.pids("nap"), rsm.managers());
-    rsm.run(&["upgrade", "--binary", "./dies.sh"]).code(1).says("ended before it answered").says("goes on");
-    rsm.run(&["upgrade", "--binary", "./hangs.sh"]).code(1).says("did not come to answer").says("goes on");
+    rsm.run(&["upgrade", "--binary", "./dies.sh"])
+        .code(1)
+        .says("exited before it was ready")
+        .says("rolled back");
+    rsm.run(&["upgrade", "--binary", "./hangs.sh"]).code(1).says("did not become ready").says("rolled back");
     assert_eq!((rsm.pids("nap"), rsm.managers().1), (pids, keeper));
     rsm.ok(&["restart", "nap"]);
 }
@@ -270,6 +273,6 @@ fn failed_upgrade_rolls_back() {
 #[test]
 fn upgrade_without_daemon_does_nothing() {
     let rsm = Rsm::new();
-    rsm.ok(&["upgrade"]).says("no daemon runs");
+    rsm.ok(&["upgrade"]).says("the daemon is not running");
     assert!(!rsm.home().join("rsm.sock").exists());
 }

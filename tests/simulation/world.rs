@@ -12,7 +12,7 @@ use rsm::instance::event::Event;
 use rsm::instance::life::RunId;
 use rsm::instance::state::Process;
 use rsm::ipc::message::EventView;
-use rsm::moment::Moment;
+use rsm::time::Moment;
 
 /// What comes due.
 #[derive(Debug)]
@@ -242,7 +242,7 @@ impl World for SimWorld {
         }
         let after = self.soon();
         if self.random.u32(..50) == 0 {
-            let failure = StartFailure { step: StartStep::Exec, errno: 2, what: String::new() };
+            let failure = StartFailure { step: StartStep::Exec, errno: 2, subject: String::new() };
             let event = Event::SpawnFailed { run: run.number, failure };
             self.schedule(after, Due::Keeper(Input::Fact { instance: run.instance, event }));
             return;

@@ -19,7 +19,7 @@ use crate::ipc::client::Client;
 use crate::ipc::message::{InstanceView, Request, Status};
 use crate::logs;
 use crate::paths::Home;
-use crate::process::spawn::Launch;
+use crate::process::spawn::LaunchSpec;
 use crate::spec::Launcher;
 
 /// Directories whose programs go when a version manager drops their version.
@@ -33,20 +33,16 @@ pub(super) async fn look(session: &Session) -> Vec<Finding> {
         Ok(loaded) => loaded,
         Err(error) => {
             let hint = error.hint.map(|hint| format!(" {hint}")).unwrap_or_default();
-            return vec![Finding::new(
-                Verdict::Failed,
-                "the saved list",
-                format!("{}.{hint}", error.message),
-            )];
+            return vec![Finding::new(Verdict::Failed, "saved list", format!("{}.{hint}", error.message))];
         }
     };
     let mut findings: Vec<Finding> =
-        note.into_iter().map(|note| Finding::new(Verdict::Warning, "the saved list", note)).collect();
+        note.into_iter().map(|note| Finding::new(Verdict::Warning, "saved list", note)).collect();
     if saved.is_empty() {
         findings.push(Finding::new(
             Verdict::Warning,
-            "the saved list",
-            "is empty: start your apps and `rsm save`",
+            "saved list",
+            "empty; start your apps, then run `rsm save`",
         ));
     }
     let runs = running(home).await;
@@ -79,23 +75,23 @@ fn drift(saved: &[Instance], now: &[InstanceView]) -> Option<Finding> {
     let gone = names(saved.difference(&now).collect());
     let text = match (unsaved.as_str(), gone.as_str()) {
         ("", "") => return None,
-        (unsaved, "") => format!("not saved, so not started at boot: {unsaved}. `rsm save` saves them"),
-        ("", gone) => format!("saved, but in the list no more: {gone}. `rsm save` forgets them"),
+        (unsaved, "") => format!("not saved: {unsaved}; run `rsm save`"),
+        ("", gone) => format!("saved but no longer listed: {gone}; run `rsm save`"),
         (unsaved, gone) => {
-            format!("not saved: {unsaved}; saved, but gone: {gone}. `rsm save` saves what is there")
+            format!("not saved: {unsaved}; saved but no longer listed: {gone}; run `rsm save`")
         }
     };
-    Some(Finding::new(Verdict::Warning, "the saved list", text))
+    Some(Finding::new(Verdict::Warning, "saved list", text))
 }
 
 fn judged(instance: &Instance, home: &Home, online: bool) -> Finding {
     let name = &instance.spec.name;
     if instance.life.want != Want::Up {
-        return Finding::new(Verdict::Ok, name, "was stopped when the list was saved, and stays so");
+        return Finding::new(Verdict::Ok, name, "saved as stopped");
     }
     match tried(instance, home, online) {
         Ok(text) if VERSIONED.iter().any(|dir| text.contains(dir)) => {
-            let more = "; when that version is removed, the one that a login has is taken";
+            let more = "; if this version is removed, the one in the login PATH is used";
             Finding::new(Verdict::Ok, name, text + more)
         }
         Ok(text) => Finding::new(Verdict::Ok, name, text),
@@ -111,42 +107,44 @@ fn tried(instance: &Instance, home: &Home, online: bool) -> Result<String, Strin
         match user {
             None => {
                 return Err(format!(
-                    "its user {} is gone. Make that user, or start the app as another",
+                    "user {} does not exist; create it, or start the app as another user",
                     account.user
                 ));
             }
             Some(user) if user.uid.as_raw() != account.uid => {
                 return Err(format!(
-                    "its user {} has another number now ({}, was {}). Start the app anew",
+                    "user {} now has uid {} (was {}); delete the app and start it again",
                     account.user, user.uid, account.uid
                 ));
             }
             Some(_) if !geteuid().is_root() && account.uid != geteuid().as_raw() => {
-                return Err(format!("it runs as {}, and only a unit of root's may do that", account.user));
+                return Err(format!("runs as {}, which requires a service of root", account.user));
             }
             Some(_) => {}
         }
     }
     let cwd = spec.cwd.display();
     match fs::metadata(&spec.cwd) {
-        Err(error) => return Err(format!("its directory {cwd}: {error}. Make it, or correct cwd")),
-        Ok(meta) if !meta.is_dir() => return Err(format!("its directory {cwd} is none. Correct cwd")),
+        Err(error) => return Err(format!("working directory {cwd}: {error}; create it, or change cwd")),
+        Ok(meta) if !meta.is_dir() => {
+            return Err(format!("working directory {cwd} is not a directory; change cwd"));
+        }
         Ok(_) if access(&spec.cwd, AccessFlags::X_OK).is_err() => {
-            return Err(format!("its directory {cwd} may not be entered by {}", who()));
+            return Err(format!("working directory {cwd}: permission denied for user {}", who()));
         }
         Ok(_) => {}
     }
     let run = RunId { instance: instance.id, number: 1 };
     let order = launch::launch(run, instance, home, Vec::new());
     let order = order.map_err(|failure| {
-        format!("{} is neither in the PATH that the app was started with nor in that of a login. Install it, or give its whole path", failure.what)
+        format!("{} not found, neither in the PATH of the app nor in the login PATH; install it, or use an absolute path", failure.subject)
     })?;
     if spec.launcher != Launcher::Serve {
         executable(&order.program)?;
     }
     if let Launcher::Interpreter { .. } = spec.launcher {
         let script = spec.cwd.join(&spec.script);
-        File::open(&script).map_err(|error| format!("its script {}: {error}", script.display()))?;
+        File::open(&script).map_err(|error| format!("script {}: {error}", script.display()))?;
     } else if spec.launcher == Launcher::Direct {
         shebang(&order)?;
     }
@@ -169,16 +167,17 @@ fn executable(program: &Path) -> Result<(), String> {
     let shown = program.display();
     let meta = fs::metadata(program).map_err(|error| format!("{shown}: {error}"))?;
     if !meta.is_file() {
-        return Err(format!("{shown} is no file"));
+        return Err(format!("{shown} is not a file"));
     }
     if meta.permissions().mode() & 0o111 == 0 {
-        return Err(format!("{shown} is not executable: chmod +x {shown}"));
+        return Err(format!("{shown} is not executable; run chmod +x {shown}"));
     }
-    access(program, AccessFlags::X_OK).map_err(|_| format!("{shown} may not be executed by {}", who()))
+    access(program, AccessFlags::X_OK)
+        .map_err(|_| format!("{shown}: user {} has no execute permission", who()))
 }
 
 /// What the kernel reads of `#!…`, and what `env` then looks up.
-fn shebang(order: &Launch) -> Result<(), String> {
+fn shebang(order: &LaunchSpec) -> Result<(), String> {
     let mut head = [0; 256];
     let Ok(length) = File::open(&order.program).and_then(|mut file| file.read(&mut head)) else {
         return Ok(()); // a program that may be executed but not read
@@ -189,7 +188,7 @@ fn shebang(order: &Launch) -> Result<(), String> {
     let interpreter = words.next().unwrap_or_default();
     let script = order.program.display();
     executable(Path::new(interpreter))
-        .map_err(|why| format!("{script} begins with #!{interpreter}: {why}"))?;
+        .map_err(|why| format!("{script}: interpreter {interpreter}: {why}"))?;
     let looked_up = words.find(|word| !word.starts_with('-')).filter(|_| interpreter.ends_with("/env"));
     let Some(name) = looked_up else { return Ok(()) };
     let path = order.env.iter().find_map(|var| var.strip_prefix("PATH=")).unwrap_or(launch::DEFAULT_PATH);
@@ -198,10 +197,10 @@ fn shebang(order: &Launch) -> Result<(), String> {
         Some(_) => Ok(()),
         None => Err(match launch::find(name, &now, &order.cwd) {
             Some(found) => format!(
-                "{script} wants {name}, which is not in the app's PATH any more, but at {}. Start the app anew: rsm restart -a, then rsm save",
+                "{script}: {name} is no longer in the PATH of the app, but at {}; run `rsm restart APP -a`, then `rsm save`",
                 found.display()
             ),
-            None => format!("{script} wants {name}, which is not in the app's PATH. Install it"),
+            None => format!("{script}: {name} is not in the PATH of the app; install it"),
         }),
     }
 }
@@ -213,7 +212,7 @@ fn log_places(instance: &Instance, home: &Home) -> Result<(), String> {
         let wanted = if there.is_dir() { AccessFlags::W_OK | AccessFlags::X_OK } else { AccessFlags::W_OK };
         access(&there, wanted).map_err(|errno| {
             format!(
-                "its log file {} cannot be written by {}: {}: {}",
+                "log file {} is not writable by user {}: {}: {}",
                 file.display(),
                 who(),
                 there.display(),
@@ -232,13 +231,10 @@ fn ports(instance: &Instance) -> Result<(), String> {
     for port in wanted.filter(|port| *port > 0) {
         match TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).map(drop) {
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
-                return Err(format!("its port {port} is taken by something else"));
+                return Err(format!("port {port} is in use by another program"));
             }
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                return Err(format!(
-                    "its port {port} may not be listened on by {}: take one above 1023",
-                    who()
-                ));
+                return Err(format!("port {port}: user {} may not bind ports below 1024", who()));
             }
             _ => {}
         }

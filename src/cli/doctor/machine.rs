@@ -13,7 +13,7 @@ use crate::cli::session::Session;
 use crate::daemon::dump;
 use crate::ipc::client::{Client, ClientError};
 use crate::ipc::message::{InstanceView, Pong, Request, Status};
-use crate::process::pidfd::ProcessRef;
+use crate::process::process_ref::ProcessRef;
 use crate::settings::RsmSettings;
 use crate::version::version;
 
@@ -47,31 +47,29 @@ fn home(session: &Session) -> Finding {
     let shown = dir.display();
     match fs::metadata(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            ok("home", format!("{shown} is not there yet: the first start makes it"))
+            ok("home", format!("{shown} will be created by the first start"))
         }
-        Err(error) => failed("home", format!("{shown}: {error}. Mend that, or set RSM_HOME")),
+        Err(error) => failed("home", format!("{shown}: {error}; fix it, or set RSM_HOME")),
         Ok(meta) if !meta.is_dir() => {
-            failed("home", format!("{shown} is no directory. Move it away, or set RSM_HOME"))
+            failed("home", format!("{shown} is not a directory; remove it, or set RSM_HOME"))
         }
-        Ok(_) if access(dir, AccessFlags::W_OK | AccessFlags::X_OK).is_err() => failed(
-            "home",
-            format!("{shown} cannot be written by you. It is another user's, or read-only: set RSM_HOME"),
-        ),
-        Ok(meta) if meta.permissions().mode() & 0o077 != 0 => warning(
-            "home",
-            format!("{shown} is open to others, and holds the environment of your apps: chmod 700 {shown}"),
-        ),
+        Ok(_) if access(dir, AccessFlags::W_OK | AccessFlags::X_OK).is_err() => {
+            failed("home", format!("{shown} is not writable; set RSM_HOME to another directory"))
+        }
+        Ok(meta) if meta.permissions().mode() & 0o077 != 0 => {
+            warning("home", format!("{shown} is accessible by other users; run chmod 700 {shown}"))
+        }
         Ok(_) => ok("home", shown.to_string()),
     }
 }
 
 fn space(session: &Session) -> Finding {
     let there = session.home.dir().ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    let Ok(stat) = statvfs(there) else { return warning("disk", "its free space is not known") };
+    let Ok(stat) = statvfs(there) else { return warning("disk", "free space unknown") };
     let free = stat.blocks_available().saturating_mul(stat.fragment_size());
     let text = format!("{} MiB free for {}", free >> 20, session.home.dir().display());
     if free < LITTLE_SPACE {
-        failed("disk", format!("only {text}: logs and state may not be written"))
+        failed("disk", format!("{text}; writing logs and state may fail"))
     } else {
         ok("disk", text)
     }
@@ -79,12 +77,9 @@ fn space(session: &Session) -> Finding {
 
 fn settings(session: &Session) -> Finding {
     match RsmSettings::load(&session.home) {
-        Ok(settings) if settings.autosave() => ok("settings", "the list is saved after each change"),
-        Ok(_) => ok(
-            "settings",
-            "the list is saved by `rsm save` only; `rsm conf autosave true` does it after each change",
-        ),
-        Err(error) => failed("settings", format!("{error}. Fix or remove the file")),
+        Ok(settings) if settings.autosave() => ok("settings", "autosave is on"),
+        Ok(_) => ok("settings", "autosave is off; enable it with `rsm conf autosave true`"),
+        Err(error) => failed("settings", format!("{error}; fix or remove it")),
     }
 }
 
@@ -95,17 +90,17 @@ fn kernel() -> Finding {
         release.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if ProcessRef::of(std::process::id().cast_signed()).is_none() {
-        return failed("kernel", "/proc shows no processes: mount it (hidepid hides them, too)");
+        return failed("kernel", "/proc shows no processes; mount it without hidepid");
     }
     match version {
-        (0, _) => warning("kernel", format!("{release:?} is no version that is known")),
+        (0, _) => warning("kernel", format!("unknown kernel version {release:?}")),
         version if version < (5, 3) => {
-            failed("kernel", format!("{release} has no pidfd_open: 5.3 is the oldest that will do"))
+            failed("kernel", format!("Linux {release} is not supported; 5.3 or later is required"))
         }
         version if version < (5, 9) => {
-            warning("kernel", format!("{release}: one port for many instances takes 5.9"))
+            warning("kernel", format!("Linux {release}: port sharing requires 5.9 or later"))
         }
-        _ => ok("kernel", release),
+        _ => ok("kernel", format!("Linux {release}")),
     }
 }
 
@@ -114,16 +109,13 @@ fn cgroups() -> Finding {
     let own = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
     let dir = Path::new("/sys/fs/cgroup").join(own.trim_start_matches('/'));
     if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
-        return warning(
-            "cgroups",
-            "there is no cgroup v2 at /sys/fs/cgroup: trees are followed through /proc alone",
-        );
+        return warning("cgroups", "cgroup v2 is not mounted; process trees are tracked through /proc only");
     }
     match access(&dir, AccessFlags::W_OK) {
-        Ok(()) => ok("cgroups", format!("{} is ours to divide", dir.display())),
+        Ok(()) => ok("cgroups", format!("{} is delegated", dir.display())),
         Err(_) => warning(
             "cgroups",
-            "this session's cgroup is not ours to divide; in the unit of `rsm startup` it is",
+            "the cgroup of this session is not delegated; that of the service installed by `rsm startup` is",
         ),
     }
 }
@@ -132,7 +124,7 @@ fn files() -> Finding {
     match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((_, hard)) if hard < FEW_FILES => warning(
             "open files",
-            format!("at most {hard}; apps with many connections want more: raise `ulimit -Hn`"),
+            format!("limited to {hard}; raise `ulimit -Hn` for apps with many connections"),
         ),
         Ok((soft, hard)) => ok("open files", format!("{soft}, up to {hard}")),
         Err(errno) => warning("open files", errno.desc()),
@@ -144,12 +136,10 @@ fn watches() -> Finding {
     match most.trim().parse::<u64>() {
         Ok(most) if most < 16_384 => warning(
             "watches",
-            format!(
-                "{most} directories at most for all of `watch`: sysctl fs.inotify.max_user_watches=524288"
-            ),
+            format!("limited to {most} watched directories; run sysctl fs.inotify.max_user_watches=524288"),
         ),
         Ok(most) => ok("watches", most.to_string()),
-        Err(_) => warning("watches", "inotify is not there: `watch` will not work"),
+        Err(_) => warning("watches", "inotify is not available; `watch` will not work"),
     }
 }
 
@@ -159,11 +149,11 @@ async fn daemon(session: &Session) -> Vec<Finding> {
         Err(ClientError::NotRunning { .. }) if session.home.has_state() => {
             return vec![warning(
                 "daemon",
-                "was killed together with its keeper; the next command starts both",
+                "killed together with the keeper; the next command restarts both",
             )];
         }
         Err(ClientError::NotRunning { .. }) => {
-            return vec![ok("daemon", "does not run; `rsm start` starts it")];
+            return vec![ok("daemon", "not running; `rsm start` starts it")];
         }
         Err(error) => return vec![failed("daemon", error.to_string())],
     };
@@ -173,11 +163,7 @@ async fn daemon(session: &Session) -> Vec<Finding> {
         Ok(Ok(pong)) if pong.version != version() => {
             vec![warning(
                 "daemon",
-                format!(
-                    "is rsm {}, this is {}: `rsm upgrade` changes it, and the apps go on",
-                    pong.version,
-                    version()
-                ),
+                format!("rsm {}, but this is rsm {}; run `rsm upgrade`", pong.version, version()),
             )]
         }
         Ok(Ok(pong)) => vec![ok("daemon", format!("rsm {}, pid {}", pong.version, pong.pid))],
@@ -185,7 +171,7 @@ async fn daemon(session: &Session) -> Vec<Finding> {
         Err(_) => {
             return vec![failed(
                 "daemon",
-                format!("does not answer for 10 s; see {}", session.home.own_log().display()),
+                format!("no response for 10 s; see {}", session.home.own_log().display()),
             )];
         }
     };
@@ -203,13 +189,13 @@ fn apps(session: &Session, list: &[InstanceView]) -> Vec<Finding> {
         .collect();
     let mut findings = Vec::new();
     if !errored.is_empty() {
-        findings.push(failed("apps", format!("given up: {}. `rsm describe` says why", errored.join(", "))));
+        findings.push(failed("apps", format!("errored: {}; see `rsm describe`", errored.join(", "))));
     }
     let saved = dump::load(&session.home).map_or(0, |(saved, _)| saved.len());
     if saved != list.len() {
         findings.push(warning(
             "saved list",
-            format!("holds {saved} instances, and there are {}: `rsm save`", list.len()),
+            format!("{saved} instances saved, {} listed; run `rsm save`", list.len()),
         ));
     }
     findings

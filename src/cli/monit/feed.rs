@@ -106,7 +106,7 @@ fn told(deed: Deed, report: &Report) -> News {
     let text = match lines.as_slice() {
         [] => format!("{}: done", deed.word()),
         [only] => only.clone(),
-        several => format!("{}: {} instances are as wished", deed.word(), several.len()),
+        several => format!("{}: {} instances done", deed.word(), several.len()),
     };
     News::Said { text, good: true }
 }
@@ -214,14 +214,14 @@ impl Poll {
             self.client = Some(client);
             Ok(answer)
         };
-        let late = || ClientError::Lost(format!("no answer within {} s", PATIENCE.as_secs()));
+        let late = || ClientError::Lost(format!("no response within {} s", PATIENCE.as_secs()));
         tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(late()))
     }
 
     async fn fail(&mut self, error: ClientError) {
         let why = match &error {
-            ClientError::NotRunning { .. } => "no daemon runs".to_owned(),
-            ClientError::Lost(_) => "the daemon does not answer".to_owned(),
+            ClientError::NotRunning { .. } => "the daemon is not running".to_owned(),
+            ClientError::Lost(_) => "the daemon is not responding".to_owned(),
             other => other.to_string(),
         };
         self.tell(News::Down(why));

@@ -142,9 +142,9 @@ impl Model {
         let found = if older { self.pane.find_older() } else { self.pane.find_newer() };
         if !found {
             let text = match (self.pane.marked(), older) {
-                (None, _) => "nothing is searched for: Tab to the log, then /",
-                (_, true) => "not found above",
-                (_, false) => "not found below",
+                (None, _) => "no search pattern; press Tab, then /",
+                (_, true) => "no earlier match",
+                (_, false) => "no later match",
             };
             self.say(text, false);
         }
@@ -155,7 +155,7 @@ impl Model {
         self.shape.reversed = self.shape.sort == sort && !self.shape.reversed;
         self.shape.sort = sort;
         self.arrange();
-        let way = if self.shape.reversed { ", the other way round" } else { "" };
+        let way = if self.shape.reversed { ", reversed" } else { "" };
         self.say(&format!("sorted by {}{way}", sort.title()), true);
     }
 
@@ -227,7 +227,7 @@ impl Model {
     /// Asks before something is done.
     fn ask(&mut self, deed: Deed) {
         if self.ids().is_empty() {
-            return self.say("there is nothing to act on", false);
+            return self.say("nothing selected", false);
         }
         let (select, what) = (self.selectors(), self.what());
         self.mode = Mode::Confirm { deed, select, what };
@@ -239,7 +239,7 @@ impl Model {
                 let Mode::Confirm { deed, select, what } = std::mem::take(&mut self.mode) else {
                     return None;
                 };
-                self.say(&format!("{} {what} …", deed.word()), true);
+                self.say(&format!("{} {what}…", deed.word()), true);
                 Some(Wish::Do(deed, select))
             }
             KeyCode::Char('n' | 'N' | 'q') | KeyCode::Esc => {

@@ -55,7 +55,7 @@ pub(super) async fn monit(session: &Session) -> Result<(), Error> {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         return Err(Error::NoTerminal);
     }
-    let failed = |error| Error::System { what: "using the terminal", error };
+    let failed = |error| Error::System { what: "cannot use the terminal", error };
     let mut screen = Screen::take().map_err(failed)?;
     let look = Look { colour: session.style.colour };
     let shown = LocalSet::new().run_until(show(&mut screen, look, session)).await;

@@ -161,7 +161,7 @@ impl Model {
                 let back = matches!(self.link, Link::Down(_));
                 self.changed |= back || sample || instances != self.instances;
                 if back {
-                    self.say("the daemon answers again", true);
+                    self.say("reconnected to the daemon", true);
                 }
                 (self.instances, self.link) = (instances, Link::Up);
                 self.arrange();
@@ -191,11 +191,11 @@ impl Model {
         match self.daemon.replace(now) {
             Some((_, version)) if version != info.version => {
                 self.upgraded = true;
-                let text = format!("rsm {} took over from {version}; the apps go on", info.version);
+                let text = format!("upgraded from rsm {version} to {}; apps keep running", info.version);
                 self.say(&text, true);
             }
             Some((pid, _)) if pid != info.daemon.pid => {
-                self.say("another daemon took over; the apps go on", true);
+                self.say("the daemon was restarted; apps keep running", true);
             }
             _ => {}
         }
@@ -366,12 +366,12 @@ pub(super) mod tests {
     #[test]
     fn a_daemon_that_dies_and_its_successor_are_told() {
         let mut model = model();
-        model.hear(News::Down("it does not answer".into()));
-        assert_eq!(model.link, Link::Down("it does not answer".into()));
+        model.hear(News::Down("the daemon is not responding".into()));
+        assert_eq!(model.link, Link::Down("the daemon is not responding".into()));
         model.hear(News::Listed { instances: Vec::new(), sample: false });
         assert_eq!(
             (model.link.clone(), model.said.unwrap().0.as_str()),
-            (Link::Up, "the daemon answers again")
+            (Link::Up, "reconnected to the daemon")
         );
     }
 

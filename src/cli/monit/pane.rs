@@ -210,7 +210,7 @@ impl Pane {
 }
 
 fn missed(lines: u64) -> Line {
-    let text = format!("… {lines} lines are left out here: they came faster than they could be shown");
+    let text = format!("… {lines} lines skipped");
     Line { from: None, stream: Stream::Out, text }
 }
 

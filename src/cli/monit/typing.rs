@@ -14,7 +14,7 @@ impl Model {
             Field::Apps => self.shape.filter.clone(),
             Field::Lines => self.line_filter.clone(),
             Field::Search => String::new(),
-            Field::Scale if self.app().is_none() => return self.say("select the app to scale first", false),
+            Field::Scale if self.app().is_none() => return self.say("select an app to scale", false),
             Field::Scale => String::new(),
         };
         if matches!(field, Field::Lines | Field::Search) {
@@ -70,7 +70,7 @@ impl Model {
         let Mode::Typing { field, text, .. } = std::mem::take(&mut self.mode) else { return None };
         match field {
             Field::Search if self.pane.marked().is_some() && !self.pane.search(Pattern::new(&text)) => {
-                self.say(&format!("\"{text}\" is not found"), false);
+                self.say(&format!("\"{text}\" not found"), false);
             }
             Field::Scale => self.ask_to_scale(&text),
             Field::Apps | Field::Lines | Field::Search => {}
@@ -84,8 +84,8 @@ impl Model {
             Ok(to) => {
                 let how = match to {
                     ScaleTo::Exactly(count) => format!("to {count}"),
-                    ScaleTo::Add(count) => format!("by {count} more"),
-                    ScaleTo::Remove(count) => format!("by {count} fewer"),
+                    ScaleTo::Add(count) => format!("up by {count}"),
+                    ScaleTo::Remove(count) => format!("down by {count}"),
                 };
                 let what = format!("{app} {how}");
                 self.mode = Mode::Confirm { deed: Deed::Scale(to), select: vec![app], what };

@@ -34,12 +34,10 @@ pub(in crate::cli) struct Concern {
 /// All there is, the worst first.
 pub(in crate::cli) fn concerns(instances: &[InstanceView], around: &Around) -> Vec<Concern> {
     let older = around.other_version.as_ref().map(|version| {
-        let what = format!("the daemon is rsm {}, this is another", tame(version));
-        minor(what, ". To change it, and no app", "rsm upgrade".into())
+        let what = format!("the daemon runs rsm {}, this is another version", tame(version));
+        minor(what, ". To upgrade it", "rsm upgrade".into())
     });
-    let unsaved = around
-        .unsaved
-        .then(|| minor("the list is not saved for the next boot".into(), "", "rsm save".into()));
+    let unsaved = around.unsaved.then(|| minor("the list has unsaved changes".into(), "", "rsm save".into()));
     errored(instances).into_iter().chain(older).chain(unsaved).collect()
 }
 
@@ -47,8 +45,8 @@ pub(in crate::cli) fn concerns(instances: &[InstanceView], around: &Around) -> V
 pub(in crate::cli) fn drifted(instances: &[InstanceView]) -> Vec<Concern> {
     let files = instances.iter().filter(|view| view.drift.is_some()).filter_map(|view| view.source.as_ref());
     let concern = |file: &PathBuf| {
-        let what = format!("{} differs from what runs", tame(&file.display().to_string()));
-        minor(what, ". To see how", drift::plan(file))
+        let what = format!("{} differs from the running apps", tame(&file.display().to_string()));
+        minor(what, ". For details", drift::plan(file))
     };
     files.collect::<BTreeSet<_>>().into_iter().map(concern).collect()
 }
@@ -66,7 +64,7 @@ fn errored(instances: &[InstanceView]) -> Option<Concern> {
         more => format!("{} (id {}) and {more} more are errored", tame(&first.name), first.id),
     };
     let why = first.reason.as_deref().map(|reason| format!(": {}", tame(reason))).unwrap_or_default();
-    let more = format!("{why}. To see why");
+    let more = format!("{why}. For details");
     Some(Concern { tone: Tone::Bad, what, more, command: format!("rsm describe {}", first.id) })
 }
 
@@ -126,14 +124,15 @@ mod tests {
         };
         assert_eq!(drifted(&[of(0, None)]), []);
         let all = drifted(&[of(0, Some("changed")), of(1, Some("changed"))]);
-        let want = "/srv/my app/ecosystem.toml differs from what runs: rsm plan '/srv/my app/ecosystem.toml'";
+        let want =
+            "/srv/my app/ecosystem.toml differs from the running apps: rsm plan '/srv/my app/ecosystem.toml'";
         assert_eq!(line(&all, width(want)).unwrap().1, want);
     }
 
     #[test]
     fn several_given_up_are_counted() {
         let instances = [view(4, "a", Status::Errored), view(5, "b", Status::Errored)];
-        let want = "a (id 4) and 1 more are errored. To see why: rsm describe 4";
+        let want = "a (id 4) and 1 more are errored. For details: rsm describe 4";
         assert_eq!(told(&instances, &Around::default()), Some((Tone::Bad, want.into())));
     }
 
@@ -153,17 +152,16 @@ mod tests {
     #[test]
     fn a_narrow_terminal_is_told_less_of_each() {
         let mut errored = view(2, "网关", Status::Errored);
-        errored.reason = Some("16 early exits, the last with exit code 1".into());
+        errored.reason = Some("16 unstable restarts, last exit: exit code 1".into());
         let all = concerns(&[errored], &Around { unsaved: true, ..Around::default() });
         let told = |columns| line(&all, columns).unwrap().1;
         assert!(
-            told(200).contains("exit code 1. To see why: rsm describe 2; the list is not"),
+            told(200).contains("exit code 1. For details: rsm describe 2; the list has"),
             "{}",
             told(200)
         );
-        let brief =
-            "网关 (id 2) is errored: rsm describe 2; the list is not saved for the next boot: rsm save";
-        assert_eq!((told(width(brief)).as_str(), told(80)), (brief, brief.replacen("; ", "\n", 1)));
+        let brief = "网关 (id 2) is errored: rsm describe 2; the list has unsaved changes: rsm save";
+        assert_eq!((told(width(brief)).as_str(), told(70)), (brief, brief.replacen("; ", "\n", 1)));
     }
 
     #[test]
@@ -171,7 +169,7 @@ mod tests {
         let errored = [view(2, "网关", Status::Errored)];
         let all = concerns(&errored, &much());
         let row = |columns| row(&all, columns).unwrap().1;
-        assert!(row(400).ends_with("the list is not saved for the next boot: rsm save"), "{}", row(400));
+        assert!(row(400).ends_with("the list has unsaved changes: rsm save"), "{}", row(400));
         assert_eq!(row(60), "网关 (id 2) is errored: rsm describe 2; 2 more: rsm list");
         assert_eq!(row(50), "网关 (id 2) is …: rsm describe 2; 2 more: rsm list");
         for columns in 0..200 {

@@ -40,10 +40,10 @@ pub(in crate::cli) fn describe(
             page.push_str(&format!("  {key:<14} {}\n", style.paint(tone, &tame(&value))));
         }
     }
-    page.push_str(&format!("\n{}\n", style.paint(Tone::Head, "Last ends")));
+    page.push_str(&format!("\n{}\n", style.paint(Tone::Head, "Exit history")));
     page.push_str(&ends(&detail.exits, zone));
     if !said.is_empty() {
-        page.push_str(&format!("\n{}\n", style.paint(Tone::Head, "Last lines of standard error")));
+        page.push_str(&format!("\n{}\n", style.paint(Tone::Head, "Last lines of stderr")));
         said.iter().for_each(|line| page.push_str(&format!("  {}\n", tame(line))));
     }
     page
@@ -54,12 +54,12 @@ fn identity(detail: &InstanceDetail) -> Section {
     let mut rows = vec![
         ("name", view.name.clone()),
         ("namespace", view.namespace.clone()),
-        ("instance", format!("number {} of the app", view.number)),
+        ("instance", format!("{} (number within the app)", view.number)),
         ("version", view.version.clone().unwrap_or_else(|| "N/A".into())),
         ("mode", mode(view.mode).into()),
     ];
-    rows.extend(spec.source.as_ref().map(|file| ("from", shown(file))));
-    rows.extend(view.drift.as_ref().map(|drift| ("differs", drift.clone())));
+    rows.extend(spec.source.as_ref().map(|file| ("ecosystem file", shown(file))));
+    rows.extend(view.drift.as_ref().map(|drift| ("drift", drift.clone())));
     ("Identity", rows)
 }
 
@@ -70,10 +70,10 @@ fn command(detail: &InstanceDetail) -> Section {
         ("command", line),
         ("directory", shown(&detail.spec.cwd)),
         ("user", detail.view.user.clone()),
-        ("variables", if names.is_empty() { "none given".into() } else { names.join(" ") }),
+        ("environment", if names.is_empty() { "none".into() } else { names.join(" ") }),
     ];
     if !names.is_empty() {
-        rows.push(("", format!("their values: rsm env {}", detail.view.id)));
+        rows.push(("", format!("see `rsm env {}` for values", detail.view.id)));
     }
     ("Command", rows)
 }
@@ -87,15 +87,15 @@ fn state(detail: &InstanceDetail, zone: &TimeZone) -> Section {
     let mut rows = vec![("status", status)];
     if let Some(pid) = view.pid {
         let others = detail.processes.iter().filter(|other| **other != pid).count();
-        let tree = if others == 0 { String::new() } else { format!(" and {others} below it") };
+        let tree = if others == 0 { String::new() } else { format!(" (+{others} child processes)") };
         rows.push(("process", format!("{pid}{tree}")));
         rows.push(("cpu, memory", format!("{}, {}", units::percent(view.cpu), units::size(view.memory))));
     }
     if let (Some(since), Some(uptime)) = (view.started_at, view.uptime) {
-        rows.push(("up", format!("{}, since {}", units::lasted(uptime), units::clock(since, zone))));
+        rows.push(("uptime", format!("{}, since {}", units::lasted(uptime), units::clock(since, zone))));
     }
     let early = view.unstable_restarts;
-    rows.push(("restarts", format!("{}, of these {early} after early exits", view.restarts)));
+    rows.push(("restarts", format!("{} ({early} unstable)", view.restarts)));
     rows.push(("added", units::clock(detail.created_at, zone)));
     ("State", rows)
 }
@@ -103,45 +103,49 @@ fn state(detail: &InstanceDetail, zone: &TimeZone) -> Section {
 fn restart(spec: &AppSpec) -> Section {
     let (policy, stop) = (&spec.restart, &spec.stop);
     let mut rows = vec![
-        ("restarted", if policy.autorestart { "whenever it ends" } else { "never by itself" }.into()),
-        ("pause", pause(policy.delay)),
-        ("given up", given_up(policy)),
-        ("stopped by", stopped_by(&stop.signal, stop.timeout, stop.tree)),
+        ("restart policy", if policy.autorestart { "always" } else { "never" }.into()),
+        ("restart delay", pause(policy.delay)),
+        ("restart limit", given_up(policy)),
+        ("stop", stopped_by(&stop.signal, stop.timeout, stop.tree)),
     ];
     if !policy.stop_exit_codes.is_empty() {
         let codes: Vec<String> = policy.stop_exit_codes.iter().map(i32::to_string).collect();
-        rows.push(("ends for good", format!("by exit code {}", codes.join(", "))));
+        rows.push(("no restart on", format!("exit code {}", codes.join(", "))));
     }
     rows.extend(spec.max_memory_restart.map(|bytes| ("memory limit", units::size(bytes))));
     rows.extend(spec.cron_restart.clone().map(|schedule| ("schedule", schedule)));
     if let Some(watch) = &spec.watch {
         let paths: Vec<String> = watch.paths.iter().map(|path| shown(path)).collect();
-        rows.push(("watches", paths.join(" ")));
+        rows.push(("watch", paths.join(" ")));
     }
     if spec.readiness.wait_ready {
-        rows.push(("ready", format!("when it says so, within {}", span(spec.readiness.timeout))));
+        rows.push((
+            "ready",
+            format!("on READY=1 or the message `ready`, within {}", span(spec.readiness.timeout)),
+        ));
     }
     if let Some(probe) = &spec.readiness.probe {
         let (every, within) = (span(probe.interval), span(spec.readiness.timeout));
-        rows.push(("ready", format!("by {}, tried every {every}, within {within}", probe.check)));
+        rows.push(("ready", format!("{}, every {every}, within {within}", probe.check)));
     }
     if let Some(probe) = &spec.health {
         let Probe { check, interval, timeout, retries, start_period } = probe;
-        let times = format!("every {}, {} to answer", span(*interval), span(*timeout));
+        let times = format!("every {}, timeout {}", span(*interval), span(*timeout));
         let grace = if start_period.is_zero() {
             String::new()
         } else {
-            format!(", not in its first {}", span(*start_period))
+            format!(", start period {}", span(*start_period))
         };
-        rows.push(("health", format!("{check}, {times}; replaced after {retries} failures in a row{grace}")));
+        rows.push((
+            "health",
+            format!("{check}, {times}, replaced after {retries} consecutive failures{grace}"),
+        ));
     }
-    rows.extend(
-        spec.watchdog.map(|limit| {
-            ("watchdog", format!("says WATCHDOG=1 within {}", span(Duration::from_millis(limit))))
-        }),
-    );
+    rows.extend(spec.watchdog.map(|limit| {
+        ("watchdog", format!("WATCHDOG=1 at least every {}", span(Duration::from_millis(limit))))
+    }));
     if let Some(Autoscale { min, max, cpu, .. }) = &spec.autoscale {
-        rows.push(("autoscale", format!("{min} to {max} instances, more above {cpu} % CPU each")));
+        rows.push(("autoscale", format!("{min} to {max} instances, scale up above {cpu}% CPU per instance")));
     }
     ("Restarts and limits", rows)
 }
@@ -151,11 +155,11 @@ fn ports(detail: &InstanceDetail) -> Section {
         return ("Ports", Vec::new());
     };
     let mut rows = vec![
-        ("listens", ports.addresses.join(", ")),
-        ("shared by", format!("{} ({})", ports.path, ports.why)),
+        ("addresses", ports.addresses.join(", ")),
+        ("port sharing", format!("{} ({})", ports.path, ports.why)),
     ];
     rows.extend(detail.connections.map(|count| ("connections", count.to_string())));
-    rows.extend(ports.warnings.iter().map(|warning| ("note", warning.clone())));
+    rows.extend(ports.warnings.iter().map(|warning| ("warning", warning.clone())));
     ("Ports", rows)
 }
 
@@ -163,42 +167,45 @@ fn limits(detail: &InstanceDetail) -> Section {
     let row = |limit: &LimitView| {
         let (key, value) = match limit.limit.as_str() {
             "memory_max" => ("memory", units::size(limit.value)),
-            "cpu_max" => ("processor", format!("{}% of one core", limit.value)),
+            "cpu_max" => ("cpu", format!("{}% of one core", limit.value)),
             _ => ("processes", limit.value.to_string()),
         };
         let note = limit.note.iter().map(|note| format!("; {note}")).collect::<String>();
-        (key, format!("{value}, held by {}{note}", limit.by))
+        let by = match limit.by.as_str() {
+            "nothing" => "not enforced".to_owned(),
+            by => format!("enforced by {by}"),
+        };
+        (key, format!("{value}, {by}{note}"))
     };
     ("Hard limits", detail.limits.iter().map(row).collect())
 }
 
 fn logs(detail: &InstanceDetail) -> Section {
-    let file = |path: &Option<std::path::PathBuf>| {
-        path.as_ref().map_or_else(|| "nowhere".into(), |path| shown(path))
-    };
-    let mut rows = vec![("output", file(&detail.out_file)), ("errors", file(&detail.error_file))];
-    rows.extend(detail.log_file.as_ref().map(|path| ("both", shown(path))));
+    let file =
+        |path: &Option<std::path::PathBuf>| path.as_ref().map_or_else(|| "none".into(), |path| shown(path));
+    let mut rows = vec![("stdout", file(&detail.out_file)), ("stderr", file(&detail.error_file))];
+    rows.extend(detail.log_file.as_ref().map(|path| ("combined", shown(path))));
     rows.push(("pid file", shown(&detail.pid_file)));
     ("Files", rows)
 }
 
 fn pause(delay: RestartDelay) -> String {
     match delay {
-        RestartDelay::Fixed(pause) => format!("always {}", span(pause)),
+        RestartDelay::Fixed(pause) => format!("fixed {}", span(pause)),
         RestartDelay::AfterFirst { initial } => {
-            format!("none after the first early exit, then {}, growing to 15 s", span(initial))
+            format!("none after the first unstable exit, then exponential from {} to 15 s", span(initial))
         }
-        RestartDelay::FromFirst { initial } => format!("{}, growing to 15 s", span(initial)),
+        RestartDelay::FromFirst { initial } => format!("exponential from {} to 15 s", span(initial)),
     }
 }
 
 fn given_up(policy: &RestartPolicy) -> String {
     let RestartPolicy { max_restarts, min_uptime, window, .. } = policy;
-    format!("after {max_restarts} exits before {} within {}", span(*min_uptime), span(*window))
+    format!("{max_restarts} unstable exits (uptime below {}) within {}", span(*min_uptime), span(*window))
 }
 
 fn stopped_by(signal: &str, grace: Duration, tree: bool) -> String {
-    let whom = if tree { "to the whole tree" } else { "to the first process" };
+    let whom = if tree { "to the process tree" } else { "to the main process" };
     format!("{signal} {whom}, SIGKILL after {}", span(grace))
 }
 
@@ -218,11 +225,11 @@ fn ends(exits: &[ExitView], zone: &TimeZone) -> String {
 
 fn row(end: &ExitView, zone: &TimeZone) -> [String; 4] {
     let asked = match (&end.why, end.asked) {
-        (Some(why), _) => format!(", asked: {}", tame(why)),
-        (None, true) => ", as asked".into(),
+        (Some(why), _) => format!(", reason: {}", tame(why)),
+        (None, true) => ", requested".into(),
         (None, false) => String::new(),
     };
-    let killed = if end.killed { ", killed after its grace" } else { "" };
+    let killed = if end.killed { ", killed after the grace period" } else { "" };
     [
         units::clock(end.at, zone),
         format!("run {}", end.run),
@@ -260,7 +267,7 @@ pub(in crate::cli) mod tests {
         let mut spec = AppSpec::new("api", "/srv/api.js", "/srv");
         spec.env.insert("TOKEN".into(), "hunter2".into());
         let mut view = view(3, "api", Status::Errored);
-        view.reason = Some("given up after 2 early exits".into());
+        view.reason = Some("2 unstable restarts".into());
         let end = |run, exit| ExitView {
             at: 1_700_000_000_000,
             run,
@@ -297,7 +304,7 @@ api (id 3)
 Identity
   name           api
   namespace      default
-  instance       number 0 of the app
+  instance       0 (number within the app)
   version        N/A
   mode           fork
 
@@ -305,30 +312,30 @@ Command
   command        node /srv/api.js 'a b'
   directory      /srv
   user           ada
-  variables      TOKEN
-                 their values: rsm env 3
+  environment    TOKEN
+                 see `rsm env 3` for values
 
 State
-  status         errored: given up after 2 early exits
-  restarts       0, of these 0 after early exits
+  status         errored: 2 unstable restarts
+  restarts       0 (0 unstable)
   added          2023-11-14 22:13:20
 
 Restarts and limits
-  restarted      whenever it ends
-  pause          none after the first early exit, then 100 ms, growing to 15 s
-  given up       after 16 exits before 1 s within 600 s
-  stopped by     SIGINT to the whole tree, SIGKILL after 10 s
+  restart policy always
+  restart delay  none after the first unstable exit, then exponential from 100 ms to 15 s
+  restart limit  16 unstable exits (uptime below 1 s) within 600 s
+  stop           SIGINT to the process tree, SIGKILL after 10 s
 
 Files
-  output         /h/logs/api-out.log
-  errors         nowhere
+  stdout         /h/logs/api-out.log
+  stderr         none
   pid file       /h/pids/api-3.pid
 
-Last ends
+Exit history
   2023-11-14 22:13:20  run 10  after 12 ms  exit code 1
-  2023-11-14 22:13:20  run 1   after 12 ms  killed by SIGKILL, asked: memory limit, killed after its grace
+  2023-11-14 22:13:20  run 1   after 12 ms  killed by SIGKILL, reason: memory limit, killed after the grace period
 
-Last lines of standard error
+Last lines of stderr
   Error: no port
 ";
         assert_eq!(page, want);
@@ -345,8 +352,8 @@ Last lines of standard error
         online.view = view(3, "api", Status::Online);
         online.processes = vec![4003, 4004, 4005];
         let page = describe(&online, &[], &TimeZone::UTC, Style::plain());
-        assert!(page.contains("process        4003 and 2 below it\n"), "{page}");
+        assert!(page.contains("process        4003 (+2 child processes)\n"), "{page}");
         assert!(page.contains("cpu, memory    1.5%, 51.4mb\n"), "{page}");
-        assert!(page.contains("up             2h, since 2023-11-14 22:13:20\n"), "{page}");
+        assert!(page.contains("uptime         2h, since 2023-11-14 22:13:20\n"), "{page}");
     }
 }

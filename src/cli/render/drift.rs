@@ -22,7 +22,7 @@ pub(in crate::cli) fn lines(instances: &[InstanceView]) -> Vec<String> {
         let (some, more) = (names.iter().take(MOST_NAMES), names.len().saturating_sub(MOST_NAMES));
         let some = some.map(|name| tame(name)).collect::<Vec<_>>().join(", ");
         let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-        format!("* {some}{more}: {}. To see how: {}", tame(drift), plan(file))
+        format!("* {some}{more}: {}. See `{}`", tame(drift), plan(file))
     };
     apps.into_iter().map(line).collect()
 }
@@ -48,12 +48,13 @@ mod tests {
             ..view(0, name, Status::Online)
         };
         let names = ["a", "a", "b", "c", "d", "e", "f", "g", "h", "i"];
-        let mut all: Vec<InstanceView> = names.iter().map(|name| of(name, Some("it is gone"))).collect();
+        let mut all: Vec<InstanceView> =
+            names.iter().map(|name| of(name, Some("/srv/e.toml was deleted"))).collect();
         all.extend([of("same", None), of("z", Some("changed"))]);
-        let told = "To see how: rsm plan '/srv/my app/e.toml'";
+        let told = "See `rsm plan '/srv/my app/e.toml'`";
         let want = [
+            format!("* a, b, c, d, e, f, g, h and 1 more: /srv/e.toml was deleted. {told}"),
             format!("* z: changed. {told}"),
-            format!("* a, b, c, d, e, f, g, h and 1 more: it is gone. {told}"),
         ];
         assert_eq!(lines(&all), want);
     }

@@ -7,7 +7,7 @@ use crate::ipc::message::{Info, ProcessInfo};
 /// The page. `cli` is the version of this binary.
 pub(in crate::cli) fn info(info: &Info, cli: &str, style: Style) -> String {
     let process = |of: &ProcessInfo| {
-        format!("pid {}, {} of memory, up {}", of.pid, units::size(of.memory), units::age(of.uptime))
+        format!("pid {}, memory {}, uptime {}", of.pid, units::size(of.memory), units::age(of.uptime))
     };
     let host = &info.host;
     let [one, five, fifteen] = host.load;
@@ -17,10 +17,7 @@ pub(in crate::cli) fn info(info: &Info, cli: &str, style: Style) -> String {
         ("daemon", process(&info.daemon)),
         ("keeper", process(&info.keeper)),
         ("apps", instances(info)),
-        (
-            "host",
-            format!("{} cores, load {one:.2} {five:.2} {fifteen:.2}, memory {memory} in use", host.cores),
-        ),
+        ("host", format!("{} cores, load {one:.2} {five:.2} {fifteen:.2}, memory {memory} used", host.cores)),
     ];
     rows.extend(info.paths.iter().map(|(name, path)| (name.as_str(), path.display().to_string())));
     rows.iter()
@@ -67,10 +64,10 @@ mod tests {
         };
         let want = "\
 version  0.1.0 (this command is 0.2.0)
-daemon   pid 11, 3.0mb of memory, up 3m
-keeper   pid 10, 3.0mb of memory, up 3m
+daemon   pid 11, memory 3.0mb, uptime 3m
+keeper   pid 10, memory 3.0mb, uptime 3m
 apps     2 online, 1 stopped
-host     2 cores, load 0.50 0.25 0.00, memory 1.0gb of 4.0gb in use
+host     2 cores, load 0.50 0.25 0.00, memory 1.0gb of 4.0gb used
 home     /h
 socket   /h/rsm.sock
 ";

@@ -267,7 +267,7 @@ pub(in crate::cli) mod tests {
 
     fn three() -> Vec<InstanceView> {
         let mut errored = view(2, "网关", Status::Errored);
-        errored.reason = Some("16 early exits, the last with exit code 1".into());
+        errored.reason = Some("16 unstable restarts, last exit: exit code 1".into());
         errored.restarts = 15;
         vec![view(0, "api", Status::Online), view(1, "worker", Status::Waiting), errored]
     }
@@ -284,7 +284,7 @@ pub(in crate::cli) mod tests {
 │ 1  │ worker │ default   │ N/A     │ fork │ N/A  │ 0      │ 0  │ waiting restart │ 0%   │ 0b     │ ada  │ disabled │
 │ 2  │ 网关   │ default   │ N/A     │ fork │ N/A  │ 0      │ 15 │ errored         │ 0%   │ 0b     │ ada  │ disabled │
 ╰────┴────────┴───────────┴─────────┴──────┴──────┴────────┴────┴─────────────────┴──────┴────────┴──────┴──────────╯
-网关 (id 2) is errored: 16 early exits, the last with exit code 1. To see why: rsm describe 2
+网关 (id 2) is errored: 16 unstable restarts, last exit: exit code 1. For details: rsm describe 2
 ";
 
     #[test]

@@ -84,17 +84,20 @@ impl Work {
 impl Step {
     fn why(&self) -> String {
         match &self.work {
-            Work::Start(app) => format!("{}: not in the list", instances(app.instances)),
+            Work::Start(app) => match app.instances {
+                1 => "1 new instance".into(),
+                count => format!("{count} new instances"),
+            },
             Work::Wake(_) => {
                 let ids: Vec<String> = self.ids.iter().map(u32::to_string).collect();
-                format!("does not run (id {})", ids.join(", "))
+                format!("not running (id {})", ids.join(", "))
             }
             Work::Reload(_) | Work::Restart(_) | Work::Set(_) => {
                 self.changes.iter().map(change).collect::<Vec<_>>().join("; ")
             }
             Work::Scale { from, to, .. } => format!("{from} → {}", instances(*to)),
-            Work::Delete(_) => "not in the file any more".into(),
-            Work::Leave(_) => "not in the file any more; --prune deletes it".into(),
+            Work::Delete(_) => "no longer in the file".into(),
+            Work::Leave(_) => "no longer in the file; use --prune to delete".into(),
             Work::Nothing(_) => String::new(),
         }
     }
@@ -112,9 +115,9 @@ pub(in crate::cli) fn text(steps: &[Step]) -> String {
     let line = |[what, name, why]: &[String; 3]| format!("{what:first$}  {name:second$}  {why}");
     let mut text: String = rows.iter().map(|row| format!("{}\n", line(row).trim_end())).collect();
     match steps.iter().filter(|step| step.work.is_some()).count() {
-        0 => text.push_str("nothing to do\n"),
-        1 => text.push_str("1 thing to do\n"),
-        many => text.push_str(&format!("{many} things to do\n")),
+        0 => text.push_str("no changes\n"),
+        1 => text.push_str("1 change\n"),
+        many => text.push_str(&format!("{many} changes\n")),
     }
     text
 }
@@ -181,12 +184,12 @@ mod tests {
     #[test]
     fn a_line_a_step() {
         let want = "\
-+ start      api  1 instance: not in the list
++ start      api  1 new instance
 ~ reload     api  kill_timeout: 1000 → 2000; env.TOKEN removed
 ~ scale      w    1 → 3 instances
-  unchanged  x\n3 things to do\n";
+  unchanged  x\n3 changes\n";
         assert_eq!(text(&three()), want);
-        assert_eq!(text(&three()[3..]), "  unchanged  x\nnothing to do\n");
+        assert_eq!(text(&three()[3..]), "  unchanged  x\nno changes\n");
     }
 
     #[test]

@@ -29,7 +29,7 @@ fn alike(one: &Outcome, other: &Outcome) -> bool {
 fn line(outcome: &Outcome, ids: &[u32]) -> String {
     let ids = listed(ids);
     let status = outcome.status.map_or("deleted", |status| status.as_str());
-    let killed = if outcome.killed { " (did not end in its grace and was killed)" } else { "" };
+    let killed = if outcome.killed { " (killed after the grace period)" } else { "" };
     format!("{} ({ids}): {status}{killed}", tame(&outcome.name))
 }
 
@@ -85,7 +85,7 @@ mod tests {
         let want = [
             "api (0, 1): online",
             "old (2): deleted",
-            "slow (3): stopped (did not end in its grace and was killed)",
+            "slow (3): stopped (killed after the grace period)",
             "note: the port is free again",
         ];
         assert_eq!(outcomes(&report), want);

@@ -42,9 +42,9 @@ pub(super) fn reason(instances: &[InstanceDetail], exits: &BTreeMap<u32, Exit>, 
     let whose = instances.iter().find_map(|instance| {
         let exit = last(instance)?;
         let fits = of(&exit) == code || (of(&exit) == 0 && instance.view.status == Status::Errored);
-        fits.then(|| format!("app \"{}\" (id {}) ended: {exit}", instance.view.name, instance.view.id))
+        fits.then(|| format!("app \"{}\" (id {}) exited: {exit}", instance.view.name, instance.view.id))
     });
-    whose.unwrap_or_else(|| "the apps have ended".into())
+    whose.unwrap_or_else(|| "all apps have exited".into())
 }
 
 /// As a shell tells it: the code, 128 and the signal's number, 127 for what is not there, 126 for what cannot
@@ -69,7 +69,7 @@ mod tests {
     #[test]
     fn codes_are_those_of_a_shell() {
         let failed =
-            |errno| Exit::NotStarted(StartFailure { step: StartStep::Exec, errno, what: String::new() });
+            |errno| Exit::NotStarted(StartFailure { step: StartStep::Exec, errno, subject: String::new() });
         for (exit, code) in [
             (Exit::Code(0), 0),
             (Exit::Code(7), 7),

@@ -35,16 +35,16 @@ const QUIET: u32 = 8;
 #[derive(Args, Clone, Copy, Debug)]
 #[group(multiple = false)]
 pub(in crate::cli) struct Shape {
-    /// Lines as they are: the default
+    /// Print lines unmodified (default)
     #[arg(long)]
     raw: bool,
-    /// `id|app | ` before each line
+    /// Prefix each line with `id|app | `
     #[arg(long, alias = "formatted")]
     prefix: bool,
-    /// One JSON object a line, all on standard output: message, timestamp, type, process_id, app_name
+    /// Print one JSON object per line on stdout (message, timestamp, type, process_id, app_name)
     #[arg(long)]
     json: bool,
-    /// One line of key=value pairs each, all on standard output
+    /// Print key=value pairs on stdout
     #[arg(long)]
     format: bool,
 }

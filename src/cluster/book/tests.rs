@@ -28,9 +28,9 @@ fn book(slots: u32, balance: Balance) -> Book {
 
 /// What a program gives when its random numbers are 0, 1, 2 …
 fn given(book: &Book, leaving: Option<u64>) -> BTreeSet<u32> {
-    use crate::process::bpf::interpreter::run;
+    use crate::process::bpf::interpreter::interpret;
     let program = book.steering(address(), leaving).program();
-    (0..60).map(|number| run(&program, &|_, _| number)).collect()
+    (0..60).map(|number| interpret(&program, &|_, _| number)).collect()
 }
 
 #[test]

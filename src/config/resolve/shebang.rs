@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn first_lines() {
+    fn reads_shebang_lines() {
         assert_eq!(judge(b"#!/bin/sh\necho"), shebang("/bin/sh", &[]));
         assert_eq!(judge(b"#! /bin/sh -e -u \n"), shebang("/bin/sh", &["-e -u"]));
         assert_eq!(judge(b"#!/usr/bin/env node\r\n"), shebang("node", &[]));

@@ -71,7 +71,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn json_with_all_that_people_write_in_it() {
+    fn accepts_json5() {
         let text = "// apps\n{ a: 'x', \"b\": [1, +2, -0x10, .5, 1e400,], /* c */ '__proto__': null, }";
         let Ok(node) = Node::from_json(text) else { panic!() };
         let want = json!({ "a": "x", "b": [1, 2, -16, 0.5, "1e400"], "__proto__": null });
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_broken_has_a_place_and_depth_has_an_end() {
+    fn reports_span_of_errors_and_limits_depth() {
         let broken = |text: &str| Node::from_json(text).err().map(|broken| broken.at.start);
         assert_eq!(broken("{ \"a\": 1\n  \"b\": 2 }"), Some(8), "behind the value that lacks a comma");
         for text in ["", "{", "{]", "[1, 2", "require('fs')", "{} {}"] {

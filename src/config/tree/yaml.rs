@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_those_of_yaml_1_2() {
+    fn scalars_follow_yaml_1_2() {
         let text = "é: &x { a: yes, b: on }\nn: [1, -2.5, 0x1F, 0o17, 1_000, 1.2.3, '1', ~, true]\nz: *x\n";
         let want = json!({
             "é": { "a": "yes", "b": "on" },
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn bombs_cycles_and_depth_are_refused() {
+    fn rejects_alias_bombs_cycles_and_depth() {
         let mut bomb = "a0: &a0 [x]\n".to_owned();
         for level in 1..40 {
             let before = format!("*a{}", level - 1);

@@ -84,7 +84,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn times_in_every_spelling() {
+    fn accepts_all_duration_units() {
         for (value, millis) in [
             (json!(1600), 1600),
             (json!(0), 0),

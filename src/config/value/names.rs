@@ -151,7 +151,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn names_must_be_usable_everywhere() {
+    fn rejects_unusable_names() {
         for good in ["api", "@scope/web", "队列", "3", "my app"] {
             assert!(AppName::read(&json!(good)).is_ok(), "{good}");
         }
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn signals_with_and_without_their_prefix() {
+    fn signals_need_no_prefix() {
         for (given, name) in [("SIGTERM", "SIGTERM"), ("term", "SIGTERM"), ("usr2", "SIGUSR2")] {
             assert_eq!(SignalName::read(&json!(given)).unwrap().0, name);
         }
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn users_by_name_and_number() {
+    fn accepts_users_by_name_and_number() {
         assert_eq!(Who::read(&json!("www-data")).unwrap(), Who::Name("www-data".into()));
         assert_eq!(Who::read(&json!("1000")).unwrap(), Who::Id(1000));
         assert!(Who::read(&json!(-1)).is_err() && Who::read(&json!(4_294_967_295_u32)).is_err());

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn instances_follow_the_cores() {
+    fn instance_count_depends_on_cores() {
         let on_eight = |value: Value| Instances::read(&value).unwrap().on(8);
         assert_eq!(on_eight(json!(3)), 3);
         assert_eq!(on_eight(json!("3")), 3);
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_alone_in_lists_and_as_text() {
+    fn exit_codes_accept_number_list_or_text() {
         assert_eq!(Codes::read(&json!(0)).unwrap().0, [0]);
         assert_eq!(Codes::read(&json!([0, "143"])).unwrap().0, [0, 143]);
         assert_eq!(Codes::read(&json!("1, 2")).unwrap().0, [1, 2]);

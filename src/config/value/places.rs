@@ -65,7 +65,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn logs_go_to_a_file_or_nowhere() {
+    fn log_target_is_file_or_discarded() {
         assert_eq!(LogTo::read(&json!("NULL")), Ok(LogTo::Nowhere));
         assert_eq!(LogTo::read(&json!("/dev/null")), Ok(LogTo::Nowhere));
         assert_eq!(LogTo::read(&json!("./a.log")), Ok(LogTo::Path("./a.log".into())));

@@ -56,7 +56,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn sizes_in_every_spelling() {
+    fn accepts_all_size_units() {
         let mib = 1 << 20;
         for (text, bytes) in [
             ("1G", 1024 * mib),

@@ -64,7 +64,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn strings_split_at_blanks_outside_quotes() {
+    fn strings_split_at_whitespace_outside_quotes() {
         let words = |text| split(text).unwrap();
         assert_eq!(words("  -a  b\tc\n"), ["-a", "b", "c"]);
         assert_eq!(words(r#"--k="a b" 'c "d"' """#), ["--k=a b", "c \"d\"", ""]);

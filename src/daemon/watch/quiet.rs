@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_gives_its_first_path_after_a_rest() {
+    fn burst_returns_first_path_after_delay() {
         let start = Instant::now();
         let mut quiet = Quiet::new(ms(300));
         assert_eq!(quiet.left(start), None);

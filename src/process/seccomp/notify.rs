@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
-use super::filter::Call;
+use super::filter::CallKind;
 
 /// A call that waits for its answer: `struct seccomp_notif`.
 ///
@@ -17,26 +17,26 @@ pub struct Notification {
     /// Names the call among those of this filter; 0 is none.
     pub id: u64,
     /// The calling thread, as we see it.
-    pub thread: i32,
+    pub tid: i32,
     flags: u32,
-    number: i32,
-    architecture: u32,
-    instruction: u64,
-    /// The call's arguments, as registers.
-    pub arguments: [u64; 6],
+    syscall: i32,
+    arch: u32,
+    instruction_pointer: u64,
+    /// The call's args, as registers.
+    pub args: [u64; 6],
 }
 
 const _: () = assert!(size_of::<Notification>() == size_of::<libc::seccomp_notif>());
 
 impl Notification {
     /// Which call; `None` for one that our filters do not tell.
-    pub fn call(&self) -> Option<Call> {
-        Call::of(self.architecture, self.number)
+    pub fn kind(&self) -> Option<CallKind> {
+        CallKind::of(self.arch, self.syscall)
     }
 
     /// An argument that is an `int`.
-    pub fn int(&self, place: usize) -> i32 {
-        (self.arguments[place] as u32).cast_signed()
+    pub fn arg_i32(&self, place: usize) -> i32 {
+        (self.args[place] as u32).cast_signed()
     }
 }
 
@@ -70,43 +70,43 @@ impl Notifier {
     pub fn receive(&self, into: &mut Notification) -> nix::Result<()> {
         // The kernel refuses a place that is not all zero.
         *into = Notification::default();
-        self.control(libc::SECCOMP_IOCTL_NOTIF_RECV, std::ptr::from_mut(into).cast())
+        self.ioctl(libc::SECCOMP_IOCTL_NOTIF_RECV, std::ptr::from_mut(into).cast())
     }
 
     /// Whether a call still waits: after its thread's memory or files were looked at, this says that
     /// it was that thread's, and not another one's that got its number.
-    pub fn is_waiting(&self, id: u64) -> bool {
+    pub fn is_valid(&self, id: u64) -> bool {
         let mut id = id;
-        self.control(libc::SECCOMP_IOCTL_NOTIF_ID_VALID, (&raw mut id).cast()).is_ok()
+        self.ioctl(libc::SECCOMP_IOCTL_NOTIF_ID_VALID, (&raw mut id).cast()).is_ok()
     }
 
     /// Lets the kernel carry the call out as if nobody had asked. Not for calls that must not happen: by
-    /// then the program may have changed what its arguments point to.
+    /// then the program may have changed what its args point to.
     ///
     /// # Errors
     /// `ENOENT`: nobody waits any more.
-    pub fn let_pass(&self, id: u64) -> nix::Result<()> {
-        self.respond(id, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32)
+    pub fn continue_syscall(&self, id: u64) -> nix::Result<()> {
+        self.send_response(id, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32)
     }
 
     /// Gives the call a result: success, or the errno that it fails with.
     ///
     /// # Errors
     /// `ENOENT`: nobody waits any more.
-    pub fn answer(&self, id: u64, result: nix::Result<()>) -> nix::Result<()> {
-        self.respond(id, result.map_or_else(|errno| -(errno as i32), |()| 0), 0)
+    pub fn respond(&self, id: u64, result: nix::Result<()>) -> nix::Result<()> {
+        self.send_response(id, result.map_or_else(|errno| -(errno as i32), |()| 0), 0)
     }
 
-    fn respond(&self, id: u64, error: i32, flags: u32) -> nix::Result<()> {
+    fn send_response(&self, id: u64, error: i32, flags: u32) -> nix::Result<()> {
         let mut response = libc::seccomp_notif_resp { id, val: 0, error, flags };
-        self.control(libc::SECCOMP_IOCTL_NOTIF_SEND, (&raw mut response).cast())
+        self.ioctl(libc::SECCOMP_IOCTL_NOTIF_SEND, (&raw mut response).cast())
     }
 
     /// Puts a duplicate of `fd` at `number` in the calling process, closing what is there.
     ///
     /// # Errors
     /// `ENOENT`: nobody waits any more. `EBADF`: beyond its limit of open files.
-    pub fn place(&self, id: u64, fd: BorrowedFd<'_>, number: i32, close_on_exec: bool) -> nix::Result<()> {
+    pub fn add_fd(&self, id: u64, fd: BorrowedFd<'_>, number: i32, close_on_exec: bool) -> nix::Result<()> {
         let mut place = libc::seccomp_notif_addfd {
             id,
             flags: libc::SECCOMP_ADDFD_FLAG_SETFD as u32,
@@ -114,10 +114,10 @@ impl Notifier {
             newfd: number.cast_unsigned(),
             newfd_flags: if close_on_exec { libc::O_CLOEXEC.cast_unsigned() } else { 0 },
         };
-        self.control(libc::SECCOMP_IOCTL_NOTIF_ADDFD, (&raw mut place).cast())
+        self.ioctl(libc::SECCOMP_IOCTL_NOTIF_ADDFD, (&raw mut place).cast())
     }
 
-    fn control(&self, request: libc::Ioctl, argument: *mut libc::c_void) -> nix::Result<()> {
+    fn ioctl(&self, request: libc::Ioctl, argument: *mut libc::c_void) -> nix::Result<()> {
         loop {
             // SAFETY: each caller passes a live struct of the layout that its request wants.
             match Errno::result(unsafe { libc::ioctl(self.0.as_raw_fd(), request, argument) }) {

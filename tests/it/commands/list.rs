@@ -25,7 +25,7 @@ fn list_has_every_output_format() {
     assert_eq!(ids("id:desc"), [3, 2, 1, 0]);
     assert_eq!(ids("name"), [0, 1, 3, 2]);
     assert_eq!(ids("status:desc"), [3, 0, 1, 2]);
-    rsm.run(&["list", "--sort", "colour"]).code(2).says("the fields are name");
+    rsm.run(&["list", "--sort", "colour"]).code(2).says("expected one of name");
     rsm.run(&["list", "--json", "-m"]).code(2);
 }
 
@@ -115,7 +115,7 @@ fn env_shows_environment_of_instance() {
     assert_eq!(rsm.ok(&["env", "one"]).shows("PLAIN: a b\n").stdout.lines().count(), 2, "a line a variable");
     assert_eq!(rsm.json(&["env", "4", "--json"]), serde_json::json!({ "PLAIN": "a b", "LINES": "x\ny" }));
     rsm.run(&["env", "api"]).code(1).says("2 instances").says("0, 1");
-    rsm.run(&["env", "none"]).code(1).says("\"none\" is no app or id");
+    rsm.run(&["env", "none"]).code(1).says("\"none\" does not match any app or id");
 }
 
 #[test]

@@ -107,7 +107,7 @@ fn follow_reports_end_of_daemon() {
     rsm.ok(&["kill"]);
     let (code, _, stderr) = following.ended();
     assert_eq!(code, Some(3));
-    assert!(stderr.contains("the daemon ended the stream"), "{stderr}");
+    assert!(stderr.contains("the daemon closed the stream"), "{stderr}");
 }
 
 #[test]

@@ -89,7 +89,7 @@ fn file_selects_its_apps() {
     rsm.ok(&["stop", "ecosystem.toml"]).says("\"gone\" of ecosystem.toml is not in the list");
     assert_eq!(stopped(&rsm), [0, 1]);
     let before = all_of(&rsm);
-    rsm.run(&["delete", "none.toml"]).code(1).says("none of the apps of none.toml is in the list: other");
+    rsm.run(&["delete", "none.toml"]).code(1).says("no app of none.toml is in the list: other");
     rsm.run(&["stop", "ecosystem.toml", "--only", "gone"]).code(1).says("gone");
     rsm.run(&["stop", "missing.toml"]).code(1).says("missing.toml");
     assert_eq!(all_of(&rsm), before);

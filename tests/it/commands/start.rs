@@ -39,7 +39,7 @@ fn missing_script_starts_none_of_several() {
 #[test]
 fn rejects_one_name_for_several_scripts() {
     let rsm = Rsm::new().file("one.sh", SLEEPER).file("two.sh", SLEEPER);
-    rsm.run(&["start", "one.sh", "two.sh", "-i", "2", "--name", "x"]).code(2).says("one by one");
+    rsm.run(&["start", "one.sh", "two.sh", "-i", "2", "--name", "x"]).code(2).says("separately");
     assert!(!rsm.home().join("rsm.sock").exists(), "nothing was started");
     rsm.ok(&["start", "one.sh", "two.sh", "-i", "2"]);
     assert_eq!((rsm.pids("one").len(), rsm.pids("two").len()), (2, 2));

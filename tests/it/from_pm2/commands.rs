@@ -15,7 +15,7 @@ fn pm2_only_commands_suggest_replacement() {
     for word in
         ["update", "deploy", "install", "link", "pull", "slist", "logrotate", "profile:cpu", "multiset"]
     {
-        let ran = rsm.run(&[word, "x"]).code(2).says(&format!("rsm has no command '{word}'")).says("help:");
+        let ran = rsm.run(&[word, "x"]).code(2).says(&format!("unrecognized command '{word}'")).says("help:");
         assert_eq!(ran.stdout, "");
     }
 }
@@ -97,7 +97,7 @@ fn prettylist_prints_indented_json() {
 #[test]
 fn report_contains_no_secrets() {
     let rsm = Rsm::new();
-    rsm.ok(&["report"]).shows("no daemon runs");
+    rsm.ok(&["report"]).shows("the daemon is not running");
     rsm.write("e.toml", "[[apps]]\nname = 'api'\nscript = 'sleep 1000'\nenv = { TOKEN = 'hunter2' }\n");
     rsm.ok(&["start", "e.toml"]);
     let report = rsm.ok(&["report"]).shows("version").shows("api").shows("rsm.log").stdout;

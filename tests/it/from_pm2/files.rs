@@ -123,7 +123,7 @@ fn converted_file_starts_same_apps() {
         "module.exports = { apps: [{ script: './app.sh', instances: 2, env: { A: 'x y' }, vizion: false }] }",
     );
     rsm.ok(&["convert", "e.config.js", "-o", "ecosystem.toml"]).says("`vizion` has no effect here");
-    rsm.run(&["convert", "e.config.js", "-o", "ecosystem.toml"]).code(1).says("exists already");
+    rsm.run(&["convert", "e.config.js", "-o", "ecosystem.toml"]).code(1).says("already exists");
     let text = rsm.ok(&["convert", "e.config.js"]).shows("[[apps]]").stdout;
     assert_eq!(std::fs::read_to_string(rsm.dir().join("ecosystem.toml")).unwrap(), text);
     rsm.ok(&["start"]);
@@ -138,6 +138,6 @@ fn init_file_starts_and_is_not_overwritten() {
     rsm.ok(&["start"]);
     assert_eq!(rsm.pids("clock").len(), 1);
     rsm.write("ecosystem.toml", "mine");
-    rsm.run(&["ecosystem"]).code(1).says("exists already");
+    rsm.run(&["ecosystem"]).code(1).says("already exists");
     assert_eq!(std::fs::read_to_string(rsm.dir().join("ecosystem.toml")).unwrap(), "mine");
 }

@@ -53,18 +53,18 @@ script = 'sleep 1000'
 #[test]
 fn plan_shows_every_difference_without_secrets() {
     let rsm = Rsm::new().file("e.toml", FILE);
-    rsm.ok(&["plan", "e.toml"]).shows("+ start  same   1 instance: not in the list").shows("4 things to do");
+    rsm.ok(&["plan", "e.toml"]).shows("+ start  same   1 new instance").shows("4 changes");
     assert!(!rsm.home().exists(), "a plan starts nothing");
     rsm.ok(&["start", "e.toml"]);
-    rsm.ok(&["plan", "e.toml"]).shows("nothing to do");
+    rsm.ok(&["plan", "e.toml"]).shows("no changes");
     rsm.write("e.toml", CHANGED);
     let plan = rsm.ok(&["plan", "e.toml", "--prune"]).stdout;
     let want = "  unchanged  same
 ~ scale      more   2 → 3 instances
 ~ restart    other  kill_timeout: 10000 → 2000; env.GONE removed; env.TOKEN changed
-+ start      new    1 instance: not in the list
-- delete     gone   not in the file any more
-4 things to do
++ start      new    1 new instance
+- delete     gone   no longer in the file
+4 changes
 ";
     assert_eq!(plan, want);
 }
@@ -78,7 +78,7 @@ fn apply_changes_only_differences() {
     let before = ["same", "more", "gone", "not-of-the-file"].map(pid);
     let other = pid("other");
     rsm.write("e.toml", CHANGED);
-    rsm.ok(&["apply", "e.toml"]).says("--prune deletes it");
+    rsm.ok(&["apply", "e.toml"]).says("use --prune to delete");
     assert_eq!(["same", "more", "gone", "not-of-the-file"].map(pid), before, "untouched");
     assert_eq!((rsm.pids("more").len(), rsm.pids("new").len()), (3, 1));
     assert!(!alive(other) && environ(pid("other"))["TOKEN"] == "hunter3");
@@ -86,9 +86,9 @@ fn apply_changes_only_differences() {
     assert!(rsm.pids("gone").is_empty() && !alive(before[2]));
     assert_eq!(["same", "more"].map(pid), before[..2]);
     rsm.ok(&["stop", "same"]);
-    rsm.ok(&["apply", "e.toml"]).says("does not run");
+    rsm.ok(&["apply", "e.toml"]).says("not running");
     rsm.until_status("same", "online");
-    rsm.ok(&["apply", "e.toml"]).says("nothing to do");
+    rsm.ok(&["apply", "e.toml"]).says("no changes");
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn drift_is_marked_until_applied() {
     assert_eq!(drift(&rsm), "", "taken back");
     rsm.ok(&["restart", "nap", "--kill-timeout", "7s", "--update-env"]);
     assert!(drift(&rsm).starts_with("a command has changed it"), "{}", drift(&rsm));
-    rsm.ok(&["list"]).shows("nap *").shows("To see how: rsm plan ");
+    rsm.ok(&["list"]).shows("nap *").shows("See `rsm plan ");
     rsm.ok(&["apply", "ecosystem.toml"]).says("kill_timeout: 7000 → 10000");
     assert_eq!(drift(&rsm), "");
     // The same by another client.
@@ -141,7 +141,7 @@ fn drift_is_marked_until_applied() {
     assert_eq!(drift(&rsm), "");
     rsm.write("ecosystem.toml", &format!("# a word\n{}", file(10)));
     assert!(!drift(&rsm).is_empty());
-    rsm.ok(&["apply", "ecosystem.toml"]).says("nothing to do");
+    rsm.ok(&["apply", "ecosystem.toml"]).says("no changes");
     assert_eq!((drift(&rsm), rsm.pids("nap")), (String::new(), pid), "and not touched");
     rsm.ok(&["save"]);
     rsm.ok(&["kill"]);
@@ -183,7 +183,7 @@ fn apply_reloads_shared_ports_and_keeps_stopped() {
         after.len() == 2 && after.iter().all(|pid| !before.contains(pid) && environ(*pid)["WORD"] == "2")
     );
     assert!(rsm.pids("job").is_empty(), "not started only to be told its arguments");
-    rsm.ok(&["plan", "e.toml"]).shows("nothing to do");
+    rsm.ok(&["plan", "e.toml"]).shows("no changes");
     rsm.ok(&["start", "job"]);
     assert_eq!(cmdline(rsm.pids("job")[0])[1], "1002");
     rsm.write("app.js", "process.exit(3)");

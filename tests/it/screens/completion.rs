@@ -93,7 +93,7 @@ fn completion_does_not_start_daemon() {
 fn manual_has_page_for_each_command() {
     let rsm = Rsm::new();
     rsm.ok(&["man", "man1"]);
-    for (page, says) in [("rsm.1", "rsm"), ("rsm-start.1", "Examples"), ("rsm-monit.1", "whole screen")] {
+    for (page, says) in [("rsm.1", "rsm"), ("rsm-start.1", "Examples"), ("rsm-monit.1", "full-screen")] {
         let text = std::fs::read_to_string(rsm.dir().join("man1").join(page)).unwrap();
         assert!(text.starts_with(".ie") && text.contains(says), "{page}: {text}");
     }
@@ -104,8 +104,9 @@ fn manual_has_page_for_each_command() {
 /// The examples of every command's help.
 fn examples(rsm: &Rsm) -> Vec<String> {
     let help = rsm.ok(&["--help"]).stdout;
-    let commands =
-        help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let groups =
+        help.lines().skip_while(|line| *line != "Manage apps:").take_while(|line| *line != "Options:");
+    let commands = groups.filter(|line| line.starts_with("  "));
     let commands: Vec<&str> = commands.filter_map(|line| line.split_whitespace().next()).collect();
     assert!(commands.len() > 30, "{commands:?}");
     let mut examples = Vec::new();

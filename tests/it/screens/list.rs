@@ -7,7 +7,11 @@ use crate::harness::{Rsm, wait_until};
 fn warnings_name_command_to_run() {
     let rsm = Rsm::new();
     rsm.write("ecosystem.toml", "[[apps]]\nname = \"api\"\nscript = \"exec sleep 1000\"\n");
-    rsm.ok(&["start"]).shows("1 app: 1 online").shows("host: load").shows("not saved").shows("rsm save");
+    rsm.ok(&["start"])
+        .shows("1 app: 1 online")
+        .shows("host: load")
+        .shows("unsaved changes")
+        .shows("rsm save");
     rsm.ok(&["save"]);
     let calm = rsm.ok(&["list"]);
     assert!(!calm.stdout.contains("rsm save") && !calm.stdout.contains("rsm plan"), "{}", calm.stdout);
@@ -26,7 +30,7 @@ fn warnings_name_command_to_run() {
 
     let other = rsm.another_version("9.8.7");
     rsm.ok(&["upgrade", "--binary", other.to_str().unwrap()]);
-    rsm.ok(&["list"]).shows("the daemon is rsm 9.8.7").shows("rsm upgrade");
+    rsm.ok(&["list"]).shows("the daemon runs rsm 9.8.7").shows("rsm upgrade");
 }
 
 #[test]

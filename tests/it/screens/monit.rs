@@ -53,7 +53,7 @@ fn monit_shows_and_controls_apps() {
     // The daemon dies.
     let (daemon, _) = rsm.managers();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon), nix::sys::signal::Signal::SIGKILL).unwrap();
-    terminal.until("another daemon took over");
+    terminal.until("the daemon was restarted");
     terminal.until("3/3 online");
     // It is upgraded.
     let other = rsm.another_version("9.8.7");
@@ -81,7 +81,7 @@ fn scales_and_deletes_instances() {
     terminal.until("队列 (2 instances)");
     terminal.types("i+1");
     terminal.press(&["Enter"]);
-    terminal.until("scale 队列 by 1 more?");
+    terminal.until("scale 队列 up by 1?");
     terminal.press(&["y"]);
     terminal.until("▾ 队列 (3)");
     terminal.press(&["Down", "d"]);
@@ -127,7 +127,7 @@ fn exits_if_terminal_closes() {
     let rsm = Rsm::new();
     let terminal = Terminal::new(&rsm, (80, 24));
     terminal.line("setsid -f sh -c 'echo $$ > pid; exec rsm monit'");
-    terminal.until("no daemon runs");
+    terminal.until("the daemon is not running");
     let pid = pid(&rsm);
     drop(terminal);
     wait_until("its end", || (!alive(pid)).then_some(()));
@@ -164,15 +164,15 @@ fn waits_for_daemon() {
     let rsm = Rsm::new();
     let terminal = Terminal::new(&rsm, (80, 24));
     terminal.line("rsm monit");
-    terminal.until("no daemon runs");
+    terminal.until("the daemon is not running");
     rsm.ok(&["start", "exec sleep 1000", "--name", "late"]);
     terminal.until("late");
     rsm.ok(&["kill"]);
-    terminal.until("no daemon runs");
+    terminal.until("the daemon is not running");
     terminal.press(&["q"]);
 }
 
 #[test]
 fn refuses_to_run_in_pipe() {
-    Rsm::new().run(&["monit"]).code(2).says("monit needs a terminal").says("rsm list");
+    Rsm::new().run(&["monit"]).code(2).says("monit requires a terminal").says("rsm list");
 }

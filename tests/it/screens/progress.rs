@@ -14,7 +14,7 @@ fn stubborn() -> Rsm {
 #[test]
 fn pipe_gets_plain_lines() {
     let rsm = stubborn();
-    let ran = rsm.ok(&["stop", "all"]).says("waiting for all to stop …: stopping slow (0)\n");
+    let ran = rsm.ok(&["stop", "all"]).says("stopping all…: stopping slow (0)\n");
     assert!(!ran.stderr.contains('\u{1b}'), "{}", ran.stderr);
     let quiet = stubborn();
     assert_eq!(quiet.ok(&["stop", "slow", "--silent"]).stderr, "");
@@ -25,10 +25,10 @@ fn terminal_updates_in_place() {
     let rsm = stubborn();
     let terminal = Terminal::new(&rsm, (100, 30));
     terminal.line("rsm stop slow");
-    terminal.until("waiting for slow to stop … ");
+    terminal.until("stopping slow… ");
     terminal.until("stopping slow (0)");
     terminal.until_so("wiped away", |screen| {
-        screen.contains("slow (0): stopped") && !screen.contains("waiting for")
+        screen.contains("slow (0): stopped") && !screen.contains("stopping slow")
     });
 }
 

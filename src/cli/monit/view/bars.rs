@@ -125,7 +125,7 @@ fn log_state(model: &Model, look: &Look) -> Vec<Span<'static>> {
         words.push("wrap".into());
     }
     if !model.line_filter.is_empty() {
-        words.push(format!("only /{}/", model.line_filter));
+        words.push(format!("filter /{}/", model.line_filter));
     }
     words.into_iter().map(|word| Span::styled(format!("[{word}] "), look.change())).collect()
 }
@@ -134,10 +134,10 @@ fn log_state(model: &Model, look: &Look) -> Vec<Span<'static>> {
 pub(super) fn foot(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, char)> {
     if let Mode::Typing { field, text, .. } = &model.mode {
         let (ask, end) = match field {
-            Field::Apps => ("show apps with: ", "  Enter keep, Esc drop"),
-            Field::Search => ("search: ", "  Enter find, then n N"),
-            Field::Lines => ("show lines with: ", "  Enter keep, Esc drop"),
-            Field::Scale => ("instances (4, +1, -1): ", "  Enter scale, Esc leave"),
+            Field::Apps => ("filter apps: ", "  Enter apply, Esc cancel"),
+            Field::Search => ("search: ", "  Enter find, then n or N"),
+            Field::Lines => ("filter lines: ", "  Enter apply, Esc cancel"),
+            Field::Scale => ("instances (4, +1, -1): ", "  Enter scale, Esc cancel"),
         };
         let line = Line::from(vec![
             Span::styled(format!(" {ask}"), look.head()),
@@ -172,7 +172,7 @@ fn keys(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) -> Vec<(R
         ('R', "R", "reload"),
         ('i', "i", "scale"),
         ('d', "d", "delete"),
-        ('o', "o", "order"),
+        ('o', "o", "sort"),
         ('\t', "Tab", "pane"),
         ('z', "z", "fold"),
     ];

@@ -58,7 +58,7 @@ fn cpu(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) {
     let tenths: Vec<u64> = samples.iter().map(|sample| (sample.cpu * 10.0) as u64).collect();
     let highest = samples.iter().map(|sample| sample.cpu).fold(0.0, f32::max);
     let now = samples.last().map_or(0.0, |sample| sample.cpu);
-    let title = format!("{}, at most {}", units::percent(now), units::percent(highest));
+    let title = format!("{}, peak {}", units::percent(now), units::percent(highest));
     // An idle app's trembling is not to look like load.
     let most = tenths.iter().copied().max().unwrap_or(0).max(100);
     chart(("cpu", &title), &tenths, most, look, area, frame);
@@ -72,7 +72,7 @@ fn memory(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) {
     let now = units::size(bytes.last().copied().unwrap_or(0));
     let title = match limit {
         Some(limit) => format!("{now} of {}", units::size(limit)),
-        None => format!("{now}, at most {}", units::size(highest)),
+        None => format!("{now}, peak {}", units::size(highest)),
     };
     // Below a limit one sees how near it is; else that there is room above.
     let most = limit.unwrap_or(0).max(highest + highest / 4);
@@ -119,7 +119,7 @@ fn connections(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) {
     let of: Vec<(u32, u64)> =
         model.details.iter().filter_map(|detail| Some((detail.view.id, detail.connections?))).collect();
     let total: u64 = of.iter().map(|(_, count)| count).sum();
-    let titles = [format!("{total} of {} instances", of.len()), total.to_string()];
+    let titles = [format!("{total} in {} instances", of.len()), total.to_string()];
     head("connections", &titles, look, area, frame);
     let room = area.width - 14;
     let histories: Vec<Vec<u64>> =

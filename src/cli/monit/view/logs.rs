@@ -22,9 +22,9 @@ pub(super) fn draw(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>
     let pane = &model.pane;
     if pane.len() == 0 {
         let text = match (model.ids().is_empty(), model.line_filter.is_empty()) {
-            (true, _) => " nothing is selected",
-            (_, true) => " nothing was said yet",
-            (_, false) => " no line matches; f changes the filter, Esc drops it",
+            (true, _) => " no app selected",
+            (_, true) => " no output yet",
+            (_, false) => " no matching lines; press f to change the filter, Esc to clear it",
         };
         return frame.render_widget(Shown::styled(text, look.quiet()), area);
     }

@@ -37,7 +37,7 @@ pub(super) fn draw(model: &Model, look: &Look, zone: &TimeZone, frame: &mut Fram
     let screen = frame.area();
     let mut areas = Areas::default();
     if screen.width < SMALLEST.0 || screen.height < SMALLEST.1 {
-        frame.render_widget(Paragraph::new("rsm monit: this window is too small"), screen);
+        frame.render_widget(Paragraph::new("rsm monit: terminal too small"), screen);
         return areas;
     }
     let concerns = if model.full || model.link != Link::Up { Vec::new() } else { model.concerns() };

@@ -14,17 +14,17 @@ use crate::ipc::message::Action;
 const HELP: &str = "\
 Move       ↑↓ PgUp PgDn Home End, j k g G
 Tree       ← → fold, z fold all, / filter
-Order      o next column, O other way, or click
-Act        s start   x stop   r restart
-           R reload without a gap
+Sort       o next column, O reverse, or click
+Apps       s start   x stop   r restart
+           R reload without downtime
            i scale   d delete
-Lower pane Tab go there, 1 logs 2 details
-           3 charts, Enter whole screen
-Log        l whole screen, p pause, w wrap
+Lower pane Tab focus, 1 logs, 2 details,
+           3 charts, Enter full screen
+Log        l full screen, p pause, w wrap
            e streams, f filter, / search
            n N next and previous match
-           ← → sideways, End newest line
-Leave      q or Ctrl-C, Ctrl-Z; Esc goes back";
+           ← → scroll, End newest line
+Quit       q or Ctrl-C, Ctrl-Z suspend, Esc back";
 
 /// Draws it, if there is any.
 pub(super) fn over(model: &Model, look: &Look, screen: Rect, areas: &mut Areas, frame: &mut Frame<'_>) {
@@ -47,8 +47,8 @@ fn help_line<'a>(line: &'a str, look: &Look) -> Line<'a> {
 
 fn confirm(deed: Deed, what: &str, look: &Look, screen: Rect, areas: &mut Areas, frame: &mut Frame<'_>) {
     let consequence = match deed {
-        Deed::Act(Action::Delete) => "It is stopped and taken from the list.",
-        Deed::Act(Action::Restart) => "There is a gap; R reloads without.",
+        Deed::Act(Action::Delete) => "The app is stopped and removed from the list.",
+        Deed::Act(Action::Restart) => "Restarting causes downtime; use R to reload.",
         Deed::Act(_) | Deed::Reload | Deed::Scale(_) => "",
     };
     let mut lines = vec![Line::raw(format!("{} {what}?", deed.word()))];
@@ -99,7 +99,7 @@ fn window(title: &str, lines: Vec<Line<'_>>, look: &Look, screen: Rect, frame: &
 /// In the place of the host line: what is shown below it is old.
 pub(super) fn down(why: &str, look: &Look, area: Rect, frame: &mut Frame<'_>) {
     frame.render_widget(Clear, area);
-    let text = format!(" {why} – what is below is how it was; trying again ");
+    let text = format!(" {why}; showing old data, reconnecting ");
     let line = Line::styled(text, look.bad()).style(look.selected(true));
     frame.render_widget(line, area);
 }

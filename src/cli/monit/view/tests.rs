@@ -202,7 +202,7 @@ fn questions_and_help_lie_over_the_rest() {
     assert_eq!(areas.keys.iter().map(|(_, key)| *key).collect::<String>(), "yn");
     model.mode = Mode::Help;
     let screen = text(&model, (60, 15));
-    assert!(has(&screen, "Ctrl-Z") && has(&screen, "Esc goes back"), "{screen:#?}");
+    assert!(has(&screen, "Ctrl-Z") && has(&screen, "Esc back"), "{screen:#?}");
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn what_is_typed_is_seen_with_a_cursor() {
     let look = Look { colour: true };
     terminal.draw(|frame| drop(super::draw(&model, &look, &TimeZone::UTC, frame))).unwrap();
     let at = terminal.get_cursor_position().unwrap();
-    assert_eq!((at.x, at.y), (" show apps with: ".len() as u16 + 3, 23));
+    assert_eq!((at.x, at.y), (" filter apps: ".len() as u16 + 3, 23));
 }
 
 #[test]
@@ -249,11 +249,15 @@ fn what_needs_attention_stands_on_top_with_its_command() {
     let told = |model: &Model, size| text(model, size)[1].trim_end().to_owned();
     assert!(told(&model, (60, 15)).starts_with(" ▲ 网关 (id 2)"), "{}", told(&model, (60, 15)));
     assert!(told(&model, (60, 15)).ends_with("rsm describe 2; 1 more: rsm list"));
-    assert!(told(&model, (120, 40)).ends_with("this is another: rsm upgrade"), "{}", told(&model, (120, 40)));
+    assert!(
+        told(&model, (120, 40)).ends_with("this is another version: rsm upgrade"),
+        "{}",
+        told(&model, (120, 40))
+    );
     let version = crate::version::version().to_owned();
     model.hear(News::Info(Box::new(Info { version, unsaved: true, ..info() })));
     model.hear(News::Listed { instances: vec![view(0, "api", Status::Online)], sample: false });
-    assert_eq!(told(&model, (80, 24)), " ▲ the list is not saved for the next boot: rsm save");
+    assert_eq!(told(&model, (80, 24)), " ▲ the list has unsaved changes: rsm save");
     let version = crate::version::version().to_owned();
     model.hear(News::Info(Box::new(Info { version, unsaved: false, ..info() })));
     let differs = InstanceView {
@@ -295,12 +299,12 @@ fn rows_that_are_not_seen_are_counted() {
 #[test]
 fn a_daemon_that_is_gone_is_told_above() {
     let mut model = busy();
-    model.hear(News::Down("the daemon does not answer".into()));
+    model.hear(News::Down("the daemon is not responding".into()));
     let screen = text(&model, (80, 24));
-    assert!(screen[0].contains("the daemon does not answer"), "{screen:#?}");
+    assert!(screen[0].contains("the daemon is not responding"), "{screen:#?}");
     assert!(has(&screen, "api"), "what was known stays");
     let mut nothing = Model::default();
     assert!(!has(&text(&nothing, (80, 24)), "rsm start"));
-    nothing.hear(News::Down("no daemon runs".into()));
+    nothing.hear(News::Down("the daemon is not running".into()));
     assert!(has(&text(&nothing, (80, 24)), "rsm start"));
 }

@@ -132,7 +132,7 @@ fn headings(
     };
     let filter = match model.shape.filter.as_str() {
         "" => String::new(),
-        filter => format!("  with \"{filter}\""),
+        filter => format!("  filter \"{filter}\""),
     };
     let title = format!("name{}{beyond}{filter}", mark(Sort::Name));
     let mut spans = vec![Span::raw(format!(" {}", left(&title, name)))];
@@ -230,10 +230,8 @@ fn line(row: &Row, look: &Look, columns: &[(Column, usize)], name: usize) -> Lin
 fn empty(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) {
     let text = match model.link {
         Link::Unknown => " …",
-        Link::Up => " There are no apps. In another terminal: rsm start app.js",
-        Link::Down(_) => {
-            " Nothing is known. `rsm start` or `rsm resurrect` in another terminal starts the daemon."
-        }
+        Link::Up => " No apps. Start one with: rsm start app.js",
+        Link::Down(_) => " The daemon is not running. Run `rsm start` or `rsm resurrect`.",
     };
     frame.render_widget(Line::styled(text, look.quiet()), area);
 }
@@ -243,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_selected_row_is_on_the_screen() {
+    fn selected_row_is_visible() {
         assert_eq!(top(0, 3, 10, 100), 0);
         assert_eq!(top(0, 10, 10, 100), 1);
         assert_eq!(top(50, 10, 10, 100), 10);
@@ -253,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn narrow_screens_keep_what_matters_most() {
+    fn narrow_screens_keep_most_important_columns() {
         let shown = |room, longest| {
             fitting(room, longest).into_iter().map(|(column, _)| column.title().0).collect::<Vec<_>>()
         };

@@ -6,17 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
 /// A list of children that changes all the time is read so often at most.
-const MOST_READS: u32 = 8;
-
-/// More of an environment is not read. `execve` takes some 6 MiB at most, but a process can point
-/// its own environment at whatever it has mapped (`PR_SET_MM`).
-const MOST_ENVIRONMENT: usize = 8 << 20;
-
-/// Room for most environments.
-const USUAL_ENVIRONMENT: usize = 32 << 10;
-
-/// How often to look again at a process that is in the middle of `execve`: for milliseconds.
-const MOST_EXEC_LOOKS: u32 = 1000;
+const MAX_CHILD_READS: u32 = 8;
 
 /// Of the flags in `/proc/PID/stat` the one of a process that is ending (`linux/sched.h`).
 const PF_EXITING: u64 = 0x4;
@@ -36,15 +26,15 @@ pub struct Stat {
     /// children are still its own.
     pub exiting: bool,
     /// Clock ticks it used itself.
-    pub own_ticks: u64,
+    pub cpu_ticks: u64,
     /// Clock ticks that children used which it has reaped, with what those had reaped.
-    pub reaped_ticks: u64,
+    pub child_cpu_ticks: u64,
     /// How many threads it has.
     pub threads: u64,
     /// Start time in clock ticks since boot.
     pub start_time: u64,
     /// Resident pages.
-    pub resident: u64,
+    pub rss_pages: u64,
 }
 
 impl Stat {
@@ -73,11 +63,11 @@ impl Stat {
             group: i32::try_from(field(5)).ok()?,
             session: i32::try_from(field(6)).ok()?,
             exiting: unsigned(9) & PF_EXITING != 0,
-            own_ticks: unsigned(14).saturating_add(unsigned(15)),
-            reaped_ticks: unsigned(16).saturating_add(unsigned(17)),
+            cpu_ticks: unsigned(14).saturating_add(unsigned(15)),
+            child_cpu_ticks: unsigned(16).saturating_add(unsigned(17)),
             threads: unsigned(20),
             start_time: unsigned(22),
-            resident: unsigned(24),
+            rss_pages: unsigned(24),
         })
     }
 
@@ -91,18 +81,18 @@ impl Stat {
 
     /// Reads that of a pid.
     pub fn of(pid: i32) -> io::Result<Self> {
-        Self::read_from(&open(pid)?)
+        Self::read_from(&open_stat(pid)?)
     }
 }
 
 /// The name of a process's program, cut to 15 bytes by the kernel; empty if it is gone.
-pub fn command(pid: i32) -> String {
+pub fn comm(pid: i32) -> String {
     let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
     String::from_utf8_lossy(name.trim_ascii_end()).into_owned()
 }
 
 /// Whether an error says no more than that there is no such process.
-pub fn is_gone(error: &io::Error) -> bool {
+pub fn is_process_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }
 
@@ -110,7 +100,7 @@ pub fn is_gone(error: &io::Error) -> bool {
 ///
 /// # Errors
 /// No such process.
-pub fn open(pid: i32) -> io::Result<File> {
+pub fn open_stat(pid: i32) -> io::Result<File> {
     File::open(format!("/proc/{pid}/stat"))
 }
 
@@ -120,7 +110,7 @@ pub fn open(pid: i32) -> io::Result<File> {
 /// list is read until it is twice the same: then none was reaped meanwhile.
 pub fn children(pid: i32, threads: u64) -> Vec<i32> {
     let mut last = children_once(pid, threads);
-    for _ in 0..MOST_READS {
+    for _ in 0..MAX_CHILD_READS {
         let again = children_once(pid, threads);
         if again == last {
             break;
@@ -133,24 +123,24 @@ pub fn children(pid: i32, threads: u64) -> Vec<i32> {
 }
 
 fn children_once(pid: i32, threads: u64) -> Vec<i32> {
-    if !has_lists() {
+    if !has_children_files() {
         return children_by_scan(pid);
     }
     let mut found = Vec::new();
     if threads <= 1 {
-        children_of_thread(pid, &pid.to_string(), &mut found);
+        read_thread_children(pid, &pid.to_string(), &mut found);
         return found;
     }
     let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return found };
     for task in tasks.flatten() {
         if let Some(thread) = task.file_name().to_str() {
-            children_of_thread(pid, thread, &mut found);
+            read_thread_children(pid, thread, &mut found);
         }
     }
     found
 }
 
-fn children_of_thread(pid: i32, thread: &str, found: &mut Vec<i32>) {
+fn read_thread_children(pid: i32, thread: &str, found: &mut Vec<i32>) {
     let mut text = String::new();
     let file = File::open(format!("/proc/{pid}/task/{thread}/children"));
     if file.and_then(|mut file| file.read_to_string(&mut text)).is_ok() {
@@ -159,77 +149,25 @@ fn children_of_thread(pid: i32, thread: &str, found: &mut Vec<i32>) {
 }
 
 /// Whether the kernel lists children (`CONFIG_PROC_CHILDREN`; most do).
-fn has_lists() -> bool {
+fn has_children_files() -> bool {
     static HAS: OnceLock<bool> = OnceLock::new();
     *HAS.get_or_init(|| std::path::Path::new("/proc/thread-self/children").exists())
 }
 
 /// The slow way: asks every process for its parent.
 fn children_by_scan(pid: i32) -> Vec<i32> {
-    all().into_iter().filter(|child| Stat::of(*child).is_ok_and(|stat| stat.parent == pid)).collect()
+    all_pids().into_iter().filter(|child| Stat::of(*child).is_ok_and(|stat| stat.parent == pid)).collect()
 }
 
 /// Every process that can be seen from here.
-pub fn all() -> Vec<i32> {
+pub fn all_pids() -> Vec<i32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// The value of a variable in the environment that a process was executed with, if it may be read.
-pub fn variable(pid: i32, name: &str) -> Option<String> {
-    let environment = environment(pid)?;
-    let value = |line: &[u8]| Some(line.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?.to_vec());
-    let value = environment.split(|byte| *byte == 0).find_map(value)?;
-    String::from_utf8(value).ok()
-}
-
-/// In the middle of `execve` a process has no environment for a moment. Who took that for an empty
-/// one would lose a process that does carry the mark.
-fn environment(pid: i32) -> Option<Vec<u8>> {
-    for _ in 0..MOST_EXEC_LOOKS {
-        let environment = read_environment(pid).ok()?;
-        if !environment.is_empty() || has_empty_environment(pid)? {
-            return Some(environment);
-        }
-        std::thread::yield_now();
-    }
-    None
-}
-
-/// Reads it at one go: when the process executes another program between two reads, the second one
-/// finds nothing any more.
-fn read_environment(pid: i32) -> io::Result<Vec<u8>> {
-    let file = File::open(format!("/proc/{pid}/environ"))?;
-    let mut bytes = vec![0; USUAL_ENVIRONMENT];
-    loop {
-        let length = file.read_at(&mut bytes, 0)?;
-        if length < bytes.len() || length >= MOST_ENVIRONMENT {
-            bytes.truncate(length);
-            return Ok(bytes);
-        }
-        bytes.resize(length * 4, 0);
-    }
-}
-
-/// Whether the environment is there and has nothing in it; `None` if the process has ended.
-fn has_empty_environment(pid: i32) -> Option<bool> {
-    let mut buffer = [0; 1024];
-    let length = open(pid).ok()?.read_at(&mut buffer, 0).ok()?;
-    let text = &buffer[..length];
-    if Stat::parse(text)?.is_dead() {
-        return None;
-    }
-    // Fields 26, 50 and 51: where its code starts, where its environment starts and ends. `execve`
-    // fills the environment before it sets the first, some kernels with start and end equal at first.
-    let end = text.iter().rposition(|byte| *byte == b')')?;
-    let mut fields = text[end + 1..].split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
-    let (code, start, end) = (fields.nth(23)?, fields.nth(23)?, fields.next()?);
-    Some(code != b"0" && start != b"0" && start == end)
-}
-
 /// Bytes that a process has resident, pages it shares counted in proportion; `None` if the
 /// kernel does not tell (before 4.14) or not us.
-pub fn proportional_memory(pid: i32) -> Option<u64> {
+pub fn pss(pid: i32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
     Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
@@ -250,15 +188,15 @@ pub fn ticks_per_second() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::fixture::{Fixture, wait_until};
+    use crate::process::fixture::Fixture;
 
     #[test]
     fn a_command_may_hold_anything() {
         let text = b"42 (a) b (\n) S 1 42 7 0 -1 0 0 0 0 0 5 6 7 8 20 0 3 0 999 100 55 18446744073709551615";
         let stat = Stat::parse(text).unwrap();
         assert_eq!((stat.state, stat.parent, stat.group, stat.session), (b'S', 1, 42, 7));
-        assert_eq!((stat.own_ticks, stat.reaped_ticks), (11, 15));
-        assert_eq!((stat.threads, stat.start_time, stat.resident), (3, 999, 55));
+        assert_eq!((stat.cpu_ticks, stat.child_cpu_ticks), (11, 15));
+        assert_eq!((stat.threads, stat.start_time, stat.rss_pages), (3, 999, 55));
         assert_eq!(Stat::parse(b"42 (cut off) S 1 2"), None);
         assert_eq!(Stat::parse(b""), None);
     }
@@ -267,9 +205,8 @@ mod tests {
     fn we_are_there() {
         let me = std::process::id().cast_signed();
         let stat = Stat::of(me).unwrap();
-        assert!(stat.threads >= 1 && stat.resident > 0 && stat.start_time > 0);
-        assert!(proportional_memory(me).is_none_or(|bytes| bytes > 0));
-        assert!(variable(me, "PATH").is_some() && variable(me, "NO_SUCH_NAME").is_none());
+        assert!(stat.threads >= 1 && stat.rss_pages > 0 && stat.start_time > 0);
+        assert!(pss(me).is_none_or(|bytes| bytes > 0));
     }
 
     #[test]
@@ -283,24 +220,5 @@ mod tests {
         listed.sort_unstable();
         assert_eq!(scanned, said);
         assert_eq!(listed, said);
-    }
-
-    #[test]
-    fn a_process_is_not_without_environment_while_it_executes() {
-        // The shell executes itself without end, so that most looks fall near an `execve`.
-        let mut app = Fixture::sh("export AGAIN='exec sh -c \"$AGAIN\"'; echo x; eval \"$AGAIN\"");
-        app.line();
-        for _ in 0..2000 {
-            assert_eq!(variable(app.leader().pid, "RSM_RUN"), Some(format!("{}@/fixture", app.run)));
-        }
-    }
-
-    #[test]
-    fn an_environment_may_be_empty() {
-        let mut app = Fixture::sh("env -i sleep 1000 & echo $!; read _");
-        let bare = app.process();
-        let cmdline = format!("/proc/{}/cmdline", bare.pid);
-        wait_until(|| std::fs::read(&cmdline).unwrap().starts_with(b"sleep"));
-        assert_eq!(variable(bare.pid, "RSM_RUN"), None);
     }
 }

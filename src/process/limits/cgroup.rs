@@ -4,76 +4,75 @@
 //! our user, or, as root, in a directory of their own at the top. A group with controllers for others
 //! may hold no processes itself ("no internal processes", cgroups(7)), so those of ours move into `main`.
 
-use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use crate::process::xattr::xattr;
 use crate::spec::limits::Limits;
 
 /// The controllers for the three limits.
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 
 /// Where the processes go that have no group of their own.
-const MAIN: &str = "main";
+const MAIN_GROUP: &str = "main";
 
 /// The period in which processor time is measured out, in microseconds: the kernel's default.
-const PERIOD: u64 = 100_000;
+const CPU_PERIOD_US: u64 = 100_000;
 
-/// A place for groups with limits.
+/// A root for groups with limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    base: PathBuf,
+pub struct CgroupRoot {
+    path: PathBuf,
 }
 
-impl Place {
-    /// Finds the place for this process. `name` is for a directory at the top.
+impl CgroupRoot {
+    /// Finds the root for this process. `name` is for a directory at the top.
     ///
     /// # Errors
     /// Why there is none, for people.
-    pub fn find(name: &str) -> Result<Self, String> {
+    pub fn discover(name: &str) -> Result<Self, String> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let mount = mount_point(&mounts).ok_or("no cgroup v2 is mounted")?;
-        let own = of_process("self").map(|own| mount.join(own)).ok_or("rsm is in no cgroup v2")?;
+        let own = cgroup_of("self").map(|own| mount.join(own)).ok_or("rsm is in no cgroup v2")?;
         // Made by a daemon before this one.
-        if own.ends_with(MAIN)
+        if own.ends_with(MAIN_GROUP)
             && let Some(base) = own.parent().filter(|base| is_delegated(base))
         {
-            return Self::at(base);
+            return Self::prepare(base);
         }
         if is_delegated(&own) {
-            return Self::at(&own);
+            return Self::prepare(&own);
         }
         if !nix::unistd::geteuid().is_root() {
             return Err(format!("{} is not delegated to this user", own.display()));
         }
-        enable(&mount);
+        enable_controllers(&mount);
         let base = mount.join(name);
         fs::create_dir_all(&base).map_err(|error| format!("{}: {error}", base.display()))?;
-        Self::at(&base).inspect_err(|_| drop(fs::remove_dir(&base)))
+        Self::prepare(&base).inspect_err(|_| drop(fs::remove_dir(&base)))
     }
 
-    /// Makes a directory of groups a place for ours.
+    /// Makes a directory of groups a root for ours.
     ///
     /// # Errors
     /// It has none of the controllers, or does not let go of its processes.
-    fn at(base: &Path) -> Result<Self, String> {
+    fn prepare(base: &Path) -> Result<Self, String> {
         let offered = fs::read_to_string(base.join("cgroup.controllers")).unwrap_or_default();
         if !offered.split_whitespace().any(|name| CONTROLLERS.contains(&name)) {
             return Err(format!("{} has none of the controllers memory, cpu and pids", base.display()));
         }
-        evacuate(base)
-            .map_err(|error| format!("moving rsm's processes to {}/{MAIN}: {error}", base.display()))?;
-        enable(base);
-        let place = Self { base: base.to_owned() };
-        place.tidy();
-        Ok(place)
+        move_own_processes(base)
+            .map_err(|error| format!("moving rsm's processes to {}/{MAIN_GROUP}: {error}", base.display()))?;
+        enable_controllers(base);
+        let root = Self { path: base.to_owned() };
+        root.remove_empty_groups();
+        Ok(root)
     }
 
     /// Removes the empty groups that a daemon before this one has left.
-    fn tidy(&self) {
-        for entry in fs::read_dir(&self.base).into_iter().flatten().flatten() {
+    fn remove_empty_groups(&self) {
+        for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with("run-") {
                 let _ = fs::remove_dir(entry.path()); // the kernel keeps one with processes in it
             }
@@ -84,8 +83,8 @@ impl Place {
     ///
     /// # Errors
     /// The directory cannot be made.
-    pub fn make(&self, run: u64, limits: &Limits) -> io::Result<(PathBuf, Limits)> {
-        let group = self.base.join(format!("run-{run}"));
+    pub fn create_group(&self, run: u64, limits: &Limits) -> io::Result<(PathBuf, Limits)> {
+        let group = self.path.join(format!("run-{run}"));
         match fs::create_dir(&group) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -96,16 +95,16 @@ impl Place {
             // The tree ends as one: what is left of it would be of no use.
             set("memory.oom.group", "1".into());
         }
-        let quota = |percent: u32| (u64::from(percent) * PERIOD / 100).max(1000);
-        let cpu = limits.cpu.filter(|percent| set("cpu.max", format!("{} {PERIOD}", quota(*percent))));
+        let quota = |percent: u32| (u64::from(percent) * CPU_PERIOD_US / 100).max(1000);
+        let cpu = limits.cpu.filter(|percent| set("cpu.max", format!("{} {CPU_PERIOD_US}", quota(*percent))));
         let pids = limits.pids.filter(|most| set("pids.max", most.to_string()));
         Ok((group, Limits { memory, cpu, pids }))
     }
 
     /// Ends what is left in the group of a run, and removes it as soon as it is empty. True if there is
     /// nothing to remove any more.
-    pub fn remove(&self, run: u64) -> bool {
-        let group = self.base.join(format!("run-{run}"));
+    pub fn remove_group(&self, run: u64) -> bool {
+        let group = self.path.join(format!("run-{run}"));
         let _ = fs::write(group.join("cgroup.kill"), "1"); // since Linux 5.14
         match fs::remove_dir(&group) {
             Ok(()) => true,
@@ -115,17 +114,17 @@ impl Place {
 
     /// How many processes of a run the kernel has ended for its group's limit of memory.
     pub fn oom_kills(&self, run: u64) -> u64 {
-        let events = self.base.join(format!("run-{run}")).join("memory.events");
+        let events = self.path.join(format!("run-{run}")).join("memory.events");
         let events = fs::read_to_string(events).unwrap_or_default();
         let count = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
         count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
     }
 
     /// The limits that hold for a process by the group of its run; none if it is not in it.
-    pub fn in_force(&self, run: u64, pid: i32) -> Limits {
+    pub fn effective_limits(&self, run: u64, pid: i32) -> Limits {
         let name = format!("run-{run}");
-        let inside = of_process(&pid.to_string()).is_some_and(|group| group.ends_with(&name));
-        let group = self.base.join(name);
+        let inside = cgroup_of(&pid.to_string()).is_some_and(|group| group.ends_with(&name));
+        let group = self.path.join(name);
         let read = |file: &str| fs::read_to_string(group.join(file)).ok().filter(|_| inside);
         let quota = |text: String| {
             let (quota, period) = text.trim().split_once(' ')?;
@@ -144,23 +143,23 @@ impl Place {
 ///
 /// # Errors
 /// The group is gone, or not ours.
-pub fn join(group: &Path) -> io::Result<()> {
+pub fn join_group(group: &Path) -> io::Result<()> {
     fs::write(group.join("cgroup.procs"), "0")
 }
 
 /// Each by itself: a kernel may lack one, and the others are of use.
-fn enable(group: &Path) {
+fn enable_controllers(group: &Path) {
     for controller in CONTROLLERS {
         let _ = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"));
     }
 }
 
-fn evacuate(base: &Path) -> io::Result<()> {
+fn move_own_processes(base: &Path) -> io::Result<()> {
     let there = fs::read_to_string(base.join("cgroup.procs"))?;
     if there.trim().is_empty() {
         return Ok(());
     }
-    let main = base.join(MAIN);
+    let main = base.join(MAIN_GROUP);
     fs::create_dir_all(&main)?;
     for pid in there.lines() {
         match fs::write(main.join("cgroup.procs"), pid) {
@@ -181,7 +180,7 @@ fn mount_point(mounts: &str) -> Option<PathBuf> {
 }
 
 /// The group of a process, relative to where they are mounted.
-fn of_process(pid: &str) -> Option<PathBuf> {
+fn cgroup_of(pid: &str) -> Option<PathBuf> {
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
     Some(PathBuf::from(own))
@@ -189,23 +188,13 @@ fn of_process(pid: &str) -> Option<PathBuf> {
 
 /// Whether a group was handed over: systemd marks those, and to another user's we could not write.
 fn is_delegated(group: &Path) -> bool {
-    let marked = ["user.delegate", "trusted.delegate"].iter().any(|name| attribute(group, name) == b"1");
+    let marked = [c"user.delegate", c"trusted.delegate"]
+        .iter()
+        .any(|name| xattr(group, name).as_deref() == Some(b"1"));
     let writable =
         |file: &str| nix::unistd::access(&group.join(file), nix::unistd::AccessFlags::W_OK).is_ok();
     let ours = !nix::unistd::geteuid().is_root();
     (marked || ours) && writable("cgroup.procs") && writable("cgroup.subtree_control")
-}
-
-#[allow(unsafe_code)]
-fn attribute(path: &Path, name: &str) -> Vec<u8> {
-    let (Ok(path), Ok(name)) = (CString::new(path.as_os_str().as_bytes()), CString::new(name)) else {
-        return Vec::new();
-    };
-    let mut value = [0u8; 16];
-    // SAFETY: two strings that end, and a buffer of the length that is told.
-    let length =
-        unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
-    usize::try_from(length).map(|length| value[..length].to_vec()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -223,9 +212,9 @@ mod tests {
     #[test]
     fn limits_are_written_in_the_kernels_words() {
         let dir = group("cpuset cpu memory pids\n");
-        let place = Place::at(dir.path()).unwrap();
+        let root = CgroupRoot::prepare(dir.path()).unwrap();
         let limits = Limits { memory: Some(300 << 20), cpu: Some(150), pids: Some(20) };
-        let (group, held) = place.make(7, &limits).unwrap();
+        let (group, held) = root.create_group(7, &limits).unwrap();
         assert_eq!((&held, group.file_name().unwrap().to_str()), (&limits, Some("run-7")));
         let read = |file: &str| fs::read_to_string(group.join(file)).unwrap();
         assert_eq!(
@@ -233,22 +222,26 @@ mod tests {
             ("314572800".into(), "150000 100000".into(), "20".into(), "1".into())
         );
         fs::write(group.join("memory.events"), "low 0\noom 2\noom_kill 1\noom_group_kill 1\n").unwrap();
-        assert_eq!((place.oom_kills(7), place.oom_kills(8)), (1, 0));
-        assert_eq!(place.in_force(7, std::process::id().cast_signed()), Limits::default(), "it is not in it");
-        assert!(place.remove(8), "there is none");
+        assert_eq!((root.oom_kills(7), root.oom_kills(8)), (1, 0));
+        assert_eq!(
+            root.effective_limits(7, std::process::id().cast_signed()),
+            Limits::default(),
+            "it is not in it"
+        );
+        assert!(root.remove_group(8), "there is none");
     }
 
     #[test]
     fn a_place_without_controllers_is_none() {
         let dir = group("hugetlb\n");
-        assert!(Place::at(dir.path()).unwrap_err().contains("none of the controllers"));
+        assert!(CgroupRoot::prepare(dir.path()).unwrap_err().contains("none of the controllers"));
     }
 
     #[test]
     fn processes_make_room_for_groups() {
         let dir = group("memory\n");
         fs::write(dir.path().join("cgroup.procs"), "4711\n").unwrap();
-        Place::at(dir.path()).unwrap();
+        CgroupRoot::prepare(dir.path()).unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("main/cgroup.procs")).unwrap(), "4711");
     }
 

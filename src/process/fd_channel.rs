@@ -10,7 +10,7 @@ use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, getsockopt, recvmsg,
-    sendmsg, socketpair, sockopt,
+    sendmsg, sockopt,
 };
 use tokio::io::unix::AsyncFd;
 
@@ -21,16 +21,16 @@ pub const MAX_FDS: usize = 16;
 ///
 /// # Errors
 /// The system is out of descriptors or memory.
-pub fn pair() -> nix::Result<(OwnedFd, OwnedFd)> {
+pub fn socketpair() -> nix::Result<(OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
+    nix::sys::socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
 }
 
 /// Lets the runtime that this is called in wait for a descriptor.
 ///
 /// # Errors
 /// The system is out of memory or watches.
-pub fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub fn async_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` gives the same number for as long as it lives, and here nobody can close it.
     unsafe { AsyncFd::register(fd) }.map_err(io::Error::from)
 }
@@ -40,7 +40,7 @@ pub fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 /// # Errors
 /// `EAGAIN` when the other end does not read fast enough, `EPIPE` when it is gone. Too many
 /// descriptors in flight (`ETOOMANYREFS`) is told as `EAGAIN`: it passes.
-pub fn send(to: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> nix::Result<()> {
+pub fn send_with_fds(to: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> nix::Result<()> {
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
@@ -60,7 +60,7 @@ pub fn send(to: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> nix::Re
 ///
 /// # Errors
 /// `EAGAIN` when there is none.
-pub fn receive(from: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<(usize, Vec<OwnedFd>)> {
+pub fn receive_with_fds(from: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<(usize, Vec<OwnedFd>)> {
     let mut space = cmsg_space!([RawFd; MAX_FDS]);
     let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
     loop {
@@ -86,7 +86,7 @@ pub fn receive(from: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<(usize, V
 ///
 /// # Errors
 /// No such descriptor is open.
-pub fn inherited(fd: RawFd) -> nix::Result<OwnedFd> {
+pub fn take_inherited_fd(fd: RawFd) -> nix::Result<OwnedFd> {
     // SAFETY: only asks the kernel about a number; an invalid one gives EBADF.
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
     Errno::result(flags)?;
@@ -97,7 +97,7 @@ pub fn inherited(fd: RawFd) -> nix::Result<OwnedFd> {
 }
 
 /// Whether a descriptor is a stream socket.
-pub fn is_stream(fd: &OwnedFd) -> bool {
+pub fn is_stream_socket(fd: &OwnedFd) -> bool {
     getsockopt(fd, sockopt::SockType).is_ok_and(|kind| kind == SockType::Stream)
 }
 
@@ -108,12 +108,12 @@ mod tests {
 
     #[test]
     fn a_packet_carries_descriptors() {
-        let (a, b) = pair().unwrap();
+        let (a, b) = socketpair().unwrap();
         let (read, write) = nix::unistd::pipe().unwrap();
-        send(a.as_fd(), b"hello", &[write.as_fd()]).unwrap();
+        send_with_fds(a.as_fd(), b"hello", &[write.as_fd()]).unwrap();
         drop(write);
         let mut buffer = [0; 64];
-        let (length, fds) = receive(b.as_fd(), &mut buffer).unwrap();
+        let (length, fds) = receive_with_fds(b.as_fd(), &mut buffer).unwrap();
         assert_eq!((&buffer[..length], fds.len()), (&b"hello"[..], 1));
         nix::unistd::write(&fds[0], b"x").unwrap();
         assert_eq!(nix::unistd::read(&read, &mut buffer).unwrap(), 1);
@@ -121,10 +121,10 @@ mod tests {
 
     #[test]
     fn an_empty_queue_and_a_closed_end_are_told_apart() {
-        let (a, b) = pair().unwrap();
+        let (a, b) = socketpair().unwrap();
         let mut buffer = [0; 64];
-        assert_eq!(receive(b.as_fd(), &mut buffer).unwrap_err(), Errno::EAGAIN);
+        assert_eq!(receive_with_fds(b.as_fd(), &mut buffer).unwrap_err(), Errno::EAGAIN);
         drop(a);
-        assert_eq!(receive(b.as_fd(), &mut buffer).unwrap().0, 0);
+        assert_eq!(receive_with_fds(b.as_fd(), &mut buffer).unwrap().0, 0);
     }
 }

@@ -12,24 +12,24 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, pipe2};
 
-use super::caller::{Caller, SocketFile, read_memory, take_descriptor};
-use super::filter::{Calls, install_program, program};
+use super::caller::{Caller, SocketFd, pidfd_getfd, read_memory};
+use super::filter::{SupervisedCalls, install_program, program};
 use super::notify::{Notification, Notifier};
 use crate::process::bpf::Instruction;
-use crate::process::pidfd;
+use crate::process::process_ref::pidfd_open;
 
 /// The child does nothing that takes time; a machine that swaps may still keep it waiting.
-const PATIENCE_MILLIS: u16 = 5000;
+const TIMEOUT_MS: u16 = 5000;
 
 /// What can be done about the calls of programs that run under a filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Support {
     /// Their sockets can be looked into and acted upon.
-    Take,
+    Full,
     /// Their sockets cannot be had, for this reason, but can be replaced by ours.
-    Replace(Errno),
+    InjectOnly(Errno),
     /// Nothing: what failed, and why.
-    Nothing {
+    Unsupported {
         /// The step.
         step: &'static str,
         /// The system's error.
@@ -40,11 +40,11 @@ pub enum Support {
 impl fmt::Display for Support {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Take => write!(out, "the kernel allows all of it"),
-            Self::Replace(errno) => {
+            Self::Full => write!(out, "the kernel allows all of it"),
+            Self::InjectOnly(errno) => {
                 write!(out, "sockets cannot be taken out of a program here (pidfd_getfd: {})", errno.desc())
             }
-            Self::Nothing { step, errno } => write!(out, "{step} is not possible here: {}", errno.desc()),
+            Self::Unsupported { step, errno } => write!(out, "{step} is not possible here: {}", errno.desc()),
         }
     }
 }
@@ -52,45 +52,45 @@ impl fmt::Display for Support {
 /// Tries it on a child, which becomes `user` (uid and gid) if one is given.
 ///
 /// The answer holds for as long as we have our privileges; ask once for each user.
-pub fn probe(user: Option<(u32, u32)>) -> Support {
-    match try_out(user) {
+pub fn detect(user: Option<(u32, u32)>) -> Support {
+    match run_checks(user) {
         Ok(support) => support,
-        Err((step, errno)) => Support::Nothing { step, errno },
+        Err((step, errno)) => Support::Unsupported { step, errno },
     }
 }
 
-type Failed = (&'static str, Errno);
+type FailedStep = (&'static str, Errno);
 
-fn try_out(user: Option<(u32, u32)>) -> Result<Support, Failed> {
+fn run_checks(user: Option<(u32, u32)>) -> Result<Support, FailedStep> {
     let failed = |step| move |errno| (step, errno);
-    let program = program(Calls::WithOptions);
+    let program = program(SupervisedCalls::BindListenSetsockopt);
     let (said, child_says) = pipe2(OFlag::O_CLOEXEC).map_err(failed("a pipe"))?;
     let new_socket = || socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
     let sockets = (new_socket().map_err(failed("a socket"))?, new_socket().map_err(failed("a socket"))?);
-    let child = Child::start(&program, user, child_says.as_raw_fd(), sockets.0.as_raw_fd())
+    let child = TestChild::start(&program, user, child_says.as_raw_fd(), sockets.0.as_raw_fd())
         .map_err(failed("a process"))?;
-    let notifier = notifier(&said).map_err(failed("installing the filter (seccomp)"))?;
-    wait_for(notifier.as_fd()).map_err(failed("the notification of a call (seccomp)"))?;
+    let notifier = receive_notifier(&said).map_err(failed("installing the filter (seccomp)"))?;
+    wait_readable(notifier.as_fd()).map_err(failed("the notification of a call (seccomp)"))?;
     let mut call = Notification::default();
     notifier.receive(&mut call).map_err(failed("the notification of a call (seccomp)"))?;
-    let process = Caller::of(call.thread).map_err(failed("the caller's status in /proc"))?.process;
+    let process = Caller::of_thread(call.tid).map_err(failed("the caller's status in /proc"))?.pid;
     // The child has a copy of our memory, so what lies here lies there, too.
-    read_memory(call.thread, program.as_ptr() as u64, 8)
+    read_memory(call.tid, program.as_ptr() as u64, 8)
         .map_err(failed("reading its memory (process_vm_readv)"))?;
-    SocketFile::of(process, sockets.0.as_raw_fd()).map_err(failed("its descriptors in /proc"))?;
-    let place = notifier.place(call.id, sockets.1.as_fd(), sockets.0.as_raw_fd(), true);
+    SocketFd::of(process, sockets.0.as_raw_fd()).map_err(failed("its descriptors in /proc"))?;
+    let place = notifier.add_fd(call.id, sockets.1.as_fd(), sockets.0.as_raw_fd(), true);
     place.map_err(failed("replacing its socket (SECCOMP_ADDFD, Linux 5.9)"))?;
     let number = sockets.1.as_raw_fd();
-    let taken = pidfd::open(process).and_then(|process| take_descriptor(process.as_fd(), number));
-    notifier.answer(call.id, Ok(())).map_err(failed("answering a call (seccomp)"))?;
+    let taken = pidfd_open(process).and_then(|process| pidfd_getfd(process.as_fd(), number));
+    notifier.respond(call.id, Ok(())).map_err(failed("answering a call (seccomp)"))?;
     drop((child, child_says));
-    Ok(taken.map_or_else(Support::Replace, |_| Support::Take))
+    Ok(taken.map_or_else(Support::InjectOnly, |_| Support::Full))
 }
 
 /// The child's first word: the number of its notifier, or its error.
-fn notifier(said: &OwnedFd) -> nix::Result<Notifier> {
+fn receive_notifier(said: &OwnedFd) -> nix::Result<Notifier> {
     let mut word = [0; 4];
-    wait_for(said.as_fd())?;
+    wait_readable(said.as_fd())?;
     if nix::unistd::read(said, &mut word)? != word.len() {
         return Err(Errno::EIO);
     }
@@ -101,17 +101,17 @@ fn notifier(said: &OwnedFd) -> nix::Result<Notifier> {
     }
 }
 
-fn wait_for(fd: std::os::fd::BorrowedFd<'_>) -> nix::Result<()> {
-    match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::from(PATIENCE_MILLIS))? {
+fn wait_readable(fd: std::os::fd::BorrowedFd<'_>) -> nix::Result<()> {
+    match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::from(TIMEOUT_MS))? {
         0 => Err(Errno::ETIMEDOUT),
         _ => Ok(()),
     }
 }
 
 /// A process that calls `listen` under the filter; killed and reaped when dropped.
-struct Child(Pid);
+struct TestChild(Pid);
 
-impl Child {
+impl TestChild {
     /// It has our table of descriptors, so that its notifier needs no way to us.
     fn start(
         program: &[Instruction],
@@ -146,7 +146,7 @@ impl Child {
     }
 }
 
-impl Drop for Child {
+impl Drop for TestChild {
     fn drop(&mut self) {
         let _ = kill(self.0, Signal::SIGKILL);
         while waitpid(self.0, None) == Err(Errno::EINTR) {}
@@ -160,14 +160,14 @@ mod tests {
 
     #[test]
     fn a_probe_ends_with_an_answer_and_leaves_nothing_open() {
-        let support = probe(None);
-        assert!(!matches!(support, Support::Nothing { .. }), "{support}");
+        let support = detect(None);
+        assert!(!matches!(support, Support::Unsupported { .. }), "{support}");
     }
 
     #[test]
     fn a_probe_can_run_as_another_user() {
         assert!(nix::unistd::geteuid().is_root(), "this test needs root: run it as root, as in CI");
-        assert_eq!(probe(Some((65534, 65534))), Support::Take);
+        assert_eq!(detect(Some((65534, 65534))), Support::Full);
     }
 
     /// In a thread that may not make this call, as in a container that forbids it.
@@ -175,9 +175,9 @@ mod tests {
         let probe_without = move || {
             let filter = [
                 bpf::load_word(0),
-                bpf::if_equal(call as u32, 0, 1),
-                bpf::give(libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
-                bpf::give(libc::SECCOMP_RET_ALLOW),
+                bpf::jump_eq(call as u32, 0, 1),
+                bpf::ret(libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+                bpf::ret(libc::SECCOMP_RET_ALLOW),
             ];
             let program = libc::sock_fprog { len: 4, filter: filter.as_ptr().cast_mut().cast() };
             nix::sys::prctl::set_no_new_privs().unwrap();
@@ -186,31 +186,31 @@ mod tests {
                 libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
             };
             assert_eq!(set, 0);
-            probe(None)
+            detect(None)
         };
         std::thread::spawn(probe_without).join().unwrap()
     }
 
     #[test]
     fn what_a_container_forbids_is_found_out() {
-        assert_eq!(without(libc::SYS_pidfd_getfd), Support::Replace(Errno::EPERM));
-        let Support::Nothing { errno, .. } = without(libc::SYS_process_vm_readv) else { panic!() };
+        assert_eq!(without(libc::SYS_pidfd_getfd), Support::InjectOnly(Errno::EPERM));
+        let Support::Unsupported { errno, .. } = without(libc::SYS_process_vm_readv) else { panic!() };
         assert_eq!(errno, Errno::EPERM);
     }
 
     #[test]
     fn under_another_supervisor_there_can_be_no_second() {
         let support = std::thread::spawn(|| {
-            let _notifier = install_program(&program(Calls::BindListen)).unwrap();
-            probe(None)
+            let _notifier = install_program(&program(SupervisedCalls::BindListen)).unwrap();
+            detect(None)
         });
-        let nothing = Support::Nothing { step: "installing the filter (seccomp)", errno: Errno::EBUSY };
+        let nothing = Support::Unsupported { step: "installing the filter (seccomp)", errno: Errno::EBUSY };
         assert_eq!(support.join().unwrap(), nothing);
     }
 
     #[test]
     fn an_answer_says_what_and_why() {
-        let nothing = Support::Nothing { step: "installing the filter (seccomp)", errno: Errno::EBUSY };
+        let nothing = Support::Unsupported { step: "installing the filter (seccomp)", errno: Errno::EBUSY };
         assert_eq!(
             nothing.to_string(),
             "installing the filter (seccomp) is not possible here: Device or resource busy"

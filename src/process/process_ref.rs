@@ -8,11 +8,11 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::socket::{UnixAddr, getpeername, getsockname, getsockopt, sockopt};
 
-use super::channel;
-use super::proc_fs::{Stat, is_gone};
+use super::fd_channel;
+use super::proc::stat::{Stat, is_process_gone};
 
 /// Where the kernel cannot tell of an end it is looked for so often.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+const RECHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A process: its pid alone could be someone else's tomorrow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,23 +29,23 @@ impl ProcessRef {
         Stat::of(pid).ok().map(|stat| Self { pid, start_time: stat.start_time })
     }
 
-    /// Whether it still runs. A zombie does not.
-    pub fn runs(self) -> bool {
+    /// Whether it still is_running. A zombie does not.
+    pub fn is_running(self) -> bool {
         Stat::of(self.pid).is_ok_and(|stat| stat.start_time == self.start_time && !stat.is_dead())
     }
 
     /// Resolves once it has ended, whosever child it is.
-    pub async fn ended(self) {
-        if let Ok(fd) = open(self.pid).map_err(io::Error::from).and_then(channel::register) {
+    pub async fn wait_exit(self) {
+        if let Ok(fd) = pidfd_open(self.pid).map_err(io::Error::from).and_then(fd_channel::async_fd) {
             // Opened first, looked at then: what the descriptor means cannot change any more.
-            if self.runs() {
+            if self.is_running() {
                 let _ = fd.readable().await;
             }
             return;
         }
         // Linux before 5.3, or out of descriptors.
-        while self.runs() {
-            tokio::time::sleep(LOOK_AGAIN).await;
+        while self.is_running() {
+            tokio::time::sleep(RECHECK_INTERVAL).await;
         }
     }
 
@@ -55,7 +55,7 @@ impl ProcessRef {
     /// Not permitted, no such signal, or `/proc` cannot be read (too many open files), so that
     /// nobody knows whether it is the one that is meant.
     pub fn signal(self, number: i32) -> nix::Result<()> {
-        let fd = match open(self.pid) {
+        let fd = match pidfd_open(self.pid) {
             Ok(fd) => Some(fd),
             // None, or a thread has the number now, which is no process.
             Err(Errno::ESRCH | Errno::EINVAL | Errno::ENOENT) => return Ok(()),
@@ -68,7 +68,7 @@ impl ProcessRef {
         match Stat::of(self.pid) {
             Ok(stat) if stat.start_time == self.start_time => {}
             Ok(_) => return Ok(()),
-            Err(error) if is_gone(&error) => return Ok(()),
+            Err(error) if is_process_gone(&error) => return Ok(()),
             Err(error) => return Err(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)),
         }
         let sent = match fd {
@@ -88,8 +88,8 @@ impl ProcessRef {
 
 /// A copy of the descriptor that a process has at this number, if that is one end of a pair of stream
 /// sockets which another process had made for it.
-pub fn end_of_pair(process: ProcessRef, number: RawFd) -> Option<OwnedFd> {
-    let pidfd = open(process.pid).ok().filter(|_| process.runs())?;
+pub fn duplicate_socketpair_end(process: ProcessRef, number: RawFd) -> Option<OwnedFd> {
+    let pidfd = pidfd_open(process.pid).ok().filter(|_| process.is_running())?;
     // SAFETY: only asks the kernel about numbers; it checks whether we may.
     let copy = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) };
     let copy = RawFd::try_from(Errno::result(copy).ok()?).ok()?;
@@ -100,14 +100,14 @@ pub fn end_of_pair(process: ProcessRef, number: RawFd) -> Option<OwnedFd> {
     };
     let pair = unnamed(getsockname(copy.as_raw_fd())) && unnamed(getpeername(copy.as_raw_fd()));
     let maker = getsockopt(&copy, sockopt::PeerCredentials).ok()?.pid();
-    (pair && channel::is_stream(&copy) && maker != process.pid).then_some(copy)
+    (pair && fd_channel::is_stream_socket(&copy) && maker != process.pid).then_some(copy)
 }
 
 /// A descriptor that means this process for ever.
 ///
 /// # Errors
 /// `ESRCH` if there is none, `ENOSYS` before Linux 5.3.
-pub fn open(pid: i32) -> nix::Result<OwnedFd> {
+pub fn pidfd_open(pid: i32) -> nix::Result<OwnedFd> {
     // SAFETY: takes two numbers and returns a new descriptor.
     let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
     let fd = i32::try_from(fd).map_err(|_| Errno::EBADF)?;
@@ -128,12 +128,12 @@ mod tests {
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         let process = ProcessRef::of(child.id().cast_signed()).unwrap();
         let other = ProcessRef { start_time: process.start_time + 1, ..process };
-        assert!(process.runs() && !other.runs());
+        assert!(process.is_running() && !other.is_running());
         assert_eq!(other.signal(libc::SIGKILL), Ok(()));
-        assert!(process.runs(), "one of another start time was hit");
+        assert!(process.is_running(), "one of another start time was hit");
         assert_eq!(process.signal(libc::SIGTERM), Ok(()));
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
-        assert!(!process.runs());
+        assert!(!process.is_running());
         assert_eq!(process.signal(libc::SIGTERM), Ok(()));
     }
 
@@ -147,7 +147,7 @@ mod tests {
         );
         app.line();
         wait_until(|| Stat::of(app.leader().pid).unwrap().state == b'Z');
-        assert!(app.leader().runs());
+        assert!(app.leader().is_running());
         assert_eq!(app.leader().signal(libc::SIGTERM), Ok(()));
         assert_eq!(app.wait().signal(), Some(libc::SIGTERM));
     }

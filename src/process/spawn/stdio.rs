@@ -9,10 +9,11 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::Mode;
 use tokio::io::AsyncWriteExt;
 
-use super::pidfd::ProcessRef;
+use crate::process::proc::fds;
+use crate::process::process_ref::ProcessRef;
 
 /// Room in the pipe of an app's input, in bytes.
-const INPUT: i32 = 4096;
+const STDIN_PIPE_SIZE: i32 = 4096;
 
 /// A pipe for an app's output: our end to read from, its end to write to.
 ///
@@ -45,7 +46,7 @@ pub fn input_pipe(uid: Option<u32>) -> nix::Result<OwnedFd> {
         let _ = nix::unistd::fchown(&theirs, Some(uid.into()), None);
     }
     // Small: what a user may have of pipes is for output.
-    let _ = fcntl(theirs.as_fd(), FcntlArg::F_SETPIPE_SZ(INPUT));
+    let _ = fcntl(theirs.as_fd(), FcntlArg::F_SETPIPE_SZ(STDIN_PIPE_SIZE));
     let path = format!("/proc/self/fd/{}", theirs.as_raw_fd());
     let both = nix::fcntl::open(path.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty());
     Ok(both.unwrap_or(theirs))
@@ -56,14 +57,14 @@ pub fn input_pipe(uid: Option<u32>) -> nix::Result<OwnedFd> {
 ///
 /// # Errors
 /// It has another standard input now (`InvalidInput`), or is gone.
-pub async fn write_input(process: ProcessRef, bytes: &[u8]) -> io::Result<()> {
+pub async fn write_stdin(process: ProcessRef, bytes: &[u8]) -> io::Result<()> {
     let path = format!("/proc/{}/fd/0", process.pid);
     let other = || io::Error::new(io::ErrorKind::InvalidInput, "its standard input is not that of its start");
-    if !std::fs::read_link(&path)?.as_os_str().as_encoded_bytes().starts_with(b"pipe:") {
+    if !fds::is_pipe(process.pid, libc::STDIN_FILENO)? {
         return Err(other());
     }
     let mut input = tokio::net::unix::pipe::OpenOptions::new().open_sender(&path)?;
-    if !process.runs() {
+    if !process.is_running() {
         return Err(io::Error::from_raw_os_error(libc::ESRCH));
     }
     input.write_all(bytes).await
@@ -73,14 +74,12 @@ pub async fn write_input(process: ProcessRef, bytes: &[u8]) -> io::Result<()> {
 ///
 /// Only a pipe that is open for both ways can be one of ours: reading any other would take away
 /// from the program that reads it.
-pub fn reopen_output(pid: i32, number: i32) -> Option<OwnedFd> {
+pub fn reopen_output_pipe(pid: i32, number: i32) -> Option<OwnedFd> {
     let path = format!("/proc/{pid}/fd/{number}");
-    if !std::fs::read_link(&path).ok()?.as_os_str().as_encoded_bytes().starts_with(b"pipe:") {
+    if !fds::is_pipe(pid, number).ok()? {
         return None;
     }
-    let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).ok()?;
-    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
-    let flags = i32::from_str_radix(flags.trim(), 8).ok()?;
+    let flags = fds::flags(pid, number).ok()?;
     if flags & libc::O_ACCMODE != libc::O_RDWR {
         return None;
     }
@@ -89,7 +88,7 @@ pub fn reopen_output(pid: i32, number: i32) -> Option<OwnedFd> {
 }
 
 /// Whether two descriptors are of the same pipe.
-pub fn same(one: &OwnedFd, other: &OwnedFd) -> bool {
+pub fn is_same_file(one: &OwnedFd, other: &OwnedFd) -> bool {
     let id = |fd: &OwnedFd| {
         let meta = File::from(fd.try_clone()?).metadata()?;
         io::Result::Ok((meta.dev(), meta.ino()))
@@ -117,15 +116,15 @@ mod tests {
         let (ours, theirs) = output_pipe(None).unwrap();
         File::from(theirs.try_clone().unwrap()).write_all(b"kept").unwrap();
         drop(ours);
-        let again = reopen_output(me, theirs.as_raw_fd()).unwrap();
-        assert!(same(&again, &theirs));
+        let again = reopen_output_pipe(me, theirs.as_raw_fd()).unwrap();
+        assert!(is_same_file(&again, &theirs));
         let mut text = [0; 8];
         assert_eq!(File::from(again).read(&mut text).unwrap(), 4, "what was written meanwhile is there");
         let (read, write) = nix::unistd::pipe().unwrap();
-        assert!(reopen_output(me, write.as_raw_fd()).is_none(), "a pipe of the app's own");
-        assert!(!same(&read, &theirs));
+        assert!(reopen_output_pipe(me, write.as_raw_fd()).is_none(), "a pipe of the app's own");
+        assert!(!is_same_file(&read, &theirs));
         let file: OwnedFd = File::open("/dev/null").unwrap().into();
-        assert!(reopen_output(me, file.as_raw_fd()).is_none());
+        assert!(reopen_output_pipe(me, file.as_raw_fd()).is_none());
         assert_eq!(File::from(closed_pipe().unwrap()).read(&mut text).unwrap(), 0);
     }
 }

@@ -3,22 +3,26 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 
+use super::fds;
+
 /// `TCP_ESTABLISHED` in the kernel's tables.
 const ESTABLISHED: &str = "01";
 
 /// The connections of each group of processes at its ports. Of processes that are not ours to look
 /// into nothing is counted.
-pub fn established(groups: &BTreeMap<u32, (Vec<i32>, BTreeSet<u16>)>) -> BTreeMap<u32, u64> {
+pub fn count_established(groups: &BTreeMap<u32, (Vec<i32>, BTreeSet<u16>)>) -> BTreeMap<u32, u64> {
     let ports: BTreeSet<u16> = groups.values().flat_map(|(_, ports)| ports).copied().collect();
     let mut sockets = HashMap::new();
     for file in ["/proc/net/tcp", "/proc/net/tcp6"] {
         let table = fs::read_to_string(file).unwrap_or_default(); // no IPv6: no such file
-        sockets.extend(table.lines().filter_map(connection).filter(|(_, port)| ports.contains(port)));
+        sockets.extend(table.lines().filter_map(parse_established).filter(|(_, port)| ports.contains(port)));
     }
     let count = |(pids, ports): &(Vec<i32>, BTreeSet<u16>)| {
         let inodes: BTreeSet<u64> = match sockets.is_empty() {
             true => BTreeSet::new(),
-            false => pids.iter().flat_map(|pid| open_sockets(*pid)).collect(),
+            false => {
+                pids.iter().flat_map(|pid| fds::sockets(*pid)).flatten().map(|(_, inode)| inode).collect()
+            }
         };
         let own = inodes.iter().filter(|inode| sockets.get(inode).is_some_and(|port| ports.contains(port)));
         own.count() as u64
@@ -27,22 +31,11 @@ pub fn established(groups: &BTreeMap<u32, (Vec<i32>, BTreeSet<u16>)>) -> BTreeMa
 }
 
 /// Inode and local port of a connection; nothing for other lines.
-fn connection(line: &str) -> Option<(u64, u16)> {
+fn parse_established(line: &str) -> Option<(u64, u16)> {
     let mut words = line.split_ascii_whitespace();
     let (_, port) = words.nth(1)?.rsplit_once(':')?;
     (words.nth(1)? == ESTABLISHED).then_some(())?;
     Some((words.nth(5)?.parse().ok()?, u16::from_str_radix(port, 16).ok()?))
-}
-
-/// The inodes of the sockets that a process has open.
-fn open_sockets(pid: i32) -> Vec<u64> {
-    let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
-    open.flatten()
-        .filter_map(|file| {
-            let link = fs::read_link(file.path()).ok()?;
-            link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
-        })
-        .collect()
 }
 
 #[cfg(test)]
@@ -57,7 +50,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let me = std::process::id().cast_signed();
         let count = || {
-            established(&BTreeMap::from([
+            count_established(&BTreeMap::from([
                 (7, (vec![me], BTreeSet::from([port]))),
                 (8, (vec![], [port].into())),
             ]))
@@ -74,8 +67,8 @@ mod tests {
     fn other_lines_are_passed_over() {
         let line =
             "   1: 0100007F:1F90 0100007F:D2F4 01 00000000:00000000 00:00000000 00000000  1000 0 4242 1 x";
-        assert_eq!(connection(line), Some((4242, 8080)));
-        assert_eq!(connection(&line.replace(" 01 ", " 0A ")), None);
-        assert_eq!(connection("  sl  local_address rem_address   st tx_queue"), None);
+        assert_eq!(parse_established(line), Some((4242, 8080)));
+        assert_eq!(parse_established(&line.replace(" 01 ", " 0A ")), None);
+        assert_eq!(parse_established("  sl  local_address rem_address   st tx_queue"), None);
     }
 }

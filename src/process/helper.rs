@@ -1,51 +1,73 @@
-//! A command of ours, run on behalf of an app: as its user, in its directory, with its environment. It is no
-//! part of the app: it ends when nobody waits for it any more, with all that it has started.
+//! Helper processes: short commands that rsm runs for an app, with the app's user, directory and environment.
+//!
+//! A helper process is not part of the app. It is killed with all its descendants when nobody waits for it
+//! any more.
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Gid, Pid, Uid};
+use nix::unistd::{Gid, Pid, Uid, User};
 use tokio::process::Child;
 
-use super::pidfd::ProcessRef;
-use super::proc_fs::Stat;
-use super::{oom, tree};
+use super::proc::stat::Stat;
+use super::process_ref::ProcessRef;
+use super::{oom_score, tree};
 use crate::spec::{Account, Vars};
 
-/// What is run.
-pub struct Command {
+/// Makes a command run as this user, with all the user's groups. Requires root.
+///
+/// # Errors
+/// The user's groups cannot be looked up.
+pub fn set_user(command: &mut std::process::Command, user: &User) -> nix::Result<()> {
+    let name = CString::new(user.name.as_str()).map_err(|_| Errno::EINVAL)?;
+    let groups: Vec<Gid> = nix::unistd::getgrouplist(&name, user.gid)?;
+    let (uid, gid) = (user.uid, user.gid);
+    let become_user = move || {
+        nix::unistd::setgroups(&groups)?;
+        nix::unistd::setgid(gid)?;
+        nix::unistd::setuid(uid)?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec it makes these three system calls only, and allocates nothing.
+    unsafe { command.pre_exec(become_user) };
+    Ok(())
+}
+
+/// A command to run.
+pub struct HelperCommand {
     /// Absolute path.
     pub program: PathBuf,
-    /// Arguments.
+    /// Arguments, without the program's name.
     pub args: Vec<String>,
     /// The whole environment.
     pub env: Vars,
-    /// Directory.
+    /// Working directory.
     pub cwd: PathBuf,
     /// User to become.
     pub account: Option<Account>,
 }
 
-/// It runs. Dropped before its end, it is killed.
+/// A running helper process; killed when dropped.
 #[derive(Debug)]
-pub struct Running {
+pub struct HelperProcess {
     child: Child,
     process: Option<ProcessRef>,
 }
 
-impl Command {
-    /// Starts it; `output` takes what it says on both streams.
+impl HelperCommand {
+    /// Starts it; `output` receives both output streams.
     ///
     /// # Errors
-    /// A step failed: the directory, the user, the program.
-    pub fn spawn(self, output: OwnedFd) -> io::Result<Running> {
+    /// The directory, the user or the program cannot be used.
+    pub fn spawn(self, output: OwnedFd) -> io::Result<HelperProcess> {
         let cwd = CString::new(self.cwd.as_os_str().as_bytes())?;
         let account = self.account;
         let groups: Vec<Gid> = account.iter().flat_map(|to| &to.groups).copied().map(Gid::from_raw).collect();
@@ -53,7 +75,7 @@ impl Command {
         let mut command = tokio::process::Command::new(self.program);
         command.args(self.args).env_clear().envs(self.env).process_group(0);
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        let become_app = move || {
+        let prepare_child = move || {
             // The directory comes before the user, as for apps: it may be open to root only.
             nix::unistd::chdir(cwd.as_c_str())?;
             if let Some(to) = &account {
@@ -67,33 +89,33 @@ impl Command {
             if nix::unistd::getppid() == parent { Ok(()) } else { Err(Errno::ESRCH.into()) }
         };
         // SAFETY: between fork and exec it makes system calls only, and allocates nothing.
-        unsafe { command.pre_exec(become_app) };
+        unsafe { command.pre_exec(prepare_child) };
         let child = command.spawn()?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
         let process = pid.and_then(|pid| {
-            oom::as_before_for(pid);
+            oom_score::restore_score_of(pid);
             Some(ProcessRef { pid, start_time: Stat::of(pid).ok()?.start_time })
         });
-        Ok(Running { child, process })
+        Ok(HelperProcess { child, process })
     }
 }
 
-impl Running {
-    /// Waits for its end.
+impl HelperProcess {
+    /// Waits until it exits.
     ///
     /// # Errors
-    /// The system does not tell.
-    pub async fn ended(&mut self) -> io::Result<ExitStatus> {
+    /// The system does not report its status.
+    pub async fn wait(&mut self) -> io::Result<ExitStatus> {
         self.child.wait().await
     }
 }
 
-impl Drop for Running {
+impl Drop for HelperProcess {
     fn drop(&mut self) {
-        // Once its end is known its number may be another's.
+        // After it was reaped its pid may belong to another process.
         let Some(process) = self.process.filter(|_| self.child.id().is_some()) else { return };
-        let members = tree::members(process);
-        let _ = killpg(Pid::from_raw(process.pid), Signal::SIGKILL); // gone already, or of another user
+        let members = tree::tree_members(process);
+        let _ = killpg(Pid::from_raw(process.pid), Signal::SIGKILL); // it has ended, or changed its user
         for member in members {
             let _ = member.process.signal(libc::SIGKILL);
         }

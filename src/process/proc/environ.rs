@@ -1,0 +1,100 @@
+//! The environment that a process was executed with.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use super::stat::{Stat, open_stat};
+
+/// Limit of what is read of an environment. `execve` takes some 6 MiB at most, but a process can map its
+/// environment anywhere (`PR_SET_MM`).
+const MAX_ENVIRON: usize = 8 << 20;
+
+/// Buffer that fits most environments.
+const TYPICAL_ENVIRON: usize = 32 << 10;
+
+/// How often to read the environment of a process that is in `execve`, which takes milliseconds.
+const MAX_EXEC_RETRIES: u32 = 1000;
+
+/// The value of a env_var in the environment that a process was executed with, if it may be read.
+pub fn env_var(pid: i32, name: &str) -> Option<String> {
+    let environment = environ(pid)?;
+    let value = |line: &[u8]| Some(line.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?.to_vec());
+    let value = environment.split(|byte| *byte == 0).find_map(value)?;
+    String::from_utf8(value).ok()
+}
+
+/// In the middle of `execve` a process has no environment for a moment. Who took that for an empty
+/// one would lose a process that does carry the mark.
+fn environ(pid: i32) -> Option<Vec<u8>> {
+    for _ in 0..MAX_EXEC_RETRIES {
+        let environment = read_environ(pid).ok()?;
+        if !environment.is_empty() || is_environ_empty(pid)? {
+            return Some(environment);
+        }
+        std::thread::yield_now();
+    }
+    None
+}
+
+/// Reads it at one go: when the process executes another program between two reads, the second one
+/// finds nothing any more.
+fn read_environ(pid: i32) -> io::Result<Vec<u8>> {
+    let file = File::open(format!("/proc/{pid}/environ"))?;
+    let mut bytes = vec![0; TYPICAL_ENVIRON];
+    loop {
+        let length = file.read_at(&mut bytes, 0)?;
+        if length < bytes.len() || length >= MAX_ENVIRON {
+            bytes.truncate(length);
+            return Ok(bytes);
+        }
+        bytes.resize(length * 4, 0);
+    }
+}
+
+/// Whether the environment is there and has nothing in it; `None` if the process has ended.
+fn is_environ_empty(pid: i32) -> Option<bool> {
+    let mut buffer = [0; 1024];
+    let length = open_stat(pid).ok()?.read_at(&mut buffer, 0).ok()?;
+    let text = &buffer[..length];
+    if Stat::parse(text)?.is_dead() {
+        return None;
+    }
+    // Fields 26, 50 and 51: where its code starts, where its environment starts and ends. `execve`
+    // fills the environment before it sets the first, some kernels with start and end equal at first.
+    let end = text.iter().rposition(|byte| *byte == b')')?;
+    let mut fields = text[end + 1..].split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
+    let (code, start, end) = (fields.nth(23)?, fields.nth(23)?, fields.next()?);
+    Some(code != b"0" && start != b"0" && start == end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::fixture::{Fixture, wait_until};
+
+    #[test]
+    fn env_var_is_none_if_unset() {
+        let me = std::process::id().cast_signed();
+        assert!(env_var(me, "PATH").is_some() && env_var(me, "NO_SUCH_NAME").is_none());
+    }
+
+    #[test]
+    fn a_process_is_not_without_environment_while_it_executes() {
+        // The shell executes itself without end, so that most looks fall near an `execve`.
+        let mut app = Fixture::sh("export AGAIN='exec sh -c \"$AGAIN\"'; echo x; eval \"$AGAIN\"");
+        app.line();
+        for _ in 0..2000 {
+            assert_eq!(env_var(app.leader().pid, "RSM_RUN"), Some(format!("{}@/fixture", app.run)));
+        }
+    }
+
+    #[test]
+    fn an_environment_may_be_empty() {
+        let mut app = Fixture::sh("env -i sleep 1000 & echo $!; read _");
+        let bare = app.process();
+        let cmdline = format!("/proc/{}/cmdline", bare.pid);
+        wait_until(|| std::fs::read(&cmdline).unwrap().starts_with(b"sleep"));
+        assert_eq!(env_var(bare.pid, "RSM_RUN"), None);
+    }
+}

@@ -1,0 +1,12 @@
+//! Fields of `/proc/PID/status` (`proc_pid_status(5)`).
+
+/// The value of a field such as `Uid`.
+pub fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    let value = |line: &'a str| line.strip_prefix(name)?.strip_prefix(':').map(str::trim);
+    status.lines().find_map(value)
+}
+
+/// The effective capabilities, as a mask of `1 << CAP_x`.
+pub fn effective_capabilities(status: &str) -> Option<u64> {
+    u64::from_str_radix(field(status, "CapEff")?, 16).ok()
+}
