@@ -5,8 +5,12 @@
 //! it installs below `target`. What each row means is in `benches/README.md`.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+#[path = "../tests/it/harness/ports.rs"]
+#[allow(dead_code)]
+mod reserved;
+
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -142,7 +146,7 @@ impl Bench {
     }
 
     fn measure(&self, start: Start, work: usize, flags: &[&str]) -> Measured {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = reserved::free_port();
         let running = start(self, port, work);
         let end = Instant::now() + Duration::from_secs(60);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {

@@ -6,41 +6,41 @@ use nix::sys::signal::Signal;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How a run ended.
+/// Exit of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Exit {
-    /// It exited by itself with this code.
+    /// Exited with this code.
     Code(i32),
-    /// A signal ended it.
+    /// Killed by a signal.
     Signal {
-        /// The signal's number.
+        /// Signal number.
         number: i32,
-        /// A core was dumped.
+        /// Whether a core was dumped.
         core: bool,
-        /// The kernel did it for want of memory, as far as can be told.
+        /// Killed by the OOM killer, as far as known.
         #[serde(default)]
         oom: bool,
     },
-    /// It ended while nobody was there to see how.
+    /// Exit status unknown: no process of rsm was there to collect it.
     Unknown,
-    /// It never ran.
+    /// Failed to start.
     NotStarted(StartFailure),
 }
 
-/// Why a process could not be started.
+/// Reason why a process failed to start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StartFailure {
-    /// The step that failed.
+    /// Failed step.
     pub step: StartStep,
-    /// The system's error number; 0 if it was not the system.
+    /// System error number; 0 if it was not a system error.
     pub errno: i32,
     /// What the step failed on: the directory, the program, the user.
     #[serde(alias = "what")]
     pub subject: String,
 }
 
-/// The steps from a spec to a running program, in their order.
+/// Steps of a start, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StartStep {
@@ -49,22 +49,22 @@ pub enum StartStep {
     LookUp,
     /// Opening or creating its log files.
     Logs,
-    /// Making its output pipes.
+    /// Creating the output pipes.
     Pipes,
     /// Forking.
     Fork,
     /// Creating a session.
     Session,
-    /// Standard input and output.
+    /// Setting up standard input and output.
     Stdio,
-    /// Resource limits.
+    /// Setting resource limits.
     Limits,
     /// Changing the working directory.
     #[serde(alias = "directory")]
     Chdir,
     /// Supplementary groups and group.
     Group,
-    /// User.
+    /// Changing the user.
     User,
     /// Executing the program.
     Exec,
@@ -102,11 +102,11 @@ impl fmt::Display for Exit {
                     Err(_) => write!(out, "killed by signal {number}")?,
                 }
                 if *oom {
-                    write!(out, " (by the kernel, out of memory)")?;
+                    write!(out, " (out of memory)")?;
                 }
                 if *core { write!(out, " (core dumped)") } else { Ok(()) }
             }
-            Self::Unknown => write!(out, "ended unseen, exit code unknown"),
+            Self::Unknown => write!(out, "exit code unknown"),
             Self::NotStarted(failure) => failure.fmt(out),
         }
     }
@@ -116,28 +116,25 @@ impl fmt::Display for StartFailure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let subject = &self.subject;
         match self.step {
-            StartStep::LookUp => write!(out, "looking up {subject} in the app's PATH")?,
-            StartStep::Logs => write!(out, "opening log file {subject}")?,
-            StartStep::Pipes => write!(out, "making output pipes")?,
+            StartStep::LookUp => write!(out, "cannot find {subject} in the PATH of the app")?,
+            StartStep::Logs => write!(out, "cannot open log file {subject}")?,
+            StartStep::Pipes => write!(out, "cannot create output pipes")?,
             StartStep::Fork => write!(out, "forking")?,
-            StartStep::Session => write!(out, "opening a session")?,
-            StartStep::Stdio => write!(out, "setting up standard input and output")?,
-            StartStep::Limits => write!(out, "setting resource limits")?,
-            StartStep::Chdir => write!(out, "changing directory to {subject}")?,
-            StartStep::Group => write!(out, "changing group to {subject}")?,
-            StartStep::User => write!(out, "changing user to {subject}")?,
-            StartStep::Exec => write!(out, "executing {subject}")?,
-            StartStep::Seccomp if subject.is_empty() => {
-                write!(out, "installing the filter that shares its ports")?
-            }
-            StartStep::Seccomp => write!(out, "sharing its ports: {subject}")?,
+            StartStep::Session => write!(out, "cannot create a session")?,
+            StartStep::Stdio => write!(out, "cannot set up stdin and stdout")?,
+            StartStep::Limits => write!(out, "cannot set resource limits")?,
+            StartStep::Chdir => write!(out, "cannot change to directory {subject}")?,
+            StartStep::Group => write!(out, "cannot change group to {subject}")?,
+            StartStep::User => write!(out, "cannot change user to {subject}")?,
+            StartStep::Exec => write!(out, "cannot execute {subject}")?,
+            StartStep::Seccomp if subject.is_empty() => write!(out, "cannot install the seccomp filter")?,
+            StartStep::Seccomp => write!(out, "cannot share ports: {subject}")?,
         }
         match self.errno {
             0 => Ok(()),
-            libc::ENOEXEC => write!(
-                out,
-                ": not a program this machine can run; a script needs a #! line or an interpreter"
-            ),
+            libc::ENOEXEC => {
+                write!(out, ": not executable on this machine; a script needs a #! line or `interpreter`")
+            }
             errno => write!(out, ": {}", nix::errno::Errno::from_raw(errno).desc()),
         }
     }
@@ -152,7 +149,7 @@ mod tests {
         assert_eq!(Exit::Code(3).to_string(), "exit code 3");
         assert_eq!(Exit::Signal { number: 9, core: false, oom: false }.to_string(), "killed by SIGKILL");
         let oom = Exit::Signal { number: 9, core: false, oom: true };
-        assert_eq!(oom.to_string(), "killed by SIGKILL (by the kernel, out of memory)");
+        assert_eq!(oom.to_string(), "killed by SIGKILL (out of memory)");
         assert_eq!(
             Exit::Signal { number: 11, core: true, oom: false }.to_string(),
             "killed by SIGSEGV (core dumped)"
@@ -161,7 +158,7 @@ mod tests {
         let failure = |step, errno| StartFailure { step, errno, subject: "/srv/apii".into() }.to_string();
         assert_eq!(
             failure(StartStep::Chdir, libc::ENOENT),
-            "changing directory to /srv/apii: No such file or directory"
+            "cannot change to directory /srv/apii: No such file or directory"
         );
         assert!(failure(StartStep::Exec, libc::ENOEXEC).contains("#! line"));
     }

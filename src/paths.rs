@@ -39,7 +39,7 @@ impl Home {
         }
         match std::env::home_dir().filter(|path| path.is_absolute()) {
             Some(user) => Ok(Self(user.join(".rsm"))),
-            None => Err(io::Error::new(io::ErrorKind::NotFound, "no home directory: set RSM_HOME or HOME")),
+            None => Err(io::Error::new(io::ErrorKind::NotFound, "neither RSM_HOME nor HOME is set")),
         }
     }
 
@@ -54,7 +54,7 @@ impl Home {
         let meta = std::fs::metadata(&self.0)?;
         let me = nix::unistd::geteuid().as_raw();
         if meta.uid() != me && me != 0 {
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it belongs to another user"));
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "owned by another user"));
         }
         if meta.permissions().mode() & 0o077 != 0 {
             std::fs::set_permissions(&self.0, std::fs::Permissions::from_mode(0o700))?;

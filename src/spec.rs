@@ -43,143 +43,143 @@ pub mod millis {
     }
 }
 
-/// One entry of the ecosystem file, resolved.
+/// A resolved app spec: one entry of the ecosystem file.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AppSpec {
-    /// The name shown and selected by.
+    /// App name, to display and select by.
     pub name: String,
-    /// Groups apps for selection.
+    /// Namespace, to select groups of apps.
     #[serde(default = "default_namespace")]
     pub namespace: String,
-    /// Absolute path of the program or script; a bare name is looked up in the app's `PATH` at
-    /// each start; a whole shell line with [`Launcher::Shell`].
+    /// Absolute path of the program or script, a name that is looked up in the `PATH` of the app at each
+    /// start, or a shell command (with [`Launcher::Shell`]).
     pub script: String,
-    /// How `script` becomes a process.
+    /// How `script` is executed.
     #[serde(default)]
     pub launcher: Launcher,
-    /// Arguments after the script.
+    /// Arguments for the script.
     #[serde(default)]
     pub args: Vec<String>,
-    /// Working directory, absolute.
+    /// Absolute working directory.
     pub cwd: PathBuf,
-    /// The variables given to the app by file or flags; they win over inherited ones.
+    /// Configured environment variables; they override inherited ones.
     #[serde(default)]
     pub env: Vars,
-    /// Which inherited variables the app does not get.
+    /// Filter for inherited variables.
     #[serde(default)]
     pub filter_env: EnvFilter,
-    /// How many instances are wanted at the first start.
+    /// Number of instances at the first start.
     #[serde(default = "one")]
     pub instances: u32,
     /// Whether instances share their ports.
     #[serde(default)]
     pub exec_mode: ExecMode,
-    /// Also without instances that share it, the port is held while the app restarts: connections
-    /// wait instead of being refused.
+    /// Keep the port open while the app restarts, also with a single instance: connections are queued, not
+    /// refused.
     #[serde(default)]
     pub hold_port: bool,
-    /// How connections are spread over instances that share their ports.
+    /// Load balancing of shared ports.
     #[serde(default)]
     pub balance: Balance,
-    /// Addresses that the app listens on, for where it cannot be asked: `127.0.0.1:3000`, or a port.
+    /// Addresses for socket activation: `127.0.0.1:3000`, or a port.
     #[serde(default)]
     pub listen: Vec<String>,
-    /// What it may do with ports that it shares.
+    /// Options for shared ports.
     #[serde(default)]
     pub ports: PortRules,
-    /// How many instances follow the load, if that is wanted.
+    /// Autoscaling, if configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscale: Option<Autoscale>,
-    /// Receives the instance's number.
+    /// Variable for the instance number.
     #[serde(default = "default_instance_var")]
     pub instance_var: String,
-    /// This variable of `env` grows by one with each instance.
+    /// Variable of `env` that is incremented for each instance.
     #[serde(default)]
     pub increment_var: Option<String>,
-    /// Run as another user (needs a daemon run by root).
+    /// User to run the app as. Requires that the daemon runs as root.
     #[serde(default)]
     pub account: Option<Account>,
-    /// Start it when it is added.
+    /// Start the app when it is added.
     #[serde(default = "yes")]
     pub autostart: bool,
-    /// Apps that must be online before it starts, and that are stopped after it.
+    /// Dependencies: apps that must be online before this one starts, and that are stopped after it.
     #[serde(default)]
     pub depends_on: Vec<String>,
-    /// Whether and how late a run follows an exit.
+    /// Restart policy.
     #[serde(default)]
     pub restart: RestartPolicy,
-    /// How a run is ended.
+    /// Stop policy.
     #[serde(default)]
     pub stop: StopPolicy,
-    /// When a run counts as online.
+    /// Readiness.
     #[serde(default)]
     pub readiness: Readiness,
-    /// Whether it still works is found out by this check.
+    /// Liveness probe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Probe>,
-    /// It says at least so often that it works (`WATCHDOG=1` on `NOTIFY_SOCKET`). Milliseconds.
+    /// Watchdog interval in milliseconds (`WATCHDOG=1` on `NOTIFY_SOCKET`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watchdog: Option<u64>,
-    /// Where its output goes.
+    /// Log settings.
     #[serde(default)]
     pub logs: LogSpec,
-    /// Where the pid is written, `-<id>` put before `.pid`; the daemon's `pids/` if absent.
+    /// Pid file, with `-<id>` inserted before `.pid`; in `pids/` of the daemon if absent.
     #[serde(default)]
     pub pid_file: Option<PathBuf>,
     /// Restart when files change.
     #[serde(default)]
     pub watch: Option<WatchSpec>,
-    /// Restart on this schedule: five fields, or six with leading seconds.
+    /// Cron schedule for restarts: five fields, or six with leading seconds.
     #[serde(default)]
     pub cron_restart: Option<String>,
-    /// Restart when the whole tree uses more than this many bytes.
+    /// Restart when the process tree uses more than this number of bytes.
     #[serde(default)]
     pub max_memory_restart: Option<u64>,
-    /// What each instance may use at most.
+    /// Hard limits of each instance.
     #[serde(default)]
     pub limits: Limits,
     /// `version` of the nearest `package.json`, shown in lists.
     #[serde(default)]
     pub version: Option<String>,
-    /// The ecosystem file it came from.
+    /// Ecosystem file that defines the app.
     #[serde(default)]
     pub source: Option<PathBuf>,
-    /// What that file said.
+    /// Fingerprints of that file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<origin::Origin>,
 }
 
-/// How connections are spread over the instances of an app.
+/// Load balancing between the instances of an app.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Balance {
-    /// By chance, evenly.
+    /// Round-robin where eBPF is available, else random.
     #[default]
     Random,
-    /// By the client's address: it stays with its instance while that is up.
+    /// Sticky by client address, while the instance is up.
     IpHash,
-    /// One queue that all instances take from: whoever is free is next.
+    /// One accept queue for all instances; an idle instance takes the next connection.
     Shared,
 }
 
-/// How a script becomes a process.
+/// How the script is executed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Launcher {
-    /// The script is executed itself: a binary, or a file with a shebang.
+    /// Directly: a binary, or a file with a #! line.
     #[default]
     Direct,
-    /// `program args… script …`: `node`, `python3` and the like.
+    /// With an interpreter: `program args… script …`, such as `node` or `python3`.
     Interpreter {
-        /// Absolute path, or a name looked up in the app's `PATH` at each start.
+        /// Absolute path, or a name that is looked up in the `PATH` of the app at each start.
         program: String,
-        /// Put before the script (`node_args`).
+        /// Arguments before the script (`node_args`).
         args: Vec<String>,
     },
-    /// The script is a line for `sh -c` (`bash` where there is one).
+    /// As a command for `sh -c` (`bash` if available).
     Shell,
-    /// rsm's own static file server; `args` are those of `rsm serve`.
+    /// By the static file server of rsm; `args` are those of `rsm serve`.
     Serve,
 }
 
@@ -187,98 +187,98 @@ pub enum Launcher {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ExecMode {
-    /// Each instance is on its own.
+    /// Instances do not share ports.
     #[default]
     Fork,
-    /// All instances answer on one port.
+    /// Instances share ports.
     Cluster,
 }
 
-/// Which inherited variables are kept from the app. Given ones (`env`) always pass.
+/// Filter for inherited variables; variables in `env` are not filtered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EnvFilter {
-    /// All are inherited.
+    /// Inherit all variables.
     #[default]
     None,
-    /// None is inherited.
+    /// Inherit no variables.
     All,
-    /// Those whose name contains one of these are not.
+    /// Do not inherit variables whose name contains one of these substrings.
     Containing(Vec<String>),
-    /// Just this one is not.
+    /// Do not inherit this variable.
     Exactly(String),
 }
 
-/// Another user to run as, resolved to numbers so that a later change of the user database
-/// cannot change who an app is.
+/// User to run an app as, resolved to numeric ids so that a later change of the user database has no effect
+/// on the app.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Account {
-    /// User name, for display and `HOME`.
+    /// User name, for display and for `USER`.
     pub user: String,
-    /// Numeric user.
+    /// User id.
     pub uid: u32,
-    /// Numeric primary group.
+    /// Primary group id.
     pub gid: u32,
-    /// Supplementary groups, those of the user database.
+    /// Supplementary group ids, from the user database.
     pub groups: Vec<u32>,
-    /// The user's home directory; becomes `HOME`.
+    /// Home directory of the user; becomes `HOME`.
     pub home: PathBuf,
 }
 
-/// Where the output of an app goes. A path of `None` is the default place under `logs/`.
+/// Log settings. A path of `None` is the default path in `logs/`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogSpec {
-    /// Standard output.
+    /// File for standard output.
     pub out: LogPath,
-    /// Standard error.
+    /// File for standard error.
     pub err: LogPath,
-    /// Both together, besides the two.
+    /// Additional file for both streams.
     pub combined: Option<LogPath>,
-    /// All instances write to the same files; else `-<id>` is put before `.log`.
+    /// All instances write to the same files; otherwise `-<id>` is inserted before `.log`.
     pub merge: bool,
-    /// Stamp of each line, in PM2's (day.js) tokens.
+    /// Timestamp format for each line, in the (day.js) tokens of PM2.
     pub date_format: Option<String>,
-    /// Shape of each line.
+    /// Log format.
     pub format: LogFormat,
-    /// When files make way for new ones.
+    /// Rotation and retention.
     pub rotation: Rotation,
 }
 
-/// One log file's place.
+/// Path of a log file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogPath {
-    /// `$RSM_HOME/logs/<name>-out.log` and the like.
+    /// The default path, such as `$RSM_HOME/logs/<name>-out.log`.
     #[default]
     Default,
-    /// Written nowhere; can still be followed live.
+    /// Not written to a file; can still be followed.
     Nowhere,
     /// This absolute path.
     File(PathBuf),
 }
 
-/// Shape of a line in a log file.
+/// Format of a line in a log file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
-    /// As the app wrote it.
+    /// As written by the app.
     #[default]
     Raw,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Which files an app is restarted for.
+/// Files that restart an app when they change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WatchSpec {
     /// Absolute files or directories.
     pub paths: Vec<PathBuf>,
-    /// Patterns in gitignore syntax, besides dotfiles and `node_modules`.
+    /// Patterns to ignore in gitignore syntax, in addition to dotfiles and `node_modules`.
     #[serde(default)]
     pub ignore: Vec<String>,
-    /// Quiet time after the last change. Milliseconds.
+    /// Delay after the last change, in milliseconds.
     #[serde(with = "millis")]
     #[schemars(with = "u64")]
     pub delay: Duration,
@@ -306,8 +306,7 @@ impl AppSpec {
         self.exec_mode == ExecMode::Cluster || self.hold_port
     }
 
-    /// How many instances there shall be where there are so many: as many as it says, unless that follows the
-    /// load.
+    /// Target number of instances: `instances`, or the current number if the app is autoscaled.
     pub fn wanted_of(&self, there: usize) -> usize {
         match &self.autoscale {
             Some(Autoscale { min, max, .. }) => there.clamp(*min as usize, (*max).max(*min) as usize),
@@ -315,7 +314,7 @@ impl AppSpec {
         }
     }
 
-    /// What tells that a run is ready.
+    /// Condition for readiness.
     pub fn sign(&self) -> Sign {
         match &self.readiness {
             Readiness { probe: Some(_), .. } => Sign::Probed,

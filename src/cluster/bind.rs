@@ -193,7 +193,10 @@ impl Engine {
         }
         self.tell_path(
             bind.run,
-            (replaces && look.kind.multipath).then_some("a multipath TCP socket cannot be steered"),
+            (replaces && look.kind.multipath).then_some(
+                "a multipath TCP socket does not support a steering \
+                program",
+            ),
         );
         if !look.is_tcp() {
             self.has_joined(bind.run, id);

@@ -82,7 +82,7 @@ impl Engine {
             if chances.iter().any(|chance| *chance > 0)
                 && let Err(errno) = rounds.turns.pass_on(&chances, HOLDS)
             {
-                tracing::debug!("queues are not evened out: {errno}");
+                tracing::debug!("rebalancing failed: {errno}");
             }
         }
         next

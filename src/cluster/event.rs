@@ -81,26 +81,26 @@ impl fmt::Display for Warning {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::SharedWith { address, app } => {
-                write!(out, "listens on {address}, as app {app} does: connections go to both")
+                write!(out, "listens on {address}, which app {app} also uses; connections go to both")
             }
             Self::Taken { address } => write!(
                 out,
-                "cannot listen on {address}: another program has it. Find it with `ss -ltnp 'sport = :{}'`",
+                "cannot listen on {address}: in use by another program (see `ss -ltnp 'sport = :{}'`)",
                 address.port()
             ),
             Self::LowPort { address } => write!(
                 out,
-                "may not listen on {address}: ports below net.ipv4.ip_unprivileged_port_start are for root. \
-                 Allow it with `ports = {{ privileged = true }}`, or use a higher port"
+                "cannot listen on {address}: permission denied for ports below \
+                net.ipv4.ip_unprivileged_port_start; set `ports = {{ privileged = true }}`, or use a higher \
+                port"
             ),
-            Self::Unseen { errno } => write!(
-                out,
-                "asks for a port in a way that cannot be looked into ({}): it is not shared",
-                errno.desc()
-            ),
+            Self::Unseen { errno } => {
+                write!(out, "cannot inspect its bind call ({}): port not shared", errno.desc())
+            }
             Self::Unsteered { address, errno } => write!(
                 out,
-                "connections to {address} are spread by the kernel's own hash: steering failed ({})",
+                "cannot attach the steering program to {address} ({}): using the default distribution of the \
+                kernel",
                 errno.desc()
             ),
         }
@@ -136,11 +136,11 @@ mod tests {
         let address = Address::new(Protocol::Tcp, "0.0.0.0:80".parse().unwrap(), false);
         assert_eq!(
             Warning::Taken { address }.to_string(),
-            "cannot listen on 0.0.0.0:80: another program has it. Find it with `ss -ltnp 'sport = :80'`"
+            "cannot listen on 0.0.0.0:80: in use by another program (see `ss -ltnp 'sport = :80'`)"
         );
         assert_eq!(
             Warning::SharedWith { address, app: "web".into() }.to_string(),
-            "listens on 0.0.0.0:80, as app web does: connections go to both"
+            "listens on 0.0.0.0:80, which app web also uses; connections go to both"
         );
     }
 }

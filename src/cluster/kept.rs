@@ -107,7 +107,7 @@ impl Engine {
     pub(super) fn hold(&mut self, id: u64, fd: OwnedFd) {
         match fd.try_clone() {
             Ok(copy) => self.outside.keep(Keep::Store(name_of(id), copy)),
-            Err(error) => tracing::warn!("a listening socket would not outlive the daemon: {error}"),
+            Err(error) => tracing::warn!("cannot store a listening socket with the keeper: {error}"),
         }
         self.held.insert(id, fd);
     }
@@ -116,7 +116,7 @@ impl Engine {
     pub(super) fn save(&mut self) {
         let document = serde_json::to_vec(&self.book).map_err(io::Error::from);
         if let Err(error) = document.and_then(|document| self.record.write(&document)) {
-            tracing::error!("the state of listening sockets is not saved: {error}");
+            tracing::error!("cannot save the cluster state: {error}");
         }
     }
 

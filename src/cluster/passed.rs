@@ -164,7 +164,7 @@ pub fn write_script(dir: &FilePath) -> io::Result<PathBuf> {
     let is_ours = |meta: &Metadata| meta.uid() == geteuid().as_raw() && meta.mode() & 0o022 == 0;
     let place = std::fs::symlink_metadata(dir)?;
     if !place.is_dir() || !is_ours(&place) {
-        let what = format!("{} is not ours alone to write; remove it", dir.display());
+        let what = format!("{} is writable by other users; remove it", dir.display());
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
     }
     let there = std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file() && is_ours(&meta));
@@ -217,6 +217,6 @@ mod tests {
         std::fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
         assert_eq!(std::fs::metadata(write_script(dir.path()).unwrap()).unwrap().mode() & 0o777, 0o644);
         std::fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
-        assert!(write_script(dir.path()).unwrap_err().to_string().contains("ours alone"));
+        assert!(write_script(dir.path()).unwrap_err().to_string().contains("writable by other users"));
     }
 }

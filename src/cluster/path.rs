@@ -36,10 +36,10 @@ impl Path {
 impl fmt::Display for Path {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
-            Self::Take => "its own sockets, taken up as it binds them",
-            Self::Replace => "our sockets, put in place of its own as it binds them",
-            Self::Listen => "sockets passed at start (LISTEN_FDS)",
-            Self::Preload => "sockets passed at start, used by Node's listen",
+            Self::Take => "socket duplicated at bind",
+            Self::Replace => "socket injected at bind",
+            Self::Listen => "socket activation (LISTEN_FDS)",
+            Self::Preload => "socket activation (Node.js preload)",
         })
     }
 }
@@ -64,13 +64,12 @@ pub fn choose(support: &Support, wanted: &Wanted) -> Result<(Path, String), Stri
         (Support::Full, None) => return Ok((Path::Take, support.to_string())),
         (Support::InjectOnly(_), None) => return Ok((Path::Replace, support.to_string())),
         (Support::Unsupported { .. }, _) => support.to_string(),
-        (_, Some(what)) => format!("the program has {what}, which a filter would take away"),
+        (_, Some(what)) => format!("the program has {what}, which a seccomp filter would disable"),
     };
     match wanted {
         Wanted { listens: false, .. } => Err(format!(
-            "its ports cannot be shared: {why_not}. Name its addresses, as in listen = [\"0.0.0.0:3000\"], \
-             and have it use the sockets that it is passed (LISTEN_FDS; Node does so by itself), \
-             or use exec_mode = \"fork\" with a port for each instance"
+            "port sharing is not available: {why_not}. Set `listen` and use an app that supports LISTEN_FDS \
+            (Node.js apps do), or set exec_mode = \"fork\" with one port per instance"
         )),
         Wanted { node: true, .. } => Ok((Path::Preload, why_not)),
         Wanted { .. } => Ok((Path::Listen, why_not)),
@@ -107,7 +106,7 @@ mod tests {
     use nix::errno::Errno;
 
     fn nothing() -> Support {
-        Support::Unsupported { step: "installing the filter (seccomp)", errno: Errno::EBUSY }
+        Support::Unsupported { step: "the seccomp filter", errno: Errno::EBUSY }
     }
 
     #[test]
@@ -116,7 +115,7 @@ mod tests {
         assert_eq!(choose(&Support::Full, &plain).unwrap().0, Path::Take);
         let (path, why) = choose(&Support::InjectOnly(Errno::EPERM), &plain).unwrap();
         assert_eq!(path, Path::Replace);
-        assert!(why.contains("pidfd_getfd: Operation not permitted"), "{why}");
+        assert!(why.contains("pidfd_getfd is not permitted"), "{why}");
         let node = Wanted { listens: true, node: true, ..plain.clone() };
         assert_eq!(choose(&nothing(), &node).unwrap().0, Path::Preload);
         let other = Wanted { listens: true, ..plain };
@@ -125,14 +124,14 @@ mod tests {
         let (path, why) = choose(&Support::Full, &raised).unwrap();
         assert_eq!(
             (path, &*why),
-            (Path::Listen, "the program has file capabilities, which a filter would take away")
+            (Path::Listen, "the program has file capabilities, which a seccomp filter would disable")
         );
     }
 
     #[test]
     fn where_there_is_no_way_it_is_said_what_to_do() {
         let why = choose(&nothing(), &Wanted::default()).unwrap_err();
-        assert!(why.contains("seccomp") && why.contains("listen = ["), "{why}");
+        assert!(why.contains("seccomp") && why.contains("Set `listen`"), "{why}");
     }
 
     #[test]

@@ -93,7 +93,7 @@ impl Drop for ClusterThread {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the cluster thread had panicked");
+            tracing::error!("cluster thread panicked");
         }
     }
 }
@@ -199,7 +199,7 @@ impl Desk {
             let count = match self.epoll.wait(&mut events, self.timeout(looks, even)) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => 0,
-                Err(errno) => return tracing::error!("the cluster thread cannot wait: {errno}"),
+                Err(errno) => return tracing::error!("cluster event loop failed: {errno}"),
             };
             for event in &events[..count] {
                 match event.data() {
@@ -267,7 +267,7 @@ impl Desk {
         self.engine.began(began);
         let Some(notifier) = self.engine.notifier(run) else { return };
         if let Err(errno) = self.epoll.add(&*notifier, EpollEvent::new(EpollFlags::EPOLLIN, run)) {
-            tracing::error!("the calls of run {run} cannot be answered: {errno}; restart it");
+            tracing::error!("cannot handle socket calls of run {run}: {errno}; restart the app");
         }
     }
 }

@@ -82,7 +82,7 @@ pub(super) fn read_flags(given: &[GivenKey], findings: &mut Findings<'_>) -> App
         // Found by name: the row of `--ext` has no type of its own.
         let parse = find_key(key.name).map_or(key.parse, |key| key.parse);
         if let Err(wrong) = parse(&mut settings, value, at.clone()) {
-            findings.mistake(&at, format!("expected {}, found {}", wrong.wants, shown(value)), wrong.help);
+            findings.mistake(&at, wrong.expectation(Some(&shown(value))), wrong.help);
         }
     }
     settings

@@ -36,7 +36,7 @@ pub fn convert(path: &Path, directory: Option<&Path>, options: &LoadOptions) -> 
     let base = directory.filter(|directory| *directory != beside).map(|_| beside);
     let origin = if path == Path::new(STDIN) { "standard input".into() } else { path.to_string_lossy() };
     let origin: String = origin.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let mut text = format!("# The apps of {origin}. `rsm schema` describes every key.\n");
+    let mut text = format!("# Converted from {origin}. `rsm schema` describes every key.\n");
     for app in &written {
         text.push_str(&table(app, base));
     }
@@ -58,7 +58,7 @@ fn table(app: &Written, base: Option<&Path>) -> String {
     }
     if !app.left.is_empty() {
         let left: Vec<String> = app.left.iter().map(|key| reason(key)).collect();
-        text.push_str(&format!("# Left out: {}.\n", left.join("; ")));
+        text.push_str(&format!("# Ignored keys: {}.\n", left.join("; ")));
     }
     for (key, value) in tables {
         text.push_str(&format!("\n[apps.{}]\n", bare(key)));
@@ -170,9 +170,9 @@ mod tests {
                 assert_eq!(before[0].env, after[0].env);
             }
             assert!(
-                converted
-                    .text
-                    .contains("# Left out: zzz (unknown); vizion (version control metadata is not read).")
+                converted.text.contains(
+                    "# Ignored keys: zzz (unknown); vizion (version control metadata is not read)."
+                )
             );
             assert!(converted.text.contains("# Name of the app\nname = \"worker\"\n"), "{}", converted.text);
         }

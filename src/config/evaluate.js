@@ -19,16 +19,16 @@ const quoted = text => JSON.stringify(Buffer.from(text).toString())
 // JSON of a value; nothing for what has no place in a file. Written here since JSON.stringify drops functions
 // silently, and names no path where it gives up.
 function json(value, path, above) {
-  if (++values > MOST) throw new Refusal('it has too many values')
+  if (++values > MOST) throw new Refusal('too many values')
   if (value === null) return 'null'
   if (typeof value === 'string') return quoted(value)
   if (typeof value === 'number' || typeof value === 'bigint') return /^-?\d/.test(String(value)) ? String(value) : quoted(String(value))
   if (typeof value === 'boolean') return String(value)
   if (typeof value === 'undefined') return undefined
-  if (typeof value !== 'object') return void left.push({ path, what: `a ${typeof value} cannot be a setting; it is left out` })
+  if (typeof value !== 'object') return void left.push({ path, what: `a ${typeof value} is not a valid value, ignored` })
   if (typeof value.toJSON === 'function') return json(value.toJSON(), path, above)
-  if (above.includes(value)) throw new Refusal(`${path || 'what it exports'} contains itself`)
-  if (above.length >= DEEPEST) throw new Refusal('it is nested too deep')
+  if (above.includes(value)) throw new Refusal(`${path || 'the exported value'} contains itself`)
+  if (above.length >= DEEPEST) throw new Refusal('nesting too deep')
   const inside = [...above, value]
   if (Array.isArray(value)) {
     return '[' + Array.from(value, (item, at) => json(item, `${path}[${at}]`, inside) || 'null').join(',') + ']'
@@ -61,7 +61,7 @@ function failure(error) {
   const name = file.slice(file.lastIndexOf('/')).replace(/[.*+?^${}()|[\]\\]/g, '\\$&')
   const place = new RegExp(`${name}:(\\d+)(?::(\\d+))?`).exec(stack)
   const message = String((error && error.message) || error)
-  const kind = error instanceof Error ? `${error.name}: ` : 'it throws '
+  const kind = error instanceof Error ? `${error.name}: ` : 'uncaught exception: '
   return { failure: { message: kind + message, line: place && Number(place[1]), column: place && Number(place[2] || 1) } }
 }
 
@@ -72,7 +72,7 @@ process.on('uncaughtException', error => answer(failure(error)))
 import(require('url').pathToFileURL(file).href)
   .then(async module => {
     const value = await exported(module)
-    if (typeof value === 'function') throw new Refusal('it exports a function; export the object itself')
+    if (typeof value === 'function') throw new Refusal('exports a function instead of an object')
     const text = json(value, '', [])
     answer({ value: { json: text === undefined ? 'null' : text, left } })
   })

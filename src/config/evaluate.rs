@@ -79,13 +79,10 @@ enum Answer {
 /// Evaluates a file (absolute path); node is looked up in `search`.
 pub(super) fn evaluate(file: &Path, search: &SearchPath) -> Result<Exported, Failure> {
     let Some(node) = search.find("node") else {
-        return fail(
-            "is JavaScript, and there is no node in PATH to evaluate it",
-            "install Node.js, or put it into PATH",
-        );
+        return fail("requires node, which is not in PATH", "install Node.js, or add it to PATH");
     };
     let broken =
-        |error: io::Error| Failure { message: format!("node cannot be run: {error}"), ..Failure::default() };
+        |error: io::Error| Failure { message: format!("cannot run node: {error}"), ..Failure::default() };
     let (answer, channel) = io::pipe().map_err(broken)?;
     let (output, out) = io::pipe().map_err(broken)?;
     let err = out.try_clone().map_err(broken)?;
@@ -116,11 +113,11 @@ fn judge(answer: Option<Vec<u8>>, child: &mut Child, printed: &str) -> Result<Ex
     let ended = child.wait().ok();
     let Some(bytes) = answer else {
         let seconds = PATIENCE.as_secs();
-        let message = format!("did not come to an end within {seconds} s{}", after(printed));
-        return fail(message, "an ecosystem file only exports its apps: take out what loops or waits");
+        let message = format!("timed out after {seconds} s{}", after(printed));
+        return fail(message, "an ecosystem file must only export its apps: remove code that loops or waits");
     };
     if bytes.len() as u64 >= MOST {
-        return fail("exports more than 1 MiB", "is this the right file?");
+        return fail("exports more than 1 MiB", "split it into several files");
     }
     match serde_json::from_slice(&bytes) {
         Ok(Answer::Value(exported)) => Ok(Exported { printed: printed.to_owned(), ..exported }),
@@ -128,8 +125,8 @@ fn judge(answer: Option<Vec<u8>>, child: &mut Child, printed: &str) -> Result<Ex
         Err(_) => {
             let how = ended.map_or_else(String::new, |status| format!(" ({status})"));
             fail(
-                format!("ended before its apps were known{how}{}", after(printed)),
-                "run it with node to see why",
+                format!("exited before it exported its apps{how}{}", after(printed)),
+                "run it with `node` for details",
             )
         }
     }
@@ -140,7 +137,7 @@ fn fail<T>(message: impl Into<String>, help: &'static str) -> Result<T, Failure>
 }
 
 fn after(printed: &str) -> String {
-    if printed.is_empty() { String::new() } else { format!("; it printed:\n{printed}") }
+    if printed.is_empty() { String::new() } else { format!("; output:\n{printed}") }
 }
 
 /// The line that comes on the channel, unless that takes too long. Not all until its end: a process that the
@@ -247,7 +244,7 @@ mod tests {
         let module = run("e.config.mjs", "export default {\n  apps: [}\n}\n").unwrap_err();
         assert!(module.message.contains("SyntaxError"), "{module:?}");
         let gone = run("e.config.js", "console.log('bye'); process.exit(3)").unwrap_err();
-        assert!(gone.message.contains("it printed:\nbye"), "{gone:?}");
+        assert!(gone.message.contains("output:\nbye"), "{gone:?}");
         let big = run("e.config.js", "module.exports = { a: 'x'.repeat(3e6) }").unwrap_err();
         assert_eq!(big.message, "exports more than 1 MiB");
     }
@@ -268,6 +265,6 @@ mod tests {
         let failure =
             evaluate(Path::new("/e.config.js"), &SearchPath::new(None, "/nowhere".as_ref(), Path::new("/")))
                 .unwrap_err();
-        assert!(failure.message.contains("no node in PATH"), "{failure:?}");
+        assert!(failure.message.contains("requires node"), "{failure:?}");
     }
 }

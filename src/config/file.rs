@@ -53,7 +53,7 @@ pub(super) fn read(source: &Source, findings: &mut Findings<'_>) -> Result<Vec<W
         Err(errors) => {
             let mut broken = Findings::new(Some(source));
             for error in errors.into_iter().take(SYNTAX_ERRORS) {
-                let message = format!("not valid {}: {}", source.format.name(), error.message);
+                let message = format!("invalid {}: {}", source.format.name(), error.message);
                 broken.mistake(&At::Span(error.at), message, help_with_syntax(source.format));
             }
             broken.finish(())?;
@@ -78,7 +78,7 @@ pub(super) fn read(source: &Source, findings: &mut Findings<'_>) -> Result<Vec<W
         underlay(rules.clone(), &mut app.settings);
     }
     if file.apps.is_empty() && findings.count() == before {
-        findings.mistake(&At::Span(0..0), "no apps here", begin(file.format));
+        findings.mistake(&At::Span(0..0), "no apps found", begin(file.format));
     }
     Ok(file.apps)
 }
@@ -116,7 +116,7 @@ pub(super) fn parse(source: &Source) -> Result<Node, Vec<Broken>> {
 
 fn help_with_syntax(format: Format) -> &'static str {
     match format {
-        Format::Json | Format::Package => "values only; a file with code in it is called NAME.config.js",
+        Format::Json | Format::Package => "JSON cannot contain code; use NAME.config.js",
         _ => "",
     }
 }
@@ -124,8 +124,8 @@ fn help_with_syntax(format: Format) -> &'static str {
 /// How apps are begun.
 fn begin(format: Format) -> &'static str {
     match format {
-        Format::Toml => "begin each app with a line [[apps]]",
-        Format::Yaml => "write them below a line `apps:`, each beginning with `- script: …`",
+        Format::Toml => "start each app with a line [[apps]]",
+        Format::Yaml => "write `apps:` followed by `- script: …` for each app",
         Format::Json | Format::Package => "write { \"apps\": [{ \"script\": \"…\" }] }",
         Format::Script => "write module.exports = { apps: [{ script: '…' }] }",
     }
@@ -162,23 +162,23 @@ impl File {
             _ if self.format == Format::Package => {}
             "$schema" => {}
             "logs" => self.rules = log_rules(&entry, findings),
-            "deploy" => findings.warn(&at, "`deploy` is not offered by rsm; it is ignored"),
+            "deploy" => findings.warn(&at, "`deploy` is not supported, ignored"),
             "static" => {
                 for app in statics::apps(entry.node, findings) {
                     self.add(app, findings);
                 }
             }
             key if self.format.is_pm2s() => {
-                findings.warn(&at, format!("`{key}` is not read: apps stand below `apps`"));
+                findings.warn(&at, format!("`{key}` is ignored: apps are read from `apps`"));
             }
             key if find_key(key).is_some() || key.starts_with("env_") => {
-                let message = format!("`{key}` stands outside of any app");
-                findings.mistake(&at, message, "put it below a line [[apps]]");
+                let message = format!("`{key}` must be inside an app");
+                findings.mistake(&at, message, "move it below a line [[apps]]");
             }
             key => {
                 let help = match strsim::jaro_winkler(key, "apps") > 0.8 {
                     true => "did you mean [[apps]]?",
-                    false => "apps are written below lines [[apps]]; remove it",
+                    false => "only [[apps]], [logs] and [[static]] are allowed here",
                 };
                 findings.mistake(&At::Key(entry.key_at), format!("unknown key `{key}`"), help);
             }
@@ -192,7 +192,7 @@ fn app(node: Node, format: Format, findings: &mut Findings<'_>) -> Option<Writte
         return None;
     }
     let Content::Table(entries) = node.content else {
-        findings.mistake(&at, "an app wants a table of settings", begin(format));
+        findings.mistake(&at, "expected a table of settings for each app", begin(format));
         return None;
     };
     let mut app = Written::new(AppSettings::default(), at);
@@ -220,14 +220,14 @@ fn setting(
     let written = entry.key.as_str();
     let Some(key) = find_key(written) else { return other(entry, format, app, findings) };
     if let Some(before) = seen.insert(key.name, written.to_owned()) {
-        let message = format!("`{written}` and `{before}` are the same setting");
+        let message = format!("`{written}` and `{before}` are the same key");
         if !format.is_pm2s() {
-            findings.mistake(&key_at, message, "keep one of them");
+            findings.mistake(&key_at, message, "remove one of them");
             return;
         }
         // As in PM2, where `cmd` counts only if there is no `script`, and else the last wins.
         let kept = if before == key.name { &before } else { written };
-        findings.warn(&key_at, format!("{message}; `{kept}` is taken"));
+        findings.warn(&key_at, format!("{message}; using `{kept}`"));
         if kept != written {
             seen.insert(key.name, before);
             return;
@@ -252,9 +252,9 @@ fn other(entry: &Entry, format: Format, app: &mut Written, findings: &mut Findin
     app.left.push(written.to_owned());
     let key_at = At::Span(entry.key_at.clone());
     match ignored_key(written) {
-        Some(about) => findings.warn(&key_at, format!("`{written}` has no effect here: {about}")),
+        Some(about) => findings.warn(&key_at, format!("`{written}` is ignored: {about}")),
         None if format.is_pm2s() => {
-            findings.warn(&key_at, format!("unknown key `{written}` is left out; {}", suggestion(written)));
+            findings.warn(&key_at, format!("unknown key `{written}`, ignored; {}", suggestion(written)));
         }
         None => {
             let key_at = At::Key(entry.key_at.clone());
@@ -280,8 +280,8 @@ fn named_env(name: &str, entry: &Entry, app: &mut Written, findings: &mut Findin
 }
 
 fn refuse(key: &str, wrong: Wrong, value: &Value, at: &At, findings: &mut Findings<'_>) {
-    let instead = if matches!(at, At::Secret(_)) { String::new() } else { format!(", not {}", shown(value)) };
-    findings.mistake(at, format!("`{key}` wants {}{instead}", wrong.wants), wrong.help);
+    let found = (!matches!(at, At::Secret(_))).then(|| shown(value));
+    findings.mistake(at, wrong.message(key, found.as_deref()), wrong.help);
 }
 
 /// What may have been meant by an unknown key.
@@ -291,7 +291,7 @@ fn suggestion(written: &str) -> String {
     let scored = names.map(|name| (strsim::jaro_winkler(&lower, name), name));
     match scored.max_by(|a, b| a.0.total_cmp(&b.0)) {
         Some((score, name)) if score > 0.85 => format!("did you mean `{name}`?"),
-        _ => "docs/ecosystem.md lists every key; variables belong into [apps.env]".into(),
+        _ => "see docs/reference.md for all keys; environment variables go in `env`".into(),
     }
 }
 
@@ -316,15 +316,25 @@ mod tests {
         let text = "[[apps]]\nscript = 'a'\nmax_restart = 3\nport = 'x'\nautorestart = 'false'\n\n[[apps]]\nout = 'a'\noutFile = 'b'\n";
         let told = mistakes(text);
         assert!(told.contains("e.toml:3:1: unknown key `max_restart`\n  3 | max_restart\n    | ^^^^^^^^^^^\nhelp: did you mean `max_restarts`?"), "{told}");
-        assert!(told.contains("e.toml:4:8: `port` wants a port from 1 to 65535, not \"x\""), "{told}");
-        assert!(told.contains("e.toml:5:15: `autorestart` wants true or false, not \"false\""), "{told}");
-        assert!(told.contains("e.toml:9:1: `outFile` and `out` are the same setting"), "{told}");
+        assert!(
+            told.contains(
+                "e.toml:4:8: invalid value for `port`: expected a port from 1 to 65535, found \"x\""
+            ),
+            "{told}"
+        );
+        assert!(
+            told.contains(
+                "e.toml:5:15: invalid value for `autorestart`: expected true or false, found \"false\""
+            ),
+            "{told}"
+        );
+        assert!(told.contains("e.toml:9:1: `outFile` and `out` are the same key"), "{told}");
     }
 
     #[test]
     fn syntax_errors_have_a_place() {
         let told = mistakes("[[apps]]\nscript = a.js\nname = \"x\n");
-        assert!(told.starts_with("e.toml:2:10: not valid TOML:"), "{told}");
+        assert!(told.starts_with("e.toml:2:10: invalid TOML:"), "{told}");
     }
 
     #[test]
@@ -348,15 +358,15 @@ mod tests {
         let (apps, warnings) = read_text(text).ok().unwrap();
         assert_eq!(apps.len(), 1);
         assert_eq!(warnings.len(), 3, "{warnings:?}");
-        assert!(warnings[1].starts_with("e.toml:5:1: `vizion` has no effect"), "{warnings:?}");
+        assert!(warnings[1].starts_with("e.toml:5:1: `vizion` is ignored"), "{warnings:?}");
     }
 
     #[test]
     fn files_without_apps_are_mistakes() {
-        assert!(mistakes("").contains("no apps here"));
+        assert!(mistakes("").contains("no apps found"));
         assert!(mistakes("[[app]]\nscript = 'a'\n").contains("did you mean [[apps]]?"));
         assert!(mistakes("script = 'a'\n").contains("below a line [[apps]]"));
-        assert!(mistakes("apps = ['a']\n").contains("wants a table"));
+        assert!(mistakes("apps = ['a']\n").contains("expected a table"));
     }
 
     #[test]

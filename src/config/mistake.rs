@@ -117,10 +117,10 @@ mod tests {
     fn a_mistake_shows_its_place_its_line_and_the_way_out() {
         let mistake = Mistake {
             place: span(8, "\tport = \"x\"", 3),
-            message: "`port` wants a number".into(),
+            message: "invalid value for `port`".into(),
             help: Some("write 8080".into()),
         };
-        let shown = "e.toml:12:8: `port` wants a number\n  12 | \tport = \"x\"\n     | \t      ^^^\nhelp: write 8080\n";
+        let shown = "e.toml:12:8: invalid value for `port`\n  12 | \tport = \"x\"\n     | \t      ^^^\nhelp: write 8080\n";
         assert_eq!(mistake.to_string(), shown);
     }
 

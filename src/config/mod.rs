@@ -135,7 +135,7 @@ pub fn names(path: &Path, options: &LoadOptions) -> Result<Vec<String>, Mistakes
     for app in &written {
         match resolve::name(&app.settings, options.env_name.as_deref()) {
             Some(name) => names.push(name),
-            None => findings.mistake(&app.at, "this app has neither name nor script", "give it a name"),
+            None => findings.mistake(&app.at, "app has no name and no script", "set `name`"),
         }
     }
     let known: Vec<Option<String>> = names.iter().cloned().map(Some).collect();
@@ -167,8 +167,8 @@ fn refuse_duplicates(written: &[Written], names: &[Option<String>], findings: &m
         if let Some(first) = seen.insert(name, number) {
             let at = app.settings.name.as_ref().map(|name| &name.at);
             let at = at.or(app.settings.script.as_ref().map(|script| &script.at)).unwrap_or(&app.at);
-            let message = format!("app {} is called {name:?}, and so is app {}", number + 1, first + 1);
-            findings.mistake(at, message, "give each app a name of its own");
+            let message = format!("apps {} and {} have the same name {name:?}", first + 1, number + 1);
+            findings.mistake(at, message, "use unique names");
         }
     }
 }
@@ -182,15 +182,22 @@ fn refuse_circles(written: &[Written], apps: &[AppSpec], findings: &mut Findings
             name.is_none_or(|name| circle.0.contains(name)).then_some(&depends.at)
         });
         let at = at.or(written.first().map(|app| &app.at));
-        at.into_iter().for_each(|at| findings.mistake(at, circle.to_string(), "take one of them out"));
+        at.into_iter().for_each(|at| {
+            findings.mistake(
+                at,
+                circle.to_string(),
+                "remove one of them from \
+            `depends_on`",
+            )
+        });
     }
 }
 
 fn refuse_unknown(only: &[String], names: &[Option<String>], findings: &mut Findings<'_>) {
     let known: Vec<&str> = names.iter().flatten().map(String::as_str).collect();
     for name in only.iter().filter(|name| !known.contains(&name.as_str())) {
-        let message = format!("there is no app {name:?} in the file");
-        findings.mistake(&At::Flag("--only"), message, format!("it has: {}", known.join(", ")));
+        let message = format!("app {name:?} not found in the file");
+        findings.mistake(&At::Flag("--only"), message, format!("available: {}", known.join(", ")));
     }
 }
 

@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn errors_name_their_flags() {
         let told = patch(&[("--kill-timeout", "soon"), ("--name", "null")]).unwrap_err();
-        assert!(told.contains("--kill-timeout: expected a time") && told.contains("--name: "), "{told}");
+        assert!(told.contains("--kill-timeout: expected a duration") && told.contains("--name: "), "{told}");
     }
 
     #[test]

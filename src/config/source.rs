@@ -54,7 +54,7 @@ impl Source {
             Ok(text) => text,
             Err(error) => {
                 let at = error.utf8_error().valid_up_to();
-                return Err(fail(format!("is not UTF-8 text (byte {at} cannot be read)"), NOT_TEXT));
+                return Err(fail(format!("is not valid UTF-8 (at byte {at})"), NOT_TEXT));
             }
         };
         // Editors on other systems begin a file so; no format means anything by it.
@@ -85,7 +85,7 @@ impl Source {
         let mut remarks: Vec<String> =
             left.iter().map(|left| format!("{named}: {}: {}", tame(&left.path), left.what)).collect();
         if !printed.is_empty() {
-            remarks.push(format!("{named} printed while it was read:\n{printed}"));
+            remarks.push(format!("output of {named} during evaluation:\n{printed}"));
         }
         let paths = Node::from_json(&json).map(|node| paths(&node)).unwrap_or_default();
         Ok(Self { path, text: json, content, format: Format::Script, remarks, paths: Some(paths) })
@@ -168,20 +168,20 @@ fn failed(path: PathBuf, failure: Failure) -> Mistake {
     Mistake { place, message: failure.message, help }
 }
 
-const NOT_TEXT: &str = "name an ecosystem.toml; a program is started with `rsm start ./program`";
+const NOT_TEXT: &str = "use an ecosystem file, or `rsm start ./program` for a program";
 
 /// The file's bytes, or what is wrong and what to do.
 fn read_limited(path: &Path) -> Result<Vec<u8>, (String, &'static str)> {
     let file = open(path).map_err(|error| match error.kind() {
         ErrorKind::NotFound => {
-            ("no such file".to_owned(), "check the path, or write one: docs/ecosystem.md shows how")
+            ("no such file".to_owned(), "check the path, or run `rsm init` to create an ecosystem file")
         }
-        ErrorKind::PermissionDenied => ("may not be read by you".into(), "check its owner and mode (ls -l)"),
+        ErrorKind::PermissionDenied => ("permission denied".into(), "check its owner and mode (ls -l)"),
         _ => (format!("cannot be opened: {error}"), ""),
     })?;
-    let meta = file.metadata().map_err(|error| (format!("cannot be examined: {error}"), ""))?;
+    let meta = file.metadata().map_err(|error| (format!("cannot be read: {error}"), ""))?;
     if meta.is_dir() {
-        return Err(("is a directory".into(), "name the file in it, such as ecosystem.toml"));
+        return Err(("is a directory".into(), "use a file in it, such as ecosystem.toml"));
     }
     if !meta.is_file() {
         return Err(("is not a regular file".into(), "write the configuration to a file first"));
@@ -214,7 +214,7 @@ fn limited(file: impl Read) -> Result<Vec<u8>, (String, &'static str)> {
     let mut bytes = Vec::new();
     file.take(LIMIT + 1).read_to_end(&mut bytes).map_err(|error| (format!("cannot be read: {error}"), ""))?;
     if bytes.len() as u64 > LIMIT {
-        return Err(("is larger than 1 MiB".into(), "is this the right file? Split a real one into several"));
+        return Err(("is larger than 1 MiB".into(), "split it into several files"));
     }
     Ok(bytes)
 }
@@ -278,10 +278,7 @@ mod tests {
         };
         assert_eq!(message("absent.toml", None), "no such file");
         assert_eq!(message("", None), "is a directory");
-        assert_eq!(
-            message("binary.toml", Some(b"\x7fELF\0\xff")),
-            "is not UTF-8 text (byte 5 cannot be read)"
-        );
+        assert_eq!(message("binary.toml", Some(b"\x7fELF\0\xff")), "is not valid UTF-8 (at byte 5)");
         assert_eq!(message("nul.toml", Some(b"a\0b")), "is not a text file");
         assert_eq!(message("wide.toml", Some(b"\xff\xfea\0")), "is UTF-16 text");
         assert_eq!(message("big.toml", Some(&vec![b' '; LIMIT as usize + 1])), "is larger than 1 MiB");

@@ -33,8 +33,8 @@ fn app(node: Node, findings: &mut Findings<'_>) -> Option<Node> {
     let Content::Table(entries) = node.content else {
         findings.mistake(
             &At::Span(at),
-            "a file server wants a table of settings",
-            "such as { path: './dist', port: 8080 }",
+            "expected a table of settings for each file server",
+            "set at least `path` and `port`",
         );
         return None;
     };
@@ -68,7 +68,7 @@ fn app(node: Node, findings: &mut Findings<'_>) -> Option<Node> {
                 Some((_, variable)) => env.push(make(variable, value, &entry.node.at)),
                 None => findings.warn(
                     &At::Span(entry.key_at),
-                    format!("`{key}` of a file server is not offered; it is ignored"),
+                    format!("`{key}` of a file server is not supported, ignored"),
                 ),
             },
         }

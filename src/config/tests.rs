@@ -131,22 +131,25 @@ fn scripts_that_cannot_run_are_mistakes_with_a_way_out() {
     place.program("lost", "#!/opt/none/lua\n");
     for (settings, message) in [
         ("script = './sever.js'", "did you mean \"server.js\""),
-        ("script = 'nothing'", "nor is there such a program in PATH"),
+        ("script = 'nothing'", "no program of this name in PATH"),
         ("script = 'bin'", "is a directory"),
-        ("script = 'notes'", "cannot tell what runs"),
-        ("script = 'a.rb'", "needs ruby"),
+        ("script = 'notes'", "no interpreter known for"),
+        ("script = 'a.rb'", "requires ruby"),
         ("script = 'tool.bin'", "is not executable"),
-        ("script = 'lost'", "begins with #! /opt/none/lua"),
+        ("script = 'lost'", "interpreter /opt/none/lua not found"),
         ("script = 'server.js'\ninterpreter = 'node@18'", "path of that version"),
-        ("script = 'server.js'\ninterpreter = 'node -r x'", "into interpreter_args"),
-        ("script = 'server.js'\ninterpreter = './bin/none'", "is no program"),
-        ("script = 'server.js --x'\ninterpreter = 'node'", "a shell line is not run by node"),
-        ("script = 'server.js'\ncwd = 'absent'", "does not exist"),
-        ("script = '.'", "names no script"),
-        ("script = 'all of it'\nname = 'all'", "wants another name"),
-        ("script = './all.js'", "would be called \"all\""),
-        ("script = 'serve'\nenv = { PORT = 'none' }", "serve wants a port"),
-        ("name = 'x'", "has no script"),
+        ("script = 'server.js'\ninterpreter = 'node -r x'", "to `interpreter_args`"),
+        ("script = 'server.js'\ninterpreter = './bin/none'", "is not an executable file"),
+        (
+            "script = 'server.js --x'\ninterpreter = 'node'",
+            "a shell command cannot be used with interpreter node",
+        ),
+        ("script = 'server.js'\ncwd = 'absent'", "not found"),
+        ("script = '.'", "invalid script"),
+        ("script = 'all of it'\nname = 'all'", "expected a name other than"),
+        ("script = './all.js'", "derived name \"all\" is invalid"),
+        ("script = 'serve'\nenv = { PORT = 'none' }", "invalid port"),
+        ("name = 'x'", "missing `script`"),
     ] {
         let told = place.refused(settings);
         assert!(told.contains(message), "{settings}\n{told}");
@@ -169,7 +172,7 @@ fn commands_shell_lines_and_the_file_server() {
     let app = place.app("script = 'serve'\nport = 8080\ninstances = 2\nenv = { PM2_SERVE_PATH = './www' }");
     assert_eq!((app.launcher, app.exec_mode), (Launcher::Serve, ExecMode::Cluster));
     assert_eq!(app.args, [place.path("www").to_str().unwrap(), "8080"]);
-    assert!(place.refused("script = 'serve'\nargs = '--nope'").contains("no option --nope"));
+    assert!(place.refused("script = 'serve'\nargs = '--nope'").contains("unknown option --nope"));
 }
 
 #[test]
@@ -259,10 +262,10 @@ fn all_mistakes_of_all_apps_come_at_once_in_order() {
     let lines: Vec<&str> = told.lines().filter(|line| line.contains("ecosystem.toml:")).collect();
     let positions: Vec<&str> = lines.iter().filter_map(|line| line.split("ecosystem.toml:").nth(1)).collect();
     assert_eq!(positions.len(), 4, "{told}");
-    assert!(positions[0].starts_with("3:10: missing script"), "{told}");
-    assert!(positions[1].starts_with("4:16: `cron_restart`"), "{told}");
-    assert!(positions[2].starts_with("6:8: app 2 is called \"a\""), "{told}");
-    assert!(positions[3].starts_with("8:15: `kill_signal`"), "{told}");
+    assert!(positions[0].starts_with("3:10: script not found"), "{told}");
+    assert!(positions[1].starts_with("4:16: invalid value for `cron_restart`"), "{told}");
+    assert!(positions[2].starts_with("6:8: apps 1 and 2 have the same name \"a\""), "{told}");
+    assert!(positions[3].starts_with("8:15: invalid value for `kill_signal`"), "{told}");
 }
 
 #[test]
@@ -272,7 +275,7 @@ fn apps_left_out_are_not_looked_up() {
     let only = |name: &str| LoadOptions { only: vec![name.into()], ..place.options() };
     assert_eq!(place.load_with(text, &only("here")).unwrap().apps.len(), 1);
     let told = place.load_with(text, &only("her")).unwrap_err();
-    assert_eq!(told, "--only: there is no app \"her\" in the file\nhelp: it has: here, there\n");
+    assert_eq!(told, "--only: app \"her\" not found in the file\nhelp: available: here, there\n");
     assert_eq!(names(&place.path("ecosystem.toml"), &LoadOptions::default()).unwrap(), ["here", "there"]);
 }
 
@@ -308,11 +311,11 @@ fn mistakes_of_commands_name_their_flags() {
     let flags = [("--kill-timeout", "soon"), ("--instances", "many")];
     let told = place.command("none", &[], &flags).unwrap_err();
     assert!(
-        told.contains("--kill-timeout: expected a time") && told.contains("--instances: expected"),
+        told.contains("--kill-timeout: expected a duration") && told.contains("--instances: expected"),
         "{told}"
     );
     let told = place.command("none", &[], &[]).unwrap_err();
-    assert!(told.starts_with("start: missing script: no file "), "{told}");
+    assert!(told.starts_with("start: script not found: no file "), "{told}");
 }
 
 #[test]

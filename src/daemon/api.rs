@@ -118,7 +118,7 @@ impl Api {
     pub async fn shut_down(&self) -> Result<Answer, ApiError> {
         self.0.autosave.now().await;
         if !self.0.handle.close() {
-            return Err(ApiError::new(ErrorCode::Conflict, "the daemon is shutting down already"));
+            return Err(ApiError::new(ErrorCode::Conflict, "the daemon is already shutting down"));
         }
         self.0.link.send(Order::Closing, Vec::new());
         let report = steps::stop_all(&self.0.handle).await?;
@@ -133,7 +133,7 @@ impl Api {
         match tokio::time::timeout(SAVE_TIME, self.0.saver.written()).await {
             Ok(None) => {}
             Ok(Some(error)) => report.notes.push(unsaved(&error)),
-            Err(_) => report.notes.push(unsaved("the disk takes too long")),
+            Err(_) => report.notes.push(unsaved("writing to disk timed out")),
         }
         json(&report)
     }
@@ -210,8 +210,8 @@ impl Api {
         let chosen = self.0.handle.look(None).await?;
         match chosen.into_iter().find(|(instance, _)| instance.id == id) {
             Some((instance, _)) => json(&instance.spec.env),
-            None => Err(ApiError::new(ErrorCode::NotFound, format!("no instance has the id {id}"))
-                .hint("`rsm list` shows the ids.")),
+            None => Err(ApiError::new(ErrorCode::NotFound, format!("no instance with id {id}"))
+                .hint("see `rsm list`")),
         }
     }
 
@@ -225,7 +225,7 @@ impl Api {
         }
         files.sort();
         files.dedup();
-        done(self.0.logs.flush(files.clone()).await, "emptying")?;
+        done(self.0.logs.flush(files.clone()).await, "truncate")?;
         json(&files)
     }
 
@@ -252,8 +252,8 @@ impl Api {
 
     async fn signal(&self, handle: &Handle, select: Selectors, name: &str) -> Result<Answer, ApiError> {
         let Some(number) = signal::parse(name) else {
-            return Err(ApiError::new(ErrorCode::Invalid, format!("\"{name}\" is no signal"))
-                .hint("Use a name such as SIGUSR2 or HUP; `kill -l` lists them."));
+            return Err(ApiError::new(ErrorCode::Invalid, format!("unknown signal \"{name}\""))
+                .hint("use a name such as SIGUSR2 or HUP (see `kill -l`)"));
         };
         json(&handle.signal(select, number).await?)
     }
@@ -303,7 +303,7 @@ impl Service for Api {
                     Ok(settings) => logs.set_budget(settings.log_budget()),
                     Err(error) => tracing::warn!("{error}"),
                 }
-                done(logs.reopen().await, "opening")?;
+                done(logs.reopen().await, "reopen")?;
                 json(&serde_json::json!({}))
             }
             Request::Logs(query) => log_stream::open(handle, logs, home, query).await,
@@ -342,11 +342,11 @@ fn done(failures: logs::thread::Failures, what: &str) -> Result<(), ApiError> {
     }
     let each: Vec<String> =
         failures.iter().map(|(path, error)| format!("{}: {error}", path.display())).collect();
-    Err(ApiError::new(ErrorCode::Internal, format!("{what} log files: {}", each.join("; "))))
+    Err(ApiError::new(ErrorCode::Internal, format!("cannot {what} log files: {}", each.join("; "))))
 }
 
 fn unsaved(error: &str) -> String {
-    format!("this could not be saved and would be lost should the daemon die now: {error}")
+    format!("the change is active but could not be saved: {error}")
 }
 
 /// A JSON answer.
@@ -354,5 +354,5 @@ fn json(value: &impl Serialize) -> Result<Answer, ApiError> {
     let bytes = serde_json::to_vec(value);
     bytes
         .map(Answer::Json)
-        .map_err(|error| ApiError::new(ErrorCode::Internal, format!("writing the answer: {error}")))
+        .map_err(|error| ApiError::new(ErrorCode::Internal, format!("cannot encode the response: {error}")))
 }

@@ -103,7 +103,7 @@ impl Autosave {
         match dump::save(&self.0.handle, &self.0.saver, &self.0.home, true).await {
             Ok(_) => drop(self.0.last.replace(Some(essence))),
             Err(error) => {
-                tracing::error!("the list could not be saved: {error}; it will be tried at the next change");
+                tracing::error!("cannot save the list, retrying at the next change: {error}");
             }
         }
     }

@@ -115,7 +115,7 @@ impl Parts {
         let event = views::detailed(first, EventKind::Scaled, why, crate::time::now());
         let _ = self.events.send(event); // nobody may be listening
         if let Err(error) = self.handle.scale(name.clone(), ScaleTo::Exactly(count)).await {
-            tracing::warn!(app = %name, "not scaled: {error}");
+            tracing::warn!(app = %name, "autoscale failed: {error}");
         }
         name
     }
@@ -127,7 +127,7 @@ impl Trend {
         let Load { instances, cpu, waiting } = load;
         if instances != instances.clamp(rules.min, rules.max) {
             let count = instances.clamp(rules.min, rules.max);
-            return Some((count, format!("{instances} to {count} instances: the limits of `autoscale`")));
+            return Some((count, format!("{instances} to {count} instances: outside min and max")));
         }
         #[allow(clippy::cast_precision_loss, reason = "counts and percents are small")]
         let (count, limit) = (instances as f32, rules.cpu as f32);
@@ -149,7 +149,7 @@ impl Trend {
         Some((
             wanted,
             format!(
-                "{instances} to {wanted} instances: {:.0} % CPU each, {waiting} connections wait",
+                "{instances} to {wanted} instances: {:.0}% CPU per instance, {waiting} connections queued",
                 cpu / count
             ),
         ))

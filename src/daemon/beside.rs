@@ -29,7 +29,7 @@ impl<W: World> Supervisor<W> {
     ) -> Result<(Goals, Vec<String>), ApiError> {
         let listed = self.instances.get(&id).filter(|instance| instance.life.want != Want::Gone);
         let Some(instance) = listed else {
-            return Err(ApiError::new(ErrorCode::NotFound, format!("no instance has the id {id}")));
+            return Err(ApiError::new(ErrorCode::NotFound, format!("no instance with id {id}")));
         };
         let given = match with {
             Some(with) => {
@@ -84,8 +84,8 @@ impl<W: World> Supervisor<W> {
         let now = self.world.now();
         let Some(instance) = self.instances.get_mut(&id) else { return Ok(()) };
         if self.beside.contains_key(&id) {
-            let what = format!("{} (id {id}) is being reloaded already", instance.spec.name);
-            return Err(ApiError::new(ErrorCode::Conflict, what).hint("Wait until that is done."));
+            let what = format!("{} (id {id}) is already being reloaded", instance.spec.name);
+            return Err(ApiError::new(ErrorCode::Conflict, what).hint("wait for it to finish"));
         }
         instance.life.refused = None;
         let successor = instance.successor(spec, inherited, now);
@@ -119,7 +119,7 @@ impl<W: World> Supervisor<W> {
             (Event::Due { .. } | Event::OrphanEnded, _) => self.decide_beside(id, event.clone()),
             // Whatever else is wanted of the instance, it is not that it be replaced.
             (Event::Stop | Event::Restart(_) | Event::Delete | Event::Retire, Role::Coming { .. }) => {
-                self.keep_old(id, "it was told to do something else");
+                self.keep_old(id, "canceled by another operation");
             }
             (Event::Stop | Event::Delete, Role::Going) => self.decide_beside(id, Event::Delete),
             _ => {}
@@ -131,9 +131,9 @@ impl<W: World> Supervisor<W> {
         let Some(Beside { instance, role }) = self.beside.get_mut(&id) else { return };
         let coming = matches!(role, Role::Coming { .. }) && instance.life.want == Want::Up;
         let failed = match &event {
-            Event::Exited { exit, .. } if coming => Some(format!("the new process has ended: {exit}")),
+            Event::Exited { exit, .. } if coming => Some(format!("the replacement exited: {exit}")),
             Event::SpawnFailed { failure, .. } if coming => {
-                Some(format!("the new process was not started: {}", instance.named(failure.clone())))
+                Some(format!("the replacement failed to start: {}", instance.named(failure.clone())))
             }
             _ => None,
         };
@@ -156,13 +156,13 @@ impl<W: World> Supervisor<W> {
         let (sign, seconds) = (instance.spec.sign(), instance.spec.readiness.timeout.as_secs_f64());
         match sign {
             Sign::Said | Sign::Probed => {
-                let why = format!("the new process {}", instance.not_ready());
+                let why = format!("the replacement is not ready: {}", instance.not_ready());
                 self.keep_old(id, &why);
             }
             Sign::Listening if was_ready => {
                 self.keep_old(
                     id,
-                    &format!("the new process does not listen after {seconds} s (listen_timeout)"),
+                    &format!("the replacement did not listen within {seconds} s (listen_timeout)"),
                 );
             }
             // The old one did not listen either: to run is all that this app does.
@@ -265,7 +265,7 @@ impl<W: World> Supervisor<W> {
 /// Said of an app that has to be stopped before it can be started.
 fn restarted(name: &str) -> String {
     format!(
-        "{name} was restarted: a new process beside the old one would find its port taken; \
-         `hold_port = true` or `exec_mode = \"cluster\"` lets them share it"
+        "{name} was restarted, not reloaded: its processes cannot share a port; set `hold_port = true` or \
+        `exec_mode = \"cluster\"`"
     )
 }

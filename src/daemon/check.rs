@@ -16,22 +16,19 @@ pub(super) fn check(app: &AppSpec) -> Result<(), ApiError> {
         .chain([name, &app.script])
         .chain(app.env.iter().flat_map(|(name, value)| [name, value]));
     if text.into_iter().any(|text| text.contains('\0')) {
-        return invalid(format!(
-            "app \"{}\": a NUL byte in its name, script, args or env",
-            name.escape_debug()
-        ));
+        return invalid(format!("app \"{}\": NUL byte in name, script, args or env", name.escape_debug()));
     }
     if name.trim().is_empty() || app.script.is_empty() {
-        return invalid("an app needs a name and a script".into());
+        return invalid("name and script are required".into());
     }
     if !app.cwd.is_absolute() {
         return invalid(format!("app \"{name}\": cwd {} is not absolute", app.cwd.display()));
     }
     if crate::process::signal::parse(&app.stop.signal).is_none() {
-        return invalid(format!("app \"{name}\": \"{}\" is no signal", app.stop.signal));
+        return invalid(format!("app \"{name}\": unknown signal \"{}\"", app.stop.signal));
     }
     if app.instances == 0 {
-        return invalid(format!("app \"{name}\": it needs at least one instance"));
+        return invalid(format!("app \"{name}\": instances must be at least 1"));
     }
     if app.instances > MOST_INSTANCES {
         return Err(too_many(name, app.instances));
@@ -41,6 +38,6 @@ pub(super) fn check(app: &AppSpec) -> Result<(), ApiError> {
 
 /// The refusal of so many instances.
 pub(super) fn too_many(name: &str, wanted: u32) -> ApiError {
-    let message = format!("app \"{name}\": {wanted} instances are more than {MOST_INSTANCES}");
+    let message = format!("app \"{name}\": instances must be at most {MOST_INSTANCES}, found {wanted}");
     ApiError::new(ErrorCode::Invalid, message)
 }

@@ -127,9 +127,8 @@ impl<W: World> Supervisor<W> {
             check(app)?;
             let twice = request.apps[..index].iter().any(|other| other.name == app.name);
             if twice && request.existing != Existing::Duplicate {
-                let what = format!("two of these apps are called \"{}\"", app.name);
-                return Err(ApiError::new(ErrorCode::Invalid, what)
-                    .hint("Give them names: start them one by one with --name."));
+                let what = format!("duplicate app name \"{}\"", app.name);
+                return Err(ApiError::new(ErrorCode::Invalid, what).hint("start them separately with --name"));
             }
             self.check_free(app, request.existing)?;
         }
@@ -160,9 +159,11 @@ impl<W: World> Supervisor<W> {
         };
         if existing == Existing::Refuse && self.ids_of(&app.name).iter().any(running) {
             let name = &app.name;
-            return Err(ApiError::new(ErrorCode::Conflict, format!("app \"{name}\" runs already")).hint(format!(
-                "`rsm restart {name}` restarts it; `--name` gives the new one another name; `--force` starts it beside the other."
-            )));
+            return Err(ApiError::new(ErrorCode::Conflict, format!("app \"{name}\" is already running"))
+                .hint(format!(
+                    "use `rsm restart {name}` to restart it, --name for another name, or --force to start a \
+                second app of this name"
+                )));
         }
         Ok(())
     }
@@ -278,7 +279,7 @@ impl<W: World> Supervisor<W> {
             for id in ids {
                 let Some(instance) = self.instances.get(id) else { continue };
                 let spec = instance.spec.patched(&changes).map_err(|error| {
-                    ApiError::new(ErrorCode::Invalid, format!("changed settings: {error}"))
+                    ApiError::new(ErrorCode::Invalid, format!("invalid settings: {error}"))
                 })?;
                 check(&spec)?;
                 specs.push((*id, Arc::new(spec)));
@@ -301,7 +302,7 @@ impl<W: World> Supervisor<W> {
         let now = u32::try_from(there.len()).unwrap_or(u32::MAX);
         let Some(first) = there.first().and_then(|id| self.instances.get(id)) else {
             select(&self.instances, &[name.to_owned()])?; // words the error, with a suggestion
-            return Err(ApiError::new(ErrorCode::NotFound, format!("no app is called \"{name}\"")));
+            return Err(ApiError::new(ErrorCode::NotFound, format!("app \"{name}\" not found")));
         };
         let wanted = match to {
             ScaleTo::Exactly(count) => count,
@@ -311,7 +312,7 @@ impl<W: World> Supervisor<W> {
         if wanted == now {
             return Err(ApiError::new(
                 ErrorCode::Conflict,
-                format!("app \"{name}\" has {now} instances already"),
+                format!("app \"{name}\" already has {now} instances"),
             ));
         }
         if wanted > MOST_INSTANCES {
@@ -336,7 +337,7 @@ impl<W: World> Supervisor<W> {
         };
         let runs: Vec<RunId> = ids.iter().filter_map(run).collect();
         if runs.is_empty() {
-            return Err(ApiError::new(ErrorCode::Conflict, "none of the selected instances runs"));
+            return Err(ApiError::new(ErrorCode::Conflict, "no selected instance is running"));
         }
         runs.iter().for_each(|run| self.world.signal(*run, number));
         Ok(runs.into_iter().map(|run| (run.instance, Goal::Any)).collect())
@@ -350,7 +351,7 @@ impl<W: World> Supervisor<W> {
         let (mut goals, mut notes) = (Vec::new(), BTreeSet::new());
         for mut instance in saved.into_instances().filter(|instance| instance.life.want != Want::Gone) {
             if here.contains(&instance.spec.name) {
-                notes.insert(format!("{} is in the list already and was left alone", instance.spec.name));
+                notes.insert(format!("{} is already in the list, skipped", instance.spec.name));
                 continue;
             }
             let start = instance.life.want == Want::Up && instance.life.state != State::Stopped;

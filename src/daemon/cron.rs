@@ -24,8 +24,8 @@ const SMALL_STEP: SignedDuration = SignedDuration::from_secs(60);
 pub enum ScheduleError {
     /// The pattern is not written as it should be.
     #[error(
-        "schedule \"{pattern}\": {problem} Write five fields (minute hour day month weekday), \
-         or six with seconds first, as in \"0 3 * * *\" for three at night."
+        "invalid schedule \"{pattern}\": {problem} Use five fields (minute hour day month weekday), or six \
+        with leading seconds, for example \"0 3 * * *\""
     )]
     Pattern {
         /// As given.
@@ -34,7 +34,7 @@ pub enum ScheduleError {
         problem: String,
     },
     /// The pattern names no time that ever comes, as 30 February.
-    #[error("schedule \"{pattern}\" names a time that never comes. Correct its day or month.")]
+    #[error("schedule \"{pattern}\" never matches")]
     Never {
         /// As given.
         pattern: String,
@@ -163,7 +163,7 @@ mod tests {
             assert!(!message.contains(".."), "{message}");
         }
         let message = Schedule::parse("0 0 30 2 *").unwrap_err().to_string();
-        assert!(message.contains("never comes"), "{message}");
+        assert!(message.contains("never matches"), "{message}");
     }
 
     proptest::proptest! {

@@ -53,11 +53,11 @@ impl Drift {
         let shown = file.display();
         let there = self.instances.get(&spec.name).copied().unwrap_or_default();
         match self.files.get(file) {
-            Some(None) => Some(format!("{shown} is gone")),
-            Some(Some(now)) if *now != origin.content => Some(format!("{shown} has changed since")),
-            _ if origin.changed => Some(format!("a command has changed it, and not {shown}")),
+            Some(None) => Some(format!("{shown} was deleted")),
+            Some(Some(now)) if *now != origin.content => Some(format!("{shown} was modified")),
+            _ if origin.changed => Some(format!("settings were changed by a command, not in {shown}")),
             _ if there > 0 && spec.wanted_of(there) != there => {
-                Some(format!("it has {there} instances, and {} in {shown}", spec.wanted_of(there)))
+                Some(format!("{there} instances running, {} in {shown}", spec.wanted_of(there)))
             }
             _ => None,
         }
@@ -99,15 +99,15 @@ mod tests {
             Drift::look(all.iter()).await.of(&all[0]).unwrap_or_default()
         };
         assert_eq!(told(&[&app]).await, "");
-        assert!(told(&[&app, &app]).await.starts_with("it has 2 instances, and 1 in /"));
+        assert!(told(&[&app, &app]).await.starts_with("2 instances running, 1 in /"));
         let changed = app.patched(json!({ "args": ["-v"] }).as_object().unwrap()).unwrap();
-        assert!(told(&[&changed]).await.starts_with("a command has changed it, and not /"));
+        assert!(told(&[&changed]).await.starts_with("settings were changed by a command, not in /"));
         std::fs::write(&file, "two").unwrap();
-        assert!(told(&[&app]).await.ends_with("e.toml has changed since"));
+        assert!(told(&[&app]).await.ends_with("e.toml was modified"));
         std::fs::write(&file, "one").unwrap();
         assert_eq!(told(&[&app]).await, "", "written, and the same");
         std::fs::remove_file(&file).unwrap();
-        assert!(told(&[&app]).await.ends_with("e.toml is gone"));
+        assert!(told(&[&app]).await.ends_with("e.toml was deleted"));
         app.source = None;
         assert_eq!(told(&[&app]).await, "", "it came from no file");
     }

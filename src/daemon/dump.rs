@@ -22,8 +22,8 @@ use crate::paths::Home;
 pub async fn save(handle: &Handle, saver: &Saver, home: &Home, force: bool) -> Result<Answer, ApiError> {
     let (instances, bytes) = handle.snapshot().await?;
     if instances == 0 && !force {
-        return Err(ApiError::new(ErrorCode::Conflict, "the list is empty, so the dump was left as it is")
-            .hint("`rsm save --force` saves an empty list; `rsm cleardump` empties the dump."));
+        return Err(ApiError::new(ErrorCode::Conflict, "the list is empty; dump not overwritten")
+            .hint("use `rsm save --force` to save an empty list"));
     }
     write(saver, home, instances, bytes).await
 }
@@ -41,7 +41,7 @@ async fn write(saver: &Saver, home: &Home, instances: usize, bytes: Vec<u8>) -> 
     match saver.dump(file.clone(), bytes).await {
         Ok(()) => Ok(Answer { instances, file }),
         Err(error) => {
-            let message = format!("writing {}: {error}; the dump is as it was", file.display());
+            let message = format!("cannot write {}: {error}; the previous dump was kept", file.display());
             Err(ApiError::new(ErrorCode::Internal, message))
         }
     }
@@ -58,17 +58,15 @@ pub fn load(home: &Home) -> Result<(Saved, Option<String>), ApiError> {
         Err(unusable) => unusable,
     };
     if unusable.code == ErrorCode::NotFound {
-        return Err(unusable.hint("`rsm save` writes one."));
+        return Err(unusable.hint("run `rsm save`"));
     }
     match read(&former) {
         Ok(saved) => {
-            let note = format!("{unusable}; the one before it was taken: {}", former.display());
+            let note = format!("{unusable}; using the previous dump {}", former.display());
             Ok((saved, Some(note)))
         }
-        Err(_) => Err(unusable.hint(format!(
-            "There is no usable one before it ({}) either. `rsm save` writes a new one; this one is kept beside it.",
-            former.display()
-        ))),
+        Err(_) => Err(unusable
+            .hint(format!("run `rsm save`; the previous dump ({}) is not usable either", former.display()))),
     }
 }
 
@@ -118,9 +116,9 @@ fn fingerprint(instances: &[Instance]) -> u64 {
 fn read(file: &Path) -> Result<Saved, ApiError> {
     let shown = file.display();
     let bytes = std::fs::read(file).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => ApiError::new(ErrorCode::NotFound, format!("there is no dump ({shown})")),
-        _ => ApiError::new(ErrorCode::Internal, format!("reading {shown}: {error}")),
+        io::ErrorKind::NotFound => ApiError::new(ErrorCode::NotFound, format!("no saved list ({shown})")),
+        _ => ApiError::new(ErrorCode::Internal, format!("cannot read {shown}: {error}")),
     })?;
     saved::read(&bytes)
-        .map_err(|error| ApiError::new(ErrorCode::Invalid, format!("{shown} cannot be used: {error}")))
+        .map_err(|error| ApiError::new(ErrorCode::Invalid, format!("invalid dump {shown}: {error}")))
 }

@@ -371,7 +371,7 @@ impl World for Effects {
         // The keeper's copy is there at once, whatever the disk does.
         match memfd::with_contents(c"rsm-state", &state) {
             Ok(copy) => self.keeper.send(Order::Store { name: restore::STATE.to_owned() }, vec![copy.into()]),
-            Err(errno) => tracing::warn!("the keeper has no new copy of the state: {errno}"),
+            Err(errno) => tracing::warn!("cannot store the state with the keeper: {errno}"),
         }
         self.saver.state(self.home.state(), state);
         for run in std::mem::take(&mut self.over) {

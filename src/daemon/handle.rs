@@ -181,5 +181,5 @@ impl Handle {
 }
 
 fn gone() -> ApiError {
-    ApiError::new(ErrorCode::Unavailable, "the daemon is shutting down").hint("Try again in a moment.")
+    ApiError::new(ErrorCode::Unavailable, "the daemon is shutting down").hint("try again later")
 }

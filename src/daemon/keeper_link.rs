@@ -73,7 +73,8 @@ impl KeeperLink {
             match link.receive().await? {
                 (News::Hello { protocol, keeper, succeeds, upgrade }, _) => {
                     if protocol != PROTOCOL {
-                        let what = format!("the keeper speaks protocol {protocol}, this daemon {PROTOCOL}");
+                        let what =
+                            format!("keeper protocol {protocol} is not supported (expected {PROTOCOL})");
                         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
                     }
                     (kept.keeper, kept.succeeds, kept.upgrade) = (keeper, succeeds, upgrade);
@@ -106,7 +107,7 @@ impl KeeperLink {
                         self.0.mirror.borrow_mut().heard(&news, &fds);
                         return Ok((news, fds));
                     }
-                    tracing::warn!("the keeper said something this version does not know");
+                    tracing::warn!("unknown message from the keeper");
                 }
                 Err(Errno::EAGAIN) => ready.clear_ready(),
                 Err(errno) => return Err(errno.into()),

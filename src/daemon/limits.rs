@@ -46,12 +46,14 @@ impl Limiter {
             return None;
         }
         let made = self.place().and_then(|place| {
-            place.create_group(run.to_u64(), wanted).map_err(|error| format!("making a cgroup: {error}"))
+            place
+                .create_group(run.to_u64(), wanted)
+                .map_err(|error| format!("cannot create a cgroup: {error}"))
         });
         let (cgroup_path, cgroup) = match made {
             Ok((group, held)) => (Some(group), held),
             Err(why) => {
-                tracing::warn!(app = %instance.spec.name, "limits are held by rlimits: {why}");
+                tracing::warn!(app = %instance.spec.name, "using rlimits instead of a cgroup: {why}");
                 (None, Limits::default())
             }
         };
@@ -100,7 +102,7 @@ impl Limiter {
             .as_ref()
             .map_or_else(|_| Limits::default(), |place| place.effective_limits(run.to_u64(), process.pid));
         let rlimit = limits::current_rlimits(process.pid);
-        let no_group = place.err().unwrap_or_else(|| "it was started without a cgroup".to_owned());
+        let no_group = place.err().unwrap_or_else(|| "started without a cgroup".to_owned());
         let view = |limit: &str, of: fn(&Limits) -> Option<u64>, less: &str| {
             let value = of(wanted)?;
             let (by, note) = if of(&cgroup).is_some() {
@@ -108,14 +110,14 @@ impl Limiter {
             } else if of(&rlimit) == Some(value) && !less.is_empty() {
                 ("rlimit", Some(format!("{less}; no cgroup: {no_group}")))
             } else {
-                ("nothing", Some(format!("it takes a cgroup: {no_group}")))
+                ("nothing", Some(format!("requires a cgroup: {no_group}")))
             };
             Some(LimitView { limit: limit.into(), value, by: by.into(), note })
         };
         [
-            view("memory_max", |limits| limits.memory, "of each process by itself; allocations over it fail"),
+            view("memory_max", |limits| limits.memory, "per process; larger allocations fail"),
             view("cpu_max", |limits| limits.cpu.map(u64::from), ""),
-            view("pids_max", |limits| limits.pids.map(u64::from), "of all that its user runs"),
+            view("pids_max", |limits| limits.pids.map(u64::from), "counts all processes of the user"),
         ]
         .into_iter()
         .flatten()

@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// A selector matches nothing, or the pattern is none.
 pub async fn open(handle: &Handle, logs: &Logs, home: &Home, query: LogQuery) -> Result<Answer, ApiError> {
     if !query.out && !query.err {
-        return Err(ApiError::new(ErrorCode::Invalid, "neither out nor err is asked for"));
+        return Err(ApiError::new(ErrorCode::Invalid, "at least one of `out` and `err` must be true"));
     }
     let wanted = wanted(&query)?;
     let instances = look(handle, &query).await?;
@@ -45,7 +45,7 @@ pub async fn open(handle: &Handle, logs: &Logs, home: &Home, query: LogQuery) ->
     let (send, lines) = mpsc::channel(BACKLOG);
     tokio::task::spawn_local(async move {
         if let Err(error) = pour(source, instances, reader, follower, send).await {
-            tracing::warn!("reading logs: {error}");
+            tracing::warn!("cannot read logs: {error}");
         }
     });
     Ok(Answer::Stream(lines))
@@ -55,8 +55,9 @@ fn wanted(query: &LogQuery) -> Result<Wanted, ApiError> {
     let pattern = |text: &String| {
         Regex::new(text).map_err(|error| {
             let what = error.to_string();
-            let what = what.lines().last().unwrap_or("no pattern").trim_start_matches("error: ");
-            ApiError::new(ErrorCode::Invalid, format!("\"{text}\" is no pattern: {what}"))
+            let what =
+                what.lines().last().unwrap_or("not a regular expression").trim_start_matches("error: ");
+            ApiError::new(ErrorCode::Invalid, format!("invalid regular expression \"{text}\": {what}"))
         })
     };
     Ok(Wanted {

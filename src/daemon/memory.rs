@@ -69,7 +69,7 @@ fn passing(instance: &Instance) -> bool {
 
 fn reason(usage: &Usage, limit: u64) -> String {
     let used = format!(
-        "its processes used {} ({} bytes), more than max_memory_restart = {} ({limit} bytes)",
+        "memory usage {} ({} bytes) exceeds max_memory_restart = {} ({limit} bytes)",
         mebibytes(usage.memory),
         usage.memory,
         mebibytes(limit)
@@ -77,7 +77,7 @@ fn reason(usage: &Usage, limit: u64) -> String {
     match &usage.largest {
         Some(largest) => {
             let (name, pid, bytes) = (&largest.name, largest.pid, mebibytes(largest.memory));
-            format!("{used}; the largest: {name} (pid {pid}) with {bytes}")
+            format!("{used}; largest process: {name} (pid {pid}), {bytes}")
         }
         None => used,
     }
@@ -105,8 +105,8 @@ mod tests {
         let usage = Usage { memory: 63 << 20, largest, ..Usage::default() };
         assert_eq!(
             reason(&usage, 50 << 20),
-            "its processes used 63.0 MiB (66060288 bytes), more than max_memory_restart = 50.0 MiB \
-             (52428800 bytes); the largest: python3 (pid 7) with 60.0 MiB"
+            "memory usage 63.0 MiB (66060288 bytes) exceeds max_memory_restart = 50.0 MiB \
+             (52428800 bytes); largest process: python3 (pid 7), 60.0 MiB"
         );
     }
 }

@@ -118,7 +118,7 @@ pub fn main(home: &Home) -> io::Result<()> {
             drop(log_thread); // writes what is still in the pipes
             match ending {
                 Ending::KeeperLost => {
-                    tracing::warn!("the keeper has died: the daemon becomes one");
+                    tracing::warn!("keeper died; taking over as keeper");
                     Err(link.become_keeper(listener.as_fd(), nofile))
                 }
                 Ending::ShutDown | Ending::Replaced => Ok(()),
@@ -126,7 +126,7 @@ pub fn main(home: &Home) -> io::Result<()> {
         }
         Err(error) => Err(error),
     }
-    .inspect_err(|error| tracing::error!("the daemon ends: {error}"))
+    .inspect_err(|error| tracing::error!("daemon exits: {error}"))
 }
 
 /// Loads the settings and opens rsm's own log at the level that they say.
@@ -136,7 +136,7 @@ fn load_settings_and_log(home: &Home) -> io::Result<RsmSettings> {
     let settings = loaded.unwrap_or_default();
     own::init(home, settings.log_level())?;
     if let Some(problem) = problem {
-        tracing::error!("{problem}; using the defaults");
+        tracing::error!("{problem}; using defaults");
     }
     Ok(settings)
 }
@@ -155,10 +155,7 @@ fn log_thread(
 }
 
 fn not_by_hand() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidInput,
-        "`rsm daemon` is started by the keeper; use any other command",
-    )
+    io::Error::new(io::ErrorKind::InvalidInput, "`rsm daemon` must be started by the keeper")
 }
 
 async fn run(
@@ -198,7 +195,7 @@ async fn run(
     });
     let mut supervisor = Supervisor::new(effects);
     take_up(&mut supervisor, found, kept);
-    tracing::info!(version = version(), keeper, "the daemon is up");
+    tracing::info!(version = version(), keeper, "daemon started");
 
     let handle = Handle::new(queue.clone());
     let reloads = Reloads::default();
@@ -239,7 +236,7 @@ async fn run(
         () = server::serve(listener, api.clone(), server::Allowed::own_user(), api.closed()) => Ending::ShutDown,
         () = api.replaced() => Ending::Replaced,
         lost = &mut hears => {
-            tracing::warn!("the keeper is gone: {lost:?}");
+            tracing::warn!("lost connection to the keeper: {lost:?}");
             Ending::KeeperLost
         }
     };
@@ -247,11 +244,11 @@ async fn run(
         Ending::ShutDown => {
             saver.forget(home.state()).await; // nothing is left that it could speak of
             link.send(Order::Shutdown, Vec::new());
-            tracing::info!("the daemon has shut down");
+            tracing::info!("shutdown complete");
         }
         // What was decided is with the keeper, or in its mirror, after this.
         Ending::KeeperLost => handle.freeze().await,
-        Ending::Replaced => tracing::info!("the daemon makes place for another"),
+        Ending::Replaced => tracing::info!("exiting for the upgraded daemon"),
     }
     drop(cluster);
     link.all_sent().await;
@@ -264,7 +261,7 @@ async fn say_when_serving(home: Home, link: KeeperLink) {
     let answered = async { Client::connect(&home).await?.call::<Pong>(&Request::Ping).await };
     match answered.await {
         Ok(_) => link.send(Order::Serving, Vec::new()),
-        Err(error) => tracing::error!("the daemon cannot reach itself: {error}"),
+        Err(error) => tracing::error!("self-check failed: {error}"),
     }
 }
 
@@ -288,7 +285,7 @@ fn find(home: &Home, link: &KeeperLink, mut kept: Kept) -> (restore::Found, Kept
             let (pid, start_time) = (survivor.process.pid, survivor.process.start_time);
             let copies = survivor.fds.iter().filter_map(|fd| fd.try_clone().ok()).collect();
             link.send(Order::Adopt { run: survivor.run.to_u64(), pid, start_time }, copies);
-            tracing::info!(pid, run = survivor.run.to_u64(), "adopted what daemon and keeper left running");
+            tracing::info!(pid, run = survivor.run.to_u64(), "adopted running process");
             kept.runs.push(survivor);
         }
     }
@@ -318,7 +315,7 @@ fn take_up(supervisor: &mut Supervisor<Effects>, found: restore::Found, kept: Ke
             Some(instance) => supervisor.world.adopt(&instance, kept),
             None => {
                 let run = kept.run.to_u64();
-                tracing::warn!(run, "a run that no instance is about is ended");
+                tracing::warn!(run, "stopping a run without an instance");
             }
         }
     }

@@ -63,13 +63,13 @@ pub fn pair() -> nix::Result<(OwnedFd, OwnedFd)> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unsent {
     /// It has none, or has closed it.
-    #[error("has no open channel: only Node and its like have one, until they disconnect")]
+    #[error("no IPC channel: only Node.js apps have one, until they disconnect")]
     NoChannel,
     /// It does not read.
-    #[error("does not read its messages: its channel is full")]
+    #[error("IPC channel is full: the app does not read its messages")]
     Full,
     /// Nothing so long is sent.
-    #[error("cannot be sent more than 64 KiB at a time")]
+    #[error("message exceeds 64 KiB")]
     TooLong,
 }
 

@@ -343,7 +343,7 @@ impl Passing {
         let opening = Opening { run, app, slot, uid, addresses: addresses.clone() };
         let sockets = match cluster.open(opening).await {
             Ok(opened) => opened.map_err(|failure| failed(failure.to_string()))?,
-            Err(_) => return Err(failed("the daemon is ending".into())),
+            Err(_) => return Err(failed("the daemon is shutting down".into())),
         };
         let script = cluster::passed::write_script(&dir).map_err(|error| failed(error.to_string()))?;
         let options =

@@ -142,7 +142,7 @@ impl Check {
                 match asked.await.unwrap_or(Way::Plain) {
                     Way::From(address) => Some(address),
                     Way::Plain => None,
-                    Way::Absent => return Err(format!("it does not listen on port {port}")),
+                    Way::Absent => return Err(format!("not listening on port {port}")),
                 }
             }
         };

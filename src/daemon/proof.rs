@@ -55,8 +55,8 @@ impl<W: World> Supervisor<W> {
         }
         let seconds = instance.spec.readiness.timeout.as_secs_f64();
         let why = format!(
-            "the new process does not listen on {missing} after {seconds} s (listen_timeout), as the old one \
-             does; a restart does not ask for that"
+            "the replacement does not listen on {missing} after {seconds} s (listen_timeout), unlike the \
+            current process; `rsm restart` skips this check"
         );
         self.keep_old(id, &why);
     }
@@ -79,7 +79,7 @@ impl<W: World> Supervisor<W> {
         let Role::Coming { after, .. } = &self.beside.get(&id)?.role else { return None };
         after.iter().find_map(|run| {
             let why = ended_since(self.instances.get(&run.instance)?, *run)?;
-            Some(format!("{why} (id {}, replaced before)", run.instance))
+            Some(format!("{why} (id {}, replaced earlier)", run.instance))
         })
     }
 }
@@ -87,7 +87,7 @@ impl<W: World> Supervisor<W> {
 /// How a later run of an instance than this one ended, if one did and nobody had asked for that.
 pub(super) fn ended_since(instance: &Instance, run: RunId) -> Option<String> {
     let ended = instance.life.exits.iter().find(|ended| ended.run > run.number && !ended.asked)?;
-    Some(format!("the new process has ended: {}", ended.exit))
+    Some(format!("the replacement exited: {}", ended.exit))
 }
 
 /// Until when a process has to listen.

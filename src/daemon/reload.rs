@@ -35,9 +35,10 @@ impl Reloads {
 
     fn take(&self, names: Vec<String>) -> Result<Taken, ApiError> {
         if let Some(name) = names.iter().find(|name| self.are_of(name)) {
-            let what = format!("{name} is being reloaded already; nothing was changed");
-            return Err(ApiError::new(ErrorCode::Conflict, what)
-                .hint("Wait until that is done, then reload again if there is something newer."));
+            let what = format!("{name} is already being reloaded");
+            return Err(
+                ApiError::new(ErrorCode::Conflict, what).hint("wait for it to finish, then reload again")
+            );
         }
         self.0.borrow_mut().extend(names.iter().cloned());
         Ok(Taken { reloads: self.clone(), names })
@@ -70,10 +71,10 @@ type With = Option<Box<(AppSpec, Inherited)>>;
 /// changed.
 pub async fn reload(handle: &Handle, reloads: &Reloads, wanted: Reload) -> Result<Report, ApiError> {
     if wanted.parallel == 0 {
-        return Err(ApiError::new(ErrorCode::Invalid, "`parallel` is at least 1"));
+        return Err(ApiError::new(ErrorCode::Invalid, "`parallel` must be at least 1"));
     }
     if wanted.select.is_empty() && wanted.apps.is_empty() {
-        return Err(ApiError::new(ErrorCode::Invalid, "nothing is named that shall be reloaded"));
+        return Err(ApiError::new(ErrorCode::Invalid, "no app selected"));
     }
     let (work, new) = plan(handle, &wanted).await?;
     let taken = reloads.take(work.keys().cloned().collect())?;
@@ -97,7 +98,7 @@ pub async fn reload(handle: &Handle, reloads: &Reloads, wanted: Reload) -> Resul
 }
 
 fn broken(error: tokio::task::JoinError) -> ApiError {
-    ApiError::new(ErrorCode::Internal, format!("the reload broke off: {error}"))
+    ApiError::new(ErrorCode::Internal, format!("reload aborted: {error}"))
 }
 
 /// What is to be done, by app, and the apps that are new.
@@ -144,7 +145,7 @@ fn changed(instance: &Instance, wanted: &Reload) -> Result<With, ApiError> {
         Some(changes) => instance
             .spec
             .patched(changes)
-            .map_err(|error| ApiError::new(ErrorCode::Invalid, format!("changed settings: {error}")))?,
+            .map_err(|error| ApiError::new(ErrorCode::Invalid, format!("invalid settings: {error}")))?,
         None => (*instance.spec).clone(),
     };
     let inherited = wanted.inherited.clone().unwrap_or_else(|| Inherited((*instance.inherited).clone()));
@@ -177,7 +178,7 @@ async fn one_app(handle: &Handle, name: &str, work: Work, parallel: usize) -> Re
         if report.instances.iter().any(|outcome| outcome.problem.is_some()) {
             let left = slots.len();
             if done > 0 || left > 0 {
-                report.notes.push(format!("{name}: {done} of its instances were reloaded, {left} not tried"));
+                report.notes.push(format!("{name}: {done} instances reloaded, {left} not attempted"));
             }
             return Ok(report);
         }

@@ -38,7 +38,7 @@ pub fn state(home: &Home, stored: &[(String, OwnedFd)]) -> Found {
     let with_keeper = stored.iter().find(|(name, _)| name == STATE).map(|(_, fd)| from_memory(fd));
     match with_keeper {
         Some(Ok(saved)) => return Found { saved, any: true, incomplete: false },
-        Some(Err(error)) => tracing::error!("the state that the keeper has cannot be used: {error}"),
+        Some(Err(error)) => tracing::error!("cannot use the state stored by the keeper: {error}"),
         None => {}
     }
     // What ran before the machine was started anew is gone.
@@ -60,7 +60,7 @@ pub fn state(home: &Home, stored: &[(String, OwnedFd)]) -> Found {
     if !incomplete {
         return Found { saved: Saved::default(), any: false, incomplete };
     }
-    tracing::error!("no state can be used: the list last saved by `rsm save` is taken");
+    tracing::error!("no usable state; falling back to the saved list");
     let dump = super::dump::load(home).map(|(saved, _)| saved).unwrap_or_default();
     Found { saved: dump, any: true, incomplete }
 }
@@ -84,7 +84,7 @@ fn from_file(path: &Path) -> Result<Option<Saved>, UnusableError> {
 /// Why a state cannot be used.
 #[derive(Debug, thiserror::Error)]
 enum UnusableError {
-    #[error("it cannot be read: {0}")]
+    #[error("cannot read it: {0}")]
     Unreadable(#[from] io::Error),
     #[error(transparent)]
     Content(#[from] SavedError),
@@ -117,7 +117,7 @@ pub fn survivors(found: &mut Found, kept: &Kept, mark: &tree::RunMarker) -> Vec<
         if found.incomplete && !has_instance {
             // What state it had is lost, and it may be all that somebody has: it is not ours to end.
             let pid = leader.map(|leader| leader.pid);
-            tracing::error!(pid, "an app of this rsm runs that no state tells of; it is left alone");
+            tracing::error!(pid, "found a running app that is not in the state; ignoring it");
             // What is started from now on must not be taken for it.
             found.saved.last_run = found.saved.last_run.max(run.number);
         } else if !named.contains_key(&run) {

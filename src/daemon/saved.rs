@@ -21,13 +21,13 @@ pub const VERSION: u32 = 1;
 #[derive(Debug, thiserror::Error)]
 pub enum SavedError {
     /// Not what we write: cut off, or another file.
-    #[error("it is damaged: {0}")]
+    #[error("corrupt: {0}")]
     Damaged(serde_json::Error),
     /// Written by a newer rsm.
-    #[error("it was written by a newer rsm (format {0}, this one knows {VERSION}); use that version")]
+    #[error("unsupported format {0} (this version supports {VERSION}); use a newer rsm")]
     Newer(u32),
     /// It speaks of a spec or an environment that it does not hold.
-    #[error("it is damaged: instance {0} has no spec or environment")]
+    #[error("corrupt: instance {0} has no spec or environment")]
     Incomplete(u32),
 }
 
@@ -212,8 +212,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_used_says_why() {
-        assert!(read(b"").unwrap_err().to_string().contains("damaged"));
-        assert!(read(br#"{"version":1,"next_id":0"#).unwrap_err().to_string().contains("damaged"));
+        assert!(read(b"").unwrap_err().to_string().contains("corrupt"));
+        assert!(read(br#"{"version":1,"next_id":0"#).unwrap_err().to_string().contains("corrupt"));
         assert!(read(br#"{"version":2,"new":true}"#).unwrap_err().to_string().contains("newer rsm"));
         let dangling = br#"{"version":1,"next_id":1,"last_run":0,"specs":[],"envs":[],"instances":[]}"#;
         assert!(read(dangling).unwrap().is_empty());

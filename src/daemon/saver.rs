@@ -61,7 +61,7 @@ impl Saver {
     pub async fn dump(&self, path: PathBuf, bytes: Vec<u8>) -> io::Result<()> {
         let (reply, answer) = oneshot::channel();
         let _ = self.0.send(Job::Dump(path, bytes, reply));
-        answer.await.unwrap_or_else(|_| Err(io::Error::other("the saving thread is gone")))
+        answer.await.unwrap_or_else(|_| Err(io::Error::other("the saver thread exited")))
     }
 
     /// Resolves once all that was handed over until now is written; to why the state is not, if so.
@@ -132,9 +132,9 @@ impl Desk {
         let Some((path, bytes)) = self.state.take() else { return };
         let result = replace_keeping(&path, &bytes);
         if let (Err(error), None) = (&result, &self.failing) {
-            tracing::error!("cannot save {}: {error}; it will be tried at the next change", path.display());
+            tracing::error!("cannot save {}, retrying at the next change: {error}", path.display());
         }
-        self.failing = result.err().map(|error| format!("{}: {error}", path.display()));
+        self.failing = result.err().map(|error| format!("cannot save {}: {error}", path.display()));
         self.last = Some(Instant::now());
     }
 }
@@ -151,7 +151,7 @@ fn write_pid(path: &Path, pid: Option<i32>) {
         },
     };
     if let Err(error) = result {
-        tracing::warn!("pid file {}: {error}", path.display());
+        tracing::warn!("cannot write pid file {}: {error}", path.display());
     }
 }
 
@@ -175,8 +175,8 @@ fn write_dump(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub fn set_aside(path: &Path) -> String {
     let aside = beside(path, "unusable");
     match std::fs::rename(path, &aside) {
-        Ok(()) => format!("kept as {}", aside.display()),
-        Err(error) => format!("it could not be moved to {}: {error}", aside.display()),
+        Ok(()) => format!("moved to {}", aside.display()),
+        Err(error) => format!("cannot move it to {}: {error}", aside.display()),
     }
 }
 

@@ -34,13 +34,14 @@ fn one(instances: &BTreeMap<u32, Instance>, selector: &str) -> Result<Vec<u32>, 
         return Ok(those(&|_| true));
     }
     if selector == "//" {
-        return Err(
-            ApiError::new(ErrorCode::Invalid, "\"//\" would mean every app").hint("Say `all` for all.")
-        );
+        return Err(ApiError::new(ErrorCode::Invalid, "empty regular expression \"//\"").hint(
+            "use `all` to select all \
+                apps",
+        ));
     }
     if let Some(pattern) = selector.strip_prefix('/').and_then(|rest| rest.strip_suffix('/')) {
         let regex = Regex::new(pattern).map_err(|error| {
-            ApiError::new(ErrorCode::Invalid, format!("\"{selector}\" is not a regular expression: {error}"))
+            ApiError::new(ErrorCode::Invalid, format!("invalid regular expression \"{selector}\": {error}"))
         })?;
         return Ok(those(&|instance| regex.is_match(&instance.spec.name)));
     }
@@ -58,14 +59,13 @@ fn one(instances: &BTreeMap<u32, Instance>, selector: &str) -> Result<Vec<u32>, 
 
 fn not_found(instances: &BTreeMap<u32, Instance>, selector: &str) -> ApiError {
     if selector == "all" {
-        return ApiError::new(ErrorCode::NotFound, "there are no apps")
-            .hint("Start one: rsm start ecosystem.toml");
+        return ApiError::new(ErrorCode::NotFound, "no apps").hint("start one: rsm start ecosystem.toml");
     }
-    let error = ApiError::new(ErrorCode::NotFound, format!("no app, namespace or id \"{selector}\""));
+    let error = ApiError::new(ErrorCode::NotFound, format!("no app, namespace or id matches \"{selector}\""));
     let names = instances.values().map(|instance| instance.spec.name.as_str());
     match closest(selector, names) {
-        Some(name) => error.hint(format!("Did you mean \"{name}\"? `rsm list` shows what is there.")),
-        None => error.hint("`rsm list` shows what is there."),
+        Some(name) => error.hint(format!("did you mean \"{name}\"?")),
+        None => error.hint("see `rsm list`"),
     }
 }
 

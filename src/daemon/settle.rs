@@ -112,7 +112,7 @@ impl Waiting {
                 outcome(instance, *goal, before)
             }
             None => {
-                let problem = (*goal == Goal::Replaced).then(|| "it was deleted meanwhile".to_owned());
+                let problem = (*goal == Goal::Replaced).then(|| "deleted during the operation".to_owned());
                 Outcome { id: *id, name: name.clone(), status: None, problem, killed: false }
             }
         };
@@ -129,7 +129,7 @@ impl Waiting {
         let up = self.goals.iter().filter(|(_, (_, goal))| matches!(goal, Goal::Up | Goal::Replaced));
         let warnings = up.flat_map(|(id, (name, _))| {
             let last = RunId { instance: *id, number: self.ended_before.get(id).copied().unwrap_or(0) };
-            world.port_warnings(last).into_iter().map(move |warning| format!("{name} {warning}"))
+            world.port_warnings(last).into_iter().map(move |warning| format!("{name}: {warning}"))
         });
         warnings.collect()
     }
@@ -140,7 +140,7 @@ impl Waiting {
 fn ended_already(instance: &Instance, before: u32) -> Option<String> {
     let last = instance.life.exits.back().filter(|ended| ended.run > before && !ended.asked)?;
     let failed = !matches!(last.exit, Exit::Code(0) | Exit::NotStarted(_));
-    failed.then(|| format!("{} (id {}) has ended already: {}", instance.spec.name, instance.id, last.exit))
+    failed.then(|| format!("{} (id {}) exited: {}", instance.spec.name, instance.id, last.exit))
 }
 
 fn outcome(instance: &Instance, goal: Goal, before: u32) -> Outcome {

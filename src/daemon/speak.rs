@@ -36,10 +36,10 @@ pub async fn input(handle: &Handle, select: Selectors, text: &str) -> Result<Rep
         let problem = match timeout(INPUT_TIME, stdio::write_stdin(to, text.as_bytes())).await {
             Ok(Ok(())) => None,
             Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
-                Some("has closed the standard input that it was given".to_owned())
+                Some("stdin is closed".to_owned())
             }
-            Ok(Err(error)) => Some(format!("its standard input cannot be written to: {error}")),
-            Err(_) => Some("does not read its standard input: only a part was written".to_owned()),
+            Ok(Err(error)) => Some(format!("cannot write to stdin: {error}")),
+            Err(_) => Some("stdin is full: only part of the text was written".to_owned()),
         };
         instances.push(outcome(&instance, problem));
     }
@@ -77,7 +77,7 @@ pub async fn trigger(
     if wanted.action.len() + wanted.param.as_ref().map_or(0, |param| param.to_string().len())
         > LONGEST_SAID / 2
     {
-        return Err(ApiError::new(ErrorCode::TooLarge, "an action's parameter is 32 KiB long at most"));
+        return Err(ApiError::new(ErrorCode::TooLarge, "parameter exceeds 32 KiB"));
     }
     let asked: Vec<_> = running(handle, wanted.select.clone())
         .await?
@@ -93,8 +93,8 @@ pub async fn trigger(
         let answer = match answered {
             Err(problem) => Err(problem),
             Ok(answered) => match timeout_at(until, answered).await {
-                Ok(answer) => answer.map_err(|_| "ended before it had answered".to_owned()),
-                Err(_) => Err(format!("has not answered within {} s", ACTION_TIME.as_secs())),
+                Ok(answer) => answer.map_err(|_| "exited before it replied".to_owned()),
+                Err(_) => Err(format!("no reply within {} s", ACTION_TIME.as_secs())),
             },
         };
         let (reply, problem) =
@@ -115,7 +115,7 @@ fn ask(
     let offers = channels.offers(run).unwrap_or_default().actions;
     if !offers.is_empty() && !offers.contains_key(&wanted.action) {
         let offers: Vec<&str> = offers.keys().map(String::as_str).collect();
-        return Err(format!("offers no action \"{}\"; it has {}", wanted.action, offers.join(", ")));
+        return Err(format!("unknown action \"{}\"; available: {}", wanted.action, offers.join(", ")));
     }
     channels.trigger(run, &wanted.action, wanted.param.as_ref()).map_err(|problem| problem.to_string())
 }
@@ -129,7 +129,7 @@ async fn running(handle: &Handle, select: Selectors) -> Result<Vec<(Instance, Pr
     });
     let running: Vec<_> = running.collect();
     if running.is_empty() {
-        return Err(ApiError::new(ErrorCode::Conflict, "none of the selected instances runs"));
+        return Err(ApiError::new(ErrorCode::Conflict, "no selected instance is running"));
     }
     Ok(running)
 }

@@ -41,7 +41,7 @@ pub async fn start(handle: &Handle, request: StartApps) -> Result<Report, ApiErr
         let mut part = handle.step(number).start(part).await?;
         for outcome in &mut part.instances {
             if let Some(why) = waiting.get(&outcome.name) {
-                outcome.problem = Some(format!("not started: it depends on {why}"));
+                outcome.problem = Some(format!("not started: dependency {why}"));
             }
         }
         report.add(part);
@@ -104,7 +104,7 @@ pub async fn stop_all(handle: &Handle) -> Result<Report, ApiError> {
 }
 
 fn circle(circle: order::Circle) -> ApiError {
-    ApiError::new(ErrorCode::Invalid, circle.to_string()).hint("Take one of them from a `depends_on`.")
+    ApiError::new(ErrorCode::Invalid, circle.to_string()).hint("remove one of them from `depends_on`")
 }
 
 fn dependencies<'a>(instances: impl Iterator<Item = &'a Instance>) -> Dependencies {
@@ -129,11 +129,10 @@ async fn check_known(handle: &Handle, wanted: &Dependencies) -> Result<(), ApiEr
     for (name, on) in wanted {
         let unknown = on.iter().find(|on| !wanted.contains_key(*on) && !listed.contains(on.as_str()));
         if let Some(unknown) = unknown {
-            let what = format!(
-                "app \"{name}\" depends on \"{unknown}\", which is neither started here nor in the list"
+            let what = format!("app \"{name}\" depends on \"{unknown}\", which does not exist");
+            return Err(
+                ApiError::new(ErrorCode::Invalid, what).hint("start that app first, or fix `depends_on`")
             );
-            return Err(ApiError::new(ErrorCode::Invalid, what)
-                .hint("Start that one first, or correct `depends_on`."));
         }
     }
     Ok(())
@@ -147,5 +146,5 @@ async fn missing(handle: &Handle, on: &[String]) -> Result<Option<String>, ApiEr
         of_it.peek().is_some()
             && of_it.all(|(instance, _)| matches!(instance.life.state, State::Online { .. }))
     };
-    Ok(on.iter().find(|name| !online(name)).map(|name| format!("\"{name}\", which is not online")))
+    Ok(on.iter().find(|name| !online(name)).map(|name| format!("\"{name}\" is not online")))
 }

@@ -83,7 +83,7 @@ impl<W: World> Supervisor<W> {
         if coming && !alive && !matches!(instance.life.state, State::Spawning { .. }) {
             instance.life.want = Want::Gone;
             let listed = self.instances.get_mut(&id);
-            listed.into_iter().for_each(|it| it.life.refused = Some("the new process has ended".into()));
+            listed.into_iter().for_each(|it| it.life.refused = Some("the replacement exited".into()));
         }
         if let Role::Coming { proven_at: Some(at), .. } = beside.role {
             self.world.timer(id, at);

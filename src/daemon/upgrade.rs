@@ -73,18 +73,19 @@ pub fn outcome(upgrade: Upgrade) -> Option<UpgradeOutcome> {
 /// It cannot, in words for the user. Nothing has changed.
 pub async fn check(binary: &Path, state: &[u8]) -> Result<Checked, ApiError> {
     let refused = |why: String| {
-        ApiError::new(ErrorCode::Invalid, format!("{} cannot take over: {why}", binary.display()))
-            .hint("Nothing was changed; the present version goes on.")
+        ApiError::new(ErrorCode::Invalid, format!("cannot upgrade to {}: {why}", binary.display()))
+            .hint("the current version keeps running")
     };
-    let file = File::open(binary).map_err(|error| refused(format!("it cannot be opened: {error}")))?;
+    let file = File::open(binary).map_err(|error| refused(format!("cannot open it: {error}")))?;
     let (said, complaint) = ask(&file, state).await.map_err(refused)?;
-    let abilities: Abilities = serde_json::from_str(&said)
-        .map_err(|_| refused(format!("it is no rsm that knows how ({})", first_line(&complaint, &said))))?;
+    let abilities: Abilities = serde_json::from_str(&said).map_err(|_| {
+        refused(format!("not an rsm binary that supports upgrades ({})", first_line(&complaint, &said)))
+    })?;
     let Abilities { version, protocol, handover } = abilities;
     if (protocol, handover) != (PROTOCOL, HANDOVER) {
         return Err(refused(format!(
-            "version {version} speaks another protocol with the keeper; `rsm save`, `rsm kill`, then \
-             `rsm resurrect` with the new version is the way"
+            "version {version} uses another keeper protocol; run `rsm save` and `rsm kill`, then `rsm \
+            resurrect` with the new version"
         )));
     }
     Ok(Checked { file, version })
@@ -92,7 +93,7 @@ pub async fn check(binary: &Path, state: &[u8]) -> Result<Checked, ApiError> {
 
 /// What it says, and what it complains of.
 async fn ask(file: &File, state: &[u8]) -> Result<(String, String), String> {
-    let failed = |error: io::Error| format!("it cannot be run: {error}");
+    let failed = |error: io::Error| format!("cannot run it: {error}");
     let (mut input, mut output, mut errors) = (|| {
         let mut input = memfd::with_contents(c"rsm-state", state)?;
         input.rewind()?;
@@ -104,9 +105,8 @@ async fn ask(file: &File, state: &[u8]) -> Result<(String, String), String> {
     let stdio = |file: &mut File| file.try_clone().map(Stdio::from).map_err(failed);
     command.stdin(stdio(&mut input)?).stdout(stdio(&mut output)?).stderr(stdio(&mut errors)?);
     let mut child = command.spawn().map_err(failed)?;
-    let status = end_of(&mut child)
-        .await
-        .ok_or_else(|| format!("it did not say within {} s what it can", ANSWER_TIME.as_secs()))?;
+    let status =
+        end_of(&mut child).await.ok_or_else(|| format!("no response within {} s", ANSWER_TIME.as_secs()))?;
     let text = |mut file: File| {
         let mut text = Vec::new();
         let _ = file.rewind().and_then(|()| file.take(LONGEST_ANSWER).read_to_end(&mut text));
@@ -131,5 +131,5 @@ async fn end_of(child: &mut Child) -> Option<ExitStatus> {
 
 fn first_line<'a>(complaint: &'a str, said: &'a str) -> &'a str {
     let line = |text: &'a str| text.lines().map(str::trim).find(|line| !line.is_empty());
-    line(complaint).or_else(|| line(said)).unwrap_or("it said nothing")
+    line(complaint).or_else(|| line(said)).unwrap_or("no output")
 }

@@ -79,7 +79,7 @@ pub fn happening(instance: &Instance, happening: Happening, now: Moment) -> Even
         Happening::Stopping(why) => (EventKind::Stopping, None, why),
         Happening::Exited(exit) => (EventKind::Exited, Some(exit), None),
         Happening::Stopped => (EventKind::Stopped, None, None),
-        Happening::Waiting(ms) => (EventKind::Waiting, None, Some(format!("next start in {ms} ms"))),
+        Happening::Waiting(ms) => (EventKind::Waiting, None, Some(format!("restart in {ms} ms"))),
         Happening::Errored(why) => (EventKind::Errored, None, Some(why)),
     };
     (view.event, view.exit, view.detail) = (kind, exit, detail);

@@ -362,7 +362,10 @@ impl Instance {
             Action::GiveUp { restarts, window } => {
                 let seconds = window.as_secs();
                 let s = if restarts == 1 { "" } else { "s" };
-                self.give_up(format!("{restarts} unstable restart{s} within {seconds} s, last: {exit}"), out);
+                self.give_up(
+                    format!("{restarts} unstable restart{s} within {seconds} s, last exit: {exit}"),
+                    out,
+                );
             }
         }
     }

@@ -13,12 +13,12 @@ impl Instance {
             State::Errored { why } => Some(why.clone()),
             State::Waiting { .. } => last(),
             State::Stopping { process, phase: Phase::Stuck } => {
-                Some(format!("process {} does not end, even by SIGKILL", process.pid))
+                Some(format!("process {} cannot be killed", process.pid))
             }
-            State::Clearing { phase: Phase::Stuck, .. } => {
-                Some("part of its tree does not end, even by SIGKILL".into())
+            State::Clearing { phase: Phase::Stuck, .. } => Some("some processes cannot be killed".into()),
+            State::Starting { late: true, .. } => {
+                Some(format!("running but not ready: {}", self.not_ready()))
             }
-            State::Starting { late: true, .. } => Some(format!("it runs, and {}", self.not_ready())),
             State::Online { .. } => self.life.problem.as_ref().map(|why| format!("unhealthy: {why}")),
             State::Stopped if self.life.want == Want::Up => last(),
             State::Stopped
@@ -35,11 +35,14 @@ impl Instance {
         let seconds = self.spec.readiness.timeout.as_secs_f64();
         match (self.spec.sign(), &self.life.problem) {
             (Sign::Probed, Some(why)) => {
-                format!("has not passed its check within {seconds} s (listen_timeout): {why}")
+                format!("readiness probe did not succeed within {seconds} s (listen_timeout): {why}")
             }
-            (Sign::Probed, None) => format!("has not passed its check within {seconds} s (listen_timeout)"),
+            (Sign::Probed, None) => format!(
+                "readiness probe did not succeed within {seconds} s \
+                (listen_timeout)"
+            ),
             (Sign::Said | Sign::Listening | Sign::Running, _) => {
-                format!("has not said within {seconds} s (listen_timeout) that it is ready")
+                format!("no readiness notification within {seconds} s (listen_timeout)")
             }
         }
     }

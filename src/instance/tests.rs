@@ -72,7 +72,7 @@ fn grace_then_sigkill_then_stuck_but_still_watched() {
     assert!(matches!(effects[0], Effect::Kill { .. }));
     let patience = grace + 5000;
     api.on(Event::Due { at: patience }, at(patience));
-    assert!(api.reason().unwrap().contains("101 does not end"));
+    assert!(api.reason().unwrap().contains("process 101 cannot be killed"));
     api.on(
         Event::Exited { run: 1, exit: Exit::Signal { number: 9, core: false, oom: false } },
         at(patience + 1),
@@ -115,7 +115,7 @@ fn a_start_that_fails_for_a_user_is_told_a_later_one_is_retried() {
     let mut api = instance(|_| {});
     api.on(Event::Start, at(0));
     api.on(Event::SpawnFailed { run: 1, failure: failure.clone() }, at(1));
-    assert!(api.reason().unwrap().contains("executing /bin/api"));
+    assert!(api.reason().unwrap().contains("cannot execute /bin/api"));
 
     let mut api = online();
     api.on(exited(1, 1), at(5000));

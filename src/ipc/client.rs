@@ -45,7 +45,7 @@ const QUEUE_TIME: TimeVal = TimeVal::new(10, 0);
 pub enum ClientError {
     /// Nobody listens.
     #[error(
-        "no daemon answers at {}. `rsm start` starts one; if yours has another home, set RSM_HOME",
+        "the daemon is not running (no listener on {}). Start it with `rsm start`, or set RSM_HOME",
         socket.display()
     )]
     NotRunning {
@@ -54,8 +54,7 @@ pub enum ClientError {
     },
     /// The socket is another user's.
     #[error(
-        "no permission to talk to the daemon at {}: it belongs to another user. Run as that user, or \
-         set RSM_HOME to a directory of your own",
+        "permission denied: {}. The daemon belongs to another user; switch to that user or set RSM_HOME",
         socket.display()
     )]
     Denied {
@@ -67,18 +66,15 @@ pub enum ClientError {
     Refused(ApiError),
     /// The connection broke before the answer was complete.
     #[error(
-        "the daemon went away before it had answered ({0}); what was asked may have been done or not: \
-         see `rsm list`"
+        "connection to the daemon lost before it responded ({0}); the operation may have been executed, see \
+        `rsm list`"
     )]
     Lost(String),
     /// The answer is not what this version expects.
-    #[error(
-        "the daemon's answer makes no sense to this version of rsm ({0}). If rsm was updated since the \
-         daemon started, the daemon needs an update too"
-    )]
+    #[error("unexpected response from the daemon ({0}). If rsm was updated, run `rsm upgrade`")]
     Protocol(String),
     /// The system refused.
-    #[error("connecting to {}: {error}", socket.display())]
+    #[error("cannot connect to {}: {error}", socket.display())]
     System {
         /// Where.
         socket: PathBuf,
@@ -89,7 +85,7 @@ pub enum ClientError {
 
 fn in_full(error: &ApiError) -> String {
     match &error.hint {
-        Some(hint) => format!("{error}. {hint}"),
+        Some(hint) => format!("{error}; {hint}"),
         None => error.to_string(),
     }
 }
@@ -195,7 +191,7 @@ impl Client {
         let parts = route::to_http(request).map_err(ClientError::Refused)?;
         if parts.body.len() > route::LONGEST_BODY {
             // The server would hang up in the middle, and why would be lost.
-            let text = format!("the request is longer than {} MiB", route::LONGEST_BODY >> 20);
+            let text = format!("request exceeds {} MiB", route::LONGEST_BODY >> 20);
             return Err(ClientError::Refused(ApiError::new(ErrorCode::TooLarge, text)));
         }
         let request = to_hyper(&parts, key)?;
@@ -259,8 +255,8 @@ fn to_hyper(parts: &route::Parts, key: &str) -> Result<hyper::Request<Full<Bytes
     }
     request.body(Full::new(Bytes::copy_from_slice(&parts.body))).map_err(|error| {
         // All is escaped, so only the length can be wrong.
-        let text = format!("the names in the request make too long a URL: {error}");
-        ClientError::Refused(ApiError::new(ErrorCode::TooLarge, text).hint("Select fewer at a time."))
+        let text = format!("too many selectors: {error}");
+        ClientError::Refused(ApiError::new(ErrorCode::TooLarge, text).hint("select fewer apps at a time"))
     })
 }
 
@@ -271,7 +267,7 @@ async fn accepted(answer: Response<Incoming>) -> Result<Response<Incoming>, Clie
     }
     Err(match serde_json::from_slice::<route::Refusal>(&whole(answer).await?) {
         Ok(refusal) => ClientError::Refused(refusal.error),
-        Err(_) => ClientError::Protocol(format!("status {status} without a reason")),
+        Err(_) => ClientError::Protocol(format!("HTTP status {status} without an error message")),
     })
 }
 
@@ -293,10 +289,14 @@ async fn open(socket: &Path) -> Result<Requests, ClientError> {
             ClientError::NotRunning { socket: socket.to_path_buf() }
         }
         Errno::EACCES | Errno::EPERM => ClientError::Denied { socket: socket.to_path_buf() },
-        Errno::EAGAIN => failed(io::Error::new(io::ErrorKind::TimedOut, "the daemon accepts nobody")),
+        Errno::EAGAIN => failed(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the daemon does not accept \
+            connections",
+        )),
         Errno::ENAMETOOLONG => failed(io::Error::new(
             io::ErrorKind::InvalidInput,
-            "the path is too long for a socket (107 bytes): set RSM_HOME to a shorter one",
+            "socket path exceeds 107 bytes; set RSM_HOME to a shorter path",
         )),
         errno => failed(errno.into()),
     })?;

@@ -29,7 +29,7 @@ pub enum LaunchError {
     #[error(transparent)]
     Client(#[from] ClientError),
     /// Its home cannot be made or locked.
-    #[error("{what} {}: {error}. Mend that, or set RSM_HOME to another directory", path.display())]
+    #[error("cannot {what} {}: {error}. Fix it, or set RSM_HOME to another directory", path.display())]
     Home {
         /// What was tried.
         what: &'static str,
@@ -39,13 +39,13 @@ pub enum LaunchError {
         error: io::Error,
     },
     /// The system could not start it.
-    #[error("starting the daemon's process: {0}")]
+    #[error("cannot start the keeper: {0}")]
     Spawn(io::Error),
     /// It ended at once; what it said.
-    #[error("the daemon did not start: {0}")]
+    #[error("failed to start the daemon: {0}")]
     Failed(String),
     /// It takes too long.
-    #[error("{what} took more than {} s; {} may say why", PATIENCE.as_secs(), log.display())]
+    #[error("timed out after {} s {what}; see {}", PATIENCE.as_secs(), log.display())]
     Slow {
         /// What.
         what: &'static str,
@@ -88,7 +88,7 @@ async fn connect_or(
     if let Some(client) = running(home).await? {
         return Ok((client, false));
     }
-    let failed = |error| LaunchError::Home { what: "making", path: home.dir().to_path_buf(), error };
+    let failed = |error| LaunchError::Home { what: "create", path: home.dir().to_path_buf(), error };
     home.create().map_err(failed)?;
     // Two first commands at once start one daemon: the second finds it when it gets the lock.
     let _lock = lock(home).await?;
@@ -98,7 +98,7 @@ async fn connect_or(
     launch(home, keeper(home)).await?;
     let mut client = Client::connect(home).await?;
     // Connections queue before the daemon serves: only an answer tells that it does.
-    let _: Pong = in_time(home, "the daemon's first answer", client.call(&Request::Ping)).await??;
+    let _: Pong = in_time(home, "waiting for the daemon", client.call(&Request::Ping)).await??;
     Ok((client, true))
 }
 
@@ -115,12 +115,14 @@ async fn lock(home: &Home) -> Result<File, LaunchError> {
     let failed = |what| move |error| LaunchError::Home { what, path: home.launch_lock(), error };
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600);
-    let file = options.open(&path).map_err(failed("opening"))?;
+    let file = options.open(&path).map_err(failed("open"))?;
     if file.try_lock().is_ok() {
         return Ok(file);
     }
-    let locked = on_thread(move || file.lock().map(|()| file)).map_err(failed("locking"))?;
-    in_time(home, "another command's launch of the daemon", outcome(locked)).await?.map_err(failed("locking"))
+    let locked = on_thread(move || file.lock().map(|()| file)).map_err(failed("lock"))?;
+    in_time(home, "waiting for another command that starts the daemon", outcome(locked))
+        .await?
+        .map_err(failed("lock"))
 }
 
 /// Starts the keeper and waits until its socket takes connections: its first process ends then.
@@ -133,7 +135,7 @@ async fn launch(home: &Home, mut keeper: Command) -> Result<(), LaunchError> {
     let mut child = keeper.spawn().map_err(LaunchError::Spawn)?;
     let ended = on_thread(move || child.wait()).map_err(LaunchError::Spawn)?;
     let status =
-        in_time(home, "the start of the daemon", outcome(ended)).await?.map_err(LaunchError::Spawn)?;
+        in_time(home, "waiting for the keeper", outcome(ended)).await?.map_err(LaunchError::Spawn)?;
     if status.success() { Ok(()) } else { Err(LaunchError::Failed(last_words(&mut said, status))) }
 }
 
@@ -143,7 +145,7 @@ fn last_words(said: &mut File, status: ExitStatus) -> String {
     let _ = said.rewind().and_then(|()| said.read_to_end(&mut bytes)); // else the status must do
     let text = String::from_utf8_lossy(&bytes);
     match text.trim().trim_start_matches("error: ") {
-        "" => format!("its first process ended with {status} and said nothing"),
+        "" => format!("the keeper exited with {status} without output"),
         words => words.to_owned(),
     }
 }
@@ -160,7 +162,7 @@ fn on_thread<T: Send + 'static>(
 }
 
 async fn outcome<T>(of: oneshot::Receiver<io::Result<T>>) -> io::Result<T> {
-    of.await.unwrap_or_else(|_| Err(io::Error::other("its thread ended early")))
+    of.await.unwrap_or_else(|_| Err(io::Error::other("the thread exited early")))
 }
 
 async fn in_time<T>(

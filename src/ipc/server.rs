@@ -115,12 +115,16 @@ pub async fn serve<S: Service>(
             stream = accept(&listener) => stream,
         };
         if !allowed.allows(&stream) {
-            let error = ApiError::new(ErrorCode::Forbidden, "this daemon belongs to another user");
-            turn_away(&mut refused, stream, error.hint("Run as that user, or as root."));
+            let error = ApiError::new(
+                ErrorCode::Forbidden,
+                "permission denied: the daemon belongs to \
+                another user",
+            );
+            turn_away(&mut refused, stream, error.hint("switch to that user or root"));
         } else if clients.len() >= MOST_CLIENTS {
-            let text = format!("{MOST_CLIENTS} clients are connected already");
+            let text = format!("too many connections ({MOST_CLIENTS})");
             let error = ApiError::new(ErrorCode::Unavailable, text);
-            turn_away(&mut refused, stream, error.hint("Close some, or try again later."));
+            turn_away(&mut refused, stream, error.hint("try again later"));
         } else {
             clients.spawn_local(converse(stream, shared.clone()));
         }
@@ -137,7 +141,7 @@ async fn accept(listener: &UnixListener) -> UnixStream {
         match listener.accept().await {
             Ok((stream, _)) => return stream,
             Err(error) => {
-                tracing::warn!("accepting a client: {error}");
+                tracing::warn!("cannot accept a connection: {error}");
                 // An accept that fails for want of descriptors would fail at once again.
                 tokio::time::sleep(BREATH).await;
             }
@@ -148,7 +152,7 @@ async fn accept(listener: &UnixListener) -> UnixStream {
 /// A connection's task only ends otherwise by a bug of ours, which shall not take the rest along.
 fn note(ended: Result<(), JoinError>) {
     if let Err(error) = ended {
-        tracing::error!("serving a client: {error}");
+        tracing::error!("connection handler failed: {error}");
     }
 }
 
@@ -225,8 +229,12 @@ fn key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     match value.to_str() {
         Ok(key) if (1..=route::LONGEST_KEY).contains(&key.len()) => Ok(Some(key.to_owned())),
         _ => {
-            let text = format!("{} takes 1 to {} visible characters", route::KEY, route::LONGEST_KEY);
-            Err(ApiError::new(ErrorCode::Invalid, text).hint("A random number for each request will do."))
+            let text = format!(
+                "invalid {} header: expected 1 to {} printable characters",
+                route::KEY,
+                route::LONGEST_KEY
+            );
+            Err(ApiError::new(ErrorCode::Invalid, text).hint("use a random value per request"))
         }
     }
 }
@@ -236,9 +244,8 @@ fn key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
 async fn finish<S: Service>(service: S, request: Request, key: Option<String>) -> Result<Answer, ApiError> {
     let task = tokio::task::spawn_local(async move { service.answer(request, key).await });
     task.await.unwrap_or_else(|error| {
-        tracing::error!("answering a request: {error}");
-        Err(ApiError::new(ErrorCode::Internal, "the daemon failed to answer")
-            .hint("This is a bug in rsm; its log says more."))
+        tracing::error!("request handler failed: {error}");
+        Err(ApiError::new(ErrorCode::Internal, "internal error").hint("this is a bug in rsm; see rsm.log"))
     })
 }
 

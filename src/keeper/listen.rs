@@ -18,12 +18,10 @@ use crate::process::spawn;
 #[derive(Debug, thiserror::Error)]
 pub enum KeeperError {
     /// Another one holds the lock.
-    #[error(
-        "another keeper (pid {0}) runs in this home, but does not answer on its socket; end it with `kill {0}`"
-    )]
+    #[error("another keeper (pid {0}) is running but not responding; stop it with `kill {0}`")]
     Running(String),
     /// A file could not be made or opened.
-    #[error("{what} {}: {error}", path.display())]
+    #[error("cannot {what} {}: {error}", path.display())]
     File {
         /// What was tried.
         what: &'static str,
@@ -33,7 +31,7 @@ pub enum KeeperError {
         error: io::Error,
     },
     /// The system refused something else.
-    #[error("the system refused: {0}")]
+    #[error("system error: {0}")]
     System(nix::Error),
 }
 
@@ -52,18 +50,17 @@ pub struct Place {
 /// Takes the lock and binds the socket.
 pub fn take(home: &Home) -> Result<Place, KeeperError> {
     let failed = |what, path: PathBuf| move |error| KeeperError::File { what, path, error };
-    home.create().map_err(failed("making", home.dir().to_path_buf()))?;
+    home.create().map_err(failed("create", home.dir().to_path_buf()))?;
     let lock = lock(home)?;
     let socket = home.socket();
     // We hold the lock, so whatever lies there is dead. Anything but a socket is not ours.
     match std::fs::symlink_metadata(&socket) {
         Ok(meta) if meta.file_type().is_socket() => {
-            std::fs::remove_file(&socket).map_err(failed("removing the old socket", socket.clone()))?;
+            std::fs::remove_file(&socket).map_err(failed("remove the old socket", socket.clone()))?;
         }
         Ok(_) => {
-            let error =
-                io::Error::new(io::ErrorKind::AlreadyExists, "it exists and is not a socket; move it away");
-            return Err(failed("binding", socket)(error));
+            let error = io::Error::new(io::ErrorKind::AlreadyExists, "exists and is not a socket; remove it");
+            return Err(failed("bind", socket)(error));
         }
         Err(_) => {}
     }
@@ -71,7 +68,7 @@ pub fn take(home: &Home) -> Result<Place, KeeperError> {
     let before = umask(Mode::from_bits_truncate(0o177));
     let bound = UnixListener::bind(&socket);
     umask(before);
-    let listener = bound.map_err(failed("binding", socket.clone()))?;
+    let listener = bound.map_err(failed("bind", socket.clone()))?;
     // The standard library asks for a short queue; a burst of commands while the daemon restarts
     // waits here.
     let _ = nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::MAXCONN);
@@ -90,7 +87,7 @@ pub fn take_over(home: &Home, left: &mut Arrived) -> Result<Place, KeeperError> 
 
 fn lock(home: &Home) -> Result<File, KeeperError> {
     let path = home.keeper_lock();
-    let failed = |error| KeeperError::File { what: "locking", path: path.clone(), error };
+    let failed = |error| KeeperError::File { what: "lock", path: path.clone(), error };
     let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = open.map_err(failed)?;
     let until = Instant::now() + HANDOVER;
@@ -119,9 +116,9 @@ pub fn go_to_background(home: &Home) -> Result<(), KeeperError> {
     let _ = nix::unistd::chdir("/");
     let path = home.own_log();
     let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
-    let log = log.map_err(|error| KeeperError::File { what: "opening", path, error })?;
+    let log = log.map_err(|error| KeeperError::File { what: "open", path, error })?;
     let null = File::open("/dev/null").map_err(|error| KeeperError::File {
-        what: "opening",
+        what: "open",
         path: "/dev/null".into(),
         error,
     })?;

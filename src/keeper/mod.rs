@@ -298,7 +298,11 @@ impl<'a> Keeper<'a> {
         };
         let errno = leaving.become_keeper(&spawn::fd_path(&program), true);
         // The new daemon has shown that it speaks our protocol: the old keeper will do.
-        let _ = writeln!(std::io::stderr(), "rsm keeper: going on with the former version: {errno}");
+        let _ = writeln!(
+            std::io::stderr(),
+            "rsm keeper: upgrade failed, continuing with the current \
+            version: {errno}"
+        );
     }
 
     fn channel(&self) -> Option<BorrowedFd<'_>> {

@@ -23,7 +23,7 @@ impl Dropped {
     /// What the file is to say, a line.
     pub(super) fn note(&self) -> String {
         let Self { lines, bytes, why } = self;
-        format!("[rsm] {lines} lines ({bytes} bytes) were dropped here: {why}\n")
+        format!("[rsm] {lines} lines ({bytes} bytes) dropped: {why}\n")
     }
 }
 
@@ -37,6 +37,6 @@ mod tests {
         for text in ["one\ntwo\n", "three\n"] {
             dropped.add(text.as_bytes(), &io::ErrorKind::StorageFull.into());
         }
-        assert!(dropped.note().starts_with("[rsm] 3 lines (14 bytes) were dropped here: "));
+        assert!(dropped.note().starts_with("[rsm] 3 lines (14 bytes) dropped: "));
     }
 }

@@ -5,52 +5,52 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// One element of the log stream.
+/// Item of a log stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "type")]
 pub enum LogItem {
     /// A line.
     Line {
-        /// The instance's id.
+        /// Instance id.
         id: u32,
-        /// The app's name.
+        /// App name.
         name: String,
-        /// Which stream.
+        /// Standard output or standard error.
         stream: Stream,
-        /// When it was read; absent for lines from a file.
+        /// Time the line was captured; absent for lines from a file.
         #[serde(skip_serializing_if = "Option::is_none")]
         at: Option<u64>,
-        /// The line, without its newline; bytes that are not UTF-8 are replaced.
+        /// Text of the line, without the newline; invalid UTF-8 is replaced.
         line: String,
     },
-    /// The client read too slowly: this many lines were left out here.
+    /// Lines skipped because the client was too slow.
     Missed {
-        /// How many.
+        /// Number of lines.
         lines: u64,
     },
-    /// All items before this one are told as a whole. Who asks again, of any daemon, with the latest place
-    /// of each file, gets all that follows and nothing twice. Only for those who gave places.
+    /// Commit point: a client that resumes with the latest position of each file gets all following lines
+    /// exactly once. Only for requests with positions.
     Places {
-        /// Those that have changed since the last time.
+        /// Positions that have changed since the last commit point.
         places: Vec<LogPlace>,
     },
 }
 
-/// How far a log file was read.
+/// Read position in a log file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LogPlace {
-    /// The log file; the place may be in one that was rotated since.
+    /// Log file, possibly rotated since.
     pub path: PathBuf,
-    /// Device and inode of the file that was read; none was there yet if absent.
+    /// Device and inode of the file; absent if it did not exist.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub file: Option<(u64, u64)>,
-    /// When its first line was written, in microseconds since the epoch: that stays as it is when the
-    /// file is compressed, and becomes another when it is emptied.
+    /// Time of its first line, in microseconds since the epoch. Not changed by compression; changed by
+    /// truncation.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub began: Option<u64>,
-    /// Bytes of its text that were read.
+    /// Bytes of text read.
     pub offset: u64,
-    /// Lines that were read, of it and all before it, where that is known.
+    /// Number of lines read, including all files before this one, if known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub line: Option<u64>,
 }

@@ -140,7 +140,7 @@ impl Journal {
                 // Both hold what was looked at, so this is not expected; it must not end in a loop.
                 Err(errno) if done == 0 => return Err(errno.into()),
                 Err(errno) => {
-                    tracing::error!("{} bytes of output are doubled: {errno}", count - done);
+                    tracing::error!("{} bytes of output duplicated: {errno}", count - done);
                     break;
                 }
             }
@@ -177,12 +177,12 @@ impl Journal {
         if !files.is_empty() && self.marker_holds() == Seen::Nothing {
             for (path, id, from) in files {
                 if let Err(error) = cut(&path, id, from) {
-                    tracing::error!("{}: some lines are in it twice: {error}", path.display());
+                    tracing::error!("{}: duplicate lines: {error}", path.display());
                 }
             }
         }
         if let Err(error) = self.clear() {
-            tracing::error!("the log journal cannot be written: {error}");
+            tracing::error!("cannot write the log journal: {error}");
         }
     }
 

@@ -154,7 +154,7 @@ impl LogFile {
         }
         match &result {
             Ok(()) if self.failing.replace(false) => {
-                tracing::info!("log file {} can be written again", self.path.display());
+                tracing::info!("log file {} is writable again", self.path.display());
             }
             Ok(()) => {}
             Err(error) => self.report(error),
@@ -173,8 +173,7 @@ impl LogFile {
         // A named pipe whose reader is slower is no trouble.
         if error.kind() != io::ErrorKind::WouldBlock && !self.failing.replace(true) {
             tracing::warn!(
-                "cannot write log file {}: {error}. It is tried again every half second; what the apps \
-                 write there waits in their pipes, or is dropped if so configured (when_full)",
+                "cannot write log file {}: {error}; retrying, output is blocked or dropped (when_full)",
                 self.path.display()
             );
         }

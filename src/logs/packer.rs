@@ -53,7 +53,7 @@ struct Room {
 impl Room {
     fn work(mut self) {
         if let Err(error) = priority::set_idle_priority() {
-            tracing::debug!("logs are compressed at normal priority: {error}");
+            tracing::debug!("cannot lower the priority of log compression: {error}");
         }
         while let Ok(Pack { path, delay }) = self.asked.recv() {
             self.due.insert(path, delay);
@@ -66,10 +66,7 @@ impl Room {
                     match result {
                         Ok(Outcome::Done | Outcome::Stopped) => {}
                         Err(error) => {
-                            tracing::warn!(
-                                "cannot compress {}: {error}; it is kept as it is",
-                                file.display()
-                            );
+                            tracing::warn!("cannot compress {}: {error}", file.display());
                         }
                     }
                 }

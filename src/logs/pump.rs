@@ -87,7 +87,7 @@ impl Pump {
         let mut stream = self.stream.borrow_mut();
         let step = stream.step(&self.pipe, desk).inspect_err(|error| {
             let name = &stream.origin().name;
-            tracing::error!("reading the output of {name}: {error}; what it writes from now on is lost");
+            tracing::error!("cannot read the output of {name}: {error}; further output is lost");
         })?;
         drop(stream);
         match step {

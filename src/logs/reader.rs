@@ -75,7 +75,7 @@ impl Source {
     fn look(&mut self, number: u64) {
         self.head = self.cursor.next().unwrap_or_else(|error| {
             if !std::mem::replace(&mut self.failed, true) {
-                tracing::warn!("reading log file {}: {error}", self.tail.path.display());
+                tracing::warn!("cannot read log file {}: {error}", self.tail.path.display());
             }
             None
         });
@@ -115,7 +115,7 @@ impl Reader {
             }
             match self.cursor(&tail, late) {
                 Ok(cursor) => self.sources.push(Source::new(tail, cursor)),
-                Err(error) => tracing::warn!("reading log file {}: {error}", tail.path.display()),
+                Err(error) => tracing::warn!("cannot read log file {}: {error}", tail.path.display()),
             }
         }
     }

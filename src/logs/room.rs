@@ -122,7 +122,7 @@ impl Room {
             match command {
                 Command::Attach(source, asked) => self.attach(*source, asked),
                 Command::Reopen(done) => answer(done, "reopen", self.writer.borrow().reopen()),
-                Command::Flush(files, done) => answer(done, "empty", self.writer.borrow().truncate(files)),
+                Command::Flush(files, done) => answer(done, "truncate", self.writer.borrow().truncate(files)),
                 Command::Closed(run, done) => self.tell_when_closed(run, done),
                 Command::Stop => return,
             }
@@ -175,7 +175,9 @@ impl Room {
             Ok(pump) => self.start(pump, key, origin.run),
             Err(error) => {
                 let name = &origin.name;
-                tracing::error!("cannot read the output of {name}: {error}; restart it when this is mended");
+                tracing::error!(
+                    "cannot read the output of {name}: {error}; restart the app after fixing this"
+                );
             }
         }
     }

@@ -169,7 +169,10 @@ impl Segment {
                 ground.tidy.rotated(path);
             }
             Err(error) => {
-                tracing::warn!("cannot rotate log file {}: {error}; it grows on", path.display());
+                tracing::warn!(
+                    "cannot rotate log file {}: {error}; continuing with the current file",
+                    path.display()
+                );
                 self.no_rotation_before = Some(Instant::now() + ROTATE_AGAIN);
             }
         }
@@ -272,7 +275,7 @@ impl Segment {
     pub(super) fn undo(&mut self) {
         let Kind::Plain { size, lines, index } = &mut self.kind else { return };
         if let Err(error) = self.file.set_len(self.before.size) {
-            tracing::error!("a log file has some lines twice: {error}");
+            tracing::error!("duplicate lines in a log file: {error}");
             return;
         }
         index.bound(self.before.size);

@@ -156,9 +156,7 @@ impl Drop for LogThread {
             // It says nothing: it only ends, and its sender with it.
             let left = until.saturating_duration_since(Instant::now());
             if room.ended.recv_timeout(left) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-                tracing::error!(
-                    "a disk of the logs does not answer; what it did not take stays in the pipes"
-                );
+                tracing::error!("log disk not responding at shutdown; unwritten output stays in the pipes");
             }
         }
         self.0.0.hub.lock().unwrap_or_else(PoisonError::into_inner).end();
@@ -197,7 +195,7 @@ impl Logs {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Ok(()),
             Err(_) => {
-                tracing::warn!("the disk of the logs does not answer; apps are started all the same");
+                tracing::warn!("log disk not responding; starting apps anyway");
                 Ok(())
             }
         }
@@ -259,7 +257,7 @@ impl Logs {
                     let silent = || {
                         io::Error::new(
                             io::ErrorKind::TimedOut,
-                            "its disk does not answer; it is done when it does",
+                            "disk not responding; will be completed later",
                         )
                     };
                     failures.extend(files.into_iter().map(|path| (path, silent())));
@@ -292,7 +290,7 @@ impl Logs {
             opened = self.open_room(room);
         }
         if let Err(error) = opened {
-            tracing::error!("no thread for logs: {error}; another takes them");
+            tracing::error!("cannot start a log worker: {error}; using another");
         }
         let rooms = self.0.rooms.borrow();
         // Fails only when the thread is gone; dropping the command is the answer then.
@@ -322,7 +320,7 @@ impl Logs {
         std::thread::Builder::new().name(format!("rsm-logs-{number}")).spawn(move || {
             let _ends: std::sync::mpsc::Sender<()> = ends; // dropped with the thread
             if let Err(error) = serve(commands, tools) {
-                tracing::error!("logs are not written: {error}");
+                tracing::error!("log worker failed: {error}");
             }
         })?;
         self.0.rooms.borrow_mut()[number] = Some(Room { commands: sender, ended });

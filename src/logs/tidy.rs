@@ -209,7 +209,7 @@ impl Room {
         files.sort_by(Rotated::age_order);
         let over = over_budget(&files, active, self.budget.most());
         if over > 0 {
-            tracing::debug!("{over} rotated log files are removed: all logs exceed their budget");
+            tracing::debug!("log budget exceeded: removing {over} rotated files");
         }
         self.remove(&files[..over]);
         self.budget.end_look(active + files[over..].iter().map(|file| file.size).sum::<u64>(), count);

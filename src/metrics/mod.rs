@@ -17,32 +17,32 @@ use crate::process::proc::stat::{Stat, page_size, pss, ticks_per_second};
 
 pub use sampler::Sampler;
 
-/// One of rsm's own processes.
+/// A process of rsm itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ProcessInfo {
-    /// Its pid.
+    /// Process id.
     pub pid: i32,
-    /// Milliseconds since it started.
+    /// Uptime in milliseconds.
     pub uptime: u64,
-    /// Bytes resident, shared pages in proportion.
+    /// Proportional set size in bytes.
     pub memory: u64,
 }
 
-/// The machine.
+/// Host metrics.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HostInfo {
-    /// Cores usable by this daemon.
+    /// Cores available to the daemon.
     pub cores: usize,
     /// Load average over 1, 5, 15 minutes.
     pub load: [f64; 3],
-    /// Bytes of memory in all.
+    /// Total memory in bytes.
     pub memory_total: u64,
-    /// Bytes of memory in use.
+    /// Used memory in bytes.
     pub memory_used: u64,
-    /// Bytes of the file system that rsm's home is on.
+    /// Size in bytes of the file system of RSM_HOME.
     #[serde(default)]
     pub disk_total: u64,
-    /// Of these in use.
+    /// Used bytes of it.
     #[serde(default)]
     pub disk_used: u64,
 }

@@ -111,7 +111,7 @@ pub(crate) mod interpreter {
                 0x15 => at += usize::from(if accumulator == value { jump_true } else { jump_false }),
                 0x05 => at += value as usize,
                 0x06 => return value,
-                _ => panic!("no such instruction: {code:#x}"),
+                _ => panic!("unknown instruction {code:#x}"),
             }
         }
     }

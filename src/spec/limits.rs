@@ -3,15 +3,15 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Hard limits of each instance; what is absent has none.
+/// Hard limits of each instance; absent: no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Memory of its processes together, in bytes.
+    /// Memory of the process tree, in bytes.
     pub memory: Option<u64>,
-    /// Processor time, in percent of one core.
+    /// CPU time, in percent of one core.
     pub cpu: Option<u32>,
-    /// Processes and threads.
+    /// Number of processes and threads.
     pub pids: Option<u32>,
 }
 

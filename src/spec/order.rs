@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 /// Apps that depend on each other in a circle, each on the one after it, the last on the first.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("these apps wait for each other: {} → {}", .0.join(" → "), .0[0])]
+#[error("dependency cycle: {} → {}", .0.join(" → "), .0[0])]
 pub struct Circle(pub Vec<String>);
 
 /// Puts names into steps: each depends on names in steps before its own only. A dependency that is not
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn a_circle_is_named() {
         let round = apps(&[("a", &["b"]), ("b", &["c"]), ("c", &["b"])]);
-        assert_eq!(steps(&round).unwrap_err().to_string(), "these apps wait for each other: b → c → b");
+        assert_eq!(steps(&round).unwrap_err().to_string(), "dependency cycle: b → c → b");
         assert_eq!(steps(&apps(&[("a", &["a"])])).unwrap_err().0, ["a"]);
     }
 }

@@ -6,15 +6,15 @@ use serde::{Deserialize, Serialize};
 
 use super::AppSpec;
 
-/// What is remembered of the file at the time the app was made as it says.
+/// Fingerprints of the source file, from the time when the app was last updated from it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Origin {
-    /// The file's content.
+    /// Fingerprint of the content of the file.
     pub content: Mark,
-    /// The app that it described.
+    /// Fingerprint of the app spec.
     pub app: Mark,
-    /// Whether a command has given the app other settings since.
+    /// Whether settings were changed by a command since then.
     #[serde(default)]
     pub changed: bool,
 }

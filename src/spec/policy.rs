@@ -7,51 +7,50 @@ use serde::{Deserialize, Serialize};
 
 use super::{Probe, millis};
 
-/// Whether and how late a run follows an exit. Defaults are PM2's where it has them.
+/// Restart policy. Defaults are those of PM2 where it has them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RestartPolicy {
-    /// Restart after an exit that nobody asked for.
+    /// Restart after a crash: an exit that was not requested.
     pub autorestart: bool,
-    /// That many unstable restarts within `window`, and the app is given up.
+    /// Maximum number of unstable restarts within `window`; then the app is errored.
     pub max_restarts: u32,
-    /// An exit before this counts as unstable. Milliseconds.
+    /// Minimum uptime in milliseconds; an earlier exit is unstable.
     #[serde(with = "millis")]
     #[schemars(with = "u64")]
     pub min_uptime: Duration,
-    /// How far back unstable restarts are counted. Milliseconds. The policy widens it where the
-    /// delays alone would outlast it.
+    /// Restart window in milliseconds; extended if the delays alone exceed it.
     #[serde(with = "millis")]
     #[schemars(with = "u64")]
     pub window: Duration,
-    /// The pause before a restart.
+    /// Delay before a restart.
     pub delay: RestartDelay,
-    /// These exit codes end the app for good.
+    /// Exit codes after which the app is not restarted.
     pub stop_exit_codes: Vec<i32>,
 }
 
-/// The pause before an automatic restart.
+/// Delay before an automatic restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RestartDelay {
-    /// Always the same (`restart_delay`). Milliseconds.
+    /// Fixed delay (`restart_delay`) in milliseconds.
     Fixed(
         #[serde(with = "millis")]
         #[schemars(with = "u64")]
         Duration,
     ),
-    /// At once for the first early exit, then `initial`, each further one half as long again,
-    /// up to 15 s. A run that lives `min_uptime` starts anew.
+    /// Exponential backoff: the first unstable exit restarts immediately, then the delay is `initial`,
+    /// multiplied by 1.5 each time, up to 15 s. Reset by a run of at least `min_uptime`.
     AfterFirst {
-        /// Milliseconds.
+        /// Initial delay in milliseconds.
         #[serde(with = "millis")]
         #[schemars(with = "u64")]
         initial: Duration,
     },
-    /// As PM2's `exp_backoff_restart_delay`: `initial` from the first exit on, each further one
-    /// half as long again, up to 15 s; starts anew after 30 s of uptime.
+    /// Exponential backoff as in PM2 (`exp_backoff_restart_delay`): `initial` from the first exit on,
+    /// multiplied by 1.5 each time, up to 15 s. Reset after 30 s of uptime.
     FromFirst {
-        /// Milliseconds.
+        /// Initial delay in milliseconds.
         #[serde(with = "millis")]
         #[schemars(with = "u64")]
         initial: Duration,
@@ -71,19 +70,19 @@ impl Default for RestartPolicy {
     }
 }
 
-/// How a run is ended.
+/// Stop policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct StopPolicy {
-    /// The first signal, by name (`SIGINT`).
+    /// Stop signal, by name (`SIGINT`).
     pub signal: String,
-    /// The grace between the signal and SIGKILL. Milliseconds.
+    /// Grace period between the stop signal and SIGKILL, in milliseconds.
     #[serde(with = "millis")]
     #[schemars(with = "u64")]
     pub timeout: Duration,
-    /// Signal every process of the tree, not only the first.
+    /// Send the stop signal to all processes of the tree, not only to the main process.
     pub tree: bool,
-    /// Say `shutdown` through Node's channel instead of the signal, where there is one.
+    /// Send `shutdown` on the Node.js IPC channel instead of the signal, if the app has one.
     pub message: bool,
 }
 
@@ -93,31 +92,31 @@ impl Default for StopPolicy {
     }
 }
 
-/// When a run counts as online.
+/// Readiness of an app: when a run counts as online.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Readiness {
-    /// The app says so itself (`wait_ready`).
+    /// The app reports readiness itself (`wait_ready`).
     pub wait_ready: bool,
-    /// It is found out by this check.
+    /// Readiness probe.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probe: Option<Probe>,
-    /// How long it may take. Milliseconds.
+    /// Timeout in milliseconds.
     #[serde(with = "millis")]
     #[schemars(with = "u64")]
     pub timeout: Duration,
 }
 
-/// What tells that a run is ready.
+/// Condition for readiness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sign {
-    /// That its program runs.
+    /// The program is running.
     Running,
-    /// That it listens. One that does not come to that within the time given needs no port.
+    /// The program listens on a port; if it does not within the timeout, it is considered ready.
     Listening,
-    /// That it says so.
+    /// The app reports readiness.
     Said,
-    /// That a check finds it so.
+    /// The readiness probe succeeds.
     Probed,
 }
 

@@ -8,49 +8,50 @@ use serde::{Deserialize, Serialize};
 
 use super::millis;
 
-/// A question, and how often it is asked.
+/// A readiness or liveness probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Probe {
-    /// What is asked.
+    /// Probe action.
     pub check: Check,
-    /// Between two questions. Milliseconds.
+    /// Interval between probes, in milliseconds.
     #[serde(with = "millis")]
     #[schemars(with = "u64")]
     pub interval: Duration,
-    /// An answer that takes longer is none. Milliseconds.
+    /// Timeout of a probe, in milliseconds.
     #[serde(with = "millis")]
     #[schemars(with = "u64")]
     pub timeout: Duration,
-    /// So many failures in a row, and it is unhealthy. Not for readiness.
+    /// Consecutive failures until the instance is unhealthy (liveness only).
     pub retries: u32,
-    /// Failures so soon after the start do not count, unless it has answered before. Milliseconds. Not for
-    /// readiness.
+    /// Time after the start during which failures are ignored, unless a probe has succeeded before; in
+    /// milliseconds (liveness only).
     #[serde(with = "millis")]
     #[schemars(with = "u64")]
     pub start_period: Duration,
 }
 
-/// What is asked. `$NAME` and `${NAME}` stand for variables of the instance's environment.
+/// Probe action. `$NAME` and `${NAME}` are replaced by variables of the instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Check {
-    /// `GET` of this `http://` address is answered with a status from 200 to 399.
+    /// HTTP GET of this `http://` URL; succeeds with a status from 200 to 399.
     Http(String),
-    /// This port, or `host:port`, takes a connection.
+    /// TCP connection to this port or `host:port`.
     Tcp(String),
-    /// This shell line, run as the app's user in its directory with its environment, ends with 0.
+    /// Shell command, executed as the user of the app, in its directory and with its environment; succeeds
+    /// with exit code 0.
     Exec(String),
 }
 
 impl Probe {
-    /// A check for readiness with the usual times.
+    /// A readiness probe with the default times.
     pub fn ready(check: Check) -> Self {
         let (interval, timeout) = (Duration::from_millis(500), Duration::from_secs(5));
         Self { check, interval, timeout, retries: 1, start_period: Duration::ZERO }
     }
 
-    /// A check for health with the usual times.
+    /// A liveness probe with the default times.
     pub fn health(check: Check) -> Self {
         let (interval, timeout) = (Duration::from_secs(10), Duration::from_secs(5));
         Self { check, interval, timeout, retries: 3, start_period: Duration::ZERO }
@@ -61,40 +62,40 @@ impl fmt::Display for Check {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Http(url) => write!(out, "GET {url}"),
-            Self::Tcp(address) => write!(out, "connecting to {address}"),
+            Self::Tcp(address) => write!(out, "connect to {address}"),
             Self::Exec(line) => write!(out, "`{line}`"),
         }
     }
 }
 
-/// What an app may do with ports that it shares.
+/// Options for shared ports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PortRules {
-    /// Its UDP ports are shared, too.
+    /// Share UDP ports as well.
     pub udp: bool,
-    /// It may bind privileged ports (below 1024) although its user may not; the daemon has to be able to.
+    /// Allow an unprivileged app to bind ports below 1024; the daemon must be allowed to.
     pub privileged: bool,
 }
 
-/// How many instances follow the load.
+/// Autoscaling: the number of instances follows the load.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Autoscale {
-    /// Never fewer.
+    /// Minimum number of instances.
     pub min: u32,
-    /// Never more.
+    /// Maximum number of instances.
     pub max: u32,
-    /// Above this mean of the instances' CPU one is added; below half of it, with one fewer, one goes.
-    /// Percent of a core.
+    /// Average CPU usage per instance, in percent of a core, above which an instance is added. One is removed
+    /// when the usage with one instance less would stay below half of it.
     pub cpu: u32,
-    /// So many connections that wait to be accepted, on average for each instance, add one, too.
+    /// Average number of queued connections per instance above which an instance is added.
     pub queue: u32,
-    /// How long the load must last before one is added. Milliseconds.
+    /// Time above a threshold before an instance is added, in milliseconds.
     #[serde(with = "millis")]
     #[schemars(with = "u64")]
     pub up_after: Duration,
-    /// How long it must have gone before one goes. Milliseconds.
+    /// Time below the thresholds before an instance is removed, in milliseconds.
     #[serde(with = "millis")]
     #[schemars(with = "u64")]
     pub down_after: Duration,

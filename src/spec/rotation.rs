@@ -3,30 +3,29 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// When the log files of an app are rotated, and how many rotated ones are kept. Defaults are
-/// those of pm2-logrotate.
+/// Rotation and retention of the log files of an app. Defaults are those of pm2-logrotate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rotation {
-    /// Rotate before a file grows beyond this. Bytes.
+    /// Maximum size of a file before rotation, in bytes.
     pub max_size: Option<u64>,
-    /// Rotate at these times: five fields, or six with leading seconds.
+    /// Cron schedule for rotation: five fields, or six with leading seconds.
     pub schedule: Option<String>,
-    /// Rotated files kept of each file.
+    /// Number of rotated files to keep of each file.
     pub keep: Option<u32>,
-    /// Rotated files older than this are removed. Milliseconds.
+    /// Maximum age of rotated files, in milliseconds.
     pub max_age: Option<u64>,
-    /// Rotated files of the whole app beyond this are removed, the oldest first. Bytes.
+    /// Maximum total size of the rotated files of the app, in bytes; the oldest are removed first.
     pub max_total: Option<u64>,
-    /// Rotated files are compressed with gzip.
+    /// Compress rotated files with gzip.
     pub compress: bool,
-    /// The newest rotated file stays as it is.
+    /// Do not compress the newest rotated file.
     pub delay_compress: bool,
-    /// Empty files are rotated too.
+    /// Rotate empty files as well.
     pub rotate_empty: bool,
-    /// The date in the name of a rotated file, in PM2's (day.js) tokens.
+    /// Date format in the names of rotated files, in the (day.js) tokens of PM2.
     pub date_format: String,
-    /// What happens to lines while a file cannot be written.
+    /// Behavior while a file cannot be written.
     pub when_full: WhenFull,
 }
 
@@ -47,13 +46,13 @@ impl Default for Rotation {
     }
 }
 
-/// What happens to lines while their file cannot be written.
+/// Behavior while a log file cannot be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenFull {
-    /// They wait in the app's pipe; once that is full, the app waits.
+    /// Block the app: output stays in its pipe (backpressure).
     #[default]
     Block,
-    /// They are dropped and counted; the count is written to the file once that is possible.
+    /// Drop lines, and record their number once the file can be written.
     Drop,
 }

@@ -84,10 +84,10 @@ fn service_survives_killing_daemon_or_keeper() {
     let shot = |pid| kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     let (daemon, _) = rsm.managers();
     shot(daemon);
-    rsm.until("another daemon", |rsm| (rsm.managers().0 != daemon).then_some(()));
+    rsm.wait_until("another daemon", |rsm| (rsm.managers().0 != daemon).then_some(()));
     let (_, keeper) = rsm.managers();
     shot(keeper);
-    rsm.until("another keeper", |rsm| (rsm.managers().1 != keeper).then_some(()));
+    rsm.wait_until("another keeper", |rsm| (rsm.managers().1 != keeper).then_some(()));
     let (daemon, keeper) = rsm.managers();
     shot(keeper);
     shot(daemon);
@@ -96,7 +96,7 @@ fn service_survives_killing_daemon_or_keeper() {
         let pid: i32 = read(rsm.home().join("run/keeper.lock")).trim().parse().ok()?;
         (pid != keeper && alive(pid)).then_some(())
     });
-    rsm.until("rsm answers", |rsm| (rsm.managers().0 != daemon).then_some(()));
+    rsm.wait_until("rsm answers", |rsm| (rsm.managers().0 != daemon).then_some(()));
     assert_eq!(rsm.pids("one"), app);
     unit.signal(Signal::SIGTERM);
     assert_eq!(unit.end(), Some(0));
@@ -139,7 +139,7 @@ fn moved_interpreter_is_found_by_login_path() {
     boot.env_clear().env("RSM_HOME", rsm.home()).env("RSM_LOGIN_PATH", "1");
     boot.env("PATH", format!("{}:/usr/bin:/bin", new.display()));
     assert!(boot.output().unwrap().status.success());
-    rsm.until_status("app", "online");
+    rsm.wait_status("app", "online");
     let path = environ(rsm.pids("app")[0])["PATH"].clone();
     assert!(path.contains(&new.display().to_string()), "{path}");
 }

@@ -86,7 +86,7 @@ fn save_keeps_dump_if_list_is_empty() {
 fn resurrect_rejects_unusable_dump() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
-    rsm.run(&["resurrect"]).code(1).says("no dump");
+    rsm.run(&["resurrect"]).code(1).says("no saved list");
     for (content, says) in [("", "damaged"), ("{\"version\":1", "damaged"), ("{\"version\":99}", "newer rsm")]
     {
         fs::write(rsm.home().join("dump.json"), content).unwrap();
@@ -120,7 +120,7 @@ fn apps_survive_killing_daemon() {
     );
     // And it still supervises them.
     kill(Pid::from_raw(pids[0]), Signal::SIGKILL).unwrap();
-    rsm.until("a new process", |rsm| {
+    rsm.wait_until("a new process", |rsm| {
         (!rsm.pids("nap").contains(&pids[0]) && rsm.pids("nap").len() == 5).then_some(())
     });
 }
@@ -136,7 +136,7 @@ fn new_daemon_notices_exit_it_missed() {
     kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
     fs::write(rsm.dir().join("fifo"), "42\n").unwrap();
     kill(Pid::from_raw(keeper), Signal::SIGCONT).unwrap();
-    rsm.until_status("wait", "stopped");
+    rsm.wait_status("wait", "stopped");
     assert_eq!(rsm.json(&["describe", "wait", "--json"])[0]["exits"][0]["exit"]["code"], 42);
 }
 
@@ -204,7 +204,7 @@ fn shutdown_resumes_after_daemon_death() {
     wait_until("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
     let (daemon, keeper) = rsm.managers();
     let mut command = rsm.command(&["kill"]).spawn().unwrap();
-    rsm.until_status("deaf", "stopping");
+    rsm.wait_status("deaf", "stopping");
     kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
     wait_until("all are gone", || (!alive(keeper)).then_some(()));
     command.wait().unwrap();

@@ -167,7 +167,7 @@ fn values_are_hidden_by_default() {
     ran(&["start", "ecosystem.toml", "--env", "production"]);
     let mut events = BufReader::new(rsm.socket());
     events.get_mut().write_all(b"GET /v1/events HTTP/1.1\r\nHost: rsm\r\n\r\n").unwrap();
-    rsm.until_status("crash", "errored");
+    rsm.wait_status("crash", "errored");
     std::fs::remove_file(script).unwrap();
     ran(&["restart", "all", "--update-env"]);
     ran(&["restart", "api", "-a", "--max-restarts", "5"]).code(0);

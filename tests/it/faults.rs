@@ -210,7 +210,8 @@ impl Round<'_> {
         ends.into_iter().for_each(|pid| self.read_all_of(pid));
         drop(kept);
         // A new process that asks for its port while daemon and keeper are dead fails, and is not needed.
-        let known = ["went away", "restart", "the new process has ended", "being reloaded already"];
+        let known =
+            ["connection to the daemon lost", "restart", "the replacement exited", "already being reloaded"];
         let told = ran.code == Some(0) || known.iter().any(|words| ran.stderr.contains(words));
         assert!(told, "{args:?}: {ran:?}");
     }
@@ -295,6 +296,7 @@ fn survives_killing_any_process() {
             if round.managers().is_empty() {
                 round.rsm.run(&["list"]);
             }
+            // Not a wait for anything: the moment of the next kill is random.
             std::thread::sleep(Duration::from_millis(round.random.u64(..300)));
         }
         stop.store(true, Ordering::Relaxed);
@@ -319,7 +321,7 @@ fn survives_killing_any_process() {
 
 /// Every app has its one process; the loop may be between two.
 fn check_processes(rsm: &Rsm) {
-    rsm.until("all is up", |rsm| {
+    rsm.wait_until("all is up", |rsm| {
         let up = |instance: &serde_json::Value| instance["status"] == "online" || instance["name"] == "loop";
         rsm.list().iter().all(up).then_some(())
     });

@@ -158,7 +158,7 @@ fn stalled_clients_block_nobody() {
 fn too_many_clients_get_503() {
     let (rsm, daemon) = with_an_app();
     let held: Vec<UnixStream> = (0..512).map(|_| rsm.socket()).collect();
-    rsm.run(&["list"]).code(1).says("clients").says("help:");
+    rsm.run(&["list"]).code(1).says("too many connections").says("help:");
     drop(held);
     wait_until("places are free again", || (rsm.run(&["list"]).code == Some(0)).then_some(()));
     the_same_answers(&rsm, daemon);

@@ -11,12 +11,8 @@ use nix::unistd::Pid;
 
 /// A log file's text: that of its rotated ones, oldest first, then its own.
 fn whole(path: &Path) -> String {
-    loop {
-        // One that was compressed meanwhile is found under its new name.
-        if let Some(text) = try_whole(path) {
-            return text;
-        }
-    }
+    // One that is compressed meanwhile is found under its new name.
+    wait_until("all files of a log", || try_whole(path))
 }
 
 fn try_whole(path: &Path) -> Option<String> {
@@ -187,7 +183,7 @@ fn dropped_lines_are_counted_in_file() {
     fs::write(&path, "").unwrap();
     rsm.ok(&["reloadLogs"]);
     let said = wait_until("the count", || Some(read(&path)).filter(|text| text.ends_with('\n')));
-    assert!(said.starts_with("[rsm] 100000 lines (588895 bytes) were dropped here: No space left"), "{said}");
+    assert!(said.starts_with("[rsm] 100000 lines (588895 bytes) dropped: No space left"), "{said}");
 }
 
 #[test]

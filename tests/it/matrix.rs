@@ -188,7 +188,7 @@ fn project(server: &Server, more: &str) -> (Rsm, SocketAddr) {
         }
     }
     if app.contains("'GO'") {
-        fs::copy(go(), rsm.dir().join("server")).unwrap();
+        crate::harness::install(&fs::read(go()).unwrap(), &rsm.dir().join("server"));
         app = app.replace("'GO'", "'./server'");
     }
     for (name, text) in server.files {
@@ -214,11 +214,11 @@ fn kill_instance(rsm: &Rsm, at: usize) {
     let before = rsm.pids("web");
     kill(Pid::from_raw(before[at]), Signal::SIGKILL).unwrap();
     wait_until("it is dead", || (!alive(before[at])).then_some(()));
-    rsm.until("another is online", |rsm| {
+    rsm.wait_until("another is online", |rsm| {
         let now = rsm.pids("web");
         (now.len() == before.len() && !now.contains(&before[at])).then_some(())
     });
-    rsm.until_status("web", "online");
+    rsm.wait_status("web", "online");
 }
 
 fn serves(server: &Server, more: &str) {
@@ -243,7 +243,7 @@ fn serves(server: &Server, more: &str) {
     let load = Client::new(to).load(4, Pace::PerSecond(1000));
     let (daemon, _) = rsm.managers();
     kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
-    rsm.until_status("web", "online");
+    rsm.wait_status("web", "online");
     if server.graceful {
         for _ in 0..3 {
             let before = rsm.pids("web");

@@ -16,8 +16,8 @@ fn leaking_child_restarts_tree_and_is_named() {
         .file("tree.sh", "#!/bin/sh\nif [ ! -e once ]; then touch once; python3 leak.py & fi\nsleep 1000\n");
     rsm.ok(&["start", "tree.sh", "--max-memory-restart", "60M"]);
     let before = rsm.pids("tree")[0];
-    rsm.until("another process", |rsm| (rsm.pids("tree").first() != Some(&before)).then_some(()));
-    rsm.until_status("tree", "online");
+    rsm.wait_until("another process", |rsm| (rsm.pids("tree").first() != Some(&before)).then_some(()));
+    rsm.wait_status("tree", "online");
     let why = why(&rsm, 0);
     for part in ["more than max_memory_restart = 60.0 MiB", "the largest: python3 (pid "] {
         assert!(why.contains(part), "{why}");
@@ -51,8 +51,8 @@ fn memory_limit_reload_fails_no_request() {
         let load = Client::local(port).timeout(DEADLINE).expect("all is well").load(3, Pace::Unlimited);
         get(port, "/grow").expect("no answer");
         let grown =
-            rsm.until("one is replaced", |rsm| rsm.list().iter().position(|view| view["restarts"] == 1));
-        rsm.until("the old one is gone", |rsm| (!why(rsm, grown).is_empty()).then_some(()));
+            rsm.wait_until("one is replaced", |rsm| rsm.list().iter().position(|view| view["restarts"] == 1));
+        rsm.wait_until("the old one is gone", |rsm| (!why(rsm, grown).is_empty()).then_some(()));
         load.finish().assert_clean();
         assert!(why(&rsm, grown).contains("max_memory_restart"), "{}", why(&rsm, grown));
         let restarts: Vec<_> = rsm.list().iter().map(|view| view["restarts"].clone()).collect();
@@ -70,9 +70,11 @@ fn errored_instance_keeps_limit_of_others() {
          held = b'x' * (90 << 20)\ntime.sleep(1000)\n",
     );
     rsm.run(&["start", "app.py", "-i", "2", "--max-restarts", "1", "--max-memory-restart", "60M"]);
-    rsm.until("the first is given up", |rsm| (rsm.list()[0]["status"] == "errored").then_some(()));
+    rsm.wait_until("the first is given up", |rsm| (rsm.list()[0]["status"] == "errored").then_some(()));
     rsm.write("grow", "");
-    rsm.until("the other is restarted", |rsm| rsm.list()[1]["restarts"].as_u64().filter(|count| *count > 0));
+    rsm.wait_until("the other is restarted", |rsm| {
+        rsm.list()[1]["restarts"].as_u64().filter(|count| *count > 0)
+    });
     rsm.ok(&["stop", "app"]);
     assert!(why(&rsm, 1).contains("max_memory_restart"));
 }
@@ -104,7 +106,7 @@ fn hard_limits_hold_and_are_described() {
             crate::harness::wait_until("an allocation fails", || {
                 crate::harness::read(&out).contains("no more").then_some(())
             });
-            assert!(memory["note"].as_str().unwrap().contains("of each process by itself"), "{memory}");
+            assert!(memory["note"].as_str().unwrap().contains("per process"), "{memory}");
         }
     }
     rsm.ok(&["describe", "app"]).shows("Hard limits").shows("100.0mb, enforced by");

@@ -41,7 +41,7 @@ fn actions_are_triggered_in_both_modes() {
     let jlist = rsm.json(&["jlist"]);
     assert_eq!(jlist[0]["pm2_env"]["axm_actions"][0]["action_name"], "gc");
     assert_eq!(jlist[0]["pm2_env"]["axm_monitor"]["Heap"]["value"], 7);
-    rsm.run(&["trigger", "one", "dump"]).code(1).says("offers no action \"dump\"; it has gc");
+    rsm.run(&["trigger", "one", "dump"]).code(1).says("unknown action \"dump\"; available: gc");
     rsm.run(&["trigger", "nobody", "gc"]).code(1).says("nobody");
 }
 
@@ -49,10 +49,10 @@ fn actions_are_triggered_in_both_modes() {
 fn reports_app_without_channel() {
     let rsm = Rsm::new().file("app.py", "import time\ntime.sleep(1000)\n");
     rsm.ok(&["start", "app.py"]);
-    rsm.run(&["trigger", "app", "gc"]).code(1).says("has no open channel");
+    rsm.run(&["trigger", "app", "gc"]).code(1).says("no IPC channel");
     rsm.ok(&["stop", "app"]);
-    rsm.run(&["trigger", "app", "gc"]).code(1).says("none of the selected instances runs");
-    rsm.run(&["send", "app", "hello"]).code(1).says("none of the selected instances runs");
+    rsm.run(&["trigger", "app", "gc"]).code(1).says("no selected instance is running");
+    rsm.run(&["send", "app", "hello"]).code(1).says("no selected instance is running");
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn channel_survives_killing_daemon_and_keeper() {
 fn channel_does_not_keep_app_alive() {
     let rsm = Rsm::new().file("short.js", "process.send({ hello: 1 }); console.log('done');");
     rsm.ok(&["start", "short.js", "--no-autorestart"]);
-    rsm.until_status("short", "stopped");
+    rsm.wait_status("short", "stopped");
     assert_eq!(rsm.json(&["describe", "short", "--json"])[0]["exits"][0]["exit"]["code"], 0);
 }
 
@@ -159,10 +159,10 @@ fn reports_app_that_ignores_its_input() {
     rsm.write("closed.sh", "#!/bin/sh\nexec sleep 1000 </dev/null\n");
     rsm.ok(&["start", "deaf.sh", "closed.sh"]);
     let long = "x".repeat(100_000);
-    rsm.run(&["send", "deaf", &long]).code(1).says("does not read its standard input");
+    rsm.run(&["send", "deaf", &long]).code(1).says("stdin is full");
     wait_until("it has put something else there", || {
         let refused = rsm.run(&["send", "closed", "x"]);
-        refused.stderr.contains("has closed the standard input").then_some(())
+        refused.stderr.contains("stdin is closed").then_some(())
     });
 }
 
@@ -210,7 +210,7 @@ fn unhandled_rejection_exits_and_is_logged() {
         "setTimeout(() => Promise.reject(new Error('no database')), 10);\nsetInterval(() => {}, 1000);",
     );
     rsm.ok(&["start", "rejects.js", "--no-autorestart"]);
-    rsm.until("it has ended", |rsm| (rsm.statuses("rejects") != ["online"]).then_some(()));
+    rsm.wait_until("it has ended", |rsm| (rsm.statuses("rejects") != ["online"]).then_some(()));
     assert_eq!(rsm.json(&["describe", "rejects", "--json"])[0]["exits"][0]["exit"]["code"], 1);
     assert!(read(rsm.home().join("logs/rejects-error.log")).contains("no database"));
 }

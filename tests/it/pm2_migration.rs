@@ -144,7 +144,7 @@ fn killed_instance_is_replaced() {
 fn crash_loop_becomes_errored_with_reason() {
     let (rsm, _) = project(CRASHING);
     rsm.run(&["start", "ecosystem.toml"]);
-    rsm.until_status("workbot", "errored");
+    rsm.wait_status("workbot", "errored");
     for view in rsm.list() {
         let id = view["id"].to_string();
         let reason = view["reason"].as_str().unwrap().to_owned();

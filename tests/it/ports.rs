@@ -146,12 +146,12 @@ fn autoscale_follows_load() {
     rsm.ok(&["start", "ecosystem.toml"]);
     assert_eq!(rsm.pids("web").len(), 1);
     let load = Client::local(port).load(4, Pace::PerSecond(1000));
-    rsm.until("there are more", |rsm| (rsm.pids("web").len() > 1).then_some(()));
-    rsm.until("there are no more than three", |rsm| (rsm.statuses("web").len() == 3).then_some(()));
+    rsm.wait_until("there are more", |rsm| (rsm.pids("web").len() > 1).then_some(()));
+    rsm.wait_until("there are no more than three", |rsm| (rsm.statuses("web").len() == 3).then_some(()));
     let tally = load.finish();
     assert!(tally.refused.is_empty() && tally.lost.is_empty(), "{tally:?}");
     assert!(tally.answered.len() >= 2, "{tally:?}");
-    rsm.until("one is left", |rsm| (rsm.statuses("web").len() == 1).then_some(()));
+    rsm.wait_until("one is left", |rsm| (rsm.statuses("web").len() == 1).then_some(()));
     rsm.ok(&["describe", "web"]).shows("1 to 3 instances");
     let log = crate::harness::read(rsm.home().join("rsm.log"));
     assert!(log.contains("1 to 2 instances") && log.contains("2 to 1 instances"), "{log}");
@@ -194,13 +194,13 @@ fn start_prints_port_warnings() {
         .file("ecosystem.toml", &app("one"))
         .file("two.config.toml", &app("two"));
     rsm.ok(&["start", "ecosystem.toml"]);
-    let shared = format!("listens on 127.0.0.1:{port}, as app one does: connections go to both");
+    let shared = format!("listens on 127.0.0.1:{port}, which app one also uses; connections go to both");
     let ran = rsm.ok(&["start", "two.config.toml"]).says(&format!("note: two {shared}"));
     assert_eq!(ran.stderr.matches(&shared).count(), 1, "once for all instances: {}", ran.stderr);
     assert_eq!(answers(port, 200).len(), 4);
     // The next daemon knows all that.
     kill(Pid::from_raw(rsm.managers().0), Signal::SIGKILL).unwrap();
-    rsm.until("a daemon knows it", |rsm| {
+    rsm.wait_until("a daemon knows it", |rsm| {
         let described = rsm.ok(&["describe", "two"]).stdout;
         (described.contains(&shared) && described.contains("port sharing")).then_some(())
     });
@@ -226,7 +226,7 @@ fn privileged_port_needs_permission() {
     let entry = "[[apps]]\nname = \"web\"\nscript = \"./app.js\"\nexec_mode = \"cluster\"\ninstances = 2\nuser = \"nobody\"\nautorestart = false\n";
     let rsm = Rsm::new().var("HOST", &host).file("app.js", &app).file("ecosystem.toml", entry);
     rsm.open_to_all();
-    rsm.run(&["start", "ecosystem.toml"]).says("may not listen on").says("ports = { privileged = true }");
+    rsm.run(&["start", "ecosystem.toml"]).says("cannot listen on").says("ports = { privileged = true }");
     rsm.ok(&["delete", "web"]);
     rsm.write("ecosystem.toml", &format!("{entry}ports = {{ privileged = true }}\n"));
     rsm.ok(&["start", "ecosystem.toml"]);

@@ -50,7 +50,7 @@ fn ready_check_delays_online() {
     assert_eq!(rsm.statuses("web"), ["launching"]);
     rsm.ok(&["describe", "web"]).shows("status 503").shows("/health");
     fs::remove_file(rsm.dir().join("sick-0")).unwrap();
-    rsm.until_status("web", "online");
+    rsm.wait_status("web", "online");
     rsm.ok(&["restart", "web"]);
     assert_eq!(rsm.statuses("web"), ["online"]);
 }
@@ -68,7 +68,7 @@ fn cluster_probes_reach_their_own_instance() {
     assert_eq!(statuses, ["online", "launching", "online"]);
     assert_eq!(answering(port, 60), ["0", "2"], "one that is not ready gets no connections");
     fs::remove_file(rsm.dir().join("sick-1")).unwrap();
-    rsm.until_status("web", "online");
+    rsm.wait_status("web", "online");
     assert_eq!(answering(port, 60), ["0", "1", "2"]);
 }
 
@@ -84,13 +84,13 @@ fn unhealthy_instances_are_replaced_one_by_one() {
         rsm.write(&format!("sick-{pid}"), "");
     }
     // Nobody is refused meanwhile.
-    rsm.until("both are replaced", |rsm| {
+    rsm.wait_until("both are replaced", |rsm| {
         assert!(get(port, "/").is_some());
         let now = rsm.pids("web");
         (now.len() == 2 && now.iter().all(|pid| !before.contains(pid))).then_some(())
     });
-    rsm.until_status("web", "online");
-    rsm.until("why is told", |rsm| {
+    rsm.wait_status("web", "online");
+    rsm.wait_until("why is told", |rsm| {
         let text = rsm.ok(&["describe", "0"]).stdout;
         (text.contains("unhealthy: GET http://") && text.contains("status 503")).then_some(())
     });
@@ -107,9 +107,9 @@ fn hanging_app_is_restarted_after_start_period() {
     let before = rsm.pids("web");
     wait_until("it passed its check", || rsm.dir().join("asked-0").exists().then_some(()));
     rsm.write("hangs-0", "");
-    rsm.until("another process", |rsm| rsm.pids("web").first().copied().filter(|pid| *pid != before[0]));
+    rsm.wait_until("another process", |rsm| rsm.pids("web").first().copied().filter(|pid| *pid != before[0]));
     fs::remove_file(rsm.dir().join("hangs-0")).unwrap();
-    rsm.until("its end is told", |rsm| {
+    rsm.wait_until("its end is told", |rsm| {
         rsm.ok(&["describe", "web"]).stdout.contains("no response within 0.3 s").then_some(())
     });
     // Long enough to sleep through every check of this test.
@@ -152,8 +152,8 @@ fn missed_watchdog_restarts_app() {
     rsm.ok(&["start", "ecosystem.toml"]);
     let pid = rsm.pids("web")[0];
     rsm.write(&format!("stuck-{pid}"), "");
-    rsm.until("another process", |rsm| rsm.pids("web").first().copied().filter(|other| *other != pid));
-    rsm.until("its end is told", |rsm| {
+    rsm.wait_until("another process", |rsm| rsm.pids("web").first().copied().filter(|other| *other != pid));
+    rsm.wait_until("its end is told", |rsm| {
         rsm.ok(&["describe", "web"]).stdout.contains("no WATCHDOG=1 within 1 s").then_some(())
     });
 }

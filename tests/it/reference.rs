@@ -9,25 +9,26 @@ use std::path::Path;
 use serde_json::Value;
 
 const HEAD: &str = "\
-# Keys of the ecosystem file
+# Key reference
 
-This page is generated from the table of keys, as is the schema (`rsm schema`). [The ecosystem file](ecosystem.md) explains
-how values are written and how keys work together. [From PM2](from-pm2.md) lists the differences from PM2.
+This page lists all keys of an app in an ecosystem file, in alphabetical order. It is generated from the JSON Schema, which you
+can also use in an editor. [Ecosystem file](ecosystem.md) explains the value types and how the keys work together, and
+[Migrating from PM2](from-pm2.md) describes the differences from PM2.
 
 ```sh
 rsm schema > ecosystem.schema.json
 ```
 
-| Key | Flag | Value | Meaning |
+| Key | Flag | Type | Description |
 | --- | --- | --- | --- |
 ";
 
 const IGNORED: &str = "
 ## Ignored keys
 
-Keys of PM2 that have no meaning in rsm. They are accepted, with a warning.
+These keys of PM2 are accepted but have no effect in rsm. rsm prints a warning where you might expect an effect.
 
-| Key | Why |
+| Key | Reason |
 | --- | --- |
 ";
 
@@ -103,7 +104,7 @@ fn page(schema: &Value) -> String {
         }
     }
     let more =
-        "| `env_NAME` | | table | Variables merged over `env` when the app is started with `--env NAME`. |\n";
+        "| `env_NAME` | | table | Variables merged into `env` when the app is started with `--env NAME`. |\n";
     format!("{HEAD}{used}{more}{IGNORED}{ignored}")
 }
 

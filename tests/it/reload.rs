@@ -67,17 +67,17 @@ fn failed_reload_keeps_old_process() {
     let (other, elsewhere) = (free_port(), format!("does not listen on 127.0.0.1:{port} after 1 s"));
     for (bad, why) in [
         ("throw new Error('it is broken')", "exit code 1"),
-        ("setInterval(() => {}, 1000)", "does not listen after 1 s (listen_timeout)"),
-        ("for (;;) {}", "does not listen after 1 s (listen_timeout)"),
+        ("setInterval(() => {}, 1000)", "did not listen within 1 s (listen_timeout)"),
+        ("for (;;) {}", "did not listen within 1 s (listen_timeout)"),
         // It listens, and dies soon after.
         (&(server("bad") + "setTimeout(() => process.exit(7), 200)"), "exit code 7"),
         ("process.kill(process.pid, 'SIGSEGV')", "killed by SIGSEGV"),
         // It listens, but somewhere else.
-        (&server("bad").replace("process.env.AT", "0"), "does not listen after 1 s (listen_timeout)"),
+        (&server("bad").replace("process.env.AT", "0"), "did not listen within 1 s (listen_timeout)"),
         (&server("bad").replace("process.env.AT", &other.to_string()), &elsewhere),
     ] {
         rsm.write("app.js", bad);
-        rsm.run(&["reload", "web"]).code(1).says("id 0").says(why).says("1 not tried");
+        rsm.run(&["reload", "web"]).code(1).says("id 0").says(why).says("1 not attempted");
         assert_eq!(rsm.pids("web"), before, "{why}");
         assert!(rsm.list().iter().all(|instance| instance["restarts"] == 0), "{:?}", rsm.list());
     }
@@ -95,7 +95,7 @@ fn reload_waits_for_ready_message() {
     rsm.write("ecosystem.toml", &ecosystem(&format!("{CLUSTER}\nwait_ready = true\nlisten_timeout = 2000")));
     rsm.ok(&["start", "ecosystem.toml"]);
     rsm.write("app.js", &server("deaf"));
-    rsm.run(&["reload", "web"]).code(1).says("has not said within 2 s");
+    rsm.run(&["reload", "web"]).code(1).says("no readiness notification within 2 s");
     all_answer(port, "version one");
     rsm.write("app.js", &ready("two"));
     rsm.ok(&["reload", "web"]);
@@ -141,7 +141,7 @@ fn unshared_port_restarts_with_note() {
     rsm.ok(&["stop", "web"]);
     rsm.ok(&["gracefulReload", "web"]);
     assert_eq!(rsm.statuses("web"), ["online"]);
-    rsm.run(&["reload", "wbe"]).code(1).says("Did you mean \"web\"");
+    rsm.run(&["reload", "wbe"]).code(1).says("did you mean \"web\"");
 }
 
 #[test]
@@ -151,11 +151,11 @@ fn rejects_second_reload_and_stop_cancels() {
     let before = rsm.pids("web");
     rsm.write("app.js", "setInterval(() => {}, 1000)");
     let reload = rsm.command(&["reload", "web"]).spawn().unwrap();
-    rsm.until("a second process", |_| {
+    rsm.wait_until("a second process", |_| {
         let all = nodes(&rsm);
         (all.len() == 3).then_some(())
     });
-    rsm.run(&["reload", "web"]).code(1).says("being reloaded already");
+    rsm.run(&["reload", "web"]).code(1).says("already being reloaded");
     assert_eq!(rsm.pids("web"), before);
     rsm.ok(&["stop", "web"]);
     wait_until("all are gone", || nodes(&rsm).is_empty().then_some(()));
@@ -181,7 +181,7 @@ fn reload_survives_killing_daemon_and_keeper() {
     rsm.write("app.js", &server("two"));
     for both in [false, true] {
         let mut reload = rsm.command(&["reload", "web"]).spawn().unwrap();
-        rsm.until("it is under way", |rsm| (nodes(rsm).len() > 3).then_some(()));
+        rsm.wait_until("it is under way", |rsm| (nodes(rsm).len() > 3).then_some(()));
         let (daemon, keeper) = rsm.managers();
         if both {
             kill(Pid::from_raw(keeper), Signal::SIGKILL).unwrap();
@@ -189,7 +189,7 @@ fn reload_survives_killing_daemon_and_keeper() {
         kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
         // A process that asks for its port while both are dead gets no answer, and fails.
         assert!(reload.wait().unwrap().success() || both);
-        rsm.until("no second process", |rsm| (nodes(rsm).len() == 3).then_some(()));
+        rsm.wait_until("no second process", |rsm| (nodes(rsm).len() == 3).then_some(()));
         all_answer(port, "version two");
         assert_eq!((nodes(&rsm).len(), rsm.pids("web").len()), (3, 3));
     }
@@ -223,8 +223,8 @@ fn crash_after_takeover_leaves_one_process() {
     rsm.write("app.js", &bad);
     rsm.run(&["reload", "web"])
         .code(1)
-        .says("(id 0): the new process has ended: exit code 9")
-        .says("1 not tried");
+        .says("(id 0): the replacement exited: exit code 9")
+        .says("1 not attempted");
     assert!(rsm.pids("web").ends_with(&before[1..]), "{before:?} {:?}", rsm.pids("web"));
 }
 
@@ -234,20 +234,20 @@ fn interrupted_reload_resumes_and_delete_fails_it() {
     let rsm = web(port, CLUSTER);
     let before = rsm.pids("web");
     let following = rsm.follow(&["reload", "web"]);
-    rsm.until("it is under way", |rsm| (nodes(rsm).len() > 2).then_some(()));
+    rsm.wait_until("it is under way", |rsm| (nodes(rsm).len() > 2).then_some(()));
     let (code, _, said) = following.interrupt();
     assert_eq!(code, Some(130), "{said}");
     assert!(said.contains("the reload continues"), "{said}");
-    rsm.until("all are new", |rsm| {
+    rsm.wait_until("all are new", |rsm| {
         let now = rsm.pids("web");
         (now.len() == 2 && now.iter().all(|pid| !before.contains(pid))).then_some(())
     });
-    rsm.until("it is over", |rsm| (nodes(rsm).len() == 2).then_some(()));
+    rsm.wait_until("it is over", |rsm| (nodes(rsm).len() == 2).then_some(()));
     let following = rsm.follow(&["reload", "web"]);
-    rsm.until("it is under way", |rsm| (nodes(rsm).len() > 2).then_some(()));
+    rsm.wait_until("it is under way", |rsm| (nodes(rsm).len() > 2).then_some(()));
     rsm.ok(&["delete", "web"]);
     let (code, _, said) = following.ended();
-    assert!(code == Some(1) && said.contains("it was deleted meanwhile"), "{code:?} {said}");
+    assert!(code == Some(1) && said.contains("deleted during the operation"), "{code:?} {said}");
 }
 
 #[test]
@@ -264,11 +264,11 @@ fn ports_recover_after_all_holders_die() {
     rsm.ok(&["describe", "web"]).shows(&format!("127.0.0.1:{port}"));
     rsm.write("app.js", &server("two"));
     kill(Pid::from_raw(before[0]), Signal::SIGKILL).unwrap();
-    rsm.until("another is online", |rsm| {
+    rsm.wait_until("another is online", |rsm| {
         let now = rsm.pids("web");
         (now.len() == 3 && !now.contains(&before[0])).then_some(())
     });
-    rsm.until_status("web", "online");
+    rsm.wait_status("web", "online");
     rsm.ok(&["reload", "web"]);
     assert!(rsm.pids("web").iter().all(|pid| !before.contains(pid)));
     all_answer(port, "version two");

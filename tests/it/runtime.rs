@@ -83,6 +83,8 @@ fn sigterm_stops_gracefully_with_exit_0() {
     let rsm = Rsm::new().file("app.sh", POLITE);
     let mut container = Container::start(&rsm, &["app.sh"]);
     container.says("up");
+    // A process may speak before the daemon knows of it, and gets no signal until then.
+    rsm.wait_status("app", "online");
     container.signal(Signal::SIGUSR2);
     container.says("usr2");
     container.signal(Signal::SIGTERM);
@@ -162,7 +164,7 @@ fn runs_while_any_app_runs() {
     let mut container = Container::start(&rsm, &["start", "ecosystem.toml", "--prefix"]);
     container.says("1|app | up");
     // Commands work from inside the container, or from anywhere that sees its socket.
-    rsm.until_status("job", "stopped");
+    rsm.wait_status("job", "stopped");
     assert_eq!(rsm.statuses("app"), ["online"]);
     rsm.ok(&["stop", "app"]);
     let ended = container.end(&rsm);
@@ -255,7 +257,7 @@ fn container_survives_killing_daemon_or_keeper() {
     let daemon = wait_until("a daemon", || named(first, "rsm-daemon"));
     kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
     wait_until("another daemon", || named(first, "rsm-daemon").filter(|pid| *pid != daemon));
-    rsm.until_status("app", "online");
+    rsm.wait_status("app", "online");
     container.signal(Signal::SIGUSR2);
     container.says("usr2");
     container.signal(Signal::SIGTERM);

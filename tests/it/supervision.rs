@@ -14,7 +14,8 @@ fn killed_app_restarts_and_signal_is_shown() {
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
     let pid = rsm.pids("nap")[0];
     signal(pid, Signal::SIGKILL);
-    let again = rsm.until("a new process", |rsm| rsm.pids("nap").first().copied().filter(|new| *new != pid));
+    let again =
+        rsm.wait_until("a new process", |rsm| rsm.pids("nap").first().copied().filter(|new| *new != pid));
     assert!(alive(again) && !alive(pid));
     let nap = &rsm.json(&["describe", "nap", "--json"])[0];
     assert_eq!(nap["restarts"], 1);
@@ -26,7 +27,7 @@ fn killed_app_restarts_and_signal_is_shown() {
 fn crash_loop_becomes_errored_with_reason() {
     let rsm = Rsm::new().file("crash.sh", "#!/bin/sh\necho about to fail >&2\nexit 7\n");
     rsm.run(&["start", "./crash.sh", "--max-restarts", "10", "--exp-backoff-restart-delay", "1"]);
-    rsm.until_status("crash", "errored");
+    rsm.wait_status("crash", "errored");
     let crash = &rsm.json(&["describe", "crash", "--json"])[0];
     assert_eq!(crash["restarts"], 10);
     let reason = crash["reason"].as_str().unwrap();
@@ -71,7 +72,7 @@ fn crash_kills_processes_in_other_sessions() {
     let child: i32 = wait_until("the child", || read(rsm.dir().join("child")).trim().parse().ok());
     let leader = rsm.pids("escape")[0];
     signal(leader, Signal::SIGKILL);
-    rsm.until("a new process", |rsm| rsm.pids("escape").first().copied().filter(|pid| *pid != leader));
+    rsm.wait_until("a new process", |rsm| rsm.pids("escape").first().copied().filter(|pid| *pid != leader));
     assert!(!alive(child), "the new run came before the rest of the old was gone");
 }
 
@@ -91,7 +92,7 @@ fn self_daemonizing_apps_leave_no_process() {
         "--min-uptime",
         "60000",
     ]);
-    rsm.until_status("back", "errored");
+    rsm.wait_status("back", "errored");
     let home = rsm.home().to_string_lossy().into_owned();
     let found = std::process::Command::new("pgrep").args(["-f", "back.py"]).output().unwrap();
     let found = String::from_utf8_lossy(&found.stdout).into_owned();
@@ -127,14 +128,17 @@ fn stop_uses_configured_signal() {
 #[test]
 fn failed_start_reports_its_step() {
     let rsm = Rsm::new().file("bad.sh", "#!/no/such/interpreter\n");
-    rsm.run(&["start", "./bad.sh", "--interpreter", "none"]).code(1).says("executing").says("No such file");
+    rsm.run(&["start", "./bad.sh", "--interpreter", "none"])
+        .code(1)
+        .says("cannot execute")
+        .says("No such file");
     assert_eq!(rsm.statuses("bad"), ["errored"]);
     rsm.write("good.sh", "#!/bin/sh\nexec sleep 1000\n");
     rsm.ok(&["start", "./good.sh"]);
     std::fs::create_dir(rsm.dir().join("gone")).unwrap();
     rsm.ok(&["start", "sleep 1000", "--name", "moved", "--cwd", "gone"]);
     std::fs::remove_dir(rsm.dir().join("gone")).unwrap();
-    rsm.run(&["restart", "moved"]).code(1).says("changing directory").says("gone");
+    rsm.run(&["restart", "moved"]).code(1).says("cannot change to directory").says("gone");
     assert_eq!(rsm.statuses("moved"), ["errored"]);
     assert_eq!(rsm.statuses("good"), ["online"]);
 }
@@ -143,9 +147,9 @@ fn failed_start_reports_its_step() {
 fn stop_exit_codes_end_the_app() {
     let rsm = Rsm::new();
     rsm.run(&["start", "exit 3", "--name", "done", "--stop-exit-codes", "3"]); // it may have ended before the answer
-    rsm.until_status("done", "stopped");
+    rsm.wait_status("done", "stopped");
     rsm.run(&["start", "exit 4", "--name", "once", "--no-autorestart"]);
-    rsm.until_status("once", "stopped");
+    rsm.wait_status("once", "stopped");
     assert_eq!(rsm.json(&["describe", "once", "--json"])[0]["exits"][0]["exit"]["code"], 4);
 }
 
@@ -153,7 +157,7 @@ fn stop_exit_codes_end_the_app() {
 fn restart_delay_shows_waiting_status() {
     let rsm = Rsm::new();
     rsm.run(&["start", "exit 1", "--name", "late", "--restart-delay", "60000"]);
-    rsm.until_status("late", "waiting restart");
+    rsm.wait_status("late", "waiting restart");
     rsm.ok(&["stop", "late"]);
     assert_eq!(rsm.statuses("late"), ["stopped"]);
 }
@@ -163,7 +167,7 @@ fn memory_limit_restarts_app_with_reason() {
     let grow = "#!/usr/bin/env python3\nimport time\nheld = bytearray(80 << 20)\ntime.sleep(1000)\n";
     let rsm = Rsm::new().file("grow.py", grow);
     rsm.ok(&["start", "./grow.py", "--max-memory-restart", "60M"]);
-    rsm.until("a restart", |rsm| rsm.list()[0]["restarts"].as_u64().filter(|count| *count > 0));
+    rsm.wait_until("a restart", |rsm| rsm.list()[0]["restarts"].as_u64().filter(|count| *count > 0));
     rsm.ok(&["stop", "grow"]);
     let why = rsm.json(&["describe", "grow", "--json"])[0]["exits"][0]["why"].to_string();
     assert!(why.contains("max_memory_restart"), "{why}");
@@ -232,7 +236,10 @@ fn dependencies_start_first_and_stop_last() {
 #[test]
 fn failed_dependency_prevents_start() {
     let rsm = depending();
-    rsm.run(&["start", "ecosystem.toml", "--only", "web"]).code(1).says("depends on \"api\"").says("neither");
+    rsm.run(&["start", "ecosystem.toml", "--only", "web"])
+        .code(1)
+        .says("depends on \"api\"")
+        .says("does not exist");
     assert!(rsm.list().is_empty());
     let file = read(rsm.dir().join("ecosystem.toml")).replace(
         "name = \"db\"\nscript = \"./notes.sh\"",
@@ -241,7 +248,7 @@ fn failed_dependency_prevents_start() {
     rsm.write("notes.sh", NOTES);
     rsm.write("broken.toml", &file.replace("/missing/db", "./gone.sh"));
     rsm.write("gone.sh", "#!/missing/interpreter\n");
-    rsm.run(&["start", "broken.toml"]).code(1).says("depends on \"db\", which is not online");
+    rsm.run(&["start", "broken.toml"]).code(1).says("dependency \"db\" is not online");
     assert_eq!(
         (rsm.statuses("queue"), rsm.statuses("api"), rsm.statuses("web")),
         (vec!["online".into()], vec!["stopped".into()], vec!["stopped".into()])

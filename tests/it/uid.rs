@@ -79,7 +79,7 @@ fn user_survives_crash_restart_and_resurrect() {
     let first = rsm.pids("app")[0];
     rsm.ok(&["sendSignal", "SIGKILL", "app"]);
     let again =
-        rsm.until("a new process", |rsm| rsm.pids("app").first().copied().filter(|pid| *pid != first));
+        rsm.wait_until("a new process", |rsm| rsm.pids("app").first().copied().filter(|pid| *pid != first));
     assert_eq!(status(again, "Uid")[0], nobody[0]);
     rsm.ok(&["save"]);
     rsm.ok(&["kill"]);
@@ -105,7 +105,7 @@ fn reports_script_user_cannot_execute() {
     std::fs::set_permissions(rsm.dir().join("app.sh"), std::fs::Permissions::from_mode(0o700)).unwrap();
     rsm.run(&["start", "./app.sh", "--interpreter", "none", "--uid", "nobody"])
         .code(1)
-        .says("executing")
+        .says("cannot execute")
         .says("Permission denied");
     assert_eq!(rsm.statuses("app"), ["errored"]);
 }

@@ -45,7 +45,7 @@ fn apps_survive_killing_keeper() {
     assert_eq!(rsm.pids("echo"), [app]);
     // It is supervised though it is nobody's child here.
     end(app);
-    rsm.until("another process", |rsm| rsm.pids("echo").first().copied().filter(|pid| *pid != app));
+    rsm.wait_until("another process", |rsm| rsm.pids("echo").first().copied().filter(|pid| *pid != app));
     let exit = &rsm.json(&["describe", "echo", "--json"])[0]["exits"][0]["exit"];
     assert!(exit["signal"]["number"] == 9 || exit == "unknown", "never invented: {exit}");
     rsm.ok(&["stop", "echo"]);
@@ -68,7 +68,7 @@ fn apps_survive_killing_keeper_and_daemon() {
     assert_eq!(list.len(), 3);
     assert_eq!(rsm.pids("echo"), [app]);
     until_logged(&rsm, "while nobody listened");
-    rsm.until("a new nap", |rsm| {
+    rsm.wait_until("a new nap", |rsm| {
         let pids = rsm.pids("nap");
         (pids.len() == 2 && !pids.contains(&naps[0]) && pids.contains(&naps[1])).then_some(())
     });
@@ -140,7 +140,7 @@ fn missing_state_restores_saved_list() {
     assert_eq!(rsm.pids("saved"), [saved]);
     assert!(rsm.pids("unsaved").is_empty());
     assert!(alive(unsaved), "it may be all that somebody has");
-    assert!(read(rsm.home().join("rsm.log")).contains(&format!("left alone pid={unsaved}")));
+    assert!(read(rsm.home().join("rsm.log")).contains(&format!("ignoring it pid={unsaved}")));
     end(unsaved);
 }
 
@@ -188,7 +188,7 @@ fn next_daemon_answers_pending_command() {
     rsm.ok(&["start", "./deaf.sh", "--kill-timeout", "1000"]);
     wait_until("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
     let restarting = rsm.command(&["restart", "deaf"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
-    rsm.until_status("deaf", "stopping");
+    rsm.wait_status("deaf", "stopping");
     let (daemon, keeper) = rsm.managers();
     kill(Pid::from_raw(keeper), Signal::SIGSTOP).unwrap();
     end(daemon);
@@ -220,7 +220,7 @@ fn upgrade_keeps_apps_running() {
     rsm.ok(&["list"]).says("the daemon runs rsm 0.9.9").says("rsm upgrade");
     // It is the parent still: exit codes are known.
     end(pids[1]);
-    rsm.until("a new nap", |rsm| {
+    rsm.wait_until("a new nap", |rsm| {
         (rsm.pids("nap").len() == 3 && !rsm.pids("nap").contains(&pids[1])).then_some(())
     });
     let exits = &rsm.json(&["describe", "nap", "--json"])[0]["exits"];
@@ -241,12 +241,12 @@ fn upgrade_rejects_other_binary() {
     let (pids, managers) = (rsm.pids("nap"), rsm.managers());
     for (binary, says) in [
         ("./fails.sh", "out of order"),
-        ("./says.sh", "another protocol"),
-        ("./mute.sh", "no rsm that knows how"),
-        ("./plain.txt", "cannot be run"),
-        ("./missing", "cannot be opened"),
+        ("./says.sh", "another keeper protocol"),
+        ("./mute.sh", "not an rsm binary"),
+        ("./plain.txt", "cannot run it"),
+        ("./missing", "cannot open it"),
     ] {
-        rsm.run(&["upgrade", "--binary", binary]).code(1).says(says).says("present version goes on");
+        rsm.run(&["upgrade", "--binary", binary]).code(1).says(says).says("current version keeps running");
     }
     assert_eq!((rsm.pids("nap"), rsm.managers()), (pids, managers));
 }

@@ -22,7 +22,7 @@ fn whys(rsm: &Rsm, name: &str) -> Vec<String> {
 /// then on each change has one.
 fn until_watched(rsm: &Rsm, name: &str, file: &str) {
     let changes = Cell::new(0);
-    rsm.until(&format!("{name} is watched"), |rsm| {
+    rsm.wait_until(&format!("{name} is watched"), |rsm| {
         changes.set(changes.get() + 1);
         rsm.write(file, &format!("{}", changes.get()));
         (restarts(rsm, name) > 0).then_some(())
@@ -55,7 +55,7 @@ fn ignored_files_and_logs_restart_nothing() {
     }
     let before = restarts(&rsm, "app");
     rsm.write("real/file", "changed");
-    rsm.until("the real change is seen", |rsm| (restarts(rsm, "app") > before).then_some(()));
+    rsm.wait_until("the real change is seen", |rsm| (restarts(rsm, "app") > before).then_some(()));
     let whys = whys(&rsm, "app");
     let right =
         |why: &String| why.contains("seen changed") || why.contains("real") || why.contains("deep changed");
@@ -71,7 +71,7 @@ fn only_configured_paths_are_watched() {
     rsm.write("other/file", "2");
     let before = restarts(&rsm, "app");
     rsm.write("src/main", "last");
-    rsm.until("a restart", |rsm| (restarts(rsm, "app") > before).then_some(()));
+    rsm.wait_until("a restart", |rsm| (restarts(rsm, "app") > before).then_some(()));
     let whys = whys(&rsm, "app");
     assert!(whys.iter().all(|why| why.contains("src/main changed")), "{whys:?}");
 }
@@ -86,19 +86,19 @@ fn file_change_keeps_stopped_app_stopped() {
     rsm.ok(&["stop", "app"]);
     let before = restarts(&rsm, "canary");
     rsm.write("settings", "again");
-    rsm.until("the other is restarted", |rsm| (restarts(rsm, "canary") > before).then_some(()));
+    rsm.wait_until("the other is restarted", |rsm| (restarts(rsm, "canary") > before).then_some(()));
     assert_eq!(rsm.statuses("app"), ["stopped"]);
     rsm.ok(&["start", "app"]);
     let before = restarts(&rsm, "app");
     rsm.write("settings", "once more");
-    rsm.until("it is watched again", |rsm| (restarts(rsm, "app") > before).then_some(()));
+    rsm.wait_until("it is watched again", |rsm| (restarts(rsm, "app") > before).then_some(()));
 }
 
 #[test]
 fn cron_with_seconds_restarts_with_reason() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "app", "--cron-restart", "* * * * * *"]);
-    rsm.until("two restarts", |rsm| (restarts(rsm, "app") >= 2).then_some(()));
+    rsm.wait_until("two restarts", |rsm| (restarts(rsm, "app") >= 2).then_some(()));
     let whys = whys(&rsm, "app");
     assert!(
         whys.len() >= 2 && whys.iter().all(|why| why.contains("cron_restart \"* * * * * *\"")),
@@ -130,10 +130,10 @@ fn zero_removes_schedule() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "app", "--cron", "* * * * * *"]);
     rsm.ok(&["start", "sleep 1000", "--name", "canary", "--cron", "* * * * * *"]);
-    rsm.until("a restart", |rsm| (restarts(rsm, "app") > 0).then_some(()));
+    rsm.wait_until("a restart", |rsm| (restarts(rsm, "app") > 0).then_some(()));
     rsm.ok(&["restart", "app", "--cron", "0"]);
     let (app, canary) = (restarts(&rsm, "app"), restarts(&rsm, "canary"));
-    rsm.until("the other goes on", |rsm| (restarts(rsm, "canary") >= canary + 2).then_some(()));
+    rsm.wait_until("the other goes on", |rsm| (restarts(rsm, "canary") >= canary + 2).then_some(()));
     assert_eq!(restarts(&rsm, "app"), app);
     rsm.run(&["restart", "app", "--cron", "61 * * * *"]).code(1).says("61");
 }

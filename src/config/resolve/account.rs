@@ -25,8 +25,8 @@ pub(super) fn account(settings: &AppSettings, findings: &mut Findings<'_>) -> Op
     let me = geteuid().as_raw();
     let mine = account.uid == me && account.gid == getegid().as_raw();
     if me != 0 && !mine {
-        let message = format!("only root may start apps as {}", account.user);
-        findings.mistake(at, message, "run rsm as root, or remove uid and gid");
+        let message = format!("only root can run apps as {}", account.user);
+        findings.mistake(at, message, "run rsm as root, or remove `uid` and `gid`");
     }
     (!mine).then_some(account)
 }
@@ -37,8 +37,8 @@ fn group(asked: &Given<Who>, findings: &mut Findings<'_>) -> Option<u32> {
         Who::Name(name) => {
             let found = Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw());
             if found.is_none() {
-                let help = "create it (groupadd), or give a number";
-                findings.mistake(&asked.at, format!("there is no group {name:?}"), help);
+                let help = "create it with groupadd, or use a numeric gid";
+                findings.mistake(&asked.at, format!("group {name:?} not found"), help);
             }
             found
         }
@@ -57,8 +57,8 @@ fn user(asked: &Given<Who>, gid: Option<u32>, findings: &mut Findings<'_>) -> Op
             Some(Account { user: shown, uid: *uid, gid, groups: vec![gid], home: "/".into() })
         }
         (None, _, _) => {
-            let help = "create it (useradd), or give numbers for both uid and gid";
-            findings.mistake(&asked.at, format!("there is no user {shown:?}"), help);
+            let help = "create it with useradd, or use a numeric uid and gid";
+            findings.mistake(&asked.at, format!("user {shown:?} not found"), help);
             None
         }
     }
@@ -98,10 +98,14 @@ mod tests {
     #[test]
     fn unknown_users_and_groups_are_mistakes() {
         assert!(
-            resolve(Some(Who::Name("nobody-of-this-name".into())), None).unwrap_err().contains("no user")
+            resolve(Some(Who::Name("nobody-of-this-name".into())), None).unwrap_err().contains("not found")
         );
-        assert!(resolve(None, Some(Who::Name("no-such-group".into()))).unwrap_err().contains("no group"));
-        assert!(resolve(Some(Who::Id(4_000_000_001)), None).unwrap_err().contains("both uid and gid"));
+        assert!(
+            resolve(None, Some(Who::Name("no-such-group".into())))
+                .unwrap_err()
+                .contains("group \"no-such-group\" not found")
+        );
+        assert!(resolve(Some(Who::Id(4_000_000_001)), None).unwrap_err().contains("numeric uid and gid"));
     }
 
     #[test]

@@ -22,6 +22,6 @@ pub(super) fn variables(settings: &AppSettings, env_name: Option<&str>) -> Vars 
 pub(super) fn missing(written: &Written, app: &str, ground: &Ground<'_>, findings: &mut Findings<'_>) {
     let Some(name) = ground.env_name else { return };
     if !written.settings.named_env.contains_key(name) {
-        findings.warn(&written.at, format!("app {app:?} has no `env_{name}`; its `env` alone is used"));
+        findings.warn(&written.at, format!("app {app:?} has no `env_{name}`, using only `env`"));
     }
 }

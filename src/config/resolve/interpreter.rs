@@ -92,7 +92,8 @@ impl Choice<'_, '_> {
     /// The file executes itself; interpreter arguments then reach nobody.
     fn direct(&mut self, runner: Option<String>) -> Option<Chosen> {
         if !self.args.is_empty() {
-            let message = format!("interpreter_args have no effect: {} runs by itself", self.file.display());
+            let message =
+                format!("`interpreter_args` is ignored: {} is executed directly", self.file.display());
             self.findings.warn(self.at, message);
         }
         Some(Chosen { launcher: Launcher::Direct, runner })
@@ -119,8 +120,8 @@ impl Choice<'_, '_> {
             return self.by((*program).to_owned(), Vec::new());
         }
         let (wanted, file) = (programs.join(" or "), self.file.display());
-        let help = "install it, or set interpreter to the path of one".to_owned();
-        self.mistake(format!("{file} needs {wanted}, which is not in PATH"), help)
+        let help = "install it, or set `interpreter` to its path".to_owned();
+        self.mistake(format!("{file} requires {wanted}, which is not in PATH"), help)
     }
 
     fn by_first_line(&mut self) -> Option<Chosen> {
@@ -132,12 +133,12 @@ impl Choice<'_, '_> {
             Err(_) if executable => self.direct(None),
             Ok(Head::Binary) => self.not_executable(),
             Ok(Head::Text) => {
-                let message = format!("cannot tell what runs {}", self.file.display());
-                let help = "set interpreter, or begin the file with a line such as #!/bin/sh";
+                let message = format!("no interpreter known for {}", self.file.display());
+                let help = "set `interpreter`, or add a line such as #!/bin/sh at the start of the file";
                 self.mistake(message, help.into())
             }
             Err(error) => {
-                let message = format!("{} cannot be read: {error}", self.file.display());
+                let message = format!("cannot read {}: {error}", self.file.display());
                 self.mistake(message, "check its owner and mode (ls -l)".into())
             }
         }
@@ -148,8 +149,8 @@ impl Choice<'_, '_> {
     fn by_shebang(&mut self, program: String, args: Vec<String>, executable: bool) -> Option<Chosen> {
         let runner = file_name(&program);
         if !self.search.has(&program) {
-            let message = format!("{} begins with #! {program}, which is not there", self.file.display());
-            return self.mistake(message, "install it, correct that line, or set interpreter".into());
+            let message = format!("{}: interpreter {program} not found", self.file.display());
+            return self.mistake(message, "install it, fix the #! line, or set `interpreter`".into());
         }
         let takes_options = matches!(runner.as_deref(), Some("node" | "bun")) || !self.args.is_empty();
         if executable && !takes_options { self.direct(runner) } else { self.by(program, args) }
@@ -157,7 +158,13 @@ impl Choice<'_, '_> {
 
     fn not_executable(&mut self) -> Option<Chosen> {
         let file = self.file.display().to_string();
-        self.mistake(format!("{file} is not executable"), format!("chmod +x {file}, or set interpreter"))
+        self.mistake(
+            format!("{file} is not executable"),
+            format!(
+                "run `chmod +x {file}`, or set \
+            `interpreter`"
+            ),
+        )
     }
 }
 
@@ -173,19 +180,19 @@ pub(in super::super) fn named(
         if is_executable(&path) {
             return Some(path.to_string_lossy().into_owned());
         }
-        let message = format!("interpreter {} is no program", path.display());
-        findings.mistake(at, message, "correct its path, or give a name that is in PATH");
+        let message = format!("interpreter {} is not an executable file", path.display());
+        findings.mistake(at, message, "use the path of an executable file, or the name of a program in PATH");
         return None;
     }
     if search.has(program) {
         return Some(program.to_owned());
     }
     let help = match (program.contains('@'), program.contains(char::is_whitespace)) {
-        (true, _) => "give the path of that version's program, as in ~/.nvm/versions/node/v22.18.0/bin/node",
-        (_, true) => "put only the program here, what follows it into interpreter_args",
-        _ => "install it, or give its path",
+        (true, _) => "use the path of that version, such as ~/.nvm/versions/node/v22.18.0/bin/node",
+        (_, true) => "move the arguments to `interpreter_args`",
+        _ => "install it, or use its path",
     };
-    findings.mistake(at, format!("interpreter {program:?} is not in PATH"), help);
+    findings.mistake(at, format!("interpreter {program:?} not found in PATH"), help);
     None
 }
 

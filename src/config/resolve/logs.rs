@@ -46,7 +46,7 @@ fn place(given: Option<&Given<LogTo>>, cwd: &Path, findings: &mut Findings<'_>) 
         LogTo::Path(path) => {
             let path = absolute(path, cwd);
             if path.is_dir() {
-                let help = format!("name a file in it, such as {}", path.join("app.log").display());
+                let help = format!("use a file in it, such as {}", path.join("app.log").display());
                 findings.mistake(&given.at, format!("log file {} is a directory", path.display()), help);
             }
             LogPath::File(path)

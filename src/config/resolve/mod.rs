@@ -78,22 +78,22 @@ pub(super) fn app(written: &Written, ground: &Ground<'_>, findings: &mut Finding
     let Some(script) = &settings.script else {
         findings.mistake(
             &written.at,
-            "this app has no script",
-            "add a line such as script = \"./server.js\"",
+            "missing `script`",
+            "set `script` to a file, a program in PATH or a shell command",
         );
         return None;
     };
     let Some(name) = name(settings, ground.env_name) else {
-        let help = "name the file to run, or a program in PATH";
-        findings.mistake(&script.at, format!("{:?} names no script", script.value), help);
+        let help = "use a file or a program in PATH";
+        findings.mistake(&script.at, format!("invalid script {:?}", script.value), help);
         return None;
     };
     if let Err(wrong) = AppName::read(&name.as_str().into()) {
         let at = settings.name.as_ref().map_or(&script.at, |name| &name.at);
         findings.mistake(
             at,
-            format!("the app would be called {name:?}, but wants {}", wrong.wants),
-            "give it a name",
+            format!("derived name {name:?} is invalid: expected {}", wrong.wants),
+            "set `name`",
         );
     }
     let cwd = paths::working_directory(settings, ground, findings);
@@ -181,8 +181,8 @@ fn launch(
 fn scaled(settings: &AppSettings, app: &mut AppSpec, findings: &mut Findings<'_>) {
     let (Some(scaling), Some(given)) = (&app.autoscale, &settings.autoscale) else { return };
     if app.exec_mode == ExecMode::Fork {
-        let help = "set exec_mode = \"cluster\": else each new instance would find the port taken";
-        findings.mistake(&given.at, "`autoscale` is for apps whose instances share a port", help);
+        let help = "set `exec_mode` to \"cluster\"";
+        findings.mistake(&given.at, "`autoscale` requires cluster mode", help);
     }
     app.instances = match settings.instances {
         Some(_) => app.instances.clamp(scaling.min, scaling.max),

@@ -18,13 +18,13 @@ pub(super) fn working_directory(
     let trouble = match std::fs::metadata(&path) {
         Ok(meta) if meta.is_dir() => return Some(path),
         Ok(_) => "is not a directory".to_owned(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => "does not exist".to_owned(),
-        Err(error) => format!("cannot be entered: {error}"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => "not found".to_owned(),
+        Err(error) => format!("is not accessible: {error}"),
     };
     findings.mistake(
         &cwd.at,
         format!("working directory {} {trouble}", path.display()),
-        "create it or correct cwd",
+        "create it, or change `cwd`",
     );
     None
 }

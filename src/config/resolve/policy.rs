@@ -35,7 +35,7 @@ fn restart(settings: &AppSettings, app: &mut AppSpec, findings: &mut Findings<'_
     let fixed = duration(value_of(&settings.restart_delay));
     let growing = duration(value_of(&settings.exp_backoff_restart_delay));
     if let (Some(unused), Some(_)) = (&settings.restart_delay, growing) {
-        findings.warn(&unused.at, "`restart_delay` has no effect beside `exp_backoff_restart_delay`");
+        findings.warn(&unused.at, "`restart_delay` is ignored because `exp_backoff_restart_delay` is set");
     }
     match (growing, fixed) {
         // A pause of nothing does not grow.
@@ -60,8 +60,8 @@ fn health(settings: &AppSettings, app: &mut AppSpec, findings: &mut Findings<'_>
     app.watchdog = duration(value_of(&settings.watchdog)).map(millis).filter(|limit| *limit > 0);
     if let (Some(ready), true) = (&settings.ready, app.readiness.wait_ready && app.readiness.probe.is_some())
     {
-        let help = "keep `wait_ready` if the app says so itself, else `ready`";
-        findings.mistake(&ready.at, "`ready` and `wait_ready` are two answers to one question", help);
+        let help = "remove `wait_ready` to use the probe, or `ready` if the app reports readiness itself";
+        findings.mistake(&ready.at, "`ready` and `wait_ready` are mutually exclusive", help);
     }
 }
 

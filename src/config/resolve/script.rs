@@ -78,8 +78,8 @@ fn file(text: &str, app: &AppSpec, ground: &Ground<'_>) -> Option<PathBuf> {
 fn utf8(file: &Path, script: &Given<String>, findings: &mut Findings<'_>) -> Option<String> {
     let text = file.to_str().map(str::to_owned);
     if text.is_none() {
-        let message = format!("the path {} is not UTF-8", file.display());
-        findings.mistake(&script.at, message, "rename its directories, or start it through a link");
+        let message = format!("path {} is not valid UTF-8", file.display());
+        findings.mistake(&script.at, message, "rename it, or use a symbolic link");
     }
     text
 }
@@ -95,15 +95,23 @@ fn shell(
     if let Some(interpreter) = &settings.interpreter
         && !matches!(interpreter.value.as_str(), "none" | "sh" | "bash")
     {
-        let message = format!("no file {line:?}, and a shell line is not run by {}", interpreter.value);
-        findings.mistake(&script.at, message, "put only the file into script, what follows it into args");
+        let message = format!(
+            "no such file {line:?}, and a shell command cannot be used with interpreter {}",
+            interpreter.value
+        );
+        findings.mistake(
+            &script.at,
+            message,
+            "set `script` to the file only, and move the arguments to \
+            `args`",
+        );
         return None;
     }
     if let Some(args) = &settings.interpreter_args {
-        findings.warn(&args.at, "interpreter_args have no effect on a shell line; write them into it");
+        findings.warn(&args.at, "`interpreter_args` is ignored for a shell command");
     }
     let Ok(args) = shlex::try_join(app.args.iter().map(String::as_str)) else {
-        findings.mistake(&script.at, "an argument holds a NUL character", "remove it");
+        findings.mistake(&script.at, "argument contains a NUL character", "remove it");
         return None;
     };
     let script = if args.is_empty() { line.to_owned() } else { format!("{line} {args}") };
@@ -119,22 +127,18 @@ fn missing(
 ) {
     let path = absolute(text, &app.cwd);
     if path.is_dir() {
-        findings.mistake(
-            &script.at,
-            format!("script {} is a directory", path.display()),
-            "name the file to run in it",
-        );
+        findings.mistake(&script.at, format!("script {} is a directory", path.display()), "use a file in it");
         return;
     }
-    let place = if text.contains('/') { "" } else { ", nor is there such a program in PATH" };
+    let place = if text.contains('/') { "" } else { ", and no program of this name in PATH" };
     let help = match neighbour(&path) {
-        Some(name) => format!("did you mean {name:?}, which is there?"),
+        Some(name) => format!("did you mean {name:?}?"),
         None if ground.source.is_some() => {
-            "check the path: it starts from cwd, and cwd is the file's directory if absent".into()
+            "check the path; it is relative to `cwd` (default: the directory of this file)".into()
         }
-        None => "check the path, or the name of the program".into(),
+        None => "check the path or the name of the program".into(),
     };
-    findings.mistake(&script.at, format!("missing script: no file {}{place}", path.display()), help);
+    findings.mistake(&script.at, format!("script not found: no file {}{place}", path.display()), help);
 }
 
 /// A file of nearly the same name beside the one that is not there.

@@ -25,13 +25,13 @@ pub(super) fn args(
     let path = given.path.or_else(|| var("PM2_SERVE_PATH")).unwrap_or_else(|| ".".into());
     let directory = super::absolute(&path, &app.cwd);
     if !directory.is_dir() {
-        let message = format!("there is no directory {} to serve", directory.display());
-        findings.mistake(at, message, "create it, or correct the path (args, PM2_SERVE_PATH)");
+        let message = format!("directory {} not found", directory.display());
+        findings.mistake(at, message, "create it, or change the path (`args`, PM2_SERVE_PATH)");
     }
     let mut args = vec![directory.to_string_lossy().into_owned()];
     let port = given.port.or_else(|| var("PM2_SERVE_PORT")).or_else(|| var("PORT"));
     if port.as_ref().is_some_and(|port| Port::read(&port.as_str().into()).is_err()) {
-        findings.mistake(at, "serve wants a port from 1 to 65535", "look at port, PM2_SERVE_PORT and args");
+        findings.mistake(at, "invalid port: expected 1 to 65535", "check `port`, PM2_SERVE_PORT and `args`");
     }
     args.extend(port);
     for (flag, asked) in [("--spa", on("PM2_SERVE_SPA")), ("--ftp", on("PM2_SERVE_FTP"))] {
@@ -68,26 +68,22 @@ impl Given {
                 match value.map(str::to_owned).or_else(|| rest.next().cloned()) {
                     Some(value) if name == "--port" => read.port = Some(value),
                     Some(value) => read.options.extend([name.to_owned(), value]),
-                    None => wrong = Some(format!("{name} wants a value")),
+                    None => wrong = Some(format!("{name} requires a value")),
                 }
             } else if arg == "--spa" || arg == "--ftp" {
                 read.options.push(arg.clone());
             } else if arg.starts_with('-') {
-                wrong = Some(format!("serve has no option {name}"));
+                wrong = Some(format!("unknown option {name}"));
             } else if read.path.is_none() {
                 read.path = Some(arg.clone());
             } else if read.port.is_none() {
                 read.port = Some(arg.clone());
             } else {
-                wrong = Some(format!("serve takes a path and a port; {arg:?} is neither"));
+                wrong = Some(format!("unexpected argument {arg:?}"));
             }
         }
         if let Some(wrong) = wrong {
-            findings.mistake(
-                at,
-                wrong,
-                "args = \"PATH PORT --spa --ftp --host HOST\", each of them optional",
-            );
+            findings.mistake(at, wrong, "usage: [PATH] [PORT] [--spa] [--ftp] [--host HOST]");
         }
         read
     }

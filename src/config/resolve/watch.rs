@@ -23,8 +23,10 @@ pub(super) fn watch(settings: &AppSettings, cwd: &Path, findings: &mut Findings<
             for path in paths {
                 let fixed = without_pattern(path);
                 if fixed != path {
-                    let message =
-                        format!("patterns are not watched; {path:?} becomes everything below {fixed:?}");
+                    let message = format!(
+                        "patterns are not supported in `watch`: watching {fixed:?} instead of \
+                            {path:?}"
+                    );
                     findings.warn(&asked.at, message);
                 }
                 resolved.push(absolute(fixed, cwd));
@@ -34,7 +36,7 @@ pub(super) fn watch(settings: &AppSettings, cwd: &Path, findings: &mut Findings<
         }
     };
     for path in paths.iter().filter(|path| !path.exists()) {
-        findings.warn(&asked.at, format!("{} is to be watched but does not exist", path.display()));
+        findings.warn(&asked.at, format!("watched path {} not found", path.display()));
     }
     let ignore = value_of(&settings.ignore_watch).map(|words| words.0.as_slice()).unwrap_or_default();
     Some(WatchSpec {

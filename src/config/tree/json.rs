@@ -15,7 +15,7 @@ impl Node {
         // The defaults accept JSON5, and also missing commas, which are an error here.
         let options = ParseOptions { allow_missing_commas: false, ..ParseOptions::default() };
         match parse_to_ast(text, &CollectOptions::default(), &options) {
-            Ok(parsed) => parsed.value.map(node).ok_or_else(|| Broken::new(0..0, "it is empty")),
+            Ok(parsed) => parsed.value.map(node).ok_or_else(|| Broken::new(0..0, "empty file")),
             Err(error) => {
                 let range = error.range();
                 Err(Broken::new(range.start..range.end, error.kind().to_string()))

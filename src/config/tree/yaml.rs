@@ -61,7 +61,7 @@ impl Node {
             })?;
             builder.take(event, byte(span.start.index())..byte(span.end.index()))?;
         }
-        builder.root.ok_or_else(|| Broken::new(0..0, "it is empty"))
+        builder.root.ok_or_else(|| Broken::new(0..0, "empty file"))
     }
 
     /// The number of values, the depth, and the size of the text.
@@ -90,7 +90,7 @@ impl Builder {
     fn take(&mut self, event: Event<'_>, at: Range<usize>) -> Result<(), Broken> {
         match event {
             Event::DocumentStart(_) if self.root.is_some() => {
-                Err(Broken::new(at, "it has more than one document; keep one"))
+                Err(Broken::new(at, "multiple documents are not supported"))
             }
             Event::Scalar(text, style, anchor, tag) => self.scalar(&text, style, anchor, tag.as_deref(), at),
             Event::SequenceStart(anchor, _) => self.begin(at, anchor, Inside::List(Vec::new())),
@@ -103,7 +103,7 @@ impl Builder {
 
     fn begin(&mut self, at: Range<usize>, anchor: usize, inside: Inside) -> Result<(), Broken> {
         if self.open.len() >= DEEPEST {
-            return Err(Broken::new(at, "it is nested too deep"));
+            return Err(Broken::new(at, "nesting too deep"));
         }
         self.open.push(Open { start: at.start, anchor, inside });
         Ok(())
@@ -120,16 +120,16 @@ impl Builder {
 
     fn alias(&mut self, anchor: usize, at: Range<usize>) -> Result<(), Broken> {
         let Some(known) = self.anchors.get(&anchor) else {
-            return Err(Broken::new(at, "this stands for something that it is part of"));
+            return Err(Broken::new(at, "recursive alias"));
         };
         let Extent { values, deep, text } = known.extent();
         self.values += values;
         self.text += text;
         if self.values > MOST || self.open.len() + deep > DEEPEST {
-            return Err(Broken::new(at, "this stands for too many values"));
+            return Err(Broken::new(at, "alias expands to too many values"));
         }
         if self.text > MOST_TEXT {
-            return Err(Broken::new(at, "this stands for too much text"));
+            return Err(Broken::new(at, "alias expands to too much text"));
         }
         let node = Node { at, ..known.clone() };
         self.add(node, 0)
@@ -156,7 +156,7 @@ impl Builder {
     fn add(&mut self, node: Node, anchor: usize) -> Result<(), Broken> {
         self.values += 1;
         if self.values > MOST {
-            return Err(Broken::new(node.at, "it has too many values"));
+            return Err(Broken::new(node.at, "too many values"));
         }
         if anchor > 0 {
             self.anchors.insert(anchor, node.clone());
@@ -166,7 +166,7 @@ impl Builder {
             Some(Inside::List(items)) => items.push(node),
             Some(Inside::Table(entries, key)) => match key.take() {
                 Some((key, key_at)) => entries.push(Entry { key, key_at, node }),
-                None => return Err(Broken::new(node.at, "a key wants to be text")),
+                None => return Err(Broken::new(node.at, "keys must be strings")),
             },
         }
         Ok(())

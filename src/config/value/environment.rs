@@ -26,7 +26,7 @@ impl Reading for Environment {
     fn read(value: &Value) -> Result<Self, Wrong> {
         match value {
             Value::Object(table) => variables(table).map(Self),
-            _ => wants_help("a table of variables", "write [apps.env] and a line NAME = \"value\" for each"),
+            _ => wants_help("a table of variables", "write each variable as a name and its value"),
         }
     }
 }
@@ -35,7 +35,7 @@ fn variables(table: &Map<String, Value>) -> Result<Vars, Wrong> {
     let mut vars = Vars::new();
     for (name, value) in table {
         if !is_name(name) {
-            return wants(format!("variable names without `=`; {name:?} cannot be one"));
+            return wants(format!("variable names without `=`, not {name:?}"));
         }
         let text = match value {
             Value::String(text) => text.clone(),
@@ -43,7 +43,7 @@ fn variables(table: &Map<String, Value>) -> Result<Vars, Wrong> {
             other => other.to_string(),
         };
         if text.contains('\0') {
-            return wants(format!("values without NUL characters; that of {name} has one"));
+            return wants(format!("values without NUL characters, unlike {name}"));
         }
         vars.insert(name.clone(), text);
     }
@@ -54,7 +54,7 @@ impl Reading for VarName {
     fn read(value: &Value) -> Result<Self, Wrong> {
         match value.as_str() {
             Some(name) if is_name(name) => Ok(Self(name.to_owned())),
-            _ => wants("a variable's name"),
+            _ => wants("a variable name"),
         }
     }
 }
@@ -72,7 +72,7 @@ impl Reading for Filter {
         };
         match filter {
             Some(filter) => Ok(Self(filter)),
-            None => wants("a list of parts of names, one whole name, or true (drop all)"),
+            None => wants("true (drop all), a name, or a list of substrings of names"),
         }
     }
 }

@@ -5,8 +5,8 @@
 
 use serde_json::{Value, json};
 
-use super::table::{SubKey, find, for_key, properties, sub_keys, unknown_key};
-use super::{Cron, Millis, Reading, Size, Wrong, integer, shown, wants, wants_help};
+use super::table::{SubKey, find, names, properties, sub_keys};
+use super::{Cron, Millis, Reading, Size, Wrong, integer, named, unknown_key, wants};
 use crate::spec::{Rotation, WhenFull};
 
 /// The keys that were given, in their order, and their values; a key that was not given changes nothing.
@@ -26,7 +26,7 @@ const LOG_KEYS: &[SubKey<Rotation>] = sub_keys! {
     /// Maximum age of rotated files, such as `30d`.
     max_age []: { "type": ["string", "integer"] }
         => |to, value| set(&mut to.max_age, optional(value, age));
-    /// Maximum total size of the rotated files of an app, such as `1G`. The oldest are deleted first.
+    /// Maximum total size of the rotated files of an app, such as `1G`; the oldest are removed first.
     max_total []: { "type": ["string", "integer"] }
         => |to, value| set(&mut to.max_total, optional(value, size));
     /// Compress rotated files with gzip.
@@ -38,7 +38,7 @@ const LOG_KEYS: &[SubKey<Rotation>] = sub_keys! {
     notifempty []: { "type": "boolean" } => |to, value| set(&mut to.rotate_empty, not(value));
     /// Date format in the names of rotated files.
     date_format []: { "type": "string" } => |to, value| set(&mut to.date_format, String::read(value));
-    /// When a log file cannot be written: block the app, or drop lines and count them.
+    /// While a log file cannot be written: block the app, or drop lines and record how many.
     when_full []: { "enum": ["block", "drop"] } => |to, value| set(&mut to.when_full, when_full(value));
 };
 
@@ -115,7 +115,7 @@ impl Reading for LogRules {
                 let directives = text.split([',', '\n', ';']).map(str::trim);
                 directives.filter(|directive| !directive.is_empty()).map(parse_directive).collect()
             }
-            _ => return wants("a table such as [apps.logs], or words such as \"daily, rotate 7, compress\""),
+            _ => return wants("a table, or logrotate directives such as \"daily, rotate 7, compress\""),
         };
         let mut checked = Rotation::default();
         rules.iter().try_for_each(|(key, value)| apply_rule(key, value, &mut checked))?;
@@ -137,13 +137,12 @@ fn parse_directive(directive: &str) -> (String, Value) {
 
 fn apply_rule(key: &str, value: &Value, to: &mut Rotation) -> Result<(), Wrong> {
     match find(LOG_KEYS, key).or_else(|| find(LOGROTATE_KEYS, key)) {
-        Some(row) => for_key(key, (row.set)(to, value)),
+        Some(row) => named(key, value, |value| (row.set)(to, value)),
         None if IGNORED.contains(&key) => Ok(()),
-        None if key == "budget" => wants_help(
-            "no `budget`: it applies to all apps",
-            "use `rsm conf logs.budget 10G`, or `max_total` for one app",
-        ),
-        None => unknown_key(key, LOG_KEYS),
+        None if key == "budget" => {
+            unknown_key(key, "use `rsm conf logs.budget 10G`, or `max_total` for one app")
+        }
+        None => unknown_key(key, names(LOG_KEYS)),
     }
 }
 
@@ -167,7 +166,7 @@ fn when_full(value: &Value) -> Result<WhenFull, Wrong> {
     match value.as_str() {
         Some("block") => Ok(WhenFull::Block),
         Some("drop") => Ok(WhenFull::Drop),
-        _ => wants(format!("\"block\" or \"drop\", not {}", shown(value))),
+        _ => wants("\"block\" or \"drop\""),
     }
 }
 
@@ -210,7 +209,7 @@ fn count(value: &Value) -> Result<Option<u32>, Wrong> {
     match (integer(value).map(u32::try_from), value.as_str()) {
         (Some(Ok(count)), _) => Ok(Some(count)),
         (_, Some("all" | "none")) => Ok(None),
-        _ => wants(format!("a number of files, or \"all\", not {}", shown(value))),
+        _ => wants("a number of files or \"all\""),
     }
 }
 
@@ -262,16 +261,16 @@ mod tests {
     #[test]
     fn mistakes_name_their_key() {
         for (value, told) in [
-            (json!({ "max_size": "big" }), "`max_size` to be a size"),
-            (json!({ "rotate": -1 }), "`rotate` to be a number of files"),
-            (json!({ "interval": "sometimes" }), "`interval` to be"),
-            (json!({ "compres": true }), "`compres`"),
-            (json!({ "budget": "1G" }), "no `budget`"),
-            (json!("daily, rotated 7"), "`rotated`"),
+            (json!({ "max_size": "big" }), "`logs.max_size`: expected a size"),
+            (json!({ "rotate": -1 }), "`logs.rotate`: expected a number of files"),
+            (json!({ "interval": "sometimes" }), "`logs.interval`: expected"),
+            (json!({ "compres": true }), "unknown key `logs.compres`"),
+            (json!({ "budget": "1G" }), "unknown key `logs.budget`"),
+            (json!("daily, rotated 7"), "unknown key `logs.rotated`"),
             (json!({ "when_full": "wait" }), "\"block\" or \"drop\""),
         ] {
             let wrong = rotation(value).unwrap_err();
-            assert!(wrong.wants.contains(told), "{wrong:?}");
+            assert!(wrong.message("logs", None).contains(told), "{wrong:?}");
         }
     }
 

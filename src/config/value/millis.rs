@@ -23,8 +23,8 @@ impl Reading for Millis {
         };
         match millis {
             Some(millis) if millis <= LONGEST => Ok(Self(Duration::from_millis(millis))),
-            Some(_) => wants("a year (365d) at most"),
-            None => wants("a time such as \"10s\", \"1m30s\", \"500ms\" or a number of milliseconds"),
+            Some(_) => wants("at most 365d"),
+            None => wants("a duration such as \"10s\", \"1m30s\" or \"500ms\", or a number of milliseconds"),
         }
     }
 }

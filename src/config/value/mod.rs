@@ -58,23 +58,81 @@ pub(super) trait Reading: Sized + JsonSchema {
     fn read(value: &Value) -> Result<Self, Wrong>;
 }
 
-/// Why a value cannot be taken, worded to follow "`key` wants".
+/// Why a value is invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Wrong {
-    /// What would be taken.
+    /// What is expected, worded to follow "expected".
     pub(super) wants: String,
     /// What to do; may be empty.
     pub(super) help: String,
+    /// Which part of the value is invalid.
+    pub(super) part: Part,
 }
 
-/// A value that cannot be taken, without more to say.
+/// The part of a value that is invalid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The value itself.
+    Whole,
+    /// An item of a list, as displayed.
+    Item(String),
+    /// The value of a key in a table, displayed in `found`.
+    Key { name: String, found: String },
+    /// A key that such a table does not have.
+    UnknownKey(String),
+    /// A key that such a table must have.
+    MissingKey(&'static str),
+}
+
+impl Wrong {
+    /// The error message for the value of `key`; `found` displays the value unless it is secret.
+    pub(super) fn message(&self, key: &str, found: Option<&str>) -> String {
+        match &self.part {
+            Part::Whole | Part::Item(_) => format!("invalid value for `{key}`: {}", self.expectation(found)),
+            Part::Key { name, found } => {
+                format!("invalid value for `{key}.{name}`: {}", self.expectation(Some(found)))
+            }
+            Part::UnknownKey(name) => format!("unknown key `{key}.{name}`"),
+            Part::MissingKey(name) => format!("missing key `{key}.{name}`"),
+        }
+    }
+
+    /// "expected X, found Y".
+    pub(super) fn expectation(&self, found: Option<&str>) -> String {
+        let found = match &self.part {
+            Part::Item(item) => Some(item.as_str()),
+            _ => found,
+        };
+        match found {
+            Some(found) => format!("expected {}, found {found}", self.wants),
+            None => format!("expected {}", self.wants),
+        }
+    }
+
+    /// The same error, of the value of a key in a table.
+    fn inside(self, name: &str, found: &Value) -> Self {
+        Self { part: Part::Key { name: name.to_owned(), found: shown(found) }, ..self }
+    }
+}
+
+/// An invalid value.
 pub(super) fn wants<T>(wants: impl Into<String>) -> Result<T, Wrong> {
-    Err(Wrong { wants: wants.into(), help: String::new() })
+    wants_help(wants, "")
 }
 
-/// A value that cannot be taken, and what to do.
+/// An invalid value, and what to do.
 pub(super) fn wants_help<T>(wants: impl Into<String>, help: impl Into<String>) -> Result<T, Wrong> {
-    Err(Wrong { wants: wants.into(), help: help.into() })
+    Err(Wrong { wants: wants.into(), help: help.into(), part: Part::Whole })
+}
+
+/// A key that a table does not have.
+fn unknown_key<T>(name: &str, help: impl Into<String>) -> Result<T, Wrong> {
+    Err(Wrong { wants: String::new(), help: help.into(), part: Part::UnknownKey(name.to_owned()) })
+}
+
+/// Reads the value of a key in a table.
+fn named<T>(name: &str, value: &Value, read: impl FnOnce(&Value) -> Result<T, Wrong>) -> Result<T, Wrong> {
+    read(value).map_err(|wrong| wrong.inside(name, value))
 }
 
 /// A value as shown in a message: short, and never more than one line.
@@ -103,7 +161,7 @@ impl Reading for bool {
         match value {
             Value::Bool(flag) => Ok(*flag),
             Value::String(text) if text == "true" || text == "false" => {
-                wants_help("true or false", format!("write {text} without quotes"))
+                wants_help("true or false", format!("remove the quotes: {text}"))
             }
             _ => wants("true or false"),
         }
@@ -113,10 +171,10 @@ impl Reading for bool {
 impl Reading for String {
     fn read(value: &Value) -> Result<Self, Wrong> {
         match value {
-            Value::String(text) if text.trim().is_empty() => wants_help("text", "leave the key out instead"),
+            Value::String(text) if text.trim().is_empty() => wants_help("text", "remove the key"),
             Value::String(text) if text.contains('\0') => wants("text without NUL characters"),
             Value::String(text) => Ok(text.clone()),
-            Value::Number(number) => wants_help("text", format!("put quotes round it: \"{number}\"")),
+            Value::Number(number) => wants_help("text", format!("add quotes: \"{number}\"")),
             _ => wants("text"),
         }
     }
@@ -130,14 +188,14 @@ mod tests {
     #[test]
     fn booleans_are_not_guessed() {
         assert_eq!(bool::read(&json!(true)), Ok(true));
-        assert_eq!(bool::read(&json!("false")).unwrap_err().help, "write false without quotes");
+        assert_eq!(bool::read(&json!("false")).unwrap_err().help, "remove the quotes: false");
         assert!(bool::read(&json!(1)).is_err());
     }
 
     #[test]
     fn text_is_something_to_read() {
         assert_eq!(String::read(&json!("x y")), Ok("x y".into()));
-        assert_eq!(String::read(&json!(5)).unwrap_err().help, "put quotes round it: \"5\"");
+        assert_eq!(String::read(&json!(5)).unwrap_err().help, "add quotes: \"5\"");
         assert!(String::read(&json!(" ")).is_err() && String::read(&json!("a\0")).is_err());
     }
 

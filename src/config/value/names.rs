@@ -49,10 +49,12 @@ impl Reading for AppName {
     fn read(value: &Value) -> Result<Self, Wrong> {
         let name = String::read(value)?;
         if name == "all" {
-            return wants_help("another name", "`all` means every app in commands");
+            return wants_help("a name other than `all`", "`all` selects all apps in commands");
         }
         if name.len() > LONGEST_NAME || name.chars().any(char::is_control) || name.trim() != name {
-            return wants(format!("one line of at most {LONGEST_NAME} bytes, without blanks at its ends"));
+            return wants(format!(
+                "one line of at most {LONGEST_NAME} bytes without leading or trailing spaces"
+            ));
         }
         Ok(Self(name))
     }
@@ -86,10 +88,10 @@ impl Reading for SignalName {
         match Signal::from_str(&name) {
             // These signals stop or continue a process, but do not terminate it.
             Ok(Signal::SIGSTOP | Signal::SIGTSTP | Signal::SIGCONT | Signal::SIGTTIN | Signal::SIGTTOU) => {
-                wants("a signal that ends the app, such as \"SIGTERM\"")
+                wants("a terminating signal, such as \"SIGTERM\"")
             }
             Ok(_) => Ok(Self(name)),
-            Err(_) => wants("a signal's name, such as \"SIGTERM\" or \"INT\""),
+            Err(_) => wants("a signal name, such as \"SIGTERM\" or \"INT\""),
         }
     }
 }
@@ -100,10 +102,10 @@ impl Reading for Who {
             // For `setuid`, the largest number means "do not change".
             return match u32::try_from(id) {
                 Ok(id) if id < u32::MAX => Ok(Self::Id(id)),
-                _ => wants("a name or a number from 0 on"),
+                _ => wants("a name or a non-negative number"),
             };
         }
-        String::read(value).map(Self::Name).or_else(|_| wants("a name or a number from 0 on"))
+        String::read(value).map(Self::Name).or_else(|_| wants("a name or a non-negative number"))
     }
 }
 
@@ -124,8 +126,8 @@ impl Reading for Cron {
     }
 }
 
-const CRON: &str =
-    "a schedule of five fields (minute hour day month weekday, \"0 4 * * *\"), or six with leading seconds";
+const CRON: &str = "a cron schedule of five fields (minute hour day month weekday, such as \"0 4 * * *\"), or six with \
+    leading seconds";
 
 impl Reading for LogKind {
     fn read(value: &Value) -> Result<Self, Wrong> {

@@ -47,7 +47,7 @@ impl Reading for Count {
     fn read(value: &Value) -> Result<Self, Wrong> {
         match integer(value).and_then(|number| u32::try_from(number).ok()) {
             Some(number) => Ok(Self(number)),
-            None => wants("a whole number from 0 on"),
+            None => wants("a non-negative integer"),
         }
     }
 }
@@ -64,7 +64,7 @@ impl Reading for Cores {
         match percent {
             // Below one percent, the quota is shorter than the minimum of the kernel.
             Some(percent) if (1.0..=1e6).contains(&percent) => Ok(Self(percent.round() as u32)),
-            _ => wants("cores such as 1.5, or percent of one such as \"150%\""),
+            _ => wants("a number of cores such as 1.5, or a percentage such as \"150%\""),
         }
     }
 }
@@ -87,7 +87,7 @@ impl Reading for Instances {
             Some(number @ FEWEST_INSTANCES..=0) => Ok(Self::CoresBut(number.unsigned_abs() as u32)),
             Some(number @ 1..=MOST_INSTANCES) => Ok(Self::Exactly(number.unsigned_abs() as u32)),
             Some(_) => wants(format!("at most {MOST_INSTANCES} instances")),
-            None => wants("a whole number or \"max\" (negative: so many fewer than cores)"),
+            None => wants("an integer or \"max\" (negative: that many fewer than cores)"),
         }
     }
 }

@@ -34,7 +34,7 @@ impl Reading for LogTo {
             Value::Bool(true) => Ok(Self::Default),
             Value::Bool(false) => Ok(Self::Off),
             Value::String(text) if text == "/dev/null" || text == "NULL" => Ok(Self::Nowhere),
-            Value::String(text) if text.ends_with('/') => wants("the path of a file"),
+            Value::String(text) if text.ends_with('/') => wants("a file path"),
             Value::String(_) => String::read(value).map(Self::Path).or_else(|_| wants("a path")),
             _ => wants("a path"),
         }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::table::{SubKey, find, for_key, properties, read_table, sub_keys};
-use super::{Millis, Reading, Wrong, integer, shown, wants, wants_help};
+use super::table::{SubKey, find, properties, read_table, sub_keys};
+use super::{Millis, Part, Reading, Wrong, integer, named, wants, wants_help};
 use crate::spec::{Autoscale, Check, PortRules, Probe};
 
 /// The readiness probe; none if it is disabled.
@@ -27,8 +27,7 @@ pub(in super::super) struct Scaling(pub(in super::super) Option<Autoscale>);
 /// Shorter intervals would make the probes a load of their own.
 const MIN_DURATION: Duration = Duration::from_millis(10);
 
-const PROBE_EXPECTED: &str =
-    "a table with one of http, tcp and exec, such as { http = \"http://127.0.0.1:3000/health\" }";
+const PROBE_EXPECTED: &str = "a table with exactly one of http, tcp and exec";
 
 /// What a probe does: one of these keys.
 const ACTION_KEYS: &[SubKey<Probe>] = sub_keys! {
@@ -73,7 +72,7 @@ const PORT_KEYS: &[SubKey<PortRules>] = sub_keys! {
         to.udp = bool::read(value)?;
         Ok(())
     };
-    /// Allow binding ports below 1024 for an unprivileged user.
+    /// Allow an unprivileged user to bind ports below 1024.
     privileged []: { "type": "boolean" } => |to, value| {
         to.privileged = bool::read(value)?;
         Ok(())
@@ -89,9 +88,9 @@ const AUTOSCALE_KEYS: &[SubKey<Autoscale>] = sub_keys! {
     cpu []: { "type": "integer", "minimum": 1 } => |to, value| parse_count(&mut to.cpu, value);
     /// Scale up above this number of queued connections per instance. Default: 16.
     queue []: { "type": "integer", "minimum": 1 } => |to, value| parse_count(&mut to.queue, value);
-    /// Time above the threshold before scaling up. Default: 10s.
+    /// Time above a threshold before scaling up. Default: 10s.
     up_after []: { "type": ["string", "integer"] } => |to, value| parse_time(&mut to.up_after, value);
-    /// Time below the threshold before scaling down. Default: 60s.
+    /// Time below the thresholds before scaling down. Default: 60s.
     down_after []: { "type": ["string", "integer"] } => |to, value| parse_time(&mut to.down_after, value);
 };
 
@@ -134,9 +133,9 @@ fn parse_url(value: &Value) -> Result<String, Wrong> {
     match url.strip_prefix("http://") {
         Some(rest) if !rest.is_empty() && !rest.starts_with('/') => Ok(url),
         _ if url.starts_with("https://") => {
-            wants_help("an http:// address", "for TLS use exec = \"curl -fsS https://…\"")
+            wants_help("an http:// URL", "for HTTPS, use `exec` with curl -fsS https://…")
         }
-        _ => wants("an address such as \"http://127.0.0.1:3000/health\""),
+        _ => wants("a URL such as \"http://127.0.0.1:3000/health\""),
     }
 }
 
@@ -148,7 +147,7 @@ fn parse_address(value: &Value) -> Result<String, Wrong> {
     // With a variable in it, only the instance knows.
     match address.contains('$') || is_address(&address) {
         true => Ok(address),
-        false => wants(format!("a port or host:port, not {}", shown(value))),
+        false => wants("a port or host:port"),
     }
 }
 
@@ -161,7 +160,7 @@ fn is_address(text: &str) -> bool {
 impl Reading for Ports {
     fn read(value: &Value) -> Result<Self, Wrong> {
         let Value::Object(table) = value else {
-            return wants("a table such as { udp = true, privileged = true }");
+            return wants("a table with `udp` or `privileged`");
         };
         let mut rules = PortRules::default();
         read_table(table, PORT_KEYS, &mut rules)?;
@@ -174,14 +173,14 @@ impl Reading for Scaling {
         let table = match value {
             Value::Bool(false) => return Ok(Self(None)),
             Value::Object(table) => table,
-            _ => return wants("a table such as { min = 1, max = 8, cpu = 70 }"),
+            _ => return wants("a table with `max`, and optionally min, cpu, queue, up_after and down_after"),
         };
         let mut rules = Autoscale::between(1, 0);
         read_table(table, AUTOSCALE_KEYS, &mut rules)?;
         match rules.max {
-            0 => wants("a table with `max`, the maximum number of instances"),
+            0 => Err(Wrong { wants: "`max`".into(), help: String::new(), part: Part::MissingKey("max") }),
             max if max < rules.min => {
-                for_key("max", wants(format!("at least `min`, which is {}", rules.min)))
+                named("max", &max.into(), |_| wants(format!("at least `min` ({})", rules.min)))
             }
             _ => Ok(Self(Some(rules))),
         }
@@ -204,7 +203,7 @@ fn parse_count(to: &mut u32, value: &Value) -> Result<(), Wrong> {
             *to = count;
             Ok(())
         }
-        _ => wants(format!("a number from 1 on, not {}", shown(value))),
+        _ => wants("an integer of at least 1"),
     }
 }
 
@@ -251,16 +250,19 @@ mod tests {
             (json!({}), "one of http, tcp and exec"),
             (json!("http://x"), "one of http, tcp and exec"),
             (json!({ "http": "http://a/", "tcp": 1 }), "one of http, tcp and exec"),
-            (json!({ "http": "https://a/" }), "an http:// address"),
-            (json!({ "http": "127.0.0.1:3000" }), "an address such as"),
+            (json!({ "http": "https://a/" }), "an http:// URL"),
+            (json!({ "http": "127.0.0.1:3000" }), "a URL such as"),
             (json!({ "tcp": "host" }), "a port or host:port"),
             (json!({ "tcp": 70000 }), "a port or host:port"),
-            (json!({ "exec": "true", "intervall": 1 }), "`intervall`"),
-            (json!({ "exec": "true", "interval": 0 }), "`interval` to be at least"),
-            (json!({ "exec": "true", "retries": 0 }), "`retries` to be a number from 1 on"),
+            (json!({ "exec": "true", "intervall": 1 }), "unknown key `health.intervall`"),
+            (json!({ "exec": "true", "interval": 0 }), "`health.interval`: expected at least"),
+            (
+                json!({ "exec": "true", "retries": 0 }),
+                "`health.retries`: expected an integer of at least 1, found 0",
+            ),
         ] {
             let wrong = HealthCheck::read(&value).unwrap_err();
-            assert!(wrong.wants.contains(told), "{value}: {wrong:?}");
+            assert!(wrong.message("health", None).contains(told), "{value}: {wrong:?}");
         }
         assert!(ReadyCheck::read(&json!({ "exec": "true", "retries": 3 })).is_err(), "only for health");
     }
@@ -269,11 +271,18 @@ mod tests {
     fn ports_and_scaling() {
         let ports = Ports::read(&json!({ "udp": true })).unwrap().0;
         assert!(ports.udp && !ports.privileged);
-        assert!(Ports::read(&json!({ "tcp": true })).unwrap_err().wants.contains("`tcp`"));
+        assert!(
+            Ports::read(&json!({ "tcp": true })).unwrap_err().message("ports", None).contains("`ports.tcp`")
+        );
         let scaling =
             Scaling::read(&json!({ "min": 2, "max": 4, "cpu": 50, "up_after": "2s" })).unwrap().0.unwrap();
         assert_eq!((scaling.min, scaling.max, scaling.cpu, scaling.up_after.as_secs()), (2, 4, 50, 2));
-        assert!(Scaling::read(&json!({ "min": 2 })).unwrap_err().wants.contains("`max`"));
+        assert!(
+            Scaling::read(&json!({ "min": 2 }))
+                .unwrap_err()
+                .message("autoscale", None)
+                .contains("`autoscale.max`")
+        );
         assert!(Scaling::read(&json!({ "min": 3, "max": 2 })).unwrap_err().wants.contains("at least `min`"));
     }
 }

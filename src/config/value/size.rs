@@ -17,9 +17,9 @@ impl Reading for Size {
             _ => None,
         };
         match bytes {
-            Some(0) => wants("more than 0 bytes (leave it out to have no limit)"),
+            Some(0) => wants("more than 0 bytes (remove the key for no limit)"),
             Some(bytes) => Ok(Self(bytes)),
-            None => wants("a size such as \"300M\", \"1.5G\" or a number of bytes"),
+            None => wants("a size such as \"300M\" or \"1.5G\", or a number of bytes"),
         }
     }
 }

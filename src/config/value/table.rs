@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::super::key_def::to_camel_case;
-use super::{Wrong, wants_help};
+use super::{Wrong, named, unknown_key};
 
 /// A key of the table that becomes a `T`.
 pub(super) struct SubKey<T: 'static> {
@@ -16,7 +16,7 @@ pub(super) struct SubKey<T: 'static> {
     pub(super) doc: &'static str,
     /// What it takes.
     pub(super) schema: fn() -> Value,
-    /// Reads the value into `T`; an error is worded to follow "`key` to be".
+    /// Reads the value into `T`.
     pub(super) set: fn(&mut T, &Value) -> Result<(), Wrong>,
 }
 
@@ -53,21 +53,15 @@ pub(super) fn read_table<T>(
     into: &mut T,
 ) -> Result<(), Wrong> {
     table.iter().try_for_each(|(key, value)| match find(keys, key) {
-        Some(row) => for_key(key, (row.set)(into, value)),
-        None => unknown_key(key, keys),
+        Some(row) => named(key, value, |value| (row.set)(into, value)),
+        None => unknown_key(key, names(keys)),
     })
 }
 
-/// An error of a value, with the key in it.
-pub(super) fn for_key<T>(key: &str, result: Result<T, Wrong>) -> Result<T, Wrong> {
-    result.map_err(|wrong| Wrong { wants: format!("`{key}` to be {}", wrong.wants), help: wrong.help })
-}
-
-/// A key that is not in the table.
-pub(super) fn unknown_key<R, T>(key: &str, keys: &[SubKey<T>]) -> Result<R, Wrong> {
+/// The help for an unknown key.
+pub(super) fn names<T>(keys: &[SubKey<T>]) -> String {
     let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
-    let help = format!("the keys are {}", names.join(", "));
-    wants_help(format!("known keys; `{key}` is unknown"), help)
+    format!("use one of {}", names.join(", "))
 }
 
 /// The schemas of the keys, by name.

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Reading, Wrong, wants, wants_help};
+use super::{Part, Reading, Wrong, wants, wants_help};
 
 /// A list of words, or one string split at whitespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,11 +15,11 @@ impl Reading for Words {
                 Some(words) if !text.contains('\0') => Ok(Self(words)),
                 Some(_) => wants("text without NUL characters"),
                 None => {
-                    wants_help("words", "a quote is not closed; close it, or write a list: [\"a\", \"b\"]")
+                    wants_help("a string with closed quotes", "close the quote, or use a list of strings")
                 }
             },
             Value::Array(items) => items.iter().map(word).collect::<Result<_, _>>().map(Self),
-            _ => wants("a list of words or one string"),
+            _ => wants("a string or a list of strings"),
         }
     }
 }
@@ -34,7 +34,11 @@ fn word(item: &Value) -> Result<String, Wrong> {
     match item {
         Value::String(text) if !text.contains('\0') => Ok(text.clone()),
         Value::Number(number) => Ok(number.to_string()),
-        other => wants(format!("words only; {} is none", super::shown(other))),
+        other => Err(Wrong {
+            wants: "a list of strings".into(),
+            help: String::new(),
+            part: Part::Item(super::shown(other)),
+        }),
     }
 }
 

@@ -27,15 +27,15 @@ use tree::{Change, Tree};
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
     /// A path to watch is not there.
-    #[error("cannot watch {path}: no such file or directory. Create it or correct watch.")]
+    #[error("cannot watch {path}: no such file or directory")]
     Missing {
         /// The path.
         path: PathBuf,
     },
     /// The user's limit on watched directories is reached.
     #[error(
-        "cannot watch {path}: no inotify watches left for this user. Ignore large directories \
-         with ignore_watch, or raise the limit: sysctl fs.inotify.max_user_watches=524288"
+        "cannot watch {path}: inotify watch limit reached; exclude large directories with ignore_watch, or \
+        raise fs.inotify.max_user_watches"
     )]
     Watches {
         /// The directory that was one too many.
@@ -43,12 +43,12 @@ pub enum WatchError {
     },
     /// The user's limit on watchers, or the daemon's on open files, is reached.
     #[error(
-        "cannot watch files: too many watched apps, or too many open files. Raise the limit \
-         (sysctl fs.inotify.max_user_instances=1024, or the daemon's ulimit -n), or watch fewer apps."
+        "cannot watch files: too many inotify instances or open files; raise fs.inotify.max_user_instances \
+        or `ulimit -n`"
     )]
     Watchers,
     /// A pattern to ignore is not one.
-    #[error("ignore_watch: \"{pattern}\": {problem}. Write it as in a .gitignore file.")]
+    #[error("invalid ignore_watch pattern \"{pattern}\": {problem}")]
     Pattern {
         /// As given.
         pattern: String,
@@ -121,7 +121,7 @@ impl Watching {
                 Ok(Woken::Stopped) => return,
                 Ok(Woken::Changes) => self.read(),
                 Ok(Woken::Quiet) | Err(Errno::EINTR) => {}
-                Err(errno) => return tracing::error!("watching files ended: {}", errno.desc()),
+                Err(errno) => return tracing::error!("file watching stopped: {}", errno.desc()),
             }
             if let Some(path) = self.quiet.take(Instant::now())
                 && self.changed.send(path).is_err()
@@ -166,7 +166,8 @@ impl Watching {
         }
         if let Some(path) = self.quiet.restless(Instant::now()) {
             tracing::warn!(
-                "not restarting yet: files keep changing, {} for one; if the app writes it, ignore it",
+                "restart delayed: files keep changing (for example {}); add it to ignore_watch if the app \
+                writes it",
                 path.display()
             );
         }

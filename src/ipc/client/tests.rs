@@ -145,7 +145,7 @@ async fn a_refusal_keeps_its_words() {
     talk(&[&[&answer]], async |home| {
         let mut client = Client::connect(&home).await.unwrap();
         let error = client.bytes(&stop_all()).await.unwrap_err();
-        assert_eq!(error.to_string(), "no app \"x\". `rsm list` shows all");
+        assert_eq!(error.to_string(), "no app \"x\"; `rsm list` shows all");
     })
     .await;
 }
@@ -196,7 +196,7 @@ async fn nobody_there_is_said_so_and_nothing_is_made() {
 #[tokio::test]
 async fn a_path_too_long_names_the_remedy() {
     let error = Client::connect(&Home::at(format!("/tmp/{}", "x".repeat(200)))).await.unwrap_err();
-    assert!(error.to_string().contains("set RSM_HOME to a shorter one"), "{error}");
+    assert!(error.to_string().contains("set RSM_HOME to a shorter path"), "{error}");
 }
 
 #[tokio::test]

@@ -70,7 +70,7 @@ async fn two_at_once_launch_one_daemon() {
 async fn a_keeper_that_fails_is_quoted() {
     with_home(async |home| {
         let fail = async |script| connect_or(home, shell(script)).await.unwrap_err().to_string();
-        assert_eq!(fail("echo 'error: no space' >&2; exit 3").await, "the daemon did not start: no space");
+        assert_eq!(fail("echo 'error: no space' >&2; exit 3").await, "failed to start the daemon: no space");
         assert!(fail("kill -9 $$").await.contains("SIGKILL"));
         // Longer than any pipe, and with a descendant that keeps standard error open.
         let script = "mkfifo held; (read x < held) & head -c 300000 /dev/zero | tr '\\0' x >&2; exit 1";

@@ -41,7 +41,7 @@ impl Drop for Taken<'_> {
 impl Taken<'_> {
     fn more(&mut self, bytes: usize) -> Result<(), ApiError> {
         let left = self.room.left.get().checked_sub(bytes).ok_or_else(|| {
-            ApiError::new(ErrorCode::Unavailable, "too many large requests at once").hint("Try again later.")
+            ApiError::new(ErrorCode::Unavailable, "too many large requests").hint("try again later")
         })?;
         self.room.left.set(left);
         self.bytes += bytes;
@@ -59,7 +59,7 @@ pub(super) async fn read(body: Incoming, room: &Room) -> Result<(Vec<u8>, Taken<
         return Err(too_long());
     }
     let slow = |_| {
-        let text = format!("the body did not arrive within {} s", BODY_TIME.as_secs());
+        let text = format!("request body not received within {} s", BODY_TIME.as_secs());
         Err(ApiError::new(ErrorCode::Invalid, text))
     };
     tokio::time::timeout(BODY_TIME, collect(body, room)).await.unwrap_or_else(slow)
@@ -69,8 +69,15 @@ async fn collect(mut body: Incoming, room: &Room) -> Result<(Vec<u8>, Taken<'_>)
     let mut taken = Taken { room, bytes: 0 };
     let mut read = Vec::new();
     while let Some(frame) = body.frame().await {
-        let frame =
-            frame.map_err(|error| ApiError::new(ErrorCode::Invalid, format!("reading the body: {error}")))?;
+        let frame = frame.map_err(|error| {
+            ApiError::new(
+                ErrorCode::Invalid,
+                format!(
+                    "cannot read the request body: \
+                {error}"
+                ),
+            )
+        })?;
         let Ok(data) = frame.into_data() else { continue }; // trailers say nothing to us
         if read.len() + data.len() > LONGEST_BODY {
             return Err(too_long());
@@ -82,8 +89,8 @@ async fn collect(mut body: Incoming, room: &Room) -> Result<(Vec<u8>, Taken<'_>)
 }
 
 fn too_long() -> ApiError {
-    ApiError::new(ErrorCode::TooLarge, format!("the body is longer than {} MiB", LONGEST_BODY >> 20))
-        .hint("Send fewer apps at a time.")
+    ApiError::new(ErrorCode::TooLarge, format!("request body exceeds {} MiB", LONGEST_BODY >> 20))
+        .hint("split the request")
 }
 
 #[cfg(test)]

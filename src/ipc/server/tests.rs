@@ -192,7 +192,7 @@ async fn a_slow_client_is_hung_up_on() {
         let head = "POST /v1/apps HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n";
         let heard = server.say(format!("{head}{{")).await;
         assert_eq!(status(&heard), "400");
-        assert!(heard.contains("did not arrive within 30 s"), "{heard}");
+        assert!(heard.contains("not received within 30 s"), "{heard}");
         assert!(server.fake.asked.borrow().is_empty());
     })
     .await;

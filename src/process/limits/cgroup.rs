@@ -33,8 +33,8 @@ impl CgroupRoot {
     /// Why there is none, for people.
     pub fn discover(name: &str) -> Result<Self, String> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let mount = mount_point(&mounts).ok_or("no cgroup v2 is mounted")?;
-        let own = cgroup_of("self").map(|own| mount.join(own)).ok_or("rsm is in no cgroup v2")?;
+        let mount = mount_point(&mounts).ok_or("cgroup v2 is not mounted")?;
+        let own = cgroup_of("self").map(|own| mount.join(own)).ok_or("rsm is not in a cgroup v2")?;
         // Made by a daemon before this one.
         if own.ends_with(MAIN_GROUP)
             && let Some(base) = own.parent().filter(|base| is_delegated(base))
@@ -49,7 +49,7 @@ impl CgroupRoot {
         }
         enable_controllers(&mount);
         let base = mount.join(name);
-        fs::create_dir_all(&base).map_err(|error| format!("{}: {error}", base.display()))?;
+        fs::create_dir_all(&base).map_err(|error| format!("cannot create {}: {error}", base.display()))?;
         Self::prepare(&base).inspect_err(|_| drop(fs::remove_dir(&base)))
     }
 
@@ -60,10 +60,11 @@ impl CgroupRoot {
     fn prepare(base: &Path) -> Result<Self, String> {
         let offered = fs::read_to_string(base.join("cgroup.controllers")).unwrap_or_default();
         if !offered.split_whitespace().any(|name| CONTROLLERS.contains(&name)) {
-            return Err(format!("{} has none of the controllers memory, cpu and pids", base.display()));
+            return Err(format!("{} has no memory, cpu or pids controller", base.display()));
         }
-        move_own_processes(base)
-            .map_err(|error| format!("moving rsm's processes to {}/{MAIN_GROUP}: {error}", base.display()))?;
+        move_own_processes(base).map_err(|error| {
+            format!("cannot move the processes of rsm to {}/{MAIN_GROUP}: {error}", base.display())
+        })?;
         enable_controllers(base);
         let root = Self { path: base.to_owned() };
         root.remove_empty_groups();
@@ -234,7 +235,7 @@ mod tests {
     #[test]
     fn a_place_without_controllers_is_none() {
         let dir = group("hugetlb\n");
-        assert!(CgroupRoot::prepare(dir.path()).unwrap_err().contains("none of the controllers"));
+        assert!(CgroupRoot::prepare(dir.path()).unwrap_err().contains("has no memory"));
     }
 
     #[test]

@@ -40,11 +40,11 @@ pub enum Support {
 impl fmt::Display for Support {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Full => write!(out, "the kernel allows all of it"),
+            Self::Full => write!(out, "supported by the kernel"),
             Self::InjectOnly(errno) => {
-                write!(out, "sockets cannot be taken out of a program here (pidfd_getfd: {})", errno.desc())
+                write!(out, "pidfd_getfd is not permitted ({})", errno.desc())
             }
-            Self::Unsupported { step, errno } => write!(out, "{step} is not possible here: {}", errno.desc()),
+            Self::Unsupported { step, errno } => write!(out, "{step} is not available: {}", errno.desc()),
         }
     }
 }
@@ -64,25 +64,29 @@ type FailedStep = (&'static str, Errno);
 fn run_checks(user: Option<(u32, u32)>) -> Result<Support, FailedStep> {
     let failed = |step| move |errno| (step, errno);
     let program = program(SupervisedCalls::BindListenSetsockopt);
-    let (said, child_says) = pipe2(OFlag::O_CLOEXEC).map_err(failed("a pipe"))?;
+    let (said, child_says) = pipe2(OFlag::O_CLOEXEC).map_err(failed("creating a pipe"))?;
     let new_socket = || socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
-    let sockets = (new_socket().map_err(failed("a socket"))?, new_socket().map_err(failed("a socket"))?);
+    let sockets = (
+        new_socket().map_err(failed("creating a socket"))?,
+        new_socket().map_err(failed("creating a socket"))?,
+    );
     let child = TestChild::start(&program, user, child_says.as_raw_fd(), sockets.0.as_raw_fd())
-        .map_err(failed("a process"))?;
-    let notifier = receive_notifier(&said).map_err(failed("installing the filter (seccomp)"))?;
-    wait_readable(notifier.as_fd()).map_err(failed("the notification of a call (seccomp)"))?;
+        .map_err(failed("creating a process"))?;
+    let notifier = receive_notifier(&said).map_err(failed("the seccomp filter"))?;
+    wait_readable(notifier.as_fd()).map_err(failed("the seccomp notification"))?;
     let mut call = Notification::default();
-    notifier.receive(&mut call).map_err(failed("the notification of a call (seccomp)"))?;
-    let process = Caller::of_thread(call.tid).map_err(failed("the caller's status in /proc"))?.pid;
+    notifier.receive(&mut call).map_err(failed("the seccomp notification"))?;
+    let process = Caller::of_thread(call.tid).map_err(failed("the status of the process in /proc"))?.pid;
     // The child has a copy of our memory, so what lies here lies there, too.
     read_memory(call.tid, program.as_ptr() as u64, 8)
-        .map_err(failed("reading its memory (process_vm_readv)"))?;
-    SocketFd::of(process, sockets.0.as_raw_fd()).map_err(failed("its descriptors in /proc"))?;
+        .map_err(failed("reading process memory (process_vm_readv)"))?;
+    SocketFd::of(process, sockets.0.as_raw_fd())
+        .map_err(failed("the descriptors of the process in /proc"))?;
     let place = notifier.add_fd(call.id, sockets.1.as_fd(), sockets.0.as_raw_fd(), true);
-    place.map_err(failed("replacing its socket (SECCOMP_ADDFD, Linux 5.9)"))?;
+    place.map_err(failed("replacing a socket (SECCOMP_ADDFD, Linux 5.9)"))?;
     let number = sockets.1.as_raw_fd();
     let taken = pidfd_open(process).and_then(|process| pidfd_getfd(process.as_fd(), number));
-    notifier.respond(call.id, Ok(())).map_err(failed("answering a call (seccomp)"))?;
+    notifier.respond(call.id, Ok(())).map_err(failed("the seccomp response"))?;
     drop((child, child_says));
     Ok(taken.map_or_else(Support::InjectOnly, |_| Support::Full))
 }
@@ -204,16 +208,13 @@ mod tests {
             let _notifier = install_program(&program(SupervisedCalls::BindListen)).unwrap();
             detect(None)
         });
-        let nothing = Support::Unsupported { step: "installing the filter (seccomp)", errno: Errno::EBUSY };
+        let nothing = Support::Unsupported { step: "the seccomp filter", errno: Errno::EBUSY };
         assert_eq!(support.join().unwrap(), nothing);
     }
 
     #[test]
     fn an_answer_says_what_and_why() {
-        let nothing = Support::Unsupported { step: "installing the filter (seccomp)", errno: Errno::EBUSY };
-        assert_eq!(
-            nothing.to_string(),
-            "installing the filter (seccomp) is not possible here: Device or resource busy"
-        );
+        let nothing = Support::Unsupported { step: "the seccomp filter", errno: Errno::EBUSY };
+        assert_eq!(nothing.to_string(), "the seccomp filter is not available: Device or resource busy");
     }
 }

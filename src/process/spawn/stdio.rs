@@ -59,7 +59,7 @@ pub fn input_pipe(uid: Option<u32>) -> nix::Result<OwnedFd> {
 /// It has another standard input now (`InvalidInput`), or is gone.
 pub async fn write_stdin(process: ProcessRef, bytes: &[u8]) -> io::Result<()> {
     let path = format!("/proc/{}/fd/0", process.pid);
-    let other = || io::Error::new(io::ErrorKind::InvalidInput, "its standard input is not that of its start");
+    let other = || io::Error::new(io::ErrorKind::InvalidInput, "stdin was replaced");
     if !fds::is_pipe(process.pid, libc::STDIN_FILENO)? {
         return Err(other());
     }

@@ -14,7 +14,7 @@ fn stop_keeps_app_listed_and_delete_removes() {
     let job = rsm.pids("job")[0];
     rsm.ok(&["delete", "job"]).says("job (3): deleted");
     assert!(!alive(job) && rsm.statuses("job").is_empty());
-    rsm.run(&["stop", "job"]).code(1).says("no app, namespace or id \"job\"");
+    rsm.run(&["stop", "job"]).code(1).says("no app, namespace or id matches \"job\"");
     rsm.ok(&["del", "api"]);
     assert_eq!(all_of(&rsm).len(), 1);
 }
@@ -65,7 +65,7 @@ fn signal_is_sent_unchanged() {
     assert_eq!(rsm.pids("app"), [pid]);
     rsm.run(&["sendSignal", "SIGNONE", "app"]).code(1).says("SIGNONE").says("help:");
     rsm.ok(&["stop", "app"]);
-    rsm.run(&["sendSignal", "SIGUSR2", "app"]).code(1).says("none of the selected instances runs");
+    rsm.run(&["sendSignal", "SIGUSR2", "app"]).code(1).says("no selected instance is running");
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn fatal_signal_counts_as_crash() {
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
     let pid = rsm.pids("nap")[0];
     rsm.ok(&["sendSignal", "SIGTERM", "nap"]);
-    rsm.until("a new process", |rsm| rsm.pids("nap").first().filter(|new| **new != pid).copied());
+    rsm.wait_until("a new process", |rsm| rsm.pids("nap").first().filter(|new| **new != pid).copied());
     let nap = &rsm.json(&["describe", "nap", "--json"])[0];
     assert_eq!(
         (&nap["exits"][0]["exit"]["signal"]["number"], &nap["exits"][0]["asked"]),

@@ -35,7 +35,7 @@ fn scale_rejects_same_count_but_allows_zero() {
     rsm.ok(&["start", "sleep 1000", "--name", "api", "-i", "2"]);
     let before = all_of(&rsm);
     for same in ["2", "+0", "-0"] {
-        rsm.run(&["scale", "api", same]).code(1).says("has 2 instances already");
+        rsm.run(&["scale", "api", same]).code(1).says("already has 2 instances");
     }
     for senseless in ["", "two", "1.5", "--1"] {
         rsm.run(&["scale", "api", senseless]).code(2);

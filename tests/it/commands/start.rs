@@ -57,7 +57,7 @@ fn starts_stopped_app_by_name_or_id() {
     assert_eq!(rsm.statuses("nap"), ["stopped", "online"]);
     rsm.ok(&["start", "all"]);
     assert_eq!(rsm.statuses("nap"), ["online", "online"]);
-    rsm.run(&["start", "7"]).code(1).says("no app, namespace or id \"7\"");
+    rsm.run(&["start", "7"]).code(1).says("no app, namespace or id matches \"7\"");
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn rejects_running_name_unless_forced() {
     let rsm = Rsm::new().file("app.sh", SLEEPER);
     rsm.ok(&["start", "./app.sh"]);
     let before = all_of(&rsm);
-    rsm.run(&["start", "./app.sh"]).code(1).says("runs already").says("--force");
+    rsm.run(&["start", "./app.sh"]).code(1).says("is already running").says("--force");
     assert_eq!(all_of(&rsm), before);
     rsm.ok(&["start", "./app.sh", "--force"]);
     assert_eq!(rsm.pids("app").len(), 2);
@@ -164,7 +164,7 @@ fn only_and_env_select_from_file() {
     assert!(rsm.statuses("worker").is_empty());
     let env = environ(rsm.pids("api")[0]);
     assert_eq!((&*env["MODE"], &*env["KEPT"]), ("production", "yes"));
-    rsm.run(&["start", "ecosystem.toml", "--only", "apj"]).code(1).says("apj").says("it has: api, worker");
+    rsm.run(&["start", "ecosystem.toml", "--only", "apj"]).code(1).says("apj").says("available: api, worker");
     rsm.ok(&["start", "ecosystem.toml", "--env", "staging", "--only", "worker"]).says("no `env_staging`");
     rsm.run(&["start", "sleep", "--env", "production"]).code(2).says("--env");
 }

@@ -123,7 +123,7 @@ fn no_daemon_ends_apps_with_command() {
     let mut command = rsm.command(&["start", "app.sh", "--no-daemon"]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_until("the app runs", || rsm.home().join("rsm.sock").exists().then_some(()));
-    rsm.until_status("app", "online");
+    rsm.wait_status("app", "online");
     let pids = rsm.pids("app");
     let (daemon, keeper) = rsm.managers();
     // The command listens for the signal before it follows the logs; it is sent until it has heard.

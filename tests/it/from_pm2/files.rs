@@ -32,7 +32,7 @@ fn config_js_with_env_and_node_args_starts() {
     assert_eq!(environ(rsm.pids("aivider-server")[3])["NODE_ENV"], "production");
     rsm.ok(&["stop", "ecosystem.config.js", "--only", "aivider-server other"]);
     assert!(rsm.list().iter().all(|view| view["status"] == "stopped"));
-    rsm.run(&["stop", "ecosystem.config.js", "--only", "nobody"]).code(1).says("there is no app \"nobody\"");
+    rsm.run(&["stop", "ecosystem.config.js", "--only", "nobody"]).code(1).says("app \"nobody\" not found");
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn standard_input_is_accepted_as_file() {
     assert_eq!(rsm.pids("app").len(), 1);
     with_input(&rsm, &["start", "-"], b"{ \"apps\": [{ \"script\": 5 }] }")
         .code(1)
-        .says("standard input:1:24: `script` wants");
+        .says("standard input:1:24: invalid value for `script`");
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn converted_file_starts_same_apps() {
         "e.config.js",
         "module.exports = { apps: [{ script: './app.sh', instances: 2, env: { A: 'x y' }, vizion: false }] }",
     );
-    rsm.ok(&["convert", "e.config.js", "-o", "ecosystem.toml"]).says("`vizion` has no effect here");
+    rsm.ok(&["convert", "e.config.js", "-o", "ecosystem.toml"]).says("`vizion` is ignored");
     rsm.run(&["convert", "e.config.js", "-o", "ecosystem.toml"]).code(1).says("already exists");
     let text = rsm.ok(&["convert", "e.config.js"]).shows("[[apps]]").stdout;
     assert_eq!(std::fs::read_to_string(rsm.dir().join("ecosystem.toml")).unwrap(), text);
@@ -134,7 +134,7 @@ fn converted_file_starts_same_apps() {
 #[test]
 fn init_file_starts_and_is_not_overwritten() {
     let rsm = Rsm::new();
-    rsm.ok(&["init"]).says("wrote ecosystem.toml");
+    rsm.ok(&["init"]).says("created ecosystem.toml");
     rsm.ok(&["start"]);
     assert_eq!(rsm.pids("clock").len(), 1);
     rsm.write("ecosystem.toml", "mine");

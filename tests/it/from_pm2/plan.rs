@@ -87,7 +87,7 @@ fn apply_changes_only_differences() {
     assert_eq!(["same", "more"].map(pid), before[..2]);
     rsm.ok(&["stop", "same"]);
     rsm.ok(&["apply", "e.toml"]).says("not running");
-    rsm.until_status("same", "online");
+    rsm.wait_status("same", "online");
     rsm.ok(&["apply", "e.toml"]).says("no changes");
 }
 
@@ -96,7 +96,7 @@ fn apply_rejects_invalid_file() {
     let rsm = Rsm::new().file("e.toml", FILE);
     rsm.ok(&["apply", "e.toml"]);
     rsm.write("e.toml", "[[apps]]\nname = 'x'\n");
-    rsm.run(&["apply", "e.toml", "--prune"]).code(1).says("has no script");
+    rsm.run(&["apply", "e.toml", "--prune"]).code(1).says("missing `script`");
     assert_eq!(rsm.list().len(), 5);
 }
 
@@ -112,12 +112,12 @@ fn drift_is_marked_until_applied() {
     let drift = |rsm: &Rsm| rsm.list()[0]["drift"].as_str().unwrap_or_default().to_owned();
     assert_eq!(drift(&rsm), "");
     rsm.write("ecosystem.toml", &file(10));
-    assert!(drift(&rsm).ends_with("ecosystem.toml has changed since"), "{}", drift(&rsm));
+    assert!(drift(&rsm).ends_with("ecosystem.toml was modified"), "{}", drift(&rsm));
     rsm.ok(&["list"]).shows("nap *").shows("* nap: ");
     rsm.ok(&["apply", "ecosystem.toml"]);
     assert_eq!(drift(&rsm), "");
     rsm.ok(&["scale", "nap", "2"]);
-    assert!(drift(&rsm).starts_with("it has 2 instances, and 1 in "), "{}", drift(&rsm));
+    assert!(drift(&rsm).starts_with("2 instances running, 1 in "), "{}", drift(&rsm));
     rsm.ok(&["scale", "nap", "1"]);
     assert_eq!(drift(&rsm), "", "taken back");
     rsm.ok(&["restart", "nap", "--kill-timeout", "7s", "--update-env"]);
@@ -132,8 +132,11 @@ fn drift_is_marked_until_applied() {
         format!("POST /v1/instances/restart HTTP/1.1\r\nHost: rsm\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{patch}")
             .as_bytes(),
     );
-    assert!(changed.contains("200 OK") && drift(&rsm).starts_with("a command has changed it"), "{changed}");
-    assert!(rsm.ok(&["describe", "nap"]).stdout.contains("a command has changed it"));
+    assert!(
+        changed.contains("200 OK") && drift(&rsm).starts_with("settings were changed by a command"),
+        "{changed}"
+    );
+    assert!(rsm.ok(&["describe", "nap"]).stdout.contains("settings were changed by a command"));
     rsm.ok(&["apply", "ecosystem.toml"]);
     let pid = rsm.pids("nap");
     // Written again and the same: no difference. One in nothing that matters is one until it was looked at.
@@ -148,7 +151,7 @@ fn drift_is_marked_until_applied() {
     rsm.ok(&["resurrect"]);
     assert_eq!(drift(&rsm), "", "known from one daemon to the next");
     fs::remove_file(rsm.dir().join("ecosystem.toml")).unwrap();
-    assert!(drift(&rsm).ends_with("is gone"));
+    assert!(drift(&rsm).ends_with("was deleted"));
 }
 
 #[test]
@@ -188,6 +191,6 @@ fn apply_reloads_shared_ports_and_keeps_stopped() {
     assert_eq!(cmdline(rsm.pids("job")[0])[1], "1002");
     rsm.write("app.js", "process.exit(3)");
     rsm.write("e.toml", &file("3"));
-    rsm.run(&["apply", "e.toml"]).code(1).says("the new process has ended");
+    rsm.run(&["apply", "e.toml"]).code(1).says("the replacement exited");
     assert_eq!(rsm.pids("web"), after, "a version that fails leaves the old one in place");
 }

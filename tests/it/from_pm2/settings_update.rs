@@ -33,7 +33,7 @@ fn crash_keeps_settings() {
     let rsm = changed();
     let pid = rsm.pids("api")[0];
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
-    rsm.until("another runs", |rsm| {
+    rsm.wait_until("another runs", |rsm| {
         (rsm.pids("api").first().is_some_and(|new| *new != pid && alive(*new))).then_some(())
     });
     assert_eq!(now(&rsm), ["before", "before", "1001"]);

@@ -1,7 +1,7 @@
-//! A builder for tests that use the real binary as a stranger would: each has its own
-//! `RSM_HOME` and directory, and leaves nothing behind.
+//! A builder for tests that use the real binary as a user does: each test has its own `RSM_HOME` and
+//! directory, and leaves nothing behind.
 //!
-//! Waiting is done here and nowhere else: on the event stream, with a deadline.
+//! Tests wait here and nowhere else: for a condition that is checked after each event, with a deadline.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -52,12 +52,11 @@ impl Rsm {
 
     /// Writes a file of the app; executable if it starts with `#!`.
     pub fn write(&self, name: &str, content: &str) -> PathBuf {
-        use std::os::unix::fs::PermissionsExt;
         let path = self.dir().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, content).unwrap();
-        if content.starts_with("#!") {
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        match content.starts_with("#!") {
+            true => install(content.as_bytes(), &path),
+            false => fs::write(&path, content).unwrap(),
         }
         path
     }
@@ -72,7 +71,7 @@ impl Rsm {
         need_root();
         self.open_to_all();
         // Cargo's own may lie where nobody else may look.
-        fs::copy(env!("CARGO_BIN_EXE_rsm"), self.dir.path().join("rsm")).unwrap();
+        install(&fs::read(env!("CARGO_BIN_EXE_rsm")).unwrap(), &self.dir.path().join("rsm"));
         for dir in [self.dir.path(), &self.dir()] {
             std::os::unix::fs::chown(dir, Some(uid), Some(uid)).unwrap();
         }
@@ -167,7 +166,7 @@ impl Rsm {
     }
 
     /// Waits until `found` finds something, looking again after each event.
-    pub fn until<T>(&self, what: &str, mut found: impl FnMut(&Self) -> Option<T>) -> T {
+    pub fn wait_until<T>(&self, what: &str, mut found: impl FnMut(&Self) -> Option<T>) -> T {
         let mut events = self.events();
         let end = Instant::now() + DEADLINE;
         loop {
@@ -180,8 +179,8 @@ impl Rsm {
     }
 
     /// Waits until all instances of an app have this status.
-    pub fn until_status(&self, name: &str, status: &str) {
-        self.until(&format!("{name} is {status}"), |rsm| {
+    pub fn wait_status(&self, name: &str, status: &str) {
+        self.wait_until(&format!("{name} is {status}"), |rsm| {
             let statuses = rsm.statuses(name);
             (!statuses.is_empty() && statuses.iter().all(|is| is == status)).then_some(())
         });
@@ -196,7 +195,6 @@ impl Rsm {
 
     /// A copy of the binary that says to be of another version.
     pub fn another_version(&self, version: &str) -> PathBuf {
-        use std::os::unix::fs::PermissionsExt;
         let stamp = |version: &str| format!("rsm-version={version}").into_bytes();
         let (ours, other) = (stamp(env!("CARGO_PKG_VERSION")), stamp(version));
         assert_eq!(ours.len(), other.len());
@@ -204,9 +202,19 @@ impl Rsm {
         let at = memchr::memmem::find(&binary, &ours).unwrap();
         binary[at..at + other.len()].copy_from_slice(&other);
         let path = self.dir().join("rsm-other");
-        fs::write(&path, binary).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        install(&binary, &path);
         path
+    }
+
+    /// Kills what a failed test, or something outside of rsm's control, has left running.
+    fn kill_leftovers(&self) {
+        let home = self.home().display().to_string();
+        let pids =
+            fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        for pid in pids.filter(|pid| environ(*pid).get("RSM_HOME") == Some(&home)) {
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
     }
 
     /// The pids of daemon and keeper.
@@ -235,6 +243,7 @@ pub fn need_root() {
 impl Drop for Rsm {
     fn drop(&mut self) {
         let output = self.command(&["kill"]).output().unwrap();
+        self.kill_leftovers();
         if !output.status.success() && !std::thread::panicking() {
             panic!("rsm kill failed: {}", String::from_utf8_lossy(&output.stderr));
         }
@@ -257,6 +266,16 @@ impl Events {
             Ok(_) => self.rest.clear(),
         }
     }
+}
+
+/// Writes an executable by a process of its own. A process that another test has forked meanwhile would
+/// keep a descriptor of ours open for writing for a moment, and nothing may execute the file until then.
+pub fn install(content: &[u8], path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let mut source = tempfile::NamedTempFile::new().unwrap();
+    source.write_all(content).unwrap();
+    assert!(Command::new("cp").args([source.path(), path]).status().unwrap().success());
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// What came of a command.

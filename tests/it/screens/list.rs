@@ -17,7 +17,7 @@ fn warnings_name_command_to_run() {
     assert!(!calm.stdout.contains("rsm save") && !calm.stdout.contains("rsm plan"), "{}", calm.stdout);
 
     rsm.write("ecosystem.toml", "[[apps]]\nname = \"api\"\nscript = \"exec sleep 1001\"\n");
-    rsm.ok(&["list"]).shows("ecosystem.toml has changed since").shows("rsm plan");
+    rsm.ok(&["list"]).shows("ecosystem.toml was modified").shows("rsm plan");
     rsm.ok(&["apply", "ecosystem.toml"]);
     let applied = rsm.ok(&["list"]);
     assert!(
