@@ -16,17 +16,17 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let line = "while :; do echo hello; sleep 1; done";
     let app = AppSpec { launcher: Launcher::Shell, ..AppSpec::new("hello-rs", line, "/") };
-    print_report(&client.start(StartApps::of([app])).await?);
+    print_report(&client.start_apps(StartApps::from_current_env([app])).await?);
 
     let query = LogQuery { select: vec!["hello-rs".into()], follow: true, ..LogQuery::default() };
     let mut logs = client.logs(query).await?;
-    if let Some(LogItem::Line { name, line, .. }) = logs.next_as().await.transpose()? {
+    if let Some(LogItem::Line { name, line, .. }) = logs.next_json().await.transpose()? {
         println!("{name}: {line}");
     }
 
     let mut events = client.events().await?;
     print_report(&client.restart(vec!["hello-rs".into()]).await?);
-    while let Some(event) = events.next_as::<EventView>().await.transpose()? {
+    while let Some(event) = events.next_json::<EventView>().await.transpose()? {
         println!("{} {:?}", event.name, event.event);
         if event.event == EventKind::Online {
             break;

@@ -35,7 +35,7 @@
 //! # Three flows
 //!
 //! **`rsm start ecosystem.toml`**: [`cli`] has [`config::load`] make specs of the file, here where the
-//! user's directory and environment are; [`ipc::launch`] connects, or starts keeper and daemon;
+//! user's directory and environment are; [`ipc::start_daemon`] connects, or starts keeper and daemon;
 //! `POST /v1/apps` reaches [`daemon::api`], which asks the [`daemon::supervisor`] through its
 //! handle; each new [`instance::Instance`] decides `Effect::Spawn`; `daemon::effects` opens logs and pipes
 //! and sends the order to the [`keeper`], whose child becomes the program; `Spawned` comes back as an

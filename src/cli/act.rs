@@ -6,7 +6,7 @@ use clap_complete::engine::{ArgValueCandidates, ArgValueCompleter};
 use crate::config;
 use crate::error::Error;
 use crate::ipc::client::Client;
-use crate::ipc::message::{ActOn, Action, Existing, Report, Request, ScaleTo, StartApps};
+use crate::ipc::message::{ActOn, Action, Existing, Report, Request, ScaleTo, SignalRequest, StartApps};
 
 use super::app_flags::{AppFlags, Ground, IgnoredFlags, load};
 use super::selectors::Targets;
@@ -128,7 +128,7 @@ fn nothing_named() -> Error {
 pub(super) async fn scale(scale: Scale, session: &Session) -> Result<(), Error> {
     let Scale { name, to } = scale;
     let mut client = session.connect_for(std::slice::from_ref(&name)).await?;
-    let request = Request::Scale { name: name.clone(), to };
+    let request = Request::Scale(name.clone(), to);
     perform(session, &mut client, &format!("scaling {name}"), vec![request]).await.map(drop)
 }
 
@@ -136,7 +136,7 @@ pub(super) async fn send_signal(send: SendSignal, session: &Session) -> Result<(
     let SendSignal { signal, targets } = send;
     let mut client = session.connect_for(&targets.targets).await?;
     let select = targets.resolve(session, &mut client).await?;
-    let request = Request::Signal { select, signal: signal.clone() };
+    let request = Request::Signal(SignalRequest { select, signal: signal.clone() });
     let report: Report = client.call(&request).await.map_err(|error| session.failed(error))?;
     // Not how they are: what the signal does to them shows later.
     session.note(format_args!("sent {signal} to {}", targets.targets.join(", ")));

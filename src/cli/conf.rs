@@ -9,7 +9,7 @@ use super::output;
 use super::session::Session;
 use crate::config;
 use crate::error::{Error, closest};
-use crate::ipc::message::{Request, Saved};
+use crate::ipc::message::{Request, SaveRequest, Saved};
 use crate::paths::Home;
 use crate::settings::{Kind, LogLevel, Reader, RsmSettings, SETTINGS, Setting, SettingsError};
 
@@ -79,7 +79,7 @@ async fn notify_daemon(save: bool, session: &Session) -> Result<(), Error> {
     let _: IgnoredAny = client.call(&Request::ReopenLogs).await.map_err(|error| session.failed(error))?;
     if save {
         // An empty list is no reason to overwrite a saved one.
-        let _ = client.call::<Saved>(&Request::Save { force: false }).await;
+        let _ = client.call::<Saved>(&Request::Save(SaveRequest { force: false })).await;
     }
     Ok(())
 }

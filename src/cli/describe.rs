@@ -44,7 +44,7 @@ pub(super) struct Env {
 
 pub(super) async fn describe(describe: Describe, session: &Session) -> Result<(), Error> {
     let mut client = session.connect_for(&describe.select).await?;
-    let request = Request::Describe(describe.select);
+    let request = Request::Describe(describe.select.into());
     if describe.json {
         let bytes = client.bytes(&request).await.map_err(|error| session.failed(error))?;
         return output::line(&bytes);

@@ -49,10 +49,13 @@ enum Verdict {
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Finding {
+    #[serde(rename = "status")]
     verdict: Verdict,
     /// Of what: an app's name, or a part of the machine.
+    #[serde(rename = "subject")]
     about: String,
     /// What is so, and what to do.
+    #[serde(rename = "message")]
     text: String,
 }
 

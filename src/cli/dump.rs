@@ -1,7 +1,7 @@
 //! `save`, `resurrect`, `cleardump`: the list on disk.
 
 use crate::error::Error;
-use crate::ipc::message::{Request, Saved};
+use crate::ipc::message::{Request, SaveRequest, Saved};
 
 use super::act::perform;
 use super::session::Session;
@@ -9,7 +9,8 @@ use super::session::Session;
 pub(super) async fn save(force: bool, session: &Session) -> Result<(), Error> {
     // Not launched: a daemon started just now has nothing to save.
     let mut client = session.connect().await?;
-    let saved: Saved = client.call(&Request::Save { force }).await.map_err(|error| session.failed(error))?;
+    let saved: Saved =
+        client.call(&Request::Save(SaveRequest { force })).await.map_err(|error| session.failed(error))?;
     session.note(format_args!("saved {} instances to {}", saved.instances, saved.file.display()));
     Ok(())
 }

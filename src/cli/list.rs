@@ -84,7 +84,7 @@ async fn blocks(session: &Session, client: &mut Client) -> Result<(), Error> {
     if ids.is_empty() {
         return Ok(());
     }
-    let everything = Request::Describe(vec!["all".into()]);
+    let everything = Request::Describe(vec!["all".into()].into());
     let mut details: Vec<InstanceDetail> =
         client.call(&everything).await.map_err(|error| session.failed(error))?;
     details.sort_by(|one, other| order.compare(&one.view, &other.view));

@@ -1,6 +1,5 @@
 //! `logs`, `flush`, `reloadLogs`: what the apps say, and the files it is kept in.
 
-use std::collections::HashMap;
 use std::future::{pending, poll_fn};
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
@@ -13,8 +12,9 @@ use serde::de::IgnoredAny;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::Error;
-use crate::ipc::client::{ClientError, Lines};
-use crate::ipc::message::{LogItem, LogPlace, LogQuery, Request, Stream};
+use crate::ipc::client::ClientError;
+use crate::ipc::log_stream::LogStream;
+use crate::ipc::message::{FlushRequest, LogItem, LogQuery, Request, Stream};
 use crate::logs::stamp::Stamp;
 
 use super::completion;
@@ -119,14 +119,13 @@ fn query(logs: &Logs, session: &Session) -> Result<LogQuery, Error> {
         since: logs.since,
         until: logs.until,
         grep: logs.grep.clone(),
-        places: Some(Vec::new()),
+        positions: None,
     })
 }
 
 /// Shows what the selected apps say until the user has seen enough: Ctrl-C, or the reader goes.
 pub(super) async fn attach(select: Vec<String>, session: &Session) -> Result<(), Error> {
-    let places = Some(Vec::new());
-    let query = LogQuery { select, lines: LINES, follow: true, places, ..LogQuery::default() };
+    let query = LogQuery { select, lines: LINES, follow: true, ..LogQuery::default() };
     let show =
         Show { shape: Shape::Prefixed(Prefix::default(), session.style), stamp: None, highlight: None };
     let mut terminated = signal(SignalKind::terminate())
@@ -139,32 +138,32 @@ pub(super) async fn attach(select: Vec<String>, session: &Session) -> Result<(),
     }
 }
 
-/// Shows all that is asked for, over the death of daemons: what another one knows is where the last
-/// one was, so that no line is shown twice or left out.
-async fn pass_all_on(mut query: LogQuery, mut show: Show, session: &Session) -> Result<(), Error> {
-    let (mut known, mut vain) = (HashMap::new(), 0);
+/// Shows all that is asked for, over the death of daemons: another one continues the stream where the last
+/// one was.
+async fn pass_all_on(query: LogQuery, mut show: Show, session: &Session) -> Result<(), Error> {
+    let follow = query.follow;
+    let (mut stream, mut vain) = (LogStream::new(query), 0);
     loop {
         let mut client = match session.connect().await {
             Err(Error::NotRunning { .. }) if vain > 0 => return Err(Error::StreamEnded),
             connected => connected?,
         };
-        let asked = client.stream(&Request::Logs(query.clone())).await;
-        let before = known.len();
-        let shown = match asked {
-            Ok(lines) => pass_on(lines, &mut show, &mut known, session).await?,
+        let before = stream.known_files();
+        let shown = match stream.open(&mut client).await {
+            Ok(()) => pass_on(&mut stream, &mut show, session).await?,
             Err(ClientError::Lost(reason)) => Shown { ended: Err(ClientError::Lost(reason)), any: false },
+            Err(ClientError::NotRunning { .. }) if vain > 0 => return Err(Error::StreamEnded),
             // It ended between the connection and the request.
             Err(ClientError::NotRunning { .. }) if vain > 0 => return Err(Error::StreamEnded),
             Err(error) => return Err(session.failed(error)),
         };
-        vain = if shown.any || known.len() > before { 1 } else { vain + 1 };
+        vain = if shown.any || stream.known_files() > before { 1 } else { vain + 1 };
         match shown.ended {
-            Ok(()) if !query.follow => return Ok(()),
+            Ok(()) if !follow => return Ok(()),
             Ok(()) | Err(ClientError::Lost(_)) if vain < MOST_IN_VAIN => {}
             Ok(()) => return Err(Error::StreamEnded),
             Err(error) => return Err(session.failed(error)),
         }
-        query.places = Some(known.values().cloned().collect());
     }
 }
 
@@ -174,51 +173,38 @@ struct Shown {
     any: bool,
 }
 
-/// Writes lines as they come; flushes when none is waiting. Only what is told as a whole is shown: the
-/// rest is told again.
-async fn pass_on(
-    mut lines: Lines,
-    show: &mut Show,
-    known: &mut HashMap<PathBuf, LogPlace>,
-    session: &Session,
-) -> Result<Shown, Error> {
+/// Writes lines as they come; flushes when none is waiting.
+async fn pass_on(stream: &mut LogStream, show: &mut Show, session: &Session) -> Result<Shown, Error> {
     let mut out = BufWriter::new(io::stdout());
-    let (mut items, mut any) = (Vec::new(), false);
+    let mut any = false;
     loop {
-        let item = {
-            let mut next = pin!(lines.next());
+        let batch = {
+            let mut next = pin!(stream.next_batch());
             let ready = poll_fn(|context| {
                 Poll::Ready(match next.as_mut().poll(context) {
-                    Poll::Ready(item) => Some(item),
+                    Poll::Ready(batch) => Some(batch),
                     Poll::Pending => None,
                 })
             });
             match ready.await {
-                Some(item) => item,
+                Some(batch) => batch,
                 None => {
                     out.flush().map_err(Error::Output)?;
                     next.await
                 }
             }
         };
-        let line = match item {
-            Some(Ok(line)) => line,
+        let lines = match batch {
+            Some(Ok(lines)) => lines,
             ended => {
                 out.flush().map_err(Error::Output)?;
                 return Ok(Shown { ended: ended.map_or(Ok(()), |failed| failed.map(drop)), any });
             }
         };
-        match serde_json::from_slice(&line) {
-            Ok(LogItem::Places { places }) => {
-                for item in items.drain(..) {
-                    show.write(&item, &mut out, session).map_err(Error::Output)?;
-                    any = true;
-                }
-                known.extend(places.into_iter().map(|place| (place.path.clone(), place)));
-            }
-            Ok(item) => items.push(item),
-            // What a newer daemon may say besides is not ours to show.
-            Err(_) => {}
+        // An item that only a newer version knows is not shown.
+        for item in lines.iter().filter_map(|line| serde_json::from_slice(line).ok()) {
+            show.write(&item, &mut out, session).map_err(Error::Output)?;
+            any = true;
         }
     }
 }
@@ -296,7 +282,7 @@ pub(super) async fn flush(select: Vec<String>, session: &Session) -> Result<(), 
         session.note(format_args!("the daemon is not running, nothing to flush"));
         return Ok(());
     };
-    let request = Request::Flush(select);
+    let request = Request::Flush(FlushRequest { select });
     let files: Vec<PathBuf> = client.call(&request).await.map_err(|error| session.failed(error))?;
     for file in &files {
         session.note(format_args!("truncated {}", file.display()));

@@ -8,11 +8,12 @@ use clap::Args;
 
 use crate::config;
 use crate::error::Error;
-use crate::ipc::client::Client;
+use crate::ipc::client::{Client, ClientError};
 use crate::ipc::message::{
-    ActOn, Action, Existing, InstanceDetail, Reload, Report, Request, ScaleTo, StartApps,
+    ActOn, Action, DescribeQuery, ErrorCode, Existing, InstanceDetail, Reload, Report, Request, ScaleTo,
+    StartApps,
 };
-use crate::spec::{AppSpec, Vars};
+use crate::spec::AppSpec;
 
 use super::act::perform;
 use super::app_flags::{Ground, mistakes, warn};
@@ -104,20 +105,12 @@ async fn look(of: &PlanOf, session: &Session) -> Result<Look, Error> {
 
 /// Everything in the list, with the variables that each instance was given.
 async fn details(client: &mut Client, session: &Session) -> Result<Vec<InstanceDetail>, Error> {
-    let listed: Vec<serde::de::IgnoredAny> =
-        client.call(&Request::List).await.map_err(|error| session.failed(error))?;
-    if listed.is_empty() {
-        return Ok(Vec::new());
+    let everything = DescribeQuery { select: vec!["all".into()], env: true };
+    match client.describe(everything).await {
+        // No app is in the list.
+        Err(ClientError::Refused(error)) if error.code == ErrorCode::NotFound => Ok(Vec::new()),
+        details => details.map_err(|error| session.failed(error)),
     }
-    let everything = Request::Describe(vec!["all".into()]);
-    let mut details: Vec<InstanceDetail> =
-        client.call(&everything).await.map_err(|error| session.failed(error))?;
-    for detail in &mut details {
-        let vars: Vars =
-            client.call(&Request::Env(detail.view.id)).await.map_err(|error| session.failed(error))?;
-        detail.spec.env = vars;
-    }
-    Ok(details)
 }
 
 /// What to ask for. Whoever is not named here is not touched.
@@ -132,7 +125,7 @@ fn requests(steps: &[Step], session: &Session) -> Vec<Request> {
             Work::Start(app) | Work::Restart(app) => started.push(AppSpec::clone(app)),
             Work::Reload(app) => reloaded.push(AppSpec::clone(app)),
             Work::Scale { name, to, .. } => {
-                requests.push(Request::Scale { name: name.clone(), to: ScaleTo::Exactly(*to) });
+                requests.push(Request::Scale(name.clone(), ScaleTo::Exactly(*to)));
             }
             Work::Wake(_) => requests.push(act(Action::Start)),
             Work::Delete(_) => requests.push(act(Action::Delete)),
@@ -141,8 +134,7 @@ fn requests(steps: &[Step], session: &Session) -> Vec<Request> {
     }
     if !reloaded.is_empty() {
         let inherited = Some(environment::inherited(session));
-        requests
-            .insert(0, Request::Reload(Box::new(Reload { apps: reloaded, inherited, ..Reload::default() })));
+        requests.insert(0, Request::Reload(Reload { apps: reloaded, inherited, ..Reload::default() }));
     }
     if !started.is_empty() {
         let (inherited, existing) = (environment::inherited(session), Existing::Restart);

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::render::report::waiting;
-use crate::ipc::client::{Client, ClientError, Lines};
+use crate::ipc::client::{Client, ClientError, LineStream};
 use crate::ipc::message::{EventKind, EventView, InstanceView, Request, Status};
 use crate::paths::Home;
 
@@ -49,7 +49,7 @@ pub(super) async fn wait<T>(home: &Home, what: &str, work: impl Future<Output = 
 
 /// Instances that are on their way somewhere: their names and states, and where the news come from.
 #[derive(Default)]
-struct Moving(BTreeMap<u32, (String, Status)>, Option<Lines>);
+struct Moving(BTreeMap<u32, (String, Status)>, Option<LineStream>);
 
 impl Moving {
     async fn look(home: &Home) -> Result<Self, ClientError> {

@@ -6,7 +6,7 @@ use hyper::Uri;
 
 use crate::config;
 use crate::error::Error;
-use crate::ipc::client::{Client, Lines};
+use crate::ipc::client::{Client, LineStream};
 use crate::ipc::message::{EventKind, EventView, LogItem, LogQuery, Report, Request};
 use crate::ipc::message::{Inherited, Reload as Wanted};
 
@@ -62,7 +62,7 @@ pub(super) async fn reload(mut reload: Reload, session: &Session) -> Result<(), 
     // To be told how far it is would be good to have: it is no reason not to reload.
     let events = client.stream(&Request::Events).await.ok();
     let began = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
-    let request = Request::Reload(Box::new(wanted));
+    let request = Request::Reload(wanted);
     let asked = async { client.call::<Report>(&request).await };
     let report = tokio::select! {
         report = asked => report.map_err(|error| session.failed(error)),
@@ -109,7 +109,7 @@ fn wanted(reload: &Reload, session: &Session) -> Result<Wanted, Error> {
 }
 
 /// Tells how far it is. Goes on until it is dropped: events may end when the daemon dies, the reload not.
-async fn follow(events: Option<Lines>, session: &Session) -> std::convert::Infallible {
+async fn follow(events: Option<LineStream>, session: &Session) -> std::convert::Infallible {
     let Some(mut events) = events else { return std::future::pending().await };
     while let Some(Ok(line)) = events.next().await {
         let Ok(event) = serde_json::from_slice::<EventView>(&line) else { continue };

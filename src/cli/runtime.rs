@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::ipc::client::Client;
 use crate::ipc::message::{
-    EventKind, EventView, Existing, InstanceDetail, Report, Request, StartApps, Status,
+    EventKind, EventView, Existing, InstanceDetail, Report, Request, SignalRequest, StartApps, Status,
 };
 use crate::process::pid1;
 use crate::spec::AppSpec;
@@ -308,7 +308,10 @@ impl Stage<'_> {
 
     async fn all(&self) -> Result<Vec<InstanceDetail>, Error> {
         let mut client = self.session.connect().await?;
-        client.call(&Request::Describe(vec!["all".into()])).await.map_err(|error| self.session.failed(error))
+        client
+            .call(&Request::Describe(vec!["all".into()].into()))
+            .await
+            .map_err(|error| self.session.failed(error))
     }
 
     async fn nothing_can_run(&self) -> Result<bool, Error> {
@@ -316,7 +319,8 @@ impl Stage<'_> {
     }
 
     async fn pass(&self, signal: &str) {
-        let request = Request::Signal { select: vec!["all".into()], signal: signal.to_owned() };
+        let request =
+            Request::Signal(SignalRequest { select: vec!["all".into()], signal: signal.to_owned() });
         if let Ok(mut client) = self.session.connect().await {
             let _ = client.call::<Report>(&request).await; // none runs at the moment
         }

@@ -4,8 +4,8 @@ use std::io::{self, IsTerminal, Write};
 
 use crate::error::{Error, Problem};
 use crate::ipc::client::{Client, ClientError};
-use crate::ipc::launch::{self, LaunchError};
 use crate::ipc::message::Report;
+use crate::ipc::start_daemon::{self, StartDaemonError};
 use crate::paths::Home;
 use crate::version::version;
 
@@ -53,7 +53,7 @@ impl Session {
         client.on_death(|socket| {
             Box::pin(async move {
                 if let Some(home) = socket.parent().map(Home::at).filter(Home::has_state) {
-                    let _ = launch::connect_or_launch(&home).await; // why not is told by who asks again
+                    let _ = start_daemon::connect_or_start(&home).await; // why not is told by who asks again
                 }
             })
         });
@@ -95,11 +95,13 @@ impl Session {
     /// # Errors
     /// It does not start, or it cannot be talked to.
     pub(super) async fn connect_or_launch(&self) -> Result<Client, Error> {
-        let launched = self.wait("starting the daemon", launch::connect_or_launch(&self.home)).await;
+        let launched = self.wait("starting the daemon", start_daemon::connect_or_start(&self.home)).await;
         let failed = |error| match error {
-            LaunchError::Client(error) => self.failed(error),
-            LaunchError::Failed(reason) => Error::Launch { reason, log: self.home.own_log() },
-            LaunchError::Home { .. } | LaunchError::Spawn(_) | LaunchError::Slow { .. } => {
+            StartDaemonError::Client(error) => self.failed(error),
+            StartDaemonError::Failed(reason) => Error::Launch { reason, log: self.home.own_log() },
+            StartDaemonError::Home { .. }
+            | StartDaemonError::Spawn(_)
+            | StartDaemonError::TimedOut { .. } => {
                 Error::Launch { reason: error.to_string(), log: self.home.own_log() }
             }
         };

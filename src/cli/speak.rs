@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 
 use crate::error::{Error, Problem};
 use crate::ipc::client::Client;
-use crate::ipc::message::{InstanceView, Report, Request, TriggerReply};
+use crate::ipc::message::{InputRequest, InstanceView, Report, Request, TriggerReply};
 
 use super::selectors::only_one;
 use super::session::Session;
@@ -95,7 +95,7 @@ async fn find(selector: &str, client: &mut Client, session: &Session) -> Result<
 }
 
 async fn say(client: &mut Client, session: &Session, id: u32, text: String) -> Result<(), Error> {
-    let request = Request::Input { select: vec![id.to_string()], text };
+    let request = Request::Input(InputRequest { select: vec![id.to_string()], text });
     let report: Report = client.call(&request).await.map_err(|error| session.failed(error))?;
     session.judge(&report)
 }

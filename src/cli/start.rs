@@ -131,7 +131,7 @@ async fn know(targets: &[Target], session: &Session) -> Result<(), Error> {
         return Ok(()); // told by the one request that there is
     }
     let mut client = session.connect_for(&words).await?;
-    let known = client.call::<serde::de::IgnoredAny>(&Request::Describe(words)).await;
+    let known = client.call::<serde::de::IgnoredAny>(&Request::Describe(words.into())).await;
     known.map(drop).map_err(|error| session.failed(error))
 }
 

@@ -11,7 +11,7 @@ use super::session::Session;
 use crate::daemon;
 use crate::error::Error;
 use crate::ipc::client::{Client, ClientError};
-use crate::ipc::message::{Pong, Request, UpgradeOutcome};
+use crate::ipc::message::{Pong, Request, UpgradeOutcome, UpgradeRequest};
 use crate::version::version;
 
 /// How long the change may take: the new daemon is given ten seconds, and the former one follows it
@@ -42,7 +42,7 @@ pub(super) async fn upgrade(args: Upgrade, session: &Session) -> Result<(), Erro
     };
     client.on_other_version(|_| {}); // that is what this is for
     let before: Pong = client.call(&Request::Ping).await.map_err(|error| session.failed(error))?;
-    let asked = client.bytes(&Request::Upgrade { binary: binary.clone() }).await;
+    let asked = client.bytes(&Request::Upgrade(UpgradeRequest { binary: binary.clone() })).await;
     // Otherwise it makes place, and has no answer.
     if let Err(ClientError::Refused(error)) = asked {
         return Err(session.failed(ClientError::Refused(error)));

@@ -22,7 +22,9 @@ use super::{dump, info, jlist, log_stream, reload, speak, steps, upgrade, views}
 use crate::instance::Instance;
 use crate::instance::life::RunId;
 use crate::ipc::message::{
-    ApiError, ErrorCode, EventView, ExitView, InstanceDetail, InstanceView, Pong, Report, Request, Selectors,
+    ApiError, DescribeQuery, ErrorCode, EventView, ExitView, FlushRequest, InputRequest, InstanceDetail,
+    InstanceView, MessageRequest, Pong, Report, Request, SaveRequest, Selectors, SignalRequest,
+    UpgradeRequest,
 };
 use crate::ipc::openapi;
 use crate::ipc::server::{Answer, Service};
@@ -161,22 +163,26 @@ impl Api {
         Ok(all.iter().map(view).collect())
     }
 
-    async fn describe(&self, select: Selectors) -> Result<Vec<InstanceDetail>, ApiError> {
-        let chosen = self.look(Some(select)).await?;
+    async fn describe(&self, query: DescribeQuery) -> Result<Vec<InstanceDetail>, ApiError> {
+        let chosen = self.look(Some(query.select)).await?;
         let all = self.0.handle.look(None).await?;
         let drift = Drift::look(all.iter().map(|(instance, _)| instance)).await;
-        let mut details: Vec<InstanceDetail> =
-            chosen.into_iter().map(|(instance, usage)| self.detail(instance, usage, &drift)).collect();
+        let mut details: Vec<InstanceDetail> = chosen
+            .into_iter()
+            .map(|(instance, usage)| self.detail(instance, usage, &drift, query.env))
+            .collect();
         count_connections(&mut details).await;
         Ok(details)
     }
 
-    fn detail(&self, instance: Instance, usage: Usage, drift: &Drift) -> InstanceDetail {
+    fn detail(&self, instance: Instance, usage: Usage, drift: &Drift, env: bool) -> InstanceDetail {
         let mut view = views::instance(&instance, Some(&usage), &self.0.user, crate::time::now());
         view.drift = drift.of(&instance);
         let files = logs::files(&instance.spec, instance.id, &self.0.home);
         let mut spec = (*instance.spec).clone();
-        spec.env.values_mut().for_each(String::clear); // names are for eyes, values are not
+        if !env {
+            spec.env.values_mut().for_each(String::clear); // names may be shown, values may be secrets
+        }
         spec.origin = None;
         InstanceDetail {
             view,
@@ -207,9 +213,9 @@ impl Api {
     }
 
     async fn env(&self, id: u32) -> Result<Answer, ApiError> {
-        let chosen = self.0.handle.look(None).await?;
-        match chosen.into_iter().find(|(instance, _)| instance.id == id) {
-            Some((instance, _)) => json(&instance.spec.env),
+        let env = self.0.handle.inspect(move |instances| instances.get(&id).map(|it| it.spec.env.clone()));
+        match env.await? {
+            Some(env) => json(&env),
             None => Err(ApiError::new(ErrorCode::NotFound, format!("no instance with id {id}"))
                 .hint("see `rsm list`")),
         }
@@ -274,21 +280,23 @@ impl Service for Api {
             Request::Jlist => {
                 json(&jlist::jlist(&self.look(None).await?, &self.0.channels, home, &self.0.user))
             }
-            Request::Describe(select) => json(&self.describe(select).await?),
+            Request::Describe(query) => json(&self.describe(query).await?),
             Request::Env(id) => self.env(id).await,
             Request::Start(apps) => self.saved(steps::start(handle, apps).await).await,
             Request::Act(action, on) => self.saved(steps::act(handle, action, on).await).await,
             Request::Reload(reload) => {
-                self.saved(reload::reload(handle, &self.0.reloads, *reload).await).await
+                self.saved(reload::reload(handle, &self.0.reloads, reload).await).await
             }
-            Request::Scale { name, to } => self.saved(handle.scale(name, to).await).await,
-            Request::Signal { select, signal } => self.signal(handle, select, &signal).await,
-            Request::Input { select, text } => json(&speak::input(handle, select, &text).await?),
-            Request::Message { select, message } => {
+            Request::Scale(name, to) => self.saved(handle.scale(name, to).await).await,
+            Request::Signal(SignalRequest { select, signal }) => self.signal(handle, select, &signal).await,
+            Request::Input(InputRequest { select, text }) => {
+                json(&speak::input(handle, select, &text).await?)
+            }
+            Request::Message(MessageRequest { select, message }) => {
                 json(&speak::message(handle, &self.0.channels, select, &message).await?)
             }
             Request::Trigger(wanted) => json(&speak::trigger(handle, &self.0.channels, &wanted).await?),
-            Request::Save { force } => json(&dump::save(handle, saver, home, force).await?),
+            Request::Save(SaveRequest { force }) => json(&dump::save(handle, saver, home, force).await?),
             Request::Resurrect => {
                 let _whole = self.0.autosave.hold();
                 let (saved, note) = dump::load(home)?;
@@ -297,7 +305,7 @@ impl Service for Api {
                 self.saved(Ok(report)).await
             }
             Request::ClearDump => json(&dump::clear(saver, home).await?),
-            Request::Flush(select) => self.flush(select).await,
+            Request::Flush(FlushRequest { select }) => self.flush(select).await,
             Request::ReopenLogs => {
                 match RsmSettings::load(home) {
                     Ok(settings) => logs.set_budget(settings.log_budget()),
@@ -306,9 +314,11 @@ impl Service for Api {
                 done(logs.reopen().await, "reopen")?;
                 json(&serde_json::json!({}))
             }
-            Request::Logs(query) => log_stream::open(handle, logs, home, query).await,
+            Request::Logs(query) | Request::LogsFrom(query) => {
+                log_stream::open(handle, logs, home, query).await
+            }
             Request::Events => Ok(self.events()),
-            Request::Upgrade { binary } => self.upgrade(&binary).await,
+            Request::Upgrade(UpgradeRequest { binary }) => self.upgrade(&binary).await,
             Request::Shutdown => self.shut_down().await,
             Request::OpenApi => json(&openapi::document()),
         }

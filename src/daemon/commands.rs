@@ -7,7 +7,7 @@ use super::check::{MOST_INSTANCES, check, too_many};
 use super::saved::{self, Saved};
 use super::select::select;
 use super::settle::{Done, Goal, Reply, Waiting};
-use super::supervisor::{Change, Command, Sampled, Supervisor};
+use super::supervisor::{Change, Command, Inspection, Sampled, Supervisor};
 use super::views;
 use super::world::World;
 use crate::instance::Instance;
@@ -38,6 +38,7 @@ impl<W: World> Supervisor<W> {
             Command::Look(selectors, reply) => {
                 let _ = reply.send(self.look(selectors.as_deref()));
             }
+            Command::Inspect(Inspection(inspect)) => inspect(&self.instances),
             Command::Running(reply) => drop(reply.send(self.running())),
             Command::Freeze(reply) => {
                 self.freeze();

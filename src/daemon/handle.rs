@@ -1,13 +1,14 @@
 //! How all others talk to the loop.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::saved::Saved;
 use super::settle::Reply;
-use super::supervisor::{Change, Command, Input, Sampled};
+use super::supervisor::{Change, Command, Input, Inspection, Sampled};
 use crate::instance::Instance;
 use crate::instance::life::RunId;
 use crate::ipc::message::{
@@ -97,6 +98,20 @@ impl Handle {
     /// A selector matches nothing.
     pub async fn look(&self, select: Option<Selectors>) -> Result<Vec<(Instance, Usage)>, ApiError> {
         self.ask(|reply| Command::Look(select, reply)).await
+    }
+
+    /// Reads the instances in place.
+    ///
+    /// # Errors
+    /// The loop has ended.
+    pub(super) async fn inspect<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&BTreeMap<u32, Instance>) -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let (reply, answer) = oneshot::channel();
+        let inspect = Inspection(Box::new(move |instances| drop(reply.send(read(instances)))));
+        let _ = self.queue.send(Input::Command(Command::Inspect(inspect)));
+        answer.await.map_err(|_| gone())
     }
 
     /// Copies of the instances of apps that scale by themselves; most have none.

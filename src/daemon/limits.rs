@@ -110,7 +110,7 @@ impl Limiter {
             } else if of(&rlimit) == Some(value) && !less.is_empty() {
                 ("rlimit", Some(format!("{less}; no cgroup: {no_group}")))
             } else {
-                ("nothing", Some(format!("requires a cgroup: {no_group}")))
+                ("none", Some(format!("requires a cgroup: {no_group}")))
             };
             Some(LimitView { limit: limit.into(), value, by: by.into(), note })
         };

@@ -65,7 +65,7 @@ fn wanted(query: &LogQuery) -> Result<Wanted, ApiError> {
         since: query.since.map(|millis| millis.saturating_mul(1000)),
         until: query.until.map(|millis| millis.saturating_mul(1000).saturating_add(999)),
         grep: query.grep.as_ref().map(pattern).transpose()?,
-        places: query.places.iter().flatten().map(|place| (place.path.clone(), place.clone())).collect(),
+        places: query.positions.iter().flatten().map(|place| (place.path.clone(), place.clone())).collect(),
     })
 }
 
@@ -147,7 +147,7 @@ async fn pour(
         // What is written from here on wakes this task, should the files be at their end.
         let mut more = pin!(news.more());
         more.as_mut().enable();
-        let (all, tell) = (overdue || follower.is_none(), source.query.places.is_some());
+        let (all, tell) = (overdue || follower.is_none(), source.query.positions.is_some());
         let (back, block) = work(reader, move |reader| block(reader, all, tell)).await?;
         reader = back;
         if !block.is_empty() {
@@ -161,7 +161,7 @@ async fn pour(
         let patience = if reader.has_rest() { PATIENCE } else { Duration::from_secs(3600) };
         tokio::select! {
             item = live.next() => match item {
-                Some(item) if send.send(alone(&item, source.query.places.is_some())).await.is_ok() => {}
+                Some(item) if send.send(alone(&item, source.query.positions.is_some())).await.is_ok() => {}
                 Some(_) | None => return Ok(()),
             },
             () = more => {}

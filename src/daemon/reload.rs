@@ -111,13 +111,15 @@ async fn plan(handle: &Handle, wanted: &Reload) -> Result<(BTreeMap<String, Work
         }
     }
     let mut new = Vec::new();
-    let all = if wanted.apps.is_empty() { Vec::new() } else { handle.look(None).await? };
     for app in &wanted.apps {
-        let mut there: Vec<(u32, u32)> = all
-            .iter()
-            .filter(|(it, _)| it.spec.name == app.name && it.life.want != Want::Gone)
-            .map(|(instance, _)| (instance.number, instance.id))
-            .collect();
+        let name = app.name.clone();
+        let mut there: Vec<(u32, u32)> = handle
+            .inspect(move |instances| {
+                let of_app = instances.values();
+                let of_app = of_app.filter(|it| it.spec.name == name && it.life.want != Want::Gone);
+                of_app.map(|instance| (instance.number, instance.id)).collect()
+            })
+            .await?;
         if there.is_empty() {
             new.push(app.clone());
             continue;
@@ -191,24 +193,33 @@ async fn one_app(handle: &Handle, name: &str, work: Work, parallel: usize) -> Re
 
 /// The last runs of these instances until now.
 async fn runs(handle: &Handle, ids: impl Iterator<Item = u32>) -> Result<Vec<RunId>, ApiError> {
-    let ids: BTreeSet<u32> = ids.collect();
-    let all = handle.look(None).await?;
-    let wanted = all.iter().filter(|(instance, _)| ids.contains(&instance.id));
-    let run = |(instance, _): &(Instance, _)| RunId { instance: instance.id, number: instance.life.last_run };
-    Ok(wanted.map(run).collect())
+    let ids: Vec<u32> = ids.collect();
+    handle
+        .inspect(move |instances| {
+            let chosen = ids.iter().filter_map(|id| instances.get(id));
+            chosen.map(|it| RunId { instance: it.id, number: it.life.last_run }).collect()
+        })
+        .await
 }
 
 /// Notes in the report which new processes have ended since they took their places.
 async fn note_failures(handle: &Handle, replaced: &[RunId], report: &mut Report) -> Result<(), ApiError> {
-    let all = handle.look(None).await?;
-    for run in replaced {
-        let instance = all.iter().map(|(instance, _)| instance).find(|instance| instance.id == run.instance);
-        let outcome = report.instances.iter_mut().find(|outcome| outcome.id == run.instance);
-        if let (Some(instance), Some(outcome)) = (instance, outcome)
+    let replaced = replaced.to_vec();
+    let now = handle
+        .inspect(move |instances| {
+            let chosen = replaced.iter().filter_map(|run| Some((*run, instances.get(&run.instance)?)));
+            let state = |(run, it): (RunId, &Instance)| {
+                (run.instance, ended_since(it, run), views::status(&it.life.state))
+            };
+            chosen.map(state).collect::<Vec<_>>()
+        })
+        .await?;
+    for (id, problem, status) in now {
+        let outcome = report.instances.iter_mut().find(|outcome| outcome.id == id);
+        if let Some(outcome) = outcome
             && outcome.problem.is_none()
         {
-            outcome.problem = ended_since(instance, *run);
-            outcome.status = Some(views::status(&instance.life.state));
+            (outcome.problem, outcome.status) = (problem, Some(status));
         }
     }
     Ok(())

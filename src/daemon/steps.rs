@@ -124,8 +124,10 @@ fn downwards<U>(chosen: &[(Instance, U)]) -> Option<Vec<Selectors>> {
 }
 
 async fn check_known(handle: &Handle, wanted: &Dependencies) -> Result<(), ApiError> {
-    let list = handle.look(None).await?;
-    let listed: BTreeSet<&str> = list.iter().map(|(instance, _)| instance.spec.name.as_str()).collect();
+    let listed = |instances: &BTreeMap<u32, Instance>| -> BTreeSet<String> {
+        instances.values().map(|instance| instance.spec.name.clone()).collect()
+    };
+    let listed = handle.inspect(listed).await?;
     for (name, on) in wanted {
         let unknown = on.iter().find(|on| !wanted.contains_key(*on) && !listed.contains(on.as_str()));
         if let Some(unknown) = unknown {
@@ -140,11 +142,17 @@ async fn check_known(handle: &Handle, wanted: &Dependencies) -> Result<(), ApiEr
 
 /// The first of these apps that is not online, and how it is.
 async fn missing(handle: &Handle, on: &[String]) -> Result<Option<String>, ApiError> {
-    let list = if on.is_empty() { Vec::new() } else { handle.look(None).await? };
-    let online = |name: &&String| {
-        let mut of_it = list.iter().filter(|(instance, _)| instance.spec.name == **name).peekable();
-        of_it.peek().is_some()
-            && of_it.all(|(instance, _)| matches!(instance.life.state, State::Online { .. }))
-    };
-    Ok(on.iter().find(|name| !online(name)).map(|name| format!("\"{name}\" is not online")))
+    if on.is_empty() {
+        return Ok(None);
+    }
+    let on = on.to_vec();
+    handle
+        .inspect(move |instances| {
+            let online = |name: &&String| {
+                let mut of_it = instances.values().filter(|it| it.spec.name == **name).peekable();
+                of_it.peek().is_some() && of_it.all(|it| matches!(it.life.state, State::Online { .. }))
+            };
+            on.iter().find(|name| !online(name)).map(|name| format!("\"{name}\" is not online"))
+        })
+        .await
 }

@@ -80,12 +80,23 @@ pub enum Command {
     Look(Option<Selectors>, Reply<Vec<(Instance, Usage)>>),
     /// The same of the apps that scale by themselves.
     Scaled(oneshot::Sender<Vec<(Instance, Usage)>>),
+    /// Reads the instances in place.
+    Inspect(Inspection),
     /// Every run that has a process, and whether there are limits of memory to watch.
     Running(oneshot::Sender<(Vec<Sampled>, bool)>),
     /// The whole list, to be saved.
     Snapshot(oneshot::Sender<(usize, Vec<u8>)>),
     /// Save, and decide nothing from now on.
     Freeze(oneshot::Sender<()>),
+}
+
+/// Reads the instances in place, so that nobody copies all of them for a few fields.
+pub struct Inspection(pub(super) Box<dyn FnOnce(&BTreeMap<u32, Instance>) + Send>);
+
+impl std::fmt::Debug for Inspection {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Inspection")
+    }
 }
 
 /// What a client can want to change.

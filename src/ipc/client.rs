@@ -1,8 +1,38 @@
-//! The clients' end: one connection, one request after another.
+//! The client: one connection, and one request after another.
 //!
-//! The keeper holds the listening socket, so a daemon that dies and comes back is, to a client, a
-//! connection that breaks and can be made anew at once. What was asked is asked again on a new one;
-//! changes bear a key by which a daemon knows that one before it was asked already.
+//! The keeper holds the listening socket, so when a daemon exits and another starts, a client sees a broken
+//! connection that it can open again at once. It sends the request again; changes carry an idempotency key,
+//! by which a daemon recognizes a request that the previous one received.
+//!
+//! ```no_run
+//! use rsm::ipc::client::Client;
+//! use rsm::ipc::message::{LogItem, LogQuery, StartApps};
+//! use rsm::paths::Home;
+//! use rsm::spec::AppSpec;
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut client = Client::connect(&Home::from_env()?).await?;
+//! let api = AppSpec { instances: 2, ..AppSpec::new("api", "/srv/api/run", "/srv/api") };
+//! let report = client.start_apps(StartApps::from_current_env([api])).await?;
+//! for outcome in report.instances {
+//!     println!("{} (id {}): {:?}", outcome.name, outcome.id, outcome.problem);
+//! }
+//! for instance in client.list().await? {
+//!     println!("{} is {}", instance.name, instance.status.as_str());
+//! }
+//! let query = LogQuery { select: vec!["api".into()], follow: true, ..LogQuery::default() };
+//! let mut logs = client.logs(query).await?;
+//! while let Some(item) = logs.next_json::<LogItem>().await {
+//!     if let LogItem::Line { name, line, .. } = item? {
+//!         println!("{name}: {line}");
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Instances are selected as on the command line: by id, name, namespace, `/regex/` or `all`. The result of
+//! a change lists each instance; one with an error failed.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -12,33 +42,37 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
+use hyper::Response;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Method, Response};
 use hyper_util::rt::TokioIo;
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, sockopt};
 use nix::sys::time::TimeVal;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
-use super::message::{ApiError, ErrorCode, Request};
-use super::route;
+use super::request::*;
+use super::response::*;
+use super::routes::{HttpRequest, MAX_BODY, Request, Retry, with_routes};
+use super::{IDEMPOTENCY_HEADER, VERSION_HEADER};
 use crate::paths::Home;
+use crate::spec::Vars;
 use crate::version::version;
 
 #[cfg(test)]
 mod tests;
 
 /// A request is asked so often at most. One that kills daemon after daemon must come to an end.
-const MOST_TRIES: u32 = 8;
+const MAX_ATTEMPTS: u32 = 8;
 /// A connection that was idle for longer is not used again: the server closes it after 10 s, and
 /// a request that meets the close is lost.
-const FRESH: Duration = Duration::from_secs(5);
+const REUSE_WITHIN: Duration = Duration::from_secs(5);
 /// While no daemon accepts, connections queue at the socket; a full queue is waited for this long.
-const QUEUE_TIME: TimeVal = TimeVal::new(10, 0);
+const CONNECT_TIMEOUT: TimeVal = TimeVal::new(10, 0);
 
 /// Why a request has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +96,7 @@ pub enum ClientError {
         socket: PathBuf,
     },
     /// The daemon refused, in its words.
-    #[error("{}", in_full(.0))]
+    #[error("{}", with_hint(.0))]
     Refused(ApiError),
     /// The connection broke before the answer was complete.
     #[error(
@@ -83,21 +117,21 @@ pub enum ClientError {
     },
 }
 
-fn in_full(error: &ApiError) -> String {
+fn with_hint(error: &ApiError) -> String {
     match &error.hint {
         Some(hint) => format!("{error}; {hint}"),
         None => error.to_string(),
     }
 }
 
-type Requests = SendRequest<Full<Bytes>>;
+type HttpSender = SendRequest<Full<Bytes>>;
 
 /// A connection to a daemon, made anew when it breaks.
 #[derive(Debug)]
 pub struct Client {
     socket: PathBuf,
     /// None after a stream has taken the connection along.
-    requests: Option<Requests>,
+    requests: Option<HttpSender>,
     used: Instant,
     /// Told once if the daemon is of another version.
     other_version: Option<fn(&str)>,
@@ -115,7 +149,7 @@ impl Client {
     /// Nobody listens, or it is not for this user.
     pub async fn connect(home: &Home) -> Result<Self, ClientError> {
         let socket = home.socket();
-        let requests = open(&socket).await?;
+        let requests = handshake_with(&socket).await?;
         Ok(Self { socket, requests: Some(requests), used: Instant::now(), other_version: None, revive: None })
     }
 
@@ -143,21 +177,12 @@ impl Client {
     /// # Errors
     /// The daemon refuses or goes away.
     pub async fn bytes(&mut self, request: &Request) -> Result<Bytes, ClientError> {
-        let key = random_key();
-        // Two end the daemon that they ask: to lose the connection is what they lead to. The others
-        // say something to an app, which no daemon remembers: said twice would be worse than not.
-        let once = matches!(
-            request,
-            Request::Shutdown
-                | Request::Upgrade { .. }
-                | Request::Input { .. }
-                | Request::Message { .. }
-                | Request::Trigger(_)
-        );
+        let key = new_idempotency_key();
+        let attempts = if request.retry() == Retry::Never { 1 } else { MAX_ATTEMPTS };
         // Once one was lost nobody knows whether it was carried out, however the others failed.
         let mut lost = None;
-        for _ in 0..if once { 1 } else { MOST_TRIES } {
-            match (self.try_bytes(request, &key).await, self.revive) {
+        for _ in 0..attempts {
+            match (self.try_call(request, &key).await, self.revive) {
                 (Err(failed @ ClientError::Lost(_)), _) => lost = Some(failed),
                 (Err(ClientError::NotRunning { socket }), Some(revive)) => revive(socket).await,
                 (Err(failed @ ClientError::NotRunning { .. }), None) => return Err(lost.unwrap_or(failed)),
@@ -167,9 +192,9 @@ impl Client {
         Err(lost.unwrap_or_else(|| ClientError::NotRunning { socket: self.socket.clone() }))
     }
 
-    async fn try_bytes(&mut self, request: &Request, key: &str) -> Result<Bytes, ClientError> {
-        let (answer, requests) = self.ask(request, key).await?;
-        let bytes = whole(answer).await?;
+    async fn try_call(&mut self, request: &Request, key: &str) -> Result<Bytes, ClientError> {
+        let (answer, requests) = self.send(request, key).await?;
+        let bytes = read_body(answer).await?;
         (self.requests, self.used) = (Some(requests), Instant::now());
         Ok(bytes)
     }
@@ -178,40 +203,40 @@ impl Client {
     ///
     /// # Errors
     /// The daemon refuses or goes away.
-    pub async fn stream(&mut self, request: &Request) -> Result<Lines, ClientError> {
-        let (answer, requests) = self.ask(request, &random_key()).await?;
-        Ok(Lines { body: answer.into_body(), rest: BytesMut::new(), over: false, _requests: requests })
+    pub async fn stream(&mut self, request: &Request) -> Result<LineStream, ClientError> {
+        let (answer, requests) = self.send(request, &new_idempotency_key()).await?;
+        Ok(LineStream { body: answer.into_body(), rest: BytesMut::new(), over: false, _requests: requests })
     }
 
-    async fn ask(
+    async fn send(
         &mut self,
         request: &Request,
         key: &str,
-    ) -> Result<(Response<Incoming>, Requests), ClientError> {
-        let parts = route::to_http(request).map_err(ClientError::Refused)?;
-        if parts.body.len() > route::LONGEST_BODY {
+    ) -> Result<(Response<Incoming>, HttpSender), ClientError> {
+        let parts = request.encode().map_err(ClientError::Refused)?;
+        if parts.body.len() > MAX_BODY {
             // The server would hang up in the middle, and why would be lost.
-            let text = format!("request exceeds {} MiB", route::LONGEST_BODY >> 20);
+            let text = format!("request exceeds {} MiB", MAX_BODY >> 20);
             return Err(ClientError::Refused(ApiError::new(ErrorCode::TooLarge, text)));
         }
         let request = to_hyper(&parts, key)?;
         let again = request.clone();
-        let mut requests = self.connection().await?;
+        let mut requests = self.ready_sender().await?;
         let answer = match requests.try_send_request(request).await {
             // Not sent, or without effect: ask the next daemon.
-            Err(failed) if failed.message().is_some() || harmless(&parts, failed.error()) => {
-                requests = open(&self.socket).await?;
+            Err(failed) if failed.message().is_some() || is_safe_to_retry(&parts, failed.error()) => {
+                requests = handshake_with(&self.socket).await?;
                 requests.send_request(again).await
             }
             answer => answer.map_err(|failed| failed.into_error()),
         };
-        let answer = answer.map_err(lost)?;
-        self.look_at_version(&answer);
-        Ok((accepted(answer).await?, requests))
+        let answer = answer.map_err(connection_lost)?;
+        self.check_version(&answer);
+        Ok((check_status(answer).await?, requests))
     }
 
-    fn look_at_version(&mut self, answer: &Response<Incoming>) {
-        let theirs = answer.headers().get(route::VERSION).and_then(|version| version.to_str().ok());
+    fn check_version(&mut self, answer: &Response<Incoming>) {
+        let theirs = answer.headers().get(VERSION_HEADER).and_then(|version| version.to_str().ok());
         if let Some(theirs) = theirs.filter(|theirs| *theirs != version())
             && let Some(tell) = self.other_version.take()
         {
@@ -220,35 +245,35 @@ impl Client {
     }
 
     /// The connection, or a new one if there is none that can be trusted.
-    async fn connection(&mut self) -> Result<Requests, ClientError> {
+    async fn ready_sender(&mut self) -> Result<HttpSender, ClientError> {
         if let Some(mut requests) = self.requests.take()
-            && self.used.elapsed() < FRESH
+            && self.used.elapsed() < REUSE_WITHIN
             && requests.ready().await.is_ok()
         {
             return Ok(requests);
         }
-        open(&self.socket).await
+        handshake_with(&self.socket).await
     }
 }
 
 /// Whether asking twice does no harm and may help.
-fn harmless(parts: &route::Parts, failure: &hyper::Error) -> bool {
-    parts.method == Method::GET && !failure.is_parse()
+fn is_safe_to_retry(parts: &HttpRequest, failure: &hyper::Error) -> bool {
+    parts.retry == Retry::Safe && !failure.is_parse()
 }
 
 /// A word for a request that no other one has.
-fn random_key() -> String {
+fn new_idempotency_key() -> String {
     use std::hash::{BuildHasher, Hasher};
     // Its keys come from the system's randomness.
     let random = || std::collections::hash_map::RandomState::new().build_hasher().finish();
     format!("{:016x}{:016x}", random(), random())
 }
 
-fn to_hyper(parts: &route::Parts, key: &str) -> Result<hyper::Request<Full<Bytes>>, ClientError> {
+fn to_hyper(parts: &HttpRequest, key: &str) -> Result<hyper::Request<Full<Bytes>>, ClientError> {
     let mut request =
         hyper::Request::builder().method(parts.method.clone()).uri(parts.target.as_str()).header(HOST, "rsm");
-    if parts.method != Method::GET {
-        request = request.header(route::KEY, key);
+    if parts.retry != Retry::Safe {
+        request = request.header(IDEMPOTENCY_HEADER, key);
     }
     if !parts.body.is_empty() {
         request = request.header(CONTENT_TYPE, "application/json");
@@ -260,31 +285,31 @@ fn to_hyper(parts: &route::Parts, key: &str) -> Result<hyper::Request<Full<Bytes
     })
 }
 
-async fn accepted(answer: Response<Incoming>) -> Result<Response<Incoming>, ClientError> {
+async fn check_status(answer: Response<Incoming>) -> Result<Response<Incoming>, ClientError> {
     let status = answer.status();
     if status.is_success() {
         return Ok(answer);
     }
-    Err(match serde_json::from_slice::<route::Refusal>(&whole(answer).await?) {
+    Err(match serde_json::from_slice::<ErrorBody>(&read_body(answer).await?) {
         Ok(refusal) => ClientError::Refused(refusal.error),
         Err(_) => ClientError::Protocol(format!("HTTP status {status} without an error message")),
     })
 }
 
-async fn whole(answer: Response<Incoming>) -> Result<Bytes, ClientError> {
-    Ok(answer.into_body().collect().await.map_err(lost)?.to_bytes())
+async fn read_body(answer: Response<Incoming>) -> Result<Bytes, ClientError> {
+    Ok(answer.into_body().collect().await.map_err(connection_lost)?.to_bytes())
 }
 
-fn lost(error: hyper::Error) -> ClientError {
+fn connection_lost(error: hyper::Error) -> ClientError {
     if error.is_parse() {
         return ClientError::Protocol(error.to_string());
     }
     ClientError::Lost(error.to_string())
 }
 
-async fn open(socket: &Path) -> Result<Requests, ClientError> {
+async fn handshake_with(socket: &Path) -> Result<HttpSender, ClientError> {
     let failed = |error| ClientError::System { socket: socket.to_path_buf(), error };
-    let stream = dial(socket).map_err(|errno| match errno {
+    let stream = connect_socket(socket).map_err(|errno| match errno {
         Errno::ENOENT | Errno::ENOTDIR | Errno::ECONNREFUSED => {
             ClientError::NotRunning { socket: socket.to_path_buf() }
         }
@@ -301,7 +326,7 @@ async fn open(socket: &Path) -> Result<Requests, ClientError> {
         errno => failed(errno.into()),
     })?;
     let stream = UnixStream::from_std(stream).map_err(failed)?;
-    let (requests, connection) = handshake(TokioIo::new(stream)).await.map_err(lost)?;
+    let (requests, connection) = handshake(TokioIo::new(stream)).await.map_err(connection_lost)?;
     // Its errors reach whoever waits for an answer.
     tokio::spawn(async move { drop(connection.await) });
     Ok(requests)
@@ -309,17 +334,17 @@ async fn open(socket: &Path) -> Result<Requests, ClientError> {
 
 /// Connects. Blocks while the queue at the socket is full: a connect that does not block fails
 /// there at once (`unix(7)`, EAGAIN), and nothing tells when to try again.
-fn dial(path: &Path) -> nix::Result<std::os::unix::net::UnixStream> {
+fn connect_socket(path: &Path) -> nix::Result<std::os::unix::net::UnixStream> {
     let kind = SockType::Stream;
     let fd = socket::socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None)?;
-    socket::setsockopt(&fd, sockopt::SendTimeout, &QUEUE_TIME)?;
+    socket::setsockopt(&fd, sockopt::SendTimeout, &CONNECT_TIMEOUT)?;
     let address = UnixAddr::new(path)?;
     while let Err(errno) = socket::connect(fd.as_raw_fd(), &address) {
         if errno != Errno::EINTR {
             return Err(errno);
         }
     }
-    // Requests carry environments: they are not for a stranger who lies in wait at our path.
+    // HttpSender carry environments: they are not for a stranger who lies in wait at our path.
     let (peer, me) = (socket::getsockopt(&fd, sockopt::PeerCredentials)?.uid(), nix::unistd::geteuid());
     if peer != me.as_raw() && peer != 0 && !me.is_root() {
         return Err(Errno::EACCES);
@@ -331,17 +356,78 @@ fn dial(path: &Path) -> nix::Result<std::os::unix::net::UnixStream> {
     Ok(stream)
 }
 
+/// Declares one method per route.
+macro_rules! declare_methods {
+    ($(
+        $(#[doc = $doc:literal])+
+        $variant:ident $(($($field:ident: $source:ident $type:ty),+))?:
+            $method:ident $path:literal $(example $example:literal)? as $name:ident
+            => $kind:ident $response:ty, $retry:ident;
+    )+) => {
+        /// One method per route. Each fails as [`Client::call`] does.
+        #[allow(clippy::missing_errors_doc, reason = "documented once, above")]
+        impl Client {
+            $(
+                $(#[doc = $doc])+
+                pub async fn $name(
+                    &mut self
+                    $(, $($field: $type),+)?
+                ) -> Result<declare_methods!(@returns $kind $response), ClientError> {
+                    let request = Request::$variant $(($($field),+))?;
+                    declare_methods!(@send self $kind request)
+                }
+            )+
+        }
+    };
+    (@returns json $response:ty) => { $response };
+    (@returns lines $response:ty) => { LineStream };
+    (@send $client:ident json $request:ident) => { $client.call(&$request).await };
+    (@send $client:ident lines $request:ident) => { $client.stream(&$request).await };
+}
+
+with_routes!(declare_methods);
+
+/// Shorter forms of [`Client::act`]. Each fails as [`Client::call`] does.
+#[allow(clippy::missing_errors_doc, reason = "documented once, above")]
+impl Client {
+    /// Stops instances, and keeps them in the list.
+    pub async fn stop(&mut self, select: Selectors) -> Result<Report, ClientError> {
+        self.act(Action::Stop, ActOn { select, ..ActOn::default() }).await
+    }
+
+    /// Restarts instances.
+    pub async fn restart(&mut self, select: Selectors) -> Result<Report, ClientError> {
+        self.act(Action::Restart, ActOn { select, ..ActOn::default() }).await
+    }
+
+    /// Stops instances, and removes them from the list.
+    pub async fn delete(&mut self, select: Selectors) -> Result<Report, ClientError> {
+        self.act(Action::Delete, ActOn { select, ..ActOn::default() }).await
+    }
+}
+
 /// A stream of JSON lines.
 #[derive(Debug)]
-pub struct Lines {
+pub struct LineStream {
     body: Incoming,
     rest: BytesMut,
     over: bool,
     /// The connection closes when this is dropped.
-    _requests: Requests,
+    _requests: HttpSender,
 }
 
-impl Lines {
+impl LineStream {
+    /// The next line, parsed.
+    ///
+    /// # Errors
+    /// The connection broke, or the line is not of this type.
+    pub async fn next_json<T: DeserializeOwned>(&mut self) -> Option<Result<T, ClientError>> {
+        let line = self.next().await?;
+        Some(line.and_then(|line| {
+            serde_json::from_slice(&line).map_err(|error| ClientError::Protocol(error.to_string()))
+        }))
+    }
+
     /// The next line, without its newline; none when the daemon has ended the stream. May be
     /// dropped while it waits: nothing is lost.
     pub async fn next(&mut self) -> Option<Result<Bytes, ClientError>> {
@@ -364,7 +450,7 @@ impl Lines {
                 }
                 Some(Err(error)) => {
                     self.over = true;
-                    return Some(Err(lost(error)));
+                    return Some(Err(connection_lost(error)));
                 }
                 None => self.over = true,
             }

@@ -12,8 +12,8 @@ fn about(rsm: &Rsm, name: &str) -> (String, String) {
     let findings: Value =
         serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
     let found =
-        findings.as_array().unwrap().iter().find(|finding| finding["about"] == name).cloned().unwrap();
-    (found["verdict"].as_str().unwrap().to_owned(), found["text"].as_str().unwrap().to_owned())
+        findings.as_array().unwrap().iter().find(|finding| finding["subject"] == name).cloned().unwrap();
+    (found["status"].as_str().unwrap().to_owned(), found["message"].as_str().unwrap().to_owned())
 }
 
 fn failed(rsm: &Rsm, name: &str, why: &str) {

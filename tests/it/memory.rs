@@ -6,7 +6,7 @@ use crate::harness::{DEADLINE, Rsm, free_port, get};
 /// The reason of the first end in the history of an instance.
 fn why(rsm: &Rsm, id: usize) -> String {
     let detail = rsm.json(&["describe", &id.to_string(), "--json"]);
-    detail[0]["exits"][0]["why"].as_str().unwrap_or_default().to_owned()
+    detail[0]["exits"][0]["reason"].as_str().unwrap_or_default().to_owned()
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn hard_limits_hold_and_are_described() {
     assert_eq!(named, [("memory_max", Some(100 << 20)), ("cpu_max", Some(50)), ("pids_max", Some(50))]);
     // What each machine offers differs; that it is told does not.
     let memory = &limits[0];
-    match memory["by"].as_str().unwrap() {
+    match memory["enforced_by"].as_str().unwrap() {
         "cgroup" => assert!(memory["note"].is_null(), "{memory}"),
         by => {
             assert_eq!(by, "rlimit");

@@ -54,7 +54,7 @@ fn reload_fails_no_request_and_counts() {
         assert!(after.iter().all(|pid| !before.contains(pid)), "{before:?} {after:?}");
         assert!(rsm.list().iter().all(|instance| instance["restarts"] == 1), "{:?}", rsm.list());
         let exits = &rsm.json(&["describe", "web", "--json"])[0]["exits"];
-        assert_eq!((exits.as_array().unwrap().len(), &exits[0]["asked"]), (1, &true.into()), "{exits}");
+        assert_eq!((exits.as_array().unwrap().len(), &exits[0]["requested"]), (1, &true.into()), "{exits}");
     }
 }
 

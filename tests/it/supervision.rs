@@ -169,7 +169,7 @@ fn memory_limit_restarts_app_with_reason() {
     rsm.ok(&["start", "./grow.py", "--max-memory-restart", "60M"]);
     rsm.wait_until("a restart", |rsm| rsm.list()[0]["restarts"].as_u64().filter(|count| *count > 0));
     rsm.ok(&["stop", "grow"]);
-    let why = rsm.json(&["describe", "grow", "--json"])[0]["exits"][0]["why"].to_string();
+    let why = rsm.json(&["describe", "grow", "--json"])[0]["exits"][0]["reason"].to_string();
     assert!(why.contains("max_memory_restart"), "{why}");
 }
 

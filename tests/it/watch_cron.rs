@@ -15,7 +15,7 @@ fn restarts(rsm: &Rsm, name: &str) -> u64 {
 fn whys(rsm: &Rsm, name: &str) -> Vec<String> {
     let detail = &rsm.json(&["describe", name, "--json"])[0];
     let exits = detail["exits"].as_array().unwrap();
-    exits.iter().filter_map(|exit| Some(exit["why"].as_str()?.to_owned())).collect()
+    exits.iter().filter_map(|exit| Some(exit["reason"].as_str()?.to_owned())).collect()
 }
 
 /// Nothing tells when an app is watched from, so a file is changed until that has an effect; from

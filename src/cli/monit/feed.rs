@@ -13,8 +13,8 @@ use super::model::News;
 use super::wish::Deed;
 use crate::cli::render::report::outcomes;
 use crate::ipc::client::{Client, ClientError};
-use crate::ipc::launch;
 use crate::ipc::message::{ActOn, Info, InstanceDetail, InstanceView, Reload, Report, Request, Selectors};
+use crate::ipc::start_daemon;
 use crate::paths::Home;
 
 /// Between two samples.
@@ -88,8 +88,8 @@ fn request(deed: Deed, select: &Selectors) -> Request {
     let select = select.clone();
     match deed {
         Deed::Act(action) => Request::Act(action, ActOn { select, ..ActOn::default() }),
-        Deed::Reload => Request::Reload(Box::new(Reload { select, ..Reload::default() })),
-        Deed::Scale(to) => Request::Scale { name: select.into_iter().next().unwrap_or_default(), to },
+        Deed::Reload => Request::Reload(Reload { select, ..Reload::default() }),
+        Deed::Scale(to) => Request::Scale(select.into_iter().next().unwrap_or_default(), to),
     }
 }
 
@@ -196,7 +196,7 @@ impl Poll {
             let select: Selectors = select.into_iter().filter(|id| there.contains(id)).collect();
             let details: Vec<InstanceDetail> = match select.is_empty() {
                 true => Vec::new(),
-                false => self.ask(&Request::Describe(select)).await.or_else(gone)?,
+                false => self.ask(&Request::Describe(select.into())).await.or_else(gone)?,
             };
             self.tell(News::Details(details));
             self.details = now + DETAILS;
@@ -229,7 +229,7 @@ impl Poll {
         let died = matches!(error, ClientError::NotRunning { .. }) && self.home.has_state();
         if died && since.elapsed() > DEAD {
             // Why not, if it cannot be started, is told by the next look.
-            self.client = launch::connect_or_launch(&self.home).await.ok().map(|(client, _)| client);
+            self.client = start_daemon::connect_or_start(&self.home).await.ok().map(|(client, _)| client);
         }
     }
 

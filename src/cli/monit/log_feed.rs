@@ -1,9 +1,8 @@
 //! The log lines of the selection, read on a thread of their own into a ring of the latest: an app that
 //! floods its log fills the ring and never keeps a key waiting.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +11,8 @@ use tokio::sync::{Notify, watch};
 
 use super::pane::SCROLLBACK;
 use crate::ipc::client::{Client, ClientError};
-use crate::ipc::message::{LogItem, LogPlace, LogQuery, Request, Selectors};
+use crate::ipc::log_stream::LogStream;
+use crate::ipc::message::{LogItem, LogQuery, Selectors};
 use crate::paths::Home;
 
 /// Who goes through the tree quickly does not want every app's log.
@@ -21,8 +21,6 @@ const SETTLED: Duration = Duration::from_millis(80);
 const AGAIN: Duration = Duration::from_millis(500);
 /// Last lines of a stream to begin with, of an instance alone.
 const LINES: usize = 500;
-/// How an element of the stream begins that is no line: most are not read until they are looked at.
-const PLACES: &[u8] = b"{\"type\":\"places\"";
 
 /// Whose lines are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -116,15 +114,13 @@ impl Shared {
     }
 }
 
-/// How far each file was read: the next daemon goes on from there.
-type Places = HashMap<PathBuf, LogPlace>;
-
 /// Until nobody wants lines any more.
 async fn read(home: Home, mut wanted: watch::Receiver<Wanted>, shared: Shared) {
-    let mut places = Places::new();
+    let mut stream = None;
     loop {
         let now = wanted.borrow_and_update().clone();
-        if places.is_empty() {
+        let stream_now = stream.get_or_insert_with(|| LogStream::new(query(&now)));
+        if stream_now.known_files() == 0 {
             shared.begin(now.number);
         }
         tokio::select! {
@@ -133,41 +129,26 @@ async fn read(home: Home, mut wanted: watch::Receiver<Wanted>, shared: Shared) {
                     return;
                 }
                 tokio::time::sleep(SETTLED).await;
-                places.clear();
+                stream = None;
             }
             // However it ended, the daemon went or will answer again.
-            _ = follow(&home, &now, &mut places, &shared), if !now.select.is_empty() => {
+            _ = follow(&home, stream_now, &shared), if !now.select.is_empty() => {
                 tokio::time::sleep(AGAIN).await;
             }
         }
     }
 }
 
-/// Lines count once they are told as a whole: the others are told again by the next daemon.
-async fn follow(
-    home: &Home,
-    wanted: &Wanted,
-    places: &mut Places,
-    shared: &Shared,
-) -> Result<(), ClientError> {
-    let query = LogQuery {
-        select: wanted.select.clone(),
-        lines: (2 * LINES / wanted.instances.max(1)).clamp(1, LINES),
-        follow: true,
-        places: Some(places.values().cloned().collect()),
-        ..LogQuery::default()
-    };
+fn query(wanted: &Wanted) -> LogQuery {
+    let lines = (2 * LINES / wanted.instances.max(1)).clamp(1, LINES);
+    LogQuery { select: wanted.select.clone(), lines, follow: true, ..LogQuery::default() }
+}
+
+async fn follow(home: &Home, stream: &mut LogStream, shared: &Shared) -> Result<(), ClientError> {
     let mut client = Client::connect(home).await?;
-    let mut stream = client.stream(&Request::Logs(query)).await?;
-    let mut lines = Vec::new();
-    while let Some(line) = stream.next().await {
-        let line = line?;
-        if !line.starts_with(PLACES) {
-            lines.push(line);
-        } else if let Ok(LogItem::Places { places: told }) = serde_json::from_slice(&line) {
-            shared.push(lines.drain(..));
-            places.extend(told.into_iter().map(|place| (place.path.clone(), place)));
-        }
+    stream.open(&mut client).await?;
+    while let Some(lines) = stream.next_batch().await {
+        shared.push(lines?.into_iter());
     }
     Ok(())
 }

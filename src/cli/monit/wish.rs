@@ -30,11 +30,7 @@ impl Deed {
     /// Its name, as the command line has it.
     pub(super) fn word(self) -> &'static str {
         match self {
-            Self::Act(Action::Start) => "start",
-            Self::Act(Action::Stop) => "stop",
-            Self::Act(Action::Restart) => "restart",
-            Self::Act(Action::Delete) => "delete",
-            Self::Act(Action::Reset) => "reset",
+            Self::Act(action) => action.as_str(),
             Self::Reload => "reload",
             Self::Scale(_) => "scale",
         }

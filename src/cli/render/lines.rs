@@ -60,7 +60,7 @@ pub(in crate::cli) fn json_line(item: &LogItem) -> String {
             value
         }
         LogItem::Missed { lines } => json!({ "type": "missed", "lines": lines }),
-        LogItem::Places { places } => json!({ "type": "places", "places": places }),
+        LogItem::Places { places } => json!({ "type": "positions", "positions": places }),
     };
     value.to_string()
 }

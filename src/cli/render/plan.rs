@@ -60,7 +60,7 @@ impl Work {
             Self::Start(_) | Self::Wake(_) => ("+", "start"),
             Self::Reload(_) => ("~", "reload"),
             Self::Restart(_) => ("~", "restart"),
-            Self::Set(_) => ("~", "set"),
+            Self::Set(_) => ("~", "update"),
             Self::Scale { .. } => ("~", "scale"),
             Self::Delete(_) => ("-", "delete"),
             Self::Leave(_) => (" ", "keep"),
@@ -122,7 +122,7 @@ pub(in crate::cli) fn text(steps: &[Step]) -> String {
     text
 }
 
-/// The same for programs: `{ "steps": [{ "action", "app", "ids", "why", "changes" }], "to_do": 2 }`.
+/// The same for programs: `{ "steps": [{ "action", "app", "ids", "reason", "changes" }], "pending": 2 }`.
 pub(in crate::cli) fn json(steps: &[Step]) -> Value {
     let change = |change: &Change| match &change.values {
         Some((is, wanted)) => json!({ "setting": change.name, "is": is, "wanted": wanted }),
@@ -133,12 +133,12 @@ pub(in crate::cli) fn json(steps: &[Step]) -> Value {
             "action": step.work.words().1,
             "app": step.work.app(),
             "ids": step.ids,
-            "why": step.why(),
+            "reason": step.why(),
             "changes": step.changes.iter().map(change).collect::<Vec<_>>(),
         })
     };
     let to_do = steps.iter().filter(|step| step.work.is_some()).count();
-    json!({ "steps": steps.iter().map(step).collect::<Vec<_>>(), "to_do": to_do })
+    json!({ "steps": steps.iter().map(step).collect::<Vec<_>>(), "pending": to_do })
 }
 
 fn instances(count: u32) -> String {
@@ -197,13 +197,13 @@ mod tests {
         let plan = json(&three());
         let want = json!({
             "action": "reload", "app": "api", "ids": [0, 1],
-            "why": "kill_timeout: 1000 → 2000; env.TOKEN removed",
+            "reason": "kill_timeout: 1000 → 2000; env.TOKEN removed",
             "changes": [
                 { "setting": "kill_timeout", "is": 1000, "wanted": 2000 },
                 { "setting": "env.TOKEN", "change": "removed" },
             ],
         });
-        assert_eq!((&plan["steps"][1], &plan["to_do"]), (&want, &json!(3)));
+        assert_eq!((&plan["steps"][1], &plan["pending"]), (&want, &json!(3)));
         assert_eq!(plan["steps"][3]["action"], "unchanged");
     }
 }

@@ -6,7 +6,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 
 use super::*;
-use crate::ipc::message::{ActOn, Action, Pong};
+use crate::ipc::request::{ActOn, Action, SignalRequest, StartApps};
+use crate::ipc::response::Pong;
 
 /// A home whose socket answers connection after connection with the next of these scripts, each
 /// a list of answers to the requests on it; then that connection is closed.
@@ -93,14 +94,14 @@ async fn an_order_is_given_again_by_the_same_key() {
 
 #[tokio::test]
 async fn an_order_that_daemon_after_daemon_dies_of_comes_to_an_end() {
-    let heard = talk(&[&[""] as &[&str]; MOST_TRIES as usize], async |home| {
+    let heard = talk(&[&[""] as &[&str]; MAX_ATTEMPTS as usize], async |home| {
         let mut client = Client::connect(&home).await.unwrap();
         let error = client.bytes(&stop_all()).await.unwrap_err();
         assert!(matches!(error, ClientError::Lost(_)), "{error:?}");
         assert!(error.to_string().contains("rsm list"));
     })
     .await;
-    assert_eq!(heard.len(), MOST_TRIES as usize);
+    assert_eq!(heard.len(), MAX_ATTEMPTS as usize);
 }
 
 #[tokio::test]
@@ -118,7 +119,7 @@ async fn an_idle_connection_is_not_trusted() {
     talk(&[&[PONG], &[PONG]], async |home| {
         let mut client = Client::connect(&home).await.unwrap();
         ping(&mut client).await.unwrap();
-        tokio::time::advance(FRESH).await;
+        tokio::time::advance(REUSE_WITHIN).await;
         ping(&mut client).await.unwrap();
     })
     .await;
@@ -217,17 +218,28 @@ async fn what_is_too_long_is_not_sent() {
     talk(&[&[]], async |home| {
         let mut client = Client::connect(&home).await.unwrap();
         let name = "x".repeat(70_000);
-        let error = client.bytes(&Request::Describe(vec![name])).await.unwrap_err();
+        let error = client.bytes(&Request::Describe(vec![name].into())).await.unwrap_err();
         assert!(
             matches!(&error, ClientError::Refused(error) if error.code == ErrorCode::TooLarge),
             "{error:?}"
         );
-        let signal = "x".repeat(route::LONGEST_BODY);
-        let error = client.bytes(&Request::Signal { select: Vec::new(), signal }).await.unwrap_err();
+        let signal = "x".repeat(MAX_BODY);
+        let error =
+            client.bytes(&Request::Signal(SignalRequest { select: Vec::new(), signal })).await.unwrap_err();
         assert!(
             matches!(&error, ClientError::Refused(error) if error.code == ErrorCode::TooLarge),
             "{error:?}"
         );
     })
     .await;
+}
+
+#[test]
+fn futures_are_send() {
+    fn is_send(_: &impl Send) {}
+    let request = async {
+        let mut client = Client::connect(&Home::at("/nowhere")).await?;
+        client.start_apps(StartApps::from_current_env([])).await
+    };
+    is_send(&request);
 }

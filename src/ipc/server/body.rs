@@ -6,13 +6,13 @@ use std::time::Duration;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 
-use crate::ipc::message::{ApiError, ErrorCode};
-use crate::ipc::route::LONGEST_BODY;
+use crate::ipc::request::{ApiError, ErrorCode};
+use crate::ipc::routes::MAX_BODY;
 
 /// A body must have arrived within this time.
 const BODY_TIME: Duration = Duration::from_secs(30);
 /// All bodies that are being read or answered hold no more bytes than this.
-const ALL_BODIES: usize = 2 * LONGEST_BODY;
+const ALL_BODIES: usize = 2 * MAX_BODY;
 
 /// The memory that all bodies may take together: many clients, each within its limit, would else
 /// be too much.
@@ -55,7 +55,7 @@ impl Taken<'_> {
 /// It is too long, too slow or malformed, or there is no room.
 pub(super) async fn read(body: Incoming, room: &Room) -> Result<(Vec<u8>, Taken<'_>), ApiError> {
     // A length given beforehand is refused before `100 Continue` invites the client to send.
-    if body.size_hint().lower() > LONGEST_BODY as u64 {
+    if body.size_hint().lower() > MAX_BODY as u64 {
         return Err(too_long());
     }
     let slow = |_| {
@@ -79,7 +79,7 @@ async fn collect(mut body: Incoming, room: &Room) -> Result<(Vec<u8>, Taken<'_>)
             )
         })?;
         let Ok(data) = frame.into_data() else { continue }; // trailers say nothing to us
-        if read.len() + data.len() > LONGEST_BODY {
+        if read.len() + data.len() > MAX_BODY {
             return Err(too_long());
         }
         taken.more(data.len())?;
@@ -89,7 +89,7 @@ async fn collect(mut body: Incoming, room: &Room) -> Result<(Vec<u8>, Taken<'_>)
 }
 
 fn too_long() -> ApiError {
-    ApiError::new(ErrorCode::TooLarge, format!("request body exceeds {} MiB", LONGEST_BODY >> 20))
+    ApiError::new(ErrorCode::TooLarge, format!("request body exceeds {} MiB", MAX_BODY >> 20))
         .hint("split the request")
 }
 

@@ -135,7 +135,7 @@ async fn refusals_have_one_shape() {
         assert_eq!(status(&missing), "404");
         assert!(missing.contains("content-type: application/json"), "{missing}");
         assert!(
-            missing.contains(r#"{"error":{"code":"not_found","message":"there is no /v1/nothing""#),
+            missing.contains(r#"{"error":{"code":"not_found","message":"unknown path /v1/nothing""#),
             "{missing}"
         );
         let method = say("POST /v1/ping").await;
@@ -151,7 +151,8 @@ async fn refusals_have_one_shape() {
 async fn too_long_a_body_is_refused_unread() {
     served(async |server| {
         let head = "POST /v1/apps HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n";
-        let heard = server.say(format!("{head}Content-Length: {}\r\n\r\n", route::LONGEST_BODY + 1)).await;
+        let heard =
+            server.say(format!("{head}Content-Length: {}\r\n\r\n", crate::ipc::routes::MAX_BODY + 1)).await;
         assert_eq!(status(&heard), "413", "{heard}");
         assert!(heard.contains(r#""code":"too_large""#), "{heard}");
 
@@ -238,7 +239,13 @@ async fn requests_may_be_pipelined_chunked_or_old() {
             "PUT /v1/dump HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
         let chunked = server.say(format!("{head}7\r\n{{\"force\r\n7\r\n\":true}}\r\n0\r\n\r\n")).await;
         assert_eq!(status(&chunked), "200", "{chunked}");
-        assert!(server.fake.asked.borrow().contains(&Request::Save { force: true }));
+        assert!(
+            server
+                .fake
+                .asked
+                .borrow()
+                .contains(&Request::Save(crate::ipc::request::SaveRequest { force: true }))
+        );
 
         let start = Instant::now();
         let old = server.say("GET /v1/ping HTTP/1.0\r\n\r\n").await;

@@ -77,7 +77,7 @@ fn fatal_signal_counts_as_crash() {
     rsm.wait_until("a new process", |rsm| rsm.pids("nap").first().filter(|new| **new != pid).copied());
     let nap = &rsm.json(&["describe", "nap", "--json"])[0];
     assert_eq!(
-        (&nap["exits"][0]["exit"]["signal"]["number"], &nap["exits"][0]["asked"]),
+        (&nap["exits"][0]["exit"]["signal"]["number"], &nap["exits"][0]["requested"]),
         (&15.into(), &false.into())
     );
 }

@@ -177,8 +177,8 @@ fn apply_reloads_shared_ports_and_keeps_stopped() {
         let step = &plan["steps"][at];
         format!("{} {} {}", step["action"], step["app"], step["changes"][0]["setting"]).replace('"', "")
     };
-    assert_eq!((told(0), told(1)), ("reload web env.WORD".into(), "set job args".into()));
-    assert_eq!(plan["to_do"], 2);
+    assert_eq!((told(0), told(1)), ("reload web env.WORD".into(), "update job args".into()));
+    assert_eq!(plan["pending"], 2);
     rsm.ok(&["apply", "e.toml"]).says("~ reload  web  env.WORD changed");
     load.finish().assert_clean();
     let after = rsm.pids("web");

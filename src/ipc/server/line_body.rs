@@ -9,19 +9,19 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame};
 use tokio::sync::{mpsc, watch};
 
-/// Lines as they come, until their source ends or the server closes.
-pub(super) struct Lines {
+/// LineBody as they come, until their source ends or the server closes.
+pub(super) struct LineBody {
     from: mpsc::Receiver<Bytes>,
     closed: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
-impl Lines {
+impl LineBody {
     pub(super) fn new(from: mpsc::Receiver<Bytes>, mut closed: watch::Receiver<bool>) -> Self {
         Self { from, closed: Box::pin(async move { drop(closed.wait_for(|closed| *closed).await) }) }
     }
 }
 
-impl Body for Lines {
+impl Body for LineBody {
     type Data = Bytes;
     type Error = Infallible;
 

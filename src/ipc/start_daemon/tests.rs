@@ -44,7 +44,7 @@ const SOUND: &str = "echo launched >> launches; mv ready rsm.sock";
 async fn a_daemon_that_runs_is_used() {
     with_home(async |home| {
         std::fs::rename(home.dir().join("ready"), home.socket()).unwrap();
-        let (_, launched) = connect_or(home, shell("exit 9")).await.unwrap();
+        let (_, launched) = connect_or_spawn(home, shell("exit 9")).await.unwrap();
         assert!(!launched);
         assert!(!home.launch_lock().exists(), "connecting made a file");
     })
@@ -54,7 +54,7 @@ async fn a_daemon_that_runs_is_used() {
 #[tokio::test]
 async fn two_at_once_launch_one_daemon() {
     with_home(async |home| {
-        let both = tokio::join!(connect_or(home, shell(SOUND)), connect_or(home, shell(SOUND)));
+        let both = tokio::join!(connect_or_spawn(home, shell(SOUND)), connect_or_spawn(home, shell(SOUND)));
         let (mut first, one) = both.0.unwrap();
         let (mut second, two) = both.1.unwrap();
         assert!(one ^ two, "each believes the other launched it, or both do");
@@ -69,7 +69,7 @@ async fn two_at_once_launch_one_daemon() {
 #[tokio::test]
 async fn a_keeper_that_fails_is_quoted() {
     with_home(async |home| {
-        let fail = async |script| connect_or(home, shell(script)).await.unwrap_err().to_string();
+        let fail = async |script| connect_or_spawn(home, shell(script)).await.unwrap_err().to_string();
         assert_eq!(fail("echo 'error: no space' >&2; exit 3").await, "failed to start the daemon: no space");
         assert!(fail("kill -9 $$").await.contains("SIGKILL"));
         // Longer than any pipe, and with a descendant that keeps standard error open.
@@ -83,8 +83,8 @@ async fn a_keeper_that_fails_is_quoted() {
 #[tokio::test]
 async fn a_keeper_that_lies_is_found_out() {
     with_home(async |home| {
-        let error = connect_or(home, shell("exit 0")).await.unwrap_err();
-        assert!(matches!(error, LaunchError::Client(ClientError::NotRunning { .. })), "{error:?}");
+        let error = connect_or_spawn(home, shell("exit 0")).await.unwrap_err();
+        assert!(matches!(error, StartDaemonError::Client(ClientError::NotRunning { .. })), "{error:?}");
     })
     .await;
 }
@@ -94,7 +94,7 @@ async fn a_home_that_cannot_be_made_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let error = connect_or(&Home::at(&file), shell("exit 0")).await.unwrap_err().to_string();
+    let error = connect_or_spawn(&Home::at(&file), shell("exit 0")).await.unwrap_err().to_string();
     assert!(error.contains("/file") && error.contains("set RSM_HOME"), "{error}");
 }
 
@@ -103,8 +103,8 @@ async fn a_launch_that_hangs_is_given_up() {
     with_home(async |home| {
         let fifo = home.dir().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let error = connect_or(home, shell("read never < fifo")).await.unwrap_err();
-        assert!(matches!(error, LaunchError::Slow { .. }), "{error:?}");
+        let error = connect_or_spawn(home, shell("read never < fifo")).await.unwrap_err();
+        assert!(matches!(error, StartDaemonError::TimedOut { .. }), "{error:?}");
         std::fs::write(fifo, "over\n").unwrap(); // lets the shell end
     })
     .await;

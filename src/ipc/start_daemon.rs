@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::client::{Client, ClientError};
-use super::message::{Pong, Request};
+use super::response::Pong;
+use super::routes::Request;
 use crate::paths::Home;
 use crate::process::memfd;
 
@@ -18,13 +19,13 @@ use crate::process::memfd;
 mod tests;
 
 /// A daemon is started so often at most.
-const MOST_TRIES: u32 = 4;
+const MAX_ATTEMPTS: u32 = 4;
 /// Each step of a launch may take so long. A sound one takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why no daemon could be started.
 #[derive(Debug, thiserror::Error)]
-pub enum LaunchError {
+pub enum StartDaemonError {
     /// It could not be spoken to.
     #[error(transparent)]
     Client(#[from] ClientError),
@@ -45,8 +46,8 @@ pub enum LaunchError {
     #[error("failed to start the daemon: {0}")]
     Failed(String),
     /// It takes too long.
-    #[error("timed out after {} s {what}; see {}", PATIENCE.as_secs(), log.display())]
-    Slow {
+    #[error("timed out after {} s {what}; see {}", START_TIMEOUT.as_secs(), log.display())]
+    TimedOut {
         /// What.
         what: &'static str,
         /// The daemon's log.
@@ -58,13 +59,13 @@ pub enum LaunchError {
 ///
 /// # Errors
 /// No daemon answers and none can be started.
-pub async fn connect_or_launch(home: &Home) -> Result<(Client, bool), LaunchError> {
+pub async fn connect_or_start(home: &Home) -> Result<(Client, bool), StartDaemonError> {
     let mut tries = 1;
     loop {
-        match connect_or(home, keeper).await {
+        match connect_or_spawn(home, keeper_command).await {
             // It was there, and was killed before it answered.
-            Err(LaunchError::Client(ClientError::NotRunning { .. } | ClientError::Lost(_)))
-                if tries < MOST_TRIES =>
+            Err(StartDaemonError::Client(ClientError::NotRunning { .. } | ClientError::Lost(_)))
+                if tries < MAX_ATTEMPTS =>
             {
                 tries += 1;
             }
@@ -74,35 +75,35 @@ pub async fn connect_or_launch(home: &Home) -> Result<(Client, bool), LaunchErro
 }
 
 /// The keeper of this home: this very program, even if its file was replaced meanwhile.
-fn keeper(home: &Home) -> Command {
+fn keeper_command(home: &Home) -> Command {
     let mut command = Command::new("/proc/self/exe");
     // The mark of an app that this command runs in would make the keeper a part of it.
     command.arg("keeper").env("RSM_HOME", home.dir()).env_remove("RSM_RUN");
     command
 }
 
-async fn connect_or(
+async fn connect_or_spawn(
     home: &Home,
     keeper: impl FnOnce(&Home) -> Command,
-) -> Result<(Client, bool), LaunchError> {
-    if let Some(client) = running(home).await? {
+) -> Result<(Client, bool), StartDaemonError> {
+    if let Some(client) = connect_running(home).await? {
         return Ok((client, false));
     }
-    let failed = |error| LaunchError::Home { what: "create", path: home.dir().to_path_buf(), error };
+    let failed = |error| StartDaemonError::Home { what: "create", path: home.dir().to_path_buf(), error };
     home.create().map_err(failed)?;
     // Two first commands at once start one daemon: the second finds it when it gets the lock.
     let _lock = lock(home).await?;
-    if let Some(client) = running(home).await? {
+    if let Some(client) = connect_running(home).await? {
         return Ok((client, false));
     }
-    launch(home, keeper(home)).await?;
+    spawn_keeper(home, keeper(home)).await?;
     let mut client = Client::connect(home).await?;
     // Connections queue before the daemon serves: only an answer tells that it does.
-    let _: Pong = in_time(home, "waiting for the daemon", client.call(&Request::Ping)).await??;
+    let _: Pong = with_timeout(home, "waiting for the daemon", client.call(&Request::Ping)).await??;
     Ok((client, true))
 }
 
-async fn running(home: &Home) -> Result<Option<Client>, ClientError> {
+async fn connect_running(home: &Home) -> Result<Option<Client>, ClientError> {
     match Client::connect(home).await {
         Ok(client) => Ok(Some(client)),
         Err(ClientError::NotRunning { .. }) => Ok(None),
@@ -110,9 +111,9 @@ async fn running(home: &Home) -> Result<Option<Client>, ClientError> {
     }
 }
 
-async fn lock(home: &Home) -> Result<File, LaunchError> {
+async fn lock(home: &Home) -> Result<File, StartDaemonError> {
     let path = home.launch_lock();
-    let failed = |what| move |error| LaunchError::Home { what, path: home.launch_lock(), error };
+    let failed = |what| move |error| StartDaemonError::Home { what, path: home.launch_lock(), error };
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600);
     let file = options.open(&path).map_err(failed("open"))?;
@@ -120,27 +121,28 @@ async fn lock(home: &Home) -> Result<File, LaunchError> {
         return Ok(file);
     }
     let locked = on_thread(move || file.lock().map(|()| file)).map_err(failed("lock"))?;
-    in_time(home, "waiting for another command that starts the daemon", outcome(locked))
+    with_timeout(home, "waiting for another command that starts the daemon", outcome(locked))
         .await?
         .map_err(failed("lock"))
 }
 
 /// Starts the keeper and waits until its socket takes connections: its first process ends then.
-async fn launch(home: &Home, mut keeper: Command) -> Result<(), LaunchError> {
+async fn spawn_keeper(home: &Home, mut keeper: Command) -> Result<(), StartDaemonError> {
     // A file in memory takes what is said at any length, and has an end whoever else holds it.
     let said = memfd::create(c"rsm-launch");
-    let mut said = said.map_err(|errno| LaunchError::Spawn(errno.into()))?;
-    let stderr = said.try_clone().map_err(LaunchError::Spawn)?;
+    let mut said = said.map_err(|errno| StartDaemonError::Spawn(errno.into()))?;
+    let stderr = said.try_clone().map_err(StartDaemonError::Spawn)?;
     keeper.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
-    let mut child = keeper.spawn().map_err(LaunchError::Spawn)?;
-    let ended = on_thread(move || child.wait()).map_err(LaunchError::Spawn)?;
-    let status =
-        in_time(home, "waiting for the keeper", outcome(ended)).await?.map_err(LaunchError::Spawn)?;
-    if status.success() { Ok(()) } else { Err(LaunchError::Failed(last_words(&mut said, status))) }
+    let mut child = keeper.spawn().map_err(StartDaemonError::Spawn)?;
+    let ended = on_thread(move || child.wait()).map_err(StartDaemonError::Spawn)?;
+    let status = with_timeout(home, "waiting for the keeper", outcome(ended))
+        .await?
+        .map_err(StartDaemonError::Spawn)?;
+    if status.success() { Ok(()) } else { Err(StartDaemonError::Failed(exit_message(&mut said, status))) }
 }
 
 /// Why the keeper gave up, in its own words if it had any.
-fn last_words(said: &mut File, status: ExitStatus) -> String {
+fn exit_message(said: &mut File, status: ExitStatus) -> String {
     let mut bytes = Vec::new();
     let _ = said.rewind().and_then(|()| said.read_to_end(&mut bytes)); // else the status must do
     let text = String::from_utf8_lossy(&bytes);
@@ -165,11 +167,11 @@ async fn outcome<T>(of: oneshot::Receiver<io::Result<T>>) -> io::Result<T> {
     of.await.unwrap_or_else(|_| Err(io::Error::other("the thread exited early")))
 }
 
-async fn in_time<T>(
+async fn with_timeout<T>(
     home: &Home,
     what: &'static str,
     work: impl Future<Output = T>,
-) -> Result<T, LaunchError> {
-    let slow = |_| LaunchError::Slow { what, log: home.own_log() };
-    tokio::time::timeout(PATIENCE, work).await.map_err(slow)
+) -> Result<T, StartDaemonError> {
+    let slow = |_| StartDaemonError::TimedOut { what, log: home.own_log() };
+    tokio::time::timeout(START_TIMEOUT, work).await.map_err(slow)
 }

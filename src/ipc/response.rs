@@ -1,4 +1,4 @@
-//! What requests are answered with: state as shown to clients.
+//! The bodies of responses: state as shown to clients.
 //!
 //! Times are milliseconds since the epoch, durations milliseconds, sizes bytes. The field names
 //! are stable: they are the API.
@@ -9,54 +9,58 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::app;
 use crate::exit::Exit;
 pub use crate::logs::item::{LogItem, LogPlace, Stream};
 pub use crate::metrics::{HostInfo, ProcessInfo};
 use crate::spec::AppSpec;
 
-/// Answer to [`super::message::Request::Ping`].
+/// Answer to [`super::routes::Request::Ping`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Pong {
     /// Version of the daemon.
     pub version: String,
     /// Its pid.
     pub pid: i32,
-    /// What came of the latest upgrade.
+    /// Result of the last upgrade.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<UpgradeOutcome>,
 }
 
-/// What came of an upgrade.
+/// Result of an upgrade.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum UpgradeOutcome {
-    /// The daemon that says so is of the new binary.
+    /// The new daemon is running.
+    #[serde(rename = "succeeded")]
     Done,
-    /// The new daemon ended before it answered clients; the former binary goes on.
+    /// The new daemon exited before it was ready; rolled back.
+    #[serde(rename = "crashed")]
     Died,
-    /// The new daemon did not come to answer clients in time; the former binary goes on.
+    /// The new daemon was not ready in time; rolled back.
+    #[serde(rename = "timed_out")]
     Silent,
 }
 
-/// State of an instance as shown: PM2's words.
+/// Status of an instance, in PM2's terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Status {
-    /// Being started, or not ready yet.
+    /// Starting, not ready yet.
     #[serde(rename = "launching")]
     Launching,
     /// Runs.
     #[serde(rename = "online")]
     Online,
-    /// Told to go, or being cleaned up after.
+    /// Stopping, or cleaning up remaining processes.
     #[serde(rename = "stopping")]
     Stopping,
-    /// Does not run, and shall not.
+    /// Stopped.
     #[serde(rename = "stopped")]
     Stopped,
-    /// Waits for its next start.
+    /// Waiting for the next restart.
     #[serde(rename = "waiting restart")]
     Waiting,
-    /// Given up.
+    /// Restart limit reached.
     #[serde(rename = "errored")]
     Errored,
 }
@@ -88,31 +92,31 @@ pub struct InstanceView {
     pub number: u32,
     /// `fork` or `cluster`.
     pub mode: crate::spec::ExecMode,
-    /// What is so.
+    /// Status.
     pub status: Status,
-    /// Why it is not online, in words, if there is something to say.
+    /// Reason why it is not online.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reason: Option<String>,
     /// The process, while one runs.
     pub pid: Option<i32>,
     /// When the process was started.
     pub started_at: Option<u64>,
-    /// How long it has run.
+    /// Uptime in milliseconds.
     pub uptime: Option<u64>,
     /// Restarts since it was added or reset.
     pub restarts: u32,
-    /// Of these, the ones after an early exit, within the policy's window.
+    /// Unstable restarts within the restart window.
     pub unstable_restarts: u32,
-    /// Percent of one core, whole tree.
+    /// CPU usage of the process tree, in percent of a core.
     pub cpu: f32,
-    /// Bytes, whole tree, shared pages counted once.
+    /// Memory of the process tree in bytes; shared pages are counted once.
     pub memory: u64,
-    /// Bytes at which it is restarted, if there is a limit.
+    /// Memory limit in bytes (`max_memory_restart`).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub memory_limit: Option<u64>,
     /// User it runs as.
     pub user: String,
-    /// Restarted when files change.
+    /// Whether it is restarted when files change.
     pub watching: bool,
     /// Version of the app.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -120,12 +124,12 @@ pub struct InstanceView {
     /// The ecosystem file it was started from.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub source: Option<PathBuf>,
-    /// How it may differ from that file; absent: it does not, as far as is known.
+    /// How it differs from that file, if it does.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub drift: Option<String>,
 }
 
-/// What an instance answered to a [`super::message::Trigger`].
+/// Reply of an instance to an action.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TriggerReply {
     /// Its id.
@@ -134,21 +138,23 @@ pub struct TriggerReply {
     pub name: String,
     /// Its app's namespace.
     pub namespace: String,
-    /// What the action returned.
+    /// Return value of the action.
     #[serde(default)]
     pub reply: serde_json::Value,
-    /// Why there is no reply.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    /// Error, if there is no reply.
+    #[serde(rename = "error", skip_serializing_if = "Option::is_none", default)]
     pub problem: Option<String>,
 }
 
-/// Everything about an instance; no environment values.
+/// Details of an instance, without values of environment variables.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct InstanceDetail {
     /// As in the list.
     #[serde(flatten)]
     pub view: InstanceView,
-    /// The resolved description; values of `env` are left empty.
+    /// Resolved spec; values of `env` are empty.
+    #[serde(with = "app::as_app")]
+    #[schemars(with = "app::App")]
     pub spec: AppSpec,
     /// What is executed: program and arguments.
     pub command: Vec<String>,
@@ -156,23 +162,23 @@ pub struct InstanceDetail {
     pub out_file: Option<PathBuf>,
     /// File of standard error, if there is one.
     pub error_file: Option<PathBuf>,
-    /// File of both.
+    /// File for both streams.
     pub log_file: Option<PathBuf>,
     /// The pid file.
     pub pid_file: PathBuf,
     /// When it was added.
     pub created_at: u64,
-    /// The last ends of its runs, newest last.
+    /// Exit history, newest last.
     pub exits: Vec<ExitView>,
     /// All processes of its tree.
     pub processes: Vec<i32>,
-    /// Connections that its processes have open at the ports it shares.
+    /// Established connections on shared ports.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub connections: Option<u64>,
-    /// How its ports are shared, if they are.
+    /// Port sharing, if used.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ports: Option<SharedPorts>,
-    /// Which of its hard limits hold, and by what, while it runs.
+    /// Effective hard limits.
     #[serde(default)]
     pub limits: Vec<LimitView>,
 }
@@ -184,78 +190,82 @@ pub struct LimitView {
     pub limit: String,
     /// Bytes, percent of one core, or processes and threads.
     pub value: u64,
-    /// Who holds it: `cgroup`, `rlimit` or `nothing`.
+    /// Enforced by `cgroup`, `rlimit` or `none`.
+    #[serde(rename = "enforced_by")]
     pub by: String,
-    /// What that means, where it is not a cgroup.
+    /// Restrictions, if not enforced by a cgroup.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub note: Option<String>,
 }
 
-/// How a run's ports are shared.
+/// Port sharing of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SharedPorts {
-    /// The way, in words; empty before the run has asked for a port.
+    /// Mechanism; empty until the run binds a port.
+    #[serde(rename = "mechanism")]
     pub path: String,
-    /// Why this way.
+    /// Why this mechanism was chosen.
+    #[serde(rename = "reason")]
     pub why: String,
-    /// Where it listens.
+    /// Addresses it listens on.
     pub addresses: Vec<String>,
-    /// What the user should know.
+    /// Warnings.
     pub warnings: Vec<String>,
 }
 
-/// How a run ended.
+/// Exit of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExitView {
     /// When.
     pub at: u64,
-    /// Which run of the instance, from 1.
+    /// Number of the run, from 1.
     pub run: u32,
-    /// Its process, if it came to one.
+    /// Pid, if it was started.
     pub pid: Option<i32>,
     /// How long it ran.
     pub uptime: u64,
     /// How it ended.
     pub exit: Exit,
-    /// Whether someone asked for it.
+    /// Whether the exit was requested.
+    #[serde(rename = "requested")]
     pub asked: bool,
-    /// It outlived its grace and was killed.
+    /// Killed after the grace period.
     #[serde(default)]
     pub killed: bool,
-    /// Why it was asked to go, if not by command.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    /// Reason for the stop, if not a command.
+    #[serde(rename = "reason", skip_serializing_if = "Option::is_none", default)]
     pub why: Option<String>,
 }
 
-/// An instance that a request touched.
+/// Result for one instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Outcome {
     /// Its id.
     pub id: u32,
     /// The app's name.
     pub name: String,
-    /// How it came out; absent: gone from the list, as asked.
+    /// Status afterwards; absent if deleted.
     pub status: Option<Status>,
-    /// Why it is not as wished; absent: it is.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    /// Error, if the operation failed.
+    #[serde(rename = "error", skip_serializing_if = "Option::is_none", default)]
     pub problem: Option<String>,
     /// It did not end in its grace and was killed.
     #[serde(default)]
     pub killed: bool,
 }
 
-/// Answer to a request that acts.
+/// Result of an operation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Report {
-    /// Each instance touched, in the order of their ids.
+    /// Affected instances, by id.
     pub instances: Vec<Outcome>,
-    /// What the user should know.
+    /// Warnings.
     #[serde(default)]
     pub notes: Vec<String>,
 }
 
 impl Report {
-    /// Adds what another part of the same work came to. What is to be known is said once.
+    /// Merges another report; duplicate notes are dropped.
     pub fn add(&mut self, part: Self) {
         self.instances.extend(part.instances);
         self.instances.sort_by_key(|outcome| outcome.id);
@@ -264,7 +274,7 @@ impl Report {
     }
 }
 
-/// Answer to [`super::message::Request::Save`] and [`super::message::Request::ClearDump`].
+/// Answer to [`super::routes::Request::Save`] and [`super::routes::Request::ClearDump`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Saved {
     /// How many instances were saved.
@@ -273,7 +283,7 @@ pub struct Saved {
     pub file: PathBuf,
 }
 
-/// Answer to [`super::message::Request::Info`].
+/// Answer to [`super::routes::Request::Info`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Info {
     /// Version of the daemon.
@@ -282,18 +292,18 @@ pub struct Info {
     pub daemon: ProcessInfo,
     /// The keeper.
     pub keeper: ProcessInfo,
-    /// Where files lie, by name.
+    /// Paths by name.
     pub paths: BTreeMap<String, PathBuf>,
     /// Instances by status.
     pub instances: BTreeMap<String, usize>,
-    /// Bytes of memory of the machine, used and in all; cores; load average.
+    /// Host information.
     pub host: HostInfo,
-    /// The list is not what was saved last: the next boot would bring back something else.
+    /// The list differs from the saved list.
     #[serde(default)]
     pub unsaved: bool,
 }
 
-/// Something that happened to an instance.
+/// Event of an instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EventView {
     /// When.
@@ -311,12 +321,12 @@ pub struct EventView {
     /// How the run ended, for `exited`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub exit: Option<Exit>,
-    /// More, in words.
+    /// Details.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub detail: Option<String>,
 }
 
-/// What can happen to an instance.
+/// Kind of event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
@@ -326,34 +336,38 @@ pub enum EventKind {
     Launching,
     /// It is ready.
     Online,
-    /// It is not ready in the time given, and goes on.
+    /// Not ready in time; still running.
+    #[serde(rename = "ready_timeout")]
     Late,
-    /// Its check says that it does not work.
+    /// The liveness probe failed.
     Unhealthy,
-    /// Its check says that it works again.
+    /// The liveness probe succeeds again.
     Healthy,
-    /// The number of instances follows the load.
+    /// Autoscaled.
     Scaled,
     /// It could not be started.
     StartFailed,
-    /// Another process is started to take the place of the one that it has.
+    /// Starting a replacement.
     Replacing,
-    /// The other process has taken its place.
+    /// The replacement took over.
     Replaced,
-    /// The other process failed, and the one that it has stays.
+    /// The replacement failed.
+    #[serde(rename = "replace_failed")]
     Kept,
-    /// It gets no new connections, and goes once nobody waits for it.
+    /// Draining connections.
+    #[serde(rename = "draining")]
     Leaving,
-    /// It was told to go.
+    /// The stop signal was sent.
     Stopping,
     /// Its process ended.
     Exited,
-    /// It is down, as it shall be.
+    /// Stopped.
     Stopped,
-    /// It will be started again after a delay.
+    /// Restart scheduled.
+    #[serde(rename = "restart_scheduled")]
     Waiting,
-    /// It was given up.
+    /// Restart limit reached.
     Errored,
-    /// It was taken from the list.
+    /// Deleted.
     Deleted,
 }

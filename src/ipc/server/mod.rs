@@ -24,13 +24,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use self::body::Room;
-use self::stream::Lines;
-use super::message::{ApiError, ErrorCode, Request};
-use super::route;
+use self::line_body::LineBody;
+use super::request::{ApiError, ErrorBody, ErrorCode};
+use super::routes::{Request, allowed_methods};
+use super::{IDEMPOTENCY_HEADER, MAX_KEY, VERSION_HEADER};
 use crate::version::version;
 
 mod body;
-mod stream;
+mod line_body;
 #[cfg(test)]
 mod tests;
 
@@ -204,7 +205,7 @@ async fn respond<S: Service>(shared: &Shared<S>, request: hyper::Request<Incomin
         Err(error) => return hang_up_after(refusal(&error, "")),
     };
     let query = head.uri.query().unwrap_or_default();
-    let answer = match route::from_http(&head.method, path, query, &body) {
+    let answer = match Request::decode(&head.method, path, query, &body) {
         Ok(request) => match key(&head.headers) {
             Ok(key) => finish(shared.service.clone(), request, key).await,
             Err(error) => Err(error),
@@ -216,7 +217,7 @@ async fn respond<S: Service>(shared: &Shared<S>, request: hyper::Request<Incomin
             response(StatusCode::OK, "application/json", Full::new(bytes.into()).boxed_unsync())
         }
         Ok(Answer::Stream(lines)) => {
-            let lines = Lines::new(lines, shared.closed.clone());
+            let lines = LineBody::new(lines, shared.closed.clone());
             response(StatusCode::OK, "application/x-ndjson", lines.boxed_unsync())
         }
         Err(error) => refusal(&error, path),
@@ -225,14 +226,13 @@ async fn respond<S: Service>(shared: &Shared<S>, request: hyper::Request<Incomin
 
 /// The client's word for its request.
 fn key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
-    let Some(value) = headers.get(route::KEY) else { return Ok(None) };
+    let Some(value) = headers.get(IDEMPOTENCY_HEADER) else { return Ok(None) };
     match value.to_str() {
-        Ok(key) if (1..=route::LONGEST_KEY).contains(&key.len()) => Ok(Some(key.to_owned())),
+        Ok(key) if (1..=MAX_KEY).contains(&key.len()) => Ok(Some(key.to_owned())),
         _ => {
             let text = format!(
                 "invalid {} header: expected 1 to {} printable characters",
-                route::KEY,
-                route::LONGEST_KEY
+                IDEMPOTENCY_HEADER, MAX_KEY
             );
             Err(ApiError::new(ErrorCode::Invalid, text).hint("use a random value per request"))
         }
@@ -251,10 +251,10 @@ async fn finish<S: Service>(service: S, request: Request, key: Option<String>) -
 
 fn refusal(error: &ApiError, path: &str) -> Response<Body> {
     let status = StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let bytes = serde_json::to_vec(&route::Refusal { error: error.clone() }).unwrap_or_default();
+    let bytes = serde_json::to_vec(&ErrorBody { error: error.clone() }).unwrap_or_default();
     let mut response = response(status, "application/json", Full::new(bytes.into()).boxed_unsync());
     if error.code == ErrorCode::MethodNotAllowed
-        && let Ok(methods) = HeaderValue::from_str(&route::allowed(path))
+        && let Ok(methods) = HeaderValue::from_str(&allowed_methods(path))
     {
         response.headers_mut().insert(ALLOW, methods);
     }
@@ -265,7 +265,7 @@ fn response(status: StatusCode, kind: &'static str, body: Body) -> Response<Body
     let mut response = Response::new(body);
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    response.headers_mut().insert(route::VERSION, HeaderValue::from_static(version()));
+    response.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(version()));
     response
 }
 

@@ -1,0 +1,53 @@
+//! The API of apps: its names, and that nothing is lost between it and the spec.
+
+use serde_json::json;
+
+use super::*;
+use crate::spec::{Probe, Rotation};
+
+/// A spec that uses each renamed field.
+fn spec() -> AppSpec {
+    let mut spec = AppSpec::new("api", "/srv/api", "/srv");
+    spec.restart.delay = RestartDelay::FromFirst { initial: Duration::from_millis(5) };
+    spec.stop = StopPolicy { tree: false, message: true, ..StopPolicy::default() };
+    spec.readiness.probe = Some(Probe::ready(Check::Tcp("3000".into())));
+    spec.health = Some(Probe::health(Check::Exec("true".into())));
+    spec.logs.out = LogPath::Nowhere;
+    spec.logs.combined = Some(LogPath::File("/var/log/api.log".into()));
+    spec.logs.rotation = Rotation { keep: Some(7), ..Rotation::default() };
+    spec
+}
+
+#[test]
+fn converts_specs_without_loss() {
+    let app = App::from(spec());
+    assert_eq!(AppSpec::from(app.clone()), spec());
+    let json = serde_json::to_value(&app).unwrap();
+    assert_eq!(json["restart"]["delay"], json!({ "pm2_backoff": { "initial": 5 } }));
+    assert_eq!((&json["stop"]["whole_tree"], &json["stop"]["by_message"]), (&json!(false), &json!(true)));
+    assert_eq!((&json["logs"]["out"], &json["logs"]["rotation"]["retain"]), (&json!("discard"), &json!(7)));
+    assert_eq!(json["health"]["action"], json!({ "exec": "true" }));
+    assert!(serde_json::from_value::<App>(json).unwrap() == app);
+}
+
+#[test]
+fn fills_in_the_defaults_of_the_spec() {
+    let app: App = serde_json::from_value(json!({ "name": "a", "script": "/bin/a", "cwd": "/" })).unwrap();
+    assert_eq!(AppSpec::from(app), AppSpec::new("a", "/bin/a", "/"));
+}
+
+#[test]
+fn patches_have_the_names_of_the_api() {
+    let internal = into_map(serde_json::to_value(spec()).unwrap());
+    let api = into_map(serde_json::to_value(App::from(spec())).unwrap());
+    assert_eq!(to_api_patch(internal.clone()), api);
+    assert_eq!(to_spec_patch(api).unwrap(), internal);
+}
+
+#[test]
+fn rejects_internal_names_in_patches() {
+    let patch = |value: Value| to_spec_patch(into_map(value));
+    assert_eq!(patch(json!({ "stop": { "tree": true } })), Err("tree"));
+    assert_eq!(patch(json!({ "logs": { "out": "nowhere" } })), Err("nowhere"));
+    assert!(patch(json!({ "stop": { "whole_tree": null }, "health": null })).is_ok());
+}
