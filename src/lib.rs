@@ -20,7 +20,7 @@
 //! | 2 | [`metrics`] | what trees and the machine use |
 //! | 2 | [`serve`] | the static file server, a program of its own in this binary |
 //! | 1 | [`spec`], [`exit`], [`time`] | what an app is; how a run ended; time |
-//! | 1 | [`paths`], [`conf`], [`error`] | where files lie; what is set for all; what went wrong |
+//! | 1 | [`paths`], [`settings`], [`error`] | where files lie; what is set for all; what went wrong |
 //!
 //! # The processes
 //!
@@ -51,7 +51,6 @@ pub mod atomic_file;
 pub mod boot;
 pub mod cli;
 pub mod cluster;
-pub mod conf;
 pub mod config;
 pub mod daemon;
 pub mod error;
@@ -66,6 +65,7 @@ pub mod probes;
 pub mod process;
 pub mod schedule;
 pub mod serve;
+pub mod settings;
 pub mod spec;
 pub mod text;
 pub mod time;

@@ -96,7 +96,7 @@ impl Home {
         self.0.join("dump.json")
     }
 
-    /// What is set for all of this rsm.
+    /// The settings of the daemon in version 0.1.
     pub fn conf(&self) -> PathBuf {
         self.0.join("conf.json")
     }
@@ -106,7 +106,7 @@ impl Home {
         self.0.join("dump.json.prev")
     }
 
-    /// What the commands do where nothing else is said.
+    /// What is set by `rsm set` and `rsm conf`.
     pub fn settings(&self) -> PathBuf {
         self.0.join("settings.json")
     }

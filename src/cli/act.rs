@@ -8,9 +8,9 @@ use crate::error::Error;
 use crate::ipc::client::Client;
 use crate::ipc::message::{ActOn, Action, Existing, Report, Request, ScaleTo, SignalRequest, StartApps};
 
+use super::app_flags::{AppFlags, Ground, IgnoredFlags, load};
 use super::selectors::Targets;
 use super::session::Session;
-use super::settings::{Ground, Settings, load};
 use super::{completion, environment, list, logs};
 
 // Flags of `start` and `restart` that are no settings of the app.
@@ -29,53 +29,7 @@ pub(super) struct Change {
     #[arg(long)]
     pub(super) attach: bool,
     #[command(flatten)]
-    unused: Unused,
-}
-
-// PM2's flags without a meaning here: taken, so that command lines go on working, and told.
-#[derive(Args, Clone, Debug)]
-struct Unused {
-    #[arg(long, hide = true)]
-    no_vizion: bool,
-    #[arg(long, hide = true)]
-    no_pmx: bool,
-    #[arg(long, hide = true)]
-    no_automation: bool,
-    #[arg(long, hide = true)]
-    source_map_support: bool,
-    #[arg(long, hide = true)]
-    disable_source_map_support: bool,
-    #[arg(long, hide = true)]
-    trace: bool,
-    #[arg(long, hide = true)]
-    disable_trace: bool,
-    #[arg(long, hide = true)]
-    v8: bool,
-    #[arg(long, hide = true)]
-    event_loop_inspector: bool,
-    #[arg(long, hide = true)]
-    deep_monitoring: bool,
-    #[arg(short = 'w', long, hide = true)]
-    write: bool,
-}
-
-impl Change {
-    /// Says which flags have no effect, where one could have been hoped for.
-    pub(super) fn tell_unused(&self, session: &Session) {
-        let Unused { source_map_support, trace, v8, event_loop_inspector, deep_monitoring, write, .. } =
-            self.unused;
-        let told = [
-            ("--source-map-support", source_map_support, "use --node-args=--enable-source-maps instead"),
-            ("--trace", trace, "rsm does not inject code into apps"),
-            ("--v8", v8, "rsm does not inject code into apps"),
-            ("--event-loop-inspector", event_loop_inspector, "rsm does not inject code into apps"),
-            ("--deep-monitoring", deep_monitoring, "rsm does not inject code into apps"),
-            ("--write", write, "ecosystem files are never rewritten; use `rsm init` to create one"),
-        ];
-        for (flag, _, about) in told.iter().filter(|(_, given, _)| *given) {
-            session.note(format_args!("warning: {flag} is ignored: {about}"));
-        }
-    }
+    pub(super) ignored: IgnoredFlags,
 }
 
 // Arguments of `restart`.
@@ -92,9 +46,8 @@ pub(super) struct Restart {
     /// New arguments for the app
     #[arg(last = true)]
     args: Vec<String>,
-    // Last, as its headings hold for what follows.
     #[command(flatten)]
-    settings: Settings,
+    settings: AppFlags,
 }
 
 // Arguments of `scale`.
@@ -136,11 +89,11 @@ pub(super) async fn act(action: Action, targets: Targets, session: &Session) -> 
 pub(super) async fn restart(mut restart: Restart, session: &Session) -> Result<(), Error> {
     if restart.targets.is_empty() {
         // clap lets these two stand for the target, which they may have swallowed.
-        restart.targets.push(restart.settings.give_back().ok_or_else(nothing_named)?);
+        restart.targets.push(restart.settings.take_swallowed_target().ok_or_else(nothing_named)?);
     }
-    restart.settings.take_codes(&mut restart.targets);
+    restart.settings.fix_exit_codes(&mut restart.targets);
     let Restart { targets, settings, change, args, .. } = restart;
-    change.tell_unused(session);
+    change.ignored.warn(session);
     let (files, selectors): (Vec<String>, Vec<String>) =
         targets.iter().cloned().partition(|target| config::is_config_file(target));
     if change.env.is_some() && files.is_empty() {
@@ -154,7 +107,7 @@ pub(super) async fn restart(mut restart: Restart, session: &Session) -> Result<(
         requests.push(Request::Start(StartApps { apps, inherited, existing: Existing::Restart }));
     }
     if !selectors.is_empty() {
-        let changes = settings.changes(&args, &ground)?;
+        let changes = settings.patch(&args, &ground)?;
         let changes = (!changes.is_empty()).then_some(changes);
         let inherited = change.update_env.then(|| environment::inherited(session));
         requests.push(Request::Act(Action::Restart, ActOn { select: selectors, inherited, changes }));

@@ -1,76 +1,136 @@
-//! `conf`: settings of all of one rsm.
+//! `conf`, `set`, `get`, `unset`: the settings of one rsm home.
 
+use clap::error::ErrorKind;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
+use super::order::order;
+use super::output;
 use super::session::Session;
-use super::{output, preferences};
-use crate::conf::Conf;
 use crate::config;
 use crate::error::Error;
 use crate::ipc::message::{Request, SaveRequest, Saved};
+use crate::paths::Home;
+use crate::settings::{Kind, LogLevel, Reader, RsmSettings, SETTINGS, Setting, SettingsError};
+use crate::text::closest_match;
 
-/// Whether a key is one of all of this rsm; others are for commands alone.
-fn knows(key: &str) -> bool {
-    Conf::keys().iter().any(|known| known == key)
-}
-
-/// `conf`, `set`, `get`: shows all settings or one, or changes one, of this rsm or of its commands.
+/// `conf`, `set`, `get`: shows all settings or one, or changes one.
 pub(super) async fn conf(key: Option<String>, value: Option<String>, session: &Session) -> Result<(), Error> {
     match (key, value) {
-        (None, _) => {
-            of_rsm(None, None, session).await?;
-            preferences::show(session)
+        (None, _) => show_all(session),
+        (Some(key), None) => {
+            let value = load(&session.home)?.value(find(&key)?.name);
+            output::line(display(value.as_ref()).as_bytes())
         }
-        (Some(key), value) if knows(&key) => of_rsm(Some(key), value, session).await,
-        (Some(key), Some(value)) => preferences::set(&key, &value, session),
-        (Some(key), None) => preferences::get(&key, session),
+        (Some(key), Some(value)) => set(find(&key)?, &value, session).await,
     }
 }
 
-/// The same of all of this rsm; a daemon that runs hears of it.
-async fn of_rsm(key: Option<String>, value: Option<String>, session: &Session) -> Result<(), Error> {
-    let path = session.home.conf();
-    let wrong = |problem: String| Error::Part { part: "conf", reason: problem };
-    let unreadable = |error: std::io::Error| {
-        let path = path.display();
-        wrong(format!("{path}: {error}. Correct the file, or remove it to have the defaults back"))
+/// `unset KEY` or `unset all`.
+pub(super) async fn unset(key: &str, session: &Session) -> Result<(), Error> {
+    let unset: Vec<&Setting> = match key {
+        "all" => SETTINGS.iter().collect(),
+        key => vec![find(key)?],
     };
-    let now = Conf::load(&path).map_err(unreadable)?;
-    let mut table = match serde_json::to_value(&now) {
-        Ok(Value::Object(table)) => table,
-        _ => return Err(wrong("the settings cannot be shown".into())),
-    };
-    let Some(key) = key else {
-        let lines = table.iter().map(|(key, value)| format!("{key} = {}\n", plain(value)));
-        return output::text(&lines.collect::<String>());
-    };
-    if !table.contains_key(&key) {
-        let known: Vec<&str> = table.keys().map(String::as_str).collect();
-        return Err(wrong(format!("there is no setting {key:?}; there is {}", known.join(", "))));
+    let mut settings = load(&session.home)?;
+    for setting in &unset {
+        settings.set(setting.name, None).map_err(|error| usage_error(&error.to_string(), setting.doc))?;
     }
-    let Some(value) = value else { return output::text(&format!("{}\n", plain(&table[&key]))) };
-    let meant = match key.as_str() {
-        "logs.budget" => config::size(&value).map(Value::from).ok_or("a size such as 500M or 10G"),
-        "autosave" => value.parse().map(Value::Bool).map_err(|_| "true or false"),
-        _ => Ok(Value::String(value.clone())),
-    };
-    table.insert(key.clone(), meant.map_err(|wants| wrong(format!("{key} wants {wants}, not {value:?}")))?);
-    let changed: Conf =
-        serde_json::from_value(Value::Object(table)).map_err(|error| wrong(format!("{key}: {error}")))?;
-    session.home.create().and_then(|()| changed.save(&path)).map_err(unreadable)?;
-    if let Some(mut client) = session.connect_if_running().await? {
-        let _: IgnoredAny = client.call(&Request::ReopenLogs).await.map_err(|error| session.failed(error))?;
-        if key == "autosave" && changed.autosave {
-            // What is there now; an empty list is no reason to forget a saved one.
-            let _ = client.call::<Saved>(&Request::Save(SaveRequest { force: false })).await;
-        }
+    settings.save(&session.home).map_err(file_error)?;
+    match unset.iter().any(|setting| setting.reader == Reader::Daemon) {
+        true => notify_daemon(false, session).await,
+        false => Ok(()),
     }
-    session.note(format_args!("{key} is {value} now"));
+}
+
+/// The settings that commands read.
+///
+/// # Errors
+/// The file of settings cannot be read.
+pub(super) fn load(home: &Home) -> Result<RsmSettings, Error> {
+    RsmSettings::load(home).map_err(file_error)
+}
+
+/// Every setting, its value, its default and what it means.
+fn show_all(session: &Session) -> Result<(), Error> {
+    let settings = load(&session.home)?;
+    let lines = SETTINGS.iter().map(|Setting { name, doc, default, .. }| {
+        format!("{name} = {}    # {doc} [default: {default}]\n", display(settings.value(name).as_ref()))
+    });
+    output::text(&lines.collect::<String>())
+}
+
+async fn set(setting: &Setting, text: &str, session: &Session) -> Result<(), Error> {
+    let Setting { name, doc, kind, reader, .. } = setting;
+    let invalid = |expected: String| usage_error(&format!("{name}: {expected}, not {text:?}"), doc);
+    let value = parse(*kind, text).map_err(invalid)?;
+    let mut settings = load(&session.home)?;
+    settings.set(name, Some(value)).map_err(|error| invalid(error.to_string()))?;
+    settings.save(&session.home).map_err(file_error)?;
+    if *reader == Reader::Daemon {
+        notify_daemon(*name == "autosave" && settings.autosave(), session).await?;
+    }
+    session.note(format_args!("{name} = {text}"));
     Ok(())
 }
 
-/// A value as it would be given.
-fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+/// A running daemon reads its settings again, and saves the list at once if that is asked for.
+async fn notify_daemon(save: bool, session: &Session) -> Result<(), Error> {
+    let Some(mut client) = session.connect_if_running().await? else { return Ok(()) };
+    let _: IgnoredAny = client.call(&Request::ReopenLogs).await.map_err(|error| session.failed(error))?;
+    if save {
+        // An empty list is no reason to overwrite a saved one.
+        let _ = client.call::<Saved>(&Request::Save(SaveRequest { force: false })).await;
+    }
+    Ok(())
+}
+
+/// The value of a text, or what is expected instead.
+fn parse(kind: Kind, text: &str) -> Result<Value, String> {
+    let value = match kind {
+        Kind::Boolean => text.parse().map(Value::Bool).ok().ok_or("expected true or false"),
+        Kind::Size => config::size(text).map(Value::from).ok_or("expected a size such as 500M or 10G"),
+        Kind::Count => text.parse::<u32>().map(Value::from).ok().ok_or("expected a number"),
+        Kind::LogLevel => {
+            let level = serde_json::from_value::<LogLevel>(text.into());
+            level.map(|_| text.into()).map_err(|_| "expected error, warn, info, debug or trace")
+        }
+        Kind::SortField => return order(text).map(|_| text.into()),
+    };
+    value.map_err(str::to_owned)
+}
+
+/// A value as one would type it.
+fn display(value: Option<&Value>) -> String {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    value.map(text).unwrap_or_default()
+}
+
+/// The setting of a name; `list:sort` is the same as `list.sort`, as in PM2.
+fn find(name: &str) -> Result<&'static Setting, Error> {
+    let dotted = name.replace(':', ".");
+    if let Some(setting) = SETTINGS.iter().find(|setting| setting.name == dotted) {
+        return Ok(setting);
+    }
+    let names = || SETTINGS.iter().map(|setting| setting.name);
+    let help = match (dotted.split('.').next(), closest_match(&dotted, names())) {
+        (Some("pm2-logrotate"), _) => "log rotation is built in: docs/logs.md".to_owned(),
+        (_, Some(name)) => format!("did you mean {name}? `rsm conf` lists all settings"),
+        (_, None) => {
+            format!(
+                "the settings are {}; apps are configured in their file",
+                names().collect::<Vec<_>>().join(", ")
+            )
+        }
+    };
+    Err(usage_error(&format!("unknown setting {name:?}"), &help))
+}
+
+fn usage_error(message: &str, help: &str) -> Error {
+    let text = format!("{message}\n\nhelp: {help}\n");
+    Error::Arguments(clap::Error::raw(ErrorKind::InvalidValue, text))
+}
+
+fn file_error(error: SettingsError) -> Error {
+    Error::Mistakes(vec![format!("{error}\nhelp: fix or remove the file; `rsm conf` lists all settings\n")])
 }

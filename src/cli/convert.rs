@@ -10,9 +10,9 @@ use clap::Args;
 use crate::config::{self, Mistake, Mistakes, Place};
 use crate::error::Error;
 
+use super::app_flags::{Ground, mistakes, warn};
 use super::output;
 use super::session::Session;
-use super::settings::{Ground, mistakes, warn};
 
 /// What `init` writes.
 const FIRST: &str = "ecosystem.toml";

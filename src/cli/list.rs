@@ -7,8 +7,8 @@ use crate::ipc::client::Client;
 use crate::ipc::message::{Info, InstanceDetail, InstanceView, Request};
 use crate::version::version;
 
+use super::conf;
 use super::order::{Order, order};
-use super::preferences::preference;
 use super::render::attention::Around;
 use super::render::style::Style;
 use super::render::{list, mini};
@@ -74,9 +74,7 @@ pub(super) async fn page(session: &Session, client: &mut Client, style: Style) -
 fn wanted(session: &Session) -> Result<Order, Error> {
     match session.sort {
         Some(order) => Ok(order),
-        None => {
-            Ok(preference(&session.home, "list.sort")?.and_then(|text| order(&text).ok()).unwrap_or_default())
-        }
+        None => Ok(order(&conf::load(&session.home)?.list_sort()).unwrap_or_default()),
     }
 }
 

@@ -18,8 +18,8 @@ use crate::ipc::message::{FlushRequest, LogItem, LogQuery, Request, Stream};
 use crate::logs::stamp::Stamp;
 
 use super::completion;
+use super::conf;
 use super::hangup::hangup;
-use super::preferences::preference;
 use super::render::lines::{Prefix, highlighted, json_line, pairs};
 use super::render::style::Style;
 use super::session::Session;
@@ -107,9 +107,7 @@ fn query(logs: &Logs, session: &Session) -> Result<LogQuery, Error> {
     let lines = match (logs.lines, logs.since) {
         (Some(lines), _) => lines,
         (None, Some(_)) => usize::MAX,
-        (None, None) => {
-            preference(&session.home, "logs.lines")?.and_then(|text| text.parse().ok()).unwrap_or(LINES)
-        }
+        (None, None) => conf::load(&session.home)?.log_lines(),
     };
     Ok(LogQuery {
         select: if all { Vec::new() } else { logs.select.clone() },

@@ -5,6 +5,7 @@
 //! [`Error::exit_code`].
 
 mod act;
+mod app_flags;
 mod completion;
 mod conf;
 mod convert;
@@ -22,7 +23,6 @@ mod monit;
 mod order;
 mod output;
 mod plan;
-mod preferences;
 mod progress;
 mod reload;
 mod render;
@@ -31,7 +31,6 @@ mod runtime;
 mod selectors;
 mod serve;
 mod session;
-mod settings;
 mod speak;
 mod start;
 mod startup;
@@ -353,7 +352,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
         Command::Report => report::report(session).await,
         Command::Set { key, value } => conf::conf(Some(key), Some(value), session).await,
         Command::Get { key } => conf::conf(key, None, session).await,
-        Command::Unset { key } => preferences::unset(&key, session),
+        Command::Unset { key } => conf::unset(&key, session).await,
         Command::Describe(args) => describe::describe(args, session).await,
         Command::Env(args) => describe::env(args, session).await,
         Command::Pid { name } => list::pid(name, session).await,

@@ -16,9 +16,9 @@ use crate::ipc::message::{
 use crate::spec::AppSpec;
 
 use super::act::perform;
+use super::app_flags::{Ground, mistakes, warn};
 use super::render::plan::{self, Step, Work};
 use super::session::Session;
-use super::settings::{Ground, mistakes, warn};
 use super::{environment, output};
 
 // Arguments of `plan` and `apply`.

@@ -11,9 +11,9 @@ use crate::ipc::message::{EventKind, EventView, LogItem, LogQuery, Report, Reque
 use crate::ipc::message::{Inherited, Reload as Wanted};
 
 use super::act::Change;
+use super::app_flags::{AppFlags, Ground, load};
 use super::render::style::tame;
 use super::session::Session;
-use super::settings::{Ground, Settings, load};
 use super::verify::{self, Load};
 use super::{completion, environment};
 
@@ -40,17 +40,16 @@ pub(super) struct Reload {
     /// New arguments for the app
     #[arg(last = true)]
     args: Vec<String>,
-    // Last, as its headings hold for what follows.
     #[command(flatten)]
-    settings: Settings,
+    settings: AppFlags,
 }
 
 pub(super) async fn reload(mut reload: Reload, session: &Session) -> Result<(), Error> {
     if reload.targets.is_empty() {
         // clap lets `--watch` and `--log` stand for the target, which they may have swallowed.
-        reload.targets.extend(reload.settings.give_back());
+        reload.targets.extend(reload.settings.take_swallowed_target());
     }
-    reload.change.tell_unused(session);
+    reload.change.ignored.warn(session);
     let wanted = wanted(&reload, session)?;
     let mut client = match wanted.apps.is_empty() {
         true => session.connect_for(&reload.targets).await?,
@@ -102,7 +101,7 @@ fn wanted(reload: &Reload, session: &Session) -> Result<Wanted, Error> {
     for file in &files {
         apps.extend(load(session, file, settings, args, &ground)?);
     }
-    let changes = if select.is_empty() { None } else { Some(settings.changes(args, &ground)?) };
+    let changes = if select.is_empty() { None } else { Some(settings.patch(args, &ground)?) };
     let changes = changes.filter(|changes| !changes.is_empty());
     let inherited: Option<Inherited> =
         (!files.is_empty() || change.update_env).then(|| environment::inherited(session));

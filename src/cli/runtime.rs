@@ -14,9 +14,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::act::Change;
+use super::app_flags::{AppFlags, Ground, load, mistakes, warn};
 use super::environment;
 use super::session::Session;
-use super::settings::{Ground, Settings, load, mistakes, warn};
 use super::{daemon, runtime::voice::Voice};
 use crate::config;
 use crate::error::Error;
@@ -49,9 +49,8 @@ pub(super) struct Runtime {
     /// Arguments for the app
     #[arg(last = true)]
     args: Vec<String>,
-    // Last, as its headings hold for what follows.
     #[command(flatten)]
-    settings: Settings,
+    settings: AppFlags,
 }
 
 // PM2's flags for its services, and those whose work is done elsewhere.
@@ -163,7 +162,7 @@ fn signals() -> Result<Vec<Heard>, Error> {
 impl Runtime {
     /// The apps of the file, or the one of the command line.
     fn apps(&self, session: &Session) -> Result<Vec<AppSpec>, Error> {
-        self.change.tell_unused(session);
+        self.change.ignored.warn(session);
         let _ = &self.foreign;
         let target = match &self.targets[..] {
             // `pm2-runtime start FILE`
@@ -188,7 +187,7 @@ impl Runtime {
             return Err(Error::EnvNeedsFile);
         }
         let line = self.settings.command_line(target, &self.args);
-        let loaded = config::from_command(&line, &ground.cwd, &ground.options).map_err(mistakes)?;
+        let loaded = config::load_command_line(&line, &ground.cwd, &ground.options).map_err(mistakes)?;
         warn(session, &loaded.warnings);
         Ok(loaded.apps)
     }

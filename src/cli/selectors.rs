@@ -10,9 +10,9 @@ use crate::error::Error;
 use crate::ipc::client::Client;
 use crate::ipc::message::{InstanceView, Request, Selectors};
 
+use super::app_flags::{Ground, mistakes};
 use super::completion;
 use super::session::Session;
-use super::settings::{Ground, mistakes};
 
 // The arguments of commands that act on what is in the list.
 #[derive(Args, Clone, Debug)]

@@ -11,9 +11,9 @@ use crate::serve::ServeArgs;
 use crate::spec::{AppSpec, Launcher};
 
 use super::act::perform;
+use super::app_flags::mistakes;
 use super::environment;
 use super::session::Session;
-use super::settings::mistakes;
 
 /// Where it listens unless told otherwise.
 const PORT: u16 = 8080;

@@ -11,9 +11,9 @@ use crate::ipc::message::{ActOn, Action, Existing, Inherited, InstanceView, Requ
 use crate::spec::AppSpec;
 
 use super::act::{Change, perform};
+use super::app_flags::{AppFlags, Ground, load, mistakes, warn};
 use super::completion;
 use super::session::Session;
-use super::settings::{Ground, Settings, load, mistakes, warn};
 use super::{daemon, environment, logs};
 
 // Arguments of `start`.
@@ -37,9 +37,8 @@ pub(super) struct Start {
     /// Arguments for the app
     #[arg(last = true)]
     args: Vec<String>,
-    // Last, as its headings hold for what follows.
     #[command(flatten)]
-    settings: Settings,
+    settings: AppFlags,
 }
 
 /// What one argument means.
@@ -60,14 +59,14 @@ enum Step {
 }
 
 pub(super) async fn start(mut start: Start, session: &Session) -> Result<(), Error> {
-    start.change.tell_unused(session);
+    start.change.ignored.warn(session);
     if start.targets.is_empty() {
-        start.targets.push(match start.settings.give_back() {
+        start.targets.push(match start.settings.take_swallowed_target() {
             Some(target) => target,
             None => default_file()?,
         });
     }
-    start.settings.take_codes(&mut start.targets);
+    start.settings.fix_exit_codes(&mut start.targets);
     let there = match start.targets.iter().any(|target| may_be_listed(target)) {
         true => listed(session).await?,
         false => Vec::new(),
@@ -164,7 +163,7 @@ impl Start {
             return Err(Error::EnvNeedsFile);
         }
         let scripts = targets.iter().filter(|target| matches!(target, Target::Script(_))).count();
-        if self.settings.name.is_some() && scripts > 1 {
+        if self.settings.has("--name") && scripts > 1 {
             return Err(Error::NameForSeveral { apps: scripts });
         }
         Ok(())
@@ -197,7 +196,7 @@ impl Start {
 
     fn script(&self, script: &str, session: &Session, ground: &Ground) -> Result<Vec<AppSpec>, Error> {
         let line = self.settings.command_line(script, &self.args);
-        let loaded = config::from_command(&line, &ground.cwd, &ground.options).map_err(mistakes)?;
+        let loaded = config::load_command_line(&line, &ground.cwd, &ground.options).map_err(mistakes)?;
         warn(session, &loaded.warnings);
         Ok(loaded.apps)
     }
@@ -211,7 +210,7 @@ impl Start {
                     Request::Start(StartApps { apps, inherited: inherited(), existing })
                 }
                 Step::Act(select) => {
-                    let changes = self.settings.changes(&self.args, ground)?;
+                    let changes = self.settings.patch(&self.args, ground)?;
                     let inherited = self.change.update_env.then(&mut inherited);
                     Request::Act(
                         Action::Start,

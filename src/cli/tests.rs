@@ -115,21 +115,24 @@ fn every_listed_form_parses() {
 fn what_follows_the_dashes_is_the_apps() {
     let start = shown("start app.js -- --name x -i 3 -s");
     assert!(start.contains(r#"args: ["--name", "x", "-i", "3", "-s"]"#), "{start}");
-    assert!(start.contains("name: None") && start.contains("instances: None"), "{start}");
+    assert!(start.contains("AppFlags([])"), "{start}");
 }
 
 #[test]
 fn a_negative_number_is_no_flag() {
     assert_eq!(shown("scale api -2"), r#"Scale(Scale { name: "api", to: Remove(2) })"#);
-    assert!(shown("start a.js -i -1").contains(r#"instances: Some("-1")"#));
+    assert!(shown("start a.js -i -1").contains(r#"{ long: "--instances", values: ["-1"] }"#));
 }
 
 #[test]
 fn repeated_and_bare_watch() {
-    let watch = |line: &str| shown(line).contains(r#"watch: ["", "src"]"#);
+    let watch = |line: &str| shown(line).contains(r#"{ long: "--watch", values: ["", "src"] }"#);
     assert!(watch("start a.js --watch --watch src"), "{}", shown("start a.js --watch --watch src"));
     let swallowed = shown("start --watch a.js");
-    assert!(swallowed.contains("targets: []") && swallowed.contains(r#"watch: ["a.js"]"#), "{swallowed}");
+    assert!(
+        swallowed.contains("targets: []") && swallowed.contains(r#"{ long: "--watch", values: ["a.js"] }"#),
+        "{swallowed}"
+    );
 }
 
 #[test]

@@ -7,9 +7,9 @@ use serde_json::Value;
 use super::file::{self, Written};
 use super::findings::Findings;
 use super::format::STDIN;
+use super::keys::{find_key, ignored_key};
 use super::mistake::Mistakes;
 use super::search::absolute;
-use super::settings::{find, unused};
 use super::{LoadOptions, read};
 
 /// A converted file.
@@ -72,9 +72,8 @@ fn table(app: &Written, base: Option<&Path>) -> String {
 }
 
 fn setting(key: &str, value: &Value) -> String {
-    let about = find(key).map(|key| key.about.trim()).unwrap_or_default();
-    let first = about.split_inclusive(". ").next().unwrap_or(about).trim_end();
-    format!("# {first}\n{key} = {}\n", toml(value))
+    let summary = find_key(key).map(|key| key.summary()).unwrap_or_default();
+    format!("# {summary}\n{key} = {}\n", toml(value))
 }
 
 fn moved(cwd: &str, base: &Path) -> Value {
@@ -87,7 +86,7 @@ fn moved(cwd: &str, base: &Path) -> Value {
 
 fn reason(key: &str) -> String {
     let key_shown: String = key.chars().filter(|c| !c.is_control()).take(60).collect();
-    match unused(key) {
+    match ignored_key(key) {
         Some(about) => format!("{key_shown} ({about})"),
         None => format!("{key_shown} (unknown)"),
     }
@@ -170,12 +169,12 @@ mod tests {
                 assert!(same, "{before:#?}\n{after:#?}\n{}", converted.text);
                 assert_eq!(before[0].env, after[0].env);
             }
-            assert!(converted.text.contains("# Ignored keys: zzz (unknown); vizion (git is not asked)."));
             assert!(
-                converted.text.contains("# Shown and selected by.\nname = \"worker\"\n"),
-                "{}",
-                converted.text
+                converted.text.contains(
+                    "# Ignored keys: zzz (unknown); vizion (version control metadata is not read)."
+                )
             );
+            assert!(converted.text.contains("# Name of the app\nname = \"worker\"\n"), "{}", converted.text);
         }
     }
 }

@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use super::findings::{At, Findings, Given};
 use super::format::Format;
+use super::key_def::KeyDef;
+use super::keys::{AppSettings, KEYS, find_key, ignored_key};
 use super::mistake::Mistakes;
-use super::settings::{KEYS, Key, Settings, find, unused};
 use super::source::Source;
 use super::statics;
 use super::tree::{Broken, Content, Entry, Node};
@@ -20,7 +21,7 @@ const SYNTAX_ERRORS: usize = 5;
 /// An app as written.
 pub(super) struct Written {
     /// What was given.
-    pub(super) settings: Settings,
+    pub(super) settings: AppSettings,
     /// Where its entry begins.
     pub(super) at: At,
     /// The keys whose values could not be taken. What depends on them cannot be judged.
@@ -33,7 +34,7 @@ pub(super) struct Written {
 
 impl Written {
     /// An app of these settings, nothing of which was refused.
-    pub(super) fn new(settings: Settings, at: At) -> Self {
+    pub(super) fn new(settings: AppSettings, at: At) -> Self {
         Self { settings, at, refused: Vec::new(), given: Vec::new(), left: Vec::new() }
     }
 
@@ -95,7 +96,7 @@ fn log_rules(entry: &Entry, findings: &mut Findings<'_>) -> Option<Given<LogRule
 }
 
 /// Lays an app's own log rules over those of all.
-fn underlay(rules: Option<Given<LogRules>>, settings: &mut Settings) {
+fn underlay(rules: Option<Given<LogRules>>, settings: &mut AppSettings) {
     if let Some(Given { value, at }) = rules {
         let own = settings.logs.take().map(|own| own.value);
         settings.logs = Some(Given { value: value.under(own), at });
@@ -170,7 +171,7 @@ impl File {
             key if self.format.is_pm2s() => {
                 findings.warn(&at, format!("`{key}` is ignored: apps are read from `apps`"));
             }
-            key if find(key).is_some() || key.starts_with("env_") => {
+            key if find_key(key).is_some() || key.starts_with("env_") => {
                 let message = format!("`{key}` must be inside an app");
                 findings.mistake(&at, message, "move it below a line [[apps]]");
             }
@@ -194,7 +195,7 @@ fn app(node: Node, format: Format, findings: &mut Findings<'_>) -> Option<Writte
         findings.mistake(&at, "expected a table of settings for each app", begin(format));
         return None;
     };
-    let mut app = Written::new(Settings::default(), at);
+    let mut app = Written::new(AppSettings::default(), at);
     let mut seen: HashMap<&'static str, String> = HashMap::new();
     for entry in &entries {
         if findings.is_full() {
@@ -217,7 +218,7 @@ fn setting(
 ) {
     let key_at = At::Span(entry.key_at.clone());
     let written = entry.key.as_str();
-    let Some(key) = find(written) else { return other(entry, format, app, findings) };
+    let Some(key) = find_key(written) else { return other(entry, format, app, findings) };
     if let Some(before) = seen.insert(key.name, written.to_owned()) {
         let message = format!("`{written}` and `{before}` are the same key");
         if !format.is_pm2s() {
@@ -233,7 +234,7 @@ fn setting(
         }
     }
     let value = entry.node.value();
-    match (key.read)(&mut app.settings, &value, value_at(key, entry)) {
+    match (key.parse)(&mut app.settings, &value, value_at(key, entry)) {
         Ok(()) => app.give(key.name, value),
         Err(wrong) => {
             app.refused.push(key.name);
@@ -250,7 +251,7 @@ fn other(entry: &Entry, format: Format, app: &mut Written, findings: &mut Findin
     }
     app.left.push(written.to_owned());
     let key_at = At::Span(entry.key_at.clone());
-    match unused(written) {
+    match ignored_key(written) {
         Some(about) => findings.warn(&key_at, format!("`{written}` is ignored: {about}")),
         None if format.is_pm2s() => {
             findings.warn(&key_at, format!("unknown key `{written}`, ignored; {}", suggestion(written)));
@@ -263,7 +264,7 @@ fn other(entry: &Entry, format: Format, app: &mut Written, findings: &mut Findin
 }
 
 /// The place of a value; that of an environment is a secret.
-fn value_at(key: &Key, entry: &Entry) -> At {
+fn value_at(key: &KeyDef, entry: &Entry) -> At {
     if key.name == "env" { At::Secret(entry.key_at.clone()) } else { At::Span(entry.node.at.clone()) }
 }
 
@@ -296,7 +297,7 @@ fn suggestion(written: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::settings::given;
+    use super::super::keys::value_of;
     use super::*;
 
     fn read_text(text: &str) -> Result<(Vec<Written>, Vec<String>), Mistakes> {
@@ -371,7 +372,7 @@ mod tests {
     #[test]
     fn one_app_may_stand_alone_and_environments_have_names() {
         let (apps, _) = read_text("[apps]\nscript = 'a'\n[apps.env_production]\nA = 1\n").ok().unwrap();
-        assert_eq!(given(&apps[0].settings.script).map(String::as_str), Some("a"));
+        assert_eq!(value_of(&apps[0].settings.script).map(String::as_str), Some("a"));
         assert!(apps[0].settings.named_env.contains_key("production"));
     }
 }

@@ -2,25 +2,27 @@
 //!
 //! - `format` tells formats apart, `source` reads a file within limits (`evaluate` has node evaluate
 //!   a script), `tree/` parses it into values that know their place;
-//! - `file` looks the keys up in the table of `settings` and reads each value by its kind
-//!   (`value/`), `command` does the same with flags;
+//! - `keys` is the table of all keys; `file` looks up the keys of a file in it and reads each value
+//!   by its type (`value/`), `command_line` does the same with flags, `patch` turns flags into
+//!   changes of an app that is running;
 //! - `resolve/` fills in defaults, makes paths absolute, finds interpreters and users;
 //! - `findings` collects mistakes and warnings on the way, so that all come out together.
 //!
 //! Everything here happens where the user is: in the CLI, with the user's directory and `PATH`.
 
-mod command;
+mod command_line;
 mod convert;
 mod evaluate;
 mod file;
 mod findings;
 mod format;
+mod key_def;
+mod keys;
 mod mistake;
 mod patch;
 mod resolve;
 mod schema;
 mod search;
-mod settings;
 mod source;
 mod statics;
 mod tree;
@@ -30,11 +32,13 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::Path;
 
-pub use command::{CommandLine, from_command};
+pub use command_line::{CommandLine, GivenFlag, load_command_line};
 pub use convert::{Converted, convert};
 pub use format::{DEFAULT_FILES, is_config_file};
+pub use key_def::{Flag, FlagValue, Group, KeyDef, Pm2Reader, Pm2Value};
+pub use keys::{EXT, IGNORED_KEYS, IgnoredKey, KEYS, key_for_pointer, keys_with_flags};
 pub use mistake::{Mistake, Mistakes, Place};
-pub use patch::{changes, key_at};
+pub use patch::flags_to_patch;
 pub use schema::schema;
 pub use source::mark;
 

@@ -55,8 +55,9 @@ impl Place {
         self.load(&format!("[[apps]]\n{settings}\n")).err().unwrap_or_default()
     }
 
-    fn command(&self, line: CommandLine) -> Result<AppSpec, String> {
-        let loaded = from_command(&line, self.0.path(), &self.options());
+    fn command(&self, script: &str, args: &[String], flags: &[(&str, &str)]) -> Result<AppSpec, String> {
+        let line = CommandLine { script, args, flags: &GivenFlag::all(flags) };
+        let loaded = load_command_line(&line, self.0.path(), &self.options());
         loaded.map(|mut loaded| loaded.apps.remove(0)).map_err(|mistakes| mistakes.to_string())
     }
 }
@@ -283,19 +284,16 @@ fn commands_go_the_same_way_as_files() {
     let place = Place::new();
     place.file("a.js", "");
     place.file("sub/keep", "");
-    let line = CommandLine {
-        script: "./a.js".into(),
-        args: vec!["--x".into(), "a b".into()],
-        instances: Some("2".into()),
-        cwd: Some("sub".into()),
-        max_memory_restart: Some("200M".into()),
-        watch: Some(Vec::new()),
-        watch_delay: Some("1.5".into()),
-        ext: Some("js,ts".into()),
-        cron_restart: Some("0".into()),
-        ..CommandLine::default()
-    };
-    let app = place.command(line).unwrap();
+    let flags = [
+        ("--instances", "2"),
+        ("--cwd", "sub"),
+        ("--max-memory-restart", "200M"),
+        ("--watch", ""),
+        ("--watch-delay", "1.5"),
+        ("--ext", "js,ts"),
+        ("--cron-restart", "0"),
+    ];
+    let app = place.command("./a.js", &["--x".into(), "a b".into()], &flags).unwrap();
     assert_eq!((app.name.as_str(), app.cwd, app.instances), ("a", place.path("sub"), 2));
     assert_eq!((app.exec_mode, app.launcher), (ExecMode::Cluster, runs_with("node")));
     assert_eq!(
@@ -310,18 +308,13 @@ fn commands_go_the_same_way_as_files() {
 #[test]
 fn mistakes_of_commands_name_their_flags() {
     let place = Place::new();
-    let line = CommandLine {
-        script: "none".into(),
-        kill_timeout: Some("soon".into()),
-        instances: Some("many".into()),
-        ..CommandLine::default()
-    };
-    let told = place.command(line.clone()).unwrap_err();
+    let flags = [("--kill-timeout", "soon"), ("--instances", "many")];
+    let told = place.command("none", &[], &flags).unwrap_err();
     assert!(
         told.contains("--kill-timeout: expected a duration") && told.contains("--instances: expected"),
         "{told}"
     );
-    let told = place.command(CommandLine { kill_timeout: None, instances: None, ..line }).unwrap_err();
+    let told = place.command("none", &[], &[]).unwrap_err();
     assert!(told.starts_with("start: script not found: no file "), "{told}");
 }
 

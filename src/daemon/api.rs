@@ -19,7 +19,6 @@ use super::ports::Record;
 use super::reload::Reloads;
 use super::saver::Saver;
 use super::{dump, info, jlist, log_stream, reload, speak, steps, upgrade, views};
-use crate::conf::Conf;
 use crate::instance::Instance;
 use crate::instance::life::RunId;
 use crate::ipc::message::{
@@ -35,6 +34,7 @@ use crate::metrics::{self, Usage};
 use crate::paths::Home;
 use crate::process::proc::net;
 use crate::process::signal;
+use crate::settings::RsmSettings;
 use crate::version::version;
 
 /// How long a change may take to be saved before it is answered all the same.
@@ -307,9 +307,9 @@ impl Service for Api {
             Request::ClearDump => json(&dump::clear(saver, home).await?),
             Request::Flush(FlushRequest { select }) => self.flush(select).await,
             Request::ReopenLogs => {
-                match Conf::load(&home.conf()) {
-                    Ok(conf) => logs.set_budget(conf.log_budget),
-                    Err(error) => tracing::warn!("{}: {error}", home.conf().display()),
+                match RsmSettings::load(home) {
+                    Ok(settings) => logs.set_budget(settings.log_budget()),
+                    Err(error) => tracing::warn!("{error}"),
                 }
                 done(logs.reopen().await, "reopen")?;
                 json(&serde_json::json!({}))

@@ -10,10 +10,10 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use super::dump;
 use super::handle::Handle;
 use super::saver::Saver;
-use crate::conf::Conf;
 use crate::instance::state::Want;
 use crate::ipc::message::{EventKind, EventView};
 use crate::paths::Home;
+use crate::settings::RsmSettings;
 use crate::spec::{AppSpec, Vars};
 
 /// What changes within this time is saved in one go.
@@ -90,7 +90,7 @@ impl Autosave {
         if self.0.held.get() > 0 || self.0.handle.is_closing() || !self.0.due.replace(false) {
             return;
         }
-        if !Conf::load(&self.0.home.conf()).is_ok_and(|conf| conf.autosave) {
+        if !RsmSettings::load(&self.0.home).is_ok_and(|settings| settings.autosave()) {
             return;
         }
         let Ok(list) = self.0.handle.look(None).await else { return };

@@ -4,7 +4,6 @@
 //! variable stands among the settings.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
@@ -12,13 +11,14 @@ use serde::ser::{SerializeMap, Serializer};
 use super::effects::pid_file;
 use super::node::{Channels, Offers};
 use super::views;
+use crate::config::{KEYS, Pm2Value};
 use crate::exit::Exit;
 use crate::instance::Instance;
 use crate::instance::life::RunId;
 use crate::logs;
 use crate::metrics::Usage;
 use crate::paths::Home;
-use crate::spec::{AppSpec, EnvFilter, ExecMode, Launcher, LogFormat, LogPath, RestartDelay};
+use crate::spec::AppSpec;
 
 /// The whole list.
 pub fn jlist<'a>(
@@ -79,8 +79,7 @@ impl Serialize for Pm2Env<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (spec, life) = (&*self.instance.spec, &self.instance.life);
         let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("name", &spec.name)?;
-        map.serialize_entry("namespace", &spec.namespace)?;
+        write_keys(spec, &mut map)?;
         map.serialize_entry("pm_id", &self.instance.id)?;
         map.serialize_entry("status", views::status(&life.state).as_str())?;
         map.serialize_entry("pm_uptime", &last_start(self.instance))?;
@@ -88,20 +87,27 @@ impl Serialize for Pm2Env<'_> {
         map.serialize_entry("restart_time", &life.restarts)?;
         map.serialize_entry("unstable_restarts", &life.failures.unstable.len())?;
         optional(&mut map, "exit_code", last_code(self.instance))?;
-        map.serialize_entry("env", &spec.env)?;
-        map.serialize_entry("instance_var", &spec.instance_var)?;
         map.serialize_entry(&spec.instance_var, &self.instance.number)?;
         let user = spec.account.as_ref().map_or(self.user, |account| &account.user);
         map.serialize_entry("username", user)?;
-        map.serialize_entry("pm_pid_path", &pid_file(self.instance, self.home))?;
-        command(spec, &mut map)?;
-        files(self.instance, self.home, &mut map)?;
-        policy(spec, &mut map)?;
+        map.serialize_entry("version", spec.version.as_deref().unwrap_or("N/A"))?;
+        write_files(self.instance, self.home, &mut map)?;
         map.serialize_entry("axm_actions", &self.offers.actions.values().collect::<Vec<_>>())?;
         map.serialize_entry("axm_monitor", &self.offers.measures)?;
         injected(&mut map)?;
         map.end()
     }
+}
+
+/// The settings of the app, by the table of keys.
+fn write_keys<M: SerializeMap>(spec: &AppSpec, map: &mut M) -> Result<(), M::Error> {
+    for (name, read) in KEYS.iter().filter_map(|key| key.jlist) {
+        match read(spec) {
+            Pm2Value::Absent => {}
+            value => map.serialize_entry(name, &value)?,
+        }
+    }
+    Ok(())
 }
 
 /// PM2 leaves out what is not set.
@@ -135,71 +141,11 @@ fn last_code(instance: &Instance) -> Option<i32> {
     }
 }
 
-fn command<M: SerializeMap>(spec: &AppSpec, map: &mut M) -> Result<(), M::Error> {
-    let (interpreter, node_args) = match &spec.launcher {
-        Launcher::Interpreter { program, args } => (program.as_str(), args.as_slice()),
-        Launcher::Direct | Launcher::Shell | Launcher::Serve => ("none", [].as_slice()),
-    };
-    map.serialize_entry("pm_exec_path", &spec.script)?;
-    map.serialize_entry("args", &spec.args)?;
-    map.serialize_entry("pm_cwd", &spec.cwd)?;
-    map.serialize_entry("exec_interpreter", interpreter)?;
-    map.serialize_entry("node_args", node_args)?;
-    let mode = match spec.exec_mode {
-        ExecMode::Fork => "fork_mode",
-        ExecMode::Cluster => "cluster_mode",
-    };
-    map.serialize_entry("exec_mode", mode)?;
-    map.serialize_entry("instances", &spec.instances)?;
-    map.serialize_entry("version", spec.version.as_deref().unwrap_or("N/A"))?;
-    match &spec.filter_env {
-        EnvFilter::None => map.serialize_entry("filter_env", &[(); 0])?,
-        EnvFilter::All => map.serialize_entry("filter_env", &true)?,
-        EnvFilter::Containing(parts) => map.serialize_entry("filter_env", parts)?,
-        EnvFilter::Exactly(name) => map.serialize_entry("filter_env", name)?,
-    }
-    optional(map, "increment_var", spec.increment_var.as_ref())?;
-    optional(map, "uid", spec.account.as_ref().map(|account| account.uid))?;
-    optional(map, "gid", spec.account.as_ref().map(|account| account.gid))
-}
-
-fn files<M: SerializeMap>(instance: &Instance, home: &Home, map: &mut M) -> Result<(), M::Error> {
-    let spec = &instance.spec.logs;
+fn write_files<M: SerializeMap>(instance: &Instance, home: &Home, map: &mut M) -> Result<(), M::Error> {
     let files = logs::files(&instance.spec, instance.id, home);
     let or_null = |path: Option<PathBuf>| path.unwrap_or_else(|| "/dev/null".into());
+    map.serialize_entry("pm_pid_path", &pid_file(instance, home))?;
     map.serialize_entry("pm_out_log_path", &or_null(files.out))?;
     map.serialize_entry("pm_err_log_path", &or_null(files.err))?;
-    optional(map, "pm_log_path", files.combined)?;
-    map.serialize_entry("merge_logs", &spec.merge)?;
-    map.serialize_entry("disable_logs", &(spec.out == LogPath::Nowhere && spec.err == LogPath::Nowhere))?;
-    optional(map, "log_type", (spec.format == LogFormat::Json).then_some("json"))?;
-    optional(map, "log_date_format", spec.date_format.as_ref())
-}
-
-fn policy<M: SerializeMap>(spec: &AppSpec, map: &mut M) -> Result<(), M::Error> {
-    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let policy = &spec.restart;
-    map.serialize_entry("autostart", &spec.autostart)?;
-    map.serialize_entry("autorestart", &policy.autorestart)?;
-    map.serialize_entry("max_restarts", &policy.max_restarts)?;
-    map.serialize_entry("min_uptime", &ms(policy.min_uptime))?;
-    match policy.delay {
-        RestartDelay::Fixed(delay) => map.serialize_entry("restart_delay", &ms(delay))?,
-        RestartDelay::FromFirst { initial } => {
-            map.serialize_entry("exp_backoff_restart_delay", &ms(initial))?
-        }
-        RestartDelay::AfterFirst { .. } => {}
-    }
-    let codes = Some(&policy.stop_exit_codes).filter(|codes| !codes.is_empty());
-    optional(map, "stop_exit_codes", codes)?;
-    map.serialize_entry("kill_timeout", &ms(spec.stop.timeout))?;
-    map.serialize_entry("treekill", &spec.stop.tree)?;
-    map.serialize_entry("shutdown_with_message", &spec.stop.message)?;
-    map.serialize_entry("wait_ready", &spec.readiness.wait_ready)?;
-    map.serialize_entry("listen_timeout", &ms(spec.readiness.timeout))?;
-    optional(map, "max_memory_restart", spec.max_memory_restart)?;
-    optional(map, "cron_restart", spec.cron_restart.as_ref())?;
-    map.serialize_entry("watch", &spec.watch.is_some())?;
-    optional(map, "ignore_watch", spec.watch.as_ref().map(|watch| &watch.ignore))?;
-    optional(map, "watch_delay", spec.watch.as_ref().map(|watch| ms(watch.delay)))
+    optional(map, "pm_log_path", files.combined)
 }

@@ -63,7 +63,6 @@ use self::reload::Reloads;
 use self::saver::Saver;
 use self::supervisor::{Input, Supervisor};
 use crate::cluster::{self, ClusterThread};
-use crate::conf::Conf;
 use crate::exit::{Exit, StartFailure, StartStep};
 use crate::instance::event::Event;
 use crate::instance::life::RunId;
@@ -75,6 +74,7 @@ use crate::keeper::protocol::{CHANNEL_FD, FdRole, KeeperNotice, KeeperRequest, L
 use crate::logs::{LogThread, Place, own};
 use crate::paths::Home;
 use crate::process::{fd_channel, oom_score, spawn, tree::OrphanScope, wait::WaitStatus};
+use crate::settings::RsmSettings;
 use crate::version::version;
 
 /// How many events a slow reader of the event stream may lag behind.
@@ -103,12 +103,12 @@ pub fn main(home: &Home) -> io::Result<()> {
     let _ = nix::sys::prctl::set_name(c"rsm-daemon");
     oom_score::lower_own_score();
     let nofile = spawn::raise_nofile_limit(); // what cannot be raised has to do
-    let conf = conf_and_log(home)?;
+    let settings = load_settings_and_log(home)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = tokio::task::LocalSet::new().block_on(&runtime, async {
         let (link, mut kept) = KeeperLink::attach(keeper).await?;
         let listener = tokio::net::UnixListener::from_std(listener.try_clone()?)?;
-        let log_thread = log_thread(home, &conf, &link, &mut kept)?;
+        let log_thread = log_thread(home, &settings, &link, &mut kept)?;
         let ending = run(home, listener, link.clone(), kept, &log_thread).await?;
         Ok((ending, link, log_thread))
     });
@@ -128,21 +128,26 @@ pub fn main(home: &Home) -> io::Result<()> {
     .inspect_err(|error| tracing::error!("daemon exits: {error}"))
 }
 
-/// What is set by `rsm conf`; begins rsm's own log accordingly.
-fn conf_and_log(home: &Home) -> io::Result<Conf> {
-    let loaded = Conf::load(&home.conf());
+/// Loads the settings and opens rsm's own log at the level that they say.
+fn load_settings_and_log(home: &Home) -> io::Result<RsmSettings> {
+    let loaded = RsmSettings::load(home);
     let problem = loaded.as_ref().err().map(ToString::to_string);
-    let conf = loaded.unwrap_or_default();
-    own::init(home, conf.log_level)?;
+    let settings = loaded.unwrap_or_default();
+    own::init(home, settings.log_level())?;
     if let Some(problem) = problem {
-        tracing::error!("{}: {problem}; using defaults", home.conf().display());
+        tracing::error!("{problem}; using defaults");
     }
-    Ok(conf)
+    Ok(settings)
 }
 
 /// The log threads, with the journals that a former daemon had or new ones in the keeper's hands.
-fn log_thread(home: &Home, conf: &Conf, link: &KeeperLink, kept: &mut Kept) -> io::Result<LogThread> {
-    let place = Place { logs: home.logs(), indexes: home.log_indexes(), budget: conf.log_budget };
+fn log_thread(
+    home: &Home,
+    settings: &RsmSettings,
+    link: &KeeperLink,
+    kept: &mut Kept,
+) -> io::Result<LogThread> {
+    let place = Place { logs: home.logs(), indexes: home.log_indexes(), budget: settings.log_budget() };
     let link = link.clone();
     let keep = move |name, fd| link.send(KeeperRequest::StoreFd { name }, vec![(FdRole::Stored, fd)]);
     LogThread::start(place, &mut kept.stored, Box::new(keep))

@@ -12,8 +12,8 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
 use super::rotate::{Names, rotated};
-use crate::conf::Level;
 use crate::paths::Home;
+use crate::settings::LogLevel;
 use crate::spec::Rotation;
 
 /// Beyond this many bytes the log is put aside, as the apps' are.
@@ -26,13 +26,13 @@ const KEPT: usize = 5;
 ///
 /// # Errors
 /// The file cannot be opened, or this process has a log already.
-pub fn init(home: &Home, level: Level) -> io::Result<()> {
+pub fn init(home: &Home, level: LogLevel) -> io::Result<()> {
     let level = match level {
-        Level::Error => LevelFilter::ERROR,
-        Level::Warn => LevelFilter::WARN,
-        Level::Info => LevelFilter::INFO,
-        Level::Debug => LevelFilter::DEBUG,
-        Level::Trace => LevelFilter::TRACE,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
     };
     let file = OwnLog::open(home.own_log(), LIMIT)?;
     tracing::subscriber::set_global_default(subscriber(file, level)).map_err(io::Error::other)

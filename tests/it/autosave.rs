@@ -59,5 +59,5 @@ fn empty_daemon_keeps_saved_list() {
     assert!(rsm.list().is_empty());
     rsm.ok(&["kill"]);
     assert!(saved(&rsm).is_empty());
-    rsm.run(&["conf", "autosave", "maybe"]).code(1).says("true or false");
+    rsm.run(&["conf", "autosave", "maybe"]).code(2).says("true or false");
 }

@@ -19,11 +19,11 @@ can also use in an editor. [Ecosystem file](ecosystem.md) explains the value typ
 rsm schema > ecosystem.schema.json
 ```
 
-| Key | Type | Description |
-| --- | --- | --- |
+| Key | Flag | Type | Description |
+| --- | --- | --- | --- |
 ";
 
-const UNUSED: &str = "
+const IGNORED: &str = "
 ## Ignored keys
 
 These keys of PM2 are accepted but have no effect in rsm. rsm prints a warning where you might expect an effect.
@@ -72,6 +72,12 @@ fn list_of(property: &Value) -> String {
     }
 }
 
+/// The flags that set a key.
+fn flags(name: &str) -> String {
+    let flags = rsm::config::keys_with_flags().filter(|(key, flag)| key.name == name && !flag.hidden);
+    flags.map(|(_, flag)| format!("`{}`", flag.long)).collect::<Vec<_>>().join(", ")
+}
+
 fn page(schema: &Value) -> String {
     let properties = schema["definitions"]["app"]["properties"].as_object().unwrap();
     let about = |property: &Value| property["description"].as_str().unwrap_or_default().to_owned();
@@ -83,7 +89,7 @@ fn page(schema: &Value) -> String {
             aliases.entry(main).or_default().push(name);
         }
     }
-    let (mut used, mut unused) = (String::new(), String::new());
+    let (mut used, mut ignored) = (String::new(), String::new());
     for (name, property) in properties.iter().filter(|(_, property)| same(property).is_none()) {
         let mut text = cell(&about(property));
         if let Some(aliases) = aliases.get(name) {
@@ -91,13 +97,15 @@ fn page(schema: &Value) -> String {
             text += &format!(" Also: {}.", aliases.join(", "));
         }
         match property["deprecated"] == true {
-            true => unused += &format!("| `{name}` | {text} |\n"),
-            false => used += &format!("| `{name}` | {} | {text} |\n", cell(&values(property))),
+            true => ignored += &format!("| `{name}` | {text} |\n"),
+            false => {
+                used += &format!("| `{name}` | {} | {} | {text} |\n", flags(name), cell(&values(property)))
+            }
         }
     }
     let more =
-        "| `env_NAME` | table | Variables merged into `env` when the app is started with `--env NAME`. |\n";
-    format!("{HEAD}{used}{more}{UNUSED}{unused}")
+        "| `env_NAME` | | table | Variables merged into `env` when the app is started with `--env NAME`. |\n";
+    format!("{HEAD}{used}{more}{IGNORED}{ignored}")
 }
 
 #[test]
@@ -110,6 +118,6 @@ fn reference_matches_schema() {
     let there = fs::read_to_string(&file).unwrap_or_default();
     assert!(
         there == page,
-        "docs/reference.md is not what the schema says: RSM_WRITE_DOCS=1 cargo test --test it reference::"
+        "docs/reference.md is out of date: RSM_WRITE_DOCS=1 cargo test --test it reference::"
     );
 }

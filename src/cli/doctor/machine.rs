@@ -10,11 +10,11 @@ use nix::unistd::{AccessFlags, access};
 
 use super::{Finding, Verdict};
 use crate::cli::session::Session;
-use crate::conf::Conf;
 use crate::daemon::dump;
 use crate::ipc::client::{Client, ClientError};
 use crate::ipc::message::{InstanceView, Pong, Request, Status};
 use crate::process::process_ref::ProcessRef;
+use crate::settings::RsmSettings;
 use crate::version::version;
 
 /// Below this the next burst of logs, or the state, may not fit. Bytes.
@@ -76,12 +76,10 @@ fn space(session: &Session) -> Finding {
 }
 
 fn settings(session: &Session) -> Finding {
-    match Conf::load(&session.home.conf()) {
-        Ok(conf) if conf.autosave => ok("settings", "autosave is on"),
+    match RsmSettings::load(&session.home) {
+        Ok(settings) if settings.autosave() => ok("settings", "autosave is on"),
         Ok(_) => ok("settings", "autosave is off; enable it with `rsm conf autosave true`"),
-        Err(error) => {
-            failed("settings", format!("{}: {error}; fix or remove it", session.home.conf().display()))
-        }
+        Err(error) => failed("settings", format!("{error}; fix or remove it")),
     }
 }
 

@@ -107,7 +107,7 @@ fn differ(at: &str, is: &Value, wanted: &Value, changes: &mut Vec<Change>) {
     if is == wanted {
         return;
     }
-    let name = config::key_at(at);
+    let name = config::key_for_pointer(at);
     if let (None, Value::Object(one), Value::Object(other)) = (name, is, wanted) {
         let keys: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
         for key in keys {

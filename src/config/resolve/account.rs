@@ -6,12 +6,12 @@ use std::ffi::CString;
 use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, getgrouplist};
 
 use crate::config::findings::{Findings, Given};
-use crate::config::settings::Settings;
+use crate::config::keys::AppSettings;
 use crate::config::value::Who;
 use crate::spec::Account;
 
 /// The account asked for; `None` if none was, or if it is that of the user who asks.
-pub(super) fn account(settings: &Settings, findings: &mut Findings<'_>) -> Option<Account> {
+pub(super) fn account(settings: &AppSettings, findings: &mut Findings<'_>) -> Option<Account> {
     let at = &settings.uid.as_ref().or(settings.gid.as_ref())?.at;
     let group = settings.gid.as_ref().map(|asked| group(asked, findings));
     let gid = group.flatten();
@@ -88,7 +88,8 @@ mod tests {
     }
 
     fn resolve(uid: Option<Who>, gid: Option<Who>) -> Result<Option<Account>, String> {
-        let settings = Settings { uid: uid.and_then(given), gid: gid.and_then(given), ..Settings::default() };
+        let settings =
+            AppSettings { uid: uid.and_then(given), gid: gid.and_then(given), ..AppSettings::default() };
         let mut findings = Findings::new(None);
         let account = account(&settings, &mut findings);
         findings.finish(account).map(|(account, _)| account).map_err(|mistakes| mistakes.to_string())

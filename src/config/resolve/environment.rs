@@ -3,13 +3,13 @@
 use super::Ground;
 use crate::config::file::Written;
 use crate::config::findings::Findings;
-use crate::config::settings::{Settings, given};
+use crate::config::keys::{AppSettings, value_of};
 use crate::spec::Vars;
 
 /// `env`, then `port`, then the table that `--env` asks for: the more special wins.
-pub(super) fn variables(settings: &Settings, env_name: Option<&str>) -> Vars {
-    let mut vars = given(&settings.env).map(|env| env.0.clone()).unwrap_or_default();
-    if let Some(port) = given(&settings.port) {
+pub(super) fn variables(settings: &AppSettings, env_name: Option<&str>) -> Vars {
+    let mut vars = value_of(&settings.env).map(|env| env.0.clone()).unwrap_or_default();
+    if let Some(port) = value_of(&settings.port) {
         vars.insert("PORT".into(), port.0.to_string());
     }
     if let Some(named) = env_name.and_then(|name| settings.named_env.get(name)) {

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::shebang::{Head, look};
 use crate::config::findings::{At, Findings};
+use crate::config::keys::{AppSettings, value_of};
 use crate::config::search::{SearchPath, absolute, is_executable};
-use crate::config::settings::{Settings, given};
 use crate::spec::{Launcher, Runtime, runtime_of};
 
 /// Who runs files of which extension; the first one installed.
@@ -48,12 +48,12 @@ struct Choice<'a, 'f> {
 /// How a file of the app is run; a mistake if it cannot be.
 pub(super) fn of_file(
     file: &Path,
-    settings: &Settings,
+    settings: &AppSettings,
     search: &SearchPath,
     at: &At,
     findings: &mut Findings<'_>,
 ) -> Option<Chosen> {
-    let args = given(&settings.interpreter_args).map(|words| words.0.clone()).unwrap_or_default();
+    let args = value_of(&settings.interpreter_args).map(|words| words.0.clone()).unwrap_or_default();
     let mut choice = Choice { file, args, search, at, findings };
     if let Some(asked) = &settings.interpreter {
         return choice.asked(&asked.value, &asked.at);
@@ -68,7 +68,7 @@ pub(super) fn of_file(
 /// How a program found in `PATH` is run: by itself, save where the interpreter matters.
 pub(super) fn of_command(
     file: &Path,
-    settings: &Settings,
+    settings: &AppSettings,
     search: &SearchPath,
     at: &At,
     findings: &mut Findings<'_>,
@@ -76,7 +76,7 @@ pub(super) fn of_command(
     match look(file) {
         _ if settings.interpreter.is_some() => of_file(file, settings, search, at, findings),
         Ok(Head::Shebang { .. }) => {
-            let args = given(&settings.interpreter_args).map(|words| words.0.clone()).unwrap_or_default();
+            let args = value_of(&settings.interpreter_args).map(|words| words.0.clone()).unwrap_or_default();
             Choice { file, args, search, at, findings }.by_first_line()
         }
         _ => Some(Chosen { launcher: Launcher::Direct, runner: None }),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::absolute;
 use crate::config::findings::{Findings, Given};
-use crate::config::settings::{Settings, given};
+use crate::config::keys::{AppSettings, value_of};
 use crate::config::value::LogTo;
 use crate::spec::{AppSpec, LogPath, LogSpec, Rotation};
 
@@ -12,27 +12,27 @@ use crate::spec::{AppSpec, LogPath, LogSpec, Rotation};
 const TIME: &str = "YYYY-MM-DDTHH:mm:ss";
 
 /// The log settings; `app` has its working directory and number of instances by now.
-pub(super) fn logs(settings: &Settings, app: &AppSpec, findings: &mut Findings<'_>) -> LogSpec {
-    let stamp = given(&settings.time).copied().unwrap_or(false).then(|| TIME.to_owned());
+pub(super) fn logs(settings: &AppSettings, app: &AppSpec, findings: &mut Findings<'_>) -> LogSpec {
+    let stamp = value_of(&settings.time).copied().unwrap_or(false).then(|| TIME.to_owned());
     let mut logs = LogSpec {
         rotation: rotation(settings),
         out: place(settings.out_file.as_ref(), &app.cwd, findings),
         err: place(settings.error_file.as_ref(), &app.cwd, findings),
         combined: combined(settings.log_file.as_ref(), &app.cwd, findings),
         // A lone instance needs no number in its file names; several must not be mixed unasked.
-        merge: given(&settings.merge_logs).copied().unwrap_or(app.instances == 1),
-        date_format: stamp.or_else(|| given(&settings.log_date_format).cloned()),
-        format: given(&settings.log_type).map(|kind| kind.0).unwrap_or_default(),
+        merge: value_of(&settings.merge_logs).copied().unwrap_or(app.instances == 1),
+        date_format: stamp.or_else(|| value_of(&settings.log_date_format).cloned()),
+        format: value_of(&settings.log_type).map(|kind| kind.0).unwrap_or_default(),
     };
-    if given(&settings.disable_logs) == Some(&true) {
+    if value_of(&settings.disable_logs) == Some(&true) {
         (logs.out, logs.err, logs.combined) = (LogPath::Nowhere, LogPath::Nowhere, None);
     }
     logs
 }
 
-fn rotation(settings: &Settings) -> Rotation {
+fn rotation(settings: &AppSettings) -> Rotation {
     let mut rotation = Rotation::default();
-    if let Some(rules) = given(&settings.logs) {
+    if let Some(rules) = value_of(&settings.logs) {
         rules.apply(&mut rotation);
     }
     rotation

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 
 use super::file::Written;
 use super::findings::{Findings, Given};
-use super::settings::{Settings, given};
+use super::keys::{AppSettings, value_of};
 use super::value::{AppName, Reading};
 use crate::spec::{AppSpec, ExecMode, Launcher, Runtime, runtime_of};
 
@@ -44,13 +44,13 @@ pub(super) struct Ground<'a> {
 }
 
 /// The name an app will have, if it can be told.
-pub(super) fn name(settings: &Settings, env_name: Option<&str>) -> Option<String> {
-    let name = match given(&settings.name) {
+pub(super) fn name(settings: &AppSettings, env_name: Option<&str>) -> Option<String> {
+    let name = match value_of(&settings.name) {
         Some(name) => name.0.clone(),
-        None => name_of(given(&settings.script)?)?,
+        None => name_of(value_of(&settings.script)?)?,
     };
     match env_name {
-        Some(env) if given(&settings.append_env_to_name) == Some(&true) => Some(format!("{name}-{env}")),
+        Some(env) if value_of(&settings.append_env_to_name) == Some(&true) => Some(format!("{name}-{env}")),
         _ => Some(name),
     }
 }
@@ -112,45 +112,45 @@ pub(super) fn app(written: &Written, ground: &Ground<'_>, findings: &mut Finding
 
 /// All that does not depend on the script.
 pub(super) fn settle(
-    settings: &Settings,
+    settings: &AppSettings,
     app: &mut AppSpec,
     ground: &Ground<'_>,
     findings: &mut Findings<'_>,
 ) {
-    if let Some(namespace) = given(&settings.namespace) {
+    if let Some(namespace) = value_of(&settings.namespace) {
         app.namespace.clone_from(&namespace.0);
     }
-    app.args = given(&settings.args).map(|words| words.0.clone()).unwrap_or_default();
+    app.args = value_of(&settings.args).map(|words| words.0.clone()).unwrap_or_default();
     app.env = environment::variables(settings, ground.env_name);
-    app.filter_env = given(&settings.filter_env).map(|filter| filter.0.clone()).unwrap_or_default();
-    app.increment_var = given(&settings.increment_var).map(|name| name.0.clone());
-    if let Some(name) = given(&settings.instance_var) {
+    app.filter_env = value_of(&settings.filter_env).map(|filter| filter.0.clone()).unwrap_or_default();
+    app.increment_var = value_of(&settings.increment_var).map(|name| name.0.clone());
+    if let Some(name) = value_of(&settings.instance_var) {
         app.instance_var.clone_from(&name.0);
     }
-    app.instances = given(&settings.instances).map_or(1, |instances| instances.on(ground.cores));
+    app.instances = value_of(&settings.instances).map_or(1, |instances| instances.on(ground.cores));
     app.exec_mode = mode(settings);
-    app.hold_port = given(&settings.hold_port).copied().unwrap_or_default();
-    app.balance = given(&settings.balance).map(|spread| spread.0).unwrap_or_default();
-    app.listen = given(&settings.listen).map(|words| words.0.clone()).unwrap_or_default();
-    app.ports = given(&settings.ports).map(|ports| ports.0).unwrap_or_default();
-    app.autoscale = given(&settings.autoscale).and_then(|scaling| scaling.0.clone());
+    app.hold_port = value_of(&settings.hold_port).copied().unwrap_or_default();
+    app.balance = value_of(&settings.balance).map(|spread| spread.0).unwrap_or_default();
+    app.listen = value_of(&settings.listen).map(|words| words.0.clone()).unwrap_or_default();
+    app.ports = value_of(&settings.ports).map(|ports| ports.0).unwrap_or_default();
+    app.autoscale = value_of(&settings.autoscale).and_then(|scaling| scaling.0.clone());
     app.account = account::account(settings, findings);
     policy::apply(settings, app, findings);
     app.logs = logs::logs(settings, app, findings);
-    app.pid_file = given(&settings.pid_file).map(|path| absolute(path, &app.cwd));
+    app.pid_file = value_of(&settings.pid_file).map(|path| absolute(path, &app.cwd));
     app.watch = watch::watch(settings, &app.cwd, findings);
 }
 
-fn mode(settings: &Settings) -> ExecMode {
-    match given(&settings.execute_command) {
+fn mode(settings: &AppSettings) -> ExecMode {
+    match value_of(&settings.execute_command) {
         Some(true) => ExecMode::Fork,
-        _ => given(&settings.exec_mode).map_or(ExecMode::Fork, |mode| mode.0),
+        _ => value_of(&settings.exec_mode).map_or(ExecMode::Fork, |mode| mode.0),
     }
 }
 
 /// All that depends on the script.
 fn launch(
-    settings: &Settings,
+    settings: &AppSettings,
     script: &Given<String>,
     app: &mut AppSpec,
     ground: &Ground<'_>,
@@ -170,7 +170,7 @@ fn launch(
     }
     let shares_ports = matches!(app.launcher, Launcher::Serve)
         || matches!(runtime, Some(Runtime::Node | Runtime::Bun | Runtime::Tsx));
-    let unsaid = settings.exec_mode.is_none() && given(&settings.execute_command) != Some(&true);
+    let unsaid = settings.exec_mode.is_none() && value_of(&settings.execute_command) != Some(&true);
     if shares_ports && unsaid && settings.instances.is_some() {
         app.exec_mode = ExecMode::Cluster;
     }
@@ -179,7 +179,7 @@ fn launch(
 }
 
 /// An app that scales by itself begins with what it shall have at least, unless the file says more.
-fn scaled(settings: &Settings, app: &mut AppSpec, findings: &mut Findings<'_>) {
+fn scaled(settings: &AppSettings, app: &mut AppSpec, findings: &mut Findings<'_>) {
     let (Some(scaling), Some(given)) = (&app.autoscale, &settings.autoscale) else { return };
     if app.exec_mode == ExecMode::Fork {
         let help = "set `exec_mode` to \"cluster\"";

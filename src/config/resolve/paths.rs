@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use super::Ground;
 use crate::config::findings::Findings;
+use crate::config::keys::AppSettings;
 use crate::config::search::absolute;
-use crate::config::settings::Settings;
 
 /// The app's working directory; a mistake if there is no such directory.
 pub(super) fn working_directory(
-    settings: &Settings,
+    settings: &AppSettings,
     ground: &Ground<'_>,
     findings: &mut Findings<'_>,
 ) -> Option<PathBuf> {

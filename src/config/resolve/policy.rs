@@ -3,37 +3,37 @@
 use std::time::Duration;
 
 use crate::config::findings::Findings;
-use crate::config::settings::{Settings, given};
+use crate::config::keys::{AppSettings, value_of};
 use crate::config::value::Millis;
 use crate::spec::{AppSpec, Limits, RestartDelay};
 
 /// Fills in the three policies and the other reasons to restart.
-pub(super) fn apply(settings: &Settings, app: &mut AppSpec, findings: &mut Findings<'_>) {
+pub(super) fn apply(settings: &AppSettings, app: &mut AppSpec, findings: &mut Findings<'_>) {
     restart(settings, app, findings);
     stop(settings, app);
-    set(&mut app.readiness.wait_ready, given(&settings.wait_ready).copied());
-    set(&mut app.readiness.timeout, duration(given(&settings.listen_timeout)));
+    set(&mut app.readiness.wait_ready, value_of(&settings.wait_ready).copied());
+    set(&mut app.readiness.timeout, duration(value_of(&settings.listen_timeout)));
     health(settings, app, findings);
-    set(&mut app.autostart, given(&settings.autostart).copied());
-    set(&mut app.depends_on, given(&settings.depends_on).map(|names| names.0.clone()));
-    app.max_memory_restart = given(&settings.max_memory_restart).map(|size| size.0);
+    set(&mut app.autostart, value_of(&settings.autostart).copied());
+    set(&mut app.depends_on, value_of(&settings.depends_on).map(|names| names.0.clone()));
+    app.max_memory_restart = value_of(&settings.max_memory_restart).map(|size| size.0);
     app.limits = Limits {
-        memory: given(&settings.memory_max).map(|size| size.0),
-        cpu: given(&settings.cpu_max).map(|cores| cores.0),
-        pids: given(&settings.pids_max).map(|count| count.0),
+        memory: value_of(&settings.memory_max).map(|size| size.0),
+        cpu: value_of(&settings.cpu_max).map(|cores| cores.0),
+        pids: value_of(&settings.pids_max).map(|count| count.0),
     };
-    app.cron_restart = given(&settings.cron_restart).and_then(|cron| cron.0.clone());
+    app.cron_restart = value_of(&settings.cron_restart).and_then(|cron| cron.0.clone());
 }
 
-fn restart(settings: &Settings, app: &mut AppSpec, findings: &mut Findings<'_>) {
+fn restart(settings: &AppSettings, app: &mut AppSpec, findings: &mut Findings<'_>) {
     let policy = &mut app.restart;
-    set(&mut policy.autorestart, given(&settings.autorestart).copied());
-    set(&mut policy.max_restarts, given(&settings.max_restarts).map(|count| count.0));
-    set(&mut policy.min_uptime, duration(given(&settings.min_uptime)));
-    set(&mut policy.window, duration(given(&settings.restart_window)));
-    set(&mut policy.stop_exit_codes, given(&settings.stop_exit_codes).map(|codes| codes.0.clone()));
-    let fixed = duration(given(&settings.restart_delay));
-    let growing = duration(given(&settings.exp_backoff_restart_delay));
+    set(&mut policy.autorestart, value_of(&settings.autorestart).copied());
+    set(&mut policy.max_restarts, value_of(&settings.max_restarts).map(|count| count.0));
+    set(&mut policy.min_uptime, duration(value_of(&settings.min_uptime)));
+    set(&mut policy.window, duration(value_of(&settings.restart_window)));
+    set(&mut policy.stop_exit_codes, value_of(&settings.stop_exit_codes).map(|codes| codes.0.clone()));
+    let fixed = duration(value_of(&settings.restart_delay));
+    let growing = duration(value_of(&settings.exp_backoff_restart_delay));
     if let (Some(unused), Some(_)) = (&settings.restart_delay, growing) {
         findings.warn(&unused.at, "`restart_delay` is ignored because `exp_backoff_restart_delay` is set");
     }
@@ -46,18 +46,18 @@ fn restart(settings: &Settings, app: &mut AppSpec, findings: &mut Findings<'_>) 
     }
 }
 
-fn stop(settings: &Settings, app: &mut AppSpec) {
-    set(&mut app.stop.signal, given(&settings.kill_signal).map(|signal| signal.0.clone()));
-    set(&mut app.stop.timeout, duration(given(&settings.kill_timeout)));
-    set(&mut app.stop.tree, given(&settings.treekill).copied());
-    set(&mut app.stop.message, given(&settings.shutdown_with_message).copied());
+fn stop(settings: &AppSettings, app: &mut AppSpec) {
+    set(&mut app.stop.signal, value_of(&settings.kill_signal).map(|signal| signal.0.clone()));
+    set(&mut app.stop.timeout, duration(value_of(&settings.kill_timeout)));
+    set(&mut app.stop.tree, value_of(&settings.treekill).copied());
+    set(&mut app.stop.message, value_of(&settings.shutdown_with_message).copied());
 }
 
-fn health(settings: &Settings, app: &mut AppSpec, findings: &mut Findings<'_>) {
-    app.readiness.probe = given(&settings.ready).and_then(|check| check.0.clone());
-    app.health = given(&settings.health).and_then(|check| check.0.clone());
+fn health(settings: &AppSettings, app: &mut AppSpec, findings: &mut Findings<'_>) {
+    app.readiness.probe = value_of(&settings.ready).and_then(|check| check.0.clone());
+    app.health = value_of(&settings.health).and_then(|check| check.0.clone());
     let millis = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-    app.watchdog = duration(given(&settings.watchdog)).map(millis).filter(|limit| *limit > 0);
+    app.watchdog = duration(value_of(&settings.watchdog)).map(millis).filter(|limit| *limit > 0);
     if let (Some(ready), true) = (&settings.ready, app.readiness.wait_ready && app.readiness.probe.is_some())
     {
         let help = "remove `wait_ready` to use the probe, or `ready` if the app reports readiness itself";

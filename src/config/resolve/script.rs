@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use super::interpreter::{self, Chosen};
 use super::{Ground, serve};
 use crate::config::findings::{Findings, Given};
+use crate::config::keys::AppSettings;
 use crate::config::search::{SearchPath, absolute};
-use crate::config::settings::Settings;
 use crate::spec::{AppSpec, Launcher};
 
 /// A script that can be started.
@@ -25,7 +25,7 @@ pub(super) struct Program {
 
 /// Finds out what the script is; a mistake if it is nothing that can be started.
 pub(super) fn program(
-    settings: &Settings,
+    settings: &AppSettings,
     script: &Given<String>,
     app: &AppSpec,
     ground: &Ground<'_>,
@@ -87,7 +87,7 @@ fn utf8(file: &Path, script: &Given<String>, findings: &mut Findings<'_>) -> Opt
 /// A line for the shell, the arguments quoted so that they arrive as given.
 fn shell(
     line: &str,
-    settings: &Settings,
+    settings: &AppSettings,
     script: &Given<String>,
     app: &AppSpec,
     findings: &mut Findings<'_>,

@@ -4,7 +4,7 @@
 //! looks for them too: arguments are open to every user of the machine.
 
 use crate::config::findings::{At, Findings};
-use crate::config::settings::Settings;
+use crate::config::keys::AppSettings;
 use crate::config::value::{Port, Reading};
 use crate::spec::AppSpec;
 
@@ -13,7 +13,7 @@ const WITH_VALUE: [&str; 4] = ["--host", "--port", "--basic-auth-username", "--b
 
 /// The arguments: what the variables say, for all that the given arguments leave open.
 pub(super) fn args(
-    settings: &Settings,
+    settings: &AppSettings,
     script: &At,
     app: &AppSpec,
     findings: &mut Findings<'_>,
@@ -97,7 +97,7 @@ mod tests {
         let mut app = AppSpec::new("s", "serve", "/srv");
         app.env = env.iter().map(|&(name, value)| (name.into(), value.into())).collect();
         app.args = args.iter().map(|&arg| arg.into()).collect();
-        super::args(&Settings::default(), &At::Flag("start"), &app, &mut Findings::new(None))
+        super::args(&AppSettings::default(), &At::Flag("start"), &app, &mut Findings::new(None))
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::absolute;
 use crate::config::findings::Findings;
-use crate::config::settings::{Settings, given};
+use crate::config::keys::{AppSettings, value_of};
 use crate::config::value::Watch;
 use crate::spec::WatchSpec;
 
@@ -13,7 +13,7 @@ use crate::spec::WatchSpec;
 const QUIET: Duration = Duration::from_millis(200);
 
 /// What is watched, if anything is.
-pub(super) fn watch(settings: &Settings, cwd: &Path, findings: &mut Findings<'_>) -> Option<WatchSpec> {
+pub(super) fn watch(settings: &AppSettings, cwd: &Path, findings: &mut Findings<'_>) -> Option<WatchSpec> {
     let asked = settings.watch.as_ref()?;
     let paths = match &asked.value {
         Watch::Off => return None,
@@ -38,11 +38,11 @@ pub(super) fn watch(settings: &Settings, cwd: &Path, findings: &mut Findings<'_>
     for path in paths.iter().filter(|path| !path.exists()) {
         findings.warn(&asked.at, format!("watched path {} not found", path.display()));
     }
-    let ignore = given(&settings.ignore_watch).map(|words| words.0.as_slice()).unwrap_or_default();
+    let ignore = value_of(&settings.ignore_watch).map(|words| words.0.as_slice()).unwrap_or_default();
     Some(WatchSpec {
         paths,
         ignore: ignore.iter().map(|pattern| anchored(pattern, cwd)).collect(),
-        delay: given(&settings.watch_delay).map_or(QUIET, |delay| delay.0),
+        delay: value_of(&settings.watch_delay).map_or(QUIET, |delay| delay.0),
     })
 }
 

@@ -1,34 +1,71 @@
-//! The `logs` table: when log files make way for new ones, and how many old ones are kept.
+//! The `logs` table: rotation and retention of log files.
 //!
-//! Besides rsm's own keys it takes those of pm2-logrotate, and logrotate's words: as keys
+//! Besides rsm's own keys it takes those of pm2-logrotate and the directives of logrotate: as keys
 //! (`daily = true`, `rotate = 7`) or as one text (`"daily, rotate 7, compress"`).
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::table::{SubKey, find, names, properties, sub_keys};
 use super::{Cron, Millis, Reading, Size, Wrong, integer, named, unknown_key, wants};
 use crate::spec::{Rotation, WhenFull};
 
-/// What is said about log files; what is not said stays as it is.
+/// The keys that were given, in their order, and their values; a key that was not given changes nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in super::super) struct LogRules(Vec<Rule>);
+pub(in super::super) struct LogRules(Vec<(String, Value)>);
 
-/// One setting of a [`Rotation`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Rule {
-    MaxSize(Option<u64>),
-    Schedule(Option<String>),
-    Keep(Option<u32>),
-    MaxAge(Option<u64>),
-    MaxTotal(Option<u64>),
-    Compress(bool),
-    DelayCompress(bool),
-    RotateEmpty(bool),
-    DateFormat(String),
-    WhenFull(WhenFull),
-}
+const LOG_KEYS: &[SubKey<Rotation>] = sub_keys! {
+    /// Maximum size of a log file before rotation, such as `10M`, or `none`.
+    max_size ["maxsize", "size"]: { "type": ["string", "integer", "boolean"] }
+        => |to, value| set(&mut to.max_size, optional(value, size));
+    /// Rotation schedule: hourly, daily, weekly, monthly, yearly, a cron schedule or `none`.
+    interval ["rotate_interval"]: { "type": ["string", "boolean"] }
+        => |to, value| set(&mut to.schedule, optional(value, schedule));
+    /// Number of rotated files to keep, or `all`.
+    retain ["rotate", "keep"]: { "type": ["string", "integer"] }
+        => |to, value| set(&mut to.keep, count(value));
+    /// Maximum age of rotated files, such as `30d`.
+    max_age []: { "type": ["string", "integer"] }
+        => |to, value| set(&mut to.max_age, optional(value, age));
+    /// Maximum total size of the rotated files of an app, such as `1G`; the oldest are removed first.
+    max_total []: { "type": ["string", "integer"] }
+        => |to, value| set(&mut to.max_total, optional(value, size));
+    /// Compress rotated files with gzip.
+    compress []: { "type": "boolean" } => |to, value| set(&mut to.compress, bool::read(value));
+    /// Do not compress the most recent rotated file.
+    delay_compress ["delaycompress"]: { "type": "boolean" }
+        => |to, value| set(&mut to.delay_compress, bool::read(value));
+    /// Do not rotate empty files (default).
+    notifempty []: { "type": "boolean" } => |to, value| set(&mut to.rotate_empty, not(value));
+    /// Date format in the names of rotated files.
+    date_format []: { "type": "string" } => |to, value| set(&mut to.date_format, String::read(value));
+    /// While a log file cannot be written: block the app, or drop lines and record how many.
+    when_full []: { "enum": ["block", "drop"] } => |to, value| set(&mut to.when_full, when_full(value));
+};
 
-/// Intervals by name.
-const INTERVALS: [(&str, &str); 5] = [
+/// Directives of logrotate that have no key of their own.
+const LOGROTATE_KEYS: &[SubKey<Rotation>] = sub_keys! {
+    /// Opposite of `compress`.
+    nocompress []: {} => |to, value| set(&mut to.compress, not(value));
+    /// Opposite of `delay_compress`.
+    nodelaycompress []: {} => |to, value| set(&mut to.delay_compress, not(value));
+    /// Opposite of `notifempty`.
+    ifempty []: {} => |to, value| set(&mut to.rotate_empty, bool::read(value));
+    /// `max_age` in days.
+    maxage []: {} => |to, value| set(&mut to.max_age, optional(value, days));
+    /// `interval`.
+    hourly []: {} => |to, value| every(to, "hourly", value);
+    /// `interval`.
+    daily []: {} => |to, value| every(to, "daily", value);
+    /// `interval`.
+    weekly []: {} => |to, value| every(to, "weekly", value);
+    /// `interval`.
+    monthly []: {} => |to, value| every(to, "monthly", value);
+    /// `interval`.
+    yearly []: {} => |to, value| every(to, "yearly", value);
+};
+
+/// Cron schedules of named intervals.
+const INTERVAL_CRON: [(&str, &str); 5] = [
     ("hourly", "0 * * * *"),
     ("daily", "0 0 * * *"),
     ("weekly", "0 0 * * 0"),
@@ -36,8 +73,8 @@ const INTERVALS: [(&str, &str); 5] = [
     ("yearly", "0 0 1 1 *"),
 ];
 
-/// Words of the two others that ask for what rsm does anyway, or does not need.
-const NEEDLESS: [&str; 14] = [
+/// Directives of logrotate and pm2-logrotate for what rsm does in any case, or does not need.
+const IGNORED: [&str; 14] = [
     "missingok",
     "nomissingok",
     "copytruncate",
@@ -54,25 +91,12 @@ const NEEDLESS: [&str; 14] = [
     "TZ",
 ];
 
-const KEYS: &str = "max_size, interval, retain, max_age, max_total, compress, delay_compress, notifempty, \
-                    date_format, when_full";
-
 impl LogRules {
-    /// Lays the rules over a rotation.
+    /// Changes a rotation by the rules.
     pub(in super::super) fn apply(&self, to: &mut Rotation) {
-        for rule in self.0.clone() {
-            match rule {
-                Rule::MaxSize(size) => to.max_size = size,
-                Rule::Schedule(schedule) => to.schedule = schedule,
-                Rule::Keep(keep) => to.keep = keep,
-                Rule::MaxAge(age) => to.max_age = age,
-                Rule::MaxTotal(total) => to.max_total = total,
-                Rule::Compress(compress) => to.compress = compress,
-                Rule::DelayCompress(delay) => to.delay_compress = delay,
-                Rule::RotateEmpty(empty) => to.rotate_empty = empty,
-                Rule::DateFormat(format) => to.date_format = format,
-                Rule::WhenFull(policy) => to.when_full = policy,
-            }
+        for (key, value) in &self.0 {
+            // The values were checked when they were read.
+            let _ = apply_rule(key, value, to);
         }
     }
 
@@ -85,97 +109,71 @@ impl LogRules {
 
 impl Reading for LogRules {
     fn read(value: &Value) -> Result<Self, Wrong> {
-        let mut rules = Vec::new();
-        match value {
-            Value::Object(table) => {
-                for (key, value) in table {
-                    rules.extend(rule(key, value)?);
-                }
-            }
+        let rules: Vec<(String, Value)> = match value {
+            Value::Object(table) => table.clone().into_iter().collect(),
             Value::String(text) => {
-                for word in text.split([',', '\n', ';']).map(str::trim).filter(|word| !word.is_empty()) {
-                    let (key, rest) = word.split_once(char::is_whitespace).unwrap_or((word, ""));
-                    let value = match rest.trim() {
-                        "" => Value::Bool(true),
-                        rest => Value::String(rest.to_owned()),
-                    };
-                    rules.extend(rule(key, &value)?);
-                }
+                let directives = text.split([',', '\n', ';']).map(str::trim);
+                directives.filter(|directive| !directive.is_empty()).map(parse_directive).collect()
             }
             _ => return wants("a table, or logrotate directives such as \"daily, rotate 7, compress\""),
-        }
+        };
+        let mut checked = Rotation::default();
+        rules.iter().try_for_each(|(key, value)| apply_rule(key, value, &mut checked))?;
         Ok(Self(rules))
     }
 }
 
-schema!(LogRules, {
-    "type": ["object", "string"],
-    "properties": {
-        "max_size": { "type": ["string", "integer", "boolean"], "description": "Maximum size of a log file \
-            before rotation, such as `10M`, or `none`." },
-        "interval": { "type": ["string", "boolean"], "description": "Rotation schedule: hourly, daily, \
-            weekly, monthly, yearly, a cron schedule, or `none`." },
-        "retain": { "type": ["string", "integer"], "description": "Number of rotated files to keep, or `all`." },
-        "max_age": { "type": ["string", "integer"], "description": "Maximum age of rotated files, such as \
-            `30d`." },
-        "max_total": { "type": ["string", "integer"], "description": "Maximum total size of the rotated \
-            files of an app, such as `1G`; the oldest are removed first." },
-        "compress": { "type": "boolean", "description": "Compress rotated files with gzip." },
-        "delay_compress": { "type": "boolean", "description": "Do not compress the newest rotated file." },
-        "notifempty": { "type": "boolean", "description": "Do not rotate empty files (the default)." },
-        "date_format": { "type": "string", "description": "Date format in the names of rotated files." },
-        "when_full": { "enum": ["block", "drop"], "description": "While a log file cannot be written: block \
-            the app, or drop lines and record how many." }
-    }
-});
+schema!(LogRules, json!({ "type": ["object", "string"], "properties": properties(LOG_KEYS) }));
 
-/// The rule of a key; none if it asks for nothing that rsm does not do anyway.
-fn rule(key: &str, value: &Value) -> Result<Option<Rule>, Wrong> {
-    if let Some((_, schedule)) = INTERVALS.iter().find(|(name, _)| *name == key) {
-        return Ok(flag(key, value)?.then(|| Rule::Schedule(Some((*schedule).to_owned()))));
-    }
-    let rule = match key {
-        "max_size" | "maxSize" | "maxsize" | "size" => Rule::MaxSize(unless_none(key, value, size)?),
-        "interval" | "rotate_interval" | "rotateInterval" => {
-            Rule::Schedule(unless_none(key, value, schedule)?)
-        }
-        "retain" | "rotate" | "keep" => Rule::Keep(count(key, value)?),
-        "max_age" | "maxAge" => Rule::MaxAge(unless_none(key, value, age)?),
-        "maxage" => Rule::MaxAge(unless_none(key, value, days)?),
-        "max_total" | "maxTotal" => Rule::MaxTotal(unless_none(key, value, size)?),
-        "compress" => Rule::Compress(flag(key, value)?),
-        "nocompress" => Rule::Compress(!flag(key, value)?),
-        "delay_compress" | "delayCompress" | "delaycompress" => Rule::DelayCompress(flag(key, value)?),
-        "nodelaycompress" => Rule::DelayCompress(!flag(key, value)?),
-        "ifempty" => Rule::RotateEmpty(flag(key, value)?),
-        "notifempty" => Rule::RotateEmpty(!flag(key, value)?),
-        "date_format" | "dateFormat" => Rule::DateFormat(named(key, value, String::read)?),
-        "when_full" | "whenFull" => match value.as_str() {
-            Some("block") => Rule::WhenFull(WhenFull::Block),
-            Some("drop") => Rule::WhenFull(WhenFull::Drop),
-            _ => return named(key, value, |_| wants("\"block\" or \"drop\"")),
-        },
-        "budget" => {
-            return unknown_key(key, "use `rsm conf logs.budget 10G`, or `max_total` for one app");
-        }
-        key if NEEDLESS.contains(&key) => return Ok(None),
-        key => return unknown_key(key, format!("use one of {KEYS}")),
+/// `rotate 7`.
+fn parse_directive(directive: &str) -> (String, Value) {
+    let (key, rest) = directive.split_once(char::is_whitespace).unwrap_or((directive, ""));
+    let value = match rest.trim() {
+        "" => Value::Bool(true),
+        rest => Value::String(rest.to_owned()),
     };
-    Ok(Some(rule))
+    (key.to_owned(), value)
 }
 
-fn flag(key: &str, value: &Value) -> Result<bool, Wrong> {
-    named(key, value, bool::read)
+fn apply_rule(key: &str, value: &Value, to: &mut Rotation) -> Result<(), Wrong> {
+    match find(LOG_KEYS, key).or_else(|| find(LOGROTATE_KEYS, key)) {
+        Some(row) => named(key, value, |value| (row.set)(to, value)),
+        None if IGNORED.contains(&key) => Ok(()),
+        None if key == "budget" => {
+            unknown_key(key, "use `rsm conf logs.budget 10G`, or `max_total` for one app")
+        }
+        None => unknown_key(key, names(LOG_KEYS)),
+    }
 }
 
-/// `none` and false switch a limit off.
-fn unless_none<T>(
-    key: &str,
-    value: &Value,
-    read: impl FnOnce(&Value) -> Result<T, Wrong>,
-) -> Result<Option<T>, Wrong> {
+fn set<T>(to: &mut T, value: Result<T, Wrong>) -> Result<(), Wrong> {
+    *to = value?;
+    Ok(())
+}
+
+fn not(value: &Value) -> Result<bool, Wrong> {
+    bool::read(value).map(|flag| !flag)
+}
+
+fn every(to: &mut Rotation, interval: &str, value: &Value) -> Result<(), Wrong> {
+    if bool::read(value)? {
+        to.schedule = Some(schedule(&interval.into())?);
+    }
+    Ok(())
+}
+
+fn when_full(value: &Value) -> Result<WhenFull, Wrong> {
+    match value.as_str() {
+        Some("block") => Ok(WhenFull::Block),
+        Some("drop") => Ok(WhenFull::Drop),
+        _ => wants("\"block\" or \"drop\""),
+    }
+}
+
+/// `none`, `all` and false disable a limit.
+fn optional<T>(value: &Value, read: impl FnOnce(&Value) -> Result<T, Wrong>) -> Result<Option<T>, Wrong> {
     let off = matches!(value, Value::Bool(false)) || matches!(value.as_str(), Some("none" | "all"));
-    if off { Ok(None) } else { named(key, value, read).map(Some) }
+    if off { Ok(None) } else { read(value).map(Some) }
 }
 
 fn size(value: &Value) -> Result<u64, Wrong> {
@@ -196,7 +194,7 @@ fn days(value: &Value) -> Result<u64, Wrong> {
 }
 
 fn schedule(value: &Value) -> Result<String, Wrong> {
-    let name = INTERVALS.iter().find(|(name, _)| value.as_str() == Some(name));
+    let name = INTERVAL_CRON.iter().find(|(name, _)| value.as_str() == Some(name));
     if let Some((_, schedule)) = name {
         return Ok((*schedule).to_owned());
     }
@@ -206,12 +204,12 @@ fn schedule(value: &Value) -> Result<String, Wrong> {
     }
 }
 
-/// As in pm2-logrotate, whatever is no number keeps all; here it has to be `all`.
-fn count(key: &str, value: &Value) -> Result<Option<u32>, Wrong> {
+/// In pm2-logrotate, everything but a number keeps all files; here it has to be `all`.
+fn count(value: &Value) -> Result<Option<u32>, Wrong> {
     match (integer(value).map(u32::try_from), value.as_str()) {
         (Some(Ok(count)), _) => Ok(Some(count)),
         (_, Some("all" | "none")) => Ok(None),
-        _ => named(key, value, |_| wants("a number of files or \"all\"")),
+        _ => wants("a number of files or \"all\""),
     }
 }
 

@@ -5,7 +5,10 @@
 
 /// Implements the schema of a kind of value; it is written out where the value is used.
 macro_rules! schema {
-    ($kind:ident, $schema:tt) => {
+    ($kind:ident, { $($schema:tt)* }) => {
+        schema!($kind, serde_json::json!({ $($schema)* }));
+    };
+    ($kind:ident, $schema:expr) => {
         impl schemars::JsonSchema for $kind {
             fn schema_name() -> std::borrow::Cow<'static, str> {
                 stringify!($kind).into()
@@ -16,7 +19,10 @@ macro_rules! schema {
             }
 
             fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-                schemars::json_schema!($schema)
+                match $schema {
+                    serde_json::Value::Object(schema) => schema.into(),
+                    _ => schemars::Schema::default(),
+                }
             }
         }
     };
@@ -30,6 +36,7 @@ mod number;
 mod places;
 mod probe;
 mod size;
+mod table;
 mod words;
 
 use schemars::JsonSchema;
@@ -43,7 +50,7 @@ pub(super) use number::{Codes, Cores, Count, Instances, Port};
 pub(super) use places::{LogTo, Watch};
 pub(super) use probe::{HealthCheck, Ports, ReadyCheck, Scaling};
 pub(super) use size::Size;
-pub(super) use words::{Words, split};
+pub(super) use words::Words;
 
 /// A kind of value.
 pub(super) trait Reading: Sized + JsonSchema {

@@ -1,93 +1,154 @@
-//! Tables about how an app is: `ready` and `health`, `ports`, `autoscale`.
+//! Tables about readiness, health, ports and scaling: `ready`, `health`, `ports`, `autoscale`.
 
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::{Millis, Part, Reading, Wrong, integer, named, unknown_key, wants, wants_help};
+use super::table::{SubKey, find, properties, read_table, sub_keys};
+use super::{Millis, Part, Reading, Wrong, integer, named, wants, wants_help};
 use crate::spec::{Autoscale, Check, PortRules, Probe};
 
-/// What tells that it is ready; none if it is switched off.
+/// The readiness probe; none if it is disabled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct ReadyCheck(pub(in super::super) Option<Probe>);
 
-/// What tells that it still works; none if it is switched off.
+/// The liveness probe; none if it is disabled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct HealthCheck(pub(in super::super) Option<Probe>);
 
-/// What it may do with its ports.
+/// Options for shared ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct Ports(pub(in super::super) PortRules);
 
-/// How many instances; none if that is left to the user.
+/// Scaling by load; none if it is disabled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct Scaling(pub(in super::super) Option<Autoscale>);
 
-/// Shorter pauses would make the checks a load of their own.
-const SHORTEST: Duration = Duration::from_millis(10);
+/// Shorter intervals would make the probes a load of their own.
+const MIN_DURATION: Duration = Duration::from_millis(10);
 
-const CHECK: &str = "a table with exactly one of http, tcp and exec";
+const PROBE_EXPECTED: &str = "a table with exactly one of http, tcp and exec";
+
+/// What a probe does: one of these keys.
+const ACTION_KEYS: &[SubKey<Probe>] = sub_keys! {
+    /// Succeeds with a status from 200 to 399.
+    http []: { "type": "string", "pattern": "^http://" } => |to, value| {
+        to.check = Check::Http(parse_url(value)?);
+        Ok(())
+    };
+    /// Succeeds if a TCP connection to a port or host:port is accepted.
+    tcp []: { "type": ["string", "integer"] } => |to, value| {
+        to.check = Check::Tcp(parse_address(value)?);
+        Ok(())
+    };
+    /// Succeeds if the shell command exits with 0.
+    exec []: { "type": "string" } => |to, value| {
+        to.check = Check::Exec(String::read(value)?);
+        Ok(())
+    };
+};
+
+const READY_KEYS: &[SubKey<Probe>] = sub_keys! {
+    /// Interval between probes. Default: 500ms.
+    interval []: { "type": ["string", "integer"] } => |to, value| parse_interval(&mut to.interval, value);
+    /// Timeout of a probe. Default: 5s.
+    timeout []: { "type": ["string", "integer"] } => |to, value| parse_interval(&mut to.timeout, value);
+};
+
+const HEALTH_KEYS: &[SubKey<Probe>] = sub_keys! {
+    /// Interval between probes. Default: 10s.
+    interval []: { "type": ["string", "integer"] } => |to, value| parse_interval(&mut to.interval, value);
+    /// Timeout of a probe. Default: 5s.
+    timeout []: { "type": ["string", "integer"] } => |to, value| parse_interval(&mut to.timeout, value);
+    /// Consecutive failures before the instance is replaced. Default: 3.
+    retries []: { "type": "integer", "minimum": 1 } => |to, value| parse_count(&mut to.retries, value);
+    /// Time after the start during which failures are ignored. Default: 0.
+    start_period []: { "type": ["string", "integer"] } => |to, value| parse_time(&mut to.start_period, value);
+};
+
+const PORT_KEYS: &[SubKey<PortRules>] = sub_keys! {
+    /// Share UDP ports as well.
+    udp []: { "type": "boolean" } => |to, value| {
+        to.udp = bool::read(value)?;
+        Ok(())
+    };
+    /// Allow an unprivileged user to bind ports below 1024.
+    privileged []: { "type": "boolean" } => |to, value| {
+        to.privileged = bool::read(value)?;
+        Ok(())
+    };
+};
+
+const AUTOSCALE_KEYS: &[SubKey<Autoscale>] = sub_keys! {
+    /// Minimum number of instances. Default: 1.
+    min []: { "type": "integer", "minimum": 1 } => |to, value| parse_count(&mut to.min, value);
+    /// Maximum number of instances.
+    max []: { "type": "integer", "minimum": 1 } => |to, value| parse_count(&mut to.max, value);
+    /// Scale up above this average CPU usage per instance, in percent of a core. Default: 70.
+    cpu []: { "type": "integer", "minimum": 1 } => |to, value| parse_count(&mut to.cpu, value);
+    /// Scale up above this number of queued connections per instance. Default: 16.
+    queue []: { "type": "integer", "minimum": 1 } => |to, value| parse_count(&mut to.queue, value);
+    /// Time above a threshold before scaling up. Default: 10s.
+    up_after []: { "type": ["string", "integer"] } => |to, value| parse_time(&mut to.up_after, value);
+    /// Time below the thresholds before scaling down. Default: 60s.
+    down_after []: { "type": ["string", "integer"] } => |to, value| parse_time(&mut to.down_after, value);
+};
 
 impl Reading for ReadyCheck {
     fn read(value: &Value) -> Result<Self, Wrong> {
-        probe(value, Probe::ready, &["interval", "timeout"]).map(Self)
+        parse_probe(value, Probe::ready, READY_KEYS).map(Self)
     }
 }
 
 impl Reading for HealthCheck {
     fn read(value: &Value) -> Result<Self, Wrong> {
-        probe(value, Probe::health, &["interval", "timeout", "retries", "start_period"]).map(Self)
+        parse_probe(value, Probe::health, HEALTH_KEYS).map(Self)
     }
 }
 
-fn probe(value: &Value, usual: fn(Check) -> Probe, keys: &[&str]) -> Result<Option<Probe>, Wrong> {
+fn parse_probe(
+    value: &Value,
+    default: fn(Check) -> Probe,
+    keys: &'static [SubKey<Probe>],
+) -> Result<Option<Probe>, Wrong> {
     let table = match value {
         Value::Bool(false) => return Ok(None),
         Value::Object(table) => table,
-        _ => return wants(CHECK),
+        _ => return wants(PROBE_EXPECTED),
     };
-    let mut probe = usual(check(table)?);
-    for (key, value) in table {
-        let name = snake(key);
-        match name.as_str() {
-            "http" | "tcp" | "exec" => {}
-            name if !keys.contains(&name) => return unknown(key, &["http", "tcp", "exec"], keys),
-            "interval" => probe.interval = at_least(key, value)?,
-            "timeout" => probe.timeout = at_least(key, value)?,
-            "start_period" => probe.start_period = time(key, value)?,
-            _ => probe.retries = count(key, value, 1)?,
-        }
+    let (action, others): (Map<_, _>, Map<_, _>) =
+        table.clone().into_iter().partition(|(key, _)| find(ACTION_KEYS, key).is_some());
+    if action.len() != 1 {
+        return wants(PROBE_EXPECTED);
     }
+    // Replaced by the action, of which there is exactly one.
+    let mut probe = default(Check::Exec(String::new()));
+    read_table(&action, ACTION_KEYS, &mut probe)?;
+    read_table(&others, keys, &mut probe)?;
     Ok(Some(probe))
 }
 
-fn check(table: &Map<String, Value>) -> Result<Check, Wrong> {
-    let given: Vec<(&String, &Value)> =
-        table.iter().filter(|(key, _)| ["http", "tcp", "exec"].contains(&key.as_str())).collect();
-    let [(kind, value)] = given[..] else { return wants(CHECK) };
-    let text = || named(kind, value, String::read);
-    match (kind.as_str(), value) {
-        ("http", _) => {
-            let url = text()?;
-            match url.strip_prefix("http://") {
-                Some(rest) if !rest.is_empty() && !rest.starts_with('/') => Ok(Check::Http(url)),
-                _ if url.starts_with("https://") => named(kind, value, |_| {
-                    wants_help("an http:// URL", "for HTTPS, use `exec` with curl -fsS https://…")
-                }),
-                _ => named(kind, value, |_| wants("a URL such as \"http://127.0.0.1:3000/health\"")),
-            }
+fn parse_url(value: &Value) -> Result<String, Wrong> {
+    let url = String::read(value)?;
+    match url.strip_prefix("http://") {
+        Some(rest) if !rest.is_empty() && !rest.starts_with('/') => Ok(url),
+        _ if url.starts_with("https://") => {
+            wants_help("an http:// URL", "for HTTPS, use `exec` with curl -fsS https://…")
         }
-        ("tcp", Value::Number(port)) => Ok(Check::Tcp(port.to_string())),
-        ("tcp", _) => Ok(Check::Tcp(text()?)),
-        _ => Ok(Check::Exec(text()?)),
+        _ => wants("a URL such as \"http://127.0.0.1:3000/health\""),
     }
-    .and_then(|check| match &check {
-        // With a variable in it, only the instance knows.
-        Check::Tcp(address) if !address.contains('$') && !is_address(address) => {
-            named(kind, value, |_| wants("a port or host:port"))
-        }
-        _ => Ok(check),
-    })
+}
+
+fn parse_address(value: &Value) -> Result<String, Wrong> {
+    let address = match value {
+        Value::Number(port) => port.to_string(),
+        _ => String::read(value)?,
+    };
+    // With a variable in it, only the instance knows.
+    match address.contains('$') || is_address(&address) {
+        true => Ok(address),
+        false => wants("a port or host:port"),
+    }
 }
 
 fn is_address(text: &str) -> bool {
@@ -102,42 +163,22 @@ impl Reading for Ports {
             return wants("a table with `udp` or `privileged`");
         };
         let mut rules = PortRules::default();
-        for (key, value) in table {
-            match key.as_str() {
-                "udp" => rules.udp = named(key, value, bool::read)?,
-                "privileged" => rules.privileged = named(key, value, bool::read)?,
-                _ => return unknown(key, &["udp", "privileged"], &[]),
-            }
-        }
+        read_table(table, PORT_KEYS, &mut rules)?;
         Ok(Self(rules))
     }
 }
 
 impl Reading for Scaling {
     fn read(value: &Value) -> Result<Self, Wrong> {
-        const KEYS: &[&str] = &["min", "max", "cpu", "queue", "up_after", "down_after"];
         let table = match value {
             Value::Bool(false) => return Ok(Self(None)),
             Value::Object(table) => table,
             _ => return wants("a table with `max`, and optionally min, cpu, queue, up_after and down_after"),
         };
         let mut rules = Autoscale::between(1, 0);
-        for (key, value) in table {
-            match snake(key).as_str() {
-                "min" => rules.min = count(key, value, 1)?,
-                "max" => rules.max = count(key, value, 1)?,
-                "cpu" => rules.cpu = count(key, value, 1)?,
-                "queue" => rules.queue = count(key, value, 1)?,
-                "up_after" => rules.up_after = time(key, value)?,
-                "down_after" => rules.down_after = time(key, value)?,
-                _ => return unknown(key, KEYS, &[]),
-            }
-        }
+        read_table(table, AUTOSCALE_KEYS, &mut rules)?;
         match rules.max {
-            0 => {
-                let part = Part::MissingKey("max");
-                Err(Wrong { wants: "`max`".into(), help: String::new(), part })
-            }
+            0 => Err(Wrong { wants: "`max`".into(), help: String::new(), part: Part::MissingKey("max") }),
             max if max < rules.min => {
                 named("max", &max.into(), |_| wants(format!("at least `min` ({})", rules.min)))
             }
@@ -146,94 +187,43 @@ impl Reading for Scaling {
     }
 }
 
-fn unknown<T>(key: &str, some: &[&str], others: &[&str]) -> Result<T, Wrong> {
-    let all: Vec<&str> = some.iter().chain(others).copied().collect();
-    unknown_key(key, format!("use one of {}", all.join(", ")))
+fn parse_time(to: &mut Duration, value: &Value) -> Result<(), Wrong> {
+    *to = Millis::read(value)?.0;
+    Ok(())
 }
 
-/// `startPeriod` → `start_period`.
-fn snake(key: &str) -> String {
-    let word =
-        |c: char| if c.is_ascii_uppercase() { format!("_{}", c.to_ascii_lowercase()) } else { c.into() };
-    key.chars().map(word).collect()
+fn parse_interval(to: &mut Duration, value: &Value) -> Result<(), Wrong> {
+    parse_time(to, value)?;
+    if *to < MIN_DURATION { wants("at least 10 ms") } else { Ok(()) }
 }
 
-fn time(key: &str, value: &Value) -> Result<Duration, Wrong> {
-    named(key, value, Millis::read).map(|millis| millis.0)
-}
-
-fn at_least(key: &str, value: &Value) -> Result<Duration, Wrong> {
-    match time(key, value)? {
-        time if time < SHORTEST => named(key, value, |_| wants("at least 10 ms")),
-        time => Ok(time),
-    }
-}
-
-fn count(key: &str, value: &Value, least: u32) -> Result<u32, Wrong> {
+fn parse_count(to: &mut u32, value: &Value) -> Result<(), Wrong> {
     match integer(value).map(u32::try_from) {
-        Some(Ok(count)) if count >= least => Ok(count),
-        _ => named(key, value, |_| wants(format!("an integer of at least {least}"))),
+        Some(Ok(count)) if count >= 1 => {
+            *to = count;
+            Ok(())
+        }
+        _ => wants("an integer of at least 1"),
     }
 }
 
-schema!(ReadyCheck, {
-    "type": ["object", "boolean"],
-    "additionalProperties": false,
-    "properties": {
-        "http": { "type": "string", "pattern": "^http://", "description": "Succeeds with a status from 200 \
-            to 399." },
-        "tcp": { "type": ["string", "integer"], "description": "Succeeds if a TCP connection to a port or \
-            host:port is accepted." },
-        "exec": { "type": "string", "description": "Succeeds if the shell command exits with 0." },
-        "interval": { "type": ["string", "integer"], "description": "Interval between probes. Default: 500ms." },
-        "timeout": { "type": ["string", "integer"], "description": "Timeout of a probe. Default: 5s." }
-    }
-});
+/// The schema of a table with these keys and no others.
+fn table_schema(types: Value, properties: Value) -> Value {
+    serde_json::json!({ "type": types, "additionalProperties": false, "properties": properties })
+}
 
-schema!(HealthCheck, {
-    "type": ["object", "boolean"],
-    "additionalProperties": false,
-    "properties": {
-        "http": { "type": "string", "pattern": "^http://", "description": "Succeeds with a status from 200 \
-            to 399." },
-        "tcp": { "type": ["string", "integer"], "description": "Succeeds if a TCP connection to a port or \
-            host:port is accepted." },
-        "exec": { "type": "string", "description": "Succeeds if the shell command exits with 0." },
-        "interval": { "type": ["string", "integer"], "description": "Interval between probes. Default: 10s." },
-        "timeout": { "type": ["string", "integer"], "description": "Timeout of a probe. Default: 5s." },
-        "retries": { "type": "integer", "minimum": 1, "description": "Consecutive failures before the \
-            instance is replaced. Default: 3." },
-        "start_period": { "type": ["string", "integer"], "description": "Time after the start during which \
-            failures are ignored. Default: 0." }
+fn probe_schema(keys: &[SubKey<Probe>]) -> Value {
+    let mut all = properties(ACTION_KEYS);
+    if let (Value::Object(all), Value::Object(times)) = (&mut all, properties(keys)) {
+        all.extend(times);
     }
-});
+    table_schema(serde_json::json!(["object", "boolean"]), all)
+}
 
-schema!(Ports, {
-    "type": "object",
-    "additionalProperties": false,
-    "properties": {
-        "udp": { "type": "boolean", "description": "Share UDP ports as well." },
-        "privileged": { "type": "boolean", "description": "Allow an unprivileged user to bind ports below \
-            1024." }
-    }
-});
-
-schema!(Scaling, {
-    "type": ["object", "boolean"],
-    "additionalProperties": false,
-    "properties": {
-        "min": { "type": "integer", "minimum": 1, "description": "Minimum number of instances. Default: 1." },
-        "max": { "type": "integer", "minimum": 1, "description": "Maximum number of instances." },
-        "cpu": { "type": "integer", "minimum": 1, "description": "Scale up above this average CPU usage per \
-            instance, in percent of a core. Default: 70." },
-        "queue": { "type": "integer", "minimum": 1, "description": "Scale up above this number of queued \
-            connections per instance. Default: 16." },
-        "up_after": { "type": ["string", "integer"], "description": "Time above a threshold before scaling \
-            up. Default: 10s." },
-        "down_after": { "type": ["string", "integer"], "description": "Time below the thresholds before \
-            scaling down. Default: 60s." }
-    }
-});
+schema!(ReadyCheck, probe_schema(READY_KEYS));
+schema!(HealthCheck, probe_schema(HEALTH_KEYS));
+schema!(Ports, table_schema("object".into(), properties(PORT_KEYS)));
+schema!(Scaling, table_schema(serde_json::json!(["object", "boolean"]), properties(AUTOSCALE_KEYS)));
 
 #[cfg(test)]
 mod tests {

@@ -44,7 +44,7 @@ fn word(item: &Value) -> Result<String, Wrong> {
 
 /// Splits at whitespace. Quotes group words and are removed. No other character is special, so that patterns,
 /// colors (`#fff`) and backslashes are kept. Returns `None` for an unclosed quote.
-pub(in super::super) fn split(text: &str) -> Option<Vec<String>> {
+fn split(text: &str) -> Option<Vec<String>> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     for c in text.chars() {
         match quote {

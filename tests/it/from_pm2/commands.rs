@@ -72,10 +72,14 @@ fn set_keeps_only_known_settings() {
     assert_eq!(order(&["list"]), "abc");
     rsm.run(&["set", "list.sort", "size"]).code(2).says("list.sort");
     rsm.run(&["set", "logs.lnes", "3"]).code(2).says("did you mean logs.lines?");
-    let all = "the keys are autosave, list.sort, log.level, logs.budget, logs.lines";
+    let all = "the settings are autosave, list.sort, log.level, logs.budget, logs.lines";
     rsm.run(&["conf", "colours", "3"]).code(2).says(all);
     rsm.run(&["set", "pm2-logrotate:max_size", "10M"]).code(2).says("docs/logs.md");
     rsm.ok(&["unset", "all"]);
+    rsm.ok(&["set", "logs.budget", "500M"]);
+    rsm.ok(&["conf"]).shows("logs.budget = 524288000 ").shows("logs.lines = 15 ").shows("[default: 10G]");
+    rsm.ok(&["unset", "logs.budget"]);
+    assert_eq!(rsm.ok(&["get", "logs.budget"]).stdout, "10737418240\n");
     std::fs::write(rsm.home().join("settings.json"), "broken").unwrap();
     rsm.run(&["get", "list.sort"]).code(1).says("settings.json: is not valid");
 }
@@ -109,7 +113,7 @@ fn obsolete_flags_are_accepted() {
     rsm.ok(&["start", "app.sh", "--no-vizion", "--no-pmx", "--no-automation", "--v8", "--parallel", "4"])
         .says("warning: --v8 is ignored");
     rsm.ok(&["restart", "app", "--no-vizion", "--trace"]).says("--trace is ignored");
-    rsm.ok(&["startOrRestart", "app.sh", "-f", "-w"]).says("files are never rewritten");
+    rsm.ok(&["startOrRestart", "app.sh", "-f", "-w"]).says("the file is never rewritten");
     assert_eq!(rsm.pids("app").len(), 2);
 }
 

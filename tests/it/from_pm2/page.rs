@@ -120,29 +120,9 @@ fn page_lists_every_command() {
 #[test]
 fn page_lists_every_setting() {
     let page = fs::read_to_string(root().join("docs/from-pm2.md")).unwrap();
-    let schema = rsm::config::schema();
-    for (key, about) in schema["definitions"]["app"]["properties"].as_object().unwrap() {
-        let about = about["description"].as_str().unwrap();
-        let camel = key.chars().any(|c| c.is_ascii_uppercase());
-        let ours = [
-            "restart_window",
-            "kill_signal",
-            "balance",
-            "hold_port",
-            "listen",
-            "depends_on",
-            "logs",
-            "memory_max",
-            "cpu_max",
-            "pids_max",
-            "ports",
-            "autoscale",
-            "ready",
-            "health",
-            "watchdog",
-        ]
-        .contains(&key.as_str());
-        let alias = about.starts_with("Same as");
-        assert!(camel || ours || alias || page.contains(&format!("`{key}`")), "{key}");
+    let keys = rsm::config::KEYS.iter().filter(|key| key.in_pm2).map(|key| key.name);
+    let ignored = rsm::config::IGNORED_KEYS.iter().map(|key| key.name);
+    for key in keys.chain(ignored) {
+        assert!(page.contains(&format!("`{key}`")), "{key}");
     }
 }

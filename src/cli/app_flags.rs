@@ -1,0 +1,284 @@
+//! The flags that describe an app, made from the table of keys: shared by `start`, `restart`,
+//! `reload` and `runtime`.
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use clap::builder::ValueHint;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+use serde_json::{Map, Value};
+
+use crate::config::{
+    self, CommandLine, Flag, FlagValue, GivenFlag, IGNORED_KEYS, IgnoredKey, KeyDef, LoadOptions, Mistakes,
+};
+use crate::error::Error;
+use crate::spec::AppSpec;
+
+use super::session::Session;
+
+/// The flags that were given. Their values are checked by `config`, which also reads files.
+#[derive(Clone, Debug, Default)]
+pub(super) struct AppFlags(Vec<GivenFlag>);
+
+impl Args for AppFlags {
+    fn augment_args(command: Command) -> Command {
+        command.args(config::keys_with_flags().map(|(key, flag)| arg(key, flag)))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for AppFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self(config::keys_with_flags().filter_map(|(_, flag)| given(flag, matches)).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// The name of a flag without its dashes, which is also its id.
+fn id(flag: &Flag) -> &'static str {
+    flag.long.trim_start_matches('-')
+}
+
+/// A row of the table as clap takes it.
+fn arg(key: &KeyDef, flag: &Flag) -> Arg {
+    let mut arg = Arg::new(id(flag)).long(id(flag)).help(key.help()).help_heading(key.group.heading());
+    arg = arg.hide(flag.hidden).allow_hyphen_values(flag.allow_hyphen);
+    if let Some(short) = flag.short {
+        arg = arg.short(short);
+    }
+    if let Some(alias) = flag.alias {
+        arg = arg.visible_alias(alias);
+    }
+    match flag.value {
+        FlagValue::Switch(_) => arg.action(ArgAction::SetTrue),
+        FlagValue::Text(name) => value(arg, name).action(ArgAction::Set),
+        FlagValue::OptionalText(name) => value(arg, name).action(ArgAction::Set).num_args(0..=1),
+        FlagValue::List(name) | FlagValue::Joined(name) => value(arg, name).action(ArgAction::Append),
+        FlagValue::OptionalList(name) => {
+            value(arg, name).action(ArgAction::Append).num_args(0..=1).default_missing_value("")
+        }
+    }
+}
+
+fn value(arg: Arg, name: &'static str) -> Arg {
+    let hint = match name {
+        "DIR" => ValueHint::DirPath,
+        "FILE" | "PATH" => ValueHint::AnyPath,
+        _ => ValueHint::Unknown,
+    };
+    arg.value_name(name).value_hint(hint)
+}
+
+/// A flag with its values, if it was given.
+fn given(flag: &Flag, matches: &ArgMatches) -> Option<GivenFlag> {
+    let values = match flag.value {
+        FlagValue::Switch(_) => matches.get_flag(id(flag)).then(Vec::new)?,
+        _ if !matches.contains_id(id(flag)) => return None,
+        _ => matches.get_many::<String>(id(flag)).into_iter().flatten().cloned().collect(),
+    };
+    Some(GivenFlag { long: flag.long, values })
+}
+
+impl AppFlags {
+    /// Whether a flag was given.
+    pub(super) fn has(&self, long: &str) -> bool {
+        self.0.iter().any(|given| given.long == long)
+    }
+
+    fn values_mut(&mut self, long: &str) -> Option<&mut Vec<String>> {
+        self.0.iter_mut().find(|given| given.long == long).map(|given| &mut given.values)
+    }
+
+    /// `--watch app.js` and `--log app.js` take the word after them, as in PM2. Where there is no
+    /// other target, that word is the target, and is returned here.
+    pub(super) fn take_swallowed_target(&mut self) -> Option<String> {
+        let watched = self.values_mut("--watch").and_then(|paths| paths.last_mut());
+        if let Some(path) = watched.filter(|path| !path.is_empty()) {
+            return Some(std::mem::take(path));
+        }
+        self.values_mut("--log").and_then(Vec::pop)
+    }
+
+    /// `--stop-exit-codes 0 143`, as in PM2: numbers among the targets are exit codes.
+    pub(super) fn fix_exit_codes(&mut self, targets: &mut Vec<String>) {
+        let number = |target: &String| target.parse::<u32>().is_ok();
+        if let Some(codes) = self.values_mut("--stop-exit-codes").filter(|_| !targets.iter().all(number)) {
+            codes.extend(targets.extract_if(.., |target| number(target)));
+        }
+    }
+
+    /// The command line of a script with these flags.
+    pub(super) fn command_line<'a>(&'a self, script: &'a str, args: &'a [String]) -> CommandLine<'a> {
+        CommandLine { script, args, flags: &self.0 }
+    }
+
+    /// What these flags change of an app that exists, as a JSON merge patch of its spec.
+    ///
+    /// # Errors
+    /// The errors of the flags.
+    pub(super) fn patch(&self, args: &[String], ground: &Ground) -> Result<Map<String, Value>, Error> {
+        config::flags_to_patch(&self.command_line("", args), &ground.cwd, &ground.options).map_err(mistakes)
+    }
+}
+
+/// PM2's flags without a meaning here: accepted, so that command lines keep working.
+#[derive(Clone, Debug, Default)]
+pub(super) struct IgnoredFlags(Vec<&'static IgnoredKey>);
+
+/// The flags of the ignored keys, without dashes.
+fn ignored() -> impl Iterator<Item = (&'static IgnoredKey, &'static str)> {
+    IGNORED_KEYS.iter().filter_map(|key| Some((key, key.flag?.trim_start_matches('-'))))
+}
+
+impl Args for IgnoredFlags {
+    fn augment_args(command: Command) -> Command {
+        let arg = |name| Arg::new(name).long(name).action(ArgAction::SetTrue).hide(true);
+        // PM2's short form of `--write`.
+        let short = |arg: Arg| if arg.get_id() == "write" { arg.short('w') } else { arg };
+        command.args(ignored().map(|(_, name)| short(arg(name))))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for IgnoredFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self(ignored().filter(|(_, name)| matches.get_flag(name)).map(|(key, _)| key).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl IgnoredFlags {
+    /// Warns of the flags that ask for more than rsm does.
+    pub(super) fn warn(&self, session: &Session) {
+        for key in self.0.iter().filter(|key| key.warn) {
+            let flag = key.flag.unwrap_or(key.name);
+            session.note(format_args!("warning: {flag} is ignored: {}", key.reason));
+        }
+    }
+}
+
+/// What files and flags are resolved against.
+pub(super) struct Ground {
+    /// Where the command was typed.
+    pub(super) cwd: PathBuf,
+    /// The rest.
+    pub(super) options: LoadOptions,
+}
+
+impl Ground {
+    /// The ground here and now.
+    ///
+    /// # Errors
+    /// The current directory is gone.
+    pub(super) fn new(env_name: Option<&str>, only: &[String]) -> Result<Self, Error> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let options = LoadOptions {
+            env_name: env_name.map(str::to_owned),
+            only: only.to_vec(),
+            cores: u32::try_from(cores).unwrap_or(u32::MAX),
+            path_var: std::env::var_os("PATH").unwrap_or_default(),
+        };
+        Ok(Self { cwd: std::env::current_dir().map_err(Error::NoDirectory)?, options })
+    }
+}
+
+/// Every mistake as a block of its own.
+pub(super) fn mistakes(found: Mistakes) -> Error {
+    Error::Mistakes(found.0.iter().map(ToString::to_string).collect())
+}
+
+/// The apps of a file, changed as the flags want it; warnings are told.
+///
+/// # Errors
+/// The mistakes of the file or of the flags.
+pub(super) fn load(
+    session: &Session,
+    file: &str,
+    flags: &AppFlags,
+    args: &[String],
+    ground: &Ground,
+) -> Result<Vec<AppSpec>, Error> {
+    let loaded = config::load(Path::new(file), &ground.options).map_err(mistakes)?;
+    warn(session, &loaded.warnings);
+    let changes = flags.patch(args, ground)?;
+    if flags.has("--name") && loaded.apps.len() > 1 {
+        return Err(Error::NameForSeveral { apps: loaded.apps.len() });
+    }
+    let wrong = |app: &AppSpec, error| Error::Mistakes(vec![format!("app \"{}\": {error}", app.name)]);
+    loaded.apps.iter().map(|app| app.patched(&changes).map_err(|error| wrong(app, error))).collect()
+}
+
+/// Tells the warnings of a file or of flags.
+pub(super) fn warn(session: &Session, warnings: &[String]) {
+    for warning in warnings {
+        session.note(format_args!("warning: {}", warning.trim_end()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> AppFlags {
+        let command = AppFlags::augment_args(Command::new("start").no_binary_name(true));
+        AppFlags::from_arg_matches(&command.try_get_matches_from(args).unwrap()).unwrap()
+    }
+
+    fn flag(long: &'static str, values: &[&str]) -> GivenFlag {
+        GivenFlag { long, values: values.iter().map(|value| (*value).to_owned()).collect() }
+    }
+
+    #[test]
+    fn flags_are_those_of_the_table() {
+        assert_eq!(parse(&[]).0, []);
+        let flags = parse(&["--time", "-i", "-1", "--node-args", "--x", "--filter-env=A", "--filter-env=B"]);
+        let wanted = [
+            flag("--interpreter-args", &["--x"]),
+            flag("--instances", &["-1"]),
+            flag("--filter-env", &["A", "B"]),
+            flag("--time", &[]),
+        ];
+        assert_eq!(flags.0, wanted);
+        let flags = parse(&["--watch", "--watch=a", "-l", "-u", "root"]);
+        assert_eq!(flags.0, [flag("--uid", &["root"]), flag("--log", &[]), flag("--watch", &["", "a"])]);
+    }
+
+    #[test]
+    fn exit_codes_are_told_apart_from_targets() {
+        let mut flags = parse(&["--stop-exit-codes", "0"]);
+        let mut targets = vec!["app.js".into(), "143".into()];
+        flags.fix_exit_codes(&mut targets);
+        assert_eq!(
+            (targets, &flags.0[..]),
+            (vec!["app.js".to_owned()], &[flag("--stop-exit-codes", &["0", "143"])][..])
+        );
+        let mut id = vec!["3".to_owned()];
+        flags.fix_exit_codes(&mut id);
+        assert_eq!(id, ["3"], "there is no other target");
+    }
+
+    #[test]
+    fn a_swallowed_script_is_returned() {
+        let mut watch = parse(&["--watch", "app.js"]);
+        assert_eq!(watch.take_swallowed_target().as_deref(), Some("app.js"));
+        assert_eq!(watch.0, [flag("--watch", &[""])]);
+        let mut log = parse(&["--log", "app.js"]);
+        assert_eq!(log.take_swallowed_target().as_deref(), Some("app.js"));
+        assert_eq!(log.0, [flag("--log", &[])]);
+        assert_eq!(AppFlags::default().take_swallowed_target(), None);
+    }
+}
