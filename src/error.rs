@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 /// An instance that did not come out as wished.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct InstanceFailure {
     /// The instance's id.
     pub id: u32,
     /// The app's name.
@@ -121,7 +121,7 @@ pub enum Error {
     },
     /// Instances that did not come out as wished.
     #[error("{}", worded(.0))]
-    Failed(Vec<Problem>),
+    Failed(Vec<InstanceFailure>),
     /// The address that was to be asked during a reload did not answer before it.
     #[error("{url} is not reachable: {reason}; reload not started")]
     NoAnswer {
@@ -284,8 +284,8 @@ impl Error {
 }
 
 /// Problems with the same reason are told once.
-fn worded(problems: &[Problem]) -> String {
-    let mut groups: Vec<(&Problem, usize)> = Vec::new();
+fn worded(problems: &[InstanceFailure]) -> String {
+    let mut groups: Vec<(&InstanceFailure, usize)> = Vec::new();
     for problem in problems {
         match groups
             .iter_mut()
@@ -295,8 +295,8 @@ fn worded(problems: &[Problem]) -> String {
             None => groups.push((problem, 0)),
         }
     }
-    let line = |(problem, more): &(&Problem, usize)| {
-        let Problem { id, name, reason } = problem;
+    let line = |(problem, more): &(&InstanceFailure, usize)| {
+        let InstanceFailure { id, name, reason } = problem;
         match more {
             0 => format!("app \"{name}\" (id {id}): {reason}"),
             more => format!("app \"{name}\" (id {id} and {more} more): {reason}"),

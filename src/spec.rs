@@ -22,13 +22,13 @@ mod rotation;
 mod runtime;
 
 pub use limits::Limits;
-pub use policy::{Readiness, RestartDelay, RestartPolicy, Sign, StopPolicy};
-pub use probe::{Autoscale, Check, PortRules, Probe};
+pub use policy::{Readiness, ReadySignal, RestartDelay, RestartPolicy, StopPolicy};
+pub use probe::{Autoscale, PortOptions, Probe, ProbeAction};
 pub use rotation::{Rotation, WhenFull};
 pub use runtime::{Runtime, runtime_of};
 
 /// Environment variables by name.
-pub type Vars = BTreeMap<String, String>;
+pub type EnvVars = BTreeMap<String, String>;
 
 /// Saves durations as whole milliseconds.
 pub mod millis {
@@ -67,7 +67,7 @@ pub struct AppSpec {
     pub cwd: PathBuf,
     /// Configured environment variables; they override inherited ones.
     #[serde(default)]
-    pub env: Vars,
+    pub env: EnvVars,
     /// Filter for inherited variables.
     #[serde(default)]
     pub filter_env: EnvFilter,
@@ -89,7 +89,7 @@ pub struct AppSpec {
     pub listen: Vec<String>,
     /// Options for shared ports.
     #[serde(default)]
-    pub ports: PortRules,
+    pub ports: PortOptions,
     /// Autoscaling, if configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscale: Option<Autoscale>,
@@ -149,7 +149,7 @@ pub struct AppSpec {
     pub source: Option<PathBuf>,
     /// Fingerprints of that file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub origin: Option<origin::Origin>,
+    pub origin: Option<origin::SpecOrigin>,
 }
 
 /// Load balancing between the instances of an app.
@@ -317,12 +317,12 @@ impl AppSpec {
     }
 
     /// Condition for readiness.
-    pub fn sign(&self) -> Sign {
+    pub fn sign(&self) -> ReadySignal {
         match &self.readiness {
-            Readiness { probe: Some(_), .. } => Sign::Probed,
-            Readiness { wait_ready: true, .. } => Sign::Said,
-            _ if self.shares_ports() => Sign::Listening,
-            _ => Sign::Running,
+            Readiness { probe: Some(_), .. } => ReadySignal::Probed,
+            Readiness { wait_ready: true, .. } => ReadySignal::Said,
+            _ if self.shares_ports() => ReadySignal::Listening,
+            _ => ReadySignal::Running,
         }
     }
 
@@ -335,14 +335,14 @@ impl AppSpec {
             launcher: Launcher::Direct,
             args: Vec::new(),
             cwd: cwd.into(),
-            env: Vars::new(),
+            env: EnvVars::new(),
             filter_env: EnvFilter::None,
             instances: 1,
             exec_mode: ExecMode::Fork,
             hold_port: false,
             balance: Balance::Random,
             listen: Vec::new(),
-            ports: PortRules::default(),
+            ports: PortOptions::default(),
             autoscale: None,
             instance_var: default_instance_var(),
             increment_var: None,

@@ -15,7 +15,7 @@ use super::{completion, environment, list, logs};
 
 // Flags of `start` and `restart` that are no settings of the app.
 #[derive(Args, Clone, Debug)]
-pub(super) struct Change {
+pub(super) struct ChangeFlags {
     /// Environment block to use: `env_NAME` of the file
     #[arg(long, value_name = "NAME")]
     pub(super) env: Option<String>,
@@ -34,12 +34,12 @@ pub(super) struct Change {
 
 // Arguments of `restart`.
 #[derive(Args, Clone, Debug)]
-pub(super) struct Restart {
+pub(super) struct RestartArgs {
     /// Ids, names, namespaces, /regex/, `all`, or ecosystem files
     #[arg(required_unless_present_any = ["watch", "log"], value_name = "APP", add = ArgValueCompleter::new(completion::selectors_and_files))]
     targets: Vec<String>,
     #[command(flatten)]
-    change: Change,
+    change: ChangeFlags,
     /// PM2 compatibility, ignored: all are restarted at once
     #[arg(long, hide = true, value_name = "N")]
     parallel: Option<u32>,
@@ -52,7 +52,7 @@ pub(super) struct Restart {
 
 // Arguments of `scale`.
 #[derive(Args, Clone, Debug)]
-pub(super) struct Scale {
+pub(super) struct ScaleArgs {
     /// Name of the app
     #[arg(add = ArgValueCandidates::new(completion::apps))]
     name: String,
@@ -63,7 +63,7 @@ pub(super) struct Scale {
 
 // Arguments of `sendSignal`.
 #[derive(Args, Clone, Debug)]
-pub(super) struct SendSignal {
+pub(super) struct SignalArgs {
     /// Signal name, such as SIGUSR2 or HUP
     signal: String,
     #[command(flatten)]
@@ -86,13 +86,13 @@ pub(super) async fn act(action: Action, targets: Targets, session: &Session) -> 
     perform(session, &mut client, &what, vec![request]).await.map(drop)
 }
 
-pub(super) async fn restart(mut restart: Restart, session: &Session) -> Result<(), Error> {
+pub(super) async fn restart(mut restart: RestartArgs, session: &Session) -> Result<(), Error> {
     if restart.targets.is_empty() {
         // clap lets these two stand for the target, which they may have swallowed.
         restart.targets.push(restart.settings.take_swallowed_target().ok_or_else(nothing_named)?);
     }
     restart.settings.fix_exit_codes(&mut restart.targets);
-    let Restart { targets, settings, change, args, .. } = restart;
+    let RestartArgs { targets, settings, change, args, .. } = restart;
     change.ignored.warn(session);
     let (files, selectors): (Vec<String>, Vec<String>) =
         targets.iter().cloned().partition(|target| config::is_config_file(target));
@@ -125,15 +125,15 @@ fn nothing_named() -> Error {
     Error::Arguments(clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, message))
 }
 
-pub(super) async fn scale(scale: Scale, session: &Session) -> Result<(), Error> {
-    let Scale { name, to } = scale;
+pub(super) async fn scale(scale: ScaleArgs, session: &Session) -> Result<(), Error> {
+    let ScaleArgs { name, to } = scale;
     let mut client = session.connect_for(std::slice::from_ref(&name)).await?;
     let request = Request::Scale(name.clone(), to);
     perform(session, &mut client, &format!("scaling {name}"), vec![request]).await.map(drop)
 }
 
-pub(super) async fn send_signal(send: SendSignal, session: &Session) -> Result<(), Error> {
-    let SendSignal { signal, targets } = send;
+pub(super) async fn send_signal(send: SignalArgs, session: &Session) -> Result<(), Error> {
+    let SignalArgs { signal, targets } = send;
     let mut client = session.connect_for(&targets.targets).await?;
     let select = targets.resolve(session, &mut client).await?;
     let request = Request::Signal(SignalRequest { select, signal: signal.clone() });

@@ -9,7 +9,8 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use serde_json::{Map, Value};
 
 use crate::config::{
-    self, CommandLine, Flag, FlagValue, GivenFlag, IGNORED_KEYS, IgnoredKey, KeyDef, LoadOptions, Mistakes,
+    self, CommandLine, ConfigErrors, Flag, FlagValue, GivenFlag, IGNORED_KEYS, IgnoredKey, KeyDef,
+    LoadOptions,
 };
 use crate::error::Error;
 use crate::spec::AppSpec;
@@ -197,7 +198,7 @@ impl Ground {
 }
 
 /// Every mistake as a block of its own.
-pub(super) fn mistakes(found: Mistakes) -> Error {
+pub(super) fn mistakes(found: ConfigErrors) -> Error {
     Error::Mistakes(found.0.iter().map(ToString::to_string).collect())
 }
 

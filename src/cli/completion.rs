@@ -9,7 +9,7 @@ use clap::{CommandFactory, ValueEnum};
 use clap_complete::engine::CompletionCandidate;
 use clap_complete::env::{CompleteEnv, Shells};
 
-use super::{Cli, help, output};
+use super::{CliArgs, help, output};
 use crate::error::Error;
 use crate::ipc::client::Client;
 use crate::ipc::message::{InstanceView, Request};
@@ -35,7 +35,7 @@ pub(super) enum Shell {
 /// Answers a shell that asks what could come next; does not return then.
 pub(super) fn answer_if_asked() {
     if std::env::var_os(ASKED).is_some_and(|shell| !shell.is_empty()) {
-        CompleteEnv::with_factory(Cli::command).var(ASKED).complete();
+        CompleteEnv::with_factory(CliArgs::command).var(ASKED).complete();
     }
 }
 
@@ -69,7 +69,7 @@ pub(super) fn man(directory: &PathBuf) -> Result<(), Error> {
     let failed =
         |error: io::Error| Error::Part { part: "man", reason: format!("{}: {error}", directory.display()) };
     std::fs::create_dir_all(directory).map_err(failed)?;
-    let mut command = help::documented(Cli::command());
+    let mut command = help::documented(CliArgs::command());
     command.build();
     clap_mangen::generate_to(command, directory).map_err(failed)
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::config::{self, Mistake, Mistakes, Place};
+use crate::config::{self, ConfigError, ConfigErrors, Location};
 use crate::error::Error;
 
 use super::app_flags::{Ground, mistakes, warn};
@@ -19,7 +19,7 @@ const FIRST: &str = "ecosystem.toml";
 
 // Arguments of `convert`.
 #[derive(Args, Clone, Debug)]
-pub(super) struct Convert {
+pub(super) struct ConvertArgs {
     /// Ecosystem file in any format, or `-` for stdin
     file: PathBuf,
     /// Write to FILE instead of stdout; fails if FILE exists
@@ -27,8 +27,8 @@ pub(super) struct Convert {
     output: Option<PathBuf>,
 }
 
-pub(super) fn convert(convert: &Convert, session: &Session) -> Result<(), Error> {
-    let Convert { file, output } = convert;
+pub(super) fn convert(convert: &ConvertArgs, session: &Session) -> Result<(), Error> {
+    let ConvertArgs { file, output } = convert;
     let ground = Ground::new(None, &[])?;
     let directory = output.as_ref().map(|out| ground.cwd.join(out.parent().unwrap_or(Path::new(""))));
     // `.` and doubled slashes dropped, as in the file's own path.
@@ -65,8 +65,8 @@ fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
             }
             _ => (format!("cannot be written: {error}"), "use -o to write to another file"),
         };
-        mistakes(Mistakes(vec![Mistake {
-            place: Place::File(path.to_owned()),
+        mistakes(ConfigErrors(vec![ConfigError {
+            place: Location::File(path.to_owned()),
             message,
             help: Some(help.into()),
         }]))

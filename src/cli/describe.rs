@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use crate::error::Error;
 use crate::ipc::client::Client;
 use crate::ipc::message::{InstanceDetail, InstanceView, LogItem, LogQuery, Request};
-use crate::spec::Vars;
+use crate::spec::EnvVars;
 
 use super::completion;
 use super::output;
@@ -22,7 +22,7 @@ const LAST_WORDS: usize = 20;
 
 // Arguments of `describe`.
 #[derive(Args, Clone, Debug)]
-pub(super) struct Describe {
+pub(super) struct DescribeArgs {
     /// Ids, names, namespaces, /regex/ or `all`
     #[arg(required = true, value_name = "APP", add = ArgValueCandidates::new(completion::selectors))]
     pub(super) select: Vec<String>,
@@ -33,7 +33,7 @@ pub(super) struct Describe {
 
 // Arguments of `env`.
 #[derive(Args, Clone, Debug)]
-pub(super) struct Env {
+pub(super) struct EnvArgs {
     /// Id, or name of an app with a single instance
     #[arg(value_name = "ID", add = ArgValueCandidates::new(completion::apps))]
     instance: String,
@@ -42,7 +42,7 @@ pub(super) struct Env {
     json: bool,
 }
 
-pub(super) async fn describe(describe: Describe, session: &Session) -> Result<(), Error> {
+pub(super) async fn describe(describe: DescribeArgs, session: &Session) -> Result<(), Error> {
     let mut client = session.connect_for(&describe.select).await?;
     let request = Request::Describe(describe.select.into());
     if describe.json {
@@ -77,12 +77,12 @@ async fn last_words(id: u32, client: &mut Client) -> Vec<String> {
 }
 
 /// The variables given to an instance by file and flags, with their values: asked for by name.
-pub(super) async fn env(env: Env, session: &Session) -> Result<(), Error> {
+pub(super) async fn env(env: EnvArgs, session: &Session) -> Result<(), Error> {
     let mut client = session.connect_for(std::slice::from_ref(&env.instance)).await?;
     let there: Vec<InstanceView> =
         client.call(&Request::List).await.map_err(|error| session.failed(error))?;
     let request = Request::Env(only_one(&env.instance, &there)?);
-    let vars: Vars = client.call(&request).await.map_err(|error| session.failed(error))?;
+    let vars: EnvVars = client.call(&request).await.map_err(|error| session.failed(error))?;
     if env.json {
         return output::json(&vars);
     }

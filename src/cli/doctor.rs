@@ -26,7 +26,7 @@ const INSIDE: &str = "RSM_DOCTOR_INSIDE";
 
 // Arguments of `doctor`.
 #[derive(Args, Debug)]
-pub(super) struct Doctor {
+pub(super) struct DoctorArgs {
     /// Check whether the saved apps would start at boot
     #[arg(long)]
     boot: bool,
@@ -40,7 +40,7 @@ pub(super) struct Doctor {
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Verdict {
+enum CheckStatus {
     Ok,
     Warning,
     Failed,
@@ -48,9 +48,9 @@ enum Verdict {
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Finding {
+struct Check {
     #[serde(rename = "status")]
-    verdict: Verdict,
+    verdict: CheckStatus,
     /// Of what: an app's name, or a part of the machine.
     #[serde(rename = "subject")]
     about: String,
@@ -59,14 +59,14 @@ struct Finding {
     text: String,
 }
 
-impl Finding {
-    fn new(verdict: Verdict, about: impl Into<String>, text: impl Into<String>) -> Self {
+impl Check {
+    fn new(verdict: CheckStatus, about: impl Into<String>, text: impl Into<String>) -> Self {
         Self { verdict, about: about.into(), text: text.into() }
     }
 }
 
 /// Looks, tells, and fails if something does not work.
-pub(super) async fn doctor(args: Doctor, session: &Session) -> Result<(), Error> {
+pub(super) async fn doctor(args: DoctorArgs, session: &Session) -> Result<(), Error> {
     let findings = match (args.boot, std::env::var_os(INSIDE)) {
         (false, _) => machine::look(session).await,
         (true, None) => return as_the_unit(&args, session),
@@ -77,7 +77,7 @@ pub(super) async fn doctor(args: Doctor, session: &Session) -> Result<(), Error>
     } else {
         output::text(&shown(&findings))?;
     }
-    match findings.iter().filter(|finding| finding.verdict == Verdict::Failed).count() {
+    match findings.iter().filter(|finding| finding.verdict == CheckStatus::Failed).count() {
         0 => Ok(()),
         failed => {
             let reason = match args.boot {
@@ -90,7 +90,7 @@ pub(super) async fn doctor(args: Doctor, session: &Session) -> Result<(), Error>
 }
 
 /// Goes on as this very program, with the unit's user and environment: what is found there is found at boot.
-fn as_the_unit(args: &Doctor, session: &Session) -> Result<(), Error> {
+fn as_the_unit(args: &DoctorArgs, session: &Session) -> Result<(), Error> {
     let (service, file) = startup::service_and_file(&args.service, "doctor", session)?;
     if !file.exists() {
         session.note(format_args!(
@@ -138,13 +138,13 @@ pub(super) fn with_login_path() -> Result<(), Error> {
     Err(Error::System { what: "cannot restart with the login PATH", error })
 }
 
-fn shown(findings: &[Finding]) -> String {
+fn shown(findings: &[Check]) -> String {
     let widest = findings.iter().map(|finding| finding.about.chars().count()).max().unwrap_or(0);
-    let line = |finding: &Finding| {
+    let line = |finding: &Check| {
         let verdict = match finding.verdict {
-            Verdict::Ok => "ok     ",
-            Verdict::Warning => "warning",
-            Verdict::Failed => "FAILED ",
+            CheckStatus::Ok => "ok     ",
+            CheckStatus::Warning => "warning",
+            CheckStatus::Failed => "FAILED ",
         };
         format!("{verdict} {:widest$}  {}\n", finding.about, finding.text)
     };

@@ -202,15 +202,15 @@ mod tests {
     use clap::{CommandFactory, Parser};
 
     use super::*;
-    use crate::cli::Cli;
+    use crate::cli::CliArgs;
 
     fn shown() -> Vec<Command> {
-        let command = Cli::command();
+        let command = CliArgs::command();
         command.get_subcommands().filter(|of| !of.is_hide_set()).cloned().collect()
     }
 
     fn help(args: &[&str]) -> String {
-        documented(Cli::command()).try_get_matches_from(args).unwrap_err().to_string()
+        documented(CliArgs::command()).try_get_matches_from(args).unwrap_err().to_string()
     }
 
     #[test]
@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(names, shown.iter().map(Command::get_name).collect());
         for (line, _) in EXAMPLES.iter().flat_map(|(_, lines)| *lines) {
             let line = line.split(" > ").next().unwrap();
-            Cli::try_parse_from(shlex::split(line).unwrap())
+            CliArgs::try_parse_from(shlex::split(line).unwrap())
                 .unwrap_or_else(|error| panic!("{line}: {error}"));
         }
     }
@@ -265,8 +265,9 @@ mod tests {
 
     #[test]
     fn global_options_work_where_help_does_not_list_them() {
-        let matches =
-            documented(Cli::command()).try_get_matches_from(["rsm", "send", "api", "help", "-s"]).unwrap();
+        let matches = documented(CliArgs::command())
+            .try_get_matches_from(["rsm", "send", "api", "help", "-s"])
+            .unwrap();
         assert!(matches.get_flag("silent"));
     }
 }

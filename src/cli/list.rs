@@ -8,8 +8,8 @@ use crate::ipc::message::{Info, InstanceDetail, InstanceView, Request};
 use crate::version::version;
 
 use super::conf;
-use super::order::{Order, order};
-use super::render::attention::Around;
+use super::order::{SortOrder, order};
+use super::render::attention::AlertContext;
 use super::render::style::Style;
 use super::render::{list, mini};
 use super::session::Session;
@@ -17,7 +17,7 @@ use super::{output, watch};
 
 // Arguments of `list`.
 #[derive(Args, Clone, Debug)]
-pub(super) struct List {
+pub(super) struct ListArgs {
     /// Print a JSON array
     #[arg(long)]
     json: bool,
@@ -30,7 +30,7 @@ pub(super) struct List {
     watch: Option<u32>,
 }
 
-pub(super) async fn list(list: List, session: &Session) -> Result<(), Error> {
+pub(super) async fn list(list: ListArgs, session: &Session) -> Result<(), Error> {
     if let Some(seconds) = list.watch {
         return watch::watch(seconds, session).await;
     }
@@ -62,7 +62,7 @@ pub(super) async fn page(session: &Session, client: &mut Client, style: Style) -
     let mut instances = instances(session, client).await?;
     instances.sort_by(|one, other| order.compare(one, other));
     let info: Info = client.call(&Request::Info).await.map_err(|error| session.failed(error))?;
-    let around = Around {
+    let around = AlertContext {
         other_version: (info.version != version()).then(|| info.version.clone()),
         unsaved: info.unsaved,
         host: info.host,
@@ -71,7 +71,7 @@ pub(super) async fn page(session: &Session, client: &mut Client, style: Style) -
 }
 
 /// The order asked for, else the one that was set.
-fn wanted(session: &Session) -> Result<Order, Error> {
+fn wanted(session: &Session) -> Result<SortOrder, Error> {
     match session.sort {
         Some(order) => Ok(order),
         None => Ok(order(&conf::load(&session.home)?.list_sort()).unwrap_or_default()),

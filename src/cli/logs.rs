@@ -14,13 +14,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::error::Error;
 use crate::ipc::client::ClientError;
 use crate::ipc::log_stream::LogStream;
-use crate::ipc::message::{FlushRequest, LogItem, LogQuery, Request, Stream};
-use crate::logs::stamp::Stamp;
+use crate::ipc::message::{FlushRequest, LogItem, LogQuery, OutputStream, Request};
+use crate::logs::stamp::TimestampFormat;
 
 use super::completion;
 use super::conf;
 use super::hangup::hangup;
-use super::render::lines::{Prefix, highlighted, json_line, pairs};
+use super::render::lines::{LinePrefix, highlighted, json_line, pairs};
 use super::render::style::Style;
 use super::session::Session;
 use super::when;
@@ -30,7 +30,7 @@ const LINES: usize = 15;
 
 // Arguments of `logs`.
 #[derive(Args, Clone, Debug)]
-pub(super) struct Logs {
+pub(super) struct LogsArgs {
     /// Ids, names, namespaces or /regex/ [default: all]
     #[arg(value_name = "APP", add = ArgValueCandidates::new(completion::selectors))]
     select: Vec<String>,
@@ -76,25 +76,25 @@ pub(super) struct Logs {
 const MOST_IN_VAIN: u32 = 8;
 
 /// How lines are shown.
-enum Shape {
-    Prefixed(Prefix, Style),
+enum OutputFormat {
+    Prefixed(LinePrefix, Style),
     Pairs,
     Raw,
     Json,
 }
 
 /// What is put to each line as it is shown.
-struct Show {
-    shape: Shape,
-    stamp: Option<Stamp>,
+struct LogPrinter {
+    shape: OutputFormat,
+    stamp: Option<TimestampFormat>,
     highlight: Option<String>,
 }
 
 /// Shows lines until there are no more, the reader goes, or Ctrl-C: the two latter are how one
 /// leaves, so they are no failure.
-pub(super) async fn logs(logs: Logs, session: &Session) -> Result<(), Error> {
+pub(super) async fn logs(logs: LogsArgs, session: &Session) -> Result<(), Error> {
     let query = query(&logs, session)?;
-    let show = Show::new(&logs, session.style);
+    let show = LogPrinter::new(&logs, session.style);
     tokio::select! {
         result = pass_all_on(query, show, session) => result,
         _ = tokio::signal::ctrl_c() => Ok(()),
@@ -102,7 +102,7 @@ pub(super) async fn logs(logs: Logs, session: &Session) -> Result<(), Error> {
     }
 }
 
-fn query(logs: &Logs, session: &Session) -> Result<LogQuery, Error> {
+fn query(logs: &LogsArgs, session: &Session) -> Result<LogQuery, Error> {
     let all = logs.select.iter().any(|selector| selector == "all");
     let lines = match (logs.lines, logs.since) {
         (Some(lines), _) => lines,
@@ -126,8 +126,11 @@ fn query(logs: &Logs, session: &Session) -> Result<LogQuery, Error> {
 /// Shows what the selected apps say until the user has seen enough: Ctrl-C, or the reader goes.
 pub(super) async fn attach(select: Vec<String>, session: &Session) -> Result<(), Error> {
     let query = LogQuery { select, lines: LINES, follow: true, ..LogQuery::default() };
-    let show =
-        Show { shape: Shape::Prefixed(Prefix::default(), session.style), stamp: None, highlight: None };
+    let show = LogPrinter {
+        shape: OutputFormat::Prefixed(LinePrefix::default(), session.style),
+        stamp: None,
+        highlight: None,
+    };
     let mut terminated = signal(SignalKind::terminate())
         .map_err(|error| Error::System { what: "cannot install signal handlers", error })?;
     tokio::select! {
@@ -140,7 +143,7 @@ pub(super) async fn attach(select: Vec<String>, session: &Session) -> Result<(),
 
 /// Shows all that is asked for, over the death of daemons: another one continues the stream where the last
 /// one was.
-async fn pass_all_on(query: LogQuery, mut show: Show, session: &Session) -> Result<(), Error> {
+async fn pass_all_on(query: LogQuery, mut show: LogPrinter, session: &Session) -> Result<(), Error> {
     let follow = query.follow;
     let (mut stream, mut vain) = (LogStream::new(query), 0);
     loop {
@@ -151,7 +154,9 @@ async fn pass_all_on(query: LogQuery, mut show: Show, session: &Session) -> Resu
         let before = stream.known_files();
         let shown = match stream.open(&mut client).await {
             Ok(()) => pass_on(&mut stream, &mut show, session).await?,
-            Err(ClientError::Lost(reason)) => Shown { ended: Err(ClientError::Lost(reason)), any: false },
+            Err(ClientError::Lost(reason)) => {
+                StreamResult { ended: Err(ClientError::Lost(reason)), any: false }
+            }
             Err(ClientError::NotRunning { .. }) if vain > 0 => return Err(Error::StreamEnded),
             // It ended between the connection and the request.
             Err(ClientError::NotRunning { .. }) if vain > 0 => return Err(Error::StreamEnded),
@@ -168,13 +173,17 @@ async fn pass_all_on(query: LogQuery, mut show: Show, session: &Session) -> Resu
 }
 
 /// How showing a stream came to its end, and whether it brought anything.
-struct Shown {
+struct StreamResult {
     ended: Result<(), ClientError>,
     any: bool,
 }
 
 /// Writes lines as they come; flushes when none is waiting.
-async fn pass_on(stream: &mut LogStream, show: &mut Show, session: &Session) -> Result<Shown, Error> {
+async fn pass_on(
+    stream: &mut LogStream,
+    show: &mut LogPrinter,
+    session: &Session,
+) -> Result<StreamResult, Error> {
     let mut out = BufWriter::new(io::stdout());
     let mut any = false;
     loop {
@@ -198,7 +207,7 @@ async fn pass_on(stream: &mut LogStream, show: &mut Show, session: &Session) -> 
             Some(Ok(lines)) => lines,
             ended => {
                 out.flush().map_err(Error::Output)?;
-                return Ok(Shown { ended: ended.map_or(Ok(()), |failed| failed.map(drop)), any });
+                return Ok(StreamResult { ended: ended.map_or(Ok(()), |failed| failed.map(drop)), any });
             }
         };
         // An item that only a newer version knows is not shown.
@@ -209,16 +218,16 @@ async fn pass_on(stream: &mut LogStream, show: &mut Show, session: &Session) -> 
     }
 }
 
-impl Show {
-    fn new(logs: &Logs, style: Style) -> Self {
+impl LogPrinter {
+    fn new(logs: &LogsArgs, style: Style) -> Self {
         let shape = match logs {
-            Logs { raw: true, .. } => Shape::Raw,
-            Logs { json: true, .. } => Shape::Json,
-            Logs { format: true, .. } => Shape::Pairs,
-            _ => Shape::Prefixed(Prefix::default(), style),
+            LogsArgs { raw: true, .. } => OutputFormat::Raw,
+            LogsArgs { json: true, .. } => OutputFormat::Json,
+            LogsArgs { format: true, .. } => OutputFormat::Pairs,
+            _ => OutputFormat::Prefixed(LinePrefix::default(), style),
         };
         let highlight = logs.highlight.clone().filter(|text| style.colour && !text.is_empty());
-        Self { shape, stamp: logs.timestamp.as_deref().map(Stamp::new), highlight }
+        Self { shape, stamp: logs.timestamp.as_deref().map(TimestampFormat::new), highlight }
     }
 
     fn write(&mut self, item: &LogItem, out: &mut impl Write, session: &Session) -> io::Result<()> {
@@ -227,14 +236,14 @@ impl Show {
         let marked = self.highlight.as_ref().map(|text| line.replace(text, &highlighted(text)));
         let line = marked.as_deref().unwrap_or(line);
         match &mut self.shape {
-            Shape::Json => writeln!(out, "{}", json_line(item)),
-            Shape::Pairs => writeln!(out, "{}", pairs(*id, name, *stream, line, &self.stamp(*at))),
-            Shape::Raw if *stream == Stream::Err => {
+            OutputFormat::Json => writeln!(out, "{}", json_line(item)),
+            OutputFormat::Pairs => writeln!(out, "{}", pairs(*id, name, *stream, line, &self.stamp(*at))),
+            OutputFormat::Raw if *stream == OutputStream::Err => {
                 out.flush()?;
                 writeln!(io::stderr().lock(), "{stamp}{line}")
             }
-            Shape::Raw => writeln!(out, "{stamp}{line}"),
-            Shape::Prefixed(prefix, style) => {
+            OutputFormat::Raw => writeln!(out, "{stamp}{line}"),
+            OutputFormat::Prefixed(prefix, style) => {
                 writeln!(out, "{stamp}{}", prefix.line(*id, name, *stream, line, *style))
             }
         }
@@ -253,7 +262,7 @@ impl Show {
 
     fn gap(&self, item: &LogItem, out: &mut impl Write, session: &Session) -> io::Result<()> {
         match (&self.shape, item) {
-            (Shape::Json, item) => writeln!(out, "{}", json_line(item)),
+            (OutputFormat::Json, item) => writeln!(out, "{}", json_line(item)),
             (_, LogItem::Missed { lines }) => {
                 out.flush()?;
                 session.note(format_args!("note: {lines} lines skipped: output was faster than this reader"));

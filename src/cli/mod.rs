@@ -46,7 +46,7 @@ use std::path::Path;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::engine::ArgValueCandidates;
 
-use self::describe::Describe;
+use self::describe::DescribeArgs;
 use self::selectors::Targets;
 pub use self::session::colour_wanted;
 use self::session::{Session, is_set};
@@ -60,7 +60,7 @@ use crate::serve::ServeArgs;
 /// Process manager for apps in any language, compatible with PM2
 #[derive(Parser, Debug)]
 #[command(name = "rsm", version = crate::version::version(), disable_version_flag = true, arg_required_else_help = true, args_override_self = true)]
-struct Cli {
+struct CliArgs {
     /// Print only results and errors
     #[arg(short, long, global = true)]
     silent: bool,
@@ -69,12 +69,12 @@ struct Cli {
     no_color: bool,
     /// Sort the list by a field; append `:desc` to reverse the order
     #[arg(long, global = true, value_parser = order::order, value_name = "FIELD[:desc]")]
-    sort: Option<order::Order>,
+    sort: Option<order::SortOrder>,
     /// Print the version
     #[arg(short = 'v', short_alias = 'V', long, action = ArgAction::Version)]
     version: (),
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 /// Each command's arguments are put together only when it is the one asked for (`defer`): there
@@ -82,40 +82,40 @@ struct Cli {
 /// the arguments would take the place of the command's text then, so they bear plain ones.
 #[derive(Subcommand, Debug)]
 #[command(rename_all = "lower", defer = true)]
-enum Command {
+enum CliCommand {
     /// Start apps from an ecosystem file, a script, a program or a shell command
     #[command(alias = "startOrRestart")]
-    Start(Box<start::Start>),
+    Start(Box<start::StartArgs>),
     /// Stop apps but keep them in the list
     Stop(Targets),
     /// Restart apps, optionally with changed settings
-    Restart(Box<act::Restart>),
+    Restart(Box<act::RestartArgs>),
     /// Replace the processes of apps without downtime
     #[command(aliases = ["gracefulReload", "gracefulreload", "softReload", "startOrReload", "startOrGracefulReload"])]
-    Reload(Box<reload::Reload>),
+    Reload(Box<reload::ReloadArgs>),
     /// Stop apps and remove them from the list
     #[command(visible_alias = "del")]
     Delete(Targets),
     /// Change the number of instances of an app
-    Scale(act::Scale),
+    Scale(act::ScaleArgs),
     /// Reset the restart counters of apps
     Reset(Targets),
     /// Show the changes that `apply` would make
-    Plan(plan::Plan),
+    Plan(plan::PlanArgs),
     /// Make the running apps match an ecosystem file
-    Apply(plan::PlanOf),
+    Apply(plan::ApplyArgs),
     /// Send a signal to the processes of apps
     #[command(name = "sendSignal", aliases = ["send-signal", "sendsignal"])]
-    SendSignal(act::SendSignal),
+    SendSignal(act::SignalArgs),
     /// Write a line to the standard input of an instance
-    Send(speak::Send),
+    Send(speak::SendArgs),
     /// Attach to an instance: show its output and forward your input
-    Attach(speak::Attach),
+    Attach(speak::AttachArgs),
     /// Run a custom action of an app (Node.js)
-    Trigger(speak::Trigger),
+    Trigger(speak::TriggerArgs),
     /// List apps and instances
     #[command(visible_aliases = ["ls", "l", "ps", "status"])]
-    List(list::List),
+    List(list::ListArgs),
     /// Open the full-screen dashboard
     #[command(visible_alias = "dash", alias = "dashboard")]
     Monit,
@@ -125,9 +125,9 @@ enum Command {
     Prettylist,
     /// Show details of apps
     #[command(visible_aliases = ["show", "desc"])]
-    Describe(Describe),
+    Describe(DescribeArgs),
     /// Print the environment variables of an instance, including values
-    Env(describe::Env),
+    Env(describe::EnvArgs),
     /// Print the process ids of apps
     Pid {
         /// Name of the app [default: all apps]
@@ -142,7 +142,7 @@ enum Command {
     },
     /// Show and follow the logs of apps
     #[command(alias = "log")]
-    Logs(logs::Logs),
+    Logs(logs::LogsArgs),
     /// Truncate log files
     Flush {
         /// Ids, names, namespaces or /regex/ [default: all]
@@ -176,15 +176,15 @@ enum Command {
     /// Stop all apps and the daemon
     Kill,
     /// Upgrade the running daemon without restarting apps
-    Upgrade(upgrade::Upgrade),
+    Upgrade(upgrade::UpgradeArgs),
     /// Diagnose problems with rsm, the system and the saved apps
-    Doctor(doctor::Doctor),
+    Doctor(doctor::DoctorArgs),
     /// Install a service that starts rsm and the saved apps at boot
-    Startup(startup::Startup),
+    Startup(startup::StartupArgs),
     /// Remove the boot service
-    Unstartup(startup::Startup),
+    Unstartup(startup::StartupArgs),
     /// Run apps in the foreground, as the main process of a container
-    Runtime(Box<runtime::Runtime>),
+    Runtime(Box<runtime::RuntimeArgs>),
     /// Run as a service: restore the saved list and supervise the daemon
     #[command(hide = true)]
     Foreground {
@@ -204,7 +204,7 @@ enum Command {
     /// Print the JSON Schema of the ecosystem file
     Schema,
     /// Convert an ecosystem file to TOML
-    Convert(convert::Convert),
+    Convert(convert::ConvertArgs),
     /// Print a report to attach to a bug report
     Report,
     /// Set a preference
@@ -232,7 +232,7 @@ enum Command {
         template: Option<String>,
     },
     /// Serve a directory over HTTP
-    Serve(serve::Serve),
+    Serve(serve::ServeCommand),
     /// Print a shell completion script
     Completion {
         /// Shell to generate the script for
@@ -279,7 +279,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
     let cli = parse(args).map_err(|error| Error::Arguments(words::explained(error)))?;
     let home = || if as_pm2 { Home::from_env_as_pm2() } else { Home::from_env() }.map_err(Error::NoHome);
     match cli.command {
-        Command::Keeper { foreground, resume } => {
+        CliCommand::Keeper { foreground, resume } => {
             let began = match resume {
                 Some(file) => StartMode::Resume(file),
                 None if foreground => StartMode::Foreground,
@@ -287,21 +287,21 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
             };
             part("keeper", crate::keeper::main(&home()?, began))
         }
-        Command::Daemon => part("daemon", crate::daemon::main(&home()?)),
-        Command::ServeFiles(args) => part("serve", crate::serve::run(args)),
-        Command::Schema => output::json(&config::schema()),
-        Command::CanTakeOver => upgrade::can_take_over(),
-        Command::Completion { shell } => completion::script(shell),
-        Command::Man { directory } => completion::man(&directory),
+        CliCommand::Daemon => part("daemon", crate::daemon::main(&home()?)),
+        CliCommand::ServeFiles(args) => part("serve", crate::serve::run(args)),
+        CliCommand::Schema => output::json(&config::schema()),
+        CliCommand::CanTakeOver => upgrade::can_take_over(),
+        CliCommand::Completion { shell } => completion::script(shell),
+        CliCommand::Man { directory } => completion::man(&directory),
         command => {
-            if matches!(command, Command::Foreground { .. }) {
+            if matches!(command, CliCommand::Foreground { .. }) {
                 foreground::resolve_path()?;
             }
-            if matches!(command, Command::Doctor(_)) {
+            if matches!(command, CliCommand::Doctor(_)) {
                 doctor::with_login_path()?;
             }
             let alone = match command {
-                Command::Runtime(_) => Some(runtime::stand_aside()?),
+                CliCommand::Runtime(_) => Some(runtime::stand_aside()?),
                 _ => None,
             };
             let silent = alone.is_some() || cli.silent || (as_pm2 && is_set("PM2_SILENT"));
@@ -311,7 +311,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
                 runtime.map_err(|error| Error::System { what: "cannot start the async runtime", error })?;
             runtime.block_on(async {
                 match command {
-                    Command::Runtime(args) => {
+                    CliCommand::Runtime(args) => {
                         runtime::runtime(*args, alone.unwrap_or_default(), &session).await
                     }
                     command => dispatch(command, &session).await,
@@ -322,69 +322,69 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
 }
 
 /// Help texts are built only when they are shown: other commands start faster without them.
-fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
+fn parse(args: Vec<OsString>) -> Result<CliArgs, clap::Error> {
     let asks = |arg: &OsString| arg == "--help" || arg == "-h" || arg == "help";
     if args.len() > 1 && !args.iter().take_while(|arg| *arg != "--").any(asks) {
-        return Cli::try_parse_from(args);
+        return CliArgs::try_parse_from(args);
     }
-    Cli::from_arg_matches(&help::documented(Cli::command()).try_get_matches_from(args)?)
+    CliArgs::from_arg_matches(&help::documented(CliArgs::command()).try_get_matches_from(args)?)
 }
 
-async fn dispatch(command: Command, session: &Session) -> Result<(), Error> {
+async fn dispatch(command: CliCommand, session: &Session) -> Result<(), Error> {
     match command {
-        Command::Start(args) => start::start(*args, session).await,
-        Command::Stop(targets) => act::act(Action::Stop, targets, session).await,
-        Command::Restart(args) => act::restart(*args, session).await,
-        Command::Reload(args) => reload::reload(*args, session).await,
-        Command::Delete(targets) => act::act(Action::Delete, targets, session).await,
-        Command::Scale(args) => act::scale(args, session).await,
-        Command::Plan(args) => plan::plan(args, session).await,
-        Command::Apply(args) => plan::apply(args, session).await,
-        Command::Reset(targets) => act::act(Action::Reset, targets, session).await,
-        Command::SendSignal(args) => act::send_signal(args, session).await,
-        Command::Send(args) => speak::send(args, session).await,
-        Command::Attach(args) => speak::attach(args, session).await,
-        Command::Trigger(args) => speak::trigger(args, session).await,
-        Command::List(args) => list::list(args, session).await,
-        Command::Monit => monit::monit(session).await,
-        Command::Jlist => list::jlist(session).await,
-        Command::Prettylist => list::prettylist(session).await,
-        Command::Report => report::report(session).await,
-        Command::Set { key, value } => conf::conf(Some(key), Some(value), session).await,
-        Command::Get { key } => conf::conf(key, None, session).await,
-        Command::Unset { key } => conf::unset(&key, session).await,
-        Command::Describe(args) => describe::describe(args, session).await,
-        Command::Env(args) => describe::env(args, session).await,
-        Command::Pid { name } => list::pid(name, session).await,
-        Command::Id { name } => list::id(&name, session).await,
-        Command::Logs(args) => logs::logs(args, session).await,
-        Command::Flush { select } => logs::flush(select, session).await,
-        Command::ReloadLogs => logs::reopen(session).await,
-        Command::Conf { key, value } => conf::conf(key, value, session).await,
-        Command::Save { force } => dump::save(force, session).await,
-        Command::Resurrect => dump::resurrect(session).await,
-        Command::Cleardump => dump::clear(session).await,
-        Command::Ping => daemon::ping(session).await,
-        Command::Kill => daemon::kill(session).await,
-        Command::Upgrade(args) => upgrade::upgrade(args, session).await,
-        Command::Doctor(args) => doctor::doctor(args, session).await,
-        Command::Startup(args) => startup::startup(&args, session),
-        Command::Unstartup(args) => startup::unstartup(&args, session),
-        Command::Foreground { once } => foreground::foreground(once, session).await,
-        Command::Info { select, json } if select.is_empty() => daemon::info(json, session).await,
-        Command::Info { select, json } => describe::describe(Describe { select, json }, session).await,
-        Command::Serve(args) => serve::serve(args, session).await,
-        Command::Convert(args) => convert::convert(&args, session),
-        Command::Init { .. } => convert::init(session),
+        CliCommand::Start(args) => start::start(*args, session).await,
+        CliCommand::Stop(targets) => act::act(Action::Stop, targets, session).await,
+        CliCommand::Restart(args) => act::restart(*args, session).await,
+        CliCommand::Reload(args) => reload::reload(*args, session).await,
+        CliCommand::Delete(targets) => act::act(Action::Delete, targets, session).await,
+        CliCommand::Scale(args) => act::scale(args, session).await,
+        CliCommand::Plan(args) => plan::plan(args, session).await,
+        CliCommand::Apply(args) => plan::apply(args, session).await,
+        CliCommand::Reset(targets) => act::act(Action::Reset, targets, session).await,
+        CliCommand::SendSignal(args) => act::send_signal(args, session).await,
+        CliCommand::Send(args) => speak::send(args, session).await,
+        CliCommand::Attach(args) => speak::attach(args, session).await,
+        CliCommand::Trigger(args) => speak::trigger(args, session).await,
+        CliCommand::List(args) => list::list(args, session).await,
+        CliCommand::Monit => monit::monit(session).await,
+        CliCommand::Jlist => list::jlist(session).await,
+        CliCommand::Prettylist => list::prettylist(session).await,
+        CliCommand::Report => report::report(session).await,
+        CliCommand::Set { key, value } => conf::conf(Some(key), Some(value), session).await,
+        CliCommand::Get { key } => conf::conf(key, None, session).await,
+        CliCommand::Unset { key } => conf::unset(&key, session).await,
+        CliCommand::Describe(args) => describe::describe(args, session).await,
+        CliCommand::Env(args) => describe::env(args, session).await,
+        CliCommand::Pid { name } => list::pid(name, session).await,
+        CliCommand::Id { name } => list::id(&name, session).await,
+        CliCommand::Logs(args) => logs::logs(args, session).await,
+        CliCommand::Flush { select } => logs::flush(select, session).await,
+        CliCommand::ReloadLogs => logs::reopen(session).await,
+        CliCommand::Conf { key, value } => conf::conf(key, value, session).await,
+        CliCommand::Save { force } => dump::save(force, session).await,
+        CliCommand::Resurrect => dump::resurrect(session).await,
+        CliCommand::Cleardump => dump::clear(session).await,
+        CliCommand::Ping => daemon::ping(session).await,
+        CliCommand::Kill => daemon::kill(session).await,
+        CliCommand::Upgrade(args) => upgrade::upgrade(args, session).await,
+        CliCommand::Doctor(args) => doctor::doctor(args, session).await,
+        CliCommand::Startup(args) => startup::startup(&args, session),
+        CliCommand::Unstartup(args) => startup::unstartup(&args, session),
+        CliCommand::Foreground { once } => foreground::foreground(once, session).await,
+        CliCommand::Info { select, json } if select.is_empty() => daemon::info(json, session).await,
+        CliCommand::Info { select, json } => describe::describe(DescribeArgs { select, json }, session).await,
+        CliCommand::Serve(args) => serve::serve(args, session).await,
+        CliCommand::Convert(args) => convert::convert(&args, session),
+        CliCommand::Init { .. } => convert::init(session),
         // Run before there was a session, or beside this.
-        Command::Keeper { .. }
-        | Command::Runtime(_)
-        | Command::Daemon
-        | Command::ServeFiles(_)
-        | Command::Schema
-        | Command::Completion { .. }
-        | Command::Man { .. }
-        | Command::CanTakeOver => Ok(()),
+        CliCommand::Keeper { .. }
+        | CliCommand::Runtime(_)
+        | CliCommand::Daemon
+        | CliCommand::ServeFiles(_)
+        | CliCommand::Schema
+        | CliCommand::Completion { .. }
+        | CliCommand::Man { .. }
+        | CliCommand::CanTakeOver => Ok(()),
     }
 }
 

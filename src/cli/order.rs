@@ -4,18 +4,18 @@ use std::cmp::Ordering;
 
 use clap::ValueEnum;
 
-use super::monit::Sort;
+use super::monit::TreeSort;
 use crate::ipc::message::InstanceView;
 
 /// What the list is sorted by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Order {
-    field: Field,
+pub(super) struct SortOrder {
+    field: SortField,
     descending: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Field {
+enum SortField {
     #[default]
     Name,
     Namespace,
@@ -28,44 +28,44 @@ enum Field {
 }
 
 /// `field`, `field:asc` or `field:desc`.
-pub(super) fn order(text: &str) -> Result<Order, String> {
+pub(super) fn order(text: &str) -> Result<SortOrder, String> {
     let (field, way) = text.split_once(':').unwrap_or((text, "asc"));
     let descending = match way {
         "asc" => false,
         "desc" => true,
         other => return Err(format!("invalid order {other:?}: expected asc or desc")),
     };
-    let field = Field::from_str(field, true).map_err(|_| {
+    let field = SortField::from_str(field, true).map_err(|_| {
         let known: Vec<String> =
-            Field::value_variants().iter().map(|field| format!("{field:?}").to_lowercase()).collect();
+            SortField::value_variants().iter().map(|field| format!("{field:?}").to_lowercase()).collect();
         format!("unknown field: expected one of {}", known.join(", "))
     })?;
-    Ok(Order { field, descending })
+    Ok(SortOrder { field, descending })
 }
 
-impl Order {
+impl SortOrder {
     /// The same in `rsm monit`, whose tree goes by name where it has no such column.
-    pub(super) fn in_monit(self) -> Sort {
+    pub(super) fn in_monit(self) -> TreeSort {
         match self.field {
-            Field::Cpu => Sort::Cpu,
-            Field::Memory => Sort::Memory,
-            Field::Uptime => Sort::Uptime,
-            Field::Status => Sort::Status,
-            Field::Name | Field::Namespace | Field::Pid | Field::Id => Sort::Name,
+            SortField::Cpu => TreeSort::Cpu,
+            SortField::Memory => TreeSort::Memory,
+            SortField::Uptime => TreeSort::Uptime,
+            SortField::Status => TreeSort::Status,
+            SortField::Name | SortField::Namespace | SortField::Pid | SortField::Id => TreeSort::Name,
         }
     }
 
     /// Name and id decide what the field leaves open, so that the order is always the same.
     pub(super) fn compare(self, one: &InstanceView, other: &InstanceView) -> Ordering {
         let by_field = match self.field {
-            Field::Name => one.name.cmp(&other.name),
-            Field::Namespace => one.namespace.cmp(&other.namespace),
-            Field::Pid => one.pid.cmp(&other.pid),
-            Field::Id => one.id.cmp(&other.id),
-            Field::Cpu => one.cpu.total_cmp(&other.cpu),
-            Field::Memory => one.memory.cmp(&other.memory),
-            Field::Uptime => one.uptime.cmp(&other.uptime),
-            Field::Status => one.status.as_str().cmp(other.status.as_str()),
+            SortField::Name => one.name.cmp(&other.name),
+            SortField::Namespace => one.namespace.cmp(&other.namespace),
+            SortField::Pid => one.pid.cmp(&other.pid),
+            SortField::Id => one.id.cmp(&other.id),
+            SortField::Cpu => one.cpu.total_cmp(&other.cpu),
+            SortField::Memory => one.memory.cmp(&other.memory),
+            SortField::Uptime => one.uptime.cmp(&other.uptime),
+            SortField::Status => one.status.as_str().cmp(other.status.as_str()),
         };
         let by_field = if self.descending { by_field.reverse() } else { by_field };
         by_field.then_with(|| one.name.cmp(&other.name)).then(one.id.cmp(&other.id))

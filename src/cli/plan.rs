@@ -17,13 +17,13 @@ use crate::spec::AppSpec;
 
 use super::act::perform;
 use super::app_flags::{Ground, mistakes, warn};
-use super::render::plan::{self, Step, Work};
+use super::render::plan::{self, PlanAction, PlanStep};
 use super::session::Session;
 use super::{environment, output};
 
 // Arguments of `plan` and `apply`.
 #[derive(Args, Clone, Debug)]
-pub(super) struct PlanOf {
+pub(super) struct ApplyArgs {
     /// Ecosystem file
     file: String,
     /// Delete apps that were started from this file and are no longer in it
@@ -39,29 +39,29 @@ pub(super) struct PlanOf {
 
 // Arguments of `plan`.
 #[derive(Args, Clone, Debug)]
-pub(super) struct Plan {
+pub(super) struct PlanArgs {
     #[command(flatten)]
-    of: PlanOf,
+    of: ApplyArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 /// What a file says, and what there is.
-struct Look {
-    steps: Vec<Step>,
+struct PlanInput {
+    steps: Vec<PlanStep>,
     /// The connection, if a daemon runs.
     client: Option<Client>,
     apps: Vec<AppSpec>,
     there: Vec<InstanceDetail>,
 }
 
-pub(super) async fn plan(plan: Plan, session: &Session) -> Result<(), Error> {
+pub(super) async fn plan(plan: PlanArgs, session: &Session) -> Result<(), Error> {
     let look = look(&plan.of, session).await?;
     if plan.json { output::json(&plan::json(&look.steps)) } else { output::text(&plan::text(&look.steps)) }
 }
 
-pub(super) async fn apply(of: PlanOf, session: &Session) -> Result<(), Error> {
+pub(super) async fn apply(of: ApplyArgs, session: &Session) -> Result<(), Error> {
     let look = look(&of, session).await?;
     for line in plan::text(&look.steps).lines() {
         session.note(format_args!("{line}"));
@@ -86,7 +86,7 @@ pub(super) async fn apply(of: PlanOf, session: &Session) -> Result<(), Error> {
     perform(session, &mut client, &what, requests).await.map(drop)
 }
 
-async fn look(of: &PlanOf, session: &Session) -> Result<Look, Error> {
+async fn look(of: &ApplyArgs, session: &Session) -> Result<PlanInput, Error> {
     let ground = Ground::new(of.env.as_deref(), &of.only)?;
     let path = Path::new(&of.file);
     let loaded = config::load(path, &ground.options).map_err(mistakes)?;
@@ -100,7 +100,7 @@ async fn look(of: &PlanOf, session: &Session) -> Result<Look, Error> {
     // With `only` the other apps of the file are none of this command's business.
     let file = of.only.is_empty().then_some(file);
     let apps = loaded.apps;
-    Ok(Look { steps: steps::steps(&apps, &there, file.as_ref(), of.prune), client, apps, there })
+    Ok(PlanInput { steps: steps::steps(&apps, &there, file.as_ref(), of.prune), client, apps, there })
 }
 
 /// Everything in the list, with the variables that each instance was given.
@@ -114,22 +114,22 @@ async fn details(client: &mut Client, session: &Session) -> Result<Vec<InstanceD
 }
 
 /// What to ask for. Whoever is not named here is not touched.
-fn requests(steps: &[Step], session: &Session) -> Vec<Request> {
+fn requests(steps: &[PlanStep], session: &Session) -> Vec<Request> {
     let (mut requests, mut started, mut reloaded) = (Vec::new(), Vec::new(), Vec::new());
-    for Step { work, ids, .. } in steps {
+    for PlanStep { work, ids, .. } in steps {
         let act = |action| {
             let select = ids.iter().map(u32::to_string).collect();
             Request::Act(action, ActOn { select, ..ActOn::default() })
         };
         match work {
-            Work::Start(app) | Work::Restart(app) => started.push(AppSpec::clone(app)),
-            Work::Reload(app) => reloaded.push(AppSpec::clone(app)),
-            Work::Scale { name, to, .. } => {
+            PlanAction::Start(app) | PlanAction::Restart(app) => started.push(AppSpec::clone(app)),
+            PlanAction::Reload(app) => reloaded.push(AppSpec::clone(app)),
+            PlanAction::Scale { name, to, .. } => {
                 requests.push(Request::Scale(name.clone(), ScaleTo::Exactly(*to)));
             }
-            Work::Wake(_) => requests.push(act(Action::Start)),
-            Work::Delete(_) => requests.push(act(Action::Delete)),
-            Work::Set(_) | Work::Leave(_) | Work::Nothing(_) => {}
+            PlanAction::Wake(_) => requests.push(act(Action::Start)),
+            PlanAction::Delete(_) => requests.push(act(Action::Delete)),
+            PlanAction::Set(_) | PlanAction::Leave(_) | PlanAction::Nothing(_) => {}
         }
     }
     if !reloaded.is_empty() {
@@ -145,17 +145,21 @@ fn requests(steps: &[Step], session: &Session) -> Vec<Request> {
 
 /// The apps whose processes stay, of which the daemon is yet to hear: that they are as this file says now, or
 /// with what settings they are to be started one day.
-fn kept(steps: &[Step], apps: &[AppSpec], there: &[InstanceDetail]) -> Vec<AppSpec> {
+fn kept(steps: &[PlanStep], apps: &[AppSpec], there: &[InstanceDetail]) -> Vec<AppSpec> {
     let stays = |app: &&AppSpec| {
         let differs = |detail: &InstanceDetail| {
             detail.view.name == app.name && (detail.view.drift.is_some() || detail.view.source != app.source)
         };
         steps.iter().any(|step| match &step.work {
-            Work::Set(set) => set.name == app.name,
-            Work::Scale { name, .. } | Work::Wake(name) | Work::Nothing(name) => {
+            PlanAction::Set(set) => set.name == app.name,
+            PlanAction::Scale { name, .. } | PlanAction::Wake(name) | PlanAction::Nothing(name) => {
                 *name == app.name && there.iter().any(differs)
             }
-            Work::Start(_) | Work::Restart(_) | Work::Reload(_) | Work::Delete(_) | Work::Leave(_) => false,
+            PlanAction::Start(_)
+            | PlanAction::Restart(_)
+            | PlanAction::Reload(_)
+            | PlanAction::Delete(_)
+            | PlanAction::Leave(_) => false,
         })
     };
     apps.iter().filter(stays).cloned().collect()

@@ -28,14 +28,14 @@ pub(super) async fn wait<T>(home: &Home, what: &str, work: impl Future<Output = 
         done = &mut work => return done,
         () = tokio::time::sleep(PATIENCE) => {}
     }
-    let mut told = Told::new(what);
+    let mut told = ProgressLine::new(what);
     let mut tick = tokio::time::interval(if told.bar.is_some() { TICK } else { LINE });
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     // Where no daemon answers, as none may yet, the time alone is told.
     let mut moving = tokio::select! {
         biased;
         done = &mut work => return done,
-        moving = Moving::look(home) => moving.unwrap_or_default(),
+        moving = InTransition::look(home) => moving.unwrap_or_default(),
     };
     loop {
         tokio::select! {
@@ -49,9 +49,9 @@ pub(super) async fn wait<T>(home: &Home, what: &str, work: impl Future<Output = 
 
 /// Instances that are on their way somewhere: their names and states, and where the news come from.
 #[derive(Default)]
-struct Moving(BTreeMap<u32, (String, Status)>, Option<LineStream>);
+struct InTransition(BTreeMap<u32, (String, Status)>, Option<LineStream>);
 
-impl Moving {
+impl InTransition {
     async fn look(home: &Home) -> Result<Self, ClientError> {
         let mut client = Client::connect(home).await?;
         // In this order, so that nothing is missed between the two.
@@ -87,7 +87,7 @@ impl Moving {
 }
 
 /// How it is told.
-struct Told<'a> {
+struct ProgressLine<'a> {
     what: &'a str,
     begin: Instant,
     /// On a terminal.
@@ -96,7 +96,7 @@ struct Told<'a> {
     last: String,
 }
 
-impl<'a> Told<'a> {
+impl<'a> ProgressLine<'a> {
     fn new(what: &'a str) -> Self {
         let begin = Instant::now() - PATIENCE;
         let bar = io::stderr().is_terminal().then(|| {
@@ -124,7 +124,7 @@ impl<'a> Told<'a> {
     }
 }
 
-impl Drop for Told<'_> {
+impl Drop for ProgressLine<'_> {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

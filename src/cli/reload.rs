@@ -10,11 +10,11 @@ use crate::ipc::client::{Client, LineStream};
 use crate::ipc::message::{EventKind, EventView, LogItem, LogQuery, Report, Request};
 use crate::ipc::message::{Inherited, Reload as Wanted};
 
-use super::act::Change;
+use super::act::ChangeFlags;
 use super::app_flags::{AppFlags, Ground, load};
 use super::render::style::tame;
 use super::session::Session;
-use super::verify::{self, Load};
+use super::verify::{self, LoadCheck};
 use super::{completion, environment};
 
 /// So many of the last lines of a new process that failed are shown.
@@ -22,7 +22,7 @@ const LAST_LINES: usize = 10;
 
 // Arguments of `reload`.
 #[derive(Args, Clone, Debug)]
-pub(super) struct Reload {
+pub(super) struct ReloadArgs {
     /// Ids, names, namespaces, /regex/, `all`, or ecosystem files to apply
     #[arg(required_unless_present_any = ["watch", "log"], value_name = "APP", add = ArgValueCompleter::new(completion::selectors_and_files))]
     targets: Vec<String>,
@@ -33,7 +33,7 @@ pub(super) struct Reload {
     #[arg(long, value_name = "URL", value_parser = verify::address)]
     verify: Option<Uri>,
     #[command(flatten)]
-    change: Change,
+    change: ChangeFlags,
     /// PM2 compatibility, ignored
     #[arg(short, long, hide = true)]
     force: bool,
@@ -44,7 +44,7 @@ pub(super) struct Reload {
     settings: AppFlags,
 }
 
-pub(super) async fn reload(mut reload: Reload, session: &Session) -> Result<(), Error> {
+pub(super) async fn reload(mut reload: ReloadArgs, session: &Session) -> Result<(), Error> {
     if reload.targets.is_empty() {
         // clap lets `--watch` and `--log` stand for the target, which they may have swallowed.
         reload.targets.extend(reload.settings.take_swallowed_target());
@@ -56,7 +56,7 @@ pub(super) async fn reload(mut reload: Reload, session: &Session) -> Result<(), 
         false => session.connect_or_launch().await?,
     };
     let load = match &reload.verify {
-        Some(address) => Some(Load::begin(address).await?),
+        Some(address) => Some(LoadCheck::begin(address).await?),
         None => None,
     };
     // To be told how far it is would be good to have: it is no reason not to reload.
@@ -89,8 +89,8 @@ pub(super) async fn reload(mut reload: Reload, session: &Session) -> Result<(), 
     }
 }
 
-fn wanted(reload: &Reload, session: &Session) -> Result<Wanted, Error> {
-    let Reload { targets, settings, change, args, parallel, .. } = reload;
+fn wanted(reload: &ReloadArgs, session: &Session) -> Result<Wanted, Error> {
+    let ReloadArgs { targets, settings, change, args, parallel, .. } = reload;
     let (files, select): (Vec<String>, Vec<String>) =
         targets.iter().cloned().partition(|target| config::is_config_file(target));
     if change.env.is_some() && files.is_empty() {

@@ -13,11 +13,11 @@ use nix::unistd::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use super::act::Change;
+use super::act::ChangeFlags;
 use super::app_flags::{AppFlags, Ground, load, mistakes, warn};
 use super::environment;
 use super::session::Session;
-use super::{daemon, runtime::voice::Voice};
+use super::{daemon, runtime::voice::OutputRelay};
 use crate::config;
 use crate::error::Error;
 use crate::exit::Exit;
@@ -33,19 +33,19 @@ mod voice;
 
 // Arguments of `runtime`.
 #[derive(Args, Debug)]
-pub(super) struct Runtime {
+pub(super) struct RuntimeArgs {
     /// Ecosystem file, script or program
     #[arg(value_name = "FILE", required = true, num_args = 1..=2)]
     targets: Vec<String>,
     #[command(flatten)]
-    shape: voice::Shape,
+    shape: voice::OutputFlags,
     /// Do not exit when no app is running
     #[arg(long)]
     no_auto_exit: bool,
     #[command(flatten)]
-    change: Change,
+    change: ChangeFlags,
     #[command(flatten)]
-    foreign: Foreign,
+    foreign: Pm2Flags,
     /// Arguments for the app
     #[arg(last = true)]
     args: Vec<String>,
@@ -55,7 +55,7 @@ pub(super) struct Runtime {
 
 // PM2's flags for its services, and those whose work is done elsewhere.
 #[derive(Args, Debug)]
-struct Foreign {
+struct Pm2Flags {
     #[arg(long, hide = true, value_name = "KEY")]
     secret: Option<String>,
     #[arg(long, hide = true, value_name = "KEY")]
@@ -69,7 +69,7 @@ struct Foreign {
 }
 
 /// What keeps the command going.
-enum Cue {
+enum RuntimeEvent {
     /// Something happened to an instance.
     Event(Box<EventView>),
     /// The daemon went away; another may be there.
@@ -81,7 +81,7 @@ enum Cue {
 }
 
 /// A signal that is listened to, and what it means.
-type Heard = (Signal, fn() -> Cue);
+type SignalCue = (Signal, fn() -> RuntimeEvent);
 
 /// Ctrl-C again before this long is the same one: a terminal sends it to every process in front.
 const SAME: Duration = Duration::from_secs(1);
@@ -117,7 +117,7 @@ pub(super) fn stand_aside() -> Result<bool, Error> {
 ///
 /// # Errors
 /// They cannot be started; or how they ended, with its code.
-pub(super) async fn runtime(args: Runtime, alone: bool, session: &Session) -> Result<(), Error> {
+pub(super) async fn runtime(args: RuntimeArgs, alone: bool, session: &Session) -> Result<(), Error> {
     let signals = signals()?;
     let mut apps = args.apps(session)?;
     if Client::connect(&session.home).await.is_ok() {
@@ -135,31 +135,31 @@ pub(super) async fn runtime(args: Runtime, alone: bool, session: &Session) -> Re
     }
     let pipes = |error| Error::System { what: "cannot create output pipes", error };
     session.home.create().map_err(Error::NoHome)?;
-    let voice = Voice::new(&session.home, args.shape, session.style).map_err(pipes)?;
+    let voice = OutputRelay::new(&session.home, args.shape, session.style).map_err(pipes)?;
     apps.iter_mut().for_each(|app| voice.speak_through(app));
     let client = session.connect_or_launch().await?;
-    let ended = Stage { session, voice: &voice, exits: BTreeMap::new(), stays: args.no_auto_exit }
+    let ended = RuntimeSession { session, voice: &voice, exits: BTreeMap::new(), stays: args.no_auto_exit }
         .play(apps, client, signals)
         .await;
     voice.finish();
     ended
 }
 
-fn signals() -> Result<Vec<Heard>, Error> {
-    let kinds: [(_, fn() -> Cue); 6] = [
-        (SignalKind::terminate(), || Cue::End { by_hand: false }),
-        (SignalKind::interrupt(), || Cue::End { by_hand: true }),
-        (SignalKind::quit(), || Cue::End { by_hand: false }),
-        (SignalKind::hangup(), || Cue::Pass("SIGHUP")),
-        (SignalKind::user_defined1(), || Cue::Pass("SIGUSR1")),
-        (SignalKind::user_defined2(), || Cue::Pass("SIGUSR2")),
+fn signals() -> Result<Vec<SignalCue>, Error> {
+    let kinds: [(_, fn() -> RuntimeEvent); 6] = [
+        (SignalKind::terminate(), || RuntimeEvent::End { by_hand: false }),
+        (SignalKind::interrupt(), || RuntimeEvent::End { by_hand: true }),
+        (SignalKind::quit(), || RuntimeEvent::End { by_hand: false }),
+        (SignalKind::hangup(), || RuntimeEvent::Pass("SIGHUP")),
+        (SignalKind::user_defined1(), || RuntimeEvent::Pass("SIGUSR1")),
+        (SignalKind::user_defined2(), || RuntimeEvent::Pass("SIGUSR2")),
     ];
     let listen = |(kind, cue)| Ok((signal(kind)?, cue));
     let all: std::io::Result<_> = kinds.into_iter().map(listen).collect();
     all.map_err(|error| Error::System { what: "cannot install signal handlers", error })
 }
 
-impl Runtime {
+impl RuntimeArgs {
     /// The apps of the file, or the one of the command line.
     fn apps(&self, session: &Session) -> Result<Vec<AppSpec>, Error> {
         self.change.ignored.warn(session);
@@ -194,21 +194,21 @@ impl Runtime {
 }
 
 /// The apps while they run, seen from the front.
-struct Stage<'a> {
+struct RuntimeSession<'a> {
     session: &'a Session,
-    voice: &'a Voice,
+    voice: &'a OutputRelay,
     /// How the last run of each instance ended.
     exits: BTreeMap<u32, Exit>,
     /// `--no-auto-exit`.
     stays: bool,
 }
 
-impl Stage<'_> {
+impl RuntimeSession<'_> {
     async fn play(
         mut self,
         apps: Vec<AppSpec>,
         mut client: Client,
-        signals: Vec<Heard>,
+        signals: Vec<SignalCue>,
     ) -> Result<(), Error> {
         let (tell, mut cues) = mpsc::channel(64);
         for (signal, cue) in signals {
@@ -230,13 +230,13 @@ impl Stage<'_> {
                         break;
                     }
                     Some(cue) = cues.recv() => match cue {
-                        Cue::Event(event) => self.note(&event),
-                        Cue::Broken => self.follow(tell.clone()).await?,
-                        Cue::End { .. } => {
+                        RuntimeEvent::Event(event) => self.note(&event),
+                        RuntimeEvent::Broken => self.follow(tell.clone()).await?,
+                        RuntimeEvent::End { .. } => {
                             told = true;
                             break;
                         }
-                        Cue::Pass(name) => self.pass(name).await,
+                        RuntimeEvent::Pass(name) => self.pass(name).await,
                     }
                 }
             }
@@ -247,8 +247,8 @@ impl Stage<'_> {
     /// Until the end, unless told already; then ends what is left.
     async fn go_on(
         mut self,
-        cues: &mut mpsc::Receiver<Cue>,
-        tell: mpsc::Sender<Cue>,
+        cues: &mut mpsc::Receiver<RuntimeEvent>,
+        tell: mpsc::Sender<RuntimeEvent>,
         told: bool,
     ) -> Result<(), Error> {
         let asked = told
@@ -261,10 +261,10 @@ impl Stage<'_> {
                     }
                 }
                 match cues.recv().await {
-                    Some(Cue::Event(event)) => self.note(&event),
-                    Some(Cue::Broken) => self.follow(tell.clone()).await?,
-                    Some(Cue::Pass(name)) => self.pass(name).await,
-                    Some(Cue::End { .. }) | None => break true,
+                    Some(RuntimeEvent::Event(event)) => self.note(&event),
+                    Some(RuntimeEvent::Broken) => self.follow(tell.clone()).await?,
+                    Some(RuntimeEvent::Pass(name)) => self.pass(name).await,
+                    Some(RuntimeEvent::End { .. }) | None => break true,
                 }
             };
         let left = self.all().await.unwrap_or_default();
@@ -277,19 +277,19 @@ impl Stage<'_> {
     }
 
     /// Has everything that happens told as cues.
-    async fn follow(&self, tell: mpsc::Sender<Cue>) -> Result<(), Error> {
+    async fn follow(&self, tell: mpsc::Sender<RuntimeEvent>) -> Result<(), Error> {
         let mut client = self.session.connect().await?;
         let mut lines = client.stream(&Request::Events).await.map_err(|error| self.session.failed(error))?;
         tokio::spawn(async move {
             while let Some(Ok(line)) = lines.next().await {
                 // One that is missed, or unknown, changes nothing: the next look shows what is so.
                 if let Ok(event) = serde_json::from_slice(&line)
-                    && tell.send(Cue::Event(Box::new(event))).await.is_err()
+                    && tell.send(RuntimeEvent::Event(Box::new(event))).await.is_err()
                 {
                     return;
                 }
             }
-            let _ = tell.send(Cue::Broken).await;
+            let _ = tell.send(RuntimeEvent::Broken).await;
         });
         Ok(())
     }
@@ -335,31 +335,31 @@ impl Stage<'_> {
     }
 
     /// Stops what runs and ends rsm, and hears how each ended. Who presses Ctrl-C again does not want to wait.
-    async fn end(&mut self, cues: &mut mpsc::Receiver<Cue>) -> Result<(), Error> {
+    async fn end(&mut self, cues: &mut mpsc::Receiver<RuntimeEvent>) -> Result<(), Error> {
         let begin = Instant::now();
         let mut ending = std::pin::pin!(daemon::end(self.session));
         loop {
             tokio::select! {
                 ended = &mut ending => {
-                    while let Ok(Cue::Event(event)) = cues.try_recv() {
+                    while let Ok(RuntimeEvent::Event(event)) = cues.try_recv() {
                         self.exits.extend(event.exit.map(|exit| (event.id, exit)));
                     }
                     return ended;
                 }
                 Some(cue) = cues.recv() => match cue {
-                    Cue::Event(event) => self.exits.extend(event.exit.map(|exit| (event.id, exit))),
-                    Cue::End { by_hand: true } if begin.elapsed() > SAME => {
+                    RuntimeEvent::Event(event) => self.exits.extend(event.exit.map(|exit| (event.id, exit))),
+                    RuntimeEvent::End { by_hand: true } if begin.elapsed() > SAME => {
                         say("killing remaining processes");
                         self.kill().await;
                     }
-                    Cue::End { .. } | Cue::Pass(_) | Cue::Broken => {}
+                    RuntimeEvent::End { .. } | RuntimeEvent::Pass(_) | RuntimeEvent::Broken => {}
                 }
             }
         }
     }
 }
 
-async fn pass_signals(mut signal: Signal, cue: fn() -> Cue, tell: mpsc::Sender<Cue>) {
+async fn pass_signals(mut signal: Signal, cue: fn() -> RuntimeEvent, tell: mpsc::Sender<RuntimeEvent>) {
     while signal.recv().await.is_some() {
         if tell.send(cue()).await.is_err() {
             return;
@@ -368,8 +368,8 @@ async fn pass_signals(mut signal: Signal, cue: fn() -> Cue, tell: mpsc::Sender<C
 }
 
 /// Resolves with the next signal that ends everything.
-async fn told_to_end(cues: &mut mpsc::Receiver<Cue>) {
-    while !matches!(cues.recv().await, Some(Cue::End { .. }) | None) {}
+async fn told_to_end(cues: &mut mpsc::Receiver<RuntimeEvent>) {
+    while !matches!(cues.recv().await, Some(RuntimeEvent::End { .. }) | None) {}
 }
 
 /// Whether it runs, will, or may be started again by a schedule or a changed file.

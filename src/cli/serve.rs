@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::config::{Mistake, Mistakes, Place};
+use crate::config::{ConfigError, ConfigErrors, Location};
 use crate::error::Error;
 use crate::ipc::message::{Existing, Request, StartApps};
 use crate::serve::ServeArgs;
@@ -21,7 +21,7 @@ const PORT: u16 = 8080;
 // The text again, as that of the arguments below would stand in its place.
 /// Serve a directory over HTTP
 #[derive(Args, Clone, Debug)]
-pub(super) struct Serve {
+pub(super) struct ServeCommand {
     #[command(flatten)]
     site: ServeArgs,
     /// Name of the app [default: static-page-server-PORT]
@@ -29,13 +29,17 @@ pub(super) struct Serve {
     name: Option<String>,
 }
 
-pub(super) async fn serve(serve: Serve, session: &Session) -> Result<(), Error> {
+pub(super) async fn serve(serve: ServeCommand, session: &Session) -> Result<(), Error> {
     let here = std::env::current_dir().map_err(Error::NoDirectory)?;
     let directory = serve.site.path.as_ref().map_or_else(|| here.clone(), |path| here.join(path));
     if !directory.is_dir() {
         let message = "directory does not exist".to_owned();
         let help = Some("for example: rsm serve ./dist 8080".into());
-        return Err(mistakes(Mistakes(vec![Mistake { place: Place::File(directory), message, help }])));
+        return Err(mistakes(ConfigErrors(vec![ConfigError {
+            place: Location::File(directory),
+            message,
+            help,
+        }])));
     }
     let app = serve.app(&here);
     let what = format!("starting {}", app.name);
@@ -45,7 +49,7 @@ pub(super) async fn serve(serve: Serve, session: &Session) -> Result<(), Error> 
     perform(session, &mut client, &what, vec![request]).await.map(drop)
 }
 
-impl Serve {
+impl ServeCommand {
     /// The app; a relative path is one below `cwd`.
     fn app(self, cwd: &Path) -> AppSpec {
         let Self { mut site, name } = self;
@@ -72,7 +76,7 @@ mod tests {
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        serve: Serve,
+        serve: ServeCommand,
     }
 
     fn app(args: &[&str]) -> AppSpec {

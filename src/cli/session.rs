@@ -2,14 +2,14 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use crate::error::{Error, Problem};
+use crate::error::{Error, InstanceFailure};
 use crate::ipc::client::{Client, ClientError};
 use crate::ipc::message::Report;
 use crate::ipc::start_daemon::{self, StartDaemonError};
 use crate::paths::Home;
 use crate::version::version;
 
-use super::order::Order;
+use super::order::SortOrder;
 use super::progress;
 use super::render::report::outcomes;
 use super::render::style::Style;
@@ -21,13 +21,13 @@ pub(super) struct Session {
     /// How standard output is dressed.
     pub(super) style: Style,
     /// `--sort`.
-    pub(super) sort: Option<Order>,
+    pub(super) sort: Option<SortOrder>,
     quiet: bool,
 }
 
 impl Session {
     /// A session as the global flags want it.
-    pub(super) fn new(home: Home, quiet: bool, colour: bool, sort: Option<Order>) -> Self {
+    pub(super) fn new(home: Home, quiet: bool, colour: bool, sort: Option<SortOrder>) -> Self {
         let style = match io::stdout().is_terminal() {
             true => Style { colour, width: columns() },
             false => Style::plain(),
@@ -152,7 +152,7 @@ impl Session {
     pub(super) fn judge(&self, report: &Report) -> Result<(), Error> {
         let problems = report.instances.iter().filter_map(|outcome| {
             let reason = outcome.problem.clone()?;
-            Some(Problem { id: outcome.id, name: outcome.name.clone(), reason })
+            Some(InstanceFailure { id: outcome.id, name: outcome.name.clone(), reason })
         });
         match problems.collect::<Vec<_>>() {
             problems if problems.is_empty() => Ok(()),

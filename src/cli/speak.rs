@@ -3,7 +3,7 @@
 use clap::Args;
 use tokio::sync::mpsc;
 
-use crate::error::{Error, Problem};
+use crate::error::{Error, InstanceFailure};
 use crate::ipc::client::Client;
 use crate::ipc::message::{InputRequest, InstanceView, Report, Request, TriggerReply};
 
@@ -13,7 +13,7 @@ use super::{logs, output};
 
 // Arguments of `send`.
 #[derive(Args, Clone, Debug)]
-pub(super) struct Send {
+pub(super) struct SendArgs {
     /// Id, or name of an app with a single instance
     #[arg(value_name = "ID")]
     instance: String,
@@ -24,7 +24,7 @@ pub(super) struct Send {
 
 // Arguments of `attach`.
 #[derive(Args, Clone, Debug)]
-pub(super) struct Attach {
+pub(super) struct AttachArgs {
     /// Id, or name of an app with a single instance
     #[arg(value_name = "ID")]
     instance: String,
@@ -35,7 +35,7 @@ pub(super) struct Attach {
 
 // Arguments of `trigger`.
 #[derive(Args, Clone, Debug)]
-pub(super) struct Trigger {
+pub(super) struct TriggerArgs {
     /// Id, name, namespace, /regex/ or `all`
     #[arg(value_name = "APP")]
     select: String,
@@ -47,7 +47,7 @@ pub(super) struct Trigger {
 }
 
 /// Writes one line to the standard input of an instance.
-pub(super) async fn send(send: Send, session: &Session) -> Result<(), Error> {
+pub(super) async fn send(send: SendArgs, session: &Session) -> Result<(), Error> {
     let mut client = session.connect_for(std::slice::from_ref(&send.instance)).await?;
     let id = find(&send.instance, &mut client, session).await?;
     say(&mut client, session, id, format!("{}\n", send.line)).await?;
@@ -56,7 +56,7 @@ pub(super) async fn send(send: Send, session: &Session) -> Result<(), Error> {
 }
 
 /// Shows the log of an instance and writes what is typed to its standard input, until that ends.
-pub(super) async fn attach(attach: Attach, session: &Session) -> Result<(), Error> {
+pub(super) async fn attach(attach: AttachArgs, session: &Session) -> Result<(), Error> {
     let mut client = session.connect_for(std::slice::from_ref(&attach.instance)).await?;
     let id = find(&attach.instance, &mut client, session).await?;
     session.note(format_args!("attached to {}; press Ctrl-D or Ctrl-C to detach", attach.instance));
@@ -68,8 +68,8 @@ pub(super) async fn attach(attach: Attach, session: &Session) -> Result<(), Erro
 }
 
 /// Asks for an action and prints each answer.
-pub(super) async fn trigger(trigger: Trigger, session: &Session) -> Result<(), Error> {
-    let Trigger { select, action, param } = trigger;
+pub(super) async fn trigger(trigger: TriggerArgs, session: &Session) -> Result<(), Error> {
+    let TriggerArgs { select, action, param } = trigger;
     let mut client = session.connect_for(std::slice::from_ref(&select)).await?;
     let what = format!("running {action} of {select}");
     let wanted = crate::ipc::message::Trigger { select: vec![select], action, param: param.map(Into::into) };
@@ -80,7 +80,7 @@ pub(super) async fn trigger(trigger: Trigger, session: &Session) -> Result<(), E
     let mut problems = Vec::new();
     for TriggerReply { id, name, namespace, reply, problem } in replies {
         match problem {
-            Some(reason) => problems.push(Problem { id, name, reason }),
+            Some(reason) => problems.push(InstanceFailure { id, name, reason }),
             None => lines.push_str(&format!("[{name}:{id}:{namespace}]={reply}\n")),
         }
     }

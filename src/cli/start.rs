@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::ipc::message::{ActOn, Action, Existing, Inherited, InstanceView, Request, StartApps};
 use crate::spec::AppSpec;
 
-use super::act::{Change, perform};
+use super::act::{ChangeFlags, perform};
 use super::app_flags::{AppFlags, Ground, load, mistakes, warn};
 use super::completion;
 use super::session::Session;
@@ -18,13 +18,13 @@ use super::{daemon, environment, logs};
 
 // Arguments of `start`.
 #[derive(Args, Clone, Debug)]
-pub(super) struct Start {
+pub(super) struct StartArgs {
     /// Ecosystem files, scripts, programs, shell commands, or names and ids of listed apps
     /// [default: ecosystem.toml]
     #[arg(value_name = "TARGET", add = ArgValueCompleter::new(completion::selectors_and_files))]
     targets: Vec<String>,
     #[command(flatten)]
-    change: Change,
+    change: ChangeFlags,
     /// Start another app of the same name
     #[arg(short, long)]
     force: bool,
@@ -43,7 +43,7 @@ pub(super) struct Start {
 
 /// What one argument means.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Target {
+enum StartTarget {
     /// An ecosystem file.
     File(String),
     /// Something in the list.
@@ -53,12 +53,12 @@ enum Target {
 }
 
 /// One request's worth of work.
-enum Step {
+enum StartStepPlan {
     Add(Vec<AppSpec>, Existing),
     Act(Vec<String>),
 }
 
-pub(super) async fn start(mut start: Start, session: &Session) -> Result<(), Error> {
+pub(super) async fn start(mut start: StartArgs, session: &Session) -> Result<(), Error> {
     start.change.ignored.warn(session);
     if start.targets.is_empty() {
         start.targets.push(match start.settings.take_swallowed_target() {
@@ -71,7 +71,7 @@ pub(super) async fn start(mut start: Start, session: &Session) -> Result<(), Err
         true => listed(session).await?,
         false => Vec::new(),
     };
-    let targets: Vec<Target> = start.targets.iter().map(|target| classify(target, &there)).collect();
+    let targets: Vec<StartTarget> = start.targets.iter().map(|target| classify(target, &there)).collect();
     start.refuse_nonsense(&targets)?;
     know(&targets, session).await?;
     let ground = Ground::new(start.change.env.as_deref(), &start.change.only)?;
@@ -124,8 +124,9 @@ async fn listed(session: &Session) -> Result<Vec<InstanceView>, Error> {
 }
 
 /// Before anything is started: what is named beside new apps is in the list.
-async fn know(targets: &[Target], session: &Session) -> Result<(), Error> {
-    let listed = |target: &Target| if let Target::Listed(word) = target { Some(word.clone()) } else { None };
+async fn know(targets: &[StartTarget], session: &Session) -> Result<(), Error> {
+    let listed =
+        |target: &StartTarget| if let StartTarget::Listed(word) = target { Some(word.clone()) } else { None };
     let words: Vec<String> = targets.iter().filter_map(listed).collect();
     if words.is_empty() || words.len() == targets.len() {
         return Ok(()); // told by the one request that there is
@@ -144,25 +145,25 @@ fn is_id(word: &str) -> bool {
     word.parse::<u32>().is_ok()
 }
 
-fn classify(word: &str, there: &[InstanceView]) -> Target {
+fn classify(word: &str, there: &[InstanceView]) -> StartTarget {
     let known = |view: &InstanceView| view.name == word || view.namespace == word;
     let word = word.to_owned();
     if config::is_config_file(&word) {
-        Target::File(word)
+        StartTarget::File(word)
     } else if is_id(&word) || word == "all" || (may_be_listed(&word) && there.iter().any(known)) {
-        Target::Listed(word)
+        StartTarget::Listed(word)
     } else {
-        Target::Script(word)
+        StartTarget::Script(word)
     }
 }
 
-impl Start {
-    fn refuse_nonsense(&self, targets: &[Target]) -> Result<(), Error> {
-        let file = targets.iter().any(|target| matches!(target, Target::File(_)));
+impl StartArgs {
+    fn refuse_nonsense(&self, targets: &[StartTarget]) -> Result<(), Error> {
+        let file = targets.iter().any(|target| matches!(target, StartTarget::File(_)));
         if self.change.env.is_some() && !file {
             return Err(Error::EnvNeedsFile);
         }
-        let scripts = targets.iter().filter(|target| matches!(target, Target::Script(_))).count();
+        let scripts = targets.iter().filter(|target| matches!(target, StartTarget::Script(_))).count();
         if self.settings.has("--name") && scripts > 1 {
             return Err(Error::NameForSeveral { apps: scripts });
         }
@@ -171,23 +172,30 @@ impl Start {
 
     /// What to ask for, in the order of the arguments; neighbours alike are asked for at once.
     /// Everything is read before anything is asked for.
-    fn plan(&self, targets: Vec<Target>, session: &Session, ground: &Ground) -> Result<Vec<Step>, Error> {
-        let mut steps: Vec<Step> = Vec::new();
+    fn plan(
+        &self,
+        targets: Vec<StartTarget>,
+        session: &Session,
+        ground: &Ground,
+    ) -> Result<Vec<StartStepPlan>, Error> {
+        let mut steps: Vec<StartStepPlan> = Vec::new();
         for target in targets {
             let step = match target {
-                Target::Listed(word) => Step::Act(vec![word]),
-                Target::File(file) => {
+                StartTarget::Listed(word) => StartStepPlan::Act(vec![word]),
+                StartTarget::File(file) => {
                     let apps = load(session, &file, &self.settings, &self.args, ground)?;
-                    Step::Add(apps, if self.force { Existing::Duplicate } else { Existing::Restart })
+                    StartStepPlan::Add(apps, if self.force { Existing::Duplicate } else { Existing::Restart })
                 }
-                Target::Script(script) => {
+                StartTarget::Script(script) => {
                     let apps = self.script(&script, session, ground)?;
-                    Step::Add(apps, if self.force { Existing::Duplicate } else { Existing::Refuse })
+                    StartStepPlan::Add(apps, if self.force { Existing::Duplicate } else { Existing::Refuse })
                 }
             };
             match (steps.last_mut(), step) {
-                (Some(Step::Act(words)), Step::Act(more)) => words.extend(more),
-                (Some(Step::Add(apps, how)), Step::Add(more, same)) if *how == same => apps.extend(more),
+                (Some(StartStepPlan::Act(words)), StartStepPlan::Act(more)) => words.extend(more),
+                (Some(StartStepPlan::Add(apps, how)), StartStepPlan::Add(more, same)) if *how == same => {
+                    apps.extend(more)
+                }
                 (_, step) => steps.push(step),
             }
         }
@@ -201,15 +209,20 @@ impl Start {
         Ok(loaded.apps)
     }
 
-    fn requests(&self, steps: Vec<Step>, session: &Session, ground: &Ground) -> Result<Vec<Request>, Error> {
+    fn requests(
+        &self,
+        steps: Vec<StartStepPlan>,
+        session: &Session,
+        ground: &Ground,
+    ) -> Result<Vec<Request>, Error> {
         let mut environment: Option<Inherited> = None;
         let mut inherited = || environment.get_or_insert_with(|| environment::inherited(session)).clone();
         let request = |step| {
             Ok(match step {
-                Step::Add(apps, existing) => {
+                StartStepPlan::Add(apps, existing) => {
                     Request::Start(StartApps { apps, inherited: inherited(), existing })
                 }
-                Step::Act(select) => {
+                StartStepPlan::Act(select) => {
                     let changes = self.settings.patch(&self.args, ground)?;
                     let inherited = self.change.update_env.then(&mut inherited);
                     Request::Act(
@@ -234,17 +247,17 @@ mod tests {
         let there = [view(0, "api", Status::Online), view(1, "job", Status::Stopped)];
         let meaning = |word: &str| classify(word, &there);
         for (word, wanted) in [
-            ("ecosystem.toml", Target::File as fn(String) -> Target),
-            ("ecosystem.config.js", Target::File),
-            ("3", Target::Listed),
-            ("all", Target::Listed),
-            ("api", Target::Listed),
-            ("default", Target::Listed),
-            ("./api", Target::Script),
-            ("app.js", Target::Script),
-            ("sleep", Target::Script),
-            ("sleep 100", Target::Script),
-            ("python3 -m http.server", Target::Script),
+            ("ecosystem.toml", StartTarget::File as fn(String) -> StartTarget),
+            ("ecosystem.config.js", StartTarget::File),
+            ("3", StartTarget::Listed),
+            ("all", StartTarget::Listed),
+            ("api", StartTarget::Listed),
+            ("default", StartTarget::Listed),
+            ("./api", StartTarget::Script),
+            ("app.js", StartTarget::Script),
+            ("sleep", StartTarget::Script),
+            ("sleep 100", StartTarget::Script),
+            ("python3 -m http.server", StartTarget::Script),
         ] {
             assert_eq!(meaning(word), wanted(word.to_owned()), "{word}");
         }

@@ -33,7 +33,7 @@ pub(super) struct ServiceArgs {
 
 // Arguments of `startup` and `unstartup`.
 #[derive(Args, Debug)]
-pub(super) struct Startup {
+pub(super) struct StartupArgs {
     #[command(flatten)]
     service: ServiceArgs,
     /// Print the unit and commands without applying them
@@ -45,7 +45,7 @@ pub(super) struct Startup {
 }
 
 /// All that is to be done, and for whom.
-struct Job {
+struct InstallJob {
     /// The command that does it, for its errors.
     command: &'static str,
     plan: InstallPlan,
@@ -56,7 +56,7 @@ struct Job {
 }
 
 /// Writes the unit, enables and starts it. Done twice it changes nothing the second time.
-pub(super) fn startup(args: &Startup, session: &Session) -> Result<(), Error> {
+pub(super) fn startup(args: &StartupArgs, session: &Session) -> Result<(), Error> {
     let job = job(&args.service, "startup", session)?;
     executable_by(&job)?;
     if args.print {
@@ -80,7 +80,7 @@ pub(super) fn startup(args: &Startup, session: &Session) -> Result<(), Error> {
 }
 
 /// Disables and removes the unit. Apps that run are left alone.
-pub(super) fn unstartup(args: &Startup, session: &Session) -> Result<(), Error> {
+pub(super) fn unstartup(args: &StartupArgs, session: &Session) -> Result<(), Error> {
     let job = job(&args.service, "unstartup", session)?;
     if args.print {
         return print_removal(&job.plan);
@@ -104,7 +104,7 @@ pub(super) fn unstartup(args: &Startup, session: &Session) -> Result<(), Error> 
     Ok(())
 }
 
-impl Job {
+impl InstallJob {
     fn failed(&self, reason: String) -> Error {
         failed(self.command, reason)
     }
@@ -114,7 +114,7 @@ fn failed(command: &'static str, reason: String) -> Error {
     Error::Part { part: command, reason }
 }
 
-fn job(args: &ServiceArgs, command: &'static str, session: &Session) -> Result<Job, Error> {
+fn job(args: &ServiceArgs, command: &'static str, session: &Session) -> Result<InstallJob, Error> {
     let system = args.system.or_else(|| InitSystem::detect(Path::new("/"))).ok_or_else(|| {
         let reason = "no supported init system detected; specify systemd, openrc, sysv or runit, \
                       or use `rsm runtime` in a container";
@@ -125,7 +125,7 @@ fn job(args: &ServiceArgs, command: &'static str, session: &Session) -> Result<J
     let plan =
         InstallPlan::new(system, &service, &config.unwrap_or_else(|| service.user_dir.join(".config")));
     let live = Path::new(plan.running_marker).exists();
-    Ok(Job { command, plan, service, system, live })
+    Ok(InstallJob { command, plan, service, system, live })
 }
 
 /// The service that these arguments are about, and its unit's file.
@@ -219,7 +219,7 @@ fn program(command: &'static str) -> Result<PathBuf, Error> {
 }
 
 /// Refuses a program that the service's user cannot execute: the unit would only fail at the next start.
-fn executable_by(job: &Job) -> Result<(), Error> {
+fn executable_by(job: &InstallJob) -> Result<(), Error> {
     let service = &job.service;
     let Some(user) = service.user.as_ref().filter(|user| *user != "root") else { return Ok(()) };
     let closed = service
@@ -239,7 +239,7 @@ fn executable_by(job: &Job) -> Result<(), Error> {
 }
 
 /// Refuses early what would fail half-way.
-fn writable(job: &Job) -> Result<(), Error> {
+fn writable(job: &InstallJob) -> Result<(), Error> {
     if job.service.user.is_none() || geteuid().is_root() {
         return Ok(());
     }
@@ -287,7 +287,7 @@ fn write(file: &UnitFile) -> io::Result<bool> {
     Ok(true)
 }
 
-fn run_all(steps: &[InitCommand], job: &Job, session: &Session) -> Result<(), Error> {
+fn run_all(steps: &[InitCommand], job: &InstallJob, session: &Session) -> Result<(), Error> {
     for step in steps {
         if step.needs_running_init && !job.live {
             session.note(format_args!("skipped ({} is not running): {}", job.system.name(), step.display()));
@@ -299,7 +299,7 @@ fn run_all(steps: &[InitCommand], job: &Job, session: &Session) -> Result<(), Er
     Ok(())
 }
 
-fn run(step: &InitCommand, job: &Job) -> Result<(), Error> {
+fn run(step: &InitCommand, job: &InstallJob) -> Result<(), Error> {
     let [program, args @ ..] = &step.argv[..] else { return Ok(()) };
     let output = Command::new(program).args(args).stdin(Stdio::null()).output();
     let output = output.map_err(|error| job.failed(format!("cannot run {}: {error}", step.display())))?;
@@ -315,7 +315,7 @@ fn run(step: &InitCommand, job: &Job) -> Result<(), Error> {
 }
 
 /// A user's own systemd ends with the user's last session, unless it is told to linger.
-fn linger(job: &Job, session: &Session) {
+fn linger(job: &InstallJob, session: &Session) {
     if job.service.user.is_some() || job.system != InitSystem::Systemd {
         return;
     }

@@ -5,9 +5,9 @@ use clap::error::ErrorKind;
 
 use super::*;
 
-fn parse(line: &str) -> Result<Cli, clap::Error> {
+fn parse(line: &str) -> Result<CliArgs, clap::Error> {
     let words = shlex::split(line).unwrap();
-    Cli::try_parse_from(std::iter::once("rsm".to_owned()).chain(words))
+    CliArgs::try_parse_from(std::iter::once("rsm".to_owned()).chain(words))
 }
 
 fn shown(line: &str) -> String {
@@ -19,7 +19,7 @@ fn shown(line: &str) -> String {
 
 #[test]
 fn the_definition_is_sound() {
-    Cli::command().debug_assert();
+    CliArgs::command().debug_assert();
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn unknown_commands_get_a_suggestion() {
 
 #[test]
 fn a_commands_help_says_what_the_list_of_commands_says() {
-    let listed = Cli::command();
+    let listed = CliArgs::command();
     let mut built = listed.clone();
     built.build();
     for command in listed.get_subcommands().filter(|command| !command.is_hide_set()) {

@@ -20,14 +20,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 // A binary to change to.
 #[derive(Args, Debug)]
-pub(super) struct Upgrade {
+pub(super) struct UpgradeArgs {
     /// New binary [default: the binary of this command]
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
 }
 
 /// Changes the running daemon and keeper to another binary.
-pub(super) async fn upgrade(args: Upgrade, session: &Session) -> Result<(), Error> {
+pub(super) async fn upgrade(args: UpgradeArgs, session: &Session) -> Result<(), Error> {
     let binary = match args.binary {
         Some(path) => std::path::absolute(path),
         None => std::env::current_exe(),

@@ -26,7 +26,7 @@ const SUCCESS: Accepted = Accepted { status: 100..=499, extent: Extent::Whole };
 const AFTER: Duration = Duration::from_millis(200);
 
 /// Requests that are being sent.
-pub(super) struct Load {
+pub(super) struct LoadCheck {
     tally: Arc<Mutex<Tally>>,
     askers: JoinSet<()>,
     stop: watch::Sender<bool>,
@@ -51,7 +51,7 @@ pub(super) fn address(text: &str) -> Result<Uri, String> {
     }
 }
 
-impl Load {
+impl LoadCheck {
     /// Begins, if the address answers at all.
     pub(super) async fn begin(address: &Uri) -> Result<Self, Error> {
         if let Err(reason) = ask(address).await {

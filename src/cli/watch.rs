@@ -22,7 +22,7 @@ use super::{logs, output};
 pub(super) async fn watch(seconds: u32, session: &Session) -> Result<(), Error> {
     let mut terminated = signal(SignalKind::terminate())
         .map_err(|error| Error::System { what: "cannot install signal handlers", error })?;
-    let mut place = Place::take().map_err(Error::Output)?;
+    let mut place = WatchScreen::take().map_err(Error::Output)?;
     let shown = tokio::select! {
         result = again_and_again(seconds, &mut place, session) => result,
         _ = tokio::signal::ctrl_c() => Ok(()),
@@ -33,7 +33,7 @@ pub(super) async fn watch(seconds: u32, session: &Session) -> Result<(), Error> 
     shown
 }
 
-async fn again_and_again(seconds: u32, place: &mut Place, session: &Session) -> Result<(), Error> {
+async fn again_and_again(seconds: u32, place: &mut WatchScreen, session: &Session) -> Result<(), Error> {
     let mut tick = tokio::time::interval(Duration::from_secs(seconds.into()));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -51,11 +51,11 @@ async fn again_and_again(seconds: u32, place: &mut Place, session: &Session) -> 
 }
 
 /// Where the list is shown; given back when it is dropped.
-struct Place {
+struct WatchScreen {
     terminal: bool,
 }
 
-impl Place {
+impl WatchScreen {
     fn take() -> io::Result<Self> {
         let terminal = io::stdout().is_terminal();
         if terminal {
@@ -90,7 +90,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for WatchScreen {
     fn drop(&mut self) {
         if self.terminal {
             let _ = execute!(io::stdout(), Show, LeaveAlternateScreen); // a terminal that is gone

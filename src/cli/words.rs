@@ -56,7 +56,7 @@ pub(super) fn explained(error: clap::Error) -> clap::Error {
 }
 
 fn meant(word: &str) -> String {
-    let commands = super::Cli::command();
+    let commands = super::CliArgs::command();
     let shown = commands.get_subcommands().filter(|command| !command.is_hide_set());
     let names: Vec<&str> = shown.flat_map(|command| command.get_name_and_visible_aliases()).collect();
     match closest_match(word, names.into_iter()) {
@@ -74,18 +74,18 @@ mod tests {
     use clap::{CommandFactory, Parser};
 
     use super::*;
-    use crate::cli::Cli;
+    use crate::cli::CliArgs;
 
     #[test]
     fn words_of_pm2_get_the_way_here() {
-        let error = explained(Cli::try_parse_from(["rsm", "updatePM2"]).unwrap_err());
+        let error = explained(CliArgs::try_parse_from(["rsm", "updatePM2"]).unwrap_err());
         assert_eq!(error.kind(), ErrorKind::InvalidSubcommand);
         assert!(error.use_stderr() && error.to_string().contains("rsm upgrade"), "{error}");
     }
 
     #[test]
     fn a_missing_command_is_named_as_such() {
-        let error = explained(Cli::try_parse_from(["rsm", "--no-color"]).unwrap_err());
+        let error = explained(CliArgs::try_parse_from(["rsm", "--no-color"]).unwrap_err());
         assert_eq!(error.to_string(), "error: no command specified\n\nhelp: see `rsm --help`\n");
     }
 
@@ -94,18 +94,18 @@ mod tests {
         for (slip, meant) in
             [("restrat", "restart"), ("lst", "list"), ("strat", "start"), ("desribe", "describe")]
         {
-            let error = explained(Cli::try_parse_from(["rsm", slip]).unwrap_err());
+            let error = explained(CliArgs::try_parse_from(["rsm", slip]).unwrap_err());
             let text = error.to_string();
             assert!(text.contains(&format!("did you mean `rsm {meant}`?")), "{text}");
         }
-        let error = explained(Cli::try_parse_from(["rsm", "xyzzy"]).unwrap_err());
+        let error = explained(CliArgs::try_parse_from(["rsm", "xyzzy"]).unwrap_err());
         assert!(error.to_string().ends_with("help: see `rsm --help`\n"), "{error}");
     }
 
     #[test]
     fn no_word_is_a_command_as_well() {
         for word in WORDS.iter().flat_map(|(words, _)| *words) {
-            assert!(Cli::command().find_subcommand(word).is_none(), "{word}");
+            assert!(CliArgs::command().find_subcommand(word).is_none(), "{word}");
         }
     }
 }

@@ -8,12 +8,12 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::address::{Address, Protocol};
-use super::book::Socket;
-use super::engine::{Engine, Live};
-use super::event::Keep;
+use super::book::HeldSocket;
+use super::engine::{Engine, LiveRun};
+use super::event::FdStoreOp;
 use super::kept::name_of;
-use super::path::Path;
-use super::socket::{self, Kind};
+use super::path::Mechanism;
+use super::socket::{self, SocketKind};
 use crate::process::proc::fds;
 use crate::process::process_ref::pidfd_open;
 use crate::process::seccomp::pidfd_getfd;
@@ -26,7 +26,7 @@ impl Engine {
     /// Takes up the sockets of all runs that go on. Only where our own can be taken from a program: copies
     /// of ours in their place cannot be told from others.
     pub(super) fn adopt(&mut self) {
-        let live = self.live.iter().filter(|(_, live)| live.path == Path::Take);
+        let live = self.live.iter().filter(|(_, live)| live.path == Mechanism::Take);
         let found: Vec<(u64, OwnedFd)> =
             live.flat_map(|(run, live)| listeners(live).into_iter().map(|fd| (*run, fd))).collect();
         for (run, fd) in found {
@@ -52,7 +52,8 @@ impl Engine {
         let address = Address::new(Protocol::Tcp, socket::bound_to(fd.as_fd())?, socket::only_v6(fd.as_fd()));
         let claims = BTreeSet::from([run]);
         let backlog = BACKLOG;
-        let id = self.book.add(Socket { app, slot, address, inode, uid, listening: false, backlog, claims });
+        let id =
+            self.book.add(HeldSocket { app, slot, address, inode, uid, listening: false, backlog, claims });
         self.book.join(id);
         self.hold(id, fd);
         Some(address)
@@ -66,14 +67,14 @@ impl Engine {
         let ids: Vec<u64> = own.map(|(id, _)| *id).collect();
         for id in ids {
             if self.held.remove(&id).is_some() {
-                self.outside.keep(Keep::Drop(name_of(id)));
+                self.outside.keep(FdStoreOp::Drop(name_of(id)));
             }
         }
     }
 }
 
 /// The shared listening TCP sockets of a run's processes.
-fn listeners(live: &Live) -> Vec<OwnedFd> {
+fn listeners(live: &LiveRun) -> Vec<OwnedFd> {
     let members = tree::tree_members(live.leader).into_iter();
     members.flat_map(|member| of_process(member.process.pid)).collect()
 }
@@ -89,6 +90,6 @@ fn of_process(pid: i32) -> Vec<OwnedFd> {
 /// Sockets that we let a program bind may all be shared; those that it bound unseen are not.
 fn is_shared_listener(fd: &OwnedFd) -> bool {
     let fd = fd.as_fd();
-    let is_tcp = Kind::of(fd).is_some_and(|kind| kind.protocol == Protocol::Tcp && !kind.multipath);
+    let is_tcp = SocketKind::of(fd).is_some_and(|kind| kind.protocol == Protocol::Tcp && !kind.multipath);
     is_tcp && socket::is_listening(fd) && socket::reuse_port(fd) && !socket::has_device(fd)
 }

@@ -6,7 +6,7 @@ use crate::process::seccomp::{CallKind, Notification, read_memory};
 
 /// What is wanted, on which descriptor of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum SupervisedCall {
     /// `bind`, to the address of this length at this place in its memory.
     Bind { number: i32, address: u64, length: u32 },
     /// `listen`.
@@ -15,7 +15,7 @@ pub enum Asked {
     Option { number: i32, level: i32, name: i32, value: u64 },
 }
 
-impl Asked {
+impl SupervisedCall {
     /// Decodes a call; `None` for one that is of no concern.
     ///
     /// # Errors

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use nix::errno::Errno;
 
 use super::address::{self, Address, Protocol};
-use super::book::Socket;
-use super::engine::{Engine, Verdict};
-use super::event::{Event, Warning};
-use super::look::{Look, Options, first_free_port};
-use super::open::Open;
-use super::path::Path;
+use super::book::HeldSocket;
+use super::engine::{CallVerdict, Engine};
+use super::event::{ClusterEvent, PortWarning};
+use super::look::{InspectedSocket, SocketOptions, first_free_port};
+use super::open::OpenSockets;
+use super::path::Mechanism;
 use super::socket;
 use crate::process::seccomp::{Caller, Notification, Notifier, SocketFd, read_memory};
 
@@ -23,7 +23,7 @@ const LONGEST_ADDRESS: u32 = 128;
 const MOST_OPTIONS: usize = 1024;
 
 /// A `bind` that is ours to answer.
-struct Bind {
+struct BindCall {
     run: u64,
     id: u64,
     number: i32,
@@ -36,53 +36,53 @@ struct Bind {
 
 impl Engine {
     /// The answer to a `bind` of descriptor `number` to an address at (place, length) in its memory.
-    pub(super) fn bind(&mut self, run: u64, call: &Notification, number: i32, at: (u64, u32)) -> Verdict {
+    pub(super) fn bind(&mut self, run: u64, call: &Notification, number: i32, at: (u64, u32)) -> CallVerdict {
         if at.1 > LONGEST_ADDRESS {
-            return Verdict::Pass;
+            return CallVerdict::Pass;
         }
         let bytes = match read_memory(call.tid, at.0, at.1 as usize) {
             Ok(bytes) => bytes,
             Err(Errno::EPERM) => return self.unseen(run, Errno::EPERM),
             // Gone, or a wrong address: the kernel shall say so.
-            Err(_) => return Verdict::Pass,
+            Err(_) => return CallVerdict::Pass,
         };
         // A port of the kernel's choice is another one for each.
         let Some(wanted) = address::parse(&bytes).filter(|wanted| wanted.port() != 0) else {
-            return Verdict::Pass;
+            return CallVerdict::Pass;
         };
         let (Ok(caller), Some(live)) = (Caller::of_thread(call.tid), self.live.get(&run)) else {
-            return Verdict::Pass;
+            return CallVerdict::Pass;
         };
         if !caller.same_netns {
-            return Verdict::Pass;
+            return CallVerdict::Pass;
         }
-        let look = match Look::at(live.path, &caller, number, &live.options) {
+        let look = match InspectedSocket::at(live.path, &caller, number, &live.options) {
             Ok(Some(look)) => look,
-            Ok(None) => return Verdict::Pass,
+            Ok(None) => return CallVerdict::Pass,
             Err(errno) => return self.unseen(run, errno),
         };
         let (Some(notifier), Some(entry)) = (live.notifier.clone(), self.book.runs.get(&run)) else {
-            return Verdict::Pass;
+            return CallVerdict::Pass;
         };
         let (app, place) = (entry.app.clone(), self.book.place(entry));
         let shares_udp = self.book.apps.get(&app).is_some_and(|settings| settings.udp);
         // Only now is it certain that all this was seen of the caller and not of another in its place.
         if !notifier.is_valid(call.id) || !look.is_tcp() && !shares_udp {
-            return Verdict::Pass;
+            return CallVerdict::Pass;
         }
         let address = Address::new(look.kind.protocol, wanted, look.only_v6);
-        let bind = Bind { run, id: call.id, number, app, place, caller, address, notifier };
-        Verdict::Result(self.bind_seen(&bind, look))
+        let bind = BindCall { run, id: call.id, number, app, place, caller, address, notifier };
+        CallVerdict::Result(self.bind_seen(&bind, look))
     }
 
-    fn bind_seen(&mut self, bind: &Bind, look: Look) -> nix::Result<()> {
+    fn bind_seen(&mut self, bind: &BindCall, look: InspectedSocket) -> nix::Result<()> {
         // Asked again after a signal: it is done already.
         if self.book.by_inode(&bind.app, bind.place, look.file.inode).is_some() {
             return Ok(());
         }
         let low_ports = self.book.apps.get(&bind.app).is_some_and(|settings| settings.low_ports);
         if bind.address.port() < first_free_port() && !bind.caller.can_bind_privileged && !low_ports {
-            self.warn(bind.run, Warning::LowPort { address: bind.address });
+            self.warn(bind.run, PortWarning::LowPort { address: bind.address });
             return Err(Errno::EACCES);
         }
         match self.waiting_socket(bind, look.reuse_port)? {
@@ -92,20 +92,20 @@ impl Engine {
     }
 
     /// The socket of this address that the slot has and this run does not use.
-    fn waiting_socket(&mut self, bind: &Bind, shares: bool) -> nix::Result<Option<u64>> {
+    fn waiting_socket(&mut self, bind: &BindCall, shares: bool) -> nix::Result<Option<u64>> {
         let same =
             self.book.sockets_at(&bind.app, bind.place).filter(|(_, socket)| socket.address == bind.address);
-        let same: Vec<(u64, Socket)> = same.map(|(id, socket)| (id, socket.clone())).collect();
+        let same: Vec<(u64, HeldSocket)> = same.map(|(id, socket)| (id, socket.clone())).collect();
         if same.is_empty() {
             return Ok(None);
         }
         let open = self.open_in(bind);
         let (used, free): (Vec<_>, Vec<_>) =
             same.iter().partition(|(_, socket)| open.inodes.contains(&socket.inode));
-        let others = |socket: &Socket| {
+        let others = |socket: &HeldSocket| {
             socket.claims.iter().any(|run| *run != bind.run && self.book.runs.contains_key(run))
         };
-        let waits = |(id, socket): &&&(u64, Socket)| {
+        let waits = |(id, socket): &&&(u64, HeldSocket)| {
             let used = self.book.is_used_by_others(socket, bind.run);
             socket.listening && self.held.contains_key(id) && !used
         };
@@ -123,17 +123,17 @@ impl Engine {
         if used.is_empty() || shares { Ok(None) } else { Err(Errno::EADDRINUSE) }
     }
 
-    fn open_in(&self, bind: &Bind) -> Open {
+    fn open_in(&self, bind: &BindCall) -> OpenSockets {
         match self.live.get(&bind.run) {
-            Some(live) if live.leader.is_running() => Open::below(live.leader, bind.caller.pid),
+            Some(live) if live.leader.is_running() => OpenSockets::below(live.leader, bind.caller.pid),
             // What is left of a run whose first process ended is found otherwise.
             Some(_) => self.open_in_runs(&BTreeSet::from([bind.run])),
-            None => Open::default(),
+            None => OpenSockets::default(),
         }
     }
 
     /// Gives the run a socket that it has, or whose connections wait for it.
-    fn take_up(&mut self, bind: &Bind, id: u64, file: SocketFd) -> nix::Result<()> {
+    fn take_up(&mut self, bind: &BindCall, id: u64, file: SocketFd) -> nix::Result<()> {
         let Some(fd) = self.held.get(&id) else { return Err(Errno::EADDRINUSE) };
         socket::set_non_blocking(fd.as_fd(), file.non_blocking)?;
         if let Some(socket) = self.book.sockets.get_mut(&id) {
@@ -149,21 +149,21 @@ impl Engine {
         Ok(())
     }
 
-    fn put_in_place(&self, bind: &Bind, id: u64, file: SocketFd) -> nix::Result<()> {
+    fn put_in_place(&self, bind: &BindCall, id: u64, file: SocketFd) -> nix::Result<()> {
         let fd = self.held.get(&id).ok_or(Errno::EBADF)?;
         bind.notifier.add_fd(bind.id, fd.as_fd(), bind.number, file.close_on_exec)
     }
 
-    fn bind_new(&mut self, bind: &Bind, mut look: Look) -> nix::Result<()> {
+    fn bind_new(&mut self, bind: &BindCall, mut look: InspectedSocket) -> nix::Result<()> {
         let (fd, replaces) = look.socket()?;
         let whose = (bind.address, bind.caller.uid);
         if let Err(errno) = self.bind_sharing(fd.as_fd(), whose, look.reuse_port, || look.another()) {
             if errno == Errno::EADDRINUSE {
-                self.warn(bind.run, Warning::Taken { address: bind.address });
+                self.warn(bind.run, PortWarning::Taken { address: bind.address });
             }
             return Err(errno);
         }
-        let id = self.book.add(Socket {
+        let id = self.book.add(HeldSocket {
             app: bind.app.clone(),
             slot: bind.place,
             address: bind.address,
@@ -243,10 +243,10 @@ impl Engine {
         let Some(live) = self.live.get_mut(&run).filter(|live| !live.path_told) else { return };
         live.path_told = true;
         let (path, why) = match instead {
-            Some(why) => (Path::Replace, why.to_owned()),
+            Some(why) => (Mechanism::Replace, why.to_owned()),
             None => (live.path, live.why.clone()),
         };
-        self.outside.tell(Event::Path { run, path, why });
+        self.outside.tell(ClusterEvent::Path { run, path, why });
     }
 
     /// Remembers an option of a socket that we cannot look into. The kernel sets it.
@@ -257,7 +257,7 @@ impl Engine {
         number: i32,
         option: (i32, i32),
         value: u64,
-    ) -> Verdict {
+    ) -> CallVerdict {
         let noted = || -> nix::Result<(u64, bool)> {
             let bytes = read_memory(call.tid, value, 4)?;
             let process = Caller::of_thread(call.tid)?.pid;
@@ -266,11 +266,11 @@ impl Engine {
         if let (Ok((inode, on)), Some(live)) = (noted(), self.live.get_mut(&run)) {
             note(&mut live.options, inode, option, on);
         }
-        Verdict::Pass
+        CallVerdict::Pass
     }
 }
 
-fn note(options: &mut HashMap<u64, Options>, inode: u64, option: (i32, i32), on: bool) {
+fn note(options: &mut HashMap<u64, SocketOptions>, inode: u64, option: (i32, i32), on: bool) {
     if options.len() >= MOST_OPTIONS {
         options.clear();
     }

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::address::{Address, Protocol};
-use super::order::Order;
-use super::steer::{self, Door, NOBODY, Target};
+use super::order::GroupOrder;
+use super::steer::{self, NOBODY, ProbeRoute, SteeringTarget};
 use crate::process::bpf::{Instruction, ret};
 use crate::spec::Balance;
 
@@ -16,7 +16,7 @@ pub const VERSION: u32 = 1;
 
 /// What an app wants of its ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settings {
+pub struct PortSettings {
     /// How connections are spread.
     pub balance: Balance,
     /// Its slots, whether something runs there or not: with [`Balance::IpHash`] each keeps its clients.
@@ -26,7 +26,7 @@ pub struct Settings {
     pub low_ports: bool,
     /// Its UDP ports are shared, too.
     pub udp: bool,
-    /// Each of its sockets has a [`Door`] for our checks.
+    /// Each of its sockets has a [`ProbeRoute`] for our checks.
     #[serde(default)]
     pub doors: bool,
 }
@@ -34,7 +34,7 @@ pub struct Settings {
 /// Whether a run gets connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Phase {
+pub enum RunPhase {
     /// Not ready: only while nobody is.
     #[default]
     Starting,
@@ -46,18 +46,18 @@ pub enum Phase {
 
 /// One life of a slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Run {
+pub struct RunState {
     /// Its app.
     pub app: String,
     /// Its slot.
     pub slot: u32,
     /// Whether it gets connections.
-    pub phase: Phase,
+    pub phase: RunPhase,
 }
 
 /// A socket that we hold, or, until it listens, only know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Socket {
+pub struct HeldSocket {
     /// The app whose it is.
     pub app: String,
     /// The slot whose it is; 0 for all with [`Balance::Shared`].
@@ -77,23 +77,23 @@ pub struct Socket {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Group {
+struct ReuseportGroup {
     address: Address,
-    order: Order,
+    order: GroupOrder,
     /// False once a member may have left at a moment that we do not know.
     sure: bool,
 }
 
 /// Who gets the connections of an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Steering {
+pub enum SteeringPlan {
     /// The member of this index; [`NOBODY`]'s leaves it to the kernel.
     To(u32),
     /// These slots, but for who comes through a door.
-    Over(Balance, Vec<Target>, Vec<Door>),
+    Over(Balance, Vec<SteeringTarget>, Vec<ProbeRoute>),
 }
 
-impl Steering {
+impl SteeringPlan {
     /// The program for it.
     pub fn program(&self) -> Vec<Instruction> {
         match self {
@@ -105,21 +105,21 @@ impl Steering {
 
 /// The book.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Book {
+pub struct ClusterState {
     version: u32,
     /// Apps by name.
-    pub apps: BTreeMap<String, Settings>,
+    pub apps: BTreeMap<String, PortSettings>,
     /// Runs by number.
-    pub runs: BTreeMap<u64, Run>,
+    pub runs: BTreeMap<u64, RunState>,
     /// Sockets by a number of ours.
-    pub sockets: BTreeMap<u64, Socket>,
+    pub sockets: BTreeMap<u64, HeldSocket>,
     /// Slots that no replacement is coming for.
     pub abandoned: BTreeSet<(String, u32)>,
-    groups: Vec<Group>,
+    groups: Vec<ReuseportGroup>,
     last_socket: u64,
 }
 
-impl Default for Book {
+impl Default for ClusterState {
     fn default() -> Self {
         Self {
             version: VERSION,
@@ -133,21 +133,21 @@ impl Default for Book {
     }
 }
 
-impl Book {
+impl ClusterState {
     /// What another daemon saved; `None` if it is not a book of this version.
     pub fn read(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice::<Self>(bytes).ok().filter(|book| book.version == VERSION)
     }
 
     /// The slot that a run's sockets are kept under.
-    pub fn place(&self, run: &Run) -> u32 {
+    pub fn place(&self, run: &RunState) -> u32 {
         let shared = self.apps.get(&run.app).is_some_and(|app| app.balance == Balance::Shared);
         if shared { 0 } else { run.slot }
     }
 
     /// The sockets kept under a place of an app.
-    pub fn sockets_at(&self, app: &str, place: u32) -> impl Iterator<Item = (u64, &Socket)> {
-        let at = move |socket: &Socket| socket.app == app && socket.slot == place;
+    pub fn sockets_at(&self, app: &str, place: u32) -> impl Iterator<Item = (u64, &HeldSocket)> {
+        let at = move |socket: &HeldSocket| socket.app == app && socket.slot == place;
         self.sockets.iter().filter(move |(_, socket)| at(socket)).map(|(id, socket)| (*id, socket))
     }
 
@@ -158,25 +158,25 @@ impl Book {
 
     /// The runs whose sockets are kept under a place.
     pub fn runs_at(&self, app: &str, place: u32) -> Vec<u64> {
-        let at = |run: &Run| run.app == app && self.place(run) == place;
+        let at = |run: &RunState| run.app == app && self.place(run) == place;
         self.runs.iter().filter(|(_, run)| at(run)).map(|(number, _)| *number).collect()
     }
 
     /// Whether a socket has been claimed by a run that goes on.
-    pub fn is_claimed(&self, socket: &Socket) -> bool {
+    pub fn is_claimed(&self, socket: &HeldSocket) -> bool {
         socket.claims.iter().any(|run| self.runs.contains_key(run))
     }
 
     /// Whether another run of its slot than `run` has this socket and goes on: then `run` gets one of its
     /// own, so that it takes connections only when it is ready. With [`Balance::Shared`] there is but one.
-    pub fn is_used_by_others(&self, socket: &Socket, run: u64) -> bool {
+    pub fn is_used_by_others(&self, socket: &HeldSocket, run: u64) -> bool {
         let shared = self.apps.get(&socket.app).is_some_and(|app| app.balance == Balance::Shared);
         !shared && socket.claims.iter().any(|other| *other != run && self.runs.contains_key(other))
     }
 
     /// Whether a ready run of the same slot has another socket for this one's address.
-    pub fn is_replaced(&self, old: &Socket) -> bool {
-        let ready = |run: &u64| self.runs.get(run).is_some_and(|run| run.phase == Phase::Ready);
+    pub fn is_replaced(&self, old: &HeldSocket) -> bool {
+        let ready = |run: &u64| self.runs.get(run).is_some_and(|run| run.phase == RunPhase::Ready);
         self.sockets_at(&old.app, old.slot).any(|(_, socket)| {
             socket.inode != old.inode
                 && socket.address == old.address
@@ -186,7 +186,7 @@ impl Book {
     }
 
     /// Adds a socket and says its number.
-    pub fn add(&mut self, socket: Socket) -> u64 {
+    pub fn add(&mut self, socket: HeldSocket) -> u64 {
         self.last_socket += 1;
         self.sockets.insert(self.last_socket, socket);
         self.last_socket
@@ -200,7 +200,7 @@ impl Book {
         let group = match self.groups.iter_mut().position(|group| group.address == address) {
             Some(at) => &mut self.groups[at],
             None => {
-                self.groups.push(Group { address, order: Order::default(), sure: true });
+                self.groups.push(ReuseportGroup { address, order: GroupOrder::default(), sure: true });
                 let last = self.groups.len() - 1;
                 &mut self.groups[last]
             }
@@ -251,20 +251,20 @@ impl Book {
         self.group(address).map_or(&[], |group| group.order.members())
     }
 
-    fn group(&self, address: Address) -> Option<&Group> {
+    fn group(&self, address: Address) -> Option<&ReuseportGroup> {
         self.groups.iter().find(|group| group.address == address)
     }
 
     /// How an address is steered as things are. While `leaving` is on its way out of the group: in a way that
     /// is right before and after.
-    pub fn steering(&self, address: Address, leaving: Option<u64>) -> Steering {
+    pub fn steering(&self, address: Address, leaving: Option<u64>) -> SteeringPlan {
         let Some(group) = self.group(address).filter(|group| group.sure) else {
-            return Steering::To(NOBODY);
+            return SteeringPlan::To(NOBODY);
         };
         let Some(leaving) = leaving else { return self.spread(group, group.order.members()) };
         let unmoved: Vec<u64> = group.order.unmoved_by(leaving).collect();
         if unmoved.is_empty() || !self.bystanders(address, leaving).is_empty() {
-            return Steering::To(group.order.last_index());
+            return SteeringPlan::To(group.order.last_index());
         }
         self.spread(group, &unmoved)
     }
@@ -279,9 +279,9 @@ impl Book {
         if last.map(|last| self.rank(*last)) > best { unmoved } else { Vec::new() }
     }
 
-    fn spread(&self, group: &Group, members: &[u64]) -> Steering {
+    fn spread(&self, group: &ReuseportGroup, members: &[u64]) -> SteeringPlan {
         let best = members.iter().map(|member| self.rank(*member)).max();
-        let mut slots: BTreeMap<(&str, u32), Target> = BTreeMap::new();
+        let mut slots: BTreeMap<(&str, u32), SteeringTarget> = BTreeMap::new();
         let (mut balance, mut doors) = (None, Vec::new());
         for member in members {
             let (Some(socket), Some(index)) = (self.sockets.get(member), group.order.index(*member)) else {
@@ -289,7 +289,7 @@ impl Book {
             };
             if let Some(app) = self.apps.get(&socket.app) {
                 balance.get_or_insert(app.balance);
-                doors.extend(app.doors.then(|| Door { from: Door::address(*member), index }));
+                doors.extend(app.doors.then(|| ProbeRoute { from: ProbeRoute::address(*member), index }));
                 for slot in app.slots.iter().filter(|_| app.balance != Balance::Shared) {
                     slots.entry((&socket.app, *slot)).or_default();
                 }
@@ -300,7 +300,7 @@ impl Book {
                 target.members.push(index);
             }
         }
-        Steering::Over(balance.unwrap_or_default(), slots.into_values().collect(), doors)
+        SteeringPlan::Over(balance.unwrap_or_default(), slots.into_values().collect(), doors)
     }
 
     /// Only the members of the highest rank get connections: those of ready runs; if there is none, those
@@ -310,9 +310,9 @@ impl Book {
         let phases = claims.filter_map(|run| self.runs.get(run)).map(|run| run.phase);
         phases
             .map(|phase| match phase {
-                Phase::Ready => 2,
-                Phase::Starting => 1,
-                Phase::Quiet => 0,
+                RunPhase::Ready => 2,
+                RunPhase::Starting => 1,
+                RunPhase::Quiet => 0,
             })
             .max()
             .unwrap_or(0)

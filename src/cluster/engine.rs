@@ -12,17 +12,17 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::address::{Address, Protocol};
-use super::asked::Asked;
-use super::book::{Book, Phase, Run, Settings, Socket, Steering};
-use super::even::Rounds;
-use super::event::{Event, Outside, Warning};
-use super::look::Options;
-use super::memory::{Hands, Record};
-use super::open::Family;
-use super::path::Path;
+use super::asked::SupervisedCall;
+use super::book::{ClusterState, HeldSocket, PortSettings, RunPhase, RunState, SteeringPlan};
+use super::even::RoundRobinGroup;
+use super::event::{ClusterEvent, ClusterHost, PortWarning};
+use super::look::SocketOptions;
+use super::memory::{MemfdDocument, PendingCalls};
+use super::open::TreeContext;
+use super::path::Mechanism;
 use super::socket;
-use super::steer::{Door, Target};
-use super::turns::Turns;
+use super::steer::{ProbeRoute, SteeringTarget};
+use super::turns::RoundRobin;
 use crate::process::process_ref::ProcessRef;
 use crate::process::seccomp::{Notification, Notifier};
 use crate::spec::Balance;
@@ -33,7 +33,7 @@ const ROUND_TRIP: Duration = Duration::from_millis(250);
 
 /// A run begins, or goes on under another daemon.
 #[derive(Debug)]
-pub struct Began {
+pub struct RunStarted {
     /// Its number, one that no other run has.
     pub run: u64,
     /// Its app, made known before.
@@ -43,7 +43,7 @@ pub struct Began {
     /// Its first process.
     pub leader: ProcessRef,
     /// The way its ports are shared.
-    pub path: Path,
+    pub path: Mechanism,
     /// Why this way.
     pub why: String,
     /// What its calls are answered through, if it has to ask.
@@ -52,7 +52,7 @@ pub struct Began {
 
 /// A socket of an app, as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Port {
+pub struct SocketInfo {
     /// The slot; 0 for all with one queue.
     pub slot: u32,
     /// Where it listens.
@@ -65,7 +65,7 @@ pub struct Port {
 
 /// How our checks come to a run's port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum ProbeTarget {
     /// From this address: it leads to the run and to no other.
     From(Ipv4Addr),
     /// As everybody: the port is not shared, or all have one queue.
@@ -76,7 +76,7 @@ pub enum Way {
 
 /// What a call is answered with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum CallVerdict {
     /// The kernel carries it out.
     Pass,
     /// This is its result.
@@ -85,13 +85,13 @@ pub(super) enum Verdict {
 
 /// A run under this daemon.
 #[derive(Debug)]
-pub(super) struct Live {
+pub(super) struct LiveRun {
     pub leader: ProcessRef,
-    pub path: Path,
+    pub path: Mechanism,
     pub why: String,
     pub path_told: bool,
     pub notifier: Option<Arc<Notifier>>,
-    pub options: HashMap<u64, Options>,
+    pub options: HashMap<u64, SocketOptions>,
     /// When it first listened.
     pub listened: Option<Instant>,
     /// Since when it gets no new connections.
@@ -99,29 +99,29 @@ pub(super) struct Live {
 }
 
 pub(super) struct Engine {
-    pub outside: Box<dyn Outside>,
-    pub family: Family,
-    pub book: Book,
+    pub outside: Box<dyn ClusterHost>,
+    pub family: TreeContext,
+    pub book: ClusterState,
     /// Held sockets by their number in the book.
     pub held: BTreeMap<u64, OwnedFd>,
-    pub live: BTreeMap<u64, Live>,
+    pub live: BTreeMap<u64, LiveRun>,
     /// When to sweep after which run.
     pub sweeps: BTreeSet<(Instant, u64)>,
     pub let_go_at: HashMap<(Protocol, u16, u32), Instant>,
-    pub record: Record,
-    pub hands: Hands,
+    pub record: MemfdDocument,
+    pub hands: PendingCalls,
     /// We may not steer by turns.
     pub no_turns: bool,
     /// Nothing was left of a former daemon's book.
     pub bookless: bool,
     /// The groups that are served in turns.
-    pub rounds: BTreeMap<Address, Rounds>,
+    pub rounds: BTreeMap<Address, RoundRobinGroup>,
     pub drains: Vec<(u64, oneshot::Sender<()>)>,
 }
 
 impl Engine {
     /// Makes an app known, or changes what it wants.
-    pub fn app(&mut self, name: String, settings: Settings) {
+    pub fn app(&mut self, name: String, settings: PortSettings) {
         if self.book.apps.get(&name) != Some(&settings) {
             self.book.apps.insert(name.clone(), settings);
             self.let_go_unclaimed(&name);
@@ -139,17 +139,18 @@ impl Engine {
     }
 
     /// Answers a run's calls from now on; first those that a former daemon left unanswered.
-    pub fn began(&mut self, began: Began) {
-        let Began { run, app, slot, leader, path, why, notifier } = began;
+    pub fn began(&mut self, began: RunStarted) {
+        let RunStarted { run, app, slot, leader, path, why, notifier } = began;
         self.book.abandoned.remove(&(app.clone(), slot));
-        self.book.runs.entry(run).or_insert(Run { app, slot, phase: Phase::Starting });
+        self.book.runs.entry(run).or_insert(RunState { app, slot, phase: RunPhase::Starting });
         let notifier = notifier.map(|fd| Arc::new(Notifier::from(fd)));
         // One that has its sockets already, from before, has long been listening.
         let listened = self.book.sockets.values().any(|socket| socket.claims.contains(&run));
         let listened = listened.then(Instant::now);
         let options = HashMap::new();
-        let quiet = self.book.runs.get(&run).filter(|run| run.phase == Phase::Quiet).map(|_| Instant::now());
-        let live = Live { leader, path, why, path_told: false, notifier, options, listened, quiet };
+        let quiet =
+            self.book.runs.get(&run).filter(|run| run.phase == RunPhase::Quiet).map(|_| Instant::now());
+        let live = LiveRun { leader, path, why, path_told: false, notifier, options, listened, quiet };
         self.live.insert(run, live);
         self.save();
         self.tell_again(run);
@@ -159,20 +160,20 @@ impl Engine {
     }
 
     /// Lets a run have connections, or no more of them.
-    pub fn set_phase(&mut self, run: u64, phase: Phase) {
+    pub fn set_phase(&mut self, run: u64, phase: RunPhase) {
         let Some(entry) = self.book.runs.get_mut(&run) else { return };
         entry.phase = phase;
         if let Some(live) = self.live.get_mut(&run) {
-            live.quiet = (phase == Phase::Quiet).then(Instant::now);
+            live.quiet = (phase == RunPhase::Quiet).then(Instant::now);
         }
         let app = entry.app.clone();
-        if phase == Phase::Quiet {
+        if phase == RunPhase::Quiet {
             self.let_loose(run);
         }
         for address in self.addresses_of(run) {
             self.steer(address);
         }
-        if phase == Phase::Ready {
+        if phase == RunPhase::Ready {
             self.let_go_unclaimed(&app); // of the run whose place it takes, if that is gone
         }
         self.save();
@@ -224,10 +225,10 @@ impl Engine {
     }
 
     /// The sockets of an app that listen.
-    pub fn ports(&self, app: &str) -> Vec<Port> {
+    pub fn ports(&self, app: &str) -> Vec<SocketInfo> {
         let listening = self.book.sockets.iter().filter(|(_, socket)| socket.app == app && socket.listening);
         listening
-            .map(|(id, socket)| Port {
+            .map(|(id, socket)| SocketInfo {
                 slot: socket.slot,
                 address: socket.address,
                 runs: socket.claims.iter().copied().filter(|run| self.book.runs.contains_key(run)).collect(),
@@ -237,9 +238,11 @@ impl Engine {
     }
 
     /// How to come to a run's port.
-    pub fn way_to(&self, run: u64, port: u16) -> Way {
-        let Some(app) = self.book.runs.get(&run).map(|run| run.app.as_str()) else { return Way::Plain };
-        let at_port = |socket: &&Socket| {
+    pub fn way_to(&self, run: u64, port: u16) -> ProbeTarget {
+        let Some(app) = self.book.runs.get(&run).map(|run| run.app.as_str()) else {
+            return ProbeTarget::Plain;
+        };
+        let at_port = |socket: &&HeldSocket| {
             socket.listening && socket.address.port() == port && socket.address.protocol == Protocol::Tcp
         };
         let sockets = self.book.sockets.iter().filter(|(_, socket)| socket.app == app && at_port(socket));
@@ -250,9 +253,9 @@ impl Engine {
             SocketAddr::V6(v6) => v6.ip().is_unspecified() && !address.only_v6,
         };
         match own.iter().find(|(_, socket)| takes_v4(&socket.address)) {
-            Some((id, _)) if !shared => Way::From(Door::address(**id)),
-            None if own.is_empty() && !others.is_empty() => Way::Absent,
-            _ => Way::Plain,
+            Some((id, _)) if !shared => ProbeTarget::From(ProbeRoute::address(**id)),
+            None if own.is_empty() && !others.is_empty() => ProbeTarget::Absent,
+            _ => ProbeTarget::Plain,
         }
     }
 
@@ -279,7 +282,7 @@ impl Engine {
         let others = |claims: &BTreeSet<u64>| {
             let live =
                 claims.iter().filter(|other| **other != run).filter_map(|other| self.book.runs.get(other));
-            live.filter(|other| other.phase != Phase::Quiet).count() > 0
+            live.filter(|other| other.phase != RunPhase::Quiet).count() > 0
         };
         let own = self.book.sockets.iter().filter(|(_, socket)| socket.claims.contains(&run));
         let mut own = own.filter(|(_, socket)| !others(&socket.claims)).peekable();
@@ -311,33 +314,33 @@ impl Engine {
 
     fn handle(&mut self, run: u64, call: &Notification) {
         let Some(notifier) = self.notifier(run) else { return };
-        let verdict = match Asked::of(call) {
-            Ok(None) | Err(nix::errno::Errno::EFAULT) => Verdict::Pass,
-            Ok(Some(Asked::Bind { number, address, length })) => {
+        let verdict = match SupervisedCall::of(call) {
+            Ok(None) | Err(nix::errno::Errno::EFAULT) => CallVerdict::Pass,
+            Ok(Some(SupervisedCall::Bind { number, address, length })) => {
                 self.bind(run, call, number, (address, length))
             }
-            Ok(Some(Asked::Listen { number, backlog })) => self.listen(run, call, number, backlog),
-            Ok(Some(Asked::Option { number, level, name, value })) => {
+            Ok(Some(SupervisedCall::Listen { number, backlog })) => self.listen(run, call, number, backlog),
+            Ok(Some(SupervisedCall::Option { number, level, name, value })) => {
                 self.note_option(run, call, number, (level, name), value)
             }
             Err(errno) => self.unseen(run, errno),
         };
         // Whoever called may be gone by now.
         let _ = match verdict {
-            Verdict::Pass => notifier.continue_syscall(call.id),
-            Verdict::Result(result) => notifier.respond(call.id, result),
+            CallVerdict::Pass => notifier.continue_syscall(call.id),
+            CallVerdict::Result(result) => notifier.respond(call.id, result),
         };
         self.hands.answered(run, call.id);
     }
 
     /// A call that cannot be looked into is left to the kernel.
-    pub fn unseen(&mut self, run: u64, errno: nix::errno::Errno) -> Verdict {
-        self.warn(run, Warning::Unseen { errno });
-        Verdict::Pass
+    pub fn unseen(&mut self, run: u64, errno: nix::errno::Errno) -> CallVerdict {
+        self.warn(run, PortWarning::Unseen { errno });
+        CallVerdict::Pass
     }
 
-    pub fn warn(&mut self, run: u64, warning: Warning) {
-        self.outside.tell(Event::Warning { run, warning });
+    pub fn warn(&mut self, run: u64, warning: PortWarning) {
+        self.outside.tell(ClusterEvent::Warning { run, warning });
     }
 
     fn addresses_of(&self, run: u64) -> BTreeSet<Address> {
@@ -357,12 +360,12 @@ impl Engine {
         let members = self.book.members(address);
         let Some((id, fd)) = members.iter().find_map(|id| Some((*id, self.held.get(id)?))) else { return };
         let steering = self.book.steering(address, None);
-        if let Steering::Over(Balance::Random, targets, doors) = &steering
+        if let SteeringPlan::Over(Balance::Random, targets, doors) = &steering
             && !self.no_turns
         {
-            match Turns::attach(fd.as_fd(), targets, doors) {
+            match RoundRobin::attach(fd.as_fd(), targets, doors) {
                 Ok(turns) => {
-                    let ids = |target: &Target| {
+                    let ids = |target: &SteeringTarget| {
                         target
                             .members
                             .iter()
@@ -370,7 +373,7 @@ impl Engine {
                             .collect()
                     };
                     let slots = targets.iter().filter(|target| target.takes()).map(ids).collect();
-                    return self.set_rounds(address, Some(Rounds::new(turns, slots)));
+                    return self.set_rounds(address, Some(RoundRobinGroup::new(turns, slots)));
                 }
                 // Not us, or not this kernel: it will not be otherwise the next time.
                 Err(errno) => self.no_turns = errno != nix::errno::Errno::E2BIG,
@@ -378,7 +381,7 @@ impl Engine {
         }
         if let Err(errno) = socket::steer(fd.as_fd(), &steering.program()) {
             let run = self.book.sockets.get(&id).and_then(|socket| socket.claims.last().copied());
-            self.warn(run.unwrap_or(0), Warning::Unsteered { address, errno });
+            self.warn(run.unwrap_or(0), PortWarning::Unsteered { address, errno });
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::address::{Address, Protocol};
 use super::engine::Engine;
 use super::socket;
-use super::turns::Turns;
+use super::turns::RoundRobin;
 
 /// How often queues are looked at where somebody waits.
 const OFTEN: Duration = Duration::from_millis(10);
@@ -27,8 +27,8 @@ const SURE: f64 = (1u64 << 32) as f64;
 
 /// A group that is served in turns.
 #[derive(Debug)]
-pub(super) struct Rounds {
-    turns: Turns,
+pub(super) struct RoundRobinGroup {
+    turns: RoundRobin,
     /// The sockets of each slot, as the program has them.
     slots: Vec<Vec<u64>>,
     /// Turns there were at the last look.
@@ -36,8 +36,8 @@ pub(super) struct Rounds {
     looked: Instant,
 }
 
-impl Rounds {
-    pub(super) fn new(turns: Turns, slots: Vec<Vec<u64>>) -> Self {
+impl RoundRobinGroup {
+    pub(super) fn new(turns: RoundRobin, slots: Vec<Vec<u64>>) -> Self {
         Self { turns, slots, taken: 0, looked: Instant::now() }
     }
 
@@ -50,7 +50,7 @@ impl Rounds {
 
 impl Engine {
     /// Forgets a group, or has it looked at.
-    pub(super) fn set_rounds(&mut self, address: Address, rounds: Option<Rounds>) {
+    pub(super) fn set_rounds(&mut self, address: Address, rounds: Option<RoundRobinGroup>) {
         self.rounds.remove(&address);
         if let Some(rounds) =
             rounds.filter(|rounds| rounds.slots.len() > 1 && address.protocol == Protocol::Tcp)

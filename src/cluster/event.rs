@@ -6,11 +6,11 @@ use std::os::fd::OwnedFd;
 use nix::errno::Errno;
 
 use super::address::Address;
-use super::path::Path;
+use super::path::Mechanism;
 
 /// Something happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum ClusterEvent {
     /// A run listens. Told again when it listens anew.
     Listening {
         /// The run.
@@ -30,7 +30,7 @@ pub enum Event {
         /// The run.
         run: u64,
         /// The way.
-        path: Path,
+        path: Mechanism,
         /// Why this one.
         why: String,
     },
@@ -39,13 +39,13 @@ pub enum Event {
         /// The run.
         run: u64,
         /// What.
-        warning: Warning,
+        warning: PortWarning,
     },
 }
 
 /// Something that the user should hear of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Warning {
+pub enum PortWarning {
     /// Another app listens at the same address; connections go to both.
     SharedWith {
         /// Where.
@@ -77,7 +77,7 @@ pub enum Warning {
     },
 }
 
-impl fmt::Display for Warning {
+impl fmt::Display for PortWarning {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::SharedWith { address, app } => {
@@ -109,7 +109,7 @@ impl fmt::Display for Warning {
 
 /// An order to the keeper: what it keeps is still there for the next daemon.
 #[derive(Debug)]
-pub enum Keep {
+pub enum FdStoreOp {
     /// Keep this under a name, instead of what it kept there.
     Store(String, OwnedFd),
     /// Let go of what is kept under a name.
@@ -118,12 +118,12 @@ pub enum Keep {
 
 /// The world outside the engine. Called on the engine's thread, before the call that it is about is
 /// answered: must not wait.
-pub trait Outside: Send {
+pub trait ClusterHost: Send {
     /// Hears an event.
-    fn tell(&mut self, event: Event);
+    fn tell(&mut self, event: ClusterEvent);
 
     /// Passes an order to the keeper.
-    fn keep(&mut self, order: Keep);
+    fn keep(&mut self, order: FdStoreOp);
 }
 
 #[cfg(test)]
@@ -135,11 +135,11 @@ mod tests {
     fn warnings_say_what_to_do() {
         let address = Address::new(Protocol::Tcp, "0.0.0.0:80".parse().unwrap(), false);
         assert_eq!(
-            Warning::Taken { address }.to_string(),
+            PortWarning::Taken { address }.to_string(),
             "cannot listen on 0.0.0.0:80: in use by another program (see `ss -ltnp 'sport = :80'`)"
         );
         assert_eq!(
-            Warning::SharedWith { address, app: "web".into() }.to_string(),
+            PortWarning::SharedWith { address, app: "web".into() }.to_string(),
             "listens on 0.0.0.0:80, which app web also uses; connections go to both"
         );
     }

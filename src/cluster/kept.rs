@@ -6,11 +6,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::address::{Address, Protocol};
-use super::book::{Book, Settings, Socket};
+use super::book::{ClusterState, HeldSocket, PortSettings};
 use super::engine::Engine;
-use super::event::{Keep, Outside};
-use super::memory::{Hands, Record};
-use super::open::Family;
+use super::event::{ClusterHost, FdStoreOp};
+use super::memory::{MemfdDocument, PendingCalls};
+use super::open::TreeContext;
 use super::socket;
 use crate::spec::Balance;
 
@@ -29,17 +29,17 @@ const LETTING_GO: Duration = Duration::from_secs(10);
 
 /// What a former daemon had stored, told apart by name.
 #[derive(Default)]
-struct Kept {
-    record: Option<Record>,
-    hands: Option<Hands>,
+struct StoredFds {
+    record: Option<MemfdDocument>,
+    hands: Option<PendingCalls>,
     sockets: BTreeMap<u64, OwnedFd>,
 }
 
-impl Kept {
+impl StoredFds {
     fn take_up(&mut self, name: &str, fd: OwnedFd) {
         match name {
-            BOOK => self.record = Some(Record::from(fd)),
-            CALLS => self.hands = Hands::open(fd).ok(),
+            BOOK => self.record = Some(MemfdDocument::from(fd)),
+            CALLS => self.hands = PendingCalls::open(fd).ok(),
             name => {
                 let id = name.strip_prefix(SOCKET).and_then(|id| id.parse().ok());
                 self.sockets.extend(id.map(|id| (id, fd)));
@@ -52,19 +52,19 @@ impl Engine {
     /// Takes up what a former daemon had stored; begins anew where there is nothing, or nothing that
     /// can be read.
     pub(super) fn restore(
-        mut outside: Box<dyn Outside>,
-        family: Family,
+        mut outside: Box<dyn ClusterHost>,
+        family: TreeContext,
         stored: Vec<(String, OwnedFd)>,
     ) -> io::Result<Self> {
-        let mut kept = Kept::default();
+        let mut kept = StoredFds::default();
         stored.into_iter().for_each(|(name, fd)| kept.take_up(&name, fd));
-        let saved = kept.record.as_ref().and_then(|record| Book::read(&record.read().ok()?));
+        let saved = kept.record.as_ref().and_then(|record| ClusterState::read(&record.read().ok()?));
         let bookless = saved.is_none();
         let mut book = saved.unwrap_or_default();
         let (held, unknown): (BTreeMap<_, _>, BTreeMap<_, _>) =
             kept.sockets.into_iter().partition(|(id, _)| book.sockets.contains_key(id));
         for id in unknown.into_keys() {
-            outside.keep(Keep::Drop(name_of(id)));
+            outside.keep(FdStoreOp::Drop(name_of(id)));
         }
         // Shut down while nobody was there to see it: it has left its group.
         for (id, fd) in &held {
@@ -74,16 +74,16 @@ impl Engine {
             }
         }
         // Nobody's, and not kept either: gone with the daemon.
-        let gone = |id: &u64, socket: &Socket| !held.contains_key(id) && socket.claims.is_empty();
+        let gone = |id: &u64, socket: &HeldSocket| !held.contains_key(id) && socket.claims.is_empty();
         let gone: Vec<u64> =
             book.sockets.iter().filter(|(id, socket)| gone(id, socket)).map(|(id, _)| *id).collect();
         gone.into_iter().for_each(|id| book.remove(id));
         let mut keep = |name: &str, fd: BorrowedFd<'_>| -> io::Result<()> {
-            outside.keep(Keep::Store(name.to_owned(), fd.try_clone_to_owned()?));
+            outside.keep(FdStoreOp::Store(name.to_owned(), fd.try_clone_to_owned()?));
             Ok(())
         };
-        let record = kept.record.map_or_else(Record::new, Ok)?;
-        let hands = kept.hands.map_or_else(Hands::new, Ok)?;
+        let record = kept.record.map_or_else(MemfdDocument::new, Ok)?;
+        let hands = kept.hands.map_or_else(PendingCalls::new, Ok)?;
         keep(BOOK, record.as_fd())?;
         keep(CALLS, hands.as_fd())?;
         Ok(Self {
@@ -106,7 +106,7 @@ impl Engine {
     /// Holds a socket, and has the keeper hold it.
     pub(super) fn hold(&mut self, id: u64, fd: OwnedFd) {
         match fd.try_clone() {
-            Ok(copy) => self.outside.keep(Keep::Store(name_of(id), copy)),
+            Ok(copy) => self.outside.keep(FdStoreOp::Store(name_of(id), copy)),
             Err(error) => tracing::warn!("cannot store a listening socket with the keeper: {error}"),
         }
         self.held.insert(id, fd);
@@ -132,7 +132,7 @@ impl Engine {
     }
 
     fn is_abandoned(&self, app: &str, place: u32) -> bool {
-        let Some(Settings { balance, slots, .. }) = self.book.apps.get(app) else { return true };
+        let Some(PortSettings { balance, slots, .. }) = self.book.apps.get(app) else { return true };
         let gone = |slot: u32| self.book.abandoned.contains(&(app.to_owned(), slot));
         if *balance == Balance::Shared {
             // Also those of slots, from before all had one queue.
@@ -157,7 +157,7 @@ impl Engine {
         }
         self.book.remove(id);
         if self.held.remove(&id).is_some() {
-            self.outside.keep(Keep::Drop(name_of(id)));
+            self.outside.keep(FdStoreOp::Drop(name_of(id)));
             self.let_go_at.retain(|_, at| at.elapsed() < LETTING_GO);
             self.let_go_at.insert((address.protocol, address.port(), uid), Instant::now());
         }

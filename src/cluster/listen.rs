@@ -6,28 +6,28 @@ use std::time::Instant;
 use nix::errno::Errno;
 
 use super::address::{Address, Protocol};
-use super::book::Phase;
-use super::engine::{Engine, Verdict};
-use super::event::{Event, Warning};
-use super::path::Path;
+use super::book::RunPhase;
+use super::engine::{CallVerdict, Engine};
+use super::event::{ClusterEvent, PortWarning};
+use super::path::Mechanism;
 use super::socket;
 use crate::process::process_ref::pidfd_open;
 use crate::process::seccomp::{Caller, Notification, SocketFd, pidfd_getfd};
 
 impl Engine {
     /// The answer to a `listen` on descriptor `number`.
-    pub(super) fn listen(&mut self, run: u64, call: &Notification, number: i32, backlog: i32) -> Verdict {
-        let Ok(caller) = Caller::of_thread(call.tid) else { return Verdict::Pass };
+    pub(super) fn listen(&mut self, run: u64, call: &Notification, number: i32, backlog: i32) -> CallVerdict {
+        let Ok(caller) = Caller::of_thread(call.tid) else { return CallVerdict::Pass };
         let inode = match SocketFd::of(caller.pid, number) {
             Ok(file) => file.inode,
             Err(Errno::EPERM | Errno::EACCES) => return self.unseen(run, Errno::EACCES),
-            Err(_) => return Verdict::Pass,
+            Err(_) => return CallVerdict::Pass,
         };
-        let Some(entry) = self.book.runs.get(&run) else { return Verdict::Pass };
+        let Some(entry) = self.book.runs.get(&run) else { return CallVerdict::Pass };
         let place = self.book.place(entry);
         // Not bound before our eyes: a port of the kernel's choice, a local socket.
-        let Some(id) = self.book.by_inode(&entry.app, place, inode) else { return Verdict::Pass };
-        Verdict::Result(self.listen_on(run, id, backlog, || {
+        let Some(id) = self.book.by_inode(&entry.app, place, inode) else { return CallVerdict::Pass };
+        CallVerdict::Result(self.listen_on(run, id, backlog, || {
             let process = pidfd_open(caller.pid)?;
             let taken = pidfd_getfd(process.as_fd(), number)?;
             // Between two looks the program may have put another one there.
@@ -43,7 +43,9 @@ impl Engine {
         backlog: i32,
         take: impl Fn() -> nix::Result<OwnedFd>,
     ) -> nix::Result<()> {
-        if !self.held.contains_key(&id) && self.live.get(&run).is_some_and(|live| live.path == Path::Take) {
+        if !self.held.contains_key(&id)
+            && self.live.get(&run).is_some_and(|live| live.path == Mechanism::Take)
+        {
             let taken = take()?;
             self.hold(id, taken);
         }
@@ -56,7 +58,7 @@ impl Engine {
         if let Err(errno) = socket::listen(fd.as_fd(), backlog) {
             if let (Errno::EADDRINUSE, Some(socket)) = (errno, self.book.sockets.get(&id)) {
                 let address = socket.address;
-                self.warn(run, Warning::Taken { address });
+                self.warn(run, PortWarning::Taken { address });
             }
             return Err(errno);
         }
@@ -75,7 +77,7 @@ impl Engine {
     /// Has sockets listen again that a run which is about to go has shut down while others have them, too:
     /// not all programs know the difference between `shutdown` and `close`. True if there may be more.
     pub(super) fn revive(&mut self) -> bool {
-        let goes = |run: &u64| self.book.runs.get(run).is_some_and(|run| run.phase == Phase::Quiet);
+        let goes = |run: &u64| self.book.runs.get(run).is_some_and(|run| run.phase == RunPhase::Quiet);
         let shared = self.book.sockets.iter().filter(|(_, socket)| {
             let mut live = socket.claims.iter().filter(|run| self.book.runs.contains_key(run));
             socket.listening && socket.claims.iter().any(goes) && !live.all(goes)
@@ -108,7 +110,7 @@ impl Engine {
             live.listened.get_or_insert_with(Instant::now);
         }
         self.warn_of_others(run, address, &app);
-        self.outside.tell(Event::Listening { run, address });
+        self.outside.tell(ClusterEvent::Listening { run, address });
         self.sweep_soon(run);
     }
 
@@ -123,7 +125,7 @@ impl Engine {
             own.filter(|socket| socket.listening).map(|it| (it.address, it.app.clone())).collect();
         for (address, app) in &own {
             self.warn_of_others(run, *address, app);
-            self.outside.tell(Event::Listening { run, address: *address });
+            self.outside.tell(ClusterEvent::Listening { run, address: *address });
         }
         if !own.is_empty() {
             self.tell_path(run, None);
@@ -133,7 +135,7 @@ impl Engine {
     /// Warns if another app listens at this address, too.
     pub(super) fn warn_of_others(&mut self, run: u64, address: Address, app: &str) {
         if let Some(other) = self.book.others_at(address, app).map(str::to_owned) {
-            self.warn(run, Warning::SharedWith { address, app: other });
+            self.warn(run, PortWarning::SharedWith { address, app: other });
         }
     }
 }

@@ -7,14 +7,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::errno::Errno;
 
 use super::address::Protocol;
-use super::path::Path;
-use super::socket::{self, Kind};
+use super::path::Mechanism;
+use super::socket::{self, SocketKind};
 use crate::process::process_ref::pidfd_open;
 use crate::process::seccomp::{Caller, SocketFd, pidfd_getfd};
 
 /// Options that were set on a socket which we cannot look into.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Options {
+pub struct SocketOptions {
     /// `IPV6_V6ONLY`, if it was set at all.
     pub only_v6: Option<bool>,
     /// `SO_REUSEPORT`.
@@ -23,9 +23,9 @@ pub struct Options {
 
 /// A program's socket.
 #[derive(Debug)]
-pub struct Look {
+pub struct InspectedSocket {
     /// What it is.
-    pub kind: Kind,
+    pub kind: SocketKind,
     /// Its number in the kernel, and the flags of its descriptor.
     pub file: SocketFd,
     /// It takes IPv6 alone.
@@ -36,27 +36,27 @@ pub struct Look {
     pub taken: Option<OwnedFd>,
 }
 
-impl Look {
+impl InspectedSocket {
     /// At a descriptor of the caller; `None` if it is no TCP or UDP socket.
     ///
     /// # Errors
     /// We may not look there.
     pub fn at(
-        path: Path,
+        path: Mechanism,
         caller: &Caller,
         number: i32,
-        options: &HashMap<u64, Options>,
+        options: &HashMap<u64, SocketOptions>,
     ) -> nix::Result<Option<Self>> {
         let file = match SocketFd::of(caller.pid, number) {
             // No socket, no such descriptor: the kernel shall say so.
             Err(Errno::ENOTSOCK | Errno::ENOENT | Errno::ESRCH) => return Ok(None),
             other => other?,
         };
-        if path == Path::Take {
+        if path == Mechanism::Take {
             return Self::inside(caller, number, file);
         }
-        let Some(kind) = Kind::of_process(caller.pid, number) else { return Ok(None) };
-        let Options { only_v6, reuse_port } = options.get(&file.inode).copied().unwrap_or_default();
+        let Some(kind) = SocketKind::of_process(caller.pid, number) else { return Ok(None) };
+        let SocketOptions { only_v6, reuse_port } = options.get(&file.inode).copied().unwrap_or_default();
         let only_v6 = kind.v6 && only_v6.unwrap_or_else(only_v6_by_default);
         Ok(Some(Self { kind, file, only_v6, reuse_port, taken: None }))
     }
@@ -65,7 +65,7 @@ impl Look {
         let process = pidfd_open(caller.pid)?;
         let taken = pidfd_getfd(process.as_fd(), number)?;
         // One that is bound to a network device is a group of its own, and nobody's default.
-        let Some(kind) = Kind::of(taken.as_fd()).filter(|_| !socket::has_device(taken.as_fd())) else {
+        let Some(kind) = SocketKind::of(taken.as_fd()).filter(|_| !socket::has_device(taken.as_fd())) else {
             return Ok(None);
         };
         let only_v6 = kind.v6 && socket::only_v6(taken.as_fd());

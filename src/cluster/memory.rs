@@ -1,7 +1,7 @@
 //! Memory that outlives the daemon: files without a name, whose descriptors the keeper keeps.
 //!
-//! Two of them. A [`Record`] holds one document; replacing it is one aligned 8-byte write, so that a
-//! process killed at any instruction leaves the old one or the new one. [`Hands`] is shared memory that
+//! Two of them. A [`MemfdDocument`] holds one document; replacing it is one aligned 8-byte write, so that a
+//! process killed at any instruction leaves the old one or the new one. [`PendingCalls`] is shared memory that
 //! the kernel writes notifications into: one that was heard of is never lost between kernel and us.
 #![allow(unsafe_code)]
 
@@ -19,12 +19,12 @@ use crate::process::seccomp::Notification;
 
 /// One document.
 #[derive(Debug)]
-pub struct Record(File);
+pub struct MemfdDocument(File);
 
 /// Where documents start: after the word that says where the valid one is.
 const FIRST: u64 = 8;
 
-impl Record {
+impl MemfdDocument {
     /// An empty one.
     ///
     /// # Errors
@@ -74,13 +74,13 @@ impl Record {
     }
 }
 
-impl AsFd for Record {
+impl AsFd for MemfdDocument {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-impl From<OwnedFd> for Record {
+impl From<OwnedFd> for MemfdDocument {
     fn from(fd: OwnedFd) -> Self {
         Self(fd.into())
     }
@@ -89,7 +89,7 @@ impl From<OwnedFd> for Record {
 /// A call that was heard of and not answered, and the run that it is of.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Hand {
+pub struct PendingCall {
     /// The run.
     pub run: u64,
     /// The call; without id: none.
@@ -99,19 +99,19 @@ pub struct Hand {
 /// Bytes of the shared memory: one page of the smallest kind.
 const SIZE: usize = 4096;
 /// How many calls may be left unanswered, one by each daemon that died in the middle of one.
-const HANDS: usize = SIZE / size_of::<Hand>();
+const HANDS: usize = SIZE / size_of::<PendingCall>();
 
 /// SupervisedCalls in hand, in shared memory.
 #[derive(Debug)]
-pub struct Hands {
+pub struct PendingCalls {
     fd: OwnedFd,
-    at: NonNull<Hand>,
+    at: NonNull<PendingCall>,
 }
 
 // SAFETY: the memory belongs to this value alone; within a process nothing else points there.
-unsafe impl Send for Hands {}
+unsafe impl Send for PendingCalls {}
 
-impl Hands {
+impl PendingCalls {
     /// With nothing in hand.
     ///
     /// # Errors
@@ -138,9 +138,9 @@ impl Hands {
     }
 
     /// All of them, the empty ones too.
-    pub fn all(&mut self) -> &mut [Hand] {
+    pub fn all(&mut self) -> &mut [PendingCall] {
         // SAFETY: `HANDS` of them fit into the mapping, which is aligned to a page and lives as long as
-        // `self`; any bits are a valid `Hand`.
+        // `self`; any bits are a valid `PendingCall`.
         unsafe { std::slice::from_raw_parts_mut(self.at.as_ptr(), HANDS) }
     }
 
@@ -159,26 +159,26 @@ impl Hands {
     /// Lets go of a run's call: it is answered.
     pub fn answered(&mut self, run: u64, id: u64) {
         for hand in self.all().iter_mut().filter(|hand| hand.run == run && hand.call.id == id) {
-            *hand = Hand::default();
+            *hand = PendingCall::default();
         }
     }
 
     /// Lets go of all calls of a run: nobody is left to hear the answer.
     pub fn forget(&mut self, run: u64) {
         for hand in self.all().iter_mut().filter(|hand| hand.run == run) {
-            *hand = Hand::default();
+            *hand = PendingCall::default();
         }
     }
 }
 
-impl Drop for Hands {
+impl Drop for PendingCalls {
     fn drop(&mut self) {
         // SAFETY: mapped by us, with this size, and used by nobody after `self`.
         let _ = unsafe { munmap(self.at.cast(), SIZE) };
     }
 }
 
-impl AsFd for Hands {
+impl AsFd for PendingCalls {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -190,13 +190,13 @@ mod tests {
 
     #[test]
     fn a_record_holds_the_last_document_whatever_their_lengths() {
-        let record = Record::new().unwrap();
+        let record = MemfdDocument::new().unwrap();
         assert_eq!(record.read().unwrap(), b"");
         for length in [10, 5, 3000, 1, 0, 4, 70_000, 20] {
             let document = vec![length as u8; length];
             record.write(&document).unwrap();
             assert_eq!(record.read().unwrap(), document);
-            let other = Record::from(record.as_fd().try_clone_to_owned().unwrap());
+            let other = MemfdDocument::from(record.as_fd().try_clone_to_owned().unwrap());
             assert_eq!(other.read().unwrap(), document, "as another process sees it");
         }
         assert!(record.0.metadata().unwrap().len() < 300_000, "places are used again");
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn the_old_document_is_whole_until_the_new_one_is() {
-        let record = Record::new().unwrap();
+        let record = MemfdDocument::new().unwrap();
         record.write(b"old").unwrap();
         let (start, length) = record.place().unwrap();
         // As `write` does it, killed before its last step.
@@ -214,8 +214,8 @@ mod tests {
 
     #[test]
     fn what_is_in_hand_is_seen_by_the_next_one() {
-        let mut hands = Hands::new().unwrap();
-        let mut next = Hands::open(hands.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        let mut hands = PendingCalls::new().unwrap();
+        let mut next = PendingCalls::open(hands.as_fd().try_clone_to_owned().unwrap()).unwrap();
         hands.free(7).unwrap().id = 42;
         hands.free(8).unwrap().id = 42;
         assert_eq!(next.of_run(7).len(), 1);
@@ -223,6 +223,8 @@ mod tests {
         assert_eq!((hands.of_run(7).len(), hands.of_run(8).len()), (0, 1));
         hands.forget(8);
         assert!(next.all().iter().all(|hand| hand.call.id == 0));
-        assert!(Hands::open(Record::new().unwrap().as_fd().try_clone_to_owned().unwrap()).is_err());
+        assert!(
+            PendingCalls::open(MemfdDocument::new().unwrap().as_fd().try_clone_to_owned().unwrap()).is_err()
+        );
     }
 }

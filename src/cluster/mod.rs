@@ -10,7 +10,7 @@
 //! Its `bind` and `listen` calls wait for our answer ([`seccomp`](crate::process::seccomp)). Without
 //! a socket for that address in its slot, `bind` is done in its stead, in a way that lets other slots do the
 //! same; `listen` too, so that the order of the group is known. A later run of the slot gets the same socket
-//! put in place of its own. So `listen` is also an exact sign of readiness. [`Path`] says which ways there
+//! put in place of its own. So `listen` is also an exact sign of readiness. [`Mechanism`] says which ways there
 //! are, [`path::choose`] which one an app gets.
 //!
 //! # What the daemon does
@@ -21,8 +21,8 @@
 //! | when | call |
 //! | --- | --- |
 //! | an app is added or changed | [`Cluster::app`] |
-//! | before a run starts | [`LaunchSpec::asks`](crate::process::spawn::LaunchSpec::asks) = [`Path::calls`] |
-//! | that has sockets passed ([`Path::Listen`], [`Path::Preload`]) | [`Cluster::open`], [`Passed::new`] |
+//! | before a run starts | [`LaunchSpec::asks`](crate::process::spawn::LaunchSpec::asks) = [`Mechanism::calls`] |
+//! | that has sockets passed ([`Mechanism::Listen`], [`Mechanism::Preload`]) | [`Cluster::open`], [`PassedSockets::new`] |
 //! | it is spawned, or was there before this daemon | [`Cluster::began`] with the notifier that came with it |
 //! | after its own start, once all runs were told | [`Cluster::all_began`] |
 //! | it is ready | [`Cluster::ready`] |
@@ -31,8 +31,8 @@
 //! | no replacement is coming | [`Cluster::abandon`] |
 //! | the app is deleted | [`Cluster::forget`] |
 //!
-//! What happens comes back through [`Outside::tell`] as an [`Event`], what must outlive the daemon through
-//! [`Outside::keep`]: held sockets, the saved [`book`], and the calls that were heard of and not answered.
+//! What happens comes back through [`ClusterHost::tell`] as an [`ClusterEvent`], what must outlive the daemon through
+//! [`ClusterHost::keep`]: held sockets, the saved [`book`], and the calls that were heard of and not answered.
 //! A call that comes while no daemon is there waits, as the keeper has the notifiers.
 //!
 //! # What is where
@@ -67,10 +67,10 @@ mod turns;
 
 pub use crate::spec::Balance;
 pub use address::{Address, Protocol};
-pub use book::Settings;
-pub use engine::{Began, Port, Way};
-pub use event::{Event, Keep, Outside, Warning};
-pub use open::Family;
-pub use passed::{OpenFailure, Opening, Passed};
-pub use path::Path;
+pub use book::PortSettings;
+pub use engine::{ProbeTarget, RunStarted, SocketInfo};
+pub use event::{ClusterEvent, ClusterHost, FdStoreOp, PortWarning};
+pub use open::TreeContext;
+pub use passed::{OpenError, OpenRequest, PassedSockets};
+pub use path::Mechanism;
 pub use thread::{Cluster, ClusterThread};

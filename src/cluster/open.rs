@@ -8,7 +8,7 @@ use crate::process::tree::{self, EndedRun, OrphanScope, RunMarker};
 
 /// Where runs' processes are to be found.
 #[derive(Clone, Debug)]
-pub struct Family {
+pub struct TreeContext {
     /// The parent of the runs that it began, and of those of their processes whose own parent died.
     pub keeper: i32,
     /// Where such processes are; anywhere if another keeper began some run.
@@ -19,7 +19,7 @@ pub struct Family {
 
 /// A run and its first process.
 #[derive(Clone, Copy, Debug)]
-pub struct Leader {
+pub struct RunLeader {
     /// The run.
     pub run: u64,
     /// Its first process.
@@ -28,18 +28,18 @@ pub struct Leader {
 
 /// Inodes of open sockets.
 #[derive(Debug, Default)]
-pub struct Open {
+pub struct OpenSockets {
     /// Those seen.
     pub inodes: HashSet<u64>,
     /// Some process could not be looked into: it may have others.
     pub hidden: bool,
 }
 
-impl Open {
+impl OpenSockets {
     /// Looks at all processes of these runs. `others` are the first processes of other ones.
-    pub fn in_runs(family: &Family, runs: &[Leader], others: &HashSet<i32>) -> Self {
+    pub fn in_runs(family: &TreeContext, runs: &[RunLeader], others: &HashSet<i32>) -> Self {
         let orphans = family.orphans;
-        let left = |leader: &Leader| EndedRun { run: leader.run, leader: leader.process, orphans };
+        let left = |leader: &RunLeader| EndedRun { run: leader.run, leader: leader.process, orphans };
         let left: Vec<EndedRun> = runs.iter().map(left).collect();
         let mut open = Self::default();
         for process in
@@ -77,9 +77,9 @@ mod tests {
         let me = ProcessRef::of(std::process::id().cast_signed()).unwrap();
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let inode = super::super::socket::inode(socket.as_fd()).unwrap();
-        let open = Open::below(me, me.pid);
+        let open = OpenSockets::below(me, me.pid);
         assert!(open.inodes.contains(&inode) && !open.hidden);
         drop(socket);
-        assert!(!Open::below(me, me.pid).inodes.contains(&inode));
+        assert!(!OpenSockets::below(me, me.pid).inodes.contains(&inode));
     }
 }

@@ -9,9 +9,9 @@ use super::steer::NOBODY;
 
 /// The members of a group, by our numbers for sockets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Order(Vec<u64>);
+pub struct GroupOrder(Vec<u64>);
 
-impl Order {
+impl GroupOrder {
     /// A socket listens now. One that did already stays where it is.
     pub fn join(&mut self, socket: u64) {
         if !self.0.contains(&socket) {
@@ -59,13 +59,13 @@ impl Order {
 mod tests {
     use super::*;
 
-    fn order(members: &[u64]) -> Order {
-        Order(members.to_vec())
+    fn order(members: &[u64]) -> GroupOrder {
+        GroupOrder(members.to_vec())
     }
 
     #[test]
     fn the_last_moves_into_the_hole() {
-        let mut group = Order::default();
+        let mut group = GroupOrder::default();
         for socket in [1, 2, 3, 4, 2] {
             group.join(socket);
         }

@@ -15,10 +15,10 @@ use nix::errno::Errno;
 use nix::unistd::geteuid;
 
 use super::address::{Address, Protocol};
-use super::book::{Phase, Run, Socket};
+use super::book::{HeldSocket, RunPhase, RunState};
 use super::engine::Engine;
-use super::path::Path;
-use super::socket::{self, Kind};
+use super::path::Mechanism;
+use super::socket::{self, SocketKind};
 use crate::atomic_file::{self, Durability};
 
 /// The first passed descriptor (`SD_LISTEN_FDS_START`).
@@ -33,7 +33,7 @@ const SHIM_TEXT: &str = include_str!("node-listen.cjs");
 
 /// A run that is about to start, and where it shall listen.
 #[derive(Clone, Debug)]
-pub struct Opening {
+pub struct OpenRequest {
     /// The run.
     pub run: u64,
     /// Its app, made known before.
@@ -49,7 +49,7 @@ pub struct Opening {
 /// An address that could not be listened on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot listen on {address}: {}", errno.desc())]
-pub struct OpenFailure {
+pub struct OpenError {
     /// Which one.
     pub address: Address,
     /// Why not.
@@ -58,14 +58,15 @@ pub struct OpenFailure {
 
 impl Engine {
     /// One listening socket for each address: the slot's, or a new one.
-    pub(super) fn open(&mut self, opening: Opening) -> Result<Vec<OwnedFd>, OpenFailure> {
-        let Opening { run, app, slot, uid, addresses } = opening;
+    pub(super) fn open(&mut self, opening: OpenRequest) -> Result<Vec<OwnedFd>, OpenError> {
+        let OpenRequest { run, app, slot, uid, addresses } = opening;
         self.book.abandoned.remove(&(app.clone(), slot));
-        let entry = self.book.runs.entry(run).or_insert(Run { app, slot, phase: Phase::Starting }).clone();
+        let entry =
+            self.book.runs.entry(run).or_insert(RunState { app, slot, phase: RunPhase::Starting }).clone();
         let place = self.book.place(&entry);
         let mut fds = Vec::new();
         for address in addresses {
-            let failed = |errno| OpenFailure { address, errno };
+            let failed = |errno| OpenError { address, errno };
             let id = match self.slot_socket(&entry.app, place, address, run) {
                 Some(id) => id,
                 None => self.open_new(&entry.app, place, address, uid).map_err(failed)?,
@@ -83,7 +84,7 @@ impl Engine {
 
     fn slot_socket(&self, app: &str, place: u32, address: Address, run: u64) -> Option<u64> {
         let mut own = self.book.sockets_at(app, place);
-        let usable = |id, socket: &Socket| {
+        let usable = |id, socket: &HeldSocket| {
             socket.address == address
                 && !self.book.is_used_by_others(socket, run)
                 && self.held.get(&id).is_some_and(|fd| socket::is_listening(fd.as_fd()))
@@ -92,7 +93,7 @@ impl Engine {
     }
 
     fn open_new(&mut self, app: &str, place: u32, address: Address, uid: u32) -> nix::Result<u64> {
-        let kind = Kind { v6: address.socket.is_ipv6(), protocol: Protocol::Tcp, multipath: false };
+        let kind = SocketKind { v6: address.socket.is_ipv6(), protocol: Protocol::Tcp, multipath: false };
         let fd = socket::like(kind)?;
         if kind.v6 {
             socket::set_only_v6(fd.as_fd(), address.only_v6)?;
@@ -101,7 +102,7 @@ impl Engine {
         socket::listen(fd.as_fd(), BACKLOG)?;
         let (app, inode) = (app.to_owned(), socket::inode(fd.as_fd())?);
         let claims = BTreeSet::new();
-        let id = self.book.add(Socket {
+        let id = self.book.add(HeldSocket {
             app,
             slot: place,
             address,
@@ -119,20 +120,20 @@ impl Engine {
 
 /// What a run is started with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Passed {
+pub struct PassedSockets {
     /// The numbers that the sockets get, in the order of their addresses.
     pub numbers: Vec<RawFd>,
-    /// Variables for its environment. On [`Path::Listen`] `LISTEN_PID` comes besides, which only the new
+    /// Variables for its environment. On [`Mechanism::Listen`] `LISTEN_PID` comes besides, which only the new
     /// process itself can know: [`LaunchSpec::listen_pid`](crate::process::spawn::LaunchSpec::listen_pid).
     pub env: Vec<(String, String)>,
 }
 
-impl Passed {
+impl PassedSockets {
     /// For sockets of these addresses. `script` is what [`write_script`] wrote; `node_options` what the
     /// environment has as `NODE_OPTIONS` already.
-    pub fn new(path: Path, addresses: &[Address], script: &FilePath, node_options: &str) -> Self {
+    pub fn new(path: Mechanism, addresses: &[Address], script: &FilePath, node_options: &str) -> Self {
         let numbers: Vec<RawFd> = (FIRST..).take(addresses.len()).collect();
-        let env = if path == Path::Preload {
+        let env = if path == Mechanism::Preload {
             let sockets: Vec<String> = numbers
                 .iter()
                 .zip(addresses)
@@ -152,7 +153,7 @@ impl Passed {
     }
 }
 
-/// Writes the script for [`Path::Preload`] into a directory that the app's user can read, made if need be. What
+/// Writes the script for [`Mechanism::Preload`] into a directory that the app's user can read, made if need be. What
 /// lies there is executed by the app, so it must be ours alone to write.
 ///
 /// # Errors
@@ -188,10 +189,10 @@ mod tests {
     fn what_is_passed_is_named_in_the_environment() {
         let addresses = ["127.0.0.1:3000".parse().unwrap(), "3001".parse().unwrap()];
         let script = FilePath::new("/home/a b/run/node-listen.cjs");
-        let listen = Passed::new(Path::Listen, &addresses, script, "");
+        let listen = PassedSockets::new(Mechanism::Listen, &addresses, script, "");
         assert_eq!(listen.numbers, [3, 4]);
         assert_eq!(listen.env, [("LISTEN_FDS".into(), "2".into())]);
-        let node = Passed::new(Path::Preload, &addresses, script, "--max-old-space-size=100");
+        let node = PassedSockets::new(Mechanism::Preload, &addresses, script, "--max-old-space-size=100");
         assert_eq!(node.numbers, [3, 4]);
         assert_eq!(
             node.env,

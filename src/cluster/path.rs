@@ -11,7 +11,7 @@ use crate::process::seccomp::{SupervisedCalls, Support};
 /// A way to share ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Path {
+pub enum Mechanism {
     /// The program asks before it binds; its own socket is taken up.
     Take,
     /// The program asks before it binds; its socket is replaced by ours.
@@ -22,7 +22,7 @@ pub enum Path {
     Preload,
 }
 
-impl Path {
+impl Mechanism {
     /// The calls that a run has to ask for on this way.
     pub fn calls(self) -> Option<SupervisedCalls> {
         match self {
@@ -33,7 +33,7 @@ impl Path {
     }
 }
 
-impl fmt::Display for Path {
+impl fmt::Display for Mechanism {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
             Self::Take => "socket duplicated at bind",
@@ -46,7 +46,7 @@ impl fmt::Display for Path {
 
 /// What is known of an app when its way is chosen.
 #[derive(Clone, Debug, Default)]
-pub struct Wanted {
+pub struct ProgramTraits {
     /// The program gains rights when executed, which a filter may prevent; see [`gains_rights`].
     pub gains_rights: Option<&'static str>,
     /// Addresses are configured (`listen = […]`).
@@ -59,20 +59,20 @@ pub struct Wanted {
 ///
 /// # Errors
 /// There is none: a sentence for the user that says why, and what to do.
-pub fn choose(support: &Support, wanted: &Wanted) -> Result<(Path, String), String> {
+pub fn choose(support: &Support, wanted: &ProgramTraits) -> Result<(Mechanism, String), String> {
     let why_not = match (support, wanted.gains_rights) {
-        (Support::Full, None) => return Ok((Path::Take, support.to_string())),
-        (Support::InjectOnly(_), None) => return Ok((Path::Replace, support.to_string())),
+        (Support::Full, None) => return Ok((Mechanism::Take, support.to_string())),
+        (Support::InjectOnly(_), None) => return Ok((Mechanism::Replace, support.to_string())),
         (Support::Unsupported { .. }, _) => support.to_string(),
         (_, Some(what)) => format!("the program has {what}, which a seccomp filter would disable"),
     };
     match wanted {
-        Wanted { listens: false, .. } => Err(format!(
+        ProgramTraits { listens: false, .. } => Err(format!(
             "port sharing is not available: {why_not}. Set `listen` and use an app that supports LISTEN_FDS \
             (Node.js apps do), or set exec_mode = \"fork\" with one port per instance"
         )),
-        Wanted { node: true, .. } => Ok((Path::Preload, why_not)),
-        Wanted { .. } => Ok((Path::Listen, why_not)),
+        ProgramTraits { node: true, .. } => Ok((Mechanism::Preload, why_not)),
+        ProgramTraits { .. } => Ok((Mechanism::Listen, why_not)),
     }
 }
 
@@ -111,26 +111,26 @@ mod tests {
 
     #[test]
     fn the_best_way_that_is_allowed_is_chosen() {
-        let plain = Wanted::default();
-        assert_eq!(choose(&Support::Full, &plain).unwrap().0, Path::Take);
+        let plain = ProgramTraits::default();
+        assert_eq!(choose(&Support::Full, &plain).unwrap().0, Mechanism::Take);
         let (path, why) = choose(&Support::InjectOnly(Errno::EPERM), &plain).unwrap();
-        assert_eq!(path, Path::Replace);
+        assert_eq!(path, Mechanism::Replace);
         assert!(why.contains("pidfd_getfd is not permitted"), "{why}");
-        let node = Wanted { listens: true, node: true, ..plain.clone() };
-        assert_eq!(choose(&nothing(), &node).unwrap().0, Path::Preload);
-        let other = Wanted { listens: true, ..plain };
-        assert_eq!(choose(&nothing(), &other).unwrap().0, Path::Listen);
-        let raised = Wanted { gains_rights: Some("file capabilities"), ..other };
+        let node = ProgramTraits { listens: true, node: true, ..plain.clone() };
+        assert_eq!(choose(&nothing(), &node).unwrap().0, Mechanism::Preload);
+        let other = ProgramTraits { listens: true, ..plain };
+        assert_eq!(choose(&nothing(), &other).unwrap().0, Mechanism::Listen);
+        let raised = ProgramTraits { gains_rights: Some("file capabilities"), ..other };
         let (path, why) = choose(&Support::Full, &raised).unwrap();
         assert_eq!(
             (path, &*why),
-            (Path::Listen, "the program has file capabilities, which a seccomp filter would disable")
+            (Mechanism::Listen, "the program has file capabilities, which a seccomp filter would disable")
         );
     }
 
     #[test]
     fn where_there_is_no_way_it_is_said_what_to_do() {
-        let why = choose(&nothing(), &Wanted::default()).unwrap_err();
+        let why = choose(&nothing(), &ProgramTraits::default()).unwrap_err();
         assert!(why.contains("seccomp") && why.contains("Set `listen`"), "{why}");
     }
 

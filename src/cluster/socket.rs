@@ -17,7 +17,7 @@ use crate::process::xattr::xattr;
 
 /// What sort of socket it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kind {
+pub struct SocketKind {
     /// `AF_INET6`, else `AF_INET`.
     pub v6: bool,
     /// What travels over it.
@@ -26,7 +26,7 @@ pub struct Kind {
     pub multipath: bool,
 }
 
-impl Kind {
+impl SocketKind {
     /// Of a socket of ours; `None` if it is neither TCP nor UDP.
     pub fn of(fd: BorrowedFd<'_>) -> Option<Self> {
         let option = |name| number(fd, libc::SOL_SOCKET, name).ok();
@@ -68,7 +68,7 @@ pub fn has_file_capabilities(program: &std::path::Path) -> bool {
 ///
 /// # Errors
 /// The system is out of descriptors or memory.
-pub fn like(kind: Kind) -> nix::Result<OwnedFd> {
+pub fn like(kind: SocketKind) -> nix::Result<OwnedFd> {
     let family = if kind.v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
     let (kind, protocol) = match kind.protocol {
         Protocol::Tcp => (SockType::Stream, SockProtocol::Tcp),
@@ -227,23 +227,23 @@ mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream, UdpSocket};
 
-    const TCP: Kind = Kind { v6: false, protocol: Protocol::Tcp, multipath: false };
+    const TCP: SocketKind = SocketKind { v6: false, protocol: Protocol::Tcp, multipath: false };
 
     #[test]
     fn kinds_are_seen_from_inside_and_outside() {
         let me = std::process::id().cast_signed();
         for v6 in [false, true] {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
-                let kind = Kind { v6, protocol, multipath: false };
+                let kind = SocketKind { v6, protocol, multipath: false };
                 let socket = like(kind).unwrap();
-                assert_eq!(Kind::of(socket.as_fd()), Some(kind));
-                assert_eq!(Kind::of_process(me, socket.as_raw_fd()), Some(kind));
+                assert_eq!(SocketKind::of(socket.as_fd()), Some(kind));
+                assert_eq!(SocketKind::of_process(me, socket.as_raw_fd()), Some(kind));
             }
         }
         let (local, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-        assert_eq!(Kind::of(local.as_fd()), None);
-        assert_eq!(Kind::of_process(me, local.as_raw_fd()), None);
-        assert_eq!(Kind::of_process(me, -1), None);
+        assert_eq!(SocketKind::of(local.as_fd()), None);
+        assert_eq!(SocketKind::of_process(me, local.as_raw_fd()), None);
+        assert_eq!(SocketKind::of_process(me, -1), None);
     }
 
     #[test]

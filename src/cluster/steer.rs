@@ -34,7 +34,7 @@ const MOST_MEMBERS: usize = 100;
 
 /// A slot as steering sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Target {
+pub struct SteeringTarget {
     /// It may get connections.
     pub open: bool,
     /// Indices of its sockets in the group.
@@ -44,14 +44,14 @@ pub struct Target {
 /// A way to one socket of a group and no other, for our own checks: the local source address that leads
 /// there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Door {
+pub struct ProbeRoute {
     /// Where a connection comes from.
     pub from: Ipv4Addr,
     /// Index of the socket in the group.
     pub index: u32,
 }
 
-impl Door {
+impl ProbeRoute {
     /// The source address for the socket of this number in the book: in 127.82.0.0/16, which clients have no
     /// reason to use. Two sockets of one group would have to be 65,536 sockets apart to have the same.
     pub fn address(socket: u64) -> Ipv4Addr {
@@ -62,8 +62,8 @@ impl Door {
 
 /// The program that spreads connections over the open ones of `targets`, which are all slots in their
 /// order: with [`Balance::IpHash`] a slot that is closed keeps its clients for later.
-pub fn program(balance: Balance, targets: &[Target], doors: &[Door]) -> Vec<Instruction> {
-    let open: Vec<&Target> = targets.iter().filter(|target| target.takes()).collect();
+pub fn program(balance: Balance, targets: &[SteeringTarget], doors: &[ProbeRoute]) -> Vec<Instruction> {
+    let open: Vec<&SteeringTarget> = targets.iter().filter(|target| target.takes()).collect();
     let mut program = through(doors);
     if !open.is_empty() {
         match balance {
@@ -76,7 +76,7 @@ pub fn program(balance: Balance, targets: &[Target], doors: &[Door]) -> Vec<Inst
     if program.len() > MAX_INSTRUCTIONS { vec![ret(NOBODY)] } else { program }
 }
 
-impl Target {
+impl SteeringTarget {
     /// It may get connections, and has where to.
     pub fn takes(&self) -> bool {
         self.open && !self.members.is_empty()
@@ -101,7 +101,7 @@ impl Target {
 /// With the accumulator a number below `targets.len()`: ends in that one, unless it is closed.
 fn pick<'a>(
     program: &mut Vec<Instruction>,
-    targets: impl Iterator<Item = &'a Target>,
+    targets: impl Iterator<Item = &'a SteeringTarget>,
     number: &[Instruction],
 ) {
     for (place, target) in targets.enumerate().filter(|(_, target)| target.takes()) {
@@ -112,7 +112,7 @@ fn pick<'a>(
 }
 
 /// Ends in the socket whose door the connection comes through, if it does.
-fn through(doors: &[Door]) -> Vec<Instruction> {
+fn through(doors: &[ProbeRoute]) -> Vec<Instruction> {
     if doors.is_empty() {
         return Vec::new();
     }
@@ -125,12 +125,12 @@ fn through(doors: &[Door]) -> Vec<Instruction> {
     program
 }
 
-fn random(program: &mut Vec<Instruction>, open: &[&Target]) {
+fn random(program: &mut Vec<Instruction>, open: &[&SteeringTarget]) {
     program.extend([load_word(RANDOM), rem(open.len() as u32)]);
     pick(program, open.iter().copied(), &[load_word(RANDOM)]);
 }
 
-fn sticky(program: &mut Vec<Instruction>, targets: &[Target], open: &[&Target]) {
+fn sticky(program: &mut Vec<Instruction>, targets: &[SteeringTarget], open: &[&SteeringTarget]) {
     hash_of_client(program);
     // Bits that choose neither slot nor substitute, or each slot would always use the same member.
     let member = [load_mem(HASH), shift_right(4)];
@@ -164,17 +164,17 @@ fn hash_of_client(program: &mut Vec<Instruction>) {
 mod tests {
     use super::*;
 
-    fn program(balance: Balance, targets: &[Target]) -> Vec<Instruction> {
+    fn program(balance: Balance, targets: &[SteeringTarget]) -> Vec<Instruction> {
         super::program(balance, targets, &[])
     }
     use crate::process::bpf::interpreter;
 
-    fn target(open: bool, members: &[u32]) -> Target {
-        Target { open, members: members.to_vec() }
+    fn target(open: bool, members: &[u32]) -> SteeringTarget {
+        SteeringTarget { open, members: members.to_vec() }
     }
 
     /// Slots of one member each.
-    fn slots(open: &[bool]) -> Vec<Target> {
+    fn slots(open: &[bool]) -> Vec<SteeringTarget> {
         open.iter().enumerate().map(|(index, open)| target(*open, &[index as u32])).collect()
     }
 
@@ -266,8 +266,8 @@ mod tests {
 
     #[test]
     fn who_comes_through_a_door_gets_to_its_socket_and_no_other_client_does() {
-        let doors =
-            [3, 9].map(|id| Door { from: Door::address(id), index: (id % 2) as u32 * (id / 3) as u32 });
+        let doors = [3, 9]
+            .map(|id| ProbeRoute { from: ProbeRoute::address(id), index: (id % 2) as u32 * (id / 3) as u32 });
         for balance in [Balance::Random, Balance::IpHash] {
             // Also to one that gets no connections otherwise.
             let program = super::program(balance, &[target(true, &[0]), target(false, &[1])], &doors);

@@ -5,10 +5,10 @@ use std::collections::{BTreeSet, HashSet};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::book::Socket;
+use super::book::HeldSocket;
 use super::engine::Engine;
-use super::event::Event;
-use super::open::{Leader, Open};
+use super::event::ClusterEvent;
+use super::open::{OpenSockets, RunLeader};
 use super::socket;
 
 /// When to look, counted from a `bind` or `listen`: soon for probes, then for what comes late.
@@ -64,25 +64,25 @@ impl Engine {
         let Some(socket) = self.book.sockets.get(&id).cloned() else { return };
         self.let_go(id);
         for run in socket.claims {
-            let has_another = |other: &Socket| {
+            let has_another = |other: &HeldSocket| {
                 other.listening && other.address == socket.address && other.claims.contains(&run)
             };
             if socket.listening && !self.book.sockets.values().any(has_another) {
-                self.outside.tell(Event::Closed { run, address: socket.address });
+                self.outside.tell(ClusterEvent::Closed { run, address: socket.address });
             }
         }
     }
 
-    pub(super) fn open_in_runs(&self, runs: &BTreeSet<u64>) -> Open {
+    pub(super) fn open_in_runs(&self, runs: &BTreeSet<u64>) -> OpenSockets {
         let (mut leaders, mut others) = (Vec::new(), HashSet::new());
         for (run, live) in &self.live {
             if runs.contains(run) {
-                leaders.push(Leader { run: *run, process: live.leader });
+                leaders.push(RunLeader { run: *run, process: live.leader });
             } else {
                 others.insert(live.leader.pid);
             }
         }
-        Open::in_runs(&self.family, &leaders, &others)
+        OpenSockets::in_runs(&self.family, &leaders, &others)
     }
 
     fn useless_at(&self, app: &str, place: u32, open: &HashSet<u64>) -> Vec<u64> {

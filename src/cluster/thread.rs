@@ -11,11 +11,11 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::oneshot;
 
-use super::book::{Phase, Settings};
-use super::engine::{Began, Engine, Port, Way};
-use super::event::Outside;
-use super::open::Family;
-use super::passed::{OpenFailure, Opening};
+use super::book::{PortSettings, RunPhase};
+use super::engine::{Engine, ProbeTarget, RunStarted, SocketInfo};
+use super::event::ClusterHost;
+use super::open::TreeContext;
+use super::passed::{OpenError, OpenRequest};
 
 /// How often the sockets of runs that are about to go are looked at: the kernel does not tell when a queue
 /// is empty, or a socket is shut down.
@@ -24,18 +24,18 @@ const LOOK: Duration = Duration::from_millis(5);
 /// What epoll says of our own wake-up call; no run has this number.
 const WOKEN: u64 = u64::MAX;
 
-enum Command {
-    App(String, Settings),
+enum ClusterCommand {
+    App(String, PortSettings),
     Forget(String),
-    Open(Opening, oneshot::Sender<Result<Vec<OwnedFd>, OpenFailure>>),
-    Began(Box<Began>),
+    Open(OpenRequest, oneshot::Sender<Result<Vec<OwnedFd>, OpenError>>),
+    Began(Box<RunStarted>),
     AllBegan,
-    SetPhase(u64, Phase),
+    SetPhase(u64, RunPhase),
     Ended(u64),
     Abandon(String, u32),
-    Ports(String, oneshot::Sender<Vec<Port>>),
+    Ports(String, oneshot::Sender<Vec<SocketInfo>>),
     Drained(u64, oneshot::Sender<()>),
-    WayTo(u64, u16, oneshot::Sender<Way>),
+    WayTo(u64, u16, oneshot::Sender<ProbeTarget>),
     Stop,
 }
 
@@ -50,11 +50,11 @@ pub struct ClusterThread {
 /// thread has ended they do nothing.
 #[derive(Clone, Debug)]
 pub struct Cluster {
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<ClusterCommand>,
     wake: Arc<EventFd>,
 }
 
-impl std::fmt::Debug for Command {
+impl std::fmt::Debug for ClusterCommand {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_str("Command")
     }
@@ -67,8 +67,8 @@ impl ClusterThread {
     /// # Errors
     /// The system gives no thread, no epoll or no memory file.
     pub fn start(
-        outside: Box<dyn Outside>,
-        family: Family,
+        outside: Box<dyn ClusterHost>,
+        family: TreeContext,
         stored: Vec<(String, OwnedFd)>,
     ) -> io::Result<Self> {
         let engine = Engine::restore(outside, family, stored)?;
@@ -76,7 +76,7 @@ impl ClusterThread {
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(wake.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WOKEN))?;
-        let desk = Desk { engine, epoll, wake: Arc::clone(&wake), orders };
+        let desk = ClusterLoop { engine, epoll, wake: Arc::clone(&wake), orders };
         let thread = std::thread::Builder::new().name("rsm-cluster".into()).spawn(move || desk.serve())?;
         Ok(Self { cluster: Cluster { commands, wake }, thread: Some(thread) })
     }
@@ -89,7 +89,7 @@ impl ClusterThread {
 
 impl Drop for ClusterThread {
     fn drop(&mut self) {
-        self.cluster.send(Command::Stop);
+        self.cluster.send(ClusterCommand::Stop);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -100,76 +100,76 @@ impl Drop for ClusterThread {
 
 impl Cluster {
     /// Makes an app known, or changes what it wants. Comes before its runs.
-    pub fn app(&self, name: impl Into<String>, settings: Settings) {
-        self.send(Command::App(name.into(), settings));
+    pub fn app(&self, name: impl Into<String>, settings: PortSettings) {
+        self.send(ClusterCommand::App(name.into(), settings));
     }
 
     /// An app is gone: closes its sockets, those that a run still has when that ends.
     pub fn forget(&self, name: impl Into<String>) {
-        self.send(Command::Forget(name.into()));
+        self.send(ClusterCommand::Forget(name.into()));
     }
 
     /// Sockets that listen at these addresses, for a run to be passed at its start; see
     /// [`passed`](super::passed). If it does not start after all, it has [`ended`](Self::ended).
-    pub fn open(&self, opening: Opening) -> oneshot::Receiver<Result<Vec<OwnedFd>, OpenFailure>> {
-        self.ask(|answer| Command::Open(opening, answer))
+    pub fn open(&self, opening: OpenRequest) -> oneshot::Receiver<Result<Vec<OwnedFd>, OpenError>> {
+        self.ask(|answer| ClusterCommand::Open(opening, answer))
     }
 
     /// A run begins, or was there before this daemon. Said twice it does no harm.
-    pub fn began(&self, began: Began) {
-        self.send(Command::Began(Box::new(began)));
+    pub fn began(&self, began: RunStarted) {
+        self.send(ClusterCommand::Began(Box::new(began)));
     }
 
     /// All runs that were there before this daemon have been told: those that a former one knew besides are
     /// over.
     pub fn all_began(&self) {
-        self.send(Command::AllBegan);
+        self.send(ClusterCommand::AllBegan);
     }
 
     /// A run may get connections.
     pub fn ready(&self, run: u64) {
-        self.send(Command::SetPhase(run, Phase::Ready));
+        self.send(ClusterCommand::SetPhase(run, RunPhase::Ready));
     }
 
     /// A run shall get no new connections, as long as there is any other.
     pub fn quiet(&self, run: u64) {
-        self.send(Command::SetPhase(run, Phase::Quiet));
+        self.send(ClusterCommand::SetPhase(run, RunPhase::Quiet));
     }
 
     /// Nothing of a run is left. Its sockets hold what comes for its replacement.
     pub fn ended(&self, run: u64) {
-        self.send(Command::Ended(run));
+        self.send(ClusterCommand::Ended(run));
     }
 
     /// No replacement is coming: closes the slot's sockets, now or when its run ends. Holds until the
     /// slot's next run begins.
     pub fn abandon(&self, app: impl Into<String>, slot: u32) {
-        self.send(Command::Abandon(app.into(), slot));
+        self.send(ClusterCommand::Abandon(app.into(), slot));
     }
 
     /// The listening sockets of an app, with the length of their queues.
-    pub fn ports(&self, app: impl Into<String>) -> oneshot::Receiver<Vec<Port>> {
-        self.ask(|answer| Command::Ports(app.into(), answer))
+    pub fn ports(&self, app: impl Into<String>) -> oneshot::Receiver<Vec<SocketInfo>> {
+        self.ask(|answer| ClusterCommand::Ports(app.into(), answer))
     }
 
     /// Resolves once nobody waits in a queue that this run alone takes from; at once where another run
     /// takes from it, too. Where there is no other slot to steer to, that may be never: set a limit.
     pub fn drained(&self, run: u64) -> oneshot::Receiver<()> {
-        self.ask(|answer| Command::Drained(run, answer))
+        self.ask(|answer| ClusterCommand::Drained(run, answer))
     }
 
-    /// How our checks come to a run's port; see [`Settings::doors`].
-    pub fn way_to(&self, run: u64, port: u16) -> oneshot::Receiver<Way> {
-        self.ask(|answer| Command::WayTo(run, port, answer))
+    /// How our checks come to a run's port; see [`PortSettings::doors`].
+    pub fn way_to(&self, run: u64, port: u16) -> oneshot::Receiver<ProbeTarget> {
+        self.ask(|answer| ClusterCommand::WayTo(run, port, answer))
     }
 
-    fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> oneshot::Receiver<T> {
+    fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> ClusterCommand) -> oneshot::Receiver<T> {
         let (answer, receiver) = oneshot::channel();
         self.send(command(answer));
         receiver
     }
 
-    fn send(&self, command: Command) {
+    fn send(&self, command: ClusterCommand) {
         // Fails only when the thread is gone; dropping the command is the answer then. The counter
         // cannot overflow before the thread reads it.
         if self.commands.send(command).is_ok() {
@@ -179,14 +179,14 @@ impl Cluster {
 }
 
 /// All that the thread has.
-struct Desk {
+struct ClusterLoop {
     engine: Engine,
     epoll: Epoll,
     wake: Arc<EventFd>,
-    orders: mpsc::Receiver<Command>,
+    orders: mpsc::Receiver<ClusterCommand>,
 }
 
-impl Desk {
+impl ClusterLoop {
     fn serve(mut self) {
         let mut events = [EpollEvent::empty(); 64];
         let mut even = None;
@@ -239,29 +239,29 @@ impl Desk {
     }
 
     /// False if it is to stop.
-    fn obey(&mut self, command: Command) -> bool {
+    fn obey(&mut self, command: ClusterCommand) -> bool {
         match command {
-            Command::App(name, settings) => self.engine.app(name, settings),
-            Command::Forget(name) => self.engine.forget(&name),
+            ClusterCommand::App(name, settings) => self.engine.app(name, settings),
+            ClusterCommand::Forget(name) => self.engine.forget(&name),
             // Whoever asked may have stopped waiting.
-            Command::Open(opening, answer) => drop(answer.send(self.engine.open(opening))),
-            Command::Began(began) => self.began(*began),
-            Command::AllBegan => self.engine.all_began(),
-            Command::SetPhase(run, phase) => self.engine.set_phase(run, phase),
-            Command::Ended(run) => {
+            ClusterCommand::Open(opening, answer) => drop(answer.send(self.engine.open(opening))),
+            ClusterCommand::Began(began) => self.began(*began),
+            ClusterCommand::AllBegan => self.engine.all_began(),
+            ClusterCommand::SetPhase(run, phase) => self.engine.set_phase(run, phase),
+            ClusterCommand::Ended(run) => {
                 self.hang_up(run);
                 self.engine.ended(run);
             }
-            Command::Abandon(app, slot) => self.engine.abandon(app, slot),
-            Command::Ports(app, answer) => drop(answer.send(self.engine.ports(&app))),
-            Command::WayTo(run, port, answer) => drop(answer.send(self.engine.way_to(run, port))),
-            Command::Drained(run, done) => self.engine.drained(run, done),
-            Command::Stop => return false,
+            ClusterCommand::Abandon(app, slot) => self.engine.abandon(app, slot),
+            ClusterCommand::Ports(app, answer) => drop(answer.send(self.engine.ports(&app))),
+            ClusterCommand::WayTo(run, port, answer) => drop(answer.send(self.engine.way_to(run, port))),
+            ClusterCommand::Drained(run, done) => self.engine.drained(run, done),
+            ClusterCommand::Stop => return false,
         }
         true
     }
 
-    fn began(&mut self, began: Began) {
+    fn began(&mut self, began: RunStarted) {
         let run = began.run;
         self.hang_up(run);
         self.engine.began(began);

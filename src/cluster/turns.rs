@@ -14,9 +14,9 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::time::{ClockId, clock_gettime};
 
-use program::{CHANCES, Instruction, TURNS, UNTIL, program};
+use program::{CHANCES, EbpfInstruction, TURNS, UNTIL, program};
 
-use super::steer::{Door, Target};
+use super::steer::{ProbeRoute, SteeringTarget};
 
 mod program;
 
@@ -36,15 +36,15 @@ const MOST: usize = 128;
 
 /// The turns of a group, while its program is the one that was attached with them.
 #[derive(Debug)]
-pub struct Turns(OwnedFd);
+pub struct RoundRobin(OwnedFd);
 
-impl Turns {
+impl RoundRobin {
     /// Has the group of this socket serve the open ones of `targets` in turn.
     ///
     /// # Errors
     /// `EPERM`: we may not. `E2BIG`: too many. The group's former program stays.
-    pub fn attach(fd: BorrowedFd<'_>, targets: &[Target], doors: &[Door]) -> nix::Result<Self> {
-        let open: Vec<&Target> = targets.iter().filter(|target| target.takes()).collect();
+    pub fn attach(fd: BorrowedFd<'_>, targets: &[SteeringTarget], doors: &[ProbeRoute]) -> nix::Result<Self> {
+        let open: Vec<&SteeringTarget> = targets.iter().filter(|target| target.takes()).collect();
         if open.is_empty()
             || open.len() > MOST
             || doors.len() > MOST
@@ -105,7 +105,7 @@ fn create_map(numbers: u32) -> nix::Result<OwnedFd> {
     new_descriptor(MAP_CREATE, &Attributes([ARRAY, 4, 8, numbers, 0]))
 }
 
-fn load(program: &[Instruction]) -> nix::Result<OwnedFd> {
+fn load(program: &[EbpfInstruction]) -> nix::Result<OwnedFd> {
     #[repr(C)]
     struct Attributes {
         kind: u32,
@@ -150,13 +150,14 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::super::address::Protocol;
-    use super::super::socket::{self, Kind};
+    use super::super::socket::{self, SocketKind};
     use super::*;
 
     fn group(members: usize) -> (Vec<TcpListener>, SocketAddr) {
         let mut address = "127.0.0.1:0".parse().unwrap();
         let group = (0..members).map(|_| {
-            let member = socket::like(Kind { v6: false, protocol: Protocol::Tcp, multipath: false }).unwrap();
+            let member =
+                socket::like(SocketKind { v6: false, protocol: Protocol::Tcp, multipath: false }).unwrap();
             socket::set_reuse_port(member.as_fd(), true).unwrap();
             socket::bind(member.as_fd(), address).unwrap();
             address = socket::bound_to(member.as_fd()).unwrap();
@@ -166,8 +167,8 @@ mod tests {
         (group.collect(), address)
     }
 
-    fn target(open: bool, members: &[u32]) -> Target {
-        Target { open, members: members.to_vec() }
+    fn target(open: bool, members: &[u32]) -> SteeringTarget {
+        SteeringTarget { open, members: members.to_vec() }
     }
 
     /// A test that cannot run never passes.
@@ -182,7 +183,7 @@ mod tests {
             // SAFETY: it takes three numbers. Who is not root may set what it is already.
             let _ = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
             let (group, _) = group(1);
-            Turns::attach(group[0].as_fd(), &[target(true, &[0])], &[]).map(drop)
+            RoundRobin::attach(group[0].as_fd(), &[target(true, &[0])], &[]).map(drop)
         });
         // Unless the machine allows everybody.
         assert!(matches!(unprivileged.join().unwrap(), Err(Errno::EPERM) | Ok(())));
@@ -199,7 +200,7 @@ mod tests {
             target(true, &[5]),
         ];
         need_root();
-        Turns::attach(group[0].as_fd(), &targets, &[]).unwrap();
+        RoundRobin::attach(group[0].as_fd(), &targets, &[]).unwrap();
         let _clients: Vec<_> = (0..80).map(|_| TcpStream::connect(address).unwrap()).collect();
         let counts: Vec<u32> = group.iter().map(|member| socket::waiting(member.as_fd()).unwrap()).collect();
         assert_eq!(counts, [20, 0, 10, 10, 20, 20]);
@@ -210,7 +211,7 @@ mod tests {
         need_root();
         let (group, address) = group(3);
         let targets = [target(true, &[0]), target(true, &[1]), target(true, &[2])];
-        let turns = Turns::attach(group[0].as_fd(), &targets, &[]).unwrap();
+        let turns = RoundRobin::attach(group[0].as_fd(), &targets, &[]).unwrap();
         let connect =
             |count: u64| -> Vec<_> { (0..count).map(|_| TcpStream::connect(address).unwrap()).collect() };
         let waiting =
@@ -232,10 +233,12 @@ mod tests {
         need_root();
         let (group, address) = group(3);
         let targets = [target(true, &[0]), target(true, &[1]), target(false, &[2])];
-        let doors = [0, 1, 2].map(|index| Door { from: Door::address(700 + u64::from(index)), index });
-        Turns::attach(group[0].as_fd(), &targets, &doors).unwrap();
+        let doors =
+            [0, 1, 2].map(|index| ProbeRoute { from: ProbeRoute::address(700 + u64::from(index)), index });
+        RoundRobin::attach(group[0].as_fd(), &targets, &doors).unwrap();
         let from = |source: std::net::Ipv4Addr| {
-            let client = socket::like(Kind { v6: false, protocol: Protocol::Tcp, multipath: false }).unwrap();
+            let client =
+                socket::like(SocketKind { v6: false, protocol: Protocol::Tcp, multipath: false }).unwrap();
             socket::bind(client.as_fd(), (source, 0).into()).unwrap();
             let to: nix::sys::socket::SockaddrStorage = address.into();
             nix::sys::socket::connect(client.as_raw_fd(), &to).unwrap();
@@ -253,9 +256,9 @@ mod tests {
     fn what_does_not_fit_is_refused() {
         let (group, _) = group(1);
         let none = [target(false, &[0])];
-        assert_eq!(Turns::attach(group[0].as_fd(), &none, &[]).err(), Some(Errno::E2BIG));
+        assert_eq!(RoundRobin::attach(group[0].as_fd(), &none, &[]).err(), Some(Errno::E2BIG));
         let many: Vec<u32> = (0..1000).collect();
         let many = [target(true, &many)];
-        assert_eq!(Turns::attach(group[0].as_fd(), &many, &[]).err(), Some(Errno::E2BIG));
+        assert_eq!(RoundRobin::attach(group[0].as_fd(), &many, &[]).err(), Some(Errno::E2BIG));
     }
 }

@@ -5,12 +5,12 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::file::Written;
-use super::findings::{At, Findings};
+use super::file::ParsedApp;
+use super::findings::{Diagnostics, SourceRef};
 use super::key_def::{Flag, FlagValue, KeyDef};
 use super::keys::{AppSettings, find_key, keys_with_flags};
-use super::mistake::Mistakes;
-use super::resolve::{self, Ground};
+use super::mistake::ConfigErrors;
+use super::resolve::{self, ResolveContext};
 use super::value::shown;
 use super::{LoadOptions, Loaded};
 
@@ -49,12 +49,12 @@ pub fn load_command_line(
     line: &CommandLine<'_>,
     cwd: &Path,
     options: &LoadOptions,
-) -> Result<Loaded, Mistakes> {
-    let mut findings = Findings::new(None);
+) -> Result<Loaded, ConfigErrors> {
+    let mut findings = Diagnostics::new(None);
     let mut given = given_keys(line);
     given.extend(argument("start", "script", json!(line.script)));
     let settings = read_flags(&given, &mut findings);
-    let written = Written::new(settings, At::Flag("--env"));
+    let written = ParsedApp::new(settings, SourceRef::Flag("--env"));
     let app = match findings.count() {
         0 => resolve::app(&written, &command_line_context(cwd, options), &mut findings),
         _ => None,
@@ -63,8 +63,8 @@ pub fn load_command_line(
 }
 
 /// What a command line is resolved against.
-pub(super) fn command_line_context<'a>(cwd: &Path, options: &'a LoadOptions) -> Ground<'a> {
-    Ground {
+pub(super) fn command_line_context<'a>(cwd: &Path, options: &'a LoadOptions) -> ResolveContext<'a> {
+    ResolveContext {
         base: cwd.to_owned(),
         script_from_base: true,
         source: None,
@@ -75,10 +75,10 @@ pub(super) fn command_line_context<'a>(cwd: &Path, options: &'a LoadOptions) -> 
 }
 
 /// Reads the values of flags into settings.
-pub(super) fn read_flags(given: &[GivenKey], findings: &mut Findings<'_>) -> AppSettings {
+pub(super) fn read_flags(given: &[GivenKey], findings: &mut Diagnostics<'_>) -> AppSettings {
     let mut settings = AppSettings::default();
     for GivenKey { source, key, value } in given {
-        let at = At::Flag(source);
+        let at = SourceRef::Flag(source);
         // Found by name: the row of `--ext` has no type of its own.
         let parse = find_key(key.name).map_or(key.parse, |key| key.parse);
         if let Err(wrong) = parse(&mut settings, value, at.clone()) {

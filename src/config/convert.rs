@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::file::{self, Written};
-use super::findings::Findings;
+use super::file::{self, ParsedApp};
+use super::findings::Diagnostics;
 use super::format::STDIN;
 use super::keys::{find_key, ignored_key};
-use super::mistake::Mistakes;
+use super::mistake::ConfigErrors;
 use super::search::absolute;
 use super::{LoadOptions, read};
 
@@ -25,9 +25,13 @@ pub struct Converted {
 ///
 /// # Errors
 /// The file's mistakes of syntax, keys and values. Nothing is looked up on the machine.
-pub fn convert(path: &Path, directory: Option<&Path>, options: &LoadOptions) -> Result<Converted, Mistakes> {
+pub fn convert(
+    path: &Path,
+    directory: Option<&Path>,
+    options: &LoadOptions,
+) -> Result<Converted, ConfigErrors> {
     let source = read(path, options)?;
-    let mut findings = Findings::new(Some(&source));
+    let mut findings = Diagnostics::new(Some(&source));
     let written = file::read(&source, &mut findings)?;
     let (written, warnings) = findings.finish(written)?;
     let beside = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -44,7 +48,7 @@ pub fn convert(path: &Path, directory: Option<&Path>, options: &LoadOptions) -> 
 }
 
 /// An app: plain settings first, since a line below a table's header belongs to that table.
-fn table(app: &Written, base: Option<&Path>) -> String {
+fn table(app: &ParsedApp, base: Option<&Path>) -> String {
     let (tables, plain): (Vec<_>, Vec<_>) = app.given.iter().partition(|(_, value)| value.is_object());
     let mut text = String::from("\n[[apps]]\n");
     for (key, value) in &plain {

@@ -33,11 +33,11 @@ const SHOWN: usize = 4096;
 
 /// What a file exports.
 #[derive(Debug, Deserialize)]
-pub(super) struct Exported {
+pub(super) struct EvalOutput {
     /// As JSON.
     pub(super) json: String,
     /// What could not be put into JSON.
-    pub(super) left: Vec<Left>,
+    pub(super) left: Vec<SkippedValue>,
     /// What it printed.
     #[serde(skip)]
     pub(super) printed: String,
@@ -45,7 +45,7 @@ pub(super) struct Exported {
 
 /// A value that was left out.
 #[derive(Debug, Deserialize)]
-pub(super) struct Left {
+pub(super) struct SkippedValue {
     /// Where: `apps[0].env.X`.
     pub(super) path: String,
     /// What, and why.
@@ -54,7 +54,7 @@ pub(super) struct Left {
 
 /// Why a file could not be evaluated.
 #[derive(Debug, Default, Deserialize, PartialEq, Eq)]
-pub(super) struct Failure {
+pub(super) struct EvalError {
     /// What is wrong.
     pub(super) message: String,
     /// Where in the file, from 1.
@@ -71,18 +71,18 @@ pub(super) struct Failure {
 /// What node says on the channel.
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Answer {
-    Value(Exported),
-    Failure(Failure),
+enum EvalResponse {
+    Value(EvalOutput),
+    Failure(EvalError),
 }
 
 /// Evaluates a file (absolute path); node is looked up in `search`.
-pub(super) fn evaluate(file: &Path, search: &SearchPath) -> Result<Exported, Failure> {
+pub(super) fn evaluate(file: &Path, search: &SearchPath) -> Result<EvalOutput, EvalError> {
     let Some(node) = search.find("node") else {
         return fail("requires node, which is not in PATH", "install Node.js, or add it to PATH");
     };
     let broken =
-        |error: io::Error| Failure { message: format!("cannot run node: {error}"), ..Failure::default() };
+        |error: io::Error| EvalError { message: format!("cannot run node: {error}"), ..EvalError::default() };
     let (answer, channel) = io::pipe().map_err(broken)?;
     let (output, out) = io::pipe().map_err(broken)?;
     let err = out.try_clone().map_err(broken)?;
@@ -109,7 +109,7 @@ fn bounded(program: &Path) -> Command {
     bounded
 }
 
-fn judge(answer: Option<Vec<u8>>, child: &mut Child, printed: &str) -> Result<Exported, Failure> {
+fn judge(answer: Option<Vec<u8>>, child: &mut Child, printed: &str) -> Result<EvalOutput, EvalError> {
     let ended = child.wait().ok();
     let Some(bytes) = answer else {
         let seconds = PATIENCE.as_secs();
@@ -120,8 +120,8 @@ fn judge(answer: Option<Vec<u8>>, child: &mut Child, printed: &str) -> Result<Ex
         return fail("exports more than 1 MiB", "split it into several files");
     }
     match serde_json::from_slice(&bytes) {
-        Ok(Answer::Value(exported)) => Ok(Exported { printed: printed.to_owned(), ..exported }),
-        Ok(Answer::Failure(failure)) => Err(failure),
+        Ok(EvalResponse::Value(exported)) => Ok(EvalOutput { printed: printed.to_owned(), ..exported }),
+        Ok(EvalResponse::Failure(failure)) => Err(failure),
         Err(_) => {
             let how = ended.map_or_else(String::new, |status| format!(" ({status})"));
             fail(
@@ -132,8 +132,8 @@ fn judge(answer: Option<Vec<u8>>, child: &mut Child, printed: &str) -> Result<Ex
     }
 }
 
-fn fail<T>(message: impl Into<String>, help: &'static str) -> Result<T, Failure> {
-    Err(Failure { message: message.into(), help, ..Failure::default() })
+fn fail<T>(message: impl Into<String>, help: &'static str) -> Result<T, EvalError> {
+    Err(EvalError { message: message.into(), help, ..EvalError::default() })
 }
 
 fn after(printed: &str) -> String {
@@ -183,7 +183,7 @@ fn shown(printed: &Mutex<Vec<u8>>) -> String {
 mod tests {
     use super::*;
 
-    fn run(name: &str, text: &str) -> Result<Exported, Failure> {
+    fn run(name: &str, text: &str) -> Result<EvalOutput, EvalError> {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join(name);
         std::fs::write(&file, text).unwrap();

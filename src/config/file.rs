@@ -5,25 +5,25 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::findings::{At, Findings, Given};
-use super::format::Format;
+use super::findings::{Diagnostics, Located, SourceRef};
+use super::format::FileFormat;
 use super::key_def::KeyDef;
 use super::keys::{AppSettings, KEYS, find_key, ignored_key};
-use super::mistake::Mistakes;
-use super::source::Source;
+use super::mistake::ConfigErrors;
+use super::source::SourceText;
 use super::statics;
-use super::tree::{Broken, Content, Entry, Node};
-use super::value::{Environment, LogRules, Reading, Wrong, shown};
+use super::tree::{ConfigNode, NodeContent, SyntaxError, TableEntry};
+use super::value::{EnvValue, FromValue, LogRules, ValueError, shown};
 
 /// So many errors of syntax are shown; after a broken one the rest are often only its echoes.
 const SYNTAX_ERRORS: usize = 5;
 
 /// An app as written.
-pub(super) struct Written {
+pub(super) struct ParsedApp {
     /// What was given.
     pub(super) settings: AppSettings,
     /// Where its entry begins.
-    pub(super) at: At,
+    pub(super) at: SourceRef,
     /// The keys whose values could not be taken. What depends on them cannot be judged.
     pub(super) refused: Vec<&'static str>,
     /// The same settings as values, by rsm's own keys, in the order of the file.
@@ -32,9 +32,9 @@ pub(super) struct Written {
     pub(super) left: Vec<String>,
 }
 
-impl Written {
+impl ParsedApp {
     /// An app of these settings, nothing of which was refused.
-    pub(super) fn new(settings: AppSettings, at: At) -> Self {
+    pub(super) fn new(settings: AppSettings, at: SourceRef) -> Self {
         Self { settings, at, refused: Vec::new(), given: Vec::new(), left: Vec::new() }
     }
 
@@ -47,47 +47,50 @@ impl Written {
 
 /// Reads the apps of a file. Mistakes of syntax end it; all others are noted, and what could be
 /// read is returned.
-pub(super) fn read(source: &Source, findings: &mut Findings<'_>) -> Result<Vec<Written>, Mistakes> {
+pub(super) fn read(
+    source: &SourceText,
+    findings: &mut Diagnostics<'_>,
+) -> Result<Vec<ParsedApp>, ConfigErrors> {
     let root = match parse(source) {
         Ok(root) => root,
         Err(errors) => {
-            let mut broken = Findings::new(Some(source));
+            let mut broken = Diagnostics::new(Some(source));
             for error in errors.into_iter().take(SYNTAX_ERRORS) {
                 let message = format!("invalid {}: {}", source.format.name(), error.message);
-                broken.mistake(&At::Span(error.at), message, help_with_syntax(source.format));
+                broken.mistake(&SourceRef::Span(error.at), message, help_with_syntax(source.format));
             }
             broken.finish(())?;
             return Ok(Vec::new());
         }
     };
-    let mut file = File { format: source.format, apps: Vec::new(), rules: None };
+    let mut file = FileParser { format: source.format, apps: Vec::new(), rules: None };
     let before = findings.count();
     match root.content {
-        Content::Table(entries) if file.is_app(&entries) => {
-            let node = Node { at: root.at, content: Content::Table(entries) };
+        NodeContent::Table(entries) if file.is_app(&entries) => {
+            let node = ConfigNode { at: root.at, content: NodeContent::Table(entries) };
             file.add(node, findings);
         }
-        Content::Table(entries) => entries.into_iter().for_each(|entry| file.top_level(entry, findings)),
-        Content::List(items) if file.format.is_pm2s() => {
+        NodeContent::Table(entries) => entries.into_iter().for_each(|entry| file.top_level(entry, findings)),
+        NodeContent::List(items) if file.format.is_pm2s() => {
             items.into_iter().for_each(|item| file.add(item, findings))
         }
         _ => {}
     }
-    let File { apps, rules, .. } = &mut file;
+    let FileParser { apps, rules, .. } = &mut file;
     for app in apps.iter_mut() {
         underlay(rules.clone(), &mut app.settings);
     }
     if file.apps.is_empty() && findings.count() == before {
-        findings.mistake(&At::Span(0..0), "no apps found", begin(file.format));
+        findings.mistake(&SourceRef::Span(0..0), "no apps found", begin(file.format));
     }
     Ok(file.apps)
 }
 
 /// The log rules of all apps.
-fn log_rules(entry: &Entry, findings: &mut Findings<'_>) -> Option<Given<LogRules>> {
-    let (value, at) = (entry.node.value(), At::Span(entry.node.at.clone()));
+fn log_rules(entry: &TableEntry, findings: &mut Diagnostics<'_>) -> Option<Located<LogRules>> {
+    let (value, at) = (entry.node.value(), SourceRef::Span(entry.node.at.clone()));
     match LogRules::read(&value) {
-        Ok(rules) => Some(Given { value: rules, at }),
+        Ok(rules) => Some(Located { value: rules, at }),
         Err(wrong) => {
             refuse(&entry.key, wrong, &value, &at, findings);
             None
@@ -96,70 +99,70 @@ fn log_rules(entry: &Entry, findings: &mut Findings<'_>) -> Option<Given<LogRule
 }
 
 /// Lays an app's own log rules over those of all.
-fn underlay(rules: Option<Given<LogRules>>, settings: &mut AppSettings) {
-    if let Some(Given { value, at }) = rules {
+fn underlay(rules: Option<Located<LogRules>>, settings: &mut AppSettings) {
+    if let Some(Located { value, at }) = rules {
         let own = settings.logs.take().map(|own| own.value);
-        settings.logs = Some(Given { value: value.under(own), at });
+        settings.logs = Some(Located { value: value.under(own), at });
     }
 }
 
 /// The text as a tree, or where it is broken.
-pub(super) fn parse(source: &Source) -> Result<Node, Vec<Broken>> {
+pub(super) fn parse(source: &SourceText) -> Result<ConfigNode, Vec<SyntaxError>> {
     match source.format {
-        Format::Toml => Node::from_toml(&source.text),
-        Format::Json | Format::Package | Format::Script => {
-            Node::from_json(&source.text).map_err(|one| vec![one])
+        FileFormat::Toml => ConfigNode::from_toml(&source.text),
+        FileFormat::Json | FileFormat::Package | FileFormat::Script => {
+            ConfigNode::from_json(&source.text).map_err(|one| vec![one])
         }
-        Format::Yaml => Node::from_yaml(&source.text).map_err(|one| vec![one]),
+        FileFormat::Yaml => ConfigNode::from_yaml(&source.text).map_err(|one| vec![one]),
     }
 }
 
-fn help_with_syntax(format: Format) -> &'static str {
+fn help_with_syntax(format: FileFormat) -> &'static str {
     match format {
-        Format::Json | Format::Package => "JSON cannot contain code; use NAME.config.js",
+        FileFormat::Json | FileFormat::Package => "JSON cannot contain code; use NAME.config.js",
         _ => "",
     }
 }
 
 /// How apps are begun.
-fn begin(format: Format) -> &'static str {
+fn begin(format: FileFormat) -> &'static str {
     match format {
-        Format::Toml => "start each app with a line [[apps]]",
-        Format::Yaml => "write `apps:` followed by `- script: …` for each app",
-        Format::Json | Format::Package => "write { \"apps\": [{ \"script\": \"…\" }] }",
-        Format::Script => "write module.exports = { apps: [{ script: '…' }] }",
+        FileFormat::Toml => "start each app with a line [[apps]]",
+        FileFormat::Yaml => "write `apps:` followed by `- script: …` for each app",
+        FileFormat::Json | FileFormat::Package => "write { \"apps\": [{ \"script\": \"…\" }] }",
+        FileFormat::Script => "write module.exports = { apps: [{ script: '…' }] }",
     }
 }
 
 /// A file on the way to its apps.
-struct File {
-    format: Format,
-    apps: Vec<Written>,
+struct FileParser {
+    format: FileFormat,
+    apps: Vec<ParsedApp>,
     /// The log rules of all apps.
-    rules: Option<Given<LogRules>>,
+    rules: Option<Located<LogRules>>,
 }
 
-impl File {
+impl FileParser {
     /// Whether a table is not a file's but an app itself, as PM2 has it.
-    fn is_app(&self, entries: &[Entry]) -> bool {
+    fn is_app(&self, entries: &[TableEntry]) -> bool {
         let has = |key: &str| entries.iter().any(|entry| entry.key == key);
-        let pm2s = self.format.is_pm2s() && self.format != Format::Package;
+        let pm2s = self.format.is_pm2s() && self.format != FileFormat::Package;
         pm2s && !has("apps") && !has("pm2") && ["script", "exec", "cmd", "command"].iter().any(|key| has(key))
     }
 
-    fn add(&mut self, node: Node, findings: &mut Findings<'_>) {
+    fn add(&mut self, node: ConfigNode, findings: &mut Diagnostics<'_>) {
         self.apps.extend(app(node, self.format, findings));
     }
 
-    fn top_level(&mut self, entry: Entry, findings: &mut Findings<'_>) {
-        let at = At::Span(entry.key_at.clone());
+    fn top_level(&mut self, entry: TableEntry, findings: &mut Diagnostics<'_>) {
+        let at = SourceRef::Span(entry.key_at.clone());
         match entry.key.as_str() {
             "apps" | "pm2" => match entry.node.content {
-                Content::List(items) => items.into_iter().for_each(|item| self.add(item, findings)),
-                Content::Scalar(Value::Null) => {}
+                NodeContent::List(items) => items.into_iter().for_each(|item| self.add(item, findings)),
+                NodeContent::Scalar(Value::Null) => {}
                 _ => self.add(entry.node, findings),
             },
-            _ if self.format == Format::Package => {}
+            _ if self.format == FileFormat::Package => {}
             "$schema" => {}
             "logs" => self.rules = log_rules(&entry, findings),
             "deploy" => findings.warn(&at, "`deploy` is not supported, ignored"),
@@ -180,29 +183,29 @@ impl File {
                     true => "did you mean [[apps]]?",
                     false => "only [[apps]], [logs] and [[static]] are allowed here",
                 };
-                findings.mistake(&At::Key(entry.key_at), format!("unknown key `{key}`"), help);
+                findings.mistake(&SourceRef::Key(entry.key_at), format!("unknown key `{key}`"), help);
             }
         }
     }
 }
 
-fn app(node: Node, format: Format, findings: &mut Findings<'_>) -> Option<Written> {
-    let at = At::Span(node.at.clone());
+fn app(node: ConfigNode, format: FileFormat, findings: &mut Diagnostics<'_>) -> Option<ParsedApp> {
+    let at = SourceRef::Span(node.at.clone());
     if findings.is_full() {
         return None;
     }
-    let Content::Table(entries) = node.content else {
+    let NodeContent::Table(entries) = node.content else {
         findings.mistake(&at, "expected a table of settings for each app", begin(format));
         return None;
     };
-    let mut app = Written::new(AppSettings::default(), at);
+    let mut app = ParsedApp::new(AppSettings::default(), at);
     let mut seen: HashMap<&'static str, String> = HashMap::new();
     for entry in &entries {
         if findings.is_full() {
             break;
         }
         // PM2's way to leave a setting out; TOML has no such value.
-        if !matches!(entry.node.content, Content::Scalar(Value::Null)) {
+        if !matches!(entry.node.content, NodeContent::Scalar(Value::Null)) {
             setting(entry, format, &mut app, &mut seen, findings);
         }
     }
@@ -210,13 +213,13 @@ fn app(node: Node, format: Format, findings: &mut Findings<'_>) -> Option<Writte
 }
 
 fn setting(
-    entry: &Entry,
-    format: Format,
-    app: &mut Written,
+    entry: &TableEntry,
+    format: FileFormat,
+    app: &mut ParsedApp,
     seen: &mut HashMap<&'static str, String>,
-    findings: &mut Findings<'_>,
+    findings: &mut Diagnostics<'_>,
 ) {
-    let key_at = At::Span(entry.key_at.clone());
+    let key_at = SourceRef::Span(entry.key_at.clone());
     let written = entry.key.as_str();
     let Some(key) = find_key(written) else { return other(entry, format, app, findings) };
     if let Some(before) = seen.insert(key.name, written.to_owned()) {
@@ -244,43 +247,47 @@ fn setting(
 }
 
 /// A key that is not in the table: an environment with a name, or nothing that is read.
-fn other(entry: &Entry, format: Format, app: &mut Written, findings: &mut Findings<'_>) {
+fn other(entry: &TableEntry, format: FileFormat, app: &mut ParsedApp, findings: &mut Diagnostics<'_>) {
     let written = entry.key.as_str();
     if let Some(name) = written.strip_prefix("env_").filter(|name| !name.is_empty()) {
         return named_env(name, entry, app, findings);
     }
     app.left.push(written.to_owned());
-    let key_at = At::Span(entry.key_at.clone());
+    let key_at = SourceRef::Span(entry.key_at.clone());
     match ignored_key(written) {
         Some(about) => findings.warn(&key_at, format!("`{written}` is ignored: {about}")),
         None if format.is_pm2s() => {
             findings.warn(&key_at, format!("unknown key `{written}`, ignored; {}", suggestion(written)));
         }
         None => {
-            let key_at = At::Key(entry.key_at.clone());
+            let key_at = SourceRef::Key(entry.key_at.clone());
             findings.mistake(&key_at, format!("unknown key `{written}`"), suggestion(written));
         }
     }
 }
 
 /// The place of a value; that of an environment is a secret.
-fn value_at(key: &KeyDef, entry: &Entry) -> At {
-    if key.name == "env" { At::Secret(entry.key_at.clone()) } else { At::Span(entry.node.at.clone()) }
+fn value_at(key: &KeyDef, entry: &TableEntry) -> SourceRef {
+    if key.name == "env" {
+        SourceRef::Secret(entry.key_at.clone())
+    } else {
+        SourceRef::Span(entry.node.at.clone())
+    }
 }
 
-fn named_env(name: &str, entry: &Entry, app: &mut Written, findings: &mut Findings<'_>) {
-    let (at, value) = (At::Secret(entry.key_at.clone()), entry.node.value());
-    match Environment::read(&value) {
+fn named_env(name: &str, entry: &TableEntry, app: &mut ParsedApp, findings: &mut Diagnostics<'_>) {
+    let (at, value) = (SourceRef::Secret(entry.key_at.clone()), entry.node.value());
+    match EnvValue::read(&value) {
         Ok(vars) => {
-            app.settings.named_env.insert(name.to_owned(), Given { value: vars, at });
+            app.settings.named_env.insert(name.to_owned(), Located { value: vars, at });
             app.give(&entry.key, value);
         }
         Err(wrong) => refuse(&entry.key, wrong, &value, &at, findings),
     }
 }
 
-fn refuse(key: &str, wrong: Wrong, value: &Value, at: &At, findings: &mut Findings<'_>) {
-    let found = (!matches!(at, At::Secret(_))).then(|| shown(value));
+fn refuse(key: &str, wrong: ValueError, value: &Value, at: &SourceRef, findings: &mut Diagnostics<'_>) {
+    let found = (!matches!(at, SourceRef::Secret(_))).then(|| shown(value));
     findings.mistake(at, wrong.message(key, found.as_deref()), wrong.help);
 }
 
@@ -300,9 +307,9 @@ mod tests {
     use super::super::keys::value_of;
     use super::*;
 
-    fn read_text(text: &str) -> Result<(Vec<Written>, Vec<String>), Mistakes> {
-        let source = Source::written("e.toml", text);
-        let mut findings = Findings::new(Some(&source));
+    fn read_text(text: &str) -> Result<(Vec<ParsedApp>, Vec<String>), ConfigErrors> {
+        let source = SourceText::written("e.toml", text);
+        let mut findings = Diagnostics::new(Some(&source));
         let apps = read(&source, &mut findings)?;
         findings.finish(apps)
     }

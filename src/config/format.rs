@@ -4,7 +4,7 @@ use std::path::Path;
 
 /// A format of ecosystem files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
+pub(super) enum FileFormat {
     /// rsm's own.
     Toml,
     /// JSON5, and so JSON with or without comments.
@@ -30,16 +30,16 @@ pub const DEFAULT_FILES: [&str; 8] = [
 ];
 
 /// Endings and what they mean. A `.js` alone is an app's script, as in PM2.
-const ENDINGS: [(&str, Format); 9] = [
-    (".toml", Format::Toml),
-    ("package.json", Format::Package),
-    (".json", Format::Json),
-    (".json5", Format::Json),
-    (".yaml", Format::Yaml),
-    (".yml", Format::Yaml),
-    (".config.js", Format::Script),
-    (".config.cjs", Format::Script),
-    (".config.mjs", Format::Script),
+const ENDINGS: [(&str, FileFormat); 9] = [
+    (".toml", FileFormat::Toml),
+    ("package.json", FileFormat::Package),
+    (".json", FileFormat::Json),
+    (".json5", FileFormat::Json),
+    (".yaml", FileFormat::Yaml),
+    (".yml", FileFormat::Yaml),
+    (".config.js", FileFormat::Script),
+    (".config.cjs", FileFormat::Script),
+    (".config.mjs", FileFormat::Script),
 ];
 
 /// The largest file read. A hundred times what the largest known ecosystem files need.
@@ -50,10 +50,10 @@ pub(super) const STDIN: &str = "-";
 
 /// Whether an argument of `start`, `stop` … is the name of a configuration file, or `-`.
 pub fn is_config_file(arg: &str) -> bool {
-    arg == STDIN || Format::of(Path::new(arg)).is_some()
+    arg == STDIN || FileFormat::of(Path::new(arg)).is_some()
 }
 
-impl Format {
+impl FileFormat {
     /// The format of a file of this name. A file's name is more than its ending.
     pub(super) fn of(path: &Path) -> Option<Self> {
         let name = path.file_name()?.to_str()?;
@@ -112,23 +112,23 @@ mod tests {
         {
             assert!(!is_config_file(other), "{other}");
         }
-        assert_eq!(Format::of(Path::new("x/package.json")), Some(Format::Package));
-        assert_eq!(Format::of(Path::new("my-package.json")), Some(Format::Json));
+        assert_eq!(FileFormat::of(Path::new("x/package.json")), Some(FileFormat::Package));
+        assert_eq!(FileFormat::of(Path::new("my-package.json")), Some(FileFormat::Json));
     }
 
     #[test]
     fn a_text_without_name_is_told_by_its_first_line() {
         for (text, format) in [
-            ("{\"apps\": []}", Format::Json),
-            ("// apps\n{ apps: [] }", Format::Json),
-            ("[{ script: 'a' }]", Format::Json),
-            ("[[apps]]\nscript = 'a'", Format::Toml),
-            ("# x\n\napps = []", Format::Toml),
-            ("apps:\n - script: a", Format::Yaml),
-            ("- script: a=b", Format::Yaml),
-            ("", Format::Toml),
+            ("{\"apps\": []}", FileFormat::Json),
+            ("// apps\n{ apps: [] }", FileFormat::Json),
+            ("[{ script: 'a' }]", FileFormat::Json),
+            ("[[apps]]\nscript = 'a'", FileFormat::Toml),
+            ("# x\n\napps = []", FileFormat::Toml),
+            ("apps:\n - script: a", FileFormat::Yaml),
+            ("- script: a=b", FileFormat::Yaml),
+            ("", FileFormat::Toml),
         ] {
-            assert_eq!(Format::of_text(text), format, "{text}");
+            assert_eq!(FileFormat::of_text(text), format, "{text}");
         }
     }
 }

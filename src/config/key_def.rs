@@ -7,13 +7,13 @@ use schemars::{Schema, SchemaGenerator};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::findings::At;
+use super::findings::SourceRef;
 use super::keys::AppSettings;
-use super::value::Wrong;
-use crate::spec::{AppSpec, Vars};
+use super::value::ValueError;
+use crate::spec::{AppSpec, EnvVars};
 
 /// Reads the value of a key into the settings.
-pub(super) type ParseKey = fn(&mut AppSettings, &Value, At) -> Result<(), Wrong>;
+pub(super) type ParseKey = fn(&mut AppSettings, &Value, SourceRef) -> Result<(), ValueError>;
 
 /// One row of the table of keys.
 #[derive(Clone, Copy)]
@@ -122,7 +122,7 @@ pub enum Pm2Value<'a> {
     /// A path.
     Path(&'a Path),
     /// Environment variables.
-    Vars(&'a Vars),
+    Vars(&'a EnvVars),
 }
 
 impl KeyDef {

@@ -11,12 +11,13 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 
 use super::command_line::{ext_to_ignore_patterns, seconds_to_duration};
-use super::findings::Given;
+use super::findings::Located;
 use super::key_def::{Flag, Group, KeyDef, Pm2Value, to_camel_case};
 use super::value::{
-    AppName, Codes, Cores, Count, Cron, Environment, Filter, HealthCheck, Instances, LogKind, LogRules,
-    LogTo, Millis, Mode, Port, Ports, Reading, ReadyCheck, Scaling, SignalName, Size, Spread, VarName, Watch,
-    Who, Words,
+    AppName, AutoscaleValue, BalanceValue, ByteSize, CountValue, CpuQuota, CronValue, DurationValue,
+    EnvFilterValue, EnvValue, ExecModeValue, ExitCodes, FromValue, InstanceCount, LivenessProbe,
+    LogFormatValue, LogRules, LogTarget, PortOptionsValue, PortValue, ReadinessProbe, SignalName,
+    UserOrGroup, VarName, WatchValue, WordList,
 };
 use crate::spec::{EnvFilter, ExecMode, Launcher, LogFormat, LogPath, RestartDelay};
 
@@ -25,9 +26,9 @@ macro_rules! app_keys {
         /// The settings of an app as written: nothing resolved, no defaults filled in.
         #[derive(Default)]
         pub(super) struct AppSettings {
-            $( $(#[doc = $doc])+ pub(super) $key: Option<Given<$kind>>, )*
+            $( $(#[doc = $doc])+ pub(super) $key: Option<Located<$kind>>, )*
             /// The `env_<name>` tables.
-            pub(super) named_env: BTreeMap<String, Given<Environment>>,
+            pub(super) named_env: BTreeMap<String, Located<EnvValue>>,
         }
 
         /// The table.
@@ -35,7 +36,7 @@ macro_rules! app_keys {
             name: stringify!($key),
             doc: concat!($($doc),+),
             parse: |settings, value, at| {
-                settings.$key = Some(Given { value: <$kind as Reading>::read(value)?, at });
+                settings.$key = Some(Located { value: <$kind as FromValue>::read(value)?, at });
                 Ok(())
             },
             schema: |generator| <$kind as JsonSchema>::json_schema(generator),
@@ -62,7 +63,7 @@ app_keys! {
         .jlist("namespace", |spec| (&spec.namespace).into());
 
     /// Arguments for the script.
-    args: Words = key(Group::App).spec(&["/args"])
+    args: WordList = key(Group::App).spec(&["/args"])
         .jlist("args", |spec| (&spec.args).into());
 
     /// Working directory, relative to the directory of this file. Default: that directory.
@@ -78,7 +79,7 @@ app_keys! {
         });
 
     /// Arguments for the interpreter.
-    interpreter_args: Words = key(Group::App).aliases(&["node_args"])
+    interpreter_args: WordList = key(Group::App).aliases(&["node_args"])
         .flag(Flag::text("--interpreter-args", "ARGS").alias("node-args").allow_hyphen())
         .spec(&["/launcher/interpreter/args"]).not_resettable()
         .jlist("node_args", |spec| match &spec.launcher {
@@ -92,7 +93,7 @@ app_keys! {
         .jlist("autostart", |spec| spec.autostart.into());
 
     /// Apps that must be online before this one starts. They are stopped after it.
-    depends_on: Words = key(Group::App).spec(&["/depends_on"]).not_in_pm2();
+    depends_on: WordList = key(Group::App).spec(&["/depends_on"]).not_in_pm2();
 
     /// Append `-<name>` to the app name when started with `--env <name>`.
     append_env_to_name: bool = key(Group::App);
@@ -102,14 +103,14 @@ app_keys! {
         .flag(Flag::text("--pid", "FILE").short('p').help("File for the process id")).spec(&["/pid_file"]);
 
     /// `cluster`: instances share a port. `fork`: they do not.
-    exec_mode: Mode = key(Group::Instances).spec(&["/exec_mode"])
+    exec_mode: ExecModeValue = key(Group::Instances).spec(&["/exec_mode"])
         .jlist("exec_mode", |spec| match spec.exec_mode {
             ExecMode::Fork => "fork_mode".into(),
             ExecMode::Cluster => "cluster_mode".into(),
         });
 
     /// Number of instances. `max` or 0 for one per core, -N for N fewer.
-    instances: Instances = key(Group::Instances)
+    instances: InstanceCount = key(Group::Instances)
         .flag(Flag::text("--instances", "N").short('i').allow_hyphen().help("Number of instances; `max` for one per core, -N for all cores minus N"))
         .spec(&["/instances"])
         .jlist("instances", |spec| spec.instances.into());
@@ -118,16 +119,16 @@ app_keys! {
     hold_port: bool = key(Group::Instances).spec(&["/hold_port"]).not_in_pm2();
 
     /// Load balancing: `random`, `ip_hash` (sticky by client address) or `shared` (one accept queue).
-    balance: Spread = key(Group::Instances).spec(&["/balance"]).not_in_pm2();
+    balance: BalanceValue = key(Group::Instances).spec(&["/balance"]).not_in_pm2();
 
     /// Addresses the app listens on, such as `3000` or `127.0.0.1:3000`. Only needed where its system calls cannot be observed.
-    listen: Words = key(Group::Instances).spec(&["/listen"]).not_in_pm2();
+    listen: WordList = key(Group::Instances).spec(&["/listen"]).not_in_pm2();
 
     /// Options for shared ports: `udp`, `privileged`.
-    ports: Ports = key(Group::Instances).spec(&["/ports"]).table().not_in_pm2();
+    ports: PortOptionsValue = key(Group::Instances).spec(&["/ports"]).table().not_in_pm2();
 
     /// Scale the number of instances by load: `min`, `max`, `cpu`, `queue`.
-    autoscale: Scaling = key(Group::Instances).spec(&["/autoscale"]).table().not_in_pm2();
+    autoscale: AutoscaleValue = key(Group::Instances).spec(&["/autoscale"]).table().not_in_pm2();
 
     /// Force fork mode.
     execute_command: bool = key(Group::Instances)
@@ -135,7 +136,7 @@ app_keys! {
         .spec(&["/exec_mode"]);
 
     /// Set the environment variable PORT.
-    port: Port = key(Group::Instances).flag(Flag::text("--port", "PORT")).spec(&["/env/PORT"]);
+    port: PortValue = key(Group::Instances).flag(Flag::text("--port", "PORT")).spec(&["/env/PORT"]);
 
     /// Variable that is incremented for each instance.
     increment_var: VarName = key(Group::Instances).spec(&["/increment_var"])
@@ -146,11 +147,11 @@ app_keys! {
         .jlist("instance_var", |spec| (&spec.instance_var).into());
 
     /// Environment variables. `--env <name>` merges the table `env_<name>` over them.
-    env: Environment = key(Group::Environment).spec(&["/env"])
+    env: EnvValue = key(Group::Environment).spec(&["/env"])
         .jlist("env", |spec| Pm2Value::Vars(&spec.env));
 
     /// Inherited variables to drop: true for all, a name, or a list of substrings.
-    filter_env: Filter = key(Group::Environment)
+    filter_env: EnvFilterValue = key(Group::Environment)
         .flag(Flag::list("--filter-env", "TEXT").help("Do not pass inherited variables whose name contains TEXT"))
         .spec(&["/filter_env"])
         .jlist("filter_env", |spec| match &spec.filter_env {
@@ -161,29 +162,29 @@ app_keys! {
         });
 
     /// User name or uid to run as. Requires root.
-    uid: Who = key(Group::Environment).aliases(&["user"])
+    uid: UserOrGroup = key(Group::Environment).aliases(&["user"])
         .flag(Flag::text("--uid", "USER").short('u').alias("user")).spec(&["/account"])
         .jlist("uid", |spec| spec.account.as_ref().map(|account| account.uid).into());
 
     /// Group name or gid to run as. Default: primary group of the user.
-    gid: Who = key(Group::Environment).flag(Flag::text("--gid", "GROUP")).spec(&["/account"])
+    gid: UserOrGroup = key(Group::Environment).flag(Flag::text("--gid", "GROUP")).spec(&["/account"])
         .jlist("gid", |spec| spec.account.as_ref().map(|account| account.gid).into());
 
     /// File for standard output, or `/dev/null`.
-    out_file: LogTo = key(Group::Logs).aliases(&["out", "output", "out_log"])
+    out_file: LogTarget = key(Group::Logs).aliases(&["out", "output", "out_log"])
         .flag(Flag::text("--output", "FILE").short('o')).spec(&["/logs/out"]);
 
     /// File for standard error, or `/dev/null`.
-    error_file: LogTo = key(Group::Logs).aliases(&["error", "err", "err_file", "err_log"])
+    error_file: LogTarget = key(Group::Logs).aliases(&["error", "err", "err_file", "err_log"])
         .flag(Flag::text("--error", "FILE").short('e')).spec(&["/logs/err"]);
 
     /// Additional file for both streams, or true for the default path.
-    log_file: LogTo = key(Group::Logs).aliases(&["log"])
+    log_file: LogTarget = key(Group::Logs).aliases(&["log"])
         .flag(Flag::optional("--log", "FILE").short('l').help("Additional file for both streams [default: below the home of rsm]"))
         .spec(&["/logs/combined"]);
 
     /// Log format: `raw` or `json`.
-    log_type: LogKind = key(Group::Logs).flag(Flag::text("--log-type", "TYPE")).spec(&["/logs/format"])
+    log_type: LogFormatValue = key(Group::Logs).flag(Flag::text("--log-type", "TYPE")).spec(&["/logs/format"])
         .jlist("log_type", |spec| (spec.logs.format == LogFormat::Json).then_some("json").into());
 
     /// Timestamp format for log lines, such as `YYYY-MM-DD HH:mm:ss`.
@@ -215,7 +216,7 @@ app_keys! {
         .jlist("autorestart", |spec| spec.restart.autorestart.into());
 
     /// Exit codes after which the app is not restarted.
-    stop_exit_codes: Codes = key(Group::Restart)
+    stop_exit_codes: ExitCodes = key(Group::Restart)
         .flag(Flag::joined("--stop-exit-codes", "CODES").help("Exit codes after which the app is not restarted, such as `0,143`"))
         .spec(&["/restart/stop_exit_codes"])
         .jlist("stop_exit_codes", |spec| match &spec.restart.stop_exit_codes[..] {
@@ -224,25 +225,25 @@ app_keys! {
         });
 
     /// Maximum number of unstable restarts within `restart_window`.
-    max_restarts: Count = key(Group::Restart).flag(Flag::text("--max-restarts", "N")).spec(&["/restart/max_restarts"])
+    max_restarts: CountValue = key(Group::Restart).flag(Flag::text("--max-restarts", "N")).spec(&["/restart/max_restarts"])
         .jlist("max_restarts", |spec| spec.restart.max_restarts.into());
 
     /// Minimum uptime; an earlier exit is unstable. Milliseconds or a duration such as `10s`.
-    min_uptime: Millis = key(Group::Restart).flag(Flag::text("--min-uptime", "TIME")).spec(&["/restart/min_uptime"])
+    min_uptime: DurationValue = key(Group::Restart).flag(Flag::text("--min-uptime", "TIME")).spec(&["/restart/min_uptime"])
         .jlist("min_uptime", |spec| spec.restart.min_uptime.into());
 
     /// Time window in which unstable restarts are counted. Milliseconds or a duration such as `10m`.
-    restart_window: Millis = key(Group::Restart).flag(Flag::text("--restart-window", "TIME")).spec(&["/restart/window"]).not_in_pm2();
+    restart_window: DurationValue = key(Group::Restart).flag(Flag::text("--restart-window", "TIME")).spec(&["/restart/window"]).not_in_pm2();
 
     /// Fixed delay before a restart. Milliseconds or a duration such as `5s`.
-    restart_delay: Millis = key(Group::Restart).flag(Flag::text("--restart-delay", "TIME")).spec(&["/restart/delay"])
+    restart_delay: DurationValue = key(Group::Restart).flag(Flag::text("--restart-delay", "TIME")).spec(&["/restart/delay"])
         .jlist("restart_delay", |spec| match spec.restart.delay {
             RestartDelay::Fixed(delay) => delay.into(),
             RestartDelay::FromFirst { .. } | RestartDelay::AfterFirst { .. } => Pm2Value::Absent,
         });
 
     /// Initial restart delay; it grows by 50 % with each unstable restart, up to 15 s. Milliseconds or a duration such as `100ms`.
-    exp_backoff_restart_delay: Millis = key(Group::Restart)
+    exp_backoff_restart_delay: DurationValue = key(Group::Restart)
         .flag(Flag::text("--exp-backoff-restart-delay", "TIME").help("Initial delay of the restart backoff")).spec(&["/restart/delay"])
         .jlist("exp_backoff_restart_delay", |spec| match spec.restart.delay {
             RestartDelay::FromFirst { initial } => initial.into(),
@@ -250,11 +251,11 @@ app_keys! {
         });
 
     /// Restart when the memory of the process tree exceeds this limit, such as `300M` or `1.5G`.
-    max_memory_restart: Size = key(Group::Restart).flag(Flag::text("--max-memory-restart", "SIZE")).spec(&["/max_memory_restart"])
+    max_memory_restart: ByteSize = key(Group::Restart).flag(Flag::text("--max-memory-restart", "SIZE")).spec(&["/max_memory_restart"])
         .jlist("max_memory_restart", |spec| spec.max_memory_restart.into());
 
     /// Cron schedule for restarts: `minute hour day month weekday`, or six fields with leading seconds.
-    cron_restart: Cron = key(Group::Restart).aliases(&["cron"])
+    cron_restart: CronValue = key(Group::Restart).aliases(&["cron"])
         .flag(Flag::text("--cron-restart", "CRON").short('c').alias("cron").help("Restart on a cron schedule; 0 to disable"))
         .spec(&["/cron_restart"])
         .jlist("cron_restart", |spec| spec.cron_restart.as_ref().into());
@@ -264,7 +265,7 @@ app_keys! {
         .flag(Flag::text("--kill-signal", "SIGNAL").help("Signal that stops the app")).spec(&["/stop/signal"]).not_in_pm2();
 
     /// Grace period between the stop signal and SIGKILL. Milliseconds or a duration such as `10s`.
-    kill_timeout: Millis = key(Group::StopAndReadiness)
+    kill_timeout: DurationValue = key(Group::StopAndReadiness)
         .flag(Flag::text("--kill-timeout", "TIME").short('k').help("Grace period before SIGKILL (`1600` milliseconds, `10s`)"))
         .spec(&["/stop/timeout"])
         .jlist("kill_timeout", |spec| spec.stop.timeout.into());
@@ -286,41 +287,41 @@ app_keys! {
         .jlist("wait_ready", |spec| spec.readiness.wait_ready.into());
 
     /// Time the app may take to become ready. Milliseconds or a duration such as `10s`.
-    listen_timeout: Millis = key(Group::StopAndReadiness)
+    listen_timeout: DurationValue = key(Group::StopAndReadiness)
         .flag(Flag::text("--listen-timeout", "TIME")).spec(&["/readiness/timeout"])
         .jlist("listen_timeout", |spec| spec.readiness.timeout.into());
 
     /// Readiness probe: `http`, `tcp` or `exec`.
-    ready: ReadyCheck = key(Group::StopAndReadiness).spec(&["/readiness/probe"]).not_in_pm2();
+    ready: ReadinessProbe = key(Group::StopAndReadiness).spec(&["/readiness/probe"]).not_in_pm2();
 
     /// Liveness probe: `http`, `tcp` or `exec`.
-    health: HealthCheck = key(Group::StopAndReadiness).spec(&["/health"]).table().not_in_pm2();
+    health: LivenessProbe = key(Group::StopAndReadiness).spec(&["/health"]).table().not_in_pm2();
 
     /// Watchdog interval: the app must send `WATCHDOG=1` to `NOTIFY_SOCKET` at least this often. Milliseconds or a duration such as `10s`.
-    watchdog: Millis = key(Group::StopAndReadiness).spec(&["/watchdog"]).not_in_pm2();
+    watchdog: DurationValue = key(Group::StopAndReadiness).spec(&["/watchdog"]).not_in_pm2();
 
     /// Hard memory limit of the process tree, enforced by the kernel, such as `300M` or `1.5G`.
-    memory_max: Size = key(Group::Limits).spec(&["/limits/memory"]).not_in_pm2();
+    memory_max: ByteSize = key(Group::Limits).spec(&["/limits/memory"]).not_in_pm2();
 
     /// CPU limit, enforced by the kernel: `1.5` cores or `150%`.
-    cpu_max: Cores = key(Group::Limits).spec(&["/limits/cpu"]).not_in_pm2();
+    cpu_max: CpuQuota = key(Group::Limits).spec(&["/limits/cpu"]).not_in_pm2();
 
     /// Maximum number of processes and threads, enforced by the kernel.
-    pids_max: Count = key(Group::Limits).spec(&["/limits/pids"]).not_in_pm2();
+    pids_max: CountValue = key(Group::Limits).spec(&["/limits/pids"]).not_in_pm2();
 
     /// Restart when files change: true for `cwd`, or a list of paths.
-    watch: Watch = key(Group::Watch)
+    watch: WatchValue = key(Group::Watch)
         .flag(Flag::optional_list("--watch", "PATH").help("Restart when files change, in the working directory or PATH"))
         .spec(&["/watch"])
         .jlist("watch", |spec| spec.watch.is_some().into());
 
     /// Patterns to ignore, in .gitignore syntax. Dotfiles and node_modules are always ignored.
-    ignore_watch: Words = key(Group::Watch)
+    ignore_watch: WordList = key(Group::Watch)
         .flag(Flag::text("--ignore-watch", "PATTERNS").help("Patterns to exclude from watching")).spec(&["/watch/ignore"])
         .jlist("ignore_watch", |spec| spec.watch.as_ref().map(|watch| &watch.ignore).into());
 
     /// Delay between the last change and the restart. Milliseconds or a duration such as `500ms`.
-    watch_delay: Millis = key(Group::Watch)
+    watch_delay: DurationValue = key(Group::Watch)
         .flag(Flag::text("--watch-delay", "TIME").help("Delay after the last change (`2` seconds, `500ms`)").convert(seconds_to_duration))
         .spec(&["/watch/delay"])
         .jlist("watch_delay", |spec| spec.watch.as_ref().map(|watch| watch.delay).into());
@@ -400,7 +401,7 @@ pub const IGNORED_KEYS: &[IgnoredKey] = &[
 ];
 
 /// The value of a setting, if it was given.
-pub(super) fn value_of<T>(slot: &Option<Given<T>>) -> Option<&T> {
+pub(super) fn value_of<T>(slot: &Option<Located<T>>) -> Option<&T> {
     slot.as_ref().map(|given| &given.value)
 }
 
@@ -425,7 +426,7 @@ pub fn key_for_pointer(pointer: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::findings::At;
+    use crate::config::findings::SourceRef;
     use crate::spec::AppSpec;
     use serde_json::{Value, json};
     use std::collections::HashSet;
@@ -459,9 +460,9 @@ mod tests {
     fn a_value_is_stored_in_its_field() {
         let mut settings = AppSettings::default();
         let key = find_key("maxRestarts").unwrap();
-        assert!((key.parse)(&mut settings, &json!(3), At::Flag("--max-restarts")).is_ok());
-        assert_eq!(value_of(&settings.max_restarts), Some(&Count(3)));
-        assert!((key.parse)(&mut settings, &json!("x"), At::Flag("--max-restarts")).is_err());
+        assert!((key.parse)(&mut settings, &json!(3), SourceRef::Flag("--max-restarts")).is_ok());
+        assert_eq!(value_of(&settings.max_restarts), Some(&CountValue(3)));
+        assert!((key.parse)(&mut settings, &json!("x"), SourceRef::Flag("--max-restarts")).is_err());
     }
 
     #[test]
@@ -473,7 +474,7 @@ mod tests {
             delay: std::time::Duration::ZERO,
         });
         spec.autoscale = Some(crate::spec::Autoscale::between(1, 2));
-        spec.health = Some(crate::spec::Probe::health(crate::spec::Check::Tcp("1".into())));
+        spec.health = Some(crate::spec::Probe::health(crate::spec::ProbeAction::Tcp("1".into())));
         spec.readiness.probe = spec.health.clone();
         spec.watchdog = Some(1);
         spec.env.insert("PORT".into(), "1".into());

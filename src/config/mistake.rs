@@ -6,13 +6,13 @@ use std::path::PathBuf;
 
 /// Every mistake found in one file or command line, in the order of their places.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistakes(pub Vec<Mistake>);
+pub struct ConfigErrors(pub Vec<ConfigError>);
 
 /// One mistake.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
+pub struct ConfigError {
     /// Where it is.
-    pub place: Place,
+    pub place: Location,
     /// What is wrong, without the place.
     pub message: String,
     /// What to do about it.
@@ -21,7 +21,7 @@ pub struct Mistake {
 
 /// Where a mistake is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Location {
     /// The file as a whole.
     File(PathBuf),
     /// A stretch of a file.
@@ -47,7 +47,7 @@ pub enum Place {
     Flag(&'static str),
 }
 
-impl fmt::Display for Mistakes {
+impl fmt::Display for ConfigErrors {
     /// One block a mistake, a blank line between them.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, mistake) in self.0.iter().enumerate() {
@@ -60,19 +60,19 @@ impl fmt::Display for Mistakes {
     }
 }
 
-impl std::error::Error for Mistakes {}
+impl std::error::Error for ConfigErrors {}
 
-impl fmt::Display for Mistake {
+impl fmt::Display for ConfigError {
     /// Ends with a newline.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let message = sanitize_lines(&self.message);
         match &self.place {
-            Place::File(file) => writeln!(out, "{}: {message}", file.display())?,
-            Place::Flag(flag) => writeln!(out, "{flag}: {message}")?,
-            Place::Path { file, path } => {
+            Location::File(file) => writeln!(out, "{}: {message}", file.display())?,
+            Location::Flag(flag) => writeln!(out, "{flag}: {message}")?,
+            Location::Path { file, path } => {
                 writeln!(out, "{}: {}: {message}", file.display(), sanitize_lines(path))?
             }
-            Place::Span { file, line, column, quote } => {
+            Location::Span { file, line, column, quote } => {
                 writeln!(out, "{}:{line}:{column}: {message}", file.display())?;
                 if let Some((text, width)) = quote {
                     underline(out, *line, *column, &sanitize_lines(text), *width)?;
@@ -105,13 +105,13 @@ fn underline(
 mod tests {
     use super::*;
 
-    fn span(column: usize, text: &str, width: usize) -> Place {
-        Place::Span { file: "e.toml".into(), line: 12, column, quote: Some((text.into(), width)) }
+    fn span(column: usize, text: &str, width: usize) -> Location {
+        Location::Span { file: "e.toml".into(), line: 12, column, quote: Some((text.into(), width)) }
     }
 
     #[test]
     fn a_mistake_shows_its_place_its_line_and_the_way_out() {
-        let mistake = Mistake {
+        let mistake = ConfigError {
             place: span(8, "\tport = \"x\"", 3),
             message: "invalid value for `port`".into(),
             help: Some("write 8080".into()),
@@ -122,21 +122,27 @@ mod tests {
 
     #[test]
     fn blocks_are_parted_by_a_blank_line() {
-        let flag = Mistake { place: Place::Flag("--name"), message: "is empty".into(), help: None };
-        let file =
-            Mistake { place: Place::File("e.toml".into()), message: "is a directory".into(), help: None };
-        assert_eq!(Mistakes(vec![flag, file]).to_string(), "--name: is empty\n\ne.toml: is a directory\n");
+        let flag = ConfigError { place: Location::Flag("--name"), message: "is empty".into(), help: None };
+        let file = ConfigError {
+            place: Location::File("e.toml".into()),
+            message: "is a directory".into(),
+            help: None,
+        };
+        assert_eq!(
+            ConfigErrors(vec![flag, file]).to_string(),
+            "--name: is empty\n\ne.toml: is a directory\n"
+        );
     }
 
     #[test]
     fn nothing_reaches_the_terminal_that_it_would_obey() {
-        let mistake = Mistake { place: span(1, "a = [", 3), message: "\u{1b}[2Jx".into(), help: None };
+        let mistake = ConfigError { place: span(1, "a = [", 3), message: "\u{1b}[2Jx".into(), help: None };
         assert!(!mistake.to_string().contains('\u{1b}'));
     }
 
     #[test]
     fn carets_stay_on_the_line() {
-        let long = Mistake { place: span(4, "a = [", 90), message: "m".into(), help: None };
+        let long = ConfigError { place: span(4, "a = [", 90), message: "m".into(), help: None };
         assert!(long.to_string().contains("|    ^^\n"), "{long}");
     }
 }

@@ -37,18 +37,18 @@ pub use convert::{Converted, convert};
 pub use format::{DEFAULT_FILES, is_config_file};
 pub use key_def::{Flag, FlagValue, Group, KeyDef, Pm2Reader, Pm2Value};
 pub use keys::{EXT, IGNORED_KEYS, IgnoredKey, KEYS, key_for_pointer, keys_with_flags};
-pub use mistake::{Mistake, Mistakes, Place};
+pub use mistake::{ConfigError, ConfigErrors, Location};
 pub use patch::flags_to_patch;
 pub use schema::schema;
 pub use source::mark;
 
 use crate::spec::{AppSpec, order};
-use file::Written;
-use findings::{At, Findings};
+use file::ParsedApp;
+use findings::{Diagnostics, SourceRef};
 use format::STDIN;
-use resolve::Ground;
+use resolve::ResolveContext;
 use search::SearchPath;
-use source::Source;
+use source::SourceText;
 
 /// What a file or command line is resolved with.
 #[derive(Clone, Debug, Default)]
@@ -74,8 +74,8 @@ pub struct Loaded {
 
 /// Bytes of a size as people write it: `300M`.
 pub fn size(text: &str) -> Option<u64> {
-    use value::Reading;
-    value::Size::read(&serde_json::Value::from(text)).ok().map(|size| size.0)
+    use value::FromValue;
+    value::ByteSize::read(&serde_json::Value::from(text)).ok().map(|size| size.0)
 }
 
 /// Loads the apps of a file, or of standard input for `-`.
@@ -83,12 +83,12 @@ pub fn size(text: &str) -> Option<u64> {
 /// # Errors
 /// Every mistake of the file. Apps left out by `only` are read but not resolved: what they need
 /// may not be on this machine.
-pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, Mistakes> {
+pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, ConfigErrors> {
     let source = read(path, options)?;
-    let mut findings = Findings::new(Some(&source));
+    let mut findings = Diagnostics::new(Some(&source));
     let written = file::read(&source, &mut findings)?;
     let env_name = options.env_name.as_deref();
-    let name = |app: &Written| {
+    let name = |app: &ParsedApp| {
         let known = !app.refused.contains(&"name");
         known.then(|| resolve::name(&app.settings, env_name)).flatten()
     };
@@ -97,7 +97,7 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, Mistakes> {
     let only = wanted(&options.only, &names);
     refuse_unknown(&only, &names, &mut findings);
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let ground = Ground {
+    let ground = ResolveContext {
         // Of `-` too: what is beside it is what is in the current directory.
         base: absolute.parent().unwrap_or(Path::new("/")).to_owned(),
         script_from_base: false,
@@ -127,9 +127,9 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, Mistakes> {
 ///
 /// # Errors
 /// The file's mistakes of syntax, keys and values, or an app without script and name.
-pub fn names(path: &Path, options: &LoadOptions) -> Result<Vec<String>, Mistakes> {
+pub fn names(path: &Path, options: &LoadOptions) -> Result<Vec<String>, ConfigErrors> {
     let source = read(path, options)?;
-    let mut findings = Findings::new(Some(&source));
+    let mut findings = Diagnostics::new(Some(&source));
     let written = file::read(&source, &mut findings)?;
     let mut names = Vec::new();
     for app in &written {
@@ -145,9 +145,9 @@ pub fn names(path: &Path, options: &LoadOptions) -> Result<Vec<String>, Mistakes
     findings.finish(names).map(|(names, _)| names)
 }
 
-fn read(path: &Path, options: &LoadOptions) -> Result<Source, Mistakes> {
+fn read(path: &Path, options: &LoadOptions) -> Result<SourceText, ConfigErrors> {
     let search = SearchPath::new(None, &options.path_var, Path::new("."));
-    Source::read(path, &search).map_err(|mistake| Mistakes(vec![mistake]))
+    SourceText::read(path, &search).map_err(|mistake| ConfigErrors(vec![mistake]))
 }
 
 /// The names in `--only`, written with commas or blanks. An app whose name has a blank means itself.
@@ -160,7 +160,7 @@ fn wanted(only: &[String], names: &[Option<String>]) -> Vec<String> {
     parts.flat_map(words).collect()
 }
 
-fn refuse_duplicates(written: &[Written], names: &[Option<String>], findings: &mut Findings<'_>) {
+fn refuse_duplicates(written: &[ParsedApp], names: &[Option<String>], findings: &mut Diagnostics<'_>) {
     let mut seen: HashMap<&str, usize> = HashMap::new();
     for (number, (app, name)) in written.iter().zip(names).enumerate() {
         let Some(name) = name else { continue };
@@ -173,7 +173,7 @@ fn refuse_duplicates(written: &[Written], names: &[Option<String>], findings: &m
     }
 }
 
-fn refuse_circles(written: &[Written], apps: &[AppSpec], findings: &mut Findings<'_>) {
+fn refuse_circles(written: &[ParsedApp], apps: &[AppSpec], findings: &mut Diagnostics<'_>) {
     let depends = apps.iter().map(|app| (app.name.clone(), app.depends_on.clone())).collect();
     if let Err(circle) = order::steps(&depends) {
         let at = written.iter().find_map(|app| {
@@ -193,11 +193,11 @@ fn refuse_circles(written: &[Written], apps: &[AppSpec], findings: &mut Findings
     }
 }
 
-fn refuse_unknown(only: &[String], names: &[Option<String>], findings: &mut Findings<'_>) {
+fn refuse_unknown(only: &[String], names: &[Option<String>], findings: &mut Diagnostics<'_>) {
     let known: Vec<&str> = names.iter().flatten().map(String::as_str).collect();
     for name in only.iter().filter(|name| !known.contains(&name.as_str())) {
         let message = format!("app {name:?} not found in the file");
-        findings.mistake(&At::Flag("--only"), message, format!("available: {}", known.join(", ")));
+        findings.mistake(&SourceRef::Flag("--only"), message, format!("available: {}", known.join(", ")));
     }
 }
 

@@ -7,12 +7,12 @@ use serde_json::{Map, Value, json};
 
 use super::LoadOptions;
 use super::command_line::{CommandLine, GivenKey, command_line_context, given_keys, read_flags};
-use super::findings::{At, Findings, Given};
+use super::findings::{Diagnostics, Located, SourceRef};
 use super::keys::{AppSettings, value_of};
-use super::mistake::{Mistake, Mistakes, Place};
+use super::mistake::{ConfigError, ConfigErrors, Location};
 use super::resolve::{self, named_interpreter};
 use super::search::{SearchPath, absolute};
-use super::value::Watch;
+use super::value::WatchValue;
 use crate::spec::AppSpec;
 
 /// What flags change of an app, and nothing else. The value `null` restores the default of a
@@ -24,14 +24,15 @@ pub fn flags_to_patch(
     line: &CommandLine<'_>,
     cwd: &Path,
     options: &LoadOptions,
-) -> Result<Map<String, Value>, Mistakes> {
+) -> Result<Map<String, Value>, ConfigErrors> {
     let (reset, kept): (Vec<GivenKey>, Vec<GivenKey>) =
         given_keys(line).into_iter().partition(|given| given.value.as_str() == Some("null"));
-    let mut findings = Findings::new(None);
+    let mut findings = Diagnostics::new(None);
     let mut settings = read_flags(&kept, &mut findings);
     if settings.watch.is_none() {
         // Lets the other watch settings be resolved; it is not among the flags, so it is not sent.
-        settings.watch = Some(Given { value: Watch::WorkingDirectory, at: At::Flag("--watch") });
+        settings.watch =
+            Some(Located { value: WatchValue::WorkingDirectory, at: SourceRef::Flag("--watch") });
     }
     let ground = command_line_context(cwd, options);
     let base = value_of(&settings.cwd).map_or_else(|| cwd.to_owned(), |path| absolute(path, cwd));
@@ -46,7 +47,7 @@ pub fn flags_to_patch(
     }
     for GivenKey { source, .. } in reset.iter().filter(|given| !given.key.resettable) {
         let help = "delete the app and start it without this flag";
-        findings.mistake(&At::Flag(source), "cannot be unset", help);
+        findings.mistake(&SourceRef::Flag(source), "cannot be unset", help);
     }
     findings.finish(())?;
     let resolved = serde_json::to_value(&app).map_err(patch_error)?;
@@ -104,7 +105,7 @@ fn launcher_patch(
     settings: &AppSettings,
     app: &AppSpec,
     options: &LoadOptions,
-    findings: &mut Findings<'_>,
+    findings: &mut Diagnostics<'_>,
 ) -> Option<Value> {
     let args = value_of(&settings.interpreter_args).map(|words| &words.0);
     let Some(asked) = &settings.interpreter else {
@@ -120,9 +121,9 @@ fn launcher_patch(
 }
 
 /// Cannot happen with paths that came from text; said rather than assumed.
-fn patch_error(error: serde_json::Error) -> Mistakes {
+fn patch_error(error: serde_json::Error) -> ConfigErrors {
     let message = format!("cannot be sent: {error}");
-    Mistakes(vec![Mistake { place: Place::Flag("restart"), message, help: None }])
+    ConfigErrors(vec![ConfigError { place: Location::Flag("restart"), message, help: None }])
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::key_def::{KeyDef, to_camel_case};
 use super::keys::{IGNORED_KEYS, KEYS};
-use super::value::{Environment, LogRules};
+use super::value::{EnvValue, LogRules};
 
 /// The JSON Schema (draft 7, which editors' TOML plugins know) of `ecosystem.toml`.
 pub fn schema() -> Value {
@@ -55,7 +55,7 @@ fn app_schema(generator: &mut SchemaGenerator) -> Value {
     json!({
         "type": "object",
         "properties": properties,
-        "patternProperties": { "^env_.+$": Environment::json_schema(generator) },
+        "patternProperties": { "^env_.+$": EnvValue::json_schema(generator) },
         "additionalProperties": false
     })
 }

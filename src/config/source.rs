@@ -7,46 +7,46 @@ use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::evaluate::{Exported, Failure, evaluate};
-use super::format::{Format, LIMIT, STDIN};
-use super::mistake::{Mistake, Place};
+use super::evaluate::{EvalError, EvalOutput, evaluate};
+use super::format::{FileFormat, LIMIT, STDIN};
+use super::mistake::{ConfigError, Location};
 use super::search::SearchPath;
-use super::tree::{Node, paths};
-use crate::spec::origin::Mark;
+use super::tree::{ConfigNode, paths};
+use crate::spec::origin::Fingerprint;
 use crate::text::sanitize_lines;
 
 /// Lines longer than this are not quoted whole; nobody reads them on a terminal.
 const QUOTED: usize = 160;
 
 /// A file and its text.
-pub(super) struct Source {
+pub(super) struct SourceText {
     /// As the user named it.
     pub(super) path: PathBuf,
     /// What it holds; what a script exports, as JSON.
     pub(super) text: String,
     /// What is in the file itself.
-    pub(super) content: Mark,
+    pub(super) content: Fingerprint,
     /// How to read it.
-    pub(super) format: Format,
+    pub(super) format: FileFormat,
     /// What to tell the user besides.
     pub(super) remarks: Vec<String>,
     /// Of a script, what stands where in the JSON.
     paths: Option<BTreeMap<usize, String>>,
 }
 
-impl Source {
+impl SourceText {
     /// Reads the file, or standard input for `-`. A script is evaluated by the node found in `search`.
-    pub(super) fn read(path: &Path, search: &SearchPath) -> Result<Self, Mistake> {
+    pub(super) fn read(path: &Path, search: &SearchPath) -> Result<Self, ConfigError> {
         let stdin = path == Path::new(STDIN);
         let named = if stdin { PathBuf::from("standard input") } else { path.to_owned() };
-        let fail = |message: String, help: &str| Mistake {
-            place: Place::File(named.clone()),
+        let fail = |message: String, help: &str| ConfigError {
+            place: Location::File(named.clone()),
             message,
             help: (!help.is_empty()).then(|| help.to_owned()),
         };
         let bytes = if stdin { limited(std::io::stdin().lock()) } else { read_limited(path) };
         let bytes = bytes.map_err(|(message, help)| fail(message, help))?;
-        let content = Mark::of(&bytes);
+        let content = Fingerprint::of(&bytes);
         if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
             return Err(fail("is UTF-16 text".into(), "save it as UTF-8"));
         }
@@ -60,9 +60,9 @@ impl Source {
         };
         // Editors on other systems begin a file so; no format means anything by it.
         let text = text.strip_prefix('\u{feff}').map_or(text.clone(), str::to_owned);
-        let format = Format::of(path).unwrap_or_else(|| Format::of_text(&text));
+        let format = FileFormat::of(path).unwrap_or_else(|| FileFormat::of_text(&text));
         match format {
-            Format::Script => Self::evaluated(named, content, search),
+            FileFormat::Script => Self::evaluated(named, content, search),
             _ => Ok(Self { path: named, text, content, format, remarks: Vec::new(), paths: None }),
         }
     }
@@ -70,15 +70,15 @@ impl Source {
     /// A file's text without the file.
     #[cfg(test)]
     pub(super) fn written(name: &str, text: &str) -> Self {
-        let format = Format::of(Path::new(name)).unwrap_or(Format::Toml);
-        let content = Mark::of(text.as_bytes());
+        let format = FileFormat::of(Path::new(name)).unwrap_or(FileFormat::Toml);
+        let content = Fingerprint::of(text.as_bytes());
         Self { path: name.into(), text: text.into(), content, format, remarks: Vec::new(), paths: None }
     }
 
     /// What a script exports.
-    fn evaluated(path: PathBuf, content: Mark, search: &SearchPath) -> Result<Self, Mistake> {
+    fn evaluated(path: PathBuf, content: Fingerprint, search: &SearchPath) -> Result<Self, ConfigError> {
         let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
-        let Exported { json, left, printed } = match evaluate(&absolute, search) {
+        let EvalOutput { json, left, printed } = match evaluate(&absolute, search) {
             Ok(exported) => exported,
             Err(failure) => return Err(failed(path, failure)),
         };
@@ -90,16 +90,16 @@ impl Source {
         if !printed.is_empty() {
             remarks.push(format!("output of {named} during evaluation:\n{printed}"));
         }
-        let paths = Node::from_json(&json).map(|node| paths(&node)).unwrap_or_default();
-        Ok(Self { path, text: json, content, format: Format::Script, remarks, paths: Some(paths) })
+        let paths = ConfigNode::from_json(&json).map(|node| paths(&node)).unwrap_or_default();
+        Ok(Self { path, text: json, content, format: FileFormat::Script, remarks, paths: Some(paths) })
     }
 
     /// Turns a stretch of bytes into a place people can find.
-    pub(super) fn place(&self, span: &Range<usize>, quoted: Quoted) -> Place {
+    pub(super) fn place(&self, span: &Range<usize>, quoted: QuotePolicy) -> Location {
         if let Some(paths) = &self.paths {
             return match paths.get(&span.start).filter(|path| !path.is_empty()) {
-                Some(path) => Place::Path { file: self.path.clone(), path: path.clone() },
-                None => Place::File(self.path.clone()),
+                Some(path) => Location::Path { file: self.path.clone(), path: path.clone() },
+                None => Location::File(self.path.clone()),
             };
         }
         let start = self.boundary(span.start);
@@ -109,18 +109,18 @@ impl Source {
         let line = self.text[line_start..line_end].trim_end_matches('\r');
         let end = self.boundary(span.end).clamp(start, line_end);
         let shown = match quoted {
-            Quoted::Line => Some(line),
+            QuotePolicy::Line => Some(line),
             // What stands before or behind it may be a variable put in the wrong place.
-            Quoted::Key => {
+            QuotePolicy::Key => {
                 let first = head[line_start..].chars().all(|c| c == '[' || c.is_whitespace());
                 first.then_some(&self.text[line_start..end])
             }
-            Quoted::No => None,
+            QuotePolicy::No => None,
         };
         // In other formats a whole app may stand on one line, with its variables.
-        let plain = self.format == Format::Toml && !self.is_environment(start);
+        let plain = self.format == FileFormat::Toml && !self.is_environment(start);
         let shown = shown.filter(|text| text.len() <= QUOTED && plain);
-        Place::Span {
+        Location::Span {
             file: self.path.clone(),
             line: head.matches('\n').count() + 1,
             column: head[line_start..].chars().count() + 1,
@@ -152,7 +152,7 @@ impl Source {
 
 /// Whether the line of a place may be shown.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Quoted {
+pub(super) enum QuotePolicy {
     /// It may, unless it looks like part of an environment.
     Line,
     /// Only the key that the place is, and only where nothing stands before it.
@@ -162,13 +162,13 @@ pub(super) enum Quoted {
 }
 
 /// The mistake of a script that cannot be evaluated.
-fn failed(path: PathBuf, failure: Failure) -> Mistake {
+fn failed(path: PathBuf, failure: EvalError) -> ConfigError {
     let place = match failure.line {
-        Some(line) => Place::Span { file: path, line, column: failure.column.unwrap_or(1), quote: None },
-        None => Place::File(path),
+        Some(line) => Location::Span { file: path, line, column: failure.column.unwrap_or(1), quote: None },
+        None => Location::File(path),
     };
     let help = (!failure.help.is_empty()).then(|| failure.help.to_owned());
-    Mistake { place, message: failure.message, help }
+    ConfigError { place, message: failure.message, help }
 }
 
 const NOT_TEXT: &str = "use an ecosystem file, or `rsm start ./program` for a program";
@@ -201,14 +201,14 @@ fn open(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// It cannot be read, or is no file that apps could come from.
-pub fn mark(path: &Path) -> io::Result<Mark> {
+pub fn mark(path: &Path) -> io::Result<Fingerprint> {
     let file = open(path)?;
     if !file.metadata()?.is_file() {
         return Err(ErrorKind::InvalidInput.into());
     }
     let mut bytes = Vec::new();
     file.take(LIMIT + 1).read_to_end(&mut bytes)?;
-    Ok(Mark::of(&bytes))
+    Ok(Fingerprint::of(&bytes))
 }
 
 /// All of it, up to the limit. That holds for what is read, not for the size stated: a file may be
@@ -226,13 +226,13 @@ fn limited(file: impl Read) -> Result<Vec<u8>, (String, &'static str)> {
 mod tests {
     use super::*;
 
-    fn source(text: &str) -> Source {
-        Source::written("e.toml", text)
+    fn source(text: &str) -> SourceText {
+        SourceText::written("e.toml", text)
     }
 
-    fn line_column(source: &Source, at: usize) -> (usize, usize, bool) {
-        match source.place(&(at..at + 1), Quoted::Line) {
-            Place::Span { line, column, quote, .. } => (line, column, quote.is_some()),
+    fn line_column(source: &SourceText, at: usize) -> (usize, usize, bool) {
+        match source.place(&(at..at + 1), QuotePolicy::Line) {
+            Location::Span { line, column, quote, .. } => (line, column, quote.is_some()),
             other => panic!("{other:?}"),
         }
     }
@@ -258,8 +258,8 @@ mod tests {
     #[test]
     fn an_unknown_key_is_quoted_without_its_neighbours() {
         let text = source("  KEY = 'x'\napp = { A = 'x', KEY = 'y' }\n");
-        let quoted = |at: usize| match text.place(&(at..at + 3), Quoted::Key) {
-            Place::Span { quote, .. } => quote,
+        let quoted = |at: usize| match text.place(&(at..at + 3), QuotePolicy::Key) {
+            Location::Span { quote, .. } => quote,
             other => panic!("{other:?}"),
         };
         assert_eq!(quoted(2), Some(("  KEY".into(), 3)));
@@ -274,7 +274,7 @@ mod tests {
             if let Some(bytes) = bytes {
                 std::fs::write(&path, bytes).unwrap();
             }
-            Source::read(&path, &SearchPath::new(None, "/bin".as_ref(), Path::new("/")))
+            SourceText::read(&path, &SearchPath::new(None, "/bin".as_ref(), Path::new("/")))
                 .err()
                 .map(|mistake| mistake.message)
                 .unwrap_or_default()

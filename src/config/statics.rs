@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::findings::{At, Findings};
-use super::tree::{Content, Entry, Node};
+use super::findings::{Diagnostics, SourceRef};
+use super::tree::{ConfigNode, NodeContent, TableEntry};
 
 /// Keys of an entry and the variables of the server that say the same.
 const KEYS: [(&str, &str); 7] = [
@@ -20,28 +20,28 @@ const KEYS: [(&str, &str); 7] = [
 const PORT: u16 = 8080;
 
 /// The apps that a list of servers, or a single one, stands for.
-pub(super) fn apps(node: Node, findings: &mut Findings<'_>) -> Vec<Node> {
+pub(super) fn apps(node: ConfigNode, findings: &mut Diagnostics<'_>) -> Vec<ConfigNode> {
     let items = match node.content {
-        Content::List(items) => items,
+        NodeContent::List(items) => items,
         _ => vec![node],
     };
     items.into_iter().filter_map(|item| app(item, findings)).collect()
 }
 
-fn app(node: Node, findings: &mut Findings<'_>) -> Option<Node> {
+fn app(node: ConfigNode, findings: &mut Diagnostics<'_>) -> Option<ConfigNode> {
     let at = node.at;
-    let Content::Table(entries) = node.content else {
+    let NodeContent::Table(entries) = node.content else {
         findings.mistake(
-            &At::Span(at),
+            &SourceRef::Span(at),
             "expected a table of settings for each file server",
             "set at least `path` and `port`",
         );
         return None;
     };
-    let make = |key: &str, value: Value, at: &std::ops::Range<usize>| Entry {
+    let make = |key: &str, value: Value, at: &std::ops::Range<usize>| TableEntry {
         key: key.to_owned(),
         key_at: at.clone(),
-        node: Node { at: at.clone(), content: Content::Scalar(value) },
+        node: ConfigNode { at: at.clone(), content: NodeContent::Scalar(value) },
     };
     let port = entries.iter().find(|entry| entry.key == "port").map(|entry| entry.node.value());
     let port =
@@ -67,14 +67,14 @@ fn app(node: Node, findings: &mut Findings<'_>) -> Option<Node> {
             (key, _) => match KEYS.iter().find(|(known, _)| *known == key) {
                 Some((_, variable)) => env.push(make(variable, value, &entry.node.at)),
                 None => findings.warn(
-                    &At::Span(entry.key_at),
+                    &SourceRef::Span(entry.key_at),
                     format!("`{key}` of a file server is not supported, ignored"),
                 ),
             },
         }
     }
     settings.push(name.unwrap_or_else(|| make("name", format!("static-page-server-{port}").into(), &at)));
-    let env_node = Node { at: at.clone(), content: Content::Table(env) };
-    settings.push(Entry { key: "env".into(), key_at: at.clone(), node: env_node });
-    Some(Node { at, content: Content::Table(settings) })
+    let env_node = ConfigNode { at: at.clone(), content: NodeContent::Table(env) };
+    settings.push(TableEntry { key: "env".into(), key_at: at.clone(), node: env_node });
+    Some(ConfigNode { at, content: NodeContent::Table(settings) })
 }

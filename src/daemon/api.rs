@@ -10,14 +10,14 @@ use tokio::sync::{Notify, broadcast, mpsc};
 
 use super::autosave::Autosave;
 use super::drift::Drift;
-use super::handle::Handle;
+use super::handle::SupervisorHandle;
 use super::keeper_link::KeeperLink;
-use super::limits::Limiter;
+use super::limits::ResourceLimiter;
 use super::log_stream::line;
-use super::node::Channels;
-use super::ports::Record;
+use super::node::NodeChannels;
+use super::ports::PortRegistry;
 use super::reload::Reloads;
-use super::saver::Saver;
+use super::saver::StateWriter;
 use super::{dump, info, jlist, log_stream, reload, speak, steps, upgrade, views};
 use crate::instance::Instance;
 use crate::instance::life::RunId;
@@ -27,9 +27,9 @@ use crate::ipc::message::{
     UpgradeRequest,
 };
 use crate::ipc::openapi;
-use crate::ipc::server::{Answer, Service};
+use crate::ipc::server::{HandlerResponse, RequestHandler};
 use crate::keeper::protocol::{FdRole, KeeperRequest, UpgradeResult};
-use crate::logs::{self, Logs};
+use crate::logs::{self, LogHandle};
 use crate::metrics::{self, Usage};
 use crate::paths::Home;
 use crate::process::proc::net;
@@ -42,18 +42,18 @@ const SAVE_TIME: Duration = Duration::from_secs(2);
 
 /// What answering needs.
 #[derive(Clone)]
-pub struct Api(Rc<Parts>);
+pub struct Api(Rc<ApiParts>);
 
 /// The parts.
-pub(super) struct Parts {
+pub(super) struct ApiParts {
     /// Where files lie.
     pub home: Home,
     /// The supervisor.
-    pub handle: Handle,
+    pub handle: SupervisorHandle,
     /// The log thread.
-    pub logs: Logs,
+    pub logs: LogHandle,
     /// Writes files.
-    pub saver: Saver,
+    pub saver: StateWriter,
     /// What happens.
     pub events: broadcast::Sender<EventView>,
     /// Saves the list, if it is to.
@@ -65,15 +65,15 @@ pub(super) struct Parts {
     /// What came of the upgrade that led to this daemon.
     pub upgrade: UpgradeResult,
     /// How ports are shared.
-    pub ports: Record,
+    pub ports: PortRegistry,
     /// Node's channels.
-    pub channels: Channels,
+    pub channels: NodeChannels,
     /// Hard limits.
-    pub limiter: Limiter,
+    pub limiter: ResourceLimiter,
     /// The apps that are being reloaded.
     pub reloads: Reloads,
     /// What the dump is known to hold.
-    pub known_dump: dump::Known,
+    pub known_dump: dump::DumpFingerprint,
     /// Who the daemon runs as.
     pub user: String,
     /// Told when the shutdown is done.
@@ -84,7 +84,7 @@ pub(super) struct Parts {
 
 impl Api {
     /// An API of these parts.
-    pub(super) fn new(parts: Parts) -> Self {
+    pub(super) fn new(parts: ApiParts) -> Self {
         Self(Rc::new(parts))
     }
 
@@ -100,7 +100,7 @@ impl Api {
 
     /// Makes place for a daemon of another binary, which is tried before anything is changed. Does not
     /// come back from that: the other one answers who asks then.
-    async fn upgrade(&self, binary: &Path) -> Result<Answer, ApiError> {
+    async fn upgrade(&self, binary: &Path) -> Result<HandlerResponse, ApiError> {
         let (_, state) = self.0.handle.snapshot().await?;
         let checked = upgrade::check(binary, &state).await?;
         if self.0.handle.is_closing() {
@@ -117,7 +117,7 @@ impl Api {
     ///
     /// # Errors
     /// A shutdown is under way already.
-    pub async fn shut_down(&self) -> Result<Answer, ApiError> {
+    pub async fn shut_down(&self) -> Result<HandlerResponse, ApiError> {
         self.0.autosave.now().await;
         if !self.0.handle.close() {
             return Err(ApiError::new(ErrorCode::Conflict, "the daemon is already shutting down"));
@@ -130,7 +130,7 @@ impl Api {
 
     /// A change is vouched for once it would survive the daemon. A disk that hangs is not waited
     /// for longer than this: the apps are as the report says.
-    async fn saved(&self, report: Result<Report, ApiError>) -> Result<Answer, ApiError> {
+    async fn saved(&self, report: Result<Report, ApiError>) -> Result<HandlerResponse, ApiError> {
         let mut report = report?;
         match tokio::time::timeout(SAVE_TIME, self.0.saver.written()).await {
             Ok(None) => {}
@@ -205,14 +205,14 @@ impl Api {
         }
     }
 
-    async fn info(&self) -> Result<Answer, ApiError> {
-        let Parts { home, keeper, known_dump, .. } = &*self.0;
+    async fn info(&self) -> Result<HandlerResponse, ApiError> {
+        let ApiParts { home, keeper, known_dump, .. } = &*self.0;
         let (instances, _): (Vec<Instance>, Vec<Usage>) = self.0.handle.look(None).await?.into_iter().unzip();
         let unsaved = !instances.is_empty() && !known_dump.holds(&instances, home);
         json(&info::info(&instances, unsaved, *keeper, home))
     }
 
-    async fn env(&self, id: u32) -> Result<Answer, ApiError> {
+    async fn env(&self, id: u32) -> Result<HandlerResponse, ApiError> {
         let env = self.0.handle.inspect(move |instances| instances.get(&id).map(|it| it.spec.env.clone()));
         match env.await? {
             Some(env) => json(&env),
@@ -221,7 +221,7 @@ impl Api {
         }
     }
 
-    async fn flush(&self, select: Selectors) -> Result<Answer, ApiError> {
+    async fn flush(&self, select: Selectors) -> Result<HandlerResponse, ApiError> {
         let select = (!select.is_empty()).then_some(select);
         let chosen = self.0.handle.look(select).await?;
         let mut files = Vec::new();
@@ -235,7 +235,7 @@ impl Api {
         json(&files)
     }
 
-    fn events(&self) -> Answer {
+    fn events(&self) -> HandlerResponse {
         let mut events = self.0.events.subscribe();
         let (send, lines) = mpsc::channel(64);
         tokio::task::spawn_local(async move {
@@ -253,10 +253,15 @@ impl Api {
                 }
             }
         });
-        Answer::Stream(lines)
+        HandlerResponse::Stream(lines)
     }
 
-    async fn signal(&self, handle: &Handle, select: Selectors, name: &str) -> Result<Answer, ApiError> {
+    async fn signal(
+        &self,
+        handle: &SupervisorHandle,
+        select: Selectors,
+        name: &str,
+    ) -> Result<HandlerResponse, ApiError> {
         let Some(number) = signal::parse(name) else {
             return Err(ApiError::new(ErrorCode::Invalid, format!("unknown signal \"{name}\""))
                 .hint("use a name such as SIGUSR2 or HUP (see `kill -l`)"));
@@ -265,9 +270,9 @@ impl Api {
     }
 }
 
-impl Service for Api {
-    async fn answer(&self, request: Request, key: Option<String>) -> Result<Answer, ApiError> {
-        let Parts { home, handle, logs, saver, .. } = &*self.0;
+impl RequestHandler for Api {
+    async fn answer(&self, request: Request, key: Option<String>) -> Result<HandlerResponse, ApiError> {
+        let ApiParts { home, handle, logs, saver, .. } = &*self.0;
         let handle = &handle.keyed(key);
         match request {
             Request::Ping => json(&Pong {
@@ -346,7 +351,7 @@ async fn count_connections(details: &mut [InstanceDetail]) {
 }
 
 /// Waits until the log thread has done it, and words what it could not do.
-fn done(failures: logs::thread::Failures, what: &str) -> Result<(), ApiError> {
+fn done(failures: logs::thread::FileErrors, what: &str) -> Result<(), ApiError> {
     if failures.is_empty() {
         return Ok(());
     }
@@ -360,9 +365,9 @@ fn unsaved(error: &str) -> String {
 }
 
 /// A JSON answer.
-fn json(value: &impl Serialize) -> Result<Answer, ApiError> {
+fn json(value: &impl Serialize) -> Result<HandlerResponse, ApiError> {
     let bytes = serde_json::to_vec(value);
     bytes
-        .map(Answer::Json)
+        .map(HandlerResponse::Json)
         .map_err(|error| ApiError::new(ErrorCode::Internal, format!("cannot encode the response: {error}")))
 }

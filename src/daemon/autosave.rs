@@ -8,41 +8,41 @@ use std::time::Duration;
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::dump;
-use super::handle::Handle;
-use super::saver::Saver;
+use super::handle::SupervisorHandle;
+use super::saver::StateWriter;
 use crate::instance::state::Want;
 use crate::ipc::message::{EventKind, EventView};
 use crate::paths::Home;
 use crate::settings::RsmSettings;
-use crate::spec::{AppSpec, Vars};
+use crate::spec::{AppSpec, EnvVars};
 
 /// What changes within this time is saved in one go.
 const TOGETHER: Duration = Duration::from_secs(1);
 
 /// What a saved list is about; counters and the like change all the time.
-type Essence = Vec<(u32, Arc<AppSpec>, Arc<Vars>, Want)>;
+type ListSignature = Vec<(u32, Arc<AppSpec>, Arc<EnvVars>, Want)>;
 
 /// Saves the list when it has changed. All clones are one.
 #[derive(Clone, Debug)]
-pub struct Autosave(Rc<Inner>);
+pub struct Autosave(Rc<AutosaveState>);
 
 #[derive(Debug)]
-struct Inner {
+struct AutosaveState {
     home: Home,
-    handle: Handle,
-    saver: Saver,
+    handle: SupervisorHandle,
+    saver: StateWriter,
     /// Something happened since the last save.
     due: Cell<bool>,
     /// So many are bringing back what was saved: the list is not whole while they do.
     held: Cell<u32>,
-    last: RefCell<Option<Essence>>,
+    last: RefCell<Option<ListSignature>>,
 }
 
 /// While this lives nothing is saved.
 #[derive(Debug)]
-pub struct Hold(Autosave);
+pub struct AutosavePause(Autosave);
 
-impl Drop for Hold {
+impl Drop for AutosavePause {
     fn drop(&mut self) {
         self.0.0.held.set(self.0.0.held.get() - 1);
     }
@@ -50,15 +50,15 @@ impl Drop for Hold {
 
 impl Autosave {
     /// For a list and its home.
-    pub fn new(home: Home, handle: Handle, saver: Saver) -> Self {
+    pub fn new(home: Home, handle: SupervisorHandle, saver: StateWriter) -> Self {
         let (due, held, last) = (Cell::default(), Cell::default(), RefCell::default());
-        Self(Rc::new(Inner { home, handle, saver, due, held, last }))
+        Self(Rc::new(AutosaveState { home, handle, saver, due, held, last }))
     }
 
     /// Keeps the saved list as it is until the hold is dropped.
-    pub fn hold(&self) -> Hold {
+    pub fn hold(&self) -> AutosavePause {
         self.0.held.set(self.0.held.get() + 1);
-        Hold(self.clone())
+        AutosavePause(self.clone())
     }
 
     /// Saves after each change, for as long as the daemon lives.
@@ -95,7 +95,7 @@ impl Autosave {
         }
         let Ok(list) = self.0.handle.look(None).await else { return };
         let essence = list.into_iter().map(|(it, _)| (it.id, it.spec, it.inherited, it.life.want));
-        let essence: Essence = essence.collect();
+        let essence: ListSignature = essence.collect();
         if self.0.last.borrow().as_ref() == Some(&essence) {
             return;
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 
-use super::handle::Handle;
+use super::handle::SupervisorHandle;
 use super::reload::Reloads;
 use super::views;
 use crate::cluster::Cluster;
@@ -26,9 +26,9 @@ use crate::time::Moment;
 const EVERY: Duration = Duration::from_secs(1);
 
 /// What it takes.
-pub struct Parts {
+pub struct AutoscaleParts {
     /// To the loop.
-    pub handle: Handle,
+    pub handle: SupervisorHandle,
     /// Knows the queues.
     pub cluster: Cluster,
     /// Knows what is being reloaded.
@@ -39,7 +39,7 @@ pub struct Parts {
 
 /// What one app has to bear.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Load {
+struct AppLoad {
     /// Instances, all of them online.
     instances: u32,
     /// CPU of all together. Percent of one core.
@@ -50,15 +50,15 @@ struct Load {
 
 /// Since when an app has had too few or too many instances.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Trend {
+struct LoadTrend {
     high: Option<Moment>,
     low: Option<Moment>,
 }
 
 /// Runs for as long as the daemon does.
-pub async fn follow(parts: Parts) {
+pub async fn follow(parts: AutoscaleParts) {
     let parts = Rc::new(parts);
-    let mut trends: BTreeMap<String, Trend> = BTreeMap::new();
+    let mut trends: BTreeMap<String, LoadTrend> = BTreeMap::new();
     let mut steps: JoinSet<String> = JoinSet::new();
     let mut busy: BTreeSet<String> = BTreeSet::new();
     let mut ticks = tokio::time::interval(EVERY);
@@ -75,7 +75,7 @@ pub async fn follow(parts: Parts) {
             let trend = trends.entry(name.clone()).or_default();
             let Some((rules, load)) = parts.load(&name, &instances).await.filter(|_| !busy.contains(&name))
             else {
-                *trend = Trend::default(); // what is seen on the way says nothing about after
+                *trend = LoadTrend::default(); // what is seen on the way says nothing about after
                 continue;
             };
             let Some((count, why)) = trend.judge(&rules, load, crate::time::now()) else { continue };
@@ -95,9 +95,9 @@ fn scaled(all: &[(Instance, Usage)]) -> BTreeMap<String, Vec<&(Instance, Usage)>
     apps
 }
 
-impl Parts {
+impl AutoscaleParts {
     /// The rules of an app, and its load; `None` while anything of it is on the way.
-    async fn load(&self, name: &str, instances: &[&(Instance, Usage)]) -> Option<(Autoscale, Load)> {
+    async fn load(&self, name: &str, instances: &[&(Instance, Usage)]) -> Option<(Autoscale, AppLoad)> {
         let rules = instances.first()?.0.spec.autoscale.clone()?;
         let online = |(instance, _): &&(Instance, Usage)| matches!(instance.life.state, State::Online { .. });
         if self.reloads.are_of(name) || !instances.iter().all(online) {
@@ -106,7 +106,7 @@ impl Parts {
         let ports = self.cluster.ports(name).await.ok()?;
         let waiting = ports.iter().filter_map(|port| port.waiting).sum();
         let cpu = instances.iter().map(|(_, usage)| usage.cpu_percent).sum();
-        Some((rules, Load { instances: u32::try_from(instances.len()).ok()?, cpu, waiting }))
+        Some((rules, AppLoad { instances: u32::try_from(instances.len()).ok()?, cpu, waiting }))
     }
 
     async fn scale(&self, first: &Instance, count: u32, why: String) -> String {
@@ -121,10 +121,10 @@ impl Parts {
     }
 }
 
-impl Trend {
+impl LoadTrend {
     /// How many instances there shall be and why, if not as many as there are.
-    fn judge(&mut self, rules: &Autoscale, load: Load, now: Moment) -> Option<(u32, String)> {
-        let Load { instances, cpu, waiting } = load;
+    fn judge(&mut self, rules: &Autoscale, load: AppLoad, now: Moment) -> Option<(u32, String)> {
+        let AppLoad { instances, cpu, waiting } = load;
         if instances != instances.clamp(rules.min, rules.max) {
             let count = instances.clamp(rules.min, rules.max);
             return Some((count, format!("{instances} to {count} instances: outside min and max")));
@@ -170,20 +170,20 @@ mod tests {
     }
 
     /// What is decided at each second under the same load.
-    fn decide(trend: &mut Trend, load: Load, seconds: std::ops::Range<u64>) -> Option<(u64, u32)> {
+    fn decide(trend: &mut LoadTrend, load: AppLoad, seconds: std::ops::Range<u64>) -> Option<(u64, u32)> {
         seconds.into_iter().find_map(|second| {
             let now = Moment { mono: second * 1000, wall: 0 };
             trend.judge(&rules(), load, now).map(|(count, _)| (second, count))
         })
     }
 
-    fn load(instances: u32, cpu: f32, waiting: u32) -> Load {
-        Load { instances, cpu, waiting }
+    fn load(instances: u32, cpu: f32, waiting: u32) -> AppLoad {
+        AppLoad { instances, cpu, waiting }
     }
 
     #[test]
     fn load_that_lasts_adds_one() {
-        let mut trend = Trend::default();
+        let mut trend = LoadTrend::default();
         assert_eq!(decide(&mut trend, load(1, 90.0, 0), 0..20), Some((5, 2)));
         assert_eq!(decide(&mut trend, load(2, 180.0, 0), 6..9), None, "it begins anew");
         assert_eq!(decide(&mut trend, load(2, 100.0, 0), 9..10), None, "a pause");
@@ -193,20 +193,20 @@ mod tests {
 
     #[test]
     fn who_waits_counts_too() {
-        assert_eq!(decide(&mut Trend::default(), load(2, 1.0, 33), 0..20), Some((5, 3)));
-        assert_eq!(decide(&mut Trend::default(), load(2, 1.0, 32), 0..200), None);
+        assert_eq!(decide(&mut LoadTrend::default(), load(2, 1.0, 33), 0..20), Some((5, 3)));
+        assert_eq!(decide(&mut LoadTrend::default(), load(2, 1.0, 32), 0..200), None);
     }
 
     #[test]
     fn one_goes_only_when_the_rest_would_have_little_to_do() {
-        assert_eq!(decide(&mut Trend::default(), load(3, 59.0, 0), 0..100), Some((30, 2)));
-        assert_eq!(decide(&mut Trend::default(), load(3, 61.0, 0), 0..100), None);
-        assert_eq!(decide(&mut Trend::default(), load(3, 1.0, 1), 0..100), None, "someone waits");
-        assert_eq!(decide(&mut Trend::default(), load(1, 0.0, 0), 0..100), None, "no fewer than `min`");
+        assert_eq!(decide(&mut LoadTrend::default(), load(3, 59.0, 0), 0..100), Some((30, 2)));
+        assert_eq!(decide(&mut LoadTrend::default(), load(3, 61.0, 0), 0..100), None);
+        assert_eq!(decide(&mut LoadTrend::default(), load(3, 1.0, 1), 0..100), None, "someone waits");
+        assert_eq!(decide(&mut LoadTrend::default(), load(1, 0.0, 0), 0..100), None, "no fewer than `min`");
     }
 
     #[test]
     fn what_is_out_of_bounds_is_brought_back_at_once() {
-        assert_eq!(decide(&mut Trend::default(), load(9, 900.0, 0), 0..1), Some((0, 3)));
+        assert_eq!(decide(&mut LoadTrend::default(), load(9, 900.0, 0), 0..1), Some((0, 3)));
     }
 }

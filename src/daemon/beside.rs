@@ -9,15 +9,15 @@ use std::sync::Arc;
 use super::check::check;
 use super::commands::Goals;
 use super::settle::Goal;
-use super::supervisor::{Place, Supervisor};
+use super::supervisor::{InstanceRef, Supervisor};
 use super::views;
 use super::world::World;
-use crate::instance::event::{Event, Happening};
+use crate::instance::event::{InstanceEvent, Notice};
 use crate::instance::life::RunId;
-use crate::instance::replacement::{Beside, Role};
+use crate::instance::replacement::{Replacement, ReplacementRole};
 use crate::instance::state::{State, Want};
 use crate::ipc::message::{ApiError, ErrorCode, EventKind, Inherited};
-use crate::spec::{AppSpec, Sign, Vars};
+use crate::spec::{AppSpec, EnvVars, ReadySignal};
 
 impl<W: World> Supervisor<W> {
     /// Gives an instance another process, without a gap if that can be.
@@ -51,7 +51,7 @@ impl<W: World> Supervisor<W> {
                     (instance.spec, instance.inherited) = given;
                 }
                 self.changed_apps();
-                self.on(id, Event::Restart(None));
+                self.on(id, InstanceEvent::Restart(None));
                 Ok((vec![(id, Goal::Up)], gap.into_iter().collect()))
             }
         }
@@ -65,19 +65,19 @@ impl<W: World> Supervisor<W> {
         let online = matches!(instance.life.state, State::Online { .. });
         let gently = online && instance.spec.shares_ports() && !self.beside.contains_key(&id);
         if !gently || self.replace(id, same, Some(why.clone()), Vec::new()).is_err() {
-            self.on(id, Event::Restart(Some(why)));
+            self.on(id, InstanceEvent::Restart(Some(why)));
         }
     }
 
     /// Starts another process beside the one that an instance has. `forced`: why the old one has to go
-    /// also if this one fails. `after`: see [`Role::Coming`].
+    /// also if this one fails. `after`: see [`ReplacementRole::Coming`].
     ///
     /// # Errors
     /// That is under way already.
     pub(super) fn replace(
         &mut self,
         id: u32,
-        (spec, inherited): (Arc<AppSpec>, Arc<Vars>),
+        (spec, inherited): (Arc<AppSpec>, Arc<EnvVars>),
         forced: Option<String>,
         after: Vec<RunId>,
     ) -> Result<(), ApiError> {
@@ -90,15 +90,15 @@ impl<W: World> Supervisor<W> {
         instance.life.refused = None;
         let successor = instance.successor(spec, inherited, now);
         self.world.tell(views::detailed(instance, EventKind::Replacing, forced.clone(), now));
-        let role = Role::Coming { proven_at: None, forced, after };
-        self.beside.insert(id, Beside { instance: successor, role });
-        self.decide_beside(id, Event::Start);
+        let role = ReplacementRole::Coming { proven_at: None, forced, after };
+        self.beside.insert(id, Replacement { instance: successor, role });
+        self.decide_beside(id, InstanceEvent::Start);
         Ok(())
     }
 
     /// Lets the process beside one in the list hear of an event. True if that is no news for the other.
-    pub(super) fn on_beside(&mut self, id: u32, event: &Event) -> bool {
-        let Some(Beside { instance, role }) = self.beside.get_mut(&id) else { return false };
+    pub(super) fn on_beside(&mut self, id: u32, event: &InstanceEvent) -> bool {
+        let Some(Replacement { instance, role }) = self.beside.get_mut(&id) else { return false };
         if let Some(run) = event.run() {
             let about_it = instance.life.state.run() == Some(run);
             if about_it {
@@ -107,32 +107,44 @@ impl<W: World> Supervisor<W> {
             return about_it;
         }
         match (event, role) {
-            (Event::Due { at }, Role::Coming { proven_at: Some(proven), .. }) if at == proven => {
+            (InstanceEvent::Due { at }, ReplacementRole::Coming { proven_at: Some(proven), .. })
+                if at == proven =>
+            {
                 self.watched(id);
             }
-            (Event::Due { at }, Role::Coming { .. })
+            (InstanceEvent::Due { at }, ReplacementRole::Coming { .. })
                 if instance.life.timer == Some(*at)
                     && matches!(instance.life.state, State::Starting { .. }) =>
             {
                 self.late(id, *at);
             }
-            (Event::Due { .. } | Event::OrphanEnded, _) => self.decide_beside(id, event.clone()),
+            (InstanceEvent::Due { .. } | InstanceEvent::OrphanEnded, _) => {
+                self.decide_beside(id, event.clone())
+            }
             // Whatever else is wanted of the instance, it is not that it be replaced.
-            (Event::Stop | Event::Restart(_) | Event::Delete | Event::Retire, Role::Coming { .. }) => {
+            (
+                InstanceEvent::Stop
+                | InstanceEvent::Restart(_)
+                | InstanceEvent::Delete
+                | InstanceEvent::Retire,
+                ReplacementRole::Coming { .. },
+            ) => {
                 self.keep_old(id, "canceled by another operation");
             }
-            (Event::Stop | Event::Delete, Role::Going) => self.decide_beside(id, Event::Delete),
+            (InstanceEvent::Stop | InstanceEvent::Delete, ReplacementRole::Going) => {
+                self.decide_beside(id, InstanceEvent::Delete)
+            }
             _ => {}
         }
         false
     }
 
-    fn fact_beside(&mut self, id: u32, event: Event) {
-        let Some(Beside { instance, role }) = self.beside.get_mut(&id) else { return };
-        let coming = matches!(role, Role::Coming { .. }) && instance.life.want == Want::Up;
+    fn fact_beside(&mut self, id: u32, event: InstanceEvent) {
+        let Some(Replacement { instance, role }) = self.beside.get_mut(&id) else { return };
+        let coming = matches!(role, ReplacementRole::Coming { .. }) && instance.life.want == Want::Up;
         let failed = match &event {
-            Event::Exited { exit, .. } if coming => Some(format!("the replacement exited: {exit}")),
-            Event::SpawnFailed { failure, .. } if coming => {
+            InstanceEvent::Exited { exit, .. } if coming => Some(format!("the replacement exited: {exit}")),
+            InstanceEvent::SpawnFailed { failure, .. } if coming => {
                 Some(format!("the replacement failed to start: {}", instance.named(failure.clone())))
             }
             _ => None,
@@ -140,7 +152,7 @@ impl<W: World> Supervisor<W> {
         match failed {
             Some(why) => self.give_up(id, why, event),
             None => {
-                let listens = matches!(event, Event::Listens { .. });
+                let listens = matches!(event, InstanceEvent::Listens { .. });
                 self.decide_beside(id, event);
                 if listens && self.is_watched(id) {
                     self.watch(id);
@@ -152,42 +164,44 @@ impl<W: World> Supervisor<W> {
     /// The new process has not become ready in time.
     fn late(&mut self, id: u32, at: u64) {
         let was_ready = self.instances.get(&id).is_some_and(|instance| instance.life.ready);
-        let Some(Beside { instance, .. }) = self.beside.get(&id) else { return };
+        let Some(Replacement { instance, .. }) = self.beside.get(&id) else { return };
         let (sign, seconds) = (instance.spec.sign(), instance.spec.readiness.timeout.as_secs_f64());
         match sign {
-            Sign::Said | Sign::Probed => {
+            ReadySignal::Said | ReadySignal::Probed => {
                 let why = format!("the replacement is not ready: {}", instance.not_ready());
                 self.keep_old(id, &why);
             }
-            Sign::Listening if was_ready => {
+            ReadySignal::Listening if was_ready => {
                 self.keep_old(
                     id,
                     &format!("the replacement did not listen within {seconds} s (listen_timeout)"),
                 );
             }
             // The old one did not listen either: to run is all that this app does.
-            Sign::Listening | Sign::Running => self.decide_beside(id, Event::Due { at }),
+            ReadySignal::Listening | ReadySignal::Running => {
+                self.decide_beside(id, InstanceEvent::Due { at })
+            }
         }
     }
 
     pub(super) fn keep_old(&mut self, id: u32, why: &str) {
         if self.beside.get(&id).is_some_and(|beside| beside.instance.life.want == Want::Up) {
-            self.give_up(id, why.to_owned(), Event::Delete);
+            self.give_up(id, why.to_owned(), InstanceEvent::Delete);
         }
     }
 
     /// The new process has failed, which comes to it as `event`: it is not tried again, and the old one
     /// stays, unless that had to go for a reason of its own.
-    fn give_up(&mut self, id: u32, why: String, event: Event) {
-        let Some(Beside { instance, role }) = self.beside.get_mut(&id) else { return };
+    fn give_up(&mut self, id: u32, why: String, event: InstanceEvent) {
+        let Some(Replacement { instance, role }) = self.beside.get_mut(&id) else { return };
         let forced = match role {
-            Role::Coming { proven_at, forced, .. } => {
+            ReplacementRole::Coming { proven_at, forced, .. } => {
                 *proven_at = None;
                 forced.take()
             }
-            Role::Going => None,
+            ReplacementRole::Going => None,
         };
-        if event != Event::Delete {
+        if event != InstanceEvent::Delete {
             instance.life.want = Want::Gone;
         }
         self.decide_beside(id, event);
@@ -196,20 +210,20 @@ impl<W: World> Supervisor<W> {
         listed.life.refused = Some(why.clone());
         self.world.tell(views::detailed(listed, EventKind::Kept, why, now));
         if let (Some(forced), State::Online { .. }) = (forced, &listed.life.state) {
-            self.on(id, Event::Restart(Some(forced)));
+            self.on(id, InstanceEvent::Restart(Some(forced)));
         }
     }
 
-    fn decide_beside(&mut self, id: u32, event: Event) {
+    fn decide_beside(&mut self, id: u32, event: InstanceEvent) {
         let now = self.world.now();
-        let Some(Beside { instance, .. }) = self.beside.get_mut(&id) else { return };
-        let spawned = matches!(event, Event::Spawned { .. });
+        let Some(Replacement { instance, .. }) = self.beside.get_mut(&id) else { return };
+        let spawned = matches!(event, InstanceEvent::Spawned { .. });
         let effects = instance.on(event, now);
         if spawned && !effects.is_empty() {
             self.world.began(instance);
         }
         self.unsaved = true;
-        self.perform(Place::Beside(id), effects);
+        self.perform(InstanceRef::Beside(id), effects);
     }
 
     /// The new process takes the place of the old one, which goes.
@@ -221,9 +235,9 @@ impl<W: World> Supervisor<W> {
         if !matches!(beside.instance.life.state, State::Online { .. }) {
             return;
         }
-        let forced = match std::mem::replace(&mut beside.role, Role::Going) {
-            Role::Coming { forced, .. } => forced,
-            Role::Going => None,
+        let forced = match std::mem::replace(&mut beside.role, ReplacementRole::Going) {
+            ReplacementRole::Coming { forced, .. } => forced,
+            ReplacementRole::Going => None,
         };
         beside.instance.succeed(listed);
         std::mem::swap(listed, &mut beside.instance);
@@ -235,26 +249,26 @@ impl<W: World> Supervisor<W> {
         self.usage.remove(&id);
         self.world.tell(views::event(listed, EventKind::Replaced, now));
         self.changed_apps();
-        self.decide_beside(id, Event::Retire);
+        self.decide_beside(id, InstanceEvent::Retire);
     }
 
     /// What the process beside another tells: of its readiness follows when it takes the place.
-    pub(super) fn tell_beside(&mut self, id: u32, happening: Happening) {
+    pub(super) fn tell_beside(&mut self, id: u32, happening: Notice) {
         let now = self.world.now();
-        let Some(Beside { role, .. }) = self.beside.get_mut(&id) else { return };
-        if let (Happening::Online, Role::Coming { .. }) = (&happening, role) {
+        let Some(Replacement { role, .. }) = self.beside.get_mut(&id) else { return };
+        if let (Notice::Online, ReplacementRole::Coming { .. }) = (&happening, role) {
             self.watch(id);
         }
-        let Some(Beside { instance, .. }) = self.beside.get_mut(&id) else { return };
+        let Some(Replacement { instance, .. }) = self.beside.get_mut(&id) else { return };
         // That it is down, and gone, is no news: the instance is not.
-        if happening != Happening::Stopped {
+        if happening != Notice::Stopped {
             self.world.tell(views::happening(instance, happening, now));
         }
     }
 
     /// The process beside another is gone: its end belongs to the history of the instance.
     pub(super) fn forget_beside(&mut self, id: u32) {
-        let Some(Beside { instance: gone, .. }) = self.beside.remove(&id) else { return };
+        let Some(Replacement { instance: gone, .. }) = self.beside.remove(&id) else { return };
         self.last_run = self.last_run.max(gone.life.last_run);
         if let Some(listed) = self.instances.get_mut(&id) {
             gone.life.exits.into_iter().for_each(|ended| listed.life.remember(ended));

@@ -4,21 +4,21 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::check::{MOST_INSTANCES, check, too_many};
-use super::saved::{self, Saved};
+use super::saved::{self, Snapshot};
 use super::select::select;
-use super::settle::{Done, Goal, Reply, Waiting};
-use super::supervisor::{Change, Command, Inspection, Sampled, Supervisor};
+use super::settle::{CompletedCommand, Goal, PendingReply, ReplySender};
+use super::supervisor::{Inspection, Operation, SampleTarget, Supervisor, SupervisorCommand};
 use super::views;
 use super::world::World;
 use crate::instance::Instance;
-use crate::instance::event::Event;
+use crate::instance::event::InstanceEvent;
 use crate::instance::life::RunId;
 use crate::instance::state::{State, Want};
 use crate::ipc::message::{
     ActOn, Action, ApiError, ErrorCode, EventKind, Existing, Report, ScaleTo, Selectors, StartApps,
 };
 use crate::metrics::Usage;
-use crate::spec::{AppSpec, Vars};
+use crate::spec::{AppSpec, EnvVars};
 
 /// So many commands are remembered in case they are asked for again.
 const MOST_DONE: usize = 64;
@@ -27,24 +27,24 @@ const MOST_DONE: usize = 64;
 pub(super) type Goals = Vec<(u32, Goal)>;
 
 impl<W: World> Supervisor<W> {
-    pub(super) fn command(&mut self, command: Command) {
+    pub(super) fn command(&mut self, command: SupervisorCommand) {
         match command {
-            Command::Change { change, key, reply } => self.change_once(change, key, reply),
-            Command::Scaled(reply) => {
+            SupervisorCommand::Change { change, key, reply } => self.change_once(change, key, reply),
+            SupervisorCommand::Scaled(reply) => {
                 let scaled = self.instances.values().filter(|instance| instance.spec.autoscale.is_some());
                 let ids = scaled.map(|instance| instance.id);
                 let _ = reply.send(self.copies(ids));
             }
-            Command::Look(selectors, reply) => {
+            SupervisorCommand::Look(selectors, reply) => {
                 let _ = reply.send(self.look(selectors.as_deref()));
             }
-            Command::Inspect(Inspection(inspect)) => inspect(&self.instances),
-            Command::Running(reply) => drop(reply.send(self.running())),
-            Command::Freeze(reply) => {
+            SupervisorCommand::Inspect(Inspection(inspect)) => inspect(&self.instances),
+            SupervisorCommand::Running(reply) => drop(reply.send(self.running())),
+            SupervisorCommand::Freeze(reply) => {
                 self.freeze();
                 let _ = reply.send(());
             }
-            Command::Snapshot(reply) => {
+            SupervisorCommand::Snapshot(reply) => {
                 let none = VecDeque::new();
                 let counts = (self.next_id, self.last_run);
                 let state = saved::write(&self.instances, &BTreeMap::new(), counts, &none);
@@ -54,7 +54,7 @@ impl<W: World> Supervisor<W> {
     }
 
     /// Carries out a change, unless it was already: the answer to it got lost with another daemon.
-    fn change_once(&mut self, change: Change, key: Option<String>, reply: Reply<Report>) {
+    fn change_once(&mut self, change: Operation, key: Option<String>, reply: ReplySender<Report>) {
         let before = key.as_ref().and_then(|key| self.done.iter().find(|done| done.key == *key));
         let (goals, notes) = match before {
             Some(done) => (done.goals.clone(), done.notes.clone()),
@@ -67,17 +67,17 @@ impl<W: World> Supervisor<W> {
                 Err(error) => return drop(reply.send(Err(error))),
             },
         };
-        self.waiting.push(Waiting::new(&self.instances, goals, notes, reply));
+        self.waiting.push(PendingReply::new(&self.instances, goals, notes, reply));
     }
 
-    fn change(&mut self, change: Change) -> Result<(Goals, Vec<String>), ApiError> {
+    fn change(&mut self, change: Operation) -> Result<(Goals, Vec<String>), ApiError> {
         let goals = match change {
-            Change::Start(apps) => self.start_apps(apps)?,
-            Change::Act(action, on) => self.act(action, on)?,
-            Change::Scale(name, to) => self.scale(&name, to)?,
-            Change::Replace { id, with, after } => return self.reload_one(id, with, after),
-            Change::Signal(selectors, number) => self.signal(&selectors, number)?,
-            Change::Resurrect(saved) => return Ok(self.resurrect(saved)),
+            Operation::Start(apps) => self.start_apps(apps)?,
+            Operation::Act(action, on) => self.act(action, on)?,
+            Operation::Scale(name, to) => self.scale(&name, to)?,
+            Operation::Replace { id, with, after } => return self.reload_one(id, with, after),
+            Operation::Signal(selectors, number) => self.signal(&selectors, number)?,
+            Operation::Resurrect(saved) => return Ok(self.resurrect(saved)),
         };
         Ok((goals, Vec::new()))
     }
@@ -89,7 +89,7 @@ impl<W: World> Supervisor<W> {
 
     fn remember(&mut self, key: Option<String>, goals: &BTreeMap<u32, (String, Goal)>, notes: &[String]) {
         let Some(key) = key else { return };
-        self.done.push_back(Done { key, goals: goals.clone(), notes: notes.to_vec() });
+        self.done.push_back(CompletedCommand { key, goals: goals.clone(), notes: notes.to_vec() });
         if self.done.len() > MOST_DONE {
             self.done.pop_front();
         }
@@ -112,7 +112,7 @@ impl<W: World> Supervisor<W> {
         ids.filter_map(copy).collect()
     }
 
-    fn running(&self) -> (Vec<Sampled>, bool) {
+    fn running(&self) -> (Vec<SampleTarget>, bool) {
         let run = |instance: &Instance| {
             let process = instance.life.state.process()?;
             let run = RunId { instance: instance.id, number: process.run };
@@ -170,19 +170,19 @@ impl<W: World> Supervisor<W> {
     }
 
     /// Gives instances that are there a new spec: as many as it wants, all running it.
-    fn bring_up_to_date(&mut self, there: &[u32], app: &Arc<AppSpec>, inherited: &Arc<Vars>) -> Goals {
+    fn bring_up_to_date(&mut self, there: &[u32], app: &Arc<AppSpec>, inherited: &Arc<EnvVars>) -> Goals {
         let mut goals = Vec::new();
         let wanted = app.wanted_of(there.len());
         for (index, id) in there.iter().enumerate() {
             if index >= wanted {
-                self.on(*id, Event::Delete);
+                self.on(*id, InstanceEvent::Delete);
                 goals.push((*id, Goal::Gone));
                 continue;
             }
             if let Some(instance) = self.instances.get_mut(id) {
                 (instance.spec, instance.inherited) = (app.clone(), inherited.clone());
             }
-            self.on(*id, Event::Restart(None));
+            self.on(*id, InstanceEvent::Restart(None));
             goals.push((*id, Goal::Up));
         }
         let missing = wanted.saturating_sub(there.len());
@@ -193,7 +193,7 @@ impl<W: World> Supervisor<W> {
     }
 
     /// Lets instances run on that have these settings, and gives the others theirs if they rest.
-    fn keep(&mut self, there: &[u32], app: &Arc<AppSpec>, inherited: &Arc<Vars>) -> Goals {
+    fn keep(&mut self, there: &[u32], app: &Arc<AppSpec>, inherited: &Arc<EnvVars>) -> Goals {
         for id in there {
             let Some(instance) = self.instances.get_mut(id) else { continue };
             if instance.spec.mark() == app.mark() {
@@ -210,7 +210,7 @@ impl<W: World> Supervisor<W> {
         let goal = if start { Goal::Up } else { Goal::Any };
         for id in ids {
             if start {
-                self.on(*id, Event::Start);
+                self.on(*id, InstanceEvent::Start);
             } else if let Some(instance) = self.instances.get_mut(id) {
                 // Not started, and yet not unwanted: its schedule may start it.
                 instance.life.want = Want::Up;
@@ -220,7 +220,7 @@ impl<W: World> Supervisor<W> {
     }
 
     /// Adds an instance with the lowest free number of its app.
-    fn add(&mut self, app: &Arc<AppSpec>, inherited: &Arc<Vars>) -> u32 {
+    fn add(&mut self, app: &Arc<AppSpec>, inherited: &Arc<EnvVars>) -> u32 {
         let taken: BTreeSet<u32> = self.of_name(&app.name).map(|instance| instance.number).collect();
         let number = (0..).find(|number| !taken.contains(number)).unwrap_or(0);
         let id = self.next_id;
@@ -253,15 +253,15 @@ impl<W: World> Supervisor<W> {
         match action {
             // As PM2's `start NAME`: one that runs is restarted.
             Action::Start | Action::Restart => {
-                self.on(id, Event::Restart(None));
+                self.on(id, InstanceEvent::Restart(None));
                 Goal::Up
             }
             Action::Stop => {
-                self.on(id, Event::Stop);
+                self.on(id, InstanceEvent::Stop);
                 Goal::Down
             }
             Action::Delete => {
-                self.on(id, Event::Delete);
+                self.on(id, InstanceEvent::Delete);
                 Goal::Gone
             }
             Action::Reset => {
@@ -326,7 +326,7 @@ impl<W: World> Supervisor<W> {
         }
         // The highest numbers go, so that those that stay keep theirs.
         let surplus = there.split_off(wanted as usize);
-        let go = if there.is_empty() { Event::Delete } else { Event::Retire };
+        let go = if there.is_empty() { InstanceEvent::Delete } else { InstanceEvent::Retire };
         surplus.iter().for_each(|id| self.on(*id, go.clone()));
         Ok(surplus.into_iter().map(|id| (id, Goal::Gone)).collect())
     }
@@ -346,7 +346,7 @@ impl<W: World> Supervisor<W> {
 
     /// Adds the saved instances of every app whose name is not in the list, as they were: same
     /// ids where free, same numbers and counts; started unless they were stopped.
-    fn resurrect(&mut self, saved: Saved) -> (Goals, Vec<String>) {
+    fn resurrect(&mut self, saved: Snapshot) -> (Goals, Vec<String>) {
         let here: BTreeSet<String> =
             self.instances.values().map(|instance| instance.spec.name.clone()).collect();
         let (mut goals, mut notes) = (Vec::new(), BTreeSet::new());
@@ -363,7 +363,7 @@ impl<W: World> Supervisor<W> {
             let id = instance.id;
             self.insert(instance);
             if start {
-                self.on(id, Event::Start);
+                self.on(id, InstanceEvent::Start);
             }
             goals.push((id, if start { Goal::Up } else { Goal::Any }));
         }

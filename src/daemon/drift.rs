@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::config;
 use crate::instance::Instance;
 use crate::instance::state::Want;
-use crate::spec::origin::Mark;
+use crate::spec::origin::Fingerprint;
 
 /// A disk that takes longer is not waited for: a list is wanted at once.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -23,7 +23,7 @@ pub struct Drift {
     /// How many instances each app has.
     instances: BTreeMap<String, usize>,
     /// What is in each file; nothing for one that is gone. Those that could not be read are not here.
-    files: BTreeMap<PathBuf, Option<Mark>>,
+    files: BTreeMap<PathBuf, Option<Fingerprint>>,
 }
 
 impl Drift {
@@ -64,7 +64,7 @@ impl Drift {
     }
 }
 
-fn marks(files: BTreeSet<PathBuf>) -> BTreeMap<PathBuf, Option<Mark>> {
+fn marks(files: BTreeSet<PathBuf>) -> BTreeMap<PathBuf, Option<Fingerprint>> {
     let mark = |file: PathBuf| match config::mark(&file) {
         Ok(mark) => Some((file, Some(mark))),
         Err(error) => (error.kind() == ErrorKind::NotFound).then_some((file, None)),
@@ -93,7 +93,7 @@ mod tests {
         std::fs::write(&file, "one").unwrap();
         let mut app = AppSpec::new("api", "/srv/api", "/srv");
         app.source = Some(file.clone());
-        app.comes_from(Mark::of(b"one"));
+        app.comes_from(Fingerprint::of(b"one"));
         let told = async |specs: &[&AppSpec]| {
             let all: Vec<Instance> = (0..).zip(specs).map(|(id, spec)| instance(id, spec)).collect();
             Drift::look(all.iter()).await.of(&all[0]).unwrap_or_default()

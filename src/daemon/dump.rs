@@ -7,9 +7,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::handle::Handle;
-use super::saved::{self, Saved};
-use super::saver::Saver;
+use super::handle::SupervisorHandle;
+use super::saved::{self, Snapshot};
+use super::saver::StateWriter;
 use crate::instance::Instance;
 use crate::instance::state::Want;
 use crate::ipc::message::{ApiError, ErrorCode, Saved as Answer};
@@ -19,7 +19,12 @@ use crate::paths::Home;
 ///
 /// # Errors
 /// The list is empty, or the file cannot be written; the old dump stays as it was.
-pub async fn save(handle: &Handle, saver: &Saver, home: &Home, force: bool) -> Result<Answer, ApiError> {
+pub async fn save(
+    handle: &SupervisorHandle,
+    saver: &StateWriter,
+    home: &Home,
+    force: bool,
+) -> Result<Answer, ApiError> {
     let (instances, bytes) = handle.snapshot().await?;
     if instances == 0 && !force {
         return Err(ApiError::new(ErrorCode::Conflict, "the list is empty; dump not overwritten")
@@ -32,11 +37,16 @@ pub async fn save(handle: &Handle, saver: &Saver, home: &Home, force: bool) -> R
 ///
 /// # Errors
 /// The file cannot be written.
-pub async fn clear(saver: &Saver, home: &Home) -> Result<Answer, ApiError> {
+pub async fn clear(saver: &StateWriter, home: &Home) -> Result<Answer, ApiError> {
     write(saver, home, 0, saved::write(&BTreeMap::new(), &BTreeMap::new(), (0, 0), &VecDeque::new())).await
 }
 
-async fn write(saver: &Saver, home: &Home, instances: usize, bytes: Vec<u8>) -> Result<Answer, ApiError> {
+async fn write(
+    saver: &StateWriter,
+    home: &Home,
+    instances: usize,
+    bytes: Vec<u8>,
+) -> Result<Answer, ApiError> {
     let file = home.dump();
     match saver.dump(file.clone(), bytes).await {
         Ok(()) => Ok(Answer { instances, file }),
@@ -51,7 +61,7 @@ async fn write(saver: &Saver, home: &Home, instances: usize, bytes: Vec<u8>) -> 
 ///
 /// # Errors
 /// There is none, or none can be used.
-pub fn load(home: &Home) -> Result<(Saved, Option<String>), ApiError> {
+pub fn load(home: &Home) -> Result<(Snapshot, Option<String>), ApiError> {
     let (file, former) = (home.dump(), home.former_dump());
     let unusable = match read(&file) {
         Ok(saved) => return Ok((saved, None)),
@@ -72,12 +82,12 @@ pub fn load(home: &Home) -> Result<(Saved, Option<String>), ApiError> {
 
 /// What the dump is known to hold, so that it is read again only after it was written.
 #[derive(Debug, Default)]
-pub struct Known(Cell<Option<(Stamp, u64)>>);
+pub struct DumpFingerprint(Cell<Option<(FileStamp, u64)>>);
 
 /// Tells one state of a file from another.
-type Stamp = (i64, i64, u64);
+type FileStamp = (i64, i64, u64);
 
-impl Known {
+impl DumpFingerprint {
     /// Whether the dump would bring back these instances: the same apps, as many, with the same settings,
     /// and up or down as now.
     pub fn holds(&self, instances: &[Instance], home: &Home) -> bool {
@@ -113,7 +123,7 @@ fn fingerprint(instances: &[Instance]) -> u64 {
     all.finish()
 }
 
-fn read(file: &Path) -> Result<Saved, ApiError> {
+fn read(file: &Path) -> Result<Snapshot, ApiError> {
     let shown = file.display();
     let bytes = std::fs::read(file).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => ApiError::new(ErrorCode::NotFound, format!("no saved list ({shown})")),

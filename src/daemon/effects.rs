@@ -8,25 +8,25 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tokio::sync::{broadcast, mpsc};
 
-use super::keeper_link::{KeeperLink, KeptRun};
+use super::keeper_link::{AttachedRun, KeeperLink};
 use super::launch;
-use super::limits::Limiter;
-use super::node::Channels;
-use super::ports::Ports;
-use super::probe::Checks;
+use super::limits::ResourceLimiter;
+use super::node::NodeChannels;
+use super::ports::PortSharing;
+use super::probe::Probes;
 use super::restore;
-use super::saver::Saver;
-use super::start::Starter;
+use super::saver::StateWriter;
+use super::start::RunStarter;
 use super::supervisor::Input;
 use super::triggers::Triggers;
 use super::world::World;
 use crate::instance::Instance;
-use crate::instance::event::Event;
+use crate::instance::event::InstanceEvent;
 use crate::instance::life::RunId;
-use crate::instance::state::Process;
+use crate::instance::state::RunProcess;
 use crate::ipc::message::{EventKind, EventView};
 use crate::keeper::protocol::{FdRole, KeeperRequest};
-use crate::logs::Logs;
+use crate::logs::LogHandle;
 use crate::paths::{self, Home};
 use crate::process::memfd;
 use crate::process::process_ref::ProcessRef;
@@ -42,23 +42,23 @@ const SAVE_PAUSE: u32 = 20;
 const LAST_LINES: Duration = Duration::from_secs(5);
 
 /// The real world.
-pub struct Effects {
+pub struct SystemWorld {
     home: Home,
     keeper: KeeperLink,
     keeper_pid: i32,
-    logs: Logs,
-    starter: Starter,
-    saver: Saver,
+    logs: LogHandle,
+    starter: RunStarter,
+    saver: StateWriter,
     queue: mpsc::UnboundedSender<Input>,
     events: broadcast::Sender<EventView>,
     triggers: Triggers,
-    ports: Rc<RefCell<Ports>>,
-    checks: Checks,
+    ports: Rc<RefCell<PortSharing>>,
+    checks: Probes,
     /// Leaders that live, by run.
     leaders: HashMap<RunId, i32>,
     /// What to look for, and whether to kill it. A run asked for twice is looked for once: its
     /// second answer would find the first one's gone.
-    sweeps: BTreeMap<RunId, (Process, bool)>,
+    sweeps: BTreeMap<RunId, (RunProcess, bool)>,
     /// How the orphans of runs are found that the keeper is not the parent of.
     foreign: HashMap<RunId, OrphanScope>,
     /// Runs that are over, to be let go of once that is saved.
@@ -68,7 +68,7 @@ pub struct Effects {
 }
 
 /// The ways out of the supervisor's loop.
-pub struct Ways {
+pub struct WorldParts {
     /// Where files lie.
     pub home: Home,
     /// The keeper.
@@ -76,27 +76,28 @@ pub struct Ways {
     /// Its pid.
     pub keeper_pid: i32,
     /// The log thread.
-    pub logs: Logs,
+    pub logs: LogHandle,
     /// Writes files.
-    pub saver: Saver,
+    pub saver: StateWriter,
     /// Back into the loop.
     pub queue: mpsc::UnboundedSender<Input>,
     /// Who wants to know what happens.
     pub events: broadcast::Sender<EventView>,
     /// Shared ports.
-    pub ports: Ports,
+    pub ports: PortSharing,
     /// Node's channels.
-    pub channels: Channels,
+    pub channels: NodeChannels,
     /// Hard limits.
-    pub limiter: Limiter,
+    pub limiter: ResourceLimiter,
 }
 
-impl Effects {
+impl SystemWorld {
     /// A world with these ways out of it.
-    pub fn new(ways: Ways) -> Self {
-        let Ways { home, keeper, keeper_pid, logs, saver, queue, events, ports, channels, limiter } = ways;
+    pub fn new(ways: WorldParts) -> Self {
+        let WorldParts { home, keeper, keeper_pid, logs, saver, queue, events, ports, channels, limiter } =
+            ways;
         let ports = Rc::new(RefCell::new(ports));
-        let starter = Starter {
+        let starter = RunStarter {
             home: home.clone(),
             keeper: keeper.clone(),
             logs: logs.clone(),
@@ -106,7 +107,7 @@ impl Effects {
             channels: channels.clone(),
             limiter,
         };
-        let checks = Checks::new(home.clone(), queue.clone(), ports.clone());
+        let checks = Probes::new(home.clone(), queue.clone(), ports.clone());
         let triggers = Triggers::new(queue.clone());
         Self {
             home,
@@ -135,7 +136,7 @@ impl Effects {
     }
 
     /// Takes up the output pipes of a run that a former daemon began.
-    pub fn adopt(&mut self, instance: &Instance, kept: KeptRun) {
+    pub fn adopt(&mut self, instance: &Instance, kept: AttachedRun) {
         self.leaders.insert(kept.run, kept.process.pid);
         let (mut out, mut err, mut notifier, mut voices) = (None, None, None, Vec::new());
         for (role, fd) in kept.fds {
@@ -164,7 +165,7 @@ impl Effects {
         self.ports.borrow().all_began();
     }
 
-    fn fact(&self, run: RunId, event: Event) {
+    fn fact(&self, run: RunId, event: InstanceEvent) {
         let _ = self.queue.send(Input::Fact { instance: run.instance, event });
     }
 
@@ -197,7 +198,7 @@ impl Effects {
                 self.tell_when_ended(first);
             }
             let left = left.into_iter().map(|process| process.pid).collect();
-            self.fact(run, Event::Swept { run: run.number, left });
+            self.fact(run, InstanceEvent::Swept { run: run.number, left });
         }
     }
 
@@ -226,7 +227,7 @@ impl Effects {
     }
 }
 
-fn reference(process: Process) -> ProcessRef {
+fn reference(process: RunProcess) -> ProcessRef {
     ProcessRef { pid: process.pid, start_time: process.start_time }
 }
 
@@ -237,7 +238,7 @@ pub fn pid_file(instance: &Instance, home: &Home) -> std::path::PathBuf {
     paths::with_id(&base, instance.id)
 }
 
-impl World for Effects {
+impl World for SystemWorld {
     fn now(&self) -> Moment {
         crate::time::now()
     }
@@ -246,13 +247,13 @@ impl World for Effects {
         let (starter, instance, queue) = (self.starter.clone(), instance.clone(), self.queue.clone());
         tokio::task::spawn_local(async move {
             if let Err(failure) = starter.start(run, &instance).await {
-                let event = Event::SpawnFailed { run: run.number, failure };
+                let event = InstanceEvent::SpawnFailed { run: run.number, failure };
                 let _ = queue.send(Input::Fact { instance: run.instance, event });
             }
         });
     }
 
-    fn stop(&mut self, run: RunId, process: Process, instance: &Instance) {
+    fn stop(&mut self, run: RunId, process: RunProcess, instance: &Instance) {
         self.ports.borrow().quiet(run);
         let spec = &instance.spec.stop;
         // One that cannot be told in words gets the signal.
@@ -273,7 +274,7 @@ impl World for Effects {
         let (drained, queue) = (self.ports.borrow().drained(run), self.queue.clone());
         tokio::task::spawn_local(async move {
             let _ = drained.await; // an engine that has ended keeps nobody waiting
-            let event = Event::Drained { run: run.number };
+            let event = InstanceEvent::Drained { run: run.number };
             let _ = queue.send(Input::Fact { instance: run.instance, event });
         });
     }
@@ -282,7 +283,7 @@ impl World for Effects {
         self.ports.borrow().quiet(run);
     }
 
-    fn kill(&mut self, run: RunId, process: Process) {
+    fn kill(&mut self, run: RunId, process: RunProcess) {
         let members = tree::tree_members(reference(process));
         self.keeper.send(
             KeeperRequest::Signal { run: run.to_u64(), signal: libc::SIGKILL, group: true },
@@ -293,7 +294,7 @@ impl World for Effects {
         }
     }
 
-    fn sweep(&mut self, run: RunId, process: Process, kill: bool) {
+    fn sweep(&mut self, run: RunId, process: RunProcess, kill: bool) {
         let asked = self.sweeps.entry(run).or_insert((process, kill));
         asked.1 |= kill;
     }
@@ -317,7 +318,7 @@ impl World for Effects {
         let left = Duration::from_millis(at.saturating_sub(crate::time::now().mono));
         tokio::task::spawn_local(async move {
             tokio::time::sleep(left).await;
-            let _ = queue.send(Input::Fact { instance, event: Event::Due { at } });
+            let _ = queue.send(Input::Fact { instance, event: InstanceEvent::Due { at } });
         });
     }
 

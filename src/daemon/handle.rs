@@ -6,9 +6,9 @@ use std::rc::Rc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::saved::Saved;
-use super::settle::Reply;
-use super::supervisor::{Change, Command, Input, Inspection, Sampled};
+use super::saved::Snapshot;
+use super::settle::ReplySender;
+use super::supervisor::{Input, Inspection, Operation, SampleTarget, SupervisorCommand};
 use crate::instance::Instance;
 use crate::instance::life::RunId;
 use crate::ipc::message::{
@@ -19,13 +19,13 @@ use crate::spec::AppSpec;
 
 /// A handle to the supervisor's loop. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Handle {
+pub struct SupervisorHandle {
     queue: mpsc::UnboundedSender<Input>,
     closing: Rc<Cell<bool>>,
     key: Option<String>,
 }
 
-impl Handle {
+impl SupervisorHandle {
     /// A handle to the loop that reads the other end of `queue`.
     pub fn new(queue: mpsc::UnboundedSender<Input>) -> Self {
         Self { queue, closing: Rc::default(), key: None }
@@ -42,7 +42,7 @@ impl Handle {
     /// # Errors
     /// The request is refused; nothing is changed.
     pub async fn start(&self, apps: StartApps) -> Result<Report, ApiError> {
-        self.change(Change::Start(apps)).await
+        self.change(Operation::Start(apps)).await
     }
 
     /// Acts on instances; resolves once they have settled.
@@ -50,7 +50,7 @@ impl Handle {
     /// # Errors
     /// The request is refused; nothing is changed.
     pub async fn act(&self, action: Action, on: ActOn) -> Result<Report, ApiError> {
-        self.change(Change::Act(action, on)).await
+        self.change(Operation::Act(action, on)).await
     }
 
     /// Changes the number of instances; resolves once they have settled.
@@ -58,7 +58,7 @@ impl Handle {
     /// # Errors
     /// The request is refused; nothing is changed.
     pub async fn scale(&self, name: String, to: ScaleTo) -> Result<Report, ApiError> {
-        self.change(Change::Scale(name, to)).await
+        self.change(Operation::Scale(name, to)).await
     }
 
     /// Gives an instance another process, with these settings and this environment if not its own;
@@ -73,7 +73,7 @@ impl Handle {
         with: Option<Box<(AppSpec, Inherited)>>,
         after: Vec<RunId>,
     ) -> Result<Report, ApiError> {
-        self.change(Change::Replace { id, with, after }).await
+        self.change(Operation::Replace { id, with, after }).await
     }
 
     /// Sends a signal.
@@ -81,15 +81,15 @@ impl Handle {
     /// # Errors
     /// None of the selected instances runs.
     pub async fn signal(&self, select: Selectors, number: i32) -> Result<Report, ApiError> {
-        self.change(Change::Signal(select, number)).await
+        self.change(Operation::Signal(select, number)).await
     }
 
     /// Adds what a saved list holds; resolves once it has settled.
     ///
     /// # Errors
     /// The daemon is shutting down.
-    pub async fn resurrect(&self, saved: Saved) -> Result<Report, ApiError> {
-        self.change(Change::Resurrect(saved)).await
+    pub async fn resurrect(&self, saved: Snapshot) -> Result<Report, ApiError> {
+        self.change(Operation::Resurrect(saved)).await
     }
 
     /// Copies of the selected instances, or of all.
@@ -97,7 +97,7 @@ impl Handle {
     /// # Errors
     /// A selector matches nothing.
     pub async fn look(&self, select: Option<Selectors>) -> Result<Vec<(Instance, Usage)>, ApiError> {
-        self.ask(|reply| Command::Look(select, reply)).await
+        self.ask(|reply| SupervisorCommand::Look(select, reply)).await
     }
 
     /// Reads the instances in place.
@@ -110,7 +110,7 @@ impl Handle {
     ) -> Result<T, ApiError> {
         let (reply, answer) = oneshot::channel();
         let inspect = Inspection(Box::new(move |instances| drop(reply.send(read(instances)))));
-        let _ = self.queue.send(Input::Command(Command::Inspect(inspect)));
+        let _ = self.queue.send(Input::Command(SupervisorCommand::Inspect(inspect)));
         answer.await.map_err(|_| gone())
     }
 
@@ -120,7 +120,7 @@ impl Handle {
     /// The loop has ended.
     pub async fn scaled(&self) -> Result<Vec<(Instance, Usage)>, ApiError> {
         let (reply, answer) = oneshot::channel();
-        let _ = self.queue.send(Input::Command(Command::Scaled(reply)));
+        let _ = self.queue.send(Input::Command(SupervisorCommand::Scaled(reply)));
         answer.await.map_err(|_| gone())
     }
 
@@ -128,9 +128,9 @@ impl Handle {
     ///
     /// # Errors
     /// The loop has ended.
-    pub async fn running(&self) -> Result<(Vec<Sampled>, bool), ApiError> {
+    pub async fn running(&self) -> Result<(Vec<SampleTarget>, bool), ApiError> {
         let (reply, answer) = oneshot::channel();
-        let _ = self.queue.send(Input::Command(Command::Running(reply)));
+        let _ = self.queue.send(Input::Command(SupervisorCommand::Running(reply)));
         answer.await.map_err(|_| gone())
     }
 
@@ -140,14 +140,14 @@ impl Handle {
     /// The loop has ended.
     pub async fn snapshot(&self) -> Result<(usize, Vec<u8>), ApiError> {
         let (reply, answer) = oneshot::channel();
-        let _ = self.queue.send(Input::Command(Command::Snapshot(reply)));
+        let _ = self.queue.send(Input::Command(SupervisorCommand::Snapshot(reply)));
         answer.await.map_err(|_| gone())
     }
 
     /// Nothing is decided any more: what has been is saved, and left to the daemon that follows.
     pub async fn freeze(&self) {
         let (reply, frozen) = oneshot::channel();
-        let _ = self.queue.send(Input::Command(Command::Freeze(reply)));
+        let _ = self.queue.send(Input::Command(SupervisorCommand::Freeze(reply)));
         let _ = frozen.await; // a loop that has ended decides nothing either
     }
 
@@ -173,22 +173,22 @@ impl Handle {
     /// The loop has ended.
     pub async fn stop_for_good(&self, select: Selectors) -> Result<Report, ApiError> {
         let on = ActOn { select, ..ActOn::default() };
-        let change = Change::Act(Action::Stop, on);
-        match self.ask(|reply| Command::Change { change, key: None, reply }).await {
+        let change = Operation::Act(Action::Stop, on);
+        match self.ask(|reply| SupervisorCommand::Change { change, key: None, reply }).await {
             Err(error) if error.code == ErrorCode::NotFound => Ok(Report::default()),
             answer => answer,
         }
     }
 
-    async fn change(&self, change: Change) -> Result<Report, ApiError> {
+    async fn change(&self, change: Operation) -> Result<Report, ApiError> {
         if self.closing.get() {
             return Err(gone());
         }
         let key = self.key.clone();
-        self.ask(|reply| Command::Change { change, key, reply }).await
+        self.ask(|reply| SupervisorCommand::Change { change, key, reply }).await
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, ApiError> {
+    async fn ask<T>(&self, command: impl FnOnce(ReplySender<T>) -> SupervisorCommand) -> Result<T, ApiError> {
         let (reply, answer) = oneshot::channel();
         let _ = self.queue.send(Input::Command(command(reply)));
         answer.await.unwrap_or_else(|_| Err(gone()))

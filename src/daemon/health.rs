@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::handle::Handle;
-use super::limits::Limiter;
-use super::supervisor::{Input, Sampled};
+use super::handle::SupervisorHandle;
+use super::limits::ResourceLimiter;
+use super::supervisor::{Input, SampleTarget};
 use crate::instance::life::RunId;
 use crate::metrics::Sampler;
 
@@ -20,8 +20,12 @@ const EVERY: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// No thread could be started.
-pub async fn sample(handle: Handle, queue: mpsc::UnboundedSender<Input>, limiter: Limiter) -> io::Result<()> {
-    let (ask, asked) = thread_mpsc::channel::<Vec<Sampled>>();
+pub async fn sample(
+    handle: SupervisorHandle,
+    queue: mpsc::UnboundedSender<Input>,
+    limiter: ResourceLimiter,
+) -> io::Result<()> {
+    let (ask, asked) = thread_mpsc::channel::<Vec<SampleTarget>>();
     let builder = std::thread::Builder::new().name("rsm-metrics".into()).stack_size(256 * 1024);
     builder.spawn(move || {
         let mut sampler = Sampler::new();

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use super::effects::pid_file;
-use super::node::{Channels, Offers};
+use super::node::{AppActions, NodeChannels};
 use super::views;
 use crate::config::{KEYS, Pm2Value};
 use crate::exit::Exit;
@@ -23,10 +23,10 @@ use crate::spec::AppSpec;
 /// The whole list.
 pub fn jlist<'a>(
     list: &'a [(Instance, Usage)],
-    channels: &Channels,
+    channels: &NodeChannels,
     home: &'a Home,
     user: &'a str,
-) -> Vec<Process<'a>> {
+) -> Vec<Pm2Process<'a>> {
     let offers = |instance: &Instance| {
         let number = instance.life.state.run()?;
         channels.offers(RunId { instance: instance.id, number })
@@ -43,16 +43,16 @@ pub fn jlist<'a>(
 
 /// One element, written straight to JSON: hundreds are asked for many times a second by dashboards.
 #[derive(Serialize)]
-pub struct Process<'a> {
+pub struct Pm2Process<'a> {
     pid: i32,
     name: &'a str,
     pm_id: u32,
-    monit: Monit,
+    monit: Pm2Monit,
     pm2_env: Pm2Env<'a>,
 }
 
 #[derive(Serialize)]
-struct Monit {
+struct Pm2Monit {
     memory: u64,
     cpu: f64,
 }
@@ -61,16 +61,16 @@ struct Pm2Env<'a> {
     instance: &'a Instance,
     home: &'a Home,
     user: &'a str,
-    offers: Offers,
+    offers: AppActions,
 }
 
-fn process<'a>(instance: &'a Instance, usage: &Usage, pm2_env: Pm2Env<'a>) -> Process<'a> {
+fn process<'a>(instance: &'a Instance, usage: &Usage, pm2_env: Pm2Env<'a>) -> Pm2Process<'a> {
     let cpu = (f64::from(usage.cpu_percent) * 10.0).round() / 10.0;
-    Process {
+    Pm2Process {
         pid: instance.life.state.process().map_or(0, |process| process.pid),
         name: &instance.spec.name,
         pm_id: instance.id,
-        monit: Monit { memory: usage.memory, cpu },
+        monit: Pm2Monit { memory: usage.memory, cpu },
         pm2_env,
     }
 }

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
-use super::mirror::Mirror;
+use super::mirror::KeeperMirror;
 use crate::instance::life::RunId;
 use crate::keeper::protocol::{
     FdRole, KeeperNotice, KeeperRequest, MAX_PACKET, MIN_VERSION, Packet, RoleBorrowedFd, RoleFd,
@@ -24,7 +24,7 @@ use crate::process::process_ref::ProcessRef;
 
 /// A run that a former daemon began.
 #[derive(Debug)]
-pub struct KeptRun {
+pub struct AttachedRun {
     /// Which one.
     pub run: RunId,
     /// Its first process.
@@ -37,7 +37,7 @@ pub struct KeptRun {
 
 /// All that the keeper had when we attached.
 #[derive(Debug, Default)]
-pub struct Kept {
+pub struct KeeperState {
     /// Its pid.
     pub keeper: i32,
     /// It is not the keeper that began the apps: some may run that it does not know.
@@ -45,17 +45,17 @@ pub struct Kept {
     /// What came of the upgrade that led here.
     pub upgrade: UpgradeResult,
     /// The runs.
-    pub runs: Vec<KeptRun>,
+    pub runs: Vec<AttachedRun>,
     /// The stored descriptors by name.
     pub stored: Vec<(String, OwnedFd)>,
 }
 
 /// Asks the keeper and hears from it. Cheap to clone; all clones are one link.
 #[derive(Clone, Debug)]
-pub struct KeeperLink(Rc<Inner>);
+pub struct KeeperLink(Rc<LinkState>);
 
 #[derive(Debug)]
-struct Inner {
+struct LinkState {
     channel: AsyncFd<OwnedFd>,
     /// What the socket had no room for, in order.
     waiting: RefCell<VecDeque<(KeeperRequest, Vec<RoleFd>)>>,
@@ -63,7 +63,7 @@ struct Inner {
     /// The version of the keeper's last packet: during an upgrade from version 1 the keeper changes.
     version: Arc<AtomicU64>,
     /// All that the keeper has, should it die.
-    mirror: RefCell<Mirror>,
+    mirror: RefCell<KeeperMirror>,
 }
 
 /// Sends requests to the keeper from another thread.
@@ -87,12 +87,12 @@ impl KeeperLink {
     ///
     /// # Errors
     /// The keeper is gone, or speaks another protocol.
-    pub async fn attach(channel: OwnedFd) -> io::Result<(Self, Kept)> {
+    pub async fn attach(channel: OwnedFd) -> io::Result<(Self, KeeperState)> {
         let channel = fd_channel::async_fd(channel)?;
         let (waiting, mirror) = (RefCell::default(), RefCell::default());
         let (more, version) = (Notify::new(), Arc::new(AtomicU64::new(VERSION)));
-        let link = Self(Rc::new(Inner { channel, waiting, more, version, mirror }));
-        let mut kept = Kept::default();
+        let link = Self(Rc::new(LinkState { channel, waiting, more, version, mirror }));
+        let mut kept = KeeperState::default();
         loop {
             match link.receive().await? {
                 (KeeperNotice::Hello { protocol, keeper, is_successor, upgrade }, _) => {
@@ -105,7 +105,7 @@ impl KeeperLink {
                 }
                 (KeeperNotice::Run { run, pid, start_time, is_child: child }, fds) => {
                     let (run, process) = (RunId::from_u64(run), ProcessRef { pid, start_time });
-                    kept.runs.push(KeptRun { run, process, fds, child });
+                    kept.runs.push(AttachedRun { run, process, fds, child });
                 }
                 (KeeperNotice::StoredFd { name }, fds) => {
                     kept.stored.extend(take_fd(fds, FdRole::Stored).map(|fd| (name, fd)))

@@ -9,7 +9,7 @@ use crate::instance::life::RunId;
 use crate::paths::Home;
 use crate::process::spawn::LaunchSpec;
 use crate::process::tree::RunMarker;
-use crate::spec::{AppSpec, EnvFilter, Launcher, Vars};
+use crate::spec::{AppSpec, EnvFilter, EnvVars, Launcher};
 
 /// The variable that marks every process of a run, unless it cleans its environment.
 pub const RUN_MARK: &str = "RSM_RUN";
@@ -116,7 +116,7 @@ pub fn find(name: &str, path: &str, cwd: &Path) -> Option<PathBuf> {
 
 /// The environment of a run, low to high: inherited (filtered), who it is, what it was given,
 /// and what makes this instance differ from the others.
-pub fn environment(run: RunId, instance: &Instance, home: &Home) -> Vars {
+pub fn environment(run: RunId, instance: &Instance, home: &Home) -> EnvVars {
     let spec = &instance.spec;
     let mut vars = inherited(&spec.filter_env, &instance.inherited);
     let mut set = |name: &str, value: String| vars.insert(name.to_owned(), value);
@@ -143,7 +143,7 @@ pub fn environment(run: RunId, instance: &Instance, home: &Home) -> Vars {
     vars
 }
 
-fn inherited(filter: &EnvFilter, all: &Vars) -> Vars {
+fn inherited(filter: &EnvFilter, all: &EnvVars) -> EnvVars {
     let keep = |name: &str| match filter {
         EnvFilter::None => true,
         EnvFilter::All => false,
@@ -167,7 +167,7 @@ mod tests {
         Instance::new(7, number, Arc::new(spec), Arc::new(vars), 0, Moment::default())
     }
 
-    fn env(instance: &Instance) -> Vars {
+    fn env(instance: &Instance) -> EnvVars {
         environment(RunId { instance: 7, number: 1 }, instance, &Home::at("/h"))
     }
 
@@ -176,7 +176,7 @@ mod tests {
         let api = instance(
             2,
             |spec| {
-                spec.env = Vars::from([("PORT".into(), "5000".into()), ("name".into(), "mine".into())]);
+                spec.env = EnvVars::from([("PORT".into(), "5000".into()), ("name".into(), "mine".into())]);
                 spec.increment_var = Some("PORT".into());
             },
             &[("PORT", "1"), ("LANG", "C")],

@@ -15,10 +15,10 @@ use crate::spec::limits::Limits;
 
 /// Knows where groups can be made, and which runs have one. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
-pub struct Limiter(Rc<Inner>);
+pub struct ResourceLimiter(Rc<LimiterState>);
 
 #[derive(Debug)]
-struct Inner {
+struct LimiterState {
     home: Home,
     /// Looked for when the first app wants a limit: it may mean to move rsm's own processes.
     place: RefCell<Option<Result<CgroupRoot, String>>>,
@@ -28,10 +28,10 @@ struct Inner {
     kills: Cell<[u64; 2]>,
 }
 
-impl Limiter {
+impl ResourceLimiter {
     /// For the apps of this home.
     pub fn new(home: Home) -> Self {
-        Self(Rc::new(Inner {
+        Self(Rc::new(LimiterState {
             home,
             place: RefCell::default(),
             left: RefCell::default(),

@@ -1,7 +1,7 @@
 //! What follows from checks: an instance that does not work gets no new connections, and is replaced or
 //! restarted, never two of an app at a time.
 
-use super::supervisor::{Finding, Supervisor};
+use super::supervisor::{ProbeReport, Supervisor};
 use super::views;
 use super::world::World;
 use crate::instance::Instance;
@@ -11,20 +11,20 @@ use crate::ipc::message::EventKind;
 
 impl<W: World> Supervisor<W> {
     /// A check has found something out. News of a former run is none.
-    pub(super) fn checked(&mut self, run: RunId, finding: Finding) {
+    pub(super) fn checked(&mut self, run: RunId, finding: ProbeReport) {
         let listed = self.instances.get_mut(&run.instance);
         let beside = self.beside.get_mut(&run.instance).map(|beside| &mut beside.instance);
         let mut both = listed.into_iter().chain(beside);
         let Some(instance) = both.find(|it| it.life.state.run() == Some(run.number)) else { return };
         let online = matches!(instance.life.state, State::Online { .. });
         match finding {
-            Finding::NotReady(why) if matches!(instance.life.state, State::Starting { .. }) => {
+            ProbeReport::NotReady(why) if matches!(instance.life.state, State::Starting { .. }) => {
                 instance.life.problem = Some(why);
             }
-            Finding::Works if online => self.works(run),
-            Finding::Fails(why) if online => self.fails(run, why),
+            ProbeReport::Works if online => self.works(run),
+            ProbeReport::Fails(why) if online => self.fails(run, why),
             // It is on its way out, or has not come that far.
-            Finding::NotReady(_) | Finding::Works | Finding::Fails(_) => {}
+            ProbeReport::NotReady(_) | ProbeReport::Works | ProbeReport::Fails(_) => {}
         }
     }
 

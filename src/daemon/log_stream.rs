@@ -11,11 +11,11 @@ use regex::bytes::Regex;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::handle::Handle;
+use super::handle::SupervisorHandle;
 use crate::instance::Instance;
-use crate::ipc::message::{ApiError, ErrorCode, LogItem, LogQuery, Stream};
-use crate::ipc::server::Answer;
-use crate::logs::{self, Filter, Follower, Logs, Reader, Tail, Wanted, Which};
+use crate::ipc::message::{ApiError, ErrorCode, LogItem, LogQuery, OutputStream};
+use crate::ipc::server::HandlerResponse;
+use crate::logs::{self, FollowFilter, FollowTarget, Follower, LogHandle, LogReader, ReadQuery, ReadTarget};
 use crate::paths::Home;
 
 /// How many blocks wait for a slow reader here: one, while the next is read.
@@ -32,7 +32,12 @@ const PATIENCE: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// A selector matches nothing, or the pattern is none.
-pub async fn open(handle: &Handle, logs: &Logs, home: &Home, query: LogQuery) -> Result<Answer, ApiError> {
+pub async fn open(
+    handle: &SupervisorHandle,
+    logs: &LogHandle,
+    home: &Home,
+    query: LogQuery,
+) -> Result<HandlerResponse, ApiError> {
     if !query.out && !query.err {
         return Err(ApiError::new(ErrorCode::Invalid, "at least one of `out` and `err` must be true"));
     }
@@ -40,18 +45,19 @@ pub async fn open(handle: &Handle, logs: &Logs, home: &Home, query: LogQuery) ->
     let instances = look(handle, &query).await?;
     let follower = query.follow.then(|| logs.follow(filter(&instances, &query)));
     let attached = logs.news().attached();
-    let reader = Reader::new(logs.indexes(), wanted);
-    let source = Source { handle: handle.clone(), logs: logs.clone(), home: home.clone(), query, attached };
+    let reader = LogReader::new(logs.indexes(), wanted);
+    let source =
+        LogRequest { handle: handle.clone(), logs: logs.clone(), home: home.clone(), query, attached };
     let (send, lines) = mpsc::channel(BACKLOG);
     tokio::task::spawn_local(async move {
         if let Err(error) = pour(source, instances, reader, follower, send).await {
             tracing::warn!("cannot read logs: {error}");
         }
     });
-    Ok(Answer::Stream(lines))
+    Ok(HandlerResponse::Stream(lines))
 }
 
-fn wanted(query: &LogQuery) -> Result<Wanted, ApiError> {
+fn wanted(query: &LogQuery) -> Result<ReadQuery, ApiError> {
     let pattern = |text: &String| {
         Regex::new(text).map_err(|error| {
             let what = error.to_string();
@@ -60,7 +66,7 @@ fn wanted(query: &LogQuery) -> Result<Wanted, ApiError> {
             ApiError::new(ErrorCode::Invalid, format!("invalid regular expression \"{text}\": {what}"))
         })
     };
-    Ok(Wanted {
+    Ok(ReadQuery {
         lines: query.lines,
         since: query.since.map(|millis| millis.saturating_mul(1000)),
         until: query.until.map(|millis| millis.saturating_mul(1000).saturating_add(999)),
@@ -73,30 +79,30 @@ fn is_all(query: &LogQuery) -> bool {
     query.select.is_empty() || query.select.iter().any(|selector| selector == "all")
 }
 
-async fn look(handle: &Handle, query: &LogQuery) -> Result<Vec<Instance>, ApiError> {
+async fn look(handle: &SupervisorHandle, query: &LogQuery) -> Result<Vec<Instance>, ApiError> {
     let chosen = handle.look((!is_all(query)).then(|| query.select.clone())).await?;
     Ok(chosen.into_iter().map(|(instance, _)| instance).collect())
 }
 
 /// What is followed: apps by name, so that new instances are included; a single instance by id.
-fn filter(instances: &[Instance], query: &LogQuery) -> Filter {
+fn filter(instances: &[Instance], query: &LogQuery) -> FollowFilter {
     let which = if is_all(query) {
-        Which::All
+        FollowTarget::All
     } else {
         let by_id =
             |instance: &&Instance| query.select.iter().any(|selector| *selector == instance.id.to_string());
         let (ids, names): (Vec<&Instance>, Vec<&Instance>) = instances.iter().partition(by_id);
-        Which::These {
+        FollowTarget::These {
             ids: ids.into_iter().map(|instance| instance.id).collect(),
             names: names.into_iter().map(|instance| instance.spec.name.clone()).collect::<BTreeSet<_>>(),
         }
     };
-    Filter { which, out: query.out, err: query.err }
+    FollowFilter { which, out: query.out, err: query.err }
 }
 
 /// Each file once, though instances and streams may share it.
-fn tails(instances: &[Instance], query: &LogQuery, home: &Home) -> Vec<Tail> {
-    let mut files: BTreeMap<PathBuf, Vec<(u32, Stream)>> = BTreeMap::new();
+fn tails(instances: &[Instance], query: &LogQuery, home: &Home) -> Vec<ReadTarget> {
+    let mut files: BTreeMap<PathBuf, Vec<(u32, OutputStream)>> = BTreeMap::new();
     for instance in instances {
         let of = logs::files(&instance.spec, instance.id, home);
         let mut add = |path: Option<PathBuf>, stream| {
@@ -104,12 +110,12 @@ fn tails(instances: &[Instance], query: &LogQuery, home: &Home) -> Vec<Tail> {
                 files.entry(path).or_default().push((instance.id, stream));
             }
         };
-        add(of.out.filter(|_| query.out), Stream::Out);
-        add(of.err.filter(|_| query.err), Stream::Err);
+        add(of.out.filter(|_| query.out), OutputStream::Out);
+        add(of.err.filter(|_| query.err), OutputStream::Err);
     }
-    let tail = |(path, whose): (PathBuf, Vec<(u32, Stream)>)| {
-        let (id, stream) = whose.first().copied().unwrap_or((0, Stream::Out));
-        Tail { path, id, stream, shared: Some(whose) }
+    let tail = |(path, whose): (PathBuf, Vec<(u32, OutputStream)>)| {
+        let (id, stream) = whose.first().copied().unwrap_or((0, OutputStream::Out));
+        ReadTarget { path, id, stream, shared: Some(whose) }
     };
     files.into_iter().map(tail).collect()
 }
@@ -119,18 +125,18 @@ fn names(instances: &[Instance]) -> HashMap<u32, String> {
 }
 
 /// What the stream is about, to be asked again when apps are added.
-struct Source {
-    handle: Handle,
-    logs: Logs,
+struct LogRequest {
+    handle: SupervisorHandle,
+    logs: LogHandle,
     home: Home,
     query: LogQuery,
     attached: u64,
 }
 
 async fn pour(
-    mut source: Source,
+    mut source: LogRequest,
     instances: Vec<Instance>,
-    mut reader: Reader,
+    mut reader: LogReader,
     mut follower: Option<Follower>,
     send: mpsc::Sender<Bytes>,
 ) -> io::Result<()> {
@@ -176,7 +182,7 @@ async fn pour(
 }
 
 /// Adds the files of apps that came meanwhile.
-async fn add_new(source: &Source, reader: Reader) -> io::Result<Reader> {
+async fn add_new(source: &LogRequest, reader: LogReader) -> io::Result<LogReader> {
     // Of apps that are gone the files are still there, and read.
     let instances = look(&source.handle, &source.query).await.unwrap_or_default();
     let (found, called) = (tails(&instances, &source.query, &source.home), names(&instances));
@@ -184,7 +190,7 @@ async fn add_new(source: &Source, reader: Reader) -> io::Result<Reader> {
 }
 
 /// Lines for one block, followed by how far the files were read if that is to be told.
-fn block(reader: &mut Reader, all: bool, tell: bool) -> Bytes {
+fn block(reader: &mut LogReader, all: bool, tell: bool) -> Bytes {
     let mut bytes = Vec::new();
     while bytes.len() < BLOCK {
         let Some(items) = reader.next(all) else { break };
@@ -212,9 +218,9 @@ fn alone(item: &LogItem, tell: bool) -> Bytes {
 
 /// Reads files where waiting for them is in nobody's way.
 async fn work<T: Send + 'static>(
-    mut reader: Reader,
-    what: impl FnOnce(&mut Reader) -> T + Send + 'static,
-) -> io::Result<(Reader, T)> {
+    mut reader: LogReader,
+    what: impl FnOnce(&mut LogReader) -> T + Send + 'static,
+) -> io::Result<(LogReader, T)> {
     let done = tokio::task::spawn_blocking(move || {
         let made = what(&mut reader);
         (reader, made)

@@ -90,7 +90,7 @@ fn mebibytes(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Largest;
+    use crate::metrics::LargestProcess;
 
     #[test]
     fn patience_grows_with_an_app_that_needs_more_than_its_limit() {
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn the_reason_names_limit_value_and_the_largest_process() {
-        let largest = Some(Largest { pid: 7, name: "python3".into(), memory: 60 << 20 });
+        let largest = Some(LargestProcess { pid: 7, name: "python3".into(), memory: 60 << 20 });
         let usage = Usage { memory: 63 << 20, largest, ..Usage::default() };
         assert_eq!(
             reason(&usage, 50 << 20),

@@ -11,7 +11,7 @@ use crate::process::process_ref::ProcessRef;
 
 /// The keeper's table, kept up by what is said in both directions.
 #[derive(Debug, Default)]
-pub struct Mirror {
+pub struct KeeperMirror {
     runs: Runs,
     fd_store: FdStore,
     /// What goes with runs that are asked for and not told of yet.
@@ -19,7 +19,7 @@ pub struct Mirror {
     terminate: bool,
 }
 
-impl Mirror {
+impl KeeperMirror {
     /// The keeper said this.
     pub fn heard(&mut self, news: &KeeperNotice, fds: &[RoleFd]) {
         match news {
@@ -108,14 +108,14 @@ mod tests {
         (FdRole::Stored, std::fs::File::open("/dev/null").unwrap().into())
     }
 
-    fn runs(mirror: &Mirror) -> Vec<(u64, i32, usize, Option<WaitStatus>)> {
+    fn runs(mirror: &KeeperMirror) -> Vec<(u64, i32, usize, Option<WaitStatus>)> {
         let row = |run: &KeeperRun| (run.id, run.process.pid, run.fds.len(), run.wait_status);
         mirror.runs.iter().map(row).collect()
     }
 
     #[test]
     fn it_has_what_the_keeper_has() {
-        let mut mirror = Mirror::default();
+        let mut mirror = KeeperMirror::default();
         let told = KeeperNotice::Run { run: 1, pid: 11, start_time: 1, is_child: true };
         mirror.heard(&told, &[null(), null()]);
         mirror.ordered(
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn stored_descriptors_are_copied() {
-        let mut mirror = Mirror::default();
+        let mut mirror = KeeperMirror::default();
         mirror.heard(&KeeperNotice::StoredFd { name: "a".into() }, &[null()]);
         mirror.ordered(&KeeperRequest::StoreFd { name: "b".into() }, &[null()]);
         mirror.ordered(&KeeperRequest::RemoveFd { name: "a".into() }, &[]);

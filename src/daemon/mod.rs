@@ -54,24 +54,24 @@ use std::os::unix::net::UnixListener as StdListener;
 
 use tokio::sync::{Notify, broadcast, mpsc};
 
-use self::api::{Api, Parts};
-use self::effects::{Effects, Ways};
-use self::handle::Handle;
-use self::keeper_link::{KeeperLink, Kept};
-use self::ports::Ports;
+use self::api::{Api, ApiParts};
+use self::effects::{SystemWorld, WorldParts};
+use self::handle::SupervisorHandle;
+use self::keeper_link::{KeeperLink, KeeperState};
+use self::ports::PortSharing;
 use self::reload::Reloads;
-use self::saver::Saver;
+use self::saver::StateWriter;
 use self::supervisor::{Input, Supervisor};
 use crate::cluster::{self, ClusterThread};
 use crate::exit::{Exit, StartFailure, StartStep};
-use crate::instance::event::Event;
+use crate::instance::event::InstanceEvent;
 use crate::instance::life::RunId;
-use crate::instance::state::Process;
+use crate::instance::state::RunProcess;
 use crate::ipc::client::Client;
 use crate::ipc::message::{Pong, Request};
 use crate::ipc::server;
 use crate::keeper::protocol::{CHANNEL_FD, FdRole, KeeperNotice, KeeperRequest, LISTENER_FD, take_fd};
-use crate::logs::{LogThread, Place, own};
+use crate::logs::{LogConfig, LogWorkers, own};
 use crate::paths::Home;
 use crate::process::{fd_channel, oom_score, spawn, tree::OrphanScope, wait::WaitStatus};
 use crate::settings::RsmSettings;
@@ -145,12 +145,12 @@ fn log_thread(
     home: &Home,
     settings: &RsmSettings,
     link: &KeeperLink,
-    kept: &mut Kept,
-) -> io::Result<LogThread> {
-    let place = Place { logs: home.logs(), indexes: home.log_indexes(), budget: settings.log_budget() };
+    kept: &mut KeeperState,
+) -> io::Result<LogWorkers> {
+    let place = LogConfig { logs: home.logs(), indexes: home.log_indexes(), budget: settings.log_budget() };
     let link = link.clone();
     let keep = move |name, fd| link.send(KeeperRequest::StoreFd { name }, vec![(FdRole::Stored, fd)]);
-    LogThread::start(place, &mut kept.stored, Box::new(keep))
+    LogWorkers::start(place, &mut kept.stored, Box::new(keep))
 }
 
 fn not_by_hand() -> io::Error {
@@ -161,26 +161,26 @@ async fn run(
     home: &Home,
     listener: tokio::net::UnixListener,
     link: KeeperLink,
-    kept: Kept,
-    log_thread: &LogThread,
+    kept: KeeperState,
+    log_thread: &LogWorkers,
 ) -> io::Result<Ending> {
     let (queue, inputs) = mpsc::unbounded_channel();
     let events = broadcast::Sender::new(EVENT_BACKLOG);
-    let (saver, logs) = (Saver::start()?, log_thread.logs());
+    let (saver, logs) = (StateWriter::start()?, log_thread.logs());
     let (keeper, upgrade) = (kept.keeper, kept.upgrade);
     let (found, kept) = find(home, &link, kept);
-    let (record, notifiers) = (ports::Record::default(), ports::Notifiers::default());
+    let (record, notifiers) = (ports::PortRegistry::default(), ports::Notifiers::default());
     let orphans = match kept.runs.iter().all(|run| run.child) && !kept.succeeds {
         true => OrphanScope::KeeperChildren,
         false => OrphanScope::System,
     };
-    let family = cluster::Family { keeper, orphans, mark: launch::mark(home) };
+    let family = cluster::TreeContext { keeper, orphans, mark: launch::mark(home) };
     let outside = ports::outside(queue.clone(), record.clone(), link.clone());
     let cluster = ClusterThread::start(outside, family, kept.stored)?;
-    let kept = Kept { stored: Vec::new(), ..kept };
-    let ports = Ports::new(cluster.cluster(), record.clone(), notifiers.clone(), home.clone());
-    let (channels, limiter) = (node::Channels::default(), limits::Limiter::new(home.clone()));
-    let effects = Effects::new(Ways {
+    let kept = KeeperState { stored: Vec::new(), ..kept };
+    let ports = PortSharing::new(cluster.cluster(), record.clone(), notifiers.clone(), home.clone());
+    let (channels, limiter) = (node::NodeChannels::default(), limits::ResourceLimiter::new(home.clone()));
+    let effects = SystemWorld::new(WorldParts {
         home: home.clone(),
         keeper: link.clone(),
         keeper_pid: keeper,
@@ -196,9 +196,9 @@ async fn run(
     take_up(&mut supervisor, found, kept);
     tracing::info!(version = version(), keeper, "daemon started");
 
-    let handle = Handle::new(queue.clone());
+    let handle = SupervisorHandle::new(queue.clone());
     let reloads = Reloads::default();
-    tokio::task::spawn_local(autoscale::follow(autoscale::Parts {
+    tokio::task::spawn_local(autoscale::follow(autoscale::AutoscaleParts {
         handle: handle.clone(),
         cluster: cluster.cluster(),
         reloads: reloads.clone(),
@@ -206,7 +206,7 @@ async fn run(
     }));
     let autosave = autosave::Autosave::new(home.clone(), handle.clone(), saver.clone());
     tokio::task::spawn_local(autosave.clone().follow(events.subscribe()));
-    let api = Api::new(Parts {
+    let api = Api::new(ApiParts {
         autosave,
         home: home.clone(),
         handle: handle.clone(),
@@ -217,7 +217,7 @@ async fn run(
         keeper,
         upgrade,
         ports: record,
-        known_dump: dump::Known::default(),
+        known_dump: dump::DumpFingerprint::default(),
         channels,
         limiter: limiter.clone(),
         reloads,
@@ -232,7 +232,7 @@ async fn run(
     let mut hears = tokio::task::spawn_local(hear(link.clone(), queue, api.clone(), notifiers, limiter));
     signals(&api, &logs)?;
     let ending = tokio::select! {
-        () = server::serve(listener, api.clone(), server::Allowed::own_user(), api.closed()) => Ending::ShutDown,
+        () = server::serve(listener, api.clone(), server::AllowedUids::own_user(), api.closed()) => Ending::ShutDown,
         () = api.replaced() => Ending::Replaced,
         lost = &mut hears => {
             tracing::warn!("lost connection to the keeper: {lost:?}");
@@ -265,7 +265,7 @@ async fn say_when_serving(home: Home, link: KeeperLink) {
 }
 
 /// The loop. It waits for nothing but its queue.
-async fn supervise(mut supervisor: Supervisor<Effects>, mut inputs: mpsc::UnboundedReceiver<Input>) {
+async fn supervise(mut supervisor: Supervisor<SystemWorld>, mut inputs: mpsc::UnboundedReceiver<Input>) {
     while let Some(input) = inputs.recv().await {
         supervisor.handle(input);
         // What has come meanwhile is handled in one go, so that it is saved and swept in one go.
@@ -277,7 +277,7 @@ async fn supervise(mut supervisor: Supervisor<Effects>, mut inputs: mpsc::Unboun
 }
 
 /// Finds the saved state, what the keeper has of it, and what lives without either.
-fn find(home: &Home, link: &KeeperLink, mut kept: Kept) -> (restore::Found, Kept) {
+fn find(home: &Home, link: &KeeperLink, mut kept: KeeperState) -> (restore::RecoveredState, KeeperState) {
     let mut found = restore::state(home, &kept.stored);
     if kept.succeeds && found.any {
         for survivor in restore::survivors(&mut found, &kept, &launch::mark(home)) {
@@ -293,7 +293,7 @@ fn find(home: &Home, link: &KeeperLink, mut kept: Kept) -> (restore::Found, Kept
 }
 
 /// Takes up what was found.
-fn take_up(supervisor: &mut Supervisor<Effects>, found: restore::Found, kept: Kept) {
+fn take_up(supervisor: &mut Supervisor<SystemWorld>, found: restore::RecoveredState, kept: KeeperState) {
     for instance in found.saved.all() {
         if let (Some(number), true) = (instance.life.state.run(), kept.succeeds) {
             let run = RunId { instance: instance.id, number };
@@ -303,9 +303,9 @@ fn take_up(supervisor: &mut Supervisor<Effects>, found: restore::Found, kept: Ke
     for run in kept.runs.iter().filter(|run| !run.child) {
         supervisor.world.foreign(run.run, OrphanScope::System);
     }
-    let process = |kept: &keeper_link::KeptRun| {
+    let process = |kept: &keeper_link::AttachedRun| {
         let (pid, start_time) = (kept.process.pid, kept.process.start_time);
-        (kept.run, Process { run: kept.run.number, pid, start_time, since: crate::time::now() })
+        (kept.run, RunProcess { run: kept.run.number, pid, start_time, since: crate::time::now() })
     };
     supervisor.restore(found.saved, &kept.runs.iter().map(process).collect());
     let instances = supervisor.instances().clone();
@@ -329,7 +329,7 @@ async fn hear(
     queue: mpsc::UnboundedSender<Input>,
     api: Api,
     notifiers: ports::Notifiers,
-    limiter: limits::Limiter,
+    limiter: limits::ResourceLimiter,
 ) -> io::Result<()> {
     loop {
         let (news, fds) = link.receive().await?;
@@ -337,14 +337,14 @@ async fn hear(
             KeeperNotice::Spawned { run, pid, start_time } => {
                 notifiers.borrow_mut().extend(take_fd(fds, FdRole::Notifier).map(|fd| (run, fd)));
                 let run = RunId::from_u64(run);
-                (run, Event::Spawned { run: run.number, pid, start_time })
+                (run, InstanceEvent::Spawned { run: run.number, pid, start_time })
             }
             KeeperNotice::SpawnFailed { run, step, errno } => {
                 let run = RunId::from_u64(run);
                 let step = StartStep::ALL.get(usize::try_from(step).unwrap_or(usize::MAX));
                 let step = step.copied().unwrap_or(StartStep::Exec);
                 let failure = StartFailure { step, errno, subject: String::new() };
-                (run, Event::SpawnFailed { run: run.number, failure })
+                (run, InstanceEvent::SpawnFailed { run: run.number, failure })
             }
             KeeperNotice::Exited { run, status } => {
                 let run = RunId::from_u64(run);
@@ -356,7 +356,7 @@ async fn hear(
                     }
                     WaitStatus::Unknown => Exit::Unknown,
                 };
-                (run, Event::Exited { run: run.number, exit })
+                (run, InstanceEvent::Exited { run: run.number, exit })
             }
             KeeperNotice::Terminate => {
                 shut_down_soon(&api);
@@ -372,7 +372,7 @@ async fn hear(
 }
 
 /// SIGTERM and SIGINT shut down as `rsm kill` does; SIGUSR2 opens the log files anew.
-fn signals(api: &Api, logs: &crate::logs::Logs) -> io::Result<()> {
+fn signals(api: &Api, logs: &crate::logs::LogHandle) -> io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (mut reopen, mut hang_up) = (signal(SignalKind::user_defined2())?, signal(SignalKind::hangup())?);

@@ -61,7 +61,7 @@ pub fn pair() -> nix::Result<(OwnedFd, OwnedFd)> {
 
 /// Why a message did not reach a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unsent {
+pub enum SendError {
     /// It has none, or has closed it.
     #[error("no IPC channel: only Node.js apps have one, until they disconnect")]
     NoChannel,
@@ -75,7 +75,7 @@ pub enum Unsent {
 
 /// What an app has said of itself: the actions it offers, and its measures, by name.
 #[derive(Clone, Debug, Default)]
-pub struct Offers {
+pub struct AppActions {
     /// As it described them.
     pub actions: BTreeMap<String, Value>,
     /// As it last told them.
@@ -84,44 +84,44 @@ pub struct Offers {
 
 /// All channels, by run. Cheap to clone; all clones are one.
 #[derive(Clone, Debug, Default)]
-pub struct Channels(Rc<RefCell<HashMap<RunId, Channel>>>);
+pub struct NodeChannels(Rc<RefCell<HashMap<RunId, NodeChannel>>>);
 
 #[derive(Debug)]
-struct Channel {
+struct NodeChannel {
     ours: Rc<AsyncFd<OwnedFd>>,
-    heard: Rc<RefCell<Heard>>,
+    heard: Rc<RefCell<ChannelState>>,
     listener: JoinHandle<()>,
 }
 
 #[derive(Debug, Default)]
-struct Heard {
+struct ChannelState {
     /// The line that is being read.
     line: Vec<u8>,
     /// What is left of a line too long.
     skipping: bool,
-    offers: Offers,
+    offers: AppActions,
     /// Who waits for the answer to which action, oldest first.
     waiting: Vec<(String, oneshot::Sender<Value>)>,
 }
 
 /// What rsm understands of an object that an app sends.
 #[derive(Deserialize)]
-struct Said {
+struct AxmMessage {
     r#type: String,
     data: Value,
 }
 
-impl Channels {
+impl NodeChannels {
     /// Hears a run from now on; `ready` is called when it says that it is.
     pub fn open(&self, run: RunId, ours: OwnedFd, ready: impl Fn() + 'static) {
         let Ok(ours) = fd_channel::async_fd(ours).map(Rc::new) else { return };
-        let heard = Rc::<RefCell<Heard>>::default();
+        let heard = Rc::<RefCell<ChannelState>>::default();
         let (channels, end, ears) = (self.clone(), ours.clone(), heard.clone());
         let listener = tokio::task::spawn_local(async move {
             listen(&end, &ears, ready).await;
             channels.0.borrow_mut().remove(&run); // it has disconnected
         });
-        self.0.borrow_mut().insert(run, Channel { ours, heard, listener });
+        self.0.borrow_mut().insert(run, NodeChannel { ours, heard, listener });
     }
 
     /// Hears a run no more.
@@ -132,7 +132,7 @@ impl Channels {
     }
 
     /// What a run offers, if it has a channel.
-    pub fn offers(&self, run: RunId) -> Option<Offers> {
+    pub fn offers(&self, run: RunId) -> Option<AppActions> {
         self.0.borrow().get(&run).map(|channel| channel.heard.borrow().offers.clone())
     }
 
@@ -140,21 +140,21 @@ impl Channels {
     ///
     /// # Errors
     /// It was not sent, not even in part.
-    pub fn say(&self, run: RunId, message: &Value) -> Result<(), Unsent> {
+    pub fn say(&self, run: RunId, message: &Value) -> Result<(), SendError> {
         let channels = self.0.borrow();
-        let channel = channels.get(&run).ok_or(Unsent::NoChannel)?;
+        let channel = channels.get(&run).ok_or(SendError::NoChannel)?;
         let mut line = message.to_string().into_bytes();
         line.push(b'\n');
         if line.len() > LONGEST_SAID {
-            return Err(Unsent::TooLong);
+            return Err(SendError::TooLong);
         }
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         loop {
             return match send(channel.ours.as_raw_fd(), &line, flags) {
                 Ok(_) => Ok(()),
                 Err(Errno::EINTR) => continue,
-                Err(Errno::EAGAIN) => Err(Unsent::Full),
-                Err(_) => Err(Unsent::NoChannel),
+                Err(Errno::EAGAIN) => Err(SendError::Full),
+                Err(_) => Err(SendError::NoChannel),
             };
         }
     }
@@ -168,7 +168,7 @@ impl Channels {
         run: RunId,
         action: &str,
         param: Option<&Value>,
-    ) -> Result<oneshot::Receiver<Value>, Unsent> {
+    ) -> Result<oneshot::Receiver<Value>, SendError> {
         let message = match param {
             Some(param) => serde_json::json!({ "msg": action, "opts": param }),
             None => action.into(),
@@ -184,7 +184,7 @@ impl Channels {
 }
 
 /// Reads what a run says until it closes its end.
-async fn listen(end: &AsyncFd<OwnedFd>, heard: &RefCell<Heard>, ready: impl Fn()) {
+async fn listen(end: &AsyncFd<OwnedFd>, heard: &RefCell<ChannelState>, ready: impl Fn()) {
     loop {
         let Ok(mut readable) = end.readable().await else { return };
         // On the stack only while it is read: hundreds of apps are silent nearly always.
@@ -204,7 +204,7 @@ async fn listen(end: &AsyncFd<OwnedFd>, heard: &RefCell<Heard>, ready: impl Fn()
     }
 }
 
-impl Heard {
+impl ChannelState {
     fn take(&mut self, mut bytes: &[u8], ready: &impl Fn()) {
         while let Some(end) = memchr::memchr(b'\n', bytes) {
             self.add(&bytes[..end]);
@@ -233,7 +233,7 @@ impl Heard {
         if memchr::memmem::find(line, b"\"axm:").is_none() {
             return;
         }
-        let Ok(Said { r#type, data }) = serde_json::from_slice(line) else { return };
+        let Ok(AxmMessage { r#type, data }) = serde_json::from_slice(line) else { return };
         match (r#type.as_str(), data) {
             ("axm:reply", data) => {
                 let action = data["action_name"].as_str().unwrap_or_default();
@@ -261,8 +261,8 @@ mod tests {
 
     use super::*;
 
-    fn hear(parts: &[&[u8]]) -> (Heard, u32) {
-        let (mut heard, ready) = (Heard::default(), Cell::new(0));
+    fn hear(parts: &[&[u8]]) -> (ChannelState, u32) {
+        let (mut heard, ready) = (ChannelState::default(), Cell::new(0));
         parts.iter().for_each(|part| heard.take(part, &|| ready.set(ready.get() + 1)));
         (heard, ready.get())
     }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::supervisor::{Place, Supervisor};
+use super::supervisor::{InstanceRef, Supervisor};
 use super::views;
 use super::world::World;
 use crate::instance::Instance;
-use crate::instance::event::{Effect, Event, Happening};
+use crate::instance::event::{Effect, InstanceEvent, Notice};
 use crate::instance::life::RunId;
 use crate::instance::state::State;
 use crate::ipc::message::EventKind;
@@ -17,13 +17,13 @@ const LONGEST_HOLD: u64 = 2000;
 
 impl<W: World> Supervisor<W> {
     /// Performs what the instance at this place decided.
-    pub(super) fn perform(&mut self, place: Place, effects: Vec<Effect>) {
+    pub(super) fn perform(&mut self, place: InstanceRef, effects: Vec<Effect>) {
         let id = place.id();
         for effect in effects {
             self.unsaved = true;
             let instance = match place {
-                Place::Listed(id) => self.instances.get(&id),
-                Place::Beside(id) => self.beside.get(&id).map(|beside| &beside.instance),
+                InstanceRef::Listed(id) => self.instances.get(&id),
+                InstanceRef::Beside(id) => self.beside.get(&id).map(|beside| &beside.instance),
             };
             let Some(instance) = instance else { return };
             let run = |number| RunId { instance: id, number };
@@ -38,40 +38,40 @@ impl<W: World> Supervisor<W> {
                 Effect::Sweep { process, kill } => self.world.sweep(run(process.run), process, kill),
                 Effect::Release { run: number } => {
                     self.world.release(run(number));
-                    if place == Place::Listed(id) {
+                    if place == InstanceRef::Listed(id) {
                         self.usage.remove(&id);
                     }
                 }
                 Effect::Timer { at } => self.world.timer(id, at),
                 Effect::Tell(happening) => match place {
-                    Place::Listed(_) => self.tell(id, happening),
-                    Place::Beside(_) => self.tell_beside(id, happening),
+                    InstanceRef::Listed(_) => self.tell(id, happening),
+                    InstanceRef::Beside(_) => self.tell_beside(id, happening),
                 },
                 Effect::Forget => match place {
-                    Place::Listed(_) => self.forget(id),
-                    Place::Beside(_) => self.forget_beside(id),
+                    InstanceRef::Listed(_) => self.forget(id),
+                    InstanceRef::Beside(_) => self.forget_beside(id),
                 },
             }
         }
     }
 
     /// An instance tells how it is: its sockets are kept accordingly, and who wants to know is told.
-    fn tell(&mut self, id: u32, happening: Happening) {
+    fn tell(&mut self, id: u32, happening: Notice) {
         let Some(instance) = self.instances.get(&id) else { return };
         match &happening {
-            Happening::Online => {
+            Notice::Online => {
                 let run = instance.life.state.run().map(|number| RunId { instance: id, number });
                 run.into_iter().for_each(|run| self.world.ready(run));
             }
-            Happening::Stopped | Happening::Errored(_) => self.world.idle(instance),
-            Happening::Waiting(delay) if *delay > LONGEST_HOLD => self.world.idle(instance),
-            Happening::Launching
-            | Happening::Late
-            | Happening::StartFailed(_)
-            | Happening::Leaving
-            | Happening::Stopping(_)
-            | Happening::Exited(_)
-            | Happening::Waiting(_) => {}
+            Notice::Stopped | Notice::Errored(_) => self.world.idle(instance),
+            Notice::Waiting(delay) if *delay > LONGEST_HOLD => self.world.idle(instance),
+            Notice::Launching
+            | Notice::Late
+            | Notice::StartFailed(_)
+            | Notice::Leaving
+            | Notice::Stopping(_)
+            | Notice::Exited(_)
+            | Notice::Waiting(_) => {}
         }
         let now = self.world.now();
         self.world.tell(views::happening(instance, happening, now));
@@ -99,30 +99,30 @@ impl<W: World> Supervisor<W> {
     }
 
     /// News of a run that belongs to no instance: it is swept and released like any other.
-    pub(super) fn stray(&mut self, run: RunId, event: &Event) -> bool {
+    pub(super) fn stray(&mut self, run: RunId, event: &InstanceEvent) -> bool {
         let Some(stray) = self.strays.get_mut(&run) else { return false };
         match event {
-            Event::Exited { .. } => {
+            InstanceEvent::Exited { .. } => {
                 stray.ended = true;
                 self.world.sweep(run, stray.process, true);
             }
-            Event::Swept { left, .. } if left.is_empty() => {
+            InstanceEvent::Swept { left, .. } if left.is_empty() => {
                 self.strays.remove(&run);
                 self.world.release(run);
             }
-            Event::SpawnFailed { .. } => drop(self.strays.remove(&run)),
-            Event::Swept { .. }
-            | Event::Spawned { .. }
-            | Event::Listens { .. }
-            | Event::Ready { .. }
-            | Event::Drained { .. } => {}
-            Event::Start
-            | Event::Stop
-            | Event::Restart(_)
-            | Event::Delete
-            | Event::Retire
-            | Event::OrphanEnded
-            | Event::Due { .. } => return false,
+            InstanceEvent::SpawnFailed { .. } => drop(self.strays.remove(&run)),
+            InstanceEvent::Swept { .. }
+            | InstanceEvent::Spawned { .. }
+            | InstanceEvent::Listens { .. }
+            | InstanceEvent::Ready { .. }
+            | InstanceEvent::Drained { .. } => {}
+            InstanceEvent::Start
+            | InstanceEvent::Stop
+            | InstanceEvent::Restart(_)
+            | InstanceEvent::Delete
+            | InstanceEvent::Retire
+            | InstanceEvent::OrphanEnded
+            | InstanceEvent::Due { .. } => return false,
         }
         true
     }
@@ -135,6 +135,6 @@ impl<W: World> Supervisor<W> {
         let beside = self.beside.values().map(|beside| &beside.instance);
         let all = self.instances.values().chain(beside);
         let ids: BTreeSet<u32> = all.filter(clearing).map(|instance| instance.id).collect();
-        ids.into_iter().for_each(|id| self.on(id, Event::OrphanEnded));
+        ids.into_iter().for_each(|id| self.on(id, InstanceEvent::OrphanEnded));
     }
 }

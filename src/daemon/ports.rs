@@ -12,11 +12,14 @@ use tokio::sync::{mpsc, oneshot};
 use super::keeper_link::{DirectChannel, KeeperLink};
 use super::launch;
 use super::supervisor::Input;
-use crate::cluster::path::{Wanted, choose, gains_rights};
-use crate::cluster::{self, Address, Began, Cluster, Keep, Opening, Outside, Passed, Path, Settings, Way};
+use crate::cluster::path::{ProgramTraits, choose, gains_rights};
+use crate::cluster::{
+    self, Address, Cluster, ClusterHost, FdStoreOp, Mechanism, OpenRequest, PassedSockets, PortSettings,
+    ProbeTarget, RunStarted,
+};
 use crate::exit::{StartFailure, StartStep};
 use crate::instance::Instance;
-use crate::instance::event::Event;
+use crate::instance::event::InstanceEvent;
 use crate::instance::life::RunId;
 use crate::ipc::message::SharedPorts;
 use crate::keeper::protocol::{FdRole, KeeperRequest};
@@ -24,16 +27,16 @@ use crate::paths::Home;
 use crate::process::process_ref::ProcessRef;
 use crate::process::seccomp::{Support, detect};
 use crate::process::spawn::LaunchSpec;
-use crate::spec::{AppSpec, Check, Launcher, PortRules, Runtime, runtime_of};
+use crate::spec::{AppSpec, Launcher, PortOptions, ProbeAction, Runtime, runtime_of};
 
 /// Where what apps of other users load is written by root: nobody else may write there.
 const PUBLIC: &str = "/run/rsm";
 
 /// What is known of the ports of runs, for people.
 #[derive(Clone, Debug, Default)]
-pub struct Record(Arc<Mutex<BTreeMap<u64, SharedPorts>>>);
+pub struct PortRegistry(Arc<Mutex<BTreeMap<u64, SharedPorts>>>);
 
-impl Record {
+impl PortRegistry {
     fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<u64, SharedPorts>) -> T) -> T {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -70,38 +73,39 @@ impl Record {
 }
 
 /// Hears the engine, on its thread.
-struct Ear {
+struct ClusterEvents {
     queue: mpsc::UnboundedSender<Input>,
     /// Orders, and whether the keeper has them already.
-    orders: mpsc::UnboundedSender<(Keep, bool)>,
+    orders: mpsc::UnboundedSender<(FdStoreOp, bool)>,
     /// To the keeper, past the daemon's loop: what the engine has answered must not be lost with it.
     channel: Option<DirectChannel>,
-    record: Record,
+    record: PortRegistry,
 }
 
-impl Outside for Ear {
-    fn tell(&mut self, event: cluster::Event) {
+impl ClusterHost for ClusterEvents {
+    fn tell(&mut self, event: cluster::ClusterEvent) {
         match event {
-            cluster::Event::Listening { run, address } => {
+            cluster::ClusterEvent::Listening { run, address } => {
                 let text = address.to_string();
                 self.record.with(|runs| {
                     let addresses = &mut runs.entry(run).or_default().addresses;
                     addresses.extend((!addresses.contains(&text)).then_some(text));
                 });
                 let RunId { instance, number } = RunId::from_u64(run);
-                let _ = self.queue.send(Input::Fact { instance, event: Event::Listens { run: number } });
+                let _ =
+                    self.queue.send(Input::Fact { instance, event: InstanceEvent::Listens { run: number } });
             }
-            cluster::Event::Closed { run, address } => {
+            cluster::ClusterEvent::Closed { run, address } => {
                 let text = address.to_string();
                 self.record.with(|runs| {
                     runs.get_mut(&run).into_iter().for_each(|known| known.addresses.retain(|it| *it != text));
                 });
             }
-            cluster::Event::Path { run, path, why } => self.record.with(|runs| {
+            cluster::ClusterEvent::Path { run, path, why } => self.record.with(|runs| {
                 let known = runs.entry(run).or_default();
                 (known.path, known.why) = (path.to_string(), why);
             }),
-            cluster::Event::Warning { run, warning } => {
+            cluster::ClusterEvent::Warning { run, warning } => {
                 tracing::warn!(run, "{warning}");
                 self.record.with(|runs| {
                     let warnings = &mut runs.entry(run).or_default().warnings;
@@ -112,11 +116,13 @@ impl Outside for Ear {
         }
     }
 
-    fn keep(&mut self, order: Keep) {
+    fn keep(&mut self, order: FdStoreOp) {
         let sent = self.channel.as_ref().is_some_and(|channel| {
             let (order, fd) = match &order {
-                Keep::Store(name, fd) => (KeeperRequest::StoreFd { name: name.clone() }, Some(fd.as_fd())),
-                Keep::Drop(name) => (KeeperRequest::RemoveFd { name: name.clone() }, None),
+                FdStoreOp::Store(name, fd) => {
+                    (KeeperRequest::StoreFd { name: name.clone() }, Some(fd.as_fd()))
+                }
+                FdStoreOp::Drop(name) => (KeeperRequest::RemoveFd { name: name.clone() }, None),
             };
             channel.send(&order, fd.map(|fd| (FdRole::Stored, fd)).as_slice())
         });
@@ -125,14 +131,18 @@ impl Outside for Ear {
 }
 
 /// The engine's outside, and a task that passes its orders on to the keeper.
-pub fn outside(queue: mpsc::UnboundedSender<Input>, record: Record, link: KeeperLink) -> Box<dyn Outside> {
+pub fn outside(
+    queue: mpsc::UnboundedSender<Input>,
+    record: PortRegistry,
+    link: KeeperLink,
+) -> Box<dyn ClusterHost> {
     let (orders, mut passed) = mpsc::unbounded_channel();
     let channel = link.duplicate();
     tokio::task::spawn_local(async move {
         while let Some((order, sent)) = passed.recv().await {
             let (order, fds) = match order {
-                Keep::Store(name, fd) => (KeeperRequest::StoreFd { name }, vec![(FdRole::Stored, fd)]),
-                Keep::Drop(name) => (KeeperRequest::RemoveFd { name }, Vec::new()),
+                FdStoreOp::Store(name, fd) => (KeeperRequest::StoreFd { name }, vec![(FdRole::Stored, fd)]),
+                FdStoreOp::Drop(name) => (KeeperRequest::RemoveFd { name }, Vec::new()),
             };
             match sent {
                 true => link.sent(&order, &fds),
@@ -140,16 +150,16 @@ pub fn outside(queue: mpsc::UnboundedSender<Input>, record: Record, link: Keeper
             }
         }
     });
-    Box::new(Ear { queue, orders, channel, record })
+    Box::new(ClusterEvents { queue, orders, channel, record })
 }
 
 /// Notifiers that came with the news of a start, until the start is handled.
 pub type Notifiers = Rc<RefCell<HashMap<u64, OwnedFd>>>;
 
 /// The daemon's part in sharing ports.
-pub struct Ports {
+pub struct PortSharing {
     cluster: Cluster,
-    record: Record,
+    record: PortRegistry,
     notifiers: Notifiers,
     home: Home,
     /// What the kernel allows, by user; asked once.
@@ -158,19 +168,19 @@ pub struct Ports {
     /// Runs that share ports, and have not ended.
     runs: HashSet<RunId>,
     /// The ways that were chosen for runs which are being started.
-    ways: HashMap<RunId, (Path, String)>,
+    ways: HashMap<RunId, (Mechanism, String)>,
 }
 
-impl Ports {
+impl PortSharing {
     /// With an engine that runs.
-    pub fn new(cluster: Cluster, record: Record, notifiers: Notifiers, home: Home) -> Self {
+    pub fn new(cluster: Cluster, record: PortRegistry, notifiers: Notifiers, home: Home) -> Self {
         let (support, apps, runs, ways) = (HashMap::new(), BTreeSet::new(), HashSet::new(), HashMap::new());
         Self { cluster, record, notifiers, home, support, apps, runs, ways }
     }
 
     /// Makes the engine know the apps that share ports, and forget those that are gone.
     pub fn follow(&mut self, instances: &BTreeMap<u32, Instance>) {
-        let mut wanted: BTreeMap<&str, Settings> = BTreeMap::new();
+        let mut wanted: BTreeMap<&str, PortSettings> = BTreeMap::new();
         for instance in instances.values().filter(|instance| instance.spec.shares_ports()) {
             let settings = settings(&instance.spec);
             let settings = wanted.entry(&instance.spec.name).or_insert(settings);
@@ -190,7 +200,7 @@ impl Ports {
     }
 
     /// What is known of the ports of runs.
-    pub fn record(&self) -> &Record {
+    pub fn record(&self) -> &PortRegistry {
         &self.record
     }
 
@@ -198,7 +208,12 @@ impl Ports {
     ///
     /// # Errors
     /// There is none; in words for the user.
-    pub fn way(&mut self, run: RunId, spec: &AppSpec, launch: &LaunchSpec) -> Result<Path, StartFailure> {
+    pub fn way(
+        &mut self,
+        run: RunId,
+        spec: &AppSpec,
+        launch: &LaunchSpec,
+    ) -> Result<Mechanism, StartFailure> {
         let failed = |what| StartFailure { step: StartStep::Seccomp, errno: 0, subject: what };
         let (path, why) = self.choice(spec, gains_rights(&launch.program)).map_err(failed)?;
         self.ways.insert(run, (path, why));
@@ -206,7 +221,7 @@ impl Ports {
     }
 
     /// The way that was chosen when a run was started; found again if another daemon did that.
-    fn way_of(&mut self, run: RunId, instance: &Instance) -> Option<(Path, String)> {
+    fn way_of(&mut self, run: RunId, instance: &Instance) -> Option<(Mechanism, String)> {
         if let Some(way) = self.ways.remove(&run) {
             return Some(way);
         }
@@ -220,7 +235,7 @@ impl Ports {
         &mut self,
         spec: &AppSpec,
         gains_rights: Option<&'static str>,
-    ) -> Result<(Path, String), String> {
+    ) -> Result<(Mechanism, String), String> {
         let user = spec.account.as_ref().map(|account| (account.uid, account.gid));
         let support = self.support.entry(user).or_insert_with(|| detect(user));
         let runtime = match &spec.launcher {
@@ -228,11 +243,17 @@ impl Ports {
             Launcher::Direct | Launcher::Shell | Launcher::Serve => None,
         };
         let node = matches!(runtime, Some(Runtime::Node | Runtime::NodeWrapper | Runtime::Tsx));
-        choose(support, &Wanted { gains_rights, listens: !spec.listen.is_empty(), node })
+        choose(support, &ProgramTraits { gains_rights, listens: !spec.listen.is_empty(), node })
     }
 
     /// Sockets for a run that cannot ask, to be passed with its start.
-    pub fn passed(&self, run: RunId, instance: &Instance, way: Path, launch: LaunchSpec) -> Passing {
+    pub fn passed(
+        &self,
+        run: RunId,
+        instance: &Instance,
+        way: Mechanism,
+        launch: LaunchSpec,
+    ) -> PendingActivation {
         let spec = &instance.spec;
         let uid =
             spec.account.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |account| account.uid);
@@ -240,7 +261,7 @@ impl Ports {
         // Another user cannot look into our home.
         let dir = if spec.account.is_some() { PathBuf::from(PUBLIC) } else { self.home.run() };
         let (cluster, listen) = (self.cluster.clone(), spec.listen.clone());
-        Passing { cluster, dir, listen, way, launch, run: run.to_u64(), app, slot, uid }
+        PendingActivation { cluster, dir, listen, way, launch, run: run.to_u64(), app, slot, uid }
     }
 
     /// A run's process is there.
@@ -253,7 +274,7 @@ impl Ports {
         let (app, slot) = (spec.name.clone(), instance.number);
         self.runs.insert(run);
         self.record.forget(|other| other.instance == run.instance && !self.runs.contains(&other));
-        self.cluster.began(Began { run: run.to_u64(), app, slot, leader, path, why, notifier });
+        self.cluster.began(RunStarted { run: run.to_u64(), app, slot, leader, path, why, notifier });
     }
 
     /// All runs that were there before this daemon have begun.
@@ -282,7 +303,7 @@ impl Ports {
     }
 
     /// How checks come to a run's port.
-    pub fn way_to(&self, run: RunId, port: u16) -> oneshot::Receiver<Way> {
+    pub fn way_to(&self, run: RunId, port: u16) -> oneshot::Receiver<ProbeTarget> {
         self.cluster.way_to(run.to_u64(), port)
     }
 
@@ -305,19 +326,19 @@ impl Ports {
 }
 
 /// What an app wants of its ports; the slots follow.
-fn settings(spec: &AppSpec) -> Settings {
-    let PortRules { udp, privileged } = spec.ports;
+fn settings(spec: &AppSpec) -> PortSettings {
+    let PortOptions { udp, privileged } = spec.ports;
     let checks = spec.readiness.probe.iter().chain(&spec.health);
-    let doors = checks.into_iter().any(|probe| !matches!(probe.check, Check::Exec(_)));
-    Settings { balance: spec.balance, slots: Vec::new(), low_ports: privileged, udp, doors }
+    let doors = checks.into_iter().any(|probe| !matches!(probe.check, ProbeAction::Exec(_)));
+    PortSettings { balance: spec.balance, slots: Vec::new(), low_ports: privileged, udp, doors }
 }
 
 /// A start that waits for its sockets.
-pub struct Passing {
+pub struct PendingActivation {
     cluster: Cluster,
     dir: PathBuf,
     listen: Vec<String>,
-    way: Path,
+    way: Mechanism,
     launch: LaunchSpec,
     run: u64,
     app: String,
@@ -325,7 +346,7 @@ pub struct Passing {
     uid: u32,
 }
 
-impl Passing {
+impl PendingActivation {
     /// The launch with what was added to it, and the sockets that go with it.
     ///
     /// # Errors
@@ -335,7 +356,7 @@ impl Passing {
         let Self { cluster, dir, listen, way, mut launch, run, app, slot, uid } = self;
         let addresses: Result<Vec<Address>, String> = listen.iter().map(|text| text.parse()).collect();
         let addresses = addresses.map_err(failed)?;
-        let opening = Opening { run, app, slot, uid, addresses: addresses.clone() };
+        let opening = OpenRequest { run, app, slot, uid, addresses: addresses.clone() };
         let sockets = match cluster.open(opening).await {
             Ok(opened) => opened.map_err(|failure| failed(failure.to_string()))?,
             Err(_) => return Err(failed("the daemon is shutting down".into())),
@@ -343,13 +364,13 @@ impl Passing {
         let script = cluster::passed::write_script(&dir).map_err(|error| failed(error.to_string()))?;
         let options =
             launch.env.iter().find_map(|pair| pair.strip_prefix("NODE_OPTIONS=")).unwrap_or_default();
-        let passed = Passed::new(way, &addresses, &script, options);
+        let passed = PassedSockets::new(way, &addresses, &script, options);
         for (name, value) in passed.env {
             launch.env.retain(|pair| !pair.starts_with(&format!("{name}=")));
             launch.env.push(format!("{name}={value}"));
         }
         launch.fds.extend(passed.numbers);
-        launch.listen_pid = way == Path::Listen;
+        launch.listen_pid = way == Mechanism::Listen;
         Ok((launch, sockets))
     }
 }

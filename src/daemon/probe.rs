@@ -12,29 +12,29 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
 use super::launch;
-use super::ports::Ports;
-use super::supervisor::{Finding, Input};
-use crate::cluster::Way;
+use super::ports::PortSharing;
+use super::supervisor::{Input, ProbeReport};
+use crate::cluster::ProbeTarget;
 use crate::instance::Instance;
-use crate::instance::event::Event;
+use crate::instance::event::InstanceEvent;
 use crate::instance::life::RunId;
 use crate::instance::state::State;
 use crate::paths::Home;
 use crate::probes::{ExecContext, ResolvedProbe};
-use crate::spec::{Probe, Sign};
+use crate::spec::{Probe, ReadySignal};
 use crate::time::Moment;
 
 /// The checks of all runs.
-pub struct Checks {
+pub struct Probes {
     home: Home,
     queue: mpsc::UnboundedSender<Input>,
-    ports: Rc<RefCell<Ports>>,
+    ports: Rc<RefCell<PortSharing>>,
     tasks: HashMap<RunId, Vec<JoinHandle<()>>>,
 }
 
-impl Checks {
+impl Probes {
     /// Of no run yet.
-    pub fn new(home: Home, queue: mpsc::UnboundedSender<Input>, ports: Rc<RefCell<Ports>>) -> Self {
+    pub fn new(home: Home, queue: mpsc::UnboundedSender<Input>, ports: Rc<RefCell<PortSharing>>) -> Self {
         Self { home, queue, ports, tasks: HashMap::new() }
     }
 
@@ -46,10 +46,10 @@ impl Checks {
             return;
         };
         let starting = matches!(instance.life.state, State::Starting { .. });
-        let ready = spec.readiness.probe.clone().filter(|_| starting && spec.sign() == Sign::Probed);
+        let ready = spec.readiness.probe.clone().filter(|_| starting && spec.sign() == ReadySignal::Probed);
         let mut tasks = Vec::new();
         if ready.is_some() || spec.health.is_some() {
-            let check = Check {
+            let check = RunProbe {
                 run,
                 since: process.since,
                 shell: ExecContext {
@@ -78,15 +78,15 @@ impl Checks {
 }
 
 /// The checks of one run.
-struct Check {
+struct RunProbe {
     run: RunId,
     since: Moment,
     shell: ExecContext,
     queue: mpsc::UnboundedSender<Input>,
-    ports: Rc<RefCell<Ports>>,
+    ports: Rc<RefCell<PortSharing>>,
 }
 
-impl Check {
+impl RunProbe {
     async fn go_on(self, ready: Option<Probe>, health: Option<Probe>) {
         if let Some(probe) = ready {
             self.until_ready(&probe).await;
@@ -101,12 +101,12 @@ impl Check {
         let mut told = String::new();
         while let Err(why) = self.ask(probe).await {
             if why != told {
-                self.tell(Finding::NotReady(why.clone()));
+                self.tell(ProbeReport::NotReady(why.clone()));
                 told = why;
             }
             tokio::time::sleep(probe.interval).await;
         }
-        let event = Event::Ready { run: self.run.number };
+        let event = InstanceEvent::Ready { run: self.run.number };
         let _ = self.queue.send(Input::Fact { instance: self.run.instance, event });
     }
 
@@ -118,7 +118,7 @@ impl Check {
                 Ok(()) => {
                     // The first one, too: a daemon before this one may have found it failing.
                     if failures >= probe.retries || !has_worked {
-                        self.tell(Finding::Works);
+                        self.tell(ProbeReport::Works);
                     }
                     (failures, has_worked) = (0, true);
                 }
@@ -126,7 +126,7 @@ impl Check {
                 Err(why) => {
                     failures = failures.saturating_add(1);
                     if failures >= probe.retries {
-                        self.tell(Finding::Fails(why));
+                        self.tell(ProbeReport::Fails(why));
                     }
                 }
             }
@@ -139,17 +139,17 @@ impl Check {
             None => None,
             Some(port) => {
                 let asked = self.ports.borrow().way_to(self.run, port);
-                match asked.await.unwrap_or(Way::Plain) {
-                    Way::From(address) => Some(address),
-                    Way::Plain => None,
-                    Way::Absent => return Err(format!("not listening on port {port}")),
+                match asked.await.unwrap_or(ProbeTarget::Plain) {
+                    ProbeTarget::From(address) => Some(address),
+                    ProbeTarget::Plain => None,
+                    ProbeTarget::Absent => return Err(format!("not listening on port {port}")),
                 }
             }
         };
         resolved.run(probe.timeout, from, &self.shell).await
     }
 
-    fn tell(&self, finding: Finding) {
+    fn tell(&self, finding: ProbeReport) {
         let _ = self.queue.send(Input::Checked(self.run, finding));
     }
 }
@@ -160,11 +160,11 @@ async fn watchdog(run: RunId, limit: Duration, beats: Rc<Notify>, queue: mpsc::U
     loop {
         let finding = match tokio::time::timeout(limit, beats.notified()).await {
             Ok(()) if !std::mem::take(&mut fails) => continue,
-            Ok(()) => Finding::Works,
+            Ok(()) => ProbeReport::Works,
             Err(_) => {
                 fails = true;
                 let seconds = limit.as_secs_f64();
-                Finding::Fails(format!("no WATCHDOG=1 within {seconds} s (watchdog)"))
+                ProbeReport::Fails(format!("no WATCHDOG=1 within {seconds} s (watchdog)"))
             }
         };
         let _ = queue.send(Input::Checked(run, finding));

@@ -7,7 +7,7 @@ use super::supervisor::Supervisor;
 use super::world::World;
 use crate::instance::Instance;
 use crate::instance::life::RunId;
-use crate::instance::replacement::{Beside, Role};
+use crate::instance::replacement::{Replacement, ReplacementRole};
 use crate::instance::state::State;
 
 /// A new process is watched for at least this long after it is ready: what fails at once, fails now.
@@ -20,7 +20,7 @@ impl<W: World> Supervisor<W> {
     /// The new process of an instance is ready, or listens somewhere else, too: its watch begins.
     pub(super) fn watch(&mut self, id: u32) {
         let now = self.world.now();
-        let Some(Beside { instance, role: Role::Coming { proven_at, forced, .. } }) =
+        let Some(Replacement { instance, role: ReplacementRole::Coming { proven_at, forced, .. } }) =
             self.beside.get_mut(&id)
         else {
             return;
@@ -35,7 +35,7 @@ impl<W: World> Supervisor<W> {
     /// Whether the watch of a new process has begun.
     pub(super) fn is_watched(&self, id: u32) -> bool {
         let role = self.beside.get(&id).map(|beside| &beside.role);
-        matches!(role, Some(Role::Coming { proven_at: Some(_), .. }))
+        matches!(role, Some(ReplacementRole::Coming { proven_at: Some(_), .. }))
     }
 
     /// The watch of a new process is over.
@@ -46,7 +46,9 @@ impl<W: World> Supervisor<W> {
         let missing = self.missing_ports(id);
         let Some(missing) = missing.first() else { return self.take_place(id) };
         let now = self.world.now();
-        let Some(Beside { instance, role: Role::Coming { proven_at, .. } }) = self.beside.get_mut(&id) else {
+        let Some(Replacement { instance, role: ReplacementRole::Coming { proven_at, .. } }) =
+            self.beside.get_mut(&id)
+        else {
             return;
         };
         let until = listens_until(instance);
@@ -76,7 +78,7 @@ impl<W: World> Supervisor<W> {
 
     /// Why an instance that was replaced before this one is not well, if that is so.
     fn failed_before(&self, id: u32) -> Option<String> {
-        let Role::Coming { after, .. } = &self.beside.get(&id)?.role else { return None };
+        let ReplacementRole::Coming { after, .. } = &self.beside.get(&id)?.role else { return None };
         after.iter().find_map(|run| {
             let why = ended_since(self.instances.get(&run.instance)?, *run)?;
             Some(format!("{why} (id {}, replaced earlier)", run.instance))

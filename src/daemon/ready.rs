@@ -30,7 +30,7 @@ pub fn notify_socket() -> nix::Result<(OwnedFd, String)> {
 }
 
 /// A run that is heard.
-pub struct Hearing {
+pub struct NotifyListener {
     /// To be aborted with the run's end.
     pub task: JoinHandle<()>,
     /// It has said that it works.
@@ -38,7 +38,7 @@ pub struct Hearing {
 }
 
 /// Hears a run until the task is aborted; calls `ready` whenever it says so.
-pub fn listen(socket: OwnedFd, ready: impl Fn() + 'static) -> Hearing {
+pub fn listen(socket: OwnedFd, ready: impl Fn() + 'static) -> NotifyListener {
     let beats = Rc::new(Notify::new());
     let heard = beats.clone();
     let task = tokio::task::spawn_local(async move {
@@ -61,7 +61,7 @@ pub fn listen(socket: OwnedFd, ready: impl Fn() + 'static) -> Hearing {
             }
         }
     });
-    Hearing { task, beats }
+    NotifyListener { task, beats }
 }
 
 fn says(packet: &[u8], wanted: &[u8]) -> bool {

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use tokio::task::JoinSet;
 
-use super::handle::Handle;
+use super::handle::SupervisorHandle;
 use super::proof::ended_since;
 use super::{steps, views};
 use crate::instance::Instance;
@@ -22,7 +22,7 @@ use crate::spec::AppSpec;
 pub struct Reloads(Rc<RefCell<BTreeSet<String>>>);
 
 /// The apps of one reload. Dropping it lets them be reloaded again.
-struct Taken {
+struct ReloadGuard {
     reloads: Reloads,
     names: Vec<String>,
 }
@@ -33,7 +33,7 @@ impl Reloads {
         self.0.borrow().contains(app)
     }
 
-    fn take(&self, names: Vec<String>) -> Result<Taken, ApiError> {
+    fn take(&self, names: Vec<String>) -> Result<ReloadGuard, ApiError> {
         if let Some(name) = names.iter().find(|name| self.are_of(name)) {
             let what = format!("{name} is already being reloaded");
             return Err(
@@ -41,11 +41,11 @@ impl Reloads {
             );
         }
         self.0.borrow_mut().extend(names.iter().cloned());
-        Ok(Taken { reloads: self.clone(), names })
+        Ok(ReloadGuard { reloads: self.clone(), names })
     }
 }
 
-impl Drop for Taken {
+impl Drop for ReloadGuard {
     fn drop(&mut self) {
         let mut taken = self.reloads.0.borrow_mut();
         taken.retain(|name| !self.names.contains(name));
@@ -54,22 +54,26 @@ impl Drop for Taken {
 
 /// What is to be done to one app.
 #[derive(Default)]
-struct Work {
+struct AppReload {
     /// Its instances in the order of their numbers, and what each shall become.
-    slots: Vec<(u32, With)>,
+    slots: Vec<(u32, NewSettings)>,
     /// How many instances it shall have then, if not as many as it has.
     count: Option<u32>,
 }
 
 /// New settings of an instance, if they are not to stay as they are.
-type With = Option<Box<(AppSpec, Inherited)>>;
+type NewSettings = Option<Box<(AppSpec, Inherited)>>;
 
 /// Gives apps new processes. Resolves when the old ones are gone. What failed is told in the report.
 ///
 /// # Errors
 /// A selector matches nothing, settings make no sense, or an app is being reloaded already; nothing is
 /// changed.
-pub async fn reload(handle: &Handle, reloads: &Reloads, wanted: Reload) -> Result<Report, ApiError> {
+pub async fn reload(
+    handle: &SupervisorHandle,
+    reloads: &Reloads,
+    wanted: Reload,
+) -> Result<Report, ApiError> {
     if wanted.parallel == 0 {
         return Err(ApiError::new(ErrorCode::Invalid, "`parallel` must be at least 1"));
     }
@@ -102,8 +106,11 @@ fn broken(error: tokio::task::JoinError) -> ApiError {
 }
 
 /// What is to be done, by app, and the apps that are new.
-async fn plan(handle: &Handle, wanted: &Reload) -> Result<(BTreeMap<String, Work>, Vec<AppSpec>), ApiError> {
-    let mut plan: BTreeMap<String, Work> = BTreeMap::new();
+async fn plan(
+    handle: &SupervisorHandle,
+    wanted: &Reload,
+) -> Result<(BTreeMap<String, AppReload>, Vec<AppSpec>), ApiError> {
+    let mut plan: BTreeMap<String, AppReload> = BTreeMap::new();
     if !wanted.select.is_empty() {
         for (instance, _) in handle.look(Some(wanted.select.clone())).await? {
             let with = changed(&instance, wanted)?;
@@ -133,12 +140,12 @@ async fn plan(handle: &Handle, wanted: &Reload) -> Result<(BTreeMap<String, Work
         let count = (wanted != there.len()).then(|| u32::try_from(wanted).unwrap_or(u32::MAX));
         // Those that will not be needed are not replaced first.
         let slots = there.into_iter().take(wanted).map(|(_, id)| with(id)).collect();
-        plan.insert(app.name.clone(), Work { slots, count });
+        plan.insert(app.name.clone(), AppReload { slots, count });
     }
     Ok((plan, new))
 }
 
-fn changed(instance: &Instance, wanted: &Reload) -> Result<With, ApiError> {
+fn changed(instance: &Instance, wanted: &Reload) -> Result<NewSettings, ApiError> {
     let changes = wanted.changes.as_ref().filter(|changes| !changes.is_empty());
     if changes.is_none() && wanted.inherited.is_none() {
         return Ok(None);
@@ -154,13 +161,18 @@ fn changed(instance: &Instance, wanted: &Reload) -> Result<With, ApiError> {
     Ok(Some(Box::new((spec, inherited))))
 }
 
-async fn one_app(handle: &Handle, name: &str, work: Work, parallel: usize) -> Result<Report, ApiError> {
+async fn one_app(
+    handle: &SupervisorHandle,
+    name: &str,
+    work: AppReload,
+    parallel: usize,
+) -> Result<Report, ApiError> {
     let mut report = Report::default();
     let mut slots = work.slots.into_iter();
     let mut replaced: Vec<RunId> = Vec::new();
     while slots.len() > 0 {
         let mut steps = JoinSet::new();
-        let batch: Vec<(u32, With)> = slots.by_ref().take(parallel).collect();
+        let batch: Vec<(u32, NewSettings)> = slots.by_ref().take(parallel).collect();
         let former = runs(handle, batch.iter().map(|(id, _)| *id)).await?;
         for (id, with) in batch {
             let (handle, after) = (handle.step(id), replaced.clone());
@@ -192,7 +204,7 @@ async fn one_app(handle: &Handle, name: &str, work: Work, parallel: usize) -> Re
 }
 
 /// The last runs of these instances until now.
-async fn runs(handle: &Handle, ids: impl Iterator<Item = u32>) -> Result<Vec<RunId>, ApiError> {
+async fn runs(handle: &SupervisorHandle, ids: impl Iterator<Item = u32>) -> Result<Vec<RunId>, ApiError> {
     let ids: Vec<u32> = ids.collect();
     handle
         .inspect(move |instances| {
@@ -203,7 +215,11 @@ async fn runs(handle: &Handle, ids: impl Iterator<Item = u32>) -> Result<Vec<Run
 }
 
 /// Notes in the report which new processes have ended since they took their places.
-async fn note_failures(handle: &Handle, replaced: &[RunId], report: &mut Report) -> Result<(), ApiError> {
+async fn note_failures(
+    handle: &SupervisorHandle,
+    replaced: &[RunId],
+    report: &mut Report,
+) -> Result<(), ApiError> {
     let replaced = replaced.to_vec();
     let now = handle
         .inspect(move |instances| {

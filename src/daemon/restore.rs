@@ -9,8 +9,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::keeper_link::{Kept, KeptRun};
-use super::saved::{self, Saved, SavedError};
+use super::keeper_link::{AttachedRun, KeeperState};
+use super::saved::{self, Snapshot, SnapshotError};
 use crate::atomic_file::{self, Durability};
 use crate::instance::Instance;
 use crate::instance::life::RunId;
@@ -25,9 +25,9 @@ use crate::process::tree;
 pub const STATE: &str = "state";
 
 /// The state that was found.
-pub struct Found {
+pub struct RecoveredState {
     /// The state.
-    pub saved: Saved,
+    pub saved: Snapshot,
     /// There was any: not all of ours has ended for good.
     pub any: bool,
     /// There was one that cannot be used, so that runs of ours may be unknown to this one.
@@ -35,21 +35,21 @@ pub struct Found {
 }
 
 /// Reads the latest state that can be used.
-pub fn state(home: &Home, stored: &[(String, OwnedFd)]) -> Found {
+pub fn state(home: &Home, stored: &[(String, OwnedFd)]) -> RecoveredState {
     let with_keeper = stored.iter().find(|(name, _)| name == STATE).map(|(_, fd)| from_memory(fd));
     match with_keeper {
-        Some(Ok(saved)) => return Found { saved, any: true, incomplete: false },
+        Some(Ok(saved)) => return RecoveredState { saved, any: true, incomplete: false },
         Some(Err(error)) => tracing::error!("cannot use the state stored by the keeper: {error}"),
         None => {}
     }
     // What ran before the machine was started anew is gone.
     if !same_boot(home) {
-        return Found { saved: Saved::default(), any: false, incomplete: false };
+        return RecoveredState { saved: Snapshot::default(), any: false, incomplete: false };
     }
     let mut incomplete = false;
     for path in [home.state(), home.former_state()] {
         match from_file(&path) {
-            Ok(Some(saved)) => return Found { saved, any: true, incomplete },
+            Ok(Some(saved)) => return RecoveredState { saved, any: true, incomplete },
             Ok(None) => {}
             Err(error) => {
                 let aside = atomic_file::quarantine(&path);
@@ -59,14 +59,14 @@ pub fn state(home: &Home, stored: &[(String, OwnedFd)]) -> Found {
         }
     }
     if !incomplete {
-        return Found { saved: Saved::default(), any: false, incomplete };
+        return RecoveredState { saved: Snapshot::default(), any: false, incomplete };
     }
     tracing::error!("no usable state; falling back to the saved list");
     let dump = super::dump::load(home).map(|(saved, _)| saved).unwrap_or_default();
-    Found { saved: dump, any: true, incomplete }
+    RecoveredState { saved: dump, any: true, incomplete }
 }
 
-fn from_memory(fd: &OwnedFd) -> Result<Saved, UnusableError> {
+fn from_memory(fd: &OwnedFd) -> Result<Snapshot, UnusableState> {
     let file = std::fs::File::from(fd.try_clone()?);
     let length = file.metadata()?.len();
     let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
@@ -74,7 +74,7 @@ fn from_memory(fd: &OwnedFd) -> Result<Saved, UnusableError> {
     Ok(saved::read(&bytes)?)
 }
 
-fn from_file(path: &Path) -> Result<Option<Saved>, UnusableError> {
+fn from_file(path: &Path) -> Result<Option<Snapshot>, UnusableState> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(saved::read(&bytes)?)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -84,11 +84,11 @@ fn from_file(path: &Path) -> Result<Option<Saved>, UnusableError> {
 
 /// Why a state cannot be used.
 #[derive(Debug, thiserror::Error)]
-enum UnusableError {
+enum UnusableState {
     #[error("cannot read it: {0}")]
     Unreadable(#[from] io::Error),
     #[error(transparent)]
-    Content(#[from] SavedError),
+    Content(#[from] SnapshotError),
 }
 
 /// Whether the machine has not been started anew since the last daemon; notes its present life.
@@ -104,7 +104,7 @@ fn same_boot(home: &Home) -> bool {
 /// Runs of ours that outlived daemon and keeper: those that the state names, by pid and start time,
 /// and those that were begun too late to be in it, by their mark. With each come its output pipes.
 /// `found` learns which numbers are taken.
-pub fn survivors(found: &mut Found, kept: &Kept, mark: &tree::RunMarker) -> Vec<KeptRun> {
+pub fn survivors(found: &mut RecoveredState, kept: &KeeperState, mark: &tree::RunMarker) -> Vec<AttachedRun> {
     let known: BTreeSet<RunId> = kept.runs.iter().map(|run| run.run).collect();
     let named: BTreeMap<RunId, ProcessRef> = found.saved.all().filter_map(named).collect();
     let mut runs: Vec<(RunId, ProcessRef)> = named
@@ -128,7 +128,7 @@ pub fn survivors(found: &mut Found, kept: &Kept, mark: &tree::RunMarker) -> Vec<
     }
     runs.retain(|(run, _)| !known.contains(run));
     runs.into_iter()
-        .map(|(run, process)| KeptRun { run, process, fds: descriptors(process), child: false })
+        .map(|(run, process)| AttachedRun { run, process, fds: descriptors(process), child: false })
         .collect()
 }
 

@@ -8,18 +8,18 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::settle::Done;
+use super::settle::CompletedCommand;
 use crate::instance::Instance;
-use crate::instance::life::Life;
-use crate::instance::replacement::{Beside, Role};
-use crate::spec::{AppSpec, Vars};
+use crate::instance::life::InstanceStatus;
+use crate::instance::replacement::{Replacement, ReplacementRole};
+use crate::spec::{AppSpec, EnvVars};
 
 /// Version of the document written.
 pub const VERSION: u32 = 1;
 
 /// Why a document cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum SavedError {
+pub enum SnapshotError {
     /// Not what we write: cut off, or another file.
     #[error("corrupt: {0}")]
     Damaged(serde_json::Error),
@@ -33,46 +33,46 @@ pub enum SavedError {
 
 /// The document.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Saved {
+pub struct Snapshot {
     /// Next id to give.
     pub next_id: u32,
     /// Highest run number of instances that are gone.
     pub last_run: u32,
     /// Commands that may be asked for again, oldest first.
-    pub done: VecDeque<Done>,
+    pub done: VecDeque<CompletedCommand>,
     instances: Vec<Instance>,
-    beside: Vec<Beside>,
+    beside: Vec<Replacement>,
 }
 
 #[derive(Serialize)]
-struct Written<'a> {
+struct SnapshotOut<'a> {
     version: u32,
     next_id: u32,
     last_run: u32,
     specs: Vec<&'a AppSpec>,
-    envs: Vec<&'a Vars>,
-    instances: Vec<Row<&'a Life>>,
+    envs: Vec<&'a EnvVars>,
+    instances: Vec<InstanceRow<&'a InstanceStatus>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    beside: Vec<(Row<&'a Life>, &'a Role)>,
+    beside: Vec<(InstanceRow<&'a InstanceStatus>, &'a ReplacementRole)>,
     #[serde(skip_serializing_if = "VecDeque::is_empty")]
-    done: &'a VecDeque<Done>,
+    done: &'a VecDeque<CompletedCommand>,
 }
 
 #[derive(Deserialize)]
-struct Read {
+struct SnapshotIn {
     next_id: u32,
     last_run: u32,
     specs: Vec<Arc<AppSpec>>,
-    envs: Vec<Arc<Vars>>,
-    instances: Vec<Row<Life>>,
+    envs: Vec<Arc<EnvVars>>,
+    instances: Vec<InstanceRow<InstanceStatus>>,
     #[serde(default)]
-    beside: Vec<(Row<Life>, Role)>,
+    beside: Vec<(InstanceRow<InstanceStatus>, ReplacementRole)>,
     #[serde(default)]
-    done: VecDeque<Done>,
+    done: VecDeque<CompletedCommand>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Row<L> {
+struct InstanceRow<L> {
     id: u32,
     number: u32,
     spec: usize,
@@ -81,7 +81,7 @@ struct Row<L> {
 }
 
 #[derive(Deserialize)]
-struct Version {
+struct FormatVersion {
     version: u32,
 }
 
@@ -97,20 +97,20 @@ fn index_of<'a, T>(list: &mut Vec<&'a T>, item: &'a Arc<T>) -> usize {
 /// The document of these instances, as JSON.
 pub fn write<'a>(
     instances: &'a BTreeMap<u32, Instance>,
-    beside: &'a BTreeMap<u32, Beside>,
+    beside: &'a BTreeMap<u32, Replacement>,
     (next_id, last_run): (u32, u32),
-    done: &'a VecDeque<Done>,
+    done: &'a VecDeque<CompletedCommand>,
 ) -> Vec<u8> {
     let (mut specs, mut envs) = (Vec::new(), Vec::new());
     let mut row = |instance: &'a Instance| {
         let Instance { id, number, spec, inherited, life } = instance;
         let (spec, env) = (index_of(&mut specs, spec), index_of(&mut envs, inherited));
-        Row { id: *id, number: *number, spec, env, life }
+        InstanceRow { id: *id, number: *number, spec, env, life }
     };
     let rows = instances.values().map(&mut row).collect();
     let beside = beside.values().map(|beside| (row(&beside.instance), &beside.role)).collect();
     let document =
-        Written { version: VERSION, next_id, last_run, specs, envs, instances: rows, beside, done };
+        SnapshotOut { version: VERSION, next_id, last_run, specs, envs, instances: rows, beside, done };
     // Maps with string keys and plain numbers: nothing that JSON could not say.
     serde_json::to_vec(&document).unwrap_or_default()
 }
@@ -119,14 +119,14 @@ pub fn write<'a>(
 ///
 /// # Errors
 /// It is damaged, or newer than this rsm.
-pub fn read(bytes: &[u8]) -> Result<Saved, SavedError> {
-    let Version { version } = serde_json::from_slice(bytes).map_err(SavedError::Damaged)?;
+pub fn read(bytes: &[u8]) -> Result<Snapshot, SnapshotError> {
+    let FormatVersion { version } = serde_json::from_slice(bytes).map_err(SnapshotError::Damaged)?;
     if version > VERSION {
-        return Err(SavedError::Newer(version));
+        return Err(SnapshotError::Newer(version));
     }
-    let Read { next_id, last_run, specs, envs, instances, beside, done } =
-        serde_json::from_slice(bytes).map_err(SavedError::Damaged)?;
-    let instance = |row: Row<Life>| match (specs.get(row.spec), envs.get(row.env)) {
+    let SnapshotIn { next_id, last_run, specs, envs, instances, beside, done } =
+        serde_json::from_slice(bytes).map_err(SnapshotError::Damaged)?;
+    let instance = |row: InstanceRow<InstanceStatus>| match (specs.get(row.spec), envs.get(row.env)) {
         (Some(spec), Some(env)) => Ok(Instance {
             id: row.id,
             number: row.number,
@@ -134,15 +134,15 @@ pub fn read(bytes: &[u8]) -> Result<Saved, SavedError> {
             inherited: env.clone(),
             life: row.life,
         }),
-        _ => Err(SavedError::Incomplete(row.id)),
+        _ => Err(SnapshotError::Incomplete(row.id)),
     };
-    let beside = beside.into_iter().map(|(row, role)| Ok(Beside { instance: instance(row)?, role }));
-    let beside = beside.collect::<Result<_, SavedError>>()?;
+    let beside = beside.into_iter().map(|(row, role)| Ok(Replacement { instance: instance(row)?, role }));
+    let beside = beside.collect::<Result<_, SnapshotError>>()?;
     let instances = instances.into_iter().map(instance).collect::<Result<_, _>>()?;
-    Ok(Saved { next_id, last_run, done, instances, beside })
+    Ok(Snapshot { next_id, last_run, done, instances, beside })
 }
 
-impl Saved {
+impl Snapshot {
     /// The instances.
     pub fn instances(&self) -> &[Instance] {
         &self.instances
@@ -165,7 +165,7 @@ impl Saved {
     }
 
     /// The instances, and those beside them.
-    pub fn into_parts(self) -> (Vec<Instance>, Vec<Beside>) {
+    pub fn into_parts(self) -> (Vec<Instance>, Vec<Replacement>) {
         (self.instances, self.beside)
     }
 
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let spec = Arc::new(AppSpec::new("api", "/bin/api", "/"));
-        let env = Arc::new(Vars::from([("A".into(), "1".into())]));
+        let env = Arc::new(EnvVars::from([("A".into(), "1".into())]));
         let make = |id| (id, Instance::new(id, id, spec.clone(), env.clone(), 4, Moment::default()));
         let instances: BTreeMap<u32, Instance> = (0..3).map(make).collect();
         let bytes = write(&instances, &BTreeMap::new(), (3, 9), &VecDeque::new());

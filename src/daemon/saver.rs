@@ -16,9 +16,9 @@ const STATE_EVERY: Duration = Duration::from_millis(100);
 
 /// Asks the thread.
 #[derive(Clone, Debug)]
-pub struct Saver(mpsc::Sender<Job>);
+pub struct StateWriter(mpsc::Sender<WriteJob>);
 
-enum Job {
+enum WriteJob {
     /// The daemon's state. The one before stays as `.prev`.
     State(PathBuf, Vec<u8>),
     /// A pid file to write or remove.
@@ -31,7 +31,7 @@ enum Job {
     Forget(PathBuf, oneshot::Sender<()>),
 }
 
-impl Saver {
+impl StateWriter {
     /// Starts the thread; it ends with the last handle.
     ///
     /// # Errors
@@ -39,18 +39,18 @@ impl Saver {
     pub fn start() -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel();
         let builder = std::thread::Builder::new().name("rsm-save".into()).stack_size(256 * 1024);
-        builder.spawn(move || Desk::default().work(&queue))?;
+        builder.spawn(move || WriterThread::default().work(&queue))?;
         Ok(Self(jobs))
     }
 
     /// Writes the state soon; one that a newer one overtakes is not written.
     pub fn state(&self, path: PathBuf, bytes: Vec<u8>) {
-        let _ = self.0.send(Job::State(path, bytes));
+        let _ = self.0.send(WriteJob::State(path, bytes));
     }
 
     /// Writes or removes a pid file.
     pub fn pid(&self, path: PathBuf, pid: Option<i32>) {
-        let _ = self.0.send(Job::Pid(path, pid));
+        let _ = self.0.send(WriteJob::Pid(path, pid));
     }
 
     /// Writes a dump, on the disk when this returns.
@@ -59,28 +59,28 @@ impl Saver {
     /// It could not be written; the old one is untouched.
     pub async fn dump(&self, path: PathBuf, bytes: Vec<u8>) -> io::Result<()> {
         let (reply, answer) = oneshot::channel();
-        let _ = self.0.send(Job::Dump(path, bytes, reply));
+        let _ = self.0.send(WriteJob::Dump(path, bytes, reply));
         answer.await.unwrap_or_else(|_| Err(io::Error::other("the saver thread exited")))
     }
 
     /// Resolves once all that was handed over until now is written; to why the state is not, if so.
     pub async fn written(&self) -> Option<String> {
         let (reply, answer) = oneshot::channel();
-        let _ = self.0.send(Job::Barrier(reply));
+        let _ = self.0.send(WriteJob::Barrier(reply));
         answer.await.ok().flatten()
     }
 
     /// Removes the state; none is written after that.
     pub async fn forget(&self, path: PathBuf) {
         let (reply, answer) = oneshot::channel();
-        let _ = self.0.send(Job::Forget(path, reply));
+        let _ = self.0.send(WriteJob::Forget(path, reply));
         let _ = answer.await;
     }
 }
 
 /// What the thread has before it.
 #[derive(Default)]
-struct Desk {
+struct WriterThread {
     /// The newest state, not written yet.
     state: Option<(PathBuf, Vec<u8>)>,
     last: Option<Instant>,
@@ -88,8 +88,8 @@ struct Desk {
     forgotten: bool,
 }
 
-impl Desk {
-    fn work(mut self, queue: &mpsc::Receiver<Job>) {
+impl WriterThread {
+    fn work(mut self, queue: &mpsc::Receiver<WriteJob>) {
         loop {
             let job = match self.pause() {
                 None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -109,16 +109,16 @@ impl Desk {
         Some(self.last.map_or(Duration::ZERO, |last| STATE_EVERY.saturating_sub(last.elapsed())))
     }
 
-    fn carry_out(&mut self, job: Job) {
+    fn carry_out(&mut self, job: WriteJob) {
         match job {
-            Job::State(path, bytes) => self.state = Some((path, bytes)).filter(|_| !self.forgotten),
-            Job::Pid(path, pid) => write_pid(&path, pid),
-            Job::Dump(path, bytes, reply) => drop(reply.send(write_dump(&path, &bytes))),
-            Job::Barrier(reply) => {
+            WriteJob::State(path, bytes) => self.state = Some((path, bytes)).filter(|_| !self.forgotten),
+            WriteJob::Pid(path, pid) => write_pid(&path, pid),
+            WriteJob::Dump(path, bytes, reply) => drop(reply.send(write_dump(&path, &bytes))),
+            WriteJob::Barrier(reply) => {
                 self.write_state();
                 let _ = reply.send(self.failing.clone()); // who asked may have gone
             }
-            Job::Forget(path, reply) => {
+            WriteJob::Forget(path, reply) => {
                 (self.forgotten, self.state) = (true, None);
                 let _ = std::fs::remove_file(previous(&path));
                 let _ = std::fs::remove_file(path);
@@ -201,7 +201,7 @@ mod tests {
     async fn the_newest_state_wins() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.json");
-        let saver = Saver::start().unwrap();
+        let saver = StateWriter::start().unwrap();
         for count in 1..=100 {
             saver.state(path.clone(), count.to_string().into_bytes());
         }

@@ -10,12 +10,12 @@ use super::world::World;
 use crate::exit::Exit;
 use crate::instance::Instance;
 use crate::instance::life::RunId;
-use crate::instance::replacement::Beside;
-use crate::instance::state::{Phase, State};
+use crate::instance::replacement::Replacement;
+use crate::instance::state::{State, StopPhase};
 use crate::ipc::message::{ApiError, Outcome, Report};
 
 /// Where an answer goes.
-pub type Reply<T> = oneshot::Sender<Result<T, ApiError>>;
+pub type ReplySender<T> = oneshot::Sender<Result<T, ApiError>>;
 
 /// What a command is after; an outcome that differs is a problem to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +36,7 @@ pub enum Goal {
 /// A command that was carried out, remembered by its key: whoever asks again, because the daemon that
 /// was asked died before it answered, gets the answer and no second execution.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Done {
+pub struct CompletedCommand {
     /// The client's word for the command.
     pub key: String,
     /// Name and goal of each instance touched.
@@ -47,8 +47,8 @@ pub struct Done {
 
 /// A command whose answer is due once all its instances have settled.
 #[derive(Debug)]
-pub(super) struct Waiting {
-    reply: Reply<Report>,
+pub(super) struct PendingReply {
+    reply: ReplySender<Report>,
     /// Name and goal of each instance touched.
     goals: BTreeMap<u32, (String, Goal)>,
     /// The last run of each instance that had ended when the command came.
@@ -69,21 +69,21 @@ pub(super) fn settled(state: &State) -> bool {
 /// The kernel does not end it.
 fn stuck(state: &State) -> bool {
     let (State::Stopping { phase, .. } | State::Clearing { phase, .. }) = state else { return false };
-    *phase == Phase::Stuck
+    *phase == StopPhase::Stuck
 }
 
 /// Takes out the answers that are due, or that nobody waits for any more.
 pub(super) fn take_due(
-    waiting: &mut Vec<Waiting>,
+    waiting: &mut Vec<PendingReply>,
     instances: &BTreeMap<u32, Instance>,
-    beside: &BTreeMap<u32, Beside>,
+    beside: &BTreeMap<u32, Replacement>,
     world: &impl World,
-) -> Vec<(Reply<Report>, Report)> {
+) -> Vec<(ReplySender<Report>, Report)> {
     let rests = |id: &u32| {
         instances.get(id).is_none_or(|instance| settled(&instance.life.state))
             && beside.get(id).is_none_or(|beside| stuck(&beside.instance.life.state))
     };
-    let due = |waiting: &mut Waiting| waiting.reply.is_closed() || waiting.goals.keys().all(rests);
+    let due = |waiting: &mut PendingReply| waiting.reply.is_closed() || waiting.goals.keys().all(rests);
     let due = waiting.extract_if(.., due);
     due.map(|waiting| {
         let report = waiting.report(instances, world);
@@ -92,13 +92,13 @@ pub(super) fn take_due(
     .collect()
 }
 
-impl Waiting {
+impl PendingReply {
     /// An answer to `reply` about these instances.
     pub(super) fn new(
         instances: &BTreeMap<u32, Instance>,
         goals: BTreeMap<u32, (String, Goal)>,
         notes: Vec<String>,
-        reply: Reply<Report>,
+        reply: ReplySender<Report>,
     ) -> Self {
         let last_ended = |id: &u32| Some((*id, instances.get(id)?.life.exits.back()?.run));
         let ended_before = goals.keys().filter_map(last_ended).collect();

@@ -9,12 +9,12 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::handle::Handle;
-use super::node::{Channels, LONGEST_SAID};
+use super::handle::SupervisorHandle;
+use super::node::{LONGEST_SAID, NodeChannels};
 use super::views;
 use crate::instance::Instance;
 use crate::instance::life::RunId;
-use crate::instance::state::Process;
+use crate::instance::state::RunProcess;
 use crate::ipc::message::{ApiError, ErrorCode, Outcome, Report, Selectors, Trigger, TriggerReply};
 use crate::process::process_ref::ProcessRef;
 use crate::process::spawn::stdio;
@@ -29,7 +29,7 @@ const ACTION_TIME: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// None of them runs, or one selector means nothing.
-pub async fn input(handle: &Handle, select: Selectors, text: &str) -> Result<Report, ApiError> {
+pub async fn input(handle: &SupervisorHandle, select: Selectors, text: &str) -> Result<Report, ApiError> {
     let mut instances = Vec::new();
     for (instance, process) in running(handle, select).await? {
         let to = ProcessRef { pid: process.pid, start_time: process.start_time };
@@ -51,8 +51,8 @@ pub async fn input(handle: &Handle, select: Selectors, text: &str) -> Result<Rep
 /// # Errors
 /// None of them runs, or one selector means nothing.
 pub async fn message(
-    handle: &Handle,
-    channels: &Channels,
+    handle: &SupervisorHandle,
+    channels: &NodeChannels,
     select: Selectors,
     message: &serde_json::Value,
 ) -> Result<Report, ApiError> {
@@ -70,8 +70,8 @@ pub async fn message(
 /// # Errors
 /// None of them runs, one selector means nothing, or the parameter is too long.
 pub async fn trigger(
-    handle: &Handle,
-    channels: &Channels,
+    handle: &SupervisorHandle,
+    channels: &NodeChannels,
     wanted: &Trigger,
 ) -> Result<Vec<TriggerReply>, ApiError> {
     if wanted.action.len() + wanted.param.as_ref().map_or(0, |param| param.to_string().len())
@@ -108,7 +108,7 @@ pub async fn trigger(
 /// An app that has told what it offers is not asked for anything else; one that has told nothing may
 /// have done so to a daemon before this one.
 fn ask(
-    channels: &Channels,
+    channels: &NodeChannels,
     run: RunId,
     wanted: &Trigger,
 ) -> Result<oneshot::Receiver<serde_json::Value>, String> {
@@ -121,7 +121,10 @@ fn ask(
 }
 
 /// The selected instances that have a process.
-async fn running(handle: &Handle, select: Selectors) -> Result<Vec<(Instance, Process)>, ApiError> {
+async fn running(
+    handle: &SupervisorHandle,
+    select: Selectors,
+) -> Result<Vec<(Instance, RunProcess)>, ApiError> {
     let chosen = handle.look(Some(select)).await?;
     let running = chosen.into_iter().filter_map(|(instance, _)| {
         let process = *instance.life.state.process()?;
@@ -134,7 +137,7 @@ async fn running(handle: &Handle, select: Selectors) -> Result<Vec<(Instance, Pr
     Ok(running)
 }
 
-fn run(instance: &Instance, process: Process) -> RunId {
+fn run(instance: &Instance, process: RunProcess) -> RunId {
     RunId { instance: instance.id, number: process.run }
 }
 

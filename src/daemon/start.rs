@@ -12,17 +12,17 @@ use tokio::sync::{Notify, mpsc};
 
 use super::keeper_link::KeeperLink;
 use super::launch;
-use super::limits::Limiter;
-use super::node::{self, Channels};
-use super::ports::Ports;
-use super::ready::{self, Hearing};
+use super::limits::ResourceLimiter;
+use super::node::{self, NodeChannels};
+use super::ports::PortSharing;
+use super::ready::{self, NotifyListener};
 use super::supervisor::Input;
 use crate::exit::{StartFailure, StartStep};
 use crate::instance::Instance;
-use crate::instance::event::Event;
+use crate::instance::event::InstanceEvent;
 use crate::instance::life::RunId;
 use crate::keeper::protocol::{FdRole, KeeperRequest, RoleFd};
-use crate::logs::{self, Logs, Source};
+use crate::logs::{self, LogHandle, RunOutput};
 use crate::paths::Home;
 use crate::process::memfd;
 use crate::process::spawn::LaunchSpec;
@@ -30,34 +30,34 @@ use crate::process::spawn::stdio;
 
 /// What starting a run takes. Cheap to clone; all clones are one.
 #[derive(Clone)]
-pub struct Starter {
+pub struct RunStarter {
     /// Where files lie.
     pub home: Home,
     /// The keeper.
     pub keeper: KeeperLink,
     /// The log thread.
-    pub logs: Logs,
+    pub logs: LogHandle,
     /// Back into the loop.
     pub queue: mpsc::UnboundedSender<Input>,
     /// Shared ports.
-    pub ports: Rc<RefCell<Ports>>,
+    pub ports: Rc<RefCell<PortSharing>>,
     /// Runs that are heard through a notify socket.
-    pub notified: Rc<RefCell<HashMap<RunId, Hearing>>>,
+    pub notified: Rc<RefCell<HashMap<RunId, NotifyListener>>>,
     /// Node's channels.
-    pub channels: Channels,
+    pub channels: NodeChannels,
     /// Hard limits.
-    pub limiter: Limiter,
+    pub limiter: ResourceLimiter,
 }
 
-impl Starter {
+impl RunStarter {
     /// Reads a run's output from now on.
     pub fn attach_logs(&self, instance: &Instance, run: RunId, out: OwnedFd, err: OwnedFd) {
         self.logs.attach(self.source(instance, run, out, err));
     }
 
-    fn source(&self, instance: &Instance, run: RunId, out: OwnedFd, err: OwnedFd) -> Source {
+    fn source(&self, instance: &Instance, run: RunId, out: OwnedFd, err: OwnedFd) -> RunOutput {
         let spec = &instance.spec;
-        Source {
+        RunOutput {
             id: instance.id,
             name: spec.name.clone(),
             run: run.to_u64(),
@@ -76,7 +76,7 @@ impl Starter {
         let waits = instance.spec.readiness.wait_ready;
         let queue = self.queue.clone();
         let ready = move || {
-            let event = Event::Ready { run: run.number };
+            let event = InstanceEvent::Ready { run: run.number };
             if waits {
                 let _ = queue.send(Input::Fact { instance: run.instance, event });
             }

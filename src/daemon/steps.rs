@@ -4,8 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::handle::Handle;
-use super::saved::Saved;
+use super::handle::SupervisorHandle;
+use super::saved::Snapshot;
 use crate::instance::Instance;
 use crate::instance::state::State;
 use crate::ipc::message::{ActOn, Action, ApiError, ErrorCode, Report, Selectors, StartApps};
@@ -18,7 +18,7 @@ type Dependencies = BTreeMap<String, Vec<String>>;
 /// # Errors
 /// A circle, or a dependency that is neither asked for nor in the list; nothing is changed. What fails to
 /// come online is told in the report, as are those that wait for it.
-pub async fn start(handle: &Handle, request: StartApps) -> Result<Report, ApiError> {
+pub async fn start(handle: &SupervisorHandle, request: StartApps) -> Result<Report, ApiError> {
     let wanted: Dependencies =
         request.apps.iter().map(|app| (app.name.clone(), app.depends_on.clone())).collect();
     if wanted.values().all(Vec::is_empty) {
@@ -53,7 +53,7 @@ pub async fn start(handle: &Handle, request: StartApps) -> Result<Report, ApiErr
 ///
 /// # Errors
 /// A selector matches nothing; nothing is changed.
-pub async fn act(handle: &Handle, action: Action, on: ActOn) -> Result<Report, ApiError> {
+pub async fn act(handle: &SupervisorHandle, action: Action, on: ActOn) -> Result<Report, ApiError> {
     match action {
         Action::Stop | Action::Delete => {}
         Action::Start | Action::Restart | Action::Reset => return handle.act(action, on).await,
@@ -77,7 +77,7 @@ pub async fn act(handle: &Handle, action: Action, on: ActOn) -> Result<Report, A
 ///
 /// # Errors
 /// The daemon is shutting down.
-pub async fn resurrect(handle: &Handle, saved: Saved) -> Result<Report, ApiError> {
+pub async fn resurrect(handle: &SupervisorHandle, saved: Snapshot) -> Result<Report, ApiError> {
     let wanted = dependencies(saved.instances().iter());
     // A circle was refused before it was saved; a damaged list starts all at once.
     let steps = order::steps(&wanted).unwrap_or_else(|_| vec![wanted.into_keys().collect()]);
@@ -89,11 +89,11 @@ pub async fn resurrect(handle: &Handle, saved: Saved) -> Result<Report, ApiError
     Ok(report)
 }
 
-/// Stops everything, for good. For who has called [`Handle::close`].
+/// Stops everything, for good. For who has called [`SupervisorHandle::close`].
 ///
 /// # Errors
 /// The loop has ended.
-pub async fn stop_all(handle: &Handle) -> Result<Report, ApiError> {
+pub async fn stop_all(handle: &SupervisorHandle) -> Result<Report, ApiError> {
     let all = handle.look(None).await?;
     let steps = downwards(&all).unwrap_or_else(|| vec![vec!["all".into()]]);
     let mut report = Report::default();
@@ -103,7 +103,7 @@ pub async fn stop_all(handle: &Handle) -> Result<Report, ApiError> {
     Ok(report)
 }
 
-fn circle(circle: order::Circle) -> ApiError {
+fn circle(circle: order::DependencyCycle) -> ApiError {
     ApiError::new(ErrorCode::Invalid, circle.to_string()).hint("remove one of them from `depends_on`")
 }
 
@@ -123,7 +123,7 @@ fn downwards<U>(chosen: &[(Instance, U)]) -> Option<Vec<Selectors>> {
     Some(steps.into_iter().map(ids).collect())
 }
 
-async fn check_known(handle: &Handle, wanted: &Dependencies) -> Result<(), ApiError> {
+async fn check_known(handle: &SupervisorHandle, wanted: &Dependencies) -> Result<(), ApiError> {
     let listed = |instances: &BTreeMap<u32, Instance>| -> BTreeSet<String> {
         instances.values().map(|instance| instance.spec.name.clone()).collect()
     };
@@ -141,7 +141,7 @@ async fn check_known(handle: &Handle, wanted: &Dependencies) -> Result<(), ApiEr
 }
 
 /// The first of these apps that is not online, and how it is.
-async fn missing(handle: &Handle, on: &[String]) -> Result<Option<String>, ApiError> {
+async fn missing(handle: &SupervisorHandle, on: &[String]) -> Result<Option<String>, ApiError> {
     if on.is_empty() {
         return Ok(None);
     }

@@ -9,14 +9,14 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use tokio::sync::oneshot;
 
 use super::saved;
-use super::settle::{Done, Reply, Waiting, take_due};
+use super::settle::{CompletedCommand, PendingReply, ReplySender, take_due};
 use super::views;
 use super::world::World;
 use crate::instance::Instance;
-use crate::instance::event::Event;
+use crate::instance::event::InstanceEvent;
 use crate::instance::life::RunId;
-use crate::instance::replacement::Beside;
-use crate::instance::state::{Process, Want};
+use crate::instance::replacement::Replacement;
+use crate::instance::state::{RunProcess, Want};
 use crate::ipc::message::{ActOn, Action, Inherited, Report, ScaleTo, Selectors, StartApps};
 use crate::metrics::Usage;
 use crate::spec::AppSpec;
@@ -29,12 +29,12 @@ pub enum Input {
         /// Which one.
         instance: u32,
         /// What.
-        event: Event,
+        event: InstanceEvent,
     },
     /// Some process without parent ended; nobody knows whose it was.
     OrphanEnded,
     /// A check has found something out about a run.
-    Checked(RunId, Finding),
+    Checked(RunId, ProbeReport),
     /// What the runs' trees use of the machine.
     Sampled(Vec<(RunId, Usage)>),
     /// A schedule or a changed file wants an app restarted.
@@ -47,12 +47,12 @@ pub enum Input {
     /// The save that was put off is due.
     SaveDue,
     /// A client wants something.
-    Command(Command),
+    Command(SupervisorCommand),
 }
 
 /// What a check has found out about a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Finding {
+pub enum ProbeReport {
     /// It is not ready yet.
     NotReady(String),
     /// It works.
@@ -62,28 +62,28 @@ pub enum Finding {
 }
 
 /// A run as it is sampled: its number, the pid of its first process, and that one's start time.
-pub type Sampled = (u64, i32, u64);
+pub type SampleTarget = (u64, i32, u64);
 
 /// What a client can want of the supervisor.
 #[derive(Debug)]
-pub enum Command {
+pub enum SupervisorCommand {
     /// Changes something.
     Change {
         /// What.
-        change: Change,
+        change: Operation,
         /// The client's word for it: one that was heard before is only answered again.
         key: Option<String>,
         /// Told once the instances concerned have settled.
-        reply: Reply<Report>,
+        reply: ReplySender<Report>,
     },
     /// Copies of the selected instances and what they use; of all if nothing is selected.
-    Look(Option<Selectors>, Reply<Vec<(Instance, Usage)>>),
+    Look(Option<Selectors>, ReplySender<Vec<(Instance, Usage)>>),
     /// The same of the apps that scale by themselves.
     Scaled(oneshot::Sender<Vec<(Instance, Usage)>>),
     /// Reads the instances in place.
     Inspect(Inspection),
     /// Every run that has a process, and whether there are limits of memory to watch.
-    Running(oneshot::Sender<(Vec<Sampled>, bool)>),
+    Running(oneshot::Sender<(Vec<SampleTarget>, bool)>),
     /// The whole list, to be saved.
     Snapshot(oneshot::Sender<(usize, Vec<u8>)>),
     /// Save, and decide nothing from now on.
@@ -101,7 +101,7 @@ impl std::fmt::Debug for Inspection {
 
 /// What a client can want to change.
 #[derive(Clone, Debug)]
-pub enum Change {
+pub enum Operation {
     /// Adds apps, or brings them up to date.
     Start(StartApps),
     /// Acts on instances.
@@ -120,19 +120,19 @@ pub enum Change {
     /// Sends a signal, by number.
     Signal(Selectors, i32),
     /// Adds what a saved list holds and is not there.
-    Resurrect(saved::Saved),
+    Resurrect(saved::Snapshot),
 }
 
 /// Where an instance is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum InstanceRef {
     /// In the list.
     Listed(u32),
     /// Beside the one in the list that has its id.
     Beside(u32),
 }
 
-impl Place {
+impl InstanceRef {
     pub(super) fn id(self) -> u32 {
         match self {
             Self::Listed(id) | Self::Beside(id) => id,
@@ -142,9 +142,9 @@ impl Place {
 
 /// A run that the keeper had and no instance is about.
 #[derive(Debug)]
-pub(super) struct Stray {
+pub(super) struct OrphanRun {
     /// Its process.
-    pub process: Process,
+    pub process: RunProcess,
     /// Of which only a tree may be left.
     pub ended: bool,
 }
@@ -155,19 +155,19 @@ pub struct Supervisor<W> {
     pub world: W,
     pub(super) instances: BTreeMap<u32, Instance>,
     /// Second processes of instances, by their ids; see [`beside`](super::beside).
-    pub(super) beside: BTreeMap<u32, Beside>,
+    pub(super) beside: BTreeMap<u32, Replacement>,
     pub(super) usage: HashMap<u32, Usage>,
     /// How many processes of an instance in a row soon held too much memory.
     pub(super) greedy: HashMap<u32, u32>,
     pub(super) next_id: u32,
     /// No run number up to this one is given to a new instance: ids are used again, runs never.
     pub(super) last_run: u32,
-    pub(super) waiting: Vec<Waiting>,
-    pub(super) answers: Vec<(Reply<Report>, Report)>,
+    pub(super) waiting: Vec<PendingReply>,
+    pub(super) answers: Vec<(ReplySender<Report>, Report)>,
     /// Runs that the keeper had and no instance is about.
-    pub(super) strays: BTreeMap<RunId, Stray>,
+    pub(super) strays: BTreeMap<RunId, OrphanRun>,
     /// Commands that may be asked for again, oldest first.
-    pub(super) done: VecDeque<Done>,
+    pub(super) done: VecDeque<CompletedCommand>,
     pub(super) unsaved: bool,
     apps_changed: bool,
     /// Another daemon follows. What comes is kept unanswered until this one ends: its answer would be
@@ -249,12 +249,12 @@ impl<W: World> Supervisor<W> {
     }
 
     /// Second processes of instances, by their ids.
-    pub fn beside(&self) -> &BTreeMap<u32, Beside> {
+    pub fn beside(&self) -> &BTreeMap<u32, Replacement> {
         &self.beside
     }
 
     /// Lets an instance decide, and performs what it decided.
-    pub(super) fn on(&mut self, id: u32, event: Event) {
+    pub(super) fn on(&mut self, id: u32, event: InstanceEvent) {
         if event.run().is_some_and(|number| self.stray(RunId { instance: id, number }, &event)) {
             return;
         }
@@ -274,7 +274,7 @@ impl<W: World> Supervisor<W> {
             }
             self.world.pid_changed(instance, pid);
         }
-        self.perform(Place::Listed(id), effects);
+        self.perform(InstanceRef::Listed(id), effects);
     }
 
     /// Notes that apps were added, removed or changed.
@@ -301,6 +301,6 @@ impl<W: World> Supervisor<W> {
     fn triggered(&mut self, app: &str, why: &str) {
         let wanted = |instance: &&Instance| instance.spec.name == app && instance.life.want == Want::Up;
         let ids: Vec<u32> = self.instances.values().filter(wanted).map(|instance| instance.id).collect();
-        ids.into_iter().for_each(|id| self.on(id, Event::Restart(Some(why.to_owned()))));
+        ids.into_iter().for_each(|id| self.on(id, InstanceEvent::Restart(Some(why.to_owned()))));
     }
 }

@@ -2,18 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use super::saved::Saved;
-use super::supervisor::{Place, Stray, Supervisor};
+use super::saved::Snapshot;
+use super::supervisor::{InstanceRef, OrphanRun, Supervisor};
 use super::world::World;
 use crate::instance::Instance;
 use crate::instance::life::RunId;
-use crate::instance::replacement::{Beside, Role};
-use crate::instance::state::{Process, State, Want};
+use crate::instance::replacement::{Replacement, ReplacementRole};
+use crate::instance::state::{RunProcess, State, Want};
 
 impl<W: World> Supervisor<W> {
     /// Takes up the state that a former daemon saved. `kept` are the runs that the keeper has; one
     /// that belongs to no instance is ended, since nobody knows what it is.
-    pub fn restore(&mut self, saved: Saved, kept: &BTreeMap<RunId, Process>) {
+    pub fn restore(&mut self, saved: Snapshot, kept: &BTreeMap<RunId, RunProcess>) {
         (self.next_id, self.last_run) = (saved.next_id, saved.last_run);
         self.done = saved.done.clone();
         let (instances, beside) = saved.into_parts();
@@ -34,7 +34,7 @@ impl<W: World> Supervisor<W> {
             self.last_run = self.last_run.max(run.number);
             if self.instance_of(*run).is_none() {
                 self.world.kill(*run, *process);
-                self.strays.insert(*run, Stray { process: *process, ended: false });
+                self.strays.insert(*run, OrphanRun { process: *process, ended: false });
                 self.next_id = self.next_id.max(run.instance.saturating_add(1));
             }
         }
@@ -53,7 +53,7 @@ impl<W: World> Supervisor<W> {
         self.strays.contains_key(&run)
     }
 
-    fn resume(&mut self, mut instance: Instance, last_run: u32, kept: &BTreeMap<RunId, Process>) {
+    fn resume(&mut self, mut instance: Instance, last_run: u32, kept: &BTreeMap<RunId, RunProcess>) {
         let (id, now) = (instance.id, self.world.now());
         let of_it = RunId { instance: id, number: 0 }..=RunId { instance: id, number: u32::MAX };
         let latest = kept.range(of_it).next_back().map(|(run, _)| run.number);
@@ -71,25 +71,25 @@ impl<W: World> Supervisor<W> {
         let alive = alive(&instance);
         let effects = instance.resume(alive, now);
         self.instances.insert(id, instance);
-        self.perform(Place::Listed(id), effects);
+        self.perform(InstanceRef::Listed(id), effects);
     }
 
-    fn resume_beside(&mut self, mut beside: Beside, kept: &BTreeMap<RunId, Process>) {
+    fn resume_beside(&mut self, mut beside: Replacement, kept: &BTreeMap<RunId, RunProcess>) {
         let (id, now) = (beside.instance.id, self.world.now());
         let instance = &mut beside.instance;
         let run = instance.life.state.run().map(|number| RunId { instance: id, number });
         let alive = run.is_some_and(|run| kept.contains_key(&run));
-        let coming = matches!(beside.role, Role::Coming { .. });
+        let coming = matches!(beside.role, ReplacementRole::Coming { .. });
         if coming && !alive && !matches!(instance.life.state, State::Spawning { .. }) {
             instance.life.want = Want::Gone;
             let listed = self.instances.get_mut(&id);
             listed.into_iter().for_each(|it| it.life.refused = Some("the replacement exited".into()));
         }
-        if let Role::Coming { proven_at: Some(at), .. } = beside.role {
+        if let ReplacementRole::Coming { proven_at: Some(at), .. } = beside.role {
             self.world.timer(id, at);
         }
         let effects = instance.resume(alive, now);
         self.beside.insert(id, beside);
-        self.perform(Place::Beside(id), effects);
+        self.perform(InstanceRef::Beside(id), effects);
     }
 }

@@ -19,16 +19,16 @@ use crate::spec::AppSpec;
 /// The triggers of all apps, by name.
 pub struct Triggers {
     queue: mpsc::UnboundedSender<Input>,
-    apps: HashMap<String, Trigger>,
+    apps: HashMap<String, AppTriggers>,
 }
 
 /// Dropped, it ends.
-struct Trigger {
+struct AppTriggers {
     spec: Arc<AppSpec>,
     tasks: Vec<AbortHandle>,
 }
 
-impl Drop for Trigger {
+impl Drop for AppTriggers {
     fn drop(&mut self) {
         self.tasks.iter().for_each(AbortHandle::abort);
     }
@@ -59,7 +59,7 @@ impl Triggers {
         }
     }
 
-    fn set(&self, instance: &Instance, home: &Home) -> Trigger {
+    fn set(&self, instance: &Instance, home: &Home) -> AppTriggers {
         let spec = &instance.spec;
         let mut tasks = Vec::new();
         if let Some(pattern) = &spec.cron_restart {
@@ -71,7 +71,7 @@ impl Triggers {
         if spec.watch.is_some() {
             tasks.push(self.watch(instance, home));
         }
-        Trigger { spec: spec.clone(), tasks }
+        AppTriggers { spec: spec.clone(), tasks }
     }
 
     fn schedule(&self, app: &str, pattern: &str, schedule: Schedule) -> AbortHandle {

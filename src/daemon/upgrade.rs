@@ -28,7 +28,7 @@ const LONGEST_ANSWER: u64 = 16 << 10;
 
 /// What a binary of rsm can take over.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Abilities {
+pub struct Capabilities {
     /// Its version.
     version: String,
     /// The oldest version of the keeper's protocol that it understands. A daemon of version 1 compares this.
@@ -49,7 +49,7 @@ fn first_version() -> u64 {
 
 /// A binary that can take over.
 #[derive(Debug)]
-pub struct Checked {
+pub struct CheckedBinary {
     /// The binary itself, whatever becomes of its path.
     pub file: File,
     /// Its version.
@@ -60,11 +60,11 @@ pub struct Checked {
 ///
 /// # Errors
 /// The state cannot be read, or is of a newer format.
-pub fn abilities(mut state: impl Read) -> io::Result<Abilities> {
+pub fn abilities(mut state: impl Read) -> io::Result<Capabilities> {
     let mut bytes = Vec::new();
     state.read_to_end(&mut bytes)?;
     saved::read(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-    Ok(Abilities {
+    Ok(Capabilities {
         version: version().to_owned(),
         protocol: MIN_VERSION,
         handover: MIN_FORMAT_VERSION,
@@ -87,17 +87,17 @@ pub fn outcome(upgrade: UpgradeResult) -> Option<UpgradeOutcome> {
 ///
 /// # Errors
 /// It cannot, in words for the user. Nothing has changed.
-pub async fn check(binary: &Path, state: &[u8]) -> Result<Checked, ApiError> {
+pub async fn check(binary: &Path, state: &[u8]) -> Result<CheckedBinary, ApiError> {
     let refused = |why: String| {
         ApiError::new(ErrorCode::Invalid, format!("cannot upgrade to {}: {why}", binary.display()))
             .hint("the current version keeps running")
     };
     let file = File::open(binary).map_err(|error| refused(format!("cannot open it: {error}")))?;
     let (said, complaint) = ask(&file, state).await.map_err(refused)?;
-    let abilities: Abilities = serde_json::from_str(&said).map_err(|_| {
+    let abilities: Capabilities = serde_json::from_str(&said).map_err(|_| {
         refused(format!("not an rsm binary that supports upgrades ({})", first_line(&complaint, &said)))
     })?;
-    let Abilities { version, protocol, handover, latest_protocol, latest_handover } = abilities;
+    let Capabilities { version, protocol, handover, latest_protocol, latest_handover } = abilities;
     if !(protocol..=latest_protocol).contains(&VERSION)
         || !(handover..=latest_handover).contains(&FORMAT_VERSION)
     {
@@ -106,7 +106,7 @@ pub async fn check(binary: &Path, state: &[u8]) -> Result<Checked, ApiError> {
             resurrect` with the new version"
         )));
     }
-    Ok(Checked { file, version })
+    Ok(CheckedBinary { file, version })
 }
 
 /// What it says, and what it complains of.

@@ -1,9 +1,9 @@
 //! Instances as clients see them. Pure.
 
 use crate::instance::Instance;
-use crate::instance::event::{Event, Happening};
-use crate::instance::life::Ended;
-use crate::instance::state::{Process, State};
+use crate::instance::event::{InstanceEvent, Notice};
+use crate::instance::life::RunRecord;
+use crate::instance::state::{RunProcess, State};
 use crate::ipc::message::{EventKind, EventView, ExitView, InstanceView, Status};
 use crate::metrics::Usage;
 use crate::time::Moment;
@@ -49,12 +49,12 @@ pub fn instance(instance: &Instance, usage: Option<&Usage>, user: &str, now: Mom
     }
 }
 
-fn uptime(process: &Process, now: Moment) -> u64 {
+fn uptime(process: &RunProcess, now: Moment) -> u64 {
     u64::try_from(now.since(process.since).as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The end of a run.
-pub fn exit(ended: &Ended) -> ExitView {
+pub fn exit(ended: &RunRecord) -> ExitView {
     ExitView {
         at: ended.at.wall,
         run: ended.run,
@@ -68,19 +68,19 @@ pub fn exit(ended: &Ended) -> ExitView {
 }
 
 /// What happened to an instance, after it has.
-pub fn happening(instance: &Instance, happening: Happening, now: Moment) -> EventView {
+pub fn happening(instance: &Instance, happening: Notice, now: Moment) -> EventView {
     let mut view = event(instance, EventKind::Added, now);
     let (kind, exit, detail) = match happening {
-        Happening::Launching => (EventKind::Launching, None, None),
-        Happening::Online => (EventKind::Online, None, None),
-        Happening::Late => (EventKind::Late, None, instance.reason()),
-        Happening::StartFailed(failure) => (EventKind::StartFailed, None, Some(failure.to_string())),
-        Happening::Leaving => (EventKind::Leaving, None, None),
-        Happening::Stopping(why) => (EventKind::Stopping, None, why),
-        Happening::Exited(exit) => (EventKind::Exited, Some(exit), None),
-        Happening::Stopped => (EventKind::Stopped, None, None),
-        Happening::Waiting(ms) => (EventKind::Waiting, None, Some(format!("restart in {ms} ms"))),
-        Happening::Errored(why) => (EventKind::Errored, None, Some(why)),
+        Notice::Launching => (EventKind::Launching, None, None),
+        Notice::Online => (EventKind::Online, None, None),
+        Notice::Late => (EventKind::Late, None, instance.reason()),
+        Notice::StartFailed(failure) => (EventKind::StartFailed, None, Some(failure.to_string())),
+        Notice::Leaving => (EventKind::Leaving, None, None),
+        Notice::Stopping(why) => (EventKind::Stopping, None, why),
+        Notice::Exited(exit) => (EventKind::Exited, Some(exit), None),
+        Notice::Stopped => (EventKind::Stopped, None, None),
+        Notice::Waiting(ms) => (EventKind::Waiting, None, Some(format!("restart in {ms} ms"))),
+        Notice::Errored(why) => (EventKind::Errored, None, Some(why)),
     };
     (view.event, view.exit, view.detail) = (kind, exit, detail);
     view
@@ -111,21 +111,21 @@ pub fn event(instance: &Instance, kind: EventKind, now: Moment) -> EventView {
 }
 
 /// The pid file's content changes with these events: the new pid, or none.
-pub fn process_change(event: &Event) -> Option<Option<i32>> {
+pub fn process_change(event: &InstanceEvent) -> Option<Option<i32>> {
     match event {
-        Event::Spawned { pid, .. } => Some(Some(*pid)),
-        Event::Exited { .. } => Some(None),
-        Event::Start
-        | Event::Stop
-        | Event::Restart(_)
-        | Event::Delete
-        | Event::Retire
-        | Event::Drained { .. }
-        | Event::Listens { .. }
-        | Event::Ready { .. }
-        | Event::SpawnFailed { .. }
-        | Event::Swept { .. }
-        | Event::OrphanEnded
-        | Event::Due { .. } => None,
+        InstanceEvent::Spawned { pid, .. } => Some(Some(*pid)),
+        InstanceEvent::Exited { .. } => Some(None),
+        InstanceEvent::Start
+        | InstanceEvent::Stop
+        | InstanceEvent::Restart(_)
+        | InstanceEvent::Delete
+        | InstanceEvent::Retire
+        | InstanceEvent::Drained { .. }
+        | InstanceEvent::Listens { .. }
+        | InstanceEvent::Ready { .. }
+        | InstanceEvent::SpawnFailed { .. }
+        | InstanceEvent::Swept { .. }
+        | InstanceEvent::OrphanEnded
+        | InstanceEvent::Due { .. } => None,
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::instance::Instance;
 use crate::instance::life::RunId;
-use crate::instance::state::Process;
+use crate::instance::state::RunProcess;
 use crate::ipc::message::EventView;
 
 /// What a supervisor can do to the outside.
@@ -19,7 +19,7 @@ pub trait World {
     fn spawn(&mut self, run: RunId, instance: &Instance);
 
     /// Sends the app's stop signal to the run's tree, or its first process, as its spec says.
-    fn stop(&mut self, run: RunId, process: Process, instance: &Instance);
+    fn stop(&mut self, run: RunId, process: RunProcess, instance: &Instance);
 
     /// Lets a run have no new connections. Comes back as `Drained` once nobody waits for it.
     fn quiet(&mut self, run: RunId);
@@ -28,11 +28,11 @@ pub trait World {
     fn aside(&mut self, run: RunId);
 
     /// SIGKILLs the run's whole tree.
-    fn kill(&mut self, run: RunId, process: Process);
+    fn kill(&mut self, run: RunId, process: RunProcess);
 
     /// Looks for what is left of a run's tree and ends it, by SIGKILL or SIGTERM. Comes back as
     /// `Swept`.
-    fn sweep(&mut self, run: RunId, process: Process, kill: bool);
+    fn sweep(&mut self, run: RunId, process: RunProcess, kill: bool);
 
     /// Sends any signal to the first process of a run.
     fn signal(&mut self, run: RunId, number: i32);

@@ -97,7 +97,8 @@ fn every_mistake_of_a_file_is_an_error_of_its_own() {
 
 #[test]
 fn wording_of_instances_that_did_not_start() {
-    let problem = |id, name: &str, reason: &str| Problem { id, name: name.into(), reason: reason.into() };
+    let problem =
+        |id, name: &str, reason: &str| InstanceFailure { id, name: name.into(), reason: reason.into() };
     let error = Error::Failed(vec![
         problem(3, "api", "exit code 1"),
         problem(4, "api", "exit code 1"),

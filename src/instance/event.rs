@@ -1,11 +1,11 @@
 //! What can happen to an instance, and what follows from it.
 
-use super::state::Process;
+use super::state::RunProcess;
 use crate::exit::{Exit, StartFailure};
 
 /// What can happen to an instance: wishes, and facts from outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum InstanceEvent {
     /// Someone wants it to run.
     Start,
     /// Someone wants it down.
@@ -70,7 +70,7 @@ pub enum Event {
     },
 }
 
-impl Event {
+impl InstanceEvent {
     /// The run it is about, if it is about one.
     pub fn run(&self) -> Option<u32> {
         match self {
@@ -108,17 +108,17 @@ pub enum Effect {
     /// Send the app's stop signal to the tree.
     Signal {
         /// The process.
-        process: Process,
+        process: RunProcess,
     },
     /// SIGKILL the whole tree.
     Kill {
         /// The process.
-        process: Process,
+        process: RunProcess,
     },
     /// Look for what is left of the tree, and end it. Answered by `Swept`.
     Sweep {
         /// The process that was.
-        process: Process,
+        process: RunProcess,
         /// By SIGKILL; else by SIGTERM.
         kill: bool,
     },
@@ -135,12 +135,12 @@ pub enum Effect {
     /// It is down and not wanted any more: take it from the list.
     Forget,
     /// Let those know who want to.
-    Tell(Happening),
+    Tell(Notice),
 }
 
 /// What others may want to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Happening {
+pub enum Notice {
     /// A process is being started.
     Launching,
     /// It is online.

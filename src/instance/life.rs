@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::restart::Failures;
+use super::restart::FailureHistory;
 use super::state::{State, Want};
 use crate::exit::Exit;
 use crate::time::Moment;
@@ -14,7 +14,7 @@ pub const HISTORY: usize = 20;
 
 /// What an instance has been through: all of it that changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Life {
+pub struct InstanceStatus {
     /// What the user asked for.
     pub want: Want,
     /// What is so.
@@ -22,9 +22,9 @@ pub struct Life {
     /// Restarts since it was added or reset.
     pub restarts: u32,
     /// What the restart policy remembers.
-    pub failures: Failures,
+    pub failures: FailureHistory,
     /// Ends of runs, oldest first.
-    pub exits: VecDeque<Ended>,
+    pub exits: VecDeque<RunRecord>,
     /// When it was added or reset.
     pub created: Moment,
     /// Number of the latest run. Never used twice by one id, even after a delete.
@@ -44,14 +44,14 @@ pub struct Life {
     pub refused: Option<String>,
 }
 
-impl Life {
+impl InstanceStatus {
     /// The life of something that has not run yet. `last_run` follows the highest number ever used.
     pub fn new(last_run: u32, now: Moment) -> Self {
         Self {
             want: Want::Down,
             state: State::Stopped,
             restarts: 0,
-            failures: Failures::default(),
+            failures: FailureHistory::default(),
             exits: VecDeque::new(),
             created: now,
             last_run,
@@ -64,7 +64,7 @@ impl Life {
     }
 
     /// Adds the end of a run to the history.
-    pub fn remember(&mut self, ended: Ended) {
+    pub fn remember(&mut self, ended: RunRecord) {
         self.exits.push_back(ended);
         if self.exits.len() > HISTORY {
             self.exits.pop_front();
@@ -77,13 +77,13 @@ impl Life {
         self.state = State::Stopped;
         self.timer = None;
         self.last_run = self.last_run.max(last_run);
-        self.failures = Failures::default();
+        self.failures = FailureHistory::default();
     }
 }
 
 /// The end of a run, remembered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ended {
+pub struct RunRecord {
     /// When.
     pub at: Moment,
     /// The run's number.

@@ -17,12 +17,12 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::event::{Effect, Event, Happening};
-use self::life::{Ended, Life};
-use self::restart::{Action, Failures};
-use self::state::{Phase, Process, State, Want};
+use self::event::{Effect, InstanceEvent, Notice};
+use self::life::{InstanceStatus, RunRecord};
+use self::restart::{FailureHistory, RestartDecision};
+use self::state::{RunProcess, State, StopPhase, Want};
 use crate::exit::{Exit, StartFailure};
-use crate::spec::{AppSpec, Sign, Vars};
+use crate::spec::{AppSpec, EnvVars, ReadySignal};
 use crate::time::Moment;
 
 /// How long SIGKILL may take before it is reported that it does not help.
@@ -38,9 +38,9 @@ pub struct Instance {
     /// The app.
     pub spec: Arc<AppSpec>,
     /// The environment of the shell it was started from.
-    pub inherited: Arc<Vars>,
+    pub inherited: Arc<EnvVars>,
     /// All that changes by itself.
-    pub life: Life,
+    pub life: InstanceStatus,
 }
 
 impl Instance {
@@ -49,38 +49,39 @@ impl Instance {
         id: u32,
         number: u32,
         spec: Arc<AppSpec>,
-        inherited: Arc<Vars>,
+        inherited: Arc<EnvVars>,
         last_run: u32,
         now: Moment,
     ) -> Self {
-        Self { id, number, spec, inherited, life: Life::new(last_run, now) }
+        Self { id, number, spec, inherited, life: InstanceStatus::new(last_run, now) }
     }
 
     /// What follows from `event`. The only way an instance changes.
-    pub fn on(&mut self, event: Event, now: Moment) -> Vec<Effect> {
+    pub fn on(&mut self, event: InstanceEvent, now: Moment) -> Vec<Effect> {
         if event.run().is_some_and(|run| self.life.state.run() != Some(run)) {
             return Vec::new(); // news of a former run
         }
         let mut out = Vec::new();
         match event {
-            Event::Start => self.start(now, &mut out),
-            Event::Restart(why) => self.restart(why, now, &mut out),
-            Event::Stop => self.stop(Want::Down, now, &mut out),
-            Event::Delete => self.stop(Want::Gone, now, &mut out),
-            Event::Retire => self.retire(now, &mut out),
-            Event::Drained { .. } => self.drained(now, &mut out),
-            Event::Spawned { run, pid, start_time } => {
-                self.spawned(Process { run, pid, start_time, since: now }, now, &mut out);
+            InstanceEvent::Start => self.start(now, &mut out),
+            InstanceEvent::Restart(why) => self.restart(why, now, &mut out),
+            InstanceEvent::Stop => self.stop(Want::Down, now, &mut out),
+            InstanceEvent::Delete => self.stop(Want::Gone, now, &mut out),
+            InstanceEvent::Retire => self.retire(now, &mut out),
+            InstanceEvent::Drained { .. } => self.drained(now, &mut out),
+            InstanceEvent::Spawned { run, pid, start_time } => {
+                self.spawned(RunProcess { run, pid, start_time, since: now }, now, &mut out);
             }
             // Which is more than to listen.
-            Event::Listens { .. } if matches!(self.spec.sign(), Sign::Said | Sign::Probed) => {}
-            Event::Listens { .. } | Event::Ready { .. } => self.ready(&mut out),
-            Event::SpawnFailed { run, failure } => self.spawn_failed(run, failure, now, &mut out),
-            Event::Exited { run, exit } => self.exited(run, exit, now, &mut out),
-            Event::Swept { left, .. } => self.swept(&left, now, &mut out),
-            Event::OrphanEnded => self.orphan_ended(&mut out),
-            Event::Due { at } if self.life.timer == Some(at) => self.due(now, &mut out),
-            Event::Due { .. } => {}
+            InstanceEvent::Listens { .. }
+                if matches!(self.spec.sign(), ReadySignal::Said | ReadySignal::Probed) => {}
+            InstanceEvent::Listens { .. } | InstanceEvent::Ready { .. } => self.ready(&mut out),
+            InstanceEvent::SpawnFailed { run, failure } => self.spawn_failed(run, failure, now, &mut out),
+            InstanceEvent::Exited { run, exit } => self.exited(run, exit, now, &mut out),
+            InstanceEvent::Swept { left, .. } => self.swept(&left, now, &mut out),
+            InstanceEvent::OrphanEnded => self.orphan_ended(&mut out),
+            InstanceEvent::Due { at } if self.life.timer == Some(at) => self.due(now, &mut out),
+            InstanceEvent::Due { .. } => {}
         }
         out
     }
@@ -88,7 +89,7 @@ impl Instance {
     /// Counters to zero, as `rsm reset`.
     pub fn reset(&mut self, now: Moment) {
         self.life.restarts = 0;
-        self.life.failures = Failures::default();
+        self.life.failures = FailureHistory::default();
         self.life.created = now;
     }
 
@@ -99,7 +100,7 @@ impl Instance {
         self.life.want = Want::Up;
         match &mut self.life.state {
             State::Stopped | State::Waiting { .. } | State::Errored { .. } => {
-                self.life.failures = Failures::default();
+                self.life.failures = FailureHistory::default();
                 self.launch(true, now, out);
             }
             // Once it is cleared the want is found to be up; asked means without delay.
@@ -117,7 +118,7 @@ impl Instance {
             return;
         }
         let was_wanted = self.life.want == Want::Up;
-        self.life.failures = Failures::default();
+        self.life.failures = FailureHistory::default();
         match &mut self.life.state {
             State::Spawning { stale, .. } => {
                 *stale |= was_wanted;
@@ -151,7 +152,7 @@ impl Instance {
         }
     }
 
-    fn spawned(&mut self, process: Process, now: Moment, out: &mut Vec<Effect>) {
+    fn spawned(&mut self, process: RunProcess, now: Moment, out: &mut Vec<Effect>) {
         match &self.life.state {
             State::Spawning { stale, .. } => {
                 if self.life.want == Want::Up && !stale {
@@ -170,10 +171,10 @@ impl Instance {
         }
     }
 
-    fn runs(&mut self, process: Process, now: Moment, out: &mut Vec<Effect>) {
+    fn runs(&mut self, process: RunProcess, now: Moment, out: &mut Vec<Effect>) {
         match self.spec.sign() {
-            Sign::Running => self.online(process, out),
-            Sign::Listening | Sign::Said | Sign::Probed => {
+            ReadySignal::Running => self.online(process, out),
+            ReadySignal::Listening | ReadySignal::Said | ReadySignal::Probed => {
                 self.life.state = State::Starting { process, late: false };
                 self.set_timer(self.spec.readiness.timeout, now, out);
             }
@@ -187,20 +188,20 @@ impl Instance {
         }
     }
 
-    fn online(&mut self, process: Process, out: &mut Vec<Effect>) {
+    fn online(&mut self, process: RunProcess, out: &mut Vec<Effect>) {
         self.life.timer = None;
         self.life.problem = None;
         self.life.state = State::Online { process };
-        out.push(Effect::Tell(Happening::Online));
+        out.push(Effect::Tell(Notice::Online));
     }
 
     /// It has not become ready in time. What it does need not be wrong, so it goes on.
-    fn overdue(&mut self, process: Process, out: &mut Vec<Effect>) {
+    fn overdue(&mut self, process: RunProcess, out: &mut Vec<Effect>) {
         match self.spec.sign() {
-            Sign::Running | Sign::Listening => self.online(process, out),
-            Sign::Said | Sign::Probed => {
+            ReadySignal::Running | ReadySignal::Listening => self.online(process, out),
+            ReadySignal::Said | ReadySignal::Probed => {
                 self.life.state = State::Starting { process, late: true };
-                out.push(Effect::Tell(Happening::Late));
+                out.push(Effect::Tell(Notice::Late));
             }
         }
     }
@@ -208,10 +209,10 @@ impl Instance {
     fn spawn_failed(&mut self, run: u32, failure: StartFailure, now: Moment, out: &mut Vec<Effect>) {
         let State::Spawning { asked, .. } = self.life.state else { return };
         let failure = self.named(failure);
-        out.push(Effect::Tell(Happening::StartFailed(failure.clone())));
+        out.push(Effect::Tell(Notice::StartFailed(failure.clone())));
         let why = failure.to_string();
         let exit = Exit::NotStarted(failure);
-        let process = Process { run, pid: 0, start_time: 0, since: now };
+        let process = RunProcess { run, pid: 0, start_time: 0, since: now };
         self.record(process, exit.clone(), false, now);
         match self.life.want {
             Want::Up if asked => self.give_up(why, out),
@@ -223,26 +224,26 @@ impl Instance {
     fn exited(&mut self, run: u32, exit: Exit, now: Moment, out: &mut Vec<Effect>) {
         let (process, asked, phase) = match self.life.state {
             State::Starting { process, .. } | State::Online { process } | State::Leaving { process } => {
-                (process, false, Phase::Killed)
+                (process, false, StopPhase::Killed)
             }
-            State::Stopping { process, phase: Phase::Grace } => (process, true, Phase::Grace),
-            State::Stopping { process, phase: Phase::Killed | Phase::Stuck } => {
-                (process, true, Phase::Killed)
+            State::Stopping { process, phase: StopPhase::Grace } => (process, true, StopPhase::Grace),
+            State::Stopping { process, phase: StopPhase::Killed | StopPhase::Stuck } => {
+                (process, true, StopPhase::Killed)
             }
             // It came and went while no daemon was there to hear of it.
             State::Spawning { since, .. } => {
-                (Process { run, pid: 0, start_time: 0, since }, false, Phase::Killed)
+                (RunProcess { run, pid: 0, start_time: 0, since }, false, StopPhase::Killed)
             }
             State::Clearing { .. } | State::Stopped | State::Waiting { .. } | State::Errored { .. } => return,
         };
-        out.push(Effect::Tell(Happening::Exited(exit.clone())));
+        out.push(Effect::Tell(Notice::Exited(exit.clone())));
         self.record(process, exit, asked, now);
-        self.note_kill(asked && phase == Phase::Killed);
+        self.note_kill(asked && phase == StopPhase::Killed);
         self.life.state = State::Clearing { process, asked, phase };
-        out.push(Effect::Sweep { process, kill: phase != Phase::Grace });
+        out.push(Effect::Sweep { process, kill: phase != StopPhase::Grace });
         match phase {
-            Phase::Grace => {} // the grace of the first process holds for all
-            Phase::Killed | Phase::Stuck => self.set_timer(KILL_PATIENCE, now, out),
+            StopPhase::Grace => {} // the grace of the first process holds for all
+            StopPhase::Killed | StopPhase::Stuck => self.set_timer(KILL_PATIENCE, now, out),
         }
     }
 
@@ -268,7 +269,7 @@ impl Instance {
     fn orphan_ended(&mut self, out: &mut Vec<Effect>) {
         match self.life.state {
             State::Clearing { process, phase, .. } => {
-                out.push(Effect::Sweep { process, kill: phase != Phase::Grace });
+                out.push(Effect::Sweep { process, kill: phase != StopPhase::Grace });
             }
             State::Stopped
             | State::Spawning { .. }
@@ -299,13 +300,13 @@ impl Instance {
             }
             State::Stopping { process, phase } => {
                 let process = *process;
-                *phase = if *phase == Phase::Grace { Phase::Killed } else { Phase::Stuck };
+                *phase = if *phase == StopPhase::Grace { StopPhase::Killed } else { StopPhase::Stuck };
                 out.push(Effect::Kill { process });
                 self.set_timer(KILL_PATIENCE, now, out);
             }
             State::Clearing { process, phase, .. } => {
                 let process = *process;
-                *phase = if *phase == Phase::Grace { Phase::Killed } else { Phase::Stuck };
+                *phase = if *phase == StopPhase::Grace { StopPhase::Killed } else { StopPhase::Stuck };
                 out.push(Effect::Sweep { process, kill: true });
                 self.note_kill(true);
                 self.set_timer(KILL_PATIENCE, now, out);
@@ -321,15 +322,15 @@ impl Instance {
         self.life.last_run += 1;
         let run = self.life.last_run;
         self.life.state = State::Spawning { run, since: now, asked, stale: false };
-        out.push(Effect::Tell(Happening::Launching));
+        out.push(Effect::Tell(Notice::Launching));
         out.push(Effect::Spawn { run });
     }
 
-    fn tell_to_go(&mut self, process: Process, why: Option<String>, now: Moment, out: &mut Vec<Effect>) {
-        self.life.state = State::Stopping { process, phase: Phase::Grace };
+    fn tell_to_go(&mut self, process: RunProcess, why: Option<String>, now: Moment, out: &mut Vec<Effect>) {
+        self.life.state = State::Stopping { process, phase: StopPhase::Grace };
         // One that leaves may have its reason from before.
         self.life.why = why.clone().or(self.life.why.take());
-        out.push(Effect::Tell(Happening::Stopping(why)));
+        out.push(Effect::Tell(Notice::Stopping(why)));
         out.push(Effect::Signal { process });
         self.set_timer(self.spec.stop.timeout, now, out);
     }
@@ -338,7 +339,7 @@ impl Instance {
         self.life.timer = None;
         let was = std::mem::replace(&mut self.life.state, State::Stopped);
         if was != State::Stopped {
-            out.push(Effect::Tell(Happening::Stopped));
+            out.push(Effect::Tell(Notice::Stopped));
         }
         if self.life.want == Want::Gone {
             out.push(Effect::Forget);
@@ -347,19 +348,19 @@ impl Instance {
 
     fn follow(&mut self, exit: &Exit, uptime: Duration, now: Moment, out: &mut Vec<Effect>) {
         match restart::decide(&self.spec.restart, &mut self.life.failures, exit, uptime, now) {
-            Action::RestartAfter(delay) if delay.is_zero() => {
+            RestartDecision::RestartAfter(delay) if delay.is_zero() => {
                 self.life.restarts += 1;
                 self.launch(false, now, out);
             }
-            Action::RestartAfter(delay) => {
+            RestartDecision::RestartAfter(delay) => {
                 let until = now.plus(delay);
                 self.life.state = State::Waiting { until };
                 self.life.timer = Some(until);
                 out.push(Effect::Timer { at: until });
-                out.push(Effect::Tell(Happening::Waiting(until - now.mono)));
+                out.push(Effect::Tell(Notice::Waiting(until - now.mono)));
             }
-            Action::Finish => self.settle_down(out),
-            Action::GiveUp { restarts, window } => {
+            RestartDecision::Finish => self.settle_down(out),
+            RestartDecision::GiveUp { restarts, window } => {
                 let seconds = window.as_secs();
                 let s = if restarts == 1 { "" } else { "s" };
                 self.give_up(
@@ -373,14 +374,14 @@ impl Instance {
     fn give_up(&mut self, why: String, out: &mut Vec<Effect>) {
         self.life.timer = None;
         self.life.state = State::Errored { why: why.clone() };
-        out.push(Effect::Tell(Happening::Errored(why)));
+        out.push(Effect::Tell(Notice::Errored(why)));
     }
 
-    fn record(&mut self, process: Process, exit: Exit, asked: bool, now: Moment) {
-        let Process { run, pid, since, .. } = process;
+    fn record(&mut self, process: RunProcess, exit: Exit, asked: bool, now: Moment) {
+        let RunProcess { run, pid, since, .. } = process;
         let uptime = u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX);
         let why = self.life.why.take();
-        self.life.remember(Ended { at: now, run, pid, uptime, exit, asked, killed: false, why });
+        self.life.remember(RunRecord { at: now, run, pid, uptime, exit, asked, killed: false, why });
     }
 
     fn note_kill(&mut self, killed: bool) {

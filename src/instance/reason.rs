@@ -1,9 +1,9 @@
 //! Why an instance is not online, in words.
 
 use super::Instance;
-use super::state::{Phase, State, Want};
+use super::state::{State, StopPhase, Want};
 use crate::exit::{StartFailure, StartStep};
-use crate::spec::{Launcher, Sign};
+use crate::spec::{Launcher, ReadySignal};
 
 impl Instance {
     /// Why it is not online, in words.
@@ -12,10 +12,10 @@ impl Instance {
         match &self.life.state {
             State::Errored { why } => Some(why.clone()),
             State::Waiting { .. } => last(),
-            State::Stopping { process, phase: Phase::Stuck } => {
+            State::Stopping { process, phase: StopPhase::Stuck } => {
                 Some(format!("process {} cannot be killed", process.pid))
             }
-            State::Clearing { phase: Phase::Stuck, .. } => Some("some processes cannot be killed".into()),
+            State::Clearing { phase: StopPhase::Stuck, .. } => Some("some processes cannot be killed".into()),
             State::Starting { late: true, .. } => {
                 Some(format!("running but not ready: {}", self.not_ready()))
             }
@@ -34,14 +34,14 @@ impl Instance {
     pub fn not_ready(&self) -> String {
         let seconds = self.spec.readiness.timeout.as_secs_f64();
         match (self.spec.sign(), &self.life.problem) {
-            (Sign::Probed, Some(why)) => {
+            (ReadySignal::Probed, Some(why)) => {
                 format!("readiness probe did not succeed within {seconds} s (listen_timeout): {why}")
             }
-            (Sign::Probed, None) => format!(
+            (ReadySignal::Probed, None) => format!(
                 "readiness probe did not succeed within {seconds} s \
                 (listen_timeout)"
             ),
-            (Sign::Said | Sign::Listening | Sign::Running, _) => {
+            (ReadySignal::Said | ReadySignal::Listening | ReadySignal::Running, _) => {
                 format!("no readiness notification within {seconds} s (listen_timeout)")
             }
         }

@@ -6,25 +6,25 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Instance;
-use super::event::{Effect, Event, Happening};
-use super::life::{Life, RunId};
+use super::event::{Effect, InstanceEvent, Notice};
+use super::life::{InstanceStatus, RunId};
 use super::state::{State, Want};
-use crate::spec::{AppSpec, Vars};
+use crate::spec::{AppSpec, EnvVars};
 use crate::time::Moment;
 
 /// The second process of an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Beside {
+pub struct Replacement {
     /// Under the same id as the one in the list.
     pub instance: Instance,
     /// What it is there for.
-    pub role: Role,
+    pub role: ReplacementRole,
 }
 
 /// What a second process is there for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Role {
+pub enum ReplacementRole {
     /// It is to take the place of the one in the list.
     Coming {
         /// When it has, on the monotonic clock in milliseconds, once it is ready.
@@ -42,8 +42,8 @@ pub enum Role {
 
 impl Instance {
     /// One that is to take this one's place, with these settings. It counts the runs from here on.
-    pub fn successor(&self, spec: Arc<AppSpec>, inherited: Arc<Vars>, now: Moment) -> Self {
-        let life = Life::new(self.life.last_run, now);
+    pub fn successor(&self, spec: Arc<AppSpec>, inherited: Arc<EnvVars>, now: Moment) -> Self {
+        let life = InstanceStatus::new(self.life.last_run, now);
         Self { id: self.id, number: self.number, spec, inherited, life }
     }
 
@@ -66,11 +66,11 @@ impl Instance {
             {
                 self.life.want = Want::Gone;
                 self.life.state = State::Leaving { process };
-                out.push(Effect::Tell(Happening::Leaving));
+                out.push(Effect::Tell(Notice::Leaving));
                 out.push(Effect::Quiet { run: process.run });
                 self.set_timer(self.spec.stop.timeout, now, out);
             }
-            _ => out.extend(self.on(Event::Delete, now)),
+            _ => out.extend(self.on(InstanceEvent::Delete, now)),
         }
     }
 

@@ -24,7 +24,7 @@ const BACKOFF_RESET: Duration = Duration::from_secs(30);
 
 /// What follows an exit that nobody asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum RestartDecision {
     /// Start again after this pause.
     RestartAfter(Duration),
     /// It shall stay down: its policy says that this was its end.
@@ -41,14 +41,14 @@ pub enum Action {
 /// What is remembered of former failures.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Failures {
+pub struct FailureHistory {
     /// When restarts followed an early exit, on the monotonic clock in ms; oldest first.
     pub unstable: VecDeque<u64>,
     /// Exits in a row that count for the backoff.
     pub in_row: u32,
 }
 
-impl Failures {
+impl FailureHistory {
     /// Restarts that followed an early exit and lie within the window.
     pub fn recent(&self, policy: &RestartPolicy, now: Moment) -> usize {
         let window = window(policy).as_millis();
@@ -59,19 +59,19 @@ impl Failures {
 /// Decides what follows `exit` of a run that lived `uptime`, and remembers it in `failures`.
 pub fn decide(
     policy: &RestartPolicy,
-    failures: &mut Failures,
+    failures: &mut FailureHistory,
     exit: &Exit,
     uptime: Duration,
     now: Moment,
-) -> Action {
+) -> RestartDecision {
     if !policy.autorestart || matches!(exit, Exit::Code(code) if policy.stop_exit_codes.contains(code)) {
-        return Action::Finish;
+        return RestartDecision::Finish;
     }
     let early = uptime < policy.min_uptime;
     let restarts = failures.recent(policy, now);
     let most = policy.max_restarts as usize;
     if early && restarts >= most {
-        return Action::GiveUp { restarts, window: window(policy) };
+        return RestartDecision::GiveUp { restarts, window: window(policy) };
     }
     if early {
         failures.unstable.push_back(now.mono);
@@ -79,10 +79,10 @@ pub fn decide(
             failures.unstable.pop_front();
         }
     }
-    Action::RestartAfter(delay(policy, failures, uptime))
+    RestartDecision::RestartAfter(delay(policy, failures, uptime))
 }
 
-fn delay(policy: &RestartPolicy, failures: &mut Failures, uptime: Duration) -> Duration {
+fn delay(policy: &RestartPolicy, failures: &mut FailureHistory, uptime: Duration) -> Duration {
     let (initial, reset, free) = match policy.delay {
         RestartDelay::Fixed(delay) => return delay,
         RestartDelay::AfterFirst { initial } => (initial, policy.min_uptime, 1),
@@ -131,12 +131,16 @@ mod tests {
     }
 
     /// Decisions for runs that all live `uptime`, until one is not a restart.
-    fn loop_of(policy: &RestartPolicy, uptime: Duration, most: usize) -> (Vec<Duration>, Option<Action>) {
-        let (mut failures, mut now, mut delays) = (Failures::default(), 0, Vec::new());
+    fn loop_of(
+        policy: &RestartPolicy,
+        uptime: Duration,
+        most: usize,
+    ) -> (Vec<Duration>, Option<RestartDecision>) {
+        let (mut failures, mut now, mut delays) = (FailureHistory::default(), 0, Vec::new());
         while delays.len() < most {
             now += u64::try_from(uptime.as_millis()).unwrap();
             match decide(policy, &mut failures, &Exit::Code(1), uptime, at(now)) {
-                Action::RestartAfter(delay) => {
+                RestartDecision::RestartAfter(delay) => {
                     now += u64::try_from(delay.as_millis()).unwrap();
                     delays.push(delay);
                 }
@@ -152,7 +156,7 @@ mod tests {
         let shown: Vec<u128> = delays.iter().take(5).map(Duration::as_millis).collect();
         assert_eq!(shown, [0, 100, 150, 225, 337]);
         assert_eq!(delays.len(), 16);
-        assert!(matches!(end, Some(Action::GiveUp { restarts: 16, .. })));
+        assert!(matches!(end, Some(RestartDecision::GiveUp { restarts: 16, .. })));
         assert!(delays.iter().all(|delay| *delay <= LONGEST_BACKOFF));
     }
 
@@ -161,14 +165,14 @@ mod tests {
         let policy = RestartPolicy { max_restarts: 10, min_uptime: MS(10_000), ..RestartPolicy::default() };
         let (delays, end) = loop_of(&policy, MS(50), 100);
         assert_eq!(delays.len(), 10);
-        assert!(matches!(end, Some(Action::GiveUp { restarts: 10, .. })));
+        assert!(matches!(end, Some(RestartDecision::GiveUp { restarts: 10, .. })));
     }
 
     #[test]
     fn no_restart_allowed_means_given_up_at_the_first_early_exit() {
         let policy = RestartPolicy { max_restarts: 0, ..RestartPolicy::default() };
         let (delays, end) = loop_of(&policy, MS(1), 3);
-        assert!(delays.is_empty() && matches!(end, Some(Action::GiveUp { restarts: 0, .. })));
+        assert!(delays.is_empty() && matches!(end, Some(RestartDecision::GiveUp { restarts: 0, .. })));
     }
 
     #[test]
@@ -180,23 +184,23 @@ mod tests {
     #[test]
     fn one_stable_run_does_not_wipe_the_count() {
         let policy = RestartPolicy { max_restarts: 4, ..RestartPolicy::default() };
-        let (mut failures, mut ends) = (Failures::default(), Vec::new());
+        let (mut failures, mut ends) = (FailureHistory::default(), Vec::new());
         for (index, uptime) in [10, 10, 2000, 10, 10, 2000, 10].into_iter().enumerate() {
             let now = at(index as u64 * 3000);
             ends.push(decide(&policy, &mut failures, &Exit::Code(1), MS(uptime), now));
         }
-        assert!(matches!(ends[5], Action::RestartAfter(_)), "a stable run restarts: {ends:?}");
-        assert!(matches!(ends[6], Action::GiveUp { restarts: 4, .. }), "{ends:?}");
+        assert!(matches!(ends[5], RestartDecision::RestartAfter(_)), "a stable run restarts: {ends:?}");
+        assert!(matches!(ends[6], RestartDecision::GiveUp { restarts: 4, .. }), "{ends:?}");
     }
 
     #[test]
     fn old_failures_leave_the_window() {
         let policy = RestartPolicy { max_restarts: 1, window: MS(60_000), ..RestartPolicy::default() };
-        let mut failures = Failures::default();
+        let mut failures = FailureHistory::default();
         let mut fail = |now| decide(&policy, &mut failures, &Exit::Code(1), MS(1), at(now));
-        assert_eq!(fail(0), Action::RestartAfter(MS(0)));
-        assert_eq!(fail(100_000), Action::RestartAfter(MS(100)));
-        assert!(matches!(fail(101_000), Action::GiveUp { .. }));
+        assert_eq!(fail(0), RestartDecision::RestartAfter(MS(0)));
+        assert_eq!(fail(100_000), RestartDecision::RestartAfter(MS(100)));
+        assert!(matches!(fail(101_000), RestartDecision::GiveUp { .. }));
     }
 
     #[test]
@@ -208,7 +212,7 @@ mod tests {
         };
         let (delays, end) = loop_of(&policy, MS(1), 100);
         assert_eq!(delays, [Duration::from_secs(3600); 3]);
-        assert!(matches!(end, Some(Action::GiveUp { .. })));
+        assert!(matches!(end, Some(RestartDecision::GiveUp { .. })));
     }
 
     #[test]
@@ -225,12 +229,12 @@ mod tests {
     #[test]
     fn some_exits_are_the_end() {
         let mut policy = RestartPolicy { stop_exit_codes: vec![0, 3], ..RestartPolicy::default() };
-        let mut failures = Failures::default();
+        let mut failures = FailureHistory::default();
         let mut on = |policy: &RestartPolicy, exit| decide(policy, &mut failures, &exit, MS(5000), at(0));
-        assert_eq!(on(&policy, Exit::Code(3)), Action::Finish);
+        assert_eq!(on(&policy, Exit::Code(3)), RestartDecision::Finish);
         let killed = Exit::Signal { number: 9, core: false, oom: false };
-        assert!(matches!(on(&policy, killed.clone()), Action::RestartAfter(_)));
+        assert!(matches!(on(&policy, killed.clone()), RestartDecision::RestartAfter(_)));
         policy.autorestart = false;
-        assert_eq!(on(&policy, killed), Action::Finish);
+        assert_eq!(on(&policy, killed), RestartDecision::Finish);
     }
 }

@@ -54,35 +54,35 @@ pub enum State {
     /// It runs, and is not ready.
     Starting {
         /// The process.
-        process: Process,
+        process: RunProcess,
         /// It has taken longer than it was given.
         late: bool,
     },
     /// It runs and is ready.
     Online {
         /// The process.
-        process: Process,
+        process: RunProcess,
     },
     /// It runs, and gets no new connections.
     Leaving {
         /// The process.
-        process: Process,
+        process: RunProcess,
     },
     /// It was told to go.
     Stopping {
         /// The process.
-        process: Process,
+        process: RunProcess,
         /// How hard.
-        phase: Phase,
+        phase: StopPhase,
     },
     /// The first process is gone, the rest of its tree may not be.
     Clearing {
         /// The process that was.
-        process: Process,
+        process: RunProcess,
         /// It was told to go; else it ended by itself.
         asked: bool,
         /// How hard the rest is asked to go.
-        phase: Phase,
+        phase: StopPhase,
     },
     /// The next start is due at this point of the monotonic clock.
     Waiting {
@@ -99,7 +99,7 @@ pub enum State {
 /// How hard something is asked to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Phase {
+pub enum StopPhase {
     /// By its signal; it has time.
     Grace,
     /// By SIGKILL.
@@ -110,7 +110,7 @@ pub enum Phase {
 
 /// The process of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Process {
+pub struct RunProcess {
     /// Number of the run.
     pub run: u32,
     /// Its pid; 0 if it ended before it was told.
@@ -137,7 +137,7 @@ impl State {
     }
 
     /// The process, while it has not been seen to end.
-    pub fn process(&self) -> Option<&Process> {
+    pub fn process(&self) -> Option<&RunProcess> {
         match self {
             Self::Starting { process, .. }
             | Self::Online { process }

@@ -2,7 +2,7 @@
 
 use super::Instance;
 use super::event::Effect;
-use super::state::{Phase, State};
+use super::state::{State, StopPhase};
 use crate::exit::Exit;
 use crate::time::Moment;
 
@@ -26,11 +26,11 @@ impl Instance {
                 out.extend(self.life.timer.map(|at| Effect::Timer { at }));
             }
             State::Clearing { process, phase, .. } => {
-                out.push(Effect::Sweep { process, kill: phase != Phase::Grace });
+                out.push(Effect::Sweep { process, kill: phase != StopPhase::Grace });
                 out.extend(self.life.timer.map(|at| Effect::Timer { at }));
             }
             // The order may have been lost with the keeper that it was given to.
-            State::Stopping { process, phase: Phase::Killed | Phase::Stuck } => {
+            State::Stopping { process, phase: StopPhase::Killed | StopPhase::Stuck } => {
                 out.push(Effect::Kill { process });
                 out.extend(self.life.timer.map(|at| Effect::Timer { at }));
             }

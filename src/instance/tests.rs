@@ -13,21 +13,21 @@ fn instance(change: impl FnOnce(&mut AppSpec)) -> Instance {
     Instance::new(0, 0, Arc::new(spec), Arc::default(), 0, at(0))
 }
 
-fn spawned(run: u32) -> Event {
-    Event::Spawned { run, pid: 100 + run.cast_signed(), start_time: u64::from(run) }
+fn spawned(run: u32) -> InstanceEvent {
+    InstanceEvent::Spawned { run, pid: 100 + run.cast_signed(), start_time: u64::from(run) }
 }
 
-fn exited(run: u32, code: i32) -> Event {
-    Event::Exited { run, exit: Exit::Code(code) }
+fn exited(run: u32, code: i32) -> InstanceEvent {
+    InstanceEvent::Exited { run, exit: Exit::Code(code) }
 }
 
-fn swept(run: u32) -> Event {
-    Event::Swept { run, left: vec![] }
+fn swept(run: u32) -> InstanceEvent {
+    InstanceEvent::Swept { run, left: vec![] }
 }
 
 fn online() -> Instance {
     let mut api = instance(|_| {});
-    api.on(Event::Start, at(0));
+    api.on(InstanceEvent::Start, at(0));
     api.on(spawned(1), at(1));
     assert!(matches!(api.life.state, State::Online { .. }));
     api
@@ -52,8 +52,8 @@ fn a_crash_is_cleared_then_restarted_at_once() {
 #[test]
 fn a_stop_during_the_start_ends_it_when_it_comes() {
     let mut api = instance(|_| {});
-    api.on(Event::Start, at(0));
-    assert_eq!(api.on(Event::Stop, at(1)), []);
+    api.on(InstanceEvent::Start, at(0));
+    assert_eq!(api.on(InstanceEvent::Stop, at(1)), []);
     let effects = api.on(spawned(1), at(2));
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Signal { .. })));
     api.on(exited(1, 0), at(3));
@@ -65,16 +65,16 @@ fn a_stop_during_the_start_ends_it_when_it_comes() {
 #[test]
 fn grace_then_sigkill_then_stuck_but_still_watched() {
     let mut api = online();
-    api.on(Event::Stop, at(10));
+    api.on(InstanceEvent::Stop, at(10));
     let grace = 10 + 10_000;
     assert_eq!(api.life.timer, Some(grace));
-    let effects = api.on(Event::Due { at: grace }, at(grace));
+    let effects = api.on(InstanceEvent::Due { at: grace }, at(grace));
     assert!(matches!(effects[0], Effect::Kill { .. }));
     let patience = grace + 5000;
-    api.on(Event::Due { at: patience }, at(patience));
+    api.on(InstanceEvent::Due { at: patience }, at(patience));
     assert!(api.reason().unwrap().contains("process 101 cannot be killed"));
     api.on(
-        Event::Exited { run: 1, exit: Exit::Signal { number: 9, core: false, oom: false } },
+        InstanceEvent::Exited { run: 1, exit: Exit::Signal { number: 9, core: false, oom: false } },
         at(patience + 1),
     );
     api.on(swept(1), at(patience + 2));
@@ -84,14 +84,14 @@ fn grace_then_sigkill_then_stuck_but_still_watched() {
 #[test]
 fn what_is_left_of_the_tree_gets_the_same_grace() {
     let mut api = online();
-    api.on(Event::Stop, at(0));
+    api.on(InstanceEvent::Stop, at(0));
     let effects = api.on(exited(1, 0), at(100));
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Sweep { kill: false, .. })));
-    api.on(Event::Swept { run: 1, left: vec![55] }, at(101));
+    api.on(InstanceEvent::Swept { run: 1, left: vec![55] }, at(101));
     assert!(matches!(api.life.state, State::Clearing { .. }));
-    let effects = api.on(Event::Due { at: 10_000 }, at(10_000));
+    let effects = api.on(InstanceEvent::Due { at: 10_000 }, at(10_000));
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Sweep { kill: true, .. })));
-    let effects = api.on(Event::OrphanEnded, at(10_001));
+    let effects = api.on(InstanceEvent::OrphanEnded, at(10_001));
     assert!(matches!(effects[..], [Effect::Sweep { kill: true, .. }]));
     api.on(swept(1), at(10_002));
     assert_eq!(api.life.state, State::Stopped);
@@ -103,7 +103,7 @@ fn news_of_a_former_run_changes_nothing() {
     api.on(exited(1, 1), at(5000));
     api.on(swept(1), at(5000));
     let before = api.clone();
-    for stale in [spawned(1), exited(1, 0), swept(1), Event::Due { at: 1 }] {
+    for stale in [spawned(1), exited(1, 0), swept(1), InstanceEvent::Due { at: 1 }] {
         assert_eq!(api.on(stale, at(6000)), []);
         assert_eq!(api, before);
     }
@@ -113,22 +113,22 @@ fn news_of_a_former_run_changes_nothing() {
 fn a_start_that_fails_for_a_user_is_told_a_later_one_is_retried() {
     let failure = StartFailure { step: StartStep::Exec, errno: libc::ENOENT, subject: "/bin/api".into() };
     let mut api = instance(|_| {});
-    api.on(Event::Start, at(0));
-    api.on(Event::SpawnFailed { run: 1, failure: failure.clone() }, at(1));
+    api.on(InstanceEvent::Start, at(0));
+    api.on(InstanceEvent::SpawnFailed { run: 1, failure: failure.clone() }, at(1));
     assert!(api.reason().unwrap().contains("cannot execute /bin/api"));
 
     let mut api = online();
     api.on(exited(1, 1), at(5000));
     api.on(swept(1), at(5000));
-    let effects = api.on(Event::SpawnFailed { run: 2, failure }, at(5001));
+    let effects = api.on(InstanceEvent::SpawnFailed { run: 2, failure }, at(5001));
     assert!(spawns(&effects), "the first early failure is retried at once: {effects:?}");
 }
 
 #[test]
 fn a_restart_while_spawning_replaces_what_comes() {
     let mut api = instance(|_| {});
-    api.on(Event::Start, at(0));
-    api.on(Event::Restart(None), at(1));
+    api.on(InstanceEvent::Start, at(0));
+    api.on(InstanceEvent::Restart(None), at(1));
     let effects = api.on(spawned(1), at(2));
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Signal { .. })));
     api.on(exited(1, 0), at(3));
@@ -138,9 +138,9 @@ fn a_restart_while_spawning_replaces_what_comes() {
 #[test]
 fn a_delete_is_not_taken_back() {
     let mut api = online();
-    api.on(Event::Delete, at(1));
-    api.on(Event::Start, at(2));
-    api.on(Event::Stop, at(2));
+    api.on(InstanceEvent::Delete, at(1));
+    api.on(InstanceEvent::Start, at(2));
+    api.on(InstanceEvent::Stop, at(2));
     api.on(exited(1, 0), at(3));
     assert!(api.on(swept(1), at(4)).contains(&Effect::Forget));
 }
@@ -148,7 +148,7 @@ fn a_delete_is_not_taken_back() {
 #[test]
 fn a_crash_loop_ends_errored_with_its_reason() {
     let mut api = instance(|spec| spec.restart.max_restarts = 10);
-    api.on(Event::Start, at(0));
+    api.on(InstanceEvent::Start, at(0));
     let mut now = 0;
     for _ in 0..100 {
         match api.life.state.clone() {
@@ -157,7 +157,7 @@ fn a_crash_loop_ends_errored_with_its_reason() {
             State::Clearing { process, .. } => drop(api.on(swept(process.run), at(now))),
             State::Waiting { until } => {
                 now = until;
-                api.on(Event::Due { at: until }, at(now));
+                api.on(InstanceEvent::Due { at: until }, at(now));
             }
             State::Errored { why } => {
                 assert!(why.contains("10 unstable restarts") && why.contains("exit code 7"), "{why}");
@@ -173,7 +173,7 @@ fn a_crash_loop_ends_errored_with_its_reason() {
 #[test]
 fn an_app_that_may_end_ends() {
     let mut api = instance(|spec| spec.restart.autorestart = false);
-    api.on(Event::Start, at(0));
+    api.on(InstanceEvent::Start, at(0));
     api.on(spawned(1), at(0));
     api.on(exited(1, 0), at(10));
     api.on(swept(1), at(10));
@@ -186,11 +186,11 @@ fn a_new_daemon_takes_up_what_was_half_done() {
     let mut api = online();
     assert_eq!(api.resume(true, at(10)), []);
     let effects = api.resume(false, at(10));
-    assert!(effects.contains(&Effect::Tell(Happening::Exited(Exit::Unknown))));
+    assert!(effects.contains(&Effect::Tell(Notice::Exited(Exit::Unknown))));
     let mut api = instance(|_| {});
-    api.on(Event::Start, at(0));
+    api.on(InstanceEvent::Start, at(0));
     assert!(spawns(&api.resume(false, at(1))) && api.life.last_run == 2);
     let mut api = online();
-    api.on(Event::Stop, at(5));
+    api.on(InstanceEvent::Stop, at(5));
     assert_eq!(api.resume(true, at(6)), [Effect::Timer { at: 10_005 }]);
 }

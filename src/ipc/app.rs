@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::spec::{
-    self, Account, AppSpec, Autoscale, Balance, Check, EnvFilter, ExecMode, Launcher, Limits, LogFormat,
-    LogPath, LogSpec, PortRules, RestartDelay, RestartPolicy, StopPolicy, Vars, WatchSpec, WhenFull, origin,
+    self, Account, AppSpec, Autoscale, Balance, EnvFilter, EnvVars, ExecMode, Launcher, Limits, LogFormat,
+    LogPath, LogSpec, PortOptions, ProbeAction, RestartDelay, RestartPolicy, StopPolicy, WatchSpec, WhenFull,
+    origin,
 };
 
 #[cfg(test)]
@@ -38,7 +39,7 @@ pub struct App {
     pub cwd: PathBuf,
     /// Environment variables; they override inherited ones.
     #[serde(default)]
-    pub env: Vars,
+    pub env: EnvVars,
     /// Which inherited variables the app does not get.
     #[serde(default)]
     pub filter_env: EnvFilter,
@@ -59,7 +60,7 @@ pub struct App {
     pub listen: Vec<String>,
     /// Options of shared ports.
     #[serde(default)]
-    pub ports: PortRules,
+    pub ports: PortOptions,
     /// Autoscaling.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscale: Option<Autoscale>,
@@ -119,7 +120,7 @@ pub struct App {
     pub source: Option<PathBuf>,
     /// Fingerprints of that file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub origin: Option<origin::Origin>,
+    pub origin: Option<origin::SpecOrigin>,
 }
 
 /// Restart policy.
@@ -190,7 +191,7 @@ pub struct AppReadiness {
 #[serde(deny_unknown_fields)]
 pub struct AppProbe {
     /// What is done.
-    pub action: Check,
+    pub action: ProbeAction,
     /// Time between two probes.
     pub interval: u64,
     /// Timeout of a probe.

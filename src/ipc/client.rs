@@ -60,7 +60,7 @@ use super::response::*;
 use super::routes::{HttpRequest, MAX_BODY, Request, Retry, with_routes};
 use super::{IDEMPOTENCY_HEADER, VERSION_HEADER};
 use crate::paths::Home;
-use crate::spec::Vars;
+use crate::spec::EnvVars;
 use crate::version::version;
 
 #[cfg(test)]
@@ -136,11 +136,11 @@ pub struct Client {
     /// Told once if the daemon is of another version.
     other_version: Option<fn(&str)>,
     /// Called when nobody answers any more.
-    revive: Option<Revive>,
+    revive: Option<Reconnect>,
 }
 
 /// Sees to it that a daemon answers where one should.
-pub type Revive = fn(PathBuf) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+pub type Reconnect = fn(PathBuf) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Client {
     /// Connects to the daemon of this home, if there is one. Creates nothing.
@@ -159,7 +159,7 @@ impl Client {
     }
 
     /// Has `revive` called, with the socket's path, when daemon and keeper die while they are asked.
-    pub fn on_death(&mut self, revive: Revive) {
+    pub fn on_death(&mut self, revive: Reconnect) {
         self.revive = Some(revive);
     }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::client::{Client, ClientError, LineStream};
 use super::request::LogQuery;
-use super::response::{LogItem, LogPlace};
+use super::response::{LogItem, LogPosition};
 
 /// How a line with positions begins. The other lines are not parsed here.
 const POSITIONS: &[u8] = b"{\"type\":\"positions\"";
@@ -17,7 +17,7 @@ const POSITIONS: &[u8] = b"{\"type\":\"positions\"";
 #[derive(Debug)]
 pub struct LogStream {
     query: LogQuery,
-    positions: HashMap<PathBuf, LogPlace>,
+    positions: HashMap<PathBuf, LogPosition>,
     lines: Option<LineStream>,
     /// Lines after the last positions: the next connection reads them again.
     uncommitted: Vec<Bytes>,

@@ -9,8 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::app;
-use super::response::LogPlace;
-use crate::spec::{AppSpec, Vars};
+use super::response::LogPosition;
+use crate::spec::{AppSpec, EnvVars};
 
 /// Variables for a single process, set by its parent: an app never inherits them.
 const PROCESS_VARS: [&str; 7] = [
@@ -49,7 +49,7 @@ pub struct StartApps {
 /// An inherited environment; `Debug` shows names only.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
-pub struct Inherited(pub Vars);
+pub struct Inherited(pub EnvVars);
 
 impl std::fmt::Debug for Inherited {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -65,7 +65,7 @@ impl Inherited {
     }
 
     fn from_vars(all: impl Iterator<Item = (OsString, OsString)>) -> (Self, Vec<OsString>) {
-        let (mut vars, mut dropped) = (Vars::new(), Vec::new());
+        let (mut vars, mut dropped) = (EnvVars::new(), Vec::new());
         for (name, value) in all {
             match (name.into_string(), value.into_string()) {
                 (Ok(name), Ok(value)) => drop(vars.insert(name, value)),
@@ -313,7 +313,7 @@ pub struct LogQuery {
     pub grep: Option<String>,
     /// Resume positions; an empty list enables positions without resuming.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub positions: Option<Vec<LogPlace>>,
+    pub positions: Option<Vec<LogPosition>>,
 }
 
 impl Default for LogQuery {

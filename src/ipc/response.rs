@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::app;
 use crate::exit::Exit;
-pub use crate::logs::item::{LogItem, LogPlace, Stream};
+pub use crate::logs::item::{LogItem, LogPosition, OutputStream};
 pub use crate::metrics::{HostInfo, ProcessInfo};
 use crate::spec::AppSpec;
 

@@ -19,7 +19,7 @@ use super::request::{
 use super::response::{
     EventView, Info, InstanceDetail, InstanceView, LogItem, Pong, Report, Saved, TriggerReply,
 };
-use crate::spec::Vars;
+use crate::spec::EnvVars;
 
 #[cfg(test)]
 mod tests;
@@ -60,7 +60,7 @@ macro_rules! with_routes {
             Describe(query: query DescribeQuery): GET "/v1/instances/describe" as describe
                 => json Vec<InstanceDetail>, Safe;
             /// Get the variables of an instance from its file and flags, with their values
-            Env(id: path u32): GET "/v1/instances/{id}/env" as env => json Vars, Safe;
+            Env(id: path u32): GET "/v1/instances/{id}/env" as env => json EnvVars, Safe;
             /// Add apps, or update those that exist; the response is sent when all have started or failed
             Start(apps: body StartApps): POST "/v1/apps"
                 example r#"{"apps":[{"name":"api","script":"/srv/api/run","cwd":"/srv/api"}]}"# as start_apps

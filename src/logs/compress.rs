@@ -19,7 +19,7 @@ const PART: &str = ".part";
 
 /// What came of it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum CompressionOutcome {
     /// It is compressed.
     Done,
     /// It was told to stop, or the file is gone.
@@ -35,10 +35,10 @@ pub(super) fn compress(
     path: &Path,
     indexes: &Path,
     mut go_on: impl FnMut(usize) -> bool,
-) -> io::Result<Outcome> {
+) -> io::Result<CompressionOutcome> {
     let source = match File::open(path) {
         Ok(source) => source,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Outcome::Stopped),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(CompressionOutcome::Stopped),
         Err(error) => return Err(error),
     };
     let meta = source.metadata()?;
@@ -58,7 +58,7 @@ pub(super) fn compress(
             packer.write_all(&block[..count])?;
             let length = packer.get_ref().metadata()?.len();
             if !go_on(usize::try_from(length - before).unwrap_or(usize::MAX)) {
-                return Ok(Outcome::Stopped);
+                return Ok(CompressionOutcome::Stopped);
             }
             before = length;
         }
@@ -67,7 +67,7 @@ pub(super) fn compress(
         part.sync_all()?; // the other is removed next
         // Removed meanwhile, for a budget: then this one is not wanted either.
         if !path.exists() {
-            return Ok(Outcome::Stopped);
+            return Ok(CompressionOutcome::Stopped);
         }
         // The index is of both until one of them is gone: either may be being read.
         let ids = [file_id(&meta), file_id(&std::fs::metadata(&unfinished)?)];
@@ -77,9 +77,9 @@ pub(super) fn compress(
         std::fs::rename(&unfinished, &target)?;
         std::fs::remove_file(path)?;
         let _ = std::fs::remove_file(old);
-        Ok(Outcome::Done)
+        Ok(CompressionOutcome::Done)
     })();
-    if !matches!(made, Ok(Outcome::Done)) {
+    if !matches!(made, Ok(CompressionOutcome::Done)) {
         let _ = std::fs::remove_file(&unfinished); // written anew the next time
     }
     made
@@ -110,7 +110,7 @@ mod tests {
         std::fs::write(&path, &text).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         let before = std::fs::metadata(&path).unwrap();
-        assert_eq!(compress(&path, dir.path(), |_| true).unwrap(), Outcome::Done);
+        assert_eq!(compress(&path, dir.path(), |_| true).unwrap(), CompressionOutcome::Done);
         let after = std::fs::metadata(packed(&path)).unwrap();
         assert_eq!(after.modified().unwrap(), before.modified().unwrap());
         assert_eq!(after.permissions().mode() & 0o777, 0o640);
@@ -126,8 +126,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a__1.log");
         std::fs::write(&path, vec![b'x'; 3 * BLOCK]).unwrap();
-        assert_eq!(compress(&path, dir.path(), |_| false).unwrap(), Outcome::Stopped);
+        assert_eq!(compress(&path, dir.path(), |_| false).unwrap(), CompressionOutcome::Stopped);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-        assert_eq!(compress(&dir.path().join("none"), dir.path(), |_| true).unwrap(), Outcome::Stopped);
+        assert_eq!(
+            compress(&dir.path().join("none"), dir.path(), |_| true).unwrap(),
+            CompressionOutcome::Stopped
+        );
     }
 }

@@ -4,9 +4,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::index::{Owner, file_id};
-use super::item::LogPlace;
-use super::part::{BLOCK, Part, micros, open};
+use super::index::{StreamId, file_id};
+use super::item::LogPosition;
+use super::part::{BLOCK, SegmentReader, micros, open};
 use super::rotate::{is_absent, rotated};
 
 /// A longer line is given in parts.
@@ -14,12 +14,12 @@ const LONGEST: usize = 1024 * 1024;
 
 /// A line of a log file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Line {
+pub(super) struct ReadLine {
     /// When it was written, microseconds since the epoch; of a file without index, when that was
     /// written last.
     pub(super) at: u64,
     /// Who wrote it, if that is known.
-    pub(super) owner: Option<Owner>,
+    pub(super) owner: Option<StreamId>,
     /// Without its newline.
     pub(super) text: Vec<u8>,
     /// Lines that were removed before they could be read, right before this one.
@@ -35,7 +35,7 @@ pub(super) struct Line {
 pub(super) struct Cursor {
     path: PathBuf,
     indexes: PathBuf,
-    part: Option<Part>,
+    part: Option<SegmentReader>,
     /// What was read; up to `taken` it is handed out, and there `start` of the text is.
     buffer: Vec<u8>,
     taken: usize,
@@ -63,7 +63,7 @@ impl Cursor {
     }
 
     /// Where a former reader was. What has been removed since is missed.
-    pub(super) fn at_place(place: &LogPlace, indexes: &Path) -> io::Result<Self> {
+    pub(super) fn at_place(place: &LogPosition, indexes: &Path) -> io::Result<Self> {
         let mut cursor = Self::at_tail(place.path.clone(), indexes, 0, 0)?;
         if place.file.is_none() {
             cursor.part = None;
@@ -98,12 +98,12 @@ impl Cursor {
     }
 
     /// How far it was read, `unread` being the line that was taken last.
-    pub(super) fn place(&self, unread: Option<&Line>) -> LogPlace {
+    pub(super) fn place(&self, unread: Option<&ReadLine>) -> LogPosition {
         let (offset, line) = match unread {
             Some(unread) => (unread.start, unread.number),
             None => (self.start, self.line.map(|line| line.saturating_sub(self.missed))),
         };
-        LogPlace {
+        LogPosition {
             path: self.path.clone(),
             file: self.part.as_ref().map(|part| part.id),
             began: self.part.as_ref().and_then(|part| part.began),
@@ -130,7 +130,7 @@ impl Cursor {
         }
     }
 
-    fn enter(&mut self, mut part: Part) {
+    fn enter(&mut self, mut part: SegmentReader) {
         self.forget();
         self.start = part.offset;
         part.find_entry();
@@ -139,7 +139,7 @@ impl Cursor {
     }
 
     /// The next whole line; `None` if there is none now.
-    pub(super) fn next(&mut self) -> io::Result<Option<Line>> {
+    pub(super) fn next(&mut self) -> io::Result<Option<ReadLine>> {
         loop {
             if let Some(line) = self.at_hand() {
                 return Ok(Some(line));
@@ -164,7 +164,7 @@ impl Cursor {
     }
 
     /// The next line of what was read before: no file is asked.
-    pub(super) fn at_hand(&mut self) -> Option<Line> {
+    pub(super) fn at_hand(&mut self) -> Option<ReadLine> {
         let left = &self.buffer[self.taken..];
         match memchr::memchr(b'\n', left) {
             Some(end) => Some(self.take(end, true)),
@@ -173,7 +173,7 @@ impl Cursor {
     }
 
     /// The beginning of a line whose end is not there.
-    pub(super) fn rest(&mut self) -> Option<Line> {
+    pub(super) fn rest(&mut self) -> Option<ReadLine> {
         self.has_rest().then(|| self.take(self.buffer.len() - self.taken, false))
     }
 
@@ -182,7 +182,7 @@ impl Cursor {
         self.taken < self.buffer.len()
     }
 
-    fn take(&mut self, length: usize, whole: bool) -> Line {
+    fn take(&mut self, length: usize, whole: bool) -> ReadLine {
         let text = self.buffer[self.taken..self.taken + length].to_vec();
         self.taken += length;
         let (mut at, mut owner) = (0, None);
@@ -202,7 +202,7 @@ impl Cursor {
             self.start += 1;
             self.line = self.line.map(|line| line + 1);
         }
-        Line { at, owner, text, missed, start, number }
+        ReadLine { at, owner, text, missed, start, number }
     }
 
     fn fill(&mut self) -> io::Result<bool> {

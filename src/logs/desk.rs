@@ -4,41 +4,45 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use super::follow::{Hub, News};
+use super::follow::{LogNotify, Subscribers};
 use super::journal::Journal;
-use super::peek::Peek;
+use super::peek::PipePeeker;
 
 /// One buffer, not one a pipe: memory stays flat.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(super) struct WorkerShared {
     /// What was seen in a pipe.
     pub(super) chunk: RefCell<Vec<u8>>,
     /// The same in the shape asked for.
     pub(super) shaped: RefCell<Vec<u8>>,
     /// Looks into pipes.
-    pub(super) peek: Peek,
+    pub(super) peek: PipePeeker,
     /// Makes each move count once.
     pub(super) journal: RefCell<Journal>,
     /// Who listens to streams that no file has.
-    pub(super) hub: Arc<Mutex<Hub>>,
+    pub(super) hub: Arc<Mutex<Subscribers>>,
     /// Tells who reads the files that there is more.
-    pub(super) news: Arc<News>,
+    pub(super) news: Arc<LogNotify>,
     /// How often the thread has paused.
     pub(super) pauses: Cell<u64>,
     /// How many pipes were widened.
     pub(super) wide: Cell<u32>,
 }
 
-impl Desk {
+impl WorkerShared {
     /// A desk with empty buffers.
     ///
     /// # Errors
     /// The system is out of descriptors.
-    pub(super) fn new(journal: Journal, news: Arc<News>, hub: Arc<Mutex<Hub>>) -> io::Result<Self> {
+    pub(super) fn new(
+        journal: Journal,
+        news: Arc<LogNotify>,
+        hub: Arc<Mutex<Subscribers>>,
+    ) -> io::Result<Self> {
         Ok(Self {
             chunk: RefCell::default(),
             shaped: RefCell::default(),
-            peek: Peek::new()?,
+            peek: PipePeeker::new()?,
             journal: RefCell::new(journal),
             hub,
             news,

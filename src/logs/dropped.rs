@@ -6,13 +6,13 @@ use memchr::memchr_iter;
 
 /// Lines that no file took, where an app is not to wait for its disk.
 #[derive(Debug, Default)]
-pub(super) struct Dropped {
+pub(super) struct DroppedLines {
     lines: u64,
     bytes: u64,
     why: String,
 }
 
-impl Dropped {
+impl DroppedLines {
     /// This text is lost, too.
     pub(super) fn add(&mut self, text: &[u8], why: &io::Error) {
         self.lines += memchr_iter(b'\n', text).count() as u64;
@@ -33,7 +33,7 @@ mod tests {
 
     #[test]
     fn what_is_lost_adds_up() {
-        let mut dropped = Dropped::default();
+        let mut dropped = DroppedLines::default();
         for text in ["one\ntwo\n", "three\n"] {
             dropped.add(text.as_bytes(), &io::ErrorKind::StorageFull.into());
         }

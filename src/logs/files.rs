@@ -10,7 +10,7 @@ use crate::spec::{AppSpec, LogPath};
 
 /// The log files of one instance, absolute; `None`: written nowhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Files {
+pub struct LogFiles {
     /// Standard output.
     pub out: Option<PathBuf>,
     /// Standard error.
@@ -19,7 +19,7 @@ pub struct Files {
     pub combined: Option<PathBuf>,
 }
 
-impl Files {
+impl LogFiles {
     /// Each file once, also where several streams share it.
     pub fn distinct(&self) -> Vec<&Path> {
         let mut all: Vec<&Path> =
@@ -35,7 +35,7 @@ impl Files {
 /// PM2's places: `<name>-out.log`, `<name>-error.log`, `<name>.log` under `logs/`. Unless the
 /// instances' logs are merged, `-<id>` goes before `.log`; a path with another ending is taken as
 /// it is, and shared. Unlike PM2, digits that end an app's name are not taken for an id.
-pub fn files(spec: &AppSpec, id: u32, home: &Home) -> Files {
+pub fn files(spec: &AppSpec, id: u32, home: &Home) -> LogFiles {
     let place = |path: &LogPath, ending: &str| {
         let path = match path {
             LogPath::Nowhere => return None,
@@ -45,7 +45,7 @@ pub fn files(spec: &AppSpec, id: u32, home: &Home) -> Files {
         let numbered = !spec.logs.merge && path.extension().is_some_and(|extension| extension == "log");
         Some(if numbered { with_id(&path, id) } else { path })
     };
-    Files {
+    LogFiles {
         out: place(&spec.logs.out, "-out"),
         err: place(&spec.logs.err, "-error"),
         combined: spec.logs.combined.as_ref().and_then(|path| place(path, "")),

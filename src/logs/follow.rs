@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use super::item::{LogItem, Stream};
-use super::shape::Origin;
+use super::item::{LogItem, OutputStream};
+use super::shape::LineSource;
 
 /// The most lines that wait for a follower.
 const MOST_ITEMS: usize = 4096;
@@ -18,12 +18,12 @@ const MOST_BYTES: usize = 1024 * 1024;
 
 /// Tells all who read log files that there is more to read.
 #[derive(Debug, Default)]
-pub struct News {
+pub struct LogNotify {
     more: Notify,
     attached: AtomicU64,
 }
 
-impl News {
+impl LogNotify {
     /// Resolves when something was written after this call.
     pub fn more(&self) -> Notified<'_> {
         self.more.notified()
@@ -47,9 +47,9 @@ impl News {
 
 /// Which lines a follower gets.
 #[derive(Clone, Debug)]
-pub struct Filter {
+pub struct FollowFilter {
     /// Of which instances.
-    pub which: Which,
+    pub which: FollowTarget,
     /// Those on standard output.
     pub out: bool,
     /// Those on standard error.
@@ -58,7 +58,7 @@ pub struct Filter {
 
 /// Which instances are followed.
 #[derive(Clone, Debug)]
-pub enum Which {
+pub enum FollowTarget {
     /// All, later ones too.
     All,
     /// Those with one of these ids, or of an app with one of these names: instances that are added
@@ -71,24 +71,24 @@ pub enum Which {
     },
 }
 
-impl Filter {
+impl FollowFilter {
     /// Whether it lets a stream of an instance pass.
-    pub fn matches(&self, id: u32, name: &str, stream: Stream) -> bool {
+    pub fn matches(&self, id: u32, name: &str, stream: OutputStream) -> bool {
         let wanted = match stream {
-            Stream::Out => self.out,
-            Stream::Err => self.err,
+            OutputStream::Out => self.out,
+            OutputStream::Err => self.err,
         };
         wanted
             && match &self.which {
-                Which::All => true,
-                Which::These { ids, names } => ids.contains(&id) || names.contains(name),
+                FollowTarget::All => true,
+                FollowTarget::These { ids, names } => ids.contains(&id) || names.contains(name),
             }
     }
 }
 
 /// The receiving end. Dropping it ends the following.
 #[derive(Debug)]
-pub struct Follower(Arc<Queue>);
+pub struct Follower(Arc<FollowerQueue>);
 
 impl Follower {
     /// The next line, or how many are missing here because they were not fetched in time. `None` once
@@ -118,26 +118,26 @@ impl Follower {
 
 /// Between the log thread and one follower.
 #[derive(Debug, Default)]
-struct Queue {
-    waiting: Mutex<Waiting>,
+struct FollowerQueue {
+    waiting: Mutex<QueuedItems>,
     changed: Notify,
     ended: AtomicBool,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct QueuedItems {
     items: VecDeque<LogItem>,
     bytes: usize,
 }
 
-impl Queue {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+impl FollowerQueue {
+    fn waiting(&self) -> MutexGuard<'_, QueuedItems> {
         // Nothing under this lock can be left half done.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Waiting {
+impl QueuedItems {
     /// Adds a line if there is room, else counts it as missed at this very place. After a gap lines
     /// are taken again only once half the queue is free: a few long gaps are better than many short.
     fn push(&mut self, bytes: usize, line: impl FnOnce() -> LogItem) {
@@ -164,12 +164,12 @@ fn size(item: &LogItem) -> usize {
 
 /// The sending end of a follower.
 #[derive(Debug)]
-pub(super) struct Feed {
-    filter: Filter,
-    queue: Arc<Queue>,
+pub(super) struct Subscription {
+    filter: FollowFilter,
+    queue: Arc<FollowerQueue>,
 }
 
-impl Drop for Feed {
+impl Drop for Subscription {
     fn drop(&mut self) {
         self.queue.ended.store(true, Ordering::Release);
         self.queue.changed.notify_one();
@@ -177,18 +177,18 @@ impl Drop for Feed {
 }
 
 /// Both ends of a new following.
-pub(super) fn following(filter: Filter) -> (Feed, Follower) {
-    let queue = Arc::new(Queue::default());
-    (Feed { filter, queue: Arc::clone(&queue) }, Follower(queue))
+pub(super) fn following(filter: FollowFilter) -> (Subscription, Follower) {
+    let queue = Arc::new(FollowerQueue::default());
+    (Subscription { filter, queue: Arc::clone(&queue) }, Follower(queue))
 }
 
 /// All followers.
 #[derive(Debug, Default)]
-pub(super) struct Hub(Vec<Feed>);
+pub(super) struct Subscribers(Vec<Subscription>);
 
-impl Hub {
+impl Subscribers {
     /// Adds one.
-    pub(super) fn add(&mut self, feed: Feed) {
+    pub(super) fn add(&mut self, feed: Subscription) {
         self.0.push(feed);
     }
 
@@ -198,12 +198,12 @@ impl Hub {
     }
 
     /// Whether anyone listens to this stream.
-    pub(super) fn wants(&self, origin: &Origin, stream: Stream) -> bool {
+    pub(super) fn wants(&self, origin: &LineSource, stream: OutputStream) -> bool {
         self.0.iter().any(|feed| feed.filter.matches(origin.id, &origin.name, stream))
     }
 
     /// Hands lines read at `at` (milliseconds since the epoch) to all who listen; forgets who left.
-    pub(super) fn publish(&mut self, origin: &Origin, stream: Stream, at: i64, lines: &[String]) {
+    pub(super) fn publish(&mut self, origin: &LineSource, stream: OutputStream, at: i64, lines: &[String]) {
         if lines.is_empty() || self.0.is_empty() {
             return;
         }
@@ -228,14 +228,14 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logs::shape::Shape;
+    use crate::logs::shape::LineFormat;
 
-    fn all() -> Filter {
-        Filter { which: Which::All, out: true, err: true }
+    fn all() -> FollowFilter {
+        FollowFilter { which: FollowTarget::All, out: true, err: true }
     }
 
-    fn origin() -> Origin {
-        Origin { id: 3, name: "api".into(), run: 1, shape: Shape::Raw }
+    fn origin() -> LineSource {
+        LineSource { id: 3, name: "api".into(), run: 1, shape: LineFormat::Raw }
     }
 
     fn drain(follower: &mut Follower) -> (u64, u64) {
@@ -259,26 +259,26 @@ mod tests {
 
     #[test]
     fn filters() {
-        let these = Filter {
-            which: Which::These { ids: [1].into(), names: ["api".to_owned()].into() },
+        let these = FollowFilter {
+            which: FollowTarget::These { ids: [1].into(), names: ["api".to_owned()].into() },
             out: true,
             err: false,
         };
-        assert!(these.matches(1, "other", Stream::Out));
-        assert!(these.matches(9, "api", Stream::Out));
-        assert!(!these.matches(2, "other", Stream::Out));
-        assert!(!these.matches(1, "api", Stream::Err));
-        assert!(all().matches(2, "x", Stream::Err));
+        assert!(these.matches(1, "other", OutputStream::Out));
+        assert!(these.matches(9, "api", OutputStream::Out));
+        assert!(!these.matches(2, "other", OutputStream::Out));
+        assert!(!these.matches(1, "api", OutputStream::Err));
+        assert!(all().matches(2, "x", OutputStream::Err));
     }
 
     #[test]
     fn gaps_stand_where_they_are_and_add_up() {
         for (count, width) in [(10_000_u64, 1), (3_000, 1000)] {
             let (feed, mut follower) = following(all());
-            let mut hub = Hub::default();
+            let mut hub = Subscribers::default();
             hub.add(feed);
             let lines: Vec<String> = (0..count).map(|n| format!("{n:0width$}")).collect();
-            hub.publish(&origin(), Stream::Out, 0, &lines);
+            hub.publish(&origin(), OutputStream::Out, 0, &lines);
             let (got, missed) = drain(&mut follower);
             assert!(missed > 0 && got > 0);
             assert_eq!(got + missed, count);
@@ -288,9 +288,9 @@ mod tests {
     #[test]
     fn a_line_longer_than_the_queue_passes_alone() {
         let (feed, mut follower) = following(all());
-        let mut hub = Hub::default();
+        let mut hub = Subscribers::default();
         hub.add(feed);
-        hub.publish(&origin(), Stream::Out, 0, &["x".repeat(2 * MOST_BYTES), "y".into()]);
+        hub.publish(&origin(), OutputStream::Out, 0, &["x".repeat(2 * MOST_BYTES), "y".into()]);
         assert!(matches!(follower.try_next(), Some(LogItem::Line { .. })));
         assert_eq!(follower.try_next(), Some(LogItem::Missed { lines: 1 }));
     }
@@ -298,9 +298,9 @@ mod tests {
     #[tokio::test]
     async fn ends_with_the_hub_after_the_last_line() {
         let (feed, mut follower) = following(all());
-        let mut hub = Hub::default();
+        let mut hub = Subscribers::default();
         hub.add(feed);
-        hub.publish(&origin(), Stream::Err, 5, &["bye".into()]);
+        hub.publish(&origin(), OutputStream::Err, 5, &["bye".into()]);
         drop(hub);
         assert!(matches!(follower.next().await, Some(LogItem::Line { at: Some(5), .. })));
         assert_eq!(follower.next().await, None);
@@ -309,10 +309,10 @@ mod tests {
     #[test]
     fn a_follower_that_left_is_forgotten() {
         let (feed, follower) = following(all());
-        let mut hub = Hub::default();
+        let mut hub = Subscribers::default();
         hub.add(feed);
         drop(follower);
-        hub.publish(&origin(), Stream::Out, 0, &["x".into()]);
+        hub.publish(&origin(), OutputStream::Out, 0, &["x".into()]);
         assert!(hub.0.is_empty());
     }
 }

@@ -6,24 +6,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::index::FileId;
-use super::tidy::Tidy;
+use super::tidy::Retention;
 
 /// What all log files have in common. Each thread has one.
 #[derive(Clone, Debug)]
-pub(super) struct Ground {
+pub(super) struct FileContext {
     /// Where indexes lie.
     pub(super) indexes: Arc<Path>,
     /// Who takes care of rotated files.
-    pub(super) tidy: Tidy,
+    pub(super) tidy: Retention,
     /// The latest time given to a write, so that no two have the same. Microseconds.
     last_time: Cell<u64>,
     /// The file written last, by any thread: entries of an index are spared while nothing else is written.
     last_file: Arc<AtomicU64>,
 }
 
-impl Ground {
+impl FileContext {
     /// For files whose indexes lie there.
-    pub(super) fn new(indexes: PathBuf, tidy: Tidy) -> Self {
+    pub(super) fn new(indexes: PathBuf, tidy: Retention) -> Self {
         Self { indexes: indexes.into(), tidy, last_time: Cell::new(0), last_file: Arc::default() }
     }
 

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::item::Stream;
+use super::item::OutputStream;
 
 /// Bytes of an entry: four words.
 const SIZE: u64 = 32;
@@ -25,36 +25,36 @@ pub(super) fn file_id(meta: &std::fs::Metadata) -> FileId {
 
 /// From here on it is this stream's, until the next entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct IndexEntry {
     /// When it was written, microseconds since the epoch; no two entries have the same.
     pub at: u64,
     /// Where in the file.
     pub offset: u64,
     /// Who wrote it.
-    pub owner: Owner,
+    pub owner: StreamId,
     /// How many lines the file and all before it had until here.
     pub lines: u64,
 }
 
 /// One stream of one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owner {
+pub struct StreamId {
     /// The run's number: its instance in the upper half.
     pub run: u64,
     /// Which of its two streams.
-    pub stream: Stream,
+    pub stream: OutputStream,
 }
 
-impl Owner {
+impl StreamId {
     /// The instance's id.
     pub fn instance(self) -> u32 {
         (self.run >> 32) as u32
     }
 }
 
-impl Entry {
+impl IndexEntry {
     fn write(self) -> [u8; SIZE as usize] {
-        let stream = u64::from(self.owner.stream == Stream::Err);
+        let stream = u64::from(self.owner.stream == OutputStream::Err);
         let words = [self.at << 1 | stream, self.offset, self.owner.run, self.lines];
         let mut bytes = [0; SIZE as usize];
         for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
@@ -69,8 +69,8 @@ impl Entry {
             *word = place.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
         }
         let [at, offset, run, lines] = words;
-        let stream = if at & 1 == 1 { Stream::Err } else { Stream::Out };
-        Self { at: at >> 1, offset, owner: Owner { run, stream }, lines }
+        let stream = if at & 1 == 1 { OutputStream::Err } else { OutputStream::Out };
+        Self { at: at >> 1, offset, owner: StreamId { run, stream }, lines }
     }
 }
 
@@ -81,13 +81,13 @@ pub(super) fn place(dir: &Path, id: FileId) -> PathBuf {
 
 /// The index of the file that is written.
 #[derive(Debug)]
-pub(super) struct Index {
+pub(super) struct IndexWriter {
     /// None if it cannot be written: the logs are worth more than their index.
     file: Option<File>,
-    last: Option<Entry>,
+    last: Option<IndexEntry>,
 }
 
-impl Index {
+impl IndexWriter {
     /// The index of a file that is `size` bytes long now. What it says about more than those is
     /// about a file of the past, and forgotten.
     pub(super) fn open(dir: &Path, id: FileId, size: u64) -> Self {
@@ -106,7 +106,7 @@ impl Index {
     /// Forgets what lies at or beyond `size`.
     pub(super) fn bound(&mut self, size: u64) {
         let Some(file) = &self.file else { return };
-        let Ok(entries) = Entries::of(file) else { return };
+        let Ok(entries) = IndexReader::of(file) else { return };
         let mut count = entries.len();
         while count > 0 && entries.get(count - 1).is_none_or(|entry| entry.offset >= size) {
             count -= 1;
@@ -118,13 +118,13 @@ impl Index {
     }
 
     /// What was noted last.
-    pub(super) fn last(&self) -> Option<Entry> {
+    pub(super) fn last(&self) -> Option<IndexEntry> {
         self.last
     }
 
     /// Notes who writes from here on, unless that is clear. `alone`: nothing else was written
     /// anywhere since the last time.
-    pub(super) fn note(&mut self, entry: Entry, alone: bool) {
+    pub(super) fn note(&mut self, entry: IndexEntry, alone: bool) {
         let clear = self.last.is_some_and(|last| {
             alone && last.owner == entry.owner && entry.at.saturating_sub(last.at) < COARSE
         });
@@ -141,12 +141,12 @@ impl Index {
 
 /// The entries of an index, to be read.
 #[derive(Debug)]
-pub(super) struct Entries<F> {
+pub(super) struct IndexReader<F> {
     file: F,
     count: u64,
 }
 
-impl Entries<File> {
+impl IndexReader<File> {
     /// The index of a file; `None` if it has none.
     pub(super) fn open(dir: &Path, id: FileId) -> Option<Self> {
         let file = File::open(place(dir, id)).ok()?;
@@ -160,27 +160,27 @@ impl Entries<File> {
     }
 }
 
-impl<'f> Entries<&'f File> {
+impl<'f> IndexReader<&'f File> {
     fn of(file: &'f File) -> io::Result<Self> {
         Ok(Self { file, count: file.metadata()?.len() / SIZE })
     }
 }
 
-impl<F: std::borrow::Borrow<File>> Entries<F> {
+impl<F: std::borrow::Borrow<File>> IndexReader<F> {
     /// How many there are.
     pub(super) fn len(&self) -> u64 {
         self.count
     }
 
     /// One of them.
-    pub(super) fn get(&self, number: u64) -> Option<Entry> {
+    pub(super) fn get(&self, number: u64) -> Option<IndexEntry> {
         let mut bytes = [0; SIZE as usize];
         let read = (number < self.count).then(|| self.file.borrow().read_exact_at(&mut bytes, number * SIZE));
-        read?.ok().map(|()| Entry::read(bytes))
+        read?.ok().map(|()| IndexEntry::read(bytes))
     }
 
     /// How many there are before the first one that is not `before`; they are in order.
-    pub(super) fn partition(&self, before: impl Fn(&Entry) -> bool) -> u64 {
+    pub(super) fn partition(&self, before: impl Fn(&IndexEntry) -> bool) -> u64 {
         let (mut low, mut high) = (0, self.count);
         while low < high {
             let middle = low + (high - low) / 2;
@@ -198,27 +198,27 @@ impl<F: std::borrow::Borrow<File>> Entries<F> {
 mod tests {
     use super::*;
 
-    const OWNER: Owner = Owner { run: 5 << 32 | 1, stream: Stream::Err };
+    const OWNER: StreamId = StreamId { run: 5 << 32 | 1, stream: OutputStream::Err };
 
-    fn entry(at: u64, offset: u64) -> Entry {
-        Entry { at, offset, owner: OWNER, lines: offset / 10 }
+    fn entry(at: u64, offset: u64) -> IndexEntry {
+        IndexEntry { at, offset, owner: OWNER, lines: offset / 10 }
     }
 
     #[test]
     fn entries_survive_the_way() {
-        let entry = Entry { at: u64::MAX >> 1, offset: 7, owner: OWNER, lines: 9 };
-        assert_eq!(Entry::read(entry.write()), entry);
+        let entry = IndexEntry { at: u64::MAX >> 1, offset: 7, owner: OWNER, lines: 9 };
+        assert_eq!(IndexEntry::read(entry.write()), entry);
         assert_eq!(entry.owner.instance(), 5);
     }
 
     #[test]
     fn a_stream_that_writes_on_needs_no_entry() {
         let dir = tempfile::tempdir().unwrap();
-        let mut index = Index::open(&dir.path().join("new"), (1, 2), 0);
+        let mut index = IndexWriter::open(&dir.path().join("new"), (1, 2), 0);
         for (at, offset, alone) in [(1, 0, true), (2, 10, true), (3, 20, false), (3 + COARSE, 30, true)] {
             index.note(entry(at, offset), alone);
         }
-        let entries = Entries::open(&dir.path().join("new"), (1, 2)).unwrap();
+        let entries = IndexReader::open(&dir.path().join("new"), (1, 2)).unwrap();
         let offsets: Vec<_> = (0..entries.len()).map(|n| entries.get(n).unwrap().offset).collect();
         assert_eq!(offsets, [0, 20, 30]);
         assert_eq!(entries.partition(|entry| entry.offset < 30), 2);
@@ -228,12 +228,12 @@ mod tests {
     #[test]
     fn what_is_said_of_a_former_file_is_forgotten() {
         let dir = tempfile::tempdir().unwrap();
-        let mut index = Index::open(dir.path(), (1, 2), 0);
+        let mut index = IndexWriter::open(dir.path(), (1, 2), 0);
         for n in 0..5 {
             index.note(entry(n, n * 10), false);
         }
         drop(index);
-        assert_eq!(Index::open(dir.path(), (1, 2), 25).last(), Some(entry(2, 20)));
-        assert_eq!(Index::open(dir.path(), (1, 2), 0).last(), None);
+        assert_eq!(IndexWriter::open(dir.path(), (1, 2), 25).last(), Some(entry(2, 20)));
+        assert_eq!(IndexWriter::open(dir.path(), (1, 2), 0).last(), None);
     }
 }

@@ -16,7 +16,7 @@ pub enum LogItem {
         /// App name.
         name: String,
         /// Standard output or standard error.
-        stream: Stream,
+        stream: OutputStream,
         /// Time the line was captured; absent for lines from a file.
         #[serde(skip_serializing_if = "Option::is_none")]
         at: Option<u64>,
@@ -34,13 +34,13 @@ pub enum LogItem {
     Places {
         /// Positions that have changed since the last commit point.
         #[serde(rename = "positions")]
-        places: Vec<LogPlace>,
+        places: Vec<LogPosition>,
     },
 }
 
 /// Read position in a log file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct LogPlace {
+pub struct LogPosition {
     /// Log file, possibly rotated since.
     pub path: PathBuf,
     /// Device and inode of the file; absent if it did not exist.
@@ -60,7 +60,7 @@ pub struct LogPlace {
 /// Standard output or standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Stream {
+pub enum OutputStream {
     /// Standard output.
     Out,
     /// Standard error.

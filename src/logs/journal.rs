@@ -26,7 +26,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, SpliceFFlags, splice, tee};
 use nix::sys::stat::Mode;
 
-use super::peek::{Seen, widen};
+use super::peek::{Peeked, widen};
 use crate::process::memfd;
 
 /// Bytes of a record's head: which record, how many bytes.
@@ -36,7 +36,7 @@ const LONGEST: u64 = 64 * 1024;
 
 /// A file about to grow.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Growth<'a> {
+pub(super) struct PendingWrite<'a> {
     /// Where it is.
     pub(super) path: &'a Path,
     /// Which file that is: device and inode.
@@ -46,7 +46,7 @@ pub(super) struct Growth<'a> {
 }
 
 /// The same as read from a record.
-type Begun = (PathBuf, (u64, u64), u64);
+type PendingRecord = (PathBuf, (u64, u64), u64);
 
 /// The record and the marker, in the keeper's hands too.
 #[derive(Debug)]
@@ -106,7 +106,7 @@ impl Journal {
     }
 
     /// Notes that these files are about to grow.
-    pub(super) fn begin<'f>(&mut self, files: impl Iterator<Item = Growth<'f>>) -> io::Result<()> {
+    pub(super) fn begin<'f>(&mut self, files: impl Iterator<Item = PendingWrite<'f>>) -> io::Result<()> {
         self.turn = self.turn.wrapping_add(1).max(1);
         self.text.clear();
         self.text.extend_from_slice(&self.turn.to_ne_bytes());
@@ -174,7 +174,7 @@ impl Journal {
     /// Sets right what a former daemon was killed in.
     pub(super) fn recover(&mut self) {
         let files = self.unfinished();
-        if !files.is_empty() && self.marker_holds() == Seen::Nothing {
+        if !files.is_empty() && self.marker_holds() == Peeked::Nothing {
             for (path, id, from) in files {
                 if let Err(error) = cut(&path, id, from) {
                     tracing::error!("{}: duplicate lines: {error}", path.display());
@@ -186,18 +186,18 @@ impl Journal {
         }
     }
 
-    fn marker_holds(&self) -> Seen {
+    fn marker_holds(&self) -> Peeked {
         let Ok((_read, write)) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK) else {
-            return Seen::Nothing;
+            return Peeked::Nothing;
         };
         match tee(&self.marker, &write, 1, SpliceFFlags::SPLICE_F_NONBLOCK) {
-            Ok(count) if count > 0 => Seen::Bytes(count),
-            _ => Seen::Nothing,
+            Ok(count) if count > 0 => Peeked::Bytes(count),
+            _ => Peeked::Nothing,
         }
     }
 
     /// The files of a record that was not cleared.
-    fn unfinished(&self) -> Vec<Begun> {
+    fn unfinished(&self) -> Vec<PendingRecord> {
         let length = self.record.metadata().map_or(0, |meta| meta.len());
         let mut text = vec![0; usize::try_from(length.min(LONGEST)).unwrap_or_default()];
         if self.record.read_exact_at(&mut text, 0).is_err() {
@@ -208,7 +208,7 @@ impl Journal {
 }
 
 /// The files of a record; `None` if it is cleared or was not written to its end.
-fn read(text: &[u8]) -> Option<Vec<Begun>> {
+fn read(text: &[u8]) -> Option<Vec<PendingRecord>> {
     let word = |at: usize| Some(u64::from_ne_bytes(text.get(at..at + 8)?.try_into().ok()?));
     let (turn, length) = (word(0)?, usize::try_from(word(8)?).ok()?);
     let end = length.checked_sub(8)?;
@@ -261,7 +261,7 @@ mod tests {
 
         fn begin(&mut self) {
             let meta = std::fs::metadata(&self.path).unwrap();
-            let growth = Growth { path: &self.path, id: (meta.dev(), meta.ino()), from: meta.len() };
+            let growth = PendingWrite { path: &self.path, id: (meta.dev(), meta.ino()), from: meta.len() };
             self.journal.begin(std::iter::once(growth)).unwrap();
         }
 
@@ -279,7 +279,7 @@ mod tests {
             self.journal = Journal::taken_over(3, &mut stored).unwrap();
             self.journal.recover();
             assert!(self.journal.unfinished().is_empty());
-            assert_eq!(self.journal.marker_holds(), Seen::Nothing);
+            assert_eq!(self.journal.marker_holds(), Peeked::Nothing);
             let mut rest = [0; 64];
             let count = nix::unistd::read(&self.pipe, &mut rest).unwrap_or(0);
             let rest = String::from_utf8_lossy(&rest[..count]).into_owned();

@@ -7,7 +7,7 @@ pub(super) const LINE_LIMIT: usize = 256 * 1024;
 
 /// A line, or a part of one.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Piece<'a> {
+pub(super) struct LinePiece<'a> {
     /// Its bytes, without the newline.
     pub(super) text: &'a [u8],
     /// The line begins here; else an earlier piece began it.
@@ -17,17 +17,17 @@ pub(super) struct Piece<'a> {
 }
 
 /// Hands on every line of a text. `begun`: an earlier text began the first one.
-pub(super) fn pieces(text: &[u8], mut begun: bool, mut each: impl FnMut(Piece<'_>)) {
+pub(super) fn pieces(text: &[u8], mut begun: bool, mut each: impl FnMut(LinePiece<'_>)) {
     let mut left = text;
     while !left.is_empty() {
         let end = memchr(b'\n', left);
         let line = &left[..end.unwrap_or(left.len())];
         if line.len() > LINE_LIMIT {
             let cut = whole_chars(line, LINE_LIMIT);
-            each(Piece { text: &left[..cut], first: !begun, last: false });
+            each(LinePiece { text: &left[..cut], first: !begun, last: false });
             left = &left[cut..];
         } else {
-            each(Piece { text: line, first: !begun, last: end.is_some() });
+            each(LinePiece { text: line, first: !begun, last: end.is_some() });
             left = end.map_or(&[], |end| &left[end + 1..]);
         }
         begun = true;

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::ground::Ground;
-use super::index::Owner;
-use super::journal::Growth;
+use super::ground::FileContext;
+use super::index::StreamId;
+use super::journal::PendingWrite;
 use super::segment::Segment;
 use crate::spec::Rotation;
 
@@ -17,7 +17,7 @@ use crate::spec::Rotation;
 pub(super) struct LogFile {
     path: PathBuf,
     policy: RefCell<Arc<Rotation>>,
-    ground: Rc<Ground>,
+    ground: Rc<FileContext>,
     /// Absent until it could be opened.
     segment: RefCell<Option<Segment>>,
     /// Trouble is reported once, until it is over.
@@ -26,7 +26,7 @@ pub(super) struct LogFile {
 
 impl LogFile {
     /// The file at a path, opened at the first write if it cannot be now.
-    pub(super) fn open(path: &Path, policy: &Arc<Rotation>, ground: &Rc<Ground>) -> Self {
+    pub(super) fn open(path: &Path, policy: &Arc<Rotation>, ground: &Rc<FileContext>) -> Self {
         Self {
             path: path.to_owned(),
             policy: RefCell::new(Arc::clone(policy)),
@@ -135,16 +135,16 @@ impl LogFile {
     }
 
     /// What is about to grow; `None` for what cannot shrink again, as a named pipe.
-    pub(super) fn growth(&self) -> Option<Growth<'_>> {
+    pub(super) fn growth(&self) -> Option<PendingWrite<'_>> {
         let (id, from) = self.segment.borrow().as_ref().and_then(Segment::growth)?;
-        Some(Growth { path: &self.path, id, from })
+        Some(PendingWrite { path: &self.path, id, from })
     }
 
     /// Writes text, all of it or (after [`undo`](Self::undo)) nothing.
     ///
     /// # Errors
     /// It could not be written whole.
-    pub(super) fn append(&self, owner: Owner, text: &[u8]) -> io::Result<()> {
+    pub(super) fn append(&self, owner: StreamId, text: &[u8]) -> io::Result<()> {
         let mut slot = self.segment.borrow_mut();
         let Some(segment) = &mut *slot else { return Err(io::ErrorKind::NotFound.into()) };
         let (at, alone) = (self.ground.time(), self.ground.is_alone(segment.id()));
@@ -186,7 +186,7 @@ impl LogFile {
     }
 
     /// Whether the file ends in an unfinished line of this stream.
-    pub(super) fn is_in_line_of(&self, owner: Owner) -> bool {
+    pub(super) fn is_in_line_of(&self, owner: StreamId) -> bool {
         self.segment.borrow().as_ref().is_some_and(|segment| segment.open_line() == Some(owner))
     }
 

@@ -1,8 +1,8 @@
 //! The apps' output: from their pipes into files and to followers, and rsm's own log.
 //!
-//! Threads of their own ([`LogThread`]) do all of it, so that an app that floods its output never delays
+//! Threads of their own ([`LogWorkers`]) do all of it, so that an app that floods its output never delays
 //! supervision, and a disk that does not answer delays only the apps that write to it. The daemon
-//! talks to them through [`Logs`], which only sends and never blocks.
+//! talks to them through [`LogHandle`], which only sends and never blocks.
 //!
 //! The way of a line: `pump` waits for the pipe, `peek` looks what is in it, `shape` stamps it
 //! if asked, `writer` appends it to the file, and only then is it taken out of the pipe: `journal`
@@ -48,7 +48,7 @@ mod tidy;
 mod waiting;
 mod writer;
 
-pub use files::{Files, files};
-pub use follow::{Filter, Follower, News, Which};
-pub use reader::{Reader, Tail, Wanted};
-pub use thread::{LogThread, Logs, Place, Source};
+pub use files::{LogFiles, files};
+pub use follow::{FollowFilter, FollowTarget, Follower, LogNotify};
+pub use reader::{LogReader, ReadQuery, ReadTarget};
+pub use thread::{LogConfig, LogHandle, LogWorkers, RunOutput};

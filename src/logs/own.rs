@@ -11,7 +11,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
-use super::rotate::{Names, rotated};
+use super::rotate::{RotationNames, rotated};
 use crate::paths::Home;
 use crate::settings::LogLevel;
 use crate::spec::Rotation;
@@ -34,11 +34,11 @@ pub fn init(home: &Home, level: LogLevel) -> io::Result<()> {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    let file = OwnLog::open(home.own_log(), LIMIT)?;
+    let file = DaemonLog::open(home.own_log(), LIMIT)?;
     tracing::subscriber::set_global_default(subscriber(file, level)).map_err(io::Error::other)
 }
 
-fn subscriber(file: OwnLog, level: LevelFilter) -> impl tracing::Subscriber + Send + Sync {
+fn subscriber(file: DaemonLog, level: LevelFilter) -> impl tracing::Subscriber + Send + Sync {
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_ansi(false)
@@ -46,7 +46,7 @@ fn subscriber(file: OwnLog, level: LevelFilter) -> impl tracing::Subscriber + Se
         // On a full disk a line that cannot be written must not be cried out on standard error, which
         // is the same file: that would end the daemon.
         .log_internal_errors(false)
-        .with_writer(Shared(Mutex::new(file)))
+        .with_writer(SharedLog(Mutex::new(file)))
         .finish()
 }
 
@@ -61,19 +61,19 @@ impl FormatTime for LocalTime {
 
 /// The file, and how much is in it.
 #[derive(Debug)]
-struct OwnLog {
+struct DaemonLog {
     path: PathBuf,
     file: File,
     size: u64,
     limit: u64,
-    names: Names,
+    names: RotationNames,
 }
 
-impl OwnLog {
+impl DaemonLog {
     fn open(path: PathBuf, limit: u64) -> io::Result<Self> {
         let file = append(&path)?;
         let size = file.metadata()?.len();
-        let mut log = Self { path, file, size, limit, names: Names::default() };
+        let mut log = Self { path, file, size, limit, names: RotationNames::default() };
         log.bound();
         Ok(log)
     }
@@ -125,20 +125,20 @@ fn append(path: &Path) -> io::Result<File> {
 }
 
 /// Lets every thread write, one event at a time.
-struct Shared(Mutex<OwnLog>);
+struct SharedLog(Mutex<DaemonLog>);
 
-impl<'a> MakeWriter<'a> for Shared {
-    type Writer = Event<'a>;
+impl<'a> MakeWriter<'a> for SharedLog {
+    type Writer = LogEvent<'a>;
 
-    fn make_writer(&'a self) -> Event<'a> {
-        Event(&self.0)
+    fn make_writer(&'a self) -> LogEvent<'a> {
+        LogEvent(&self.0)
     }
 }
 
 /// Takes one event: the formatter hands it over whole.
-struct Event<'a>(&'a Mutex<OwnLog>);
+struct LogEvent<'a>(&'a Mutex<DaemonLog>);
 
-impl Write for Event<'_> {
+impl Write for LogEvent<'_> {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).event(text)?;
         Ok(text.len())
@@ -154,10 +154,10 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    fn log(limit: u64) -> (tempfile::TempDir, PathBuf, OwnLog) {
+    fn log(limit: u64) -> (tempfile::TempDir, PathBuf, DaemonLog) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rsm.log");
-        let log = OwnLog::open(path.clone(), limit).unwrap();
+        let log = DaemonLog::open(path.clone(), limit).unwrap();
         (dir, path, log)
     }
 
@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(old, want);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "event number 9\n");
         std::fs::write(&path, "0123456789").unwrap();
-        OwnLog::open(path.clone(), 10).unwrap();
+        DaemonLog::open(path.clone(), 10).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
     }
 

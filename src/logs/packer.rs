@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 
 use super::budget::Budget;
-use super::compress::{self, Outcome};
+use super::compress::{self, CompressionOutcome};
 use super::rotate::rotated;
 use crate::process::priority;
 
 /// The rotated files of this log file are to be compressed.
 #[derive(Debug)]
-pub(super) struct Pack {
+pub(super) struct CompressJob {
     /// The log file.
     pub(super) path: PathBuf,
     /// All but the newest.
@@ -22,40 +22,40 @@ pub(super) struct Pack {
 
 /// The handle: only sends. The thread ends with it.
 #[derive(Debug)]
-pub(super) struct Packer(Sender<Pack>);
+pub(super) struct Compressor(Sender<CompressJob>);
 
-impl Packer {
+impl Compressor {
     /// Starts the thread.
     ///
     /// # Errors
     /// The system gives no thread.
     pub(super) fn start(indexes: PathBuf, budget: Arc<Budget>) -> io::Result<Self> {
         let (asks, asked) = channel();
-        let room = Room { indexes, budget, asked, due: BTreeMap::new() };
+        let room = CompressWorker { indexes, budget, asked, due: BTreeMap::new() };
         std::thread::Builder::new().name("rsm-pack".into()).spawn(move || room.work())?;
         Ok(Self(asks))
     }
 
     /// Compresses what is there to be compressed.
     pub(super) fn pack(&self, path: &Path, delay: bool) {
-        let _ = self.0.send(Pack { path: path.to_owned(), delay }); // a thread that is gone packs nothing
+        let _ = self.0.send(CompressJob { path: path.to_owned(), delay }); // a thread that is gone packs nothing
     }
 }
 
 /// What the thread owns.
-struct Room {
+struct CompressWorker {
     indexes: PathBuf,
     budget: Arc<Budget>,
-    asked: Receiver<Pack>,
+    asked: Receiver<CompressJob>,
     due: BTreeMap<PathBuf, bool>,
 }
 
-impl Room {
+impl CompressWorker {
     fn work(mut self) {
         if let Err(error) = priority::set_idle_priority() {
             tracing::debug!("cannot lower the priority of log compression: {error}");
         }
-        while let Ok(Pack { path, delay }) = self.asked.recv() {
+        while let Ok(CompressJob { path, delay }) = self.asked.recv() {
             self.due.insert(path, delay);
             while let Some((path, delay)) = self.due.pop_first() {
                 for file in unpacked(&path, delay) {
@@ -64,7 +64,7 @@ impl Room {
                         self.go_on()
                     });
                     match result {
-                        Ok(Outcome::Done | Outcome::Stopped) => {}
+                        Ok(CompressionOutcome::Done | CompressionOutcome::Stopped) => {}
                         Err(error) => {
                             tracing::warn!("cannot compress {}: {error}", file.display());
                         }
@@ -78,7 +78,7 @@ impl Room {
     fn go_on(&mut self) -> bool {
         loop {
             match self.asked.try_recv() {
-                Ok(Pack { path, delay }) => drop(self.due.insert(path, delay)),
+                Ok(CompressJob { path, delay }) => drop(self.due.insert(path, delay)),
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }

@@ -8,8 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use flate2::read::MultiGzDecoder;
 
-use super::index::{Entries, Entry, FileId, file_id};
-use super::item::LogPlace;
+use super::index::{FileId, IndexEntry, IndexReader, file_id};
+use super::item::LogPosition;
 use super::rotate::{PACKED, is_absent};
 use super::tail;
 
@@ -18,8 +18,8 @@ pub(super) const BLOCK: usize = 64 * 1024;
 
 /// A file that is open for reading.
 #[derive(Debug)]
-pub(super) struct Part {
-    content: Content,
+pub(super) struct SegmentReader {
+    content: SegmentContent,
     pub(super) id: FileId,
     /// What it was called when it was opened.
     pub(super) path: PathBuf,
@@ -27,20 +27,20 @@ pub(super) struct Part {
     pub(super) offset: u64,
     /// Read too far, and still to be handed out.
     ahead: Vec<u8>,
-    pub(super) entries: Option<Entries<File>>,
+    pub(super) entries: Option<IndexReader<File>>,
     /// When its first line was written, if its index says so.
     pub(super) began: Option<u64>,
     /// Where indexes lie, to look again for one that was not there.
     indexes: PathBuf,
     /// The number of the entry after the current one, and that entry if it was read.
     next: u64,
-    upcoming: Option<Entry>,
+    upcoming: Option<IndexEntry>,
     /// The last entry at or before the line that is next.
-    pub(super) current: Option<Entry>,
+    pub(super) current: Option<IndexEntry>,
 }
 
 #[derive(Debug)]
-enum Content {
+enum SegmentContent {
     Plain(File),
     Packed(Box<MultiGzDecoder<File>>),
 }
@@ -51,7 +51,7 @@ pub(super) fn micros(time: SystemTime) -> u64 {
 }
 
 /// A file at its beginning; `None` if there is none, or it is no plain one.
-pub(super) fn open(path: &Path, indexes: &Path) -> io::Result<Option<Part>> {
+pub(super) fn open(path: &Path, indexes: &Path) -> io::Result<Option<SegmentReader>> {
     // Non-blocking: a named pipe must not hang whoever asks.
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
@@ -66,10 +66,10 @@ pub(super) fn open(path: &Path, indexes: &Path) -> io::Result<Option<Part>> {
     let id = file_id(&meta);
     let packed = path.as_os_str().as_encoded_bytes().ends_with(PACKED.as_bytes());
     let content = match packed {
-        true => Content::Packed(Box::new(MultiGzDecoder::new(file))),
-        false => Content::Plain(file),
+        true => SegmentContent::Packed(Box::new(MultiGzDecoder::new(file))),
+        false => SegmentContent::Plain(file),
     };
-    let mut part = Part {
+    let mut part = SegmentReader {
         content,
         id,
         path: path.to_owned(),
@@ -86,11 +86,11 @@ pub(super) fn open(path: &Path, indexes: &Path) -> io::Result<Option<Part>> {
     Ok(Some(part))
 }
 
-impl Part {
+impl SegmentReader {
     fn file(&self) -> &File {
         match &self.content {
-            Content::Plain(file) => file,
-            Content::Packed(packed) => packed.get_ref(),
+            SegmentContent::Plain(file) => file,
+            SegmentContent::Packed(packed) => packed.get_ref(),
         }
     }
 
@@ -106,11 +106,11 @@ impl Part {
                 self.ahead.drain(..count);
                 count
             }
-            Content::Plain(file) => {
+            SegmentContent::Plain(file) => {
                 file.seek(SeekFrom::Start(self.offset))?;
                 file.read(block)?
             }
-            Content::Packed(packed) => packed.read(block)?,
+            SegmentContent::Packed(packed) => packed.read(block)?,
         };
         self.offset += count as u64;
         self.look_into_index();
@@ -121,12 +121,12 @@ impl Part {
     fn look_into_index(&mut self) {
         match &mut self.entries {
             Some(entries) => entries.refresh(),
-            empty => *empty = Entries::open(&self.indexes, self.id),
+            empty => *empty = IndexReader::open(&self.indexes, self.id),
         }
         self.began = self.began.or_else(|| self.first().map(|first| first.at));
     }
 
-    pub(super) fn first(&self) -> Option<Entry> {
+    pub(super) fn first(&self) -> Option<IndexEntry> {
         self.entries.as_ref().and_then(|entries| entries.get(0))
     }
 
@@ -134,23 +134,23 @@ impl Part {
     /// may cut off a block to write it again: that is another thing, and its beginning stays.
     pub(super) fn was_emptied(&self) -> io::Result<bool> {
         match &self.content {
-            Content::Plain(file) if file.metadata()?.len() < self.offset => {
+            SegmentContent::Plain(file) if file.metadata()?.len() < self.offset => {
                 Ok(self.began.is_none() || self.began != self.first().map(|first| first.at))
             }
-            Content::Plain(_) | Content::Packed(_) => Ok(false),
+            SegmentContent::Plain(_) | SegmentContent::Packed(_) => Ok(false),
         }
     }
 
     /// Whether this is the file that a former reader was in.
-    pub(super) fn is_at(&self, place: &LogPlace) -> bool {
+    pub(super) fn is_at(&self, place: &LogPosition) -> bool {
         match (self.began, place.began) {
             (Some(ours), Some(theirs)) => ours == theirs,
-            _ => Some(self.id) == place.file && !matches!(self.content, Content::Packed(_)),
+            _ => Some(self.id) == place.file && !matches!(self.content, SegmentContent::Packed(_)),
         }
     }
 
     /// Whether it was begun after the file that a former reader was in, which is gone.
-    pub(super) fn follows(&self, place: &LogPlace) -> bool {
+    pub(super) fn follows(&self, place: &LogPosition) -> bool {
         match (self.first(), place.line, place.began) {
             (Some(first), Some(line), _) => first.lines >= line,
             (Some(first), None, Some(began)) => first.at > began,
@@ -161,7 +161,7 @@ impl Part {
 
     /// Reads over so many bytes of its text.
     pub(super) fn skip_bytes(&mut self, bytes: u64) -> io::Result<()> {
-        if matches!(self.content, Content::Plain(_)) {
+        if matches!(self.content, SegmentContent::Plain(_)) {
             self.offset = bytes;
             return Ok(());
         }
@@ -178,16 +178,16 @@ impl Part {
     /// Goes to the last `count` lines, at the beginning; returns how many there are from here.
     pub(super) fn skip_to_last(&mut self, count: usize) -> io::Result<usize> {
         match &mut self.content {
-            Content::Plain(file) => {
+            SegmentContent::Plain(file) => {
                 let end = file.metadata()?.len();
                 let (start, lines) = tail::last_lines(file, end, count)?;
                 self.offset = start;
                 Ok(lines)
             }
-            Content::Packed(_) => {
+            SegmentContent::Packed(_) => {
                 let all = self.count_lines()?;
                 let again = File::open(&self.path)?;
-                self.content = Content::Packed(Box::new(MultiGzDecoder::new(again)));
+                self.content = SegmentContent::Packed(Box::new(MultiGzDecoder::new(again)));
                 self.offset = 0;
                 self.skip_lines(all.saturating_sub(count))?;
                 Ok(all.min(count))

@@ -12,7 +12,7 @@ const WIDE: i32 = 1024 * 1024;
 
 /// What there is in a pipe.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Seen {
+pub(super) enum Peeked {
     /// So many bytes at least, now in the buffer.
     Bytes(usize),
     /// Nothing now.
@@ -24,13 +24,13 @@ pub(super) enum Seen {
 /// A second pipe, into which what the first one holds is copied (`tee` copies no bytes, only
 /// references to pages), and from there read.
 #[derive(Debug)]
-pub(super) struct Peek {
+pub(super) struct PipePeeker {
     read: OwnedFd,
     write: OwnedFd,
     room: usize,
 }
 
-impl Peek {
+impl PipePeeker {
     /// # Errors
     /// The system is out of descriptors or memory.
     pub(super) fn new() -> io::Result<Self> {
@@ -48,11 +48,11 @@ impl Peek {
     ///
     /// # Errors
     /// It is no pipe.
-    pub(super) fn look(&self, pipe: impl AsFd, buffer: &mut [u8]) -> io::Result<Seen> {
+    pub(super) fn look(&self, pipe: impl AsFd, buffer: &mut [u8]) -> io::Result<Peeked> {
         let length = match tee(pipe, &self.write, buffer.len(), SpliceFFlags::SPLICE_F_NONBLOCK) {
-            Ok(0) => return Ok(Seen::End),
+            Ok(0) => return Ok(Peeked::End),
             Ok(length) => length,
-            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Seen::Nothing),
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Peeked::Nothing),
             Err(errno) => return Err(errno.into()),
         };
         let mut done = 0;
@@ -64,7 +64,7 @@ impl Peek {
                 Err(errno) => return Err(errno.into()),
             }
         }
-        Ok(Seen::Bytes(length))
+        Ok(Peeked::Bytes(length))
     }
 }
 
@@ -91,26 +91,26 @@ mod tests {
 
     #[test]
     fn looking_takes_nothing_out() {
-        let peek = Peek::new().unwrap();
+        let peek = PipePeeker::new().unwrap();
         let (read, write) = nix::unistd::pipe2(OFlag::O_NONBLOCK).unwrap();
         let mut buffer = [0; 64];
-        assert_eq!(peek.look(&read, &mut buffer).unwrap(), Seen::Nothing);
+        assert_eq!(peek.look(&read, &mut buffer).unwrap(), Peeked::Nothing);
         nix::unistd::write(&write, b"hello").unwrap();
         for _ in 0..3 {
-            assert_eq!(peek.look(&read, &mut buffer).unwrap(), Seen::Bytes(5));
+            assert_eq!(peek.look(&read, &mut buffer).unwrap(), Peeked::Bytes(5));
             assert_eq!(&buffer[..5], b"hello");
         }
-        assert_eq!(peek.look(&read, &mut buffer[..2]).unwrap(), Seen::Bytes(2));
+        assert_eq!(peek.look(&read, &mut buffer[..2]).unwrap(), Peeked::Bytes(2));
         assert!(!is_abandoned(&read));
         drop(write);
         assert!(is_abandoned(&read));
         assert_eq!(nix::unistd::read(&read, &mut buffer).unwrap(), 5);
-        assert_eq!(peek.look(&read, &mut buffer).unwrap(), Seen::End);
+        assert_eq!(peek.look(&read, &mut buffer).unwrap(), Peeked::End);
     }
 
     #[test]
     fn what_is_no_pipe_is_an_error() {
         let file = tempfile::tempfile().unwrap();
-        assert!(Peek::new().unwrap().look(&file, &mut [0; 8]).is_err());
+        assert!(PipePeeker::new().unwrap().look(&file, &mut [0; 8]).is_err());
     }
 }

@@ -7,7 +7,7 @@ use super::thread::ROOMS;
 
 /// Who writes where.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct WorkerAssignment {
     /// The directory of most logs; its thread is the first.
     home: PathBuf,
     /// Threads of other directories.
@@ -17,7 +17,7 @@ pub(super) struct Places {
     runs: HashMap<u64, usize>,
 }
 
-impl Places {
+impl WorkerAssignment {
     /// Nothing but the directory of most logs.
     pub(super) fn new(home: PathBuf) -> Self {
         Self { home, dirs: HashMap::new(), files: HashMap::new(), runs: HashMap::new() }
@@ -78,13 +78,13 @@ impl Places {
 mod tests {
     use super::*;
 
-    fn room(places: &mut Places, paths: &[&str]) -> usize {
+    fn room(places: &mut WorkerAssignment, paths: &[&str]) -> usize {
         places.room(&paths.iter().map(Path::new).collect::<Vec<_>>())
     }
 
     #[test]
     fn a_directory_of_its_own_has_a_thread_of_its_own() {
-        let mut places = Places::new("/h/logs".into());
+        let mut places = WorkerAssignment::new("/h/logs".into());
         assert_eq!(room(&mut places, &["/h/logs/a.log"]), 0);
         assert_eq!(room(&mut places, &[]), 0);
         let slow = room(&mut places, &["/slow/a.log", "/slow/b.log"]);
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_file_has_one_thread_whoever_writes_to_it() {
-        let mut places = Places::new("/h/logs".into());
+        let mut places = WorkerAssignment::new("/h/logs".into());
         let slow = room(&mut places, &["/h/logs/a.log", "/slow/all.log"]);
         assert_ne!(slow, 0);
         assert_eq!(room(&mut places, &["/h/logs/a.log"]), slow);
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn when_all_are_taken_they_are_shared() {
-        let mut places = Places::new("/h/logs".into());
+        let mut places = WorkerAssignment::new("/h/logs".into());
         let rooms: Vec<usize> = (0..20).map(|n| room(&mut places, &[&format!("/{n}/a.log")])).collect();
         assert!(rooms.iter().all(|room| (1..ROOMS).contains(room)));
         assert_eq!(rooms[0], rooms[ROOMS - 1]);
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_run_is_known_until_it_is_over() {
-        let mut places = Places::new("/h/logs".into());
+        let mut places = WorkerAssignment::new("/h/logs".into());
         places.room_of_run(7, &[Path::new("/h/logs/a.log")]);
         assert_eq!((places.forget_run(7), places.forget_run(7)), (Some(0), None));
     }

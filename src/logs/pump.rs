@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{sleep, timeout_at};
 
-use super::desk::Desk;
-use super::stream::{Step, Stream};
+use super::desk::WorkerShared;
+use super::stream::{CaptureStep, StreamCapture};
 use crate::process::fd_channel;
 
 /// Moves in a row before others get their turn.
@@ -35,7 +35,7 @@ const BATCHED_WIDE: usize = 128 * 1024;
 pub(super) struct Pump {
     pipe: AsyncFd<OwnedFd>,
     /// What goes through it.
-    pub(super) stream: RefCell<Stream>,
+    pub(super) stream: RefCell<StreamCapture>,
     /// After a small move: how often the thread had paused then.
     small_at: Cell<Option<u64>>,
     /// Something was moved without a word of the pipe: none may come of what else it holds.
@@ -47,20 +47,20 @@ impl Pump {
     ///
     /// # Errors
     /// It cannot be waited for, or the system's limit of watches is reached.
-    pub(super) fn new(pipe: OwnedFd, stream: Stream) -> io::Result<Self> {
+    pub(super) fn new(pipe: OwnedFd, stream: StreamCapture) -> io::Result<Self> {
         let (pipe, stream) = (fd_channel::async_fd(pipe)?, RefCell::new(stream));
         Ok(Self { pipe, stream, small_at: Cell::default(), look_again: Cell::default() })
     }
 
     /// Moves all that the pipe brings until its end, and sees everything written.
-    pub(super) async fn run(&self, desk: &Desk) {
+    pub(super) async fn run(&self, desk: &WorkerShared) {
         let (mut moves, mut pause) = (0, PIPE_RETRY);
         while let Ok(step) = self.step(desk).await {
             match step {
-                Step::Ended => break,
-                Step::Refused => sleep(RETRY).await,
-                Step::Full => wait_longer(&mut pause).await,
-                Step::Moved { .. } | Step::Waits | Step::Nothing => pause = PIPE_RETRY,
+                CaptureStep::Ended => break,
+                CaptureStep::Refused => sleep(RETRY).await,
+                CaptureStep::Full => wait_longer(&mut pause).await,
+                CaptureStep::Moved { .. } | CaptureStep::Waits | CaptureStep::Nothing => pause = PIPE_RETRY,
             }
             moves = (moves + 1) % TURN;
             if moves == 0 {
@@ -76,7 +76,7 @@ impl Pump {
     }
 
     /// Waits until there is something to do, and does it.
-    async fn step(&self, desk: &Desk) -> io::Result<Step> {
+    async fn step(&self, desk: &WorkerShared) -> io::Result<CaptureStep> {
         let until = self.wakes();
         let ready = match until {
             _ if self.look_again.take() => None,
@@ -91,19 +91,19 @@ impl Pump {
         })?;
         drop(stream);
         match step {
-            Step::Moved { count } => {
+            CaptureStep::Moved { count } => {
                 let enough = if self.stream.borrow().is_wide() { BATCHED_WIDE } else { BATCHED };
                 self.small_at.set((count < enough).then_some(desk.pauses.get()));
                 self.look_again.set(ready.is_none());
             }
             // The next write to the pipe wakes this task again.
-            Step::Waits | Step::Nothing => {
+            CaptureStep::Waits | CaptureStep::Nothing => {
                 if let Some(Ok(mut guard)) = ready {
                     guard.clear_ready();
                 }
                 self.stream.borrow_mut().settle_debt(desk);
             }
-            Step::Refused | Step::Full | Step::Ended => {}
+            CaptureStep::Refused | CaptureStep::Full | CaptureStep::Ended => {}
         }
         Ok(step)
     }
@@ -117,7 +117,7 @@ impl Pump {
 
     /// After a small move, sees that a pause lies before the next one. It is the whole thread that
     /// pauses, and any pump's pause serves all: many busy pipes together wait no more than one.
-    fn batch(&self, desk: &Desk) {
+    fn batch(&self, desk: &WorkerShared) {
         if self.small_at.take() == Some(desk.pauses.get()) {
             std::thread::sleep(BATCH_WAIT);
             desk.pauses.set(desk.pauses.get() + 1);
@@ -127,13 +127,13 @@ impl Pump {
     /// The thread ends: writes what is in the pipe now, as far as the files take it. The rest stays
     /// in the pipe: whoever reads it next may have better luck. A named pipe that is full is waited for
     /// until then.
-    pub(super) fn drain(&self, desk: &Desk, until: Instant) {
+    pub(super) fn drain(&self, desk: &WorkerShared, until: Instant) {
         let mut stream = self.stream.borrow_mut();
         let mut moves = 0;
         while moves < LAST_MOVES {
             match stream.step(&self.pipe, desk) {
-                Ok(Step::Moved { .. }) => moves += 1,
-                Ok(Step::Full) if Instant::now() < until => std::thread::sleep(PIPE_RETRY),
+                Ok(CaptureStep::Moved { .. }) => moves += 1,
+                Ok(CaptureStep::Full) if Instant::now() < until => std::thread::sleep(PIPE_RETRY),
                 _ => break,
             }
         }

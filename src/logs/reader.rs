@@ -7,25 +7,25 @@ use std::sync::Arc;
 
 use regex::bytes::Regex;
 
-use super::cursor::{Cursor, Line};
-use super::item::{LogItem, LogPlace, Stream};
+use super::cursor::{Cursor, ReadLine};
+use super::item::{LogItem, LogPosition, OutputStream};
 
 /// A log file, and whose lines are in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tail {
+pub struct ReadTarget {
     /// Where it is.
     pub path: PathBuf,
     /// The instance whose lines they are, where the file itself does not tell.
     pub id: u32,
     /// Which stream, where the file itself does not tell.
-    pub stream: Stream,
+    pub stream: OutputStream,
     /// Several instances or streams write to it; only these are wanted.
-    pub shared: Option<Vec<(u32, Stream)>>,
+    pub shared: Option<Vec<(u32, OutputStream)>>,
 }
 
 /// Which lines are wanted.
 #[derive(Clone, Debug, Default)]
-pub struct Wanted {
+pub struct ReadQuery {
     /// How many of the last ones, of each file; with a pattern of all files together.
     pub lines: usize,
     /// Not before this. Microseconds since the epoch.
@@ -35,16 +35,16 @@ pub struct Wanted {
     /// Only those that match.
     pub grep: Option<Regex>,
     /// Where a former reader of the same was; files that it did not know are read from their beginning.
-    pub places: HashMap<PathBuf, LogPlace>,
+    pub places: HashMap<PathBuf, LogPosition>,
 }
 
 /// Where several files are read.
 #[derive(Debug)]
-pub struct Reader {
+pub struct LogReader {
     indexes: Arc<Path>,
-    wanted: Wanted,
+    wanted: ReadQuery,
     names: HashMap<u32, String>,
-    sources: Vec<Source>,
+    sources: Vec<FileSource>,
     /// The last matching lines, not handed out yet.
     matched: VecDeque<LogItem>,
     /// Counts the looks into files.
@@ -52,22 +52,22 @@ pub struct Reader {
 }
 
 #[derive(Debug)]
-struct Source {
-    tail: Tail,
+struct FileSource {
+    tail: ReadTarget,
     cursor: Cursor,
-    head: Option<Line>,
+    head: Option<ReadLine>,
     /// The look that brought its head.
     found: u64,
     /// The look that found nothing; 0 once something was found.
     empty: u64,
     /// The place that was told last.
-    told: Option<LogPlace>,
+    told: Option<LogPosition>,
     /// It could not be read, and that was said.
     failed: bool,
 }
 
-impl Source {
-    fn new(tail: Tail, cursor: Cursor) -> Self {
+impl FileSource {
+    fn new(tail: ReadTarget, cursor: Cursor) -> Self {
         Self { tail, cursor, head: None, found: 0, empty: 0, told: None, failed: false }
     }
 
@@ -86,14 +86,14 @@ impl Source {
     }
 
     /// Takes its head; the next one is one that was read with it, or has to be looked for.
-    fn take(&mut self) -> Option<Line> {
+    fn take(&mut self) -> Option<ReadLine> {
         std::mem::replace(&mut self.head, self.cursor.at_hand())
     }
 }
 
-impl Reader {
+impl LogReader {
     /// A reader of no file yet. `names` are the apps' by instance.
-    pub fn new(indexes: Arc<Path>, wanted: Wanted) -> Self {
+    pub fn new(indexes: Arc<Path>, wanted: ReadQuery) -> Self {
         Self {
             indexes,
             wanted,
@@ -106,7 +106,7 @@ impl Reader {
 
     /// Adds the files that are not read yet. Those that come later (`late`) are read from their
     /// beginning: nobody can have seen it. One that cannot be read is left out.
-    pub fn add(&mut self, tails: Vec<Tail>, names: HashMap<u32, String>, late: bool) {
+    pub fn add(&mut self, tails: Vec<ReadTarget>, names: HashMap<u32, String>, late: bool) {
         self.names.extend(names);
         for tail in tails {
             if let Some(source) = self.sources.iter_mut().find(|source| source.tail.path == tail.path) {
@@ -114,13 +114,13 @@ impl Reader {
                 continue;
             }
             match self.cursor(&tail, late) {
-                Ok(cursor) => self.sources.push(Source::new(tail, cursor)),
+                Ok(cursor) => self.sources.push(FileSource::new(tail, cursor)),
                 Err(error) => tracing::warn!("cannot read log file {}: {error}", tail.path.display()),
             }
         }
     }
 
-    fn cursor(&self, tail: &Tail, late: bool) -> io::Result<Cursor> {
+    fn cursor(&self, tail: &ReadTarget, late: bool) -> io::Result<Cursor> {
         let (places, indexes) = (&self.wanted.places, &self.indexes);
         if let Some(place) = places.get(&tail.path) {
             return Cursor::at_place(place, indexes);
@@ -171,8 +171,8 @@ impl Reader {
     }
 
     /// How far the files were read that were read on since the last time.
-    pub fn places(&mut self) -> Vec<LogPlace> {
-        let changed = |source: &mut Source| {
+    pub fn places(&mut self) -> Vec<LogPosition> {
+        let changed = |source: &mut FileSource| {
             let place = source.cursor.place(source.head.as_ref());
             (source.told.as_ref() != Some(&place)).then(|| source.told.insert(place).clone())
         };
@@ -221,7 +221,12 @@ impl Reader {
 }
 
 /// The line as followers see it, if it is wanted.
-fn item(tail: &Tail, names: &HashMap<u32, String>, line: Line, wanted: &Wanted) -> Option<LogItem> {
+fn item(
+    tail: &ReadTarget,
+    names: &HashMap<u32, String>,
+    line: ReadLine,
+    wanted: &ReadQuery,
+) -> Option<LogItem> {
     let (mut id, mut stream) = (tail.id, tail.stream);
     if let Some(owner) = line.owner {
         (id, stream) = (owner.instance(), owner.stream);
@@ -245,8 +250,8 @@ fn item(tail: &Tail, names: &HashMap<u32, String>, line: Line, wanted: &Wanted) 
 mod tests {
     use super::*;
 
-    fn tail(path: PathBuf, id: u32) -> Tail {
-        Tail { path, id, stream: Stream::Out, shared: None }
+    fn tail(path: PathBuf, id: u32) -> ReadTarget {
+        ReadTarget { path, id, stream: OutputStream::Out, shared: None }
     }
 
     #[test]
@@ -261,8 +266,8 @@ mod tests {
             std::fs::write(&path, "").unwrap();
             tails.push(tail(path, id));
         }
-        let wanted = Wanted { lines, ..Wanted::default() };
-        let mut reader = Reader::new(dir.path().into(), wanted);
+        let wanted = ReadQuery { lines, ..ReadQuery::default() };
+        let mut reader = LogReader::new(dir.path().into(), wanted);
         reader.add(tails, HashMap::new(), false);
         let mut got = 0;
         while let Some(items) = reader.next(false) {

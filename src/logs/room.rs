@@ -13,22 +13,22 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::LocalSet;
 
-use super::desk::Desk;
-use super::files::Files;
-use super::follow::{Hub, News};
-use super::ground::Ground;
+use super::desk::WorkerShared;
+use super::files::LogFiles;
+use super::follow::{LogNotify, Subscribers};
+use super::ground::FileContext;
 use super::item;
 use super::journal::Journal;
 use super::log_file::LogFile;
 use super::pump::{PIPE_RETRY, Pump};
-use super::shape::{Origin, Shape};
-use super::stream::Stream;
-use super::thread::{Failures, Refused, Source};
-use super::writer::Writer;
+use super::shape::{LineFormat, LineSource};
+use super::stream::StreamCapture;
+use super::thread::{FileError, FileErrors, RunOutput};
+use super::writer::OpenFiles;
 use crate::spec::Rotation;
 
 /// Names one stream of one run.
-type Key = u64;
+type PumpId = u64;
 
 /// When the thread ends, named pipes that are full are waited for this long: their reader is but slower.
 const LAST_WAIT: Duration = Duration::from_secs(2);
@@ -37,13 +37,13 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 /// What may be asked of the thread; it is carried out in the order sent.
 #[derive(Debug)]
-pub(super) enum Command {
+pub(super) enum WorkerCommand {
     /// Reads a run's output from now on. With an answer: only if its files can be written.
-    Attach(Box<Source>, Option<oneshot::Sender<Result<(), Refused>>>),
+    Attach(Box<RunOutput>, Option<oneshot::Sender<Result<(), FileError>>>),
     /// Opens all files anew.
-    Reopen(oneshot::Sender<Failures>),
+    Reopen(oneshot::Sender<FileErrors>),
     /// Empties these.
-    Flush(Vec<PathBuf>, oneshot::Sender<Failures>),
+    Flush(Vec<PathBuf>, oneshot::Sender<FileErrors>),
     /// Tells when all that the run wrote is in the files.
     Closed(u64, oneshot::Sender<()>),
     /// Writes what the pipes hold, and ends.
@@ -51,23 +51,26 @@ pub(super) enum Command {
 }
 
 /// What the thread is given.
-pub(super) struct Tools {
+pub(super) struct WorkerSetup {
     /// Not yet set right, if a former daemon left it.
     pub(super) journal: Journal,
-    pub(super) news: Arc<News>,
-    pub(super) hub: Arc<Mutex<Hub>>,
-    pub(super) ground: Ground,
+    pub(super) news: Arc<LogNotify>,
+    pub(super) hub: Arc<Mutex<Subscribers>>,
+    pub(super) ground: FileContext,
 }
 
 /// The thread's work: carries out commands until it is to stop or the last handle is gone.
 ///
 /// # Errors
 /// The system gives no epoll or no descriptors.
-pub(super) fn serve(commands: mpsc::UnboundedReceiver<Command>, mut tools: Tools) -> io::Result<()> {
+pub(super) fn serve(
+    commands: mpsc::UnboundedReceiver<WorkerCommand>,
+    mut tools: WorkerSetup,
+) -> io::Result<()> {
     // Before any pipe is read: its first bytes may be in the files already.
     tools.journal.recover();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let room = Rc::new(Room::new(tools)?);
+    let room = Rc::new(Worker::new(tools)?);
     let tasks = LocalSet::new();
     tasks.spawn_local(Rc::clone(&room).rotate_by_the_clock());
     tasks.block_on(&runtime, room.obey(commands));
@@ -86,29 +89,29 @@ pub(super) fn serve(commands: mpsc::UnboundedReceiver<Command>, mut tools: Tools
 }
 
 /// All that the thread owns.
-struct Room {
-    desk: Desk,
-    writer: RefCell<Writer>,
-    pumps: RefCell<BTreeMap<Key, Rc<Pump>>>,
-    runs: RefCell<HashMap<u64, Run>>,
-    last_key: Cell<Key>,
+struct Worker {
+    desk: WorkerShared,
+    writer: RefCell<OpenFiles>,
+    pumps: RefCell<BTreeMap<PumpId, Rc<Pump>>>,
+    runs: RefCell<HashMap<u64, RunPipes>>,
+    last_key: Cell<PumpId>,
     /// A file was opened: it may be the next to be rotated.
     opened: Notify,
 }
 
 /// A run with an open pipe.
 #[derive(Default)]
-struct Run {
+struct RunPipes {
     pipes: usize,
     waiting: Vec<oneshot::Sender<()>>,
 }
 
-impl Room {
-    fn new(tools: Tools) -> io::Result<Self> {
-        let Tools { journal, news, hub, ground } = tools;
+impl Worker {
+    fn new(tools: WorkerSetup) -> io::Result<Self> {
+        let WorkerSetup { journal, news, hub, ground } = tools;
         Ok(Self {
-            desk: Desk::new(journal, news, hub)?,
-            writer: RefCell::new(Writer::new(ground)),
+            desk: WorkerShared::new(journal, news, hub)?,
+            writer: RefCell::new(OpenFiles::new(ground)),
             opened: Notify::new(),
             pumps: RefCell::default(),
             runs: RefCell::default(),
@@ -117,19 +120,21 @@ impl Room {
     }
 
     /// Carries out commands until the last handle is gone or the thread is to stop.
-    async fn obey(self: &Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
+    async fn obey(self: &Rc<Self>, mut commands: mpsc::UnboundedReceiver<WorkerCommand>) {
         while let Some(command) = commands.recv().await {
             match command {
-                Command::Attach(source, asked) => self.attach(*source, asked),
-                Command::Reopen(done) => answer(done, "reopen", self.writer.borrow().reopen()),
-                Command::Flush(files, done) => answer(done, "truncate", self.writer.borrow().truncate(files)),
-                Command::Closed(run, done) => self.tell_when_closed(run, done),
-                Command::Stop => return,
+                WorkerCommand::Attach(source, asked) => self.attach(*source, asked),
+                WorkerCommand::Reopen(done) => answer(done, "reopen", self.writer.borrow().reopen()),
+                WorkerCommand::Flush(files, done) => {
+                    answer(done, "truncate", self.writer.borrow().truncate(files))
+                }
+                WorkerCommand::Closed(run, done) => self.tell_when_closed(run, done),
+                WorkerCommand::Stop => return,
             }
         }
     }
 
-    fn attach(self: &Rc<Self>, source: Source, asked: Option<oneshot::Sender<Result<(), Refused>>>) {
+    fn attach(self: &Rc<Self>, source: RunOutput, asked: Option<oneshot::Sender<Result<(), FileError>>>) {
         let opened = self.open(&source.files, &source.rotation);
         if let Some(asked) = asked {
             let refused = opened.iter().find_map(|file| Some((file.path().to_owned(), file.refusal()?)));
@@ -140,26 +145,26 @@ impl Room {
                 return;
             }
         }
-        let Source { id, name, run, out, err, files, format, date_format, rotation } = source;
-        let shape = Shape::new(format, date_format.as_deref());
-        let origin = Rc::new(Origin { id, name, run, shape });
-        let Files { out: out_file, err: err_file, combined } = files;
-        self.attach_pipe(&origin, item::Stream::Out, out, [&out_file, &combined], &rotation);
-        self.attach_pipe(&origin, item::Stream::Err, err, [&err_file, &combined], &rotation);
+        let RunOutput { id, name, run, out, err, files, format, date_format, rotation } = source;
+        let shape = LineFormat::new(format, date_format.as_deref());
+        let origin = Rc::new(LineSource { id, name, run, shape });
+        let LogFiles { out: out_file, err: err_file, combined } = files;
+        self.attach_pipe(&origin, item::OutputStream::Out, out, [&out_file, &combined], &rotation);
+        self.attach_pipe(&origin, item::OutputStream::Err, err, [&err_file, &combined], &rotation);
         self.opened.notify_one();
         self.desk.news.tell_attached();
     }
 
     /// The files, open as long as these are held.
-    fn open(&self, files: &Files, rotation: &Arc<Rotation>) -> Vec<Rc<LogFile>> {
+    fn open(&self, files: &LogFiles, rotation: &Arc<Rotation>) -> Vec<Rc<LogFile>> {
         let mut writer = self.writer.borrow_mut();
         files.distinct().into_iter().map(|path| writer.open(path, rotation)).collect()
     }
 
     fn attach_pipe(
         self: &Rc<Self>,
-        origin: &Rc<Origin>,
-        which: item::Stream,
+        origin: &Rc<LineSource>,
+        which: item::OutputStream,
         pipe: OwnedFd,
         files: [&Option<PathBuf>; 2],
         rotation: &Arc<Rotation>,
@@ -170,7 +175,7 @@ impl Room {
         paths.dedup();
         let kept = files[0].is_some();
         let files = paths.into_iter().map(|path| self.writer.borrow_mut().open(path, rotation)).collect();
-        let stream = Stream::new(Rc::clone(origin), which, files, kept, rotation.when_full);
+        let stream = StreamCapture::new(Rc::clone(origin), which, files, kept, rotation.when_full);
         match Pump::new(pipe, stream) {
             Ok(pump) => self.start(pump, key, origin.run),
             Err(error) => {
@@ -182,7 +187,7 @@ impl Room {
         }
     }
 
-    fn start(self: &Rc<Self>, pump: Pump, key: Key, run: u64) {
+    fn start(self: &Rc<Self>, pump: Pump, key: PumpId, run: u64) {
         let pump = Rc::new(pump);
         self.pumps.borrow_mut().insert(key, Rc::clone(&pump));
         self.runs.borrow_mut().entry(run).or_default().pipes += 1;
@@ -230,7 +235,7 @@ impl Room {
     }
 }
 
-fn answer(done: oneshot::Sender<Failures>, verb: &str, failed: Failures) {
+fn answer(done: oneshot::Sender<FileErrors>, verb: &str, failed: FileErrors) {
     for (path, error) in &failed {
         tracing::warn!("cannot {verb} log file {}: {error}", path.display());
     }

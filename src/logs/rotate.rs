@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use jiff::Timestamp;
 
-use super::stamp::Stamp;
+use super::stamp::TimestampFormat;
 use crate::schedule::Schedule;
 use crate::spec::Rotation;
 
@@ -19,7 +19,7 @@ pub(super) const PACKED: &str = ".gz";
 
 /// A rotated file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Rotated {
+pub(super) struct RotatedFile {
     /// Where it is.
     pub(super) path: PathBuf,
     /// Bytes on the disk.
@@ -28,7 +28,7 @@ pub(super) struct Rotated {
     pub(super) written: SystemTime,
 }
 
-impl Rotated {
+impl RotatedFile {
     /// Whether it is compressed.
     pub(super) fn is_packed(&self) -> bool {
         self.path.as_os_str().as_encoded_bytes().ends_with(PACKED.as_bytes())
@@ -57,15 +57,15 @@ fn number(path: &Path) -> u32 {
 
 /// Finds a free name for a file that is rotated now.
 #[derive(Debug, Default)]
-pub(super) struct Names {
+pub(super) struct RotationNames {
     last: Option<(Vec<u8>, u32)>,
 }
 
-impl Names {
+impl RotationNames {
     /// A name that no file has, packed or not.
     pub(super) fn free(&mut self, path: &Path, format: &str) -> PathBuf {
         let mut date = Vec::new();
-        Stamp::new(format).write(Timestamp::now().as_millisecond(), &mut date);
+        TimestampFormat::new(format).write(Timestamp::now().as_millisecond(), &mut date);
         // A date must not lead into another directory, and the dot belongs to the number.
         date.iter_mut().filter(|byte| matches!(byte, b'/' | b'\0' | b'.')).for_each(|byte| *byte = b'-');
         let mut count = match self.last.take() {
@@ -103,7 +103,7 @@ pub(super) fn is_absent(error: &io::Error) -> bool {
 ///
 /// # Errors
 /// Its directory cannot be read. One that is not there has none.
-pub(super) fn rotated(path: &Path) -> io::Result<Vec<Rotated>> {
+pub(super) fn rotated(path: &Path) -> io::Result<Vec<RotatedFile>> {
     let Some(dir) = path.parent() else { return Ok(Vec::new()) };
     let (before, after) = around(path);
     let entries = match std::fs::read_dir(dir) {
@@ -121,14 +121,14 @@ pub(super) fn rotated(path: &Path) -> io::Result<Vec<Rotated>> {
         // Removed since the directory was read: as if it had not been there.
         let Ok(meta) = entry.metadata() else { continue };
         if let (true, Ok(written)) = (meta.is_file(), meta.modified()) {
-            found.push(Rotated { path: entry.path(), size: meta.len(), written });
+            found.push(RotatedFile { path: entry.path(), size: meta.len(), written });
         }
     }
     // A packed file whose origin is still there: its packer was killed between two steps.
     let whole: HashSet<PathBuf> =
         found.iter().filter(|file| !file.is_packed()).map(|file| packed(&file.path)).collect();
     found.retain(|file| !whole.contains(&file.path));
-    found.sort_by(Rotated::age_order);
+    found.sort_by(RotatedFile::age_order);
     Ok(found)
 }
 
@@ -140,10 +140,10 @@ fn is_rotated(name: &str, before: &str, after: &str) -> bool {
 }
 
 /// Which rotated files of one log file (oldest first) have to go by count and age.
-pub(super) fn surplus<'r>(files: &'r [Rotated], policy: &Rotation, now: SystemTime) -> &'r [Rotated] {
+pub(super) fn surplus<'r>(files: &'r [RotatedFile], policy: &Rotation, now: SystemTime) -> &'r [RotatedFile] {
     let keep = policy.keep.map_or(files.len(), |keep| usize::try_from(keep).unwrap_or(usize::MAX));
     let by_count = files.len().saturating_sub(keep);
-    let old = |file: &Rotated| match policy.max_age {
+    let old = |file: &RotatedFile| match policy.max_age {
         Some(age) => now.duration_since(file.written).is_ok_and(|passed| passed.as_millis() > age.into()),
         None => false,
     };
@@ -153,7 +153,7 @@ pub(super) fn surplus<'r>(files: &'r [Rotated], policy: &Rotation, now: SystemTi
 
 /// How many of these files (oldest first) have to go so that with `others` bytes all are at
 /// most `most`.
-pub(super) fn over_budget(files: &[Rotated], others: u64, most: u64) -> usize {
+pub(super) fn over_budget(files: &[RotatedFile], others: u64, most: u64) -> usize {
     let mut total = files.iter().map(|file| file.size).sum::<u64>().saturating_add(others);
     files
         .iter()
@@ -175,15 +175,19 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn file(name: &str, size: u64, written: u64) -> Rotated {
-        Rotated { path: name.into(), size, written: SystemTime::UNIX_EPOCH + Duration::from_secs(written) }
+    fn file(name: &str, size: u64, written: u64) -> RotatedFile {
+        RotatedFile {
+            path: name.into(),
+            size,
+            written: SystemTime::UNIX_EPOCH + Duration::from_secs(written),
+        }
     }
 
     #[test]
     fn names_are_free_and_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a-out.log");
-        let mut names = Names::default();
+        let mut names = RotationNames::default();
         let mut made = Vec::new();
         for n in 0..12 {
             let name = names.free(&path, "YYYY");
@@ -191,13 +195,13 @@ mod tests {
             made.push(name);
         }
         // After a restart nothing is known of them, and none is overwritten.
-        made.push(Names::default().free(&path, "YYYY"));
+        made.push(RotationNames::default().free(&path, "YYYY"));
         std::fs::write(&made[12], "x").unwrap();
         assert!(made[11].to_string_lossy().ends_with(".11.log"), "{made:?}");
         let same_time = SystemTime::now();
         let mut found = rotated(&path).unwrap();
         found.iter_mut().for_each(|file| file.written = same_time);
-        found.sort_by(Rotated::age_order);
+        found.sort_by(RotatedFile::age_order);
         let found: Vec<_> = found.iter().map(|file| number(&file.path)).collect();
         assert_eq!(found, (0..13).collect::<Vec<_>>());
     }
@@ -221,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_date_stays_in_its_directory() {
-        let name = Names::default().free(Path::new("/nonexistent/a.log"), "[../../etc/x.y]");
+        let name = RotationNames::default().free(Path::new("/nonexistent/a.log"), "[../../etc/x.y]");
         assert_eq!(name, Path::new("/nonexistent/a__------etc-x-y.log"));
     }
 

@@ -7,11 +7,11 @@ use std::path::Path;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::files::open_append;
-use super::ground::Ground;
-use super::index::{Entry, FileId, Index, Owner, file_id};
-use super::item::Stream;
+use super::ground::FileContext;
+use super::index::{FileId, IndexEntry, IndexWriter, StreamId, file_id};
+use super::item::OutputStream;
 use super::lines::LINE_LIMIT;
-use super::rotate::{Names, next_time};
+use super::rotate::{RotationNames, next_time};
 use crate::spec::Rotation;
 
 /// How often it is looked whether the path still leads to this file.
@@ -21,43 +21,43 @@ const ROTATE_AGAIN: Duration = Duration::from_secs(30);
 /// Bytes read at once.
 const MOST_READ: usize = 64 * 1024;
 /// The owner of a line that was there before anyone was known.
-const NOBODY: Owner = Owner { run: 0, stream: Stream::Out };
+const NOBODY: StreamId = StreamId { run: 0, stream: OutputStream::Out };
 
 /// An open file.
 #[derive(Debug)]
 pub(super) struct Segment {
     file: File,
     id: FileId,
-    kind: Kind,
+    kind: SegmentKind,
     looked: Instant,
     /// Whose unfinished line it ends in.
-    open_line: Option<Owner>,
+    open_line: Option<StreamId>,
     /// It is to be left for what is at its path now, after its unfinished line.
     leave: bool,
     /// When it is to be rotated by the clock, milliseconds since the epoch.
     due: Option<i64>,
-    names: Names,
+    names: RotationNames,
     no_rotation_before: Option<Instant>,
     /// As it was before the last write.
-    before: Before,
+    before: Checkpoint,
 }
 
 /// What a write changes.
 #[derive(Clone, Copy, Debug, Default)]
-struct Before {
+struct Checkpoint {
     size: u64,
     lines: u64,
-    open_line: Option<Owner>,
+    open_line: Option<StreamId>,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum SegmentKind {
     /// A plain file: it can be cut, rotated and indexed.
     Plain {
         size: u64,
         /// Lines in it and before it.
         lines: u64,
-        index: Index,
+        index: IndexWriter,
     },
     /// A named pipe, a device: what it did not take of the last block is kept here.
     Other { rest: Vec<u8> },
@@ -72,21 +72,21 @@ impl Segment {
         let mut segment = Self {
             file,
             id,
-            kind: Kind::Other { rest: Vec::new() },
+            kind: SegmentKind::Other { rest: Vec::new() },
             looked: Instant::now(),
             open_line: None,
             leave: false,
             due: None,
-            names: Names::default(),
+            names: RotationNames::default(),
             no_rotation_before: None,
-            before: Before::default(),
+            before: Checkpoint::default(),
         };
         if meta.file_type().is_file() {
             let size = meta.len();
-            let index = Index::open(indexes, id, size);
+            let index = IndexWriter::open(indexes, id, size);
             let (lines, open_line) = segment.take_up(path, size, &index);
             segment.open_line = open_line;
-            segment.kind = Kind::Plain { size, lines, index };
+            segment.kind = SegmentKind::Plain { size, lines, index };
             let since = meta.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
             segment.set_due(policy, i64::try_from(since.as_millis()).unwrap_or(0));
         }
@@ -94,7 +94,7 @@ impl Segment {
     }
 
     /// How many lines were written so far, and whose line is unfinished.
-    fn take_up(&self, path: &Path, size: u64, index: &Index) -> (u64, Option<Owner>) {
+    fn take_up(&self, path: &Path, size: u64, index: &IndexWriter) -> (u64, Option<StreamId>) {
         let Some(last) = index.last() else { return (0, (size > 0).then_some(NOBODY)) };
         let Ok(file) = File::open(path) else { return (last.lines, Some(last.owner)) };
         let (mut at, mut lines, mut end) = (last.offset, last.lines, b'\n');
@@ -116,7 +116,7 @@ impl Segment {
         if self.leave && self.open_line.is_none() {
             return Ok(false);
         }
-        let Kind::Plain { size, index, .. } = &mut self.kind else { return Ok(true) };
+        let SegmentKind::Plain { size, index, .. } = &mut self.kind else { return Ok(true) };
         let meta = self.file.metadata()?;
         if meta.nlink() == 0 {
             return Ok(false);
@@ -140,7 +140,7 @@ impl Segment {
 
     /// Whether it has to make way before `line` more bytes come.
     pub(super) fn is_due(&self, line: u64, policy: &Rotation) -> bool {
-        let Kind::Plain { size, .. } = &self.kind else { return false };
+        let SegmentKind::Plain { size, .. } = &self.kind else { return false };
         let full =
             policy.max_size.is_some_and(|most| *size > 0 && line > 0 && size.saturating_add(line) > most);
         let waits = self.no_rotation_before.is_some_and(|until| Instant::now() < until);
@@ -150,8 +150,8 @@ impl Segment {
     }
 
     /// Puts the file aside and begins a new one. If that fails it is written on.
-    pub(super) fn rotate(&mut self, path: &Path, policy: &Rotation, ground: &Ground) {
-        let Kind::Plain { size, lines, .. } = &self.kind else { return };
+    pub(super) fn rotate(&mut self, path: &Path, policy: &Rotation, ground: &FileContext) {
+        let SegmentKind::Plain { size, lines, .. } = &self.kind else { return };
         let (size, lines) = (*size, *lines);
         self.set_due(policy, jiff::Timestamp::now().as_millisecond());
         if size == 0 && !policy.rotate_empty {
@@ -161,7 +161,7 @@ impl Segment {
         let fresh = std::fs::rename(path, &aside).and_then(|()| Self::open(path, policy, &ground.indexes));
         match fresh {
             Ok(mut fresh) => {
-                if let Kind::Plain { lines: known, size: 0, .. } = &mut fresh.kind {
+                if let SegmentKind::Plain { lines: known, size: 0, .. } = &mut fresh.kind {
                     *known = lines;
                 }
                 fresh.names = std::mem::take(&mut self.names);
@@ -196,8 +196,8 @@ impl Segment {
     /// Which file may grow, and its length; only a plain one can be cut again.
     pub(super) fn growth(&self) -> Option<(FileId, u64)> {
         match &self.kind {
-            Kind::Plain { size, .. } => Some((self.id, *size)),
-            Kind::Other { .. } => None,
+            SegmentKind::Plain { size, .. } => Some((self.id, *size)),
+            SegmentKind::Other { .. } => None,
         }
     }
 
@@ -207,13 +207,13 @@ impl Segment {
             return 0;
         }
         match (&self.kind, policy.max_size) {
-            (Kind::Plain { size, .. }, Some(most)) => most.saturating_sub(*size),
+            (SegmentKind::Plain { size, .. }, Some(most)) => most.saturating_sub(*size),
             _ => u64::MAX,
         }
     }
 
     /// Whose unfinished line it ends in.
-    pub(super) fn open_line(&self) -> Option<Owner> {
+    pub(super) fn open_line(&self) -> Option<StreamId> {
         self.open_line
     }
 
@@ -224,7 +224,7 @@ impl Segment {
 
     /// Someone cut it to nothing.
     pub(super) fn was_emptied(&mut self) {
-        if let Kind::Plain { size, index, .. } = &mut self.kind {
+        if let SegmentKind::Plain { size, index, .. } = &mut self.kind {
             *size = 0;
             index.bound(0);
             self.open_line = None;
@@ -233,7 +233,7 @@ impl Segment {
 
     /// Writes what a named pipe or device has not taken yet.
     pub(super) fn flush(&mut self) -> io::Result<()> {
-        let Kind::Other { rest } = &mut self.kind else { return Ok(()) };
+        let SegmentKind::Other { rest } = &mut self.kind else { return Ok(()) };
         while !rest.is_empty() {
             match self.file.write(rest) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -246,22 +246,22 @@ impl Segment {
     }
 
     /// Writes a stream's text at the end, another stream's unfinished line ended before it.
-    pub(super) fn append(&mut self, owner: Owner, text: &[u8], at: u64, alone: bool) -> io::Result<()> {
+    pub(super) fn append(&mut self, owner: StreamId, text: &[u8], at: u64, alone: bool) -> io::Result<()> {
         let foreign = self.open_line.is_some_and(|open| open != owner);
         match &mut self.kind {
-            Kind::Plain { size, lines, index } => {
-                self.before = Before { size: *size, lines: *lines, open_line: self.open_line };
+            SegmentKind::Plain { size, lines, index } => {
+                self.before = Checkpoint { size: *size, lines: *lines, open_line: self.open_line };
                 if foreign {
                     self.file.write_all(b"\n")?;
                     *size += 1;
                     *lines += 1;
                 }
-                index.note(Entry { at, offset: *size, owner, lines: *lines }, alone);
+                index.note(IndexEntry { at, offset: *size, owner, lines: *lines }, alone);
                 self.file.write_all(text)?;
                 *size += text.len() as u64;
                 *lines += memchr::memchr_iter(b'\n', text).count() as u64;
             }
-            Kind::Other { rest } => {
+            SegmentKind::Other { rest } => {
                 // Whatever is refused at once was not taken at all; the rest of a block must follow.
                 let taken = self.file.write(text)?;
                 rest.extend_from_slice(&text[taken..]);
@@ -273,7 +273,7 @@ impl Segment {
 
     /// Cuts a plain file to its length before the last write.
     pub(super) fn undo(&mut self) {
-        let Kind::Plain { size, lines, index } = &mut self.kind else { return };
+        let SegmentKind::Plain { size, lines, index } = &mut self.kind else { return };
         if let Err(error) = self.file.set_len(self.before.size) {
             tracing::error!("duplicate lines in a log file: {error}");
             return;

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use super::item::Stream;
-use super::lines::Piece;
-use super::stamp::Stamp;
+use super::item::OutputStream;
+use super::lines::LinePiece;
+use super::stamp::TimestampFormat;
 use crate::spec::LogFormat;
 
 /// Stands before every part of a cut line but the first.
@@ -12,18 +12,18 @@ const CONTINUED: &[u8] = b"[continued] ";
 
 /// What becomes of a line.
 #[derive(Debug)]
-pub(super) enum Shape {
+pub(super) enum LineFormat {
     /// Nothing.
     Raw,
     /// `<stamp>: <text>`.
-    Stamped(Stamp),
+    Stamped(TimestampFormat),
     /// One object a line.
-    Json(Stamp),
+    Json(TimestampFormat),
 }
 
 /// Where a line comes from.
 #[derive(Debug)]
-pub(super) struct Origin {
+pub(super) struct LineSource {
     /// The instance's id.
     pub(super) id: u32,
     /// The app's name.
@@ -31,53 +31,53 @@ pub(super) struct Origin {
     /// Unique number of the run.
     pub(super) run: u64,
     /// What its lines look like.
-    pub(super) shape: Shape,
+    pub(super) shape: LineFormat,
 }
 
 /// What stands around the text of every line that is written at one time.
 #[derive(Debug, Default)]
-pub(super) struct Frame {
+pub(super) struct LineFrame {
     head: Vec<u8>,
     tail: Vec<u8>,
 }
 
 /// What follows the message in an object.
 #[derive(Serialize)]
-struct About<'a> {
+struct JsonFields<'a> {
     timestamp: &'a str,
     #[serde(rename = "type")]
-    stream: Stream,
+    stream: OutputStream,
     process_id: u32,
     app_name: &'a str,
 }
 
-impl Shape {
+impl LineFormat {
     /// The shape that a spec asks for.
     pub(super) fn new(format: LogFormat, date_format: Option<&str>) -> Self {
         match (format, date_format.filter(|format| !format.is_empty())) {
             (LogFormat::Raw, None) => Self::Raw,
-            (LogFormat::Raw, Some(format)) => Self::Stamped(Stamp::new(format)),
-            (LogFormat::Json, None) => Self::Json(Stamp::iso()),
-            (LogFormat::Json, Some(format)) => Self::Json(Stamp::new(format)),
+            (LogFormat::Raw, Some(format)) => Self::Stamped(TimestampFormat::new(format)),
+            (LogFormat::Json, None) => Self::Json(TimestampFormat::iso()),
+            (LogFormat::Json, Some(format)) => Self::Json(TimestampFormat::new(format)),
         }
     }
 }
 
-impl Frame {
+impl LineFrame {
     /// The frame of lines read at `at` (milliseconds since the epoch). An object has PM2's keys.
-    pub(super) fn new(origin: &Origin, stream: Stream, at: i64) -> Self {
+    pub(super) fn new(origin: &LineSource, stream: OutputStream, at: i64) -> Self {
         let mut frame = Self::default();
         match &origin.shape {
-            Shape::Raw => {}
-            Shape::Stamped(stamp) => {
+            LineFormat::Raw => {}
+            LineFormat::Stamped(stamp) => {
                 stamp.write(at, &mut frame.head);
                 frame.head.extend_from_slice(b": ");
             }
-            Shape::Json(stamp) => {
+            LineFormat::Json(stamp) => {
                 let mut timestamp = Vec::with_capacity(32);
                 stamp.write(at, &mut timestamp);
                 let timestamp = &String::from_utf8_lossy(&timestamp);
-                let about = About { timestamp, stream, process_id: origin.id, app_name: &origin.name };
+                let about = JsonFields { timestamp, stream, process_id: origin.id, app_name: &origin.name };
                 frame.head.extend_from_slice(b"{\"message\":");
                 // Neither strings nor a Vec can fail here.
                 let _ = serde_json::to_writer(&mut frame.tail, &about);
@@ -94,7 +94,7 @@ impl Frame {
     }
 
     /// Appends a stamped line, without a newline.
-    pub(super) fn stamped(&self, piece: &Piece<'_>, out: &mut Vec<u8>) {
+    pub(super) fn stamped(&self, piece: &LinePiece<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.head);
         if !piece.first {
             out.extend_from_slice(CONTINUED);
@@ -104,7 +104,7 @@ impl Frame {
 
     /// Appends a line's object and a newline. `continued` marks the later parts of a line that was cut.
     /// Bytes that are no UTF-8 are replaced: JSON can hold no others.
-    pub(super) fn object(&self, piece: &Piece<'_>, out: &mut Vec<u8>) {
+    pub(super) fn object(&self, piece: &LinePiece<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.head);
         quote(&String::from_utf8_lossy(piece.text), out);
         out.extend_from_slice(&self.tail);
@@ -132,10 +132,15 @@ mod tests {
 
     #[test]
     fn objects_hold_any_bytes() {
-        let origin = Origin { id: 7, name: "a\"b".into(), run: 1, shape: Shape::Json(Stamp::iso()) };
+        let origin = LineSource {
+            id: 7,
+            name: "a\"b".into(),
+            run: 1,
+            shape: LineFormat::Json(TimestampFormat::iso()),
+        };
         let mut out = Vec::new();
-        let piece = Piece { text: b"\x00\xff\"\\\r\x1b[1m", first: true, last: true };
-        Frame::new(&origin, Stream::Err, 0).object(&piece, &mut out);
+        let piece = LinePiece { text: b"\x00\xff\"\\\r\x1b[1m", first: true, last: true };
+        LineFrame::new(&origin, OutputStream::Err, 0).object(&piece, &mut out);
         let read: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(
             read,
@@ -149,15 +154,18 @@ mod tests {
 
     #[test]
     fn later_parts_are_marked() {
-        let piece = Piece { text: b"tail", first: false, last: true };
-        let framed = |shape, put: fn(&Frame, &Piece<'_>, &mut Vec<u8>)| {
+        let piece = LinePiece { text: b"tail", first: false, last: true };
+        let framed = |shape, put: fn(&LineFrame, &LinePiece<'_>, &mut Vec<u8>)| {
             let mut out = Vec::new();
-            let origin = Origin { id: 7, name: "a".into(), run: 1, shape };
-            put(&Frame::new(&origin, Stream::Out, 0), &piece, &mut out);
+            let origin = LineSource { id: 7, name: "a".into(), run: 1, shape };
+            put(&LineFrame::new(&origin, OutputStream::Out, 0), &piece, &mut out);
             String::from_utf8(out).unwrap()
         };
-        assert_eq!(framed(Shape::Stamped(Stamp::new("[t]")), Frame::stamped), "t: [continued] tail");
-        let object = framed(Shape::Json(Stamp::new("[t]")), Frame::object);
+        assert_eq!(
+            framed(LineFormat::Stamped(TimestampFormat::new("[t]")), LineFrame::stamped),
+            "t: [continued] tail"
+        );
+        let object = framed(LineFormat::Json(TimestampFormat::new("[t]")), LineFrame::object);
         assert_eq!(
             object,
             "{\"message\":\"tail\",\"timestamp\":\"t\",\"type\":\"out\",\"process_id\":7,\

@@ -16,7 +16,7 @@ const TOKENS: [&str; 24] = [
 const MILLIS: &str = "SSS";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
+enum FormatPart {
     Text(String),
     Token(&'static str),
     Millis,
@@ -24,21 +24,21 @@ enum Part {
 
 /// A format of stamps, with the text of the last second at hand.
 #[derive(Debug)]
-pub struct Stamp {
-    parts: Vec<Part>,
+pub struct TimestampFormat {
+    parts: Vec<FormatPart>,
     zone: TimeZone,
-    last: RefCell<Second>,
+    last: RefCell<CachedSecond>,
 }
 
 /// The stamp of one second, and where in it the milliseconds go.
 #[derive(Debug, Default)]
-struct Second {
+struct CachedSecond {
     number: Option<i64>,
     text: String,
     millis: Vec<usize>,
 }
 
-impl Stamp {
+impl TimestampFormat {
     /// A stamp in the machine's time zone. Any text is a format: what is no token stands for itself.
     pub fn new(format: &str) -> Self {
         Self::in_zone(format, TimeZone::system())
@@ -69,16 +69,16 @@ impl Stamp {
         }
     }
 
-    fn fill(&self, second: &mut Second, at: i64) {
+    fn fill(&self, second: &mut CachedSecond, at: i64) {
         let time = Timestamp::from_millisecond(at).unwrap_or_default().to_zoned(self.zone.clone());
         second.number = Some(at.div_euclid(1000));
         second.text.clear();
         second.millis.clear();
         for part in &self.parts {
             match part {
-                Part::Text(text) => second.text.push_str(text),
-                Part::Token(token) => token_text(token, &time, &mut second.text),
-                Part::Millis => {
+                FormatPart::Text(text) => second.text.push_str(text),
+                FormatPart::Token(token) => token_text(token, &time, &mut second.text),
+                FormatPart::Millis => {
                     second.millis.push(second.text.len());
                     second.text.push_str("000");
                 }
@@ -87,13 +87,13 @@ impl Stamp {
     }
 }
 
-fn parse(format: &str) -> Vec<Part> {
-    let mut parts: Vec<Part> = Vec::new();
+fn parse(format: &str) -> Vec<FormatPart> {
+    let mut parts: Vec<FormatPart> = Vec::new();
     let mut left = format;
     while let Some(next) = left.chars().next() {
         let (part, length) = part_at(left, next);
         match (parts.last_mut(), part) {
-            (Some(Part::Text(before)), Part::Text(text)) => before.push_str(&text),
+            (Some(FormatPart::Text(before)), FormatPart::Text(text)) => before.push_str(&text),
             (_, part) => parts.push(part),
         }
         left = &left[length..];
@@ -102,18 +102,18 @@ fn parse(format: &str) -> Vec<Part> {
 }
 
 /// The part that `left` begins with, and how many bytes of the format it takes.
-fn part_at(left: &str, next: char) -> (Part, usize) {
+fn part_at(left: &str, next: char) -> (FormatPart, usize) {
     if let Some((literal, _)) = left.strip_prefix('[').and_then(|inside| inside.split_once(']'))
         && !literal.is_empty()
     {
-        return (Part::Text(literal.to_owned()), literal.len() + 2);
+        return (FormatPart::Text(literal.to_owned()), literal.len() + 2);
     }
     if left.starts_with(MILLIS) {
-        return (Part::Millis, MILLIS.len());
+        return (FormatPart::Millis, MILLIS.len());
     }
     match TOKENS.into_iter().find(|token| left.starts_with(token)) {
-        Some(token) => (Part::Token(token), token.len()),
-        None => (Part::Text(next.to_string()), next.len_utf8()),
+        Some(token) => (FormatPart::Token(token), token.len()),
+        None => (FormatPart::Text(next.to_string()), next.len_utf8()),
     }
 }
 
@@ -159,7 +159,7 @@ mod tests {
     fn stamp(format: &str, at: i64) -> String {
         let zone = TimeZone::fixed(jiff::tz::offset(5).saturating_add(jiff::Span::new().minutes(30)));
         let mut out = Vec::new();
-        Stamp::in_zone(format, zone).write(at, &mut out);
+        TimestampFormat::in_zone(format, zone).write(at, &mut out);
         String::from_utf8(out).unwrap()
     }
 
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn the_cache_follows_the_clock() {
-        let stamp = Stamp::iso();
+        let stamp = TimestampFormat::iso();
         let mut out = Vec::new();
         for at in [0, 7, 999, 1000, 1999, 0, -1] {
             stamp.write(at, &mut out);
@@ -244,19 +244,19 @@ mod tests {
         fn tokens_and_literals_come_back_as_written(
             parts in proptest::collection::vec(
                 prop_oneof![
-                    proptest::sample::select(TOKENS.as_slice()).prop_map(Part::Token),
-                    Just(Part::Millis),
+                    proptest::sample::select(TOKENS.as_slice()).prop_map(FormatPart::Token),
+                    Just(FormatPart::Millis),
                 ],
                 0..12,
             ),
         ) {
             // A literal between any two tokens keeps them apart.
             let format: String = parts.iter().map(|part| match part {
-                Part::Token(token) => format!("{token}[YYYY]"),
+                FormatPart::Token(token) => format!("{token}[YYYY]"),
                 _ => "SSS[YYYY]".into(),
             }).collect();
-            let expected: Vec<Part> =
-                parts.into_iter().flat_map(|part| [part, Part::Text("YYYY".into())]).collect();
+            let expected: Vec<FormatPart> =
+                parts.into_iter().flat_map(|part| [part, FormatPart::Text("YYYY".into())]).collect();
             prop_assert_eq!(parse(&format), expected);
         }
     }

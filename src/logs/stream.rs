@@ -9,16 +9,16 @@ use std::{io, mem};
 use memchr::memchr_iter;
 use nix::fcntl::{FcntlArg, fcntl};
 
-use super::desk::Desk;
-use super::dropped::Dropped;
-use super::index::Owner;
+use super::desk::WorkerShared;
+use super::dropped::DroppedLines;
+use super::index::StreamId;
 use super::item;
-use super::lines::{LINE_LIMIT, Piece, pieces, whole_chars, whole_lines};
+use super::lines::{LINE_LIMIT, LinePiece, pieces, whole_chars, whole_lines};
 use super::log_file::LogFile;
-use super::peek::{Seen, is_abandoned, widen};
-use super::shape::{Frame, Origin, Shape};
-use super::waiting::Waiting;
-use super::writer::Writer;
+use super::peek::{Peeked, is_abandoned, widen};
+use super::shape::{LineFormat, LineFrame, LineSource};
+use super::waiting::PartialLine;
+use super::writer::OpenFiles;
 use crate::spec::WhenFull;
 
 /// Bytes taken at once. More would not stay in the processor's cache between reading and writing.
@@ -38,20 +38,20 @@ const MOST_WIDE: u32 = 32;
 
 /// One stream of one run.
 #[derive(Debug)]
-pub(super) struct Stream {
-    origin: Rc<Origin>,
-    owner: Owner,
+pub(super) struct StreamCapture {
+    origin: Rc<LineSource>,
+    owner: StreamId,
     files: Vec<Rc<LogFile>>,
     /// The first of the files is its own; it has none if this is not so.
     kept: bool,
     when_full: WhenFull,
     /// The beginning of a line that waits in the pipe for its end.
-    waiting: Option<Waiting>,
+    waiting: Option<PartialLine>,
     /// The last line was cut: what follows belongs to it.
     cut: bool,
     /// Bytes in the files of a line that has not ended.
     in_line: usize,
-    dropped: Option<Dropped>,
+    dropped: Option<DroppedLines>,
     /// Bytes that stamp or JSON add to a line.
     frame: usize,
     /// How often in a row there was much in the pipe.
@@ -61,7 +61,7 @@ pub(super) struct Stream {
 
 /// What a look at the pipe came to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum CaptureStep {
     /// Some bytes are in the files now.
     Moved {
         /// How many.
@@ -79,37 +79,37 @@ pub(super) enum Step {
     Ended,
 }
 
-impl Stream {
+impl StreamCapture {
     /// A stream that writes to these files, each once.
     pub(super) fn new(
-        origin: Rc<Origin>,
-        stream: item::Stream,
+        origin: Rc<LineSource>,
+        stream: item::OutputStream,
         files: Vec<Rc<LogFile>>,
         kept: bool,
         when_full: WhenFull,
     ) -> Self {
-        let owner = Owner { run: origin.run, stream };
-        let frame = Frame::new(&origin, stream, 0).length();
+        let owner = StreamId { run: origin.run, stream };
+        let frame = LineFrame::new(&origin, stream, 0).length();
         let (waiting, dropped) = (None, None);
         let (cut, in_line, much, wide) = (false, 0, 0, false);
         Self { origin, owner, files, kept, when_full, waiting, cut, in_line, dropped, frame, much, wide }
     }
 
     /// Its run and shape.
-    pub(super) fn origin(&self) -> &Origin {
+    pub(super) fn origin(&self) -> &LineSource {
         &self.origin
     }
 
     /// When the beginning of a line is to be looked at again, if one waits in the pipe.
     pub(super) fn wakes(&self) -> Option<Instant> {
-        self.waiting.as_ref().map(Waiting::look)
+        self.waiting.as_ref().map(PartialLine::look)
     }
 
     /// Whether the beginning of a line may go into the files before its end is there. JSON has no
     /// unfinished lines, a file of several streams is not to be torn, and who listens wants lines.
     fn shows_parts(&self) -> bool {
         let is_alone = |file: &Rc<LogFile>| Rc::strong_count(file) == 1;
-        self.kept && !matches!(self.origin.shape, Shape::Json(_)) && self.files.iter().all(is_alone)
+        self.kept && !matches!(self.origin.shape, LineFormat::Json(_)) && self.files.iter().all(is_alone)
     }
 
     /// Whether something was dropped that no file says yet.
@@ -123,7 +123,7 @@ impl Stream {
     }
 
     /// Gives the files back.
-    pub(super) fn close(&mut self, writer: &mut Writer, desk: &Desk) {
+    pub(super) fn close(&mut self, writer: &mut OpenFiles, desk: &WorkerShared) {
         desk.wide.set(desk.wide.get() - u32::from(mem::take(&mut self.wide)));
         self.files.drain(..).for_each(|file| writer.release(file));
     }
@@ -133,7 +133,7 @@ impl Stream {
     ///
     /// # Errors
     /// It is no pipe.
-    pub(super) fn step(&mut self, pipe: &impl AsFd, desk: &Desk) -> io::Result<Step> {
+    pub(super) fn step(&mut self, pipe: &impl AsFd, desk: &WorkerShared) -> io::Result<CaptureStep> {
         let mut chunk = desk.chunk.borrow_mut();
         let usual = if self.wide { WIDE_CHUNK } else { CHUNK };
         let mut most = usual.min(desk.peek.room());
@@ -143,9 +143,9 @@ impl Stream {
                 chunk.resize(most, 0);
             }
             let length = match desk.peek.look(pipe, &mut chunk[..most])? {
-                Seen::Nothing => return Ok(Step::Nothing),
-                Seen::End => return Ok(self.end(desk)),
-                Seen::Bytes(length) => length,
+                Peeked::Nothing => return Ok(CaptureStep::Nothing),
+                Peeked::End => return Ok(self.end(desk)),
+                Peeked::Bytes(length) => length,
             };
             self.widen_if_busy(length, pipe, desk);
             let text = &chunk[..length];
@@ -169,20 +169,20 @@ impl Stream {
                 }
                 None => return Ok(self.wait(length, now)),
             };
-            let begins = self.waiting.as_ref().map_or(now, Waiting::at);
+            let begins = self.waiting.as_ref().map_or(now, PartialLine::at);
             let result = take.and_then(|take| self.deliver(&text[..take], begins, now, pipe, desk));
             chunk.truncate(usual);
             chunk.shrink_to(usual);
             return Ok(match result {
-                Ok(count) => Step::Moved { count },
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Step::Full,
-                Err(_) => Step::Refused,
+                Ok(count) => CaptureStep::Moved { count },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => CaptureStep::Full,
+                Err(_) => CaptureStep::Refused,
             });
         }
     }
 
     /// An app that writes faster than its pipe takes waits for us each time that it is full.
-    fn widen_if_busy(&mut self, length: usize, pipe: &impl AsFd, desk: &Desk) {
+    fn widen_if_busy(&mut self, length: usize, pipe: &impl AsFd, desk: &WorkerShared) {
         self.much = if length >= MUCH { self.much.saturating_add(1) } else { 0 };
         if self.much >= MUCH_OFTEN && !self.wide && desk.wide.get() < MOST_WIDE {
             widen(pipe);
@@ -192,16 +192,16 @@ impl Stream {
     }
 
     /// Leaves the beginning of a line in the pipe.
-    fn wait(&mut self, length: usize, at: i64) -> Step {
-        self.waiting = Some(Waiting::again(self.waiting, length, at));
-        Step::Waits
+    fn wait(&mut self, length: usize, at: i64) -> CaptureStep {
+        self.waiting = Some(PartialLine::again(self.waiting, length, at));
+        CaptureStep::Waits
     }
 
     /// Whether an unfinished line is not waited for any longer: it has been there for long, or
     /// there is no room for more of it.
     fn is_over(&self, length: usize, pipe: &impl AsFd) -> bool {
-        let shown = !matches!(self.origin.shape, Shape::Json(_));
-        if shown && self.waiting.as_ref().is_some_and(Waiting::is_over) {
+        let shown = !matches!(self.origin.shape, LineFormat::Json(_));
+        if shown && self.waiting.as_ref().is_some_and(PartialLine::is_over) {
             return true;
         }
         let room = fcntl(pipe.as_fd(), FcntlArg::F_GETPIPE_SZ).map_or(0, |size| size as usize);
@@ -246,7 +246,7 @@ impl Stream {
         begins: i64,
         now: i64,
         pipe: &impl AsFd,
-        desk: &Desk,
+        desk: &WorkerShared,
     ) -> io::Result<usize> {
         let mut journal = desk.journal.borrow_mut();
         journal.begin(self.files.iter().filter_map(|file| file.growth()))?;
@@ -274,7 +274,7 @@ impl Stream {
     }
 
     /// Says in the files what was dropped; false if that is not possible yet.
-    pub(super) fn settle_debt(&mut self, desk: &Desk) -> bool {
+    pub(super) fn settle_debt(&mut self, desk: &WorkerShared) -> bool {
         if self.dropped.is_none() || self.files.iter().any(|file| file.ready(0).is_err()) {
             return self.dropped.is_none();
         }
@@ -290,8 +290,8 @@ impl Stream {
     }
 
     fn write(&mut self, text: &[u8], begins: i64, now: i64, shaped: &mut Vec<u8>) -> io::Result<()> {
-        let note = self.dropped.as_ref().map(Dropped::note);
-        if note.is_none() && matches!(self.origin.shape, Shape::Raw) {
+        let note = self.dropped.as_ref().map(DroppedLines::note);
+        if note.is_none() && matches!(self.origin.shape, LineFormat::Raw) {
             return self.append(text);
         }
         shaped.clear();
@@ -322,25 +322,25 @@ impl Stream {
             && self.files.iter().all(|file| file.is_in_line_of(self.owner));
         let (origin, stream) = (&*self.origin, self.owner.stream);
         let (mut cut, mut at) = (self.cut, begins);
-        let mut frame = Frame::new(origin, stream, at);
+        let mut frame = LineFrame::new(origin, stream, at);
         if goes_on && self.in_line > LINE_LIMIT {
             shaped.push(b'\n');
             (goes_on, cut) = (false, true);
         }
-        pieces(text, cut || goes_on, |piece: Piece<'_>| {
+        pieces(text, cut || goes_on, |piece: LinePiece<'_>| {
             match &origin.shape {
-                Shape::Json(_) => frame.object(&piece, shaped),
-                Shape::Stamped(_) if !mem::take(&mut goes_on) => frame.stamped(&piece, shaped),
-                Shape::Stamped(_) | Shape::Raw => shaped.extend_from_slice(piece.text),
+                LineFormat::Json(_) => frame.object(&piece, shaped),
+                LineFormat::Stamped(_) if !mem::take(&mut goes_on) => frame.stamped(&piece, shaped),
+                LineFormat::Stamped(_) | LineFormat::Raw => shaped.extend_from_slice(piece.text),
             }
             // A part that reached the limit ends as a line of the file; the next one says so.
-            let is_json = matches!(origin.shape, Shape::Json(_));
+            let is_json = matches!(origin.shape, LineFormat::Json(_));
             cut = !piece.last && (piece.text.len() + 4 > LINE_LIMIT || is_json);
             if !is_json && (piece.last || cut) {
                 shaped.push(b'\n');
             }
             if at != now {
-                (at, frame) = (now, Frame::new(origin, stream, now));
+                (at, frame) = (now, LineFrame::new(origin, stream, now));
             }
         });
         self.cut = cut;
@@ -350,19 +350,19 @@ impl Stream {
 
     /// The stream has ended: a shaped line gets the newline that was missing, raw bytes stay as they
     /// are.
-    fn end(&mut self, desk: &Desk) -> Step {
+    fn end(&mut self, desk: &WorkerShared) -> CaptureStep {
         let open = self.files.iter().any(|file| file.is_in_line_of(self.owner));
-        if open && matches!(self.origin.shape, Shape::Stamped(_)) {
+        if open && matches!(self.origin.shape, LineFormat::Stamped(_)) {
             // Best effort: the next one to write here would end the line.
             let _ = self.append(b"\n");
         }
         let _ = self.settle_debt(desk);
-        Step::Ended
+        CaptureStep::Ended
     }
 
     /// Hands the lines on to who listens: at once where no file has them, else by a word that there
     /// is more to read.
-    fn publish(&self, text: &[u8], now: i64, desk: &Desk) {
+    fn publish(&self, text: &[u8], now: i64, desk: &WorkerShared) {
         desk.news.tell();
         if self.kept && self.files.first().is_some_and(|file| file.is_plain()) {
             return;

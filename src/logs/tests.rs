@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::item::{LogItem, Stream};
+use super::item::{LogItem, OutputStream};
 use super::*;
 use crate::spec::{LogFormat, Rotation};
 
 struct Rig {
     dir: tempfile::TempDir,
-    thread: LogThread,
+    thread: LogWorkers,
     runtime: tokio::runtime::Runtime,
     rotation: Arc<Rotation>,
 }
@@ -28,8 +28,8 @@ impl Rig {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let place =
-            Place { logs: dir.path().to_owned(), indexes: dir.path().join("index"), budget: u64::MAX };
-        let thread = LogThread::start(place, &mut Vec::new(), Box::new(|_, _| {})).unwrap();
+            LogConfig { logs: dir.path().to_owned(), indexes: dir.path().join("index"), budget: u64::MAX };
+        let thread = LogWorkers::start(place, &mut Vec::new(), Box::new(|_, _| {})).unwrap();
         Self {
             dir,
             thread,
@@ -42,17 +42,17 @@ impl Rig {
         self.dir.path().join(name)
     }
 
-    fn files(&self, out: &str, err: &str) -> Files {
-        Files { out: Some(self.path(out)), err: Some(self.path(err)), combined: None }
+    fn files(&self, out: &str, err: &str) -> LogFiles {
+        LogFiles { out: Some(self.path(out)), err: Some(self.path(err)), combined: None }
     }
 
-    fn app(&self, run: u64, files: Files, format: LogFormat, date_format: Option<&str>) -> App {
+    fn app(&self, run: u64, files: LogFiles, format: LogFormat, date_format: Option<&str>) -> App {
         let (out_reader, out) = std::io::pipe().unwrap();
         let (err_reader, err) = std::io::pipe().unwrap();
         for reader in [&out_reader, &err_reader] {
             nix::fcntl::fcntl(reader, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
         }
-        self.thread.logs().attach(Source {
+        self.thread.logs().attach(RunOutput {
             id: u32::try_from(run).unwrap(),
             name: format!("app{run}"),
             run,
@@ -66,7 +66,7 @@ impl Rig {
         App { run, out, err }
     }
 
-    fn raw(&self, run: u64, files: Files) -> App {
+    fn raw(&self, run: u64, files: LogFiles) -> App {
         self.app(run, files, LogFormat::Raw, None)
     }
 
@@ -137,7 +137,7 @@ fn streams_in_one_file_are_never_torn() {
     let rig = Rig::new();
     std::thread::scope(|scope| {
         for run in 1..=2 {
-            let files = Files { combined: Some(rig.path("all")), ..rig.files("both", "both") };
+            let files = LogFiles { combined: Some(rig.path("all")), ..rig.files("both", "both") };
             let app = rig.raw(run, files);
             scope.spawn(move || write_numbered(app.out, &format!("out{run}"), 5_000, 13));
             scope.spawn(move || write_numbered(app.err, &format!("err{run}"), 5_000, 1001));
@@ -248,10 +248,10 @@ fn files_are_emptied_and_reopened_on_demand() {
 #[test]
 fn a_follower_gets_the_lines_it_asked_for() {
     let rig = Rig::new();
-    let which = Which::These { ids: Default::default(), names: ["app2".to_owned()].into() };
-    let mut follower = rig.thread.logs().follow(Filter { which, out: false, err: true });
+    let which = FollowTarget::These { ids: Default::default(), names: ["app2".to_owned()].into() };
+    let mut follower = rig.thread.logs().follow(FollowFilter { which, out: false, err: true });
     for run in 1..=2 {
-        let mut app = rig.raw(run, Files::default());
+        let mut app = rig.raw(run, LogFiles::default());
         app.out.write_all(b"out\n").unwrap();
         app.err.write_all(b"e\xffr\nrest").unwrap();
         rig.finish(app);
@@ -261,15 +261,16 @@ fn a_follower_gets_the_lines_it_asked_for() {
     while let Some(LogItem::Line { id, name, stream, line, .. }) = rig.runtime.block_on(follower.next()) {
         got.push((id, name, stream, line));
     }
-    let line = |text: &str| (2, "app2".to_owned(), Stream::Err, text.to_owned());
+    let line = |text: &str| (2, "app2".to_owned(), OutputStream::Err, text.to_owned());
     assert_eq!(got, [line("e\u{FFFD}r"), line("rest")]);
 }
 
 #[test]
 fn a_slow_follower_of_an_unkept_stream_is_told_what_it_missed() {
     let rig = Rig::new();
-    let mut follower = rig.thread.logs().follow(Filter { which: Which::All, out: true, err: true });
-    let app = rig.raw(1, Files::default());
+    let mut follower =
+        rig.thread.logs().follow(FollowFilter { which: FollowTarget::All, out: true, err: true });
+    let app = rig.raw(1, LogFiles::default());
     write_numbered(app.out, "out", 50_000, 60_000);
     drop(app.err);
     rig.closed(1);
@@ -294,13 +295,13 @@ fn a_run_that_never_was_is_closed() {
 fn what_is_no_pipe_is_refused_and_harms_nobody() {
     let rig = Rig::new();
     let null = || std::fs::File::open(Path::new("/dev/null")).unwrap().into();
-    rig.thread.logs().attach(Source {
+    rig.thread.logs().attach(RunOutput {
         id: 1,
         name: "odd".into(),
         run: 1,
         out: null(),
         err: null(),
-        files: Files::default(),
+        files: LogFiles::default(),
         format: LogFormat::Raw,
         date_format: None,
         rotation: Arc::default(),
@@ -315,7 +316,7 @@ proptest! {
         pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..3000), 0..20),
     ) {
         let rig = Rig::new();
-        let files = Files { combined: Some(rig.path("all")), ..rig.files("out", "err") };
+        let files = LogFiles { combined: Some(rig.path("all")), ..rig.files("out", "err") };
         let mut app = rig.raw(1, files);
         for piece in &pieces {
             app.out.write_all(piece).unwrap();

@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::files::Files;
-use super::follow::{Filter, Follower, Hub, News, following};
-use super::ground::Ground;
+use super::files::LogFiles;
+use super::follow::{FollowFilter, Follower, LogNotify, Subscribers, following};
+use super::ground::FileContext;
 use super::journal::Journal;
-use super::places::Places;
-use super::room::{Command, Tools, serve};
-use super::tidy::Tidy;
+use super::places::WorkerAssignment;
+use super::room::{WorkerCommand, WorkerSetup, serve};
+use super::tidy::Retention;
 use crate::spec::{LogFormat, Rotation};
 
 /// So many threads at most.
@@ -33,7 +33,7 @@ const LAST_LINES: Duration = Duration::from_secs(5);
 
 /// The output of one run, and where it goes.
 #[derive(Debug)]
-pub struct Source {
+pub struct RunOutput {
     /// The instance's id.
     pub id: u32,
     /// The app's name.
@@ -45,7 +45,7 @@ pub struct Source {
     /// Read end of its standard error.
     pub err: OwnedFd,
     /// Where they are written.
-    pub files: Files,
+    pub files: LogFiles,
     /// Shape of a line.
     pub format: LogFormat,
     /// Stamp of a line, in PM2's tokens.
@@ -56,7 +56,7 @@ pub struct Source {
 
 /// What the threads work with.
 #[derive(Debug)]
-pub struct Place {
+pub struct LogConfig {
     /// The directory whose files all count for the budget.
     pub logs: PathBuf,
     /// Where indexes lie.
@@ -66,51 +66,51 @@ pub struct Place {
 }
 
 /// Files that something could not be done to, and why.
-pub type Failures = Vec<(PathBuf, io::Error)>;
+pub type FileErrors = Vec<(PathBuf, io::Error)>;
 
 /// The first file that cannot be written, and why.
-pub type Refused = (PathBuf, io::Error);
+pub type FileError = (PathBuf, io::Error);
 
 /// Keeps a descriptor for the next daemon, under a name.
-pub type Keep = Box<dyn Fn(String, OwnedFd)>;
+pub type StoreFdFn = Box<dyn Fn(String, OwnedFd)>;
 
 /// The threads. Dropping it writes what the pipes hold, and waits for that as long as disks answer.
-pub struct LogThread(Logs);
+pub struct LogWorkers(LogHandle);
 
 /// The handle of the threads. Once they have ended its methods do nothing.
 #[derive(Clone)]
-pub struct Logs(Rc<Shared>);
+pub struct LogHandle(Rc<HandleState>);
 
-struct Shared {
-    rooms: RefCell<Vec<Option<Room>>>,
-    places: RefCell<Places>,
+struct HandleState {
+    rooms: RefCell<Vec<Option<WorkerHandle>>>,
+    places: RefCell<WorkerAssignment>,
     journals: RefCell<Vec<Option<Journal>>>,
-    keep: Keep,
-    tidy: Tidy,
-    news: Arc<News>,
-    hub: Arc<Mutex<Hub>>,
-    ground: Ground,
+    keep: StoreFdFn,
+    tidy: Retention,
+    news: Arc<LogNotify>,
+    hub: Arc<Mutex<Subscribers>>,
+    ground: FileContext,
     /// Most apps have the same: one copy serves all.
     rotation: RefCell<Arc<Rotation>>,
 }
 
 /// A thread, as seen from outside.
-struct Room {
-    commands: mpsc::UnboundedSender<Command>,
+struct WorkerHandle {
+    commands: mpsc::UnboundedSender<WorkerCommand>,
     /// Says when it has ended.
     ended: std::sync::mpsc::Receiver<()>,
 }
 
-impl LogThread {
+impl LogWorkers {
     /// Starts a thread, and one for each journal that a former daemon was killed with. `stored` are the
     /// descriptors it had kept.
     ///
     /// # Errors
     /// The system gives no thread.
-    pub fn start(place: Place, stored: &mut Vec<(String, OwnedFd)>, keep: Keep) -> io::Result<Self> {
-        let Place { logs, indexes, budget } = place;
-        let tidy = Tidy::start(logs.clone(), indexes.clone(), budget)?;
-        let mut places = Places::new(logs);
+    pub fn start(place: LogConfig, stored: &mut Vec<(String, OwnedFd)>, keep: StoreFdFn) -> io::Result<Self> {
+        let LogConfig { logs, indexes, budget } = place;
+        let tidy = Retention::start(logs.clone(), indexes.clone(), budget)?;
+        let mut places = WorkerAssignment::new(logs);
         let mut journals: Vec<_> = (0..ROOMS).map(|room| Journal::taken_over(room, stored)).collect();
         let mut left = Vec::new();
         for (room, journal) in journals.iter().enumerate() {
@@ -121,18 +121,18 @@ impl LogThread {
             }
         }
         journals.truncate(ROOMS);
-        let shared = Shared {
+        let shared = HandleState {
             rooms: RefCell::new((0..ROOMS).map(|_| None).collect()),
             places: RefCell::new(places),
             journals: RefCell::new(journals),
             keep,
-            ground: Ground::new(indexes, tidy.clone()),
+            ground: FileContext::new(indexes, tidy.clone()),
             tidy,
             news: Arc::default(),
             hub: Arc::default(),
             rotation: RefCell::default(),
         };
-        let logs = Logs(Rc::new(shared));
+        let logs = LogHandle(Rc::new(shared));
         for room in left.into_iter().chain([0]) {
             logs.open_room(room)?;
         }
@@ -140,16 +140,17 @@ impl LogThread {
     }
 
     /// A handle of it.
-    pub fn logs(&self) -> Logs {
+    pub fn logs(&self) -> LogHandle {
         self.0.clone()
     }
 }
 
-impl Drop for LogThread {
+impl Drop for LogWorkers {
     fn drop(&mut self) {
-        let rooms: Vec<Room> = self.0.0.rooms.borrow_mut().iter_mut().filter_map(Option::take).collect();
+        let rooms: Vec<WorkerHandle> =
+            self.0.0.rooms.borrow_mut().iter_mut().filter_map(Option::take).collect();
         for room in &rooms {
-            let _ = room.commands.send(Command::Stop); // one that has ended needs no word
+            let _ = room.commands.send(WorkerCommand::Stop); // one that has ended needs no word
         }
         let until = Instant::now() + LAST_LINES;
         for room in rooms {
@@ -163,9 +164,9 @@ impl Drop for LogThread {
     }
 }
 
-impl Logs {
+impl LogHandle {
     /// Tells when there is more to read in the files.
-    pub fn news(&self) -> Arc<News> {
+    pub fn news(&self) -> Arc<LogNotify> {
         Arc::clone(&self.0.news)
     }
 
@@ -180,7 +181,7 @@ impl Logs {
     }
 
     /// Reads a run's output from now on, whether its files can be written or not.
-    pub fn attach(&self, source: Source) {
+    pub fn attach(&self, source: RunOutput) {
         self.hand_over(source, None);
     }
 
@@ -188,7 +189,7 @@ impl Logs {
     ///
     /// # Errors
     /// The first file that cannot be written; nothing is read then. A disk that does not answer is no error.
-    pub async fn open(&self, source: Source) -> Result<(), Refused> {
+    pub async fn open(&self, source: RunOutput) -> Result<(), FileError> {
         let (answer, answered) = oneshot::channel();
         self.hand_over(source, Some(answer));
         match tokio::time::timeout(LONGEST, answered).await {
@@ -201,13 +202,13 @@ impl Logs {
         }
     }
 
-    fn hand_over(&self, mut source: Source, asked: Option<oneshot::Sender<Result<(), Refused>>>) {
+    fn hand_over(&self, mut source: RunOutput, asked: Option<oneshot::Sender<Result<(), FileError>>>) {
         source.rotation = self.shared_rotation(source.rotation);
         for path in source.files.distinct() {
             self.0.tidy.keep(path, &source.name, &source.rotation);
         }
         let room = self.0.places.borrow_mut().room_of_run(source.run, &source.files.distinct());
-        self.send(room, Command::Attach(Box::new(source), asked));
+        self.send(room, WorkerCommand::Attach(Box::new(source), asked));
     }
 
     fn shared_rotation(&self, rotation: Arc<Rotation>) -> Arc<Rotation> {
@@ -219,13 +220,14 @@ impl Logs {
     }
 
     /// Opens all log files anew: they were renamed by someone. Returns those that could not be.
-    pub async fn reopen(&self) -> Failures {
+    pub async fn reopen(&self) -> FileErrors {
         let rooms = (0..ROOMS).filter(|room| self.0.rooms.borrow()[*room].is_some());
-        self.of_all(rooms.map(|room| (room, Vec::new())).collect(), |_, done| Command::Reopen(done)).await
+        self.of_all(rooms.map(|room| (room, Vec::new())).collect(), |_, done| WorkerCommand::Reopen(done))
+            .await
     }
 
     /// Empties these files. Returns those that could not be.
-    pub async fn flush(&self, files: Vec<PathBuf>) -> Failures {
+    pub async fn flush(&self, files: Vec<PathBuf>) -> FileErrors {
         let mut of_rooms: Vec<(usize, Vec<PathBuf>)> = Vec::new();
         for path in files {
             let room = self.0.places.borrow_mut().room(&[&path]);
@@ -234,22 +236,22 @@ impl Logs {
                 None => of_rooms.push((room, vec![path])),
             }
         }
-        self.of_all(of_rooms, Command::Flush).await
+        self.of_all(of_rooms, WorkerCommand::Flush).await
     }
 
     /// Asks several threads, and joins what they answer in time.
     async fn of_all(
         &self,
         asked: Vec<(usize, Vec<PathBuf>)>,
-        command: impl Fn(Vec<PathBuf>, oneshot::Sender<Failures>) -> Command,
-    ) -> Failures {
+        command: impl Fn(Vec<PathBuf>, oneshot::Sender<FileErrors>) -> WorkerCommand,
+    ) -> FileErrors {
         let ask = |(room, files): (usize, Vec<PathBuf>)| {
             let (done, answer) = oneshot::channel();
             self.send(room, command(files.clone(), done));
             (files, answer)
         };
         let answers: Vec<_> = asked.into_iter().map(ask).collect();
-        let (until, mut failures) = (tokio::time::Instant::now() + LONGEST, Failures::new());
+        let (until, mut failures) = (tokio::time::Instant::now() + LONGEST, FileErrors::new());
         for (files, answer) in answers {
             match tokio::time::timeout_at(until, answer).await {
                 Ok(answer) => failures.extend(answer.unwrap_or_default()),
@@ -268,7 +270,7 @@ impl Logs {
     }
 
     /// Hands out the lines that a filter lets pass, from now on.
-    pub fn follow(&self, filter: Filter) -> Follower {
+    pub fn follow(&self, filter: FollowFilter) -> Follower {
         let (feed, follower) = following(filter);
         self.0.hub.lock().unwrap_or_else(PoisonError::into_inner).add(feed);
         follower
@@ -279,12 +281,12 @@ impl Logs {
     pub async fn closed(&self, run: u64) {
         let Some(room) = self.0.places.borrow_mut().forget_run(run) else { return };
         let (done, answer) = oneshot::channel();
-        self.send(room, Command::Closed(run, done));
+        self.send(room, WorkerCommand::Closed(run, done));
         // A thread that has ended reads nothing any more: that is closed, too.
         let _ = answer.await;
     }
 
-    fn send(&self, room: usize, command: Command) {
+    fn send(&self, room: usize, command: WorkerCommand) {
         let mut opened = Ok(());
         if self.0.rooms.borrow()[room].is_none() {
             opened = self.open_room(room);
@@ -314,7 +316,7 @@ impl Logs {
             }
         };
         let (news, hub, ground) = (Arc::clone(&self.0.news), Arc::clone(&self.0.hub), self.0.ground.clone());
-        let tools = Tools { journal, news, hub, ground };
+        let tools = WorkerSetup { journal, news, hub, ground };
         let (sender, commands) = mpsc::unbounded_channel();
         let (ends, ended) = std::sync::mpsc::channel();
         std::thread::Builder::new().name(format!("rsm-logs-{number}")).spawn(move || {
@@ -323,7 +325,7 @@ impl Logs {
                 tracing::error!("log worker failed: {error}");
             }
         })?;
-        self.0.rooms.borrow_mut()[number] = Some(Room { commands: sender, ended });
+        self.0.rooms.borrow_mut()[number] = Some(WorkerHandle { commands: sender, ended });
         Ok(())
     }
 }

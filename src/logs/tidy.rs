@@ -10,8 +10,8 @@ use std::time::{Duration, Instant, SystemTime};
 use super::budget::Budget;
 use super::compress::is_unfinished;
 use super::index::{file_id, place};
-use super::packer::Packer;
-use super::rotate::{Rotated, over_budget, rotated, surplus};
+use super::packer::Compressor;
+use super::rotate::{RotatedFile, over_budget, rotated, surplus};
 use crate::spec::Rotation;
 
 /// How often age and the budget are looked at though nothing was rotated.
@@ -26,7 +26,7 @@ const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// What may be asked of the thread.
 #[derive(Debug)]
-enum Job {
+enum RetentionJob {
     /// This log file belongs to an app and is kept so.
     Keep { path: PathBuf, app: String, policy: Arc<Rotation> },
     /// It was rotated.
@@ -39,12 +39,12 @@ enum Job {
 
 /// The handle: only sends, but for [`make_room`](Self::make_room). The thread ends with the last one.
 #[derive(Clone, Debug)]
-pub(super) struct Tidy {
-    jobs: Sender<Job>,
+pub(super) struct Retention {
+    jobs: Sender<RetentionJob>,
     budget: Arc<Budget>,
 }
 
-impl Tidy {
+impl Retention {
     /// Starts the thread. `logs` is the directory whose files all count for the `budget` (bytes),
     /// those of apps that are gone too.
     ///
@@ -53,8 +53,15 @@ impl Tidy {
     pub(super) fn start(logs: PathBuf, indexes: PathBuf, budget: u64) -> io::Result<Self> {
         let (jobs, asked) = channel();
         let budget = Arc::new(Budget::new(budget));
-        let packer = Packer::start(indexes.clone(), Arc::clone(&budget))?;
-        let room = Room { logs, indexes, budget: Arc::clone(&budget), kept: BTreeMap::new(), asked, packer };
+        let packer = Compressor::start(indexes.clone(), Arc::clone(&budget))?;
+        let room = RetentionWorker {
+            logs,
+            indexes,
+            budget: Arc::clone(&budget),
+            kept: BTreeMap::new(),
+            asked,
+            packer,
+        };
         std::thread::Builder::new().name("rsm-tidy".into()).spawn(move || room.work())?;
         Ok(Self { jobs, budget })
     }
@@ -62,18 +69,18 @@ impl Tidy {
     /// From now on the log file at `path` is kept as `policy` says.
     pub(super) fn keep(&self, path: &Path, app: &str, policy: &Arc<Rotation>) {
         let (path, app, policy) = (path.to_owned(), app.to_owned(), Arc::clone(policy));
-        let _ = self.jobs.send(Job::Keep { path, app, policy }); // a thread that is gone tidies nothing
+        let _ = self.jobs.send(RetentionJob::Keep { path, app, policy }); // a thread that is gone tidies nothing
     }
 
     /// The log file at `path` was rotated.
     pub(super) fn rotated(&self, path: &Path) {
-        let _ = self.jobs.send(Job::Rotated(path.to_owned()));
+        let _ = self.jobs.send(RetentionJob::Rotated(path.to_owned()));
     }
 
     /// All logs together may have so many bytes.
     pub(super) fn set_budget(&self, bytes: u64) {
         self.budget.set(bytes);
-        let _ = self.jobs.send(Job::Look);
+        let _ = self.jobs.send(RetentionJob::Look);
     }
 
     /// A log file has grown by so many bytes.
@@ -90,7 +97,7 @@ impl Tidy {
     /// not enough.
     pub(super) fn make_room(&self) -> bool {
         let (done, told) = channel();
-        let asked = self.jobs.send(Job::MakeRoom(done)).is_ok();
+        let asked = self.jobs.send(RetentionJob::MakeRoom(done)).is_ok();
         if !asked || told.recv_timeout(LONGEST).is_err() {
             self.budget.spare();
             return true;
@@ -105,16 +112,16 @@ impl Tidy {
 }
 
 /// What the thread owns.
-struct Room {
+struct RetentionWorker {
     logs: PathBuf,
     indexes: PathBuf,
     budget: Arc<Budget>,
     kept: BTreeMap<PathBuf, (String, Arc<Rotation>)>,
-    asked: Receiver<Job>,
-    packer: Packer,
+    asked: Receiver<RetentionJob>,
+    packer: Compressor,
 }
 
-impl Room {
+impl RetentionWorker {
     fn work(mut self) {
         loop {
             let (mut due, mut waiting) = (BTreeSet::new(), Vec::new());
@@ -139,19 +146,24 @@ impl Room {
     }
 
     /// Notes what is asked; whether that is not to wait.
-    fn note(&mut self, job: Job, due: &mut BTreeSet<PathBuf>, waiting: &mut Vec<Sender<()>>) -> bool {
-        let hurry = !matches!(job, Job::Keep { .. });
+    fn note(
+        &mut self,
+        job: RetentionJob,
+        due: &mut BTreeSet<PathBuf>,
+        waiting: &mut Vec<Sender<()>>,
+    ) -> bool {
+        let hurry = !matches!(job, RetentionJob::Keep { .. });
         match job {
-            Job::Keep { path, app, policy } => {
+            RetentionJob::Keep { path, app, policy } => {
                 let former = self.kept.insert(path.clone(), (app.clone(), Arc::clone(&policy)));
                 // A restart brings the same again; there is nothing to look for then.
                 if former != Some((app, policy)) {
                     due.insert(path);
                 }
             }
-            Job::Rotated(path) => drop(due.insert(path)),
-            Job::Look => {}
-            Job::MakeRoom(done) => waiting.push(done),
+            RetentionJob::Rotated(path) => drop(due.insert(path)),
+            RetentionJob::Look => {}
+            RetentionJob::MakeRoom(done) => waiting.push(done),
         }
         hurry
     }
@@ -194,10 +206,10 @@ impl Room {
                 let (Some(base), Ok(meta)) = (base, entry.metadata()) else { continue };
                 match meta.modified() {
                     Ok(written) if is_unfinished(&path) && is_abandoned(written) => {
-                        self.remove(&[Rotated { path, size: meta.len(), written }]);
+                        self.remove(&[RotatedFile { path, size: meta.len(), written }]);
                     }
                     Ok(written) if meta.is_file() && base != path && !is_unfinished(&path) => {
-                        files.push(Rotated { path, size: meta.len(), written });
+                        files.push(RotatedFile { path, size: meta.len(), written });
                     }
                     _ => {
                         active += if meta.is_file() { meta.len() } else { 0 };
@@ -206,7 +218,7 @@ impl Room {
                 }
             }
         }
-        files.sort_by(Rotated::age_order);
+        files.sort_by(RotatedFile::age_order);
         let over = over_budget(&files, active, self.budget.most());
         if over > 0 {
             tracing::debug!("log budget exceeded: removing {over} rotated files");
@@ -215,7 +227,7 @@ impl Room {
         self.budget.end_look(active + files[over..].iter().map(|file| file.size).sum::<u64>(), count);
     }
 
-    fn remove(&self, files: &[Rotated]) {
+    fn remove(&self, files: &[RotatedFile]) {
         for file in files {
             let id = std::fs::metadata(&file.path).map(|meta| file_id(&meta));
             match std::fs::remove_file(&file.path) {
@@ -247,13 +259,13 @@ fn base(path: &Path) -> Option<PathBuf> {
 }
 
 /// The rotated files of these log files, oldest first, and the bytes of those not rotated.
-fn all_of<'p>(paths: impl Iterator<Item = &'p Path>) -> (Vec<Rotated>, u64) {
+fn all_of<'p>(paths: impl Iterator<Item = &'p Path>) -> (Vec<RotatedFile>, u64) {
     let (mut files, mut active) = (Vec::new(), 0);
     for path in paths {
         files.extend(rotated(path).unwrap_or_default());
         active += std::fs::metadata(path).ok().filter(|meta| meta.is_file()).map_or(0, |meta| meta.len());
     }
-    files.sort_by(Rotated::age_order);
+    files.sort_by(RotatedFile::age_order);
     (files, active)
 }
 
@@ -263,8 +275,8 @@ mod tests {
 
     struct Scene {
         dir: tempfile::TempDir,
-        room: Room,
-        _jobs: Sender<Job>,
+        room: RetentionWorker,
+        _jobs: Sender<RetentionJob>,
     }
 
     impl Scene {
@@ -274,8 +286,8 @@ mod tests {
             let logs = dir.path().to_owned();
             let indexes = dir.path().join("none");
             let budget = Arc::new(Budget::new(budget));
-            let packer = Packer::start(indexes.clone(), Arc::clone(&budget)).unwrap();
-            let room = Room { logs, indexes, budget, kept: BTreeMap::new(), asked, packer };
+            let packer = Compressor::start(indexes.clone(), Arc::clone(&budget)).unwrap();
+            let room = RetentionWorker { logs, indexes, budget, kept: BTreeMap::new(), asked, packer };
             Self { dir, room, _jobs: jobs }
         }
 

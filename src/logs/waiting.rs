@@ -10,7 +10,7 @@ const SOON: Duration = Duration::from_millis(1);
 
 /// The beginning of a line, seen in the pipe and left there.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Waiting {
+pub(super) struct PartialLine {
     since: Instant,
     /// The same for its stamp: milliseconds since the epoch.
     at: i64,
@@ -22,7 +22,7 @@ pub(super) struct Waiting {
     pause: Duration,
 }
 
-impl Waiting {
+impl PartialLine {
     /// There are `length` bytes now, `at` milliseconds since the epoch; `former`: what was seen before.
     pub(super) fn again(former: Option<Self>, length: usize, at: i64) -> Self {
         let now = Instant::now();
@@ -54,12 +54,12 @@ mod tests {
 
     #[test]
     fn what_grows_is_looked_at_soon_and_what_does_not_ever_later() {
-        let first = Waiting::again(None, 3, 100);
-        let same = Waiting::again(Some(first), 3, 200);
+        let first = PartialLine::again(None, 3, 100);
+        let same = PartialLine::again(Some(first), 3, 200);
         assert_eq!((same.pause, same.at(), same.since), (SOON * 2, 100, first.since));
-        let grown = Waiting::again(Some(same), 4, 300);
+        let grown = PartialLine::again(Some(same), 4, 300);
         assert_eq!((grown.pause, grown.at()), (SOON, 100));
-        let long = (0..20).fold(grown, |waiting, _| Waiting::again(Some(waiting), 4, 400));
+        let long = (0..20).fold(grown, |waiting, _| PartialLine::again(Some(waiting), 4, 400));
         assert_eq!(long.pause, PATIENCE);
     }
 }

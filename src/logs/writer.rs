@@ -8,20 +8,20 @@ use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use super::ground::Ground;
+use super::ground::FileContext;
 use super::log_file::LogFile;
 use crate::spec::Rotation;
 
 /// All open log files by path.
 #[derive(Debug)]
-pub(super) struct Writer {
+pub(super) struct OpenFiles {
     files: HashMap<PathBuf, Weak<LogFile>>,
-    ground: Rc<Ground>,
+    ground: Rc<FileContext>,
 }
 
-impl Writer {
+impl OpenFiles {
     /// No files yet.
-    pub(super) fn new(ground: Ground) -> Self {
+    pub(super) fn new(ground: FileContext) -> Self {
         Self { files: HashMap::new(), ground: Rc::new(ground) }
     }
 
@@ -84,17 +84,17 @@ fn truncate(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logs::index::Owner;
-    use crate::logs::item::Stream;
-    use crate::logs::tidy::Tidy;
+    use crate::logs::index::StreamId;
+    use crate::logs::item::OutputStream;
+    use crate::logs::tidy::Retention;
 
-    const ONE: Owner = Owner { run: 1, stream: Stream::Out };
-    const TWO: Owner = Owner { run: 1, stream: Stream::Err };
+    const ONE: StreamId = StreamId { run: 1, stream: OutputStream::Out };
+    const TWO: StreamId = StreamId { run: 1, stream: OutputStream::Err };
 
     struct Scene {
         dir: tempfile::TempDir,
         path: PathBuf,
-        writer: Writer,
+        writer: OpenFiles,
         policy: Arc<Rotation>,
     }
 
@@ -102,9 +102,9 @@ mod tests {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             let (path, indexes) = (dir.path().join("logs/a.log"), dir.path().join("index"));
-            let tidy = Tidy::start(dir.path().join("logs"), indexes.clone(), u64::MAX).unwrap();
+            let tidy = Retention::start(dir.path().join("logs"), indexes.clone(), u64::MAX).unwrap();
             let policy = Arc::new(Rotation { schedule: None, max_size: Some(10), ..Rotation::default() });
-            Self { dir, path, writer: Writer::new(Ground::new(indexes, tidy)), policy }
+            Self { dir, path, writer: OpenFiles::new(FileContext::new(indexes, tidy)), policy }
         }
 
         fn open(&mut self) -> Rc<LogFile> {
@@ -121,7 +121,7 @@ mod tests {
         }
     }
 
-    fn say(file: &LogFile, owner: Owner, text: &str) -> io::Result<()> {
+    fn say(file: &LogFile, owner: StreamId, text: &str) -> io::Result<()> {
         file.ready(text.len())?;
         file.append(owner, text.as_bytes())
     }

@@ -14,7 +14,7 @@ const AGAIN: i32 = 8;
 
 /// The pids handed out since the last look, to processes and to threads.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Born {
+pub(super) enum NewPids {
     /// None.
     Nobody,
     /// These.
@@ -25,7 +25,7 @@ pub(super) enum Born {
 
 /// Watches the last pid handed out.
 #[derive(Debug)]
-pub(super) struct Births {
+pub(super) struct PidWatcher {
     /// `/proc/loadavg`, whose last field it is.
     file: Option<File>,
     /// What it was at the last look, and at the one before.
@@ -33,29 +33,29 @@ pub(super) struct Births {
     earlier: Option<i32>,
 }
 
-impl Births {
+impl PidWatcher {
     /// Has not looked yet.
     pub(super) fn new() -> Self {
         Self { file: File::open("/proc/loadavg").ok(), last: None, earlier: None }
     }
 
     /// Who was born since the call before.
-    pub(super) fn since_last(&mut self) -> Born {
+    pub(super) fn since_last(&mut self) -> NewPids {
         let now = self.file.as_ref().and_then(last_pid);
         let last = std::mem::replace(&mut self.last, now);
         born(std::mem::replace(&mut self.earlier, last), last, now)
     }
 }
 
-fn born(earlier: Option<i32>, last: Option<i32>, now: Option<i32>) -> Born {
-    let (Some(last), Some(now)) = (last, now) else { return Born::Unknown };
+fn born(earlier: Option<i32>, last: Option<i32>, now: Option<i32>) -> NewPids {
+    let (Some(last), Some(now)) = (last, now) else { return NewPids::Unknown };
     if now < last {
-        return Born::Unknown;
+        return NewPids::Unknown;
     }
     let newest = last - AGAIN.min(last - 1);
     // Where the numbers began anew at the last look, `earlier` is the higher one.
     let known = earlier.filter(|earlier| *earlier <= last).map_or(newest, |earlier| earlier.max(newest));
-    if known == now { Born::Nobody } else { Born::Within(known + 1..=now) }
+    if known == now { NewPids::Nobody } else { NewPids::Within(known + 1..=now) }
 }
 
 fn last_pid(loadavg: &File) -> Option<i32> {
@@ -76,19 +76,19 @@ mod tests {
 
     #[test]
     fn the_range_of_the_new_is_known() {
-        assert_eq!(born(Some(700), Some(700), Some(700)), Born::Nobody);
-        assert_eq!(born(Some(700), Some(700), Some(702)), Born::Within(701..=702));
+        assert_eq!(born(Some(700), Some(700), Some(700)), NewPids::Nobody);
+        assert_eq!(born(Some(700), Some(700), Some(702)), NewPids::Within(701..=702));
         for (last, now) in [(None, Some(7)), (Some(9), Some(7)), (Some(7), None), (None, None)] {
-            assert_eq!(born(Some(7), last, now), Born::Unknown);
+            assert_eq!(born(Some(7), last, now), NewPids::Unknown);
         }
     }
 
     #[test]
     fn the_newest_are_named_twice() {
-        assert_eq!(born(Some(698), Some(700), Some(700)), Born::Within(699..=700));
-        assert_eq!(born(Some(600), Some(700), Some(701)), Born::Within(693..=701));
-        assert_eq!(born(Some(32000), Some(700), Some(700)), Born::Within(693..=700));
-        assert_eq!(born(None, Some(2), Some(3)), Born::Within(2..=3));
+        assert_eq!(born(Some(698), Some(700), Some(700)), NewPids::Within(699..=700));
+        assert_eq!(born(Some(600), Some(700), Some(701)), NewPids::Within(693..=701));
+        assert_eq!(born(Some(32000), Some(700), Some(700)), NewPids::Within(693..=700));
+        assert_eq!(born(None, Some(2), Some(3)), NewPids::Within(2..=3));
     }
 
     #[test]
@@ -99,13 +99,13 @@ mod tests {
 
     #[test]
     fn a_new_process_is_among_them() {
-        let mut births = Births::new();
-        assert_eq!(births.since_last(), Born::Unknown);
+        let mut births = PidWatcher::new();
+        assert_eq!(births.since_last(), NewPids::Unknown);
         let app = Fixture::sh("read _");
         match births.since_last() {
-            Born::Within(pids) => assert!(pids.contains(&app.leader().pid)),
-            Born::Unknown => {} // the numbers have just begun anew
-            Born::Nobody => panic!("a birth went unseen"),
+            NewPids::Within(pids) => assert!(pids.contains(&app.leader().pid)),
+            NewPids::Unknown => {} // the numbers have just begun anew
+            NewPids::Nobody => panic!("a birth went unseen"),
         }
     }
 }

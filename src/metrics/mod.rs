@@ -57,12 +57,12 @@ pub struct Usage {
     /// Its processes.
     pub processes: Vec<i32>,
     /// The one of them that holds most.
-    pub largest: Option<Largest>,
+    pub largest: Option<LargestProcess>,
 }
 
 /// The process of a tree that holds most.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Largest {
+pub struct LargestProcess {
     /// Its pid.
     pub pid: i32,
     /// Its program's name, as the kernel cuts it.

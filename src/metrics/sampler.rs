@@ -1,7 +1,7 @@
 //! Samples the trees of all runs, cheaply enough to do it every second.
 //!
 //! An idle process costs one read of a file that stays open. Trees are searched for new members
-//! only when one of theirs had a child, which [`Births`] finds out for all of them at once, and now
+//! only when one of theirs had a child, which [`PidWatcher`] finds out for all of them at once, and now
 //! and then in any case. Shared memory is added up anew only for those that have done something.
 
 use std::collections::HashMap;
@@ -10,9 +10,9 @@ use std::ops::RangeInclusive;
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::Usage;
-use super::births::{Births, Born};
-use super::tracked::{Measures, Tracked};
-use super::watched::Allowance;
+use super::births::{NewPids, PidWatcher};
+use super::tracked::{SystemUnits, TrackedTree};
+use super::watched::FdBudget;
 use crate::process::proc::stat::{self, Stat};
 use crate::process::process_ref::ProcessRef;
 
@@ -28,17 +28,17 @@ const PART_OF_FILES: u64 = 4;
 /// Remembers what it needs to say how much was used since the last time.
 #[derive(Debug)]
 pub struct Sampler {
-    runs: HashMap<u64, Entry>,
-    measures: Measures,
-    births: Births,
+    runs: HashMap<u64, SampledRun>,
+    measures: SystemUnits,
+    births: PidWatcher,
     round: u64,
     /// The trees by member; its room is kept from sample to sample.
     parents: HashMap<i32, u64>,
 }
 
 #[derive(Debug)]
-struct Entry {
-    tracked: Tracked,
+struct SampledRun {
+    tracked: TrackedTree,
     /// One of its processes had a child.
     grown: bool,
     /// The last sample that asked for it.
@@ -56,13 +56,13 @@ impl Sampler {
     pub fn new() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-        let measures = Measures {
+        let measures = SystemUnits {
             page: stat::page_size(),
             ticks_per_second: stat::ticks_per_second(),
             most_percent: cores as f64 * 100.0,
-            allowance: Allowance::new(usize::try_from(files / PART_OF_FILES).unwrap_or(usize::MAX)),
+            allowance: FdBudget::new(usize::try_from(files / PART_OF_FILES).unwrap_or(usize::MAX)),
         };
-        Self { runs: HashMap::new(), measures, births: Births::new(), round: 0, parents: HashMap::new() }
+        Self { runs: HashMap::new(), measures, births: PidWatcher::new(), round: 0, parents: HashMap::new() }
     }
 
     /// What each of these runs (its number, first process, start time) uses. `now` is milliseconds
@@ -72,11 +72,13 @@ impl Sampler {
         self.round += 1;
         // Before any tree is searched: who is born after this is seen the next time.
         match self.births.since_last() {
-            Born::Nobody => {}
-            Born::Within(pids) if pids.clone().count() <= MOST_BORN * (self.runs.len() + 16) => {
+            NewPids::Nobody => {}
+            NewPids::Within(pids) if pids.clone().count() <= MOST_BORN * (self.runs.len() + 16) => {
                 self.note_parents_of(pids);
             }
-            Born::Within(_) | Born::Unknown => self.runs.values_mut().for_each(|entry| entry.grown = true),
+            NewPids::Within(_) | NewPids::Unknown => {
+                self.runs.values_mut().for_each(|entry| entry.grown = true)
+            }
         }
         let mut samples = Vec::with_capacity(runs.len());
         for (run, pid, start_time) in runs {
@@ -112,9 +114,9 @@ impl Sampler {
             }
             return None;
         }
-        let tracked = Tracked::new(leader, now, &self.measures)?;
+        let tracked = TrackedTree::new(leader, now, &self.measures)?;
         let usage = tracked.usage.clone();
-        self.runs.insert(run, Entry { tracked, grown: false, round: self.round });
+        self.runs.insert(run, SampledRun { tracked, grown: false, round: self.round });
         Some(usage)
     }
 }

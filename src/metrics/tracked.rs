@@ -1,7 +1,7 @@
 //! The tree of one run, from sample to sample.
 
-use super::watched::{Allowance, Watched};
-use super::{Largest, Usage};
+use super::watched::{FdBudget, TrackedProcess};
+use super::{LargestProcess, Usage};
 use crate::process::proc::stat::{self, Stat};
 use crate::process::process_ref::ProcessRef;
 use crate::process::tree;
@@ -12,7 +12,7 @@ const SHORTEST: u64 = 50;
 
 /// The measures of this machine.
 #[derive(Clone, Debug)]
-pub(super) struct Measures {
+pub(super) struct SystemUnits {
     /// Bytes of a page.
     pub(super) page: u64,
     /// Clock ticks a second.
@@ -20,15 +20,15 @@ pub(super) struct Measures {
     /// All cores busy.
     pub(super) most_percent: f64,
     /// For files kept open.
-    pub(super) allowance: Allowance,
+    pub(super) allowance: FdBudget,
 }
 
 /// A tree. Who was once in it stays in it until it ends, also when its parent is gone and the
 /// keeper has it.
 #[derive(Debug)]
-pub(super) struct Tracked {
+pub(super) struct TrackedTree {
     leader: ProcessRef,
-    members: Vec<Watched>,
+    members: Vec<TrackedProcess>,
     /// Ticks used since `at`.
     ticks: u64,
     at: u64,
@@ -38,7 +38,7 @@ pub(super) struct Tracked {
 
 /// What a tree has used between two looks, in ticks.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Spent {
+struct CpuDelta {
     /// By those that are there.
     own: u64,
     /// By those that were reaped in the tree, over all their lives.
@@ -47,7 +47,7 @@ struct Spent {
     counted: u64,
 }
 
-impl Spent {
+impl CpuDelta {
     fn add(&mut self, before: &Stat, now: &Stat) {
         self.own += now.cpu_ticks.saturating_sub(before.cpu_ticks);
         self.reaped += now.child_cpu_ticks.saturating_sub(before.child_cpu_ticks);
@@ -69,12 +69,12 @@ impl Spent {
     }
 }
 
-impl Tracked {
+impl TrackedTree {
     /// Begins with a tree; `None` if its leader is gone.
-    pub(super) fn new(leader: ProcessRef, now: u64, measures: &Measures) -> Option<Self> {
+    pub(super) fn new(leader: ProcessRef, now: u64, measures: &SystemUnits) -> Option<Self> {
         let usage = Usage::default();
         let mut new = Self { leader, members: Vec::new(), ticks: 0, at: now, usage };
-        new.admit(&measures.allowance, &mut Spent::default());
+        new.admit(&measures.allowance, &mut CpuDelta::default());
         new.members.first().filter(|first| first.process == leader)?;
         new.show(true, now, measures);
         Some(new)
@@ -86,8 +86,8 @@ impl Tracked {
     }
 
     /// Looks at all members again, and with `search` for new ones. False if the leader is gone.
-    pub(super) fn look(&mut self, search: bool, now: u64, measures: &Measures) -> bool {
-        let mut spent = Spent::default();
+    pub(super) fn look(&mut self, search: bool, now: u64, measures: &SystemUnits) -> bool {
+        let mut spent = CpuDelta::default();
         let mut changed = self.look_at_members(&mut spent, now);
         if self.members.first().is_none_or(|first| first.process != self.leader || first.stat.is_dead()) {
             return false;
@@ -100,7 +100,7 @@ impl Tracked {
     }
 
     /// True if one has ended.
-    fn look_at_members(&mut self, spent: &mut Spent, now: u64) -> bool {
+    fn look_at_members(&mut self, spent: &mut CpuDelta, now: u64) -> bool {
         let several = self.members.len() > 1;
         let (mut ended, mut died) = (Vec::new(), false);
         self.members.retain_mut(|member| {
@@ -124,7 +124,7 @@ impl Tracked {
     }
 
     /// Looks for processes that are new in the tree; true if there are any.
-    fn admit(&mut self, allowance: &Allowance, spent: &mut Spent) -> bool {
+    fn admit(&mut self, allowance: &FdBudget, spent: &mut CpuDelta) -> bool {
         let before = self.members.len();
         let mut roots = vec![self.leader];
         while let Some(root) = roots.pop() {
@@ -132,20 +132,20 @@ impl Tracked {
                 if self.members.iter().any(|member| member.process == found.process) {
                     continue;
                 }
-                let Some(new) = Watched::open(found.process, allowance) else { continue };
+                let Some(new) = TrackedProcess::open(found.process, allowance) else { continue };
                 spent.add_new(&new.stat);
                 self.members.push(new);
             }
             // Members whose parent is gone have trees of their own.
             if root == self.leader {
-                let astray = |member: &&Watched| !self.pids().any(|pid| pid == member.stat.parent);
+                let astray = |member: &&TrackedProcess| !self.pids().any(|pid| pid == member.stat.parent);
                 roots.extend(self.members.iter().skip(1).filter(astray).map(|member| member.process));
             }
         }
         self.members.len() > before
     }
 
-    fn charge(&mut self, now: u64, measures: &Measures) {
+    fn charge(&mut self, now: u64, measures: &SystemUnits) {
         let passed = now.saturating_sub(self.at);
         if (1..SHORTEST).contains(&passed) || now == self.at {
             return; // charged next time
@@ -160,10 +160,10 @@ impl Tracked {
     }
 
     /// A process alone shares with nobody of its tree; several are added up in proportion.
-    fn show(&mut self, changed: bool, now: u64, measures: &Measures) {
-        let alive = |member: &&mut Watched| !member.stat.is_dead();
+    fn show(&mut self, changed: bool, now: u64, measures: &SystemUnits) {
+        let alive = |member: &&mut TrackedProcess| !member.stat.is_dead();
         if changed || self.usage.processes.is_empty() {
-            let alive: Vec<&mut Watched> = self.members.iter_mut().filter(alive).collect();
+            let alive: Vec<&mut TrackedProcess> = self.members.iter_mut().filter(alive).collect();
             self.usage.processes = alive.iter().map(|member| member.process.pid).collect();
             if alive.len() > 1 {
                 alive.into_iter().for_each(|member| member.weigh(now));
@@ -171,7 +171,7 @@ impl Tracked {
         }
         let alone = self.usage.processes.len() == 1;
         let living = || self.members.iter().filter(|member| !member.stat.is_dead());
-        let bytes = |member: &Watched| match alone {
+        let bytes = |member: &TrackedProcess| match alone {
             true => member.stat.rss_pages * measures.page,
             false => member.weight(measures.page),
         };
@@ -184,7 +184,7 @@ impl Tracked {
             let name = former.filter(|former| former.pid == pid && !changed).map(|former| former.name);
             let name = name.unwrap_or_else(|| stat::comm(pid).into());
             // Measured as the sum is: it is never more than that.
-            Largest { pid, name, memory: bytes(member) }
+            LargestProcess { pid, name, memory: bytes(member) }
         });
     }
 }
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_reaped_child_is_counted_once() {
-        let mut spent = Spent::default();
+        let mut spent = CpuDelta::default();
         spent.add(&stat(10, 0), &stat(15, 120)); // the parent
         spent.end(&stat(100, 0)); // the child, 20 ticks before its end
         assert_eq!(spent.total(), 5 + 20);
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_child_that_nobody_is_charged_for_takes_nothing_from_the_living() {
-        let mut spent = Spent::default();
+        let mut spent = CpuDelta::default();
         spent.add(&stat(10, 0), &stat(15, 0));
         spent.end(&stat(100, 0));
         assert_eq!(spent.total(), 5);
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn short_lives_between_two_looks_count() {
-        let mut spent = Spent::default();
+        let mut spent = CpuDelta::default();
         spent.add(&stat(10, 3), &stat(10, 43));
         spent.add_new(&stat(7, 0));
         assert_eq!(spent.total(), 47);

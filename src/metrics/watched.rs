@@ -15,12 +15,12 @@ const REST: u64 = 50;
 /// Hands out the right to keep a file open, so that trees of thousands of processes do not take
 /// every descriptor that the daemon may have.
 #[derive(Clone, Debug)]
-pub(super) struct Allowance {
+pub(super) struct FdBudget {
     taken: Arc<()>,
     most: usize,
 }
 
-impl Allowance {
+impl FdBudget {
     /// For at most so many files.
     pub(super) fn new(most: usize) -> Self {
         Self { taken: Arc::new(()), most }
@@ -33,19 +33,19 @@ impl Allowance {
 
 /// A process, with what it had used at the last look.
 #[derive(Debug)]
-pub(super) struct Watched {
+pub(super) struct TrackedProcess {
     /// Which one.
     pub(super) process: ProcessRef,
     /// Its state at the last look.
     pub(super) stat: Stat,
     /// `/proc/PID/stat`, which speaks of one process for ever; absent when the allowance is used up.
     kept: Option<(File, Arc<()>)>,
-    share: Option<Share>,
+    share: Option<PssSample>,
 }
 
 /// What of the shared memory is its part.
 #[derive(Clone, Copy, Debug)]
-struct Share {
+struct PssSample {
     bytes: u64,
     /// Resident pages at that time.
     resident: u64,
@@ -53,9 +53,9 @@ struct Share {
     rest_until: u64,
 }
 
-impl Watched {
+impl TrackedProcess {
     /// Begins to watch; `None` if the process is gone.
-    pub(super) fn open(process: ProcessRef, allowance: &Allowance) -> Option<Self> {
+    pub(super) fn open(process: ProcessRef, allowance: &FdBudget) -> Option<Self> {
         let keep = |token| Some((stat::open_stat(process.pid).ok()?, token));
         let kept = allowance.take().and_then(keep);
         let stat = read(kept.as_ref(), process).ok()?;
@@ -83,7 +83,7 @@ impl Watched {
         let bytes = pss(self.process.pid);
         let took = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let rest_until = now.saturating_add(took.saturating_mul(REST));
-        self.share = bytes.map(|bytes| Share { bytes, resident: self.stat.rss_pages, rest_until });
+        self.share = bytes.map(|bytes| PssSample { bytes, resident: self.stat.rss_pages, rest_until });
     }
 
     /// Bytes that are its part of the tree's memory: its share when last weighed, and what it has
@@ -113,24 +113,24 @@ mod tests {
     #[test]
     fn files_are_kept_within_the_allowance_and_work_without() {
         let mut app = Fixture::sh("read _");
-        let allowance = Allowance::new(1);
-        let mut first = Watched::open(app.leader(), &allowance).unwrap();
-        let mut second = Watched::open(app.leader(), &allowance).unwrap();
+        let allowance = FdBudget::new(1);
+        let mut first = TrackedProcess::open(app.leader(), &allowance).unwrap();
+        let mut second = TrackedProcess::open(app.leader(), &allowance).unwrap();
         assert!(first.kept.is_some() && second.kept.is_none());
         assert!(first.look().is_some() && second.look().is_some());
         app.kill_leader();
         assert!(first.look().is_none() && second.look().is_none());
         drop(first);
         let app = Fixture::sh("read _");
-        assert!(Watched::open(app.leader(), &allowance).unwrap().kept.is_some());
+        assert!(TrackedProcess::open(app.leader(), &allowance).unwrap().kept.is_some());
     }
 
     #[test]
     fn growth_counts_before_it_is_weighed() {
         let app = Fixture::sh("read _");
-        let mut watched = Watched::open(app.leader(), &Allowance::new(1)).unwrap();
+        let mut watched = TrackedProcess::open(app.leader(), &FdBudget::new(1)).unwrap();
         assert_eq!(watched.weight(10), watched.stat.rss_pages * 10);
-        watched.share = Some(Share { bytes: 500, resident: 100, rest_until: 7 });
+        watched.share = Some(PssSample { bytes: 500, resident: 100, rest_until: 7 });
         watched.stat.rss_pages = 130;
         watched.weigh(6);
         assert_eq!(watched.weight(10), 800);

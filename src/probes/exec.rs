@@ -11,7 +11,7 @@ use tokio::net::unix::pipe::Receiver;
 
 use crate::exit::Exit;
 use crate::process::helper::{HelperCommand, HelperProcess};
-use crate::spec::{Account, Vars};
+use crate::spec::{Account, EnvVars};
 
 /// Only the last part of the output is kept. Bytes.
 const OUTPUT_LIMIT: usize = 4096;
@@ -27,7 +27,7 @@ pub struct ExecContext {
     /// The working directory.
     pub cwd: PathBuf,
     /// The complete environment.
-    pub env: Vars,
+    pub env: EnvVars,
 }
 
 impl ExecContext {
@@ -109,7 +109,7 @@ mod tests {
 
     fn context() -> ExecContext {
         let path = std::env::var("PATH").unwrap();
-        let env = Vars::from([("PATH".into(), path), ("WORD".into(), "well".into())]);
+        let env = EnvVars::from([("PATH".into(), path), ("WORD".into(), "well".into())]);
         ExecContext { account: None, cwd: "/".into(), env }
     }
 

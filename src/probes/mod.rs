@@ -1,6 +1,6 @@
 //! Probes of an app: an HTTP request, a TCP connection, or a command.
 //!
-//! A [`ResolvedProbe`] is a [`Check`] of a spec with the variables of the instance expanded. A failed probe
+//! A [`ResolvedProbe`] is a [`ProbeAction`] of a spec with the variables of the instance expanded. A failed probe
 //! returns the reason as text.
 
 mod exec;
@@ -14,7 +14,7 @@ use hyper::Uri;
 
 pub use self::exec::ExecContext;
 use self::http::{Accepted, Extent};
-use crate::spec::{Check, Vars};
+use crate::spec::{EnvVars, ProbeAction};
 
 /// The status codes of a successful HTTP probe.
 const SUCCESS: Accepted = Accepted { status: 200..=399, extent: Extent::Head };
@@ -35,10 +35,10 @@ impl ResolvedProbe {
     ///
     /// # Errors
     /// A variable is not set, or the result is not a valid address; the error is text.
-    pub fn new(check: &Check, vars: &Vars) -> Result<Self, String> {
+    pub fn new(check: &ProbeAction, vars: &EnvVars) -> Result<Self, String> {
         match check {
-            Check::Exec(line) => Ok(Self::Exec(line.clone())), // the shell expands variables
-            Check::Http(url) => {
+            ProbeAction::Exec(line) => Ok(Self::Exec(line.clone())), // the shell expands variables
+            ProbeAction::Http(url) => {
                 let url = expand_vars(url, vars)?;
                 let uri: Uri = url.parse().map_err(|error| format!("{url}: {error}"))?;
                 match (uri.scheme_str(), uri.host()) {
@@ -46,7 +46,7 @@ impl ResolvedProbe {
                     _ => Err(format!("{url} is not an http:// URL")),
                 }
             }
-            Check::Tcp(address) => {
+            ProbeAction::Tcp(address) => {
                 let address = expand_vars(address, vars)?;
                 let (host, port) = address.rsplit_once(':').unwrap_or(("127.0.0.1", &address));
                 let port = port.parse().map_err(|_| format!("{address} is not a port or host:port"))?;
@@ -107,7 +107,7 @@ fn strip_brackets(host: &str) -> &str {
 }
 
 /// Replaces `$NAME` and `${NAME}` by variables.
-fn expand_vars(text: &str, vars: &Vars) -> Result<String, String> {
+fn expand_vars(text: &str, vars: &EnvVars) -> Result<String, String> {
     let (mut out, mut rest) = (String::new(), text);
     while let Some(at) = rest.find('$') {
         out.push_str(&rest[..at]);
@@ -130,21 +130,27 @@ mod tests {
 
     #[test]
     fn expands_variables_of_instance() {
-        let vars = Vars::from([("PORT".into(), "3001".into()), ("HOST".into(), "127.0.0.1".into())]);
-        let resolve = |check: &Check| ResolvedProbe::new(check, &vars);
-        let http = resolve(&Check::Http("http://${HOST}:$PORT/health?x=1".into())).unwrap();
+        let vars = EnvVars::from([("PORT".into(), "3001".into()), ("HOST".into(), "127.0.0.1".into())]);
+        let resolve = |check: &ProbeAction| ResolvedProbe::new(check, &vars);
+        let http = resolve(&ProbeAction::Http("http://${HOST}:$PORT/health?x=1".into())).unwrap();
         assert_eq!(http, ResolvedProbe::Http("http://127.0.0.1:3001/health?x=1".parse().unwrap()));
         assert_eq!(http.port(), Some(3001));
-        assert_eq!(resolve(&Check::Tcp("$PORT".into())), Ok(ResolvedProbe::Tcp("127.0.0.1".into(), 3001)));
-        assert_eq!(resolve(&Check::Tcp("[::1]:$PORT".into())), Ok(ResolvedProbe::Tcp("::1".into(), 3001)));
-        assert_eq!(resolve(&Check::Exec("test $X".into())), Ok(ResolvedProbe::Exec("test $X".into())));
+        assert_eq!(
+            resolve(&ProbeAction::Tcp("$PORT".into())),
+            Ok(ResolvedProbe::Tcp("127.0.0.1".into(), 3001))
+        );
+        assert_eq!(
+            resolve(&ProbeAction::Tcp("[::1]:$PORT".into())),
+            Ok(ResolvedProbe::Tcp("::1".into(), 3001))
+        );
+        assert_eq!(resolve(&ProbeAction::Exec("test $X".into())), Ok(ResolvedProbe::Exec("test $X".into())));
     }
 
     #[test]
     fn rejects_invalid_addresses() {
-        let error = |check: Check| ResolvedProbe::new(&check, &Vars::new()).unwrap_err();
-        assert!(error(Check::Tcp("$PORT".into())).contains("variable PORT is not set"));
-        assert!(error(Check::Tcp("port".into())).contains("not a port"));
-        assert!(error(Check::Http("http:///x".into())).contains("http:///x"));
+        let error = |check: ProbeAction| ResolvedProbe::new(&check, &EnvVars::new()).unwrap_err();
+        assert!(error(ProbeAction::Tcp("$PORT".into())).contains("variable PORT is not set"));
+        assert!(error(ProbeAction::Tcp("port".into())).contains("not a port"));
+        assert!(error(ProbeAction::Http("http:///x".into())).contains("http:///x"));
     }
 }

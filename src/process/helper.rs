@@ -20,7 +20,7 @@ use tokio::process::Child;
 use super::proc::stat::Stat;
 use super::process_ref::ProcessRef;
 use super::{oom_score, tree};
-use crate::spec::{Account, Vars};
+use crate::spec::{Account, EnvVars};
 
 /// Makes a command run as this user, with all the user's groups. Requires root.
 ///
@@ -48,7 +48,7 @@ pub struct HelperCommand {
     /// Arguments, without the program's name.
     pub args: Vec<String>,
     /// The whole environment.
-    pub env: Vars,
+    pub env: EnvVars,
     /// Working directory.
     pub cwd: PathBuf,
     /// User to become.

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 /// Apps that depend on each other in a circle, each on the one after it, the last on the first.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("dependency cycle: {} → {}", .0.join(" → "), .0[0])]
-pub struct Circle(pub Vec<String>);
+pub struct DependencyCycle(pub Vec<String>);
 
 /// Puts names into steps: each depends on names in steps before its own only. A dependency that is not
 /// among the names counts as there.
 ///
 /// # Errors
 /// A circle.
-pub fn steps(apps: &BTreeMap<String, Vec<String>>) -> Result<Vec<Vec<String>>, Circle> {
+pub fn steps(apps: &BTreeMap<String, Vec<String>>) -> Result<Vec<Vec<String>>, DependencyCycle> {
     let mut left: BTreeMap<&str, Vec<&str>> =
         apps.iter().map(|(name, on)| (name.as_str(), on.iter().map(String::as_str).collect())).collect();
     let mut steps = Vec::new();
@@ -32,7 +32,7 @@ pub fn steps(apps: &BTreeMap<String, Vec<String>>) -> Result<Vec<Vec<String>>, C
 }
 
 /// Some circle among apps each of which waits for another of them.
-fn circle(left: &BTreeMap<&str, Vec<&str>>) -> Circle {
+fn circle(left: &BTreeMap<&str, Vec<&str>>) -> DependencyCycle {
     let mut way: Vec<&str> = Vec::new();
     let mut here = left.keys().next().copied();
     while let Some(name) = here {
@@ -43,7 +43,7 @@ fn circle(left: &BTreeMap<&str, Vec<&str>>) -> Circle {
         way.push(name);
         here = left.get(name).and_then(|on| on.iter().find(|on| left.contains_key(**on)).copied());
     }
-    Circle(way.into_iter().map(str::to_owned).collect())
+    DependencyCycle(way.into_iter().map(str::to_owned).collect())
 }
 
 #[cfg(test)]

@@ -9,11 +9,11 @@ use super::AppSpec;
 /// Fingerprints of the source file, from the time when the app was last updated from it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Origin {
+pub struct SpecOrigin {
     /// Fingerprint of the content of the file.
-    pub content: Mark,
+    pub content: Fingerprint,
     /// Fingerprint of the app spec.
-    pub app: Mark,
+    pub app: Fingerprint,
     /// Whether settings were changed by a command since then.
     #[serde(default)]
     pub changed: bool,
@@ -22,9 +22,9 @@ pub struct Origin {
 /// Tells one text from another: no secret can be read from it, and none is kept by it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
-pub struct Mark(String);
+pub struct Fingerprint(String);
 
-impl Mark {
+impl Fingerprint {
     /// The mark of a text: FNV-1a, which stays the same from one version to the next.
     pub fn of(bytes: &[u8]) -> Self {
         let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
@@ -34,14 +34,14 @@ impl Mark {
 
 impl AppSpec {
     /// The mark of its settings; where they come from is none of them.
-    pub fn mark(&self) -> Mark {
+    pub fn mark(&self) -> Fingerprint {
         let bare = Self { version: None, source: None, origin: None, ..self.clone() };
-        Mark::of(&serde_json::to_vec(&bare).unwrap_or_default())
+        Fingerprint::of(&serde_json::to_vec(&bare).unwrap_or_default())
     }
 
     /// Remembers that a file of this content describes the app as it is now.
-    pub fn comes_from(&mut self, content: Mark) {
-        self.origin = Some(Origin { content, app: self.mark(), changed: false });
+    pub fn comes_from(&mut self, content: Fingerprint) {
+        self.origin = Some(SpecOrigin { content, app: self.mark(), changed: false });
     }
 }
 
@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn a_change_is_one_until_it_is_taken_back() {
         let mut app = AppSpec::new("api", "/srv/api", "/srv");
-        app.comes_from(Mark::of(b"one"));
+        app.comes_from(Fingerprint::of(b"one"));
         let patched = |app: &AppSpec, bytes: u64| {
             app.patched(json!({ "max_memory_restart": bytes }).as_object().unwrap()).unwrap()
         };
@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn marks_stay_the_same_from_version_to_version() {
-        assert_eq!(Mark::of(b"").0, "cbf29ce484222325");
-        assert_eq!(Mark::of(b"foobar").0, "85944171f73967e8");
+        assert_eq!(Fingerprint::of(b"").0, "cbf29ce484222325");
+        assert_eq!(Fingerprint::of(b"foobar").0, "85944171f73967e8");
     }
 }

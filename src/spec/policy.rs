@@ -109,7 +109,7 @@ pub struct Readiness {
 
 /// Condition for readiness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sign {
+pub enum ReadySignal {
     /// The program is running.
     Running,
     /// The program listens on a port; if it does not within the timeout, it is considered ready.

@@ -13,7 +13,7 @@ use super::millis;
 #[serde(deny_unknown_fields)]
 pub struct Probe {
     /// Probe action.
-    pub check: Check,
+    pub check: ProbeAction,
     /// Interval between probes, in milliseconds.
     #[serde(with = "millis")]
     #[schemars(with = "u64")]
@@ -34,7 +34,7 @@ pub struct Probe {
 /// Probe action. `$NAME` and `${NAME}` are replaced by variables of the instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Check {
+pub enum ProbeAction {
     /// HTTP GET of this `http://` URL; succeeds with a status from 200 to 399.
     Http(String),
     /// TCP connection to this port or `host:port`.
@@ -46,19 +46,19 @@ pub enum Check {
 
 impl Probe {
     /// A readiness probe with the default times.
-    pub fn ready(check: Check) -> Self {
+    pub fn ready(check: ProbeAction) -> Self {
         let (interval, timeout) = (Duration::from_millis(500), Duration::from_secs(5));
         Self { check, interval, timeout, retries: 1, start_period: Duration::ZERO }
     }
 
     /// A liveness probe with the default times.
-    pub fn health(check: Check) -> Self {
+    pub fn health(check: ProbeAction) -> Self {
         let (interval, timeout) = (Duration::from_secs(10), Duration::from_secs(5));
         Self { check, interval, timeout, retries: 3, start_period: Duration::ZERO }
     }
 }
 
-impl fmt::Display for Check {
+impl fmt::Display for ProbeAction {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Http(url) => write!(out, "GET {url}"),
@@ -71,7 +71,7 @@ impl fmt::Display for Check {
 /// Options for shared ports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct PortRules {
+pub struct PortOptions {
     /// Share UDP ports as well.
     pub udp: bool,
     /// Allow an unprivileged app to bind ports below 1024; the daemon must be allowed to.

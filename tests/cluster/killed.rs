@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rsm::cluster::{Began, ClusterThread, Event, Family, Keep, Outside, Path, Settings};
+use rsm::cluster::{
+    ClusterEvent, ClusterHost, ClusterThread, FdStoreOp, Mechanism, PortSettings, RunStarted, TreeContext,
+};
 use rsm::process::fd_channel;
 use rsm::process::process_ref::ProcessRef;
 use rsm::process::spawn::report::StartMessage;
@@ -26,17 +28,17 @@ const RUN: u64 = 77;
 /// The engine's side: everything goes through one channel, at once, as with the keeper.
 struct Line(OwnedFd);
 
-impl Outside for Line {
-    fn tell(&mut self, event: Event) {
-        if let Event::Listening { .. } = event {
+impl ClusterHost for Line {
+    fn tell(&mut self, event: ClusterEvent) {
+        if let ClusterEvent::Listening { .. } = event {
             say(self.0.as_fd(), "L", &[]);
         }
     }
 
-    fn keep(&mut self, order: Keep) {
+    fn keep(&mut self, order: FdStoreOp) {
         match order {
-            Keep::Store(name, fd) => say(self.0.as_fd(), &format!("S{name}"), &[fd.as_fd()]),
-            Keep::Drop(name) => say(self.0.as_fd(), &format!("D{name}"), &[]),
+            FdStoreOp::Store(name, fd) => say(self.0.as_fd(), &format!("S{name}"), &[fd.as_fd()]),
+            FdStoreOp::Drop(name) => say(self.0.as_fd(), &format!("D{name}"), &[]),
         }
     }
 }
@@ -76,17 +78,17 @@ fn engine_process() {
         }
     };
     let facts: Vec<u64> = facts.split(' ').map(|word| word.parse().unwrap()).collect();
-    let path = if facts[0] == 0 { Path::Take } else { Path::Replace };
-    let family = Family {
+    let path = if facts[0] == 0 { Mechanism::Take } else { Mechanism::Replace };
+    let family = TreeContext {
         keeper: 0,
         orphans: OrphanScope::KeeperChildren,
         mark: RunMarker { name: "RSM_RUN", owner: "/cluster-test".into() },
     };
     let engine = ClusterThread::start(Box::new(Line(line.try_clone().unwrap())), family, stored).unwrap();
-    engine.cluster().app(APP, Settings { slots: vec![0], ..Settings::default() });
+    engine.cluster().app(APP, PortSettings { slots: vec![0], ..PortSettings::default() });
     let leader = ProcessRef { pid: i32::try_from(facts[1]).unwrap(), start_time: facts[2] };
     let why = String::new();
-    engine.cluster().began(Began { run: RUN, app: APP.into(), slot: 0, leader, path, why, notifier });
+    engine.cluster().began(RunStarted { run: RUN, app: APP.into(), slot: 0, leader, path, why, notifier });
     assert!(hear(line.as_fd()).is_none());
 }
 
@@ -146,7 +148,7 @@ impl Keeper {
 
 #[test]
 fn calls_survive_killing_the_engine() {
-    for path in [Path::Take, Path::Replace] {
+    for path in [Mechanism::Take, Mechanism::Replace] {
         let (read, write) = std::io::pipe().unwrap();
         let launch = LaunchSpec {
             program: "/usr/bin/env".into(),
@@ -172,7 +174,7 @@ fn calls_survive_killing_the_engine() {
             }
         };
         let program = ProcessRef::of(forked.pid).unwrap();
-        let number = u8::from(path == Path::Replace);
+        let number = u8::from(path == Mechanism::Replace);
         let facts = format!("{number} {} {}", program.pid, program.start_time);
         let mut keeper = Keeper { stored: BTreeMap::new(), notifier, facts, listened: 0 };
         for _ in 0..40 {

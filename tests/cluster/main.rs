@@ -25,10 +25,10 @@ use ports::{free_port, free_ports, privileged_port};
 use programs::{
     COMPAT, FAMILIES, GO, MULTIPATH, NODE, PASSED, PROBE, PYTHON, SHUTS, SIGNALS, TWICE, UDP, WORKERS,
 };
-use rsm::cluster::{Balance, Event, Path, Settings, Warning};
+use rsm::cluster::{Balance, ClusterEvent, Mechanism, PortSettings, PortWarning};
 use supervisor::{APP, Supervisor};
 
-const PATHS: [Path; 2] = [Path::Take, Path::Replace];
+const PATHS: [Mechanism; 2] = [Mechanism::Take, Mechanism::Replace];
 
 fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
@@ -72,8 +72,8 @@ fn answering(tally: &Tally) -> Vec<&str> {
     tally.answered.keys().map(String::as_str).collect()
 }
 
-fn slots(count: u32) -> Settings {
-    Settings { slots: (0..count).collect(), ..Settings::default() }
+fn slots(count: u32) -> PortSettings {
+    PortSettings { slots: (0..count).collect(), ..PortSettings::default() }
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn connections_wait_while_run_is_replaced() {
 
 #[test]
 fn crashed_slot_gets_no_connections() {
-    let mut supervisor = Supervisor::new(Path::Take, slots(2));
+    let mut supervisor = Supervisor::new(Mechanism::Take, slots(2));
     let port = free_port();
     let first = supervisor.start_ready(0, &python("127.0.0.1", port));
     supervisor.start_ready(1, &python("127.0.0.1", port));
@@ -171,7 +171,7 @@ fn crashed_slot_gets_no_connections() {
     assert_eq!(answering(&tally), ["1"]);
     // One that listens but is not ready gets nothing either.
     let again = supervisor.start(0, &python("127.0.0.1", port));
-    supervisor.wait_for(|event| matches!(event, Event::Listening { run, .. } if *run == again));
+    supervisor.wait_for(|event| matches!(event, ClusterEvent::Listening { run, .. } if *run == again));
     assert_eq!(answering(&requests(50, local(port))), ["1"]);
     supervisor.cluster().ready(again);
     supervisor.ports();
@@ -203,7 +203,7 @@ fn clients_are_refused_without_replacement() {
 #[test]
 fn ip_hash_keeps_client_on_its_slot() {
     let mut supervisor =
-        Supervisor::new(Path::Take, Settings { balance: Balance::IpHash, doors: true, ..slots(3) });
+        Supervisor::new(Mechanism::Take, PortSettings { balance: Balance::IpHash, doors: true, ..slots(3) });
     let port = free_port();
     let runs = [0, 1, 2].map(|slot| supervisor.start_ready(slot, &python("127.0.0.1", port)));
     let clients: Vec<SocketAddr> = (0..300u16)
@@ -230,7 +230,7 @@ fn ip_hash_keeps_client_on_its_slot() {
 #[test]
 fn shared_balance_uses_one_socket() {
     for path in PATHS {
-        let mut supervisor = Supervisor::new(path, Settings { balance: Balance::Shared, ..slots(2) });
+        let mut supervisor = Supervisor::new(path, PortSettings { balance: Balance::Shared, ..slots(2) });
         let port = free_port();
         let first = supervisor.start_ready(0, &node(port));
         supervisor.start_ready(1, &node(port));
@@ -257,10 +257,12 @@ fn other_user_shares_port_by_its_rights() {
         // What the user may not, the app may not, whatever the daemon may.
         let low_port = privileged_port();
         let low = supervisor.start(2, &python("127.0.0.1", low_port));
-        supervisor.wait_for(|event| matches!(event, Event::Warning { warning: Warning::LowPort { .. }, .. }));
+        supervisor.wait_for(|event| {
+            matches!(event, ClusterEvent::Warning { warning: PortWarning::LowPort { .. }, .. })
+        });
         supervisor.wait_gone(low);
         assert!(supervisor.output(low).contains("Permission denied"));
-        supervisor.cluster().app(APP, Settings { low_ports: true, ..slots(3) });
+        supervisor.cluster().app(APP, PortSettings { low_ports: true, ..slots(3) });
         supervisor.start_ready(2, &python("127.0.0.1", low_port));
         requests(3, local(low_port)).assert_clean();
     }
@@ -273,7 +275,9 @@ fn foreign_port_is_not_taken() {
         let port = foreign.local_addr().unwrap().port();
         let mut supervisor = Supervisor::new(path, slots(1));
         let run = supervisor.start(0, &python("127.0.0.1", port));
-        supervisor.wait_for(|event| matches!(event, Event::Warning { warning: Warning::Taken { .. }, .. }));
+        supervisor.wait_for(|event| {
+            matches!(event, ClusterEvent::Warning { warning: PortWarning::Taken { .. }, .. })
+        });
         supervisor.wait_gone(run);
         assert!(supervisor.output(run).contains("Address already in use"));
     }
@@ -283,12 +287,12 @@ fn foreign_port_is_not_taken() {
 fn two_apps_share_port_with_warning() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(1));
-        supervisor.cluster().app("web", Settings { slots: vec![7], ..Settings::default() });
+        supervisor.cluster().app("web", PortSettings { slots: vec![7], ..PortSettings::default() });
         let port = free_port();
         supervisor.start_ready(0, &python("127.0.0.1", port));
         let other = supervisor.start_in("web", 7, &python("127.0.0.1", port));
-        let warned = supervisor.wait_for(|event| matches!(event, Event::Warning { .. }));
-        let Event::Warning { warning: Warning::SharedWith { app, .. }, .. } = warned else {
+        let warned = supervisor.wait_for(|event| matches!(event, ClusterEvent::Warning { .. }));
+        let ClusterEvent::Warning { warning: PortWarning::SharedWith { app, .. }, .. } = warned else {
             panic!("{warned:?}")
         };
         assert_eq!(app, APP);
@@ -357,7 +361,7 @@ fn same_port_of_both_families_is_shared() {
 
 #[test]
 fn runs_that_ended_unseen_get_no_connections() {
-    let mut supervisor = Supervisor::new(Path::Take, slots(2));
+    let mut supervisor = Supervisor::new(Mechanism::Take, slots(2));
     let port = free_port();
     let runs = [0, 1].map(|slot| supervisor.start_ready(slot, &python("127.0.0.1", port)));
     supervisor.ports();
@@ -373,7 +377,7 @@ fn runs_that_ended_unseen_get_no_connections() {
 
 #[test]
 fn scale_down_releases_ports() {
-    let mut supervisor = Supervisor::new(Path::Take, slots(2));
+    let mut supervisor = Supervisor::new(Mechanism::Take, slots(2));
     let port = free_port();
     let runs = [0, 1].map(|slot| supervisor.start_ready(slot, &python("127.0.0.1", port)));
     supervisor.kill(runs[1]);
@@ -434,7 +438,7 @@ fn signals_do_not_interrupt_bind() {
 #[test]
 fn udp_is_shared_if_enabled() {
     for path in PATHS {
-        let mut supervisor = Supervisor::new(path, Settings { udp: true, ..slots(2) });
+        let mut supervisor = Supervisor::new(path, PortSettings { udp: true, ..slots(2) });
         let port = free_port();
         let argv = ["python3", "-c", UDP, &port.to_string()];
         let first = supervisor.start_ready(0, &argv);
@@ -454,7 +458,7 @@ fn udp_is_shared_if_enabled() {
 
 #[test]
 fn udp_is_not_shared_by_default() {
-    let mut supervisor = Supervisor::new(Path::Take, slots(2));
+    let mut supervisor = Supervisor::new(Mechanism::Take, slots(2));
     let port = free_port();
     let first = supervisor.start(0, &["python3", "-c", UDP, &port.to_string()]);
     supervisor.wait_line(first, "bound");
@@ -466,12 +470,12 @@ fn udp_is_not_shared_by_default() {
 #[test]
 fn sockets_are_passed_without_seccomp() {
     let node_line = |port: u16| format!("node -e '{NODE}' -- {port}; true");
-    for path in [Path::Listen, Path::Preload] {
+    for path in [Mechanism::Listen, Mechanism::Preload] {
         let mut supervisor = Supervisor::new(path, slots(2));
         let port = free_port();
         supervisor.listen = vec![port.to_string().parse().unwrap()];
         let argv = match path {
-            Path::Listen => vec!["python3".to_owned(), "-c".into(), PASSED.into()],
+            Mechanism::Listen => vec!["python3".to_owned(), "-c".into(), PASSED.into()],
             _ => vec!["sh".into(), "-c".into(), node_line(port)],
         };
         let mut runs: Vec<u64> = (0..2).map(|slot| supervisor.start(slot, &argv)).collect();
@@ -480,7 +484,7 @@ fn sockets_are_passed_without_seccomp() {
         // From the first moment: who comes early waits.
         let load = load(local(port));
         requests(20, local(port)).assert_clean();
-        if path == Path::Listen {
+        if path == Mechanism::Listen {
             for (slot, run) in (0..).zip(&mut runs) {
                 let new = supervisor.start(slot, &argv);
                 supervisor.wait_line(new, "serving");
@@ -555,8 +559,8 @@ fn multipath_sockets_become_plain_tcp() {
         let tally = requests(50, local(port));
         tally.assert_clean();
         assert_eq!(answering(&tally), ["0", "1"], "{path:?}: {tally:?}");
-        let taken = supervisor.wait_for(|event| matches!(event, Event::Path { .. }));
-        assert!(matches!(taken, Event::Path { path: Path::Replace, .. }), "{taken:?}");
+        let taken = supervisor.wait_for(|event| matches!(event, ClusterEvent::Path { .. }));
+        assert!(matches!(taken, ClusterEvent::Path { path: Mechanism::Replace, .. }), "{taken:?}");
     }
 }
 

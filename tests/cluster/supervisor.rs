@@ -15,8 +15,8 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use rsm::cluster::{
-    Address, Began, Cluster, ClusterThread, Event, Family, Keep, Opening, Outside, Passed, Path, Port,
-    Settings, passed,
+    Address, Cluster, ClusterEvent, ClusterHost, ClusterThread, FdStoreOp, Mechanism, OpenRequest,
+    PassedSockets, PortSettings, RunStarted, SocketInfo, TreeContext, passed,
 };
 use rsm::process::process_ref::ProcessRef;
 use rsm::process::spawn::report::StartMessage;
@@ -32,20 +32,20 @@ const PATIENCE: Duration = Duration::from_secs(30);
 type Kept = Arc<Mutex<BTreeMap<String, OwnedFd>>>;
 
 struct World {
-    events: Sender<Event>,
+    events: Sender<ClusterEvent>,
     kept: Kept,
 }
 
-impl Outside for World {
-    fn tell(&mut self, event: Event) {
+impl ClusterHost for World {
+    fn tell(&mut self, event: ClusterEvent) {
         let _ = self.events.send(event);
     }
 
-    fn keep(&mut self, order: Keep) {
+    fn keep(&mut self, order: FdStoreOp) {
         let mut kept = self.kept.lock().unwrap();
         match order {
-            Keep::Store(name, fd) => drop(kept.insert(name, fd)),
-            Keep::Drop(name) => drop(kept.remove(&name)),
+            FdStoreOp::Store(name, fd) => drop(kept.insert(name, fd)),
+            FdStoreOp::Drop(name) => drop(kept.remove(&name)),
         }
     }
 }
@@ -62,12 +62,12 @@ pub struct Run {
 
 pub struct Supervisor {
     engine: Option<ClusterThread>,
-    events: Receiver<Event>,
-    sender: Sender<Event>,
+    events: Receiver<ClusterEvent>,
+    sender: Sender<ClusterEvent>,
     /// Events that came while another was waited for.
-    heard: Vec<Event>,
+    heard: Vec<ClusterEvent>,
     kept: Kept,
-    path: Path,
+    path: Mechanism,
     account: Option<Account>,
     /// Configured addresses, for programs that cannot ask.
     pub listen: Vec<Address>,
@@ -77,7 +77,7 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    pub fn new(path: Path, settings: Settings) -> Self {
+    pub fn new(path: Mechanism, settings: PortSettings) -> Self {
         nix::sys::prctl::set_child_subreaper(true).unwrap();
         let (sender, events) = channel();
         let kept = Kept::default();
@@ -131,10 +131,10 @@ impl Supervisor {
         let mut numbers = vec![1, 2];
         if self.path.calls().is_none() {
             let (run, app, addresses) = (number, app.to_owned(), self.listen.clone());
-            let opening = Opening { run, app, slot, uid: 0, addresses };
+            let opening = OpenRequest { run, app, slot, uid: 0, addresses };
             fds.extend(self.cluster().open(opening).blocking_recv().unwrap().unwrap());
             let script = passed::write_script(self.dir.path()).unwrap();
-            let passed = Passed::new(self.path, &self.listen, &script, "");
+            let passed = PassedSockets::new(self.path, &self.listen, &script, "");
             numbers.extend(passed.numbers);
             env.extend(passed.env.into_iter().map(|(name, value)| format!("{name}={value}")));
         }
@@ -149,7 +149,7 @@ impl Supervisor {
             fds: numbers,
             supervised_calls: self.path.calls(),
             limits: None,
-            listen_pid: self.path == Path::Listen,
+            listen_pid: self.path == Mechanism::Listen,
         };
         let forked = spawn::fork_launch(LaunchSource::Inline(Box::new(launch)), fds, None).unwrap();
         let mut notifier = None;
@@ -172,7 +172,7 @@ impl Supervisor {
 
     fn tell_began(&self, app: &str, at: usize) {
         let run = &self.runs[at];
-        self.cluster().began(Began {
+        self.cluster().began(RunStarted {
             run: run.number,
             app: app.to_owned(),
             slot: run.slot,
@@ -184,7 +184,7 @@ impl Supervisor {
     }
 
     /// Waits for an event.
-    pub fn wait_for(&mut self, mut wanted: impl FnMut(&Event) -> bool) -> Event {
+    pub fn wait_for(&mut self, mut wanted: impl FnMut(&ClusterEvent) -> bool) -> ClusterEvent {
         if let Some(at) = self.heard.iter().position(&mut wanted) {
             return self.heard.remove(at);
         }
@@ -200,7 +200,7 @@ impl Supervisor {
 
     /// Waits until a run listens, and lets it have connections.
     pub fn wait_ready(&mut self, number: u64) {
-        self.wait_for(|event| matches!(event, Event::Listening { run, .. } if *run == number));
+        self.wait_for(|event| matches!(event, ClusterEvent::Listening { run, .. } if *run == number));
         self.cluster().ready(number);
     }
 
@@ -279,12 +279,12 @@ impl Supervisor {
         self.kept.lock().unwrap().keys().cloned().collect()
     }
 
-    pub fn ports(&self) -> Vec<Port> {
+    pub fn ports(&self) -> Vec<SocketInfo> {
         self.cluster().ports(APP).blocking_recv().unwrap()
     }
 
     /// Waits until the app's ports are as wanted: sweeping takes its time.
-    pub fn wait_ports(&self, wanted: impl Fn(&[Port]) -> bool) {
+    pub fn wait_ports(&self, wanted: impl Fn(&[SocketInfo]) -> bool) {
         let done = wait_or_none(|| wanted(&self.ports()).then_some(()));
         assert!(done.is_some(), "still {:?}", self.ports());
     }
@@ -313,10 +313,10 @@ fn mark() -> RunMarker {
     RunMarker { name: "RSM_RUN", owner: "/cluster-test".into() }
 }
 
-fn start_engine(sender: &Sender<Event>, kept: &Kept, stored: Vec<(String, OwnedFd)>) -> ClusterThread {
+fn start_engine(sender: &Sender<ClusterEvent>, kept: &Kept, stored: Vec<(String, OwnedFd)>) -> ClusterThread {
     let world = World { events: sender.clone(), kept: Arc::clone(kept) };
     let (keeper, orphans) = (std::process::id().cast_signed(), OrphanScope::KeeperChildren);
-    let family = Family { keeper, orphans, mark: mark() };
+    let family = TreeContext { keeper, orphans, mark: mark() };
     ClusterThread::start(Box::new(world), family, stored).unwrap()
 }
 

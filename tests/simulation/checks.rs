@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use rsm::daemon::supervisor::{Input, Supervisor};
 use rsm::exit::Exit;
 use rsm::instance::Instance;
-use rsm::instance::event::Event;
+use rsm::instance::event::InstanceEvent;
 use rsm::instance::life::RunId;
-use rsm::instance::replacement::{Beside, Role};
+use rsm::instance::replacement::{Replacement, ReplacementRole};
 use rsm::instance::state::{State, Want};
 
 use super::world::SimWorld;
@@ -37,7 +37,7 @@ pub struct Checks {
 impl Checks {
     /// Remembers what the daemon is told.
     pub fn note(&mut self, input: &Input) {
-        if let Input::Fact { instance, event: Event::Exited { run, exit } } = input {
+        if let Input::Fact { instance, event: InstanceEvent::Exited { run, exit } } = input {
             self.heard.insert(RunId { instance: *instance, number: *run }, exit.clone());
         }
     }
@@ -48,13 +48,13 @@ impl Checks {
         self.unwanted.retain(|id, _| there.contains(id));
         self.down.clear();
         self.heard.clear();
-        let going = supervisor.beside().iter().filter(|(_, beside)| beside.role == Role::Going);
+        let going = supervisor.beside().iter().filter(|(_, beside)| beside.role == ReplacementRole::Going);
         self.going = going.map(|(id, _)| *id).collect();
     }
 
     /// The old process is not told to go before a new one is online.
-    fn reloaded(&mut self, instance: &Instance, beside: Option<&Beside>, broken: &mut Vec<String>) {
-        let going = beside.is_some_and(|beside| beside.role == Role::Going);
+    fn reloaded(&mut self, instance: &Instance, beside: Option<&Replacement>, broken: &mut Vec<String>) {
+        let going = beside.is_some_and(|beside| beside.role == ReplacementRole::Going);
         if !going {
             self.going.remove(&instance.id);
         } else if self.going.insert(instance.id)

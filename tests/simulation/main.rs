@@ -9,10 +9,10 @@ mod checks;
 mod world;
 
 use rsm::daemon::saved;
-use rsm::daemon::supervisor::{Change, Command, Input, Supervisor};
+use rsm::daemon::supervisor::{Input, Operation, Supervisor, SupervisorCommand};
 use rsm::daemon::world::World;
 use rsm::instance::Instance;
-use rsm::instance::state::{Process, State};
+use rsm::instance::state::{RunProcess, State};
 use rsm::ipc::message::{ActOn, Action, ApiError, Existing, Inherited, Report, ScaleTo, StartApps};
 use rsm::spec::{AppSpec, RestartDelay};
 use std::time::Duration;
@@ -28,7 +28,7 @@ type Answer = oneshot::Receiver<Result<Report, ApiError>>;
 /// A command that has no answer yet, and asks the next daemon when this one dies.
 struct Asked {
     at: u64,
-    change: Change,
+    change: Operation,
     key: String,
     answer: Answer,
 }
@@ -130,14 +130,14 @@ impl Simulation {
         self.check();
     }
 
-    fn ask(&mut self, change: Change, key: String) {
+    fn ask(&mut self, change: Operation, key: String) {
         let (reply, answer) = oneshot::channel();
         let at = self.supervisor.world.clock;
         self.asked.push(Asked { at, change: change.clone(), key: key.clone(), answer });
-        self.input(Input::Command(Command::Change { change, key: Some(key), reply }));
+        self.input(Input::Command(SupervisorCommand::Change { change, key: Some(key), reply }));
     }
 
-    fn any_change(&mut self) -> Change {
+    fn any_change(&mut self) -> Operation {
         let random = self.random();
         let name = random.choice(NAMES).unwrap_or("api").to_owned();
         let selector = match random.u32(..10) {
@@ -155,14 +155,14 @@ impl Simulation {
                 let existing = existing.unwrap_or_default();
                 let existing =
                     if self.supervisor.instances().len() > 40 { Existing::Restart } else { existing };
-                Change::Start(StartApps { apps, inherited: Inherited::default(), existing })
+                Operation::Start(StartApps { apps, inherited: Inherited::default(), existing })
             }
-            8..12 => Change::Act(Action::Stop, on),
-            12..15 => Change::Act(Action::Restart, on),
-            15..17 => Change::Act(Action::Start, on),
-            17..19 => Change::Act(Action::Delete, on),
-            19 => Change::Act(Action::Reset, on),
-            20 => Change::Signal(on.select, 10),
+            8..12 => Operation::Act(Action::Stop, on),
+            12..15 => Operation::Act(Action::Restart, on),
+            15..17 => Operation::Act(Action::Start, on),
+            17..19 => Operation::Act(Action::Delete, on),
+            19 => Operation::Act(Action::Reset, on),
+            20 => Operation::Signal(on.select, 10),
             24..40 => {
                 let with = random.bool().then(|| Box::new((any_app(random, name), Inherited::default())));
                 let online = |instance: &&Instance| matches!(instance.life.state, State::Online { .. });
@@ -178,18 +178,18 @@ impl Simulation {
                     named(&mut with);
                     with
                 });
-                Change::Replace { id, with, after: Vec::new() }
+                Operation::Replace { id, with, after: Vec::new() }
             }
             21 => {
                 let saved = saved::read(&self.supervisor.world.saved).unwrap_or_default();
                 let saved =
-                    if self.supervisor.instances().len() > 40 { saved::Saved::default() } else { saved };
-                Change::Resurrect(saved)
+                    if self.supervisor.instances().len() > 40 { saved::Snapshot::default() } else { saved };
+                Operation::Resurrect(saved)
             }
             _ => {
                 let to =
                     [ScaleTo::Exactly(random.u32(..5)), ScaleTo::Add(1), ScaleTo::Remove(random.u32(..3))];
-                Change::Scale(name, random.choice(to).unwrap_or(ScaleTo::Add(1)))
+                Operation::Scale(name, random.choice(to).unwrap_or(ScaleTo::Add(1)))
             }
         }
     }
@@ -209,7 +209,7 @@ impl Simulation {
             }
             _ => {
                 let last_run = world.forget_all();
-                let mut lost = saved::Saved::default();
+                let mut lost = saved::Snapshot::default();
                 lost.last_run = last_run;
                 lost
             }
@@ -218,7 +218,7 @@ impl Simulation {
         let kept = world
             .runs
             .iter()
-            .map(|(id, run)| (*id, Process { run: id.number, pid: run.pid, start_time: 1, since }));
+            .map(|(id, run)| (*id, RunProcess { run: id.number, pid: run.pid, start_time: 1, since }));
         let kept = kept.collect();
         self.supervisor = Supervisor::new(world);
         self.supervisor.restore(saved, &kept);
@@ -234,7 +234,7 @@ impl Simulation {
     /// Everything is deleted: nothing may be left, anywhere.
     fn wind_down(&mut self) {
         let on = ActOn { select: vec!["all".into()], ..ActOn::default() };
-        self.ask(Change::Act(Action::Delete, on), "the last".into());
+        self.ask(Operation::Act(Action::Delete, on), "the last".into());
         let limit = self.events + 1_000_000;
         while !(self.supervisor.instances().is_empty() && self.supervisor.world.runs.is_empty()) {
             self.step();

@@ -4,13 +4,13 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
-use rsm::daemon::supervisor::{Finding, Input};
+use rsm::daemon::supervisor::{Input, ProbeReport};
 use rsm::daemon::world::World;
 use rsm::exit::{Exit, StartFailure, StartStep};
 use rsm::instance::Instance;
-use rsm::instance::event::Event;
+use rsm::instance::event::InstanceEvent;
 use rsm::instance::life::RunId;
-use rsm::instance::state::Process;
+use rsm::instance::state::RunProcess;
 use rsm::ipc::message::EventView;
 use rsm::time::Moment;
 
@@ -103,7 +103,7 @@ impl SimWorld {
         let Some(run) = self.runs.get_mut(&id).filter(|run| run.end.is_none()) else { return };
         run.end = Some(exit.clone());
         run.left = leaves;
-        let event = Event::Exited { run: id.number, exit };
+        let event = InstanceEvent::Exited { run: id.number, exit };
         self.schedule(0, Due::Keeper(Input::Fact { instance: id.instance, event }));
     }
 
@@ -119,13 +119,13 @@ impl SimWorld {
         self.what.retain(|_, due| matches!(due, Due::End(..) | Due::Orphan(_)));
         self.sweeps.clear();
         self.save_asked = false;
-        let told: Vec<(RunId, Event)> = self
+        let told: Vec<(RunId, InstanceEvent)> = self
             .runs
             .iter()
             .filter_map(|(id, run)| match &run.end {
-                Some(exit) => Some((*id, Event::Exited { run: id.number, exit: exit.clone() })),
+                Some(exit) => Some((*id, InstanceEvent::Exited { run: id.number, exit: exit.clone() })),
                 None if run.started => {
-                    Some((*id, Event::Spawned { run: id.number, pid: run.pid, start_time: 1 }))
+                    Some((*id, InstanceEvent::Spawned { run: id.number, pid: run.pid, start_time: 1 }))
                 }
                 None => None,
             })
@@ -151,12 +151,12 @@ impl SimWorld {
         self.save_asked = false;
         self.runs.retain(|_, run| run.started && (run.end.is_none() || run.left > 0));
         self.unreleased.retain(|run| self.runs.contains_key(run));
-        let found: Vec<(RunId, Event)> = self
+        let found: Vec<(RunId, InstanceEvent)> = self
             .runs
             .iter()
             .map(|(id, run)| match run.end {
-                None => (*id, Event::Spawned { run: id.number, pid: run.pid, start_time: 1 }),
-                Some(_) => (*id, Event::Exited { run: id.number, exit: Exit::Unknown }),
+                None => (*id, InstanceEvent::Spawned { run: id.number, pid: run.pid, start_time: 1 }),
+                Some(_) => (*id, InstanceEvent::Exited { run: id.number, exit: Exit::Unknown }),
             })
             .collect();
         for (id, event) in found {
@@ -181,13 +181,13 @@ impl SimWorld {
             }
             None => return,
         };
-        let event = Event::Spawned { run: id.number, pid, start_time: 1 };
+        let event = InstanceEvent::Spawned { run: id.number, pid, start_time: 1 };
         self.schedule(after, Due::Keeper(Input::Fact { instance: id.instance, event }));
         // Most come to listen or say that they are ready, some late, some never.
         if self.random.u32(..8) != 0 {
             let ready = match self.random.bool() {
-                true => Event::Ready { run: id.number },
-                false => Event::Listens { run: id.number },
+                true => InstanceEvent::Ready { run: id.number },
+                false => InstanceEvent::Listens { run: id.number },
             };
             let later = self.random.u64(..5_000);
             self.schedule(after + later, Due::Daemon(Input::Fact { instance: id.instance, event: ready }));
@@ -196,8 +196,11 @@ impl SimWorld {
         if self.random.u32(..6) == 0 {
             let at = after + self.random.u64(..30_000);
             for more in 0..self.random.u64(1..5) {
-                let finding =
-                    if self.random.u32(..4) == 0 { Finding::Works } else { Finding::Fails("sick".into()) };
+                let finding = if self.random.u32(..4) == 0 {
+                    ProbeReport::Works
+                } else {
+                    ProbeReport::Fails("sick".into())
+                };
                 self.schedule(at + more * 700, Due::Daemon(Input::Checked(id, finding)));
             }
         }
@@ -243,7 +246,7 @@ impl World for SimWorld {
         let after = self.soon();
         if self.random.u32(..50) == 0 {
             let failure = StartFailure { step: StartStep::Exec, errno: 2, subject: String::new() };
-            let event = Event::SpawnFailed { run: run.number, failure };
+            let event = InstanceEvent::SpawnFailed { run: run.number, failure };
             self.schedule(after, Due::Keeper(Input::Fact { instance: run.instance, event }));
             return;
         }
@@ -254,7 +257,7 @@ impl World for SimWorld {
         self.come_up(run, after);
     }
 
-    fn stop(&mut self, run: RunId, _process: Process, _instance: &Instance) {
+    fn stop(&mut self, run: RunId, _process: RunProcess, _instance: &Instance) {
         let after =
             if self.random.u32(..10) == 0 { self.random.u64(0..15_000) } else { self.random.u64(0..50) };
         if self.runs.get(&run).is_some_and(|run| !run.deaf) {
@@ -264,18 +267,18 @@ impl World for SimWorld {
 
     fn quiet(&mut self, run: RunId) {
         let after = self.random.u64(0..400);
-        let event = Event::Drained { run: run.number };
+        let event = InstanceEvent::Drained { run: run.number };
         self.schedule(after, Due::Daemon(Input::Fact { instance: run.instance, event }));
     }
 
     fn aside(&mut self, _run: RunId) {}
 
-    fn kill(&mut self, run: RunId, _process: Process) {
+    fn kill(&mut self, run: RunId, _process: RunProcess) {
         let after = if self.random.u32(..50) == 0 { self.random.u64(0..12_000) } else { self.soon() };
         self.schedule(after, Due::End(run, Exit::Signal { number: 9, core: false, oom: false }));
     }
 
-    fn sweep(&mut self, run: RunId, _process: Process, kill: bool) {
+    fn sweep(&mut self, run: RunId, _process: RunProcess, kill: bool) {
         self.sweeps.push((run, kill));
     }
 
@@ -294,7 +297,7 @@ impl World for SimWorld {
 
     fn timer(&mut self, instance: u32, at: u64) {
         let after = at.saturating_sub(self.clock);
-        self.schedule(after, Due::Daemon(Input::Fact { instance, event: Event::Due { at } }));
+        self.schedule(after, Due::Daemon(Input::Fact { instance, event: InstanceEvent::Due { at } }));
     }
 
     fn ready(&mut self, _run: RunId) {}
@@ -344,7 +347,7 @@ impl World for SimWorld {
                 }
             }
             let pids = (0..left).map(|index| 900 + index.cast_signed()).collect();
-            let event = Event::Swept { run: id.number, left: pids };
+            let event = InstanceEvent::Swept { run: id.number, left: pids };
             self.schedule(0, Due::Daemon(Input::Fact { instance: id.instance, event }));
         }
     }

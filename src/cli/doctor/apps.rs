@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, User, access, geteuid};
 
-use super::{Finding, Verdict};
+use super::{Check, CheckStatus};
 use crate::cli::session::Session;
 use crate::daemon::{dump, launch};
 use crate::instance::Instance;
@@ -27,20 +27,20 @@ const VERSIONED: [&str; 6] =
     ["/.nvm/", "/.fnm", "/.asdf/installs/", "/.pyenv/versions/", "/.rbenv/versions/", "/.local/share/mise/"];
 
 /// A finding for each app; the first instance stands for all.
-pub(super) async fn look(session: &Session) -> Vec<Finding> {
+pub(super) async fn look(session: &Session) -> Vec<Check> {
     let home = &session.home;
     let (saved, note) = match dump::load(home) {
         Ok(loaded) => loaded,
         Err(error) => {
             let hint = error.hint.map(|hint| format!(" {hint}")).unwrap_or_default();
-            return vec![Finding::new(Verdict::Failed, "saved list", format!("{}.{hint}", error.message))];
+            return vec![Check::new(CheckStatus::Failed, "saved list", format!("{}.{hint}", error.message))];
         }
     };
-    let mut findings: Vec<Finding> =
-        note.into_iter().map(|note| Finding::new(Verdict::Warning, "saved list", note)).collect();
+    let mut findings: Vec<Check> =
+        note.into_iter().map(|note| Check::new(CheckStatus::Warning, "saved list", note)).collect();
     if saved.is_empty() {
-        findings.push(Finding::new(
-            Verdict::Warning,
+        findings.push(Check::new(
+            CheckStatus::Warning,
             "saved list",
             "empty; start your apps, then run `rsm save`",
         ));
@@ -67,7 +67,7 @@ async fn running(home: &Home) -> Option<Vec<InstanceView>> {
 }
 
 /// What runs and is not saved, and the other way round.
-fn drift(saved: &[Instance], now: &[InstanceView]) -> Option<Finding> {
+fn drift(saved: &[Instance], now: &[InstanceView]) -> Option<Check> {
     let saved: BTreeSet<&str> = saved.iter().map(|instance| instance.spec.name.as_str()).collect();
     let now: BTreeSet<&str> = now.iter().map(|view| view.name.as_str()).collect();
     let names = |of: Vec<&&str>| of.iter().map(|name| name.to_string()).collect::<Vec<_>>().join(", ");
@@ -81,21 +81,21 @@ fn drift(saved: &[Instance], now: &[InstanceView]) -> Option<Finding> {
             format!("not saved: {unsaved}; saved but no longer listed: {gone}; run `rsm save`")
         }
     };
-    Some(Finding::new(Verdict::Warning, "saved list", text))
+    Some(Check::new(CheckStatus::Warning, "saved list", text))
 }
 
-fn judged(instance: &Instance, home: &Home, online: bool) -> Finding {
+fn judged(instance: &Instance, home: &Home, online: bool) -> Check {
     let name = &instance.spec.name;
     if instance.life.want != Want::Up {
-        return Finding::new(Verdict::Ok, name, "saved as stopped");
+        return Check::new(CheckStatus::Ok, name, "saved as stopped");
     }
     match tried(instance, home, online) {
         Ok(text) if VERSIONED.iter().any(|dir| text.contains(dir)) => {
             let more = "; if this version is removed, the one in the login PATH is used";
-            Finding::new(Verdict::Ok, name, text + more)
+            Check::new(CheckStatus::Ok, name, text + more)
         }
-        Ok(text) => Finding::new(Verdict::Ok, name, text),
-        Err(text) => Finding::new(Verdict::Failed, name, text),
+        Ok(text) => Check::new(CheckStatus::Ok, name, text),
+        Err(text) => Check::new(CheckStatus::Failed, name, text),
     }
 }
 

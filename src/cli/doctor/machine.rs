@@ -8,7 +8,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
-use super::{Finding, Verdict};
+use super::{Check, CheckStatus};
 use crate::cli::session::Session;
 use crate::daemon::dump;
 use crate::ipc::client::{Client, ClientError};
@@ -23,26 +23,26 @@ const LITTLE_SPACE: u64 = 256 << 20;
 const FEW_FILES: u64 = 4096;
 
 /// Everything there is to see without changing anything.
-pub(super) async fn look(session: &Session) -> Vec<Finding> {
+pub(super) async fn look(session: &Session) -> Vec<Check> {
     let mut findings =
         vec![home(session), space(session), settings(session), kernel(), cgroups(), files(), watches()];
     findings.extend(daemon(session).await);
     findings
 }
 
-fn ok(about: &str, text: impl Into<String>) -> Finding {
-    Finding::new(Verdict::Ok, about, text)
+fn ok(about: &str, text: impl Into<String>) -> Check {
+    Check::new(CheckStatus::Ok, about, text)
 }
 
-fn warning(about: &str, text: impl Into<String>) -> Finding {
-    Finding::new(Verdict::Warning, about, text)
+fn warning(about: &str, text: impl Into<String>) -> Check {
+    Check::new(CheckStatus::Warning, about, text)
 }
 
-fn failed(about: &str, text: impl Into<String>) -> Finding {
-    Finding::new(Verdict::Failed, about, text)
+fn failed(about: &str, text: impl Into<String>) -> Check {
+    Check::new(CheckStatus::Failed, about, text)
 }
 
-fn home(session: &Session) -> Finding {
+fn home(session: &Session) -> Check {
     let dir = session.home.dir();
     let shown = dir.display();
     match fs::metadata(dir) {
@@ -63,7 +63,7 @@ fn home(session: &Session) -> Finding {
     }
 }
 
-fn space(session: &Session) -> Finding {
+fn space(session: &Session) -> Check {
     let there = session.home.dir().ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let Ok(stat) = statvfs(there) else { return warning("disk", "free space unknown") };
     let free = stat.blocks_available().saturating_mul(stat.fragment_size());
@@ -75,7 +75,7 @@ fn space(session: &Session) -> Finding {
     }
 }
 
-fn settings(session: &Session) -> Finding {
+fn settings(session: &Session) -> Check {
     match RsmSettings::load(&session.home) {
         Ok(settings) if settings.autosave() => ok("settings", "autosave is on"),
         Ok(_) => ok("settings", "autosave is off; enable it with `rsm conf autosave true`"),
@@ -83,7 +83,7 @@ fn settings(session: &Session) -> Finding {
     }
 }
 
-fn kernel() -> Finding {
+fn kernel() -> Check {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let release = release.trim();
     let mut numbers =
@@ -104,7 +104,7 @@ fn kernel() -> Finding {
     }
 }
 
-fn cgroups() -> Finding {
+fn cgroups() -> Check {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let own = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
     let dir = Path::new("/sys/fs/cgroup").join(own.trim_start_matches('/'));
@@ -120,7 +120,7 @@ fn cgroups() -> Finding {
     }
 }
 
-fn files() -> Finding {
+fn files() -> Check {
     match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((_, hard)) if hard < FEW_FILES => warning(
             "open files",
@@ -131,7 +131,7 @@ fn files() -> Finding {
     }
 }
 
-fn watches() -> Finding {
+fn watches() -> Check {
     let most = fs::read_to_string("/proc/sys/fs/inotify/max_user_watches").unwrap_or_default();
     match most.trim().parse::<u64>() {
         Ok(most) if most < 16_384 => warning(
@@ -143,7 +143,7 @@ fn watches() -> Finding {
     }
 }
 
-async fn daemon(session: &Session) -> Vec<Finding> {
+async fn daemon(session: &Session) -> Vec<Check> {
     let mut client = match Client::connect(&session.home).await {
         Ok(client) => client,
         Err(ClientError::NotRunning { .. }) if session.home.has_state() => {
@@ -181,7 +181,7 @@ async fn daemon(session: &Session) -> Vec<Finding> {
     findings
 }
 
-fn apps(session: &Session, list: &[InstanceView]) -> Vec<Finding> {
+fn apps(session: &Session, list: &[InstanceView]) -> Vec<Check> {
     let errored: Vec<String> = list
         .iter()
         .filter(|view| view.status == Status::Errored)

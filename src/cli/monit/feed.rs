@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::model::News;
-use super::wish::Deed;
+use super::model::Update;
+use super::wish::InstanceAction;
 use crate::cli::render::report::outcomes;
 use crate::ipc::client::{Client, ClientError};
 use crate::ipc::message::{ActOn, Info, InstanceDetail, InstanceView, Reload, Report, Request, Selectors};
@@ -31,30 +31,30 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const DEAD: Duration = Duration::from_secs(3);
 
 /// The model's end.
-pub(super) struct Feed {
+pub(super) struct DataFeed {
     /// What comes.
-    pub(super) news: mpsc::UnboundedReceiver<News>,
-    say: mpsc::UnboundedSender<News>,
+    pub(super) news: mpsc::UnboundedReceiver<Update>,
+    say: mpsc::UnboundedSender<Update>,
     selection: watch::Sender<Selectors>,
     home: Home,
 }
 
 /// Why to look again.
 #[derive(Clone, Default)]
-struct Poke {
+struct RefreshSignal {
     now: Rc<Notify>,
     /// Also at rsm itself: another daemon may have come.
     info: Rc<Cell<bool>>,
 }
 
-impl Feed {
+impl DataFeed {
     /// Begins. Within a `LocalSet`.
     pub(super) fn begin(home: Home) -> Self {
         let (say, news) = mpsc::unbounded_channel();
         let (selection, selected) = watch::channel(Selectors::new());
-        let poke = Poke::default();
+        let poke = RefreshSignal::default();
         tokio::task::spawn_local(events(home.clone(), poke.clone()));
-        tokio::task::spawn_local(Poll::new(home.clone(), say.clone(), selected, poke).run());
+        tokio::task::spawn_local(Poller::new(home.clone(), say.clone(), selected, poke).run());
         Self { news, say, selection, home }
     }
 
@@ -71,36 +71,36 @@ impl Feed {
     }
 
     /// Has something done, and says what came of it.
-    pub(super) fn perform(&self, deed: Deed, select: Selectors) {
+    pub(super) fn perform(&self, deed: InstanceAction, select: Selectors) {
         let (home, say) = (self.home.clone(), self.say.clone());
         tokio::task::spawn_local(async move {
             let asked = async { Client::connect(&home).await?.call::<Report>(&request(deed, &select)).await };
             let news = match asked.await {
                 Ok(report) => told(deed, &report),
-                Err(error) => News::Said { text: format!("{}: {error}", deed.word()), good: false },
+                Err(error) => Update::Said { text: format!("{}: {error}", deed.word()), good: false },
             };
             let _ = say.send(news); // the screen may be closed
         });
     }
 }
 
-fn request(deed: Deed, select: &Selectors) -> Request {
+fn request(deed: InstanceAction, select: &Selectors) -> Request {
     let select = select.clone();
     match deed {
-        Deed::Act(action) => Request::Act(action, ActOn { select, ..ActOn::default() }),
-        Deed::Reload => Request::Reload(Reload { select, ..Reload::default() }),
-        Deed::Scale(to) => Request::Scale(select.into_iter().next().unwrap_or_default(), to),
+        InstanceAction::Act(action) => Request::Act(action, ActOn { select, ..ActOn::default() }),
+        InstanceAction::Reload => Request::Reload(Reload { select, ..Reload::default() }),
+        InstanceAction::Scale(to) => Request::Scale(select.into_iter().next().unwrap_or_default(), to),
     }
 }
 
 /// One line for all: the first problem, or how many came out well.
-fn told(deed: Deed, report: &Report) -> News {
+fn told(deed: InstanceAction, report: &Report) -> Update {
     let problem = report.instances.iter().find_map(|outcome| {
         let problem = outcome.problem.as_ref()?;
         Some(format!("{}: {} (id {}): {problem}", deed.word(), outcome.name, outcome.id))
     });
     if let Some(text) = problem {
-        return News::Said { text, good: false };
+        return Update::Said { text, good: false };
     }
     let lines = outcomes(report);
     let text = match lines.as_slice() {
@@ -108,11 +108,11 @@ fn told(deed: Deed, report: &Report) -> News {
         [only] => only.clone(),
         several => format!("{}: {} instances done", deed.word(), several.len()),
     };
-    News::Said { text, good: true }
+    Update::Said { text, good: true }
 }
 
 /// Pokes after each event, and when the stream breaks: that is how a daemon's end is heard of at once.
-async fn events(home: Home, poke: Poke) {
+async fn events(home: Home, poke: RefreshSignal) {
     loop {
         let stream = async { Client::connect(&home).await?.stream(&Request::Events).await };
         if let Ok(mut stream) = stream.await {
@@ -128,11 +128,11 @@ async fn events(home: Home, poke: Poke) {
 }
 
 /// The one that asks.
-struct Poll {
+struct Poller {
     home: Home,
-    say: mpsc::UnboundedSender<News>,
+    say: mpsc::UnboundedSender<Update>,
     selection: watch::Receiver<Selectors>,
-    poke: Poke,
+    poke: RefreshSignal,
     client: Option<Client>,
     /// When something is asked for again.
     info: Instant,
@@ -141,12 +141,12 @@ struct Poll {
     down: Option<Instant>,
 }
 
-impl Poll {
+impl Poller {
     fn new(
         home: Home,
-        say: mpsc::UnboundedSender<News>,
+        say: mpsc::UnboundedSender<Update>,
         selection: watch::Receiver<Selectors>,
-        poke: Poke,
+        poke: RefreshSignal,
     ) -> Self {
         let now = Instant::now();
         Self { home, say, selection, poke, client: None, info: now, details: now, down: None }
@@ -183,11 +183,11 @@ impl Poll {
     async fn look(&mut self, sample: bool) -> Result<(), ClientError> {
         let instances: Vec<InstanceView> = self.ask(&Request::List).await?;
         let there: Vec<String> = instances.iter().map(|view| view.id.to_string()).collect();
-        self.tell(News::Listed { instances, sample });
+        self.tell(Update::Listed { instances, sample });
         let now = Instant::now();
         if self.poke.info.take() || now >= self.info {
             let info: Info = self.ask(&Request::Info).await?;
-            self.tell(News::Info(Box::new(info)));
+            self.tell(Update::Info(Box::new(info)));
             self.info = now + SELDOM;
         }
         if now >= self.details {
@@ -198,7 +198,7 @@ impl Poll {
                 true => Vec::new(),
                 false => self.ask(&Request::Describe(select.into())).await.or_else(gone)?,
             };
-            self.tell(News::Details(details));
+            self.tell(Update::Details(details));
             self.details = now + DETAILS;
         }
         Ok(())
@@ -224,7 +224,7 @@ impl Poll {
             ClientError::Lost(_) => "the daemon is not responding".to_owned(),
             other => other.to_string(),
         };
-        self.tell(News::Down(why));
+        self.tell(Update::Down(why));
         let since = *self.down.get_or_insert_with(Instant::now);
         let died = matches!(error, ClientError::NotRunning { .. }) && self.home.has_state();
         if died && since.elapsed() > DEAD {
@@ -233,7 +233,7 @@ impl Poll {
         }
     }
 
-    fn tell(&self, news: News) {
+    fn tell(&self, news: Update) {
         let _ = self.say.send(news); // the screen may be closed
     }
 }

@@ -20,12 +20,12 @@ pub(super) struct Sample {
 #[derive(Debug, Default)]
 pub(super) struct History {
     samples: BTreeMap<u32, VecDeque<Sample>>,
-    connections: BTreeMap<u32, Connections>,
+    connections: BTreeMap<u32, ConnectionHistory>,
 }
 
 /// Of one instance.
 #[derive(Debug, Default)]
-struct Connections {
+struct ConnectionHistory {
     /// As was told last.
     now: u64,
     /// One for each sample since they were told first, oldest first.
@@ -66,7 +66,7 @@ impl History {
 
     /// The last `most` counts of an instance's connections, oldest first.
     pub(super) fn connections(&self, id: u32, most: usize) -> Vec<u64> {
-        let Some(Connections { samples, .. }) = self.connections.get(&id) else { return Vec::new() };
+        let Some(ConnectionHistory { samples, .. }) = self.connections.get(&id) else { return Vec::new() };
         samples.iter().skip(samples.len().saturating_sub(most)).copied().collect()
     }
 }

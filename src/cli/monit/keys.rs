@@ -3,10 +3,10 @@
 
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-use super::model::{Field, Focus, Mode, Model, Tab};
-use super::pane::Streams;
-use super::tree::Key;
-use super::wish::{Deed, Wish};
+use super::model::{Focus, InputMode, Model, PromptKind, Tab};
+use super::pane::StreamFilter;
+use super::tree::RowKey;
+use super::wish::{InstanceAction, UiCommand};
 use crate::ipc::message::Action;
 
 /// Columns that an arrow moves log lines by.
@@ -14,13 +14,13 @@ const SIDEWAYS: usize = 8;
 
 impl Model {
     /// Takes in what a person did.
-    pub(super) fn feel(&mut self, event: &Event) -> Option<Wish> {
+    pub(super) fn feel(&mut self, event: &Event) -> Option<UiCommand> {
         self.changed = true;
         match event {
             Event::Key(key) if key.kind != KeyEventKind::Release => self.key(*key),
             Event::Mouse(mouse) => self.mouse(*mouse),
             Event::Paste(text) => {
-                if let Mode::Typing { text: typed, .. } = &mut self.mode {
+                if let InputMode::Typing { text: typed, .. } = &mut self.mode {
                     typed.extend(text.chars().filter(|c| !c.is_control()));
                     self.as_typed();
                 }
@@ -30,32 +30,32 @@ impl Model {
         }
     }
 
-    fn key(&mut self, key: KeyEvent) -> Option<Wish> {
+    fn key(&mut self, key: KeyEvent) -> Option<UiCommand> {
         self.said = None;
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             match key.code {
-                KeyCode::Char('c') => return Some(Wish::Quit),
-                KeyCode::Char('z') => return Some(Wish::Suspend),
-                KeyCode::Char('l') => return Some(Wish::Redraw),
+                KeyCode::Char('c') => return Some(UiCommand::Quit),
+                KeyCode::Char('z') => return Some(UiCommand::Suspend),
+                KeyCode::Char('l') => return Some(UiCommand::Redraw),
                 _ => {}
             }
         }
         match &self.mode {
-            Mode::Normal => self.command(key),
-            Mode::Typing { .. } => self.type_in(key),
-            Mode::Confirm { .. } => self.confirm(key.code),
-            Mode::Help => {
-                self.mode = Mode::Normal;
+            InputMode::Normal => self.command(key),
+            InputMode::Typing { .. } => self.type_in(key),
+            InputMode::Confirm { .. } => self.confirm(key.code),
+            InputMode::Help => {
+                self.mode = InputMode::Normal;
                 None
             }
         }
     }
 
-    fn command(&mut self, key: KeyEvent) -> Option<Wish> {
+    fn command(&mut self, key: KeyEvent) -> Option<UiCommand> {
         match key.code {
             KeyCode::Char(c) if !key.modifiers.contains(KeyModifiers::CONTROL) => return self.letter(c),
-            KeyCode::F(1) => self.mode = Mode::Help,
-            KeyCode::Delete => self.ask(Deed::Act(Action::Delete)),
+            KeyCode::F(1) => self.mode = InputMode::Help,
+            KeyCode::Delete => self.ask(InstanceAction::Act(Action::Delete)),
             KeyCode::Tab | KeyCode::BackTab => self.change_focus(),
             KeyCode::Enter => self.full = !self.full,
             KeyCode::Esc => self.back(),
@@ -66,11 +66,11 @@ impl Model {
     }
 
     /// The commands that have a letter. Also reached by a click on the key in the last line.
-    pub(super) fn letter(&mut self, letter: char) -> Option<Wish> {
+    pub(super) fn letter(&mut self, letter: char) -> Option<UiCommand> {
         let in_pane = self.full || self.focus == Focus::Pane;
         match letter {
-            'q' => return Some(Wish::Quit),
-            '?' => self.mode = Mode::Help,
+            'q' => return Some(UiCommand::Quit),
+            '?' => self.mode = InputMode::Help,
             'j' if in_pane => self.move_in_pane(KeyCode::Down),
             'k' if in_pane => self.move_in_pane(KeyCode::Up),
             'j' => self.move_in_tree(KeyCode::Down),
@@ -79,17 +79,17 @@ impl Model {
             'G' if in_pane => self.move_in_pane(KeyCode::End),
             'g' => self.select(0),
             'G' => self.select(usize::MAX),
-            '/' if in_pane && self.tab == Tab::Logs => self.begin(Field::Search),
-            '/' => self.begin(Field::Apps),
-            'f' => self.begin(Field::Lines),
+            '/' if in_pane && self.tab == Tab::Logs => self.begin(PromptKind::Search),
+            '/' => self.begin(PromptKind::Apps),
+            'f' => self.begin(PromptKind::Lines),
             'n' => self.find(true),
             'N' => self.find(false),
-            's' => return self.ask_for(Deed::Act(Action::Start)),
-            'x' => return self.ask_for(Deed::Act(Action::Stop)),
-            'r' => return self.ask_for(Deed::Act(Action::Restart)),
-            'R' => return self.ask_for(Deed::Reload),
-            'd' => return self.ask_for(Deed::Act(Action::Delete)),
-            'i' => self.begin(Field::Scale),
+            's' => return self.ask_for(InstanceAction::Act(Action::Start)),
+            'x' => return self.ask_for(InstanceAction::Act(Action::Stop)),
+            'r' => return self.ask_for(InstanceAction::Act(Action::Restart)),
+            'R' => return self.ask_for(InstanceAction::Reload),
+            'd' => return self.ask_for(InstanceAction::Act(Action::Delete)),
+            'i' => self.begin(PromptKind::Scale),
             'o' => self.sort_by(self.shape.sort.next()),
             'O' => self.reverse(),
             'z' => self.fold_all(),
@@ -100,9 +100,9 @@ impl Model {
             'p' | ' ' => self.pause(),
             'w' => (self.pane.wrap, self.pane.shift) = (!self.pane.wrap, 0),
             'e' => self.pane.show(match self.pane.streams {
-                Streams::Both => Streams::Err,
-                Streams::Err => Streams::Out,
-                Streams::Out => Streams::Both,
+                StreamFilter::Both => StreamFilter::Err,
+                StreamFilter::Err => StreamFilter::Out,
+                StreamFilter::Out => StreamFilter::Both,
             }),
             _ => {}
         }
@@ -151,7 +151,7 @@ impl Model {
     }
 
     /// Another order; the same again is reversed.
-    pub(super) fn sort_by(&mut self, sort: super::tree::Sort) {
+    pub(super) fn sort_by(&mut self, sort: super::tree::TreeSort) {
         self.shape.reversed = self.shape.sort == sort && !self.shape.reversed;
         self.shape.sort = sort;
         self.arrange();
@@ -176,7 +176,7 @@ impl Model {
             KeyCode::End => self.select(usize::MAX),
             KeyCode::Left => self.fold(),
             KeyCode::Right => {
-                if let Key::App(name) = &self.selected {
+                if let RowKey::App(name) = &self.selected {
                     self.shape.folded.remove(name);
                     self.arrange();
                 }
@@ -189,7 +189,7 @@ impl Model {
     pub(super) fn fold(&mut self) {
         if let Some(app) = self.app().map(str::to_owned) {
             self.shape.folded.insert(app.clone());
-            self.selected = Key::App(app);
+            self.selected = RowKey::App(app);
             self.arrange();
         }
     }
@@ -219,31 +219,31 @@ impl Model {
         }
     }
 
-    fn ask_for(&mut self, deed: Deed) -> Option<Wish> {
+    fn ask_for(&mut self, deed: InstanceAction) -> Option<UiCommand> {
         self.ask(deed);
         None
     }
 
     /// Asks before something is done.
-    fn ask(&mut self, deed: Deed) {
+    fn ask(&mut self, deed: InstanceAction) {
         if self.ids().is_empty() {
             return self.say("nothing selected", false);
         }
         let (select, what) = (self.selectors(), self.what());
-        self.mode = Mode::Confirm { deed, select, what };
+        self.mode = InputMode::Confirm { deed, select, what };
     }
 
-    pub(super) fn confirm(&mut self, code: KeyCode) -> Option<Wish> {
+    pub(super) fn confirm(&mut self, code: KeyCode) -> Option<UiCommand> {
         match code {
             KeyCode::Char('y' | 'Y') | KeyCode::Enter => {
-                let Mode::Confirm { deed, select, what } = std::mem::take(&mut self.mode) else {
+                let InputMode::Confirm { deed, select, what } = std::mem::take(&mut self.mode) else {
                     return None;
                 };
                 self.say(&format!("{} {what}…", deed.word()), true);
-                Some(Wish::Do(deed, select))
+                Some(UiCommand::Do(deed, select))
             }
             KeyCode::Char('n' | 'N' | 'q') | KeyCode::Esc => {
-                self.mode = Mode::Normal;
+                self.mode = InputMode::Normal;
                 None
             }
             _ => None,

@@ -24,7 +24,7 @@ const LINES: usize = 500;
 
 /// Whose lines are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct LogSelection {
     /// Grows with each change, so that lines of the one before are known as such.
     pub(super) number: u64,
     /// Empty: nobody's.
@@ -35,7 +35,7 @@ pub(super) struct Wanted {
 
 /// The latest lines.
 #[derive(Default)]
-struct Ring {
+struct LineRing {
     /// Whose.
     number: u64,
     lines: VecDeque<Bytes>,
@@ -45,9 +45,9 @@ struct Ring {
 
 /// The reader's end.
 pub(super) struct LogFeed {
-    ring: Arc<Mutex<Ring>>,
+    ring: Arc<Mutex<LineRing>>,
     news: Arc<Notify>,
-    wanted: watch::Sender<Wanted>,
+    wanted: watch::Sender<LogSelection>,
 }
 
 impl LogFeed {
@@ -56,17 +56,17 @@ impl LogFeed {
     /// # Errors
     /// The thread cannot be started.
     pub(super) fn begin(home: Home) -> io::Result<Self> {
-        let (ring, news) = (Arc::<Mutex<Ring>>::default(), Arc::<Notify>::default());
-        let (wanted, asked) = watch::channel(Wanted::default());
+        let (ring, news) = (Arc::<Mutex<LineRing>>::default(), Arc::<Notify>::default());
+        let (wanted, asked) = watch::channel(LogSelection::default());
         let feed = Self { ring: ring.clone(), news: news.clone(), wanted };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let run = move || runtime.block_on(read(home, asked, Shared { ring, news }));
+        let run = move || runtime.block_on(read(home, asked, FeedState { ring, news }));
         std::thread::Builder::new().name("log lines".into()).spawn(run)?;
         Ok(feed)
     }
 
     /// Changes whose lines are read.
-    pub(super) fn want(&self, wanted: Wanted) {
+    pub(super) fn want(&self, wanted: LogSelection) {
         self.wanted.send_replace(wanted);
     }
 
@@ -90,14 +90,15 @@ impl LogFeed {
 }
 
 /// The thread's end.
-struct Shared {
-    ring: Arc<Mutex<Ring>>,
+struct FeedState {
+    ring: Arc<Mutex<LineRing>>,
     news: Arc<Notify>,
 }
 
-impl Shared {
+impl FeedState {
     fn begin(&self, number: u64) {
-        *self.ring.lock().unwrap_or_else(PoisonError::into_inner) = Ring { number, ..Ring::default() };
+        *self.ring.lock().unwrap_or_else(PoisonError::into_inner) =
+            LineRing { number, ..LineRing::default() };
     }
 
     fn push(&self, lines: impl Iterator<Item = Bytes>) {
@@ -115,7 +116,7 @@ impl Shared {
 }
 
 /// Until nobody wants lines any more.
-async fn read(home: Home, mut wanted: watch::Receiver<Wanted>, shared: Shared) {
+async fn read(home: Home, mut wanted: watch::Receiver<LogSelection>, shared: FeedState) {
     let mut stream = None;
     loop {
         let now = wanted.borrow_and_update().clone();
@@ -139,12 +140,12 @@ async fn read(home: Home, mut wanted: watch::Receiver<Wanted>, shared: Shared) {
     }
 }
 
-fn query(wanted: &Wanted) -> LogQuery {
+fn query(wanted: &LogSelection) -> LogQuery {
     let lines = (2 * LINES / wanted.instances.max(1)).clamp(1, LINES);
     LogQuery { select: wanted.select.clone(), lines, follow: true, ..LogQuery::default() }
 }
 
-async fn follow(home: &Home, stream: &mut LogStream, shared: &Shared) -> Result<(), ClientError> {
+async fn follow(home: &Home, stream: &mut LogStream, shared: &FeedState) -> Result<(), ClientError> {
     let mut client = Client::connect(home).await?;
     stream.open(&mut client).await?;
     while let Some(lines) = stream.next_batch().await {

@@ -30,14 +30,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
-use self::feed::Feed;
-use self::log_feed::{LogFeed, Wanted};
-use self::model::{Areas, Model};
+use self::feed::DataFeed;
+use self::log_feed::{LogFeed, LogSelection};
+use self::model::{ClickAreas, Model};
 use self::terminal::Screen;
-pub(super) use self::tree::Sort;
-use self::view::Look;
-use self::wish::Wish;
-use super::order::Order;
+pub(super) use self::tree::TreeSort;
+use self::view::Theme;
+use self::wish::UiCommand;
+use super::order::SortOrder;
 use super::session::Session;
 use crate::cli::hangup::hangup;
 use crate::error::Error;
@@ -57,7 +57,7 @@ pub(super) async fn monit(session: &Session) -> Result<(), Error> {
     }
     let failed = |error| Error::System { what: "cannot use the terminal", error };
     let mut screen = Screen::take().map_err(failed)?;
-    let look = Look { colour: session.style.colour };
+    let look = Theme { colour: session.style.colour };
     let shown = LocalSet::new().run_until(show(&mut screen, look, session)).await;
     drop(screen);
     match shown {
@@ -97,34 +97,34 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Wish {
+    async fn next(&mut self) -> UiCommand {
         tokio::select! {
-            _ = self.terminate.recv() => Wish::Quit,
-            _ = self.hangup.recv() => Wish::Quit,
-            _ = self.interrupt.recv() => Wish::Quit,
-            _ = self.quit.recv() => Wish::Quit,
-            _ = self.stop.recv() => Wish::Suspend,
-            _ = self.again.recv() => Wish::Redraw,
-            Ok(()) = &mut self.gone => Wish::Quit,
+            _ = self.terminate.recv() => UiCommand::Quit,
+            _ = self.hangup.recv() => UiCommand::Quit,
+            _ = self.interrupt.recv() => UiCommand::Quit,
+            _ = self.quit.recv() => UiCommand::Quit,
+            _ = self.stop.recv() => UiCommand::Suspend,
+            _ = self.again.recv() => UiCommand::Redraw,
+            Ok(()) = &mut self.gone => UiCommand::Quit,
         }
     }
 }
 
 /// The loop.
-async fn show(screen: &mut Screen, look: Look, session: &Session) -> io::Result<()> {
+async fn show(screen: &mut Screen, look: Theme, session: &Session) -> io::Result<()> {
     let mut signals = Signals::listen()?;
     let mut input = input()?;
-    let mut feed = Feed::begin(session.home.clone());
+    let mut feed = DataFeed::begin(session.home.clone());
     let logs = LogFeed::begin(session.home.clone())?;
     let zone = TimeZone::system();
     let mut model = Model::default();
     model.changed = true;
-    model.shape.sort = session.sort.map(Order::in_monit).unwrap_or_default();
-    let mut followed = Wanted::default();
+    model.shape.sort = session.sort.map(SortOrder::in_monit).unwrap_or_default();
+    let mut followed = LogSelection::default();
     let mut next = Instant::now();
     loop {
         if model.changed && Instant::now() >= next {
-            let mut areas = Areas::default();
+            let mut areas = ClickAreas::default();
             screen.draw(|frame| areas = view::draw(&model, &look, &zone, frame))?;
             model.drawn(areas);
             next = Instant::now() + FRAME;
@@ -155,16 +155,16 @@ async fn show(screen: &mut Screen, look: Look, session: &Session) -> io::Result<
         };
         follow(&mut model, &feed, &logs, &mut followed);
         match wish {
-            Some(Wish::Quit) => return Ok(()),
-            Some(Wish::Suspend) => {
+            Some(UiCommand::Quit) => return Ok(()),
+            Some(UiCommand::Suspend) => {
                 screen.suspend()?;
                 (model.changed, next) = (true, Instant::now());
             }
-            Some(Wish::Redraw) => {
+            Some(UiCommand::Redraw) => {
                 screen.retake()?;
                 model.changed = true;
             }
-            Some(Wish::Do(deed, select)) => feed.perform(deed, select),
+            Some(UiCommand::Do(deed, select)) => feed.perform(deed, select),
             None => {}
         }
     }
@@ -172,7 +172,7 @@ async fn show(screen: &mut Screen, look: Look, session: &Session) -> io::Result<
 
 /// Takes in what was typed, all of it that waits: a held key must not run behind itself. What ends a
 /// row of keys is a wish.
-fn feel(model: &mut Model, first: Event, input: &mut mpsc::UnboundedReceiver<Event>) -> Option<Wish> {
+fn feel(model: &mut Model, first: Event, input: &mut mpsc::UnboundedReceiver<Event>) -> Option<UiCommand> {
     let mut wish = model.feel(&first);
     while wish.is_none() {
         let Ok(event) = input.try_recv() else { break };
@@ -182,12 +182,12 @@ fn feel(model: &mut Model, first: Event, input: &mut mpsc::UnboundedReceiver<Eve
 }
 
 /// Has the feeds follow the selection.
-fn follow(model: &mut Model, feed: &Feed, logs: &LogFeed, followed: &mut Wanted) {
+fn follow(model: &mut Model, feed: &DataFeed, logs: &LogFeed, followed: &mut LogSelection) {
     let ids = model.ids();
     feed.select(if ids.len() <= DETAILED { ids } else { &[] });
     let (select, instances) = if ids.is_empty() { (Vec::new(), 0) } else { (model.selectors(), ids.len()) };
     if select != followed.select {
-        *followed = Wanted { number: followed.number + 1, select, instances };
+        *followed = LogSelection { number: followed.number + 1, select, instances };
         logs.want(followed.clone());
         model.pane.clear();
         model.details.clear();

@@ -6,16 +6,16 @@ use std::collections::BTreeSet;
 use ratatui::layout::Rect;
 
 use super::history::History;
-use super::pane::Pane;
-use super::tree::{self, Key, Row, Shape, Sort};
-use super::wish::Deed;
-use crate::cli::render::attention::{Around, Concern, concerns, drifted};
+use super::pane::LogPane;
+use super::tree::{self, RowKey, TreeOptions, TreeRow, TreeSort};
+use super::wish::InstanceAction;
+use crate::cli::render::attention::{Alert, AlertContext, concerns, drifted};
 use crate::ipc::message::{Info, InstanceDetail, InstanceView, LogItem, Selectors};
 use crate::version::version;
 
 /// What is known of the daemon.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) enum Link {
+pub(super) enum Connection {
     /// Not asked yet.
     #[default]
     Unknown,
@@ -27,7 +27,7 @@ pub(super) enum Link {
 
 /// What comes from the daemon.
 #[derive(Debug)]
-pub(super) enum News {
+pub(super) enum Update {
     /// The list; `sample` where a second has passed since the one before.
     Listed { instances: Vec<InstanceView>, sample: bool },
     /// rsm itself and the machine.
@@ -42,7 +42,7 @@ pub(super) enum News {
 
 /// A line that is being typed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Field {
+pub(super) enum PromptKind {
     /// Which apps are shown.
     Apps,
     /// What is searched for in the log.
@@ -55,14 +55,14 @@ pub(super) enum Field {
 
 /// What keys mean at the moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(super) enum InputMode {
     /// Commands.
     #[default]
     Normal,
     /// A line is typed; what it was before.
-    Typing { field: Field, text: String, before: String },
+    Typing { field: PromptKind, text: String, before: String },
     /// Shall this be done?
-    Confirm { deed: Deed, select: Selectors, what: String },
+    Confirm { deed: InstanceAction, select: Selectors, what: String },
     /// The help is read.
     Help,
 }
@@ -100,13 +100,13 @@ impl Tab {
 
 /// Where things were drawn, for the mouse and for paging.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Areas {
+pub(super) struct ClickAreas {
     /// The rows of the tree.
     pub(super) rows: Rect,
     /// The first row of the tree that is on the screen.
     pub(super) top: usize,
     /// The headings that sort.
-    pub(super) headings: Vec<(Rect, Sort)>,
+    pub(super) headings: Vec<(Rect, TreeSort)>,
     /// The lower pane.
     pub(super) pane: Rect,
     /// So many lines the details can be scrolled down.
@@ -122,28 +122,28 @@ pub(super) struct Areas {
 pub(super) struct Model {
     pub(super) instances: Vec<InstanceView>,
     /// What is shown of them, from top to bottom.
-    pub(super) rows: Vec<Row>,
-    pub(super) shape: Shape,
-    pub(super) selected: Key,
-    pub(super) mode: Mode,
+    pub(super) rows: Vec<TreeRow>,
+    pub(super) shape: TreeOptions,
+    pub(super) selected: RowKey,
+    pub(super) mode: InputMode,
     pub(super) focus: Focus,
     pub(super) tab: Tab,
     /// The lower pane has the whole screen.
     pub(super) full: bool,
     pub(super) history: History,
-    pub(super) pane: Pane,
+    pub(super) pane: LogPane,
     /// What log lines are filtered by, as typed.
     pub(super) line_filter: String,
     pub(super) details: Vec<InstanceDetail>,
     /// Lines that the details are scrolled down.
     pub(super) details_top: usize,
     pub(super) info: Option<Info>,
-    pub(super) link: Link,
+    pub(super) link: Connection,
     /// What was said last, and whether it is good news; until the next key.
     pub(super) said: Option<(String, bool)>,
     /// Whether there is anything that was not drawn.
     pub(super) changed: bool,
-    pub(super) areas: Areas,
+    pub(super) areas: ClickAreas,
     /// The pid of the daemon that answered last, and its version.
     daemon: Option<(i32, String)>,
     /// It was upgraded since the screen was opened: that this binary is another by now is no news.
@@ -152,22 +152,22 @@ pub(super) struct Model {
 
 impl Model {
     /// Takes in news.
-    pub(super) fn hear(&mut self, news: News) {
+    pub(super) fn hear(&mut self, news: Update) {
         match news {
-            News::Listed { instances, sample } => {
+            Update::Listed { instances, sample } => {
                 if sample {
                     self.history.add(&instances);
                 }
-                let back = matches!(self.link, Link::Down(_));
+                let back = matches!(self.link, Connection::Down(_));
                 self.changed |= back || sample || instances != self.instances;
                 if back {
                     self.say("reconnected to the daemon", true);
                 }
-                (self.instances, self.link) = (instances, Link::Up);
+                (self.instances, self.link) = (instances, Connection::Up);
                 self.arrange();
             }
-            News::Info(info) => self.hear_info(*info),
-            News::Details(details) => {
+            Update::Info(info) => self.hear_info(*info),
+            Update::Details(details) => {
                 for detail in &details {
                     if let Some(connections) = detail.connections {
                         self.history.note_connections(detail.view.id, connections);
@@ -176,12 +176,12 @@ impl Model {
                 self.changed = true;
                 self.details = details;
             }
-            News::Down(why) => {
-                let link = Link::Down(why);
+            Update::Down(why) => {
+                let link = Connection::Down(why);
                 self.changed |= self.link != link;
                 self.link = link;
             }
-            News::Said { text, good } => self.say(&text, good),
+            Update::Said { text, good } => self.say(&text, good),
         }
     }
 
@@ -204,14 +204,14 @@ impl Model {
     }
 
     /// What needs attention, each with its command.
-    pub(super) fn concerns(&self) -> Vec<Concern> {
+    pub(super) fn concerns(&self) -> Vec<Alert> {
         let info = self.info.as_ref();
-        let around = Around {
+        let around = AlertContext {
             other_version: info
                 .map(|info| info.version.clone())
                 .filter(|daemon| daemon != version() && !self.upgraded),
             unsaved: info.is_some_and(|info| info.unsaved),
-            ..Around::default() // the host has a row of its own
+            ..AlertContext::default() // the host has a row of its own
         };
         concerns(&self.instances, &around).into_iter().chain(drifted(&self.instances)).collect()
     }
@@ -224,7 +224,7 @@ impl Model {
     }
 
     /// Takes note of where things were drawn.
-    pub(super) fn drawn(&mut self, areas: Areas) {
+    pub(super) fn drawn(&mut self, areas: ClickAreas) {
         self.pane.page = usize::from(areas.pane.height);
         self.details_top = self.details_top.min(areas.details_most);
         (self.areas, self.changed) = (areas, false);
@@ -251,7 +251,7 @@ impl Model {
     }
 
     /// The selected row.
-    pub(super) fn row(&self) -> Option<&Row> {
+    pub(super) fn row(&self) -> Option<&TreeRow> {
         self.rows.iter().find(|row| row.key == self.selected)
     }
 
@@ -272,9 +272,11 @@ impl Model {
     /// The name of the app that is selected, or that the selected instance is of.
     pub(super) fn app(&self) -> Option<&str> {
         match &self.selected {
-            Key::All => None,
-            Key::App(name) => Some(name),
-            Key::One(id) => self.instances.iter().find(|view| view.id == *id).map(|view| view.name.as_str()),
+            RowKey::All => None,
+            RowKey::App(name) => Some(name),
+            RowKey::One(id) => {
+                self.instances.iter().find(|view| view.id == *id).map(|view| view.name.as_str())
+            }
         }
     }
 
@@ -283,10 +285,10 @@ impl Model {
     pub(super) fn selectors(&self) -> Selectors {
         let ids = |ids: &[u32]| ids.iter().map(u32::to_string).collect();
         match &self.selected {
-            Key::All if self.shape.filter.is_empty() => vec!["all".into()],
-            Key::All => ids(self.ids()),
-            Key::App(name) if self.shape.filter.is_empty() && is_plain(name) => vec![name.clone()],
-            Key::App(_) | Key::One(_) => ids(self.ids()),
+            RowKey::All if self.shape.filter.is_empty() => vec!["all".into()],
+            RowKey::All => ids(self.ids()),
+            RowKey::App(name) if self.shape.filter.is_empty() && is_plain(name) => vec![name.clone()],
+            RowKey::App(_) | RowKey::One(_) => ids(self.ids()),
         }
     }
 
@@ -294,9 +296,9 @@ impl Model {
     pub(super) fn what(&self) -> String {
         let count = self.ids().len();
         match (&self.selected, self.app()) {
-            (Key::One(id), Some(app)) => format!("{app} (id {id})"),
-            (Key::App(name), _) if count == 1 => name.clone(),
-            (Key::App(name), _) => format!("{name} ({count} instances)"),
+            (RowKey::One(id), Some(app)) => format!("{app} (id {id})"),
+            (RowKey::App(name), _) if count == 1 => name.clone(),
+            (RowKey::App(name), _) => format!("{name} ({count} instances)"),
             _ if self.shape.filter.is_empty() => format!("all {count} instances"),
             _ => format!("{count} instances that match \"{}\"", self.shape.filter),
         }
@@ -329,7 +331,7 @@ pub(super) mod tests {
         let mut second = view(1, "api", Status::Online);
         second.number = 1;
         let instances = vec![view(0, "api", Status::Online), second, view(2, "网关", Status::Errored)];
-        model.hear(News::Listed { instances, sample: true });
+        model.hear(Update::Listed { instances, sample: true });
         model
     }
 
@@ -337,14 +339,14 @@ pub(super) mod tests {
     fn the_selection_survives_what_happens_around_it() {
         let mut model = model();
         model.select(3);
-        assert_eq!((model.selected.clone(), model.what()), (Key::One(1), "api (id 1)".into()));
+        assert_eq!((model.selected.clone(), model.what()), (RowKey::One(1), "api (id 1)".into()));
         let fewer = |ids: &[u32]| ids.iter().map(|id| view(*id, "api", Status::Online)).collect();
-        model.hear(News::Listed { instances: fewer(&[1, 5, 6]), sample: false });
-        assert_eq!(model.selected, Key::One(1));
-        model.hear(News::Listed { instances: fewer(&[5, 6]), sample: false });
-        assert_eq!(model.selected, Key::One(5), "the next takes the place of what is gone");
-        model.hear(News::Listed { instances: Vec::new(), sample: false });
-        assert_eq!((model.selected.clone(), model.ids().len()), (Key::All, 0));
+        model.hear(Update::Listed { instances: fewer(&[1, 5, 6]), sample: false });
+        assert_eq!(model.selected, RowKey::One(1));
+        model.hear(Update::Listed { instances: fewer(&[5, 6]), sample: false });
+        assert_eq!(model.selected, RowKey::One(5), "the next takes the place of what is gone");
+        model.hear(Update::Listed { instances: Vec::new(), sample: false });
+        assert_eq!((model.selected.clone(), model.ids().len()), (RowKey::All, 0));
     }
 
     #[test]
@@ -355,7 +357,7 @@ pub(super) mod tests {
             view(5, "7", Status::Online),
             view(6, "web", Status::Online),
         ];
-        model.hear(News::Listed { instances, sample: false });
+        model.hear(Update::Listed { instances, sample: false });
         let mut selectors = |place| {
             model.select(place);
             model.selectors().join(" ")
@@ -366,12 +368,12 @@ pub(super) mod tests {
     #[test]
     fn a_daemon_that_dies_and_its_successor_are_told() {
         let mut model = model();
-        model.hear(News::Down("the daemon is not responding".into()));
-        assert_eq!(model.link, Link::Down("the daemon is not responding".into()));
-        model.hear(News::Listed { instances: Vec::new(), sample: false });
+        model.hear(Update::Down("the daemon is not responding".into()));
+        assert_eq!(model.link, Connection::Down("the daemon is not responding".into()));
+        model.hear(Update::Listed { instances: Vec::new(), sample: false });
         assert_eq!(
             (model.link.clone(), model.said.unwrap().0.as_str()),
-            (Link::Up, "reconnected to the daemon")
+            (Connection::Up, "reconnected to the daemon")
         );
     }
 
@@ -380,7 +382,7 @@ pub(super) mod tests {
         let mut model = model();
         model.changed = false;
         let instances = model.instances.clone();
-        model.hear(News::Listed { instances, sample: false });
+        model.hear(Update::Listed { instances, sample: false });
         assert!(!model.changed);
     }
 }

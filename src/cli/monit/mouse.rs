@@ -3,15 +3,15 @@
 use crossterm::event::{KeyCode, MouseButton, MouseEvent, MouseEventKind};
 use ratatui::layout::{Position, Rect};
 
-use super::model::{Focus, Mode, Model};
-use super::wish::Wish;
+use super::model::{Focus, InputMode, Model};
+use super::wish::UiCommand;
 
 /// Lines that a turn of the wheel moves.
 const WHEEL: isize = 3;
 
 impl Model {
     /// What the mouse did.
-    pub(super) fn mouse(&mut self, mouse: MouseEvent) -> Option<Wish> {
+    pub(super) fn mouse(&mut self, mouse: MouseEvent) -> Option<UiCommand> {
         let at = Position::new(mouse.column, mouse.row);
         match mouse.kind {
             MouseEventKind::ScrollUp => self.wheel(at, WHEEL),
@@ -30,18 +30,18 @@ impl Model {
         }
     }
 
-    fn click(&mut self, at: Position) -> Option<Wish> {
+    fn click(&mut self, at: Position) -> Option<UiCommand> {
         let hit = |(area, what): &(Rect, _)| area.contains(at).then_some(*what);
-        if self.mode == Mode::Help {
-            self.mode = Mode::Normal;
+        if self.mode == InputMode::Help {
+            self.mode = InputMode::Normal;
         } else if let Some(letter) =
             self.areas.keys.iter().find_map(|(area, key)| area.contains(at).then_some(*key))
         {
             return match self.mode {
-                Mode::Confirm { .. } => self.confirm(KeyCode::Char(letter)),
+                InputMode::Confirm { .. } => self.confirm(KeyCode::Char(letter)),
                 _ => self.letter(letter),
             };
-        } else if self.mode != Mode::Normal {
+        } else if self.mode != InputMode::Normal {
         } else if let Some(tab) = self.areas.tabs.iter().find_map(hit) {
             (self.tab, self.focus) = (tab, Focus::Pane);
         } else if let Some(sort) =

@@ -5,37 +5,37 @@ use std::collections::VecDeque;
 use regex::{Regex, RegexBuilder};
 
 use super::text;
-use crate::ipc::message::{LogItem, Stream};
+use crate::ipc::message::{LogItem, OutputStream};
 
 /// Lines kept for scrolling back.
 pub(super) const SCROLLBACK: usize = 10_000;
 
 /// A line as kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Line {
+pub(super) struct LogLine {
     /// The instance's id; none where rsm itself says something.
     pub(super) from: Option<(u32, String)>,
     /// Which stream.
-    pub(super) stream: Stream,
+    pub(super) stream: OutputStream,
     /// Without orders to the terminal.
     pub(super) text: String,
 }
 
 /// Which streams are shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Streams {
+pub(super) enum StreamFilter {
     #[default]
     Both,
     Out,
     Err,
 }
 
-impl Streams {
-    fn shows(self, stream: Stream) -> bool {
+impl StreamFilter {
+    fn shows(self, stream: OutputStream) -> bool {
         match self {
             Self::Both => true,
-            Self::Out => stream == Stream::Out,
-            Self::Err => stream == Stream::Err,
+            Self::Out => stream == OutputStream::Out,
+            Self::Err => stream == OutputStream::Err,
         }
     }
 }
@@ -43,9 +43,9 @@ impl Streams {
 /// A pattern as typed: a regular expression, or where it is none, the text itself. Case counts if it
 /// has capitals.
 #[derive(Clone, Debug)]
-pub(super) struct Pattern(Regex);
+pub(super) struct LinePattern(Regex);
 
-impl Pattern {
+impl LinePattern {
     /// None for no text.
     pub(super) fn new(text: &str) -> Option<Self> {
         let build = |pattern: &str| {
@@ -70,8 +70,8 @@ impl Pattern {
 
 /// The pane.
 #[derive(Debug, Default)]
-pub(super) struct Pane {
-    lines: VecDeque<Line>,
+pub(super) struct LogPane {
+    lines: VecDeque<LogLine>,
     /// Indices of the lines that are shown.
     shown: VecDeque<u64>,
     /// The number of the first line in `lines`.
@@ -83,16 +83,16 @@ pub(super) struct Pane {
     /// Long lines go on in the next row.
     pub(super) wrap: bool,
     /// Which streams are shown.
-    pub(super) streams: Streams,
+    pub(super) streams: StreamFilter,
     /// Columns that a line is moved to the left.
     pub(super) shift: usize,
     /// Rows there are to show lines in, as of the last drawing.
     pub(super) page: usize,
-    filter: Option<Pattern>,
-    search: Option<Pattern>,
+    filter: Option<LinePattern>,
+    search: Option<LinePattern>,
 }
 
-impl Pane {
+impl LogPane {
     /// Forgets all lines: another app is looked at.
     pub(super) fn clear(&mut self) {
         self.lines.clear();
@@ -105,7 +105,7 @@ impl Pane {
         for item in items {
             let line = match item {
                 LogItem::Line { id, name, stream, line, .. } => {
-                    Line { from: Some((id, name)), stream, text: text::tamed(&line) }
+                    LogLine { from: Some((id, name)), stream, text: text::tamed(&line) }
                 }
                 LogItem::Missed { lines } => self::missed(lines),
                 LogItem::Places { .. } => continue,
@@ -121,7 +121,7 @@ impl Pane {
         }
     }
 
-    fn push(&mut self, line: Line) {
+    fn push(&mut self, line: LogLine) {
         if self.lines.len() == SCROLLBACK {
             self.lines.pop_front();
             if self.shown.front() == Some(&self.first) {
@@ -138,18 +138,18 @@ impl Pane {
         self.lines.push_back(line);
     }
 
-    fn wants(&self, line: &Line) -> bool {
+    fn wants(&self, line: &LogLine) -> bool {
         self.streams.shows(line.stream) && self.filter.as_ref().is_none_or(|filter| filter.is_in(&line.text))
     }
 
     /// Shows only these streams.
-    pub(super) fn show(&mut self, streams: Streams) {
+    pub(super) fn show(&mut self, streams: StreamFilter) {
         self.streams = streams;
         self.sift();
     }
 
     /// Shows only lines that have this.
-    pub(super) fn filter(&mut self, pattern: Option<Pattern>) {
+    pub(super) fn filter(&mut self, pattern: Option<LinePattern>) {
         self.filter = pattern;
         self.sift();
     }
@@ -161,14 +161,14 @@ impl Pane {
     }
 
     /// Marks this wherever it is, and goes to where it was last.
-    pub(super) fn search(&mut self, pattern: Option<Pattern>) -> bool {
+    pub(super) fn search(&mut self, pattern: Option<LinePattern>) -> bool {
         self.search = pattern;
         self.below = 0;
         self.search.is_none() || self.find_from(0)
     }
 
     /// The pattern that is marked.
-    pub(super) fn marked(&self) -> Option<&Pattern> {
+    pub(super) fn marked(&self) -> Option<&LinePattern> {
         self.search.as_ref()
     }
 
@@ -203,42 +203,42 @@ impl Pane {
     }
 
     /// The shown line that has so many newer ones after it.
-    pub(super) fn nth_last(&self, newer: usize) -> Option<&Line> {
+    pub(super) fn nth_last(&self, newer: usize) -> Option<&LogLine> {
         let number = self.shown.get(self.shown.len().checked_sub(newer + 1)?)?;
         self.lines.get(usize::try_from(number - self.first).ok()?)
     }
 }
 
-fn missed(lines: u64) -> Line {
+fn missed(lines: u64) -> LogLine {
     let text = format!("… {lines} lines skipped");
-    Line { from: None, stream: Stream::Out, text }
+    LogLine { from: None, stream: OutputStream::Out, text }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn line(stream: Stream, text: &str) -> LogItem {
+    fn line(stream: OutputStream, text: &str) -> LogItem {
         LogItem::Line { id: 0, name: "api".into(), stream, at: None, line: text.into() }
     }
 
-    fn pane(lines: &[&str]) -> Pane {
-        let mut pane = Pane::default();
-        pane.take(lines.iter().map(|text| line(Stream::Out, text)));
+    fn pane(lines: &[&str]) -> LogPane {
+        let mut pane = LogPane::default();
+        pane.take(lines.iter().map(|text| line(OutputStream::Out, text)));
         pane
     }
 
-    fn end(pane: &Pane) -> &str {
+    fn end(pane: &LogPane) -> &str {
         &pane.nth_last(pane.below).unwrap().text
     }
 
     #[test]
     fn the_end_is_followed_and_anything_else_stands_still() {
         let mut pane = pane(&["a", "b", "c"]);
-        pane.take([line(Stream::Out, "d")]);
+        pane.take([line(OutputStream::Out, "d")]);
         assert_eq!(end(&pane), "d");
         pane.scroll(2);
-        pane.take([line(Stream::Out, "e")]);
+        pane.take([line(OutputStream::Out, "e")]);
         assert_eq!(end(&pane), "b");
         pane.scroll(100);
         assert_eq!(end(&pane), "a");
@@ -248,38 +248,38 @@ mod tests {
 
     #[test]
     fn memory_is_bounded() {
-        let mut pane = Pane::default();
-        pane.take((0..SCROLLBACK + 7).map(|number| line(Stream::Out, &number.to_string())));
+        let mut pane = LogPane::default();
+        pane.take((0..SCROLLBACK + 7).map(|number| line(OutputStream::Out, &number.to_string())));
         pane.scroll(isize::MAX);
         assert_eq!((pane.len(), end(&pane)), (SCROLLBACK, "7"));
-        pane.take((0..SCROLLBACK).map(|_| line(Stream::Out, "new")));
+        pane.take((0..SCROLLBACK).map(|_| line(OutputStream::Out, "new")));
         assert_eq!((pane.len(), end(&pane)), (SCROLLBACK, "new"));
     }
 
     #[test]
     fn filters_and_streams() {
         let mut pane = pane(&["GET /", "POST /", "get"]);
-        pane.take([line(Stream::Err, "oops")]);
-        pane.filter(Pattern::new("get"));
+        pane.take([line(OutputStream::Err, "oops")]);
+        pane.filter(LinePattern::new("get"));
         assert_eq!(pane.len(), 2);
-        pane.take([line(Stream::Out, "target"), line(Stream::Out, "none")]);
+        pane.take([line(OutputStream::Out, "target"), line(OutputStream::Out, "none")]);
         assert_eq!((pane.len(), end(&pane)), (3, "target"));
-        pane.filter(Pattern::new("GET"));
+        pane.filter(LinePattern::new("GET"));
         assert_eq!(pane.len(), 1, "capitals count when they are typed");
         pane.filter(None);
-        pane.show(Streams::Err);
+        pane.show(StreamFilter::Err);
         assert_eq!((pane.len(), end(&pane)), (1, "oops"));
     }
 
     #[test]
     fn searches_go_from_line_to_line() {
         let mut pane = pane(&["x 1", "y", "x 2", "y"]);
-        assert!(pane.search(Pattern::new("x")));
+        assert!(pane.search(LinePattern::new("x")));
         assert_eq!(end(&pane), "x 2");
         assert!(pane.find_older());
         assert_eq!(end(&pane), "x 1");
         assert!(!pane.find_older() && pane.find_newer());
         assert_eq!(end(&pane), "x 2");
-        assert!(!pane.search(Pattern::new("(none")), "what is no expression is text");
+        assert!(!pane.search(LinePattern::new("(none")), "what is no expression is text");
     }
 }

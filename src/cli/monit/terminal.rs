@@ -23,9 +23,9 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 const BUFFER: usize = 64 * 1024;
 
 /// The terminal while it is ours. Dropped, it is given back.
-pub(super) struct Screen(ManuallyDrop<Ours>);
+pub(super) struct Screen(ManuallyDrop<ScreenBackend>);
 
-type Ours = Terminal<CrosstermBackend<BufWriter<Stdout>>>;
+type ScreenBackend = Terminal<CrosstermBackend<BufWriter<Stdout>>>;
 
 impl Screen {
     /// Takes the terminal over.
@@ -95,7 +95,7 @@ impl Drop for Screen {
     }
 }
 
-fn fresh() -> io::Result<Ours> {
+fn fresh() -> io::Result<ScreenBackend> {
     Terminal::new(CrosstermBackend::new(BufWriter::with_capacity(BUFFER, io::stdout())))
 }
 

@@ -4,12 +4,12 @@ use crossterm::event::{Event, KeyCode, KeyModifiers, MouseButton, MouseEvent, Mo
 use ratatui::layout::Rect;
 
 use super::model::tests::model;
-use super::model::{Mode, Model};
-use super::tree::{Key, Sort};
-use super::wish::{Deed, Wish};
-use crate::ipc::message::{Action, LogItem, ScaleTo, Stream};
+use super::model::{InputMode, Model};
+use super::tree::{RowKey, TreeSort};
+use super::wish::{InstanceAction, UiCommand};
+use crate::ipc::message::{Action, LogItem, OutputStream, ScaleTo};
 
-fn press(model: &mut Model, keys: &str) -> Option<Wish> {
+fn press(model: &mut Model, keys: &str) -> Option<UiCommand> {
     let mut wish = None;
     for word in keys.split(' ') {
         let code = match word {
@@ -38,35 +38,45 @@ fn press(model: &mut Model, keys: &str) -> Option<Wish> {
 fn arrows_go_through_the_tree() {
     let mut model = model();
     press(&mut model, "Down Down");
-    assert_eq!(model.selected, Key::One(0));
+    assert_eq!(model.selected, RowKey::One(0));
     press(&mut model, "Left");
-    assert_eq!((model.selected.clone(), model.rows.len()), (Key::App("api".into()), 3));
+    assert_eq!((model.selected.clone(), model.rows.len()), (RowKey::App("api".into()), 3));
     press(&mut model, "Right End");
-    assert_eq!((model.selected.clone(), model.rows.len()), (Key::App("网关".into()), 5));
+    assert_eq!((model.selected.clone(), model.rows.len()), (RowKey::App("网关".into()), 5));
     press(&mut model, "g");
-    assert_eq!(model.selected, Key::All);
+    assert_eq!(model.selected, RowKey::All);
 }
 
 #[test]
 fn nothing_is_done_without_a_yes() {
     let mut model = model();
     assert_eq!(press(&mut model, "Down x n"), None);
-    assert_eq!(model.mode, Mode::Normal);
+    assert_eq!(model.mode, InputMode::Normal);
     assert_eq!(press(&mut model, "r"), None);
-    assert_eq!(press(&mut model, "y"), Some(Wish::Do(Deed::Act(Action::Restart), vec!["api".into()])));
-    assert_eq!(press(&mut model, "R Enter"), Some(Wish::Do(Deed::Reload, vec!["api".into()])));
-    assert_eq!(press(&mut model, "Down d y"), Some(Wish::Do(Deed::Act(Action::Delete), vec!["0".into()])));
+    assert_eq!(
+        press(&mut model, "y"),
+        Some(UiCommand::Do(InstanceAction::Act(Action::Restart), vec!["api".into()]))
+    );
+    assert_eq!(press(&mut model, "R Enter"), Some(UiCommand::Do(InstanceAction::Reload, vec!["api".into()])));
+    assert_eq!(
+        press(&mut model, "Down d y"),
+        Some(UiCommand::Do(InstanceAction::Act(Action::Delete), vec!["0".into()]))
+    );
 }
 
 #[test]
 fn scaling_wants_a_number() {
     let mut model = model();
     press(&mut model, "i");
-    assert_eq!((&model.mode, model.said.as_ref().unwrap().1), (&Mode::Normal, false), "all cannot be scaled");
+    assert_eq!(
+        (&model.mode, model.said.as_ref().unwrap().1),
+        (&InputMode::Normal, false),
+        "all cannot be scaled"
+    );
     press(&mut model, "Down i many Enter");
-    assert_eq!(model.mode, Mode::Normal);
+    assert_eq!(model.mode, InputMode::Normal);
     let wish = press(&mut model, "i +2 Enter y");
-    assert_eq!(wish, Some(Wish::Do(Deed::Scale(ScaleTo::Add(2)), vec!["api".into()])));
+    assert_eq!(wish, Some(UiCommand::Do(InstanceAction::Scale(ScaleTo::Add(2)), vec!["api".into()])));
 }
 
 #[test]
@@ -77,8 +87,8 @@ fn filters_work_while_they_are_typed_and_go_with_esc() {
     press(&mut model, "Esc");
     assert_eq!((model.rows.len(), model.shape.filter.as_str()), (5, ""));
     press(&mut model, "/网 Enter");
-    assert_eq!((model.rows.len(), model.mode.clone()), (2, Mode::Normal));
-    assert_eq!(press(&mut model, "q"), Some(Wish::Quit));
+    assert_eq!((model.rows.len(), model.mode.clone()), (2, InputMode::Normal));
+    assert_eq!(press(&mut model, "q"), Some(UiCommand::Quit));
     press(&mut model, "Esc");
     assert_eq!(model.rows.len(), 5);
 }
@@ -89,7 +99,7 @@ fn the_log_is_searched_where_the_arrows_are() {
     let line = |text: &str| LogItem::Line {
         id: 0,
         name: "api".into(),
-        stream: Stream::Out,
+        stream: OutputStream::Out,
         at: None,
         line: text.into(),
     };
@@ -107,18 +117,18 @@ fn the_log_is_searched_where_the_arrows_are() {
 #[test]
 fn the_same_heading_twice_turns_the_order() {
     let mut model = model();
-    model.areas.headings = vec![(Rect::new(10, 0, 5, 1), Sort::Cpu)];
+    model.areas.headings = vec![(Rect::new(10, 0, 5, 1), TreeSort::Cpu)];
     let click = |model: &mut Model, column, row| {
         let kind = MouseEventKind::Down(MouseButton::Left);
         let modifiers = KeyModifiers::NONE;
         model.feel(&Event::Mouse(MouseEvent { kind, column, row, modifiers }))
     };
     click(&mut model, 11, 0);
-    assert_eq!((model.shape.sort, model.shape.reversed), (Sort::Cpu, false));
+    assert_eq!((model.shape.sort, model.shape.reversed), (TreeSort::Cpu, false));
     click(&mut model, 11, 0);
     assert!(model.shape.reversed);
     model.areas.rows = Rect::new(0, 1, 40, 5);
-    model.sort_by(Sort::Name);
+    model.sort_by(TreeSort::Name);
     click(&mut model, 3, 3);
-    assert_eq!(model.selected, Key::One(0));
+    assert_eq!(model.selected, RowKey::One(0));
 }

@@ -8,7 +8,7 @@ use crate::spec::ExecMode;
 
 /// Identifies a row while other rows are added and removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Key {
+pub(super) enum RowKey {
     /// All apps.
     #[default]
     All,
@@ -20,20 +20,20 @@ pub(super) enum Key {
 
 /// A row of the tree.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Row {
-    pub(super) key: Key,
+pub(super) struct TreeRow {
+    pub(super) key: RowKey,
     /// The name of the app, or the number of the instance.
     pub(super) label: String,
     /// The ids of the instances.
     pub(super) ids: Vec<u32>,
     /// Whether the row is unfolded; `None` if it cannot be.
     pub(super) unfolded: Option<bool>,
-    pub(super) sum: Sum,
+    pub(super) sum: Totals,
 }
 
 /// The totals of the instances in a row.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Sum {
+pub(super) struct Totals {
     pub(super) count: usize,
     pub(super) online: usize,
     /// The status with the highest urgency.
@@ -55,7 +55,7 @@ pub(super) struct Sum {
 
 /// The sort key of apps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::cli) enum Sort {
+pub(in crate::cli) enum TreeSort {
     #[default]
     Name,
     Status,
@@ -65,7 +65,7 @@ pub(in crate::cli) enum Sort {
     Uptime,
 }
 
-impl Sort {
+impl TreeSort {
     /// In the order in which the sort key cycles.
     pub(super) const ALL: [Self; 6] =
         [Self::Name, Self::Status, Self::Cpu, Self::Memory, Self::Restarts, Self::Uptime];
@@ -89,7 +89,7 @@ impl Sort {
     }
 
     /// Numbers are in descending order.
-    fn compare(self, one: &Row, other: &Row) -> Ordering {
+    fn compare(self, one: &TreeRow, other: &TreeRow) -> Ordering {
         let (a, b) = (&one.sum, &other.sum);
         match self {
             Self::Name => Ordering::Equal,
@@ -104,8 +104,8 @@ impl Sort {
 
 /// Display options of the tree.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Shape {
-    pub(super) sort: Sort,
+pub(super) struct TreeOptions {
+    pub(super) sort: TreeSort,
     pub(super) reversed: bool,
     /// Words that must occur in the name, namespace, status or id.
     pub(super) filter: String,
@@ -114,19 +114,19 @@ pub(super) struct Shape {
 }
 
 /// The rows, from top to bottom.
-pub(super) fn rows(instances: &[InstanceView], shape: &Shape) -> Vec<Row> {
+pub(super) fn rows(instances: &[InstanceView], shape: &TreeOptions) -> Vec<TreeRow> {
     let filter = shape.filter.to_lowercase();
     let mut apps: BTreeMap<&str, Vec<&InstanceView>> = BTreeMap::new();
     for view in instances.iter().filter(|view| matches(view, &filter)) {
         apps.entry(&view.name).or_default().push(view);
     }
     let all: Vec<&InstanceView> = apps.values().flatten().copied().collect();
-    let mut rows = vec![row(Key::All, "all".into(), &all)];
-    let mut tops: Vec<(Row, Vec<&InstanceView>)> = apps
+    let mut rows = vec![row(RowKey::All, "all".into(), &all)];
+    let mut tops: Vec<(TreeRow, Vec<&InstanceView>)> = apps
         .into_iter()
         .map(|(name, mut of)| {
             of.sort_by_key(|view| view.id);
-            let mut row = row(Key::App(name.to_owned()), name.to_owned(), &of);
+            let mut row = row(RowKey::App(name.to_owned()), name.to_owned(), &of);
             row.unfolded = (of.len() > 1).then(|| !shape.folded.contains(name));
             (row, of)
         })
@@ -140,7 +140,11 @@ pub(super) fn rows(instances: &[InstanceView], shape: &Shape) -> Vec<Row> {
         rows.push(top);
         if unfolded {
             rows.extend(of.iter().map(|view| {
-                row(Key::One(view.id), format!("{}  id {}", view.number, view.id), std::slice::from_ref(view))
+                row(
+                    RowKey::One(view.id),
+                    format!("{}  id {}", view.number, view.id),
+                    std::slice::from_ref(view),
+                )
             }));
         }
     }
@@ -155,8 +159,8 @@ fn matches(view: &InstanceView, filter: &str) -> bool {
         .all(|word| texts().iter().any(|text| text.contains(word)) || view.id.to_string() == word)
 }
 
-fn row(key: Key, label: String, of: &[&InstanceView]) -> Row {
-    Row { key, label, ids: of.iter().map(|view| view.id).collect(), unfolded: None, sum: Sum::of(of) }
+fn row(key: RowKey, label: String, of: &[&InstanceView]) -> TreeRow {
+    TreeRow { key, label, ids: of.iter().map(|view| view.id).collect(), unfolded: None, sum: Totals::of(of) }
 }
 
 /// The order of statuses by urgency.
@@ -171,7 +175,7 @@ fn urgency(status: Status) -> u8 {
     }
 }
 
-impl Sum {
+impl Totals {
     fn of(of: &[&InstanceView]) -> Self {
         let limits: Vec<u64> = of.iter().filter_map(|view| view.memory_limit).collect();
         Self {
@@ -210,13 +214,13 @@ mod tests {
         ]
     }
 
-    fn labels(shape: &Shape) -> Vec<String> {
+    fn labels(shape: &TreeOptions) -> Vec<String> {
         rows(&three(), shape).into_iter().map(|row| row.label).collect()
     }
 
     #[test]
     fn apps_with_several_instances_can_be_folded() {
-        let mut shape = Shape::default();
+        let mut shape = TreeOptions::default();
         assert_eq!(labels(&shape), ["all", "api", "0  id 0", "0  id 1", "worker", "网关"]);
         shape.folded.insert("api".into());
         assert_eq!(labels(&shape), ["all", "api", "worker", "网关"]);
@@ -225,9 +229,9 @@ mod tests {
     #[test]
     fn sorts_by_column() {
         let folded = BTreeSet::from(["api".to_owned()]);
-        let mut shape = Shape { sort: Sort::Cpu, folded, ..Shape::default() };
+        let mut shape = TreeOptions { sort: TreeSort::Cpu, folded, ..TreeOptions::default() };
         assert_eq!(labels(&shape), ["all", "worker", "api", "网关"]);
-        shape.sort = Sort::Status;
+        shape.sort = TreeSort::Status;
         assert_eq!(labels(&shape), ["all", "api", "网关", "worker"]);
         shape.reversed = true;
         assert_eq!(labels(&shape), ["all", "worker", "网关", "api"]);
@@ -235,7 +239,7 @@ mod tests {
 
     #[test]
     fn shows_only_matching_rows() {
-        let shown = |filter: &str| labels(&Shape { filter: filter.into(), ..Shape::default() });
+        let shown = |filter: &str| labels(&TreeOptions { filter: filter.into(), ..TreeOptions::default() });
         assert_eq!(shown("API online"), ["all", "api"]);
         assert_eq!(shown("网"), ["all", "网关"]);
         assert_eq!(shown("3"), ["all", "worker"]);
@@ -244,7 +248,7 @@ mod tests {
 
     #[test]
     fn row_shows_most_urgent_status() {
-        let rows = rows(&three(), &Shape::default());
+        let rows = rows(&three(), &TreeOptions::default());
         let sum = &rows[1].sum;
         assert_eq!((sum.count, sum.online, sum.status), (2, 1, Status::Errored));
     }

@@ -2,38 +2,38 @@
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::model::{Field, Mode, Model, Tab};
-use super::pane::Pattern;
-use super::wish::{Deed, Wish};
+use super::model::{InputMode, Model, PromptKind, Tab};
+use super::pane::LinePattern;
+use super::wish::{InstanceAction, UiCommand};
 use crate::ipc::message::ScaleTo;
 
 impl Model {
     /// Opens the prompt.
-    pub(super) fn begin(&mut self, field: Field) {
+    pub(super) fn begin(&mut self, field: PromptKind) {
         let text = match field {
-            Field::Apps => self.shape.filter.clone(),
-            Field::Lines => self.line_filter.clone(),
-            Field::Search => String::new(),
-            Field::Scale if self.app().is_none() => return self.say("select an app to scale", false),
-            Field::Scale => String::new(),
+            PromptKind::Apps => self.shape.filter.clone(),
+            PromptKind::Lines => self.line_filter.clone(),
+            PromptKind::Search => String::new(),
+            PromptKind::Scale if self.app().is_none() => return self.say("select an app to scale", false),
+            PromptKind::Scale => String::new(),
         };
-        if matches!(field, Field::Lines | Field::Search) {
+        if matches!(field, PromptKind::Lines | PromptKind::Search) {
             self.tab = Tab::Logs;
         }
-        self.mode = Mode::Typing { field, before: text.clone(), text };
+        self.mode = InputMode::Typing { field, before: text.clone(), text };
     }
 
     /// Handles a key while the prompt is open.
-    pub(super) fn type_in(&mut self, key: KeyEvent) -> Option<Wish> {
-        let Mode::Typing { text, before, field } = &mut self.mode else { return None };
+    pub(super) fn type_in(&mut self, key: KeyEvent) -> Option<UiCommand> {
+        let InputMode::Typing { text, before, field } = &mut self.mode else { return None };
         let control = key.modifiers.contains(KeyModifiers::CONTROL);
         match key.code {
             KeyCode::Enter => return self.typed(),
             KeyCode::Esc => {
                 let (field, before) = (*field, before.clone());
-                self.mode = Mode::Typing { field, text: before.clone(), before };
+                self.mode = InputMode::Typing { field, text: before.clone(), before };
                 self.as_typed();
-                self.mode = Mode::Normal;
+                self.mode = InputMode::Normal;
                 return None;
             }
             KeyCode::Backspace => drop(text.pop()),
@@ -51,29 +51,31 @@ impl Model {
 
     /// Applies filters and the search after each key.
     pub(super) fn as_typed(&mut self) {
-        let Mode::Typing { field, text, .. } = &self.mode else { return };
+        let InputMode::Typing { field, text, .. } = &self.mode else { return };
         match field {
-            Field::Apps => {
+            PromptKind::Apps => {
                 self.shape.filter = text.clone();
                 self.arrange();
             }
-            Field::Lines => {
+            PromptKind::Lines => {
                 self.line_filter = text.clone();
-                self.pane.filter(Pattern::new(text));
+                self.pane.filter(LinePattern::new(text));
             }
-            Field::Search => drop(self.pane.search(Pattern::new(text))),
-            Field::Scale => {}
+            PromptKind::Search => drop(self.pane.search(LinePattern::new(text))),
+            PromptKind::Scale => {}
         }
     }
 
-    fn typed(&mut self) -> Option<Wish> {
-        let Mode::Typing { field, text, .. } = std::mem::take(&mut self.mode) else { return None };
+    fn typed(&mut self) -> Option<UiCommand> {
+        let InputMode::Typing { field, text, .. } = std::mem::take(&mut self.mode) else { return None };
         match field {
-            Field::Search if self.pane.marked().is_some() && !self.pane.search(Pattern::new(&text)) => {
+            PromptKind::Search
+                if self.pane.marked().is_some() && !self.pane.search(LinePattern::new(&text)) =>
+            {
                 self.say(&format!("\"{text}\" not found"), false);
             }
-            Field::Scale => self.ask_to_scale(&text),
-            Field::Apps | Field::Lines | Field::Search => {}
+            PromptKind::Scale => self.ask_to_scale(&text),
+            PromptKind::Apps | PromptKind::Lines | PromptKind::Search => {}
         }
         None
     }
@@ -88,7 +90,7 @@ impl Model {
                     ScaleTo::Remove(count) => format!("down by {count}"),
                 };
                 let what = format!("{app} {how}");
-                self.mode = Mode::Confirm { deed: Deed::Scale(to), select: vec![app], what };
+                self.mode = InputMode::Confirm { deed: InstanceAction::Scale(to), select: vec![app], what };
             }
             Err(why) => self.say(&why, false),
         }

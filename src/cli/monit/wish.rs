@@ -4,9 +4,9 @@ use crate::ipc::message::{Action, ScaleTo, Selectors};
 
 /// What the model wants of the outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum UiCommand {
     /// Something is to be done to instances.
-    Do(Deed, Selectors),
+    Do(InstanceAction, Selectors),
     /// The end.
     Quit,
     /// To the background, as Ctrl-Z does.
@@ -17,7 +17,7 @@ pub(super) enum Wish {
 
 /// What can be done to the selection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Deed {
+pub(super) enum InstanceAction {
     /// Start, stop, restart, delete.
     Act(Action),
     /// New processes without a gap.
@@ -26,7 +26,7 @@ pub(super) enum Deed {
     Scale(ScaleTo),
 }
 
-impl Deed {
+impl InstanceAction {
     /// Its name, as the command line has it.
     pub(super) fn word(self) -> &'static str {
         match self {

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::cli::render::plan::{Change, Step, Work};
+use crate::cli::render::plan::{FieldDiff, PlanAction, PlanStep};
 use crate::config;
 use crate::ipc::message::{InstanceDetail, Status};
-use crate::spec::{AppSpec, Vars};
+use crate::spec::{AppSpec, EnvVars};
 
 /// What is to be done, in the order of the file; then what is not in it.
 pub(super) fn steps(
@@ -16,28 +16,28 @@ pub(super) fn steps(
     there: &[InstanceDetail],
     file: Option<&PathBuf>,
     prune: bool,
-) -> Vec<Step> {
-    let mut steps: Vec<Step> = wanted.iter().flat_map(|app| of_app(app, there)).collect();
+) -> Vec<PlanStep> {
+    let mut steps: Vec<PlanStep> = wanted.iter().flat_map(|app| of_app(app, there)).collect();
     let gone = there.iter().filter(|detail| {
         let from_here = file.is_some() && detail.spec.source.as_ref() == file;
         from_here && !wanted.iter().any(|app| app.name == detail.view.name)
     });
     for name in gone.map(|detail| &detail.view.name).collect::<BTreeSet<_>>() {
         let of_name: Vec<&InstanceDetail> = there.iter().filter(|detail| detail.view.name == *name).collect();
-        let work = if prune { Work::Delete(name.clone()) } else { Work::Leave(name.clone()) };
+        let work = if prune { PlanAction::Delete(name.clone()) } else { PlanAction::Leave(name.clone()) };
         steps.push(step(work, &of_name));
     }
     steps
 }
 
-fn step(work: Work, about: &[&InstanceDetail]) -> Step {
-    Step { work, ids: about.iter().map(|detail| detail.view.id).collect(), changes: Vec::new() }
+fn step(work: PlanAction, about: &[&InstanceDetail]) -> PlanStep {
+    PlanStep { work, ids: about.iter().map(|detail| detail.view.id).collect(), changes: Vec::new() }
 }
 
-fn of_app(app: &AppSpec, there: &[InstanceDetail]) -> Vec<Step> {
+fn of_app(app: &AppSpec, there: &[InstanceDetail]) -> Vec<PlanStep> {
     let of_name: Vec<&InstanceDetail> = there.iter().filter(|detail| detail.view.name == app.name).collect();
     let Some(changes) = of_name.iter().map(|detail| changes(&detail.spec, app)).max_by_key(Vec::len) else {
-        return vec![step(Work::Start(Box::new(app.clone())), &[])];
+        return vec![step(PlanAction::Start(Box::new(app.clone())), &[])];
     };
     let (from, to) = (of_name.len(), app.wanted_of(of_name.len()));
     let to = u32::try_from(to).unwrap_or(u32::MAX);
@@ -46,31 +46,31 @@ fn of_app(app: &AppSpec, there: &[InstanceDetail]) -> Vec<Step> {
         step.changes = changes;
         if to as usize != from {
             let values = Some((from.into(), to.into()));
-            step.changes.push(Change { name: "instances".into(), values, how: "changed" });
+            step.changes.push(FieldDiff { name: "instances".into(), values, how: "changed" });
         }
         return vec![step];
     }
     let mut steps = Vec::new();
     if to as usize != from {
-        steps.push(step(Work::Scale { name: app.name.clone(), from, to }, &of_name));
+        steps.push(step(PlanAction::Scale { name: app.name.clone(), from, to }, &of_name));
     }
     let resting: Vec<&InstanceDetail> = of_name.iter().copied().filter(rests).collect();
     if app.autostart && !resting.is_empty() {
-        steps.push(step(Work::Wake(app.name.clone()), &resting));
+        steps.push(step(PlanAction::Wake(app.name.clone()), &resting));
     }
-    if steps.is_empty() { vec![step(Work::Nothing(app.name.clone()), &of_name)] } else { steps }
+    if steps.is_empty() { vec![step(PlanAction::Nothing(app.name.clone()), &of_name)] } else { steps }
 }
 
 /// How an app gets other settings: as gently as it can be.
-fn changed(app: &AppSpec, there: &[&InstanceDetail]) -> Work {
+fn changed(app: &AppSpec, there: &[&InstanceDetail]) -> PlanAction {
     let online = |detail: &&InstanceDetail| detail.view.status == Status::Online;
     let shares = app.shares_ports() && there.iter().all(|detail| detail.spec.shares_ports());
     let app = Box::new(app.clone());
     match there.iter().all(rests) {
-        true if !app.autostart => Work::Set(app),
-        true => Work::Restart(app),
-        false if shares && there.iter().any(online) => Work::Reload(app),
-        false => Work::Restart(app),
+        true if !app.autostart => PlanAction::Set(app),
+        true => PlanAction::Restart(app),
+        false if shares && there.iter().any(online) => PlanAction::Reload(app),
+        false => PlanAction::Restart(app),
     }
 }
 
@@ -80,9 +80,9 @@ fn rests(detail: &&InstanceDetail) -> bool {
 
 /// What differs. Not the number of instances, which is changed without new processes; nor what only tells
 /// where the app is from.
-fn changes(is: &AppSpec, wanted: &AppSpec) -> Vec<Change> {
+fn changes(is: &AppSpec, wanted: &AppSpec) -> Vec<FieldDiff> {
     let neutral = |spec: &AppSpec| {
-        let vars = Vars::new();
+        let vars = EnvVars::new();
         let bare =
             AppSpec { instances: 1, version: None, source: None, origin: None, env: vars, ..spec.clone() };
         serde_json::to_value(bare).unwrap_or_default()
@@ -97,13 +97,13 @@ fn changes(is: &AppSpec, wanted: &AppSpec) -> Vec<Change> {
             (before, after) if before != after => "changed",
             _ => continue,
         };
-        changes.push(Change { name: format!("env.{name}"), values: None, how });
+        changes.push(FieldDiff { name: format!("env.{name}"), values: None, how });
     }
     changes
 }
 
 /// Compares what lies at a place (a JSON pointer), down to what files have a key for.
-fn differ(at: &str, is: &Value, wanted: &Value, changes: &mut Vec<Change>) {
+fn differ(at: &str, is: &Value, wanted: &Value, changes: &mut Vec<FieldDiff>) {
     if is == wanted {
         return;
     }
@@ -116,7 +116,7 @@ fn differ(at: &str, is: &Value, wanted: &Value, changes: &mut Vec<Change>) {
         return;
     }
     let name = name.map_or_else(|| at.trim_start_matches('/').replace('/', "."), str::to_owned);
-    changes.push(Change { name, values: Some((is.clone(), wanted.clone())), how: "changed" });
+    changes.push(FieldDiff { name, values: Some((is.clone(), wanted.clone())), how: "changed" });
 }
 
 #[cfg(test)]

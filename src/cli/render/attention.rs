@@ -10,7 +10,7 @@ use crate::ipc::message::{HostInfo, InstanceView, Status};
 
 /// What the instances themselves do not tell.
 #[derive(Clone, Debug, Default)]
-pub(in crate::cli) struct Around {
+pub(in crate::cli) struct AlertContext {
     /// The machine.
     pub(in crate::cli) host: HostInfo,
     /// Version of the daemon, if it is not this binary's.
@@ -21,7 +21,7 @@ pub(in crate::cli) struct Around {
 
 /// Something to be seen to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::cli) struct Concern {
+pub(in crate::cli) struct Alert {
     tone: Tone,
     /// In a few words.
     what: String,
@@ -32,7 +32,7 @@ pub(in crate::cli) struct Concern {
 }
 
 /// All there is, the worst first.
-pub(in crate::cli) fn concerns(instances: &[InstanceView], around: &Around) -> Vec<Concern> {
+pub(in crate::cli) fn concerns(instances: &[InstanceView], around: &AlertContext) -> Vec<Alert> {
     let older = around.other_version.as_ref().map(|version| {
         let what = format!("the daemon runs rsm {}, this is another version", tame(version));
         minor(what, ". To upgrade it", "rsm upgrade".into())
@@ -42,7 +42,7 @@ pub(in crate::cli) fn concerns(instances: &[InstanceView], around: &Around) -> V
 }
 
 /// The files that say something else than what runs. Below the list it is told app by app instead.
-pub(in crate::cli) fn drifted(instances: &[InstanceView]) -> Vec<Concern> {
+pub(in crate::cli) fn drifted(instances: &[InstanceView]) -> Vec<Alert> {
     let files = instances.iter().filter(|view| view.drift.is_some()).filter_map(|view| view.source.as_ref());
     let concern = |file: &PathBuf| {
         let what = format!("{} differs from the running apps", tame(&file.display().to_string()));
@@ -51,12 +51,12 @@ pub(in crate::cli) fn drifted(instances: &[InstanceView]) -> Vec<Concern> {
     files.collect::<BTreeSet<_>>().into_iter().map(concern).collect()
 }
 
-fn minor(what: String, more: &str, command: String) -> Concern {
-    Concern { tone: Tone::Change, what, more: more.into(), command }
+fn minor(what: String, more: &str, command: String) -> Alert {
+    Alert { tone: Tone::Change, what, more: more.into(), command }
 }
 
 /// What was given up, why, and how to learn more.
-fn errored(instances: &[InstanceView]) -> Option<Concern> {
+fn errored(instances: &[InstanceView]) -> Option<Alert> {
     let mut errored = instances.iter().filter(|instance| instance.status == Status::Errored);
     let first = errored.next()?;
     let what = match errored.count() {
@@ -65,11 +65,11 @@ fn errored(instances: &[InstanceView]) -> Option<Concern> {
     };
     let why = first.reason.as_deref().map(|reason| format!(": {}", tame(reason))).unwrap_or_default();
     let more = format!("{why}. For details");
-    Some(Concern { tone: Tone::Bad, what, more, command: format!("rsm describe {}", first.id) })
+    Some(Alert { tone: Tone::Bad, what, more, command: format!("rsm describe {}", first.id) })
 }
 
 /// All of them in one line, as fully as there is room for; a line for each where there is none.
-pub(in crate::cli) fn line(concerns: &[Concern], columns: usize) -> Option<(Tone, String)> {
+pub(in crate::cli) fn line(concerns: &[Alert], columns: usize) -> Option<(Tone, String)> {
     let brief: Vec<String> = concerns.iter().map(|of| format!("{}: {}", of.what, of.command)).collect();
     let whole: Vec<String> =
         concerns.iter().map(|of| format!("{}{}: {}", of.what, of.more, of.command)).collect();
@@ -80,10 +80,10 @@ pub(in crate::cli) fn line(concerns: &[Concern], columns: usize) -> Option<(Tone
 
 /// As many of them as one row of `columns` has room for, and how many there are besides. Of the first one
 /// the command is kept whole where its words must be cut.
-pub(in crate::cli) fn row(concerns: &[Concern], columns: usize) -> Option<(Tone, String)> {
+pub(in crate::cli) fn row(concerns: &[Alert], columns: usize) -> Option<(Tone, String)> {
     let (first, others) = concerns.split_first()?;
     let besides = |count: usize| if count > 0 { format!("; {count} more: rsm list") } else { String::new() };
-    let brief = |of: &Concern, room: usize| format!("{}: {}", cut(&of.what, room), of.command);
+    let brief = |of: &Alert, room: usize| format!("{}: {}", cut(&of.what, room), of.command);
     let fits = |text: &str, left: usize| width(text) + width(&besides(left)) <= columns;
     let mut text = brief(first, usize::MAX);
     if !fits(&text, others.len()) {
@@ -107,12 +107,12 @@ mod tests {
     use super::super::list::tests::view;
     use super::*;
 
-    fn told(instances: &[InstanceView], around: &Around) -> Option<(Tone, String)> {
+    fn told(instances: &[InstanceView], around: &AlertContext) -> Option<(Tone, String)> {
         line(&concerns(instances, around), 300)
     }
 
-    fn much() -> Around {
-        Around { other_version: Some("0.0.9".into()), unsaved: true, ..Around::default() }
+    fn much() -> AlertContext {
+        AlertContext { other_version: Some("0.0.9".into()), unsaved: true, ..AlertContext::default() }
     }
 
     #[test]
@@ -133,13 +133,13 @@ mod tests {
     fn several_given_up_are_counted() {
         let instances = [view(4, "a", Status::Errored), view(5, "b", Status::Errored)];
         let want = "a (id 4) and 1 more are errored. For details: rsm describe 4";
-        assert_eq!(told(&instances, &Around::default()), Some((Tone::Bad, want.into())));
+        assert_eq!(told(&instances, &AlertContext::default()), Some((Tone::Bad, want.into())));
     }
 
     #[test]
     fn each_thing_to_mind_comes_with_its_command() {
         let online = [view(0, "api", Status::Online)];
-        assert_eq!(told(&online, &Around::default()), None);
+        assert_eq!(told(&online, &AlertContext::default()), None);
         let (tone, line) = told(&online, &much()).unwrap();
         assert_eq!(tone, Tone::Change);
         for command in ["rsm upgrade", "rsm save"] {
@@ -153,7 +153,7 @@ mod tests {
     fn a_narrow_terminal_is_told_less_of_each() {
         let mut errored = view(2, "网关", Status::Errored);
         errored.reason = Some("16 unstable restarts, last exit: exit code 1".into());
-        let all = concerns(&[errored], &Around { unsaved: true, ..Around::default() });
+        let all = concerns(&[errored], &AlertContext { unsaved: true, ..AlertContext::default() });
         let told = |columns| line(&all, columns).unwrap().1;
         assert!(
             told(200).contains("exit code 1. For details: rsm describe 2; the list has"),

@@ -3,21 +3,21 @@
 use serde_json::json;
 
 use super::style::{Style, Tone, tame, width};
-use crate::ipc::message::{LogItem, Stream};
+use crate::ipc::message::{LogItem, OutputStream};
 
 /// Puts `id|name | ` before each line, as wide as the widest seen so far.
 #[derive(Debug, Default)]
-pub(in crate::cli) struct Prefix {
+pub(in crate::cli) struct LinePrefix {
     widest: usize,
 }
 
-impl Prefix {
+impl LinePrefix {
     /// The line as shown, without newline.
     pub(in crate::cli) fn line(
         &mut self,
         id: u32,
         name: &str,
-        stream: Stream,
+        stream: OutputStream,
         line: &str,
         style: Style,
     ) -> String {
@@ -26,20 +26,20 @@ impl Prefix {
         self.widest = self.widest.max(own);
         let pad = " ".repeat(self.widest - own);
         let bar = match stream {
-            Stream::Out => style.paint(Tone::Plain, "|"),
-            Stream::Err => style.paint(Tone::Bad, "|"),
+            OutputStream::Out => style.paint(Tone::Plain, "|"),
+            OutputStream::Err => style.paint(Tone::Bad, "|"),
         };
         format!("{}{pad} {bar} {line}", style.colour_of(name, &who))
     }
 }
 
 /// A line as `key=value` pairs, as PM2 writes them.
-pub(in crate::cli) fn pairs(id: u32, name: &str, stream: Stream, line: &str, stamp: &str) -> String {
+pub(in crate::cli) fn pairs(id: u32, name: &str, stream: OutputStream, line: &str, stamp: &str) -> String {
     let stamp = stamp.trim_end();
     let stamp = if stamp.is_empty() { String::new() } else { format!("timestamp={stamp} ") };
     let stream = match stream {
-        Stream::Out => "out",
-        Stream::Err => "err",
+        OutputStream::Out => "out",
+        OutputStream::Err => "err",
     };
     format!("{stamp}app={} id={id} type={stream} message={line}", tame(name))
 }
@@ -71,20 +71,20 @@ mod tests {
 
     #[test]
     fn prefixes_align_with_the_widest_seen() {
-        let mut prefix = Prefix::default();
+        let mut prefix = LinePrefix::default();
         let plain = Style::plain();
-        assert_eq!(prefix.line(0, "a", Stream::Out, "x", plain), "0|a | x");
-        assert_eq!(prefix.line(12, "队列", Stream::Out, "x", plain), "12|队列 | x");
-        assert_eq!(prefix.line(0, "a", Stream::Err, "", plain), "0|a     | ");
+        assert_eq!(prefix.line(0, "a", OutputStream::Out, "x", plain), "0|a | x");
+        assert_eq!(prefix.line(12, "队列", OutputStream::Out, "x", plain), "12|队列 | x");
+        assert_eq!(prefix.line(0, "a", OutputStream::Err, "", plain), "0|a     | ");
         let coloured = Style { colour: true, width: 80 };
-        let line = prefix.line(0, "a", Stream::Err, "x", coloured);
+        let line = prefix.line(0, "a", OutputStream::Err, "x", coloured);
         assert!(
             line.starts_with("\u{1b}[3") && line.ends_with("m0|a\u{1b}[0m     \u{1b}[31m|\u{1b}[0m x"),
             "{line:?}"
         );
-        assert_eq!(line, prefix.line(0, "a", Stream::Err, "x", coloured));
+        assert_eq!(line, prefix.line(0, "a", OutputStream::Err, "x", coloured));
         assert_eq!(
-            pairs(1, "a", Stream::Err, "x y", "12:00 "),
+            pairs(1, "a", OutputStream::Err, "x y", "12:00 "),
             "timestamp=12:00 app=a id=1 type=err message=x y"
         );
     }
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn json_has_pm2s_keys() {
         let line =
-            |at| LogItem::Line { id: 1, name: "a".into(), stream: Stream::Err, at, line: "\"x".into() };
+            |at| LogItem::Line { id: 1, name: "a".into(), stream: OutputStream::Err, at, line: "\"x".into() };
         let parsed: serde_json::Value = serde_json::from_str(&json_line(&line(Some(7)))).unwrap();
         let want =
             json!({ "message": "\"x", "type": "err", "process_id": 1, "app_name": "a", "timestamp": 7 });

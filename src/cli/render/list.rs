@@ -6,7 +6,7 @@ use tabled::builder::Builder;
 use tabled::settings::object::Rows;
 use tabled::settings::{Color, Style as Border, Width};
 
-use super::attention::{self, Around, concerns};
+use super::attention::{self, AlertContext, concerns};
 use super::drift;
 use super::style::{self, Style, Tone, cut, tame};
 use super::units;
@@ -14,14 +14,14 @@ use crate::ipc::message::{HostInfo, InstanceView, Status};
 use crate::spec::ExecMode;
 
 /// The columns and limits of a layout.
-struct Layout {
-    columns: &'static [Column],
+struct ListLayout {
+    columns: &'static [ListColumn],
     /// Columns of the terminal that a name is cut to before columns are left out.
     name: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Column {
+enum ListColumn {
     Id,
     Name,
     Namespace,
@@ -37,37 +37,41 @@ enum Column {
     Watching,
 }
 
-use Column::{
+use ListColumn::{
     Cpu, Id, Memory, Mode, Name, Namespace, Pid, Restarts, Status as State, Uptime, User, Version, Watching,
 };
 
 /// From the fullest to the smallest.
-const LAYOUTS: [Layout; 7] = [
-    Layout {
+const LAYOUTS: [ListLayout; 7] = [
+    ListLayout {
         columns: &[
             Id, Name, Namespace, Version, Mode, Pid, Uptime, Restarts, State, Cpu, Memory, User, Watching,
         ],
         name: 40,
     },
-    Layout {
+    ListLayout {
         columns: &[Id, Name, Namespace, Mode, Pid, Uptime, Restarts, State, Cpu, Memory, User],
         name: 32,
     },
-    Layout { columns: &[Id, Name, Mode, Pid, Uptime, Restarts, State, Cpu, Memory], name: 24 },
-    Layout { columns: &[Id, Name, Mode, Restarts, State, Cpu, Memory], name: 20 },
-    Layout { columns: &[Id, Name, State, Cpu, Memory], name: 16 },
-    Layout { columns: &[Id, Name, State], name: 16 },
-    Layout { columns: &[Id, Name, State], name: 6 },
+    ListLayout { columns: &[Id, Name, Mode, Pid, Uptime, Restarts, State, Cpu, Memory], name: 24 },
+    ListLayout { columns: &[Id, Name, Mode, Restarts, State, Cpu, Memory], name: 20 },
+    ListLayout { columns: &[Id, Name, State, Cpu, Memory], name: 16 },
+    ListLayout { columns: &[Id, Name, State], name: 16 },
+    ListLayout { columns: &[Id, Name, State], name: 6 },
 ];
 
 /// The table, the sums and the host below it, and what needs attention. Ends with a newline.
-pub(in crate::cli) fn list(instances: &[InstanceView], around: Option<&Around>, style: Style) -> String {
+pub(in crate::cli) fn list(
+    instances: &[InstanceView],
+    around: Option<&AlertContext>,
+    style: Style,
+) -> String {
     let mut text = table(instances, style);
     text.push('\n');
     if let Some(around) = around {
         text.push_str(&below(instances, &around.host, style.width));
     }
-    let nothing = Around::default();
+    let nothing = AlertContext::default();
     let concerns = concerns(instances, around.unwrap_or(&nothing));
     if let Some((tone, line)) = attention::line(&concerns, style.width) {
         text.push_str(&style.paint(tone, &line));
@@ -143,7 +147,7 @@ fn table(instances: &[InstanceView], style: Style) -> String {
     smallest.map(cut).unwrap_or_default()
 }
 
-impl Layout {
+impl ListLayout {
     fn table(&self, instances: &[InstanceView], name: usize, style: Style) -> tabled::Table {
         let mut builder = Builder::with_capacity(instances.len() + 1, self.columns.len());
         builder.push_record(self.columns.iter().map(|column| column.title()));
@@ -178,7 +182,7 @@ impl Layout {
     }
 }
 
-impl Column {
+impl ListColumn {
     fn title(self) -> &'static str {
         match self {
             Id => "id",
@@ -351,7 +355,7 @@ pub(in crate::cli) mod tests {
         assert_eq!(bare.replace(super::super::style::END, ""), FULL);
     }
 
-    fn around() -> Around {
+    fn around() -> AlertContext {
         let host = HostInfo {
             cores: 2,
             load: [0.5, 0.25, 0.0],
@@ -360,7 +364,7 @@ pub(in crate::cli) mod tests {
             disk_total: 100 << 30,
             disk_used: 40 << 30,
         };
-        Around { host, ..Around::default() }
+        AlertContext { host, ..AlertContext::default() }
     }
 
     #[test]

@@ -10,18 +10,18 @@ const LONGEST: usize = 60;
 
 /// What is to be done about an app, and why.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::cli) struct Step {
+pub(in crate::cli) struct PlanStep {
     /// What.
-    pub(in crate::cli) work: Work,
+    pub(in crate::cli) work: PlanAction,
     /// The instances in the list that it is about.
     pub(in crate::cli) ids: Vec<u32>,
     /// Why, if its settings differ.
-    pub(in crate::cli) changes: Vec<Change>,
+    pub(in crate::cli) changes: Vec<FieldDiff>,
 }
 
 /// What there is to do.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::cli) enum Work {
+pub(in crate::cli) enum PlanAction {
     /// It is not in the list.
     Start(Box<AppSpec>),
     /// Instances of it do not run.
@@ -44,7 +44,7 @@ pub(in crate::cli) enum Work {
 
 /// A setting that differs. Values of variables are not kept: nobody is to see them.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::cli) struct Change {
+pub(in crate::cli) struct FieldDiff {
     /// Its key, as in files: `kill_timeout`; `env.NAME` for a variable.
     pub(in crate::cli) name: String,
     /// What it is, and what it is to be; nothing for a variable's.
@@ -53,7 +53,7 @@ pub(in crate::cli) struct Change {
     pub(in crate::cli) how: &'static str,
 }
 
-impl Work {
+impl PlanAction {
     /// Its word, with the sign of what happens to processes.
     fn words(&self) -> (&'static str, &'static str) {
         match self {
@@ -81,31 +81,31 @@ impl Work {
     }
 }
 
-impl Step {
+impl PlanStep {
     fn why(&self) -> String {
         match &self.work {
-            Work::Start(app) => match app.instances {
+            PlanAction::Start(app) => match app.instances {
                 1 => "1 new instance".into(),
                 count => format!("{count} new instances"),
             },
-            Work::Wake(_) => {
+            PlanAction::Wake(_) => {
                 let ids: Vec<String> = self.ids.iter().map(u32::to_string).collect();
                 format!("not running (id {})", ids.join(", "))
             }
-            Work::Reload(_) | Work::Restart(_) | Work::Set(_) => {
+            PlanAction::Reload(_) | PlanAction::Restart(_) | PlanAction::Set(_) => {
                 self.changes.iter().map(change).collect::<Vec<_>>().join("; ")
             }
-            Work::Scale { from, to, .. } => format!("{from} → {}", instances(*to)),
-            Work::Delete(_) => "no longer in the file".into(),
-            Work::Leave(_) => "no longer in the file; use --prune to delete".into(),
-            Work::Nothing(_) => String::new(),
+            PlanAction::Scale { from, to, .. } => format!("{from} → {}", instances(*to)),
+            PlanAction::Delete(_) => "no longer in the file".into(),
+            PlanAction::Leave(_) => "no longer in the file; use --prune to delete".into(),
+            PlanAction::Nothing(_) => String::new(),
         }
     }
 }
 
 /// The plan, and how much there is to do.
-pub(in crate::cli) fn text(steps: &[Step]) -> String {
-    let row = |step: &Step| {
+pub(in crate::cli) fn text(steps: &[PlanStep]) -> String {
+    let row = |step: &PlanStep| {
         let (sign, word) = step.work.words();
         [format!("{sign} {word}"), tame(step.work.app()).into_owned(), tame(&step.why()).into_owned()]
     };
@@ -123,12 +123,12 @@ pub(in crate::cli) fn text(steps: &[Step]) -> String {
 }
 
 /// The same for programs: `{ "steps": [{ "action", "app", "ids", "reason", "changes" }], "pending": 2 }`.
-pub(in crate::cli) fn json(steps: &[Step]) -> Value {
-    let change = |change: &Change| match &change.values {
+pub(in crate::cli) fn json(steps: &[PlanStep]) -> Value {
+    let change = |change: &FieldDiff| match &change.values {
         Some((is, wanted)) => json!({ "setting": change.name, "is": is, "wanted": wanted }),
         None => json!({ "setting": change.name, "change": change.how }),
     };
-    let step = |step: &Step| {
+    let step = |step: &PlanStep| {
         json!({
             "action": step.work.words().1,
             "app": step.work.app(),
@@ -145,7 +145,7 @@ fn instances(count: u32) -> String {
     if count == 1 { "1 instance".into() } else { format!("{count} instances") }
 }
 
-fn change(change: &Change) -> String {
+fn change(change: &FieldDiff) -> String {
     match &change.values {
         Some((is, wanted)) => format!("{}: {} → {}", change.name, shown(is), shown(wanted)),
         None => format!("{} {}", change.name, change.how),
@@ -167,17 +167,17 @@ fn shown(value: &Value) -> String {
 mod tests {
     use super::*;
 
-    fn three() -> [Step; 4] {
+    fn three() -> [PlanStep; 4] {
         let app = Box::new(AppSpec::new("api", "/a", "/"));
-        let changed = |name: &str, values| Change { name: name.into(), values, how: "removed" };
+        let changed = |name: &str, values| FieldDiff { name: name.into(), values, how: "removed" };
         let changes =
             vec![changed("kill_timeout", Some((1000.into(), 2000.into()))), changed("env.TOKEN", None)];
-        let step = |work, ids: &[u32]| Step { work, ids: ids.into(), changes: Vec::new() };
+        let step = |work, ids: &[u32]| PlanStep { work, ids: ids.into(), changes: Vec::new() };
         [
-            step(Work::Start(app.clone()), &[]),
-            Step { work: Work::Reload(app), ids: vec![0, 1], changes },
-            step(Work::Scale { name: "w".into(), from: 1, to: 3 }, &[2]),
-            step(Work::Nothing("x".into()), &[3]),
+            step(PlanAction::Start(app.clone()), &[]),
+            PlanStep { work: PlanAction::Reload(app), ids: vec![0, 1], changes },
+            step(PlanAction::Scale { name: "w".into(), from: 1, to: 3 }, &[2]),
+            step(PlanAction::Nothing("x".into()), &[3]),
         ]
     }
 

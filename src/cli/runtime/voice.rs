@@ -17,9 +17,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use serde::Deserialize;
 
-use crate::cli::render::lines::{Prefix, pairs};
+use crate::cli::render::lines::{LinePrefix, pairs};
 use crate::cli::render::style::Style;
-use crate::ipc::message::Stream;
+use crate::ipc::message::OutputStream;
 use crate::paths::Home;
 use crate::spec::{AppSpec, LogFormat, LogPath};
 
@@ -34,7 +34,7 @@ const QUIET: u32 = 8;
 // How lines are shown.
 #[derive(Args, Clone, Copy, Debug)]
 #[group(multiple = false)]
-pub(in crate::cli) struct Shape {
+pub(in crate::cli) struct OutputFlags {
     /// Print lines unmodified (default)
     #[arg(long)]
     raw: bool,
@@ -51,18 +51,18 @@ pub(in crate::cli) struct Shape {
 
 /// A line as it comes through the pipe, unless it is raw.
 #[derive(Deserialize)]
-struct Line {
+struct JsonLine {
     message: String,
     timestamp: String,
     #[serde(rename = "type")]
-    stream: Stream,
+    stream: OutputStream,
     process_id: u32,
     app_name: String,
 }
 
 /// The pipes and who reads them.
-pub(super) struct Voice {
-    shape: Shape,
+pub(super) struct OutputRelay {
+    shape: OutputFlags,
     out: PathBuf,
     err: PathBuf,
     /// While these are open the readers see no end, whatever the daemon does.
@@ -72,12 +72,12 @@ pub(super) struct Voice {
     readers: Vec<JoinHandle<()>>,
 }
 
-impl Voice {
+impl OutputRelay {
     /// Makes the pipes and begins to read them.
     ///
     /// # Errors
     /// The home's file system takes no pipes, or is read-only.
-    pub(super) fn new(home: &Home, shape: Shape, style: Style) -> io::Result<Self> {
+    pub(super) fn new(home: &Home, shape: OutputFlags, style: Style) -> io::Result<Self> {
         let one = shape.json || shape.format;
         let out = home.run().join("runtime-out");
         // Lines of both streams that go to one place must come by one way, or they would mix.
@@ -148,7 +148,7 @@ impl Voice {
 }
 
 /// Until the pipe ends. An output that nobody reads any more swallows the rest: the apps must not wait for it.
-fn copy(pipe: File, shape: Shape, to_err: bool, style: Style) {
+fn copy(pipe: File, shape: OutputFlags, to_err: bool, style: Style) {
     let done = match (shape.prefix || shape.format, to_err) {
         (true, _) => dressed(&pipe, shape, style),
         (false, false) => io::copy(&mut &pipe, &mut io::stdout()).map(drop),
@@ -159,20 +159,22 @@ fn copy(pipe: File, shape: Shape, to_err: bool, style: Style) {
     }
 }
 
-fn dressed(pipe: &File, shape: Shape, style: Style) -> io::Result<()> {
-    let (mut reader, mut prefix) = (BufReader::with_capacity(64 << 10, pipe), Prefix::default());
+fn dressed(pipe: &File, shape: OutputFlags, style: Style) -> io::Result<()> {
+    let (mut reader, mut prefix) = (BufReader::with_capacity(64 << 10, pipe), LinePrefix::default());
     let (mut line, mut out, mut err) = (Vec::new(), Vec::new(), Vec::new());
     while {
         line.clear();
         reader.read_until(b'\n', &mut line)? > 0
     } {
         // What is not of our making, somebody else wrote into the pipe.
-        if let Ok(Line { message, timestamp, stream, process_id, app_name }) = serde_json::from_slice(&line) {
+        if let Ok(JsonLine { message, timestamp, stream, process_id, app_name }) =
+            serde_json::from_slice(&line)
+        {
             let text = match shape.format {
                 true => pairs(process_id, &app_name, stream, &message, &timestamp),
                 false => prefix.line(process_id, &app_name, stream, &message, style),
             };
-            let to = if stream == Stream::Err && shape.prefix { &mut err } else { &mut out };
+            let to = if stream == OutputStream::Err && shape.prefix { &mut err } else { &mut out };
             to.extend_from_slice(text.as_bytes());
             to.push(b'\n');
         }

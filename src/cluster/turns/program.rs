@@ -1,11 +1,11 @@
 //! The program of turns: from the open slots to instructions of eBPF. Pure.
 
-use super::super::steer::{Door, NETWORK, Target, V4_SOURCE};
+use super::super::steer::{NETWORK, ProbeRoute, SteeringTarget, V4_SOURCE};
 
 /// `struct bpf_insn`.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub(super) struct Instruction {
+pub(super) struct EbpfInstruction {
     code: u8,
     /// Destination in the low half, source in the high one.
     registers: u8,
@@ -13,8 +13,8 @@ pub(super) struct Instruction {
     value: i32,
 }
 
-const fn instruction(code: u8, to: u8, from: u8, offset: i16, value: i32) -> Instruction {
-    Instruction { code, registers: from << 4 | to, offset, value }
+const fn instruction(code: u8, to: u8, from: u8, offset: i16, value: i32) -> EbpfInstruction {
+    EbpfInstruction { code, registers: from << 4 | to, offset, value }
 }
 
 /// What a program may call: look into a map, the time since boot, a random number.
@@ -41,22 +41,22 @@ const ROUND: u8 = 8;
 const NUMBER: u8 = 9;
 const FRAME: u8 = 10;
 
-const EXIT: Instruction = instruction(0x95, 0, 0, 0, 0);
+const EXIT: EbpfInstruction = instruction(0x95, 0, 0, 0, 0);
 /// No member's index: the kernel chooses.
-const NOBODY: Instruction = instruction(0xb4, RESULT, 0, 0, -1);
+const NOBODY: EbpfInstruction = instruction(0xb4, RESULT, 0, 0, -1);
 
-fn give(index: u32) -> [Instruction; 2] {
+fn give(index: u32) -> [EbpfInstruction; 2] {
     [instruction(0xb7, RESULT, 0, 0, index.cast_signed()), EXIT]
 }
 
 /// Skips so many instructions unless the register has this value.
-fn unless_equal(register: u8, value: usize, skip: usize) -> Instruction {
+fn unless_equal(register: u8, value: usize, skip: usize) -> EbpfInstruction {
     instruction(0x55, register, 0, skip as i16, value as i32)
 }
 
 /// Ends in the socket whose door the connection comes through, if it does. Reading a packet wants the
 /// context in register 6, and leaves nothing in 0 to 5.
-fn through(doors: &[Door]) -> Vec<Instruction> {
+fn through(doors: &[ProbeRoute]) -> Vec<EbpfInstruction> {
     if doors.is_empty() {
         return Vec::new();
     }
@@ -64,7 +64,7 @@ fn through(doors: &[Door]) -> Vec<Instruction> {
         let from = u32::from(door.from) as usize;
         [unless_equal(RESULT, from, 2)].into_iter().chain(give(door.index))
     });
-    let pairs: Vec<Instruction> = pairs.collect();
+    let pairs: Vec<EbpfInstruction> = pairs.collect();
     let mut program = vec![
         instruction(0xbf, COUNT, FIRST, 0, 0),
         instruction(0x30, 0, 0, 0, NETWORK.cast_signed()),
@@ -78,7 +78,7 @@ fn through(doors: &[Door]) -> Vec<Instruction> {
 
 /// Looks up the number of the map whose place was put on the stack; skips `skip` instructions behind this if
 /// there is none.
-fn look_up(map: i32, skip: usize) -> [Instruction; 6] {
+fn look_up(map: i32, skip: usize) -> [EbpfInstruction; 6] {
     [
         instruction(0x18, FIRST, 1, 0, map),
         instruction(0, 0, 0, 0, 0), // the map's second half
@@ -90,7 +90,7 @@ fn look_up(map: i32, skip: usize) -> [Instruction; 6] {
 }
 
 /// With the count a slot: makes it another one if that one is to pass this turn on.
-fn passed_on(map: i32, slots: i32) -> Vec<Instruction> {
+fn passed_on(map: i32, slots: i32) -> Vec<EbpfInstruction> {
     let mut program = Vec::new();
     for _ in 0..TRIES {
         // Built from its end: each part skips all that follow.
@@ -126,7 +126,7 @@ fn passed_on(map: i32, slots: i32) -> Vec<Instruction> {
 }
 
 /// The program. `map` has its numbers.
-pub(super) fn program(targets: &[&Target], doors: &[Door], map: i32) -> Vec<Instruction> {
+pub(super) fn program(targets: &[&SteeringTarget], doors: &[ProbeRoute], map: i32) -> Vec<EbpfInstruction> {
     let slots = targets.len() as i32;
     let mut body = vec![
         // The count, and one more for whoever is next. Two at once may get the same: no harm.
@@ -159,7 +159,7 @@ pub(super) fn program(targets: &[&Target], doors: &[Door], map: i32) -> Vec<Inst
 }
 
 /// Ends with one of a slot's sockets: another one each round.
-fn choose(members: &[u32]) -> Vec<Instruction> {
+fn choose(members: &[u32]) -> Vec<EbpfInstruction> {
     if let [only] = members {
         return give(*only).to_vec();
     }

@@ -5,13 +5,13 @@ use std::ffi::CString;
 
 use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, getgrouplist};
 
-use crate::config::findings::{Findings, Given};
+use crate::config::findings::{Diagnostics, Located};
 use crate::config::keys::AppSettings;
-use crate::config::value::Who;
+use crate::config::value::UserOrGroup;
 use crate::spec::Account;
 
 /// The account asked for; `None` if none was, or if it is that of the user who asks.
-pub(super) fn account(settings: &AppSettings, findings: &mut Findings<'_>) -> Option<Account> {
+pub(super) fn account(settings: &AppSettings, findings: &mut Diagnostics<'_>) -> Option<Account> {
     let at = &settings.uid.as_ref().or(settings.gid.as_ref())?.at;
     let group = settings.gid.as_ref().map(|asked| group(asked, findings));
     let gid = group.flatten();
@@ -31,10 +31,10 @@ pub(super) fn account(settings: &AppSettings, findings: &mut Findings<'_>) -> Op
     (!mine).then_some(account)
 }
 
-fn group(asked: &Given<Who>, findings: &mut Findings<'_>) -> Option<u32> {
+fn group(asked: &Located<UserOrGroup>, findings: &mut Diagnostics<'_>) -> Option<u32> {
     match &asked.value {
-        Who::Id(id) => Some(*id),
-        Who::Name(name) => {
+        UserOrGroup::Id(id) => Some(*id),
+        UserOrGroup::Name(name) => {
             let found = Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw());
             if found.is_none() {
                 let help = "create it with groupadd, or use a numeric gid";
@@ -45,15 +45,15 @@ fn group(asked: &Given<Who>, findings: &mut Findings<'_>) -> Option<u32> {
     }
 }
 
-fn user(asked: &Given<Who>, gid: Option<u32>, findings: &mut Findings<'_>) -> Option<Account> {
+fn user(asked: &Located<UserOrGroup>, gid: Option<u32>, findings: &mut Diagnostics<'_>) -> Option<Account> {
     let (found, shown) = match &asked.value {
-        Who::Id(id) => (User::from_uid(Uid::from_raw(*id)), id.to_string()),
-        Who::Name(name) => (User::from_name(name), name.clone()),
+        UserOrGroup::Id(id) => (User::from_uid(Uid::from_raw(*id)), id.to_string()),
+        UserOrGroup::Name(name) => (User::from_name(name), name.clone()),
     };
     match (found.ok().flatten(), &asked.value, gid) {
         (Some(user), _, gid) => Some(of_database(&user, gid)),
         // Containers often run as numbers that no database knows.
-        (None, Who::Id(uid), Some(gid)) => {
+        (None, UserOrGroup::Id(uid), Some(gid)) => {
             Some(Account { user: shown, uid: *uid, gid, groups: vec![gid], home: "/".into() })
         }
         (None, _, _) => {
@@ -81,16 +81,16 @@ fn of_database(user: &User, gid: Option<u32>) -> Account {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::findings::At;
+    use crate::config::findings::SourceRef;
 
-    fn given(value: Who) -> Option<Given<Who>> {
-        Some(Given { value, at: At::Flag("--uid") })
+    fn given(value: UserOrGroup) -> Option<Located<UserOrGroup>> {
+        Some(Located { value, at: SourceRef::Flag("--uid") })
     }
 
-    fn resolve(uid: Option<Who>, gid: Option<Who>) -> Result<Option<Account>, String> {
+    fn resolve(uid: Option<UserOrGroup>, gid: Option<UserOrGroup>) -> Result<Option<Account>, String> {
         let settings =
             AppSettings { uid: uid.and_then(given), gid: gid.and_then(given), ..AppSettings::default() };
-        let mut findings = Findings::new(None);
+        let mut findings = Diagnostics::new(None);
         let account = account(&settings, &mut findings);
         findings.finish(account).map(|(account, _)| account).map_err(|mistakes| mistakes.to_string())
     }
@@ -98,19 +98,23 @@ mod tests {
     #[test]
     fn unknown_users_and_groups_are_mistakes() {
         assert!(
-            resolve(Some(Who::Name("nobody-of-this-name".into())), None).unwrap_err().contains("not found")
+            resolve(Some(UserOrGroup::Name("nobody-of-this-name".into())), None)
+                .unwrap_err()
+                .contains("not found")
         );
         assert!(
-            resolve(None, Some(Who::Name("no-such-group".into())))
+            resolve(None, Some(UserOrGroup::Name("no-such-group".into())))
                 .unwrap_err()
                 .contains("group \"no-such-group\" not found")
         );
-        assert!(resolve(Some(Who::Id(4_000_000_001)), None).unwrap_err().contains("numeric uid and gid"));
+        assert!(
+            resolve(Some(UserOrGroup::Id(4_000_000_001)), None).unwrap_err().contains("numeric uid and gid")
+        );
     }
 
     #[test]
     fn others_need_root() {
-        let other = resolve(Some(Who::Id(4_000_000_001)), Some(Who::Id(4_000_000_002)));
+        let other = resolve(Some(UserOrGroup::Id(4_000_000_001)), Some(UserOrGroup::Id(4_000_000_002)));
         if geteuid().is_root() {
             let account = other.unwrap().unwrap();
             assert_eq!(
@@ -124,7 +128,8 @@ mod tests {
 
     #[test]
     fn oneself_is_no_other() {
-        let me = resolve(Some(Who::Id(geteuid().as_raw())), Some(Who::Id(getegid().as_raw())));
+        let me =
+            resolve(Some(UserOrGroup::Id(geteuid().as_raw())), Some(UserOrGroup::Id(getegid().as_raw())));
         assert_eq!(me, Ok(None));
         assert_eq!(resolve(None, None), Ok(None));
     }

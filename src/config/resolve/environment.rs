@@ -1,13 +1,13 @@
 //! The variables given to an app.
 
-use super::Ground;
-use crate::config::file::Written;
-use crate::config::findings::Findings;
+use super::ResolveContext;
+use crate::config::file::ParsedApp;
+use crate::config::findings::Diagnostics;
 use crate::config::keys::{AppSettings, value_of};
-use crate::spec::Vars;
+use crate::spec::EnvVars;
 
 /// `env`, then `port`, then the table that `--env` asks for: the more special wins.
-pub(super) fn variables(settings: &AppSettings, env_name: Option<&str>) -> Vars {
+pub(super) fn variables(settings: &AppSettings, env_name: Option<&str>) -> EnvVars {
     let mut vars = value_of(&settings.env).map(|env| env.0.clone()).unwrap_or_default();
     if let Some(port) = value_of(&settings.port) {
         vars.insert("PORT".into(), port.0.to_string());
@@ -19,7 +19,12 @@ pub(super) fn variables(settings: &AppSettings, env_name: Option<&str>) -> Vars 
 }
 
 /// Warns if `--env` asks for a table the app does not have.
-pub(super) fn missing(written: &Written, app: &str, ground: &Ground<'_>, findings: &mut Findings<'_>) {
+pub(super) fn missing(
+    written: &ParsedApp,
+    app: &str,
+    ground: &ResolveContext<'_>,
+    findings: &mut Diagnostics<'_>,
+) {
     let Some(name) = ground.env_name else { return };
     if !written.settings.named_env.contains_key(name) {
         findings.warn(&written.at, format!("app {app:?} has no `env_{name}`, using only `env`"));

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use super::shebang::{Head, look};
-use crate::config::findings::{At, Findings};
+use super::shebang::{FileHead, look};
+use crate::config::findings::{Diagnostics, SourceRef};
 use crate::config::keys::{AppSettings, value_of};
 use crate::config::search::{SearchPath, absolute, is_executable};
 use crate::spec::{Launcher, Runtime, runtime_of};
@@ -29,7 +29,7 @@ const BY_EXTENSION: &[(&str, &[&str])] = &[
 ];
 
 /// How a file is run.
-pub(super) struct Chosen {
+pub(super) struct InterpreterChoice {
     /// The launcher.
     pub(super) launcher: Launcher,
     /// File name of the program that runs it, also where the kernel finds that by itself.
@@ -37,12 +37,12 @@ pub(super) struct Chosen {
 }
 
 /// Settings and surroundings of a choice.
-struct Choice<'a, 'f> {
+struct InterpreterResolver<'a, 'f> {
     file: &'a Path,
     args: Vec<String>,
     search: &'a SearchPath,
-    at: &'a At,
-    findings: &'a mut Findings<'f>,
+    at: &'a SourceRef,
+    findings: &'a mut Diagnostics<'f>,
 }
 
 /// How a file of the app is run; a mistake if it cannot be.
@@ -50,11 +50,11 @@ pub(super) fn of_file(
     file: &Path,
     settings: &AppSettings,
     search: &SearchPath,
-    at: &At,
-    findings: &mut Findings<'_>,
-) -> Option<Chosen> {
+    at: &SourceRef,
+    findings: &mut Diagnostics<'_>,
+) -> Option<InterpreterChoice> {
     let args = value_of(&settings.interpreter_args).map(|words| words.0.clone()).unwrap_or_default();
-    let mut choice = Choice { file, args, search, at, findings };
+    let mut choice = InterpreterResolver { file, args, search, at, findings };
     if let Some(asked) = &settings.interpreter {
         return choice.asked(&asked.value, &asked.at);
     }
@@ -70,43 +70,43 @@ pub(super) fn of_command(
     file: &Path,
     settings: &AppSettings,
     search: &SearchPath,
-    at: &At,
-    findings: &mut Findings<'_>,
-) -> Option<Chosen> {
+    at: &SourceRef,
+    findings: &mut Diagnostics<'_>,
+) -> Option<InterpreterChoice> {
     match look(file) {
         _ if settings.interpreter.is_some() => of_file(file, settings, search, at, findings),
-        Ok(Head::Shebang { .. }) => {
+        Ok(FileHead::Shebang { .. }) => {
             let args = value_of(&settings.interpreter_args).map(|words| words.0.clone()).unwrap_or_default();
-            Choice { file, args, search, at, findings }.by_first_line()
+            InterpreterResolver { file, args, search, at, findings }.by_first_line()
         }
-        _ => Some(Chosen { launcher: Launcher::Direct, runner: None }),
+        _ => Some(InterpreterChoice { launcher: Launcher::Direct, runner: None }),
     }
 }
 
-impl Choice<'_, '_> {
-    fn mistake(&mut self, message: String, help: String) -> Option<Chosen> {
+impl InterpreterResolver<'_, '_> {
+    fn mistake(&mut self, message: String, help: String) -> Option<InterpreterChoice> {
         self.findings.mistake(self.at, message, help);
         None
     }
 
     /// The file executes itself; interpreter arguments then reach nobody.
-    fn direct(&mut self, runner: Option<String>) -> Option<Chosen> {
+    fn direct(&mut self, runner: Option<String>) -> Option<InterpreterChoice> {
         if !self.args.is_empty() {
             let message =
                 format!("`interpreter_args` is ignored: {} is executed directly", self.file.display());
             self.findings.warn(self.at, message);
         }
-        Some(Chosen { launcher: Launcher::Direct, runner })
+        Some(InterpreterChoice { launcher: Launcher::Direct, runner })
     }
 
-    fn by(&mut self, program: String, mut args: Vec<String>) -> Option<Chosen> {
+    fn by(&mut self, program: String, mut args: Vec<String>) -> Option<InterpreterChoice> {
         args.append(&mut self.args);
         let runner = file_name(&program);
-        Some(Chosen { launcher: Launcher::Interpreter { program, args }, runner })
+        Some(InterpreterChoice { launcher: Launcher::Interpreter { program, args }, runner })
     }
 
     /// The interpreter that was asked for.
-    fn asked(&mut self, program: &str, at: &At) -> Option<Chosen> {
+    fn asked(&mut self, program: &str, at: &SourceRef) -> Option<InterpreterChoice> {
         if program == "none" {
             return if is_executable(self.file) { self.direct(None) } else { self.not_executable() };
         }
@@ -115,7 +115,7 @@ impl Choice<'_, '_> {
     }
 
     /// The first of these that is installed.
-    fn first_of(&mut self, programs: &[&str]) -> Option<Chosen> {
+    fn first_of(&mut self, programs: &[&str]) -> Option<InterpreterChoice> {
         if let Some(program) = programs.iter().find(|program| self.search.has(program)) {
             return self.by((*program).to_owned(), Vec::new());
         }
@@ -124,15 +124,15 @@ impl Choice<'_, '_> {
         self.mistake(format!("{file} requires {wanted}, which is not in PATH"), help)
     }
 
-    fn by_first_line(&mut self) -> Option<Chosen> {
+    fn by_first_line(&mut self) -> Option<InterpreterChoice> {
         let executable = is_executable(self.file);
         match look(self.file) {
-            Ok(Head::Shebang { program, args }) => self.by_shebang(program, args, executable),
-            Ok(Head::Binary) if executable => self.direct(None),
+            Ok(FileHead::Shebang { program, args }) => self.by_shebang(program, args, executable),
+            Ok(FileHead::Binary) if executable => self.direct(None),
             // May be executed though not read.
             Err(_) if executable => self.direct(None),
-            Ok(Head::Binary) => self.not_executable(),
-            Ok(Head::Text) => {
+            Ok(FileHead::Binary) => self.not_executable(),
+            Ok(FileHead::Text) => {
                 let message = format!("no interpreter known for {}", self.file.display());
                 let help = "set `interpreter`, or add a line such as #!/bin/sh at the start of the file";
                 self.mistake(message, help.into())
@@ -146,7 +146,12 @@ impl Choice<'_, '_> {
 
     /// An executable script is left to the kernel, except where the interpreter is to get
     /// arguments, now or by a later change of settings.
-    fn by_shebang(&mut self, program: String, args: Vec<String>, executable: bool) -> Option<Chosen> {
+    fn by_shebang(
+        &mut self,
+        program: String,
+        args: Vec<String>,
+        executable: bool,
+    ) -> Option<InterpreterChoice> {
         let runner = file_name(&program);
         if !self.search.has(&program) {
             let message = format!("{}: interpreter {program} not found", self.file.display());
@@ -158,7 +163,7 @@ impl Choice<'_, '_> {
         if executable && !takes_options { self.direct(runner) } else { self.by(program, args) }
     }
 
-    fn not_executable(&mut self) -> Option<Chosen> {
+    fn not_executable(&mut self) -> Option<InterpreterChoice> {
         let file = self.file.display().to_string();
         self.mistake(
             format!("{file} is not executable"),
@@ -174,8 +179,8 @@ impl Choice<'_, '_> {
 pub(in super::super) fn named(
     program: &str,
     search: &SearchPath,
-    at: &At,
-    findings: &mut Findings<'_>,
+    at: &SourceRef,
+    findings: &mut Diagnostics<'_>,
 ) -> Option<String> {
     if program.contains('/') || program.starts_with('~') {
         let path = absolute(program, search.cwd());

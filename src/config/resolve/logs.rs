@@ -3,16 +3,16 @@
 use std::path::Path;
 
 use super::absolute;
-use crate::config::findings::{Findings, Given};
+use crate::config::findings::{Diagnostics, Located};
 use crate::config::keys::{AppSettings, value_of};
-use crate::config::value::LogTo;
+use crate::config::value::LogTarget;
 use crate::spec::{AppSpec, LogPath, LogSpec, Rotation};
 
 /// What `time` stands for.
 const TIME: &str = "YYYY-MM-DDTHH:mm:ss";
 
 /// The log settings; `app` has its working directory and number of instances by now.
-pub(super) fn logs(settings: &AppSettings, app: &AppSpec, findings: &mut Findings<'_>) -> LogSpec {
+pub(super) fn logs(settings: &AppSettings, app: &AppSpec, findings: &mut Diagnostics<'_>) -> LogSpec {
     let stamp = value_of(&settings.time).copied().unwrap_or(false).then(|| TIME.to_owned());
     let mut logs = LogSpec {
         rotation: rotation(settings),
@@ -38,12 +38,12 @@ fn rotation(settings: &AppSettings) -> Rotation {
     rotation
 }
 
-fn place(given: Option<&Given<LogTo>>, cwd: &Path, findings: &mut Findings<'_>) -> LogPath {
+fn place(given: Option<&Located<LogTarget>>, cwd: &Path, findings: &mut Diagnostics<'_>) -> LogPath {
     let Some(given) = given else { return LogPath::Default };
     match &given.value {
-        LogTo::Default => LogPath::Default,
-        LogTo::Off | LogTo::Nowhere => LogPath::Nowhere,
-        LogTo::Path(path) => {
+        LogTarget::Default => LogPath::Default,
+        LogTarget::Off | LogTarget::Nowhere => LogPath::Nowhere,
+        LogTarget::Path(path) => {
             let path = absolute(path, cwd);
             if path.is_dir() {
                 let help = format!("use a file in it, such as {}", path.join("app.log").display());
@@ -55,9 +55,13 @@ fn place(given: Option<&Given<LogTo>>, cwd: &Path, findings: &mut Findings<'_>) 
 }
 
 /// There is no combined log unless a place is given.
-fn combined(given: Option<&Given<LogTo>>, cwd: &Path, findings: &mut Findings<'_>) -> Option<LogPath> {
+fn combined(
+    given: Option<&Located<LogTarget>>,
+    cwd: &Path,
+    findings: &mut Diagnostics<'_>,
+) -> Option<LogPath> {
     match &given?.value {
-        LogTo::Off | LogTo::Nowhere => None,
-        LogTo::Default | LogTo::Path(_) => Some(place(given, cwd, findings)),
+        LogTarget::Off | LogTarget::Nowhere => None,
+        LogTarget::Default | LogTarget::Path(_) => Some(place(given, cwd, findings)),
     }
 }

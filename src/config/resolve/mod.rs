@@ -17,17 +17,17 @@ mod watch;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use super::file::Written;
-use super::findings::{Findings, Given};
+use super::file::ParsedApp;
+use super::findings::{Diagnostics, Located};
 use super::keys::{AppSettings, value_of};
-use super::value::{AppName, Reading};
+use super::value::{AppName, FromValue};
 use crate::spec::{AppSpec, ExecMode, Launcher, Runtime, runtime_of};
 
 use crate::config::search::absolute;
 pub(super) use interpreter::named as named_interpreter;
 
 /// What settings are resolved against.
-pub(super) struct Ground<'a> {
+pub(super) struct ResolveContext<'a> {
     /// Where relative paths start: the directory of the file, or that of the shell.
     pub(super) base: PathBuf,
     /// Whether a script may also be relative to `base` when the app has another `cwd`. True for
@@ -70,7 +70,11 @@ fn name_of(script: &str) -> Option<String> {
 }
 
 /// Resolves an app; `None` if so much is wrong that there is none.
-pub(super) fn app(written: &Written, ground: &Ground<'_>, findings: &mut Findings<'_>) -> Option<AppSpec> {
+pub(super) fn app(
+    written: &ParsedApp,
+    ground: &ResolveContext<'_>,
+    findings: &mut Diagnostics<'_>,
+) -> Option<AppSpec> {
     let settings = &written.settings;
     if written.refused.contains(&"script") {
         return None;
@@ -114,8 +118,8 @@ pub(super) fn app(written: &Written, ground: &Ground<'_>, findings: &mut Finding
 pub(super) fn settle(
     settings: &AppSettings,
     app: &mut AppSpec,
-    ground: &Ground<'_>,
-    findings: &mut Findings<'_>,
+    ground: &ResolveContext<'_>,
+    findings: &mut Diagnostics<'_>,
 ) {
     if let Some(namespace) = value_of(&settings.namespace) {
         app.namespace.clone_from(&namespace.0);
@@ -151,10 +155,10 @@ fn mode(settings: &AppSettings) -> ExecMode {
 /// All that depends on the script.
 fn launch(
     settings: &AppSettings,
-    script: &Given<String>,
+    script: &Located<String>,
     app: &mut AppSpec,
-    ground: &Ground<'_>,
-    findings: &mut Findings<'_>,
+    ground: &ResolveContext<'_>,
+    findings: &mut Diagnostics<'_>,
 ) -> Option<()> {
     let program = script::program(settings, script, app, ground, findings)?;
     app.script = program.script;
@@ -179,7 +183,7 @@ fn launch(
 }
 
 /// An app that scales by itself begins with what it shall have at least, unless the file says more.
-fn scaled(settings: &AppSettings, app: &mut AppSpec, findings: &mut Findings<'_>) {
+fn scaled(settings: &AppSettings, app: &mut AppSpec, findings: &mut Diagnostics<'_>) {
     let (Some(scaling), Some(given)) = (&app.autoscale, &settings.autoscale) else { return };
     if app.exec_mode == ExecMode::Fork {
         let help = "set `exec_mode` to \"cluster\"";

@@ -2,16 +2,16 @@
 
 use std::path::PathBuf;
 
-use super::Ground;
-use crate::config::findings::Findings;
+use super::ResolveContext;
+use crate::config::findings::Diagnostics;
 use crate::config::keys::AppSettings;
 use crate::config::search::absolute;
 
 /// The app's working directory; a mistake if there is no such directory.
 pub(super) fn working_directory(
     settings: &AppSettings,
-    ground: &Ground<'_>,
-    findings: &mut Findings<'_>,
+    ground: &ResolveContext<'_>,
+    findings: &mut Diagnostics<'_>,
 ) -> Option<PathBuf> {
     let Some(cwd) = &settings.cwd else { return Some(ground.base.clone()) };
     let path = absolute(&cwd.value, &ground.base);

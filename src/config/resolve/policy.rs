@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use crate::config::findings::Findings;
+use crate::config::findings::Diagnostics;
 use crate::config::keys::{AppSettings, value_of};
-use crate::config::value::Millis;
+use crate::config::value::DurationValue;
 use crate::spec::{AppSpec, Limits, RestartDelay};
 
 /// Fills in the three policies and the other reasons to restart.
-pub(super) fn apply(settings: &AppSettings, app: &mut AppSpec, findings: &mut Findings<'_>) {
+pub(super) fn apply(settings: &AppSettings, app: &mut AppSpec, findings: &mut Diagnostics<'_>) {
     restart(settings, app, findings);
     stop(settings, app);
     set(&mut app.readiness.wait_ready, value_of(&settings.wait_ready).copied());
@@ -25,7 +25,7 @@ pub(super) fn apply(settings: &AppSettings, app: &mut AppSpec, findings: &mut Fi
     app.cron_restart = value_of(&settings.cron_restart).and_then(|cron| cron.0.clone());
 }
 
-fn restart(settings: &AppSettings, app: &mut AppSpec, findings: &mut Findings<'_>) {
+fn restart(settings: &AppSettings, app: &mut AppSpec, findings: &mut Diagnostics<'_>) {
     let policy = &mut app.restart;
     set(&mut policy.autorestart, value_of(&settings.autorestart).copied());
     set(&mut policy.max_restarts, value_of(&settings.max_restarts).map(|count| count.0));
@@ -53,7 +53,7 @@ fn stop(settings: &AppSettings, app: &mut AppSpec) {
     set(&mut app.stop.message, value_of(&settings.shutdown_with_message).copied());
 }
 
-fn health(settings: &AppSettings, app: &mut AppSpec, findings: &mut Findings<'_>) {
+fn health(settings: &AppSettings, app: &mut AppSpec, findings: &mut Diagnostics<'_>) {
     app.readiness.probe = value_of(&settings.ready).and_then(|check| check.0.clone());
     app.health = value_of(&settings.health).and_then(|check| check.0.clone());
     let millis = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
@@ -65,7 +65,7 @@ fn health(settings: &AppSettings, app: &mut AppSpec, findings: &mut Findings<'_>
     }
 }
 
-fn duration(millis: Option<&Millis>) -> Option<Duration> {
+fn duration(millis: Option<&DurationValue>) -> Option<Duration> {
     millis.map(|millis| millis.0)
 }
 

@@ -2,15 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use super::interpreter::{self, Chosen};
-use super::{Ground, serve};
-use crate::config::findings::{Findings, Given};
+use super::interpreter::{self, InterpreterChoice};
+use super::{ResolveContext, serve};
+use crate::config::findings::{Diagnostics, Located};
 use crate::config::keys::AppSettings;
 use crate::config::search::{SearchPath, absolute};
 use crate::spec::{AppSpec, Launcher};
 
 /// A script that can be started.
-pub(super) struct Program {
+pub(super) struct ResolvedProgram {
     /// As in [`AppSpec::script`].
     pub(super) script: String,
     /// How it becomes a process.
@@ -26,11 +26,11 @@ pub(super) struct Program {
 /// Finds out what the script is; a mistake if it is nothing that can be started.
 pub(super) fn program(
     settings: &AppSettings,
-    script: &Given<String>,
+    script: &Located<String>,
     app: &AppSpec,
-    ground: &Ground<'_>,
-    findings: &mut Findings<'_>,
-) -> Option<Program> {
+    ground: &ResolveContext<'_>,
+    findings: &mut Diagnostics<'_>,
+) -> Option<ResolvedProgram> {
     let search = SearchPath::new(app.env.get("PATH"), ground.path_var, &app.cwd);
     let text = script.value.as_str();
     if let Some(file) = file(text, app, ground) {
@@ -40,7 +40,7 @@ pub(super) fn program(
     }
     if text == "serve" {
         let args = serve::args(settings, &script.at, app, findings);
-        return Some(Program {
+        return Some(ResolvedProgram {
             script: text.into(),
             launcher: Launcher::Serve,
             args: Some(args),
@@ -65,17 +65,17 @@ pub(super) fn program(
     None
 }
 
-fn of(chosen: Chosen, script: String, file: Option<PathBuf>) -> Program {
-    Program { script, launcher: chosen.launcher, args: None, runner: chosen.runner, file }
+fn of(chosen: InterpreterChoice, script: String, file: Option<PathBuf>) -> ResolvedProgram {
+    ResolvedProgram { script, launcher: chosen.launcher, args: None, runner: chosen.runner, file }
 }
 
 /// The file the script names, if there is one.
-fn file(text: &str, app: &AppSpec, ground: &Ground<'_>) -> Option<PathBuf> {
+fn file(text: &str, app: &AppSpec, ground: &ResolveContext<'_>) -> Option<PathBuf> {
     let from_base = ground.script_from_base.then(|| absolute(text, &ground.base));
     std::iter::once(absolute(text, &app.cwd)).chain(from_base).find(|file| file.is_file())
 }
 
-fn utf8(file: &Path, script: &Given<String>, findings: &mut Findings<'_>) -> Option<String> {
+fn utf8(file: &Path, script: &Located<String>, findings: &mut Diagnostics<'_>) -> Option<String> {
     let text = file.to_str().map(str::to_owned);
     if text.is_none() {
         let message = format!("path {} is not valid UTF-8", file.display());
@@ -88,10 +88,10 @@ fn utf8(file: &Path, script: &Given<String>, findings: &mut Findings<'_>) -> Opt
 fn shell(
     line: &str,
     settings: &AppSettings,
-    script: &Given<String>,
+    script: &Located<String>,
     app: &AppSpec,
-    findings: &mut Findings<'_>,
-) -> Option<Program> {
+    findings: &mut Diagnostics<'_>,
+) -> Option<ResolvedProgram> {
     if let Some(interpreter) = &settings.interpreter
         && !matches!(interpreter.value.as_str(), "none" | "sh" | "bash")
     {
@@ -115,15 +115,21 @@ fn shell(
         return None;
     };
     let script = if args.is_empty() { line.to_owned() } else { format!("{line} {args}") };
-    Some(Program { script, launcher: Launcher::Shell, args: Some(Vec::new()), runner: None, file: None })
+    Some(ResolvedProgram {
+        script,
+        launcher: Launcher::Shell,
+        args: Some(Vec::new()),
+        runner: None,
+        file: None,
+    })
 }
 
 fn missing(
     text: &str,
-    script: &Given<String>,
+    script: &Located<String>,
     app: &AppSpec,
-    ground: &Ground<'_>,
-    findings: &mut Findings<'_>,
+    ground: &ResolveContext<'_>,
+    findings: &mut Diagnostics<'_>,
 ) {
     let path = absolute(text, &app.cwd);
     if path.is_dir() {

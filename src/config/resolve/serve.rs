@@ -3,9 +3,9 @@
 //! User name and password of basic authentication stay in the environment, where the server
 //! looks for them too: arguments are open to every user of the machine.
 
-use crate::config::findings::{At, Findings};
+use crate::config::findings::{Diagnostics, SourceRef};
 use crate::config::keys::AppSettings;
-use crate::config::value::{Port, Reading};
+use crate::config::value::{FromValue, PortValue};
 use crate::spec::AppSpec;
 
 /// Options followed by a value.
@@ -14,12 +14,12 @@ const WITH_VALUE: [&str; 4] = ["--host", "--port", "--basic-auth-username", "--b
 /// The arguments: what the variables say, for all that the given arguments leave open.
 pub(super) fn args(
     settings: &AppSettings,
-    script: &At,
+    script: &SourceRef,
     app: &AppSpec,
-    findings: &mut Findings<'_>,
+    findings: &mut Diagnostics<'_>,
 ) -> Vec<String> {
     let at = settings.args.as_ref().map_or(script, |args| &args.at);
-    let given = Given::read(&app.args, at, findings);
+    let given = ServeWords::read(&app.args, at, findings);
     let var = |name: &str| app.env.get(name).filter(|value| !value.is_empty()).cloned();
     let on = |name: &str| var(name).is_some_and(|value| value == "true" || value == "1");
     let path = given.path.or_else(|| var("PM2_SERVE_PATH")).unwrap_or_else(|| ".".into());
@@ -30,7 +30,7 @@ pub(super) fn args(
     }
     let mut args = vec![directory.to_string_lossy().into_owned()];
     let port = given.port.or_else(|| var("PM2_SERVE_PORT")).or_else(|| var("PORT"));
-    if port.as_ref().is_some_and(|port| Port::read(&port.as_str().into()).is_err()) {
+    if port.as_ref().is_some_and(|port| PortValue::read(&port.as_str().into()).is_err()) {
         findings.mistake(at, "invalid port: expected 1 to 65535", "check `port`, PM2_SERVE_PORT and `args`");
     }
     args.extend(port);
@@ -50,15 +50,15 @@ pub(super) fn args(
 
 /// Arguments as given, parted.
 #[derive(Default)]
-struct Given {
+struct ServeWords {
     path: Option<String>,
     port: Option<String>,
     /// The options, each followed by its value if it has one.
     options: Vec<String>,
 }
 
-impl Given {
-    fn read(args: &[String], at: &At, findings: &mut Findings<'_>) -> Self {
+impl ServeWords {
+    fn read(args: &[String], at: &SourceRef, findings: &mut Diagnostics<'_>) -> Self {
         let (mut read, mut wrong) = (Self::default(), None);
         let mut rest = args.iter();
         while let Some(arg) = rest.next() {
@@ -97,7 +97,7 @@ mod tests {
         let mut app = AppSpec::new("s", "serve", "/srv");
         app.env = env.iter().map(|&(name, value)| (name.into(), value.into())).collect();
         app.args = args.iter().map(|&arg| arg.into()).collect();
-        super::args(&AppSettings::default(), &At::Flag("start"), &app, &mut Findings::new(None))
+        super::args(&AppSettings::default(), &SourceRef::Flag("start"), &app, &mut Diagnostics::new(None))
     }
 
     #[test]

@@ -9,7 +9,7 @@ const HEAD: u64 = 512;
 
 /// The start of a file.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Head {
+pub(super) enum FileHead {
     /// `#!`, a program and its arguments.
     Shebang {
         /// The program; for `env`, its first argument.
@@ -24,25 +24,25 @@ pub(super) enum Head {
 }
 
 /// Reads the start of a file.
-pub(super) fn look(file: &Path) -> io::Result<Head> {
+pub(super) fn look(file: &Path) -> io::Result<FileHead> {
     let mut head = Vec::new();
     File::open(file)?.take(HEAD).read_to_end(&mut head)?;
     Ok(judge(&head))
 }
 
-fn judge(head: &[u8]) -> Head {
+fn judge(head: &[u8]) -> FileHead {
     if let Some(rest) = head.strip_prefix(b"#!") {
         let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
         if let Some(shebang) = parse(&String::from_utf8_lossy(line)) {
             return shebang;
         }
     }
-    if head.contains(&0) { Head::Binary } else { Head::Text }
+    if head.contains(&0) { FileHead::Binary } else { FileHead::Text }
 }
 
 /// Parses the text after `#!`. The kernel passes everything after the program as one argument; `env -S` splits
 /// it, and plain `env` uses it as the name of the program.
-fn parse(line: &str) -> Option<Head> {
+fn parse(line: &str) -> Option<FileHead> {
     let line = line.trim();
     let (program, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     let rest = rest.trim();
@@ -54,20 +54,20 @@ fn parse(line: &str) -> Option<Head> {
             && !program.starts_with('-')
             && !program.contains('=')
         {
-            return Some(Head::Shebang { program: program.clone(), args: args.to_vec() });
+            return Some(FileHead::Shebang { program: program.clone(), args: args.to_vec() });
         }
-        return Some(Head::Shebang { program: program.to_owned(), args: words.to_vec() });
+        return Some(FileHead::Shebang { program: program.to_owned(), args: words.to_vec() });
     }
     let args = if rest.is_empty() { Vec::new() } else { vec![rest.to_owned()] };
-    (!program.is_empty()).then(|| Head::Shebang { program: program.to_owned(), args })
+    (!program.is_empty()).then(|| FileHead::Shebang { program: program.to_owned(), args })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn shebang(program: &str, args: &[&str]) -> Head {
-        Head::Shebang { program: program.into(), args: args.iter().map(|&arg| arg.into()).collect() }
+    fn shebang(program: &str, args: &[&str]) -> FileHead {
+        FileHead::Shebang { program: program.into(), args: args.iter().map(|&arg| arg.into()).collect() }
     }
 
     #[test]
@@ -77,9 +77,9 @@ mod tests {
         assert_eq!(judge(b"#!/usr/bin/env node\r\n"), shebang("node", &[]));
         assert_eq!(judge(b"#!/usr/bin/env -S node --no-warnings\n"), shebang("node", &["--no-warnings"]));
         assert_eq!(judge(b"#!/usr/bin/env A=1 node\n"), shebang("/usr/bin/env", &["A=1", "node"]));
-        assert_eq!(judge(b"#!\n"), Head::Text);
-        assert_eq!(judge(b"\x7fELF\x02\0"), Head::Binary);
-        assert_eq!(judge(b""), Head::Text);
+        assert_eq!(judge(b"#!\n"), FileHead::Text);
+        assert_eq!(judge(b"\x7fELF\x02\0"), FileHead::Binary);
+        assert_eq!(judge(b""), FileHead::Text);
         assert_eq!(judge("#!/bin/\u{e9}".as_bytes()), shebang("/bin/\u{e9}", &[]));
     }
 }

@@ -4,21 +4,21 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::absolute;
-use crate::config::findings::Findings;
+use crate::config::findings::Diagnostics;
 use crate::config::keys::{AppSettings, value_of};
-use crate::config::value::Watch;
+use crate::config::value::WatchValue;
 use crate::spec::WatchSpec;
 
 /// Editors and builds write several files at once; so long it must be quiet before a restart.
 const QUIET: Duration = Duration::from_millis(200);
 
 /// What is watched, if anything is.
-pub(super) fn watch(settings: &AppSettings, cwd: &Path, findings: &mut Findings<'_>) -> Option<WatchSpec> {
+pub(super) fn watch(settings: &AppSettings, cwd: &Path, findings: &mut Diagnostics<'_>) -> Option<WatchSpec> {
     let asked = settings.watch.as_ref()?;
     let paths = match &asked.value {
-        Watch::Off => return None,
-        Watch::WorkingDirectory => vec![cwd.to_owned()],
-        Watch::Paths(paths) => {
+        WatchValue::Off => return None,
+        WatchValue::WorkingDirectory => vec![cwd.to_owned()],
+        WatchValue::Paths(paths) => {
             let mut resolved: Vec<PathBuf> = Vec::new();
             for path in paths {
                 let fixed = without_pattern(path);

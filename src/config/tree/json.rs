@@ -7,34 +7,34 @@ use jsonc_parser::common::Ranged;
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 use serde_json::{Number, Value};
 
-use super::{Broken, Content, Entry, Node};
+use super::{ConfigNode, NodeContent, SyntaxError, TableEntry};
 
-impl Node {
+impl ConfigNode {
     /// Parses JSON5.
-    pub(in super::super) fn from_json(text: &str) -> Result<Self, Broken> {
+    pub(in super::super) fn from_json(text: &str) -> Result<Self, SyntaxError> {
         // The defaults accept JSON5, and also missing commas, which are an error here.
         let options = ParseOptions { allow_missing_commas: false, ..ParseOptions::default() };
         match parse_to_ast(text, &CollectOptions::default(), &options) {
-            Ok(parsed) => parsed.value.map(node).ok_or_else(|| Broken::new(0..0, "empty file")),
+            Ok(parsed) => parsed.value.map(node).ok_or_else(|| SyntaxError::new(0..0, "empty file")),
             Err(error) => {
                 let range = error.range();
-                Err(Broken::new(range.start..range.end, error.kind().to_string()))
+                Err(SyntaxError::new(range.start..range.end, error.kind().to_string()))
             }
         }
     }
 }
 
 // Recursion is safe: the parser limits the nesting to about 500 levels.
-fn node(value: Parsed<'_>) -> Node {
+fn node(value: Parsed<'_>) -> ConfigNode {
     let at = bytes(&value);
     let content = match value {
-        Parsed::StringLit(text) => Content::Scalar(Value::String(text.value.into_owned())),
-        Parsed::NumberLit(number) => Content::Scalar(self::number(number.value)),
-        Parsed::BooleanLit(flag) => Content::Scalar(Value::Bool(flag.value)),
-        Parsed::NullKeyword(_) => Content::Scalar(Value::Null),
-        Parsed::Array(list) => Content::List(list.elements.into_iter().map(node).collect()),
+        Parsed::StringLit(text) => NodeContent::Scalar(Value::String(text.value.into_owned())),
+        Parsed::NumberLit(number) => NodeContent::Scalar(self::number(number.value)),
+        Parsed::BooleanLit(flag) => NodeContent::Scalar(Value::Bool(flag.value)),
+        Parsed::NullKeyword(_) => NodeContent::Scalar(Value::Null),
+        Parsed::Array(list) => NodeContent::List(list.elements.into_iter().map(node).collect()),
         Parsed::Object(table) => {
-            let entries = table.properties.into_iter().map(|property| Entry {
+            let entries = table.properties.into_iter().map(|property| TableEntry {
                 key_at: match &property.name {
                     ObjectPropName::String(name) => bytes(name),
                     ObjectPropName::Word(name) => bytes(name),
@@ -42,10 +42,10 @@ fn node(value: Parsed<'_>) -> Node {
                 key: property.name.into_string(),
                 node: node(property.value),
             });
-            Content::Table(entries.collect())
+            NodeContent::Table(entries.collect())
         }
     };
-    Node { at, content }
+    ConfigNode { at, content }
 }
 
 fn bytes(part: &impl Ranged) -> Range<usize> {
@@ -73,17 +73,17 @@ mod tests {
     #[test]
     fn accepts_json5() {
         let text = "// apps\n{ a: 'x', \"b\": [1, +2, -0x10, .5, 1e400,], /* c */ '__proto__': null, }";
-        let Ok(node) = Node::from_json(text) else { panic!() };
+        let Ok(node) = ConfigNode::from_json(text) else { panic!() };
         let want = json!({ "a": "x", "b": [1, 2, -16, 0.5, "1e400"], "__proto__": null });
         assert_eq!(node.value(), want);
-        let Content::Table(entries) = &node.content else { panic!() };
+        let NodeContent::Table(entries) = &node.content else { panic!() };
         assert_eq!(&text[entries[1].key_at.clone()], "\"b\"");
         assert_eq!(&text[entries[0].node.at.clone()], "'x'");
     }
 
     #[test]
     fn reports_span_of_errors_and_limits_depth() {
-        let broken = |text: &str| Node::from_json(text).err().map(|broken| broken.at.start);
+        let broken = |text: &str| ConfigNode::from_json(text).err().map(|broken| broken.at.start);
         assert_eq!(broken("{ \"a\": 1\n  \"b\": 2 }"), Some(8), "behind the value that lacks a comma");
         for text in ["", "{", "{]", "[1, 2", "require('fs')", "{} {}"] {
             assert!(broken(text).is_some(), "{text}");

@@ -11,53 +11,53 @@ use serde_json::{Map, Value};
 
 /// A value and its span.
 #[derive(Clone)]
-pub(super) struct Node {
+pub(super) struct ConfigNode {
     /// The byte range in the file.
     pub(super) at: Range<usize>,
     /// The value.
-    pub(super) content: Content,
+    pub(super) content: NodeContent,
 }
 
 /// The value of a node.
 #[derive(Clone)]
-pub(super) enum Content {
+pub(super) enum NodeContent {
     /// A string, number, boolean or null.
     Scalar(Value),
     /// A list.
-    List(Vec<Node>),
+    List(Vec<ConfigNode>),
     /// A table, in the order of the file.
-    Table(Vec<Entry>),
+    Table(Vec<TableEntry>),
 }
 
 /// A key and its value.
 #[derive(Clone)]
-pub(super) struct Entry {
+pub(super) struct TableEntry {
     pub(super) key: String,
     /// The byte range of the key.
     pub(super) key_at: Range<usize>,
-    pub(super) node: Node,
+    pub(super) node: ConfigNode,
 }
 
 /// A syntax error.
-pub(super) struct Broken {
+pub(super) struct SyntaxError {
     /// The byte range in the file.
     pub(super) at: Range<usize>,
     pub(super) message: String,
 }
 
-impl Broken {
+impl SyntaxError {
     fn new(at: Range<usize>, message: impl Into<String>) -> Self {
         Self { at, message: message.into() }
     }
 }
 
-impl Node {
+impl ConfigNode {
     /// The value without spans.
     pub(super) fn value(&self) -> Value {
         match &self.content {
-            Content::Scalar(value) => value.clone(),
-            Content::List(items) => Value::Array(items.iter().map(Self::value).collect()),
-            Content::Table(entries) => {
+            NodeContent::Scalar(value) => value.clone(),
+            NodeContent::List(items) => Value::Array(items.iter().map(Self::value).collect()),
+            NodeContent::Table(entries) => {
                 let pairs = entries.iter().map(|entry| (entry.key.clone(), entry.node.value()));
                 Value::Object(pairs.collect::<Map<_, _>>())
             }
@@ -66,22 +66,22 @@ impl Node {
 }
 
 /// The path of each key and value in JavaScript notation (`apps[0].name`), by its start in the file.
-pub(super) fn paths(node: &Node) -> BTreeMap<usize, String> {
+pub(super) fn paths(node: &ConfigNode) -> BTreeMap<usize, String> {
     let mut paths = BTreeMap::new();
     collect(node, "", &mut paths);
     paths
 }
 
-fn collect(node: &Node, path: &str, paths: &mut BTreeMap<usize, String>) {
+fn collect(node: &ConfigNode, path: &str, paths: &mut BTreeMap<usize, String>) {
     paths.insert(node.at.start, path.to_owned());
     match &node.content {
-        Content::Scalar(_) => {}
-        Content::List(items) => {
+        NodeContent::Scalar(_) => {}
+        NodeContent::List(items) => {
             for (number, item) in items.iter().enumerate() {
                 collect(item, &format!("{path}[{number}]"), paths);
             }
         }
-        Content::Table(entries) => {
+        NodeContent::Table(entries) => {
             for entry in entries {
                 let dot = if path.is_empty() { "" } else { "." };
                 let below = format!("{path}{dot}{}", entry.key);

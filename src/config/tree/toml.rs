@@ -5,50 +5,51 @@ use std::ops::Range;
 use serde_json::{Number, Value};
 use toml::de::{DeFloat, DeInteger, DeTable, DeValue};
 
-use super::{Broken, Content, Entry, Node};
+use super::{ConfigNode, NodeContent, SyntaxError, TableEntry};
 
-impl Node {
+impl ConfigNode {
     /// Parses TOML. Returns all syntax errors from which the parser can recover.
-    pub(in super::super) fn from_toml(text: &str) -> Result<Self, Vec<Broken>> {
+    pub(in super::super) fn from_toml(text: &str) -> Result<Self, Vec<SyntaxError>> {
         let (table, errors) = DeTable::parse_recoverable(text);
         if errors.is_empty() {
             let at = table.span();
             Ok(Self { at, content: entries(table.into_inner()) })
         } else {
-            let broken = |error: toml::de::Error| Broken::new(error.span().unwrap_or(0..0), error.message());
+            let broken =
+                |error: toml::de::Error| SyntaxError::new(error.span().unwrap_or(0..0), error.message());
             Err(errors.into_iter().map(broken).collect())
         }
     }
 }
 
-fn entries(table: DeTable<'_>) -> Content {
-    let mut entries: Vec<Entry> = table
+fn entries(table: DeTable<'_>) -> NodeContent {
+    let mut entries: Vec<TableEntry> = table
         .into_iter()
-        .map(|(key, value)| Entry {
+        .map(|(key, value)| TableEntry {
             key_at: key.span(),
             key: key.into_inner().into_owned(),
             node: node(value.span(), value.into_inner()),
         })
         .collect();
     entries.sort_by_key(|entry| entry.key_at.start);
-    Content::Table(entries)
+    NodeContent::Table(entries)
 }
 
 // Recursion is safe: the parser limits the nesting to about 80 levels.
-fn node(at: Range<usize>, value: DeValue<'_>) -> Node {
+fn node(at: Range<usize>, value: DeValue<'_>) -> ConfigNode {
     let content = match value {
-        DeValue::String(text) => Content::Scalar(Value::String(text.into_owned())),
-        DeValue::Integer(number) => Content::Scalar(integer(&number)),
-        DeValue::Float(number) => Content::Scalar(float(&number)),
-        DeValue::Boolean(flag) => Content::Scalar(Value::Bool(flag)),
-        DeValue::Datetime(time) => Content::Scalar(Value::String(time.to_string())),
+        DeValue::String(text) => NodeContent::Scalar(Value::String(text.into_owned())),
+        DeValue::Integer(number) => NodeContent::Scalar(integer(&number)),
+        DeValue::Float(number) => NodeContent::Scalar(float(&number)),
+        DeValue::Boolean(flag) => NodeContent::Scalar(Value::Bool(flag)),
+        DeValue::Datetime(time) => NodeContent::Scalar(Value::String(time.to_string())),
         DeValue::Array(items) => {
             let items = items.into_iter();
-            Content::List(items.map(|item| node(item.span(), item.into_inner())).collect())
+            NodeContent::List(items.map(|item| node(item.span(), item.into_inner())).collect())
         }
         DeValue::Table(table) => entries(table),
     };
-    Node { at, content }
+    ConfigNode { at, content }
 }
 
 /// Numbers out of range become strings: these are valid as environment variables, and rejected elsewhere.
@@ -77,8 +78,8 @@ mod tests {
     fn keeps_order_of_keys() {
         let text =
             "z = 1\na = [0x1F, 1_000, -2.5, inf, 2026-01-02]\n[b]\nc = 'x'\nbig = 99999999999999999999\n";
-        let Ok(node) = Node::from_toml(text) else { panic!() };
-        let Content::Table(entries) = &node.content else { panic!() };
+        let Ok(node) = ConfigNode::from_toml(text) else { panic!() };
+        let NodeContent::Table(entries) = &node.content else { panic!() };
         let keys: Vec<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
         assert_eq!(keys, ["z", "a", "b"]);
         let want = json!({
@@ -93,9 +94,9 @@ mod tests {
     #[test]
     fn rejects_deep_nesting() {
         let deep = |open: &str, close: &str| format!("a = {}{}", open.repeat(50_000), close.repeat(50_000));
-        assert!(Node::from_toml(&deep("[", "]")).is_err());
-        assert!(Node::from_toml(&deep("{a=", "}")).is_err());
-        assert!(Node::from_toml(&format!("[{}a]\n", "a.".repeat(400_000))).is_err());
-        assert!(Node::from_toml(&format!("{}a = 1\n", "a.".repeat(400_000))).is_err());
+        assert!(ConfigNode::from_toml(&deep("[", "]")).is_err());
+        assert!(ConfigNode::from_toml(&deep("{a=", "}")).is_err());
+        assert!(ConfigNode::from_toml(&format!("[{}a]\n", "a.".repeat(400_000))).is_err());
+        assert!(ConfigNode::from_toml(&format!("{}a = 1\n", "a.".repeat(400_000))).is_err());
     }
 }

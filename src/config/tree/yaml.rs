@@ -7,7 +7,7 @@ use std::ops::Range;
 use saphyr_parser::{Event, Parser, ScalarStyle, Tag};
 use serde_json::{Number, Value};
 
-use super::{Broken, Content, Entry, Node};
+use super::{ConfigNode, NodeContent, SyntaxError, TableEntry};
 
 /// Maximum nesting.
 const DEEPEST: usize = 64;
@@ -19,20 +19,20 @@ const MOST: usize = 100_000;
 const MOST_TEXT: usize = 8 << 20;
 
 /// A list or table whose end is not yet parsed.
-struct Open {
+struct OpenNode {
     start: usize,
     anchor: usize,
-    inside: Inside,
+    inside: OpenContent,
 }
 
-enum Inside {
-    List(Vec<Node>),
-    Table(Vec<Entry>, Option<(String, Range<usize>)>),
+enum OpenContent {
+    List(Vec<ConfigNode>),
+    Table(Vec<TableEntry>, Option<(String, Range<usize>)>),
 }
 
 /// The size of a value after the expansion of aliases.
 #[derive(Clone, Copy, Default)]
-struct Extent {
+struct NodeSize {
     values: usize,
     deep: usize,
     text: usize,
@@ -40,16 +40,16 @@ struct Extent {
 
 #[derive(Default)]
 struct Builder {
-    open: Vec<Open>,
-    anchors: HashMap<usize, Node>,
+    open: Vec<OpenNode>,
+    anchors: HashMap<usize, ConfigNode>,
     values: usize,
     text: usize,
-    root: Option<Node>,
+    root: Option<ConfigNode>,
 }
 
-impl Node {
+impl ConfigNode {
     /// Parses YAML.
-    pub(in super::super) fn from_yaml(text: &str) -> Result<Self, Broken> {
+    pub(in super::super) fn from_yaml(text: &str) -> Result<Self, SyntaxError> {
         // The parser counts characters; spans are in bytes.
         let starts: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
         let byte = |character: usize| starts.get(character).copied().unwrap_or(text.len());
@@ -57,81 +57,81 @@ impl Node {
         for event in Parser::new_from_str(text) {
             let (event, span) = event.map_err(|error| {
                 let at = byte(error.marker().index());
-                Broken::new(at..at, error.info().to_owned())
+                SyntaxError::new(at..at, error.info().to_owned())
             })?;
             builder.take(event, byte(span.start.index())..byte(span.end.index()))?;
         }
-        builder.root.ok_or_else(|| Broken::new(0..0, "empty file"))
+        builder.root.ok_or_else(|| SyntaxError::new(0..0, "empty file"))
     }
 
     /// The number of values, the depth, and the size of the text.
-    fn extent(&self) -> Extent {
-        let below = |extent: Extent, node: &Self| {
+    fn extent(&self) -> NodeSize {
+        let below = |extent: NodeSize, node: &Self| {
             let more = node.extent();
-            Extent {
+            NodeSize {
                 values: extent.values + more.values,
                 deep: extent.deep.max(more.deep + 1),
                 text: extent.text + more.text,
             }
         };
-        let one = Extent { values: 1, ..Extent::default() };
+        let one = NodeSize { values: 1, ..NodeSize::default() };
         match &self.content {
-            Content::Scalar(value) => Extent { text: value.as_str().map_or(0, str::len), ..one },
-            Content::List(items) => items.iter().fold(one, below),
-            Content::Table(entries) => {
+            NodeContent::Scalar(value) => NodeSize { text: value.as_str().map_or(0, str::len), ..one },
+            NodeContent::List(items) => items.iter().fold(one, below),
+            NodeContent::Table(entries) => {
                 let keys = entries.iter().map(|entry| entry.key.len()).sum();
-                entries.iter().map(|entry| &entry.node).fold(Extent { text: keys, ..one }, below)
+                entries.iter().map(|entry| &entry.node).fold(NodeSize { text: keys, ..one }, below)
             }
         }
     }
 }
 
 impl Builder {
-    fn take(&mut self, event: Event<'_>, at: Range<usize>) -> Result<(), Broken> {
+    fn take(&mut self, event: Event<'_>, at: Range<usize>) -> Result<(), SyntaxError> {
         match event {
             Event::DocumentStart(_) if self.root.is_some() => {
-                Err(Broken::new(at, "multiple documents are not supported"))
+                Err(SyntaxError::new(at, "multiple documents are not supported"))
             }
             Event::Scalar(text, style, anchor, tag) => self.scalar(&text, style, anchor, tag.as_deref(), at),
-            Event::SequenceStart(anchor, _) => self.begin(at, anchor, Inside::List(Vec::new())),
-            Event::MappingStart(anchor, _) => self.begin(at, anchor, Inside::Table(Vec::new(), None)),
+            Event::SequenceStart(anchor, _) => self.begin(at, anchor, OpenContent::List(Vec::new())),
+            Event::MappingStart(anchor, _) => self.begin(at, anchor, OpenContent::Table(Vec::new(), None)),
             Event::SequenceEnd | Event::MappingEnd => self.end(&at),
             Event::Alias(anchor) => self.alias(anchor, at),
             _ => Ok(()),
         }
     }
 
-    fn begin(&mut self, at: Range<usize>, anchor: usize, inside: Inside) -> Result<(), Broken> {
+    fn begin(&mut self, at: Range<usize>, anchor: usize, inside: OpenContent) -> Result<(), SyntaxError> {
         if self.open.len() >= DEEPEST {
-            return Err(Broken::new(at, "nesting too deep"));
+            return Err(SyntaxError::new(at, "nesting too deep"));
         }
-        self.open.push(Open { start: at.start, anchor, inside });
+        self.open.push(OpenNode { start: at.start, anchor, inside });
         Ok(())
     }
 
-    fn end(&mut self, at: &Range<usize>) -> Result<(), Broken> {
-        let Some(Open { start, anchor, inside }) = self.open.pop() else { return Ok(()) };
+    fn end(&mut self, at: &Range<usize>) -> Result<(), SyntaxError> {
+        let Some(OpenNode { start, anchor, inside }) = self.open.pop() else { return Ok(()) };
         let content = match inside {
-            Inside::List(items) => Content::List(items),
-            Inside::Table(entries, _) => Content::Table(merged(entries)),
+            OpenContent::List(items) => NodeContent::List(items),
+            OpenContent::Table(entries, _) => NodeContent::Table(merged(entries)),
         };
-        self.add(Node { at: start..at.end, content }, anchor)
+        self.add(ConfigNode { at: start..at.end, content }, anchor)
     }
 
-    fn alias(&mut self, anchor: usize, at: Range<usize>) -> Result<(), Broken> {
+    fn alias(&mut self, anchor: usize, at: Range<usize>) -> Result<(), SyntaxError> {
         let Some(known) = self.anchors.get(&anchor) else {
-            return Err(Broken::new(at, "recursive alias"));
+            return Err(SyntaxError::new(at, "recursive alias"));
         };
-        let Extent { values, deep, text } = known.extent();
+        let NodeSize { values, deep, text } = known.extent();
         self.values += values;
         self.text += text;
         if self.values > MOST || self.open.len() + deep > DEEPEST {
-            return Err(Broken::new(at, "alias expands to too many values"));
+            return Err(SyntaxError::new(at, "alias expands to too many values"));
         }
         if self.text > MOST_TEXT {
-            return Err(Broken::new(at, "alias expands to too much text"));
+            return Err(SyntaxError::new(at, "alias expands to too much text"));
         }
-        let node = Node { at, ..known.clone() };
+        let node = ConfigNode { at, ..known.clone() };
         self.add(node, 0)
     }
 
@@ -142,31 +142,31 @@ impl Builder {
         anchor: usize,
         tag: Option<&Tag>,
         at: Range<usize>,
-    ) -> Result<(), Broken> {
-        if let Some(Open { inside: Inside::Table(_, key @ None), .. }) = self.open.last_mut() {
+    ) -> Result<(), SyntaxError> {
+        if let Some(OpenNode { inside: OpenContent::Table(_, key @ None), .. }) = self.open.last_mut() {
             *key = Some((text.to_owned(), at));
             return Ok(());
         }
         let is_text = style != ScalarStyle::Plain || tag.is_some_and(|tag| tag.suffix == "str");
         let value = if is_text { Value::String(text.to_owned()) } else { plain(text) };
-        self.add(Node { at, content: Content::Scalar(value) }, anchor)
+        self.add(ConfigNode { at, content: NodeContent::Scalar(value) }, anchor)
     }
 
     /// Adds a complete value to the open list or table.
-    fn add(&mut self, node: Node, anchor: usize) -> Result<(), Broken> {
+    fn add(&mut self, node: ConfigNode, anchor: usize) -> Result<(), SyntaxError> {
         self.values += 1;
         if self.values > MOST {
-            return Err(Broken::new(node.at, "too many values"));
+            return Err(SyntaxError::new(node.at, "too many values"));
         }
         if anchor > 0 {
             self.anchors.insert(anchor, node.clone());
         }
         match self.open.last_mut().map(|open| &mut open.inside) {
             None => self.root = Some(node),
-            Some(Inside::List(items)) => items.push(node),
-            Some(Inside::Table(entries, key)) => match key.take() {
-                Some((key, key_at)) => entries.push(Entry { key, key_at, node }),
-                None => return Err(Broken::new(node.at, "keys must be strings")),
+            Some(OpenContent::List(items)) => items.push(node),
+            Some(OpenContent::Table(entries, key)) => match key.take() {
+                Some((key, key_at)) => entries.push(TableEntry { key, key_at, node }),
+                None => return Err(SyntaxError::new(node.at, "keys must be strings")),
             },
         }
         Ok(())
@@ -174,17 +174,17 @@ impl Builder {
 }
 
 /// The entries, and those of `<<` for missing keys.
-fn merged(entries: Vec<Entry>) -> Vec<Entry> {
-    let (merges, mut own): (Vec<Entry>, Vec<Entry>) =
+fn merged(entries: Vec<TableEntry>) -> Vec<TableEntry> {
+    let (merges, mut own): (Vec<TableEntry>, Vec<TableEntry>) =
         entries.into_iter().partition(|entry| entry.key == "<<");
     let mut known: HashSet<String> = own.iter().map(|entry| entry.key.clone()).collect();
     for merge in merges {
         let tables = match merge.node.content {
-            Content::List(items) => items,
+            NodeContent::List(items) => items,
             _ => vec![merge.node],
         };
         for table in tables {
-            let Content::Table(entries) = table.content else { continue };
+            let NodeContent::Table(entries) = table.content else { continue };
             own.extend(entries.into_iter().filter(|entry| known.insert(entry.key.clone())));
         }
     }
@@ -219,11 +219,11 @@ mod tests {
     use serde_json::json;
 
     fn value(text: &str) -> Value {
-        Node::from_yaml(text).unwrap_or_else(|broken| panic!("{}", broken.message)).value()
+        ConfigNode::from_yaml(text).unwrap_or_else(|broken| panic!("{}", broken.message)).value()
     }
 
     fn broken(text: &str) -> String {
-        Node::from_yaml(text).err().map(|broken| broken.message).unwrap_or_default()
+        ConfigNode::from_yaml(text).err().map(|broken| broken.message).unwrap_or_default()
     }
 
     #[test]
@@ -235,8 +235,8 @@ mod tests {
             "z": { "a": "yes", "b": "on" }
         });
         assert_eq!(value(text), want);
-        let Ok(node) = Node::from_yaml(text) else { panic!() };
-        let Content::Table(entries) = &node.content else { panic!() };
+        let Ok(node) = ConfigNode::from_yaml(text) else { panic!() };
+        let NodeContent::Table(entries) = &node.content else { panic!() };
         assert_eq!(&text[entries[1].key_at.clone()], "n", "bytes, not characters");
     }
 

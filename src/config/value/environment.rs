@@ -2,16 +2,16 @@
 
 use serde_json::{Map, Value};
 
-use super::{Reading, Wrong, wants, wants_help};
-use crate::spec::{EnvFilter, Vars};
+use super::{FromValue, ValueError, wants, wants_help};
+use crate::spec::{EnvFilter, EnvVars};
 
 /// Environment variables. Values become strings; lists and tables become JSON.
 #[derive(Clone, PartialEq, Eq)]
-pub(in super::super) struct Environment(pub(in super::super) Vars);
+pub(in super::super) struct EnvValue(pub(in super::super) EnvVars);
 
 /// The inherited variables that are removed from the environment of an app.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) struct Filter(pub(in super::super) EnvFilter);
+pub(in super::super) struct EnvFilterValue(pub(in super::super) EnvFilter);
 
 /// The name of an environment variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +22,8 @@ fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.contains(['=', '\0'])
 }
 
-impl Reading for Environment {
-    fn read(value: &Value) -> Result<Self, Wrong> {
+impl FromValue for EnvValue {
+    fn read(value: &Value) -> Result<Self, ValueError> {
         match value {
             Value::Object(table) => variables(table).map(Self),
             _ => wants_help("a table of variables", "write each variable as a name and its value"),
@@ -31,8 +31,8 @@ impl Reading for Environment {
     }
 }
 
-fn variables(table: &Map<String, Value>) -> Result<Vars, Wrong> {
-    let mut vars = Vars::new();
+fn variables(table: &Map<String, Value>) -> Result<EnvVars, ValueError> {
+    let mut vars = EnvVars::new();
     for (name, value) in table {
         if !is_name(name) {
             return wants(format!("variable names without `=`, not {name:?}"));
@@ -50,8 +50,8 @@ fn variables(table: &Map<String, Value>) -> Result<Vars, Wrong> {
     Ok(vars)
 }
 
-impl Reading for VarName {
-    fn read(value: &Value) -> Result<Self, Wrong> {
+impl FromValue for VarName {
+    fn read(value: &Value) -> Result<Self, ValueError> {
         match value.as_str() {
             Some(name) if is_name(name) => Ok(Self(name.to_owned())),
             _ => wants("a variable name"),
@@ -59,8 +59,8 @@ impl Reading for VarName {
     }
 }
 
-impl Reading for Filter {
-    fn read(value: &Value) -> Result<Self, Wrong> {
+impl FromValue for EnvFilterValue {
+    fn read(value: &Value) -> Result<Self, ValueError> {
         let text = |item: &Value| item.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
         let filter = match value {
             Value::Bool(true) => Some(EnvFilter::All),
@@ -77,11 +77,11 @@ impl Reading for Filter {
     }
 }
 
-schema!(Environment, { "type": "object", "propertyNames": { "pattern": "^[^=]+$" } });
+schema!(EnvValue, { "type": "object", "propertyNames": { "pattern": "^[^=]+$" } });
 
 schema!(VarName, { "type": "string", "pattern": "^[^=]+$" });
 
-schema!(Filter, { "type": ["array", "string", "boolean"], "minLength": 1, "items": { "type": "string", "minLength": 1 } });
+schema!(EnvFilterValue, { "type": ["array", "string", "boolean"], "minLength": 1, "items": { "type": "string", "minLength": 1 } });
 
 #[cfg(test)]
 mod tests {
@@ -91,26 +91,26 @@ mod tests {
     #[test]
     fn values_become_strings() {
         let given = json!({ "A": "x", "B": 5000, "C": true, "D": [1, "2"], "E": { "f": 1.5 } });
-        let Environment(vars) = Environment::read(&given).ok().unwrap();
+        let EnvValue(vars) = EnvValue::read(&given).ok().unwrap();
         let text: Vec<_> = vars.values().map(String::as_str).collect();
         assert_eq!(text, ["x", "5000", "true", "[1,\"2\"]", "{\"f\":1.5}"]);
     }
 
     #[test]
     fn errors_name_variable_and_hide_value() {
-        let refused = |value| Environment::read(&value).err().unwrap().wants;
+        let refused = |value| EnvValue::read(&value).err().unwrap().wants;
         assert!(refused(json!({ "A=B": "hunter2" })).contains("A=B"));
         let nul = refused(json!({ "TOKEN": "hunter2\0" }));
         assert!(nul.contains("TOKEN") && !nul.contains("hunter2"));
-        assert!(Environment::read(&json!("A=1")).is_err());
+        assert!(EnvValue::read(&json!("A=1")).is_err());
     }
 
     #[test]
     fn reads_filters() {
-        let filter = |value| Filter::read(&value).unwrap().0;
+        let filter = |value| EnvFilterValue::read(&value).unwrap().0;
         assert_eq!(filter(json!(["AWS_"])), EnvFilter::Containing(vec!["AWS_".into()]));
         assert_eq!(filter(json!("HOME")), EnvFilter::Exactly("HOME".into()));
         assert_eq!(filter(json!(true)), EnvFilter::All);
-        assert!(Filter::read(&json!([1])).is_err() && Filter::read(&json!("")).is_err());
+        assert!(EnvFilterValue::read(&json!([1])).is_err() && EnvFilterValue::read(&json!("")).is_err());
     }
 }

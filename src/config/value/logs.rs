@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 use super::table::{SubKey, find, names, properties, sub_keys};
-use super::{Cron, Millis, Reading, Size, Wrong, integer, named, unknown_key, wants};
+use super::{ByteSize, CronValue, DurationValue, FromValue, ValueError, integer, named, unknown_key, wants};
 use crate::spec::{Rotation, WhenFull};
 
 /// The keys that were given, in their order, and their values; a key that was not given changes nothing.
@@ -107,8 +107,8 @@ impl LogRules {
     }
 }
 
-impl Reading for LogRules {
-    fn read(value: &Value) -> Result<Self, Wrong> {
+impl FromValue for LogRules {
+    fn read(value: &Value) -> Result<Self, ValueError> {
         let rules: Vec<(String, Value)> = match value {
             Value::Object(table) => table.clone().into_iter().collect(),
             Value::String(text) => {
@@ -135,7 +135,7 @@ fn parse_directive(directive: &str) -> (String, Value) {
     (key.to_owned(), value)
 }
 
-fn apply_rule(key: &str, value: &Value, to: &mut Rotation) -> Result<(), Wrong> {
+fn apply_rule(key: &str, value: &Value, to: &mut Rotation) -> Result<(), ValueError> {
     match find(LOG_KEYS, key).or_else(|| find(LOGROTATE_KEYS, key)) {
         Some(row) => named(key, value, |value| (row.set)(to, value)),
         None if IGNORED.contains(&key) => Ok(()),
@@ -146,23 +146,23 @@ fn apply_rule(key: &str, value: &Value, to: &mut Rotation) -> Result<(), Wrong> 
     }
 }
 
-fn set<T>(to: &mut T, value: Result<T, Wrong>) -> Result<(), Wrong> {
+fn set<T>(to: &mut T, value: Result<T, ValueError>) -> Result<(), ValueError> {
     *to = value?;
     Ok(())
 }
 
-fn not(value: &Value) -> Result<bool, Wrong> {
+fn not(value: &Value) -> Result<bool, ValueError> {
     bool::read(value).map(|flag| !flag)
 }
 
-fn every(to: &mut Rotation, interval: &str, value: &Value) -> Result<(), Wrong> {
+fn every(to: &mut Rotation, interval: &str, value: &Value) -> Result<(), ValueError> {
     if bool::read(value)? {
         to.schedule = Some(schedule(&interval.into())?);
     }
     Ok(())
 }
 
-fn when_full(value: &Value) -> Result<WhenFull, Wrong> {
+fn when_full(value: &Value) -> Result<WhenFull, ValueError> {
     match value.as_str() {
         Some("block") => Ok(WhenFull::Block),
         Some("drop") => Ok(WhenFull::Drop),
@@ -171,41 +171,44 @@ fn when_full(value: &Value) -> Result<WhenFull, Wrong> {
 }
 
 /// `none`, `all` and false disable a limit.
-fn optional<T>(value: &Value, read: impl FnOnce(&Value) -> Result<T, Wrong>) -> Result<Option<T>, Wrong> {
+fn optional<T>(
+    value: &Value,
+    read: impl FnOnce(&Value) -> Result<T, ValueError>,
+) -> Result<Option<T>, ValueError> {
     let off = matches!(value, Value::Bool(false)) || matches!(value.as_str(), Some("none" | "all"));
     if off { Ok(None) } else { read(value).map(Some) }
 }
 
-fn size(value: &Value) -> Result<u64, Wrong> {
-    Size::read(value).map(|size| size.0)
+fn size(value: &Value) -> Result<u64, ValueError> {
+    ByteSize::read(value).map(|size| size.0)
 }
 
-fn age(value: &Value) -> Result<u64, Wrong> {
-    let Millis(age) = Millis::read(value)?;
+fn age(value: &Value) -> Result<u64, ValueError> {
+    let DurationValue(age) = DurationValue::read(value)?;
     Ok(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// logrotate counts days.
-fn days(value: &Value) -> Result<u64, Wrong> {
+fn days(value: &Value) -> Result<u64, ValueError> {
     match integer(value) {
         Some(days @ 1..=36_500) => Ok(days.unsigned_abs() * 86_400_000),
         _ => wants("a number of days; use max_age for other units"),
     }
 }
 
-fn schedule(value: &Value) -> Result<String, Wrong> {
+fn schedule(value: &Value) -> Result<String, ValueError> {
     let name = INTERVAL_CRON.iter().find(|(name, _)| value.as_str() == Some(name));
     if let Some((_, schedule)) = name {
         return Ok((*schedule).to_owned());
     }
-    match Cron::read(value)?.0 {
+    match CronValue::read(value)?.0 {
         Some(schedule) => Ok(schedule),
         None => wants("hourly, daily, weekly, monthly, yearly, a cron schedule, or \"none\""),
     }
 }
 
 /// In pm2-logrotate, everything but a number keeps all files; here it has to be `all`.
-fn count(value: &Value) -> Result<Option<u32>, Wrong> {
+fn count(value: &Value) -> Result<Option<u32>, ValueError> {
     match (integer(value).map(u32::try_from), value.as_str()) {
         (Some(Ok(count)), _) => Ok(Some(count)),
         (_, Some("all" | "none")) => Ok(None),
@@ -218,7 +221,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn rotation(value: Value) -> Result<Rotation, Wrong> {
+    fn rotation(value: Value) -> Result<Rotation, ValueError> {
         let mut rotation = Rotation::default();
         LogRules::read(&value)?.apply(&mut rotation);
         Ok(rotation)

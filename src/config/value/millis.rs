@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Reading, Wrong, wants};
+use super::{FromValue, ValueError, wants};
 
 /// A duration: milliseconds, as everywhere in PM2, or numbers with units (`1m30s`). The parsers of jiff and
 /// humantime accept other units and spellings than the schema below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) struct Millis(pub(in super::super) Duration);
+pub(in super::super) struct DurationValue(pub(in super::super) Duration);
 
 /// One year. A longer duration is a mistake, and could overflow a clock.
 const LONGEST: u64 = 365 * 24 * 3_600_000;
 
-impl Reading for Millis {
-    fn read(value: &Value) -> Result<Self, Wrong> {
+impl FromValue for DurationValue {
+    fn read(value: &Value) -> Result<Self, ValueError> {
         let millis = match value {
             Value::Number(number) => number.as_u64(),
             Value::String(text) => parse(text),
@@ -29,7 +29,7 @@ impl Reading for Millis {
     }
 }
 
-schema!(Millis, {
+schema!(DurationValue, {
     "type": ["string", "integer"],
     "pattern": r"^\s*([0-9]+|([0-9]+(\.[0-9]+)?\s*([Mm][Ss]|[SsMmHhDd])\s*)+)\s*$",
     "minimum": 0,
@@ -98,7 +98,11 @@ mod tests {
             (json!("1.5 s"), 1_500),
             (json!("365d"), LONGEST),
         ] {
-            assert_eq!(Millis::read(&value), Ok(Millis(Duration::from_millis(millis))), "{value}");
+            assert_eq!(
+                DurationValue::read(&value),
+                Ok(DurationValue(Duration::from_millis(millis))),
+                "{value}"
+            );
         }
     }
 
@@ -107,10 +111,10 @@ mod tests {
         for bad in
             ["", "s", "10x", "1s5", "-1s", "1..5s", ".5s", "5.s", "1e3s", "366d", "99999999999999999999d"]
         {
-            assert!(Millis::read(&json!(bad)).is_err(), "{bad}");
+            assert!(DurationValue::read(&json!(bad)).is_err(), "{bad}");
         }
         for bad in [json!(-1), json!(1.5), json!(true), json!(u64::MAX)] {
-            assert!(Millis::read(&bad).is_err(), "{bad}");
+            assert!(DurationValue::read(&bad).is_err(), "{bad}");
         }
     }
 }

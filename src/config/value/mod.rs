@@ -42,25 +42,27 @@ mod words;
 use schemars::JsonSchema;
 use serde_json::Value;
 
-pub(super) use environment::{Environment, Filter, VarName};
+pub(super) use environment::{EnvFilterValue, EnvValue, VarName};
 pub(super) use logs::LogRules;
-pub(super) use millis::Millis;
-pub(super) use names::{AppName, Cron, LogKind, Mode, SignalName, Spread, Who};
-pub(super) use number::{Codes, Cores, Count, Instances, Port};
-pub(super) use places::{LogTo, Watch};
-pub(super) use probe::{HealthCheck, Ports, ReadyCheck, Scaling};
-pub(super) use size::Size;
-pub(super) use words::Words;
+pub(super) use millis::DurationValue;
+pub(super) use names::{
+    AppName, BalanceValue, CronValue, ExecModeValue, LogFormatValue, SignalName, UserOrGroup,
+};
+pub(super) use number::{CountValue, CpuQuota, ExitCodes, InstanceCount, PortValue};
+pub(super) use places::{LogTarget, WatchValue};
+pub(super) use probe::{AutoscaleValue, LivenessProbe, PortOptionsValue, ReadinessProbe};
+pub(super) use size::ByteSize;
+pub(super) use words::WordList;
 
 /// A kind of value.
-pub(super) trait Reading: Sized + JsonSchema {
+pub(super) trait FromValue: Sized + JsonSchema {
     /// Reads a value as given.
-    fn read(value: &Value) -> Result<Self, Wrong>;
+    fn read(value: &Value) -> Result<Self, ValueError>;
 }
 
 /// Why a value is invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Wrong {
+pub(super) struct ValueError {
     /// What is expected, worded to follow "expected".
     pub(super) wants: String,
     /// What to do; may be empty.
@@ -84,7 +86,7 @@ pub(super) enum Part {
     MissingKey(&'static str),
 }
 
-impl Wrong {
+impl ValueError {
     /// The error message for the value of `key`; `found` displays the value unless it is secret.
     pub(super) fn message(&self, key: &str, found: Option<&str>) -> String {
         match &self.part {
@@ -116,22 +118,26 @@ impl Wrong {
 }
 
 /// An invalid value.
-pub(super) fn wants<T>(wants: impl Into<String>) -> Result<T, Wrong> {
+pub(super) fn wants<T>(wants: impl Into<String>) -> Result<T, ValueError> {
     wants_help(wants, "")
 }
 
 /// An invalid value, and what to do.
-pub(super) fn wants_help<T>(wants: impl Into<String>, help: impl Into<String>) -> Result<T, Wrong> {
-    Err(Wrong { wants: wants.into(), help: help.into(), part: Part::Whole })
+pub(super) fn wants_help<T>(wants: impl Into<String>, help: impl Into<String>) -> Result<T, ValueError> {
+    Err(ValueError { wants: wants.into(), help: help.into(), part: Part::Whole })
 }
 
 /// A key that a table does not have.
-fn unknown_key<T>(name: &str, help: impl Into<String>) -> Result<T, Wrong> {
-    Err(Wrong { wants: String::new(), help: help.into(), part: Part::UnknownKey(name.to_owned()) })
+fn unknown_key<T>(name: &str, help: impl Into<String>) -> Result<T, ValueError> {
+    Err(ValueError { wants: String::new(), help: help.into(), part: Part::UnknownKey(name.to_owned()) })
 }
 
 /// Reads the value of a key in a table.
-fn named<T>(name: &str, value: &Value, read: impl FnOnce(&Value) -> Result<T, Wrong>) -> Result<T, Wrong> {
+fn named<T>(
+    name: &str,
+    value: &Value,
+    read: impl FnOnce(&Value) -> Result<T, ValueError>,
+) -> Result<T, ValueError> {
     read(value).map_err(|wrong| wrong.inside(name, value))
 }
 
@@ -156,8 +162,8 @@ fn integer(value: &Value) -> Option<i64> {
     }
 }
 
-impl Reading for bool {
-    fn read(value: &Value) -> Result<Self, Wrong> {
+impl FromValue for bool {
+    fn read(value: &Value) -> Result<Self, ValueError> {
         match value {
             Value::Bool(flag) => Ok(*flag),
             Value::String(text) if text == "true" || text == "false" => {
@@ -168,8 +174,8 @@ impl Reading for bool {
     }
 }
 
-impl Reading for String {
-    fn read(value: &Value) -> Result<Self, Wrong> {
+impl FromValue for String {
+    fn read(value: &Value) -> Result<Self, ValueError> {
         match value {
             Value::String(text) if text.trim().is_empty() => wants_help("text", "remove the key"),
             Value::String(text) if text.contains('\0') => wants("text without NUL characters"),

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::{Reading, Wrong, integer, wants, wants_help};
+use super::{FromValue, ValueError, integer, wants, wants_help};
 use crate::schedule::Schedule;
 use crate::spec::{Balance, ExecMode, LogFormat};
 
@@ -15,11 +15,11 @@ pub(in super::super) struct AppName(pub(in super::super) String);
 
 /// The execution mode: whether instances share their ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) struct Mode(pub(in super::super) ExecMode);
+pub(in super::super) struct ExecModeValue(pub(in super::super) ExecMode);
 
 /// The load balancing method of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) struct Spread(pub(in super::super) Balance);
+pub(in super::super) struct BalanceValue(pub(in super::super) Balance);
 
 /// The name of a signal, with `SIG`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub(in super::super) struct SignalName(pub(in super::super) String);
 
 /// A user or group.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) enum Who {
+pub(in super::super) enum UserOrGroup {
     /// By name.
     Name(String),
     /// By number.
@@ -36,17 +36,17 @@ pub(in super::super) enum Who {
 
 /// A cron schedule; `None` if it is disabled.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) struct Cron(pub(in super::super) Option<String>);
+pub(in super::super) struct CronValue(pub(in super::super) Option<String>);
 
 /// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) struct LogKind(pub(in super::super) LogFormat);
+pub(in super::super) struct LogFormatValue(pub(in super::super) LogFormat);
 
 /// Maximum length, so that `<name>-error-<id>.log` is a valid file name. Bytes.
 const LONGEST_NAME: usize = 200;
 
-impl Reading for AppName {
-    fn read(value: &Value) -> Result<Self, Wrong> {
+impl FromValue for AppName {
+    fn read(value: &Value) -> Result<Self, ValueError> {
         let name = String::read(value)?;
         if name == "all" {
             return wants_help("a name other than `all`", "`all` selects all apps in commands");
@@ -60,8 +60,8 @@ impl Reading for AppName {
     }
 }
 
-impl Reading for Mode {
-    fn read(value: &Value) -> Result<Self, Wrong> {
+impl FromValue for ExecModeValue {
+    fn read(value: &Value) -> Result<Self, ValueError> {
         match value.as_str() {
             Some("fork" | "fork_mode") => Ok(Self(ExecMode::Fork)),
             Some("cluster" | "cluster_mode") => Ok(Self(ExecMode::Cluster)),
@@ -70,8 +70,8 @@ impl Reading for Mode {
     }
 }
 
-impl Reading for Spread {
-    fn read(value: &Value) -> Result<Self, Wrong> {
+impl FromValue for BalanceValue {
+    fn read(value: &Value) -> Result<Self, ValueError> {
         match value.as_str() {
             Some("random") => Ok(Self(Balance::Random)),
             Some("ip_hash") => Ok(Self(Balance::IpHash)),
@@ -81,8 +81,8 @@ impl Reading for Spread {
     }
 }
 
-impl Reading for SignalName {
-    fn read(value: &Value) -> Result<Self, Wrong> {
+impl FromValue for SignalName {
+    fn read(value: &Value) -> Result<Self, ValueError> {
         let text = value.as_str().unwrap_or_default().to_ascii_uppercase();
         let name = if text.starts_with("SIG") { text } else { format!("SIG{text}") };
         match Signal::from_str(&name) {
@@ -96,8 +96,8 @@ impl Reading for SignalName {
     }
 }
 
-impl Reading for Who {
-    fn read(value: &Value) -> Result<Self, Wrong> {
+impl FromValue for UserOrGroup {
+    fn read(value: &Value) -> Result<Self, ValueError> {
         if let Some(id) = integer(value) {
             // For `setuid`, the largest number means "do not change".
             return match u32::try_from(id) {
@@ -109,8 +109,8 @@ impl Reading for Who {
     }
 }
 
-impl Reading for Cron {
-    fn read(value: &Value) -> Result<Self, Wrong> {
+impl FromValue for CronValue {
+    fn read(value: &Value) -> Result<Self, ValueError> {
         if matches!(value, Value::Bool(false)) || integer(value) == Some(0) {
             return Ok(Self(None));
         }
@@ -129,8 +129,8 @@ impl Reading for Cron {
 const CRON: &str = "a cron schedule of five fields (minute hour day month weekday, such as \"0 4 * * *\"), or six with \
     leading seconds";
 
-impl Reading for LogKind {
-    fn read(value: &Value) -> Result<Self, Wrong> {
+impl FromValue for LogFormatValue {
+    fn read(value: &Value) -> Result<Self, ValueError> {
         match value.as_str() {
             Some("json") => Ok(Self(LogFormat::Json)),
             Some("raw") => Ok(Self(LogFormat::Raw)),
@@ -140,12 +140,12 @@ impl Reading for LogKind {
 }
 
 schema!(AppName, { "type": "string", "minLength": 1, "maxLength": LONGEST_NAME, "not": { "const": "all" } });
-schema!(Spread, { "enum": ["random", "ip_hash", "shared"] });
-schema!(Mode, { "enum": ["fork", "cluster", "fork_mode", "cluster_mode"] });
+schema!(BalanceValue, { "enum": ["random", "ip_hash", "shared"] });
+schema!(ExecModeValue, { "enum": ["fork", "cluster", "fork_mode", "cluster_mode"] });
 schema!(SignalName, { "type": "string", "examples": ["SIGINT", "SIGTERM", "SIGQUIT", "SIGUSR2"] });
-schema!(Who, { "type": ["string", "integer"], "minimum": 0 });
-schema!(Cron, { "type": ["string", "integer", "boolean"], "examples": ["0 4 * * *"] });
-schema!(LogKind, { "enum": ["json", "raw"] });
+schema!(UserOrGroup, { "type": ["string", "integer"], "minimum": 0 });
+schema!(CronValue, { "type": ["string", "integer", "boolean"], "examples": ["0 4 * * *"] });
+schema!(LogFormatValue, { "enum": ["json", "raw"] });
 
 #[cfg(test)]
 mod tests {
@@ -175,10 +175,10 @@ mod tests {
     #[test]
     fn schedules_have_five_or_six_fields() {
         for good in ["* * * * *", "0 4 * * MON", "*/10 * * * * *", " 0 0 L * * "] {
-            assert_eq!(Cron::read(&json!(good)).unwrap().0.as_deref(), Some(good.trim()), "{good}");
+            assert_eq!(CronValue::read(&json!(good)).unwrap().0.as_deref(), Some(good.trim()), "{good}");
         }
         for off in [json!(0), json!("0"), json!(false)] {
-            assert_eq!(Cron::read(&off).unwrap().0, None);
+            assert_eq!(CronValue::read(&off).unwrap().0, None);
         }
         for bad in [
             json!("* * * *"),
@@ -189,14 +189,16 @@ mod tests {
             json!(5),
             json!("a b c d e"),
         ] {
-            assert!(Cron::read(&bad).is_err(), "{bad}");
+            assert!(CronValue::read(&bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn accepts_users_by_name_and_number() {
-        assert_eq!(Who::read(&json!("www-data")).unwrap(), Who::Name("www-data".into()));
-        assert_eq!(Who::read(&json!("1000")).unwrap(), Who::Id(1000));
-        assert!(Who::read(&json!(-1)).is_err() && Who::read(&json!(4_294_967_295_u32)).is_err());
+        assert_eq!(UserOrGroup::read(&json!("www-data")).unwrap(), UserOrGroup::Name("www-data".into()));
+        assert_eq!(UserOrGroup::read(&json!("1000")).unwrap(), UserOrGroup::Id(1000));
+        assert!(
+            UserOrGroup::read(&json!(-1)).is_err() && UserOrGroup::read(&json!(4_294_967_295_u32)).is_err()
+        );
     }
 }

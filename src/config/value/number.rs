@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Reading, Wrong, integer, wants};
+use super::{FromValue, ValueError, integer, wants};
 
 /// A larger number is a mistake, and would exhaust the machine.
 const MOST_INSTANCES: i64 = 10_000;
@@ -10,19 +10,19 @@ const FEWEST_INSTANCES: i64 = -MOST_INSTANCES;
 
 /// A non-negative integer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) struct Count(pub(in super::super) u32);
+pub(in super::super) struct CountValue(pub(in super::super) u32);
 
 /// A CPU quota, in percent of one core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) struct Cores(pub(in super::super) u32);
+pub(in super::super) struct CpuQuota(pub(in super::super) u32);
 
 /// A TCP port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) struct Port(pub(in super::super) u16);
+pub(in super::super) struct PortValue(pub(in super::super) u16);
 
 /// The number of instances of an app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) enum Instances {
+pub(in super::super) enum InstanceCount {
     /// A fixed number.
     Exactly(u32),
     /// The number of cores, minus this number.
@@ -31,9 +31,9 @@ pub(in super::super) enum Instances {
 
 /// Exit codes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) struct Codes(pub(in super::super) Vec<i32>);
+pub(in super::super) struct ExitCodes(pub(in super::super) Vec<i32>);
 
-impl Instances {
+impl InstanceCount {
     /// The number of instances on a machine with this number of cores; at least one.
     pub(in super::super) fn on(self, cores: u32) -> u32 {
         match self {
@@ -43,8 +43,8 @@ impl Instances {
     }
 }
 
-impl Reading for Count {
-    fn read(value: &Value) -> Result<Self, Wrong> {
+impl FromValue for CountValue {
+    fn read(value: &Value) -> Result<Self, ValueError> {
         match integer(value).and_then(|number| u32::try_from(number).ok()) {
             Some(number) => Ok(Self(number)),
             None => wants("a non-negative integer"),
@@ -52,8 +52,8 @@ impl Reading for Count {
     }
 }
 
-impl Reading for Cores {
-    fn read(value: &Value) -> Result<Self, Wrong> {
+impl FromValue for CpuQuota {
+    fn read(value: &Value) -> Result<Self, ValueError> {
         let percent = match value {
             Value::String(text) => match text.trim().strip_suffix('%') {
                 Some(percent) => percent.trim().parse().ok(),
@@ -69,8 +69,8 @@ impl Reading for Cores {
     }
 }
 
-impl Reading for Port {
-    fn read(value: &Value) -> Result<Self, Wrong> {
+impl FromValue for PortValue {
+    fn read(value: &Value) -> Result<Self, ValueError> {
         match integer(value).and_then(|number| u16::try_from(number).ok()) {
             Some(number) if number > 0 => Ok(Self(number)),
             _ => wants("a port from 1 to 65535"),
@@ -78,8 +78,8 @@ impl Reading for Port {
     }
 }
 
-impl Reading for Instances {
-    fn read(value: &Value) -> Result<Self, Wrong> {
+impl FromValue for InstanceCount {
+    fn read(value: &Value) -> Result<Self, ValueError> {
         if value.as_str() == Some("max") {
             return Ok(Self::CoresBut(0));
         }
@@ -92,8 +92,8 @@ impl Reading for Instances {
     }
 }
 
-impl Reading for Codes {
-    fn read(value: &Value) -> Result<Self, Wrong> {
+impl FromValue for ExitCodes {
+    fn read(value: &Value) -> Result<Self, ValueError> {
         let items = match value {
             Value::Array(items) => items.clone(),
             // The value of a flag is a string: `--stop-exit-codes 0,3` or `"0 3"`.
@@ -111,21 +111,21 @@ impl Reading for Codes {
     }
 }
 
-schema!(Count, { "type": ["integer", "string"], "minimum": 0, "maximum": u32::MAX, "pattern": "^[0-9]+$" });
-schema!(Cores, {
+schema!(CountValue, { "type": ["integer", "string"], "minimum": 0, "maximum": u32::MAX, "pattern": "^[0-9]+$" });
+schema!(CpuQuota, {
     "type": ["number", "string"],
     "minimum": 0.01,
     "maximum": 10_000,
     "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*%?\s*$"
 });
-schema!(Port, { "type": ["integer", "string"], "minimum": 1, "maximum": u16::MAX, "pattern": "^[0-9]+$" });
-schema!(Instances, {
+schema!(PortValue, { "type": ["integer", "string"], "minimum": 1, "maximum": u16::MAX, "pattern": "^[0-9]+$" });
+schema!(InstanceCount, {
     "type": ["integer", "string"],
     "minimum": FEWEST_INSTANCES,
     "maximum": MOST_INSTANCES,
     "pattern": "^(max|-?[0-9]+)$"
 });
-schema!(Codes, {
+schema!(ExitCodes, {
     "type": ["integer", "array", "string"],
     "minimum": 0,
     "maximum": 255,
@@ -142,18 +142,18 @@ mod tests {
     fn quota_accepts_cores_and_percent() {
         for (value, percent) in [(json!(1.5), 150), (json!("150%"), 150), (json!("0.5"), 50), (json!(2), 200)]
         {
-            assert_eq!(Cores::read(&value), Ok(Cores(percent)), "{value}");
+            assert_eq!(CpuQuota::read(&value), Ok(CpuQuota(percent)), "{value}");
         }
         for bad in
             [json!(0), json!("0.1%"), json!("much"), json!(-1), json!("NaN"), json!("1e9"), json!(true)]
         {
-            assert!(Cores::read(&bad).is_err(), "{bad}");
+            assert!(CpuQuota::read(&bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn instance_count_depends_on_cores() {
-        let on_eight = |value: Value| Instances::read(&value).unwrap().on(8);
+        let on_eight = |value: Value| InstanceCount::read(&value).unwrap().on(8);
         assert_eq!(on_eight(json!(3)), 3);
         assert_eq!(on_eight(json!("3")), 3);
         assert_eq!(on_eight(json!("max")), 8);
@@ -161,23 +161,23 @@ mod tests {
         assert_eq!(on_eight(json!(-1)), 7);
         assert_eq!(on_eight(json!("-20")), 1);
         for bad in [json!("many"), json!(2.5), json!(10_001), json!(i64::MIN), json!(true), json!("")] {
-            assert!(Instances::read(&bad).is_err(), "{bad}");
+            assert!(InstanceCount::read(&bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn exit_codes_accept_number_list_or_text() {
-        assert_eq!(Codes::read(&json!(0)).unwrap().0, [0]);
-        assert_eq!(Codes::read(&json!([0, "143"])).unwrap().0, [0, 143]);
-        assert_eq!(Codes::read(&json!("1, 2")).unwrap().0, [1, 2]);
-        assert!(Codes::read(&json!([256])).is_err() && Codes::read(&json!("a")).is_err());
+        assert_eq!(ExitCodes::read(&json!(0)).unwrap().0, [0]);
+        assert_eq!(ExitCodes::read(&json!([0, "143"])).unwrap().0, [0, 143]);
+        assert_eq!(ExitCodes::read(&json!("1, 2")).unwrap().0, [1, 2]);
+        assert!(ExitCodes::read(&json!([256])).is_err() && ExitCodes::read(&json!("a")).is_err());
     }
 
     #[test]
     fn counts_and_ports_have_limits() {
-        assert_eq!(Count::read(&json!("0")), Ok(Count(0)));
-        assert!(Count::read(&json!(-1)).is_err() && Count::read(&json!(u64::MAX)).is_err());
-        assert_eq!(Port::read(&json!(65535)), Ok(Port(65535)));
-        assert!(Port::read(&json!(0)).is_err() && Port::read(&json!(65536)).is_err());
+        assert_eq!(CountValue::read(&json!("0")), Ok(CountValue(0)));
+        assert!(CountValue::read(&json!(-1)).is_err() && CountValue::read(&json!(u64::MAX)).is_err());
+        assert_eq!(PortValue::read(&json!(65535)), Ok(PortValue(65535)));
+        assert!(PortValue::read(&json!(0)).is_err() && PortValue::read(&json!(65536)).is_err());
     }
 }

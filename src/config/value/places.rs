@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
-use super::{Reading, Wrong, wants};
+use super::{FromValue, ValueError, wants};
 
 /// A log file, before its path is resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) enum LogTo {
+pub(in super::super) enum LogTarget {
     /// No log.
     Off,
     /// The default path.
@@ -19,7 +19,7 @@ pub(in super::super) enum LogTo {
 
 /// The watched paths, before they are resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) enum Watch {
+pub(in super::super) enum WatchValue {
     /// Disabled.
     Off,
     /// The working directory.
@@ -28,8 +28,8 @@ pub(in super::super) enum Watch {
     Paths(Vec<String>),
 }
 
-impl Reading for LogTo {
-    fn read(value: &Value) -> Result<Self, Wrong> {
+impl FromValue for LogTarget {
+    fn read(value: &Value) -> Result<Self, ValueError> {
         match value {
             Value::Bool(true) => Ok(Self::Default),
             Value::Bool(false) => Ok(Self::Off),
@@ -41,8 +41,8 @@ impl Reading for LogTo {
     }
 }
 
-impl Reading for Watch {
-    fn read(value: &Value) -> Result<Self, Wrong> {
+impl FromValue for WatchValue {
+    fn read(value: &Value) -> Result<Self, ValueError> {
         let path = |item: &Value| String::read(item).or_else(|_| wants("paths"));
         match value {
             Value::Bool(false) => Ok(Self::Off),
@@ -55,9 +55,9 @@ impl Reading for Watch {
     }
 }
 
-schema!(LogTo, { "type": ["string", "boolean"], "minLength": 1 });
+schema!(LogTarget, { "type": ["string", "boolean"], "minLength": 1 });
 
-schema!(Watch, { "type": ["boolean", "string", "array"], "minLength": 1, "items": { "type": "string", "minLength": 1 } });
+schema!(WatchValue, { "type": ["boolean", "string", "array"], "minLength": 1, "items": { "type": "string", "minLength": 1 } });
 
 #[cfg(test)]
 mod tests {
@@ -66,16 +66,16 @@ mod tests {
 
     #[test]
     fn log_target_is_file_or_discarded() {
-        assert_eq!(LogTo::read(&json!("NULL")), Ok(LogTo::Nowhere));
-        assert_eq!(LogTo::read(&json!("/dev/null")), Ok(LogTo::Nowhere));
-        assert_eq!(LogTo::read(&json!("./a.log")), Ok(LogTo::Path("./a.log".into())));
-        assert!(LogTo::read(&json!("logs/")).is_err() && LogTo::read(&json!("")).is_err());
+        assert_eq!(LogTarget::read(&json!("NULL")), Ok(LogTarget::Nowhere));
+        assert_eq!(LogTarget::read(&json!("/dev/null")), Ok(LogTarget::Nowhere));
+        assert_eq!(LogTarget::read(&json!("./a.log")), Ok(LogTarget::Path("./a.log".into())));
+        assert!(LogTarget::read(&json!("logs/")).is_err() && LogTarget::read(&json!("")).is_err());
     }
 
     #[test]
     fn watch_accepts_boolean_or_paths() {
-        assert_eq!(Watch::read(&json!([])), Ok(Watch::WorkingDirectory));
-        assert_eq!(Watch::read(&json!("my dir")), Ok(Watch::Paths(vec!["my dir".into()])));
-        assert!(Watch::read(&json!([1])).is_err() && Watch::read(&json!("")).is_err());
+        assert_eq!(WatchValue::read(&json!([])), Ok(WatchValue::WorkingDirectory));
+        assert_eq!(WatchValue::read(&json!("my dir")), Ok(WatchValue::Paths(vec!["my dir".into()])));
+        assert!(WatchValue::read(&json!([1])).is_err() && WatchValue::read(&json!("")).is_err());
     }
 }

@@ -5,24 +5,24 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::table::{SubKey, find, properties, read_table, sub_keys};
-use super::{Millis, Part, Reading, Wrong, integer, named, wants, wants_help};
-use crate::spec::{Autoscale, Check, PortRules, Probe};
+use super::{DurationValue, FromValue, Part, ValueError, integer, named, wants, wants_help};
+use crate::spec::{Autoscale, PortOptions, Probe, ProbeAction};
 
 /// The readiness probe; none if it is disabled.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) struct ReadyCheck(pub(in super::super) Option<Probe>);
+pub(in super::super) struct ReadinessProbe(pub(in super::super) Option<Probe>);
 
 /// The liveness probe; none if it is disabled.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) struct HealthCheck(pub(in super::super) Option<Probe>);
+pub(in super::super) struct LivenessProbe(pub(in super::super) Option<Probe>);
 
 /// Options for shared ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) struct Ports(pub(in super::super) PortRules);
+pub(in super::super) struct PortOptionsValue(pub(in super::super) PortOptions);
 
 /// Scaling by load; none if it is disabled.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) struct Scaling(pub(in super::super) Option<Autoscale>);
+pub(in super::super) struct AutoscaleValue(pub(in super::super) Option<Autoscale>);
 
 /// Shorter intervals would make the probes a load of their own.
 const MIN_DURATION: Duration = Duration::from_millis(10);
@@ -33,17 +33,17 @@ const PROBE_EXPECTED: &str = "a table with exactly one of http, tcp and exec";
 const ACTION_KEYS: &[SubKey<Probe>] = sub_keys! {
     /// Succeeds with a status from 200 to 399.
     http []: { "type": "string", "pattern": "^http://" } => |to, value| {
-        to.check = Check::Http(parse_url(value)?);
+        to.check = ProbeAction::Http(parse_url(value)?);
         Ok(())
     };
     /// Succeeds if a TCP connection to a port or host:port is accepted.
     tcp []: { "type": ["string", "integer"] } => |to, value| {
-        to.check = Check::Tcp(parse_address(value)?);
+        to.check = ProbeAction::Tcp(parse_address(value)?);
         Ok(())
     };
     /// Succeeds if the shell command exits with 0.
     exec []: { "type": "string" } => |to, value| {
-        to.check = Check::Exec(String::read(value)?);
+        to.check = ProbeAction::Exec(String::read(value)?);
         Ok(())
     };
 };
@@ -66,7 +66,7 @@ const HEALTH_KEYS: &[SubKey<Probe>] = sub_keys! {
     start_period []: { "type": ["string", "integer"] } => |to, value| parse_time(&mut to.start_period, value);
 };
 
-const PORT_KEYS: &[SubKey<PortRules>] = sub_keys! {
+const PORT_KEYS: &[SubKey<PortOptions>] = sub_keys! {
     /// Share UDP ports as well.
     udp []: { "type": "boolean" } => |to, value| {
         to.udp = bool::read(value)?;
@@ -94,23 +94,23 @@ const AUTOSCALE_KEYS: &[SubKey<Autoscale>] = sub_keys! {
     down_after []: { "type": ["string", "integer"] } => |to, value| parse_time(&mut to.down_after, value);
 };
 
-impl Reading for ReadyCheck {
-    fn read(value: &Value) -> Result<Self, Wrong> {
+impl FromValue for ReadinessProbe {
+    fn read(value: &Value) -> Result<Self, ValueError> {
         parse_probe(value, Probe::ready, READY_KEYS).map(Self)
     }
 }
 
-impl Reading for HealthCheck {
-    fn read(value: &Value) -> Result<Self, Wrong> {
+impl FromValue for LivenessProbe {
+    fn read(value: &Value) -> Result<Self, ValueError> {
         parse_probe(value, Probe::health, HEALTH_KEYS).map(Self)
     }
 }
 
 fn parse_probe(
     value: &Value,
-    default: fn(Check) -> Probe,
+    default: fn(ProbeAction) -> Probe,
     keys: &'static [SubKey<Probe>],
-) -> Result<Option<Probe>, Wrong> {
+) -> Result<Option<Probe>, ValueError> {
     let table = match value {
         Value::Bool(false) => return Ok(None),
         Value::Object(table) => table,
@@ -122,13 +122,13 @@ fn parse_probe(
         return wants(PROBE_EXPECTED);
     }
     // Replaced by the action, of which there is exactly one.
-    let mut probe = default(Check::Exec(String::new()));
+    let mut probe = default(ProbeAction::Exec(String::new()));
     read_table(&action, ACTION_KEYS, &mut probe)?;
     read_table(&others, keys, &mut probe)?;
     Ok(Some(probe))
 }
 
-fn parse_url(value: &Value) -> Result<String, Wrong> {
+fn parse_url(value: &Value) -> Result<String, ValueError> {
     let url = String::read(value)?;
     match url.strip_prefix("http://") {
         Some(rest) if !rest.is_empty() && !rest.starts_with('/') => Ok(url),
@@ -139,7 +139,7 @@ fn parse_url(value: &Value) -> Result<String, Wrong> {
     }
 }
 
-fn parse_address(value: &Value) -> Result<String, Wrong> {
+fn parse_address(value: &Value) -> Result<String, ValueError> {
     let address = match value {
         Value::Number(port) => port.to_string(),
         _ => String::read(value)?,
@@ -157,19 +157,19 @@ fn is_address(text: &str) -> bool {
     host && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
-impl Reading for Ports {
-    fn read(value: &Value) -> Result<Self, Wrong> {
+impl FromValue for PortOptionsValue {
+    fn read(value: &Value) -> Result<Self, ValueError> {
         let Value::Object(table) = value else {
             return wants("a table with `udp` or `privileged`");
         };
-        let mut rules = PortRules::default();
+        let mut rules = PortOptions::default();
         read_table(table, PORT_KEYS, &mut rules)?;
         Ok(Self(rules))
     }
 }
 
-impl Reading for Scaling {
-    fn read(value: &Value) -> Result<Self, Wrong> {
+impl FromValue for AutoscaleValue {
+    fn read(value: &Value) -> Result<Self, ValueError> {
         let table = match value {
             Value::Bool(false) => return Ok(Self(None)),
             Value::Object(table) => table,
@@ -178,7 +178,9 @@ impl Reading for Scaling {
         let mut rules = Autoscale::between(1, 0);
         read_table(table, AUTOSCALE_KEYS, &mut rules)?;
         match rules.max {
-            0 => Err(Wrong { wants: "`max`".into(), help: String::new(), part: Part::MissingKey("max") }),
+            0 => {
+                Err(ValueError { wants: "`max`".into(), help: String::new(), part: Part::MissingKey("max") })
+            }
             max if max < rules.min => {
                 named("max", &max.into(), |_| wants(format!("at least `min` ({})", rules.min)))
             }
@@ -187,17 +189,17 @@ impl Reading for Scaling {
     }
 }
 
-fn parse_time(to: &mut Duration, value: &Value) -> Result<(), Wrong> {
-    *to = Millis::read(value)?.0;
+fn parse_time(to: &mut Duration, value: &Value) -> Result<(), ValueError> {
+    *to = DurationValue::read(value)?.0;
     Ok(())
 }
 
-fn parse_interval(to: &mut Duration, value: &Value) -> Result<(), Wrong> {
+fn parse_interval(to: &mut Duration, value: &Value) -> Result<(), ValueError> {
     parse_time(to, value)?;
     if *to < MIN_DURATION { wants("at least 10 ms") } else { Ok(()) }
 }
 
-fn parse_count(to: &mut u32, value: &Value) -> Result<(), Wrong> {
+fn parse_count(to: &mut u32, value: &Value) -> Result<(), ValueError> {
     match integer(value).map(u32::try_from) {
         Some(Ok(count)) if count >= 1 => {
             *to = count;
@@ -220,10 +222,10 @@ fn probe_schema(keys: &[SubKey<Probe>]) -> Value {
     table_schema(serde_json::json!(["object", "boolean"]), all)
 }
 
-schema!(ReadyCheck, probe_schema(READY_KEYS));
-schema!(HealthCheck, probe_schema(HEALTH_KEYS));
-schema!(Ports, table_schema("object".into(), properties(PORT_KEYS)));
-schema!(Scaling, table_schema(serde_json::json!(["object", "boolean"]), properties(AUTOSCALE_KEYS)));
+schema!(ReadinessProbe, probe_schema(READY_KEYS));
+schema!(LivenessProbe, probe_schema(HEALTH_KEYS));
+schema!(PortOptionsValue, table_schema("object".into(), properties(PORT_KEYS)));
+schema!(AutoscaleValue, table_schema(serde_json::json!(["object", "boolean"]), properties(AUTOSCALE_KEYS)));
 
 #[cfg(test)]
 mod tests {
@@ -232,16 +234,16 @@ mod tests {
 
     #[test]
     fn a_check_is_one_of_three_with_its_times() {
-        let read = HealthCheck::read(&json!({
+        let read = LivenessProbe::read(&json!({
             "http": "http://127.0.0.1:$PORT/h", "interval": "1s", "timeout": 200, "retries": 2, "startPeriod": "5s",
         }));
         let probe = read.unwrap().0.unwrap();
-        assert_eq!(probe.check, Check::Http("http://127.0.0.1:$PORT/h".into()));
+        assert_eq!(probe.check, ProbeAction::Http("http://127.0.0.1:$PORT/h".into()));
         assert_eq!((probe.interval.as_secs(), probe.timeout.as_millis(), probe.retries), (1, 200, 2));
         assert_eq!(probe.start_period.as_secs(), 5);
-        let tcp = ReadyCheck::read(&json!({ "tcp": 3000 })).unwrap().0.unwrap();
-        assert_eq!(tcp, Probe::ready(Check::Tcp("3000".into())));
-        assert_eq!(ReadyCheck::read(&json!(false)).unwrap().0, None);
+        let tcp = ReadinessProbe::read(&json!({ "tcp": 3000 })).unwrap().0.unwrap();
+        assert_eq!(tcp, Probe::ready(ProbeAction::Tcp("3000".into())));
+        assert_eq!(ReadinessProbe::read(&json!(false)).unwrap().0, None);
     }
 
     #[test]
@@ -261,28 +263,38 @@ mod tests {
                 "`health.retries`: expected an integer of at least 1, found 0",
             ),
         ] {
-            let wrong = HealthCheck::read(&value).unwrap_err();
+            let wrong = LivenessProbe::read(&value).unwrap_err();
             assert!(wrong.message("health", None).contains(told), "{value}: {wrong:?}");
         }
-        assert!(ReadyCheck::read(&json!({ "exec": "true", "retries": 3 })).is_err(), "only for health");
+        assert!(ReadinessProbe::read(&json!({ "exec": "true", "retries": 3 })).is_err(), "only for health");
     }
 
     #[test]
     fn ports_and_scaling() {
-        let ports = Ports::read(&json!({ "udp": true })).unwrap().0;
+        let ports = PortOptionsValue::read(&json!({ "udp": true })).unwrap().0;
         assert!(ports.udp && !ports.privileged);
         assert!(
-            Ports::read(&json!({ "tcp": true })).unwrap_err().message("ports", None).contains("`ports.tcp`")
+            PortOptionsValue::read(&json!({ "tcp": true }))
+                .unwrap_err()
+                .message("ports", None)
+                .contains("`ports.tcp`")
         );
-        let scaling =
-            Scaling::read(&json!({ "min": 2, "max": 4, "cpu": 50, "up_after": "2s" })).unwrap().0.unwrap();
+        let scaling = AutoscaleValue::read(&json!({ "min": 2, "max": 4, "cpu": 50, "up_after": "2s" }))
+            .unwrap()
+            .0
+            .unwrap();
         assert_eq!((scaling.min, scaling.max, scaling.cpu, scaling.up_after.as_secs()), (2, 4, 50, 2));
         assert!(
-            Scaling::read(&json!({ "min": 2 }))
+            AutoscaleValue::read(&json!({ "min": 2 }))
                 .unwrap_err()
                 .message("autoscale", None)
                 .contains("`autoscale.max`")
         );
-        assert!(Scaling::read(&json!({ "min": 3, "max": 2 })).unwrap_err().wants.contains("at least `min`"));
+        assert!(
+            AutoscaleValue::read(&json!({ "min": 3, "max": 2 }))
+                .unwrap_err()
+                .wants
+                .contains("at least `min`")
+        );
     }
 }

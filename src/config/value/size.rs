@@ -2,15 +2,15 @@
 
 use serde_json::Value;
 
-use super::{Reading, Wrong, wants};
+use super::{FromValue, ValueError, wants};
 
 /// A number of bytes, with an optional unit. Units are powers of 1024, as in PM2: `300M`, `300MB` and `300MiB`
 /// are equal. In the crate bytesize, `M` and `MB` are powers of 1000.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) struct Size(pub(in super::super) u64);
+pub(in super::super) struct ByteSize(pub(in super::super) u64);
 
-impl Reading for Size {
-    fn read(value: &Value) -> Result<Self, Wrong> {
+impl FromValue for ByteSize {
+    fn read(value: &Value) -> Result<Self, ValueError> {
         let bytes = match value {
             Value::Number(number) => number.as_u64(),
             Value::String(text) => parse(text),
@@ -24,7 +24,7 @@ impl Reading for Size {
     }
 }
 
-schema!(Size, {
+schema!(ByteSize, {
     "type": ["string", "integer"],
     "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*([KkMmGgTt]([Ii]?[Bb])?|[Bb])?\s*$",
     "minimum": 1
@@ -70,19 +70,19 @@ mod tests {
             ("10 B", 10),
             ("0.5K", 512),
         ] {
-            assert_eq!(Size::read(&json!(text)), Ok(Size(bytes)), "{text}");
+            assert_eq!(ByteSize::read(&json!(text)), Ok(ByteSize(bytes)), "{text}");
         }
-        assert_eq!(Size::read(&json!(4096)), Ok(Size(4096)));
+        assert_eq!(ByteSize::read(&json!(4096)), Ok(ByteSize(4096)));
     }
 
     #[test]
     fn rejects_invalid_sizes() {
         for bad in ["", "G", "1X", "-1M", "1.M", ".5M", "1.2.3M", "1e9", "99999999999G", "1 0M", "nan", "１M"]
         {
-            assert!(Size::read(&json!(bad)).is_err(), "{bad}");
+            assert!(ByteSize::read(&json!(bad)).is_err(), "{bad}");
         }
         for bad in [json!(0), json!(-5), json!(1.5), json!(true), json!("0M"), json!(["1G"])] {
-            assert!(Size::read(&bad).is_err(), "{bad}");
+            assert!(ByteSize::read(&bad).is_err(), "{bad}");
         }
     }
 }

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::super::key_def::to_camel_case;
-use super::{Wrong, named, unknown_key};
+use super::{ValueError, named, unknown_key};
 
 /// A key of the table that becomes a `T`.
 pub(super) struct SubKey<T: 'static> {
@@ -17,7 +17,7 @@ pub(super) struct SubKey<T: 'static> {
     /// What it takes.
     pub(super) schema: fn() -> Value,
     /// Reads the value into `T`.
-    pub(super) set: fn(&mut T, &Value) -> Result<(), Wrong>,
+    pub(super) set: fn(&mut T, &Value) -> Result<(), ValueError>,
 }
 
 /// Rows of sub-keys: documentation, name, aliases, schema, and how a value is stored.
@@ -51,7 +51,7 @@ pub(super) fn read_table<T>(
     table: &Map<String, Value>,
     keys: &[SubKey<T>],
     into: &mut T,
-) -> Result<(), Wrong> {
+) -> Result<(), ValueError> {
     table.iter().try_for_each(|(key, value)| match find(keys, key) {
         Some(row) => named(key, value, |value| (row.set)(into, value)),
         None => unknown_key(key, names(keys)),

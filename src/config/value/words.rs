@@ -2,14 +2,14 @@
 
 use serde_json::Value;
 
-use super::{Part, Reading, Wrong, wants, wants_help};
+use super::{FromValue, Part, ValueError, wants, wants_help};
 
 /// A list of words, or one string split at whitespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in super::super) struct Words(pub(in super::super) Vec<String>);
+pub(in super::super) struct WordList(pub(in super::super) Vec<String>);
 
-impl Reading for Words {
-    fn read(value: &Value) -> Result<Self, Wrong> {
+impl FromValue for WordList {
+    fn read(value: &Value) -> Result<Self, ValueError> {
         match value {
             Value::String(text) => match split(text) {
                 Some(words) if !text.contains('\0') => Ok(Self(words)),
@@ -24,17 +24,17 @@ impl Reading for Words {
     }
 }
 
-schema!(Words, {
+schema!(WordList, {
     "type": ["string", "array"],
     "items": { "type": ["string", "number"] }
 });
 
 /// One word of a list. Numbers are accepted too: they are common in argument lists, and unambiguous.
-fn word(item: &Value) -> Result<String, Wrong> {
+fn word(item: &Value) -> Result<String, ValueError> {
     match item {
         Value::String(text) if !text.contains('\0') => Ok(text.clone()),
         Value::Number(number) => Ok(number.to_string()),
-        other => Err(Wrong {
+        other => Err(ValueError {
             wants: "a list of strings".into(),
             help: String::new(),
             part: Part::Item(super::shown(other)),
@@ -79,10 +79,10 @@ mod tests {
 
     #[test]
     fn lists_accept_words_and_numbers() {
-        assert_eq!(Words::read(&json!(["--port", 80, "a b"])).unwrap().0, ["--port", "80", "a b"]);
-        assert!(Words::read(&json!([true])).is_err());
-        assert!(Words::read(&json!([["a"]])).is_err());
-        assert!(Words::read(&json!(5)).is_err());
-        assert!(Words::read(&json!("it's")).unwrap_err().help.contains("quote"));
+        assert_eq!(WordList::read(&json!(["--port", 80, "a b"])).unwrap().0, ["--port", "80", "a b"]);
+        assert!(WordList::read(&json!([true])).is_err());
+        assert!(WordList::read(&json!([["a"]])).is_err());
+        assert!(WordList::read(&json!(5)).is_err());
+        assert!(WordList::read(&json!("it's")).unwrap_err().help.contains("quote"));
     }
 }

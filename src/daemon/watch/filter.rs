@@ -14,7 +14,7 @@ const DEFAULTS: [&str; 2] = [".*", "node_modules"];
 
 /// The type of a file, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Entry {
+pub(super) enum EntryKind {
     /// A directory.
     Directory,
     /// A file, a link or any other type.
@@ -23,13 +23,13 @@ pub(super) enum Entry {
 
 /// A configured path.
 #[derive(Debug)]
-pub(super) struct Root {
+pub(super) struct WatchRoot {
     path: PathBuf,
     /// Patterns for the paths below a directory; `None` for a file, which is never ignored.
     ignored: Option<Gitignore>,
 }
 
-impl Root {
+impl WatchRoot {
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -49,11 +49,11 @@ impl Root {
     }
 
     /// Whether `path` is below this directory, and not ignored.
-    fn holds(&self, path: &Path, entry: Entry) -> bool {
+    fn holds(&self, path: &Path, entry: EntryKind) -> bool {
         let (Some(ignored), Ok(below)) = (&self.ignored, path.strip_prefix(&self.path)) else {
             return false;
         };
-        let directory = entry == Entry::Directory;
+        let directory = entry == EntryKind::Directory;
         !below.as_os_str().is_empty() && !ignored.matched_path_or_any_parents(below, directory).is_ignore()
     }
 }
@@ -83,30 +83,31 @@ fn relative(root: &Path, pattern: &str) -> String {
 
 /// The roots, ignore patterns and exempt files of one app.
 #[derive(Debug)]
-pub(super) struct Filter {
-    roots: Vec<Root>,
+pub(super) struct WatchFilter {
+    roots: Vec<WatchRoot>,
     exempt: Vec<PathBuf>,
 }
 
-impl Filter {
+impl WatchFilter {
     pub(super) fn new(spec: &WatchSpec, exempt: &[PathBuf]) -> Result<Self, WatchError> {
-        let roots = spec.paths.iter().map(|path| Root::new(path, &spec.ignore)).collect::<Result<_, _>>()?;
+        let roots =
+            spec.paths.iter().map(|path| WatchRoot::new(path, &spec.ignore)).collect::<Result<_, _>>()?;
         Ok(Self { roots, exempt: exempt.to_vec() })
     }
 
-    pub(super) fn roots(&self) -> impl Iterator<Item = &Root> {
+    pub(super) fn roots(&self) -> impl Iterator<Item = &WatchRoot> {
         self.roots.iter()
     }
 
     /// Whether a change of `path` counts.
-    pub(super) fn concerns(&self, path: &Path, entry: Entry) -> bool {
-        let wanted = |root: &Root| root.path == path || root.holds(path, entry);
+    pub(super) fn concerns(&self, path: &Path, entry: EntryKind) -> bool {
+        let wanted = |root: &WatchRoot| root.path == path || root.holds(path, entry);
         self.roots.iter().any(wanted) && !self.is_exempt(path)
     }
 
     /// Whether the directory `path` must be watched, as part of a root.
     pub(super) fn inside(&self, path: &Path) -> bool {
-        self.roots.iter().any(|root| root.holds(path, Entry::Directory))
+        self.roots.iter().any(|root| root.holds(path, EntryKind::Directory))
     }
 
     /// An exempt file or a rotated one: `out.log`, `out.log.1`, `out.log.2.gz`.
@@ -124,14 +125,14 @@ mod tests {
 
     use super::*;
 
-    fn filter(root: &Path, ignore: &[&str], exempt: &[&str]) -> Filter {
+    fn filter(root: &Path, ignore: &[&str], exempt: &[&str]) -> WatchFilter {
         let spec = WatchSpec {
             paths: vec![root.into()],
             ignore: ignore.iter().map(|&line| line.into()).collect(),
             delay: Duration::ZERO,
         };
         let exempt: Vec<PathBuf> = exempt.iter().map(|name| root.join(name)).collect();
-        Filter::new(&spec, &exempt).unwrap()
+        WatchFilter::new(&spec, &exempt).unwrap()
     }
 
     #[test]
@@ -139,19 +140,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let filter = filter(dir.path(), &["*.tmp", "build/"], &[]);
         let counts = |path: &str, entry| filter.concerns(&dir.path().join(path), entry);
-        assert!(counts("src/main.js", Entry::Other));
-        assert!(counts("build", Entry::Other), "a file of that name");
+        assert!(counts("src/main.js", EntryKind::Other));
+        assert!(counts("build", EntryKind::Other), "a file of that name");
         for ignored in ["a.tmp", ".git/HEAD", "src/.x.swp", "node_modules/a/b.js", "sub/node_modules/a"] {
-            assert!(!counts(ignored, Entry::Other), "{ignored}");
+            assert!(!counts(ignored, EntryKind::Other), "{ignored}");
         }
-        assert!(!counts("build", Entry::Directory) && !counts("build/out.js", Entry::Other));
+        assert!(!counts("build", EntryKind::Directory) && !counts("build/out.js", EntryKind::Other));
     }
 
     #[test]
     fn hidden_parent_of_root_is_not_ignored() {
         let dir = tempfile::Builder::new().prefix(".hidden").tempdir().unwrap();
-        assert!(filter(dir.path(), &[], &[]).concerns(&dir.path().join("a.js"), Entry::Other));
-        assert!(!filter(dir.path(), &[], &[]).concerns(Path::new("/elsewhere/a.js"), Entry::Other));
+        assert!(filter(dir.path(), &[], &[]).concerns(&dir.path().join("a.js"), EntryKind::Other));
+        assert!(!filter(dir.path(), &[], &[]).concerns(Path::new("/elsewhere/a.js"), EntryKind::Other));
     }
 
     #[test]
@@ -159,7 +160,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let whole = dir.path().join("data").display().to_string();
         let filter = filter(dir.path(), &["./logs", &whole, "!.env"], &[]);
-        let counts = |path: &str| filter.concerns(&dir.path().join(path), Entry::Other);
+        let counts = |path: &str| filter.concerns(&dir.path().join(path), EntryKind::Other);
         assert!(!counts("logs/a") && !counts("data/a") && counts("src/logs/a") && counts(".env"));
     }
 
@@ -167,7 +168,7 @@ mod tests {
     fn log_files_and_rotated_files_are_exempt() {
         let dir = tempfile::tempdir().unwrap();
         let filter = filter(dir.path(), &[], &["out.log"]);
-        let counts = |path: &str| filter.concerns(&dir.path().join(path), Entry::Other);
+        let counts = |path: &str| filter.concerns(&dir.path().join(path), EntryKind::Other);
         assert!(!counts("out.log") && !counts("out.log.1.gz") && counts("out.js") && counts("sub/out.log"));
     }
 
@@ -176,8 +177,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(".env"), "").unwrap();
         let filter = filter(&dir.path().join(".env"), &[], &[]);
-        assert!(filter.concerns(&dir.path().join(".env"), Entry::Other));
-        assert!(!filter.concerns(&dir.path().join("a.js"), Entry::Other));
+        assert!(filter.concerns(&dir.path().join(".env"), EntryKind::Other));
+        assert!(!filter.concerns(&dir.path().join("a.js"), EntryKind::Other));
     }
 
     #[test]
@@ -187,10 +188,10 @@ mod tests {
             ignore: vec![ignore.into()],
             delay: Duration::ZERO,
         };
-        let missing = Filter::new(&spec(Path::new("/no/such"), ""), &[]).unwrap_err().to_string();
+        let missing = WatchFilter::new(&spec(Path::new("/no/such"), ""), &[]).unwrap_err().to_string();
         assert_eq!(missing, "cannot watch /no/such: no such file or directory");
         let dir = tempfile::tempdir().unwrap();
-        let wrong = Filter::new(&spec(dir.path(), "a[z-a]"), &[]).unwrap_err().to_string();
+        let wrong = WatchFilter::new(&spec(dir.path(), "a[z-a]"), &[]).unwrap_err().to_string();
         assert!(wrong.starts_with("invalid ignore_watch pattern \"a[z-a]\": "), "{wrong}");
     }
 }

@@ -19,9 +19,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::spec::WatchSpec;
-use filter::{Entry, Filter};
-use quiet::Quiet;
-use tree::{Change, Tree};
+use filter::{EntryKind, WatchFilter};
+use quiet::Debounce;
+use tree::{FsChange, WatchTree};
 
 /// Why files cannot be watched.
 #[derive(Debug, thiserror::Error)]
@@ -86,14 +86,14 @@ impl Watcher {
         exempt: &[PathBuf],
         changed: UnboundedSender<PathBuf>,
     ) -> Result<Self, WatchError> {
-        let filter = Filter::new(spec, exempt)?;
-        let mut tree = Tree::new()?;
+        let filter = WatchFilter::new(spec, exempt)?;
+        let mut tree = WatchTree::new()?;
         for root in filter.roots() {
             tree.add_root(root, &filter)?;
         }
         let thread = |problem| WatchError::System { path: "files".into(), problem };
         let (stopped, stop) = std::io::pipe().map_err(thread)?;
-        let watching = Watching { filter, tree, quiet: Quiet::new(spec.delay), warned: false, changed };
+        let watching = WatchLoop { filter, tree, quiet: Debounce::new(spec.delay), warned: false, changed };
         std::thread::Builder::new()
             .name("rsm-watch".into())
             .stack_size(256 * 1024)
@@ -104,23 +104,23 @@ impl Watcher {
 }
 
 /// The state of the thread.
-struct Watching {
-    filter: Filter,
-    tree: Tree,
-    quiet: Quiet,
+struct WatchLoop {
+    filter: WatchFilter,
+    tree: WatchTree,
+    quiet: Debounce,
     /// Whether an error for a part of the tree was reported.
     warned: bool,
     changed: UnboundedSender<PathBuf>,
 }
 
-impl Watching {
+impl WatchLoop {
     /// Runs until `stopped` or the receiver of `changed` is closed.
     fn run(mut self, stopped: &PipeReader) {
         loop {
             match self.wait(stopped) {
-                Ok(Woken::Stopped) => return,
-                Ok(Woken::Changes) => self.read(),
-                Ok(Woken::Quiet) | Err(Errno::EINTR) => {}
+                Ok(Wakeup::Stopped) => return,
+                Ok(Wakeup::Changes) => self.read(),
+                Ok(Wakeup::Quiet) | Err(Errno::EINTR) => {}
                 Err(errno) => return tracing::error!("file watching stopped: {}", errno.desc()),
             }
             if let Some(path) = self.quiet.take(Instant::now())
@@ -131,7 +131,7 @@ impl Watching {
         }
     }
 
-    fn wait(&self, stopped: &PipeReader) -> nix::Result<Woken> {
+    fn wait(&self, stopped: &PipeReader) -> nix::Result<Wakeup> {
         let timeout = self.quiet.left(Instant::now()).map_or(PollTimeout::NONE, |left| {
             // Rounded up: a timeout that is a fraction of a millisecond too short would loop.
             PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
@@ -140,27 +140,27 @@ impl Watching {
         poll(&mut fds, timeout)?;
         let [stop, changes] = fds.map(|fd| fd.any() != Some(false));
         Ok(match (stop, changes) {
-            (true, _) => Woken::Stopped,
-            (false, true) => Woken::Changes,
-            (false, false) => Woken::Quiet,
+            (true, _) => Wakeup::Stopped,
+            (false, true) => Wakeup::Changes,
+            (false, false) => Wakeup::Quiet,
         })
     }
 
     fn read(&mut self) {
         for change in self.tree.read() {
             match change {
-                Change::Entry { path, entry } => self.entry(path, entry),
-                Change::Appeared { path, entry } => {
+                FsChange::Entry { path, entry } => self.entry(path, entry),
+                FsChange::Appeared { path, entry } => {
                     let followed = self.follow(&path, entry);
                     self.note(followed);
                     self.entry(path, entry);
                 }
-                Change::Overflow => self.overflow(),
+                FsChange::Overflow => self.overflow(),
             }
         }
     }
 
-    fn entry(&mut self, path: PathBuf, entry: Entry) {
+    fn entry(&mut self, path: PathBuf, entry: EntryKind) {
         if self.filter.concerns(&path, entry) {
             self.quiet.changed(path, Instant::now());
         }
@@ -174,13 +174,13 @@ impl Watching {
     }
 
     /// Watches a new directory, or a new target of a root.
-    fn follow(&mut self, path: &Path, entry: Entry) -> Result<(), WatchError> {
+    fn follow(&mut self, path: &Path, entry: EntryKind) -> Result<(), WatchError> {
         if let Some(root) = self.filter.roots().find(|root| root.path() == path) {
             // A replaced root, such as a link to a new release, is another directory with the same name.
             self.tree.forget(path);
             return self.tree.walk(root.path(), &self.filter);
         }
-        if entry == Entry::Directory && self.filter.inside(path) {
+        if entry == EntryKind::Directory && self.filter.inside(path) {
             self.tree.walk(path, &self.filter)?;
         }
         Ok(())
@@ -209,7 +209,7 @@ impl Watching {
 }
 
 /// Why the thread woke up.
-enum Woken {
+enum Wakeup {
     Stopped,
     Changes,
     Quiet,

@@ -14,7 +14,7 @@ const RESTLESS: Duration = Duration::from_secs(30);
 
 /// Collects a burst of changes, which ends when nothing has changed for the delay.
 #[derive(Debug)]
-pub(super) struct Quiet {
+pub(super) struct Debounce {
     delay: Duration,
     burst: Option<Burst>,
 }
@@ -28,7 +28,7 @@ struct Burst {
     told: bool,
 }
 
-impl Quiet {
+impl Debounce {
     /// `delay` is limited to the range from 100 ms to one day.
     pub(super) fn new(delay: Duration) -> Self {
         Self { delay: delay.clamp(LEAST, MOST), burst: None }
@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn burst_returns_first_path_after_delay() {
         let start = Instant::now();
-        let mut quiet = Quiet::new(ms(300));
+        let mut quiet = Debounce::new(ms(300));
         assert_eq!(quiet.left(start), None);
         quiet.changed("a".into(), start);
         quiet.changed("b".into(), start + ms(200));
@@ -87,10 +87,10 @@ mod tests {
     #[test]
     fn delay_is_limited() {
         let start = Instant::now();
-        let mut quiet = Quiet::new(Duration::ZERO);
+        let mut quiet = Debounce::new(Duration::ZERO);
         quiet.changed("a".into(), start);
         assert_eq!(quiet.left(start), Some(LEAST));
-        let mut quiet = Quiet::new(Duration::MAX);
+        let mut quiet = Debounce::new(Duration::MAX);
         quiet.changed("a".into(), start);
         assert_eq!(quiet.left(start), Some(MOST));
     }
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn reports_unsettled_path_once() {
         let start = Instant::now();
-        let mut quiet = Quiet::new(ms(100));
+        let mut quiet = Debounce::new(ms(100));
         quiet.changed("a.js".into(), start);
         quiet.changed("data.db".into(), start + ms(29_999));
         assert_eq!(quiet.restless(start + ms(29_999)), None);

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 
 use super::WatchError;
-use super::filter::{Entry, Filter, Root};
+use super::filter::{EntryKind, WatchFilter, WatchRoot};
 
 /// Events for new names: created, linked or moved here.
 const APPEARED: AddWatchFlags = AddWatchFlags::IN_CREATE.union(AddWatchFlags::IN_MOVED_TO);
@@ -28,31 +28,31 @@ const MASK: AddWatchFlags = AddWatchFlags::IN_MODIFY
 
 /// A change in a watched directory.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(super) enum FsChange {
     /// The file at this path changed or was removed.
-    Entry { path: PathBuf, entry: Entry },
+    Entry { path: PathBuf, entry: EntryKind },
     /// A file was created at this path, or moved to it.
-    Appeared { path: PathBuf, entry: Entry },
+    Appeared { path: PathBuf, entry: EntryKind },
     /// The kernel dropped events.
     Overflow,
 }
 
 /// The watched directories.
 #[derive(Debug)]
-pub(super) struct Tree {
+pub(super) struct WatchTree {
     inotify: Inotify,
     /// With links and bind mounts, one directory, and so one watch, can have several paths.
     paths: HashMap<WatchDescriptor, Vec<PathBuf>>,
     watches: BTreeMap<PathBuf, WatchDescriptor>,
 }
 
-impl AsFd for Tree {
+impl AsFd for WatchTree {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inotify.as_fd()
     }
 }
 
-impl Tree {
+impl WatchTree {
     pub(super) fn new() -> Result<Self, WatchError> {
         let inotify =
             Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map_err(|errno| match errno {
@@ -63,7 +63,7 @@ impl Tree {
     }
 
     /// Watches a root and its parent directory.
-    pub(super) fn add_root(&mut self, root: &Root, filter: &Filter) -> Result<(), WatchError> {
+    pub(super) fn add_root(&mut self, root: &WatchRoot, filter: &WatchFilter) -> Result<(), WatchError> {
         if let Some(parent) = root.path().parent() {
             match self.add(parent) {
                 // Without a watch on the parent, only a replacement of the directory is missed.
@@ -80,7 +80,7 @@ impl Tree {
 
     /// Watches a directory and all its subdirectories that are not ignored. Skips directories that are removed
     /// meanwhile or not readable.
-    pub(super) fn walk(&mut self, top: &Path, filter: &Filter) -> Result<(), WatchError> {
+    pub(super) fn walk(&mut self, top: &Path, filter: &WatchFilter) -> Result<(), WatchError> {
         let mut open = vec![top.to_owned()];
         while let Some(directory) = open.pop() {
             // The watch is added before the listing, so that no change in between is missed.
@@ -117,15 +117,15 @@ impl Tree {
     }
 
     /// The changes since the last call.
-    pub(super) fn read(&mut self) -> Vec<Change> {
+    pub(super) fn read(&mut self) -> Vec<FsChange> {
         let events = self.inotify.read_events().unwrap_or_default();
         events.into_iter().flat_map(|event| self.changes(&event)).collect()
     }
 
-    fn changes(&mut self, event: &InotifyEvent) -> Vec<Change> {
+    fn changes(&mut self, event: &InotifyEvent) -> Vec<FsChange> {
         let is = |flags| event.mask.intersects(flags);
         if is(AddWatchFlags::IN_Q_OVERFLOW) {
-            return vec![Change::Overflow];
+            return vec![FsChange::Overflow];
         }
         if is(AddWatchFlags::IN_IGNORED) {
             self.lost(event.wd);
@@ -134,10 +134,10 @@ impl Tree {
         let (Some(name), Some(parents)) = (&event.name, self.paths.get(&event.wd)) else {
             return Vec::new();
         };
-        let entry = if is(AddWatchFlags::IN_ISDIR) { Entry::Directory } else { Entry::Other };
+        let entry = if is(AddWatchFlags::IN_ISDIR) { EntryKind::Directory } else { EntryKind::Other };
         let paths: Vec<PathBuf> = parents.iter().map(|parent| parent.join(name)).collect();
         let change = |path| {
-            if is(APPEARED) { Change::Appeared { path, entry } } else { Change::Entry { path, entry } }
+            if is(APPEARED) { FsChange::Appeared { path, entry } } else { FsChange::Entry { path, entry } }
         };
         if is(AddWatchFlags::IN_MOVED_FROM) {
             // The watches would move with the directory, and report the former path.
@@ -201,17 +201,17 @@ mod tests {
         (dir, app)
     }
 
-    fn tree(root: &Path) -> (Tree, Filter) {
+    fn tree(root: &Path) -> (WatchTree, WatchFilter) {
         let spec = WatchSpec { paths: vec![root.into()], ignore: vec!["tmp".into()], delay: Duration::ZERO };
-        let filter = Filter::new(&spec, &[]).unwrap();
-        let mut tree = Tree::new().unwrap();
+        let filter = WatchFilter::new(&spec, &[]).unwrap();
+        let mut tree = WatchTree::new().unwrap();
         for root in filter.roots() {
             tree.add_root(root, &filter).unwrap();
         }
         (tree, filter)
     }
 
-    fn below(tree: &Tree, root: &Path) -> Vec<PathBuf> {
+    fn below(tree: &WatchTree, root: &Path) -> Vec<PathBuf> {
         tree.watches.keys().filter_map(|path| path.strip_prefix(root).ok()).map(Path::to_owned).collect()
     }
 
@@ -233,10 +233,10 @@ mod tests {
         let (mut tree, filter) = tree(&app);
         std::fs::rename(app.join("a"), app.join("c")).unwrap();
         let [from, to] = ["a", "c"].map(|name| app.join(name));
-        let entry = Entry::Directory;
+        let entry = EntryKind::Directory;
         assert_eq!(
             tree.read(),
-            [Change::Entry { path: from, entry }, Change::Appeared { path: to.clone(), entry }]
+            [FsChange::Entry { path: from, entry }, FsChange::Appeared { path: to.clone(), entry }]
         );
         assert_eq!(below(&tree, &app), [Path::new("")]);
         tree.walk(&to, &filter).unwrap();
@@ -250,7 +250,7 @@ mod tests {
         std::fs::create_dir_all(app.join("a/b")).unwrap();
         let (mut tree, _) = tree(&app);
         std::fs::remove_dir_all(app.join("a")).unwrap();
-        let path = |name| Change::Entry { path: app.join(name), entry: Entry::Directory };
+        let path = |name| FsChange::Entry { path: app.join(name), entry: EntryKind::Directory };
         assert_eq!(tree.read(), [path("a/b"), path("a")]);
         assert_eq!(below(&tree, &app), [Path::new("")]);
     }
@@ -267,7 +267,7 @@ mod tests {
         std::fs::read_dir(&app).unwrap().for_each(drop);
         assert_eq!(tree.read(), []);
         std::fs::OpenOptions::new().append(true).open(&file).unwrap().set_len(9).unwrap();
-        assert_eq!(tree.read(), [Change::Entry { path: file, entry: Entry::Other }]);
+        assert_eq!(tree.read(), [FsChange::Entry { path: file, entry: EntryKind::Other }]);
     }
 
     #[test]

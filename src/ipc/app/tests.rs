@@ -10,8 +10,8 @@ fn spec() -> AppSpec {
     let mut spec = AppSpec::new("api", "/srv/api", "/srv");
     spec.restart.delay = RestartDelay::FromFirst { initial: Duration::from_millis(5) };
     spec.stop = StopPolicy { tree: false, message: true, ..StopPolicy::default() };
-    spec.readiness.probe = Some(Probe::ready(Check::Tcp("3000".into())));
-    spec.health = Some(Probe::health(Check::Exec("true".into())));
+    spec.readiness.probe = Some(Probe::ready(ProbeAction::Tcp("3000".into())));
+    spec.health = Some(Probe::health(ProbeAction::Exec("true".into())));
     spec.logs.out = LogPath::Nowhere;
     spec.logs.combined = Some(LogPath::File("/var/log/api.log".into()));
     spec.logs.rotation = Rotation { keep: Some(7), ..Rotation::default() };

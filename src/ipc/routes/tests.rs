@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::ipc::request::{Existing, Inherited};
-use crate::ipc::response::LogPlace;
+use crate::ipc::response::LogPosition;
 use crate::spec::{AppSpec, RestartDelay};
 
 fn texts(least: usize) -> impl Strategy<Value = Vec<String>> {
@@ -71,9 +71,9 @@ fn log_queries() -> impl Strategy<Value = Request> {
     )
 }
 
-fn positions() -> impl Strategy<Value = LogPlace> {
+fn positions() -> impl Strategy<Value = LogPosition> {
     let known = (any::<Option<(u64, u64)>>(), any::<[Option<u64>; 2]>());
-    (any::<String>(), any::<u64>(), known).prop_map(|(path, offset, (file, [began, line]))| LogPlace {
+    (any::<String>(), any::<u64>(), known).prop_map(|(path, offset, (file, [began, line]))| LogPosition {
         path: path.into(),
         file,
         began,

@@ -16,29 +16,29 @@ const ALL_BODIES: usize = 2 * MAX_BODY;
 
 /// The memory that all bodies may take together: many clients, each within its limit, would else
 /// be too much.
-pub(super) struct Room {
+pub(super) struct BodyBudget {
     left: Cell<usize>,
 }
 
-impl Default for Room {
+impl Default for BodyBudget {
     fn default() -> Self {
         Self { left: Cell::new(ALL_BODIES) }
     }
 }
 
 /// A body's share of the room, given back when dropped.
-pub(super) struct Taken<'a> {
-    room: &'a Room,
+pub(super) struct BodyPermit<'a> {
+    room: &'a BodyBudget,
     bytes: usize,
 }
 
-impl Drop for Taken<'_> {
+impl Drop for BodyPermit<'_> {
     fn drop(&mut self) {
         self.room.left.set(self.room.left.get() + self.bytes);
     }
 }
 
-impl Taken<'_> {
+impl BodyPermit<'_> {
     fn more(&mut self, bytes: usize) -> Result<(), ApiError> {
         let left = self.room.left.get().checked_sub(bytes).ok_or_else(|| {
             ApiError::new(ErrorCode::Unavailable, "too many large requests").hint("try again later")
@@ -53,7 +53,7 @@ impl Taken<'_> {
 ///
 /// # Errors
 /// It is too long, too slow or malformed, or there is no room.
-pub(super) async fn read(body: Incoming, room: &Room) -> Result<(Vec<u8>, Taken<'_>), ApiError> {
+pub(super) async fn read(body: Incoming, room: &BodyBudget) -> Result<(Vec<u8>, BodyPermit<'_>), ApiError> {
     // A length given beforehand is refused before `100 Continue` invites the client to send.
     if body.size_hint().lower() > MAX_BODY as u64 {
         return Err(too_long());
@@ -65,8 +65,8 @@ pub(super) async fn read(body: Incoming, room: &Room) -> Result<(Vec<u8>, Taken<
     tokio::time::timeout(BODY_TIME, collect(body, room)).await.unwrap_or_else(slow)
 }
 
-async fn collect(mut body: Incoming, room: &Room) -> Result<(Vec<u8>, Taken<'_>), ApiError> {
-    let mut taken = Taken { room, bytes: 0 };
+async fn collect(mut body: Incoming, room: &BodyBudget) -> Result<(Vec<u8>, BodyPermit<'_>), ApiError> {
+    let mut taken = BodyPermit { room, bytes: 0 };
     let mut read = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
@@ -99,9 +99,9 @@ mod tests {
 
     #[test]
     fn the_room_is_shared_and_given_back() {
-        let room = Room::default();
-        let mut first = Taken { room: &room, bytes: 0 };
-        let mut second = Taken { room: &room, bytes: 0 };
+        let room = BodyBudget::default();
+        let mut first = BodyPermit { room: &room, bytes: 0 };
+        let mut second = BodyPermit { room: &room, bytes: 0 };
         first.more(ALL_BODIES - 10).unwrap();
         assert_eq!(second.more(11).unwrap_err().code, ErrorCode::Unavailable);
         second.more(10).unwrap();

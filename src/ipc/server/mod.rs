@@ -23,7 +23,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
-use self::body::Room;
+use self::body::BodyBudget;
 use self::line_body::LineBody;
 use super::request::{ApiError, ErrorBody, ErrorCode};
 use super::routes::{Request, allowed_methods};
@@ -52,7 +52,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What a request is answered with.
 #[derive(Debug)]
-pub enum Answer {
+pub enum HandlerResponse {
     /// A JSON document.
     Json(Vec<u8>),
     /// JSON lines, each item one or more whole lines, for as long as both ends like.
@@ -60,18 +60,21 @@ pub enum Answer {
 }
 
 /// Who answers.
-pub trait Service: Clone + 'static {
+pub trait RequestHandler: Clone + 'static {
     /// Answers one request. Once begun it is not cancelled, even if the client goes away.
     /// `key` is the client's word for it: a change asked for again by the same word was asked for once.
-    fn answer(&self, request: Request, key: Option<String>)
-    -> impl Future<Output = Result<Answer, ApiError>>;
+    fn answer(
+        &self,
+        request: Request,
+        key: Option<String>,
+    ) -> impl Future<Output = Result<HandlerResponse, ApiError>>;
 }
 
 /// Who may ask. File permissions guard the socket already; this holds where they were loosened.
 #[derive(Clone, Debug)]
-pub struct Allowed(Vec<u32>);
+pub struct AllowedUids(Vec<u32>);
 
-impl Allowed {
+impl AllowedUids {
     /// The user that this process runs as, and root.
     pub fn own_user() -> Self {
         Self(vec![nix::unistd::geteuid().as_raw(), 0])
@@ -87,25 +90,25 @@ impl Allowed {
     }
 }
 
-type Body = UnsyncBoxBody<Bytes, Infallible>;
+type HttpBody = UnsyncBoxBody<Bytes, Infallible>;
 
 /// What all connections share.
-struct Shared<S> {
+struct ServerState<S> {
     service: S,
-    room: Room,
+    room: BodyBudget,
     closed: watch::Receiver<bool>,
 }
 
 /// Serves until `stop` resolves, then ends the streams and lets answers that are on their way
 /// arrive. Must run in a `LocalSet`.
-pub async fn serve<S: Service>(
+pub async fn serve<S: RequestHandler>(
     listener: UnixListener,
     service: S,
-    allowed: Allowed,
+    allowed: AllowedUids,
     stop: impl Future<Output = ()>,
 ) {
     let (closing, closed) = watch::channel(false);
-    let shared = Rc::new(Shared { service, room: Room::default(), closed });
+    let shared = Rc::new(ServerState { service, room: BodyBudget::default(), closed });
     let (mut clients, mut refused) = (JoinSet::new(), JoinSet::new());
     let mut stop = pin!(stop);
     loop {
@@ -179,7 +182,7 @@ fn turn_away(refused: &mut JoinSet<()>, stream: UnixStream, error: ApiError) {
 }
 
 /// Speaks with one client until it goes, or the server closes.
-async fn converse<S: Service>(stream: UnixStream, shared: Rc<Shared<S>>) {
+async fn converse<S: RequestHandler>(stream: UnixStream, shared: Rc<ServerState<S>>) {
     let mut closed = shared.closed.clone();
     let answer = service_fn(move |request| {
         let shared = shared.clone();
@@ -196,7 +199,10 @@ async fn converse<S: Service>(stream: UnixStream, shared: Rc<Shared<S>>) {
     let _ = connection.await;
 }
 
-async fn respond<S: Service>(shared: &Shared<S>, request: hyper::Request<Incoming>) -> Response<Body> {
+async fn respond<S: RequestHandler>(
+    shared: &ServerState<S>,
+    request: hyper::Request<Incoming>,
+) -> Response<HttpBody> {
     let (head, body) = request.into_parts();
     let path = head.uri.path();
     let (body, _taken) = match body::read(body, &shared.room).await {
@@ -213,10 +219,10 @@ async fn respond<S: Service>(shared: &Shared<S>, request: hyper::Request<Incomin
         Err(error) => Err(error),
     };
     match answer {
-        Ok(Answer::Json(bytes)) => {
+        Ok(HandlerResponse::Json(bytes)) => {
             response(StatusCode::OK, "application/json", Full::new(bytes.into()).boxed_unsync())
         }
-        Ok(Answer::Stream(lines)) => {
+        Ok(HandlerResponse::Stream(lines)) => {
             let lines = LineBody::new(lines, shared.closed.clone());
             response(StatusCode::OK, "application/x-ndjson", lines.boxed_unsync())
         }
@@ -241,7 +247,11 @@ fn key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
 
 /// Answers in a task of its own: a client that hangs up must not leave a stop or a shutdown half
 /// done.
-async fn finish<S: Service>(service: S, request: Request, key: Option<String>) -> Result<Answer, ApiError> {
+async fn finish<S: RequestHandler>(
+    service: S,
+    request: Request,
+    key: Option<String>,
+) -> Result<HandlerResponse, ApiError> {
     let task = tokio::task::spawn_local(async move { service.answer(request, key).await });
     task.await.unwrap_or_else(|error| {
         tracing::error!("request handler failed: {error}");
@@ -249,7 +259,7 @@ async fn finish<S: Service>(service: S, request: Request, key: Option<String>) -
     })
 }
 
-fn refusal(error: &ApiError, path: &str) -> Response<Body> {
+fn refusal(error: &ApiError, path: &str) -> Response<HttpBody> {
     let status = StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let bytes = serde_json::to_vec(&ErrorBody { error: error.clone() }).unwrap_or_default();
     let mut response = response(status, "application/json", Full::new(bytes.into()).boxed_unsync());
@@ -261,7 +271,7 @@ fn refusal(error: &ApiError, path: &str) -> Response<Body> {
     response
 }
 
-fn response(status: StatusCode, kind: &'static str, body: Body) -> Response<Body> {
+fn response(status: StatusCode, kind: &'static str, body: HttpBody) -> Response<HttpBody> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -269,7 +279,7 @@ fn response(status: StatusCode, kind: &'static str, body: Body) -> Response<Body
     response
 }
 
-fn hang_up_after(mut response: Response<Body>) -> Response<Body> {
+fn hang_up_after(mut response: Response<HttpBody>) -> Response<HttpBody> {
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }

@@ -21,13 +21,15 @@ struct Fake {
     gate: Rc<Notify>,
 }
 
-impl Service for Fake {
-    async fn answer(&self, request: Request, _key: Option<String>) -> Result<Answer, ApiError> {
+impl RequestHandler for Fake {
+    async fn answer(&self, request: Request, _key: Option<String>) -> Result<HandlerResponse, ApiError> {
         self.asked.borrow_mut().push(request.clone());
         match &request {
             Request::Events => {
                 let stream = self.stream.borrow_mut().take();
-                return stream.map(Answer::Stream).ok_or_else(|| ApiError::new(ErrorCode::Conflict, "once"));
+                return stream
+                    .map(HandlerResponse::Stream)
+                    .ok_or_else(|| ApiError::new(ErrorCode::Conflict, "once"));
             }
             Request::Shutdown => {
                 self.begun.notify_one();
@@ -37,7 +39,7 @@ impl Service for Fake {
             _ => {}
         }
         self.finished.borrow_mut().push(request);
-        Ok(Answer::Json(b"{}".to_vec()))
+        Ok(HandlerResponse::Json(b"{}".to_vec()))
     }
 }
 
@@ -49,7 +51,7 @@ struct Server {
 }
 
 impl Server {
-    fn start(allowed: Allowed) -> Self {
+    fn start(allowed: AllowedUids) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(dir.path().join("s")).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -96,7 +98,7 @@ async fn hear_until(from: &mut UnixStream, what: &str) -> String {
 /// Runs a test against a server, which must still answer afterwards.
 async fn served(test: impl AsyncFnOnce(&Server)) {
     let whole = async {
-        let server = Server::start(Allowed::own_user());
+        let server = Server::start(AllowedUids::own_user());
         test(&server).await;
         server.answers().await;
     };
@@ -325,7 +327,7 @@ async fn what_was_begun_is_finished_without_the_client() {
 #[tokio::test(start_paused = true)]
 async fn the_stop_ends_streams_and_lets_answers_arrive() {
     let whole = async {
-        let server = Server::start(Allowed::own_user());
+        let server = Server::start(AllowedUids::own_user());
         let (lines, stream) = mpsc::channel(4);
         *server.fake.stream.borrow_mut() = Some(stream);
         let mut follower = server.connect().await;
@@ -352,7 +354,7 @@ async fn the_stop_ends_streams_and_lets_answers_arrive() {
 #[tokio::test(start_paused = true)]
 async fn the_stop_does_not_wait_for_ever() {
     let whole = async {
-        let server = Server::start(Allowed::own_user());
+        let server = Server::start(AllowedUids::own_user());
         let mut asker = server.connect().await;
         asker.write_all(b"POST /v1/shutdown HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
         server.fake.begun.notified().await;
@@ -366,7 +368,7 @@ async fn the_stop_does_not_wait_for_ever() {
 async fn strangers_are_refused() {
     let whole = async {
         let stranger = nix::unistd::geteuid().as_raw() + 1;
-        let server = Server::start(Allowed::users([stranger]));
+        let server = Server::start(AllowedUids::users([stranger]));
         let heard = server.say("POST /v1/shutdown HTTP/1.1\r\nHost: x\r\n\r\n").await;
         assert_eq!(status(&heard), "403");
         assert!(heard.contains("belongs to another user"), "{heard}");

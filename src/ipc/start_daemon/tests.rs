@@ -5,14 +5,14 @@ use tokio::task::LocalSet;
 
 use super::*;
 use crate::ipc::message::ApiError;
-use crate::ipc::server::{Allowed, Answer, Service, serve};
+use crate::ipc::server::{AllowedUids, HandlerResponse, RequestHandler, serve};
 
 #[derive(Clone)]
 struct Daemon;
 
-impl Service for Daemon {
-    async fn answer(&self, _request: Request, _key: Option<String>) -> Result<Answer, ApiError> {
-        Ok(Answer::Json(br#"{"version":"0.1","pid":7}"#.to_vec()))
+impl RequestHandler for Daemon {
+    async fn answer(&self, _request: Request, _key: Option<String>) -> Result<HandlerResponse, ApiError> {
+        Ok(HandlerResponse::Json(br#"{"version":"0.1","pid":7}"#.to_vec()))
     }
 }
 
@@ -31,7 +31,7 @@ async fn with_home(test: impl AsyncFnOnce(&Home)) {
     let home = Home::at(dir.path());
     let listener = UnixListener::bind(dir.path().join("ready")).unwrap();
     let serving = async {
-        let served = serve(listener, Daemon, Allowed::own_user(), std::future::pending());
+        let served = serve(listener, Daemon, AllowedUids::own_user(), std::future::pending());
         tokio::task::spawn_local(served);
         test(&home).await;
     };

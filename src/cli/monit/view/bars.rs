@@ -5,16 +5,16 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
-use super::Look;
-use crate::cli::monit::model::{Field, Focus, Mode, Model, Tab};
-use crate::cli::monit::pane::Streams;
-use crate::cli::render::attention::{Concern, row};
+use super::Theme;
+use crate::cli::monit::model::{Focus, InputMode, Model, PromptKind, Tab};
+use crate::cli::monit::pane::StreamFilter;
+use crate::cli::render::attention::{Alert, row};
 use crate::cli::render::style::{Tone, width};
 use crate::cli::render::units;
 use crate::ipc::message::{HostInfo, Status};
 
 /// rsm and the machine.
-pub(super) fn host(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) {
+pub(super) fn host(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
     let version = model.info.as_ref().map_or_else(String::new, |info| format!(" {}", info.version));
     let mut left = vec![Span::styled(format!(" rsm{version} "), look.head())];
     let instances = &model.instances;
@@ -36,7 +36,7 @@ pub(super) fn host(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>
 }
 
 /// What needs attention, with the commands for it.
-pub(super) fn attention(concerns: &[Concern], look: &Look, area: Rect, frame: &mut Frame<'_>) {
+pub(super) fn attention(concerns: &[Alert], look: &Theme, area: Rect, frame: &mut Frame<'_>) {
     let room = usize::from(area.width).saturating_sub(4);
     if let Some((tone, text)) = row(concerns, room) {
         let style = if tone == Tone::Bad { look.bad() } else { look.change() };
@@ -80,7 +80,7 @@ fn share(used: u64, total: u64) -> String {
 }
 
 /// The names of the lower pane's tabs, and how its contents are shown. Returns where the names are.
-pub(super) fn tabs(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, Tab)> {
+pub(super) fn tabs(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, Tab)> {
     let (mut spans, mut places, mut at) = (vec![Span::raw("─")], Vec::new(), 1);
     let focused = model.full || model.focus == Focus::Pane;
     for (number, tab) in Tab::ALL.into_iter().enumerate() {
@@ -107,7 +107,7 @@ pub(super) fn tabs(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>
 }
 
 /// What one must know to read the log pane rightly.
-fn log_state(model: &Model, look: &Look) -> Vec<Span<'static>> {
+fn log_state(model: &Model, look: &Theme) -> Vec<Span<'static>> {
     let pane = &model.pane;
     let mut words = Vec::new();
     if pane.paused {
@@ -117,9 +117,9 @@ fn log_state(model: &Model, look: &Look) -> Vec<Span<'static>> {
         words.push(format!("{} below", pane.below));
     }
     match pane.streams {
-        Streams::Both => {}
-        Streams::Out => words.push("stdout".into()),
-        Streams::Err => words.push("stderr".into()),
+        StreamFilter::Both => {}
+        StreamFilter::Out => words.push("stdout".into()),
+        StreamFilter::Err => words.push("stderr".into()),
     }
     if pane.wrap {
         words.push("wrap".into());
@@ -131,13 +131,13 @@ fn log_state(model: &Model, look: &Look) -> Vec<Span<'static>> {
 }
 
 /// What is typed or said, else the keys. Returns where keys can be clicked.
-pub(super) fn foot(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, char)> {
-    if let Mode::Typing { field, text, .. } = &model.mode {
+pub(super) fn foot(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, char)> {
+    if let InputMode::Typing { field, text, .. } = &model.mode {
         let (ask, end) = match field {
-            Field::Apps => ("filter apps: ", "  Enter apply, Esc cancel"),
-            Field::Search => ("search: ", "  Enter find, then n or N"),
-            Field::Lines => ("filter lines: ", "  Enter apply, Esc cancel"),
-            Field::Scale => ("instances (4, +1, -1): ", "  Enter scale, Esc cancel"),
+            PromptKind::Apps => ("filter apps: ", "  Enter apply, Esc cancel"),
+            PromptKind::Search => ("search: ", "  Enter find, then n or N"),
+            PromptKind::Lines => ("filter lines: ", "  Enter apply, Esc cancel"),
+            PromptKind::Scale => ("instances (4, +1, -1): ", "  Enter scale, Esc cancel"),
         };
         let line = Line::from(vec![
             Span::styled(format!(" {ask}"), look.head()),
@@ -160,7 +160,7 @@ pub(super) fn foot(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>
 }
 
 /// As many keys as there is room for, the most needed first.
-fn keys(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, char)> {
+fn keys(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, char)> {
     const IN_TREE: [(char, &str, &str); 13] = [
         ('q', "q", "quit"),
         ('?', "?", "help"),

@@ -6,25 +6,25 @@ use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{RenderDirection, Sparkline};
 
-use super::Look;
+use super::Theme;
 use crate::cli::monit::model::Model;
 use crate::cli::monit::text::right;
 use crate::cli::render::style::{cut, width};
 use crate::cli::render::units;
 
 /// Beside the tree.
-pub(super) fn column(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) {
+pub(super) fn column(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
     let area = Rect { x: area.x + 2, width: area.width.saturating_sub(3), ..area };
     stacked(model, look, area, frame);
 }
 
 /// In the lower pane.
-pub(super) fn full(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) {
+pub(super) fn full(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
     stacked(model, look, Rect { x: area.x + 1, width: area.width.saturating_sub(2), ..area }, frame);
 }
 
 /// One above the other.
-fn stacked(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) {
+fn stacked(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
     let instances = model.details.iter().filter(|detail| detail.connections.is_some()).count();
     let rows = match u16::try_from(instances).unwrap_or(u16::MAX) {
         0 => 0,
@@ -38,7 +38,7 @@ fn stacked(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) {
 }
 
 /// Side by side, between tree and pane.
-pub(super) fn strip(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) {
+pub(super) fn strip(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
     if area.height == 0 {
         return;
     }
@@ -52,7 +52,7 @@ pub(super) fn strip(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_
     self::connections(model, look, connections, frame);
 }
 
-fn cpu(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) {
+fn cpu(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
     let samples = model.history.together(model.ids(), usize::from(area.width));
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "tenths of percents are few")]
     let tenths: Vec<u64> = samples.iter().map(|sample| (sample.cpu * 10.0) as u64).collect();
@@ -64,7 +64,7 @@ fn cpu(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) {
     chart(("cpu", &title), &tenths, most, look, area, frame);
 }
 
-fn memory(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) {
+fn memory(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
     let samples = model.history.together(model.ids(), usize::from(area.width));
     let bytes: Vec<u64> = samples.iter().map(|sample| sample.memory).collect();
     let highest = bytes.iter().copied().max().unwrap_or(0);
@@ -83,7 +83,7 @@ fn chart(
     (name, title): (&str, &str),
     samples: &[u64],
     most: u64,
-    look: &Look,
+    look: &Theme,
     area: Rect,
     frame: &mut Frame<'_>,
 ) {
@@ -97,7 +97,7 @@ fn chart(
 }
 
 /// A chart's name, and the longest of what is said of it that there is room for.
-fn head(name: &str, titles: &[String], look: &Look, area: Rect, frame: &mut Frame<'_>) {
+fn head(name: &str, titles: &[String], look: &Theme, area: Rect, frame: &mut Frame<'_>) {
     let room = usize::from(area.width).saturating_sub(name.len() + 1);
     let fits = titles.iter().find(|title| width(title) <= room);
     let title = fits.or(titles.last()).map(|title| cut(title, room)).unwrap_or_default();
@@ -105,14 +105,14 @@ fn head(name: &str, titles: &[String], look: &Look, area: Rect, frame: &mut Fram
     frame.render_widget(Line::from(head), Rect { height: 1, ..area });
 }
 
-fn spark(samples: &[u64], most: u64, look: &Look, area: Rect, frame: &mut Frame<'_>) {
+fn spark(samples: &[u64], most: u64, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
     let newest_first = samples.iter().rev().copied();
     let line = Sparkline::default().data(newest_first).direction(RenderDirection::RightToLeft);
     frame.render_widget(line.max(most.max(1)).style(look.chart()), area);
 }
 
 /// A row an instance.
-fn connections(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) {
+fn connections(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
     if area.height == 0 || area.width < 16 {
         return;
     }

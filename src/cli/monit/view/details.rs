@@ -6,13 +6,13 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::text::Line;
 
-use super::Look;
+use super::Theme;
 use crate::cli::monit::model::Model;
 use crate::cli::render::describe::describe;
 use crate::cli::render::style;
 
 /// Draws them; returns how many lines they can be scrolled down.
-pub(super) fn draw(model: &Model, look: &Look, zone: &TimeZone, area: Rect, frame: &mut Frame<'_>) -> usize {
+pub(super) fn draw(model: &Model, look: &Theme, zone: &TimeZone, area: Rect, frame: &mut Frame<'_>) -> usize {
     if model.details.is_empty() {
         let text = if model.ids().len() > 1 { " select an app or an instance" } else { " …" };
         frame.render_widget(Line::styled(text, look.quiet()), area);

@@ -6,19 +6,19 @@ use ratatui::style::Style;
 use ratatui::text::{Line as Shown, Span};
 use unicode_segmentation::UnicodeSegmentation;
 
-use super::Look;
+use super::Theme;
 use crate::cli::monit::model::Model;
-use crate::cli::monit::pane::{Line, Pattern};
+use crate::cli::monit::pane::{LinePattern, LogLine};
 use crate::cli::monit::text::{left, wrapped};
-use crate::cli::monit::tree::Key;
+use crate::cli::monit::tree::RowKey;
 use crate::cli::render::style::{tame, width};
-use crate::ipc::message::Stream;
+use crate::ipc::message::OutputStream;
 
 /// Columns of an app's name before its lines.
 const NAME: usize = 14;
 
 /// Draws as many lines as there is room for.
-pub(super) fn draw(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) {
+pub(super) fn draw(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
     let pane = &model.pane;
     if pane.len() == 0 {
         let text = match (model.ids().is_empty(), model.line_filter.is_empty()) {
@@ -28,7 +28,7 @@ pub(super) fn draw(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>
         };
         return frame.render_widget(Shown::styled(text, look.quiet()), area);
     }
-    let named = model.selected == Key::All;
+    let named = model.selected == RowKey::All;
     let numbered = model.ids().len() > 1;
     let (mut rows, mut newer) = (Vec::new(), pane.below);
     while rows.len() < usize::from(area.height) {
@@ -59,10 +59,10 @@ pub(super) fn draw(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>
 }
 
 /// Whose line it is. The bar of standard error differs in shape, too.
-fn prefix(line: &Line, named: bool, numbered: bool, look: &Look) -> Vec<Span<'static>> {
+fn prefix(line: &LogLine, named: bool, numbered: bool, look: &Theme) -> Vec<Span<'static>> {
     let bar = match line.stream {
-        Stream::Out => Span::styled("│", look.quiet()),
-        Stream::Err => Span::styled("▌", look.bad()),
+        OutputStream::Out => Span::styled("│", look.quiet()),
+        OutputStream::Err => Span::styled("▌", look.bad()),
     };
     let who = match &line.from {
         Some((id, name)) if named => format!("{id:>3} {}", left(&tame(name), NAME)),
@@ -88,8 +88,8 @@ fn marked(
     text: &str,
     (begin, end): (usize, usize),
     room: usize,
-    pattern: Option<&Pattern>,
-    look: &Look,
+    pattern: Option<&LinePattern>,
+    look: &Theme,
 ) -> Vec<Span<'static>> {
     // What is beyond the screen is not searched: lines may be long.
     let end = text[begin..end].char_indices().nth(room).map_or(end, |(at, _)| begin + at);
@@ -119,11 +119,11 @@ mod tests {
 
     #[test]
     fn what_is_searched_for_is_marked_within_the_part() {
-        let look = Look { colour: false };
+        let look = Theme { colour: false };
         let texts = |spans: Vec<Span<'static>>| {
             spans.into_iter().map(|span| span.content.into_owned()).collect::<Vec<_>>()
         };
-        let pattern = Pattern::new("b+").unwrap();
+        let pattern = LinePattern::new("b+").unwrap();
         assert_eq!(texts(marked("abbcb", (0, 5), 9, Some(&pattern), &look)), ["a", "bb", "c", "b", ""]);
         assert_eq!(texts(marked("abbcb", (2, 4), 9, Some(&pattern), &look)), ["", "b", "c"]);
         assert_eq!(texts(marked("网网b", (0, 7), 2, Some(&pattern), &look)), ["网网"]);

@@ -7,12 +7,12 @@ use crate::ipc::message::Status;
 
 /// How things look.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::cli::monit) struct Look {
+pub(in crate::cli::monit) struct Theme {
     /// Whether colours are wanted (`NO_COLOR`).
     pub(in crate::cli::monit) colour: bool,
 }
 
-impl Look {
+impl Theme {
     fn tinted(self, colour: Color) -> Style {
         if self.colour { Style::new().fg(colour) } else { Style::new() }
     }

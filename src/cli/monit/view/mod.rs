@@ -18,8 +18,8 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::widgets::Paragraph;
 
-pub(super) use self::look::Look;
-use super::model::{Areas, Link, Model, Tab};
+pub(super) use self::look::Theme;
+use super::model::{ClickAreas, Connection, Model, Tab};
 
 /// Below this nothing can be read.
 const SMALLEST: (u16, u16) = (30, 8);
@@ -33,14 +33,14 @@ const TALL: u16 = 22;
 const STRIP: u16 = 4;
 
 /// Draws everything.
-pub(super) fn draw(model: &Model, look: &Look, zone: &TimeZone, frame: &mut Frame<'_>) -> Areas {
+pub(super) fn draw(model: &Model, look: &Theme, zone: &TimeZone, frame: &mut Frame<'_>) -> ClickAreas {
     let screen = frame.area();
-    let mut areas = Areas::default();
+    let mut areas = ClickAreas::default();
     if screen.width < SMALLEST.0 || screen.height < SMALLEST.1 {
         frame.render_widget(Paragraph::new("rsm monit: terminal too small"), screen);
         return areas;
     }
-    let concerns = if model.full || model.link != Link::Up { Vec::new() } else { model.concerns() };
+    let concerns = if model.full || model.link != Connection::Up { Vec::new() } else { model.concerns() };
     let [host, attention, body, foot] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(u16::from(!concerns.is_empty())),
@@ -55,7 +55,7 @@ pub(super) fn draw(model: &Model, look: &Look, zone: &TimeZone, frame: &mut Fram
     } else {
         split(model, look, zone, body, &mut areas, frame);
     }
-    if let Link::Down(why) = &model.link {
+    if let Connection::Down(why) = &model.link {
         overlay::down(why, look, host, frame);
     }
     areas.keys = bars::foot(model, look, foot, frame);
@@ -64,7 +64,14 @@ pub(super) fn draw(model: &Model, look: &Look, zone: &TimeZone, frame: &mut Fram
 }
 
 /// Tree and charts above, the lower pane below.
-fn split(model: &Model, look: &Look, zone: &TimeZone, body: Rect, areas: &mut Areas, frame: &mut Frame<'_>) {
+fn split(
+    model: &Model,
+    look: &Theme,
+    zone: &TimeZone,
+    body: Rect,
+    areas: &mut ClickAreas,
+    frame: &mut Frame<'_>,
+) {
     let charts = model.tab != Tab::Charts;
     let wide = charts && body.width >= WIDE;
     let strip = if charts && !wide && body.height >= TALL - 2 { STRIP } else { 0 };
@@ -86,7 +93,14 @@ fn split(model: &Model, look: &Look, zone: &TimeZone, body: Rect, areas: &mut Ar
     lower(model, look, zone, below, areas, frame);
 }
 
-fn lower(model: &Model, look: &Look, zone: &TimeZone, area: Rect, areas: &mut Areas, frame: &mut Frame<'_>) {
+fn lower(
+    model: &Model,
+    look: &Theme,
+    zone: &TimeZone,
+    area: Rect,
+    areas: &mut ClickAreas,
+    frame: &mut Frame<'_>,
+) {
     let [head, rest] = Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(area);
     areas.tabs = bars::tabs(model, look, head, frame);
     areas.pane = rest;

@@ -5,9 +5,9 @@ use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, BorderType, Clear, Paragraph, Wrap};
 
-use super::Look;
-use crate::cli::monit::model::{Areas, Mode, Model};
-use crate::cli::monit::wish::Deed;
+use super::Theme;
+use crate::cli::monit::model::{ClickAreas, InputMode, Model};
+use crate::cli::monit::wish::InstanceAction;
 use crate::cli::render::style::width;
 use crate::ipc::message::Action;
 
@@ -27,29 +27,36 @@ Log        l full screen, p pause, w wrap
 Quit       q or Ctrl-C, Ctrl-Z suspend, Esc back";
 
 /// Draws it, if there is any.
-pub(super) fn over(model: &Model, look: &Look, screen: Rect, areas: &mut Areas, frame: &mut Frame<'_>) {
+pub(super) fn over(model: &Model, look: &Theme, screen: Rect, areas: &mut ClickAreas, frame: &mut Frame<'_>) {
     match &model.mode {
-        Mode::Normal | Mode::Typing { .. } => {}
-        Mode::Help => {
+        InputMode::Normal | InputMode::Typing { .. } => {}
+        InputMode::Help => {
             let lines: Vec<Line<'_>> = HELP.lines().map(|line| help_line(line, look)).collect();
             window("Keys", lines, look, screen, frame);
         }
-        Mode::Confirm { deed, what, .. } => confirm(*deed, what, look, screen, areas, frame),
+        InputMode::Confirm { deed, what, .. } => confirm(*deed, what, look, screen, areas, frame),
     }
 }
 
-fn help_line<'a>(line: &'a str, look: &Look) -> Line<'a> {
+fn help_line<'a>(line: &'a str, look: &Theme) -> Line<'a> {
     match line.split_at_checked(11) {
         Some((head, rest)) => Line::from(vec![Span::styled(head, look.head()), Span::raw(rest)]),
         None => Line::raw(line),
     }
 }
 
-fn confirm(deed: Deed, what: &str, look: &Look, screen: Rect, areas: &mut Areas, frame: &mut Frame<'_>) {
+fn confirm(
+    deed: InstanceAction,
+    what: &str,
+    look: &Theme,
+    screen: Rect,
+    areas: &mut ClickAreas,
+    frame: &mut Frame<'_>,
+) {
     let consequence = match deed {
-        Deed::Act(Action::Delete) => "The app is stopped and removed from the list.",
-        Deed::Act(Action::Restart) => "Restarting causes downtime; use R to reload.",
-        Deed::Act(_) | Deed::Reload | Deed::Scale(_) => "",
+        InstanceAction::Act(Action::Delete) => "The app is stopped and removed from the list.",
+        InstanceAction::Act(Action::Restart) => "Restarting causes downtime; use R to reload.",
+        InstanceAction::Act(_) | InstanceAction::Reload | InstanceAction::Scale(_) => "",
     };
     let mut lines = vec![Line::raw(format!("{} {what}?", deed.word()))];
     if !consequence.is_empty() {
@@ -70,7 +77,7 @@ fn confirm(deed: Deed, what: &str, look: &Look, screen: Rect, areas: &mut Areas,
 }
 
 /// A window in the middle; returns its inside.
-fn window(title: &str, lines: Vec<Line<'_>>, look: &Look, screen: Rect, frame: &mut Frame<'_>) -> Rect {
+fn window(title: &str, lines: Vec<Line<'_>>, look: &Theme, screen: Rect, frame: &mut Frame<'_>) -> Rect {
     let widest = lines.iter().map(Line::width).max().unwrap_or(0);
     let columns = u16::try_from(widest + 4).unwrap_or(u16::MAX).min(screen.width);
     let inner = usize::from(columns.saturating_sub(4)).max(1);
@@ -97,7 +104,7 @@ fn window(title: &str, lines: Vec<Line<'_>>, look: &Look, screen: Rect, frame: &
 }
 
 /// In the place of the host line: what is shown below it is old.
-pub(super) fn down(why: &str, look: &Look, area: Rect, frame: &mut Frame<'_>) {
+pub(super) fn down(why: &str, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
     frame.render_widget(Clear, area);
     let text = format!(" {why}; showing old data, reconnecting ");
     let line = Line::styled(text, look.bad()).style(look.selected(true));

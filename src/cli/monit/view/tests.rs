@@ -7,19 +7,19 @@ use ratatui::style::{Color, Modifier};
 
 use super::*;
 use crate::cli::monit::model::tests::model;
-use crate::cli::monit::model::{Field, Focus, Mode, News};
+use crate::cli::monit::model::{Focus, InputMode, PromptKind, Update};
 use crate::cli::render::describe::tests::detail;
 use crate::cli::render::list::tests::view;
 use crate::ipc::message::{
-    HostInfo, Info, InstanceDetail, InstanceView, LogItem, ProcessInfo, Status, Stream,
+    HostInfo, Info, InstanceDetail, InstanceView, LogItem, OutputStream, ProcessInfo, Status,
 };
 
 const SIZES: [(u16, u16); 5] = [(120, 40), (80, 24), (60, 15), (200, 60), (30, 8)];
 
-fn draw(model: &Model, (width, height): (u16, u16), colour: bool) -> (Buffer, Areas) {
+fn draw(model: &Model, (width, height): (u16, u16), colour: bool) -> (Buffer, ClickAreas) {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-    let mut areas = Areas::default();
-    let look = Look { colour };
+    let mut areas = ClickAreas::default();
+    let look = Theme { colour };
     let frame = terminal.draw(|frame| areas = super::draw(model, &look, &TimeZone::UTC, frame)).unwrap();
     (frame.buffer.clone(), areas)
 }
@@ -43,7 +43,7 @@ fn text(model: &Model, size: (u16, u16)) -> Vec<String> {
     (0..size.1).map(row).collect()
 }
 
-fn line(id: u32, stream: Stream, line: &str) -> LogItem {
+fn line(id: u32, stream: OutputStream, line: &str) -> LogItem {
     LogItem::Line { id, name: "api".into(), stream, at: None, line: line.into() }
 }
 
@@ -71,9 +71,12 @@ fn info() -> Info {
 /// With host, logs of both streams, and the app `api` selected.
 fn busy() -> Model {
     let mut model = model();
-    model.hear(News::Info(Box::new(info())));
+    model.hear(Update::Info(Box::new(info())));
     model.select(1);
-    model.read(vec![line(0, Stream::Out, "日志 第一行"), line(1, Stream::Err, "something failed")], 0);
+    model.read(
+        vec![line(0, OutputStream::Out, "日志 第一行"), line(1, OutputStream::Err, "something failed")],
+        0,
+    );
     model
 }
 
@@ -150,7 +153,7 @@ fn of_a_thousand_only_what_is_seen_is_drawn_and_the_selected_is() {
     let mut model = Model::default();
     let instances: Vec<InstanceView> =
         (0..1000).map(|id| view(id, &format!("app-{id:04}"), Status::Online)).collect();
-    model.hear(News::Listed { instances, sample: true });
+    model.hear(Update::Listed { instances, sample: true });
     for (place, name) in [(1000, "app-0999"), (500, "app-0499"), (1, "app-0000")] {
         model.select(place);
         let (_, areas) = draw(&model, (80, 24), true);
@@ -167,7 +170,7 @@ fn long_lines_are_cut_shifted_or_wrapped() {
     let mut model = busy();
     model.pane.clear();
     let long = format!("begin{}end", "网".repeat(100));
-    model.read(vec![line(0, Stream::Out, &long)], 0);
+    model.read(vec![line(0, OutputStream::Out, &long)], 0);
     model.full = true;
     let size = (60, 15);
     assert!(has(&text(&model, size), "begin") && !has(&text(&model, size), "end"));
@@ -181,7 +184,7 @@ fn long_lines_are_cut_shifted_or_wrapped() {
 #[test]
 fn what_was_searched_for_stands_out() {
     let mut model = busy();
-    model.pane.search(crate::cli::monit::pane::Pattern::new("failed"));
+    model.pane.search(crate::cli::monit::pane::LinePattern::new("failed"));
     let screen = text(&model, (80, 24));
     let row = screen.iter().position(|row| row.contains("something failed")).unwrap();
     let column = crate::cli::render::style::width(screen[row].split("failed").next().unwrap());
@@ -200,7 +203,7 @@ fn questions_and_help_lie_over_the_rest() {
     }
     let (_, areas) = draw(&model, (80, 24), true);
     assert_eq!(areas.keys.iter().map(|(_, key)| *key).collect::<String>(), "yn");
-    model.mode = Mode::Help;
+    model.mode = InputMode::Help;
     let screen = text(&model, (60, 15));
     assert!(has(&screen, "Ctrl-Z") && has(&screen, "Esc back"), "{screen:#?}");
 }
@@ -208,9 +211,9 @@ fn questions_and_help_lie_over_the_rest() {
 #[test]
 fn what_is_typed_is_seen_with_a_cursor() {
     let mut model = busy();
-    model.mode = Mode::Typing { field: Field::Apps, text: "网a".into(), before: String::new() };
+    model.mode = InputMode::Typing { field: PromptKind::Apps, text: "网a".into(), before: String::new() };
     let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
-    let look = Look { colour: true };
+    let look = Theme { colour: true };
     terminal.draw(|frame| drop(super::draw(&model, &look, &TimeZone::UTC, frame))).unwrap();
     let at = terminal.get_cursor_position().unwrap();
     assert_eq!((at.x, at.y), (" filter apps: ".len() as u16 + 3, 23));
@@ -221,7 +224,7 @@ fn details_are_scrolled_and_no_further() {
     let mut model = busy();
     model.tab = Tab::Details;
     model.focus = Focus::Pane;
-    model.hear(News::Details(vec![detail()]));
+    model.hear(Update::Details(vec![detail()]));
     assert!(has(&text(&model, (80, 24)), "api (id 3)"));
     model.details_top = 10_000;
     let (_, areas) = draw(&model, (80, 24), true);
@@ -236,7 +239,7 @@ fn connections_are_shown_for_each_instance_of_a_cluster() {
     for (id, (detail, connections)) in details.iter_mut().zip([12, 3456]).enumerate() {
         (detail.view.id, detail.connections) = (id as u32, Some(connections));
     }
-    model.hear(News::Details(details));
+    model.hear(Update::Details(details));
     for size in [(120, 40), (80, 24)] {
         let screen = text(&model, size);
         assert!(has(&screen, "connections 3468") && has(&screen, "id   1   3456"), "{size:?} {screen:#?}");
@@ -255,17 +258,17 @@ fn what_needs_attention_stands_on_top_with_its_command() {
         told(&model, (120, 40))
     );
     let version = crate::version::version().to_owned();
-    model.hear(News::Info(Box::new(Info { version, unsaved: true, ..info() })));
-    model.hear(News::Listed { instances: vec![view(0, "api", Status::Online)], sample: false });
+    model.hear(Update::Info(Box::new(Info { version, unsaved: true, ..info() })));
+    model.hear(Update::Listed { instances: vec![view(0, "api", Status::Online)], sample: false });
     assert_eq!(told(&model, (80, 24)), " ▲ the list has unsaved changes: rsm save");
     let version = crate::version::version().to_owned();
-    model.hear(News::Info(Box::new(Info { version, unsaved: false, ..info() })));
+    model.hear(Update::Info(Box::new(Info { version, unsaved: false, ..info() })));
     let differs = InstanceView {
         source: Some("/srv/ecosystem.toml".into()),
         drift: Some("changed".into()),
         ..view(0, "api", Status::Online)
     };
-    model.hear(News::Listed { instances: vec![differs], sample: false });
+    model.hear(Update::Listed { instances: vec![differs], sample: false });
     assert!(told(&model, (80, 24)).contains("rsm plan /srv/ecosystem.toml"), "{}", told(&model, (80, 24)));
     model.full = true;
     assert!(!has(&text(&model, (80, 24)), "▲"), "the whole screen is the log's");
@@ -276,8 +279,8 @@ fn a_figure_is_never_cut() {
     let mut limited = view(0, "api", Status::Online);
     limited.memory_limit = Some(800 << 20);
     let mut model = Model::default();
-    model.hear(News::Listed { instances: vec![limited], sample: true });
-    model.hear(News::Details(vec![InstanceDetail { connections: Some(7), ..detail() }]));
+    model.hear(Update::Listed { instances: vec![limited], sample: true });
+    model.hear(Update::Details(vec![InstanceDetail { connections: Some(7), ..detail() }]));
     for width in 60..120 {
         let screen = text(&model, (width, 24));
         let row = screen.iter().find(|row| row.contains("memory 51.4mb of")).unwrap();
@@ -289,7 +292,7 @@ fn a_figure_is_never_cut() {
 fn rows_that_are_not_seen_are_counted() {
     let mut model = Model::default();
     let instances = (0..30).map(|id| view(id, &format!("app-{id:02}"), Status::Online)).collect();
-    model.hear(News::Listed { instances, sample: true });
+    model.hear(Update::Listed { instances, sample: true });
     assert!(has(&text(&model, (60, 15)), "name▾ ↓26"), "{:#?}", text(&model, (60, 15)));
     model.select(30);
     assert!(has(&text(&model, (60, 15)), "name▾ ↑26"), "{:#?}", text(&model, (60, 15)));
@@ -299,12 +302,12 @@ fn rows_that_are_not_seen_are_counted() {
 #[test]
 fn a_daemon_that_is_gone_is_told_above() {
     let mut model = busy();
-    model.hear(News::Down("the daemon is not responding".into()));
+    model.hear(Update::Down("the daemon is not responding".into()));
     let screen = text(&model, (80, 24));
     assert!(screen[0].contains("the daemon is not responding"), "{screen:#?}");
     assert!(has(&screen, "api"), "what was known stays");
     let mut nothing = Model::default();
     assert!(!has(&text(&nothing, (80, 24)), "rsm start"));
-    nothing.hear(News::Down("the daemon is not running".into()));
+    nothing.hear(Update::Down("the daemon is not running".into()));
     assert!(has(&text(&nothing, (80, 24)), "rsm start"));
 }

@@ -5,17 +5,17 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
-use super::Look;
-use crate::cli::monit::model::{Areas, Focus, Link, Model};
+use super::Theme;
+use crate::cli::monit::model::{ClickAreas, Connection, Focus, Model};
 use crate::cli::monit::text::{left, right};
-use crate::cli::monit::tree::{Key, Row, Sort};
+use crate::cli::monit::tree::{RowKey, TreeRow, TreeSort};
 use crate::cli::render::style::{tame, width};
 use crate::cli::render::units;
 use crate::ipc::message::Status;
 
 /// A column other than the name.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Column {
+enum TreeColumn {
     Status,
     Cpu,
     Memory,
@@ -27,27 +27,27 @@ enum Column {
 }
 
 /// The columns by priority, with their width in terminal columns, including a leading space.
-const COLUMNS: [(Column, usize); 8] = [
-    (Column::Status, 16),
-    (Column::Cpu, 8),
-    (Column::Memory, 9),
-    (Column::Restarts, 4),
-    (Column::Uptime, 6),
-    (Column::Limit, 9),
-    (Column::Pid, 9),
-    (Column::Mode, 9),
+const COLUMNS: [(TreeColumn, usize); 8] = [
+    (TreeColumn::Status, 16),
+    (TreeColumn::Cpu, 8),
+    (TreeColumn::Memory, 9),
+    (TreeColumn::Restarts, 4),
+    (TreeColumn::Uptime, 6),
+    (TreeColumn::Limit, 9),
+    (TreeColumn::Pid, 9),
+    (TreeColumn::Mode, 9),
 ];
 
 /// The columns in the order on the screen.
-const ORDER: [Column; 8] = [
-    Column::Mode,
-    Column::Pid,
-    Column::Status,
-    Column::Cpu,
-    Column::Memory,
-    Column::Limit,
-    Column::Restarts,
-    Column::Uptime,
+const ORDER: [TreeColumn; 8] = [
+    TreeColumn::Mode,
+    TreeColumn::Pid,
+    TreeColumn::Status,
+    TreeColumn::Cpu,
+    TreeColumn::Memory,
+    TreeColumn::Limit,
+    TreeColumn::Restarts,
+    TreeColumn::Uptime,
 ];
 
 /// Minimum width of the name, in terminal columns.
@@ -61,7 +61,7 @@ const LONG: usize = 36;
 const FOLD: usize = 7;
 
 /// Draws the headings and the rows.
-pub(super) fn draw(model: &Model, look: &Look, area: Rect, areas: &mut Areas, frame: &mut Frame<'_>) {
+pub(super) fn draw(model: &Model, look: &Theme, area: Rect, areas: &mut ClickAreas, frame: &mut Frame<'_>) {
     let longest = model.rows.iter().map(|row| width(&row.label)).max().unwrap_or(0) + FOLD;
     let columns = fitting(usize::from(area.width), longest);
     let others: usize = columns.iter().map(|(_, width)| width).sum();
@@ -89,7 +89,7 @@ pub(super) fn draw(model: &Model, look: &Look, area: Rect, areas: &mut Areas, fr
 }
 
 /// The number of rows above and below the visible ones.
-fn beyond(model: &Model, areas: &Areas) -> String {
+fn beyond(model: &Model, areas: &ClickAreas) -> String {
     let seen = areas.top + usize::from(areas.rows.height);
     let count = |sign, rows| if rows > 0 { format!(" {sign}{rows}") } else { String::new() };
     count('↑', areas.top) + &count('↓', model.rows.len().saturating_sub(seen))
@@ -102,7 +102,7 @@ fn top(before: usize, selected: usize, height: usize, rows: usize) -> usize {
 }
 
 /// The columns that fit next to names of up to `longest` terminal columns.
-fn fitting(room: usize, longest: usize) -> Vec<(Column, usize)> {
+fn fitting(room: usize, longest: usize) -> Vec<(TreeColumn, usize)> {
     let (mut left, mut fit) = (room.saturating_sub(NAME + 1), Vec::new());
     for (at, (column, width)) in COLUMNS.into_iter().enumerate() {
         let more = if at < NEEDED { 0 } else { longest.clamp(NAME, LONG) - NAME };
@@ -118,14 +118,14 @@ fn fitting(room: usize, longest: usize) -> Vec<(Column, usize)> {
 
 fn headings(
     model: &Model,
-    look: &Look,
-    columns: &[(Column, usize)],
+    look: &Theme,
+    columns: &[(TreeColumn, usize)],
     name: usize,
     beyond: String,
     area: Rect,
     frame: &mut Frame<'_>,
-) -> Vec<(Rect, Sort)> {
-    let mark = |sort: Sort| match (model.shape.sort == sort, model.shape.reversed) {
+) -> Vec<(Rect, TreeSort)> {
+    let mark = |sort: TreeSort| match (model.shape.sort == sort, model.shape.reversed) {
         (false, _) => "",
         (true, false) => "▾",
         (true, true) => "▴",
@@ -134,7 +134,7 @@ fn headings(
         "" => String::new(),
         filter => format!("  filter \"{filter}\""),
     };
-    let title = format!("name{}{beyond}{filter}", mark(Sort::Name));
+    let title = format!("name{}{beyond}{filter}", mark(TreeSort::Name));
     let mut spans = vec![Span::raw(format!(" {}", left(&title, name)))];
     let mut places = Vec::new();
     let mut at = name + 1;
@@ -142,12 +142,12 @@ fn headings(
         let (x, width) = (u16::try_from(at).unwrap_or(0), u16::try_from(width).unwrap_or(0));
         places.push((Rect { x: area.x + x, width, ..area }.intersection(area), sort));
     };
-    place(0, name + 1, Sort::Name);
+    place(0, name + 1, TreeSort::Name);
     for (column, width) in columns {
         let (title, sort) = column.title();
         let text = format!("{title}{}", sort.map(mark).unwrap_or_default());
         spans.push(Span::raw(match column {
-            Column::Status | Column::Mode => format!(" {}", left(&text, width - 1)),
+            TreeColumn::Status | TreeColumn::Mode => format!(" {}", left(&text, width - 1)),
             _ => right(&text, *width),
         }));
         if let Some(sort) = sort {
@@ -159,21 +159,21 @@ fn headings(
     places
 }
 
-impl Column {
-    fn title(self) -> (&'static str, Option<Sort>) {
+impl TreeColumn {
+    fn title(self) -> (&'static str, Option<TreeSort>) {
         match self {
-            Self::Status => ("status", Some(Sort::Status)),
-            Self::Cpu => ("cpu", Some(Sort::Cpu)),
-            Self::Memory => ("memory", Some(Sort::Memory)),
+            Self::Status => ("status", Some(TreeSort::Status)),
+            Self::Cpu => ("cpu", Some(TreeSort::Cpu)),
+            Self::Memory => ("memory", Some(TreeSort::Memory)),
             Self::Limit => ("limit", None),
-            Self::Restarts => ("↺", Some(Sort::Restarts)),
-            Self::Uptime => ("up", Some(Sort::Uptime)),
+            Self::Restarts => ("↺", Some(TreeSort::Restarts)),
+            Self::Uptime => ("up", Some(TreeSort::Uptime)),
             Self::Mode => ("mode", None),
             Self::Pid => ("pid", None),
         }
     }
 
-    fn cell(self, row: &Row, look: &Look) -> (String, Style) {
+    fn cell(self, row: &TreeRow, look: &Theme) -> (String, Style) {
         let sum = &row.sum;
         let none = || "-".to_owned();
         let plain = |text| (text, Style::new());
@@ -195,7 +195,7 @@ impl Column {
                 (Some(ms), _) => plain(units::age(ms)),
                 (None, _) => (none(), look.quiet()),
             },
-            Self::Mode if row.key == Key::All => plain(String::new()),
+            Self::Mode if row.key == RowKey::All => plain(String::new()),
             Self::Mode => (if sum.cluster { "cluster" } else { "fork" }.into(), look.quiet()),
             Self::Pid if sum.count > 1 => plain(String::new()),
             Self::Pid => (sum.pid.map_or_else(none, |pid| pid.to_string()), look.quiet()),
@@ -203,22 +203,22 @@ impl Column {
     }
 }
 
-fn line(row: &Row, look: &Look, columns: &[(Column, usize)], name: usize) -> Line<'static> {
+fn line(row: &TreeRow, look: &Theme, columns: &[(TreeColumn, usize)], name: usize) -> Line<'static> {
     let label = tame(&row.label);
     let label = match (&row.key, row.unfolded) {
-        (Key::All, _) => format!("{label} ({})", row.sum.count),
-        (Key::One(_), _) => format!("    {label}"),
-        (Key::App(_), Some(true)) => format!("▾ {label} ({})", row.sum.count),
-        (Key::App(_), Some(false)) => format!("▸ {label} ({})", row.sum.count),
-        (Key::App(_), None) => format!("  {label}"),
+        (RowKey::All, _) => format!("{label} ({})", row.sum.count),
+        (RowKey::One(_), _) => format!("    {label}"),
+        (RowKey::App(_), Some(true)) => format!("▾ {label} ({})", row.sum.count),
+        (RowKey::App(_), Some(false)) => format!("▸ {label} ({})", row.sum.count),
+        (RowKey::App(_), None) => format!("  {label}"),
     };
-    let attention = matches!(row.sum.status, Status::Errored) && row.key != Key::All;
+    let attention = matches!(row.sum.status, Status::Errored) && row.key != RowKey::All;
     let style = if attention { look.bad() } else { Style::new() };
     let mut spans = vec![Span::raw(" "), Span::styled(left(&label, name), style)];
     for (column, columns) in columns {
         let (text, style) = column.cell(row, look);
         let text = match column {
-            Column::Status | Column::Mode => format!(" {}", left(&text, columns - 1)),
+            TreeColumn::Status | TreeColumn::Mode => format!(" {}", left(&text, columns - 1)),
             _ => format!(" {}", right(&text, columns - 1)),
         };
         debug_assert_eq!(width(&text), *columns);
@@ -227,11 +227,11 @@ fn line(row: &Row, look: &Look, columns: &[(Column, usize)], name: usize) -> Lin
     Line::from(spans)
 }
 
-fn empty(model: &Model, look: &Look, area: Rect, frame: &mut Frame<'_>) {
+fn empty(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
     let text = match model.link {
-        Link::Unknown => " …",
-        Link::Up => " No apps. Start one with: rsm start app.js",
-        Link::Down(_) => " The daemon is not running. Run `rsm start` or `rsm resurrect`.",
+        Connection::Unknown => " …",
+        Connection::Up => " No apps. Start one with: rsm start app.js",
+        Connection::Down(_) => " The daemon is not running. Run `rsm start` or `rsm resurrect`.",
     };
     frame.render_widget(Line::styled(text, look.quiet()), area);
 }
