@@ -22,31 +22,31 @@ pub struct InstanceFailure {
 pub enum Error {
     /// The command line makes no sense, or is a call for help. Worded by clap.
     #[error("{0}")]
-    Arguments(clap::Error),
+    Usage(clap::Error),
     /// `--env` where there is no file with blocks to choose from.
     #[error("--env requires an ecosystem file argument")]
-    EnvNeedsFile,
+    EnvWithoutFile,
     /// `--name` for several apps.
     #[error("--name cannot be used with {apps} apps")]
-    NameForSeveral {
+    NameForSeveralApps {
         /// How many.
         apps: usize,
     },
     /// Nothing was named and the usual file is not there.
     #[error("no ecosystem.toml in {}", directory.display())]
-    NoEcosystem {
+    NoConfigFile {
         /// Where it was looked for.
         directory: PathBuf,
     },
     /// The configuration has mistakes; each is a block of its own that tells what to do.
     #[error("{}", .0.join("\n"))]
-    Mistakes(Vec<String>),
+    InvalidConfig(Vec<String>),
     /// Neither `RSM_HOME` nor a home directory is known, or the like.
     #[error("cannot determine the home directory: {0}")]
-    NoHome(io::Error),
+    HomeUnknown(io::Error),
     /// The directory the command was typed in is gone.
     #[error("cannot read the current directory: {0}")]
-    NoDirectory(io::Error),
+    CurrentDirUnreadable(io::Error),
     /// No daemon listens.
     #[error("the daemon is not running (no listener on {})", socket.display())]
     NotRunning {
@@ -55,13 +55,13 @@ pub enum Error {
     },
     /// The socket belongs to another user.
     #[error("permission denied: {}", socket.display())]
-    Denied {
+    PermissionDenied {
         /// The socket.
         socket: PathBuf,
     },
     /// No daemon could be started.
     #[error("failed to start the daemon: {reason}")]
-    Launch {
+    DaemonStartFailed {
         /// Why.
         reason: String,
         /// rsm's own log.
@@ -69,7 +69,7 @@ pub enum Error {
     },
     /// Another version did not take over.
     #[error("upgrade failed: {reason}")]
-    Upgrade {
+    UpgradeFailed {
         /// How, and what goes on.
         reason: String,
         /// rsm's own log.
@@ -77,7 +77,7 @@ pub enum Error {
     },
     /// The daemon went away, or what it said cannot be read.
     #[error("{reason}")]
-    Lost {
+    ConnectionLost {
         /// How.
         reason: String,
         /// rsm's own log.
@@ -91,21 +91,21 @@ pub enum Error {
     StreamEnded,
     /// The daemon refused, in its own words.
     #[error("{message}")]
-    Refused {
+    Rejected {
         /// What and where.
         message: String,
         /// What to do.
         hint: Option<String>,
     },
     /// There is no daemon, so there are no apps.
-    #[error("app \"{wanted}\" not found: the daemon is not running")]
-    NothingRuns {
+    #[error("app \"{target}\" not found: the daemon is not running")]
+    NoDaemonForTarget {
         /// What was asked for.
-        wanted: String,
+        target: String,
     },
     /// None of a file's apps is in the list.
     #[error("no app of {file} is in the list: {}", names.join(", "))]
-    NoneOfFile {
+    NoAppOfFileListed {
         /// The file.
         file: String,
         /// The apps it names.
@@ -113,18 +113,18 @@ pub enum Error {
     },
     /// One instance is needed, none or several were named.
     #[error("\"{name}\" {}", if ids.is_empty() { "does not match any app or id".into() } else { format!("matches {} instances", ids.len()) })]
-    NotOne {
+    NotOneInstance {
         /// As typed.
         name: String,
         /// The ids that it could mean.
         ids: Vec<u32>,
     },
     /// Instances that did not come out as wished.
-    #[error("{}", worded(.0))]
-    Failed(Vec<InstanceFailure>),
+    #[error("{}", describe_failures(.0))]
+    InstancesFailed(Vec<InstanceFailure>),
     /// The address that was to be asked during a reload did not answer before it.
     #[error("{url} is not reachable: {reason}; reload not started")]
-    NoAnswer {
+    VerifyUnreachable {
         /// What was asked.
         url: String,
         /// Why not.
@@ -132,10 +132,10 @@ pub enum Error {
     },
     /// Ctrl-C while apps were reloaded.
     #[error("interrupted; the reload continues in the background")]
-    LeftReload,
+    ReloadDetached,
     /// Requests failed during a reload.
     #[error("{failed} of {sent} requests failed during the reload; first error: {first}")]
-    Requests {
+    VerifyRequestsFailed {
         /// How many were sent.
         sent: u64,
         /// How many failed.
@@ -144,16 +144,16 @@ pub enum Error {
         first: String,
     },
     /// One of rsm's own processes, run in the foreground, failed.
-    #[error("{part}: {reason}")]
-    Part {
+    #[error("{component}: {reason}")]
+    ComponentFailed {
         /// Which one.
-        part: &'static str,
+        component: &'static str,
         /// Why.
         reason: String,
     },
     /// What ran in the foreground has ended, and not well.
     #[error("{reason}")]
-    Ended {
+    AppsFailed {
         /// What to end with.
         code: u8,
         /// Who, and how.
@@ -161,12 +161,12 @@ pub enum Error {
     },
     /// Standard output cannot be written to.
     #[error("cannot write to stdout: {0}")]
-    Output(io::Error),
+    Stdout(io::Error),
     /// The system refuses what every program needs.
-    #[error("{what}: {error}")]
-    System {
+    #[error("{context}: {error}")]
+    Io {
         /// What was tried.
-        what: &'static str,
+        context: &'static str,
         /// What came of it.
         error: io::Error,
     },
@@ -177,78 +177,78 @@ impl Error {
     /// pipe), 1 the request failed, 2 wrong usage, 3 no daemon answers.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Arguments(error) => u8::from(error.use_stderr()) * 2,
-            Self::Ended { code, .. } => *code,
-            Self::LeftReload => 130, // as the shell says of SIGINT
-            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            Self::EnvNeedsFile | Self::NameForSeveral { .. } | Self::NoTerminal => 2,
+            Self::Usage(error) => u8::from(error.use_stderr()) * 2,
+            Self::AppsFailed { code, .. } => *code,
+            Self::ReloadDetached => 130, // as the shell says of SIGINT
+            Self::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+            Self::EnvWithoutFile | Self::NameForSeveralApps { .. } | Self::NoTerminal => 2,
             Self::NotRunning { .. }
-            | Self::Denied { .. }
-            | Self::Launch { .. }
-            | Self::Lost { .. }
+            | Self::PermissionDenied { .. }
+            | Self::DaemonStartFailed { .. }
+            | Self::ConnectionLost { .. }
             | Self::StreamEnded => 3,
-            Self::NoEcosystem { .. }
-            | Self::Mistakes(_)
-            | Self::NoHome(_)
-            | Self::NoDirectory(_)
-            | Self::Refused { .. }
-            | Self::NothingRuns { .. }
-            | Self::Upgrade { .. }
-            | Self::NoneOfFile { .. }
-            | Self::NotOne { .. }
-            | Self::Failed(_)
-            | Self::NoAnswer { .. }
-            | Self::Requests { .. }
-            | Self::Part { .. }
-            | Self::Output(_)
-            | Self::System { .. } => 1,
+            Self::NoConfigFile { .. }
+            | Self::InvalidConfig(_)
+            | Self::HomeUnknown(_)
+            | Self::CurrentDirUnreadable(_)
+            | Self::Rejected { .. }
+            | Self::NoDaemonForTarget { .. }
+            | Self::UpgradeFailed { .. }
+            | Self::NoAppOfFileListed { .. }
+            | Self::NotOneInstance { .. }
+            | Self::InstancesFailed(_)
+            | Self::VerifyUnreachable { .. }
+            | Self::VerifyRequestsFailed { .. }
+            | Self::ComponentFailed { .. }
+            | Self::Stdout(_)
+            | Self::Io { .. } => 1,
         }
     }
 
     /// What to do about it. Never shows the value of an environment variable.
     pub fn help(&self) -> Option<String> {
         let text = match self {
-            Self::EnvNeedsFile => "for example: rsm restart ecosystem.toml --env production".into(),
-            Self::NameForSeveral { .. } => "start them separately".into(),
-            Self::NoEcosystem { .. } => "specify a script or a file: rsm start app.js".into(),
-            Self::NoHome(_) => "set RSM_HOME to an absolute path".into(),
-            Self::NoDirectory(_) => "change to a directory that exists".into(),
+            Self::EnvWithoutFile => "for example: rsm restart ecosystem.toml --env production".into(),
+            Self::NameForSeveralApps { .. } => "start them separately".into(),
+            Self::NoConfigFile { .. } => "specify a script or a file: rsm start app.js".into(),
+            Self::HomeUnknown(_) => "set RSM_HOME to an absolute path".into(),
+            Self::CurrentDirUnreadable(_) => "change to a directory that exists".into(),
             Self::NotRunning { .. } => "`rsm start` and `rsm resurrect` start it".into(),
-            Self::Denied { .. } => {
+            Self::PermissionDenied { .. } => {
                 "the daemon belongs to another user; switch to that user or set RSM_HOME".into()
             }
-            Self::Launch { log, .. } | Self::Lost { log, .. } => {
+            Self::DaemonStartFailed { log, .. } | Self::ConnectionLost { log, .. } => {
                 format!("see {}", log.display())
             }
             Self::NoTerminal => "use `rsm list` or `rsm logs` in scripts".into(),
-            Self::Upgrade { log, .. } => format!("see {}", log.display()),
+            Self::UpgradeFailed { log, .. } => format!("see {}", log.display()),
             Self::StreamEnded => "run the command again".into(),
-            Self::Refused { hint, .. } => return hint.clone(),
-            Self::NothingRuns { .. } => {
+            Self::Rejected { hint, .. } => return hint.clone(),
+            Self::NoDaemonForTarget { .. } => {
                 "start apps with `rsm start`, or restore the saved list with `rsm resurrect`".into()
             }
-            Self::NoneOfFile { file, .. } => format!("run `rsm start {file}`"),
-            Self::NotOne { ids, .. } if ids.is_empty() => "see `rsm list`".into(),
-            Self::NotOne { ids, .. } => {
+            Self::NoAppOfFileListed { file, .. } => format!("run `rsm start {file}`"),
+            Self::NotOneInstance { ids, .. } if ids.is_empty() => "see `rsm list`".into(),
+            Self::NotOneInstance { ids, .. } => {
                 let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
                 format!("use an id: {}", ids.join(", "))
             }
-            Self::Failed(problems) => {
+            Self::InstancesFailed(problems) => {
                 let first = problems.first().map_or(0, |problem| problem.id);
                 format!("see `rsm describe {first}` and `rsm logs {first} --err`")
             }
-            Self::NoAnswer { .. } => "specify an http:// URL that the app serves".into(),
-            Self::LeftReload => "see `rsm list`; `rsm stop` or `rsm restart` cancels it".into(),
-            Self::Requests { .. } => {
+            Self::VerifyUnreachable { .. } => "specify an http:// URL that the app serves".into(),
+            Self::ReloadDetached => "see `rsm list`; `rsm stop` or `rsm restart` cancels it".into(),
+            Self::VerifyRequestsFailed { .. } => {
                 "on its stop signal, an app must finish open requests before it exits (see kill_timeout)"
                     .into()
             }
-            Self::Arguments(_)
-            | Self::Mistakes(_)
-            | Self::Part { .. }
-            | Self::Ended { .. }
-            | Self::Output(_)
-            | Self::System { .. } => {
+            Self::Usage(_)
+            | Self::InvalidConfig(_)
+            | Self::ComponentFailed { .. }
+            | Self::AppsFailed { .. }
+            | Self::Stdout(_)
+            | Self::Io { .. } => {
                 return None;
             }
         };
@@ -256,23 +256,23 @@ impl Error {
     }
 
     /// Writes the error to standard error; to standard output what clap prints there (`--help`).
-    pub fn report(&self, colour: bool) {
-        if let Self::Arguments(error) = self {
+    pub fn print(&self, colour: bool) {
+        if let Self::Usage(error) = self {
             let _ = error.print();
         } else if self.exit_code() != 0 {
             let colour = colour && io::stderr().is_terminal();
-            let _ = io::stderr().lock().write_all(self.text(colour).as_bytes());
+            let _ = io::stderr().lock().write_all(self.render(colour).as_bytes());
         }
     }
 
     /// The error as shown.
-    fn text(&self, colour: bool) -> String {
+    fn render(&self, colour: bool) -> String {
         let (error, help) = match colour {
             true => ("\u{1b}[1;31merror:\u{1b}[0m", "\u{1b}[1;36mhelp:\u{1b}[0m"),
             false => ("error:", "help:"),
         };
         let blocks = match self {
-            Self::Mistakes(blocks) => blocks.clone(),
+            Self::InvalidConfig(blocks) => blocks.clone(),
             other => vec![other.to_string()],
         };
         let mut text: String = blocks.iter().map(|block| format!("{error} {}\n", block.trim_end())).collect();
@@ -284,7 +284,7 @@ impl Error {
 }
 
 /// Problems with the same reason are told once.
-fn worded(problems: &[InstanceFailure]) -> String {
+fn describe_failures(problems: &[InstanceFailure]) -> String {
     let mut groups: Vec<(&InstanceFailure, usize)> = Vec::new();
     for problem in problems {
         match groups

@@ -6,7 +6,7 @@ fn main() -> ExitCode {
     match rsm::cli::run(std::env::args_os()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            error.report(rsm::cli::colour_wanted());
+            error.print(rsm::cli::use_colour());
             ExitCode::from(error.exit_code())
         }
     }

@@ -10,7 +10,7 @@ pub struct Home(PathBuf);
 
 impl Home {
     /// A home at an absolute path.
-    pub fn at(path: impl Into<PathBuf>) -> Self {
+    pub fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
 
@@ -20,19 +20,19 @@ impl Home {
     /// Neither `RSM_HOME` nor a home directory is known, or the path is not absolute and the
     /// current directory is gone.
     pub fn from_env() -> io::Result<Self> {
-        Self::named_by(&["RSM_HOME"])
+        Self::from_first_var(&["RSM_HOME"])
     }
 
     /// The home for a command typed as `pm2`: that of PM2's variable, where ours is not set.
     ///
     /// # Errors
     /// As [`Self::from_env`].
-    pub fn from_env_as_pm2() -> io::Result<Self> {
-        Self::named_by(&["RSM_HOME", "PM2_HOME"])
+    pub fn from_env_or_pm2() -> io::Result<Self> {
+        Self::from_first_var(&["RSM_HOME", "PM2_HOME"])
     }
 
     /// The home that the first of these variables names that is set.
-    fn named_by(variables: &[&str]) -> io::Result<Self> {
+    fn from_first_var(variables: &[&str]) -> io::Result<Self> {
         let mut named = variables.iter().filter_map(std::env::var_os);
         if let Some(path) = named.find(|path| !path.is_empty()) {
             return Ok(Self(std::path::absolute(path)?));
@@ -59,14 +59,14 @@ impl Home {
         if meta.permissions().mode() & 0o077 != 0 {
             std::fs::set_permissions(&self.0, std::fs::Permissions::from_mode(0o700))?;
         }
-        for below in [self.logs(), self.pids(), self.run()] {
+        for below in [self.logs(), self.pids(), self.run_dir()] {
             private.create(below)?;
         }
         Ok(())
     }
 
     /// The directory itself.
-    pub fn dir(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.0
     }
 
@@ -81,14 +81,14 @@ impl Home {
     }
 
     /// The state before that one.
-    pub fn former_state(&self) -> PathBuf {
+    pub fn previous_state(&self) -> PathBuf {
         self.0.join("state.json.prev")
     }
 
     /// Whether a daemon left its state behind: it did not end by itself, and what it kept running may
     /// run still.
     pub fn has_state(&self) -> bool {
-        self.state().exists() || self.former_state().exists()
+        self.state().exists() || self.previous_state().exists()
     }
 
     /// The list saved by `rsm save`.
@@ -97,22 +97,22 @@ impl Home {
     }
 
     /// The settings of the daemon in version 0.1.
-    pub fn conf(&self) -> PathBuf {
+    pub fn daemon_config(&self) -> PathBuf {
         self.0.join("conf.json")
     }
 
     /// The list saved before that one.
-    pub fn former_dump(&self) -> PathBuf {
+    pub fn previous_dump(&self) -> PathBuf {
         self.0.join("dump.json.prev")
     }
 
     /// What is set by `rsm set` and `rsm conf`.
-    pub fn settings(&self) -> PathBuf {
+    pub fn preferences(&self) -> PathBuf {
         self.0.join("settings.json")
     }
 
     /// rsm's own log.
-    pub fn own_log(&self) -> PathBuf {
+    pub fn daemon_log(&self) -> PathBuf {
         self.0.join("rsm.log")
     }
 
@@ -123,7 +123,7 @@ impl Home {
 
     /// What was written to the logs when, and by whom.
     pub fn log_indexes(&self) -> PathBuf {
-        self.run().join("log-index")
+        self.run_dir().join("log-index")
     }
 
     /// Default place of the pid files.
@@ -132,28 +132,28 @@ impl Home {
     }
 
     /// Locks.
-    pub fn run(&self) -> PathBuf {
+    pub fn run_dir(&self) -> PathBuf {
         self.0.join("run")
     }
 
     /// Which life of the machine the state is from.
-    pub fn boot(&self) -> PathBuf {
-        self.run().join("boot")
+    pub fn boot_id(&self) -> PathBuf {
+        self.run_dir().join("boot")
     }
 
     /// Held while a keeper lives.
     pub fn keeper_lock(&self) -> PathBuf {
-        self.run().join("keeper.lock")
+        self.run_dir().join("keeper.lock")
     }
 
     /// Held while a CLI launches a keeper, so that two at once start one.
-    pub fn launch_lock(&self) -> PathBuf {
-        self.run().join("launch.lock")
+    pub fn start_lock(&self) -> PathBuf {
+        self.run_dir().join("launch.lock")
     }
 }
 
 /// `path` with `-<id>` put before its extension: `a.log` → `a-3.log`.
-pub fn with_id(path: &Path, id: u32) -> PathBuf {
+pub fn with_instance_id(path: &Path, id: u32) -> PathBuf {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let name = match path.extension() {
         Some(extension) => format!("{stem}-{id}.{}", extension.to_string_lossy()),
@@ -164,7 +164,7 @@ pub fn with_id(path: &Path, id: u32) -> PathBuf {
 
 /// A name as a file name: all but letters, digits, `.` and `-` become `-`, as PM2 does, except
 /// that non-ASCII letters stay (a Chinese app name would be nothing but dashes).
-pub fn safe_name(name: &str) -> String {
+pub fn sanitize_file_name(name: &str) -> String {
     let safe: String = name.chars().map(|c| if c.is_alphanumeric() || c == '.' { c } else { '-' }).collect();
     if safe.starts_with('.') { format!("-{safe}") } else { safe }
 }
@@ -175,14 +175,14 @@ mod tests {
 
     #[test]
     fn ids_go_before_the_extension() {
-        assert_eq!(with_id(Path::new("/l/a-out.log"), 3), Path::new("/l/a-out-3.log"));
-        assert_eq!(with_id(Path::new("/l/a"), 0), Path::new("/l/a-0"));
+        assert_eq!(with_instance_id(Path::new("/l/a-out.log"), 3), Path::new("/l/a-out-3.log"));
+        assert_eq!(with_instance_id(Path::new("/l/a"), 0), Path::new("/l/a-0"));
     }
 
     #[test]
     fn names_become_safe_file_names() {
-        assert_eq!(safe_name("my_app/../x"), "my-app-..-x");
-        assert_eq!(safe_name(".."), "-..");
-        assert_eq!(safe_name("队列"), "队列");
+        assert_eq!(sanitize_file_name("my_app/../x"), "my-app-..-x");
+        assert_eq!(sanitize_file_name(".."), "-..");
+        assert_eq!(sanitize_file_name("队列"), "队列");
     }
 }

@@ -152,7 +152,7 @@ impl RsmSettings {
     /// # Errors
     /// A file cannot be read, or is not valid.
     pub fn load(home: &Home) -> Result<Self, SettingsError> {
-        let (old, new) = (home.conf(), home.settings());
+        let (old, new) = (home.daemon_config(), home.preferences());
         let mut values = read(&old)?;
         // That file held all settings of the daemon, also those that nobody had changed.
         values.retain(|name, value| Self::default().value(name).as_ref() != Some(value));
@@ -185,13 +185,13 @@ impl RsmSettings {
     /// # Errors
     /// It cannot be written; it is unchanged.
     pub fn save(&self, home: &Home) -> Result<(), SettingsError> {
-        let path = home.settings();
+        let path = home.preferences();
         let failed = |error: io::Error| SettingsError {
             path: path.clone(),
             problem: format!("cannot be written: {error}"),
         };
         home.create().and_then(|()| replace(&path, self)).map_err(failed)?;
-        match std::fs::remove_file(home.conf()) {
+        match std::fs::remove_file(home.daemon_config()) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(error)),
             _ => Ok(()),
         }
@@ -231,7 +231,7 @@ mod tests {
 
     fn home() -> (tempfile::TempDir, Home) {
         let dir = tempfile::tempdir().unwrap();
-        let home = Home::at(dir.path().to_owned());
+        let home = Home::new(dir.path().to_owned());
         (dir, home)
     }
 
@@ -247,7 +247,7 @@ mod tests {
         let loaded = RsmSettings::load(&home).unwrap();
         assert_eq!(loaded, settings);
         assert_eq!((loaded.log_budget(), loaded.log_level(), loaded.autosave()), (5, LogLevel::Debug, true));
-        std::fs::write(home.settings(), r#"{"logs.bugdet": 5}"#).unwrap();
+        std::fs::write(home.preferences(), r#"{"logs.bugdet": 5}"#).unwrap();
         assert!(RsmSettings::load(&home).unwrap_err().to_string().contains("logs.bugdet"));
     }
 
@@ -255,21 +255,21 @@ mod tests {
     fn reads_and_merges_the_files_of_version_0_1() {
         let (_dir, home) = home();
         let conf = r#"{"logs.budget": 500, "log.level": "info", "autosave": true}"#;
-        std::fs::write(home.conf(), conf).unwrap();
-        std::fs::write(home.settings(), r#"{"logs.lines": "100", "list.sort": "id:desc"}"#).unwrap();
+        std::fs::write(home.daemon_config(), conf).unwrap();
+        std::fs::write(home.preferences(), r#"{"logs.lines": "100", "list.sort": "id:desc"}"#).unwrap();
         let mut settings = RsmSettings::load(&home).unwrap();
         assert_eq!((settings.log_budget(), settings.autosave(), settings.log_lines()), (500, true, 100));
         assert!(settings.is_set("logs.budget") && !settings.is_set("log.level"));
         settings.set("autosave", None).unwrap();
         settings.save(&home).unwrap();
-        assert!(!home.conf().exists());
+        assert!(!home.daemon_config().exists());
         let loaded = RsmSettings::load(&home).unwrap();
         assert_eq!(
             (loaded.log_budget(), loaded.autosave(), loaded.list_sort()),
             (500, false, "id:desc".into())
         );
-        std::fs::write(home.conf(), "{").unwrap();
-        assert!(RsmSettings::load(&home).unwrap_err().path == home.conf());
+        std::fs::write(home.daemon_config(), "{").unwrap();
+        assert!(RsmSettings::load(&home).unwrap_err().path == home.daemon_config());
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub struct AppSpec {
     #[serde(default)]
     pub filter_env: EnvFilter,
     /// Number of instances at the first start.
-    #[serde(default = "one")]
+    #[serde(default = "default_instances")]
     pub instances: u32,
     /// Whether instances share their ports.
     #[serde(default)]
@@ -103,7 +103,7 @@ pub struct AppSpec {
     #[serde(default)]
     pub account: Option<Account>,
     /// Start the app when it is added.
-    #[serde(default = "yes")]
+    #[serde(default = "default_true")]
     pub autostart: bool,
     /// Dependencies: apps that must be online before this one starts, and that are stopped after it.
     #[serde(default)]
@@ -208,7 +208,8 @@ pub enum EnvFilter {
     /// Do not inherit variables whose name contains one of these substrings.
     Containing(Vec<String>),
     /// Do not inherit this variable.
-    Exactly(String),
+    #[serde(alias = "exactly")]
+    Exact(String),
 }
 
 /// User to run an app as, resolved to numeric ids so that a later change of the user database has no effect
@@ -255,7 +256,8 @@ pub enum LogPath {
     #[default]
     Default,
     /// Not written to a file; can still be followed.
-    Nowhere,
+    #[serde(alias = "nowhere")]
+    Discard,
     /// This absolute path.
     File(PathBuf),
 }
@@ -294,11 +296,11 @@ fn default_instance_var() -> String {
     "NODE_APP_INSTANCE".into()
 }
 
-fn one() -> u32 {
+fn default_instances() -> u32 {
     1
 }
 
-fn yes() -> bool {
+fn default_true() -> bool {
     true
 }
 
@@ -309,7 +311,7 @@ impl AppSpec {
     }
 
     /// Target number of instances: `instances`, or the current number if the app is autoscaled.
-    pub fn wanted_of(&self, there: usize) -> usize {
+    pub fn target_instances(&self, there: usize) -> usize {
         match &self.autoscale {
             Some(Autoscale { min, max, .. }) => there.clamp(*min as usize, (*max).max(*min) as usize),
             None => self.instances as usize,
@@ -317,10 +319,10 @@ impl AppSpec {
     }
 
     /// Condition for readiness.
-    pub fn sign(&self) -> ReadySignal {
+    pub fn ready_signal(&self) -> ReadySignal {
         match &self.readiness {
-            Readiness { probe: Some(_), .. } => ReadySignal::Probed,
-            Readiness { wait_ready: true, .. } => ReadySignal::Said,
+            Readiness { probe: Some(_), .. } => ReadySignal::ProbePassed,
+            Readiness { wait_ready: true, .. } => ReadySignal::Notified,
             _ if self.shares_ports() => ReadySignal::Listening,
             _ => ReadySignal::Running,
         }

@@ -36,7 +36,7 @@ pub(super) struct ChangeFlags {
 #[derive(Args, Clone, Debug)]
 pub(super) struct RestartArgs {
     /// Ids, names, namespaces, /regex/, `all`, or ecosystem files
-    #[arg(required_unless_present_any = ["watch", "log"], value_name = "APP", add = ArgValueCompleter::new(completion::selectors_and_files))]
+    #[arg(required_unless_present_any = ["watch", "log"], value_name = "APP", add = ArgValueCompleter::new(completion::complete_targets))]
     targets: Vec<String>,
     #[command(flatten)]
     change: ChangeFlags,
@@ -54,10 +54,10 @@ pub(super) struct RestartArgs {
 #[derive(Args, Clone, Debug)]
 pub(super) struct ScaleArgs {
     /// Name of the app
-    #[arg(add = ArgValueCandidates::new(completion::apps))]
+    #[arg(add = ArgValueCandidates::new(completion::complete_apps))]
     name: String,
     /// Number of instances: N, +N to add, -N to remove
-    #[arg(allow_hyphen_values = true, value_parser = scale_to, value_name = "N")]
+    #[arg(allow_hyphen_values = true, value_parser = parse_scale, value_name = "N")]
     to: ScaleTo,
 }
 
@@ -71,7 +71,7 @@ pub(super) struct SignalArgs {
 }
 
 /// `stop`, `delete`, `reset`.
-pub(super) async fn act(action: Action, targets: Targets, session: &Session) -> Result<(), Error> {
+pub(super) async fn run_action(action: Action, targets: Targets, session: &Session) -> Result<(), Error> {
     let mut client = session.connect_for(&targets.targets).await?;
     let select = targets.resolve(session, &mut client).await?;
     let doing = match action {
@@ -83,13 +83,13 @@ pub(super) async fn act(action: Action, targets: Targets, session: &Session) -> 
     };
     let what = format!("{doing} {}", targets.targets.join(", "));
     let request = Request::Act(action, ActOn { select, ..ActOn::default() });
-    perform(session, &mut client, &what, vec![request]).await.map(drop)
+    send_all(session, &mut client, &what, vec![request]).await.map(drop)
 }
 
 pub(super) async fn restart(mut restart: RestartArgs, session: &Session) -> Result<(), Error> {
     if restart.targets.is_empty() {
         // clap lets these two stand for the target, which they may have swallowed.
-        restart.targets.push(restart.settings.take_swallowed_target().ok_or_else(nothing_named)?);
+        restart.targets.push(restart.settings.take_swallowed_target().ok_or_else(error_no_target)?);
     }
     restart.settings.fix_exit_codes(&mut restart.targets);
     let RestartArgs { targets, settings, change, args, .. } = restart;
@@ -97,39 +97,40 @@ pub(super) async fn restart(mut restart: RestartArgs, session: &Session) -> Resu
     let (files, selectors): (Vec<String>, Vec<String>) =
         targets.iter().cloned().partition(|target| config::is_config_file(target));
     if change.env.is_some() && files.is_empty() {
-        return Err(Error::EnvNeedsFile);
+        return Err(Error::EnvWithoutFile);
     }
     let ground = Ground::new(change.env.as_deref(), &change.only)?;
     let mut requests = Vec::new();
     for file in &files {
         let apps = load(session, file, &settings, &args, &ground)?;
-        let inherited = environment::inherited(session);
+        let inherited = environment::collect_env(session);
         requests.push(Request::Start(StartApps { apps, inherited, existing: Existing::Restart }));
     }
     if !selectors.is_empty() {
         let changes = settings.patch(&args, &ground)?;
         let changes = (!changes.is_empty()).then_some(changes);
-        let inherited = change.update_env.then(|| environment::inherited(session));
+        let inherited = change.update_env.then(|| environment::collect_env(session));
         requests.push(Request::Act(Action::Restart, ActOn { select: selectors, inherited, changes }));
     }
     let mut client = match files.is_empty() {
         true => session.connect_for(&targets).await?,
-        false => session.connect_or_launch().await?,
+        false => session.connect_or_start().await?,
     };
-    let done = perform(session, &mut client, &format!("restarting {}", targets.join(", ")), requests).await?;
+    let done =
+        send_all(session, &mut client, &format!("restarting {}", targets.join(", ")), requests).await?;
     if change.attach { logs::attach(done, session).await } else { Ok(()) }
 }
 
-fn nothing_named() -> Error {
+fn error_no_target() -> Error {
     let message = "no app specified\n\nhelp: for example: rsm restart api --watch\n";
-    Error::Arguments(clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, message))
+    Error::Usage(clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, message))
 }
 
 pub(super) async fn scale(scale: ScaleArgs, session: &Session) -> Result<(), Error> {
     let ScaleArgs { name, to } = scale;
     let mut client = session.connect_for(std::slice::from_ref(&name)).await?;
     let request = Request::Scale(name.clone(), to);
-    perform(session, &mut client, &format!("scaling {name}"), vec![request]).await.map(drop)
+    send_all(session, &mut client, &format!("scaling {name}"), vec![request]).await.map(drop)
 }
 
 pub(super) async fn send_signal(send: SignalArgs, session: &Session) -> Result<(), Error> {
@@ -137,15 +138,15 @@ pub(super) async fn send_signal(send: SignalArgs, session: &Session) -> Result<(
     let mut client = session.connect_for(&targets.targets).await?;
     let select = targets.resolve(session, &mut client).await?;
     let request = Request::Signal(SignalRequest { select, signal: signal.clone() });
-    let report: Report = client.call(&request).await.map_err(|error| session.failed(error))?;
+    let report: Report = client.call(&request).await.map_err(|error| session.client_error(error))?;
     // Not how they are: what the signal does to them shows later.
-    session.note(format_args!("sent {signal} to {}", targets.targets.join(", ")));
-    session.judge(&report)
+    session.notice(format_args!("sent {signal} to {}", targets.targets.join(", ")));
+    session.check_report(&report)
 }
 
 /// Sends requests one after another until one fails, tells how instances came out, and shows
 /// the list. `what` says what is being waited for. Returns the ids of the instances.
-pub(super) async fn perform(
+pub(super) async fn send_all(
     session: &Session,
     client: &mut Client,
     what: &str,
@@ -154,18 +155,18 @@ pub(super) async fn perform(
     let mut ids = Vec::new();
     for request in &requests {
         let report: Report =
-            session.wait(what, client.call(request)).await.map_err(|error| session.failed(error))?;
-        session.tell(&report)?;
+            session.wait(what, client.call(request)).await.map_err(|error| session.client_error(error))?;
+        session.print_report(&report)?;
         ids.extend(report.instances.iter().map(|outcome| outcome.id.to_string()));
     }
     if !session.quiet() {
-        list::show(session, client).await?;
+        list::print_list(session, client).await?;
     }
     Ok(ids)
 }
 
 /// `3`, `+3` or `-3`.
-pub(super) fn scale_to(text: &str) -> Result<ScaleTo, String> {
+pub(super) fn parse_scale(text: &str) -> Result<ScaleTo, String> {
     let number = |digits: &str| match digits.bytes().all(|c| c.is_ascii_digit()) {
         true => digits.parse().map_err(|_| format!("{digits:?} is not a valid number of instances")),
         false => Err("expected N, +N or -N".to_owned()),
@@ -183,11 +184,11 @@ mod tests {
 
     #[test]
     fn numbers_of_instances() {
-        assert_eq!(scale_to("3"), Ok(ScaleTo::Exactly(3)));
-        assert_eq!(scale_to("+2"), Ok(ScaleTo::Add(2)));
-        assert_eq!(scale_to("-2"), Ok(ScaleTo::Remove(2)));
+        assert_eq!(parse_scale("3"), Ok(ScaleTo::Exactly(3)));
+        assert_eq!(parse_scale("+2"), Ok(ScaleTo::Add(2)));
+        assert_eq!(parse_scale("-2"), Ok(ScaleTo::Remove(2)));
         for wrong in ["", "+", "-", "x", "--1", "+-1", "1.5", "99999999999"] {
-            assert!(scale_to(wrong).is_err(), "{wrong}");
+            assert!(parse_scale(wrong).is_err(), "{wrong}");
         }
     }
 }

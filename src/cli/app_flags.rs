@@ -167,7 +167,7 @@ impl IgnoredFlags {
     pub(super) fn warn(&self, session: &Session) {
         for key in self.0.iter().filter(|key| key.warn) {
             let flag = key.flag.unwrap_or(key.name);
-            session.note(format_args!("warning: {flag} is ignored: {}", key.reason));
+            session.notice(format_args!("warning: {flag} is ignored: {}", key.reason));
         }
     }
 }
@@ -193,13 +193,13 @@ impl Ground {
             cores: u32::try_from(cores).unwrap_or(u32::MAX),
             path_var: std::env::var_os("PATH").unwrap_or_default(),
         };
-        Ok(Self { cwd: std::env::current_dir().map_err(Error::NoDirectory)?, options })
+        Ok(Self { cwd: std::env::current_dir().map_err(Error::CurrentDirUnreadable)?, options })
     }
 }
 
 /// Every mistake as a block of its own.
 pub(super) fn mistakes(found: ConfigErrors) -> Error {
-    Error::Mistakes(found.0.iter().map(ToString::to_string).collect())
+    Error::InvalidConfig(found.0.iter().map(ToString::to_string).collect())
 }
 
 /// The apps of a file, changed as the flags want it; warnings are told.
@@ -217,16 +217,16 @@ pub(super) fn load(
     warn(session, &loaded.warnings);
     let changes = flags.patch(args, ground)?;
     if flags.has("--name") && loaded.apps.len() > 1 {
-        return Err(Error::NameForSeveral { apps: loaded.apps.len() });
+        return Err(Error::NameForSeveralApps { apps: loaded.apps.len() });
     }
-    let wrong = |app: &AppSpec, error| Error::Mistakes(vec![format!("app \"{}\": {error}", app.name)]);
+    let wrong = |app: &AppSpec, error| Error::InvalidConfig(vec![format!("app \"{}\": {error}", app.name)]);
     loaded.apps.iter().map(|app| app.patched(&changes).map_err(|error| wrong(app, error))).collect()
 }
 
 /// Tells the warnings of a file or of flags.
 pub(super) fn warn(session: &Session, warnings: &[String]) {
     for warning in warnings {
-        session.note(format_args!("warning: {}", warning.trim_end()));
+        session.notice(format_args!("warning: {}", warning.trim_end()));
     }
 }
 

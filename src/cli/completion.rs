@@ -17,12 +17,13 @@ use crate::paths::Home;
 
 /// The variable by which a shell's script asks. Not the usual `COMPLETE`, which a shell may have exported for
 /// other reasons; ours are kept from apps.
-const ASKED: &str = "RSM_COMPLETE";
+const COMPLETE_VAR: &str = "RSM_COMPLETE";
 /// A tab that takes longer is not worth the wait.
-const PATIENCE: Duration = Duration::from_millis(500);
+const LIST_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// In a directory of `$fpath` the script is read as the function that answers, at the first tab.
-const FIRST_TAB: &str = "\nif [[ \"$funcstack[1]\" == _rsm ]]; then _clap_dynamic_completer_rsm \"$@\"; fi\n";
+const ZSH_FIRST_TAB: &str =
+    "\nif [[ \"$funcstack[1]\" == _rsm ]]; then _clap_dynamic_completer_rsm \"$@\"; fi\n";
 
 /// Shells that can ask.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -33,9 +34,9 @@ pub(super) enum Shell {
 }
 
 /// Answers a shell that asks what could come next; does not return then.
-pub(super) fn answer_if_asked() {
-    if std::env::var_os(ASKED).is_some_and(|shell| !shell.is_empty()) {
-        CompleteEnv::with_factory(CliArgs::command).var(ASKED).complete();
+pub(super) fn complete_if_requested() {
+    if std::env::var_os(COMPLETE_VAR).is_some_and(|shell| !shell.is_empty()) {
+        CompleteEnv::with_factory(CliArgs::command).var(COMPLETE_VAR).complete();
     }
 }
 
@@ -53,12 +54,12 @@ pub(super) fn script(shell: Shell) -> Result<(), Error> {
     let mut script = Vec::new();
     if let Some(of) = shells.completer(name) {
         // By its name: the one that is asked is the one that is run.
-        of.write_registration(ASKED, "rsm", "rsm", "rsm", &mut script).map_err(Error::Output)?;
+        of.write_registration(COMPLETE_VAR, "rsm", "rsm", "rsm", &mut script).map_err(Error::Stdout)?;
     }
     if matches!(shell, Shell::Zsh) {
-        script.extend_from_slice(FIRST_TAB.as_bytes());
+        script.extend_from_slice(ZSH_FIRST_TAB.as_bytes());
     }
-    output::text(&String::from_utf8_lossy(&script))
+    output::print(&String::from_utf8_lossy(&script))
 }
 
 /// Writes a page of the manual for each command.
@@ -66,8 +67,10 @@ pub(super) fn script(shell: Shell) -> Result<(), Error> {
 /// # Errors
 /// The directory cannot be made or written to.
 pub(super) fn man(directory: &PathBuf) -> Result<(), Error> {
-    let failed =
-        |error: io::Error| Error::Part { part: "man", reason: format!("{}: {error}", directory.display()) };
+    let failed = |error: io::Error| Error::ComponentFailed {
+        component: "man",
+        reason: format!("{}: {error}", directory.display()),
+    };
     std::fs::create_dir_all(directory).map_err(failed)?;
     let mut command = help::documented(CliArgs::command());
     command.build();
@@ -75,39 +78,39 @@ pub(super) fn man(directory: &PathBuf) -> Result<(), Error> {
 }
 
 /// Names that commands act on: of apps, of namespaces, and `all`.
-pub(super) fn selectors() -> Vec<CompletionCandidate> {
-    let there = there();
-    let mut names = names(&there);
+pub(super) fn complete_selectors() -> Vec<CompletionCandidate> {
+    let there = list_instances();
+    let mut names = app_candidates(&there);
     let mut spaces: Vec<&str> = there.iter().map(|view| view.namespace.as_str()).collect();
     spaces.sort_unstable();
     spaces.dedup();
     // One that all share tells nothing.
     if spaces.len() > 1 {
-        names.extend(spaces.into_iter().map(|name| described(name, "apps in this namespace".into())));
+        names.extend(spaces.into_iter().map(|name| candidate(name, "apps in this namespace".into())));
     }
     if !there.is_empty() {
-        names.push(described("all", "all apps".into()));
+        names.push(candidate("all", "all apps".into()));
     }
     names
 }
 
 /// Names of apps.
-pub(super) fn apps() -> Vec<CompletionCandidate> {
-    names(&there())
+pub(super) fn complete_apps() -> Vec<CompletionCandidate> {
+    app_candidates(&list_instances())
 }
 
 /// Selectors, and files below the directory that is typed.
-pub(super) fn selectors_and_files(typed: &OsStr) -> Vec<CompletionCandidate> {
+pub(super) fn complete_targets(typed: &OsStr) -> Vec<CompletionCandidate> {
     use clap_complete::engine::{PathCompleter, ValueCompleter};
     let begins = |candidate: &CompletionCandidate| {
         candidate.get_value().as_encoded_bytes().starts_with(typed.as_encoded_bytes())
     };
-    let mut found: Vec<CompletionCandidate> = selectors().into_iter().filter(begins).collect();
+    let mut found: Vec<CompletionCandidate> = complete_selectors().into_iter().filter(begins).collect();
     found.extend(PathCompleter::any().complete(typed));
     found
 }
 
-fn names(there: &[InstanceView]) -> Vec<CompletionCandidate> {
+fn app_candidates(there: &[InstanceView]) -> Vec<CompletionCandidate> {
     let mut names: Vec<&InstanceView> = Vec::new();
     for view in there {
         if !names.iter().any(|known| known.name == view.name) {
@@ -117,24 +120,24 @@ fn names(there: &[InstanceView]) -> Vec<CompletionCandidate> {
     let describe = |view: &&InstanceView| {
         let count = there.iter().filter(|other| other.name == view.name).count();
         let several = if count > 1 { format!("{count} instances, ") } else { String::new() };
-        described(&view.name, format!("{several}{}", view.status.as_str()))
+        candidate(&view.name, format!("{several}{}", view.status.as_str()))
     };
     names.iter().map(describe).collect()
 }
 
-fn described(name: &str, about: String) -> CompletionCandidate {
+fn candidate(name: &str, about: String) -> CompletionCandidate {
     CompletionCandidate::new(name).help(Some(about.into()))
 }
 
 /// What is in the list; nothing where no daemon answers at once. A tab starts none.
-fn there() -> Vec<InstanceView> {
+fn list_instances() -> Vec<InstanceView> {
     let ask = async {
         let mut client = Client::connect(&Home::from_env().ok()?).await.ok()?;
         client.call(&Request::List).await.ok()
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let asked = runtime.ok().and_then(|runtime| {
-        runtime.block_on(async { tokio::time::timeout(PATIENCE, ask).await.ok().flatten() })
+        runtime.block_on(async { tokio::time::timeout(LIST_TIMEOUT, ask).await.ok().flatten() })
     });
     asked.unwrap_or_default()
 }

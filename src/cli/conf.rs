@@ -4,7 +4,7 @@ use clap::error::ErrorKind;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::order::order;
+use super::order::parse_sort;
 use super::output;
 use super::session::Session;
 use crate::config;
@@ -15,12 +15,16 @@ use crate::settings::{Kind, LogLevel, Reader, RsmSettings, SETTINGS, Setting, Se
 use crate::text::closest_match;
 
 /// `conf`, `set`, `get`: shows all settings or one, or changes one.
-pub(super) async fn conf(key: Option<String>, value: Option<String>, session: &Session) -> Result<(), Error> {
+pub(super) async fn run_conf(
+    key: Option<String>,
+    value: Option<String>,
+    session: &Session,
+) -> Result<(), Error> {
     match (key, value) {
         (None, _) => show_all(session),
         (Some(key), None) => {
             let value = load(&session.home)?.value(find(&key)?.name);
-            output::line(display(value.as_ref()).as_bytes())
+            output::print_line(display(value.as_ref()).as_bytes())
         }
         (Some(key), Some(value)) => set(find(&key)?, &value, session).await,
     }
@@ -57,7 +61,7 @@ fn show_all(session: &Session) -> Result<(), Error> {
     let lines = SETTINGS.iter().map(|Setting { name, doc, default, .. }| {
         format!("{name} = {}    # {doc} [default: {default}]\n", display(settings.value(name).as_ref()))
     });
-    output::text(&lines.collect::<String>())
+    output::print(&lines.collect::<String>())
 }
 
 async fn set(setting: &Setting, text: &str, session: &Session) -> Result<(), Error> {
@@ -70,14 +74,15 @@ async fn set(setting: &Setting, text: &str, session: &Session) -> Result<(), Err
     if *reader == Reader::Daemon {
         notify_daemon(*name == "autosave" && settings.autosave(), session).await?;
     }
-    session.note(format_args!("{name} = {text}"));
+    session.notice(format_args!("{name} = {text}"));
     Ok(())
 }
 
 /// A running daemon reads its settings again, and saves the list at once if that is asked for.
 async fn notify_daemon(save: bool, session: &Session) -> Result<(), Error> {
     let Some(mut client) = session.connect_if_running().await? else { return Ok(()) };
-    let _: IgnoredAny = client.call(&Request::ReopenLogs).await.map_err(|error| session.failed(error))?;
+    let _: IgnoredAny =
+        client.call(&Request::ReopenLogs).await.map_err(|error| session.client_error(error))?;
     if save {
         // An empty list is no reason to overwrite a saved one.
         let _ = client.call::<Saved>(&Request::Save(SaveRequest { force: false })).await;
@@ -89,13 +94,13 @@ async fn notify_daemon(save: bool, session: &Session) -> Result<(), Error> {
 fn parse(kind: Kind, text: &str) -> Result<Value, String> {
     let value = match kind {
         Kind::Boolean => text.parse().map(Value::Bool).ok().ok_or("expected true or false"),
-        Kind::Size => config::size(text).map(Value::from).ok_or("expected a size such as 500M or 10G"),
+        Kind::Size => config::parse_size(text).map(Value::from).ok_or("expected a size such as 500M or 10G"),
         Kind::Count => text.parse::<u32>().map(Value::from).ok().ok_or("expected a number"),
         Kind::LogLevel => {
             let level = serde_json::from_value::<LogLevel>(text.into());
             level.map(|_| text.into()).map_err(|_| "expected error, warn, info, debug or trace")
         }
-        Kind::SortField => return order(text).map(|_| text.into()),
+        Kind::SortField => return parse_sort(text).map(|_| text.into()),
     };
     value.map_err(str::to_owned)
 }
@@ -128,9 +133,11 @@ fn find(name: &str) -> Result<&'static Setting, Error> {
 
 fn usage_error(message: &str, help: &str) -> Error {
     let text = format!("{message}\n\nhelp: {help}\n");
-    Error::Arguments(clap::Error::raw(ErrorKind::InvalidValue, text))
+    Error::Usage(clap::Error::raw(ErrorKind::InvalidValue, text))
 }
 
 fn file_error(error: SettingsError) -> Error {
-    Error::Mistakes(vec![format!("{error}\nhelp: fix or remove the file; `rsm conf` lists all settings\n")])
+    Error::InvalidConfig(vec![format!(
+        "{error}\nhelp: fix or remove the file; `rsm conf` lists all settings\n"
+    )])
 }

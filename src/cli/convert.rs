@@ -15,7 +15,7 @@ use super::output;
 use super::session::Session;
 
 /// What `init` writes.
-const FIRST: &str = "ecosystem.toml";
+const STARTER_NAME: &str = "ecosystem.toml";
 
 // Arguments of `convert`.
 #[derive(Args, Clone, Debug)]
@@ -36,12 +36,12 @@ pub(super) fn convert(convert: &ConvertArgs, session: &Session) -> Result<(), Er
     let converted = config::convert(file, directory.as_deref(), &ground.options).map_err(mistakes)?;
     warn(session, &converted.warnings);
     match output {
-        None => output::text(&converted.text),
+        None => output::print(&converted.text),
         Some(path) => {
             // It may hold secrets: open to those that the original is open to, and never to more.
             let mode = file.metadata().map_or(0o600, |meta| meta.permissions().mode() & 0o666);
             write_new(path, &converted.text, mode)?;
-            session.note(format_args!("wrote {}", path.display()));
+            session.notice(format_args!("wrote {}", path.display()));
             Ok(())
         }
     }
@@ -49,9 +49,9 @@ pub(super) fn convert(convert: &ConvertArgs, session: &Session) -> Result<(), Er
 
 /// Writes a first file for what lies in the current directory.
 pub(super) fn init(session: &Session) -> Result<(), Error> {
-    let here = std::env::current_dir().map_err(Error::NoDirectory)?;
-    write_new(Path::new(FIRST), &first_file(&here), 0o644)?;
-    session.note(format_args!("created {FIRST}; run `rsm start` to start its apps"));
+    let here = std::env::current_dir().map_err(Error::CurrentDirUnreadable)?;
+    write_new(Path::new(STARTER_NAME), &starter_file(&here), 0o644)?;
+    session.notice(format_args!("created {STARTER_NAME}; run `rsm start` to start its apps"));
     Ok(())
 }
 
@@ -66,7 +66,7 @@ fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
             _ => (format!("cannot be written: {error}"), "use -o to write to another file"),
         };
         mistakes(ConfigErrors(vec![ConfigError {
-            place: Location::File(path.to_owned()),
+            location: Location::File(path.to_owned()),
             message,
             help: Some(help.into()),
         }]))
@@ -74,9 +74,9 @@ fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
 }
 
 /// A file to begin with: the app that seems to lie here, else one that runs anywhere.
-fn first_file(here: &Path) -> String {
+fn starter_file(here: &Path) -> String {
     let (name, script) =
-        found(here).unwrap_or_else(|| ("clock".into(), "while date; do sleep 5; done".into()));
+        detect_script(here).unwrap_or_else(|| ("clock".into(), "while date; do sleep 5; done".into()));
     let quoted = |text: String| serde_json::Value::from(text).to_string();
     format!(
         "\
@@ -108,8 +108,8 @@ kill_timeout = \"10s\"
 }
 
 /// Name and script of what lies here.
-fn found(here: &Path) -> Option<(String, String)> {
-    const USUAL: [&str; 10] = [
+fn detect_script(here: &Path) -> Option<(String, String)> {
+    const COMMON_SCRIPTS: [&str; 10] = [
         "server.js",
         "index.js",
         "app.js",
@@ -126,7 +126,7 @@ fn found(here: &Path) -> Option<(String, String)> {
         package.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
     let there = |script: &&str| !script.is_empty() && here.join(script).is_file();
     let main = package["main"].as_str().filter(there);
-    let usual = || USUAL.into_iter().find(there);
+    let usual = || COMMON_SCRIPTS.into_iter().find(there);
     let npm = || package["scripts"]["start"].is_string().then_some("npm start");
     let script = main.or_else(usual).or_else(npm)?;
     let directory = || here.file_name().map(|name| name.to_string_lossy().into_owned());
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn the_first_file_names_what_is_there() {
         let dir = tempfile::tempdir().unwrap();
-        let here = || script_of(&first_file(dir.path()));
+        let here = || script_of(&starter_file(dir.path()));
         assert_eq!(here(), "name = \"clock\"script = \"while date; do sleep 5; done\"");
         let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
         write("package.json", r#"{ "name": "@me/api", "main": "gone.js", "scripts": { "start": "x" } }"#);

@@ -16,56 +16,58 @@ use super::session::Session;
 
 /// How long a keeper without its lock may take to be gone. Where its pid means some other process,
 /// in another container, the wait must have an end.
-const LAST_MOMENT: Duration = Duration::from_secs(1);
+const EXIT_GRACE: Duration = Duration::from_secs(1);
 
 /// Says so if the daemon answers.
 pub(super) async fn ping(session: &Session) -> Result<(), Error> {
     let mut client = session.connect().await?;
-    let pong: Pong = client.call(&Request::Ping).await.map_err(|error| session.failed(error))?;
-    session.note(format_args!("daemon {} is running, pid {}", pong.version, pong.pid));
-    output::line(b"pong")
+    let pong: Pong = client.call(&Request::Ping).await.map_err(|error| session.client_error(error))?;
+    session.notice(format_args!("daemon {} is running, pid {}", pong.version, pong.pid));
+    output::print_line(b"pong")
 }
 
 /// Stops every app, the daemon and the keeper, and returns when all are gone.
 pub(super) async fn kill(session: &Session) -> Result<(), Error> {
     let Some(mut client) = session.connect_if_running().await? else {
-        session.note(format_args!("the daemon is not running"));
+        session.notice(format_args!("the daemon is not running"));
         return Ok(());
     };
     // Looked up before it goes: what has its pid later could be another.
-    let keeper = keeper(session);
+    let keeper = keeper_process(session);
     let asked = client.call::<Report>(&Request::Shutdown);
     let told = match session.wait("stopping all apps", asked).await {
-        Ok(report) => session.tell(&report),
+        Ok(report) => session.print_report(&report),
         // It may be gone before its answer is read; that it is gone is what was asked for.
-        Err(ClientError::Lost { .. }) => Ok(()),
-        Err(error) => return Err(session.failed(error)),
+        Err(ClientError::ConnectionLost { .. }) => Ok(()),
+        Err(error) => return Err(session.client_error(error)),
     };
-    gone(session, keeper).await?;
-    session.note(format_args!("stopped daemon and keeper"));
+    wait_gone(session, keeper).await?;
+    session.notice(format_args!("stopped daemon and keeper"));
     told
 }
 
 /// The same without a word about it.
-pub(super) async fn end(session: &Session) -> Result<(), Error> {
+pub(super) async fn kill_daemon(session: &Session) -> Result<(), Error> {
     let Some(mut client) = session.connect_if_running().await? else { return Ok(()) };
-    let keeper = keeper(session);
+    let keeper = keeper_process(session);
     match client.call::<Report>(&Request::Shutdown).await {
         // Somebody else has asked for it already.
-        Ok(_) | Err(ClientError::Lost { .. } | ClientError::Refused(_)) => gone(session, keeper).await,
-        Err(error) => Err(session.failed(error)),
+        Ok(_) | Err(ClientError::ConnectionLost { .. } | ClientError::Rejected(_)) => {
+            wait_gone(session, keeper).await
+        }
+        Err(error) => Err(session.client_error(error)),
     }
 }
 
 /// The keeper, if it can be seen from here: from another container it cannot.
-fn keeper(session: &Session) -> Option<ProcessRef> {
+fn keeper_process(session: &Session) -> Option<ProcessRef> {
     let pid = std::fs::read_to_string(session.home.keeper_lock()).ok()?;
     ProcessRef::of(pid.trim().parse().ok()?)
 }
 
 /// Waits for the lock that the keeper, which outlives the daemon, holds for life, and then for its
 /// very end: of all that a process has, the kernel takes its files first.
-async fn gone(session: &Session, keeper: Option<ProcessRef>) -> Result<(), Error> {
+async fn wait_gone(session: &Session, keeper: Option<ProcessRef>) -> Result<(), Error> {
     let path = session.home.keeper_lock();
     let locked = tokio::task::spawn_blocking(move || match File::open(path) {
         Ok(file) => file.lock(),
@@ -74,9 +76,9 @@ async fn gone(session: &Session, keeper: Option<ProcessRef>) -> Result<(), Error
     });
     let locked = session.wait("stopping daemon and keeper", locked).await;
     let locked = locked.unwrap_or_else(|error| Err(io::Error::other(error)));
-    locked.map_err(|error| Error::System { what: "cannot wait for the keeper", error })?;
+    locked.map_err(|error| Error::Io { context: "cannot wait for the keeper", error })?;
     if let Some(keeper) = keeper {
-        let _ = tokio::time::timeout(LAST_MOMENT, keeper.wait_exit()).await;
+        let _ = tokio::time::timeout(EXIT_GRACE, keeper.wait_exit()).await;
     }
     Ok(())
 }
@@ -85,9 +87,9 @@ async fn gone(session: &Session, keeper: Option<ProcessRef>) -> Result<(), Error
 pub(super) async fn info(json: bool, session: &Session) -> Result<(), Error> {
     let mut client = session.connect().await?;
     if json {
-        let bytes = client.bytes(&Request::Info).await.map_err(|error| session.failed(error))?;
-        return output::line(&bytes);
+        let bytes = client.call_raw(&Request::Info).await.map_err(|error| session.client_error(error))?;
+        return output::print_line(&bytes);
     }
-    let told: Info = client.call(&Request::Info).await.map_err(|error| session.failed(error))?;
-    output::text(&info::info(&told, version(), session.style))
+    let told: Info = client.call(&Request::Info).await.map_err(|error| session.client_error(error))?;
+    output::print(&info::info(&told, version(), session.style))
 }

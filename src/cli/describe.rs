@@ -13,18 +13,18 @@ use super::completion;
 use super::output;
 use super::render::describe;
 use super::render::style::tame;
-use super::selectors::only_one;
+use super::selectors::require_one;
 use super::session::Session;
 
 /// How many of the last lines of an errored instance are shown. Node puts the error above a stack
 /// of ten lines, and some of its own around both.
-const LAST_WORDS: usize = 20;
+const STDERR_LINES: usize = 20;
 
 // Arguments of `describe`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct DescribeArgs {
     /// Ids, names, namespaces, /regex/ or `all`
-    #[arg(required = true, value_name = "APP", add = ArgValueCandidates::new(completion::selectors))]
+    #[arg(required = true, value_name = "APP", add = ArgValueCandidates::new(completion::complete_selectors))]
     pub(super) select: Vec<String>,
     /// Print a JSON array
     #[arg(long)]
@@ -35,7 +35,7 @@ pub(super) struct DescribeArgs {
 #[derive(Args, Clone, Debug)]
 pub(super) struct EnvArgs {
     /// Id, or name of an app with a single instance
-    #[arg(value_name = "ID", add = ArgValueCandidates::new(completion::apps))]
+    #[arg(value_name = "ID", add = ArgValueCandidates::new(completion::complete_apps))]
     instance: String,
     /// Print a JSON object
     #[arg(long)]
@@ -46,26 +46,27 @@ pub(super) async fn describe(describe: DescribeArgs, session: &Session) -> Resul
     let mut client = session.connect_for(&describe.select).await?;
     let request = Request::Describe(describe.select.into());
     if describe.json {
-        let bytes = client.bytes(&request).await.map_err(|error| session.failed(error))?;
-        return output::line(&bytes);
+        let bytes = client.call_raw(&request).await.map_err(|error| session.client_error(error))?;
+        return output::print_line(&bytes);
     }
-    let details: Vec<InstanceDetail> = client.call(&request).await.map_err(|error| session.failed(error))?;
+    let details: Vec<InstanceDetail> =
+        client.call(&request).await.map_err(|error| session.client_error(error))?;
     let zone = TimeZone::system();
     let mut pages = Vec::new();
     for detail in &details {
-        let said = match describe::wants_last_words(detail) {
-            true => last_words(detail.view.id, &mut client).await,
+        let said = match describe::needs_stderr(detail) {
+            true => last_stderr_lines(detail.view.id, &mut client).await,
             false => Vec::new(),
         };
         pages.push(describe::describe(detail, &said, &zone, session.style));
     }
-    output::text(&pages.join("\n"))
+    output::print(&pages.join("\n"))
 }
 
 /// The last lines of standard error; none where they cannot be had, which fails nothing.
-async fn last_words(id: u32, client: &mut Client) -> Vec<String> {
+async fn last_stderr_lines(id: u32, client: &mut Client) -> Vec<String> {
     let select = vec![id.to_string()];
-    let query = LogQuery { select, lines: LAST_WORDS, out: false, ..LogQuery::default() };
+    let query = LogQuery { select, lines: STDERR_LINES, out: false, ..LogQuery::default() };
     let Ok(mut lines) = client.stream(&Request::Logs(query)).await else { return Vec::new() };
     let mut said = Vec::new();
     while let Some(Ok(line)) = lines.next().await {
@@ -80,11 +81,11 @@ async fn last_words(id: u32, client: &mut Client) -> Vec<String> {
 pub(super) async fn env(env: EnvArgs, session: &Session) -> Result<(), Error> {
     let mut client = session.connect_for(std::slice::from_ref(&env.instance)).await?;
     let there: Vec<InstanceView> =
-        client.call(&Request::List).await.map_err(|error| session.failed(error))?;
-    let request = Request::Env(only_one(&env.instance, &there)?);
-    let vars: EnvVars = client.call(&request).await.map_err(|error| session.failed(error))?;
+        client.call(&Request::List).await.map_err(|error| session.client_error(error))?;
+    let request = Request::Env(require_one(&env.instance, &there)?);
+    let vars: EnvVars = client.call(&request).await.map_err(|error| session.client_error(error))?;
     if env.json {
-        return output::json(&vars);
+        return output::print_json(&vars);
     }
-    output::text(&vars.iter().map(|(name, value)| format!("{name}: {}\n", tame(value))).collect::<String>())
+    output::print(&vars.iter().map(|(name, value)| format!("{name}: {}\n", tame(value))).collect::<String>())
 }

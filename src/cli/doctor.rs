@@ -20,9 +20,9 @@ use crate::error::Error;
 use crate::process::helper;
 
 /// What systemd starts programs of the system with (`systemd.exec(5)`).
-const UNIT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const DEFAULT_UNIT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Set in the process that looks with the unit's eyes.
-const INSIDE: &str = "RSM_DOCTOR_INSIDE";
+const INSIDE_UNIT_VAR: &str = "RSM_DOCTOR_INSIDE";
 
 // Arguments of `doctor`.
 #[derive(Args, Debug)]
@@ -50,50 +50,50 @@ enum CheckStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Check {
     #[serde(rename = "status")]
-    verdict: CheckStatus,
+    status: CheckStatus,
     /// Of what: an app's name, or a part of the machine.
     #[serde(rename = "subject")]
-    about: String,
+    subject: String,
     /// What is so, and what to do.
     #[serde(rename = "message")]
-    text: String,
+    message: String,
 }
 
 impl Check {
     fn new(verdict: CheckStatus, about: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { verdict, about: about.into(), text: text.into() }
+        Self { status: verdict, subject: about.into(), message: text.into() }
     }
 }
 
 /// Looks, tells, and fails if something does not work.
 pub(super) async fn doctor(args: DoctorArgs, session: &Session) -> Result<(), Error> {
-    let findings = match (args.boot, std::env::var_os(INSIDE)) {
-        (false, _) => machine::look(session).await,
-        (true, None) => return as_the_unit(&args, session),
-        (true, Some(_)) => apps::look(session).await,
+    let findings = match (args.boot, std::env::var_os(INSIDE_UNIT_VAR)) {
+        (false, _) => machine::check_machine(session).await,
+        (true, None) => return run_as_unit(&args, session),
+        (true, Some(_)) => apps::check_apps(session).await,
     };
     if args.json {
-        output::json(&findings)?;
+        output::print_json(&findings)?;
     } else {
-        output::text(&shown(&findings))?;
+        output::print(&render(&findings))?;
     }
-    match findings.iter().filter(|finding| finding.verdict == CheckStatus::Failed).count() {
+    match findings.iter().filter(|finding| finding.status == CheckStatus::Failed).count() {
         0 => Ok(()),
         failed => {
             let reason = match args.boot {
                 true => format!("{failed} of {} apps would not start at boot", findings.len()),
                 false => format!("{failed} of {} checks failed", findings.len()),
             };
-            Err(Error::Part { part: "doctor", reason })
+            Err(Error::ComponentFailed { component: "doctor", reason })
         }
     }
 }
 
 /// Goes on as this very program, with the unit's user and environment: what is found there is found at boot.
-fn as_the_unit(args: &DoctorArgs, session: &Session) -> Result<(), Error> {
-    let (service, file) = startup::service_and_file(&args.service, "doctor", session)?;
+fn run_as_unit(args: &DoctorArgs, session: &Session) -> Result<(), Error> {
+    let (service, file) = startup::service_and_unit(&args.service, "doctor", session)?;
     if !file.exists() {
-        session.note(format_args!(
+        session.notice(format_args!(
             "warning: no boot service installed ({} not found); run `rsm startup`",
             file.display()
         ));
@@ -102,11 +102,15 @@ fn as_the_unit(args: &DoctorArgs, session: &Session) -> Result<(), Error> {
         Some(name) => nix::unistd::User::from_name(name),
         None => nix::unistd::User::from_uid(geteuid()),
     };
-    let failed = |reason: String| Error::Part { part: "doctor", reason };
+    let failed = |reason: String| Error::ComponentFailed { component: "doctor", reason };
     let user = user.ok().flatten().ok_or_else(|| failed("the user of the service does not exist".into()))?;
     let mut inside = Command::new("/proc/self/exe");
     inside.arg0("rsm").args(["doctor", "--boot"]).args(args.json.then_some("--json"));
-    inside.env_clear().env(INSIDE, "1").env("RSM_HOME", &service.home).env("PATH", UNIT_PATH);
+    inside
+        .env_clear()
+        .env(INSIDE_UNIT_VAR, "1")
+        .env("RSM_HOME", &service.home)
+        .env("PATH", DEFAULT_UNIT_PATH);
     inside
         .env("HOME", &user.dir)
         .env("USER", &user.name)
@@ -125,28 +129,34 @@ fn as_the_unit(args: &DoctorArgs, session: &Session) -> Result<(), Error> {
 ///
 /// # Errors
 /// The program cannot be executed again.
-pub(super) fn with_login_path() -> Result<(), Error> {
-    const DONE: &str = "2";
-    if std::env::var_os(INSIDE).is_none_or(|stage| stage == DONE) {
+pub(super) fn exec_with_login_path() -> Result<(), Error> {
+    const RESOLVED: &str = "2";
+    if std::env::var_os(INSIDE_UNIT_VAR).is_none_or(|stage| stage == RESOLVED) {
         return Ok(());
     }
-    let path =
-        login_path::join_paths(&login_path::login_path().unwrap_or_default().to_string_lossy(), UNIT_PATH);
+    let path = login_path::join_paths(
+        &login_path::login_path().unwrap_or_default().to_string_lossy(),
+        DEFAULT_UNIT_PATH,
+    );
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let error =
-        Command::new("/proc/self/exe").arg0("rsm").args(args).env("PATH", path).env(INSIDE, DONE).exec();
-    Err(Error::System { what: "cannot restart with the login PATH", error })
+    let error = Command::new("/proc/self/exe")
+        .arg0("rsm")
+        .args(args)
+        .env("PATH", path)
+        .env(INSIDE_UNIT_VAR, RESOLVED)
+        .exec();
+    Err(Error::Io { context: "cannot restart with the login PATH", error })
 }
 
-fn shown(findings: &[Check]) -> String {
-    let widest = findings.iter().map(|finding| finding.about.chars().count()).max().unwrap_or(0);
+fn render(findings: &[Check]) -> String {
+    let widest = findings.iter().map(|finding| finding.subject.chars().count()).max().unwrap_or(0);
     let line = |finding: &Check| {
-        let verdict = match finding.verdict {
+        let verdict = match finding.status {
             CheckStatus::Ok => "ok     ",
             CheckStatus::Warning => "warning",
             CheckStatus::Failed => "FAILED ",
         };
-        format!("{verdict} {:widest$}  {}\n", finding.about, finding.text)
+        format!("{verdict} {:widest$}  {}\n", finding.subject, finding.message)
     };
     findings.iter().map(line).collect()
 }

@@ -3,26 +3,28 @@
 use crate::error::Error;
 use crate::ipc::message::{Request, SaveRequest, Saved};
 
-use super::act::perform;
+use super::act::send_all;
 use super::session::Session;
 
 pub(super) async fn save(force: bool, session: &Session) -> Result<(), Error> {
     // Not launched: a daemon started just now has nothing to save.
     let mut client = session.connect().await?;
-    let saved: Saved =
-        client.call(&Request::Save(SaveRequest { force })).await.map_err(|error| session.failed(error))?;
-    session.note(format_args!("saved {} instances to {}", saved.instances, saved.file.display()));
+    let saved: Saved = client
+        .call(&Request::Save(SaveRequest { force }))
+        .await
+        .map_err(|error| session.client_error(error))?;
+    session.notice(format_args!("saved {} instances to {}", saved.instances, saved.file.display()));
     Ok(())
 }
 
 pub(super) async fn resurrect(session: &Session) -> Result<(), Error> {
-    let mut client = session.connect_or_launch().await?;
-    perform(session, &mut client, "restoring the saved list", vec![Request::Resurrect]).await.map(drop)
+    let mut client = session.connect_or_start().await?;
+    send_all(session, &mut client, "restoring the saved list", vec![Request::Resurrect]).await.map(drop)
 }
 
-pub(super) async fn clear(session: &Session) -> Result<(), Error> {
-    let mut client = session.connect_or_launch().await?;
-    let saved: Saved = client.call(&Request::ClearDump).await.map_err(|error| session.failed(error))?;
-    session.note(format_args!("cleared {}", saved.file.display()));
+pub(super) async fn cleardump(session: &Session) -> Result<(), Error> {
+    let mut client = session.connect_or_start().await?;
+    let saved: Saved = client.call(&Request::ClearDump).await.map_err(|error| session.client_error(error))?;
+    session.notice(format_args!("cleared {}", saved.file.display()));
     Ok(())
 }

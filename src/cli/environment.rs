@@ -5,11 +5,11 @@ use crate::ipc::message::Inherited;
 use super::session::Session;
 
 /// This process's environment as an app may inherit it; says which variables cannot be.
-pub(super) fn inherited(session: &Session) -> Inherited {
+pub(super) fn collect_env(session: &Session) -> Inherited {
     let (inherited, dropped) = Inherited::from_current();
     for name in dropped {
         let name = name.to_string_lossy();
-        session.note(format_args!(
+        session.notice(format_args!(
             "note: environment variable {name} is not valid UTF-8, not passed to the app"
         ));
     }

@@ -22,10 +22,10 @@ use crate::ipc::client::{Client, ClientError};
 use crate::ipc::message::{InstanceView, Report, Request};
 
 /// Set once `PATH` is that of a login.
-const RESOLVED: &str = "RSM_LOGIN_PATH";
+const LOGIN_PATH_VAR: &str = "RSM_LOGIN_PATH";
 
 /// A keeper that died may take so long to be followed, before it is looked again.
-const PAUSE: Duration = Duration::from_millis(100);
+const RESTART_DELAY: Duration = Duration::from_millis(100);
 
 /// Starts this very program again, in this process, with the `PATH` that the user has after logging in: what
 /// it starts inherits that. Does nothing the second time.
@@ -34,58 +34,60 @@ const PAUSE: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// The program cannot be executed.
-pub(super) fn resolve_path() -> Result<(), Error> {
-    if std::env::var_os(RESOLVED).is_some() {
+pub(super) fn exec_with_login_path() -> Result<(), Error> {
+    if std::env::var_os(LOGIN_PATH_VAR).is_some() {
         return Ok(());
     }
     let now = std::env::var_os("PATH").unwrap_or_default();
     let login = login_path::login_path().unwrap_or_default();
     let path = login_path::join_paths(&login.to_string_lossy(), &now.to_string_lossy());
     let mut again = Command::new("/proc/self/exe");
-    again.args(std::env::args_os().skip(1)).env("PATH", path).env(RESOLVED, "1");
+    again.args(std::env::args_os().skip(1)).env("PATH", path).env(LOGIN_PATH_VAR, "1");
     let error = again.arg0("rsm").exec();
-    Err(Error::System { what: "cannot restart with the login PATH", error })
+    Err(Error::Io { context: "cannot restart with the login PATH", error })
 }
 
 /// Brings the saved apps back and stays until rsm ends, or with `once` only the former.
 ///
 /// # Errors
 /// rsm cannot be started. Apps that do not start are told, and no reason to fail: the others run.
-pub(super) async fn foreground(once: bool, session: &Session) -> Result<(), Error> {
-    let mut term = listen(SignalKind::terminate())?;
-    let mut int = listen(SignalKind::interrupt())?;
-    let _hang_up = listen(SignalKind::hangup())?; // no reason to end
+pub(super) async fn run_foreground(once: bool, session: &Session) -> Result<(), Error> {
+    let mut term = signal_stream(SignalKind::terminate())?;
+    let mut int = signal_stream(SignalKind::interrupt())?;
+    let _hang_up = signal_stream(SignalKind::hangup())?; // no reason to end
     tokio::select! {
-        begun = begin(session) => begun?,
+        begun = start_or_join(session) => begun?,
         // The machine goes down while it comes up.
-        _ = term.recv() => return end(session).await,
-        _ = int.recv() => return end(session).await,
+        _ = term.recv() => return shut_down(session).await,
+        _ = int.recv() => return shut_down(session).await,
     }
     sd_notify("READY=1");
     if once {
         return Ok(());
     }
     tokio::select! {
-        ended = watch(session) => ended,
-        _ = term.recv() => end(session).await,
-        _ = int.recv() => end(session).await,
+        ended = watch_daemon(session) => ended,
+        _ = term.recv() => shut_down(session).await,
+        _ = int.recv() => shut_down(session).await,
     }
 }
 
-fn listen(kind: SignalKind) -> Result<Signal, Error> {
-    signal(kind).map_err(|error| Error::System { what: "cannot install signal handlers", error })
+fn signal_stream(kind: SignalKind) -> Result<Signal, Error> {
+    signal(kind).map_err(|error| Error::Io { context: "cannot install signal handlers", error })
 }
 
 /// Connects to rsm, or starts it and brings the saved list back.
-async fn begin(session: &Session) -> Result<(), Error> {
+async fn start_or_join(session: &Session) -> Result<(), Error> {
     if Client::connect(&session.home).await.is_ok() {
-        session
-            .note(format_args!("rsm is already running in {}; supervising it", session.home.dir().display()));
+        session.notice(format_args!(
+            "rsm is already running in {}; supervising it",
+            session.home.path().display()
+        ));
         return Ok(());
     }
-    let mut client = session.connect_or_launch().await?;
+    let mut client = session.connect_or_start().await?;
     let there: Vec<InstanceView> =
-        client.call(&Request::List).await.map_err(|error| session.failed(error))?;
+        client.call(&Request::List).await.map_err(|error| session.client_error(error))?;
     if !there.is_empty() {
         return Ok(()); // daemon and keeper were killed: what they left is taken up, and is all
     }
@@ -94,43 +96,43 @@ async fn begin(session: &Session) -> Result<(), Error> {
             let online = report.instances.iter().filter(|outcome| outcome.problem.is_none()).count();
             let all = report.instances.len();
             sd_notify(&format!("STATUS=restored {online} of {all} saved instances"));
-            if let Err(error) = session.tell(&report) {
-                session.note(format_args!("{error}"));
+            if let Err(error) = session.print_report(&report) {
+                session.notice(format_args!("{error}"));
             }
-            session.note(format_args!("restored {online} of {all} saved instances"));
+            session.notice(format_args!("restored {online} of {all} saved instances"));
             Ok(())
         }
         // Nothing is saved: rsm is there for what comes.
-        Err(ClientError::Refused(error)) => {
-            session.note(format_args!("{error}"));
+        Err(ClientError::Rejected(error)) => {
+            session.notice(format_args!("{error}"));
             Ok(())
         }
-        Err(error) => Err(session.failed(error)),
+        Err(error) => Err(session.client_error(error)),
     }
 }
 
 /// Resolves once rsm has ended because somebody wanted it to. If daemon and keeper are killed together, it
 /// starts others, which take up what runs.
-async fn watch(session: &Session) -> Result<(), Error> {
+async fn watch_daemon(session: &Session) -> Result<(), Error> {
     loop {
-        free(session).await?;
-        tokio::time::sleep(PAUSE).await;
+        wait_unlocked(session).await?;
+        tokio::time::sleep(RESTART_DELAY).await;
         match Client::connect(&session.home).await {
             Ok(_) => {} // another keeper has followed
             Err(ClientError::NotRunning { .. }) if session.home.has_state() => {
-                session.note(format_args!(
+                session.notice(format_args!(
                     "daemon and keeper exited unexpectedly: restarting them, running apps are adopted"
                 ));
-                session.connect_or_launch().await?;
+                session.connect_or_start().await?;
             }
             Err(ClientError::NotRunning { .. }) => return Ok(()),
-            Err(error) => return Err(session.failed(error)),
+            Err(error) => return Err(session.client_error(error)),
         }
     }
 }
 
 /// Resolves once no keeper holds its lock. A thread: the lock has no other way to wait for it.
-async fn free(session: &Session) -> Result<(), Error> {
+async fn wait_unlocked(session: &Session) -> Result<(), Error> {
     let path = session.home.keeper_lock();
     let (tell, told) = tokio::sync::oneshot::channel();
     let wait = move || {
@@ -141,18 +143,18 @@ async fn free(session: &Session) -> Result<(), Error> {
         };
         let _ = tell.send(locked);
     };
-    let failed = |error| Error::System { what: "cannot wait for the keeper", error };
+    let failed = |error| Error::Io { context: "cannot wait for the keeper", error };
     std::thread::Builder::new().name("lock".into()).spawn(wait).map_err(failed)?;
     told.await.unwrap_or_else(|_| Err(io::Error::other("the waiting thread exited"))).map_err(failed)
 }
 
 /// Ends every app, rsm, and what else is left of this unit.
-async fn end(session: &Session) -> Result<(), Error> {
+async fn shut_down(session: &Session) -> Result<(), Error> {
     sd_notify("STOPPING=1");
     let ended = daemon::kill(session).await;
     let more = cgroup_cleanup::kill_leftovers();
     if more > 0 {
-        session.note(format_args!("killed {more} remaining processes"));
+        session.notice(format_args!("killed {more} remaining processes"));
     }
     ended
 }

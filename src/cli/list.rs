@@ -8,7 +8,7 @@ use crate::ipc::message::{Info, InstanceDetail, InstanceView, Request};
 use crate::version::version;
 
 use super::conf;
-use super::order::{SortOrder, order};
+use super::order::{SortOrder, parse_sort};
 use super::render::attention::AlertContext;
 use super::render::style::Style;
 use super::render::{list, mini};
@@ -32,38 +32,42 @@ pub(super) struct ListArgs {
 
 pub(super) async fn list(list: ListArgs, session: &Session) -> Result<(), Error> {
     if let Some(seconds) = list.watch {
-        return watch::watch(seconds, session).await;
+        return watch::watch_list(seconds, session).await;
     }
     let Some(mut client) = session.connect_if_running().await? else {
         return match (list.json, list.mini_list) {
-            (true, _) => output::line(b"[]"),
+            (true, _) => output::print_line(b"[]"),
             (false, true) => Ok(()),
-            (false, false) => output::text(&list::list(&[], None, session.style)),
+            (false, false) => output::print(&list::list(&[], None, session.style)),
         };
     };
     if list.json {
-        let bytes = client.bytes(&Request::List).await.map_err(|error| session.failed(error))?;
-        return output::line(&bytes);
+        let bytes = client.call_raw(&Request::List).await.map_err(|error| session.client_error(error))?;
+        return output::print_line(&bytes);
     }
     if list.mini_list {
-        return blocks(session, &mut client).await;
+        return print_blocks(session, &mut client).await;
     }
-    show(session, &mut client).await
+    print_list(session, &mut client).await
 }
 
 /// The table, by itself and after an action.
-pub(super) async fn show(session: &Session, client: &mut Client) -> Result<(), Error> {
-    output::text(&page(session, client, session.style).await?)
+pub(super) async fn print_list(session: &Session, client: &mut Client) -> Result<(), Error> {
+    output::print(&render_page(session, client, session.style).await?)
 }
 
 /// The table and what stands below it.
-pub(super) async fn page(session: &Session, client: &mut Client, style: Style) -> Result<String, Error> {
-    let order = wanted(session)?;
+pub(super) async fn render_page(
+    session: &Session,
+    client: &mut Client,
+    style: Style,
+) -> Result<String, Error> {
+    let order = sort_order(session)?;
     let mut instances = instances(session, client).await?;
     instances.sort_by(|one, other| order.compare(one, other));
-    let info: Info = client.call(&Request::Info).await.map_err(|error| session.failed(error))?;
+    let info: Info = client.call(&Request::Info).await.map_err(|error| session.client_error(error))?;
     let around = AlertContext {
-        other_version: (info.version != version()).then(|| info.version.clone()),
+        daemon_version: (info.version != version()).then(|| info.version.clone()),
         unsaved: info.unsaved,
         host: info.host,
     };
@@ -71,71 +75,71 @@ pub(super) async fn page(session: &Session, client: &mut Client, style: Style) -
 }
 
 /// The order asked for, else the one that was set.
-fn wanted(session: &Session) -> Result<SortOrder, Error> {
+fn sort_order(session: &Session) -> Result<SortOrder, Error> {
     match session.sort {
         Some(order) => Ok(order),
-        None => Ok(order(&conf::load(&session.home)?.list_sort()).unwrap_or_default()),
+        None => Ok(parse_sort(&conf::load(&session.home)?.list_sort()).unwrap_or_default()),
     }
 }
 
-async fn blocks(session: &Session, client: &mut Client) -> Result<(), Error> {
-    let order = wanted(session)?;
+async fn print_blocks(session: &Session, client: &mut Client) -> Result<(), Error> {
+    let order = sort_order(session)?;
     let ids: Vec<String> = instances(session, client).await?.iter().map(|view| view.id.to_string()).collect();
     if ids.is_empty() {
         return Ok(());
     }
     let everything = Request::Describe(vec!["all".into()].into());
     let mut details: Vec<InstanceDetail> =
-        client.call(&everything).await.map_err(|error| session.failed(error))?;
+        client.call(&everything).await.map_err(|error| session.client_error(error))?;
     details.sort_by(|one, other| order.compare(&one.view, &other.view));
-    output::text(&mini::mini(&details))
+    output::print(&mini::blocks(&details))
 }
 
 async fn instances(session: &Session, client: &mut Client) -> Result<Vec<InstanceView>, Error> {
-    client.call(&Request::List).await.map_err(|error| session.failed(error))
+    client.call(&Request::List).await.map_err(|error| session.client_error(error))
 }
 
 /// `jlist`: PM2's shape, as the daemon wrote it.
 pub(super) async fn jlist(session: &Session) -> Result<(), Error> {
     match session.connect_if_running().await? {
-        Some(mut client) => {
-            output::line(&client.bytes(&Request::Jlist).await.map_err(|error| session.failed(error))?)
-        }
-        None => output::line(b"[]"),
+        Some(mut client) => output::print_line(
+            &client.call_raw(&Request::Jlist).await.map_err(|error| session.client_error(error))?,
+        ),
+        None => output::print_line(b"[]"),
     }
 }
 
 /// `prettylist`: the same, indented. (PM2's is JavaScript, which no program reads.)
 pub(super) async fn prettylist(session: &Session) -> Result<(), Error> {
-    let Some(mut client) = session.connect_if_running().await? else { return output::line(b"[]") };
+    let Some(mut client) = session.connect_if_running().await? else { return output::print_line(b"[]") };
     let there: Vec<serde_json::Value> =
-        client.call(&Request::Jlist).await.map_err(|error| session.failed(error))?;
-    output::json(&there)
+        client.call(&Request::Jlist).await.map_err(|error| session.client_error(error))?;
+    output::print_json(&there)
 }
 
 /// `pid [NAME]`: a process id a line; 0 for one that does not run.
 pub(super) async fn pid(name: Option<String>, session: &Session) -> Result<(), Error> {
-    let mut instances = everything(session).await?;
+    let mut instances = all_instances(session).await?;
     if let Some(name) = name {
         instances.retain(|view| view.name == name);
         if instances.is_empty() {
-            return Err(Error::NotOne { name, ids: Vec::new() });
+            return Err(Error::NotOneInstance { name, ids: Vec::new() });
         }
     }
     let lines: String = instances.iter().map(|view| format!("{}\n", view.pid.unwrap_or(0))).collect();
-    output::text(&lines)
+    output::print(&lines)
 }
 
 /// `id NAME`: the ids of an app as an array; an unknown name has none.
 pub(super) async fn id(name: &str, session: &Session) -> Result<(), Error> {
-    let instances = everything(session).await?;
+    let instances = all_instances(session).await?;
     let ids: Vec<String> =
         instances.iter().filter(|view| view.name == name).map(|view| view.id.to_string()).collect();
     let array = if ids.is_empty() { "[]".to_owned() } else { format!("[ {} ]", ids.join(", ")) };
-    output::line(array.as_bytes())
+    output::print_line(array.as_bytes())
 }
 
-async fn everything(session: &Session) -> Result<Vec<InstanceView>, Error> {
+async fn all_instances(session: &Session) -> Result<Vec<InstanceView>, Error> {
     match session.connect_if_running().await? {
         Some(mut client) => instances(session, &mut client).await,
         None => Ok(Vec::new()),

@@ -26,13 +26,13 @@ use super::session::Session;
 use super::when;
 
 /// Last lines of each file, unless said otherwise: as many as PM2 shows.
-const LINES: usize = 15;
+const DEFAULT_LINES: usize = 15;
 
 // Arguments of `logs`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct LogsArgs {
     /// Ids, names, namespaces or /regex/ [default: all]
-    #[arg(value_name = "APP", add = ArgValueCandidates::new(completion::selectors))]
+    #[arg(value_name = "APP", add = ArgValueCandidates::new(completion::complete_selectors))]
     select: Vec<String>,
     /// Number of recent lines to show per log file, or in total with --grep [default: 15, or all with --since]
     #[arg(long, short = 'n', value_name = "N")]
@@ -59,10 +59,10 @@ pub(super) struct LogsArgs {
     #[arg(long)]
     nostream: bool,
     /// Show lines since TIME: "10m" (ago), "14:05", "2026-11-21 14:05"
-    #[arg(long, value_name = "TIME", value_parser = when::parse_now)]
+    #[arg(long, value_name = "TIME", value_parser = when::parse_time)]
     since: Option<u64>,
     /// Show lines until TIME
-    #[arg(long, value_name = "TIME", value_parser = when::parse_now)]
+    #[arg(long, value_name = "TIME", value_parser = when::parse_time)]
     until: Option<u64>,
     /// Show only lines that match a regular expression
     #[arg(long, value_name = "REGEX")]
@@ -73,7 +73,7 @@ pub(super) struct LogsArgs {
 }
 
 /// So many streams in a row that broke before they brought anything are enough.
-const MOST_IN_VAIN: u32 = 8;
+const MAX_EMPTY_RETRIES: u32 = 8;
 
 /// How lines are shown.
 enum OutputFormat {
@@ -96,9 +96,9 @@ pub(super) async fn logs(logs: LogsArgs, session: &Session) -> Result<(), Error>
     let query = query(&logs, session)?;
     let show = LogPrinter::new(&logs, session.style);
     tokio::select! {
-        result = pass_all_on(query, show, session) => result,
+        result = stream_with_resume(query, show, session) => result,
         _ = tokio::signal::ctrl_c() => Ok(()),
-        () = reader_gone() => Ok(()),
+        () = wait_stdout_closed() => Ok(()),
     }
 }
 
@@ -125,25 +125,25 @@ fn query(logs: &LogsArgs, session: &Session) -> Result<LogQuery, Error> {
 
 /// Shows what the selected apps say until the user has seen enough: Ctrl-C, or the reader goes.
 pub(super) async fn attach(select: Vec<String>, session: &Session) -> Result<(), Error> {
-    let query = LogQuery { select, lines: LINES, follow: true, ..LogQuery::default() };
+    let query = LogQuery { select, lines: DEFAULT_LINES, follow: true, ..LogQuery::default() };
     let show = LogPrinter {
         shape: OutputFormat::Prefixed(LinePrefix::default(), session.style),
         stamp: None,
         highlight: None,
     };
     let mut terminated = signal(SignalKind::terminate())
-        .map_err(|error| Error::System { what: "cannot install signal handlers", error })?;
+        .map_err(|error| Error::Io { context: "cannot install signal handlers", error })?;
     tokio::select! {
-        result = pass_all_on(query, show, session) => result,
+        result = stream_with_resume(query, show, session) => result,
         _ = tokio::signal::ctrl_c() => Ok(()),
         _ = terminated.recv() => Ok(()),
-        () = reader_gone() => Ok(()),
+        () = wait_stdout_closed() => Ok(()),
     }
 }
 
 /// Shows all that is asked for, over the death of daemons: another one continues the stream where the last
 /// one was.
-async fn pass_all_on(query: LogQuery, mut show: LogPrinter, session: &Session) -> Result<(), Error> {
+async fn stream_with_resume(query: LogQuery, mut show: LogPrinter, session: &Session) -> Result<(), Error> {
     let follow = query.follow;
     let (mut stream, mut vain) = (LogStream::new(query), 0);
     loop {
@@ -153,33 +153,33 @@ async fn pass_all_on(query: LogQuery, mut show: LogPrinter, session: &Session) -
         };
         let before = stream.known_files();
         let shown = match stream.open(&mut client).await {
-            Ok(()) => pass_on(&mut stream, &mut show, session).await?,
-            Err(ClientError::Lost(reason)) => {
-                StreamResult { ended: Err(ClientError::Lost(reason)), any: false }
+            Ok(()) => copy_stream(&mut stream, &mut show, session).await?,
+            Err(ClientError::ConnectionLost(reason)) => {
+                StreamResult { result: Err(ClientError::ConnectionLost(reason)), received: false }
             }
             Err(ClientError::NotRunning { .. }) if vain > 0 => return Err(Error::StreamEnded),
             // It ended between the connection and the request.
             Err(ClientError::NotRunning { .. }) if vain > 0 => return Err(Error::StreamEnded),
-            Err(error) => return Err(session.failed(error)),
+            Err(error) => return Err(session.client_error(error)),
         };
-        vain = if shown.any || stream.known_files() > before { 1 } else { vain + 1 };
-        match shown.ended {
+        vain = if shown.received || stream.known_files() > before { 1 } else { vain + 1 };
+        match shown.result {
             Ok(()) if !follow => return Ok(()),
-            Ok(()) | Err(ClientError::Lost(_)) if vain < MOST_IN_VAIN => {}
+            Ok(()) | Err(ClientError::ConnectionLost(_)) if vain < MAX_EMPTY_RETRIES => {}
             Ok(()) => return Err(Error::StreamEnded),
-            Err(error) => return Err(session.failed(error)),
+            Err(error) => return Err(session.client_error(error)),
         }
     }
 }
 
 /// How showing a stream came to its end, and whether it brought anything.
 struct StreamResult {
-    ended: Result<(), ClientError>,
-    any: bool,
+    result: Result<(), ClientError>,
+    received: bool,
 }
 
 /// Writes lines as they come; flushes when none is waiting.
-async fn pass_on(
+async fn copy_stream(
     stream: &mut LogStream,
     show: &mut LogPrinter,
     session: &Session,
@@ -198,7 +198,7 @@ async fn pass_on(
             match ready.await {
                 Some(batch) => batch,
                 None => {
-                    out.flush().map_err(Error::Output)?;
+                    out.flush().map_err(Error::Stdout)?;
                     next.await
                 }
             }
@@ -206,13 +206,16 @@ async fn pass_on(
         let lines = match batch {
             Some(Ok(lines)) => lines,
             ended => {
-                out.flush().map_err(Error::Output)?;
-                return Ok(StreamResult { ended: ended.map_or(Ok(()), |failed| failed.map(drop)), any });
+                out.flush().map_err(Error::Stdout)?;
+                return Ok(StreamResult {
+                    result: ended.map_or(Ok(()), |failed| failed.map(drop)),
+                    received: any,
+                });
             }
         };
         // An item that only a newer version knows is not shown.
         for item in lines.iter().filter_map(|line| serde_json::from_slice(line).ok()) {
-            show.write(&item, &mut out, session).map_err(Error::Output)?;
+            show.write(&item, &mut out, session).map_err(Error::Stdout)?;
             any = true;
         }
     }
@@ -231,13 +234,15 @@ impl LogPrinter {
     }
 
     fn write(&mut self, item: &LogItem, out: &mut impl Write, session: &Session) -> io::Result<()> {
-        let LogItem::Line { id, name, stream, at, line } = item else { return self.gap(item, out, session) };
-        let stamp = self.stamp(*at);
+        let LogItem::Line { id, name, stream, at, line } = item else {
+            return self.print_missed(item, out, session);
+        };
+        let stamp = self.timestamp(*at);
         let marked = self.highlight.as_ref().map(|text| line.replace(text, &highlighted(text)));
         let line = marked.as_deref().unwrap_or(line);
         match &mut self.shape {
             OutputFormat::Json => writeln!(out, "{}", json_line(item)),
-            OutputFormat::Pairs => writeln!(out, "{}", pairs(*id, name, *stream, line, &self.stamp(*at))),
+            OutputFormat::Pairs => writeln!(out, "{}", pairs(*id, name, *stream, line, &self.timestamp(*at))),
             OutputFormat::Raw if *stream == OutputStream::Err => {
                 out.flush()?;
                 writeln!(io::stderr().lock(), "{stamp}{line}")
@@ -250,7 +255,7 @@ impl LogPrinter {
     }
 
     /// The time and a blank, if it is wanted.
-    fn stamp(&self, at: Option<u64>) -> String {
+    fn timestamp(&self, at: Option<u64>) -> String {
         let Some((stamp, at)) = self.stamp.as_ref().zip(at.and_then(|at| i64::try_from(at).ok())) else {
             return String::new();
         };
@@ -260,22 +265,23 @@ impl LogPrinter {
         String::from_utf8_lossy(&text).into_owned()
     }
 
-    fn gap(&self, item: &LogItem, out: &mut impl Write, session: &Session) -> io::Result<()> {
+    fn print_missed(&self, item: &LogItem, out: &mut impl Write, session: &Session) -> io::Result<()> {
         match (&self.shape, item) {
             (OutputFormat::Json, item) => writeln!(out, "{}", json_line(item)),
             (_, LogItem::Missed { lines }) => {
                 out.flush()?;
-                session.note(format_args!("note: {lines} lines skipped: output was faster than this reader"));
+                session
+                    .notice(format_args!("note: {lines} lines skipped: output was faster than this reader"));
                 Ok(())
             }
-            (_, LogItem::Line { .. } | LogItem::Places { .. }) => Ok(()),
+            (_, LogItem::Line { .. } | LogItem::Positions { .. }) => Ok(()),
         }
     }
 }
 
 /// Resolves when standard output is a pipe nobody reads any more. Without this `rsm logs | head`
 /// would stay until the next line.
-pub(super) async fn reader_gone() {
+pub(super) async fn wait_stdout_closed() {
     let told = async { hangup(io::stdout()).ok()?.await.ok() };
     if told.await.is_none() {
         pending().await
@@ -286,26 +292,27 @@ pub(super) async fn reader_gone() {
 pub(super) async fn flush(select: Vec<String>, session: &Session) -> Result<(), Error> {
     let Some(mut client) = session.connect_if_running().await? else {
         if !select.is_empty() {
-            return Err(Error::NothingRuns { wanted: select.join(" ") });
+            return Err(Error::NoDaemonForTarget { target: select.join(" ") });
         }
-        session.note(format_args!("the daemon is not running, nothing to flush"));
+        session.notice(format_args!("the daemon is not running, nothing to flush"));
         return Ok(());
     };
     let request = Request::Flush(FlushRequest { select });
-    let files: Vec<PathBuf> = client.call(&request).await.map_err(|error| session.failed(error))?;
+    let files: Vec<PathBuf> = client.call(&request).await.map_err(|error| session.client_error(error))?;
     for file in &files {
-        session.note(format_args!("truncated {}", file.display()));
+        session.notice(format_args!("truncated {}", file.display()));
     }
     Ok(())
 }
 
 /// Makes the daemon open its log files anew, after something else moved them.
-pub(super) async fn reopen(session: &Session) -> Result<(), Error> {
+pub(super) async fn reload_logs(session: &Session) -> Result<(), Error> {
     let Some(mut client) = session.connect_if_running().await? else {
-        session.note(format_args!("the daemon is not running, no log files are open"));
+        session.notice(format_args!("the daemon is not running, no log files are open"));
         return Ok(());
     };
-    let _: IgnoredAny = client.call(&Request::ReopenLogs).await.map_err(|error| session.failed(error))?;
-    session.note(format_args!("reopened all log files"));
+    let _: IgnoredAny =
+        client.call(&Request::ReopenLogs).await.map_err(|error| session.client_error(error))?;
+    session.notice(format_args!("reopened all log files"));
     Ok(())
 }

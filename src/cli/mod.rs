@@ -48,8 +48,8 @@ use clap_complete::engine::ArgValueCandidates;
 
 use self::describe::DescribeArgs;
 use self::selectors::Targets;
-pub use self::session::colour_wanted;
-use self::session::{Session, is_set};
+pub use self::session::use_colour;
+use self::session::{Session, env_is_set};
 use crate::config;
 use crate::error::Error;
 use crate::ipc::message::Action;
@@ -68,7 +68,7 @@ struct CliArgs {
     #[arg(long, global = true)]
     no_color: bool,
     /// Sort the list by a field; append `:desc` to reverse the order
-    #[arg(long, global = true, value_parser = order::order, value_name = "FIELD[:desc]")]
+    #[arg(long, global = true, value_parser = order::parse_sort, value_name = "FIELD[:desc]")]
     sort: Option<order::SortOrder>,
     /// Print the version
     #[arg(short = 'v', short_alias = 'V', long, action = ArgAction::Version)]
@@ -131,13 +131,13 @@ enum CliCommand {
     /// Print the process ids of apps
     Pid {
         /// Name of the app [default: all apps]
-        #[arg(add = ArgValueCandidates::new(completion::apps))]
+        #[arg(add = ArgValueCandidates::new(completion::complete_apps))]
         name: Option<String>,
     },
     /// Print the ids of the instances of an app
     Id {
         /// Name of the app
-        #[arg(add = ArgValueCandidates::new(completion::apps))]
+        #[arg(add = ArgValueCandidates::new(completion::complete_apps))]
         name: String,
     },
     /// Show and follow the logs of apps
@@ -146,7 +146,7 @@ enum CliCommand {
     /// Truncate log files
     Flush {
         /// Ids, names, namespaces or /regex/ [default: all]
-        #[arg(value_name = "APP", add = ArgValueCandidates::new(completion::selectors))]
+        #[arg(value_name = "APP", add = ArgValueCandidates::new(completion::complete_selectors))]
         select: Vec<String>,
     },
     /// Reopen all log files, for example after logrotate
@@ -195,7 +195,7 @@ enum CliCommand {
     /// Show the processes, files and version of rsm
     Info {
         /// Describe these apps instead (PM2 compatibility)
-        #[arg(value_name = "APP", add = ArgValueCandidates::new(completion::selectors))]
+        #[arg(value_name = "APP", add = ArgValueCandidates::new(completion::complete_selectors))]
         select: Vec<String>,
         /// Print JSON
         #[arg(long)]
@@ -270,14 +270,14 @@ enum CliCommand {
 /// # Errors
 /// Whatever kept the command from doing what was asked.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
-    completion::answer_if_asked();
-    let args = runtime::by_its_name(args.into_iter().collect());
+    completion::complete_if_requested();
+    let args = runtime::rewrite_argv(args.into_iter().collect());
     let as_pm2 = args.first().is_some_and(|name| {
         let name = Path::new(name).file_name();
         name.is_some_and(|name| ["pm2", "pm2-runtime", "pm2-docker"].iter().any(|known| name == *known))
     });
-    let cli = parse(args).map_err(|error| Error::Arguments(words::explained(error)))?;
-    let home = || if as_pm2 { Home::from_env_as_pm2() } else { Home::from_env() }.map_err(Error::NoHome);
+    let cli = parse(args).map_err(|error| Error::Usage(words::with_suggestion(error)))?;
+    let home = || if as_pm2 { Home::from_env_or_pm2() } else { Home::from_env() }.map_err(Error::HomeUnknown);
     match cli.command {
         CliCommand::Keeper { foreground, resume } => {
             let began = match resume {
@@ -285,30 +285,30 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
                 None if foreground => StartMode::Foreground,
                 None => StartMode::Background,
             };
-            part("keeper", crate::keeper::main(&home()?, began))
+            run_component("keeper", crate::keeper::main(&home()?, began))
         }
-        CliCommand::Daemon => part("daemon", crate::daemon::main(&home()?)),
-        CliCommand::ServeFiles(args) => part("serve", crate::serve::run(args)),
-        CliCommand::Schema => output::json(&config::schema()),
-        CliCommand::CanTakeOver => upgrade::can_take_over(),
+        CliCommand::Daemon => run_component("daemon", crate::daemon::main(&home()?)),
+        CliCommand::ServeFiles(args) => run_component("serve", crate::serve::run(args)),
+        CliCommand::Schema => output::print_json(&config::schema()),
+        CliCommand::CanTakeOver => upgrade::print_capabilities(),
         CliCommand::Completion { shell } => completion::script(shell),
         CliCommand::Man { directory } => completion::man(&directory),
         command => {
             if matches!(command, CliCommand::Foreground { .. }) {
-                foreground::resolve_path()?;
+                foreground::exec_with_login_path()?;
             }
             if matches!(command, CliCommand::Doctor(_)) {
-                doctor::with_login_path()?;
+                doctor::exec_with_login_path()?;
             }
             let alone = match command {
-                CliCommand::Runtime(_) => Some(runtime::stand_aside()?),
+                CliCommand::Runtime(_) => Some(runtime::fork_if_pid1()?),
                 _ => None,
             };
-            let silent = alone.is_some() || cli.silent || (as_pm2 && is_set("PM2_SILENT"));
-            let session = Session::new(home()?, silent, !cli.no_color && colour_wanted(), cli.sort);
+            let silent = alone.is_some() || cli.silent || (as_pm2 && env_is_set("PM2_SILENT"));
+            let session = Session::new(home()?, silent, !cli.no_color && use_colour(), cli.sort);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime =
-                runtime.map_err(|error| Error::System { what: "cannot start the async runtime", error })?;
+                runtime.map_err(|error| Error::Io { context: "cannot start the async runtime", error })?;
             runtime.block_on(async {
                 match command {
                     CliCommand::Runtime(args) => {
@@ -333,14 +333,14 @@ fn parse(args: Vec<OsString>) -> Result<CliArgs, clap::Error> {
 async fn dispatch(command: CliCommand, session: &Session) -> Result<(), Error> {
     match command {
         CliCommand::Start(args) => start::start(*args, session).await,
-        CliCommand::Stop(targets) => act::act(Action::Stop, targets, session).await,
+        CliCommand::Stop(targets) => act::run_action(Action::Stop, targets, session).await,
         CliCommand::Restart(args) => act::restart(*args, session).await,
         CliCommand::Reload(args) => reload::reload(*args, session).await,
-        CliCommand::Delete(targets) => act::act(Action::Delete, targets, session).await,
+        CliCommand::Delete(targets) => act::run_action(Action::Delete, targets, session).await,
         CliCommand::Scale(args) => act::scale(args, session).await,
         CliCommand::Plan(args) => plan::plan(args, session).await,
         CliCommand::Apply(args) => plan::apply(args, session).await,
-        CliCommand::Reset(targets) => act::act(Action::Reset, targets, session).await,
+        CliCommand::Reset(targets) => act::run_action(Action::Reset, targets, session).await,
         CliCommand::SendSignal(args) => act::send_signal(args, session).await,
         CliCommand::Send(args) => speak::send(args, session).await,
         CliCommand::Attach(args) => speak::attach(args, session).await,
@@ -350,8 +350,8 @@ async fn dispatch(command: CliCommand, session: &Session) -> Result<(), Error> {
         CliCommand::Jlist => list::jlist(session).await,
         CliCommand::Prettylist => list::prettylist(session).await,
         CliCommand::Report => report::report(session).await,
-        CliCommand::Set { key, value } => conf::conf(Some(key), Some(value), session).await,
-        CliCommand::Get { key } => conf::conf(key, None, session).await,
+        CliCommand::Set { key, value } => conf::run_conf(Some(key), Some(value), session).await,
+        CliCommand::Get { key } => conf::run_conf(key, None, session).await,
         CliCommand::Unset { key } => conf::unset(&key, session).await,
         CliCommand::Describe(args) => describe::describe(args, session).await,
         CliCommand::Env(args) => describe::env(args, session).await,
@@ -359,18 +359,18 @@ async fn dispatch(command: CliCommand, session: &Session) -> Result<(), Error> {
         CliCommand::Id { name } => list::id(&name, session).await,
         CliCommand::Logs(args) => logs::logs(args, session).await,
         CliCommand::Flush { select } => logs::flush(select, session).await,
-        CliCommand::ReloadLogs => logs::reopen(session).await,
-        CliCommand::Conf { key, value } => conf::conf(key, value, session).await,
+        CliCommand::ReloadLogs => logs::reload_logs(session).await,
+        CliCommand::Conf { key, value } => conf::run_conf(key, value, session).await,
         CliCommand::Save { force } => dump::save(force, session).await,
         CliCommand::Resurrect => dump::resurrect(session).await,
-        CliCommand::Cleardump => dump::clear(session).await,
+        CliCommand::Cleardump => dump::cleardump(session).await,
         CliCommand::Ping => daemon::ping(session).await,
         CliCommand::Kill => daemon::kill(session).await,
         CliCommand::Upgrade(args) => upgrade::upgrade(args, session).await,
         CliCommand::Doctor(args) => doctor::doctor(args, session).await,
         CliCommand::Startup(args) => startup::startup(&args, session),
         CliCommand::Unstartup(args) => startup::unstartup(&args, session),
-        CliCommand::Foreground { once } => foreground::foreground(once, session).await,
+        CliCommand::Foreground { once } => foreground::run_foreground(once, session).await,
         CliCommand::Info { select, json } if select.is_empty() => daemon::info(json, session).await,
         CliCommand::Info { select, json } => describe::describe(DescribeArgs { select, json }, session).await,
         CliCommand::Serve(args) => serve::serve(args, session).await,
@@ -388,8 +388,8 @@ async fn dispatch(command: CliCommand, session: &Session) -> Result<(), Error> {
     }
 }
 
-fn part<E: std::fmt::Display>(part: &'static str, result: Result<(), E>) -> Result<(), Error> {
-    result.map_err(|error| Error::Part { part, reason: error.to_string() })
+fn run_component<E: std::fmt::Display>(part: &'static str, result: Result<(), E>) -> Result<(), Error> {
+    result.map_err(|error| Error::ComponentFailed { component: part, reason: error.to_string() })
 }
 
 #[cfg(test)]

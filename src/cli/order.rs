@@ -28,7 +28,7 @@ enum SortField {
 }
 
 /// `field`, `field:asc` or `field:desc`.
-pub(super) fn order(text: &str) -> Result<SortOrder, String> {
+pub(super) fn parse_sort(text: &str) -> Result<SortOrder, String> {
     let (field, way) = text.split_once(':').unwrap_or((text, "asc"));
     let descending = match way {
         "asc" => false,
@@ -45,7 +45,7 @@ pub(super) fn order(text: &str) -> Result<SortOrder, String> {
 
 impl SortOrder {
     /// The same in `rsm monit`, whose tree goes by name where it has no such column.
-    pub(super) fn in_monit(self) -> TreeSort {
+    pub(super) fn to_monit_column(self) -> TreeSort {
         match self.field {
             SortField::Cpu => TreeSort::Cpu,
             SortField::Memory => TreeSort::Memory,
@@ -79,7 +79,7 @@ mod tests {
     use crate::ipc::message::Status;
 
     fn ids(sort: &str) -> Vec<u32> {
-        let order = order(sort).unwrap();
+        let order = parse_sort(sort).unwrap();
         let mut views = [
             view(2, "a", Status::Online),
             view(0, "b", Status::Stopped),
@@ -98,9 +98,9 @@ mod tests {
         assert_eq!(ids("status:asc"), [1, 2, 3, 0]);
         assert_eq!(ids("memory:desc"), [1, 2, 3, 0]);
         assert_eq!(
-            order("size").unwrap_err(),
+            parse_sort("size").unwrap_err(),
             "unknown field: expected one of name, namespace, pid, id, cpu, memory, uptime, status"
         );
-        assert!(order("name:up").is_err());
+        assert!(parse_sort("name:up").is_err());
     }
 }

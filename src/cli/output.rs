@@ -10,29 +10,29 @@ use crate::error::Error;
 ///
 /// # Errors
 /// It cannot be written; a closed pipe is an error too, which ends the command quietly.
-pub(super) fn text(text: &str) -> Result<(), Error> {
-    bytes(text.as_bytes())
+pub(super) fn print(text: &str) -> Result<(), Error> {
+    write_stdout(text.as_bytes())
 }
 
 /// Writes one line of bytes as they are, and the newline.
 ///
 /// # Errors
 /// As [`text`].
-pub(super) fn line(line: &[u8]) -> Result<(), Error> {
-    bytes(line)?;
-    bytes(b"\n")
+pub(super) fn print_line(line: &[u8]) -> Result<(), Error> {
+    write_stdout(line)?;
+    write_stdout(b"\n")
 }
 
 /// Writes a value as JSON for people and programs.
 ///
 /// # Errors
 /// As [`text`].
-pub(super) fn json(value: &impl Serialize) -> Result<(), Error> {
-    let text = serde_json::to_vec_pretty(value).map_err(|error| Error::Output(error.into()))?;
-    line(&text)
+pub(super) fn print_json(value: &impl Serialize) -> Result<(), Error> {
+    let text = serde_json::to_vec_pretty(value).map_err(|error| Error::Stdout(error.into()))?;
+    print_line(&text)
 }
 
-fn bytes(bytes: &[u8]) -> Result<(), Error> {
+fn write_stdout(bytes: &[u8]) -> Result<(), Error> {
     let mut out = io::stdout().lock();
-    out.write_all(bytes).and_then(|()| out.flush()).map_err(Error::Output)
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(Error::Stdout)
 }

@@ -15,7 +15,7 @@ use crate::ipc::message::{
 };
 use crate::spec::AppSpec;
 
-use super::act::perform;
+use super::act::send_all;
 use super::app_flags::{Ground, mistakes, warn};
 use super::render::plan::{self, PlanAction, PlanStep};
 use super::session::Session;
@@ -53,70 +53,79 @@ struct PlanInput {
     /// The connection, if a daemon runs.
     client: Option<Client>,
     apps: Vec<AppSpec>,
-    there: Vec<InstanceDetail>,
+    current: Vec<InstanceDetail>,
 }
 
 pub(super) async fn plan(plan: PlanArgs, session: &Session) -> Result<(), Error> {
-    let look = look(&plan.of, session).await?;
-    if plan.json { output::json(&plan::json(&look.steps)) } else { output::text(&plan::text(&look.steps)) }
+    let look = load_input(&plan.of, session).await?;
+    if plan.json {
+        output::print_json(&plan::json(&look.steps))
+    } else {
+        output::print(&plan::text(&look.steps))
+    }
 }
 
 pub(super) async fn apply(of: ApplyArgs, session: &Session) -> Result<(), Error> {
-    let look = look(&of, session).await?;
+    let look = load_input(&of, session).await?;
     for line in plan::text(&look.steps).lines() {
-        session.note(format_args!("{line}"));
+        session.notice(format_args!("{line}"));
     }
     let requests = requests(&look.steps, session);
     let mut client = match look.client {
         Some(client) => client,
         None if requests.is_empty() => return Ok(()),
-        None => session.connect_or_launch().await?,
+        None => session.connect_or_start().await?,
     };
     // Before the list is shown: from here on they are as the file says.
-    let kept = kept(&look.steps, &look.apps, &look.there);
+    let kept = without_removed(&look.steps, &look.apps, &look.current);
     if !kept.is_empty() {
-        let inherited = environment::inherited(session);
+        let inherited = environment::collect_env(session);
         let note = Request::Start(StartApps { apps: kept, inherited, existing: Existing::Keep });
-        client.call::<Report>(&note).await.map_err(|error| session.failed(error))?;
+        client.call::<Report>(&note).await.map_err(|error| session.client_error(error))?;
     }
     if requests.is_empty() {
         return Ok(());
     }
     let what = format!("applying {}", of.file);
-    perform(session, &mut client, &what, requests).await.map(drop)
+    send_all(session, &mut client, &what, requests).await.map(drop)
 }
 
-async fn look(of: &ApplyArgs, session: &Session) -> Result<PlanInput, Error> {
+async fn load_input(of: &ApplyArgs, session: &Session) -> Result<PlanInput, Error> {
     let ground = Ground::new(of.env.as_deref(), &of.only)?;
     let path = Path::new(&of.file);
     let loaded = config::load(path, &ground.options).map_err(mistakes)?;
     warn(session, &loaded.warnings);
     let mut client = session.connect_if_running().await?;
     let there = match &mut client {
-        Some(client) => details(client, session).await?,
+        Some(client) => fetch_details(client, session).await?,
         None => Vec::new(),
     };
     let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     // With `only` the other apps of the file are none of this command's business.
     let file = of.only.is_empty().then_some(file);
     let apps = loaded.apps;
-    Ok(PlanInput { steps: steps::steps(&apps, &there, file.as_ref(), of.prune), client, apps, there })
+    Ok(PlanInput {
+        steps: steps::plan_steps(&apps, &there, file.as_ref(), of.prune),
+        client,
+        apps,
+        current: there,
+    })
 }
 
 /// Everything in the list, with the variables that each instance was given.
-async fn details(client: &mut Client, session: &Session) -> Result<Vec<InstanceDetail>, Error> {
+async fn fetch_details(client: &mut Client, session: &Session) -> Result<Vec<InstanceDetail>, Error> {
     let everything = DescribeQuery { select: vec!["all".into()], env: true };
     match client.describe(everything).await {
         // No app is in the list.
-        Err(ClientError::Refused(error)) if error.code == ErrorCode::NotFound => Ok(Vec::new()),
-        details => details.map_err(|error| session.failed(error)),
+        Err(ClientError::Rejected(error)) if error.code == ErrorCode::NotFound => Ok(Vec::new()),
+        details => details.map_err(|error| session.client_error(error)),
     }
 }
 
 /// What to ask for. Whoever is not named here is not touched.
 fn requests(steps: &[PlanStep], session: &Session) -> Vec<Request> {
     let (mut requests, mut started, mut reloaded) = (Vec::new(), Vec::new(), Vec::new());
-    for PlanStep { work, ids, .. } in steps {
+    for PlanStep { action: work, ids, .. } in steps {
         let act = |action| {
             let select = ids.iter().map(u32::to_string).collect();
             Request::Act(action, ActOn { select, ..ActOn::default() })
@@ -127,17 +136,17 @@ fn requests(steps: &[PlanStep], session: &Session) -> Vec<Request> {
             PlanAction::Scale { name, to, .. } => {
                 requests.push(Request::Scale(name.clone(), ScaleTo::Exactly(*to)));
             }
-            PlanAction::Wake(_) => requests.push(act(Action::Start)),
+            PlanAction::StartStopped(_) => requests.push(act(Action::Start)),
             PlanAction::Delete(_) => requests.push(act(Action::Delete)),
-            PlanAction::Set(_) | PlanAction::Leave(_) | PlanAction::Nothing(_) => {}
+            PlanAction::Update(_) | PlanAction::Keep(_) | PlanAction::Unchanged(_) => {}
         }
     }
     if !reloaded.is_empty() {
-        let inherited = Some(environment::inherited(session));
+        let inherited = Some(environment::collect_env(session));
         requests.insert(0, Request::Reload(Reload { apps: reloaded, inherited, ..Reload::default() }));
     }
     if !started.is_empty() {
-        let (inherited, existing) = (environment::inherited(session), Existing::Restart);
+        let (inherited, existing) = (environment::collect_env(session), Existing::Restart);
         requests.insert(0, Request::Start(StartApps { apps: started, inherited, existing }));
     }
     requests
@@ -145,21 +154,21 @@ fn requests(steps: &[PlanStep], session: &Session) -> Vec<Request> {
 
 /// The apps whose processes stay, of which the daemon is yet to hear: that they are as this file says now, or
 /// with what settings they are to be started one day.
-fn kept(steps: &[PlanStep], apps: &[AppSpec], there: &[InstanceDetail]) -> Vec<AppSpec> {
+fn without_removed(steps: &[PlanStep], apps: &[AppSpec], there: &[InstanceDetail]) -> Vec<AppSpec> {
     let stays = |app: &&AppSpec| {
         let differs = |detail: &InstanceDetail| {
             detail.view.name == app.name && (detail.view.drift.is_some() || detail.view.source != app.source)
         };
-        steps.iter().any(|step| match &step.work {
-            PlanAction::Set(set) => set.name == app.name,
-            PlanAction::Scale { name, .. } | PlanAction::Wake(name) | PlanAction::Nothing(name) => {
+        steps.iter().any(|step| match &step.action {
+            PlanAction::Update(set) => set.name == app.name,
+            PlanAction::Scale { name, .. } | PlanAction::StartStopped(name) | PlanAction::Unchanged(name) => {
                 *name == app.name && there.iter().any(differs)
             }
             PlanAction::Start(_)
             | PlanAction::Restart(_)
             | PlanAction::Reload(_)
             | PlanAction::Delete(_)
-            | PlanAction::Leave(_) => false,
+            | PlanAction::Keep(_) => false,
         })
     };
     apps.iter().filter(stays).cloned().collect()

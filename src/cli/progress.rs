@@ -8,17 +8,17 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::render::report::waiting;
+use super::render::report::in_transition;
 use crate::ipc::client::{Client, ClientError, LineStream};
 use crate::ipc::message::{EventKind, EventView, InstanceView, Request, Status};
 use crate::paths::Home;
 
 /// A request that takes longer than this is announced.
-const PATIENCE: Duration = Duration::from_millis(500);
+const SHOW_AFTER: Duration = Duration::from_millis(500);
 /// Between two looks of the line on a terminal.
 const TICK: Duration = Duration::from_millis(125);
 /// Between two lines elsewhere: the log of a build is to be read afterwards.
-const LINE: Duration = Duration::from_secs(5);
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Awaits `work`, and tells after a while that it waits for `what`, and which instances are on their way.
 pub(super) async fn wait<T>(home: &Home, what: &str, work: impl Future<Output = T>) -> T {
@@ -26,23 +26,23 @@ pub(super) async fn wait<T>(home: &Home, what: &str, work: impl Future<Output = 
     tokio::select! {
         biased;
         done = &mut work => return done,
-        () = tokio::time::sleep(PATIENCE) => {}
+        () = tokio::time::sleep(SHOW_AFTER) => {}
     }
     let mut told = ProgressLine::new(what);
-    let mut tick = tokio::time::interval(if told.bar.is_some() { TICK } else { LINE });
+    let mut tick = tokio::time::interval(if told.bar.is_some() { TICK } else { LINE_INTERVAL });
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     // Where no daemon answers, as none may yet, the time alone is told.
     let mut moving = tokio::select! {
         biased;
         done = &mut work => return done,
-        moving = InTransition::look(home) => moving.unwrap_or_default(),
+        moving = InTransition::fetch(home) => moving.unwrap_or_default(),
     };
     loop {
         tokio::select! {
             biased;
             done = &mut work => return done,
-            () = moving.change() => {}
-            _ = tick.tick() => told.tell(&moving.0),
+            () = moving.next_change() => {}
+            _ = tick.tick() => told.refresh(&moving.0),
         }
     }
 }
@@ -52,19 +52,19 @@ pub(super) async fn wait<T>(home: &Home, what: &str, work: impl Future<Output = 
 struct InTransition(BTreeMap<u32, (String, Status)>, Option<LineStream>);
 
 impl InTransition {
-    async fn look(home: &Home) -> Result<Self, ClientError> {
+    async fn fetch(home: &Home) -> Result<Self, ClientError> {
         let mut client = Client::connect(home).await?;
         // In this order, so that nothing is missed between the two.
         let events = Client::connect(home).await?.stream(&Request::Events).await?;
         let there: Vec<InstanceView> = client.call(&Request::List).await?;
         let mut moving = Self(BTreeMap::new(), Some(events));
         for view in there {
-            moving.note(view.id, view.name, view.status);
+            moving.update(view.id, view.name, view.status);
         }
         Ok(moving)
     }
 
-    fn note(&mut self, id: u32, name: String, status: Status) {
+    fn update(&mut self, id: u32, name: String, status: Status) {
         match status {
             Status::Launching | Status::Stopping => drop(self.0.insert(id, (name, status))),
             Status::Online | Status::Stopped | Status::Waiting | Status::Errored => drop(self.0.remove(&id)),
@@ -72,13 +72,13 @@ impl InTransition {
     }
 
     /// Resolves with the next change; never, where no news come any more.
-    async fn change(&mut self) {
+    async fn next_change(&mut self) {
         let Some(lines) = &mut self.1 else { return std::future::pending().await };
         match lines.next().await {
             Some(Ok(line)) => {
                 if let Ok(EventView { id, name, status, event, .. }) = serde_json::from_slice(&line) {
                     let status = if event == EventKind::Deleted { Status::Stopped } else { status };
-                    self.note(id, name, status);
+                    self.update(id, name, status);
                 }
             }
             Some(Err(_)) | None => self.1 = None,
@@ -98,7 +98,7 @@ struct ProgressLine<'a> {
 
 impl<'a> ProgressLine<'a> {
     fn new(what: &'a str) -> Self {
-        let begin = Instant::now() - PATIENCE;
+        let begin = Instant::now() - SHOW_AFTER;
         let bar = io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new_spinner();
             let style = ProgressStyle::with_template("{spinner} {wide_msg}");
@@ -108,8 +108,8 @@ impl<'a> ProgressLine<'a> {
         Self { what, begin, bar, last: String::new() }
     }
 
-    fn tell(&mut self, moving: &BTreeMap<u32, (String, Status)>) {
-        let on_their_way = waiting(moving);
+    fn refresh(&mut self, moving: &BTreeMap<u32, (String, Status)>) {
+        let on_their_way = in_transition(moving);
         let what = self.what;
         if let Some(bar) = &self.bar {
             let seconds = self.begin.elapsed().as_secs();

@@ -18,19 +18,19 @@ use super::verify::{self, LoadCheck};
 use super::{completion, environment};
 
 /// So many of the last lines of a new process that failed are shown.
-const LAST_LINES: usize = 10;
+const FAILURE_LINES: usize = 10;
 
 // Arguments of `reload`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct ReloadArgs {
     /// Ids, names, namespaces, /regex/, `all`, or ecosystem files to apply
-    #[arg(required_unless_present_any = ["watch", "log"], value_name = "APP", add = ArgValueCompleter::new(completion::selectors_and_files))]
+    #[arg(required_unless_present_any = ["watch", "log"], value_name = "APP", add = ArgValueCompleter::new(completion::complete_targets))]
     targets: Vec<String>,
     /// Number of instances of an app to replace at a time
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     parallel: u32,
     /// Send requests to URL during the reload and report failures
-    #[arg(long, value_name = "URL", value_parser = verify::address)]
+    #[arg(long, value_name = "URL", value_parser = verify::parse_url)]
     verify: Option<Uri>,
     #[command(flatten)]
     change: ChangeFlags,
@@ -50,13 +50,13 @@ pub(super) async fn reload(mut reload: ReloadArgs, session: &Session) -> Result<
         reload.targets.extend(reload.settings.take_swallowed_target());
     }
     reload.change.ignored.warn(session);
-    let wanted = wanted(&reload, session)?;
+    let wanted = build_request(&reload, session)?;
     let mut client = match wanted.apps.is_empty() {
         true => session.connect_for(&reload.targets).await?,
-        false => session.connect_or_launch().await?,
+        false => session.connect_or_start().await?,
     };
     let load = match &reload.verify {
-        Some(address) => Some(LoadCheck::begin(address).await?),
+        Some(address) => Some(LoadCheck::start(address).await?),
         None => None,
     };
     // To be told how far it is would be good to have: it is no reason not to reload.
@@ -65,36 +65,36 @@ pub(super) async fn reload(mut reload: ReloadArgs, session: &Session) -> Result<
     let request = Request::Reload(wanted);
     let asked = async { client.call::<Report>(&request).await };
     let report = tokio::select! {
-        report = asked => report.map_err(|error| session.failed(error)),
-        Ok(()) = tokio::signal::ctrl_c() => return Err(Error::LeftReload),
-        never = follow(events, session) => match never {},
+        report = asked => report.map_err(|error| session.client_error(error)),
+        Ok(()) = tokio::signal::ctrl_c() => return Err(Error::ReloadDetached),
+        never = print_events(events, session) => match never {},
     };
     let asked = match load {
-        Some(load) => Some(load.end().await),
+        Some(load) => Some(load.finish().await),
         None => None,
     };
     if let Ok(report) = &report {
-        last_lines(report, began, &mut client, session).await;
+        print_last_lines(report, began, &mut client, session).await;
     }
-    let told = report.and_then(|report| session.tell(&report));
+    let told = report.and_then(|report| session.print_report(&report));
     match asked {
         Some(tally) => {
-            session.note(format_args!(
+            session.notice(format_args!(
                 "{} requests sent during the reload, {} failed",
                 tally.sent, tally.failed
             ));
-            told.and(tally.judge())
+            told.and(tally.into_result())
         }
         None => told,
     }
 }
 
-fn wanted(reload: &ReloadArgs, session: &Session) -> Result<Wanted, Error> {
+fn build_request(reload: &ReloadArgs, session: &Session) -> Result<Wanted, Error> {
     let ReloadArgs { targets, settings, change, args, parallel, .. } = reload;
     let (files, select): (Vec<String>, Vec<String>) =
         targets.iter().cloned().partition(|target| config::is_config_file(target));
     if change.env.is_some() && files.is_empty() {
-        return Err(Error::EnvNeedsFile);
+        return Err(Error::EnvWithoutFile);
     }
     let ground = Ground::new(change.env.as_deref(), &change.only)?;
     let mut apps = Vec::new();
@@ -104,22 +104,24 @@ fn wanted(reload: &ReloadArgs, session: &Session) -> Result<Wanted, Error> {
     let changes = if select.is_empty() { None } else { Some(settings.patch(args, &ground)?) };
     let changes = changes.filter(|changes| !changes.is_empty());
     let inherited: Option<Inherited> =
-        (!files.is_empty() || change.update_env).then(|| environment::inherited(session));
+        (!files.is_empty() || change.update_env).then(|| environment::collect_env(session));
     Ok(Wanted { select, apps, inherited, changes, parallel: *parallel })
 }
 
 /// Tells how far it is. Goes on until it is dropped: events may end when the daemon dies, the reload not.
-async fn follow(events: Option<LineStream>, session: &Session) -> std::convert::Infallible {
+async fn print_events(events: Option<LineStream>, session: &Session) -> std::convert::Infallible {
     let Some(mut events) = events else { return std::future::pending().await };
     while let Some(Ok(line)) = events.next().await {
         let Ok(event) = serde_json::from_slice::<EventView>(&line) else { continue };
         let (name, id, detail) = (tame(&event.name), event.id, event.detail.unwrap_or_default());
         match event.event {
-            EventKind::Replacing => session.note(format_args!("{name} ({id}): starting a replacement")),
+            EventKind::Replacing => session.notice(format_args!("{name} ({id}): starting a replacement")),
             EventKind::Replaced => {
-                session.note(format_args!("{name} ({id}): replaced, draining the old process"));
+                session.notice(format_args!("{name} ({id}): replaced, draining the old process"));
             }
-            EventKind::Kept => session.note(format_args!("{name} ({id}): not replaced: {}", tame(&detail))),
+            EventKind::ReplaceFailed => {
+                session.notice(format_args!("{name} ({id}): not replaced: {}", tame(&detail)))
+            }
             _ => {}
         }
     }
@@ -127,14 +129,14 @@ async fn follow(events: Option<LineStream>, session: &Session) -> std::convert::
 }
 
 /// What new processes that failed had to say.
-async fn last_lines(report: &Report, began: u64, client: &mut Client, session: &Session) {
+async fn print_last_lines(report: &Report, began: u64, client: &mut Client, session: &Session) {
     for outcome in report.instances.iter().filter(|outcome| outcome.problem.is_some()) {
         let select = vec![outcome.id.to_string()];
-        let query = LogQuery { select, lines: LAST_LINES, since: Some(began), ..LogQuery::default() };
+        let query = LogQuery { select, lines: FAILURE_LINES, since: Some(began), ..LogQuery::default() };
         let Ok(mut lines) = client.stream(&Request::Logs(query)).await else { continue };
         while let Some(Ok(line)) = lines.next().await {
             if let Ok(LogItem::Line { line, .. }) = serde_json::from_slice(&line) {
-                session.note(format_args!("  {}: {}", tame(&outcome.name), tame(&line)));
+                session.notice(format_args!("  {}: {}", tame(&outcome.name), tame(&line)));
             }
         }
     }

@@ -73,21 +73,21 @@ enum RuntimeEvent {
     /// Something happened to an instance.
     Event(Box<EventView>),
     /// The daemon went away; another may be there.
-    Broken,
+    Disconnected,
     /// A signal that ends everything; whether a person sent it, with Ctrl-C.
-    End { by_hand: bool },
+    Terminate { interactive: bool },
     /// A signal for the apps.
-    Pass(&'static str),
+    ForwardSignal(&'static str),
 }
 
 /// A signal that is listened to, and what it means.
 type SignalCue = (Signal, fn() -> RuntimeEvent);
 
 /// Ctrl-C again before this long is the same one: a terminal sends it to every process in front.
-const SAME: Duration = Duration::from_secs(1);
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(1);
 
 /// The command line, with the command that it is by the program's name: `pm2-runtime FILE`.
-pub(super) fn by_its_name(mut args: Vec<OsString>) -> Vec<OsString> {
+pub(super) fn rewrite_argv(mut args: Vec<OsString>) -> Vec<OsString> {
     let name = args.first().map(Path::new).and_then(Path::file_name);
     let called = name.is_some_and(|name| name == "pm2-runtime" || name == "pm2-docker");
     // `--version`, and rsm's own processes, which this program starts by its name.
@@ -104,10 +104,10 @@ pub(super) fn by_its_name(mut args: Vec<OsString>) -> Vec<OsString> {
 ///
 /// # Errors
 /// No process could be made.
-pub(super) fn stand_aside() -> Result<bool, Error> {
+pub(super) fn fork_if_pid1() -> Result<bool, Error> {
     let first = pid1::is_pid1();
     if first {
-        let failed = |errno: nix::Error| Error::System { what: "cannot fork", error: errno.into() };
+        let failed = |errno: nix::Error| Error::Io { context: "cannot fork", error: errno.into() };
         pid1::fork_init().map_err(failed)?;
     }
     Ok(first)
@@ -121,42 +121,43 @@ pub(super) async fn runtime(args: RuntimeArgs, alone: bool, session: &Session) -
     let signals = signals()?;
     let mut apps = args.apps(session)?;
     if Client::connect(&session.home).await.is_ok() {
-        let home = session.home.dir().display();
+        let home = session.home.path().display();
         let reason = format!(
             "rsm is already running in {home}; use `rsm start`, or set RSM_HOME to another directory"
         );
-        return Err(Error::Part { part: "runtime", reason });
+        return Err(Error::ComponentFailed { component: "runtime", reason });
     }
     if alone {
         // What a container that was killed left on its disk. The file says what is to run.
-        for state in [session.home.state(), session.home.former_state()] {
+        for state in [session.home.state(), session.home.previous_state()] {
             let _ = std::fs::remove_file(state); // mostly there is none
         }
     }
-    let pipes = |error| Error::System { what: "cannot create output pipes", error };
-    session.home.create().map_err(Error::NoHome)?;
+    let pipes = |error| Error::Io { context: "cannot create output pipes", error };
+    session.home.create().map_err(Error::HomeUnknown)?;
     let voice = OutputRelay::new(&session.home, args.shape, session.style).map_err(pipes)?;
-    apps.iter_mut().for_each(|app| voice.speak_through(app));
-    let client = session.connect_or_launch().await?;
-    let ended = RuntimeSession { session, voice: &voice, exits: BTreeMap::new(), stays: args.no_auto_exit }
-        .play(apps, client, signals)
-        .await;
+    apps.iter_mut().for_each(|app| voice.redirect_logs(app));
+    let client = session.connect_or_start().await?;
+    let ended =
+        RuntimeSession { session, relay: &voice, exits: BTreeMap::new(), keep_running: args.no_auto_exit }
+            .run(apps, client, signals)
+            .await;
     voice.finish();
     ended
 }
 
 fn signals() -> Result<Vec<SignalCue>, Error> {
     let kinds: [(_, fn() -> RuntimeEvent); 6] = [
-        (SignalKind::terminate(), || RuntimeEvent::End { by_hand: false }),
-        (SignalKind::interrupt(), || RuntimeEvent::End { by_hand: true }),
-        (SignalKind::quit(), || RuntimeEvent::End { by_hand: false }),
-        (SignalKind::hangup(), || RuntimeEvent::Pass("SIGHUP")),
-        (SignalKind::user_defined1(), || RuntimeEvent::Pass("SIGUSR1")),
-        (SignalKind::user_defined2(), || RuntimeEvent::Pass("SIGUSR2")),
+        (SignalKind::terminate(), || RuntimeEvent::Terminate { interactive: false }),
+        (SignalKind::interrupt(), || RuntimeEvent::Terminate { interactive: true }),
+        (SignalKind::quit(), || RuntimeEvent::Terminate { interactive: false }),
+        (SignalKind::hangup(), || RuntimeEvent::ForwardSignal("SIGHUP")),
+        (SignalKind::user_defined1(), || RuntimeEvent::ForwardSignal("SIGUSR1")),
+        (SignalKind::user_defined2(), || RuntimeEvent::ForwardSignal("SIGUSR2")),
     ];
     let listen = |(kind, cue)| Ok((signal(kind)?, cue));
     let all: std::io::Result<_> = kinds.into_iter().map(listen).collect();
-    all.map_err(|error| Error::System { what: "cannot install signal handlers", error })
+    all.map_err(|error| Error::Io { context: "cannot install signal handlers", error })
 }
 
 impl RuntimeArgs {
@@ -172,19 +173,16 @@ impl RuntimeArgs {
                 let message = format!(
                     "unexpected argument {second:?}\n\nhelp: pass arguments for the app after `--`\n"
                 );
-                return Err(Error::Arguments(clap::Error::raw(
-                    clap::error::ErrorKind::UnknownArgument,
-                    message,
-                )));
+                return Err(Error::Usage(clap::Error::raw(clap::error::ErrorKind::UnknownArgument, message)));
             }
-            [] => return Err(Error::NoEcosystem { directory: ".".into() }),
+            [] => return Err(Error::NoConfigFile { directory: ".".into() }),
         };
         let ground = Ground::new(self.change.env.as_deref(), &self.change.only)?;
         if config::is_config_file(target) {
             return load(session, target, &self.settings, &self.args, &ground);
         }
         if self.change.env.is_some() {
-            return Err(Error::EnvNeedsFile);
+            return Err(Error::EnvWithoutFile);
         }
         let line = self.settings.command_line(target, &self.args);
         let loaded = config::load_command_line(&line, &ground.cwd, &ground.options).map_err(mistakes)?;
@@ -196,15 +194,15 @@ impl RuntimeArgs {
 /// The apps while they run, seen from the front.
 struct RuntimeSession<'a> {
     session: &'a Session,
-    voice: &'a OutputRelay,
+    relay: &'a OutputRelay,
     /// How the last run of each instance ended.
     exits: BTreeMap<u32, Exit>,
     /// `--no-auto-exit`.
-    stays: bool,
+    keep_running: bool,
 }
 
 impl RuntimeSession<'_> {
-    async fn play(
+    async fn run(
         mut self,
         apps: Vec<AppSpec>,
         mut client: Client,
@@ -212,10 +210,10 @@ impl RuntimeSession<'_> {
     ) -> Result<(), Error> {
         let (tell, mut cues) = mpsc::channel(64);
         for (signal, cue) in signals {
-            tokio::spawn(pass_signals(signal, cue, tell.clone()));
+            tokio::spawn(relay_signals(signal, cue, tell.clone()));
         }
-        self.follow(tell.clone()).await?;
-        let inherited = environment::inherited(self.session);
+        self.subscribe(tell.clone()).await?;
+        let inherited = environment::collect_env(self.session);
         let mut told = false;
         let start = Request::Start(StartApps { apps, inherited, existing: Existing::Restart });
         {
@@ -223,29 +221,29 @@ impl RuntimeSession<'_> {
             loop {
                 tokio::select! {
                     started = &mut starting => {
-                        let report = started.map_err(|error| self.session.failed(error))?;
-                        if let Err(error) = self.session.judge(&report) {
-                            say(&error.to_string());
+                        let report = started.map_err(|error| self.session.client_error(error))?;
+                        if let Err(error) = self.session.check_report(&report) {
+                            print_message(&error.to_string());
                         }
                         break;
                     }
                     Some(cue) = cues.recv() => match cue {
-                        RuntimeEvent::Event(event) => self.note(&event),
-                        RuntimeEvent::Broken => self.follow(tell.clone()).await?,
-                        RuntimeEvent::End { .. } => {
+                        RuntimeEvent::Event(event) => self.record_exit(&event),
+                        RuntimeEvent::Disconnected => self.subscribe(tell.clone()).await?,
+                        RuntimeEvent::Terminate { .. } => {
                             told = true;
                             break;
                         }
-                        RuntimeEvent::Pass(name) => self.pass(name).await,
+                        RuntimeEvent::ForwardSignal(name) => self.forward_signal(name).await,
                     }
                 }
             }
         }
-        self.go_on(&mut cues, tell, told).await
+        self.event_loop(&mut cues, tell, told).await
     }
 
     /// Until the end, unless told already; then ends what is left.
-    async fn go_on(
+    async fn event_loop(
         mut self,
         cues: &mut mpsc::Receiver<RuntimeEvent>,
         tell: mpsc::Sender<RuntimeEvent>,
@@ -253,33 +251,34 @@ impl RuntimeSession<'_> {
     ) -> Result<(), Error> {
         let asked = told
             || loop {
-                if !self.stays && self.nothing_can_run().await? {
+                if !self.keep_running && self.nothing_can_run().await? {
                     tokio::select! {
-                        () = self.voice.caught_up() => break false,
+                        () = self.relay.wait_drained() => break false,
                         // Nobody reads our output, and we are told not to wait.
-                        () = told_to_end(cues) => break true,
+                        () = wait_terminate(cues) => break true,
                     }
                 }
                 match cues.recv().await {
-                    Some(RuntimeEvent::Event(event)) => self.note(&event),
-                    Some(RuntimeEvent::Broken) => self.follow(tell.clone()).await?,
-                    Some(RuntimeEvent::Pass(name)) => self.pass(name).await,
-                    Some(RuntimeEvent::End { .. }) | None => break true,
+                    Some(RuntimeEvent::Event(event)) => self.record_exit(&event),
+                    Some(RuntimeEvent::Disconnected) => self.subscribe(tell.clone()).await?,
+                    Some(RuntimeEvent::ForwardSignal(name)) => self.forward_signal(name).await,
+                    Some(RuntimeEvent::Terminate { .. }) | None => break true,
                 }
             };
-        let left = self.all().await.unwrap_or_default();
-        let code = if asked { None } else { Some(code::of_all(&left)) };
-        self.end(cues).await?;
-        match code.unwrap_or_else(|| code::of_stopped(&left, &self.exits)) {
+        let left = self.describe_all().await.unwrap_or_default();
+        let code = if asked { None } else { Some(code::exit_code(&left)) };
+        self.terminate(cues).await?;
+        match code.unwrap_or_else(|| code::exit_code_after_stop(&left, &self.exits)) {
             0 => Ok(()),
-            code => Err(Error::Ended { code, reason: code::reason(&left, &self.exits, code) }),
+            code => Err(Error::AppsFailed { code, reason: code::exit_reason(&left, &self.exits, code) }),
         }
     }
 
     /// Has everything that happens told as cues.
-    async fn follow(&self, tell: mpsc::Sender<RuntimeEvent>) -> Result<(), Error> {
+    async fn subscribe(&self, tell: mpsc::Sender<RuntimeEvent>) -> Result<(), Error> {
         let mut client = self.session.connect().await?;
-        let mut lines = client.stream(&Request::Events).await.map_err(|error| self.session.failed(error))?;
+        let mut lines =
+            client.stream(&Request::Events).await.map_err(|error| self.session.client_error(error))?;
         tokio::spawn(async move {
             while let Some(Ok(line)) = lines.next().await {
                 // One that is missed, or unknown, changes nothing: the next look shows what is so.
@@ -289,36 +288,40 @@ impl RuntimeSession<'_> {
                     return;
                 }
             }
-            let _ = tell.send(RuntimeEvent::Broken).await;
+            let _ = tell.send(RuntimeEvent::Disconnected).await;
         });
         Ok(())
     }
 
-    fn note(&mut self, event: &EventView) {
+    fn record_exit(&mut self, event: &EventView) {
         if let Some(exit) = &event.exit {
             self.exits.insert(event.id, exit.clone());
         }
         let detail = event.detail.as_deref().unwrap_or_default();
         match event.event {
-            EventKind::Errored => say(&format!("app \"{}\" (id {}) errored: {detail}", event.name, event.id)),
-            EventKind::StartFailed => say(&format!("app \"{}\" (id {}): {detail}", event.name, event.id)),
+            EventKind::Errored => {
+                print_message(&format!("app \"{}\" (id {}) errored: {detail}", event.name, event.id))
+            }
+            EventKind::StartFailed => {
+                print_message(&format!("app \"{}\" (id {}): {detail}", event.name, event.id))
+            }
             _ => {}
         }
     }
 
-    async fn all(&self) -> Result<Vec<InstanceDetail>, Error> {
+    async fn describe_all(&self) -> Result<Vec<InstanceDetail>, Error> {
         let mut client = self.session.connect().await?;
         client
             .call(&Request::Describe(vec!["all".into()].into()))
             .await
-            .map_err(|error| self.session.failed(error))
+            .map_err(|error| self.session.client_error(error))
     }
 
     async fn nothing_can_run(&self) -> Result<bool, Error> {
-        Ok(!self.all().await?.iter().any(may_run))
+        Ok(!self.describe_all().await?.iter().any(can_still_run))
     }
 
-    async fn pass(&self, signal: &str) {
+    async fn forward_signal(&self, signal: &str) {
         let request =
             Request::Signal(SignalRequest { select: vec!["all".into()], signal: signal.to_owned() });
         if let Ok(mut client) = self.session.connect().await {
@@ -327,17 +330,17 @@ impl RuntimeSession<'_> {
     }
 
     /// Kills every process of every app: the daemon, which waits for them, sees them go.
-    async fn kill(&self) {
-        let left = self.all().await.unwrap_or_default();
+    async fn kill_all(&self) {
+        let left = self.describe_all().await.unwrap_or_default();
         for pid in left.iter().flat_map(|instance| &instance.processes) {
             let _ = nix::sys::signal::kill(Pid::from_raw(*pid), SIGKILL); // it may be gone by now
         }
     }
 
     /// Stops what runs and ends rsm, and hears how each ended. Who presses Ctrl-C again does not want to wait.
-    async fn end(&mut self, cues: &mut mpsc::Receiver<RuntimeEvent>) -> Result<(), Error> {
+    async fn terminate(&mut self, cues: &mut mpsc::Receiver<RuntimeEvent>) -> Result<(), Error> {
         let begin = Instant::now();
-        let mut ending = std::pin::pin!(daemon::end(self.session));
+        let mut ending = std::pin::pin!(daemon::kill_daemon(self.session));
         loop {
             tokio::select! {
                 ended = &mut ending => {
@@ -348,18 +351,18 @@ impl RuntimeSession<'_> {
                 }
                 Some(cue) = cues.recv() => match cue {
                     RuntimeEvent::Event(event) => self.exits.extend(event.exit.map(|exit| (event.id, exit))),
-                    RuntimeEvent::End { by_hand: true } if begin.elapsed() > SAME => {
-                        say("killing remaining processes");
-                        self.kill().await;
+                    RuntimeEvent::Terminate { interactive: true } if begin.elapsed() > DUPLICATE_WINDOW => {
+                        print_message("killing remaining processes");
+                        self.kill_all().await;
                     }
-                    RuntimeEvent::End { .. } | RuntimeEvent::Pass(_) | RuntimeEvent::Broken => {}
+                    RuntimeEvent::Terminate { .. } | RuntimeEvent::ForwardSignal(_) | RuntimeEvent::Disconnected => {}
                 }
             }
         }
     }
 }
 
-async fn pass_signals(mut signal: Signal, cue: fn() -> RuntimeEvent, tell: mpsc::Sender<RuntimeEvent>) {
+async fn relay_signals(mut signal: Signal, cue: fn() -> RuntimeEvent, tell: mpsc::Sender<RuntimeEvent>) {
     while signal.recv().await.is_some() {
         if tell.send(cue()).await.is_err() {
             return;
@@ -368,23 +371,23 @@ async fn pass_signals(mut signal: Signal, cue: fn() -> RuntimeEvent, tell: mpsc:
 }
 
 /// Resolves with the next signal that ends everything.
-async fn told_to_end(cues: &mut mpsc::Receiver<RuntimeEvent>) {
-    while !matches!(cues.recv().await, Some(RuntimeEvent::End { .. }) | None) {}
+async fn wait_terminate(cues: &mut mpsc::Receiver<RuntimeEvent>) {
+    while !matches!(cues.recv().await, Some(RuntimeEvent::Terminate { .. }) | None) {}
 }
 
 /// Whether it runs, will, or may be started again by a schedule or a changed file.
-fn may_run(instance: &InstanceDetail) -> bool {
+fn can_still_run(instance: &InstanceDetail) -> bool {
     match instance.view.status {
         Status::Launching | Status::Online | Status::Stopping | Status::Waiting => true,
         Status::Stopped | Status::Errored => {
             let triggered = instance.spec.cron_restart.is_some() || instance.spec.watch.is_some();
             // One that somebody stopped stays so.
-            triggered && instance.exits.last().is_some_and(|exit| !exit.asked)
+            triggered && instance.exits.last().is_some_and(|exit| !exit.requested)
         }
     }
 }
 
 /// To standard error, beside what apps say there.
-fn say(what: &str) {
+fn print_message(what: &str) {
     let _ = writeln!(std::io::stderr().lock(), "rsm: {what}");
 }

@@ -18,11 +18,11 @@ use super::session::Session;
 #[derive(Args, Clone, Debug)]
 pub(super) struct Targets {
     /// Ids, names, namespaces, /regex/, `all`, or ecosystem files
-    #[arg(required = true, value_name = "APP", add = ArgValueCompleter::new(completion::selectors_and_files))]
+    #[arg(required = true, value_name = "APP", add = ArgValueCompleter::new(completion::complete_targets))]
     pub(super) targets: Vec<String>,
     /// Only these apps of the file
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
-    pub(super) only: Vec<String>,
+    pub(super) only_apps: Vec<String>,
     /// Environment block of the file (affects app names with `append_env_to_name`)
     #[arg(long, value_name = "NAME")]
     pub(super) env: Option<String>,
@@ -36,12 +36,12 @@ impl Targets {
     /// A file has mistakes, or none of its apps is in the list.
     pub(super) async fn resolve(&self, session: &Session, client: &mut Client) -> Result<Selectors, Error> {
         if self.env.is_some() && !self.targets.iter().any(|target| config::is_config_file(target)) {
-            return Err(Error::EnvNeedsFile);
+            return Err(Error::EnvWithoutFile);
         }
         let mut selectors = Vec::new();
         for target in &self.targets {
             if config::is_config_file(target) {
-                selectors.extend(self.of_file(target, session, client).await?);
+                selectors.extend(self.from_file(target, session, client).await?);
             } else {
                 selectors.push(target.clone());
             }
@@ -49,24 +49,29 @@ impl Targets {
         Ok(selectors)
     }
 
-    async fn of_file(&self, file: &str, session: &Session, client: &mut Client) -> Result<Selectors, Error> {
-        let ground = Ground::new(self.env.as_deref(), &self.only)?;
-        let names = config::names(Path::new(file), &ground.options).map_err(mistakes)?;
+    async fn from_file(
+        &self,
+        file: &str,
+        session: &Session,
+        client: &mut Client,
+    ) -> Result<Selectors, Error> {
+        let ground = Ground::new(self.env.as_deref(), &self.only_apps)?;
+        let names = config::app_names(Path::new(file), &ground.options).map_err(mistakes)?;
         let there: Vec<InstanceView> =
-            client.call(&Request::List).await.map_err(|error| session.failed(error))?;
-        let (ids, absent) = ids_of(&names, &there);
+            client.call(&Request::List).await.map_err(|error| session.client_error(error))?;
+        let (ids, absent) = resolve_names(&names, &there);
         if ids.is_empty() {
-            return Err(Error::NoneOfFile { file: file.to_owned(), names });
+            return Err(Error::NoAppOfFileListed { file: file.to_owned(), names });
         }
         for name in absent {
-            session.note(format_args!("note: app \"{name}\" of {file} is not in the list, skipped"));
+            session.notice(format_args!("note: app \"{name}\" of {file} is not in the list, skipped"));
         }
         Ok(ids)
     }
 }
 
 /// The ids of all instances of the named apps, and the names that have none.
-fn ids_of<'a>(names: &'a [String], there: &[InstanceView]) -> (Vec<String>, Vec<&'a str>) {
+fn resolve_names<'a>(names: &'a [String], there: &[InstanceView]) -> (Vec<String>, Vec<&'a str>) {
     let (mut ids, mut absent) = (Vec::new(), Vec::new());
     for name in names {
         let before = ids.len();
@@ -82,15 +87,15 @@ fn ids_of<'a>(names: &'a [String], there: &[InstanceView]) -> (Vec<String>, Vec<
 ///
 /// # Errors
 /// There is none, or there are several.
-pub(super) fn only_one(wanted: &str, there: &[InstanceView]) -> Result<u32, Error> {
+pub(super) fn require_one(wanted: &str, there: &[InstanceView]) -> Result<u32, Error> {
     let ids: Vec<u32> = there.iter().filter(|view| view.name == wanted).map(|view| view.id).collect();
     match ids.as_slice() {
         [id] => Ok(*id),
         [] => match wanted.parse() {
             Ok(id) if there.iter().any(|view| view.id == id) => Ok(id),
-            _ => Err(Error::NotOne { name: wanted.to_owned(), ids }),
+            _ => Err(Error::NotOneInstance { name: wanted.to_owned(), ids }),
         },
-        _ => Err(Error::NotOne { name: wanted.to_owned(), ids }),
+        _ => Err(Error::NotOneInstance { name: wanted.to_owned(), ids }),
     }
 }
 
@@ -108,16 +113,20 @@ mod tests {
     #[test]
     fn names_of_a_file_become_ids() {
         let names = ["api".to_owned(), "all".to_owned(), "gone".to_owned()];
-        let (ids, absent) = ids_of(&names, &there());
+        let (ids, absent) = resolve_names(&names, &there());
         assert_eq!((ids, absent), (vec!["0".into(), "1".into(), "2".into()], vec!["gone"]));
     }
 
     #[test]
     fn one_instance_or_an_error_that_lists_the_ids() {
-        assert_eq!(only_one("all", &there()).unwrap(), 2);
-        assert_eq!(only_one("7", &there()).unwrap(), 3, "names come before ids");
-        assert_eq!(only_one("1", &there()).unwrap(), 1);
-        assert!(matches!(only_one("api", &there()), Err(Error::NotOne { ids, .. }) if ids == [0, 1]));
-        assert!(matches!(only_one("9", &there()), Err(Error::NotOne { ids, .. }) if ids.is_empty()));
+        assert_eq!(require_one("all", &there()).unwrap(), 2);
+        assert_eq!(require_one("7", &there()).unwrap(), 3, "names come before ids");
+        assert_eq!(require_one("1", &there()).unwrap(), 1);
+        assert!(
+            matches!(require_one("api", &there()), Err(Error::NotOneInstance { ids, .. }) if ids == [0, 1])
+        );
+        assert!(
+            matches!(require_one("9", &there()), Err(Error::NotOneInstance { ids, .. }) if ids.is_empty())
+        );
     }
 }

@@ -10,13 +10,13 @@ use crate::ipc::message::{Existing, Request, StartApps};
 use crate::serve::ServeArgs;
 use crate::spec::{AppSpec, Launcher};
 
-use super::act::perform;
+use super::act::send_all;
 use super::app_flags::mistakes;
 use super::environment;
 use super::session::Session;
 
 /// Where it listens unless told otherwise.
-const PORT: u16 = 8080;
+const DEFAULT_PORT: u16 = 8080;
 
 // The text again, as that of the arguments below would stand in its place.
 /// Serve a directory over HTTP
@@ -30,23 +30,23 @@ pub(super) struct ServeCommand {
 }
 
 pub(super) async fn serve(serve: ServeCommand, session: &Session) -> Result<(), Error> {
-    let here = std::env::current_dir().map_err(Error::NoDirectory)?;
+    let here = std::env::current_dir().map_err(Error::CurrentDirUnreadable)?;
     let directory = serve.site.path.as_ref().map_or_else(|| here.clone(), |path| here.join(path));
     if !directory.is_dir() {
         let message = "directory does not exist".to_owned();
         let help = Some("for example: rsm serve ./dist 8080".into());
         return Err(mistakes(ConfigErrors(vec![ConfigError {
-            place: Location::File(directory),
+            location: Location::File(directory),
             message,
             help,
         }])));
     }
     let app = serve.app(&here);
     let what = format!("starting {}", app.name);
-    let inherited = environment::inherited(session);
+    let inherited = environment::collect_env(session);
     let request = Request::Start(StartApps { apps: vec![app], inherited, existing: Existing::Refuse });
-    let mut client = session.connect_or_launch().await?;
-    perform(session, &mut client, &what, vec![request]).await.map(drop)
+    let mut client = session.connect_or_start().await?;
+    send_all(session, &mut client, &what, vec![request]).await.map(drop)
 }
 
 impl ServeCommand {
@@ -54,7 +54,7 @@ impl ServeCommand {
     fn app(self, cwd: &Path) -> AppSpec {
         let Self { mut site, name } = self;
         // Said outright, so that the port is the one in the name whatever the environment says.
-        let port = site.port().unwrap_or(PORT);
+        let port = site.port().unwrap_or(DEFAULT_PORT);
         (site.listen_port, site.port) = (None, Some(port));
         site.path = Some(site.path.map_or_else(|| PathBuf::from(cwd), |path| cwd.join(path)));
         let mut app =

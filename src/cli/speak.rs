@@ -7,7 +7,7 @@ use crate::error::{Error, InstanceFailure};
 use crate::ipc::client::Client;
 use crate::ipc::message::{InputRequest, InstanceView, Report, Request, TriggerReply};
 
-use super::selectors::only_one;
+use super::selectors::require_one;
 use super::session::Session;
 use super::{logs, output};
 
@@ -50,8 +50,8 @@ pub(super) struct TriggerArgs {
 pub(super) async fn send(send: SendArgs, session: &Session) -> Result<(), Error> {
     let mut client = session.connect_for(std::slice::from_ref(&send.instance)).await?;
     let id = find(&send.instance, &mut client, session).await?;
-    say(&mut client, session, id, format!("{}\n", send.line)).await?;
-    session.note(format_args!("sent a line to {}", send.instance));
+    send_line(&mut client, session, id, format!("{}\n", send.line)).await?;
+    session.notice(format_args!("sent a line to {}", send.instance));
     Ok(())
 }
 
@@ -59,11 +59,11 @@ pub(super) async fn send(send: SendArgs, session: &Session) -> Result<(), Error>
 pub(super) async fn attach(attach: AttachArgs, session: &Session) -> Result<(), Error> {
     let mut client = session.connect_for(std::slice::from_ref(&attach.instance)).await?;
     let id = find(&attach.instance, &mut client, session).await?;
-    session.note(format_args!("attached to {}; press Ctrl-D or Ctrl-C to detach", attach.instance));
-    let typed = typed()?;
+    session.notice(format_args!("attached to {}; press Ctrl-D or Ctrl-C to detach", attach.instance));
+    let typed = read_stdin_lines()?;
     tokio::select! {
         shown = logs::attach(vec![id.to_string()], session) => shown,
-        written = pass_on(typed, &mut client, session, id, &attach.separator) => written,
+        written = relay_input(typed, &mut client, session, id, &attach.separator) => written,
     }
 }
 
@@ -75,7 +75,7 @@ pub(super) async fn trigger(trigger: TriggerArgs, session: &Session) -> Result<(
     let wanted = crate::ipc::message::Trigger { select: vec![select], action, param: param.map(Into::into) };
     let request = Request::Trigger(wanted);
     let replies: Vec<TriggerReply> =
-        session.wait(&what, client.call(&request)).await.map_err(|error| session.failed(error))?;
+        session.wait(&what, client.call(&request)).await.map_err(|error| session.client_error(error))?;
     let mut lines = String::new();
     let mut problems = Vec::new();
     for TriggerReply { id, name, namespace, reply, problem } in replies {
@@ -84,23 +84,24 @@ pub(super) async fn trigger(trigger: TriggerArgs, session: &Session) -> Result<(
             None => lines.push_str(&format!("[{name}:{id}:{namespace}]={reply}\n")),
         }
     }
-    output::text(&lines)?;
-    if problems.is_empty() { Ok(()) } else { Err(Error::Failed(problems)) }
+    output::print(&lines)?;
+    if problems.is_empty() { Ok(()) } else { Err(Error::InstancesFailed(problems)) }
 }
 
 /// The instance that is meant; there must be just one.
 async fn find(selector: &str, client: &mut Client, session: &Session) -> Result<u32, Error> {
-    let list: Vec<InstanceView> = client.call(&Request::List).await.map_err(|error| session.failed(error))?;
-    only_one(selector, &list)
+    let list: Vec<InstanceView> =
+        client.call(&Request::List).await.map_err(|error| session.client_error(error))?;
+    require_one(selector, &list)
 }
 
-async fn say(client: &mut Client, session: &Session, id: u32, text: String) -> Result<(), Error> {
+async fn send_line(client: &mut Client, session: &Session, id: u32, text: String) -> Result<(), Error> {
     let request = Request::Input(InputRequest { select: vec![id.to_string()], text });
-    let report: Report = client.call(&request).await.map_err(|error| session.failed(error))?;
-    session.judge(&report)
+    let report: Report = client.call(&request).await.map_err(|error| session.client_error(error))?;
+    session.check_report(&report)
 }
 
-async fn pass_on(
+async fn relay_input(
     mut typed: mpsc::Receiver<String>,
     client: &mut Client,
     session: &Session,
@@ -108,14 +109,14 @@ async fn pass_on(
     separator: &str,
 ) -> Result<(), Error> {
     while let Some(line) = typed.recv().await {
-        say(client, session, id, format!("{line}{separator}")).await?;
+        send_line(client, session, id, format!("{line}{separator}")).await?;
     }
     Ok(())
 }
 
 /// Lines of standard input, read by a thread: a terminal cannot be waited for otherwise without
 /// changing it for the shell, too. It ends with the process.
-fn typed() -> Result<mpsc::Receiver<String>, Error> {
+fn read_stdin_lines() -> Result<mpsc::Receiver<String>, Error> {
     let (send, lines) = mpsc::channel(1);
     let read = move || {
         for line in std::io::stdin().lines().map_while(Result::ok) {
@@ -125,5 +126,5 @@ fn typed() -> Result<mpsc::Receiver<String>, Error> {
         }
     };
     let thread = std::thread::Builder::new().name("typed".into()).spawn(read);
-    thread.map(|_| lines).map_err(|error| Error::System { what: "cannot read stdin", error })
+    thread.map(|_| lines).map_err(|error| Error::Io { context: "cannot read stdin", error })
 }

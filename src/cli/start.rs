@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::ipc::message::{ActOn, Action, Existing, Inherited, InstanceView, Request, StartApps};
 use crate::spec::AppSpec;
 
-use super::act::{ChangeFlags, perform};
+use super::act::{ChangeFlags, send_all};
 use super::app_flags::{AppFlags, Ground, load, mistakes, warn};
 use super::completion;
 use super::session::Session;
@@ -21,7 +21,7 @@ use super::{daemon, environment, logs};
 pub(super) struct StartArgs {
     /// Ecosystem files, scripts, programs, shell commands, or names and ids of listed apps
     /// [default: ecosystem.toml]
-    #[arg(value_name = "TARGET", add = ArgValueCompleter::new(completion::selectors_and_files))]
+    #[arg(value_name = "TARGET", add = ArgValueCompleter::new(completion::complete_targets))]
     targets: Vec<String>,
     #[command(flatten)]
     change: ChangeFlags,
@@ -47,7 +47,7 @@ enum StartTarget {
     /// An ecosystem file.
     File(String),
     /// Something in the list.
-    Listed(String),
+    Existing(String),
     /// Something new.
     Script(String),
 }
@@ -67,24 +67,24 @@ pub(super) async fn start(mut start: StartArgs, session: &Session) -> Result<(),
         });
     }
     start.settings.fix_exit_codes(&mut start.targets);
-    let there = match start.targets.iter().any(|target| may_be_listed(target)) {
-        true => listed(session).await?,
+    let there = match start.targets.iter().any(|target| could_be_name(target)) {
+        true => list_if_running(session).await?,
         false => Vec::new(),
     };
     let targets: Vec<StartTarget> = start.targets.iter().map(|target| classify(target, &there)).collect();
-    start.refuse_nonsense(&targets)?;
-    know(&targets, session).await?;
+    start.check_flags(&targets)?;
+    check_known(&targets, session).await?;
     let ground = Ground::new(start.change.env.as_deref(), &start.change.only)?;
     let steps = start.plan(targets, session, &ground)?;
     let requests = start.requests(steps, session, &ground)?;
     let adds = requests.iter().any(|request| matches!(request, Request::Start(_)));
     let alone = start.no_daemon && session.connect_if_running().await?.is_none();
     let mut client = match adds {
-        true => session.connect_or_launch().await?,
+        true => session.connect_or_start().await?,
         false => session.connect_for(&start.targets).await?,
     };
     let what = format!("starting {}", start.targets.join(", "));
-    let done = perform(session, &mut client, &what, requests).await;
+    let done = send_all(session, &mut client, &what, requests).await;
     if start.no_daemon {
         return foreground(done, alone, session).await;
     }
@@ -112,32 +112,33 @@ fn default_file() -> Result<String, Error> {
     if let Some(file) = config::DEFAULT_FILES.iter().find(|file| Path::new(file).is_file()) {
         return Ok((*file).to_owned());
     }
-    Err(Error::NoEcosystem { directory: std::env::current_dir().map_err(Error::NoDirectory)? })
+    Err(Error::NoConfigFile { directory: std::env::current_dir().map_err(Error::CurrentDirUnreadable)? })
 }
 
 /// What is in the list; nothing where no daemon runs.
-async fn listed(session: &Session) -> Result<Vec<InstanceView>, Error> {
+async fn list_if_running(session: &Session) -> Result<Vec<InstanceView>, Error> {
     match session.connect_if_running().await? {
-        Some(mut client) => client.call(&Request::List).await.map_err(|error| session.failed(error)),
+        Some(mut client) => client.call(&Request::List).await.map_err(|error| session.client_error(error)),
         None => Ok(Vec::new()),
     }
 }
 
 /// Before anything is started: what is named beside new apps is in the list.
-async fn know(targets: &[StartTarget], session: &Session) -> Result<(), Error> {
-    let listed =
-        |target: &StartTarget| if let StartTarget::Listed(word) = target { Some(word.clone()) } else { None };
+async fn check_known(targets: &[StartTarget], session: &Session) -> Result<(), Error> {
+    let listed = |target: &StartTarget| {
+        if let StartTarget::Existing(word) = target { Some(word.clone()) } else { None }
+    };
     let words: Vec<String> = targets.iter().filter_map(listed).collect();
     if words.is_empty() || words.len() == targets.len() {
         return Ok(()); // told by the one request that there is
     }
     let mut client = session.connect_for(&words).await?;
     let known = client.call::<serde::de::IgnoredAny>(&Request::Describe(words.into())).await;
-    known.map(drop).map_err(|error| session.failed(error))
+    known.map(drop).map_err(|error| session.client_error(error))
 }
 
 /// Whether a word can be a name in the list: no path and no extension, as in PM2.
-fn may_be_listed(word: &str) -> bool {
+fn could_be_name(word: &str) -> bool {
     !word.contains('/') && Path::new(word).extension().is_none() && !is_id(word) && word != "all"
 }
 
@@ -150,22 +151,22 @@ fn classify(word: &str, there: &[InstanceView]) -> StartTarget {
     let word = word.to_owned();
     if config::is_config_file(&word) {
         StartTarget::File(word)
-    } else if is_id(&word) || word == "all" || (may_be_listed(&word) && there.iter().any(known)) {
-        StartTarget::Listed(word)
+    } else if is_id(&word) || word == "all" || (could_be_name(&word) && there.iter().any(known)) {
+        StartTarget::Existing(word)
     } else {
         StartTarget::Script(word)
     }
 }
 
 impl StartArgs {
-    fn refuse_nonsense(&self, targets: &[StartTarget]) -> Result<(), Error> {
+    fn check_flags(&self, targets: &[StartTarget]) -> Result<(), Error> {
         let file = targets.iter().any(|target| matches!(target, StartTarget::File(_)));
         if self.change.env.is_some() && !file {
-            return Err(Error::EnvNeedsFile);
+            return Err(Error::EnvWithoutFile);
         }
         let scripts = targets.iter().filter(|target| matches!(target, StartTarget::Script(_))).count();
         if self.settings.has("--name") && scripts > 1 {
-            return Err(Error::NameForSeveral { apps: scripts });
+            return Err(Error::NameForSeveralApps { apps: scripts });
         }
         Ok(())
     }
@@ -181,7 +182,7 @@ impl StartArgs {
         let mut steps: Vec<StartStepPlan> = Vec::new();
         for target in targets {
             let step = match target {
-                StartTarget::Listed(word) => StartStepPlan::Act(vec![word]),
+                StartTarget::Existing(word) => StartStepPlan::Act(vec![word]),
                 StartTarget::File(file) => {
                     let apps = load(session, &file, &self.settings, &self.args, ground)?;
                     StartStepPlan::Add(apps, if self.force { Existing::Duplicate } else { Existing::Restart })
@@ -216,7 +217,7 @@ impl StartArgs {
         ground: &Ground,
     ) -> Result<Vec<Request>, Error> {
         let mut environment: Option<Inherited> = None;
-        let mut inherited = || environment.get_or_insert_with(|| environment::inherited(session)).clone();
+        let mut inherited = || environment.get_or_insert_with(|| environment::collect_env(session)).clone();
         let request = |step| {
             Ok(match step {
                 StartStepPlan::Add(apps, existing) => {
@@ -249,10 +250,10 @@ mod tests {
         for (word, wanted) in [
             ("ecosystem.toml", StartTarget::File as fn(String) -> StartTarget),
             ("ecosystem.config.js", StartTarget::File),
-            ("3", StartTarget::Listed),
-            ("all", StartTarget::Listed),
-            ("api", StartTarget::Listed),
-            ("default", StartTarget::Listed),
+            ("3", StartTarget::Existing),
+            ("all", StartTarget::Existing),
+            ("api", StartTarget::Existing),
+            ("default", StartTarget::Existing),
             ("./api", StartTarget::Script),
             ("app.js", StartTarget::Script),
             ("sleep", StartTarget::Script),
@@ -266,7 +267,7 @@ mod tests {
     #[test]
     fn the_daemon_is_asked_only_about_what_may_be_a_name() {
         let asked: Vec<&str> =
-            ["app.js", "./x", "7", "all", "api"].into_iter().filter(|word| may_be_listed(word)).collect();
+            ["app.js", "./x", "7", "all", "api"].into_iter().filter(|word| could_be_name(word)).collect();
         assert_eq!(asked, ["api"]);
     }
 }

@@ -52,26 +52,26 @@ struct InstallJob {
     service: Service,
     system: InitSystem,
     /// The init system runs here: what talks to it makes sense.
-    live: bool,
+    init_running: bool,
 }
 
 /// Writes the unit, enables and starts it. Done twice it changes nothing the second time.
 pub(super) fn startup(args: &StartupArgs, session: &Session) -> Result<(), Error> {
-    let job = job(&args.service, "startup", session)?;
-    executable_by(&job)?;
+    let job = prepare(&args.service, "startup", session)?;
+    check_executable(&job)?;
     if args.print {
         return print_install(&job.plan);
     }
-    writable(&job)?;
+    check_writable(&job)?;
     for file in &job.plan.files {
         let changed = write(file)
-            .map_err(|error| job.failed(format!("cannot write {}: {error}", file.path.display())))?;
+            .map_err(|error| job.startup_error(format!("cannot write {}: {error}", file.path.display())))?;
         let what = if changed { "wrote" } else { "unchanged:" };
-        session.note(format_args!("{what} {}", file.path.display()));
+        session.notice(format_args!("{what} {}", file.path.display()));
     }
     run_all(&job.plan.install, &job, session)?;
-    linger(&job, session);
-    session.note(format_args!(
+    enable_linger(&job, session);
+    session.notice(format_args!(
         "the saved apps of {} will start at boot; save the list with `rsm save`, or after each change with \
          `rsm conf autosave true`",
         job.service.user.as_deref().unwrap_or("this user")
@@ -81,63 +81,64 @@ pub(super) fn startup(args: &StartupArgs, session: &Session) -> Result<(), Error
 
 /// Disables and removes the unit. Apps that run are left alone.
 pub(super) fn unstartup(args: &StartupArgs, session: &Session) -> Result<(), Error> {
-    let job = job(&args.service, "unstartup", session)?;
+    let job = prepare(&args.service, "unstartup", session)?;
     if args.print {
         return print_removal(&job.plan);
     }
     if !job.plan.files.iter().any(|file| file.path.exists()) {
-        session.note(format_args!("{} does not exist, nothing to remove", job.plan.files[0].path.display()));
+        session
+            .notice(format_args!("{} does not exist, nothing to remove", job.plan.files[0].path.display()));
         return Ok(());
     }
-    writable(&job)?;
+    check_writable(&job)?;
     run_all(&job.plan.before_removal, &job, session)?;
     for file in job.plan.files.iter().filter(|file| file.path.exists()) {
         fs::remove_file(&file.path)
-            .map_err(|error| job.failed(format!("cannot remove {}: {error}", file.path.display())))?;
-        session.note(format_args!("removed {}", file.path.display()));
+            .map_err(|error| job.startup_error(format!("cannot remove {}: {error}", file.path.display())))?;
+        session.notice(format_args!("removed {}", file.path.display()));
     }
     if let Some(dir) = &job.plan.directory {
         let _ = fs::remove_dir(dir); // runit keeps things of its own in it while it runs
     }
     run_all(&job.plan.after_removal, &job, session)?;
-    session.note(format_args!("running apps are not affected; `rsm kill` stops them"));
+    session.notice(format_args!("running apps are not affected; `rsm kill` stops them"));
     Ok(())
 }
 
 impl InstallJob {
-    fn failed(&self, reason: String) -> Error {
-        failed(self.command, reason)
+    fn startup_error(&self, reason: String) -> Error {
+        startup_error(self.command, reason)
     }
 }
 
-fn failed(command: &'static str, reason: String) -> Error {
-    Error::Part { part: command, reason }
+fn startup_error(command: &'static str, reason: String) -> Error {
+    Error::ComponentFailed { component: command, reason }
 }
 
-fn job(args: &ServiceArgs, command: &'static str, session: &Session) -> Result<InstallJob, Error> {
+fn prepare(args: &ServiceArgs, command: &'static str, session: &Session) -> Result<InstallJob, Error> {
     let system = args.system.or_else(|| InitSystem::detect(Path::new("/"))).ok_or_else(|| {
         let reason = "no supported init system detected; specify systemd, openrc, sysv or runit, \
                       or use `rsm runtime` in a container";
-        failed(command, reason.into())
+        startup_error(command, reason.into())
     })?;
     let service = service(args, command, session, system)?;
     let config = std::env::var_os("XDG_CONFIG_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
     let plan =
         InstallPlan::new(system, &service, &config.unwrap_or_else(|| service.user_dir.join(".config")));
     let live = Path::new(plan.running_marker).exists();
-    Ok(InstallJob { command, plan, service, system, live })
+    Ok(InstallJob { command, plan, service, system, init_running: live })
 }
 
 /// The service that these arguments are about, and its unit's file.
 ///
 /// # Errors
 /// There is no such user, or no init system that is known.
-pub(super) fn service_and_file(
+pub(super) fn service_and_unit(
     args: &ServiceArgs,
     command: &'static str,
     session: &Session,
 ) -> Result<(Service, PathBuf), Error> {
-    let job = job(args, command, session)?;
+    let job = prepare(args, command, session)?;
     let file = job.plan.files.first().map(|file| file.path.clone()).unwrap_or_default();
     Ok((job.service, file))
 }
@@ -149,7 +150,7 @@ fn service(
     session: &Session,
     system: InitSystem,
 ) -> Result<Service, Error> {
-    let failed = |reason| failed(command, reason);
+    let failed = |reason| startup_error(command, reason);
     let own = geteuid();
     let named = |name: &String| {
         let user = User::from_name(name).ok().flatten();
@@ -167,13 +168,13 @@ fn service(
     }
     if own.is_root() && args.user.is_none() && std::env::var_os("SUDO_USER").is_some_and(|who| who != "root")
     {
-        session.note(format_args!(
+        session.notice(format_args!(
             "note: this is the service of root; for your own apps use --user \"$SUDO_USER\""
         ));
     }
     let home = match &args.home {
-        Some(dir) => std::path::absolute(dir).map_err(Error::NoDirectory)?,
-        None if user.uid == own => session.home.dir().to_owned(),
+        Some(dir) => std::path::absolute(dir).map_err(Error::CurrentDirUnreadable)?,
+        None if user.uid == own => session.home.path().to_owned(),
         None => user.dir.join(".rsm"),
     };
     if !home.exists() && !home.parent().is_some_and(Path::exists) {
@@ -206,7 +207,7 @@ fn service(
 /// behind it changes.
 fn program(command: &'static str) -> Result<PathBuf, Error> {
     let exe = std::env::current_exe()
-        .map_err(|error| Error::System { what: "cannot find the rsm binary", error })?;
+        .map_err(|error| Error::Io { context: "cannot find the rsm binary", error })?;
     let same = |path: &PathBuf| fs::canonicalize(path).is_ok_and(|found| found == exe);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found =
@@ -214,12 +215,12 @@ fn program(command: &'static str) -> Result<PathBuf, Error> {
     match found {
         Some(path) => Ok(path),
         None if exe.exists() => Ok(exe),
-        None => Err(failed(command, format!("{}: the binary was replaced; try again", exe.display()))),
+        None => Err(startup_error(command, format!("{}: the binary was replaced; try again", exe.display()))),
     }
 }
 
 /// Refuses a program that the service's user cannot execute: the unit would only fail at the next start.
-fn executable_by(job: &InstallJob) -> Result<(), Error> {
+fn check_executable(job: &InstallJob) -> Result<(), Error> {
     let service = &job.service;
     let Some(user) = service.user.as_ref().filter(|user| *user != "root") else { return Ok(()) };
     let closed = service
@@ -228,7 +229,7 @@ fn executable_by(job: &InstallJob) -> Result<(), Error> {
         .find(|path| fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o001 == 0));
     let own = service.program.starts_with(&service.user_dir);
     match closed.filter(|_| !own) {
-        Some(path) => Err(job.failed(format!(
+        Some(path) => Err(job.startup_error(format!(
             "user {user} cannot execute {}: {} is not accessible by other users; install rsm in a public directory \
              such as /usr/local/bin and run it from there",
             service.program.display(),
@@ -239,11 +240,11 @@ fn executable_by(job: &InstallJob) -> Result<(), Error> {
 }
 
 /// Refuses early what would fail half-way.
-fn writable(job: &InstallJob) -> Result<(), Error> {
+fn check_writable(job: &InstallJob) -> Result<(), Error> {
     if job.service.user.is_none() || geteuid().is_root() {
         return Ok(());
     }
-    Err(job.failed(format!(
+    Err(job.startup_error(format!(
         "{} requires root: run `rsm {} --user {}` as root",
         job.system.name(),
         job.command,
@@ -255,7 +256,7 @@ fn writable(job: &InstallJob) -> Result<(), Error> {
 fn print_install(plan: &InstallPlan) -> Result<(), Error> {
     let files = plan.files.iter().map(|file| format!("# {}\n{}\n", file.path.display(), file.text));
     let steps = plan.install.iter().map(|step| format!("# then run: {}\n", step.display()));
-    output::text(&files.chain(steps).collect::<String>())
+    output::print(&files.chain(steps).collect::<String>())
 }
 
 /// The commands to run and the files to remove, in their order.
@@ -263,7 +264,7 @@ fn print_removal(plan: &InstallPlan) -> Result<(), Error> {
     let run = |step: &InitCommand| format!("run: {}\n", step.display());
     let files = plan.files.iter().map(|file| format!("remove: {}\n", file.path.display()));
     let before = plan.before_removal.iter().map(run);
-    output::text(&before.chain(files).chain(plan.after_removal.iter().map(run)).collect::<String>())
+    output::print(&before.chain(files).chain(plan.after_removal.iter().map(run)).collect::<String>())
 }
 
 /// Writes a file beside its place and puts it there; false if it was like that already.
@@ -289,12 +290,16 @@ fn write(file: &UnitFile) -> io::Result<bool> {
 
 fn run_all(steps: &[InitCommand], job: &InstallJob, session: &Session) -> Result<(), Error> {
     for step in steps {
-        if step.needs_running_init && !job.live {
-            session.note(format_args!("skipped ({} is not running): {}", job.system.name(), step.display()));
+        if step.needs_running_init && !job.init_running {
+            session.notice(format_args!(
+                "skipped ({} is not running): {}",
+                job.system.name(),
+                step.display()
+            ));
             continue;
         }
         run(step, job)?;
-        session.note(format_args!("ran {}", step.display()));
+        session.notice(format_args!("ran {}", step.display()));
     }
     Ok(())
 }
@@ -302,7 +307,8 @@ fn run_all(steps: &[InitCommand], job: &InstallJob, session: &Session) -> Result
 fn run(step: &InitCommand, job: &InstallJob) -> Result<(), Error> {
     let [program, args @ ..] = &step.argv[..] else { return Ok(()) };
     let output = Command::new(program).args(args).stdin(Stdio::null()).output();
-    let output = output.map_err(|error| job.failed(format!("cannot run {}: {error}", step.display())))?;
+    let output =
+        output.map_err(|error| job.startup_error(format!("cannot run {}: {error}", step.display())))?;
     if output.status.success() {
         return Ok(());
     }
@@ -311,11 +317,11 @@ fn run(step: &InitCommand, job: &InstallJob) -> Result<(), Error> {
     if step.argv.iter().any(|word| word == "--user") && said.contains("bus") {
         reason += ". Log in as this user (su and sudo do not create a session), or set XDG_RUNTIME_DIR=/run/user/$(id -u)";
     }
-    Err(job.failed(reason))
+    Err(job.startup_error(reason))
 }
 
 /// A user's own systemd ends with the user's last session, unless it is told to linger.
-fn linger(job: &InstallJob, session: &Session) {
+fn enable_linger(job: &InstallJob, session: &Session) {
     if job.service.user.is_some() || job.system != InitSystem::Systemd {
         return;
     }
@@ -326,9 +332,9 @@ fn linger(job: &InstallJob, session: &Session) {
     let asked = Command::new("loginctl").args(["enable-linger", &user]).stdin(Stdio::null()).output();
     match asked {
         Ok(output) if output.status.success() => {
-            session.note(format_args!("enabled lingering for {user}: apps start at boot and keep running after logout"));
+            session.notice(format_args!("enabled lingering for {user}: apps start at boot and keep running after logout"));
         }
-        _ => session.note(format_args!(
+        _ => session.notice(format_args!(
             "warning: lingering is not enabled for {user}: apps start at login and stop at logout; ask an administrator \
              to run `loginctl enable-linger {user}`"
         )),

@@ -137,7 +137,7 @@ fn repeated_and_bare_watch() {
 
 #[test]
 fn usage_errors_end_with_2_and_help_with_0() {
-    let code = |line: &str| Error::Arguments(parse(line).unwrap_err()).exit_code();
+    let code = |line: &str| Error::Usage(parse(line).unwrap_err()).exit_code();
     for line in
         ["", "stop", "restart", "scale api", "scale api x", "list --sort size", "nonsense", "list --nonsense"]
     {

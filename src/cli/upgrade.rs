@@ -16,7 +16,7 @@ use crate::version::version;
 
 /// How long the change may take: the new daemon is given ten seconds, and the former one follows it
 /// where that was in vain.
-const PATIENCE: Duration = Duration::from_secs(60);
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(60);
 
 // A binary to change to.
 #[derive(Args, Debug)]
@@ -32,58 +32,61 @@ pub(super) async fn upgrade(args: UpgradeArgs, session: &Session) -> Result<(), 
         Some(path) => std::path::absolute(path),
         None => std::env::current_exe(),
     };
-    let binary = binary.map_err(|error| Error::System { what: "cannot find the new binary", error })?;
+    let binary = binary.map_err(|error| Error::Io { context: "cannot find the new binary", error })?;
     let Some(mut client) = session.connect_if_running().await? else {
-        session.note(format_args!(
+        session.notice(format_args!(
             "the daemon is not running; rsm {} will be used at the next start",
             version()
         ));
         return Ok(());
     };
-    client.on_other_version(|_| {}); // that is what this is for
-    let before: Pong = client.call(&Request::Ping).await.map_err(|error| session.failed(error))?;
-    let asked = client.bytes(&Request::Upgrade(UpgradeRequest { binary: binary.clone() })).await;
+    client.on_version_mismatch(|_| {}); // that is what this is for
+    let before: Pong = client.call(&Request::Ping).await.map_err(|error| session.client_error(error))?;
+    let asked = client.call_raw(&Request::Upgrade(UpgradeRequest { binary: binary.clone() })).await;
     // Otherwise it makes place, and has no answer.
-    if let Err(ClientError::Refused(error)) = asked {
-        return Err(session.failed(ClientError::Refused(error)));
+    if let Err(ClientError::Rejected(error)) = asked {
+        return Err(session.client_error(ClientError::Rejected(error)));
     }
-    let after = session.wait("waiting for the new daemon", successor(session, before.pid)).await?;
+    let after = session.wait("waiting for the new daemon", wait_for_new_daemon(session, before.pid)).await?;
     match after.upgrade {
-        Some(UpgradeOutcome::Done) | None => {
-            session.note(format_args!("upgraded from rsm {} to {}", before.version, after.version));
+        Some(UpgradeOutcome::Succeeded) | None => {
+            session.notice(format_args!("upgraded from rsm {} to {}", before.version, after.version));
             Ok(())
         }
         Some(outcome) => {
             let what = match outcome {
-                UpgradeOutcome::Silent => "did not become ready",
-                UpgradeOutcome::Died | UpgradeOutcome::Done => "exited before it was ready",
+                UpgradeOutcome::TimedOut => "did not become ready",
+                UpgradeOutcome::Crashed | UpgradeOutcome::Succeeded => "exited before it was ready",
             };
             let reason = format!(
                 "the new daemon ({}) {what}; rolled back to rsm {}, apps were not affected",
                 binary.display(),
                 after.version
             );
-            Err(Error::Upgrade { reason, log: session.home.own_log() })
+            Err(Error::UpgradeFailed { reason, log: session.home.daemon_log() })
         }
     }
 }
 
 /// The daemon after the one of this pid, once it answers.
-async fn successor(session: &Session, former: i32) -> Result<Pong, Error> {
+async fn wait_for_new_daemon(session: &Session, former: i32) -> Result<Pong, Error> {
     let begin = Instant::now();
     loop {
         let asked = async { Client::connect(&session.home).await?.call::<Pong>(&Request::Ping).await };
         match asked.await {
             Ok(pong) if pong.pid != former => return Ok(pong),
-            Err(error) if begin.elapsed() > PATIENCE => return Err(session.failed(error)),
+            Err(error) if begin.elapsed() > UPGRADE_TIMEOUT => return Err(session.client_error(error)),
             Ok(_) | Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
 }
 
 /// What this binary can take over, for the daemon that asks.
-pub(super) fn can_take_over() -> Result<(), Error> {
-    let abilities = daemon::upgrade::abilities(std::io::stdin().lock());
-    let part = |error: std::io::Error| Error::Part { part: "can-take-over", reason: error.to_string() };
-    output::json(&serde_json::to_value(abilities.map_err(part)?).unwrap_or_default())
+pub(super) fn print_capabilities() -> Result<(), Error> {
+    let abilities = daemon::upgrade::own_capabilities(std::io::stdin().lock());
+    let part = |error: std::io::Error| Error::ComponentFailed {
+        component: "can-take-over",
+        reason: error.to_string(),
+    };
+    output::print_json(&serde_json::to_value(abilities.map_err(part)?).unwrap_or_default())
 }

@@ -13,27 +13,27 @@ use tokio::time::MissedTickBehavior;
 use crate::error::Error;
 use crate::ipc::client::Client;
 
-use super::list::page;
+use super::list::render_page;
 use super::render::style::Style;
 use super::session::Session;
 use super::{logs, output};
 
 /// Shows the list until Ctrl-C, SIGTERM, or nobody reads it any more. A daemon may come and go.
-pub(super) async fn watch(seconds: u32, session: &Session) -> Result<(), Error> {
+pub(super) async fn watch_list(seconds: u32, session: &Session) -> Result<(), Error> {
     let mut terminated = signal(SignalKind::terminate())
-        .map_err(|error| Error::System { what: "cannot install signal handlers", error })?;
-    let mut place = WatchScreen::take().map_err(Error::Output)?;
+        .map_err(|error| Error::Io { context: "cannot install signal handlers", error })?;
+    let mut place = WatchScreen::enter().map_err(Error::Stdout)?;
     let shown = tokio::select! {
-        result = again_and_again(seconds, &mut place, session) => result,
+        result = refresh_loop(seconds, &mut place, session) => result,
         _ = tokio::signal::ctrl_c() => Ok(()),
         _ = terminated.recv() => Ok(()),
-        () = logs::reader_gone() => Ok(()),
+        () = logs::wait_stdout_closed() => Ok(()),
     };
     drop(place);
     shown
 }
 
-async fn again_and_again(seconds: u32, place: &mut WatchScreen, session: &Session) -> Result<(), Error> {
+async fn refresh_loop(seconds: u32, place: &mut WatchScreen, session: &Session) -> Result<(), Error> {
     let mut tick = tokio::time::interval(Duration::from_secs(seconds.into()));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -41,12 +41,12 @@ async fn again_and_again(seconds: u32, place: &mut WatchScreen, session: &Sessio
         let (width, height) = place.size(session.style.width);
         let style = Style { width, ..session.style };
         let page = match Client::connect(&session.home).await {
-            Ok(mut client) => page(session, &mut client, style).await,
-            Err(error) => Err(session.failed(error)),
+            Ok(mut client) => render_page(session, &mut client, style).await,
+            Err(error) => Err(session.client_error(error)),
         };
         // Not to be reached for a while is what one watches for, too.
         let page = page.unwrap_or_else(|error| format!("{error}\n"));
-        place.show(&page, height).map_err(Error::Output)?;
+        place.show(&page, height).map_err(Error::Stdout)?;
     }
 }
 
@@ -56,7 +56,7 @@ struct WatchScreen {
 }
 
 impl WatchScreen {
-    fn take() -> io::Result<Self> {
+    fn enter() -> io::Result<Self> {
         let terminal = io::stdout().is_terminal();
         if terminal {
             execute!(io::stdout(), EnterAlternateScreen, Hide)?;
@@ -75,14 +75,14 @@ impl WatchScreen {
     /// Over what was there before, without a moment of emptiness; lines that have no room are counted.
     fn show(&self, page: &str, height: usize) -> io::Result<()> {
         if !self.terminal {
-            return match output::text(page) {
-                Err(Error::Output(error)) => Err(error),
+            return match output::print(page) {
+                Err(Error::Stdout(error)) => Err(error),
                 _ => Ok(()),
             };
         }
         let mut out = io::stdout().lock();
         queue!(out, MoveTo(0, 0))?;
-        for line in fitting(page, height) {
+        for line in fit_rows(page, height) {
             queue!(out, Print(line), Clear(ClearType::UntilNewLine), Print("\r\n"))?;
         }
         queue!(out, Clear(ClearType::FromCursorDown))?;
@@ -99,7 +99,7 @@ impl Drop for WatchScreen {
 }
 
 /// The lines for so many rows. What stands below the table is not what is left out.
-fn fitting(page: &str, height: usize) -> Vec<String> {
+fn fit_rows(page: &str, height: usize) -> Vec<String> {
     let lines: Vec<&str> = page.lines().collect();
     let room = height.saturating_sub(1);
     if lines.len() <= room {
@@ -122,12 +122,12 @@ mod tests {
     #[test]
     fn rows_that_have_no_room_are_counted_and_the_end_stays() {
         let page = format!("╭─╮\n{}╰─╯\nsums\nattention\n", "│x│\n".repeat(10));
-        let fit = fitting(&page, 9);
+        let fit = fit_rows(&page, 9);
         assert_eq!(fit.len(), 8);
         assert_eq!(fit[..2], ["╭─╮", "│x│"]);
         assert!(fit[4].contains("7 more rows"), "{fit:?}");
         assert_eq!(fit[5..], ["╰─╯", "sums", "attention"]);
-        assert_eq!(fitting(&page, 100).len(), 14);
-        assert!(fitting(&page, 2).len() <= 1 && fitting("", 0).is_empty());
+        assert_eq!(fit_rows(&page, 100).len(), 14);
+        assert!(fit_rows(&page, 2).len() <= 1 && fit_rows("", 0).is_empty());
     }
 }

@@ -7,20 +7,20 @@ use jiff::{SignedDuration, Timestamp, Zoned};
 ///
 /// # Errors
 /// It is none; what would be.
-pub(super) fn parse_now(text: &str) -> Result<u64, String> {
+pub(super) fn parse_time(text: &str) -> Result<u64, String> {
     parse(text, &Zoned::now())
 }
 
 fn parse(text: &str, now: &Zoned) -> Result<u64, String> {
     let text = text.trim();
-    let at = ago(text, now).or_else(|| date(text, now)).ok_or_else(|| {
+    let at = parse_ago(text, now).or_else(|| parse_date(text, now)).ok_or_else(|| {
         "expected a duration (\"10m\", \"2h 30m\", \"3d\"), a time (\"14:05\") or a date (\"2026-11-21 14:05\")"
             .to_owned()
     })?;
     Ok(u64::try_from(at.as_millisecond()).unwrap_or(0))
 }
 
-fn ago(text: &str, now: &Zoned) -> Option<Timestamp> {
+fn parse_ago(text: &str, now: &Zoned) -> Option<Timestamp> {
     let text = text.strip_suffix("ago").unwrap_or(text).trim();
     let days = text.strip_suffix(['d', 'D']).and_then(|days| days.trim().parse::<i64>().ok());
     let passed = match days {
@@ -30,7 +30,7 @@ fn ago(text: &str, now: &Zoned) -> Option<Timestamp> {
     now.timestamp().checked_sub(passed.abs()).ok()
 }
 
-fn date(text: &str, now: &Zoned) -> Option<Timestamp> {
+fn parse_date(text: &str, now: &Zoned) -> Option<Timestamp> {
     let zone = now.time_zone();
     let local = |at: DateTime| zone.to_timestamp(at).ok();
     let midnight = |date: Date| local(date.at(0, 0, 0, 0));

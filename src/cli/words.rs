@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use crate::text::closest_match;
 
 /// PM2's commands that are none of rsm's.
-const WORDS: &[(&[&str], &str)] = &[
+const PM2_COMMANDS: &[(&[&str], &str)] = &[
     (
         &["update", "updatePM2", "deepUpdate"],
         "install the new version, then run `rsm upgrade`; apps keep running",
@@ -45,17 +45,17 @@ const WORDS: &[(&[&str], &str)] = &[
 ];
 
 /// The error of a command that is none, with what helps; any other error as it is.
-pub(super) fn explained(error: clap::Error) -> clap::Error {
+pub(super) fn with_suggestion(error: clap::Error) -> clap::Error {
     if error.kind() == ErrorKind::MissingSubcommand {
         return clap::Error::raw(error.kind(), "no command specified\n\nhelp: see `rsm --help`\n");
     }
     let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else { return error };
-    let help = way(word).map_or_else(|| meant(word), str::to_owned);
+    let help = pm2_replacement(word).map_or_else(|| closest_command(word), str::to_owned);
     let message = format!("unrecognized command '{word}'\n\nhelp: {help}\n");
     clap::Error::raw(ErrorKind::InvalidSubcommand, message)
 }
 
-fn meant(word: &str) -> String {
+fn closest_command(word: &str) -> String {
     let commands = super::CliArgs::command();
     let shown = commands.get_subcommands().filter(|command| !command.is_hide_set());
     let names: Vec<&str> = shown.flat_map(|command| command.get_name_and_visible_aliases()).collect();
@@ -65,8 +65,8 @@ fn meant(word: &str) -> String {
     }
 }
 
-fn way(word: &str) -> Option<&'static str> {
-    WORDS.iter().find(|(words, _)| words.contains(&word)).map(|(_, way)| *way)
+fn pm2_replacement(word: &str) -> Option<&'static str> {
+    PM2_COMMANDS.iter().find(|(words, _)| words.contains(&word)).map(|(_, way)| *way)
 }
 
 #[cfg(test)]
@@ -78,14 +78,14 @@ mod tests {
 
     #[test]
     fn words_of_pm2_get_the_way_here() {
-        let error = explained(CliArgs::try_parse_from(["rsm", "updatePM2"]).unwrap_err());
+        let error = with_suggestion(CliArgs::try_parse_from(["rsm", "updatePM2"]).unwrap_err());
         assert_eq!(error.kind(), ErrorKind::InvalidSubcommand);
         assert!(error.use_stderr() && error.to_string().contains("rsm upgrade"), "{error}");
     }
 
     #[test]
     fn a_missing_command_is_named_as_such() {
-        let error = explained(CliArgs::try_parse_from(["rsm", "--no-color"]).unwrap_err());
+        let error = with_suggestion(CliArgs::try_parse_from(["rsm", "--no-color"]).unwrap_err());
         assert_eq!(error.to_string(), "error: no command specified\n\nhelp: see `rsm --help`\n");
     }
 
@@ -94,17 +94,17 @@ mod tests {
         for (slip, meant) in
             [("restrat", "restart"), ("lst", "list"), ("strat", "start"), ("desribe", "describe")]
         {
-            let error = explained(CliArgs::try_parse_from(["rsm", slip]).unwrap_err());
+            let error = with_suggestion(CliArgs::try_parse_from(["rsm", slip]).unwrap_err());
             let text = error.to_string();
             assert!(text.contains(&format!("did you mean `rsm {meant}`?")), "{text}");
         }
-        let error = explained(CliArgs::try_parse_from(["rsm", "xyzzy"]).unwrap_err());
+        let error = with_suggestion(CliArgs::try_parse_from(["rsm", "xyzzy"]).unwrap_err());
         assert!(error.to_string().ends_with("help: see `rsm --help`\n"), "{error}");
     }
 
     #[test]
     fn no_word_is_a_command_as_well() {
-        for word in WORDS.iter().flat_map(|(words, _)| *words) {
+        for word in PM2_COMMANDS.iter().flat_map(|(words, _)| *words) {
             assert!(CliArgs::command().find_subcommand(word).is_none(), "{word}");
         }
     }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// The shortest IPv6 address that the kernel takes (`SIN6_LEN_RFC2133`): without a scope.
-const SHORTEST_V6: usize = 24;
+const MIN_SOCKADDR_V6: usize = 24;
 
 /// What travels over a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -27,7 +27,8 @@ pub struct Address {
     /// Address, port and, for link-local ones, scope.
     pub socket: SocketAddr,
     /// An IPv6 socket that takes no IPv4: a group apart from that which does.
-    pub only_v6: bool,
+    #[serde(alias = "only_v6")]
+    pub v6_only: bool,
 }
 
 impl Address {
@@ -38,7 +39,7 @@ impl Address {
             SocketAddr::V6(v6) => SocketAddrV6::new(*v6.ip(), v6.port(), 0, v6.scope_id()).into(),
             v4 => v4,
         };
-        Self { protocol, socket, only_v6: only_v6 && socket.is_ipv6() }
+        Self { protocol, socket, v6_only: only_v6 && socket.is_ipv6() }
     }
 
     /// The port.
@@ -84,8 +85,8 @@ pub fn parse(bytes: &[u8]) -> Option<SocketAddr> {
             Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::from(word(4)?)), port))
         }
         libc::AF_INET6 => {
-            let ip = <[u8; 16]>::try_from(bytes.get(8..SHORTEST_V6)?).ok()?;
-            let scope = word(SHORTEST_V6).map_or(0, u32::from_ne_bytes);
+            let ip = <[u8; 16]>::try_from(bytes.get(8..MIN_SOCKADDR_V6)?).ok()?;
+            let scope = word(MIN_SOCKADDR_V6).map_or(0, u32::from_ne_bytes);
             Some(SocketAddrV6::new(Ipv6Addr::from(ip), port, 0, scope).into())
         }
         _ => None,

@@ -11,7 +11,7 @@ use super::address::{Address, Protocol};
 use super::book::HeldSocket;
 use super::engine::{Engine, LiveRun};
 use super::event::FdStoreOp;
-use super::kept::name_of;
+use super::kept::fd_store_name;
 use super::path::Mechanism;
 use super::socket::{self, SocketKind};
 use crate::process::proc::fds;
@@ -20,66 +20,68 @@ use crate::process::seccomp::pidfd_getfd;
 use crate::process::tree;
 
 /// The backlog of a socket whose program's own nobody knows: the kernel's limit holds anyway.
-const BACKLOG: i32 = 4096;
+const DEFAULT_BACKLOG: i32 = 4096;
 
 impl Engine {
     /// Takes up the sockets of all runs that go on. Only where our own can be taken from a program: copies
     /// of ours in their place cannot be told from others.
-    pub(super) fn adopt(&mut self) {
-        let live = self.live.iter().filter(|(_, live)| live.path == Mechanism::Take);
+    pub(super) fn adopt_listeners(&mut self) {
+        let live = self.runs.iter().filter(|(_, live)| live.mechanism == Mechanism::Duplicate);
         let found: Vec<(u64, OwnedFd)> =
-            live.flat_map(|(run, live)| listeners(live).into_iter().map(|fd| (*run, fd))).collect();
+            live.flat_map(|(run, live)| shared_listeners(live).into_iter().map(|fd| (*run, fd))).collect();
         for (run, fd) in found {
             if let Some(address) = self.adopt_one(run, fd) {
-                self.book.doubt(address);
+                self.state.mark_order_unknown(address);
                 self.steer(address);
-                self.tell_again(run);
+                self.republish(run);
             }
         }
         self.save();
     }
 
     fn adopt_one(&mut self, run: u64, fd: OwnedFd) -> Option<Address> {
-        let entry = self.book.runs.get(&run)?;
-        let (app, slot) = (entry.app.clone(), self.book.place(entry));
+        let entry = self.state.runs.get(&run)?;
+        let (app, slot) = (entry.app.clone(), self.state.slot_key(entry));
         let inode = socket::inode(fd.as_fd()).ok()?;
         // Of workers that share it, or of several runs with one queue for all.
-        if let Some(id) = self.book.by_inode(&app, slot, inode) {
-            self.book.sockets.get_mut(&id)?.claims.insert(run);
+        if let Some(id) = self.state.by_inode(&app, slot, inode) {
+            self.state.sockets.get_mut(&id)?.claims.insert(run);
             return None;
         }
         let uid = nix::sys::stat::fstat(&fd).ok()?.st_uid;
-        let address = Address::new(Protocol::Tcp, socket::bound_to(fd.as_fd())?, socket::only_v6(fd.as_fd()));
+        let address =
+            Address::new(Protocol::Tcp, socket::local_address(fd.as_fd())?, socket::v6_only(fd.as_fd()));
         let claims = BTreeSet::from([run]);
-        let backlog = BACKLOG;
+        let backlog = DEFAULT_BACKLOG;
         let id =
-            self.book.add(HeldSocket { app, slot, address, inode, uid, listening: false, backlog, claims });
-        self.book.join(id);
+            self.state.add(HeldSocket { app, slot, address, inode, uid, listening: false, backlog, claims });
+        self.state.join_group(id);
         self.hold(id, fd);
         Some(address)
     }
 
     /// Lets the programs alone decide how long a run's sockets are there that cannot be steered away from:
     /// who is held in their queues when the run goes would wait for nobody.
-    pub(super) fn let_loose(&mut self, run: u64) {
-        let own = self.book.sockets.iter().filter(|(_, socket)| socket.claims.contains(&run));
-        let own = own.filter(|(_, socket)| socket.claims.len() == 1 && !self.book.is_sure(socket.address));
+    pub(super) fn release_unsteerable(&mut self, run: u64) {
+        let own = self.state.sockets.iter().filter(|(_, socket)| socket.claims.contains(&run));
+        let own =
+            own.filter(|(_, socket)| socket.claims.len() == 1 && !self.state.is_order_known(socket.address));
         let ids: Vec<u64> = own.map(|(id, _)| *id).collect();
         for id in ids {
             if self.held.remove(&id).is_some() {
-                self.outside.keep(FdStoreOp::Drop(name_of(id)));
+                self.host.store_fd(FdStoreOp::Remove(fd_store_name(id)));
             }
         }
     }
 }
 
 /// The shared listening TCP sockets of a run's processes.
-fn listeners(live: &LiveRun) -> Vec<OwnedFd> {
+fn shared_listeners(live: &LiveRun) -> Vec<OwnedFd> {
     let members = tree::tree_members(live.leader).into_iter();
-    members.flat_map(|member| of_process(member.process.pid)).collect()
+    members.flat_map(|member| shared_listeners_of(member.process.pid)).collect()
 }
 
-fn of_process(pid: i32) -> Vec<OwnedFd> {
+fn shared_listeners_of(pid: i32) -> Vec<OwnedFd> {
     let (Ok(process), Ok(sockets)) = (pidfd_open(pid), fds::sockets(pid)) else {
         return Vec::new();
     };
@@ -90,6 +92,6 @@ fn of_process(pid: i32) -> Vec<OwnedFd> {
 /// Sockets that we let a program bind may all be shared; those that it bound unseen are not.
 fn is_shared_listener(fd: &OwnedFd) -> bool {
     let fd = fd.as_fd();
-    let is_tcp = SocketKind::of(fd).is_some_and(|kind| kind.protocol == Protocol::Tcp && !kind.multipath);
-    is_tcp && socket::is_listening(fd) && socket::reuse_port(fd) && !socket::has_device(fd)
+    let is_tcp = SocketKind::of(fd).is_some_and(|kind| kind.protocol == Protocol::Tcp && !kind.is_multipath);
+    is_tcp && socket::is_listening(fd) && socket::reuse_port(fd) && !socket::is_bound_to_device(fd)
 }

@@ -17,18 +17,18 @@ use super::socket;
 use crate::process::seccomp::{Caller, Notification, Notifier, SocketFd, read_memory};
 
 /// `sockaddr_storage`: the kernel refuses longer ones.
-const LONGEST_ADDRESS: u32 = 128;
+const MAX_SOCKADDR: u32 = 128;
 
 /// Options of more sockets than this are not remembered: they are needed between `setsockopt` and `bind`.
-const MOST_OPTIONS: usize = 1024;
+const MAX_OPTIONS: usize = 1024;
 
 /// A `bind` that is ours to answer.
 struct BindCall {
     run: u64,
     id: u64,
-    number: i32,
+    fd: i32,
     app: String,
-    place: u32,
+    slot: u32,
     caller: Caller,
     address: Address,
     notifier: Arc<Notifier>,
@@ -37,76 +37,76 @@ struct BindCall {
 impl Engine {
     /// The answer to a `bind` of descriptor `number` to an address at (place, length) in its memory.
     pub(super) fn bind(&mut self, run: u64, call: &Notification, number: i32, at: (u64, u32)) -> CallVerdict {
-        if at.1 > LONGEST_ADDRESS {
-            return CallVerdict::Pass;
+        if at.1 > MAX_SOCKADDR {
+            return CallVerdict::Continue;
         }
         let bytes = match read_memory(call.tid, at.0, at.1 as usize) {
             Ok(bytes) => bytes,
-            Err(Errno::EPERM) => return self.unseen(run, Errno::EPERM),
+            Err(Errno::EPERM) => return self.pass_uninspectable(run, Errno::EPERM),
             // Gone, or a wrong address: the kernel shall say so.
-            Err(_) => return CallVerdict::Pass,
+            Err(_) => return CallVerdict::Continue,
         };
         // A port of the kernel's choice is another one for each.
         let Some(wanted) = address::parse(&bytes).filter(|wanted| wanted.port() != 0) else {
-            return CallVerdict::Pass;
+            return CallVerdict::Continue;
         };
-        let (Ok(caller), Some(live)) = (Caller::of_thread(call.tid), self.live.get(&run)) else {
-            return CallVerdict::Pass;
+        let (Ok(caller), Some(live)) = (Caller::of_thread(call.tid), self.runs.get(&run)) else {
+            return CallVerdict::Continue;
         };
         if !caller.same_netns {
-            return CallVerdict::Pass;
+            return CallVerdict::Continue;
         }
-        let look = match InspectedSocket::at(live.path, &caller, number, &live.options) {
+        let look = match InspectedSocket::inspect(live.mechanism, &caller, number, &live.options) {
             Ok(Some(look)) => look,
-            Ok(None) => return CallVerdict::Pass,
-            Err(errno) => return self.unseen(run, errno),
+            Ok(None) => return CallVerdict::Continue,
+            Err(errno) => return self.pass_uninspectable(run, errno),
         };
-        let (Some(notifier), Some(entry)) = (live.notifier.clone(), self.book.runs.get(&run)) else {
-            return CallVerdict::Pass;
+        let (Some(notifier), Some(entry)) = (live.notifier.clone(), self.state.runs.get(&run)) else {
+            return CallVerdict::Continue;
         };
-        let (app, place) = (entry.app.clone(), self.book.place(entry));
-        let shares_udp = self.book.apps.get(&app).is_some_and(|settings| settings.udp);
+        let (app, place) = (entry.app.clone(), self.state.slot_key(entry));
+        let shares_udp = self.state.apps.get(&app).is_some_and(|settings| settings.udp);
         // Only now is it certain that all this was seen of the caller and not of another in its place.
         if !notifier.is_valid(call.id) || !look.is_tcp() && !shares_udp {
-            return CallVerdict::Pass;
+            return CallVerdict::Continue;
         }
         let address = Address::new(look.kind.protocol, wanted, look.only_v6);
-        let bind = BindCall { run, id: call.id, number, app, place, caller, address, notifier };
-        CallVerdict::Result(self.bind_seen(&bind, look))
+        let bind = BindCall { run, id: call.id, fd: number, app, slot: place, caller, address, notifier };
+        CallVerdict::Return(self.bind_inspected(&bind, look))
     }
 
-    fn bind_seen(&mut self, bind: &BindCall, look: InspectedSocket) -> nix::Result<()> {
+    fn bind_inspected(&mut self, bind: &BindCall, look: InspectedSocket) -> nix::Result<()> {
         // Asked again after a signal: it is done already.
-        if self.book.by_inode(&bind.app, bind.place, look.file.inode).is_some() {
+        if self.state.by_inode(&bind.app, bind.slot, look.fd.inode).is_some() {
             return Ok(());
         }
-        let low_ports = self.book.apps.get(&bind.app).is_some_and(|settings| settings.low_ports);
+        let low_ports = self.state.apps.get(&bind.app).is_some_and(|settings| settings.privileged);
         if bind.address.port() < first_free_port() && !bind.caller.can_bind_privileged && !low_ports {
-            self.warn(bind.run, PortWarning::LowPort { address: bind.address });
+            self.warn(bind.run, PortWarning::PrivilegedPort { address: bind.address });
             return Err(Errno::EACCES);
         }
-        match self.waiting_socket(bind, look.reuse_port)? {
-            Some(id) => self.take_up(bind, id, look.file),
-            None => self.bind_new(bind, look),
+        match self.find_reusable(bind, look.reuse_port)? {
+            Some(id) => self.reuse_socket(bind, id, look.fd),
+            None => self.bind_new_socket(bind, look),
         }
     }
 
     /// The socket of this address that the slot has and this run does not use.
-    fn waiting_socket(&mut self, bind: &BindCall, shares: bool) -> nix::Result<Option<u64>> {
+    fn find_reusable(&mut self, bind: &BindCall, shares: bool) -> nix::Result<Option<u64>> {
         let same =
-            self.book.sockets_at(&bind.app, bind.place).filter(|(_, socket)| socket.address == bind.address);
+            self.state.sockets_at(&bind.app, bind.slot).filter(|(_, socket)| socket.address == bind.address);
         let same: Vec<(u64, HeldSocket)> = same.map(|(id, socket)| (id, socket.clone())).collect();
         if same.is_empty() {
             return Ok(None);
         }
-        let open = self.open_in(bind);
+        let open = self.open_sockets_in(bind);
         let (used, free): (Vec<_>, Vec<_>) =
             same.iter().partition(|(_, socket)| open.inodes.contains(&socket.inode));
         let others = |socket: &HeldSocket| {
-            socket.claims.iter().any(|run| *run != bind.run && self.book.runs.contains_key(run))
+            socket.claims.iter().any(|run| *run != bind.run && self.state.runs.contains_key(run))
         };
         let waits = |(id, socket): &&&(u64, HeldSocket)| {
-            let used = self.book.is_used_by_others(socket, bind.run);
+            let used = self.state.is_used_by_others(socket, bind.run);
             socket.listening && self.held.contains_key(id) && !used
         };
         if let Some((id, _)) = free.iter().find(waits) {
@@ -118,54 +118,54 @@ impl Engine {
             .filter(|(_, socket)| !socket.listening && !others(socket))
             .map(|(id, _)| *id)
             .collect();
-        closed.into_iter().for_each(|id| self.let_go(id));
+        closed.into_iter().for_each(|id| self.release(id));
         // As on its own: a program that has the port cannot have it again, unless it means to.
         if used.is_empty() || shares { Ok(None) } else { Err(Errno::EADDRINUSE) }
     }
 
-    fn open_in(&self, bind: &BindCall) -> OpenSockets {
-        match self.live.get(&bind.run) {
-            Some(live) if live.leader.is_running() => OpenSockets::below(live.leader, bind.caller.pid),
+    fn open_sockets_in(&self, bind: &BindCall) -> OpenSockets {
+        match self.runs.get(&bind.run) {
+            Some(live) if live.leader.is_running() => OpenSockets::of_tree(live.leader, bind.caller.pid),
             // What is left of a run whose first process ended is found otherwise.
-            Some(_) => self.open_in_runs(&BTreeSet::from([bind.run])),
+            Some(_) => self.open_sockets_of(&BTreeSet::from([bind.run])),
             None => OpenSockets::default(),
         }
     }
 
     /// Gives the run a socket that it has, or whose connections wait for it.
-    fn take_up(&mut self, bind: &BindCall, id: u64, file: SocketFd) -> nix::Result<()> {
+    fn reuse_socket(&mut self, bind: &BindCall, id: u64, file: SocketFd) -> nix::Result<()> {
         let Some(fd) = self.held.get(&id) else { return Err(Errno::EADDRINUSE) };
         socket::set_non_blocking(fd.as_fd(), file.non_blocking)?;
-        if let Some(socket) = self.book.sockets.get_mut(&id) {
+        if let Some(socket) = self.state.sockets.get_mut(&id) {
             socket.claims.insert(bind.run);
         }
         self.save();
-        self.put_in_place(bind, id, file)?;
-        self.tell_path(bind.run, None);
+        self.inject(bind, id, file)?;
+        self.publish_mechanism(bind.run, None);
         if bind.address.protocol == Protocol::Udp {
-            self.has_joined(bind.run, id); // no `listen` follows
+            self.on_listening(bind.run, id); // no `listen` follows
         }
-        self.sweep_soon(bind.run);
+        self.schedule_gc(bind.run);
         Ok(())
     }
 
-    fn put_in_place(&self, bind: &BindCall, id: u64, file: SocketFd) -> nix::Result<()> {
+    fn inject(&self, bind: &BindCall, id: u64, file: SocketFd) -> nix::Result<()> {
         let fd = self.held.get(&id).ok_or(Errno::EBADF)?;
-        bind.notifier.add_fd(bind.id, fd.as_fd(), bind.number, file.close_on_exec)
+        bind.notifier.add_fd(bind.id, fd.as_fd(), bind.fd, file.close_on_exec)
     }
 
-    fn bind_new(&mut self, bind: &BindCall, mut look: InspectedSocket) -> nix::Result<()> {
-        let (fd, replaces) = look.socket()?;
+    fn bind_new_socket(&mut self, bind: &BindCall, mut look: InspectedSocket) -> nix::Result<()> {
+        let (fd, replaces) = look.socket_to_bind()?;
         let whose = (bind.address, bind.caller.uid);
-        if let Err(errno) = self.bind_sharing(fd.as_fd(), whose, look.reuse_port, || look.another()) {
+        if let Err(errno) = self.bind_reuseport(fd.as_fd(), whose, look.reuse_port, || look.new_like()) {
             if errno == Errno::EADDRINUSE {
-                self.warn(bind.run, PortWarning::Taken { address: bind.address });
+                self.warn(bind.run, PortWarning::AddressInUse { address: bind.address });
             }
             return Err(errno);
         }
-        let id = self.book.add(HeldSocket {
+        let id = self.state.add(HeldSocket {
             app: bind.app.clone(),
-            slot: bind.place,
+            slot: bind.slot,
             address: bind.address,
             inode: socket::inode(fd.as_fd())?,
             uid: bind.caller.uid,
@@ -174,10 +174,10 @@ impl Engine {
             claims: BTreeSet::from([bind.run]),
         });
         if !look.is_tcp() {
-            self.book.join(id);
+            self.state.join_group(id);
         }
         if replaces {
-            socket::set_non_blocking(fd.as_fd(), look.file.non_blocking)?;
+            socket::set_non_blocking(fd.as_fd(), look.fd.non_blocking)?;
         }
         // In this order: killed at any point, the next daemon either finds nothing of it, or all.
         self.save();
@@ -186,28 +186,28 @@ impl Engine {
         if replaces || !look.is_tcp() {
             self.hold(id, fd);
         }
-        if replaces && let Err(errno) = self.put_in_place(bind, id, look.file) {
-            self.let_go(id);
+        if replaces && let Err(errno) = self.inject(bind, id, look.fd) {
+            self.release(id);
             self.save();
             return Err(errno);
         }
-        self.tell_path(
+        self.publish_mechanism(
             bind.run,
-            (replaces && look.kind.multipath).then_some(
+            (replaces && look.kind.is_multipath).then_some(
                 "a multipath TCP socket does not support a steering \
                 program",
             ),
         );
         if !look.is_tcp() {
-            self.has_joined(bind.run, id);
+            self.on_listening(bind.run, id);
         }
-        self.sweep_soon(bind.run);
+        self.schedule_gc(bind.run);
         Ok(())
     }
 
     /// Binds so that other slots can, and only if nobody but us has the address. `shares`: what the
     /// program wants if that fails. `another` makes a socket like this one.
-    pub(super) fn bind_sharing(
+    pub(super) fn bind_reuseport(
         &self,
         fd: BorrowedFd<'_>,
         (address, uid): (Address, u32),
@@ -215,7 +215,7 @@ impl Engine {
         another: impl Fn() -> nix::Result<OwnedFd>,
     ) -> nix::Result<()> {
         socket::set_reuse_address(fd)?;
-        let ours = self.is_ours(address, uid);
+        let ours = self.owns_port(address, uid);
         if address.protocol == Protocol::Udp {
             // A UDP socket joins its group when it is bound, so it must share before; whether somebody
             // else has the port another one finds out.
@@ -232,25 +232,25 @@ impl Engine {
             bound = socket::bind(fd, address.socket);
         }
         // Done by a daemon that died before it could say so.
-        if bound == Err(Errno::EINVAL) && socket::bound_to(fd) == Some(address.socket) {
+        if bound == Err(Errno::EINVAL) && socket::local_address(fd) == Some(address.socket) {
             bound = Ok(());
         }
         socket::set_reuse_port(fd, bound.is_ok() || shares)?;
         bound
     }
 
-    pub(super) fn tell_path(&mut self, run: u64, instead: Option<&str>) {
-        let Some(live) = self.live.get_mut(&run).filter(|live| !live.path_told) else { return };
-        live.path_told = true;
+    pub(super) fn publish_mechanism(&mut self, run: u64, instead: Option<&str>) {
+        let Some(live) = self.runs.get_mut(&run).filter(|live| !live.mechanism_reported) else { return };
+        live.mechanism_reported = true;
         let (path, why) = match instead {
-            Some(why) => (Mechanism::Replace, why.to_owned()),
-            None => (live.path, live.why.clone()),
+            Some(why) => (Mechanism::Inject, why.to_owned()),
+            None => (live.mechanism, live.reason.clone()),
         };
-        self.outside.tell(ClusterEvent::Path { run, path, why });
+        self.host.publish(ClusterEvent::Mechanism { run, mechanism: path, reason: why });
     }
 
     /// Remembers an option of a socket that we cannot look into. The kernel sets it.
-    pub(super) fn note_option(
+    pub(super) fn record_option(
         &mut self,
         run: u64,
         call: &Notification,
@@ -263,20 +263,20 @@ impl Engine {
             let process = Caller::of_thread(call.tid)?.pid;
             Ok((SocketFd::of(process, number)?.inode, bytes != [0; 4]))
         };
-        if let (Ok((inode, on)), Some(live)) = (noted(), self.live.get_mut(&run)) {
-            note(&mut live.options, inode, option, on);
+        if let (Ok((inode, on)), Some(live)) = (noted(), self.runs.get_mut(&run)) {
+            store_option(&mut live.options, inode, option, on);
         }
-        CallVerdict::Pass
+        CallVerdict::Continue
     }
 }
 
-fn note(options: &mut HashMap<u64, SocketOptions>, inode: u64, option: (i32, i32), on: bool) {
-    if options.len() >= MOST_OPTIONS {
+fn store_option(options: &mut HashMap<u64, SocketOptions>, inode: u64, option: (i32, i32), on: bool) {
+    if options.len() >= MAX_OPTIONS {
         options.clear();
     }
     let noted = options.entry(inode).or_default();
     match option {
-        (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) => noted.only_v6 = Some(on),
+        (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) => noted.v6_only = Some(on),
         (libc::SOL_SOCKET, libc::SO_REUSEPORT) => noted.reuse_port = on,
         _ => {}
     }

@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::address::{Address, Protocol};
 use super::order::GroupOrder;
-use super::steer::{self, NOBODY, ProbeRoute, SteeringTarget};
+use super::steer::{self, KERNEL_CHOICE, ProbeRoute, SteeringTarget};
 use crate::process::bpf::{Instruction, ret};
 use crate::spec::Balance;
 
 /// Version of the saved form; another one's book is not read.
-pub const VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 1;
 
 /// What an app wants of its ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,12 +23,14 @@ pub struct PortSettings {
     /// For a slot that is not among them nothing is held.
     pub slots: Vec<u32>,
     /// It may bind privileged ports although its user may not.
-    pub low_ports: bool,
+    #[serde(alias = "low_ports")]
+    pub privileged: bool,
     /// Its UDP ports are shared, too.
     pub udp: bool,
     /// Each of its sockets has a [`ProbeRoute`] for our checks.
     #[serde(default)]
-    pub doors: bool,
+    #[serde(alias = "doors")]
+    pub probe_routes: bool,
 }
 
 /// Whether a run gets connections.
@@ -41,7 +43,8 @@ pub enum RunPhase {
     /// It does.
     Ready,
     /// It is about to go.
-    Quiet,
+    #[serde(alias = "quiet")]
+    Draining,
 }
 
 /// One life of a slot.
@@ -81,24 +84,25 @@ struct ReuseportGroup {
     address: Address,
     order: GroupOrder,
     /// False once a member may have left at a moment that we do not know.
-    sure: bool,
+    #[serde(alias = "sure")]
+    order_known: bool,
 }
 
 /// Who gets the connections of an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SteeringPlan {
     /// The member of this index; [`NOBODY`]'s leaves it to the kernel.
-    To(u32),
+    Index(u32),
     /// These slots, but for who comes through a door.
-    Over(Balance, Vec<SteeringTarget>, Vec<ProbeRoute>),
+    Balanced(Balance, Vec<SteeringTarget>, Vec<ProbeRoute>),
 }
 
 impl SteeringPlan {
     /// The program for it.
     pub fn program(&self) -> Vec<Instruction> {
         match self {
-            Self::To(index) => vec![ret(*index)],
-            Self::Over(balance, targets, doors) => steer::program(*balance, targets, doors),
+            Self::Index(index) => vec![ret(*index)],
+            Self::Balanced(balance, targets, doors) => steer::program(*balance, targets, doors),
         }
     }
 }
@@ -114,7 +118,8 @@ pub struct ClusterState {
     /// Sockets by a number of ours.
     pub sockets: BTreeMap<u64, HeldSocket>,
     /// Slots that no replacement is coming for.
-    pub abandoned: BTreeSet<(String, u32)>,
+    #[serde(alias = "abandoned")]
+    pub retired_slots: BTreeSet<(String, u32)>,
     groups: Vec<ReuseportGroup>,
     last_socket: u64,
 }
@@ -122,11 +127,11 @@ pub struct ClusterState {
 impl Default for ClusterState {
     fn default() -> Self {
         Self {
-            version: VERSION,
+            version: FORMAT_VERSION,
             apps: BTreeMap::new(),
             runs: BTreeMap::new(),
             sockets: BTreeMap::new(),
-            abandoned: BTreeSet::new(),
+            retired_slots: BTreeSet::new(),
             groups: Vec::new(),
             last_socket: 0,
         }
@@ -135,12 +140,12 @@ impl Default for ClusterState {
 
 impl ClusterState {
     /// What another daemon saved; `None` if it is not a book of this version.
-    pub fn read(bytes: &[u8]) -> Option<Self> {
-        serde_json::from_slice::<Self>(bytes).ok().filter(|book| book.version == VERSION)
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice::<Self>(bytes).ok().filter(|book| book.version == FORMAT_VERSION)
     }
 
     /// The slot that a run's sockets are kept under.
-    pub fn place(&self, run: &RunState) -> u32 {
+    pub fn slot_key(&self, run: &RunState) -> u32 {
         let shared = self.apps.get(&run.app).is_some_and(|app| app.balance == Balance::Shared);
         if shared { 0 } else { run.slot }
     }
@@ -158,7 +163,7 @@ impl ClusterState {
 
     /// The runs whose sockets are kept under a place.
     pub fn runs_at(&self, app: &str, place: u32) -> Vec<u64> {
-        let at = |run: &RunState| run.app == app && self.place(run) == place;
+        let at = |run: &RunState| run.app == app && self.slot_key(run) == place;
         self.runs.iter().filter(|(_, run)| at(run)).map(|(number, _)| *number).collect()
     }
 
@@ -175,7 +180,7 @@ impl ClusterState {
     }
 
     /// Whether a ready run of the same slot has another socket for this one's address.
-    pub fn is_replaced(&self, old: &HeldSocket) -> bool {
+    pub fn has_ready_replacement(&self, old: &HeldSocket) -> bool {
         let ready = |run: &u64| self.runs.get(run).is_some_and(|run| run.phase == RunPhase::Ready);
         self.sockets_at(&old.app, old.slot).any(|(_, socket)| {
             socket.inode != old.inode
@@ -193,14 +198,14 @@ impl ClusterState {
     }
 
     /// Notes that a socket is a member of its group now; one that was leaves first and comes last.
-    pub fn join(&mut self, id: u64) {
+    pub fn join_group(&mut self, id: u64) {
         let Some(socket) = self.sockets.get_mut(&id) else { return };
         socket.listening = true;
         let address = socket.address;
         let group = match self.groups.iter_mut().position(|group| group.address == address) {
             Some(at) => &mut self.groups[at],
             None => {
-                self.groups.push(ReuseportGroup { address, order: GroupOrder::default(), sure: true });
+                self.groups.push(ReuseportGroup { address, order: GroupOrder::default(), order_known: true });
                 let last = self.groups.len() - 1;
                 &mut self.groups[last]
             }
@@ -210,38 +215,38 @@ impl ClusterState {
     }
 
     /// Notes that a socket is no member of its group any more.
-    pub fn leave(&mut self, id: u64) {
+    pub fn leave_group(&mut self, id: u64) {
         let Some(socket) = self.sockets.get_mut(&id) else { return };
         let (address, was_in) = (socket.address, std::mem::take(&mut socket.listening));
         if let Some(group) = self.groups.iter_mut().find(|group| group.address == address) {
             group.order.leave(id);
             // A UDP socket leaves when its last duplicate is closed, which is not ours alone.
-            group.sure &= !(was_in && address.protocol == Protocol::Udp);
+            group.order_known &= !(was_in && address.protocol == Protocol::Udp);
             // One alone has but one place.
-            group.sure |= address.protocol == Protocol::Tcp && group.order.members().len() < 2;
+            group.order_known |= address.protocol == Protocol::Tcp && group.order.members().len() < 2;
         }
         self.groups.retain(|group| !group.order.is_empty());
     }
 
     /// Notes that the order of an address's group is not known.
-    pub fn doubt(&mut self, address: Address) {
+    pub fn mark_order_unknown(&mut self, address: Address) {
         let group = self.groups.iter_mut().find(|group| group.address == address);
-        group.into_iter().for_each(|group| group.sure = group.order.members().len() < 2);
+        group.into_iter().for_each(|group| group.order_known = group.order.members().len() < 2);
     }
 
     /// Whether the order of an address's group is known.
-    pub fn is_sure(&self, address: Address) -> bool {
-        self.group(address).is_none_or(|group| group.sure)
+    pub fn is_order_known(&self, address: Address) -> bool {
+        self.group(address).is_none_or(|group| group.order_known)
     }
 
     /// Forgets a socket, and that it was a member of its group.
     pub fn remove(&mut self, id: u64) {
-        self.leave(id);
+        self.leave_group(id);
         self.sockets.remove(&id);
     }
 
     /// Other apps whose sockets have this address.
-    pub fn others_at<'a>(&'a self, address: Address, app: &str) -> Option<&'a str> {
+    pub fn other_app_at<'a>(&'a self, address: Address, app: &str) -> Option<&'a str> {
         let same = self.sockets.values().filter(|socket| socket.address == address && socket.listening);
         same.map(|socket| socket.app.as_str()).find(|name| *name != app)
     }
@@ -258,29 +263,29 @@ impl ClusterState {
     /// How an address is steered as things are. While `leaving` is on its way out of the group: in a way that
     /// is right before and after.
     pub fn steering(&self, address: Address, leaving: Option<u64>) -> SteeringPlan {
-        let Some(group) = self.group(address).filter(|group| group.sure) else {
-            return SteeringPlan::To(NOBODY);
+        let Some(group) = self.group(address).filter(|group| group.order_known) else {
+            return SteeringPlan::Index(KERNEL_CHOICE);
         };
-        let Some(leaving) = leaving else { return self.spread(group, group.order.members()) };
-        let unmoved: Vec<u64> = group.order.unmoved_by(leaving).collect();
-        if unmoved.is_empty() || !self.bystanders(address, leaving).is_empty() {
-            return SteeringPlan::To(group.order.last_index());
+        let Some(leaving) = leaving else { return self.balanced_plan(group, group.order.members()) };
+        let unmoved: Vec<u64> = group.order.unmoved_when_leaves(leaving).collect();
+        if unmoved.is_empty() || !self.unmoved_members(address, leaving).is_empty() {
+            return SteeringPlan::Index(group.order.last_index());
         }
-        self.spread(group, &unmoved)
+        self.balanced_plan(group, &unmoved)
     }
 
     /// Those that stay in place while `leaving` leaves, if the one that moves then is worth more than all of them:
     /// for a moment afterwards nobody but the kernel chooses, and it must not choose them.
-    pub fn bystanders(&self, address: Address, leaving: u64) -> Vec<u64> {
+    pub fn unmoved_members(&self, address: Address, leaving: u64) -> Vec<u64> {
         let Some(group) = self.group(address) else { return Vec::new() };
-        let unmoved: Vec<u64> = group.order.unmoved_by(leaving).collect();
+        let unmoved: Vec<u64> = group.order.unmoved_when_leaves(leaving).collect();
         let last = group.order.members().last().filter(|last| **last != leaving);
-        let best = unmoved.iter().map(|member| self.rank(*member)).max();
-        if last.map(|last| self.rank(*last)) > best { unmoved } else { Vec::new() }
+        let best = unmoved.iter().map(|member| self.member_rank(*member)).max();
+        if last.map(|last| self.member_rank(*last)) > best { unmoved } else { Vec::new() }
     }
 
-    fn spread(&self, group: &ReuseportGroup, members: &[u64]) -> SteeringPlan {
-        let best = members.iter().map(|member| self.rank(*member)).max();
+    fn balanced_plan(&self, group: &ReuseportGroup, members: &[u64]) -> SteeringPlan {
+        let best = members.iter().map(|member| self.member_rank(*member)).max();
         let mut slots: BTreeMap<(&str, u32), SteeringTarget> = BTreeMap::new();
         let (mut balance, mut doors) = (None, Vec::new());
         for member in members {
@@ -289,30 +294,32 @@ impl ClusterState {
             };
             if let Some(app) = self.apps.get(&socket.app) {
                 balance.get_or_insert(app.balance);
-                doors.extend(app.doors.then(|| ProbeRoute { from: ProbeRoute::address(*member), index }));
+                doors.extend(
+                    app.probe_routes.then(|| ProbeRoute { source: ProbeRoute::address(*member), index }),
+                );
                 for slot in app.slots.iter().filter(|_| app.balance != Balance::Shared) {
                     slots.entry((&socket.app, *slot)).or_default();
                 }
             }
             let target = slots.entry((&socket.app, socket.slot)).or_default();
-            if Some(self.rank(*member)) == best {
-                target.open = true;
+            if Some(self.member_rank(*member)) == best {
+                target.accepting = true;
                 target.members.push(index);
             }
         }
-        SteeringPlan::Over(balance.unwrap_or_default(), slots.into_values().collect(), doors)
+        SteeringPlan::Balanced(balance.unwrap_or_default(), slots.into_values().collect(), doors)
     }
 
     /// Only the members of the highest rank get connections: those of ready runs; if there is none, those
     /// of runs that will be; else all, so that connections wait with whoever comes first.
-    fn rank(&self, member: u64) -> u8 {
+    fn member_rank(&self, member: u64) -> u8 {
         let claims = self.sockets.get(&member).into_iter().flat_map(|socket| &socket.claims);
         let phases = claims.filter_map(|run| self.runs.get(run)).map(|run| run.phase);
         phases
             .map(|phase| match phase {
                 RunPhase::Ready => 2,
                 RunPhase::Starting => 1,
-                RunPhase::Quiet => 0,
+                RunPhase::Draining => 0,
             })
             .max()
             .unwrap_or(0)

@@ -14,73 +14,75 @@ use super::socket;
 use super::turns::RoundRobin;
 
 /// How often queues are looked at where somebody waits.
-const OFTEN: Duration = Duration::from_millis(10);
+const MIN_INTERVAL: Duration = Duration::from_millis(10);
 /// The same where nobody does.
-const SELDOM: Duration = Duration::from_millis(200);
+const MAX_INTERVAL: Duration = Duration::from_millis(200);
 /// What was decided holds for so long if nobody looks again.
-const HOLDS: Duration = Duration::from_millis(50);
+const SKIP_DURATION: Duration = Duration::from_millis(50);
 /// A slot has fallen behind when its queue is longer than twice the shortest one and this: few that wait
 /// are no load, and counts that are even are worth more then.
-const FEW: u32 = 16;
+const MIN_QUEUE_LEAD: u32 = 16;
 /// The chance of what is sure.
-const SURE: f64 = (1u64 << 32) as f64;
+const PROBABILITY_ONE: f64 = (1u64 << 32) as f64;
 
 /// A group that is served in turns.
 #[derive(Debug)]
 pub(super) struct RoundRobinGroup {
-    turns: RoundRobin,
+    program: RoundRobin,
     /// The sockets of each slot, as the program has them.
     slots: Vec<Vec<u64>>,
     /// Turns there were at the last look.
-    taken: u64,
-    looked: Instant,
+    dispatched: u64,
+    polled_at: Instant,
 }
 
 impl RoundRobinGroup {
     pub(super) fn new(turns: RoundRobin, slots: Vec<Vec<u64>>) -> Self {
-        Self { turns, slots, taken: 0, looked: Instant::now() }
+        Self { program: turns, slots, dispatched: 0, polled_at: Instant::now() }
     }
 
     /// Turns since the last look.
-    fn news(&mut self) -> u64 {
-        let taken = self.turns.taken().unwrap_or(self.taken);
-        taken.saturating_sub(std::mem::replace(&mut self.taken, taken))
+    fn poll_dispatched(&mut self) -> u64 {
+        let taken = self.program.dispatched().unwrap_or(self.dispatched);
+        taken.saturating_sub(std::mem::replace(&mut self.dispatched, taken))
     }
 }
 
 impl Engine {
     /// Forgets a group, or has it looked at.
-    pub(super) fn set_rounds(&mut self, address: Address, rounds: Option<RoundRobinGroup>) {
-        self.rounds.remove(&address);
+    pub(super) fn set_round_robin(&mut self, address: Address, rounds: Option<RoundRobinGroup>) {
+        self.round_robin.remove(&address);
         if let Some(rounds) =
             rounds.filter(|rounds| rounds.slots.len() > 1 && address.protocol == Protocol::Tcp)
         {
-            self.rounds.insert(address, rounds);
+            self.round_robin.insert(address, rounds);
         }
     }
 
     /// Looks at all groups; how long until the next look, if there is to be one.
-    pub(super) fn even_out(&mut self) -> Option<Duration> {
+    pub(super) fn rebalance(&mut self) -> Option<Duration> {
         let mut next = None;
-        for rounds in self.rounds.values_mut() {
-            let (news, time) = (rounds.news(), rounds.looked.elapsed());
-            rounds.looked = Instant::now();
-            next = next.or(Some(SELDOM));
+        for rounds in self.round_robin.values_mut() {
+            let (news, time) = (rounds.poll_dispatched(), rounds.polled_at.elapsed());
+            rounds.polled_at = Instant::now();
+            next = next.or(Some(MAX_INTERVAL));
             if news == 0 {
                 continue;
             }
-            let waiting = |id: &u64| self.held.get(id).and_then(|fd| socket::waiting(fd.as_fd()).ok());
+            let waiting =
+                |id: &u64| self.held.get(id).and_then(|fd| socket::accept_queue_length(fd.as_fd()).ok());
             let queues: Vec<u32> =
                 rounds.slots.iter().map(|slot| slot.iter().filter_map(waiting).sum()).collect();
-            if queues.iter().all(|queue| *queue <= FEW) {
+            if queues.iter().all(|queue| *queue <= MIN_QUEUE_LEAD) {
                 continue;
             }
-            next = Some(OFTEN);
-            let each = news as f64 * OFTEN.as_secs_f64() / time.as_secs_f64().max(1e-4) / queues.len() as f64;
-            let chances = chances(&queues, each);
+            next = Some(MIN_INTERVAL);
+            let each =
+                news as f64 * MIN_INTERVAL.as_secs_f64() / time.as_secs_f64().max(1e-4) / queues.len() as f64;
+            let chances = skip_probabilities(&queues, each);
             // The former ones hold for a moment and are not renewed.
             if chances.iter().any(|chance| *chance > 0)
-                && let Err(errno) = rounds.turns.pass_on(&chances, HOLDS)
+                && let Err(errno) = rounds.program.set_skip_probabilities(&chances, SKIP_DURATION)
             {
                 tracing::debug!("rebalancing failed: {errno}");
             }
@@ -91,16 +93,16 @@ impl Engine {
 
 /// How often each slot is to pass a turn on until the next look. `each`: so many turns a slot is expected to
 /// have until then.
-fn chances(queues: &[u32], each: f64) -> Vec<u64> {
+fn skip_probabilities(queues: &[u32], each: f64) -> Vec<u64> {
     let least = queues.iter().copied().min().unwrap_or(0);
     let mean = f64::from(queues.iter().sum::<u32>()) / queues.len().max(1) as f64;
     let chance = |queue: &u32| {
-        if *queue <= least.saturating_mul(2).saturating_add(FEW) {
+        if *queue <= least.saturating_mul(2).saturating_add(MIN_QUEUE_LEAD) {
             return 0;
         }
         // As many fewer as it has more than the others.
         let share = (f64::from(*queue) - mean) / each.max(1.0);
-        (share.clamp(0.0, 1.0) * SURE) as u64
+        (share.clamp(0.0, 1.0) * PROBABILITY_ONE) as u64
     };
     queues.iter().map(chance).collect()
 }
@@ -112,7 +114,7 @@ mod tests {
     #[test]
     fn who_has_fallen_behind_passes_on_what_is_too_much() {
         let shares = |queues: &[u32], each| -> Vec<f64> {
-            chances(queues, each).iter().map(|chance| *chance as f64 / SURE).collect()
+            skip_probabilities(queues, each).iter().map(|chance| *chance as f64 / PROBABILITY_ONE).collect()
         };
         assert_eq!(shares(&[50, 50], 30.0), [0.0, 0.0]);
         assert_eq!(shares(&[60, 40], 30.0), [0.0, 0.0]);

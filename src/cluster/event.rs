@@ -26,13 +26,13 @@ pub enum ClusterEvent {
         address: Address,
     },
     /// Which way a run's first port is shared.
-    Path {
+    Mechanism {
         /// The run.
         run: u64,
         /// The way.
-        path: Mechanism,
+        mechanism: Mechanism,
         /// Why this one.
-        why: String,
+        reason: String,
     },
     /// Something that the user should hear of.
     Warning {
@@ -47,29 +47,29 @@ pub enum ClusterEvent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortWarning {
     /// Another app listens at the same address; connections go to both.
-    SharedWith {
+    SharedWithApp {
         /// Where.
         address: Address,
         /// The other app.
         app: String,
     },
     /// Somebody else has the port; the run was told `EADDRINUSE`.
-    Taken {
+    AddressInUse {
         /// Where.
         address: Address,
     },
     /// The run's user may not bind so low a port; it was told `EACCES`.
-    LowPort {
+    PrivilegedPort {
         /// Where.
         address: Address,
     },
     /// A call could not be looked into and was left to the kernel: a second instance will get `EADDRINUSE`.
-    Unseen {
+    CallNotInspectable {
         /// Why.
         errno: Errno,
     },
     /// The group of this address could not be steered: the kernel spreads connections by its own hash.
-    Unsteered {
+    SteeringFailed {
         /// Where.
         address: Address,
         /// Why.
@@ -80,24 +80,24 @@ pub enum PortWarning {
 impl fmt::Display for PortWarning {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::SharedWith { address, app } => {
+            Self::SharedWithApp { address, app } => {
                 write!(out, "listens on {address}, which app {app} also uses; connections go to both")
             }
-            Self::Taken { address } => write!(
+            Self::AddressInUse { address } => write!(
                 out,
                 "cannot listen on {address}: in use by another program (see `ss -ltnp 'sport = :{}'`)",
                 address.port()
             ),
-            Self::LowPort { address } => write!(
+            Self::PrivilegedPort { address } => write!(
                 out,
                 "cannot listen on {address}: permission denied for ports below \
                 net.ipv4.ip_unprivileged_port_start; set `ports = {{ privileged = true }}`, or use a higher \
                 port"
             ),
-            Self::Unseen { errno } => {
+            Self::CallNotInspectable { errno } => {
                 write!(out, "cannot inspect its bind call ({}): port not shared", errno.desc())
             }
-            Self::Unsteered { address, errno } => write!(
+            Self::SteeringFailed { address, errno } => write!(
                 out,
                 "cannot attach the steering program to {address} ({}): using the default distribution of the \
                 kernel",
@@ -113,17 +113,17 @@ pub enum FdStoreOp {
     /// Keep this under a name, instead of what it kept there.
     Store(String, OwnedFd),
     /// Let go of what is kept under a name.
-    Drop(String),
+    Remove(String),
 }
 
 /// The world outside the engine. Called on the engine's thread, before the call that it is about is
 /// answered: must not wait.
 pub trait ClusterHost: Send {
     /// Hears an event.
-    fn tell(&mut self, event: ClusterEvent);
+    fn publish(&mut self, event: ClusterEvent);
 
     /// Passes an order to the keeper.
-    fn keep(&mut self, order: FdStoreOp);
+    fn store_fd(&mut self, order: FdStoreOp);
 }
 
 #[cfg(test)]
@@ -135,11 +135,11 @@ mod tests {
     fn warnings_say_what_to_do() {
         let address = Address::new(Protocol::Tcp, "0.0.0.0:80".parse().unwrap(), false);
         assert_eq!(
-            PortWarning::Taken { address }.to_string(),
+            PortWarning::AddressInUse { address }.to_string(),
             "cannot listen on 0.0.0.0:80: in use by another program (see `ss -ltnp 'sport = :80'`)"
         );
         assert_eq!(
-            PortWarning::SharedWith { address, app: "web".into() }.to_string(),
+            PortWarning::SharedWithApp { address, app: "web".into() }.to_string(),
             "listens on 0.0.0.0:80, which app web also uses; connections go to both"
         );
     }

@@ -16,7 +16,7 @@ use crate::process::seccomp::{Caller, SocketFd, pidfd_getfd};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SocketOptions {
     /// `IPV6_V6ONLY`, if it was set at all.
-    pub only_v6: Option<bool>,
+    pub v6_only: Option<bool>,
     /// `SO_REUSEPORT`.
     pub reuse_port: bool,
 }
@@ -27,13 +27,13 @@ pub struct InspectedSocket {
     /// What it is.
     pub kind: SocketKind,
     /// Its number in the kernel, and the flags of its descriptor.
-    pub file: SocketFd,
+    pub fd: SocketFd,
     /// It takes IPv6 alone.
     pub only_v6: bool,
     /// The program asked to share its port itself.
     pub reuse_port: bool,
     /// The socket itself, where we can have it.
-    pub taken: Option<OwnedFd>,
+    pub duplicate: Option<OwnedFd>,
 }
 
 impl InspectedSocket {
@@ -41,7 +41,7 @@ impl InspectedSocket {
     ///
     /// # Errors
     /// We may not look there.
-    pub fn at(
+    pub fn inspect(
         path: Mechanism,
         caller: &Caller,
         number: i32,
@@ -52,47 +52,49 @@ impl InspectedSocket {
             Err(Errno::ENOTSOCK | Errno::ENOENT | Errno::ESRCH) => return Ok(None),
             other => other?,
         };
-        if path == Mechanism::Take {
-            return Self::inside(caller, number, file);
+        if path == Mechanism::Duplicate {
+            return Self::inspect_remote(caller, number, file);
         }
         let Some(kind) = SocketKind::of_process(caller.pid, number) else { return Ok(None) };
-        let SocketOptions { only_v6, reuse_port } = options.get(&file.inode).copied().unwrap_or_default();
-        let only_v6 = kind.v6 && only_v6.unwrap_or_else(only_v6_by_default);
-        Ok(Some(Self { kind, file, only_v6, reuse_port, taken: None }))
+        let SocketOptions { v6_only: only_v6, reuse_port } =
+            options.get(&file.inode).copied().unwrap_or_default();
+        let only_v6 = kind.is_v6 && only_v6.unwrap_or_else(only_v6_by_default);
+        Ok(Some(Self { kind, fd: file, only_v6, reuse_port, duplicate: None }))
     }
 
-    fn inside(caller: &Caller, number: i32, file: SocketFd) -> nix::Result<Option<Self>> {
+    fn inspect_remote(caller: &Caller, number: i32, file: SocketFd) -> nix::Result<Option<Self>> {
         let process = pidfd_open(caller.pid)?;
         let taken = pidfd_getfd(process.as_fd(), number)?;
         // One that is bound to a network device is a group of its own, and nobody's default.
-        let Some(kind) = SocketKind::of(taken.as_fd()).filter(|_| !socket::has_device(taken.as_fd())) else {
+        let Some(kind) = SocketKind::of(taken.as_fd()).filter(|_| !socket::is_bound_to_device(taken.as_fd()))
+        else {
             return Ok(None);
         };
-        let only_v6 = kind.v6 && socket::only_v6(taken.as_fd());
+        let only_v6 = kind.is_v6 && socket::v6_only(taken.as_fd());
         let reuse_port = socket::reuse_port(taken.as_fd());
-        Ok(Some(Self { kind, file, only_v6, reuse_port, taken: Some(taken) }))
+        Ok(Some(Self { kind, fd: file, only_v6, reuse_port, duplicate: Some(taken) }))
     }
 
     /// The socket to use: the program's own, or one like it (and true) that must take its place.
     ///
     /// # Errors
     /// The system is out of descriptors or memory.
-    pub fn socket(&mut self) -> nix::Result<(OwnedFd, bool)> {
+    pub fn socket_to_bind(&mut self) -> nix::Result<(OwnedFd, bool)> {
         // Multipath sockets cannot be steered.
-        if let Some(own) = self.taken.take_if(|_| !self.kind.multipath) {
+        if let Some(own) = self.duplicate.take_if(|_| !self.kind.is_multipath) {
             return Ok((own, false));
         }
-        Ok((self.another()?, true))
+        Ok((self.new_like()?, true))
     }
 
     /// A new socket like this one.
     ///
     /// # Errors
     /// The system is out of descriptors or memory.
-    pub fn another(&self) -> nix::Result<OwnedFd> {
-        let new = socket::like(self.kind)?;
-        if self.kind.v6 {
-            socket::set_only_v6(new.as_fd(), self.only_v6)?;
+    pub fn new_like(&self) -> nix::Result<OwnedFd> {
+        let new = socket::new_like(self.kind)?;
+        if self.kind.is_v6 {
+            socket::set_v6_only(new.as_fd(), self.only_v6)?;
         }
         Ok(new)
     }

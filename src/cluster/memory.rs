@@ -22,7 +22,7 @@ use crate::process::seccomp::Notification;
 pub struct MemfdDocument(File);
 
 /// Where documents start: after the word that says where the valid one is.
-const FIRST: u64 = 8;
+const HEADER_SIZE: u64 = 8;
 
 impl MemfdDocument {
     /// An empty one.
@@ -41,9 +41,9 @@ impl MemfdDocument {
     /// Out of memory; the old one stays then.
     pub fn write(&self, document: &[u8]) -> io::Result<()> {
         let length = document.len() as u64;
-        let (start, old) = self.place()?;
-        let before_old = old > 0 && FIRST + length <= start;
-        let at = if before_old { FIRST } else { (start + old).max(FIRST) };
+        let (start, old) = self.current_slot()?;
+        let before_old = old > 0 && HEADER_SIZE + length <= start;
+        let at = if before_old { HEADER_SIZE } else { (start + old).max(HEADER_SIZE) };
         self.0.write_all_at(document, at)?;
         let word = u32::try_from(at).ok().zip(u32::try_from(length).ok());
         let (at, length) = word.ok_or(io::ErrorKind::FileTooLarge)?;
@@ -55,7 +55,7 @@ impl MemfdDocument {
     /// # Errors
     /// This is no such file.
     pub fn read(&self) -> io::Result<Vec<u8>> {
-        let (start, length) = self.place()?;
+        let (start, length) = self.current_slot()?;
         let size = self.0.metadata()?.len();
         if start + length > size {
             return Err(io::ErrorKind::InvalidData.into());
@@ -66,7 +66,7 @@ impl MemfdDocument {
     }
 
     /// Start and length of the valid document.
-    fn place(&self) -> io::Result<(u64, u64)> {
+    fn current_slot(&self) -> io::Result<(u64, u64)> {
         let mut word = [0; 8];
         self.0.read_exact_at(&mut word, 0)?;
         let word = u64::from_ne_bytes(word);
@@ -97,15 +97,15 @@ pub struct PendingCall {
 }
 
 /// Bytes of the shared memory: one page of the smallest kind.
-const SIZE: usize = 4096;
+const TABLE_SIZE: usize = 4096;
 /// How many calls may be left unanswered, one by each daemon that died in the middle of one.
-const HANDS: usize = SIZE / size_of::<PendingCall>();
+const TABLE_SLOTS: usize = TABLE_SIZE / size_of::<PendingCall>();
 
 /// SupervisedCalls in hand, in shared memory.
 #[derive(Debug)]
 pub struct PendingCalls {
     fd: OwnedFd,
-    at: NonNull<PendingCall>,
+    slots: NonNull<PendingCall>,
 }
 
 // SAFETY: the memory belongs to this value alone; within a process nothing else points there.
@@ -118,7 +118,7 @@ impl PendingCalls {
     /// The system is out of descriptors or memory.
     pub fn new() -> io::Result<Self> {
         let fd = memfd::create(c"rsm-calls")?;
-        nix::unistd::ftruncate(&fd, SIZE as i64)?;
+        nix::unistd::ftruncate(&fd, TABLE_SIZE as i64)?;
         Self::open(fd.into())
     }
 
@@ -127,21 +127,21 @@ impl PendingCalls {
     /// # Errors
     /// This is no such file, or there is no memory.
     pub fn open(fd: OwnedFd) -> io::Result<Self> {
-        let size = NonZero::new(SIZE).ok_or(io::ErrorKind::InvalidInput)?;
-        if nix::sys::stat::fstat(&fd)?.st_size != SIZE as i64 {
+        let size = NonZero::new(TABLE_SIZE).ok_or(io::ErrorKind::InvalidInput)?;
+        if nix::sys::stat::fstat(&fd)?.st_size != TABLE_SIZE as i64 {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at a place of the kernel's choice.
         let at = unsafe { mmap(None, size, protection, MapFlags::MAP_SHARED, &fd, 0) }?;
-        Ok(Self { fd, at: at.cast() })
+        Ok(Self { fd, slots: at.cast() })
     }
 
     /// All of them, the empty ones too.
     pub fn all(&mut self) -> &mut [PendingCall] {
         // SAFETY: `HANDS` of them fit into the mapping, which is aligned to a page and lives as long as
         // `self`; any bits are a valid `PendingCall`.
-        unsafe { std::slice::from_raw_parts_mut(self.at.as_ptr(), HANDS) }
+        unsafe { std::slice::from_raw_parts_mut(self.slots.as_ptr(), TABLE_SLOTS) }
     }
 
     /// The calls of a run that wait for their answer.
@@ -150,21 +150,21 @@ impl PendingCalls {
     }
 
     /// A place for the next call of a run.
-    pub fn free(&mut self, run: u64) -> Option<&mut Notification> {
+    pub fn acquire(&mut self, run: u64) -> Option<&mut Notification> {
         let hand = self.all().iter_mut().find(|hand| hand.call.id == 0)?;
         hand.run = run;
         Some(&mut hand.call)
     }
 
     /// Lets go of a run's call: it is answered.
-    pub fn answered(&mut self, run: u64, id: u64) {
+    pub fn complete(&mut self, run: u64, id: u64) {
         for hand in self.all().iter_mut().filter(|hand| hand.run == run && hand.call.id == id) {
             *hand = PendingCall::default();
         }
     }
 
     /// Lets go of all calls of a run: nobody is left to hear the answer.
-    pub fn forget(&mut self, run: u64) {
+    pub fn clear_run(&mut self, run: u64) {
         for hand in self.all().iter_mut().filter(|hand| hand.run == run) {
             *hand = PendingCall::default();
         }
@@ -174,7 +174,7 @@ impl PendingCalls {
 impl Drop for PendingCalls {
     fn drop(&mut self) {
         // SAFETY: mapped by us, with this size, and used by nobody after `self`.
-        let _ = unsafe { munmap(self.at.cast(), SIZE) };
+        let _ = unsafe { munmap(self.slots.cast(), TABLE_SIZE) };
     }
 }
 
@@ -206,7 +206,7 @@ mod tests {
     fn the_old_document_is_whole_until_the_new_one_is() {
         let record = MemfdDocument::new().unwrap();
         record.write(b"old").unwrap();
-        let (start, length) = record.place().unwrap();
+        let (start, length) = record.current_slot().unwrap();
         // As `write` does it, killed before its last step.
         record.0.write_all_at(b"new", start + length).unwrap();
         assert_eq!(record.read().unwrap(), b"old");
@@ -216,12 +216,12 @@ mod tests {
     fn what_is_in_hand_is_seen_by_the_next_one() {
         let mut hands = PendingCalls::new().unwrap();
         let mut next = PendingCalls::open(hands.as_fd().try_clone_to_owned().unwrap()).unwrap();
-        hands.free(7).unwrap().id = 42;
-        hands.free(8).unwrap().id = 42;
+        hands.acquire(7).unwrap().id = 42;
+        hands.acquire(8).unwrap().id = 42;
         assert_eq!(next.of_run(7).len(), 1);
-        next.answered(7, 42);
+        next.complete(7, 42);
         assert_eq!((hands.of_run(7).len(), hands.of_run(8).len()), (0, 1));
-        hands.forget(8);
+        hands.clear_run(8);
         assert!(next.all().iter().all(|hand| hand.call.id == 0));
         assert!(
             PendingCalls::open(MemfdDocument::new().unwrap().as_fd().try_clone_to_owned().unwrap()).is_err()

@@ -14,7 +14,7 @@ pub struct TreeContext {
     /// Where such processes are; anywhere if another keeper began some run.
     pub orphans: OrphanScope,
     /// What all processes of a run bear in their environment.
-    pub mark: RunMarker,
+    pub marker: RunMarker,
 }
 
 /// A run and its first process.
@@ -32,37 +32,37 @@ pub struct OpenSockets {
     /// Those seen.
     pub inodes: HashSet<u64>,
     /// Some process could not be looked into: it may have others.
-    pub hidden: bool,
+    pub incomplete: bool,
 }
 
 impl OpenSockets {
     /// Looks at all processes of these runs. `others` are the first processes of other ones.
-    pub fn in_runs(family: &TreeContext, runs: &[RunLeader], others: &HashSet<i32>) -> Self {
+    pub fn of_runs(family: &TreeContext, runs: &[RunLeader], others: &HashSet<i32>) -> Self {
         let orphans = family.orphans;
         let left = |leader: &RunLeader| EndedRun { run: leader.run, leader: leader.process, orphans };
         let left: Vec<EndedRun> = runs.iter().map(left).collect();
         let mut open = Self::default();
         for process in
-            tree::find_remaining(family.keeper, &left, &family.mark, others).into_values().flatten()
+            tree::find_remaining(family.keeper, &left, &family.marker, others).into_values().flatten()
         {
-            open.add(process.pid);
+            open.add_process(process.pid);
         }
         open
     }
 
     /// Looks at a run's tree, and at a process that belongs to it wherever it is.
-    pub fn below(leader: ProcessRef, process: i32) -> Self {
+    pub fn of_tree(leader: ProcessRef, process: i32) -> Self {
         let mut open = Self::default();
-        tree::tree_members(leader).into_iter().for_each(|member| open.add(member.process.pid));
-        open.add(process);
+        tree::tree_members(leader).into_iter().for_each(|member| open.add_process(member.process.pid));
+        open.add_process(process);
         open
     }
 
-    fn add(&mut self, process: i32) {
+    fn add_process(&mut self, process: i32) {
         match fds::sockets(process) {
             Ok(sockets) => self.inodes.extend(sockets.map(|(_, inode)| inode)),
             // A process that is gone has nothing open.
-            Err(error) => self.hidden |= error.kind() == std::io::ErrorKind::PermissionDenied,
+            Err(error) => self.incomplete |= error.kind() == std::io::ErrorKind::PermissionDenied,
         }
     }
 }
@@ -77,9 +77,9 @@ mod tests {
         let me = ProcessRef::of(std::process::id().cast_signed()).unwrap();
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let inode = super::super::socket::inode(socket.as_fd()).unwrap();
-        let open = OpenSockets::below(me, me.pid);
-        assert!(open.inodes.contains(&inode) && !open.hidden);
+        let open = OpenSockets::of_tree(me, me.pid);
+        assert!(open.inodes.contains(&inode) && !open.incomplete);
         drop(socket);
-        assert!(!OpenSockets::below(me, me.pid).inodes.contains(&inode));
+        assert!(!OpenSockets::of_tree(me, me.pid).inodes.contains(&inode));
     }
 }

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::steer::NOBODY;
+use super::steer::KERNEL_CHOICE;
 
 /// The members of a group, by our numbers for sockets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +43,7 @@ impl GroupOrder {
 
     /// Those whose index is the same before and after `socket` leaves. Steering to these alone is right at
     /// any moment of its going.
-    pub fn unmoved_by(&self, socket: u64) -> impl Iterator<Item = u64> {
+    pub fn unmoved_when_leaves(&self, socket: u64) -> impl Iterator<Item = u64> {
         let last = self.0.last().copied();
         self.0.iter().copied().filter(move |member| *member != socket && Some(*member) != last)
     }
@@ -51,7 +51,8 @@ impl GroupOrder {
     /// An index that is right before and after `socket` leaves although nothing else is: the last
     /// member's. Afterwards it is beyond the end, and the kernel chooses among all that are left.
     pub fn last_index(&self) -> u32 {
-        u32::try_from(self.0.len()).map_or(NOBODY, |length| length.checked_sub(1).unwrap_or(NOBODY))
+        u32::try_from(self.0.len())
+            .map_or(KERNEL_CHOICE, |length| length.checked_sub(1).unwrap_or(KERNEL_CHOICE))
     }
 }
 
@@ -84,11 +85,11 @@ mod tests {
             let before = order(&[1, 2, 3, 4]);
             let mut after = before.clone();
             after.leave(leaving);
-            for member in before.unmoved_by(leaving) {
+            for member in before.unmoved_when_leaves(leaving) {
                 assert_eq!(before.index(member), after.index(member));
             }
         }
-        assert_eq!(order(&[1, 2]).unmoved_by(1).count(), 0);
-        assert_eq!((order(&[1, 2]).last_index(), order(&[]).last_index()), (1, NOBODY));
+        assert_eq!(order(&[1, 2]).unmoved_when_leaves(1).count(), 0);
+        assert_eq!((order(&[1, 2]).last_index(), order(&[]).last_index()), (1, KERNEL_CHOICE));
     }
 }

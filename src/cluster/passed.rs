@@ -22,14 +22,14 @@ use super::socket::{self, SocketKind};
 use crate::atomic_file::{self, Durability};
 
 /// The first passed descriptor (`SD_LISTEN_FDS_START`).
-const FIRST: RawFd = 3;
+const SD_LISTEN_FDS_START: RawFd = 3;
 
 /// As long a queue as the kernel's limit allows: until the program is there, all wait in it.
-const BACKLOG: i32 = 4096;
+const DEFAULT_BACKLOG: i32 = 4096;
 
 /// The script's name, and what it does.
-const SHIM: &str = "node-listen.cjs";
-const SHIM_TEXT: &str = include_str!("node-listen.cjs");
+const NODE_SHIM: &str = "node-listen.cjs";
+const NODE_SHIM_SOURCE: &str = include_str!("node-listen.cjs");
 
 /// A run that is about to start, and where it shall listen.
 #[derive(Clone, Debug)]
@@ -58,20 +58,20 @@ pub struct OpenError {
 
 impl Engine {
     /// One listening socket for each address: the slot's, or a new one.
-    pub(super) fn open(&mut self, opening: OpenRequest) -> Result<Vec<OwnedFd>, OpenError> {
+    pub(super) fn open_sockets(&mut self, opening: OpenRequest) -> Result<Vec<OwnedFd>, OpenError> {
         let OpenRequest { run, app, slot, uid, addresses } = opening;
-        self.book.abandoned.remove(&(app.clone(), slot));
+        self.state.retired_slots.remove(&(app.clone(), slot));
         let entry =
-            self.book.runs.entry(run).or_insert(RunState { app, slot, phase: RunPhase::Starting }).clone();
-        let place = self.book.place(&entry);
+            self.state.runs.entry(run).or_insert(RunState { app, slot, phase: RunPhase::Starting }).clone();
+        let place = self.state.slot_key(&entry);
         let mut fds = Vec::new();
         for address in addresses {
             let failed = |errno| OpenError { address, errno };
-            let id = match self.slot_socket(&entry.app, place, address, run) {
+            let id = match self.find_slot_socket(&entry.app, place, address, run) {
                 Some(id) => id,
-                None => self.open_new(&entry.app, place, address, uid).map_err(failed)?,
+                None => self.open_socket(&entry.app, place, address, uid).map_err(failed)?,
             };
-            if let Some(socket) = self.book.sockets.get_mut(&id) {
+            if let Some(socket) = self.state.sockets.get_mut(&id) {
                 socket.claims.insert(run);
             }
             let fd = self.held.get(&id).ok_or(Errno::EBADF).map_err(failed)?;
@@ -82,37 +82,38 @@ impl Engine {
         Ok(fds)
     }
 
-    fn slot_socket(&self, app: &str, place: u32, address: Address, run: u64) -> Option<u64> {
-        let mut own = self.book.sockets_at(app, place);
+    fn find_slot_socket(&self, app: &str, place: u32, address: Address, run: u64) -> Option<u64> {
+        let mut own = self.state.sockets_at(app, place);
         let usable = |id, socket: &HeldSocket| {
             socket.address == address
-                && !self.book.is_used_by_others(socket, run)
+                && !self.state.is_used_by_others(socket, run)
                 && self.held.get(&id).is_some_and(|fd| socket::is_listening(fd.as_fd()))
         };
         own.find(|(id, socket)| usable(*id, socket)).map(|(id, _)| id)
     }
 
-    fn open_new(&mut self, app: &str, place: u32, address: Address, uid: u32) -> nix::Result<u64> {
-        let kind = SocketKind { v6: address.socket.is_ipv6(), protocol: Protocol::Tcp, multipath: false };
-        let fd = socket::like(kind)?;
-        if kind.v6 {
-            socket::set_only_v6(fd.as_fd(), address.only_v6)?;
+    fn open_socket(&mut self, app: &str, place: u32, address: Address, uid: u32) -> nix::Result<u64> {
+        let kind =
+            SocketKind { is_v6: address.socket.is_ipv6(), protocol: Protocol::Tcp, is_multipath: false };
+        let fd = socket::new_like(kind)?;
+        if kind.is_v6 {
+            socket::set_v6_only(fd.as_fd(), address.v6_only)?;
         }
-        self.bind_sharing(fd.as_fd(), (address, uid), false, || socket::like(kind))?;
-        socket::listen(fd.as_fd(), BACKLOG)?;
+        self.bind_reuseport(fd.as_fd(), (address, uid), false, || socket::new_like(kind))?;
+        socket::listen(fd.as_fd(), DEFAULT_BACKLOG)?;
         let (app, inode) = (app.to_owned(), socket::inode(fd.as_fd())?);
         let claims = BTreeSet::new();
-        let id = self.book.add(HeldSocket {
+        let id = self.state.add(HeldSocket {
             app,
             slot: place,
             address,
             inode,
             uid,
             listening: true,
-            backlog: BACKLOG,
+            backlog: DEFAULT_BACKLOG,
             claims,
         });
-        self.book.join(id);
+        self.state.join_group(id);
         self.hold(id, fd);
         Ok(id)
     }
@@ -122,7 +123,7 @@ impl Engine {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PassedSockets {
     /// The numbers that the sockets get, in the order of their addresses.
-    pub numbers: Vec<RawFd>,
+    pub fds: Vec<RawFd>,
     /// Variables for its environment. On [`Mechanism::Listen`] `LISTEN_PID` comes besides, which only the new
     /// process itself can know: [`LaunchSpec::listen_pid`](crate::process::spawn::LaunchSpec::listen_pid).
     pub env: Vec<(String, String)>,
@@ -132,8 +133,8 @@ impl PassedSockets {
     /// For sockets of these addresses. `script` is what [`write_script`] wrote; `node_options` what the
     /// environment has as `NODE_OPTIONS` already.
     pub fn new(path: Mechanism, addresses: &[Address], script: &FilePath, node_options: &str) -> Self {
-        let numbers: Vec<RawFd> = (FIRST..).take(addresses.len()).collect();
-        let env = if path == Mechanism::Preload {
+        let numbers: Vec<RawFd> = (SD_LISTEN_FDS_START..).take(addresses.len()).collect();
+        let env = if path == Mechanism::NodePreload {
             let sockets: Vec<String> = numbers
                 .iter()
                 .zip(addresses)
@@ -149,7 +150,7 @@ impl PassedSockets {
         } else {
             vec![("LISTEN_FDS".to_owned(), numbers.len().to_string())]
         };
-        Self { numbers, env }
+        Self { fds: numbers, env }
     }
 }
 
@@ -159,7 +160,7 @@ impl PassedSockets {
 /// # Errors
 /// The directory cannot be written to, or others can.
 pub fn write_script(dir: &FilePath) -> io::Result<PathBuf> {
-    let path = dir.join(SHIM);
+    let path = dir.join(NODE_SHIM);
     if !dir.exists() {
         std::fs::DirBuilder::new().mode(0o755).create(dir)?;
     }
@@ -170,11 +171,11 @@ pub fn write_script(dir: &FilePath) -> io::Result<PathBuf> {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
     }
     let there = std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file() && is_ours(&meta));
-    if there && std::fs::read_to_string(&path).is_ok_and(|text| text == SHIM_TEXT) {
+    if there && std::fs::read_to_string(&path).is_ok_and(|text| text == NODE_SHIM_SOURCE) {
         return Ok(path);
     }
     // A Node that starts at the same time reads the old script or the new one, never a part.
-    atomic_file::replace_with_mode(&path, SHIM_TEXT.as_bytes(), 0o644, Durability::Process)?;
+    atomic_file::replace_with_mode(&path, NODE_SHIM_SOURCE.as_bytes(), 0o644, Durability::Process)?;
     Ok(path)
 }
 
@@ -189,11 +190,11 @@ mod tests {
     fn what_is_passed_is_named_in_the_environment() {
         let addresses = ["127.0.0.1:3000".parse().unwrap(), "3001".parse().unwrap()];
         let script = FilePath::new("/home/a b/run/node-listen.cjs");
-        let listen = PassedSockets::new(Mechanism::Listen, &addresses, script, "");
-        assert_eq!(listen.numbers, [3, 4]);
+        let listen = PassedSockets::new(Mechanism::SocketActivation, &addresses, script, "");
+        assert_eq!(listen.fds, [3, 4]);
         assert_eq!(listen.env, [("LISTEN_FDS".into(), "2".into())]);
-        let node = PassedSockets::new(Mechanism::Preload, &addresses, script, "--max-old-space-size=100");
-        assert_eq!(node.numbers, [3, 4]);
+        let node = PassedSockets::new(Mechanism::NodePreload, &addresses, script, "--max-old-space-size=100");
+        assert_eq!(node.fds, [3, 4]);
         assert_eq!(
             node.env,
             [

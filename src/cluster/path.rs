@@ -13,22 +13,26 @@ use crate::process::seccomp::{SupervisedCalls, Support};
 #[serde(rename_all = "snake_case")]
 pub enum Mechanism {
     /// The program asks before it binds; its own socket is taken up.
-    Take,
+    #[serde(alias = "take")]
+    Duplicate,
     /// The program asks before it binds; its socket is replaced by ours.
-    Replace,
+    #[serde(alias = "replace")]
+    Inject,
     /// Sockets for configured addresses are passed at start (`LISTEN_FDS`).
-    Listen,
+    #[serde(alias = "listen")]
+    SocketActivation,
     /// Node loads a script that makes `listen` use sockets passed at start.
-    Preload,
+    #[serde(alias = "preload")]
+    NodePreload,
 }
 
 impl Mechanism {
     /// The calls that a run has to ask for on this way.
-    pub fn calls(self) -> Option<SupervisedCalls> {
+    pub fn supervised_calls(self) -> Option<SupervisedCalls> {
         match self {
-            Self::Take => Some(SupervisedCalls::BindListen),
-            Self::Replace => Some(SupervisedCalls::BindListenSetsockopt),
-            Self::Listen | Self::Preload => None,
+            Self::Duplicate => Some(SupervisedCalls::BindListen),
+            Self::Inject => Some(SupervisedCalls::BindListenSetsockopt),
+            Self::SocketActivation | Self::NodePreload => None,
         }
     }
 }
@@ -36,10 +40,10 @@ impl Mechanism {
 impl fmt::Display for Mechanism {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
-            Self::Take => "socket duplicated at bind",
-            Self::Replace => "socket injected at bind",
-            Self::Listen => "socket activation (LISTEN_FDS)",
-            Self::Preload => "socket activation (Node.js preload)",
+            Self::Duplicate => "socket duplicated at bind",
+            Self::Inject => "socket injected at bind",
+            Self::SocketActivation => "socket activation (LISTEN_FDS)",
+            Self::NodePreload => "socket activation (Node.js preload)",
         })
     }
 }
@@ -48,9 +52,9 @@ impl fmt::Display for Mechanism {
 #[derive(Clone, Debug, Default)]
 pub struct ProgramTraits {
     /// The program gains rights when executed, which a filter may prevent; see [`gains_rights`].
-    pub gains_rights: Option<&'static str>,
+    pub privilege_source: Option<&'static str>,
     /// Addresses are configured (`listen = […]`).
-    pub listens: bool,
+    pub has_listen_addresses: bool,
     /// It is run by Node.
     pub node: bool,
 }
@@ -59,26 +63,26 @@ pub struct ProgramTraits {
 ///
 /// # Errors
 /// There is none: a sentence for the user that says why, and what to do.
-pub fn choose(support: &Support, wanted: &ProgramTraits) -> Result<(Mechanism, String), String> {
-    let why_not = match (support, wanted.gains_rights) {
-        (Support::Full, None) => return Ok((Mechanism::Take, support.to_string())),
-        (Support::InjectOnly(_), None) => return Ok((Mechanism::Replace, support.to_string())),
+pub fn choose_mechanism(support: &Support, wanted: &ProgramTraits) -> Result<(Mechanism, String), String> {
+    let why_not = match (support, wanted.privilege_source) {
+        (Support::Full, None) => return Ok((Mechanism::Duplicate, support.to_string())),
+        (Support::InjectOnly(_), None) => return Ok((Mechanism::Inject, support.to_string())),
         (Support::Unsupported { .. }, _) => support.to_string(),
         (_, Some(what)) => format!("the program has {what}, which a seccomp filter would disable"),
     };
     match wanted {
-        ProgramTraits { listens: false, .. } => Err(format!(
+        ProgramTraits { has_listen_addresses: false, .. } => Err(format!(
             "port sharing is not available: {why_not}. Set `listen` and use an app that supports LISTEN_FDS \
             (Node.js apps do), or set exec_mode = \"fork\" with one port per instance"
         )),
-        ProgramTraits { node: true, .. } => Ok((Mechanism::Preload, why_not)),
-        ProgramTraits { .. } => Ok((Mechanism::Listen, why_not)),
+        ProgramTraits { node: true, .. } => Ok((Mechanism::NodePreload, why_not)),
+        ProgramTraits { .. } => Ok((Mechanism::SocketActivation, why_not)),
     }
 }
 
 /// What a program file gains when it is executed, if we are ones whose filters prevent that: without
 /// `CAP_SYS_ADMIN` the kernel lets nobody filter who could gain rights afterwards.
-pub fn gains_rights(program: &std::path::Path) -> Option<&'static str> {
+pub fn privilege_source(program: &std::path::Path) -> Option<&'static str> {
     if has_capability(CAP_SYS_ADMIN) {
         return None;
     }
@@ -112,31 +116,34 @@ mod tests {
     #[test]
     fn the_best_way_that_is_allowed_is_chosen() {
         let plain = ProgramTraits::default();
-        assert_eq!(choose(&Support::Full, &plain).unwrap().0, Mechanism::Take);
-        let (path, why) = choose(&Support::InjectOnly(Errno::EPERM), &plain).unwrap();
-        assert_eq!(path, Mechanism::Replace);
+        assert_eq!(choose_mechanism(&Support::Full, &plain).unwrap().0, Mechanism::Duplicate);
+        let (path, why) = choose_mechanism(&Support::InjectOnly(Errno::EPERM), &plain).unwrap();
+        assert_eq!(path, Mechanism::Inject);
         assert!(why.contains("pidfd_getfd is not permitted"), "{why}");
-        let node = ProgramTraits { listens: true, node: true, ..plain.clone() };
-        assert_eq!(choose(&nothing(), &node).unwrap().0, Mechanism::Preload);
-        let other = ProgramTraits { listens: true, ..plain };
-        assert_eq!(choose(&nothing(), &other).unwrap().0, Mechanism::Listen);
-        let raised = ProgramTraits { gains_rights: Some("file capabilities"), ..other };
-        let (path, why) = choose(&Support::Full, &raised).unwrap();
+        let node = ProgramTraits { has_listen_addresses: true, node: true, ..plain.clone() };
+        assert_eq!(choose_mechanism(&nothing(), &node).unwrap().0, Mechanism::NodePreload);
+        let other = ProgramTraits { has_listen_addresses: true, ..plain };
+        assert_eq!(choose_mechanism(&nothing(), &other).unwrap().0, Mechanism::SocketActivation);
+        let raised = ProgramTraits { privilege_source: Some("file capabilities"), ..other };
+        let (path, why) = choose_mechanism(&Support::Full, &raised).unwrap();
         assert_eq!(
             (path, &*why),
-            (Mechanism::Listen, "the program has file capabilities, which a seccomp filter would disable")
+            (
+                Mechanism::SocketActivation,
+                "the program has file capabilities, which a seccomp filter would disable"
+            )
         );
     }
 
     #[test]
     fn where_there_is_no_way_it_is_said_what_to_do() {
-        let why = choose(&nothing(), &ProgramTraits::default()).unwrap_err();
+        let why = choose_mechanism(&nothing(), &ProgramTraits::default()).unwrap_err();
         assert!(why.contains("seccomp") && why.contains("Set `listen`"), "{why}");
     }
 
     #[test]
     fn an_ordinary_program_gains_nothing() {
-        assert_eq!(gains_rights(std::path::Path::new("/bin/sh")), None);
-        assert_eq!(gains_rights(std::path::Path::new("/no/such/program")), None);
+        assert_eq!(privilege_source(std::path::Path::new("/bin/sh")), None);
+        assert_eq!(privilege_source(std::path::Path::new("/no/such/program")), None);
     }
 }

@@ -19,17 +19,17 @@ use crate::process::xattr::xattr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketKind {
     /// `AF_INET6`, else `AF_INET`.
-    pub v6: bool,
+    pub is_v6: bool,
     /// What travels over it.
     pub protocol: Protocol,
     /// Multipath TCP: cannot be steered, a plain TCP socket must take its place.
-    pub multipath: bool,
+    pub is_multipath: bool,
 }
 
 impl SocketKind {
     /// Of a socket of ours; `None` if it is neither TCP nor UDP.
     pub fn of(fd: BorrowedFd<'_>) -> Option<Self> {
-        let option = |name| number(fd, libc::SOL_SOCKET, name).ok();
+        let option = |name| getsockopt_int(fd, libc::SOL_SOCKET, name).ok();
         let v6 = match option(libc::SO_DOMAIN)? {
             libc::AF_INET => false,
             libc::AF_INET6 => true,
@@ -40,7 +40,7 @@ impl SocketKind {
             (libc::SOCK_DGRAM, libc::IPPROTO_UDP) => Protocol::Udp,
             _ => return None,
         };
-        Some(Self { v6, protocol, multipath: option(libc::SO_PROTOCOL)? == libc::IPPROTO_MPTCP })
+        Some(Self { is_v6: v6, protocol, is_multipath: option(libc::SO_PROTOCOL)? == libc::IPPROTO_MPTCP })
     }
 
     /// Of a process's socket, without having it: the kernel shows its protocol's name.
@@ -55,7 +55,7 @@ impl SocketKind {
             b"UDPv6" => (true, Protocol::Udp, false),
             _ => return None,
         };
-        Some(Self { v6, protocol, multipath })
+        Some(Self { is_v6: v6, protocol, is_multipath: multipath })
     }
 }
 
@@ -68,8 +68,8 @@ pub fn has_file_capabilities(program: &std::path::Path) -> bool {
 ///
 /// # Errors
 /// The system is out of descriptors or memory.
-pub fn like(kind: SocketKind) -> nix::Result<OwnedFd> {
-    let family = if kind.v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+pub fn new_like(kind: SocketKind) -> nix::Result<OwnedFd> {
+    let family = if kind.is_v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
     let (kind, protocol) = match kind.protocol {
         Protocol::Tcp => (SockType::Stream, SockProtocol::Tcp),
         Protocol::Udp => (SockType::Datagram, SockProtocol::Udp),
@@ -77,7 +77,7 @@ pub fn like(kind: SocketKind) -> nix::Result<OwnedFd> {
     socket(family, kind, SockFlag::SOCK_CLOEXEC, protocol)
 }
 
-fn number(fd: BorrowedFd<'_>, level: i32, name: i32) -> nix::Result<i32> {
+fn getsockopt_int(fd: BorrowedFd<'_>, level: i32, name: i32) -> nix::Result<i32> {
     let (mut value, mut length) = (0i32, size_of::<i32>() as libc::socklen_t);
     // SAFETY: the kernel writes no more than `length` bytes to `value`.
     Errno::result(unsafe {
@@ -86,7 +86,7 @@ fn number(fd: BorrowedFd<'_>, level: i32, name: i32) -> nix::Result<i32> {
     Ok(value)
 }
 
-fn set<T>(fd: BorrowedFd<'_>, level: i32, name: i32, value: &T) -> nix::Result<()> {
+fn setsockopt<T>(fd: BorrowedFd<'_>, level: i32, name: i32, value: &T) -> nix::Result<()> {
     let length = size_of::<T>() as libc::socklen_t;
     // SAFETY: the kernel reads `length` bytes at `value`, as the option wants.
     let done =
@@ -95,33 +95,33 @@ fn set<T>(fd: BorrowedFd<'_>, level: i32, name: i32, value: &T) -> nix::Result<(
 }
 
 /// Whether it is bound to one network device.
-pub fn has_device(fd: BorrowedFd<'_>) -> bool {
-    number(fd, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX).is_ok_and(|device| device != 0)
+pub fn is_bound_to_device(fd: BorrowedFd<'_>) -> bool {
+    getsockopt_int(fd, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX).is_ok_and(|device| device != 0)
 }
 
 /// Whether it takes IPv6 alone.
-pub fn only_v6(fd: BorrowedFd<'_>) -> bool {
-    number(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY).is_ok_and(|value| value != 0)
+pub fn v6_only(fd: BorrowedFd<'_>) -> bool {
+    getsockopt_int(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY).is_ok_and(|value| value != 0)
 }
 
 /// Lets it take IPv6 alone, or not.
-pub fn set_only_v6(fd: BorrowedFd<'_>, only: bool) -> nix::Result<()> {
-    set(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &i32::from(only))
+pub fn set_v6_only(fd: BorrowedFd<'_>, only: bool) -> nix::Result<()> {
+    setsockopt(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &i32::from(only))
 }
 
 /// Whether it may share its port.
 pub fn reuse_port(fd: BorrowedFd<'_>) -> bool {
-    number(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT).is_ok_and(|value| value != 0)
+    getsockopt_int(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT).is_ok_and(|value| value != 0)
 }
 
 /// Lets it share its port with others of the same user that do.
 pub fn set_reuse_port(fd: BorrowedFd<'_>, reuse: bool) -> nix::Result<()> {
-    set(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, &i32::from(reuse))
+    setsockopt(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, &i32::from(reuse))
 }
 
 /// Lets it take a port that connections of the past still have.
 pub fn set_reuse_address(fd: BorrowedFd<'_>) -> nix::Result<()> {
-    set(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, &1i32)
+    setsockopt(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, &1i32)
 }
 
 /// Binds it.
@@ -130,7 +130,7 @@ pub fn bind(fd: BorrowedFd<'_>, address: SocketAddr) -> nix::Result<()> {
 }
 
 /// What it is bound to.
-pub fn bound_to(fd: BorrowedFd<'_>) -> Option<SocketAddr> {
+pub fn local_address(fd: BorrowedFd<'_>) -> Option<SocketAddr> {
     let storage: SockaddrStorage = getsockname(fd.as_raw_fd()).ok()?;
     match storage.family()? {
         AddressFamily::Inet => storage.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into())),
@@ -147,11 +147,11 @@ pub fn listen(fd: BorrowedFd<'_>, backlog: i32) -> nix::Result<()> {
 
 /// Whether connections may come: someone may have shut it down.
 pub fn is_listening(fd: BorrowedFd<'_>) -> bool {
-    number(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|value| value != 0)
+    getsockopt_int(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|value| value != 0)
 }
 
 /// Ends its listening at once, whoever else has it open; connections in its queue are reset.
-pub fn shut(fd: BorrowedFd<'_>) {
+pub fn shutdown_both(fd: BorrowedFd<'_>) {
     // A UDP socket that is not connected has nothing to shut.
     let _ = shutdown(fd.as_raw_fd(), Shutdown::Both);
 }
@@ -162,23 +162,23 @@ pub fn is_connected(fd: BorrowedFd<'_>) -> bool {
 }
 
 /// Attaches a program to the group of this socket: it chooses from now on.
-pub fn steer(fd: BorrowedFd<'_>, program: &[Instruction]) -> nix::Result<()> {
+pub fn attach_cbpf(fd: BorrowedFd<'_>, program: &[Instruction]) -> nix::Result<()> {
     let len = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
     let filter = program.as_ptr().cast::<libc::sock_filter>().cast_mut();
     // Only read, and gone after the call: the kernel takes a copy.
-    set(fd, libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, &libc::sock_fprog { len, filter })
+    setsockopt(fd, libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, &libc::sock_fprog { len, filter })
 }
 
 /// Has a listening socket take no notice of clients, or take notice again. They get no answer, and try again
 /// after a second.
-pub fn set_deaf(fd: BorrowedFd<'_>, deaf: bool) -> nix::Result<()> {
+pub fn set_drop_filter(fd: BorrowedFd<'_>, deaf: bool) -> nix::Result<()> {
     let nothing = [ret(0)];
     let filter = nothing.as_ptr().cast::<libc::sock_filter>().cast_mut();
     if deaf {
         // Only read, as above.
-        set(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &libc::sock_fprog { len: 1, filter })
+        setsockopt(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &libc::sock_fprog { len: 1, filter })
     } else {
-        set(fd, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &0)
+        setsockopt(fd, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &0)
     }
 }
 
@@ -186,7 +186,7 @@ pub fn set_deaf(fd: BorrowedFd<'_>, deaf: bool) -> nix::Result<()> {
 ///
 /// # Errors
 /// `EINVAL` and the like: no TCP socket.
-pub fn waiting(fd: BorrowedFd<'_>) -> nix::Result<u32> {
+pub fn accept_queue_length(fd: BorrowedFd<'_>) -> nix::Result<u32> {
     /// `tcpi_unacked` in `struct tcp_info`: of a listening socket the length of its accept queue.
     const UNACKED: usize = 24;
     let mut info = [0u8; 104];
@@ -227,15 +227,15 @@ mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream, UdpSocket};
 
-    const TCP: SocketKind = SocketKind { v6: false, protocol: Protocol::Tcp, multipath: false };
+    const TCP: SocketKind = SocketKind { is_v6: false, protocol: Protocol::Tcp, is_multipath: false };
 
     #[test]
     fn kinds_are_seen_from_inside_and_outside() {
         let me = std::process::id().cast_signed();
         for v6 in [false, true] {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
-                let kind = SocketKind { v6, protocol, multipath: false };
-                let socket = like(kind).unwrap();
+                let kind = SocketKind { is_v6: v6, protocol, is_multipath: false };
+                let socket = new_like(kind).unwrap();
                 assert_eq!(SocketKind::of(socket.as_fd()), Some(kind));
                 assert_eq!(SocketKind::of_process(me, socket.as_raw_fd()), Some(kind));
             }
@@ -248,9 +248,9 @@ mod tests {
 
     #[test]
     fn a_port_is_shared_only_with_those_who_share() {
-        let (first, second) = (like(TCP).unwrap(), like(TCP).unwrap());
+        let (first, second) = (new_like(TCP).unwrap(), new_like(TCP).unwrap());
         bind(first.as_fd(), "127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = bound_to(first.as_fd()).unwrap();
+        let address = local_address(first.as_fd()).unwrap();
         assert_eq!(bind(second.as_fd(), address), Err(Errno::EADDRINUSE));
         // Allowed later, it counts all the same: so a first socket can be bound without sharing.
         set_reuse_port(first.as_fd(), true).unwrap();
@@ -261,23 +261,26 @@ mod tests {
 
     #[test]
     fn the_program_chooses_and_the_queue_is_counted() {
-        let group: Vec<OwnedFd> = (0..2).map(|_| like(TCP).unwrap()).collect();
+        let group: Vec<OwnedFd> = (0..2).map(|_| new_like(TCP).unwrap()).collect();
         let mut address = "127.0.0.1:0".parse().unwrap();
         for member in &group {
             set_reuse_port(member.as_fd(), true).unwrap();
             bind(member.as_fd(), address).unwrap();
-            address = bound_to(member.as_fd()).unwrap();
+            address = local_address(member.as_fd()).unwrap();
             listen(member.as_fd(), 16).unwrap();
         }
-        steer(group[0].as_fd(), &[ret(1)]).unwrap();
+        attach_cbpf(group[0].as_fd(), &[ret(1)]).unwrap();
         let _clients: Vec<_> = (0..5).map(|_| TcpStream::connect(address).unwrap()).collect();
-        assert_eq!((waiting(group[0].as_fd()), waiting(group[1].as_fd())), (Ok(0), Ok(5)));
+        assert_eq!(
+            (accept_queue_length(group[0].as_fd()), accept_queue_length(group[1].as_fd())),
+            (Ok(0), Ok(5))
+        );
         // The last member moves into the hole.
-        shut(group[0].as_fd());
+        shutdown_both(group[0].as_fd());
         assert!(!is_listening(group[0].as_fd()) && is_listening(group[1].as_fd()));
-        steer(group[1].as_fd(), &[ret(0)]).unwrap();
+        attach_cbpf(group[1].as_fd(), &[ret(0)]).unwrap();
         let _client = TcpStream::connect(address).unwrap();
-        assert_eq!(waiting(group[1].as_fd()), Ok(6));
+        assert_eq!(accept_queue_length(group[1].as_fd()), Ok(6));
     }
 
     #[test]
@@ -287,6 +290,6 @@ mod tests {
         assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         assert!(is_connected(client.as_fd()) && !is_connected(listener.as_fd()));
-        assert!(waiting(UdpSocket::bind("127.0.0.1:0").unwrap().as_fd()).is_err());
+        assert!(accept_queue_length(UdpSocket::bind("127.0.0.1:0").unwrap().as_fd()).is_err());
     }
 }

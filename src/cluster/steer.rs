@@ -13,30 +13,30 @@ use crate::process::bpf::{
 use crate::spec::Balance;
 
 /// No member's index: the kernel chooses.
-pub const NOBODY: u32 = u32::MAX;
+pub const KERNEL_CHOICE: u32 = u32::MAX;
 
 /// Where the packet's network header starts (`SKF_NET_OFF`).
-pub(super) const NETWORK: u32 = 0xfff0_0000;
+pub(super) const SKF_NET_OFF: u32 = 0xfff0_0000;
 /// A random number (`SKF_AD_OFF + SKF_AD_RANDOM`).
-const RANDOM: u32 = 0xffff_f000 + 56;
-pub(super) const V4_SOURCE: u32 = NETWORK + 12;
-const V6_SOURCE: u32 = NETWORK + 8;
+const SKF_AD_RANDOM: u32 = 0xffff_f000 + 56;
+pub(super) const V4_SOURCE: u32 = SKF_NET_OFF + 12;
+const V6_SOURCE: u32 = SKF_NET_OFF + 8;
 
 /// Knuth's multiplicative hash: 2^32 divided by the golden ratio. Its high bits are good ones.
-const SPREAD: u32 = 0x9E37_79B1;
+const HASH_MULTIPLIER: u32 = 0x9E37_79B1;
 
 /// Memory words: the hash, and the number that members of one slot are chosen by.
-const HASH: u32 = 0;
-const SCRATCH: u32 = 1;
+const MEM_HASH: u32 = 0;
+const MEM_SCRATCH: u32 = 1;
 
 /// Members of one slot beyond this many get nothing: a jump cannot cross more.
-const MOST_MEMBERS: usize = 100;
+const MAX_MEMBERS: usize = 100;
 
 /// A slot as steering sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SteeringTarget {
     /// It may get connections.
-    pub open: bool,
+    pub accepting: bool,
     /// Indices of its sockets in the group.
     pub members: Vec<u32>,
 }
@@ -46,7 +46,7 @@ pub struct SteeringTarget {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProbeRoute {
     /// Where a connection comes from.
-    pub from: Ipv4Addr,
+    pub source: Ipv4Addr,
     /// Index of the socket in the group.
     pub index: u32,
 }
@@ -63,28 +63,28 @@ impl ProbeRoute {
 /// The program that spreads connections over the open ones of `targets`, which are all slots in their
 /// order: with [`Balance::IpHash`] a slot that is closed keeps its clients for later.
 pub fn program(balance: Balance, targets: &[SteeringTarget], doors: &[ProbeRoute]) -> Vec<Instruction> {
-    let open: Vec<&SteeringTarget> = targets.iter().filter(|target| target.takes()).collect();
-    let mut program = through(doors);
+    let open: Vec<&SteeringTarget> = targets.iter().filter(|target| target.is_eligible()).collect();
+    let mut program = match_probe_routes(doors);
     if !open.is_empty() {
         match balance {
-            Balance::Random | Balance::Shared => random(&mut program, &open),
-            Balance::IpHash => sticky(&mut program, targets, &open),
+            Balance::Random | Balance::Shared => random_target(&mut program, &open),
+            Balance::IpHash => ip_hash_target(&mut program, targets, &open),
         }
     }
-    program.push(ret(NOBODY));
+    program.push(ret(KERNEL_CHOICE));
     // Some thousand slots: the kernel's own choice is as even.
-    if program.len() > MAX_INSTRUCTIONS { vec![ret(NOBODY)] } else { program }
+    if program.len() > MAX_INSTRUCTIONS { vec![ret(KERNEL_CHOICE)] } else { program }
 }
 
 impl SteeringTarget {
     /// It may get connections, and has where to.
-    pub fn takes(&self) -> bool {
-        self.open && !self.members.is_empty()
+    pub fn is_eligible(&self) -> bool {
+        self.accepting && !self.members.is_empty()
     }
 
     /// Ends with one of its members. `number` loads what to choose by into the accumulator.
-    fn choose(&self, number: &[Instruction]) -> Vec<Instruction> {
-        let members = &self.members[..self.members.len().min(MOST_MEMBERS)];
+    fn select_socket(&self, number: &[Instruction]) -> Vec<Instruction> {
+        let members = &self.members[..self.members.len().min(MAX_MEMBERS)];
         if let [only] = members {
             return vec![ret(*only)];
         }
@@ -93,71 +93,71 @@ impl SteeringTarget {
         for (place, index) in members.iter().enumerate() {
             choice.extend([jump_eq(place as u32, 0, 1), ret(*index)]);
         }
-        choice.push(ret(NOBODY));
+        choice.push(ret(KERNEL_CHOICE));
         choice
     }
 }
 
 /// With the accumulator a number below `targets.len()`: ends in that one, unless it is closed.
-fn pick<'a>(
+fn select_among<'a>(
     program: &mut Vec<Instruction>,
     targets: impl Iterator<Item = &'a SteeringTarget>,
     number: &[Instruction],
 ) {
-    for (place, target) in targets.enumerate().filter(|(_, target)| target.takes()) {
-        let choice = target.choose(number);
+    for (place, target) in targets.enumerate().filter(|(_, target)| target.is_eligible()) {
+        let choice = target.select_socket(number);
         program.push(jump_eq(place as u32, 0, choice.len() as u8));
         program.extend(choice);
     }
 }
 
 /// Ends in the socket whose door the connection comes through, if it does.
-fn through(doors: &[ProbeRoute]) -> Vec<Instruction> {
+fn match_probe_routes(doors: &[ProbeRoute]) -> Vec<Instruction> {
     if doors.is_empty() {
         return Vec::new();
     }
-    let pairs = doors.iter().flat_map(|door| [jump_eq(door.from.into(), 0, 1), ret(door.index)]);
+    let pairs = doors.iter().flat_map(|door| [jump_eq(door.source.into(), 0, 1), ret(door.index)]);
     let pairs: Vec<Instruction> = pairs.collect();
     let mut program =
-        vec![load_byte(NETWORK), shift_right(4), jump_eq(4, 1, 0), jump(pairs.len() as u32 + 1)];
+        vec![load_byte(SKF_NET_OFF), shift_right(4), jump_eq(4, 1, 0), jump(pairs.len() as u32 + 1)];
     program.push(load_word(V4_SOURCE));
     program.extend(pairs);
     program
 }
 
-fn random(program: &mut Vec<Instruction>, open: &[&SteeringTarget]) {
-    program.extend([load_word(RANDOM), rem(open.len() as u32)]);
-    pick(program, open.iter().copied(), &[load_word(RANDOM)]);
+fn random_target(program: &mut Vec<Instruction>, open: &[&SteeringTarget]) {
+    program.extend([load_word(SKF_AD_RANDOM), rem(open.len() as u32)]);
+    select_among(program, open.iter().copied(), &[load_word(SKF_AD_RANDOM)]);
 }
 
-fn sticky(program: &mut Vec<Instruction>, targets: &[SteeringTarget], open: &[&SteeringTarget]) {
-    hash_of_client(program);
+fn ip_hash_target(program: &mut Vec<Instruction>, targets: &[SteeringTarget], open: &[&SteeringTarget]) {
+    hash_client_address(program);
     // Bits that choose neither slot nor substitute, or each slot would always use the same member.
-    let member = [load_mem(HASH), shift_right(4)];
+    let member = [load_mem(MEM_HASH), shift_right(4)];
     program.push(rem(targets.len() as u32));
-    pick(program, targets.iter(), &member);
+    select_among(program, targets.iter(), &member);
     // Its slot is closed: another one, chosen by other bits so that its clients spread over all.
-    program.extend([load_mem(HASH), shift_right(7), rem(open.len() as u32)]);
-    pick(program, open.iter().copied(), &member);
+    program.extend([load_mem(MEM_HASH), shift_right(7), rem(open.len() as u32)]);
+    select_among(program, open.iter().copied(), &member);
 }
 
 /// Leaves a hash of the client's address, 17 bits, in the accumulator and in memory.
-fn hash_of_client(program: &mut Vec<Instruction>) {
+fn hash_client_address(program: &mut Vec<Instruction>) {
     let mut v6 = vec![load_word(V6_SOURCE)];
     for word in 1..4 {
         v6.extend([
-            store_mem(SCRATCH),
+            store_mem(MEM_SCRATCH),
             load_word(V6_SOURCE + 4 * word),
-            load_mem_index(SCRATCH),
+            load_mem_index(MEM_SCRATCH),
             xor_index(),
         ]);
     }
-    program.extend([load_byte(NETWORK), shift_right(4)]);
+    program.extend([load_byte(SKF_NET_OFF), shift_right(4)]);
     // On an IPv6 socket that takes both, IPv4 packets have their own header.
     program.push(jump_eq(6, 2, 0));
     program.extend([load_word(V4_SOURCE), jump(v6.len() as u32)]);
     program.extend(v6);
-    program.extend([mul(SPREAD), shift_right(15), store_mem(HASH)]);
+    program.extend([mul(HASH_MULTIPLIER), shift_right(15), store_mem(MEM_HASH)]);
 }
 
 #[cfg(test)]
@@ -170,7 +170,7 @@ mod tests {
     use crate::process::bpf::interpreter;
 
     fn target(open: bool, members: &[u32]) -> SteeringTarget {
-        SteeringTarget { open, members: members.to_vec() }
+        SteeringTarget { accepting: open, members: members.to_vec() }
     }
 
     /// Slots of one member each.
@@ -180,7 +180,7 @@ mod tests {
 
     fn of_v4(program: &[Instruction], client: u32) -> u32 {
         interpreter::interpret(program, &|offset, size| match (offset, size) {
-            (NETWORK, 1) => 0x45,
+            (SKF_NET_OFF, 1) => 0x45,
             (V4_SOURCE, 4) => client,
             other => panic!("{other:?} is read"),
         })
@@ -188,7 +188,7 @@ mod tests {
 
     fn of_v6(program: &[Instruction], client: [u32; 4]) -> u32 {
         interpreter::interpret(program, &|offset, size| match (offset, size) {
-            (NETWORK, 1) => 0x60,
+            (SKF_NET_OFF, 1) => 0x60,
             (offset, 4) => client[((offset - V6_SOURCE) / 4) as usize],
             other => panic!("{other:?} is read"),
         })
@@ -200,7 +200,7 @@ mod tests {
         let mut counts = [0; 4];
         for number in 0..3000u32 {
             counts[interpreter::interpret(&program, &|offset, _| {
-                assert_eq!(offset, RANDOM);
+                assert_eq!(offset, SKF_AD_RANDOM);
                 number
             }) as usize] += 1;
         }
@@ -266,18 +266,20 @@ mod tests {
 
     #[test]
     fn who_comes_through_a_door_gets_to_its_socket_and_no_other_client_does() {
-        let doors = [3, 9]
-            .map(|id| ProbeRoute { from: ProbeRoute::address(id), index: (id % 2) as u32 * (id / 3) as u32 });
+        let doors = [3, 9].map(|id| ProbeRoute {
+            source: ProbeRoute::address(id),
+            index: (id % 2) as u32 * (id / 3) as u32,
+        });
         for balance in [Balance::Random, Balance::IpHash] {
             // Also to one that gets no connections otherwise.
             let program = super::program(balance, &[target(true, &[0]), target(false, &[1])], &doors);
-            assert_eq!(of_v4_or_random(&program, u32::from(doors[0].from)), 1);
-            assert_eq!(of_v4_or_random(&program, u32::from(doors[1].from)), 3);
+            assert_eq!(of_v4_or_random(&program, u32::from(doors[0].source)), 1);
+            assert_eq!(of_v4_or_random(&program, u32::from(doors[1].source)), 3);
             assert_eq!(of_v4_or_random(&program, u32::from(Ipv4Addr::new(127, 0, 0, 3))), 0);
             assert_eq!(
                 interpreter::interpret(&program, &|offset, size| match (offset, size) {
-                    (NETWORK, 1) => 0x60,
-                    _ => u32::from(doors[1].from),
+                    (SKF_NET_OFF, 1) => 0x60,
+                    _ => u32::from(doors[1].source),
                 }),
                 0,
                 "no IPv4"
@@ -287,7 +289,7 @@ mod tests {
 
     fn of_v4_or_random(program: &[Instruction], client: u32) -> u32 {
         interpreter::interpret(program, &|offset, size| match (offset, size) {
-            (NETWORK, 1) => 0x45,
+            (SKF_NET_OFF, 1) => 0x45,
             (V4_SOURCE, 4) => client,
             _ => 5,
         })
@@ -295,7 +297,7 @@ mod tests {
 
     #[test]
     fn where_nothing_is_open_the_kernel_chooses() {
-        let nothing = vec![ret(NOBODY)];
+        let nothing = vec![ret(KERNEL_CHOICE)];
         assert_eq!(program(Balance::Random, &[]), nothing);
         assert_eq!(program(Balance::IpHash, &slots(&[false, false])), nothing);
         assert_eq!(program(Balance::Random, &[target(true, &[])]), nothing);
@@ -307,7 +309,7 @@ mod tests {
         let many: Vec<u32> = (0..500).collect();
         let targets = [target(true, &many), target(true, &[500])];
         for balance in [Balance::Random, Balance::IpHash] {
-            assert_ne!(of_seed(&program(balance, &targets), 1), NOBODY);
+            assert_ne!(of_seed(&program(balance, &targets), 1), KERNEL_CHOICE);
         }
     }
 

@@ -19,23 +19,23 @@ use super::passed::{OpenError, OpenRequest};
 
 /// How often the sockets of runs that are about to go are looked at: the kernel does not tell when a queue
 /// is empty, or a socket is shut down.
-const LOOK: Duration = Duration::from_millis(5);
+const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What epoll says of our own wake-up call; no run has this number.
-const WOKEN: u64 = u64::MAX;
+const WAKE_TOKEN: u64 = u64::MAX;
 
 enum ClusterCommand {
-    App(String, PortSettings),
-    Forget(String),
+    SetApp(String, PortSettings),
+    RemoveApp(String),
     Open(OpenRequest, oneshot::Sender<Result<Vec<OwnedFd>, OpenError>>),
-    Began(Box<RunStarted>),
-    AllBegan,
+    RunStarted(Box<RunStarted>),
+    RecoveryComplete,
     SetPhase(u64, RunPhase),
-    Ended(u64),
-    Abandon(String, u32),
-    Ports(String, oneshot::Sender<Vec<SocketInfo>>),
-    Drained(u64, oneshot::Sender<()>),
-    WayTo(u64, u16, oneshot::Sender<ProbeTarget>),
+    RunEnded(u64),
+    RetireSlot(String, u32),
+    ListPorts(String, oneshot::Sender<Vec<SocketInfo>>),
+    WaitDrained(u64, oneshot::Sender<()>),
+    ProbeTarget(u64, u16, oneshot::Sender<ProbeTarget>),
     Stop,
 }
 
@@ -75,14 +75,14 @@ impl ClusterThread {
         let (commands, orders) = mpsc::channel();
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(wake.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WOKEN))?;
-        let desk = ClusterLoop { engine, epoll, wake: Arc::clone(&wake), orders };
-        let thread = std::thread::Builder::new().name("rsm-cluster".into()).spawn(move || desk.serve())?;
+        epoll.add(wake.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKE_TOKEN))?;
+        let desk = ClusterLoop { engine, epoll, wake: Arc::clone(&wake), commands: orders };
+        let thread = std::thread::Builder::new().name("rsm-cluster".into()).spawn(move || desk.run())?;
         Ok(Self { cluster: Cluster { commands, wake }, thread: Some(thread) })
     }
 
     /// A handle of it.
-    pub fn cluster(&self) -> Cluster {
+    pub fn handle(&self) -> Cluster {
         self.cluster.clone()
     }
 }
@@ -100,70 +100,70 @@ impl Drop for ClusterThread {
 
 impl Cluster {
     /// Makes an app known, or changes what it wants. Comes before its runs.
-    pub fn app(&self, name: impl Into<String>, settings: PortSettings) {
-        self.send(ClusterCommand::App(name.into(), settings));
+    pub fn set_app(&self, name: impl Into<String>, settings: PortSettings) {
+        self.send(ClusterCommand::SetApp(name.into(), settings));
     }
 
     /// An app is gone: closes its sockets, those that a run still has when that ends.
-    pub fn forget(&self, name: impl Into<String>) {
-        self.send(ClusterCommand::Forget(name.into()));
+    pub fn remove_app(&self, name: impl Into<String>) {
+        self.send(ClusterCommand::RemoveApp(name.into()));
     }
 
     /// Sockets that listen at these addresses, for a run to be passed at its start; see
     /// [`passed`](super::passed). If it does not start after all, it has [`ended`](Self::ended).
-    pub fn open(&self, opening: OpenRequest) -> oneshot::Receiver<Result<Vec<OwnedFd>, OpenError>> {
-        self.ask(|answer| ClusterCommand::Open(opening, answer))
+    pub fn open_sockets(&self, opening: OpenRequest) -> oneshot::Receiver<Result<Vec<OwnedFd>, OpenError>> {
+        self.request(|answer| ClusterCommand::Open(opening, answer))
     }
 
     /// A run begins, or was there before this daemon. Said twice it does no harm.
-    pub fn began(&self, began: RunStarted) {
-        self.send(ClusterCommand::Began(Box::new(began)));
+    pub fn run_started(&self, began: RunStarted) {
+        self.send(ClusterCommand::RunStarted(Box::new(began)));
     }
 
     /// All runs that were there before this daemon have been told: those that a former one knew besides are
     /// over.
-    pub fn all_began(&self) {
-        self.send(ClusterCommand::AllBegan);
+    pub fn recovery_complete(&self) {
+        self.send(ClusterCommand::RecoveryComplete);
     }
 
     /// A run may get connections.
-    pub fn ready(&self, run: u64) {
+    pub fn set_ready(&self, run: u64) {
         self.send(ClusterCommand::SetPhase(run, RunPhase::Ready));
     }
 
     /// A run shall get no new connections, as long as there is any other.
-    pub fn quiet(&self, run: u64) {
-        self.send(ClusterCommand::SetPhase(run, RunPhase::Quiet));
+    pub fn drain(&self, run: u64) {
+        self.send(ClusterCommand::SetPhase(run, RunPhase::Draining));
     }
 
     /// Nothing of a run is left. Its sockets hold what comes for its replacement.
-    pub fn ended(&self, run: u64) {
-        self.send(ClusterCommand::Ended(run));
+    pub fn run_ended(&self, run: u64) {
+        self.send(ClusterCommand::RunEnded(run));
     }
 
     /// No replacement is coming: closes the slot's sockets, now or when its run ends. Holds until the
     /// slot's next run begins.
-    pub fn abandon(&self, app: impl Into<String>, slot: u32) {
-        self.send(ClusterCommand::Abandon(app.into(), slot));
+    pub fn retire_slot(&self, app: impl Into<String>, slot: u32) {
+        self.send(ClusterCommand::RetireSlot(app.into(), slot));
     }
 
     /// The listening sockets of an app, with the length of their queues.
     pub fn ports(&self, app: impl Into<String>) -> oneshot::Receiver<Vec<SocketInfo>> {
-        self.ask(|answer| ClusterCommand::Ports(app.into(), answer))
+        self.request(|answer| ClusterCommand::ListPorts(app.into(), answer))
     }
 
     /// Resolves once nobody waits in a queue that this run alone takes from; at once where another run
     /// takes from it, too. Where there is no other slot to steer to, that may be never: set a limit.
-    pub fn drained(&self, run: u64) -> oneshot::Receiver<()> {
-        self.ask(|answer| ClusterCommand::Drained(run, answer))
+    pub fn wait_drained(&self, run: u64) -> oneshot::Receiver<()> {
+        self.request(|answer| ClusterCommand::WaitDrained(run, answer))
     }
 
     /// How our checks come to a run's port; see [`PortSettings::doors`].
-    pub fn way_to(&self, run: u64, port: u16) -> oneshot::Receiver<ProbeTarget> {
-        self.ask(|answer| ClusterCommand::WayTo(run, port, answer))
+    pub fn probe_target(&self, run: u64, port: u16) -> oneshot::Receiver<ProbeTarget> {
+        self.request(|answer| ClusterCommand::ProbeTarget(run, port, answer))
     }
 
-    fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> ClusterCommand) -> oneshot::Receiver<T> {
+    fn request<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> ClusterCommand) -> oneshot::Receiver<T> {
         let (answer, receiver) = oneshot::channel();
         self.send(command(answer));
         receiver
@@ -183,18 +183,18 @@ struct ClusterLoop {
     engine: Engine,
     epoll: Epoll,
     wake: Arc<EventFd>,
-    orders: mpsc::Receiver<ClusterCommand>,
+    commands: mpsc::Receiver<ClusterCommand>,
 }
 
 impl ClusterLoop {
-    fn serve(mut self) {
+    fn run(mut self) {
         let mut events = [EpollEvent::empty(); 64];
         let mut even = None;
         loop {
             // Both, so that neither is left out.
-            let looks = self.engine.look_at_drains() | self.engine.revive();
+            let looks = self.engine.poll_drains() | self.engine.relisten_shared();
             if even.is_none_or(|at| at <= Instant::now()) {
-                even = self.engine.even_out().map(|pause| Instant::now() + pause);
+                even = self.engine.rebalance().map(|pause| Instant::now() + pause);
             }
             let count = match self.epoll.wait(&mut events, self.timeout(looks, even)) {
                 Ok(count) => count,
@@ -203,17 +203,17 @@ impl ClusterLoop {
             };
             for event in &events[..count] {
                 match event.data() {
-                    WOKEN => drop(self.wake.read()),
-                    run if event.events().contains(EpollFlags::EPOLLIN) => self.engine.hear(run),
+                    WAKE_TOKEN => drop(self.wake.read()),
+                    run if event.events().contains(EpollFlags::EPOLLIN) => self.engine.receive_call(run),
                     // Everything under the filter is gone.
-                    run => self.hang_up(run),
+                    run => self.unregister_notifier(run),
                 }
             }
-            if self.engine.next_sweep().is_some_and(|at| at <= Instant::now()) {
-                self.engine.sweep();
+            if self.engine.next_gc().is_some_and(|at| at <= Instant::now()) {
+                self.engine.collect_unused();
             }
-            while let Ok(command) = self.orders.try_recv() {
-                if !self.obey(command) {
+            while let Ok(command) = self.commands.try_recv() {
+                if !self.handle_command(command) {
                     return;
                 }
             }
@@ -221,9 +221,9 @@ impl ClusterLoop {
     }
 
     fn timeout(&self, looks: bool, even: Option<Instant>) -> EpollTimeout {
-        let planned = self.engine.next_sweep().into_iter().chain(even).min();
+        let planned = self.engine.next_gc().into_iter().chain(even).min();
         let planned = planned.map(|at| at.saturating_duration_since(Instant::now()));
-        let wait = planned.into_iter().chain(looks.then_some(LOOK)).min();
+        let wait = planned.into_iter().chain(looks.then_some(DRAIN_POLL_INTERVAL)).min();
         // Rounded up: woken a moment too early it would only wait again.
         let millis = wait.map(|wait| wait.as_millis() + 1);
         millis
@@ -231,7 +231,7 @@ impl ClusterLoop {
     }
 
     /// Hears no more of a run. Closing its notifier would not do: the keeper has a duplicate.
-    fn hang_up(&self, run: u64) {
+    fn unregister_notifier(&self, run: u64) {
         if let Some(notifier) = self.engine.notifier(run) {
             // Unless it had hung up before.
             let _ = self.epoll.delete(&*notifier);
@@ -239,32 +239,34 @@ impl ClusterLoop {
     }
 
     /// False if it is to stop.
-    fn obey(&mut self, command: ClusterCommand) -> bool {
+    fn handle_command(&mut self, command: ClusterCommand) -> bool {
         match command {
-            ClusterCommand::App(name, settings) => self.engine.app(name, settings),
-            ClusterCommand::Forget(name) => self.engine.forget(&name),
+            ClusterCommand::SetApp(name, settings) => self.engine.set_app(name, settings),
+            ClusterCommand::RemoveApp(name) => self.engine.remove_app(&name),
             // Whoever asked may have stopped waiting.
-            ClusterCommand::Open(opening, answer) => drop(answer.send(self.engine.open(opening))),
-            ClusterCommand::Began(began) => self.began(*began),
-            ClusterCommand::AllBegan => self.engine.all_began(),
+            ClusterCommand::Open(opening, answer) => drop(answer.send(self.engine.open_sockets(opening))),
+            ClusterCommand::RunStarted(began) => self.run_started(*began),
+            ClusterCommand::RecoveryComplete => self.engine.recovery_complete(),
             ClusterCommand::SetPhase(run, phase) => self.engine.set_phase(run, phase),
-            ClusterCommand::Ended(run) => {
-                self.hang_up(run);
-                self.engine.ended(run);
+            ClusterCommand::RunEnded(run) => {
+                self.unregister_notifier(run);
+                self.engine.run_ended(run);
             }
-            ClusterCommand::Abandon(app, slot) => self.engine.abandon(app, slot),
-            ClusterCommand::Ports(app, answer) => drop(answer.send(self.engine.ports(&app))),
-            ClusterCommand::WayTo(run, port, answer) => drop(answer.send(self.engine.way_to(run, port))),
-            ClusterCommand::Drained(run, done) => self.engine.drained(run, done),
+            ClusterCommand::RetireSlot(app, slot) => self.engine.retire_slot(app, slot),
+            ClusterCommand::ListPorts(app, answer) => drop(answer.send(self.engine.ports(&app))),
+            ClusterCommand::ProbeTarget(run, port, answer) => {
+                drop(answer.send(self.engine.probe_target(run, port)))
+            }
+            ClusterCommand::WaitDrained(run, done) => self.engine.wait_drained(run, done),
             ClusterCommand::Stop => return false,
         }
         true
     }
 
-    fn began(&mut self, began: RunStarted) {
+    fn run_started(&mut self, began: RunStarted) {
         let run = began.run;
-        self.hang_up(run);
-        self.engine.began(began);
+        self.unregister_notifier(run);
+        self.engine.run_started(began);
         let Some(notifier) = self.engine.notifier(run) else { return };
         if let Err(errno) = self.epoll.add(&*notifier, EpollEvent::new(EpollFlags::EPOLLIN, run)) {
             tracing::error!("cannot handle socket calls of run {run}: {errno}; restart the app");

@@ -14,7 +14,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::time::{ClockId, clock_gettime};
 
-use program::{CHANCES, EbpfInstruction, TURNS, UNTIL, program};
+use program::{EbpfInstruction, KEY_COUNTER, KEY_SKIP_BASE, KEY_SKIP_UNTIL, program};
 
 use super::steer::{ProbeRoute, SteeringTarget};
 
@@ -25,14 +25,14 @@ const MAP_CREATE: libc::c_int = 0;
 const MAP_LOOKUP: libc::c_int = 1;
 const MAP_UPDATE: libc::c_int = 2;
 const PROG_LOAD: libc::c_int = 5;
-const ARRAY: u32 = 2;
-const SOCKET_FILTER: u32 = 1;
+const MAP_TYPE_ARRAY: u32 = 2;
+const PROG_TYPE_SOCKET_FILTER: u32 = 1;
 
 /// `SO_ATTACH_REUSEPORT_EBPF`.
-const ATTACH: libc::c_int = 52;
+const SO_ATTACH_REUSEPORT_EBPF: libc::c_int = 52;
 
 /// More slots, or more sockets of a slot, than this are left to chance.
-const MOST: usize = 128;
+const MAX_TARGETS: usize = 128;
 
 /// The turns of a group, while its program is the one that was attached with them.
 #[derive(Debug)]
@@ -44,21 +44,27 @@ impl RoundRobin {
     /// # Errors
     /// `EPERM`: we may not. `E2BIG`: too many. The group's former program stays.
     pub fn attach(fd: BorrowedFd<'_>, targets: &[SteeringTarget], doors: &[ProbeRoute]) -> nix::Result<Self> {
-        let open: Vec<&SteeringTarget> = targets.iter().filter(|target| target.takes()).collect();
+        let open: Vec<&SteeringTarget> = targets.iter().filter(|target| target.is_eligible()).collect();
         if open.is_empty()
-            || open.len() > MOST
-            || doors.len() > MOST
-            || open.iter().any(|target| target.members.len() > MOST)
+            || open.len() > MAX_TARGETS
+            || doors.len() > MAX_TARGETS
+            || open.iter().any(|target| target.members.len() > MAX_TARGETS)
         {
             return Err(Errno::E2BIG);
         }
-        let map = create_map(CHANCES + open.len() as u32)?;
-        let program = load(&program(&open, doors, map.as_raw_fd()))?;
+        let map = create_map(KEY_SKIP_BASE + open.len() as u32)?;
+        let program = load_program(&program(&open, doors, map.as_raw_fd()))?;
         let number = program.as_raw_fd();
         let length = size_of::<libc::c_int>() as libc::socklen_t;
         // SAFETY: the kernel reads one number; the group keeps program and map, ours may be closed.
         let done = unsafe {
-            libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, ATTACH, (&raw const number).cast(), length)
+            libc::setsockopt(
+                fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                SO_ATTACH_REUSEPORT_EBPF,
+                (&raw const number).cast(),
+                length,
+            )
         };
         Errno::result(done).map(|_| Self(map))
     }
@@ -67,9 +73,9 @@ impl RoundRobin {
     ///
     /// # Errors
     /// None that is known.
-    pub fn taken(&self) -> nix::Result<u64> {
+    pub fn dispatched(&self) -> nix::Result<u64> {
         let mut value = 0u64;
-        self.access(MAP_LOOKUP, TURNS, &mut value).map(|()| value)
+        self.map_access(MAP_LOOKUP, KEY_COUNTER, &mut value).map(|()| value)
     }
 
     /// For so long each slot passes some of its turns on to others: `chances` of the open ones, in their order,
@@ -77,15 +83,19 @@ impl RoundRobin {
     ///
     /// # Errors
     /// None that is known.
-    pub fn pass_on(&self, chances: &[u64], time: Duration) -> nix::Result<()> {
-        for (place, chance) in (CHANCES..).zip(chances) {
-            self.access(MAP_UPDATE, place, &mut chance.clone())?;
+    pub fn set_skip_probabilities(&self, chances: &[u64], time: Duration) -> nix::Result<()> {
+        for (place, chance) in (KEY_SKIP_BASE..).zip(chances) {
+            self.map_access(MAP_UPDATE, place, &mut chance.clone())?;
         }
         let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?);
-        self.access(MAP_UPDATE, UNTIL, &mut u64::try_from((now + time).as_nanos()).unwrap_or(u64::MAX))
+        self.map_access(
+            MAP_UPDATE,
+            KEY_SKIP_UNTIL,
+            &mut u64::try_from((now + time).as_nanos()).unwrap_or(u64::MAX),
+        )
     }
 
-    fn access(&self, command: libc::c_int, place: u32, value: &mut u64) -> nix::Result<()> {
+    fn map_access(&self, command: libc::c_int, place: u32, value: &mut u64) -> nix::Result<()> {
         #[repr(C)]
         struct Attributes {
             map: u64,
@@ -94,7 +104,7 @@ impl RoundRobin {
             flags: u64,
         }
         let (map, key) = (u64::from(self.0.as_raw_fd().cast_unsigned()), &raw const place as u64);
-        call(command, &Attributes { map, key, value: &raw mut *value as u64, flags: 0 }).map(drop)
+        bpf(command, &Attributes { map, key, value: &raw mut *value as u64, flags: 0 }).map(drop)
     }
 }
 
@@ -102,10 +112,10 @@ fn create_map(numbers: u32) -> nix::Result<OwnedFd> {
     /// Type, size of a key, size of a value, entries, flags.
     #[repr(C)]
     struct Attributes([u32; 5]);
-    new_descriptor(MAP_CREATE, &Attributes([ARRAY, 4, 8, numbers, 0]))
+    bpf_new_fd(MAP_CREATE, &Attributes([MAP_TYPE_ARRAY, 4, 8, numbers, 0]))
 }
 
-fn load(program: &[EbpfInstruction]) -> nix::Result<OwnedFd> {
+fn load_program(program: &[EbpfInstruction]) -> nix::Result<OwnedFd> {
     #[repr(C)]
     struct Attributes {
         kind: u32,
@@ -116,10 +126,10 @@ fn load(program: &[EbpfInstruction]) -> nix::Result<OwnedFd> {
         version: u32,
         flags: u32,
     }
-    new_descriptor(
+    bpf_new_fd(
         PROG_LOAD,
         &Attributes {
-            kind: SOCKET_FILTER,
+            kind: PROG_TYPE_SOCKET_FILTER,
             count: program.len() as u32,
             program: program.as_ptr() as u64,
             license: c"MIT".as_ptr() as u64,
@@ -130,15 +140,15 @@ fn load(program: &[EbpfInstruction]) -> nix::Result<OwnedFd> {
     )
 }
 
-fn call<T>(command: libc::c_int, attributes: &T) -> nix::Result<libc::c_long> {
+fn bpf<T>(command: libc::c_int, attributes: &T) -> nix::Result<libc::c_long> {
     // SAFETY: the kernel reads as many bytes as it is told, and what they point to lives on.
     Errno::result(unsafe {
         libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>())
     })
 }
 
-fn new_descriptor<T>(command: libc::c_int, attributes: &T) -> nix::Result<OwnedFd> {
-    let fd = call(command, attributes)?;
+fn bpf_new_fd<T>(command: libc::c_int, attributes: &T) -> nix::Result<OwnedFd> {
+    let fd = bpf(command, attributes)?;
     let fd = i32::try_from(fd).map_err(|_| Errno::EBADF)?;
     // SAFETY: just made for us; close-on-exec by definition.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -157,10 +167,11 @@ mod tests {
         let mut address = "127.0.0.1:0".parse().unwrap();
         let group = (0..members).map(|_| {
             let member =
-                socket::like(SocketKind { v6: false, protocol: Protocol::Tcp, multipath: false }).unwrap();
+                socket::new_like(SocketKind { is_v6: false, protocol: Protocol::Tcp, is_multipath: false })
+                    .unwrap();
             socket::set_reuse_port(member.as_fd(), true).unwrap();
             socket::bind(member.as_fd(), address).unwrap();
-            address = socket::bound_to(member.as_fd()).unwrap();
+            address = socket::local_address(member.as_fd()).unwrap();
             socket::listen(member.as_fd(), 128).unwrap();
             TcpListener::from(member)
         });
@@ -168,7 +179,7 @@ mod tests {
     }
 
     fn target(open: bool, members: &[u32]) -> SteeringTarget {
-        SteeringTarget { open, members: members.to_vec() }
+        SteeringTarget { accepting: open, members: members.to_vec() }
     }
 
     /// A test that cannot run never passes.
@@ -202,7 +213,8 @@ mod tests {
         need_root();
         RoundRobin::attach(group[0].as_fd(), &targets, &[]).unwrap();
         let _clients: Vec<_> = (0..80).map(|_| TcpStream::connect(address).unwrap()).collect();
-        let counts: Vec<u32> = group.iter().map(|member| socket::waiting(member.as_fd()).unwrap()).collect();
+        let counts: Vec<u32> =
+            group.iter().map(|member| socket::accept_queue_length(member.as_fd()).unwrap()).collect();
         assert_eq!(counts, [20, 0, 10, 10, 20, 20]);
     }
 
@@ -214,18 +226,19 @@ mod tests {
         let turns = RoundRobin::attach(group[0].as_fd(), &targets, &[]).unwrap();
         let connect =
             |count: u64| -> Vec<_> { (0..count).map(|_| TcpStream::connect(address).unwrap()).collect() };
-        let waiting =
-            || -> Vec<u32> { group.iter().map(|member| socket::waiting(member.as_fd()).unwrap()).collect() };
-        turns.pass_on(&[1 << 32, 0, 1 << 32], Duration::from_secs(3600)).unwrap();
+        let waiting = || -> Vec<u32> {
+            group.iter().map(|member| socket::accept_queue_length(member.as_fd()).unwrap()).collect()
+        };
+        turns.set_skip_probabilities(&[1 << 32, 0, 1 << 32], Duration::from_secs(3600)).unwrap();
         let _some = connect(60);
         // What is passed on three times to those that pass on stays there.
         let before = waiting();
         assert!(before[1] > 20 + 40 / 2, "{before:?}");
-        turns.pass_on(&[1 << 32, 0, 1 << 32], Duration::ZERO).unwrap();
+        turns.set_skip_probabilities(&[1 << 32, 0, 1 << 32], Duration::ZERO).unwrap();
         let _more = connect(30);
         let gained: Vec<u32> = waiting().iter().zip(&before).map(|(now, before)| now - before).collect();
         assert_eq!(gained, [10, 10, 10]);
-        assert_eq!(turns.taken().unwrap(), 90);
+        assert_eq!(turns.dispatched().unwrap(), 90);
     }
 
     #[test]
@@ -234,21 +247,24 @@ mod tests {
         let (group, address) = group(3);
         let targets = [target(true, &[0]), target(true, &[1]), target(false, &[2])];
         let doors =
-            [0, 1, 2].map(|index| ProbeRoute { from: ProbeRoute::address(700 + u64::from(index)), index });
+            [0, 1, 2].map(|index| ProbeRoute { source: ProbeRoute::address(700 + u64::from(index)), index });
         RoundRobin::attach(group[0].as_fd(), &targets, &doors).unwrap();
         let from = |source: std::net::Ipv4Addr| {
             let client =
-                socket::like(SocketKind { v6: false, protocol: Protocol::Tcp, multipath: false }).unwrap();
+                socket::new_like(SocketKind { is_v6: false, protocol: Protocol::Tcp, is_multipath: false })
+                    .unwrap();
             socket::bind(client.as_fd(), (source, 0).into()).unwrap();
             let to: nix::sys::socket::SockaddrStorage = address.into();
             nix::sys::socket::connect(client.as_raw_fd(), &to).unwrap();
             client
         };
-        let _clients: Vec<_> = (0..4).map(|_| from(doors[2].from)).chain([from(doors[0].from)]).collect();
-        let counts: Vec<u32> = group.iter().map(|member| socket::waiting(member.as_fd()).unwrap()).collect();
+        let _clients: Vec<_> = (0..4).map(|_| from(doors[2].source)).chain([from(doors[0].source)]).collect();
+        let counts: Vec<u32> =
+            group.iter().map(|member| socket::accept_queue_length(member.as_fd()).unwrap()).collect();
         assert_eq!(counts, [1, 0, 4]);
         let _others: Vec<_> = (0..20).map(|_| TcpStream::connect(address).unwrap()).collect();
-        let counts: Vec<u32> = group.iter().map(|member| socket::waiting(member.as_fd()).unwrap()).collect();
+        let counts: Vec<u32> =
+            group.iter().map(|member| socket::accept_queue_length(member.as_fd()).unwrap()).collect();
         assert_eq!(counts, [11, 10, 4]);
     }
 

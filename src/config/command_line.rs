@@ -11,7 +11,7 @@ use super::key_def::{Flag, FlagValue, KeyDef};
 use super::keys::{AppSettings, find_key, keys_with_flags};
 use super::mistake::ConfigErrors;
 use super::resolve::{self, ResolveContext};
-use super::value::shown;
+use super::value::display_value;
 use super::{LoadOptions, Loaded};
 
 /// `rsm start SCRIPT` and its flags.
@@ -56,7 +56,7 @@ pub fn load_command_line(
     let settings = read_flags(&given, &mut findings);
     let written = ParsedApp::new(settings, SourceRef::Flag("--env"));
     let app = match findings.count() {
-        0 => resolve::app(&written, &command_line_context(cwd, options), &mut findings),
+        0 => resolve::resolve_app(&written, &command_line_context(cwd, options), &mut findings),
         _ => None,
     };
     findings.finish(app).map(|(app, warnings)| Loaded { apps: app.into_iter().collect(), warnings })
@@ -82,7 +82,7 @@ pub(super) fn read_flags(given: &[GivenKey], findings: &mut Diagnostics<'_>) -> 
         // Found by name: the row of `--ext` has no type of its own.
         let parse = find_key(key.name).map_or(key.parse, |key| key.parse);
         if let Err(wrong) = parse(&mut settings, value, at.clone()) {
-            findings.mistake(&at, wrong.expectation(Some(&shown(value))), wrong.help);
+            findings.error(&at, wrong.expectation(Some(&display_value(value))), wrong.help);
         }
     }
     settings

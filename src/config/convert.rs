@@ -10,7 +10,7 @@ use super::format::STDIN;
 use super::keys::{find_key, ignored_key};
 use super::mistake::ConfigErrors;
 use super::search::absolute;
-use super::{LoadOptions, read};
+use super::{LoadOptions, read_source};
 
 /// A converted file.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ pub fn convert(
     directory: Option<&Path>,
     options: &LoadOptions,
 ) -> Result<Converted, ConfigErrors> {
-    let source = read(path, options)?;
+    let source = read_source(path, options)?;
     let mut findings = Diagnostics::new(Some(&source));
     let written = file::read(&source, &mut findings)?;
     let (written, warnings) = findings.finish(written)?;
@@ -42,45 +42,45 @@ pub fn convert(
     let origin: String = origin.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let mut text = format!("# Converted from {origin}. `rsm schema` describes every key.\n");
     for app in &written {
-        text.push_str(&table(app, base));
+        text.push_str(&app_table(app, base));
     }
     Ok(Converted { text, warnings })
 }
 
 /// An app: plain settings first, since a line below a table's header belongs to that table.
-fn table(app: &ParsedApp, base: Option<&Path>) -> String {
-    let (tables, plain): (Vec<_>, Vec<_>) = app.given.iter().partition(|(_, value)| value.is_object());
+fn app_table(app: &ParsedApp, base: Option<&Path>) -> String {
+    let (tables, plain): (Vec<_>, Vec<_>) = app.values.iter().partition(|(_, value)| value.is_object());
     let mut text = String::from("\n[[apps]]\n");
     for (key, value) in &plain {
         match (key.as_str(), base, value.as_str()) {
-            ("cwd", Some(base), Some(cwd)) => text.push_str(&setting(key, &moved(cwd, base))),
-            _ => text.push_str(&setting(key, value)),
+            ("cwd", Some(base), Some(cwd)) => text.push_str(&setting_line(key, &rebase_path(cwd, base))),
+            _ => text.push_str(&setting_line(key, value)),
         }
     }
     if let (Some(base), false) = (base, plain.iter().any(|(key, _)| key == "cwd")) {
-        text.push_str(&setting("cwd", &base.to_string_lossy().into()));
+        text.push_str(&setting_line("cwd", &base.to_string_lossy().into()));
     }
-    if !app.left.is_empty() {
-        let left: Vec<String> = app.left.iter().map(|key| reason(key)).collect();
+    if !app.skipped.is_empty() {
+        let left: Vec<String> = app.skipped.iter().map(|key| skip_reason(key)).collect();
         text.push_str(&format!("# Ignored keys: {}.\n", left.join("; ")));
     }
     for (key, value) in tables {
-        text.push_str(&format!("\n[apps.{}]\n", bare(key)));
+        text.push_str(&format!("\n[apps.{}]\n", quote_key(key)));
         for (name, value) in value.as_object().into_iter().flatten() {
-            if let Some(value) = variable(value) {
-                text.push_str(&format!("{} = {value}\n", bare(name)));
+            if let Some(value) = env_line(value) {
+                text.push_str(&format!("{} = {value}\n", quote_key(name)));
             }
         }
     }
     text
 }
 
-fn setting(key: &str, value: &Value) -> String {
+fn setting_line(key: &str, value: &Value) -> String {
     let summary = find_key(key).map(|key| key.summary()).unwrap_or_default();
     format!("# {summary}\n{key} = {}\n", toml(value))
 }
 
-fn moved(cwd: &str, base: &Path) -> Value {
+fn rebase_path(cwd: &str, base: &Path) -> Value {
     if cwd.starts_with('~') {
         return cwd.into();
     }
@@ -88,7 +88,7 @@ fn moved(cwd: &str, base: &Path) -> Value {
     path.to_string_lossy().into()
 }
 
-fn reason(key: &str) -> String {
+fn skip_reason(key: &str) -> String {
     let key_shown: String = key.chars().filter(|c| !c.is_control()).take(60).collect();
     match ignored_key(key) {
         Some(about) => format!("{key_shown} ({about})"),
@@ -110,7 +110,7 @@ fn toml(value: &Value) -> String {
 }
 
 /// A variable's value; what becomes JSON in the end is written as that.
-fn variable(value: &Value) -> Option<String> {
+fn env_line(value: &Value) -> Option<String> {
     match value {
         Value::Null => None,
         Value::Array(_) | Value::Object(_) => Some(quoted(&value.to_string())),
@@ -123,7 +123,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// A key, in quotes where it needs them.
-fn bare(key: &str) -> String {
+fn quote_key(key: &str) -> String {
     let plain = !key.is_empty() && key.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_' || c == b'-');
     if plain { key.to_owned() } else { serde_json::Value::from(key).to_string().replace('\u{7f}', "\\u007f") }
 }

@@ -14,22 +14,22 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde::Deserialize;
 
-use super::format::LIMIT;
+use super::format::MAX_FILE_SIZE;
 use super::search::SearchPath;
 
-const PROGRAM: &str = include_str!("evaluate.js");
+const EVALUATE_JS: &str = include_str!("evaluate.js");
 
 /// How long a file may take. Starting node takes a twentieth of a second on an idle machine.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a file may use, also after a Ctrl-C that took this command away: kilobytes of memory, seconds of processor time.
-const BOUNDS: &str = "ulimit -d 524288 2>/dev/null; ulimit -t 10 2>/dev/null; exec \"$@\"";
+const ULIMIT_WRAPPER: &str = "ulimit -d 524288 2>/dev/null; ulimit -t 10 2>/dev/null; exec \"$@\"";
 
 /// The longest answer. Bytes: it is JSON within JSON, whose quotes take twice the room.
-const MOST: u64 = 2 * LIMIT;
+const MAX_RESPONSE: u64 = 2 * MAX_FILE_SIZE;
 
 /// So much of what a file prints is shown. Bytes.
-const SHOWN: usize = 4096;
+const MAX_PRINTED: usize = 4096;
 
 /// What a file exports.
 #[derive(Debug, Deserialize)]
@@ -37,7 +37,8 @@ pub(super) struct EvalOutput {
     /// As JSON.
     pub(super) json: String,
     /// What could not be put into JSON.
-    pub(super) left: Vec<SkippedValue>,
+    #[serde(alias = "left")]
+    pub(super) skipped: Vec<SkippedValue>,
     /// What it printed.
     #[serde(skip)]
     pub(super) printed: String,
@@ -49,7 +50,8 @@ pub(super) struct SkippedValue {
     /// Where: `apps[0].env.X`.
     pub(super) path: String,
     /// What, and why.
-    pub(super) what: String,
+    #[serde(alias = "what")]
+    pub(super) reason: String,
 }
 
 /// Why a file could not be evaluated.
@@ -87,36 +89,40 @@ pub(super) fn evaluate(file: &Path, search: &SearchPath) -> Result<EvalOutput, E
     let (output, out) = io::pipe().map_err(broken)?;
     let err = out.try_clone().map_err(broken)?;
     // Standard input is what no program writes to by accident: it carries the answer back.
-    let mut node = bounded(&node);
-    node.arg("-e").arg(PROGRAM).arg(file).process_group(0);
+    let mut node = sandboxed_command(&node);
+    node.arg("-e").arg(EVALUATE_JS).arg(file).process_group(0);
     let mut child = node.stdin(channel).stdout(out).stderr(err).spawn().map_err(broken)?;
     drop(node);
-    let printed = collect(output);
-    let answer = wait(answer);
+    let printed = collect_output(output);
+    let answer = read_response(answer);
     // The file may have left timers or connections behind that would keep it running, or programs.
     let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
-    judge(answer, &mut child, &shown(&printed))
+    parse_response(answer, &mut child, &printed_text(&printed))
 }
 
 /// A program within its bounds; without them in a container that has no shell.
-fn bounded(program: &Path) -> Command {
+fn sandboxed_command(program: &Path) -> Command {
     let shell = Path::new("/bin/sh");
     if !shell.exists() {
         return Command::new(program);
     }
     let mut bounded = Command::new(shell);
-    bounded.arg("-c").arg(BOUNDS).arg("sh").arg(program);
+    bounded.arg("-c").arg(ULIMIT_WRAPPER).arg("sh").arg(program);
     bounded
 }
 
-fn judge(answer: Option<Vec<u8>>, child: &mut Child, printed: &str) -> Result<EvalOutput, EvalError> {
+fn parse_response(
+    answer: Option<Vec<u8>>,
+    child: &mut Child,
+    printed: &str,
+) -> Result<EvalOutput, EvalError> {
     let ended = child.wait().ok();
     let Some(bytes) = answer else {
-        let seconds = PATIENCE.as_secs();
-        let message = format!("timed out after {seconds} s{}", after(printed));
+        let seconds = TIMEOUT.as_secs();
+        let message = format!("timed out after {seconds} s{}", printed_note(printed));
         return fail(message, "an ecosystem file must only export its apps: remove code that loops or waits");
     };
-    if bytes.len() as u64 >= MOST {
+    if bytes.len() as u64 >= MAX_RESPONSE {
         return fail("exports more than 1 MiB", "split it into several files");
     }
     match serde_json::from_slice(&bytes) {
@@ -125,7 +131,7 @@ fn judge(answer: Option<Vec<u8>>, child: &mut Child, printed: &str) -> Result<Ev
         Err(_) => {
             let how = ended.map_or_else(String::new, |status| format!(" ({status})"));
             fail(
-                format!("exited before it exported its apps{how}{}", after(printed)),
+                format!("exited before it exported its apps{how}{}", printed_note(printed)),
                 "run it with `node` for details",
             )
         }
@@ -136,20 +142,20 @@ fn fail<T>(message: impl Into<String>, help: &'static str) -> Result<T, EvalErro
     Err(EvalError { message: message.into(), help, ..EvalError::default() })
 }
 
-fn after(printed: &str) -> String {
+fn printed_note(printed: &str) -> String {
     if printed.is_empty() { String::new() } else { format!("; output:\n{printed}") }
 }
 
 /// The line that comes on the channel, unless that takes too long. Not all until its end: a process that the
 /// file started may hold the channel open for longer.
-fn wait(channel: PipeReader) -> Option<Vec<u8>> {
+fn read_response(channel: PipeReader) -> Option<Vec<u8>> {
     let (done, waiting) = mpsc::channel();
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
-        let read = BufReader::new(channel.take(MOST)).read_until(b'\n', &mut bytes);
+        let read = BufReader::new(channel.take(MAX_RESPONSE)).read_until(b'\n', &mut bytes);
         let _ = done.send(read.map(|_| bytes).unwrap_or_default());
     });
-    match waiting.recv_timeout(PATIENCE) {
+    match waiting.recv_timeout(TIMEOUT) {
         Ok(bytes) => Some(bytes),
         Err(RecvTimeoutError::Timeout) => None,
         Err(RecvTimeoutError::Disconnected) => Some(Vec::new()),
@@ -158,14 +164,14 @@ fn wait(channel: PipeReader) -> Option<Vec<u8>> {
 
 /// Keeps the beginning of what is printed, and reads on so that nobody has to wait for it. Not waited
 /// for itself: a process that the file started may hold the other end for ever.
-fn collect(mut output: PipeReader) -> Arc<Mutex<Vec<u8>>> {
+fn collect_output(mut output: PipeReader) -> Arc<Mutex<Vec<u8>>> {
     let kept = Arc::new(Mutex::new(Vec::new()));
     let keep = Arc::clone(&kept);
     std::thread::spawn(move || {
         let mut chunk = [0; 8192];
         while let Ok(read @ 1..) = output.read(&mut chunk) {
             let Ok(mut kept) = keep.lock() else { return };
-            let room = SHOWN.saturating_sub(kept.len()).min(read);
+            let room = MAX_PRINTED.saturating_sub(kept.len()).min(read);
             kept.extend_from_slice(&chunk[..room]);
         }
     });
@@ -173,7 +179,7 @@ fn collect(mut output: PipeReader) -> Arc<Mutex<Vec<u8>>> {
 }
 
 /// What was printed, as it may be shown on a terminal.
-fn shown(printed: &Mutex<Vec<u8>>) -> String {
+fn printed_text(printed: &Mutex<Vec<u8>>) -> String {
     let Ok(bytes) = printed.lock() else { return String::new() };
     let text = String::from_utf8_lossy(&bytes);
     text.trim().chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
@@ -224,8 +230,8 @@ mod tests {
         )
         .unwrap();
         assert_eq!(exported.json, r#"{"n":"NaN","d":"1970-01-01T00:00:00.000Z","b":1,"__proto__":1}"#);
-        assert_eq!(exported.left.len(), 1);
-        assert_eq!(exported.left[0].path, "f");
+        assert_eq!(exported.skipped.len(), 1);
+        assert_eq!(exported.skipped[0].path, "f");
         let cycle = run("e.config.js", "const a = { apps: [{}] }; a.apps[0].env = a; module.exports = a")
             .unwrap_err();
         assert_eq!(cycle.message, "apps[0].env contains itself");

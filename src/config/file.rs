@@ -13,10 +13,10 @@ use super::mistake::ConfigErrors;
 use super::source::SourceText;
 use super::statics;
 use super::tree::{ConfigNode, NodeContent, SyntaxError, TableEntry};
-use super::value::{EnvValue, FromValue, LogRules, ValueError, shown};
+use super::value::{EnvValue, FromValue, LogRules, ValueError, display_value};
 
 /// So many errors of syntax are shown; after a broken one the rest are often only its echoes.
-const SYNTAX_ERRORS: usize = 5;
+const MAX_SYNTAX_ERRORS: usize = 5;
 
 /// An app as written.
 pub(super) struct ParsedApp {
@@ -25,23 +25,23 @@ pub(super) struct ParsedApp {
     /// Where its entry begins.
     pub(super) at: SourceRef,
     /// The keys whose values could not be taken. What depends on them cannot be judged.
-    pub(super) refused: Vec<&'static str>,
+    pub(super) invalid_keys: Vec<&'static str>,
     /// The same settings as values, by rsm's own keys, in the order of the file.
-    pub(super) given: Vec<(String, Value)>,
+    pub(super) values: Vec<(String, Value)>,
     /// Keys that were left out.
-    pub(super) left: Vec<String>,
+    pub(super) skipped: Vec<String>,
 }
 
 impl ParsedApp {
     /// An app of these settings, nothing of which was refused.
     pub(super) fn new(settings: AppSettings, at: SourceRef) -> Self {
-        Self { settings, at, refused: Vec::new(), given: Vec::new(), left: Vec::new() }
+        Self { settings, at, invalid_keys: Vec::new(), values: Vec::new(), skipped: Vec::new() }
     }
 
     /// Notes a value in the place of a former one.
-    fn give(&mut self, key: &str, value: Value) {
-        self.given.retain(|(former, _)| former != key);
-        self.given.push((key.to_owned(), value));
+    fn add_value(&mut self, key: &str, value: Value) {
+        self.values.retain(|(former, _)| former != key);
+        self.values.push((key.to_owned(), value));
     }
 }
 
@@ -55,54 +55,56 @@ pub(super) fn read(
         Ok(root) => root,
         Err(errors) => {
             let mut broken = Diagnostics::new(Some(source));
-            for error in errors.into_iter().take(SYNTAX_ERRORS) {
+            for error in errors.into_iter().take(MAX_SYNTAX_ERRORS) {
                 let message = format!("invalid {}: {}", source.format.name(), error.message);
-                broken.mistake(&SourceRef::Span(error.at), message, help_with_syntax(source.format));
+                broken.error(&SourceRef::Span(error.span), message, syntax_help(source.format));
             }
             broken.finish(())?;
             return Ok(Vec::new());
         }
     };
-    let mut file = FileParser { format: source.format, apps: Vec::new(), rules: None };
+    let mut file = FileParser { format: source.format, apps: Vec::new(), log_rules: None };
     let before = findings.count();
     match root.content {
         NodeContent::Table(entries) if file.is_app(&entries) => {
-            let node = ConfigNode { at: root.at, content: NodeContent::Table(entries) };
-            file.add(node, findings);
+            let node = ConfigNode { span: root.span, content: NodeContent::Table(entries) };
+            file.parse_node(node, findings);
         }
-        NodeContent::Table(entries) => entries.into_iter().for_each(|entry| file.top_level(entry, findings)),
-        NodeContent::List(items) if file.format.is_pm2s() => {
-            items.into_iter().for_each(|item| file.add(item, findings))
+        NodeContent::Table(entries) => {
+            entries.into_iter().for_each(|entry| file.parse_top_level(entry, findings))
+        }
+        NodeContent::List(items) if file.format.is_pm2_format() => {
+            items.into_iter().for_each(|item| file.parse_node(item, findings))
         }
         _ => {}
     }
-    let FileParser { apps, rules, .. } = &mut file;
+    let FileParser { apps, log_rules: rules, .. } = &mut file;
     for app in apps.iter_mut() {
-        underlay(rules.clone(), &mut app.settings);
+        apply_shared_log_rules(rules.clone(), &mut app.settings);
     }
     if file.apps.is_empty() && findings.count() == before {
-        findings.mistake(&SourceRef::Span(0..0), "no apps found", begin(file.format));
+        findings.error(&SourceRef::Span(0..0), "no apps found", app_example(file.format));
     }
     Ok(file.apps)
 }
 
 /// The log rules of all apps.
 fn log_rules(entry: &TableEntry, findings: &mut Diagnostics<'_>) -> Option<Located<LogRules>> {
-    let (value, at) = (entry.node.value(), SourceRef::Span(entry.node.at.clone()));
-    match LogRules::read(&value) {
-        Ok(rules) => Some(Located { value: rules, at }),
+    let (value, at) = (entry.node.value(), SourceRef::Span(entry.node.span.clone()));
+    match LogRules::from_value(&value) {
+        Ok(rules) => Some(Located { value: rules, source: at }),
         Err(wrong) => {
-            refuse(&entry.key, wrong, &value, &at, findings);
+            report_value_error(&entry.key, wrong, &value, &at, findings);
             None
         }
     }
 }
 
 /// Lays an app's own log rules over those of all.
-fn underlay(rules: Option<Located<LogRules>>, settings: &mut AppSettings) {
-    if let Some(Located { value, at }) = rules {
+fn apply_shared_log_rules(rules: Option<Located<LogRules>>, settings: &mut AppSettings) {
+    if let Some(Located { value, source: at }) = rules {
         let own = settings.logs.take().map(|own| own.value);
-        settings.logs = Some(Located { value: value.under(own), at });
+        settings.logs = Some(Located { value: value.merge_under(own), source: at });
     }
 }
 
@@ -117,7 +119,7 @@ pub(super) fn parse(source: &SourceText) -> Result<ConfigNode, Vec<SyntaxError>>
     }
 }
 
-fn help_with_syntax(format: FileFormat) -> &'static str {
+fn syntax_help(format: FileFormat) -> &'static str {
     match format {
         FileFormat::Json | FileFormat::Package => "JSON cannot contain code; use NAME.config.js",
         _ => "",
@@ -125,7 +127,7 @@ fn help_with_syntax(format: FileFormat) -> &'static str {
 }
 
 /// How apps are begun.
-fn begin(format: FileFormat) -> &'static str {
+fn app_example(format: FileFormat) -> &'static str {
     match format {
         FileFormat::Toml => "start each app with a line [[apps]]",
         FileFormat::Yaml => "write `apps:` followed by `- script: …` for each app",
@@ -139,63 +141,65 @@ struct FileParser {
     format: FileFormat,
     apps: Vec<ParsedApp>,
     /// The log rules of all apps.
-    rules: Option<Located<LogRules>>,
+    log_rules: Option<Located<LogRules>>,
 }
 
 impl FileParser {
     /// Whether a table is not a file's but an app itself, as PM2 has it.
     fn is_app(&self, entries: &[TableEntry]) -> bool {
         let has = |key: &str| entries.iter().any(|entry| entry.key == key);
-        let pm2s = self.format.is_pm2s() && self.format != FileFormat::Package;
+        let pm2s = self.format.is_pm2_format() && self.format != FileFormat::Package;
         pm2s && !has("apps") && !has("pm2") && ["script", "exec", "cmd", "command"].iter().any(|key| has(key))
     }
 
-    fn add(&mut self, node: ConfigNode, findings: &mut Diagnostics<'_>) {
-        self.apps.extend(app(node, self.format, findings));
+    fn parse_node(&mut self, node: ConfigNode, findings: &mut Diagnostics<'_>) {
+        self.apps.extend(parse_app(node, self.format, findings));
     }
 
-    fn top_level(&mut self, entry: TableEntry, findings: &mut Diagnostics<'_>) {
-        let at = SourceRef::Span(entry.key_at.clone());
+    fn parse_top_level(&mut self, entry: TableEntry, findings: &mut Diagnostics<'_>) {
+        let at = SourceRef::Span(entry.key_span.clone());
         match entry.key.as_str() {
             "apps" | "pm2" => match entry.node.content {
-                NodeContent::List(items) => items.into_iter().for_each(|item| self.add(item, findings)),
+                NodeContent::List(items) => {
+                    items.into_iter().for_each(|item| self.parse_node(item, findings))
+                }
                 NodeContent::Scalar(Value::Null) => {}
-                _ => self.add(entry.node, findings),
+                _ => self.parse_node(entry.node, findings),
             },
             _ if self.format == FileFormat::Package => {}
             "$schema" => {}
-            "logs" => self.rules = log_rules(&entry, findings),
+            "logs" => self.log_rules = log_rules(&entry, findings),
             "deploy" => findings.warn(&at, "`deploy` is not supported, ignored"),
             "static" => {
-                for app in statics::apps(entry.node, findings) {
-                    self.add(app, findings);
+                for app in statics::static_to_apps(entry.node, findings) {
+                    self.parse_node(app, findings);
                 }
             }
-            key if self.format.is_pm2s() => {
+            key if self.format.is_pm2_format() => {
                 findings.warn(&at, format!("`{key}` is ignored: apps are read from `apps`"));
             }
             key if find_key(key).is_some() || key.starts_with("env_") => {
                 let message = format!("`{key}` must be inside an app");
-                findings.mistake(&at, message, "move it below a line [[apps]]");
+                findings.error(&at, message, "move it below a line [[apps]]");
             }
             key => {
                 let help = match strsim::jaro_winkler(key, "apps") > 0.8 {
                     true => "did you mean [[apps]]?",
                     false => "only [[apps]], [logs] and [[static]] are allowed here",
                 };
-                findings.mistake(&SourceRef::Key(entry.key_at), format!("unknown key `{key}`"), help);
+                findings.error(&SourceRef::Key(entry.key_span), format!("unknown key `{key}`"), help);
             }
         }
     }
 }
 
-fn app(node: ConfigNode, format: FileFormat, findings: &mut Diagnostics<'_>) -> Option<ParsedApp> {
-    let at = SourceRef::Span(node.at.clone());
+fn parse_app(node: ConfigNode, format: FileFormat, findings: &mut Diagnostics<'_>) -> Option<ParsedApp> {
+    let at = SourceRef::Span(node.span.clone());
     if findings.is_full() {
         return None;
     }
     let NodeContent::Table(entries) = node.content else {
-        findings.mistake(&at, "expected a table of settings for each app", begin(format));
+        findings.error(&at, "expected a table of settings for each app", app_example(format));
         return None;
     };
     let mut app = ParsedApp::new(AppSettings::default(), at);
@@ -206,26 +210,26 @@ fn app(node: ConfigNode, format: FileFormat, findings: &mut Diagnostics<'_>) -> 
         }
         // PM2's way to leave a setting out; TOML has no such value.
         if !matches!(entry.node.content, NodeContent::Scalar(Value::Null)) {
-            setting(entry, format, &mut app, &mut seen, findings);
+            parse_setting(entry, format, &mut app, &mut seen, findings);
         }
     }
     Some(app)
 }
 
-fn setting(
+fn parse_setting(
     entry: &TableEntry,
     format: FileFormat,
     app: &mut ParsedApp,
     seen: &mut HashMap<&'static str, String>,
     findings: &mut Diagnostics<'_>,
 ) {
-    let key_at = SourceRef::Span(entry.key_at.clone());
+    let key_at = SourceRef::Span(entry.key_span.clone());
     let written = entry.key.as_str();
-    let Some(key) = find_key(written) else { return other(entry, format, app, findings) };
+    let Some(key) = find_key(written) else { return parse_unknown(entry, format, app, findings) };
     if let Some(before) = seen.insert(key.name, written.to_owned()) {
         let message = format!("`{written}` and `{before}` are the same key");
-        if !format.is_pm2s() {
-            findings.mistake(&key_at, message, "remove one of them");
+        if !format.is_pm2_format() {
+            findings.error(&key_at, message, "remove one of them");
             return;
         }
         // As in PM2, where `cmd` counts only if there is no `script`, and else the last wins.
@@ -237,62 +241,73 @@ fn setting(
         }
     }
     let value = entry.node.value();
-    match (key.parse)(&mut app.settings, &value, value_at(key, entry)) {
-        Ok(()) => app.give(key.name, value),
+    match (key.parse)(&mut app.settings, &value, value_source(key, entry)) {
+        Ok(()) => app.add_value(key.name, value),
         Err(wrong) => {
-            app.refused.push(key.name);
-            refuse(written, wrong, &value, &value_at(key, entry), findings);
+            app.invalid_keys.push(key.name);
+            report_value_error(written, wrong, &value, &value_source(key, entry), findings);
         }
     }
 }
 
 /// A key that is not in the table: an environment with a name, or nothing that is read.
-fn other(entry: &TableEntry, format: FileFormat, app: &mut ParsedApp, findings: &mut Diagnostics<'_>) {
+fn parse_unknown(
+    entry: &TableEntry,
+    format: FileFormat,
+    app: &mut ParsedApp,
+    findings: &mut Diagnostics<'_>,
+) {
     let written = entry.key.as_str();
     if let Some(name) = written.strip_prefix("env_").filter(|name| !name.is_empty()) {
-        return named_env(name, entry, app, findings);
+        return parse_named_env(name, entry, app, findings);
     }
-    app.left.push(written.to_owned());
-    let key_at = SourceRef::Span(entry.key_at.clone());
+    app.skipped.push(written.to_owned());
+    let key_at = SourceRef::Span(entry.key_span.clone());
     match ignored_key(written) {
         Some(about) => findings.warn(&key_at, format!("`{written}` is ignored: {about}")),
-        None if format.is_pm2s() => {
-            findings.warn(&key_at, format!("unknown key `{written}`, ignored; {}", suggestion(written)));
+        None if format.is_pm2_format() => {
+            findings.warn(&key_at, format!("unknown key `{written}`, ignored; {}", suggest_key(written)));
         }
         None => {
-            let key_at = SourceRef::Key(entry.key_at.clone());
-            findings.mistake(&key_at, format!("unknown key `{written}`"), suggestion(written));
+            let key_at = SourceRef::Key(entry.key_span.clone());
+            findings.error(&key_at, format!("unknown key `{written}`"), suggest_key(written));
         }
     }
 }
 
 /// The place of a value; that of an environment is a secret.
-fn value_at(key: &KeyDef, entry: &TableEntry) -> SourceRef {
+fn value_source(key: &KeyDef, entry: &TableEntry) -> SourceRef {
     if key.name == "env" {
-        SourceRef::Secret(entry.key_at.clone())
+        SourceRef::SecretSpan(entry.key_span.clone())
     } else {
-        SourceRef::Span(entry.node.at.clone())
+        SourceRef::Span(entry.node.span.clone())
     }
 }
 
-fn named_env(name: &str, entry: &TableEntry, app: &mut ParsedApp, findings: &mut Diagnostics<'_>) {
-    let (at, value) = (SourceRef::Secret(entry.key_at.clone()), entry.node.value());
-    match EnvValue::read(&value) {
+fn parse_named_env(name: &str, entry: &TableEntry, app: &mut ParsedApp, findings: &mut Diagnostics<'_>) {
+    let (at, value) = (SourceRef::SecretSpan(entry.key_span.clone()), entry.node.value());
+    match EnvValue::from_value(&value) {
         Ok(vars) => {
-            app.settings.named_env.insert(name.to_owned(), Located { value: vars, at });
-            app.give(&entry.key, value);
+            app.settings.named_env.insert(name.to_owned(), Located { value: vars, source: at });
+            app.add_value(&entry.key, value);
         }
-        Err(wrong) => refuse(&entry.key, wrong, &value, &at, findings),
+        Err(wrong) => report_value_error(&entry.key, wrong, &value, &at, findings),
     }
 }
 
-fn refuse(key: &str, wrong: ValueError, value: &Value, at: &SourceRef, findings: &mut Diagnostics<'_>) {
-    let found = (!matches!(at, SourceRef::Secret(_))).then(|| shown(value));
-    findings.mistake(at, wrong.message(key, found.as_deref()), wrong.help);
+fn report_value_error(
+    key: &str,
+    wrong: ValueError,
+    value: &Value,
+    at: &SourceRef,
+    findings: &mut Diagnostics<'_>,
+) {
+    let found = (!matches!(at, SourceRef::SecretSpan(_))).then(|| display_value(value));
+    findings.error(at, wrong.message(key, found.as_deref()), wrong.help);
 }
 
 /// What may have been meant by an unknown key.
-fn suggestion(written: &str) -> String {
+fn suggest_key(written: &str) -> String {
     let lower = written.to_ascii_lowercase().replace('-', "_");
     let names = KEYS.iter().flat_map(|key| std::iter::once(&key.name).chain(key.aliases));
     let scored = names.map(|name| (strsim::jaro_winkler(&lower, name), name));
@@ -308,7 +323,7 @@ mod tests {
     use super::*;
 
     fn read_text(text: &str) -> Result<(Vec<ParsedApp>, Vec<String>), ConfigErrors> {
-        let source = SourceText::written("e.toml", text);
+        let source = SourceText::from_text("e.toml", text);
         let mut findings = Diagnostics::new(Some(&source));
         let apps = read(&source, &mut findings)?;
         findings.finish(apps)

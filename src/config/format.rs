@@ -30,7 +30,7 @@ pub const DEFAULT_FILES: [&str; 8] = [
 ];
 
 /// Endings and what they mean. A `.js` alone is an app's script, as in PM2.
-const ENDINGS: [(&str, FileFormat); 9] = [
+const CONFIG_SUFFIXES: [(&str, FileFormat); 9] = [
     (".toml", FileFormat::Toml),
     ("package.json", FileFormat::Package),
     (".json", FileFormat::Json),
@@ -43,29 +43,29 @@ const ENDINGS: [(&str, FileFormat); 9] = [
 ];
 
 /// The largest file read. A hundred times what the largest known ecosystem files need.
-pub(super) const LIMIT: u64 = 1 << 20;
+pub(super) const MAX_FILE_SIZE: u64 = 1 << 20;
 
 /// What stands for the file on standard input.
 pub(super) const STDIN: &str = "-";
 
 /// Whether an argument of `start`, `stop` … is the name of a configuration file, or `-`.
 pub fn is_config_file(arg: &str) -> bool {
-    arg == STDIN || FileFormat::of(Path::new(arg)).is_some()
+    arg == STDIN || FileFormat::from_path(Path::new(arg)).is_some()
 }
 
 impl FileFormat {
     /// The format of a file of this name. A file's name is more than its ending.
-    pub(super) fn of(path: &Path) -> Option<Self> {
+    pub(super) fn from_path(path: &Path) -> Option<Self> {
         let name = path.file_name()?.to_str()?;
         let is = |ending: &str| match ending.strip_prefix('.') {
             Some(_) => name.len() > ending.len() && name.ends_with(ending),
             None => name == ending,
         };
-        ENDINGS.iter().find(|(ending, _)| is(ending)).map(|(_, format)| *format)
+        CONFIG_SUFFIXES.iter().find(|(ending, _)| is(ending)).map(|(_, format)| *format)
     }
 
     /// The format of a text without a name, by its first line that is more than a remark.
-    pub(super) fn of_text(text: &str) -> Self {
+    pub(super) fn detect(text: &str) -> Self {
         let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         let Some(first) = lines.find(|line| !line.starts_with('#')) else { return Self::Toml };
         let table = first.starts_with("[[") && first.ends_with("]]") && !first.contains(['{', '"', ',']);
@@ -84,7 +84,7 @@ impl FileFormat {
 
     /// Whether it is one of PM2's formats, where unknown keys are no mistakes: such files
     /// carry all sorts of things.
-    pub(super) fn is_pm2s(self) -> bool {
+    pub(super) fn is_pm2_format(self) -> bool {
         self != Self::Toml
     }
 
@@ -112,8 +112,8 @@ mod tests {
         {
             assert!(!is_config_file(other), "{other}");
         }
-        assert_eq!(FileFormat::of(Path::new("x/package.json")), Some(FileFormat::Package));
-        assert_eq!(FileFormat::of(Path::new("my-package.json")), Some(FileFormat::Json));
+        assert_eq!(FileFormat::from_path(Path::new("x/package.json")), Some(FileFormat::Package));
+        assert_eq!(FileFormat::from_path(Path::new("my-package.json")), Some(FileFormat::Json));
     }
 
     #[test]
@@ -128,7 +128,7 @@ mod tests {
             ("- script: a=b", FileFormat::Yaml),
             ("", FileFormat::Toml),
         ] {
-            assert_eq!(FileFormat::of_text(text), format, "{text}");
+            assert_eq!(FileFormat::detect(text), format, "{text}");
         }
     }
 }

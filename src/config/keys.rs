@@ -36,7 +36,7 @@ macro_rules! app_keys {
             name: stringify!($key),
             doc: concat!($($doc),+),
             parse: |settings, value, at| {
-                settings.$key = Some(Located { value: <$kind as FromValue>::read(value)?, at });
+                settings.$key = Some(Located { value: <$kind as FromValue>::from_value(value)?, source: at });
                 Ok(())
             },
             schema: |generator| <$kind as JsonSchema>::json_schema(generator),
@@ -158,7 +158,7 @@ app_keys! {
             EnvFilter::None => Pm2Value::Words(&[]),
             EnvFilter::All => true.into(),
             EnvFilter::Containing(parts) => parts.into(),
-            EnvFilter::Exactly(name) => name.into(),
+            EnvFilter::Exact(name) => name.into(),
         });
 
     /// User name or uid to run as. Requires root.
@@ -198,7 +198,7 @@ app_keys! {
     disable_logs: bool = key(Group::Logs)
         .flag(Flag::switch("--disable-logs", true)).spec(&["/logs/out", "/logs/err", "/logs/combined"])
         .jlist("disable_logs", |spec| {
-            (spec.logs.out == LogPath::Nowhere && spec.logs.err == LogPath::Nowhere).into()
+            (spec.logs.out == LogPath::Discard && spec.logs.err == LogPath::Discard).into()
         });
 
     /// Use the same log files for all instances.
@@ -239,15 +239,15 @@ app_keys! {
     restart_delay: DurationValue = key(Group::Restart).flag(Flag::text("--restart-delay", "TIME")).spec(&["/restart/delay"])
         .jlist("restart_delay", |spec| match spec.restart.delay {
             RestartDelay::Fixed(delay) => delay.into(),
-            RestartDelay::FromFirst { .. } | RestartDelay::AfterFirst { .. } => Pm2Value::Absent,
+            RestartDelay::Pm2Backoff { .. } | RestartDelay::Backoff { .. } => Pm2Value::Absent,
         });
 
     /// Initial restart delay; it grows by 50 % with each unstable restart, up to 15 s. Milliseconds or a duration such as `100ms`.
     exp_backoff_restart_delay: DurationValue = key(Group::Restart)
         .flag(Flag::text("--exp-backoff-restart-delay", "TIME").help("Initial delay of the restart backoff")).spec(&["/restart/delay"])
         .jlist("exp_backoff_restart_delay", |spec| match spec.restart.delay {
-            RestartDelay::FromFirst { initial } => initial.into(),
-            RestartDelay::Fixed(_) | RestartDelay::AfterFirst { .. } => Pm2Value::Absent,
+            RestartDelay::Pm2Backoff { initial } => initial.into(),
+            RestartDelay::Fixed(_) | RestartDelay::Backoff { .. } => Pm2Value::Absent,
         });
 
     /// Restart when the memory of the process tree exceeds this limit, such as `300M` or `1.5G`.
@@ -274,12 +274,12 @@ app_keys! {
     treekill: bool = key(Group::StopAndReadiness)
         .flag(Flag::switch("--no-treekill", false).help("Signal only the main process, not its process tree"))
         .spec(&["/stop/tree"])
-        .jlist("treekill", |spec| spec.stop.tree.into());
+        .jlist("treekill", |spec| spec.stop.whole_tree.into());
 
     /// Stop the app with the message `shutdown` on the Node.js IPC channel instead of a signal.
     shutdown_with_message: bool = key(Group::StopAndReadiness)
         .flag(Flag::switch("--shutdown-with-message", true).hidden()).spec(&["/stop/message"])
-        .jlist("shutdown_with_message", |spec| spec.stop.message.into());
+        .jlist("shutdown_with_message", |spec| spec.stop.by_message.into());
 
     /// Wait for the app to report readiness (`READY=1` or `process.send('ready')`).
     wait_ready: bool = key(Group::StopAndReadiness)
@@ -473,8 +473,8 @@ mod tests {
             ignore: Vec::new(),
             delay: std::time::Duration::ZERO,
         });
-        spec.autoscale = Some(crate::spec::Autoscale::between(1, 2));
-        spec.health = Some(crate::spec::Probe::health(crate::spec::ProbeAction::Tcp("1".into())));
+        spec.autoscale = Some(crate::spec::Autoscale::new(1, 2));
+        spec.health = Some(crate::spec::Probe::liveness(crate::spec::ProbeAction::Tcp("1".into())));
         spec.readiness.probe = spec.health.clone();
         spec.watchdog = Some(1);
         spec.env.insert("PORT".into(), "1".into());

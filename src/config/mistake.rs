@@ -12,7 +12,7 @@ pub struct ConfigErrors(pub Vec<ConfigError>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     /// Where it is.
-    pub place: Location,
+    pub location: Location,
     /// What is wrong, without the place.
     pub message: String,
     /// What to do about it.
@@ -34,10 +34,10 @@ pub enum Location {
         column: usize,
         /// The line itself and the width of the stretch in characters; absent where quoting it
         /// could show a secret.
-        quote: Option<(String, usize)>,
+        snippet: Option<(String, usize)>,
     },
     /// A value of a file that is evaluated: its places are not those of the text.
-    Path {
+    JsonPath {
         /// The file, as the user named it.
         file: PathBuf,
         /// As JavaScript writes it: `apps[2].instances`.
@@ -66,13 +66,13 @@ impl fmt::Display for ConfigError {
     /// Ends with a newline.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let message = sanitize_lines(&self.message);
-        match &self.place {
+        match &self.location {
             Location::File(file) => writeln!(out, "{}: {message}", file.display())?,
             Location::Flag(flag) => writeln!(out, "{flag}: {message}")?,
-            Location::Path { file, path } => {
+            Location::JsonPath { file, path } => {
                 writeln!(out, "{}: {}: {message}", file.display(), sanitize_lines(path))?
             }
-            Location::Span { file, line, column, quote } => {
+            Location::Span { file, line, column, snippet: quote } => {
                 writeln!(out, "{}:{line}:{column}: {message}", file.display())?;
                 if let Some((text, width)) = quote {
                     underline(out, *line, *column, &sanitize_lines(text), *width)?;
@@ -106,13 +106,13 @@ mod tests {
     use super::*;
 
     fn span(column: usize, text: &str, width: usize) -> Location {
-        Location::Span { file: "e.toml".into(), line: 12, column, quote: Some((text.into(), width)) }
+        Location::Span { file: "e.toml".into(), line: 12, column, snippet: Some((text.into(), width)) }
     }
 
     #[test]
     fn a_mistake_shows_its_place_its_line_and_the_way_out() {
         let mistake = ConfigError {
-            place: span(8, "\tport = \"x\"", 3),
+            location: span(8, "\tport = \"x\"", 3),
             message: "invalid value for `port`".into(),
             help: Some("write 8080".into()),
         };
@@ -122,9 +122,9 @@ mod tests {
 
     #[test]
     fn blocks_are_parted_by_a_blank_line() {
-        let flag = ConfigError { place: Location::Flag("--name"), message: "is empty".into(), help: None };
+        let flag = ConfigError { location: Location::Flag("--name"), message: "is empty".into(), help: None };
         let file = ConfigError {
-            place: Location::File("e.toml".into()),
+            location: Location::File("e.toml".into()),
             message: "is a directory".into(),
             help: None,
         };
@@ -136,13 +136,13 @@ mod tests {
 
     #[test]
     fn nothing_reaches_the_terminal_that_it_would_obey() {
-        let mistake = ConfigError { place: span(1, "a = [", 3), message: "\u{1b}[2Jx".into(), help: None };
+        let mistake = ConfigError { location: span(1, "a = [", 3), message: "\u{1b}[2Jx".into(), help: None };
         assert!(!mistake.to_string().contains('\u{1b}'));
     }
 
     #[test]
     fn carets_stay_on_the_line() {
-        let long = ConfigError { place: span(4, "a = [", 90), message: "m".into(), help: None };
+        let long = ConfigError { location: span(4, "a = [", 90), message: "m".into(), help: None };
         assert!(long.to_string().contains("|    ^^\n"), "{long}");
     }
 }

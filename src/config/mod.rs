@@ -40,7 +40,7 @@ pub use keys::{EXT, IGNORED_KEYS, IgnoredKey, KEYS, key_for_pointer, keys_with_f
 pub use mistake::{ConfigError, ConfigErrors, Location};
 pub use patch::flags_to_patch;
 pub use schema::schema;
-pub use source::mark;
+pub use source::fingerprint_file;
 
 use crate::spec::{AppSpec, order};
 use file::ParsedApp;
@@ -73,9 +73,9 @@ pub struct Loaded {
 }
 
 /// Bytes of a size as people write it: `300M`.
-pub fn size(text: &str) -> Option<u64> {
+pub fn parse_size(text: &str) -> Option<u64> {
     use value::FromValue;
-    value::ByteSize::read(&serde_json::Value::from(text)).ok().map(|size| size.0)
+    value::ByteSize::from_value(&serde_json::Value::from(text)).ok().map(|size| size.0)
 }
 
 /// Loads the apps of a file, or of standard input for `-`.
@@ -84,18 +84,18 @@ pub fn size(text: &str) -> Option<u64> {
 /// Every mistake of the file. Apps left out by `only` are read but not resolved: what they need
 /// may not be on this machine.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, ConfigErrors> {
-    let source = read(path, options)?;
+    let source = read_source(path, options)?;
     let mut findings = Diagnostics::new(Some(&source));
     let written = file::read(&source, &mut findings)?;
     let env_name = options.env_name.as_deref();
     let name = |app: &ParsedApp| {
-        let known = !app.refused.contains(&"name");
-        known.then(|| resolve::name(&app.settings, env_name)).flatten()
+        let known = !app.invalid_keys.contains(&"name");
+        known.then(|| resolve::app_name(&app.settings, env_name)).flatten()
     };
     let names: Vec<Option<String>> = written.iter().map(name).collect();
-    refuse_duplicates(&written, &names, &mut findings);
-    let only = wanted(&options.only, &names);
-    refuse_unknown(&only, &names, &mut findings);
+    check_duplicate_names(&written, &names, &mut findings);
+    let only = selected_names(&options.only, &names);
+    check_only_names(&only, &names, &mut findings);
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let ground = ResolveContext {
         // Of `-` too: what is beside it is what is in the current directory.
@@ -113,12 +113,12 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, ConfigErrors> 
         if findings.is_full() {
             break;
         }
-        apps.extend(resolve::app(app, &ground, &mut findings));
+        apps.extend(resolve::resolve_app(app, &ground, &mut findings));
     }
     if ground.source.is_some() {
-        apps.iter_mut().for_each(|app: &mut AppSpec| app.comes_from(source.content.clone()));
+        apps.iter_mut().for_each(|app: &mut AppSpec| app.set_origin(source.fingerprint.clone()));
     }
-    refuse_circles(&written, &apps, &mut findings);
+    check_dependency_cycles(&written, &apps, &mut findings);
     findings.finish(apps).map(|(apps, warnings)| Loaded { apps, warnings })
 }
 
@@ -127,31 +127,31 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, ConfigErrors> 
 ///
 /// # Errors
 /// The file's mistakes of syntax, keys and values, or an app without script and name.
-pub fn names(path: &Path, options: &LoadOptions) -> Result<Vec<String>, ConfigErrors> {
-    let source = read(path, options)?;
+pub fn app_names(path: &Path, options: &LoadOptions) -> Result<Vec<String>, ConfigErrors> {
+    let source = read_source(path, options)?;
     let mut findings = Diagnostics::new(Some(&source));
     let written = file::read(&source, &mut findings)?;
     let mut names = Vec::new();
     for app in &written {
-        match resolve::name(&app.settings, options.env_name.as_deref()) {
+        match resolve::app_name(&app.settings, options.env_name.as_deref()) {
             Some(name) => names.push(name),
-            None => findings.mistake(&app.at, "app has no name and no script", "set `name`"),
+            None => findings.error(&app.at, "app has no name and no script", "set `name`"),
         }
     }
     let known: Vec<Option<String>> = names.iter().cloned().map(Some).collect();
-    let only = wanted(&options.only, &known);
-    refuse_unknown(&only, &known, &mut findings);
+    let only = selected_names(&options.only, &known);
+    check_only_names(&only, &known, &mut findings);
     names.retain(|name| only.is_empty() || only.contains(name));
     findings.finish(names).map(|(names, _)| names)
 }
 
-fn read(path: &Path, options: &LoadOptions) -> Result<SourceText, ConfigErrors> {
+fn read_source(path: &Path, options: &LoadOptions) -> Result<SourceText, ConfigErrors> {
     let search = SearchPath::new(None, &options.path_var, Path::new("."));
     SourceText::read(path, &search).map_err(|mistake| ConfigErrors(vec![mistake]))
 }
 
 /// The names in `--only`, written with commas or blanks. An app whose name has a blank means itself.
-fn wanted(only: &[String], names: &[Option<String>]) -> Vec<String> {
+fn selected_names(only: &[String], names: &[Option<String>]) -> Vec<String> {
     let parts = only.iter().flat_map(|text| text.split(',')).map(str::trim).filter(|part| !part.is_empty());
     let words = |part: &str| match names.iter().flatten().any(|name| name == part) {
         true => vec![part.to_owned()],
@@ -160,30 +160,30 @@ fn wanted(only: &[String], names: &[Option<String>]) -> Vec<String> {
     parts.flat_map(words).collect()
 }
 
-fn refuse_duplicates(written: &[ParsedApp], names: &[Option<String>], findings: &mut Diagnostics<'_>) {
+fn check_duplicate_names(written: &[ParsedApp], names: &[Option<String>], findings: &mut Diagnostics<'_>) {
     let mut seen: HashMap<&str, usize> = HashMap::new();
     for (number, (app, name)) in written.iter().zip(names).enumerate() {
         let Some(name) = name else { continue };
         if let Some(first) = seen.insert(name, number) {
-            let at = app.settings.name.as_ref().map(|name| &name.at);
-            let at = at.or(app.settings.script.as_ref().map(|script| &script.at)).unwrap_or(&app.at);
+            let at = app.settings.name.as_ref().map(|name| &name.source);
+            let at = at.or(app.settings.script.as_ref().map(|script| &script.source)).unwrap_or(&app.at);
             let message = format!("apps {} and {} have the same name {name:?}", first + 1, number + 1);
-            findings.mistake(at, message, "use unique names");
+            findings.error(at, message, "use unique names");
         }
     }
 }
 
-fn refuse_circles(written: &[ParsedApp], apps: &[AppSpec], findings: &mut Diagnostics<'_>) {
+fn check_dependency_cycles(written: &[ParsedApp], apps: &[AppSpec], findings: &mut Diagnostics<'_>) {
     let depends = apps.iter().map(|app| (app.name.clone(), app.depends_on.clone())).collect();
-    if let Err(circle) = order::steps(&depends) {
+    if let Err(circle) = order::start_layers(&depends) {
         let at = written.iter().find_map(|app| {
             let depends = app.settings.depends_on.as_ref()?;
             let name = app.settings.name.as_ref().map(|name| &name.value.0);
-            name.is_none_or(|name| circle.0.contains(name)).then_some(&depends.at)
+            name.is_none_or(|name| circle.0.contains(name)).then_some(&depends.source)
         });
         let at = at.or(written.first().map(|app| &app.at));
         at.into_iter().for_each(|at| {
-            findings.mistake(
+            findings.error(
                 at,
                 circle.to_string(),
                 "remove one of them from \
@@ -193,11 +193,11 @@ fn refuse_circles(written: &[ParsedApp], apps: &[AppSpec], findings: &mut Diagno
     }
 }
 
-fn refuse_unknown(only: &[String], names: &[Option<String>], findings: &mut Diagnostics<'_>) {
+fn check_only_names(only: &[String], names: &[Option<String>], findings: &mut Diagnostics<'_>) {
     let known: Vec<&str> = names.iter().flatten().map(String::as_str).collect();
     for name in only.iter().filter(|name| !known.contains(&name.as_str())) {
         let message = format!("app {name:?} not found in the file");
-        findings.mistake(&SourceRef::Flag("--only"), message, format!("available: {}", known.join(", ")));
+        findings.error(&SourceRef::Flag("--only"), message, format!("available: {}", known.join(", ")));
     }
 }
 

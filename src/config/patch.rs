@@ -32,7 +32,7 @@ pub fn flags_to_patch(
     if settings.watch.is_none() {
         // Lets the other watch settings be resolved; it is not among the flags, so it is not sent.
         settings.watch =
-            Some(Located { value: WatchValue::WorkingDirectory, at: SourceRef::Flag("--watch") });
+            Some(Located { value: WatchValue::WorkingDirectory, source: SourceRef::Flag("--watch") });
     }
     let ground = command_line_context(cwd, options);
     let base = value_of(&settings.cwd).map_or_else(|| cwd.to_owned(), |path| absolute(path, cwd));
@@ -40,14 +40,14 @@ pub fn flags_to_patch(
     if let Some(name) = value_of(&settings.name) {
         app.name.clone_from(&name.0);
     }
-    resolve::settle(&settings, &mut app, &ground, &mut findings);
+    resolve::apply_settings(&settings, &mut app, &ground, &mut findings);
     let mut patch = Value::Object(Map::new());
     if let Some(launcher) = launcher_patch(&settings, &app, options, &mut findings) {
         set_pointer(&mut patch, LAUNCHER, launcher);
     }
     for GivenKey { source, .. } in reset.iter().filter(|given| !given.key.resettable) {
         let help = "delete the app and start it without this flag";
-        findings.mistake(&SourceRef::Flag(source), "cannot be unset", help);
+        findings.error(&SourceRef::Flag(source), "cannot be unset", help);
     }
     findings.finish(())?;
     let resolved = serde_json::to_value(&app).map_err(patch_error)?;
@@ -115,7 +115,7 @@ fn launcher_patch(
         return Some(json!("direct"));
     }
     let search = SearchPath::new(None, &options.path_var, &app.cwd);
-    let program = named_interpreter(&asked.value, &search, &asked.at, findings)?;
+    let program = named_interpreter(&asked.value, &search, &asked.source, findings)?;
     let args = args.cloned().unwrap_or_default();
     Some(json!({ "interpreter": { "program": program, "args": args } }))
 }
@@ -123,7 +123,7 @@ fn launcher_patch(
 /// Cannot happen with paths that came from text; said rather than assumed.
 fn patch_error(error: serde_json::Error) -> ConfigErrors {
     let message = format!("cannot be sent: {error}");
-    ConfigErrors(vec![ConfigError { place: Location::Flag("restart"), message, help: None }])
+    ConfigErrors(vec![ConfigError { location: Location::Flag("restart"), message, help: None }])
 }
 
 #[cfg(test)]
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn enums_change_their_variant() {
         let mut app = AppSpec::new("a", "/a", "/");
-        app.filter_env = crate::spec::EnvFilter::Exactly("HOME".into());
+        app.filter_env = crate::spec::EnvFilter::Exact("HOME".into());
         let flags = [
             ("--restart-delay", "5s"),
             ("--filter-env", "AWS"),

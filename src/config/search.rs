@@ -45,7 +45,7 @@ impl SearchPath {
     }
 
     /// Whether `program`, a name or a path, can be executed.
-    pub(super) fn has(&self, program: &str) -> bool {
+    pub(super) fn contains(&self, program: &str) -> bool {
         if program.contains('/') {
             is_executable(&absolute(program, &self.cwd))
         } else {
@@ -84,7 +84,7 @@ mod tests {
         assert_eq!(search.find("tool"), None, "not executable yet");
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(search.find("tool"), Some(dir.path().join(".").join("tool")));
-        assert!(search.has("./tool") && !search.has("./other") && !search.has(""));
+        assert!(search.contains("./tool") && !search.contains("./other") && !search.contains(""));
         let own = SearchPath::new(Some(&"/nowhere".to_owned()), OsStr::new("."), dir.path());
         assert_eq!(own.find("tool"), None);
     }

@@ -6,7 +6,7 @@ use super::findings::{Diagnostics, SourceRef};
 use super::tree::{ConfigNode, NodeContent, TableEntry};
 
 /// Keys of an entry and the variables of the server that say the same.
-const KEYS: [(&str, &str); 7] = [
+const STATIC_KEYS: [(&str, &str); 7] = [
     ("port", "PM2_SERVE_PORT"),
     ("host", "PM2_SERVE_HOST"),
     ("path", "PM2_SERVE_PATH"),
@@ -17,21 +17,21 @@ const KEYS: [(&str, &str); 7] = [
 ];
 
 /// What PM2 calls a server without a port of its own, and the port.
-const PORT: u16 = 8080;
+const DEFAULT_PORT: u16 = 8080;
 
 /// The apps that a list of servers, or a single one, stands for.
-pub(super) fn apps(node: ConfigNode, findings: &mut Diagnostics<'_>) -> Vec<ConfigNode> {
+pub(super) fn static_to_apps(node: ConfigNode, findings: &mut Diagnostics<'_>) -> Vec<ConfigNode> {
     let items = match node.content {
         NodeContent::List(items) => items,
         _ => vec![node],
     };
-    items.into_iter().filter_map(|item| app(item, findings)).collect()
+    items.into_iter().filter_map(|item| static_to_app(item, findings)).collect()
 }
 
-fn app(node: ConfigNode, findings: &mut Diagnostics<'_>) -> Option<ConfigNode> {
-    let at = node.at;
+fn static_to_app(node: ConfigNode, findings: &mut Diagnostics<'_>) -> Option<ConfigNode> {
+    let at = node.span;
     let NodeContent::Table(entries) = node.content else {
-        findings.mistake(
+        findings.error(
             &SourceRef::Span(at),
             "expected a table of settings for each file server",
             "set at least `path` and `port`",
@@ -40,12 +40,14 @@ fn app(node: ConfigNode, findings: &mut Diagnostics<'_>) -> Option<ConfigNode> {
     };
     let make = |key: &str, value: Value, at: &std::ops::Range<usize>| TableEntry {
         key: key.to_owned(),
-        key_at: at.clone(),
-        node: ConfigNode { at: at.clone(), content: NodeContent::Scalar(value) },
+        key_span: at.clone(),
+        node: ConfigNode { span: at.clone(), content: NodeContent::Scalar(value) },
     };
     let port = entries.iter().find(|entry| entry.key == "port").map(|entry| entry.node.value());
-    let port =
-        port.map_or_else(|| PORT.to_string(), |port| port.as_str().map_or(port.to_string(), str::to_owned));
+    let port = port.map_or_else(
+        || DEFAULT_PORT.to_string(),
+        |port| port.as_str().map_or(port.to_string(), str::to_owned),
+    );
     let mut settings = vec![
         make("script", "serve".into(), &at),
         // In one process, as in PM2.
@@ -61,20 +63,20 @@ fn app(node: ConfigNode, findings: &mut Diagnostics<'_>) -> Option<ConfigNode> {
             ("basic_auth", Value::Object(auth)) => {
                 for (key, variable) in [("username", "USERNAME"), ("password", "PASSWORD")] {
                     let variable = format!("PM2_SERVE_BASIC_AUTH_{variable}");
-                    env.extend(auth.get(key).map(|value| make(&variable, value.clone(), &entry.key_at)));
+                    env.extend(auth.get(key).map(|value| make(&variable, value.clone(), &entry.key_span)));
                 }
             }
-            (key, _) => match KEYS.iter().find(|(known, _)| *known == key) {
-                Some((_, variable)) => env.push(make(variable, value, &entry.node.at)),
+            (key, _) => match STATIC_KEYS.iter().find(|(known, _)| *known == key) {
+                Some((_, variable)) => env.push(make(variable, value, &entry.node.span)),
                 None => findings.warn(
-                    &SourceRef::Span(entry.key_at),
+                    &SourceRef::Span(entry.key_span),
                     format!("`{key}` of a file server is not supported, ignored"),
                 ),
             },
         }
     }
     settings.push(name.unwrap_or_else(|| make("name", format!("static-page-server-{port}").into(), &at)));
-    let env_node = ConfigNode { at: at.clone(), content: NodeContent::Table(env) };
-    settings.push(TableEntry { key: "env".into(), key_at: at.clone(), node: env_node });
-    Some(ConfigNode { at, content: NodeContent::Table(settings) })
+    let env_node = ConfigNode { span: at.clone(), content: NodeContent::Table(env) };
+    settings.push(TableEntry { key: "env".into(), key_span: at.clone(), node: env_node });
+    Some(ConfigNode { span: at, content: NodeContent::Table(settings) })
 }

@@ -205,9 +205,9 @@ fn zero_means_zero() {
     assert_eq!(app.restart.delay, RestartDelay::Fixed(Duration::ZERO));
     assert_eq!(app.restart.stop_exit_codes, [0]);
     assert_eq!((app.stop.timeout, app.readiness.timeout), (Duration::ZERO, Duration::ZERO));
-    assert!(!app.stop.tree && app.readiness.wait_ready && app.cron_restart.is_none());
+    assert!(!app.stop.whole_tree && app.readiness.wait_ready && app.cron_restart.is_none());
     let growing = place.app("script = 'tool'\nexp_backoff_restart_delay = '1s'").restart.delay;
-    assert_eq!(growing, RestartDelay::FromFirst { initial: Duration::from_secs(1) });
+    assert_eq!(growing, RestartDelay::Pm2Backoff { initial: Duration::from_secs(1) });
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn environments_are_merged_by_name() {
     assert!(loaded.warnings[0].contains("\"other\" has no `env_prod`"), "{:?}", loaded.warnings);
     assert_eq!(place.load(text).unwrap().apps[0].env["PORT"], "80");
     assert_eq!(
-        names(
+        app_names(
             &place.path("ecosystem.toml"),
             &LoadOptions { env_name: Some("prod".into()), ..LoadOptions::default() }
         )
@@ -246,7 +246,7 @@ fn paths_start_from_the_file_and_then_from_cwd() {
     let sub = place.path("sub");
     assert_eq!(app.cwd, sub);
     assert_eq!(app.logs.out, LogPath::File(sub.join("o.log")));
-    assert_eq!((app.logs.err, app.logs.combined), (LogPath::Nowhere, Some(LogPath::Default)));
+    assert_eq!((app.logs.err, app.logs.combined), (LogPath::Discard, Some(LogPath::Default)));
     assert_eq!(app.pid_file, Some(sub.join("a.pid")));
     let watch = app.watch.unwrap();
     assert_eq!((watch.paths, watch.ignore), (vec![sub.clone(), sub.join("src")], vec!["/tmp".to_owned()]));
@@ -276,7 +276,7 @@ fn apps_left_out_are_not_looked_up() {
     assert_eq!(place.load_with(text, &only("here")).unwrap().apps.len(), 1);
     let told = place.load_with(text, &only("her")).unwrap_err();
     assert_eq!(told, "--only: app \"her\" not found in the file\nhelp: available: here, there\n");
-    assert_eq!(names(&place.path("ecosystem.toml"), &LoadOptions::default()).unwrap(), ["here", "there"]);
+    assert_eq!(app_names(&place.path("ecosystem.toml"), &LoadOptions::default()).unwrap(), ["here", "there"]);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::drift::Drift;
 use super::handle::SupervisorHandle;
 use super::keeper_link::KeeperLink;
 use super::limits::ResourceLimiter;
-use super::log_stream::line;
+use super::log_stream::json_line;
 use super::node::NodeChannels;
 use super::ports::PortRegistry;
 use super::reload::Reloads;
@@ -38,7 +38,7 @@ use crate::settings::RsmSettings;
 use crate::version::version;
 
 /// How long a change may take to be saved before it is answered all the same.
-const SAVE_TIME: Duration = Duration::from_secs(2);
+const SAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What answering needs.
 #[derive(Clone)]
@@ -53,21 +53,21 @@ pub(super) struct ApiParts {
     /// The log thread.
     pub logs: LogHandle,
     /// Writes files.
-    pub saver: StateWriter,
+    pub state_writer: StateWriter,
     /// What happens.
     pub events: broadcast::Sender<EventView>,
     /// Saves the list, if it is to.
     pub autosave: Autosave,
     /// The keeper.
-    pub link: KeeperLink,
+    pub keeper_link: KeeperLink,
     /// The keeper's pid.
     pub keeper: i32,
     /// What came of the upgrade that led to this daemon.
     pub upgrade: UpgradeResult,
     /// How ports are shared.
-    pub ports: PortRegistry,
+    pub port_registry: PortRegistry,
     /// Node's channels.
-    pub channels: NodeChannels,
+    pub node_channels: NodeChannels,
     /// Hard limits.
     pub limiter: ResourceLimiter,
     /// The apps that are being reloaded.
@@ -77,9 +77,9 @@ pub(super) struct ApiParts {
     /// Who the daemon runs as.
     pub user: String,
     /// Told when the shutdown is done.
-    pub closed: Notify,
+    pub shutdown_done: Notify,
     /// Told when another daemon is to follow.
-    pub replaced: Notify,
+    pub upgrade_done: Notify,
 }
 
 impl Api {
@@ -89,27 +89,27 @@ impl Api {
     }
 
     /// Resolves once a shutdown has stopped everything.
-    pub async fn closed(&self) {
-        self.0.closed.notified().await;
+    pub async fn wait_shutdown(&self) {
+        self.0.shutdown_done.notified().await;
     }
 
     /// Resolves once another daemon is to follow this one.
-    pub async fn replaced(&self) {
-        self.0.replaced.notified().await;
+    pub async fn wait_upgrade(&self) {
+        self.0.upgrade_done.notified().await;
     }
 
     /// Makes place for a daemon of another binary, which is tried before anything is changed. Does not
     /// come back from that: the other one answers who asks then.
     async fn upgrade(&self, binary: &Path) -> Result<HandlerResponse, ApiError> {
         let (_, state) = self.0.handle.snapshot().await?;
-        let checked = upgrade::check(binary, &state).await?;
+        let checked = upgrade::check_binary(binary, &state).await?;
         if self.0.handle.is_closing() {
             return Err(ApiError::new(ErrorCode::Conflict, "the daemon is shutting down"));
         }
         tracing::info!(version = checked.version, "upgrading to {}", binary.display());
         self.0.handle.freeze().await;
-        self.0.link.send(KeeperRequest::Upgrade, vec![(FdRole::Binary, checked.file.into())]);
-        self.0.replaced.notify_one();
+        self.0.keeper_link.send(KeeperRequest::Upgrade, vec![(FdRole::Binary, checked.file.into())]);
+        self.0.upgrade_done.notify_one();
         std::future::pending().await
     }
 
@@ -118,55 +118,55 @@ impl Api {
     /// # Errors
     /// A shutdown is under way already.
     pub async fn shut_down(&self) -> Result<HandlerResponse, ApiError> {
-        self.0.autosave.now().await;
-        if !self.0.handle.close() {
+        self.0.autosave.save_now().await;
+        if !self.0.handle.begin_close() {
             return Err(ApiError::new(ErrorCode::Conflict, "the daemon is already shutting down"));
         }
-        self.0.link.send(KeeperRequest::BeginShutdown, Vec::new());
+        self.0.keeper_link.send(KeeperRequest::BeginShutdown, Vec::new());
         let report = steps::stop_all(&self.0.handle).await?;
-        self.0.closed.notify_one();
-        json(&report)
+        self.0.shutdown_done.notify_one();
+        json_response(&report)
     }
 
     /// A change is vouched for once it would survive the daemon. A disk that hangs is not waited
     /// for longer than this: the apps are as the report says.
-    async fn saved(&self, report: Result<Report, ApiError>) -> Result<HandlerResponse, ApiError> {
+    async fn after_save(&self, report: Result<Report, ApiError>) -> Result<HandlerResponse, ApiError> {
         let mut report = report?;
-        match tokio::time::timeout(SAVE_TIME, self.0.saver.written()).await {
+        match tokio::time::timeout(SAVE_TIMEOUT, self.0.state_writer.flush()).await {
             Ok(None) => {}
-            Ok(Some(error)) => report.notes.push(unsaved(&error)),
-            Err(_) => report.notes.push(unsaved("writing to disk timed out")),
+            Ok(Some(error)) => report.notes.push(unsaved_note(&error)),
+            Err(_) => report.notes.push(unsaved_note("writing to disk timed out")),
         }
-        json(&report)
+        json_response(&report)
     }
 
     /// The selected instances and what they use; of one that was just started, and not sampled yet,
     /// at least the memory.
-    async fn look(&self, select: Option<Selectors>) -> Result<Vec<(Instance, Usage)>, ApiError> {
-        let mut chosen = self.0.handle.look(select).await?;
+    async fn get(&self, select: Option<Selectors>) -> Result<Vec<(Instance, Usage)>, ApiError> {
+        let mut chosen = self.0.handle.get(select).await?;
         for (instance, usage) in &mut chosen {
-            if let (Some(process), true) = (instance.life.state.process(), usage.processes.is_empty()) {
-                *usage = metrics::first_glance(process.pid);
+            if let (Some(process), true) = (instance.status.state.process(), usage.processes.is_empty()) {
+                *usage = metrics::initial_usage(process.pid);
             }
         }
         Ok(chosen)
     }
 
     async fn list(&self) -> Result<Vec<InstanceView>, ApiError> {
-        let all = self.look(None).await?;
-        let drift = Drift::look(all.iter().map(|(instance, _)| instance)).await;
+        let all = self.get(None).await?;
+        let drift = Drift::inspect(all.iter().map(|(instance, _)| instance)).await;
         let now = crate::time::now();
         let view = |(instance, usage): &(Instance, Usage)| {
-            let view = views::instance(instance, Some(usage), &self.0.user, now);
-            InstanceView { drift: drift.of(instance), ..view }
+            let view = views::instance_view(instance, Some(usage), &self.0.user, now);
+            InstanceView { drift: drift.describe(instance), ..view }
         };
         Ok(all.iter().map(view).collect())
     }
 
     async fn describe(&self, query: DescribeQuery) -> Result<Vec<InstanceDetail>, ApiError> {
-        let chosen = self.look(Some(query.select)).await?;
-        let all = self.0.handle.look(None).await?;
-        let drift = Drift::look(all.iter().map(|(instance, _)| instance)).await;
+        let chosen = self.get(Some(query.select)).await?;
+        let all = self.0.handle.get(None).await?;
+        let drift = Drift::inspect(all.iter().map(|(instance, _)| instance)).await;
         let mut details: Vec<InstanceDetail> = chosen
             .into_iter()
             .map(|(instance, usage)| self.detail(instance, usage, &drift, query.env))
@@ -176,9 +176,9 @@ impl Api {
     }
 
     fn detail(&self, instance: Instance, usage: Usage, drift: &Drift, env: bool) -> InstanceDetail {
-        let mut view = views::instance(&instance, Some(&usage), &self.0.user, crate::time::now());
-        view.drift = drift.of(&instance);
-        let files = logs::files(&instance.spec, instance.id, &self.0.home);
+        let mut view = views::instance_view(&instance, Some(&usage), &self.0.user, crate::time::now());
+        view.drift = drift.describe(&instance);
+        let files = logs::log_files(&instance.spec, instance.id, &self.0.home);
         let mut spec = (*instance.spec).clone();
         if !env {
             spec.env.values_mut().for_each(String::clear); // names may be shown, values may be secrets
@@ -186,36 +186,36 @@ impl Api {
         spec.origin = None;
         InstanceDetail {
             view,
-            command: super::launch::command(&instance.spec),
+            command: super::launch::argv(&instance.spec),
             spec,
             out_file: files.out,
             error_file: files.err,
             log_file: files.combined,
             pid_file: super::effects::pid_file(&instance, &self.0.home),
-            created_at: instance.life.created.wall,
-            exits: instance.life.exits.iter().map(views::exit).collect::<Vec<ExitView>>(),
+            created_at: instance.status.created.wall,
+            exits: instance.status.history.iter().map(views::exit_view).collect::<Vec<ExitView>>(),
             processes: usage.processes,
             connections: None,
             limits: self.0.limiter.view(&instance),
             ports: instance
-                .life
+                .status
                 .state
                 .run()
-                .and_then(|number| self.0.ports.of(RunId { instance: instance.id, number })),
+                .and_then(|number| self.0.port_registry.of(RunId { instance: instance.id, number })),
         }
     }
 
     async fn info(&self) -> Result<HandlerResponse, ApiError> {
         let ApiParts { home, keeper, known_dump, .. } = &*self.0;
-        let (instances, _): (Vec<Instance>, Vec<Usage>) = self.0.handle.look(None).await?.into_iter().unzip();
-        let unsaved = !instances.is_empty() && !known_dump.holds(&instances, home);
-        json(&info::info(&instances, unsaved, *keeper, home))
+        let (instances, _): (Vec<Instance>, Vec<Usage>) = self.0.handle.get(None).await?.into_iter().unzip();
+        let unsaved = !instances.is_empty() && !known_dump.is_up_to_date(&instances, home);
+        json_response(&info::daemon_info(&instances, unsaved, *keeper, home))
     }
 
     async fn env(&self, id: u32) -> Result<HandlerResponse, ApiError> {
         let env = self.0.handle.inspect(move |instances| instances.get(&id).map(|it| it.spec.env.clone()));
         match env.await? {
-            Some(env) => json(&env),
+            Some(env) => json_response(&env),
             None => Err(ApiError::new(ErrorCode::NotFound, format!("no instance with id {id}"))
                 .hint("see `rsm list`")),
         }
@@ -223,16 +223,16 @@ impl Api {
 
     async fn flush(&self, select: Selectors) -> Result<HandlerResponse, ApiError> {
         let select = (!select.is_empty()).then_some(select);
-        let chosen = self.0.handle.look(select).await?;
+        let chosen = self.0.handle.get(select).await?;
         let mut files = Vec::new();
         for (instance, _) in &chosen {
-            let of = logs::files(&instance.spec, instance.id, &self.0.home);
+            let of = logs::log_files(&instance.spec, instance.id, &self.0.home);
             files.extend([of.out, of.err, of.combined].into_iter().flatten());
         }
         files.sort();
         files.dedup();
-        done(self.0.logs.flush(files.clone()).await, "truncate")?;
-        json(&files)
+        file_errors(self.0.logs.flush(files.clone()).await, "truncate")?;
+        json_response(&files)
     }
 
     fn events(&self) -> HandlerResponse {
@@ -242,8 +242,8 @@ impl Api {
             loop {
                 let line = tokio::select! {
                     event = events.recv() => match event {
-                        Ok(event) => line(&event),
-                        Err(broadcast::error::RecvError::Lagged(missed)) => line(&serde_json::json!({ "missed": missed })),
+                        Ok(event) => json_line(&event),
+                        Err(broadcast::error::RecvError::Lagged(missed)) => json_line(&serde_json::json!({ "missed": missed })),
                         Err(broadcast::error::RecvError::Closed) => return,
                     },
                     () = send.closed() => return,
@@ -256,7 +256,7 @@ impl Api {
         HandlerResponse::Stream(lines)
     }
 
-    async fn signal(
+    async fn send_signal(
         &self,
         handle: &SupervisorHandle,
         select: Selectors,
@@ -266,66 +266,75 @@ impl Api {
             return Err(ApiError::new(ErrorCode::Invalid, format!("unknown signal \"{name}\""))
                 .hint("use a name such as SIGUSR2 or HUP (see `kill -l`)"));
         };
-        json(&handle.signal(select, number).await?)
+        json_response(&handle.signal(select, number).await?)
     }
 }
 
 impl RequestHandler for Api {
     async fn answer(&self, request: Request, key: Option<String>) -> Result<HandlerResponse, ApiError> {
-        let ApiParts { home, handle, logs, saver, .. } = &*self.0;
-        let handle = &handle.keyed(key);
+        let ApiParts { home, handle, logs, state_writer: saver, .. } = &*self.0;
+        let handle = &handle.with_key(key);
         match request {
-            Request::Ping => json(&Pong {
+            Request::Ping => json_response(&Pong {
                 version: version().to_owned(),
                 pid: std::process::id().cast_signed(),
                 upgrade: upgrade::outcome(self.0.upgrade),
             }),
             Request::Info => self.info().await,
-            Request::List => json(&self.list().await?),
-            Request::Jlist => {
-                json(&jlist::jlist(&self.look(None).await?, &self.0.channels, home, &self.0.user))
-            }
-            Request::Describe(query) => json(&self.describe(query).await?),
+            Request::List => json_response(&self.list().await?),
+            Request::Jlist => json_response(&jlist::jlist(
+                &self.get(None).await?,
+                &self.0.node_channels,
+                home,
+                &self.0.user,
+            )),
+            Request::Describe(query) => json_response(&self.describe(query).await?),
             Request::Env(id) => self.env(id).await,
-            Request::Start(apps) => self.saved(steps::start(handle, apps).await).await,
-            Request::Act(action, on) => self.saved(steps::act(handle, action, on).await).await,
+            Request::Start(apps) => self.after_save(steps::start(handle, apps).await).await,
+            Request::Act(action, on) => self.after_save(steps::act(handle, action, on).await).await,
             Request::Reload(reload) => {
-                self.saved(reload::reload(handle, &self.0.reloads, reload).await).await
+                self.after_save(reload::reload(handle, &self.0.reloads, reload).await).await
             }
-            Request::Scale(name, to) => self.saved(handle.scale(name, to).await).await,
-            Request::Signal(SignalRequest { select, signal }) => self.signal(handle, select, &signal).await,
+            Request::Scale(name, to) => self.after_save(handle.scale(name, to).await).await,
+            Request::Signal(SignalRequest { select, signal }) => {
+                self.send_signal(handle, select, &signal).await
+            }
             Request::Input(InputRequest { select, text }) => {
-                json(&speak::input(handle, select, &text).await?)
+                json_response(&speak::write_stdin(handle, select, &text).await?)
             }
             Request::Message(MessageRequest { select, message }) => {
-                json(&speak::message(handle, &self.0.channels, select, &message).await?)
+                json_response(&speak::send_message(handle, &self.0.node_channels, select, &message).await?)
             }
-            Request::Trigger(wanted) => json(&speak::trigger(handle, &self.0.channels, &wanted).await?),
-            Request::Save(SaveRequest { force }) => json(&dump::save(handle, saver, home, force).await?),
+            Request::Trigger(wanted) => {
+                json_response(&speak::trigger_action(handle, &self.0.node_channels, &wanted).await?)
+            }
+            Request::Save(SaveRequest { force }) => {
+                json_response(&dump::save(handle, saver, home, force).await?)
+            }
             Request::Resurrect => {
-                let _whole = self.0.autosave.hold();
+                let _whole = self.0.autosave.pause();
                 let (saved, note) = dump::load(home)?;
                 let mut report = steps::resurrect(handle, saved).await?;
                 report.notes.extend(note);
-                self.saved(Ok(report)).await
+                self.after_save(Ok(report)).await
             }
-            Request::ClearDump => json(&dump::clear(saver, home).await?),
+            Request::ClearDump => json_response(&dump::clear_dump(saver, home).await?),
             Request::Flush(FlushRequest { select }) => self.flush(select).await,
             Request::ReopenLogs => {
                 match RsmSettings::load(home) {
                     Ok(settings) => logs.set_budget(settings.log_budget()),
                     Err(error) => tracing::warn!("{error}"),
                 }
-                done(logs.reopen().await, "reopen")?;
-                json(&serde_json::json!({}))
+                file_errors(logs.reopen().await, "reopen")?;
+                json_response(&serde_json::json!({}))
             }
             Request::Logs(query) | Request::LogsFrom(query) => {
-                log_stream::open(handle, logs, home, query).await
+                log_stream::open_log_stream(handle, logs, home, query).await
             }
             Request::Events => Ok(self.events()),
             Request::Upgrade(UpgradeRequest { binary }) => self.upgrade(&binary).await,
             Request::Shutdown => self.shut_down().await,
-            Request::OpenApi => json(&openapi::document()),
+            Request::OpenApi => json_response(&openapi::document()),
         }
     }
 }
@@ -351,7 +360,7 @@ async fn count_connections(details: &mut [InstanceDetail]) {
 }
 
 /// Waits until the log thread has done it, and words what it could not do.
-fn done(failures: logs::thread::FileErrors, what: &str) -> Result<(), ApiError> {
+fn file_errors(failures: logs::thread::FileErrors, what: &str) -> Result<(), ApiError> {
     if failures.is_empty() {
         return Ok(());
     }
@@ -360,12 +369,12 @@ fn done(failures: logs::thread::FileErrors, what: &str) -> Result<(), ApiError> 
     Err(ApiError::new(ErrorCode::Internal, format!("cannot {what} log files: {}", each.join("; "))))
 }
 
-fn unsaved(error: &str) -> String {
+fn unsaved_note(error: &str) -> String {
     format!("the change is active but could not be saved: {error}")
 }
 
 /// A JSON answer.
-fn json(value: &impl Serialize) -> Result<HandlerResponse, ApiError> {
+fn json_response(value: &impl Serialize) -> Result<HandlerResponse, ApiError> {
     let bytes = serde_json::to_vec(value);
     bytes
         .map(HandlerResponse::Json)

@@ -17,7 +17,7 @@ use crate::settings::RsmSettings;
 use crate::spec::{AppSpec, EnvVars};
 
 /// What changes within this time is saved in one go.
-const TOGETHER: Duration = Duration::from_secs(1);
+const DEBOUNCE: Duration = Duration::from_secs(1);
 
 /// What a saved list is about; counters and the like change all the time.
 type ListSignature = Vec<(u32, Arc<AppSpec>, Arc<EnvVars>, Want)>;
@@ -34,8 +34,8 @@ struct AutosaveState {
     /// Something happened since the last save.
     due: Cell<bool>,
     /// So many are bringing back what was saved: the list is not whole while they do.
-    held: Cell<u32>,
-    last: RefCell<Option<ListSignature>>,
+    pauses: Cell<u32>,
+    last_saved: RefCell<Option<ListSignature>>,
 }
 
 /// While this lives nothing is saved.
@@ -44,7 +44,7 @@ pub struct AutosavePause(Autosave);
 
 impl Drop for AutosavePause {
     fn drop(&mut self) {
-        self.0.0.held.set(self.0.0.held.get() - 1);
+        self.0.0.pauses.set(self.0.0.pauses.get() - 1);
     }
 }
 
@@ -52,17 +52,17 @@ impl Autosave {
     /// For a list and its home.
     pub fn new(home: Home, handle: SupervisorHandle, saver: StateWriter) -> Self {
         let (due, held, last) = (Cell::default(), Cell::default(), RefCell::default());
-        Self(Rc::new(AutosaveState { home, handle, saver, due, held, last }))
+        Self(Rc::new(AutosaveState { home, handle, saver, due, pauses: held, last_saved: last }))
     }
 
     /// Keeps the saved list as it is until the hold is dropped.
-    pub fn hold(&self) -> AutosavePause {
-        self.0.held.set(self.0.held.get() + 1);
+    pub fn pause(&self) -> AutosavePause {
+        self.0.pauses.set(self.0.pauses.get() + 1);
         AutosavePause(self.clone())
     }
 
     /// Saves after each change, for as long as the daemon lives.
-    pub async fn follow(self, mut events: broadcast::Receiver<EventView>) {
+    pub async fn run(self, mut events: broadcast::Receiver<EventView>) {
         loop {
             match events.recv().await {
                 Ok(event) if !changes_list(event.event) => continue,
@@ -73,11 +73,11 @@ impl Autosave {
             if !self.0.due.replace(true) {
                 let later = self.clone();
                 tokio::task::spawn_local(async move {
-                    tokio::time::sleep(TOGETHER).await;
-                    while later.0.held.get() > 0 {
-                        tokio::time::sleep(TOGETHER).await;
+                    tokio::time::sleep(DEBOUNCE).await;
+                    while later.0.pauses.get() > 0 {
+                        tokio::time::sleep(DEBOUNCE).await;
                     }
-                    later.now().await;
+                    later.save_now().await;
                 });
             }
         }
@@ -85,23 +85,23 @@ impl Autosave {
 
     /// Saves what is not saved yet. A shutdown calls this first: the list it leaves behind is one of stopped
     /// apps, and never saved.
-    pub async fn now(&self) {
+    pub async fn save_now(&self) {
         tokio::task::yield_now().await; // what has just happened is heard of first
-        if self.0.held.get() > 0 || self.0.handle.is_closing() || !self.0.due.replace(false) {
+        if self.0.pauses.get() > 0 || self.0.handle.is_closing() || !self.0.due.replace(false) {
             return;
         }
         if !RsmSettings::load(&self.0.home).is_ok_and(|settings| settings.autosave()) {
             return;
         }
-        let Ok(list) = self.0.handle.look(None).await else { return };
-        let essence = list.into_iter().map(|(it, _)| (it.id, it.spec, it.inherited, it.life.want));
+        let Ok(list) = self.0.handle.get(None).await else { return };
+        let essence = list.into_iter().map(|(it, _)| (it.id, it.spec, it.inherited, it.status.want));
         let essence: ListSignature = essence.collect();
-        if self.0.last.borrow().as_ref() == Some(&essence) {
+        if self.0.last_saved.borrow().as_ref() == Some(&essence) {
             return;
         }
         // An empty list is one that somebody has emptied: those of a new daemon have no events.
         match dump::save(&self.0.handle, &self.0.saver, &self.0.home, true).await {
-            Ok(_) => drop(self.0.last.replace(Some(essence))),
+            Ok(_) => drop(self.0.last_saved.replace(Some(essence))),
             Err(error) => {
                 tracing::error!("cannot save the list, retrying at the next change: {error}");
             }

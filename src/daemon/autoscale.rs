@@ -23,7 +23,7 @@ use crate::spec::Autoscale;
 use crate::time::Moment;
 
 /// Between two looks: as often as there are samples.
-const EVERY: Duration = Duration::from_secs(1);
+const EVAL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What it takes.
 pub struct AutoscaleParts {
@@ -45,7 +45,7 @@ struct AppLoad {
     /// CPU of all together. Percent of one core.
     cpu: f32,
     /// Connections that wait to be accepted.
-    waiting: u32,
+    queued: u32,
 }
 
 /// Since when an app has had too few or too many instances.
@@ -61,15 +61,15 @@ pub async fn follow(parts: AutoscaleParts) {
     let mut trends: BTreeMap<String, LoadTrend> = BTreeMap::new();
     let mut steps: JoinSet<String> = JoinSet::new();
     let mut busy: BTreeSet<String> = BTreeSet::new();
-    let mut ticks = tokio::time::interval(EVERY);
+    let mut ticks = tokio::time::interval(EVAL_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         while let Some(done) = steps.try_join_next() {
             busy.retain(|name| done.as_ref().ok() != Some(name));
         }
-        let Ok(all) = parts.handle.scaled().await else { return };
-        let apps = scaled(&all);
+        let Ok(all) = parts.handle.autoscaled().await else { return };
+        let apps = group_by_app(&all);
         trends.retain(|name, _| apps.contains_key(name));
         for (name, instances) in apps {
             let trend = trends.entry(name.clone()).or_default();
@@ -78,7 +78,7 @@ pub async fn follow(parts: AutoscaleParts) {
                 *trend = LoadTrend::default(); // what is seen on the way says nothing about after
                 continue;
             };
-            let Some((count, why)) = trend.judge(&rules, load, crate::time::now()) else { continue };
+            let Some((count, why)) = trend.decide(&rules, load, crate::time::now()) else { continue };
             let (parts, first) = (parts.clone(), instances[0].0.clone());
             busy.insert(name);
             steps.spawn_local(async move { parts.scale(&first, count, why).await });
@@ -87,9 +87,9 @@ pub async fn follow(parts: AutoscaleParts) {
 }
 
 /// Those that are not stopped, by app.
-fn scaled(all: &[(Instance, Usage)]) -> BTreeMap<String, Vec<&(Instance, Usage)>> {
+fn group_by_app(all: &[(Instance, Usage)]) -> BTreeMap<String, Vec<&(Instance, Usage)>> {
     let mut apps: BTreeMap<String, Vec<&(Instance, Usage)>> = BTreeMap::new();
-    for pair in all.iter().filter(|(it, _)| it.life.want == Want::Up) {
+    for pair in all.iter().filter(|(it, _)| it.status.want == Want::Up) {
         apps.entry(pair.0.spec.name.clone()).or_default().push(pair);
     }
     apps
@@ -99,20 +99,21 @@ impl AutoscaleParts {
     /// The rules of an app, and its load; `None` while anything of it is on the way.
     async fn load(&self, name: &str, instances: &[&(Instance, Usage)]) -> Option<(Autoscale, AppLoad)> {
         let rules = instances.first()?.0.spec.autoscale.clone()?;
-        let online = |(instance, _): &&(Instance, Usage)| matches!(instance.life.state, State::Online { .. });
-        if self.reloads.are_of(name) || !instances.iter().all(online) {
+        let online =
+            |(instance, _): &&(Instance, Usage)| matches!(instance.status.state, State::Online { .. });
+        if self.reloads.is_reloading(name) || !instances.iter().all(online) {
             return None;
         }
         let ports = self.cluster.ports(name).await.ok()?;
-        let waiting = ports.iter().filter_map(|port| port.waiting).sum();
+        let waiting = ports.iter().filter_map(|port| port.queued).sum();
         let cpu = instances.iter().map(|(_, usage)| usage.cpu_percent).sum();
-        Some((rules, AppLoad { instances: u32::try_from(instances.len()).ok()?, cpu, waiting }))
+        Some((rules, AppLoad { instances: u32::try_from(instances.len()).ok()?, cpu, queued: waiting }))
     }
 
     async fn scale(&self, first: &Instance, count: u32, why: String) -> String {
         let name = first.spec.name.clone();
         tracing::info!(app = %name, "{why}");
-        let event = views::detailed(first, EventKind::Scaled, why, crate::time::now());
+        let event = views::event_with_detail(first, EventKind::Scaled, why, crate::time::now());
         let _ = self.events.send(event); // nobody may be listening
         if let Err(error) = self.handle.scale(name.clone(), ScaleTo::Exactly(count)).await {
             tracing::warn!(app = %name, "autoscale failed: {error}");
@@ -123,8 +124,8 @@ impl AutoscaleParts {
 
 impl LoadTrend {
     /// How many instances there shall be and why, if not as many as there are.
-    fn judge(&mut self, rules: &Autoscale, load: AppLoad, now: Moment) -> Option<(u32, String)> {
-        let AppLoad { instances, cpu, waiting } = load;
+    fn decide(&mut self, rules: &Autoscale, load: AppLoad, now: Moment) -> Option<(u32, String)> {
+        let AppLoad { instances, cpu, queued: waiting } = load;
         if instances != instances.clamp(rules.min, rules.max) {
             let count = instances.clamp(rules.min, rules.max);
             return Some((count, format!("{instances} to {count} instances: outside min and max")));
@@ -165,7 +166,7 @@ mod tests {
             cpu: 60,
             up_after: Duration::from_secs(5),
             down_after: Duration::from_secs(30),
-            ..Autoscale::between(1, 3)
+            ..Autoscale::new(1, 3)
         }
     }
 
@@ -173,12 +174,12 @@ mod tests {
     fn decide(trend: &mut LoadTrend, load: AppLoad, seconds: std::ops::Range<u64>) -> Option<(u64, u32)> {
         seconds.into_iter().find_map(|second| {
             let now = Moment { mono: second * 1000, wall: 0 };
-            trend.judge(&rules(), load, now).map(|(count, _)| (second, count))
+            trend.decide(&rules(), load, now).map(|(count, _)| (second, count))
         })
     }
 
     fn load(instances: u32, cpu: f32, waiting: u32) -> AppLoad {
-        AppLoad { instances, cpu, waiting }
+        AppLoad { instances, cpu, queued: waiting }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::check::check;
+use super::check::validate_app;
 use super::commands::Goals;
 use super::settle::Goal;
 use super::supervisor::{InstanceRef, Supervisor};
@@ -21,51 +21,51 @@ use crate::spec::{AppSpec, EnvVars, ReadySignal};
 
 impl<W: World> Supervisor<W> {
     /// Gives an instance another process, without a gap if that can be.
-    pub(super) fn reload_one(
+    pub(super) fn reload_instance(
         &mut self,
         id: u32,
         with: Option<Box<(AppSpec, Inherited)>>,
         after: Vec<RunId>,
     ) -> Result<(Goals, Vec<String>), ApiError> {
-        let listed = self.instances.get(&id).filter(|instance| instance.life.want != Want::Gone);
+        let listed = self.instances.get(&id).filter(|instance| instance.status.want != Want::Gone);
         let Some(instance) = listed else {
             return Err(ApiError::new(ErrorCode::NotFound, format!("no instance with id {id}")));
         };
         let given = match with {
             Some(with) => {
                 let (spec, inherited) = *with;
-                check(&spec)?;
+                validate_app(&spec)?;
                 (Arc::new(spec), Arc::new(inherited.0))
             }
             None => (instance.spec.clone(), instance.inherited.clone()),
         };
         let shares = instance.spec.shares_ports() && given.0.shares_ports();
-        match (&instance.life.state, shares) {
+        match (&instance.status.state, shares) {
             (State::Online { .. }, true) => {
-                self.replace(id, given, None, after)?;
+                self.start_replacement(id, given, None, after)?;
                 Ok((vec![(id, Goal::Replaced)], Vec::new()))
             }
             (state, _) => {
-                let gap = matches!(state, State::Online { .. }).then(|| restarted(&given.0.name));
+                let gap = matches!(state, State::Online { .. }).then(|| restarted_note(&given.0.name));
                 if let Some(instance) = self.instances.get_mut(&id) {
                     (instance.spec, instance.inherited) = given;
                 }
-                self.changed_apps();
-                self.on(id, InstanceEvent::Restart(None));
-                Ok((vec![(id, Goal::Up)], gap.into_iter().collect()))
+                self.mark_apps_changed();
+                self.dispatch(id, InstanceEvent::Restart(None));
+                Ok((vec![(id, Goal::Online)], gap.into_iter().collect()))
             }
         }
     }
 
     /// Gives an instance another process because the one that it has must go: without a gap if that can
     /// be, else by a restart.
-    pub(super) fn renew(&mut self, id: u32, why: String) {
+    pub(super) fn replace_or_restart(&mut self, id: u32, why: String) {
         let Some(instance) = self.instances.get(&id) else { return };
         let same = (instance.spec.clone(), instance.inherited.clone());
-        let online = matches!(instance.life.state, State::Online { .. });
-        let gently = online && instance.spec.shares_ports() && !self.beside.contains_key(&id);
-        if !gently || self.replace(id, same, Some(why.clone()), Vec::new()).is_err() {
-            self.on(id, InstanceEvent::Restart(Some(why)));
+        let online = matches!(instance.status.state, State::Online { .. });
+        let gently = online && instance.spec.shares_ports() && !self.replacements.contains_key(&id);
+        if !gently || self.start_replacement(id, same, Some(why.clone()), Vec::new()).is_err() {
+            self.dispatch(id, InstanceEvent::Restart(Some(why)));
         }
     }
 
@@ -74,7 +74,7 @@ impl<W: World> Supervisor<W> {
     ///
     /// # Errors
     /// That is under way already.
-    pub(super) fn replace(
+    pub(super) fn start_replacement(
         &mut self,
         id: u32,
         (spec, inherited): (Arc<AppSpec>, Arc<EnvVars>),
@@ -83,201 +83,204 @@ impl<W: World> Supervisor<W> {
     ) -> Result<(), ApiError> {
         let now = self.world.now();
         let Some(instance) = self.instances.get_mut(&id) else { return Ok(()) };
-        if self.beside.contains_key(&id) {
+        if self.replacements.contains_key(&id) {
             let what = format!("{} (id {id}) is already being reloaded", instance.spec.name);
             return Err(ApiError::new(ErrorCode::Conflict, what).hint("wait for it to finish"));
         }
-        instance.life.refused = None;
-        let successor = instance.successor(spec, inherited, now);
-        self.world.tell(views::detailed(instance, EventKind::Replacing, forced.clone(), now));
-        let role = ReplacementRole::Coming { proven_at: None, forced, after };
-        self.beside.insert(id, Replacement { instance: successor, role });
-        self.decide_beside(id, InstanceEvent::Start);
+        instance.status.replace_error = None;
+        let successor = instance.new_replacement(spec, inherited, now);
+        self.world.publish(views::event_with_detail(instance, EventKind::Replacing, forced.clone(), now));
+        let role =
+            ReplacementRole::Incoming { probation_ends: None, forced_reason: forced, earlier_runs: after };
+        self.replacements.insert(id, Replacement { instance: successor, role });
+        self.apply_replacement_event(id, InstanceEvent::Start);
         Ok(())
     }
 
     /// Lets the process beside one in the list hear of an event. True if that is no news for the other.
-    pub(super) fn on_beside(&mut self, id: u32, event: &InstanceEvent) -> bool {
-        let Some(Replacement { instance, role }) = self.beside.get_mut(&id) else { return false };
+    pub(super) fn route_to_replacement(&mut self, id: u32, event: &InstanceEvent) -> bool {
+        let Some(Replacement { instance, role }) = self.replacements.get_mut(&id) else { return false };
         if let Some(run) = event.run() {
-            let about_it = instance.life.state.run() == Some(run);
+            let about_it = instance.status.state.run() == Some(run);
             if about_it {
-                self.fact_beside(id, event.clone());
+                self.on_replacement_event(id, event.clone());
             }
             return about_it;
         }
         match (event, role) {
-            (InstanceEvent::Due { at }, ReplacementRole::Coming { proven_at: Some(proven), .. })
-                if at == proven =>
-            {
-                self.watched(id);
+            (
+                InstanceEvent::TimerFired { at },
+                ReplacementRole::Incoming { probation_ends: Some(proven), .. },
+            ) if at == proven => {
+                self.end_probation(id);
             }
-            (InstanceEvent::Due { at }, ReplacementRole::Coming { .. })
-                if instance.life.timer == Some(*at)
-                    && matches!(instance.life.state, State::Starting { .. }) =>
+            (InstanceEvent::TimerFired { at }, ReplacementRole::Incoming { .. })
+                if instance.status.timer == Some(*at)
+                    && matches!(instance.status.state, State::Starting { .. }) =>
             {
-                self.late(id, *at);
+                self.on_replacement_timeout(id, *at);
             }
-            (InstanceEvent::Due { .. } | InstanceEvent::OrphanEnded, _) => {
-                self.decide_beside(id, event.clone())
+            (InstanceEvent::TimerFired { .. } | InstanceEvent::OrphanExited, _) => {
+                self.apply_replacement_event(id, event.clone())
             }
             // Whatever else is wanted of the instance, it is not that it be replaced.
             (
                 InstanceEvent::Stop
                 | InstanceEvent::Restart(_)
                 | InstanceEvent::Delete
-                | InstanceEvent::Retire,
-                ReplacementRole::Coming { .. },
+                | InstanceEvent::DrainAndDelete,
+                ReplacementRole::Incoming { .. },
             ) => {
-                self.keep_old(id, "canceled by another operation");
+                self.abort_replacement(id, "canceled by another operation");
             }
-            (InstanceEvent::Stop | InstanceEvent::Delete, ReplacementRole::Going) => {
-                self.decide_beside(id, InstanceEvent::Delete)
+            (InstanceEvent::Stop | InstanceEvent::Delete, ReplacementRole::Outgoing) => {
+                self.apply_replacement_event(id, InstanceEvent::Delete)
             }
             _ => {}
         }
         false
     }
 
-    fn fact_beside(&mut self, id: u32, event: InstanceEvent) {
-        let Some(Replacement { instance, role }) = self.beside.get_mut(&id) else { return };
-        let coming = matches!(role, ReplacementRole::Coming { .. }) && instance.life.want == Want::Up;
+    fn on_replacement_event(&mut self, id: u32, event: InstanceEvent) {
+        let Some(Replacement { instance, role }) = self.replacements.get_mut(&id) else { return };
+        let coming = matches!(role, ReplacementRole::Incoming { .. }) && instance.status.want == Want::Up;
         let failed = match &event {
             InstanceEvent::Exited { exit, .. } if coming => Some(format!("the replacement exited: {exit}")),
             InstanceEvent::SpawnFailed { failure, .. } if coming => {
-                Some(format!("the replacement failed to start: {}", instance.named(failure.clone())))
+                Some(format!("the replacement failed to start: {}", instance.with_subject(failure.clone())))
             }
             _ => None,
         };
         match failed {
-            Some(why) => self.give_up(id, why, event),
+            Some(why) => self.fail_replacement(id, why, event),
             None => {
-                let listens = matches!(event, InstanceEvent::Listens { .. });
-                self.decide_beside(id, event);
-                if listens && self.is_watched(id) {
-                    self.watch(id);
+                let listens = matches!(event, InstanceEvent::Listening { .. });
+                self.apply_replacement_event(id, event);
+                if listens && self.is_on_probation(id) {
+                    self.start_probation(id);
                 }
             }
         }
     }
 
     /// The new process has not become ready in time.
-    fn late(&mut self, id: u32, at: u64) {
-        let was_ready = self.instances.get(&id).is_some_and(|instance| instance.life.ready);
-        let Some(Replacement { instance, .. }) = self.beside.get(&id) else { return };
-        let (sign, seconds) = (instance.spec.sign(), instance.spec.readiness.timeout.as_secs_f64());
+    fn on_replacement_timeout(&mut self, id: u32, at: u64) {
+        let was_ready = self.instances.get(&id).is_some_and(|instance| instance.status.ready);
+        let Some(Replacement { instance, .. }) = self.replacements.get(&id) else { return };
+        let (sign, seconds) = (instance.spec.ready_signal(), instance.spec.readiness.timeout.as_secs_f64());
         match sign {
-            ReadySignal::Said | ReadySignal::Probed => {
-                let why = format!("the replacement is not ready: {}", instance.not_ready());
-                self.keep_old(id, &why);
+            ReadySignal::Notified | ReadySignal::ProbePassed => {
+                let why = format!("the replacement is not ready: {}", instance.not_ready_reason());
+                self.abort_replacement(id, &why);
             }
             ReadySignal::Listening if was_ready => {
-                self.keep_old(
+                self.abort_replacement(
                     id,
                     &format!("the replacement did not listen within {seconds} s (listen_timeout)"),
                 );
             }
             // The old one did not listen either: to run is all that this app does.
             ReadySignal::Listening | ReadySignal::Running => {
-                self.decide_beside(id, InstanceEvent::Due { at })
+                self.apply_replacement_event(id, InstanceEvent::TimerFired { at })
             }
         }
     }
 
-    pub(super) fn keep_old(&mut self, id: u32, why: &str) {
-        if self.beside.get(&id).is_some_and(|beside| beside.instance.life.want == Want::Up) {
-            self.give_up(id, why.to_owned(), InstanceEvent::Delete);
+    pub(super) fn abort_replacement(&mut self, id: u32, why: &str) {
+        if self.replacements.get(&id).is_some_and(|beside| beside.instance.status.want == Want::Up) {
+            self.fail_replacement(id, why.to_owned(), InstanceEvent::Delete);
         }
     }
 
     /// The new process has failed, which comes to it as `event`: it is not tried again, and the old one
     /// stays, unless that had to go for a reason of its own.
-    fn give_up(&mut self, id: u32, why: String, event: InstanceEvent) {
-        let Some(Replacement { instance, role }) = self.beside.get_mut(&id) else { return };
+    fn fail_replacement(&mut self, id: u32, why: String, event: InstanceEvent) {
+        let Some(Replacement { instance, role }) = self.replacements.get_mut(&id) else { return };
         let forced = match role {
-            ReplacementRole::Coming { proven_at, forced, .. } => {
+            ReplacementRole::Incoming { probation_ends: proven_at, forced_reason: forced, .. } => {
                 *proven_at = None;
                 forced.take()
             }
-            ReplacementRole::Going => None,
+            ReplacementRole::Outgoing => None,
         };
         if event != InstanceEvent::Delete {
-            instance.life.want = Want::Gone;
+            instance.status.want = Want::Gone;
         }
-        self.decide_beside(id, event);
+        self.apply_replacement_event(id, event);
         let now = self.world.now();
         let Some(listed) = self.instances.get_mut(&id) else { return };
-        listed.life.refused = Some(why.clone());
-        self.world.tell(views::detailed(listed, EventKind::Kept, why, now));
-        if let (Some(forced), State::Online { .. }) = (forced, &listed.life.state) {
-            self.on(id, InstanceEvent::Restart(Some(forced)));
+        listed.status.replace_error = Some(why.clone());
+        self.world.publish(views::event_with_detail(listed, EventKind::ReplaceFailed, why, now));
+        if let (Some(forced), State::Online { .. }) = (forced, &listed.status.state) {
+            self.dispatch(id, InstanceEvent::Restart(Some(forced)));
         }
     }
 
-    fn decide_beside(&mut self, id: u32, event: InstanceEvent) {
+    fn apply_replacement_event(&mut self, id: u32, event: InstanceEvent) {
         let now = self.world.now();
-        let Some(Replacement { instance, .. }) = self.beside.get_mut(&id) else { return };
+        let Some(Replacement { instance, .. }) = self.replacements.get_mut(&id) else { return };
         let spawned = matches!(event, InstanceEvent::Spawned { .. });
-        let effects = instance.on(event, now);
+        let effects = instance.handle(event, now);
         if spawned && !effects.is_empty() {
-            self.world.began(instance);
+            self.world.on_run_started(instance);
         }
-        self.unsaved = true;
-        self.perform(InstanceRef::Beside(id), effects);
+        self.dirty = true;
+        self.run_effects(InstanceRef::Replacement(id), effects);
     }
 
     /// The new process takes the place of the old one, which goes.
-    pub(super) fn take_place(&mut self, id: u32) {
+    pub(super) fn promote(&mut self, id: u32) {
         let now = self.world.now();
-        let (Some(beside), Some(listed)) = (self.beside.get_mut(&id), self.instances.get_mut(&id)) else {
+        let (Some(beside), Some(listed)) = (self.replacements.get_mut(&id), self.instances.get_mut(&id))
+        else {
             return;
         };
-        if !matches!(beside.instance.life.state, State::Online { .. }) {
+        if !matches!(beside.instance.status.state, State::Online { .. }) {
             return;
         }
-        let forced = match std::mem::replace(&mut beside.role, ReplacementRole::Going) {
-            ReplacementRole::Coming { forced, .. } => forced,
-            ReplacementRole::Going => None,
+        let forced = match std::mem::replace(&mut beside.role, ReplacementRole::Outgoing) {
+            ReplacementRole::Incoming { forced_reason: forced, .. } => forced,
+            ReplacementRole::Outgoing => None,
         };
-        beside.instance.succeed(listed);
+        beside.instance.take_over_from(listed);
         std::mem::swap(listed, &mut beside.instance);
-        beside.instance.life.why = forced;
-        if let Some(process) = listed.life.state.process() {
-            self.world.ready(RunId { instance: id, number: process.run });
-            self.world.pid_changed(listed, Some(process.pid));
+        beside.instance.status.stop_reason = forced;
+        if let Some(process) = listed.status.state.process() {
+            self.world.on_ready(RunId { instance: id, number: process.run });
+            self.world.write_pid_file(listed, Some(process.pid));
         }
         self.usage.remove(&id);
-        self.world.tell(views::event(listed, EventKind::Replaced, now));
-        self.changed_apps();
-        self.decide_beside(id, InstanceEvent::Retire);
+        self.world.publish(views::event_view(listed, EventKind::Replaced, now));
+        self.mark_apps_changed();
+        self.apply_replacement_event(id, InstanceEvent::DrainAndDelete);
     }
 
     /// What the process beside another tells: of its readiness follows when it takes the place.
-    pub(super) fn tell_beside(&mut self, id: u32, happening: Notice) {
+    pub(super) fn publish_replacement(&mut self, id: u32, happening: Notice) {
         let now = self.world.now();
-        let Some(Replacement { role, .. }) = self.beside.get_mut(&id) else { return };
-        if let (Notice::Online, ReplacementRole::Coming { .. }) = (&happening, role) {
-            self.watch(id);
+        let Some(Replacement { role, .. }) = self.replacements.get_mut(&id) else { return };
+        if let (Notice::Online, ReplacementRole::Incoming { .. }) = (&happening, role) {
+            self.start_probation(id);
         }
-        let Some(Replacement { instance, .. }) = self.beside.get_mut(&id) else { return };
+        let Some(Replacement { instance, .. }) = self.replacements.get_mut(&id) else { return };
         // That it is down, and gone, is no news: the instance is not.
         if happening != Notice::Stopped {
-            self.world.tell(views::happening(instance, happening, now));
+            self.world.publish(views::notice_view(instance, happening, now));
         }
     }
 
     /// The process beside another is gone: its end belongs to the history of the instance.
-    pub(super) fn forget_beside(&mut self, id: u32) {
-        let Some(Replacement { instance: gone, .. }) = self.beside.remove(&id) else { return };
-        self.last_run = self.last_run.max(gone.life.last_run);
+    pub(super) fn remove_replacement(&mut self, id: u32) {
+        let Some(Replacement { instance: gone, .. }) = self.replacements.remove(&id) else { return };
+        self.last_run = self.last_run.max(gone.status.last_run);
         if let Some(listed) = self.instances.get_mut(&id) {
-            gone.life.exits.into_iter().for_each(|ended| listed.life.remember(ended));
+            gone.status.history.into_iter().for_each(|ended| listed.status.push_run(ended));
         }
     }
 }
 
 /// Said of an app that has to be stopped before it can be started.
-fn restarted(name: &str) -> String {
+fn restarted_note(name: &str) -> String {
     format!(
         "{name} was restarted, not reloaded: its processes cannot share a port; set `hold_port = true` or \
         `exec_mode = \"cluster\"`"

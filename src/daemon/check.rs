@@ -4,10 +4,10 @@ use crate::ipc::message::{ApiError, ErrorCode};
 use crate::spec::AppSpec;
 
 /// More instances of one app than this are taken for a mistake.
-pub(super) const MOST_INSTANCES: u32 = 10_000;
+pub(super) const MAX_INSTANCES: u32 = 10_000;
 
 /// What the daemon must be able to rely on, whoever made the request.
-pub(super) fn check(app: &AppSpec) -> Result<(), ApiError> {
+pub(super) fn validate_app(app: &AppSpec) -> Result<(), ApiError> {
     let name = &app.name;
     let invalid = |what: String| Err(ApiError::new(ErrorCode::Invalid, what));
     let text = app
@@ -30,7 +30,7 @@ pub(super) fn check(app: &AppSpec) -> Result<(), ApiError> {
     if app.instances == 0 {
         return invalid(format!("app \"{name}\": instances must be at least 1"));
     }
-    if app.instances > MOST_INSTANCES {
+    if app.instances > MAX_INSTANCES {
         return Err(too_many(name, app.instances));
     }
     Ok(())
@@ -38,6 +38,6 @@ pub(super) fn check(app: &AppSpec) -> Result<(), ApiError> {
 
 /// The refusal of so many instances.
 pub(super) fn too_many(name: &str, wanted: u32) -> ApiError {
-    let message = format!("app \"{name}\": instances must be at most {MOST_INSTANCES}, found {wanted}");
+    let message = format!("app \"{name}\": instances must be at most {MAX_INSTANCES}, found {wanted}");
     ApiError::new(ErrorCode::Invalid, message)
 }

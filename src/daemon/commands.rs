@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::check::{MOST_INSTANCES, check, too_many};
+use super::check::{MAX_INSTANCES, too_many, validate_app};
 use super::saved::{self, Snapshot};
 use super::select::select;
 use super::settle::{CompletedCommand, Goal, PendingReply, ReplySender};
@@ -21,25 +21,25 @@ use crate::metrics::Usage;
 use crate::spec::{AppSpec, EnvVars};
 
 /// So many commands are remembered in case they are asked for again.
-const MOST_DONE: usize = 64;
+const MAX_COMPLETED: usize = 64;
 
 /// What a command is after, for each instance it touches.
 pub(super) type Goals = Vec<(u32, Goal)>;
 
 impl<W: World> Supervisor<W> {
-    pub(super) fn command(&mut self, command: SupervisorCommand) {
+    pub(super) fn handle_command(&mut self, command: SupervisorCommand) {
         match command {
-            SupervisorCommand::Change { change, key, reply } => self.change_once(change, key, reply),
-            SupervisorCommand::Scaled(reply) => {
+            SupervisorCommand::Apply { change, key, reply } => self.apply_once(change, key, reply),
+            SupervisorCommand::ListAutoscaled(reply) => {
                 let scaled = self.instances.values().filter(|instance| instance.spec.autoscale.is_some());
                 let ids = scaled.map(|instance| instance.id);
-                let _ = reply.send(self.copies(ids));
+                let _ = reply.send(self.clone_instances(ids));
             }
-            SupervisorCommand::Look(selectors, reply) => {
-                let _ = reply.send(self.look(selectors.as_deref()));
+            SupervisorCommand::Get(selectors, reply) => {
+                let _ = reply.send(self.get(selectors.as_deref()));
             }
             SupervisorCommand::Inspect(Inspection(inspect)) => inspect(&self.instances),
-            SupervisorCommand::Running(reply) => drop(reply.send(self.running())),
+            SupervisorCommand::ListRunning(reply) => drop(reply.send(self.list_running())),
             SupervisorCommand::Freeze(reply) => {
                 self.freeze();
                 let _ = reply.send(());
@@ -47,64 +47,71 @@ impl<W: World> Supervisor<W> {
             SupervisorCommand::Snapshot(reply) => {
                 let none = VecDeque::new();
                 let counts = (self.next_id, self.last_run);
-                let state = saved::write(&self.instances, &BTreeMap::new(), counts, &none);
+                let state = saved::encode(&self.instances, &BTreeMap::new(), counts, &none);
                 let _ = reply.send((self.instances.len(), state));
             }
         }
     }
 
     /// Carries out a change, unless it was already: the answer to it got lost with another daemon.
-    fn change_once(&mut self, change: Operation, key: Option<String>, reply: ReplySender<Report>) {
-        let before = key.as_ref().and_then(|key| self.done.iter().find(|done| done.key == *key));
+    fn apply_once(&mut self, change: Operation, key: Option<String>, reply: ReplySender<Report>) {
+        let before = key.as_ref().and_then(|key| self.completed.iter().find(|done| done.key == *key));
         let (goals, notes) = match before {
             Some(done) => (done.goals.clone(), done.notes.clone()),
-            None => match self.change(change) {
+            None => match self.apply(change) {
                 Ok((goals, notes)) => {
-                    let goals = self.named(goals);
-                    self.remember(key, &goals, &notes);
+                    let goals = self.with_names(goals);
+                    self.record_completed(key, &goals, &notes);
                     (goals, notes)
                 }
                 Err(error) => return drop(reply.send(Err(error))),
             },
         };
-        self.waiting.push(PendingReply::new(&self.instances, goals, notes, reply));
+        self.pending_replies.push(PendingReply::new(&self.instances, goals, notes, reply));
     }
 
-    fn change(&mut self, change: Operation) -> Result<(Goals, Vec<String>), ApiError> {
+    fn apply(&mut self, change: Operation) -> Result<(Goals, Vec<String>), ApiError> {
         let goals = match change {
             Operation::Start(apps) => self.start_apps(apps)?,
             Operation::Act(action, on) => self.act(action, on)?,
             Operation::Scale(name, to) => self.scale(&name, to)?,
-            Operation::Replace { id, with, after } => return self.reload_one(id, with, after),
+            Operation::Replace { id, with, earlier_runs: after } => {
+                return self.reload_instance(id, with, after);
+            }
             Operation::Signal(selectors, number) => self.signal(&selectors, number)?,
             Operation::Resurrect(saved) => return Ok(self.resurrect(saved)),
         };
         Ok((goals, Vec::new()))
     }
 
-    fn named(&self, goals: Goals) -> BTreeMap<u32, (String, Goal)> {
+    fn with_names(&self, goals: Goals) -> BTreeMap<u32, (String, Goal)> {
         let named = |(id, goal)| Some((id, (self.instances.get(&id)?.spec.name.clone(), goal)));
         goals.into_iter().filter_map(named).collect()
     }
 
-    fn remember(&mut self, key: Option<String>, goals: &BTreeMap<u32, (String, Goal)>, notes: &[String]) {
+    fn record_completed(
+        &mut self,
+        key: Option<String>,
+        goals: &BTreeMap<u32, (String, Goal)>,
+        notes: &[String],
+    ) {
         let Some(key) = key else { return };
-        self.done.push_back(CompletedCommand { key, goals: goals.clone(), notes: notes.to_vec() });
-        if self.done.len() > MOST_DONE {
-            self.done.pop_front();
+        self.completed.push_back(CompletedCommand { key, goals: goals.clone(), notes: notes.to_vec() });
+        if self.completed.len() > MAX_COMPLETED {
+            self.completed.pop_front();
         }
-        self.unsaved = true;
+        self.dirty = true;
     }
 
-    fn look(&self, selectors: Option<&[String]>) -> Result<Vec<(Instance, Usage)>, ApiError> {
+    fn get(&self, selectors: Option<&[String]>) -> Result<Vec<(Instance, Usage)>, ApiError> {
         let ids = match selectors {
             Some(selectors) => select(&self.instances, selectors)?,
             None => self.instances.keys().copied().collect(),
         };
-        Ok(self.copies(ids.into_iter()))
+        Ok(self.clone_instances(ids.into_iter()))
     }
 
-    fn copies(&self, ids: impl Iterator<Item = u32>) -> Vec<(Instance, Usage)> {
+    fn clone_instances(&self, ids: impl Iterator<Item = u32>) -> Vec<(Instance, Usage)> {
         let copy = |id| {
             let usage = self.usage.get(&id).cloned().unwrap_or_default();
             Some((self.instances.get(&id)?.clone(), usage))
@@ -112,26 +119,26 @@ impl<W: World> Supervisor<W> {
         ids.filter_map(copy).collect()
     }
 
-    fn running(&self) -> (Vec<SampleTarget>, bool) {
+    fn list_running(&self) -> (Vec<SampleTarget>, bool) {
         let run = |instance: &Instance| {
-            let process = instance.life.state.process()?;
+            let process = instance.status.state.process()?;
             let run = RunId { instance: instance.id, number: process.run };
             Some((run.to_u64(), process.pid, process.start_time))
         };
-        let beside = self.beside.values().map(|beside| &beside.instance);
+        let beside = self.replacements.values().map(|beside| &beside.instance);
         let limited = self.instances.values().any(|instance| instance.spec.max_memory_restart.is_some());
         (self.instances.values().chain(beside).filter_map(run).collect(), limited)
     }
 
     fn start_apps(&mut self, request: StartApps) -> Result<Goals, ApiError> {
         for (index, app) in request.apps.iter().enumerate() {
-            check(app)?;
+            validate_app(app)?;
             let twice = request.apps[..index].iter().any(|other| other.name == app.name);
             if twice && request.existing != Existing::Duplicate {
                 let what = format!("duplicate app name \"{}\"", app.name);
                 return Err(ApiError::new(ErrorCode::Invalid, what).hint("start them separately with --name"));
             }
-            self.check_free(app, request.existing)?;
+            self.check_name_free(app, request.existing)?;
         }
         let inherited = Arc::new(request.inherited.0);
         let mut goals = Vec::new();
@@ -142,20 +149,20 @@ impl<W: World> Supervisor<W> {
             };
             let app = Arc::new(app);
             if request.existing == Existing::Keep && !there.is_empty() {
-                goals.extend(self.keep(&there, &app, &inherited));
+                goals.extend(self.keep_existing(&there, &app, &inherited));
             } else if there.is_empty() {
                 let ids: Vec<u32> = (0..app.instances).map(|_| self.add(&app, &inherited)).collect();
                 goals.extend(self.start_added(&ids, app.autostart));
             } else {
-                goals.extend(self.bring_up_to_date(&there, &app, &inherited));
+                goals.extend(self.update_existing(&there, &app, &inherited));
             }
         }
         Ok(goals)
     }
 
-    fn check_free(&self, app: &AppSpec, existing: Existing) -> Result<(), ApiError> {
+    fn check_name_free(&self, app: &AppSpec, existing: Existing) -> Result<(), ApiError> {
         let running = |id: &u32| {
-            let state = self.instances.get(id).map(|instance| &instance.life.state);
+            let state = self.instances.get(id).map(|instance| &instance.status.state);
             !matches!(state, None | Some(State::Stopped | State::Errored { .. }))
         };
         if existing == Existing::Refuse && self.ids_of(&app.name).iter().any(running) {
@@ -170,50 +177,50 @@ impl<W: World> Supervisor<W> {
     }
 
     /// Gives instances that are there a new spec: as many as it wants, all running it.
-    fn bring_up_to_date(&mut self, there: &[u32], app: &Arc<AppSpec>, inherited: &Arc<EnvVars>) -> Goals {
+    fn update_existing(&mut self, there: &[u32], app: &Arc<AppSpec>, inherited: &Arc<EnvVars>) -> Goals {
         let mut goals = Vec::new();
-        let wanted = app.wanted_of(there.len());
+        let wanted = app.target_instances(there.len());
         for (index, id) in there.iter().enumerate() {
             if index >= wanted {
-                self.on(*id, InstanceEvent::Delete);
-                goals.push((*id, Goal::Gone));
+                self.dispatch(*id, InstanceEvent::Delete);
+                goals.push((*id, Goal::Deleted));
                 continue;
             }
             if let Some(instance) = self.instances.get_mut(id) {
                 (instance.spec, instance.inherited) = (app.clone(), inherited.clone());
             }
-            self.on(*id, InstanceEvent::Restart(None));
-            goals.push((*id, Goal::Up));
+            self.dispatch(*id, InstanceEvent::Restart(None));
+            goals.push((*id, Goal::Online));
         }
         let missing = wanted.saturating_sub(there.len());
         let ids: Vec<u32> = (0..missing).map(|_| self.add(app, inherited)).collect();
         goals.extend(self.start_added(&ids, true));
-        self.changed_apps();
+        self.mark_apps_changed();
         goals
     }
 
     /// Lets instances run on that have these settings, and gives the others theirs if they rest.
-    fn keep(&mut self, there: &[u32], app: &Arc<AppSpec>, inherited: &Arc<EnvVars>) -> Goals {
+    fn keep_existing(&mut self, there: &[u32], app: &Arc<AppSpec>, inherited: &Arc<EnvVars>) -> Goals {
         for id in there {
             let Some(instance) = self.instances.get_mut(id) else { continue };
-            if instance.spec.mark() == app.mark() {
+            if instance.spec.fingerprint() == app.fingerprint() {
                 instance.spec = app.clone();
-            } else if matches!(instance.life.state, State::Stopped | State::Errored { .. }) {
+            } else if matches!(instance.status.state, State::Stopped | State::Errored { .. }) {
                 (instance.spec, instance.inherited) = (app.clone(), inherited.clone());
             }
         }
-        self.changed_apps();
+        self.mark_apps_changed();
         there.iter().map(|id| (*id, Goal::Any)).collect()
     }
 
     fn start_added(&mut self, ids: &[u32], start: bool) -> Goals {
-        let goal = if start { Goal::Up } else { Goal::Any };
+        let goal = if start { Goal::Online } else { Goal::Any };
         for id in ids {
             if start {
-                self.on(*id, InstanceEvent::Start);
+                self.dispatch(*id, InstanceEvent::Start);
             } else if let Some(instance) = self.instances.get_mut(id) {
                 // Not started, and yet not unwanted: its schedule may start it.
-                instance.life.want = Want::Up;
+                instance.status.want = Want::Up;
             }
         }
         ids.iter().map(|id| (*id, goal)).collect()
@@ -221,7 +228,7 @@ impl<W: World> Supervisor<W> {
 
     /// Adds an instance with the lowest free number of its app.
     fn add(&mut self, app: &Arc<AppSpec>, inherited: &Arc<EnvVars>) -> u32 {
-        let taken: BTreeSet<u32> = self.of_name(&app.name).map(|instance| instance.number).collect();
+        let taken: BTreeSet<u32> = self.instances_named(&app.name).map(|instance| instance.number).collect();
         let number = (0..).find(|number| !taken.contains(number)).unwrap_or(0);
         let id = self.next_id;
         self.insert(Instance::new(
@@ -238,43 +245,43 @@ impl<W: World> Supervisor<W> {
     fn insert(&mut self, instance: Instance) {
         self.next_id = self.next_id.max(instance.id + 1);
         let now = self.world.now();
-        self.world.tell(views::event(&instance, EventKind::Added, now));
+        self.world.publish(views::event_view(&instance, EventKind::Added, now));
         self.instances.insert(instance.id, instance);
-        self.changed_apps();
+        self.mark_apps_changed();
     }
 
     fn act(&mut self, action: Action, on: ActOn) -> Result<Goals, ApiError> {
         let ids = select(&self.instances, &on.select)?;
-        self.change_settings(&ids, on)?;
-        Ok(ids.into_iter().map(|id| (id, self.act_on(action, id))).collect())
+        self.patch_settings(&ids, on)?;
+        Ok(ids.into_iter().map(|id| (id, self.act_on_instance(action, id))).collect())
     }
 
-    fn act_on(&mut self, action: Action, id: u32) -> Goal {
+    fn act_on_instance(&mut self, action: Action, id: u32) -> Goal {
         match action {
             // As PM2's `start NAME`: one that runs is restarted.
             Action::Start | Action::Restart => {
-                self.on(id, InstanceEvent::Restart(None));
-                Goal::Up
+                self.dispatch(id, InstanceEvent::Restart(None));
+                Goal::Online
             }
             Action::Stop => {
-                self.on(id, InstanceEvent::Stop);
-                Goal::Down
+                self.dispatch(id, InstanceEvent::Stop);
+                Goal::Stopped
             }
             Action::Delete => {
-                self.on(id, InstanceEvent::Delete);
-                Goal::Gone
+                self.dispatch(id, InstanceEvent::Delete);
+                Goal::Deleted
             }
             Action::Reset => {
                 let now = self.world.now();
                 self.instances.get_mut(&id).into_iter().for_each(|instance| instance.reset(now));
-                self.changed_apps();
+                self.mark_apps_changed();
                 Goal::Any
             }
         }
     }
 
     /// Applies changed settings and environment to the selected instances.
-    fn change_settings(&mut self, ids: &BTreeSet<u32>, on: ActOn) -> Result<(), ApiError> {
+    fn patch_settings(&mut self, ids: &BTreeSet<u32>, on: ActOn) -> Result<(), ApiError> {
         let mut specs = Vec::new();
         if let Some(changes) = on.changes.filter(|changes| !changes.is_empty()) {
             for id in ids {
@@ -282,13 +289,13 @@ impl<W: World> Supervisor<W> {
                 let spec = instance.spec.patched(&changes).map_err(|error| {
                     ApiError::new(ErrorCode::Invalid, format!("invalid settings: {error}"))
                 })?;
-                check(&spec)?;
+                validate_app(&spec)?;
                 specs.push((*id, Arc::new(spec)));
             }
         }
         for (id, spec) in specs {
             self.instances.get_mut(&id).into_iter().for_each(|instance| instance.spec = spec.clone());
-            self.changed_apps();
+            self.mark_apps_changed();
         }
         if let Some(inherited) = on.inherited {
             let inherited = Arc::new(inherited.0);
@@ -316,7 +323,7 @@ impl<W: World> Supervisor<W> {
                 format!("app \"{name}\" already has {now} instances"),
             ));
         }
-        if wanted > MOST_INSTANCES {
+        if wanted > MAX_INSTANCES {
             return Err(too_many(name, wanted));
         }
         let (spec, inherited) = (first.spec.clone(), first.inherited.clone());
@@ -326,15 +333,15 @@ impl<W: World> Supervisor<W> {
         }
         // The highest numbers go, so that those that stay keep theirs.
         let surplus = there.split_off(wanted as usize);
-        let go = if there.is_empty() { InstanceEvent::Delete } else { InstanceEvent::Retire };
-        surplus.iter().for_each(|id| self.on(*id, go.clone()));
-        Ok(surplus.into_iter().map(|id| (id, Goal::Gone)).collect())
+        let go = if there.is_empty() { InstanceEvent::Delete } else { InstanceEvent::DrainAndDelete };
+        surplus.iter().for_each(|id| self.dispatch(*id, go.clone()));
+        Ok(surplus.into_iter().map(|id| (id, Goal::Deleted)).collect())
     }
 
     fn signal(&mut self, selectors: &Selectors, number: i32) -> Result<Goals, ApiError> {
         let ids = select(&self.instances, selectors)?;
         let run = |id: &u32| {
-            Some(RunId { instance: *id, number: self.instances.get(id)?.life.state.process()?.run })
+            Some(RunId { instance: *id, number: self.instances.get(id)?.status.state.process()?.run })
         };
         let runs: Vec<RunId> = ids.iter().filter_map(run).collect();
         if runs.is_empty() {
@@ -350,34 +357,34 @@ impl<W: World> Supervisor<W> {
         let here: BTreeSet<String> =
             self.instances.values().map(|instance| instance.spec.name.clone()).collect();
         let (mut goals, mut notes) = (Vec::new(), BTreeSet::new());
-        for mut instance in saved.into_instances().filter(|instance| instance.life.want != Want::Gone) {
+        for mut instance in saved.into_instances().filter(|instance| instance.status.want != Want::Gone) {
             if here.contains(&instance.spec.name) {
                 notes.insert(format!("{} is already in the list, skipped", instance.spec.name));
                 continue;
             }
-            let start = instance.life.want == Want::Up && instance.life.state != State::Stopped;
-            if self.instances.contains_key(&instance.id) || self.beside.contains_key(&instance.id) {
+            let start = instance.status.want == Want::Up && instance.status.state != State::Stopped;
+            if self.instances.contains_key(&instance.id) || self.replacements.contains_key(&instance.id) {
                 instance.id = self.next_id;
             }
-            instance.life.rest(self.last_run);
+            instance.status.reset_for_boot(self.last_run);
             let id = instance.id;
             self.insert(instance);
             if start {
-                self.on(id, InstanceEvent::Start);
+                self.dispatch(id, InstanceEvent::Start);
             }
-            goals.push((id, if start { Goal::Up } else { Goal::Any }));
+            goals.push((id, if start { Goal::Online } else { Goal::Any }));
         }
         (goals, notes.into_iter().collect())
     }
 
-    fn of_name(&self, name: &str) -> impl Iterator<Item = &Instance> {
-        self.instances.values().filter(move |it| it.spec.name == name && it.life.want != Want::Gone)
+    fn instances_named(&self, name: &str) -> impl Iterator<Item = &Instance> {
+        self.instances.values().filter(move |it| it.spec.name == name && it.status.want != Want::Gone)
     }
 
     /// Ids of an app's instances in the order of their numbers.
     fn ids_of(&self, name: &str) -> Vec<u32> {
         let mut ids: Vec<(u32, u32)> =
-            self.of_name(name).map(|instance| (instance.number, instance.id)).collect();
+            self.instances_named(name).map(|instance| (instance.number, instance.id)).collect();
         ids.sort_unstable();
         ids.into_iter().map(|(_, id)| id).collect()
     }

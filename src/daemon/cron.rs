@@ -8,16 +8,16 @@ use crate::schedule::Schedule;
 
 /// How long the task sleeps at most. Its timer stands still during a suspend and knows nothing of a
 /// clock that is set, so only looking at the clock now and then finds out.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+const MAX_SLEEP: Duration = Duration::from_secs(60);
 
 /// How far the clock may step back without the time awaited being computed anew. Below it, a step
 /// right after a due time would bring that time a second time.
-const SMALL_STEP: SignedDuration = SignedDuration::from_secs(60);
+const CLOCK_STEP_TOLERANCE: SignedDuration = SignedDuration::from_secs(60);
 
 /// Calls `due` at each time of `schedule`, from now on. Times missed because the machine slept, or
 /// because the clock was set forward, make one call together. Returns when no time is left.
 pub async fn run(schedule: Schedule, due: impl FnMut()) {
-    run_by(&SystemClock, schedule, due).await;
+    run_with_clock(&SystemClock, schedule, due).await;
 }
 
 /// What tells the time; tests bring their own.
@@ -38,7 +38,7 @@ impl Clock for SystemClock {
     }
 }
 
-async fn run_by(clock: &impl Clock, schedule: Schedule, mut due: impl FnMut()) {
+async fn run_with_clock(clock: &impl Clock, schedule: Schedule, mut due: impl FnMut()) {
     let mut seen = clock.now();
     let mut next = schedule.next_after(&seen);
     while let Some(time) = &next {
@@ -46,12 +46,12 @@ async fn run_by(clock: &impl Clock, schedule: Schedule, mut due: impl FnMut()) {
         if now >= *time {
             due();
             next = schedule.next_after(&now);
-        } else if now.duration_until(&seen) > SMALL_STEP {
+        } else if now.duration_until(&seen) > CLOCK_STEP_TOLERANCE {
             // The clock was set back: what was awaited would now come too late.
             next = schedule.next_after(&now);
         } else {
             let left = now.duration_until(time).unsigned_abs();
-            clock.sleep(left.clamp(Duration::from_millis(1), LONGEST_SLEEP)).await;
+            clock.sleep(left.clamp(Duration::from_millis(1), MAX_SLEEP)).await;
         }
         seen = now;
     }
@@ -149,12 +149,12 @@ mod tests {
         let mut called = Vec::new();
         let due = || called.push(clock.now().strftime("%T").to_string());
         {
-            let mut task = std::pin::pin!(run_by(&clock, Schedule::parse(pattern).unwrap(), due));
+            let mut task = std::pin::pin!(run_with_clock(&clock, Schedule::parse(pattern).unwrap(), due));
             let mut context = std::task::Context::from_waker(std::task::Waker::noop());
             assert!(task.as_mut().poll(&mut context).is_pending());
         }
         assert_eq!(clock.sleeps.get(), 0, "the task stopped early");
-        assert!(clock.longest.get() <= LONGEST_SLEEP);
+        assert!(clock.longest.get() <= MAX_SLEEP);
         called
     }
 

@@ -15,7 +15,7 @@ use crate::instance::state::Want;
 use crate::spec::origin::Fingerprint;
 
 /// A disk that takes longer is not waited for: a list is wanted at once.
-const PATIENCE: Duration = Duration::from_millis(250);
+const READ_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// What is known of apps and files at one time.
 #[derive(Debug, Default)]
@@ -28,10 +28,10 @@ pub struct Drift {
 
 impl Drift {
     /// Looks at the files of these apps, which are all that there are.
-    pub async fn look<'a>(all: impl Iterator<Item = &'a Instance>) -> Self {
+    pub async fn inspect<'a>(all: impl Iterator<Item = &'a Instance>) -> Self {
         let mut drift = Self::default();
         let mut sources = BTreeSet::new();
-        for instance in all.filter(|instance| instance.life.want != Want::Gone) {
+        for instance in all.filter(|instance| instance.status.want != Want::Gone) {
             if let (Some(file), true) = (&instance.spec.source, instance.spec.origin.is_some()) {
                 sources.insert(file.clone());
                 *drift.instances.entry(instance.spec.name.clone()).or_default() += 1;
@@ -39,33 +39,33 @@ impl Drift {
         }
         if !sources.is_empty() {
             // On a thread of its own: a network file system may keep who asks for ever.
-            let read = tokio::task::spawn_blocking(move || marks(sources));
+            let read = tokio::task::spawn_blocking(move || fingerprint_files(sources));
             drift.files =
-                tokio::time::timeout(PATIENCE, read).await.ok().and_then(Result::ok).unwrap_or_default();
+                tokio::time::timeout(READ_TIMEOUT, read).await.ok().and_then(Result::ok).unwrap_or_default();
         }
         drift
     }
 
     /// How an instance differs from its file; nothing if it came from none, or does not.
-    pub fn of(&self, instance: &Instance) -> Option<String> {
+    pub fn describe(&self, instance: &Instance) -> Option<String> {
         let spec = &instance.spec;
         let (file, origin) = (spec.source.as_ref()?, spec.origin.as_ref()?);
         let shown = file.display();
         let there = self.instances.get(&spec.name).copied().unwrap_or_default();
         match self.files.get(file) {
             Some(None) => Some(format!("{shown} was deleted")),
-            Some(Some(now)) if *now != origin.content => Some(format!("{shown} was modified")),
-            _ if origin.changed => Some(format!("settings were changed by a command, not in {shown}")),
-            _ if there > 0 && spec.wanted_of(there) != there => {
-                Some(format!("{there} instances running, {} in {shown}", spec.wanted_of(there)))
+            Some(Some(now)) if *now != origin.file_fingerprint => Some(format!("{shown} was modified")),
+            _ if origin.modified => Some(format!("settings were changed by a command, not in {shown}")),
+            _ if there > 0 && spec.target_instances(there) != there => {
+                Some(format!("{there} instances running, {} in {shown}", spec.target_instances(there)))
             }
             _ => None,
         }
     }
 }
 
-fn marks(files: BTreeSet<PathBuf>) -> BTreeMap<PathBuf, Option<Fingerprint>> {
-    let mark = |file: PathBuf| match config::mark(&file) {
+fn fingerprint_files(files: BTreeSet<PathBuf>) -> BTreeMap<PathBuf, Option<Fingerprint>> {
+    let mark = |file: PathBuf| match config::fingerprint_file(&file) {
         Ok(mark) => Some((file, Some(mark))),
         Err(error) => (error.kind() == ErrorKind::NotFound).then_some((file, None)),
     };
@@ -93,10 +93,10 @@ mod tests {
         std::fs::write(&file, "one").unwrap();
         let mut app = AppSpec::new("api", "/srv/api", "/srv");
         app.source = Some(file.clone());
-        app.comes_from(Fingerprint::of(b"one"));
+        app.set_origin(Fingerprint::of(b"one"));
         let told = async |specs: &[&AppSpec]| {
             let all: Vec<Instance> = (0..).zip(specs).map(|(id, spec)| instance(id, spec)).collect();
-            Drift::look(all.iter()).await.of(&all[0]).unwrap_or_default()
+            Drift::inspect(all.iter()).await.describe(&all[0]).unwrap_or_default()
         };
         assert_eq!(told(&[&app]).await, "");
         assert!(told(&[&app, &app]).await.starts_with("2 instances running, 1 in /"));

@@ -37,8 +37,8 @@ pub async fn save(
 ///
 /// # Errors
 /// The file cannot be written.
-pub async fn clear(saver: &StateWriter, home: &Home) -> Result<Answer, ApiError> {
-    write(saver, home, 0, saved::write(&BTreeMap::new(), &BTreeMap::new(), (0, 0), &VecDeque::new())).await
+pub async fn clear_dump(saver: &StateWriter, home: &Home) -> Result<Answer, ApiError> {
+    write(saver, home, 0, saved::encode(&BTreeMap::new(), &BTreeMap::new(), (0, 0), &VecDeque::new())).await
 }
 
 async fn write(
@@ -62,7 +62,7 @@ async fn write(
 /// # Errors
 /// There is none, or none can be used.
 pub fn load(home: &Home) -> Result<(Snapshot, Option<String>), ApiError> {
-    let (file, former) = (home.dump(), home.former_dump());
+    let (file, former) = (home.dump(), home.previous_dump());
     let unusable = match read(&file) {
         Ok(saved) => return Ok((saved, None)),
         Err(unusable) => unusable,
@@ -90,7 +90,7 @@ type FileStamp = (i64, i64, u64);
 impl DumpFingerprint {
     /// Whether the dump would bring back these instances: the same apps, as many, with the same settings,
     /// and up or down as now.
-    pub fn holds(&self, instances: &[Instance], home: &Home) -> bool {
+    pub fn is_up_to_date(&self, instances: &[Instance], home: &Home) -> bool {
         let Ok(about) = std::fs::metadata(home.dump()) else { return false };
         let stamp = (about.mtime(), about.mtime_nsec(), about.ino());
         let there = match self.0.get() {
@@ -108,13 +108,13 @@ impl DumpFingerprint {
 
 /// A number that is the same for lists that a resurrection would make alike.
 fn fingerprint(instances: &[Instance]) -> u64 {
-    let staying = instances.iter().filter(|instance| instance.life.want != Want::Gone);
+    let staying = instances.iter().filter(|instance| instance.status.want != Want::Gone);
     let mut rows: Vec<(&str, u32, bool, u64)> = staying
         .map(|instance| {
             let mut spec = DefaultHasher::new();
             // What its file said when makes no other app of it.
-            instance.spec.mark().hash(&mut spec);
-            (&*instance.spec.name, instance.number, instance.life.want == Want::Up, spec.finish())
+            instance.spec.fingerprint().hash(&mut spec);
+            (&*instance.spec.name, instance.number, instance.status.want == Want::Up, spec.finish())
         })
         .collect();
     rows.sort_unstable();
@@ -129,6 +129,6 @@ fn read(file: &Path) -> Result<Snapshot, ApiError> {
         io::ErrorKind::NotFound => ApiError::new(ErrorCode::NotFound, format!("no saved list ({shown})")),
         _ => ApiError::new(ErrorCode::Internal, format!("cannot read {shown}: {error}")),
     })?;
-    saved::read(&bytes)
+    saved::decode(&bytes)
         .map_err(|error| ApiError::new(ErrorCode::Invalid, format!("invalid dump {shown}: {error}")))
 }

@@ -36,10 +36,10 @@ use crate::time::Moment;
 
 /// State that nobody waits for is saved after a pause of this many times what the last save took,
 /// so that saving takes no more than a twentieth of the time.
-const SAVE_PAUSE: u32 = 20;
+const SAVE_INTERVAL_FACTOR: u32 = 20;
 
 /// How long the last lines of a run may take before the keeper lets go of its pipes.
-const LAST_LINES: Duration = Duration::from_secs(5);
+const LOG_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The real world.
 pub struct SystemWorld {
@@ -53,18 +53,18 @@ pub struct SystemWorld {
     events: broadcast::Sender<EventView>,
     triggers: Triggers,
     ports: Rc<RefCell<PortSharing>>,
-    checks: Probes,
+    probes: Probes,
     /// Leaders that live, by run.
     leaders: HashMap<RunId, i32>,
     /// What to look for, and whether to kill it. A run asked for twice is looked for once: its
     /// second answer would find the first one's gone.
-    sweeps: BTreeMap<RunId, (RunProcess, bool)>,
+    cleanups: BTreeMap<RunId, (RunProcess, bool)>,
     /// How the orphans of runs are found that the keeper is not the parent of.
-    foreign: HashMap<RunId, OrphanScope>,
+    foreign_runs: HashMap<RunId, OrphanScope>,
     /// Runs that are over, to be let go of once that is saved.
-    over: Vec<RunId>,
+    finished_runs: Vec<RunId>,
     next_save: Option<Instant>,
-    save_asked: bool,
+    save_pending: bool,
 }
 
 /// The ways out of the supervisor's loop.
@@ -103,7 +103,7 @@ impl SystemWorld {
             logs: logs.clone(),
             queue: queue.clone(),
             ports: ports.clone(),
-            notified: Rc::default(),
+            notify_listeners: Rc::default(),
             channels: channels.clone(),
             limiter,
         };
@@ -120,19 +120,19 @@ impl SystemWorld {
             events,
             triggers,
             ports,
-            checks,
+            probes: checks,
             leaders: HashMap::new(),
-            sweeps: BTreeMap::new(),
-            foreign: HashMap::new(),
-            over: Vec::new(),
+            cleanups: BTreeMap::new(),
+            foreign_runs: HashMap::new(),
+            finished_runs: Vec::new(),
             next_save: None,
-            save_asked: false,
+            save_pending: false,
         }
     }
 
     /// Notes that a run of this number may have left orphans that are not the keeper's children.
-    pub fn foreign(&mut self, run: RunId, orphans: OrphanScope) {
-        self.foreign.insert(run, orphans);
+    pub fn set_orphan_scope(&mut self, run: RunId, orphans: OrphanScope) {
+        self.foreign_runs.insert(run, orphans);
     }
 
     /// Takes up the output pipes of a run that a former daemon began.
@@ -150,9 +150,11 @@ impl SystemWorld {
         if let (Some(out), Some(err)) = (out, err) {
             self.starter.attach_logs(instance, kept.run, out, err);
         }
-        self.ports.borrow_mut().began(kept.run, instance, notifier);
-        voices.into_iter().for_each(|(role, voice)| self.starter.hear(kept.run, instance, role, voice));
-        self.checks.began(kept.run, instance, self.starter.beats(kept.run));
+        self.ports.borrow_mut().run_started(kept.run, instance, notifier);
+        voices
+            .into_iter()
+            .for_each(|(role, voice)| self.starter.attach_control_socket(kept.run, instance, role, voice));
+        self.probes.start(kept.run, instance, self.starter.watchdog_pings(kept.run));
     }
 
     /// Makes the apps known whose ports are shared, before their runs are.
@@ -161,17 +163,17 @@ impl SystemWorld {
     }
 
     /// All runs that were there before this daemon are adopted.
-    pub fn all_began(&self) {
-        self.ports.borrow().all_began();
+    pub fn recovery_complete(&self) {
+        self.ports.borrow().recovery_complete();
     }
 
-    fn fact(&self, run: RunId, event: InstanceEvent) {
-        let _ = self.queue.send(Input::Fact { instance: run.instance, event });
+    fn send_event(&self, run: RunId, event: InstanceEvent) {
+        let _ = self.queue.send(Input::InstanceEvent { instance: run.instance, event });
     }
 
     /// One look at the processes serves all that were asked for.
-    fn sweep_all(&mut self) {
-        let asked = std::mem::take(&mut self.sweeps);
+    fn run_cleanups(&mut self) {
+        let asked = std::mem::take(&mut self.cleanups);
         if asked.is_empty() {
             return;
         }
@@ -183,11 +185,12 @@ impl SystemWorld {
             .iter()
             .map(|(run, (process, _))| EndedRun {
                 run: run.to_u64(),
-                leader: reference(*process),
-                orphans: self.foreign.get(run).copied().unwrap_or(OrphanScope::KeeperChildren),
+                leader: process_ref(*process),
+                orphans: self.foreign_runs.get(run).copied().unwrap_or(OrphanScope::KeeperChildren),
             })
             .collect();
-        let mut found = tree::find_remaining(self.keeper_pid, &runs, &launch::mark(&self.home), &leaders);
+        let mut found =
+            tree::find_remaining(self.keeper_pid, &runs, &launch::run_marker(&self.home), &leaders);
         for (run, (_, kill)) in asked {
             let left = found.remove(&run.to_u64()).unwrap_or_default();
             let signal = if kill { Signal::SIGKILL } else { Signal::SIGTERM };
@@ -195,29 +198,29 @@ impl SystemWorld {
                 let _ = process.signal(signal as i32);
             }
             if let Some(first) = left.first().copied() {
-                self.tell_when_ended(first);
+                self.notify_on_exit(first);
             }
             let left = left.into_iter().map(|process| process.pid).collect();
-            self.fact(run, InstanceEvent::Swept { run: run.number, left });
+            self.send_event(run, InstanceEvent::TreeChecked { run: run.number, remaining: left });
         }
     }
 
     /// One of those that are left is enough: when it has ended the rest is looked for again.
-    fn tell_when_ended(&self, process: ProcessRef) {
+    fn notify_on_exit(&self, process: ProcessRef) {
         let queue = self.queue.clone();
         tokio::task::spawn_local(async move {
             process.wait_exit().await;
-            let _ = queue.send(Input::OrphanEnded);
+            let _ = queue.send(Input::OrphanExited);
         });
     }
 
     /// Only once its end is on record and its last line written: until then the keeper's copy is
     /// what another daemon would need.
-    fn let_go(&self, run: RunId) {
+    fn release_run_resources(&self, run: RunId) {
         let (keeper, logs) = (self.keeper.clone(), self.logs.clone());
         tokio::task::spawn_local(async move {
             // A process that nobody found may hold the pipe for ever; it is read all the same.
-            let _ = tokio::time::timeout(LAST_LINES, logs.closed(run.to_u64())).await;
+            let _ = tokio::time::timeout(LOG_DRAIN_TIMEOUT, logs.wait_closed(run.to_u64())).await;
             keeper.send(KeeperRequest::Release { run: run.to_u64() }, Vec::new());
         });
     }
@@ -227,15 +230,15 @@ impl SystemWorld {
     }
 }
 
-fn reference(process: RunProcess) -> ProcessRef {
+fn process_ref(process: RunProcess) -> ProcessRef {
     ProcessRef { pid: process.pid, start_time: process.start_time }
 }
 
 /// Where the pid of an instance is written.
 pub fn pid_file(instance: &Instance, home: &Home) -> std::path::PathBuf {
-    let name = || home.pids().join(format!("{}.pid", paths::safe_name(&instance.spec.name)));
+    let name = || home.pids().join(format!("{}.pid", paths::sanitize_file_name(&instance.spec.name)));
     let base = instance.spec.pid_file.clone().unwrap_or_else(name);
-    paths::with_id(&base, instance.id)
+    paths::with_instance_id(&base, instance.id)
 }
 
 impl World for SystemWorld {
@@ -248,43 +251,45 @@ impl World for SystemWorld {
         tokio::task::spawn_local(async move {
             if let Err(failure) = starter.start(run, &instance).await {
                 let event = InstanceEvent::SpawnFailed { run: run.number, failure };
-                let _ = queue.send(Input::Fact { instance: run.instance, event });
+                let _ = queue.send(Input::InstanceEvent { instance: run.instance, event });
             }
         });
     }
 
     fn stop(&mut self, run: RunId, process: RunProcess, instance: &Instance) {
-        self.ports.borrow().quiet(run);
+        self.ports.borrow().drain(run);
         let spec = &instance.spec.stop;
         // One that cannot be told in words gets the signal.
-        if spec.message && self.starter.channels.say(run, &"shutdown".into()).is_ok() {
+        if spec.by_message && self.starter.channels.send(run, &"shutdown".into()).is_ok() {
             return;
         }
         let number = signal::parse(&spec.signal).unwrap_or(libc::SIGINT);
-        let members = if spec.tree { tree::tree_members(reference(process)) } else { Vec::new() };
-        self.keeper
-            .send(KeeperRequest::Signal { run: run.to_u64(), signal: number, group: spec.tree }, Vec::new());
+        let members = if spec.whole_tree { tree::tree_members(process_ref(process)) } else { Vec::new() };
+        self.keeper.send(
+            KeeperRequest::Signal { run: run.to_u64(), signal: number, group: spec.whole_tree },
+            Vec::new(),
+        );
         // Those that left the process group are not reached by the keeper's signal.
         for member in members.into_iter().filter(|member| member.group != process.pid) {
             let _ = member.process.signal(number);
         }
     }
 
-    fn quiet(&mut self, run: RunId) {
-        let (drained, queue) = (self.ports.borrow().drained(run), self.queue.clone());
+    fn drain(&mut self, run: RunId) {
+        let (drained, queue) = (self.ports.borrow().wait_drained(run), self.queue.clone());
         tokio::task::spawn_local(async move {
             let _ = drained.await; // an engine that has ended keeps nobody waiting
             let event = InstanceEvent::Drained { run: run.number };
-            let _ = queue.send(Input::Fact { instance: run.instance, event });
+            let _ = queue.send(Input::InstanceEvent { instance: run.instance, event });
         });
     }
 
-    fn aside(&mut self, run: RunId) {
-        self.ports.borrow().quiet(run);
+    fn pause_traffic(&mut self, run: RunId) {
+        self.ports.borrow().drain(run);
     }
 
     fn kill(&mut self, run: RunId, process: RunProcess) {
-        let members = tree::tree_members(reference(process));
+        let members = tree::tree_members(process_ref(process));
         self.keeper.send(
             KeeperRequest::Signal { run: run.to_u64(), signal: libc::SIGKILL, group: true },
             Vec::new(),
@@ -294,8 +299,8 @@ impl World for SystemWorld {
         }
     }
 
-    fn sweep(&mut self, run: RunId, process: RunProcess, kill: bool) {
-        let asked = self.sweeps.entry(run).or_insert((process, kill));
+    fn clean_up_tree(&mut self, run: RunId, process: RunProcess, kill: bool) {
+        let asked = self.cleanups.entry(run).or_insert((process, kill));
         asked.1 |= kill;
     }
 
@@ -304,73 +309,73 @@ impl World for SystemWorld {
             .send(KeeperRequest::Signal { run: run.to_u64(), signal: number, group: false }, Vec::new());
     }
 
-    fn release(&mut self, run: RunId) {
-        self.foreign.remove(&run);
-        self.ports.borrow_mut().ended(run);
-        self.checks.ended(run);
-        self.starter.deaf(run);
-        self.starter.limiter.ended(run);
-        self.over.push(run);
+    fn release_run(&mut self, run: RunId) {
+        self.foreign_runs.remove(&run);
+        self.ports.borrow_mut().run_ended(run);
+        self.probes.stop(run);
+        self.starter.detach_control_socket(run);
+        self.starter.limiter.release(run);
+        self.finished_runs.push(run);
     }
 
-    fn timer(&mut self, instance: u32, at: u64) {
+    fn set_timer(&mut self, instance: u32, at: u64) {
         let queue = self.queue.clone();
         let left = Duration::from_millis(at.saturating_sub(crate::time::now().mono));
         tokio::task::spawn_local(async move {
             tokio::time::sleep(left).await;
-            let _ = queue.send(Input::Fact { instance, event: InstanceEvent::Due { at } });
+            let _ = queue.send(Input::InstanceEvent { instance, event: InstanceEvent::TimerFired { at } });
         });
     }
 
-    fn ready(&mut self, run: RunId) {
+    fn on_ready(&mut self, run: RunId) {
         self.ports.borrow().ready(run);
     }
 
     fn missing_ports(&self, old: RunId, new: RunId) -> Vec<String> {
-        self.ports.borrow().record().missing(old, new)
+        self.ports.borrow().registry().missing(old, new)
     }
 
     fn port_warnings(&self, last: RunId) -> Vec<String> {
-        self.ports.borrow().record().warnings(last.instance, last.number.saturating_add(1))
+        self.ports.borrow().registry().warnings(last.instance, last.number.saturating_add(1))
     }
 
-    fn idle(&mut self, instance: &Instance) {
-        self.ports.borrow().idle(instance);
+    fn on_slot_idle(&mut self, instance: &Instance) {
+        self.ports.borrow().on_slot_idle(instance);
     }
 
-    fn began(&mut self, instance: &Instance) {
-        if let Some(process) = instance.life.state.process() {
+    fn on_run_started(&mut self, instance: &Instance) {
+        if let Some(process) = instance.status.state.process() {
             let run = RunId { instance: instance.id, number: process.run };
             self.leaders.insert(run, process.pid);
-            self.ports.borrow_mut().began(run, instance, None);
-            self.checks.began(run, instance, self.starter.beats(run));
+            self.ports.borrow_mut().run_started(run, instance, None);
+            self.probes.start(run, instance, self.starter.watchdog_pings(run));
         }
     }
 
-    fn pid_changed(&mut self, instance: &Instance, pid: Option<i32>) {
+    fn write_pid_file(&mut self, instance: &Instance, pid: Option<i32>) {
         self.saver.pid(self.pid_file(instance), pid);
     }
 
-    fn tell(&mut self, event: EventView) {
+    fn publish(&mut self, event: EventView) {
         if event.event == EventKind::StartFailed {
             let run = RunId { instance: event.id, number: event.run };
-            self.starter.deaf(run);
-            self.starter.limiter.ended(run);
-            self.ports.borrow_mut().ended(run);
+            self.starter.detach_control_socket(run);
+            self.starter.limiter.release(run);
+            self.ports.borrow_mut().run_ended(run);
         }
-        tracing::info!(app = %event.name, id = event.id, "{}", sentence(&event));
+        tracing::info!(app = %event.name, id = event.id, "{}", event_text(&event));
         let _ = self.events.send(event); // nobody may be listening
     }
 
-    fn apps_changed(&mut self, instances: &BTreeMap<u32, Instance>) {
-        self.triggers.follow(instances, &self.home);
+    fn on_apps_changed(&mut self, instances: &BTreeMap<u32, Instance>) {
+        self.triggers.update(instances, &self.home);
         self.ports.borrow_mut().follow(instances);
     }
 
     fn save(&mut self, urgent: bool, state: &dyn Fn() -> Vec<u8>) -> bool {
         let begin = Instant::now();
         if let (Some(at), false) = (self.next_save.filter(|at| *at > begin), urgent) {
-            if !std::mem::replace(&mut self.save_asked, true) {
+            if !std::mem::replace(&mut self.save_pending, true) {
                 let queue = self.queue.clone();
                 tokio::task::spawn_local(async move {
                     tokio::time::sleep_until(at.into()).await;
@@ -379,30 +384,30 @@ impl World for SystemWorld {
             }
             return false;
         }
-        self.save_asked = false;
+        self.save_pending = false;
         let state = state();
         // The keeper's copy is there at once, whatever the disk does.
         match memfd::with_contents(c"rsm-state", &state) {
             Ok(copy) => self.keeper.send(
-                KeeperRequest::StoreFd { name: restore::STATE.to_owned() },
+                KeeperRequest::StoreFd { name: restore::STATE_NAME.to_owned() },
                 vec![(FdRole::Stored, copy.into())],
             ),
             Err(errno) => tracing::warn!("cannot store the state with the keeper: {errno}"),
         }
         self.saver.state(self.home.state(), state);
-        for run in std::mem::take(&mut self.over) {
-            self.let_go(run);
+        for run in std::mem::take(&mut self.finished_runs) {
+            self.release_run_resources(run);
         }
-        self.next_save = Some(Instant::now() + begin.elapsed() * SAVE_PAUSE);
+        self.next_save = Some(Instant::now() + begin.elapsed() * SAVE_INTERVAL_FACTOR);
         true
     }
 
     fn flush(&mut self) {
-        self.sweep_all();
+        self.run_cleanups();
     }
 }
 
-fn sentence(event: &EventView) -> String {
+fn event_text(event: &EventView) -> String {
     let status = event.status.as_str();
     let detail = event.detail.iter().map(|detail| format!(": {detail}"));
     let exit = event.exit.iter().map(|exit| format!(": {exit}"));

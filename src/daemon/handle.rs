@@ -33,7 +33,7 @@ impl SupervisorHandle {
 
     /// A handle for one request, which the client calls by this word: should it ask for the same again,
     /// that changes nothing more.
-    pub fn keyed(&self, key: Option<String>) -> Self {
+    pub fn with_key(&self, key: Option<String>) -> Self {
         Self { key, ..self.clone() }
     }
 
@@ -42,7 +42,7 @@ impl SupervisorHandle {
     /// # Errors
     /// The request is refused; nothing is changed.
     pub async fn start(&self, apps: StartApps) -> Result<Report, ApiError> {
-        self.change(Operation::Start(apps)).await
+        self.apply(Operation::Start(apps)).await
     }
 
     /// Acts on instances; resolves once they have settled.
@@ -50,7 +50,7 @@ impl SupervisorHandle {
     /// # Errors
     /// The request is refused; nothing is changed.
     pub async fn act(&self, action: Action, on: ActOn) -> Result<Report, ApiError> {
-        self.change(Operation::Act(action, on)).await
+        self.apply(Operation::Act(action, on)).await
     }
 
     /// Changes the number of instances; resolves once they have settled.
@@ -58,7 +58,7 @@ impl SupervisorHandle {
     /// # Errors
     /// The request is refused; nothing is changed.
     pub async fn scale(&self, name: String, to: ScaleTo) -> Result<Report, ApiError> {
-        self.change(Operation::Scale(name, to)).await
+        self.apply(Operation::Scale(name, to)).await
     }
 
     /// Gives an instance another process, with these settings and this environment if not its own;
@@ -73,7 +73,7 @@ impl SupervisorHandle {
         with: Option<Box<(AppSpec, Inherited)>>,
         after: Vec<RunId>,
     ) -> Result<Report, ApiError> {
-        self.change(Operation::Replace { id, with, after }).await
+        self.apply(Operation::Replace { id, with, earlier_runs: after }).await
     }
 
     /// Sends a signal.
@@ -81,7 +81,7 @@ impl SupervisorHandle {
     /// # Errors
     /// None of the selected instances runs.
     pub async fn signal(&self, select: Selectors, number: i32) -> Result<Report, ApiError> {
-        self.change(Operation::Signal(select, number)).await
+        self.apply(Operation::Signal(select, number)).await
     }
 
     /// Adds what a saved list holds; resolves once it has settled.
@@ -89,15 +89,15 @@ impl SupervisorHandle {
     /// # Errors
     /// The daemon is shutting down.
     pub async fn resurrect(&self, saved: Snapshot) -> Result<Report, ApiError> {
-        self.change(Operation::Resurrect(saved)).await
+        self.apply(Operation::Resurrect(saved)).await
     }
 
     /// Copies of the selected instances, or of all.
     ///
     /// # Errors
     /// A selector matches nothing.
-    pub async fn look(&self, select: Option<Selectors>) -> Result<Vec<(Instance, Usage)>, ApiError> {
-        self.ask(|reply| SupervisorCommand::Look(select, reply)).await
+    pub async fn get(&self, select: Option<Selectors>) -> Result<Vec<(Instance, Usage)>, ApiError> {
+        self.request(|reply| SupervisorCommand::Get(select, reply)).await
     }
 
     /// Reads the instances in place.
@@ -111,27 +111,27 @@ impl SupervisorHandle {
         let (reply, answer) = oneshot::channel();
         let inspect = Inspection(Box::new(move |instances| drop(reply.send(read(instances)))));
         let _ = self.queue.send(Input::Command(SupervisorCommand::Inspect(inspect)));
-        answer.await.map_err(|_| gone())
+        answer.await.map_err(|_| shutting_down())
     }
 
     /// Copies of the instances of apps that scale by themselves; most have none.
     ///
     /// # Errors
     /// The loop has ended.
-    pub async fn scaled(&self) -> Result<Vec<(Instance, Usage)>, ApiError> {
+    pub async fn autoscaled(&self) -> Result<Vec<(Instance, Usage)>, ApiError> {
         let (reply, answer) = oneshot::channel();
-        let _ = self.queue.send(Input::Command(SupervisorCommand::Scaled(reply)));
-        answer.await.map_err(|_| gone())
+        let _ = self.queue.send(Input::Command(SupervisorCommand::ListAutoscaled(reply)));
+        answer.await.map_err(|_| shutting_down())
     }
 
     /// Every run that has a process, and whether there are limits of memory to watch.
     ///
     /// # Errors
     /// The loop has ended.
-    pub async fn running(&self) -> Result<(Vec<SampleTarget>, bool), ApiError> {
+    pub async fn running_targets(&self) -> Result<(Vec<SampleTarget>, bool), ApiError> {
         let (reply, answer) = oneshot::channel();
-        let _ = self.queue.send(Input::Command(SupervisorCommand::Running(reply)));
-        answer.await.map_err(|_| gone())
+        let _ = self.queue.send(Input::Command(SupervisorCommand::ListRunning(reply)));
+        answer.await.map_err(|_| shutting_down())
     }
 
     /// The whole list as a document, and how many instances it holds.
@@ -141,7 +141,7 @@ impl SupervisorHandle {
     pub async fn snapshot(&self) -> Result<(usize, Vec<u8>), ApiError> {
         let (reply, answer) = oneshot::channel();
         let _ = self.queue.send(Input::Command(SupervisorCommand::Snapshot(reply)));
-        answer.await.map_err(|_| gone())
+        answer.await.map_err(|_| shutting_down())
     }
 
     /// Nothing is decided any more: what has been is saved, and left to the daemon that follows.
@@ -153,7 +153,7 @@ impl SupervisorHandle {
 
     /// From now on nothing may be changed any more, except by who shuts down.
     /// False if that was so already.
-    pub fn close(&self) -> bool {
+    pub fn begin_close(&self) -> bool {
         !self.closing.replace(true)
     }
 
@@ -163,38 +163,41 @@ impl SupervisorHandle {
     }
 
     /// A handle for one step of what its key names.
-    pub fn step(&self, step: impl std::fmt::Display) -> Self {
-        self.keyed(self.key.as_ref().map(|key| format!("{key}/{step}")))
+    pub fn with_step(&self, step: impl std::fmt::Display) -> Self {
+        self.with_key(self.key.as_ref().map(|key| format!("{key}/{step}")))
     }
 
     /// Stops these, though nothing may be changed any more.
     ///
     /// # Errors
     /// The loop has ended.
-    pub async fn stop_for_good(&self, select: Selectors) -> Result<Report, ApiError> {
+    pub async fn stop_finally(&self, select: Selectors) -> Result<Report, ApiError> {
         let on = ActOn { select, ..ActOn::default() };
         let change = Operation::Act(Action::Stop, on);
-        match self.ask(|reply| SupervisorCommand::Change { change, key: None, reply }).await {
+        match self.request(|reply| SupervisorCommand::Apply { change, key: None, reply }).await {
             Err(error) if error.code == ErrorCode::NotFound => Ok(Report::default()),
             answer => answer,
         }
     }
 
-    async fn change(&self, change: Operation) -> Result<Report, ApiError> {
+    async fn apply(&self, change: Operation) -> Result<Report, ApiError> {
         if self.closing.get() {
-            return Err(gone());
+            return Err(shutting_down());
         }
         let key = self.key.clone();
-        self.ask(|reply| SupervisorCommand::Change { change, key, reply }).await
+        self.request(|reply| SupervisorCommand::Apply { change, key, reply }).await
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(ReplySender<T>) -> SupervisorCommand) -> Result<T, ApiError> {
+    async fn request<T>(
+        &self,
+        command: impl FnOnce(ReplySender<T>) -> SupervisorCommand,
+    ) -> Result<T, ApiError> {
         let (reply, answer) = oneshot::channel();
         let _ = self.queue.send(Input::Command(command(reply)));
-        answer.await.unwrap_or_else(|_| Err(gone()))
+        answer.await.unwrap_or_else(|_| Err(shutting_down()))
     }
 }
 
-fn gone() -> ApiError {
+fn shutting_down() -> ApiError {
     ApiError::new(ErrorCode::Unavailable, "the daemon is shutting down").hint("try again later")
 }

@@ -14,13 +14,13 @@ use crate::instance::life::RunId;
 use crate::metrics::Sampler;
 
 /// Between two samples. Twice that often where there are limits of memory to watch.
-const EVERY: Duration = Duration::from_secs(1);
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs for as long as the daemon does.
 ///
 /// # Errors
 /// No thread could be started.
-pub async fn sample(
+pub async fn start_sampling(
     handle: SupervisorHandle,
     queue: mpsc::UnboundedSender<Input>,
     limiter: ResourceLimiter,
@@ -32,13 +32,13 @@ pub async fn sample(
         while let Ok(runs) = asked.recv() {
             let samples = sampler.sample(crate::time::now().mono, &runs);
             let samples = samples.into_iter().map(|(run, usage)| (RunId::from_u64(run), usage)).collect();
-            let _ = queue.send(Input::Sampled(samples));
+            let _ = queue.send(Input::UsageSampled(samples));
         }
     })?;
     loop {
-        let Ok((runs, limited)) = handle.running().await else { return Ok(()) };
+        let Ok((runs, limited)) = handle.running_targets().await else { return Ok(()) };
         let _ = ask.send(runs);
-        limiter.note_kills();
-        tokio::time::sleep(if limited { EVERY / 2 } else { EVERY }).await;
+        limiter.record_oom_kills();
+        tokio::time::sleep(if limited { SAMPLE_INTERVAL / 2 } else { SAMPLE_INTERVAL }).await;
     }
 }

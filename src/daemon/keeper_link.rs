@@ -32,7 +32,7 @@ pub struct AttachedRun {
     /// What was kept with it: its output pipes.
     pub fds: Vec<RoleFd>,
     /// The keeper is the parent of it, and of what it leaves behind.
-    pub child: bool,
+    pub is_child: bool,
 }
 
 /// All that the keeper had when we attached.
@@ -41,13 +41,13 @@ pub struct KeeperState {
     /// Its pid.
     pub keeper: i32,
     /// It is not the keeper that began the apps: some may run that it does not know.
-    pub succeeds: bool,
+    pub is_successor: bool,
     /// What came of the upgrade that led here.
     pub upgrade: UpgradeResult,
     /// The runs.
     pub runs: Vec<AttachedRun>,
     /// The stored descriptors by name.
-    pub stored: Vec<(String, OwnedFd)>,
+    pub fd_store: Vec<(String, OwnedFd)>,
 }
 
 /// Asks the keeper and hears from it. Cheap to clone; all clones are one link.
@@ -58,8 +58,8 @@ pub struct KeeperLink(Rc<LinkState>);
 struct LinkState {
     channel: AsyncFd<OwnedFd>,
     /// What the socket had no room for, in order.
-    waiting: RefCell<VecDeque<(KeeperRequest, Vec<RoleFd>)>>,
-    more: Notify,
+    send_queue: RefCell<VecDeque<(KeeperRequest, Vec<RoleFd>)>>,
+    queue_changed: Notify,
     /// The version of the keeper's last packet: during an upgrade from version 1 the keeper changes.
     version: Arc<AtomicU64>,
     /// All that the keeper has, should it die.
@@ -91,7 +91,8 @@ impl KeeperLink {
         let channel = fd_channel::async_fd(channel)?;
         let (waiting, mirror) = (RefCell::default(), RefCell::default());
         let (more, version) = (Notify::new(), Arc::new(AtomicU64::new(VERSION)));
-        let link = Self(Rc::new(LinkState { channel, waiting, more, version, mirror }));
+        let link =
+            Self(Rc::new(LinkState { channel, send_queue: waiting, queue_changed: more, version, mirror }));
         let mut kept = KeeperState::default();
         loop {
             match link.receive().await? {
@@ -101,14 +102,14 @@ impl KeeperLink {
                             format!("keeper protocol {protocol} is not supported (expected {VERSION})");
                         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
                     }
-                    (kept.keeper, kept.succeeds, kept.upgrade) = (keeper, is_successor, upgrade);
+                    (kept.keeper, kept.is_successor, kept.upgrade) = (keeper, is_successor, upgrade);
                 }
                 (KeeperNotice::Run { run, pid, start_time, is_child: child }, fds) => {
                     let (run, process) = (RunId::from_u64(run), ProcessRef { pid, start_time });
-                    kept.runs.push(AttachedRun { run, process, fds, child });
+                    kept.runs.push(AttachedRun { run, process, fds, is_child: child });
                 }
                 (KeeperNotice::StoredFd { name }, fds) => {
-                    kept.stored.extend(take_fd(fds, FdRole::Stored).map(|fd| (name, fd)))
+                    kept.fd_store.extend(take_fd(fds, FdRole::Stored).map(|fd| (name, fd)))
                 }
                 (KeeperNotice::SyncDone, _) => return Ok((link, kept)),
                 _ => {} // told again after `Attached`
@@ -131,7 +132,7 @@ impl KeeperLink {
                         KeeperNotice::decode(&packet[..length], fds)
                     {
                         self.0.version.store(version.min(VERSION), Ordering::Relaxed);
-                        self.0.mirror.borrow_mut().heard(&message, &fds);
+                        self.0.mirror.borrow_mut().on_notice(&message, &fds);
                         return Ok((message, fds));
                     }
                     tracing::warn!("unknown message from the keeper");
@@ -144,28 +145,28 @@ impl KeeperLink {
 
     /// Asks for something; never waits. Orders arrive in the order they were given.
     pub fn send(&self, order: KeeperRequest, fds: Vec<RoleFd>) {
-        self.0.mirror.borrow_mut().ordered(&order, &fds);
-        let mut waiting = self.0.waiting.borrow_mut();
+        self.0.mirror.borrow_mut().on_request(&order, &fds);
+        let mut waiting = self.0.send_queue.borrow_mut();
         if !waiting.is_empty() || !self.try_send(&order, &fds) {
             waiting.push_back((order, fds));
-            self.0.more.notify_one();
+            self.0.queue_changed.notify_one();
         }
     }
 
     /// Resolves once nothing waits any more. `send_waiting` must run.
-    pub async fn all_sent(&self) {
-        while !self.0.waiting.borrow().is_empty() && self.0.channel.writable().await.is_ok() {
+    pub async fn flush(&self) {
+        while !self.0.send_queue.borrow().is_empty() && self.0.channel.writable().await.is_ok() {
             tokio::task::yield_now().await;
         }
     }
 
     /// Becomes the keeper in place of one that has died. `nofile` is the limit of open files that apps
     /// are given. Only returns if that fails.
-    pub fn become_keeper(&self, listener: BorrowedFd<'_>, nofile: Option<(u64, u64)>) -> io::Error {
+    pub fn exec_keeper(&self, listener: BorrowedFd<'_>, nofile: Option<(u64, u64)>) -> io::Error {
         self.0
             .mirror
             .borrow()
-            .leaving(listener, nofile)
+            .handover(listener, nofile)
             .exec_keeper(Path::new("/proc/self/exe"), false)
             .into()
     }
@@ -178,17 +179,17 @@ impl KeeperLink {
     }
 
     /// The keeper was asked for something by another way.
-    pub fn sent(&self, order: &KeeperRequest, fds: &[RoleFd]) {
-        self.0.mirror.borrow_mut().ordered(order, fds);
+    pub fn record_sent(&self, order: &KeeperRequest, fds: &[RoleFd]) {
+        self.0.mirror.borrow_mut().on_request(order, fds);
     }
 
     /// Sends what had to wait; runs for as long as the daemon does.
-    pub async fn send_waiting(self) {
+    pub async fn send_queued(self) {
         loop {
-            self.0.more.notified().await;
-            while !self.0.waiting.borrow().is_empty() {
+            self.0.queue_changed.notified().await;
+            while !self.0.send_queue.borrow().is_empty() {
                 let Ok(mut ready) = self.0.channel.writable().await else { return };
-                let mut waiting = self.0.waiting.borrow_mut();
+                let mut waiting = self.0.send_queue.borrow_mut();
                 while let Some((order, fds)) = waiting.front() {
                     if !self.try_send(order, fds) {
                         ready.clear_ready();

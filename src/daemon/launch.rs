@@ -12,18 +12,18 @@ use crate::process::tree::RunMarker;
 use crate::spec::{AppSpec, EnvFilter, EnvVars, Launcher};
 
 /// The variable that marks every process of a run, unless it cleans its environment.
-pub const RUN_MARK: &str = "RSM_RUN";
+pub const RUN_MARKER_VAR: &str = "RSM_RUN";
 
 /// Where programs are looked up for an app without a `PATH`.
 pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// The mark of the runs of this home.
-pub fn mark(home: &Home) -> RunMarker {
-    RunMarker { name: RUN_MARK, owner: home.dir().to_string_lossy().into_owned() }
+pub fn run_marker(home: &Home) -> RunMarker {
+    RunMarker { name: RUN_MARKER_VAR, owner: home.path().to_string_lossy().into_owned() }
 }
 
 /// Program (not looked up yet) and arguments, the program first.
-pub fn command(spec: &AppSpec) -> Vec<String> {
+pub fn argv(spec: &AppSpec) -> Vec<String> {
     let own = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
     let mut words = match &spec.launcher {
         Launcher::Direct => own(&[&spec.script]),
@@ -42,7 +42,7 @@ pub fn command(spec: &AppSpec) -> Vec<String> {
 ///
 /// # Errors
 /// The program is not in the app's `PATH`.
-pub fn launch(
+pub fn launch_spec(
     run: RunId,
     instance: &Instance,
     home: &Home,
@@ -50,24 +50,24 @@ pub fn launch(
 ) -> Result<LaunchSpec, StartFailure> {
     let spec = &instance.spec;
     let mut vars = environment(run, instance, home);
-    let mut argv = command(spec);
+    let mut argv = argv(spec);
     let name = argv.first().cloned().unwrap_or_default();
     let path = vars.get("PATH").map_or(DEFAULT_PATH, String::as_str).to_owned();
     let program = match &spec.launcher {
         // The binary of the keeper, whose child executes it, replaced or not.
         Launcher::Serve => PathBuf::from("/proc/self/exe"),
         // bash where there is one, as PM2: people write bashisms.
-        Launcher::Shell => match find("bash", &path, &spec.cwd) {
+        Launcher::Shell => match find_program("bash", &path, &spec.cwd) {
             Some(bash) => {
                 "bash".clone_into(&mut argv[0]);
                 bash
             }
             None => PathBuf::from("/bin/sh"),
         },
-        Launcher::Direct | Launcher::Interpreter { .. } => match find(&name, &path, &spec.cwd) {
+        Launcher::Direct | Launcher::Interpreter { .. } => match find_program(&name, &path, &spec.cwd) {
             Some(program) => program,
             None => {
-                let (program, path) = find_now(&name, &path).ok_or(StartFailure {
+                let (program, path) = find_in_login_path(&name, &path).ok_or(StartFailure {
                     step: StartStep::LookUp,
                     errno: libc::ENOENT,
                     subject: name,
@@ -95,15 +95,15 @@ pub fn launch(
 /// A program that the app's own `PATH` has no more, in the daemon's: after an update of node by nvm or its
 /// like, the directory that was there when the app was started is gone, and at boot the daemon is given
 /// what a login has now. With the `PATH` in which its own helpers are found, too.
-fn find_now(name: &str, path: &str) -> Option<(PathBuf, String)> {
+fn find_in_login_path(name: &str, path: &str) -> Option<(PathBuf, String)> {
     let now = std::env::var("PATH").ok()?;
-    let program = find(name, &now, Path::new("/"))?;
+    let program = find_program(name, &now, Path::new("/"))?;
     Some((program, format!("{path}:{now}")))
 }
 
 /// Where a program is: a path stays as it is (links are followed at each start, so that a
 /// `current` link may be moved); a bare name is looked up.
-pub fn find(name: &str, path: &str, cwd: &Path) -> Option<PathBuf> {
+pub fn find_program(name: &str, path: &str, cwd: &Path) -> Option<PathBuf> {
     if name.contains('/') {
         return Some(cwd.join(name));
     }
@@ -118,9 +118,9 @@ pub fn find(name: &str, path: &str, cwd: &Path) -> Option<PathBuf> {
 /// and what makes this instance differ from the others.
 pub fn environment(run: RunId, instance: &Instance, home: &Home) -> EnvVars {
     let spec = &instance.spec;
-    let mut vars = inherited(&spec.filter_env, &instance.inherited);
+    let mut vars = filter_inherited(&spec.filter_env, &instance.inherited);
     let mut set = |name: &str, value: String| vars.insert(name.to_owned(), value);
-    let dir = home.dir().display().to_string();
+    let dir = home.path().display().to_string();
     set("name", spec.name.clone());
     set("namespace", spec.namespace.clone());
     set("PWD", spec.cwd.display().to_string());
@@ -139,16 +139,16 @@ pub fn environment(run: RunId, instance: &Instance, home: &Home) -> EnvVars {
         vars.insert(name.clone(), first.saturating_add(i64::from(instance.number)).to_string());
     }
     vars.insert(spec.instance_var.clone(), instance.number.to_string());
-    vars.insert(RUN_MARK.to_owned(), mark(home).value(run.to_u64()));
+    vars.insert(RUN_MARKER_VAR.to_owned(), run_marker(home).value(run.to_u64()));
     vars
 }
 
-fn inherited(filter: &EnvFilter, all: &EnvVars) -> EnvVars {
+fn filter_inherited(filter: &EnvFilter, all: &EnvVars) -> EnvVars {
     let keep = |name: &str| match filter {
         EnvFilter::None => true,
         EnvFilter::All => false,
         EnvFilter::Containing(parts) => !parts.iter().any(|part| name.contains(part.as_str())),
-        EnvFilter::Exactly(other) => name != other,
+        EnvFilter::Exact(other) => name != other,
     };
     all.iter().filter(|(name, _)| keep(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
@@ -168,7 +168,7 @@ mod tests {
     }
 
     fn env(instance: &Instance) -> EnvVars {
-        environment(RunId { instance: 7, number: 1 }, instance, &Home::at("/h"))
+        environment(RunId { instance: 7, number: 1 }, instance, &Home::new("/h"))
     }
 
     #[test]
@@ -197,7 +197,7 @@ mod tests {
         let vars = &[("AWS_KEY", "k"), ("LANG", "C")];
         let with = |filter| env(&instance(0, |spec| spec.filter_env = filter, vars));
         assert!(!with(EnvFilter::Containing(vec!["AWS".into()])).contains_key("AWS_KEY"));
-        assert!(with(EnvFilter::Exactly("AWS".into())).contains_key("AWS_KEY"));
+        assert!(with(EnvFilter::Exact("AWS".into())).contains_key("AWS_KEY"));
         assert!(!with(EnvFilter::All).contains_key("LANG"));
     }
 
@@ -205,8 +205,8 @@ mod tests {
     fn commands() {
         let mut spec = AppSpec::new("api", "/srv/api.js", "/srv");
         spec.args = vec!["--x".into()];
-        assert_eq!(command(&spec), ["/srv/api.js", "--x"]);
+        assert_eq!(argv(&spec), ["/srv/api.js", "--x"]);
         spec.launcher = Launcher::Interpreter { program: "node".into(), args: vec!["--trace".into()] };
-        assert_eq!(command(&spec), ["node", "--trace", "/srv/api.js", "--x"]);
+        assert_eq!(argv(&spec), ["node", "--trace", "/srv/api.js", "--x"]);
     }
 }

@@ -21,9 +21,9 @@ pub struct ResourceLimiter(Rc<LimiterState>);
 struct LimiterState {
     home: Home,
     /// Looked for when the first app wants a limit: it may mean to move rsm's own processes.
-    place: RefCell<Option<Result<CgroupRoot, String>>>,
+    cgroup_root: RefCell<Option<Result<CgroupRoot, String>>>,
     /// Groups of runs that are over, and that held processes still when they were to be removed.
-    left: RefCell<BTreeSet<u64>>,
+    leftover_groups: RefCell<BTreeSet<u64>>,
     /// The kernel's count of those it killed for memory, at the last two looks.
     kills: Cell<[u64; 2]>,
 }
@@ -33,19 +33,19 @@ impl ResourceLimiter {
     pub fn new(home: Home) -> Self {
         Self(Rc::new(LimiterState {
             home,
-            place: RefCell::default(),
-            left: RefCell::default(),
+            cgroup_root: RefCell::default(),
+            leftover_groups: RefCell::default(),
             kills: Cell::new([oom_score::system_oom_kills(); 2]),
         }))
     }
 
     /// How a run is to be limited; nothing if it is not.
-    pub fn means(&self, run: RunId, instance: &Instance) -> Option<LimitEnforcement> {
+    pub fn enforcement_for(&self, run: RunId, instance: &Instance) -> Option<LimitEnforcement> {
         let wanted = &instance.spec.limits;
         if wanted.is_empty() {
             return None;
         }
-        let made = self.place().and_then(|place| {
+        let made = self.cgroup_root().and_then(|place| {
             place
                 .create_group(run.to_u64(), wanted)
                 .map_err(|error| format!("cannot create a cgroup: {error}"))
@@ -67,24 +67,24 @@ impl ResourceLimiter {
     }
 
     /// A run is over: its group goes, as well as those that could not before.
-    pub fn ended(&self, run: RunId) {
-        let place = self.0.place.borrow();
+    pub fn release(&self, run: RunId) {
+        let place = self.0.cgroup_root.borrow();
         let Some(Ok(place)) = place.as_ref() else { return };
-        let mut left = self.0.left.borrow_mut();
+        let mut left = self.0.leftover_groups.borrow_mut();
         left.insert(run.to_u64());
         left.retain(|run| !place.remove_group(*run));
     }
 
     /// Looks at the kernel's count again.
-    pub fn note_kills(&self) {
+    pub fn record_oom_kills(&self) {
         let [_, last] = self.0.kills.get();
         self.0.kills.set([last, oom_score::system_oom_kills()]);
     }
 
     /// Whether it was the kernel that killed a run, for want of memory: its group says so, or the
     /// kernel has killed somebody since the look before the last.
-    pub fn out_of_memory(&self, run: RunId) -> bool {
-        let place = self.0.place.borrow();
+    pub fn was_oom_killed(&self, run: RunId) -> bool {
+        let place = self.0.cgroup_root.borrow();
         let group = place.as_ref().and_then(|place| place.as_ref().ok());
         let [before, _] = self.0.kills.get();
         group.is_some_and(|place| place.oom_kills(run.to_u64()) > 0) || oom_score::system_oom_kills() > before
@@ -93,11 +93,11 @@ impl ResourceLimiter {
     /// Which of its limits hold for an instance, and by what; as the kernel tells it.
     pub fn view(&self, instance: &Instance) -> Vec<LimitView> {
         let wanted = &instance.spec.limits;
-        let (Some(process), false) = (instance.life.state.process(), wanted.is_empty()) else {
+        let (Some(process), false) = (instance.status.state.process(), wanted.is_empty()) else {
             return Vec::new();
         };
         let run = RunId { instance: instance.id, number: process.run };
-        let place = self.place();
+        let place = self.cgroup_root();
         let cgroup = place
             .as_ref()
             .map_or_else(|_| Limits::default(), |place| place.effective_limits(run.to_u64(), process.pid));
@@ -112,7 +112,7 @@ impl ResourceLimiter {
             } else {
                 ("none", Some(format!("requires a cgroup: {no_group}")))
             };
-            Some(LimitView { limit: limit.into(), value, by: by.into(), note })
+            Some(LimitView { limit: limit.into(), value, enforced_by: by.into(), note })
         };
         [
             view("memory_max", |limits| limits.memory, "per process; larger allocations fail"),
@@ -124,13 +124,13 @@ impl ResourceLimiter {
         .collect()
     }
 
-    fn place(&self) -> Result<CgroupRoot, String> {
-        let mut place = self.0.place.borrow_mut();
-        place.get_or_insert_with(|| CgroupRoot::discover(&group_name(&self.0.home))).clone()
+    fn cgroup_root(&self) -> Result<CgroupRoot, String> {
+        let mut place = self.0.cgroup_root.borrow_mut();
+        place.get_or_insert_with(|| CgroupRoot::discover(&root_group_name(&self.0.home))).clone()
     }
 }
 
 /// Of the groups of a home, at the top of all.
-fn group_name(home: &Home) -> String {
-    paths::safe_name(&format!("rsm{}", home.dir().display()))
+fn root_group_name(home: &Home) -> String {
+    paths::sanitize_file_name(&format!("rsm{}", home.path().display()))
 }

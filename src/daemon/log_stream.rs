@@ -19,20 +19,20 @@ use crate::logs::{self, FollowFilter, FollowTarget, Follower, LogHandle, LogRead
 use crate::paths::Home;
 
 /// How many blocks wait for a slow reader here: one, while the next is read.
-const BACKLOG: usize = 1;
+const CHANNEL_CAPACITY: usize = 1;
 /// Bytes sent at once, about: the last line may go beyond.
-const BLOCK: usize = 64 * 1024;
+const BLOCK_SIZE: usize = 64 * 1024;
 /// What is set aside for that, so that a block is not twice as large as what is in it.
-const ROOM: usize = BLOCK + BLOCK / 8;
+const BLOCK_CAPACITY: usize = BLOCK_SIZE + BLOCK_SIZE / 8;
 /// How long the beginning of a line waits for its end.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PARTIAL_LINE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Opens the stream. Lines come from the files, so none is lost or doubled between the last ones
 /// and those to come; streams that no file has are handed over live.
 ///
 /// # Errors
 /// A selector matches nothing, or the pattern is none.
-pub async fn open(
+pub async fn open_log_stream(
     handle: &SupervisorHandle,
     logs: &LogHandle,
     home: &Home,
@@ -41,23 +41,28 @@ pub async fn open(
     if !query.out && !query.err {
         return Err(ApiError::new(ErrorCode::Invalid, "at least one of `out` and `err` must be true"));
     }
-    let wanted = wanted(&query)?;
-    let instances = look(handle, &query).await?;
-    let follower = query.follow.then(|| logs.follow(filter(&instances, &query)));
-    let attached = logs.news().attached();
+    let wanted = read_query(&query)?;
+    let instances = select_instances(handle, &query).await?;
+    let follower = query.follow.then(|| logs.follow(follow_filter(&instances, &query)));
+    let attached = logs.notify_handle().attach_count();
     let reader = LogReader::new(logs.indexes(), wanted);
-    let source =
-        LogRequest { handle: handle.clone(), logs: logs.clone(), home: home.clone(), query, attached };
-    let (send, lines) = mpsc::channel(BACKLOG);
+    let source = LogRequest {
+        handle: handle.clone(),
+        logs: logs.clone(),
+        home: home.clone(),
+        query,
+        attach_count: attached,
+    };
+    let (send, lines) = mpsc::channel(CHANNEL_CAPACITY);
     tokio::task::spawn_local(async move {
-        if let Err(error) = pour(source, instances, reader, follower, send).await {
+        if let Err(error) = stream_logs(source, instances, reader, follower, send).await {
             tracing::warn!("cannot read logs: {error}");
         }
     });
     Ok(HandlerResponse::Stream(lines))
 }
 
-fn wanted(query: &LogQuery) -> Result<ReadQuery, ApiError> {
+fn read_query(query: &LogQuery) -> Result<ReadQuery, ApiError> {
     let pattern = |text: &String| {
         Regex::new(text).map_err(|error| {
             let what = error.to_string();
@@ -71,7 +76,12 @@ fn wanted(query: &LogQuery) -> Result<ReadQuery, ApiError> {
         since: query.since.map(|millis| millis.saturating_mul(1000)),
         until: query.until.map(|millis| millis.saturating_mul(1000).saturating_add(999)),
         grep: query.grep.as_ref().map(pattern).transpose()?,
-        places: query.positions.iter().flatten().map(|place| (place.path.clone(), place.clone())).collect(),
+        positions: query
+            .positions
+            .iter()
+            .flatten()
+            .map(|place| (place.path.clone(), place.clone()))
+            .collect(),
     })
 }
 
@@ -79,32 +89,32 @@ fn is_all(query: &LogQuery) -> bool {
     query.select.is_empty() || query.select.iter().any(|selector| selector == "all")
 }
 
-async fn look(handle: &SupervisorHandle, query: &LogQuery) -> Result<Vec<Instance>, ApiError> {
-    let chosen = handle.look((!is_all(query)).then(|| query.select.clone())).await?;
+async fn select_instances(handle: &SupervisorHandle, query: &LogQuery) -> Result<Vec<Instance>, ApiError> {
+    let chosen = handle.get((!is_all(query)).then(|| query.select.clone())).await?;
     Ok(chosen.into_iter().map(|(instance, _)| instance).collect())
 }
 
 /// What is followed: apps by name, so that new instances are included; a single instance by id.
-fn filter(instances: &[Instance], query: &LogQuery) -> FollowFilter {
+fn follow_filter(instances: &[Instance], query: &LogQuery) -> FollowFilter {
     let which = if is_all(query) {
         FollowTarget::All
     } else {
         let by_id =
             |instance: &&Instance| query.select.iter().any(|selector| *selector == instance.id.to_string());
         let (ids, names): (Vec<&Instance>, Vec<&Instance>) = instances.iter().partition(by_id);
-        FollowTarget::These {
+        FollowTarget::Selected {
             ids: ids.into_iter().map(|instance| instance.id).collect(),
             names: names.into_iter().map(|instance| instance.spec.name.clone()).collect::<BTreeSet<_>>(),
         }
     };
-    FollowFilter { which, out: query.out, err: query.err }
+    FollowFilter { target: which, out: query.out, err: query.err }
 }
 
 /// Each file once, though instances and streams may share it.
-fn tails(instances: &[Instance], query: &LogQuery, home: &Home) -> Vec<ReadTarget> {
+fn read_targets(instances: &[Instance], query: &LogQuery, home: &Home) -> Vec<ReadTarget> {
     let mut files: BTreeMap<PathBuf, Vec<(u32, OutputStream)>> = BTreeMap::new();
     for instance in instances {
-        let of = logs::files(&instance.spec, instance.id, home);
+        let of = logs::log_files(&instance.spec, instance.id, home);
         let mut add = |path: Option<PathBuf>, stream| {
             if let Some(path) = path {
                 files.entry(path).or_default().push((instance.id, stream));
@@ -120,7 +130,7 @@ fn tails(instances: &[Instance], query: &LogQuery, home: &Home) -> Vec<ReadTarge
     files.into_iter().map(tail).collect()
 }
 
-fn names(instances: &[Instance]) -> HashMap<u32, String> {
+fn instance_names(instances: &[Instance]) -> HashMap<u32, String> {
     instances.iter().map(|instance| (instance.id, instance.spec.name.clone())).collect()
 }
 
@@ -130,31 +140,31 @@ struct LogRequest {
     logs: LogHandle,
     home: Home,
     query: LogQuery,
-    attached: u64,
+    attach_count: u64,
 }
 
-async fn pour(
+async fn stream_logs(
     mut source: LogRequest,
     instances: Vec<Instance>,
     mut reader: LogReader,
     mut follower: Option<Follower>,
     send: mpsc::Sender<Bytes>,
 ) -> io::Result<()> {
-    let (found, called) = (tails(&instances, &source.query, &source.home), names(&instances));
-    reader = work(reader, move |reader| {
+    let (found, called) = (read_targets(&instances, &source.query, &source.home), instance_names(&instances));
+    reader = run_blocking(reader, move |reader| {
         reader.add(found, called, false);
-        reader.search();
+        reader.read_ahead();
     })
     .await?
     .0;
-    let news = source.logs.news();
+    let news = source.logs.notify_handle();
     let mut overdue = false;
     loop {
         // What is written from here on wakes this task, should the files be at their end.
-        let mut more = pin!(news.more());
+        let mut more = pin!(news.changed());
         more.as_mut().enable();
         let (all, tell) = (overdue || follower.is_none(), source.query.positions.is_some());
-        let (back, block) = work(reader, move |reader| block(reader, all, tell)).await?;
+        let (back, block) = run_blocking(reader, move |reader| encode_block(reader, all, tell)).await?;
         reader = back;
         if !block.is_empty() {
             if send.send(block).await.is_err() {
@@ -164,60 +174,60 @@ async fn pour(
         }
         let Some(live) = &mut follower else { return Ok(()) };
         overdue = false;
-        let patience = if reader.has_rest() { PATIENCE } else { Duration::from_secs(3600) };
+        let patience = if reader.has_partial() { PARTIAL_LINE_TIMEOUT } else { Duration::from_secs(3600) };
         tokio::select! {
             item = live.next() => match item {
-                Some(item) if send.send(alone(&item, source.query.positions.is_some())).await.is_ok() => {}
+                Some(item) if send.send(encode_item(&item, source.query.positions.is_some())).await.is_ok() => {}
                 Some(_) | None => return Ok(()),
             },
             () = more => {}
             () = tokio::time::sleep(patience) => overdue = true,
             () = send.closed() => return Ok(()),
         }
-        if news.attached() != source.attached {
-            source.attached = news.attached();
-            reader = add_new(&source, reader).await?;
+        if news.attach_count() != source.attach_count {
+            source.attach_count = news.attach_count();
+            reader = add_new_files(&source, reader).await?;
         }
     }
 }
 
 /// Adds the files of apps that came meanwhile.
-async fn add_new(source: &LogRequest, reader: LogReader) -> io::Result<LogReader> {
+async fn add_new_files(source: &LogRequest, reader: LogReader) -> io::Result<LogReader> {
     // Of apps that are gone the files are still there, and read.
-    let instances = look(&source.handle, &source.query).await.unwrap_or_default();
-    let (found, called) = (tails(&instances, &source.query, &source.home), names(&instances));
-    Ok(work(reader, move |reader| reader.add(found, called, true)).await?.0)
+    let instances = select_instances(&source.handle, &source.query).await.unwrap_or_default();
+    let (found, called) = (read_targets(&instances, &source.query, &source.home), instance_names(&instances));
+    Ok(run_blocking(reader, move |reader| reader.add(found, called, true)).await?.0)
 }
 
 /// Lines for one block, followed by how far the files were read if that is to be told.
-fn block(reader: &mut LogReader, all: bool, tell: bool) -> Bytes {
+fn encode_block(reader: &mut LogReader, all: bool, tell: bool) -> Bytes {
     let mut bytes = Vec::new();
-    while bytes.len() < BLOCK {
+    while bytes.len() < BLOCK_SIZE {
         let Some(items) = reader.next(all) else { break };
         if bytes.is_empty() {
-            bytes.reserve(ROOM);
+            bytes.reserve(BLOCK_CAPACITY);
         }
         items.iter().for_each(|item| write_line(item, &mut bytes));
     }
-    let places = if tell { reader.places() } else { Vec::new() };
+    let places = if tell { reader.changed_positions() } else { Vec::new() };
     if !places.is_empty() || (tell && !bytes.is_empty()) {
-        write_line(&LogItem::Places { places }, &mut bytes);
+        write_line(&LogItem::Positions { places }, &mut bytes);
     }
     bytes.into()
 }
 
 /// A line that is in no file: there is no place to go on from, so it is told as a whole by itself.
-fn alone(item: &LogItem, tell: bool) -> Bytes {
+fn encode_item(item: &LogItem, tell: bool) -> Bytes {
     let mut bytes = Vec::new();
     write_line(item, &mut bytes);
     if tell {
-        write_line(&LogItem::Places { places: Vec::new() }, &mut bytes);
+        write_line(&LogItem::Positions { places: Vec::new() }, &mut bytes);
     }
     bytes.into()
 }
 
 /// Reads files where waiting for them is in nobody's way.
-async fn work<T: Send + 'static>(
+async fn run_blocking<T: Send + 'static>(
     mut reader: LogReader,
     what: impl FnOnce(&mut LogReader) -> T + Send + 'static,
 ) -> io::Result<(LogReader, T)> {
@@ -229,7 +239,7 @@ async fn work<T: Send + 'static>(
 }
 
 /// A line of a stream.
-pub(super) fn line(value: &impl Serialize) -> Bytes {
+pub(super) fn json_line(value: &impl Serialize) -> Bytes {
     let mut bytes = Vec::new();
     write_line(value, &mut bytes);
     bytes.into()

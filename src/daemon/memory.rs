@@ -9,65 +9,68 @@ use crate::instance::state::{State, Want};
 use crate::metrics::Usage;
 
 /// So many processes in a row are replaced as soon as they are over the limit.
-const AT_ONCE: u32 = 3;
+const IMMEDIATE_RESTARTS: u32 = 3;
 
 /// PM2 looks only so often; and who has lived for so long has been of use.
-const LONGEST_PATIENCE: Duration = Duration::from_secs(30);
+const MAX_REQUIRED_UPTIME: Duration = Duration::from_secs(30);
 
 impl<W: World> Supervisor<W> {
     /// Why an instance must be replaced for its memory, if it must. Never takes a second instance of an
     /// app while another is on its way up or down.
-    pub(super) fn over_memory(&self, id: u32, usage: &Usage) -> Option<String> {
+    pub(super) fn memory_excess(&self, id: u32, usage: &Usage) -> Option<String> {
         let instance = self.instances.get(&id)?;
         let limit = instance.spec.max_memory_restart.filter(|limit| usage.memory > *limit)?;
-        let online = matches!(instance.life.state, State::Online { .. });
+        let online = matches!(instance.status.state, State::Online { .. });
         let of_app = self.instances.values().filter(|other| other.spec.name == instance.spec.name);
-        let mut of_app = of_app.filter(|other| other.life.want == Want::Up);
-        let free = online && !of_app.any(|other| passing(other) || self.beside.contains_key(&other.id));
-        let patience = patience(self.greedy.get(&id).copied().unwrap_or(0));
-        (free && self.lived(instance) >= patience).then(|| reason(usage, limit))
+        let mut of_app = of_app.filter(|other| other.status.want == Want::Up);
+        let free = online
+            && !of_app.any(|other| is_in_transition(other) || self.replacements.contains_key(&other.id));
+        let patience = required_uptime(self.memory_offenders.get(&id).copied().unwrap_or(0));
+        (free && self.uptime(instance) >= patience).then(|| memory_reason(usage, limit))
     }
 
     /// Remembers that the process of an instance is replaced for its memory.
-    pub(super) fn note_replaced(&mut self, id: u32) {
-        let soon = self.instances.get(&id).is_some_and(|instance| self.lived(instance) < LONGEST_PATIENCE);
+    pub(super) fn record_memory_restart(&mut self, id: u32) {
+        let soon =
+            self.instances.get(&id).is_some_and(|instance| self.uptime(instance) < MAX_REQUIRED_UPTIME);
         match soon {
-            true => *self.greedy.entry(id).or_default() += 1,
-            false => drop(self.greedy.insert(id, 1)),
+            true => *self.memory_offenders.entry(id).or_default() += 1,
+            false => drop(self.memory_offenders.insert(id, 1)),
         }
     }
 
-    fn lived(&self, instance: &Instance) -> Duration {
-        let process = instance.life.state.process();
+    fn uptime(&self, instance: &Instance) -> Duration {
+        let process = instance.status.state.process();
         process.map_or(Duration::ZERO, |process| self.world.now().since(process.since))
     }
 }
 
 /// How long a process may go on all the same, after so many in a row that soon held too much: an app
 /// which needs more than its limit is to serve in between.
-fn patience(greedy: u32) -> Duration {
-    let seconds = greedy.checked_sub(AT_ONCE).map_or(0, |more| 2u64.saturating_pow(more.saturating_add(1)));
-    Duration::from_secs(seconds).min(LONGEST_PATIENCE)
+fn required_uptime(greedy: u32) -> Duration {
+    let seconds =
+        greedy.checked_sub(IMMEDIATE_RESTARTS).map_or(0, |more| 2u64.saturating_pow(more.saturating_add(1)));
+    Duration::from_secs(seconds).min(MAX_REQUIRED_UPTIME)
 }
 
 /// In a state that is over soon. One that was given up, or never becomes ready, would have the others
 /// grow for good if they waited for it.
-fn passing(instance: &Instance) -> bool {
-    match instance.life.state {
+fn is_in_transition(instance: &Instance) -> bool {
+    match instance.status.state {
         State::Spawning { .. }
-        | State::Starting { late: false, .. }
+        | State::Starting { overdue: false, .. }
         | State::Stopping { .. }
-        | State::Leaving { .. }
-        | State::Clearing { .. }
+        | State::Draining { .. }
+        | State::CleaningUp { .. }
         | State::Waiting { .. } => true,
         State::Online { .. }
-        | State::Starting { late: true, .. }
+        | State::Starting { overdue: true, .. }
         | State::Stopped
         | State::Errored { .. } => false,
     }
 }
 
-fn reason(usage: &Usage, limit: u64) -> String {
+fn memory_reason(usage: &Usage, limit: u64) -> String {
     let used = format!(
         "memory usage {} ({} bytes) exceeds max_memory_restart = {} ({limit} bytes)",
         mebibytes(usage.memory),
@@ -94,9 +97,9 @@ mod tests {
 
     #[test]
     fn patience_grows_with_an_app_that_needs_more_than_its_limit() {
-        let seconds: Vec<u64> = (0..9).map(|greedy| patience(greedy).as_secs()).collect();
+        let seconds: Vec<u64> = (0..9).map(|greedy| required_uptime(greedy).as_secs()).collect();
         assert_eq!(seconds, [0, 0, 0, 2, 4, 8, 16, 30, 30]);
-        assert_eq!(patience(u32::MAX), LONGEST_PATIENCE);
+        assert_eq!(required_uptime(u32::MAX), MAX_REQUIRED_UPTIME);
     }
 
     #[test]
@@ -104,7 +107,7 @@ mod tests {
         let largest = Some(LargestProcess { pid: 7, name: "python3".into(), memory: 60 << 20 });
         let usage = Usage { memory: 63 << 20, largest, ..Usage::default() };
         assert_eq!(
-            reason(&usage, 50 << 20),
+            memory_reason(&usage, 50 << 20),
             "memory usage 63.0 MiB (66060288 bytes) exceeds max_memory_restart = 50.0 MiB \
              (52428800 bytes); largest process: python3 (pid 7), 60.0 MiB"
         );

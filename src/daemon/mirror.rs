@@ -15,57 +15,62 @@ pub struct KeeperMirror {
     runs: Runs,
     fd_store: FdStore,
     /// What goes with runs that are asked for and not told of yet.
-    asked: HashMap<u64, Vec<RoleFd>>,
-    terminate: bool,
+    pending_spawns: HashMap<u64, Vec<RoleFd>>,
+    is_terminating: bool,
 }
 
 impl KeeperMirror {
     /// The keeper said this.
-    pub fn heard(&mut self, news: &KeeperNotice, fds: &[RoleFd]) {
+    pub fn on_notice(&mut self, news: &KeeperNotice, fds: &[RoleFd]) {
         match news {
             KeeperNotice::Run { run, pid, start_time, is_child } => {
                 let wait_method = if *is_child { WaitMethod::Reap } else { WaitMethod::None };
-                self.add(*run, ProcessRef { pid: *pid, start_time: *start_time }, copies(fds), wait_method);
+                self.add(
+                    *run,
+                    ProcessRef { pid: *pid, start_time: *start_time },
+                    duplicate_all(fds),
+                    wait_method,
+                );
             }
             KeeperNotice::StoredFd { name } => {
-                self.fd_store.store(name.clone(), take_fd(copies(fds), FdRole::Stored))
+                self.fd_store.store(name.clone(), take_fd(duplicate_all(fds), FdRole::Stored))
             }
             KeeperNotice::Spawned { run, pid, start_time } => {
-                if let Some(mut kept) = self.asked.remove(run) {
-                    kept.extend(copies(fds)); // the notifier
+                if let Some(mut kept) = self.pending_spawns.remove(run) {
+                    kept.extend(duplicate_all(fds)); // the notifier
                     self.add(*run, ProcessRef { pid: *pid, start_time: *start_time }, kept, WaitMethod::Reap);
                 }
             }
-            KeeperNotice::SpawnFailed { run, .. } => drop(self.asked.remove(run)),
+            KeeperNotice::SpawnFailed { run, .. } => drop(self.pending_spawns.remove(run)),
             KeeperNotice::Exited { run, status } => {
                 // It came and went without a word in between.
-                if let Some(kept) = self.asked.remove(run) {
+                if let Some(kept) = self.pending_spawns.remove(run) {
                     self.add(*run, ProcessRef { pid: 0, start_time: 0 }, kept, WaitMethod::None);
                 }
                 self.runs.set_exit(*run, *status);
             }
-            KeeperNotice::Terminate => self.terminate = true,
+            KeeperNotice::Terminate => self.is_terminating = true,
             KeeperNotice::Hello { .. } | KeeperNotice::SyncDone => {}
         }
     }
 
     /// The keeper was asked for this.
-    pub fn ordered(&mut self, order: &KeeperRequest, fds: &[RoleFd]) {
+    pub fn on_request(&mut self, order: &KeeperRequest, fds: &[RoleFd]) {
         match order {
             KeeperRequest::Spawn { run, child_fds } => {
                 let given = usize::try_from(*child_fds).unwrap_or(usize::MAX).saturating_add(1);
-                self.asked.insert(*run, copies(fds.get(given..).unwrap_or_default()));
+                self.pending_spawns.insert(*run, duplicate_all(fds.get(given..).unwrap_or_default()));
             }
             KeeperRequest::Adopt { run, pid, start_time } => {
                 let process = ProcessRef { pid: *pid, start_time: *start_time };
-                self.add(*run, process, copies(fds), WaitMethod::None);
+                self.add(*run, process, duplicate_all(fds), WaitMethod::None);
             }
             KeeperRequest::StoreFd { name } => {
-                self.fd_store.store(name.clone(), take_fd(copies(fds), FdRole::Stored))
+                self.fd_store.store(name.clone(), take_fd(duplicate_all(fds), FdRole::Stored))
             }
             KeeperRequest::RemoveFd { name } => self.fd_store.remove(name),
             KeeperRequest::Release { run } => self.runs.release(*run),
-            KeeperRequest::BeginShutdown => self.terminate = true,
+            KeeperRequest::BeginShutdown => self.is_terminating = true,
             KeeperRequest::Signal { .. }
             | KeeperRequest::Exit
             | KeeperRequest::Upgrade
@@ -80,14 +85,14 @@ impl KeeperMirror {
     }
 
     /// All of it, for a keeper that is to follow.
-    pub fn leaving<'a>(&'a self, listener: BorrowedFd<'a>, nofile: Option<(u64, u64)>) -> HandoverOut<'a> {
+    pub fn handover<'a>(&'a self, listener: BorrowedFd<'a>, nofile: Option<(u64, u64)>) -> HandoverOut<'a> {
         HandoverOut {
             listener,
             lock: None,
             daemon: None,
             runs: &self.runs,
             fd_store: &self.fd_store,
-            terminate: self.terminate,
+            terminate: self.is_terminating,
             upgrade: UpgradeResult::None,
             nofile,
         }
@@ -95,7 +100,7 @@ impl KeeperMirror {
 }
 
 /// Out of descriptors, the keeper's own copies must do.
-fn copies(fds: &[RoleFd]) -> Vec<RoleFd> {
+fn duplicate_all(fds: &[RoleFd]) -> Vec<RoleFd> {
     fds.iter().filter_map(|(role, fd)| Some((*role, fd.try_clone().ok()?))).collect()
 }
 
@@ -117,36 +122,36 @@ mod tests {
     fn it_has_what_the_keeper_has() {
         let mut mirror = KeeperMirror::default();
         let told = KeeperNotice::Run { run: 1, pid: 11, start_time: 1, is_child: true };
-        mirror.heard(&told, &[null(), null()]);
-        mirror.ordered(
+        mirror.on_notice(&told, &[null(), null()]);
+        mirror.on_request(
             &KeeperRequest::Spawn { run: 2, child_fds: 2 },
             &[null(), null(), null(), null(), null()],
         );
-        mirror.ordered(
+        mirror.on_request(
             &KeeperRequest::Spawn { run: 3, child_fds: 2 },
             &[null(), null(), null(), null(), null()],
         );
-        mirror.heard(&KeeperNotice::Spawned { run: 1, pid: 11, start_time: 1 }, &[]);
-        mirror.heard(&KeeperNotice::Spawned { run: 2, pid: 22, start_time: 1 }, &[]);
-        mirror.heard(&KeeperNotice::SpawnFailed { run: 3, step: 0, errno: 2 }, &[]);
+        mirror.on_notice(&KeeperNotice::Spawned { run: 1, pid: 11, start_time: 1 }, &[]);
+        mirror.on_notice(&KeeperNotice::Spawned { run: 2, pid: 22, start_time: 1 }, &[]);
+        mirror.on_notice(&KeeperNotice::SpawnFailed { run: 3, step: 0, errno: 2 }, &[]);
         assert_eq!(runs(&mirror), [(1, 11, 2, None), (2, 22, 2, None)]);
-        mirror.ordered(&KeeperRequest::Release { run: 2 }, &[]);
-        mirror.heard(&KeeperNotice::Exited { run: 1, status: WaitStatus::Exited(3) }, &[]);
+        mirror.on_request(&KeeperRequest::Release { run: 2 }, &[]);
+        mirror.on_notice(&KeeperNotice::Exited { run: 1, status: WaitStatus::Exited(3) }, &[]);
         assert_eq!(
             runs(&mirror),
             [(1, 11, 2, Some(WaitStatus::Exited(3))), (2, 22, 2, None)],
             "it runs still"
         );
-        mirror.ordered(&KeeperRequest::Release { run: 1 }, &[]);
+        mirror.on_request(&KeeperRequest::Release { run: 1 }, &[]);
         assert_eq!(runs(&mirror), [(2, 22, 2, None)]);
     }
 
     #[test]
     fn stored_descriptors_are_copied() {
         let mut mirror = KeeperMirror::default();
-        mirror.heard(&KeeperNotice::StoredFd { name: "a".into() }, &[null()]);
-        mirror.ordered(&KeeperRequest::StoreFd { name: "b".into() }, &[null()]);
-        mirror.ordered(&KeeperRequest::RemoveFd { name: "a".into() }, &[]);
+        mirror.on_notice(&KeeperNotice::StoredFd { name: "a".into() }, &[null()]);
+        mirror.on_request(&KeeperRequest::StoreFd { name: "b".into() }, &[null()]);
+        mirror.on_request(&KeeperRequest::RemoveFd { name: "a".into() }, &[]);
         assert_eq!(mirror.fd_store.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["b"]);
     }
 }

@@ -97,8 +97,10 @@ enum Ending {
 /// # Errors
 /// It was not started by a keeper, or the system refuses what every daemon needs.
 pub fn main(home: &Home) -> io::Result<()> {
-    let keeper = fd_channel::take_inherited_fd(CHANNEL_FD).map_err(|_| not_by_hand())?;
-    let listener = StdListener::from(fd_channel::take_inherited_fd(LISTENER_FD).map_err(|_| not_by_hand())?);
+    let keeper = fd_channel::take_inherited_fd(CHANNEL_FD).map_err(|_| error_not_started_by_keeper())?;
+    let listener = StdListener::from(
+        fd_channel::take_inherited_fd(LISTENER_FD).map_err(|_| error_not_started_by_keeper())?,
+    );
     listener.set_nonblocking(true)?;
     let _ = nix::sys::prctl::set_name(c"rsm-daemon");
     oom_score::lower_own_score();
@@ -108,7 +110,7 @@ pub fn main(home: &Home) -> io::Result<()> {
     let result = tokio::task::LocalSet::new().block_on(&runtime, async {
         let (link, mut kept) = KeeperLink::attach(keeper).await?;
         let listener = tokio::net::UnixListener::from_std(listener.try_clone()?)?;
-        let log_thread = log_thread(home, &settings, &link, &mut kept)?;
+        let log_thread = start_log_workers(home, &settings, &link, &mut kept)?;
         let ending = run(home, listener, link.clone(), kept, &log_thread).await?;
         Ok((ending, link, log_thread))
     });
@@ -118,7 +120,7 @@ pub fn main(home: &Home) -> io::Result<()> {
             match ending {
                 Ending::KeeperLost => {
                     tracing::warn!("keeper died; taking over as keeper");
-                    Err(link.become_keeper(listener.as_fd(), nofile))
+                    Err(link.exec_keeper(listener.as_fd(), nofile))
                 }
                 Ending::ShutDown | Ending::Replaced => Ok(()),
             }
@@ -141,7 +143,7 @@ fn load_settings_and_log(home: &Home) -> io::Result<RsmSettings> {
 }
 
 /// The log threads, with the journals that a former daemon had or new ones in the keeper's hands.
-fn log_thread(
+fn start_log_workers(
     home: &Home,
     settings: &RsmSettings,
     link: &KeeperLink,
@@ -150,10 +152,10 @@ fn log_thread(
     let place = LogConfig { logs: home.logs(), indexes: home.log_indexes(), budget: settings.log_budget() };
     let link = link.clone();
     let keep = move |name, fd| link.send(KeeperRequest::StoreFd { name }, vec![(FdRole::Stored, fd)]);
-    LogWorkers::start(place, &mut kept.stored, Box::new(keep))
+    LogWorkers::start(place, &mut kept.fd_store, Box::new(keep))
 }
 
-fn not_by_hand() -> io::Error {
+fn error_not_started_by_keeper() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "`rsm daemon` must be started by the keeper")
 }
 
@@ -166,19 +168,19 @@ async fn run(
 ) -> io::Result<Ending> {
     let (queue, inputs) = mpsc::unbounded_channel();
     let events = broadcast::Sender::new(EVENT_BACKLOG);
-    let (saver, logs) = (StateWriter::start()?, log_thread.logs());
+    let (saver, logs) = (StateWriter::start()?, log_thread.handle());
     let (keeper, upgrade) = (kept.keeper, kept.upgrade);
-    let (found, kept) = find(home, &link, kept);
+    let (found, kept) = recover_state(home, &link, kept);
     let (record, notifiers) = (ports::PortRegistry::default(), ports::Notifiers::default());
-    let orphans = match kept.runs.iter().all(|run| run.child) && !kept.succeeds {
+    let orphans = match kept.runs.iter().all(|run| run.is_child) && !kept.is_successor {
         true => OrphanScope::KeeperChildren,
         false => OrphanScope::System,
     };
-    let family = cluster::TreeContext { keeper, orphans, mark: launch::mark(home) };
-    let outside = ports::outside(queue.clone(), record.clone(), link.clone());
-    let cluster = ClusterThread::start(outside, family, kept.stored)?;
-    let kept = KeeperState { stored: Vec::new(), ..kept };
-    let ports = PortSharing::new(cluster.cluster(), record.clone(), notifiers.clone(), home.clone());
+    let family = cluster::TreeContext { keeper, orphans, marker: launch::run_marker(home) };
+    let outside = ports::cluster_host(queue.clone(), record.clone(), link.clone());
+    let cluster = ClusterThread::start(outside, family, kept.fd_store)?;
+    let kept = KeeperState { fd_store: Vec::new(), ..kept };
+    let ports = PortSharing::new(cluster.handle(), record.clone(), notifiers.clone(), home.clone());
     let (channels, limiter) = (node::NodeChannels::default(), limits::ResourceLimiter::new(home.clone()));
     let effects = SystemWorld::new(WorldParts {
         home: home.clone(),
@@ -193,47 +195,48 @@ async fn run(
         limiter: limiter.clone(),
     });
     let mut supervisor = Supervisor::new(effects);
-    take_up(&mut supervisor, found, kept);
+    resume_runs(&mut supervisor, found, kept);
     tracing::info!(version = version(), keeper, "daemon started");
 
     let handle = SupervisorHandle::new(queue.clone());
     let reloads = Reloads::default();
     tokio::task::spawn_local(autoscale::follow(autoscale::AutoscaleParts {
         handle: handle.clone(),
-        cluster: cluster.cluster(),
+        cluster: cluster.handle(),
         reloads: reloads.clone(),
         events: events.clone(),
     }));
     let autosave = autosave::Autosave::new(home.clone(), handle.clone(), saver.clone());
-    tokio::task::spawn_local(autosave.clone().follow(events.subscribe()));
+    tokio::task::spawn_local(autosave.clone().run(events.subscribe()));
     let api = Api::new(ApiParts {
         autosave,
         home: home.clone(),
         handle: handle.clone(),
         logs: logs.clone(),
-        saver: saver.clone(),
+        state_writer: saver.clone(),
         events,
-        link: link.clone(),
+        keeper_link: link.clone(),
         keeper,
         upgrade,
-        ports: record,
+        port_registry: record,
         known_dump: dump::DumpFingerprint::default(),
-        channels,
+        node_channels: channels,
         limiter: limiter.clone(),
         reloads,
         user: user_name(),
-        closed: Notify::new(),
-        replaced: Notify::new(),
+        shutdown_done: Notify::new(),
+        upgrade_done: Notify::new(),
     });
-    tokio::task::spawn_local(supervise(supervisor, inputs));
-    tokio::task::spawn_local(link.clone().send_waiting());
-    tokio::task::spawn_local(health::sample(handle.clone(), queue.clone(), limiter.clone()));
-    tokio::task::spawn_local(say_when_serving(home.clone(), link.clone()));
-    let mut hears = tokio::task::spawn_local(hear(link.clone(), queue, api.clone(), notifiers, limiter));
-    signals(&api, &logs)?;
+    tokio::task::spawn_local(run_supervisor(supervisor, inputs));
+    tokio::task::spawn_local(link.clone().send_queued());
+    tokio::task::spawn_local(health::start_sampling(handle.clone(), queue.clone(), limiter.clone()));
+    tokio::task::spawn_local(announce_ready(home.clone(), link.clone()));
+    let mut hears =
+        tokio::task::spawn_local(run_keeper_link(link.clone(), queue, api.clone(), notifiers, limiter));
+    handle_signals(&api, &logs)?;
     let ending = tokio::select! {
-        () = server::serve(listener, api.clone(), server::AllowedUids::own_user(), api.closed()) => Ending::ShutDown,
-        () = api.replaced() => Ending::Replaced,
+        () = server::serve(listener, api.clone(), server::AllowedUids::own_user(), api.wait_shutdown()) => Ending::ShutDown,
+        () = api.wait_upgrade() => Ending::Replaced,
         lost = &mut hears => {
             tracing::warn!("lost connection to the keeper: {lost:?}");
             Ending::KeeperLost
@@ -241,7 +244,7 @@ async fn run(
     };
     match ending {
         Ending::ShutDown => {
-            saver.forget(home.state()).await; // nothing is left that it could speak of
+            saver.remove(home.state()).await; // nothing is left that it could speak of
             link.send(KeeperRequest::Exit, Vec::new());
             tracing::info!("shutdown complete");
         }
@@ -250,13 +253,13 @@ async fn run(
         Ending::Replaced => tracing::info!("exiting for the upgraded daemon"),
     }
     drop(cluster);
-    link.all_sent().await;
-    saver.written().await;
+    link.flush().await;
+    saver.flush().await;
     Ok(ending)
 }
 
 /// Tells the keeper once clients are answered: an upgrade that comes so far has succeeded.
-async fn say_when_serving(home: Home, link: KeeperLink) {
+async fn announce_ready(home: Home, link: KeeperLink) {
     let answered = async { Client::connect(&home).await?.call::<Pong>(&Request::Ping).await };
     match answered.await {
         Ok(_) => link.send(KeeperRequest::Ready, Vec::new()),
@@ -265,22 +268,26 @@ async fn say_when_serving(home: Home, link: KeeperLink) {
 }
 
 /// The loop. It waits for nothing but its queue.
-async fn supervise(mut supervisor: Supervisor<SystemWorld>, mut inputs: mpsc::UnboundedReceiver<Input>) {
+async fn run_supervisor(mut supervisor: Supervisor<SystemWorld>, mut inputs: mpsc::UnboundedReceiver<Input>) {
     while let Some(input) = inputs.recv().await {
         supervisor.handle(input);
         // What has come meanwhile is handled in one go, so that it is saved and swept in one go.
         while let Ok(input) = inputs.try_recv() {
             supervisor.handle(input);
         }
-        supervisor.end_of_batch();
+        supervisor.finish_batch();
     }
 }
 
 /// Finds the saved state, what the keeper has of it, and what lives without either.
-fn find(home: &Home, link: &KeeperLink, mut kept: KeeperState) -> (restore::RecoveredState, KeeperState) {
-    let mut found = restore::state(home, &kept.stored);
-    if kept.succeeds && found.any {
-        for survivor in restore::survivors(&mut found, &kept, &launch::mark(home)) {
+fn recover_state(
+    home: &Home,
+    link: &KeeperLink,
+    mut kept: KeeperState,
+) -> (restore::RecoveredState, KeeperState) {
+    let mut found = restore::load_state(home, &kept.fd_store);
+    if kept.is_successor && found.has_state {
+        for survivor in restore::survivors(&mut found, &kept, &launch::run_marker(home)) {
             let (pid, start_time) = (survivor.process.pid, survivor.process.start_time);
             let copy = |(role, fd): &(FdRole, std::os::fd::OwnedFd)| Some((*role, fd.try_clone().ok()?));
             let copies = survivor.fds.iter().filter_map(copy).collect();
@@ -293,21 +300,21 @@ fn find(home: &Home, link: &KeeperLink, mut kept: KeeperState) -> (restore::Reco
 }
 
 /// Takes up what was found.
-fn take_up(supervisor: &mut Supervisor<SystemWorld>, found: restore::RecoveredState, kept: KeeperState) {
+fn resume_runs(supervisor: &mut Supervisor<SystemWorld>, found: restore::RecoveredState, kept: KeeperState) {
     for instance in found.saved.all() {
-        if let (Some(number), true) = (instance.life.state.run(), kept.succeeds) {
+        if let (Some(number), true) = (instance.status.state.run(), kept.is_successor) {
             let run = RunId { instance: instance.id, number };
-            supervisor.world.foreign(run, OrphanScope::SystemUnverified);
+            supervisor.world.set_orphan_scope(run, OrphanScope::SystemUnverified);
         }
     }
-    for run in kept.runs.iter().filter(|run| !run.child) {
-        supervisor.world.foreign(run.run, OrphanScope::System);
+    for run in kept.runs.iter().filter(|run| !run.is_child) {
+        supervisor.world.set_orphan_scope(run.run, OrphanScope::System);
     }
     let process = |kept: &keeper_link::AttachedRun| {
         let (pid, start_time) = (kept.process.pid, kept.process.start_time);
         (kept.run, RunProcess { run: kept.run.number, pid, start_time, since: crate::time::now() })
     };
-    supervisor.restore(found.saved, &kept.runs.iter().map(process).collect());
+    supervisor.restore_snapshot(found.saved, &kept.runs.iter().map(process).collect());
     let instances = supervisor.instances().clone();
     supervisor.world.apps(&instances);
     for kept in kept.runs {
@@ -319,12 +326,12 @@ fn take_up(supervisor: &mut Supervisor<SystemWorld>, found: restore::RecoveredSt
             }
         }
     }
-    supervisor.world.all_began();
-    supervisor.end_of_batch();
+    supervisor.world.recovery_complete();
+    supervisor.finish_batch();
 }
 
 /// Turns what the keeper tells into inputs, until the keeper is gone.
-async fn hear(
+async fn run_keeper_link(
     link: KeeperLink,
     queue: mpsc::UnboundedSender<Input>,
     api: Api,
@@ -351,7 +358,7 @@ async fn hear(
                 let exit = match status {
                     WaitStatus::Exited(code) => Exit::Code(code),
                     WaitStatus::Signaled(number, core) => {
-                        let oom = number == libc::SIGKILL && limiter.out_of_memory(run);
+                        let oom = number == libc::SIGKILL && limiter.was_oom_killed(run);
                         Exit::Signal { number, core, oom }
                     }
                     WaitStatus::Unknown => Exit::Unknown,
@@ -359,7 +366,7 @@ async fn hear(
                 (run, InstanceEvent::Exited { run: run.number, exit })
             }
             KeeperNotice::Terminate => {
-                shut_down_soon(&api);
+                request_shutdown(&api);
                 continue;
             }
             KeeperNotice::Hello { .. }
@@ -367,12 +374,12 @@ async fn hear(
             | KeeperNotice::StoredFd { .. }
             | KeeperNotice::SyncDone => continue,
         };
-        let _ = queue.send(Input::Fact { instance: run.instance, event });
+        let _ = queue.send(Input::InstanceEvent { instance: run.instance, event });
     }
 }
 
 /// SIGTERM and SIGINT shut down as `rsm kill` does; SIGUSR2 opens the log files anew.
-fn signals(api: &Api, logs: &crate::logs::LogHandle) -> io::Result<()> {
+fn handle_signals(api: &Api, logs: &crate::logs::LogHandle) -> io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (mut reopen, mut hang_up) = (signal(SignalKind::user_defined2())?, signal(SignalKind::hangup())?);
@@ -380,8 +387,8 @@ fn signals(api: &Api, logs: &crate::logs::LogHandle) -> io::Result<()> {
     tokio::task::spawn_local(async move {
         loop {
             tokio::select! {
-                _ = term.recv() => shut_down_soon(&api),
-                _ = int.recv() => shut_down_soon(&api),
+                _ = term.recv() => request_shutdown(&api),
+                _ = int.recv() => request_shutdown(&api),
                 _ = reopen.recv() => drop(logs.reopen().await),
                 _ = hang_up.recv() => {} // as PM2: a closed terminal is no reason to end
             }
@@ -390,7 +397,7 @@ fn signals(api: &Api, logs: &crate::logs::LogHandle) -> io::Result<()> {
     Ok(())
 }
 
-fn shut_down_soon(api: &Api) {
+fn request_shutdown(api: &Api) {
     let api = api.clone();
     tokio::task::spawn_local(async move {
         let _ = api.shut_down().await; // asked twice is asked once

@@ -22,21 +22,21 @@ use crate::process::fd_channel;
 use crate::spec::{AppSpec, Launcher, Runtime, runtime_of};
 
 /// A longer line than this is dropped, in bytes.
-const LONGEST_HEARD: usize = 1 << 20;
+const MAX_INCOMING: usize = 1 << 20;
 
 /// Longest message to an app, in bytes. The kernel takes one of this size whole or not at all
 /// (`unix_stream_sendmsg`: up to half of the socket's buffer), so none is ever torn.
-pub const LONGEST_SAID: usize = 64 << 10;
+pub const MAX_OUTGOING: usize = 64 << 10;
 
 /// So much is read before others have their turn.
-const AT_ONCE: usize = 16;
+const MAX_PENDING_REPLIES: usize = 16;
 
 /// An app offers at most so many actions; more are not remembered.
-const MOST_ACTIONS: usize = 256;
+const MAX_ACTIONS: usize = 256;
 
 /// Whether an app's program knows what to do with a channel. One that does not could pass its number
 /// on to a Node further down without the channel itself, and Node would not start.
-pub fn speaks(spec: &AppSpec) -> bool {
+pub fn uses_node_channel(spec: &AppSpec) -> bool {
     let named = |program: &str| {
         use Runtime::{Bun, Node, NodeWrapper, Tsx};
         matches!(runtime_of(program), Some(Node | NodeWrapper | Tsx | Bun))
@@ -54,7 +54,7 @@ pub fn speaks(spec: &AppSpec) -> bool {
 ///
 /// # Errors
 /// Out of descriptors.
-pub fn pair() -> nix::Result<(OwnedFd, OwnedFd)> {
+pub fn channel_pair() -> nix::Result<(OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     socketpair(AddressFamily::Unix, SockType::Stream, None, flags)
 }
@@ -64,7 +64,7 @@ pub fn pair() -> nix::Result<(OwnedFd, OwnedFd)> {
 pub enum SendError {
     /// It has none, or has closed it.
     #[error("no IPC channel: only Node.js apps have one, until they disconnect")]
-    NoChannel,
+    NotConnected,
     /// It does not read.
     #[error("IPC channel is full: the app does not read its messages")]
     Full,
@@ -79,7 +79,7 @@ pub struct AppActions {
     /// As it described them.
     pub actions: BTreeMap<String, Value>,
     /// As it last told them.
-    pub measures: serde_json::Map<String, Value>,
+    pub metrics: serde_json::Map<String, Value>,
 }
 
 /// All channels, by run. Cheap to clone; all clones are one.
@@ -89,7 +89,7 @@ pub struct NodeChannels(Rc<RefCell<HashMap<RunId, NodeChannel>>>);
 #[derive(Debug)]
 struct NodeChannel {
     ours: Rc<AsyncFd<OwnedFd>>,
-    heard: Rc<RefCell<ChannelState>>,
+    state: Rc<RefCell<ChannelState>>,
     listener: JoinHandle<()>,
 }
 
@@ -98,10 +98,10 @@ struct ChannelState {
     /// The line that is being read.
     line: Vec<u8>,
     /// What is left of a line too long.
-    skipping: bool,
-    offers: AppActions,
+    discarding: bool,
+    actions: AppActions,
     /// Who waits for the answer to which action, oldest first.
-    waiting: Vec<(String, oneshot::Sender<Value>)>,
+    pending_replies: Vec<(String, oneshot::Sender<Value>)>,
 }
 
 /// What rsm understands of an object that an app sends.
@@ -118,10 +118,10 @@ impl NodeChannels {
         let heard = Rc::<RefCell<ChannelState>>::default();
         let (channels, end, ears) = (self.clone(), ours.clone(), heard.clone());
         let listener = tokio::task::spawn_local(async move {
-            listen(&end, &ears, ready).await;
+            read_messages(&end, &ears, ready).await;
             channels.0.borrow_mut().remove(&run); // it has disconnected
         });
-        self.0.borrow_mut().insert(run, NodeChannel { ours, heard, listener });
+        self.0.borrow_mut().insert(run, NodeChannel { ours, state: heard, listener });
     }
 
     /// Hears a run no more.
@@ -132,20 +132,20 @@ impl NodeChannels {
     }
 
     /// What a run offers, if it has a channel.
-    pub fn offers(&self, run: RunId) -> Option<AppActions> {
-        self.0.borrow().get(&run).map(|channel| channel.heard.borrow().offers.clone())
+    pub fn actions(&self, run: RunId) -> Option<AppActions> {
+        self.0.borrow().get(&run).map(|channel| channel.state.borrow().actions.clone())
     }
 
     /// Sends a message, which arrives as `process.on('message')`.
     ///
     /// # Errors
     /// It was not sent, not even in part.
-    pub fn say(&self, run: RunId, message: &Value) -> Result<(), SendError> {
+    pub fn send(&self, run: RunId, message: &Value) -> Result<(), SendError> {
         let channels = self.0.borrow();
-        let channel = channels.get(&run).ok_or(SendError::NoChannel)?;
+        let channel = channels.get(&run).ok_or(SendError::NotConnected)?;
         let mut line = message.to_string().into_bytes();
         line.push(b'\n');
-        if line.len() > LONGEST_SAID {
+        if line.len() > MAX_OUTGOING {
             return Err(SendError::TooLong);
         }
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
@@ -154,7 +154,7 @@ impl NodeChannels {
                 Ok(_) => Ok(()),
                 Err(Errno::EINTR) => continue,
                 Err(Errno::EAGAIN) => Err(SendError::Full),
-                Err(_) => Err(SendError::NoChannel),
+                Err(_) => Err(SendError::NotConnected),
             };
         }
     }
@@ -175,21 +175,21 @@ impl NodeChannels {
         };
         let (answer, answered) = oneshot::channel();
         if let Some(channel) = self.0.borrow().get(&run) {
-            let waiting = &mut channel.heard.borrow_mut().waiting;
+            let waiting = &mut channel.state.borrow_mut().pending_replies;
             waiting.retain(|(_, who)| !who.is_closed());
             waiting.push((action.to_owned(), answer));
         }
-        self.say(run, &message).map(|()| answered)
+        self.send(run, &message).map(|()| answered)
     }
 }
 
 /// Reads what a run says until it closes its end.
-async fn listen(end: &AsyncFd<OwnedFd>, heard: &RefCell<ChannelState>, ready: impl Fn()) {
+async fn read_messages(end: &AsyncFd<OwnedFd>, heard: &RefCell<ChannelState>, ready: impl Fn()) {
     loop {
         let Ok(mut readable) = end.readable().await else { return };
         // On the stack only while it is read: hundreds of apps are silent nearly always.
         let mut chunk = [0; 16 << 10];
-        for _ in 0..AT_ONCE {
+        for _ in 0..MAX_PENDING_REPLIES {
             match recv(end.as_raw_fd(), &mut chunk, MsgFlags::MSG_DONTWAIT) {
                 Err(Errno::EAGAIN) => {
                     readable.clear_ready();
@@ -197,7 +197,7 @@ async fn listen(end: &AsyncFd<OwnedFd>, heard: &RefCell<ChannelState>, ready: im
                 }
                 Err(Errno::EINTR) => {}
                 Ok(0) | Err(_) => return,
-                Ok(length) => heard.borrow_mut().take(&chunk[..length], &ready),
+                Ok(length) => heard.borrow_mut().feed(&chunk[..length], &ready),
             }
         }
         tokio::task::yield_now().await;
@@ -205,27 +205,27 @@ async fn listen(end: &AsyncFd<OwnedFd>, heard: &RefCell<ChannelState>, ready: im
 }
 
 impl ChannelState {
-    fn take(&mut self, mut bytes: &[u8], ready: &impl Fn()) {
+    fn feed(&mut self, mut bytes: &[u8], ready: &impl Fn()) {
         while let Some(end) = memchr::memchr(b'\n', bytes) {
-            self.add(&bytes[..end]);
+            self.append(&bytes[..end]);
             let line = std::mem::take(&mut self.line);
-            if !std::mem::take(&mut self.skipping) {
-                self.understand(&line, ready);
+            if !std::mem::take(&mut self.discarding) {
+                self.handle_message(&line, ready);
             }
             bytes = &bytes[end + 1..];
         }
-        self.add(bytes);
+        self.append(bytes);
     }
 
-    fn add(&mut self, bytes: &[u8]) {
-        self.skipping |= self.line.len() + bytes.len() > LONGEST_HEARD;
-        match self.skipping {
+    fn append(&mut self, bytes: &[u8]) {
+        self.discarding |= self.line.len() + bytes.len() > MAX_INCOMING;
+        match self.discarding {
             true => self.line = Vec::new(),
             false => self.line.extend_from_slice(bytes),
         }
     }
 
-    fn understand(&mut self, line: &[u8], ready: &impl Fn()) {
+    fn handle_message(&mut self, line: &[u8], ready: &impl Fn()) {
         if line == br#""ready""# {
             return ready();
         }
@@ -237,19 +237,20 @@ impl ChannelState {
         match (r#type.as_str(), data) {
             ("axm:reply", data) => {
                 let action = data["action_name"].as_str().unwrap_or_default();
-                let asked = self.waiting.iter().position(|(asked, who)| asked == action && !who.is_closed());
+                let asked =
+                    self.pending_replies.iter().position(|(asked, who)| asked == action && !who.is_closed());
                 if let Some(asked) = asked {
-                    let _ = self.waiting.remove(asked).1.send(data["return"].clone());
+                    let _ = self.pending_replies.remove(asked).1.send(data["return"].clone());
                 }
             }
             ("axm:action", data) => {
                 let name = data["action_name"].as_str().unwrap_or_default().to_owned();
-                let actions = &mut self.offers.actions;
-                if actions.len() < MOST_ACTIONS || actions.contains_key(&name) {
+                let actions = &mut self.actions.actions;
+                if actions.len() < MAX_ACTIONS || actions.contains_key(&name) {
                     actions.insert(name, data);
                 }
             }
-            ("axm:monitor", Value::Object(measures)) => self.offers.measures = measures,
+            ("axm:monitor", Value::Object(measures)) => self.actions.metrics = measures,
             _ => {}
         }
     }
@@ -263,7 +264,7 @@ mod tests {
 
     fn hear(parts: &[&[u8]]) -> (ChannelState, u32) {
         let (mut heard, ready) = (ChannelState::default(), Cell::new(0));
-        parts.iter().for_each(|part| heard.take(part, &|| ready.set(ready.get() + 1)));
+        parts.iter().for_each(|part| heard.feed(part, &|| ready.set(ready.get() + 1)));
         (heard, ready.get())
     }
 
@@ -277,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_line_too_long_is_dropped_whole_and_the_next_one_is_heard() {
-        let long = vec![b'x'; LONGEST_HEARD / 2];
+        let long = vec![b'x'; MAX_INCOMING / 2];
         let (heard, ready) = hear(&[&long, &long, &long, b"\n\"ready\"\n\"half"]);
         assert_eq!((ready, heard.line.as_slice()), (1, &b"\"half"[..]));
     }
@@ -287,14 +288,14 @@ mod tests {
         let offer = br#"{"type":"axm:action","data":{"action_name":"gc","arity":1}}"#;
         let measure = br#"{"type":"axm:monitor","data":{"Heap":{"value":7}}}"#;
         let (mut heard, _) = hear(&[offer, b"\n", measure, b"\n{\"type\":\"axm:\n[\"axm:\"]\n"]);
-        assert_eq!(heard.offers.actions["gc"]["arity"], 1);
-        assert_eq!(heard.offers.measures["Heap"]["value"], 7);
+        assert_eq!(heard.actions.actions["gc"]["arity"], 1);
+        assert_eq!(heard.actions.metrics["Heap"]["value"], 7);
         let (answer, mut answered) = oneshot::channel();
-        heard.waiting.push(("gc".into(), answer));
+        heard.pending_replies.push(("gc".into(), answer));
         let reply = br#"{"type":"axm:reply","data":{"action_name":"gc","return":{"freed":3}}}"#;
-        heard.take(reply, &|| {});
+        heard.feed(reply, &|| {});
         assert!(answered.try_recv().is_err(), "half a line");
-        heard.take(b"\n", &|| {});
+        heard.feed(b"\n", &|| {});
         assert_eq!(answered.try_recv().unwrap()["freed"], 3);
     }
 
@@ -303,7 +304,7 @@ mod tests {
         let mut app = AppSpec::new("api", "/srv/api", "/srv");
         let mut with = |launcher: Launcher, script: &str| {
             (app.launcher, app.script) = (launcher, script.into());
-            speaks(&app)
+            uses_node_channel(&app)
         };
         let by = |program: &str| Launcher::Interpreter { program: program.into(), args: Vec::new() };
         assert!(with(by("/opt/node-22/bin/node"), "a.js") && with(by("tsx"), "a.ts"));

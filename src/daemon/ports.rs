@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::keeper_link::{DirectChannel, KeeperLink};
 use super::launch;
 use super::supervisor::Input;
-use crate::cluster::path::{ProgramTraits, choose, gains_rights};
+use crate::cluster::path::{ProgramTraits, choose_mechanism, privilege_source};
 use crate::cluster::{
     self, Address, Cluster, ClusterHost, FdStoreOp, Mechanism, OpenRequest, PassedSockets, PortSettings,
     ProbeTarget, RunStarted,
@@ -30,7 +30,7 @@ use crate::process::spawn::LaunchSpec;
 use crate::spec::{AppSpec, Launcher, PortOptions, ProbeAction, Runtime, runtime_of};
 
 /// Where what apps of other users load is written by root: nobody else may write there.
-const PUBLIC: &str = "/run/rsm";
+const SHARED_RUN_DIR: &str = "/run/rsm";
 
 /// What is known of the ports of runs, for people.
 #[derive(Clone, Debug, Default)]
@@ -47,14 +47,14 @@ impl PortRegistry {
     }
 
     /// A run is over. What people should know of it stays until the instance's next run begins.
-    fn over(&self, run: RunId) {
+    fn mark_ended(&self, run: RunId) {
         self.with(|runs| match runs.get_mut(&run.to_u64()) {
             Some(known) if !known.warnings.is_empty() => known.addresses.clear(),
             _ => drop(runs.remove(&run.to_u64())),
         });
     }
 
-    fn forget(&self, over: impl Fn(RunId) -> bool) {
+    fn retain_recent(&self, over: impl Fn(RunId) -> bool) {
         self.with(|runs| runs.retain(|run, _| !over(RunId::from_u64(*run))));
     }
 
@@ -76,14 +76,14 @@ impl PortRegistry {
 struct ClusterEvents {
     queue: mpsc::UnboundedSender<Input>,
     /// Orders, and whether the keeper has them already.
-    orders: mpsc::UnboundedSender<(FdStoreOp, bool)>,
+    fd_ops: mpsc::UnboundedSender<(FdStoreOp, bool)>,
     /// To the keeper, past the daemon's loop: what the engine has answered must not be lost with it.
     channel: Option<DirectChannel>,
     record: PortRegistry,
 }
 
 impl ClusterHost for ClusterEvents {
-    fn tell(&mut self, event: cluster::ClusterEvent) {
+    fn publish(&mut self, event: cluster::ClusterEvent) {
         match event {
             cluster::ClusterEvent::Listening { run, address } => {
                 let text = address.to_string();
@@ -92,8 +92,9 @@ impl ClusterHost for ClusterEvents {
                     addresses.extend((!addresses.contains(&text)).then_some(text));
                 });
                 let RunId { instance, number } = RunId::from_u64(run);
-                let _ =
-                    self.queue.send(Input::Fact { instance, event: InstanceEvent::Listens { run: number } });
+                let _ = self
+                    .queue
+                    .send(Input::InstanceEvent { instance, event: InstanceEvent::Listening { run: number } });
             }
             cluster::ClusterEvent::Closed { run, address } => {
                 let text = address.to_string();
@@ -101,10 +102,12 @@ impl ClusterHost for ClusterEvents {
                     runs.get_mut(&run).into_iter().for_each(|known| known.addresses.retain(|it| *it != text));
                 });
             }
-            cluster::ClusterEvent::Path { run, path, why } => self.record.with(|runs| {
-                let known = runs.entry(run).or_default();
-                (known.path, known.why) = (path.to_string(), why);
-            }),
+            cluster::ClusterEvent::Mechanism { run, mechanism: path, reason: why } => {
+                self.record.with(|runs| {
+                    let known = runs.entry(run).or_default();
+                    (known.mechanism, known.reason) = (path.to_string(), why);
+                })
+            }
             cluster::ClusterEvent::Warning { run, warning } => {
                 tracing::warn!(run, "{warning}");
                 self.record.with(|runs| {
@@ -116,22 +119,22 @@ impl ClusterHost for ClusterEvents {
         }
     }
 
-    fn keep(&mut self, order: FdStoreOp) {
+    fn store_fd(&mut self, order: FdStoreOp) {
         let sent = self.channel.as_ref().is_some_and(|channel| {
             let (order, fd) = match &order {
                 FdStoreOp::Store(name, fd) => {
                     (KeeperRequest::StoreFd { name: name.clone() }, Some(fd.as_fd()))
                 }
-                FdStoreOp::Drop(name) => (KeeperRequest::RemoveFd { name: name.clone() }, None),
+                FdStoreOp::Remove(name) => (KeeperRequest::RemoveFd { name: name.clone() }, None),
             };
             channel.send(&order, fd.map(|fd| (FdRole::Stored, fd)).as_slice())
         });
-        let _ = self.orders.send((order, sent));
+        let _ = self.fd_ops.send((order, sent));
     }
 }
 
 /// The engine's outside, and a task that passes its orders on to the keeper.
-pub fn outside(
+pub fn cluster_host(
     queue: mpsc::UnboundedSender<Input>,
     record: PortRegistry,
     link: KeeperLink,
@@ -142,15 +145,15 @@ pub fn outside(
         while let Some((order, sent)) = passed.recv().await {
             let (order, fds) = match order {
                 FdStoreOp::Store(name, fd) => (KeeperRequest::StoreFd { name }, vec![(FdRole::Stored, fd)]),
-                FdStoreOp::Drop(name) => (KeeperRequest::RemoveFd { name }, Vec::new()),
+                FdStoreOp::Remove(name) => (KeeperRequest::RemoveFd { name }, Vec::new()),
             };
             match sent {
-                true => link.sent(&order, &fds),
+                true => link.record_sent(&order, &fds),
                 false => link.send(order, fds),
             }
         }
     });
-    Box::new(ClusterEvents { queue, orders, channel, record })
+    Box::new(ClusterEvents { queue, fd_ops: orders, channel, record })
 }
 
 /// Notifiers that came with the news of a start, until the start is handled.
@@ -168,39 +171,39 @@ pub struct PortSharing {
     /// Runs that share ports, and have not ended.
     runs: HashSet<RunId>,
     /// The ways that were chosen for runs which are being started.
-    ways: HashMap<RunId, (Mechanism, String)>,
+    mechanisms: HashMap<RunId, (Mechanism, String)>,
 }
 
 impl PortSharing {
     /// With an engine that runs.
     pub fn new(cluster: Cluster, record: PortRegistry, notifiers: Notifiers, home: Home) -> Self {
         let (support, apps, runs, ways) = (HashMap::new(), BTreeSet::new(), HashSet::new(), HashMap::new());
-        Self { cluster, record, notifiers, home, support, apps, runs, ways }
+        Self { cluster, record, notifiers, home, support, apps, runs, mechanisms: ways }
     }
 
     /// Makes the engine know the apps that share ports, and forget those that are gone.
     pub fn follow(&mut self, instances: &BTreeMap<u32, Instance>) {
         let mut wanted: BTreeMap<&str, PortSettings> = BTreeMap::new();
         for instance in instances.values().filter(|instance| instance.spec.shares_ports()) {
-            let settings = settings(&instance.spec);
+            let settings = port_settings(&instance.spec);
             let settings = wanted.entry(&instance.spec.name).or_insert(settings);
             settings.slots.push(instance.number);
         }
         let gone: Vec<String> =
             self.apps.iter().filter(|app| !wanted.contains_key(app.as_str())).cloned().collect();
         for app in gone {
-            self.cluster.forget(&*app);
+            self.cluster.remove_app(&*app);
             self.apps.remove(&app);
         }
-        self.record.forget(|run| !instances.contains_key(&run.instance) && !self.runs.contains(&run));
+        self.record.retain_recent(|run| !instances.contains_key(&run.instance) && !self.runs.contains(&run));
         for (app, settings) in wanted {
-            self.cluster.app(app, settings);
+            self.cluster.set_app(app, settings);
             self.apps.insert(app.to_owned());
         }
     }
 
     /// What is known of the ports of runs.
-    pub fn record(&self) -> &PortRegistry {
+    pub fn registry(&self) -> &PortRegistry {
         &self.record
     }
 
@@ -208,30 +211,31 @@ impl PortSharing {
     ///
     /// # Errors
     /// There is none; in words for the user.
-    pub fn way(
+    pub fn choose_mechanism(
         &mut self,
         run: RunId,
         spec: &AppSpec,
         launch: &LaunchSpec,
     ) -> Result<Mechanism, StartFailure> {
         let failed = |what| StartFailure { step: StartStep::Seccomp, errno: 0, subject: what };
-        let (path, why) = self.choice(spec, gains_rights(&launch.program)).map_err(failed)?;
-        self.ways.insert(run, (path, why));
+        let (path, why) =
+            self.supported_mechanism(spec, privilege_source(&launch.program)).map_err(failed)?;
+        self.mechanisms.insert(run, (path, why));
         Ok(path)
     }
 
     /// The way that was chosen when a run was started; found again if another daemon did that.
-    fn way_of(&mut self, run: RunId, instance: &Instance) -> Option<(Mechanism, String)> {
-        if let Some(way) = self.ways.remove(&run) {
+    fn mechanism_of(&mut self, run: RunId, instance: &Instance) -> Option<(Mechanism, String)> {
+        if let Some(way) = self.mechanisms.remove(&run) {
             return Some(way);
         }
-        let launch = launch::launch(run, instance, &self.home, Vec::new());
-        let rights = launch.ok().and_then(|launch| gains_rights(&launch.program));
-        self.choice(&instance.spec, rights).ok()
+        let launch = launch::launch_spec(run, instance, &self.home, Vec::new());
+        let rights = launch.ok().and_then(|launch| privilege_source(&launch.program));
+        self.supported_mechanism(&instance.spec, rights).ok()
     }
 
     /// What the kernel allows the app's user is asked for once.
-    fn choice(
+    fn supported_mechanism(
         &mut self,
         spec: &AppSpec,
         gains_rights: Option<&'static str>,
@@ -243,11 +247,18 @@ impl PortSharing {
             Launcher::Direct | Launcher::Shell | Launcher::Serve => None,
         };
         let node = matches!(runtime, Some(Runtime::Node | Runtime::NodeWrapper | Runtime::Tsx));
-        choose(support, &ProgramTraits { gains_rights, listens: !spec.listen.is_empty(), node })
+        choose_mechanism(
+            support,
+            &ProgramTraits {
+                privilege_source: gains_rights,
+                has_listen_addresses: !spec.listen.is_empty(),
+                node,
+            },
+        )
     }
 
     /// Sockets for a run that cannot ask, to be passed with its start.
-    pub fn passed(
+    pub fn prepare_activation(
         &self,
         run: RunId,
         instance: &Instance,
@@ -259,78 +270,92 @@ impl PortSharing {
             spec.account.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |account| account.uid);
         let (app, slot) = (spec.name.clone(), instance.number);
         // Another user cannot look into our home.
-        let dir = if spec.account.is_some() { PathBuf::from(PUBLIC) } else { self.home.run() };
+        let dir = if spec.account.is_some() { PathBuf::from(SHARED_RUN_DIR) } else { self.home.run_dir() };
         let (cluster, listen) = (self.cluster.clone(), spec.listen.clone());
-        PendingActivation { cluster, dir, listen, way, launch, run: run.to_u64(), app, slot, uid }
+        PendingActivation { cluster, dir, listen, mechanism: way, launch, run: run.to_u64(), app, slot, uid }
     }
 
     /// A run's process is there.
-    pub fn began(&mut self, run: RunId, instance: &Instance, notifier: Option<OwnedFd>) {
+    pub fn run_started(&mut self, run: RunId, instance: &Instance, notifier: Option<OwnedFd>) {
         let spec = &instance.spec;
-        let Some(process) = instance.life.state.process().filter(|_| spec.shares_ports()) else { return };
+        let Some(process) = instance.status.state.process().filter(|_| spec.shares_ports()) else { return };
         let notifier = notifier.or_else(|| self.notifiers.borrow_mut().remove(&run.to_u64()));
-        let Some((path, why)) = self.way_of(run, instance) else { return };
+        let Some((path, why)) = self.mechanism_of(run, instance) else { return };
         let leader = ProcessRef { pid: process.pid, start_time: process.start_time };
         let (app, slot) = (spec.name.clone(), instance.number);
         self.runs.insert(run);
-        self.record.forget(|other| other.instance == run.instance && !self.runs.contains(&other));
-        self.cluster.began(RunStarted { run: run.to_u64(), app, slot, leader, path, why, notifier });
+        self.record.retain_recent(|other| other.instance == run.instance && !self.runs.contains(&other));
+        self.cluster.run_started(RunStarted {
+            run: run.to_u64(),
+            app,
+            slot,
+            leader,
+            mechanism: path,
+            reason: why,
+            notifier,
+        });
     }
 
     /// All runs that were there before this daemon have begun.
-    pub fn all_began(&self) {
-        self.cluster.all_began();
+    pub fn recovery_complete(&self) {
+        self.cluster.recovery_complete();
     }
 
     /// A run may get connections.
     pub fn ready(&self, run: RunId) {
         if self.runs.contains(&run) {
-            self.cluster.ready(run.to_u64());
+            self.cluster.set_ready(run.to_u64());
         }
     }
 
     /// A run is about to go.
-    pub fn quiet(&self, run: RunId) {
+    pub fn drain(&self, run: RunId) {
         if self.runs.contains(&run) {
-            self.cluster.quiet(run.to_u64());
+            self.cluster.drain(run.to_u64());
         }
     }
 
     /// A run gets no new connections. Resolves once nobody waits for it any more.
-    pub fn drained(&self, run: RunId) -> oneshot::Receiver<()> {
-        self.quiet(run);
-        self.cluster.drained(run.to_u64())
+    pub fn wait_drained(&self, run: RunId) -> oneshot::Receiver<()> {
+        self.drain(run);
+        self.cluster.wait_drained(run.to_u64())
     }
 
     /// How checks come to a run's port.
-    pub fn way_to(&self, run: RunId, port: u16) -> oneshot::Receiver<ProbeTarget> {
-        self.cluster.way_to(run.to_u64(), port)
+    pub fn probe_target(&self, run: RunId, port: u16) -> oneshot::Receiver<ProbeTarget> {
+        self.cluster.probe_target(run.to_u64(), port)
     }
 
     /// Nothing of a run is left.
-    pub fn ended(&mut self, run: RunId) {
+    pub fn run_ended(&mut self, run: RunId) {
         if self.runs.remove(&run) {
-            self.cluster.ended(run.to_u64());
+            self.cluster.run_ended(run.to_u64());
         }
-        self.record.over(run);
-        self.ways.remove(&run);
+        self.record.mark_ended(run);
+        self.mechanisms.remove(&run);
         self.notifiers.borrow_mut().remove(&run.to_u64());
     }
 
     /// No other run follows soon: clients are refused instead of waiting in vain.
-    pub fn idle(&self, instance: &Instance) {
+    pub fn on_slot_idle(&self, instance: &Instance) {
         if instance.spec.shares_ports() {
-            self.cluster.abandon(&*instance.spec.name, instance.number);
+            self.cluster.retire_slot(&*instance.spec.name, instance.number);
         }
     }
 }
 
 /// What an app wants of its ports; the slots follow.
-fn settings(spec: &AppSpec) -> PortSettings {
+fn port_settings(spec: &AppSpec) -> PortSettings {
     let PortOptions { udp, privileged } = spec.ports;
     let checks = spec.readiness.probe.iter().chain(&spec.health);
-    let doors = checks.into_iter().any(|probe| !matches!(probe.check, ProbeAction::Exec(_)));
-    PortSettings { balance: spec.balance, slots: Vec::new(), low_ports: privileged, udp, doors }
+    let doors = checks.into_iter().any(|probe| !matches!(probe.action, ProbeAction::Exec(_)));
+    PortSettings {
+        balance: spec.balance,
+        slots: Vec::new(),
+        privileged: privileged,
+        udp,
+        probe_routes: doors,
+    }
 }
 
 /// A start that waits for its sockets.
@@ -338,7 +363,7 @@ pub struct PendingActivation {
     cluster: Cluster,
     dir: PathBuf,
     listen: Vec<String>,
-    way: Mechanism,
+    mechanism: Mechanism,
     launch: LaunchSpec,
     run: u64,
     app: String,
@@ -353,11 +378,11 @@ impl PendingActivation {
     /// An address cannot be listened on.
     pub async fn open(self) -> Result<(LaunchSpec, Vec<OwnedFd>), StartFailure> {
         let failed = |what: String| StartFailure { step: StartStep::Seccomp, errno: 0, subject: what };
-        let Self { cluster, dir, listen, way, mut launch, run, app, slot, uid } = self;
+        let Self { cluster, dir, listen, mechanism: way, mut launch, run, app, slot, uid } = self;
         let addresses: Result<Vec<Address>, String> = listen.iter().map(|text| text.parse()).collect();
         let addresses = addresses.map_err(failed)?;
         let opening = OpenRequest { run, app, slot, uid, addresses: addresses.clone() };
-        let sockets = match cluster.open(opening).await {
+        let sockets = match cluster.open_sockets(opening).await {
             Ok(opened) => opened.map_err(|failure| failed(failure.to_string()))?,
             Err(_) => return Err(failed("the daemon is shutting down".into())),
         };
@@ -369,8 +394,8 @@ impl PendingActivation {
             launch.env.retain(|pair| !pair.starts_with(&format!("{name}=")));
             launch.env.push(format!("{name}={value}"));
         }
-        launch.fds.extend(passed.numbers);
-        launch.listen_pid = way == Mechanism::Listen;
+        launch.fds.extend(passed.fds);
+        launch.listen_pid = way == Mechanism::SocketActivation;
         Ok((launch, sockets))
     }
 }

@@ -40,19 +40,23 @@ impl Probes {
 
     /// A run's process is there: checks it from now on, if its spec says so. `beats` tells when it says that it
     /// works.
-    pub fn began(&mut self, run: RunId, instance: &Instance, beats: Option<Rc<Notify>>) {
+    pub fn start(&mut self, run: RunId, instance: &Instance, beats: Option<Rc<Notify>>) {
         let spec = &instance.spec;
-        let Some(process) = instance.life.state.process().filter(|_| !self.tasks.contains_key(&run)) else {
+        let Some(process) = instance.status.state.process().filter(|_| !self.tasks.contains_key(&run)) else {
             return;
         };
-        let starting = matches!(instance.life.state, State::Starting { .. });
-        let ready = spec.readiness.probe.clone().filter(|_| starting && spec.sign() == ReadySignal::Probed);
+        let starting = matches!(instance.status.state, State::Starting { .. });
+        let ready = spec
+            .readiness
+            .probe
+            .clone()
+            .filter(|_| starting && spec.ready_signal() == ReadySignal::ProbePassed);
         let mut tasks = Vec::new();
         if ready.is_some() || spec.health.is_some() {
             let check = RunProbe {
                 run,
                 since: process.since,
-                shell: ExecContext {
+                exec_context: ExecContext {
                     account: spec.account.clone(),
                     cwd: spec.cwd.clone(),
                     env: launch::environment(run, instance, &self.home),
@@ -60,7 +64,7 @@ impl Probes {
                 queue: self.queue.clone(),
                 ports: self.ports.clone(),
             };
-            tasks.push(tokio::task::spawn_local(check.go_on(ready, spec.health.clone())));
+            tasks.push(tokio::task::spawn_local(check.run(ready, spec.health.clone())));
         }
         if let (Some(limit), Some(beats)) = (spec.watchdog.map(Duration::from_millis), beats) {
             let queue = self.queue.clone();
@@ -72,7 +76,7 @@ impl Probes {
     }
 
     /// Nothing of a run is left.
-    pub fn ended(&mut self, run: RunId) {
+    pub fn stop(&mut self, run: RunId) {
         self.tasks.remove(&run).into_iter().flatten().for_each(|task| task.abort());
     }
 }
@@ -81,44 +85,44 @@ impl Probes {
 struct RunProbe {
     run: RunId,
     since: Moment,
-    shell: ExecContext,
+    exec_context: ExecContext,
     queue: mpsc::UnboundedSender<Input>,
     ports: Rc<RefCell<PortSharing>>,
 }
 
 impl RunProbe {
-    async fn go_on(self, ready: Option<Probe>, health: Option<Probe>) {
+    async fn run(self, ready: Option<Probe>, health: Option<Probe>) {
         if let Some(probe) = ready {
-            self.until_ready(&probe).await;
+            self.run_readiness(&probe).await;
         }
         if let Some(probe) = health {
-            self.for_ever(&probe).await;
+            self.run_liveness(&probe).await;
         }
     }
 
     /// Asks until the first good answer.
-    async fn until_ready(&self, probe: &Probe) {
+    async fn run_readiness(&self, probe: &Probe) {
         let mut told = String::new();
-        while let Err(why) = self.ask(probe).await {
+        while let Err(why) = self.probe_once(probe).await {
             if why != told {
-                self.tell(ProbeReport::NotReady(why.clone()));
+                self.send_report(ProbeReport::NotReady(why.clone()));
                 told = why;
             }
             tokio::time::sleep(probe.interval).await;
         }
         let event = InstanceEvent::Ready { run: self.run.number };
-        let _ = self.queue.send(Input::Fact { instance: self.run.instance, event });
+        let _ = self.queue.send(Input::InstanceEvent { instance: self.run.instance, event });
     }
 
-    async fn for_ever(&self, probe: &Probe) {
+    async fn run_liveness(&self, probe: &Probe) {
         let (mut failures, mut has_worked) = (0, false);
         loop {
             tokio::time::sleep(probe.interval).await;
-            match self.ask(probe).await {
+            match self.probe_once(probe).await {
                 Ok(()) => {
                     // The first one, too: a daemon before this one may have found it failing.
                     if failures >= probe.retries || !has_worked {
-                        self.tell(ProbeReport::Works);
+                        self.send_report(ProbeReport::Healthy);
                     }
                     (failures, has_worked) = (0, true);
                 }
@@ -126,31 +130,31 @@ impl RunProbe {
                 Err(why) => {
                     failures = failures.saturating_add(1);
                     if failures >= probe.retries {
-                        self.tell(ProbeReport::Fails(why));
+                        self.send_report(ProbeReport::Unhealthy(why));
                     }
                 }
             }
         }
     }
 
-    async fn ask(&self, probe: &Probe) -> Result<(), String> {
-        let resolved = ResolvedProbe::new(&probe.check, &self.shell.env)?;
+    async fn probe_once(&self, probe: &Probe) -> Result<(), String> {
+        let resolved = ResolvedProbe::new(&probe.action, &self.exec_context.env)?;
         let from = match resolved.port() {
             None => None,
             Some(port) => {
-                let asked = self.ports.borrow().way_to(self.run, port);
-                match asked.await.unwrap_or(ProbeTarget::Plain) {
-                    ProbeTarget::From(address) => Some(address),
-                    ProbeTarget::Plain => None,
-                    ProbeTarget::Absent => return Err(format!("not listening on port {port}")),
+                let asked = self.ports.borrow().probe_target(self.run, port);
+                match asked.await.unwrap_or(ProbeTarget::Direct) {
+                    ProbeTarget::Via(address) => Some(address),
+                    ProbeTarget::Direct => None,
+                    ProbeTarget::NotListening => return Err(format!("not listening on port {port}")),
                 }
             }
         };
-        resolved.run(probe.timeout, from, &self.shell).await
+        resolved.run(probe.timeout, from, &self.exec_context).await
     }
 
-    fn tell(&self, finding: ProbeReport) {
-        let _ = self.queue.send(Input::Checked(self.run, finding));
+    fn send_report(&self, finding: ProbeReport) {
+        let _ = self.queue.send(Input::ProbeResult(self.run, finding));
     }
 }
 
@@ -160,13 +164,13 @@ async fn watchdog(run: RunId, limit: Duration, beats: Rc<Notify>, queue: mpsc::U
     loop {
         let finding = match tokio::time::timeout(limit, beats.notified()).await {
             Ok(()) if !std::mem::take(&mut fails) => continue,
-            Ok(()) => ProbeReport::Works,
+            Ok(()) => ProbeReport::Healthy,
             Err(_) => {
                 fails = true;
                 let seconds = limit.as_secs_f64();
-                ProbeReport::Fails(format!("no WATCHDOG=1 within {seconds} s (watchdog)"))
+                ProbeReport::Unhealthy(format!("no WATCHDOG=1 within {seconds} s (watchdog)"))
             }
         };
-        let _ = queue.send(Input::Checked(run, finding));
+        let _ = queue.send(Input::ProbeResult(run, finding));
     }
 }

@@ -11,91 +11,95 @@ use crate::instance::replacement::{Replacement, ReplacementRole};
 use crate::instance::state::State;
 
 /// A new process is watched for at least this long after it is ready: what fails at once, fails now.
-const SHORTEST_WATCH: Duration = Duration::from_millis(250);
+const MIN_PROBATION: Duration = Duration::from_millis(250);
 
 /// It is watched for `min_uptime`, but for no longer than this.
-const LONGEST_WATCH: Duration = Duration::from_secs(3);
+const MAX_PROBATION: Duration = Duration::from_secs(3);
 
 impl<W: World> Supervisor<W> {
     /// The new process of an instance is ready, or listens somewhere else, too: its watch begins.
-    pub(super) fn watch(&mut self, id: u32) {
+    pub(super) fn start_probation(&mut self, id: u32) {
         let now = self.world.now();
-        let Some(Replacement { instance, role: ReplacementRole::Coming { proven_at, forced, .. } }) =
-            self.beside.get_mut(&id)
+        let Some(Replacement {
+            instance,
+            role: ReplacementRole::Incoming { probation_ends: proven_at, forced_reason: forced, .. },
+        }) = self.replacements.get_mut(&id)
         else {
             return;
         };
         // What had to go in any case is not kept waiting for long.
-        let longest = if forced.is_some() { SHORTEST_WATCH } else { LONGEST_WATCH };
+        let longest = if forced.is_some() { MIN_PROBATION } else { MAX_PROBATION };
         let watched = instance.spec.restart.min_uptime.min(longest);
-        let at = now.plus(if forced.is_some() { watched } else { watched.max(SHORTEST_WATCH) });
-        self.world.timer(id, *proven_at.insert(at));
+        let at = now.plus(if forced.is_some() { watched } else { watched.max(MIN_PROBATION) });
+        self.world.set_timer(id, *proven_at.insert(at));
     }
 
     /// Whether the watch of a new process has begun.
-    pub(super) fn is_watched(&self, id: u32) -> bool {
-        let role = self.beside.get(&id).map(|beside| &beside.role);
-        matches!(role, Some(ReplacementRole::Coming { proven_at: Some(_), .. }))
+    pub(super) fn is_on_probation(&self, id: u32) -> bool {
+        let role = self.replacements.get(&id).map(|beside| &beside.role);
+        matches!(role, Some(ReplacementRole::Incoming { probation_ends: Some(_), .. }))
     }
 
     /// The watch of a new process is over.
-    pub(super) fn watched(&mut self, id: u32) {
-        if let Some(why) = self.failed_before(id) {
-            return self.keep_old(id, &why);
+    pub(super) fn end_probation(&mut self, id: u32) {
+        if let Some(why) = self.earlier_failure(id) {
+            return self.abort_replacement(id, &why);
         }
         let missing = self.missing_ports(id);
-        let Some(missing) = missing.first() else { return self.take_place(id) };
+        let Some(missing) = missing.first() else { return self.promote(id) };
         let now = self.world.now();
-        let Some(Replacement { instance, role: ReplacementRole::Coming { proven_at, .. } }) =
-            self.beside.get_mut(&id)
+        let Some(Replacement { instance, role: ReplacementRole::Incoming { probation_ends: proven_at, .. } }) =
+            self.replacements.get_mut(&id)
         else {
             return;
         };
-        let until = listens_until(instance);
+        let until = listen_deadline(instance);
         if now.mono < until {
-            return self.world.timer(id, *proven_at.insert(until));
+            return self.world.set_timer(id, *proven_at.insert(until));
         }
         let seconds = instance.spec.readiness.timeout.as_secs_f64();
         let why = format!(
             "the replacement does not listen on {missing} after {seconds} s (listen_timeout), unlike the \
             current process; `rsm restart` skips this check"
         );
-        self.keep_old(id, &why);
+        self.abort_replacement(id, &why);
     }
 
     /// Where the old process listens and the new one does not. New settings may mean another port.
     fn missing_ports(&self, id: u32) -> Vec<String> {
-        let (Some(old), Some(new)) = (self.instances.get(&id), self.beside.get(&id)) else {
+        let (Some(old), Some(new)) = (self.instances.get(&id), self.replacements.get(&id)) else {
             return Vec::new();
         };
         let new = &new.instance;
         if old.spec != new.spec || old.inherited != new.inherited {
             return Vec::new();
         }
-        let run = |instance: &Instance| Some(RunId { instance: id, number: instance.life.state.run()? });
+        let run = |instance: &Instance| Some(RunId { instance: id, number: instance.status.state.run()? });
         run(old).zip(run(new)).map_or_else(Vec::new, |(old, new)| self.world.missing_ports(old, new))
     }
 
     /// Why an instance that was replaced before this one is not well, if that is so.
-    fn failed_before(&self, id: u32) -> Option<String> {
-        let ReplacementRole::Coming { after, .. } = &self.beside.get(&id)?.role else { return None };
+    fn earlier_failure(&self, id: u32) -> Option<String> {
+        let ReplacementRole::Incoming { earlier_runs: after, .. } = &self.replacements.get(&id)?.role else {
+            return None;
+        };
         after.iter().find_map(|run| {
-            let why = ended_since(self.instances.get(&run.instance)?, *run)?;
+            let why = exit_after(self.instances.get(&run.instance)?, *run)?;
             Some(format!("{why} (id {}, replaced earlier)", run.instance))
         })
     }
 }
 
 /// How a later run of an instance than this one ended, if one did and nobody had asked for that.
-pub(super) fn ended_since(instance: &Instance, run: RunId) -> Option<String> {
-    let ended = instance.life.exits.iter().find(|ended| ended.run > run.number && !ended.asked)?;
+pub(super) fn exit_after(instance: &Instance, run: RunId) -> Option<String> {
+    let ended = instance.status.history.iter().find(|ended| ended.run > run.number && !ended.requested)?;
     Some(format!("the replacement exited: {}", ended.exit))
 }
 
 /// Until when a process has to listen.
-fn listens_until(instance: &Instance) -> u64 {
+fn listen_deadline(instance: &Instance) -> u64 {
     let timeout = u64::try_from(instance.spec.readiness.timeout.as_millis()).unwrap_or(u64::MAX);
-    match &instance.life.state {
+    match &instance.status.state {
         State::Online { process } => process.since.mono.saturating_add(timeout),
         _ => 0,
     }

@@ -19,7 +19,7 @@ use crate::process::fd_channel;
 ///
 /// # Errors
 /// Out of descriptors.
-pub fn notify_socket() -> nix::Result<(OwnedFd, String)> {
+pub fn new_notify_socket() -> nix::Result<(OwnedFd, String)> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
     // The kernel chooses a free name that is in no directory: apps of any user can reach it.
@@ -34,7 +34,7 @@ pub struct NotifyListener {
     /// To be aborted with the run's end.
     pub task: JoinHandle<()>,
     /// It has said that it works.
-    pub beats: Rc<Notify>,
+    pub watchdog_pings: Rc<Notify>,
 }
 
 /// Hears a run until the task is aborted; calls `ready` whenever it says so.
@@ -48,10 +48,10 @@ pub fn listen(socket: OwnedFd, ready: impl Fn() + 'static) -> NotifyListener {
             let Ok(mut readable) = socket.readable().await else { return };
             match recv(socket.as_raw_fd(), &mut packet, MsgFlags::MSG_DONTWAIT) {
                 Ok(length) => {
-                    if says(&packet[..length], b"READY=1") {
+                    if has_field(&packet[..length], b"READY=1") {
                         ready();
                     }
-                    if says(&packet[..length], b"WATCHDOG=1") {
+                    if has_field(&packet[..length], b"WATCHDOG=1") {
                         heard.notify_one();
                     }
                 }
@@ -61,10 +61,10 @@ pub fn listen(socket: OwnedFd, ready: impl Fn() + 'static) -> NotifyListener {
             }
         }
     });
-    NotifyListener { task, beats }
+    NotifyListener { task, watchdog_pings: beats }
 }
 
-fn says(packet: &[u8], wanted: &[u8]) -> bool {
+fn has_field(packet: &[u8], wanted: &[u8]) -> bool {
     packet.split(|byte| *byte == b'\n').any(|word| word == wanted)
 }
 
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn nothing_else_is_taken_for_ready() {
-        let says_ready = |packet: &[u8]| says(packet, b"READY=1");
+        let says_ready = |packet: &[u8]| has_field(packet, b"READY=1");
         assert!(says_ready(b"READY=1") && says_ready(b"STATUS=up\nREADY=1\n"));
         for other in ["", "READY=0", "READY=10", "STATUS=READY=1", "WATCHDOG=1"] {
             assert!(!says_ready(other.as_bytes()), "{other}");
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn the_socket_has_a_name_of_its_own() {
-        let (one, other) = (notify_socket().unwrap(), notify_socket().unwrap());
+        let (one, other) = (new_notify_socket().unwrap(), new_notify_socket().unwrap());
         assert!(one.1.len() > 1 && one.1 != other.1);
     }
 }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use tokio::task::JoinSet;
 
 use super::handle::SupervisorHandle;
-use super::proof::ended_since;
+use super::proof::exit_after;
 use super::{steps, views};
 use crate::instance::Instance;
 use crate::instance::life::RunId;
@@ -29,12 +29,12 @@ struct ReloadGuard {
 
 impl Reloads {
     /// Whether a reload of this app is under way.
-    pub fn are_of(&self, app: &str) -> bool {
+    pub fn is_reloading(&self, app: &str) -> bool {
         self.0.borrow().contains(app)
     }
 
-    fn take(&self, names: Vec<String>) -> Result<ReloadGuard, ApiError> {
-        if let Some(name) = names.iter().find(|name| self.are_of(name)) {
+    fn acquire(&self, names: Vec<String>) -> Result<ReloadGuard, ApiError> {
+        if let Some(name) = names.iter().find(|name| self.is_reloading(name)) {
             let what = format!("{name} is already being reloaded");
             return Err(
                 ApiError::new(ErrorCode::Conflict, what).hint("wait for it to finish, then reload again")
@@ -81,27 +81,27 @@ pub async fn reload(
         return Err(ApiError::new(ErrorCode::Invalid, "no app selected"));
     }
     let (work, new) = plan(handle, &wanted).await?;
-    let taken = reloads.take(work.keys().cloned().collect())?;
+    let taken = reloads.acquire(work.keys().cloned().collect())?;
     let mut report = Report::default();
     let parallel = usize::try_from(wanted.parallel).unwrap_or(usize::MAX);
     let mut apps = JoinSet::new();
     for (name, work) in work {
         let handle = handle.clone();
-        apps.spawn_local(async move { one_app(&handle, &name, work, parallel).await });
+        apps.spawn_local(async move { reload_app(&handle, &name, work, parallel).await });
     }
     while let Some(done) = apps.join_next().await {
-        report.add(done.map_err(broken)??);
+        report.add(done.map_err(join_error)??);
     }
     drop(taken);
     if !new.is_empty() {
         let inherited = wanted.inherited.unwrap_or_default();
         let start = StartApps { apps: new, inherited, existing: Existing::Restart };
-        report.add(steps::start(&handle.step("new"), start).await?);
+        report.add(steps::start(&handle.with_step("new"), start).await?);
     }
     Ok(report)
 }
 
-fn broken(error: tokio::task::JoinError) -> ApiError {
+fn join_error(error: tokio::task::JoinError) -> ApiError {
     ApiError::new(ErrorCode::Internal, format!("reload aborted: {error}"))
 }
 
@@ -112,8 +112,8 @@ async fn plan(
 ) -> Result<(BTreeMap<String, AppReload>, Vec<AppSpec>), ApiError> {
     let mut plan: BTreeMap<String, AppReload> = BTreeMap::new();
     if !wanted.select.is_empty() {
-        for (instance, _) in handle.look(Some(wanted.select.clone())).await? {
-            let with = changed(&instance, wanted)?;
+        for (instance, _) in handle.get(Some(wanted.select.clone())).await? {
+            let with = new_settings(&instance, wanted)?;
             plan.entry(instance.spec.name.clone()).or_default().slots.push((instance.id, with));
         }
     }
@@ -123,7 +123,7 @@ async fn plan(
         let mut there: Vec<(u32, u32)> = handle
             .inspect(move |instances| {
                 let of_app = instances.values();
-                let of_app = of_app.filter(|it| it.spec.name == name && it.life.want != Want::Gone);
+                let of_app = of_app.filter(|it| it.spec.name == name && it.status.want != Want::Gone);
                 of_app.map(|instance| (instance.number, instance.id)).collect()
             })
             .await?;
@@ -136,7 +136,7 @@ async fn plan(
             let inherited = wanted.inherited.clone().unwrap_or_default();
             (id, Some(Box::new((app.clone(), inherited))))
         };
-        let wanted = app.wanted_of(there.len());
+        let wanted = app.target_instances(there.len());
         let count = (wanted != there.len()).then(|| u32::try_from(wanted).unwrap_or(u32::MAX));
         // Those that will not be needed are not replaced first.
         let slots = there.into_iter().take(wanted).map(|(_, id)| with(id)).collect();
@@ -145,7 +145,7 @@ async fn plan(
     Ok((plan, new))
 }
 
-fn changed(instance: &Instance, wanted: &Reload) -> Result<NewSettings, ApiError> {
+fn new_settings(instance: &Instance, wanted: &Reload) -> Result<NewSettings, ApiError> {
     let changes = wanted.changes.as_ref().filter(|changes| !changes.is_empty());
     if changes.is_none() && wanted.inherited.is_none() {
         return Ok(None);
@@ -161,7 +161,7 @@ fn changed(instance: &Instance, wanted: &Reload) -> Result<NewSettings, ApiError
     Ok(Some(Box::new((spec, inherited))))
 }
 
-async fn one_app(
+async fn reload_app(
     handle: &SupervisorHandle,
     name: &str,
     work: AppReload,
@@ -173,13 +173,13 @@ async fn one_app(
     while slots.len() > 0 {
         let mut steps = JoinSet::new();
         let batch: Vec<(u32, NewSettings)> = slots.by_ref().take(parallel).collect();
-        let former = runs(handle, batch.iter().map(|(id, _)| *id)).await?;
+        let former = current_runs(handle, batch.iter().map(|(id, _)| *id)).await?;
         for (id, with) in batch {
-            let (handle, after) = (handle.step(id), replaced.clone());
+            let (handle, after) = (handle.with_step(id), replaced.clone());
             steps.spawn_local(async move { handle.replace(id, with, after).await });
         }
         while let Some(step) = steps.join_next().await {
-            match step.map_err(broken)? {
+            match step.map_err(join_error)? {
                 Ok(part) => report.add(part),
                 // Gone meanwhile, as somebody else wanted.
                 Err(error) if error.code == ErrorCode::NotFound => {}
@@ -188,7 +188,7 @@ async fn one_app(
         }
         let done = replaced.len();
         replaced.extend(former);
-        note_failures(handle, &replaced, &mut report).await?;
+        add_failures(handle, &replaced, &mut report).await?;
         if report.instances.iter().any(|outcome| outcome.problem.is_some()) {
             let left = slots.len();
             if done > 0 || left > 0 {
@@ -198,24 +198,27 @@ async fn one_app(
         }
     }
     if let Some(count) = work.count {
-        report.add(handle.step(name).scale(name.to_owned(), ScaleTo::Exactly(count)).await?);
+        report.add(handle.with_step(name).scale(name.to_owned(), ScaleTo::Exactly(count)).await?);
     }
     Ok(report)
 }
 
 /// The last runs of these instances until now.
-async fn runs(handle: &SupervisorHandle, ids: impl Iterator<Item = u32>) -> Result<Vec<RunId>, ApiError> {
+async fn current_runs(
+    handle: &SupervisorHandle,
+    ids: impl Iterator<Item = u32>,
+) -> Result<Vec<RunId>, ApiError> {
     let ids: Vec<u32> = ids.collect();
     handle
         .inspect(move |instances| {
             let chosen = ids.iter().filter_map(|id| instances.get(id));
-            chosen.map(|it| RunId { instance: it.id, number: it.life.last_run }).collect()
+            chosen.map(|it| RunId { instance: it.id, number: it.status.last_run }).collect()
         })
         .await
 }
 
 /// Notes in the report which new processes have ended since they took their places.
-async fn note_failures(
+async fn add_failures(
     handle: &SupervisorHandle,
     replaced: &[RunId],
     report: &mut Report,
@@ -225,7 +228,7 @@ async fn note_failures(
         .inspect(move |instances| {
             let chosen = replaced.iter().filter_map(|run| Some((*run, instances.get(&run.instance)?)));
             let state = |(run, it): (RunId, &Instance)| {
-                (run.instance, ended_since(it, run), views::status(&it.life.state))
+                (run.instance, exit_after(it, run), views::display_status(&it.status.state))
             };
             chosen.map(state).collect::<Vec<_>>()
         })

@@ -22,34 +22,34 @@ use crate::process::spawn::stdio;
 use crate::process::tree;
 
 /// The name that the keeper has the state by.
-pub const STATE: &str = "state";
+pub const STATE_NAME: &str = "state";
 
 /// The state that was found.
 pub struct RecoveredState {
     /// The state.
     pub saved: Snapshot,
     /// There was any: not all of ours has ended for good.
-    pub any: bool,
+    pub has_state: bool,
     /// There was one that cannot be used, so that runs of ours may be unknown to this one.
-    pub incomplete: bool,
+    pub is_incomplete: bool,
 }
 
 /// Reads the latest state that can be used.
-pub fn state(home: &Home, stored: &[(String, OwnedFd)]) -> RecoveredState {
-    let with_keeper = stored.iter().find(|(name, _)| name == STATE).map(|(_, fd)| from_memory(fd));
+pub fn load_state(home: &Home, stored: &[(String, OwnedFd)]) -> RecoveredState {
+    let with_keeper = stored.iter().find(|(name, _)| name == STATE_NAME).map(|(_, fd)| from_memfd(fd));
     match with_keeper {
-        Some(Ok(saved)) => return RecoveredState { saved, any: true, incomplete: false },
+        Some(Ok(saved)) => return RecoveredState { saved, has_state: true, is_incomplete: false },
         Some(Err(error)) => tracing::error!("cannot use the state stored by the keeper: {error}"),
         None => {}
     }
     // What ran before the machine was started anew is gone.
     if !same_boot(home) {
-        return RecoveredState { saved: Snapshot::default(), any: false, incomplete: false };
+        return RecoveredState { saved: Snapshot::default(), has_state: false, is_incomplete: false };
     }
     let mut incomplete = false;
-    for path in [home.state(), home.former_state()] {
+    for path in [home.state(), home.previous_state()] {
         match from_file(&path) {
-            Ok(Some(saved)) => return RecoveredState { saved, any: true, incomplete },
+            Ok(Some(saved)) => return RecoveredState { saved, has_state: true, is_incomplete: incomplete },
             Ok(None) => {}
             Err(error) => {
                 let aside = atomic_file::quarantine(&path);
@@ -59,24 +59,24 @@ pub fn state(home: &Home, stored: &[(String, OwnedFd)]) -> RecoveredState {
         }
     }
     if !incomplete {
-        return RecoveredState { saved: Snapshot::default(), any: false, incomplete };
+        return RecoveredState { saved: Snapshot::default(), has_state: false, is_incomplete: incomplete };
     }
     tracing::error!("no usable state; falling back to the saved list");
     let dump = super::dump::load(home).map(|(saved, _)| saved).unwrap_or_default();
-    RecoveredState { saved: dump, any: true, incomplete }
+    RecoveredState { saved: dump, has_state: true, is_incomplete: incomplete }
 }
 
-fn from_memory(fd: &OwnedFd) -> Result<Snapshot, UnusableState> {
+fn from_memfd(fd: &OwnedFd) -> Result<Snapshot, UnusableState> {
     let file = std::fs::File::from(fd.try_clone()?);
     let length = file.metadata()?.len();
     let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
     file.read_exact_at(&mut bytes, 0)?;
-    Ok(saved::read(&bytes)?)
+    Ok(saved::decode(&bytes)?)
 }
 
 fn from_file(path: &Path) -> Result<Option<Snapshot>, UnusableState> {
     match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(saved::read(&bytes)?)),
+        Ok(bytes) => Ok(Some(saved::decode(&bytes)?)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.into()),
     }
@@ -88,15 +88,15 @@ enum UnusableState {
     #[error("cannot read it: {0}")]
     Unreadable(#[from] io::Error),
     #[error(transparent)]
-    Content(#[from] SnapshotError),
+    Invalid(#[from] SnapshotError),
 }
 
 /// Whether the machine has not been started anew since the last daemon; notes its present life.
 fn same_boot(home: &Home) -> bool {
     let now = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let same = std::fs::read(home.boot()).is_ok_and(|before| before == now);
-    if !same && let Err(error) = atomic_file::replace(&home.boot(), &now, Durability::Process) {
-        tracing::warn!("{}: {error}", home.boot().display());
+    let same = std::fs::read(home.boot_id()).is_ok_and(|before| before == now);
+    if !same && let Err(error) = atomic_file::replace(&home.boot_id(), &now, Durability::Process) {
+        tracing::warn!("{}: {error}", home.boot_id().display());
     }
     same
 }
@@ -106,7 +106,7 @@ fn same_boot(home: &Home) -> bool {
 /// `found` learns which numbers are taken.
 pub fn survivors(found: &mut RecoveredState, kept: &KeeperState, mark: &tree::RunMarker) -> Vec<AttachedRun> {
     let known: BTreeSet<RunId> = kept.runs.iter().map(|run| run.run).collect();
-    let named: BTreeMap<RunId, ProcessRef> = found.saved.all().filter_map(named).collect();
+    let named: BTreeMap<RunId, ProcessRef> = found.saved.all().filter_map(run_of).collect();
     let mut runs: Vec<(RunId, ProcessRef)> = named
         .iter()
         .filter(|(_, process)| process.is_running())
@@ -115,7 +115,7 @@ pub fn survivors(found: &mut RecoveredState, kept: &KeeperState, mark: &tree::Ru
     for (run, leader) in tree::find_marked(mark) {
         let run = RunId::from_u64(run);
         let has_instance = found.saved.instances().iter().any(|instance| instance.id == run.instance);
-        if found.incomplete && !has_instance {
+        if found.is_incomplete && !has_instance {
             // What state it had is lost, and it may be all that somebody has: it is not ours to end.
             let pid = leader.map(|leader| leader.pid);
             tracing::error!(pid, "found a running app that is not in the state; ignoring it");
@@ -128,18 +128,18 @@ pub fn survivors(found: &mut RecoveredState, kept: &KeeperState, mark: &tree::Ru
     }
     runs.retain(|(run, _)| !known.contains(run));
     runs.into_iter()
-        .map(|(run, process)| AttachedRun { run, process, fds: descriptors(process), child: false })
+        .map(|(run, process)| AttachedRun { run, process, fds: recover_fds(process), is_child: false })
         .collect()
 }
 
 /// The process that an instance has by its state.
-fn named(instance: &Instance) -> Option<(RunId, ProcessRef)> {
-    let process = match &instance.life.state {
+fn run_of(instance: &Instance) -> Option<(RunId, ProcessRef)> {
+    let process = match &instance.status.state {
         State::Starting { process, .. }
         | State::Online { process }
-        | State::Leaving { process }
+        | State::Draining { process }
         | State::Stopping { process, .. }
-        | State::Clearing { process, .. } => process,
+        | State::CleaningUp { process, .. } => process,
         State::Stopped | State::Spawning { .. } | State::Waiting { .. } | State::Errored { .. } => {
             return None;
         }
@@ -149,8 +149,8 @@ fn named(instance: &Instance) -> Option<(RunId, ProcessRef)> {
 }
 
 /// What a run had of us: the read ends of its output pipes, and our end of Node's channel.
-fn descriptors(leader: ProcessRef) -> Vec<RoleFd> {
-    let mut fds = pipes(leader);
+fn recover_fds(leader: ProcessRef) -> Vec<RoleFd> {
+    let mut fds = recover_pipes(leader);
     let environ = std::fs::read(format!("/proc/{}/environ", leader.pid)).unwrap_or_default();
     let number = environ.split(|byte| *byte == 0).find_map(|pair| pair.strip_prefix(b"NODE_CHANNEL_FD="));
     let number = number.and_then(|number| std::str::from_utf8(number).ok()?.parse::<i32>().ok());
@@ -162,7 +162,7 @@ fn descriptors(leader: ProcessRef) -> Vec<RoleFd> {
 
 /// The read ends of the output pipes that we once gave to a process. One that it has closed or
 /// replaced is looked for in its descendants, and may be nowhere; a closed pipe stands for it.
-fn pipes(leader: ProcessRef) -> Vec<RoleFd> {
+fn recover_pipes(leader: ProcessRef) -> Vec<RoleFd> {
     let members = tree::tree_members(leader);
     let find = |number| members.iter().find_map(|it| stdio::reopen_output_pipe(it.process.pid, number));
     let (out, mut err) = (find(libc::STDOUT_FILENO), find(libc::STDERR_FILENO));

@@ -15,7 +15,7 @@ use crate::instance::replacement::{Replacement, ReplacementRole};
 use crate::spec::{AppSpec, EnvVars};
 
 /// Version of the document written.
-pub const VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 1;
 
 /// Why a document cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +24,7 @@ pub enum SnapshotError {
     #[error("corrupt: {0}")]
     Damaged(serde_json::Error),
     /// Written by a newer rsm.
-    #[error("unsupported format {0} (this version supports {VERSION}); use a newer rsm")]
+    #[error("unsupported format {0} (this version supports {FORMAT_VERSION}); use a newer rsm")]
     Newer(u32),
     /// It speaks of a spec or an environment that it does not hold.
     #[error("corrupt: instance {0} has no spec or environment")]
@@ -39,9 +39,9 @@ pub struct Snapshot {
     /// Highest run number of instances that are gone.
     pub last_run: u32,
     /// Commands that may be asked for again, oldest first.
-    pub done: VecDeque<CompletedCommand>,
+    pub completed: VecDeque<CompletedCommand>,
     instances: Vec<Instance>,
-    beside: Vec<Replacement>,
+    replacements: Vec<Replacement>,
 }
 
 #[derive(Serialize)]
@@ -95,7 +95,7 @@ fn index_of<'a, T>(list: &mut Vec<&'a T>, item: &'a Arc<T>) -> usize {
 }
 
 /// The document of these instances, as JSON.
-pub fn write<'a>(
+pub fn encode<'a>(
     instances: &'a BTreeMap<u32, Instance>,
     beside: &'a BTreeMap<u32, Replacement>,
     (next_id, last_run): (u32, u32),
@@ -103,14 +103,22 @@ pub fn write<'a>(
 ) -> Vec<u8> {
     let (mut specs, mut envs) = (Vec::new(), Vec::new());
     let mut row = |instance: &'a Instance| {
-        let Instance { id, number, spec, inherited, life } = instance;
+        let Instance { id, number, spec, inherited, status: life } = instance;
         let (spec, env) = (index_of(&mut specs, spec), index_of(&mut envs, inherited));
         InstanceRow { id: *id, number: *number, spec, env, life }
     };
     let rows = instances.values().map(&mut row).collect();
     let beside = beside.values().map(|beside| (row(&beside.instance), &beside.role)).collect();
-    let document =
-        SnapshotOut { version: VERSION, next_id, last_run, specs, envs, instances: rows, beside, done };
+    let document = SnapshotOut {
+        version: FORMAT_VERSION,
+        next_id,
+        last_run,
+        specs,
+        envs,
+        instances: rows,
+        beside,
+        done,
+    };
     // Maps with string keys and plain numbers: nothing that JSON could not say.
     serde_json::to_vec(&document).unwrap_or_default()
 }
@@ -119,9 +127,9 @@ pub fn write<'a>(
 ///
 /// # Errors
 /// It is damaged, or newer than this rsm.
-pub fn read(bytes: &[u8]) -> Result<Snapshot, SnapshotError> {
+pub fn decode(bytes: &[u8]) -> Result<Snapshot, SnapshotError> {
     let FormatVersion { version } = serde_json::from_slice(bytes).map_err(SnapshotError::Damaged)?;
-    if version > VERSION {
+    if version > FORMAT_VERSION {
         return Err(SnapshotError::Newer(version));
     }
     let SnapshotIn { next_id, last_run, specs, envs, instances, beside, done } =
@@ -132,14 +140,14 @@ pub fn read(bytes: &[u8]) -> Result<Snapshot, SnapshotError> {
             number: row.number,
             spec: spec.clone(),
             inherited: env.clone(),
-            life: row.life,
+            status: row.life,
         }),
         _ => Err(SnapshotError::Incomplete(row.id)),
     };
     let beside = beside.into_iter().map(|(row, role)| Ok(Replacement { instance: instance(row)?, role }));
     let beside = beside.collect::<Result<_, SnapshotError>>()?;
     let instances = instances.into_iter().map(instance).collect::<Result<_, _>>()?;
-    Ok(Snapshot { next_id, last_run, done, instances, beside })
+    Ok(Snapshot { next_id, last_run, completed: done, instances, replacements: beside })
 }
 
 impl Snapshot {
@@ -150,13 +158,13 @@ impl Snapshot {
 
     /// The instances, and those beside them that replace them or go.
     pub fn all(&self) -> impl Iterator<Item = &Instance> {
-        self.instances.iter().chain(self.beside.iter().map(|beside| &beside.instance))
+        self.instances.iter().chain(self.replacements.iter().map(|beside| &beside.instance))
     }
 
     /// A list of those instances alone that `chosen` tells.
-    pub fn only(&self, chosen: impl Fn(&Instance) -> bool) -> Self {
+    pub fn filtered(&self, chosen: impl Fn(&Instance) -> bool) -> Self {
         let instances = self.instances.iter().filter(|instance| chosen(instance)).cloned().collect();
-        Self { instances, beside: Vec::new(), done: self.done.clone(), ..*self }
+        Self { instances, replacements: Vec::new(), completed: self.completed.clone(), ..*self }
     }
 
     /// The instances, by id.
@@ -166,7 +174,7 @@ impl Snapshot {
 
     /// The instances, and those beside them.
     pub fn into_parts(self) -> (Vec<Instance>, Vec<Replacement>) {
-        (self.instances, self.beside)
+        (self.instances, self.replacements)
     }
 
     /// How many there are.
@@ -191,8 +199,8 @@ mod tests {
         let env = Arc::new(EnvVars::from([("A".into(), "1".into())]));
         let make = |id| (id, Instance::new(id, id, spec.clone(), env.clone(), 4, Moment::default()));
         let instances: BTreeMap<u32, Instance> = (0..3).map(make).collect();
-        let bytes = write(&instances, &BTreeMap::new(), (3, 9), &VecDeque::new());
-        let saved = read(&bytes).unwrap();
+        let bytes = encode(&instances, &BTreeMap::new(), (3, 9), &VecDeque::new());
+        let saved = decode(&bytes).unwrap();
         assert_eq!((saved.next_id, saved.last_run, saved.len()), (3, 9, 3));
         assert_eq!(saved.into_instances().collect::<Vec<_>>(), instances.into_values().collect::<Vec<_>>());
         let text = String::from_utf8(bytes).unwrap();
@@ -202,20 +210,20 @@ mod tests {
     /// One of each version is kept: people upgrade from any.
     #[test]
     fn documents_of_all_versions_are_read() {
-        let saved = read(include_bytes!("../../tests/states/v1.json")).unwrap();
+        let saved = decode(include_bytes!("../../tests/states/v1.json")).unwrap();
         let names: Vec<&str> = saved.instances().iter().map(|instance| &*instance.spec.name).collect();
         assert_eq!(names, ["db", "failing", "api", "api"]);
         let failing = &saved.instances()[1];
-        assert_eq!((failing.life.exits.len(), failing.life.restarts), (3, 2));
-        assert_eq!(VERSION, 1, "keep a document of the new version in tests/states");
+        assert_eq!((failing.status.history.len(), failing.status.restarts), (3, 2));
+        assert_eq!(FORMAT_VERSION, 1, "keep a document of the new version in tests/states");
     }
 
     #[test]
     fn what_cannot_be_used_says_why() {
-        assert!(read(b"").unwrap_err().to_string().contains("corrupt"));
-        assert!(read(br#"{"version":1,"next_id":0"#).unwrap_err().to_string().contains("corrupt"));
-        assert!(read(br#"{"version":2,"new":true}"#).unwrap_err().to_string().contains("newer rsm"));
+        assert!(decode(b"").unwrap_err().to_string().contains("corrupt"));
+        assert!(decode(br#"{"version":1,"next_id":0"#).unwrap_err().to_string().contains("corrupt"));
+        assert!(decode(br#"{"version":2,"new":true}"#).unwrap_err().to_string().contains("newer rsm"));
         let dangling = br#"{"version":1,"next_id":1,"last_run":0,"specs":[],"envs":[],"instances":[]}"#;
-        assert!(read(dangling).unwrap().is_empty());
+        assert!(decode(dangling).unwrap().is_empty());
     }
 }

@@ -12,7 +12,7 @@ use super::saved;
 use crate::atomic_file::{self, Durability, previous, with_suffix};
 
 /// A state that nobody waits for is written at most this often.
-const STATE_EVERY: Duration = Duration::from_millis(100);
+const STATE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Asks the thread.
 #[derive(Clone, Debug)]
@@ -28,7 +28,7 @@ enum WriteJob {
     /// Tells when all before it is done.
     Barrier(oneshot::Sender<Option<String>>),
     /// The state is of no use any more.
-    Forget(PathBuf, oneshot::Sender<()>),
+    Remove(PathBuf, oneshot::Sender<()>),
 }
 
 impl StateWriter {
@@ -39,7 +39,7 @@ impl StateWriter {
     pub fn start() -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel();
         let builder = std::thread::Builder::new().name("rsm-save".into()).stack_size(256 * 1024);
-        builder.spawn(move || WriterThread::default().work(&queue))?;
+        builder.spawn(move || WriterThread::default().run(&queue))?;
         Ok(Self(jobs))
     }
 
@@ -64,16 +64,16 @@ impl StateWriter {
     }
 
     /// Resolves once all that was handed over until now is written; to why the state is not, if so.
-    pub async fn written(&self) -> Option<String> {
+    pub async fn flush(&self) -> Option<String> {
         let (reply, answer) = oneshot::channel();
         let _ = self.0.send(WriteJob::Barrier(reply));
         answer.await.ok().flatten()
     }
 
     /// Removes the state; none is written after that.
-    pub async fn forget(&self, path: PathBuf) {
+    pub async fn remove(&self, path: PathBuf) {
         let (reply, answer) = oneshot::channel();
-        let _ = self.0.send(WriteJob::Forget(path, reply));
+        let _ = self.0.send(WriteJob::Remove(path, reply));
         let _ = answer.await;
     }
 }
@@ -84,19 +84,19 @@ struct WriterThread {
     /// The newest state, not written yet.
     state: Option<(PathBuf, Vec<u8>)>,
     last: Option<Instant>,
-    failing: Option<String>,
-    forgotten: bool,
+    last_error: Option<String>,
+    state_removed: bool,
 }
 
 impl WriterThread {
-    fn work(mut self, queue: &mpsc::Receiver<WriteJob>) {
+    fn run(mut self, queue: &mpsc::Receiver<WriteJob>) {
         loop {
-            let job = match self.pause() {
+            let job = match self.state_delay() {
                 None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(pause) => queue.recv_timeout(pause),
             };
             match job {
-                Ok(job) => self.carry_out(job),
+                Ok(job) => self.execute(job),
                 Err(RecvTimeoutError::Timeout) => self.write_state(),
                 Err(RecvTimeoutError::Disconnected) => return self.write_state(),
             }
@@ -104,22 +104,22 @@ impl WriterThread {
     }
 
     /// How long the state that waits may wait for a newer one.
-    fn pause(&self) -> Option<Duration> {
+    fn state_delay(&self) -> Option<Duration> {
         self.state.as_ref()?;
-        Some(self.last.map_or(Duration::ZERO, |last| STATE_EVERY.saturating_sub(last.elapsed())))
+        Some(self.last.map_or(Duration::ZERO, |last| STATE_INTERVAL.saturating_sub(last.elapsed())))
     }
 
-    fn carry_out(&mut self, job: WriteJob) {
+    fn execute(&mut self, job: WriteJob) {
         match job {
-            WriteJob::State(path, bytes) => self.state = Some((path, bytes)).filter(|_| !self.forgotten),
+            WriteJob::State(path, bytes) => self.state = Some((path, bytes)).filter(|_| !self.state_removed),
             WriteJob::Pid(path, pid) => write_pid(&path, pid),
             WriteJob::Dump(path, bytes, reply) => drop(reply.send(write_dump(&path, &bytes))),
             WriteJob::Barrier(reply) => {
                 self.write_state();
-                let _ = reply.send(self.failing.clone()); // who asked may have gone
+                let _ = reply.send(self.last_error.clone()); // who asked may have gone
             }
-            WriteJob::Forget(path, reply) => {
-                (self.forgotten, self.state) = (true, None);
+            WriteJob::Remove(path, reply) => {
+                (self.state_removed, self.state) = (true, None);
                 let _ = std::fs::remove_file(previous(&path));
                 let _ = std::fs::remove_file(path);
                 let _ = reply.send(());
@@ -130,10 +130,10 @@ impl WriterThread {
     fn write_state(&mut self) {
         let Some((path, bytes)) = self.state.take() else { return };
         let result = atomic_file::replace_keeping_previous(&path, &bytes);
-        if let (Err(error), None) = (&result, &self.failing) {
+        if let (Err(error), None) = (&result, &self.last_error) {
             tracing::error!("cannot save {}, retrying at the next change: {error}", path.display());
         }
-        self.failing = result.err().map(|error| format!("cannot save {}: {error}", path.display()));
+        self.last_error = result.err().map(|error| format!("cannot save {}: {error}", path.display()));
         self.last = Some(Instant::now());
     }
 }
@@ -156,7 +156,7 @@ fn write_pid(path: &Path, pid: Option<i32>) {
 
 fn write_dump(path: &Path, bytes: &[u8]) -> io::Result<()> {
     match std::fs::read(path) {
-        Ok(old) if saved::read(&old).is_ok() => {
+        Ok(old) if saved::decode(&old).is_ok() => {
             let kept = with_suffix(path, "keep");
             // A hard link first: at no moment is there no dump at all.
             let _ = std::fs::remove_file(&kept);
@@ -180,11 +180,12 @@ mod tests {
     fn a_dump_keeps_the_one_before() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("dump.json");
-        let list = |next_id| saved::write(&BTreeMap::new(), &BTreeMap::new(), (next_id, 0), &VecDeque::new());
+        let list =
+            |next_id| saved::encode(&BTreeMap::new(), &BTreeMap::new(), (next_id, 0), &VecDeque::new());
         for next_id in 1..=3 {
             write_dump(&path, &list(next_id)).unwrap();
         }
-        let next_id = |path: &Path| saved::read(&std::fs::read(path).unwrap()).unwrap().next_id;
+        let next_id = |path: &Path| saved::decode(&std::fs::read(path).unwrap()).unwrap().next_id;
         assert_eq!((next_id(&path), next_id(&previous(&path))), (3, 2));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "nothing else is left");
         std::fs::write(&path, "damaged").unwrap();
@@ -205,14 +206,14 @@ mod tests {
         for count in 1..=100 {
             saver.state(path.clone(), count.to_string().into_bytes());
         }
-        assert_eq!(saver.written().await, None);
+        assert_eq!(saver.flush().await, None);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "100");
         saver.state(path.clone(), b"101".to_vec());
-        assert_eq!(saver.written().await, None);
+        assert_eq!(saver.flush().await, None);
         assert_eq!(std::fs::read_to_string(previous(&path)).unwrap(), "100");
-        saver.forget(path.clone()).await;
+        saver.remove(path.clone()).await;
         saver.state(path.clone(), b"102".to_vec());
-        assert_eq!(saver.written().await, None);
+        assert_eq!(saver.flush().await, None);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -16,7 +16,7 @@ use crate::text::closest_match;
 pub fn select(instances: &BTreeMap<u32, Instance>, selectors: &[String]) -> Result<BTreeSet<u32>, ApiError> {
     let mut chosen = BTreeSet::new();
     for selector in selectors {
-        let found = one(instances, selector)?;
+        let found = select_one(instances, selector)?;
         if found.is_empty() {
             return Err(not_found(instances, selector));
         }
@@ -25,9 +25,9 @@ pub fn select(instances: &BTreeMap<u32, Instance>, selectors: &[String]) -> Resu
     Ok(chosen)
 }
 
-fn one(instances: &BTreeMap<u32, Instance>, selector: &str) -> Result<Vec<u32>, ApiError> {
+fn select_one(instances: &BTreeMap<u32, Instance>, selector: &str) -> Result<Vec<u32>, ApiError> {
     let those = |wanted: &dyn Fn(&Instance) -> bool| -> Vec<u32> {
-        let there = instances.values().filter(|instance| instance.life.want != Want::Gone);
+        let there = instances.values().filter(|instance| instance.status.want != Want::Gone);
         there.filter(|instance| wanted(instance)).map(|instance| instance.id).collect()
     };
     if selector == "all" {
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn what_is_being_deleted_is_not_there() {
         let mut all = instances();
-        all.get_mut(&3).unwrap().life.want = Want::Gone;
+        all.get_mut(&3).unwrap().status.want = Want::Gone;
         assert!(select(&all, &["worker".into()]).is_err());
     }
 }

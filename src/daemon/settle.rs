@@ -22,13 +22,16 @@ pub type ReplySender<T> = oneshot::Sender<Result<T, ApiError>>;
 #[serde(rename_all = "snake_case")]
 pub enum Goal {
     /// It runs.
-    Up,
+    #[serde(alias = "up")]
+    Online,
     /// Another process has taken its place.
     Replaced,
     /// It does not run.
-    Down,
+    #[serde(alias = "down")]
+    Stopped,
     /// It is not in the list.
-    Gone,
+    #[serde(alias = "gone")]
+    Deleted,
     /// It is as it is.
     Any,
 }
@@ -52,36 +55,36 @@ pub(super) struct PendingReply {
     /// Name and goal of each instance touched.
     goals: BTreeMap<u32, (String, Goal)>,
     /// The last run of each instance that had ended when the command came.
-    ended_before: BTreeMap<u32, u32>,
+    exits_before: BTreeMap<u32, u32>,
     notes: Vec<String>,
 }
 
 /// A state that only changes when something new happens or a delay is over.
-pub(super) fn settled(state: &State) -> bool {
+pub(super) fn is_settled(state: &State) -> bool {
     match state {
         State::Stopped | State::Online { .. } | State::Waiting { .. } | State::Errored { .. } => true,
-        State::Stopping { .. } | State::Clearing { .. } => stuck(state),
-        State::Starting { late, .. } => *late,
-        State::Spawning { .. } | State::Leaving { .. } => false,
+        State::Stopping { .. } | State::CleaningUp { .. } => is_stuck(state),
+        State::Starting { overdue: late, .. } => *late,
+        State::Spawning { .. } | State::Draining { .. } => false,
     }
 }
 
 /// The kernel does not end it.
-fn stuck(state: &State) -> bool {
-    let (State::Stopping { phase, .. } | State::Clearing { phase, .. }) = state else { return false };
+fn is_stuck(state: &State) -> bool {
+    let (State::Stopping { phase, .. } | State::CleaningUp { phase, .. }) = state else { return false };
     *phase == StopPhase::Stuck
 }
 
 /// Takes out the answers that are due, or that nobody waits for any more.
-pub(super) fn take_due(
+pub(super) fn take_settled(
     waiting: &mut Vec<PendingReply>,
     instances: &BTreeMap<u32, Instance>,
     beside: &BTreeMap<u32, Replacement>,
     world: &impl World,
 ) -> Vec<(ReplySender<Report>, Report)> {
     let rests = |id: &u32| {
-        instances.get(id).is_none_or(|instance| settled(&instance.life.state))
-            && beside.get(id).is_none_or(|beside| stuck(&beside.instance.life.state))
+        instances.get(id).is_none_or(|instance| is_settled(&instance.status.state))
+            && beside.get(id).is_none_or(|beside| is_stuck(&beside.instance.status.state))
     };
     let due = |waiting: &mut PendingReply| waiting.reply.is_closed() || waiting.goals.keys().all(rests);
     let due = waiting.extract_if(.., due);
@@ -100,15 +103,15 @@ impl PendingReply {
         notes: Vec<String>,
         reply: ReplySender<Report>,
     ) -> Self {
-        let last_ended = |id: &u32| Some((*id, instances.get(id)?.life.exits.back()?.run));
+        let last_ended = |id: &u32| Some((*id, instances.get(id)?.status.history.back()?.run));
         let ended_before = goals.keys().filter_map(last_ended).collect();
-        Self { reply, goals, ended_before, notes }
+        Self { reply, goals, exits_before: ended_before, notes }
     }
 
     fn report(&self, instances: &BTreeMap<u32, Instance>, world: &impl World) -> Report {
         let outcome = |(id, (name, goal)): (&u32, &(String, Goal))| match instances.get(id) {
             Some(instance) => {
-                let before = self.ended_before.get(id).copied().unwrap_or(0);
+                let before = self.exits_before.get(id).copied().unwrap_or(0);
                 outcome(instance, *goal, before)
             }
             None => {
@@ -117,18 +120,18 @@ impl PendingReply {
             }
         };
         let ended = self.goals.iter().filter_map(|(id, (_, goal))| {
-            let instance = instances.get(id).filter(|_| *goal == Goal::Up)?;
-            ended_already(instance, self.ended_before.get(id).copied().unwrap_or(0))
+            let instance = instances.get(id).filter(|_| *goal == Goal::Online)?;
+            early_exit(instance, self.exits_before.get(id).copied().unwrap_or(0))
         });
-        let notes = self.notes.iter().cloned().chain(self.of_ports(world)).chain(ended).collect();
+        let notes = self.notes.iter().cloned().chain(self.port_notes(world)).chain(ended).collect();
         Report { instances: self.goals.iter().map(outcome).collect(), notes }
     }
 
     /// What is to be known of the ports of what was started: said once for all instances of an app.
-    fn of_ports(&self, world: &impl World) -> BTreeSet<String> {
-        let up = self.goals.iter().filter(|(_, (_, goal))| matches!(goal, Goal::Up | Goal::Replaced));
+    fn port_notes(&self, world: &impl World) -> BTreeSet<String> {
+        let up = self.goals.iter().filter(|(_, (_, goal))| matches!(goal, Goal::Online | Goal::Replaced));
         let warnings = up.flat_map(|(id, (name, _))| {
-            let last = RunId { instance: *id, number: self.ended_before.get(id).copied().unwrap_or(0) };
+            let last = RunId { instance: *id, number: self.exits_before.get(id).copied().unwrap_or(0) };
             world.port_warnings(last).into_iter().map(move |warning| format!("{name}: {warning}"))
         });
         warnings.collect()
@@ -137,35 +140,35 @@ impl PendingReply {
 
 /// A program that ran and ended before the answer was given: it was started, as it was asked for. How
 /// long one must run to be seen running is a matter of chance, so this is told and is no failure.
-fn ended_already(instance: &Instance, before: u32) -> Option<String> {
-    let last = instance.life.exits.back().filter(|ended| ended.run > before && !ended.asked)?;
+fn early_exit(instance: &Instance, before: u32) -> Option<String> {
+    let last = instance.status.history.back().filter(|ended| ended.run > before && !ended.requested)?;
     let failed = !matches!(last.exit, Exit::Code(0) | Exit::NotStarted(_));
     failed.then(|| format!("{} (id {}) exited: {}", instance.spec.name, instance.id, last.exit))
 }
 
 fn outcome(instance: &Instance, goal: Goal, before: u32) -> Outcome {
-    let last = instance.life.exits.back().filter(|ended| ended.run > before);
+    let last = instance.status.history.back().filter(|ended| ended.run > before);
     let never_ran = last.is_some_and(|ended| matches!(ended.exit, Exit::NotStarted(_)));
-    let problem = match (&instance.life.state, goal) {
-        (_, Goal::Replaced) => instance.life.refused.clone(),
-        (State::Stopping { .. } | State::Clearing { .. }, _) => instance.reason(),
-        (State::Errored { why }, Goal::Up) => never_ran.then(|| why.clone()),
-        (State::Waiting { .. }, Goal::Up) => never_ran.then(|| instance.reason()).flatten(),
-        (State::Starting { .. }, Goal::Up) => instance.reason(),
-        (State::Stopped, Goal::Up) => None,
+    let problem = match (&instance.status.state, goal) {
+        (_, Goal::Replaced) => instance.status.replace_error.clone(),
+        (State::Stopping { .. } | State::CleaningUp { .. }, _) => instance.status_reason(),
+        (State::Errored { reason: why }, Goal::Online) => never_ran.then(|| why.clone()),
+        (State::Waiting { .. }, Goal::Online) => never_ran.then(|| instance.status_reason()).flatten(),
+        (State::Starting { .. }, Goal::Online) => instance.status_reason(),
+        (State::Stopped, Goal::Online) => None,
         (
-            State::Spawning { .. } | State::Starting { .. } | State::Online { .. } | State::Leaving { .. },
+            State::Spawning { .. } | State::Starting { .. } | State::Online { .. } | State::Draining { .. },
             _,
         ) => None,
         (
             State::Stopped | State::Waiting { .. } | State::Errored { .. },
-            Goal::Down | Goal::Gone | Goal::Any,
+            Goal::Stopped | Goal::Deleted | Goal::Any,
         ) => None,
     };
     Outcome {
         id: instance.id,
         name: instance.spec.name.clone(),
-        status: Some(views::status(&instance.life.state)),
+        status: Some(views::display_status(&instance.status.state)),
         problem,
         killed: last.is_some_and(|ended| ended.killed),
     }

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::handle::SupervisorHandle;
-use super::node::{LONGEST_SAID, NodeChannels};
+use super::node::{MAX_OUTGOING, NodeChannels};
 use super::views;
 use crate::instance::Instance;
 use crate::instance::life::RunId;
@@ -20,20 +20,24 @@ use crate::process::process_ref::ProcessRef;
 use crate::process::spawn::stdio;
 
 /// How long an app may take to read its input, once the pipe is full.
-const INPUT_TIME: Duration = Duration::from_secs(2);
+const STDIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long an action may take. PM2 waits for ever.
-const ACTION_TIME: Duration = Duration::from_secs(30);
+const ACTION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Writes to the standard input of the selected instances.
 ///
 /// # Errors
 /// None of them runs, or one selector means nothing.
-pub async fn input(handle: &SupervisorHandle, select: Selectors, text: &str) -> Result<Report, ApiError> {
+pub async fn write_stdin(
+    handle: &SupervisorHandle,
+    select: Selectors,
+    text: &str,
+) -> Result<Report, ApiError> {
     let mut instances = Vec::new();
-    for (instance, process) in running(handle, select).await? {
+    for (instance, process) in running_instances(handle, select).await? {
         let to = ProcessRef { pid: process.pid, start_time: process.start_time };
-        let problem = match timeout(INPUT_TIME, stdio::write_stdin(to, text.as_bytes())).await {
+        let problem = match timeout(STDIN_TIMEOUT, stdio::write_stdin(to, text.as_bytes())).await {
             Ok(Ok(())) => None,
             Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
                 Some("stdin is closed".to_owned())
@@ -50,15 +54,15 @@ pub async fn input(handle: &SupervisorHandle, select: Selectors, text: &str) -> 
 ///
 /// # Errors
 /// None of them runs, or one selector means nothing.
-pub async fn message(
+pub async fn send_message(
     handle: &SupervisorHandle,
     channels: &NodeChannels,
     select: Selectors,
     message: &serde_json::Value,
 ) -> Result<Report, ApiError> {
-    let running = running(handle, select).await?;
+    let running = running_instances(handle, select).await?;
     let instances = running.into_iter().map(|(instance, process)| {
-        let problem = channels.say(run(&instance, process), message).err();
+        let problem = channels.send(run(&instance, process), message).err();
         outcome(&instance, problem.map(|problem| problem.to_string()))
     });
     Ok(Report { instances: instances.collect(), notes: Vec::new() })
@@ -69,32 +73,32 @@ pub async fn message(
 ///
 /// # Errors
 /// None of them runs, one selector means nothing, or the parameter is too long.
-pub async fn trigger(
+pub async fn trigger_action(
     handle: &SupervisorHandle,
     channels: &NodeChannels,
     wanted: &Trigger,
 ) -> Result<Vec<TriggerReply>, ApiError> {
     if wanted.action.len() + wanted.param.as_ref().map_or(0, |param| param.to_string().len())
-        > LONGEST_SAID / 2
+        > MAX_OUTGOING / 2
     {
         return Err(ApiError::new(ErrorCode::TooLarge, "parameter exceeds 32 KiB"));
     }
-    let asked: Vec<_> = running(handle, wanted.select.clone())
+    let asked: Vec<_> = running_instances(handle, wanted.select.clone())
         .await?
         .into_iter()
         .map(|(instance, process)| {
-            let answered = ask(channels, run(&instance, process), wanted);
+            let answered = start_action(channels, run(&instance, process), wanted);
             (instance, answered)
         })
         .collect();
-    let until = Instant::now() + ACTION_TIME;
+    let until = Instant::now() + ACTION_TIMEOUT;
     let mut replies = Vec::new();
     for (instance, answered) in asked {
         let answer = match answered {
             Err(problem) => Err(problem),
             Ok(answered) => match timeout_at(until, answered).await {
                 Ok(answer) => answer.map_err(|_| "exited before it replied".to_owned()),
-                Err(_) => Err(format!("no reply within {} s", ACTION_TIME.as_secs())),
+                Err(_) => Err(format!("no reply within {} s", ACTION_TIMEOUT.as_secs())),
             },
         };
         let (reply, problem) =
@@ -107,12 +111,12 @@ pub async fn trigger(
 
 /// An app that has told what it offers is not asked for anything else; one that has told nothing may
 /// have done so to a daemon before this one.
-fn ask(
+fn start_action(
     channels: &NodeChannels,
     run: RunId,
     wanted: &Trigger,
 ) -> Result<oneshot::Receiver<serde_json::Value>, String> {
-    let offers = channels.offers(run).unwrap_or_default().actions;
+    let offers = channels.actions(run).unwrap_or_default().actions;
     if !offers.is_empty() && !offers.contains_key(&wanted.action) {
         let offers: Vec<&str> = offers.keys().map(String::as_str).collect();
         return Err(format!("unknown action \"{}\"; available: {}", wanted.action, offers.join(", ")));
@@ -121,13 +125,13 @@ fn ask(
 }
 
 /// The selected instances that have a process.
-async fn running(
+async fn running_instances(
     handle: &SupervisorHandle,
     select: Selectors,
 ) -> Result<Vec<(Instance, RunProcess)>, ApiError> {
-    let chosen = handle.look(Some(select)).await?;
+    let chosen = handle.get(Some(select)).await?;
     let running = chosen.into_iter().filter_map(|(instance, _)| {
-        let process = *instance.life.state.process()?;
+        let process = *instance.status.state.process()?;
         Some((instance, process))
     });
     let running: Vec<_> = running.collect();
@@ -142,6 +146,6 @@ fn run(instance: &Instance, process: RunProcess) -> RunId {
 }
 
 fn outcome(instance: &Instance, problem: Option<String>) -> Outcome {
-    let status = Some(views::status(&instance.life.state));
+    let status = Some(views::display_status(&instance.status.state));
     Outcome { id: instance.id, name: instance.spec.name.clone(), status, problem, killed: false }
 }

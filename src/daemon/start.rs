@@ -42,7 +42,7 @@ pub struct RunStarter {
     /// Shared ports.
     pub ports: Rc<RefCell<PortSharing>>,
     /// Runs that are heard through a notify socket.
-    pub notified: Rc<RefCell<HashMap<RunId, NotifyListener>>>,
+    pub notify_listeners: Rc<RefCell<HashMap<RunId, NotifyListener>>>,
     /// Node's channels.
     pub channels: NodeChannels,
     /// Hard limits.
@@ -52,10 +52,10 @@ pub struct RunStarter {
 impl RunStarter {
     /// Reads a run's output from now on.
     pub fn attach_logs(&self, instance: &Instance, run: RunId, out: OwnedFd, err: OwnedFd) {
-        self.logs.attach(self.source(instance, run, out, err));
+        self.logs.attach(self.run_output(instance, run, out, err));
     }
 
-    fn source(&self, instance: &Instance, run: RunId, out: OwnedFd, err: OwnedFd) -> RunOutput {
+    fn run_output(&self, instance: &Instance, run: RunId, out: OwnedFd, err: OwnedFd) -> RunOutput {
         let spec = &instance.spec;
         RunOutput {
             id: instance.id,
@@ -63,7 +63,7 @@ impl RunStarter {
             run: run.to_u64(),
             out,
             err,
-            files: logs::files(spec, instance.id, &self.home),
+            files: logs::log_files(spec, instance.id, &self.home),
             format: spec.logs.format,
             date_format: spec.logs.date_format.clone(),
             rotation: Arc::new(spec.logs.rotation.clone()),
@@ -71,32 +71,32 @@ impl RunStarter {
     }
 
     /// Hears from now on what a run says through one of these: a notify socket or Node's channel.
-    pub fn hear(&self, run: RunId, instance: &Instance, role: FdRole, voice: OwnedFd) {
+    pub fn attach_control_socket(&self, run: RunId, instance: &Instance, role: FdRole, voice: OwnedFd) {
         // To one that is not waited for, `ready` is a word between programs.
         let waits = instance.spec.readiness.wait_ready;
         let queue = self.queue.clone();
         let ready = move || {
             let event = InstanceEvent::Ready { run: run.number };
             if waits {
-                let _ = queue.send(Input::Fact { instance: run.instance, event });
+                let _ = queue.send(Input::InstanceEvent { instance: run.instance, event });
             }
         };
         if role == FdRole::NodeChannel {
             return self.channels.open(run, voice, ready);
         }
-        let former = self.notified.borrow_mut().insert(run, ready::listen(voice, ready));
+        let former = self.notify_listeners.borrow_mut().insert(run, ready::listen(voice, ready));
         former.into_iter().for_each(|hearing| hearing.task.abort());
     }
 
     /// Tells when a run says that it works.
-    pub fn beats(&self, run: RunId) -> Option<Rc<Notify>> {
-        self.notified.borrow().get(&run).map(|hearing| hearing.beats.clone())
+    pub fn watchdog_pings(&self, run: RunId) -> Option<Rc<Notify>> {
+        self.notify_listeners.borrow().get(&run).map(|hearing| hearing.watchdog_pings.clone())
     }
 
     /// Hears a run no more.
-    pub fn deaf(&self, run: RunId) {
+    pub fn detach_control_socket(&self, run: RunId) {
         self.channels.close(run);
-        let hearing = self.notified.borrow_mut().remove(&run);
+        let hearing = self.notify_listeners.borrow_mut().remove(&run);
         hearing.into_iter().for_each(|hearing| hearing.task.abort());
     }
 
@@ -106,7 +106,7 @@ impl RunStarter {
     /// A step failed; nothing is left of it.
     pub async fn start(&self, run: RunId, instance: &Instance) -> Result<(), StartFailure> {
         let numbers = vec![libc::STDOUT_FILENO, libc::STDERR_FILENO];
-        let launch = launch::launch(run, instance, &self.home, numbers)?;
+        let launch = launch::launch_spec(run, instance, &self.home, numbers)?;
         let (mut launch, sockets) = self.with_ports(run, instance, launch).await?;
         let no_pipe =
             |errno| StartFailure { step: StartStep::Pipes, errno: errno as i32, subject: String::new() };
@@ -117,19 +117,21 @@ impl RunStarter {
         let mut keep = vec![(FdRole::Stdout, kept(&out.0)?), (FdRole::Stderr, kept(&err.0)?)];
         let mut given = vec![(FdRole::Stdout, out.1), (FdRole::Stderr, err.1)];
         given.extend(sockets.into_iter().map(|socket| (FdRole::Activation, socket)));
-        launch.limits = self.limiter.means(run, instance);
-        for (role, voice) in voices(instance, &mut launch, &mut given).map_err(no_pipe)? {
+        launch.limits = self.limiter.enforcement_for(run, instance);
+        for (role, voice) in control_sockets(instance, &mut launch, &mut given).map_err(no_pipe)? {
             keep.push((role, kept(&voice)?));
-            self.hear(run, instance, role, voice);
+            self.attach_control_socket(run, instance, role, voice);
         }
         launch.fds.push(libc::STDIN_FILENO);
         given.push((FdRole::Stdin, stdio::input_pipe(uid).map_err(no_pipe)?));
-        self.logs.open(self.source(instance, run, out.0, err.0)).await.map_err(|(path, error)| {
-            self.deaf(run);
-            let (what, errno) = (path.display().to_string(), error.raw_os_error().unwrap_or(0));
-            StartFailure { step: StartStep::Logs, errno, subject: what }
-        })?;
-        self.order(run, &launch, given, keep)
+        self.logs.attach_checked(self.run_output(instance, run, out.0, err.0)).await.map_err(
+            |(path, error)| {
+                self.detach_control_socket(run);
+                let (what, errno) = (path.display().to_string(), error.raw_os_error().unwrap_or(0));
+                StartFailure { step: StartStep::Logs, errno, subject: what }
+            },
+        )?;
+        self.send_spawn(run, &launch, given, keep)
     }
 
     /// How its ports are shared, if they are: the launch as that wants it, and sockets to go with it.
@@ -142,18 +144,18 @@ impl RunStarter {
         if !instance.spec.shares_ports() {
             return Ok((launch, Vec::new()));
         }
-        let way = self.ports.borrow_mut().way(run, &instance.spec, &launch)?;
-        launch.supervised_calls = way.calls();
+        let way = self.ports.borrow_mut().choose_mechanism(run, &instance.spec, &launch)?;
+        launch.supervised_calls = way.supervised_calls();
         if launch.supervised_calls.is_some() {
             return Ok((launch, Vec::new()));
         }
-        let passing = self.ports.borrow().passed(run, instance, way, launch);
+        let passing = self.ports.borrow().prepare_activation(run, instance, way, launch);
         passing.open().await
     }
 
     /// Asks the keeper for a process: with the descriptors `given` to it, and those to `keep` for the
     /// next daemon.
-    fn order(
+    fn send_spawn(
         &self,
         run: RunId,
         launch: &LaunchSpec,
@@ -173,18 +175,22 @@ impl RunStarter {
 }
 
 /// Our ends of what a run can say through; the app's go with its launch.
-fn voices(instance: &Instance, launch: &mut LaunchSpec, given: &mut Vec<RoleFd>) -> nix::Result<Vec<RoleFd>> {
+fn control_sockets(
+    instance: &Instance,
+    launch: &mut LaunchSpec,
+    given: &mut Vec<RoleFd>,
+) -> nix::Result<Vec<RoleFd>> {
     let spec = &instance.spec;
     let mut voices = Vec::new();
     if spec.readiness.wait_ready || spec.watchdog.is_some() {
-        let (socket, name) = ready::notify_socket()?;
+        let (socket, name) = ready::new_notify_socket()?;
         launch.env.push(format!("NOTIFY_SOCKET={name}"));
         let limit = spec.watchdog.map(|limit| format!("WATCHDOG_USEC={}", limit.saturating_mul(1000)));
         launch.env.extend(limit);
         voices.push((FdRole::NotifySocket, socket));
     }
-    if spec.readiness.wait_ready || spec.stop.message || node::speaks(spec) {
-        let (ours, theirs) = node::pair()?;
+    if spec.readiness.wait_ready || spec.stop.by_message || node::uses_node_channel(spec) {
+        let (ours, theirs) = node::channel_pair()?;
         // The lowest free number: Node closes only low ones in the programs that it starts.
         let number = launch.fds.iter().fold(libc::STDERR_FILENO, |most, fd| most.max(*fd)) + 1;
         launch.env.push(format!("NODE_CHANNEL_FD={number}"));

@@ -24,7 +24,7 @@ pub async fn start(handle: &SupervisorHandle, request: StartApps) -> Result<Repo
     if wanted.values().all(Vec::is_empty) {
         return handle.start(request).await;
     }
-    let steps = order::steps(&wanted).map_err(circle)?;
+    let steps = order::start_layers(&wanted).map_err(cycle_error)?;
     check_known(handle, &wanted).await?;
     let StartApps { apps, inherited, existing } = request;
     let mut report = Report::default();
@@ -32,13 +32,13 @@ pub async fn start(handle: &SupervisorHandle, request: StartApps) -> Result<Repo
         let mut now: Vec<_> = apps.iter().filter(|app| step.contains(&app.name)).cloned().collect();
         let mut waiting = BTreeMap::new();
         for app in &mut now {
-            if let Some(why) = missing(handle, &app.depends_on).await? {
+            if let Some(why) = unmet_dependency(handle, &app.depends_on).await? {
                 app.autostart = false;
                 waiting.insert(app.name.clone(), why);
             }
         }
         let part = StartApps { apps: now, inherited: inherited.clone(), existing };
-        let mut part = handle.step(number).start(part).await?;
+        let mut part = handle.with_step(number).start(part).await?;
         for outcome in &mut part.instances {
             if let Some(why) = waiting.get(&outcome.name) {
                 outcome.problem = Some(format!("not started: dependency {why}"));
@@ -58,12 +58,12 @@ pub async fn act(handle: &SupervisorHandle, action: Action, on: ActOn) -> Result
         Action::Stop | Action::Delete => {}
         Action::Start | Action::Restart | Action::Reset => return handle.act(action, on).await,
     }
-    let Some(steps) = downwards(&handle.look(Some(on.select.clone())).await?) else {
+    let Some(steps) = stop_layers(&handle.get(Some(on.select.clone())).await?) else {
         return handle.act(action, on).await;
     };
     let mut report = Report::default();
     for (number, select) in steps.into_iter().enumerate() {
-        match handle.step(number).act(action, ActOn { select, ..ActOn::default() }).await {
+        match handle.with_step(number).act(action, ActOn { select, ..ActOn::default() }).await {
             Ok(part) => report.add(part),
             // Gone meanwhile, as somebody else wanted.
             Err(error) if error.code == ErrorCode::NotFound => {}
@@ -80,11 +80,11 @@ pub async fn act(handle: &SupervisorHandle, action: Action, on: ActOn) -> Result
 pub async fn resurrect(handle: &SupervisorHandle, saved: Snapshot) -> Result<Report, ApiError> {
     let wanted = dependencies(saved.instances().iter());
     // A circle was refused before it was saved; a damaged list starts all at once.
-    let steps = order::steps(&wanted).unwrap_or_else(|_| vec![wanted.into_keys().collect()]);
+    let steps = order::start_layers(&wanted).unwrap_or_else(|_| vec![wanted.into_keys().collect()]);
     let mut report = Report::default();
     for (number, step) in steps.iter().enumerate() {
-        let part = saved.only(|instance| step.contains(&instance.spec.name));
-        report.add(handle.step(number).resurrect(part).await?);
+        let part = saved.filtered(|instance| step.contains(&instance.spec.name));
+        report.add(handle.with_step(number).resurrect(part).await?);
     }
     Ok(report)
 }
@@ -94,16 +94,16 @@ pub async fn resurrect(handle: &SupervisorHandle, saved: Snapshot) -> Result<Rep
 /// # Errors
 /// The loop has ended.
 pub async fn stop_all(handle: &SupervisorHandle) -> Result<Report, ApiError> {
-    let all = handle.look(None).await?;
-    let steps = downwards(&all).unwrap_or_else(|| vec![vec!["all".into()]]);
+    let all = handle.get(None).await?;
+    let steps = stop_layers(&all).unwrap_or_else(|| vec![vec!["all".into()]]);
     let mut report = Report::default();
     for select in steps {
-        report.add(handle.stop_for_good(select).await?);
+        report.add(handle.stop_finally(select).await?);
     }
     Ok(report)
 }
 
-fn circle(circle: order::DependencyCycle) -> ApiError {
+fn cycle_error(circle: order::DependencyCycle) -> ApiError {
     ApiError::new(ErrorCode::Invalid, circle.to_string()).hint("remove one of them from `depends_on`")
 }
 
@@ -112,9 +112,9 @@ fn dependencies<'a>(instances: impl Iterator<Item = &'a Instance>) -> Dependenci
 }
 
 /// Ids to stop, step by step; nothing if their order does not matter.
-fn downwards<U>(chosen: &[(Instance, U)]) -> Option<Vec<Selectors>> {
+fn stop_layers<U>(chosen: &[(Instance, U)]) -> Option<Vec<Selectors>> {
     let apps = dependencies(chosen.iter().map(|(instance, _)| instance));
-    let mut steps = order::steps(&apps).ok().filter(|steps| steps.len() > 1)?;
+    let mut steps = order::start_layers(&apps).ok().filter(|steps| steps.len() > 1)?;
     steps.reverse();
     let ids = |step: Vec<String>| {
         let of_it = chosen.iter().filter(|(instance, _)| step.contains(&instance.spec.name));
@@ -141,7 +141,7 @@ async fn check_known(handle: &SupervisorHandle, wanted: &Dependencies) -> Result
 }
 
 /// The first of these apps that is not online, and how it is.
-async fn missing(handle: &SupervisorHandle, on: &[String]) -> Result<Option<String>, ApiError> {
+async fn unmet_dependency(handle: &SupervisorHandle, on: &[String]) -> Result<Option<String>, ApiError> {
     if on.is_empty() {
         return Ok(None);
     }
@@ -150,7 +150,7 @@ async fn missing(handle: &SupervisorHandle, on: &[String]) -> Result<Option<Stri
         .inspect(move |instances| {
             let online = |name: &&String| {
                 let mut of_it = instances.values().filter(|it| it.spec.name == **name).peekable();
-                of_it.peek().is_some() && of_it.all(|it| matches!(it.life.state, State::Online { .. }))
+                of_it.peek().is_some() && of_it.all(|it| matches!(it.status.state, State::Online { .. }))
             };
             on.iter().find(|name| !online(name)).map(|name| format!("\"{name}\" is not online"))
         })

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use tokio::sync::oneshot;
 
 use super::saved;
-use super::settle::{CompletedCommand, PendingReply, ReplySender, take_due};
+use super::settle::{CompletedCommand, PendingReply, ReplySender, take_settled};
 use super::views;
 use super::world::World;
 use crate::instance::Instance;
@@ -25,24 +25,24 @@ use crate::spec::AppSpec;
 #[derive(Debug)]
 pub enum Input {
     /// Something happened to an instance.
-    Fact {
+    InstanceEvent {
         /// Which one.
         instance: u32,
         /// What.
         event: InstanceEvent,
     },
     /// Some process without parent ended; nobody knows whose it was.
-    OrphanEnded,
+    OrphanExited,
     /// A check has found something out about a run.
-    Checked(RunId, ProbeReport),
+    ProbeResult(RunId, ProbeReport),
     /// What the runs' trees use of the machine.
-    Sampled(Vec<(RunId, Usage)>),
+    UsageSampled(Vec<(RunId, Usage)>),
     /// A schedule or a changed file wants an app restarted.
     Triggered {
         /// The app's name.
         app: String,
         /// For people.
-        why: String,
+        reason: String,
     },
     /// The save that was put off is due.
     SaveDue,
@@ -56,9 +56,9 @@ pub enum ProbeReport {
     /// It is not ready yet.
     NotReady(String),
     /// It works.
-    Works,
+    Healthy,
     /// It does not work. Told again for as long as that is so.
-    Fails(String),
+    Unhealthy(String),
 }
 
 /// A run as it is sampled: its number, the pid of its first process, and that one's start time.
@@ -68,7 +68,7 @@ pub type SampleTarget = (u64, i32, u64);
 #[derive(Debug)]
 pub enum SupervisorCommand {
     /// Changes something.
-    Change {
+    Apply {
         /// What.
         change: Operation,
         /// The client's word for it: one that was heard before is only answered again.
@@ -77,13 +77,13 @@ pub enum SupervisorCommand {
         reply: ReplySender<Report>,
     },
     /// Copies of the selected instances and what they use; of all if nothing is selected.
-    Look(Option<Selectors>, ReplySender<Vec<(Instance, Usage)>>),
+    Get(Option<Selectors>, ReplySender<Vec<(Instance, Usage)>>),
     /// The same of the apps that scale by themselves.
-    Scaled(oneshot::Sender<Vec<(Instance, Usage)>>),
+    ListAutoscaled(oneshot::Sender<Vec<(Instance, Usage)>>),
     /// Reads the instances in place.
     Inspect(Inspection),
     /// Every run that has a process, and whether there are limits of memory to watch.
-    Running(oneshot::Sender<(Vec<SampleTarget>, bool)>),
+    ListRunning(oneshot::Sender<(Vec<SampleTarget>, bool)>),
     /// The whole list, to be saved.
     Snapshot(oneshot::Sender<(usize, Vec<u8>)>),
     /// Save, and decide nothing from now on.
@@ -115,7 +115,7 @@ pub enum Operation {
         /// Settings and environment of the new process, if not those of the old one.
         with: Option<Box<(AppSpec, Inherited)>>,
         /// Instances that were replaced before, and their last runs until then.
-        after: Vec<RunId>,
+        earlier_runs: Vec<RunId>,
     },
     /// Sends a signal, by number.
     Signal(Selectors, i32),
@@ -127,15 +127,15 @@ pub enum Operation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum InstanceRef {
     /// In the list.
-    Listed(u32),
+    Current(u32),
     /// Beside the one in the list that has its id.
-    Beside(u32),
+    Replacement(u32),
 }
 
 impl InstanceRef {
     pub(super) fn id(self) -> u32 {
         match self {
-            Self::Listed(id) | Self::Beside(id) => id,
+            Self::Current(id) | Self::Replacement(id) => id,
         }
     }
 }
@@ -155,20 +155,20 @@ pub struct Supervisor<W> {
     pub world: W,
     pub(super) instances: BTreeMap<u32, Instance>,
     /// Second processes of instances, by their ids; see [`beside`](super::beside).
-    pub(super) beside: BTreeMap<u32, Replacement>,
+    pub(super) replacements: BTreeMap<u32, Replacement>,
     pub(super) usage: HashMap<u32, Usage>,
     /// How many processes of an instance in a row soon held too much memory.
-    pub(super) greedy: HashMap<u32, u32>,
+    pub(super) memory_offenders: HashMap<u32, u32>,
     pub(super) next_id: u32,
     /// No run number up to this one is given to a new instance: ids are used again, runs never.
     pub(super) last_run: u32,
-    pub(super) waiting: Vec<PendingReply>,
-    pub(super) answers: Vec<(ReplySender<Report>, Report)>,
+    pub(super) pending_replies: Vec<PendingReply>,
+    pub(super) due_replies: Vec<(ReplySender<Report>, Report)>,
     /// Runs that the keeper had and no instance is about.
-    pub(super) strays: BTreeMap<RunId, OrphanRun>,
+    pub(super) orphan_runs: BTreeMap<RunId, OrphanRun>,
     /// Commands that may be asked for again, oldest first.
-    pub(super) done: VecDeque<CompletedCommand>,
-    pub(super) unsaved: bool,
+    pub(super) completed: VecDeque<CompletedCommand>,
+    pub(super) dirty: bool,
     apps_changed: bool,
     /// Another daemon follows. What comes is kept unanswered until this one ends: its answer would be
     /// that of a daemon which does nothing.
@@ -181,16 +181,16 @@ impl<W: World> Supervisor<W> {
         Self {
             world,
             instances: BTreeMap::new(),
-            beside: BTreeMap::new(),
+            replacements: BTreeMap::new(),
             usage: HashMap::new(),
-            greedy: HashMap::new(),
+            memory_offenders: HashMap::new(),
             next_id: 0,
             last_run: 0,
-            waiting: Vec::new(),
-            answers: Vec::new(),
-            strays: BTreeMap::new(),
-            done: VecDeque::new(),
-            unsaved: false,
+            pending_replies: Vec::new(),
+            due_replies: Vec::new(),
+            orphan_runs: BTreeMap::new(),
+            completed: VecDeque::new(),
+            dirty: false,
             apps_changed: false,
             frozen: None,
         }
@@ -202,45 +202,52 @@ impl<W: World> Supervisor<W> {
             return frozen.push(input);
         }
         match input {
-            Input::Fact { instance, event } => self.on(instance, event),
-            Input::OrphanEnded => self.orphan_ended(),
-            Input::Checked(run, finding) => self.checked(run, finding),
-            Input::Sampled(samples) => self.sampled(samples),
-            Input::Triggered { app, why } => self.triggered(&app, &why),
-            Input::SaveDue => self.unsaved = true,
-            Input::Command(command) => self.command(command),
+            Input::InstanceEvent { instance, event } => self.dispatch(instance, event),
+            Input::OrphanExited => self.on_orphan_exited(),
+            Input::ProbeResult(run, finding) => self.record_probe(run, finding),
+            Input::UsageSampled(samples) => self.record_usage(samples),
+            Input::Triggered { app, reason: why } => self.on_trigger(&app, &why),
+            Input::SaveDue => self.dirty = true,
+            Input::Command(command) => self.handle_command(command),
         }
     }
 
     /// Hands over the changed state, then lets the answers go that vouch for it.
-    pub fn end_of_batch(&mut self) {
+    pub fn finish_batch(&mut self) {
         if self.frozen.is_some() {
             return;
         }
-        self.answers.extend(take_due(&mut self.waiting, &self.instances, &self.beside, &self.world));
+        self.due_replies.extend(take_settled(
+            &mut self.pending_replies,
+            &self.instances,
+            &self.replacements,
+            &self.world,
+        ));
         if std::mem::take(&mut self.apps_changed) {
-            self.world.apps_changed(&self.instances);
+            self.world.on_apps_changed(&self.instances);
         }
-        if self.unsaved {
-            self.save(!self.answers.is_empty());
+        if self.dirty {
+            self.save(!self.due_replies.is_empty());
         }
         self.world.flush();
-        for (reply, report) in self.answers.drain(..) {
+        for (reply, report) in self.due_replies.drain(..) {
             let _ = reply.send(Ok(report)); // the client may have gone
         }
     }
 
     /// Decides nothing from now on.
     pub(super) fn freeze(&mut self) {
-        self.unsaved = true;
+        self.dirty = true;
         self.world.flush();
         self.save(true);
         self.frozen = Some(Vec::new());
     }
 
     fn save(&mut self, urgent: bool) {
-        let state = || saved::write(&self.instances, &self.beside, (self.next_id, self.last_run), &self.done);
-        self.unsaved = !self.world.save(urgent, &state);
+        let state = || {
+            saved::encode(&self.instances, &self.replacements, (self.next_id, self.last_run), &self.completed)
+        };
+        self.dirty = !self.world.save(urgent, &state);
     }
 
     /// All instances by id.
@@ -249,58 +256,59 @@ impl<W: World> Supervisor<W> {
     }
 
     /// Second processes of instances, by their ids.
-    pub fn beside(&self) -> &BTreeMap<u32, Replacement> {
-        &self.beside
+    pub fn replacements(&self) -> &BTreeMap<u32, Replacement> {
+        &self.replacements
     }
 
     /// Lets an instance decide, and performs what it decided.
-    pub(super) fn on(&mut self, id: u32, event: InstanceEvent) {
-        if event.run().is_some_and(|number| self.stray(RunId { instance: id, number }, &event)) {
+    pub(super) fn dispatch(&mut self, id: u32, event: InstanceEvent) {
+        if event.run().is_some_and(|number| self.handle_orphan_event(RunId { instance: id, number }, &event))
+        {
             return;
         }
-        if self.on_beside(id, &event) {
+        if self.route_to_replacement(id, &event) {
             return;
         }
         let now = self.world.now();
         let Some(instance) = self.instances.get_mut(&id) else { return };
         let process_change = views::process_change(&event);
-        let (run, want) = (instance.life.state.run(), instance.life.want);
-        let effects = instance.on(event, now);
-        self.unsaved |= want != instance.life.want;
-        let same_run = run == instance.life.state.run();
+        let (run, want) = (instance.status.state.run(), instance.status.want);
+        let effects = instance.handle(event, now);
+        self.dirty |= want != instance.status.want;
+        let same_run = run == instance.status.state.run();
         if let (Some(pid), true) = (process_change, same_run && !effects.is_empty()) {
             if pid.is_some() {
-                self.world.began(instance);
+                self.world.on_run_started(instance);
             }
-            self.world.pid_changed(instance, pid);
+            self.world.write_pid_file(instance, pid);
         }
-        self.perform(InstanceRef::Listed(id), effects);
+        self.run_effects(InstanceRef::Current(id), effects);
     }
 
     /// Notes that apps were added, removed or changed.
-    pub(super) fn changed_apps(&mut self) {
-        self.unsaved = true;
+    pub(super) fn mark_apps_changed(&mut self) {
+        self.dirty = true;
         self.apps_changed = true;
     }
 
-    fn sampled(&mut self, samples: Vec<(RunId, Usage)>) {
+    fn record_usage(&mut self, samples: Vec<(RunId, Usage)>) {
         for (run, usage) in samples {
             let current =
-                self.instances.get(&run.instance).and_then(|instance| instance.life.state.process());
+                self.instances.get(&run.instance).and_then(|instance| instance.status.state.process());
             if current.is_some_and(|process| process.run == run.number) {
-                let over = self.over_memory(run.instance, &usage);
+                let over = self.memory_excess(run.instance, &usage);
                 self.usage.insert(run.instance, usage);
                 if let Some(why) = over {
-                    self.note_replaced(run.instance);
-                    self.renew(run.instance, why);
+                    self.record_memory_restart(run.instance);
+                    self.replace_or_restart(run.instance, why);
                 }
             }
         }
     }
 
-    fn triggered(&mut self, app: &str, why: &str) {
-        let wanted = |instance: &&Instance| instance.spec.name == app && instance.life.want == Want::Up;
+    fn on_trigger(&mut self, app: &str, why: &str) {
+        let wanted = |instance: &&Instance| instance.spec.name == app && instance.status.want == Want::Up;
         let ids: Vec<u32> = self.instances.values().filter(wanted).map(|instance| instance.id).collect();
-        ids.into_iter().for_each(|id| self.on(id, InstanceEvent::Restart(Some(why.to_owned()))));
+        ids.into_iter().for_each(|id| self.dispatch(id, InstanceEvent::Restart(Some(why.to_owned()))));
     }
 }

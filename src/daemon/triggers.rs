@@ -41,7 +41,7 @@ impl Triggers {
     }
 
     /// Brings the triggers in line with the list: one set for each app, whatever its instances.
-    pub fn follow(&mut self, instances: &BTreeMap<u32, Instance>, home: &Home) {
+    pub fn update(&mut self, instances: &BTreeMap<u32, Instance>, home: &Home) {
         let mut wanted: HashMap<&str, &Instance> = HashMap::new();
         for instance in instances.values() {
             if instance.spec.watch.is_some() || instance.spec.cron_restart.is_some() {
@@ -49,17 +49,17 @@ impl Triggers {
             }
         }
         self.apps.retain(|name, trigger| {
-            wanted.get(name.as_str()).is_some_and(|instance| same(&instance.spec, &trigger.spec))
+            wanted.get(name.as_str()).is_some_and(|instance| is_unchanged(&instance.spec, &trigger.spec))
         });
         for (name, instance) in wanted {
             if !self.apps.contains_key(name) {
-                let trigger = self.set(instance, home);
+                let trigger = self.start_triggers(instance, home);
                 self.apps.insert(name.to_owned(), trigger);
             }
         }
     }
 
-    fn set(&self, instance: &Instance, home: &Home) -> AppTriggers {
+    fn start_triggers(&self, instance: &Instance, home: &Home) -> AppTriggers {
         let spec = &instance.spec;
         let mut tasks = Vec::new();
         if let Some(pattern) = &spec.cron_restart {
@@ -76,14 +76,14 @@ impl Triggers {
 
     fn schedule(&self, app: &str, pattern: &str, schedule: Schedule) -> AbortHandle {
         let (queue, app, why) = (self.queue.clone(), app.to_owned(), format!("cron_restart \"{pattern}\""));
-        let due = move || drop(queue.send(Input::Triggered { app: app.clone(), why: why.clone() }));
+        let due = move || drop(queue.send(Input::Triggered { app: app.clone(), reason: why.clone() }));
         tokio::task::spawn_local(cron::run(schedule, due)).abort_handle()
     }
 
     fn watch(&self, instance: &Instance, home: &Home) -> AbortHandle {
         let (queue, spec) = (self.queue.clone(), instance.spec.clone());
         // Its own log files must not restart an app.
-        let files = logs::files(&spec, instance.id, home);
+        let files = logs::log_files(&spec, instance.id, home);
         let own: Vec<PathBuf> = [files.out, files.err, files.combined].into_iter().flatten().collect();
         let task = async move {
             let Some(watch) = spec.watch.clone() else { return };
@@ -97,13 +97,13 @@ impl Triggers {
             };
             while let Some(path) = changes.recv().await {
                 let why = format!("{} changed", path.display());
-                let _ = queue.send(Input::Triggered { app: spec.name.clone(), why });
+                let _ = queue.send(Input::Triggered { app: spec.name.clone(), reason: why });
             }
         };
         tokio::task::spawn_local(task).abort_handle()
     }
 }
 
-fn same(now: &Arc<AppSpec>, before: &Arc<AppSpec>) -> bool {
+fn is_unchanged(now: &Arc<AppSpec>, before: &Arc<AppSpec>) -> bool {
     Arc::ptr_eq(now, before) || now.watch == before.watch && now.cron_restart == before.cron_restart
 }

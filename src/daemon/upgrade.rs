@@ -22,9 +22,9 @@ use crate::process::spawn;
 use crate::version::version;
 
 /// How long the new binary may take to say what it can.
-const ANSWER_TIME: Duration = Duration::from_secs(10);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// More of what it says is not read.
-const LONGEST_ANSWER: u64 = 16 << 10;
+const MAX_OUTPUT: u64 = 16 << 10;
 
 /// What a binary of rsm can take over.
 #[derive(Debug, Serialize, Deserialize)]
@@ -60,10 +60,10 @@ pub struct CheckedBinary {
 ///
 /// # Errors
 /// The state cannot be read, or is of a newer format.
-pub fn abilities(mut state: impl Read) -> io::Result<Capabilities> {
+pub fn own_capabilities(mut state: impl Read) -> io::Result<Capabilities> {
     let mut bytes = Vec::new();
     state.read_to_end(&mut bytes)?;
-    saved::read(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+    saved::decode(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
     Ok(Capabilities {
         version: version().to_owned(),
         protocol: MIN_VERSION,
@@ -77,9 +77,9 @@ pub fn abilities(mut state: impl Read) -> io::Result<Capabilities> {
 pub fn outcome(upgrade: UpgradeResult) -> Option<UpgradeOutcome> {
     match upgrade {
         UpgradeResult::None => None,
-        UpgradeResult::Succeeded => Some(UpgradeOutcome::Done),
-        UpgradeResult::Crashed => Some(UpgradeOutcome::Died),
-        UpgradeResult::TimedOut => Some(UpgradeOutcome::Silent),
+        UpgradeResult::Succeeded => Some(UpgradeOutcome::Succeeded),
+        UpgradeResult::Crashed => Some(UpgradeOutcome::Crashed),
+        UpgradeResult::TimedOut => Some(UpgradeOutcome::TimedOut),
     }
 }
 
@@ -87,13 +87,13 @@ pub fn outcome(upgrade: UpgradeResult) -> Option<UpgradeOutcome> {
 ///
 /// # Errors
 /// It cannot, in words for the user. Nothing has changed.
-pub async fn check(binary: &Path, state: &[u8]) -> Result<CheckedBinary, ApiError> {
+pub async fn check_binary(binary: &Path, state: &[u8]) -> Result<CheckedBinary, ApiError> {
     let refused = |why: String| {
         ApiError::new(ErrorCode::Invalid, format!("cannot upgrade to {}: {why}", binary.display()))
             .hint("the current version keeps running")
     };
     let file = File::open(binary).map_err(|error| refused(format!("cannot open it: {error}")))?;
-    let (said, complaint) = ask(&file, state).await.map_err(refused)?;
+    let (said, complaint) = query_binary(&file, state).await.map_err(refused)?;
     let abilities: Capabilities = serde_json::from_str(&said).map_err(|_| {
         refused(format!("not an rsm binary that supports upgrades ({})", first_line(&complaint, &said)))
     })?;
@@ -110,7 +110,7 @@ pub async fn check(binary: &Path, state: &[u8]) -> Result<CheckedBinary, ApiErro
 }
 
 /// What it says, and what it complains of.
-async fn ask(file: &File, state: &[u8]) -> Result<(String, String), String> {
+async fn query_binary(file: &File, state: &[u8]) -> Result<(String, String), String> {
     let failed = |error: io::Error| format!("cannot run it: {error}");
     let (mut input, mut output, mut errors) = (|| {
         let mut input = memfd::with_contents(c"rsm-state", state)?;
@@ -123,11 +123,12 @@ async fn ask(file: &File, state: &[u8]) -> Result<(String, String), String> {
     let stdio = |file: &mut File| file.try_clone().map(Stdio::from).map_err(failed);
     command.stdin(stdio(&mut input)?).stdout(stdio(&mut output)?).stderr(stdio(&mut errors)?);
     let mut child = command.spawn().map_err(failed)?;
-    let status =
-        end_of(&mut child).await.ok_or_else(|| format!("no response within {} s", ANSWER_TIME.as_secs()))?;
+    let status = wait_with_timeout(&mut child)
+        .await
+        .ok_or_else(|| format!("no response within {} s", QUERY_TIMEOUT.as_secs()))?;
     let text = |mut file: File| {
         let mut text = Vec::new();
-        let _ = file.rewind().and_then(|()| file.take(LONGEST_ANSWER).read_to_end(&mut text));
+        let _ = file.rewind().and_then(|()| file.take(MAX_OUTPUT).read_to_end(&mut text));
         String::from_utf8_lossy(&text).into_owned()
     };
     let (said, complaint) = (text(output), text(errors));
@@ -137,9 +138,9 @@ async fn ask(file: &File, state: &[u8]) -> Result<(String, String), String> {
     }
 }
 
-async fn end_of(child: &mut Child) -> Option<ExitStatus> {
+async fn wait_with_timeout(child: &mut Child) -> Option<ExitStatus> {
     let process = ProcessRef::of(child.id().cast_signed())?;
-    if tokio::time::timeout(ANSWER_TIME, process.wait_exit()).await.is_err() {
+    if tokio::time::timeout(QUERY_TIMEOUT, process.wait_exit()).await.is_err() {
         let _ = child.kill();
         let _ = child.wait();
         return None;

@@ -22,29 +22,29 @@ pub trait World {
     fn stop(&mut self, run: RunId, process: RunProcess, instance: &Instance);
 
     /// Lets a run have no new connections. Comes back as `Drained` once nobody waits for it.
-    fn quiet(&mut self, run: RunId);
+    fn drain(&mut self, run: RunId);
 
     /// Lets a run have no new connections while there is another that may; [`World::ready`] takes it back.
-    fn aside(&mut self, run: RunId);
+    fn pause_traffic(&mut self, run: RunId);
 
     /// SIGKILLs the run's whole tree.
     fn kill(&mut self, run: RunId, process: RunProcess);
 
     /// Looks for what is left of a run's tree and ends it, by SIGKILL or SIGTERM. Comes back as
     /// `Swept`.
-    fn sweep(&mut self, run: RunId, process: RunProcess, kill: bool);
+    fn clean_up_tree(&mut self, run: RunId, process: RunProcess, kill: bool);
 
     /// Sends any signal to the first process of a run.
     fn signal(&mut self, run: RunId, number: i32);
 
     /// The run is over and recorded: lets go of what is kept for it, once that is saved.
-    fn release(&mut self, run: RunId);
+    fn release_run(&mut self, run: RunId);
 
     /// Sends `Due` to this instance at this time of the monotonic clock.
-    fn timer(&mut self, instance: u32, at: u64);
+    fn set_timer(&mut self, instance: u32, at: u64);
 
     /// A run is ready: it may get connections.
-    fn ready(&mut self, run: RunId);
+    fn on_ready(&mut self, run: RunId);
 
     /// Where an instance's run listens at a port it shares, and another does not.
     fn missing_ports(&self, old: RunId, new: RunId) -> Vec<String>;
@@ -53,19 +53,19 @@ pub trait World {
     fn port_warnings(&self, last: RunId) -> Vec<String>;
 
     /// Nothing runs for this instance, and nothing will soon.
-    fn idle(&mut self, instance: &Instance);
+    fn on_slot_idle(&mut self, instance: &Instance);
 
     /// An instance has a process now.
-    fn began(&mut self, instance: &Instance);
+    fn on_run_started(&mut self, instance: &Instance);
 
     /// The process that an instance is known by is this one now, or none any more.
-    fn pid_changed(&mut self, instance: &Instance, pid: Option<i32>);
+    fn write_pid_file(&mut self, instance: &Instance, pid: Option<i32>);
 
     /// Publishes what happened.
-    fn tell(&mut self, event: EventView);
+    fn publish(&mut self, event: EventView);
 
     /// Apps were added, removed or changed.
-    fn apps_changed(&mut self, instances: &BTreeMap<u32, Instance>);
+    fn on_apps_changed(&mut self, instances: &BTreeMap<u32, Instance>);
 
     /// Saves what must be known after a crash. An `urgent` one is taken at once; another may be put
     /// off (false), and is asked for again by `Input::SaveDue`.

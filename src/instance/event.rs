@@ -15,7 +15,7 @@ pub enum InstanceEvent {
     /// Someone wants it forgotten.
     Delete,
     /// The same, where others stand in for it: those who have come to it are served first.
-    Retire,
+    DrainAndDelete,
     /// The program runs.
     Spawned {
         /// Which run.
@@ -26,7 +26,7 @@ pub enum InstanceEvent {
         start_time: u64,
     },
     /// It listens on a port that it shares.
-    Listens {
+    Listening {
         /// Which run.
         run: u32,
     },
@@ -55,16 +55,16 @@ pub enum InstanceEvent {
         exit: Exit,
     },
     /// What is left of its tree was looked for.
-    Swept {
+    TreeChecked {
         /// Which run.
         run: u32,
         /// The pids found.
-        left: Vec<i32>,
+        remaining: Vec<i32>,
     },
     /// Somewhere a process without parent ended: maybe one that is being waited for.
-    OrphanEnded,
+    OrphanExited,
     /// A timer went off.
-    Due {
+    TimerFired {
         /// The time it was set to.
         at: u64,
     },
@@ -75,19 +75,19 @@ impl InstanceEvent {
     pub fn run(&self) -> Option<u32> {
         match self {
             Self::Spawned { run, .. }
-            | Self::Listens { run }
+            | Self::Listening { run }
             | Self::Ready { run }
             | Self::Drained { run }
             | Self::SpawnFailed { run, .. }
             | Self::Exited { run, .. }
-            | Self::Swept { run, .. } => Some(*run),
+            | Self::TreeChecked { run, .. } => Some(*run),
             Self::Start
             | Self::Stop
             | Self::Restart(_)
             | Self::Delete
-            | Self::Retire
-            | Self::OrphanEnded
-            | Self::Due { .. } => None,
+            | Self::DrainAndDelete
+            | Self::OrphanExited
+            | Self::TimerFired { .. } => None,
         }
     }
 }
@@ -101,12 +101,12 @@ pub enum Effect {
         run: u32,
     },
     /// Let it have no new connections. Answered by `Drained`.
-    Quiet {
+    Drain {
         /// Its run.
         run: u32,
     },
     /// Send the app's stop signal to the tree.
-    Signal {
+    SendStopSignal {
         /// The process.
         process: RunProcess,
     },
@@ -116,26 +116,26 @@ pub enum Effect {
         process: RunProcess,
     },
     /// Look for what is left of the tree, and end it. Answered by `Swept`.
-    Sweep {
+    CleanUpTree {
         /// The process that was.
         process: RunProcess,
         /// By SIGKILL; else by SIGTERM.
-        kill: bool,
+        force: bool,
     },
     /// The run is over and recorded: let go of what was kept for it.
-    Release {
+    ReleaseRun {
         /// The run.
         run: u32,
     },
     /// Send `Due` at this point of the monotonic clock.
-    Timer {
+    SetTimer {
         /// Milliseconds.
         at: u64,
     },
     /// It is down and not wanted any more: take it from the list.
-    Forget,
+    Remove,
     /// Let those know who want to.
-    Tell(Notice),
+    Publish(Notice),
 }
 
 /// What others may want to know.
@@ -146,11 +146,11 @@ pub enum Notice {
     /// It is online.
     Online,
     /// It has not become ready in the time given, and goes on.
-    Late,
+    ReadyTimeout,
     /// It could not be started.
     StartFailed(StartFailure),
     /// It gets no new connections.
-    Leaving,
+    Draining,
     /// It was told to go, and why if not by command.
     Stopping(Option<String>),
     /// Its process ended.
@@ -158,7 +158,7 @@ pub enum Notice {
     /// It is down, as it shall be.
     Stopped,
     /// The next start comes after this many milliseconds.
-    Waiting(u64),
+    RestartScheduled(u64),
     /// It was given up, and why.
     Errored(String),
 }

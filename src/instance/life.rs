@@ -10,7 +10,7 @@ use crate::exit::Exit;
 use crate::time::Moment;
 
 /// How many ends of runs are remembered.
-pub const HISTORY: usize = 20;
+pub const MAX_HISTORY: usize = 20;
 
 /// What an instance has been through: all of it that changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,9 +22,11 @@ pub struct InstanceStatus {
     /// Restarts since it was added or reset.
     pub restarts: u32,
     /// What the restart policy remembers.
-    pub failures: FailureHistory,
+    #[serde(alias = "failures")]
+    pub failure_history: FailureHistory,
     /// Ends of runs, oldest first.
-    pub exits: VecDeque<RunRecord>,
+    #[serde(alias = "exits")]
+    pub history: VecDeque<RunRecord>,
     /// When it was added or reset.
     pub created: Moment,
     /// Number of the latest run. Never used twice by one id, even after a delete.
@@ -32,16 +34,17 @@ pub struct InstanceStatus {
     /// The timer that counts; one that is not this has been overtaken.
     pub timer: Option<u64>,
     /// Why it was told to go, for the history.
-    pub why: Option<String>,
+    #[serde(alias = "why")]
+    pub stop_reason: Option<String>,
     /// The latest run listened, or said that it is ready.
     #[serde(default)]
     pub ready: bool,
     /// What its check says against the latest run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub problem: Option<String>,
+    pub health_problem: Option<String>,
     /// Why the last attempt to replace its process failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub refused: Option<String>,
+    pub replace_error: Option<String>,
 }
 
 impl InstanceStatus {
@@ -51,33 +54,33 @@ impl InstanceStatus {
             want: Want::Down,
             state: State::Stopped,
             restarts: 0,
-            failures: FailureHistory::default(),
-            exits: VecDeque::new(),
+            failure_history: FailureHistory::default(),
+            history: VecDeque::new(),
             created: now,
             last_run,
             timer: None,
-            why: None,
+            stop_reason: None,
             ready: false,
-            problem: None,
-            refused: None,
+            health_problem: None,
+            replace_error: None,
         }
     }
 
     /// Adds the end of a run to the history.
-    pub fn remember(&mut self, ended: RunRecord) {
-        self.exits.push_back(ended);
-        if self.exits.len() > HISTORY {
-            self.exits.pop_front();
+    pub fn push_run(&mut self, ended: RunRecord) {
+        self.history.push_back(ended);
+        if self.history.len() > MAX_HISTORY {
+            self.history.pop_front();
         }
     }
 
     /// As it is before a first start in a new life of the machine or the daemon: nothing runs,
     /// counts and history stay. `last_run` is the highest run number in use.
-    pub fn rest(&mut self, last_run: u32) {
+    pub fn reset_for_boot(&mut self, last_run: u32) {
         self.state = State::Stopped;
         self.timer = None;
         self.last_run = self.last_run.max(last_run);
-        self.failures = FailureHistory::default();
+        self.failure_history = FailureHistory::default();
     }
 }
 
@@ -95,11 +98,13 @@ pub struct RunRecord {
     /// How it ended.
     pub exit: Exit,
     /// It was told to go.
-    pub asked: bool,
+    #[serde(alias = "asked")]
+    pub requested: bool,
     /// It outlived its grace, or something of its tree did.
     pub killed: bool,
     /// Why it was told to go.
-    pub why: Option<String>,
+    #[serde(alias = "why")]
+    pub reason: Option<String>,
 }
 
 /// Names one run of one instance, for all time of a daemon's state.

@@ -26,7 +26,7 @@ use crate::spec::{AppSpec, EnvVars, ReadySignal};
 use crate::time::Moment;
 
 /// How long SIGKILL may take before it is reported that it does not help.
-const KILL_PATIENCE: Duration = Duration::from_secs(5);
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One supervised slot of an app, `api:0`. It outlives its processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub struct Instance {
     /// The environment of the shell it was started from.
     pub inherited: Arc<EnvVars>,
     /// All that changes by itself.
-    pub life: InstanceStatus,
+    pub status: InstanceStatus,
 }
 
 impl Instance {
@@ -53,12 +53,12 @@ impl Instance {
         last_run: u32,
         now: Moment,
     ) -> Self {
-        Self { id, number, spec, inherited, life: InstanceStatus::new(last_run, now) }
+        Self { id, number, spec, inherited, status: InstanceStatus::new(last_run, now) }
     }
 
     /// What follows from `event`. The only way an instance changes.
-    pub fn on(&mut self, event: InstanceEvent, now: Moment) -> Vec<Effect> {
-        if event.run().is_some_and(|run| self.life.state.run() != Some(run)) {
+    pub fn handle(&mut self, event: InstanceEvent, now: Moment) -> Vec<Effect> {
+        if event.run().is_some_and(|run| self.status.state.run() != Some(run)) {
             return Vec::new(); // news of a former run
         }
         let mut out = Vec::new();
@@ -67,73 +67,73 @@ impl Instance {
             InstanceEvent::Restart(why) => self.restart(why, now, &mut out),
             InstanceEvent::Stop => self.stop(Want::Down, now, &mut out),
             InstanceEvent::Delete => self.stop(Want::Gone, now, &mut out),
-            InstanceEvent::Retire => self.retire(now, &mut out),
-            InstanceEvent::Drained { .. } => self.drained(now, &mut out),
+            InstanceEvent::DrainAndDelete => self.drain_and_delete(now, &mut out),
+            InstanceEvent::Drained { .. } => self.on_drained(now, &mut out),
             InstanceEvent::Spawned { run, pid, start_time } => {
-                self.spawned(RunProcess { run, pid, start_time, since: now }, now, &mut out);
+                self.on_spawned(RunProcess { run, pid, start_time, since: now }, now, &mut out);
             }
             // Which is more than to listen.
-            InstanceEvent::Listens { .. }
-                if matches!(self.spec.sign(), ReadySignal::Said | ReadySignal::Probed) => {}
-            InstanceEvent::Listens { .. } | InstanceEvent::Ready { .. } => self.ready(&mut out),
-            InstanceEvent::SpawnFailed { run, failure } => self.spawn_failed(run, failure, now, &mut out),
-            InstanceEvent::Exited { run, exit } => self.exited(run, exit, now, &mut out),
-            InstanceEvent::Swept { left, .. } => self.swept(&left, now, &mut out),
-            InstanceEvent::OrphanEnded => self.orphan_ended(&mut out),
-            InstanceEvent::Due { at } if self.life.timer == Some(at) => self.due(now, &mut out),
-            InstanceEvent::Due { .. } => {}
+            InstanceEvent::Listening { .. }
+                if matches!(self.spec.ready_signal(), ReadySignal::Notified | ReadySignal::ProbePassed) => {}
+            InstanceEvent::Listening { .. } | InstanceEvent::Ready { .. } => self.on_ready(&mut out),
+            InstanceEvent::SpawnFailed { run, failure } => self.on_spawn_failed(run, failure, now, &mut out),
+            InstanceEvent::Exited { run, exit } => self.on_exited(run, exit, now, &mut out),
+            InstanceEvent::TreeChecked { remaining: left, .. } => self.on_tree_checked(&left, now, &mut out),
+            InstanceEvent::OrphanExited => self.on_orphan_exited(&mut out),
+            InstanceEvent::TimerFired { at } if self.status.timer == Some(at) => self.on_timer(now, &mut out),
+            InstanceEvent::TimerFired { .. } => {}
         }
         out
     }
 
     /// Counters to zero, as `rsm reset`.
     pub fn reset(&mut self, now: Moment) {
-        self.life.restarts = 0;
-        self.life.failures = FailureHistory::default();
-        self.life.created = now;
+        self.status.restarts = 0;
+        self.status.failure_history = FailureHistory::default();
+        self.status.created = now;
     }
 
     fn start(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        if self.life.want == Want::Gone {
+        if self.status.want == Want::Gone {
             return; // a delete is not taken back
         }
-        self.life.want = Want::Up;
-        match &mut self.life.state {
+        self.status.want = Want::Up;
+        match &mut self.status.state {
             State::Stopped | State::Waiting { .. } | State::Errored { .. } => {
-                self.life.failures = FailureHistory::default();
-                self.launch(true, now, out);
+                self.status.failure_history = FailureHistory::default();
+                self.spawn(true, now, out);
             }
             // Once it is cleared the want is found to be up; asked means without delay.
-            State::Clearing { asked, .. } => *asked = true,
+            State::CleaningUp { requested: asked, .. } => *asked = true,
             State::Spawning { .. }
             | State::Starting { .. }
             | State::Online { .. }
-            | State::Leaving { .. }
+            | State::Draining { .. }
             | State::Stopping { .. } => {}
         }
     }
 
     fn restart(&mut self, why: Option<String>, now: Moment, out: &mut Vec<Effect>) {
-        if self.life.want == Want::Gone {
+        if self.status.want == Want::Gone {
             return;
         }
-        let was_wanted = self.life.want == Want::Up;
-        self.life.failures = FailureHistory::default();
-        match &mut self.life.state {
+        let was_wanted = self.status.want == Want::Up;
+        self.status.failure_history = FailureHistory::default();
+        match &mut self.status.state {
             State::Spawning { stale, .. } => {
                 *stale |= was_wanted;
-                self.life.want = Want::Up;
+                self.status.want = Want::Up;
             }
             State::Starting { process, .. } | State::Online { process } => {
                 let process = *process;
-                self.life.restarts += 1;
-                self.life.want = Want::Up;
-                self.tell_to_go(process, why, now, out);
+                self.status.restarts += 1;
+                self.status.want = Want::Up;
+                self.begin_stop(process, why, now, out);
             }
             State::Stopped
-            | State::Leaving { .. }
+            | State::Draining { .. }
             | State::Stopping { .. }
-            | State::Clearing { .. }
+            | State::CleaningUp { .. }
             | State::Waiting { .. }
             | State::Errored { .. } => self.start(now, out),
         }
@@ -141,89 +141,89 @@ impl Instance {
 
     fn stop(&mut self, want: Want, now: Moment, out: &mut Vec<Effect>) {
         // A delete cannot be taken back by a stop.
-        self.life.want = if self.life.want == Want::Gone { Want::Gone } else { want };
-        match &self.life.state {
-            State::Stopped | State::Waiting { .. } | State::Errored { .. } => self.settle_down(out),
-            State::Starting { process, .. } | State::Online { process } | State::Leaving { process } => {
+        self.status.want = if self.status.want == Want::Gone { Want::Gone } else { want };
+        match &self.status.state {
+            State::Stopped | State::Waiting { .. } | State::Errored { .. } => self.finish_stop(out),
+            State::Starting { process, .. } | State::Online { process } | State::Draining { process } => {
                 let process = *process;
-                self.tell_to_go(process, None, now, out);
+                self.begin_stop(process, None, now, out);
             }
-            State::Spawning { .. } | State::Stopping { .. } | State::Clearing { .. } => {}
+            State::Spawning { .. } | State::Stopping { .. } | State::CleaningUp { .. } => {}
         }
     }
 
-    fn spawned(&mut self, process: RunProcess, now: Moment, out: &mut Vec<Effect>) {
-        match &self.life.state {
+    fn on_spawned(&mut self, process: RunProcess, now: Moment, out: &mut Vec<Effect>) {
+        match &self.status.state {
             State::Spawning { stale, .. } => {
-                if self.life.want == Want::Up && !stale {
-                    self.runs(process, now, out);
+                if self.status.want == Want::Up && !stale {
+                    self.enter_starting(process, now, out);
                 } else {
-                    self.tell_to_go(process, None, now, out);
+                    self.begin_stop(process, None, now, out);
                 }
             }
             // Told again to a new daemon.
             State::Starting { .. }
             | State::Online { .. }
-            | State::Leaving { .. }
+            | State::Draining { .. }
             | State::Stopping { .. }
-            | State::Clearing { .. } => {}
+            | State::CleaningUp { .. } => {}
             State::Stopped | State::Waiting { .. } | State::Errored { .. } => {}
         }
     }
 
-    fn runs(&mut self, process: RunProcess, now: Moment, out: &mut Vec<Effect>) {
-        match self.spec.sign() {
-            ReadySignal::Running => self.online(process, out),
-            ReadySignal::Listening | ReadySignal::Said | ReadySignal::Probed => {
-                self.life.state = State::Starting { process, late: false };
+    fn enter_starting(&mut self, process: RunProcess, now: Moment, out: &mut Vec<Effect>) {
+        match self.spec.ready_signal() {
+            ReadySignal::Running => self.become_online(process, out),
+            ReadySignal::Listening | ReadySignal::Notified | ReadySignal::ProbePassed => {
+                self.status.state = State::Starting { process, overdue: false };
                 self.set_timer(self.spec.readiness.timeout, now, out);
             }
         }
     }
 
-    fn ready(&mut self, out: &mut Vec<Effect>) {
-        self.life.ready = true;
-        if let State::Starting { process, .. } = self.life.state {
-            self.online(process, out);
+    fn on_ready(&mut self, out: &mut Vec<Effect>) {
+        self.status.ready = true;
+        if let State::Starting { process, .. } = self.status.state {
+            self.become_online(process, out);
         }
     }
 
-    fn online(&mut self, process: RunProcess, out: &mut Vec<Effect>) {
-        self.life.timer = None;
-        self.life.problem = None;
-        self.life.state = State::Online { process };
-        out.push(Effect::Tell(Notice::Online));
+    fn become_online(&mut self, process: RunProcess, out: &mut Vec<Effect>) {
+        self.status.timer = None;
+        self.status.health_problem = None;
+        self.status.state = State::Online { process };
+        out.push(Effect::Publish(Notice::Online));
     }
 
     /// It has not become ready in time. What it does need not be wrong, so it goes on.
-    fn overdue(&mut self, process: RunProcess, out: &mut Vec<Effect>) {
-        match self.spec.sign() {
-            ReadySignal::Running | ReadySignal::Listening => self.online(process, out),
-            ReadySignal::Said | ReadySignal::Probed => {
-                self.life.state = State::Starting { process, late: true };
-                out.push(Effect::Tell(Notice::Late));
+    fn on_ready_timeout(&mut self, process: RunProcess, out: &mut Vec<Effect>) {
+        match self.spec.ready_signal() {
+            ReadySignal::Running | ReadySignal::Listening => self.become_online(process, out),
+            ReadySignal::Notified | ReadySignal::ProbePassed => {
+                self.status.state = State::Starting { process, overdue: true };
+                out.push(Effect::Publish(Notice::ReadyTimeout));
             }
         }
     }
 
-    fn spawn_failed(&mut self, run: u32, failure: StartFailure, now: Moment, out: &mut Vec<Effect>) {
-        let State::Spawning { asked, .. } = self.life.state else { return };
-        let failure = self.named(failure);
-        out.push(Effect::Tell(Notice::StartFailed(failure.clone())));
+    fn on_spawn_failed(&mut self, run: u32, failure: StartFailure, now: Moment, out: &mut Vec<Effect>) {
+        let State::Spawning { requested: asked, .. } = self.status.state else { return };
+        let failure = self.with_subject(failure);
+        out.push(Effect::Publish(Notice::StartFailed(failure.clone())));
         let why = failure.to_string();
         let exit = Exit::NotStarted(failure);
         let process = RunProcess { run, pid: 0, start_time: 0, since: now };
-        self.record(process, exit.clone(), false, now);
-        match self.life.want {
-            Want::Up if asked => self.give_up(why, out),
-            Want::Up => self.follow(&exit, Duration::ZERO, now, out),
-            Want::Down | Want::Gone => self.settle_down(out),
+        self.record_run(process, exit.clone(), false, now);
+        match self.status.want {
+            Want::Up if asked => self.mark_errored(why, out),
+            Want::Up => self.apply_restart_policy(&exit, Duration::ZERO, now, out),
+            Want::Down | Want::Gone => self.finish_stop(out),
         }
     }
 
-    fn exited(&mut self, run: u32, exit: Exit, now: Moment, out: &mut Vec<Effect>) {
-        let (process, asked, phase) = match self.life.state {
-            State::Starting { process, .. } | State::Online { process } | State::Leaving { process } => {
+    fn on_exited(&mut self, run: u32, exit: Exit, now: Moment, out: &mut Vec<Effect>) {
+        let (process, asked, phase) = match self.status.state {
+            State::Starting { process, .. } | State::Online { process } | State::Draining { process } => {
                 (process, false, StopPhase::Killed)
             }
             State::Stopping { process, phase: StopPhase::Grace } => (process, true, StopPhase::Grace),
@@ -234,136 +234,138 @@ impl Instance {
             State::Spawning { since, .. } => {
                 (RunProcess { run, pid: 0, start_time: 0, since }, false, StopPhase::Killed)
             }
-            State::Clearing { .. } | State::Stopped | State::Waiting { .. } | State::Errored { .. } => return,
+            State::CleaningUp { .. } | State::Stopped | State::Waiting { .. } | State::Errored { .. } => {
+                return;
+            }
         };
-        out.push(Effect::Tell(Notice::Exited(exit.clone())));
-        self.record(process, exit, asked, now);
-        self.note_kill(asked && phase == StopPhase::Killed);
-        self.life.state = State::Clearing { process, asked, phase };
-        out.push(Effect::Sweep { process, kill: phase != StopPhase::Grace });
+        out.push(Effect::Publish(Notice::Exited(exit.clone())));
+        self.record_run(process, exit, asked, now);
+        self.record_kill(asked && phase == StopPhase::Killed);
+        self.status.state = State::CleaningUp { process, requested: asked, phase };
+        out.push(Effect::CleanUpTree { process, force: phase != StopPhase::Grace });
         match phase {
             StopPhase::Grace => {} // the grace of the first process holds for all
-            StopPhase::Killed | StopPhase::Stuck => self.set_timer(KILL_PATIENCE, now, out),
+            StopPhase::Killed | StopPhase::Stuck => self.set_timer(KILL_TIMEOUT, now, out),
         }
     }
 
-    fn swept(&mut self, left: &[i32], now: Moment, out: &mut Vec<Effect>) {
-        let State::Clearing { process, asked, .. } = self.life.state else { return };
+    fn on_tree_checked(&mut self, left: &[i32], now: Moment, out: &mut Vec<Effect>) {
+        let State::CleaningUp { process, requested: asked, .. } = self.status.state else { return };
         if !left.is_empty() {
             return; // an orphan's end or the timer brings it on
         }
-        self.life.timer = None;
-        out.push(Effect::Release { run: process.run });
-        match self.life.want {
-            Want::Up if asked => self.launch(true, now, out),
+        self.status.timer = None;
+        out.push(Effect::ReleaseRun { run: process.run });
+        match self.status.want {
+            Want::Up if asked => self.spawn(true, now, out),
             Want::Up => {
-                let last = self.life.exits.back();
+                let last = self.status.history.back();
                 let (exit, uptime) =
                     last.map_or((Exit::Unknown, 0), |ended| (ended.exit.clone(), ended.uptime));
-                self.follow(&exit, Duration::from_millis(uptime), now, out);
+                self.apply_restart_policy(&exit, Duration::from_millis(uptime), now, out);
             }
-            Want::Down | Want::Gone => self.settle_down(out),
+            Want::Down | Want::Gone => self.finish_stop(out),
         }
     }
 
-    fn orphan_ended(&mut self, out: &mut Vec<Effect>) {
-        match self.life.state {
-            State::Clearing { process, phase, .. } => {
-                out.push(Effect::Sweep { process, kill: phase != StopPhase::Grace });
+    fn on_orphan_exited(&mut self, out: &mut Vec<Effect>) {
+        match self.status.state {
+            State::CleaningUp { process, phase, .. } => {
+                out.push(Effect::CleanUpTree { process, force: phase != StopPhase::Grace });
             }
             State::Stopped
             | State::Spawning { .. }
             | State::Starting { .. }
             | State::Online { .. }
-            | State::Leaving { .. }
+            | State::Draining { .. }
             | State::Stopping { .. }
             | State::Waiting { .. }
             | State::Errored { .. } => {}
         }
     }
 
-    fn due(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        self.life.timer = None;
-        match &mut self.life.state {
+    fn on_timer(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        self.status.timer = None;
+        match &mut self.status.state {
             State::Waiting { .. } => {
-                self.life.restarts += 1;
-                self.launch(false, now, out);
+                self.status.restarts += 1;
+                self.spawn(false, now, out);
             }
             State::Starting { process, .. } => {
                 let process = *process;
-                self.overdue(process, out);
+                self.on_ready_timeout(process, out);
             }
-            State::Leaving { process } => {
+            State::Draining { process } => {
                 let process = *process;
-                let why = self.life.why.take();
-                self.tell_to_go(process, why, now, out);
+                let why = self.status.stop_reason.take();
+                self.begin_stop(process, why, now, out);
             }
             State::Stopping { process, phase } => {
                 let process = *process;
                 *phase = if *phase == StopPhase::Grace { StopPhase::Killed } else { StopPhase::Stuck };
                 out.push(Effect::Kill { process });
-                self.set_timer(KILL_PATIENCE, now, out);
+                self.set_timer(KILL_TIMEOUT, now, out);
             }
-            State::Clearing { process, phase, .. } => {
+            State::CleaningUp { process, phase, .. } => {
                 let process = *process;
                 *phase = if *phase == StopPhase::Grace { StopPhase::Killed } else { StopPhase::Stuck };
-                out.push(Effect::Sweep { process, kill: true });
-                self.note_kill(true);
-                self.set_timer(KILL_PATIENCE, now, out);
+                out.push(Effect::CleanUpTree { process, force: true });
+                self.record_kill(true);
+                self.set_timer(KILL_TIMEOUT, now, out);
             }
             State::Stopped | State::Spawning { .. } | State::Online { .. } | State::Errored { .. } => {}
         }
     }
 
-    fn launch(&mut self, asked: bool, now: Moment, out: &mut Vec<Effect>) {
-        self.life.timer = None;
-        self.life.problem = None;
-        self.life.ready = false;
-        self.life.last_run += 1;
-        let run = self.life.last_run;
-        self.life.state = State::Spawning { run, since: now, asked, stale: false };
-        out.push(Effect::Tell(Notice::Launching));
+    fn spawn(&mut self, asked: bool, now: Moment, out: &mut Vec<Effect>) {
+        self.status.timer = None;
+        self.status.health_problem = None;
+        self.status.ready = false;
+        self.status.last_run += 1;
+        let run = self.status.last_run;
+        self.status.state = State::Spawning { run, since: now, requested: asked, stale: false };
+        out.push(Effect::Publish(Notice::Launching));
         out.push(Effect::Spawn { run });
     }
 
-    fn tell_to_go(&mut self, process: RunProcess, why: Option<String>, now: Moment, out: &mut Vec<Effect>) {
-        self.life.state = State::Stopping { process, phase: StopPhase::Grace };
+    fn begin_stop(&mut self, process: RunProcess, why: Option<String>, now: Moment, out: &mut Vec<Effect>) {
+        self.status.state = State::Stopping { process, phase: StopPhase::Grace };
         // One that leaves may have its reason from before.
-        self.life.why = why.clone().or(self.life.why.take());
-        out.push(Effect::Tell(Notice::Stopping(why)));
-        out.push(Effect::Signal { process });
+        self.status.stop_reason = why.clone().or(self.status.stop_reason.take());
+        out.push(Effect::Publish(Notice::Stopping(why)));
+        out.push(Effect::SendStopSignal { process });
         self.set_timer(self.spec.stop.timeout, now, out);
     }
 
-    fn settle_down(&mut self, out: &mut Vec<Effect>) {
-        self.life.timer = None;
-        let was = std::mem::replace(&mut self.life.state, State::Stopped);
+    fn finish_stop(&mut self, out: &mut Vec<Effect>) {
+        self.status.timer = None;
+        let was = std::mem::replace(&mut self.status.state, State::Stopped);
         if was != State::Stopped {
-            out.push(Effect::Tell(Notice::Stopped));
+            out.push(Effect::Publish(Notice::Stopped));
         }
-        if self.life.want == Want::Gone {
-            out.push(Effect::Forget);
+        if self.status.want == Want::Gone {
+            out.push(Effect::Remove);
         }
     }
 
-    fn follow(&mut self, exit: &Exit, uptime: Duration, now: Moment, out: &mut Vec<Effect>) {
-        match restart::decide(&self.spec.restart, &mut self.life.failures, exit, uptime, now) {
+    fn apply_restart_policy(&mut self, exit: &Exit, uptime: Duration, now: Moment, out: &mut Vec<Effect>) {
+        match restart::decide(&self.spec.restart, &mut self.status.failure_history, exit, uptime, now) {
             RestartDecision::RestartAfter(delay) if delay.is_zero() => {
-                self.life.restarts += 1;
-                self.launch(false, now, out);
+                self.status.restarts += 1;
+                self.spawn(false, now, out);
             }
             RestartDecision::RestartAfter(delay) => {
                 let until = now.plus(delay);
-                self.life.state = State::Waiting { until };
-                self.life.timer = Some(until);
-                out.push(Effect::Timer { at: until });
-                out.push(Effect::Tell(Notice::Waiting(until - now.mono)));
+                self.status.state = State::Waiting { until };
+                self.status.timer = Some(until);
+                out.push(Effect::SetTimer { at: until });
+                out.push(Effect::Publish(Notice::RestartScheduled(until - now.mono)));
             }
-            RestartDecision::Finish => self.settle_down(out),
-            RestartDecision::GiveUp { restarts, window } => {
+            RestartDecision::Stop => self.finish_stop(out),
+            RestartDecision::MarkErrored { restarts, window } => {
                 let seconds = window.as_secs();
                 let s = if restarts == 1 { "" } else { "s" };
-                self.give_up(
+                self.mark_errored(
                     format!("{restarts} unstable restart{s} within {seconds} s, last exit: {exit}"),
                     out,
                 );
@@ -371,28 +373,37 @@ impl Instance {
         }
     }
 
-    fn give_up(&mut self, why: String, out: &mut Vec<Effect>) {
-        self.life.timer = None;
-        self.life.state = State::Errored { why: why.clone() };
-        out.push(Effect::Tell(Notice::Errored(why)));
+    fn mark_errored(&mut self, why: String, out: &mut Vec<Effect>) {
+        self.status.timer = None;
+        self.status.state = State::Errored { reason: why.clone() };
+        out.push(Effect::Publish(Notice::Errored(why)));
     }
 
-    fn record(&mut self, process: RunProcess, exit: Exit, asked: bool, now: Moment) {
+    fn record_run(&mut self, process: RunProcess, exit: Exit, asked: bool, now: Moment) {
         let RunProcess { run, pid, since, .. } = process;
         let uptime = u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX);
-        let why = self.life.why.take();
-        self.life.remember(RunRecord { at: now, run, pid, uptime, exit, asked, killed: false, why });
+        let why = self.status.stop_reason.take();
+        self.status.push_run(RunRecord {
+            at: now,
+            run,
+            pid,
+            uptime,
+            exit,
+            requested: asked,
+            killed: false,
+            reason: why,
+        });
     }
 
-    fn note_kill(&mut self, killed: bool) {
-        if let Some(last) = self.life.exits.back_mut() {
+    fn record_kill(&mut self, killed: bool) {
+        if let Some(last) = self.status.history.back_mut() {
             last.killed |= killed;
         }
     }
 
     fn set_timer(&mut self, after: Duration, now: Moment, out: &mut Vec<Effect>) {
         let at = now.plus(after);
-        self.life.timer = Some(at);
-        out.push(Effect::Timer { at });
+        self.status.timer = Some(at);
+        out.push(Effect::SetTimer { at });
     }
 }

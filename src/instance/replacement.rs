@@ -26,58 +26,63 @@ pub struct Replacement {
 #[serde(rename_all = "snake_case")]
 pub enum ReplacementRole {
     /// It is to take the place of the one in the list.
-    Coming {
+    #[serde(alias = "coming")]
+    Incoming {
         /// When it has, on the monotonic clock in milliseconds, once it is ready.
-        proven_at: Option<u64>,
+        #[serde(alias = "proven_at")]
+        probation_ends: Option<u64>,
         /// Why, where no user wants it: then the other has to go also if this one fails.
-        forced: Option<String>,
+        #[serde(alias = "forced")]
+        forced_reason: Option<String>,
         /// Instances that were replaced before, and their last runs until then: it is no good if a later one
         /// has ended.
         #[serde(default)]
-        after: Vec<RunId>,
+        #[serde(alias = "after")]
+        earlier_runs: Vec<RunId>,
     },
     /// Its place is taken.
-    Going,
+    #[serde(alias = "going")]
+    Outgoing,
 }
 
 impl Instance {
     /// One that is to take this one's place, with these settings. It counts the runs from here on.
-    pub fn successor(&self, spec: Arc<AppSpec>, inherited: Arc<EnvVars>, now: Moment) -> Self {
-        let life = InstanceStatus::new(self.life.last_run, now);
-        Self { id: self.id, number: self.number, spec, inherited, life }
+    pub fn new_replacement(&self, spec: Arc<AppSpec>, inherited: Arc<EnvVars>, now: Moment) -> Self {
+        let life = InstanceStatus::new(self.status.last_run, now);
+        Self { id: self.id, number: self.number, spec, inherited, status: life }
     }
 
     /// Takes the place of `former`: its counts and its history are this one's from now on.
-    pub fn succeed(&mut self, former: &mut Self) {
-        let (new, old) = (&mut self.life, &mut former.life);
+    pub fn take_over_from(&mut self, former: &mut Self) {
+        let (new, old) = (&mut self.status, &mut former.status);
         new.want = old.want;
         new.created = old.created;
         new.restarts = old.restarts + 1;
-        new.exits = std::mem::take(&mut old.exits);
+        new.history = std::mem::take(&mut old.history);
         new.last_run = new.last_run.max(old.last_run);
     }
 
     /// What is to go while others stand in for it: first it gets no new connections, then, once nobody
     /// waits for it any more or `kill_timeout` is over, it is told to go.
-    pub(super) fn retire(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        match self.life.state {
+    pub(super) fn drain_and_delete(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        match self.status.state {
             State::Starting { process, .. } | State::Online { process }
-                if self.spec.shares_ports() && self.life.want != Want::Gone =>
+                if self.spec.shares_ports() && self.status.want != Want::Gone =>
             {
-                self.life.want = Want::Gone;
-                self.life.state = State::Leaving { process };
-                out.push(Effect::Tell(Notice::Leaving));
-                out.push(Effect::Quiet { run: process.run });
+                self.status.want = Want::Gone;
+                self.status.state = State::Draining { process };
+                out.push(Effect::Publish(Notice::Draining));
+                out.push(Effect::Drain { run: process.run });
                 self.set_timer(self.spec.stop.timeout, now, out);
             }
-            _ => out.extend(self.on(InstanceEvent::Delete, now)),
+            _ => out.extend(self.handle(InstanceEvent::Delete, now)),
         }
     }
 
-    pub(super) fn drained(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        if let State::Leaving { process } = self.life.state {
-            let why = self.life.why.take();
-            self.tell_to_go(process, why, now, out);
+    pub(super) fn on_drained(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        if let State::Draining { process } = self.status.state {
+            let why = self.status.stop_reason.take();
+            self.begin_stop(process, why, now, out);
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::spec::{RestartDelay, RestartPolicy};
 use crate::time::Moment;
 
 /// No automatic restart waits longer than this for its backoff (PM2's limit).
-pub const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
+pub const MAX_BACKOFF: Duration = Duration::from_secs(15);
 
 /// PM2's back-off starts anew after this uptime, whatever `min_uptime` says.
 const BACKOFF_RESET: Duration = Duration::from_secs(30);
@@ -28,9 +28,9 @@ pub enum RestartDecision {
     /// Start again after this pause.
     RestartAfter(Duration),
     /// It shall stay down: its policy says that this was its end.
-    Finish,
+    Stop,
     /// It failed too often.
-    GiveUp {
+    MarkErrored {
         /// Restarts after early exits within the window.
         restarts: usize,
         /// The window they were counted in.
@@ -43,16 +43,18 @@ pub enum RestartDecision {
 #[serde(default)]
 pub struct FailureHistory {
     /// When restarts followed an early exit, on the monotonic clock in ms; oldest first.
-    pub unstable: VecDeque<u64>,
+    #[serde(alias = "unstable")]
+    pub unstable_exits: VecDeque<u64>,
     /// Exits in a row that count for the backoff.
-    pub in_row: u32,
+    #[serde(alias = "in_row")]
+    pub consecutive: u32,
 }
 
 impl FailureHistory {
     /// Restarts that followed an early exit and lie within the window.
-    pub fn recent(&self, policy: &RestartPolicy, now: Moment) -> usize {
+    pub fn recent_count(&self, policy: &RestartPolicy, now: Moment) -> usize {
         let window = window(policy).as_millis();
-        self.unstable.iter().filter(|at| u128::from(now.mono.saturating_sub(**at)) < window).count()
+        self.unstable_exits.iter().filter(|at| u128::from(now.mono.saturating_sub(**at)) < window).count()
     }
 }
 
@@ -65,31 +67,31 @@ pub fn decide(
     now: Moment,
 ) -> RestartDecision {
     if !policy.autorestart || matches!(exit, Exit::Code(code) if policy.stop_exit_codes.contains(code)) {
-        return RestartDecision::Finish;
+        return RestartDecision::Stop;
     }
     let early = uptime < policy.min_uptime;
-    let restarts = failures.recent(policy, now);
+    let restarts = failures.recent_count(policy, now);
     let most = policy.max_restarts as usize;
     if early && restarts >= most {
-        return RestartDecision::GiveUp { restarts, window: window(policy) };
+        return RestartDecision::MarkErrored { restarts, window: window(policy) };
     }
     if early {
-        failures.unstable.push_back(now.mono);
-        while failures.unstable.len() > most {
-            failures.unstable.pop_front();
+        failures.unstable_exits.push_back(now.mono);
+        while failures.unstable_exits.len() > most {
+            failures.unstable_exits.pop_front();
         }
     }
-    RestartDecision::RestartAfter(delay(policy, failures, uptime))
+    RestartDecision::RestartAfter(restart_delay(policy, failures, uptime))
 }
 
-fn delay(policy: &RestartPolicy, failures: &mut FailureHistory, uptime: Duration) -> Duration {
+fn restart_delay(policy: &RestartPolicy, failures: &mut FailureHistory, uptime: Duration) -> Duration {
     let (initial, reset, free) = match policy.delay {
         RestartDelay::Fixed(delay) => return delay,
-        RestartDelay::AfterFirst { initial } => (initial, policy.min_uptime, 1),
-        RestartDelay::FromFirst { initial } => (initial, BACKOFF_RESET, 0),
+        RestartDelay::Backoff { initial } => (initial, policy.min_uptime, 1),
+        RestartDelay::Pm2Backoff { initial } => (initial, BACKOFF_RESET, 0),
     };
-    failures.in_row = if uptime < reset { failures.in_row.saturating_add(1) } else { 1 - free };
-    match failures.in_row.checked_sub(free + 1) {
+    failures.consecutive = if uptime < reset { failures.consecutive.saturating_add(1) } else { 1 - free };
+    match failures.consecutive.checked_sub(free + 1) {
         None => Duration::ZERO,
         Some(steps) => backoff(initial, steps),
     }
@@ -99,12 +101,12 @@ fn delay(policy: &RestartPolicy, failures: &mut FailureHistory, uptime: Duration
 fn backoff(initial: Duration, steps: u32) -> Duration {
     let mut delay = initial;
     for _ in 0..steps {
-        if delay >= LONGEST_BACKOFF || delay.is_zero() {
+        if delay >= MAX_BACKOFF || delay.is_zero() {
             break;
         }
         delay += delay / 2;
     }
-    delay.min(LONGEST_BACKOFF.max(initial))
+    delay.min(MAX_BACKOFF.max(initial))
 }
 
 /// The configured window, widened so that the policy's own delays cannot outlast it: otherwise a
@@ -112,9 +114,7 @@ fn backoff(initial: Duration, steps: u32) -> Duration {
 fn window(policy: &RestartPolicy) -> Duration {
     let longest = match policy.delay {
         RestartDelay::Fixed(delay) => delay,
-        RestartDelay::AfterFirst { initial } | RestartDelay::FromFirst { initial } => {
-            LONGEST_BACKOFF.max(initial)
-        }
+        RestartDelay::Backoff { initial } | RestartDelay::Pm2Backoff { initial } => MAX_BACKOFF.max(initial),
     };
     let needed = (longest + policy.min_uptime).saturating_mul(policy.max_restarts.saturating_add(1));
     policy.window.max(needed)
@@ -156,8 +156,8 @@ mod tests {
         let shown: Vec<u128> = delays.iter().take(5).map(Duration::as_millis).collect();
         assert_eq!(shown, [0, 100, 150, 225, 337]);
         assert_eq!(delays.len(), 16);
-        assert!(matches!(end, Some(RestartDecision::GiveUp { restarts: 16, .. })));
-        assert!(delays.iter().all(|delay| *delay <= LONGEST_BACKOFF));
+        assert!(matches!(end, Some(RestartDecision::MarkErrored { restarts: 16, .. })));
+        assert!(delays.iter().all(|delay| *delay <= MAX_BACKOFF));
     }
 
     #[test]
@@ -165,14 +165,14 @@ mod tests {
         let policy = RestartPolicy { max_restarts: 10, min_uptime: MS(10_000), ..RestartPolicy::default() };
         let (delays, end) = loop_of(&policy, MS(50), 100);
         assert_eq!(delays.len(), 10);
-        assert!(matches!(end, Some(RestartDecision::GiveUp { restarts: 10, .. })));
+        assert!(matches!(end, Some(RestartDecision::MarkErrored { restarts: 10, .. })));
     }
 
     #[test]
     fn no_restart_allowed_means_given_up_at_the_first_early_exit() {
         let policy = RestartPolicy { max_restarts: 0, ..RestartPolicy::default() };
         let (delays, end) = loop_of(&policy, MS(1), 3);
-        assert!(delays.is_empty() && matches!(end, Some(RestartDecision::GiveUp { restarts: 0, .. })));
+        assert!(delays.is_empty() && matches!(end, Some(RestartDecision::MarkErrored { restarts: 0, .. })));
     }
 
     #[test]
@@ -190,7 +190,7 @@ mod tests {
             ends.push(decide(&policy, &mut failures, &Exit::Code(1), MS(uptime), now));
         }
         assert!(matches!(ends[5], RestartDecision::RestartAfter(_)), "a stable run restarts: {ends:?}");
-        assert!(matches!(ends[6], RestartDecision::GiveUp { restarts: 4, .. }), "{ends:?}");
+        assert!(matches!(ends[6], RestartDecision::MarkErrored { restarts: 4, .. }), "{ends:?}");
     }
 
     #[test]
@@ -200,7 +200,7 @@ mod tests {
         let mut fail = |now| decide(&policy, &mut failures, &Exit::Code(1), MS(1), at(now));
         assert_eq!(fail(0), RestartDecision::RestartAfter(MS(0)));
         assert_eq!(fail(100_000), RestartDecision::RestartAfter(MS(100)));
-        assert!(matches!(fail(101_000), RestartDecision::GiveUp { .. }));
+        assert!(matches!(fail(101_000), RestartDecision::MarkErrored { .. }));
     }
 
     #[test]
@@ -212,12 +212,12 @@ mod tests {
         };
         let (delays, end) = loop_of(&policy, MS(1), 100);
         assert_eq!(delays, [Duration::from_secs(3600); 3]);
-        assert!(matches!(end, Some(RestartDecision::GiveUp { .. })));
+        assert!(matches!(end, Some(RestartDecision::MarkErrored { .. })));
     }
 
     #[test]
     fn pm2_backoff_starts_with_its_initial_delay() {
-        let delay = RestartDelay::FromFirst { initial: MS(100) };
+        let delay = RestartDelay::Pm2Backoff { initial: MS(100) };
         let policy = RestartPolicy { delay, ..RestartPolicy::default() };
         let (delays, _) = loop_of(&policy, MS(5000), 8);
         let shown: Vec<u128> = delays.iter().map(Duration::as_millis).collect();
@@ -231,10 +231,10 @@ mod tests {
         let mut policy = RestartPolicy { stop_exit_codes: vec![0, 3], ..RestartPolicy::default() };
         let mut failures = FailureHistory::default();
         let mut on = |policy: &RestartPolicy, exit| decide(policy, &mut failures, &exit, MS(5000), at(0));
-        assert_eq!(on(&policy, Exit::Code(3)), RestartDecision::Finish);
+        assert_eq!(on(&policy, Exit::Code(3)), RestartDecision::Stop);
         let killed = Exit::Signal { number: 9, core: false, oom: false };
         assert!(matches!(on(&policy, killed.clone()), RestartDecision::RestartAfter(_)));
         policy.autorestart = false;
-        assert_eq!(on(&policy, killed), RestartDecision::Finish);
+        assert_eq!(on(&policy, killed), RestartDecision::Stop);
     }
 }

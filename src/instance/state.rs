@@ -47,7 +47,8 @@ pub enum State {
         /// Since when.
         since: Moment,
         /// A user waits for it, so a failure is told at once and not retried.
-        asked: bool,
+        #[serde(alias = "asked")]
+        requested: bool,
         /// Asked to restart meanwhile: what comes is out of date already.
         stale: bool,
     },
@@ -56,7 +57,8 @@ pub enum State {
         /// The process.
         process: RunProcess,
         /// It has taken longer than it was given.
-        late: bool,
+        #[serde(alias = "late")]
+        overdue: bool,
     },
     /// It runs and is ready.
     Online {
@@ -64,7 +66,8 @@ pub enum State {
         process: RunProcess,
     },
     /// It runs, and gets no new connections.
-    Leaving {
+    #[serde(alias = "leaving")]
+    Draining {
         /// The process.
         process: RunProcess,
     },
@@ -76,11 +79,13 @@ pub enum State {
         phase: StopPhase,
     },
     /// The first process is gone, the rest of its tree may not be.
-    Clearing {
+    #[serde(alias = "clearing")]
+    CleaningUp {
         /// The process that was.
         process: RunProcess,
         /// It was told to go; else it ended by itself.
-        asked: bool,
+        #[serde(alias = "asked")]
+        requested: bool,
         /// How hard the rest is asked to go.
         phase: StopPhase,
     },
@@ -92,7 +97,8 @@ pub enum State {
     /// Given up.
     Errored {
         /// Why, in words.
-        why: String,
+        #[serde(alias = "why")]
+        reason: String,
     },
 }
 
@@ -129,9 +135,9 @@ impl State {
             Self::Spawning { run, .. } => Some(*run),
             Self::Starting { process, .. }
             | Self::Online { process }
-            | Self::Leaving { process }
+            | Self::Draining { process }
             | Self::Stopping { process, .. }
-            | Self::Clearing { process, .. } => Some(process.run),
+            | Self::CleaningUp { process, .. } => Some(process.run),
             Self::Stopped | Self::Waiting { .. } | Self::Errored { .. } => None,
         }
     }
@@ -141,10 +147,10 @@ impl State {
         match self {
             Self::Starting { process, .. }
             | Self::Online { process }
-            | Self::Leaving { process }
+            | Self::Draining { process }
             | Self::Stopping { process, .. } => Some(process),
             Self::Spawning { .. }
-            | Self::Clearing { .. }
+            | Self::CleaningUp { .. }
             | Self::Stopped
             | Self::Waiting { .. }
             | Self::Errored { .. } => None,

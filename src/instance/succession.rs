@@ -11,28 +11,28 @@ impl Instance {
     /// `alive`: the keeper still has the run.
     pub fn resume(&mut self, alive: bool, now: Moment) -> Vec<Effect> {
         let mut out = Vec::new();
-        match self.life.state {
-            State::Spawning { asked, .. } if !alive => self.launch(asked, now, &mut out),
+        match self.status.state {
+            State::Spawning { requested: asked, .. } if !alive => self.spawn(asked, now, &mut out),
             State::Starting { process, .. }
             | State::Online { process }
-            | State::Leaving { process }
+            | State::Draining { process }
             | State::Stopping { process, .. }
                 if !alive =>
             {
-                self.exited(process.run, Exit::Unknown, now, &mut out);
+                self.on_exited(process.run, Exit::Unknown, now, &mut out);
             }
-            State::Leaving { process } => {
-                out.push(Effect::Quiet { run: process.run });
-                out.extend(self.life.timer.map(|at| Effect::Timer { at }));
+            State::Draining { process } => {
+                out.push(Effect::Drain { run: process.run });
+                out.extend(self.status.timer.map(|at| Effect::SetTimer { at }));
             }
-            State::Clearing { process, phase, .. } => {
-                out.push(Effect::Sweep { process, kill: phase != StopPhase::Grace });
-                out.extend(self.life.timer.map(|at| Effect::Timer { at }));
+            State::CleaningUp { process, phase, .. } => {
+                out.push(Effect::CleanUpTree { process, force: phase != StopPhase::Grace });
+                out.extend(self.status.timer.map(|at| Effect::SetTimer { at }));
             }
             // The order may have been lost with the keeper that it was given to.
             State::Stopping { process, phase: StopPhase::Killed | StopPhase::Stuck } => {
                 out.push(Effect::Kill { process });
-                out.extend(self.life.timer.map(|at| Effect::Timer { at }));
+                out.extend(self.status.timer.map(|at| Effect::SetTimer { at }));
             }
             State::Spawning { .. }
             | State::Starting { .. }
@@ -40,16 +40,16 @@ impl Instance {
             | State::Stopping { .. }
             | State::Stopped
             | State::Waiting { .. }
-            | State::Errored { .. } => out.extend(self.life.timer.map(|at| Effect::Timer { at })),
+            | State::Errored { .. } => out.extend(self.status.timer.map(|at| Effect::SetTimer { at })),
         }
         out
     }
 
     /// The keeper has a later run than the saved state knows: the state was not saved in time, and
     /// the keeper's word on what runs wins. What became of the run is told next.
-    pub fn catch_up(&mut self, run: u32, now: Moment) {
-        self.life.state = State::Spawning { run, since: now, asked: false, stale: false };
-        self.life.last_run = run;
-        self.life.timer = None;
+    pub fn skip_run_numbers(&mut self, run: u32, now: Moment) {
+        self.status.state = State::Spawning { run, since: now, requested: false, stale: false };
+        self.status.last_run = run;
+        self.status.timer = None;
     }
 }

@@ -22,14 +22,14 @@ fn exited(run: u32, code: i32) -> InstanceEvent {
 }
 
 fn swept(run: u32) -> InstanceEvent {
-    InstanceEvent::Swept { run, left: vec![] }
+    InstanceEvent::TreeChecked { run, remaining: vec![] }
 }
 
 fn online() -> Instance {
     let mut api = instance(|_| {});
-    api.on(InstanceEvent::Start, at(0));
-    api.on(spawned(1), at(1));
-    assert!(matches!(api.life.state, State::Online { .. }));
+    api.handle(InstanceEvent::Start, at(0));
+    api.handle(spawned(1), at(1));
+    assert!(matches!(api.status.state, State::Online { .. }));
     api
 }
 
@@ -40,71 +40,71 @@ fn spawns(effects: &[Effect]) -> bool {
 #[test]
 fn a_crash_is_cleared_then_restarted_at_once() {
     let mut api = online();
-    let effects = api.on(exited(1, 3), at(5000));
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Sweep { kill: true, .. })));
+    let effects = api.handle(exited(1, 3), at(5000));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::CleanUpTree { force: true, .. })));
     assert!(!spawns(&effects), "not before the rest of the tree is gone");
-    let effects = api.on(swept(1), at(5001));
-    assert!(spawns(&effects) && effects.contains(&Effect::Release { run: 1 }));
-    assert_eq!((api.life.restarts, api.life.last_run), (1, 2));
-    assert_eq!(api.life.exits[0].uptime, 4999);
+    let effects = api.handle(swept(1), at(5001));
+    assert!(spawns(&effects) && effects.contains(&Effect::ReleaseRun { run: 1 }));
+    assert_eq!((api.status.restarts, api.status.last_run), (1, 2));
+    assert_eq!(api.status.history[0].uptime, 4999);
 }
 
 #[test]
 fn a_stop_during_the_start_ends_it_when_it_comes() {
     let mut api = instance(|_| {});
-    api.on(InstanceEvent::Start, at(0));
-    assert_eq!(api.on(InstanceEvent::Stop, at(1)), []);
-    let effects = api.on(spawned(1), at(2));
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Signal { .. })));
-    api.on(exited(1, 0), at(3));
-    api.on(swept(1), at(4));
-    assert_eq!(api.life.state, State::Stopped);
-    assert_eq!(api.life.restarts, 0);
+    api.handle(InstanceEvent::Start, at(0));
+    assert_eq!(api.handle(InstanceEvent::Stop, at(1)), []);
+    let effects = api.handle(spawned(1), at(2));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::SendStopSignal { .. })));
+    api.handle(exited(1, 0), at(3));
+    api.handle(swept(1), at(4));
+    assert_eq!(api.status.state, State::Stopped);
+    assert_eq!(api.status.restarts, 0);
 }
 
 #[test]
 fn grace_then_sigkill_then_stuck_but_still_watched() {
     let mut api = online();
-    api.on(InstanceEvent::Stop, at(10));
+    api.handle(InstanceEvent::Stop, at(10));
     let grace = 10 + 10_000;
-    assert_eq!(api.life.timer, Some(grace));
-    let effects = api.on(InstanceEvent::Due { at: grace }, at(grace));
+    assert_eq!(api.status.timer, Some(grace));
+    let effects = api.handle(InstanceEvent::TimerFired { at: grace }, at(grace));
     assert!(matches!(effects[0], Effect::Kill { .. }));
     let patience = grace + 5000;
-    api.on(InstanceEvent::Due { at: patience }, at(patience));
-    assert!(api.reason().unwrap().contains("process 101 cannot be killed"));
-    api.on(
+    api.handle(InstanceEvent::TimerFired { at: patience }, at(patience));
+    assert!(api.status_reason().unwrap().contains("process 101 cannot be killed"));
+    api.handle(
         InstanceEvent::Exited { run: 1, exit: Exit::Signal { number: 9, core: false, oom: false } },
         at(patience + 1),
     );
-    api.on(swept(1), at(patience + 2));
-    assert_eq!((api.life.state.clone(), api.life.exits[0].killed), (State::Stopped, true));
+    api.handle(swept(1), at(patience + 2));
+    assert_eq!((api.status.state.clone(), api.status.history[0].killed), (State::Stopped, true));
 }
 
 #[test]
 fn what_is_left_of_the_tree_gets_the_same_grace() {
     let mut api = online();
-    api.on(InstanceEvent::Stop, at(0));
-    let effects = api.on(exited(1, 0), at(100));
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Sweep { kill: false, .. })));
-    api.on(InstanceEvent::Swept { run: 1, left: vec![55] }, at(101));
-    assert!(matches!(api.life.state, State::Clearing { .. }));
-    let effects = api.on(InstanceEvent::Due { at: 10_000 }, at(10_000));
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Sweep { kill: true, .. })));
-    let effects = api.on(InstanceEvent::OrphanEnded, at(10_001));
-    assert!(matches!(effects[..], [Effect::Sweep { kill: true, .. }]));
-    api.on(swept(1), at(10_002));
-    assert_eq!(api.life.state, State::Stopped);
+    api.handle(InstanceEvent::Stop, at(0));
+    let effects = api.handle(exited(1, 0), at(100));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::CleanUpTree { force: false, .. })));
+    api.handle(InstanceEvent::TreeChecked { run: 1, remaining: vec![55] }, at(101));
+    assert!(matches!(api.status.state, State::CleaningUp { .. }));
+    let effects = api.handle(InstanceEvent::TimerFired { at: 10_000 }, at(10_000));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::CleanUpTree { force: true, .. })));
+    let effects = api.handle(InstanceEvent::OrphanExited, at(10_001));
+    assert!(matches!(effects[..], [Effect::CleanUpTree { force: true, .. }]));
+    api.handle(swept(1), at(10_002));
+    assert_eq!(api.status.state, State::Stopped);
 }
 
 #[test]
 fn news_of_a_former_run_changes_nothing() {
     let mut api = online();
-    api.on(exited(1, 1), at(5000));
-    api.on(swept(1), at(5000));
+    api.handle(exited(1, 1), at(5000));
+    api.handle(swept(1), at(5000));
     let before = api.clone();
-    for stale in [spawned(1), exited(1, 0), swept(1), InstanceEvent::Due { at: 1 }] {
-        assert_eq!(api.on(stale, at(6000)), []);
+    for stale in [spawned(1), exited(1, 0), swept(1), InstanceEvent::TimerFired { at: 1 }] {
+        assert_eq!(api.handle(stale, at(6000)), []);
         assert_eq!(api, before);
     }
 }
@@ -113,55 +113,55 @@ fn news_of_a_former_run_changes_nothing() {
 fn a_start_that_fails_for_a_user_is_told_a_later_one_is_retried() {
     let failure = StartFailure { step: StartStep::Exec, errno: libc::ENOENT, subject: "/bin/api".into() };
     let mut api = instance(|_| {});
-    api.on(InstanceEvent::Start, at(0));
-    api.on(InstanceEvent::SpawnFailed { run: 1, failure: failure.clone() }, at(1));
-    assert!(api.reason().unwrap().contains("cannot execute /bin/api"));
+    api.handle(InstanceEvent::Start, at(0));
+    api.handle(InstanceEvent::SpawnFailed { run: 1, failure: failure.clone() }, at(1));
+    assert!(api.status_reason().unwrap().contains("cannot execute /bin/api"));
 
     let mut api = online();
-    api.on(exited(1, 1), at(5000));
-    api.on(swept(1), at(5000));
-    let effects = api.on(InstanceEvent::SpawnFailed { run: 2, failure }, at(5001));
+    api.handle(exited(1, 1), at(5000));
+    api.handle(swept(1), at(5000));
+    let effects = api.handle(InstanceEvent::SpawnFailed { run: 2, failure }, at(5001));
     assert!(spawns(&effects), "the first early failure is retried at once: {effects:?}");
 }
 
 #[test]
 fn a_restart_while_spawning_replaces_what_comes() {
     let mut api = instance(|_| {});
-    api.on(InstanceEvent::Start, at(0));
-    api.on(InstanceEvent::Restart(None), at(1));
-    let effects = api.on(spawned(1), at(2));
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Signal { .. })));
-    api.on(exited(1, 0), at(3));
-    assert!(spawns(&api.on(swept(1), at(4))));
+    api.handle(InstanceEvent::Start, at(0));
+    api.handle(InstanceEvent::Restart(None), at(1));
+    let effects = api.handle(spawned(1), at(2));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::SendStopSignal { .. })));
+    api.handle(exited(1, 0), at(3));
+    assert!(spawns(&api.handle(swept(1), at(4))));
 }
 
 #[test]
 fn a_delete_is_not_taken_back() {
     let mut api = online();
-    api.on(InstanceEvent::Delete, at(1));
-    api.on(InstanceEvent::Start, at(2));
-    api.on(InstanceEvent::Stop, at(2));
-    api.on(exited(1, 0), at(3));
-    assert!(api.on(swept(1), at(4)).contains(&Effect::Forget));
+    api.handle(InstanceEvent::Delete, at(1));
+    api.handle(InstanceEvent::Start, at(2));
+    api.handle(InstanceEvent::Stop, at(2));
+    api.handle(exited(1, 0), at(3));
+    assert!(api.handle(swept(1), at(4)).contains(&Effect::Remove));
 }
 
 #[test]
 fn a_crash_loop_ends_errored_with_its_reason() {
     let mut api = instance(|spec| spec.restart.max_restarts = 10);
-    api.on(InstanceEvent::Start, at(0));
+    api.handle(InstanceEvent::Start, at(0));
     let mut now = 0;
     for _ in 0..100 {
-        match api.life.state.clone() {
-            State::Spawning { run, .. } => drop(api.on(spawned(run), at(now))),
-            State::Online { process } => drop(api.on(exited(process.run, 7), at(now))),
-            State::Clearing { process, .. } => drop(api.on(swept(process.run), at(now))),
+        match api.status.state.clone() {
+            State::Spawning { run, .. } => drop(api.handle(spawned(run), at(now))),
+            State::Online { process } => drop(api.handle(exited(process.run, 7), at(now))),
+            State::CleaningUp { process, .. } => drop(api.handle(swept(process.run), at(now))),
             State::Waiting { until } => {
                 now = until;
-                api.on(InstanceEvent::Due { at: until }, at(now));
+                api.handle(InstanceEvent::TimerFired { at: until }, at(now));
             }
-            State::Errored { why } => {
+            State::Errored { reason: why } => {
                 assert!(why.contains("10 unstable restarts") && why.contains("exit code 7"), "{why}");
-                assert_eq!(api.life.restarts, 10);
+                assert_eq!(api.status.restarts, 10);
                 return;
             }
             other => panic!("unexpected {other:?}"),
@@ -173,12 +173,12 @@ fn a_crash_loop_ends_errored_with_its_reason() {
 #[test]
 fn an_app_that_may_end_ends() {
     let mut api = instance(|spec| spec.restart.autorestart = false);
-    api.on(InstanceEvent::Start, at(0));
-    api.on(spawned(1), at(0));
-    api.on(exited(1, 0), at(10));
-    api.on(swept(1), at(10));
-    assert_eq!((api.life.state.clone(), api.life.want), (State::Stopped, Want::Up));
-    assert_eq!(api.reason().unwrap(), "exit code 0");
+    api.handle(InstanceEvent::Start, at(0));
+    api.handle(spawned(1), at(0));
+    api.handle(exited(1, 0), at(10));
+    api.handle(swept(1), at(10));
+    assert_eq!((api.status.state.clone(), api.status.want), (State::Stopped, Want::Up));
+    assert_eq!(api.status_reason().unwrap(), "exit code 0");
 }
 
 #[test]
@@ -186,11 +186,11 @@ fn a_new_daemon_takes_up_what_was_half_done() {
     let mut api = online();
     assert_eq!(api.resume(true, at(10)), []);
     let effects = api.resume(false, at(10));
-    assert!(effects.contains(&Effect::Tell(Notice::Exited(Exit::Unknown))));
+    assert!(effects.contains(&Effect::Publish(Notice::Exited(Exit::Unknown))));
     let mut api = instance(|_| {});
-    api.on(InstanceEvent::Start, at(0));
-    assert!(spawns(&api.resume(false, at(1))) && api.life.last_run == 2);
+    api.handle(InstanceEvent::Start, at(0));
+    assert!(spawns(&api.resume(false, at(1))) && api.status.last_run == 2);
     let mut api = online();
-    api.on(InstanceEvent::Stop, at(5));
-    assert_eq!(api.resume(true, at(6)), [Effect::Timer { at: 10_005 }]);
+    api.handle(InstanceEvent::Stop, at(5));
+    assert_eq!(api.resume(true, at(6)), [Effect::SetTimer { at: 10_005 }]);
 }

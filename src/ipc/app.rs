@@ -344,23 +344,23 @@ convert!(AppSpec, App:
 convert!(RestartPolicy, AppRestart:
     same autorestart max_restarts stop_exit_codes; into delay; optional; millis min_uptime window; renamed);
 convert!(StopPolicy, AppStop:
-    same signal; into; optional; millis timeout; renamed tree => whole_tree message => by_message);
+    same signal; into; optional; millis timeout; renamed whole_tree => whole_tree by_message => by_message);
 convert!(spec::Readiness, AppReadiness:
     same wait_ready; into; optional probe; millis timeout; renamed);
 convert!(spec::Probe, AppProbe:
-    same retries; into; optional; millis interval timeout start_period; renamed check => action);
+    same retries; into; optional; millis interval timeout start_period; renamed action => action);
 convert!(LogSpec, AppLogs:
     same merge date_format format; into out err rotation; optional combined; millis; renamed);
 convert!(spec::Rotation, AppRotation:
     same max_size schedule max_age max_total compress delay_compress rotate_empty date_format when_full;
-    into; optional; millis; renamed keep => retain);
+    into; optional; millis; renamed retain => retain);
 
 impl From<RestartDelay> for AppRestartDelay {
     fn from(delay: RestartDelay) -> Self {
         match delay {
             RestartDelay::Fixed(delay) => Self::Fixed(millis(delay)),
-            RestartDelay::AfterFirst { initial } => Self::Backoff { initial: millis(initial) },
-            RestartDelay::FromFirst { initial } => Self::Pm2Backoff { initial: millis(initial) },
+            RestartDelay::Backoff { initial } => Self::Backoff { initial: millis(initial) },
+            RestartDelay::Pm2Backoff { initial } => Self::Pm2Backoff { initial: millis(initial) },
         }
     }
 }
@@ -369,11 +369,9 @@ impl From<AppRestartDelay> for RestartDelay {
     fn from(delay: AppRestartDelay) -> Self {
         match delay {
             AppRestartDelay::Fixed(delay) => Self::Fixed(Duration::from_millis(delay)),
-            AppRestartDelay::Backoff { initial } => {
-                Self::AfterFirst { initial: Duration::from_millis(initial) }
-            }
+            AppRestartDelay::Backoff { initial } => Self::Backoff { initial: Duration::from_millis(initial) },
             AppRestartDelay::Pm2Backoff { initial } => {
-                Self::FromFirst { initial: Duration::from_millis(initial) }
+                Self::Pm2Backoff { initial: Duration::from_millis(initial) }
             }
         }
     }
@@ -383,7 +381,7 @@ impl From<LogPath> for AppLogFile {
     fn from(path: LogPath) -> Self {
         match path {
             LogPath::Default => Self::Default,
-            LogPath::Nowhere => Self::Discard,
+            LogPath::Discard => Self::Discard,
             LogPath::File(path) => Self::File(path),
         }
     }
@@ -393,7 +391,7 @@ impl From<AppLogFile> for LogPath {
     fn from(file: AppLogFile) -> Self {
         match file {
             AppLogFile::Default => Self::Default,
-            AppLogFile::Discard => Self::Nowhere,
+            AppLogFile::Discard => Self::Discard,
             AppLogFile::File(path) => Self::File(path),
         }
     }

@@ -91,25 +91,25 @@ pub enum ClientError {
         "permission denied: {}. The daemon belongs to another user; switch to that user or set RSM_HOME",
         socket.display()
     )]
-    Denied {
+    PermissionDenied {
         /// Where.
         socket: PathBuf,
     },
     /// The daemon refused, in its words.
     #[error("{}", with_hint(.0))]
-    Refused(ApiError),
+    Rejected(ApiError),
     /// The connection broke before the answer was complete.
     #[error(
         "connection to the daemon lost before it responded ({0}); the operation may have been executed, see \
         `rsm list`"
     )]
-    Lost(String),
+    ConnectionLost(String),
     /// The answer is not what this version expects.
     #[error("unexpected response from the daemon ({0}). If rsm was updated, run `rsm upgrade`")]
     Protocol(String),
     /// The system refused.
     #[error("cannot connect to {}: {error}", socket.display())]
-    System {
+    Connect {
         /// Where.
         socket: PathBuf,
         /// Why.
@@ -131,12 +131,12 @@ type HttpSender = SendRequest<Full<Bytes>>;
 pub struct Client {
     socket: PathBuf,
     /// None after a stream has taken the connection along.
-    requests: Option<HttpSender>,
-    used: Instant,
+    sender: Option<HttpSender>,
+    last_used: Instant,
     /// Told once if the daemon is of another version.
-    other_version: Option<fn(&str)>,
+    version_mismatch: Option<fn(&str)>,
     /// Called when nobody answers any more.
-    revive: Option<Reconnect>,
+    reconnect: Option<Reconnect>,
 }
 
 /// Sees to it that a daemon answers where one should.
@@ -150,17 +150,23 @@ impl Client {
     pub async fn connect(home: &Home) -> Result<Self, ClientError> {
         let socket = home.socket();
         let requests = handshake_with(&socket).await?;
-        Ok(Self { socket, requests: Some(requests), used: Instant::now(), other_version: None, revive: None })
+        Ok(Self {
+            socket,
+            sender: Some(requests),
+            last_used: Instant::now(),
+            version_mismatch: None,
+            reconnect: None,
+        })
     }
 
     /// Has `tell` called, once, with the daemon's version if that is not ours.
-    pub fn on_other_version(&mut self, tell: fn(&str)) {
-        self.other_version = Some(tell);
+    pub fn on_version_mismatch(&mut self, tell: fn(&str)) {
+        self.version_mismatch = Some(tell);
     }
 
     /// Has `revive` called, with the socket's path, when daemon and keeper die while they are asked.
-    pub fn on_death(&mut self, revive: Reconnect) {
-        self.revive = Some(revive);
+    pub fn on_disconnect(&mut self, revive: Reconnect) {
+        self.reconnect = Some(revive);
     }
 
     /// Asks, and reads the answer.
@@ -168,7 +174,7 @@ impl Client {
     /// # Errors
     /// The daemon refuses or goes away.
     pub async fn call<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ClientError> {
-        let bytes = self.bytes(request).await?;
+        let bytes = self.call_raw(request).await?;
         serde_json::from_slice(&bytes).map_err(|error| ClientError::Protocol(error.to_string()))
     }
 
@@ -176,14 +182,14 @@ impl Client {
     ///
     /// # Errors
     /// The daemon refuses or goes away.
-    pub async fn bytes(&mut self, request: &Request) -> Result<Bytes, ClientError> {
+    pub async fn call_raw(&mut self, request: &Request) -> Result<Bytes, ClientError> {
         let key = new_idempotency_key();
         let attempts = if request.retry() == Retry::Never { 1 } else { MAX_ATTEMPTS };
         // Once one was lost nobody knows whether it was carried out, however the others failed.
         let mut lost = None;
         for _ in 0..attempts {
-            match (self.try_call(request, &key).await, self.revive) {
-                (Err(failed @ ClientError::Lost(_)), _) => lost = Some(failed),
+            match (self.try_call(request, &key).await, self.reconnect) {
+                (Err(failed @ ClientError::ConnectionLost(_)), _) => lost = Some(failed),
                 (Err(ClientError::NotRunning { socket }), Some(revive)) => revive(socket).await,
                 (Err(failed @ ClientError::NotRunning { .. }), None) => return Err(lost.unwrap_or(failed)),
                 (answer, _) => return answer,
@@ -195,7 +201,7 @@ impl Client {
     async fn try_call(&mut self, request: &Request, key: &str) -> Result<Bytes, ClientError> {
         let (answer, requests) = self.send(request, key).await?;
         let bytes = read_body(answer).await?;
-        (self.requests, self.used) = (Some(requests), Instant::now());
+        (self.sender, self.last_used) = (Some(requests), Instant::now());
         Ok(bytes)
     }
 
@@ -205,7 +211,12 @@ impl Client {
     /// The daemon refuses or goes away.
     pub async fn stream(&mut self, request: &Request) -> Result<LineStream, ClientError> {
         let (answer, requests) = self.send(request, &new_idempotency_key()).await?;
-        Ok(LineStream { body: answer.into_body(), rest: BytesMut::new(), over: false, _requests: requests })
+        Ok(LineStream {
+            body: answer.into_body(),
+            buffer: BytesMut::new(),
+            is_finished: false,
+            _requests: requests,
+        })
     }
 
     async fn send(
@@ -213,11 +224,11 @@ impl Client {
         request: &Request,
         key: &str,
     ) -> Result<(Response<Incoming>, HttpSender), ClientError> {
-        let parts = request.encode().map_err(ClientError::Refused)?;
+        let parts = request.encode().map_err(ClientError::Rejected)?;
         if parts.body.len() > MAX_BODY {
             // The server would hang up in the middle, and why would be lost.
             let text = format!("request exceeds {} MiB", MAX_BODY >> 20);
-            return Err(ClientError::Refused(ApiError::new(ErrorCode::TooLarge, text)));
+            return Err(ClientError::Rejected(ApiError::new(ErrorCode::TooLarge, text)));
         }
         let request = to_hyper(&parts, key)?;
         let again = request.clone();
@@ -238,7 +249,7 @@ impl Client {
     fn check_version(&mut self, answer: &Response<Incoming>) {
         let theirs = answer.headers().get(VERSION_HEADER).and_then(|version| version.to_str().ok());
         if let Some(theirs) = theirs.filter(|theirs| *theirs != version())
-            && let Some(tell) = self.other_version.take()
+            && let Some(tell) = self.version_mismatch.take()
         {
             tell(theirs);
         }
@@ -246,8 +257,8 @@ impl Client {
 
     /// The connection, or a new one if there is none that can be trusted.
     async fn ready_sender(&mut self) -> Result<HttpSender, ClientError> {
-        if let Some(mut requests) = self.requests.take()
-            && self.used.elapsed() < REUSE_WITHIN
+        if let Some(mut requests) = self.sender.take()
+            && self.last_used.elapsed() < REUSE_WITHIN
             && requests.ready().await.is_ok()
         {
             return Ok(requests);
@@ -281,7 +292,7 @@ fn to_hyper(parts: &HttpRequest, key: &str) -> Result<hyper::Request<Full<Bytes>
     request.body(Full::new(Bytes::copy_from_slice(&parts.body))).map_err(|error| {
         // All is escaped, so only the length can be wrong.
         let text = format!("too many selectors: {error}");
-        ClientError::Refused(ApiError::new(ErrorCode::TooLarge, text).hint("select fewer apps at a time"))
+        ClientError::Rejected(ApiError::new(ErrorCode::TooLarge, text).hint("select fewer apps at a time"))
     })
 }
 
@@ -291,7 +302,7 @@ async fn check_status(answer: Response<Incoming>) -> Result<Response<Incoming>, 
         return Ok(answer);
     }
     Err(match serde_json::from_slice::<ErrorBody>(&read_body(answer).await?) {
-        Ok(refusal) => ClientError::Refused(refusal.error),
+        Ok(refusal) => ClientError::Rejected(refusal.error),
         Err(_) => ClientError::Protocol(format!("HTTP status {status} without an error message")),
     })
 }
@@ -304,16 +315,16 @@ fn connection_lost(error: hyper::Error) -> ClientError {
     if error.is_parse() {
         return ClientError::Protocol(error.to_string());
     }
-    ClientError::Lost(error.to_string())
+    ClientError::ConnectionLost(error.to_string())
 }
 
 async fn handshake_with(socket: &Path) -> Result<HttpSender, ClientError> {
-    let failed = |error| ClientError::System { socket: socket.to_path_buf(), error };
+    let failed = |error| ClientError::Connect { socket: socket.to_path_buf(), error };
     let stream = connect_socket(socket).map_err(|errno| match errno {
         Errno::ENOENT | Errno::ENOTDIR | Errno::ECONNREFUSED => {
             ClientError::NotRunning { socket: socket.to_path_buf() }
         }
-        Errno::EACCES | Errno::EPERM => ClientError::Denied { socket: socket.to_path_buf() },
+        Errno::EACCES | Errno::EPERM => ClientError::PermissionDenied { socket: socket.to_path_buf() },
         Errno::EAGAIN => failed(io::Error::new(
             io::ErrorKind::TimedOut,
             "the daemon does not accept \
@@ -410,8 +421,8 @@ impl Client {
 #[derive(Debug)]
 pub struct LineStream {
     body: Incoming,
-    rest: BytesMut,
-    over: bool,
+    buffer: BytesMut,
+    is_finished: bool,
     /// The connection closes when this is dropped.
     _requests: HttpSender,
 }
@@ -433,26 +444,26 @@ impl LineStream {
     pub async fn next(&mut self) -> Option<Result<Bytes, ClientError>> {
         let mut looked_at = 0;
         loop {
-            if let Some(at) = memchr::memchr(b'\n', &self.rest[looked_at..]) {
-                let mut line = self.rest.split_to(looked_at + at + 1);
+            if let Some(at) = memchr::memchr(b'\n', &self.buffer[looked_at..]) {
+                let mut line = self.buffer.split_to(looked_at + at + 1);
                 line.truncate(looked_at + at);
                 return Some(Ok(line.freeze()));
             }
-            looked_at = self.rest.len();
-            if self.over {
+            looked_at = self.buffer.len();
+            if self.is_finished {
                 return None;
             }
             match self.body.frame().await {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
-                        self.rest.extend_from_slice(&data);
+                        self.buffer.extend_from_slice(&data);
                     }
                 }
                 Some(Err(error)) => {
-                    self.over = true;
+                    self.is_finished = true;
                     return Some(Err(connection_lost(error)));
                 }
-                None => self.over = true,
+                None => self.is_finished = true,
             }
         }
     }

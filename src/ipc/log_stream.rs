@@ -55,7 +55,7 @@ impl LogStream {
             };
             if !line.starts_with(POSITIONS) {
                 self.uncommitted.push(line);
-            } else if let Ok(LogItem::Places { places }) = serde_json::from_slice(&line) {
+            } else if let Ok(LogItem::Positions { places }) = serde_json::from_slice(&line) {
                 self.positions.extend(places.into_iter().map(|place| (place.path.clone(), place)));
                 return Some(Ok(std::mem::take(&mut self.uncommitted)));
             }

@@ -19,7 +19,7 @@ pub fn document() -> Value {
     let mut paths = Map::new();
     for operation in operations() {
         let method = operation.route.method.to_lowercase();
-        let described = operation.describe(&mut generator);
+        let described = operation.operation_object(&mut generator);
         paths.entry(operation.path).or_insert_with(|| json!({}))[method] = described;
     }
     let error = generator.subschema_for::<ErrorBody>();
@@ -82,7 +82,7 @@ fn camel_case(name: &str) -> String {
 }
 
 impl Operation {
-    fn describe(&self, generator: &mut SchemaGenerator) -> Value {
+    fn operation_object(&self, generator: &mut SchemaGenerator) -> Value {
         let mut described = json!({
             "operationId": self.id,
             "summary": self.summary,

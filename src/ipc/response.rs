@@ -33,13 +33,13 @@ pub struct Pong {
 pub enum UpgradeOutcome {
     /// The new daemon is running.
     #[serde(rename = "succeeded")]
-    Done,
+    Succeeded,
     /// The new daemon exited before it was ready; rolled back.
     #[serde(rename = "crashed")]
-    Died,
+    Crashed,
     /// The new daemon was not ready in time; rolled back.
     #[serde(rename = "timed_out")]
-    Silent,
+    TimedOut,
 }
 
 /// Status of an instance, in PM2's terms.
@@ -192,7 +192,7 @@ pub struct LimitView {
     pub value: u64,
     /// Enforced by `cgroup`, `rlimit` or `none`.
     #[serde(rename = "enforced_by")]
-    pub by: String,
+    pub enforced_by: String,
     /// Restrictions, if not enforced by a cgroup.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub note: Option<String>,
@@ -203,10 +203,10 @@ pub struct LimitView {
 pub struct SharedPorts {
     /// Mechanism; empty until the run binds a port.
     #[serde(rename = "mechanism")]
-    pub path: String,
+    pub mechanism: String,
     /// Why this mechanism was chosen.
     #[serde(rename = "reason")]
-    pub why: String,
+    pub reason: String,
     /// Addresses it listens on.
     pub addresses: Vec<String>,
     /// Warnings.
@@ -228,13 +228,13 @@ pub struct ExitView {
     pub exit: Exit,
     /// Whether the exit was requested.
     #[serde(rename = "requested")]
-    pub asked: bool,
+    pub requested: bool,
     /// Killed after the grace period.
     #[serde(default)]
     pub killed: bool,
     /// Reason for the stop, if not a command.
     #[serde(rename = "reason", skip_serializing_if = "Option::is_none", default)]
-    pub why: Option<String>,
+    pub reason: Option<String>,
 }
 
 /// Result for one instance.
@@ -338,7 +338,7 @@ pub enum EventKind {
     Online,
     /// Not ready in time; still running.
     #[serde(rename = "ready_timeout")]
-    Late,
+    ReadyTimeout,
     /// The liveness probe failed.
     Unhealthy,
     /// The liveness probe succeeds again.
@@ -353,10 +353,10 @@ pub enum EventKind {
     Replaced,
     /// The replacement failed.
     #[serde(rename = "replace_failed")]
-    Kept,
+    ReplaceFailed,
     /// Draining connections.
     #[serde(rename = "draining")]
-    Leaving,
+    Draining,
     /// The stop signal was sent.
     Stopping,
     /// Its process ended.
@@ -365,7 +365,7 @@ pub enum EventKind {
     Stopped,
     /// Restart scheduled.
     #[serde(rename = "restart_scheduled")]
-    Waiting,
+    RestartScheduled,
     /// Restart limit reached.
     Errored,
     /// Deleted.

@@ -64,9 +64,9 @@ pub async fn connect_or_start(home: &Home) -> Result<(Client, bool), StartDaemon
     loop {
         match connect_or_spawn(home, keeper_command).await {
             // It was there, and was killed before it answered.
-            Err(StartDaemonError::Client(ClientError::NotRunning { .. } | ClientError::Lost(_)))
-                if tries < MAX_ATTEMPTS =>
-            {
+            Err(StartDaemonError::Client(
+                ClientError::NotRunning { .. } | ClientError::ConnectionLost(_),
+            )) if tries < MAX_ATTEMPTS => {
                 tries += 1;
             }
             connected => return connected,
@@ -78,7 +78,7 @@ pub async fn connect_or_start(home: &Home) -> Result<(Client, bool), StartDaemon
 fn keeper_command(home: &Home) -> Command {
     let mut command = Command::new("/proc/self/exe");
     // The mark of an app that this command runs in would make the keeper a part of it.
-    command.arg("keeper").env("RSM_HOME", home.dir()).env_remove("RSM_RUN");
+    command.arg("keeper").env("RSM_HOME", home.path()).env_remove("RSM_RUN");
     command
 }
 
@@ -89,7 +89,7 @@ async fn connect_or_spawn(
     if let Some(client) = connect_running(home).await? {
         return Ok((client, false));
     }
-    let failed = |error| StartDaemonError::Home { what: "create", path: home.dir().to_path_buf(), error };
+    let failed = |error| StartDaemonError::Home { what: "create", path: home.path().to_path_buf(), error };
     home.create().map_err(failed)?;
     // Two first commands at once start one daemon: the second finds it when it gets the lock.
     let _lock = lock(home).await?;
@@ -112,8 +112,8 @@ async fn connect_running(home: &Home) -> Result<Option<Client>, ClientError> {
 }
 
 async fn lock(home: &Home) -> Result<File, StartDaemonError> {
-    let path = home.launch_lock();
-    let failed = |what| move |error| StartDaemonError::Home { what, path: home.launch_lock(), error };
+    let path = home.start_lock();
+    let failed = |what| move |error| StartDaemonError::Home { what, path: home.start_lock(), error };
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600);
     let file = options.open(&path).map_err(failed("open"))?;
@@ -172,6 +172,6 @@ async fn with_timeout<T>(
     what: &'static str,
     work: impl Future<Output = T>,
 ) -> Result<T, StartDaemonError> {
-    let slow = |_| StartDaemonError::TimedOut { what, log: home.own_log() };
+    let slow = |_| StartDaemonError::TimedOut { what, log: home.daemon_log() };
     tokio::time::timeout(START_TIMEOUT, work).await.map_err(slow)
 }

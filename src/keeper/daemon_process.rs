@@ -62,7 +62,7 @@ pub fn start(
         argv: vec!["rsm".into(), "daemon".into()],
         env: inherited
             .map(|(name, value)| format!("{name}={value}"))
-            .chain([format!("RSM_HOME={}", home.dir().display())])
+            .chain([format!("RSM_HOME={}", home.path().display())])
             .collect(),
         cwd: PathBuf::from("/"),
         account: None,

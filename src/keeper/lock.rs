@@ -50,7 +50,7 @@ pub struct KeeperLock {
 /// Acquires the lock and binds the socket.
 pub fn acquire(home: &Home) -> Result<KeeperLock, KeeperError> {
     let to_error = |what, path: PathBuf| move |error| KeeperError::File { what, path, error };
-    home.create().map_err(to_error("create", home.dir().to_path_buf()))?;
+    home.create().map_err(to_error("create", home.path().to_path_buf()))?;
     let lock = lock_file(home)?;
     let socket = home.socket();
     // This process holds the lock, so an existing socket is unused. Other files are not rsm's to remove.
@@ -113,7 +113,7 @@ fn lock_file(home: &Home) -> Result<File, KeeperError> {
 pub fn daemonize(home: &Home) -> Result<(), KeeperError> {
     spawn::daemonize_fork().map_err(KeeperError::Os)?;
     let _ = nix::unistd::chdir("/");
-    let path = home.own_log();
+    let path = home.daemon_log();
     let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
     let log = log.map_err(|error| KeeperError::File { what: "open", path, error })?;
     let null = File::open("/dev/null").map_err(|error| KeeperError::File {

@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use super::index::{file_id, place};
-use super::rotate::packed;
+use super::index::{file_id, index_path};
+use super::rotate::gzip_path;
 
 /// Bytes packed between two looks at what else there is to do.
-const BLOCK: usize = 64 * 1024;
+const BLOCK_SIZE: usize = 64 * 1024;
 
 /// The ending of a file that is not whole yet.
-const PART: &str = ".part";
+const PARTIAL_SUFFIX: &str = ".part";
 
 /// What came of it.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub(super) enum CompressionOutcome {
     /// It is compressed.
     Done,
     /// It was told to stop, or the file is gone.
-    Stopped,
+    Cancelled,
 }
 
 /// Compresses the file at `path` to `<path>.gz`, which bears its times and rights, and removes it.
@@ -38,18 +38,18 @@ pub(super) fn compress(
 ) -> io::Result<CompressionOutcome> {
     let source = match File::open(path) {
         Ok(source) => source,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(CompressionOutcome::Stopped),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(CompressionOutcome::Cancelled),
         Err(error) => return Err(error),
     };
     let meta = source.metadata()?;
-    let target = packed(path);
-    let unfinished = unfinished(&target);
+    let target = gzip_path(path);
+    let unfinished = partial_path(&target);
     let made = (|| {
         let mut options = OpenOptions::new();
         let part =
             options.write(true).create(true).truncate(true).mode(meta.mode() & 0o777).open(&unfinished)?;
         let mut packer = GzEncoder::new(part, Compression::fast());
-        let (mut source, mut block, mut before) = (source, vec![0; BLOCK], 0);
+        let (mut source, mut block, mut before) = (source, vec![0; BLOCK_SIZE], 0);
         loop {
             let count = source.read(&mut block)?;
             if count == 0 {
@@ -58,7 +58,7 @@ pub(super) fn compress(
             packer.write_all(&block[..count])?;
             let length = packer.get_ref().metadata()?.len();
             if !go_on(usize::try_from(length - before).unwrap_or(usize::MAX)) {
-                return Ok(CompressionOutcome::Stopped);
+                return Ok(CompressionOutcome::Cancelled);
             }
             before = length;
         }
@@ -67,11 +67,11 @@ pub(super) fn compress(
         part.sync_all()?; // the other is removed next
         // Removed meanwhile, for a budget: then this one is not wanted either.
         if !path.exists() {
-            return Ok(CompressionOutcome::Stopped);
+            return Ok(CompressionOutcome::Cancelled);
         }
         // The index is of both until one of them is gone: either may be being read.
         let ids = [file_id(&meta), file_id(&std::fs::metadata(&unfinished)?)];
-        let [old, new] = ids.map(|id| place(indexes, id));
+        let [old, new] = ids.map(|id| index_path(indexes, id));
         let _ = std::fs::remove_file(&new); // of a file that was there before
         let _ = std::fs::hard_link(&old, &new);
         std::fs::rename(&unfinished, &target)?;
@@ -86,15 +86,15 @@ pub(super) fn compress(
 }
 
 /// A file that is not whole yet: hidden, so that nobody takes it for a log.
-fn unfinished(target: &Path) -> PathBuf {
+fn partial_path(target: &Path) -> PathBuf {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
-    target.with_file_name(format!(".{name}{PART}"))
+    target.with_file_name(format!(".{name}{PARTIAL_SUFFIX}"))
 }
 
 /// Whether this is such a file.
-pub(super) fn is_unfinished(path: &Path) -> bool {
+pub(super) fn is_partial(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-    name.starts_with(b".") && name.ends_with(PART.as_bytes())
+    name.starts_with(b".") && name.ends_with(PARTIAL_SUFFIX.as_bytes())
 }
 
 #[cfg(test)]
@@ -111,12 +111,12 @@ mod tests {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         let before = std::fs::metadata(&path).unwrap();
         assert_eq!(compress(&path, dir.path(), |_| true).unwrap(), CompressionOutcome::Done);
-        let after = std::fs::metadata(packed(&path)).unwrap();
+        let after = std::fs::metadata(gzip_path(&path)).unwrap();
         assert_eq!(after.modified().unwrap(), before.modified().unwrap());
         assert_eq!(after.permissions().mode() & 0o777, 0o640);
         assert!(!path.exists() && after.len() < before.len() / 2);
         let mut read = String::new();
-        let file = File::open(packed(&path)).unwrap();
+        let file = File::open(gzip_path(&path)).unwrap();
         flate2::read::MultiGzDecoder::new(file).read_to_string(&mut read).unwrap();
         assert_eq!(read, text);
     }
@@ -125,12 +125,12 @@ mod tests {
     fn a_stop_leaves_the_file_as_it_was() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a__1.log");
-        std::fs::write(&path, vec![b'x'; 3 * BLOCK]).unwrap();
-        assert_eq!(compress(&path, dir.path(), |_| false).unwrap(), CompressionOutcome::Stopped);
+        std::fs::write(&path, vec![b'x'; 3 * BLOCK_SIZE]).unwrap();
+        assert_eq!(compress(&path, dir.path(), |_| false).unwrap(), CompressionOutcome::Cancelled);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         assert_eq!(
             compress(&dir.path().join("none"), dir.path(), |_| true).unwrap(),
-            CompressionOutcome::Stopped
+            CompressionOutcome::Cancelled
         );
     }
 }

@@ -6,20 +6,20 @@ use std::path::{Path, PathBuf};
 
 use super::index::{StreamId, file_id};
 use super::item::LogPosition;
-use super::part::{BLOCK, SegmentReader, micros, open};
-use super::rotate::{is_absent, rotated};
+use super::part::{BLOCK_SIZE, SegmentReader, micros, open};
+use super::rotate::{is_not_found, list_rotated};
 
 /// A longer line is given in parts.
-const LONGEST: usize = 1024 * 1024;
+const MAX_READ_LINE: usize = 1024 * 1024;
 
 /// A line of a log file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ReadLine {
     /// When it was written, microseconds since the epoch; of a file without index, when that was
     /// written last.
-    pub(super) at: u64,
+    pub(super) time: u64,
     /// Who wrote it, if that is known.
-    pub(super) owner: Option<StreamId>,
+    pub(super) stream: Option<StreamId>,
     /// Without its newline.
     pub(super) text: Vec<u8>,
     /// Lines that were removed before they could be read, right before this one.
@@ -35,10 +35,10 @@ pub(super) struct ReadLine {
 pub(super) struct Cursor {
     path: PathBuf,
     indexes: PathBuf,
-    part: Option<SegmentReader>,
+    segment: Option<SegmentReader>,
     /// What was read; up to `taken` it is handed out, and there `start` of the text is.
     buffer: Vec<u8>,
-    taken: usize,
+    consumed: usize,
     start: u64,
     /// How many lines of the whole history lie before, where that is known.
     line: Option<u64>,
@@ -51,9 +51,9 @@ impl Cursor {
         let mut cursor = Self {
             path,
             indexes: indexes.to_owned(),
-            part: None,
+            segment: None,
             buffer: Vec::new(),
-            taken: 0,
+            consumed: 0,
             start: 0,
             line: None,
             missed: 0,
@@ -63,29 +63,29 @@ impl Cursor {
     }
 
     /// Where a former reader was. What has been removed since is missed.
-    pub(super) fn at_place(place: &LogPosition, indexes: &Path) -> io::Result<Self> {
+    pub(super) fn at_position(place: &LogPosition, indexes: &Path) -> io::Result<Self> {
         let mut cursor = Self::at_tail(place.path.clone(), indexes, 0, 0)?;
         if place.file.is_none() {
-            cursor.part = None;
+            cursor.segment = None;
             return Ok(cursor);
         }
         // From the newest on: that is where most are.
-        let mut paths: Vec<PathBuf> = rotated(&place.path)?.into_iter().map(|file| file.path).collect();
+        let mut paths: Vec<PathBuf> = list_rotated(&place.path)?.into_iter().map(|file| file.path).collect();
         paths.push(place.path.clone());
         let mut later = None;
         while let Some(path) = paths.pop() {
             let Some(mut part) = open(&path, indexes)? else { continue };
             if part.is_at(place) {
                 part.skip_bytes(place.offset)?;
-                cursor.enter(part);
+                cursor.set_segment(part);
                 break;
             }
-            if !part.follows(place) {
-                cursor.enter(later.unwrap_or(part));
+            if !part.is_after(place) {
+                cursor.set_segment(later.unwrap_or(part));
                 break;
             }
             if paths.is_empty() {
-                cursor.enter(part);
+                cursor.set_segment(part);
                 break;
             }
             later = Some(part);
@@ -98,15 +98,15 @@ impl Cursor {
     }
 
     /// How far it was read, `unread` being the line that was taken last.
-    pub(super) fn place(&self, unread: Option<&ReadLine>) -> LogPosition {
+    pub(super) fn position(&self, unread: Option<&ReadLine>) -> LogPosition {
         let (offset, line) = match unread {
             Some(unread) => (unread.start, unread.number),
             None => (self.start, self.line.map(|line| line.saturating_sub(self.missed))),
         };
         LogPosition {
             path: self.path.clone(),
-            file: self.part.as_ref().map(|part| part.id),
-            began: self.part.as_ref().and_then(|part| part.began),
+            file: self.segment.as_ref().map(|part| part.id),
+            created_at: self.segment.as_ref().and_then(|part| part.created_at),
             offset,
             line,
         }
@@ -116,13 +116,13 @@ impl Cursor {
         // Opened before the others are looked for: it may be rotated in between.
         let own = open(&self.path, &self.indexes)?;
         let own_id = own.as_ref().map(|part| part.id);
-        let old = rotated(&self.path)?.into_iter().filter(|file| micros(file.written) >= since);
+        let old = list_rotated(&self.path)?.into_iter().filter(|file| micros(file.modified) >= since);
         let mut paths: Vec<PathBuf> = old.map(|file| file.path).collect();
         let (mut next, mut left) = (own, lines);
         loop {
             if let Some(mut part) = next.take() {
                 let found = part.skip_to_last(left)?;
-                self.enter(part);
+                self.set_segment(part);
                 left = left.saturating_sub(found);
             }
             let Some(path) = paths.pop().filter(|_| left > 0) else { return Ok(()) };
@@ -130,66 +130,66 @@ impl Cursor {
         }
     }
 
-    fn enter(&mut self, mut part: SegmentReader) {
-        self.forget();
+    fn set_segment(&mut self, mut part: SegmentReader) {
+        self.clear_buffer();
         self.start = part.offset;
         part.find_entry();
         self.line = part.current.filter(|entry| entry.offset == part.offset).map(|entry| entry.lines);
-        self.part = Some(part);
+        self.segment = Some(part);
     }
 
     /// The next whole line; `None` if there is none now.
     pub(super) fn next(&mut self) -> io::Result<Option<ReadLine>> {
         loop {
-            if let Some(line) = self.at_hand() {
+            if let Some(line) = self.next_buffered() {
                 return Ok(Some(line));
             }
             if self.fill()? {
                 continue;
             }
-            if !self.is_over()? {
+            if !self.is_segment_replaced()? {
                 return Ok(None);
             }
             // Something may have come between the end and the rotation.
             if self.fill()? {
                 continue;
             }
-            if let Some(line) = self.rest() {
+            if let Some(line) = self.take_partial() {
                 return Ok(Some(line));
             }
-            if !self.go_on()? {
+            if !self.open_next_segment()? {
                 return Ok(None);
             }
         }
     }
 
     /// The next line of what was read before: no file is asked.
-    pub(super) fn at_hand(&mut self) -> Option<ReadLine> {
-        let left = &self.buffer[self.taken..];
+    pub(super) fn next_buffered(&mut self) -> Option<ReadLine> {
+        let left = &self.buffer[self.consumed..];
         match memchr::memchr(b'\n', left) {
             Some(end) => Some(self.take(end, true)),
-            None => (left.len() >= LONGEST).then(|| self.take(LONGEST, false)),
+            None => (left.len() >= MAX_READ_LINE).then(|| self.take(MAX_READ_LINE, false)),
         }
     }
 
     /// The beginning of a line whose end is not there.
-    pub(super) fn rest(&mut self) -> Option<ReadLine> {
-        self.has_rest().then(|| self.take(self.buffer.len() - self.taken, false))
+    pub(super) fn take_partial(&mut self) -> Option<ReadLine> {
+        self.has_partial().then(|| self.take(self.buffer.len() - self.consumed, false))
     }
 
     /// Whether there is the beginning of a line whose end is not there.
-    pub(super) fn has_rest(&self) -> bool {
-        self.taken < self.buffer.len()
+    pub(super) fn has_partial(&self) -> bool {
+        self.consumed < self.buffer.len()
     }
 
     fn take(&mut self, length: usize, whole: bool) -> ReadLine {
-        let text = self.buffer[self.taken..self.taken + length].to_vec();
-        self.taken += length;
+        let text = self.buffer[self.consumed..self.consumed + length].to_vec();
+        self.consumed += length;
         let (mut at, mut owner) = (0, None);
-        if let Some(part) = &mut self.part {
+        if let Some(part) = &mut self.segment {
             part.advance(self.start);
-            at = part.current.map_or_else(|| part.written(), |entry| entry.at);
-            owner = part.current.map(|entry| entry.owner);
+            at = part.current.map_or_else(|| part.modified(), |entry| entry.at);
+            owner = part.current.map(|entry| entry.stream);
             if let Some(entry) = part.current.filter(|entry| entry.offset == self.start) {
                 self.line = Some(entry.lines);
             }
@@ -198,44 +198,44 @@ impl Cursor {
         let number = self.line.map(|line| line.saturating_sub(missed));
         self.start += length as u64;
         if whole {
-            self.taken += 1;
+            self.consumed += 1;
             self.start += 1;
             self.line = self.line.map(|line| line + 1);
         }
-        ReadLine { at, owner, text, missed, start, number }
+        ReadLine { time: at, stream: owner, text, missed, start, number }
     }
 
     fn fill(&mut self) -> io::Result<bool> {
-        let Some(part) = &mut self.part else { return Ok(false) };
-        self.buffer.drain(..std::mem::take(&mut self.taken));
+        let Some(part) = &mut self.segment else { return Ok(false) };
+        self.buffer.drain(..std::mem::take(&mut self.consumed));
         let before = self.buffer.len();
-        self.buffer.resize(before + BLOCK, 0);
+        self.buffer.resize(before + BLOCK_SIZE, 0);
         let read = part.read(&mut self.buffer[before..]);
         self.buffer.truncate(before + read.as_ref().map_or(0, |count| *count));
         let found = read? > 0;
-        if !found && part.was_emptied()? {
-            part.begin_anew();
-            self.forget();
+        if !found && part.was_truncated()? {
+            part.rewind();
+            self.clear_buffer();
             self.start = 0;
         }
-        if !self.has_rest() {
+        if !self.has_partial() {
             // There are many files that nothing is written to.
-            self.forget();
+            self.clear_buffer();
         }
         Ok(found)
     }
 
-    fn forget(&mut self) {
-        (self.buffer, self.taken) = (Vec::new(), 0);
+    fn clear_buffer(&mut self) {
+        (self.buffer, self.consumed) = (Vec::new(), 0);
     }
 
     /// Whether nothing will come in this file any more: the path leads to another one, and that is written to.
     /// Until it is, whoever writes may not have seen yet that somebody else has put it there.
-    fn is_over(&self) -> io::Result<bool> {
-        match &self.part {
+    fn is_segment_replaced(&self) -> io::Result<bool> {
+        match &self.segment {
             Some(part) if part.path == self.path => match std::fs::metadata(&self.path) {
                 Ok(meta) => Ok(file_id(&meta) != part.id && meta.len() > 0),
-                Err(error) if is_absent(&error) => Ok(false),
+                Err(error) if is_not_found(&error) => Ok(false),
                 Err(error) => Err(error),
             },
             Some(_) | None => Ok(true),
@@ -243,14 +243,14 @@ impl Cursor {
     }
 
     /// Opens the file that follows; false if there is none yet.
-    fn go_on(&mut self) -> io::Result<bool> {
-        let (id, written) = match &self.part {
-            Some(part) => (Some(part.id), part.written()),
+    fn open_next_segment(&mut self) -> io::Result<bool> {
+        let (id, written) = match &self.segment {
+            Some(part) => (Some(part.id), part.modified()),
             None => (None, 0),
         };
-        let old = rotated(&self.path)?;
+        let old = list_rotated(&self.path)?;
         let mut candidates: Vec<(PathBuf, u64)> =
-            old.into_iter().map(|file| (file.path, micros(file.written))).collect();
+            old.into_iter().map(|file| (file.path, micros(file.modified))).collect();
         candidates.push((self.path.clone(), u64::MAX));
         let mut passed = false;
         for (path, changed) in candidates {
@@ -269,7 +269,7 @@ impl Cursor {
                 continue;
             }
             let expected = self.line;
-            self.enter(part);
+            self.set_segment(part);
             if let (Some(first), Some(expected)) = (first, expected) {
                 self.missed += first.lines.saturating_sub(expected);
             }

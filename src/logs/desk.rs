@@ -12,21 +12,21 @@ use super::peek::PipePeeker;
 #[derive(Debug)]
 pub(super) struct WorkerShared {
     /// What was seen in a pipe.
-    pub(super) chunk: RefCell<Vec<u8>>,
+    pub(super) read_buffer: RefCell<Vec<u8>>,
     /// The same in the shape asked for.
-    pub(super) shaped: RefCell<Vec<u8>>,
+    pub(super) format_buffer: RefCell<Vec<u8>>,
     /// Looks into pipes.
     pub(super) peek: PipePeeker,
     /// Makes each move count once.
     pub(super) journal: RefCell<Journal>,
     /// Who listens to streams that no file has.
-    pub(super) hub: Arc<Mutex<Subscribers>>,
+    pub(super) subscribers: Arc<Mutex<Subscribers>>,
     /// Tells who reads the files that there is more.
-    pub(super) news: Arc<LogNotify>,
+    pub(super) notify: Arc<LogNotify>,
     /// How often the thread has paused.
     pub(super) pauses: Cell<u64>,
     /// How many pipes were widened.
-    pub(super) wide: Cell<u32>,
+    pub(super) wide_pipes: Cell<u32>,
 }
 
 impl WorkerShared {
@@ -40,14 +40,14 @@ impl WorkerShared {
         hub: Arc<Mutex<Subscribers>>,
     ) -> io::Result<Self> {
         Ok(Self {
-            chunk: RefCell::default(),
-            shaped: RefCell::default(),
+            read_buffer: RefCell::default(),
+            format_buffer: RefCell::default(),
             peek: PipePeeker::new()?,
             journal: RefCell::new(journal),
-            hub,
-            news,
+            subscribers: hub,
+            notify: news,
             pauses: Cell::new(0),
-            wide: Cell::new(0),
+            wide_pipes: Cell::new(0),
         })
     }
 }

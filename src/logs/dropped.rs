@@ -9,7 +9,7 @@ use memchr::memchr_iter;
 pub(super) struct DroppedLines {
     lines: u64,
     bytes: u64,
-    why: String,
+    reason: String,
 }
 
 impl DroppedLines {
@@ -17,12 +17,12 @@ impl DroppedLines {
     pub(super) fn add(&mut self, text: &[u8], why: &io::Error) {
         self.lines += memchr_iter(b'\n', text).count() as u64;
         self.bytes += text.len() as u64;
-        self.why = why.to_string();
+        self.reason = why.to_string();
     }
 
     /// What the file is to say, a line.
-    pub(super) fn note(&self) -> String {
-        let Self { lines, bytes, why } = self;
+    pub(super) fn message(&self) -> String {
+        let Self { lines, bytes, reason: why } = self;
         format!("[rsm] {lines} lines ({bytes} bytes) dropped: {why}\n")
     }
 }
@@ -37,6 +37,6 @@ mod tests {
         for text in ["one\ntwo\n", "three\n"] {
             dropped.add(text.as_bytes(), &io::ErrorKind::StorageFull.into());
         }
-        assert!(dropped.note().starts_with("[rsm] 3 lines (14 bytes) dropped: "));
+        assert!(dropped.message().starts_with("[rsm] 3 lines (14 bytes) dropped: "));
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::paths::{Home, safe_name, with_id};
+use crate::paths::{Home, sanitize_file_name, with_instance_id};
 use crate::spec::{AppSpec, LogPath};
 
 /// The log files of one instance, absolute; `None`: written nowhere.
@@ -35,15 +35,15 @@ impl LogFiles {
 /// PM2's places: `<name>-out.log`, `<name>-error.log`, `<name>.log` under `logs/`. Unless the
 /// instances' logs are merged, `-<id>` goes before `.log`; a path with another ending is taken as
 /// it is, and shared. Unlike PM2, digits that end an app's name are not taken for an id.
-pub fn files(spec: &AppSpec, id: u32, home: &Home) -> LogFiles {
+pub fn log_files(spec: &AppSpec, id: u32, home: &Home) -> LogFiles {
     let place = |path: &LogPath, ending: &str| {
         let path = match path {
-            LogPath::Nowhere => return None,
+            LogPath::Discard => return None,
             LogPath::File(path) => path.clone(),
-            LogPath::Default => home.logs().join(format!("{}{ending}.log", safe_name(&spec.name))),
+            LogPath::Default => home.logs().join(format!("{}{ending}.log", sanitize_file_name(&spec.name))),
         };
         let numbered = !spec.logs.merge && path.extension().is_some_and(|extension| extension == "log");
-        Some(if numbered { with_id(&path, id) } else { path })
+        Some(if numbered { with_instance_id(&path, id) } else { path })
     };
     LogFiles {
         out: place(&spec.logs.out, "-out"),
@@ -79,14 +79,14 @@ mod tests {
     use super::*;
 
     fn app() -> (AppSpec, Home) {
-        (AppSpec::new("my_api", "/srv/api.js", "/srv"), Home::at("/h"))
+        (AppSpec::new("my_api", "/srv/api.js", "/srv"), Home::new("/h"))
     }
 
     #[test]
     fn default_places_are_pm2s() {
         let (mut app, home) = app();
         app.logs.combined = Some(LogPath::Default);
-        let found = files(&app, 3, &home);
+        let found = log_files(&app, 3, &home);
         assert_eq!(found.out.unwrap(), Path::new("/h/logs/my-api-out-3.log"));
         assert_eq!(found.err.unwrap(), Path::new("/h/logs/my-api-error-3.log"));
         assert_eq!(found.combined.unwrap(), Path::new("/h/logs/my-api-3.log"));
@@ -96,20 +96,20 @@ mod tests {
     fn merged_instances_share_files() {
         let (mut app, home) = app();
         app.logs.merge = true;
-        assert_eq!(files(&app, 3, &home), files(&app, 4, &home));
-        assert_eq!(files(&app, 3, &home).out.unwrap(), Path::new("/h/logs/my-api-out.log"));
+        assert_eq!(log_files(&app, 3, &home), log_files(&app, 4, &home));
+        assert_eq!(log_files(&app, 3, &home).out.unwrap(), Path::new("/h/logs/my-api-out.log"));
     }
 
     #[test]
     fn only_log_files_get_an_id_and_nowhere_is_nowhere() {
         let (mut app, home) = app();
         app.logs.out = LogPath::File("/var/log/a.txt".into());
-        app.logs.err = LogPath::Nowhere;
-        let found = files(&app, 3, &home);
+        app.logs.err = LogPath::Discard;
+        let found = log_files(&app, 3, &home);
         assert_eq!(found.out.as_deref(), Some(Path::new("/var/log/a.txt")));
         assert_eq!((found.err, found.combined), (None, None));
         app.logs.out = LogPath::File("/var/log/a-7.log".into());
-        assert_eq!(files(&app, 3, &home).out.unwrap(), Path::new("/var/log/a-7-3.log"));
+        assert_eq!(log_files(&app, 3, &home).out.unwrap(), Path::new("/var/log/a-7-3.log"));
     }
 
     #[test]

@@ -12,36 +12,36 @@ use super::item::{LogItem, OutputStream};
 use super::shape::LineSource;
 
 /// The most lines that wait for a follower.
-const MOST_ITEMS: usize = 4096;
+const MAX_ITEMS: usize = 4096;
 /// The most bytes of lines that wait for a follower. One line may be longer.
-const MOST_BYTES: usize = 1024 * 1024;
+const MAX_BYTES: usize = 1024 * 1024;
 
 /// Tells all who read log files that there is more to read.
 #[derive(Debug, Default)]
 pub struct LogNotify {
-    more: Notify,
-    attached: AtomicU64,
+    changed: Notify,
+    attach_count: AtomicU64,
 }
 
 impl LogNotify {
     /// Resolves when something was written after this call.
-    pub fn more(&self) -> Notified<'_> {
-        self.more.notified()
+    pub fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
     }
 
     /// Grows whenever the output of a run is taken up: there may be files that are not read yet.
-    pub fn attached(&self) -> u64 {
-        self.attached.load(Ordering::Acquire)
+    pub fn attach_count(&self) -> u64 {
+        self.attach_count.load(Ordering::Acquire)
     }
 
     /// Costs next to nothing while nobody waits.
-    pub(super) fn tell(&self) {
-        self.more.notify_waiters();
+    pub(super) fn notify(&self) {
+        self.changed.notify_waiters();
     }
 
-    pub(super) fn tell_attached(&self) {
-        self.attached.fetch_add(1, Ordering::Release);
-        self.tell();
+    pub(super) fn notify_attached(&self) {
+        self.attach_count.fetch_add(1, Ordering::Release);
+        self.notify();
     }
 }
 
@@ -49,7 +49,7 @@ impl LogNotify {
 #[derive(Clone, Debug)]
 pub struct FollowFilter {
     /// Of which instances.
-    pub which: FollowTarget,
+    pub target: FollowTarget,
     /// Those on standard output.
     pub out: bool,
     /// Those on standard error.
@@ -63,7 +63,7 @@ pub enum FollowTarget {
     All,
     /// Those with one of these ids, or of an app with one of these names: instances that are added
     /// to such an app later are followed too.
-    These {
+    Selected {
         /// Ids of instances.
         ids: BTreeSet<u32>,
         /// Names of apps.
@@ -79,9 +79,9 @@ impl FollowFilter {
             OutputStream::Err => self.err,
         };
         wanted
-            && match &self.which {
+            && match &self.target {
                 FollowTarget::All => true,
-                FollowTarget::These { ids, names } => ids.contains(&id) || names.contains(name),
+                FollowTarget::Selected { ids, names } => ids.contains(&id) || names.contains(name),
             }
     }
 }
@@ -98,7 +98,7 @@ impl Follower {
             if let Some(item) = self.try_next() {
                 return Some(item);
             }
-            if self.0.ended.load(Ordering::Acquire) {
+            if self.0.closed.load(Ordering::Acquire) {
                 // What came just before the end.
                 return self.try_next();
             }
@@ -109,7 +109,7 @@ impl Follower {
 
     /// The next item if there is one now.
     pub fn try_next(&mut self) -> Option<LogItem> {
-        let mut waiting = self.0.waiting();
+        let mut waiting = self.0.queued();
         let item = waiting.items.pop_front()?;
         waiting.bytes -= size(&item);
         Some(item)
@@ -119,9 +119,9 @@ impl Follower {
 /// Between the log thread and one follower.
 #[derive(Debug, Default)]
 struct FollowerQueue {
-    waiting: Mutex<QueuedItems>,
+    queued: Mutex<QueuedItems>,
     changed: Notify,
-    ended: AtomicBool,
+    closed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -131,9 +131,9 @@ struct QueuedItems {
 }
 
 impl FollowerQueue {
-    fn waiting(&self) -> MutexGuard<'_, QueuedItems> {
+    fn queued(&self) -> MutexGuard<'_, QueuedItems> {
         // Nothing under this lock can be left half done.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queued.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -142,7 +142,7 @@ impl QueuedItems {
     /// are taken again only once half the queue is free: a few long gaps are better than many short.
     fn push(&mut self, bytes: usize, line: impl FnOnce() -> LogItem) {
         let gap = matches!(self.items.back(), Some(LogItem::Missed { .. }));
-        let (items, most) = if gap { (MOST_ITEMS / 2, MOST_BYTES / 2) } else { (MOST_ITEMS, MOST_BYTES) };
+        let (items, most) = if gap { (MAX_ITEMS / 2, MAX_BYTES / 2) } else { (MAX_ITEMS, MAX_BYTES) };
         let full = self.items.len() >= items || (self.bytes > 0 && self.bytes + bytes > most);
         match self.items.back_mut() {
             _ if !full => {
@@ -158,7 +158,7 @@ impl QueuedItems {
 fn size(item: &LogItem) -> usize {
     match item {
         LogItem::Line { line, .. } => line.len(),
-        LogItem::Missed { .. } | LogItem::Places { .. } => 0,
+        LogItem::Missed { .. } | LogItem::Positions { .. } => 0,
     }
 }
 
@@ -171,13 +171,13 @@ pub(super) struct Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.queue.ended.store(true, Ordering::Release);
+        self.queue.closed.store(true, Ordering::Release);
         self.queue.changed.notify_one();
     }
 }
 
 /// Both ends of a new following.
-pub(super) fn following(filter: FollowFilter) -> (Subscription, Follower) {
+pub(super) fn subscribe(filter: FollowFilter) -> (Subscription, Follower) {
     let queue = Arc::new(FollowerQueue::default());
     (Subscription { filter, queue: Arc::clone(&queue) }, Follower(queue))
 }
@@ -193,12 +193,12 @@ impl Subscribers {
     }
 
     /// Nothing comes any more.
-    pub(super) fn end(&mut self) {
+    pub(super) fn close(&mut self) {
         self.0.clear();
     }
 
     /// Whether anyone listens to this stream.
-    pub(super) fn wants(&self, origin: &LineSource, stream: OutputStream) -> bool {
+    pub(super) fn has_matching(&self, origin: &LineSource, stream: OutputStream) -> bool {
         self.0.iter().any(|feed| feed.filter.matches(origin.id, &origin.name, stream))
     }
 
@@ -209,7 +209,7 @@ impl Subscribers {
         }
         self.0.retain(|feed| Arc::strong_count(&feed.queue) > 1);
         for feed in self.0.iter().filter(|feed| feed.filter.matches(origin.id, &origin.name, stream)) {
-            let mut waiting = feed.queue.waiting();
+            let mut waiting = feed.queue.queued();
             for line in lines {
                 waiting.push(line.len(), || LogItem::Line {
                     id: origin.id,
@@ -231,11 +231,11 @@ mod tests {
     use crate::logs::shape::LineFormat;
 
     fn all() -> FollowFilter {
-        FollowFilter { which: FollowTarget::All, out: true, err: true }
+        FollowFilter { target: FollowTarget::All, out: true, err: true }
     }
 
     fn origin() -> LineSource {
-        LineSource { id: 3, name: "api".into(), run: 1, shape: LineFormat::Raw }
+        LineSource { id: 3, name: "api".into(), run: 1, format: LineFormat::Raw }
     }
 
     fn drain(follower: &mut Follower) -> (u64, u64) {
@@ -251,7 +251,7 @@ mod tests {
                     lines += 1;
                 }
                 LogItem::Missed { lines } => missed += lines,
-                LogItem::Places { .. } => {}
+                LogItem::Positions { .. } => {}
             }
         }
         (lines, missed)
@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn filters() {
         let these = FollowFilter {
-            which: FollowTarget::These { ids: [1].into(), names: ["api".to_owned()].into() },
+            target: FollowTarget::Selected { ids: [1].into(), names: ["api".to_owned()].into() },
             out: true,
             err: false,
         };
@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn gaps_stand_where_they_are_and_add_up() {
         for (count, width) in [(10_000_u64, 1), (3_000, 1000)] {
-            let (feed, mut follower) = following(all());
+            let (feed, mut follower) = subscribe(all());
             let mut hub = Subscribers::default();
             hub.add(feed);
             let lines: Vec<String> = (0..count).map(|n| format!("{n:0width$}")).collect();
@@ -287,17 +287,17 @@ mod tests {
 
     #[test]
     fn a_line_longer_than_the_queue_passes_alone() {
-        let (feed, mut follower) = following(all());
+        let (feed, mut follower) = subscribe(all());
         let mut hub = Subscribers::default();
         hub.add(feed);
-        hub.publish(&origin(), OutputStream::Out, 0, &["x".repeat(2 * MOST_BYTES), "y".into()]);
+        hub.publish(&origin(), OutputStream::Out, 0, &["x".repeat(2 * MAX_BYTES), "y".into()]);
         assert!(matches!(follower.try_next(), Some(LogItem::Line { .. })));
         assert_eq!(follower.try_next(), Some(LogItem::Missed { lines: 1 }));
     }
 
     #[tokio::test]
     async fn ends_with_the_hub_after_the_last_line() {
-        let (feed, mut follower) = following(all());
+        let (feed, mut follower) = subscribe(all());
         let mut hub = Subscribers::default();
         hub.add(feed);
         hub.publish(&origin(), OutputStream::Err, 5, &["bye".into()]);
@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_follower_that_left_is_forgotten() {
-        let (feed, follower) = following(all());
+        let (feed, follower) = subscribe(all());
         let mut hub = Subscribers::default();
         hub.add(feed);
         drop(follower);

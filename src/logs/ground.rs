@@ -14,7 +14,7 @@ pub(super) struct FileContext {
     /// Where indexes lie.
     pub(super) indexes: Arc<Path>,
     /// Who takes care of rotated files.
-    pub(super) tidy: Retention,
+    pub(super) retention: Retention,
     /// The latest time given to a write, so that no two have the same. Microseconds.
     last_time: Cell<u64>,
     /// The file written last, by any thread: entries of an index are spared while nothing else is written.
@@ -24,11 +24,11 @@ pub(super) struct FileContext {
 impl FileContext {
     /// For files whose indexes lie there.
     pub(super) fn new(indexes: PathBuf, tidy: Retention) -> Self {
-        Self { indexes: indexes.into(), tidy, last_time: Cell::new(0), last_file: Arc::default() }
+        Self { indexes: indexes.into(), retention: tidy, last_time: Cell::new(0), last_file: Arc::default() }
     }
 
     /// A time after all that were given before; microseconds since the epoch.
-    pub(super) fn time(&self) -> u64 {
+    pub(super) fn next_timestamp(&self) -> u64 {
         let now = u64::try_from(jiff::Timestamp::now().as_microsecond()).unwrap_or(0);
         let time = now.max(self.last_time.get() + 1);
         self.last_time.set(time);
@@ -36,7 +36,7 @@ impl FileContext {
     }
 
     /// Whether this file was the last one written; it is from now on.
-    pub(super) fn is_alone(&self, (device, inode): FileId) -> bool {
+    pub(super) fn mark_last_written(&self, (device, inode): FileId) -> bool {
         let file = inode ^ device.rotate_left(32);
         self.last_file.swap(file, Ordering::Relaxed) == file
     }

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use super::item::OutputStream;
 
 /// Bytes of an entry: four words.
-const SIZE: u64 = 32;
+const ENTRY_SIZE: u64 = 32;
 /// A stream that writes on into a file gets no new entry within this time. Microseconds.
-const COARSE: u64 = 20_000;
+const MIN_ENTRY_DISTANCE: u64 = 20_000;
 
 /// Which file: device and inode.
 pub type FileId = (u64, u64);
@@ -31,7 +31,7 @@ pub struct IndexEntry {
     /// Where in the file.
     pub offset: u64,
     /// Who wrote it.
-    pub owner: StreamId,
+    pub stream: StreamId,
     /// How many lines the file and all before it had until here.
     pub lines: u64,
 }
@@ -53,29 +53,29 @@ impl StreamId {
 }
 
 impl IndexEntry {
-    fn write(self) -> [u8; SIZE as usize] {
-        let stream = u64::from(self.owner.stream == OutputStream::Err);
-        let words = [self.at << 1 | stream, self.offset, self.owner.run, self.lines];
-        let mut bytes = [0; SIZE as usize];
+    fn encode(self) -> [u8; ENTRY_SIZE as usize] {
+        let stream = u64::from(self.stream.stream == OutputStream::Err);
+        let words = [self.at << 1 | stream, self.offset, self.stream.run, self.lines];
+        let mut bytes = [0; ENTRY_SIZE as usize];
         for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
         }
         bytes
     }
 
-    fn read(bytes: [u8; SIZE as usize]) -> Self {
+    fn decode(bytes: [u8; ENTRY_SIZE as usize]) -> Self {
         let mut words = [0; 4];
         for (word, place) in words.iter_mut().zip(bytes.chunks_exact(8)) {
             *word = place.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
         }
         let [at, offset, run, lines] = words;
         let stream = if at & 1 == 1 { OutputStream::Err } else { OutputStream::Out };
-        Self { at: at >> 1, offset, owner: StreamId { run, stream }, lines }
+        Self { at: at >> 1, offset, stream: StreamId { run, stream }, lines }
     }
 }
 
 /// Where the index of a file lies.
-pub(super) fn place(dir: &Path, id: FileId) -> PathBuf {
+pub(super) fn index_path(dir: &Path, id: FileId) -> PathBuf {
     dir.join(format!("{}-{}", id.0, id.1))
 }
 
@@ -93,26 +93,26 @@ impl IndexWriter {
     pub(super) fn open(dir: &Path, id: FileId, size: u64) -> Self {
         let mut options = OpenOptions::new();
         options.read(true).append(true).create(true).mode(0o600);
-        let path = place(dir, id);
+        let path = index_path(dir, id);
         let file = options.open(&path).or_else(|error| {
             std::fs::create_dir_all(dir)?;
             if error.kind() == io::ErrorKind::NotFound { options.open(&path) } else { Err(error) }
         });
         let mut index = Self { file: file.ok(), last: None };
-        index.bound(size);
+        index.truncate(size);
         index
     }
 
     /// Forgets what lies at or beyond `size`.
-    pub(super) fn bound(&mut self, size: u64) {
+    pub(super) fn truncate(&mut self, size: u64) {
         let Some(file) = &self.file else { return };
-        let Ok(entries) = IndexReader::of(file) else { return };
+        let Ok(entries) = IndexReader::from_file(file) else { return };
         let mut count = entries.len();
         while count > 0 && entries.get(count - 1).is_none_or(|entry| entry.offset >= size) {
             count -= 1;
         }
         if count < entries.len() {
-            let _ = file.set_len(count * SIZE);
+            let _ = file.set_len(count * ENTRY_SIZE);
         }
         self.last = count.checked_sub(1).and_then(|last| entries.get(last));
     }
@@ -124,15 +124,15 @@ impl IndexWriter {
 
     /// Notes who writes from here on, unless that is clear. `alone`: nothing else was written
     /// anywhere since the last time.
-    pub(super) fn note(&mut self, entry: IndexEntry, alone: bool) {
+    pub(super) fn append(&mut self, entry: IndexEntry, alone: bool) {
         let clear = self.last.is_some_and(|last| {
-            alone && last.owner == entry.owner && entry.at.saturating_sub(last.at) < COARSE
+            alone && last.stream == entry.stream && entry.at.saturating_sub(last.at) < MIN_ENTRY_DISTANCE
         });
         if clear {
             return;
         }
         let Some(file) = &self.file else { return };
-        if (&mut &*file).write_all(&entry.write()).is_err() {
+        if (&mut &*file).write_all(&entry.encode()).is_err() {
             self.file = None;
         }
         self.last = Some(entry);
@@ -149,20 +149,20 @@ pub(super) struct IndexReader<F> {
 impl IndexReader<File> {
     /// The index of a file; `None` if it has none.
     pub(super) fn open(dir: &Path, id: FileId) -> Option<Self> {
-        let file = File::open(place(dir, id)).ok()?;
-        let count = file.metadata().ok()?.len() / SIZE;
+        let file = File::open(index_path(dir, id)).ok()?;
+        let count = file.metadata().ok()?.len() / ENTRY_SIZE;
         Some(Self { file, count })
     }
 
     /// Looks again how many there are.
     pub(super) fn refresh(&mut self) {
-        self.count = self.file.metadata().map_or(self.count, |meta| meta.len() / SIZE);
+        self.count = self.file.metadata().map_or(self.count, |meta| meta.len() / ENTRY_SIZE);
     }
 }
 
 impl<'f> IndexReader<&'f File> {
-    fn of(file: &'f File) -> io::Result<Self> {
-        Ok(Self { file, count: file.metadata()?.len() / SIZE })
+    fn from_file(file: &'f File) -> io::Result<Self> {
+        Ok(Self { file, count: file.metadata()?.len() / ENTRY_SIZE })
     }
 }
 
@@ -174,13 +174,14 @@ impl<F: std::borrow::Borrow<File>> IndexReader<F> {
 
     /// One of them.
     pub(super) fn get(&self, number: u64) -> Option<IndexEntry> {
-        let mut bytes = [0; SIZE as usize];
-        let read = (number < self.count).then(|| self.file.borrow().read_exact_at(&mut bytes, number * SIZE));
-        read?.ok().map(|()| IndexEntry::read(bytes))
+        let mut bytes = [0; ENTRY_SIZE as usize];
+        let read =
+            (number < self.count).then(|| self.file.borrow().read_exact_at(&mut bytes, number * ENTRY_SIZE));
+        read?.ok().map(|()| IndexEntry::decode(bytes))
     }
 
     /// How many there are before the first one that is not `before`; they are in order.
-    pub(super) fn partition(&self, before: impl Fn(&IndexEntry) -> bool) -> u64 {
+    pub(super) fn partition_point(&self, before: impl Fn(&IndexEntry) -> bool) -> u64 {
         let (mut low, mut high) = (0, self.count);
         while low < high {
             let middle = low + (high - low) / 2;
@@ -201,27 +202,29 @@ mod tests {
     const OWNER: StreamId = StreamId { run: 5 << 32 | 1, stream: OutputStream::Err };
 
     fn entry(at: u64, offset: u64) -> IndexEntry {
-        IndexEntry { at, offset, owner: OWNER, lines: offset / 10 }
+        IndexEntry { at, offset, stream: OWNER, lines: offset / 10 }
     }
 
     #[test]
     fn entries_survive_the_way() {
-        let entry = IndexEntry { at: u64::MAX >> 1, offset: 7, owner: OWNER, lines: 9 };
-        assert_eq!(IndexEntry::read(entry.write()), entry);
-        assert_eq!(entry.owner.instance(), 5);
+        let entry = IndexEntry { at: u64::MAX >> 1, offset: 7, stream: OWNER, lines: 9 };
+        assert_eq!(IndexEntry::decode(entry.encode()), entry);
+        assert_eq!(entry.stream.instance(), 5);
     }
 
     #[test]
     fn a_stream_that_writes_on_needs_no_entry() {
         let dir = tempfile::tempdir().unwrap();
         let mut index = IndexWriter::open(&dir.path().join("new"), (1, 2), 0);
-        for (at, offset, alone) in [(1, 0, true), (2, 10, true), (3, 20, false), (3 + COARSE, 30, true)] {
-            index.note(entry(at, offset), alone);
+        for (at, offset, alone) in
+            [(1, 0, true), (2, 10, true), (3, 20, false), (3 + MIN_ENTRY_DISTANCE, 30, true)]
+        {
+            index.append(entry(at, offset), alone);
         }
         let entries = IndexReader::open(&dir.path().join("new"), (1, 2)).unwrap();
         let offsets: Vec<_> = (0..entries.len()).map(|n| entries.get(n).unwrap().offset).collect();
         assert_eq!(offsets, [0, 20, 30]);
-        assert_eq!(entries.partition(|entry| entry.offset < 30), 2);
+        assert_eq!(entries.partition_point(|entry| entry.offset < 30), 2);
         assert!(entries.get(3).is_none());
     }
 
@@ -230,7 +233,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut index = IndexWriter::open(dir.path(), (1, 2), 0);
         for n in 0..5 {
-            index.note(entry(n, n * 10), false);
+            index.append(entry(n, n * 10), false);
         }
         drop(index);
         assert_eq!(IndexWriter::open(dir.path(), (1, 2), 25).last(), Some(entry(2, 20)));

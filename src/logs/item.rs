@@ -31,7 +31,7 @@ pub enum LogItem {
     /// Commit point: a client that resumes with the latest position of each file gets all following lines
     /// exactly once. Only for requests with positions.
     #[serde(rename = "positions")]
-    Places {
+    Positions {
         /// Positions that have changed since the last commit point.
         #[serde(rename = "positions")]
         places: Vec<LogPosition>,
@@ -49,7 +49,7 @@ pub struct LogPosition {
     /// Time of its first line, in microseconds since the epoch. Not changed by compression; changed by
     /// truncation.
     #[serde(rename = "created_at", skip_serializing_if = "Option::is_none", default)]
-    pub began: Option<u64>,
+    pub created_at: Option<u64>,
     /// Bytes of text read.
     pub offset: u64,
     /// Number of lines read, including all files before this one, if known.

@@ -26,13 +26,13 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, SpliceFFlags, splice, tee};
 use nix::sys::stat::Mode;
 
-use super::peek::{Peeked, widen};
+use super::peek::{Peeked, enlarge_pipe};
 use crate::process::memfd;
 
 /// Bytes of a record's head: which record, how many bytes.
-const HEAD: usize = 16;
+const HEADER_SIZE: usize = 16;
 /// No record is longer; a longer one cannot be ours.
-const LONGEST: u64 = 64 * 1024;
+const MAX_RECORD: u64 = 64 * 1024;
 
 /// A file about to grow.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub(super) struct PendingWrite<'a> {
     /// Which file that is: device and inode.
     pub(super) id: (u64, u64),
     /// Its length before.
-    pub(super) from: u64,
+    pub(super) size_before: u64,
 }
 
 /// The same as read from a record.
@@ -53,9 +53,9 @@ type PendingRecord = (PathBuf, (u64, u64), u64);
 pub(super) struct Journal {
     record: File,
     marker: OwnedFd,
-    nowhere: File,
-    turn: u64,
-    text: Vec<u8>,
+    dev_null: File,
+    sequence: u64,
+    buffer: Vec<u8>,
 }
 
 impl Journal {
@@ -78,51 +78,51 @@ impl Journal {
         let path = format!("/proc/self/fd/{}", read.as_raw_fd());
         let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
         let marker = nix::fcntl::open(path.as_str(), flags, Mode::empty())?;
-        Self::of(record.into(), marker)
+        Self::from_fds(record.into(), marker)
     }
 
     /// What a former daemon's thread of this number had, taken out of what was kept. It is to be
     /// [recovered](Self::recover) before any pipe is read.
-    pub(super) fn taken_over(room: usize, stored: &mut Vec<(String, OwnedFd)>) -> Option<Self> {
+    pub(super) fn restore(room: usize, stored: &mut Vec<(String, OwnedFd)>) -> Option<Self> {
         let [record, marker] = Self::names(room).map(|name| {
             let found = stored.iter().position(|(stored, _)| *stored == name)?;
             Some(stored.swap_remove(found).1)
         });
-        Self::of(record?, marker?).ok()
+        Self::from_fds(record?, marker?).ok()
     }
 
-    fn of(record: OwnedFd, marker: OwnedFd) -> io::Result<Self> {
-        widen(&marker);
+    fn from_fds(record: OwnedFd, marker: OwnedFd) -> io::Result<Self> {
+        enlarge_pipe(&marker);
         let nowhere = OpenOptions::new().write(true).open("/dev/null")?;
-        Ok(Self { record: record.into(), marker, nowhere, turn: 0, text: Vec::new() })
+        Ok(Self { record: record.into(), marker, dev_null: nowhere, sequence: 0, buffer: Vec::new() })
     }
 
     /// Copies of the two descriptors, in the order of [`names`](Self::names).
     ///
     /// # Errors
     /// The system is out of descriptors.
-    pub(super) fn descriptors(&self) -> io::Result<[OwnedFd; 2]> {
+    pub(super) fn fds(&self) -> io::Result<[OwnedFd; 2]> {
         Ok([self.record.try_clone()?.into(), self.marker.try_clone()?])
     }
 
     /// Notes that these files are about to grow.
     pub(super) fn begin<'f>(&mut self, files: impl Iterator<Item = PendingWrite<'f>>) -> io::Result<()> {
-        self.turn = self.turn.wrapping_add(1).max(1);
-        self.text.clear();
-        self.text.extend_from_slice(&self.turn.to_ne_bytes());
-        self.text.extend_from_slice(&[0; 8]);
+        self.sequence = self.sequence.wrapping_add(1).max(1);
+        self.buffer.clear();
+        self.buffer.extend_from_slice(&self.sequence.to_ne_bytes());
+        self.buffer.extend_from_slice(&[0; 8]);
         for file in files {
             let path = file.path.as_os_str().as_bytes();
-            for word in [file.id.0, file.id.1, file.from, path.len() as u64] {
-                self.text.extend_from_slice(&word.to_ne_bytes());
+            for word in [file.id.0, file.id.1, file.size_before, path.len() as u64] {
+                self.buffer.extend_from_slice(&word.to_ne_bytes());
             }
-            self.text.extend_from_slice(path);
+            self.buffer.extend_from_slice(path);
         }
         // Said twice: a record that was not written to its end is none.
-        self.text.extend_from_slice(&self.turn.to_ne_bytes());
-        let length = self.text.len() as u64;
-        self.text[8..HEAD].copy_from_slice(&length.to_ne_bytes());
-        self.record.write_all_at(&self.text, 0)
+        self.buffer.extend_from_slice(&self.sequence.to_ne_bytes());
+        let length = self.buffer.len() as u64;
+        self.buffer[8..HEADER_SIZE].copy_from_slice(&length.to_ne_bytes());
+        self.record.write_all_at(&self.buffer, 0)
     }
 
     /// Takes `count` bytes out of a pipe: they are in the files.
@@ -158,7 +158,7 @@ impl Journal {
         self.record.write_all_at(&[0; 8], 0)?;
         let flags = SpliceFFlags::SPLICE_F_NONBLOCK;
         while left > 0 {
-            match splice(&self.marker, None, &self.nowhere, None, left.min(1 << 30), flags) {
+            match splice(&self.marker, None, &self.dev_null, None, left.min(1 << 30), flags) {
                 Ok(0) | Err(_) => break,
                 Ok(count) => left -= count,
             }
@@ -167,16 +167,16 @@ impl Journal {
     }
 
     /// The files that a former daemon was about to write to when it was killed.
-    pub(super) fn unfinished_files(&self) -> Vec<PathBuf> {
-        self.unfinished().into_iter().map(|(path, ..)| path).collect()
+    pub(super) fn pending_files(&self) -> Vec<PathBuf> {
+        self.pending().into_iter().map(|(path, ..)| path).collect()
     }
 
     /// Sets right what a former daemon was killed in.
     pub(super) fn recover(&mut self) {
-        let files = self.unfinished();
-        if !files.is_empty() && self.marker_holds() == Peeked::Nothing {
+        let files = self.pending();
+        if !files.is_empty() && self.peek_marker() == Peeked::Empty {
             for (path, id, from) in files {
-                if let Err(error) = cut(&path, id, from) {
+                if let Err(error) = truncate_to(&path, id, from) {
                     tracing::error!("{}: duplicate lines: {error}", path.display());
                 }
             }
@@ -186,20 +186,20 @@ impl Journal {
         }
     }
 
-    fn marker_holds(&self) -> Peeked {
+    fn peek_marker(&self) -> Peeked {
         let Ok((_read, write)) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK) else {
-            return Peeked::Nothing;
+            return Peeked::Empty;
         };
         match tee(&self.marker, &write, 1, SpliceFFlags::SPLICE_F_NONBLOCK) {
             Ok(count) if count > 0 => Peeked::Bytes(count),
-            _ => Peeked::Nothing,
+            _ => Peeked::Empty,
         }
     }
 
     /// The files of a record that was not cleared.
-    fn unfinished(&self) -> Vec<PendingRecord> {
+    fn pending(&self) -> Vec<PendingRecord> {
         let length = self.record.metadata().map_or(0, |meta| meta.len());
-        let mut text = vec![0; usize::try_from(length.min(LONGEST)).unwrap_or_default()];
+        let mut text = vec![0; usize::try_from(length.min(MAX_RECORD)).unwrap_or_default()];
         if self.record.read_exact_at(&mut text, 0).is_err() {
             return Vec::new();
         }
@@ -215,7 +215,7 @@ fn read(text: &[u8]) -> Option<Vec<PendingRecord>> {
     if turn == 0 || word(end)? != turn {
         return None;
     }
-    let (mut files, mut at) = (Vec::new(), HEAD);
+    let (mut files, mut at) = (Vec::new(), HEADER_SIZE);
     while at < end {
         let path = at + 32;
         let after = path.checked_add(usize::try_from(word(at + 24)?).ok()?)?;
@@ -230,7 +230,7 @@ fn read(text: &[u8]) -> Option<Vec<PendingRecord>> {
     Some(files)
 }
 
-fn cut(path: &Path, id: (u64, u64), from: u64) -> io::Result<()> {
+fn truncate_to(path: &Path, id: (u64, u64), from: u64) -> io::Result<()> {
     let file = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     let meta = file.metadata()?;
     if (meta.dev(), meta.ino()) == id && meta.len() > from { file.set_len(from) } else { Ok(()) }
@@ -261,7 +261,8 @@ mod tests {
 
         fn begin(&mut self) {
             let meta = std::fs::metadata(&self.path).unwrap();
-            let growth = PendingWrite { path: &self.path, id: (meta.dev(), meta.ino()), from: meta.len() };
+            let growth =
+                PendingWrite { path: &self.path, id: (meta.dev(), meta.ino()), size_before: meta.len() };
             self.journal.begin(std::iter::once(growth)).unwrap();
         }
 
@@ -272,14 +273,14 @@ mod tests {
 
         /// What another daemon finds.
         fn killed(&mut self) -> (String, String) {
-            let [record, marker] = self.journal.descriptors().unwrap();
+            let [record, marker] = self.journal.fds().unwrap();
             let names = Journal::names(3);
             let mut stored: Vec<_> = names.into_iter().zip([record, marker]).collect();
-            assert!(Journal::taken_over(0, &mut stored).is_none());
-            self.journal = Journal::taken_over(3, &mut stored).unwrap();
+            assert!(Journal::restore(0, &mut stored).is_none());
+            self.journal = Journal::restore(3, &mut stored).unwrap();
             self.journal.recover();
-            assert!(self.journal.unfinished().is_empty());
-            assert_eq!(self.journal.marker_holds(), Peeked::Nothing);
+            assert!(self.journal.pending().is_empty());
+            assert_eq!(self.journal.peek_marker(), Peeked::Empty);
             let mut rest = [0; 64];
             let count = nix::unistd::read(&self.pipe, &mut rest).unwrap_or(0);
             let rest = String::from_utf8_lossy(&rest[..count]).into_owned();
@@ -349,7 +350,7 @@ mod tests {
     fn a_torn_record_is_none() {
         let mut scene = Scene::new();
         scene.begin();
-        let whole = scene.journal.text.clone();
+        let whole = scene.journal.buffer.clone();
         assert_eq!(read(&whole).unwrap().len(), 1);
         for length in 0..whole.len() {
             assert_eq!(read(&whole[..length]), None, "{length}");

@@ -17,7 +17,7 @@ use crate::spec::Rotation;
 pub(super) struct LogFile {
     path: PathBuf,
     policy: RefCell<Arc<Rotation>>,
-    ground: Rc<FileContext>,
+    context: Rc<FileContext>,
     /// Absent until it could be opened.
     segment: RefCell<Option<Segment>>,
     /// Trouble is reported once, until it is over.
@@ -30,7 +30,7 @@ impl LogFile {
         Self {
             path: path.to_owned(),
             policy: RefCell::new(Arc::clone(policy)),
-            ground: Rc::clone(ground),
+            context: Rc::clone(ground),
             segment: RefCell::new(Segment::open(path, policy, &ground.indexes).ok()),
             failing: Cell::new(false),
         }
@@ -53,8 +53,8 @@ impl LogFile {
     pub(super) fn reopen(&self) -> io::Result<()> {
         let mut slot = self.segment.borrow_mut();
         match slot.as_mut().filter(|segment| segment.open_line().is_some()) {
-            Some(segment) => segment.leave_after_line(),
-            None => *slot = Some(Segment::open(&self.path, &self.policy.borrow(), &self.ground.indexes)?),
+            Some(segment) => segment.reopen_after_line(),
+            None => *slot = Some(Segment::open(&self.path, &self.policy.borrow(), &self.context.indexes)?),
         }
         Ok(())
     }
@@ -62,15 +62,15 @@ impl LogFile {
     /// Someone cut it to nothing.
     pub(super) fn was_emptied(&self) {
         if let Some(segment) = &mut *self.segment.borrow_mut() {
-            segment.was_emptied();
+            segment.on_truncated();
         }
     }
 
     /// Why it cannot be opened, if it is not open.
-    pub(super) fn refusal(&self) -> Option<io::Error> {
+    pub(super) fn try_open(&self) -> Option<io::Error> {
         let mut slot = self.segment.borrow_mut();
         if slot.is_none() {
-            match Segment::open(&self.path, &self.policy.borrow(), &self.ground.indexes) {
+            match Segment::open(&self.path, &self.policy.borrow(), &self.context.indexes) {
                 Ok(segment) => *slot = Some(segment),
                 Err(error) => return Some(error),
             }
@@ -83,61 +83,61 @@ impl LogFile {
     ///
     /// # Errors
     /// It cannot be written now.
-    pub(super) fn ready(&self, line: usize) -> io::Result<u64> {
-        let result = self.try_ready(line);
+    pub(super) fn prepare_write(&self, line: usize) -> io::Result<u64> {
+        let result = self.try_prepare_write(line);
         if let Err(error) = &result {
-            self.report(error);
+            self.report_error(error);
         }
         result
     }
 
-    fn try_ready(&self, line: usize) -> io::Result<u64> {
+    fn try_prepare_write(&self, line: usize) -> io::Result<u64> {
         let mut slot = self.segment.borrow_mut();
         let policy = self.policy.borrow();
         if let Some(segment) = &mut *slot
-            && !segment.still_there(&self.path)?
+            && !segment.is_current(&self.path)?
         {
             *slot = None;
         }
         let segment = match &mut *slot {
             Some(segment) => segment,
-            empty => empty.insert(Segment::open(&self.path, &policy, &self.ground.indexes)?),
+            empty => empty.insert(Segment::open(&self.path, &policy, &self.context.indexes)?),
         };
-        if segment.is_due(line as u64, &policy) {
-            segment.rotate(&self.path, &policy, &self.ground);
+        if segment.needs_rotation(line as u64, &policy) {
+            segment.rotate(&self.path, &policy, &self.context);
         }
-        if self.ground.tidy.is_over_budget() && !self.ground.tidy.make_room() {
+        if self.context.retention.is_over_budget() && !self.context.retention.free_space() {
             // Nothing else is left to be removed: the largest make way before their time.
-            let fair = self.ground.tidy.fair_share();
+            let fair = self.context.retention.fair_share();
             if segment.size().is_some_and(|size| size > fair) && segment.open_line().is_none() {
-                segment.rotate(&self.path, &policy, &self.ground);
-                self.ground.tidy.make_room();
+                segment.rotate(&self.path, &policy, &self.context);
+                self.context.retention.free_space();
             }
         }
         segment.flush()?;
-        Ok(segment.room(&policy))
+        Ok(segment.remaining(&policy))
     }
 
     /// Rotates the file if its time has come, though nobody writes.
     pub(super) fn rotate_if_due(&self) {
         let policy = Arc::clone(&self.policy.borrow());
         if let Some(segment) = &mut *self.segment.borrow_mut()
-            && segment.still_there(&self.path).unwrap_or(false)
-            && segment.is_due(0, &policy)
+            && segment.is_current(&self.path).unwrap_or(false)
+            && segment.needs_rotation(0, &policy)
         {
-            segment.rotate(&self.path, &policy, &self.ground);
+            segment.rotate(&self.path, &policy, &self.context);
         }
     }
 
     /// When it is to be rotated by the clock; milliseconds since the epoch.
-    pub(super) fn due(&self) -> Option<i64> {
-        self.segment.borrow().as_ref().and_then(Segment::due)
+    pub(super) fn next_rotation(&self) -> Option<i64> {
+        self.segment.borrow().as_ref().and_then(Segment::next_rotation)
     }
 
     /// What is about to grow; `None` for what cannot shrink again, as a named pipe.
-    pub(super) fn growth(&self) -> Option<PendingWrite<'_>> {
-        let (id, from) = self.segment.borrow().as_ref().and_then(Segment::growth)?;
-        Some(PendingWrite { path: &self.path, id, from })
+    pub(super) fn pending_write(&self) -> Option<PendingWrite<'_>> {
+        let (id, from) = self.segment.borrow().as_ref().and_then(Segment::pending_write)?;
+        Some(PendingWrite { path: &self.path, id, size_before: from })
     }
 
     /// Writes text, all of it or (after [`undo`](Self::undo)) nothing.
@@ -147,29 +147,29 @@ impl LogFile {
     pub(super) fn append(&self, owner: StreamId, text: &[u8]) -> io::Result<()> {
         let mut slot = self.segment.borrow_mut();
         let Some(segment) = &mut *slot else { return Err(io::ErrorKind::NotFound.into()) };
-        let (at, alone) = (self.ground.time(), self.ground.is_alone(segment.id()));
+        let (at, alone) = (self.context.next_timestamp(), self.context.mark_last_written(segment.id()));
         let result = segment.append(owner, text, at, alone);
         if segment.size().is_some() {
-            self.ground.tidy.grew(text.len());
+            self.context.retention.record_growth(text.len());
         }
         match &result {
             Ok(()) if self.failing.replace(false) => {
                 tracing::info!("log file {} is writable again", self.path.display());
             }
             Ok(()) => {}
-            Err(error) => self.report(error),
+            Err(error) => self.report_error(error),
         }
         result
     }
 
     /// Takes back what was written last.
-    pub(super) fn undo(&self) {
+    pub(super) fn roll_back(&self) {
         if let Some(segment) = &mut *self.segment.borrow_mut() {
-            segment.undo();
+            segment.roll_back();
         }
     }
 
-    fn report(&self, error: &io::Error) {
+    fn report_error(&self, error: &io::Error) {
         // A named pipe whose reader is slower is no trouble.
         if error.kind() != io::ErrorKind::WouldBlock && !self.failing.replace(true) {
             tracing::warn!(
@@ -186,17 +186,17 @@ impl LogFile {
     }
 
     /// Whether the file ends in an unfinished line of this stream.
-    pub(super) fn is_in_line_of(&self, owner: StreamId) -> bool {
+    pub(super) fn has_open_line_of(&self, owner: StreamId) -> bool {
         self.segment.borrow().as_ref().is_some_and(|segment| segment.open_line() == Some(owner))
     }
 
     /// Whether it is a named pipe that has not taken all that it was given.
-    pub(super) fn is_full(&self) -> bool {
-        self.ready(0).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    pub(super) fn has_backlog(&self) -> bool {
+        self.prepare_write(0).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Whether lines are kept in it: it is a plain file.
-    pub(super) fn is_plain(&self) -> bool {
-        self.segment.borrow().as_ref().is_none_or(|segment| segment.growth().is_some())
+    pub(super) fn is_regular(&self) -> bool {
+        self.segment.borrow().as_ref().is_none_or(|segment| segment.pending_write().is_some())
     }
 }

@@ -48,7 +48,7 @@ mod tidy;
 mod waiting;
 mod writer;
 
-pub use files::{LogFiles, files};
+pub use files::{LogFiles, log_files};
 pub use follow::{FollowFilter, FollowTarget, Follower, LogNotify};
 pub use reader::{LogReader, ReadQuery, ReadTarget};
 pub use thread::{LogConfig, LogHandle, LogWorkers, RunOutput};

@@ -11,15 +11,15 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
-use super::rotate::{RotationNames, rotated};
+use super::rotate::{RotationNames, list_rotated};
 use crate::paths::Home;
 use crate::settings::LogLevel;
 use crate::spec::Rotation;
 
 /// Beyond this many bytes the log is put aside, as the apps' are.
-const LIMIT: u64 = 10 * 1024 * 1024;
+const MAX_SIZE: u64 = 10 * 1024 * 1024;
 /// How many that were put aside are kept.
-const KEPT: usize = 5;
+const MAX_ROTATED: usize = 5;
 
 /// Sends all that this process traces, from `level` up, to the home's `rsm.log`: a line an event,
 /// with local time.
@@ -34,7 +34,7 @@ pub fn init(home: &Home, level: LogLevel) -> io::Result<()> {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    let file = DaemonLog::open(home.own_log(), LIMIT)?;
+    let file = DaemonLog::open(home.daemon_log(), MAX_SIZE)?;
     tracing::subscriber::set_global_default(subscriber(file, level)).map_err(io::Error::other)
 }
 
@@ -71,31 +71,31 @@ struct DaemonLog {
 
 impl DaemonLog {
     fn open(path: PathBuf, limit: u64) -> io::Result<Self> {
-        let file = append(&path)?;
+        let file = open_append(&path)?;
         let size = file.metadata()?.len();
         let mut log = Self { path, file, size, limit, names: RotationNames::default() };
-        log.bound();
+        log.rotate_if_full();
         Ok(log)
     }
 
     /// Puts the file aside if it is full. If that fails the log grows on: it is worth more than its
     /// limit, and there is no other place to say so.
-    fn bound(&mut self) {
+    fn rotate_if_full(&mut self) {
         if self.size < self.limit {
             return;
         }
         // Another process may have put it aside, or emptied it, in the meantime.
         let size = std::fs::metadata(&self.path).map_or(0, |meta| meta.len());
         if size >= self.limit {
-            let aside = self.names.free(&self.path, &Rotation::default().date_format);
+            let aside = self.names.next_free(&self.path, &Rotation::default().date_format);
             if std::fs::rename(&self.path, aside).is_err() {
                 return;
             }
-            for old in rotated(&self.path).unwrap_or_default().iter().rev().skip(KEPT) {
+            for old in list_rotated(&self.path).unwrap_or_default().iter().rev().skip(MAX_ROTATED) {
                 let _ = std::fs::remove_file(&old.path); // tried again the next time
             }
         }
-        if let Ok(file) = append(&self.path) {
+        if let Ok(file) = open_append(&self.path) {
             self.size = file.metadata().map_or(0, |meta| meta.len());
             self.file = file;
         }
@@ -103,8 +103,8 @@ impl DaemonLog {
 
     /// Writes one event as one line, whatever it holds: a name with a newline in it must not look
     /// like an event of its own.
-    fn event(&mut self, text: &[u8]) -> io::Result<()> {
-        self.bound();
+    fn write_event(&mut self, text: &[u8]) -> io::Result<()> {
+        self.rotate_if_full();
         let text = text.strip_suffix(b"\n").unwrap_or(text);
         let mut line = Vec::with_capacity(text.len() + 1);
         for byte in text {
@@ -120,7 +120,7 @@ impl DaemonLog {
     }
 }
 
-fn append(path: &Path) -> io::Result<File> {
+fn open_append(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
@@ -140,7 +140,7 @@ struct LogEvent<'a>(&'a Mutex<DaemonLog>);
 
 impl Write for LogEvent<'_> {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).event(text)?;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write_event(text)?;
         Ok(text.len())
     }
 
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn an_event_is_a_line() {
-        let (_dir, path, file) = log(LIMIT);
+        let (_dir, path, file) = log(MAX_SIZE);
         tracing::subscriber::with_default(subscriber(file, LevelFilter::INFO), || {
             tracing::warn!("app {} is\nodd", "a\nb");
             tracing::debug!("not asked for");
@@ -178,10 +178,13 @@ mod tests {
     fn a_full_log_is_put_aside() {
         let (_dir, path, mut log) = log(10);
         for number in 0..10 {
-            log.event(format!("event number {number}\n").as_bytes()).unwrap();
+            log.write_event(format!("event number {number}\n").as_bytes()).unwrap();
         }
-        let old: Vec<String> =
-            rotated(&path).unwrap().iter().map(|old| std::fs::read_to_string(&old.path).unwrap()).collect();
+        let old: Vec<String> = list_rotated(&path)
+            .unwrap()
+            .iter()
+            .map(|old| std::fs::read_to_string(&old.path).unwrap())
+            .collect();
         let want: Vec<String> = (4..9).map(|number| format!("event number {number}\n")).collect();
         assert_eq!(old, want);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "event number 9\n");
@@ -193,9 +196,9 @@ mod tests {
     #[test]
     fn a_log_emptied_by_hand_is_not_put_aside() {
         let (dir, path, mut log) = log(10);
-        log.event(b"first event\n").unwrap();
+        log.write_event(b"first event\n").unwrap();
         File::create(&path).unwrap();
-        log.event(b"x\n").unwrap();
+        log.write_event(b"x\n").unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

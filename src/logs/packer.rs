@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 
 use super::budget::Budget;
 use super::compress::{self, CompressionOutcome};
-use super::rotate::rotated;
+use super::rotate::list_rotated;
 use crate::process::priority;
 
 /// The rotated files of this log file are to be compressed.
@@ -17,7 +17,7 @@ pub(super) struct CompressJob {
     /// The log file.
     pub(super) path: PathBuf,
     /// All but the newest.
-    pub(super) delay: bool,
+    pub(super) keep_newest: bool,
 }
 
 /// The handle: only sends. The thread ends with it.
@@ -31,14 +31,14 @@ impl Compressor {
     /// The system gives no thread.
     pub(super) fn start(indexes: PathBuf, budget: Arc<Budget>) -> io::Result<Self> {
         let (asks, asked) = channel();
-        let room = CompressWorker { indexes, budget, asked, due: BTreeMap::new() };
-        std::thread::Builder::new().name("rsm-pack".into()).spawn(move || room.work())?;
+        let room = CompressWorker { indexes, budget, jobs: asked, pending: BTreeMap::new() };
+        std::thread::Builder::new().name("rsm-pack".into()).spawn(move || room.run())?;
         Ok(Self(asks))
     }
 
     /// Compresses what is there to be compressed.
-    pub(super) fn pack(&self, path: &Path, delay: bool) {
-        let _ = self.0.send(CompressJob { path: path.to_owned(), delay }); // a thread that is gone packs nothing
+    pub(super) fn submit(&self, path: &Path, delay: bool) {
+        let _ = self.0.send(CompressJob { path: path.to_owned(), keep_newest: delay }); // a thread that is gone packs nothing
     }
 }
 
@@ -46,25 +46,25 @@ impl Compressor {
 struct CompressWorker {
     indexes: PathBuf,
     budget: Arc<Budget>,
-    asked: Receiver<CompressJob>,
-    due: BTreeMap<PathBuf, bool>,
+    jobs: Receiver<CompressJob>,
+    pending: BTreeMap<PathBuf, bool>,
 }
 
 impl CompressWorker {
-    fn work(mut self) {
+    fn run(mut self) {
         if let Err(error) = priority::set_idle_priority() {
             tracing::debug!("cannot lower the priority of log compression: {error}");
         }
-        while let Ok(CompressJob { path, delay }) = self.asked.recv() {
-            self.due.insert(path, delay);
-            while let Some((path, delay)) = self.due.pop_first() {
-                for file in unpacked(&path, delay) {
+        while let Ok(CompressJob { path, keep_newest: delay }) = self.jobs.recv() {
+            self.pending.insert(path, delay);
+            while let Some((path, delay)) = self.pending.pop_first() {
+                for file in uncompressed_files(&path, delay) {
                     let result = compress::compress(&file, &self.indexes.clone(), |grew| {
-                        self.budget.grew(grew);
-                        self.go_on()
+                        self.budget.record_growth(grew);
+                        self.poll_jobs()
                     });
                     match result {
-                        Ok(CompressionOutcome::Done | CompressionOutcome::Stopped) => {}
+                        Ok(CompressionOutcome::Done | CompressionOutcome::Cancelled) => {}
                         Err(error) => {
                             tracing::warn!("cannot compress {}: {error}", file.display());
                         }
@@ -75,10 +75,10 @@ impl CompressWorker {
     }
 
     /// Takes what was asked meanwhile; false once nobody asks any more.
-    fn go_on(&mut self) -> bool {
+    fn poll_jobs(&mut self) -> bool {
         loop {
-            match self.asked.try_recv() {
-                Ok(CompressJob { path, delay }) => drop(self.due.insert(path, delay)),
+            match self.jobs.try_recv() {
+                Ok(CompressJob { path, keep_newest: delay }) => drop(self.pending.insert(path, delay)),
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }
@@ -87,12 +87,12 @@ impl CompressWorker {
 }
 
 /// What is to be compressed of a log file's rotated ones, oldest first.
-fn unpacked(path: &Path, delay: bool) -> Vec<PathBuf> {
-    let mut files = rotated(path).unwrap_or_default();
+fn uncompressed_files(path: &Path, delay: bool) -> Vec<PathBuf> {
+    let mut files = list_rotated(path).unwrap_or_default();
     if delay {
         files.pop();
     }
-    files.retain(|file| !file.is_packed());
+    files.retain(|file| !file.is_compressed());
     files.into_iter().map(|file| file.path).collect()
 }
 
@@ -109,7 +109,7 @@ mod tests {
             let written = std::time::SystemTime::now() - std::time::Duration::from_secs(age as u64 * 10);
             std::fs::File::open(file(name)).unwrap().set_modified(written).unwrap();
         }
-        assert_eq!(unpacked(&file("a.log"), true), [file("a__1.log")]);
-        assert_eq!(unpacked(&file("a.log"), false), [file("a__1.log"), file("a__2.log")]);
+        assert_eq!(uncompressed_files(&file("a.log"), true), [file("a__1.log")]);
+        assert_eq!(uncompressed_files(&file("a.log"), false), [file("a__1.log"), file("a__2.log")]);
     }
 }

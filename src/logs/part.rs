@@ -10,11 +10,11 @@ use flate2::read::MultiGzDecoder;
 
 use super::index::{FileId, IndexEntry, IndexReader, file_id};
 use super::item::LogPosition;
-use super::rotate::{PACKED, is_absent};
+use super::rotate::{GZIP_SUFFIX, is_not_found};
 use super::tail;
 
 /// Bytes read at once.
-pub(super) const BLOCK: usize = 64 * 1024;
+pub(super) const BLOCK_SIZE: usize = 64 * 1024;
 
 /// A file that is open for reading.
 #[derive(Debug)]
@@ -26,15 +26,15 @@ pub(super) struct SegmentReader {
     /// Offset of the next byte to be read, in the uncompressed text.
     pub(super) offset: u64,
     /// Read too far, and still to be handed out.
-    ahead: Vec<u8>,
+    lookahead: Vec<u8>,
     pub(super) entries: Option<IndexReader<File>>,
     /// When its first line was written, if its index says so.
-    pub(super) began: Option<u64>,
+    pub(super) created_at: Option<u64>,
     /// Where indexes lie, to look again for one that was not there.
     indexes: PathBuf,
     /// The number of the entry after the current one, and that entry if it was read.
-    next: u64,
-    upcoming: Option<IndexEntry>,
+    next_entry: u64,
+    next_entry_value: Option<IndexEntry>,
     /// The last entry at or before the line that is next.
     pub(super) current: Option<IndexEntry>,
 }
@@ -42,7 +42,7 @@ pub(super) struct SegmentReader {
 #[derive(Debug)]
 enum SegmentContent {
     Plain(File),
-    Packed(Box<MultiGzDecoder<File>>),
+    Gzip(Box<MultiGzDecoder<File>>),
 }
 
 /// Microseconds since the epoch.
@@ -56,7 +56,7 @@ pub(super) fn open(path: &Path, indexes: &Path) -> io::Result<Option<SegmentRead
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
-        Err(error) if is_absent(&error) => return Ok(None),
+        Err(error) if is_not_found(&error) => return Ok(None),
         Err(error) => return Err(error),
     };
     let meta = file.metadata()?;
@@ -64,9 +64,9 @@ pub(super) fn open(path: &Path, indexes: &Path) -> io::Result<Option<SegmentRead
         return Ok(None);
     }
     let id = file_id(&meta);
-    let packed = path.as_os_str().as_encoded_bytes().ends_with(PACKED.as_bytes());
+    let packed = path.as_os_str().as_encoded_bytes().ends_with(GZIP_SUFFIX.as_bytes());
     let content = match packed {
-        true => SegmentContent::Packed(Box::new(MultiGzDecoder::new(file))),
+        true => SegmentContent::Gzip(Box::new(MultiGzDecoder::new(file))),
         false => SegmentContent::Plain(file),
     };
     let mut part = SegmentReader {
@@ -74,15 +74,15 @@ pub(super) fn open(path: &Path, indexes: &Path) -> io::Result<Option<SegmentRead
         id,
         path: path.to_owned(),
         offset: 0,
-        ahead: Vec::new(),
+        lookahead: Vec::new(),
         entries: None,
-        began: None,
+        created_at: None,
         indexes: indexes.to_owned(),
-        next: 0,
-        upcoming: None,
+        next_entry: 0,
+        next_entry_value: None,
         current: None,
     };
-    part.look_into_index();
+    part.load_index();
     Ok(Some(part))
 }
 
@@ -90,68 +90,68 @@ impl SegmentReader {
     fn file(&self) -> &File {
         match &self.content {
             SegmentContent::Plain(file) => file,
-            SegmentContent::Packed(packed) => packed.get_ref(),
+            SegmentContent::Gzip(packed) => packed.get_ref(),
         }
     }
 
-    pub(super) fn written(&self) -> u64 {
+    pub(super) fn modified(&self) -> u64 {
         self.file().metadata().and_then(|meta| meta.modified()).map_or(0, micros)
     }
 
     pub(super) fn read(&mut self, block: &mut [u8]) -> io::Result<usize> {
         let count = match &mut self.content {
-            _ if !self.ahead.is_empty() => {
-                let count = self.ahead.len().min(block.len());
-                block[..count].copy_from_slice(&self.ahead[..count]);
-                self.ahead.drain(..count);
+            _ if !self.lookahead.is_empty() => {
+                let count = self.lookahead.len().min(block.len());
+                block[..count].copy_from_slice(&self.lookahead[..count]);
+                self.lookahead.drain(..count);
                 count
             }
             SegmentContent::Plain(file) => {
                 file.seek(SeekFrom::Start(self.offset))?;
                 file.read(block)?
             }
-            SegmentContent::Packed(packed) => packed.read(block)?,
+            SegmentContent::Gzip(packed) => packed.read(block)?,
         };
         self.offset += count as u64;
-        self.look_into_index();
+        self.load_index();
         Ok(count)
     }
 
     /// Sees what the index says by now.
-    fn look_into_index(&mut self) {
+    fn load_index(&mut self) {
         match &mut self.entries {
             Some(entries) => entries.refresh(),
             empty => *empty = IndexReader::open(&self.indexes, self.id),
         }
-        self.began = self.began.or_else(|| self.first().map(|first| first.at));
+        self.created_at = self.created_at.or_else(|| self.first_entry().map(|first| first.at));
     }
 
-    pub(super) fn first(&self) -> Option<IndexEntry> {
+    pub(super) fn first_entry(&self) -> Option<IndexEntry> {
         self.entries.as_ref().and_then(|entries| entries.get(0))
     }
 
     /// Whether it was emptied, and maybe written anew. A daemon that takes over from one that was killed
     /// may cut off a block to write it again: that is another thing, and its beginning stays.
-    pub(super) fn was_emptied(&self) -> io::Result<bool> {
+    pub(super) fn was_truncated(&self) -> io::Result<bool> {
         match &self.content {
             SegmentContent::Plain(file) if file.metadata()?.len() < self.offset => {
-                Ok(self.began.is_none() || self.began != self.first().map(|first| first.at))
+                Ok(self.created_at.is_none() || self.created_at != self.first_entry().map(|first| first.at))
             }
-            SegmentContent::Plain(_) | SegmentContent::Packed(_) => Ok(false),
+            SegmentContent::Plain(_) | SegmentContent::Gzip(_) => Ok(false),
         }
     }
 
     /// Whether this is the file that a former reader was in.
     pub(super) fn is_at(&self, place: &LogPosition) -> bool {
-        match (self.began, place.began) {
+        match (self.created_at, place.created_at) {
             (Some(ours), Some(theirs)) => ours == theirs,
-            _ => Some(self.id) == place.file && !matches!(self.content, SegmentContent::Packed(_)),
+            _ => Some(self.id) == place.file && !matches!(self.content, SegmentContent::Gzip(_)),
         }
     }
 
     /// Whether it was begun after the file that a former reader was in, which is gone.
-    pub(super) fn follows(&self, place: &LogPosition) -> bool {
-        match (self.first(), place.line, place.began) {
+    pub(super) fn is_after(&self, place: &LogPosition) -> bool {
+        match (self.first_entry(), place.line, place.created_at) {
             (Some(first), Some(line), _) => first.lines >= line,
             (Some(first), None, Some(began)) => first.at > began,
             // Nothing is known of one of them: what may have been read is not told again.
@@ -165,9 +165,9 @@ impl SegmentReader {
             self.offset = bytes;
             return Ok(());
         }
-        let mut block = vec![0; BLOCK];
+        let mut block = vec![0; BLOCK_SIZE];
         while self.offset < bytes {
-            let most = usize::try_from(bytes - self.offset).unwrap_or(BLOCK).min(BLOCK);
+            let most = usize::try_from(bytes - self.offset).unwrap_or(BLOCK_SIZE).min(BLOCK_SIZE);
             if self.read(&mut block[..most])? == 0 {
                 break;
             }
@@ -184,10 +184,10 @@ impl SegmentReader {
                 self.offset = start;
                 Ok(lines)
             }
-            SegmentContent::Packed(_) => {
+            SegmentContent::Gzip(_) => {
                 let all = self.count_lines()?;
                 let again = File::open(&self.path)?;
-                self.content = SegmentContent::Packed(Box::new(MultiGzDecoder::new(again)));
+                self.content = SegmentContent::Gzip(Box::new(MultiGzDecoder::new(again)));
                 self.offset = 0;
                 self.skip_lines(all.saturating_sub(count))?;
                 Ok(all.min(count))
@@ -196,7 +196,7 @@ impl SegmentReader {
     }
 
     fn count_lines(&mut self) -> io::Result<usize> {
-        let (mut block, mut lines) = (vec![0; BLOCK], 0);
+        let (mut block, mut lines) = (vec![0; BLOCK_SIZE], 0);
         loop {
             match self.read(&mut block)? {
                 0 => return Ok(lines),
@@ -207,7 +207,7 @@ impl SegmentReader {
 
     /// Reads over so many lines.
     fn skip_lines(&mut self, mut lines: usize) -> io::Result<()> {
-        let mut block = vec![0; BLOCK];
+        let mut block = vec![0; BLOCK_SIZE];
         while lines > 0 {
             let count = self.read(&mut block)?;
             if count == 0 {
@@ -215,8 +215,8 @@ impl SegmentReader {
             }
             match memchr::memchr_iter(b'\n', &block[..count]).nth(lines - 1) {
                 Some(at) => {
-                    self.ahead = block[at + 1..count].to_vec();
-                    self.offset -= self.ahead.len() as u64;
+                    self.lookahead = block[at + 1..count].to_vec();
+                    self.offset -= self.lookahead.len() as u64;
                     return Ok(());
                 }
                 None => lines -= memchr::memchr_iter(b'\n', &block[..count]).count(),
@@ -226,32 +226,32 @@ impl SegmentReader {
     }
 
     /// Goes to the beginning of a file that was emptied.
-    pub(super) fn begin_anew(&mut self) {
-        (self.offset, self.began) = (0, None);
-        (self.current, self.next, self.upcoming) = (None, 0, None);
+    pub(super) fn rewind(&mut self) {
+        (self.offset, self.created_at) = (0, None);
+        (self.current, self.next_entry, self.next_entry_value) = (None, 0, None);
     }
 
     /// Finds the entry of the present offset.
     pub(super) fn find_entry(&mut self) {
         let Some(entries) = &self.entries else { return };
         let offset = self.offset;
-        self.upcoming = None;
-        self.next = entries.partition(|entry| entry.offset <= offset);
-        self.current = self.next.checked_sub(1).and_then(|last| entries.get(last));
+        self.next_entry_value = None;
+        self.next_entry = entries.partition_point(|entry| entry.offset <= offset);
+        self.current = self.next_entry.checked_sub(1).and_then(|last| entries.get(last));
     }
 
     /// Goes on to the entry of a later offset.
     pub(super) fn advance(&mut self, offset: u64) {
         let Some(entries) = &self.entries else { return };
         if self.current.is_some_and(|entry| entry.offset > offset) {
-            (self.current, self.next, self.upcoming) = (None, 0, None); // it was emptied and begins anew
+            (self.current, self.next_entry, self.next_entry_value) = (None, 0, None); // it was emptied and begins anew
         }
         loop {
             // An entry is read once, not for each line before it.
-            self.upcoming = self.upcoming.take().or_else(|| entries.get(self.next));
-            let Some(entry) = self.upcoming.take_if(|entry| entry.offset <= offset) else { return };
+            self.next_entry_value = self.next_entry_value.take().or_else(|| entries.get(self.next_entry));
+            let Some(entry) = self.next_entry_value.take_if(|entry| entry.offset <= offset) else { return };
             self.current = Some(entry);
-            self.next += 1;
+            self.next_entry += 1;
         }
     }
 }

@@ -8,7 +8,7 @@ use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, tee};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// What pipes are enlarged to where that is needed and allowed. Bytes.
-const WIDE: i32 = 1024 * 1024;
+const WIDE_PIPE_SIZE: i32 = 1024 * 1024;
 
 /// What there is in a pipe.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,9 +16,9 @@ pub(super) enum Peeked {
     /// So many bytes at least, now in the buffer.
     Bytes(usize),
     /// Nothing now.
-    Nothing,
+    Empty,
     /// Nothing, and nothing will come.
-    End,
+    Eof,
 }
 
 /// A second pipe, into which what the first one holds is copied (`tee` copies no bytes, only
@@ -27,7 +27,7 @@ pub(super) enum Peeked {
 pub(super) struct PipePeeker {
     read: OwnedFd,
     write: OwnedFd,
-    room: usize,
+    capacity: usize,
 }
 
 impl PipePeeker {
@@ -35,24 +35,24 @@ impl PipePeeker {
     /// The system is out of descriptors or memory.
     pub(super) fn new() -> io::Result<Self> {
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        let room = widen(&write);
-        Ok(Self { read, write, room })
+        let room = enlarge_pipe(&write);
+        Ok(Self { read, write, capacity: room })
     }
 
     /// The most bytes that can be looked at.
-    pub(super) fn room(&self) -> usize {
-        self.room
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// Copies what `pipe` holds into `buffer`, up to its length.
     ///
     /// # Errors
     /// It is no pipe.
-    pub(super) fn look(&self, pipe: impl AsFd, buffer: &mut [u8]) -> io::Result<Peeked> {
+    pub(super) fn peek(&self, pipe: impl AsFd, buffer: &mut [u8]) -> io::Result<Peeked> {
         let length = match tee(pipe, &self.write, buffer.len(), SpliceFFlags::SPLICE_F_NONBLOCK) {
-            Ok(0) => return Ok(Peeked::End),
+            Ok(0) => return Ok(Peeked::Eof),
             Ok(length) => length,
-            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Peeked::Nothing),
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Peeked::Empty),
             Err(errno) => return Err(errno.into()),
         };
         let mut done = 0;
@@ -69,17 +69,21 @@ impl PipePeeker {
 }
 
 /// Makes room in a pipe, as far as the system allows; returns how much there is now.
-pub(super) fn widen(pipe: impl AsFd) -> usize {
+pub(super) fn enlarge_pipe(pipe: impl AsFd) -> usize {
     let fd = pipe.as_fd();
     let size = || fcntl(fd, FcntlArg::F_GETPIPE_SZ).unwrap_or(4096);
     // Half of it may still be allowed where the whole is not.
-    let wide = || [WIDE, WIDE / 2].into_iter().find_map(|wide| fcntl(fd, FcntlArg::F_SETPIPE_SZ(wide)).ok());
+    let wide = || {
+        [WIDE_PIPE_SIZE, WIDE_PIPE_SIZE / 2]
+            .into_iter()
+            .find_map(|wide| fcntl(fd, FcntlArg::F_SETPIPE_SZ(wide)).ok())
+    };
     let now = size();
-    usize::try_from(if now >= WIDE { now } else { wide().unwrap_or(now) }).unwrap_or(4096)
+    usize::try_from(if now >= WIDE_PIPE_SIZE { now } else { wide().unwrap_or(now) }).unwrap_or(4096)
 }
 
 /// Whether no writer has a pipe open any more.
-pub(super) fn is_abandoned(pipe: impl AsFd) -> bool {
+pub(super) fn has_no_writer(pipe: impl AsFd) -> bool {
     let mut watched = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
     let asked = poll(&mut watched, PollTimeout::ZERO);
     asked.is_ok() && watched[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
@@ -94,23 +98,23 @@ mod tests {
         let peek = PipePeeker::new().unwrap();
         let (read, write) = nix::unistd::pipe2(OFlag::O_NONBLOCK).unwrap();
         let mut buffer = [0; 64];
-        assert_eq!(peek.look(&read, &mut buffer).unwrap(), Peeked::Nothing);
+        assert_eq!(peek.peek(&read, &mut buffer).unwrap(), Peeked::Empty);
         nix::unistd::write(&write, b"hello").unwrap();
         for _ in 0..3 {
-            assert_eq!(peek.look(&read, &mut buffer).unwrap(), Peeked::Bytes(5));
+            assert_eq!(peek.peek(&read, &mut buffer).unwrap(), Peeked::Bytes(5));
             assert_eq!(&buffer[..5], b"hello");
         }
-        assert_eq!(peek.look(&read, &mut buffer[..2]).unwrap(), Peeked::Bytes(2));
-        assert!(!is_abandoned(&read));
+        assert_eq!(peek.peek(&read, &mut buffer[..2]).unwrap(), Peeked::Bytes(2));
+        assert!(!has_no_writer(&read));
         drop(write);
-        assert!(is_abandoned(&read));
+        assert!(has_no_writer(&read));
         assert_eq!(nix::unistd::read(&read, &mut buffer).unwrap(), 5);
-        assert_eq!(peek.look(&read, &mut buffer).unwrap(), Peeked::End);
+        assert_eq!(peek.peek(&read, &mut buffer).unwrap(), Peeked::Eof);
     }
 
     #[test]
     fn what_is_no_pipe_is_an_error() {
         let file = tempfile::tempfile().unwrap();
-        assert!(PipePeeker::new().unwrap().look(&file, &mut [0; 8]).is_err());
+        assert!(PipePeeker::new().unwrap().peek(&file, &mut [0; 8]).is_err());
     }
 }

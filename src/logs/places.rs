@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::thread::ROOMS;
+use super::thread::MAX_WORKERS;
 
 /// Who writes where.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ impl WorkerAssignment {
     }
 
     /// These files are a thread's from now on.
-    pub(super) fn settle(&mut self, room: usize, files: Vec<PathBuf>) {
+    pub(super) fn assign_stored(&mut self, room: usize, files: Vec<PathBuf>) {
         for path in files {
             if room > 0
                 && let Some(dir) = path.parent()
@@ -36,13 +36,15 @@ impl WorkerAssignment {
     }
 
     /// The thread of these files; all of them are its own from now on.
-    pub(super) fn room(&mut self, paths: &[&Path]) -> usize {
+    pub(super) fn worker_for(&mut self, paths: &[&Path]) -> usize {
         let known = paths.iter().find_map(|path| self.files.get(*path)).copied();
         let foreign = paths.iter().find(|path| path.parent().is_some_and(|dir| dir != self.home));
-        let room =
-            known.unwrap_or_else(|| foreign.and_then(|path| path.parent()).map_or(0, |dir| self.of(dir)));
+        let room = known.unwrap_or_else(|| {
+            foreign.and_then(|path| path.parent()).map_or(0, |dir| self.worker_for_dir(dir))
+        });
         for path in paths {
-            let usual = path.parent().map_or(0, |dir| if dir == self.home { 0 } else { self.of(dir) });
+            let usual =
+                path.parent().map_or(0, |dir| if dir == self.home { 0 } else { self.worker_for_dir(dir) });
             if usual != room {
                 self.files.insert((*path).to_owned(), room);
             }
@@ -51,25 +53,25 @@ impl WorkerAssignment {
     }
 
     /// The thread of a directory: the next free one, or if none is free the one with the fewest.
-    fn of(&mut self, dir: &Path) -> usize {
+    fn worker_for_dir(&mut self, dir: &Path) -> usize {
         if let Some(room) = self.dirs.get(dir) {
             return *room;
         }
         let count = |room: &usize| self.dirs.values().filter(|other| *other == room).count();
-        let room = (1..ROOMS).min_by_key(count).unwrap_or(0);
+        let room = (1..MAX_WORKERS).min_by_key(count).unwrap_or(0);
         self.dirs.insert(dir.to_owned(), room);
         room
     }
 
     /// The thread of a run's files, noted until [`forget_run`](Self::forget_run).
-    pub(super) fn room_of_run(&mut self, run: u64, paths: &[&Path]) -> usize {
-        let room = self.room(paths);
+    pub(super) fn worker_for_run(&mut self, run: u64, paths: &[&Path]) -> usize {
+        let room = self.worker_for(paths);
         self.runs.insert(run, room);
         room
     }
 
     /// The thread of a run that is over; `None` if it was never noted.
-    pub(super) fn forget_run(&mut self, run: u64) -> Option<usize> {
+    pub(super) fn remove_run(&mut self, run: u64) -> Option<usize> {
         self.runs.remove(&run)
     }
 }
@@ -78,44 +80,44 @@ impl WorkerAssignment {
 mod tests {
     use super::*;
 
-    fn room(places: &mut WorkerAssignment, paths: &[&str]) -> usize {
-        places.room(&paths.iter().map(Path::new).collect::<Vec<_>>())
+    fn worker_for(places: &mut WorkerAssignment, paths: &[&str]) -> usize {
+        places.worker_for(&paths.iter().map(Path::new).collect::<Vec<_>>())
     }
 
     #[test]
     fn a_directory_of_its_own_has_a_thread_of_its_own() {
         let mut places = WorkerAssignment::new("/h/logs".into());
-        assert_eq!(room(&mut places, &["/h/logs/a.log"]), 0);
-        assert_eq!(room(&mut places, &[]), 0);
-        let slow = room(&mut places, &["/slow/a.log", "/slow/b.log"]);
-        let other = room(&mut places, &["/other/a.log"]);
+        assert_eq!(worker_for(&mut places, &["/h/logs/a.log"]), 0);
+        assert_eq!(worker_for(&mut places, &[]), 0);
+        let slow = worker_for(&mut places, &["/slow/a.log", "/slow/b.log"]);
+        let other = worker_for(&mut places, &["/other/a.log"]);
         assert!(slow != 0 && other != 0 && slow != other);
-        assert_eq!(room(&mut places, &["/slow/c.log"]), slow);
+        assert_eq!(worker_for(&mut places, &["/slow/c.log"]), slow);
     }
 
     #[test]
     fn a_file_has_one_thread_whoever_writes_to_it() {
         let mut places = WorkerAssignment::new("/h/logs".into());
-        let slow = room(&mut places, &["/h/logs/a.log", "/slow/all.log"]);
+        let slow = worker_for(&mut places, &["/h/logs/a.log", "/slow/all.log"]);
         assert_ne!(slow, 0);
-        assert_eq!(room(&mut places, &["/h/logs/a.log"]), slow);
-        assert_eq!(room(&mut places, &["/h/logs/b.log"]), 0);
-        places.settle(5, vec!["/found/x.log".into()]);
-        assert_eq!(room(&mut places, &["/found/x.log"]), 5);
+        assert_eq!(worker_for(&mut places, &["/h/logs/a.log"]), slow);
+        assert_eq!(worker_for(&mut places, &["/h/logs/b.log"]), 0);
+        places.assign_stored(5, vec!["/found/x.log".into()]);
+        assert_eq!(worker_for(&mut places, &["/found/x.log"]), 5);
     }
 
     #[test]
     fn when_all_are_taken_they_are_shared() {
         let mut places = WorkerAssignment::new("/h/logs".into());
-        let rooms: Vec<usize> = (0..20).map(|n| room(&mut places, &[&format!("/{n}/a.log")])).collect();
-        assert!(rooms.iter().all(|room| (1..ROOMS).contains(room)));
-        assert_eq!(rooms[0], rooms[ROOMS - 1]);
+        let rooms: Vec<usize> = (0..20).map(|n| worker_for(&mut places, &[&format!("/{n}/a.log")])).collect();
+        assert!(rooms.iter().all(|room| (1..MAX_WORKERS).contains(room)));
+        assert_eq!(rooms[0], rooms[MAX_WORKERS - 1]);
     }
 
     #[test]
     fn a_run_is_known_until_it_is_over() {
         let mut places = WorkerAssignment::new("/h/logs".into());
-        places.room_of_run(7, &[Path::new("/h/logs/a.log")]);
-        assert_eq!((places.forget_run(7), places.forget_run(7)), (Some(0), None));
+        places.worker_for_run(7, &[Path::new("/h/logs/a.log")]);
+        assert_eq!((places.remove_run(7), places.remove_run(7)), (Some(0), None));
     }
 }

@@ -35,51 +35,51 @@ pub struct ReadQuery {
     /// Only those that match.
     pub grep: Option<Regex>,
     /// Where a former reader of the same was; files that it did not know are read from their beginning.
-    pub places: HashMap<PathBuf, LogPosition>,
+    pub positions: HashMap<PathBuf, LogPosition>,
 }
 
 /// Where several files are read.
 #[derive(Debug)]
 pub struct LogReader {
     indexes: Arc<Path>,
-    wanted: ReadQuery,
+    query: ReadQuery,
     names: HashMap<u32, String>,
     sources: Vec<FileSource>,
     /// The last matching lines, not handed out yet.
     matched: VecDeque<LogItem>,
     /// Counts the looks into files.
-    looks: u64,
+    rounds: u64,
 }
 
 #[derive(Debug)]
 struct FileSource {
-    tail: ReadTarget,
+    target: ReadTarget,
     cursor: Cursor,
-    head: Option<ReadLine>,
+    next_line: Option<ReadLine>,
     /// The look that brought its head.
     found: u64,
     /// The look that found nothing; 0 once something was found.
     empty: u64,
     /// The place that was told last.
-    told: Option<LogPosition>,
+    last_position: Option<LogPosition>,
     /// It could not be read, and that was said.
     failed: bool,
 }
 
 impl FileSource {
     fn new(tail: ReadTarget, cursor: Cursor) -> Self {
-        Self { tail, cursor, head: None, found: 0, empty: 0, told: None, failed: false }
+        Self { target: tail, cursor, next_line: None, found: 0, empty: 0, last_position: None, failed: false }
     }
 
     /// A file that cannot be read is none of those that can: they are shown all the same.
-    fn look(&mut self, number: u64) {
-        self.head = self.cursor.next().unwrap_or_else(|error| {
+    fn poll(&mut self, number: u64) {
+        self.next_line = self.cursor.next().unwrap_or_else(|error| {
             if !std::mem::replace(&mut self.failed, true) {
-                tracing::warn!("cannot read log file {}: {error}", self.tail.path.display());
+                tracing::warn!("cannot read log file {}: {error}", self.target.path.display());
             }
             None
         });
-        match self.head {
+        match self.next_line {
             Some(_) => (self.found, self.empty) = (number, 0),
             None => self.empty = number,
         }
@@ -87,7 +87,7 @@ impl FileSource {
 
     /// Takes its head; the next one is one that was read with it, or has to be looked for.
     fn take(&mut self) -> Option<ReadLine> {
-        std::mem::replace(&mut self.head, self.cursor.at_hand())
+        std::mem::replace(&mut self.next_line, self.cursor.next_buffered())
     }
 }
 
@@ -96,11 +96,11 @@ impl LogReader {
     pub fn new(indexes: Arc<Path>, wanted: ReadQuery) -> Self {
         Self {
             indexes,
-            wanted,
+            query: wanted,
             names: HashMap::new(),
             sources: Vec::new(),
             matched: VecDeque::new(),
-            looks: 0,
+            rounds: 0,
         }
     }
 
@@ -109,8 +109,8 @@ impl LogReader {
     pub fn add(&mut self, tails: Vec<ReadTarget>, names: HashMap<u32, String>, late: bool) {
         self.names.extend(names);
         for tail in tails {
-            if let Some(source) = self.sources.iter_mut().find(|source| source.tail.path == tail.path) {
-                source.tail = tail;
+            if let Some(source) = self.sources.iter_mut().find(|source| source.target.path == tail.path) {
+                source.target = tail;
                 continue;
             }
             match self.cursor(&tail, late) {
@@ -121,22 +121,22 @@ impl LogReader {
     }
 
     fn cursor(&self, tail: &ReadTarget, late: bool) -> io::Result<Cursor> {
-        let (places, indexes) = (&self.wanted.places, &self.indexes);
+        let (places, indexes) = (&self.query.positions, &self.indexes);
         if let Some(place) = places.get(&tail.path) {
-            return Cursor::at_place(place, indexes);
+            return Cursor::at_position(place, indexes);
         }
         let late = late || !places.is_empty();
         // What a pattern fits is known only after looking at all.
-        let all = late || self.wanted.grep.is_some();
-        let lines = if all && self.wanted.lines > 0 || late { usize::MAX } else { self.wanted.lines };
-        Cursor::at_tail(tail.path.clone(), indexes, lines, self.wanted.since.unwrap_or(0))
+        let all = late || self.query.grep.is_some();
+        let lines = if all && self.query.lines > 0 || late { usize::MAX } else { self.query.lines };
+        Cursor::at_tail(tail.path.clone(), indexes, lines, self.query.since.unwrap_or(0))
     }
 
     /// Reads up to where the files end now, and keeps the last lines that match: those are what a
     /// pattern is about. Without a pattern there is nothing to do.
-    pub fn search(&mut self) {
-        let most = self.wanted.lines;
-        if self.wanted.grep.is_none() || most == usize::MAX || !self.wanted.places.is_empty() {
+    pub fn read_ahead(&mut self) {
+        let most = self.query.lines;
+        if self.query.grep.is_none() || most == usize::MAX || !self.query.positions.is_empty() {
             return;
         }
         let mut matched = VecDeque::new();
@@ -158,10 +158,10 @@ impl LogReader {
             return Some(std::mem::take(&mut self.matched).into());
         }
         loop {
-            let first = self.first(all)?;
+            let first = self.next_source(all)?;
             let source = &mut self.sources[first];
             let line = source.take()?;
-            let (missed, item) = (line.missed, item(&source.tail, &self.names, line, &self.wanted));
+            let (missed, item) = (line.missed, item(&source.target, &self.names, line, &self.query));
             let missed = (missed > 0).then_some(LogItem::Missed { lines: missed });
             let items: Vec<LogItem> = missed.into_iter().chain(item).collect();
             if !items.is_empty() {
@@ -171,40 +171,41 @@ impl LogReader {
     }
 
     /// How far the files were read that were read on since the last time.
-    pub fn places(&mut self) -> Vec<LogPosition> {
+    pub fn changed_positions(&mut self) -> Vec<LogPosition> {
         let changed = |source: &mut FileSource| {
-            let place = source.cursor.place(source.head.as_ref());
-            (source.told.as_ref() != Some(&place)).then(|| source.told.insert(place).clone())
+            let place = source.cursor.position(source.next_line.as_ref());
+            (source.last_position.as_ref() != Some(&place))
+                .then(|| source.last_position.insert(place).clone())
         };
         self.sources.iter_mut().filter_map(changed).collect()
     }
 
     /// Whether the beginning of a line waits for its end.
-    pub fn has_rest(&self) -> bool {
-        self.sources.iter().any(|source| source.cursor.has_rest())
+    pub fn has_partial(&self) -> bool {
+        self.sources.iter().any(|source| source.cursor.has_partial())
     }
 
     /// Whose line is the first one. When its block was read, all that was written before was in its file:
     /// so every other file has to have been found empty by a later look. Files are not asked more
     /// often than that: there may be a hundred, and only one that is written to.
-    fn first(&mut self, all: bool) -> Option<usize> {
+    fn next_source(&mut self, all: bool) -> Option<usize> {
         loop {
-            let first = self.earliest();
+            let first = self.earliest_source();
             let since = first.map_or(0, |first| self.sources[first].found);
             let mut new = false;
             for source in &mut self.sources {
-                if source.head.is_none() && source.empty <= since {
-                    self.looks += 1;
-                    source.look(self.looks);
-                    new |= source.head.is_some();
+                if source.next_line.is_none() && source.empty <= since {
+                    self.rounds += 1;
+                    source.poll(self.rounds);
+                    new |= source.next_line.is_some();
                 }
             }
             if new {
                 continue;
             }
-            let waits = self.sources.iter_mut().filter(|source| all && source.head.is_none());
-            waits.for_each(|source| source.head = source.cursor.rest());
-            let first = self.earliest();
+            let waits = self.sources.iter_mut().filter(|source| all && source.next_line.is_none());
+            waits.for_each(|source| source.next_line = source.cursor.take_partial());
+            let first = self.earliest_source();
             if first.is_none() {
                 // Whoever comes again looks again.
                 self.sources.iter_mut().for_each(|source| source.empty = 0);
@@ -213,9 +214,12 @@ impl LogReader {
         }
     }
 
-    fn earliest(&self) -> Option<usize> {
-        let heads =
-            self.sources.iter().enumerate().filter_map(|(at, source)| Some((source.head.as_ref()?.at, at)));
+    fn earliest_source(&self) -> Option<usize> {
+        let heads = self
+            .sources
+            .iter()
+            .enumerate()
+            .filter_map(|(at, source)| Some((source.next_line.as_ref()?.time, at)));
         heads.min().map(|(_, at)| at)
     }
 }
@@ -228,20 +232,20 @@ fn item(
     wanted: &ReadQuery,
 ) -> Option<LogItem> {
     let (mut id, mut stream) = (tail.id, tail.stream);
-    if let Some(owner) = line.owner {
+    if let Some(owner) = line.stream {
         (id, stream) = (owner.instance(), owner.stream);
         if tail.shared.as_ref().is_some_and(|these| !these.contains(&(id, stream))) {
             return None;
         }
     }
-    let after = wanted.since.is_none_or(|since| line.at >= since);
-    let before = wanted.until.is_none_or(|until| line.at <= until);
+    let after = wanted.since.is_none_or(|since| line.time >= since);
+    let before = wanted.until.is_none_or(|until| line.time <= until);
     let fits = wanted.grep.as_ref().is_none_or(|pattern| pattern.is_match(&line.text));
     (after && before && fits).then(|| LogItem::Line {
         id,
         name: names.get(&id).or_else(|| names.get(&tail.id)).cloned().unwrap_or_default(),
         stream,
-        at: Some(line.at / 1000),
+        at: Some(line.time / 1000),
         line: String::from_utf8_lossy(&line.text).into_owned(),
     })
 }
@@ -274,6 +278,6 @@ mod tests {
             got += items.len();
         }
         assert_eq!(got, lines);
-        assert!(reader.looks < 10 * u64::from(quiet), "{} looks", reader.looks);
+        assert!(reader.rounds < 10 * u64::from(quiet), "{} looks", reader.rounds);
     }
 }

@@ -20,7 +20,7 @@ use super::ground::FileContext;
 use super::item;
 use super::journal::Journal;
 use super::log_file::LogFile;
-use super::pump::{PIPE_RETRY, Pump};
+use super::pump::{PIPE_RETRY_DELAY, Pump};
 use super::shape::{LineFormat, LineSource};
 use super::stream::StreamCapture;
 use super::thread::{FileError, FileErrors, RunOutput};
@@ -31,9 +31,9 @@ use crate::spec::Rotation;
 type PumpId = u64;
 
 /// When the thread ends, named pipes that are full are waited for this long: their reader is but slower.
-const LAST_WAIT: Duration = Duration::from_secs(2);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// At a turn of the clock, or so often at most, it is looked which files are to be rotated.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+const MAX_SLEEP: Duration = Duration::from_secs(60);
 
 /// What may be asked of the thread; it is carried out in the order sent.
 #[derive(Debug)]
@@ -43,9 +43,9 @@ pub(super) enum WorkerCommand {
     /// Opens all files anew.
     Reopen(oneshot::Sender<FileErrors>),
     /// Empties these.
-    Flush(Vec<PathBuf>, oneshot::Sender<FileErrors>),
+    Truncate(Vec<PathBuf>, oneshot::Sender<FileErrors>),
     /// Tells when all that the run wrote is in the files.
-    Closed(u64, oneshot::Sender<()>),
+    WaitClosed(u64, oneshot::Sender<()>),
     /// Writes what the pipes hold, and ends.
     Stop,
 }
@@ -63,7 +63,7 @@ pub(super) struct WorkerSetup {
 ///
 /// # Errors
 /// The system gives no epoll or no descriptors.
-pub(super) fn serve(
+pub(super) fn run(
     commands: mpsc::UnboundedReceiver<WorkerCommand>,
     mut tools: WorkerSetup,
 ) -> io::Result<()> {
@@ -72,17 +72,17 @@ pub(super) fn serve(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let room = Rc::new(Worker::new(tools)?);
     let tasks = LocalSet::new();
-    tasks.spawn_local(Rc::clone(&room).rotate_by_the_clock());
-    tasks.block_on(&runtime, room.obey(commands));
+    tasks.spawn_local(Rc::clone(&room).run_scheduled_rotation());
+    tasks.block_on(&runtime, room.handle_commands(commands));
     // The tasks go first: from here on nobody else touches the streams.
     drop(tasks);
-    let until = Instant::now() + LAST_WAIT;
+    let until = Instant::now() + DRAIN_TIMEOUT;
     for pump in room.pumps.borrow().values() {
-        pump.drain(&room.desk, until);
+        pump.drain(&room.shared, until);
     }
-    for file in room.writer.borrow().files() {
-        while file.is_full() && Instant::now() < until {
-            std::thread::sleep(PIPE_RETRY);
+    for file in room.open_files.borrow().files() {
+        while file.has_backlog() && Instant::now() < until {
+            std::thread::sleep(PIPE_RETRY_DELAY);
         }
     }
     Ok(())
@@ -90,29 +90,29 @@ pub(super) fn serve(
 
 /// All that the thread owns.
 struct Worker {
-    desk: WorkerShared,
-    writer: RefCell<OpenFiles>,
+    shared: WorkerShared,
+    open_files: RefCell<OpenFiles>,
     pumps: RefCell<BTreeMap<PumpId, Rc<Pump>>>,
     runs: RefCell<HashMap<u64, RunPipes>>,
     last_key: Cell<PumpId>,
     /// A file was opened: it may be the next to be rotated.
-    opened: Notify,
+    pump_started: Notify,
 }
 
 /// A run with an open pipe.
 #[derive(Default)]
 struct RunPipes {
     pipes: usize,
-    waiting: Vec<oneshot::Sender<()>>,
+    waiters: Vec<oneshot::Sender<()>>,
 }
 
 impl Worker {
     fn new(tools: WorkerSetup) -> io::Result<Self> {
         let WorkerSetup { journal, news, hub, ground } = tools;
         Ok(Self {
-            desk: WorkerShared::new(journal, news, hub)?,
-            writer: RefCell::new(OpenFiles::new(ground)),
-            opened: Notify::new(),
+            shared: WorkerShared::new(journal, news, hub)?,
+            open_files: RefCell::new(OpenFiles::new(ground)),
+            pump_started: Notify::new(),
             pumps: RefCell::default(),
             runs: RefCell::default(),
             last_key: Cell::new(0),
@@ -120,24 +120,24 @@ impl Worker {
     }
 
     /// Carries out commands until the last handle is gone or the thread is to stop.
-    async fn obey(self: &Rc<Self>, mut commands: mpsc::UnboundedReceiver<WorkerCommand>) {
+    async fn handle_commands(self: &Rc<Self>, mut commands: mpsc::UnboundedReceiver<WorkerCommand>) {
         while let Some(command) = commands.recv().await {
             match command {
                 WorkerCommand::Attach(source, asked) => self.attach(*source, asked),
-                WorkerCommand::Reopen(done) => answer(done, "reopen", self.writer.borrow().reopen()),
-                WorkerCommand::Flush(files, done) => {
-                    answer(done, "truncate", self.writer.borrow().truncate(files))
+                WorkerCommand::Reopen(done) => reply(done, "reopen", self.open_files.borrow().reopen()),
+                WorkerCommand::Truncate(files, done) => {
+                    reply(done, "truncate", self.open_files.borrow().truncate(files))
                 }
-                WorkerCommand::Closed(run, done) => self.tell_when_closed(run, done),
+                WorkerCommand::WaitClosed(run, done) => self.notify_when_closed(run, done),
                 WorkerCommand::Stop => return,
             }
         }
     }
 
     fn attach(self: &Rc<Self>, source: RunOutput, asked: Option<oneshot::Sender<Result<(), FileError>>>) {
-        let opened = self.open(&source.files, &source.rotation);
+        let opened = self.open_files(&source.files, &source.rotation);
         if let Some(asked) = asked {
-            let refused = opened.iter().find_map(|file| Some((file.path().to_owned(), file.refusal()?)));
+            let refused = opened.iter().find_map(|file| Some((file.path().to_owned(), file.try_open()?)));
             let result = refused.map_or(Ok(()), Err);
             let fine = result.is_ok();
             // Whoever asked has given up after a while: the app was started all the same.
@@ -147,17 +147,17 @@ impl Worker {
         }
         let RunOutput { id, name, run, out, err, files, format, date_format, rotation } = source;
         let shape = LineFormat::new(format, date_format.as_deref());
-        let origin = Rc::new(LineSource { id, name, run, shape });
+        let origin = Rc::new(LineSource { id, name, run, format: shape });
         let LogFiles { out: out_file, err: err_file, combined } = files;
         self.attach_pipe(&origin, item::OutputStream::Out, out, [&out_file, &combined], &rotation);
         self.attach_pipe(&origin, item::OutputStream::Err, err, [&err_file, &combined], &rotation);
-        self.opened.notify_one();
-        self.desk.news.tell_attached();
+        self.pump_started.notify_one();
+        self.shared.notify.notify_attached();
     }
 
     /// The files, open as long as these are held.
-    fn open(&self, files: &LogFiles, rotation: &Arc<Rotation>) -> Vec<Rc<LogFile>> {
-        let mut writer = self.writer.borrow_mut();
+    fn open_files(&self, files: &LogFiles, rotation: &Arc<Rotation>) -> Vec<Rc<LogFile>> {
+        let mut writer = self.open_files.borrow_mut();
         files.distinct().into_iter().map(|path| writer.open(path, rotation)).collect()
     }
 
@@ -174,10 +174,10 @@ impl Worker {
         let mut paths: Vec<&PathBuf> = files.into_iter().flatten().collect();
         paths.dedup();
         let kept = files[0].is_some();
-        let files = paths.into_iter().map(|path| self.writer.borrow_mut().open(path, rotation)).collect();
+        let files = paths.into_iter().map(|path| self.open_files.borrow_mut().open(path, rotation)).collect();
         let stream = StreamCapture::new(Rc::clone(origin), which, files, kept, rotation.when_full);
         match Pump::new(pipe, stream) {
-            Ok(pump) => self.start(pump, key, origin.run),
+            Ok(pump) => self.start_pump(pump, key, origin.run),
             Err(error) => {
                 let name = &origin.name;
                 tracing::error!(
@@ -187,39 +187,39 @@ impl Worker {
         }
     }
 
-    fn start(self: &Rc<Self>, pump: Pump, key: PumpId, run: u64) {
+    fn start_pump(self: &Rc<Self>, pump: Pump, key: PumpId, run: u64) {
         let pump = Rc::new(pump);
         self.pumps.borrow_mut().insert(key, Rc::clone(&pump));
         self.runs.borrow_mut().entry(run).or_default().pipes += 1;
         let room = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            pump.run(&room.desk).await;
-            pump.stream.borrow_mut().close(&mut room.writer.borrow_mut(), &room.desk);
+            pump.run(&room.shared).await;
+            pump.capture.borrow_mut().close(&mut room.open_files.borrow_mut(), &room.shared);
             room.pumps.borrow_mut().remove(&key);
-            room.pipe_closed(run);
+            room.on_pipe_closed(run);
         });
     }
 
-    async fn rotate_by_the_clock(self: Rc<Self>) {
+    async fn run_scheduled_rotation(self: Rc<Self>) {
         loop {
-            let due = self.writer.borrow().files().filter_map(|file| file.due()).min();
-            let left = due.map_or(LONGEST_SLEEP, |due| {
+            let due = self.open_files.borrow().files().filter_map(|file| file.next_rotation()).min();
+            let left = due.map_or(MAX_SLEEP, |due| {
                 let left = due.saturating_sub(jiff::Timestamp::now().as_millisecond());
-                Duration::from_millis(u64::try_from(left).unwrap_or(0)).min(LONGEST_SLEEP)
+                Duration::from_millis(u64::try_from(left).unwrap_or(0)).min(MAX_SLEEP)
             });
             // A time that has come and could not be kept must not be tried without a pause.
             let pause = left.max(Duration::from_millis(20));
-            let _ = tokio::time::timeout(pause, self.opened.notified()).await;
-            self.writer.borrow().files().for_each(|file| file.rotate_if_due());
+            let _ = tokio::time::timeout(pause, self.pump_started.notified()).await;
+            self.open_files.borrow().files().for_each(|file| file.rotate_if_due());
         }
     }
 
-    fn pipe_closed(&self, run: u64) {
+    fn on_pipe_closed(&self, run: u64) {
         let mut runs = self.runs.borrow_mut();
         if let Entry::Occupied(mut entry) = runs.entry(run) {
             entry.get_mut().pipes -= 1;
             if entry.get().pipes == 0 {
-                for waiting in entry.remove().waiting {
+                for waiting in entry.remove().waiters {
                     // Whoever asked may have stopped waiting.
                     let _ = waiting.send(());
                 }
@@ -227,15 +227,15 @@ impl Worker {
         }
     }
 
-    fn tell_when_closed(&self, run: u64, done: oneshot::Sender<()>) {
+    fn notify_when_closed(&self, run: u64, done: oneshot::Sender<()>) {
         match self.runs.borrow_mut().get_mut(&run) {
-            Some(run) => run.waiting.push(done),
+            Some(run) => run.waiters.push(done),
             None => drop(done.send(())),
         }
     }
 }
 
-fn answer(done: oneshot::Sender<FileErrors>, verb: &str, failed: FileErrors) {
+fn reply(done: oneshot::Sender<FileErrors>, verb: &str, failed: FileErrors) {
     for (path, error) in &failed {
         tracing::warn!("cannot {verb} log file {}: {error}", path.display());
     }

@@ -8,7 +8,7 @@ use super::stamp::TimestampFormat;
 use crate::spec::LogFormat;
 
 /// Stands before every part of a cut line but the first.
-const CONTINUED: &[u8] = b"[continued] ";
+const CONTINUED_PREFIX: &[u8] = b"[continued] ";
 
 /// What becomes of a line.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(super) enum LineFormat {
     /// Nothing.
     Raw,
     /// `<stamp>: <text>`.
-    Stamped(TimestampFormat),
+    Timestamped(TimestampFormat),
     /// One object a line.
     Json(TimestampFormat),
 }
@@ -31,14 +31,14 @@ pub(super) struct LineSource {
     /// Unique number of the run.
     pub(super) run: u64,
     /// What its lines look like.
-    pub(super) shape: LineFormat,
+    pub(super) format: LineFormat,
 }
 
 /// What stands around the text of every line that is written at one time.
 #[derive(Debug, Default)]
 pub(super) struct LineFrame {
-    head: Vec<u8>,
-    tail: Vec<u8>,
+    prefix: Vec<u8>,
+    suffix: Vec<u8>,
 }
 
 /// What follows the message in an object.
@@ -56,7 +56,7 @@ impl LineFormat {
     pub(super) fn new(format: LogFormat, date_format: Option<&str>) -> Self {
         match (format, date_format.filter(|format| !format.is_empty())) {
             (LogFormat::Raw, None) => Self::Raw,
-            (LogFormat::Raw, Some(format)) => Self::Stamped(TimestampFormat::new(format)),
+            (LogFormat::Raw, Some(format)) => Self::Timestamped(TimestampFormat::new(format)),
             (LogFormat::Json, None) => Self::Json(TimestampFormat::iso()),
             (LogFormat::Json, Some(format)) => Self::Json(TimestampFormat::new(format)),
         }
@@ -67,22 +67,22 @@ impl LineFrame {
     /// The frame of lines read at `at` (milliseconds since the epoch). An object has PM2's keys.
     pub(super) fn new(origin: &LineSource, stream: OutputStream, at: i64) -> Self {
         let mut frame = Self::default();
-        match &origin.shape {
+        match &origin.format {
             LineFormat::Raw => {}
-            LineFormat::Stamped(stamp) => {
-                stamp.write(at, &mut frame.head);
-                frame.head.extend_from_slice(b": ");
+            LineFormat::Timestamped(stamp) => {
+                stamp.write(at, &mut frame.prefix);
+                frame.prefix.extend_from_slice(b": ");
             }
             LineFormat::Json(stamp) => {
                 let mut timestamp = Vec::with_capacity(32);
                 stamp.write(at, &mut timestamp);
                 let timestamp = &String::from_utf8_lossy(&timestamp);
                 let about = JsonFields { timestamp, stream, process_id: origin.id, app_name: &origin.name };
-                frame.head.extend_from_slice(b"{\"message\":");
+                frame.prefix.extend_from_slice(b"{\"message\":");
                 // Neither strings nor a Vec can fail here.
-                let _ = serde_json::to_writer(&mut frame.tail, &about);
-                frame.tail[0] = b',';
-                frame.tail.pop();
+                let _ = serde_json::to_writer(&mut frame.suffix, &about);
+                frame.suffix[0] = b',';
+                frame.suffix.pop();
             }
         }
         frame
@@ -90,30 +90,30 @@ impl LineFrame {
 
     /// Bytes that it adds to a line, the newline not counted.
     pub(super) fn length(&self) -> usize {
-        self.head.len() + self.tail.len()
+        self.prefix.len() + self.suffix.len()
     }
 
     /// Appends a stamped line, without a newline.
-    pub(super) fn stamped(&self, piece: &LinePiece<'_>, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.head);
+    pub(super) fn write_timestamped(&self, piece: &LinePiece<'_>, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.prefix);
         if !piece.first {
-            out.extend_from_slice(CONTINUED);
+            out.extend_from_slice(CONTINUED_PREFIX);
         }
         out.extend_from_slice(piece.text);
     }
 
     /// Appends a line's object and a newline. `continued` marks the later parts of a line that was cut.
     /// Bytes that are no UTF-8 are replaced: JSON can hold no others.
-    pub(super) fn object(&self, piece: &LinePiece<'_>, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.head);
-        quote(&String::from_utf8_lossy(piece.text), out);
-        out.extend_from_slice(&self.tail);
+    pub(super) fn write_json(&self, piece: &LinePiece<'_>, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.prefix);
+        write_json_string(&String::from_utf8_lossy(piece.text), out);
+        out.extend_from_slice(&self.suffix);
         out.extend_from_slice(if piece.first { b"}\n" } else { b",\"continued\":true}\n" });
     }
 }
 
 /// Appends a text as a string of JSON.
-fn quote(text: &str, out: &mut Vec<u8>) {
+fn write_json_string(text: &str, out: &mut Vec<u8>) {
     // Without an early end, so that many bytes are looked at in one instruction: most lines are plain.
     let special = |found, byte: &u8| found | (*byte < b' ') | (*byte == b'"') | (*byte == b'\\');
     if text.as_bytes().iter().fold(false, special) {
@@ -136,11 +136,11 @@ mod tests {
             id: 7,
             name: "a\"b".into(),
             run: 1,
-            shape: LineFormat::Json(TimestampFormat::iso()),
+            format: LineFormat::Json(TimestampFormat::iso()),
         };
         let mut out = Vec::new();
         let piece = LinePiece { text: b"\x00\xff\"\\\r\x1b[1m", first: true, last: true };
-        LineFrame::new(&origin, OutputStream::Err, 0).object(&piece, &mut out);
+        LineFrame::new(&origin, OutputStream::Err, 0).write_json(&piece, &mut out);
         let read: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(
             read,
@@ -157,15 +157,15 @@ mod tests {
         let piece = LinePiece { text: b"tail", first: false, last: true };
         let framed = |shape, put: fn(&LineFrame, &LinePiece<'_>, &mut Vec<u8>)| {
             let mut out = Vec::new();
-            let origin = LineSource { id: 7, name: "a".into(), run: 1, shape };
+            let origin = LineSource { id: 7, name: "a".into(), run: 1, format: shape };
             put(&LineFrame::new(&origin, OutputStream::Out, 0), &piece, &mut out);
             String::from_utf8(out).unwrap()
         };
         assert_eq!(
-            framed(LineFormat::Stamped(TimestampFormat::new("[t]")), LineFrame::stamped),
+            framed(LineFormat::Timestamped(TimestampFormat::new("[t]")), LineFrame::write_timestamped),
             "t: [continued] tail"
         );
-        let object = framed(LineFormat::Json(TimestampFormat::new("[t]")), LineFrame::object);
+        let object = framed(LineFormat::Json(TimestampFormat::new("[t]")), LineFrame::write_json);
         assert_eq!(
             object,
             "{\"message\":\"tail\",\"timestamp\":\"t\",\"type\":\"out\",\"process_id\":7,\

@@ -33,53 +33,53 @@ pub struct TimestampFormat {
 /// The stamp of one second, and where in it the milliseconds go.
 #[derive(Debug, Default)]
 struct CachedSecond {
-    number: Option<i64>,
+    unix_seconds: Option<i64>,
     text: String,
-    millis: Vec<usize>,
+    millis_offsets: Vec<usize>,
 }
 
 impl TimestampFormat {
     /// A stamp in the machine's time zone. Any text is a format: what is no token stands for itself.
     pub fn new(format: &str) -> Self {
-        Self::in_zone(format, TimeZone::system())
+        Self::with_zone(format, TimeZone::system())
     }
 
-    fn in_zone(format: &str, zone: TimeZone) -> Self {
+    fn with_zone(format: &str, zone: TimeZone) -> Self {
         Self { parts: parse(format), zone, last: RefCell::default() }
     }
 
     /// ISO 8601 in UTC with milliseconds, as JavaScript writes it.
     pub fn iso() -> Self {
-        Self::in_zone("YYYY-MM-DD[T]HH:mm:ss.SSS[Z]", TimeZone::UTC)
+        Self::with_zone("YYYY-MM-DD[T]HH:mm:ss.SSS[Z]", TimeZone::UTC)
     }
 
     /// Appends the stamp of a time, milliseconds since the epoch.
     pub fn write(&self, at: i64, out: &mut Vec<u8>) {
         let mut last = self.last.borrow_mut();
-        if last.number != Some(at.div_euclid(1000)) {
-            self.fill(&mut last, at);
+        if last.unix_seconds != Some(at.div_euclid(1000)) {
+            self.refresh(&mut last, at);
         }
         let start = out.len();
         out.extend_from_slice(last.text.as_bytes());
         let millis = at.rem_euclid(1000);
-        for place in &last.millis {
+        for place in &last.millis_offsets {
             for (offset, unit) in [100, 10, 1].into_iter().enumerate() {
                 out[start + place + offset] = b'0' + (millis / unit % 10) as u8;
             }
         }
     }
 
-    fn fill(&self, second: &mut CachedSecond, at: i64) {
+    fn refresh(&self, second: &mut CachedSecond, at: i64) {
         let time = Timestamp::from_millisecond(at).unwrap_or_default().to_zoned(self.zone.clone());
-        second.number = Some(at.div_euclid(1000));
+        second.unix_seconds = Some(at.div_euclid(1000));
         second.text.clear();
-        second.millis.clear();
+        second.millis_offsets.clear();
         for part in &self.parts {
             match part {
                 FormatPart::Text(text) => second.text.push_str(text),
-                FormatPart::Token(token) => token_text(token, &time, &mut second.text),
+                FormatPart::Token(token) => write_token(token, &time, &mut second.text),
                 FormatPart::Millis => {
-                    second.millis.push(second.text.len());
+                    second.millis_offsets.push(second.text.len());
                     second.text.push_str("000");
                 }
             }
@@ -91,7 +91,7 @@ fn parse(format: &str) -> Vec<FormatPart> {
     let mut parts: Vec<FormatPart> = Vec::new();
     let mut left = format;
     while let Some(next) = left.chars().next() {
-        let (part, length) = part_at(left, next);
+        let (part, length) = next_part(left, next);
         match (parts.last_mut(), part) {
             (Some(FormatPart::Text(before)), FormatPart::Text(text)) => before.push_str(&text),
             (_, part) => parts.push(part),
@@ -102,7 +102,7 @@ fn parse(format: &str) -> Vec<FormatPart> {
 }
 
 /// The part that `left` begins with, and how many bytes of the format it takes.
-fn part_at(left: &str, next: char) -> (FormatPart, usize) {
+fn next_part(left: &str, next: char) -> (FormatPart, usize) {
     if let Some((literal, _)) = left.strip_prefix('[').and_then(|inside| inside.split_once(']'))
         && !literal.is_empty()
     {
@@ -117,7 +117,7 @@ fn part_at(left: &str, next: char) -> (FormatPart, usize) {
     }
 }
 
-fn token_text(token: &str, time: &Zoned, out: &mut String) {
+fn write_token(token: &str, time: &Zoned, out: &mut String) {
     let hour12 = (time.hour() + 11) % 12 + 1;
     let noon = time.hour() >= 12;
     // Writing to a String cannot fail.
@@ -159,7 +159,7 @@ mod tests {
     fn stamp(format: &str, at: i64) -> String {
         let zone = TimeZone::fixed(jiff::tz::offset(5).saturating_add(jiff::Span::new().minutes(30)));
         let mut out = Vec::new();
-        TimestampFormat::in_zone(format, zone).write(at, &mut out);
+        TimestampFormat::with_zone(format, zone).write(at, &mut out);
         String::from_utf8(out).unwrap()
     }
 

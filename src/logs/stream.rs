@@ -13,49 +13,49 @@ use super::desk::WorkerShared;
 use super::dropped::DroppedLines;
 use super::index::StreamId;
 use super::item;
-use super::lines::{LINE_LIMIT, LinePiece, pieces, whole_chars, whole_lines};
+use super::lines::{LinePiece, MAX_LINE, char_boundary_before, complete_lines_length, for_each_piece};
 use super::log_file::LogFile;
-use super::peek::{Peeked, is_abandoned, widen};
+use super::peek::{Peeked, enlarge_pipe, has_no_writer};
 use super::shape::{LineFormat, LineFrame, LineSource};
 use super::waiting::PartialLine;
 use super::writer::OpenFiles;
 use crate::spec::WhenFull;
 
 /// Bytes taken at once. More would not stay in the processor's cache between reading and writing.
-const CHUNK: usize = 64 * 1024;
+const CHUNK_SIZE: usize = 64 * 1024;
 /// The same where the pipe is wide.
-const WIDE_CHUNK: usize = 256 * 1024;
+const WIDE_CHUNK_SIZE: usize = 256 * 1024;
 /// What that may become with stamps or as JSON; of very short lines fewer are taken at once.
-const MOST_SHAPED: usize = 1024 * 1024;
+const MAX_FORMATTED: usize = 1024 * 1024;
 /// Memory kept for shaping.
-const SHAPED_SPARE: usize = 256 * 1024;
+const FORMAT_BUFFER_KEEP: usize = 256 * 1024;
 /// A look that finds so much found the pipe half full, as it is by default: it is filled fast.
-const MUCH: usize = 32 * 1024;
+const BUSY_READ_SIZE: usize = 32 * 1024;
 /// After so many of those in a row the pipe is widened, so that neither end waits for the other.
-const MUCH_OFTEN: u32 = 4;
+const BUSY_READS: u32 = 4;
 /// So many pipes may be wide at a time: what they hold is memory of the kernel.
-const MOST_WIDE: u32 = 32;
+const MAX_WIDE_PIPES: u32 = 32;
 
 /// One stream of one run.
 #[derive(Debug)]
 pub(super) struct StreamCapture {
-    origin: Rc<LineSource>,
-    owner: StreamId,
+    source: Rc<LineSource>,
+    id: StreamId,
     files: Vec<Rc<LogFile>>,
     /// The first of the files is its own; it has none if this is not so.
-    kept: bool,
+    has_own_file: bool,
     when_full: WhenFull,
     /// The beginning of a line that waits in the pipe for its end.
-    waiting: Option<PartialLine>,
+    partial: Option<PartialLine>,
     /// The last line was cut: what follows belongs to it.
-    cut: bool,
+    in_cut_line: bool,
     /// Bytes in the files of a line that has not ended.
-    in_line: usize,
+    open_line_bytes: usize,
     dropped: Option<DroppedLines>,
     /// Bytes that stamp or JSON add to a line.
-    frame: usize,
+    frame_size: usize,
     /// How often in a row there was much in the pipe.
-    much: u32,
+    busy_reads: u32,
     wide: bool,
 }
 
@@ -68,13 +68,13 @@ pub(super) enum CaptureStep {
         count: usize,
     },
     /// There is the beginning of a line, and it waits for its end.
-    Waits,
+    Partial,
     /// There is nothing.
-    Nothing,
+    Idle,
     /// A file cannot be written now; all is still in the pipe.
-    Refused,
+    WriteBlocked,
     /// A named pipe is full; all is still in the app's.
-    Full,
+    PipeFull,
     /// Nothing will come any more.
     Ended,
 }
@@ -92,28 +92,43 @@ impl StreamCapture {
         let frame = LineFrame::new(&origin, stream, 0).length();
         let (waiting, dropped) = (None, None);
         let (cut, in_line, much, wide) = (false, 0, 0, false);
-        Self { origin, owner, files, kept, when_full, waiting, cut, in_line, dropped, frame, much, wide }
+        Self {
+            source: origin,
+            id: owner,
+            files,
+            has_own_file: kept,
+            when_full,
+            partial: waiting,
+            in_cut_line: cut,
+            open_line_bytes: in_line,
+            dropped,
+            frame_size: frame,
+            busy_reads: much,
+            wide,
+        }
     }
 
     /// Its run and shape.
-    pub(super) fn origin(&self) -> &LineSource {
-        &self.origin
+    pub(super) fn source(&self) -> &LineSource {
+        &self.source
     }
 
     /// When the beginning of a line is to be looked at again, if one waits in the pipe.
-    pub(super) fn wakes(&self) -> Option<Instant> {
-        self.waiting.as_ref().map(PartialLine::look)
+    pub(super) fn next_wakeup(&self) -> Option<Instant> {
+        self.partial.as_ref().map(PartialLine::next_check)
     }
 
     /// Whether the beginning of a line may go into the files before its end is there. JSON has no
     /// unfinished lines, a file of several streams is not to be torn, and who listens wants lines.
-    fn shows_parts(&self) -> bool {
+    fn writes_partial_lines(&self) -> bool {
         let is_alone = |file: &Rc<LogFile>| Rc::strong_count(file) == 1;
-        self.kept && !matches!(self.origin.shape, LineFormat::Json(_)) && self.files.iter().all(is_alone)
+        self.has_own_file
+            && !matches!(self.source.format, LineFormat::Json(_))
+            && self.files.iter().all(is_alone)
     }
 
     /// Whether something was dropped that no file says yet.
-    pub(super) fn owes_a_note(&self) -> bool {
+    pub(super) fn has_unreported_drops(&self) -> bool {
         self.dropped.is_some()
     }
 
@@ -124,7 +139,7 @@ impl StreamCapture {
 
     /// Gives the files back.
     pub(super) fn close(&mut self, writer: &mut OpenFiles, desk: &WorkerShared) {
-        desk.wide.set(desk.wide.get() - u32::from(mem::take(&mut self.wide)));
+        desk.wide_pipes.set(desk.wide_pipes.get() - u32::from(mem::take(&mut self.wide)));
         self.files.drain(..).for_each(|file| writer.release(file));
     }
 
@@ -134,107 +149,107 @@ impl StreamCapture {
     /// # Errors
     /// It is no pipe.
     pub(super) fn step(&mut self, pipe: &impl AsFd, desk: &WorkerShared) -> io::Result<CaptureStep> {
-        let mut chunk = desk.chunk.borrow_mut();
-        let usual = if self.wide { WIDE_CHUNK } else { CHUNK };
-        let mut most = usual.min(desk.peek.room());
+        let mut chunk = desk.read_buffer.borrow_mut();
+        let usual = if self.wide { WIDE_CHUNK_SIZE } else { CHUNK_SIZE };
+        let mut most = usual.min(desk.peek.capacity());
         let mut ended = false;
         loop {
             if chunk.len() < most {
                 chunk.resize(most, 0);
             }
-            let length = match desk.peek.look(pipe, &mut chunk[..most])? {
-                Peeked::Nothing => return Ok(CaptureStep::Nothing),
-                Peeked::End => return Ok(self.end(desk)),
+            let length = match desk.peek.peek(pipe, &mut chunk[..most])? {
+                Peeked::Empty => return Ok(CaptureStep::Idle),
+                Peeked::Eof => return Ok(self.finish(desk)),
                 Peeked::Bytes(length) => length,
             };
             self.widen_if_busy(length, pipe, desk);
             let text = &chunk[..length];
             let now = now();
-            let take = match whole_lines(text, length) {
-                _ if self.shows_parts() => self.within_room(text),
-                Some(_) => self.within_room(text),
-                None if length == most && most < desk.peek.room() => {
-                    most = desk.peek.room();
+            let take = match complete_lines_length(text, length) {
+                _ if self.writes_partial_lines() => self.writable_length(text),
+                Some(_) => self.writable_length(text),
+                None if length == most && most < desk.peek.capacity() => {
+                    most = desk.peek.capacity();
                     continue;
                 }
-                None if length > LINE_LIMIT => {
-                    let cut = whole_chars(text, LINE_LIMIT);
-                    self.within_room(&text[..cut]).map(|_| cut)
+                None if length > MAX_LINE => {
+                    let cut = char_boundary_before(text, MAX_LINE);
+                    self.writable_length(&text[..cut]).map(|_| cut)
                 }
-                None if ended || self.is_over(length, pipe) => self.within_room(text),
+                None if ended || self.is_partial_due(length, pipe) => self.writable_length(text),
                 // What it wrote last may have come after the look.
-                None if is_abandoned(pipe) => {
+                None if has_no_writer(pipe) => {
                     ended = true;
                     continue;
                 }
-                None => return Ok(self.wait(length, now)),
+                None => return Ok(self.hold_partial(length, now)),
             };
-            let begins = self.waiting.as_ref().map_or(now, PartialLine::at);
+            let begins = self.partial.as_ref().map_or(now, PartialLine::at);
             let result = take.and_then(|take| self.deliver(&text[..take], begins, now, pipe, desk));
             chunk.truncate(usual);
             chunk.shrink_to(usual);
             return Ok(match result {
                 Ok(count) => CaptureStep::Moved { count },
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => CaptureStep::Full,
-                Err(_) => CaptureStep::Refused,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => CaptureStep::PipeFull,
+                Err(_) => CaptureStep::WriteBlocked,
             });
         }
     }
 
     /// An app that writes faster than its pipe takes waits for us each time that it is full.
     fn widen_if_busy(&mut self, length: usize, pipe: &impl AsFd, desk: &WorkerShared) {
-        self.much = if length >= MUCH { self.much.saturating_add(1) } else { 0 };
-        if self.much >= MUCH_OFTEN && !self.wide && desk.wide.get() < MOST_WIDE {
-            widen(pipe);
+        self.busy_reads = if length >= BUSY_READ_SIZE { self.busy_reads.saturating_add(1) } else { 0 };
+        if self.busy_reads >= BUSY_READS && !self.wide && desk.wide_pipes.get() < MAX_WIDE_PIPES {
+            enlarge_pipe(pipe);
             self.wide = true;
-            desk.wide.set(desk.wide.get() + 1);
+            desk.wide_pipes.set(desk.wide_pipes.get() + 1);
         }
     }
 
     /// Leaves the beginning of a line in the pipe.
-    fn wait(&mut self, length: usize, at: i64) -> CaptureStep {
-        self.waiting = Some(PartialLine::again(self.waiting, length, at));
-        CaptureStep::Waits
+    fn hold_partial(&mut self, length: usize, at: i64) -> CaptureStep {
+        self.partial = Some(PartialLine::extend(self.partial, length, at));
+        CaptureStep::Partial
     }
 
     /// Whether an unfinished line is not waited for any longer: it has been there for long, or
     /// there is no room for more of it.
-    fn is_over(&self, length: usize, pipe: &impl AsFd) -> bool {
-        let shown = !matches!(self.origin.shape, LineFormat::Json(_));
-        if shown && self.waiting.as_ref().is_some_and(PartialLine::is_over) {
+    fn is_partial_due(&self, length: usize, pipe: &impl AsFd) -> bool {
+        let shown = !matches!(self.source.format, LineFormat::Json(_));
+        if shown && self.partial.as_ref().is_some_and(PartialLine::is_expired) {
             return true;
         }
         let room = fcntl(pipe.as_fd(), FcntlArg::F_GETPIPE_SZ).map_or(0, |size| size as usize);
         // Half full may be all there is: pages need not be filled.
-        length >= room / 2 && widen(pipe.as_fd()) / 2 <= length
+        length >= room / 2 && enlarge_pipe(pipe.as_fd()) / 2 <= length
     }
 
     /// Opens and rotates files as need be; how much of the text they take. An error only with
     /// [`WhenFull::Block`].
-    fn within_room(&self, text: &[u8]) -> io::Result<usize> {
-        let line = whole_lines(text, 0).unwrap_or(text.len());
+    fn writable_length(&self, text: &[u8]) -> io::Result<usize> {
+        let line = complete_lines_length(text, 0).unwrap_or(text.len());
         let mut room = u64::MAX;
         for file in &self.files {
-            match (file.ready(line), self.when_full) {
+            match (file.prepare_write(line), self.when_full) {
                 (Ok(left), _) => room = room.min(left),
                 (Err(_), WhenFull::Drop) => {}
                 (Err(error), WhenFull::Block) => return Err(error),
             }
         }
-        let room = self.unshaped(text, usize::try_from(room).unwrap_or(usize::MAX));
-        if text.len() <= room && self.shows_parts() {
+        let room = self.unformatted_length(text, usize::try_from(room).unwrap_or(usize::MAX));
+        if text.len() <= room && self.writes_partial_lines() {
             return Ok(text.len());
         }
-        Ok(whole_lines(text, room).unwrap_or(text.len()))
+        Ok(complete_lines_length(text, room).unwrap_or(text.len()))
     }
 
     /// How much of a text is `room` bytes at most in the shape asked for, about.
-    fn unshaped(&self, text: &[u8], room: usize) -> usize {
-        if self.frame == 0 {
+    fn unformatted_length(&self, text: &[u8], room: usize) -> usize {
+        if self.frame_size == 0 {
             return room;
         }
-        let room = room.min(MOST_SHAPED);
-        let shaped = text.len() + self.frame * memchr_iter(b'\n', text).count();
+        let room = room.min(MAX_FORMATTED);
+        let shaped = text.len() + self.frame_size * memchr_iter(b'\n', text).count();
         if shaped <= room { text.len() } else { room / shaped.div_ceil(text.len().max(1)) }
     }
 
@@ -249,13 +264,13 @@ impl StreamCapture {
         desk: &WorkerShared,
     ) -> io::Result<usize> {
         let mut journal = desk.journal.borrow_mut();
-        journal.begin(self.files.iter().filter_map(|file| file.growth()))?;
-        let (cut, in_line) = (self.cut, self.in_line);
-        let written = self.write(text, begins, now, &mut desk.shaped.borrow_mut());
+        journal.begin(self.files.iter().filter_map(|file| file.pending_write()))?;
+        let (cut, in_line) = (self.in_cut_line, self.open_line_bytes);
+        let written = self.write(text, begins, now, &mut desk.format_buffer.borrow_mut());
         match written {
             Ok(()) => self.dropped = None,
             Err(error) => {
-                (self.cut, self.in_line) = (cut, in_line);
+                (self.in_cut_line, self.open_line_bytes) = (cut, in_line);
                 if self.when_full == WhenFull::Block {
                     journal.clear()?;
                     return Err(error);
@@ -264,50 +279,50 @@ impl StreamCapture {
             }
         }
         if let Err(error) = journal.consume(pipe, text.len()) {
-            self.files.iter().for_each(|file| file.undo());
+            self.files.iter().for_each(|file| file.roll_back());
             journal.clear()?;
             return Err(error);
         }
-        self.waiting = None;
+        self.partial = None;
         self.publish(text, now, desk);
         Ok(text.len())
     }
 
     /// Says in the files what was dropped; false if that is not possible yet.
-    pub(super) fn settle_debt(&mut self, desk: &WorkerShared) -> bool {
-        if self.dropped.is_none() || self.files.iter().any(|file| file.ready(0).is_err()) {
+    pub(super) fn report_drops(&mut self, desk: &WorkerShared) -> bool {
+        if self.dropped.is_none() || self.files.iter().any(|file| file.prepare_write(0).is_err()) {
             return self.dropped.is_none();
         }
-        if self.write(&[], now(), now(), &mut desk.shaped.borrow_mut()).is_ok() {
+        if self.write(&[], now(), now(), &mut desk.format_buffer.borrow_mut()).is_ok() {
             self.dropped = None;
         }
         self.dropped.is_none()
     }
 
     /// Whether named pipes have taken all that they were given.
-    pub(super) fn is_taken(&self) -> bool {
-        !self.files.iter().any(|file| file.is_full())
+    pub(super) fn is_flushed(&self) -> bool {
+        !self.files.iter().any(|file| file.has_backlog())
     }
 
     fn write(&mut self, text: &[u8], begins: i64, now: i64, shaped: &mut Vec<u8>) -> io::Result<()> {
-        let note = self.dropped.as_ref().map(DroppedLines::note);
-        if note.is_none() && matches!(self.origin.shape, LineFormat::Raw) {
+        let note = self.dropped.as_ref().map(DroppedLines::message);
+        if note.is_none() && matches!(self.source.format, LineFormat::Raw) {
             return self.append(text);
         }
         shaped.clear();
-        self.reshape(note.unwrap_or_default().as_bytes(), now, now, shaped);
-        self.reshape(text, begins, now, shaped);
+        self.format_lines(note.unwrap_or_default().as_bytes(), now, now, shaped);
+        self.format_lines(text, begins, now, shaped);
         let result = self.append(shaped);
         shaped.clear();
-        shaped.shrink_to(SHAPED_SPARE);
+        shaped.shrink_to(FORMAT_BUFFER_KEEP);
         result
     }
 
     /// Appends to every file or, where one fails, to none.
     fn append(&self, text: &[u8]) -> io::Result<()> {
         for (number, file) in self.files.iter().enumerate() {
-            if let Err(error) = file.append(self.owner, text) {
-                self.files[..=number].iter().for_each(|file| file.undo());
+            if let Err(error) = file.append(self.id, text) {
+                self.files[..=number].iter().for_each(|file| file.roll_back());
                 return Err(error);
             }
         }
@@ -315,27 +330,29 @@ impl StreamCapture {
     }
 
     /// Appends text in the shape asked for.
-    fn reshape(&mut self, text: &[u8], begins: i64, now: i64, shaped: &mut Vec<u8>) {
+    fn format_lines(&mut self, text: &[u8], begins: i64, now: i64, shaped: &mut Vec<u8>) {
         // A line whose beginning was shown goes on behind it, unless something came between.
         let mut goes_on = shaped.is_empty()
             && !self.files.is_empty()
-            && self.files.iter().all(|file| file.is_in_line_of(self.owner));
-        let (origin, stream) = (&*self.origin, self.owner.stream);
-        let (mut cut, mut at) = (self.cut, begins);
+            && self.files.iter().all(|file| file.has_open_line_of(self.id));
+        let (origin, stream) = (&*self.source, self.id.stream);
+        let (mut cut, mut at) = (self.in_cut_line, begins);
         let mut frame = LineFrame::new(origin, stream, at);
-        if goes_on && self.in_line > LINE_LIMIT {
+        if goes_on && self.open_line_bytes > MAX_LINE {
             shaped.push(b'\n');
             (goes_on, cut) = (false, true);
         }
-        pieces(text, cut || goes_on, |piece: LinePiece<'_>| {
-            match &origin.shape {
-                LineFormat::Json(_) => frame.object(&piece, shaped),
-                LineFormat::Stamped(_) if !mem::take(&mut goes_on) => frame.stamped(&piece, shaped),
-                LineFormat::Stamped(_) | LineFormat::Raw => shaped.extend_from_slice(piece.text),
+        for_each_piece(text, cut || goes_on, |piece: LinePiece<'_>| {
+            match &origin.format {
+                LineFormat::Json(_) => frame.write_json(&piece, shaped),
+                LineFormat::Timestamped(_) if !mem::take(&mut goes_on) => {
+                    frame.write_timestamped(&piece, shaped)
+                }
+                LineFormat::Timestamped(_) | LineFormat::Raw => shaped.extend_from_slice(piece.text),
             }
             // A part that reached the limit ends as a line of the file; the next one says so.
-            let is_json = matches!(origin.shape, LineFormat::Json(_));
-            cut = !piece.last && (piece.text.len() + 4 > LINE_LIMIT || is_json);
+            let is_json = matches!(origin.format, LineFormat::Json(_));
+            cut = !piece.last && (piece.text.len() + 4 > MAX_LINE || is_json);
             if !is_json && (piece.last || cut) {
                 shaped.push(b'\n');
             }
@@ -343,37 +360,37 @@ impl StreamCapture {
                 (at, frame) = (now, LineFrame::new(origin, stream, now));
             }
         });
-        self.cut = cut;
-        let begun = memchr::memrchr(b'\n', text).map_or(self.in_line, |_| 0);
-        self.in_line = begun + text.len() - memchr::memrchr(b'\n', text).map_or(0, |at| at + 1);
+        self.in_cut_line = cut;
+        let begun = memchr::memrchr(b'\n', text).map_or(self.open_line_bytes, |_| 0);
+        self.open_line_bytes = begun + text.len() - memchr::memrchr(b'\n', text).map_or(0, |at| at + 1);
     }
 
     /// The stream has ended: a shaped line gets the newline that was missing, raw bytes stay as they
     /// are.
-    fn end(&mut self, desk: &WorkerShared) -> CaptureStep {
-        let open = self.files.iter().any(|file| file.is_in_line_of(self.owner));
-        if open && matches!(self.origin.shape, LineFormat::Stamped(_)) {
+    fn finish(&mut self, desk: &WorkerShared) -> CaptureStep {
+        let open = self.files.iter().any(|file| file.has_open_line_of(self.id));
+        if open && matches!(self.source.format, LineFormat::Timestamped(_)) {
             // Best effort: the next one to write here would end the line.
             let _ = self.append(b"\n");
         }
-        let _ = self.settle_debt(desk);
+        let _ = self.report_drops(desk);
         CaptureStep::Ended
     }
 
     /// Hands the lines on to who listens: at once where no file has them, else by a word that there
     /// is more to read.
     fn publish(&self, text: &[u8], now: i64, desk: &WorkerShared) {
-        desk.news.tell();
-        if self.kept && self.files.first().is_some_and(|file| file.is_plain()) {
+        desk.notify.notify();
+        if self.has_own_file && self.files.first().is_some_and(|file| file.is_regular()) {
             return;
         }
-        let mut hub = desk.hub.lock().unwrap_or_else(PoisonError::into_inner);
-        if !hub.wants(&self.origin, self.owner.stream) {
+        let mut hub = desk.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
+        if !hub.has_matching(&self.source, self.id.stream) {
             return;
         }
         let mut lines = Vec::new();
-        pieces(text, false, |piece| lines.push(String::from_utf8_lossy(piece.text).into_owned()));
-        hub.publish(&self.origin, self.owner.stream, now, &lines);
+        for_each_piece(text, false, |piece| lines.push(String::from_utf8_lossy(piece.text).into_owned()));
+        hub.publish(&self.source, self.id.stream, now, &lines);
     }
 }
 

@@ -15,10 +15,10 @@ const BLOCK: u64 = 64 * 1024;
 /// # Errors
 /// The file cannot be read.
 pub(super) fn last_lines(file: &File, end: u64, count: usize) -> io::Result<(u64, usize)> {
-    tail(file, end, count, BLOCK)
+    scan_back(file, end, count, BLOCK)
 }
 
-fn tail(file: &File, end: u64, count: usize, block: u64) -> io::Result<(u64, usize)> {
+fn scan_back(file: &File, end: u64, count: usize, block: u64) -> io::Result<(u64, usize)> {
     if count == 0 || end == 0 {
         return Ok((end, 0));
     }
@@ -62,7 +62,7 @@ mod tests {
     fn of(bytes: &[u8], count: usize, block: u64) -> (Vec<Vec<u8>>, usize) {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
-        let (start, found) = tail(&file, bytes.len() as u64, count, block).unwrap();
+        let (start, found) = scan_back(&file, bytes.len() as u64, count, block).unwrap();
         (naive(&bytes[usize::try_from(start).unwrap()..], usize::MAX), found)
     }
 

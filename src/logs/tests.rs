@@ -52,7 +52,7 @@ impl Rig {
         for reader in [&out_reader, &err_reader] {
             nix::fcntl::fcntl(reader, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
         }
-        self.thread.logs().attach(RunOutput {
+        self.thread.handle().attach(RunOutput {
             id: u32::try_from(run).unwrap(),
             name: format!("app{run}"),
             run,
@@ -78,8 +78,8 @@ impl Rig {
     }
 
     fn closed(&self, run: u64) {
-        let logs = self.thread.logs();
-        self.runtime.block_on(logs.closed(run));
+        let logs = self.thread.handle();
+        self.runtime.block_on(logs.wait_closed(run));
     }
 
     fn read(&self, name: &str) -> Vec<u8> {
@@ -219,14 +219,14 @@ fn an_app_whose_file_takes_nothing_waits_alone_and_loses_nothing() {
 #[test]
 fn files_are_emptied_and_reopened_on_demand() {
     let rig = Rig::new();
-    let logs = rig.thread.logs();
+    let logs = rig.thread.handle();
     let mut app = rig.raw(1, rig.files("out", "err"));
     let mut say = |text: &str, file: &str| {
         writeln!(app.out, "{text}").unwrap();
-        let (path, news) = (rig.path(file), logs.news());
+        let (path, news) = (rig.path(file), logs.notify_handle());
         rig.runtime.block_on(async {
             loop {
-                let more = news.more();
+                let more = news.changed();
                 if std::fs::read_to_string(&path).is_ok_and(|have| have.ends_with(&format!("{text}\n"))) {
                     break;
                 }
@@ -248,8 +248,8 @@ fn files_are_emptied_and_reopened_on_demand() {
 #[test]
 fn a_follower_gets_the_lines_it_asked_for() {
     let rig = Rig::new();
-    let which = FollowTarget::These { ids: Default::default(), names: ["app2".to_owned()].into() };
-    let mut follower = rig.thread.logs().follow(FollowFilter { which, out: false, err: true });
+    let which = FollowTarget::Selected { ids: Default::default(), names: ["app2".to_owned()].into() };
+    let mut follower = rig.thread.handle().follow(FollowFilter { target: which, out: false, err: true });
     for run in 1..=2 {
         let mut app = rig.raw(run, LogFiles::default());
         app.out.write_all(b"out\n").unwrap();
@@ -269,7 +269,7 @@ fn a_follower_gets_the_lines_it_asked_for() {
 fn a_slow_follower_of_an_unkept_stream_is_told_what_it_missed() {
     let rig = Rig::new();
     let mut follower =
-        rig.thread.logs().follow(FollowFilter { which: FollowTarget::All, out: true, err: true });
+        rig.thread.handle().follow(FollowFilter { target: FollowTarget::All, out: true, err: true });
     let app = rig.raw(1, LogFiles::default());
     write_numbered(app.out, "out", 50_000, 60_000);
     drop(app.err);
@@ -279,7 +279,7 @@ fn a_slow_follower_of_an_unkept_stream_is_told_what_it_missed() {
         match item {
             LogItem::Line { .. } => lines += 1,
             LogItem::Missed { lines } => missed += lines,
-            LogItem::Places { .. } => {}
+            LogItem::Positions { .. } => {}
         }
     }
     assert!(lines > 0 && missed > 0);
@@ -295,7 +295,7 @@ fn a_run_that_never_was_is_closed() {
 fn what_is_no_pipe_is_refused_and_harms_nobody() {
     let rig = Rig::new();
     let null = || std::fs::File::open(Path::new("/dev/null")).unwrap().into();
-    rig.thread.logs().attach(RunOutput {
+    rig.thread.handle().attach(RunOutput {
         id: 1,
         name: "odd".into(),
         run: 1,

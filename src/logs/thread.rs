@@ -15,21 +15,21 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::files::LogFiles;
-use super::follow::{FollowFilter, Follower, LogNotify, Subscribers, following};
+use super::follow::{FollowFilter, Follower, LogNotify, Subscribers, subscribe};
 use super::ground::FileContext;
 use super::journal::Journal;
 use super::places::WorkerAssignment;
-use super::room::{WorkerCommand, WorkerSetup, serve};
+use super::room::{WorkerCommand, WorkerSetup, run};
 use super::tidy::Retention;
 use crate::spec::{LogFormat, Rotation};
 
 /// So many threads at most.
-pub const ROOMS: usize = 8;
+pub const MAX_WORKERS: usize = 8;
 /// A disk that does not answer for so long is not waited for any longer: an app is started all the same,
 /// and its files are opened when its first line comes; until then that line waits in its pipe.
-const LONGEST: Duration = Duration::from_secs(2);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 /// So long the daemon's end waits for the last lines.
-const LAST_LINES: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The output of one run, and where it goes.
 #[derive(Debug)]
@@ -82,14 +82,14 @@ pub struct LogWorkers(LogHandle);
 pub struct LogHandle(Rc<HandleState>);
 
 struct HandleState {
-    rooms: RefCell<Vec<Option<WorkerHandle>>>,
-    places: RefCell<WorkerAssignment>,
+    workers: RefCell<Vec<Option<WorkerHandle>>>,
+    assignment: RefCell<WorkerAssignment>,
     journals: RefCell<Vec<Option<Journal>>>,
-    keep: StoreFdFn,
-    tidy: Retention,
-    news: Arc<LogNotify>,
-    hub: Arc<Mutex<Subscribers>>,
-    ground: FileContext,
+    store_fd: StoreFdFn,
+    retention: Retention,
+    notify: Arc<LogNotify>,
+    subscribers: Arc<Mutex<Subscribers>>,
+    context: FileContext,
     /// Most apps have the same: one copy serves all.
     rotation: RefCell<Arc<Rotation>>,
 }
@@ -98,7 +98,7 @@ struct HandleState {
 struct WorkerHandle {
     commands: mpsc::UnboundedSender<WorkerCommand>,
     /// Says when it has ended.
-    ended: std::sync::mpsc::Receiver<()>,
+    exited: std::sync::mpsc::Receiver<()>,
 }
 
 impl LogWorkers {
@@ -111,36 +111,36 @@ impl LogWorkers {
         let LogConfig { logs, indexes, budget } = place;
         let tidy = Retention::start(logs.clone(), indexes.clone(), budget)?;
         let mut places = WorkerAssignment::new(logs);
-        let mut journals: Vec<_> = (0..ROOMS).map(|room| Journal::taken_over(room, stored)).collect();
+        let mut journals: Vec<_> = (0..MAX_WORKERS).map(|room| Journal::restore(room, stored)).collect();
         let mut left = Vec::new();
         for (room, journal) in journals.iter().enumerate() {
-            let files = journal.as_ref().map(Journal::unfinished_files).unwrap_or_default();
+            let files = journal.as_ref().map(Journal::pending_files).unwrap_or_default();
             if !files.is_empty() {
                 left.push(room);
-                places.settle(room, files);
+                places.assign_stored(room, files);
             }
         }
-        journals.truncate(ROOMS);
+        journals.truncate(MAX_WORKERS);
         let shared = HandleState {
-            rooms: RefCell::new((0..ROOMS).map(|_| None).collect()),
-            places: RefCell::new(places),
+            workers: RefCell::new((0..MAX_WORKERS).map(|_| None).collect()),
+            assignment: RefCell::new(places),
             journals: RefCell::new(journals),
-            keep,
-            ground: FileContext::new(indexes, tidy.clone()),
-            tidy,
-            news: Arc::default(),
-            hub: Arc::default(),
+            store_fd: keep,
+            context: FileContext::new(indexes, tidy.clone()),
+            retention: tidy,
+            notify: Arc::default(),
+            subscribers: Arc::default(),
             rotation: RefCell::default(),
         };
         let logs = LogHandle(Rc::new(shared));
         for room in left.into_iter().chain([0]) {
-            logs.open_room(room)?;
+            logs.start_worker(room)?;
         }
         Ok(Self(logs))
     }
 
     /// A handle of it.
-    pub fn logs(&self) -> LogHandle {
+    pub fn handle(&self) -> LogHandle {
         self.0.clone()
     }
 }
@@ -148,51 +148,51 @@ impl LogWorkers {
 impl Drop for LogWorkers {
     fn drop(&mut self) {
         let rooms: Vec<WorkerHandle> =
-            self.0.0.rooms.borrow_mut().iter_mut().filter_map(Option::take).collect();
+            self.0.0.workers.borrow_mut().iter_mut().filter_map(Option::take).collect();
         for room in &rooms {
             let _ = room.commands.send(WorkerCommand::Stop); // one that has ended needs no word
         }
-        let until = Instant::now() + LAST_LINES;
+        let until = Instant::now() + DRAIN_TIMEOUT;
         for room in rooms {
             // It says nothing: it only ends, and its sender with it.
             let left = until.saturating_duration_since(Instant::now());
-            if room.ended.recv_timeout(left) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            if room.exited.recv_timeout(left) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
                 tracing::error!("log disk not responding at shutdown; unwritten output stays in the pipes");
             }
         }
-        self.0.0.hub.lock().unwrap_or_else(PoisonError::into_inner).end();
+        self.0.0.subscribers.lock().unwrap_or_else(PoisonError::into_inner).close();
     }
 }
 
 impl LogHandle {
     /// Tells when there is more to read in the files.
-    pub fn news(&self) -> Arc<LogNotify> {
-        Arc::clone(&self.0.news)
+    pub fn notify_handle(&self) -> Arc<LogNotify> {
+        Arc::clone(&self.0.notify)
     }
 
     /// Where indexes lie.
     pub fn indexes(&self) -> Arc<Path> {
-        Arc::clone(&self.0.ground.indexes)
+        Arc::clone(&self.0.context.indexes)
     }
 
     /// All logs together may have so many bytes from now on.
     pub fn set_budget(&self, bytes: u64) {
-        self.0.tidy.set_budget(bytes);
+        self.0.retention.set_budget(bytes);
     }
 
     /// Reads a run's output from now on, whether its files can be written or not.
     pub fn attach(&self, source: RunOutput) {
-        self.hand_over(source, None);
+        self.submit(source, None);
     }
 
     /// Makes a run's files and the directories they lie in, and reads its output from now on.
     ///
     /// # Errors
     /// The first file that cannot be written; nothing is read then. A disk that does not answer is no error.
-    pub async fn open(&self, source: RunOutput) -> Result<(), FileError> {
+    pub async fn attach_checked(&self, source: RunOutput) -> Result<(), FileError> {
         let (answer, answered) = oneshot::channel();
-        self.hand_over(source, Some(answer));
-        match tokio::time::timeout(LONGEST, answered).await {
+        self.submit(source, Some(answer));
+        match tokio::time::timeout(REPLY_TIMEOUT, answered).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Ok(()),
             Err(_) => {
@@ -202,16 +202,16 @@ impl LogHandle {
         }
     }
 
-    fn hand_over(&self, mut source: RunOutput, asked: Option<oneshot::Sender<Result<(), FileError>>>) {
-        source.rotation = self.shared_rotation(source.rotation);
+    fn submit(&self, mut source: RunOutput, asked: Option<oneshot::Sender<Result<(), FileError>>>) {
+        source.rotation = self.intern_rotation(source.rotation);
         for path in source.files.distinct() {
-            self.0.tidy.keep(path, &source.name, &source.rotation);
+            self.0.retention.track(path, &source.name, &source.rotation);
         }
-        let room = self.0.places.borrow_mut().room_of_run(source.run, &source.files.distinct());
+        let room = self.0.assignment.borrow_mut().worker_for_run(source.run, &source.files.distinct());
         self.send(room, WorkerCommand::Attach(Box::new(source), asked));
     }
 
-    fn shared_rotation(&self, rotation: Arc<Rotation>) -> Arc<Rotation> {
+    fn intern_rotation(&self, rotation: Arc<Rotation>) -> Arc<Rotation> {
         let mut last = self.0.rotation.borrow_mut();
         if **last != *rotation {
             *last = rotation;
@@ -221,8 +221,8 @@ impl LogHandle {
 
     /// Opens all log files anew: they were renamed by someone. Returns those that could not be.
     pub async fn reopen(&self) -> FileErrors {
-        let rooms = (0..ROOMS).filter(|room| self.0.rooms.borrow()[*room].is_some());
-        self.of_all(rooms.map(|room| (room, Vec::new())).collect(), |_, done| WorkerCommand::Reopen(done))
+        let rooms = (0..MAX_WORKERS).filter(|room| self.0.workers.borrow()[*room].is_some());
+        self.broadcast(rooms.map(|room| (room, Vec::new())).collect(), |_, done| WorkerCommand::Reopen(done))
             .await
     }
 
@@ -230,17 +230,17 @@ impl LogHandle {
     pub async fn flush(&self, files: Vec<PathBuf>) -> FileErrors {
         let mut of_rooms: Vec<(usize, Vec<PathBuf>)> = Vec::new();
         for path in files {
-            let room = self.0.places.borrow_mut().room(&[&path]);
+            let room = self.0.assignment.borrow_mut().worker_for(&[&path]);
             match of_rooms.iter_mut().find(|(known, _)| *known == room) {
                 Some((_, files)) => files.push(path),
                 None => of_rooms.push((room, vec![path])),
             }
         }
-        self.of_all(of_rooms, WorkerCommand::Flush).await
+        self.broadcast(of_rooms, WorkerCommand::Truncate).await
     }
 
     /// Asks several threads, and joins what they answer in time.
-    async fn of_all(
+    async fn broadcast(
         &self,
         asked: Vec<(usize, Vec<PathBuf>)>,
         command: impl Fn(Vec<PathBuf>, oneshot::Sender<FileErrors>) -> WorkerCommand,
@@ -251,7 +251,7 @@ impl LogHandle {
             (files, answer)
         };
         let answers: Vec<_> = asked.into_iter().map(ask).collect();
-        let (until, mut failures) = (tokio::time::Instant::now() + LONGEST, FileErrors::new());
+        let (until, mut failures) = (tokio::time::Instant::now() + REPLY_TIMEOUT, FileErrors::new());
         for (files, answer) in answers {
             match tokio::time::timeout_at(until, answer).await {
                 Ok(answer) => failures.extend(answer.unwrap_or_default()),
@@ -271,61 +271,62 @@ impl LogHandle {
 
     /// Hands out the lines that a filter lets pass, from now on.
     pub fn follow(&self, filter: FollowFilter) -> Follower {
-        let (feed, follower) = following(filter);
-        self.0.hub.lock().unwrap_or_else(PoisonError::into_inner).add(feed);
+        let (feed, follower) = subscribe(filter);
+        self.0.subscribers.lock().unwrap_or_else(PoisonError::into_inner).add(feed);
         follower
     }
 
     /// Resolves once every writer of the run's pipes is gone and all they wrote is in the files; at once
     /// for a run that was never attached.
-    pub async fn closed(&self, run: u64) {
-        let Some(room) = self.0.places.borrow_mut().forget_run(run) else { return };
+    pub async fn wait_closed(&self, run: u64) {
+        let Some(room) = self.0.assignment.borrow_mut().remove_run(run) else { return };
         let (done, answer) = oneshot::channel();
-        self.send(room, WorkerCommand::Closed(run, done));
+        self.send(room, WorkerCommand::WaitClosed(run, done));
         // A thread that has ended reads nothing any more: that is closed, too.
         let _ = answer.await;
     }
 
     fn send(&self, room: usize, command: WorkerCommand) {
         let mut opened = Ok(());
-        if self.0.rooms.borrow()[room].is_none() {
-            opened = self.open_room(room);
+        if self.0.workers.borrow()[room].is_none() {
+            opened = self.start_worker(room);
         }
         if let Err(error) = opened {
             tracing::error!("cannot start a log worker: {error}; using another");
         }
-        let rooms = self.0.rooms.borrow();
+        let rooms = self.0.workers.borrow();
         // Fails only when the thread is gone; dropping the command is the answer then.
         if let Some(room) = rooms[room].as_ref().or(rooms[0].as_ref()) {
             let _ = room.commands.send(command);
         }
     }
 
-    fn open_room(&self, number: usize) -> io::Result<()> {
-        if self.0.rooms.borrow()[number].is_some() {
+    fn start_worker(&self, number: usize) -> io::Result<()> {
+        if self.0.workers.borrow()[number].is_some() {
             return Ok(());
         }
         let journal = match self.0.journals.borrow_mut()[number].take() {
             Some(journal) => journal,
             None => {
                 let journal = Journal::new()?;
-                for (name, fd) in Journal::names(number).into_iter().zip(journal.descriptors()?) {
-                    (self.0.keep)(name, fd);
+                for (name, fd) in Journal::names(number).into_iter().zip(journal.fds()?) {
+                    (self.0.store_fd)(name, fd);
                 }
                 journal
             }
         };
-        let (news, hub, ground) = (Arc::clone(&self.0.news), Arc::clone(&self.0.hub), self.0.ground.clone());
+        let (news, hub, ground) =
+            (Arc::clone(&self.0.notify), Arc::clone(&self.0.subscribers), self.0.context.clone());
         let tools = WorkerSetup { journal, news, hub, ground };
         let (sender, commands) = mpsc::unbounded_channel();
         let (ends, ended) = std::sync::mpsc::channel();
         std::thread::Builder::new().name(format!("rsm-logs-{number}")).spawn(move || {
             let _ends: std::sync::mpsc::Sender<()> = ends; // dropped with the thread
-            if let Err(error) = serve(commands, tools) {
+            if let Err(error) = run(commands, tools) {
                 tracing::error!("log worker failed: {error}");
             }
         })?;
-        self.0.rooms.borrow_mut()[number] = Some(WorkerHandle { commands: sender, ended });
+        self.0.workers.borrow_mut()[number] = Some(WorkerHandle { commands: sender, exited: ended });
         Ok(())
     }
 }

@@ -8,33 +8,33 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::budget::Budget;
-use super::compress::is_unfinished;
-use super::index::{file_id, place};
+use super::compress::is_partial;
+use super::index::{file_id, index_path};
 use super::packer::Compressor;
-use super::rotate::{RotatedFile, over_budget, rotated, surplus};
+use super::rotate::{RotatedFile, excess_files, expired_files, list_rotated};
 use crate::spec::Rotation;
 
 /// How often age and the budget are looked at though nothing was rotated.
-const LOOK_EVERY: Duration = Duration::from_secs(600);
+const SCAN_INTERVAL: Duration = Duration::from_secs(600);
 /// Apps that are started within this time are looked at together, when they have begun.
-const TOGETHER: Duration = Duration::from_millis(300);
+const DEBOUNCE: Duration = Duration::from_millis(300);
 /// So long a writer waits for room. Longer only a disk takes that does not answer.
-const LONGEST: Duration = Duration::from_secs(3);
+const FREE_SPACE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A file that is being compressed grows more often than that.
-const ABANDONED: Duration = Duration::from_secs(3600);
+const STALE_PARTIAL_AGE: Duration = Duration::from_secs(3600);
 
 /// What may be asked of the thread.
 #[derive(Debug)]
 enum RetentionJob {
     /// This log file belongs to an app and is kept so.
-    Keep { path: PathBuf, app: String, policy: Arc<Rotation> },
+    Track { path: PathBuf, app: String, policy: Arc<Rotation> },
     /// It was rotated.
     Rotated(PathBuf),
     /// The budget has changed.
-    Look,
+    Scan,
     /// The budget is exceeded; says when something was done about that.
-    MakeRoom(Sender<()>),
+    FreeSpace(Sender<()>),
 }
 
 /// The handle: only sends, but for [`make_room`](Self::make_room). The thread ends with the last one.
@@ -58,51 +58,51 @@ impl Retention {
             logs,
             indexes,
             budget: Arc::clone(&budget),
-            kept: BTreeMap::new(),
-            asked,
-            packer,
+            tracked: BTreeMap::new(),
+            jobs: asked,
+            compressor: packer,
         };
-        std::thread::Builder::new().name("rsm-tidy".into()).spawn(move || room.work())?;
+        std::thread::Builder::new().name("rsm-tidy".into()).spawn(move || room.run())?;
         Ok(Self { jobs, budget })
     }
 
     /// From now on the log file at `path` is kept as `policy` says.
-    pub(super) fn keep(&self, path: &Path, app: &str, policy: &Arc<Rotation>) {
+    pub(super) fn track(&self, path: &Path, app: &str, policy: &Arc<Rotation>) {
         let (path, app, policy) = (path.to_owned(), app.to_owned(), Arc::clone(policy));
-        let _ = self.jobs.send(RetentionJob::Keep { path, app, policy }); // a thread that is gone tidies nothing
+        let _ = self.jobs.send(RetentionJob::Track { path, app, policy }); // a thread that is gone tidies nothing
     }
 
     /// The log file at `path` was rotated.
-    pub(super) fn rotated(&self, path: &Path) {
+    pub(super) fn on_rotated(&self, path: &Path) {
         let _ = self.jobs.send(RetentionJob::Rotated(path.to_owned()));
     }
 
     /// All logs together may have so many bytes.
     pub(super) fn set_budget(&self, bytes: u64) {
-        self.budget.set(bytes);
-        let _ = self.jobs.send(RetentionJob::Look);
+        self.budget.set_limit(bytes);
+        let _ = self.jobs.send(RetentionJob::Scan);
     }
 
     /// A log file has grown by so many bytes.
-    pub(super) fn grew(&self, bytes: usize) {
-        self.budget.grew(bytes);
+    pub(super) fn record_growth(&self, bytes: usize) {
+        self.budget.record_growth(bytes);
     }
 
     /// Whether all logs together have more than they may.
     pub(super) fn is_over_budget(&self) -> bool {
-        self.budget.is_over()
+        self.budget.is_exceeded()
     }
 
     /// Removes the oldest rotated files, and waits for that: a flood must not be faster. False if that was
     /// not enough.
-    pub(super) fn make_room(&self) -> bool {
+    pub(super) fn free_space(&self) -> bool {
         let (done, told) = channel();
-        let asked = self.jobs.send(RetentionJob::MakeRoom(done)).is_ok();
-        if !asked || told.recv_timeout(LONGEST).is_err() {
-            self.budget.spare();
+        let asked = self.jobs.send(RetentionJob::FreeSpace(done)).is_ok();
+        if !asked || told.recv_timeout(FREE_SPACE_TIMEOUT).is_err() {
+            self.budget.defer_retry();
             return true;
         }
-        self.budget.is_kept()
+        self.budget.is_within_limit()
     }
 
     /// What each log file may have where there is nothing else to be removed.
@@ -116,100 +116,101 @@ struct RetentionWorker {
     logs: PathBuf,
     indexes: PathBuf,
     budget: Arc<Budget>,
-    kept: BTreeMap<PathBuf, (String, Arc<Rotation>)>,
-    asked: Receiver<RetentionJob>,
-    packer: Compressor,
+    tracked: BTreeMap<PathBuf, (String, Arc<Rotation>)>,
+    jobs: Receiver<RetentionJob>,
+    compressor: Compressor,
 }
 
 impl RetentionWorker {
-    fn work(mut self) {
+    fn run(mut self) {
         loop {
             let (mut due, mut waiting) = (BTreeSet::new(), Vec::new());
-            let mut hurry = match self.asked.recv_timeout(LOOK_EVERY) {
-                Ok(job) => self.note(job, &mut due, &mut waiting),
+            let mut hurry = match self.jobs.recv_timeout(SCAN_INTERVAL) {
+                Ok(job) => self.accept(job, &mut due, &mut waiting),
                 Err(RecvTimeoutError::Timeout) => {
-                    due.extend(self.kept.keys().cloned());
+                    due.extend(self.tracked.keys().cloned());
                     true
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            let until = Instant::now() + TOGETHER;
+            let until = Instant::now() + DEBOUNCE;
             let left =
                 |hurry| if hurry { Duration::ZERO } else { until.saturating_duration_since(Instant::now()) };
-            while let Ok(job) = self.asked.recv_timeout(left(hurry)) {
-                hurry |= self.note(job, &mut due, &mut waiting);
+            while let Ok(job) = self.jobs.recv_timeout(left(hurry)) {
+                hurry |= self.accept(job, &mut due, &mut waiting);
             }
-            self.remove_all(&due);
+            self.apply_policies(&due);
             drop(waiting); // that is the answer
-            self.pack(&due);
+            self.queue_compression(&due);
         }
     }
 
     /// Notes what is asked; whether that is not to wait.
-    fn note(
+    fn accept(
         &mut self,
         job: RetentionJob,
         due: &mut BTreeSet<PathBuf>,
         waiting: &mut Vec<Sender<()>>,
     ) -> bool {
-        let hurry = !matches!(job, RetentionJob::Keep { .. });
+        let hurry = !matches!(job, RetentionJob::Track { .. });
         match job {
-            RetentionJob::Keep { path, app, policy } => {
-                let former = self.kept.insert(path.clone(), (app.clone(), Arc::clone(&policy)));
+            RetentionJob::Track { path, app, policy } => {
+                let former = self.tracked.insert(path.clone(), (app.clone(), Arc::clone(&policy)));
                 // A restart brings the same again; there is nothing to look for then.
                 if former != Some((app, policy)) {
                     due.insert(path);
                 }
             }
             RetentionJob::Rotated(path) => drop(due.insert(path)),
-            RetentionJob::Look => {}
-            RetentionJob::MakeRoom(done) => waiting.push(done),
+            RetentionJob::Scan => {}
+            RetentionJob::FreeSpace(done) => waiting.push(done),
         }
         hurry
     }
 
-    fn pack(&self, due: &BTreeSet<PathBuf>) {
+    fn queue_compression(&self, due: &BTreeSet<PathBuf>) {
         for path in due {
-            if let Some((_, policy)) = self.kept.get(path).filter(|(_, policy)| policy.compress) {
-                self.packer.pack(path, policy.delay_compress);
+            if let Some((_, policy)) = self.tracked.get(path).filter(|(_, policy)| policy.compress) {
+                self.compressor.submit(path, policy.delay_compress);
             }
         }
     }
 
-    fn remove_all(&self, due: &BTreeSet<PathBuf>) {
+    fn apply_policies(&self, due: &BTreeSet<PathBuf>) {
         let mut apps = BTreeSet::new();
         for path in due {
-            let Some((app, policy)) = self.kept.get(path) else { continue };
-            let files = rotated(path).unwrap_or_default();
-            self.remove(surplus(&files, policy, SystemTime::now()));
+            let Some((app, policy)) = self.tracked.get(path) else { continue };
+            let files = list_rotated(path).unwrap_or_default();
+            self.remove(expired_files(&files, policy, SystemTime::now()));
             apps.extend(policy.max_total.map(|most| (app, most)));
         }
         for (app, most) in apps {
-            let of_app = self.kept.iter().filter(|(_, (name, _))| name == app).map(|(path, _)| path);
-            let (files, active) = all_of(of_app.map(PathBuf::as_path));
-            let over = over_budget(&files, active, most);
+            let of_app = self.tracked.iter().filter(|(_, (name, _))| name == app).map(|(path, _)| path);
+            let (files, active) = rotated_files_of(of_app.map(PathBuf::as_path));
+            let over = excess_files(&files, active, most);
             self.remove(&files[..over]);
         }
-        self.keep_budget();
+        self.enforce_budget();
     }
 
     /// The budget of all logs: those of the apps, and whatever lies in the directory of logs.
-    fn keep_budget(&self) {
+    fn enforce_budget(&self) {
         let (mut files, mut active, mut count) = (Vec::new(), 0, 0);
-        self.budget.begin_look();
+        self.budget.begin_scan();
         // Each directory is read once, however many files it has: there may be thousands.
-        let parents = self.kept.keys().filter_map(|path| path.parent());
+        let parents = self.tracked.keys().filter_map(|path| path.parent());
         for dir in parents.chain([self.logs.as_path()]).collect::<BTreeSet<_>>() {
             for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
                 let path = entry.path();
-                let base = base(&path).filter(|base| dir == self.logs || self.kept.contains_key(base));
+                let base =
+                    log_path_of(&path).filter(|base| dir == self.logs || self.tracked.contains_key(base));
                 let (Some(base), Ok(meta)) = (base, entry.metadata()) else { continue };
                 match meta.modified() {
-                    Ok(written) if is_unfinished(&path) && is_abandoned(written) => {
-                        self.remove(&[RotatedFile { path, size: meta.len(), written }]);
+                    Ok(written) if is_partial(&path) && is_stale_partial(written) => {
+                        self.remove(&[RotatedFile { path, size: meta.len(), modified: written }]);
                     }
-                    Ok(written) if meta.is_file() && base != path && !is_unfinished(&path) => {
-                        files.push(RotatedFile { path, size: meta.len(), written });
+                    Ok(written) if meta.is_file() && base != path && !is_partial(&path) => {
+                        files.push(RotatedFile { path, size: meta.len(), modified: written });
                     }
                     _ => {
                         active += if meta.is_file() { meta.len() } else { 0 };
@@ -219,19 +220,19 @@ impl RetentionWorker {
             }
         }
         files.sort_by(RotatedFile::age_order);
-        let over = over_budget(&files, active, self.budget.most());
+        let over = excess_files(&files, active, self.budget.limit());
         if over > 0 {
             tracing::debug!("log budget exceeded: removing {over} rotated files");
         }
         self.remove(&files[..over]);
-        self.budget.end_look(active + files[over..].iter().map(|file| file.size).sum::<u64>(), count);
+        self.budget.end_scan(active + files[over..].iter().map(|file| file.size).sum::<u64>(), count);
     }
 
     fn remove(&self, files: &[RotatedFile]) {
         for file in files {
             let id = std::fs::metadata(&file.path).map(|meta| file_id(&meta));
             match std::fs::remove_file(&file.path) {
-                Ok(()) => drop(id.map(|id| std::fs::remove_file(place(&self.indexes, id)))),
+                Ok(()) => drop(id.map(|id| std::fs::remove_file(index_path(&self.indexes, id)))),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => tracing::warn!("cannot remove {}: {error}", file.path.display()),
             }
@@ -240,14 +241,14 @@ impl RetentionWorker {
 }
 
 /// Whether nobody is compressing any more into a file written last at that time: a daemon was killed.
-fn is_abandoned(written: SystemTime) -> bool {
-    written.elapsed().is_ok_and(|age| age > ABANDONED)
+fn is_stale_partial(written: SystemTime) -> bool {
+    written.elapsed().is_ok_and(|age| age > STALE_PARTIAL_AGE)
 }
 
 /// The log file that a file is, or was before it was rotated.
-fn base(path: &Path) -> Option<PathBuf> {
+fn log_path_of(path: &Path) -> Option<PathBuf> {
     let name = path.file_name()?.to_str()?;
-    let name = name.strip_suffix(super::rotate::PACKED).unwrap_or(name);
+    let name = name.strip_suffix(super::rotate::GZIP_SUFFIX).unwrap_or(name);
     let Some((stem, date)) = name.rsplit_once("__") else { return Some(path.with_file_name(name)) };
     // Behind a date there may be a number, and the ending that the file had.
     let ending = date.rsplit_once('.').map(|(_, ending)| ending);
@@ -259,10 +260,10 @@ fn base(path: &Path) -> Option<PathBuf> {
 }
 
 /// The rotated files of these log files, oldest first, and the bytes of those not rotated.
-fn all_of<'p>(paths: impl Iterator<Item = &'p Path>) -> (Vec<RotatedFile>, u64) {
+fn rotated_files_of<'p>(paths: impl Iterator<Item = &'p Path>) -> (Vec<RotatedFile>, u64) {
     let (mut files, mut active) = (Vec::new(), 0);
     for path in paths {
-        files.extend(rotated(path).unwrap_or_default());
+        files.extend(list_rotated(path).unwrap_or_default());
         active += std::fs::metadata(path).ok().filter(|meta| meta.is_file()).map_or(0, |meta| meta.len());
     }
     files.sort_by(RotatedFile::age_order);
@@ -287,7 +288,14 @@ mod tests {
             let indexes = dir.path().join("none");
             let budget = Arc::new(Budget::new(budget));
             let packer = Compressor::start(indexes.clone(), Arc::clone(&budget)).unwrap();
-            let room = RetentionWorker { logs, indexes, budget, kept: BTreeMap::new(), asked, packer };
+            let room = RetentionWorker {
+                logs,
+                indexes,
+                budget,
+                tracked: BTreeMap::new(),
+                jobs: asked,
+                compressor: packer,
+            };
             Self { dir, room, _jobs: jobs }
         }
 
@@ -298,9 +306,9 @@ mod tests {
             std::fs::File::open(path).unwrap().set_modified(written).unwrap();
         }
 
-        fn keep(&mut self, name: &str, app: &str, policy: Rotation) -> BTreeSet<PathBuf> {
+        fn track(&mut self, name: &str, app: &str, policy: Rotation) -> BTreeSet<PathBuf> {
             let path = self.dir.path().join(name);
-            self.room.kept.insert(path.clone(), (app.into(), Arc::new(policy)));
+            self.room.tracked.insert(path.clone(), (app.into(), Arc::new(policy)));
             BTreeSet::from([path])
         }
 
@@ -322,9 +330,9 @@ mod tests {
             scene.file(name, age);
         }
         let policy = Rotation { max_total: Some(25), ..Rotation::default() };
-        scene.keep("a-error.log", "a", policy.clone());
-        let due = scene.keep("a-out.log", "a", policy);
-        scene.room.remove_all(&due);
+        scene.track("a-error.log", "a", policy.clone());
+        let due = scene.track("a-out.log", "a", policy);
+        scene.room.apply_policies(&due);
         assert_eq!(scene.names(), ["a-out.log", "a-out__2.log"]);
     }
 
@@ -335,13 +343,13 @@ mod tests {
         {
             scene.file(name, age);
         }
-        let due = scene.keep("a-out.log", "a", Rotation::default());
-        scene.room.remove_all(&due);
+        let due = scene.track("a-out.log", "a", Rotation::default());
+        scene.room.apply_policies(&due);
         assert_eq!(scene.names(), ["a-out.log", "b.txt"]);
         scene.file(".a-out__2.log.gz.part", 20);
         scene.file(".gone-out__2.log.gz.part", 4000);
         scene.file("noending__2026.1", 5);
-        scene.room.keep_budget();
+        scene.room.enforce_budget();
         assert_eq!(scene.names(), [".a-out__2.log.gz.part", "a-out.log", "b.txt"]);
     }
 }

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 /// How long the beginning of a line waits for its end before it is shown as it is: a prompt has no
 /// newline.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PARTIAL_LINE_TIMEOUT: Duration = Duration::from_secs(1);
 /// After so long the beginning of a line is looked at again, then after twice that, and so on.
-const SOON: Duration = Duration::from_millis(1);
+const MIN_CHECK_DELAY: Duration = Duration::from_millis(1);
 
 /// The beginning of a line, seen in the pipe and left there.
 #[derive(Clone, Copy, Debug)]
@@ -18,23 +18,23 @@ pub(super) struct PartialLine {
     length: usize,
     /// When it is looked at again, and after how long that was. A writer that fills a pipe which was
     /// not empty, and sleeps in the middle of its write, wakes nobody.
-    look: Instant,
-    pause: Duration,
+    next_check: Instant,
+    check_delay: Duration,
 }
 
 impl PartialLine {
     /// There are `length` bytes now, `at` milliseconds since the epoch; `former`: what was seen before.
-    pub(super) fn again(former: Option<Self>, length: usize, at: i64) -> Self {
+    pub(super) fn extend(former: Option<Self>, length: usize, at: i64) -> Self {
         let now = Instant::now();
         let same = former.filter(|former| former.length == length);
-        let pause = same.map_or(SOON, |same| (same.pause * 2).min(PATIENCE));
+        let pause = same.map_or(MIN_CHECK_DELAY, |same| (same.check_delay * 2).min(PARTIAL_LINE_TIMEOUT));
         let (since, at) = former.map_or((now, at), |former| (former.since, former.at));
-        Self { since, at, length, look: now + pause, pause }
+        Self { since, at, length, next_check: now + pause, check_delay: pause }
     }
 
     /// When it is to be looked at again.
-    pub(super) fn look(&self) -> Instant {
-        self.look
+    pub(super) fn next_check(&self) -> Instant {
+        self.next_check
     }
 
     /// When its first byte was seen; milliseconds since the epoch.
@@ -43,8 +43,8 @@ impl PartialLine {
     }
 
     /// Whether it has waited for long enough.
-    pub(super) fn is_over(&self) -> bool {
-        self.since.elapsed() >= PATIENCE
+    pub(super) fn is_expired(&self) -> bool {
+        self.since.elapsed() >= PARTIAL_LINE_TIMEOUT
     }
 }
 
@@ -54,12 +54,12 @@ mod tests {
 
     #[test]
     fn what_grows_is_looked_at_soon_and_what_does_not_ever_later() {
-        let first = PartialLine::again(None, 3, 100);
-        let same = PartialLine::again(Some(first), 3, 200);
-        assert_eq!((same.pause, same.at(), same.since), (SOON * 2, 100, first.since));
-        let grown = PartialLine::again(Some(same), 4, 300);
-        assert_eq!((grown.pause, grown.at()), (SOON, 100));
-        let long = (0..20).fold(grown, |waiting, _| PartialLine::again(Some(waiting), 4, 400));
-        assert_eq!(long.pause, PATIENCE);
+        let first = PartialLine::extend(None, 3, 100);
+        let same = PartialLine::extend(Some(first), 3, 200);
+        assert_eq!((same.check_delay, same.at(), same.since), (MIN_CHECK_DELAY * 2, 100, first.since));
+        let grown = PartialLine::extend(Some(same), 4, 300);
+        assert_eq!((grown.check_delay, grown.at()), (MIN_CHECK_DELAY, 100));
+        let long = (0..20).fold(grown, |waiting, _| PartialLine::extend(Some(waiting), 4, 400));
+        assert_eq!(long.check_delay, PARTIAL_LINE_TIMEOUT);
     }
 }

@@ -16,13 +16,13 @@ use crate::spec::Rotation;
 #[derive(Debug)]
 pub(super) struct OpenFiles {
     files: HashMap<PathBuf, Weak<LogFile>>,
-    ground: Rc<FileContext>,
+    context: Rc<FileContext>,
 }
 
 impl OpenFiles {
     /// No files yet.
     pub(super) fn new(ground: FileContext) -> Self {
-        Self { files: HashMap::new(), ground: Rc::new(ground) }
+        Self { files: HashMap::new(), context: Rc::new(ground) }
     }
 
     /// The file at a path, opened at the first write if it cannot be now. The latest policy holds.
@@ -31,7 +31,7 @@ impl OpenFiles {
             file.set_policy(policy);
             return file;
         }
-        let file = Rc::new(LogFile::open(path, policy, &self.ground));
+        let file = Rc::new(LogFile::open(path, policy, &self.context));
         self.files.insert(path.to_owned(), Rc::downgrade(&file));
         file
     }
@@ -116,13 +116,13 @@ mod tests {
         }
 
         fn rotated(&self) -> Vec<String> {
-            let found = crate::logs::rotate::rotated(&self.path).unwrap();
+            let found = crate::logs::rotate::list_rotated(&self.path).unwrap();
             found.iter().map(|file| std::fs::read_to_string(&file.path).unwrap()).collect()
         }
     }
 
     fn say(file: &LogFile, owner: StreamId, text: &str) -> io::Result<()> {
-        file.ready(text.len())?;
+        file.prepare_write(text.len())?;
         file.append(owner, text.as_bytes())
     }
 
@@ -144,7 +144,7 @@ mod tests {
         say(&file, ONE, "name? ").unwrap();
         scene.writer.release(file);
         let file = scene.open();
-        assert!(file.is_in_line_of(ONE) && !file.is_in_line_of(TWO));
+        assert!(file.has_open_line_of(ONE) && !file.has_open_line_of(TWO));
         say(&file, TWO, "x\n").unwrap();
         assert_eq!(scene.text("a.log"), "name? \nx\n");
     }
@@ -158,7 +158,7 @@ mod tests {
         }
         assert_eq!(scene.rotated(), ["one\ntwo\n", "three\n", "a very long line\n"]);
         assert_eq!(scene.text("a.log"), "x\n");
-        assert_eq!(file.ready(1).unwrap(), 8);
+        assert_eq!(file.prepare_write(1).unwrap(), 8);
     }
 
     #[test]
@@ -205,7 +205,7 @@ mod tests {
         let file = scene.open();
         say(&file, ONE, "one\n").unwrap();
         say(&file, ONE, "tw").unwrap();
-        file.undo();
+        file.roll_back();
         say(&file, TWO, "x\n").unwrap();
         assert_eq!(scene.text("a.log"), "one\nx\n");
     }
@@ -215,7 +215,7 @@ mod tests {
         let mut scene = Scene::new();
         scene.path = "/dev/full".into();
         let file = scene.open();
-        assert!(!file.is_plain() && file.growth().is_none());
+        assert!(!file.is_regular() && file.pending_write().is_none());
         assert!(say(&file, ONE, "x\n").is_err());
         assert!(file.is_failing());
     }

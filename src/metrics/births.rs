@@ -10,15 +10,15 @@ use std::os::unix::fs::FileExt;
 
 /// So many of the pids that were new at one look are named again at the next: the kernel hands out
 /// a pid some microseconds before its process can be seen.
-const AGAIN: i32 = 8;
+const REPEATED_PIDS: i32 = 8;
 
 /// The pids handed out since the last look, to processes and to threads.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NewPids {
     /// None.
-    Nobody,
+    None,
     /// These.
-    Within(RangeInclusive<i32>),
+    Range(RangeInclusive<i32>),
     /// Nobody knows: the first look, the numbers began anew, or the kernel does not tell.
     Unknown,
 }
@@ -30,32 +30,32 @@ pub(super) struct PidWatcher {
     file: Option<File>,
     /// What it was at the last look, and at the one before.
     last: Option<i32>,
-    earlier: Option<i32>,
+    before_last: Option<i32>,
 }
 
 impl PidWatcher {
     /// Has not looked yet.
     pub(super) fn new() -> Self {
-        Self { file: File::open("/proc/loadavg").ok(), last: None, earlier: None }
+        Self { file: File::open("/proc/loadavg").ok(), last: None, before_last: None }
     }
 
     /// Who was born since the call before.
-    pub(super) fn since_last(&mut self) -> NewPids {
+    pub(super) fn poll(&mut self) -> NewPids {
         let now = self.file.as_ref().and_then(last_pid);
         let last = std::mem::replace(&mut self.last, now);
-        born(std::mem::replace(&mut self.earlier, last), last, now)
+        compare(std::mem::replace(&mut self.before_last, last), last, now)
     }
 }
 
-fn born(earlier: Option<i32>, last: Option<i32>, now: Option<i32>) -> NewPids {
+fn compare(earlier: Option<i32>, last: Option<i32>, now: Option<i32>) -> NewPids {
     let (Some(last), Some(now)) = (last, now) else { return NewPids::Unknown };
     if now < last {
         return NewPids::Unknown;
     }
-    let newest = last - AGAIN.min(last - 1);
+    let newest = last - REPEATED_PIDS.min(last - 1);
     // Where the numbers began anew at the last look, `earlier` is the higher one.
     let known = earlier.filter(|earlier| *earlier <= last).map_or(newest, |earlier| earlier.max(newest));
-    if known == now { NewPids::Nobody } else { NewPids::Within(known + 1..=now) }
+    if known == now { NewPids::None } else { NewPids::Range(known + 1..=now) }
 }
 
 fn last_pid(loadavg: &File) -> Option<i32> {
@@ -76,19 +76,19 @@ mod tests {
 
     #[test]
     fn the_range_of_the_new_is_known() {
-        assert_eq!(born(Some(700), Some(700), Some(700)), NewPids::Nobody);
-        assert_eq!(born(Some(700), Some(700), Some(702)), NewPids::Within(701..=702));
+        assert_eq!(compare(Some(700), Some(700), Some(700)), NewPids::None);
+        assert_eq!(compare(Some(700), Some(700), Some(702)), NewPids::Range(701..=702));
         for (last, now) in [(None, Some(7)), (Some(9), Some(7)), (Some(7), None), (None, None)] {
-            assert_eq!(born(Some(7), last, now), NewPids::Unknown);
+            assert_eq!(compare(Some(7), last, now), NewPids::Unknown);
         }
     }
 
     #[test]
     fn the_newest_are_named_twice() {
-        assert_eq!(born(Some(698), Some(700), Some(700)), NewPids::Within(699..=700));
-        assert_eq!(born(Some(600), Some(700), Some(701)), NewPids::Within(693..=701));
-        assert_eq!(born(Some(32000), Some(700), Some(700)), NewPids::Within(693..=700));
-        assert_eq!(born(None, Some(2), Some(3)), NewPids::Within(2..=3));
+        assert_eq!(compare(Some(698), Some(700), Some(700)), NewPids::Range(699..=700));
+        assert_eq!(compare(Some(600), Some(700), Some(701)), NewPids::Range(693..=701));
+        assert_eq!(compare(Some(32000), Some(700), Some(700)), NewPids::Range(693..=700));
+        assert_eq!(compare(None, Some(2), Some(3)), NewPids::Range(2..=3));
     }
 
     #[test]
@@ -100,12 +100,12 @@ mod tests {
     #[test]
     fn a_new_process_is_among_them() {
         let mut births = PidWatcher::new();
-        assert_eq!(births.since_last(), NewPids::Unknown);
+        assert_eq!(births.poll(), NewPids::Unknown);
         let app = Fixture::sh("read _");
-        match births.since_last() {
-            NewPids::Within(pids) => assert!(pids.contains(&app.leader().pid)),
+        match births.poll() {
+            NewPids::Range(pids) => assert!(pids.contains(&app.leader().pid)),
             NewPids::Unknown => {} // the numbers have just begun anew
-            NewPids::Nobody => panic!("a birth went unseen"),
+            NewPids::None => panic!("a birth went unseen"),
         }
     }
 }

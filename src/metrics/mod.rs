@@ -72,14 +72,14 @@ pub struct LargestProcess {
 }
 
 /// What can be said of a process at once: its own memory.
-pub fn first_glance(pid: i32) -> Usage {
+pub fn initial_usage(pid: i32) -> Usage {
     let resident = Stat::of(pid).map_or(0, |stat| stat.rss_pages * page_size());
     Usage { memory: resident, processes: vec![pid], ..Usage::default() }
 }
 
 /// The machine. `home` tells which of its disks matters.
 pub fn host(home: &Path) -> HostInfo {
-    let (disk_total, disk_used) = disk(home);
+    let (disk_total, disk_used) = disk_usage(home);
     let only = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
     let system = System::new_with_specifics(only).ok();
     let load = System::load_average().map_or([0.0; 3], |load| [load.one, load.five, load.fifteen]);
@@ -94,7 +94,7 @@ pub fn host(home: &Path) -> HostInfo {
 }
 
 /// Bytes in all and in use, as `df` counts them; zeros where the file system does not tell.
-fn disk(path: &Path) -> (u64, u64) {
+fn disk_usage(path: &Path) -> (u64, u64) {
     let Ok(told) = statvfs(path) else { return (0, 0) };
     let used = told.blocks().saturating_sub(told.blocks_free());
     // What is kept for root is no room for others.
@@ -103,7 +103,7 @@ fn disk(path: &Path) -> (u64, u64) {
 }
 
 /// One of rsm's own processes. `now` is milliseconds since boot.
-pub fn process(pid: i32, now: u64) -> ProcessInfo {
+pub fn process_info(pid: i32, now: u64) -> ProcessInfo {
     let stat = Stat::of(pid).ok();
     let started = stat.map_or(now, |stat| stat.start_time * 1000 / ticks_per_second());
     let resident = || stat.map_or(0, |stat| stat.rss_pages * page_size());

@@ -17,20 +17,20 @@ use crate::process::proc::stat::{self, Stat};
 use crate::process::process_ref::ProcessRef;
 
 /// Every tree is searched at least every so many samples, should a birth have gone unseen.
-const SEARCH_EVERY: u64 = 64;
+const FULL_SCAN_ROUNDS: u64 = 64;
 
 /// That many new pids for each tree cost as much to look at as all the trees.
-const MOST_BORN: usize = 4;
+const MAX_NEW_PIDS: usize = 4;
 
 /// This part of all files that the daemon may open is the most that is kept open here.
-const PART_OF_FILES: u64 = 4;
+const FD_BUDGET_DIVISOR: u64 = 4;
 
 /// Remembers what it needs to say how much was used since the last time.
 #[derive(Debug)]
 pub struct Sampler {
     runs: HashMap<u64, SampledRun>,
-    measures: SystemUnits,
-    births: PidWatcher,
+    units: SystemUnits,
+    new_pids: PidWatcher,
     round: u64,
     /// The trees by member; its room is kept from sample to sample.
     parents: HashMap<i32, u64>,
@@ -38,7 +38,7 @@ pub struct Sampler {
 
 #[derive(Debug)]
 struct SampledRun {
-    tracked: TrackedTree,
+    tree: TrackedTree,
     /// One of its processes had a child.
     grown: bool,
     /// The last sample that asked for it.
@@ -57,12 +57,18 @@ impl Sampler {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
         let measures = SystemUnits {
-            page: stat::page_size(),
+            page_size: stat::page_size(),
             ticks_per_second: stat::ticks_per_second(),
-            most_percent: cores as f64 * 100.0,
-            allowance: FdBudget::new(usize::try_from(files / PART_OF_FILES).unwrap_or(usize::MAX)),
+            max_percent: cores as f64 * 100.0,
+            fd_budget: FdBudget::new(usize::try_from(files / FD_BUDGET_DIVISOR).unwrap_or(usize::MAX)),
         };
-        Self { runs: HashMap::new(), measures, births: PidWatcher::new(), round: 0, parents: HashMap::new() }
+        Self {
+            runs: HashMap::new(),
+            units: measures,
+            new_pids: PidWatcher::new(),
+            round: 0,
+            parents: HashMap::new(),
+        }
     }
 
     /// What each of these runs (its number, first process, start time) uses. `now` is milliseconds
@@ -71,19 +77,19 @@ impl Sampler {
     pub fn sample(&mut self, now: u64, runs: &[(u64, i32, u64)]) -> Vec<(u64, Usage)> {
         self.round += 1;
         // Before any tree is searched: who is born after this is seen the next time.
-        match self.births.since_last() {
-            NewPids::Nobody => {}
-            NewPids::Within(pids) if pids.clone().count() <= MOST_BORN * (self.runs.len() + 16) => {
-                self.note_parents_of(pids);
+        match self.new_pids.poll() {
+            NewPids::None => {}
+            NewPids::Range(pids) if pids.clone().count() <= MAX_NEW_PIDS * (self.runs.len() + 16) => {
+                self.record_parents(pids);
             }
-            NewPids::Within(_) | NewPids::Unknown => {
+            NewPids::Range(_) | NewPids::Unknown => {
                 self.runs.values_mut().for_each(|entry| entry.grown = true)
             }
         }
         let mut samples = Vec::with_capacity(runs.len());
         for (run, pid, start_time) in runs {
             let leader = ProcessRef { pid: *pid, start_time: *start_time };
-            samples.extend(self.look(*run, leader, now).map(|usage| (*run, usage)));
+            samples.extend(self.sample_run(*run, leader, now).map(|usage| (*run, usage)));
         }
         self.runs.retain(|_, entry| entry.round == self.round);
         samples
@@ -91,10 +97,10 @@ impl Sampler {
 
     /// A thread has its process's parent, so a new one of a first process is taken for the keeper's
     /// child and one further below makes for a needless search. Neither does harm.
-    fn note_parents_of(&mut self, born: RangeInclusive<i32>) {
+    fn record_parents(&mut self, born: RangeInclusive<i32>) {
         self.parents.clear();
         for (run, entry) in &self.runs {
-            self.parents.extend(entry.tracked.pids().map(|pid| (pid, *run)));
+            self.parents.extend(entry.tree.pids().map(|pid| (pid, *run)));
         }
         for stat in born.filter_map(|pid| Stat::of(pid).ok()) {
             if let Some(entry) = self.parents.get(&stat.parent).and_then(|run| self.runs.get_mut(run)) {
@@ -103,20 +109,20 @@ impl Sampler {
         }
     }
 
-    fn look(&mut self, run: u64, leader: ProcessRef, now: u64) -> Option<Usage> {
+    fn sample_run(&mut self, run: u64, leader: ProcessRef, now: u64) -> Option<Usage> {
         if let Some(entry) = self.runs.get_mut(&run) {
             // Not all in the same sample.
-            let due = (self.round + run).is_multiple_of(SEARCH_EVERY);
+            let due = (self.round + run).is_multiple_of(FULL_SCAN_ROUNDS);
             let search = std::mem::take(&mut entry.grown) || due;
-            if entry.tracked.look(search, now, &self.measures) {
+            if entry.tree.update(search, now, &self.units) {
                 entry.round = self.round;
-                return Some(entry.tracked.usage.clone());
+                return Some(entry.tree.usage.clone());
             }
             return None;
         }
-        let tracked = TrackedTree::new(leader, now, &self.measures)?;
+        let tracked = TrackedTree::new(leader, now, &self.units)?;
         let usage = tracked.usage.clone();
-        self.runs.insert(run, SampledRun { tracked, grown: false, round: self.round });
+        self.runs.insert(run, SampledRun { tree: tracked, grown: false, round: self.round });
         Some(usage)
     }
 }
@@ -207,7 +213,7 @@ mod tests {
         }
         // All of it is seen while the child burns; then the account changes hands, unseen.
         let ticks = total(Stat::of(app.leader().pid).unwrap()) - begun;
-        let sum = percents.iter().sum::<f32>() * sampler.measures.ticks_per_second as f32 / 100.0;
+        let sum = percents.iter().sum::<f32>() * sampler.units.ticks_per_second as f32 / 100.0;
         assert!(percents[0] >= 25.0 && percents[1] < 10.0 && percents[2] < 10.0, "{percents:?}");
         // Each account is cut to whole ticks.
         assert!((sum - ticks as f32).abs() <= 6.0, "{sum} of {ticks} ticks: {percents:?}");

@@ -12,7 +12,7 @@ pub struct DependencyCycle(pub Vec<String>);
 ///
 /// # Errors
 /// A circle.
-pub fn steps(apps: &BTreeMap<String, Vec<String>>) -> Result<Vec<Vec<String>>, DependencyCycle> {
+pub fn start_layers(apps: &BTreeMap<String, Vec<String>>) -> Result<Vec<Vec<String>>, DependencyCycle> {
     let mut left: BTreeMap<&str, Vec<&str>> =
         apps.iter().map(|(name, on)| (name.as_str(), on.iter().map(String::as_str).collect())).collect();
     let mut steps = Vec::new();
@@ -23,7 +23,7 @@ pub fn steps(apps: &BTreeMap<String, Vec<String>>) -> Result<Vec<Vec<String>>, D
             .map(|(name, _)| *name)
             .collect();
         if free.is_empty() {
-            return Err(circle(&left));
+            return Err(find_cycle(&left));
         }
         left.retain(|name, _| !free.contains(name));
         steps.push(free.into_iter().map(str::to_owned).collect());
@@ -32,7 +32,7 @@ pub fn steps(apps: &BTreeMap<String, Vec<String>>) -> Result<Vec<Vec<String>>, D
 }
 
 /// Some circle among apps each of which waits for another of them.
-fn circle(left: &BTreeMap<&str, Vec<&str>>) -> DependencyCycle {
+fn find_cycle(left: &BTreeMap<&str, Vec<&str>>) -> DependencyCycle {
     let mut way: Vec<&str> = Vec::new();
     let mut here = left.keys().next().copied();
     while let Some(name) = here {
@@ -58,14 +58,14 @@ mod tests {
     fn what_is_needed_comes_first() {
         let apps =
             apps(&[("api", &["redis", "db"]), ("db", &[]), ("redis", &[]), ("web", &["api", "elsewhere"])]);
-        assert_eq!(steps(&apps).unwrap(), [vec!["db", "redis"], vec!["api"], vec!["web"]]);
-        assert!(steps(&BTreeMap::new()).unwrap().is_empty());
+        assert_eq!(start_layers(&apps).unwrap(), [vec!["db", "redis"], vec!["api"], vec!["web"]]);
+        assert!(start_layers(&BTreeMap::new()).unwrap().is_empty());
     }
 
     #[test]
     fn a_circle_is_named() {
         let round = apps(&[("a", &["b"]), ("b", &["c"]), ("c", &["b"])]);
-        assert_eq!(steps(&round).unwrap_err().to_string(), "dependency cycle: b → c → b");
-        assert_eq!(steps(&apps(&[("a", &["a"])])).unwrap_err().0, ["a"]);
+        assert_eq!(start_layers(&round).unwrap_err().to_string(), "dependency cycle: b → c → b");
+        assert_eq!(start_layers(&apps(&[("a", &["a"])])).unwrap_err().0, ["a"]);
     }
 }

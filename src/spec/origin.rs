@@ -11,12 +11,15 @@ use super::AppSpec;
 #[serde(deny_unknown_fields)]
 pub struct SpecOrigin {
     /// Fingerprint of the content of the file.
-    pub content: Fingerprint,
+    #[serde(alias = "content")]
+    pub file_fingerprint: Fingerprint,
     /// Fingerprint of the app spec.
-    pub app: Fingerprint,
+    #[serde(alias = "app")]
+    pub app_fingerprint: Fingerprint,
     /// Whether settings were changed by a command since then.
     #[serde(default)]
-    pub changed: bool,
+    #[serde(alias = "changed")]
+    pub modified: bool,
 }
 
 /// Tells one text from another: no secret can be read from it, and none is kept by it.
@@ -34,14 +37,18 @@ impl Fingerprint {
 
 impl AppSpec {
     /// The mark of its settings; where they come from is none of them.
-    pub fn mark(&self) -> Fingerprint {
+    pub fn fingerprint(&self) -> Fingerprint {
         let bare = Self { version: None, source: None, origin: None, ..self.clone() };
         Fingerprint::of(&serde_json::to_vec(&bare).unwrap_or_default())
     }
 
     /// Remembers that a file of this content describes the app as it is now.
-    pub fn comes_from(&mut self, content: Fingerprint) {
-        self.origin = Some(SpecOrigin { content, app: self.mark(), changed: false });
+    pub fn set_origin(&mut self, content: Fingerprint) {
+        self.origin = Some(SpecOrigin {
+            file_fingerprint: content,
+            app_fingerprint: self.fingerprint(),
+            modified: false,
+        });
     }
 }
 
@@ -54,11 +61,11 @@ mod tests {
     #[test]
     fn a_change_is_one_until_it_is_taken_back() {
         let mut app = AppSpec::new("api", "/srv/api", "/srv");
-        app.comes_from(Fingerprint::of(b"one"));
+        app.set_origin(Fingerprint::of(b"one"));
         let patched = |app: &AppSpec, bytes: u64| {
             app.patched(json!({ "max_memory_restart": bytes }).as_object().unwrap()).unwrap()
         };
-        let changed = |app: &AppSpec| app.origin.as_ref().unwrap().changed;
+        let changed = |app: &AppSpec| app.origin.as_ref().unwrap().modified;
         let one = patched(&app, 1);
         assert!(!changed(&app) && changed(&one));
         let back = one.patched(json!({ "max_memory_restart": null }).as_object().unwrap()).unwrap();

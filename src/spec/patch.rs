@@ -14,15 +14,15 @@ impl AppSpec {
             return Ok(self.clone());
         }
         let mut value = serde_json::to_value(self)?;
-        merge(&mut value, changes);
+        merge_json(&mut value, changes);
         let mut app: Self = serde_json::from_value(value)?;
-        let mark = app.mark();
-        app.origin.iter_mut().for_each(|origin| origin.changed = origin.app != mark);
+        let mark = app.fingerprint();
+        app.origin.iter_mut().for_each(|origin| origin.modified = origin.app_fingerprint != mark);
         Ok(app)
     }
 }
 
-fn merge(target: &mut Value, patch: &Map<String, Value>) {
+fn merge_json(target: &mut Value, patch: &Map<String, Value>) {
     if !target.is_object() {
         *target = Value::Object(Map::new());
     }
@@ -30,7 +30,7 @@ fn merge(target: &mut Value, patch: &Map<String, Value>) {
     for (key, value) in patch {
         match value {
             Value::Null => drop(target.remove(key)),
-            Value::Object(inner) => merge(target.entry(key).or_insert(Value::Null), inner),
+            Value::Object(inner) => merge_json(target.entry(key).or_insert(Value::Null), inner),
             value => drop(target.insert(key.clone(), value.clone())),
         }
     }

@@ -41,7 +41,8 @@ pub enum RestartDelay {
     ),
     /// Exponential backoff: the first unstable exit restarts immediately, then the delay is `initial`,
     /// multiplied by 1.5 each time, up to 15 s. Reset by a run of at least `min_uptime`.
-    AfterFirst {
+    #[serde(alias = "after_first")]
+    Backoff {
         /// Initial delay in milliseconds.
         #[serde(with = "millis")]
         #[schemars(with = "u64")]
@@ -49,7 +50,8 @@ pub enum RestartDelay {
     },
     /// Exponential backoff as in PM2 (`exp_backoff_restart_delay`): `initial` from the first exit on,
     /// multiplied by 1.5 each time, up to 15 s. Reset after 30 s of uptime.
-    FromFirst {
+    #[serde(alias = "from_first")]
+    Pm2Backoff {
         /// Initial delay in milliseconds.
         #[serde(with = "millis")]
         #[schemars(with = "u64")]
@@ -64,7 +66,7 @@ impl Default for RestartPolicy {
             max_restarts: 16,
             min_uptime: Duration::from_millis(1000),
             window: Duration::from_secs(600),
-            delay: RestartDelay::AfterFirst { initial: Duration::from_millis(100) },
+            delay: RestartDelay::Backoff { initial: Duration::from_millis(100) },
             stop_exit_codes: Vec::new(),
         }
     }
@@ -81,14 +83,21 @@ pub struct StopPolicy {
     #[schemars(with = "u64")]
     pub timeout: Duration,
     /// Send the stop signal to all processes of the tree, not only to the main process.
-    pub tree: bool,
+    #[serde(alias = "tree")]
+    pub whole_tree: bool,
     /// Send `shutdown` on the Node.js IPC channel instead of the signal, if the app has one.
-    pub message: bool,
+    #[serde(alias = "message")]
+    pub by_message: bool,
 }
 
 impl Default for StopPolicy {
     fn default() -> Self {
-        Self { signal: "SIGINT".into(), timeout: Duration::from_secs(10), tree: true, message: false }
+        Self {
+            signal: "SIGINT".into(),
+            timeout: Duration::from_secs(10),
+            whole_tree: true,
+            by_message: false,
+        }
     }
 }
 
@@ -115,9 +124,9 @@ pub enum ReadySignal {
     /// The program listens on a port; if it does not within the timeout, it is considered ready.
     Listening,
     /// The app reports readiness.
-    Said,
+    Notified,
     /// The readiness probe succeeds.
-    Probed,
+    ProbePassed,
 }
 
 impl Default for Readiness {

@@ -13,7 +13,8 @@ use super::millis;
 #[serde(deny_unknown_fields)]
 pub struct Probe {
     /// Probe action.
-    pub check: ProbeAction,
+    #[serde(alias = "check")]
+    pub action: ProbeAction,
     /// Interval between probes, in milliseconds.
     #[serde(with = "millis")]
     #[schemars(with = "u64")]
@@ -46,15 +47,15 @@ pub enum ProbeAction {
 
 impl Probe {
     /// A readiness probe with the default times.
-    pub fn ready(check: ProbeAction) -> Self {
+    pub fn readiness(check: ProbeAction) -> Self {
         let (interval, timeout) = (Duration::from_millis(500), Duration::from_secs(5));
-        Self { check, interval, timeout, retries: 1, start_period: Duration::ZERO }
+        Self { action: check, interval, timeout, retries: 1, start_period: Duration::ZERO }
     }
 
     /// A liveness probe with the default times.
-    pub fn health(check: ProbeAction) -> Self {
+    pub fn liveness(check: ProbeAction) -> Self {
         let (interval, timeout) = (Duration::from_secs(10), Duration::from_secs(5));
-        Self { check, interval, timeout, retries: 3, start_period: Duration::ZERO }
+        Self { action: check, interval, timeout, retries: 3, start_period: Duration::ZERO }
     }
 }
 
@@ -103,7 +104,7 @@ pub struct Autoscale {
 
 impl Autoscale {
     /// Between these numbers, by the usual rules.
-    pub fn between(min: u32, max: u32) -> Self {
+    pub fn new(min: u32, max: u32) -> Self {
         let (up_after, down_after) = (Duration::from_secs(10), Duration::from_secs(60));
         Self { min, max, cpu: 70, queue: 16, up_after, down_after }
     }

@@ -12,7 +12,8 @@ pub struct Rotation {
     /// Cron schedule for rotation: five fields, or six with leading seconds.
     pub schedule: Option<String>,
     /// Number of rotated files to keep of each file.
-    pub keep: Option<u32>,
+    #[serde(alias = "keep")]
+    pub retain: Option<u32>,
     /// Maximum age of rotated files, in milliseconds.
     pub max_age: Option<u64>,
     /// Maximum total size of the rotated files of the app, in bytes; the oldest are removed first.
@@ -34,7 +35,7 @@ impl Default for Rotation {
         Self {
             max_size: Some(10 << 20),
             schedule: Some("0 0 * * *".into()),
-            keep: Some(30),
+            retain: Some(30),
             max_age: None,
             max_total: None,
             compress: false,

@@ -29,16 +29,16 @@ const RUN: u64 = 77;
 struct Line(OwnedFd);
 
 impl ClusterHost for Line {
-    fn tell(&mut self, event: ClusterEvent) {
+    fn publish(&mut self, event: ClusterEvent) {
         if let ClusterEvent::Listening { .. } = event {
             say(self.0.as_fd(), "L", &[]);
         }
     }
 
-    fn keep(&mut self, order: FdStoreOp) {
+    fn store_fd(&mut self, order: FdStoreOp) {
         match order {
             FdStoreOp::Store(name, fd) => say(self.0.as_fd(), &format!("S{name}"), &[fd.as_fd()]),
-            FdStoreOp::Drop(name) => say(self.0.as_fd(), &format!("D{name}"), &[]),
+            FdStoreOp::Remove(name) => say(self.0.as_fd(), &format!("D{name}"), &[]),
         }
     }
 }
@@ -78,17 +78,25 @@ fn engine_process() {
         }
     };
     let facts: Vec<u64> = facts.split(' ').map(|word| word.parse().unwrap()).collect();
-    let path = if facts[0] == 0 { Mechanism::Take } else { Mechanism::Replace };
+    let path = if facts[0] == 0 { Mechanism::Duplicate } else { Mechanism::Inject };
     let family = TreeContext {
         keeper: 0,
         orphans: OrphanScope::KeeperChildren,
-        mark: RunMarker { name: "RSM_RUN", owner: "/cluster-test".into() },
+        marker: RunMarker { name: "RSM_RUN", owner: "/cluster-test".into() },
     };
     let engine = ClusterThread::start(Box::new(Line(line.try_clone().unwrap())), family, stored).unwrap();
-    engine.cluster().app(APP, PortSettings { slots: vec![0], ..PortSettings::default() });
+    engine.handle().set_app(APP, PortSettings { slots: vec![0], ..PortSettings::default() });
     let leader = ProcessRef { pid: i32::try_from(facts[1]).unwrap(), start_time: facts[2] };
     let why = String::new();
-    engine.cluster().began(RunStarted { run: RUN, app: APP.into(), slot: 0, leader, path, why, notifier });
+    engine.handle().run_started(RunStarted {
+        run: RUN,
+        app: APP.into(),
+        slot: 0,
+        leader,
+        mechanism: path,
+        reason: why,
+        notifier,
+    });
     assert!(hear(line.as_fd()).is_none());
 }
 
@@ -148,7 +156,7 @@ impl Keeper {
 
 #[test]
 fn calls_survive_killing_the_engine() {
-    for path in [Mechanism::Take, Mechanism::Replace] {
+    for path in [Mechanism::Duplicate, Mechanism::Inject] {
         let (read, write) = std::io::pipe().unwrap();
         let launch = LaunchSpec {
             program: "/usr/bin/env".into(),
@@ -157,7 +165,7 @@ fn calls_survive_killing_the_engine() {
             cwd: "/".into(),
             account: None,
             fds: vec![1, 2],
-            supervised_calls: path.calls(),
+            supervised_calls: path.supervised_calls(),
             limits: None,
             listen_pid: false,
         };
@@ -174,7 +182,7 @@ fn calls_survive_killing_the_engine() {
             }
         };
         let program = ProcessRef::of(forked.pid).unwrap();
-        let number = u8::from(path == Mechanism::Replace);
+        let number = u8::from(path == Mechanism::Inject);
         let facts = format!("{number} {} {}", program.pid, program.start_time);
         let mut keeper = Keeper { stored: BTreeMap::new(), notifier, facts, listened: 0 };
         for _ in 0..40 {

@@ -28,7 +28,7 @@ use programs::{
 use rsm::cluster::{Balance, ClusterEvent, Mechanism, PortSettings, PortWarning};
 use supervisor::{APP, Supervisor};
 
-const PATHS: [Mechanism; 2] = [Mechanism::Take, Mechanism::Replace];
+const PATHS: [Mechanism; 2] = [Mechanism::Duplicate, Mechanism::Inject];
 
 fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
@@ -152,7 +152,7 @@ fn connections_wait_while_run_is_replaced() {
         let run = supervisor.start_ready(0, &python("127.0.0.1", port));
         supervisor.kill(run);
         let early = std::thread::spawn(move || client(local(port)).ask());
-        supervisor.wait_ports(|ports| ports.iter().any(|port| port.waiting == Some(1)));
+        supervisor.wait_ports(|ports| ports.iter().any(|port| port.queued == Some(1)));
         supervisor.start_ready(0, &python("127.0.0.1", port));
         assert_eq!(early.join().unwrap().unwrap(), "0");
     }
@@ -160,7 +160,7 @@ fn connections_wait_while_run_is_replaced() {
 
 #[test]
 fn crashed_slot_gets_no_connections() {
-    let mut supervisor = Supervisor::new(Mechanism::Take, slots(2));
+    let mut supervisor = Supervisor::new(Mechanism::Duplicate, slots(2));
     let port = free_port();
     let first = supervisor.start_ready(0, &python("127.0.0.1", port));
     supervisor.start_ready(1, &python("127.0.0.1", port));
@@ -173,7 +173,7 @@ fn crashed_slot_gets_no_connections() {
     let again = supervisor.start(0, &python("127.0.0.1", port));
     supervisor.wait_for(|event| matches!(event, ClusterEvent::Listening { run, .. } if *run == again));
     assert_eq!(answering(&requests(50, local(port))), ["1"]);
-    supervisor.cluster().ready(again);
+    supervisor.cluster().set_ready(again);
     supervisor.ports();
     assert_eq!(answering(&requests(50, local(port))), ["0", "1"]);
 }
@@ -185,7 +185,7 @@ fn clients_are_refused_without_replacement() {
         let port = free_port();
         let runs = [0, 1].map(|slot| supervisor.start_ready(slot, &python("127.0.0.1", port)));
         for (slot, run) in (0..).zip(runs) {
-            supervisor.cluster().abandon(APP, slot);
+            supervisor.cluster().retire_slot(APP, slot);
             supervisor.kill(run);
             supervisor.ports();
             match slot {
@@ -202,8 +202,10 @@ fn clients_are_refused_without_replacement() {
 
 #[test]
 fn ip_hash_keeps_client_on_its_slot() {
-    let mut supervisor =
-        Supervisor::new(Mechanism::Take, PortSettings { balance: Balance::IpHash, doors: true, ..slots(3) });
+    let mut supervisor = Supervisor::new(
+        Mechanism::Duplicate,
+        PortSettings { balance: Balance::IpHash, probe_routes: true, ..slots(3) },
+    );
     let port = free_port();
     let runs = [0, 1, 2].map(|slot| supervisor.start_ready(slot, &python("127.0.0.1", port)));
     let clients: Vec<SocketAddr> = (0..300u16)
@@ -238,7 +240,7 @@ fn shared_balance_uses_one_socket() {
         let load = load(local(port));
         supervisor.reload(first, &node(port));
         load.finish().assert_clean();
-        supervisor.cluster().abandon(APP, 0);
+        supervisor.cluster().retire_slot(APP, 0);
         assert_eq!(supervisor.ports().len(), 1, "the other slot still has it");
     }
 }
@@ -258,11 +260,11 @@ fn other_user_shares_port_by_its_rights() {
         let low_port = privileged_port();
         let low = supervisor.start(2, &python("127.0.0.1", low_port));
         supervisor.wait_for(|event| {
-            matches!(event, ClusterEvent::Warning { warning: PortWarning::LowPort { .. }, .. })
+            matches!(event, ClusterEvent::Warning { warning: PortWarning::PrivilegedPort { .. }, .. })
         });
         supervisor.wait_gone(low);
         assert!(supervisor.output(low).contains("Permission denied"));
-        supervisor.cluster().app(APP, PortSettings { low_ports: true, ..slots(3) });
+        supervisor.cluster().set_app(APP, PortSettings { privileged: true, ..slots(3) });
         supervisor.start_ready(2, &python("127.0.0.1", low_port));
         requests(3, local(low_port)).assert_clean();
     }
@@ -276,7 +278,7 @@ fn foreign_port_is_not_taken() {
         let mut supervisor = Supervisor::new(path, slots(1));
         let run = supervisor.start(0, &python("127.0.0.1", port));
         supervisor.wait_for(|event| {
-            matches!(event, ClusterEvent::Warning { warning: PortWarning::Taken { .. }, .. })
+            matches!(event, ClusterEvent::Warning { warning: PortWarning::AddressInUse { .. }, .. })
         });
         supervisor.wait_gone(run);
         assert!(supervisor.output(run).contains("Address already in use"));
@@ -287,12 +289,12 @@ fn foreign_port_is_not_taken() {
 fn two_apps_share_port_with_warning() {
     for path in PATHS {
         let mut supervisor = Supervisor::new(path, slots(1));
-        supervisor.cluster().app("web", PortSettings { slots: vec![7], ..PortSettings::default() });
+        supervisor.cluster().set_app("web", PortSettings { slots: vec![7], ..PortSettings::default() });
         let port = free_port();
         supervisor.start_ready(0, &python("127.0.0.1", port));
         let other = supervisor.start_in("web", 7, &python("127.0.0.1", port));
         let warned = supervisor.wait_for(|event| matches!(event, ClusterEvent::Warning { .. }));
-        let ClusterEvent::Warning { warning: PortWarning::SharedWith { app, .. }, .. } = warned else {
+        let ClusterEvent::Warning { warning: PortWarning::SharedWithApp { app, .. }, .. } = warned else {
             panic!("{warned:?}")
         };
         assert_eq!(app, APP);
@@ -316,7 +318,7 @@ fn dual_stack_sockets_serve_both_families() {
         tally.assert_clean();
         assert_eq!(answering(&tally), ["0", "1"], "IPv4 on the same sockets");
         let both = supervisor.ports();
-        assert!(both.iter().all(|port| !port.address.only_v6), "{both:?}");
+        assert!(both.iter().all(|port| !port.address.v6_only), "{both:?}");
     }
 }
 
@@ -354,21 +356,21 @@ fn same_port_of_both_families_is_shared() {
             tally.assert_clean();
             assert_eq!(answering(&tally), ["0", "1"], "{path:?}: {tally:?}");
         }
-        let only_v6 = supervisor.ports().iter().filter(|port| port.address.only_v6).count();
+        let only_v6 = supervisor.ports().iter().filter(|port| port.address.v6_only).count();
         assert_eq!(only_v6, 2);
     }
 }
 
 #[test]
 fn runs_that_ended_unseen_get_no_connections() {
-    let mut supervisor = Supervisor::new(Mechanism::Take, slots(2));
+    let mut supervisor = Supervisor::new(Mechanism::Duplicate, slots(2));
     let port = free_port();
     let runs = [0, 1].map(|slot| supervisor.start_ready(slot, &python("127.0.0.1", port)));
     supervisor.ports();
     supervisor.lose_engine();
     supervisor.kill_unseen(runs[0]);
     supervisor.restore();
-    supervisor.cluster().all_began();
+    supervisor.cluster().recovery_complete();
     supervisor.ports();
     let tally = requests(50, local(port));
     tally.assert_clean();
@@ -377,12 +379,12 @@ fn runs_that_ended_unseen_get_no_connections() {
 
 #[test]
 fn scale_down_releases_ports() {
-    let mut supervisor = Supervisor::new(Mechanism::Take, slots(2));
+    let mut supervisor = Supervisor::new(Mechanism::Duplicate, slots(2));
     let port = free_port();
     let runs = [0, 1].map(|slot| supervisor.start_ready(slot, &python("127.0.0.1", port)));
     supervisor.kill(runs[1]);
     assert_eq!(supervisor.ports().len(), 2);
-    supervisor.cluster().app(APP, slots(1));
+    supervisor.cluster().set_app(APP, slots(1));
     assert_eq!(supervisor.ports().len(), 1);
     requests(20, local(port)).assert_clean();
 }
@@ -458,7 +460,7 @@ fn udp_is_shared_if_enabled() {
 
 #[test]
 fn udp_is_not_shared_by_default() {
-    let mut supervisor = Supervisor::new(Mechanism::Take, slots(2));
+    let mut supervisor = Supervisor::new(Mechanism::Duplicate, slots(2));
     let port = free_port();
     let first = supervisor.start(0, &["python3", "-c", UDP, &port.to_string()]);
     supervisor.wait_line(first, "bound");
@@ -470,27 +472,27 @@ fn udp_is_not_shared_by_default() {
 #[test]
 fn sockets_are_passed_without_seccomp() {
     let node_line = |port: u16| format!("node -e '{NODE}' -- {port}; true");
-    for path in [Mechanism::Listen, Mechanism::Preload] {
+    for path in [Mechanism::SocketActivation, Mechanism::NodePreload] {
         let mut supervisor = Supervisor::new(path, slots(2));
         let port = free_port();
         supervisor.listen = vec![port.to_string().parse().unwrap()];
         let argv = match path {
-            Mechanism::Listen => vec!["python3".to_owned(), "-c".into(), PASSED.into()],
+            Mechanism::SocketActivation => vec!["python3".to_owned(), "-c".into(), PASSED.into()],
             _ => vec!["sh".into(), "-c".into(), node_line(port)],
         };
         let mut runs: Vec<u64> = (0..2).map(|slot| supervisor.start(slot, &argv)).collect();
-        runs.iter().for_each(|run| supervisor.cluster().ready(*run));
+        runs.iter().for_each(|run| supervisor.cluster().set_ready(*run));
         supervisor.ports();
         // From the first moment: who comes early waits.
         let load = load(local(port));
         requests(20, local(port)).assert_clean();
-        if path == Mechanism::Listen {
+        if path == Mechanism::SocketActivation {
             for (slot, run) in (0..).zip(&mut runs) {
                 let new = supervisor.start(slot, &argv);
                 supervisor.wait_line(new, "serving");
-                supervisor.cluster().ready(new);
-                supervisor.cluster().quiet(*run);
-                supervisor.cluster().drained(*run).blocking_recv().unwrap();
+                supervisor.cluster().set_ready(new);
+                supervisor.cluster().drain(*run);
+                supervisor.cluster().wait_drained(*run).blocking_recv().unwrap();
                 supervisor.signal(*run, Signal::SIGTERM);
                 supervisor.wait_gone(*run);
                 *run = new;
@@ -559,8 +561,8 @@ fn multipath_sockets_become_plain_tcp() {
         let tally = requests(50, local(port));
         tally.assert_clean();
         assert_eq!(answering(&tally), ["0", "1"], "{path:?}: {tally:?}");
-        let taken = supervisor.wait_for(|event| matches!(event, ClusterEvent::Path { .. }));
-        assert!(matches!(taken, ClusterEvent::Path { path: Mechanism::Replace, .. }), "{taken:?}");
+        let taken = supervisor.wait_for(|event| matches!(event, ClusterEvent::Mechanism { .. }));
+        assert!(matches!(taken, ClusterEvent::Mechanism { mechanism: Mechanism::Inject, .. }), "{taken:?}");
     }
 }
 

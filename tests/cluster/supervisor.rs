@@ -37,15 +37,15 @@ struct World {
 }
 
 impl ClusterHost for World {
-    fn tell(&mut self, event: ClusterEvent) {
+    fn publish(&mut self, event: ClusterEvent) {
         let _ = self.events.send(event);
     }
 
-    fn keep(&mut self, order: FdStoreOp) {
+    fn store_fd(&mut self, order: FdStoreOp) {
         let mut kept = self.kept.lock().unwrap();
         match order {
             FdStoreOp::Store(name, fd) => drop(kept.insert(name, fd)),
-            FdStoreOp::Drop(name) => drop(kept.remove(&name)),
+            FdStoreOp::Remove(name) => drop(kept.remove(&name)),
         }
     }
 }
@@ -82,7 +82,7 @@ impl Supervisor {
         let (sender, events) = channel();
         let kept = Kept::default();
         let engine = start_engine(&sender, &kept, Vec::new());
-        engine.cluster().app(APP, settings);
+        engine.handle().set_app(APP, settings);
         let dir = tempfile::tempdir().unwrap();
         // Run numbers are marks that processes are found by; tests run beside each other.
         let next = u64::from(fastrand::u32(..)) << 16;
@@ -109,7 +109,7 @@ impl Supervisor {
     }
 
     pub fn cluster(&self) -> Cluster {
-        self.engine.as_ref().unwrap().cluster()
+        self.engine.as_ref().unwrap().handle()
     }
 
     /// Starts a program in a slot; its run's number.
@@ -129,13 +129,13 @@ impl Supervisor {
         env.extend([format!("RSM_RUN={}", mark().value(number)), format!("SLOT={slot}")]);
         let mut fds = vec![log.try_clone().unwrap(), log];
         let mut numbers = vec![1, 2];
-        if self.path.calls().is_none() {
+        if self.path.supervised_calls().is_none() {
             let (run, app, addresses) = (number, app.to_owned(), self.listen.clone());
             let opening = OpenRequest { run, app, slot, uid: 0, addresses };
-            fds.extend(self.cluster().open(opening).blocking_recv().unwrap().unwrap());
+            fds.extend(self.cluster().open_sockets(opening).blocking_recv().unwrap().unwrap());
             let script = passed::write_script(self.dir.path()).unwrap();
             let passed = PassedSockets::new(self.path, &self.listen, &script, "");
-            numbers.extend(passed.numbers);
+            numbers.extend(passed.fds);
             env.extend(passed.env.into_iter().map(|(name, value)| format!("{name}={value}")));
         }
         let mut words = vec!["env".to_owned()];
@@ -147,9 +147,9 @@ impl Supervisor {
             cwd: "/".into(),
             account: self.account.clone(),
             fds: numbers,
-            supervised_calls: self.path.calls(),
+            supervised_calls: self.path.supervised_calls(),
             limits: None,
-            listen_pid: self.path == Mechanism::Listen,
+            listen_pid: self.path == Mechanism::SocketActivation,
         };
         let forked = spawn::fork_launch(LaunchSource::Inline(Box::new(launch)), fds, None).unwrap();
         let mut notifier = None;
@@ -162,7 +162,7 @@ impl Supervisor {
                 other => panic!("{other:?}"),
             }
         }
-        assert_eq!(notifier.is_some(), self.path.calls().is_some());
+        assert_eq!(notifier.is_some(), self.path.supervised_calls().is_some());
         self.runs.push(Run { number, slot, pid: forked.pid, notifier, output, reaped: false });
         if self.engine.is_some() {
             self.tell_began(app, self.runs.len() - 1);
@@ -172,13 +172,13 @@ impl Supervisor {
 
     fn tell_began(&self, app: &str, at: usize) {
         let run = &self.runs[at];
-        self.cluster().began(RunStarted {
+        self.cluster().run_started(RunStarted {
             run: run.number,
             app: app.to_owned(),
             slot: run.slot,
             leader: ProcessRef::of(run.pid).unwrap_or(ProcessRef { pid: run.pid, start_time: 0 }),
-            path: self.path,
-            why: String::new(),
+            mechanism: self.path,
+            reason: String::new(),
             notifier: run.notifier.as_ref().map(|fd| fd.try_clone().unwrap()),
         });
     }
@@ -201,7 +201,7 @@ impl Supervisor {
     /// Waits until a run listens, and lets it have connections.
     pub fn wait_ready(&mut self, number: u64) {
         self.wait_for(|event| matches!(event, ClusterEvent::Listening { run, .. } if *run == number));
-        self.cluster().ready(number);
+        self.cluster().set_ready(number);
     }
 
     /// Starts a program in a slot and waits until it is ready.
@@ -238,15 +238,15 @@ impl Supervisor {
         let run = self.run(number);
         waitpid(Pid::from_raw(run.pid), None).unwrap();
         run.reaped = true;
-        self.cluster().ended(number);
+        self.cluster().run_ended(number);
     }
 
     /// A new run takes a slot over, then the old one goes.
     pub fn reload(&mut self, old: u64, argv: &[impl AsRef<str>]) -> u64 {
         let slot = self.run(old).slot;
         let new = self.start_ready(slot, argv);
-        self.cluster().quiet(old);
-        self.cluster().drained(old).blocking_recv().unwrap();
+        self.cluster().drain(old);
+        self.cluster().wait_drained(old).blocking_recv().unwrap();
         self.signal(old, Signal::SIGTERM);
         self.wait_gone(old);
         new
@@ -316,7 +316,7 @@ fn mark() -> RunMarker {
 fn start_engine(sender: &Sender<ClusterEvent>, kept: &Kept, stored: Vec<(String, OwnedFd)>) -> ClusterThread {
     let world = World { events: sender.clone(), kept: Arc::clone(kept) };
     let (keeper, orphans) = (std::process::id().cast_signed(), OrphanScope::KeeperChildren);
-    let family = TreeContext { keeper, orphans, mark: mark() };
+    let family = TreeContext { keeper, orphans, marker: mark() };
     ClusterThread::start(Box::new(world), family, stored).unwrap()
 }
 

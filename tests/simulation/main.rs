@@ -78,7 +78,7 @@ impl Simulation {
         self.events += 1;
         // The loop takes what is there in one heap, and never sleeps on an unfinished one.
         if self.supervisor.world.next_at().is_none_or(|at| at > self.supervisor.world.clock) {
-            self.supervisor.end_of_batch();
+            self.supervisor.finish_batch();
         }
         match self.supervisor.world.next() {
             Some(Due::Keeper(input) | Due::Daemon(input)) => self.input(input),
@@ -93,7 +93,7 @@ impl Simulation {
         self.checks.note(&input);
         self.supervisor.handle(input);
         if self.random().u32(..4) != 0 {
-            self.supervisor.end_of_batch();
+            self.supervisor.finish_batch();
         }
     }
 
@@ -134,7 +134,7 @@ impl Simulation {
         let (reply, answer) = oneshot::channel();
         let at = self.supervisor.world.clock;
         self.asked.push(Asked { at, change: change.clone(), key: key.clone(), answer });
-        self.input(Input::Command(SupervisorCommand::Change { change, key: Some(key), reply }));
+        self.input(Input::Command(SupervisorCommand::Apply { change, key: Some(key), reply }));
     }
 
     fn any_change(&mut self) -> Operation {
@@ -165,7 +165,7 @@ impl Simulation {
             20 => Operation::Signal(on.select, 10),
             24..40 => {
                 let with = random.bool().then(|| Box::new((any_app(random, name), Inherited::default())));
-                let online = |instance: &&Instance| matches!(instance.life.state, State::Online { .. });
+                let online = |instance: &&Instance| matches!(instance.status.state, State::Online { .. });
                 let ids = self.supervisor.instances().values().filter(online).map(|it| it.id);
                 let ids: Vec<u32> = ids.collect();
                 let id = self.random().choice(ids).unwrap_or(0);
@@ -178,10 +178,10 @@ impl Simulation {
                     named(&mut with);
                     with
                 });
-                Operation::Replace { id, with, after: Vec::new() }
+                Operation::Replace { id, with, earlier_runs: Vec::new() }
             }
             21 => {
-                let saved = saved::read(&self.supervisor.world.saved).unwrap_or_default();
+                let saved = saved::decode(&self.supervisor.world.saved).unwrap_or_default();
                 let saved =
                     if self.supervisor.instances().len() > 40 { saved::Snapshot::default() } else { saved };
                 Operation::Resurrect(saved)
@@ -201,11 +201,11 @@ impl Simulation {
         let saved = match world.random.u32(..10) {
             0..6 => {
                 world.daemon_died();
-                saved::read(&world.saved).unwrap_or_default()
+                saved::decode(&world.saved).unwrap_or_default()
             }
             6..9 => {
                 world.managers_died();
-                saved::read(&world.disk).unwrap_or_default()
+                saved::decode(&world.disk).unwrap_or_default()
             }
             _ => {
                 let last_run = world.forget_all();
@@ -221,8 +221,8 @@ impl Simulation {
             .map(|(id, run)| (*id, RunProcess { run: id.number, pid: run.pid, start_time: 1, since }));
         let kept = kept.collect();
         self.supervisor = Supervisor::new(world);
-        self.supervisor.restore(saved, &kept);
-        self.supervisor.end_of_batch();
+        self.supervisor.restore_snapshot(saved, &kept);
+        self.supervisor.finish_batch();
         self.checks.daemon_died(&self.supervisor);
         self.check();
         for asked in std::mem::take(&mut self.asked) {
@@ -241,7 +241,7 @@ impl Simulation {
             let (instances, runs) = (self.supervisor.instances(), &self.supervisor.world.runs);
             assert!(self.events < limit, "seed {}: never came to an end: {instances:#?} {runs:?}", self.seed);
         }
-        self.supervisor.end_of_batch();
+        self.supervisor.finish_batch();
         self.check();
         assert!(self.supervisor.world.unreleased.is_empty(), "seed {}: runs never released", self.seed);
     }

@@ -104,13 +104,13 @@ impl SimWorld {
         run.end = Some(exit.clone());
         run.left = leaves;
         let event = InstanceEvent::Exited { run: id.number, exit };
-        self.schedule(0, Due::Keeper(Input::Fact { instance: id.instance, event }));
+        self.schedule(0, Due::Keeper(Input::InstanceEvent { instance: id.instance, event }));
     }
 
     pub fn orphan_ended(&mut self, id: RunId) {
         if let Some(run) = self.runs.get_mut(&id).filter(|run| run.left > 0) {
             run.left -= 1;
-            self.schedule(0, Due::Keeper(Input::OrphanEnded));
+            self.schedule(0, Due::Keeper(Input::OrphanExited));
         }
     }
 
@@ -131,7 +131,7 @@ impl SimWorld {
             })
             .collect();
         for (id, event) in told {
-            self.schedule(1, Due::Keeper(Input::Fact { instance: id.instance, event }));
+            self.schedule(1, Due::Keeper(Input::InstanceEvent { instance: id.instance, event }));
         }
         // A start under way comes to its end without the daemon.
         let starting: Vec<RunId> = self
@@ -160,7 +160,7 @@ impl SimWorld {
             })
             .collect();
         for (id, event) in found {
-            self.schedule(1, Due::Keeper(Input::Fact { instance: id.instance, event }));
+            self.schedule(1, Due::Keeper(Input::InstanceEvent { instance: id.instance, event }));
         }
     }
 
@@ -182,26 +182,29 @@ impl SimWorld {
             None => return,
         };
         let event = InstanceEvent::Spawned { run: id.number, pid, start_time: 1 };
-        self.schedule(after, Due::Keeper(Input::Fact { instance: id.instance, event }));
+        self.schedule(after, Due::Keeper(Input::InstanceEvent { instance: id.instance, event }));
         // Most come to listen or say that they are ready, some late, some never.
         if self.random.u32(..8) != 0 {
             let ready = match self.random.bool() {
                 true => InstanceEvent::Ready { run: id.number },
-                false => InstanceEvent::Listens { run: id.number },
+                false => InstanceEvent::Listening { run: id.number },
             };
             let later = self.random.u64(..5_000);
-            self.schedule(after + later, Due::Daemon(Input::Fact { instance: id.instance, event: ready }));
+            self.schedule(
+                after + later,
+                Due::Daemon(Input::InstanceEvent { instance: id.instance, event: ready }),
+            );
         }
         // Some stop working some time, and some of these come back.
         if self.random.u32(..6) == 0 {
             let at = after + self.random.u64(..30_000);
             for more in 0..self.random.u64(1..5) {
                 let finding = if self.random.u32(..4) == 0 {
-                    ProbeReport::Works
+                    ProbeReport::Healthy
                 } else {
-                    ProbeReport::Fails("sick".into())
+                    ProbeReport::Unhealthy("sick".into())
                 };
-                self.schedule(at + more * 700, Due::Daemon(Input::Checked(id, finding)));
+                self.schedule(at + more * 700, Due::Daemon(Input::ProbeResult(id, finding)));
             }
         }
         let life = match self.random.u32(..10) {
@@ -247,7 +250,7 @@ impl World for SimWorld {
         if self.random.u32(..50) == 0 {
             let failure = StartFailure { step: StartStep::Exec, errno: 2, subject: String::new() };
             let event = InstanceEvent::SpawnFailed { run: run.number, failure };
-            self.schedule(after, Due::Keeper(Input::Fact { instance: run.instance, event }));
+            self.schedule(after, Due::Keeper(Input::InstanceEvent { instance: run.instance, event }));
             return;
         }
         let deaf = self.random.u32(..8) == 0;
@@ -265,26 +268,26 @@ impl World for SimWorld {
         }
     }
 
-    fn quiet(&mut self, run: RunId) {
+    fn drain(&mut self, run: RunId) {
         let after = self.random.u64(0..400);
         let event = InstanceEvent::Drained { run: run.number };
-        self.schedule(after, Due::Daemon(Input::Fact { instance: run.instance, event }));
+        self.schedule(after, Due::Daemon(Input::InstanceEvent { instance: run.instance, event }));
     }
 
-    fn aside(&mut self, _run: RunId) {}
+    fn pause_traffic(&mut self, _run: RunId) {}
 
     fn kill(&mut self, run: RunId, _process: RunProcess) {
         let after = if self.random.u32(..50) == 0 { self.random.u64(0..12_000) } else { self.soon() };
         self.schedule(after, Due::End(run, Exit::Signal { number: 9, core: false, oom: false }));
     }
 
-    fn sweep(&mut self, run: RunId, _process: RunProcess, kill: bool) {
+    fn clean_up_tree(&mut self, run: RunId, _process: RunProcess, kill: bool) {
         self.sweeps.push((run, kill));
     }
 
     fn signal(&mut self, _run: RunId, _number: i32) {}
 
-    fn release(&mut self, run: RunId) {
+    fn release_run(&mut self, run: RunId) {
         match self.runs.get(&run) {
             Some(known) if known.end.is_none() || known.left > 0 => {
                 self.broken.push(format!("{run:?} is released while alive: {known:?}"));
@@ -295,12 +298,15 @@ impl World for SimWorld {
         self.unreleased.remove(&run);
     }
 
-    fn timer(&mut self, instance: u32, at: u64) {
+    fn set_timer(&mut self, instance: u32, at: u64) {
         let after = at.saturating_sub(self.clock);
-        self.schedule(after, Due::Daemon(Input::Fact { instance, event: InstanceEvent::Due { at } }));
+        self.schedule(
+            after,
+            Due::Daemon(Input::InstanceEvent { instance, event: InstanceEvent::TimerFired { at } }),
+        );
     }
 
-    fn ready(&mut self, _run: RunId) {}
+    fn on_ready(&mut self, _run: RunId) {}
 
     fn missing_ports(&self, _: RunId, _: RunId) -> Vec<String> {
         Vec::new()
@@ -310,15 +316,15 @@ impl World for SimWorld {
         Vec::new()
     }
 
-    fn idle(&mut self, _instance: &Instance) {}
+    fn on_slot_idle(&mut self, _instance: &Instance) {}
 
-    fn began(&mut self, _instance: &Instance) {}
+    fn on_run_started(&mut self, _instance: &Instance) {}
 
-    fn pid_changed(&mut self, _instance: &Instance, _pid: Option<i32>) {}
+    fn write_pid_file(&mut self, _instance: &Instance, _pid: Option<i32>) {}
 
-    fn tell(&mut self, _event: EventView) {}
+    fn publish(&mut self, _event: EventView) {}
 
-    fn apps_changed(&mut self, _instances: &BTreeMap<u32, Instance>) {}
+    fn on_apps_changed(&mut self, _instances: &BTreeMap<u32, Instance>) {}
 
     fn save(&mut self, urgent: bool, state: &dyn Fn() -> Vec<u8>) -> bool {
         if !urgent && self.clock < self.last_save + 100 {
@@ -347,8 +353,8 @@ impl World for SimWorld {
                 }
             }
             let pids = (0..left).map(|index| 900 + index.cast_signed()).collect();
-            let event = InstanceEvent::Swept { run: id.number, left: pids };
-            self.schedule(0, Due::Daemon(Input::Fact { instance: id.instance, event }));
+            let event = InstanceEvent::TreeChecked { run: id.number, remaining: pids };
+            self.schedule(0, Due::Daemon(Input::InstanceEvent { instance: id.instance, event }));
         }
     }
 }

@@ -23,11 +23,11 @@ use crate::process::spawn::LaunchSpec;
 use crate::spec::Launcher;
 
 /// Directories whose programs go when a version manager drops their version.
-const VERSIONED: [&str; 6] =
+const VERSION_MANAGER_DIRS: [&str; 6] =
     ["/.nvm/", "/.fnm", "/.asdf/installs/", "/.pyenv/versions/", "/.rbenv/versions/", "/.local/share/mise/"];
 
 /// A finding for each app; the first instance stands for all.
-pub(super) async fn look(session: &Session) -> Vec<Check> {
+pub(super) async fn check_apps(session: &Session) -> Vec<Check> {
     let home = &session.home;
     let (saved, note) = match dump::load(home) {
         Ok(loaded) => loaded,
@@ -45,7 +45,7 @@ pub(super) async fn look(session: &Session) -> Vec<Check> {
             "empty; start your apps, then run `rsm save`",
         ));
     }
-    let runs = running(home).await;
+    let runs = list_running(home).await;
     if let Some(now) = &runs {
         findings.extend(drift(saved.instances(), now));
     }
@@ -55,14 +55,14 @@ pub(super) async fn look(session: &Session) -> Vec<Check> {
             let online = runs.as_ref().is_some_and(|now| {
                 now.iter().any(|view| view.name == instance.spec.name && view.status == Status::Online)
             });
-            findings.push(judged(instance, home, online));
+            findings.push(check_app(instance, home, online));
         }
     }
     findings
 }
 
 /// The list of the daemon, if one runs.
-async fn running(home: &Home) -> Option<Vec<InstanceView>> {
+async fn list_running(home: &Home) -> Option<Vec<InstanceView>> {
     Client::connect(home).await.ok()?.call(&Request::List).await.ok()
 }
 
@@ -84,13 +84,13 @@ fn drift(saved: &[Instance], now: &[InstanceView]) -> Option<Check> {
     Some(Check::new(CheckStatus::Warning, "saved list", text))
 }
 
-fn judged(instance: &Instance, home: &Home, online: bool) -> Check {
+fn check_app(instance: &Instance, home: &Home, online: bool) -> Check {
     let name = &instance.spec.name;
-    if instance.life.want != Want::Up {
+    if instance.status.want != Want::Up {
         return Check::new(CheckStatus::Ok, name, "saved as stopped");
     }
-    match tried(instance, home, online) {
-        Ok(text) if VERSIONED.iter().any(|dir| text.contains(dir)) => {
+    match try_app(instance, home, online) {
+        Ok(text) if VERSION_MANAGER_DIRS.iter().any(|dir| text.contains(dir)) => {
             let more = "; if this version is removed, the one in the login PATH is used";
             Check::new(CheckStatus::Ok, name, text + more)
         }
@@ -100,7 +100,7 @@ fn judged(instance: &Instance, home: &Home, online: bool) -> Check {
 }
 
 /// What would be executed; or why it could not be.
-fn tried(instance: &Instance, home: &Home, online: bool) -> Result<String, String> {
+fn try_app(instance: &Instance, home: &Home, online: bool) -> Result<String, String> {
     let spec = &instance.spec;
     if let Some(account) = &spec.account {
         let user = User::from_name(&account.user).ok().flatten();
@@ -130,27 +130,27 @@ fn tried(instance: &Instance, home: &Home, online: bool) -> Result<String, Strin
             return Err(format!("working directory {cwd} is not a directory; change cwd"));
         }
         Ok(_) if access(&spec.cwd, AccessFlags::X_OK).is_err() => {
-            return Err(format!("working directory {cwd}: permission denied for user {}", who()));
+            return Err(format!("working directory {cwd}: permission denied for user {}", current_user()));
         }
         Ok(_) => {}
     }
     let run = RunId { instance: instance.id, number: 1 };
-    let order = launch::launch(run, instance, home, Vec::new());
+    let order = launch::launch_spec(run, instance, home, Vec::new());
     let order = order.map_err(|failure| {
         format!("{} not found, neither in the PATH of the app nor in the login PATH; install it, or use an absolute path", failure.subject)
     })?;
     if spec.launcher != Launcher::Serve {
-        executable(&order.program)?;
+        check_executable(&order.program)?;
     }
     if let Launcher::Interpreter { .. } = spec.launcher {
         let script = spec.cwd.join(&spec.script);
         File::open(&script).map_err(|error| format!("script {}: {error}", script.display()))?;
     } else if spec.launcher == Launcher::Direct {
-        shebang(&order)?;
+        check_shebang(&order)?;
     }
-    log_places(instance, home)?;
+    check_log_files(instance, home)?;
     if !online {
-        ports(instance)?;
+        check_ports(instance)?;
     }
     let script = match &spec.launcher {
         Launcher::Interpreter { .. } => format!(" {}", spec.script),
@@ -159,11 +159,11 @@ fn tried(instance: &Instance, home: &Home, online: bool) -> Result<String, Strin
     Ok(format!("{}{script}", order.program.display()))
 }
 
-fn who() -> String {
+fn current_user() -> String {
     User::from_uid(geteuid()).ok().flatten().map_or_else(|| geteuid().to_string(), |user| user.name)
 }
 
-fn executable(program: &Path) -> Result<(), String> {
+fn check_executable(program: &Path) -> Result<(), String> {
     let shown = program.display();
     let meta = fs::metadata(program).map_err(|error| format!("{shown}: {error}"))?;
     if !meta.is_file() {
@@ -173,11 +173,11 @@ fn executable(program: &Path) -> Result<(), String> {
         return Err(format!("{shown} is not executable; run chmod +x {shown}"));
     }
     access(program, AccessFlags::X_OK)
-        .map_err(|_| format!("{shown}: user {} has no execute permission", who()))
+        .map_err(|_| format!("{shown}: user {} has no execute permission", current_user()))
 }
 
 /// What the kernel reads of `#!…`, and what `env` then looks up.
-fn shebang(order: &LaunchSpec) -> Result<(), String> {
+fn check_shebang(order: &LaunchSpec) -> Result<(), String> {
     let mut head = [0; 256];
     let Ok(length) = File::open(&order.program).and_then(|mut file| file.read(&mut head)) else {
         return Ok(()); // a program that may be executed but not read
@@ -187,15 +187,15 @@ fn shebang(order: &LaunchSpec) -> Result<(), String> {
     let mut words = line.split_whitespace();
     let interpreter = words.next().unwrap_or_default();
     let script = order.program.display();
-    executable(Path::new(interpreter))
+    check_executable(Path::new(interpreter))
         .map_err(|why| format!("{script}: interpreter {interpreter}: {why}"))?;
     let looked_up = words.find(|word| !word.starts_with('-')).filter(|_| interpreter.ends_with("/env"));
     let Some(name) = looked_up else { return Ok(()) };
     let path = order.env.iter().find_map(|var| var.strip_prefix("PATH=")).unwrap_or(launch::DEFAULT_PATH);
     let now = std::env::var("PATH").unwrap_or_default();
-    match launch::find(name, path, &order.cwd) {
+    match launch::find_program(name, path, &order.cwd) {
         Some(_) => Ok(()),
-        None => Err(match launch::find(name, &now, &order.cwd) {
+        None => Err(match launch::find_program(name, &now, &order.cwd) {
             Some(found) => format!(
                 "{script}: {name} is no longer in the PATH of the app, but at {}; run `rsm restart APP -a`, then `rsm save`",
                 found.display()
@@ -205,8 +205,8 @@ fn shebang(order: &LaunchSpec) -> Result<(), String> {
     }
 }
 
-fn log_places(instance: &Instance, home: &Home) -> Result<(), String> {
-    let files = logs::files(&instance.spec, instance.id, home);
+fn check_log_files(instance: &Instance, home: &Home) -> Result<(), String> {
+    let files = logs::log_files(&instance.spec, instance.id, home);
     for file in [files.out, files.err, files.combined].into_iter().flatten() {
         let there = file.ancestors().find(|path| path.exists()).map(PathBuf::from).unwrap_or_default();
         let wanted = if there.is_dir() { AccessFlags::W_OK | AccessFlags::X_OK } else { AccessFlags::W_OK };
@@ -214,7 +214,7 @@ fn log_places(instance: &Instance, home: &Home) -> Result<(), String> {
             format!(
                 "log file {} is not writable by user {}: {}: {}",
                 file.display(),
-                who(),
+                current_user(),
                 there.display(),
                 errno.desc()
             )
@@ -224,7 +224,7 @@ fn log_places(instance: &Instance, home: &Home) -> Result<(), String> {
 }
 
 /// The ports that it is known to want are free, and for this user.
-fn ports(instance: &Instance) -> Result<(), String> {
+fn check_ports(instance: &Instance) -> Result<(), String> {
     let of_env = instance.spec.env.get("PORT").into_iter();
     let wanted =
         of_env.chain(&instance.spec.listen).filter_map(|text| text.rsplit(':').next()?.parse::<u16>().ok());
@@ -234,7 +234,7 @@ fn ports(instance: &Instance) -> Result<(), String> {
                 return Err(format!("port {port} is in use by another program"));
             }
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                return Err(format!("port {port}: user {} may not bind ports below 1024", who()));
+                return Err(format!("port {port}: user {} may not bind ports below 1024", current_user()));
             }
             _ => {}
         }

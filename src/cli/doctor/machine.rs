@@ -18,15 +18,22 @@ use crate::settings::RsmSettings;
 use crate::version::version;
 
 /// Below this the next burst of logs, or the state, may not fit. Bytes.
-const LITTLE_SPACE: u64 = 256 << 20;
+const MIN_FREE_BYTES: u64 = 256 << 20;
 /// Apps with many connections want more.
-const FEW_FILES: u64 = 4096;
+const MIN_OPEN_FILES: u64 = 4096;
 
 /// Everything there is to see without changing anything.
-pub(super) async fn look(session: &Session) -> Vec<Check> {
-    let mut findings =
-        vec![home(session), space(session), settings(session), kernel(), cgroups(), files(), watches()];
-    findings.extend(daemon(session).await);
+pub(super) async fn check_machine(session: &Session) -> Vec<Check> {
+    let mut findings = vec![
+        check_home(session),
+        check_disk(session),
+        check_config(session),
+        check_kernel(),
+        cgroups(),
+        check_open_files(),
+        check_inotify(),
+    ];
+    findings.extend(check_daemon(session).await);
     findings
 }
 
@@ -42,8 +49,8 @@ fn failed(about: &str, text: impl Into<String>) -> Check {
     Check::new(CheckStatus::Failed, about, text)
 }
 
-fn home(session: &Session) -> Check {
-    let dir = session.home.dir();
+fn check_home(session: &Session) -> Check {
+    let dir = session.home.path();
     let shown = dir.display();
     match fs::metadata(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -63,19 +70,19 @@ fn home(session: &Session) -> Check {
     }
 }
 
-fn space(session: &Session) -> Check {
-    let there = session.home.dir().ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+fn check_disk(session: &Session) -> Check {
+    let there = session.home.path().ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let Ok(stat) = statvfs(there) else { return warning("disk", "free space unknown") };
     let free = stat.blocks_available().saturating_mul(stat.fragment_size());
-    let text = format!("{} MiB free for {}", free >> 20, session.home.dir().display());
-    if free < LITTLE_SPACE {
+    let text = format!("{} MiB free for {}", free >> 20, session.home.path().display());
+    if free < MIN_FREE_BYTES {
         failed("disk", format!("{text}; writing logs and state may fail"))
     } else {
         ok("disk", text)
     }
 }
 
-fn settings(session: &Session) -> Check {
+fn check_config(session: &Session) -> Check {
     match RsmSettings::load(&session.home) {
         Ok(settings) if settings.autosave() => ok("settings", "autosave is on"),
         Ok(_) => ok("settings", "autosave is off; enable it with `rsm conf autosave true`"),
@@ -83,7 +90,7 @@ fn settings(session: &Session) -> Check {
     }
 }
 
-fn kernel() -> Check {
+fn check_kernel() -> Check {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let release = release.trim();
     let mut numbers =
@@ -120,9 +127,9 @@ fn cgroups() -> Check {
     }
 }
 
-fn files() -> Check {
+fn check_open_files() -> Check {
     match getrlimit(Resource::RLIMIT_NOFILE) {
-        Ok((_, hard)) if hard < FEW_FILES => warning(
+        Ok((_, hard)) if hard < MIN_OPEN_FILES => warning(
             "open files",
             format!("limited to {hard}; raise `ulimit -Hn` for apps with many connections"),
         ),
@@ -131,7 +138,7 @@ fn files() -> Check {
     }
 }
 
-fn watches() -> Check {
+fn check_inotify() -> Check {
     let most = fs::read_to_string("/proc/sys/fs/inotify/max_user_watches").unwrap_or_default();
     match most.trim().parse::<u64>() {
         Ok(most) if most < 16_384 => warning(
@@ -143,7 +150,7 @@ fn watches() -> Check {
     }
 }
 
-async fn daemon(session: &Session) -> Vec<Check> {
+async fn check_daemon(session: &Session) -> Vec<Check> {
     let mut client = match Client::connect(&session.home).await {
         Ok(client) => client,
         Err(ClientError::NotRunning { .. }) if session.home.has_state() => {
@@ -171,17 +178,17 @@ async fn daemon(session: &Session) -> Vec<Check> {
         Err(_) => {
             return vec![failed(
                 "daemon",
-                format!("no response for 10 s; see {}", session.home.own_log().display()),
+                format!("no response for 10 s; see {}", session.home.daemon_log().display()),
             )];
         }
     };
     if let Ok(list) = client.call::<Vec<InstanceView>>(&Request::List).await {
-        findings.extend(apps(session, &list));
+        findings.extend(check_list(session, &list));
     }
     findings
 }
 
-fn apps(session: &Session, list: &[InstanceView]) -> Vec<Check> {
+fn check_list(session: &Session, list: &[InstanceView]) -> Vec<Check> {
     let errored: Vec<String> = list
         .iter()
         .filter(|view| view.status == Status::Errored)

@@ -18,23 +18,23 @@ use crate::ipc::start_daemon;
 use crate::paths::Home;
 
 /// Between two samples.
-const SECOND: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Events come in swarms; the list is asked for once after one.
-const SWARM: Duration = Duration::from_millis(30);
+const DEBOUNCE: Duration = Duration::from_millis(30);
 /// Between two looks at rsm itself and the machine.
-const SELDOM: Duration = Duration::from_secs(5);
+const INFO_INTERVAL: Duration = Duration::from_secs(5);
 /// Between two looks at the selection in full.
-const DETAILS: Duration = Duration::from_secs(2);
+const DETAIL_INTERVAL: Duration = Duration::from_secs(2);
 /// A daemon that takes longer is as good as none.
-const PATIENCE: Duration = Duration::from_secs(5);
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Keeper and daemon that died leave their state behind; so does, for a moment, `rsm kill`.
-const DEAD: Duration = Duration::from_secs(3);
+const DISCONNECT_AFTER: Duration = Duration::from_secs(3);
 
 /// The model's end.
 pub(super) struct DataFeed {
     /// What comes.
-    pub(super) news: mpsc::UnboundedReceiver<Update>,
-    say: mpsc::UnboundedSender<Update>,
+    pub(super) updates: mpsc::UnboundedReceiver<Update>,
+    sender: mpsc::UnboundedSender<Update>,
     selection: watch::Sender<Selectors>,
     home: Home,
 }
@@ -55,7 +55,7 @@ impl DataFeed {
         let poke = RefreshSignal::default();
         tokio::task::spawn_local(events(home.clone(), poke.clone()));
         tokio::task::spawn_local(Poller::new(home.clone(), say.clone(), selected, poke).run());
-        Self { news, say, selection, home }
+        Self { updates: news, sender: say, selection, home }
     }
 
     /// What to ask for in full; nothing if empty.
@@ -72,12 +72,12 @@ impl DataFeed {
 
     /// Has something done, and says what came of it.
     pub(super) fn perform(&self, deed: InstanceAction, select: Selectors) {
-        let (home, say) = (self.home.clone(), self.say.clone());
+        let (home, say) = (self.home.clone(), self.sender.clone());
         tokio::task::spawn_local(async move {
             let asked = async { Client::connect(&home).await?.call::<Report>(&request(deed, &select)).await };
             let news = match asked.await {
-                Ok(report) => told(deed, &report),
-                Err(error) => Update::Said { text: format!("{}: {error}", deed.word()), good: false },
+                Ok(report) => result_message(deed, &report),
+                Err(error) => Update::Message { text: format!("{}: {error}", deed.label()), good: false },
             };
             let _ = say.send(news); // the screen may be closed
         });
@@ -87,28 +87,28 @@ impl DataFeed {
 fn request(deed: InstanceAction, select: &Selectors) -> Request {
     let select = select.clone();
     match deed {
-        InstanceAction::Act(action) => Request::Act(action, ActOn { select, ..ActOn::default() }),
+        InstanceAction::Basic(action) => Request::Act(action, ActOn { select, ..ActOn::default() }),
         InstanceAction::Reload => Request::Reload(Reload { select, ..Reload::default() }),
         InstanceAction::Scale(to) => Request::Scale(select.into_iter().next().unwrap_or_default(), to),
     }
 }
 
 /// One line for all: the first problem, or how many came out well.
-fn told(deed: InstanceAction, report: &Report) -> Update {
+fn result_message(deed: InstanceAction, report: &Report) -> Update {
     let problem = report.instances.iter().find_map(|outcome| {
         let problem = outcome.problem.as_ref()?;
-        Some(format!("{}: {} (id {}): {problem}", deed.word(), outcome.name, outcome.id))
+        Some(format!("{}: {} (id {}): {problem}", deed.label(), outcome.name, outcome.id))
     });
     if let Some(text) = problem {
-        return Update::Said { text, good: false };
+        return Update::Message { text, good: false };
     }
     let lines = outcomes(report);
     let text = match lines.as_slice() {
-        [] => format!("{}: done", deed.word()),
+        [] => format!("{}: done", deed.label()),
         [only] => only.clone(),
-        several => format!("{}: {} instances done", deed.word(), several.len()),
+        several => format!("{}: {} instances done", deed.label(), several.len()),
     };
-    Update::Said { text, good: true }
+    Update::Message { text, good: true }
 }
 
 /// Pokes after each event, and when the stream breaks: that is how a daemon's end is heard of at once.
@@ -123,16 +123,16 @@ async fn events(home: Home, poke: RefreshSignal) {
             }
         }
         poke.now.notify_one();
-        tokio::time::sleep(SECOND / 2).await;
+        tokio::time::sleep(POLL_INTERVAL / 2).await;
     }
 }
 
 /// The one that asks.
 struct Poller {
     home: Home,
-    say: mpsc::UnboundedSender<Update>,
+    sender: mpsc::UnboundedSender<Update>,
     selection: watch::Receiver<Selectors>,
-    poke: RefreshSignal,
+    refresh: RefreshSignal,
     client: Option<Client>,
     /// When something is asked for again.
     info: Instant,
@@ -149,18 +149,27 @@ impl Poller {
         poke: RefreshSignal,
     ) -> Self {
         let now = Instant::now();
-        Self { home, say, selection, poke, client: None, info: now, details: now, down: None }
+        Self {
+            home,
+            sender: say,
+            selection,
+            refresh: poke,
+            client: None,
+            info: now,
+            details: now,
+            down: None,
+        }
     }
 
     /// Until the screen is closed.
     async fn run(mut self) {
-        let mut tick = tokio::time::interval(SECOND);
+        let mut tick = tokio::time::interval(POLL_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             let sample = tokio::select! {
                 _ = tick.tick() => true,
-                () = self.poke.now.notified() => {
-                    tokio::time::sleep(SWARM).await;
+                () = self.refresh.now.notified() => {
+                    tokio::time::sleep(DEBOUNCE).await;
                     self.details = Instant::now();
                     false
                 }
@@ -168,27 +177,27 @@ impl Poller {
                     if changed.is_err() {
                         return;
                     }
-                    tokio::time::sleep(SWARM).await;
+                    tokio::time::sleep(DEBOUNCE).await;
                     self.details = Instant::now();
                     false
                 }
             };
-            match self.look(sample).await {
+            match self.refresh(sample).await {
                 Ok(()) => self.down = None,
-                Err(error) => self.fail(error).await,
+                Err(error) => self.on_error(error).await,
             }
         }
     }
 
-    async fn look(&mut self, sample: bool) -> Result<(), ClientError> {
-        let instances: Vec<InstanceView> = self.ask(&Request::List).await?;
+    async fn refresh(&mut self, sample: bool) -> Result<(), ClientError> {
+        let instances: Vec<InstanceView> = self.call(&Request::List).await?;
         let there: Vec<String> = instances.iter().map(|view| view.id.to_string()).collect();
-        self.tell(Update::Listed { instances, sample });
+        self.send(Update::Listed { instances, sample });
         let now = Instant::now();
-        if self.poke.info.take() || now >= self.info {
-            let info: Info = self.ask(&Request::Info).await?;
-            self.tell(Update::Info(Box::new(info)));
-            self.info = now + SELDOM;
+        if self.refresh.info.take() || now >= self.info {
+            let info: Info = self.call(&Request::Info).await?;
+            self.send(Update::Info(Box::new(info)));
+            self.info = now + INFO_INTERVAL;
         }
         if now >= self.details {
             let select = self.selection.borrow_and_update().clone();
@@ -196,15 +205,15 @@ impl Poller {
             let select: Selectors = select.into_iter().filter(|id| there.contains(id)).collect();
             let details: Vec<InstanceDetail> = match select.is_empty() {
                 true => Vec::new(),
-                false => self.ask(&Request::Describe(select.into())).await.or_else(gone)?,
+                false => self.call(&Request::Describe(select.into())).await.or_else(ignore_not_found)?,
             };
-            self.tell(Update::Details(details));
-            self.details = now + DETAILS;
+            self.send(Update::Details(details));
+            self.details = now + DETAIL_INTERVAL;
         }
         Ok(())
     }
 
-    async fn ask<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ClientError> {
+    async fn call<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ClientError> {
         let asked = async {
             let mut client = match self.client.take() {
                 Some(client) => client,
@@ -214,34 +223,34 @@ impl Poller {
             self.client = Some(client);
             Ok(answer)
         };
-        let late = || ClientError::Lost(format!("no response within {} s", PATIENCE.as_secs()));
-        tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(late()))
+        let late = || ClientError::ConnectionLost(format!("no response within {} s", CALL_TIMEOUT.as_secs()));
+        tokio::time::timeout(CALL_TIMEOUT, asked).await.unwrap_or_else(|_| Err(late()))
     }
 
-    async fn fail(&mut self, error: ClientError) {
+    async fn on_error(&mut self, error: ClientError) {
         let why = match &error {
             ClientError::NotRunning { .. } => "the daemon is not running".to_owned(),
-            ClientError::Lost(_) => "the daemon is not responding".to_owned(),
+            ClientError::ConnectionLost(_) => "the daemon is not responding".to_owned(),
             other => other.to_string(),
         };
-        self.tell(Update::Down(why));
+        self.send(Update::Disconnected(why));
         let since = *self.down.get_or_insert_with(Instant::now);
         let died = matches!(error, ClientError::NotRunning { .. }) && self.home.has_state();
-        if died && since.elapsed() > DEAD {
+        if died && since.elapsed() > DISCONNECT_AFTER {
             // Why not, if it cannot be started, is told by the next look.
             self.client = start_daemon::connect_or_start(&self.home).await.ok().map(|(client, _)| client);
         }
     }
 
-    fn tell(&self, news: Update) {
-        let _ = self.say.send(news); // the screen may be closed
+    fn send(&self, news: Update) {
+        let _ = self.sender.send(news); // the screen may be closed
     }
 }
 
 /// An instance that went between two requests is not worth a word.
-fn gone(error: ClientError) -> Result<Vec<InstanceDetail>, ClientError> {
+fn ignore_not_found(error: ClientError) -> Result<Vec<InstanceDetail>, ClientError> {
     match error {
-        ClientError::Refused(_) => Ok(Vec::new()),
+        ClientError::Rejected(_) => Ok(Vec::new()),
         error => Err(error),
     }
 }

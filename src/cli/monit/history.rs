@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::ipc::message::InstanceView;
 
 /// Samples kept of an instance: ten minutes at one a second.
-const KEPT: usize = 600;
+const MAX_SAMPLES: usize = 600;
 
 /// What an instance, or several together, used at one time.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -27,7 +27,7 @@ pub(super) struct History {
 #[derive(Debug, Default)]
 struct ConnectionHistory {
     /// As was told last.
-    now: u64,
+    current: u64,
     /// One for each sample since they were told first, oldest first.
     samples: VecDeque<u64>,
 }
@@ -41,16 +41,16 @@ impl History {
         for view in instances {
             push(self.samples.entry(view.id).or_default(), Sample { cpu: view.cpu, memory: view.memory });
         }
-        self.connections.values_mut().for_each(|of| push(&mut of.samples, of.now));
+        self.connections.values_mut().for_each(|of| push(&mut of.samples, of.current));
     }
 
     /// Takes note of how many connections an instance has. They are told at other times than the list.
-    pub(super) fn note_connections(&mut self, id: u32, connections: u64) {
-        self.connections.entry(id).or_default().now = connections;
+    pub(super) fn record_connections(&mut self, id: u32, connections: u64) {
+        self.connections.entry(id).or_default().current = connections;
     }
 
     /// The last `most` samples of these instances together, oldest first.
-    pub(super) fn together(&self, ids: &[u32], most: usize) -> Vec<Sample> {
+    pub(super) fn sum(&self, ids: &[u32], most: usize) -> Vec<Sample> {
         let of: Vec<&VecDeque<Sample>> = ids.iter().filter_map(|id| self.samples.get(id)).collect();
         let length = of.iter().map(|samples| samples.len()).max().unwrap_or(0).min(most);
         let mut sums = vec![Sample::default(); length];
@@ -72,7 +72,7 @@ impl History {
 }
 
 fn push<T>(samples: &mut VecDeque<T>, sample: T) {
-    if samples.len() == KEPT {
+    if samples.len() == MAX_SAMPLES {
         samples.pop_front();
     }
     samples.push_back(sample);
@@ -94,7 +94,7 @@ mod tests {
         history.add(&[used(0, 1.0)]);
         history.add(&[used(0, 2.0), used(1, 5.0)]);
         let cpu = |ids: &[u32], most| -> Vec<f32> {
-            history.together(ids, most).iter().map(|sample| sample.cpu).collect()
+            history.sum(ids, most).iter().map(|sample| sample.cpu).collect()
         };
         assert_eq!((cpu(&[0, 1], 9), cpu(&[0, 1], 1), cpu(&[7], 9)), (vec![1.0, 7.0], vec![7.0], vec![]));
     }
@@ -103,13 +103,13 @@ mod tests {
     fn what_is_gone_is_forgotten_and_the_rest_bounded() {
         let mut history = History::default();
         history.add(&[used(0, 1.0)]);
-        history.note_connections(0, 2);
-        history.note_connections(0, 3);
+        history.record_connections(0, 2);
+        history.record_connections(0, 3);
         history.add(&[used(0, 1.0)]);
         history.add(&[used(0, 1.0)]);
         assert_eq!(history.connections(0, 5), [3, 3], "one a sample, as of cpu and memory");
-        (0..KEPT + 5).for_each(|_| history.add(&[used(1, 1.0)]));
-        assert!(history.together(&[0], 5).is_empty() && history.connections(0, 5).is_empty());
-        assert_eq!(history.together(&[1], usize::MAX).len(), KEPT);
+        (0..MAX_SAMPLES + 5).for_each(|_| history.add(&[used(1, 1.0)]));
+        assert!(history.sum(&[0], 5).is_empty() && history.connections(0, 5).is_empty());
+        assert_eq!(history.sum(&[1], usize::MAX).len(), MAX_SAMPLES);
     }
 }

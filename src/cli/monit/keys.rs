@@ -10,19 +10,19 @@ use super::wish::{InstanceAction, UiCommand};
 use crate::ipc::message::Action;
 
 /// Columns that an arrow moves log lines by.
-const SIDEWAYS: usize = 8;
+const SCROLL_COLUMNS: usize = 8;
 
 impl Model {
     /// Takes in what a person did.
-    pub(super) fn feel(&mut self, event: &Event) -> Option<UiCommand> {
+    pub(super) fn handle_event(&mut self, event: &Event) -> Option<UiCommand> {
         self.changed = true;
         match event {
             Event::Key(key) if key.kind != KeyEventKind::Release => self.key(*key),
             Event::Mouse(mouse) => self.mouse(*mouse),
             Event::Paste(text) => {
-                if let InputMode::Typing { text: typed, .. } = &mut self.mode {
+                if let InputMode::Prompt { text: typed, .. } = &mut self.mode {
                     typed.extend(text.chars().filter(|c| !c.is_control()));
-                    self.as_typed();
+                    self.apply_live();
                 }
                 None
             }
@@ -31,7 +31,7 @@ impl Model {
     }
 
     fn key(&mut self, key: KeyEvent) -> Option<UiCommand> {
-        self.said = None;
+        self.message = None;
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             match key.code {
                 KeyCode::Char('c') => return Some(UiCommand::Quit),
@@ -42,7 +42,7 @@ impl Model {
         }
         match &self.mode {
             InputMode::Normal => self.command(key),
-            InputMode::Typing { .. } => self.type_in(key),
+            InputMode::Prompt { .. } => self.on_prompt_key(key),
             InputMode::Confirm { .. } => self.confirm(key.code),
             InputMode::Help => {
                 self.mode = InputMode::Normal;
@@ -53,12 +53,12 @@ impl Model {
 
     fn command(&mut self, key: KeyEvent) -> Option<UiCommand> {
         match key.code {
-            KeyCode::Char(c) if !key.modifiers.contains(KeyModifiers::CONTROL) => return self.letter(c),
+            KeyCode::Char(c) if !key.modifiers.contains(KeyModifiers::CONTROL) => return self.on_letter(c),
             KeyCode::F(1) => self.mode = InputMode::Help,
-            KeyCode::Delete => self.ask(InstanceAction::Act(Action::Delete)),
+            KeyCode::Delete => self.open_confirm(InstanceAction::Basic(Action::Delete)),
             KeyCode::Tab | KeyCode::BackTab => self.change_focus(),
             KeyCode::Enter => self.full = !self.full,
-            KeyCode::Esc => self.back(),
+            KeyCode::Esc => self.on_escape(),
             code if self.full || self.focus == Focus::Pane => self.move_in_pane(code),
             code => self.move_in_tree(code),
         }
@@ -66,7 +66,7 @@ impl Model {
     }
 
     /// The commands that have a letter. Also reached by a click on the key in the last line.
-    pub(super) fn letter(&mut self, letter: char) -> Option<UiCommand> {
+    pub(super) fn on_letter(&mut self, letter: char) -> Option<UiCommand> {
         let in_pane = self.full || self.focus == Focus::Pane;
         match letter {
             'q' => return Some(UiCommand::Quit),
@@ -79,18 +79,18 @@ impl Model {
             'G' if in_pane => self.move_in_pane(KeyCode::End),
             'g' => self.select(0),
             'G' => self.select(usize::MAX),
-            '/' if in_pane && self.tab == Tab::Logs => self.begin(PromptKind::Search),
-            '/' => self.begin(PromptKind::Apps),
-            'f' => self.begin(PromptKind::Lines),
-            'n' => self.find(true),
-            'N' => self.find(false),
-            's' => return self.ask_for(InstanceAction::Act(Action::Start)),
-            'x' => return self.ask_for(InstanceAction::Act(Action::Stop)),
-            'r' => return self.ask_for(InstanceAction::Act(Action::Restart)),
-            'R' => return self.ask_for(InstanceAction::Reload),
-            'd' => return self.ask_for(InstanceAction::Act(Action::Delete)),
-            'i' => self.begin(PromptKind::Scale),
-            'o' => self.sort_by(self.shape.sort.next()),
+            '/' if in_pane && self.tab == Tab::Logs => self.open_prompt(PromptKind::Search),
+            '/' => self.open_prompt(PromptKind::Apps),
+            'f' => self.open_prompt(PromptKind::Lines),
+            'n' => self.find_next(true),
+            'N' => self.find_next(false),
+            's' => return self.confirm_action(InstanceAction::Basic(Action::Start)),
+            'x' => return self.confirm_action(InstanceAction::Basic(Action::Stop)),
+            'r' => return self.confirm_action(InstanceAction::Basic(Action::Restart)),
+            'R' => return self.confirm_action(InstanceAction::Reload),
+            'd' => return self.confirm_action(InstanceAction::Basic(Action::Delete)),
+            'i' => self.open_prompt(PromptKind::Scale),
+            'o' => self.sort_by(self.tree_options.sort.next()),
             'O' => self.reverse(),
             'z' => self.fold_all(),
             '1' => self.tab = Tab::Logs,
@@ -98,8 +98,8 @@ impl Model {
             '3' => self.tab = Tab::Charts,
             'l' => (self.tab, self.full) = (Tab::Logs, !(self.full && self.tab == Tab::Logs)),
             'p' | ' ' => self.pause(),
-            'w' => (self.pane.wrap, self.pane.shift) = (!self.pane.wrap, 0),
-            'e' => self.pane.show(match self.pane.streams {
+            'w' => (self.log_pane.wrap, self.log_pane.scroll_x) = (!self.log_pane.wrap, 0),
+            'e' => self.log_pane.set_streams(match self.log_pane.streams {
                 StreamFilter::Both => StreamFilter::Err,
                 StreamFilter::Err => StreamFilter::Out,
                 StreamFilter::Out => StreamFilter::Both,
@@ -114,59 +114,59 @@ impl Model {
     }
 
     /// Esc: one thing less, the innermost first.
-    fn back(&mut self) {
+    fn on_escape(&mut self) {
         if self.full {
             self.full = false;
-        } else if self.pane.marked().is_some() {
-            self.pane.search(None);
+        } else if self.log_pane.search_pattern().is_some() {
+            self.log_pane.search(None);
         } else if !self.line_filter.is_empty() {
             self.line_filter.clear();
-            self.pane.filter(None);
-        } else if !self.shape.filter.is_empty() {
-            self.shape.filter.clear();
-            self.arrange();
+            self.log_pane.filter(None);
+        } else if !self.tree_options.filter.is_empty() {
+            self.tree_options.filter.clear();
+            self.rebuild_rows();
         } else {
             self.focus = Focus::Tree;
-            self.pane.below = 0;
+            self.log_pane.lines_below = 0;
         }
     }
 
     fn pause(&mut self) {
-        self.pane.paused = !self.pane.paused;
-        if !self.pane.paused {
-            self.pane.below = 0;
+        self.log_pane.paused = !self.log_pane.paused;
+        if !self.log_pane.paused {
+            self.log_pane.lines_below = 0;
         }
     }
 
-    fn find(&mut self, older: bool) {
-        let found = if older { self.pane.find_older() } else { self.pane.find_newer() };
+    fn find_next(&mut self, older: bool) {
+        let found = if older { self.log_pane.find_older() } else { self.log_pane.find_newer() };
         if !found {
-            let text = match (self.pane.marked(), older) {
+            let text = match (self.log_pane.search_pattern(), older) {
                 (None, _) => "no search pattern; press Tab, then /",
                 (_, true) => "no earlier match",
                 (_, false) => "no later match",
             };
-            self.say(text, false);
+            self.set_message(text, false);
         }
     }
 
     /// Another order; the same again is reversed.
     pub(super) fn sort_by(&mut self, sort: super::tree::TreeSort) {
-        self.shape.reversed = self.shape.sort == sort && !self.shape.reversed;
-        self.shape.sort = sort;
-        self.arrange();
-        let way = if self.shape.reversed { ", reversed" } else { "" };
-        self.say(&format!("sorted by {}{way}", sort.title()), true);
+        self.tree_options.reversed = self.tree_options.sort == sort && !self.tree_options.reversed;
+        self.tree_options.sort = sort;
+        self.rebuild_rows();
+        let way = if self.tree_options.reversed { ", reversed" } else { "" };
+        self.set_message(&format!("sorted by {}{way}", sort.title()), true);
     }
 
     fn reverse(&mut self) {
-        self.shape.reversed = !self.shape.reversed;
-        self.arrange();
+        self.tree_options.reversed = !self.tree_options.reversed;
+        self.rebuild_rows();
     }
 
     pub(super) fn move_in_tree(&mut self, code: KeyCode) {
         let page = usize::from(self.areas.rows.height).max(2) - 1;
-        let at = self.place();
+        let at = self.selected_index();
         match code {
             KeyCode::Up => self.select(at.saturating_sub(1)),
             KeyCode::Down => self.select(at + 1),
@@ -177,8 +177,8 @@ impl Model {
             KeyCode::Left => self.fold(),
             KeyCode::Right => {
                 if let RowKey::App(name) = &self.selected {
-                    self.shape.folded.remove(name);
-                    self.arrange();
+                    self.tree_options.folded.remove(name);
+                    self.rebuild_rows();
                 }
             }
             _ => self.changed = false,
@@ -188,9 +188,9 @@ impl Model {
     /// Hides the instances of the selected app, which is selected then.
     pub(super) fn fold(&mut self) {
         if let Some(app) = self.app().map(str::to_owned) {
-            self.shape.folded.insert(app.clone());
+            self.tree_options.folded.insert(app.clone());
             self.selected = RowKey::App(app);
-            self.arrange();
+            self.rebuild_rows();
         }
     }
 
@@ -203,8 +203,8 @@ impl Model {
             KeyCode::PageDown => self.scroll(-page),
             KeyCode::Home => self.scroll(isize::MAX),
             KeyCode::End => self.scroll(-isize::MAX),
-            KeyCode::Left => self.pane.shift = self.pane.shift.saturating_sub(SIDEWAYS),
-            KeyCode::Right if !self.pane.wrap => self.pane.shift += SIDEWAYS,
+            KeyCode::Left => self.log_pane.scroll_x = self.log_pane.scroll_x.saturating_sub(SCROLL_COLUMNS),
+            KeyCode::Right if !self.log_pane.wrap => self.log_pane.scroll_x += SCROLL_COLUMNS,
             _ => self.changed = false,
         }
     }
@@ -212,35 +212,35 @@ impl Model {
     /// Scrolls the lower pane so many lines up.
     pub(super) fn scroll(&mut self, up: isize) {
         match self.tab {
-            Tab::Logs => self.pane.scroll(up),
+            Tab::Logs => self.log_pane.scroll(up),
             Tab::Details | Tab::Charts => {
                 self.details_top = self.details_top.saturating_add_signed(-up);
             }
         }
     }
 
-    fn ask_for(&mut self, deed: InstanceAction) -> Option<UiCommand> {
-        self.ask(deed);
+    fn confirm_action(&mut self, deed: InstanceAction) -> Option<UiCommand> {
+        self.open_confirm(deed);
         None
     }
 
     /// Asks before something is done.
-    fn ask(&mut self, deed: InstanceAction) {
+    fn open_confirm(&mut self, deed: InstanceAction) {
         if self.ids().is_empty() {
-            return self.say("nothing selected", false);
+            return self.set_message("nothing selected", false);
         }
-        let (select, what) = (self.selectors(), self.what());
-        self.mode = InputMode::Confirm { deed, select, what };
+        let (select, what) = (self.selectors(), self.selection_text());
+        self.mode = InputMode::Confirm { action: deed, select, what };
     }
 
     pub(super) fn confirm(&mut self, code: KeyCode) -> Option<UiCommand> {
         match code {
             KeyCode::Char('y' | 'Y') | KeyCode::Enter => {
-                let InputMode::Confirm { deed, select, what } = std::mem::take(&mut self.mode) else {
+                let InputMode::Confirm { action: deed, select, what } = std::mem::take(&mut self.mode) else {
                     return None;
                 };
-                self.say(&format!("{} {what}…", deed.word()), true);
-                Some(UiCommand::Do(deed, select))
+                self.set_message(&format!("{} {what}…", deed.label()), true);
+                Some(UiCommand::Run(deed, select))
             }
             KeyCode::Char('n' | 'N' | 'q') | KeyCode::Esc => {
                 self.mode = InputMode::Normal;

@@ -16,11 +16,11 @@ use crate::ipc::message::{LogItem, LogQuery, Selectors};
 use crate::paths::Home;
 
 /// Who goes through the tree quickly does not want every app's log.
-const SETTLED: Duration = Duration::from_millis(80);
+const DEBOUNCE: Duration = Duration::from_millis(80);
 /// Between two tries to reach a daemon.
-const AGAIN: Duration = Duration::from_millis(500);
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// Last lines of a stream to begin with, of an instance alone.
-const LINES: usize = 500;
+const BACKLOG_LINES: usize = 500;
 
 /// Whose lines are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,14 +40,14 @@ struct LineRing {
     number: u64,
     lines: VecDeque<Bytes>,
     /// How many were pushed out before anyone looked.
-    passed: u64,
+    dropped: u64,
 }
 
 /// The reader's end.
 pub(super) struct LogFeed {
     ring: Arc<Mutex<LineRing>>,
-    news: Arc<Notify>,
-    wanted: watch::Sender<LogSelection>,
+    changed: Arc<Notify>,
+    selection: watch::Sender<LogSelection>,
 }
 
 impl LogFeed {
@@ -58,7 +58,7 @@ impl LogFeed {
     pub(super) fn begin(home: Home) -> io::Result<Self> {
         let (ring, news) = (Arc::<Mutex<LineRing>>::default(), Arc::<Notify>::default());
         let (wanted, asked) = watch::channel(LogSelection::default());
-        let feed = Self { ring: ring.clone(), news: news.clone(), wanted };
+        let feed = Self { ring: ring.clone(), changed: news.clone(), selection: wanted };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let run = move || runtime.block_on(read(home, asked, FeedState { ring, news }));
         std::thread::Builder::new().name("log lines".into()).spawn(run)?;
@@ -66,23 +66,23 @@ impl LogFeed {
     }
 
     /// Changes whose lines are read.
-    pub(super) fn want(&self, wanted: LogSelection) {
-        self.wanted.send_replace(wanted);
+    pub(super) fn select(&self, wanted: LogSelection) {
+        self.selection.send_replace(wanted);
     }
 
     /// Resolves when there may be lines to take.
-    pub(super) async fn news(&self) {
-        self.news.notified().await;
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// Takes the lines that came, and how many were pushed out before them.
-    pub(super) fn take(&self) -> (Vec<LogItem>, u64) {
+    pub(super) fn drain(&self) -> (Vec<LogItem>, u64) {
         let (lines, passed) = {
             let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-            if ring.number != self.wanted.borrow().number {
+            if ring.number != self.selection.borrow().number {
                 return (Vec::new(), 0);
             }
-            (std::mem::take(&mut ring.lines), std::mem::take(&mut ring.passed))
+            (std::mem::take(&mut ring.lines), std::mem::take(&mut ring.dropped))
         };
         // What a newer daemon may say besides is not ours to show.
         (lines.iter().filter_map(|line| serde_json::from_slice(line).ok()).collect(), passed)
@@ -106,7 +106,7 @@ impl FeedState {
         for line in lines {
             if ring.lines.len() == SCROLLBACK {
                 ring.lines.pop_front();
-                ring.passed += 1;
+                ring.dropped += 1;
             }
             ring.lines.push_back(line);
         }
@@ -129,19 +129,19 @@ async fn read(home: Home, mut wanted: watch::Receiver<LogSelection>, shared: Fee
                 if changed.is_err() {
                     return;
                 }
-                tokio::time::sleep(SETTLED).await;
+                tokio::time::sleep(DEBOUNCE).await;
                 stream = None;
             }
             // However it ended, the daemon went or will answer again.
             _ = follow(&home, stream_now, &shared), if !now.select.is_empty() => {
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(RETRY_DELAY).await;
             }
         }
     }
 }
 
 fn query(wanted: &LogSelection) -> LogQuery {
-    let lines = (2 * LINES / wanted.instances.max(1)).clamp(1, LINES);
+    let lines = (2 * BACKLOG_LINES / wanted.instances.max(1)).clamp(1, BACKLOG_LINES);
     LogQuery { select: wanted.select.clone(), lines, follow: true, ..LogQuery::default() }
 }
 

@@ -43,9 +43,9 @@ use crate::cli::hangup::hangup;
 use crate::error::Error;
 
 /// News are drawn at most this often: more nobody can read.
-const FRAME: Duration = Duration::from_millis(66);
+const FRAME_INTERVAL: Duration = Duration::from_millis(66);
 /// The selection is asked for in full if it has no more instances than this.
-const DETAILED: usize = 32;
+const DETAIL_LIMIT: usize = 32;
 
 /// Shows the screen until the person leaves it.
 ///
@@ -55,10 +55,10 @@ pub(super) async fn monit(session: &Session) -> Result<(), Error> {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         return Err(Error::NoTerminal);
     }
-    let failed = |error| Error::System { what: "cannot use the terminal", error };
-    let mut screen = Screen::take().map_err(failed)?;
+    let failed = |error| Error::Io { context: "cannot use the terminal", error };
+    let mut screen = Screen::open().map_err(failed)?;
     let look = Theme { colour: session.style.colour };
-    let shown = LocalSet::new().run_until(show(&mut screen, look, session)).await;
+    let shown = LocalSet::new().run_until(run_screen(&mut screen, look, session)).await;
     drop(screen);
     match shown {
         // The terminal is gone, and with it who could read an error.
@@ -78,7 +78,7 @@ struct Signals {
     interrupt: Signal,
     quit: Signal,
     stop: Signal,
-    again: Signal,
+    resume: Signal,
     /// The terminal hung up, which only those hear by signal whose own it was. Whoever reads keys would be told of
     /// the end of the input again and again, and never end.
     gone: oneshot::Receiver<()>,
@@ -92,7 +92,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
             stop: signal(SignalKind::from_raw(libc::SIGTSTP))?,
-            again: signal(SignalKind::from_raw(libc::SIGCONT))?,
+            resume: signal(SignalKind::from_raw(libc::SIGCONT))?,
             gone: hangup(io::stdin())?,
         })
     }
@@ -104,56 +104,56 @@ impl Signals {
             _ = self.interrupt.recv() => UiCommand::Quit,
             _ = self.quit.recv() => UiCommand::Quit,
             _ = self.stop.recv() => UiCommand::Suspend,
-            _ = self.again.recv() => UiCommand::Redraw,
+            _ = self.resume.recv() => UiCommand::Redraw,
             Ok(()) = &mut self.gone => UiCommand::Quit,
         }
     }
 }
 
 /// The loop.
-async fn show(screen: &mut Screen, look: Theme, session: &Session) -> io::Result<()> {
+async fn run_screen(screen: &mut Screen, look: Theme, session: &Session) -> io::Result<()> {
     let mut signals = Signals::listen()?;
-    let mut input = input()?;
+    let mut input = spawn_input()?;
     let mut feed = DataFeed::begin(session.home.clone());
     let logs = LogFeed::begin(session.home.clone())?;
     let zone = TimeZone::system();
     let mut model = Model::default();
     model.changed = true;
-    model.shape.sort = session.sort.map(SortOrder::in_monit).unwrap_or_default();
+    model.tree_options.sort = session.sort.map(SortOrder::to_monit_column).unwrap_or_default();
     let mut followed = LogSelection::default();
     let mut next = Instant::now();
     loop {
         if model.changed && Instant::now() >= next {
             let mut areas = ClickAreas::default();
             screen.draw(|frame| areas = view::draw(&model, &look, &zone, frame))?;
-            model.drawn(areas);
-            next = Instant::now() + FRAME;
+            model.set_areas(areas);
+            next = Instant::now() + FRAME_INTERVAL;
         }
         let wish = tokio::select! {
             biased;
             event = input.recv() => {
                 let Some(event) = event else { return Ok(()) };
                 next = Instant::now();
-                feel(&mut model, event, &mut input)
+                handle_events(&mut model, event, &mut input)
             }
             wish = signals.next() => Some(wish),
-            news = feed.news.recv() => {
-                news.into_iter().for_each(|news| model.hear(news));
+            news = feed.updates.recv() => {
+                news.into_iter().for_each(|news| model.apply_update(news));
                 None
             }
             () = tokio::time::sleep_until(next), if model.changed => None,
             // A flood is looked at once a frame.
-            () = logs.news(), if !model.pane.paused && Instant::now() >= next => {
-                let (items, passed) = logs.take();
-                model.read(items, passed);
+            () = logs.changed(), if !model.log_pane.paused && Instant::now() >= next => {
+                let (items, passed) = logs.drain();
+                model.add_log_lines(items, passed);
                 if !model.changed {
-                    next = Instant::now() + FRAME;
+                    next = Instant::now() + FRAME_INTERVAL;
                 }
                 None
             }
             () = tokio::time::sleep_until(next), if Instant::now() < next => None,
         };
-        follow(&mut model, &feed, &logs, &mut followed);
+        update_subscription(&mut model, &feed, &logs, &mut followed);
         match wish {
             Some(UiCommand::Quit) => return Ok(()),
             Some(UiCommand::Suspend) => {
@@ -161,10 +161,10 @@ async fn show(screen: &mut Screen, look: Theme, session: &Session) -> io::Result
                 (model.changed, next) = (true, Instant::now());
             }
             Some(UiCommand::Redraw) => {
-                screen.retake()?;
+                screen.reopen()?;
                 model.changed = true;
             }
-            Some(UiCommand::Do(deed, select)) => feed.perform(deed, select),
+            Some(UiCommand::Run(deed, select)) => feed.perform(deed, select),
             None => {}
         }
     }
@@ -172,30 +172,34 @@ async fn show(screen: &mut Screen, look: Theme, session: &Session) -> io::Result
 
 /// Takes in what was typed, all of it that waits: a held key must not run behind itself. What ends a
 /// row of keys is a wish.
-fn feel(model: &mut Model, first: Event, input: &mut mpsc::UnboundedReceiver<Event>) -> Option<UiCommand> {
-    let mut wish = model.feel(&first);
+fn handle_events(
+    model: &mut Model,
+    first: Event,
+    input: &mut mpsc::UnboundedReceiver<Event>,
+) -> Option<UiCommand> {
+    let mut wish = model.handle_event(&first);
     while wish.is_none() {
         let Ok(event) = input.try_recv() else { break };
-        wish = model.feel(&event);
+        wish = model.handle_event(&event);
     }
     wish
 }
 
 /// Has the feeds follow the selection.
-fn follow(model: &mut Model, feed: &DataFeed, logs: &LogFeed, followed: &mut LogSelection) {
+fn update_subscription(model: &mut Model, feed: &DataFeed, logs: &LogFeed, followed: &mut LogSelection) {
     let ids = model.ids();
-    feed.select(if ids.len() <= DETAILED { ids } else { &[] });
+    feed.select(if ids.len() <= DETAIL_LIMIT { ids } else { &[] });
     let (select, instances) = if ids.is_empty() { (Vec::new(), 0) } else { (model.selectors(), ids.len()) };
     if select != followed.select {
         *followed = LogSelection { number: followed.number + 1, select, instances };
-        logs.want(followed.clone());
-        model.pane.clear();
+        logs.select(followed.clone());
+        model.log_pane.clear();
         model.details.clear();
     }
 }
 
 /// Keys and the mouse, read on a thread that ends with the process.
-fn input() -> io::Result<mpsc::UnboundedReceiver<Event>> {
+fn spawn_input() -> io::Result<mpsc::UnboundedReceiver<Event>> {
     let (send, events) = mpsc::unbounded_channel();
     let read = move || {
         while let Ok(event) = crossterm::event::read() {

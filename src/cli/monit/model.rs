@@ -9,7 +9,7 @@ use super::history::History;
 use super::pane::LogPane;
 use super::tree::{self, RowKey, TreeOptions, TreeRow, TreeSort};
 use super::wish::InstanceAction;
-use crate::cli::render::attention::{Alert, AlertContext, concerns, drifted};
+use crate::cli::render::attention::{Alert, AlertContext, alerts, drift_alerts};
 use crate::ipc::message::{Info, InstanceDetail, InstanceView, LogItem, Selectors};
 use crate::version::version;
 
@@ -20,9 +20,9 @@ pub(super) enum Connection {
     #[default]
     Unknown,
     /// It answers.
-    Up,
+    Connected,
     /// It does not; why, in words.
-    Down(String),
+    Disconnected(String),
 }
 
 /// What comes from the daemon.
@@ -35,9 +35,9 @@ pub(super) enum Update {
     /// The selection in full.
     Details(Vec<InstanceDetail>),
     /// Nobody answers.
-    Down(String),
+    Disconnected(String),
     /// What came of something that was asked for, and whether that is good.
-    Said { text: String, good: bool },
+    Message { text: String, good: bool },
 }
 
 /// A line that is being typed.
@@ -60,9 +60,9 @@ pub(super) enum InputMode {
     #[default]
     Normal,
     /// A line is typed; what it was before.
-    Typing { field: PromptKind, text: String, before: String },
+    Prompt { field: PromptKind, text: String, previous: String },
     /// Shall this be done?
-    Confirm { deed: InstanceAction, select: Selectors, what: String },
+    Confirm { action: InstanceAction, select: Selectors, what: String },
     /// The help is read.
     Help,
 }
@@ -123,7 +123,7 @@ pub(super) struct Model {
     pub(super) instances: Vec<InstanceView>,
     /// What is shown of them, from top to bottom.
     pub(super) rows: Vec<TreeRow>,
-    pub(super) shape: TreeOptions,
+    pub(super) tree_options: TreeOptions,
     pub(super) selected: RowKey,
     pub(super) mode: InputMode,
     pub(super) focus: Focus,
@@ -131,16 +131,16 @@ pub(super) struct Model {
     /// The lower pane has the whole screen.
     pub(super) full: bool,
     pub(super) history: History,
-    pub(super) pane: LogPane,
+    pub(super) log_pane: LogPane,
     /// What log lines are filtered by, as typed.
     pub(super) line_filter: String,
     pub(super) details: Vec<InstanceDetail>,
     /// Lines that the details are scrolled down.
     pub(super) details_top: usize,
     pub(super) info: Option<Info>,
-    pub(super) link: Connection,
+    pub(super) connection: Connection,
     /// What was said last, and whether it is good news; until the next key.
-    pub(super) said: Option<(String, bool)>,
+    pub(super) message: Option<(String, bool)>,
     /// Whether there is anything that was not drawn.
     pub(super) changed: bool,
     pub(super) areas: ClickAreas,
@@ -152,50 +152,50 @@ pub(super) struct Model {
 
 impl Model {
     /// Takes in news.
-    pub(super) fn hear(&mut self, news: Update) {
+    pub(super) fn apply_update(&mut self, news: Update) {
         match news {
             Update::Listed { instances, sample } => {
                 if sample {
                     self.history.add(&instances);
                 }
-                let back = matches!(self.link, Connection::Down(_));
+                let back = matches!(self.connection, Connection::Disconnected(_));
                 self.changed |= back || sample || instances != self.instances;
                 if back {
-                    self.say("reconnected to the daemon", true);
+                    self.set_message("reconnected to the daemon", true);
                 }
-                (self.instances, self.link) = (instances, Connection::Up);
-                self.arrange();
+                (self.instances, self.connection) = (instances, Connection::Connected);
+                self.rebuild_rows();
             }
-            Update::Info(info) => self.hear_info(*info),
+            Update::Info(info) => self.apply_info(*info),
             Update::Details(details) => {
                 for detail in &details {
                     if let Some(connections) = detail.connections {
-                        self.history.note_connections(detail.view.id, connections);
+                        self.history.record_connections(detail.view.id, connections);
                     }
                 }
                 self.changed = true;
                 self.details = details;
             }
-            Update::Down(why) => {
-                let link = Connection::Down(why);
-                self.changed |= self.link != link;
-                self.link = link;
+            Update::Disconnected(why) => {
+                let link = Connection::Disconnected(why);
+                self.changed |= self.connection != link;
+                self.connection = link;
             }
-            Update::Said { text, good } => self.say(&text, good),
+            Update::Message { text, good } => self.set_message(&text, good),
         }
     }
 
     /// Another daemon than before: apps did not notice, whoever looks should.
-    fn hear_info(&mut self, info: Info) {
+    fn apply_info(&mut self, info: Info) {
         let now = (info.daemon.pid, info.version.clone());
         match self.daemon.replace(now) {
             Some((_, version)) if version != info.version => {
                 self.upgraded = true;
                 let text = format!("upgraded from rsm {version} to {}; apps keep running", info.version);
-                self.say(&text, true);
+                self.set_message(&text, true);
             }
             Some((pid, _)) if pid != info.daemon.pid => {
-                self.say("the daemon was restarted; apps keep running", true);
+                self.set_message("the daemon was restarted; apps keep running", true);
             }
             _ => {}
         }
@@ -204,41 +204,41 @@ impl Model {
     }
 
     /// What needs attention, each with its command.
-    pub(super) fn concerns(&self) -> Vec<Alert> {
+    pub(super) fn alerts(&self) -> Vec<Alert> {
         let info = self.info.as_ref();
         let around = AlertContext {
-            other_version: info
+            daemon_version: info
                 .map(|info| info.version.clone())
                 .filter(|daemon| daemon != version() && !self.upgraded),
             unsaved: info.is_some_and(|info| info.unsaved),
             ..AlertContext::default() // the host has a row of its own
         };
-        concerns(&self.instances, &around).into_iter().chain(drifted(&self.instances)).collect()
+        alerts(&self.instances, &around).into_iter().chain(drift_alerts(&self.instances)).collect()
     }
 
     /// Takes in log lines; `passed` so many were left out before them.
-    pub(super) fn read(&mut self, items: Vec<LogItem>, passed: u64) {
+    pub(super) fn add_log_lines(&mut self, items: Vec<LogItem>, passed: u64) {
         self.changed |= !items.is_empty() && self.tab == Tab::Logs;
-        self.pane.missed(passed);
-        self.pane.take(items);
+        self.log_pane.push_missed(passed);
+        self.log_pane.push_items(items);
     }
 
     /// Takes note of where things were drawn.
-    pub(super) fn drawn(&mut self, areas: ClickAreas) {
-        self.pane.page = usize::from(areas.pane.height);
+    pub(super) fn set_areas(&mut self, areas: ClickAreas) {
+        self.log_pane.page = usize::from(areas.pane.height);
         self.details_top = self.details_top.min(areas.details_most);
         (self.areas, self.changed) = (areas, false);
     }
 
     /// Says something at the foot of the screen.
-    pub(super) fn say(&mut self, text: &str, good: bool) {
-        (self.said, self.changed) = (Some((text.to_owned(), good)), true);
+    pub(super) fn set_message(&mut self, text: &str, good: bool) {
+        (self.message, self.changed) = (Some((text.to_owned(), good)), true);
     }
 
     /// Makes the rows anew; the selection stays on what it was, or goes to what took its place.
-    pub(super) fn arrange(&mut self) {
-        let before = self.place();
-        self.rows = tree::rows(&self.instances, &self.shape);
+    pub(super) fn rebuild_rows(&mut self) {
+        let before = self.selected_index();
+        self.rows = tree::rows(&self.instances, &self.tree_options);
         if !self.rows.iter().any(|row| row.key == self.selected) {
             let at = before.min(self.rows.len().saturating_sub(1));
             self.selected = self.rows.get(at).map(|row| row.key.clone()).unwrap_or_default();
@@ -246,7 +246,7 @@ impl Model {
     }
 
     /// The place of the selected row.
-    pub(super) fn place(&self) -> usize {
+    pub(super) fn selected_index(&self) -> usize {
         self.rows.iter().position(|row| row.key == self.selected).unwrap_or(0)
     }
 
@@ -274,7 +274,7 @@ impl Model {
         match &self.selected {
             RowKey::All => None,
             RowKey::App(name) => Some(name),
-            RowKey::One(id) => {
+            RowKey::Instance(id) => {
                 self.instances.iter().find(|view| view.id == *id).map(|view| view.name.as_str())
             }
         }
@@ -285,22 +285,24 @@ impl Model {
     pub(super) fn selectors(&self) -> Selectors {
         let ids = |ids: &[u32]| ids.iter().map(u32::to_string).collect();
         match &self.selected {
-            RowKey::All if self.shape.filter.is_empty() => vec!["all".into()],
+            RowKey::All if self.tree_options.filter.is_empty() => vec!["all".into()],
             RowKey::All => ids(self.ids()),
-            RowKey::App(name) if self.shape.filter.is_empty() && is_plain(name) => vec![name.clone()],
-            RowKey::App(_) | RowKey::One(_) => ids(self.ids()),
+            RowKey::App(name) if self.tree_options.filter.is_empty() && is_safe_selector(name) => {
+                vec![name.clone()]
+            }
+            RowKey::App(_) | RowKey::Instance(_) => ids(self.ids()),
         }
     }
 
     /// What is selected, in words.
-    pub(super) fn what(&self) -> String {
+    pub(super) fn selection_text(&self) -> String {
         let count = self.ids().len();
         match (&self.selected, self.app()) {
-            (RowKey::One(id), Some(app)) => format!("{app} (id {id})"),
+            (RowKey::Instance(id), Some(app)) => format!("{app} (id {id})"),
             (RowKey::App(name), _) if count == 1 => name.clone(),
             (RowKey::App(name), _) => format!("{name} ({count} instances)"),
-            _ if self.shape.filter.is_empty() => format!("all {count} instances"),
-            _ => format!("{count} instances that match \"{}\"", self.shape.filter),
+            _ if self.tree_options.filter.is_empty() => format!("all {count} instances"),
+            _ => format!("{count} instances that match \"{}\"", self.tree_options.filter),
         }
     }
 
@@ -308,14 +310,14 @@ impl Model {
     pub(super) fn fold_all(&mut self) {
         let several: BTreeSet<String> =
             self.rows.iter().filter(|row| row.unfolded.is_some()).map(|row| row.label.clone()).collect();
-        let all_folded = several.is_subset(&self.shape.folded);
-        self.shape.folded = if all_folded { BTreeSet::new() } else { several };
-        self.arrange();
+        let all_folded = several.is_subset(&self.tree_options.folded);
+        self.tree_options.folded = if all_folded { BTreeSet::new() } else { several };
+        self.rebuild_rows();
     }
 }
 
 /// Whether a selector of this text can only mean the app.
-fn is_plain(name: &str) -> bool {
+fn is_safe_selector(name: &str) -> bool {
     name != "all" && !name.starts_with('/') && name.parse::<u32>().is_err()
 }
 
@@ -331,7 +333,7 @@ pub(super) mod tests {
         let mut second = view(1, "api", Status::Online);
         second.number = 1;
         let instances = vec![view(0, "api", Status::Online), second, view(2, "网关", Status::Errored)];
-        model.hear(Update::Listed { instances, sample: true });
+        model.apply_update(Update::Listed { instances, sample: true });
         model
     }
 
@@ -339,13 +341,16 @@ pub(super) mod tests {
     fn the_selection_survives_what_happens_around_it() {
         let mut model = model();
         model.select(3);
-        assert_eq!((model.selected.clone(), model.what()), (RowKey::One(1), "api (id 1)".into()));
+        assert_eq!(
+            (model.selected.clone(), model.selection_text()),
+            (RowKey::Instance(1), "api (id 1)".into())
+        );
         let fewer = |ids: &[u32]| ids.iter().map(|id| view(*id, "api", Status::Online)).collect();
-        model.hear(Update::Listed { instances: fewer(&[1, 5, 6]), sample: false });
-        assert_eq!(model.selected, RowKey::One(1));
-        model.hear(Update::Listed { instances: fewer(&[5, 6]), sample: false });
-        assert_eq!(model.selected, RowKey::One(5), "the next takes the place of what is gone");
-        model.hear(Update::Listed { instances: Vec::new(), sample: false });
+        model.apply_update(Update::Listed { instances: fewer(&[1, 5, 6]), sample: false });
+        assert_eq!(model.selected, RowKey::Instance(1));
+        model.apply_update(Update::Listed { instances: fewer(&[5, 6]), sample: false });
+        assert_eq!(model.selected, RowKey::Instance(5), "the next takes the place of what is gone");
+        model.apply_update(Update::Listed { instances: Vec::new(), sample: false });
         assert_eq!((model.selected.clone(), model.ids().len()), (RowKey::All, 0));
     }
 
@@ -357,7 +362,7 @@ pub(super) mod tests {
             view(5, "7", Status::Online),
             view(6, "web", Status::Online),
         ];
-        model.hear(Update::Listed { instances, sample: false });
+        model.apply_update(Update::Listed { instances, sample: false });
         let mut selectors = |place| {
             model.select(place);
             model.selectors().join(" ")
@@ -368,12 +373,12 @@ pub(super) mod tests {
     #[test]
     fn a_daemon_that_dies_and_its_successor_are_told() {
         let mut model = model();
-        model.hear(Update::Down("the daemon is not responding".into()));
-        assert_eq!(model.link, Connection::Down("the daemon is not responding".into()));
-        model.hear(Update::Listed { instances: Vec::new(), sample: false });
+        model.apply_update(Update::Disconnected("the daemon is not responding".into()));
+        assert_eq!(model.connection, Connection::Disconnected("the daemon is not responding".into()));
+        model.apply_update(Update::Listed { instances: Vec::new(), sample: false });
         assert_eq!(
-            (model.link.clone(), model.said.unwrap().0.as_str()),
-            (Connection::Up, "reconnected to the daemon")
+            (model.connection.clone(), model.message.unwrap().0.as_str()),
+            (Connection::Connected, "reconnected to the daemon")
         );
     }
 
@@ -382,7 +387,7 @@ pub(super) mod tests {
         let mut model = model();
         model.changed = false;
         let instances = model.instances.clone();
-        model.hear(Update::Listed { instances, sample: false });
+        model.apply_update(Update::Listed { instances, sample: false });
         assert!(!model.changed);
     }
 }

@@ -7,15 +7,15 @@ use super::model::{Focus, InputMode, Model};
 use super::wish::UiCommand;
 
 /// Lines that a turn of the wheel moves.
-const WHEEL: isize = 3;
+const WHEEL_LINES: isize = 3;
 
 impl Model {
     /// What the mouse did.
     pub(super) fn mouse(&mut self, mouse: MouseEvent) -> Option<UiCommand> {
         let at = Position::new(mouse.column, mouse.row);
         match mouse.kind {
-            MouseEventKind::ScrollUp => self.wheel(at, WHEEL),
-            MouseEventKind::ScrollDown => self.wheel(at, -WHEEL),
+            MouseEventKind::ScrollUp => self.wheel(at, WHEEL_LINES),
+            MouseEventKind::ScrollDown => self.wheel(at, -WHEEL_LINES),
             MouseEventKind::Down(MouseButton::Left) => return self.click(at),
             _ => self.changed = false,
         }
@@ -26,7 +26,7 @@ impl Model {
         if self.areas.pane.contains(at) {
             self.scroll(up);
         } else if self.areas.rows.contains(at) {
-            self.select(self.place().saturating_add_signed(-up));
+            self.select(self.selected_index().saturating_add_signed(-up));
         }
     }
 
@@ -39,7 +39,7 @@ impl Model {
         {
             return match self.mode {
                 InputMode::Confirm { .. } => self.confirm(KeyCode::Char(letter)),
-                _ => self.letter(letter),
+                _ => self.on_letter(letter),
             };
         } else if self.mode != InputMode::Normal {
         } else if let Some(tab) = self.areas.tabs.iter().find_map(hit) {
@@ -50,7 +50,7 @@ impl Model {
             self.sort_by(sort);
         } else if self.areas.rows.contains(at) {
             self.focus = Focus::Tree;
-            self.press(self.areas.top + usize::from(at.y - self.areas.rows.y));
+            self.click_row(self.areas.top + usize::from(at.y - self.areas.rows.y));
         } else if self.areas.pane.contains(at) {
             self.focus = Focus::Pane;
         }
@@ -58,7 +58,7 @@ impl Model {
     }
 
     /// A click on a row selects it; on the selected app it folds or unfolds it.
-    fn press(&mut self, place: usize) {
+    fn click_row(&mut self, place: usize) {
         let Some(row) = self.rows.get(place) else { return };
         match (row.key == self.selected, row.unfolded) {
             (true, Some(true)) => self.fold(),

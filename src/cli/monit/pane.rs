@@ -73,11 +73,11 @@ impl LinePattern {
 pub(super) struct LogPane {
     lines: VecDeque<LogLine>,
     /// Indices of the lines that are shown.
-    shown: VecDeque<u64>,
+    visible: VecDeque<u64>,
     /// The number of the first line in `lines`.
     first: u64,
     /// How many of the shown lines are below the window.
-    pub(super) below: usize,
+    pub(super) lines_below: usize,
     /// Nothing new is taken in.
     pub(super) paused: bool,
     /// Long lines go on in the next row.
@@ -85,7 +85,7 @@ pub(super) struct LogPane {
     /// Which streams are shown.
     pub(super) streams: StreamFilter,
     /// Columns that a line is moved to the left.
-    pub(super) shift: usize,
+    pub(super) scroll_x: usize,
     /// Rows there are to show lines in, as of the last drawing.
     pub(super) page: usize,
     filter: Option<LinePattern>,
@@ -96,120 +96,121 @@ impl LogPane {
     /// Forgets all lines: another app is looked at.
     pub(super) fn clear(&mut self) {
         self.lines.clear();
-        self.shown.clear();
-        (self.first, self.below, self.paused, self.shift) = (0, 0, false, 0);
+        self.visible.clear();
+        (self.first, self.lines_below, self.paused, self.scroll_x) = (0, 0, false, 0);
     }
 
     /// Takes in lines. What one looks at stays where it is, unless it is the end.
-    pub(super) fn take(&mut self, items: impl IntoIterator<Item = LogItem>) {
+    pub(super) fn push_items(&mut self, items: impl IntoIterator<Item = LogItem>) {
         for item in items {
             let line = match item {
                 LogItem::Line { id, name, stream, line, .. } => {
-                    LogLine { from: Some((id, name)), stream, text: text::tamed(&line) }
+                    LogLine { from: Some((id, name)), stream, text: text::sanitize_line(&line) }
                 }
-                LogItem::Missed { lines } => self::missed(lines),
-                LogItem::Places { .. } => continue,
+                LogItem::Missed { lines } => self::push_missed(lines),
+                LogItem::Positions { .. } => continue,
             };
             self.push(line);
         }
     }
 
     /// Says that lines were passed over.
-    pub(super) fn missed(&mut self, lines: u64) {
+    pub(super) fn push_missed(&mut self, lines: u64) {
         if lines > 0 {
-            self.push(self::missed(lines));
+            self.push(self::push_missed(lines));
         }
     }
 
     fn push(&mut self, line: LogLine) {
         if self.lines.len() == SCROLLBACK {
             self.lines.pop_front();
-            if self.shown.front() == Some(&self.first) {
-                self.shown.pop_front();
+            if self.visible.front() == Some(&self.first) {
+                self.visible.pop_front();
             }
             self.first += 1;
         }
-        if self.wants(&line) {
-            self.shown.push_back(self.first + self.lines.len() as u64);
-            if self.below > 0 {
-                self.below = (self.below + 1).min(self.shown.len().saturating_sub(1));
+        if self.is_visible(&line) {
+            self.visible.push_back(self.first + self.lines.len() as u64);
+            if self.lines_below > 0 {
+                self.lines_below = (self.lines_below + 1).min(self.visible.len().saturating_sub(1));
             }
         }
         self.lines.push_back(line);
     }
 
-    fn wants(&self, line: &LogLine) -> bool {
+    fn is_visible(&self, line: &LogLine) -> bool {
         self.streams.shows(line.stream) && self.filter.as_ref().is_none_or(|filter| filter.is_in(&line.text))
     }
 
     /// Shows only these streams.
-    pub(super) fn show(&mut self, streams: StreamFilter) {
+    pub(super) fn set_streams(&mut self, streams: StreamFilter) {
         self.streams = streams;
-        self.sift();
+        self.refilter();
     }
 
     /// Shows only lines that have this.
     pub(super) fn filter(&mut self, pattern: Option<LinePattern>) {
         self.filter = pattern;
-        self.sift();
+        self.refilter();
     }
 
-    fn sift(&mut self) {
-        let wanted = self.lines.iter().enumerate().filter(|(_, line)| self.wants(line));
-        self.shown = wanted.map(|(at, _)| self.first + at as u64).collect();
-        self.below = 0;
+    fn refilter(&mut self) {
+        let wanted = self.lines.iter().enumerate().filter(|(_, line)| self.is_visible(line));
+        self.visible = wanted.map(|(at, _)| self.first + at as u64).collect();
+        self.lines_below = 0;
     }
 
     /// Marks this wherever it is, and goes to where it was last.
     pub(super) fn search(&mut self, pattern: Option<LinePattern>) -> bool {
         self.search = pattern;
-        self.below = 0;
+        self.lines_below = 0;
         self.search.is_none() || self.find_from(0)
     }
 
     /// The pattern that is marked.
-    pub(super) fn marked(&self) -> Option<&LinePattern> {
+    pub(super) fn search_pattern(&self) -> Option<&LinePattern> {
         self.search.as_ref()
     }
 
     /// Goes to the next older line that has what is searched for; false if there is none.
     pub(super) fn find_older(&mut self) -> bool {
-        self.find_from(self.below + 1)
+        self.find_from(self.lines_below + 1)
     }
 
     fn find_from(&mut self, below: usize) -> bool {
         let Some(pattern) = &self.search else { return false };
         let found = (below..self.len())
             .find(|below| self.nth_last(*below).is_some_and(|line| pattern.is_in(&line.text)));
-        found.map(|below| self.below = below).is_some()
+        found.map(|below| self.lines_below = below).is_some()
     }
 
     /// Goes to the next newer line that has what is searched for; false if there is none.
     pub(super) fn find_newer(&mut self) -> bool {
         let Some(pattern) = &self.search else { return false };
-        let mut newer = (0..self.below).rev();
+        let mut newer = (0..self.lines_below).rev();
         let found = newer.find(|below| self.nth_last(*below).is_some_and(|line| pattern.is_in(&line.text)));
-        found.map(|below| self.below = below).is_some()
+        found.map(|below| self.lines_below = below).is_some()
     }
 
     /// Goes so many lines towards the older ones (negative: newer).
     pub(super) fn scroll(&mut self, lines: isize) {
-        self.below = self.below.saturating_add_signed(lines).min(self.len().saturating_sub(self.page.max(1)));
+        self.lines_below =
+            self.lines_below.saturating_add_signed(lines).min(self.len().saturating_sub(self.page.max(1)));
     }
 
     /// How many lines are shown.
     pub(super) fn len(&self) -> usize {
-        self.shown.len()
+        self.visible.len()
     }
 
     /// The shown line that has so many newer ones after it.
     pub(super) fn nth_last(&self, newer: usize) -> Option<&LogLine> {
-        let number = self.shown.get(self.shown.len().checked_sub(newer + 1)?)?;
+        let number = self.visible.get(self.visible.len().checked_sub(newer + 1)?)?;
         self.lines.get(usize::try_from(number - self.first).ok()?)
     }
 }
 
-fn missed(lines: u64) -> LogLine {
+fn push_missed(lines: u64) -> LogLine {
     let text = format!("… {lines} lines skipped");
     LogLine { from: None, stream: OutputStream::Out, text }
 }
@@ -224,21 +225,21 @@ mod tests {
 
     fn pane(lines: &[&str]) -> LogPane {
         let mut pane = LogPane::default();
-        pane.take(lines.iter().map(|text| line(OutputStream::Out, text)));
+        pane.push_items(lines.iter().map(|text| line(OutputStream::Out, text)));
         pane
     }
 
     fn end(pane: &LogPane) -> &str {
-        &pane.nth_last(pane.below).unwrap().text
+        &pane.nth_last(pane.lines_below).unwrap().text
     }
 
     #[test]
     fn the_end_is_followed_and_anything_else_stands_still() {
         let mut pane = pane(&["a", "b", "c"]);
-        pane.take([line(OutputStream::Out, "d")]);
+        pane.push_items([line(OutputStream::Out, "d")]);
         assert_eq!(end(&pane), "d");
         pane.scroll(2);
-        pane.take([line(OutputStream::Out, "e")]);
+        pane.push_items([line(OutputStream::Out, "e")]);
         assert_eq!(end(&pane), "b");
         pane.scroll(100);
         assert_eq!(end(&pane), "a");
@@ -249,25 +250,25 @@ mod tests {
     #[test]
     fn memory_is_bounded() {
         let mut pane = LogPane::default();
-        pane.take((0..SCROLLBACK + 7).map(|number| line(OutputStream::Out, &number.to_string())));
+        pane.push_items((0..SCROLLBACK + 7).map(|number| line(OutputStream::Out, &number.to_string())));
         pane.scroll(isize::MAX);
         assert_eq!((pane.len(), end(&pane)), (SCROLLBACK, "7"));
-        pane.take((0..SCROLLBACK).map(|_| line(OutputStream::Out, "new")));
+        pane.push_items((0..SCROLLBACK).map(|_| line(OutputStream::Out, "new")));
         assert_eq!((pane.len(), end(&pane)), (SCROLLBACK, "new"));
     }
 
     #[test]
     fn filters_and_streams() {
         let mut pane = pane(&["GET /", "POST /", "get"]);
-        pane.take([line(OutputStream::Err, "oops")]);
+        pane.push_items([line(OutputStream::Err, "oops")]);
         pane.filter(LinePattern::new("get"));
         assert_eq!(pane.len(), 2);
-        pane.take([line(OutputStream::Out, "target"), line(OutputStream::Out, "none")]);
+        pane.push_items([line(OutputStream::Out, "target"), line(OutputStream::Out, "none")]);
         assert_eq!((pane.len(), end(&pane)), (3, "target"));
         pane.filter(LinePattern::new("GET"));
         assert_eq!(pane.len(), 1, "capitals count when they are typed");
         pane.filter(None);
-        pane.show(StreamFilter::Err);
+        pane.set_streams(StreamFilter::Err);
         assert_eq!((pane.len(), end(&pane)), (1, "oops"));
     }
 

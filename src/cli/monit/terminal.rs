@@ -17,10 +17,10 @@ use ratatui::backend::CrosstermBackend;
 use ratatui::{Frame, Terminal};
 
 /// Whether the terminal is taken over at the moment: it is given back once.
-static TAKEN: AtomicBool = AtomicBool::new(false);
+static ACTIVE: AtomicBool = AtomicBool::new(false);
 
 /// Bytes collected before they are written: a whole screen in one go does not flicker.
-const BUFFER: usize = 64 * 1024;
+const BUFFER_SIZE: usize = 64 * 1024;
 
 /// The terminal while it is ours. Dropped, it is given back.
 pub(super) struct Screen(ManuallyDrop<ScreenBackend>);
@@ -32,10 +32,10 @@ impl Screen {
     ///
     /// # Errors
     /// It is none, or cannot be written to.
-    pub(super) fn take() -> io::Result<Self> {
-        give_back_on_panic();
+    pub(super) fn open() -> io::Result<Self> {
+        restore_on_panic();
         enter()?;
-        match fresh() {
+        match new_terminal() {
             Ok(terminal) => Ok(Self(ManuallyDrop::new(terminal))),
             Err(error) => {
                 leave();
@@ -59,7 +59,7 @@ impl Screen {
     pub(super) fn clear(&mut self) -> io::Result<()> {
         execute!(io::stdout(), Clear(ClearType::All))?;
         // Its own `clear` asks the terminal where the cursor is, and the answer would be taken for keys.
-        *self.0 = fresh()?;
+        *self.0 = new_terminal()?;
         Ok(())
     }
 
@@ -73,14 +73,14 @@ impl Screen {
         leave();
         // SIGTSTP itself may be listened to.
         raise(Signal::SIGSTOP).map_err(io::Error::from)?;
-        self.retake()
+        self.reopen()
     }
 
     /// Takes the terminal over again, after something else may have changed its settings.
     ///
     /// # Errors
     /// It cannot be written to.
-    pub(super) fn retake(&mut self) -> io::Result<()> {
+    pub(super) fn reopen(&mut self) -> io::Result<()> {
         leave();
         enter()?;
         self.clear()
@@ -95,13 +95,13 @@ impl Drop for Screen {
     }
 }
 
-fn fresh() -> io::Result<ScreenBackend> {
-    Terminal::new(CrosstermBackend::new(BufWriter::with_capacity(BUFFER, io::stdout())))
+fn new_terminal() -> io::Result<ScreenBackend> {
+    Terminal::new(CrosstermBackend::new(BufWriter::with_capacity(BUFFER_SIZE, io::stdout())))
 }
 
 fn enter() -> io::Result<()> {
     enable_raw_mode()?;
-    TAKEN.store(true, Ordering::SeqCst);
+    ACTIVE.store(true, Ordering::SeqCst);
     let entered =
         execute!(io::stdout(), EnterAlternateScreen, EnableMouseCapture, EnableBracketedPaste, Hide);
     entered.inspect_err(|_| leave())
@@ -109,7 +109,7 @@ fn enter() -> io::Result<()> {
 
 /// What cannot be given back any more is gone: a terminal that hung up.
 fn leave() {
-    if TAKEN.swap(false, Ordering::SeqCst) {
+    if ACTIVE.swap(false, Ordering::SeqCst) {
         let mut out = io::stdout();
         let _ = execute!(out, DisableBracketedPaste, DisableMouseCapture, LeaveAlternateScreen, Show);
         let _ = out.flush();
@@ -119,7 +119,7 @@ fn leave() {
 
 /// A panic's message would be lost on the other screen, and the shell be left without echo. A release
 /// build aborts then, so that nothing is dropped.
-fn give_back_on_panic() {
+fn restore_on_panic() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let usual = std::panic::take_hook();
@@ -140,7 +140,7 @@ mod tests {
     #[ignore = "run by the other one, in a terminal of its own"]
     fn panics_with_the_screen_taken() {
         // As where a panic aborts: nothing is dropped.
-        std::mem::forget(Screen::take().unwrap());
+        std::mem::forget(Screen::open().unwrap());
         panic!("as if something were wrong");
     }
 

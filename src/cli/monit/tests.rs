@@ -24,12 +24,12 @@ fn press(model: &mut Model, keys: &str) -> Option<UiCommand> {
             "Back" => KeyCode::Backspace,
             letters => {
                 for c in letters.chars() {
-                    wish = model.feel(&Event::Key(KeyCode::Char(c).into()));
+                    wish = model.handle_event(&Event::Key(KeyCode::Char(c).into()));
                 }
                 continue;
             }
         };
-        wish = model.feel(&Event::Key(code.into()));
+        wish = model.handle_event(&Event::Key(code.into()));
     }
     wish
 }
@@ -38,7 +38,7 @@ fn press(model: &mut Model, keys: &str) -> Option<UiCommand> {
 fn arrows_go_through_the_tree() {
     let mut model = model();
     press(&mut model, "Down Down");
-    assert_eq!(model.selected, RowKey::One(0));
+    assert_eq!(model.selected, RowKey::Instance(0));
     press(&mut model, "Left");
     assert_eq!((model.selected.clone(), model.rows.len()), (RowKey::App("api".into()), 3));
     press(&mut model, "Right End");
@@ -55,12 +55,15 @@ fn nothing_is_done_without_a_yes() {
     assert_eq!(press(&mut model, "r"), None);
     assert_eq!(
         press(&mut model, "y"),
-        Some(UiCommand::Do(InstanceAction::Act(Action::Restart), vec!["api".into()]))
+        Some(UiCommand::Run(InstanceAction::Basic(Action::Restart), vec!["api".into()]))
     );
-    assert_eq!(press(&mut model, "R Enter"), Some(UiCommand::Do(InstanceAction::Reload, vec!["api".into()])));
+    assert_eq!(
+        press(&mut model, "R Enter"),
+        Some(UiCommand::Run(InstanceAction::Reload, vec!["api".into()]))
+    );
     assert_eq!(
         press(&mut model, "Down d y"),
-        Some(UiCommand::Do(InstanceAction::Act(Action::Delete), vec!["0".into()]))
+        Some(UiCommand::Run(InstanceAction::Basic(Action::Delete), vec!["0".into()]))
     );
 }
 
@@ -69,23 +72,23 @@ fn scaling_wants_a_number() {
     let mut model = model();
     press(&mut model, "i");
     assert_eq!(
-        (&model.mode, model.said.as_ref().unwrap().1),
+        (&model.mode, model.message.as_ref().unwrap().1),
         (&InputMode::Normal, false),
         "all cannot be scaled"
     );
     press(&mut model, "Down i many Enter");
     assert_eq!(model.mode, InputMode::Normal);
     let wish = press(&mut model, "i +2 Enter y");
-    assert_eq!(wish, Some(UiCommand::Do(InstanceAction::Scale(ScaleTo::Add(2)), vec!["api".into()])));
+    assert_eq!(wish, Some(UiCommand::Run(InstanceAction::Scale(ScaleTo::Add(2)), vec!["api".into()])));
 }
 
 #[test]
 fn filters_work_while_they_are_typed_and_go_with_esc() {
     let mut model = model();
     press(&mut model, "/ap");
-    assert_eq!((model.rows.len(), model.shape.filter.as_str()), (4, "ap"));
+    assert_eq!((model.rows.len(), model.tree_options.filter.as_str()), (4, "ap"));
     press(&mut model, "Esc");
-    assert_eq!((model.rows.len(), model.shape.filter.as_str()), (5, ""));
+    assert_eq!((model.rows.len(), model.tree_options.filter.as_str()), (5, ""));
     press(&mut model, "/网 Enter");
     assert_eq!((model.rows.len(), model.mode.clone()), (2, InputMode::Normal));
     assert_eq!(press(&mut model, "q"), Some(UiCommand::Quit));
@@ -103,15 +106,15 @@ fn the_log_is_searched_where_the_arrows_are() {
         at: None,
         line: text.into(),
     };
-    model.read(["x 1", "y", "x 2"].map(line).into(), 0);
+    model.add_log_lines(["x 1", "y", "x 2"].map(line).into(), 0);
     press(&mut model, "Tab /x Enter");
-    assert_eq!(model.pane.below, 0);
+    assert_eq!(model.log_pane.lines_below, 0);
     press(&mut model, "n");
-    assert_eq!(model.pane.below, 2);
+    assert_eq!(model.log_pane.lines_below, 2);
     press(&mut model, "f2 Enter Esc Esc");
-    assert!(model.pane.marked().is_none() && model.line_filter.is_empty());
+    assert!(model.log_pane.search_pattern().is_none() && model.line_filter.is_empty());
     press(&mut model, "/none Enter");
-    assert!(!model.said.unwrap().1);
+    assert!(!model.message.unwrap().1);
 }
 
 #[test]
@@ -121,14 +124,14 @@ fn the_same_heading_twice_turns_the_order() {
     let click = |model: &mut Model, column, row| {
         let kind = MouseEventKind::Down(MouseButton::Left);
         let modifiers = KeyModifiers::NONE;
-        model.feel(&Event::Mouse(MouseEvent { kind, column, row, modifiers }))
+        model.handle_event(&Event::Mouse(MouseEvent { kind, column, row, modifiers }))
     };
     click(&mut model, 11, 0);
-    assert_eq!((model.shape.sort, model.shape.reversed), (TreeSort::Cpu, false));
+    assert_eq!((model.tree_options.sort, model.tree_options.reversed), (TreeSort::Cpu, false));
     click(&mut model, 11, 0);
-    assert!(model.shape.reversed);
+    assert!(model.tree_options.reversed);
     model.areas.rows = Rect::new(0, 1, 40, 5);
     model.sort_by(TreeSort::Name);
     click(&mut model, 3, 3);
-    assert_eq!(model.selected, RowKey::One(0));
+    assert_eq!(model.selected, RowKey::Instance(0));
 }

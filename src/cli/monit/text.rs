@@ -3,21 +3,21 @@
 use unicode_segmentation::UnicodeSegmentation;
 use unicode_width::UnicodeWidthChar;
 
-use crate::cli::render::style::{cut, width};
+use crate::cli::render::style::{truncate, width};
 
 /// Columns between the stops of a tabulator.
 const TAB: usize = 8;
 
 /// `text` in exactly `columns`, filled up on its right.
-pub(super) fn left(text: &str, columns: usize) -> String {
-    let text = cut(text, columns);
+pub(super) fn pad_right(text: &str, columns: usize) -> String {
+    let text = truncate(text, columns);
     let gap = columns - width(&text);
     format!("{text}{:gap$}", "")
 }
 
 /// `text` in exactly `columns`, filled up on its left.
-pub(super) fn right(text: &str, columns: usize) -> String {
-    let text = cut(text, columns);
+pub(super) fn pad_left(text: &str, columns: usize) -> String {
+    let text = truncate(text, columns);
     let gap = columns - width(&text);
     format!("{:gap$}{text}", "")
 }
@@ -40,7 +40,7 @@ pub(super) fn wrapped(text: &str, columns: usize) -> Vec<(usize, usize)> {
 
 /// A line of an app as it can be shown: colours and other orders to the terminal are taken out,
 /// tabulators become blanks.
-pub(super) fn tamed(line: &str) -> String {
+pub(super) fn sanitize_line(line: &str) -> String {
     if !line.contains(char::is_control) {
         return line.to_owned();
     }
@@ -84,8 +84,8 @@ mod tests {
 
     #[test]
     fn cells_are_filled_by_columns() {
-        assert_eq!((left("网关", 6), right("网关", 6)), ("网关  ".into(), "  网关".into()));
-        assert_eq!((left("网关", 3), width(&left("网关", 2))), ("网…".into(), 2));
+        assert_eq!((pad_right("网关", 6), pad_left("网关", 6)), ("网关  ".into(), "  网关".into()));
+        assert_eq!((pad_right("网关", 3), width(&pad_right("网关", 2))), ("网…".into(), 2));
     }
 
     #[test]
@@ -100,8 +100,8 @@ mod tests {
 
     #[test]
     fn lines_of_apps_do_not_steer_the_terminal() {
-        assert_eq!(tamed("\u{1b}[1;31mred\u{1b}[0m\u{7}"), "red");
-        assert_eq!(tamed("a\tb"), "a       b");
-        assert_eq!(tamed("\u{1b}]0;title\u{7}x\u{1b}]8;;u\u{1b}\\y\u{1b}[2J"), "xy");
+        assert_eq!(sanitize_line("\u{1b}[1;31mred\u{1b}[0m\u{7}"), "red");
+        assert_eq!(sanitize_line("a\tb"), "a       b");
+        assert_eq!(sanitize_line("\u{1b}]0;title\u{7}x\u{1b}]8;;u\u{1b}\\y\u{1b}[2J"), "xy");
     }
 }

@@ -15,7 +15,7 @@ pub(super) enum RowKey {
     /// An app.
     App(String),
     /// An instance, by id.
-    One(u32),
+    Instance(u32),
 }
 
 /// A row of the tree.
@@ -141,7 +141,7 @@ pub(super) fn rows(instances: &[InstanceView], shape: &TreeOptions) -> Vec<TreeR
         if unfolded {
             rows.extend(of.iter().map(|view| {
                 row(
-                    RowKey::One(view.id),
+                    RowKey::Instance(view.id),
                     format!("{}  id {}", view.number, view.id),
                     std::slice::from_ref(view),
                 )

@@ -9,30 +9,32 @@ use crate::ipc::message::ScaleTo;
 
 impl Model {
     /// Opens the prompt.
-    pub(super) fn begin(&mut self, field: PromptKind) {
+    pub(super) fn open_prompt(&mut self, field: PromptKind) {
         let text = match field {
-            PromptKind::Apps => self.shape.filter.clone(),
+            PromptKind::Apps => self.tree_options.filter.clone(),
             PromptKind::Lines => self.line_filter.clone(),
             PromptKind::Search => String::new(),
-            PromptKind::Scale if self.app().is_none() => return self.say("select an app to scale", false),
+            PromptKind::Scale if self.app().is_none() => {
+                return self.set_message("select an app to scale", false);
+            }
             PromptKind::Scale => String::new(),
         };
         if matches!(field, PromptKind::Lines | PromptKind::Search) {
             self.tab = Tab::Logs;
         }
-        self.mode = InputMode::Typing { field, before: text.clone(), text };
+        self.mode = InputMode::Prompt { field, previous: text.clone(), text };
     }
 
     /// Handles a key while the prompt is open.
-    pub(super) fn type_in(&mut self, key: KeyEvent) -> Option<UiCommand> {
-        let InputMode::Typing { text, before, field } = &mut self.mode else { return None };
+    pub(super) fn on_prompt_key(&mut self, key: KeyEvent) -> Option<UiCommand> {
+        let InputMode::Prompt { text, previous: before, field } = &mut self.mode else { return None };
         let control = key.modifiers.contains(KeyModifiers::CONTROL);
         match key.code {
-            KeyCode::Enter => return self.typed(),
+            KeyCode::Enter => return self.submit(),
             KeyCode::Esc => {
                 let (field, before) = (*field, before.clone());
-                self.mode = InputMode::Typing { field, text: before.clone(), before };
-                self.as_typed();
+                self.mode = InputMode::Prompt { field, text: before.clone(), previous: before };
+                self.apply_live();
                 self.mode = InputMode::Normal;
                 return None;
             }
@@ -45,44 +47,45 @@ impl Model {
             KeyCode::Char(c) if !control => text.push(c),
             _ => return None,
         }
-        self.as_typed();
+        self.apply_live();
         None
     }
 
     /// Applies filters and the search after each key.
-    pub(super) fn as_typed(&mut self) {
-        let InputMode::Typing { field, text, .. } = &self.mode else { return };
+    pub(super) fn apply_live(&mut self) {
+        let InputMode::Prompt { field, text, .. } = &self.mode else { return };
         match field {
             PromptKind::Apps => {
-                self.shape.filter = text.clone();
-                self.arrange();
+                self.tree_options.filter = text.clone();
+                self.rebuild_rows();
             }
             PromptKind::Lines => {
                 self.line_filter = text.clone();
-                self.pane.filter(LinePattern::new(text));
+                self.log_pane.filter(LinePattern::new(text));
             }
-            PromptKind::Search => drop(self.pane.search(LinePattern::new(text))),
+            PromptKind::Search => drop(self.log_pane.search(LinePattern::new(text))),
             PromptKind::Scale => {}
         }
     }
 
-    fn typed(&mut self) -> Option<UiCommand> {
-        let InputMode::Typing { field, text, .. } = std::mem::take(&mut self.mode) else { return None };
+    fn submit(&mut self) -> Option<UiCommand> {
+        let InputMode::Prompt { field, text, .. } = std::mem::take(&mut self.mode) else { return None };
         match field {
             PromptKind::Search
-                if self.pane.marked().is_some() && !self.pane.search(LinePattern::new(&text)) =>
+                if self.log_pane.search_pattern().is_some()
+                    && !self.log_pane.search(LinePattern::new(&text)) =>
             {
-                self.say(&format!("\"{text}\" not found"), false);
+                self.set_message(&format!("\"{text}\" not found"), false);
             }
-            PromptKind::Scale => self.ask_to_scale(&text),
+            PromptKind::Scale => self.confirm_scale(&text),
             PromptKind::Apps | PromptKind::Lines | PromptKind::Search => {}
         }
         None
     }
 
-    fn ask_to_scale(&mut self, text: &str) {
+    fn confirm_scale(&mut self, text: &str) {
         let Some(app) = self.app().map(str::to_owned) else { return };
-        match crate::cli::act::scale_to(text.trim()) {
+        match crate::cli::act::parse_scale(text.trim()) {
             Ok(to) => {
                 let how = match to {
                     ScaleTo::Exactly(count) => format!("to {count}"),
@@ -90,9 +93,9 @@ impl Model {
                     ScaleTo::Remove(count) => format!("down by {count}"),
                 };
                 let what = format!("{app} {how}");
-                self.mode = InputMode::Confirm { deed: InstanceAction::Scale(to), select: vec![app], what };
+                self.mode = InputMode::Confirm { action: InstanceAction::Scale(to), select: vec![app], what };
             }
-            Err(why) => self.say(&why, false),
+            Err(why) => self.set_message(&why, false),
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::ipc::message::{Action, ScaleTo, Selectors};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum UiCommand {
     /// Something is to be done to instances.
-    Do(InstanceAction, Selectors),
+    Run(InstanceAction, Selectors),
     /// The end.
     Quit,
     /// To the background, as Ctrl-Z does.
@@ -19,7 +19,7 @@ pub(super) enum UiCommand {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum InstanceAction {
     /// Start, stop, restart, delete.
-    Act(Action),
+    Basic(Action),
     /// New processes without a gap.
     Reload,
     /// More or fewer instances.
@@ -28,9 +28,9 @@ pub(super) enum InstanceAction {
 
 impl InstanceAction {
     /// Its name, as the command line has it.
-    pub(super) fn word(self) -> &'static str {
+    pub(super) fn label(self) -> &'static str {
         match self {
-            Self::Act(action) => action.as_str(),
+            Self::Basic(action) => action.as_str(),
             Self::Reload => "reload",
             Self::Scale(_) => "scale",
         }

@@ -11,42 +11,42 @@ use crate::ipc::message::{InstanceDetail, Status};
 use crate::spec::{AppSpec, EnvVars};
 
 /// What is to be done, in the order of the file; then what is not in it.
-pub(super) fn steps(
+pub(super) fn plan_steps(
     wanted: &[AppSpec],
     there: &[InstanceDetail],
     file: Option<&PathBuf>,
     prune: bool,
 ) -> Vec<PlanStep> {
-    let mut steps: Vec<PlanStep> = wanted.iter().flat_map(|app| of_app(app, there)).collect();
+    let mut steps: Vec<PlanStep> = wanted.iter().flat_map(|app| app_step(app, there)).collect();
     let gone = there.iter().filter(|detail| {
         let from_here = file.is_some() && detail.spec.source.as_ref() == file;
         from_here && !wanted.iter().any(|app| app.name == detail.view.name)
     });
     for name in gone.map(|detail| &detail.view.name).collect::<BTreeSet<_>>() {
         let of_name: Vec<&InstanceDetail> = there.iter().filter(|detail| detail.view.name == *name).collect();
-        let work = if prune { PlanAction::Delete(name.clone()) } else { PlanAction::Leave(name.clone()) };
+        let work = if prune { PlanAction::Delete(name.clone()) } else { PlanAction::Keep(name.clone()) };
         steps.push(step(work, &of_name));
     }
     steps
 }
 
 fn step(work: PlanAction, about: &[&InstanceDetail]) -> PlanStep {
-    PlanStep { work, ids: about.iter().map(|detail| detail.view.id).collect(), changes: Vec::new() }
+    PlanStep { action: work, ids: about.iter().map(|detail| detail.view.id).collect(), changes: Vec::new() }
 }
 
-fn of_app(app: &AppSpec, there: &[InstanceDetail]) -> Vec<PlanStep> {
+fn app_step(app: &AppSpec, there: &[InstanceDetail]) -> Vec<PlanStep> {
     let of_name: Vec<&InstanceDetail> = there.iter().filter(|detail| detail.view.name == app.name).collect();
-    let Some(changes) = of_name.iter().map(|detail| changes(&detail.spec, app)).max_by_key(Vec::len) else {
+    let Some(changes) = of_name.iter().map(|detail| spec_diff(&detail.spec, app)).max_by_key(Vec::len) else {
         return vec![step(PlanAction::Start(Box::new(app.clone())), &[])];
     };
-    let (from, to) = (of_name.len(), app.wanted_of(of_name.len()));
+    let (from, to) = (of_name.len(), app.target_instances(of_name.len()));
     let to = u32::try_from(to).unwrap_or(u32::MAX);
     if !changes.is_empty() {
-        let mut step = step(changed(app, &of_name), &of_name);
+        let mut step = step(changed_action(app, &of_name), &of_name);
         step.changes = changes;
         if to as usize != from {
             let values = Some((from.into(), to.into()));
-            step.changes.push(FieldDiff { name: "instances".into(), values, how: "changed" });
+            step.changes.push(FieldDiff { name: "instances".into(), values, note: "changed" });
         }
         return vec![step];
     }
@@ -54,33 +54,33 @@ fn of_app(app: &AppSpec, there: &[InstanceDetail]) -> Vec<PlanStep> {
     if to as usize != from {
         steps.push(step(PlanAction::Scale { name: app.name.clone(), from, to }, &of_name));
     }
-    let resting: Vec<&InstanceDetail> = of_name.iter().copied().filter(rests).collect();
+    let resting: Vec<&InstanceDetail> = of_name.iter().copied().filter(is_stopped).collect();
     if app.autostart && !resting.is_empty() {
-        steps.push(step(PlanAction::Wake(app.name.clone()), &resting));
+        steps.push(step(PlanAction::StartStopped(app.name.clone()), &resting));
     }
-    if steps.is_empty() { vec![step(PlanAction::Nothing(app.name.clone()), &of_name)] } else { steps }
+    if steps.is_empty() { vec![step(PlanAction::Unchanged(app.name.clone()), &of_name)] } else { steps }
 }
 
 /// How an app gets other settings: as gently as it can be.
-fn changed(app: &AppSpec, there: &[&InstanceDetail]) -> PlanAction {
+fn changed_action(app: &AppSpec, there: &[&InstanceDetail]) -> PlanAction {
     let online = |detail: &&InstanceDetail| detail.view.status == Status::Online;
     let shares = app.shares_ports() && there.iter().all(|detail| detail.spec.shares_ports());
     let app = Box::new(app.clone());
-    match there.iter().all(rests) {
-        true if !app.autostart => PlanAction::Set(app),
+    match there.iter().all(is_stopped) {
+        true if !app.autostart => PlanAction::Update(app),
         true => PlanAction::Restart(app),
         false if shares && there.iter().any(online) => PlanAction::Reload(app),
         false => PlanAction::Restart(app),
     }
 }
 
-fn rests(detail: &&InstanceDetail) -> bool {
+fn is_stopped(detail: &&InstanceDetail) -> bool {
     matches!(detail.view.status, Status::Stopped | Status::Errored)
 }
 
 /// What differs. Not the number of instances, which is changed without new processes; nor what only tells
 /// where the app is from.
-fn changes(is: &AppSpec, wanted: &AppSpec) -> Vec<FieldDiff> {
+fn spec_diff(is: &AppSpec, wanted: &AppSpec) -> Vec<FieldDiff> {
     let neutral = |spec: &AppSpec| {
         let vars = EnvVars::new();
         let bare =
@@ -88,7 +88,7 @@ fn changes(is: &AppSpec, wanted: &AppSpec) -> Vec<FieldDiff> {
         serde_json::to_value(bare).unwrap_or_default()
     };
     let mut changes = Vec::new();
-    differ("", &neutral(is), &neutral(wanted), &mut changes);
+    collect_diff("", &neutral(is), &neutral(wanted), &mut changes);
     let names: BTreeSet<&String> = is.env.keys().chain(wanted.env.keys()).collect();
     for name in names {
         let how = match (is.env.get(name), wanted.env.get(name)) {
@@ -97,13 +97,13 @@ fn changes(is: &AppSpec, wanted: &AppSpec) -> Vec<FieldDiff> {
             (before, after) if before != after => "changed",
             _ => continue,
         };
-        changes.push(FieldDiff { name: format!("env.{name}"), values: None, how });
+        changes.push(FieldDiff { name: format!("env.{name}"), values: None, note: how });
     }
     changes
 }
 
 /// Compares what lies at a place (a JSON pointer), down to what files have a key for.
-fn differ(at: &str, is: &Value, wanted: &Value, changes: &mut Vec<FieldDiff>) {
+fn collect_diff(at: &str, is: &Value, wanted: &Value, changes: &mut Vec<FieldDiff>) {
     if is == wanted {
         return;
     }
@@ -111,12 +111,12 @@ fn differ(at: &str, is: &Value, wanted: &Value, changes: &mut Vec<FieldDiff>) {
     if let (None, Value::Object(one), Value::Object(other)) = (name, is, wanted) {
         let keys: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
         for key in keys {
-            differ(&format!("{at}/{key}"), &one[key.as_str()], &other[key.as_str()], changes);
+            collect_diff(&format!("{at}/{key}"), &one[key.as_str()], &other[key.as_str()], changes);
         }
         return;
     }
     let name = name.map_or_else(|| at.trim_start_matches('/').replace('/', "."), str::to_owned);
-    changes.push(FieldDiff { name, values: Some((is.clone(), wanted.clone())), how: "changed" });
+    changes.push(FieldDiff { name, values: Some((is.clone(), wanted.clone())), note: "changed" });
 }
 
 #[cfg(test)]
@@ -133,18 +133,18 @@ mod tests {
             .map(|(a, b)| (a.into(), b.into()))
             .into();
         let mut wanted = is.clone();
-        assert!(changes(&is, &wanted).is_empty());
+        assert!(spec_diff(&is, &wanted).is_empty());
         (wanted.instances, wanted.version) = (4, Some("2".into()));
-        assert!(changes(&is, &wanted).is_empty());
+        assert!(spec_diff(&is, &wanted).is_empty());
         wanted.stop.timeout = Duration::from_secs(1);
         wanted.hold_port = true;
         wanted.limits.memory = Some(1 << 20);
         wanted.restart.delay = RestartDelay::Fixed(Duration::from_secs(1));
         wanted.env =
             [("KEPT", "1"), ("NEW", "hunter2"), ("OTHER", "x")].map(|(a, b)| (a.into(), b.into())).into();
-        let changes = changes(&is, &wanted);
+        let changes = spec_diff(&is, &wanted);
         let told: Vec<String> =
-            changes.iter().map(|change| format!("{} {}", change.name, change.how)).collect();
+            changes.iter().map(|change| format!("{} {}", change.name, change.note)).collect();
         let want = [
             "hold_port changed",
             "memory_max changed",

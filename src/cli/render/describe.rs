@@ -23,7 +23,7 @@ pub(in crate::cli) fn describe(
 ) -> String {
     let view = &detail.view;
     let title = format!("{} (id {})", tame(&view.name), view.id);
-    let mut page = format!("{}\n", style.paint(Tone::Head, &title));
+    let mut page = format!("{}\n", style.paint(Tone::Heading, &title));
     let sections = [
         identity(detail),
         command(detail),
@@ -34,16 +34,16 @@ pub(in crate::cli) fn describe(
         logs(detail),
     ];
     for (heading, rows) in sections.into_iter().filter(|(_, rows)| !rows.is_empty()) {
-        page.push_str(&format!("\n{}\n", style.paint(Tone::Head, heading)));
+        page.push_str(&format!("\n{}\n", style.paint(Tone::Heading, heading)));
         for (key, value) in rows {
             let tone = if key == "status" { Tone::of(view.status) } else { Tone::Plain };
             page.push_str(&format!("  {key:<14} {}\n", style.paint(tone, &tame(&value))));
         }
     }
-    page.push_str(&format!("\n{}\n", style.paint(Tone::Head, "Exit history")));
-    page.push_str(&ends(&detail.exits, zone));
+    page.push_str(&format!("\n{}\n", style.paint(Tone::Heading, "Exit history")));
+    page.push_str(&exit_table(&detail.exits, zone));
     if !said.is_empty() {
-        page.push_str(&format!("\n{}\n", style.paint(Tone::Head, "Last lines of stderr")));
+        page.push_str(&format!("\n{}\n", style.paint(Tone::Heading, "Last lines of stderr")));
         said.iter().for_each(|line| page.push_str(&format!("  {}\n", tame(line))));
     }
     page
@@ -58,7 +58,7 @@ fn identity(detail: &InstanceDetail) -> Section {
         ("version", view.version.clone().unwrap_or_else(|| "N/A".into())),
         ("mode", mode(view.mode).into()),
     ];
-    rows.extend(spec.source.as_ref().map(|file| ("ecosystem file", shown(file))));
+    rows.extend(spec.source.as_ref().map(|file| ("ecosystem file", display_path(file))));
     rows.extend(view.drift.as_ref().map(|drift| ("drift", drift.clone())));
     ("Identity", rows)
 }
@@ -68,7 +68,7 @@ fn command(detail: &InstanceDetail) -> Section {
     let line = detail.command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
     let mut rows = vec![
         ("command", line),
-        ("directory", shown(&detail.spec.cwd)),
+        ("directory", display_path(&detail.spec.cwd)),
         ("user", detail.view.user.clone()),
         ("environment", if names.is_empty() { "none".into() } else { names.join(" ") }),
     ];
@@ -92,11 +92,14 @@ fn state(detail: &InstanceDetail, zone: &TimeZone) -> Section {
         rows.push(("cpu, memory", format!("{}, {}", units::percent(view.cpu), units::size(view.memory))));
     }
     if let (Some(since), Some(uptime)) = (view.started_at, view.uptime) {
-        rows.push(("uptime", format!("{}, since {}", units::lasted(uptime), units::clock(since, zone))));
+        rows.push((
+            "uptime",
+            format!("{}, since {}", units::duration(uptime), units::local_time(since, zone)),
+        ));
     }
     let early = view.unstable_restarts;
     rows.push(("restarts", format!("{} ({early} unstable)", view.restarts)));
-    rows.push(("added", units::clock(detail.created_at, zone)));
+    rows.push(("added", units::local_time(detail.created_at, zone)));
     ("State", rows)
 }
 
@@ -105,8 +108,8 @@ fn restart(spec: &AppSpec) -> Section {
     let mut rows = vec![
         ("restart policy", if policy.autorestart { "always" } else { "never" }.into()),
         ("restart delay", pause(policy.delay)),
-        ("restart limit", given_up(policy)),
-        ("stop", stopped_by(&stop.signal, stop.timeout, stop.tree)),
+        ("restart limit", restart_limit(policy)),
+        ("stop", stop_text(&stop.signal, stop.timeout, stop.whole_tree)),
     ];
     if !policy.stop_exit_codes.is_empty() {
         let codes: Vec<String> = policy.stop_exit_codes.iter().map(i32::to_string).collect();
@@ -115,26 +118,26 @@ fn restart(spec: &AppSpec) -> Section {
     rows.extend(spec.max_memory_restart.map(|bytes| ("memory limit", units::size(bytes))));
     rows.extend(spec.cron_restart.clone().map(|schedule| ("schedule", schedule)));
     if let Some(watch) = &spec.watch {
-        let paths: Vec<String> = watch.paths.iter().map(|path| shown(path)).collect();
+        let paths: Vec<String> = watch.paths.iter().map(|path| display_path(path)).collect();
         rows.push(("watch", paths.join(" ")));
     }
     if spec.readiness.wait_ready {
         rows.push((
             "ready",
-            format!("on READY=1 or the message `ready`, within {}", span(spec.readiness.timeout)),
+            format!("on READY=1 or the message `ready`, within {}", duration_text(spec.readiness.timeout)),
         ));
     }
     if let Some(probe) = &spec.readiness.probe {
-        let (every, within) = (span(probe.interval), span(spec.readiness.timeout));
-        rows.push(("ready", format!("{}, every {every}, within {within}", probe.check)));
+        let (every, within) = (duration_text(probe.interval), duration_text(spec.readiness.timeout));
+        rows.push(("ready", format!("{}, every {every}, within {within}", probe.action)));
     }
     if let Some(probe) = &spec.health {
-        let Probe { check, interval, timeout, retries, start_period } = probe;
-        let times = format!("every {}, timeout {}", span(*interval), span(*timeout));
+        let Probe { action: check, interval, timeout, retries, start_period } = probe;
+        let times = format!("every {}, timeout {}", duration_text(*interval), duration_text(*timeout));
         let grace = if start_period.is_zero() {
             String::new()
         } else {
-            format!(", start period {}", span(*start_period))
+            format!(", start period {}", duration_text(*start_period))
         };
         rows.push((
             "health",
@@ -142,7 +145,7 @@ fn restart(spec: &AppSpec) -> Section {
         ));
     }
     rows.extend(spec.watchdog.map(|limit| {
-        ("watchdog", format!("WATCHDOG=1 at least every {}", span(Duration::from_millis(limit))))
+        ("watchdog", format!("WATCHDOG=1 at least every {}", duration_text(Duration::from_millis(limit))))
     }));
     if let Some(Autoscale { min, max, cpu, .. }) = &spec.autoscale {
         rows.push(("autoscale", format!("{min} to {max} instances, scale up above {cpu}% CPU per instance")));
@@ -151,12 +154,12 @@ fn restart(spec: &AppSpec) -> Section {
 }
 
 fn ports(detail: &InstanceDetail) -> Section {
-    let Some(ports) = detail.ports.as_ref().filter(|ports| !ports.path.is_empty()) else {
+    let Some(ports) = detail.ports.as_ref().filter(|ports| !ports.mechanism.is_empty()) else {
         return ("Ports", Vec::new());
     };
     let mut rows = vec![
         ("addresses", ports.addresses.join(", ")),
-        ("port sharing", format!("{} ({})", ports.path, ports.why)),
+        ("port sharing", format!("{} ({})", ports.mechanism, ports.reason)),
     ];
     rows.extend(detail.connections.map(|count| ("connections", count.to_string())));
     rows.extend(ports.warnings.iter().map(|warning| ("warning", warning.clone())));
@@ -171,7 +174,7 @@ fn limits(detail: &InstanceDetail) -> Section {
             _ => ("processes", limit.value.to_string()),
         };
         let note = limit.note.iter().map(|note| format!("; {note}")).collect::<String>();
-        let by = match limit.by.as_str() {
+        let by = match limit.enforced_by.as_str() {
             "nothing" => "not enforced".to_owned(),
             by => format!("enforced by {by}"),
         };
@@ -181,37 +184,47 @@ fn limits(detail: &InstanceDetail) -> Section {
 }
 
 fn logs(detail: &InstanceDetail) -> Section {
-    let file =
-        |path: &Option<std::path::PathBuf>| path.as_ref().map_or_else(|| "none".into(), |path| shown(path));
+    let file = |path: &Option<std::path::PathBuf>| {
+        path.as_ref().map_or_else(|| "none".into(), |path| display_path(path))
+    };
     let mut rows = vec![("stdout", file(&detail.out_file)), ("stderr", file(&detail.error_file))];
-    rows.extend(detail.log_file.as_ref().map(|path| ("combined", shown(path))));
-    rows.push(("pid file", shown(&detail.pid_file)));
+    rows.extend(detail.log_file.as_ref().map(|path| ("combined", display_path(path))));
+    rows.push(("pid file", display_path(&detail.pid_file)));
     ("Files", rows)
 }
 
 fn pause(delay: RestartDelay) -> String {
     match delay {
-        RestartDelay::Fixed(pause) => format!("fixed {}", span(pause)),
-        RestartDelay::AfterFirst { initial } => {
-            format!("none after the first unstable exit, then exponential from {} to 15 s", span(initial))
+        RestartDelay::Fixed(pause) => format!("fixed {}", duration_text(pause)),
+        RestartDelay::Backoff { initial } => {
+            format!(
+                "none after the first unstable exit, then exponential from {} to 15 s",
+                duration_text(initial)
+            )
         }
-        RestartDelay::FromFirst { initial } => format!("exponential from {} to 15 s", span(initial)),
+        RestartDelay::Pm2Backoff { initial } => {
+            format!("exponential from {} to 15 s", duration_text(initial))
+        }
     }
 }
 
-fn given_up(policy: &RestartPolicy) -> String {
+fn restart_limit(policy: &RestartPolicy) -> String {
     let RestartPolicy { max_restarts, min_uptime, window, .. } = policy;
-    format!("{max_restarts} unstable exits (uptime below {}) within {}", span(*min_uptime), span(*window))
+    format!(
+        "{max_restarts} unstable exits (uptime below {}) within {}",
+        duration_text(*min_uptime),
+        duration_text(*window)
+    )
 }
 
-fn stopped_by(signal: &str, grace: Duration, tree: bool) -> String {
+fn stop_text(signal: &str, grace: Duration, tree: bool) -> String {
     let whom = if tree { "to the process tree" } else { "to the main process" };
-    format!("{signal} {whom}, SIGKILL after {}", span(grace))
+    format!("{signal} {whom}, SIGKILL after {}", duration_text(grace))
 }
 
 /// The ends of its runs, newest first: when, which run, how long, how, and who wanted it.
-fn ends(exits: &[ExitView], zone: &TimeZone) -> String {
-    let rows: Vec<[String; 4]> = exits.iter().rev().map(|end| row(end, zone)).collect();
+fn exit_table(exits: &[ExitView], zone: &TimeZone) -> String {
+    let rows: Vec<[String; 4]> = exits.iter().rev().map(|end| exit_row(end, zone)).collect();
     if rows.is_empty() {
         return "  none\n".into();
     }
@@ -223,27 +236,27 @@ fn ends(exits: &[ExitView], zone: &TimeZone) -> String {
     rows.iter().map(line).collect()
 }
 
-fn row(end: &ExitView, zone: &TimeZone) -> [String; 4] {
-    let asked = match (&end.why, end.asked) {
+fn exit_row(end: &ExitView, zone: &TimeZone) -> [String; 4] {
+    let asked = match (&end.reason, end.requested) {
         (Some(why), _) => format!(", reason: {}", tame(why)),
         (None, true) => ", requested".into(),
         (None, false) => String::new(),
     };
     let killed = if end.killed { ", killed after the grace period" } else { "" };
     [
-        units::clock(end.at, zone),
+        units::local_time(end.at, zone),
         format!("run {}", end.run),
-        format!("after {}", units::lasted(end.uptime)),
+        format!("after {}", units::duration(end.uptime)),
         format!("{}{asked}{killed}", tame(&end.exit.to_string())),
     ]
 }
 
-fn span(duration: Duration) -> String {
+fn duration_text(duration: Duration) -> String {
     let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     if ms.is_multiple_of(1000) { format!("{} s", ms / 1000) } else { format!("{ms} ms") }
 }
 
-fn shown(path: &Path) -> String {
+fn display_path(path: &Path) -> String {
     path.display().to_string()
 }
 
@@ -253,7 +266,7 @@ fn quoted(word: &str) -> String {
 }
 
 /// Whether the last words of an instance are worth showing.
-pub(in crate::cli) fn wants_last_words(detail: &InstanceDetail) -> bool {
+pub(in crate::cli) fn needs_stderr(detail: &InstanceDetail) -> bool {
     detail.view.status == Status::Errored
 }
 
@@ -274,9 +287,9 @@ pub(in crate::cli) mod tests {
             pid: Some(40),
             uptime: 12,
             exit,
-            asked: run == 1,
+            requested: run == 1,
             killed: run == 1,
-            why: (run == 1).then(|| "memory limit".into()),
+            reason: (run == 1).then(|| "memory limit".into()),
         };
         InstanceDetail {
             view,

@@ -7,7 +7,7 @@ use super::style::tame;
 use crate::ipc::message::InstanceView;
 
 /// So many names of apps are shown in a line.
-const MOST_NAMES: usize = 8;
+const MAX_NAMES: usize = 8;
 
 /// Who differs from its file, how, and the command that tells more: a line for each file and kind of
 /// difference.
@@ -19,7 +19,7 @@ pub(in crate::cli) fn lines(instances: &[InstanceView]) -> Vec<String> {
         }
     }
     let line = |((file, drift), names): ((&Path, &str), BTreeSet<&str>)| {
-        let (some, more) = (names.iter().take(MOST_NAMES), names.len().saturating_sub(MOST_NAMES));
+        let (some, more) = (names.iter().take(MAX_NAMES), names.len().saturating_sub(MAX_NAMES));
         let some = some.map(|name| tame(name)).collect::<Vec<_>>().join(", ");
         let more = if more == 0 { String::new() } else { format!(" and {more} more") };
         format!("* {some}{more}: {}. See `{}`", tame(drift), plan(file))

@@ -21,7 +21,7 @@ pub(in crate::cli) fn info(info: &Info, cli: &str, style: Style) -> String {
     ];
     rows.extend(info.paths.iter().map(|(name, path)| (name.as_str(), path.display().to_string())));
     rows.iter()
-        .map(|(key, value)| format!("{} {value}\n", style.paint(Tone::Head, &format!("{key:<8}"))))
+        .map(|(key, value)| format!("{} {value}\n", style.paint(Tone::Heading, &format!("{key:<8}"))))
         .collect()
 }
 

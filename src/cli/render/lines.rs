@@ -27,9 +27,9 @@ impl LinePrefix {
         let pad = " ".repeat(self.widest - own);
         let bar = match stream {
             OutputStream::Out => style.paint(Tone::Plain, "|"),
-            OutputStream::Err => style.paint(Tone::Bad, "|"),
+            OutputStream::Err => style.paint(Tone::Error, "|"),
         };
-        format!("{}{pad} {bar} {line}", style.colour_of(name, &who))
+        format!("{}{pad} {bar} {line}", style.paint_name(name, &who))
     }
 }
 
@@ -60,7 +60,7 @@ pub(in crate::cli) fn json_line(item: &LogItem) -> String {
             value
         }
         LogItem::Missed { lines } => json!({ "type": "missed", "lines": lines }),
-        LogItem::Places { places } => json!({ "type": "positions", "positions": places }),
+        LogItem::Positions { places } => json!({ "type": "positions", "positions": places }),
     };
     value.to_string()
 }

@@ -6,9 +6,9 @@ use tabled::builder::Builder;
 use tabled::settings::object::Rows;
 use tabled::settings::{Color, Style as Border, Width};
 
-use super::attention::{self, AlertContext, concerns};
+use super::attention::{self, AlertContext, alerts};
 use super::drift;
-use super::style::{self, Style, Tone, cut, tame};
+use super::style::{self, Style, Tone, tame, truncate};
 use super::units;
 use crate::ipc::message::{HostInfo, InstanceView, Status};
 use crate::spec::ExecMode;
@@ -69,32 +69,32 @@ pub(in crate::cli) fn list(
     let mut text = table(instances, style);
     text.push('\n');
     if let Some(around) = around {
-        text.push_str(&below(instances, &around.host, style.width));
+        text.push_str(&footer(instances, &around.host, style.width));
     }
     let nothing = AlertContext::default();
-    let concerns = concerns(instances, around.unwrap_or(&nothing));
+    let concerns = alerts(instances, around.unwrap_or(&nothing));
     if let Some((tone, line)) = attention::line(&concerns, style.width) {
         text.push_str(&style.paint(tone, &line));
         text.push('\n');
     }
     for line in drift::lines(instances) {
-        text.push_str(&style.paint(Tone::Change, &line));
+        text.push_str(&style.paint(Tone::Warning, &line));
         text.push('\n');
     }
     text
 }
 
 /// The sums on the left, the host on the right, or below where the terminal is narrow.
-fn below(instances: &[InstanceView], host: &HostInfo, width: usize) -> String {
-    let (sums, host) = (sums(instances), self::host(host));
+fn footer(instances: &[InstanceView], host: &HostInfo, width: usize) -> String {
+    let (sums, host) = (totals(instances), self::host(host));
     let both = style::width(&sums) + style::width(&host) + 5;
     match both <= width {
         true => format!("{sums}  |  {host}\n"),
-        false => format!("{}\n{}\n", cut(&sums, width), cut(&host, width)),
+        false => format!("{}\n{}\n", truncate(&sums, width), truncate(&host, width)),
     }
 }
 
-fn sums(instances: &[InstanceView]) -> String {
+fn totals(instances: &[InstanceView]) -> String {
     let apps: BTreeSet<&str> = instances.iter().map(|view| view.name.as_str()).collect();
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for view in instances {
@@ -102,8 +102,8 @@ fn sums(instances: &[InstanceView]) -> String {
     }
     let states: Vec<String> = counts.iter().map(|(status, count)| format!("{count} {status}")).collect();
     let of = match instances.len() {
-        count if count == apps.len() => counted(count, "app"),
-        count => format!("{} in {}", counted(count, "instance"), counted(apps.len(), "app")),
+        count if count == apps.len() => pluralize(count, "app"),
+        count => format!("{} in {}", pluralize(count, "instance"), pluralize(apps.len(), "app")),
     };
     // The sum of nothing is minus zero.
     let cpu = 0.0 + instances.iter().map(|view| view.cpu).sum::<f32>();
@@ -112,7 +112,7 @@ fn sums(instances: &[InstanceView]) -> String {
     format!("{of}{states}; cpu {}, mem {}", units::percent(cpu), units::size(memory))
 }
 
-fn counted(count: usize, what: &str) -> String {
+fn pluralize(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
@@ -121,7 +121,7 @@ fn host(host: &HostInfo) -> String {
     let share = |used: u64, total: u64| format!("{}%", (used * 100).checked_div(total).unwrap_or(0));
     format!(
         "host: load {one:.2} {five:.2} {fifteen:.2} on {}, mem {} of {}, disk {} of {}",
-        counted(host.cores, "core"),
+        pluralize(host.cores, "core"),
         share(host.memory_used, host.memory_total),
         units::size(host.memory_total),
         share(host.disk_used, host.disk_total),
@@ -167,16 +167,16 @@ impl ListLayout {
     }
 
     fn colour(&self, table: &mut tabled::Table, instances: &[InstanceView]) {
-        let head = Color::new(Tone::Head.begin(), super::style::END);
+        let head = Color::new(Tone::Heading.begin(), super::style::RESET);
         table.modify(Rows::first(), head);
         for (place, column) in self.columns.iter().enumerate() {
             for (row, instance) in instances.iter().enumerate() {
                 let tone = match column {
-                    Id => Tone::Head,
+                    Id => Tone::Heading,
                     State => Tone::of(instance.status),
                     _ => continue,
                 };
-                table.modify((row + 1, place), Color::new(tone.begin(), super::style::END));
+                table.modify((row + 1, place), Color::new(tone.begin(), super::style::RESET));
             }
         }
     }
@@ -202,7 +202,7 @@ impl ListColumn {
     }
 
     fn cell(self, instance: &InstanceView, name: usize) -> String {
-        let text = |text: &str| cut(&tame(text), name).into_owned();
+        let text = |text: &str| truncate(&tame(text), name).into_owned();
         match self {
             Id => instance.id.to_string(),
             // The mark is explained below the table.
@@ -349,10 +349,10 @@ pub(in crate::cli) mod tests {
         let coloured = list(&three(), None, Style { colour: true, width: 117 });
         assert!(coloured.contains("\u{1b}[32monline"), "{coloured}");
         let mut bare = coloured;
-        for tone in [Tone::Head, Tone::Good, Tone::Bad, Tone::Change] {
+        for tone in [Tone::Heading, Tone::Success, Tone::Error, Tone::Warning] {
             bare = bare.replace(tone.begin(), "");
         }
-        assert_eq!(bare.replace(super::super::style::END, ""), FULL);
+        assert_eq!(bare.replace(super::super::style::RESET, ""), FULL);
     }
 
     fn around() -> AlertContext {
@@ -376,6 +376,6 @@ pub(in crate::cli) mod tests {
         let narrow = list(&three(), Some(&around()), Style { colour: false, width: 60 });
         assert!(narrow.lines().rev().skip(1).all(|line| style::width(line) <= 60), "{narrow}");
         let two = [view(0, "api", Status::Online), view(1, "api", Status::Online)];
-        assert!(sums(&two).starts_with("2 instances in 1 app: 2 online; cpu 3%"), "{}", sums(&two));
+        assert!(totals(&two).starts_with("2 instances in 1 app: 2 online; cpu 3%"), "{}", totals(&two));
     }
 }

@@ -8,7 +8,7 @@ use super::units;
 use crate::ipc::message::InstanceDetail;
 
 /// The blocks, each ended by a blank line.
-pub(in crate::cli) fn mini(instances: &[InstanceDetail]) -> String {
+pub(in crate::cli) fn blocks(instances: &[InstanceDetail]) -> String {
     instances.iter().map(block).collect()
 }
 
@@ -45,7 +45,7 @@ mod tests {
 
     #[test]
     fn a_block_has_pm2s_keys() {
-        let text = mini(&[detail()]);
+        let text = blocks(&[detail()]);
         assert!(text.starts_with("+--- api\nnamespace : default\nversion : N/A\n"), "{text}");
         assert!(text.ends_with("watching : no\nPID file : /h/pids/api-3.pid\n\n"), "{text}");
     }

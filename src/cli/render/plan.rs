@@ -6,13 +6,13 @@ use super::style::tame;
 use crate::spec::AppSpec;
 
 /// Values longer than this are not shown whole. Characters.
-const LONGEST: usize = 60;
+const MAX_VALUE: usize = 60;
 
 /// What is to be done about an app, and why.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::cli) struct PlanStep {
     /// What.
-    pub(in crate::cli) work: PlanAction,
+    pub(in crate::cli) action: PlanAction,
     /// The instances in the list that it is about.
     pub(in crate::cli) ids: Vec<u32>,
     /// Why, if its settings differ.
@@ -25,21 +25,21 @@ pub(in crate::cli) enum PlanAction {
     /// It is not in the list.
     Start(Box<AppSpec>),
     /// Instances of it do not run.
-    Wake(String),
+    StartStopped(String),
     /// It runs with other settings, and shares its port: it gets new processes without a gap.
     Reload(Box<AppSpec>),
     /// It has other settings, and gets new processes.
     Restart(Box<AppSpec>),
     /// It has other settings, and neither runs nor is to.
-    Set(Box<AppSpec>),
+    Update(Box<AppSpec>),
     /// It has another number of instances.
     Scale { name: String, from: usize, to: u32 },
     /// It was started from the file, which names it no more.
     Delete(String),
     /// The same, but only `--prune` deletes.
-    Leave(String),
+    Keep(String),
     /// Nothing.
-    Nothing(String),
+    Unchanged(String),
 }
 
 /// A setting that differs. Values of variables are not kept: nobody is to see them.
@@ -50,55 +50,55 @@ pub(in crate::cli) struct FieldDiff {
     /// What it is, and what it is to be; nothing for a variable's.
     pub(in crate::cli) values: Option<(Value, Value)>,
     /// How a variable differs.
-    pub(in crate::cli) how: &'static str,
+    pub(in crate::cli) note: &'static str,
 }
 
 impl PlanAction {
     /// Its word, with the sign of what happens to processes.
-    fn words(&self) -> (&'static str, &'static str) {
+    fn sign_and_verb(&self) -> (&'static str, &'static str) {
         match self {
-            Self::Start(_) | Self::Wake(_) => ("+", "start"),
+            Self::Start(_) | Self::StartStopped(_) => ("+", "start"),
             Self::Reload(_) => ("~", "reload"),
             Self::Restart(_) => ("~", "restart"),
-            Self::Set(_) => ("~", "update"),
+            Self::Update(_) => ("~", "update"),
             Self::Scale { .. } => ("~", "scale"),
             Self::Delete(_) => ("-", "delete"),
-            Self::Leave(_) => (" ", "keep"),
-            Self::Nothing(_) => (" ", "unchanged"),
+            Self::Keep(_) => (" ", "keep"),
+            Self::Unchanged(_) => (" ", "unchanged"),
         }
     }
 
     fn app(&self) -> &str {
         match self {
-            Self::Start(app) | Self::Reload(app) | Self::Restart(app) | Self::Set(app) => &app.name,
-            Self::Wake(name) | Self::Delete(name) | Self::Leave(name) | Self::Nothing(name) => name,
+            Self::Start(app) | Self::Reload(app) | Self::Restart(app) | Self::Update(app) => &app.name,
+            Self::StartStopped(name) | Self::Delete(name) | Self::Keep(name) | Self::Unchanged(name) => name,
             Self::Scale { name, .. } => name,
         }
     }
 
-    fn is_some(&self) -> bool {
-        !matches!(self, Self::Nothing(_) | Self::Leave(_))
+    fn is_change(&self) -> bool {
+        !matches!(self, Self::Unchanged(_) | Self::Keep(_))
     }
 }
 
 impl PlanStep {
-    fn why(&self) -> String {
-        match &self.work {
+    fn reason(&self) -> String {
+        match &self.action {
             PlanAction::Start(app) => match app.instances {
                 1 => "1 new instance".into(),
                 count => format!("{count} new instances"),
             },
-            PlanAction::Wake(_) => {
+            PlanAction::StartStopped(_) => {
                 let ids: Vec<String> = self.ids.iter().map(u32::to_string).collect();
                 format!("not running (id {})", ids.join(", "))
             }
-            PlanAction::Reload(_) | PlanAction::Restart(_) | PlanAction::Set(_) => {
+            PlanAction::Reload(_) | PlanAction::Restart(_) | PlanAction::Update(_) => {
                 self.changes.iter().map(change).collect::<Vec<_>>().join("; ")
             }
             PlanAction::Scale { from, to, .. } => format!("{from} → {}", instances(*to)),
             PlanAction::Delete(_) => "no longer in the file".into(),
-            PlanAction::Leave(_) => "no longer in the file; use --prune to delete".into(),
-            PlanAction::Nothing(_) => String::new(),
+            PlanAction::Keep(_) => "no longer in the file; use --prune to delete".into(),
+            PlanAction::Unchanged(_) => String::new(),
         }
     }
 }
@@ -106,15 +106,15 @@ impl PlanStep {
 /// The plan, and how much there is to do.
 pub(in crate::cli) fn text(steps: &[PlanStep]) -> String {
     let row = |step: &PlanStep| {
-        let (sign, word) = step.work.words();
-        [format!("{sign} {word}"), tame(step.work.app()).into_owned(), tame(&step.why()).into_owned()]
+        let (sign, word) = step.action.sign_and_verb();
+        [format!("{sign} {word}"), tame(step.action.app()).into_owned(), tame(&step.reason()).into_owned()]
     };
     let rows: Vec<[String; 3]> = steps.iter().map(row).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let (first, second) = (width(0), width(1));
     let line = |[what, name, why]: &[String; 3]| format!("{what:first$}  {name:second$}  {why}");
     let mut text: String = rows.iter().map(|row| format!("{}\n", line(row).trim_end())).collect();
-    match steps.iter().filter(|step| step.work.is_some()).count() {
+    match steps.iter().filter(|step| step.action.is_change()).count() {
         0 => text.push_str("no changes\n"),
         1 => text.push_str("1 change\n"),
         many => text.push_str(&format!("{many} changes\n")),
@@ -126,18 +126,18 @@ pub(in crate::cli) fn text(steps: &[PlanStep]) -> String {
 pub(in crate::cli) fn json(steps: &[PlanStep]) -> Value {
     let change = |change: &FieldDiff| match &change.values {
         Some((is, wanted)) => json!({ "setting": change.name, "is": is, "wanted": wanted }),
-        None => json!({ "setting": change.name, "change": change.how }),
+        None => json!({ "setting": change.name, "change": change.note }),
     };
     let step = |step: &PlanStep| {
         json!({
-            "action": step.work.words().1,
-            "app": step.work.app(),
+            "action": step.action.sign_and_verb().1,
+            "app": step.action.app(),
             "ids": step.ids,
-            "reason": step.why(),
+            "reason": step.reason(),
             "changes": step.changes.iter().map(change).collect::<Vec<_>>(),
         })
     };
-    let to_do = steps.iter().filter(|step| step.work.is_some()).count();
+    let to_do = steps.iter().filter(|step| step.action.is_change()).count();
     json!({ "steps": steps.iter().map(step).collect::<Vec<_>>(), "pending": to_do })
 }
 
@@ -148,7 +148,7 @@ fn instances(count: u32) -> String {
 fn change(change: &FieldDiff) -> String {
     match &change.values {
         Some((is, wanted)) => format!("{}: {} → {}", change.name, shown(is), shown(wanted)),
-        None => format!("{} {}", change.name, change.how),
+        None => format!("{} {}", change.name, change.note),
     }
 }
 
@@ -157,8 +157,8 @@ fn shown(value: &Value) -> String {
         Value::Null => "none".to_owned(),
         other => other.to_string(),
     };
-    match text.chars().count() > LONGEST {
-        true => format!("{}…", text.chars().take(LONGEST).collect::<String>()),
+    match text.chars().count() > MAX_VALUE {
+        true => format!("{}…", text.chars().take(MAX_VALUE).collect::<String>()),
         false => text,
     }
 }
@@ -169,15 +169,15 @@ mod tests {
 
     fn three() -> [PlanStep; 4] {
         let app = Box::new(AppSpec::new("api", "/a", "/"));
-        let changed = |name: &str, values| FieldDiff { name: name.into(), values, how: "removed" };
+        let changed = |name: &str, values| FieldDiff { name: name.into(), values, note: "removed" };
         let changes =
             vec![changed("kill_timeout", Some((1000.into(), 2000.into()))), changed("env.TOKEN", None)];
-        let step = |work, ids: &[u32]| PlanStep { work, ids: ids.into(), changes: Vec::new() };
+        let step = |work, ids: &[u32]| PlanStep { action: work, ids: ids.into(), changes: Vec::new() };
         [
             step(PlanAction::Start(app.clone()), &[]),
-            PlanStep { work: PlanAction::Reload(app), ids: vec![0, 1], changes },
+            PlanStep { action: PlanAction::Reload(app), ids: vec![0, 1], changes },
             step(PlanAction::Scale { name: "w".into(), from: 1, to: 3 }, &[2]),
-            step(PlanAction::Nothing("x".into()), &[3]),
+            step(PlanAction::Unchanged("x".into()), &[3]),
         ]
     }
 

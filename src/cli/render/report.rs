@@ -6,13 +6,13 @@ use super::style::tame;
 use crate::ipc::message::{Outcome, Report, Status};
 
 /// More ids than these are counted instead of listed.
-const MOST_IDS: usize = 8;
+const MAX_IDS: usize = 8;
 
 /// One line for all instances of an app that came out alike, then the daemon's notes.
 pub(in crate::cli) fn outcomes(report: &Report) -> Vec<String> {
     let mut groups: Vec<(&Outcome, Vec<u32>)> = Vec::new();
     for outcome in report.instances.iter().filter(|outcome| outcome.problem.is_none()) {
-        match groups.iter_mut().find(|(first, _)| alike(first, outcome)) {
+        match groups.iter_mut().find(|(first, _)| is_same_outcome(first, outcome)) {
             Some((_, ids)) => ids.push(outcome.id),
             None => groups.push((outcome, vec![outcome.id])),
         }
@@ -22,40 +22,40 @@ pub(in crate::cli) fn outcomes(report: &Report) -> Vec<String> {
     lines
 }
 
-fn alike(one: &Outcome, other: &Outcome) -> bool {
+fn is_same_outcome(one: &Outcome, other: &Outcome) -> bool {
     (&one.name, one.status, one.killed) == (&other.name, other.status, other.killed)
 }
 
 fn line(outcome: &Outcome, ids: &[u32]) -> String {
-    let ids = listed(ids);
+    let ids = format_ids(ids);
     let status = outcome.status.map_or("deleted", |status| status.as_str());
     let killed = if outcome.killed { " (killed after the grace period)" } else { "" };
     format!("{} ({ids}): {status}{killed}", tame(&outcome.name))
 }
 
 /// The instances that are on their way, by state and app: `: stopping api (0, 1), web (2)`.
-pub(in crate::cli) fn waiting(moving: &BTreeMap<u32, (String, Status)>) -> String {
+pub(in crate::cli) fn in_transition(moving: &BTreeMap<u32, (String, Status)>) -> String {
     let mut apps: BTreeMap<(&str, &str), Vec<u32>> = BTreeMap::new();
     for (id, (name, status)) in moving {
         apps.entry((status.as_str(), name)).or_default().push(*id);
     }
     let (mut text, mut last) = (String::new(), "");
-    for ((status, name), ids) in apps.iter().take(MOST_IDS) {
+    for ((status, name), ids) in apps.iter().take(MAX_IDS) {
         let begin = if last.is_empty() { ": " } else { ", " };
         let word = if *status == last { String::new() } else { format!("{status} ") };
-        text.push_str(&format!("{begin}{word}{} ({})", tame(name), listed(ids)));
+        text.push_str(&format!("{begin}{word}{} ({})", tame(name), format_ids(ids)));
         last = status;
     }
-    if apps.len() > MOST_IDS {
-        text.push_str(&format!(" and {} more apps", apps.len() - MOST_IDS));
+    if apps.len() > MAX_IDS {
+        text.push_str(&format!(" and {} more apps", apps.len() - MAX_IDS));
     }
     text
 }
 
 /// The ids, or how many there are.
-fn listed(ids: &[u32]) -> String {
+fn format_ids(ids: &[u32]) -> String {
     match ids.len() {
-        0..=MOST_IDS => ids.iter().map(u32::to_string).collect::<Vec<_>>().join(", "),
+        0..=MAX_IDS => ids.iter().map(u32::to_string).collect::<Vec<_>>().join(", "),
         many => format!("{many} instances"),
     }
 }
@@ -106,9 +106,9 @@ mod tests {
             row(2, "api", Status::Stopping),
             row(3, "job", Status::Launching),
         ];
-        assert_eq!(waiting(&moving.into()), ": launching job (3), stopping api (1, 2), web (0)");
-        assert_eq!(waiting(&BTreeMap::new()), "");
+        assert_eq!(in_transition(&moving.into()), ": launching job (3), stopping api (1, 2), web (0)");
+        assert_eq!(in_transition(&BTreeMap::new()), "");
         let crowd = (0..30).map(|id| row(id, &format!("app-{id:02}"), Status::Launching)).collect();
-        assert!(waiting(&crowd).ends_with("app-07 (7) and 22 more apps"), "{}", waiting(&crowd));
+        assert!(in_transition(&crowd).ends_with("app-07 (7) and 22 more apps"), "{}", in_transition(&crowd));
     }
 }

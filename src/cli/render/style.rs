@@ -10,7 +10,7 @@ use unicode_width::UnicodeWidthStr;
 use crate::ipc::message::Status;
 
 /// Columns assumed where nobody looks: enough for the full layouts, as in PM2.
-const UNSEEN: usize = 300;
+const DEFAULT_WIDTH: usize = 300;
 
 /// How output is dressed.
 #[derive(Clone, Copy, Debug)]
@@ -27,13 +27,13 @@ pub(in crate::cli) enum Tone {
     /// Nothing special.
     Plain,
     /// A heading, a key.
-    Head,
+    Heading,
     /// As it should be.
-    Good,
+    Success,
     /// Down.
-    Bad,
+    Error,
     /// In between.
-    Change,
+    Warning,
 }
 
 impl Tone {
@@ -41,34 +41,34 @@ impl Tone {
     pub(in crate::cli) fn begin(self) -> &'static str {
         match self {
             Self::Plain => "",
-            Self::Head => "\u{1b}[1;36m",
-            Self::Good => "\u{1b}[32m",
-            Self::Bad => "\u{1b}[31m",
-            Self::Change => "\u{1b}[33m",
+            Self::Heading => "\u{1b}[1;36m",
+            Self::Success => "\u{1b}[32m",
+            Self::Error => "\u{1b}[31m",
+            Self::Warning => "\u{1b}[33m",
         }
     }
 
     /// The tone of a state.
     pub(in crate::cli) fn of(status: Status) -> Self {
         match status {
-            Status::Online => Self::Good,
-            Status::Stopped | Status::Errored => Self::Bad,
-            Status::Launching | Status::Stopping | Status::Waiting => Self::Change,
+            Status::Online => Self::Success,
+            Status::Stopped | Status::Errored => Self::Error,
+            Status::Launching | Status::Stopping | Status::Waiting => Self::Warning,
         }
     }
 }
 
 /// Ends any tone.
-pub(in crate::cli) const END: &str = "\u{1b}[0m";
+pub(in crate::cli) const RESET: &str = "\u{1b}[0m";
 
 impl Style {
     /// For files and pipes.
     pub(in crate::cli) fn plain() -> Self {
-        Self { colour: false, width: UNSEEN }
+        Self { colour: false, width: DEFAULT_WIDTH }
     }
 
     /// `text` in the colour that belongs to a name, today and tomorrow. Red is for errors.
-    pub(in crate::cli) fn colour_of(self, name: &str, text: &str) -> String {
+    pub(in crate::cli) fn paint_name(self, name: &str, text: &str) -> String {
         if !self.colour {
             return text.to_owned();
         }
@@ -78,13 +78,13 @@ impl Style {
             .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
         let colours = [32, 33, 34, 35, 36, 92, 93, 94, 95, 96];
         let colour = colours[hash as usize % colours.len()];
-        format!("\u{1b}[{colour}m{text}{END}")
+        format!("\u{1b}[{colour}m{text}{RESET}")
     }
 
     /// `text` in a tone.
     pub(in crate::cli) fn paint(self, tone: Tone, text: &str) -> String {
         match self.colour && tone != Tone::Plain {
-            true => format!("{}{text}{END}", tone.begin()),
+            true => format!("{}{text}{RESET}", tone.begin()),
             false => text.to_owned(),
         }
     }
@@ -97,7 +97,7 @@ pub(in crate::cli) fn width(text: &str) -> usize {
 }
 
 /// `text` in at most `columns`, its end replaced by `…` where it is longer.
-pub(in crate::cli) fn cut(text: &str, columns: usize) -> Cow<'_, str> {
+pub(in crate::cli) fn truncate(text: &str, columns: usize) -> Cow<'_, str> {
     let (mut taken, mut fits) = (0, 0);
     for (at, sign) in text.grapheme_indices(true) {
         taken += width(sign);
@@ -118,16 +118,16 @@ mod tests {
     #[test]
     fn wide_characters_count_double() {
         assert_eq!(width("队列"), 4);
-        assert_eq!(cut("队列服务", 5), "队列…");
-        assert_eq!(cut("队列服务", 8), "队列服务");
-        assert_eq!(cut("worker", 4), "wor…");
-        assert_eq!((cut("abc", 0).as_ref(), cut("", 3).as_ref()), ("", ""));
+        assert_eq!(truncate("队列服务", 5), "队列…");
+        assert_eq!(truncate("队列服务", 8), "队列服务");
+        assert_eq!(truncate("worker", 4), "wor…");
+        assert_eq!((truncate("abc", 0).as_ref(), truncate("", 3).as_ref()), ("", ""));
     }
 
     #[test]
     fn a_sign_of_several_characters_is_not_broken() {
         assert_eq!((width("⚠️"), width("👩‍💻"), width("e\u{301}")), (2, 2, 1));
-        assert_eq!((cut("👩‍💻👩‍💻", 4), cut("👩‍💻👩‍💻", 3)), ("👩‍💻👩‍💻".into(), "👩‍💻…".into()));
+        assert_eq!((truncate("👩‍💻👩‍💻", 4), truncate("👩‍💻👩‍💻", 3)), ("👩‍💻👩‍💻".into(), "👩‍💻…".into()));
     }
 
     #[test]
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn colour_only_where_wanted() {
-        assert_eq!(Style::plain().paint(Tone::Good, "online"), "online");
-        assert_eq!(Style { colour: true, width: 80 }.paint(Tone::Good, "x"), "\u{1b}[32mx\u{1b}[0m");
+        assert_eq!(Style::plain().paint(Tone::Success, "online"), "online");
+        assert_eq!(Style { colour: true, width: 80 }.paint(Tone::Success, "x"), "\u{1b}[32mx\u{1b}[0m");
     }
 }

@@ -17,7 +17,7 @@ pub(in crate::cli) fn age(ms: u64) -> String {
 }
 
 /// Milliseconds, exact where they are few: an app that dies after 12 ms did not run `0s`.
-pub(in crate::cli) fn lasted(ms: u64) -> String {
+pub(in crate::cli) fn duration(ms: u64) -> String {
     if ms < 10 * SECOND { format!("{ms} ms") } else { age(ms) }
 }
 
@@ -38,7 +38,7 @@ pub(in crate::cli) fn percent(cpu: f32) -> String {
 }
 
 /// A point in time, milliseconds since the epoch, as a clock in `zone` shows it.
-pub(in crate::cli) fn clock(ms: u64, zone: &TimeZone) -> String {
+pub(in crate::cli) fn local_time(ms: u64, zone: &TimeZone) -> String {
     match i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()) {
         Some(at) => at.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
         None => "?".into(),
@@ -66,7 +66,7 @@ mod tests {
         for (ms, shown) in ages {
             assert_eq!(age(ms), shown);
         }
-        assert_eq!((lasted(12).as_str(), lasted(12_000).as_str()), ("12 ms", "12s"));
+        assert_eq!((duration(12).as_str(), duration(12_000).as_str()), ("12 ms", "12s"));
     }
 
     #[test]
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn times_are_those_of_the_zone() {
-        assert_eq!(clock(1_700_000_000_000, &TimeZone::UTC), "2023-11-14 22:13:20");
-        assert_eq!(clock(u64::MAX, &TimeZone::UTC), "?");
+        assert_eq!(local_time(1_700_000_000_000, &TimeZone::UTC), "2023-11-14 22:13:20");
+        assert_eq!(local_time(u64::MAX, &TimeZone::UTC), "?");
     }
 }

@@ -8,8 +8,8 @@ use crate::process::signal;
 
 /// The code when nothing can run any more: that of the first app that was given up, else of the first that
 /// ended with another code than 0.
-pub(super) fn of_all(instances: &[InstanceDetail]) -> u8 {
-    let last = |instance: &InstanceDetail| instance.exits.last().map_or(0, |last| of(&last.exit));
+pub(super) fn exit_code(instances: &[InstanceDetail]) -> u8 {
+    let last = |instance: &InstanceDetail| instance.exits.last().map_or(0, |last| shell_code(&last.exit));
     let errored = instances.iter().find(|instance| instance.view.status == Status::Errored);
     if let Some(instance) = errored {
         return last(instance).max(1); // given up is a failure, whatever it said
@@ -19,12 +19,12 @@ pub(super) fn of_all(instances: &[InstanceDetail]) -> u8 {
 
 /// The code after a signal had everything stopped: 0 where each app ended as it was asked to, by its code 0
 /// or by the signal; else that of the first that did not.
-pub(super) fn of_stopped(instances: &[InstanceDetail], exits: &BTreeMap<u32, Exit>) -> u8 {
+pub(super) fn exit_code_after_stop(instances: &[InstanceDetail], exits: &BTreeMap<u32, Exit>) -> u8 {
     let code = |instance: &InstanceDetail| {
         let asked = signal::parse(&instance.spec.stop.signal).unwrap_or(libc::SIGINT);
         match exits.get(&instance.view.id) {
             Some(Exit::Signal { number, .. }) if [asked, libc::SIGINT, libc::SIGTERM].contains(number) => 0,
-            Some(exit) => of(exit),
+            Some(exit) => shell_code(exit),
             None => 0,
         }
     };
@@ -34,14 +34,15 @@ pub(super) fn of_stopped(instances: &[InstanceDetail], exits: &BTreeMap<u32, Exi
 }
 
 /// Whose code it is.
-pub(super) fn reason(instances: &[InstanceDetail], exits: &BTreeMap<u32, Exit>, code: u8) -> String {
+pub(super) fn exit_reason(instances: &[InstanceDetail], exits: &BTreeMap<u32, Exit>, code: u8) -> String {
     let last = |instance: &InstanceDetail| {
         let told = exits.get(&instance.view.id).cloned();
         told.or_else(|| instance.exits.last().map(|last| last.exit.clone()))
     };
     let whose = instances.iter().find_map(|instance| {
         let exit = last(instance)?;
-        let fits = of(&exit) == code || (of(&exit) == 0 && instance.view.status == Status::Errored);
+        let fits =
+            shell_code(&exit) == code || (shell_code(&exit) == 0 && instance.view.status == Status::Errored);
         fits.then(|| format!("app \"{}\" (id {}) exited: {exit}", instance.view.name, instance.view.id))
     });
     whose.unwrap_or_else(|| "all apps have exited".into())
@@ -49,7 +50,7 @@ pub(super) fn reason(instances: &[InstanceDetail], exits: &BTreeMap<u32, Exit>, 
 
 /// As a shell tells it: the code, 128 and the signal's number, 127 for what is not there, 126 for what cannot
 /// be executed.
-fn of(exit: &Exit) -> u8 {
+fn shell_code(exit: &Exit) -> u8 {
     match exit {
         Exit::Code(0) => 0,
         // Only eight bits of a code are told to anybody.
@@ -79,7 +80,7 @@ mod tests {
             (failed(libc::ENOENT), 127),
             (failed(libc::EACCES), 126),
         ] {
-            assert_eq!(of(&exit), code, "{exit:?}");
+            assert_eq!(shell_code(&exit), code, "{exit:?}");
         }
     }
 }

@@ -28,8 +28,8 @@ const PIPE_SIZE: i32 = 1 << 20;
 
 /// How often it is looked whether pipes are empty, and how often in a row they must be. The daemon tries a
 /// full one again after two milliseconds.
-const LOOK: Duration = Duration::from_millis(5);
-const QUIET: u32 = 8;
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+const IDLE_POLLS: u32 = 8;
 
 // How lines are shown.
 #[derive(Args, Clone, Copy, Debug)]
@@ -66,9 +66,9 @@ pub(super) struct OutputRelay {
     out: PathBuf,
     err: PathBuf,
     /// While these are open the readers see no end, whatever the daemon does.
-    held: Vec<File>,
+    write_ends: Vec<File>,
     /// The same pipes, to see whether they are empty.
-    seen: Vec<File>,
+    read_ends: Vec<File>,
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -79,14 +79,15 @@ impl OutputRelay {
     /// The home's file system takes no pipes, or is read-only.
     pub(super) fn new(home: &Home, shape: OutputFlags, style: Style) -> io::Result<Self> {
         let one = shape.json || shape.format;
-        let out = home.run().join("runtime-out");
+        let out = home.run_dir().join("runtime-out");
         // Lines of both streams that go to one place must come by one way, or they would mix.
-        let err = if one { out.clone() } else { home.run().join("runtime-err") };
-        let mut voice = Self { shape, out, err, held: Vec::new(), seen: Vec::new(), readers: Vec::new() };
+        let err = if one { out.clone() } else { home.run_dir().join("runtime-err") };
+        let mut voice =
+            Self { shape, out, err, write_ends: Vec::new(), read_ends: Vec::new(), readers: Vec::new() };
         for path in if one { vec![voice.out.clone()] } else { vec![voice.out.clone(), voice.err.clone()] } {
             let to_err = path != voice.out;
             let pipe = voice.pipe(&path)?;
-            let work = move || copy(pipe, shape, to_err, style);
+            let work = move || relay(pipe, shape, to_err, style);
             voice.readers.push(std::thread::Builder::new().name("voice".into()).spawn(work)?);
         }
         Ok(voice)
@@ -99,13 +100,13 @@ impl OutputRelay {
         let pipe = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
         fcntl(pipe.as_fd(), FcntlArg::F_SETFL(OFlag::empty()))?;
         let _ = fcntl(pipe.as_fd(), FcntlArg::F_SETPIPE_SZ(PIPE_SIZE)); // the usual size must do
-        self.seen.push(pipe.try_clone()?);
-        self.held.push(OpenOptions::new().write(true).open(path)?);
+        self.read_ends.push(pipe.try_clone()?);
+        self.write_ends.push(OpenOptions::new().write(true).open(path)?);
         Ok(pipe)
     }
 
     /// Has an app speak through the pipes, unless it names log files of its own.
-    pub(super) fn speak_through(&self, app: &mut AppSpec) {
+    pub(super) fn redirect_logs(&self, app: &mut AppSpec) {
         for (place, pipe) in [(&mut app.logs.out, &self.out), (&mut app.logs.err, &self.err)] {
             if *place == LogPath::Default {
                 *place = LogPath::File(pipe.clone());
@@ -121,24 +122,24 @@ impl OutputRelay {
 
     /// Resolves once the pipes have been empty for a moment: whoever reads our output has caught up. For
     /// when no app runs any more.
-    pub(super) async fn caught_up(&self) {
+    pub(super) async fn wait_drained(&self) {
         let mut quiet = 0;
-        while quiet < QUIET {
+        while quiet < IDLE_POLLS {
             quiet = if self.is_empty() { quiet + 1 } else { 0 };
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
     /// Whether nothing in the pipes waits to be read.
     fn is_empty(&self) -> bool {
         let mut fds: Vec<_> =
-            self.seen.iter().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)).collect();
+            self.read_ends.iter().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)).collect();
         poll(&mut fds, PollTimeout::ZERO) == Ok(0)
     }
 
     /// Reads what is still in the pipes. For when the daemon has ended.
     pub(super) fn finish(mut self) {
-        self.held.clear();
+        self.write_ends.clear();
         for reader in self.readers.drain(..) {
             let _ = reader.join();
         }
@@ -148,9 +149,9 @@ impl OutputRelay {
 }
 
 /// Until the pipe ends. An output that nobody reads any more swallows the rest: the apps must not wait for it.
-fn copy(pipe: File, shape: OutputFlags, to_err: bool, style: Style) {
+fn relay(pipe: File, shape: OutputFlags, to_err: bool, style: Style) {
     let done = match (shape.prefix || shape.format, to_err) {
-        (true, _) => dressed(&pipe, shape, style),
+        (true, _) => relay_formatted(&pipe, shape, style),
         (false, false) => io::copy(&mut &pipe, &mut io::stdout()).map(drop),
         (false, true) => io::copy(&mut &pipe, &mut io::stderr()).map(drop),
     };
@@ -159,7 +160,7 @@ fn copy(pipe: File, shape: OutputFlags, to_err: bool, style: Style) {
     }
 }
 
-fn dressed(pipe: &File, shape: OutputFlags, style: Style) -> io::Result<()> {
+fn relay_formatted(pipe: &File, shape: OutputFlags, style: Style) -> io::Result<()> {
     let (mut reader, mut prefix) = (BufReader::with_capacity(64 << 10, pipe), LinePrefix::default());
     let (mut line, mut out, mut err) = (Vec::new(), Vec::new(), Vec::new());
     while {

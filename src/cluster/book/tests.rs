@@ -30,7 +30,7 @@ fn book(slots: u32, balance: Balance) -> ClusterState {
         let run = u64::from(slot) + 1;
         book.runs.insert(run, RunState { app: "api".into(), slot, phase: RunPhase::Starting });
         let id = book.add(socket("api", slot, run));
-        book.join(id);
+        book.join_group(id);
     }
     book
 }
@@ -50,7 +50,7 @@ fn only_the_ready_get_connections_if_there_is_one() {
     assert_eq!(given(&book, None), BTreeSet::from([1]));
     book.runs.get_mut(&3).unwrap().phase = RunPhase::Ready;
     assert_eq!(given(&book, None), BTreeSet::from([1, 2]));
-    book.runs.get_mut(&2).unwrap().phase = RunPhase::Quiet;
+    book.runs.get_mut(&2).unwrap().phase = RunPhase::Draining;
     book.runs.remove(&3);
     assert_eq!(given(&book, None), BTreeSet::from([0]), "one that starts is better than none");
     book.runs.clear();
@@ -67,20 +67,20 @@ fn while_one_leaves_only_those_that_stay_in_place_are_named() {
     assert_eq!(given(&book, Some(3)), BTreeSet::from([1]));
     book.remove(2);
     book.remove(3);
-    assert_eq!((book.members(address()), given(&book, None)), (&[][..], BTreeSet::from([NOBODY])));
+    assert_eq!((book.members(address()), given(&book, None)), (&[][..], BTreeSet::from([KERNEL_CHOICE])));
 }
 
 #[test]
 fn while_the_best_one_moves_nobody_else_is_named() {
     let mut book = book(4, Balance::Random);
     let ids: Vec<u64> = book.members(address()).to_vec();
-    assert_eq!(book.bystanders(address(), ids[0]), [0u64; 0], "all are as good");
+    assert_eq!(book.unmoved_members(address(), ids[0]), [0u64; 0], "all are as good");
     for run in 1..=3 {
-        book.runs.get_mut(&run).unwrap().phase = RunPhase::Quiet;
+        book.runs.get_mut(&run).unwrap().phase = RunPhase::Draining;
     }
-    assert_eq!(book.bystanders(address(), ids[0]), ids[1..3]);
-    assert_eq!(book.steering(address(), Some(ids[0])), SteeringPlan::To(3));
-    assert_eq!(book.bystanders(address(), ids[3]), [0u64; 0], "nobody moves");
+    assert_eq!(book.unmoved_members(address(), ids[0]), ids[1..3]);
+    assert_eq!(book.steering(address(), Some(ids[0])), SteeringPlan::Index(3));
+    assert_eq!(book.unmoved_members(address(), ids[3]), [0u64; 0], "nobody moves");
 }
 
 #[test]
@@ -89,9 +89,9 @@ fn two_apps_on_one_port_share_it_slot_by_slot() {
     book.apps.insert("web".into(), PortSettings { slots: vec![0], ..PortSettings::default() });
     book.runs.insert(9, RunState { app: "web".into(), slot: 0, phase: RunPhase::Starting });
     let id = book.add(socket("web", 0, 9));
-    assert_eq!(book.others_at(address(), "api"), None, "it does not listen yet");
-    book.join(id);
-    assert_eq!(book.others_at(address(), "api"), Some("web"));
+    assert_eq!(book.other_app_at(address(), "api"), None, "it does not listen yet");
+    book.join_group(id);
+    assert_eq!(book.other_app_at(address(), "api"), Some("web"));
     assert_eq!(given(&book, None), BTreeSet::from([0, 1, 2]));
 }
 
@@ -101,25 +101,25 @@ fn a_udp_group_that_lost_a_member_is_left_to_the_kernel() {
     let udp = Address { protocol: Protocol::Udp, ..address() };
     let ids: Vec<u64> =
         (0..3).map(|slot| book.add(HeldSocket { address: udp, ..socket("dns", slot, 1) })).collect();
-    ids.iter().for_each(|id| book.join(*id));
+    ids.iter().for_each(|id| book.join_group(*id));
     book.remove(ids[0]);
-    assert_eq!(book.steering(udp, None), SteeringPlan::To(NOBODY));
+    assert_eq!(book.steering(udp, None), SteeringPlan::Index(KERNEL_CHOICE));
 }
 
 #[test]
 fn with_one_queue_for_all_sockets_are_kept_under_one_place() {
     let book = book(2, Balance::Shared);
-    let places: Vec<u32> = book.runs.values().map(|run| book.place(run)).collect();
+    let places: Vec<u32> = book.runs.values().map(|run| book.slot_key(run)).collect();
     assert_eq!((places, book.runs_at("api", 0)), (vec![0, 0], vec![1, 2]));
 }
 
 #[test]
 fn a_book_survives_being_saved() {
     let mut before = book(3, Balance::IpHash);
-    before.abandoned.insert(("api".into(), 2));
+    before.retired_slots.insert(("api".into(), 2));
     let saved = serde_json::to_vec(&before).unwrap();
-    assert_eq!(ClusterState::read(&saved), Some(before));
-    assert_eq!(ClusterState::read(b"{}"), None);
+    assert_eq!(ClusterState::decode(&saved), Some(before));
+    assert_eq!(ClusterState::decode(b"{}"), None);
     let newer = String::from_utf8(saved).unwrap().replace("\"version\":1", "\"version\":2");
-    assert_eq!(ClusterState::read(newer.as_bytes()), None);
+    assert_eq!(ClusterState::decode(newer.as_bytes()), None);
 }

@@ -11,13 +11,13 @@ use crate::config::value::UserOrGroup;
 use crate::spec::Account;
 
 /// The account asked for; `None` if none was, or if it is that of the user who asks.
-pub(super) fn account(settings: &AppSettings, findings: &mut Diagnostics<'_>) -> Option<Account> {
-    let at = &settings.uid.as_ref().or(settings.gid.as_ref())?.at;
-    let group = settings.gid.as_ref().map(|asked| group(asked, findings));
+pub(super) fn resolve_account(settings: &AppSettings, findings: &mut Diagnostics<'_>) -> Option<Account> {
+    let at = &settings.uid.as_ref().or(settings.gid.as_ref())?.source;
+    let group = settings.gid.as_ref().map(|asked| resolve_group(asked, findings));
     let gid = group.flatten();
     let account = match &settings.uid {
-        Some(asked) => user(asked, gid, findings)?,
-        None => of_database(&User::from_uid(geteuid()).ok()??, gid),
+        Some(asked) => resolve_user(asked, gid, findings)?,
+        None => from_passwd(&User::from_uid(geteuid()).ok()??, gid),
     };
     if group == Some(None) {
         return None;
@@ -26,45 +26,49 @@ pub(super) fn account(settings: &AppSettings, findings: &mut Diagnostics<'_>) ->
     let mine = account.uid == me && account.gid == getegid().as_raw();
     if me != 0 && !mine {
         let message = format!("only root can run apps as {}", account.user);
-        findings.mistake(at, message, "run rsm as root, or remove `uid` and `gid`");
+        findings.error(at, message, "run rsm as root, or remove `uid` and `gid`");
     }
     (!mine).then_some(account)
 }
 
-fn group(asked: &Located<UserOrGroup>, findings: &mut Diagnostics<'_>) -> Option<u32> {
+fn resolve_group(asked: &Located<UserOrGroup>, findings: &mut Diagnostics<'_>) -> Option<u32> {
     match &asked.value {
         UserOrGroup::Id(id) => Some(*id),
         UserOrGroup::Name(name) => {
             let found = Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw());
             if found.is_none() {
                 let help = "create it with groupadd, or use a numeric gid";
-                findings.mistake(&asked.at, format!("group {name:?} not found"), help);
+                findings.error(&asked.source, format!("group {name:?} not found"), help);
             }
             found
         }
     }
 }
 
-fn user(asked: &Located<UserOrGroup>, gid: Option<u32>, findings: &mut Diagnostics<'_>) -> Option<Account> {
+fn resolve_user(
+    asked: &Located<UserOrGroup>,
+    gid: Option<u32>,
+    findings: &mut Diagnostics<'_>,
+) -> Option<Account> {
     let (found, shown) = match &asked.value {
         UserOrGroup::Id(id) => (User::from_uid(Uid::from_raw(*id)), id.to_string()),
         UserOrGroup::Name(name) => (User::from_name(name), name.clone()),
     };
     match (found.ok().flatten(), &asked.value, gid) {
-        (Some(user), _, gid) => Some(of_database(&user, gid)),
+        (Some(user), _, gid) => Some(from_passwd(&user, gid)),
         // Containers often run as numbers that no database knows.
         (None, UserOrGroup::Id(uid), Some(gid)) => {
             Some(Account { user: shown, uid: *uid, gid, groups: vec![gid], home: "/".into() })
         }
         (None, _, _) => {
             let help = "create it with useradd, or use a numeric uid and gid";
-            findings.mistake(&asked.at, format!("user {shown:?} not found"), help);
+            findings.error(&asked.source, format!("user {shown:?} not found"), help);
             None
         }
     }
 }
 
-fn of_database(user: &User, gid: Option<u32>) -> Account {
+fn from_passwd(user: &User, gid: Option<u32>) -> Account {
     let gid = gid.unwrap_or_else(|| user.gid.as_raw());
     let groups =
         CString::new(user.name.as_str()).ok().and_then(|name| getgrouplist(&name, Gid::from_raw(gid)).ok());
@@ -84,14 +88,14 @@ mod tests {
     use crate::config::findings::SourceRef;
 
     fn given(value: UserOrGroup) -> Option<Located<UserOrGroup>> {
-        Some(Located { value, at: SourceRef::Flag("--uid") })
+        Some(Located { value, source: SourceRef::Flag("--uid") })
     }
 
     fn resolve(uid: Option<UserOrGroup>, gid: Option<UserOrGroup>) -> Result<Option<Account>, String> {
         let settings =
             AppSettings { uid: uid.and_then(given), gid: gid.and_then(given), ..AppSettings::default() };
         let mut findings = Diagnostics::new(None);
-        let account = account(&settings, &mut findings);
+        let account = resolve_account(&settings, &mut findings);
         findings.finish(account).map(|(account, _)| account).map_err(|mistakes| mistakes.to_string())
     }
 

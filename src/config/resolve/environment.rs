@@ -7,7 +7,7 @@ use crate::config::keys::{AppSettings, value_of};
 use crate::spec::EnvVars;
 
 /// `env`, then `port`, then the table that `--env` asks for: the more special wins.
-pub(super) fn variables(settings: &AppSettings, env_name: Option<&str>) -> EnvVars {
+pub(super) fn merged_env(settings: &AppSettings, env_name: Option<&str>) -> EnvVars {
     let mut vars = value_of(&settings.env).map(|env| env.0.clone()).unwrap_or_default();
     if let Some(port) = value_of(&settings.port) {
         vars.insert("PORT".into(), port.0.to_string());
@@ -19,7 +19,7 @@ pub(super) fn variables(settings: &AppSettings, env_name: Option<&str>) -> EnvVa
 }
 
 /// Warns if `--env` asks for a table the app does not have.
-pub(super) fn missing(
+pub(super) fn warn_missing_env_block(
     written: &ParsedApp,
     app: &str,
     ground: &ResolveContext<'_>,

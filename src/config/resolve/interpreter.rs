@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::shebang::{FileHead, look};
+use super::shebang::{FileHead, read_head};
 use crate::config::findings::{Diagnostics, SourceRef};
 use crate::config::keys::{AppSettings, value_of};
 use crate::config::search::{SearchPath, absolute, is_executable};
@@ -33,7 +33,7 @@ pub(super) struct InterpreterChoice {
     /// The launcher.
     pub(super) launcher: Launcher,
     /// File name of the program that runs it, also where the kernel finds that by itself.
-    pub(super) runner: Option<String>,
+    pub(super) runtime: Option<String>,
 }
 
 /// Settings and surroundings of a choice.
@@ -46,7 +46,7 @@ struct InterpreterResolver<'a, 'f> {
 }
 
 /// How a file of the app is run; a mistake if it cannot be.
-pub(super) fn of_file(
+pub(super) fn for_file(
     file: &Path,
     settings: &AppSettings,
     search: &SearchPath,
@@ -56,36 +56,36 @@ pub(super) fn of_file(
     let args = value_of(&settings.interpreter_args).map(|words| words.0.clone()).unwrap_or_default();
     let mut choice = InterpreterResolver { file, args, search, at, findings };
     if let Some(asked) = &settings.interpreter {
-        return choice.asked(&asked.value, &asked.at);
+        return choice.configured(&asked.value, &asked.source);
     }
     let extension = file.extension().and_then(|extension| extension.to_str());
     match BY_EXTENSION.iter().find(|(known, _)| Some(*known) == extension) {
-        Some((_, programs)) => choice.first_of(programs),
-        None => choice.by_first_line(),
+        Some((_, programs)) => choice.first_available(programs),
+        None => choice.from_shebang(),
     }
 }
 
 /// How a program found in `PATH` is run: by itself, save where the interpreter matters.
-pub(super) fn of_command(
+pub(super) fn for_command(
     file: &Path,
     settings: &AppSettings,
     search: &SearchPath,
     at: &SourceRef,
     findings: &mut Diagnostics<'_>,
 ) -> Option<InterpreterChoice> {
-    match look(file) {
-        _ if settings.interpreter.is_some() => of_file(file, settings, search, at, findings),
+    match read_head(file) {
+        _ if settings.interpreter.is_some() => for_file(file, settings, search, at, findings),
         Ok(FileHead::Shebang { .. }) => {
             let args = value_of(&settings.interpreter_args).map(|words| words.0.clone()).unwrap_or_default();
-            InterpreterResolver { file, args, search, at, findings }.by_first_line()
+            InterpreterResolver { file, args, search, at, findings }.from_shebang()
         }
-        _ => Some(InterpreterChoice { launcher: Launcher::Direct, runner: None }),
+        _ => Some(InterpreterChoice { launcher: Launcher::Direct, runtime: None }),
     }
 }
 
 impl InterpreterResolver<'_, '_> {
-    fn mistake(&mut self, message: String, help: String) -> Option<InterpreterChoice> {
-        self.findings.mistake(self.at, message, help);
+    fn error(&mut self, message: String, help: String) -> Option<InterpreterChoice> {
+        self.findings.error(self.at, message, help);
         None
     }
 
@@ -96,76 +96,76 @@ impl InterpreterResolver<'_, '_> {
                 format!("`interpreter_args` is ignored: {} is executed directly", self.file.display());
             self.findings.warn(self.at, message);
         }
-        Some(InterpreterChoice { launcher: Launcher::Direct, runner })
+        Some(InterpreterChoice { launcher: Launcher::Direct, runtime: runner })
     }
 
-    fn by(&mut self, program: String, mut args: Vec<String>) -> Option<InterpreterChoice> {
+    fn with_program(&mut self, program: String, mut args: Vec<String>) -> Option<InterpreterChoice> {
         args.append(&mut self.args);
         let runner = file_name(&program);
-        Some(InterpreterChoice { launcher: Launcher::Interpreter { program, args }, runner })
+        Some(InterpreterChoice { launcher: Launcher::Interpreter { program, args }, runtime: runner })
     }
 
     /// The interpreter that was asked for.
-    fn asked(&mut self, program: &str, at: &SourceRef) -> Option<InterpreterChoice> {
+    fn configured(&mut self, program: &str, at: &SourceRef) -> Option<InterpreterChoice> {
         if program == "none" {
-            return if is_executable(self.file) { self.direct(None) } else { self.not_executable() };
+            return if is_executable(self.file) { self.direct(None) } else { self.error_not_executable() };
         }
-        let program = named(program, self.search, at, self.findings)?;
-        self.by(program, Vec::new())
+        let program = find_interpreter(program, self.search, at, self.findings)?;
+        self.with_program(program, Vec::new())
     }
 
     /// The first of these that is installed.
-    fn first_of(&mut self, programs: &[&str]) -> Option<InterpreterChoice> {
-        if let Some(program) = programs.iter().find(|program| self.search.has(program)) {
-            return self.by((*program).to_owned(), Vec::new());
+    fn first_available(&mut self, programs: &[&str]) -> Option<InterpreterChoice> {
+        if let Some(program) = programs.iter().find(|program| self.search.contains(program)) {
+            return self.with_program((*program).to_owned(), Vec::new());
         }
         let (wanted, file) = (programs.join(" or "), self.file.display());
         let help = "install it, or set `interpreter` to its path".to_owned();
-        self.mistake(format!("{file} requires {wanted}, which is not in PATH"), help)
+        self.error(format!("{file} requires {wanted}, which is not in PATH"), help)
     }
 
-    fn by_first_line(&mut self) -> Option<InterpreterChoice> {
+    fn from_shebang(&mut self) -> Option<InterpreterChoice> {
         let executable = is_executable(self.file);
-        match look(self.file) {
-            Ok(FileHead::Shebang { program, args }) => self.by_shebang(program, args, executable),
+        match read_head(self.file) {
+            Ok(FileHead::Shebang { program, args }) => self.with_shebang(program, args, executable),
             Ok(FileHead::Binary) if executable => self.direct(None),
             // May be executed though not read.
             Err(_) if executable => self.direct(None),
-            Ok(FileHead::Binary) => self.not_executable(),
+            Ok(FileHead::Binary) => self.error_not_executable(),
             Ok(FileHead::Text) => {
                 let message = format!("no interpreter known for {}", self.file.display());
                 let help = "set `interpreter`, or add a line such as #!/bin/sh at the start of the file";
-                self.mistake(message, help.into())
+                self.error(message, help.into())
             }
             Err(error) => {
                 let message = format!("cannot read {}: {error}", self.file.display());
-                self.mistake(message, "check its owner and mode (ls -l)".into())
+                self.error(message, "check its owner and mode (ls -l)".into())
             }
         }
     }
 
     /// An executable script is left to the kernel, except where the interpreter is to get
     /// arguments, now or by a later change of settings.
-    fn by_shebang(
+    fn with_shebang(
         &mut self,
         program: String,
         args: Vec<String>,
         executable: bool,
     ) -> Option<InterpreterChoice> {
         let runner = file_name(&program);
-        if !self.search.has(&program) {
+        if !self.search.contains(&program) {
             let message = format!("{}: interpreter {program} not found", self.file.display());
-            return self.mistake(message, "install it, fix the #! line, or set `interpreter`".into());
+            return self.error(message, "install it, fix the #! line, or set `interpreter`".into());
         }
         let takes_options =
             matches!(runner.as_deref().and_then(runtime_of), Some(Runtime::Node | Runtime::Bun))
                 || !self.args.is_empty();
-        if executable && !takes_options { self.direct(runner) } else { self.by(program, args) }
+        if executable && !takes_options { self.direct(runner) } else { self.with_program(program, args) }
     }
 
-    fn not_executable(&mut self) -> Option<InterpreterChoice> {
+    fn error_not_executable(&mut self) -> Option<InterpreterChoice> {
         let file = self.file.display().to_string();
-        self.mistake(
+        self.error(
             format!("{file} is not executable"),
             format!(
                 "run `chmod +x {file}`, or set \
@@ -176,7 +176,7 @@ impl InterpreterResolver<'_, '_> {
 }
 
 /// The interpreter of this name or path; a mistake if there is none.
-pub(in super::super) fn named(
+pub(in super::super) fn find_interpreter(
     program: &str,
     search: &SearchPath,
     at: &SourceRef,
@@ -188,10 +188,10 @@ pub(in super::super) fn named(
             return Some(path.to_string_lossy().into_owned());
         }
         let message = format!("interpreter {} is not an executable file", path.display());
-        findings.mistake(at, message, "use the path of an executable file, or the name of a program in PATH");
+        findings.error(at, message, "use the path of an executable file, or the name of a program in PATH");
         return None;
     }
-    if search.has(program) {
+    if search.contains(program) {
         return Some(program.to_owned());
     }
     let help = match (program.contains('@'), program.contains(char::is_whitespace)) {
@@ -199,7 +199,7 @@ pub(in super::super) fn named(
         (_, true) => "move the arguments to `interpreter_args`",
         _ => "install it, or use its path",
     };
-    findings.mistake(at, format!("interpreter {program:?} not found in PATH"), help);
+    findings.error(at, format!("interpreter {program:?} not found in PATH"), help);
     None
 }
 

@@ -24,7 +24,7 @@ use super::value::{AppName, FromValue};
 use crate::spec::{AppSpec, ExecMode, Launcher, Runtime, runtime_of};
 
 use crate::config::search::absolute;
-pub(super) use interpreter::named as named_interpreter;
+pub(super) use interpreter::find_interpreter as named_interpreter;
 
 /// What settings are resolved against.
 pub(super) struct ResolveContext<'a> {
@@ -44,10 +44,10 @@ pub(super) struct ResolveContext<'a> {
 }
 
 /// The name an app will have, if it can be told.
-pub(super) fn name(settings: &AppSettings, env_name: Option<&str>) -> Option<String> {
+pub(super) fn app_name(settings: &AppSettings, env_name: Option<&str>) -> Option<String> {
     let name = match value_of(&settings.name) {
         Some(name) => name.0.clone(),
-        None => name_of(value_of(&settings.script)?)?,
+        None => name_from_script(value_of(&settings.script)?)?,
     };
     match env_name {
         Some(env) if value_of(&settings.append_env_to_name) == Some(&true) => Some(format!("{name}-{env}")),
@@ -56,66 +56,66 @@ pub(super) fn name(settings: &AppSettings, env_name: Option<&str>) -> Option<Str
 }
 
 /// Characters of a name taken from a script.
-const LONGEST_NAME: usize = 50;
+const MAX_DERIVED_NAME: usize = 50;
 
 /// The name of a script, as PM2 makes it: what follows the last slash, up to the last dot.
-fn name_of(script: &str) -> Option<String> {
+fn name_from_script(script: &str) -> Option<String> {
     let base = script.trim_end_matches('/').rsplit('/').next()?;
     let end = base.rfind('.').filter(|dot| *dot > 0).unwrap_or(base.len());
     // Shell lines can be long; a name is to fit a table and a file name.
     let plain = base[..end].chars().map(|c| if c.is_control() { ' ' } else { c });
-    let short: String = plain.take(LONGEST_NAME).collect();
+    let short: String = plain.take(MAX_DERIVED_NAME).collect();
     let name = short.trim();
     (!name.is_empty() && name != ".").then(|| name.to_owned())
 }
 
 /// Resolves an app; `None` if so much is wrong that there is none.
-pub(super) fn app(
+pub(super) fn resolve_app(
     written: &ParsedApp,
     ground: &ResolveContext<'_>,
     findings: &mut Diagnostics<'_>,
 ) -> Option<AppSpec> {
     let settings = &written.settings;
-    if written.refused.contains(&"script") {
+    if written.invalid_keys.contains(&"script") {
         return None;
     }
     let Some(script) = &settings.script else {
-        findings.mistake(
+        findings.error(
             &written.at,
             "missing `script`",
             "set `script` to a file, a program in PATH or a shell command",
         );
         return None;
     };
-    let Some(name) = name(settings, ground.env_name) else {
+    let Some(name) = app_name(settings, ground.env_name) else {
         let help = "use a file or a program in PATH";
-        findings.mistake(&script.at, format!("invalid script {:?}", script.value), help);
+        findings.error(&script.source, format!("invalid script {:?}", script.value), help);
         return None;
     };
-    if let Err(wrong) = AppName::read(&name.as_str().into()) {
-        let at = settings.name.as_ref().map_or(&script.at, |name| &name.at);
-        findings.mistake(
+    if let Err(wrong) = AppName::from_value(&name.as_str().into()) {
+        let at = settings.name.as_ref().map_or(&script.source, |name| &name.source);
+        findings.error(
             at,
-            format!("derived name {name:?} is invalid: expected {}", wrong.wants),
+            format!("derived name {name:?} is invalid: expected {}", wrong.expected),
             "set `name`",
         );
     }
-    let cwd = paths::working_directory(settings, ground, findings);
+    let cwd = paths::resolve_cwd(settings, ground, findings);
     let cwd_known = cwd.is_some();
     let mut app = AppSpec::new(name, "", cwd.unwrap_or_else(|| ground.base.clone()));
-    environment::missing(written, &app.name, ground, findings);
-    settle(settings, &mut app, ground, findings);
+    environment::warn_missing_env_block(written, &app.name, ground, findings);
+    apply_settings(settings, &mut app, ground, findings);
     // In a wrong directory every script is missing; one mistake is enough to say so.
-    let known = !["cwd", "env", "interpreter", "args"].iter().any(|key| written.refused.contains(key));
+    let known = !["cwd", "env", "interpreter", "args"].iter().any(|key| written.invalid_keys.contains(key));
     if known && cwd_known {
-        launch(settings, script, &mut app, ground, findings)?;
+        resolve_launch(settings, script, &mut app, ground, findings)?;
     }
     app.source.clone_from(&ground.source);
     Some(app)
 }
 
 /// All that does not depend on the script.
-pub(super) fn settle(
+pub(super) fn apply_settings(
     settings: &AppSettings,
     app: &mut AppSpec,
     ground: &ResolveContext<'_>,
@@ -125,27 +125,27 @@ pub(super) fn settle(
         app.namespace.clone_from(&namespace.0);
     }
     app.args = value_of(&settings.args).map(|words| words.0.clone()).unwrap_or_default();
-    app.env = environment::variables(settings, ground.env_name);
+    app.env = environment::merged_env(settings, ground.env_name);
     app.filter_env = value_of(&settings.filter_env).map(|filter| filter.0.clone()).unwrap_or_default();
     app.increment_var = value_of(&settings.increment_var).map(|name| name.0.clone());
     if let Some(name) = value_of(&settings.instance_var) {
         app.instance_var.clone_from(&name.0);
     }
-    app.instances = value_of(&settings.instances).map_or(1, |instances| instances.on(ground.cores));
-    app.exec_mode = mode(settings);
+    app.instances = value_of(&settings.instances).map_or(1, |instances| instances.resolve(ground.cores));
+    app.exec_mode = exec_mode(settings);
     app.hold_port = value_of(&settings.hold_port).copied().unwrap_or_default();
     app.balance = value_of(&settings.balance).map(|spread| spread.0).unwrap_or_default();
     app.listen = value_of(&settings.listen).map(|words| words.0.clone()).unwrap_or_default();
     app.ports = value_of(&settings.ports).map(|ports| ports.0).unwrap_or_default();
     app.autoscale = value_of(&settings.autoscale).and_then(|scaling| scaling.0.clone());
-    app.account = account::account(settings, findings);
-    policy::apply(settings, app, findings);
-    app.logs = logs::logs(settings, app, findings);
+    app.account = account::resolve_account(settings, findings);
+    policy::apply_policies(settings, app, findings);
+    app.logs = logs::resolve_logs(settings, app, findings);
     app.pid_file = value_of(&settings.pid_file).map(|path| absolute(path, &app.cwd));
-    app.watch = watch::watch(settings, &app.cwd, findings);
+    app.watch = watch::resolve_watch(settings, &app.cwd, findings);
 }
 
-fn mode(settings: &AppSettings) -> ExecMode {
+fn exec_mode(settings: &AppSettings) -> ExecMode {
     match value_of(&settings.execute_command) {
         Some(true) => ExecMode::Fork,
         _ => value_of(&settings.exec_mode).map_or(ExecMode::Fork, |mode| mode.0),
@@ -153,21 +153,21 @@ fn mode(settings: &AppSettings) -> ExecMode {
 }
 
 /// All that depends on the script.
-fn launch(
+fn resolve_launch(
     settings: &AppSettings,
     script: &Located<String>,
     app: &mut AppSpec,
     ground: &ResolveContext<'_>,
     findings: &mut Diagnostics<'_>,
 ) -> Option<()> {
-    let program = script::program(settings, script, app, ground, findings)?;
+    let program = script::resolve_program(settings, script, app, ground, findings)?;
     app.script = program.script;
     app.launcher = program.launcher;
     if let Some(args) = program.args {
         app.args = args;
     }
     let runtime = program.runner.as_deref().and_then(runtime_of);
-    app.version = program.file.as_deref().or(Some(&app.cwd)).and_then(package::version);
+    app.version = program.file.as_deref().or(Some(&app.cwd)).and_then(package::package_version);
     if runtime == Some(Runtime::Python) {
         // Else a Python app's prints reach its log only when kilobytes have gathered.
         app.env.entry("PYTHONUNBUFFERED".into()).or_insert_with(|| "1".into());
@@ -178,16 +178,16 @@ fn launch(
     if shares_ports && unsaid && settings.instances.is_some() {
         app.exec_mode = ExecMode::Cluster;
     }
-    scaled(settings, app, findings);
+    check_autoscale(settings, app, findings);
     Some(())
 }
 
 /// An app that scales by itself begins with what it shall have at least, unless the file says more.
-fn scaled(settings: &AppSettings, app: &mut AppSpec, findings: &mut Diagnostics<'_>) {
+fn check_autoscale(settings: &AppSettings, app: &mut AppSpec, findings: &mut Diagnostics<'_>) {
     let (Some(scaling), Some(given)) = (&app.autoscale, &settings.autoscale) else { return };
     if app.exec_mode == ExecMode::Fork {
         let help = "set `exec_mode` to \"cluster\"";
-        findings.mistake(&given.at, "`autoscale` requires cluster mode", help);
+        findings.error(&given.source, "`autoscale` requires cluster mode", help);
     }
     app.instances = match settings.instances {
         Some(_) => app.instances.clamp(scaling.min, scaling.max),
@@ -197,7 +197,7 @@ fn scaled(settings: &AppSettings, app: &mut AppSpec, findings: &mut Diagnostics<
 
 #[cfg(test)]
 mod tests {
-    use super::name_of;
+    use super::name_from_script;
 
     #[test]
     fn names_come_from_scripts() {
@@ -211,7 +211,7 @@ mod tests {
             (".", None),
             ("echo a\nb", Some("echo a b")),
         ] {
-            assert_eq!(name_of(script).as_deref(), name, "{script}");
+            assert_eq!(name_from_script(script).as_deref(), name, "{script}");
         }
     }
 }

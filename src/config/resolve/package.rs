@@ -9,7 +9,7 @@ const LIMIT: u64 = 1 << 20;
 
 /// The version in the nearest `package.json` at or above `start`. The list merely shows it, so
 /// whatever is wrong with that file is none of our business.
-pub(super) fn version(start: &Path) -> Option<String> {
+pub(super) fn package_version(start: &Path) -> Option<String> {
     let file = start.ancestors().map(|dir| dir.join("package.json")).find(|file| file.is_file())?;
     let mut text = String::new();
     File::open(file).ok()?.take(LIMIT).read_to_string(&mut text).ok()?;
@@ -30,10 +30,10 @@ mod tests {
         std::fs::create_dir_all(&deep).unwrap();
         let write = |at: &Path, text: &str| std::fs::write(at.join("package.json"), text).unwrap();
         write(dir.path(), r#"{"version":"1.2.3"}"#);
-        assert_eq!(version(&deep.join("server.js")).as_deref(), Some("1.2.3"));
+        assert_eq!(package_version(&deep.join("server.js")).as_deref(), Some("1.2.3"));
         write(&dir.path().join("a"), r#"{"version":7}"#);
-        assert_eq!(version(&deep), None);
+        assert_eq!(package_version(&deep), None);
         write(&deep, "{ broken");
-        assert_eq!(version(&deep), None);
+        assert_eq!(package_version(&deep), None);
     }
 }

@@ -8,7 +8,7 @@ use crate::config::keys::AppSettings;
 use crate::config::search::absolute;
 
 /// The app's working directory; a mistake if there is no such directory.
-pub(super) fn working_directory(
+pub(super) fn resolve_cwd(
     settings: &AppSettings,
     ground: &ResolveContext<'_>,
     findings: &mut Diagnostics<'_>,
@@ -21,8 +21,8 @@ pub(super) fn working_directory(
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => "not found".to_owned(),
         Err(error) => format!("is not accessible: {error}"),
     };
-    findings.mistake(
-        &cwd.at,
+    findings.error(
+        &cwd.source,
         format!("working directory {} {trouble}", path.display()),
         "create it, or change `cwd`",
     );

@@ -8,14 +8,14 @@ use crate::config::value::DurationValue;
 use crate::spec::{AppSpec, Limits, RestartDelay};
 
 /// Fills in the three policies and the other reasons to restart.
-pub(super) fn apply(settings: &AppSettings, app: &mut AppSpec, findings: &mut Diagnostics<'_>) {
-    restart(settings, app, findings);
-    stop(settings, app);
-    set(&mut app.readiness.wait_ready, value_of(&settings.wait_ready).copied());
-    set(&mut app.readiness.timeout, duration(value_of(&settings.listen_timeout)));
-    health(settings, app, findings);
-    set(&mut app.autostart, value_of(&settings.autostart).copied());
-    set(&mut app.depends_on, value_of(&settings.depends_on).map(|names| names.0.clone()));
+pub(super) fn apply_policies(settings: &AppSettings, app: &mut AppSpec, findings: &mut Diagnostics<'_>) {
+    apply_restart(settings, app, findings);
+    apply_stop(settings, app);
+    set_if_given(&mut app.readiness.wait_ready, value_of(&settings.wait_ready).copied());
+    set_if_given(&mut app.readiness.timeout, duration(value_of(&settings.listen_timeout)));
+    apply_probes(settings, app, findings);
+    set_if_given(&mut app.autostart, value_of(&settings.autostart).copied());
+    set_if_given(&mut app.depends_on, value_of(&settings.depends_on).map(|names| names.0.clone()));
     app.max_memory_restart = value_of(&settings.max_memory_restart).map(|size| size.0);
     app.limits = Limits {
         memory: value_of(&settings.memory_max).map(|size| size.0),
@@ -25,35 +25,39 @@ pub(super) fn apply(settings: &AppSettings, app: &mut AppSpec, findings: &mut Di
     app.cron_restart = value_of(&settings.cron_restart).and_then(|cron| cron.0.clone());
 }
 
-fn restart(settings: &AppSettings, app: &mut AppSpec, findings: &mut Diagnostics<'_>) {
+fn apply_restart(settings: &AppSettings, app: &mut AppSpec, findings: &mut Diagnostics<'_>) {
     let policy = &mut app.restart;
-    set(&mut policy.autorestart, value_of(&settings.autorestart).copied());
-    set(&mut policy.max_restarts, value_of(&settings.max_restarts).map(|count| count.0));
-    set(&mut policy.min_uptime, duration(value_of(&settings.min_uptime)));
-    set(&mut policy.window, duration(value_of(&settings.restart_window)));
-    set(&mut policy.stop_exit_codes, value_of(&settings.stop_exit_codes).map(|codes| codes.0.clone()));
+    set_if_given(&mut policy.autorestart, value_of(&settings.autorestart).copied());
+    set_if_given(&mut policy.max_restarts, value_of(&settings.max_restarts).map(|count| count.0));
+    set_if_given(&mut policy.min_uptime, duration(value_of(&settings.min_uptime)));
+    set_if_given(&mut policy.window, duration(value_of(&settings.restart_window)));
+    set_if_given(
+        &mut policy.stop_exit_codes,
+        value_of(&settings.stop_exit_codes).map(|codes| codes.0.clone()),
+    );
     let fixed = duration(value_of(&settings.restart_delay));
     let growing = duration(value_of(&settings.exp_backoff_restart_delay));
     if let (Some(unused), Some(_)) = (&settings.restart_delay, growing) {
-        findings.warn(&unused.at, "`restart_delay` is ignored because `exp_backoff_restart_delay` is set");
+        findings
+            .warn(&unused.source, "`restart_delay` is ignored because `exp_backoff_restart_delay` is set");
     }
     match (growing, fixed) {
         // A pause of nothing does not grow.
         (Some(Duration::ZERO), _) => policy.delay = RestartDelay::Fixed(Duration::ZERO),
-        (Some(initial), _) => policy.delay = RestartDelay::FromFirst { initial },
+        (Some(initial), _) => policy.delay = RestartDelay::Pm2Backoff { initial },
         (None, Some(delay)) => policy.delay = RestartDelay::Fixed(delay),
         (None, None) => {}
     }
 }
 
-fn stop(settings: &AppSettings, app: &mut AppSpec) {
-    set(&mut app.stop.signal, value_of(&settings.kill_signal).map(|signal| signal.0.clone()));
-    set(&mut app.stop.timeout, duration(value_of(&settings.kill_timeout)));
-    set(&mut app.stop.tree, value_of(&settings.treekill).copied());
-    set(&mut app.stop.message, value_of(&settings.shutdown_with_message).copied());
+fn apply_stop(settings: &AppSettings, app: &mut AppSpec) {
+    set_if_given(&mut app.stop.signal, value_of(&settings.kill_signal).map(|signal| signal.0.clone()));
+    set_if_given(&mut app.stop.timeout, duration(value_of(&settings.kill_timeout)));
+    set_if_given(&mut app.stop.whole_tree, value_of(&settings.treekill).copied());
+    set_if_given(&mut app.stop.by_message, value_of(&settings.shutdown_with_message).copied());
 }
 
-fn health(settings: &AppSettings, app: &mut AppSpec, findings: &mut Diagnostics<'_>) {
+fn apply_probes(settings: &AppSettings, app: &mut AppSpec, findings: &mut Diagnostics<'_>) {
     app.readiness.probe = value_of(&settings.ready).and_then(|check| check.0.clone());
     app.health = value_of(&settings.health).and_then(|check| check.0.clone());
     let millis = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
@@ -61,7 +65,7 @@ fn health(settings: &AppSettings, app: &mut AppSpec, findings: &mut Diagnostics<
     if let (Some(ready), true) = (&settings.ready, app.readiness.wait_ready && app.readiness.probe.is_some())
     {
         let help = "remove `wait_ready` to use the probe, or `ready` if the app reports readiness itself";
-        findings.mistake(&ready.at, "`ready` and `wait_ready` are mutually exclusive", help);
+        findings.error(&ready.source, "`ready` and `wait_ready` are mutually exclusive", help);
     }
 }
 
@@ -70,7 +74,7 @@ fn duration(millis: Option<&DurationValue>) -> Option<Duration> {
 }
 
 /// Leaves the default where nothing was given.
-fn set<T>(place: &mut T, value: Option<T>) {
+fn set_if_given<T>(place: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *place = value;
     }

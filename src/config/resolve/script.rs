@@ -24,7 +24,7 @@ pub(super) struct ResolvedProgram {
 }
 
 /// Finds out what the script is; a mistake if it is nothing that can be started.
-pub(super) fn program(
+pub(super) fn resolve_program(
     settings: &AppSettings,
     script: &Located<String>,
     app: &AppSpec,
@@ -33,13 +33,13 @@ pub(super) fn program(
 ) -> Option<ResolvedProgram> {
     let search = SearchPath::new(app.env.get("PATH"), ground.path_var, &app.cwd);
     let text = script.value.as_str();
-    if let Some(file) = file(text, app, ground) {
-        let chosen = interpreter::of_file(&file, settings, &search, &script.at, findings)?;
-        let path = utf8(&file, script, findings)?;
-        return Some(of(chosen, path, Some(file)));
+    if let Some(file) = script_path(text, app, ground) {
+        let chosen = interpreter::for_file(&file, settings, &search, &script.source, findings)?;
+        let path = require_utf8(&file, script, findings)?;
+        return Some(from_choice(chosen, path, Some(file)));
     }
     if text == "serve" {
-        let args = serve::args(settings, &script.at, app, findings);
+        let args = serve::serve_args(settings, &script.source, app, findings);
         return Some(ResolvedProgram {
             script: text.into(),
             launcher: Launcher::Serve,
@@ -49,43 +49,43 @@ pub(super) fn program(
         });
     }
     if text.contains(char::is_whitespace) {
-        return shell(text, settings, script, app, findings);
+        return resolve_shell_line(text, settings, script, app, findings);
     }
     if let Some(found) = search.find(text) {
-        let chosen = interpreter::of_command(&found, settings, &search, &script.at, findings)?;
+        let chosen = interpreter::for_command(&found, settings, &search, &script.source, findings)?;
         // Looked up anew at each start, unless something else is to run the very file.
         let script = if chosen.launcher == Launcher::Direct {
             text.to_owned()
         } else {
-            utf8(&found, script, findings)?
+            require_utf8(&found, script, findings)?
         };
-        return Some(of(chosen, script, None));
+        return Some(from_choice(chosen, script, None));
     }
-    missing(text, script, app, ground, findings);
+    report_missing(text, script, app, ground, findings);
     None
 }
 
-fn of(chosen: InterpreterChoice, script: String, file: Option<PathBuf>) -> ResolvedProgram {
-    ResolvedProgram { script, launcher: chosen.launcher, args: None, runner: chosen.runner, file }
+fn from_choice(chosen: InterpreterChoice, script: String, file: Option<PathBuf>) -> ResolvedProgram {
+    ResolvedProgram { script, launcher: chosen.launcher, args: None, runner: chosen.runtime, file }
 }
 
 /// The file the script names, if there is one.
-fn file(text: &str, app: &AppSpec, ground: &ResolveContext<'_>) -> Option<PathBuf> {
+fn script_path(text: &str, app: &AppSpec, ground: &ResolveContext<'_>) -> Option<PathBuf> {
     let from_base = ground.script_from_base.then(|| absolute(text, &ground.base));
     std::iter::once(absolute(text, &app.cwd)).chain(from_base).find(|file| file.is_file())
 }
 
-fn utf8(file: &Path, script: &Located<String>, findings: &mut Diagnostics<'_>) -> Option<String> {
+fn require_utf8(file: &Path, script: &Located<String>, findings: &mut Diagnostics<'_>) -> Option<String> {
     let text = file.to_str().map(str::to_owned);
     if text.is_none() {
         let message = format!("path {} is not valid UTF-8", file.display());
-        findings.mistake(&script.at, message, "rename it, or use a symbolic link");
+        findings.error(&script.source, message, "rename it, or use a symbolic link");
     }
     text
 }
 
 /// A line for the shell, the arguments quoted so that they arrive as given.
-fn shell(
+fn resolve_shell_line(
     line: &str,
     settings: &AppSettings,
     script: &Located<String>,
@@ -99,8 +99,8 @@ fn shell(
             "no such file {line:?}, and a shell command cannot be used with interpreter {}",
             interpreter.value
         );
-        findings.mistake(
-            &script.at,
+        findings.error(
+            &script.source,
             message,
             "set `script` to the file only, and move the arguments to \
             `args`",
@@ -108,10 +108,10 @@ fn shell(
         return None;
     }
     if let Some(args) = &settings.interpreter_args {
-        findings.warn(&args.at, "`interpreter_args` is ignored for a shell command");
+        findings.warn(&args.source, "`interpreter_args` is ignored for a shell command");
     }
     let Ok(args) = shlex::try_join(app.args.iter().map(String::as_str)) else {
-        findings.mistake(&script.at, "argument contains a NUL character", "remove it");
+        findings.error(&script.source, "argument contains a NUL character", "remove it");
         return None;
     };
     let script = if args.is_empty() { line.to_owned() } else { format!("{line} {args}") };
@@ -124,7 +124,7 @@ fn shell(
     })
 }
 
-fn missing(
+fn report_missing(
     text: &str,
     script: &Located<String>,
     app: &AppSpec,
@@ -133,22 +133,26 @@ fn missing(
 ) {
     let path = absolute(text, &app.cwd);
     if path.is_dir() {
-        findings.mistake(&script.at, format!("script {} is a directory", path.display()), "use a file in it");
+        findings.error(
+            &script.source,
+            format!("script {} is a directory", path.display()),
+            "use a file in it",
+        );
         return;
     }
     let place = if text.contains('/') { "" } else { ", and no program of this name in PATH" };
-    let help = match neighbour(&path) {
+    let help = match similar_file(&path) {
         Some(name) => format!("did you mean {name:?}?"),
         None if ground.source.is_some() => {
             "check the path; it is relative to `cwd` (default: the directory of this file)".into()
         }
         None => "check the path or the name of the program".into(),
     };
-    findings.mistake(&script.at, format!("script not found: no file {}{place}", path.display()), help);
+    findings.error(&script.source, format!("script not found: no file {}{place}", path.display()), help);
 }
 
 /// A file of nearly the same name beside the one that is not there.
-fn neighbour(path: &Path) -> Option<String> {
+fn similar_file(path: &Path) -> Option<String> {
     let wanted = path.file_name()?.to_str()?;
     let entries = std::fs::read_dir(path.parent()?).ok()?;
     let files = entries.flatten().filter(|entry| entry.path().is_file());

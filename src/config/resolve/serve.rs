@@ -9,16 +9,16 @@ use crate::config::value::{FromValue, PortValue};
 use crate::spec::AppSpec;
 
 /// Options followed by a value.
-const WITH_VALUE: [&str; 4] = ["--host", "--port", "--basic-auth-username", "--basic-auth-password"];
+const OPTIONS_WITH_VALUE: [&str; 4] = ["--host", "--port", "--basic-auth-username", "--basic-auth-password"];
 
 /// The arguments: what the variables say, for all that the given arguments leave open.
-pub(super) fn args(
+pub(super) fn serve_args(
     settings: &AppSettings,
     script: &SourceRef,
     app: &AppSpec,
     findings: &mut Diagnostics<'_>,
 ) -> Vec<String> {
-    let at = settings.args.as_ref().map_or(script, |args| &args.at);
+    let at = settings.args.as_ref().map_or(script, |args| &args.source);
     let given = ServeWords::read(&app.args, at, findings);
     let var = |name: &str| app.env.get(name).filter(|value| !value.is_empty()).cloned();
     let on = |name: &str| var(name).is_some_and(|value| value == "true" || value == "1");
@@ -26,12 +26,12 @@ pub(super) fn args(
     let directory = super::absolute(&path, &app.cwd);
     if !directory.is_dir() {
         let message = format!("directory {} not found", directory.display());
-        findings.mistake(at, message, "create it, or change the path (`args`, PM2_SERVE_PATH)");
+        findings.error(at, message, "create it, or change the path (`args`, PM2_SERVE_PATH)");
     }
     let mut args = vec![directory.to_string_lossy().into_owned()];
     let port = given.port.or_else(|| var("PM2_SERVE_PORT")).or_else(|| var("PORT"));
-    if port.as_ref().is_some_and(|port| PortValue::read(&port.as_str().into()).is_err()) {
-        findings.mistake(at, "invalid port: expected 1 to 65535", "check `port`, PM2_SERVE_PORT and `args`");
+    if port.as_ref().is_some_and(|port| PortValue::from_value(&port.as_str().into()).is_err()) {
+        findings.error(at, "invalid port: expected 1 to 65535", "check `port`, PM2_SERVE_PORT and `args`");
     }
     args.extend(port);
     for (flag, asked) in [("--spa", on("PM2_SERVE_SPA")), ("--ftp", on("PM2_SERVE_FTP"))] {
@@ -64,7 +64,7 @@ impl ServeWords {
         while let Some(arg) = rest.next() {
             let (name, value) =
                 arg.split_once('=').map_or((arg.as_str(), None), |(name, value)| (name, Some(value)));
-            if WITH_VALUE.contains(&name) {
+            if OPTIONS_WITH_VALUE.contains(&name) {
                 match value.map(str::to_owned).or_else(|| rest.next().cloned()) {
                     Some(value) if name == "--port" => read.port = Some(value),
                     Some(value) => read.options.extend([name.to_owned(), value]),
@@ -83,7 +83,7 @@ impl ServeWords {
             }
         }
         if let Some(wrong) = wrong {
-            findings.mistake(at, wrong, "usage: [PATH] [PORT] [--spa] [--ftp] [--host HOST]");
+            findings.error(at, wrong, "usage: [PATH] [PORT] [--spa] [--ftp] [--host HOST]");
         }
         read
     }
@@ -97,7 +97,12 @@ mod tests {
         let mut app = AppSpec::new("s", "serve", "/srv");
         app.env = env.iter().map(|&(name, value)| (name.into(), value.into())).collect();
         app.args = args.iter().map(|&arg| arg.into()).collect();
-        super::args(&AppSettings::default(), &SourceRef::Flag("start"), &app, &mut Diagnostics::new(None))
+        super::serve_args(
+            &AppSettings::default(),
+            &SourceRef::Flag("start"),
+            &app,
+            &mut Diagnostics::new(None),
+        )
     }
 
     #[test]

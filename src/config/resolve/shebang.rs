@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 /// Bytes to read. The kernel reads at most 256 bytes of a `#!` line.
-const HEAD: u64 = 512;
+const HEAD_SIZE: u64 = 512;
 
 /// The start of a file.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,13 +24,13 @@ pub(super) enum FileHead {
 }
 
 /// Reads the start of a file.
-pub(super) fn look(file: &Path) -> io::Result<FileHead> {
+pub(super) fn read_head(file: &Path) -> io::Result<FileHead> {
     let mut head = Vec::new();
-    File::open(file)?.take(HEAD).read_to_end(&mut head)?;
-    Ok(judge(&head))
+    File::open(file)?.take(HEAD_SIZE).read_to_end(&mut head)?;
+    Ok(classify(&head))
 }
 
-fn judge(head: &[u8]) -> FileHead {
+fn classify(head: &[u8]) -> FileHead {
     if let Some(rest) = head.strip_prefix(b"#!") {
         let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
         if let Some(shebang) = parse(&String::from_utf8_lossy(line)) {
@@ -72,14 +72,14 @@ mod tests {
 
     #[test]
     fn reads_shebang_lines() {
-        assert_eq!(judge(b"#!/bin/sh\necho"), shebang("/bin/sh", &[]));
-        assert_eq!(judge(b"#! /bin/sh -e -u \n"), shebang("/bin/sh", &["-e -u"]));
-        assert_eq!(judge(b"#!/usr/bin/env node\r\n"), shebang("node", &[]));
-        assert_eq!(judge(b"#!/usr/bin/env -S node --no-warnings\n"), shebang("node", &["--no-warnings"]));
-        assert_eq!(judge(b"#!/usr/bin/env A=1 node\n"), shebang("/usr/bin/env", &["A=1", "node"]));
-        assert_eq!(judge(b"#!\n"), FileHead::Text);
-        assert_eq!(judge(b"\x7fELF\x02\0"), FileHead::Binary);
-        assert_eq!(judge(b""), FileHead::Text);
-        assert_eq!(judge("#!/bin/\u{e9}".as_bytes()), shebang("/bin/\u{e9}", &[]));
+        assert_eq!(classify(b"#!/bin/sh\necho"), shebang("/bin/sh", &[]));
+        assert_eq!(classify(b"#! /bin/sh -e -u \n"), shebang("/bin/sh", &["-e -u"]));
+        assert_eq!(classify(b"#!/usr/bin/env node\r\n"), shebang("node", &[]));
+        assert_eq!(classify(b"#!/usr/bin/env -S node --no-warnings\n"), shebang("node", &["--no-warnings"]));
+        assert_eq!(classify(b"#!/usr/bin/env A=1 node\n"), shebang("/usr/bin/env", &["A=1", "node"]));
+        assert_eq!(classify(b"#!\n"), FileHead::Text);
+        assert_eq!(classify(b"\x7fELF\x02\0"), FileHead::Binary);
+        assert_eq!(classify(b""), FileHead::Text);
+        assert_eq!(classify("#!/bin/\u{e9}".as_bytes()), shebang("/bin/\u{e9}", &[]));
     }
 }

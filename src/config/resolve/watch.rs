@@ -10,10 +10,14 @@ use crate::config::value::WatchValue;
 use crate::spec::WatchSpec;
 
 /// Editors and builds write several files at once; so long it must be quiet before a restart.
-const QUIET: Duration = Duration::from_millis(200);
+const DEFAULT_DEBOUNCE: Duration = Duration::from_millis(200);
 
 /// What is watched, if anything is.
-pub(super) fn watch(settings: &AppSettings, cwd: &Path, findings: &mut Diagnostics<'_>) -> Option<WatchSpec> {
+pub(super) fn resolve_watch(
+    settings: &AppSettings,
+    cwd: &Path,
+    findings: &mut Diagnostics<'_>,
+) -> Option<WatchSpec> {
     let asked = settings.watch.as_ref()?;
     let paths = match &asked.value {
         WatchValue::Off => return None,
@@ -21,13 +25,13 @@ pub(super) fn watch(settings: &AppSettings, cwd: &Path, findings: &mut Diagnosti
         WatchValue::Paths(paths) => {
             let mut resolved: Vec<PathBuf> = Vec::new();
             for path in paths {
-                let fixed = without_pattern(path);
+                let fixed = literal_prefix(path);
                 if fixed != path {
                     let message = format!(
                         "patterns are not supported in `watch`: watching {fixed:?} instead of \
                             {path:?}"
                     );
-                    findings.warn(&asked.at, message);
+                    findings.warn(&asked.source, message);
                 }
                 resolved.push(absolute(fixed, cwd));
             }
@@ -36,18 +40,18 @@ pub(super) fn watch(settings: &AppSettings, cwd: &Path, findings: &mut Diagnosti
         }
     };
     for path in paths.iter().filter(|path| !path.exists()) {
-        findings.warn(&asked.at, format!("watched path {} not found", path.display()));
+        findings.warn(&asked.source, format!("watched path {} not found", path.display()));
     }
     let ignore = value_of(&settings.ignore_watch).map(|words| words.0.as_slice()).unwrap_or_default();
     Some(WatchSpec {
         paths,
-        ignore: ignore.iter().map(|pattern| anchored(pattern, cwd)).collect(),
-        delay: value_of(&settings.watch_delay).map_or(QUIET, |delay| delay.0),
+        ignore: ignore.iter().map(|pattern| anchor_pattern(pattern, cwd)).collect(),
+        delay: value_of(&settings.watch_delay).map_or(DEFAULT_DEBOUNCE, |delay| delay.0),
     })
 }
 
 /// The directories before the first one with a pattern in it: `src/**/*.js` → `src`.
-fn without_pattern(path: &str) -> &str {
+fn literal_prefix(path: &str) -> &str {
     let Some(pattern) = path.find(['*', '?', '[', '{']) else { return path };
     match path[..pattern].rfind('/') {
         Some(0) => "/",
@@ -58,7 +62,7 @@ fn without_pattern(path: &str) -> &str {
 
 /// PM2 knows paths here, gitignore patterns begin at the top with a slash: `./logs` and
 /// `/srv/app/logs` are `/logs`.
-fn anchored(pattern: &str, cwd: &Path) -> String {
+fn anchor_pattern(pattern: &str, cwd: &Path) -> String {
     let cwd = cwd.to_string_lossy();
     let below = pattern.strip_prefix(cwd.as_ref()).filter(|rest| rest.starts_with('/'));
     match (below, pattern.strip_prefix("./")) {
@@ -77,16 +81,16 @@ mod tests {
         for (given, fixed) in
             [("src/**/*.js", "src"), ("*.js", "."), ("/a*", "/"), ("a/b", "a/b"), ("a/{b,c}/d", "a")]
         {
-            assert_eq!(without_pattern(given), fixed, "{given}");
+            assert_eq!(literal_prefix(given), fixed, "{given}");
         }
     }
 
     #[test]
     fn paths_become_anchored_patterns() {
         let cwd = Path::new("/srv/app");
-        assert_eq!(anchored("./logs", cwd), "/logs");
-        assert_eq!(anchored("/srv/app/tmp", cwd), "/tmp");
-        assert_eq!(anchored("/srv/apple", cwd), "/srv/apple");
-        assert_eq!(anchored("*.log", cwd), "*.log");
+        assert_eq!(anchor_pattern("./logs", cwd), "/logs");
+        assert_eq!(anchor_pattern("/srv/app/tmp", cwd), "/tmp");
+        assert_eq!(anchor_pattern("/srv/apple", cwd), "/srv/apple");
+        assert_eq!(anchor_pattern("*.log", cwd), "*.log");
     }
 }

@@ -35,7 +35,7 @@ fn node(value: Parsed<'_>) -> ConfigNode {
         Parsed::Array(list) => NodeContent::List(list.elements.into_iter().map(node).collect()),
         Parsed::Object(table) => {
             let entries = table.properties.into_iter().map(|property| TableEntry {
-                key_at: match &property.name {
+                key_span: match &property.name {
                     ObjectPropName::String(name) => bytes(name),
                     ObjectPropName::Word(name) => bytes(name),
                 },
@@ -45,7 +45,7 @@ fn node(value: Parsed<'_>) -> ConfigNode {
             NodeContent::Table(entries.collect())
         }
     };
-    ConfigNode { at, content }
+    ConfigNode { span: at, content }
 }
 
 fn bytes(part: &impl Ranged) -> Range<usize> {
@@ -77,13 +77,13 @@ mod tests {
         let want = json!({ "a": "x", "b": [1, 2, -16, 0.5, "1e400"], "__proto__": null });
         assert_eq!(node.value(), want);
         let NodeContent::Table(entries) = &node.content else { panic!() };
-        assert_eq!(&text[entries[1].key_at.clone()], "\"b\"");
-        assert_eq!(&text[entries[0].node.at.clone()], "'x'");
+        assert_eq!(&text[entries[1].key_span.clone()], "\"b\"");
+        assert_eq!(&text[entries[0].node.span.clone()], "'x'");
     }
 
     #[test]
     fn reports_span_of_errors_and_limits_depth() {
-        let broken = |text: &str| ConfigNode::from_json(text).err().map(|broken| broken.at.start);
+        let broken = |text: &str| ConfigNode::from_json(text).err().map(|broken| broken.span.start);
         assert_eq!(broken("{ \"a\": 1\n  \"b\": 2 }"), Some(8), "behind the value that lacks a comma");
         for text in ["", "{", "{]", "[1, 2", "require('fs')", "{} {}"] {
             assert!(broken(text).is_some(), "{text}");

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 #[derive(Clone)]
 pub(super) struct ConfigNode {
     /// The byte range in the file.
-    pub(super) at: Range<usize>,
+    pub(super) span: Range<usize>,
     /// The value.
     pub(super) content: NodeContent,
 }
@@ -34,20 +34,20 @@ pub(super) enum NodeContent {
 pub(super) struct TableEntry {
     pub(super) key: String,
     /// The byte range of the key.
-    pub(super) key_at: Range<usize>,
+    pub(super) key_span: Range<usize>,
     pub(super) node: ConfigNode,
 }
 
 /// A syntax error.
 pub(super) struct SyntaxError {
     /// The byte range in the file.
-    pub(super) at: Range<usize>,
+    pub(super) span: Range<usize>,
     pub(super) message: String,
 }
 
 impl SyntaxError {
     fn new(at: Range<usize>, message: impl Into<String>) -> Self {
-        Self { at, message: message.into() }
+        Self { span: at, message: message.into() }
     }
 }
 
@@ -66,27 +66,27 @@ impl ConfigNode {
 }
 
 /// The path of each key and value in JavaScript notation (`apps[0].name`), by its start in the file.
-pub(super) fn paths(node: &ConfigNode) -> BTreeMap<usize, String> {
+pub(super) fn json_paths(node: &ConfigNode) -> BTreeMap<usize, String> {
     let mut paths = BTreeMap::new();
-    collect(node, "", &mut paths);
+    collect_paths(node, "", &mut paths);
     paths
 }
 
-fn collect(node: &ConfigNode, path: &str, paths: &mut BTreeMap<usize, String>) {
-    paths.insert(node.at.start, path.to_owned());
+fn collect_paths(node: &ConfigNode, path: &str, paths: &mut BTreeMap<usize, String>) {
+    paths.insert(node.span.start, path.to_owned());
     match &node.content {
         NodeContent::Scalar(_) => {}
         NodeContent::List(items) => {
             for (number, item) in items.iter().enumerate() {
-                collect(item, &format!("{path}[{number}]"), paths);
+                collect_paths(item, &format!("{path}[{number}]"), paths);
             }
         }
         NodeContent::Table(entries) => {
             for entry in entries {
                 let dot = if path.is_empty() { "" } else { "." };
                 let below = format!("{path}{dot}{}", entry.key);
-                paths.insert(entry.key_at.start, below.clone());
-                collect(&entry.node, &below, paths);
+                paths.insert(entry.key_span.start, below.clone());
+                collect_paths(&entry.node, &below, paths);
             }
         }
     }

@@ -13,7 +13,7 @@ impl ConfigNode {
         let (table, errors) = DeTable::parse_recoverable(text);
         if errors.is_empty() {
             let at = table.span();
-            Ok(Self { at, content: entries(table.into_inner()) })
+            Ok(Self { span: at, content: entries(table.into_inner()) })
         } else {
             let broken =
                 |error: toml::de::Error| SyntaxError::new(error.span().unwrap_or(0..0), error.message());
@@ -26,12 +26,12 @@ fn entries(table: DeTable<'_>) -> NodeContent {
     let mut entries: Vec<TableEntry> = table
         .into_iter()
         .map(|(key, value)| TableEntry {
-            key_at: key.span(),
+            key_span: key.span(),
             key: key.into_inner().into_owned(),
             node: node(value.span(), value.into_inner()),
         })
         .collect();
-    entries.sort_by_key(|entry| entry.key_at.start);
+    entries.sort_by_key(|entry| entry.key_span.start);
     NodeContent::Table(entries)
 }
 
@@ -49,7 +49,7 @@ fn node(at: Range<usize>, value: DeValue<'_>) -> ConfigNode {
         }
         DeValue::Table(table) => entries(table),
     };
-    ConfigNode { at, content }
+    ConfigNode { span: at, content }
 }
 
 /// Numbers out of range become strings: these are valid as environment variables, and rejected elsewhere.
@@ -88,7 +88,7 @@ mod tests {
             "b": { "c": "x", "big": "99999999999999999999" }
         });
         assert_eq!(node.value(), want);
-        assert_eq!(&text[entries[1].node.at.clone()], "[0x1F, 1_000, -2.5, inf, 2026-01-02]");
+        assert_eq!(&text[entries[1].node.span.clone()], "[0x1F, 1_000, -2.5, inf, 2026-01-02]");
     }
 
     #[test]

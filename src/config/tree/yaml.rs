@@ -10,13 +10,13 @@ use serde_json::{Number, Value};
 use super::{ConfigNode, NodeContent, SyntaxError, TableEntry};
 
 /// Maximum nesting.
-const DEEPEST: usize = 64;
+const MAX_DEPTH: usize = 64;
 
 /// Maximum number of values, after the expansion of aliases.
-const MOST: usize = 100_000;
+const MAX_VALUES: usize = 100_000;
 
 /// Maximum size of all text after the expansion of aliases, in bytes: a multiple of the maximum file size.
-const MOST_TEXT: usize = 8 << 20;
+const MAX_TEXT: usize = 8 << 20;
 
 /// A list or table whose end is not yet parsed.
 struct OpenNode {
@@ -34,7 +34,7 @@ enum OpenContent {
 #[derive(Clone, Copy, Default)]
 struct NodeSize {
     values: usize,
-    deep: usize,
+    depth: usize,
     text: usize,
 }
 
@@ -59,7 +59,7 @@ impl ConfigNode {
                 let at = byte(error.marker().index());
                 SyntaxError::new(at..at, error.info().to_owned())
             })?;
-            builder.take(event, byte(span.start.index())..byte(span.end.index()))?;
+            builder.on_event(event, byte(span.start.index())..byte(span.end.index()))?;
         }
         builder.root.ok_or_else(|| SyntaxError::new(0..0, "empty file"))
     }
@@ -70,7 +70,7 @@ impl ConfigNode {
             let more = node.extent();
             NodeSize {
                 values: extent.values + more.values,
-                deep: extent.deep.max(more.deep + 1),
+                depth: extent.depth.max(more.depth + 1),
                 text: extent.text + more.text,
             }
         };
@@ -87,51 +87,53 @@ impl ConfigNode {
 }
 
 impl Builder {
-    fn take(&mut self, event: Event<'_>, at: Range<usize>) -> Result<(), SyntaxError> {
+    fn on_event(&mut self, event: Event<'_>, at: Range<usize>) -> Result<(), SyntaxError> {
         match event {
             Event::DocumentStart(_) if self.root.is_some() => {
                 Err(SyntaxError::new(at, "multiple documents are not supported"))
             }
             Event::Scalar(text, style, anchor, tag) => self.scalar(&text, style, anchor, tag.as_deref(), at),
-            Event::SequenceStart(anchor, _) => self.begin(at, anchor, OpenContent::List(Vec::new())),
-            Event::MappingStart(anchor, _) => self.begin(at, anchor, OpenContent::Table(Vec::new(), None)),
-            Event::SequenceEnd | Event::MappingEnd => self.end(&at),
+            Event::SequenceStart(anchor, _) => self.open_node(at, anchor, OpenContent::List(Vec::new())),
+            Event::MappingStart(anchor, _) => {
+                self.open_node(at, anchor, OpenContent::Table(Vec::new(), None))
+            }
+            Event::SequenceEnd | Event::MappingEnd => self.close_node(&at),
             Event::Alias(anchor) => self.alias(anchor, at),
             _ => Ok(()),
         }
     }
 
-    fn begin(&mut self, at: Range<usize>, anchor: usize, inside: OpenContent) -> Result<(), SyntaxError> {
-        if self.open.len() >= DEEPEST {
+    fn open_node(&mut self, at: Range<usize>, anchor: usize, inside: OpenContent) -> Result<(), SyntaxError> {
+        if self.open.len() >= MAX_DEPTH {
             return Err(SyntaxError::new(at, "nesting too deep"));
         }
         self.open.push(OpenNode { start: at.start, anchor, inside });
         Ok(())
     }
 
-    fn end(&mut self, at: &Range<usize>) -> Result<(), SyntaxError> {
+    fn close_node(&mut self, at: &Range<usize>) -> Result<(), SyntaxError> {
         let Some(OpenNode { start, anchor, inside }) = self.open.pop() else { return Ok(()) };
         let content = match inside {
             OpenContent::List(items) => NodeContent::List(items),
-            OpenContent::Table(entries, _) => NodeContent::Table(merged(entries)),
+            OpenContent::Table(entries, _) => NodeContent::Table(apply_merge_keys(entries)),
         };
-        self.add(ConfigNode { at: start..at.end, content }, anchor)
+        self.add(ConfigNode { span: start..at.end, content }, anchor)
     }
 
     fn alias(&mut self, anchor: usize, at: Range<usize>) -> Result<(), SyntaxError> {
         let Some(known) = self.anchors.get(&anchor) else {
             return Err(SyntaxError::new(at, "recursive alias"));
         };
-        let NodeSize { values, deep, text } = known.extent();
+        let NodeSize { values, depth: deep, text } = known.extent();
         self.values += values;
         self.text += text;
-        if self.values > MOST || self.open.len() + deep > DEEPEST {
+        if self.values > MAX_VALUES || self.open.len() + deep > MAX_DEPTH {
             return Err(SyntaxError::new(at, "alias expands to too many values"));
         }
-        if self.text > MOST_TEXT {
+        if self.text > MAX_TEXT {
             return Err(SyntaxError::new(at, "alias expands to too much text"));
         }
-        let node = ConfigNode { at, ..known.clone() };
+        let node = ConfigNode { span: at, ..known.clone() };
         self.add(node, 0)
     }
 
@@ -148,15 +150,15 @@ impl Builder {
             return Ok(());
         }
         let is_text = style != ScalarStyle::Plain || tag.is_some_and(|tag| tag.suffix == "str");
-        let value = if is_text { Value::String(text.to_owned()) } else { plain(text) };
-        self.add(ConfigNode { at, content: NodeContent::Scalar(value) }, anchor)
+        let value = if is_text { Value::String(text.to_owned()) } else { plain_scalar(text) };
+        self.add(ConfigNode { span: at, content: NodeContent::Scalar(value) }, anchor)
     }
 
     /// Adds a complete value to the open list or table.
     fn add(&mut self, node: ConfigNode, anchor: usize) -> Result<(), SyntaxError> {
         self.values += 1;
-        if self.values > MOST {
-            return Err(SyntaxError::new(node.at, "too many values"));
+        if self.values > MAX_VALUES {
+            return Err(SyntaxError::new(node.span, "too many values"));
         }
         if anchor > 0 {
             self.anchors.insert(anchor, node.clone());
@@ -165,8 +167,8 @@ impl Builder {
             None => self.root = Some(node),
             Some(OpenContent::List(items)) => items.push(node),
             Some(OpenContent::Table(entries, key)) => match key.take() {
-                Some((key, key_at)) => entries.push(TableEntry { key, key_at, node }),
-                None => return Err(SyntaxError::new(node.at, "keys must be strings")),
+                Some((key, key_at)) => entries.push(TableEntry { key, key_span: key_at, node }),
+                None => return Err(SyntaxError::new(node.span, "keys must be strings")),
             },
         }
         Ok(())
@@ -174,7 +176,7 @@ impl Builder {
 }
 
 /// The entries, and those of `<<` for missing keys.
-fn merged(entries: Vec<TableEntry>) -> Vec<TableEntry> {
+fn apply_merge_keys(entries: Vec<TableEntry>) -> Vec<TableEntry> {
     let (merges, mut own): (Vec<TableEntry>, Vec<TableEntry>) =
         entries.into_iter().partition(|entry| entry.key == "<<");
     let mut known: HashSet<String> = own.iter().map(|entry| entry.key.clone()).collect();
@@ -192,7 +194,7 @@ fn merged(entries: Vec<TableEntry>) -> Vec<TableEntry> {
 }
 
 /// A plain scalar in the core schema: `yes`, `no`, `on` and `off` are strings.
-fn plain(text: &str) -> Value {
+fn plain_scalar(text: &str) -> Value {
     let radix = |prefix, radix| text.strip_prefix(prefix).and_then(|n| i64::from_str_radix(n, radix).ok());
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
@@ -237,7 +239,7 @@ mod tests {
         assert_eq!(value(text), want);
         let Ok(node) = ConfigNode::from_yaml(text) else { panic!() };
         let NodeContent::Table(entries) = &node.content else { panic!() };
-        assert_eq!(&text[entries[1].key_at.clone()], "n", "bytes, not characters");
+        assert_eq!(&text[entries[1].key_span.clone()], "n", "bytes, not characters");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{FromValue, ValueError, wants, wants_help};
+use super::{FromValue, ValueError, expected, expected_with_help};
 use crate::spec::{EnvFilter, EnvVars};
 
 /// Environment variables. Values become strings; lists and tables become JSON.
@@ -23,10 +23,10 @@ fn is_name(name: &str) -> bool {
 }
 
 impl FromValue for EnvValue {
-    fn read(value: &Value) -> Result<Self, ValueError> {
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
         match value {
             Value::Object(table) => variables(table).map(Self),
-            _ => wants_help("a table of variables", "write each variable as a name and its value"),
+            _ => expected_with_help("a table of variables", "write each variable as a name and its value"),
         }
     }
 }
@@ -35,7 +35,7 @@ fn variables(table: &Map<String, Value>) -> Result<EnvVars, ValueError> {
     let mut vars = EnvVars::new();
     for (name, value) in table {
         if !is_name(name) {
-            return wants(format!("variable names without `=`, not {name:?}"));
+            return expected(format!("variable names without `=`, not {name:?}"));
         }
         let text = match value {
             Value::String(text) => text.clone(),
@@ -43,7 +43,7 @@ fn variables(table: &Map<String, Value>) -> Result<EnvVars, ValueError> {
             other => other.to_string(),
         };
         if text.contains('\0') {
-            return wants(format!("values without NUL characters, unlike {name}"));
+            return expected(format!("values without NUL characters, unlike {name}"));
         }
         vars.insert(name.clone(), text);
     }
@@ -51,28 +51,28 @@ fn variables(table: &Map<String, Value>) -> Result<EnvVars, ValueError> {
 }
 
 impl FromValue for VarName {
-    fn read(value: &Value) -> Result<Self, ValueError> {
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
         match value.as_str() {
             Some(name) if is_name(name) => Ok(Self(name.to_owned())),
-            _ => wants("a variable name"),
+            _ => expected("a variable name"),
         }
     }
 }
 
 impl FromValue for EnvFilterValue {
-    fn read(value: &Value) -> Result<Self, ValueError> {
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
         let text = |item: &Value| item.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
         let filter = match value {
             Value::Bool(true) => Some(EnvFilter::All),
             Value::Bool(false) => Some(EnvFilter::None),
-            Value::String(_) => text(value).map(EnvFilter::Exactly),
+            Value::String(_) => text(value).map(EnvFilter::Exact),
             Value::Array(items) if items.is_empty() => Some(EnvFilter::None),
             Value::Array(items) => items.iter().map(text).collect::<Option<_>>().map(EnvFilter::Containing),
             _ => None,
         };
         match filter {
             Some(filter) => Ok(Self(filter)),
-            None => wants("true (drop all), a name, or a list of substrings of names"),
+            None => expected("true (drop all), a name, or a list of substrings of names"),
         }
     }
 }
@@ -91,26 +91,29 @@ mod tests {
     #[test]
     fn values_become_strings() {
         let given = json!({ "A": "x", "B": 5000, "C": true, "D": [1, "2"], "E": { "f": 1.5 } });
-        let EnvValue(vars) = EnvValue::read(&given).ok().unwrap();
+        let EnvValue(vars) = EnvValue::from_value(&given).ok().unwrap();
         let text: Vec<_> = vars.values().map(String::as_str).collect();
         assert_eq!(text, ["x", "5000", "true", "[1,\"2\"]", "{\"f\":1.5}"]);
     }
 
     #[test]
     fn errors_name_variable_and_hide_value() {
-        let refused = |value| EnvValue::read(&value).err().unwrap().wants;
+        let refused = |value| EnvValue::from_value(&value).err().unwrap().expected;
         assert!(refused(json!({ "A=B": "hunter2" })).contains("A=B"));
         let nul = refused(json!({ "TOKEN": "hunter2\0" }));
         assert!(nul.contains("TOKEN") && !nul.contains("hunter2"));
-        assert!(EnvValue::read(&json!("A=1")).is_err());
+        assert!(EnvValue::from_value(&json!("A=1")).is_err());
     }
 
     #[test]
     fn reads_filters() {
-        let filter = |value| EnvFilterValue::read(&value).unwrap().0;
+        let filter = |value| EnvFilterValue::from_value(&value).unwrap().0;
         assert_eq!(filter(json!(["AWS_"])), EnvFilter::Containing(vec!["AWS_".into()]));
-        assert_eq!(filter(json!("HOME")), EnvFilter::Exactly("HOME".into()));
+        assert_eq!(filter(json!("HOME")), EnvFilter::Exact("HOME".into()));
         assert_eq!(filter(json!(true)), EnvFilter::All);
-        assert!(EnvFilterValue::read(&json!([1])).is_err() && EnvFilterValue::read(&json!("")).is_err());
+        assert!(
+            EnvFilterValue::from_value(&json!([1])).is_err()
+                && EnvFilterValue::from_value(&json!("")).is_err()
+        );
     }
 }

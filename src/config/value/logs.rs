@@ -6,7 +6,9 @@
 use serde_json::{Value, json};
 
 use super::table::{SubKey, find, names, properties, sub_keys};
-use super::{ByteSize, CronValue, DurationValue, FromValue, ValueError, integer, named, unknown_key, wants};
+use super::{
+    ByteSize, CronValue, DurationValue, FromValue, ValueError, expected, integer, named, unknown_key,
+};
 use crate::spec::{Rotation, WhenFull};
 
 /// The keys that were given, in their order, and their values; a key that was not given changes nothing.
@@ -22,7 +24,7 @@ const LOG_KEYS: &[SubKey<Rotation>] = sub_keys! {
         => |to, value| set(&mut to.schedule, optional(value, schedule));
     /// Number of rotated files to keep, or `all`.
     retain ["rotate", "keep"]: { "type": ["string", "integer"] }
-        => |to, value| set(&mut to.keep, count(value));
+        => |to, value| set(&mut to.retain, count(value));
     /// Maximum age of rotated files, such as `30d`.
     max_age []: { "type": ["string", "integer"] }
         => |to, value| set(&mut to.max_age, optional(value, age));
@@ -30,14 +32,14 @@ const LOG_KEYS: &[SubKey<Rotation>] = sub_keys! {
     max_total []: { "type": ["string", "integer"] }
         => |to, value| set(&mut to.max_total, optional(value, size));
     /// Compress rotated files with gzip.
-    compress []: { "type": "boolean" } => |to, value| set(&mut to.compress, bool::read(value));
+    compress []: { "type": "boolean" } => |to, value| set(&mut to.compress, bool::from_value(value));
     /// Do not compress the most recent rotated file.
     delay_compress ["delaycompress"]: { "type": "boolean" }
-        => |to, value| set(&mut to.delay_compress, bool::read(value));
+        => |to, value| set(&mut to.delay_compress, bool::from_value(value));
     /// Do not rotate empty files (default).
     notifempty []: { "type": "boolean" } => |to, value| set(&mut to.rotate_empty, not(value));
     /// Date format in the names of rotated files.
-    date_format []: { "type": "string" } => |to, value| set(&mut to.date_format, String::read(value));
+    date_format []: { "type": "string" } => |to, value| set(&mut to.date_format, String::from_value(value));
     /// While a log file cannot be written: block the app, or drop lines and record how many.
     when_full []: { "enum": ["block", "drop"] } => |to, value| set(&mut to.when_full, when_full(value));
 };
@@ -49,7 +51,7 @@ const LOGROTATE_KEYS: &[SubKey<Rotation>] = sub_keys! {
     /// Opposite of `delay_compress`.
     nodelaycompress []: {} => |to, value| set(&mut to.delay_compress, not(value));
     /// Opposite of `notifempty`.
-    ifempty []: {} => |to, value| set(&mut to.rotate_empty, bool::read(value));
+    ifempty []: {} => |to, value| set(&mut to.rotate_empty, bool::from_value(value));
     /// `max_age` in days.
     maxage []: {} => |to, value| set(&mut to.max_age, optional(value, days));
     /// `interval`.
@@ -101,21 +103,21 @@ impl LogRules {
     }
 
     /// These rules, and over them others.
-    pub(in super::super) fn under(mut self, over: Option<Self>) -> Self {
+    pub(in super::super) fn merge_under(mut self, over: Option<Self>) -> Self {
         self.0.extend(over.into_iter().flat_map(|over| over.0));
         self
     }
 }
 
 impl FromValue for LogRules {
-    fn read(value: &Value) -> Result<Self, ValueError> {
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
         let rules: Vec<(String, Value)> = match value {
             Value::Object(table) => table.clone().into_iter().collect(),
             Value::String(text) => {
                 let directives = text.split([',', '\n', ';']).map(str::trim);
                 directives.filter(|directive| !directive.is_empty()).map(parse_directive).collect()
             }
-            _ => return wants("a table, or logrotate directives such as \"daily, rotate 7, compress\""),
+            _ => return expected("a table, or logrotate directives such as \"daily, rotate 7, compress\""),
         };
         let mut checked = Rotation::default();
         rules.iter().try_for_each(|(key, value)| apply_rule(key, value, &mut checked))?;
@@ -152,11 +154,11 @@ fn set<T>(to: &mut T, value: Result<T, ValueError>) -> Result<(), ValueError> {
 }
 
 fn not(value: &Value) -> Result<bool, ValueError> {
-    bool::read(value).map(|flag| !flag)
+    bool::from_value(value).map(|flag| !flag)
 }
 
 fn every(to: &mut Rotation, interval: &str, value: &Value) -> Result<(), ValueError> {
-    if bool::read(value)? {
+    if bool::from_value(value)? {
         to.schedule = Some(schedule(&interval.into())?);
     }
     Ok(())
@@ -166,7 +168,7 @@ fn when_full(value: &Value) -> Result<WhenFull, ValueError> {
     match value.as_str() {
         Some("block") => Ok(WhenFull::Block),
         Some("drop") => Ok(WhenFull::Drop),
-        _ => wants("\"block\" or \"drop\""),
+        _ => expected("\"block\" or \"drop\""),
     }
 }
 
@@ -180,11 +182,11 @@ fn optional<T>(
 }
 
 fn size(value: &Value) -> Result<u64, ValueError> {
-    ByteSize::read(value).map(|size| size.0)
+    ByteSize::from_value(value).map(|size| size.0)
 }
 
 fn age(value: &Value) -> Result<u64, ValueError> {
-    let DurationValue(age) = DurationValue::read(value)?;
+    let DurationValue(age) = DurationValue::from_value(value)?;
     Ok(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
 }
 
@@ -192,7 +194,7 @@ fn age(value: &Value) -> Result<u64, ValueError> {
 fn days(value: &Value) -> Result<u64, ValueError> {
     match integer(value) {
         Some(days @ 1..=36_500) => Ok(days.unsigned_abs() * 86_400_000),
-        _ => wants("a number of days; use max_age for other units"),
+        _ => expected("a number of days; use max_age for other units"),
     }
 }
 
@@ -201,9 +203,9 @@ fn schedule(value: &Value) -> Result<String, ValueError> {
     if let Some((_, schedule)) = name {
         return Ok((*schedule).to_owned());
     }
-    match CronValue::read(value)?.0 {
+    match CronValue::from_value(value)?.0 {
         Some(schedule) => Ok(schedule),
-        None => wants("hourly, daily, weekly, monthly, yearly, a cron schedule, or \"none\""),
+        None => expected("hourly, daily, weekly, monthly, yearly, a cron schedule, or \"none\""),
     }
 }
 
@@ -212,7 +214,7 @@ fn count(value: &Value) -> Result<Option<u32>, ValueError> {
     match (integer(value).map(u32::try_from), value.as_str()) {
         (Some(Ok(count)), _) => Ok(Some(count)),
         (_, Some("all" | "none")) => Ok(None),
-        _ => wants("a number of files or \"all\""),
+        _ => expected("a number of files or \"all\""),
     }
 }
 
@@ -223,13 +225,13 @@ mod tests {
 
     fn rotation(value: Value) -> Result<Rotation, ValueError> {
         let mut rotation = Rotation::default();
-        LogRules::read(&value)?.apply(&mut rotation);
+        LogRules::from_value(&value)?.apply(&mut rotation);
         Ok(rotation)
     }
 
     #[test]
     fn logrotates_words_are_understood() {
-        let want = Rotation { keep: Some(7), compress: true, delay_compress: true, ..Rotation::default() };
+        let want = Rotation { retain: Some(7), compress: true, delay_compress: true, ..Rotation::default() };
         assert_eq!(rotation(json!("daily, rotate 7, compress, delaycompress, notifempty")), Ok(want.clone()));
         let keys =
             json!({ "daily": true, "rotate": 7, "compress": true, "delaycompress": true, "missingok": true });
@@ -247,7 +249,7 @@ mod tests {
             "workerInterval": 30, "rotateModule": true,
         });
         let read = rotation(keys).unwrap();
-        assert_eq!((read.max_size, read.keep, read.date_format.as_str()), (Some(1024), None, "YYYY"));
+        assert_eq!((read.max_size, read.retain, read.date_format.as_str()), (Some(1024), None, "YYYY"));
         assert_eq!(read.schedule.as_deref(), Some("*/5 * * * *"));
     }
 
@@ -279,10 +281,10 @@ mod tests {
 
     #[test]
     fn an_apps_rules_lie_over_the_files() {
-        let file = LogRules::read(&json!({ "max_size": "1M", "retain": 3 })).unwrap();
-        let app = LogRules::read(&json!({ "retain": 5 })).unwrap();
+        let file = LogRules::from_value(&json!({ "max_size": "1M", "retain": 3 })).unwrap();
+        let app = LogRules::from_value(&json!({ "retain": 5 })).unwrap();
         let mut rotation = Rotation::default();
-        file.under(Some(app)).apply(&mut rotation);
-        assert_eq!((rotation.max_size, rotation.keep), (Some(1 << 20), Some(5)));
+        file.merge_under(Some(app)).apply(&mut rotation);
+        assert_eq!((rotation.max_size, rotation.retain), (Some(1 << 20), Some(5)));
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{FromValue, ValueError, wants};
+use super::{FromValue, ValueError, expected};
 
 /// A duration: milliseconds, as everywhere in PM2, or numbers with units (`1m30s`). The parsers of jiff and
 /// humantime accept other units and spellings than the schema below.
@@ -12,19 +12,21 @@ use super::{FromValue, ValueError, wants};
 pub(in super::super) struct DurationValue(pub(in super::super) Duration);
 
 /// One year. A longer duration is a mistake, and could overflow a clock.
-const LONGEST: u64 = 365 * 24 * 3_600_000;
+const MAX_MS: u64 = 365 * 24 * 3_600_000;
 
 impl FromValue for DurationValue {
-    fn read(value: &Value) -> Result<Self, ValueError> {
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
         let millis = match value {
             Value::Number(number) => number.as_u64(),
             Value::String(text) => parse(text),
             _ => None,
         };
         match millis {
-            Some(millis) if millis <= LONGEST => Ok(Self(Duration::from_millis(millis))),
-            Some(_) => wants("at most 365d"),
-            None => wants("a duration such as \"10s\", \"1m30s\" or \"500ms\", or a number of milliseconds"),
+            Some(millis) if millis <= MAX_MS => Ok(Self(Duration::from_millis(millis))),
+            Some(_) => expected("at most 365d"),
+            None => {
+                expected("a duration such as \"10s\", \"1m30s\" or \"500ms\", or a number of milliseconds")
+            }
         }
     }
 }
@@ -33,7 +35,7 @@ schema!(DurationValue, {
     "type": ["string", "integer"],
     "pattern": r"^\s*([0-9]+|([0-9]+(\.[0-9]+)?\s*([Mm][Ss]|[SsMmHhDd])\s*)+)\s*$",
     "minimum": 0,
-    "maximum": LONGEST
+    "maximum": MAX_MS
 });
 
 /// The number of milliseconds; saturates on overflow.
@@ -47,14 +49,14 @@ fn parse(text: &str) -> Option<u64> {
         let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let after = rest[number..].trim_start();
         let unit = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
-        total = total.saturating_add(part(&rest[..number], &after[..unit])?);
+        total = total.saturating_add(parse_part(&rest[..number], &after[..unit])?);
         rest = after[unit..].trim_start();
     }
     (!text.is_empty()).then_some(total)
 }
 
 /// The milliseconds of a number with a unit.
-fn part(number: &str, unit: &str) -> Option<u64> {
+fn parse_part(number: &str, unit: &str) -> Option<u64> {
     let scale: u64 = match unit {
         "ms" => 1,
         "s" => 1_000,
@@ -96,10 +98,10 @@ mod tests {
             (json!("1m30s"), 90_000),
             (json!("1h 30m"), 5_400_000),
             (json!("1.5 s"), 1_500),
-            (json!("365d"), LONGEST),
+            (json!("365d"), MAX_MS),
         ] {
             assert_eq!(
-                DurationValue::read(&value),
+                DurationValue::from_value(&value),
                 Ok(DurationValue(Duration::from_millis(millis))),
                 "{value}"
             );
@@ -111,10 +113,10 @@ mod tests {
         for bad in
             ["", "s", "10x", "1s5", "-1s", "1..5s", ".5s", "5.s", "1e3s", "366d", "99999999999999999999d"]
         {
-            assert!(DurationValue::read(&json!(bad)).is_err(), "{bad}");
+            assert!(DurationValue::from_value(&json!(bad)).is_err(), "{bad}");
         }
         for bad in [json!(-1), json!(1.5), json!(true), json!(u64::MAX)] {
-            assert!(DurationValue::read(&bad).is_err(), "{bad}");
+            assert!(DurationValue::from_value(&bad).is_err(), "{bad}");
         }
     }
 }

@@ -57,14 +57,14 @@ pub(super) use words::WordList;
 /// A kind of value.
 pub(super) trait FromValue: Sized + JsonSchema {
     /// Reads a value as given.
-    fn read(value: &Value) -> Result<Self, ValueError>;
+    fn from_value(value: &Value) -> Result<Self, ValueError>;
 }
 
 /// Why a value is invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ValueError {
     /// What is expected, worded to follow "expected".
-    pub(super) wants: String,
+    pub(super) expected: String,
     /// What to do; may be empty.
     pub(super) help: String,
     /// Which part of the value is invalid.
@@ -106,30 +106,33 @@ impl ValueError {
             _ => found,
         };
         match found {
-            Some(found) => format!("expected {}, found {found}", self.wants),
-            None => format!("expected {}", self.wants),
+            Some(found) => format!("expected {}, found {found}", self.expected),
+            None => format!("expected {}", self.expected),
         }
     }
 
     /// The same error, of the value of a key in a table.
     fn inside(self, name: &str, found: &Value) -> Self {
-        Self { part: Part::Key { name: name.to_owned(), found: shown(found) }, ..self }
+        Self { part: Part::Key { name: name.to_owned(), found: display_value(found) }, ..self }
     }
 }
 
 /// An invalid value.
-pub(super) fn wants<T>(wants: impl Into<String>) -> Result<T, ValueError> {
-    wants_help(wants, "")
+pub(super) fn expected<T>(wants: impl Into<String>) -> Result<T, ValueError> {
+    expected_with_help(wants, "")
 }
 
 /// An invalid value, and what to do.
-pub(super) fn wants_help<T>(wants: impl Into<String>, help: impl Into<String>) -> Result<T, ValueError> {
-    Err(ValueError { wants: wants.into(), help: help.into(), part: Part::Whole })
+pub(super) fn expected_with_help<T>(
+    wants: impl Into<String>,
+    help: impl Into<String>,
+) -> Result<T, ValueError> {
+    Err(ValueError { expected: wants.into(), help: help.into(), part: Part::Whole })
 }
 
 /// A key that a table does not have.
 fn unknown_key<T>(name: &str, help: impl Into<String>) -> Result<T, ValueError> {
-    Err(ValueError { wants: String::new(), help: help.into(), part: Part::UnknownKey(name.to_owned()) })
+    Err(ValueError { expected: String::new(), help: help.into(), part: Part::UnknownKey(name.to_owned()) })
 }
 
 /// Reads the value of a key in a table.
@@ -142,7 +145,7 @@ fn named<T>(
 }
 
 /// A value as shown in a message: short, and never more than one line.
-pub(super) fn shown(value: &Value) -> String {
+pub(super) fn display_value(value: &Value) -> String {
     match value {
         Value::Array(_) => "a list".into(),
         Value::Object(_) => "a table".into(),
@@ -163,25 +166,25 @@ fn integer(value: &Value) -> Option<i64> {
 }
 
 impl FromValue for bool {
-    fn read(value: &Value) -> Result<Self, ValueError> {
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
         match value {
             Value::Bool(flag) => Ok(*flag),
             Value::String(text) if text == "true" || text == "false" => {
-                wants_help("true or false", format!("remove the quotes: {text}"))
+                expected_with_help("true or false", format!("remove the quotes: {text}"))
             }
-            _ => wants("true or false"),
+            _ => expected("true or false"),
         }
     }
 }
 
 impl FromValue for String {
-    fn read(value: &Value) -> Result<Self, ValueError> {
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
         match value {
-            Value::String(text) if text.trim().is_empty() => wants_help("text", "remove the key"),
-            Value::String(text) if text.contains('\0') => wants("text without NUL characters"),
+            Value::String(text) if text.trim().is_empty() => expected_with_help("text", "remove the key"),
+            Value::String(text) if text.contains('\0') => expected("text without NUL characters"),
             Value::String(text) => Ok(text.clone()),
-            Value::Number(number) => wants_help("text", format!("add quotes: \"{number}\"")),
-            _ => wants("text"),
+            Value::Number(number) => expected_with_help("text", format!("add quotes: \"{number}\"")),
+            _ => expected("text"),
         }
     }
 }
@@ -193,21 +196,21 @@ mod tests {
 
     #[test]
     fn booleans_are_not_guessed() {
-        assert_eq!(bool::read(&json!(true)), Ok(true));
-        assert_eq!(bool::read(&json!("false")).unwrap_err().help, "remove the quotes: false");
-        assert!(bool::read(&json!(1)).is_err());
+        assert_eq!(bool::from_value(&json!(true)), Ok(true));
+        assert_eq!(bool::from_value(&json!("false")).unwrap_err().help, "remove the quotes: false");
+        assert!(bool::from_value(&json!(1)).is_err());
     }
 
     #[test]
     fn text_is_something_to_read() {
-        assert_eq!(String::read(&json!("x y")), Ok("x y".into()));
-        assert_eq!(String::read(&json!(5)).unwrap_err().help, "add quotes: \"5\"");
-        assert!(String::read(&json!(" ")).is_err() && String::read(&json!("a\0")).is_err());
+        assert_eq!(String::from_value(&json!("x y")), Ok("x y".into()));
+        assert_eq!(String::from_value(&json!(5)).unwrap_err().help, "add quotes: \"5\"");
+        assert!(String::from_value(&json!(" ")).is_err() && String::from_value(&json!("a\0")).is_err());
     }
 
     #[test]
     fn long_values_are_cut() {
-        assert_eq!(shown(&json!("a\nb")), r#""a\nb""#);
-        assert!(shown(&json!("é".repeat(1000))).chars().count() < 70);
+        assert_eq!(display_value(&json!("a\nb")), r#""a\nb""#);
+        assert!(display_value(&json!("é".repeat(1000))).chars().count() < 70);
     }
 }

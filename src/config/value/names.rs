@@ -5,7 +5,7 @@ use std::str::FromStr;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::{FromValue, ValueError, integer, wants, wants_help};
+use super::{FromValue, ValueError, expected, expected_with_help, integer};
 use crate::schedule::Schedule;
 use crate::spec::{Balance, ExecMode, LogFormat};
 
@@ -43,17 +43,17 @@ pub(in super::super) struct CronValue(pub(in super::super) Option<String>);
 pub(in super::super) struct LogFormatValue(pub(in super::super) LogFormat);
 
 /// Maximum length, so that `<name>-error-<id>.log` is a valid file name. Bytes.
-const LONGEST_NAME: usize = 200;
+const MAX_NAME: usize = 200;
 
 impl FromValue for AppName {
-    fn read(value: &Value) -> Result<Self, ValueError> {
-        let name = String::read(value)?;
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
+        let name = String::from_value(value)?;
         if name == "all" {
-            return wants_help("a name other than `all`", "`all` selects all apps in commands");
+            return expected_with_help("a name other than `all`", "`all` selects all apps in commands");
         }
-        if name.len() > LONGEST_NAME || name.chars().any(char::is_control) || name.trim() != name {
-            return wants(format!(
-                "one line of at most {LONGEST_NAME} bytes without leading or trailing spaces"
+        if name.len() > MAX_NAME || name.chars().any(char::is_control) || name.trim() != name {
+            return expected(format!(
+                "one line of at most {MAX_NAME} bytes without leading or trailing spaces"
             ));
         }
         Ok(Self(name))
@@ -61,67 +61,67 @@ impl FromValue for AppName {
 }
 
 impl FromValue for ExecModeValue {
-    fn read(value: &Value) -> Result<Self, ValueError> {
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
         match value.as_str() {
             Some("fork" | "fork_mode") => Ok(Self(ExecMode::Fork)),
             Some("cluster" | "cluster_mode") => Ok(Self(ExecMode::Cluster)),
-            _ => wants("\"fork\" or \"cluster\""),
+            _ => expected("\"fork\" or \"cluster\""),
         }
     }
 }
 
 impl FromValue for BalanceValue {
-    fn read(value: &Value) -> Result<Self, ValueError> {
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
         match value.as_str() {
             Some("random") => Ok(Self(Balance::Random)),
             Some("ip_hash") => Ok(Self(Balance::IpHash)),
             Some("shared") => Ok(Self(Balance::Shared)),
-            _ => wants("\"random\", \"ip_hash\" or \"shared\""),
+            _ => expected("\"random\", \"ip_hash\" or \"shared\""),
         }
     }
 }
 
 impl FromValue for SignalName {
-    fn read(value: &Value) -> Result<Self, ValueError> {
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
         let text = value.as_str().unwrap_or_default().to_ascii_uppercase();
         let name = if text.starts_with("SIG") { text } else { format!("SIG{text}") };
         match Signal::from_str(&name) {
             // These signals stop or continue a process, but do not terminate it.
             Ok(Signal::SIGSTOP | Signal::SIGTSTP | Signal::SIGCONT | Signal::SIGTTIN | Signal::SIGTTOU) => {
-                wants("a terminating signal, such as \"SIGTERM\"")
+                expected("a terminating signal, such as \"SIGTERM\"")
             }
             Ok(_) => Ok(Self(name)),
-            Err(_) => wants("a signal name, such as \"SIGTERM\" or \"INT\""),
+            Err(_) => expected("a signal name, such as \"SIGTERM\" or \"INT\""),
         }
     }
 }
 
 impl FromValue for UserOrGroup {
-    fn read(value: &Value) -> Result<Self, ValueError> {
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
         if let Some(id) = integer(value) {
             // For `setuid`, the largest number means "do not change".
             return match u32::try_from(id) {
                 Ok(id) if id < u32::MAX => Ok(Self::Id(id)),
-                _ => wants("a name or a non-negative number"),
+                _ => expected("a name or a non-negative number"),
             };
         }
-        String::read(value).map(Self::Name).or_else(|_| wants("a name or a non-negative number"))
+        String::from_value(value).map(Self::Name).or_else(|_| expected("a name or a non-negative number"))
     }
 }
 
 impl FromValue for CronValue {
-    fn read(value: &Value) -> Result<Self, ValueError> {
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
         if matches!(value, Value::Bool(false)) || integer(value) == Some(0) {
             return Ok(Self(None));
         }
-        let Some(pattern) = value.as_str() else { return wants(CRON) };
+        let Some(pattern) = value.as_str() else { return expected(CRON) };
         let fields = pattern.split_whitespace().count();
         if pattern.contains('@') || !(5..=6).contains(&fields) {
-            return wants(CRON);
+            return expected(CRON);
         }
         match Schedule::parse_syntax(pattern) {
             Ok(_) => Ok(Self(Some(pattern.trim().to_owned()))),
-            Err(error) => wants_help(CRON, error),
+            Err(error) => expected_with_help(CRON, error),
         }
     }
 }
@@ -130,16 +130,16 @@ const CRON: &str = "a cron schedule of five fields (minute hour day month weekda
     leading seconds";
 
 impl FromValue for LogFormatValue {
-    fn read(value: &Value) -> Result<Self, ValueError> {
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
         match value.as_str() {
             Some("json") => Ok(Self(LogFormat::Json)),
             Some("raw") => Ok(Self(LogFormat::Raw)),
-            _ => wants("\"json\" or \"raw\""),
+            _ => expected("\"json\" or \"raw\""),
         }
     }
 }
 
-schema!(AppName, { "type": "string", "minLength": 1, "maxLength": LONGEST_NAME, "not": { "const": "all" } });
+schema!(AppName, { "type": "string", "minLength": 1, "maxLength": MAX_NAME, "not": { "const": "all" } });
 schema!(BalanceValue, { "enum": ["random", "ip_hash", "shared"] });
 schema!(ExecModeValue, { "enum": ["fork", "cluster", "fork_mode", "cluster_mode"] });
 schema!(SignalName, { "type": "string", "examples": ["SIGINT", "SIGTERM", "SIGQUIT", "SIGUSR2"] });
@@ -155,30 +155,34 @@ mod tests {
     #[test]
     fn rejects_unusable_names() {
         for good in ["api", "@scope/web", "队列", "3", "my app"] {
-            assert!(AppName::read(&json!(good)).is_ok(), "{good}");
+            assert!(AppName::from_value(&json!(good)).is_ok(), "{good}");
         }
         for bad in [json!("all"), json!(""), json!("a\nb"), json!(" a"), json!("x".repeat(201)), json!(3)] {
-            assert!(AppName::read(&bad).is_err(), "{bad}");
+            assert!(AppName::from_value(&bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn signals_need_no_prefix() {
         for (given, name) in [("SIGTERM", "SIGTERM"), ("term", "SIGTERM"), ("usr2", "SIGUSR2")] {
-            assert_eq!(SignalName::read(&json!(given)).unwrap().0, name);
+            assert_eq!(SignalName::from_value(&json!(given)).unwrap().0, name);
         }
         for bad in [json!("SIGNAL"), json!(9), json!(""), json!("STOP"), json!("SIGSIGINT")] {
-            assert!(SignalName::read(&bad).is_err(), "{bad}");
+            assert!(SignalName::from_value(&bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn schedules_have_five_or_six_fields() {
         for good in ["* * * * *", "0 4 * * MON", "*/10 * * * * *", " 0 0 L * * "] {
-            assert_eq!(CronValue::read(&json!(good)).unwrap().0.as_deref(), Some(good.trim()), "{good}");
+            assert_eq!(
+                CronValue::from_value(&json!(good)).unwrap().0.as_deref(),
+                Some(good.trim()),
+                "{good}"
+            );
         }
         for off in [json!(0), json!("0"), json!(false)] {
-            assert_eq!(CronValue::read(&off).unwrap().0, None);
+            assert_eq!(CronValue::from_value(&off).unwrap().0, None);
         }
         for bad in [
             json!("* * * *"),
@@ -189,16 +193,20 @@ mod tests {
             json!(5),
             json!("a b c d e"),
         ] {
-            assert!(CronValue::read(&bad).is_err(), "{bad}");
+            assert!(CronValue::from_value(&bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn accepts_users_by_name_and_number() {
-        assert_eq!(UserOrGroup::read(&json!("www-data")).unwrap(), UserOrGroup::Name("www-data".into()));
-        assert_eq!(UserOrGroup::read(&json!("1000")).unwrap(), UserOrGroup::Id(1000));
+        assert_eq!(
+            UserOrGroup::from_value(&json!("www-data")).unwrap(),
+            UserOrGroup::Name("www-data".into())
+        );
+        assert_eq!(UserOrGroup::from_value(&json!("1000")).unwrap(), UserOrGroup::Id(1000));
         assert!(
-            UserOrGroup::read(&json!(-1)).is_err() && UserOrGroup::read(&json!(4_294_967_295_u32)).is_err()
+            UserOrGroup::from_value(&json!(-1)).is_err()
+                && UserOrGroup::from_value(&json!(4_294_967_295_u32)).is_err()
         );
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{FromValue, ValueError, wants};
+use super::{FromValue, ValueError, expected};
 
 /// A log file, before its path is resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,7 +12,7 @@ pub(in super::super) enum LogTarget {
     /// The default path.
     Default,
     /// Not written to a file; can be followed.
-    Nowhere,
+    Discard,
     /// This path, not yet resolved.
     Path(String),
 }
@@ -29,28 +29,28 @@ pub(in super::super) enum WatchValue {
 }
 
 impl FromValue for LogTarget {
-    fn read(value: &Value) -> Result<Self, ValueError> {
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
         match value {
             Value::Bool(true) => Ok(Self::Default),
             Value::Bool(false) => Ok(Self::Off),
-            Value::String(text) if text == "/dev/null" || text == "NULL" => Ok(Self::Nowhere),
-            Value::String(text) if text.ends_with('/') => wants("a file path"),
-            Value::String(_) => String::read(value).map(Self::Path).or_else(|_| wants("a path")),
-            _ => wants("a path"),
+            Value::String(text) if text == "/dev/null" || text == "NULL" => Ok(Self::Discard),
+            Value::String(text) if text.ends_with('/') => expected("a file path"),
+            Value::String(_) => String::from_value(value).map(Self::Path).or_else(|_| expected("a path")),
+            _ => expected("a path"),
         }
     }
 }
 
 impl FromValue for WatchValue {
-    fn read(value: &Value) -> Result<Self, ValueError> {
-        let path = |item: &Value| String::read(item).or_else(|_| wants("paths"));
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
+        let path = |item: &Value| String::from_value(item).or_else(|_| expected("paths"));
         match value {
             Value::Bool(false) => Ok(Self::Off),
             Value::Bool(true) => Ok(Self::WorkingDirectory),
             Value::Array(items) if items.is_empty() => Ok(Self::WorkingDirectory),
             Value::Array(items) => items.iter().map(path).collect::<Result<_, _>>().map(Self::Paths),
             Value::String(_) => Ok(Self::Paths(vec![path(value)?])),
-            _ => wants("true, a path or a list of paths"),
+            _ => expected("true, a path or a list of paths"),
         }
     }
 }
@@ -66,16 +66,18 @@ mod tests {
 
     #[test]
     fn log_target_is_file_or_discarded() {
-        assert_eq!(LogTarget::read(&json!("NULL")), Ok(LogTarget::Nowhere));
-        assert_eq!(LogTarget::read(&json!("/dev/null")), Ok(LogTarget::Nowhere));
-        assert_eq!(LogTarget::read(&json!("./a.log")), Ok(LogTarget::Path("./a.log".into())));
-        assert!(LogTarget::read(&json!("logs/")).is_err() && LogTarget::read(&json!("")).is_err());
+        assert_eq!(LogTarget::from_value(&json!("NULL")), Ok(LogTarget::Discard));
+        assert_eq!(LogTarget::from_value(&json!("/dev/null")), Ok(LogTarget::Discard));
+        assert_eq!(LogTarget::from_value(&json!("./a.log")), Ok(LogTarget::Path("./a.log".into())));
+        assert!(
+            LogTarget::from_value(&json!("logs/")).is_err() && LogTarget::from_value(&json!("")).is_err()
+        );
     }
 
     #[test]
     fn watch_accepts_boolean_or_paths() {
-        assert_eq!(WatchValue::read(&json!([])), Ok(WatchValue::WorkingDirectory));
-        assert_eq!(WatchValue::read(&json!("my dir")), Ok(WatchValue::Paths(vec!["my dir".into()])));
-        assert!(WatchValue::read(&json!([1])).is_err() && WatchValue::read(&json!("")).is_err());
+        assert_eq!(WatchValue::from_value(&json!([])), Ok(WatchValue::WorkingDirectory));
+        assert_eq!(WatchValue::from_value(&json!("my dir")), Ok(WatchValue::Paths(vec!["my dir".into()])));
+        assert!(WatchValue::from_value(&json!([1])).is_err() && WatchValue::from_value(&json!("")).is_err());
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::table::{SubKey, find, properties, read_table, sub_keys};
-use super::{DurationValue, FromValue, Part, ValueError, integer, named, wants, wants_help};
+use super::{DurationValue, FromValue, Part, ValueError, expected, expected_with_help, integer, named};
 use crate::spec::{Autoscale, PortOptions, Probe, ProbeAction};
 
 /// The readiness probe; none if it is disabled.
@@ -33,17 +33,17 @@ const PROBE_EXPECTED: &str = "a table with exactly one of http, tcp and exec";
 const ACTION_KEYS: &[SubKey<Probe>] = sub_keys! {
     /// Succeeds with a status from 200 to 399.
     http []: { "type": "string", "pattern": "^http://" } => |to, value| {
-        to.check = ProbeAction::Http(parse_url(value)?);
+        to.action = ProbeAction::Http(parse_url(value)?);
         Ok(())
     };
     /// Succeeds if a TCP connection to a port or host:port is accepted.
     tcp []: { "type": ["string", "integer"] } => |to, value| {
-        to.check = ProbeAction::Tcp(parse_address(value)?);
+        to.action = ProbeAction::Tcp(parse_address(value)?);
         Ok(())
     };
     /// Succeeds if the shell command exits with 0.
     exec []: { "type": "string" } => |to, value| {
-        to.check = ProbeAction::Exec(String::read(value)?);
+        to.action = ProbeAction::Exec(String::from_value(value)?);
         Ok(())
     };
 };
@@ -69,12 +69,12 @@ const HEALTH_KEYS: &[SubKey<Probe>] = sub_keys! {
 const PORT_KEYS: &[SubKey<PortOptions>] = sub_keys! {
     /// Share UDP ports as well.
     udp []: { "type": "boolean" } => |to, value| {
-        to.udp = bool::read(value)?;
+        to.udp = bool::from_value(value)?;
         Ok(())
     };
     /// Allow an unprivileged user to bind ports below 1024.
     privileged []: { "type": "boolean" } => |to, value| {
-        to.privileged = bool::read(value)?;
+        to.privileged = bool::from_value(value)?;
         Ok(())
     };
 };
@@ -95,14 +95,14 @@ const AUTOSCALE_KEYS: &[SubKey<Autoscale>] = sub_keys! {
 };
 
 impl FromValue for ReadinessProbe {
-    fn read(value: &Value) -> Result<Self, ValueError> {
-        parse_probe(value, Probe::ready, READY_KEYS).map(Self)
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
+        parse_probe(value, Probe::readiness, READY_KEYS).map(Self)
     }
 }
 
 impl FromValue for LivenessProbe {
-    fn read(value: &Value) -> Result<Self, ValueError> {
-        parse_probe(value, Probe::health, HEALTH_KEYS).map(Self)
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
+        parse_probe(value, Probe::liveness, HEALTH_KEYS).map(Self)
     }
 }
 
@@ -114,12 +114,12 @@ fn parse_probe(
     let table = match value {
         Value::Bool(false) => return Ok(None),
         Value::Object(table) => table,
-        _ => return wants(PROBE_EXPECTED),
+        _ => return expected(PROBE_EXPECTED),
     };
     let (action, others): (Map<_, _>, Map<_, _>) =
         table.clone().into_iter().partition(|(key, _)| find(ACTION_KEYS, key).is_some());
     if action.len() != 1 {
-        return wants(PROBE_EXPECTED);
+        return expected(PROBE_EXPECTED);
     }
     // Replaced by the action, of which there is exactly one.
     let mut probe = default(ProbeAction::Exec(String::new()));
@@ -129,25 +129,25 @@ fn parse_probe(
 }
 
 fn parse_url(value: &Value) -> Result<String, ValueError> {
-    let url = String::read(value)?;
+    let url = String::from_value(value)?;
     match url.strip_prefix("http://") {
         Some(rest) if !rest.is_empty() && !rest.starts_with('/') => Ok(url),
         _ if url.starts_with("https://") => {
-            wants_help("an http:// URL", "for HTTPS, use `exec` with curl -fsS https://…")
+            expected_with_help("an http:// URL", "for HTTPS, use `exec` with curl -fsS https://…")
         }
-        _ => wants("a URL such as \"http://127.0.0.1:3000/health\""),
+        _ => expected("a URL such as \"http://127.0.0.1:3000/health\""),
     }
 }
 
 fn parse_address(value: &Value) -> Result<String, ValueError> {
     let address = match value {
         Value::Number(port) => port.to_string(),
-        _ => String::read(value)?,
+        _ => String::from_value(value)?,
     };
     // With a variable in it, only the instance knows.
     match address.contains('$') || is_address(&address) {
         true => Ok(address),
-        false => wants("a port or host:port"),
+        false => expected("a port or host:port"),
     }
 }
 
@@ -158,9 +158,9 @@ fn is_address(text: &str) -> bool {
 }
 
 impl FromValue for PortOptionsValue {
-    fn read(value: &Value) -> Result<Self, ValueError> {
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
         let Value::Object(table) = value else {
-            return wants("a table with `udp` or `privileged`");
+            return expected("a table with `udp` or `privileged`");
         };
         let mut rules = PortOptions::default();
         read_table(table, PORT_KEYS, &mut rules)?;
@@ -169,20 +169,26 @@ impl FromValue for PortOptionsValue {
 }
 
 impl FromValue for AutoscaleValue {
-    fn read(value: &Value) -> Result<Self, ValueError> {
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
         let table = match value {
             Value::Bool(false) => return Ok(Self(None)),
             Value::Object(table) => table,
-            _ => return wants("a table with `max`, and optionally min, cpu, queue, up_after and down_after"),
+            _ => {
+                return expected(
+                    "a table with `max`, and optionally min, cpu, queue, up_after and down_after",
+                );
+            }
         };
-        let mut rules = Autoscale::between(1, 0);
+        let mut rules = Autoscale::new(1, 0);
         read_table(table, AUTOSCALE_KEYS, &mut rules)?;
         match rules.max {
-            0 => {
-                Err(ValueError { wants: "`max`".into(), help: String::new(), part: Part::MissingKey("max") })
-            }
+            0 => Err(ValueError {
+                expected: "`max`".into(),
+                help: String::new(),
+                part: Part::MissingKey("max"),
+            }),
             max if max < rules.min => {
-                named("max", &max.into(), |_| wants(format!("at least `min` ({})", rules.min)))
+                named("max", &max.into(), |_| expected(format!("at least `min` ({})", rules.min)))
             }
             _ => Ok(Self(Some(rules))),
         }
@@ -190,13 +196,13 @@ impl FromValue for AutoscaleValue {
 }
 
 fn parse_time(to: &mut Duration, value: &Value) -> Result<(), ValueError> {
-    *to = DurationValue::read(value)?.0;
+    *to = DurationValue::from_value(value)?.0;
     Ok(())
 }
 
 fn parse_interval(to: &mut Duration, value: &Value) -> Result<(), ValueError> {
     parse_time(to, value)?;
-    if *to < MIN_DURATION { wants("at least 10 ms") } else { Ok(()) }
+    if *to < MIN_DURATION { expected("at least 10 ms") } else { Ok(()) }
 }
 
 fn parse_count(to: &mut u32, value: &Value) -> Result<(), ValueError> {
@@ -205,7 +211,7 @@ fn parse_count(to: &mut u32, value: &Value) -> Result<(), ValueError> {
             *to = count;
             Ok(())
         }
-        _ => wants("an integer of at least 1"),
+        _ => expected("an integer of at least 1"),
     }
 }
 
@@ -234,16 +240,16 @@ mod tests {
 
     #[test]
     fn a_check_is_one_of_three_with_its_times() {
-        let read = LivenessProbe::read(&json!({
+        let read = LivenessProbe::from_value(&json!({
             "http": "http://127.0.0.1:$PORT/h", "interval": "1s", "timeout": 200, "retries": 2, "startPeriod": "5s",
         }));
         let probe = read.unwrap().0.unwrap();
-        assert_eq!(probe.check, ProbeAction::Http("http://127.0.0.1:$PORT/h".into()));
+        assert_eq!(probe.action, ProbeAction::Http("http://127.0.0.1:$PORT/h".into()));
         assert_eq!((probe.interval.as_secs(), probe.timeout.as_millis(), probe.retries), (1, 200, 2));
         assert_eq!(probe.start_period.as_secs(), 5);
-        let tcp = ReadinessProbe::read(&json!({ "tcp": 3000 })).unwrap().0.unwrap();
-        assert_eq!(tcp, Probe::ready(ProbeAction::Tcp("3000".into())));
-        assert_eq!(ReadinessProbe::read(&json!(false)).unwrap().0, None);
+        let tcp = ReadinessProbe::from_value(&json!({ "tcp": 3000 })).unwrap().0.unwrap();
+        assert_eq!(tcp, Probe::readiness(ProbeAction::Tcp("3000".into())));
+        assert_eq!(ReadinessProbe::from_value(&json!(false)).unwrap().0, None);
     }
 
     #[test]
@@ -263,37 +269,40 @@ mod tests {
                 "`health.retries`: expected an integer of at least 1, found 0",
             ),
         ] {
-            let wrong = LivenessProbe::read(&value).unwrap_err();
+            let wrong = LivenessProbe::from_value(&value).unwrap_err();
             assert!(wrong.message("health", None).contains(told), "{value}: {wrong:?}");
         }
-        assert!(ReadinessProbe::read(&json!({ "exec": "true", "retries": 3 })).is_err(), "only for health");
+        assert!(
+            ReadinessProbe::from_value(&json!({ "exec": "true", "retries": 3 })).is_err(),
+            "only for health"
+        );
     }
 
     #[test]
     fn ports_and_scaling() {
-        let ports = PortOptionsValue::read(&json!({ "udp": true })).unwrap().0;
+        let ports = PortOptionsValue::from_value(&json!({ "udp": true })).unwrap().0;
         assert!(ports.udp && !ports.privileged);
         assert!(
-            PortOptionsValue::read(&json!({ "tcp": true }))
+            PortOptionsValue::from_value(&json!({ "tcp": true }))
                 .unwrap_err()
                 .message("ports", None)
                 .contains("`ports.tcp`")
         );
-        let scaling = AutoscaleValue::read(&json!({ "min": 2, "max": 4, "cpu": 50, "up_after": "2s" }))
+        let scaling = AutoscaleValue::from_value(&json!({ "min": 2, "max": 4, "cpu": 50, "up_after": "2s" }))
             .unwrap()
             .0
             .unwrap();
         assert_eq!((scaling.min, scaling.max, scaling.cpu, scaling.up_after.as_secs()), (2, 4, 50, 2));
         assert!(
-            AutoscaleValue::read(&json!({ "min": 2 }))
+            AutoscaleValue::from_value(&json!({ "min": 2 }))
                 .unwrap_err()
                 .message("autoscale", None)
                 .contains("`autoscale.max`")
         );
         assert!(
-            AutoscaleValue::read(&json!({ "min": 3, "max": 2 }))
+            AutoscaleValue::from_value(&json!({ "min": 3, "max": 2 }))
                 .unwrap_err()
-                .wants
+                .expected
                 .contains("at least `min`")
         );
     }

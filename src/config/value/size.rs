@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{FromValue, ValueError, wants};
+use super::{FromValue, ValueError, expected};
 
 /// A number of bytes, with an optional unit. Units are powers of 1024, as in PM2: `300M`, `300MB` and `300MiB`
 /// are equal. In the crate bytesize, `M` and `MB` are powers of 1000.
@@ -10,16 +10,16 @@ use super::{FromValue, ValueError, wants};
 pub(in super::super) struct ByteSize(pub(in super::super) u64);
 
 impl FromValue for ByteSize {
-    fn read(value: &Value) -> Result<Self, ValueError> {
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
         let bytes = match value {
             Value::Number(number) => number.as_u64(),
             Value::String(text) => parse(text),
             _ => None,
         };
         match bytes {
-            Some(0) => wants("more than 0 bytes (remove the key for no limit)"),
+            Some(0) => expected("more than 0 bytes (remove the key for no limit)"),
             Some(bytes) => Ok(Self(bytes)),
-            None => wants("a size such as \"300M\" or \"1.5G\", or a number of bytes"),
+            None => expected("a size such as \"300M\" or \"1.5G\", or a number of bytes"),
         }
     }
 }
@@ -70,19 +70,19 @@ mod tests {
             ("10 B", 10),
             ("0.5K", 512),
         ] {
-            assert_eq!(ByteSize::read(&json!(text)), Ok(ByteSize(bytes)), "{text}");
+            assert_eq!(ByteSize::from_value(&json!(text)), Ok(ByteSize(bytes)), "{text}");
         }
-        assert_eq!(ByteSize::read(&json!(4096)), Ok(ByteSize(4096)));
+        assert_eq!(ByteSize::from_value(&json!(4096)), Ok(ByteSize(4096)));
     }
 
     #[test]
     fn rejects_invalid_sizes() {
         for bad in ["", "G", "1X", "-1M", "1.M", ".5M", "1.2.3M", "1e9", "99999999999G", "1 0M", "nan", "１M"]
         {
-            assert!(ByteSize::read(&json!(bad)).is_err(), "{bad}");
+            assert!(ByteSize::from_value(&json!(bad)).is_err(), "{bad}");
         }
         for bad in [json!(0), json!(-5), json!(1.5), json!(true), json!("0M"), json!(["1G"])] {
-            assert!(ByteSize::read(&bad).is_err(), "{bad}");
+            assert!(ByteSize::from_value(&bad).is_err(), "{bad}");
         }
     }
 }

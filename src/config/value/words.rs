@@ -2,24 +2,25 @@
 
 use serde_json::Value;
 
-use super::{FromValue, Part, ValueError, wants, wants_help};
+use super::{FromValue, Part, ValueError, expected, expected_with_help};
 
 /// A list of words, or one string split at whitespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in super::super) struct WordList(pub(in super::super) Vec<String>);
 
 impl FromValue for WordList {
-    fn read(value: &Value) -> Result<Self, ValueError> {
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
         match value {
-            Value::String(text) => match split(text) {
+            Value::String(text) => match split_shell_words(text) {
                 Some(words) if !text.contains('\0') => Ok(Self(words)),
-                Some(_) => wants("text without NUL characters"),
-                None => {
-                    wants_help("a string with closed quotes", "close the quote, or use a list of strings")
-                }
+                Some(_) => expected("text without NUL characters"),
+                None => expected_with_help(
+                    "a string with closed quotes",
+                    "close the quote, or use a list of strings",
+                ),
             },
-            Value::Array(items) => items.iter().map(word).collect::<Result<_, _>>().map(Self),
-            _ => wants("a string or a list of strings"),
+            Value::Array(items) => items.iter().map(word_from_value).collect::<Result<_, _>>().map(Self),
+            _ => expected("a string or a list of strings"),
         }
     }
 }
@@ -30,21 +31,21 @@ schema!(WordList, {
 });
 
 /// One word of a list. Numbers are accepted too: they are common in argument lists, and unambiguous.
-fn word(item: &Value) -> Result<String, ValueError> {
+fn word_from_value(item: &Value) -> Result<String, ValueError> {
     match item {
         Value::String(text) if !text.contains('\0') => Ok(text.clone()),
         Value::Number(number) => Ok(number.to_string()),
         other => Err(ValueError {
-            wants: "a list of strings".into(),
+            expected: "a list of strings".into(),
             help: String::new(),
-            part: Part::Item(super::shown(other)),
+            part: Part::Item(super::display_value(other)),
         }),
     }
 }
 
 /// Splits at whitespace. Quotes group words and are removed. No other character is special, so that patterns,
 /// colors (`#fff`) and backslashes are kept. Returns `None` for an unclosed quote.
-fn split(text: &str) -> Option<Vec<String>> {
+fn split_shell_words(text: &str) -> Option<Vec<String>> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     for c in text.chars() {
         match quote {
@@ -69,20 +70,20 @@ mod tests {
 
     #[test]
     fn strings_split_at_whitespace_outside_quotes() {
-        let words = |text| split(text).unwrap();
+        let words = |text| split_shell_words(text).unwrap();
         assert_eq!(words("  -a  b\tc\n"), ["-a", "b", "c"]);
         assert_eq!(words(r#"--k="a b" 'c "d"' """#), ["--k=a b", "c \"d\"", ""]);
         assert_eq!(words(r"#fff \d+ a\ b"), ["#fff", r"\d+", r"a\", "b"]);
         assert!(words("").is_empty());
-        assert_eq!(split("it's"), None);
+        assert_eq!(split_shell_words("it's"), None);
     }
 
     #[test]
     fn lists_accept_words_and_numbers() {
-        assert_eq!(WordList::read(&json!(["--port", 80, "a b"])).unwrap().0, ["--port", "80", "a b"]);
-        assert!(WordList::read(&json!([true])).is_err());
-        assert!(WordList::read(&json!([["a"]])).is_err());
-        assert!(WordList::read(&json!(5)).is_err());
-        assert!(WordList::read(&json!("it's")).unwrap_err().help.contains("quote"));
+        assert_eq!(WordList::from_value(&json!(["--port", 80, "a b"])).unwrap().0, ["--port", "80", "a b"]);
+        assert!(WordList::from_value(&json!([true])).is_err());
+        assert!(WordList::from_value(&json!([["a"]])).is_err());
+        assert!(WordList::from_value(&json!(5)).is_err());
+        assert!(WordList::from_value(&json!("it's")).unwrap_err().help.contains("quote"));
     }
 }

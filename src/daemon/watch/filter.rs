@@ -10,7 +10,7 @@ use super::WatchError;
 use crate::spec::WatchSpec;
 
 /// Default patterns; a later pattern can negate them (`!.env`).
-const DEFAULTS: [&str; 2] = [".*", "node_modules"];
+const DEFAULT_IGNORED: [&str; 2] = [".*", "node_modules"];
 
 /// The type of a file, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl WatchRoot {
 
     fn new(path: &Path, patterns: &[String]) -> Result<Self, WatchError> {
         let found = std::fs::metadata(path).map_err(|problem| match problem.kind() {
-            std::io::ErrorKind::NotFound => WatchError::Missing { path: path.into() },
+            std::io::ErrorKind::NotFound => WatchError::NotFound { path: path.into() },
             _ => WatchError::System { path: path.into(), problem },
         })?;
         let ignored = if found.is_dir() { Some(matcher(path, patterns)?) } else { None };
@@ -49,7 +49,7 @@ impl WatchRoot {
     }
 
     /// Whether `path` is below this directory, and not ignored.
-    fn holds(&self, path: &Path, entry: EntryKind) -> bool {
+    fn contains(&self, path: &Path, entry: EntryKind) -> bool {
         let (Some(ignored), Ok(below)) = (&self.ignored, path.strip_prefix(&self.path)) else {
             return false;
         };
@@ -61,8 +61,8 @@ impl WatchRoot {
 /// The default patterns and `patterns`, for paths below `root`.
 fn matcher(root: &Path, patterns: &[String]) -> Result<Gitignore, WatchError> {
     let mut builder = GitignoreBuilder::new(root);
-    let lines = DEFAULTS.iter().map(|line| (*line).to_owned());
-    for line in lines.chain(patterns.iter().map(|pattern| relative(root, pattern))) {
+    let lines = DEFAULT_IGNORED.iter().map(|line| (*line).to_owned());
+    for line in lines.chain(patterns.iter().map(|pattern| relative_pattern(root, pattern))) {
         builder
             .add_line(None, &line)
             .map_err(|error| WatchError::Pattern { pattern: line, problem: error.to_string() })?;
@@ -73,7 +73,7 @@ fn matcher(root: &Path, patterns: &[String]) -> Result<Gitignore, WatchError> {
 }
 
 /// PM2 accepts `./logs` and absolute paths, which are not gitignore syntax.
-fn relative(root: &Path, pattern: &str) -> String {
+fn relative_pattern(root: &Path, pattern: &str) -> String {
     if let Some(rest) = pattern.strip_prefix("./") {
         return format!("/{rest}");
     }
@@ -100,14 +100,14 @@ impl WatchFilter {
     }
 
     /// Whether a change of `path` counts.
-    pub(super) fn concerns(&self, path: &Path, entry: EntryKind) -> bool {
-        let wanted = |root: &WatchRoot| root.path == path || root.holds(path, entry);
+    pub(super) fn matches(&self, path: &Path, entry: EntryKind) -> bool {
+        let wanted = |root: &WatchRoot| root.path == path || root.contains(path, entry);
         self.roots.iter().any(wanted) && !self.is_exempt(path)
     }
 
     /// Whether the directory `path` must be watched, as part of a root.
-    pub(super) fn inside(&self, path: &Path) -> bool {
-        self.roots.iter().any(|root| root.holds(path, EntryKind::Directory))
+    pub(super) fn is_under_root(&self, path: &Path) -> bool {
+        self.roots.iter().any(|root| root.contains(path, EntryKind::Directory))
     }
 
     /// An exempt file or a rotated one: `out.log`, `out.log.1`, `out.log.2.gz`.
@@ -139,7 +139,7 @@ mod tests {
     fn patterns_extend_defaults() {
         let dir = tempfile::tempdir().unwrap();
         let filter = filter(dir.path(), &["*.tmp", "build/"], &[]);
-        let counts = |path: &str, entry| filter.concerns(&dir.path().join(path), entry);
+        let counts = |path: &str, entry| filter.matches(&dir.path().join(path), entry);
         assert!(counts("src/main.js", EntryKind::Other));
         assert!(counts("build", EntryKind::Other), "a file of that name");
         for ignored in ["a.tmp", ".git/HEAD", "src/.x.swp", "node_modules/a/b.js", "sub/node_modules/a"] {
@@ -151,8 +151,8 @@ mod tests {
     #[test]
     fn hidden_parent_of_root_is_not_ignored() {
         let dir = tempfile::Builder::new().prefix(".hidden").tempdir().unwrap();
-        assert!(filter(dir.path(), &[], &[]).concerns(&dir.path().join("a.js"), EntryKind::Other));
-        assert!(!filter(dir.path(), &[], &[]).concerns(Path::new("/elsewhere/a.js"), EntryKind::Other));
+        assert!(filter(dir.path(), &[], &[]).matches(&dir.path().join("a.js"), EntryKind::Other));
+        assert!(!filter(dir.path(), &[], &[]).matches(Path::new("/elsewhere/a.js"), EntryKind::Other));
     }
 
     #[test]
@@ -160,7 +160,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let whole = dir.path().join("data").display().to_string();
         let filter = filter(dir.path(), &["./logs", &whole, "!.env"], &[]);
-        let counts = |path: &str| filter.concerns(&dir.path().join(path), EntryKind::Other);
+        let counts = |path: &str| filter.matches(&dir.path().join(path), EntryKind::Other);
         assert!(!counts("logs/a") && !counts("data/a") && counts("src/logs/a") && counts(".env"));
     }
 
@@ -168,7 +168,7 @@ mod tests {
     fn log_files_and_rotated_files_are_exempt() {
         let dir = tempfile::tempdir().unwrap();
         let filter = filter(dir.path(), &[], &["out.log"]);
-        let counts = |path: &str| filter.concerns(&dir.path().join(path), EntryKind::Other);
+        let counts = |path: &str| filter.matches(&dir.path().join(path), EntryKind::Other);
         assert!(!counts("out.log") && !counts("out.log.1.gz") && counts("out.js") && counts("sub/out.log"));
     }
 
@@ -177,8 +177,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(".env"), "").unwrap();
         let filter = filter(&dir.path().join(".env"), &[], &[]);
-        assert!(filter.concerns(&dir.path().join(".env"), EntryKind::Other));
-        assert!(!filter.concerns(&dir.path().join("a.js"), EntryKind::Other));
+        assert!(filter.matches(&dir.path().join(".env"), EntryKind::Other));
+        assert!(!filter.matches(&dir.path().join("a.js"), EntryKind::Other));
     }
 
     #[test]

@@ -28,7 +28,7 @@ use tree::{FsChange, WatchTree};
 pub enum WatchError {
     /// A path to watch is not there.
     #[error("cannot watch {path}: no such file or directory")]
-    Missing {
+    NotFound {
         /// The path.
         path: PathBuf,
     },
@@ -37,7 +37,7 @@ pub enum WatchError {
         "cannot watch {path}: inotify watch limit reached; exclude large directories with ignore_watch, or \
         raise fs.inotify.max_user_watches"
     )]
-    Watches {
+    WatchLimit {
         /// The directory that was one too many.
         path: PathBuf,
     },
@@ -46,7 +46,7 @@ pub enum WatchError {
         "cannot watch files: too many inotify instances or open files; raise fs.inotify.max_user_instances \
         or `ulimit -n`"
     )]
-    Watchers,
+    InstanceLimit,
     /// A pattern to ignore is not one.
     #[error("invalid ignore_watch pattern \"{pattern}\": {problem}")]
     Pattern {
@@ -93,7 +93,8 @@ impl Watcher {
         }
         let thread = |problem| WatchError::System { path: "files".into(), problem };
         let (stopped, stop) = std::io::pipe().map_err(thread)?;
-        let watching = WatchLoop { filter, tree, quiet: Debounce::new(spec.delay), warned: false, changed };
+        let watching =
+            WatchLoop { filter, tree, debounce: Debounce::new(spec.delay), warned: false, changed };
         std::thread::Builder::new()
             .name("rsm-watch".into())
             .stack_size(256 * 1024)
@@ -107,7 +108,7 @@ impl Watcher {
 struct WatchLoop {
     filter: WatchFilter,
     tree: WatchTree,
-    quiet: Debounce,
+    debounce: Debounce,
     /// Whether an error for a part of the tree was reported.
     warned: bool,
     changed: UnboundedSender<PathBuf>,
@@ -117,13 +118,13 @@ impl WatchLoop {
     /// Runs until `stopped` or the receiver of `changed` is closed.
     fn run(mut self, stopped: &PipeReader) {
         loop {
-            match self.wait(stopped) {
+            match self.wait_wakeup(stopped) {
                 Ok(Wakeup::Stopped) => return,
-                Ok(Wakeup::Changes) => self.read(),
-                Ok(Wakeup::Quiet) | Err(Errno::EINTR) => {}
+                Ok(Wakeup::Changes) => self.read_changes(),
+                Ok(Wakeup::DebounceElapsed) | Err(Errno::EINTR) => {}
                 Err(errno) => return tracing::error!("file watching stopped: {}", errno.desc()),
             }
-            if let Some(path) = self.quiet.take(Instant::now())
+            if let Some(path) = self.debounce.take(Instant::now())
                 && self.changed.send(path).is_err()
             {
                 return;
@@ -131,8 +132,8 @@ impl WatchLoop {
         }
     }
 
-    fn wait(&self, stopped: &PipeReader) -> nix::Result<Wakeup> {
-        let timeout = self.quiet.left(Instant::now()).map_or(PollTimeout::NONE, |left| {
+    fn wait_wakeup(&self, stopped: &PipeReader) -> nix::Result<Wakeup> {
+        let timeout = self.debounce.remaining(Instant::now()).map_or(PollTimeout::NONE, |left| {
             // Rounded up: a timeout that is a fraction of a millisecond too short would loop.
             PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
         });
@@ -142,29 +143,29 @@ impl WatchLoop {
         Ok(match (stop, changes) {
             (true, _) => Wakeup::Stopped,
             (false, true) => Wakeup::Changes,
-            (false, false) => Wakeup::Quiet,
+            (false, false) => Wakeup::DebounceElapsed,
         })
     }
 
-    fn read(&mut self) {
+    fn read_changes(&mut self) {
         for change in self.tree.read() {
             match change {
-                FsChange::Entry { path, entry } => self.entry(path, entry),
-                FsChange::Appeared { path, entry } => {
-                    let followed = self.follow(&path, entry);
-                    self.note(followed);
-                    self.entry(path, entry);
+                FsChange::Modified { path, entry } => self.on_entry(path, entry),
+                FsChange::Created { path, entry } => {
+                    let followed = self.add_watches(&path, entry);
+                    self.log_outcome(followed);
+                    self.on_entry(path, entry);
                 }
-                FsChange::Overflow => self.overflow(),
+                FsChange::Overflow => self.on_overflow(),
             }
         }
     }
 
-    fn entry(&mut self, path: PathBuf, entry: EntryKind) {
-        if self.filter.concerns(&path, entry) {
-            self.quiet.changed(path, Instant::now());
+    fn on_entry(&mut self, path: PathBuf, entry: EntryKind) {
+        if self.filter.matches(&path, entry) {
+            self.debounce.changed(path, Instant::now());
         }
-        if let Some(path) = self.quiet.restless(Instant::now()) {
+        if let Some(path) = self.debounce.unsettled_path(Instant::now()) {
             tracing::warn!(
                 "restart delayed: files keep changing (for example {}); add it to ignore_watch if the app \
                 writes it",
@@ -174,32 +175,32 @@ impl WatchLoop {
     }
 
     /// Watches a new directory, or a new target of a root.
-    fn follow(&mut self, path: &Path, entry: EntryKind) -> Result<(), WatchError> {
+    fn add_watches(&mut self, path: &Path, entry: EntryKind) -> Result<(), WatchError> {
         if let Some(root) = self.filter.roots().find(|root| root.path() == path) {
             // A replaced root, such as a link to a new release, is another directory with the same name.
-            self.tree.forget(path);
+            self.tree.remove_subtree(path);
             return self.tree.walk(root.path(), &self.filter);
         }
-        if entry == EntryKind::Directory && self.filter.inside(path) {
+        if entry == EntryKind::Directory && self.filter.is_under_root(path) {
             self.tree.walk(path, &self.filter)?;
         }
         Ok(())
     }
 
     /// The kernel dropped events: reads all directories again, and reports a change.
-    fn overflow(&mut self) {
+    fn on_overflow(&mut self) {
         let roots: Vec<PathBuf> = self.filter.roots().map(|root| root.path().to_owned()).collect();
         for root in &roots {
             let walked = self.tree.walk(root, &self.filter);
-            self.note(walked);
+            self.log_outcome(walked);
         }
         if let Some(root) = roots.into_iter().next() {
-            self.quiet.changed(root, Instant::now());
+            self.debounce.changed(root, Instant::now());
         }
     }
 
     /// Reports once that a part of the tree is not watched.
-    fn note(&mut self, outcome: Result<(), WatchError>) {
+    fn log_outcome(&mut self, outcome: Result<(), WatchError>) {
         if let Err(error) = outcome
             && !std::mem::replace(&mut self.warned, true)
         {
@@ -212,7 +213,7 @@ impl WatchLoop {
 enum Wakeup {
     Stopped,
     Changes,
-    Quiet,
+    DebounceElapsed,
 }
 
 #[cfg(test)]

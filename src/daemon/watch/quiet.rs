@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Minimum delay: saving one file causes several events, a checkout thousands.
-const LEAST: Duration = Duration::from_millis(100);
+const MIN_DELAY: Duration = Duration::from_millis(100);
 
 /// Maximum delay, which prevents an overflow of the clock.
-const MOST: Duration = Duration::from_secs(24 * 60 * 60);
+const MAX_DELAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Changes that continue for this long are reported in the log.
-const RESTLESS: Duration = Duration::from_secs(30);
+const UNSETTLED_AFTER: Duration = Duration::from_secs(30);
 
 /// Collects a burst of changes, which ends when nothing has changed for the delay.
 #[derive(Debug)]
@@ -25,13 +25,13 @@ struct Burst {
     last: PathBuf,
     since: Instant,
     due: Instant,
-    told: bool,
+    warned: bool,
 }
 
 impl Debounce {
     /// `delay` is limited to the range from 100 ms to one day.
     pub(super) fn new(delay: Duration) -> Self {
-        Self { delay: delay.clamp(LEAST, MOST), burst: None }
+        Self { delay: delay.clamp(MIN_DELAY, MAX_DELAY), burst: None }
     }
 
     /// Adds a change.
@@ -40,13 +40,13 @@ impl Debounce {
         match &mut self.burst {
             Some(burst) => (burst.last, burst.due) = (path, due),
             None => {
-                self.burst = Some(Burst { first: path.clone(), last: path, since: now, due, told: false });
+                self.burst = Some(Burst { first: path.clone(), last: path, since: now, due, warned: false });
             }
         }
     }
 
     /// The time until the burst can end; `None` without a burst.
-    pub(super) fn left(&self, now: Instant) -> Option<Duration> {
+    pub(super) fn remaining(&self, now: Instant) -> Option<Duration> {
         self.burst.as_ref().map(|burst| burst.due.saturating_duration_since(now))
     }
 
@@ -56,9 +56,10 @@ impl Debounce {
     }
 
     /// The path that changed last, once per burst that does not end.
-    pub(super) fn restless(&mut self, now: Instant) -> Option<&Path> {
-        let burst = self.burst.as_mut().filter(|burst| !burst.told && now >= burst.since + RESTLESS)?;
-        burst.told = true;
+    pub(super) fn unsettled_path(&mut self, now: Instant) -> Option<&Path> {
+        let burst =
+            self.burst.as_mut().filter(|burst| !burst.warned && now >= burst.since + UNSETTLED_AFTER)?;
+        burst.warned = true;
         Some(&burst.last)
     }
 }
@@ -75,10 +76,10 @@ mod tests {
     fn burst_returns_first_path_after_delay() {
         let start = Instant::now();
         let mut quiet = Debounce::new(ms(300));
-        assert_eq!(quiet.left(start), None);
+        assert_eq!(quiet.remaining(start), None);
         quiet.changed("a".into(), start);
         quiet.changed("b".into(), start + ms(200));
-        assert_eq!(quiet.left(start + ms(300)), Some(ms(200)));
+        assert_eq!(quiet.remaining(start + ms(300)), Some(ms(200)));
         assert_eq!(quiet.take(start + ms(499)), None);
         assert_eq!(quiet.take(start + ms(500)), Some("a".into()));
         assert_eq!(quiet.take(start + ms(900)), None, "a burst is returned once");
@@ -89,10 +90,10 @@ mod tests {
         let start = Instant::now();
         let mut quiet = Debounce::new(Duration::ZERO);
         quiet.changed("a".into(), start);
-        assert_eq!(quiet.left(start), Some(LEAST));
+        assert_eq!(quiet.remaining(start), Some(MIN_DELAY));
         let mut quiet = Debounce::new(Duration::MAX);
         quiet.changed("a".into(), start);
-        assert_eq!(quiet.left(start), Some(MOST));
+        assert_eq!(quiet.remaining(start), Some(MAX_DELAY));
     }
 
     #[test]
@@ -101,8 +102,8 @@ mod tests {
         let mut quiet = Debounce::new(ms(100));
         quiet.changed("a.js".into(), start);
         quiet.changed("data.db".into(), start + ms(29_999));
-        assert_eq!(quiet.restless(start + ms(29_999)), None);
-        assert_eq!(quiet.restless(start + RESTLESS), Some(Path::new("data.db")));
-        assert_eq!(quiet.restless(start + RESTLESS * 2), None);
+        assert_eq!(quiet.unsettled_path(start + ms(29_999)), None);
+        assert_eq!(quiet.unsettled_path(start + UNSETTLED_AFTER), Some(Path::new("data.db")));
+        assert_eq!(quiet.unsettled_path(start + UNSETTLED_AFTER * 2), None);
     }
 }

@@ -16,23 +16,23 @@ use super::WatchError;
 use super::filter::{EntryKind, WatchFilter, WatchRoot};
 
 /// Events for new names: created, linked or moved here.
-const APPEARED: AddWatchFlags = AddWatchFlags::IN_CREATE.union(AddWatchFlags::IN_MOVED_TO);
+const CREATED_MASK: AddWatchFlags = AddWatchFlags::IN_CREATE.union(AddWatchFlags::IN_MOVED_TO);
 
 /// All watches have the same mask: the kernel has one watch per directory, and the last mask applies.
-const MASK: AddWatchFlags = AddWatchFlags::IN_MODIFY
+const WATCH_MASK: AddWatchFlags = AddWatchFlags::IN_MODIFY
     .union(AddWatchFlags::IN_ATTRIB)
     .union(AddWatchFlags::IN_DELETE)
     .union(AddWatchFlags::IN_MOVED_FROM)
-    .union(APPEARED)
+    .union(CREATED_MASK)
     .union(AddWatchFlags::IN_ONLYDIR);
 
 /// A change in a watched directory.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum FsChange {
     /// The file at this path changed or was removed.
-    Entry { path: PathBuf, entry: EntryKind },
+    Modified { path: PathBuf, entry: EntryKind },
     /// A file was created at this path, or moved to it.
-    Appeared { path: PathBuf, entry: EntryKind },
+    Created { path: PathBuf, entry: EntryKind },
     /// The kernel dropped events.
     Overflow,
 }
@@ -56,7 +56,7 @@ impl WatchTree {
     pub(super) fn new() -> Result<Self, WatchError> {
         let inotify =
             Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map_err(|errno| match errno {
-                Errno::EMFILE | Errno::ENFILE => WatchError::Watchers,
+                Errno::EMFILE | Errno::ENFILE => WatchError::InstanceLimit,
                 errno => WatchError::System { path: "files".into(), problem: errno.into() },
             })?;
         Ok(Self { inotify, paths: HashMap::new(), watches: BTreeMap::new() })
@@ -68,13 +68,13 @@ impl WatchTree {
             match self.add(parent) {
                 // Without a watch on the parent, only a replacement of the directory is missed.
                 Err(Errno::EACCES) if root.is_directory() => {}
-                added => added.map_err(|errno| refusal(parent, errno))?,
+                added => added.map_err(|errno| watch_error(parent, errno))?,
             }
         }
         if !root.is_directory() {
             return Ok(());
         }
-        self.add(root.path()).map_err(|errno| refusal(root.path(), errno))?;
+        self.add(root.path()).map_err(|errno| watch_error(root.path(), errno))?;
         self.walk(root.path(), filter)
     }
 
@@ -87,17 +87,17 @@ impl WatchTree {
             match self.add(&directory) {
                 Ok(()) => {}
                 Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::ELOOP) => continue,
-                Err(errno) => return Err(refusal(&directory, errno)),
+                Err(errno) => return Err(watch_error(&directory, errno)),
             }
             let Ok(entries) = std::fs::read_dir(&directory) else { continue };
             let below = entries.flatten().filter(is_directory).map(|entry| entry.path());
-            open.extend(below.filter(|path| filter.inside(path)));
+            open.extend(below.filter(|path| filter.is_under_root(path)));
         }
         Ok(())
     }
 
     /// Removes the watches of a path and of all paths below it.
-    pub(super) fn forget(&mut self, top: &Path) {
+    pub(super) fn remove_subtree(&mut self, top: &Path) {
         let gone: Vec<_> = self
             .watches
             .range::<Path, _>((Bound::Included(top), Bound::Unbounded))
@@ -119,16 +119,16 @@ impl WatchTree {
     /// The changes since the last call.
     pub(super) fn read(&mut self) -> Vec<FsChange> {
         let events = self.inotify.read_events().unwrap_or_default();
-        events.into_iter().flat_map(|event| self.changes(&event)).collect()
+        events.into_iter().flat_map(|event| self.translate(&event)).collect()
     }
 
-    fn changes(&mut self, event: &InotifyEvent) -> Vec<FsChange> {
+    fn translate(&mut self, event: &InotifyEvent) -> Vec<FsChange> {
         let is = |flags| event.mask.intersects(flags);
         if is(AddWatchFlags::IN_Q_OVERFLOW) {
             return vec![FsChange::Overflow];
         }
         if is(AddWatchFlags::IN_IGNORED) {
-            self.lost(event.wd);
+            self.on_watch_removed(event.wd);
         }
         // An event without a name concerns the watched directory itself; its parent reports it too.
         let (Some(name), Some(parents)) = (&event.name, self.paths.get(&event.wd)) else {
@@ -137,17 +137,21 @@ impl WatchTree {
         let entry = if is(AddWatchFlags::IN_ISDIR) { EntryKind::Directory } else { EntryKind::Other };
         let paths: Vec<PathBuf> = parents.iter().map(|parent| parent.join(name)).collect();
         let change = |path| {
-            if is(APPEARED) { FsChange::Appeared { path, entry } } else { FsChange::Entry { path, entry } }
+            if is(CREATED_MASK) {
+                FsChange::Created { path, entry }
+            } else {
+                FsChange::Modified { path, entry }
+            }
         };
         if is(AddWatchFlags::IN_MOVED_FROM) {
             // The watches would move with the directory, and report the former path.
-            paths.iter().for_each(|path| self.forget(path));
+            paths.iter().for_each(|path| self.remove_subtree(path));
         }
         paths.into_iter().map(change).collect()
     }
 
     /// The kernel removed a watch, because its directory was removed.
-    fn lost(&mut self, watch: WatchDescriptor) {
+    fn on_watch_removed(&mut self, watch: WatchDescriptor) {
         for path in self.paths.remove(&watch).unwrap_or_default() {
             // The path may already have a new watch.
             if self.watches.get(&path) == Some(&watch) {
@@ -157,7 +161,7 @@ impl WatchTree {
     }
 
     fn add(&mut self, directory: &Path) -> Result<(), Errno> {
-        let watch = self.inotify.add_watch(directory, MASK)?;
+        let watch = self.inotify.add_watch(directory, WATCH_MASK)?;
         if let Some(former) = self.watches.insert(directory.to_owned(), watch)
             && former != watch
             && let Some(paths) = self.paths.get_mut(&former)
@@ -177,11 +181,11 @@ fn is_directory(entry: &DirEntry) -> bool {
     entry.file_type().is_ok_and(|kind| kind.is_dir())
 }
 
-fn refusal(path: &Path, errno: Errno) -> WatchError {
+fn watch_error(path: &Path, errno: Errno) -> WatchError {
     let path = path.to_owned();
     match errno {
-        Errno::ENOSPC => WatchError::Watches { path },
-        Errno::ENOENT => WatchError::Missing { path },
+        Errno::ENOSPC => WatchError::WatchLimit { path },
+        Errno::ENOENT => WatchError::NotFound { path },
         errno => WatchError::System { path, problem: errno.into() },
     }
 }
@@ -236,7 +240,7 @@ mod tests {
         let entry = EntryKind::Directory;
         assert_eq!(
             tree.read(),
-            [FsChange::Entry { path: from, entry }, FsChange::Appeared { path: to.clone(), entry }]
+            [FsChange::Modified { path: from, entry }, FsChange::Created { path: to.clone(), entry }]
         );
         assert_eq!(below(&tree, &app), [Path::new("")]);
         tree.walk(&to, &filter).unwrap();
@@ -250,7 +254,7 @@ mod tests {
         std::fs::create_dir_all(app.join("a/b")).unwrap();
         let (mut tree, _) = tree(&app);
         std::fs::remove_dir_all(app.join("a")).unwrap();
-        let path = |name| FsChange::Entry { path: app.join(name), entry: EntryKind::Directory };
+        let path = |name| FsChange::Modified { path: app.join(name), entry: EntryKind::Directory };
         assert_eq!(tree.read(), [path("a/b"), path("a")]);
         assert_eq!(below(&tree, &app), [Path::new("")]);
     }
@@ -267,13 +271,13 @@ mod tests {
         std::fs::read_dir(&app).unwrap().for_each(drop);
         assert_eq!(tree.read(), []);
         std::fs::OpenOptions::new().append(true).open(&file).unwrap().set_len(9).unwrap();
-        assert_eq!(tree.read(), [FsChange::Entry { path: file, entry: EntryKind::Other }]);
+        assert_eq!(tree.read(), [FsChange::Modified { path: file, entry: EntryKind::Other }]);
     }
 
     #[test]
     fn limit_errors_name_the_sysctl() {
-        let watches = refusal(Path::new("/srv"), Errno::ENOSPC).to_string();
+        let watches = watch_error(Path::new("/srv"), Errno::ENOSPC).to_string();
         assert!(watches.contains("fs.inotify.max_user_watches") && watches.contains("/srv"), "{watches}");
-        assert!(WatchError::Watchers.to_string().contains("max_user_instances"));
+        assert!(WatchError::InstanceLimit.to_string().contains("max_user_instances"));
     }
 }

@@ -8,13 +8,13 @@ use crate::spec::{Probe, Rotation};
 /// A spec that uses each renamed field.
 fn spec() -> AppSpec {
     let mut spec = AppSpec::new("api", "/srv/api", "/srv");
-    spec.restart.delay = RestartDelay::FromFirst { initial: Duration::from_millis(5) };
-    spec.stop = StopPolicy { tree: false, message: true, ..StopPolicy::default() };
-    spec.readiness.probe = Some(Probe::ready(ProbeAction::Tcp("3000".into())));
-    spec.health = Some(Probe::health(ProbeAction::Exec("true".into())));
-    spec.logs.out = LogPath::Nowhere;
+    spec.restart.delay = RestartDelay::Pm2Backoff { initial: Duration::from_millis(5) };
+    spec.stop = StopPolicy { whole_tree: false, by_message: true, ..StopPolicy::default() };
+    spec.readiness.probe = Some(Probe::readiness(ProbeAction::Tcp("3000".into())));
+    spec.health = Some(Probe::liveness(ProbeAction::Exec("true".into())));
+    spec.logs.out = LogPath::Discard;
     spec.logs.combined = Some(LogPath::File("/var/log/api.log".into()));
-    spec.logs.rotation = Rotation { keep: Some(7), ..Rotation::default() };
+    spec.logs.rotation = Rotation { retain: Some(7), ..Rotation::default() };
     spec
 }
 

@@ -19,7 +19,7 @@ async fn talk(scripts: &[&[&str]], test: impl AsyncFnOnce(Home)) -> Vec<String> 
 /// The same; returns the heads of what was asked.
 async fn talk_in_full(scripts: &[&[&str]], test: impl AsyncFnOnce(Home)) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
-    let home = Home::at(dir.path());
+    let home = Home::new(dir.path());
     let listener = UnixListener::bind(home.socket()).unwrap();
     let play = async {
         let mut heard = Vec::new();
@@ -82,7 +82,7 @@ async fn a_question_is_asked_again_when_the_daemon_dies() {
 async fn an_order_is_given_again_by_the_same_key() {
     let heads = talk_in_full(&[&[""], &[BROKEN], &[PONG]], async |home| {
         let mut client = Client::connect(&home).await.unwrap();
-        client.bytes(&stop_all()).await.unwrap();
+        client.call_raw(&stop_all()).await.unwrap();
     })
     .await;
     let key = |head: &String| {
@@ -96,8 +96,8 @@ async fn an_order_is_given_again_by_the_same_key() {
 async fn an_order_that_daemon_after_daemon_dies_of_comes_to_an_end() {
     let heard = talk(&[&[""] as &[&str]; MAX_ATTEMPTS as usize], async |home| {
         let mut client = Client::connect(&home).await.unwrap();
-        let error = client.bytes(&stop_all()).await.unwrap_err();
-        assert!(matches!(error, ClientError::Lost(_)), "{error:?}");
+        let error = client.call_raw(&stop_all()).await.unwrap_err();
+        assert!(matches!(error, ClientError::ConnectionLost(_)), "{error:?}");
         assert!(error.to_string().contains("rsm list"));
     })
     .await;
@@ -108,7 +108,7 @@ async fn an_order_that_daemon_after_daemon_dies_of_comes_to_an_end() {
 async fn what_ends_the_daemon_is_not_asked_again() {
     let heard = talk(&[&[""]], async |home| {
         let mut client = Client::connect(&home).await.unwrap();
-        assert!(matches!(client.bytes(&Request::Shutdown).await, Err(ClientError::Lost(_))));
+        assert!(matches!(client.call_raw(&Request::Shutdown).await, Err(ClientError::ConnectionLost(_))));
     })
     .await;
     assert_eq!(heard, ["POST /v1/shutdown HTTP/1.1"]);
@@ -145,7 +145,7 @@ async fn a_refusal_keeps_its_words() {
     let answer = format!("HTTP/1.1 404 Not Found\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     talk(&[&[&answer]], async |home| {
         let mut client = Client::connect(&home).await.unwrap();
-        let error = client.bytes(&stop_all()).await.unwrap_err();
+        let error = client.call_raw(&stop_all()).await.unwrap_err();
         assert_eq!(error.to_string(), "no app \"x\"; `rsm list` shows all");
     })
     .await;
@@ -162,7 +162,7 @@ async fn a_stream_is_cut_into_lines_wherever_it_was_torn() {
         for line in ["{\"a\":1}", "{}", ""] {
             assert_eq!(lines.next().await.unwrap().unwrap(), line);
         }
-        assert!(matches!(lines.next().await, Some(Err(ClientError::Lost(_)))));
+        assert!(matches!(lines.next().await, Some(Err(ClientError::ConnectionLost(_)))));
         assert!(lines.next().await.is_none());
         ping(&mut client).await.unwrap();
     })
@@ -184,32 +184,32 @@ async fn a_stream_that_ends_ends() {
 #[tokio::test]
 async fn nobody_there_is_said_so_and_nothing_is_made() {
     let dir = tempfile::tempdir().unwrap();
-    let absent = Home::at(dir.path().join("none"));
+    let absent = Home::new(dir.path().join("none"));
     let error = Client::connect(&absent).await.unwrap_err();
     assert!(matches!(&error, ClientError::NotRunning { socket } if *socket == absent.socket()), "{error:?}");
-    assert!(!absent.dir().exists());
+    assert!(!absent.path().exists());
 
-    let stale = Home::at(dir.path());
+    let stale = Home::new(dir.path());
     drop(UnixListener::bind(stale.socket()).unwrap());
     assert!(matches!(Client::connect(&stale).await, Err(ClientError::NotRunning { .. })));
 }
 
 #[tokio::test]
 async fn a_path_too_long_names_the_remedy() {
-    let error = Client::connect(&Home::at(format!("/tmp/{}", "x".repeat(200)))).await.unwrap_err();
+    let error = Client::connect(&Home::new(format!("/tmp/{}", "x".repeat(200)))).await.unwrap_err();
     assert!(error.to_string().contains("set RSM_HOME to a shorter path"), "{error}");
 }
 
 #[tokio::test]
 async fn a_closed_door_is_another_users() {
     let dir = tempfile::tempdir().unwrap();
-    let home = Home::at(dir.path());
+    let home = Home::new(dir.path());
     let _listener = UnixListener::bind(home.socket()).unwrap();
     std::fs::set_permissions(home.socket(), std::fs::Permissions::from_mode(0o000)).unwrap();
     let connected = Client::connect(&home).await;
     match nix::unistd::geteuid().is_root() {
         true => assert!(connected.is_ok(), "no door is closed to root"),
-        false => assert!(matches!(connected, Err(ClientError::Denied { .. }))),
+        false => assert!(matches!(connected, Err(ClientError::PermissionDenied { .. }))),
     }
 }
 
@@ -218,16 +218,18 @@ async fn what_is_too_long_is_not_sent() {
     talk(&[&[]], async |home| {
         let mut client = Client::connect(&home).await.unwrap();
         let name = "x".repeat(70_000);
-        let error = client.bytes(&Request::Describe(vec![name].into())).await.unwrap_err();
+        let error = client.call_raw(&Request::Describe(vec![name].into())).await.unwrap_err();
         assert!(
-            matches!(&error, ClientError::Refused(error) if error.code == ErrorCode::TooLarge),
+            matches!(&error, ClientError::Rejected(error) if error.code == ErrorCode::TooLarge),
             "{error:?}"
         );
         let signal = "x".repeat(MAX_BODY);
-        let error =
-            client.bytes(&Request::Signal(SignalRequest { select: Vec::new(), signal })).await.unwrap_err();
+        let error = client
+            .call_raw(&Request::Signal(SignalRequest { select: Vec::new(), signal }))
+            .await
+            .unwrap_err();
         assert!(
-            matches!(&error, ClientError::Refused(error) if error.code == ErrorCode::TooLarge),
+            matches!(&error, ClientError::Rejected(error) if error.code == ErrorCode::TooLarge),
             "{error:?}"
         );
     })
@@ -238,7 +240,7 @@ async fn what_is_too_long_is_not_sent() {
 fn futures_are_send() {
     fn is_send(_: &impl Send) {}
     let request = async {
-        let mut client = Client::connect(&Home::at("/nowhere")).await?;
+        let mut client = Client::connect(&Home::new("/nowhere")).await?;
         client.start_apps(StartApps::from_current_env([])).await
     };
     is_send(&request);

@@ -32,7 +32,7 @@ fn starts() -> impl Strategy<Value = Request> {
         app.args = args;
         app.env.insert(key.clone(), value.clone());
         app.instances = n;
-        app.restart.delay = RestartDelay::FromFirst { initial: std::time::Duration::from_millis(n.into()) };
+        app.restart.delay = RestartDelay::Pm2Backoff { initial: std::time::Duration::from_millis(n.into()) };
         let inherited = Inherited([(value, key)].into());
         Request::Start(StartApps { apps: vec![app], inherited, existing })
     })
@@ -76,7 +76,7 @@ fn positions() -> impl Strategy<Value = LogPosition> {
     (any::<String>(), any::<u64>(), known).prop_map(|(path, offset, (file, [began, line]))| LogPosition {
         path: path.into(),
         file,
-        began,
+        created_at: began,
         offset,
         line,
     })

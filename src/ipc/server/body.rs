@@ -10,19 +10,19 @@ use crate::ipc::request::{ApiError, ErrorCode};
 use crate::ipc::routes::MAX_BODY;
 
 /// A body must have arrived within this time.
-const BODY_TIME: Duration = Duration::from_secs(30);
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// All bodies that are being read or answered hold no more bytes than this.
-const ALL_BODIES: usize = 2 * MAX_BODY;
+const MAX_TOTAL_BODIES: usize = 2 * MAX_BODY;
 
 /// The memory that all bodies may take together: many clients, each within its limit, would else
 /// be too much.
 pub(super) struct BodyBudget {
-    left: Cell<usize>,
+    available: Cell<usize>,
 }
 
 impl Default for BodyBudget {
     fn default() -> Self {
-        Self { left: Cell::new(ALL_BODIES) }
+        Self { available: Cell::new(MAX_TOTAL_BODIES) }
     }
 }
 
@@ -34,16 +34,16 @@ pub(super) struct BodyPermit<'a> {
 
 impl Drop for BodyPermit<'_> {
     fn drop(&mut self) {
-        self.room.left.set(self.room.left.get() + self.bytes);
+        self.room.available.set(self.room.available.get() + self.bytes);
     }
 }
 
 impl BodyPermit<'_> {
-    fn more(&mut self, bytes: usize) -> Result<(), ApiError> {
-        let left = self.room.left.get().checked_sub(bytes).ok_or_else(|| {
+    fn reserve(&mut self, bytes: usize) -> Result<(), ApiError> {
+        let left = self.room.available.get().checked_sub(bytes).ok_or_else(|| {
             ApiError::new(ErrorCode::Unavailable, "too many large requests").hint("try again later")
         })?;
-        self.room.left.set(left);
+        self.room.available.set(left);
         self.bytes += bytes;
         Ok(())
     }
@@ -53,16 +53,19 @@ impl BodyPermit<'_> {
 ///
 /// # Errors
 /// It is too long, too slow or malformed, or there is no room.
-pub(super) async fn read(body: Incoming, room: &BodyBudget) -> Result<(Vec<u8>, BodyPermit<'_>), ApiError> {
+pub(super) async fn read_body(
+    body: Incoming,
+    room: &BodyBudget,
+) -> Result<(Vec<u8>, BodyPermit<'_>), ApiError> {
     // A length given beforehand is refused before `100 Continue` invites the client to send.
     if body.size_hint().lower() > MAX_BODY as u64 {
-        return Err(too_long());
+        return Err(body_too_large());
     }
     let slow = |_| {
-        let text = format!("request body not received within {} s", BODY_TIME.as_secs());
+        let text = format!("request body not received within {} s", BODY_TIMEOUT.as_secs());
         Err(ApiError::new(ErrorCode::Invalid, text))
     };
-    tokio::time::timeout(BODY_TIME, collect(body, room)).await.unwrap_or_else(slow)
+    tokio::time::timeout(BODY_TIMEOUT, collect(body, room)).await.unwrap_or_else(slow)
 }
 
 async fn collect(mut body: Incoming, room: &BodyBudget) -> Result<(Vec<u8>, BodyPermit<'_>), ApiError> {
@@ -80,15 +83,15 @@ async fn collect(mut body: Incoming, room: &BodyBudget) -> Result<(Vec<u8>, Body
         })?;
         let Ok(data) = frame.into_data() else { continue }; // trailers say nothing to us
         if read.len() + data.len() > MAX_BODY {
-            return Err(too_long());
+            return Err(body_too_large());
         }
-        taken.more(data.len())?;
+        taken.reserve(data.len())?;
         read.extend_from_slice(&data);
     }
     Ok((read, taken))
 }
 
-fn too_long() -> ApiError {
+fn body_too_large() -> ApiError {
     ApiError::new(ErrorCode::TooLarge, format!("request body exceeds {} MiB", MAX_BODY >> 20))
         .hint("split the request")
 }
@@ -102,12 +105,12 @@ mod tests {
         let room = BodyBudget::default();
         let mut first = BodyPermit { room: &room, bytes: 0 };
         let mut second = BodyPermit { room: &room, bytes: 0 };
-        first.more(ALL_BODIES - 10).unwrap();
-        assert_eq!(second.more(11).unwrap_err().code, ErrorCode::Unavailable);
-        second.more(10).unwrap();
+        first.reserve(MAX_TOTAL_BODIES - 10).unwrap();
+        assert_eq!(second.reserve(11).unwrap_err().code, ErrorCode::Unavailable);
+        second.reserve(10).unwrap();
         drop(first);
-        second.more(ALL_BODIES - 10).unwrap();
+        second.reserve(MAX_TOTAL_BODIES - 10).unwrap();
         drop(second);
-        assert_eq!(room.left.get(), ALL_BODIES);
+        assert_eq!(room.available.get(), MAX_TOTAL_BODIES);
     }
 }

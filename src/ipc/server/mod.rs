@@ -95,7 +95,7 @@ type HttpBody = UnsyncBoxBody<Bytes, Infallible>;
 /// What all connections share.
 struct ServerState<S> {
     service: S,
-    room: BodyBudget,
+    body_budget: BodyBudget,
     closed: watch::Receiver<bool>,
 }
 
@@ -108,7 +108,7 @@ pub async fn serve<S: RequestHandler>(
     stop: impl Future<Output = ()>,
 ) {
     let (closing, closed) = watch::channel(false);
-    let shared = Rc::new(ServerState { service, room: BodyBudget::default(), closed });
+    let shared = Rc::new(ServerState { service, body_budget: BodyBudget::default(), closed });
     let (mut clients, mut refused) = (JoinSet::new(), JoinSet::new());
     let mut stop = pin!(stop);
     loop {
@@ -205,7 +205,7 @@ async fn respond<S: RequestHandler>(
 ) -> Response<HttpBody> {
     let (head, body) = request.into_parts();
     let path = head.uri.path();
-    let (body, _taken) = match body::read(body, &shared.room).await {
+    let (body, _taken) = match body::read_body(body, &shared.body_budget).await {
         Ok(read) => read,
         // What is left of the body could be taken for the next request.
         Err(error) => return hang_up_after(refusal(&error, "")),

@@ -20,7 +20,7 @@ impl RequestHandler for Daemon {
 fn shell(script: &'static str) -> impl FnOnce(&Home) -> Command {
     move |home| {
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", script, "keeper"]).current_dir(home.dir());
+        command.args(["-c", script, "keeper"]).current_dir(home.path());
         command
     }
 }
@@ -28,7 +28,7 @@ fn shell(script: &'static str) -> impl FnOnce(&Home) -> Command {
 /// A home that no daemon serves before someone puts the socket `ready` in its place.
 async fn with_home(test: impl AsyncFnOnce(&Home)) {
     let dir = tempfile::tempdir().unwrap();
-    let home = Home::at(dir.path());
+    let home = Home::new(dir.path());
     let listener = UnixListener::bind(dir.path().join("ready")).unwrap();
     let serving = async {
         let served = serve(listener, Daemon, AllowedUids::own_user(), std::future::pending());
@@ -43,10 +43,10 @@ const SOUND: &str = "echo launched >> launches; mv ready rsm.sock";
 #[tokio::test]
 async fn a_daemon_that_runs_is_used() {
     with_home(async |home| {
-        std::fs::rename(home.dir().join("ready"), home.socket()).unwrap();
+        std::fs::rename(home.path().join("ready"), home.socket()).unwrap();
         let (_, launched) = connect_or_spawn(home, shell("exit 9")).await.unwrap();
         assert!(!launched);
-        assert!(!home.launch_lock().exists(), "connecting made a file");
+        assert!(!home.start_lock().exists(), "connecting made a file");
     })
     .await;
 }
@@ -58,7 +58,7 @@ async fn two_at_once_launch_one_daemon() {
         let (mut first, one) = both.0.unwrap();
         let (mut second, two) = both.1.unwrap();
         assert!(one ^ two, "each believes the other launched it, or both do");
-        let launches = std::fs::read_to_string(home.dir().join("launches")).unwrap();
+        let launches = std::fs::read_to_string(home.path().join("launches")).unwrap();
         assert_eq!(launches, "launched\n");
         assert_eq!(first.call::<Pong>(&Request::Ping).await.unwrap().pid, 7);
         assert_eq!(second.call::<Pong>(&Request::Ping).await.unwrap().pid, 7);
@@ -75,7 +75,7 @@ async fn a_keeper_that_fails_is_quoted() {
         // Longer than any pipe, and with a descendant that keeps standard error open.
         let script = "mkfifo held; (read x < held) & head -c 300000 /dev/zero | tr '\\0' x >&2; exit 1";
         assert!(fail(script).await.len() > 300_000);
-        std::fs::write(home.dir().join("held"), "over\n").unwrap(); // lets the descendant end
+        std::fs::write(home.path().join("held"), "over\n").unwrap(); // lets the descendant end
     })
     .await;
 }
@@ -94,14 +94,14 @@ async fn a_home_that_cannot_be_made_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let error = connect_or_spawn(&Home::at(&file), shell("exit 0")).await.unwrap_err().to_string();
+    let error = connect_or_spawn(&Home::new(&file), shell("exit 0")).await.unwrap_err().to_string();
     assert!(error.contains("/file") && error.contains("set RSM_HOME"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_launch_that_hangs_is_given_up() {
     with_home(async |home| {
-        let fifo = home.dir().join("fifo");
+        let fifo = home.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let error = connect_or_spawn(home, shell("read never < fifo")).await.unwrap_err();
         assert!(matches!(error, StartDaemonError::TimedOut { .. }), "{error:?}");

@@ -8,38 +8,38 @@ use ratatui::text::{Line, Span};
 use super::Theme;
 use crate::cli::monit::model::{Focus, InputMode, Model, PromptKind, Tab};
 use crate::cli::monit::pane::StreamFilter;
-use crate::cli::render::attention::{Alert, row};
+use crate::cli::render::attention::{Alert, compact_line};
 use crate::cli::render::style::{Tone, width};
 use crate::cli::render::units;
 use crate::ipc::message::{HostInfo, Status};
 
 /// rsm and the machine.
-pub(super) fn host(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
+pub(super) fn host_bar(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
     let version = model.info.as_ref().map_or_else(String::new, |info| format!(" {}", info.version));
-    let mut left = vec![Span::styled(format!(" rsm{version} "), look.head())];
+    let mut left = vec![Span::styled(format!(" rsm{version} "), look.heading())];
     let instances = &model.instances;
     let online = instances.iter().filter(|view| view.status == Status::Online).count();
     let errored = instances.iter().filter(|view| view.status == Status::Errored).count();
     left.push(Span::styled(format!(" {online}/{} online", instances.len()), Style::new()));
     if errored > 0 {
-        left.push(Span::styled(format!(" {errored} errored"), look.bad()));
+        left.push(Span::styled(format!(" {errored} errored"), look.error()));
     }
     let used: usize = left.iter().map(Span::width).sum();
     let host = model.info.as_ref().map(|info| &info.host);
     let room = usize::from(area.width).saturating_sub(used + 3);
     // The longest account that fits.
     let right = host.and_then(|host| {
-        [full(host), middle(host), short(host)].into_iter().find(|text| width(text) <= room)
+        [full(host), medium(host), short(host)].into_iter().find(|text| width(text) <= room)
     });
     frame.render_widget(Line::from(left), area);
     frame.render_widget(Line::from(right.unwrap_or_default()).right_aligned(), area);
 }
 
 /// What needs attention, with the commands for it.
-pub(super) fn attention(concerns: &[Alert], look: &Theme, area: Rect, frame: &mut Frame<'_>) {
+pub(super) fn alert_bar(concerns: &[Alert], look: &Theme, area: Rect, frame: &mut Frame<'_>) {
     let room = usize::from(area.width).saturating_sub(4);
-    if let Some((tone, text)) = row(concerns, room) {
-        let style = if tone == Tone::Bad { look.bad() } else { look.change() };
+    if let Some((tone, text)) = compact_line(concerns, room) {
+        let style = if tone == Tone::Error { look.error() } else { look.warning() };
         frame.render_widget(Line::styled(format!(" ▲ {text}"), style), area);
     }
 }
@@ -64,7 +64,7 @@ fn full(host: &HostInfo) -> String {
     )
 }
 
-fn middle(host: &HostInfo) -> String {
+fn medium(host: &HostInfo) -> String {
     let [one, five, fifteen] = host.load;
     let (memory, disk) = (share(host.memory_used, host.memory_total), share(host.disk_used, host.disk_total));
     format!("load {one:.2} {five:.2} {fifteen:.2} on {} cores │ memory {memory} │ disk {disk} ", host.cores)
@@ -80,23 +80,23 @@ fn share(used: u64, total: u64) -> String {
 }
 
 /// The names of the lower pane's tabs, and how its contents are shown. Returns where the names are.
-pub(super) fn tabs(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, Tab)> {
+pub(super) fn tab_bar(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, Tab)> {
     let (mut spans, mut places, mut at) = (vec![Span::raw("─")], Vec::new(), 1);
     let focused = model.full || model.focus == Focus::Pane;
     for (number, tab) in Tab::ALL.into_iter().enumerate() {
         let text = format!(" {} {} ", number + 1, tab.title());
         let columns = u16::try_from(width(&text)).unwrap_or(0);
-        let style = if tab == model.tab { look.selected(focused) } else { look.quiet() };
+        let style = if tab == model.tab { look.selected(focused) } else { look.dim() };
         spans.push(Span::styled(text, style));
         places.push((Rect { x: area.x + at, width: columns, ..area }.intersection(area), tab));
         at += columns;
     }
-    spans.push(Span::styled(format!(" {} ", model.what()), look.head()));
+    spans.push(Span::styled(format!(" {} ", model.selection_text()), look.heading()));
     match model.tab {
         Tab::Logs => spans.extend(log_state(model, look)),
         Tab::Details if model.areas.details_most > model.details_top => {
             let below = model.areas.details_most - model.details_top;
-            spans.push(Span::styled(format!("[{below} below] "), look.change()));
+            spans.push(Span::styled(format!("[{below} below] "), look.warning()));
         }
         Tab::Details | Tab::Charts => {}
     }
@@ -108,13 +108,13 @@ pub(super) fn tabs(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_
 
 /// What one must know to read the log pane rightly.
 fn log_state(model: &Model, look: &Theme) -> Vec<Span<'static>> {
-    let pane = &model.pane;
+    let pane = &model.log_pane;
     let mut words = Vec::new();
     if pane.paused {
         words.push("paused".to_owned());
     }
-    if pane.below > 0 {
-        words.push(format!("{} below", pane.below));
+    if pane.lines_below > 0 {
+        words.push(format!("{} below", pane.lines_below));
     }
     match pane.streams {
         StreamFilter::Both => {}
@@ -127,12 +127,12 @@ fn log_state(model: &Model, look: &Theme) -> Vec<Span<'static>> {
     if !model.line_filter.is_empty() {
         words.push(format!("filter /{}/", model.line_filter));
     }
-    words.into_iter().map(|word| Span::styled(format!("[{word}] "), look.change())).collect()
+    words.into_iter().map(|word| Span::styled(format!("[{word}] "), look.warning())).collect()
 }
 
 /// What is typed or said, else the keys. Returns where keys can be clicked.
-pub(super) fn foot(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, char)> {
-    if let InputMode::Typing { field, text, .. } = &model.mode {
+pub(super) fn footer(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, char)> {
+    if let InputMode::Prompt { field, text, .. } = &model.mode {
         let (ask, end) = match field {
             PromptKind::Apps => ("filter apps: ", "  Enter apply, Esc cancel"),
             PromptKind::Search => ("search: ", "  Enter find, then n or N"),
@@ -140,9 +140,9 @@ pub(super) fn foot(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_
             PromptKind::Scale => ("instances (4, +1, -1): ", "  Enter scale, Esc cancel"),
         };
         let line = Line::from(vec![
-            Span::styled(format!(" {ask}"), look.head()),
+            Span::styled(format!(" {ask}"), look.heading()),
             Span::raw(text.clone()),
-            Span::styled(end, look.quiet()),
+            Span::styled(end, look.dim()),
         ]);
         let at = 1 + width(ask) + width(text);
         frame.render_widget(line, area);
@@ -151,17 +151,17 @@ pub(super) fn foot(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_
         frame.set_cursor_position((column, area.y));
         return Vec::new();
     }
-    if let Some((text, good)) = &model.said {
-        let style = if *good { look.good() } else { look.bad() };
+    if let Some((text, good)) = &model.message {
+        let style = if *good { look.success() } else { look.error() };
         frame.render_widget(Line::styled(format!(" {text}"), style), area);
         return Vec::new();
     }
-    keys(model, look, area, frame)
+    key_hints(model, look, area, frame)
 }
 
 /// As many keys as there is room for, the most needed first.
-fn keys(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, char)> {
-    const IN_TREE: [(char, &str, &str); 13] = [
+fn key_hints(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, char)> {
+    const TREE_KEYS: [(char, &str, &str); 13] = [
         ('q', "q", "quit"),
         ('?', "?", "help"),
         ('/', "/", "filter"),
@@ -176,7 +176,7 @@ fn keys(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) -> Vec<(
         ('\t', "Tab", "pane"),
         ('z', "z", "fold"),
     ];
-    const IN_PANE: [(char, &str, &str); 9] = [
+    const PANE_KEYS: [(char, &str, &str); 9] = [
         ('q', "q", "quit"),
         ('?', "?", "help"),
         ('/', "/", "search"),
@@ -189,12 +189,12 @@ fn keys(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) -> Vec<(
     ];
     let in_pane = model.full || model.focus == Focus::Pane;
     let (mut spans, mut places, mut at) = (vec![Span::raw(" ")], Vec::new(), 1);
-    for (letter, key, does) in if in_pane { &IN_PANE[..] } else { &IN_TREE[..] } {
+    for (letter, key, does) in if in_pane { &PANE_KEYS[..] } else { &TREE_KEYS[..] } {
         let columns = width(key) + width(does) + 3;
         if at + columns > usize::from(area.width) + 2 {
             break;
         }
-        spans.push(Span::styled(*key, look.head()));
+        spans.push(Span::styled(*key, look.heading()));
         spans.push(Span::raw(format!(" {does}  ")));
         let (x, columns16) = (area.x + u16::try_from(at).unwrap_or(0), u16::try_from(columns).unwrap_or(0));
         places.push((Rect { x, width: columns16.saturating_sub(2), ..area }.intersection(area), *letter));

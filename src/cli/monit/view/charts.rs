@@ -8,18 +8,18 @@ use ratatui::widgets::{RenderDirection, Sparkline};
 
 use super::Theme;
 use crate::cli::monit::model::Model;
-use crate::cli::monit::text::right;
-use crate::cli::render::style::{cut, width};
+use crate::cli::monit::text::pad_left;
+use crate::cli::render::style::{truncate, width};
 use crate::cli::render::units;
 
 /// Beside the tree.
-pub(super) fn column(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
+pub(super) fn chart_column(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
     let area = Rect { x: area.x + 2, width: area.width.saturating_sub(3), ..area };
     stacked(model, look, area, frame);
 }
 
 /// In the lower pane.
-pub(super) fn full(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
+pub(super) fn all_charts(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
     stacked(model, look, Rect { x: area.x + 1, width: area.width.saturating_sub(2), ..area }, frame);
 }
 
@@ -38,7 +38,7 @@ fn stacked(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
 }
 
 /// Side by side, between tree and pane.
-pub(super) fn strip(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
+pub(super) fn chart_strip(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
     if area.height == 0 {
         return;
     }
@@ -53,7 +53,7 @@ pub(super) fn strip(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'
 }
 
 fn cpu(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
-    let samples = model.history.together(model.ids(), usize::from(area.width));
+    let samples = model.history.sum(model.ids(), usize::from(area.width));
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "tenths of percents are few")]
     let tenths: Vec<u64> = samples.iter().map(|sample| (sample.cpu * 10.0) as u64).collect();
     let highest = samples.iter().map(|sample| sample.cpu).fold(0.0, f32::max);
@@ -65,7 +65,7 @@ fn cpu(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
 }
 
 fn memory(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
-    let samples = model.history.together(model.ids(), usize::from(area.width));
+    let samples = model.history.sum(model.ids(), usize::from(area.width));
     let bytes: Vec<u64> = samples.iter().map(|sample| sample.memory).collect();
     let highest = bytes.iter().copied().max().unwrap_or(0);
     let limit = model.row().and_then(|row| row.sum.limit);
@@ -92,20 +92,20 @@ fn chart(
     }
     let span = units::age(1000 * u64::try_from(samples.len()).unwrap_or(0));
     let titles = [format!("{title}, last {span}"), title.to_owned()];
-    head(name, &titles, look, area, frame);
-    spark(samples, most, look, Rect { y: area.y + 1, height: area.height - 1, ..area }, frame);
+    chart_title(name, &titles, look, area, frame);
+    sparkline(samples, most, look, Rect { y: area.y + 1, height: area.height - 1, ..area }, frame);
 }
 
 /// A chart's name, and the longest of what is said of it that there is room for.
-fn head(name: &str, titles: &[String], look: &Theme, area: Rect, frame: &mut Frame<'_>) {
+fn chart_title(name: &str, titles: &[String], look: &Theme, area: Rect, frame: &mut Frame<'_>) {
     let room = usize::from(area.width).saturating_sub(name.len() + 1);
     let fits = titles.iter().find(|title| width(title) <= room);
-    let title = fits.or(titles.last()).map(|title| cut(title, room)).unwrap_or_default();
-    let head = vec![Span::styled(name.to_owned(), look.head()), Span::raw(format!(" {title}"))];
+    let title = fits.or(titles.last()).map(|title| truncate(title, room)).unwrap_or_default();
+    let head = vec![Span::styled(name.to_owned(), look.heading()), Span::raw(format!(" {title}"))];
     frame.render_widget(Line::from(head), Rect { height: 1, ..area });
 }
 
-fn spark(samples: &[u64], most: u64, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
+fn sparkline(samples: &[u64], most: u64, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
     let newest_first = samples.iter().rev().copied();
     let line = Sparkline::default().data(newest_first).direction(RenderDirection::RightToLeft);
     frame.render_widget(line.max(most.max(1)).style(look.chart()), area);
@@ -120,7 +120,7 @@ fn connections(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
         model.details.iter().filter_map(|detail| Some((detail.view.id, detail.connections?))).collect();
     let total: u64 = of.iter().map(|(_, count)| count).sum();
     let titles = [format!("{total} in {} instances", of.len()), total.to_string()];
-    head("connections", &titles, look, area, frame);
+    chart_title("connections", &titles, look, area, frame);
     let room = area.width - 14;
     let histories: Vec<Vec<u64>> =
         of.iter().map(|(id, _)| model.history.connections(*id, usize::from(room))).collect();
@@ -129,9 +129,9 @@ fn connections(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
     for (((id, count), history), y) in of.iter().zip(&histories).zip(area.y + 1..area.bottom()) {
         let row = Rect { y, height: 1, ..area };
         frame.render_widget(
-            Line::raw(format!("id{}{}", right(&id.to_string(), 4), right(&count.to_string(), 7))),
+            Line::raw(format!("id{}{}", pad_left(&id.to_string(), 4), pad_left(&count.to_string(), 7))),
             row,
         );
-        spark(history, most, look, Rect { x: row.x + 14, width: room, ..row }, frame);
+        sparkline(history, most, look, Rect { x: row.x + 14, width: room, ..row }, frame);
     }
 }

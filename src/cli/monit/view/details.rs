@@ -15,7 +15,7 @@ use crate::cli::render::style;
 pub(super) fn draw(model: &Model, look: &Theme, zone: &TimeZone, area: Rect, frame: &mut Frame<'_>) -> usize {
     if model.details.is_empty() {
         let text = if model.ids().len() > 1 { " select an app or an instance" } else { " …" };
-        frame.render_widget(Line::styled(text, look.quiet()), area);
+        frame.render_widget(Line::styled(text, look.dim()), area);
         return 0;
     }
     let pages: Vec<String> =
@@ -27,7 +27,7 @@ pub(super) fn draw(model: &Model, look: &Theme, zone: &TimeZone, area: Rect, fra
     let shown = lines.iter().skip(model.details_top.min(most)).take(height);
     for (line, y) in shown.zip(area.y..) {
         let heading = !line.starts_with(' ');
-        let style = if heading { look.head() } else { Style::new() };
+        let style = if heading { look.heading() } else { Style::new() };
         frame.render_widget(Line::styled(format!(" {line}"), style), Rect { y, height: 1, ..area });
     }
     most

@@ -9,28 +9,28 @@ use unicode_segmentation::UnicodeSegmentation;
 use super::Theme;
 use crate::cli::monit::model::Model;
 use crate::cli::monit::pane::{LinePattern, LogLine};
-use crate::cli::monit::text::{left, wrapped};
+use crate::cli::monit::text::{pad_right, wrapped};
 use crate::cli::monit::tree::RowKey;
 use crate::cli::render::style::{tame, width};
 use crate::ipc::message::OutputStream;
 
 /// Columns of an app's name before its lines.
-const NAME: usize = 14;
+const NAME_WIDTH: usize = 14;
 
 /// Draws as many lines as there is room for.
 pub(super) fn draw(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
-    let pane = &model.pane;
+    let pane = &model.log_pane;
     if pane.len() == 0 {
         let text = match (model.ids().is_empty(), model.line_filter.is_empty()) {
             (true, _) => " no app selected",
             (_, true) => " no output yet",
             (_, false) => " no matching lines; press f to change the filter, Esc to clear it",
         };
-        return frame.render_widget(Shown::styled(text, look.quiet()), area);
+        return frame.render_widget(Shown::styled(text, look.dim()), area);
     }
     let named = model.selected == RowKey::All;
     let numbered = model.ids().len() > 1;
-    let (mut rows, mut newer) = (Vec::new(), pane.below);
+    let (mut rows, mut newer) = (Vec::new(), pane.lines_below);
     while rows.len() < usize::from(area.height) {
         let Some(line) = pane.nth_last(newer) else { break };
         let prefix = prefix(line, named, numbered, look);
@@ -38,12 +38,12 @@ pub(super) fn draw(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_
         let room = usize::from(area.width).saturating_sub(taken).max(2);
         let parts = match pane.wrap {
             true => wrapped(&line.text, room),
-            false => vec![shifted(&line.text, pane.shift)],
+            false => vec![visible_range(&line.text, pane.scroll_x)],
         };
         // The last parts are the lowest rows.
         for (at, (begin, end)) in parts.iter().enumerate().rev() {
             let mut spans = if at == 0 { prefix.clone() } else { vec![Span::raw(" ".repeat(taken))] };
-            spans.extend(marked(&line.text, (*begin, *end), room, pane.marked(), look));
+            spans.extend(highlight_matches(&line.text, (*begin, *end), room, pane.search_pattern(), look));
             rows.push(Shown::from(spans));
         }
         newer += 1;
@@ -61,19 +61,19 @@ pub(super) fn draw(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_
 /// Whose line it is. The bar of standard error differs in shape, too.
 fn prefix(line: &LogLine, named: bool, numbered: bool, look: &Theme) -> Vec<Span<'static>> {
     let bar = match line.stream {
-        OutputStream::Out => Span::styled("│", look.quiet()),
-        OutputStream::Err => Span::styled("▌", look.bad()),
+        OutputStream::Out => Span::styled("│", look.dim()),
+        OutputStream::Err => Span::styled("▌", look.error()),
     };
     let who = match &line.from {
-        Some((id, name)) if named => format!("{id:>3} {}", left(&tame(name), NAME)),
+        Some((id, name)) if named => format!("{id:>3} {}", pad_right(&tame(name), NAME_WIDTH)),
         Some((id, _)) if numbered => format!("{id:>3}"),
         Some(_) | None => String::new(),
     };
-    vec![Span::styled(who, look.quiet()), bar]
+    vec![Span::styled(who, look.dim()), bar]
 }
 
 /// The line without its first columns.
-fn shifted(text: &str, columns: usize) -> (usize, usize) {
+fn visible_range(text: &str, columns: usize) -> (usize, usize) {
     let mut taken = 0;
     let begin = text.grapheme_indices(true).find(|(_, sign)| {
         let there = taken >= columns;
@@ -84,7 +84,7 @@ fn shifted(text: &str, columns: usize) -> (usize, usize) {
 }
 
 /// A part of a line, with what was searched for marked.
-fn marked(
+fn highlight_matches(
     text: &str,
     (begin, end): (usize, usize),
     room: usize,
@@ -99,7 +99,7 @@ fn marked(
         let (from, to) = (from.clamp(at, end), to.clamp(at, end));
         if from < to {
             spans.push(Span::raw(text[at..from].to_owned()));
-            spans.push(Span::styled(text[from..to].to_owned(), look.found()));
+            spans.push(Span::styled(text[from..to].to_owned(), look.match_highlight()));
             at = to;
         }
     }
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn lines_are_moved_by_columns() {
-        let rest = |text: &'static str, columns| &text[shifted(text, columns).0..];
+        let rest = |text: &'static str, columns| &text[visible_range(text, columns).0..];
         assert_eq!((rest("abcdef", 2), rest("队列服务", 3), rest("ab", 5)), ("cdef", "服务", ""));
     }
 
@@ -124,8 +124,11 @@ mod tests {
             spans.into_iter().map(|span| span.content.into_owned()).collect::<Vec<_>>()
         };
         let pattern = LinePattern::new("b+").unwrap();
-        assert_eq!(texts(marked("abbcb", (0, 5), 9, Some(&pattern), &look)), ["a", "bb", "c", "b", ""]);
-        assert_eq!(texts(marked("abbcb", (2, 4), 9, Some(&pattern), &look)), ["", "b", "c"]);
-        assert_eq!(texts(marked("网网b", (0, 7), 2, Some(&pattern), &look)), ["网网"]);
+        assert_eq!(
+            texts(highlight_matches("abbcb", (0, 5), 9, Some(&pattern), &look)),
+            ["a", "bb", "c", "b", ""]
+        );
+        assert_eq!(texts(highlight_matches("abbcb", (2, 4), 9, Some(&pattern), &look)), ["", "b", "c"]);
+        assert_eq!(texts(highlight_matches("网网b", (0, 7), 2, Some(&pattern), &look)), ["网网"]);
     }
 }

@@ -18,27 +18,27 @@ impl Theme {
     }
 
     /// As it should be.
-    pub(super) fn good(self) -> Style {
+    pub(super) fn success(self) -> Style {
         self.tinted(Color::Green)
     }
 
     /// Wrong.
-    pub(super) fn bad(self) -> Style {
+    pub(super) fn error(self) -> Style {
         self.tinted(Color::Red).add_modifier(Modifier::BOLD)
     }
 
     /// In between. Not yellow, which nobody can read on white.
-    pub(super) fn change(self) -> Style {
+    pub(super) fn warning(self) -> Style {
         self.tinted(Color::Magenta)
     }
 
     /// Headings, keys.
-    pub(super) fn head(self) -> Style {
+    pub(super) fn heading(self) -> Style {
         self.tinted(Color::Blue).add_modifier(Modifier::BOLD)
     }
 
     /// What is less important.
-    pub(super) fn quiet(self) -> Style {
+    pub(super) fn dim(self) -> Style {
         Style::new().add_modifier(Modifier::DIM)
     }
 
@@ -49,7 +49,7 @@ impl Theme {
     }
 
     /// What was searched for.
-    pub(super) fn found(self) -> Style {
+    pub(super) fn match_highlight(self) -> Style {
         Style::new().add_modifier(Modifier::REVERSED | Modifier::BOLD)
     }
 
@@ -61,10 +61,10 @@ impl Theme {
     /// A state.
     pub(super) fn status(self, status: Status) -> Style {
         match status {
-            Status::Online => self.good(),
-            Status::Stopped => self.quiet(),
-            Status::Errored => self.bad(),
-            Status::Launching | Status::Stopping | Status::Waiting => self.change(),
+            Status::Online => self.success(),
+            Status::Stopped => self.dim(),
+            Status::Errored => self.error(),
+            Status::Launching | Status::Stopping | Status::Waiting => self.warning(),
         }
     }
 }

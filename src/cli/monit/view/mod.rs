@@ -22,25 +22,26 @@ pub(super) use self::look::Theme;
 use super::model::{ClickAreas, Connection, Model, Tab};
 
 /// Below this nothing can be read.
-const SMALLEST: (u16, u16) = (30, 8);
+const MIN_SIZE: (u16, u16) = (30, 8);
 /// From here on the charts have a place beside the tree.
-const WIDE: u16 = 110;
+const WIDE_COLUMNS: u16 = 110;
 /// Columns of the charts there.
-const CHARTS: u16 = 44;
+const CHART_COLUMNS: u16 = 44;
 /// From here on, narrower screens have a strip of charts.
-const TALL: u16 = 22;
+const TALL_ROWS: u16 = 22;
 /// Rows of that strip.
-const STRIP: u16 = 4;
+const STRIP_ROWS: u16 = 4;
 
 /// Draws everything.
 pub(super) fn draw(model: &Model, look: &Theme, zone: &TimeZone, frame: &mut Frame<'_>) -> ClickAreas {
     let screen = frame.area();
     let mut areas = ClickAreas::default();
-    if screen.width < SMALLEST.0 || screen.height < SMALLEST.1 {
+    if screen.width < MIN_SIZE.0 || screen.height < MIN_SIZE.1 {
         frame.render_widget(Paragraph::new("rsm monit: terminal too small"), screen);
         return areas;
     }
-    let concerns = if model.full || model.link != Connection::Up { Vec::new() } else { model.concerns() };
+    let concerns =
+        if model.full || model.connection != Connection::Connected { Vec::new() } else { model.alerts() };
     let [host, attention, body, foot] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(u16::from(!concerns.is_empty())),
@@ -48,18 +49,18 @@ pub(super) fn draw(model: &Model, look: &Theme, zone: &TimeZone, frame: &mut Fra
         Constraint::Length(1),
     ])
     .areas(screen);
-    bars::host(model, look, host, frame);
-    bars::attention(&concerns, look, attention, frame);
+    bars::host_bar(model, look, host, frame);
+    bars::alert_bar(&concerns, look, attention, frame);
     if model.full {
-        lower(model, look, zone, body, &mut areas, frame);
+        bottom_pane(model, look, zone, body, &mut areas, frame);
     } else {
         split(model, look, zone, body, &mut areas, frame);
     }
-    if let Connection::Down(why) = &model.link {
-        overlay::down(why, look, host, frame);
+    if let Connection::Disconnected(why) = &model.connection {
+        overlay::disconnected_banner(why, look, host, frame);
     }
-    areas.keys = bars::foot(model, look, foot, frame);
-    overlay::over(model, look, screen, &mut areas, frame);
+    areas.keys = bars::footer(model, look, foot, frame);
+    overlay::draw_overlay(model, look, screen, &mut areas, frame);
     areas
 }
 
@@ -73,8 +74,8 @@ fn split(
     frame: &mut Frame<'_>,
 ) {
     let charts = model.tab != Tab::Charts;
-    let wide = charts && body.width >= WIDE;
-    let strip = if charts && !wide && body.height >= TALL - 2 { STRIP } else { 0 };
+    let wide = charts && body.width >= WIDE_COLUMNS;
+    let strip = if charts && !wide && body.height >= TALL_ROWS - 2 { STRIP_ROWS } else { 0 };
     // A tree with few rows leaves its room to the log; one with many takes half.
     let rows = u16::try_from(model.rows.len()).unwrap_or(u16::MAX).saturating_add(1);
     let least = if wide { 14 } else { 4 };
@@ -83,17 +84,18 @@ fn split(
         Layout::vertical([Constraint::Length(upper), Constraint::Length(strip), Constraint::Min(0)])
             .areas(body);
     if wide {
-        let [left, right] = Layout::horizontal([Constraint::Min(0), Constraint::Length(CHARTS)]).areas(upper);
+        let [left, right] =
+            Layout::horizontal([Constraint::Min(0), Constraint::Length(CHART_COLUMNS)]).areas(upper);
         tree::draw(model, look, left, areas, frame);
-        charts::column(model, look, right, frame);
+        charts::chart_column(model, look, right, frame);
     } else {
         tree::draw(model, look, upper, areas, frame);
-        charts::strip(model, look, middle, frame);
+        charts::chart_strip(model, look, middle, frame);
     }
-    lower(model, look, zone, below, areas, frame);
+    bottom_pane(model, look, zone, below, areas, frame);
 }
 
-fn lower(
+fn bottom_pane(
     model: &Model,
     look: &Theme,
     zone: &TimeZone,
@@ -102,11 +104,11 @@ fn lower(
     frame: &mut Frame<'_>,
 ) {
     let [head, rest] = Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(area);
-    areas.tabs = bars::tabs(model, look, head, frame);
+    areas.tabs = bars::tab_bar(model, look, head, frame);
     areas.pane = rest;
     match model.tab {
         Tab::Logs => logs::draw(model, look, rest, frame),
         Tab::Details => areas.details_most = details::draw(model, look, zone, rest, frame),
-        Tab::Charts => charts::full(model, look, rest, frame),
+        Tab::Charts => charts::all_charts(model, look, rest, frame),
     }
 }

@@ -27,20 +27,26 @@ Log        l full screen, p pause, w wrap
 Quit       q or Ctrl-C, Ctrl-Z suspend, Esc back";
 
 /// Draws it, if there is any.
-pub(super) fn over(model: &Model, look: &Theme, screen: Rect, areas: &mut ClickAreas, frame: &mut Frame<'_>) {
+pub(super) fn draw_overlay(
+    model: &Model,
+    look: &Theme,
+    screen: Rect,
+    areas: &mut ClickAreas,
+    frame: &mut Frame<'_>,
+) {
     match &model.mode {
-        InputMode::Normal | InputMode::Typing { .. } => {}
+        InputMode::Normal | InputMode::Prompt { .. } => {}
         InputMode::Help => {
             let lines: Vec<Line<'_>> = HELP.lines().map(|line| help_line(line, look)).collect();
             window("Keys", lines, look, screen, frame);
         }
-        InputMode::Confirm { deed, what, .. } => confirm(*deed, what, look, screen, areas, frame),
+        InputMode::Confirm { action: deed, what, .. } => confirm(*deed, what, look, screen, areas, frame),
     }
 }
 
 fn help_line<'a>(line: &'a str, look: &Theme) -> Line<'a> {
     match line.split_at_checked(11) {
-        Some((head, rest)) => Line::from(vec![Span::styled(head, look.head()), Span::raw(rest)]),
+        Some((head, rest)) => Line::from(vec![Span::styled(head, look.heading()), Span::raw(rest)]),
         None => Line::raw(line),
     }
 }
@@ -54,20 +60,20 @@ fn confirm(
     frame: &mut Frame<'_>,
 ) {
     let consequence = match deed {
-        InstanceAction::Act(Action::Delete) => "The app is stopped and removed from the list.",
-        InstanceAction::Act(Action::Restart) => "Restarting causes downtime; use R to reload.",
-        InstanceAction::Act(_) | InstanceAction::Reload | InstanceAction::Scale(_) => "",
+        InstanceAction::Basic(Action::Delete) => "The app is stopped and removed from the list.",
+        InstanceAction::Basic(Action::Restart) => "Restarting causes downtime; use R to reload.",
+        InstanceAction::Basic(_) | InstanceAction::Reload | InstanceAction::Scale(_) => "",
     };
-    let mut lines = vec![Line::raw(format!("{} {what}?", deed.word()))];
+    let mut lines = vec![Line::raw(format!("{} {what}?", deed.label()))];
     if !consequence.is_empty() {
-        lines.push(Line::styled(consequence, look.quiet()));
+        lines.push(Line::styled(consequence, look.dim()));
     }
     let (yes, no) = (" y yes ", " n no ");
     let mut answers =
         vec![Span::styled(yes, look.selected(true)), Span::raw("  "), Span::styled(no, look.selected(false))];
     answers.push(Span::raw(""));
     lines.extend([Line::raw(""), Line::from(answers)]);
-    let inside = window(deed.word(), lines, look, screen, frame);
+    let inside = window(deed.label(), lines, look, screen, frame);
     let columns = |text: &str| u16::try_from(width(text)).unwrap_or(0);
     let row = Rect { y: inside.bottom().saturating_sub(1), height: 1, ..inside };
     areas.keys = vec![
@@ -90,8 +96,8 @@ fn window(title: &str, lines: Vec<Line<'_>>, look: &Theme, screen: Rect, frame: 
         height: rows,
     };
     frame.render_widget(Clear, area);
-    let block = Block::bordered().border_type(BorderType::Rounded).border_style(look.head());
-    let block = block.title(Span::styled(format!(" {title} "), look.head()));
+    let block = Block::bordered().border_type(BorderType::Rounded).border_style(look.heading());
+    let block = block.title(Span::styled(format!(" {title} "), look.heading()));
     let inside = Rect {
         x: area.x + 2,
         y: area.y + 1,
@@ -104,9 +110,9 @@ fn window(title: &str, lines: Vec<Line<'_>>, look: &Theme, screen: Rect, frame: 
 }
 
 /// In the place of the host line: what is shown below it is old.
-pub(super) fn down(why: &str, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
+pub(super) fn disconnected_banner(why: &str, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
     frame.render_widget(Clear, area);
     let text = format!(" {why}; showing old data, reconnecting ");
-    let line = Line::styled(text, look.bad()).style(look.selected(true));
+    let line = Line::styled(text, look.error()).style(look.selected(true));
     frame.render_widget(line, area);
 }

@@ -71,9 +71,9 @@ fn info() -> Info {
 /// With host, logs of both streams, and the app `api` selected.
 fn busy() -> Model {
     let mut model = model();
-    model.hear(Update::Info(Box::new(info())));
+    model.apply_update(Update::Info(Box::new(info())));
     model.select(1);
-    model.read(
+    model.add_log_lines(
         vec![line(0, OutputStream::Out, "日志 第一行"), line(1, OutputStream::Err, "something failed")],
         0,
     );
@@ -153,11 +153,11 @@ fn of_a_thousand_only_what_is_seen_is_drawn_and_the_selected_is() {
     let mut model = Model::default();
     let instances: Vec<InstanceView> =
         (0..1000).map(|id| view(id, &format!("app-{id:04}"), Status::Online)).collect();
-    model.hear(Update::Listed { instances, sample: true });
+    model.apply_update(Update::Listed { instances, sample: true });
     for (place, name) in [(1000, "app-0999"), (500, "app-0499"), (1, "app-0000")] {
         model.select(place);
         let (_, areas) = draw(&model, (80, 24), true);
-        model.drawn(areas);
+        model.set_areas(areas);
         let screen = text(&model, (80, 24));
         let row = screen.iter().position(|row| row.contains(name)).unwrap();
         let (buffer, _) = draw(&model, (80, 24), true);
@@ -168,15 +168,15 @@ fn of_a_thousand_only_what_is_seen_is_drawn_and_the_selected_is() {
 #[test]
 fn long_lines_are_cut_shifted_or_wrapped() {
     let mut model = busy();
-    model.pane.clear();
+    model.log_pane.clear();
     let long = format!("begin{}end", "网".repeat(100));
-    model.read(vec![line(0, OutputStream::Out, &long)], 0);
+    model.add_log_lines(vec![line(0, OutputStream::Out, &long)], 0);
     model.full = true;
     let size = (60, 15);
     assert!(has(&text(&model, size), "begin") && !has(&text(&model, size), "end"));
-    model.pane.shift = 160;
+    model.log_pane.scroll_x = 160;
     assert!(!has(&text(&model, size), "begin") && has(&text(&model, size), "end"));
-    (model.pane.shift, model.pane.wrap) = (0, true);
+    (model.log_pane.scroll_x, model.log_pane.wrap) = (0, true);
     let screen = text(&model, size);
     assert!(has(&screen, "begin") && has(&screen, "end"), "{screen:#?}");
 }
@@ -184,7 +184,7 @@ fn long_lines_are_cut_shifted_or_wrapped() {
 #[test]
 fn what_was_searched_for_stands_out() {
     let mut model = busy();
-    model.pane.search(crate::cli::monit::pane::LinePattern::new("failed"));
+    model.log_pane.search(crate::cli::monit::pane::LinePattern::new("failed"));
     let screen = text(&model, (80, 24));
     let row = screen.iter().position(|row| row.contains("something failed")).unwrap();
     let column = crate::cli::render::style::width(screen[row].split("failed").next().unwrap());
@@ -196,7 +196,7 @@ fn what_was_searched_for_stands_out() {
 #[test]
 fn questions_and_help_lie_over_the_rest() {
     let mut model = busy();
-    model.letter('d');
+    model.on_letter('d');
     for size in SIZES {
         let screen = text(&model, size);
         assert!(has(&screen, "delete api (2 ins") && has(&screen, "y yes"), "{size:?} {screen:#?}");
@@ -211,7 +211,7 @@ fn questions_and_help_lie_over_the_rest() {
 #[test]
 fn what_is_typed_is_seen_with_a_cursor() {
     let mut model = busy();
-    model.mode = InputMode::Typing { field: PromptKind::Apps, text: "网a".into(), before: String::new() };
+    model.mode = InputMode::Prompt { field: PromptKind::Apps, text: "网a".into(), previous: String::new() };
     let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
     let look = Theme { colour: true };
     terminal.draw(|frame| drop(super::draw(&model, &look, &TimeZone::UTC, frame))).unwrap();
@@ -224,11 +224,11 @@ fn details_are_scrolled_and_no_further() {
     let mut model = busy();
     model.tab = Tab::Details;
     model.focus = Focus::Pane;
-    model.hear(Update::Details(vec![detail()]));
+    model.apply_update(Update::Details(vec![detail()]));
     assert!(has(&text(&model, (80, 24)), "api (id 3)"));
     model.details_top = 10_000;
     let (_, areas) = draw(&model, (80, 24), true);
-    model.drawn(areas);
+    model.set_areas(areas);
     assert!(model.details_top < 60 && has(&text(&model, (80, 24)), "exit code 1"));
 }
 
@@ -239,7 +239,7 @@ fn connections_are_shown_for_each_instance_of_a_cluster() {
     for (id, (detail, connections)) in details.iter_mut().zip([12, 3456]).enumerate() {
         (detail.view.id, detail.connections) = (id as u32, Some(connections));
     }
-    model.hear(Update::Details(details));
+    model.apply_update(Update::Details(details));
     for size in [(120, 40), (80, 24)] {
         let screen = text(&model, size);
         assert!(has(&screen, "connections 3468") && has(&screen, "id   1   3456"), "{size:?} {screen:#?}");
@@ -258,17 +258,17 @@ fn what_needs_attention_stands_on_top_with_its_command() {
         told(&model, (120, 40))
     );
     let version = crate::version::version().to_owned();
-    model.hear(Update::Info(Box::new(Info { version, unsaved: true, ..info() })));
-    model.hear(Update::Listed { instances: vec![view(0, "api", Status::Online)], sample: false });
+    model.apply_update(Update::Info(Box::new(Info { version, unsaved: true, ..info() })));
+    model.apply_update(Update::Listed { instances: vec![view(0, "api", Status::Online)], sample: false });
     assert_eq!(told(&model, (80, 24)), " ▲ the list has unsaved changes: rsm save");
     let version = crate::version::version().to_owned();
-    model.hear(Update::Info(Box::new(Info { version, unsaved: false, ..info() })));
+    model.apply_update(Update::Info(Box::new(Info { version, unsaved: false, ..info() })));
     let differs = InstanceView {
         source: Some("/srv/ecosystem.toml".into()),
         drift: Some("changed".into()),
         ..view(0, "api", Status::Online)
     };
-    model.hear(Update::Listed { instances: vec![differs], sample: false });
+    model.apply_update(Update::Listed { instances: vec![differs], sample: false });
     assert!(told(&model, (80, 24)).contains("rsm plan /srv/ecosystem.toml"), "{}", told(&model, (80, 24)));
     model.full = true;
     assert!(!has(&text(&model, (80, 24)), "▲"), "the whole screen is the log's");
@@ -279,8 +279,8 @@ fn a_figure_is_never_cut() {
     let mut limited = view(0, "api", Status::Online);
     limited.memory_limit = Some(800 << 20);
     let mut model = Model::default();
-    model.hear(Update::Listed { instances: vec![limited], sample: true });
-    model.hear(Update::Details(vec![InstanceDetail { connections: Some(7), ..detail() }]));
+    model.apply_update(Update::Listed { instances: vec![limited], sample: true });
+    model.apply_update(Update::Details(vec![InstanceDetail { connections: Some(7), ..detail() }]));
     for width in 60..120 {
         let screen = text(&model, (width, 24));
         let row = screen.iter().find(|row| row.contains("memory 51.4mb of")).unwrap();
@@ -292,7 +292,7 @@ fn a_figure_is_never_cut() {
 fn rows_that_are_not_seen_are_counted() {
     let mut model = Model::default();
     let instances = (0..30).map(|id| view(id, &format!("app-{id:02}"), Status::Online)).collect();
-    model.hear(Update::Listed { instances, sample: true });
+    model.apply_update(Update::Listed { instances, sample: true });
     assert!(has(&text(&model, (60, 15)), "name▾ ↓26"), "{:#?}", text(&model, (60, 15)));
     model.select(30);
     assert!(has(&text(&model, (60, 15)), "name▾ ↑26"), "{:#?}", text(&model, (60, 15)));
@@ -302,12 +302,12 @@ fn rows_that_are_not_seen_are_counted() {
 #[test]
 fn a_daemon_that_is_gone_is_told_above() {
     let mut model = busy();
-    model.hear(Update::Down("the daemon is not responding".into()));
+    model.apply_update(Update::Disconnected("the daemon is not responding".into()));
     let screen = text(&model, (80, 24));
     assert!(screen[0].contains("the daemon is not responding"), "{screen:#?}");
     assert!(has(&screen, "api"), "what was known stays");
     let mut nothing = Model::default();
     assert!(!has(&text(&nothing, (80, 24)), "rsm start"));
-    nothing.hear(Update::Down("the daemon is not running".into()));
+    nothing.apply_update(Update::Disconnected("the daemon is not running".into()));
     assert!(has(&text(&nothing, (80, 24)), "rsm start"));
 }

@@ -7,7 +7,7 @@ use ratatui::text::{Line, Span};
 
 use super::Theme;
 use crate::cli::monit::model::{ClickAreas, Connection, Focus, Model};
-use crate::cli::monit::text::{left, right};
+use crate::cli::monit::text::{pad_left, pad_right};
 use crate::cli::monit::tree::{RowKey, TreeRow, TreeSort};
 use crate::cli::render::style::{tame, width};
 use crate::cli::render::units;
@@ -39,7 +39,7 @@ const COLUMNS: [(TreeColumn, usize); 8] = [
 ];
 
 /// The columns in the order on the screen.
-const ORDER: [TreeColumn; 8] = [
+const COLUMN_PRIORITY: [TreeColumn; 8] = [
     TreeColumn::Mode,
     TreeColumn::Pid,
     TreeColumn::Status,
@@ -51,34 +51,35 @@ const ORDER: [TreeColumn; 8] = [
 ];
 
 /// Minimum width of the name, in terminal columns.
-const NAME: usize = 14;
+const MIN_NAME: usize = 14;
 /// The first columns of `COLUMNS`, for which a name is truncated. The others are only shown if the names fit, up
 /// to `LONG`.
-const NEEDED: usize = 5;
-const LONG: usize = 36;
+const REQUIRED_COLUMNS: usize = 5;
+const MAX_NAME: usize = 36;
 
 /// Terminal columns for the fold marker before a name, and for the number of instances after it.
-const FOLD: usize = 7;
+const INDENT: usize = 7;
 
 /// Draws the headings and the rows.
 pub(super) fn draw(model: &Model, look: &Theme, area: Rect, areas: &mut ClickAreas, frame: &mut Frame<'_>) {
-    let longest = model.rows.iter().map(|row| width(&row.label)).max().unwrap_or(0) + FOLD;
-    let columns = fitting(usize::from(area.width), longest);
+    let longest = model.rows.iter().map(|row| width(&row.label)).max().unwrap_or(0) + INDENT;
+    let columns = fit_columns(usize::from(area.width), longest);
     let others: usize = columns.iter().map(|(_, width)| width).sum();
     let name = usize::from(area.width).saturating_sub(others + 1);
     let head = Rect { height: 1, ..area };
     let rows = Rect { y: area.y + 1, height: area.height.saturating_sub(1), ..area };
     areas.rows = rows;
-    areas.top = top(model.areas.top, model.place(), usize::from(rows.height), model.rows.len());
-    areas.headings = headings(model, look, &columns, name, beyond(model, areas), head, frame);
+    areas.top =
+        scroll_top(model.areas.top, model.selected_index(), usize::from(rows.height), model.rows.len());
+    areas.headings = headings(model, look, &columns, name, hidden_rows(model, areas), head, frame);
     if model.instances.is_empty() {
-        return empty(model, look, rows, frame);
+        return empty_message(model, look, rows, frame);
     }
-    let (place, height) = (model.place(), usize::from(rows.height));
+    let (place, height) = (model.selected_index(), usize::from(rows.height));
     let focused = !model.full && model.focus == Focus::Tree;
     for (at, row) in model.rows.iter().enumerate().skip(areas.top).take(height) {
         let y = rows.y + u16::try_from(at - areas.top).unwrap_or(0);
-        let mut line = line(row, look, &columns, name);
+        let mut line = row_line(row, look, &columns, name);
         if at == place {
             // With reversed colors, the colors of cells would become backgrounds.
             line.spans.iter_mut().for_each(|span| span.style = Style::new());
@@ -89,30 +90,30 @@ pub(super) fn draw(model: &Model, look: &Theme, area: Rect, areas: &mut ClickAre
 }
 
 /// The number of rows above and below the visible ones.
-fn beyond(model: &Model, areas: &ClickAreas) -> String {
+fn hidden_rows(model: &Model, areas: &ClickAreas) -> String {
     let seen = areas.top + usize::from(areas.rows.height);
     let count = |sign, rows| if rows > 0 { format!(" {sign}{rows}") } else { String::new() };
     count('↑', areas.top) + &count('↓', model.rows.len().saturating_sub(seen))
 }
 
 /// The first visible row, so that the selected row is visible and no line is empty.
-fn top(before: usize, selected: usize, height: usize, rows: usize) -> usize {
+fn scroll_top(before: usize, selected: usize, height: usize, rows: usize) -> usize {
     let least = (selected + 1).saturating_sub(height.max(1));
     before.clamp(least, selected).min(rows.saturating_sub(height))
 }
 
 /// The columns that fit next to names of up to `longest` terminal columns.
-fn fitting(room: usize, longest: usize) -> Vec<(TreeColumn, usize)> {
-    let (mut left, mut fit) = (room.saturating_sub(NAME + 1), Vec::new());
+fn fit_columns(room: usize, longest: usize) -> Vec<(TreeColumn, usize)> {
+    let (mut left, mut fit) = (room.saturating_sub(MIN_NAME + 1), Vec::new());
     for (at, (column, width)) in COLUMNS.into_iter().enumerate() {
-        let more = if at < NEEDED { 0 } else { longest.clamp(NAME, LONG) - NAME };
+        let more = if at < REQUIRED_COLUMNS { 0 } else { longest.clamp(MIN_NAME, MAX_NAME) - MIN_NAME };
         if width + more > left {
             break;
         }
         left -= width;
         fit.push((column, width));
     }
-    fit.sort_by_key(|(column, _)| ORDER.iter().position(|of| of == column));
+    fit.sort_by_key(|(column, _)| COLUMN_PRIORITY.iter().position(|of| of == column));
     fit
 }
 
@@ -125,17 +126,17 @@ fn headings(
     area: Rect,
     frame: &mut Frame<'_>,
 ) -> Vec<(Rect, TreeSort)> {
-    let mark = |sort: TreeSort| match (model.shape.sort == sort, model.shape.reversed) {
+    let mark = |sort: TreeSort| match (model.tree_options.sort == sort, model.tree_options.reversed) {
         (false, _) => "",
         (true, false) => "▾",
         (true, true) => "▴",
     };
-    let filter = match model.shape.filter.as_str() {
+    let filter = match model.tree_options.filter.as_str() {
         "" => String::new(),
         filter => format!("  filter \"{filter}\""),
     };
     let title = format!("name{}{beyond}{filter}", mark(TreeSort::Name));
-    let mut spans = vec![Span::raw(format!(" {}", left(&title, name)))];
+    let mut spans = vec![Span::raw(format!(" {}", pad_right(&title, name)))];
     let mut places = Vec::new();
     let mut at = name + 1;
     let mut place = |at: usize, width: usize, sort| {
@@ -147,15 +148,15 @@ fn headings(
         let (title, sort) = column.title();
         let text = format!("{title}{}", sort.map(mark).unwrap_or_default());
         spans.push(Span::raw(match column {
-            TreeColumn::Status | TreeColumn::Mode => format!(" {}", left(&text, width - 1)),
-            _ => right(&text, *width),
+            TreeColumn::Status | TreeColumn::Mode => format!(" {}", pad_right(&text, width - 1)),
+            _ => pad_left(&text, *width),
         }));
         if let Some(sort) = sort {
             place(at, *width, sort);
         }
         at += width;
     }
-    frame.render_widget(Line::from(spans).style(look.head()), area);
+    frame.render_widget(Line::from(spans).style(look.heading()), area);
     places
 }
 
@@ -185,41 +186,41 @@ impl TreeColumn {
             Self::Status => (sum.status.as_str().into(), look.status(sum.status)),
             Self::Cpu => plain(units::percent(sum.cpu)),
             Self::Memory => match sum.limit {
-                Some(limit) if sum.memory * 10 > limit * 9 => (units::size(sum.memory), look.bad()),
+                Some(limit) if sum.memory * 10 > limit * 9 => (units::size(sum.memory), look.error()),
                 _ => plain(units::size(sum.memory)),
             },
-            Self::Limit => (sum.limit.map_or_else(none, units::size), look.quiet()),
+            Self::Limit => (sum.limit.map_or_else(none, units::size), look.dim()),
             Self::Restarts if sum.restarts > 9999 => plain("…".into()),
             Self::Restarts => plain(sum.restarts.to_string()),
             Self::Uptime => match (sum.uptime, sum.status) {
                 (Some(ms), _) => plain(units::age(ms)),
-                (None, _) => (none(), look.quiet()),
+                (None, _) => (none(), look.dim()),
             },
             Self::Mode if row.key == RowKey::All => plain(String::new()),
-            Self::Mode => (if sum.cluster { "cluster" } else { "fork" }.into(), look.quiet()),
+            Self::Mode => (if sum.cluster { "cluster" } else { "fork" }.into(), look.dim()),
             Self::Pid if sum.count > 1 => plain(String::new()),
-            Self::Pid => (sum.pid.map_or_else(none, |pid| pid.to_string()), look.quiet()),
+            Self::Pid => (sum.pid.map_or_else(none, |pid| pid.to_string()), look.dim()),
         }
     }
 }
 
-fn line(row: &TreeRow, look: &Theme, columns: &[(TreeColumn, usize)], name: usize) -> Line<'static> {
+fn row_line(row: &TreeRow, look: &Theme, columns: &[(TreeColumn, usize)], name: usize) -> Line<'static> {
     let label = tame(&row.label);
     let label = match (&row.key, row.unfolded) {
         (RowKey::All, _) => format!("{label} ({})", row.sum.count),
-        (RowKey::One(_), _) => format!("    {label}"),
+        (RowKey::Instance(_), _) => format!("    {label}"),
         (RowKey::App(_), Some(true)) => format!("▾ {label} ({})", row.sum.count),
         (RowKey::App(_), Some(false)) => format!("▸ {label} ({})", row.sum.count),
         (RowKey::App(_), None) => format!("  {label}"),
     };
     let attention = matches!(row.sum.status, Status::Errored) && row.key != RowKey::All;
-    let style = if attention { look.bad() } else { Style::new() };
-    let mut spans = vec![Span::raw(" "), Span::styled(left(&label, name), style)];
+    let style = if attention { look.error() } else { Style::new() };
+    let mut spans = vec![Span::raw(" "), Span::styled(pad_right(&label, name), style)];
     for (column, columns) in columns {
         let (text, style) = column.cell(row, look);
         let text = match column {
-            TreeColumn::Status | TreeColumn::Mode => format!(" {}", left(&text, columns - 1)),
-            _ => format!(" {}", right(&text, columns - 1)),
+            TreeColumn::Status | TreeColumn::Mode => format!(" {}", pad_right(&text, columns - 1)),
+            _ => format!(" {}", pad_left(&text, columns - 1)),
         };
         debug_assert_eq!(width(&text), *columns);
         spans.push(Span::styled(text, style));
@@ -227,13 +228,13 @@ fn line(row: &TreeRow, look: &Theme, columns: &[(TreeColumn, usize)], name: usiz
     Line::from(spans)
 }
 
-fn empty(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
-    let text = match model.link {
+fn empty_message(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
+    let text = match model.connection {
         Connection::Unknown => " …",
-        Connection::Up => " No apps. Start one with: rsm start app.js",
-        Connection::Down(_) => " The daemon is not running. Run `rsm start` or `rsm resurrect`.",
+        Connection::Connected => " No apps. Start one with: rsm start app.js",
+        Connection::Disconnected(_) => " The daemon is not running. Run `rsm start` or `rsm resurrect`.",
     };
-    frame.render_widget(Line::styled(text, look.quiet()), area);
+    frame.render_widget(Line::styled(text, look.dim()), area);
 }
 
 #[cfg(test)]
@@ -242,18 +243,18 @@ mod tests {
 
     #[test]
     fn selected_row_is_visible() {
-        assert_eq!(top(0, 3, 10, 100), 0);
-        assert_eq!(top(0, 10, 10, 100), 1);
-        assert_eq!(top(50, 10, 10, 100), 10);
-        assert_eq!(top(95, 99, 10, 100), 90, "a larger window is filled");
-        assert_eq!(top(5, 2, 10, 3), 0);
-        assert_eq!(top(5, 2, 0, 3), 2);
+        assert_eq!(scroll_top(0, 3, 10, 100), 0);
+        assert_eq!(scroll_top(0, 10, 10, 100), 1);
+        assert_eq!(scroll_top(50, 10, 10, 100), 10);
+        assert_eq!(scroll_top(95, 99, 10, 100), 90, "a larger window is filled");
+        assert_eq!(scroll_top(5, 2, 10, 3), 0);
+        assert_eq!(scroll_top(5, 2, 0, 3), 2);
     }
 
     #[test]
     fn narrow_screens_keep_most_important_columns() {
         let shown = |room, longest| {
-            fitting(room, longest).into_iter().map(|(column, _)| column.title().0).collect::<Vec<_>>()
+            fit_columns(room, longest).into_iter().map(|(column, _)| column.title().0).collect::<Vec<_>>()
         };
         assert_eq!(shown(40, 9), ["status", "cpu"]);
         assert_eq!(shown(60, 99), ["status", "cpu", "memory", "↺", "up"]);
