@@ -172,15 +172,6 @@ pub enum Error {
     },
 }
 
-/// What a word that is none may have been meant to be, if one is near enough.
-pub fn closest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .map(|name| (strsim::damerau_levenshtein(name, word), name))
-        .filter(|(distance, name)| *distance <= name.chars().count().max(3) / 3)
-        .min()
-        .map(|(_, name)| name)
-}
-
 impl Error {
     /// The code the command ends with: 0 where nothing went wrong after all (help, a closed
     /// pipe), 1 the request failed, 2 wrong usage, 3 no daemon answers.

@@ -47,6 +47,7 @@
 //! **A log line**: the app's pipe, [`logs`]' own thread, the file, and whoever follows. It never meets
 //! the supervisor.
 
+pub mod atomic_file;
 pub mod boot;
 pub mod cli;
 pub mod cluster;
@@ -62,8 +63,10 @@ pub mod metrics;
 pub mod paths;
 pub mod probes;
 pub mod process;
+pub mod schedule;
 pub mod serve;
 pub mod settings;
 pub mod spec;
+pub mod text;
 pub mod time;
 pub mod version;

@@ -5,14 +5,14 @@
 //! writes its values to `settings.json` and removes it.
 
 use std::fmt;
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
+use crate::atomic_file::{self, Durability};
 use crate::paths::Home;
 
 /// How much rsm's own log contains.
@@ -218,14 +218,9 @@ fn read(path: &Path) -> Result<Map<String, Value>, SettingsError> {
 }
 
 fn replace(path: &Path, settings: &RsmSettings) -> io::Result<()> {
-    let new = path.with_extension("json.new");
     let mut text = serde_json::to_vec_pretty(settings)?;
     text.push(b'\n');
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(&text)?;
-    file.sync_all()?;
-    std::fs::rename(&new, path)
+    atomic_file::replace(path, &text, Durability::Disk)
 }
 
 #[cfg(test)]

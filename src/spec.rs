@@ -19,11 +19,13 @@ mod patch;
 mod policy;
 mod probe;
 mod rotation;
+mod runtime;
 
 pub use limits::Limits;
 pub use policy::{Readiness, RestartDelay, RestartPolicy, Sign, StopPolicy};
 pub use probe::{Autoscale, Check, PortRules, Probe};
 pub use rotation::{Rotation, WhenFull};
+pub use runtime::{Runtime, runtime_of};
 
 /// Environment variables by name.
 pub type Vars = BTreeMap<String, String>;

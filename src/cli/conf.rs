@@ -8,10 +8,11 @@ use super::order::order;
 use super::output;
 use super::session::Session;
 use crate::config;
-use crate::error::{Error, closest};
+use crate::error::Error;
 use crate::ipc::message::{Request, SaveRequest, Saved};
 use crate::paths::Home;
 use crate::settings::{Kind, LogLevel, Reader, RsmSettings, SETTINGS, Setting, SettingsError};
+use crate::text::closest_match;
 
 /// `conf`, `set`, `get`: shows all settings or one, or changes one.
 pub(super) async fn conf(key: Option<String>, value: Option<String>, session: &Session) -> Result<(), Error> {
@@ -113,7 +114,7 @@ fn find(name: &str) -> Result<&'static Setting, Error> {
         return Ok(setting);
     }
     let names = || SETTINGS.iter().map(|setting| setting.name);
-    let help = match (dotted.split('.').next(), closest(&dotted, names())) {
+    let help = match (dotted.split('.').next(), closest_match(&dotted, names())) {
         (Some("pm2-logrotate"), _) => "log rotation is built in: docs/logs.md".to_owned(),
         (_, Some(name)) => format!("did you mean {name}? `rsm conf` lists all settings"),
         (_, None) => {

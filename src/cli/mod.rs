@@ -53,7 +53,7 @@ use self::session::{Session, is_set};
 use crate::config;
 use crate::error::Error;
 use crate::ipc::message::Action;
-use crate::keeper::Began;
+use crate::keeper::StartMode;
 use crate::paths::Home;
 use crate::serve::ServeArgs;
 
@@ -281,9 +281,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
     match cli.command {
         Command::Keeper { foreground, resume } => {
             let began = match resume {
-                Some(file) => Began::BySuccession(file),
-                None if foreground => Began::InForeground,
-                None => Began::InBackground,
+                Some(file) => StartMode::Resume(file),
+                None if foreground => StartMode::Foreground,
+                None => StartMode::Background,
             };
             part("keeper", crate::keeper::main(&home()?, began))
         }

@@ -4,7 +4,7 @@
 use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use crate::error::closest;
+use crate::text::closest_match;
 
 /// PM2's commands that are none of rsm's.
 const WORDS: &[(&[&str], &str)] = &[
@@ -59,7 +59,7 @@ fn meant(word: &str) -> String {
     let commands = super::Cli::command();
     let shown = commands.get_subcommands().filter(|command| !command.is_hide_set());
     let names: Vec<&str> = shown.flat_map(|command| command.get_name_and_visible_aliases()).collect();
-    match closest(word, names.into_iter()) {
+    match closest_match(word, names.into_iter()) {
         Some(name) => format!("did you mean `rsm {name}`? See `rsm --help`"),
         None => "see `rsm --help`".into(),
     }

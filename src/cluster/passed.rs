@@ -5,10 +5,10 @@
 //! many servers know, or, for Node, by a script that is loaded before the program.
 
 use std::collections::BTreeSet;
-use std::fs::{Metadata, Permissions};
+use std::fs::Metadata;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path as FilePath, PathBuf};
 
 use nix::errno::Errno;
@@ -19,6 +19,7 @@ use super::book::{Phase, Run, Socket};
 use super::engine::Engine;
 use super::path::Path;
 use super::socket::{self, Kind};
+use crate::atomic_file::{self, Durability};
 
 /// The first passed descriptor (`SD_LISTEN_FDS_START`).
 const FIRST: RawFd = 3;
@@ -171,16 +172,16 @@ pub fn write_script(dir: &FilePath) -> io::Result<PathBuf> {
     if there && std::fs::read_to_string(&path).is_ok_and(|text| text == SHIM_TEXT) {
         return Ok(path);
     }
-    // A Node that starts meanwhile finds the old one or the new one, never half of it.
-    let new = dir.join(format!("{SHIM}.{}", std::process::id()));
-    std::fs::write(&new, SHIM_TEXT)?;
-    std::fs::set_permissions(&new, Permissions::from_mode(0o644))?; // whatever our umask
-    std::fs::rename(&new, &path)?;
+    // A Node that starts at the same time reads the old script or the new one, never a part.
+    atomic_file::replace_with_mode(&path, SHIM_TEXT.as_bytes(), 0o644, Durability::Process)?;
     Ok(path)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

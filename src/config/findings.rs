@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use super::mistake::{Mistake, Mistakes, Place, tame};
+use super::mistake::{Mistake, Mistakes, Place};
 use super::source::{Quoted, Source};
+use crate::text::sanitize_lines;
 
 /// Where a setting was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,14 +61,14 @@ impl<'a> Findings<'a> {
         if self.warnings.len() >= MOST {
             return;
         }
-        let message = tame(message.as_ref());
+        let message = sanitize_lines(message.as_ref());
         let warning = match self.place(at) {
             Place::Span { file, line, column, .. } => {
                 format!("{}:{line}:{column}: {message}", file.display())
             }
             Place::File(file) => format!("{}: {message}", file.display()),
             Place::Flag(flag) => format!("{flag}: {message}"),
-            Place::Path { file, path } => format!("{}: {}: {message}", file.display(), tame(&path)),
+            Place::Path { file, path } => format!("{}: {}: {message}", file.display(), sanitize_lines(&path)),
         };
         // The same word for each instance of the same thing helps nobody.
         if !self.warnings.contains(&warning) {

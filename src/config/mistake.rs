@@ -1,5 +1,6 @@
 //! What is wrong with a configuration: where, what, and what to do about it.
 
+use crate::text::sanitize_lines;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -64,30 +65,25 @@ impl std::error::Error for Mistakes {}
 impl fmt::Display for Mistake {
     /// Ends with a newline.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let message = tame(&self.message);
+        let message = sanitize_lines(&self.message);
         match &self.place {
             Place::File(file) => writeln!(out, "{}: {message}", file.display())?,
             Place::Flag(flag) => writeln!(out, "{flag}: {message}")?,
-            Place::Path { file, path } => writeln!(out, "{}: {}: {message}", file.display(), tame(path))?,
+            Place::Path { file, path } => {
+                writeln!(out, "{}: {}: {message}", file.display(), sanitize_lines(path))?
+            }
             Place::Span { file, line, column, quote } => {
                 writeln!(out, "{}:{line}:{column}: {message}", file.display())?;
                 if let Some((text, width)) = quote {
-                    underline(out, *line, *column, &tame(text), *width)?;
+                    underline(out, *line, *column, &sanitize_lines(text), *width)?;
                 }
             }
         }
         match &self.help {
-            Some(help) => writeln!(out, "help: {}", tame(help)),
+            Some(help) => writeln!(out, "help: {}", sanitize_lines(help)),
             None => Ok(()),
         }
     }
-}
-
-/// The text without what a terminal would obey: a file may have been written to deceive who reads
-/// what is wrong with it.
-pub(super) fn tame(text: &str) -> String {
-    let obeyed = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
-    text.chars().map(|c| if obeyed(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// The line, with carets under the stretch. Tabs are kept in the margin so that both align.

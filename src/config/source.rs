@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 
 use super::evaluate::{Exported, Failure, evaluate};
 use super::format::{Format, LIMIT, STDIN};
-use super::mistake::{Mistake, Place, tame};
+use super::mistake::{Mistake, Place};
 use super::search::SearchPath;
 use super::tree::{Node, paths};
 use crate::spec::origin::Mark;
+use crate::text::sanitize_lines;
 
 /// Lines longer than this are not quoted whole; nobody reads them on a terminal.
 const QUOTED: usize = 160;
@@ -82,8 +83,10 @@ impl Source {
             Err(failure) => return Err(failed(path, failure)),
         };
         let named = path.display();
-        let mut remarks: Vec<String> =
-            left.iter().map(|left| format!("{named}: {}: {}", tame(&left.path), left.what)).collect();
+        let mut remarks: Vec<String> = left
+            .iter()
+            .map(|left| format!("{named}: {}: {}", sanitize_lines(&left.path), left.what))
+            .collect();
         if !printed.is_empty() {
             remarks.push(format!("output of {named} during evaluation:\n{printed}"));
         }

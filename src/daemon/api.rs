@@ -28,7 +28,7 @@ use crate::ipc::message::{
 };
 use crate::ipc::openapi;
 use crate::ipc::server::{Answer, Service};
-use crate::keeper::wire::{Order, Upgrade};
+use crate::keeper::protocol::{FdRole, KeeperRequest, UpgradeResult};
 use crate::logs::{self, Logs};
 use crate::metrics::{self, Usage};
 use crate::paths::Home;
@@ -63,7 +63,7 @@ pub(super) struct Parts {
     /// The keeper's pid.
     pub keeper: i32,
     /// What came of the upgrade that led to this daemon.
-    pub upgrade: Upgrade,
+    pub upgrade: UpgradeResult,
     /// How ports are shared.
     pub ports: Record,
     /// Node's channels.
@@ -108,7 +108,7 @@ impl Api {
         }
         tracing::info!(version = checked.version, "upgrading to {}", binary.display());
         self.0.handle.freeze().await;
-        self.0.link.send(Order::Replace, vec![checked.file.into()]);
+        self.0.link.send(KeeperRequest::Upgrade, vec![(FdRole::Binary, checked.file.into())]);
         self.0.replaced.notify_one();
         std::future::pending().await
     }
@@ -122,7 +122,7 @@ impl Api {
         if !self.0.handle.close() {
             return Err(ApiError::new(ErrorCode::Conflict, "the daemon is already shutting down"));
         }
-        self.0.link.send(Order::Closing, Vec::new());
+        self.0.link.send(KeeperRequest::BeginShutdown, Vec::new());
         let report = steps::stop_all(&self.0.handle).await?;
         self.0.closed.notify_one();
         json(&report)

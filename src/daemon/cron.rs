@@ -1,15 +1,10 @@
-//! Schedules: when an app is restarted by the clock (`cron_restart`).
-//!
-//! A pattern has five fields, or six with leading seconds, read in the local time zone. Where both
-//! day of month and day of week are restricted, either is enough, as in crontab (PM2 wants both);
-//! a `+` before the day of week (`0 0 13 * +FRI`) asks for both. Times that a change to summer time
-//! skips come right after the gap; a fixed time that is repeated in autumn comes once.
+//! Waiting for the times of a schedule (`cron_restart`), with a clock that may be set or suspended.
 
 use std::time::Duration;
 
-use croner::Cron;
-use croner::parser::{CronParser, Year};
 use jiff::{SignedDuration, Zoned};
+
+use crate::schedule::Schedule;
 
 /// How long the task sleeps at most. Its timer stands still during a suspend and knows nothing of a
 /// clock that is set, so only looking at the clock now and then finds out.
@@ -18,60 +13,6 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// How far the clock may step back without the time awaited being computed anew. Below it, a step
 /// right after a due time would bring that time a second time.
 const SMALL_STEP: SignedDuration = SignedDuration::from_secs(60);
-
-/// A pattern that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ScheduleError {
-    /// The pattern is not written as it should be.
-    #[error(
-        "invalid schedule \"{pattern}\": {problem} Use five fields (minute hour day month weekday), or six \
-        with leading seconds, for example \"0 3 * * *\""
-    )]
-    Pattern {
-        /// As given.
-        pattern: String,
-        /// What is wrong, a sentence.
-        problem: String,
-    },
-    /// The pattern names no time that ever comes, as 30 February.
-    #[error("schedule \"{pattern}\" never matches")]
-    Never {
-        /// As given.
-        pattern: String,
-    },
-}
-
-/// Times that recur.
-#[derive(Clone, Debug)]
-pub struct Schedule(Cron);
-
-impl Schedule {
-    /// Reads a pattern.
-    ///
-    /// # Errors
-    /// When it cannot be read, or when no time matches it from now on.
-    pub fn parse(pattern: &str) -> Result<Self, ScheduleError> {
-        let cron = CronParser::builder().year(Year::Disallowed).build().parse(pattern).map_err(|err| {
-            let problem = sentence(&err.to_string());
-            ScheduleError::Pattern { pattern: pattern.into(), problem }
-        })?;
-        let schedule = Self(cron);
-        match schedule.next_after(&Zoned::now()) {
-            Some(_) => Ok(schedule),
-            None => Err(ScheduleError::Never { pattern: pattern.into() }),
-        }
-    }
-
-    /// The first time after `now`, in its time zone; `None` when there is none.
-    pub fn next_after(&self, now: &Zoned) -> Option<Zoned> {
-        self.0.find_next_occurrence(now, false).ok()
-    }
-}
-
-/// Ends a foreign message with one full stop.
-fn sentence(message: &str) -> String {
-    format!("{}.", message.trim_end_matches('.'))
-}
 
 /// Calls `due` at each time of `schedule`, from now on. Times missed because the machine slept, or
 /// because the clock was set forward, make one call together. Returns when no time is left.

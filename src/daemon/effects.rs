@@ -12,7 +12,7 @@ use super::keeper_link::{KeeperLink, KeptRun};
 use super::launch;
 use super::limits::Limiter;
 use super::node::Channels;
-use super::ports::{self, Ports};
+use super::ports::Ports;
 use super::probe::Checks;
 use super::restore;
 use super::saver::Saver;
@@ -25,7 +25,7 @@ use crate::instance::event::Event;
 use crate::instance::life::RunId;
 use crate::instance::state::Process;
 use crate::ipc::message::{EventKind, EventView};
-use crate::keeper::wire::Order;
+use crate::keeper::protocol::{FdRole, KeeperRequest};
 use crate::logs::Logs;
 use crate::paths::{self, Home};
 use crate::process::memfd;
@@ -137,13 +137,20 @@ impl Effects {
     /// Takes up the output pipes of a run that a former daemon began.
     pub fn adopt(&mut self, instance: &Instance, kept: KeptRun) {
         self.leaders.insert(kept.run, kept.process.pid);
-        let mut pipes = kept.fds.into_iter();
-        if let (Some(out), Some(err)) = (pipes.next(), pipes.next()) {
+        let (mut out, mut err, mut notifier, mut voices) = (None, None, None, Vec::new());
+        for (role, fd) in kept.fds {
+            match role {
+                FdRole::Stdout => out = Some(fd),
+                FdRole::Stderr => err = Some(fd),
+                FdRole::Notifier => notifier = Some(fd),
+                role => voices.push((role, fd)),
+            }
+        }
+        if let (Some(out), Some(err)) = (out, err) {
             self.starter.attach_logs(instance, kept.run, out, err);
         }
-        let (notifiers, voices): (Vec<_>, Vec<_>) = pipes.partition(ports::is_notifier);
-        self.ports.borrow_mut().began(kept.run, instance, notifiers.into_iter().next());
-        voices.into_iter().for_each(|voice| self.starter.hear(kept.run, instance, voice));
+        self.ports.borrow_mut().began(kept.run, instance, notifier);
+        voices.into_iter().for_each(|(role, voice)| self.starter.hear(kept.run, instance, role, voice));
         self.checks.began(kept.run, instance, self.starter.beats(kept.run));
     }
 
@@ -210,7 +217,7 @@ impl Effects {
         tokio::task::spawn_local(async move {
             // A process that nobody found may hold the pipe for ever; it is read all the same.
             let _ = tokio::time::timeout(LAST_LINES, logs.closed(run.to_u64())).await;
-            keeper.send(Order::Release { run: run.to_u64() }, Vec::new());
+            keeper.send(KeeperRequest::Release { run: run.to_u64() }, Vec::new());
         });
     }
 
@@ -254,7 +261,8 @@ impl World for Effects {
         }
         let number = signal::parse(&spec.signal).unwrap_or(libc::SIGINT);
         let members = if spec.tree { tree::tree_members(reference(process)) } else { Vec::new() };
-        self.keeper.send(Order::Signal { run: run.to_u64(), signal: number, group: spec.tree }, Vec::new());
+        self.keeper
+            .send(KeeperRequest::Signal { run: run.to_u64(), signal: number, group: spec.tree }, Vec::new());
         // Those that left the process group are not reached by the keeper's signal.
         for member in members.into_iter().filter(|member| member.group != process.pid) {
             let _ = member.process.signal(number);
@@ -276,7 +284,10 @@ impl World for Effects {
 
     fn kill(&mut self, run: RunId, process: Process) {
         let members = tree::tree_members(reference(process));
-        self.keeper.send(Order::Signal { run: run.to_u64(), signal: libc::SIGKILL, group: true }, Vec::new());
+        self.keeper.send(
+            KeeperRequest::Signal { run: run.to_u64(), signal: libc::SIGKILL, group: true },
+            Vec::new(),
+        );
         for member in members.into_iter().filter(|member| member.group != process.pid) {
             let _ = member.process.signal(libc::SIGKILL);
         }
@@ -288,7 +299,8 @@ impl World for Effects {
     }
 
     fn signal(&mut self, run: RunId, number: i32) {
-        self.keeper.send(Order::Signal { run: run.to_u64(), signal: number, group: false }, Vec::new());
+        self.keeper
+            .send(KeeperRequest::Signal { run: run.to_u64(), signal: number, group: false }, Vec::new());
     }
 
     fn release(&mut self, run: RunId) {
@@ -370,7 +382,10 @@ impl World for Effects {
         let state = state();
         // The keeper's copy is there at once, whatever the disk does.
         match memfd::with_contents(c"rsm-state", &state) {
-            Ok(copy) => self.keeper.send(Order::Store { name: restore::STATE.to_owned() }, vec![copy.into()]),
+            Ok(copy) => self.keeper.send(
+                KeeperRequest::StoreFd { name: restore::STATE.to_owned() },
+                vec![(FdRole::Stored, copy.into())],
+            ),
             Err(errno) => tracing::warn!("cannot store the state with the keeper: {errno}"),
         }
         self.saver.state(self.home.state(), state);

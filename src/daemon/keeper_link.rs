@@ -6,6 +6,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use tokio::io::unix::AsyncFd;
@@ -13,7 +15,10 @@ use tokio::sync::Notify;
 
 use super::mirror::Mirror;
 use crate::instance::life::RunId;
-use crate::keeper::wire::{News, Order, PACKET, PROTOCOL, Upgrade};
+use crate::keeper::protocol::{
+    FdRole, KeeperNotice, KeeperRequest, MAX_PACKET, MIN_VERSION, Packet, RoleBorrowedFd, RoleFd,
+    UpgradeResult, VERSION, send_packet, take_fd,
+};
 use crate::process::fd_channel;
 use crate::process::process_ref::ProcessRef;
 
@@ -25,7 +30,7 @@ pub struct KeptRun {
     /// Its first process.
     pub process: ProcessRef,
     /// What was kept with it: its output pipes.
-    pub fds: Vec<OwnedFd>,
+    pub fds: Vec<RoleFd>,
     /// The keeper is the parent of it, and of what it leaves behind.
     pub child: bool,
 }
@@ -38,7 +43,7 @@ pub struct Kept {
     /// It is not the keeper that began the apps: some may run that it does not know.
     pub succeeds: bool,
     /// What came of the upgrade that led here.
-    pub upgrade: Upgrade,
+    pub upgrade: UpgradeResult,
     /// The runs.
     pub runs: Vec<KeptRun>,
     /// The stored descriptors by name.
@@ -53,10 +58,28 @@ pub struct KeeperLink(Rc<Inner>);
 struct Inner {
     channel: AsyncFd<OwnedFd>,
     /// What the socket had no room for, in order.
-    waiting: RefCell<VecDeque<(Order, Vec<OwnedFd>)>>,
+    waiting: RefCell<VecDeque<(KeeperRequest, Vec<RoleFd>)>>,
     more: Notify,
+    /// The version of the keeper's last packet: during an upgrade from version 1 the keeper changes.
+    version: Arc<AtomicU64>,
     /// All that the keeper has, should it die.
     mirror: RefCell<Mirror>,
+}
+
+/// Sends requests to the keeper from another thread.
+#[derive(Debug)]
+pub struct DirectChannel {
+    fd: OwnedFd,
+    version: Arc<AtomicU64>,
+}
+
+impl DirectChannel {
+    /// Sends a request now; false if the channel is full or closed.
+    pub fn send(&self, request: &KeeperRequest, fds: &[RoleBorrowedFd<'_>]) -> bool {
+        let mut packet = [0; MAX_PACKET];
+        let packet = request.encode(self.version.load(Ordering::Relaxed), fds, &mut packet);
+        send_packet(self.fd.as_fd(), packet, fds).is_ok()
+    }
 }
 
 impl KeeperLink {
@@ -67,26 +90,27 @@ impl KeeperLink {
     pub async fn attach(channel: OwnedFd) -> io::Result<(Self, Kept)> {
         let channel = fd_channel::async_fd(channel)?;
         let (waiting, mirror) = (RefCell::default(), RefCell::default());
-        let link = Self(Rc::new(Inner { channel, waiting, more: Notify::new(), mirror }));
+        let (more, version) = (Notify::new(), Arc::new(AtomicU64::new(VERSION)));
+        let link = Self(Rc::new(Inner { channel, waiting, more, version, mirror }));
         let mut kept = Kept::default();
         loop {
             match link.receive().await? {
-                (News::Hello { protocol, keeper, succeeds, upgrade }, _) => {
-                    if protocol != PROTOCOL {
+                (KeeperNotice::Hello { protocol, keeper, is_successor, upgrade }, _) => {
+                    if !(MIN_VERSION..=VERSION).contains(&protocol) {
                         let what =
-                            format!("keeper protocol {protocol} is not supported (expected {PROTOCOL})");
+                            format!("keeper protocol {protocol} is not supported (expected {VERSION})");
                         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
                     }
-                    (kept.keeper, kept.succeeds, kept.upgrade) = (keeper, succeeds, upgrade);
+                    (kept.keeper, kept.succeeds, kept.upgrade) = (keeper, is_successor, upgrade);
                 }
-                (News::Run { run, pid, start_time, child }, fds) => {
+                (KeeperNotice::Run { run, pid, start_time, is_child: child }, fds) => {
                     let (run, process) = (RunId::from_u64(run), ProcessRef { pid, start_time });
                     kept.runs.push(KeptRun { run, process, fds, child });
                 }
-                (News::Stored { name }, fds) => {
-                    kept.stored.extend(fds.into_iter().next().map(|fd| (name, fd)))
+                (KeeperNotice::StoredFd { name }, fds) => {
+                    kept.stored.extend(take_fd(fds, FdRole::Stored).map(|fd| (name, fd)))
                 }
-                (News::Attached, _) => return Ok((link, kept)),
+                (KeeperNotice::SyncDone, _) => return Ok((link, kept)),
                 _ => {} // told again after `Attached`
             }
         }
@@ -96,16 +120,19 @@ impl KeeperLink {
     ///
     /// # Errors
     /// The keeper is gone.
-    pub async fn receive(&self) -> io::Result<(News, Vec<OwnedFd>)> {
-        let mut packet = [0; PACKET];
+    pub async fn receive(&self) -> io::Result<(KeeperNotice, Vec<RoleFd>)> {
+        let mut packet = [0; MAX_PACKET];
         loop {
             let mut ready = self.0.channel.readable().await?;
             match fd_channel::receive_with_fds(self.0.channel.as_fd(), &mut packet) {
                 Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok((length, fds)) => {
-                    if let Some(news) = News::read(&packet[..length]) {
-                        self.0.mirror.borrow_mut().heard(&news, &fds);
-                        return Ok((news, fds));
+                    if let Some(Packet { version, message, fds }) =
+                        KeeperNotice::decode(&packet[..length], fds)
+                    {
+                        self.0.version.store(version.min(VERSION), Ordering::Relaxed);
+                        self.0.mirror.borrow_mut().heard(&message, &fds);
+                        return Ok((message, fds));
                     }
                     tracing::warn!("unknown message from the keeper");
                 }
@@ -116,7 +143,7 @@ impl KeeperLink {
     }
 
     /// Asks for something; never waits. Orders arrive in the order they were given.
-    pub fn send(&self, order: Order, fds: Vec<OwnedFd>) {
+    pub fn send(&self, order: KeeperRequest, fds: Vec<RoleFd>) {
         self.0.mirror.borrow_mut().ordered(&order, &fds);
         let mut waiting = self.0.waiting.borrow_mut();
         if !waiting.is_empty() || !self.try_send(&order, &fds) {
@@ -139,18 +166,19 @@ impl KeeperLink {
             .mirror
             .borrow()
             .leaving(listener, nofile)
-            .become_keeper(Path::new("/proc/self/exe"), false)
+            .exec_keeper(Path::new("/proc/self/exe"), false)
             .into()
     }
 
     /// Another way to the keeper, for orders that cannot wait for this thread; [`sent`](Self::sent) is
     /// told of them.
-    pub fn duplicate(&self) -> Option<OwnedFd> {
-        self.0.channel.get_ref().try_clone().ok()
+    pub fn duplicate(&self) -> Option<DirectChannel> {
+        let fd = self.0.channel.get_ref().try_clone().ok()?;
+        Some(DirectChannel { fd, version: self.0.version.clone() })
     }
 
     /// The keeper was asked for something by another way.
-    pub fn sent(&self, order: &Order, fds: &[OwnedFd]) {
+    pub fn sent(&self, order: &KeeperRequest, fds: &[RoleFd]) {
         self.0.mirror.borrow_mut().ordered(order, fds);
     }
 
@@ -174,10 +202,10 @@ impl KeeperLink {
 
     /// True when there is nothing left to do for this order; a keeper that is gone is seen by
     /// whoever receives.
-    fn try_send(&self, order: &Order, fds: &[OwnedFd]) -> bool {
-        let mut packet = [0; PACKET];
-        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        fd_channel::send_with_fds(self.0.channel.as_fd(), order.write(&mut packet), &fds)
-            != Err(Errno::EAGAIN)
+    fn try_send(&self, order: &KeeperRequest, fds: &[RoleFd]) -> bool {
+        let mut packet = [0; MAX_PACKET];
+        let fds: Vec<RoleBorrowedFd<'_>> = fds.iter().map(|(role, fd)| (*role, fd.as_fd())).collect();
+        let packet = order.encode(self.0.version.load(Ordering::Relaxed), &fds, &mut packet);
+        send_packet(self.0.channel.as_fd(), packet, &fds) != Err(Errno::EAGAIN)
     }
 }

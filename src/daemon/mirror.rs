@@ -1,95 +1,102 @@
 //! What the keeper has, as the daemon must have it too: should the keeper die, the daemon becomes one.
 
 use std::collections::HashMap;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 
-use crate::keeper::handover::Leaving;
-use crate::keeper::runs::{Bond, Run, Runs};
-use crate::keeper::vault::Vault;
-use crate::keeper::wire::{News, Order, Upgrade};
+use crate::keeper::fd_store::FdStore;
+use crate::keeper::handover::HandoverOut;
+use crate::keeper::protocol::{FdRole, KeeperNotice, KeeperRequest, RoleFd, UpgradeResult, take_fd};
+use crate::keeper::runs::{KeeperRun, Runs, WaitMethod};
 use crate::process::process_ref::ProcessRef;
 
 /// The keeper's table, kept up by what is said in both directions.
 #[derive(Debug, Default)]
 pub struct Mirror {
     runs: Runs,
-    vault: Vault,
+    fd_store: FdStore,
     /// What goes with runs that are asked for and not told of yet.
-    asked: HashMap<u64, Vec<OwnedFd>>,
+    asked: HashMap<u64, Vec<RoleFd>>,
     terminate: bool,
 }
 
 impl Mirror {
     /// The keeper said this.
-    pub fn heard(&mut self, news: &News, fds: &[OwnedFd]) {
+    pub fn heard(&mut self, news: &KeeperNotice, fds: &[RoleFd]) {
         match news {
-            News::Run { run, pid, start_time, child } => {
-                let bond = if *child { Bond::Child } else { Bond::None };
-                self.add(*run, ProcessRef { pid: *pid, start_time: *start_time }, copies(fds), bond);
+            KeeperNotice::Run { run, pid, start_time, is_child } => {
+                let wait_method = if *is_child { WaitMethod::Reap } else { WaitMethod::None };
+                self.add(*run, ProcessRef { pid: *pid, start_time: *start_time }, copies(fds), wait_method);
             }
-            News::Stored { name } => self.vault.store(name.clone(), copies(fds).pop()),
-            News::Spawned { run, pid, start_time } => {
+            KeeperNotice::StoredFd { name } => {
+                self.fd_store.store(name.clone(), take_fd(copies(fds), FdRole::Stored))
+            }
+            KeeperNotice::Spawned { run, pid, start_time } => {
                 if let Some(mut kept) = self.asked.remove(run) {
                     kept.extend(copies(fds)); // the notifier
-                    self.add(*run, ProcessRef { pid: *pid, start_time: *start_time }, kept, Bond::Child);
+                    self.add(*run, ProcessRef { pid: *pid, start_time: *start_time }, kept, WaitMethod::Reap);
                 }
             }
-            News::SpawnFailed { run, .. } => drop(self.asked.remove(run)),
-            News::Exited { run, ended } => {
+            KeeperNotice::SpawnFailed { run, .. } => drop(self.asked.remove(run)),
+            KeeperNotice::Exited { run, status } => {
                 // It came and went without a word in between.
                 if let Some(kept) = self.asked.remove(run) {
-                    self.add(*run, ProcessRef { pid: 0, start_time: 0 }, kept, Bond::None);
+                    self.add(*run, ProcessRef { pid: 0, start_time: 0 }, kept, WaitMethod::None);
                 }
-                self.runs.note_end(*run, *ended);
+                self.runs.set_exit(*run, *status);
             }
-            News::Terminate => self.terminate = true,
-            News::Hello { .. } | News::Attached => {}
+            KeeperNotice::Terminate => self.terminate = true,
+            KeeperNotice::Hello { .. } | KeeperNotice::SyncDone => {}
         }
     }
 
     /// The keeper was asked for this.
-    pub fn ordered(&mut self, order: &Order, fds: &[OwnedFd]) {
+    pub fn ordered(&mut self, order: &KeeperRequest, fds: &[RoleFd]) {
         match order {
-            Order::Spawn { run, given } => {
-                let given = usize::try_from(*given).unwrap_or(usize::MAX).saturating_add(1);
+            KeeperRequest::Spawn { run, child_fds } => {
+                let given = usize::try_from(*child_fds).unwrap_or(usize::MAX).saturating_add(1);
                 self.asked.insert(*run, copies(fds.get(given..).unwrap_or_default()));
             }
-            Order::Adopt { run, pid, start_time } => {
+            KeeperRequest::Adopt { run, pid, start_time } => {
                 let process = ProcessRef { pid: *pid, start_time: *start_time };
-                self.add(*run, process, copies(fds), Bond::None);
+                self.add(*run, process, copies(fds), WaitMethod::None);
             }
-            Order::Store { name } => self.vault.store(name.clone(), copies(fds).pop()),
-            Order::Drop { name } => self.vault.drop(name),
-            Order::Release { run } => self.runs.release(*run),
-            Order::Closing => self.terminate = true,
-            Order::Signal { .. } | Order::Shutdown | Order::Replace | Order::Serving => {}
+            KeeperRequest::StoreFd { name } => {
+                self.fd_store.store(name.clone(), take_fd(copies(fds), FdRole::Stored))
+            }
+            KeeperRequest::RemoveFd { name } => self.fd_store.remove(name),
+            KeeperRequest::Release { run } => self.runs.release(*run),
+            KeeperRequest::BeginShutdown => self.terminate = true,
+            KeeperRequest::Signal { .. }
+            | KeeperRequest::Exit
+            | KeeperRequest::Upgrade
+            | KeeperRequest::Ready => {}
         }
     }
 
-    fn add(&mut self, run: u64, process: ProcessRef, kept: Vec<OwnedFd>, bond: Bond) {
+    fn add(&mut self, run: u64, process: ProcessRef, fds: Vec<RoleFd>, wait_method: WaitMethod) {
         if !self.runs.contains(run) {
-            self.runs.push(Run::new(run, process, kept, bond));
+            self.runs.push(KeeperRun::new(run, process, fds, wait_method));
         }
     }
 
     /// All of it, for a keeper that is to follow.
-    pub fn leaving<'a>(&'a self, listener: BorrowedFd<'a>, nofile: Option<(u64, u64)>) -> Leaving<'a> {
-        Leaving {
+    pub fn leaving<'a>(&'a self, listener: BorrowedFd<'a>, nofile: Option<(u64, u64)>) -> HandoverOut<'a> {
+        HandoverOut {
             listener,
             lock: None,
             daemon: None,
             runs: &self.runs,
-            vault: &self.vault,
+            fd_store: &self.fd_store,
             terminate: self.terminate,
-            upgrade: Upgrade::None,
+            upgrade: UpgradeResult::None,
             nofile,
         }
     }
 }
 
 /// Out of descriptors, the keeper's own copies must do.
-fn copies(fds: &[OwnedFd]) -> Vec<OwnedFd> {
-    fds.iter().filter_map(|fd| fd.try_clone().ok()).collect()
+fn copies(fds: &[RoleFd]) -> Vec<RoleFd> {
+    fds.iter().filter_map(|(role, fd)| Some((*role, fd.try_clone().ok()?))).collect()
 }
 
 #[cfg(test)]
@@ -97,43 +104,49 @@ mod tests {
     use super::*;
     use crate::process::wait::WaitStatus;
 
-    fn null() -> OwnedFd {
-        std::fs::File::open("/dev/null").unwrap().into()
+    fn null() -> RoleFd {
+        (FdRole::Stored, std::fs::File::open("/dev/null").unwrap().into())
     }
 
     fn runs(mirror: &Mirror) -> Vec<(u64, i32, usize, Option<WaitStatus>)> {
-        let row = |run: &Run| (run.id, run.process.pid, run.kept.len(), run.ended);
+        let row = |run: &KeeperRun| (run.id, run.process.pid, run.fds.len(), run.wait_status);
         mirror.runs.iter().map(row).collect()
     }
 
     #[test]
     fn it_has_what_the_keeper_has() {
         let mut mirror = Mirror::default();
-        let told = News::Run { run: 1, pid: 11, start_time: 1, child: true };
+        let told = KeeperNotice::Run { run: 1, pid: 11, start_time: 1, is_child: true };
         mirror.heard(&told, &[null(), null()]);
-        mirror.ordered(&Order::Spawn { run: 2, given: 2 }, &[null(), null(), null(), null(), null()]);
-        mirror.ordered(&Order::Spawn { run: 3, given: 2 }, &[null(), null(), null(), null(), null()]);
-        mirror.heard(&News::Spawned { run: 1, pid: 11, start_time: 1 }, &[]);
-        mirror.heard(&News::Spawned { run: 2, pid: 22, start_time: 1 }, &[]);
-        mirror.heard(&News::SpawnFailed { run: 3, step: 0, errno: 2 }, &[]);
+        mirror.ordered(
+            &KeeperRequest::Spawn { run: 2, child_fds: 2 },
+            &[null(), null(), null(), null(), null()],
+        );
+        mirror.ordered(
+            &KeeperRequest::Spawn { run: 3, child_fds: 2 },
+            &[null(), null(), null(), null(), null()],
+        );
+        mirror.heard(&KeeperNotice::Spawned { run: 1, pid: 11, start_time: 1 }, &[]);
+        mirror.heard(&KeeperNotice::Spawned { run: 2, pid: 22, start_time: 1 }, &[]);
+        mirror.heard(&KeeperNotice::SpawnFailed { run: 3, step: 0, errno: 2 }, &[]);
         assert_eq!(runs(&mirror), [(1, 11, 2, None), (2, 22, 2, None)]);
-        mirror.ordered(&Order::Release { run: 2 }, &[]);
-        mirror.heard(&News::Exited { run: 1, ended: WaitStatus::Exited(3) }, &[]);
+        mirror.ordered(&KeeperRequest::Release { run: 2 }, &[]);
+        mirror.heard(&KeeperNotice::Exited { run: 1, status: WaitStatus::Exited(3) }, &[]);
         assert_eq!(
             runs(&mirror),
             [(1, 11, 2, Some(WaitStatus::Exited(3))), (2, 22, 2, None)],
             "it runs still"
         );
-        mirror.ordered(&Order::Release { run: 1 }, &[]);
+        mirror.ordered(&KeeperRequest::Release { run: 1 }, &[]);
         assert_eq!(runs(&mirror), [(2, 22, 2, None)]);
     }
 
     #[test]
     fn stored_descriptors_are_copied() {
         let mut mirror = Mirror::default();
-        mirror.heard(&News::Stored { name: "a".into() }, &[null()]);
-        mirror.ordered(&Order::Store { name: "b".into() }, &[null()]);
-        mirror.ordered(&Order::Drop { name: "a".into() }, &[]);
-        assert_eq!(mirror.vault.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["b"]);
+        mirror.heard(&KeeperNotice::StoredFd { name: "a".into() }, &[null()]);
+        mirror.ordered(&KeeperRequest::StoreFd { name: "b".into() }, &[null()]);
+        mirror.ordered(&KeeperRequest::RemoveFd { name: "a".into() }, &[]);
+        assert_eq!(mirror.fd_store.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["b"]);
     }
 }

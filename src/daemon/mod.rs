@@ -70,8 +70,7 @@ use crate::instance::state::Process;
 use crate::ipc::client::Client;
 use crate::ipc::message::{Pong, Request};
 use crate::ipc::server;
-use crate::keeper::wire::{News, Order};
-use crate::keeper::{CHANNEL_FD, LISTENER_FD};
+use crate::keeper::protocol::{CHANNEL_FD, FdRole, KeeperNotice, KeeperRequest, LISTENER_FD, take_fd};
 use crate::logs::{LogThread, Place, own};
 use crate::paths::Home;
 use crate::process::{fd_channel, oom_score, spawn, tree::OrphanScope, wait::WaitStatus};
@@ -150,7 +149,7 @@ fn log_thread(
 ) -> io::Result<LogThread> {
     let place = Place { logs: home.logs(), indexes: home.log_indexes(), budget: settings.log_budget() };
     let link = link.clone();
-    let keep = move |name, fd| link.send(Order::Store { name }, vec![fd]);
+    let keep = move |name, fd| link.send(KeeperRequest::StoreFd { name }, vec![(FdRole::Stored, fd)]);
     LogThread::start(place, &mut kept.stored, Box::new(keep))
 }
 
@@ -243,7 +242,7 @@ async fn run(
     match ending {
         Ending::ShutDown => {
             saver.forget(home.state()).await; // nothing is left that it could speak of
-            link.send(Order::Shutdown, Vec::new());
+            link.send(KeeperRequest::Exit, Vec::new());
             tracing::info!("shutdown complete");
         }
         // What was decided is with the keeper, or in its mirror, after this.
@@ -260,7 +259,7 @@ async fn run(
 async fn say_when_serving(home: Home, link: KeeperLink) {
     let answered = async { Client::connect(&home).await?.call::<Pong>(&Request::Ping).await };
     match answered.await {
-        Ok(_) => link.send(Order::Serving, Vec::new()),
+        Ok(_) => link.send(KeeperRequest::Ready, Vec::new()),
         Err(error) => tracing::error!("self-check failed: {error}"),
     }
 }
@@ -283,8 +282,9 @@ fn find(home: &Home, link: &KeeperLink, mut kept: Kept) -> (restore::Found, Kept
     if kept.succeeds && found.any {
         for survivor in restore::survivors(&mut found, &kept, &launch::mark(home)) {
             let (pid, start_time) = (survivor.process.pid, survivor.process.start_time);
-            let copies = survivor.fds.iter().filter_map(|fd| fd.try_clone().ok()).collect();
-            link.send(Order::Adopt { run: survivor.run.to_u64(), pid, start_time }, copies);
+            let copy = |(role, fd): &(FdRole, std::os::fd::OwnedFd)| Some((*role, fd.try_clone().ok()?));
+            let copies = survivor.fds.iter().filter_map(copy).collect();
+            link.send(KeeperRequest::Adopt { run: survivor.run.to_u64(), pid, start_time }, copies);
             tracing::info!(pid, run = survivor.run.to_u64(), "adopted running process");
             kept.runs.push(survivor);
         }
@@ -334,21 +334,21 @@ async fn hear(
     loop {
         let (news, fds) = link.receive().await?;
         let (run, event) = match news {
-            News::Spawned { run, pid, start_time } => {
-                notifiers.borrow_mut().extend(fds.into_iter().next().map(|fd| (run, fd)));
+            KeeperNotice::Spawned { run, pid, start_time } => {
+                notifiers.borrow_mut().extend(take_fd(fds, FdRole::Notifier).map(|fd| (run, fd)));
                 let run = RunId::from_u64(run);
                 (run, Event::Spawned { run: run.number, pid, start_time })
             }
-            News::SpawnFailed { run, step, errno } => {
+            KeeperNotice::SpawnFailed { run, step, errno } => {
                 let run = RunId::from_u64(run);
                 let step = StartStep::ALL.get(usize::try_from(step).unwrap_or(usize::MAX));
                 let step = step.copied().unwrap_or(StartStep::Exec);
                 let failure = StartFailure { step, errno, subject: String::new() };
                 (run, Event::SpawnFailed { run: run.number, failure })
             }
-            News::Exited { run, ended } => {
+            KeeperNotice::Exited { run, status } => {
                 let run = RunId::from_u64(run);
-                let exit = match ended {
+                let exit = match status {
                     WaitStatus::Exited(code) => Exit::Code(code),
                     WaitStatus::Signaled(number, core) => {
                         let oom = number == libc::SIGKILL && limiter.out_of_memory(run);
@@ -358,11 +358,14 @@ async fn hear(
                 };
                 (run, Event::Exited { run: run.number, exit })
             }
-            News::Terminate => {
+            KeeperNotice::Terminate => {
                 shut_down_soon(&api);
                 continue;
             }
-            News::Hello { .. } | News::Run { .. } | News::Stored { .. } | News::Attached => continue,
+            KeeperNotice::Hello { .. }
+            | KeeperNotice::Run { .. }
+            | KeeperNotice::StoredFd { .. }
+            | KeeperNotice::SyncDone => continue,
         };
         let _ = queue.send(Input::Fact { instance: run.instance, event });
     }

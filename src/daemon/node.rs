@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::instance::life::RunId;
 use crate::process::fd_channel;
-use crate::spec::{AppSpec, Launcher};
+use crate::spec::{AppSpec, Launcher, Runtime, runtime_of};
 
 /// A longer line than this is dropped, in bytes.
 const LONGEST_HEARD: usize = 1 << 20;
@@ -34,13 +34,13 @@ const AT_ONCE: usize = 16;
 /// An app offers at most so many actions; more are not remembered.
 const MOST_ACTIONS: usize = 256;
 
-/// Programs that are Node, or run in it, or have its channel too.
-const SPEAKERS: [&str; 8] = ["node", "nodejs", "bun", "tsx", "ts-node", "babel-node", "coffee", "nodemon"];
-
 /// Whether an app's program knows what to do with a channel. One that does not could pass its number
 /// on to a Node further down without the channel itself, and Node would not start.
 pub fn speaks(spec: &AppSpec) -> bool {
-    let named = |program: &str| SPEAKERS.contains(&program.rsplit('/').next().unwrap_or(program));
+    let named = |program: &str| {
+        use Runtime::{Bun, Node, NodeWrapper, Tsx};
+        matches!(runtime_of(program), Some(Node | NodeWrapper | Tsx | Bun))
+    };
     match &spec.launcher {
         Launcher::Interpreter { program, .. } => named(program),
         Launcher::Direct => named(&spec.script),

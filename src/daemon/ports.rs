@@ -2,14 +2,14 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::keeper_link::KeeperLink;
+use super::keeper_link::{DirectChannel, KeeperLink};
 use super::launch;
 use super::supervisor::Input;
 use crate::cluster::path::{Wanted, choose, gains_rights};
@@ -19,13 +19,12 @@ use crate::instance::Instance;
 use crate::instance::event::Event;
 use crate::instance::life::RunId;
 use crate::ipc::message::SharedPorts;
-use crate::keeper::wire::{Order, PACKET};
+use crate::keeper::protocol::{FdRole, KeeperRequest};
 use crate::paths::Home;
-use crate::process::fd_channel;
 use crate::process::process_ref::ProcessRef;
 use crate::process::seccomp::{Support, detect};
 use crate::process::spawn::LaunchSpec;
-use crate::spec::{AppSpec, Check, Launcher, PortRules};
+use crate::spec::{AppSpec, Check, Launcher, PortRules, Runtime, runtime_of};
 
 /// Where what apps of other users load is written by root: nobody else may write there.
 const PUBLIC: &str = "/run/rsm";
@@ -76,7 +75,7 @@ struct Ear {
     /// Orders, and whether the keeper has them already.
     orders: mpsc::UnboundedSender<(Keep, bool)>,
     /// To the keeper, past the daemon's loop: what the engine has answered must not be lost with it.
-    channel: Option<OwnedFd>,
+    channel: Option<DirectChannel>,
     record: Record,
 }
 
@@ -116,11 +115,10 @@ impl Outside for Ear {
     fn keep(&mut self, order: Keep) {
         let sent = self.channel.as_ref().is_some_and(|channel| {
             let (order, fd) = match &order {
-                Keep::Store(name, fd) => (Order::Store { name: name.clone() }, Some(fd.as_fd())),
-                Keep::Drop(name) => (Order::Drop { name: name.clone() }, None),
+                Keep::Store(name, fd) => (KeeperRequest::StoreFd { name: name.clone() }, Some(fd.as_fd())),
+                Keep::Drop(name) => (KeeperRequest::RemoveFd { name: name.clone() }, None),
             };
-            let fds: Vec<_> = fd.into_iter().collect();
-            fd_channel::send_with_fds(channel.as_fd(), order.write(&mut [0; PACKET]), &fds).is_ok()
+            channel.send(&order, fd.map(|fd| (FdRole::Stored, fd)).as_slice())
         });
         let _ = self.orders.send((order, sent));
     }
@@ -133,8 +131,8 @@ pub fn outside(queue: mpsc::UnboundedSender<Input>, record: Record, link: Keeper
     tokio::task::spawn_local(async move {
         while let Some((order, sent)) = passed.recv().await {
             let (order, fds) = match order {
-                Keep::Store(name, fd) => (Order::Store { name }, vec![fd]),
-                Keep::Drop(name) => (Order::Drop { name }, Vec::new()),
+                Keep::Store(name, fd) => (KeeperRequest::StoreFd { name }, vec![(FdRole::Stored, fd)]),
+                Keep::Drop(name) => (KeeperRequest::RemoveFd { name }, Vec::new()),
             };
             match sent {
                 true => link.sent(&order, &fds),
@@ -225,8 +223,11 @@ impl Ports {
     ) -> Result<(Path, String), String> {
         let user = spec.account.as_ref().map(|account| (account.uid, account.gid));
         let support = self.support.entry(user).or_insert_with(|| detect(user));
-        let node =
-            matches!(&spec.launcher, Launcher::Interpreter { program, .. } if program.ends_with("node"));
+        let runtime = match &spec.launcher {
+            Launcher::Interpreter { program, .. } => runtime_of(program),
+            Launcher::Direct | Launcher::Shell | Launcher::Serve => None,
+        };
+        let node = matches!(runtime, Some(Runtime::Node | Runtime::NodeWrapper | Runtime::Tsx));
         choose(support, &Wanted { gains_rights, listens: !spec.listen.is_empty(), node })
     }
 
@@ -309,12 +310,6 @@ fn settings(spec: &AppSpec) -> Settings {
     let checks = spec.readiness.probe.iter().chain(&spec.health);
     let doors = checks.into_iter().any(|probe| !matches!(probe.check, Check::Exec(_)));
     Settings { balance: spec.balance, slots: Vec::new(), low_ports: privileged, udp, doors }
-}
-
-/// Whether a descriptor is the notifier of a run's filter.
-pub fn is_notifier(fd: &OwnedFd) -> bool {
-    let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-    link.is_ok_and(|link| link.as_os_str().as_encoded_bytes().ends_with(b"seccomp notify"))
 }
 
 /// A start that waits for its sockets.

@@ -11,10 +11,11 @@ use std::path::Path;
 
 use super::keeper_link::{Kept, KeptRun};
 use super::saved::{self, Saved, SavedError};
-use super::saver;
+use crate::atomic_file::{self, Durability};
 use crate::instance::Instance;
 use crate::instance::life::RunId;
 use crate::instance::state::State;
+use crate::keeper::protocol::{FdRole, RoleFd};
 use crate::paths::Home;
 use crate::process::process_ref::{self, ProcessRef};
 use crate::process::spawn::stdio;
@@ -51,7 +52,7 @@ pub fn state(home: &Home, stored: &[(String, OwnedFd)]) -> Found {
             Ok(Some(saved)) => return Found { saved, any: true, incomplete },
             Ok(None) => {}
             Err(error) => {
-                let aside = saver::set_aside(&path);
+                let aside = atomic_file::quarantine(&path);
                 tracing::error!("{}: {error}; {aside}", path.display());
                 incomplete = true;
             }
@@ -94,7 +95,7 @@ enum UnusableError {
 fn same_boot(home: &Home) -> bool {
     let now = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let same = std::fs::read(home.boot()).is_ok_and(|before| before == now);
-    if !same && let Err(error) = saver::replace(&home.boot(), &now, false) {
+    if !same && let Err(error) = atomic_file::replace(&home.boot(), &now, Durability::Process) {
         tracing::warn!("{}: {error}", home.boot().display());
     }
     same
@@ -148,26 +149,27 @@ fn named(instance: &Instance) -> Option<(RunId, ProcessRef)> {
 }
 
 /// What a run had of us: the read ends of its output pipes, and our end of Node's channel.
-fn descriptors(leader: ProcessRef) -> Vec<OwnedFd> {
+fn descriptors(leader: ProcessRef) -> Vec<RoleFd> {
     let mut fds = pipes(leader);
     let environ = std::fs::read(format!("/proc/{}/environ", leader.pid)).unwrap_or_default();
     let number = environ.split(|byte| *byte == 0).find_map(|pair| pair.strip_prefix(b"NODE_CHANNEL_FD="));
     let number = number.and_then(|number| std::str::from_utf8(number).ok()?.parse::<i32>().ok());
     // Ours comes after its own.
-    fds.extend(
-        number.and_then(|number| process_ref::duplicate_socketpair_end(leader, number.checked_add(1)?)),
-    );
+    let end = number.and_then(|number| process_ref::duplicate_socketpair_end(leader, number.checked_add(1)?));
+    fds.extend(end.map(|end| (FdRole::NodeChannel, end)));
     fds
 }
 
 /// The read ends of the output pipes that we once gave to a process. One that it has closed or
 /// replaced is looked for in its descendants, and may be nowhere; a closed pipe stands for it.
-fn pipes(leader: ProcessRef) -> Vec<OwnedFd> {
+fn pipes(leader: ProcessRef) -> Vec<RoleFd> {
     let members = tree::tree_members(leader);
     let find = |number| members.iter().find_map(|it| stdio::reopen_output_pipe(it.process.pid, number));
     let (out, mut err) = (find(libc::STDOUT_FILENO), find(libc::STDERR_FILENO));
     if out.as_ref().zip(err.as_ref()).is_some_and(|(out, err)| stdio::is_same_file(out, err)) {
         err = None; // `2>&1`
     }
-    [out, err].into_iter().filter_map(|pipe| pipe.or_else(|| stdio::closed_pipe().ok())).collect()
+    let or_closed =
+        |(role, pipe): (FdRole, Option<OwnedFd>)| Some((role, pipe.or_else(|| stdio::closed_pipe().ok())?));
+    [(FdRole::Stdout, out), (FdRole::Stderr, err)].into_iter().filter_map(or_closed).collect()
 }

@@ -1,9 +1,7 @@
 //! Writes state, dump and pid files on a thread of its own, so that a slow or full disk never
 //! delays supervision. A file is written anew beside the old one and renamed over it.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -11,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::saved;
+use crate::atomic_file::{self, Durability, previous, with_suffix};
 
 /// A state that nobody waits for is written at most this often.
 const STATE_EVERY: Duration = Duration::from_millis(100);
@@ -121,7 +120,7 @@ impl Desk {
             }
             Job::Forget(path, reply) => {
                 (self.forgotten, self.state) = (true, None);
-                let _ = std::fs::remove_file(former(&path));
+                let _ = std::fs::remove_file(previous(&path));
                 let _ = std::fs::remove_file(path);
                 let _ = reply.send(());
             }
@@ -130,7 +129,7 @@ impl Desk {
 
     fn write_state(&mut self) {
         let Some((path, bytes)) = self.state.take() else { return };
-        let result = replace_keeping(&path, &bytes);
+        let result = atomic_file::replace_keeping_previous(&path, &bytes);
         if let (Err(error), None) = (&result, &self.failing) {
             tracing::error!("cannot save {}, retrying at the next change: {error}", path.display());
         }
@@ -158,72 +157,17 @@ fn write_pid(path: &Path, pid: Option<i32>) {
 fn write_dump(path: &Path, bytes: &[u8]) -> io::Result<()> {
     match std::fs::read(path) {
         Ok(old) if saved::read(&old).is_ok() => {
-            let kept = beside(path, "keep");
+            let kept = with_suffix(path, "keep");
             // A hard link first: at no moment is there no dump at all.
             let _ = std::fs::remove_file(&kept);
             std::fs::hard_link(path, &kept).or_else(|_| std::fs::copy(path, &kept).map(drop))?;
-            std::fs::rename(&kept, former(path))?;
+            std::fs::rename(&kept, previous(path))?;
         }
         // It must not take the place of a good one before it.
-        Ok(_) => drop(set_aside(path)),
+        Ok(_) => drop(atomic_file::quarantine(path)),
         Err(_) => {}
     }
-    replace(path, bytes, true)
-}
-
-/// Keeps a file that cannot be used, under another name; says so, or why not.
-pub fn set_aside(path: &Path) -> String {
-    let aside = beside(path, "unusable");
-    match std::fs::rename(path, &aside) {
-        Ok(()) => format!("moved to {}", aside.display()),
-        Err(error) => format!("cannot move it to {}: {error}", aside.display()),
-    }
-}
-
-fn former(path: &Path) -> PathBuf {
-    beside(path, "prev")
-}
-
-/// Replaces the state. A death between the two steps leaves the former one alone, which is enough.
-fn replace_keeping(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = beside(path, "new");
-    write_private(&new, bytes, false)?;
-    let _ = std::fs::rename(path, former(path)); // there may be none
-    std::fs::rename(&new, path)
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(suffix);
-    PathBuf::from(name)
-}
-
-/// Replaces a file as a whole, private to the user. `durable`: also against power loss.
-///
-/// # Errors
-/// Nothing is changed then.
-pub fn replace(path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
-    let new = beside(path, "new");
-    let written = write_private(&new, bytes, durable).and_then(|()| std::fs::rename(&new, path));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&new);
-    } else if let (true, Some(dir)) = (durable, path.parent()) {
-        File::open(dir)?.sync_all()?;
-    }
-    written
-}
-
-fn write_private(path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
-    let written = (|| {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-        file.write_all(bytes)?;
-        if durable { file.sync_all() } else { Ok(()) }
-    })();
-    if written.is_err() {
-        let _ = std::fs::remove_file(path);
-    }
-    written
+    atomic_file::replace(path, bytes, Durability::Disk)
 }
 
 #[cfg(test)]
@@ -241,26 +185,16 @@ mod tests {
             write_dump(&path, &list(next_id)).unwrap();
         }
         let next_id = |path: &Path| saved::read(&std::fs::read(path).unwrap()).unwrap().next_id;
-        assert_eq!((next_id(&path), next_id(&former(&path))), (3, 2));
+        assert_eq!((next_id(&path), next_id(&previous(&path))), (3, 2));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "nothing else is left");
         std::fs::write(&path, "damaged").unwrap();
         write_dump(&path, &list(4)).unwrap();
         assert_eq!(
-            (next_id(&path), next_id(&former(&path))),
+            (next_id(&path), next_id(&previous(&path))),
             (4, 2),
             "a good one is not replaced by a bad one"
         );
-        assert_eq!(std::fs::read_to_string(beside(&path, "unusable")).unwrap(), "damaged");
-    }
-
-    #[test]
-    fn a_failed_write_leaves_the_old_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("dump.json");
-        replace(&path, b"good", true).unwrap();
-        std::fs::create_dir(dir.path().join("dump.json.new")).unwrap(); // the new file cannot be made
-        assert!(replace(&path, b"bad", true).is_err());
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "good");
+        assert_eq!(std::fs::read_to_string(with_suffix(&path, "unusable")).unwrap(), "damaged");
     }
 
     #[tokio::test(flavor = "current_thread")]
@@ -275,7 +209,7 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "100");
         saver.state(path.clone(), b"101".to_vec());
         assert_eq!(saver.written().await, None);
-        assert_eq!(std::fs::read_to_string(former(&path)).unwrap(), "100");
+        assert_eq!(std::fs::read_to_string(previous(&path)).unwrap(), "100");
         saver.forget(path.clone()).await;
         saver.state(path.clone(), b"102".to_vec());
         assert_eq!(saver.written().await, None);

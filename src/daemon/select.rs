@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use regex::Regex;
 
-use crate::error::closest;
 use crate::instance::Instance;
 use crate::instance::state::Want;
 use crate::ipc::message::{ApiError, ErrorCode};
+use crate::text::closest_match;
 
 /// The ids of all instances that any of `selectors` means, or the first one that means none.
 ///
@@ -63,7 +63,7 @@ fn not_found(instances: &BTreeMap<u32, Instance>, selector: &str) -> ApiError {
     }
     let error = ApiError::new(ErrorCode::NotFound, format!("no app, namespace or id matches \"{selector}\""));
     let names = instances.values().map(|instance| instance.spec.name.as_str());
-    match closest(selector, names) {
+    match closest_match(selector, names) {
         Some(name) => error.hint(format!("did you mean \"{name}\"?")),
         None => error.hint("see `rsm list`"),
     }

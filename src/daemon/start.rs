@@ -21,10 +21,9 @@ use crate::exit::{StartFailure, StartStep};
 use crate::instance::Instance;
 use crate::instance::event::Event;
 use crate::instance::life::RunId;
-use crate::keeper::wire::Order;
+use crate::keeper::protocol::{FdRole, KeeperRequest, RoleFd};
 use crate::logs::{self, Logs, Source};
 use crate::paths::Home;
-use crate::process::fd_channel;
 use crate::process::memfd;
 use crate::process::spawn::LaunchSpec;
 use crate::process::spawn::stdio;
@@ -72,7 +71,7 @@ impl Starter {
     }
 
     /// Hears from now on what a run says through one of these: a notify socket or Node's channel.
-    pub fn hear(&self, run: RunId, instance: &Instance, voice: OwnedFd) {
+    pub fn hear(&self, run: RunId, instance: &Instance, role: FdRole, voice: OwnedFd) {
         // To one that is not waited for, `ready` is a word between programs.
         let waits = instance.spec.readiness.wait_ready;
         let queue = self.queue.clone();
@@ -82,7 +81,7 @@ impl Starter {
                 let _ = queue.send(Input::Fact { instance: run.instance, event });
             }
         };
-        if fd_channel::is_stream_socket(&voice) {
+        if role == FdRole::NodeChannel {
             return self.channels.open(run, voice, ready);
         }
         let former = self.notified.borrow_mut().insert(run, ready::listen(voice, ready));
@@ -115,15 +114,16 @@ impl Starter {
         let out = stdio::output_pipe(uid).map_err(no_pipe)?;
         let err = stdio::output_pipe(uid).map_err(no_pipe)?;
         let kept = |fd: &OwnedFd| fd.try_clone().map_err(|_| no_pipe(nix::Error::EMFILE));
-        let mut keep = vec![kept(&out.0)?, kept(&err.0)?];
-        let mut given: Vec<OwnedFd> = [out.1, err.1].into_iter().chain(sockets).collect();
+        let mut keep = vec![(FdRole::Stdout, kept(&out.0)?), (FdRole::Stderr, kept(&err.0)?)];
+        let mut given = vec![(FdRole::Stdout, out.1), (FdRole::Stderr, err.1)];
+        given.extend(sockets.into_iter().map(|socket| (FdRole::Activation, socket)));
         launch.limits = self.limiter.means(run, instance);
-        for voice in voices(instance, &mut launch, &mut given).map_err(no_pipe)? {
-            keep.push(kept(&voice)?);
-            self.hear(run, instance, voice);
+        for (role, voice) in voices(instance, &mut launch, &mut given).map_err(no_pipe)? {
+            keep.push((role, kept(&voice)?));
+            self.hear(run, instance, role, voice);
         }
         launch.fds.push(libc::STDIN_FILENO);
-        given.push(stdio::input_pipe(uid).map_err(no_pipe)?);
+        given.push((FdRole::Stdin, stdio::input_pipe(uid).map_err(no_pipe)?));
         self.logs.open(self.source(instance, run, out.0, err.0)).await.map_err(|(path, error)| {
             self.deaf(run);
             let (what, errno) = (path.display().to_string(), error.raw_os_error().unwrap_or(0));
@@ -157,26 +157,23 @@ impl Starter {
         &self,
         run: RunId,
         launch: &LaunchSpec,
-        given: Vec<OwnedFd>,
-        keep: Vec<OwnedFd>,
+        given: Vec<RoleFd>,
+        keep: Vec<RoleFd>,
     ) -> Result<(), StartFailure> {
         // The keeper's child decodes it; a file, since it may be longer than any packet.
         let bytes = serde_json::to_vec(launch).unwrap_or_default();
         let failed =
             |errno| StartFailure { step: StartStep::Fork, errno: errno as i32, subject: String::new() };
-        let file = memfd::with_contents(c"rsm-launch", &bytes).map_err(failed)?.into();
-        let order = Order::Spawn { run: run.to_u64(), given: given.len() as u64 };
-        self.keeper.send(order, [file].into_iter().chain(given).chain(keep).collect());
+        let file = memfd::with_contents(c"rsm-launch", &bytes).map_err(failed)?;
+        let order = KeeperRequest::Spawn { run: run.to_u64(), child_fds: given.len() as u64 };
+        self.keeper
+            .send(order, [(FdRole::Launch, file.into())].into_iter().chain(given).chain(keep).collect());
         Ok(())
     }
 }
 
 /// Our ends of what a run can say through; the app's go with its launch.
-fn voices(
-    instance: &Instance,
-    launch: &mut LaunchSpec,
-    given: &mut Vec<OwnedFd>,
-) -> nix::Result<Vec<OwnedFd>> {
+fn voices(instance: &Instance, launch: &mut LaunchSpec, given: &mut Vec<RoleFd>) -> nix::Result<Vec<RoleFd>> {
     let spec = &instance.spec;
     let mut voices = Vec::new();
     if spec.readiness.wait_ready || spec.watchdog.is_some() {
@@ -184,7 +181,7 @@ fn voices(
         launch.env.push(format!("NOTIFY_SOCKET={name}"));
         let limit = spec.watchdog.map(|limit| format!("WATCHDOG_USEC={}", limit.saturating_mul(1000)));
         launch.env.extend(limit);
-        voices.push(socket);
+        voices.push((FdRole::NotifySocket, socket));
     }
     if spec.readiness.wait_ready || spec.stop.message || node::speaks(spec) {
         let (ours, theirs) = node::pair()?;
@@ -194,8 +191,9 @@ fn voices(
         launch.env.push("NODE_CHANNEL_SERIALIZATION_MODE=json".to_owned());
         // With our end beside its own the app never sees the channel break, whoever of us dies.
         launch.fds.extend([number, number + 1]);
-        given.extend([theirs, ours.try_clone().map_err(|_| nix::Error::EMFILE)?]);
-        voices.push(ours);
+        let copy = ours.try_clone().map_err(|_| nix::Error::EMFILE)?;
+        given.extend([(FdRole::NodeChannel, theirs), (FdRole::NodeChannel, copy)]);
+        voices.push((FdRole::NodeChannel, ours));
     }
     Ok(voices)
 }

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use super::cron::{self, Schedule};
+use super::cron;
 use super::supervisor::Input;
 use super::watch::Watcher;
 use crate::instance::Instance;
 use crate::logs;
 use crate::paths::Home;
+use crate::schedule::Schedule;
 use crate::spec::AppSpec;
 
 /// The triggers of all apps, by name.

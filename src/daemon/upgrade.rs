@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::saved;
 use crate::ipc::message::{ApiError, ErrorCode, UpgradeOutcome};
-use crate::keeper::handover::HANDOVER;
-use crate::keeper::wire::{PROTOCOL, Upgrade};
+use crate::keeper::handover::{FORMAT_VERSION, MIN_FORMAT_VERSION};
+use crate::keeper::protocol::{MIN_VERSION, UpgradeResult, VERSION};
 use crate::process::memfd;
 use crate::process::process_ref::ProcessRef;
 use crate::process::spawn;
@@ -31,10 +31,20 @@ const LONGEST_ANSWER: u64 = 16 << 10;
 pub struct Abilities {
     /// Its version.
     version: String,
-    /// The keeper's protocol it speaks.
+    /// The oldest version of the keeper's protocol that it understands. A daemon of version 1 compares this.
     protocol: u64,
-    /// The handover between keepers it reads.
+    /// The oldest version of the handover document that it reads. A daemon of version 1 compares this.
     handover: u64,
+    /// The newest version of the protocol; not present in version 1.
+    #[serde(default = "first_version")]
+    latest_protocol: u64,
+    /// The newest version of the handover document; not present in version 1.
+    #[serde(default = "first_version")]
+    latest_handover: u64,
+}
+
+fn first_version() -> u64 {
+    1
 }
 
 /// A binary that can take over.
@@ -54,16 +64,22 @@ pub fn abilities(mut state: impl Read) -> io::Result<Abilities> {
     let mut bytes = Vec::new();
     state.read_to_end(&mut bytes)?;
     saved::read(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-    Ok(Abilities { version: version().to_owned(), protocol: PROTOCOL, handover: HANDOVER })
+    Ok(Abilities {
+        version: version().to_owned(),
+        protocol: MIN_VERSION,
+        handover: MIN_FORMAT_VERSION,
+        latest_protocol: VERSION,
+        latest_handover: FORMAT_VERSION,
+    })
 }
 
 /// What came of an upgrade, in words of the API.
-pub fn outcome(upgrade: Upgrade) -> Option<UpgradeOutcome> {
+pub fn outcome(upgrade: UpgradeResult) -> Option<UpgradeOutcome> {
     match upgrade {
-        Upgrade::None => None,
-        Upgrade::Done => Some(UpgradeOutcome::Done),
-        Upgrade::Died => Some(UpgradeOutcome::Died),
-        Upgrade::Silent => Some(UpgradeOutcome::Silent),
+        UpgradeResult::None => None,
+        UpgradeResult::Succeeded => Some(UpgradeOutcome::Done),
+        UpgradeResult::Crashed => Some(UpgradeOutcome::Died),
+        UpgradeResult::TimedOut => Some(UpgradeOutcome::Silent),
     }
 }
 
@@ -81,8 +97,10 @@ pub async fn check(binary: &Path, state: &[u8]) -> Result<Checked, ApiError> {
     let abilities: Abilities = serde_json::from_str(&said).map_err(|_| {
         refused(format!("not an rsm binary that supports upgrades ({})", first_line(&complaint, &said)))
     })?;
-    let Abilities { version, protocol, handover } = abilities;
-    if (protocol, handover) != (PROTOCOL, HANDOVER) {
+    let Abilities { version, protocol, handover, latest_protocol, latest_handover } = abilities;
+    if !(protocol..=latest_protocol).contains(&VERSION)
+        || !(handover..=latest_handover).contains(&FORMAT_VERSION)
+    {
         return Err(refused(format!(
             "version {version} uses another keeper protocol; run `rsm save` and `rsm kill`, then `rsm \
             resurrect` with the new version"

@@ -1,16 +1,18 @@
 //! The keeper: parent of every app and of the daemon.
 //!
-//! It forks and executes, reaps, keeps file descriptors, and starts the daemon again when that
-//! dies. It decides nothing and reads no config, so that there is nothing in it to crash or to
-//! upgrade: one thread, one `poll`, no allocation while nothing starts or ends. Whatever the
-//! daemon must hear is kept as a mark on the run until it is told, never as a queue.
+//! It forks and executes, reaps, stores file descriptors, and restarts the daemon when that exits. It decides
+//! nothing and reads no configuration, so that it has little that can fail and seldom needs an upgrade: one
+//! thread and one `poll`. While it waits it allocates nothing but the list of descriptors for `poll`. What the
+//! daemon must be told is a flag of the run until it is sent, never a queue.
 
-mod child;
+mod daemon_process;
+pub mod fd_store;
 pub mod handover;
-mod listen;
+mod lock;
+mod positions;
+pub mod protocol;
 pub mod runs;
-pub mod vault;
-pub mod wire;
+mod words;
 
 use std::fs::File;
 use std::io::Write;
@@ -22,171 +24,174 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use self::child::Daemon;
-use self::handover::{Arrived, Leaving};
+use self::daemon_process::DaemonProcess;
+use self::fd_store::FdStore;
+use self::handover::{HandoverIn, HandoverOut};
+use self::lock::KeeperLock;
+use self::protocol::{
+    FdRole, KeeperNotice, KeeperRequest, MAX_PACKET, Packet, RoleBorrowedFd, RoleFd, UpgradeResult,
+    send_packet, take_fd,
+};
 use self::runs::Runs;
-use self::vault::Vault;
-use self::wire::{News, Order, PACKET, Upgrade};
 use crate::exit::StartStep;
 use crate::paths::Home;
 use crate::process::process_ref::ProcessRef;
+use crate::process::spawn::LaunchSource;
 use crate::process::{fd_channel, oom_score, spawn, wait};
 
-pub use self::listen::KeeperError;
+pub use self::lock::KeeperError;
 
-/// The daemon finds its end of the channel at this number.
-pub const CHANNEL_FD: i32 = 3;
-/// And the listening API socket at this one.
-pub const LISTENER_FD: i32 = 4;
+/// A daemon that exits sooner than this probably fails for a reason that the next one will meet, too.
+const EARLY_EXIT: Duration = Duration::from_secs(1);
+/// After this number of early exits in a row the next start is delayed, by a growing time.
+const MAX_EARLY_EXITS: u32 = 4;
+/// The longest delay before a daemon is started again.
+const MAX_START_DELAY: Duration = Duration::from_secs(1);
+/// How long a daemon may take to exit after it requested the shutdown.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a candidate daemon may take until it serves clients.
+const CANDIDATE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A daemon that lived less than this died of something that may hit the next one, too.
-const QUICK_DEATH: Duration = Duration::from_secs(1);
-/// From so many of these in a row on there is a pause before the next, a growing one.
-const MOST_QUICK_DEATHS: u32 = 4;
-/// The longest pause before a daemon that keeps dying is started again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// How long a daemon may take to end after it asked for the shutdown.
-const LAST_GRACE: Duration = Duration::from_secs(10);
-/// How long the first daemon of another binary may take until it answers clients.
-const TRIAL: Duration = Duration::from_secs(10);
-
-/// How a keeper comes to be.
+/// How a keeper is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Began {
-    /// By a command: it goes to the background once connections are accepted, and the caller's
-    /// process ends with success.
-    InBackground,
-    /// By a service manager or as the first process of a container: it stays where it is.
-    InForeground,
-    /// By another keeper, or a daemon whose keeper died; the descriptor holds what is left to us.
-    BySuccession(i32),
+pub enum StartMode {
+    /// By a command: it moves to the background once connections are accepted, and the caller's process exits
+    /// with success.
+    Background,
+    /// By a service manager or as the first process of a container: it stays in the foreground.
+    Foreground,
+    /// By a previous keeper, or a daemon whose keeper died; the descriptor is that of the handover.
+    Resume(i32),
 }
 
-/// Runs the keeper: takes the lock, listens, and stays until it is told to shut down.
+/// Runs the keeper: acquires the lock, listens, and runs until it is told to shut down.
 ///
 /// # Errors
-/// Another keeper runs in this home, or the socket cannot be made. Nothing is left behind then.
-pub fn main(home: &Home, began: Began) -> Result<(), KeeperError> {
-    let (mut place, left) = match began {
-        Began::InBackground | Began::InForeground => {
+/// Another keeper runs in this home, or the socket cannot be created. Nothing is left behind then.
+pub fn main(home: &Home, mode: StartMode) -> Result<(), KeeperError> {
+    let (mut lock, handover) = match mode {
+        StartMode::Background | StartMode::Foreground => {
             spawn::close_inherited_fds();
-            (listen::take(home)?, None)
+            (lock::acquire(home)?, None)
         }
-        Began::BySuccession(file) => {
-            let mut left = Arrived::read(file).map_err(KeeperError::System)?;
-            (listen::take_over(home, &mut left)?, Some(left))
+        StartMode::Resume(file) => {
+            let mut handover = HandoverIn::decode(file).map_err(KeeperError::Os)?;
+            (lock::acquire_from_handover(home, &mut handover)?, Some(handover))
         }
     };
-    if began == Began::InBackground {
-        listen::go_to_background(home)?;
+    if mode == StartMode::Background {
+        lock::daemonize(home)?;
     }
-    place.sign();
-    let result = Keeper::new(home, &place, left).and_then(|mut keeper| keeper.run());
-    place.leave();
-    result.map_err(KeeperError::System)
+    lock.write_pid();
+    let result = Keeper::new(home, &lock, handover).and_then(|mut keeper| keeper.run());
+    lock.release();
+    result.map_err(KeeperError::Os)
 }
 
 struct Keeper<'a> {
     home: &'a Home,
-    place: &'a listen::Place,
+    lock: &'a KeeperLock,
     signals: SignalFd,
     runs: Runs,
-    vault: Vault,
-    daemon: Option<Daemon>,
-    /// When to start the daemon, while there is none.
+    fd_store: FdStore,
+    daemon: Option<DaemonProcess>,
+    /// When to start the daemon, while none runs.
     start_at: Option<Instant>,
-    quick_deaths: u32,
+    early_exits: u32,
     nofile: Option<(u64, u64)>,
-    /// The binary that the next daemon is tried from.
-    trial: Option<File>,
-    /// What the daemon before it had stored: the new one may store what the old one cannot read.
-    before_trial: Option<Vault>,
-    /// What came of the last one, for the daemon to tell.
-    upgrade: Upgrade,
-    /// Apps may run that another keeper began and nobody told us of.
-    succeeds: bool,
-    /// The daemon has said so; what follows waits until its orders are read.
-    serves: bool,
-    /// Told to end; the daemon must hear of it, and the next one again.
-    terminate: bool,
-    terminate_told: bool,
-    /// Set once the daemon asked for the shutdown: until when it may take.
-    last_grace: Option<Instant>,
+    /// The binary that the next daemon is started from, on trial.
+    candidate: Option<File>,
+    /// The stored descriptors before the candidate ran: it may store what the old daemon cannot read.
+    fd_store_backup: Option<FdStore>,
+    /// The result of the last upgrade, for the daemon.
+    upgrade: UpgradeResult,
+    /// Apps may run that a previous keeper started and that are not known.
+    is_successor: bool,
+    /// The daemon has sent `Ready`; handled after all its requests are read.
+    is_ready: bool,
+    /// A shutdown was requested by signal. The daemon must be told, and the next daemon again.
+    is_terminating: bool,
+    terminate_sent: bool,
+    /// Set once the daemon requested the shutdown: until when it must have exited.
+    shutdown_deadline: Option<Instant>,
 }
 
 impl<'a> Keeper<'a> {
-    fn new(home: &'a Home, place: &'a listen::Place, left: Option<Arrived>) -> nix::Result<Self> {
+    fn new(home: &'a Home, lock: &'a KeeperLock, handover: Option<HandoverIn>) -> nix::Result<Self> {
         nix::sys::prctl::set_child_subreaper(true)?;
         let _ = nix::sys::prctl::set_name(c"rsm-keeper");
         oom_score::lower_own_score();
-        let mut watched = SigSet::empty();
+        let mut handled = SigSet::empty();
         for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE] {
-            watched.add(signal);
+            handled.add(signal);
         }
-        watched.thread_block()?;
+        handled.thread_block()?;
         let keeper = Self {
             home,
-            place,
-            signals: SignalFd::with_flags(&watched, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?,
+            lock,
+            signals: SignalFd::with_flags(&handled, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?,
             runs: Runs::default(),
-            vault: Vault::default(),
+            fd_store: FdStore::default(),
             daemon: None,
             start_at: Some(Instant::now()),
-            quick_deaths: 0,
+            early_exits: 0,
             nofile: None,
-            trial: None,
-            before_trial: None,
-            upgrade: Upgrade::None,
-            // A lock that nobody holds may be that of a keeper that was killed.
-            succeeds: true,
-            serves: false,
-            terminate: false,
-            terminate_told: false,
-            last_grace: None,
+            candidate: None,
+            fd_store_backup: None,
+            upgrade: UpgradeResult::None,
+            // The lock is free also after a keeper was killed.
+            is_successor: true,
+            is_ready: false,
+            is_terminating: false,
+            terminate_sent: false,
+            shutdown_deadline: None,
         };
-        Ok(match left {
-            Some(left) => keeper.taking_over(left),
+        Ok(match handover {
+            Some(handover) => keeper.with_handover(handover),
             None => Self { nofile: spawn::raise_nofile_limit(), ..keeper },
         })
     }
 
-    fn taking_over(self, left: Arrived) -> Self {
-        let Arrived { daemon, runs, vault, terminate, succeeds, upgrade, nofile, .. } = left;
+    fn with_handover(self, handover: HandoverIn) -> Self {
+        let HandoverIn { daemon, runs, fd_store, terminate, is_successor, upgrade, nofile, .. } = handover;
         let started = Instant::now();
-        let daemon =
-            daemon.map(|(pid, channel)| Daemon { pid, channel: Some(channel), started, on_trial: false });
+        let daemon = daemon.map(|(pid, channel)| {
+            let channel = Some(channel);
+            DaemonProcess { pid, channel, started, is_candidate: false }
+        });
         let start_at = daemon.is_none().then_some(started);
-        Self { runs, vault, daemon, start_at, nofile, terminate, succeeds, upgrade, ..self }
+        let is_terminating = terminate;
+        Self { runs, fd_store, daemon, start_at, nofile, is_terminating, is_successor, upgrade, ..self }
     }
 
     fn run(&mut self) -> nix::Result<()> {
         loop {
-            if self.last_grace.is_some() && self.daemon.is_none() {
+            if self.shutdown_deadline.is_some() && self.daemon.is_none() {
                 return Ok(());
             }
             self.start_daemon_if_due();
-            self.wait()?;
+            self.poll_events()?;
             self.read_signals();
-            self.reap();
-            self.runs.look();
-            self.obey();
-            self.tell();
-            self.end_what_is_overdue();
+            self.reap_children();
+            self.runs.check_watched();
+            self.handle_requests();
+            self.flush_notices();
+            self.kill_overdue();
         }
     }
 
-    /// Sleeps until a signal, an order, a report of a start, an end, or a time that matters.
-    fn wait(&mut self) -> nix::Result<()> {
-        let owes = !self.tell();
+    /// Waits for a signal, a request, a start report, an exit, or the next deadline.
+    fn poll_events(&mut self) -> nix::Result<()> {
+        let has_unsent = !self.flush_notices();
         let mut fds = Vec::with_capacity(2);
         fds.push(PollFd::new(self.signals.as_fd(), PollFlags::POLLIN));
         if let Some(channel) = self.channel() {
-            let wanted = if owes { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
-            fds.push(PollFd::new(channel, wanted));
+            let flags = if has_unsent { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
+            fds.push(PollFd::new(channel, flags));
         }
-        self.runs.wait_for(&mut fds);
-        let times = [self.daemon_is_due(), self.runs.look_at()];
-        let timeout = times.into_iter().flatten().min().map_or(PollTimeout::NONE, |until| {
+        self.runs.poll_fds(&mut fds);
+        let deadlines = [self.next_daemon_deadline(), self.runs.next_check()];
+        let timeout = deadlines.into_iter().flatten().min().map_or(PollTimeout::NONE, |until| {
             let left = until.saturating_duration_since(Instant::now()).as_millis();
             PollTimeout::try_from(left + 1).unwrap_or(PollTimeout::MAX)
         });
@@ -196,22 +201,23 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// When the daemon must have come, served, or gone.
-    fn daemon_is_due(&self) -> Option<Instant> {
+    /// When the daemon is started, must serve clients, or must have exited.
+    fn next_daemon_deadline(&self) -> Option<Instant> {
         match &self.daemon {
             None => self.start_at,
-            Some(daemon) if daemon.on_trial => Some(daemon.started + TRIAL),
-            Some(_) => self.last_grace,
+            Some(daemon) if daemon.is_candidate => Some(daemon.started + CANDIDATE_TIMEOUT),
+            Some(_) => self.shutdown_deadline,
         }
     }
 
-    fn end_what_is_overdue(&mut self) {
+    fn kill_overdue(&mut self) {
         let Some(daemon) = &mut self.daemon else { return };
         let now = Instant::now();
-        if daemon.on_trial && now >= daemon.started + TRIAL && self.upgrade == Upgrade::Done {
-            self.upgrade = Upgrade::Silent;
+        let is_late = daemon.is_candidate && now >= daemon.started + CANDIDATE_TIMEOUT;
+        if is_late && self.upgrade == UpgradeResult::Succeeded {
+            self.upgrade = UpgradeResult::TimedOut;
             daemon.kill();
-        } else if self.last_grace.is_some_and(|until| now >= until) {
+        } else if self.shutdown_deadline.is_some_and(|until| now >= until) {
             daemon.kill();
         }
     }
@@ -219,89 +225,91 @@ impl<'a> Keeper<'a> {
     fn read_signals(&mut self) {
         while let Ok(Some(info)) = self.signals.read_signal() {
             let signal = info.ssi_signo.cast_signed();
-            self.terminate |= signal == Signal::SIGTERM as i32 || signal == Signal::SIGINT as i32;
+            self.is_terminating |= signal == Signal::SIGTERM as i32 || signal == Signal::SIGINT as i32;
         }
     }
 
-    fn reap(&mut self) {
-        while let Some((pid, ended)) = wait::try_wait_any() {
+    fn reap_children(&mut self) {
+        while let Some((pid, status)) = wait::try_wait_any() {
             if self.daemon.as_ref().is_some_and(|daemon| daemon.pid == pid) {
-                self.daemon_ended();
+                self.on_daemon_exited();
             } else {
-                self.runs.ended(pid, ended); // or an orphan: reaped, and of no concern here
+                self.runs.on_reaped(pid, status); // ignores orphans
             }
         }
     }
 
-    fn daemon_ended(&mut self) {
+    fn on_daemon_exited(&mut self) {
         let Some(mut daemon) = self.daemon.take() else { return };
-        // Its last words, the shutdown above all, may still be in the channel.
+        // Its last requests, such as the shutdown, may still be in the channel.
         if let Some(channel) = daemon.channel.take() {
-            self.obey_from(channel.as_fd());
+            self.receive_requests(channel.as_fd());
         }
-        if daemon.on_trial {
-            // Back to the binary that served.
-            self.trial = None;
-            self.vault = self.before_trial.take().unwrap_or_default();
-            if self.upgrade == Upgrade::Done {
-                self.upgrade = Upgrade::Died;
+        if daemon.is_candidate {
+            // Back to the previous binary.
+            self.candidate = None;
+            self.fd_store = self.fd_store_backup.take().unwrap_or_default();
+            if self.upgrade == UpgradeResult::Succeeded {
+                self.upgrade = UpgradeResult::Crashed;
             }
         }
-        let quick = daemon.started.elapsed() < QUICK_DEATH && !daemon.on_trial && self.trial.is_none();
-        self.quick_deaths = if quick { self.quick_deaths + 1 } else { 0 };
-        let beyond = self.quick_deaths.saturating_sub(MOST_QUICK_DEATHS).min(7);
-        let pause = if beyond == 0 { Duration::ZERO } else { Duration::from_millis(10) * (1 << beyond) };
-        self.start_at = Some(Instant::now() + pause.min(LONGEST_PAUSE));
+        let is_early =
+            daemon.started.elapsed() < EARLY_EXIT && !daemon.is_candidate && self.candidate.is_none();
+        self.early_exits = if is_early { self.early_exits + 1 } else { 0 };
+        let excess = self.early_exits.saturating_sub(MAX_EARLY_EXITS).min(7);
+        let delay = if excess == 0 { Duration::ZERO } else { Duration::from_millis(10) * (1 << excess) };
+        self.start_at = Some(Instant::now() + delay.min(MAX_START_DELAY));
     }
 
     fn start_daemon_if_due(&mut self) {
         if self.daemon.is_some() || self.start_at.is_some_and(|at| Instant::now() < at) {
             return;
         }
-        match child::start(self.home, self.place.listener.as_fd(), self.trial.as_ref(), self.nofile) {
+        let listener = self.lock.listener.as_fd();
+        match daemon_process::start(self.home, listener, self.candidate.as_ref(), self.nofile) {
             Ok(daemon) => {
-                if daemon.on_trial {
-                    self.upgrade = Upgrade::Done;
-                    self.before_trial = Some(self.vault.copy());
+                if daemon.is_candidate {
+                    self.upgrade = UpgradeResult::Succeeded;
+                    self.fd_store_backup = Some(self.fd_store.try_clone());
                 }
                 if let Some(channel) = &daemon.channel {
-                    let (runs, vault) = (&self.runs, &self.vault);
-                    child::introduce(channel.as_fd(), self.succeeds, self.upgrade, runs, vault);
+                    let (runs, fd_store) = (&self.runs, &self.fd_store);
+                    let (is_successor, upgrade) = (self.is_successor, self.upgrade);
+                    daemon_process::send_state(channel.as_fd(), is_successor, upgrade, runs, fd_store);
                 }
                 self.daemon = Some(daemon);
                 self.start_at = None;
-                self.runs.attached();
-                self.terminate_told = false;
+                self.runs.mark_all_unreported();
+                self.terminate_sent = false;
             }
-            // Out of processes or descriptors: it may pass.
-            Err(_) => self.start_at = Some(Instant::now() + LONGEST_PAUSE),
+            // Out of processes or descriptors, which may pass.
+            Err(_) => self.start_at = Some(Instant::now() + MAX_START_DELAY),
         }
     }
 
-    /// The daemon answers clients: all that ran before is known to it, and a new binary has proved
-    /// itself. The keeper follows it, in the same process.
-    fn serving(&mut self) {
-        self.succeeds = false;
-        let Some(daemon) = self.daemon.as_mut().filter(|daemon| daemon.on_trial) else { return };
-        daemon.on_trial = false;
-        self.before_trial = None;
-        let (pid, Some(program)) = (daemon.pid, self.trial.take()) else { return };
-        let leaving = Leaving {
-            listener: self.place.listener.as_fd(),
-            lock: Some(self.place.lock()),
+    /// The daemon serves clients: it knows all runs, and a candidate has proved itself. The keeper then
+    /// executes the candidate's binary in the same process.
+    fn on_daemon_ready(&mut self) {
+        self.is_successor = false;
+        let Some(daemon) = self.daemon.as_mut().filter(|daemon| daemon.is_candidate) else { return };
+        daemon.is_candidate = false;
+        self.fd_store_backup = None;
+        let (pid, Some(program)) = (daemon.pid, self.candidate.take()) else { return };
+        let handover = HandoverOut {
+            listener: self.lock.listener.as_fd(),
+            lock: Some(self.lock.lock()),
             daemon: self.channel().map(|channel| (pid, channel)),
             runs: &self.runs,
-            vault: &self.vault,
-            terminate: self.terminate,
+            fd_store: &self.fd_store,
+            terminate: self.is_terminating,
             upgrade: self.upgrade,
             nofile: self.nofile,
         };
-        let errno = leaving.become_keeper(&spawn::fd_path(&program), true);
-        // The new daemon has shown that it speaks our protocol: the old keeper will do.
+        let errno = handover.exec_keeper(&spawn::fd_path(&program), true);
+        // The new daemon understands this keeper's protocol, so this keeper can continue.
         let _ = writeln!(
             std::io::stderr(),
-            "rsm keeper: upgrade failed, continuing with the current \
-            version: {errno}"
+            "rsm keeper: upgrade failed, continuing with the current version: {errno}"
         );
     }
 
@@ -309,92 +317,92 @@ impl<'a> Keeper<'a> {
         self.daemon.as_ref()?.channel.as_ref().map(AsFd::as_fd)
     }
 
-    /// Carries out what the daemon has asked for.
-    fn obey(&mut self) {
+    fn handle_requests(&mut self) {
         let Some(channel) = self.daemon.as_mut().and_then(|daemon| daemon.channel.take()) else { return };
-        // A daemon that hung up is ending; one that does not end is of no use.
-        let open = self.obey_from(channel.as_fd());
+        // A daemon that closed the channel is exiting; one that does not exit is useless.
+        let is_open = self.receive_requests(channel.as_fd());
         let Some(daemon) = &mut self.daemon else { return };
-        if !open {
+        if !is_open {
             return daemon.kill();
         }
         daemon.channel = Some(channel);
-        if std::mem::take(&mut self.serves) {
-            self.serving();
+        if std::mem::take(&mut self.is_ready) {
+            self.on_daemon_ready();
         }
     }
 
-    /// Carries out all that lies in the channel; false if its other end is gone.
-    fn obey_from(&mut self, channel: BorrowedFd<'_>) -> bool {
-        let mut packet = [0; PACKET];
+    /// Executes all requests in the channel; false if its other end is closed.
+    fn receive_requests(&mut self, channel: BorrowedFd<'_>) -> bool {
+        let mut packet = [0; MAX_PACKET];
         loop {
             match fd_channel::receive_with_fds(channel, &mut packet) {
                 Err(Errno::EAGAIN) => return true,
-                // Said once, before what is still to be read: the other end left news unread.
+                // Reported once, before the packets that are left: the other end did not read all notices.
                 Err(Errno::ECONNRESET) => {}
                 Ok((0, _)) | Err(_) => return false,
                 Ok((length, fds)) => {
-                    if let Some(order) = Order::read(&packet[..length]) {
-                        self.carry_out(order, fds);
+                    if let Some(Packet { message, fds, .. }) = KeeperRequest::decode(&packet[..length], fds) {
+                        self.execute(message, fds);
                     }
                 }
             }
         }
     }
 
-    fn carry_out(&mut self, order: Order, mut fds: Vec<OwnedFd>) {
-        match order {
-            Order::Spawn { run, given } => self.spawn(run, given, fds),
-            Order::Signal { run, signal, group } => self.runs.signal(run, signal, group),
-            Order::Store { name } => self.vault.store(name, fds.pop()),
-            Order::Drop { name } => self.vault.drop(&name),
-            Order::Release { run } => self.runs.release(run),
-            Order::Closing => (self.terminate, self.terminate_told) = (true, true),
-            Order::Shutdown => self.last_grace = Some(Instant::now() + LAST_GRACE),
-            Order::Adopt { run, pid, start_time } if !self.runs.contains(run) => {
+    fn execute(&mut self, request: KeeperRequest, fds: Vec<RoleFd>) {
+        match request {
+            KeeperRequest::Spawn { run, child_fds } => self.spawn(run, child_fds, fds),
+            KeeperRequest::Signal { run, signal, group } => self.runs.signal(run, signal, group),
+            KeeperRequest::StoreFd { name } => self.fd_store.store(name, take_fd(fds, FdRole::Stored)),
+            KeeperRequest::RemoveFd { name } => self.fd_store.remove(&name),
+            KeeperRequest::Release { run } => self.runs.release(run),
+            KeeperRequest::BeginShutdown => (self.is_terminating, self.terminate_sent) = (true, true),
+            KeeperRequest::Exit => self.shutdown_deadline = Some(Instant::now() + SHUTDOWN_TIMEOUT),
+            KeeperRequest::Adopt { run, pid, start_time } if !self.runs.contains(run) => {
                 self.runs.adopt(run, ProcessRef { pid, start_time }, fds);
             }
-            Order::Adopt { .. } => {} // asked twice
-            Order::Replace => self.trial = fds.pop().map(File::from),
-            Order::Serving => self.serves = true,
+            KeeperRequest::Adopt { .. } => {} // a repeated request
+            KeeperRequest::Upgrade => self.candidate = take_fd(fds, FdRole::Binary).map(File::from),
+            KeeperRequest::Ready => self.is_ready = true,
         }
     }
 
-    fn spawn(&mut self, run: u64, given: u64, mut fds: Vec<OwnedFd>) {
-        let given = usize::try_from(given).unwrap_or(usize::MAX);
+    fn spawn(&mut self, run: u64, child_fds: u64, mut fds: Vec<RoleFd>) {
+        let child_fds = usize::try_from(child_fds).unwrap_or(usize::MAX);
         if self.runs.contains(run) {
-            return; // asked twice: a daemon that died before it heard the answer
+            return; // a repeated request: the previous daemon died before it received the reply
         }
-        if fds.len() < given.saturating_add(1) {
+        if fds.len() < child_fds.saturating_add(1) {
             return self.runs.add_failed(run, StartStep::Fork, Errno::EMFILE);
         }
-        let kept = fds.split_off(1 + given);
-        let for_child = fds.split_off(1);
-        let Some(order) = fds.pop() else { return };
-        match spawn::fork_launch(spawn::LaunchSource::Memfd(order), for_child, self.nofile) {
+        let kept = fds.split_off(1 + child_fds);
+        let for_child: Vec<OwnedFd> = fds.split_off(1).into_iter().map(|(_, fd)| fd).collect();
+        let Some((_, launch)) = fds.pop() else { return };
+        match spawn::fork_launch(LaunchSource::Memfd(launch), for_child, self.nofile) {
             Ok(forked) => self.runs.add(run, forked, kept),
             Err(errno) => self.runs.add_failed(run, StartStep::Fork, errno),
         }
     }
 
-    /// Tells the daemon what it has yet to hear; true if nothing is left.
-    fn tell(&mut self) -> bool {
+    /// Sends unsent notices to the daemon; true if none is left.
+    fn flush_notices(&mut self) -> bool {
         let Some(channel) = self.daemon.as_ref().and_then(|daemon| daemon.channel.as_ref()) else {
             return true;
         };
-        let mut packet = [0; PACKET];
-        let mut tell = |news: &News, fds: &[BorrowedFd<'_>]| match fd_channel::send_with_fds(
+        let mut packet = [0; MAX_PACKET];
+        let mut send = |notice: &KeeperNotice, fds: &[RoleBorrowedFd<'_>]| match send_packet(
             channel.as_fd(),
-            news.write(&mut packet),
+            notice.encode(fds, &mut packet),
             fds,
         ) {
             Ok(()) => true,
             Err(errno) => errno != Errno::EAGAIN && errno != Errno::ENOBUFS,
         };
-        if !self.runs.tell(&mut tell) {
+        if !self.runs.send_notices(&mut send) {
             return false;
         }
-        self.terminate_told = self.terminate_told || self.terminate && tell(&News::Terminate, &[]);
-        self.terminate == self.terminate_told
+        self.terminate_sent =
+            self.terminate_sent || self.is_terminating && send(&KeeperNotice::Terminate, &[]);
+        self.is_terminating == self.terminate_sent
     }
 }

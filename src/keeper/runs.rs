@@ -1,7 +1,6 @@
-//! The keeper's table of runs: every app it starts or has taken over, and what the daemon has yet
-//! to hear of each.
+//! The keeper's runs: all that it has started or adopted, and which notices of each are not sent yet.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -9,7 +8,7 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::wire::News;
+use super::protocol::{FdRole, KeeperNotice, RoleBorrowedFd, RoleFd};
 use crate::exit::StartStep;
 use crate::process::proc::stat::Stat;
 use crate::process::process_ref::ProcessRef;
@@ -18,184 +17,201 @@ use crate::process::spawn::report::{StartMessage, StartReport};
 use crate::process::wait::PidfdWatch;
 use crate::process::wait::WaitStatus;
 
-/// One life of an app's instance.
+/// A run of an instance.
 #[derive(Debug)]
-pub struct Run {
-    /// The daemon's number for it.
+pub struct KeeperRun {
+    /// Its number, chosen by the daemon.
     pub id: u64,
-    /// Its first process.
+    /// Its leader.
     pub process: ProcessRef,
-    /// What the daemon wants kept: survives the daemon, not the run.
-    pub kept: Vec<OwnedFd>,
-    /// How its end is learned.
-    pub bond: Bond,
-    /// Tells whether `exec` succeeded; gone once that is known.
-    pub report: Option<StartReport>,
-    /// What the answers to its filter's questions go through, if it has one.
+    /// The descriptors that the next daemon gets. Closed with the run.
+    pub fds: Vec<RoleFd>,
+    /// How its exit is detected.
+    pub wait_method: WaitMethod,
+    /// Open until it is known whether `exec` succeeded.
+    pub start_report: Option<StartReport>,
+    /// The notifier of its seccomp filter, if it has one.
     pub notifier: Option<OwnedFd>,
     /// How it ended.
-    pub ended: Option<WaitStatus>,
-    /// Which step of its start failed, and with which error.
+    pub wait_status: Option<WaitStatus>,
+    /// The step of its start that failed, and the error number.
     pub failed: Option<(StartStep, i32)>,
-    /// The daemon has yet to hear how the start went.
-    pub owes_start: bool,
-    /// And of the end.
-    pub owes_end: bool,
+    /// The result of the start is not sent to the daemon yet.
+    pub start_unreported: bool,
+    /// The exit is not sent to the daemon yet.
+    pub exit_unreported: bool,
 }
 
-/// What a run's first process is to the keeper.
+/// How the exit of a run's leader is detected.
 #[derive(Debug)]
-pub enum Bond {
-    /// A child: it is reaped.
-    Child,
-    /// Another keeper began it: it is watched.
-    Foreign(PidfdWatch),
-    /// It could not even be made, or is gone.
+pub enum WaitMethod {
+    /// It is a child: it is reaped.
+    Reap,
+    /// Another keeper started it: it is watched.
+    Watch(PidfdWatch),
+    /// It could not be forked, or has exited.
     None,
 }
 
-impl Run {
-    /// A run of which nothing is owed yet.
-    pub fn new(id: u64, process: ProcessRef, kept: Vec<OwnedFd>, bond: Bond) -> Self {
-        let (report, notifier, ended, failed) = (None, None, None, None);
-        Self { id, process, kept, bond, report, notifier, ended, failed, owes_start: false, owes_end: false }
+impl KeeperRun {
+    /// A run without unsent notices.
+    pub fn new(id: u64, process: ProcessRef, fds: Vec<RoleFd>, wait_method: WaitMethod) -> Self {
+        Self {
+            id,
+            process,
+            fds,
+            wait_method,
+            start_report: None,
+            notifier: None,
+            wait_status: None,
+            failed: None,
+            start_unreported: false,
+            exit_unreported: false,
+        }
     }
 }
 
-/// All runs not yet released.
+/// All runs that are not released.
 #[derive(Debug, Default)]
-pub struct Runs(Vec<Run>);
+pub struct Runs(Vec<KeeperRun>);
 
 impl Runs {
     /// Adds a run that was just forked.
-    pub fn add(&mut self, id: u64, forked: ForkedChild, kept: Vec<OwnedFd>) {
+    pub fn add(&mut self, id: u64, forked: ForkedChild, fds: Vec<RoleFd>) {
         let ForkedChild { pid, report } = forked;
-        // A zombie's stat stays readable, and we alone reap it: this cannot be someone else's.
+        // The stat of a zombie stays readable until this process reaps it: the pid cannot be reused.
         let start_time = Stat::of(pid).map_or(0, |stat| stat.start_time);
-        let run = Run::new(id, ProcessRef { pid, start_time }, kept, Bond::Child);
-        self.0.push(Run { report: Some(report), ..run });
+        let run = KeeperRun::new(id, ProcessRef { pid, start_time }, fds, WaitMethod::Reap);
+        self.0.push(KeeperRun { start_report: Some(report), ..run });
     }
 
-    /// Adds a run that could not even be forked, so that its failure is told like any other.
+    /// Adds a run that could not be forked, so that its failure is reported like any other.
     pub fn add_failed(&mut self, id: u64, step: StartStep, errno: Errno) {
-        let run = Run::new(id, ProcessRef { pid: 0, start_time: 0 }, Vec::new(), Bond::None);
-        self.0.push(Run { failed: Some((step, errno as i32)), owes_start: true, ..run });
+        let run = KeeperRun::new(id, ProcessRef { pid: 0, start_time: 0 }, Vec::new(), WaitMethod::None);
+        self.0.push(KeeperRun { failed: Some((step, errno as i32)), start_unreported: true, ..run });
     }
 
-    /// Adds a run that another keeper began. If its process is gone, that is told.
-    pub fn adopt(&mut self, id: u64, process: ProcessRef, kept: Vec<OwnedFd>) {
-        let (bond, ended) = match PidfdWatch::new(process) {
-            Ok(watched) => (Bond::Foreign(watched), None),
-            Err(_) => (Bond::None, Some(WaitStatus::Unknown)),
+    /// Adds a run that another keeper started. If its process has exited, that is reported.
+    pub fn adopt(&mut self, id: u64, process: ProcessRef, fds: Vec<RoleFd>) {
+        let (wait_method, wait_status) = match PidfdWatch::new(process) {
+            Ok(watch) => (WaitMethod::Watch(watch), None),
+            Err(_) => (WaitMethod::None, Some(WaitStatus::Unknown)),
         };
-        let run = Run::new(id, process, kept, bond);
-        let alive = ended.is_none();
-        self.0.push(Run { ended, owes_start: alive, owes_end: !alive, ..run });
+        let run = KeeperRun::new(id, process, fds, wait_method);
+        let is_alive = wait_status.is_none();
+        self.0.push(KeeperRun { wait_status, start_unreported: is_alive, exit_unreported: !is_alive, ..run });
     }
 
-    /// Takes a run over as it is.
-    pub fn push(&mut self, run: Run) {
+    /// Adds a run of a handover.
+    pub fn push(&mut self, run: KeeperRun) {
         self.0.push(run);
     }
 
-    /// All of them.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Run> {
+    /// All runs.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &KeeperRun> {
         self.0.iter()
     }
 
-    /// Whether this number is taken.
+    /// Whether there is a run with this number.
     pub fn contains(&self, id: u64) -> bool {
         self.0.iter().any(|run| run.id == id)
     }
 
-    /// Forgets a run that has ended; one that still runs stays, whatever the daemon believes.
+    /// Removes a run that has ended; one that is running stays, even if the daemon releases it.
     pub fn release(&mut self, id: u64) {
-        self.0.retain(|run| run.id != id || run.ended.is_none() && run.failed.is_none());
+        self.0.retain(|run| run.id != id || run.wait_status.is_none() && run.failed.is_none());
     }
 
-    /// Signals a run's group or first process, unless that has ended.
+    /// Signals a run's process group or leader, unless the leader has exited.
     pub fn signal(&self, id: u64, signal: i32, group: bool) {
-        let Some(run) = self.0.iter().find(|run| run.id == id && run.ended.is_none()) else { return };
-        match &run.bond {
-            Bond::Child => signal_child(run.process.pid, signal, group),
-            Bond::Foreign(watched) => watched.signal(signal, group),
-            Bond::None => {}
+        let Some(run) = self.0.iter().find(|run| run.id == id && run.wait_status.is_none()) else { return };
+        match &run.wait_method {
+            WaitMethod::Reap => signal_child(run.process.pid, signal, group),
+            WaitMethod::Watch(watch) => watch.signal(signal, group),
+            WaitMethod::None => {}
         }
     }
 
-    /// Notes that a child has ended, if it is one of the runs.
-    pub fn ended(&mut self, pid: i32, ended: WaitStatus) {
-        let of_it =
-            |run: &&mut Run| run.process.pid == pid && run.ended.is_none() && matches!(run.bond, Bond::Child);
-        let Some(run) = self.0.iter_mut().find(of_it) else { return };
-        // What the child had to say about its start is in the pipe by now.
-        run.read_report(true);
-        run.ended = Some(ended);
-        run.owes_end = run.failed.is_none();
+    /// Records the exit of a reaped child, if it is the leader of a run.
+    pub fn on_reaped(&mut self, pid: i32, status: WaitStatus) {
+        let is_leader = |run: &&mut KeeperRun| {
+            run.process.pid == pid && run.wait_status.is_none() && matches!(run.wait_method, WaitMethod::Reap)
+        };
+        let Some(run) = self.0.iter_mut().find(is_leader) else { return };
+        // All messages of the child about its start are in the socket by now.
+        run.poll_start_report(true);
+        run.wait_status = Some(status);
+        run.exit_unreported = run.failed.is_none();
     }
 
-    /// Notes that a run has ended, as told by another.
-    pub fn note_end(&mut self, id: u64, ended: WaitStatus) {
-        self.0.iter_mut().filter(|run| run.id == id).for_each(|run| run.ended = Some(ended));
+    /// Records the exit of a run that another process reported.
+    pub fn set_exit(&mut self, id: u64, status: WaitStatus) {
+        self.0.iter_mut().filter(|run| run.id == id).for_each(|run| run.wait_status = Some(status));
     }
 
-    /// Adds what to wait for: reports of starts, ends of those that are no children.
-    pub fn wait_for<'fd>(&'fd self, fds: &mut Vec<PollFd<'fd>>) {
+    /// Adds the descriptors to poll: start reports, and watches of processes that are not children.
+    pub fn poll_fds<'fd>(&'fd self, fds: &mut Vec<PollFd<'fd>>) {
         for run in &self.0 {
-            if let Some(report) = &run.report {
+            if let Some(report) = &run.start_report {
                 fds.push(PollFd::new(report.as_fd(), PollFlags::POLLIN));
             }
-            if let (Bond::Foreign(watched), None) = (&run.bond, run.ended) {
-                let (fd, flags) = watched.poll_target();
+            if let (WaitMethod::Watch(watch), None) = (&run.wait_method, run.wait_status) {
+                let (fd, flags) = watch.poll_target();
                 fds.push(PollFd::new(fd, flags));
             }
         }
     }
 
-    /// When to look at them even if nothing is told.
-    pub fn look_at(&self) -> Option<Instant> {
-        let look_at = |run: &Run| match &run.bond {
-            Bond::Foreign(watched) if run.ended.is_none() => watched.next_check(),
-            Bond::Foreign(_) | Bond::Child | Bond::None => None,
+    /// When to call [`Self::check_watched`] even if poll reports nothing.
+    pub fn next_check(&self) -> Option<Instant> {
+        let next_check = |run: &KeeperRun| match &run.wait_method {
+            WaitMethod::Watch(watch) if run.wait_status.is_none() => watch.next_check(),
+            WaitMethod::Watch(_) | WaitMethod::Reap | WaitMethod::None => None,
         };
-        self.0.iter().filter_map(look_at).min()
+        self.0.iter().filter_map(next_check).min()
     }
 
-    /// Takes note of reports of starts, and of ends of those that are no children.
-    pub fn look(&mut self) {
+    /// Records start reports, and exits of processes that are not children.
+    pub fn check_watched(&mut self) {
         for run in &mut self.0 {
-            run.read_report(false);
-            if let (Bond::Foreign(watched), None) = (&mut run.bond, run.ended) {
-                run.ended = watched.try_wait();
-                run.owes_end = run.ended.is_some();
+            run.poll_start_report(false);
+            if let (WaitMethod::Watch(watch), None) = (&mut run.wait_method, run.wait_status) {
+                run.wait_status = watch.try_wait();
+                run.exit_unreported = run.wait_status.is_some();
             }
         }
     }
 
-    /// After a new daemon has attached and heard of every run: of the ended ones it must hear too.
-    pub fn attached(&mut self) {
+    /// After a new daemon has received all runs: starts and exits must be reported to it again.
+    pub fn mark_all_unreported(&mut self) {
         for run in &mut self.0 {
-            run.owes_start = run.report.is_none() && (run.failed.is_some() || run.ended.is_none());
-            run.owes_end = run.ended.is_some() && run.failed.is_none();
+            run.start_unreported =
+                run.start_report.is_none() && (run.failed.is_some() || run.wait_status.is_none());
+            run.exit_unreported = run.wait_status.is_some() && run.failed.is_none();
         }
     }
 
-    /// Tells all that is owed, until `tell` refuses. True if nothing is left.
-    pub fn tell(&mut self, mut tell: impl FnMut(&News, &[BorrowedFd<'_>]) -> bool) -> bool {
+    /// Sends all unsent notices until `send` returns false. True if none is left.
+    pub fn send_notices(
+        &mut self,
+        mut send: impl FnMut(&KeeperNotice, &[RoleBorrowedFd<'_>]) -> bool,
+    ) -> bool {
         for run in &mut self.0 {
-            if run.owes_start && run.tell_start(&mut tell).is_none() {
+            if run.start_unreported && run.send_start(&mut send).is_none() {
                 return false;
             }
-            if let (true, Some(ended)) = (run.owes_end, run.ended) {
-                if !tell(&News::Exited { run: run.id, ended }, &[]) {
+            if let (true, Some(status)) = (run.exit_unreported, run.wait_status) {
+                if !send(&KeeperNotice::Exited { run: run.id, status }, &[]) {
                     return false;
                 }
-                run.owes_end = false;
+                run.exit_unreported = false;
             }
         }
-        // A failed start needs no release: told is done, once its child is reaped.
+        // A failed start needs no release: it is removed when it is reported and its child is reaped.
         self.0.retain(|run| {
-            run.failed.is_none() || run.owes_start || matches!(run.bond, Bond::Child) && run.ended.is_none()
+            run.failed.is_none()
+                || run.start_unreported
+                || matches!(run.wait_method, WaitMethod::Reap) && run.wait_status.is_none()
         });
         true
     }
@@ -203,7 +219,7 @@ impl Runs {
 
 fn signal_child(pid: i32, signal: i32, group: bool) {
     let target = Pid::from_raw(if group { -pid } else { pid });
-    // A child that has not come to `setsid` yet has no group of its own.
+    // A child that has not called `setsid` yet has no process group.
     if let Ok(signal) = Signal::try_from(signal)
         && kill(target, signal) == Err(Errno::ESRCH)
         && group
@@ -212,36 +228,44 @@ fn signal_child(pid: i32, signal: i32, group: bool) {
     }
 }
 
-impl Run {
-    /// All descriptors that the daemon is shown: those kept, then the notifier.
-    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        self.kept.iter().chain(&self.notifier).map(AsFd::as_fd).collect()
+impl KeeperRun {
+    /// The descriptors that the daemon gets: those kept with the run, and the notifier.
+    pub fn all_fds(&self) -> Vec<RoleBorrowedFd<'_>> {
+        let fds = self.fds.iter().map(|(role, fd)| (*role, fd.as_fd()));
+        fds.chain(self.notifier_fd()).collect()
     }
 
-    /// Learns how the start went. `last`: the child is dead, there will be no more.
-    fn read_report(&mut self, last: bool) {
-        let Some(report) = self.report.take() else { return };
+    fn notifier_fd(&self) -> Option<RoleBorrowedFd<'_>> {
+        Some((FdRole::Notifier, self.notifier.as_ref()?.as_fd()))
+    }
+
+    /// Receives the messages of the start report. `is_last`: the child has exited, none will follow.
+    fn poll_start_report(&mut self, is_last: bool) {
+        let Some(report) = self.start_report.take() else { return };
         loop {
             match report.receive() {
                 StartMessage::Notifier(notifier) => self.notifier = Some(notifier),
                 StartMessage::Failed(step, errno) => break self.failed = Some((step, errno)),
-                StartMessage::Pending if !last => return self.report = Some(report),
-                // Nothing, and yet dead: a descendant got hold of the other end before `exec`.
+                StartMessage::Pending if !is_last => return self.start_report = Some(report),
+                // Pending although it has exited: a descendant inherited the other end before `exec`.
                 StartMessage::Execed | StartMessage::Pending => break,
             }
         }
-        self.owes_start = true;
+        self.start_unreported = true;
     }
 
-    fn tell_start(&mut self, tell: &mut impl FnMut(&News, &[BorrowedFd<'_>]) -> bool) -> Option<()> {
+    fn send_start(
+        &mut self,
+        send: &mut impl FnMut(&KeeperNotice, &[RoleBorrowedFd<'_>]) -> bool,
+    ) -> Option<()> {
         let ProcessRef { pid, start_time } = self.process;
-        let news = match self.failed {
-            Some((step, errno)) => News::SpawnFailed { run: self.id, step: step as u64, errno },
-            None => News::Spawned { run: self.id, pid, start_time },
+        let notice = match self.failed {
+            Some((step, errno)) => KeeperNotice::SpawnFailed { run: self.id, step: step as u64, errno },
+            None => KeeperNotice::Spawned { run: self.id, pid, start_time },
         };
-        let notifier: Vec<_> = self.notifier.iter().map(AsFd::as_fd).collect();
-        self.owes_start = !tell(&news, &notifier);
-        (!self.owes_start).then_some(())
+        let sent = send(&notice, self.notifier_fd().as_slice());
+        self.start_unreported = !sent;
+        sent.then_some(())
     }
 }
 
@@ -251,24 +275,30 @@ mod tests {
     use crate::process::spawn::report;
 
     #[test]
-    fn the_daemon_gets_the_notifier_with_the_start_and_again_when_it_attaches() {
-        let (report, teller) = report::start_report_pair().unwrap();
+    fn notifier_is_sent_with_start_and_again_after_sync() {
+        let (report, reporter) = report::start_report_pair().unwrap();
         let mut runs = Runs::default();
         let (kept, pipe) = nix::unistd::pipe().unwrap();
-        runs.add(7, ForkedChild { pid: std::process::id().cast_signed(), report }, vec![kept]);
-        teller.send_notifier(pipe.as_fd()).unwrap();
-        runs.look();
-        assert!(runs.tell(|news, _| panic!("{news:?} is not known yet")));
-        drop(teller);
-        runs.look();
-        let mut told = Vec::new();
-        assert!(runs.tell(|news, fds| {
-            told.push((news.clone(), fds.len()));
+        let forked = ForkedChild { pid: std::process::id().cast_signed(), report };
+        runs.add(7, forked, vec![(FdRole::Stdout, kept)]);
+        reporter.send_notifier(pipe.as_fd()).unwrap();
+        runs.check_watched();
+        assert!(runs.send_notices(|notice, _| panic!("{notice:?} is not known yet")));
+        drop(reporter);
+        runs.check_watched();
+        let mut sent = Vec::new();
+        let roles = |fds: &[RoleBorrowedFd<'_>]| fds.iter().map(|(role, _)| *role).collect::<Vec<_>>();
+        assert!(runs.send_notices(|notice, fds| {
+            sent.push((notice.clone(), roles(fds)));
             true
         }));
-        assert!(matches!(told[..], [(News::Spawned { run: 7, .. }, 1)]), "{told:?}");
-        assert_eq!(runs.iter().map(|run| run.descriptors().len()).collect::<Vec<_>>(), [2]);
-        runs.attached();
-        assert!(runs.tell(|news, fds| matches!(news, News::Spawned { .. }) && fds.len() == 1));
+        let [(KeeperNotice::Spawned { run: 7, .. }, with_start)] = &sent[..] else { panic!("{sent:?}") };
+        assert_eq!(with_start[..], [FdRole::Notifier]);
+        let all: Vec<_> = runs.iter().map(|run| roles(&run.all_fds())).collect();
+        assert_eq!(all, [[FdRole::Stdout, FdRole::Notifier]]);
+        runs.mark_all_unreported();
+        assert!(
+            runs.send_notices(|notice, fds| matches!(notice, KeeperNotice::Spawned { .. }) && fds.len() == 1)
+        );
     }
 }

@@ -6,12 +6,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use croner::Cron;
-use croner::parser::{CronParser, Year};
-use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
+use jiff::Timestamp;
 
 use super::stamp::Stamp;
+use crate::schedule::Schedule;
 use crate::spec::Rotation;
 
 /// Stands between a file's name and the date of its rotation, as with pm2-logrotate.
@@ -169,9 +167,7 @@ pub(super) fn over_budget(files: &[Rotated], others: u64, most: u64) -> usize {
 
 /// The next time of a schedule after `from` (milliseconds since the epoch), in local time.
 pub(super) fn next_time(schedule: &str, from: i64) -> Option<i64> {
-    let cron: Cron = CronParser::builder().year(Year::Disallowed).build().parse(schedule).ok()?;
-    let from = Zoned::new(Timestamp::from_millisecond(from).ok()?, TimeZone::system());
-    Some(cron.find_next_occurrence(&from, false).ok()?.timestamp().as_millisecond())
+    Schedule::parse_syntax(schedule).ok()?.next_after_ms(from)
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+pub(in crate::cli) use crate::text::sanitize as tame;
+
 use unicode_segmentation::UnicodeSegmentation;
 use unicode_width::UnicodeWidthStr;
 
@@ -92,14 +94,6 @@ impl Style {
 /// makes it one, a letter with its accent.
 pub(in crate::cli) fn width(text: &str) -> usize {
     text.width()
-}
-
-/// `text` without control characters: a name must not steer the terminal.
-pub(in crate::cli) fn tame(text: &str) -> Cow<'_, str> {
-    match text.contains(char::is_control) {
-        true => text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect(),
-        false => Cow::Borrowed(text),
-    }
 }
 
 /// `text` in at most `columns`, its end replaced by `…` where it is longer.

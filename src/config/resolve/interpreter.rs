@@ -7,7 +7,7 @@ use super::shebang::{Head, look};
 use crate::config::findings::{At, Findings};
 use crate::config::keys::{AppSettings, value_of};
 use crate::config::search::{SearchPath, absolute, is_executable};
-use crate::spec::Launcher;
+use crate::spec::{Launcher, Runtime, runtime_of};
 
 /// Who runs files of which extension; the first one installed.
 ///
@@ -152,7 +152,9 @@ impl Choice<'_, '_> {
             let message = format!("{}: interpreter {program} not found", self.file.display());
             return self.mistake(message, "install it, fix the #! line, or set `interpreter`".into());
         }
-        let takes_options = matches!(runner.as_deref(), Some("node" | "bun")) || !self.args.is_empty();
+        let takes_options =
+            matches!(runner.as_deref().and_then(runtime_of), Some(Runtime::Node | Runtime::Bun))
+                || !self.args.is_empty();
         if executable && !takes_options { self.direct(runner) } else { self.by(program, args) }
     }
 

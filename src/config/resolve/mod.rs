@@ -21,7 +21,7 @@ use super::file::Written;
 use super::findings::{Findings, Given};
 use super::keys::{AppSettings, value_of};
 use super::value::{AppName, Reading};
-use crate::spec::{AppSpec, ExecMode, Launcher};
+use crate::spec::{AppSpec, ExecMode, Launcher, Runtime, runtime_of};
 
 use crate::config::search::absolute;
 pub(super) use interpreter::named as named_interpreter;
@@ -162,13 +162,14 @@ fn launch(
     if let Some(args) = program.args {
         app.args = args;
     }
+    let runtime = program.runner.as_deref().and_then(runtime_of);
     app.version = program.file.as_deref().or(Some(&app.cwd)).and_then(package::version);
-    if program.runner.as_deref().is_some_and(|runner| runner.contains("python")) {
+    if runtime == Some(Runtime::Python) {
         // Else a Python app's prints reach its log only when kilobytes have gathered.
         app.env.entry("PYTHONUNBUFFERED".into()).or_insert_with(|| "1".into());
     }
     let shares_ports = matches!(app.launcher, Launcher::Serve)
-        || matches!(program.runner.as_deref(), Some("node" | "bun" | "tsx"));
+        || matches!(runtime, Some(Runtime::Node | Runtime::Bun | Runtime::Tsx));
     let unsaid = settings.exec_mode.is_none() && value_of(&settings.execute_command) != Some(&true);
     if shares_ports && unsaid && settings.instances.is_some() {
         app.exec_mode = ExecMode::Cluster;

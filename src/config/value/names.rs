@@ -2,11 +2,11 @@
 
 use std::str::FromStr;
 
-use croner::parser::{CronParser, Year};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{Reading, Wrong, integer, wants, wants_help};
+use crate::schedule::Schedule;
 use crate::spec::{Balance, ExecMode, LogFormat};
 
 /// The name of an app, which is also a part of file names.
@@ -119,9 +119,9 @@ impl Reading for Cron {
         if pattern.contains('@') || !(5..=6).contains(&fields) {
             return wants(CRON);
         }
-        match CronParser::builder().year(Year::Disallowed).build().parse(pattern) {
+        match Schedule::parse_syntax(pattern) {
             Ok(_) => Ok(Self(Some(pattern.trim().to_owned()))),
-            Err(error) => wants_help(CRON, error.to_string()),
+            Err(error) => wants_help(CRON, error),
         }
     }
 }
