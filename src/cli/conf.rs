@@ -59,7 +59,8 @@ pub(super) fn load(home: &Home) -> Result<RsmSettings, Error> {
 fn show_all(session: &Session) -> Result<(), Error> {
     let settings = load(&session.home)?;
     let lines = SETTINGS.iter().map(|Setting { name, doc, default, .. }| {
-        format!("{name} = {}    # {doc} [default: {default}]\n", display(settings.value(name).as_ref()))
+        let (value, doc) = (display(settings.value(name).as_ref()), doc.trim());
+        format!("{name} = {value}    # {doc} [default: {default}]\n")
     });
     output::print(&lines.collect::<String>())
 }
