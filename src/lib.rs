@@ -1,51 +1,53 @@
-//! rsm, a process manager for any language.
+//! rsm, a process manager for apps in any language.
 //!
-//! # The house
+//! # Layout
 //!
-//! Floors, top to bottom. A module imports from lower floors or its own folder, never in a circle.
+//! A module imports from lower floors or from its own folder. Modules of floor 1 may import each other, never in a
+//! cycle. `tests/it/layout.rs` checks this table against the code.
 //!
-//! | floor | module | what is there |
+//! | floor | modules | responsibility |
 //! | --- | --- | --- |
-//! | 6 | [`cli`] | arguments, a file a command, and pure rendering of views |
-//! | 5 | [`daemon`] | the supervisor's loop, the world it acts on, the API's answers, triggers, saving |
-//! | 5 | [`boot`] | units of init systems, and what a process that one started must know |
-//! | 4 | [`ipc`] | all that crosses the wire, and both ends of it |
-//! | 4 | [`keeper`] | the parent of all apps: forks, reaps, keeps descriptors |
-//! | 3 | [`instance`] | one supervised slot: states, restart policy, all pure |
-//! | 2 | [`config`] | ecosystem files and flags to specs, or every mistake at once |
-//! | 3 | [`probes`] | asking an app how it is: http, tcp, a command |
-//! | 3 | [`cluster`] | one port for many instances: held sockets, groups, steering |
-//! | 2 | [`process`] | spawning, signals, pidfds, whole trees |
-//! | 2 | [`logs`] | from an app's pipe to its files and followers |
-//! | 2 | [`metrics`] | what trees and the machine use |
-//! | 2 | [`serve`] | the static file server, a program of its own in this binary |
-//! | 1 | [`spec`], [`exit`], [`time`] | what an app is; how a run ended; time |
-//! | 1 | [`paths`], [`settings`], [`error`] | where files lie; what is set for all; what went wrong |
+//! | 6 | [`cli`] | arguments, one file for each command, and rendering |
+//! | 5 | [`daemon`] | the supervisor, the effects it asks for, jobs and API handlers |
+//! | 4 | [`ipc`] | the API: requests, responses, routes, client and server |
+//! | 3 | [`instance`] | one supervised copy of an app: states and restart policy, without I/O |
+//! | 3 | [`keeper`] | the parent of all apps: forks, reaps, stores descriptors |
+//! | 3 | [`cluster`] | one port for several instances: held sockets, groups, steering |
+//! | 3 | [`probes`] | readiness and liveness probes: http, tcp, exec |
+//! | 3 | [`logs`] | from the output pipe of an app to files and followers |
+//! | 3 | [`metrics`] | CPU and memory of process trees and of the machine |
+//! | 2 | [`config`] | ecosystem files and flags to app specs, or all errors at once |
+//! | 2 | [`process`] | spawning, signals, pidfds, process trees |
+//! | 2 | [`boot`] | services of init systems |
+//! | 2 | [`serve`] | the static file server |
+//! | 1 | [`spec`], [`exit`] | what an app is; how a run ended |
+//! | 1 | [`paths`], [`settings`], [`atomic_file`] | files of rsm |
+//! | 1 | [`time`], [`schedule`], [`text`], [`version`] | clocks, cron schedules, text |
 //!
-//! # The processes
+//! # Processes
 //!
 //! ```text
 //! rsm (CLI) --HTTP over a Unix socket--> daemon --packets + descriptors--> keeper --fork--> apps
 //! ```
 //!
-//! The keeper is the parent of every app and of the daemon, and does nothing else. The daemon
-//! decides everything and may die at any time: the keeper starts another, which hears what runs
-//! and what has ended meanwhile.
+//! The keeper is the parent of every app and of the daemon. The daemon makes all decisions and may die at any
+//! time: the keeper starts another, and sends it all runs, exits and stored descriptors.
 //!
 //! # Three flows
 //!
-//! **`rsm start ecosystem.toml`**: [`cli`] has [`config::load`] make specs of the file, here where the
-//! user's directory and environment are; [`ipc::start_daemon`] connects, or starts keeper and daemon;
-//! `POST /v1/apps` reaches [`daemon::api`], which asks the [`daemon::supervisor`] through its
-//! handle; each new [`instance::Instance`] decides `Effect::Spawn`; `daemon::effects` opens logs and pipes
-//! and sends the order to the [`keeper`], whose child becomes the program; `Spawned` comes back as an
-//! event, the instance is online, and once all have settled the report goes out and is rendered.
+//! **`rsm start ecosystem.toml`**: [`config::load`] resolves the file into specs in the CLI, where the user's
+//! directory and environment are. [`ipc::start_daemon`] connects, or starts keeper and daemon. `POST /v1/apps`
+//! reaches [`daemon::api`], which calls the [`daemon::supervisor`] through its handle. Each new
+//! [`instance::Instance`] returns `Effect::Spawn`; `daemon::world` opens logs and pipes and sends the spawn request
+//! to the [`keeper`], whose child executes the program. `Spawned` comes back as an event, the instance is online,
+//! and when all goals are reached the report is sent and rendered.
 //!
-//! **A crash**: the keeper reaps and tells `Exited`; the instance is `Clearing` until nothing of its tree is
-//! left; [`instance::restart::decide`] says what follows; a delay is a timer whose `Due` is one more event.
+//! **A crash**: the keeper reaps the process and sends `Exited`. The instance is `CleaningUp` until nothing of its
+//! process tree is left. [`instance::restart_policy::decide`] chooses what follows; a delay is a timer that comes
+//! back as an event.
 //!
-//! **A log line**: the app's pipe, [`logs`]' own thread, the file, and whoever follows. It never meets
-//! the supervisor.
+//! **A log line**: from the app's pipe through a log worker of [`logs`] into the file and to followers, without the
+//! supervisor.
 
 pub mod atomic_file;
 pub mod boot;
@@ -53,7 +55,6 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod daemon;
-pub mod error;
 pub mod exit;
 pub mod instance;
 pub mod ipc;

@@ -8,11 +8,11 @@ use clap::builder::ValueHint;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use serde_json::{Map, Value};
 
+use crate::cli::error::Error;
 use crate::config::{
     self, CommandLine, ConfigErrors, Flag, FlagValue, GivenFlag, IGNORED_KEYS, IgnoredKey, KeyDef,
     LoadOptions,
 };
-use crate::error::Error;
 use crate::spec::AppSpec;
 
 use super::session::Session;

@@ -10,7 +10,7 @@ use clap_complete::engine::CompletionCandidate;
 use clap_complete::env::{CompleteEnv, Shells};
 
 use super::{CliArgs, help, output};
-use crate::error::Error;
+use crate::cli::error::Error;
 use crate::ipc::client::Client;
 use crate::ipc::message::{InstanceView, Request};
 use crate::paths::Home;

@@ -4,41 +4,16 @@
 //! standard output, everything else to standard error. Exit codes are those of
 //! [`Error::exit_code`].
 
-mod act;
 mod app_flags;
 mod completion;
-mod conf;
-mod convert;
-mod daemon;
-mod describe;
-mod doctor;
-mod dump;
 mod environment;
-mod foreground;
 mod hangup;
 mod help;
-mod list;
-mod logs;
 mod monit;
-mod order;
 mod output;
-mod plan;
 mod progress;
-mod reload;
 mod render;
-mod report;
-mod runtime;
-mod selectors;
-mod serve;
 mod session;
-mod speak;
-mod start;
-mod startup;
-mod upgrade;
-mod verify;
-mod watch;
-mod when;
-mod words;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -46,12 +21,12 @@ use std::path::Path;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::engine::ArgValueCandidates;
 
-use self::describe::DescribeArgs;
-use self::selectors::Targets;
 pub use self::session::use_colour;
 use self::session::{Session, env_is_set};
+use crate::cli::commands::describe::DescribeArgs;
+use crate::cli::error::Error;
+use crate::cli::targets::Targets;
 use crate::config;
-use crate::error::Error;
 use crate::ipc::message::Action;
 use crate::keeper::StartMode;
 use crate::paths::Home;
@@ -68,8 +43,8 @@ struct CliArgs {
     #[arg(long, global = true)]
     no_color: bool,
     /// Sort the list by a field; append `:desc` to reverse the order
-    #[arg(long, global = true, value_parser = order::parse_sort, value_name = "FIELD[:desc]")]
-    sort: Option<order::SortOrder>,
+    #[arg(long, global = true, value_parser = sort::parse_sort, value_name = "FIELD[:desc]")]
+    sort: Option<sort::SortOrder>,
     /// Print the version
     #[arg(short = 'v', short_alias = 'V', long, action = ArgAction::Version)]
     version: (),
@@ -85,37 +60,37 @@ struct CliArgs {
 enum CliCommand {
     /// Start apps from an ecosystem file, a script, a program or a shell command
     #[command(alias = "startOrRestart")]
-    Start(Box<start::StartArgs>),
+    Start(Box<crate::cli::commands::start::StartArgs>),
     /// Stop apps but keep them in the list
     Stop(Targets),
     /// Restart apps, optionally with changed settings
-    Restart(Box<act::RestartArgs>),
+    Restart(Box<crate::cli::commands::lifecycle::RestartArgs>),
     /// Replace the processes of apps without downtime
     #[command(aliases = ["gracefulReload", "gracefulreload", "softReload", "startOrReload", "startOrGracefulReload"])]
-    Reload(Box<reload::ReloadArgs>),
+    Reload(Box<crate::cli::commands::reload::ReloadArgs>),
     /// Stop apps and remove them from the list
     #[command(visible_alias = "del")]
     Delete(Targets),
     /// Change the number of instances of an app
-    Scale(act::ScaleArgs),
+    Scale(crate::cli::commands::lifecycle::ScaleArgs),
     /// Reset the restart counters of apps
     Reset(Targets),
     /// Show the changes that `apply` would make
-    Plan(plan::PlanArgs),
+    Plan(crate::cli::commands::apply::PlanArgs),
     /// Make the running apps match an ecosystem file
-    Apply(plan::ApplyArgs),
+    Apply(crate::cli::commands::apply::ApplyArgs),
     /// Send a signal to the processes of apps
     #[command(name = "sendSignal", aliases = ["send-signal", "sendsignal"])]
-    SendSignal(act::SignalArgs),
+    SendSignal(crate::cli::commands::lifecycle::SignalArgs),
     /// Write a line to the standard input of an instance
-    Send(speak::SendArgs),
+    Send(crate::cli::commands::stdin::SendArgs),
     /// Attach to an instance: show its output and forward your input
-    Attach(speak::AttachArgs),
+    Attach(crate::cli::commands::stdin::AttachArgs),
     /// Run a custom action of an app (Node.js)
-    Trigger(speak::TriggerArgs),
+    Trigger(crate::cli::commands::stdin::TriggerArgs),
     /// List apps and instances
     #[command(visible_aliases = ["ls", "l", "ps", "status"])]
-    List(list::ListArgs),
+    List(crate::cli::commands::list::ListArgs),
     /// Open the full-screen dashboard
     #[command(visible_alias = "dash", alias = "dashboard")]
     Monit,
@@ -127,7 +102,7 @@ enum CliCommand {
     #[command(visible_aliases = ["show", "desc"])]
     Describe(DescribeArgs),
     /// Print the environment variables of an instance, including values
-    Env(describe::EnvArgs),
+    Env(crate::cli::commands::describe::EnvArgs),
     /// Print the process ids of apps
     Pid {
         /// Name of the app [default: all apps]
@@ -142,7 +117,7 @@ enum CliCommand {
     },
     /// Show and follow the logs of apps
     #[command(alias = "log")]
-    Logs(logs::LogsArgs),
+    Logs(crate::cli::commands::logs::LogsArgs),
     /// Truncate log files
     Flush {
         /// Ids, names, namespaces or /regex/ [default: all]
@@ -176,15 +151,15 @@ enum CliCommand {
     /// Stop all apps and the daemon
     Kill,
     /// Upgrade the running daemon without restarting apps
-    Upgrade(upgrade::UpgradeArgs),
+    Upgrade(crate::cli::commands::upgrade::UpgradeArgs),
     /// Diagnose problems with rsm, the system and the saved apps
-    Doctor(doctor::DoctorArgs),
+    Doctor(crate::cli::commands::doctor::DoctorArgs),
     /// Install a service that starts rsm and the saved apps at boot
-    Startup(startup::StartupArgs),
+    Startup(crate::cli::commands::startup::StartupArgs),
     /// Remove the boot service
-    Unstartup(startup::StartupArgs),
+    Unstartup(crate::cli::commands::startup::StartupArgs),
     /// Run apps in the foreground, as the main process of a container
-    Runtime(Box<runtime::RuntimeArgs>),
+    Runtime(Box<crate::cli::commands::runtime::RuntimeArgs>),
     /// Run as a service: restore the saved list and supervise the daemon
     #[command(hide = true)]
     Foreground {
@@ -204,7 +179,7 @@ enum CliCommand {
     /// Print the JSON Schema of the ecosystem file
     Schema,
     /// Convert an ecosystem file to TOML
-    Convert(convert::ConvertArgs),
+    Convert(crate::cli::commands::convert::ConvertArgs),
     /// Print a report to attach to a bug report
     Report,
     /// Set a preference
@@ -232,7 +207,7 @@ enum CliCommand {
         template: Option<String>,
     },
     /// Serve a directory over HTTP
-    Serve(serve::ServeCommand),
+    Serve(crate::cli::commands::serve::ServeCommand),
     /// Print a shell completion script
     Completion {
         /// Shell to generate the script for
@@ -271,12 +246,12 @@ enum CliCommand {
 /// Whatever kept the command from doing what was asked.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
     completion::complete_if_requested();
-    let args = runtime::rewrite_argv(args.into_iter().collect());
+    let args = crate::cli::commands::runtime::rewrite_argv(args.into_iter().collect());
     let as_pm2 = args.first().is_some_and(|name| {
         let name = Path::new(name).file_name();
         name.is_some_and(|name| ["pm2", "pm2-runtime", "pm2-docker"].iter().any(|known| name == *known))
     });
-    let cli = parse(args).map_err(|error| Error::Usage(words::with_suggestion(error)))?;
+    let cli = parse(args).map_err(|error| Error::Usage(suggestions::with_suggestion(error)))?;
     let home = || if as_pm2 { Home::from_env_or_pm2() } else { Home::from_env() }.map_err(Error::HomeUnknown);
     match cli.command {
         CliCommand::Keeper { foreground, resume } => {
@@ -290,18 +265,18 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
         CliCommand::Daemon => run_component("daemon", crate::daemon::main(&home()?)),
         CliCommand::ServeFiles(args) => run_component("serve", crate::serve::run(args)),
         CliCommand::Schema => output::print_json(&config::schema()),
-        CliCommand::CanTakeOver => upgrade::print_capabilities(),
+        CliCommand::CanTakeOver => crate::cli::commands::upgrade::print_capabilities(),
         CliCommand::Completion { shell } => completion::script(shell),
         CliCommand::Man { directory } => completion::man(&directory),
         command => {
             if matches!(command, CliCommand::Foreground { .. }) {
-                foreground::exec_with_login_path()?;
+                crate::cli::commands::foreground::exec_with_login_path()?;
             }
             if matches!(command, CliCommand::Doctor(_)) {
-                doctor::exec_with_login_path()?;
+                crate::cli::commands::doctor::exec_with_login_path()?;
             }
             let alone = match command {
-                CliCommand::Runtime(_) => Some(runtime::fork_if_pid1()?),
+                CliCommand::Runtime(_) => Some(crate::cli::commands::runtime::fork_if_pid1()?),
                 _ => None,
             };
             let silent = alone.is_some() || cli.silent || (as_pm2 && env_is_set("PM2_SILENT"));
@@ -312,7 +287,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
             runtime.block_on(async {
                 match command {
                     CliCommand::Runtime(args) => {
-                        runtime::runtime(*args, alone.unwrap_or_default(), &session).await
+                        crate::cli::commands::runtime::runtime(*args, alone.unwrap_or_default(), &session)
+                            .await
                     }
                     command => dispatch(command, &session).await,
                 }
@@ -332,50 +308,64 @@ fn parse(args: Vec<OsString>) -> Result<CliArgs, clap::Error> {
 
 async fn dispatch(command: CliCommand, session: &Session) -> Result<(), Error> {
     match command {
-        CliCommand::Start(args) => start::start(*args, session).await,
-        CliCommand::Stop(targets) => act::run_action(Action::Stop, targets, session).await,
-        CliCommand::Restart(args) => act::restart(*args, session).await,
-        CliCommand::Reload(args) => reload::reload(*args, session).await,
-        CliCommand::Delete(targets) => act::run_action(Action::Delete, targets, session).await,
-        CliCommand::Scale(args) => act::scale(args, session).await,
-        CliCommand::Plan(args) => plan::plan(args, session).await,
-        CliCommand::Apply(args) => plan::apply(args, session).await,
-        CliCommand::Reset(targets) => act::run_action(Action::Reset, targets, session).await,
-        CliCommand::SendSignal(args) => act::send_signal(args, session).await,
-        CliCommand::Send(args) => speak::send(args, session).await,
-        CliCommand::Attach(args) => speak::attach(args, session).await,
-        CliCommand::Trigger(args) => speak::trigger(args, session).await,
-        CliCommand::List(args) => list::list(args, session).await,
+        CliCommand::Start(args) => crate::cli::commands::start::start(*args, session).await,
+        CliCommand::Stop(targets) => {
+            crate::cli::commands::lifecycle::run_action(Action::Stop, targets, session).await
+        }
+        CliCommand::Restart(args) => crate::cli::commands::lifecycle::restart(*args, session).await,
+        CliCommand::Reload(args) => crate::cli::commands::reload::reload(*args, session).await,
+        CliCommand::Delete(targets) => {
+            crate::cli::commands::lifecycle::run_action(Action::Delete, targets, session).await
+        }
+        CliCommand::Scale(args) => crate::cli::commands::lifecycle::scale(args, session).await,
+        CliCommand::Plan(args) => crate::cli::commands::apply::plan(args, session).await,
+        CliCommand::Apply(args) => crate::cli::commands::apply::apply(args, session).await,
+        CliCommand::Reset(targets) => {
+            crate::cli::commands::lifecycle::run_action(Action::Reset, targets, session).await
+        }
+        CliCommand::SendSignal(args) => crate::cli::commands::lifecycle::send_signal(args, session).await,
+        CliCommand::Send(args) => crate::cli::commands::stdin::send(args, session).await,
+        CliCommand::Attach(args) => crate::cli::commands::stdin::attach(args, session).await,
+        CliCommand::Trigger(args) => crate::cli::commands::stdin::trigger(args, session).await,
+        CliCommand::List(args) => crate::cli::commands::list::list(args, session).await,
         CliCommand::Monit => monit::monit(session).await,
-        CliCommand::Jlist => list::jlist(session).await,
-        CliCommand::Prettylist => list::prettylist(session).await,
-        CliCommand::Report => report::report(session).await,
-        CliCommand::Set { key, value } => conf::run_conf(Some(key), Some(value), session).await,
-        CliCommand::Get { key } => conf::run_conf(key, None, session).await,
-        CliCommand::Unset { key } => conf::unset(&key, session).await,
-        CliCommand::Describe(args) => describe::describe(args, session).await,
-        CliCommand::Env(args) => describe::env(args, session).await,
-        CliCommand::Pid { name } => list::pid(name, session).await,
-        CliCommand::Id { name } => list::id(&name, session).await,
-        CliCommand::Logs(args) => logs::logs(args, session).await,
-        CliCommand::Flush { select } => logs::flush(select, session).await,
-        CliCommand::ReloadLogs => logs::reload_logs(session).await,
-        CliCommand::Conf { key, value } => conf::run_conf(key, value, session).await,
-        CliCommand::Save { force } => dump::save(force, session).await,
-        CliCommand::Resurrect => dump::resurrect(session).await,
-        CliCommand::Cleardump => dump::cleardump(session).await,
-        CliCommand::Ping => daemon::ping(session).await,
-        CliCommand::Kill => daemon::kill(session).await,
-        CliCommand::Upgrade(args) => upgrade::upgrade(args, session).await,
-        CliCommand::Doctor(args) => doctor::doctor(args, session).await,
-        CliCommand::Startup(args) => startup::startup(&args, session),
-        CliCommand::Unstartup(args) => startup::unstartup(&args, session),
-        CliCommand::Foreground { once } => foreground::run_foreground(once, session).await,
-        CliCommand::Info { select, json } if select.is_empty() => daemon::info(json, session).await,
-        CliCommand::Info { select, json } => describe::describe(DescribeArgs { select, json }, session).await,
-        CliCommand::Serve(args) => serve::serve(args, session).await,
-        CliCommand::Convert(args) => convert::convert(&args, session),
-        CliCommand::Init { .. } => convert::init(session),
+        CliCommand::Jlist => crate::cli::commands::list::jlist(session).await,
+        CliCommand::Prettylist => crate::cli::commands::list::prettylist(session).await,
+        CliCommand::Report => crate::cli::commands::report::report(session).await,
+        CliCommand::Set { key, value } => {
+            crate::cli::commands::config::run_conf(Some(key), Some(value), session).await
+        }
+        CliCommand::Get { key } => crate::cli::commands::config::run_conf(key, None, session).await,
+        CliCommand::Unset { key } => crate::cli::commands::config::unset(&key, session).await,
+        CliCommand::Describe(args) => crate::cli::commands::describe::describe(args, session).await,
+        CliCommand::Env(args) => crate::cli::commands::describe::env(args, session).await,
+        CliCommand::Pid { name } => crate::cli::commands::list::pid(name, session).await,
+        CliCommand::Id { name } => crate::cli::commands::list::id(&name, session).await,
+        CliCommand::Logs(args) => crate::cli::commands::logs::logs(args, session).await,
+        CliCommand::Flush { select } => crate::cli::commands::logs::flush(select, session).await,
+        CliCommand::ReloadLogs => crate::cli::commands::logs::reload_logs(session).await,
+        CliCommand::Conf { key, value } => crate::cli::commands::config::run_conf(key, value, session).await,
+        CliCommand::Save { force } => crate::cli::commands::save::save(force, session).await,
+        CliCommand::Resurrect => crate::cli::commands::save::resurrect(session).await,
+        CliCommand::Cleardump => crate::cli::commands::save::cleardump(session).await,
+        CliCommand::Ping => crate::cli::commands::daemon::ping(session).await,
+        CliCommand::Kill => crate::cli::commands::daemon::kill(session).await,
+        CliCommand::Upgrade(args) => crate::cli::commands::upgrade::upgrade(args, session).await,
+        CliCommand::Doctor(args) => crate::cli::commands::doctor::doctor(args, session).await,
+        CliCommand::Startup(args) => crate::cli::commands::startup::startup(&args, session),
+        CliCommand::Unstartup(args) => crate::cli::commands::startup::unstartup(&args, session),
+        CliCommand::Foreground { once } => {
+            crate::cli::commands::foreground::run_foreground(once, session).await
+        }
+        CliCommand::Info { select, json } if select.is_empty() => {
+            crate::cli::commands::daemon::info(json, session).await
+        }
+        CliCommand::Info { select, json } => {
+            crate::cli::commands::describe::describe(DescribeArgs { select, json }, session).await
+        }
+        CliCommand::Serve(args) => crate::cli::commands::serve::serve(args, session).await,
+        CliCommand::Convert(args) => crate::cli::commands::convert::convert(&args, session),
+        CliCommand::Init { .. } => crate::cli::commands::convert::init(session),
         // Run before there was a session, or beside this.
         CliCommand::Keeper { .. }
         | CliCommand::Runtime(_)
@@ -392,5 +382,12 @@ fn run_component<E: std::fmt::Display>(part: &'static str, result: Result<(), E>
     result.map_err(|error| Error::ComponentFailed { component: part, reason: error.to_string() })
 }
 
+mod commands;
+pub mod error;
+mod screen;
+mod sort;
+mod suggestions;
+mod targets;
 #[cfg(test)]
 mod tests;
+mod time_arg;

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::error::Error;
+use crate::cli::error::Error;
 
 /// Writes text as it is.
 ///

@@ -2,17 +2,17 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use crate::error::{Error, InstanceFailure};
+use crate::cli::error::{Error, InstanceFailure};
 use crate::ipc::client::{Client, ClientError};
 use crate::ipc::message::Report;
 use crate::ipc::start_daemon::{self, StartDaemonError};
 use crate::paths::Home;
 use crate::version::version;
 
-use super::order::SortOrder;
 use super::progress;
 use super::render::report::outcomes;
 use super::render::style::Style;
+use crate::cli::sort::SortOrder;
 
 /// One run of the command line.
 pub(super) struct Session {

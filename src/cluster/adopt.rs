@@ -8,12 +8,13 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::address::{Address, Protocol};
-use super::book::HeldSocket;
 use super::engine::{Engine, LiveRun};
 use super::event::FdStoreOp;
-use super::kept::fd_store_name;
-use super::path::Mechanism;
-use super::socket::{self, SocketKind};
+use crate::cluster::mechanism::Mechanism;
+use crate::cluster::sockets::fd_store_name;
+use crate::cluster::state::HeldSocket;
+use crate::cluster::sys;
+use crate::cluster::sys::SocketKind;
 use crate::process::proc::fds;
 use crate::process::process_ref::pidfd_open;
 use crate::process::seccomp::pidfd_getfd;
@@ -42,15 +43,14 @@ impl Engine {
     fn adopt_one(&mut self, run: u64, fd: OwnedFd) -> Option<Address> {
         let entry = self.state.runs.get(&run)?;
         let (app, slot) = (entry.app.clone(), self.state.slot_key(entry));
-        let inode = socket::inode(fd.as_fd()).ok()?;
+        let inode = sys::inode(fd.as_fd()).ok()?;
         // Of workers that share it, or of several runs with one queue for all.
         if let Some(id) = self.state.by_inode(&app, slot, inode) {
             self.state.sockets.get_mut(&id)?.claims.insert(run);
             return None;
         }
         let uid = nix::sys::stat::fstat(&fd).ok()?.st_uid;
-        let address =
-            Address::new(Protocol::Tcp, socket::local_address(fd.as_fd())?, socket::v6_only(fd.as_fd()));
+        let address = Address::new(Protocol::Tcp, sys::local_address(fd.as_fd())?, sys::v6_only(fd.as_fd()));
         let claims = BTreeSet::from([run]);
         let backlog = DEFAULT_BACKLOG;
         let id =
@@ -93,5 +93,5 @@ fn shared_listeners_of(pid: i32) -> Vec<OwnedFd> {
 fn is_shared_listener(fd: &OwnedFd) -> bool {
     let fd = fd.as_fd();
     let is_tcp = SocketKind::of(fd).is_some_and(|kind| kind.protocol == Protocol::Tcp && !kind.is_multipath);
-    is_tcp && socket::is_listening(fd) && socket::reuse_port(fd) && !socket::is_bound_to_device(fd)
+    is_tcp && sys::is_listening(fd) && sys::reuse_port(fd) && !sys::is_bound_to_device(fd)
 }

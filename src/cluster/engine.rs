@@ -12,17 +12,17 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::address::{Address, Protocol};
-use super::asked::SupervisedCall;
-use super::book::{ClusterState, HeldSocket, PortSettings, RunPhase, RunState, SteeringPlan};
-use super::even::RoundRobinGroup;
 use super::event::{ClusterEvent, ClusterHost, PortWarning};
-use super::look::SocketOptions;
-use super::memory::{MemfdDocument, PendingCalls};
-use super::open::TreeContext;
-use super::path::Mechanism;
-use super::socket;
-use super::steer::{ProbeRoute, SteeringTarget};
-use super::turns::RoundRobin;
+use crate::cluster::calls::call::SupervisedCall;
+use crate::cluster::calls::inspect::SocketOptions;
+use crate::cluster::mechanism::Mechanism;
+use crate::cluster::memfd_document::{MemfdDocument, PendingCalls};
+use crate::cluster::open_sockets::TreeContext;
+use crate::cluster::state::{ClusterState, HeldSocket, PortSettings, RunPhase, RunState, SteeringPlan};
+use crate::cluster::steering::rebalance::RoundRobinGroup;
+use crate::cluster::steering::round_robin::RoundRobin;
+use crate::cluster::steering::{ProbeRoute, SteeringTarget};
+use crate::cluster::sys;
 use crate::process::process_ref::ProcessRef;
 use crate::process::seccomp::{Notification, Notifier};
 use crate::spec::Balance;
@@ -242,7 +242,7 @@ impl Engine {
                 slot: socket.slot,
                 address: socket.address,
                 runs: socket.claims.iter().copied().filter(|run| self.state.runs.contains_key(run)).collect(),
-                queued: self.held.get(id).and_then(|fd| socket::accept_queue_length(fd.as_fd()).ok()),
+                queued: self.held.get(id).and_then(|fd| sys::accept_queue_length(fd.as_fd()).ok()),
             })
             .collect()
     }
@@ -301,7 +301,7 @@ impl Engine {
             return false;
         }
         own.filter_map(|(id, _)| self.held.get(id))
-            .all(|fd| socket::accept_queue_length(fd.as_fd()).unwrap_or(0) == 0)
+            .all(|fd| sys::accept_queue_length(fd.as_fd()).unwrap_or(0) == 0)
     }
 
     /// What a run's calls are answered through.
@@ -392,7 +392,7 @@ impl Engine {
                 Err(errno) => self.round_robin_unavailable = errno != nix::errno::Errno::E2BIG,
             }
         }
-        if let Err(errno) = socket::attach_cbpf(fd.as_fd(), &steering.program()) {
+        if let Err(errno) = sys::attach_cbpf(fd.as_fd(), &steering.program()) {
             let run = self.state.sockets.get(&id).and_then(|socket| socket.claims.last().copied());
             self.warn(run.unwrap_or(0), PortWarning::SteeringFailed { address, errno });
         }

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use nix::errno::Errno;
 
 use super::address::Address;
-use super::path::Mechanism;
+use crate::cluster::mechanism::Mechanism;
 
 /// Something happened.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -43,34 +43,29 @@
 //! that nobody uses), `even` (queues of different length), `thread` (the loop, the handle). `socket`, `look`,
 //! `open` and `memory` are what they need of the system.
 
+pub mod activation;
 pub mod address;
 mod adopt;
-mod asked;
-mod bind;
-pub mod book;
+mod calls;
 mod engine;
-mod even;
 pub mod event;
-mod kept;
-mod listen;
-mod look;
-mod memory;
-mod open;
-pub mod order;
-pub mod passed;
-pub mod path;
-mod socket;
-pub mod steer;
-mod sweep;
-mod thread;
-mod turns;
+pub mod group;
+mod handle;
+pub mod mechanism;
+mod memfd_document;
+mod open_sockets;
+mod sockets;
+pub mod state;
+pub mod steering;
+mod sys;
+mod unused;
 
+pub use crate::cluster::activation::{OpenError, OpenRequest, PassedSockets};
+pub use crate::cluster::handle::{Cluster, ClusterThread};
+pub use crate::cluster::mechanism::Mechanism;
+pub use crate::cluster::open_sockets::TreeContext;
+pub use crate::cluster::state::PortSettings;
 pub use crate::spec::Balance;
 pub use address::{Address, Protocol};
-pub use book::PortSettings;
 pub use engine::{ProbeTarget, RunStarted, SocketInfo};
 pub use event::{ClusterEvent, ClusterHost, FdStoreOp, PortWarning};
-pub use open::TreeContext;
-pub use passed::{OpenError, OpenRequest, PassedSockets};
-pub use path::Mechanism;
-pub use thread::{Cluster, ClusterThread};

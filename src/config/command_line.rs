@@ -5,14 +5,14 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::file::ParsedApp;
-use super::findings::{Diagnostics, SourceRef};
 use super::key_def::{Flag, FlagValue, KeyDef};
 use super::keys::{AppSettings, find_key, keys_with_flags};
 use super::mistake::ConfigErrors;
 use super::resolve::{self, ResolveContext};
-use super::value::display_value;
 use super::{LoadOptions, Loaded};
+use crate::config::diagnostics::{Diagnostics, SourceRef};
+use crate::config::parse::file::ParsedApp;
+use crate::config::values::display_value;
 
 /// `rsm start SCRIPT` and its flags.
 #[derive(Clone, Copy, Debug, Default)]

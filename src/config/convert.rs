@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::file::{self, ParsedApp};
-use super::findings::Diagnostics;
-use super::format::STDIN;
 use super::keys::{find_key, ignored_key};
 use super::mistake::ConfigErrors;
-use super::search::absolute;
 use super::{LoadOptions, read_source};
+use crate::config::diagnostics::Diagnostics;
+use crate::config::parse::file;
+use crate::config::parse::file::ParsedApp;
+use crate::config::parse::format::STDIN;
+use crate::config::resolve::search_path::absolute;
 
 /// A converted file.
 #[derive(Clone, Debug)]

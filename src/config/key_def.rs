@@ -7,9 +7,9 @@ use schemars::{Schema, SchemaGenerator};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::findings::SourceRef;
 use super::keys::AppSettings;
-use super::value::ValueError;
+use crate::config::diagnostics::SourceRef;
+use crate::config::values::ValueError;
 use crate::spec::{AppSpec, EnvVars};
 
 /// Reads the value of a key into the settings.

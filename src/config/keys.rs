@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 
 use super::command_line::{ext_to_ignore_patterns, seconds_to_duration};
-use super::findings::Located;
 use super::key_def::{Flag, Group, KeyDef, Pm2Value, to_camel_case};
-use super::value::{
+use crate::config::diagnostics::Located;
+use crate::config::values::{
     AppName, AutoscaleValue, BalanceValue, ByteSize, CountValue, CpuQuota, CronValue, DurationValue,
     EnvFilterValue, EnvValue, ExecModeValue, ExitCodes, FromValue, InstanceCount, LivenessProbe,
     LogFormatValue, LogRules, LogTarget, PortOptionsValue, PortValue, ReadinessProbe, SignalName,
@@ -426,7 +426,7 @@ pub fn key_for_pointer(pointer: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::findings::SourceRef;
+    use crate::config::diagnostics::SourceRef;
     use crate::spec::AppSpec;
     use serde_json::{Value, json};
     use std::collections::HashSet;

@@ -12,43 +12,34 @@
 
 mod command_line;
 mod convert;
-mod evaluate;
-mod file;
-mod findings;
-mod format;
 mod key_def;
 mod keys;
 mod mistake;
 mod patch;
 mod resolve;
 mod schema;
-mod search;
-mod source;
-mod statics;
-mod tree;
-mod value;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::Path;
 
+pub use crate::config::parse::format::{DEFAULT_FILES, is_config_file};
+pub use crate::config::parse::source::fingerprint_file;
 pub use command_line::{CommandLine, GivenFlag, load_command_line};
 pub use convert::{Converted, convert};
-pub use format::{DEFAULT_FILES, is_config_file};
 pub use key_def::{Flag, FlagValue, Group, KeyDef, Pm2Reader, Pm2Value};
 pub use keys::{EXT, IGNORED_KEYS, IgnoredKey, KEYS, key_for_pointer, keys_with_flags};
 pub use mistake::{ConfigError, ConfigErrors, Location};
 pub use patch::flags_to_patch;
 pub use schema::schema;
-pub use source::fingerprint_file;
 
+use crate::config::diagnostics::{Diagnostics, SourceRef};
+use crate::config::parse::file::ParsedApp;
+use crate::config::parse::format::STDIN;
+use crate::config::parse::source::SourceText;
+use crate::config::resolve::search_path::SearchPath;
 use crate::spec::{AppSpec, order};
-use file::ParsedApp;
-use findings::{Diagnostics, SourceRef};
-use format::STDIN;
 use resolve::ResolveContext;
-use search::SearchPath;
-use source::SourceText;
 
 /// What a file or command line is resolved with.
 #[derive(Clone, Debug, Default)]
@@ -74,8 +65,8 @@ pub struct Loaded {
 
 /// Bytes of a size as people write it: `300M`.
 pub fn parse_size(text: &str) -> Option<u64> {
-    use value::FromValue;
-    value::ByteSize::from_value(&serde_json::Value::from(text)).ok().map(|size| size.0)
+    use crate::config::values::FromValue;
+    values::ByteSize::from_value(&serde_json::Value::from(text)).ok().map(|size| size.0)
 }
 
 /// Loads the apps of a file, or of standard input for `-`.
@@ -86,7 +77,7 @@ pub fn parse_size(text: &str) -> Option<u64> {
 pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, ConfigErrors> {
     let source = read_source(path, options)?;
     let mut findings = Diagnostics::new(Some(&source));
-    let written = file::read(&source, &mut findings)?;
+    let written = crate::config::parse::file::read(&source, &mut findings)?;
     let env_name = options.env_name.as_deref();
     let name = |app: &ParsedApp| {
         let known = !app.invalid_keys.contains(&"name");
@@ -130,7 +121,7 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, ConfigErrors> 
 pub fn app_names(path: &Path, options: &LoadOptions) -> Result<Vec<String>, ConfigErrors> {
     let source = read_source(path, options)?;
     let mut findings = Diagnostics::new(Some(&source));
-    let written = file::read(&source, &mut findings)?;
+    let written = crate::config::parse::file::read(&source, &mut findings)?;
     let mut names = Vec::new();
     for app in &written {
         match resolve::app_name(&app.settings, options.env_name.as_deref()) {
@@ -204,5 +195,8 @@ fn check_only_names(only: &[String], names: &[Option<String>], findings: &mut Di
 #[cfg(test)]
 mod tests;
 
+mod diagnostics;
+mod parse;
 #[cfg(test)]
 mod pm2_tests;
+mod values;

@@ -7,12 +7,12 @@ use serde_json::{Map, Value, json};
 
 use super::LoadOptions;
 use super::command_line::{CommandLine, GivenKey, command_line_context, given_keys, read_flags};
-use super::findings::{Diagnostics, Located, SourceRef};
 use super::keys::{AppSettings, value_of};
 use super::mistake::{ConfigError, ConfigErrors, Location};
 use super::resolve::{self, named_interpreter};
-use super::search::{SearchPath, absolute};
-use super::value::WatchValue;
+use crate::config::diagnostics::{Diagnostics, Located, SourceRef};
+use crate::config::resolve::search_path::{SearchPath, absolute};
+use crate::config::values::WatchValue;
 use crate::spec::AppSpec;
 
 /// What flags change of an app, and nothing else. The value `null` restores the default of a

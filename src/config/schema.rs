@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::key_def::{KeyDef, to_camel_case};
 use super::keys::{IGNORED_KEYS, KEYS};
-use super::value::{EnvValue, LogRules};
+use crate::config::values::{EnvValue, LogRules};
 
 /// The JSON Schema (draft 7, which editors' TOML plugins know) of `ecosystem.toml`.
 pub fn schema() -> Value {

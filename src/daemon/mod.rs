@@ -5,48 +5,10 @@
 //! sampling side by side on one thread until a shutdown is done.
 
 pub mod api;
-mod autosave;
-mod autoscale;
-mod beside;
-mod check;
-pub mod commands;
-mod cron;
-mod drift;
-pub mod dump;
-mod effects;
-pub mod handle;
-mod health;
-mod info;
-mod jlist;
-mod keeper_link;
-pub mod launch;
-mod limits;
-pub mod liveness;
-mod log_stream;
-mod memory;
-mod mirror;
-mod node;
-mod perform;
-mod ports;
-mod probe;
-mod proof;
-mod ready;
-mod reload;
-mod restore;
-pub mod saved;
-mod saver;
-pub mod select;
-pub mod settle;
-mod speak;
-mod start;
-mod steps;
+pub mod jobs;
+mod recovery;
 pub mod supervisor;
-mod taken_up;
-mod triggers;
-pub mod upgrade;
-mod views;
-mod watch;
-pub mod world;
+mod world;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -55,23 +17,23 @@ use std::os::unix::net::UnixListener as StdListener;
 use tokio::sync::{Notify, broadcast, mpsc};
 
 use self::api::{Api, ApiParts};
-use self::effects::{SystemWorld, WorldParts};
-use self::handle::SupervisorHandle;
-use self::keeper_link::{KeeperLink, KeeperState};
-use self::ports::PortSharing;
-use self::reload::Reloads;
-use self::saver::StateWriter;
 use self::supervisor::{Input, Supervisor};
 use crate::cluster::{self, ClusterThread};
+use crate::daemon::jobs::reload::Reloads;
+use crate::daemon::supervisor::handle::SupervisorHandle;
+use crate::daemon::world::keeper_link::{KeeperLink, KeeperState};
+use crate::daemon::world::ports::PortSharing;
+use crate::daemon::world::state_writer::StateWriter;
+use crate::daemon::world::{SystemWorld, WorldParts};
 use crate::exit::{Exit, StartFailure, StartStep};
 use crate::instance::event::InstanceEvent;
-use crate::instance::life::RunId;
 use crate::instance::state::RunProcess;
+use crate::instance::status::RunId;
 use crate::ipc::client::Client;
 use crate::ipc::message::{Pong, Request};
 use crate::ipc::server;
 use crate::keeper::protocol::{CHANNEL_FD, FdRole, KeeperNotice, KeeperRequest, LISTENER_FD, take_fd};
-use crate::logs::{LogConfig, LogWorkers, own};
+use crate::logs::{LogConfig, LogWorkers, daemon_log};
 use crate::paths::Home;
 use crate::process::{fd_channel, oom_score, spawn, tree::OrphanScope, wait::WaitStatus};
 use crate::settings::RsmSettings;
@@ -135,7 +97,7 @@ fn load_settings_and_log(home: &Home) -> io::Result<RsmSettings> {
     let loaded = RsmSettings::load(home);
     let problem = loaded.as_ref().err().map(ToString::to_string);
     let settings = loaded.unwrap_or_default();
-    own::init(home, settings.log_level())?;
+    daemon_log::init(home, settings.log_level())?;
     if let Some(problem) = problem {
         tracing::error!("{problem}; using defaults");
     }
@@ -171,17 +133,23 @@ async fn run(
     let (saver, logs) = (StateWriter::start()?, log_thread.handle());
     let (keeper, upgrade) = (kept.keeper, kept.upgrade);
     let (found, kept) = recover_state(home, &link, kept);
-    let (record, notifiers) = (ports::PortRegistry::default(), ports::Notifiers::default());
+    let (record, notifiers) = (
+        crate::daemon::world::ports::PortRegistry::default(),
+        crate::daemon::world::ports::Notifiers::default(),
+    );
     let orphans = match kept.runs.iter().all(|run| run.is_child) && !kept.is_successor {
         true => OrphanScope::KeeperChildren,
         false => OrphanScope::System,
     };
-    let family = cluster::TreeContext { keeper, orphans, marker: launch::run_marker(home) };
-    let outside = ports::cluster_host(queue.clone(), record.clone(), link.clone());
+    let family = cluster::TreeContext { keeper, orphans, marker: crate::instance::launch::run_marker(home) };
+    let outside = crate::daemon::world::ports::cluster_host(queue.clone(), record.clone(), link.clone());
     let cluster = ClusterThread::start(outside, family, kept.fd_store)?;
     let kept = KeeperState { fd_store: Vec::new(), ..kept };
     let ports = PortSharing::new(cluster.handle(), record.clone(), notifiers.clone(), home.clone());
-    let (channels, limiter) = (node::NodeChannels::default(), limits::ResourceLimiter::new(home.clone()));
+    let (channels, limiter) = (
+        crate::daemon::world::node_channel::NodeChannels::default(),
+        crate::daemon::world::limits::ResourceLimiter::new(home.clone()),
+    );
     let effects = SystemWorld::new(WorldParts {
         home: home.clone(),
         keeper: link.clone(),
@@ -200,13 +168,15 @@ async fn run(
 
     let handle = SupervisorHandle::new(queue.clone());
     let reloads = Reloads::default();
-    tokio::task::spawn_local(autoscale::follow(autoscale::AutoscaleParts {
-        handle: handle.clone(),
-        cluster: cluster.handle(),
-        reloads: reloads.clone(),
-        events: events.clone(),
-    }));
-    let autosave = autosave::Autosave::new(home.clone(), handle.clone(), saver.clone());
+    tokio::task::spawn_local(crate::daemon::jobs::autoscale::follow(
+        crate::daemon::jobs::autoscale::AutoscaleParts {
+            handle: handle.clone(),
+            cluster: cluster.handle(),
+            reloads: reloads.clone(),
+            events: events.clone(),
+        },
+    ));
+    let autosave = crate::daemon::jobs::autosave::Autosave::new(home.clone(), handle.clone(), saver.clone());
     tokio::task::spawn_local(autosave.clone().run(events.subscribe()));
     let api = Api::new(ApiParts {
         autosave,
@@ -219,7 +189,7 @@ async fn run(
         keeper,
         upgrade,
         port_registry: record,
-        known_dump: dump::DumpFingerprint::default(),
+        known_dump: crate::daemon::jobs::dump::DumpFingerprint::default(),
         node_channels: channels,
         limiter: limiter.clone(),
         reloads,
@@ -229,7 +199,11 @@ async fn run(
     });
     tokio::task::spawn_local(run_supervisor(supervisor, inputs));
     tokio::task::spawn_local(link.clone().send_queued());
-    tokio::task::spawn_local(health::start_sampling(handle.clone(), queue.clone(), limiter.clone()));
+    tokio::task::spawn_local(crate::daemon::world::usage::start_sampling(
+        handle.clone(),
+        queue.clone(),
+        limiter.clone(),
+    ));
     tokio::task::spawn_local(announce_ready(home.clone(), link.clone()));
     let mut hears =
         tokio::task::spawn_local(run_keeper_link(link.clone(), queue, api.clone(), notifiers, limiter));
@@ -284,10 +258,10 @@ fn recover_state(
     home: &Home,
     link: &KeeperLink,
     mut kept: KeeperState,
-) -> (restore::RecoveredState, KeeperState) {
-    let mut found = restore::load_state(home, &kept.fd_store);
+) -> (recovery::RecoveredState, KeeperState) {
+    let mut found = recovery::load_state(home, &kept.fd_store);
     if kept.is_successor && found.has_state {
-        for survivor in restore::survivors(&mut found, &kept, &launch::run_marker(home)) {
+        for survivor in recovery::survivors(&mut found, &kept, &crate::instance::launch::run_marker(home)) {
             let (pid, start_time) = (survivor.process.pid, survivor.process.start_time);
             let copy = |(role, fd): &(FdRole, std::os::fd::OwnedFd)| Some((*role, fd.try_clone().ok()?));
             let copies = survivor.fds.iter().filter_map(copy).collect();
@@ -300,7 +274,7 @@ fn recover_state(
 }
 
 /// Takes up what was found.
-fn resume_runs(supervisor: &mut Supervisor<SystemWorld>, found: restore::RecoveredState, kept: KeeperState) {
+fn resume_runs(supervisor: &mut Supervisor<SystemWorld>, found: recovery::RecoveredState, kept: KeeperState) {
     for instance in found.saved.all() {
         if let (Some(number), true) = (instance.status.state.run(), kept.is_successor) {
             let run = RunId { instance: instance.id, number };
@@ -310,7 +284,7 @@ fn resume_runs(supervisor: &mut Supervisor<SystemWorld>, found: restore::Recover
     for run in kept.runs.iter().filter(|run| !run.is_child) {
         supervisor.world.set_orphan_scope(run.run, OrphanScope::System);
     }
-    let process = |kept: &keeper_link::AttachedRun| {
+    let process = |kept: &crate::daemon::world::keeper_link::AttachedRun| {
         let (pid, start_time) = (kept.process.pid, kept.process.start_time);
         (kept.run, RunProcess { run: kept.run.number, pid, start_time, since: crate::time::now() })
     };
@@ -335,8 +309,8 @@ async fn run_keeper_link(
     link: KeeperLink,
     queue: mpsc::UnboundedSender<Input>,
     api: Api,
-    notifiers: ports::Notifiers,
-    limiter: limits::ResourceLimiter,
+    notifiers: crate::daemon::world::ports::Notifiers,
+    limiter: crate::daemon::world::limits::ResourceLimiter,
 ) -> io::Result<()> {
     loop {
         let (news, fds) = link.receive().await?;

@@ -5,12 +5,14 @@
 //! back as another event that names its run; news of a former run is dropped in one place.
 
 pub mod event;
-pub mod life;
+pub mod launch;
 mod reason;
 pub mod replacement;
-pub mod restart;
+pub mod restart_policy;
+mod resume;
+pub mod snapshot;
 pub mod state;
-mod succession;
+pub mod status;
 #[cfg(test)]
 mod tests;
 
@@ -18,10 +20,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::event::{Effect, InstanceEvent, Notice};
-use self::life::{InstanceStatus, RunRecord};
-use self::restart::{FailureHistory, RestartDecision};
 use self::state::{RunProcess, State, StopPhase, Want};
 use crate::exit::{Exit, StartFailure};
+use crate::instance::restart_policy::{FailureHistory, RestartDecision};
+use crate::instance::status::{InstanceStatus, RunRecord};
 use crate::spec::{AppSpec, EnvVars, ReadySignal};
 use crate::time::Moment;
 
@@ -349,7 +351,8 @@ impl Instance {
     }
 
     fn apply_restart_policy(&mut self, exit: &Exit, uptime: Duration, now: Moment, out: &mut Vec<Effect>) {
-        match restart::decide(&self.spec.restart, &mut self.status.failure_history, exit, uptime, now) {
+        match restart_policy::decide(&self.spec.restart, &mut self.status.failure_history, exit, uptime, now)
+        {
             RestartDecision::RestartAfter(delay) if delay.is_zero() => {
                 self.status.restarts += 1;
                 self.spawn(false, now, out);

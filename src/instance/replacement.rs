@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Instance;
 use super::event::{Effect, InstanceEvent, Notice};
-use super::life::{InstanceStatus, RunId};
 use super::state::{State, Want};
+use crate::instance::status::{InstanceStatus, RunId};
 use crate::spec::{AppSpec, EnvVars};
 use crate::time::Moment;
 

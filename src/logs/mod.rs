@@ -13,42 +13,20 @@
 //! threads of their own. Readers go by the files, with `index` for times and order; `follow` tells them when
 //! there is more.
 
-pub mod files;
-pub mod follow;
 pub mod item;
-pub mod own;
-pub mod thread;
 
-mod budget;
-mod compress;
-mod cursor;
-mod desk;
-mod dropped;
-mod ground;
-mod index;
-mod journal;
-mod lines;
-mod log_file;
-mod packer;
-mod part;
-mod peek;
-mod places;
-mod pump;
-mod reader;
-mod room;
-mod rotate;
-mod segment;
-mod shape;
-pub mod stamp;
-mod stream;
-mod tail;
+mod capture;
+pub mod daemon_log;
+pub mod files;
+pub mod handle;
+mod read;
+mod retention;
+pub mod subscribe;
 #[cfg(test)]
 mod tests;
-mod tidy;
-mod waiting;
-mod writer;
+pub mod timestamp;
 
-pub use files::{LogFiles, log_files};
-pub use follow::{FollowFilter, FollowTarget, Follower, LogNotify};
-pub use reader::{LogReader, ReadQuery, ReadTarget};
-pub use thread::{LogConfig, LogHandle, LogWorkers, RunOutput};
+pub use crate::logs::files::paths::{LogFiles, log_files};
+pub use crate::logs::handle::{LogConfig, LogHandle, LogWorkers, RunOutput};
+pub use crate::logs::read::reader::{LogReader, ReadQuery, ReadTarget};
+pub use crate::logs::subscribe::{FollowFilter, FollowTarget, Follower, LogNotify};

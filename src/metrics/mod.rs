@@ -1,9 +1,9 @@
 //! What runs, and rsm itself, use of the machine.
 
-mod births;
+mod new_pids;
 mod sampler;
-mod tracked;
-mod watched;
+mod tracked_process;
+mod tracked_tree;
 
 use std::path::Path;
 use std::sync::Arc;

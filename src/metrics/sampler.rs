@@ -10,9 +10,9 @@ use std::ops::RangeInclusive;
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::Usage;
-use super::births::{NewPids, PidWatcher};
-use super::tracked::{SystemUnits, TrackedTree};
-use super::watched::FdBudget;
+use crate::metrics::new_pids::{NewPids, PidWatcher};
+use crate::metrics::tracked_process::FdBudget;
+use crate::metrics::tracked_tree::{SystemUnits, TrackedTree};
 use crate::process::proc::stat::{self, Stat};
 use crate::process::process_ref::ProcessRef;
 

@@ -16,7 +16,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use rsm::cluster::{
     Address, Cluster, ClusterEvent, ClusterHost, ClusterThread, FdStoreOp, Mechanism, OpenRequest,
-    PassedSockets, PortSettings, RunStarted, SocketInfo, TreeContext, passed,
+    PassedSockets, PortSettings, RunStarted, SocketInfo, TreeContext, activation,
 };
 use rsm::process::process_ref::ProcessRef;
 use rsm::process::spawn::report::StartMessage;
@@ -133,7 +133,7 @@ impl Supervisor {
             let (run, app, addresses) = (number, app.to_owned(), self.listen.clone());
             let opening = OpenRequest { run, app, slot, uid: 0, addresses };
             fds.extend(self.cluster().open_sockets(opening).blocking_recv().unwrap().unwrap());
-            let script = passed::write_script(self.dir.path()).unwrap();
+            let script = activation::write_script(self.dir.path()).unwrap();
             let passed = PassedSockets::new(self.path, &self.listen, &script, "");
             numbers.extend(passed.fds);
             env.extend(passed.env.into_iter().map(|(name, value)| format!("{name}={value}")));

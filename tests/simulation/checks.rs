@@ -6,9 +6,9 @@ use rsm::daemon::supervisor::{Input, Supervisor};
 use rsm::exit::Exit;
 use rsm::instance::Instance;
 use rsm::instance::event::InstanceEvent;
-use rsm::instance::life::RunId;
 use rsm::instance::replacement::{Replacement, ReplacementRole};
 use rsm::instance::state::{State, Want};
+use rsm::instance::status::RunId;
 
 use super::world::SimWorld;
 

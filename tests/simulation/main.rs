@@ -8,10 +8,10 @@
 mod checks;
 mod world;
 
-use rsm::daemon::saved;
+use rsm::daemon::supervisor::world::World;
 use rsm::daemon::supervisor::{Input, Operation, Supervisor, SupervisorCommand};
-use rsm::daemon::world::World;
 use rsm::instance::Instance;
+use rsm::instance::snapshot;
 use rsm::instance::state::{RunProcess, State};
 use rsm::ipc::message::{ActOn, Action, ApiError, Existing, Inherited, Report, ScaleTo, StartApps};
 use rsm::spec::{AppSpec, RestartDelay};
@@ -181,9 +181,12 @@ impl Simulation {
                 Operation::Replace { id, with, earlier_runs: Vec::new() }
             }
             21 => {
-                let saved = saved::decode(&self.supervisor.world.saved).unwrap_or_default();
-                let saved =
-                    if self.supervisor.instances().len() > 40 { saved::Snapshot::default() } else { saved };
+                let saved = snapshot::decode(&self.supervisor.world.saved).unwrap_or_default();
+                let saved = if self.supervisor.instances().len() > 40 {
+                    snapshot::Snapshot::default()
+                } else {
+                    saved
+                };
                 Operation::Resurrect(saved)
             }
             _ => {
@@ -201,15 +204,15 @@ impl Simulation {
         let saved = match world.random.u32(..10) {
             0..6 => {
                 world.daemon_died();
-                saved::decode(&world.saved).unwrap_or_default()
+                snapshot::decode(&world.saved).unwrap_or_default()
             }
             6..9 => {
                 world.managers_died();
-                saved::decode(&world.disk).unwrap_or_default()
+                snapshot::decode(&world.disk).unwrap_or_default()
             }
             _ => {
                 let last_run = world.forget_all();
-                let mut lost = saved::Snapshot::default();
+                let mut lost = snapshot::Snapshot::default();
                 lost.last_run = last_run;
                 lost
             }

@@ -4,13 +4,13 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
+use rsm::daemon::supervisor::world::World;
 use rsm::daemon::supervisor::{Input, ProbeReport};
-use rsm::daemon::world::World;
 use rsm::exit::{Exit, StartFailure, StartStep};
 use rsm::instance::Instance;
 use rsm::instance::event::InstanceEvent;
-use rsm::instance::life::RunId;
 use rsm::instance::state::RunProcess;
+use rsm::instance::status::RunId;
 use rsm::ipc::message::EventView;
 use rsm::time::Moment;
 

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::model::Update;
-use super::wish::InstanceAction;
+use crate::cli::monit::commands::InstanceAction;
 use crate::cli::render::report::outcomes;
 use crate::ipc::client::{Client, ClientError};
 use crate::ipc::message::{ActOn, Info, InstanceDetail, InstanceView, Reload, Report, Request, Selectors};

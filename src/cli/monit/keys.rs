@@ -4,9 +4,9 @@
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::model::{Focus, InputMode, Model, PromptKind, Tab};
-use super::pane::StreamFilter;
 use super::tree::RowKey;
-use super::wish::{InstanceAction, UiCommand};
+use crate::cli::monit::commands::{InstanceAction, UiCommand};
+use crate::cli::monit::log_pane::StreamFilter;
 use crate::ipc::message::Action;
 
 /// Columns that an arrow moves log lines by.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
-use super::pane::SCROLLBACK;
+use crate::cli::monit::log_pane::SCROLLBACK;
 use crate::ipc::client::{Client, ClientError};
 use crate::ipc::log_stream::LogStream;
 use crate::ipc::message::{LogItem, LogQuery, Selectors};

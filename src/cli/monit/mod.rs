@@ -4,21 +4,21 @@
 //! `view` draws it. Here is the loop that joins them: a key is drawn at once, news at most so many times
 //! a second, and nothing at all where nothing has changed.
 
+mod commands;
 mod feed;
 mod history;
 mod keys;
 mod log_feed;
+mod log_pane;
 mod model;
 mod mouse;
-mod pane;
+mod prompt;
 mod terminal;
 #[cfg(test)]
 mod tests;
 mod text;
 mod tree;
-mod typing;
 mod view;
-mod wish;
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
@@ -36,11 +36,11 @@ use self::model::{ClickAreas, Model};
 use self::terminal::Screen;
 pub(super) use self::tree::TreeSort;
 use self::view::Theme;
-use self::wish::UiCommand;
-use super::order::SortOrder;
 use super::session::Session;
+use crate::cli::error::Error;
 use crate::cli::hangup::hangup;
-use crate::error::Error;
+use crate::cli::monit::commands::UiCommand;
+use crate::cli::sort::SortOrder;
 
 /// News are drawn at most this often: more nobody can read.
 const FRAME_INTERVAL: Duration = Duration::from_millis(66);

@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use ratatui::layout::Rect;
 
 use super::history::History;
-use super::pane::LogPane;
 use super::tree::{self, RowKey, TreeOptions, TreeRow, TreeSort};
-use super::wish::InstanceAction;
-use crate::cli::render::attention::{Alert, AlertContext, alerts, drift_alerts};
+use crate::cli::monit::commands::InstanceAction;
+use crate::cli::monit::log_pane::LogPane;
+use crate::cli::render::alerts::{Alert, AlertContext, alerts, drift_alerts};
 use crate::ipc::message::{Info, InstanceDetail, InstanceView, LogItem, Selectors};
 use crate::version::version;
 

@@ -4,7 +4,7 @@ use crossterm::event::{KeyCode, MouseButton, MouseEvent, MouseEventKind};
 use ratatui::layout::{Position, Rect};
 
 use super::model::{Focus, InputMode, Model};
-use super::wish::UiCommand;
+use crate::cli::monit::commands::UiCommand;
 
 /// Lines that a turn of the wheel moves.
 const WHEEL_LINES: isize = 3;

@@ -6,7 +6,7 @@ use ratatui::layout::Rect;
 use super::model::tests::model;
 use super::model::{InputMode, Model};
 use super::tree::{RowKey, TreeSort};
-use super::wish::{InstanceAction, UiCommand};
+use crate::cli::monit::commands::{InstanceAction, UiCommand};
 use crate::ipc::message::{Action, LogItem, OutputStream, ScaleTo};
 
 fn press(model: &mut Model, keys: &str) -> Option<UiCommand> {

@@ -6,10 +6,11 @@ use tabled::builder::Builder;
 use tabled::settings::object::Rows;
 use tabled::settings::{Color, Style as Border, Width};
 
-use super::attention::{self, AlertContext, alerts};
 use super::drift;
 use super::style::{self, Style, Tone, tame, truncate};
 use super::units;
+use crate::cli::render::alerts;
+use crate::cli::render::alerts::{AlertContext, alerts};
 use crate::ipc::message::{HostInfo, InstanceView, Status};
 use crate::spec::ExecMode;
 
@@ -73,7 +74,7 @@ pub(in crate::cli) fn list(
     }
     let nothing = AlertContext::default();
     let concerns = alerts(instances, around.unwrap_or(&nothing));
-    if let Some((tone, line)) = attention::line(&concerns, style.width) {
+    if let Some((tone, line)) = alerts::line(&concerns, style.width) {
         text.push_str(&style.paint(tone, &line));
         text.push('\n');
     }

@@ -5,9 +5,9 @@ use std::ffi::CString;
 
 use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, getgrouplist};
 
-use crate::config::findings::{Diagnostics, Located};
+use crate::config::diagnostics::{Diagnostics, Located};
 use crate::config::keys::AppSettings;
-use crate::config::value::UserOrGroup;
+use crate::config::values::UserOrGroup;
 use crate::spec::Account;
 
 /// The account asked for; `None` if none was, or if it is that of the user who asks.
@@ -85,7 +85,7 @@ fn from_passwd(user: &User, gid: Option<u32>) -> Account {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::findings::SourceRef;
+    use crate::config::diagnostics::SourceRef;
 
     fn given(value: UserOrGroup) -> Option<Located<UserOrGroup>> {
         Some(Located { value, source: SourceRef::Flag("--uid") })

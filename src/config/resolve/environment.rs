@@ -1,9 +1,9 @@
 //! The variables given to an app.
 
 use super::ResolveContext;
-use crate::config::file::ParsedApp;
-use crate::config::findings::Diagnostics;
+use crate::config::diagnostics::Diagnostics;
 use crate::config::keys::{AppSettings, value_of};
+use crate::config::parse::file::ParsedApp;
 use crate::spec::EnvVars;
 
 /// `env`, then `port`, then the table that `--env` asks for: the more special wins.

@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use super::shebang::{FileHead, read_head};
-use crate::config::findings::{Diagnostics, SourceRef};
+use crate::config::diagnostics::{Diagnostics, SourceRef};
 use crate::config::keys::{AppSettings, value_of};
-use crate::config::search::{SearchPath, absolute, is_executable};
+use crate::config::resolve::search_path::{SearchPath, absolute, is_executable};
 use crate::spec::{Launcher, Runtime, runtime_of};
 
 /// Who runs files of which extension; the first one installed.

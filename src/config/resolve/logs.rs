@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::absolute;
-use crate::config::findings::{Diagnostics, Located};
+use crate::config::diagnostics::{Diagnostics, Located};
 use crate::config::keys::{AppSettings, value_of};
-use crate::config::value::LogTarget;
+use crate::config::values::LogTarget;
 use crate::spec::{AppSpec, LogPath, LogSpec, Rotation};
 
 /// What `time` stands for.

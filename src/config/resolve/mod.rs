@@ -10,6 +10,7 @@ mod package;
 mod paths;
 mod policy;
 mod script;
+pub(super) mod search_path;
 mod serve;
 mod shebang;
 mod watch;
@@ -17,13 +18,13 @@ mod watch;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use super::file::ParsedApp;
-use super::findings::{Diagnostics, Located};
 use super::keys::{AppSettings, value_of};
-use super::value::{AppName, FromValue};
+use crate::config::diagnostics::{Diagnostics, Located};
+use crate::config::parse::file::ParsedApp;
+use crate::config::values::{AppName, FromValue};
 use crate::spec::{AppSpec, ExecMode, Launcher, Runtime, runtime_of};
 
-use crate::config::search::absolute;
+use crate::config::resolve::search_path::absolute;
 pub(super) use interpreter::find_interpreter as named_interpreter;
 
 /// What settings are resolved against.

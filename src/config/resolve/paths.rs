@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use super::ResolveContext;
-use crate::config::findings::Diagnostics;
+use crate::config::diagnostics::Diagnostics;
 use crate::config::keys::AppSettings;
-use crate::config::search::absolute;
+use crate::config::resolve::search_path::absolute;
 
 /// The app's working directory; a mistake if there is no such directory.
 pub(super) fn resolve_cwd(

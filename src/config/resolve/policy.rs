@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::config::findings::Diagnostics;
+use crate::config::diagnostics::Diagnostics;
 use crate::config::keys::{AppSettings, value_of};
-use crate::config::value::DurationValue;
+use crate::config::values::DurationValue;
 use crate::spec::{AppSpec, Limits, RestartDelay};
 
 /// Fills in the three policies and the other reasons to restart.

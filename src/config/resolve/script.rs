@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::interpreter::{self, InterpreterChoice};
 use super::{ResolveContext, serve};
-use crate::config::findings::{Diagnostics, Located};
+use crate::config::diagnostics::{Diagnostics, Located};
 use crate::config::keys::AppSettings;
-use crate::config::search::{SearchPath, absolute};
+use crate::config::resolve::search_path::{SearchPath, absolute};
 use crate::spec::{AppSpec, Launcher};
 
 /// A script that can be started.

@@ -3,9 +3,9 @@
 //! User name and password of basic authentication stay in the environment, where the server
 //! looks for them too: arguments are open to every user of the machine.
 
-use crate::config::findings::{Diagnostics, SourceRef};
+use crate::config::diagnostics::{Diagnostics, SourceRef};
 use crate::config::keys::AppSettings;
-use crate::config::value::{FromValue, PortValue};
+use crate::config::values::{FromValue, PortValue};
 use crate::spec::AppSpec;
 
 /// Options followed by a value.

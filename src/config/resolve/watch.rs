@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::absolute;
-use crate::config::findings::Diagnostics;
+use crate::config::diagnostics::Diagnostics;
 use crate::config::keys::{AppSettings, value_of};
-use crate::config::value::WatchValue;
+use crate::config::values::WatchValue;
 use crate::spec::WatchSpec;
 
 /// Editors and builds write several files at once; so long it must be quiet before a restart.

@@ -7,8 +7,8 @@ use ratatui::text::{Line as Shown, Span};
 use unicode_segmentation::UnicodeSegmentation;
 
 use super::Theme;
+use crate::cli::monit::log_pane::{LinePattern, LogLine};
 use crate::cli::monit::model::Model;
-use crate::cli::monit::pane::{LinePattern, LogLine};
 use crate::cli::monit::text::{pad_right, wrapped};
 use crate::cli::monit::tree::RowKey;
 use crate::cli::render::style::{tame, width};

@@ -3,14 +3,14 @@
 //! From top to bottom: the host, what needs attention, the tree, charts where there is room, the lower pane, and the keys
 //! or what is being said.
 
-mod bars;
 mod charts;
 mod details;
 mod logs;
-mod look;
 mod overlay;
+mod status_bars;
 #[cfg(test)]
 mod tests;
+mod theme;
 mod tree;
 
 use jiff::tz::TimeZone;
@@ -18,8 +18,8 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::widgets::Paragraph;
 
-pub(super) use self::look::Theme;
 use super::model::{ClickAreas, Connection, Model, Tab};
+pub(super) use crate::cli::monit::view::theme::Theme;
 
 /// Below this nothing can be read.
 const MIN_SIZE: (u16, u16) = (30, 8);
@@ -49,8 +49,8 @@ pub(super) fn draw(model: &Model, look: &Theme, zone: &TimeZone, frame: &mut Fra
         Constraint::Length(1),
     ])
     .areas(screen);
-    bars::host_bar(model, look, host, frame);
-    bars::alert_bar(&concerns, look, attention, frame);
+    status_bars::host_bar(model, look, host, frame);
+    status_bars::alert_bar(&concerns, look, attention, frame);
     if model.full {
         bottom_pane(model, look, zone, body, &mut areas, frame);
     } else {
@@ -59,7 +59,7 @@ pub(super) fn draw(model: &Model, look: &Theme, zone: &TimeZone, frame: &mut Fra
     if let Connection::Disconnected(why) = &model.connection {
         overlay::disconnected_banner(why, look, host, frame);
     }
-    areas.keys = bars::footer(model, look, foot, frame);
+    areas.keys = status_bars::footer(model, look, foot, frame);
     overlay::draw_overlay(model, look, screen, &mut areas, frame);
     areas
 }
@@ -104,7 +104,7 @@ fn bottom_pane(
     frame: &mut Frame<'_>,
 ) {
     let [head, rest] = Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(area);
-    areas.tabs = bars::tab_bar(model, look, head, frame);
+    areas.tabs = status_bars::tab_bar(model, look, head, frame);
     areas.pane = rest;
     match model.tab {
         Tab::Logs => logs::draw(model, look, rest, frame),

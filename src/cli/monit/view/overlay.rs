@@ -6,8 +6,8 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, BorderType, Clear, Paragraph, Wrap};
 
 use super::Theme;
+use crate::cli::monit::commands::InstanceAction;
 use crate::cli::monit::model::{ClickAreas, InputMode, Model};
-use crate::cli::monit::wish::InstanceAction;
 use crate::cli::render::style::width;
 use crate::ipc::message::Action;
 

@@ -184,7 +184,7 @@ fn long_lines_are_cut_shifted_or_wrapped() {
 #[test]
 fn what_was_searched_for_stands_out() {
     let mut model = busy();
-    model.log_pane.search(crate::cli::monit::pane::LinePattern::new("failed"));
+    model.log_pane.search(crate::cli::monit::log_pane::LinePattern::new("failed"));
     let screen = text(&model, (80, 24));
     let row = screen.iter().position(|row| row.contains("something failed")).unwrap();
     let column = crate::cli::render::style::width(screen[row].split("failed").next().unwrap());

@@ -1,0 +1,144 @@
+//! `conf`, `set`, `get`, `unset`: the settings of one rsm home.
+
+use clap::error::ErrorKind;
+use serde::de::IgnoredAny;
+use serde_json::Value;
+
+use crate::cli::error::Error;
+use crate::cli::output;
+use crate::cli::session::Session;
+use crate::cli::sort::parse_sort;
+use crate::config;
+use crate::ipc::message::{Request, SaveRequest, Saved};
+use crate::paths::Home;
+use crate::settings::{Kind, LogLevel, Reader, RsmSettings, SETTINGS, Setting, SettingsError};
+use crate::text::closest_match;
+
+/// `conf`, `set`, `get`: shows all settings or one, or changes one.
+pub(in crate::cli) async fn run_conf(
+    key: Option<String>,
+    value: Option<String>,
+    session: &Session,
+) -> Result<(), Error> {
+    match (key, value) {
+        (None, _) => show_all(session),
+        (Some(key), None) => {
+            let value = load(&session.home)?.value(find(&key)?.name);
+            output::print_line(display(value.as_ref()).as_bytes())
+        }
+        (Some(key), Some(value)) => set(find(&key)?, &value, session).await,
+    }
+}
+
+/// `unset KEY` or `unset all`.
+pub(in crate::cli) async fn unset(key: &str, session: &Session) -> Result<(), Error> {
+    let unset: Vec<&Setting> = match key {
+        "all" => SETTINGS.iter().collect(),
+        key => vec![find(key)?],
+    };
+    let mut settings = load(&session.home)?;
+    for setting in &unset {
+        settings.set(setting.name, None).map_err(|error| usage_error(&error.to_string(), setting.doc))?;
+    }
+    settings.save(&session.home).map_err(file_error)?;
+    match unset.iter().any(|setting| setting.reader == Reader::Daemon) {
+        true => notify_daemon(false, session).await,
+        false => Ok(()),
+    }
+}
+
+/// The settings that commands read.
+///
+/// # Errors
+/// The file of settings cannot be read.
+pub(in crate::cli) fn load(home: &Home) -> Result<RsmSettings, Error> {
+    RsmSettings::load(home).map_err(file_error)
+}
+
+/// Every setting, its value, its default and what it means.
+fn show_all(session: &Session) -> Result<(), Error> {
+    let settings = load(&session.home)?;
+    let lines = SETTINGS.iter().map(|Setting { name, doc, default, .. }| {
+        let (value, doc) = (display(settings.value(name).as_ref()), doc.trim());
+        format!("{name} = {value}    # {doc} [default: {default}]\n")
+    });
+    output::print(&lines.collect::<String>())
+}
+
+async fn set(setting: &Setting, text: &str, session: &Session) -> Result<(), Error> {
+    let Setting { name, doc, kind, reader, .. } = setting;
+    let invalid = |expected: String| usage_error(&format!("{name}: {expected}, not {text:?}"), doc);
+    let value = parse(*kind, text).map_err(invalid)?;
+    let mut settings = load(&session.home)?;
+    settings.set(name, Some(value)).map_err(|error| invalid(error.to_string()))?;
+    settings.save(&session.home).map_err(file_error)?;
+    if *reader == Reader::Daemon {
+        notify_daemon(*name == "autosave" && settings.autosave(), session).await?;
+    }
+    session.notice(format_args!("{name} = {text}"));
+    Ok(())
+}
+
+/// A running daemon reads its settings again, and saves the list at once if that is asked for.
+async fn notify_daemon(save: bool, session: &Session) -> Result<(), Error> {
+    let Some(mut client) = session.connect_if_running().await? else { return Ok(()) };
+    let _: IgnoredAny =
+        client.call(&Request::ReopenLogs).await.map_err(|error| session.client_error(error))?;
+    if save {
+        // An empty list is no reason to overwrite a saved one.
+        let _ = client.call::<Saved>(&Request::Save(SaveRequest { force: false })).await;
+    }
+    Ok(())
+}
+
+/// The value of a text, or what is expected instead.
+fn parse(kind: Kind, text: &str) -> Result<Value, String> {
+    let value = match kind {
+        Kind::Boolean => text.parse().map(Value::Bool).ok().ok_or("expected true or false"),
+        Kind::Size => config::parse_size(text).map(Value::from).ok_or("expected a size such as 500M or 10G"),
+        Kind::Count => text.parse::<u32>().map(Value::from).ok().ok_or("expected a number"),
+        Kind::LogLevel => {
+            let level = serde_json::from_value::<LogLevel>(text.into());
+            level.map(|_| text.into()).map_err(|_| "expected error, warn, info, debug or trace")
+        }
+        Kind::SortField => return parse_sort(text).map(|_| text.into()),
+    };
+    value.map_err(str::to_owned)
+}
+
+/// A value as one would type it.
+fn display(value: Option<&Value>) -> String {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    value.map(text).unwrap_or_default()
+}
+
+/// The setting of a name; `list:sort` is the same as `list.sort`, as in PM2.
+fn find(name: &str) -> Result<&'static Setting, Error> {
+    let dotted = name.replace(':', ".");
+    if let Some(setting) = SETTINGS.iter().find(|setting| setting.name == dotted) {
+        return Ok(setting);
+    }
+    let names = || SETTINGS.iter().map(|setting| setting.name);
+    let help = match (dotted.split('.').next(), closest_match(&dotted, names())) {
+        (Some("pm2-logrotate"), _) => "log rotation is built in: docs/logs.md".to_owned(),
+        (_, Some(name)) => format!("did you mean {name}? `rsm conf` lists all settings"),
+        (_, None) => {
+            format!(
+                "the settings are {}; apps are configured in their file",
+                names().collect::<Vec<_>>().join(", ")
+            )
+        }
+    };
+    Err(usage_error(&format!("unknown setting {name:?}"), &help))
+}
+
+fn usage_error(message: &str, help: &str) -> Error {
+    let text = format!("{message}\n\nhelp: {help}\n");
+    Error::Usage(clap::Error::raw(ErrorKind::InvalidValue, text))
+}
+
+fn file_error(error: SettingsError) -> Error {
+    Error::InvalidConfig(vec![format!(
+        "{error}\nhelp: fix or remove the file; `rsm conf` lists all settings\n"
+    )])
+}

@@ -1,0 +1,244 @@
+//! Whether each app of the saved list would start here and now.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, User, access, geteuid};
+
+use crate::cli::commands::doctor::{Check, CheckStatus};
+use crate::cli::session::Session;
+use crate::daemon::jobs::dump;
+use crate::instance::Instance;
+use crate::instance::launch;
+use crate::instance::state::Want;
+use crate::instance::status::RunId;
+use crate::ipc::client::Client;
+use crate::ipc::message::{InstanceView, Request, Status};
+use crate::logs;
+use crate::paths::Home;
+use crate::process::spawn::LaunchSpec;
+use crate::spec::Launcher;
+
+/// Directories whose programs go when a version manager drops their version.
+const VERSION_MANAGER_DIRS: [&str; 6] =
+    ["/.nvm/", "/.fnm", "/.asdf/installs/", "/.pyenv/versions/", "/.rbenv/versions/", "/.local/share/mise/"];
+
+/// A finding for each app; the first instance stands for all.
+pub(in crate::cli) async fn check_apps(session: &Session) -> Vec<Check> {
+    let home = &session.home;
+    let (saved, note) = match dump::load(home) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            let hint = error.hint.map(|hint| format!(" {hint}")).unwrap_or_default();
+            return vec![Check::new(CheckStatus::Failed, "saved list", format!("{}.{hint}", error.message))];
+        }
+    };
+    let mut findings: Vec<Check> =
+        note.into_iter().map(|note| Check::new(CheckStatus::Warning, "saved list", note)).collect();
+    if saved.is_empty() {
+        findings.push(Check::new(
+            CheckStatus::Warning,
+            "saved list",
+            "empty; start your apps, then run `rsm save`",
+        ));
+    }
+    let runs = list_running(home).await;
+    if let Some(now) = &runs {
+        findings.extend(drift(saved.instances(), now));
+    }
+    let mut seen = BTreeSet::new();
+    for instance in saved.instances() {
+        if seen.insert(instance.spec.name.clone()) {
+            let online = runs.as_ref().is_some_and(|now| {
+                now.iter().any(|view| view.name == instance.spec.name && view.status == Status::Online)
+            });
+            findings.push(check_app(instance, home, online));
+        }
+    }
+    findings
+}
+
+/// The list of the daemon, if one runs.
+async fn list_running(home: &Home) -> Option<Vec<InstanceView>> {
+    Client::connect(home).await.ok()?.call(&Request::List).await.ok()
+}
+
+/// What runs and is not saved, and the other way round.
+fn drift(saved: &[Instance], now: &[InstanceView]) -> Option<Check> {
+    let saved: BTreeSet<&str> = saved.iter().map(|instance| instance.spec.name.as_str()).collect();
+    let now: BTreeSet<&str> = now.iter().map(|view| view.name.as_str()).collect();
+    let names = |of: Vec<&&str>| of.iter().map(|name| name.to_string()).collect::<Vec<_>>().join(", ");
+    let unsaved = names(now.difference(&saved).collect());
+    let gone = names(saved.difference(&now).collect());
+    let text = match (unsaved.as_str(), gone.as_str()) {
+        ("", "") => return None,
+        (unsaved, "") => format!("not saved: {unsaved}; run `rsm save`"),
+        ("", gone) => format!("saved but no longer listed: {gone}; run `rsm save`"),
+        (unsaved, gone) => {
+            format!("not saved: {unsaved}; saved but no longer listed: {gone}; run `rsm save`")
+        }
+    };
+    Some(Check::new(CheckStatus::Warning, "saved list", text))
+}
+
+fn check_app(instance: &Instance, home: &Home, online: bool) -> Check {
+    let name = &instance.spec.name;
+    if instance.status.want != Want::Up {
+        return Check::new(CheckStatus::Ok, name, "saved as stopped");
+    }
+    match try_app(instance, home, online) {
+        Ok(text) if VERSION_MANAGER_DIRS.iter().any(|dir| text.contains(dir)) => {
+            let more = "; if this version is removed, the one in the login PATH is used";
+            Check::new(CheckStatus::Ok, name, text + more)
+        }
+        Ok(text) => Check::new(CheckStatus::Ok, name, text),
+        Err(text) => Check::new(CheckStatus::Failed, name, text),
+    }
+}
+
+/// What would be executed; or why it could not be.
+fn try_app(instance: &Instance, home: &Home, online: bool) -> Result<String, String> {
+    let spec = &instance.spec;
+    if let Some(account) = &spec.account {
+        let user = User::from_name(&account.user).ok().flatten();
+        match user {
+            None => {
+                return Err(format!(
+                    "user {} does not exist; create it, or start the app as another user",
+                    account.user
+                ));
+            }
+            Some(user) if user.uid.as_raw() != account.uid => {
+                return Err(format!(
+                    "user {} now has uid {} (was {}); delete the app and start it again",
+                    account.user, user.uid, account.uid
+                ));
+            }
+            Some(_) if !geteuid().is_root() && account.uid != geteuid().as_raw() => {
+                return Err(format!("runs as {}, which requires a service of root", account.user));
+            }
+            Some(_) => {}
+        }
+    }
+    let cwd = spec.cwd.display();
+    match fs::metadata(&spec.cwd) {
+        Err(error) => return Err(format!("working directory {cwd}: {error}; create it, or change cwd")),
+        Ok(meta) if !meta.is_dir() => {
+            return Err(format!("working directory {cwd} is not a directory; change cwd"));
+        }
+        Ok(_) if access(&spec.cwd, AccessFlags::X_OK).is_err() => {
+            return Err(format!("working directory {cwd}: permission denied for user {}", current_user()));
+        }
+        Ok(_) => {}
+    }
+    let run = RunId { instance: instance.id, number: 1 };
+    let order = launch::launch_spec(run, instance, home, Vec::new());
+    let order = order.map_err(|failure| {
+        format!("{} not found, neither in the PATH of the app nor in the login PATH; install it, or use an absolute path", failure.subject)
+    })?;
+    if spec.launcher != Launcher::Serve {
+        check_executable(&order.program)?;
+    }
+    if let Launcher::Interpreter { .. } = spec.launcher {
+        let script = spec.cwd.join(&spec.script);
+        File::open(&script).map_err(|error| format!("script {}: {error}", script.display()))?;
+    } else if spec.launcher == Launcher::Direct {
+        check_shebang(&order)?;
+    }
+    check_log_files(instance, home)?;
+    if !online {
+        check_ports(instance)?;
+    }
+    let script = match &spec.launcher {
+        Launcher::Interpreter { .. } => format!(" {}", spec.script),
+        Launcher::Direct | Launcher::Shell | Launcher::Serve => String::new(),
+    };
+    Ok(format!("{}{script}", order.program.display()))
+}
+
+fn current_user() -> String {
+    User::from_uid(geteuid()).ok().flatten().map_or_else(|| geteuid().to_string(), |user| user.name)
+}
+
+fn check_executable(program: &Path) -> Result<(), String> {
+    let shown = program.display();
+    let meta = fs::metadata(program).map_err(|error| format!("{shown}: {error}"))?;
+    if !meta.is_file() {
+        return Err(format!("{shown} is not a file"));
+    }
+    if meta.permissions().mode() & 0o111 == 0 {
+        return Err(format!("{shown} is not executable; run chmod +x {shown}"));
+    }
+    access(program, AccessFlags::X_OK)
+        .map_err(|_| format!("{shown}: user {} has no execute permission", current_user()))
+}
+
+/// What the kernel reads of `#!…`, and what `env` then looks up.
+fn check_shebang(order: &LaunchSpec) -> Result<(), String> {
+    let mut head = [0; 256];
+    let Ok(length) = File::open(&order.program).and_then(|mut file| file.read(&mut head)) else {
+        return Ok(()); // a program that may be executed but not read
+    };
+    let head = String::from_utf8_lossy(&head[..length]);
+    let Some(line) = head.strip_prefix("#!").and_then(|rest| rest.lines().next()) else { return Ok(()) };
+    let mut words = line.split_whitespace();
+    let interpreter = words.next().unwrap_or_default();
+    let script = order.program.display();
+    check_executable(Path::new(interpreter))
+        .map_err(|why| format!("{script}: interpreter {interpreter}: {why}"))?;
+    let looked_up = words.find(|word| !word.starts_with('-')).filter(|_| interpreter.ends_with("/env"));
+    let Some(name) = looked_up else { return Ok(()) };
+    let path = order.env.iter().find_map(|var| var.strip_prefix("PATH=")).unwrap_or(launch::DEFAULT_PATH);
+    let now = std::env::var("PATH").unwrap_or_default();
+    match launch::find_program(name, path, &order.cwd) {
+        Some(_) => Ok(()),
+        None => Err(match launch::find_program(name, &now, &order.cwd) {
+            Some(found) => format!(
+                "{script}: {name} is no longer in the PATH of the app, but at {}; run `rsm restart APP -a`, then `rsm save`",
+                found.display()
+            ),
+            None => format!("{script}: {name} is not in the PATH of the app; install it"),
+        }),
+    }
+}
+
+fn check_log_files(instance: &Instance, home: &Home) -> Result<(), String> {
+    let files = logs::log_files(&instance.spec, instance.id, home);
+    for file in [files.out, files.err, files.combined].into_iter().flatten() {
+        let there = file.ancestors().find(|path| path.exists()).map(PathBuf::from).unwrap_or_default();
+        let wanted = if there.is_dir() { AccessFlags::W_OK | AccessFlags::X_OK } else { AccessFlags::W_OK };
+        access(&there, wanted).map_err(|errno| {
+            format!(
+                "log file {} is not writable by user {}: {}: {}",
+                file.display(),
+                current_user(),
+                there.display(),
+                errno.desc()
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// The ports that it is known to want are free, and for this user.
+fn check_ports(instance: &Instance) -> Result<(), String> {
+    let of_env = instance.spec.env.get("PORT").into_iter();
+    let wanted =
+        of_env.chain(&instance.spec.listen).filter_map(|text| text.rsplit(':').next()?.parse::<u16>().ok());
+    for port in wanted.filter(|port| *port > 0) {
+        match TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).map(drop) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                return Err(format!("port {port} is in use by another program"));
+            }
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                return Err(format!("port {port}: user {} may not bind ports below 1024", current_user()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,205 @@
+//! The lines of one row: the host, the tabs, the keys.
+
+use ratatui::Frame;
+use ratatui::layout::Rect;
+use ratatui::style::Style;
+use ratatui::text::{Line, Span};
+
+use crate::cli::monit::log_pane::StreamFilter;
+use crate::cli::monit::model::{Focus, InputMode, Model, PromptKind, Tab};
+use crate::cli::monit::view::Theme;
+use crate::cli::render::alerts::{Alert, compact_line};
+use crate::cli::render::style::{Tone, width};
+use crate::cli::render::units;
+use crate::ipc::message::{HostInfo, Status};
+
+/// rsm and the machine.
+pub(super) fn host_bar(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
+    let version = model.info.as_ref().map_or_else(String::new, |info| format!(" {}", info.version));
+    let mut left = vec![Span::styled(format!(" rsm{version} "), look.heading())];
+    let instances = &model.instances;
+    let online = instances.iter().filter(|view| view.status == Status::Online).count();
+    let errored = instances.iter().filter(|view| view.status == Status::Errored).count();
+    left.push(Span::styled(format!(" {online}/{} online", instances.len()), Style::new()));
+    if errored > 0 {
+        left.push(Span::styled(format!(" {errored} errored"), look.error()));
+    }
+    let used: usize = left.iter().map(Span::width).sum();
+    let host = model.info.as_ref().map(|info| &info.host);
+    let room = usize::from(area.width).saturating_sub(used + 3);
+    // The longest account that fits.
+    let right = host.and_then(|host| {
+        [full(host), medium(host), short(host)].into_iter().find(|text| width(text) <= room)
+    });
+    frame.render_widget(Line::from(left), area);
+    frame.render_widget(Line::from(right.unwrap_or_default()).right_aligned(), area);
+}
+
+/// What needs attention, with the commands for it.
+pub(super) fn alert_bar(concerns: &[Alert], look: &Theme, area: Rect, frame: &mut Frame<'_>) {
+    let room = usize::from(area.width).saturating_sub(4);
+    if let Some((tone, text)) = compact_line(concerns, room) {
+        let style = if tone == Tone::Error { look.error() } else { look.warning() };
+        frame.render_widget(Line::styled(format!(" ▲ {text}"), style), area);
+    }
+}
+
+fn full(host: &HostInfo) -> String {
+    let [one, five, fifteen] = host.load;
+    let disk = match host.disk_total {
+        0 => String::new(),
+        total => format!(
+            " │ disk {} of {}, {}",
+            units::size(host.disk_used),
+            units::size(total),
+            share(host.disk_used, total)
+        ),
+    };
+    format!(
+        "load {one:.2} {five:.2} {fifteen:.2} on {} cores │ memory {} of {}, {}{disk} ",
+        host.cores,
+        units::size(host.memory_used),
+        units::size(host.memory_total),
+        share(host.memory_used, host.memory_total),
+    )
+}
+
+fn medium(host: &HostInfo) -> String {
+    let [one, five, fifteen] = host.load;
+    let (memory, disk) = (share(host.memory_used, host.memory_total), share(host.disk_used, host.disk_total));
+    format!("load {one:.2} {five:.2} {fifteen:.2} on {} cores │ memory {memory} │ disk {disk} ", host.cores)
+}
+
+fn short(host: &HostInfo) -> String {
+    let (memory, disk) = (share(host.memory_used, host.memory_total), share(host.disk_used, host.disk_total));
+    format!("load {:.2} mem {memory} disk {disk} ", host.load[0])
+}
+
+fn share(used: u64, total: u64) -> String {
+    format!("{}%", (used * 100).checked_div(total).unwrap_or(0))
+}
+
+/// The names of the lower pane's tabs, and how its contents are shown. Returns where the names are.
+pub(super) fn tab_bar(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, Tab)> {
+    let (mut spans, mut places, mut at) = (vec![Span::raw("─")], Vec::new(), 1);
+    let focused = model.full || model.focus == Focus::Pane;
+    for (number, tab) in Tab::ALL.into_iter().enumerate() {
+        let text = format!(" {} {} ", number + 1, tab.title());
+        let columns = u16::try_from(width(&text)).unwrap_or(0);
+        let style = if tab == model.tab { look.selected(focused) } else { look.dim() };
+        spans.push(Span::styled(text, style));
+        places.push((Rect { x: area.x + at, width: columns, ..area }.intersection(area), tab));
+        at += columns;
+    }
+    spans.push(Span::styled(format!(" {} ", model.selection_text()), look.heading()));
+    match model.tab {
+        Tab::Logs => spans.extend(log_state(model, look)),
+        Tab::Details if model.areas.details_most > model.details_top => {
+            let below = model.areas.details_most - model.details_top;
+            spans.push(Span::styled(format!("[{below} below] "), look.warning()));
+        }
+        Tab::Details | Tab::Charts => {}
+    }
+    let used: usize = spans.iter().map(Span::width).sum();
+    spans.push(Span::raw("─".repeat(usize::from(area.width).saturating_sub(used))));
+    frame.render_widget(Line::from(spans), area);
+    places
+}
+
+/// What one must know to read the log pane rightly.
+fn log_state(model: &Model, look: &Theme) -> Vec<Span<'static>> {
+    let pane = &model.log_pane;
+    let mut words = Vec::new();
+    if pane.paused {
+        words.push("paused".to_owned());
+    }
+    if pane.lines_below > 0 {
+        words.push(format!("{} below", pane.lines_below));
+    }
+    match pane.streams {
+        StreamFilter::Both => {}
+        StreamFilter::Out => words.push("stdout".into()),
+        StreamFilter::Err => words.push("stderr".into()),
+    }
+    if pane.wrap {
+        words.push("wrap".into());
+    }
+    if !model.line_filter.is_empty() {
+        words.push(format!("filter /{}/", model.line_filter));
+    }
+    words.into_iter().map(|word| Span::styled(format!("[{word}] "), look.warning())).collect()
+}
+
+/// What is typed or said, else the keys. Returns where keys can be clicked.
+pub(super) fn footer(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, char)> {
+    if let InputMode::Prompt { field, text, .. } = &model.mode {
+        let (ask, end) = match field {
+            PromptKind::Apps => ("filter apps: ", "  Enter apply, Esc cancel"),
+            PromptKind::Search => ("search: ", "  Enter find, then n or N"),
+            PromptKind::Lines => ("filter lines: ", "  Enter apply, Esc cancel"),
+            PromptKind::Scale => ("instances (4, +1, -1): ", "  Enter scale, Esc cancel"),
+        };
+        let line = Line::from(vec![
+            Span::styled(format!(" {ask}"), look.heading()),
+            Span::raw(text.clone()),
+            Span::styled(end, look.dim()),
+        ]);
+        let at = 1 + width(ask) + width(text);
+        frame.render_widget(line, area);
+        let column =
+            area.x.saturating_add(u16::try_from(at).unwrap_or(u16::MAX)).min(area.right().saturating_sub(1));
+        frame.set_cursor_position((column, area.y));
+        return Vec::new();
+    }
+    if let Some((text, good)) = &model.message {
+        let style = if *good { look.success() } else { look.error() };
+        frame.render_widget(Line::styled(format!(" {text}"), style), area);
+        return Vec::new();
+    }
+    key_hints(model, look, area, frame)
+}
+
+/// As many keys as there is room for, the most needed first.
+fn key_hints(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, char)> {
+    const TREE_KEYS: [(char, &str, &str); 13] = [
+        ('q', "q", "quit"),
+        ('?', "?", "help"),
+        ('/', "/", "filter"),
+        ('r', "r", "restart"),
+        ('l', "l", "logs"),
+        ('x', "x", "stop"),
+        ('s', "s", "start"),
+        ('R', "R", "reload"),
+        ('i', "i", "scale"),
+        ('d', "d", "delete"),
+        ('o', "o", "sort"),
+        ('\t', "Tab", "pane"),
+        ('z', "z", "fold"),
+    ];
+    const PANE_KEYS: [(char, &str, &str); 9] = [
+        ('q', "q", "quit"),
+        ('?', "?", "help"),
+        ('/', "/", "search"),
+        ('f', "f", "filter"),
+        ('p', "p", "pause"),
+        ('w', "w", "wrap"),
+        ('e', "e", "streams"),
+        ('n', "n", "next"),
+        ('l', "l", "full"),
+    ];
+    let in_pane = model.full || model.focus == Focus::Pane;
+    let (mut spans, mut places, mut at) = (vec![Span::raw(" ")], Vec::new(), 1);
+    for (letter, key, does) in if in_pane { &PANE_KEYS[..] } else { &TREE_KEYS[..] } {
+        let columns = width(key) + width(does) + 3;
+        if at + columns > usize::from(area.width) + 2 {
+            break;
+        }
+        spans.push(Span::styled(*key, look.heading()));
+        spans.push(Span::raw(format!(" {does}  ")));
+        let (x, columns16) = (area.x + u16::try_from(at).unwrap_or(0), u16::try_from(columns).unwrap_or(0));
+        places.push((Rect { x, width: columns16.saturating_sub(2), ..area }.intersection(area), *letter));
+        at += columns;
+    }
+    frame.render_widget(Line::from(spans), area);
+    places
+}

@@ -1,0 +1,52 @@
+//! `list -m`: a block of `key : value` lines an instance, as PM2 prints them.
+
+use std::fmt::Write;
+
+use crate::cli::render::list::{mode, uptime};
+use crate::cli::render::style::tame;
+use crate::cli::render::units;
+use crate::ipc::message::InstanceDetail;
+
+/// The blocks, each ended by a blank line.
+pub(in crate::cli) fn blocks(instances: &[InstanceDetail]) -> String {
+    instances.iter().map(block).collect()
+}
+
+fn block(detail: &InstanceDetail) -> String {
+    let view = &detail.view;
+    let error_log =
+        detail.error_file.as_ref().map_or_else(|| "N/A".into(), |file| file.display().to_string());
+    let rows = [
+        ("namespace", view.namespace.clone()),
+        ("version", view.version.clone().unwrap_or_else(|| "N/A".into())),
+        ("pid", view.pid.map_or_else(|| "N/A".into(), |pid| pid.to_string())),
+        ("pm2 id", view.id.to_string()),
+        ("status", view.status.as_str().into()),
+        ("mode", mode(view.mode).into()),
+        ("restarted", view.restarts.to_string()),
+        ("uptime", uptime(view)),
+        ("memory usage", units::size(view.memory)),
+        ("error log", error_log),
+        ("watching", if view.watching { "yes" } else { "no" }.into()),
+        ("PID file", detail.pid_file.display().to_string()),
+    ];
+    let mut text = format!("+--- {}\n", tame(&view.name));
+    for (key, value) in rows {
+        let _ = writeln!(text, "{key} : {}", tame(&value));
+    }
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cli::render::blocks::*;
+    use crate::cli::render::describe::tests::detail;
+
+    #[test]
+    fn a_block_has_pm2s_keys() {
+        let text = blocks(&[detail()]);
+        assert!(text.starts_with("+--- api\nnamespace : default\nversion : N/A\n"), "{text}");
+        assert!(text.ends_with("watching : no\nPID file : /h/pids/api-3.pid\n\n"), "{text}");
+    }
+}

@@ -1,0 +1,13 @@
+//! Views as text: tables, sizes, ages, colour. Pure: nothing here reads a clock or a terminal.
+
+pub(super) mod alerts;
+pub(super) mod blocks;
+pub(super) mod describe;
+pub(super) mod drift;
+pub(super) mod info;
+pub(super) mod list;
+pub(super) mod log_line;
+pub(super) mod plan;
+pub(super) mod report;
+pub(super) mod style;
+pub(super) mod units;

@@ -1,0 +1,8 @@
+//! Parsing: a file of any format becomes app settings, or diagnostics with locations.
+
+pub(super) mod evaluate;
+pub(super) mod file;
+pub(super) mod format;
+pub(super) mod pm2_static;
+pub(super) mod source;
+pub(super) mod tree;

@@ -1,0 +1,119 @@
+//! Environment variables, and filters for inherited ones.
+
+use serde_json::{Map, Value};
+
+use crate::config::values::{FromValue, ValueError, expected, expected_with_help};
+use crate::spec::{EnvFilter, EnvVars};
+
+/// Environment variables. Values become strings; lists and tables become JSON.
+#[derive(Clone, PartialEq, Eq)]
+pub(in crate::config) struct EnvValue(pub(in crate::config) EnvVars);
+
+/// The inherited variables that are removed from the environment of an app.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::config) struct EnvFilterValue(pub(in crate::config) EnvFilter);
+
+/// The name of an environment variable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::config) struct VarName(pub(in crate::config) String);
+
+/// Whether the system accepts the name: `=` separates the name from the value.
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['=', '\0'])
+}
+
+impl FromValue for EnvValue {
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
+        match value {
+            Value::Object(table) => variables(table).map(Self),
+            _ => expected_with_help("a table of variables", "write each variable as a name and its value"),
+        }
+    }
+}
+
+fn variables(table: &Map<String, Value>) -> Result<EnvVars, ValueError> {
+    let mut vars = EnvVars::new();
+    for (name, value) in table {
+        if !is_name(name) {
+            return expected(format!("variable names without `=`, not {name:?}"));
+        }
+        let text = match value {
+            Value::String(text) => text.clone(),
+            Value::Null => continue,
+            other => other.to_string(),
+        };
+        if text.contains('\0') {
+            return expected(format!("values without NUL characters, unlike {name}"));
+        }
+        vars.insert(name.clone(), text);
+    }
+    Ok(vars)
+}
+
+impl FromValue for VarName {
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
+        match value.as_str() {
+            Some(name) if is_name(name) => Ok(Self(name.to_owned())),
+            _ => expected("a variable name"),
+        }
+    }
+}
+
+impl FromValue for EnvFilterValue {
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
+        let text = |item: &Value| item.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+        let filter = match value {
+            Value::Bool(true) => Some(EnvFilter::All),
+            Value::Bool(false) => Some(EnvFilter::None),
+            Value::String(_) => text(value).map(EnvFilter::Exact),
+            Value::Array(items) if items.is_empty() => Some(EnvFilter::None),
+            Value::Array(items) => items.iter().map(text).collect::<Option<_>>().map(EnvFilter::Containing),
+            _ => None,
+        };
+        match filter {
+            Some(filter) => Ok(Self(filter)),
+            None => expected("true (drop all), a name, or a list of substrings of names"),
+        }
+    }
+}
+
+schema!(EnvValue, { "type": "object", "propertyNames": { "pattern": "^[^=]+$" } });
+
+schema!(VarName, { "type": "string", "pattern": "^[^=]+$" });
+
+schema!(EnvFilterValue, { "type": ["array", "string", "boolean"], "minLength": 1, "items": { "type": "string", "minLength": 1 } });
+
+#[cfg(test)]
+mod tests {
+    use crate::config::values::env::*;
+    use serde_json::json;
+
+    #[test]
+    fn values_become_strings() {
+        let given = json!({ "A": "x", "B": 5000, "C": true, "D": [1, "2"], "E": { "f": 1.5 } });
+        let EnvValue(vars) = EnvValue::from_value(&given).ok().unwrap();
+        let text: Vec<_> = vars.values().map(String::as_str).collect();
+        assert_eq!(text, ["x", "5000", "true", "[1,\"2\"]", "{\"f\":1.5}"]);
+    }
+
+    #[test]
+    fn errors_name_variable_and_hide_value() {
+        let refused = |value| EnvValue::from_value(&value).err().unwrap().expected;
+        assert!(refused(json!({ "A=B": "hunter2" })).contains("A=B"));
+        let nul = refused(json!({ "TOKEN": "hunter2\0" }));
+        assert!(nul.contains("TOKEN") && !nul.contains("hunter2"));
+        assert!(EnvValue::from_value(&json!("A=1")).is_err());
+    }
+
+    #[test]
+    fn reads_filters() {
+        let filter = |value| EnvFilterValue::from_value(&value).unwrap().0;
+        assert_eq!(filter(json!(["AWS_"])), EnvFilter::Containing(vec!["AWS_".into()]));
+        assert_eq!(filter(json!("HOME")), EnvFilter::Exact("HOME".into()));
+        assert_eq!(filter(json!(true)), EnvFilter::All);
+        assert!(
+            EnvFilterValue::from_value(&json!([1])).is_err()
+                && EnvFilterValue::from_value(&json!("")).is_err()
+        );
+    }
+}

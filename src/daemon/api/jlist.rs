@@ -1,0 +1,155 @@
+//! The list in PM2's shape, for scripts and dashboards that read `pm2 jlist`.
+//!
+//! Unlike PM2's, `env` holds what the app was given (file, flags), not the whole shell, and no
+//! variable stands among the settings.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+
+use crate::config::{KEYS, Pm2Value};
+use crate::daemon::supervisor::views;
+use crate::daemon::world::node_channel::{AppActions, NodeChannels};
+use crate::daemon::world::pid_file;
+use crate::exit::Exit;
+use crate::instance::Instance;
+use crate::instance::status::RunId;
+use crate::logs;
+use crate::metrics::Usage;
+use crate::paths::Home;
+use crate::spec::AppSpec;
+
+/// The whole list.
+pub fn jlist<'a>(
+    list: &'a [(Instance, Usage)],
+    channels: &NodeChannels,
+    home: &'a Home,
+    user: &'a str,
+) -> Vec<Pm2Process<'a>> {
+    let offers = |instance: &Instance| {
+        let number = instance.status.state.run()?;
+        channels.actions(RunId { instance: instance.id, number })
+    };
+    let one = |(instance, usage): &'a (Instance, Usage)| {
+        process(
+            instance,
+            usage,
+            Pm2Env { instance, home, user, actions: offers(instance).unwrap_or_default() },
+        )
+    };
+    list.iter().map(one).collect()
+}
+
+/// One element, written straight to JSON: hundreds are asked for many times a second by dashboards.
+#[derive(Serialize)]
+pub struct Pm2Process<'a> {
+    pid: i32,
+    name: &'a str,
+    pm_id: u32,
+    monit: Pm2Monit,
+    pm2_env: Pm2Env<'a>,
+}
+
+#[derive(Serialize)]
+struct Pm2Monit {
+    memory: u64,
+    cpu: f64,
+}
+
+struct Pm2Env<'a> {
+    instance: &'a Instance,
+    home: &'a Home,
+    user: &'a str,
+    actions: AppActions,
+}
+
+fn process<'a>(instance: &'a Instance, usage: &Usage, pm2_env: Pm2Env<'a>) -> Pm2Process<'a> {
+    let cpu = (f64::from(usage.cpu_percent) * 10.0).round() / 10.0;
+    Pm2Process {
+        pid: instance.status.state.process().map_or(0, |process| process.pid),
+        name: &instance.spec.name,
+        pm_id: instance.id,
+        monit: Pm2Monit { memory: usage.memory, cpu },
+        pm2_env,
+    }
+}
+
+impl Serialize for Pm2Env<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (spec, life) = (&*self.instance.spec, &self.instance.status);
+        let mut map = serializer.serialize_map(None)?;
+        write_keys(spec, &mut map)?;
+        map.serialize_entry("pm_id", &self.instance.id)?;
+        map.serialize_entry("status", views::display_status(&life.state).as_str())?;
+        map.serialize_entry("pm_uptime", &last_start(self.instance))?;
+        map.serialize_entry("created_at", &life.created.wall)?;
+        map.serialize_entry("restart_time", &life.restarts)?;
+        map.serialize_entry("unstable_restarts", &life.failure_history.unstable_exits.len())?;
+        entry_if_some(&mut map, "exit_code", last_code(self.instance))?;
+        map.serialize_entry(&spec.instance_var, &self.instance.number)?;
+        let user = spec.account.as_ref().map_or(self.user, |account| &account.user);
+        map.serialize_entry("username", user)?;
+        map.serialize_entry("version", spec.version.as_deref().unwrap_or("N/A"))?;
+        write_files(self.instance, self.home, &mut map)?;
+        map.serialize_entry("axm_actions", &self.actions.actions.values().collect::<Vec<_>>())?;
+        map.serialize_entry("axm_monitor", &self.actions.metrics)?;
+        write_injected(&mut map)?;
+        map.end()
+    }
+}
+
+/// The settings of the app, by the table of keys.
+fn write_keys<M: SerializeMap>(spec: &AppSpec, map: &mut M) -> Result<(), M::Error> {
+    for (name, read) in KEYS.iter().filter_map(|key| key.jlist) {
+        match read(spec) {
+            Pm2Value::Absent => {}
+            value => map.serialize_entry(name, &value)?,
+        }
+    }
+    Ok(())
+}
+
+/// PM2 leaves out what is not set.
+fn entry_if_some<M: SerializeMap>(
+    map: &mut M,
+    key: &str,
+    value: Option<impl Serialize>,
+) -> Result<(), M::Error> {
+    value.map_or(Ok(()), |value| map.serialize_entry(key, &value))
+}
+
+/// What PM2 tells of things that are not done here, for programs that do without asking whether it is there.
+fn write_injected<M: SerializeMap>(map: &mut M) -> Result<(), M::Error> {
+    let nothing = serde_json::Map::new();
+    map.serialize_entry("axm_options", &nothing)?;
+    map.serialize_entry("axm_dynamic", &nothing)?;
+    for switch in ["vizion", "vizion_running", "pmx", "automation", "km_link"] {
+        map.serialize_entry(switch, &false)?;
+    }
+    map.serialize_entry("windowsHide", &true)
+}
+
+/// When its process was started: also of one that has ended since, as in PM2.
+fn last_start(instance: &Instance) -> u64 {
+    let life = &instance.status;
+    let ended = || life.history.back().map(|ended| ended.at.wall.saturating_sub(ended.uptime));
+    life.state.process().map(|process| process.since.wall).or_else(ended).unwrap_or(life.created.wall)
+}
+
+/// Death by signal has no code here; PM2 says 0.
+fn last_code(instance: &Instance) -> Option<i32> {
+    match instance.status.history.back().map(|ended| &ended.exit) {
+        Some(Exit::Code(code)) => Some(*code),
+        Some(Exit::Signal { .. } | Exit::Unknown | Exit::NotStarted(_)) | None => None,
+    }
+}
+
+fn write_files<M: SerializeMap>(instance: &Instance, home: &Home, map: &mut M) -> Result<(), M::Error> {
+    let files = logs::log_files(&instance.spec, instance.id, home);
+    let or_null = |path: Option<PathBuf>| path.unwrap_or_else(|| "/dev/null".into());
+    map.serialize_entry("pm_pid_path", &pid_file(instance, home))?;
+    map.serialize_entry("pm_out_log_path", &or_null(files.out))?;
+    map.serialize_entry("pm_err_log_path", &or_null(files.err))?;
+    entry_if_some(map, "pm_log_path", files.combined)
+}

@@ -1,0 +1,126 @@
+//! Which instances a user means: id, name, namespace, `/regex/` or `all`, in PM2's order.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use regex::Regex;
+
+use crate::instance::Instance;
+use crate::instance::state::Want;
+use crate::ipc::message::{ApiError, ErrorCode};
+use crate::text::closest_match;
+
+/// The ids of all instances that any of `selectors` means, or the first one that means none.
+///
+/// # Errors
+/// A selector matches nothing, or its regex is malformed. Nothing is selected then.
+pub fn select(instances: &BTreeMap<u32, Instance>, selectors: &[String]) -> Result<BTreeSet<u32>, ApiError> {
+    let mut chosen = BTreeSet::new();
+    for selector in selectors {
+        let found = select_one(instances, selector)?;
+        if found.is_empty() {
+            return Err(not_found(instances, selector));
+        }
+        chosen.extend(found);
+    }
+    Ok(chosen)
+}
+
+fn select_one(instances: &BTreeMap<u32, Instance>, selector: &str) -> Result<Vec<u32>, ApiError> {
+    let those = |wanted: &dyn Fn(&Instance) -> bool| -> Vec<u32> {
+        let there = instances.values().filter(|instance| instance.status.want != Want::Gone);
+        there.filter(|instance| wanted(instance)).map(|instance| instance.id).collect()
+    };
+    if selector == "all" {
+        return Ok(those(&|_| true));
+    }
+    if selector == "//" {
+        return Err(ApiError::new(ErrorCode::Invalid, "empty regular expression \"//\"").hint(
+            "use `all` to select all \
+                apps",
+        ));
+    }
+    if let Some(pattern) = selector.strip_prefix('/').and_then(|rest| rest.strip_suffix('/')) {
+        let regex = Regex::new(pattern).map_err(|error| {
+            ApiError::new(ErrorCode::Invalid, format!("invalid regular expression \"{selector}\": {error}"))
+        })?;
+        return Ok(those(&|instance| regex.is_match(&instance.spec.name)));
+    }
+    let named = those(&|instance| instance.spec.name == selector);
+    if !named.is_empty() {
+        return Ok(named);
+    }
+    let grouped = those(&|instance| instance.spec.namespace == selector);
+    if !grouped.is_empty() {
+        return Ok(grouped);
+    }
+    let id = selector.parse::<u32>().ok();
+    Ok(those(&|instance| Some(instance.id) == id))
+}
+
+fn not_found(instances: &BTreeMap<u32, Instance>, selector: &str) -> ApiError {
+    if selector == "all" {
+        return ApiError::new(ErrorCode::NotFound, "no apps").hint("start one: rsm start ecosystem.toml");
+    }
+    let error = ApiError::new(ErrorCode::NotFound, format!("no app, namespace or id matches \"{selector}\""));
+    let names = instances.values().map(|instance| instance.spec.name.as_str());
+    match closest_match(selector, names) {
+        Some(name) => error.hint(format!("did you mean \"{name}\"?")),
+        None => error.hint("see `rsm list`"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::daemon::supervisor::selection::*;
+    use crate::spec::AppSpec;
+    use crate::time::Moment;
+
+    fn instances() -> BTreeMap<u32, Instance> {
+        let rows = [
+            (0, "api", "web"),
+            (1, "api", "web"),
+            (2, "7", "default"),
+            (3, "worker", "jobs"),
+            (7, "x", "web"),
+        ];
+        let make = |(id, name, namespace): (u32, &str, &str)| {
+            let mut spec = AppSpec::new(name, "/bin/x", "/");
+            spec.namespace = namespace.into();
+            (id, Instance::new(id, 0, Arc::new(spec), Arc::default(), 0, Moment::default()))
+        };
+        rows.into_iter().map(make).collect()
+    }
+
+    fn ids(selectors: &[&str]) -> Vec<u32> {
+        let selectors: Vec<String> = selectors.iter().map(ToString::to_string).collect();
+        select(&instances(), &selectors).unwrap().into_iter().collect()
+    }
+
+    #[test]
+    fn names_then_namespaces_then_ids() {
+        assert_eq!(ids(&["api"]), [0, 1]);
+        assert_eq!(ids(&["web"]), [0, 1, 7]);
+        assert_eq!(ids(&["7"]), [2], "an app called 7 comes before the id 7");
+        assert_eq!(ids(&["3", "api"]), [0, 1, 3]);
+        assert_eq!(ids(&["/^(api|w)/"]), [0, 1, 3]);
+        assert_eq!(ids(&["all"]).len(), 5);
+    }
+
+    #[test]
+    fn what_is_not_there_is_named_with_what_may_be_meant() {
+        let error = select(&instances(), &["wroker".into()]).unwrap_err();
+        assert!(error.message.contains("wroker") && error.hint.unwrap().contains("\"worker\""));
+        assert!(select(&instances(), &["/(/".into()]).unwrap_err().message.contains("regular expression"));
+        assert!(select(&BTreeMap::new(), &["all".into()]).is_err());
+        assert!(select(&instances(), &["//".into()]).is_err(), "an empty pattern is no way to say all");
+    }
+
+    #[test]
+    fn what_is_being_deleted_is_not_there() {
+        let mut all = instances();
+        all.get_mut(&3).unwrap().status.want = Want::Gone;
+        assert!(select(&all, &["worker".into()]).is_err());
+    }
+}

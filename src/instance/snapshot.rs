@@ -1,0 +1,229 @@
+//! The list of instances as a document: what `state.json` and `dump.json` hold.
+//!
+//! Specs and inherited environments are shared by many instances and written once each. The
+//! document carries a version: an older one is read, a newer one refused by name.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::daemon::supervisor::pending::CompletedCommand;
+use crate::instance::Instance;
+use crate::instance::replacement::{Replacement, ReplacementRole};
+use crate::instance::status::InstanceStatus;
+use crate::spec::{AppSpec, EnvVars};
+
+/// Version of the document written.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Why a document cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// Not what we write: cut off, or another file.
+    #[error("corrupt: {0}")]
+    Damaged(serde_json::Error),
+    /// Written by a newer rsm.
+    #[error("unsupported format {0} (this version supports {FORMAT_VERSION}); use a newer rsm")]
+    Newer(u32),
+    /// It speaks of a spec or an environment that it does not hold.
+    #[error("corrupt: instance {0} has no spec or environment")]
+    Incomplete(u32),
+}
+
+/// The document.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Next id to give.
+    pub next_id: u32,
+    /// Highest run number of instances that are gone.
+    pub last_run: u32,
+    /// Commands that may be asked for again, oldest first.
+    pub completed: VecDeque<CompletedCommand>,
+    instances: Vec<Instance>,
+    replacements: Vec<Replacement>,
+}
+
+#[derive(Serialize)]
+struct SnapshotOut<'a> {
+    version: u32,
+    next_id: u32,
+    last_run: u32,
+    specs: Vec<&'a AppSpec>,
+    envs: Vec<&'a EnvVars>,
+    instances: Vec<InstanceRow<&'a InstanceStatus>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    beside: Vec<(InstanceRow<&'a InstanceStatus>, &'a ReplacementRole)>,
+    #[serde(skip_serializing_if = "VecDeque::is_empty")]
+    done: &'a VecDeque<CompletedCommand>,
+}
+
+#[derive(Deserialize)]
+struct SnapshotIn {
+    next_id: u32,
+    last_run: u32,
+    specs: Vec<Arc<AppSpec>>,
+    envs: Vec<Arc<EnvVars>>,
+    instances: Vec<InstanceRow<InstanceStatus>>,
+    #[serde(default)]
+    beside: Vec<(InstanceRow<InstanceStatus>, ReplacementRole)>,
+    #[serde(default)]
+    done: VecDeque<CompletedCommand>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct InstanceRow<L> {
+    id: u32,
+    number: u32,
+    spec: usize,
+    env: usize,
+    life: L,
+}
+
+#[derive(Deserialize)]
+struct FormatVersion {
+    version: u32,
+}
+
+/// Index of `item` in `list`, added if it is not there. Neighbours mostly share, hence backwards.
+fn index_of<'a, T>(list: &mut Vec<&'a T>, item: &'a Arc<T>) -> usize {
+    let at = list.iter().rposition(|there| std::ptr::eq(*there, Arc::as_ptr(item)));
+    at.unwrap_or_else(|| {
+        list.push(item);
+        list.len() - 1
+    })
+}
+
+/// The document of these instances, as JSON.
+pub fn encode<'a>(
+    instances: &'a BTreeMap<u32, Instance>,
+    beside: &'a BTreeMap<u32, Replacement>,
+    (next_id, last_run): (u32, u32),
+    done: &'a VecDeque<CompletedCommand>,
+) -> Vec<u8> {
+    let (mut specs, mut envs) = (Vec::new(), Vec::new());
+    let mut row = |instance: &'a Instance| {
+        let Instance { id, number, spec, inherited, status: life } = instance;
+        let (spec, env) = (index_of(&mut specs, spec), index_of(&mut envs, inherited));
+        InstanceRow { id: *id, number: *number, spec, env, life }
+    };
+    let rows = instances.values().map(&mut row).collect();
+    let beside = beside.values().map(|beside| (row(&beside.instance), &beside.role)).collect();
+    let document = SnapshotOut {
+        version: FORMAT_VERSION,
+        next_id,
+        last_run,
+        specs,
+        envs,
+        instances: rows,
+        beside,
+        done,
+    };
+    // Maps with string keys and plain numbers: nothing that JSON could not say.
+    serde_json::to_vec(&document).unwrap_or_default()
+}
+
+/// Reads a document.
+///
+/// # Errors
+/// It is damaged, or newer than this rsm.
+pub fn decode(bytes: &[u8]) -> Result<Snapshot, SnapshotError> {
+    let FormatVersion { version } = serde_json::from_slice(bytes).map_err(SnapshotError::Damaged)?;
+    if version > FORMAT_VERSION {
+        return Err(SnapshotError::Newer(version));
+    }
+    let SnapshotIn { next_id, last_run, specs, envs, instances, beside, done } =
+        serde_json::from_slice(bytes).map_err(SnapshotError::Damaged)?;
+    let instance = |row: InstanceRow<InstanceStatus>| match (specs.get(row.spec), envs.get(row.env)) {
+        (Some(spec), Some(env)) => Ok(Instance {
+            id: row.id,
+            number: row.number,
+            spec: spec.clone(),
+            inherited: env.clone(),
+            status: row.life,
+        }),
+        _ => Err(SnapshotError::Incomplete(row.id)),
+    };
+    let beside = beside.into_iter().map(|(row, role)| Ok(Replacement { instance: instance(row)?, role }));
+    let beside = beside.collect::<Result<_, SnapshotError>>()?;
+    let instances = instances.into_iter().map(instance).collect::<Result<_, _>>()?;
+    Ok(Snapshot { next_id, last_run, completed: done, instances, replacements: beside })
+}
+
+impl Snapshot {
+    /// The instances.
+    pub fn instances(&self) -> &[Instance] {
+        &self.instances
+    }
+
+    /// The instances, and those beside them that replace them or go.
+    pub fn all(&self) -> impl Iterator<Item = &Instance> {
+        self.instances.iter().chain(self.replacements.iter().map(|beside| &beside.instance))
+    }
+
+    /// A list of those instances alone that `chosen` tells.
+    pub fn filtered(&self, chosen: impl Fn(&Instance) -> bool) -> Self {
+        let instances = self.instances.iter().filter(|instance| chosen(instance)).cloned().collect();
+        Self { instances, replacements: Vec::new(), completed: self.completed.clone(), ..*self }
+    }
+
+    /// The instances, by id.
+    pub fn into_instances(self) -> impl Iterator<Item = Instance> {
+        self.instances.into_iter()
+    }
+
+    /// The instances, and those beside them.
+    pub fn into_parts(self) -> (Vec<Instance>, Vec<Replacement>) {
+        (self.instances, self.replacements)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.instances.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.instances.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::instance::snapshot::*;
+    use crate::time::Moment;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let spec = Arc::new(AppSpec::new("api", "/bin/api", "/"));
+        let env = Arc::new(EnvVars::from([("A".into(), "1".into())]));
+        let make = |id| (id, Instance::new(id, id, spec.clone(), env.clone(), 4, Moment::default()));
+        let instances: BTreeMap<u32, Instance> = (0..3).map(make).collect();
+        let bytes = encode(&instances, &BTreeMap::new(), (3, 9), &VecDeque::new());
+        let saved = decode(&bytes).unwrap();
+        assert_eq!((saved.next_id, saved.last_run, saved.len()), (3, 9, 3));
+        assert_eq!(saved.into_instances().collect::<Vec<_>>(), instances.into_values().collect::<Vec<_>>());
+        let text = String::from_utf8(bytes).unwrap();
+        assert_eq!(text.matches("/bin/api").count(), 1, "a shared spec is written once");
+    }
+
+    /// One of each version is kept: people upgrade from any.
+    #[test]
+    fn documents_of_all_versions_are_read() {
+        let saved = decode(include_bytes!("../../tests/states/v1.json")).unwrap();
+        let names: Vec<&str> = saved.instances().iter().map(|instance| &*instance.spec.name).collect();
+        assert_eq!(names, ["db", "failing", "api", "api"]);
+        let failing = &saved.instances()[1];
+        assert_eq!((failing.status.history.len(), failing.status.restarts), (3, 2));
+        assert_eq!(FORMAT_VERSION, 1, "keep a document of the new version in tests/states");
+    }
+
+    #[test]
+    fn what_cannot_be_used_says_why() {
+        assert!(decode(b"").unwrap_err().to_string().contains("corrupt"));
+        assert!(decode(br#"{"version":1,"next_id":0"#).unwrap_err().to_string().contains("corrupt"));
+        assert!(decode(br#"{"version":2,"new":true}"#).unwrap_err().to_string().contains("newer rsm"));
+        let dangling = br#"{"version":1,"next_id":1,"last_run":0,"specs":[],"envs":[],"instances":[]}"#;
+        assert!(decode(dangling).unwrap().is_empty());
+    }
+}

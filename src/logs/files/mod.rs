@@ -1,0 +1,9 @@
+//! Log files: paths, segments, index and rotation.
+
+pub(super) mod context;
+pub(super) mod index;
+pub(super) mod log_file;
+pub(super) mod open_files;
+pub mod paths;
+pub(super) mod rotation;
+pub(super) mod segment;
