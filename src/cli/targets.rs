@@ -21,7 +21,7 @@ pub(super) struct Targets {
     #[arg(required = true, value_name = "APP", add = ArgValueCompleter::new(completion::complete_targets))]
     pub(super) targets: Vec<String>,
     /// Only these apps of the file
-    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    #[arg(long = "only", value_delimiter = ',', value_name = "NAMES")]
     pub(super) only_apps: Vec<String>,
     /// Environment block of the file (affects app names with `append_env_to_name`)
     #[arg(long, value_name = "NAME")]

@@ -120,7 +120,7 @@ fn what_follows_the_dashes_is_the_apps() {
 
 #[test]
 fn a_negative_number_is_no_flag() {
-    assert_eq!(shown("scale api -2"), r#"Scale(Scale { name: "api", to: Remove(2) })"#);
+    assert_eq!(shown("scale api -2"), r#"Scale(ScaleArgs { name: "api", to: Remove(2) })"#);
     assert!(shown("start a.js -i -1").contains(r#"{ long: "--instances", values: ["-1"] }"#));
 }
 

@@ -273,12 +273,12 @@ app_keys! {
     /// Send the stop signal to the whole process tree.
     treekill: bool = key(Group::StopAndReadiness)
         .flag(Flag::switch("--no-treekill", false).help("Signal only the main process, not its process tree"))
-        .spec(&["/stop/tree"])
+        .spec(&["/stop/whole_tree"])
         .jlist("treekill", |spec| spec.stop.whole_tree.into());
 
     /// Stop the app with the message `shutdown` on the Node.js IPC channel instead of a signal.
     shutdown_with_message: bool = key(Group::StopAndReadiness)
-        .flag(Flag::switch("--shutdown-with-message", true).hidden()).spec(&["/stop/message"])
+        .flag(Flag::switch("--shutdown-with-message", true).hidden()).spec(&["/stop/by_message"])
         .jlist("shutdown_with_message", |spec| spec.stop.by_message.into());
 
     /// Wait for the app to report readiness (`READY=1` or `process.send('ready')`).

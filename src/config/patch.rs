@@ -88,8 +88,8 @@ fn set_pointer(patch: &mut Value, pointer: &str, value: Value) {
 /// A merge patch only adds to an object, so the other variants of an enum are taken out by name.
 fn as_single_variant(pointer: &str, mut value: Value) -> Value {
     let variants: &[&str] = match pointer {
-        "/restart/delay" => &["fixed", "after_first", "from_first"],
-        "/filter_env" => &["containing", "exactly"],
+        "/restart/delay" => &["fixed", "backoff", "pm2_backoff"],
+        "/filter_env" => &["containing", "exact"],
         _ => &[],
     };
     if let Some(chosen) = value.as_object_mut() {

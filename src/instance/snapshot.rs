@@ -15,7 +15,7 @@ use crate::instance::status::InstanceStatus;
 use crate::spec::{AppSpec, EnvVars};
 
 /// Version of the document written.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Why a document cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,9 +53,9 @@ struct SnapshotOut<'a> {
     envs: Vec<&'a EnvVars>,
     instances: Vec<InstanceRow<&'a InstanceStatus>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    beside: Vec<(InstanceRow<&'a InstanceStatus>, &'a ReplacementRole)>,
+    replacements: Vec<(InstanceRow<&'a InstanceStatus>, &'a ReplacementRole)>,
     #[serde(skip_serializing_if = "VecDeque::is_empty")]
-    done: &'a VecDeque<CompletedCommand>,
+    completed: &'a VecDeque<CompletedCommand>,
 }
 
 #[derive(Deserialize)]
@@ -65,10 +65,10 @@ struct SnapshotIn {
     specs: Vec<Arc<AppSpec>>,
     envs: Vec<Arc<EnvVars>>,
     instances: Vec<InstanceRow<InstanceStatus>>,
-    #[serde(default)]
-    beside: Vec<(InstanceRow<InstanceStatus>, ReplacementRole)>,
-    #[serde(default)]
-    done: VecDeque<CompletedCommand>,
+    #[serde(default, alias = "beside")]
+    replacements: Vec<(InstanceRow<InstanceStatus>, ReplacementRole)>,
+    #[serde(default, alias = "done")]
+    completed: VecDeque<CompletedCommand>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -77,7 +77,8 @@ struct InstanceRow<L> {
     number: u32,
     spec: usize,
     env: usize,
-    life: L,
+    #[serde(alias = "life")]
+    status: L,
 }
 
 #[derive(Deserialize)]
@@ -97,18 +98,19 @@ fn index_of<'a, T>(list: &mut Vec<&'a T>, item: &'a Arc<T>) -> usize {
 /// The document of these instances, as JSON.
 pub fn encode<'a>(
     instances: &'a BTreeMap<u32, Instance>,
-    beside: &'a BTreeMap<u32, Replacement>,
+    replacements: &'a BTreeMap<u32, Replacement>,
     (next_id, last_run): (u32, u32),
-    done: &'a VecDeque<CompletedCommand>,
+    completed: &'a VecDeque<CompletedCommand>,
 ) -> Vec<u8> {
     let (mut specs, mut envs) = (Vec::new(), Vec::new());
     let mut row = |instance: &'a Instance| {
-        let Instance { id, number, spec, inherited, status: life } = instance;
+        let Instance { id, number, spec, inherited, status } = instance;
         let (spec, env) = (index_of(&mut specs, spec), index_of(&mut envs, inherited));
-        InstanceRow { id: *id, number: *number, spec, env, life }
+        InstanceRow { id: *id, number: *number, spec, env, status }
     };
     let rows = instances.values().map(&mut row).collect();
-    let beside = beside.values().map(|beside| (row(&beside.instance), &beside.role)).collect();
+    let replacements =
+        replacements.values().map(|replacement| (row(&replacement.instance), &replacement.role)).collect();
     let document = SnapshotOut {
         version: FORMAT_VERSION,
         next_id,
@@ -116,8 +118,8 @@ pub fn encode<'a>(
         specs,
         envs,
         instances: rows,
-        beside,
-        done,
+        replacements,
+        completed,
     };
     // Maps with string keys and plain numbers: nothing that JSON could not say.
     serde_json::to_vec(&document).unwrap_or_default()
@@ -132,7 +134,7 @@ pub fn decode(bytes: &[u8]) -> Result<Snapshot, SnapshotError> {
     if version > FORMAT_VERSION {
         return Err(SnapshotError::Newer(version));
     }
-    let SnapshotIn { next_id, last_run, specs, envs, instances, beside, done } =
+    let SnapshotIn { next_id, last_run, specs, envs, instances, replacements, completed } =
         serde_json::from_slice(bytes).map_err(SnapshotError::Damaged)?;
     let instance = |row: InstanceRow<InstanceStatus>| match (specs.get(row.spec), envs.get(row.env)) {
         (Some(spec), Some(env)) => Ok(Instance {
@@ -140,14 +142,15 @@ pub fn decode(bytes: &[u8]) -> Result<Snapshot, SnapshotError> {
             number: row.number,
             spec: spec.clone(),
             inherited: env.clone(),
-            status: row.life,
+            status: row.status,
         }),
         _ => Err(SnapshotError::Incomplete(row.id)),
     };
-    let beside = beside.into_iter().map(|(row, role)| Ok(Replacement { instance: instance(row)?, role }));
-    let beside = beside.collect::<Result<_, SnapshotError>>()?;
+    let replacements =
+        replacements.into_iter().map(|(row, role)| Ok(Replacement { instance: instance(row)?, role }));
+    let replacements = replacements.collect::<Result<_, SnapshotError>>()?;
     let instances = instances.into_iter().map(instance).collect::<Result<_, _>>()?;
-    Ok(Snapshot { next_id, last_run, completed: done, instances, replacements: beside })
+    Ok(Snapshot { next_id, last_run, completed, instances, replacements })
 }
 
 impl Snapshot {
@@ -156,9 +159,9 @@ impl Snapshot {
         &self.instances
     }
 
-    /// The instances, and those beside them that replace them or go.
+    /// The instances, and their replacements.
     pub fn all(&self) -> impl Iterator<Item = &Instance> {
-        self.instances.iter().chain(self.replacements.iter().map(|beside| &beside.instance))
+        self.instances.iter().chain(self.replacements.iter().map(|replacement| &replacement.instance))
     }
 
     /// A list of those instances alone that `chosen` tells.
@@ -172,7 +175,7 @@ impl Snapshot {
         self.instances.into_iter()
     }
 
-    /// The instances, and those beside them.
+    /// The instances, and their replacements.
     pub fn into_parts(self) -> (Vec<Instance>, Vec<Replacement>) {
         (self.instances, self.replacements)
     }
@@ -210,19 +213,23 @@ mod tests {
     /// One of each version is kept: people upgrade from any.
     #[test]
     fn documents_of_all_versions_are_read() {
-        let saved = decode(include_bytes!("../../tests/states/v1.json")).unwrap();
-        let names: Vec<&str> = saved.instances().iter().map(|instance| &*instance.spec.name).collect();
-        assert_eq!(names, ["db", "failing", "api", "api"]);
-        let failing = &saved.instances()[1];
-        assert_eq!((failing.status.history.len(), failing.status.restarts), (3, 2));
-        assert_eq!(FORMAT_VERSION, 1, "keep a document of the new version in tests/states");
+        for document in
+            [&include_bytes!("../../tests/states/v1.json")[..], include_bytes!("../../tests/states/v2.json")]
+        {
+            let saved = decode(document).unwrap();
+            let names: Vec<&str> = saved.instances().iter().map(|instance| &*instance.spec.name).collect();
+            assert_eq!(names, ["db", "failing", "api", "api"]);
+            let failing = &saved.instances()[1];
+            assert_eq!((failing.status.history.len(), failing.status.restarts), (3, 2));
+        }
+        assert_eq!(FORMAT_VERSION, 2, "keep a document of the new version in tests/states");
     }
 
     #[test]
     fn what_cannot_be_used_says_why() {
         assert!(decode(b"").unwrap_err().to_string().contains("corrupt"));
         assert!(decode(br#"{"version":1,"next_id":0"#).unwrap_err().to_string().contains("corrupt"));
-        assert!(decode(br#"{"version":2,"new":true}"#).unwrap_err().to_string().contains("newer rsm"));
+        assert!(decode(br#"{"version":3,"new":true}"#).unwrap_err().to_string().contains("newer rsm"));
         let dangling = br#"{"version":1,"next_id":1,"last_run":0,"specs":[],"envs":[],"instances":[]}"#;
         assert!(decode(dangling).unwrap().is_empty());
     }

@@ -40,10 +40,10 @@ pub struct InstanceStatus {
     #[serde(default)]
     pub ready: bool,
     /// What its check says against the latest run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, alias = "problem", skip_serializing_if = "Option::is_none")]
     pub health_problem: Option<String>,
     /// Why the last attempt to replace its process failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, alias = "refused", skip_serializing_if = "Option::is_none")]
     pub replace_error: Option<String>,
 }
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use crate::spec::{
     self, Account, AppSpec, Autoscale, Balance, EnvFilter, EnvVars, ExecMode, Launcher, Limits, LogFormat,
@@ -397,72 +396,6 @@ impl From<AppLogFile> for LogPath {
     }
 }
 
-/// Names that differ between the API and the saved format of a spec: the place in the JSON, the name in the
-/// API, the name in the spec.
-const RENAMED: [(&str, &str, &str); 10] = [
-    ("/restart/delay", "backoff", "after_first"),
-    ("/restart/delay", "pm2_backoff", "from_first"),
-    ("/stop", "whole_tree", "tree"),
-    ("/stop", "by_message", "message"),
-    ("/logs/out", "discard", "nowhere"),
-    ("/logs/err", "discard", "nowhere"),
-    ("/logs/combined", "discard", "nowhere"),
-    ("/logs/rotation", "retain", "keep"),
-    ("/readiness/probe", "action", "check"),
-    ("/health", "action", "check"),
-];
-
-/// Renames a key, or a name that is the value. Whether there was one.
-fn rename(place: &mut Value, from: &str, to: &str) -> bool {
-    match place {
-        Value::Object(map) => match map.remove(from) {
-            Some(value) => map.insert(to.to_owned(), value).is_none(),
-            None => false,
-        },
-        Value::String(name) if name == from => {
-            to.clone_into(name);
-            true
-        }
-        _ => false,
-    }
-}
-
-/// A merge patch of an [`App`] as one of an [`AppSpec`]; or the name that the API does not have.
-fn to_spec_patch(patch: Map<String, Value>) -> Result<Map<String, Value>, &'static str> {
-    let mut patch = Value::Object(patch);
-    for (place, api, internal) in RENAMED {
-        let Some(place) = patch.pointer_mut(place) else { continue };
-        let unknown = match place {
-            Value::Object(map) => map.contains_key(internal),
-            Value::String(name) => name == internal,
-            _ => false,
-        };
-        if unknown {
-            return Err(internal);
-        }
-        rename(place, api, internal);
-    }
-    Ok(into_map(patch))
-}
-
-/// The other way.
-fn to_api_patch(patch: Map<String, Value>) -> Map<String, Value> {
-    let mut patch = Value::Object(patch);
-    for (place, api, internal) in RENAMED {
-        if let Some(place) = patch.pointer_mut(place) {
-            rename(place, internal, api);
-        }
-    }
-    into_map(patch)
-}
-
-fn into_map(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(map) => map,
-        _ => Map::new(),
-    }
-}
-
 /// Writes a spec as an [`App`].
 pub(super) mod as_app {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -490,22 +423,5 @@ pub(super) mod as_apps {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<AppSpec>, D::Error> {
         Ok(Vec::<App>::deserialize(input)?.into_iter().map(Into::into).collect())
-    }
-}
-
-/// Writes a merge patch of a spec as one of an [`App`].
-pub(super) mod as_patch {
-    use serde::de::Error;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-    use serde_json::{Map, Value};
-
-    pub fn serialize<S: Serializer>(patch: &Option<Map<String, Value>>, out: S) -> Result<S::Ok, S::Error> {
-        patch.clone().map(super::to_api_patch).serialize(out)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Map<String, Value>>, D::Error> {
-        let patch = Option::<Map<String, Value>>::deserialize(input)?;
-        let unknown = |name| D::Error::custom(format!("unknown field `{name}`"));
-        patch.map(super::to_spec_patch).transpose().map_err(unknown)
     }
 }

@@ -115,7 +115,7 @@ pub struct ActOn {
     #[serde(default)]
     pub inherited: Option<Inherited>,
     /// Settings to change first, as a JSON merge patch of the app.
-    #[serde(default, with = "app::as_patch")]
+    #[serde(default)]
     #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub changes: Option<serde_json::Map<String, serde_json::Value>>,
 }
@@ -184,7 +184,6 @@ pub struct Reload {
     /// Inherited environment; required for `apps`.
     pub inherited: Option<Inherited>,
     /// Settings to change of the selected instances, as a JSON merge patch of the app.
-    #[serde(with = "app::as_patch")]
     #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub changes: Option<serde_json::Map<String, serde_json::Value>>,
     /// Instances of an app to replace at a time.

@@ -32,13 +32,10 @@ pub struct Pong {
 #[serde(rename_all = "snake_case")]
 pub enum UpgradeOutcome {
     /// The new daemon is running.
-    #[serde(rename = "succeeded")]
     Succeeded,
     /// The new daemon exited before it was ready; rolled back.
-    #[serde(rename = "crashed")]
     Crashed,
     /// The new daemon was not ready in time; rolled back.
-    #[serde(rename = "timed_out")]
     TimedOut,
 }
 
@@ -46,22 +43,17 @@ pub enum UpgradeOutcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Status {
     /// Starting, not ready yet.
-    #[serde(rename = "launching")]
     Launching,
     /// Runs.
-    #[serde(rename = "online")]
     Online,
     /// Stopping, or cleaning up remaining processes.
-    #[serde(rename = "stopping")]
     Stopping,
     /// Stopped.
-    #[serde(rename = "stopped")]
     Stopped,
     /// Waiting for the next restart.
     #[serde(rename = "waiting restart")]
     Waiting,
     /// Restart limit reached.
-    #[serde(rename = "errored")]
     Errored,
 }
 
@@ -191,7 +183,6 @@ pub struct LimitView {
     /// Bytes, percent of one core, or processes and threads.
     pub value: u64,
     /// Enforced by `cgroup`, `rlimit` or `none`.
-    #[serde(rename = "enforced_by")]
     pub enforced_by: String,
     /// Restrictions, if not enforced by a cgroup.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -202,10 +193,8 @@ pub struct LimitView {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SharedPorts {
     /// Mechanism; empty until the run binds a port.
-    #[serde(rename = "mechanism")]
     pub mechanism: String,
     /// Why this mechanism was chosen.
-    #[serde(rename = "reason")]
     pub reason: String,
     /// Addresses it listens on.
     pub addresses: Vec<String>,
@@ -227,13 +216,12 @@ pub struct ExitView {
     /// How it ended.
     pub exit: Exit,
     /// Whether the exit was requested.
-    #[serde(rename = "requested")]
     pub requested: bool,
     /// Killed after the grace period.
     #[serde(default)]
     pub killed: bool,
     /// Reason for the stop, if not a command.
-    #[serde(rename = "reason", skip_serializing_if = "Option::is_none", default)]
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reason: Option<String>,
 }
 
@@ -337,7 +325,6 @@ pub enum EventKind {
     /// It is ready.
     Online,
     /// Not ready in time; still running.
-    #[serde(rename = "ready_timeout")]
     ReadyTimeout,
     /// The liveness probe failed.
     Unhealthy,
@@ -352,10 +339,8 @@ pub enum EventKind {
     /// The replacement took over.
     Replaced,
     /// The replacement failed.
-    #[serde(rename = "replace_failed")]
     ReplaceFailed,
     /// Draining connections.
-    #[serde(rename = "draining")]
     Draining,
     /// The stop signal was sent.
     Stopping,
@@ -364,7 +349,6 @@ pub enum EventKind {
     /// Stopped.
     Stopped,
     /// Restart scheduled.
-    #[serde(rename = "restart_scheduled")]
     RestartScheduled,
     /// Restart limit reached.
     Errored,

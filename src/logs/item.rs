@@ -30,10 +30,8 @@ pub enum LogItem {
     },
     /// Commit point: a client that resumes with the latest position of each file gets all following lines
     /// exactly once. Only for requests with positions.
-    #[serde(rename = "positions")]
     Positions {
         /// Positions that have changed since the last commit point.
-        #[serde(rename = "positions")]
         places: Vec<LogPosition>,
     },
 }
@@ -48,7 +46,7 @@ pub struct LogPosition {
     pub file: Option<(u64, u64)>,
     /// Time of its first line, in microseconds since the epoch. Not changed by compression; changed by
     /// truncation.
-    #[serde(rename = "created_at", skip_serializing_if = "Option::is_none", default)]
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub created_at: Option<u64>,
     /// Bytes of text read.
     pub offset: u64,

@@ -50,13 +50,10 @@ enum CheckStatus {
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Check {
-    #[serde(rename = "status")]
     status: CheckStatus,
     /// Of what: an app's name, or a part of the machine.
-    #[serde(rename = "subject")]
     subject: String,
     /// What is so, and what to do.
-    #[serde(rename = "message")]
     message: String,
 }
 
