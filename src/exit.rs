@@ -1,4 +1,5 @@
 //! How a run ended. Death by signal is never an exit code.
+#![warn(missing_docs)]
 
 use std::fmt;
 

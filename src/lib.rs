@@ -21,7 +21,7 @@
 //! | 2 | [`boot`] | services of init systems |
 //! | 2 | [`serve`] | the static file server |
 //! | 1 | [`spec`], [`exit`] | what an app is; how a run ended |
-//! | 1 | [`paths`], [`settings`], [`atomic_file`] | files of rsm |
+//! | 1 | [`paths`], [`settings`], [`atomic_file`], [`path_error`] | files of rsm |
 //! | 1 | [`time`], [`schedule`], [`text`], [`version`] | clocks, cron schedules, text |
 //!
 //! # Processes
@@ -61,6 +61,7 @@ pub mod ipc;
 pub mod keeper;
 pub mod logs;
 pub mod metrics;
+pub mod path_error;
 pub mod paths;
 pub mod probes;
 pub mod process;

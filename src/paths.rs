@@ -1,4 +1,4 @@
-//! Where rsm's own files lie: all under one private directory.
+//! Paths of the files of rsm, which are all in one private directory.
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -14,16 +14,15 @@ impl Home {
         Self(path.into())
     }
 
-    /// The home that the environment names.
+    /// The home from the environment.
     ///
     /// # Errors
-    /// Neither `RSM_HOME` nor a home directory is known, or the path is not absolute and the
-    /// current directory is gone.
+    /// Neither `RSM_HOME` nor `HOME` is set, or the path is relative and the current directory does not exist.
     pub fn from_env() -> io::Result<Self> {
         Self::from_first_var(&["RSM_HOME"])
     }
 
-    /// The home for a command typed as `pm2`: that of PM2's variable, where ours is not set.
+    /// The home for a command invoked as `pm2`: from `PM2_HOME` if `RSM_HOME` is not set.
     ///
     /// # Errors
     /// As [`Self::from_env`].
@@ -31,22 +30,22 @@ impl Home {
         Self::from_first_var(&["RSM_HOME", "PM2_HOME"])
     }
 
-    /// The home that the first of these variables names that is set.
+    /// The home from the first of these variables that is set.
     fn from_first_var(variables: &[&str]) -> io::Result<Self> {
-        let mut named = variables.iter().filter_map(std::env::var_os);
-        if let Some(path) = named.find(|path| !path.is_empty()) {
+        let mut values = variables.iter().filter_map(std::env::var_os);
+        if let Some(path) = values.find(|path| !path.is_empty()) {
             return Ok(Self(std::path::absolute(path)?));
         }
         match std::env::home_dir().filter(|path| path.is_absolute()) {
-            Some(user) => Ok(Self(user.join(".rsm"))),
+            Some(user_home) => Ok(Self(user_home.join(".rsm"))),
             None => Err(io::Error::new(io::ErrorKind::NotFound, "neither RSM_HOME nor HOME is set")),
         }
     }
 
-    /// Makes the directory and those below it, private to the user (0700).
+    /// Creates the directory and its subdirectories, accessible only to the user (0700).
     ///
     /// # Errors
-    /// It cannot be made, is not a directory, or belongs to another user.
+    /// It cannot be created, is not a directory, or belongs to another user.
     pub fn create(&self) -> io::Result<()> {
         let mut private = std::fs::DirBuilder::new();
         private.recursive(true).mode(0o700);
@@ -59,34 +58,32 @@ impl Home {
         if meta.permissions().mode() & 0o077 != 0 {
             std::fs::set_permissions(&self.0, std::fs::Permissions::from_mode(0o700))?;
         }
-        for below in [self.logs(), self.pids(), self.run_dir()] {
-            private.create(below)?;
+        for subdirectory in [self.logs(), self.pids(), self.run_dir()] {
+            private.create(subdirectory)?;
         }
         Ok(())
     }
 
-    /// The directory itself.
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// The API's socket.
+    /// The socket of the API.
     pub fn socket(&self) -> PathBuf {
         self.0.join("rsm.sock")
     }
 
-    /// What the daemon must know after a crash of its own.
+    /// The state snapshot, from which the next daemon recovers.
     pub fn state(&self) -> PathBuf {
         self.0.join("state.json")
     }
 
-    /// The state before that one.
+    /// The previous state snapshot.
     pub fn previous_state(&self) -> PathBuf {
         self.0.join("state.json.prev")
     }
 
-    /// Whether a daemon left its state behind: it did not end by itself, and what it kept running may
-    /// run still.
+    /// Whether there is a state snapshot: the daemon did not shut down, and its apps may still be running.
     pub fn has_state(&self) -> bool {
         self.state().exists() || self.previous_state().exists()
     }
@@ -96,63 +93,63 @@ impl Home {
         self.0.join("dump.json")
     }
 
-    /// The settings of the daemon in version 0.1.
-    pub fn daemon_config(&self) -> PathBuf {
+    /// The daemon settings of version 0.1.
+    pub fn daemon_settings_v0_1(&self) -> PathBuf {
         self.0.join("conf.json")
     }
 
-    /// The list saved before that one.
+    /// The previous saved list.
     pub fn previous_dump(&self) -> PathBuf {
         self.0.join("dump.json.prev")
     }
 
-    /// What is set by `rsm set` and `rsm conf`.
-    pub fn preferences(&self) -> PathBuf {
+    /// The settings of `rsm set` and `rsm conf`.
+    pub fn settings(&self) -> PathBuf {
         self.0.join("settings.json")
     }
 
-    /// rsm's own log.
+    /// The log of the daemon.
     pub fn daemon_log(&self) -> PathBuf {
         self.0.join("rsm.log")
     }
 
-    /// Default place of the apps' logs.
+    /// The default directory of log files.
     pub fn logs(&self) -> PathBuf {
         self.0.join("logs")
     }
 
-    /// What was written to the logs when, and by whom.
+    /// The directory of log indexes.
     pub fn log_indexes(&self) -> PathBuf {
         self.run_dir().join("log-index")
     }
 
-    /// Default place of the pid files.
+    /// The default directory of pid files.
     pub fn pids(&self) -> PathBuf {
         self.0.join("pids")
     }
 
-    /// Locks.
+    /// The directory of locks and other runtime files.
     pub fn run_dir(&self) -> PathBuf {
         self.0.join("run")
     }
 
-    /// Which life of the machine the state is from.
+    /// The boot id of the machine when the state was written.
     pub fn boot_id(&self) -> PathBuf {
         self.run_dir().join("boot")
     }
 
-    /// Held while a keeper lives.
+    /// The lock that a keeper holds while it runs.
     pub fn keeper_lock(&self) -> PathBuf {
         self.run_dir().join("keeper.lock")
     }
 
-    /// Held while a CLI launches a keeper, so that two at once start one.
+    /// The lock that a command holds while it starts a keeper, so that two commands start only one.
     pub fn start_lock(&self) -> PathBuf {
         self.run_dir().join("launch.lock")
     }
 }
 
-/// `path` with `-<id>` put before its extension: `a.log` → `a-3.log`.
+/// `path` with `-<id>` inserted before its extension: `a.log` → `a-3.log`.
 pub fn with_instance_id(path: &Path, id: u32) -> PathBuf {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let name = match path.extension() {
@@ -162,8 +159,8 @@ pub fn with_instance_id(path: &Path, id: u32) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// A name as a file name: all but letters, digits, `.` and `-` become `-`, as PM2 does, except
-/// that non-ASCII letters stay (a Chinese app name would be nothing but dashes).
+/// A name as a file name: characters other than letters, digits, `.` and `-` become `-` as in PM2. Unlike in PM2,
+/// non-ASCII letters are kept: a Chinese name would consist of dashes only.
 pub fn sanitize_file_name(name: &str) -> String {
     let safe: String = name.chars().map(|c| if c.is_alphanumeric() || c == '.' { c } else { '-' }).collect();
     if safe.starts_with('.') { format!("-{safe}") } else { safe }
@@ -174,13 +171,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_go_before_the_extension() {
+    fn inserts_id_before_extension() {
         assert_eq!(with_instance_id(Path::new("/l/a-out.log"), 3), Path::new("/l/a-out-3.log"));
         assert_eq!(with_instance_id(Path::new("/l/a"), 0), Path::new("/l/a-0"));
     }
 
     #[test]
-    fn names_become_safe_file_names() {
+    fn sanitizes_file_names() {
         assert_eq!(sanitize_file_name("my_app/../x"), "my-app-..-x");
         assert_eq!(sanitize_file_name(".."), "-..");
         assert_eq!(sanitize_file_name("队列"), "队列");

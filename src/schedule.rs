@@ -2,8 +2,8 @@
 //!
 //! A pattern has five fields, or six with leading seconds, read in the local time zone. If both
 //! day of month and day of week are restricted, either is enough, as in crontab (PM2 requires both);
-//! a `+` before the day of week (`0 0 13 * +FRI`) requires both. Times that a change to summer time
-//! skips come right after the gap; a fixed time that is repeated in autumn comes once.
+//! a `+` before the day of week (`0 0 13 * +FRI`) requires both. Times that the start of daylight saving time skips
+//! match right after the gap; a fixed time that is repeated at its end matches once.
 
 use croner::Cron;
 use croner::parser::{CronParser, Year};
@@ -19,17 +19,13 @@ pub enum ScheduleError {
         with leading seconds, for example \"0 3 * * *\""
     )]
     Pattern {
-        /// The pattern.
         pattern: String,
         /// The reason, as a sentence.
         problem: String,
     },
     /// The pattern matches no time, such as 30 February.
     #[error("schedule \"{pattern}\" never matches")]
-    Never {
-        /// The pattern.
-        pattern: String,
-    },
+    Never { pattern: String },
 }
 
 /// Recurring times.
@@ -37,7 +33,7 @@ pub enum ScheduleError {
 pub struct Schedule(Cron);
 
 impl Schedule {
-    /// Reads a pattern.
+    /// Parses a pattern that matches some time after now.
     ///
     /// # Errors
     /// It cannot be read, or matches no time after now.
@@ -52,16 +48,16 @@ impl Schedule {
         }
     }
 
-    /// Reads a pattern, which may be one that never matches.
+    /// Parses a pattern, also one that never matches.
     ///
     /// # Errors
-    /// Why it cannot be read.
+    /// The pattern is invalid; the error is text.
     pub fn parse_syntax(pattern: &str) -> Result<Self, String> {
         let parser = CronParser::builder().year(Year::Disallowed).build();
         parser.parse(pattern).map(Self).map_err(|error| error.to_string())
     }
 
-    /// The first time after `now`, in its time zone; `None` when there is none.
+    /// The first time after `now`, in its time zone; `None` if there is none.
     pub fn next_after(&self, now: &Zoned) -> Option<Zoned> {
         self.0.find_next_occurrence(now, false).ok()
     }

@@ -1,8 +1,8 @@
-//! What is set by `rsm set` and `rsm conf` for one rsm home: one table of settings, kept in
-//! `settings.json`. The daemon reads some of them, the commands the others.
+//! The settings of `rsm set` and `rsm conf`: one table, stored in `settings.json` of the rsm home. Some are for the
+//! daemon, the others for commands.
 //!
-//! Version 0.1 kept those of the daemon in `conf.json`. That file is still read; the first change
-//! writes its values to `settings.json` and removes it.
+//! Version 0.1 stored the daemon settings in `conf.json`. That file is still read; the first change writes its values
+//! to `settings.json` and removes it.
 
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -15,39 +15,30 @@ use serde_json::{Map, Value};
 use crate::atomic_file::{self, Durability};
 use crate::paths::Home;
 
-/// How much rsm's own log contains.
+/// Level of the daemon log; each level includes the previous ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
-    /// Errors.
     Error,
-    /// And warnings.
     Warn,
-    /// And what happens.
     #[default]
     Info,
-    /// And how it happens.
     Debug,
-    /// Everything.
     Trace,
 }
 
 /// One row of the table of settings.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
-    /// Its name.
     pub name: &'static str,
-    /// What it sets.
     pub doc: &'static str,
-    /// What values it takes.
     pub kind: Kind,
-    /// Its default, as one would type it.
+    /// The default value, as text.
     pub default: &'static str,
-    /// Who reads it.
     pub reader: Reader,
 }
 
-/// The values that a setting takes.
+/// The type of a setting's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `true` or `false`.
@@ -62,7 +53,7 @@ pub enum Kind {
     SortField,
 }
 
-/// Who reads a setting.
+/// Which process reads a setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reader {
     /// The daemon, which is notified of a change.
@@ -96,7 +87,7 @@ macro_rules! settings {
             }
         }
 
-        /// The table.
+        /// All settings.
         pub const SETTINGS: &[Setting] = &[
             $( Setting { name: $name, doc: $doc, kind: $values, default: $default, reader: $reader } ),*
         ];
@@ -104,11 +95,11 @@ macro_rules! settings {
 }
 
 settings! {
-    /// Save the list after each change
+    /// Save the list of apps after each change
     autosave: bool = "autosave", Kind::Boolean, default "false" = false, Reader::Daemon;
     /// Default sort order of `rsm list`, as for --sort
     list_sort: String = "list.sort", Kind::SortField, default "name:asc" = "name:asc".into(), Reader::Cli;
-    /// Level of rsm's own log: error, warn, info, debug or trace; from the next start of the daemon on
+    /// Level of the daemon log: error, warn, info, debug or trace; applies after the next start of the daemon
     log_level: LogLevel = "log.level", Kind::LogLevel, default "info" = LogLevel::default(), Reader::Daemon;
     /// Maximum size of all logs together; the oldest rotated files are deleted first
     log_budget: u64 = "logs.budget", Kind::Size, default "10G" = 10 << 30, Reader::Daemon;
@@ -116,7 +107,7 @@ settings! {
     log_lines: usize = "logs.lines", Kind::Count, default "15" = 15, Reader::Cli;
 }
 
-/// Version 0.1 wrote numbers as text.
+/// Reads a value, or a number as text as in version 0.1.
 fn lenient<'de, D: Deserializer<'de>, T: serde::de::DeserializeOwned>(
     input: D,
 ) -> Result<Option<T>, D::Error> {
@@ -129,12 +120,10 @@ fn lenient<'de, D: Deserializer<'de>, T: serde::de::DeserializeOwned>(
     }
 }
 
-/// A file of settings that cannot be used.
+/// A settings file that cannot be used.
 #[derive(Debug)]
 pub struct SettingsError {
-    /// The file.
     pub path: PathBuf,
-    /// What is wrong with it.
     pub problem: String,
 }
 
@@ -147,14 +136,14 @@ impl fmt::Display for SettingsError {
 impl std::error::Error for SettingsError {}
 
 impl RsmSettings {
-    /// Reads the settings of a home. Without a file all have their default.
+    /// Reads the settings of a home. Without a file all settings have their defaults.
     ///
     /// # Errors
     /// A file cannot be read, or is not valid.
     pub fn load(home: &Home) -> Result<Self, SettingsError> {
-        let (old, new) = (home.daemon_config(), home.preferences());
+        let (old, new) = (home.daemon_settings_v0_1(), home.settings());
         let mut values = read(&old)?;
-        // That file held all settings of the daemon, also those that nobody had changed.
+        // That file contains all daemon settings, also those that were not changed.
         values.retain(|name, value| Self::default().value(name).as_ref() != Some(value));
         values.extend(read(&new)?);
         serde_json::from_value(Value::Object(values))
@@ -166,10 +155,10 @@ impl RsmSettings {
         self.values().contains_key(name)
     }
 
-    /// Sets a value, or restores the default.
+    /// Sets a value; `None` restores the default.
     ///
     /// # Errors
-    /// There is no such setting, or the value is of the wrong type.
+    /// The setting does not exist, or the value has the wrong type.
     pub fn set(&mut self, name: &str, value: Option<Value>) -> Result<(), serde_json::Error> {
         let mut values = self.values();
         match value {
@@ -180,18 +169,18 @@ impl RsmSettings {
         Ok(())
     }
 
-    /// Writes the file, as a whole or not at all.
+    /// Replaces the file.
     ///
     /// # Errors
-    /// It cannot be written; it is unchanged.
+    /// The file cannot be written, and is unchanged.
     pub fn save(&self, home: &Home) -> Result<(), SettingsError> {
-        let path = home.preferences();
+        let path = home.settings();
         let failed = |error: io::Error| SettingsError {
             path: path.clone(),
             problem: format!("cannot be written: {error}"),
         };
         home.create().and_then(|()| replace(&path, self)).map_err(failed)?;
-        match std::fs::remove_file(home.daemon_config()) {
+        match std::fs::remove_file(home.daemon_settings_v0_1()) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(error)),
             _ => Ok(()),
         }
@@ -208,7 +197,7 @@ impl RsmSettings {
 fn read(path: &Path) -> Result<Map<String, Value>, SettingsError> {
     let failed = |problem: String| SettingsError { path: path.to_owned(), problem };
     match std::fs::read(path) {
-        // The values are checked where they are, so that an error names the right file.
+        // Values are checked per file, so that an error names the right one.
         Ok(bytes) => serde_json::from_slice::<RsmSettings>(&bytes)
             .map(|settings| settings.values())
             .map_err(|error| failed(format!("is not valid: {error}"))),
@@ -236,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn loads_what_was_saved() {
+    fn settings_round_trip() {
         let (_dir, home) = home();
         assert_eq!(RsmSettings::load(&home).unwrap(), RsmSettings::default());
         let mut settings = RsmSettings::default();
@@ -247,7 +236,7 @@ mod tests {
         let loaded = RsmSettings::load(&home).unwrap();
         assert_eq!(loaded, settings);
         assert_eq!((loaded.log_budget(), loaded.log_level(), loaded.autosave()), (5, LogLevel::Debug, true));
-        std::fs::write(home.preferences(), r#"{"logs.bugdet": 5}"#).unwrap();
+        std::fs::write(home.settings(), r#"{"logs.bugdet": 5}"#).unwrap();
         assert!(RsmSettings::load(&home).unwrap_err().to_string().contains("logs.bugdet"));
     }
 
@@ -255,21 +244,21 @@ mod tests {
     fn reads_and_merges_the_files_of_version_0_1() {
         let (_dir, home) = home();
         let conf = r#"{"logs.budget": 500, "log.level": "info", "autosave": true}"#;
-        std::fs::write(home.daemon_config(), conf).unwrap();
-        std::fs::write(home.preferences(), r#"{"logs.lines": "100", "list.sort": "id:desc"}"#).unwrap();
+        std::fs::write(home.daemon_settings_v0_1(), conf).unwrap();
+        std::fs::write(home.settings(), r#"{"logs.lines": "100", "list.sort": "id:desc"}"#).unwrap();
         let mut settings = RsmSettings::load(&home).unwrap();
         assert_eq!((settings.log_budget(), settings.autosave(), settings.log_lines()), (500, true, 100));
         assert!(settings.is_set("logs.budget") && !settings.is_set("log.level"));
         settings.set("autosave", None).unwrap();
         settings.save(&home).unwrap();
-        assert!(!home.daemon_config().exists());
+        assert!(!home.daemon_settings_v0_1().exists());
         let loaded = RsmSettings::load(&home).unwrap();
         assert_eq!(
             (loaded.log_budget(), loaded.autosave(), loaded.list_sort()),
             (500, false, "id:desc".into())
         );
-        std::fs::write(home.daemon_config(), "{").unwrap();
-        assert!(RsmSettings::load(&home).unwrap_err().path == home.daemon_config());
+        std::fs::write(home.daemon_settings_v0_1(), "{").unwrap();
+        assert!(RsmSettings::load(&home).unwrap_err().path == home.daemon_settings_v0_1());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// A point in time on two clocks.
 ///
-/// Decisions use `mono`, which cannot be set back and which continues during suspend; users are shown `wall`.
+/// Decisions use `mono`, which cannot be set back and continues during suspend; users see `wall`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Moment {
     /// Milliseconds since boot (`CLOCK_BOOTTIME`).
@@ -30,7 +30,6 @@ impl Moment {
     }
 }
 
-/// The current time.
 pub fn now() -> Moment {
     Moment { mono: read_clock_ms(ClockId::CLOCK_BOOTTIME), wall: read_clock_ms(ClockId::CLOCK_REALTIME) }
 }

@@ -3,22 +3,17 @@
 //! With OpenRC and SysV init, rsm runs in the background: daemon and keeper restart each other. runit
 //! supervises a process in the foreground.
 
-use super::service::Service;
+use std::path::Path;
 
-/// The word for a POSIX shell.
-fn quote_shell(word: &str) -> String {
-    // Only a NUL byte cannot be quoted, and no path contains one.
-    shlex::try_quote(word).map_or_else(|_| "''".to_owned(), |word| word.into_owned())
-}
+use super::service::Service;
+use crate::text::quote_shell;
 
 /// The user of the commands, and a shell function that runs rsm as that user.
 fn preamble(service: &Service) -> String {
     let user = quote_shell(service.user.as_deref().unwrap_or("root"));
-    let (program, home) = (
-        quote_shell(&service.program.display().to_string()),
-        quote_shell(&service.home.display().to_string()),
-    );
-    let dir = quote_shell(&service.user_dir.display().to_string());
+    let program = quote_path(&service.program);
+    let home = quote_path(&service.home);
+    let dir = quote_path(&service.user_dir);
     format!(
         "\
 user={user}
@@ -30,6 +25,10 @@ rsm() {{
 }}
 "
     )
+}
+
+fn quote_path(path: &Path) -> String {
+    quote_shell(&path.display().to_string()).into_owned()
 }
 
 /// The service script for OpenRC.
@@ -120,10 +119,10 @@ export HOME={dir} USER={user} LOGNAME={user} RSM_HOME={home}
 # Numeric IDs of all groups: chpst -u NAME sets only the primary group.
 exec chpst -u \":$(id -u {user}):$(id -G {user} | tr ' ' :)\" {program} foreground
 ",
-        dir = quote_shell(&service.user_dir.display().to_string()),
+        dir = quote_path(&service.user_dir),
         user = quote_shell(user),
-        home = quote_shell(&service.home.display().to_string()),
-        program = quote_shell(&service.program.display().to_string()),
+        home = quote_path(&service.home),
+        program = quote_path(&service.program),
     )
 }
 

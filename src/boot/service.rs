@@ -20,9 +20,7 @@ pub struct Service {
 /// A file of an init system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnitFile {
-    /// The absolute path.
     pub path: PathBuf,
-    /// The content.
     pub text: String,
     /// Whether the mode is 0755 instead of 0644.
     pub executable: bool,

@@ -38,7 +38,7 @@ use crate::config::parse::file::ParsedApp;
 use crate::config::parse::format::STDIN;
 use crate::config::parse::source::SourceText;
 use crate::config::resolve::search_path::SearchPath;
-use crate::spec::{AppSpec, order};
+use crate::spec::{AppSpec, dependencies};
 use resolve::ResolveContext;
 
 /// What a file or command line is resolved with.
@@ -166,7 +166,7 @@ fn check_duplicate_names(written: &[ParsedApp], names: &[Option<String>], findin
 
 fn check_dependency_cycles(written: &[ParsedApp], apps: &[AppSpec], findings: &mut Diagnostics<'_>) {
     let depends = apps.iter().map(|app| (app.name.clone(), app.depends_on.clone())).collect();
-    if let Err(circle) = order::start_layers(&depends) {
+    if let Err(circle) = dependencies::start_layers(&depends) {
         let at = written.iter().find_map(|app| {
             let depends = app.settings.depends_on.as_ref()?;
             let name = app.settings.name.as_ref().map(|name| &name.value.0);

@@ -6,7 +6,8 @@
 //!
 //! ```no_run
 //! use rsm::ipc::client::Client;
-//! use rsm::ipc::message::{LogItem, LogQuery, StartApps};
+//! use rsm::ipc::request::{LogQuery, StartApps};
+//! use rsm::ipc::response::LogItem;
 //! use rsm::paths::Home;
 //! use rsm::spec::AppSpec;
 //!
@@ -66,53 +67,53 @@ use crate::version::version;
 #[cfg(test)]
 mod tests;
 
-/// A request is asked so often at most. One that kills daemon after daemon must come to an end.
+/// Maximum number of attempts per request, so that one that crashes every daemon is not sent forever.
 const MAX_ATTEMPTS: u32 = 8;
-/// A connection that was idle for longer is not used again: the server closes it after 10 s, and
-/// a request that meets the close is lost.
+/// A connection that was idle for longer is not reused: the server closes it after 10 s, and a request that is
+/// sent at the same time is lost.
 const REUSE_WITHIN: Duration = Duration::from_secs(5);
-/// While no daemon accepts, connections queue at the socket; a full queue is waited for this long.
+/// While no daemon accepts, connections wait in the backlog of the socket; this is the timeout if it is full.
 const CONNECT_TIMEOUT: TimeVal = TimeVal::new(10, 0);
 
-/// Why a request has no answer.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens.
+    /// No process listens on the socket.
     #[error(
         "the daemon is not running (no listener on {}). Start it with `rsm start`, or set RSM_HOME",
         socket.display()
     )]
     NotRunning {
-        /// Where.
+        /// Path of the socket.
         socket: PathBuf,
     },
-    /// The socket is another user's.
+    /// The socket belongs to another user.
     #[error(
         "permission denied: {}. The daemon belongs to another user; switch to that user or set RSM_HOME",
         socket.display()
     )]
     PermissionDenied {
-        /// Where.
+        /// Path of the socket.
         socket: PathBuf,
     },
-    /// The daemon refused, in its words.
+    /// The daemon rejected the request.
     #[error("{}", with_hint(.0))]
     Rejected(ApiError),
-    /// The connection broke before the answer was complete.
+    /// The connection was lost before the response was complete.
     #[error(
         "connection to the daemon lost before it responded ({0}); the operation may have been executed, see \
         `rsm list`"
     )]
     ConnectionLost(String),
-    /// The answer is not what this version expects.
+    /// The response is not what this version expects.
     #[error("unexpected response from the daemon ({0}). If rsm was updated, run `rsm upgrade`")]
     Protocol(String),
-    /// The system refused.
+    /// The connection failed for another reason.
     #[error("cannot connect to {}: {error}", socket.display())]
     Connect {
-        /// Where.
+        /// Path of the socket.
         socket: PathBuf,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
 }
@@ -126,97 +127,93 @@ fn with_hint(error: &ApiError) -> String {
 
 type HttpSender = SendRequest<Full<Bytes>>;
 
-/// A connection to a daemon, made anew when it breaks.
+/// A connection to a daemon, reopened when it is lost.
 #[derive(Debug)]
 pub struct Client {
     socket: PathBuf,
-    /// None after a stream has taken the connection along.
+    /// `None` after the connection was passed to a stream.
     sender: Option<HttpSender>,
     last_used: Instant,
-    /// Told once if the daemon is of another version.
+    /// Called once if the daemon has another version.
     version_mismatch: Option<fn(&str)>,
-    /// Called when nobody answers any more.
+    /// Called when no daemon listens any more.
     reconnect: Option<Reconnect>,
 }
 
-/// Sees to it that a daemon answers where one should.
+/// Starts a daemon for the socket at this path, if none is running.
 pub type Reconnect = fn(PathBuf) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Client {
-    /// Connects to the daemon of this home, if there is one. Creates nothing.
+    /// Connects to the daemon of this home. Does not create files.
     ///
     /// # Errors
-    /// Nobody listens, or it is not for this user.
+    /// No daemon listens, or it belongs to another user.
     pub async fn connect(home: &Home) -> Result<Self, ClientError> {
         let socket = home.socket();
-        let requests = handshake_with(&socket).await?;
+        let sender = handshake_with(&socket).await?;
         Ok(Self {
             socket,
-            sender: Some(requests),
+            sender: Some(sender),
             last_used: Instant::now(),
             version_mismatch: None,
             reconnect: None,
         })
     }
 
-    /// Has `tell` called, once, with the daemon's version if that is not ours.
-    pub fn on_version_mismatch(&mut self, tell: fn(&str)) {
-        self.version_mismatch = Some(tell);
+    /// Calls `callback` once with the version of the daemon if it differs from this one.
+    pub fn on_version_mismatch(&mut self, callback: fn(&str)) {
+        self.version_mismatch = Some(callback);
     }
 
-    /// Has `revive` called, with the socket's path, when daemon and keeper die while they are asked.
-    pub fn on_disconnect(&mut self, revive: Reconnect) {
-        self.reconnect = Some(revive);
+    /// Calls `reconnect` with the path of the socket if daemon and keeper die during a request.
+    pub fn on_disconnect(&mut self, reconnect: Reconnect) {
+        self.reconnect = Some(reconnect);
     }
 
-    /// Asks, and reads the answer.
+    /// Sends a request, and decodes the response.
     ///
     /// # Errors
-    /// The daemon refuses or goes away.
+    /// The daemon rejects the request, the connection is lost, or the response is invalid.
     pub async fn call<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ClientError> {
         let bytes = self.call_raw(request).await?;
         serde_json::from_slice(&bytes).map_err(|error| ClientError::Protocol(error.to_string()))
     }
 
-    /// Asks, and hands on the answer as it came.
+    /// Sends a request, and returns the body of the response.
     ///
     /// # Errors
-    /// The daemon refuses or goes away.
+    /// The daemon rejects the request, or the connection is lost.
     pub async fn call_raw(&mut self, request: &Request) -> Result<Bytes, ClientError> {
         let key = new_idempotency_key();
         let attempts = if request.retry() == Retry::Never { 1 } else { MAX_ATTEMPTS };
-        // Once one was lost nobody knows whether it was carried out, however the others failed.
+        // After a lost connection it is unknown whether the request was executed, however later attempts fail.
         let mut lost = None;
         for _ in 0..attempts {
             match (self.try_call(request, &key).await, self.reconnect) {
                 (Err(failed @ ClientError::ConnectionLost(_)), _) => lost = Some(failed),
-                (Err(ClientError::NotRunning { socket }), Some(revive)) => revive(socket).await,
+                (Err(ClientError::NotRunning { socket }), Some(reconnect)) => reconnect(socket).await,
                 (Err(failed @ ClientError::NotRunning { .. }), None) => return Err(lost.unwrap_or(failed)),
-                (answer, _) => return answer,
+                (result, _) => return result,
             }
         }
         Err(lost.unwrap_or_else(|| ClientError::NotRunning { socket: self.socket.clone() }))
     }
 
     async fn try_call(&mut self, request: &Request, key: &str) -> Result<Bytes, ClientError> {
-        let (answer, requests) = self.send(request, key).await?;
-        let bytes = read_body(answer).await?;
-        (self.sender, self.last_used) = (Some(requests), Instant::now());
+        let (response, sender) = self.send(request, key).await?;
+        let bytes = read_body(response).await?;
+        (self.sender, self.last_used) = (Some(sender), Instant::now());
         Ok(bytes)
     }
 
-    /// Asks for a stream. It keeps its connection; the client takes another for what follows.
+    /// Opens a stream. The stream keeps the connection; the client opens another one for later requests.
     ///
     /// # Errors
-    /// The daemon refuses or goes away.
+    /// The daemon rejects the request, or the connection is lost.
     pub async fn stream(&mut self, request: &Request) -> Result<LineStream, ClientError> {
-        let (answer, requests) = self.send(request, &new_idempotency_key()).await?;
-        Ok(LineStream {
-            body: answer.into_body(),
-            buffer: BytesMut::new(),
-            is_finished: false,
-            _requests: requests,
-        })
+        let (response, sender) = self.send(request, &new_idempotency_key()).await?;
+        let body = response.into_body();
+        Ok(LineStream { body, buffer: BytesMut::new(), is_finished: false, _sender: sender })
     }
 
     async fn send(
@@ -226,56 +223,56 @@ impl Client {
     ) -> Result<(Response<Incoming>, HttpSender), ClientError> {
         let parts = request.encode().map_err(ClientError::Rejected)?;
         if parts.body.len() > MAX_BODY {
-            // The server would hang up in the middle, and why would be lost.
+            // The server would close the connection before its error could be read.
             let text = format!("request exceeds {} MiB", MAX_BODY >> 20);
             return Err(ClientError::Rejected(ApiError::new(ErrorCode::TooLarge, text)));
         }
         let request = to_hyper(&parts, key)?;
-        let again = request.clone();
-        let mut requests = self.ready_sender().await?;
-        let answer = match requests.try_send_request(request).await {
-            // Not sent, or without effect: ask the next daemon.
+        let repeated = request.clone();
+        let mut sender = self.ready_sender().await?;
+        let response = match sender.try_send_request(request).await {
+            // Not sent, or without side effects: send it to the next daemon.
             Err(failed) if failed.message().is_some() || is_safe_to_retry(&parts, failed.error()) => {
-                requests = handshake_with(&self.socket).await?;
-                requests.send_request(again).await
+                sender = handshake_with(&self.socket).await?;
+                sender.send_request(repeated).await
             }
-            answer => answer.map_err(|failed| failed.into_error()),
+            result => result.map_err(|failed| failed.into_error()),
         };
-        let answer = answer.map_err(connection_lost)?;
-        self.check_version(&answer);
-        Ok((check_status(answer).await?, requests))
+        let response = response.map_err(connection_lost)?;
+        self.check_version(&response);
+        Ok((check_status(response).await?, sender))
     }
 
-    fn check_version(&mut self, answer: &Response<Incoming>) {
-        let theirs = answer.headers().get(VERSION_HEADER).and_then(|version| version.to_str().ok());
-        if let Some(theirs) = theirs.filter(|theirs| *theirs != version())
-            && let Some(tell) = self.version_mismatch.take()
+    fn check_version(&mut self, response: &Response<Incoming>) {
+        let header = response.headers().get(VERSION_HEADER).and_then(|value| value.to_str().ok());
+        if let Some(daemon_version) = header.filter(|daemon_version| *daemon_version != version())
+            && let Some(callback) = self.version_mismatch.take()
         {
-            tell(theirs);
+            callback(daemon_version);
         }
     }
 
-    /// The connection, or a new one if there is none that can be trusted.
+    /// The current connection, or a new one if it is closed or was idle for too long.
     async fn ready_sender(&mut self) -> Result<HttpSender, ClientError> {
-        if let Some(mut requests) = self.sender.take()
+        if let Some(mut sender) = self.sender.take()
             && self.last_used.elapsed() < REUSE_WITHIN
-            && requests.ready().await.is_ok()
+            && sender.ready().await.is_ok()
         {
-            return Ok(requests);
+            return Ok(sender);
         }
         handshake_with(&self.socket).await
     }
 }
 
-/// Whether asking twice does no harm and may help.
+/// Whether the request has no side effects, and another attempt may succeed.
 fn is_safe_to_retry(parts: &HttpRequest, failure: &hyper::Error) -> bool {
     parts.retry == Retry::Safe && !failure.is_parse()
 }
 
-/// A word for a request that no other one has.
+/// A random key.
 fn new_idempotency_key() -> String {
     use std::hash::{BuildHasher, Hasher};
-    // Its keys come from the system's randomness.
+    // `RandomState` is seeded with random numbers of the operating system.
     let random = || std::collections::hash_map::RandomState::new().build_hasher().finish();
     format!("{:016x}{:016x}", random(), random())
 }
@@ -290,25 +287,25 @@ fn to_hyper(parts: &HttpRequest, key: &str) -> Result<hyper::Request<Full<Bytes>
         request = request.header(CONTENT_TYPE, "application/json");
     }
     request.body(Full::new(Bytes::copy_from_slice(&parts.body))).map_err(|error| {
-        // All is escaped, so only the length can be wrong.
+        // All values are percent-encoded, so only the length can be invalid.
         let text = format!("too many selectors: {error}");
         ClientError::Rejected(ApiError::new(ErrorCode::TooLarge, text).hint("select fewer apps at a time"))
     })
 }
 
-async fn check_status(answer: Response<Incoming>) -> Result<Response<Incoming>, ClientError> {
-    let status = answer.status();
+async fn check_status(response: Response<Incoming>) -> Result<Response<Incoming>, ClientError> {
+    let status = response.status();
     if status.is_success() {
-        return Ok(answer);
+        return Ok(response);
     }
-    Err(match serde_json::from_slice::<ErrorBody>(&read_body(answer).await?) {
-        Ok(refusal) => ClientError::Rejected(refusal.error),
+    Err(match serde_json::from_slice::<ErrorBody>(&read_body(response).await?) {
+        Ok(body) => ClientError::Rejected(body.error),
         Err(_) => ClientError::Protocol(format!("HTTP status {status} without an error message")),
     })
 }
 
-async fn read_body(answer: Response<Incoming>) -> Result<Bytes, ClientError> {
-    Ok(answer.into_body().collect().await.map_err(connection_lost)?.to_bytes())
+async fn read_body(response: Response<Incoming>) -> Result<Bytes, ClientError> {
+    Ok(response.into_body().collect().await.map_err(connection_lost)?.to_bytes())
 }
 
 fn connection_lost(error: hyper::Error) -> ClientError {
@@ -325,11 +322,9 @@ async fn handshake_with(socket: &Path) -> Result<HttpSender, ClientError> {
             ClientError::NotRunning { socket: socket.to_path_buf() }
         }
         Errno::EACCES | Errno::EPERM => ClientError::PermissionDenied { socket: socket.to_path_buf() },
-        Errno::EAGAIN => failed(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "the daemon does not accept \
-            connections",
-        )),
+        Errno::EAGAIN => {
+            failed(io::Error::new(io::ErrorKind::TimedOut, "the daemon does not accept connections"))
+        }
         Errno::ENAMETOOLONG => failed(io::Error::new(
             io::ErrorKind::InvalidInput,
             "socket path exceeds 107 bytes; set RSM_HOME to a shorter path",
@@ -337,14 +332,14 @@ async fn handshake_with(socket: &Path) -> Result<HttpSender, ClientError> {
         errno => failed(errno.into()),
     })?;
     let stream = UnixStream::from_std(stream).map_err(failed)?;
-    let (requests, connection) = handshake(TokioIo::new(stream)).await.map_err(connection_lost)?;
-    // Its errors reach whoever waits for an answer.
+    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(connection_lost)?;
+    // Errors of the connection are also returned by the pending request.
     tokio::spawn(async move { drop(connection.await) });
-    Ok(requests)
+    Ok(sender)
 }
 
-/// Connects. Blocks while the queue at the socket is full: a connect that does not block fails
-/// there at once (`unix(7)`, EAGAIN), and nothing tells when to try again.
+/// Connects. Blocks while the backlog of the socket is full: a non-blocking `connect` fails immediately
+/// (`unix(7)`, EAGAIN), and there is no event for the next attempt.
 fn connect_socket(path: &Path) -> nix::Result<std::os::unix::net::UnixStream> {
     let kind = SockType::Stream;
     let fd = socket::socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None)?;
@@ -355,7 +350,7 @@ fn connect_socket(path: &Path) -> nix::Result<std::os::unix::net::UnixStream> {
             return Err(errno);
         }
     }
-    // HttpSender carry environments: they are not for a stranger who lies in wait at our path.
+    // Requests contain environments, which a process of another user at this path must not receive.
     let (peer, me) = (socket::getsockopt(&fd, sockopt::PeerCredentials)?.uid(), nix::unistd::geteuid());
     if peer != me.as_raw() && peer != 0 && !me.is_root() {
         return Err(Errno::EACCES);
@@ -424,7 +419,7 @@ pub struct LineStream {
     buffer: BytesMut,
     is_finished: bool,
     /// The connection closes when this is dropped.
-    _requests: HttpSender,
+    _sender: HttpSender,
 }
 
 impl LineStream {
@@ -439,17 +434,17 @@ impl LineStream {
         }))
     }
 
-    /// The next line, without its newline; none when the daemon has ended the stream. May be
-    /// dropped while it waits: nothing is lost.
+    /// The next line, without its newline; `None` at the end of the stream. Cancel-safe: no line is lost if the
+    /// future is dropped.
     pub async fn next(&mut self) -> Option<Result<Bytes, ClientError>> {
-        let mut looked_at = 0;
+        let mut searched = 0;
         loop {
-            if let Some(at) = memchr::memchr(b'\n', &self.buffer[looked_at..]) {
-                let mut line = self.buffer.split_to(looked_at + at + 1);
-                line.truncate(looked_at + at);
+            if let Some(index) = memchr::memchr(b'\n', &self.buffer[searched..]) {
+                let mut line = self.buffer.split_to(searched + index + 1);
+                line.truncate(searched + index);
                 return Some(Ok(line.freeze()));
             }
-            looked_at = self.buffer.len();
+            searched = self.buffer.len();
             if self.is_finished {
                 return None;
             }

@@ -40,13 +40,13 @@ impl LogStream {
         Ok(())
     }
 
-    /// Of how many files a position is known.
+    /// Number of files with a known position.
     pub fn known_files(&self) -> usize {
         self.positions.len()
     }
 
-    /// The next lines up to a position, each a [`LogItem`] as JSON; none when the stream has ended. May be
-    /// dropped while it waits: nothing is lost.
+    /// The next lines up to a position, each a [`LogItem`] as JSON; `None` at the end of the stream. Cancel-safe: no
+    /// line is lost if the future is dropped.
     pub async fn next_batch(&mut self) -> Option<Result<Vec<Bytes>, ClientError>> {
         loop {
             let line = match self.lines.as_mut()?.next().await? {

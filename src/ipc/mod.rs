@@ -5,6 +5,7 @@
 //!
 //! `request` and `response` hold the bodies, `routes` maps requests to HTTP and back, and everything else
 //! follows from that table: the methods of the client, the decoding in the server, and the OpenAPI document.
+#![warn(missing_docs)]
 
 pub mod app;
 pub mod client;
@@ -27,7 +28,7 @@ pub const IDEMPOTENCY_HEADER: &str = "idempotency-key";
 /// Maximum length of an idempotency key in bytes.
 pub const MAX_KEY: usize = 64;
 
-/// All types of requests and responses.
+/// All types of requests and responses; the same as the modules `request` and `response`.
 pub mod message {
     pub use super::request::*;
     pub use super::response::*;

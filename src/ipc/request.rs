@@ -109,7 +109,7 @@ pub enum Existing {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ActOn {
-    /// Which ones.
+    /// The instances.
     pub select: Selectors,
     /// New inherited environment (`--update-env`).
     #[serde(default)]
@@ -162,10 +162,10 @@ impl Action {
     /// What it does, for the API document.
     pub(super) fn summary(self) -> &'static str {
         match self {
-            Self::Start => "Start the stopped ones of the selected instances, restart the others",
-            Self::Stop => "Stop the selected instances, and keep them in the list",
+            Self::Start => "Start the selected instances; restart those that are running",
+            Self::Stop => "Stop the selected instances and keep them in the list",
             Self::Restart => "Restart the selected instances",
-            Self::Delete => "Stop the selected instances, and remove them from the list",
+            Self::Delete => "Stop the selected instances and remove them from the list",
             Self::Reset => "Reset the counters of the selected instances",
         }
     }
@@ -211,7 +211,7 @@ pub enum ScaleTo {
 /// Selects instances for a description.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DescribeQuery {
-    /// Which instances.
+    /// The instances.
     pub select: Selectors,
     /// With the values of the environment variables, which are empty otherwise.
     pub env: bool,
@@ -227,7 +227,7 @@ impl From<Selectors> for DescribeQuery {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SignalRequest {
-    /// Which instances.
+    /// The instances.
     pub select: Selectors,
     /// Name of the signal: `SIGUSR2` or `USR2`.
     pub signal: String,
@@ -237,7 +237,7 @@ pub struct SignalRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InputRequest {
-    /// Which instances.
+    /// The instances.
     pub select: Selectors,
     /// Text to write, including the newline.
     pub text: String,
@@ -247,7 +247,7 @@ pub struct InputRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MessageRequest {
-    /// Which instances.
+    /// The instances.
     pub select: Selectors,
     /// Message passed to `process.on('message')`.
     pub message: serde_json::Value,
@@ -265,7 +265,7 @@ pub struct SaveRequest {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FlushRequest {
-    /// Which instances; empty: all.
+    /// The instances; empty: all.
     pub select: Selectors,
 }
 
@@ -281,7 +281,7 @@ pub struct UpgradeRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Trigger {
-    /// Which instances.
+    /// The instances.
     pub select: Selectors,
     /// The action's name.
     pub action: String,
@@ -294,7 +294,7 @@ pub struct Trigger {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogQuery {
-    /// Which instances; empty: all.
+    /// The instances; empty: all.
     pub select: Selectors,
     /// Recent lines per stream, or in total with `grep`.
     pub lines: usize,
@@ -392,7 +392,7 @@ impl ApiError {
         Self { code, message: message.into(), hint: None }
     }
 
-    /// The same with a hint.
+    /// Adds a hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

@@ -1,7 +1,6 @@
-//! The bodies of responses: state as shown to clients.
+//! The bodies of responses.
 //!
-//! Times are milliseconds since the epoch, durations milliseconds, sizes bytes. The field names
-//! are stable: they are the API.
+//! Times are milliseconds since the epoch, durations milliseconds, sizes bytes. The field names are the API.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,12 +14,12 @@ pub use crate::logs::item::{LogItem, LogPosition, OutputStream};
 pub use crate::metrics::{HostInfo, ProcessInfo};
 use crate::spec::AppSpec;
 
-/// Answer to [`super::routes::Request::Ping`].
+/// Response to [`super::routes::Request::Ping`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Pong {
     /// Version of the daemon.
     pub version: String,
-    /// Its pid.
+    /// Pid of the daemon.
     pub pid: i32,
     /// Result of the last upgrade.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,7 +57,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// The word shown.
+    /// The name, as shown to users.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Launching => "launching",
@@ -74,13 +73,13 @@ impl Status {
 /// An instance, as a list shows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct InstanceView {
-    /// Its id, `pm_id` in PM2.
+    /// Id of the instance, `pm_id` in PM2.
     pub id: u32,
     /// The app's name.
     pub name: String,
     /// The app's namespace.
     pub namespace: String,
-    /// Its number among the instances of the app, from 0.
+    /// Number of the instance within the app, from 0.
     pub number: u32,
     /// `fork` or `cluster`.
     pub mode: crate::spec::ExecMode,
@@ -89,7 +88,7 @@ pub struct InstanceView {
     /// Reason why it is not online.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reason: Option<String>,
-    /// The process, while one runs.
+    /// Pid, while a process is running.
     pub pid: Option<i32>,
     /// When the process was started.
     pub started_at: Option<u64>,
@@ -106,17 +105,17 @@ pub struct InstanceView {
     /// Memory limit in bytes (`max_memory_restart`).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub memory_limit: Option<u64>,
-    /// User it runs as.
+    /// User that the process runs as.
     pub user: String,
     /// Whether it is restarted when files change.
     pub watching: bool,
     /// Version of the app.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub version: Option<String>,
-    /// The ecosystem file it was started from.
+    /// Ecosystem file that defines the app.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub source: Option<PathBuf>,
-    /// How it differs from that file, if it does.
+    /// Difference between the app and that file, if any.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub drift: Option<String>,
 }
@@ -124,11 +123,11 @@ pub struct InstanceView {
 /// Reply of an instance to an action.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TriggerReply {
-    /// Its id.
+    /// Id of the instance.
     pub id: u32,
-    /// Its app's name.
+    /// Name of the app.
     pub name: String,
-    /// Its app's namespace.
+    /// Namespace of the app.
     pub namespace: String,
     /// Return value of the action.
     #[serde(default)]
@@ -141,20 +140,20 @@ pub struct TriggerReply {
 /// Details of an instance, without values of environment variables.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct InstanceDetail {
-    /// As in the list.
+    /// The fields of the list.
     #[serde(flatten)]
     pub view: InstanceView,
     /// Resolved spec; values of `env` are empty.
     #[serde(with = "app::as_app")]
     #[schemars(with = "app::App")]
     pub spec: AppSpec,
-    /// What is executed: program and arguments.
+    /// Executed program and arguments.
     pub command: Vec<String>,
-    /// File of standard output, if there is one.
+    /// Log file of standard output, if any.
     pub out_file: Option<PathBuf>,
-    /// File of standard error, if there is one.
+    /// Log file of standard error, if any.
     pub error_file: Option<PathBuf>,
-    /// File for both streams.
+    /// Log file for both streams.
     pub log_file: Option<PathBuf>,
     /// The pid file.
     pub pid_file: PathBuf,
@@ -162,7 +161,7 @@ pub struct InstanceDetail {
     pub created_at: u64,
     /// Exit history, newest last.
     pub exits: Vec<ExitView>,
-    /// All processes of its tree.
+    /// Pids of the process tree.
     pub processes: Vec<i32>,
     /// Established connections on shared ports.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -178,7 +177,7 @@ pub struct InstanceDetail {
 /// A hard limit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LimitView {
-    /// Its key: `memory_max`, `cpu_max` or `pids_max`.
+    /// Key: `memory_max`, `cpu_max` or `pids_max`.
     pub limit: String,
     /// Bytes, percent of one core, or processes and threads.
     pub value: u64,
@@ -196,7 +195,7 @@ pub struct SharedPorts {
     pub mechanism: String,
     /// Why this mechanism was chosen.
     pub reason: String,
-    /// Addresses it listens on.
+    /// Addresses that the run listens on.
     pub addresses: Vec<String>,
     /// Warnings.
     pub warnings: Vec<String>,
@@ -205,15 +204,15 @@ pub struct SharedPorts {
 /// Exit of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExitView {
-    /// When.
+    /// Time of the exit.
     pub at: u64,
     /// Number of the run, from 1.
     pub run: u32,
     /// Pid, if it was started.
     pub pid: Option<i32>,
-    /// How long it ran.
+    /// Uptime of the run.
     pub uptime: u64,
-    /// How it ended.
+    /// Exit status.
     pub exit: Exit,
     /// Whether the exit was requested.
     pub requested: bool,
@@ -228,16 +227,16 @@ pub struct ExitView {
 /// Result for one instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Outcome {
-    /// Its id.
+    /// Id of the instance.
     pub id: u32,
-    /// The app's name.
+    /// Name of the app.
     pub name: String,
     /// Status afterwards; absent if deleted.
     pub status: Option<Status>,
     /// Error, if the operation failed.
     #[serde(rename = "error", skip_serializing_if = "Option::is_none", default)]
     pub problem: Option<String>,
-    /// It did not end in its grace and was killed.
+    /// Killed after the grace period.
     #[serde(default)]
     pub killed: bool,
 }
@@ -257,28 +256,29 @@ impl Report {
     pub fn add(&mut self, part: Self) {
         self.instances.extend(part.instances);
         self.instances.sort_by_key(|outcome| outcome.id);
-        let news: Vec<String> = part.notes.into_iter().filter(|note| !self.notes.contains(note)).collect();
-        self.notes.extend(news);
+        let new_notes: Vec<String> =
+            part.notes.into_iter().filter(|note| !self.notes.contains(note)).collect();
+        self.notes.extend(new_notes);
     }
 }
 
-/// Answer to [`super::routes::Request::Save`] and [`super::routes::Request::ClearDump`].
+/// Response to [`super::routes::Request::Save`] and [`super::routes::Request::ClearDump`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Saved {
-    /// How many instances were saved.
+    /// Number of saved instances.
     pub instances: usize,
-    /// Where.
+    /// Path of the dump file.
     pub file: PathBuf,
 }
 
-/// Answer to [`super::routes::Request::Info`].
+/// Response to [`super::routes::Request::Info`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Info {
     /// Version of the daemon.
     pub version: String,
-    /// The daemon.
+    /// Process of the daemon.
     pub daemon: ProcessInfo,
-    /// The keeper.
+    /// Process of the keeper.
     pub keeper: ProcessInfo,
     /// Paths by name.
     pub paths: BTreeMap<String, PathBuf>,
@@ -294,19 +294,19 @@ pub struct Info {
 /// Event of an instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EventView {
-    /// When.
+    /// Time of the event.
     pub at: u64,
-    /// What.
+    /// Kind of event.
     pub event: EventKind,
-    /// The instance's id.
+    /// Id of the instance.
     pub id: u32,
-    /// The app's name.
+    /// Name of the app.
     pub name: String,
-    /// The run it is about.
+    /// Number of the run.
     pub run: u32,
-    /// State after it.
+    /// Status after the event.
     pub status: Status,
-    /// How the run ended, for `exited`.
+    /// Exit status of the run, for `exited`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub exit: Option<Exit>,
     /// Details.
@@ -318,11 +318,11 @@ pub struct EventView {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
-    /// It was added to the list.
+    /// Added to the list.
     Added,
-    /// A process is being started.
+    /// Starting a process.
     Launching,
-    /// It is ready.
+    /// Ready.
     Online,
     /// Not ready in time; still running.
     ReadyTimeout,
@@ -332,7 +332,7 @@ pub enum EventKind {
     Healthy,
     /// Autoscaled.
     Scaled,
-    /// It could not be started.
+    /// The start failed.
     StartFailed,
     /// Starting a replacement.
     Replacing,
@@ -344,7 +344,7 @@ pub enum EventKind {
     Draining,
     /// The stop signal was sent.
     Stopping,
-    /// Its process ended.
+    /// The process exited.
     Exited,
     /// Stopped.
     Stopped,

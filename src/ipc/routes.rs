@@ -36,7 +36,7 @@ const METHODS: [Method; 4] = [Method::GET, Method::POST, Method::PUT, Method::DE
 pub enum Retry {
     /// Yes: it changes nothing.
     Safe,
-    /// Yes: the idempotency key tells the daemon that it is the same request.
+    /// Yes: the daemon recognizes the request by its idempotency key.
     Keyed,
     /// No: it ends the daemon, or reaches an app, which would receive it twice.
     Never,
@@ -108,7 +108,7 @@ macro_rules! with_routes {
             ReopenLogs: POST "/v1/logs/reopen" as reopen_logs => json Map<String, Value>, Keyed;
             /// Follow events; `{"missed": n}` stands for n events that a slow reader did not get
             Events: GET "/v1/events" as events => lines EventView, Safe;
-            /// Replace the daemon by another binary; the connection closes when the new daemon takes over
+            /// Replace the daemon with another binary; the connection closes when the new daemon takes over
             Upgrade(request: body UpgradeRequest): POST "/v1/upgrade" example r#"{"binary":"/usr/local/bin/rsm"}"# as upgrade
                 => json Map<String, Value>, Never;
             /// Stop all apps, the daemon and the keeper
@@ -267,7 +267,7 @@ impl PathParameter for String {
 }
 
 impl PathParameter for Action {
-    const DESCRIPTION: &'static str = "What to do.";
+    const DESCRIPTION: &'static str = "The action.";
     const WORDS: &'static [&'static str] = &Self::WORDS;
 
     fn to_segment(&self) -> String {

@@ -1,4 +1,4 @@
-//! Starting a daemon when none answers.
+//! Connecting to the daemon, and starting it if it is not running.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek};
@@ -12,72 +12,66 @@ use tokio::sync::oneshot;
 use super::client::{Client, ClientError};
 use super::response::Pong;
 use super::routes::Request;
+use crate::path_error::PathError;
 use crate::paths::Home;
 use crate::process::memfd;
 
 #[cfg(test)]
 mod tests;
 
-/// A daemon is started so often at most.
+/// Maximum number of attempts to start a daemon.
 const MAX_ATTEMPTS: u32 = 4;
-/// Each step of a launch may take so long. A sound one takes milliseconds.
+/// Timeout of each step; normally a step takes milliseconds.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why no daemon could be started.
+/// Why the daemon could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartDaemonError {
-    /// It could not be spoken to.
+    /// The connection failed.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// Its home cannot be made or locked.
-    #[error("cannot {what} {}: {error}. Fix it, or set RSM_HOME to another directory", path.display())]
-    Home {
-        /// What was tried.
-        what: &'static str,
-        /// On which file.
-        path: PathBuf,
-        /// Why not.
-        error: io::Error,
-    },
-    /// The system could not start it.
+    /// The home directory cannot be created or locked.
+    #[error("{0}. Fix it, or set RSM_HOME to another directory")]
+    Home(#[from] PathError),
+    /// The keeper cannot be executed.
     #[error("cannot start the keeper: {0}")]
     Spawn(io::Error),
-    /// It ended at once; what it said.
+    /// The keeper exited with this message.
     #[error("failed to start the daemon: {0}")]
     Failed(String),
-    /// It takes too long.
-    #[error("timed out after {} s {what}; see {}", START_TIMEOUT.as_secs(), log.display())]
+    /// A step took too long.
+    #[error("timed out after {} s {step}; see {}", START_TIMEOUT.as_secs(), log.display())]
     TimedOut {
-        /// What.
-        what: &'static str,
+        /// The step: `waiting for …`.
+        step: &'static str,
         /// The daemon's log.
         log: PathBuf,
     },
 }
 
-/// Connects to the daemon of this home; starts it if none answers. Also tells whether it did.
+/// Connects to the daemon of this home, and starts it if it is not running; true if it was started.
 ///
 /// # Errors
-/// No daemon answers and none can be started.
+/// The daemon is not running, and cannot be started.
 pub async fn connect_or_start(home: &Home) -> Result<(Client, bool), StartDaemonError> {
-    let mut tries = 1;
+    let mut attempt = 1;
     loop {
         match connect_or_spawn(home, keeper_command).await {
-            // It was there, and was killed before it answered.
+            // It was running, but was killed before it responded.
             Err(StartDaemonError::Client(
                 ClientError::NotRunning { .. } | ClientError::ConnectionLost(_),
-            )) if tries < MAX_ATTEMPTS => {
-                tries += 1;
+            )) if attempt < MAX_ATTEMPTS => {
+                attempt += 1;
             }
             connected => return connected,
         }
     }
 }
 
-/// The keeper of this home: this very program, even if its file was replaced meanwhile.
+/// The command that starts the keeper: this program, even if its file has been replaced.
 fn keeper_command(home: &Home) -> Command {
     let mut command = Command::new("/proc/self/exe");
-    // The mark of an app that this command runs in would make the keeper a part of it.
+    // If rsm runs inside an app, the app's run marker would make the keeper a part of that app.
     command.arg("keeper").env("RSM_HOME", home.path()).env_remove("RSM_RUN");
     command
 }
@@ -89,16 +83,15 @@ async fn connect_or_spawn(
     if let Some(client) = connect_running(home).await? {
         return Ok((client, false));
     }
-    let failed = |error| StartDaemonError::Home { what: "create", path: home.path().to_path_buf(), error };
-    home.create().map_err(failed)?;
-    // Two first commands at once start one daemon: the second finds it when it gets the lock.
+    home.create().map_err(PathError::context("create", home.path()))?;
+    // Two commands at the same time start one daemon: the second one finds it when it gets the lock.
     let _lock = lock(home).await?;
     if let Some(client) = connect_running(home).await? {
         return Ok((client, false));
     }
     spawn_keeper(home, keeper(home)).await?;
     let mut client = Client::connect(home).await?;
-    // Connections queue before the daemon serves: only an answer tells that it does.
+    // Connections are queued before the daemon serves: only a response shows that it does.
     let _: Pong = with_timeout(home, "waiting for the daemon", client.call(&Request::Ping)).await??;
     Ok((client, true))
 }
@@ -113,65 +106,64 @@ async fn connect_running(home: &Home) -> Result<Option<Client>, ClientError> {
 
 async fn lock(home: &Home) -> Result<File, StartDaemonError> {
     let path = home.start_lock();
-    let failed = |what| move |error| StartDaemonError::Home { what, path: home.start_lock(), error };
+
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600);
-    let file = options.open(&path).map_err(failed("open"))?;
+    let file = options.open(&path).map_err(PathError::context("open", &path))?;
     if file.try_lock().is_ok() {
         return Ok(file);
     }
-    let locked = on_thread(move || file.lock().map(|()| file)).map_err(failed("lock"))?;
-    with_timeout(home, "waiting for another command that starts the daemon", outcome(locked))
-        .await?
-        .map_err(failed("lock"))
+    let locked = on_thread(move || file.lock().map(|()| file)).map_err(PathError::context("lock", &path))?;
+    let locked = with_timeout(home, "waiting for another command that starts the daemon", outcome(locked));
+    Ok(locked.await?.map_err(PathError::context("lock", path))?)
 }
 
-/// Starts the keeper and waits until its socket takes connections: its first process ends then.
+/// Starts the keeper and waits until its socket accepts connections: its first process exits then.
 async fn spawn_keeper(home: &Home, mut keeper: Command) -> Result<(), StartDaemonError> {
-    // A file in memory takes what is said at any length, and has an end whoever else holds it.
-    let said = memfd::create(c"rsm-launch");
-    let mut said = said.map_err(|errno| StartDaemonError::Spawn(errno.into()))?;
-    let stderr = said.try_clone().map_err(StartDaemonError::Spawn)?;
+    // Unlike a pipe, a memfd has no size limit, and can be read to its end while other processes have it open.
+    let output = memfd::create(c"rsm-launch");
+    let mut output = output.map_err(|errno| StartDaemonError::Spawn(errno.into()))?;
+    let stderr = output.try_clone().map_err(StartDaemonError::Spawn)?;
     keeper.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
     let mut child = keeper.spawn().map_err(StartDaemonError::Spawn)?;
     let ended = on_thread(move || child.wait()).map_err(StartDaemonError::Spawn)?;
     let status = with_timeout(home, "waiting for the keeper", outcome(ended))
         .await?
         .map_err(StartDaemonError::Spawn)?;
-    if status.success() { Ok(()) } else { Err(StartDaemonError::Failed(exit_message(&mut said, status))) }
+    if status.success() { Ok(()) } else { Err(StartDaemonError::Failed(exit_message(&mut output, status))) }
 }
 
-/// Why the keeper gave up, in its own words if it had any.
-fn exit_message(said: &mut File, status: ExitStatus) -> String {
+/// Why the keeper exited: its output, or its exit status if it printed nothing.
+fn exit_message(output: &mut File, status: ExitStatus) -> String {
     let mut bytes = Vec::new();
-    let _ = said.rewind().and_then(|()| said.read_to_end(&mut bytes)); // else the status must do
+    let _ = output.rewind().and_then(|()| output.read_to_end(&mut bytes)); // otherwise the status is shown
     let text = String::from_utf8_lossy(&bytes);
     match text.trim().trim_start_matches("error: ") {
         "" => format!("the keeper exited with {status} without output"),
-        words => words.to_owned(),
+        message => message.to_owned(),
     }
 }
 
-/// Runs what blocks on a thread of its own. The runtime's own pool would not do: the runtime waits
-/// for it at its end, however long that takes.
+/// Runs a blocking operation on its own thread. Not on the thread pool of the runtime, which waits for its threads
+/// when it is dropped.
 fn on_thread<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    operation: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<oneshot::Receiver<io::Result<T>>> {
     let (done, outcome) = oneshot::channel();
-    // Whoever asked may have given up.
-    std::thread::Builder::new().spawn(move || drop(done.send(work())))?;
+    // The receiver may have timed out.
+    std::thread::Builder::new().spawn(move || drop(done.send(operation())))?;
     Ok(outcome)
 }
 
-async fn outcome<T>(of: oneshot::Receiver<io::Result<T>>) -> io::Result<T> {
-    of.await.unwrap_or_else(|_| Err(io::Error::other("the thread exited early")))
+async fn outcome<T>(receiver: oneshot::Receiver<io::Result<T>>) -> io::Result<T> {
+    receiver.await.unwrap_or_else(|_| Err(io::Error::other("the thread exited early")))
 }
 
 async fn with_timeout<T>(
     home: &Home,
-    what: &'static str,
-    work: impl Future<Output = T>,
+    step: &'static str,
+    operation: impl Future<Output = T>,
 ) -> Result<T, StartDaemonError> {
-    let slow = |_| StartDaemonError::TimedOut { what, log: home.daemon_log() };
-    tokio::time::timeout(START_TIMEOUT, work).await.map_err(slow)
+    let timed_out = |_| StartDaemonError::TimedOut { step, log: home.daemon_log() };
+    tokio::time::timeout(START_TIMEOUT, operation).await.map_err(timed_out)
 }

@@ -20,21 +20,17 @@ use crate::paths::Home;
 use crate::process::fd_channel;
 use crate::process::spawn::{self, LaunchSource, LaunchSpec};
 
-/// A running daemon.
 #[derive(Debug)]
 pub struct DaemonProcess {
-    /// Its pid.
     pub pid: i32,
     /// `None` once the daemon has closed its end; its exit is awaited then.
     pub channel: Option<OwnedFd>,
-    /// When it was started.
     pub started: Instant,
     /// It is the first daemon of a new binary and does not serve clients yet.
     pub is_candidate: bool,
 }
 
 impl DaemonProcess {
-    /// Kills it.
     pub fn kill(&mut self) {
         self.channel = None;
         let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
@@ -52,7 +48,7 @@ pub fn start(
     candidate: Option<&File>,
     nofile: Option<(u64, u64)>,
 ) -> nix::Result<DaemonProcess> {
-    let (ours, theirs) = fd_channel::socketpair()?;
+    let (keeper_end, daemon_end) = fd_channel::socketpair()?;
     let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|_| Errno::EMFILE);
     let inherited = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -72,10 +68,10 @@ pub fn start(
         listen_pid: false,
     };
     let fds =
-        vec![copy(std::io::stdout().as_fd())?, copy(std::io::stderr().as_fd())?, theirs, copy(listener)?];
+        vec![copy(std::io::stdout().as_fd())?, copy(std::io::stderr().as_fd())?, daemon_end, copy(listener)?];
     let forked = spawn::fork_launch(LaunchSource::Inline(Box::new(launch)), fds, nofile)?;
     let is_candidate = candidate.is_some();
-    Ok(DaemonProcess { pid: forked.pid, channel: Some(ours), started: Instant::now(), is_candidate })
+    Ok(DaemonProcess { pid: forked.pid, channel: Some(keeper_end), started: Instant::now(), is_candidate })
 }
 
 /// Sends all runs and stored descriptors to a new daemon. Its socket buffer is empty and holds some hundred

@@ -26,7 +26,6 @@ impl FdStore {
         self.0.retain(|(stored, _)| stored != name);
     }
 
-    /// Names and descriptors.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, BorrowedFd<'_>)> {
         self.0.iter().map(|(name, fd)| (name.as_str(), fd.as_fd()))
     }

@@ -54,36 +54,27 @@ pub struct HandoverOut<'a> {
     pub daemon: Option<(i32, BorrowedFd<'a>)>,
     /// The runs. Children remain children only if the process stays the same.
     pub runs: &'a Runs,
-    /// The stored descriptors.
     pub fd_store: &'a FdStore,
     /// A shutdown is in progress.
     pub terminate: bool,
     /// The result of the last upgrade.
     pub upgrade: UpgradeResult,
-    /// The limits of open files that apps get.
+    /// The soft and hard limit of open files for apps.
     pub nofile: Option<(u64, u64)>,
 }
 
 /// The state that a keeper takes over; the fields are those of [`HandoverOut`].
 #[derive(Debug)]
 pub struct HandoverIn {
-    /// The API socket.
     pub listener: OwnedFd,
-    /// The keeper's lock.
     pub lock: Option<OwnedFd>,
-    /// The running daemon.
     pub daemon: Option<(i32, OwnedFd)>,
-    /// The runs.
     pub runs: Runs,
-    /// The stored descriptors.
     pub fd_store: FdStore,
-    /// A shutdown is in progress.
     pub terminate: bool,
     /// This process is not the parent of the existing runs.
     pub is_successor: bool,
-    /// The result of the last upgrade.
     pub upgrade: UpgradeResult,
-    /// The limits of open files that apps get.
     pub nofile: Option<(u64, u64)>,
 }
 

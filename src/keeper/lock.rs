@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::stat::{Mode, umask};
 
 use super::handover::HandoverIn;
+use crate::path_error::PathError;
 use crate::paths::Home;
 use crate::process::spawn;
 
@@ -21,15 +22,8 @@ pub enum KeeperError {
     #[error("another keeper (pid {0}) is running but not responding; stop it with `kill {0}`")]
     AlreadyRunning(String),
     /// A file could not be created or opened.
-    #[error("cannot {what} {}: {error}", path.display())]
-    File {
-        /// The operation.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        error: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] PathError),
     /// Another system call failed.
     #[error("system error: {0}")]
     Os(nix::Error),
@@ -49,18 +43,17 @@ pub struct KeeperLock {
 
 /// Acquires the lock and binds the socket.
 pub fn acquire(home: &Home) -> Result<KeeperLock, KeeperError> {
-    let to_error = |what, path: PathBuf| move |error| KeeperError::File { what, path, error };
-    home.create().map_err(to_error("create", home.path().to_path_buf()))?;
+    home.create().map_err(PathError::context("create", home.path()))?;
     let lock = lock_file(home)?;
     let socket = home.socket();
     // This process holds the lock, so an existing socket is unused. Other files are not rsm's to remove.
     match std::fs::symlink_metadata(&socket) {
         Ok(meta) if meta.file_type().is_socket() => {
-            std::fs::remove_file(&socket).map_err(to_error("remove the old socket", socket.clone()))?;
+            std::fs::remove_file(&socket).map_err(PathError::context("remove the old socket", &socket))?;
         }
         Ok(_) => {
             let error = io::Error::new(io::ErrorKind::AlreadyExists, "exists and is not a socket; remove it");
-            return Err(to_error("bind", socket)(error));
+            return Err(PathError { action: "bind", path: socket, error }.into());
         }
         Err(_) => {}
     }
@@ -68,7 +61,7 @@ pub fn acquire(home: &Home) -> Result<KeeperLock, KeeperError> {
     let before = umask(Mode::from_bits_truncate(0o177));
     let bound = UnixListener::bind(&socket);
     umask(before);
-    let listener = bound.map_err(to_error("bind", socket.clone()))?;
+    let listener = bound.map_err(PathError::context("bind", &socket))?;
     // The standard library sets a short backlog; a burst of commands while the daemon restarts waits here.
     let _ = nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::MAXCONN);
     Ok(KeeperLock { listener: listener.into(), lock, socket })
@@ -86,9 +79,8 @@ pub fn acquire_from_handover(home: &Home, handover: &mut HandoverIn) -> Result<K
 
 fn lock_file(home: &Home) -> Result<File, KeeperError> {
     let path = home.keeper_lock();
-    let to_error = |error| KeeperError::File { what: "lock", path: path.clone(), error };
     let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let file = open.map_err(to_error)?;
+    let file = open.map_err(PathError::context("lock", &path))?;
     let until = Instant::now() + LOCK_TIMEOUT;
     loop {
         match file.try_lock() {
@@ -101,7 +93,9 @@ fn lock_file(home: &Home) -> Result<File, KeeperError> {
                 let pid = std::fs::read_to_string(&path).unwrap_or_default();
                 return Err(KeeperError::AlreadyRunning(pid.trim().to_owned()));
             }
-            Err(std::fs::TryLockError::Error(error)) => return Err(to_error(error)),
+            Err(std::fs::TryLockError::Error(error)) => {
+                return Err(PathError { action: "lock", path, error }.into());
+            }
         }
     }
     Ok(file)
@@ -115,12 +109,8 @@ pub fn daemonize(home: &Home) -> Result<(), KeeperError> {
     let _ = nix::unistd::chdir("/");
     let path = home.daemon_log();
     let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
-    let log = log.map_err(|error| KeeperError::File { what: "open", path, error })?;
-    let null = File::open("/dev/null").map_err(|error| KeeperError::File {
-        what: "open",
-        path: "/dev/null".into(),
-        error,
-    })?;
+    let log = log.map_err(PathError::context("open", &path))?;
+    let null = File::open("/dev/null").map_err(PathError::context("open", "/dev/null"))?;
     nix::unistd::dup2_stdin(null.as_fd()).map_err(KeeperError::Os)?;
     nix::unistd::dup2_stdout(log.as_fd()).map_err(KeeperError::Os)?;
     nix::unistd::dup2_stderr(log.as_fd()).map_err(KeeperError::Os)?;
@@ -133,7 +123,6 @@ impl KeeperLock {
         let _ = self.lock.set_len(0).and_then(|()| writeln!(self.lock, "{}", std::process::id()));
     }
 
-    /// The lock's descriptor.
     pub fn lock(&self) -> BorrowedFd<'_> {
         self.lock.as_fd()
     }

@@ -2,10 +2,11 @@
 //!
 //! It forks and executes, reaps, stores file descriptors, and restarts the daemon when that exits. It decides
 //! nothing and reads no configuration, so that it has little that can fail and seldom needs an upgrade: one
-//! thread and one `poll`. While it waits it allocates nothing but the list of descriptors for `poll`. What the
-//! daemon must be told is a flag of the run until it is sent, never a queue.
+//! thread and one `poll`. While it waits it allocates nothing but the list of descriptors for `poll`. An
+//! unsent notice is a flag of its run, so that there is no queue.
 
 mod daemon_process;
+pub mod fd_role;
 pub mod fd_store;
 pub mod handover;
 mod lock;
@@ -64,7 +65,7 @@ pub enum StartMode {
     Resume(i32),
 }
 
-/// Runs the keeper: acquires the lock, listens, and runs until it is told to shut down.
+/// Runs the keeper: acquires the lock, listens, and runs until the daemon requests the shutdown.
 ///
 /// # Errors
 /// Another keeper runs in this home, or the socket cannot be created. Nothing is left behind then.
@@ -109,7 +110,7 @@ struct Keeper<'a> {
     is_successor: bool,
     /// The daemon has sent `Ready`; handled after all its requests are read.
     is_ready: bool,
-    /// A shutdown was requested by signal. The daemon must be told, and the next daemon again.
+    /// A shutdown was requested by signal. The daemon is notified, and the next daemon again.
     is_terminating: bool,
     terminate_sent: bool,
     /// Set once the daemon requested the shutdown: until when it must have exited.

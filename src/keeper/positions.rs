@@ -3,35 +3,17 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use super::protocol::{FdRole, KeeperNotice, KeeperRequest, RoleFd};
+use super::fd_role::{FdRole, RoleFd};
 use crate::process::fd_channel;
 
-/// The roles of a request's descriptors. The keeper passes those of a child on as they are, so their roles
-/// are not needed.
-pub(super) fn of_request(request: &KeeperRequest, fds: Vec<OwnedFd>) -> Vec<RoleFd> {
-    match request {
-        KeeperRequest::Spawn { child_fds, .. } => {
-            let launch = usize::try_from(*child_fds).unwrap_or(usize::MAX).saturating_add(1).min(fds.len());
-            let mut fds = fds;
-            let kept = fds.split_off(launch);
-            all(FdRole::Launch, fds).into_iter().chain(of_run(kept)).collect()
-        }
-        KeeperRequest::Adopt { .. } => of_run(fds),
-        KeeperRequest::Upgrade => all(FdRole::Binary, fds),
-        _ => all(FdRole::Stored, fds),
-    }
+/// The descriptors of a spawn request. The keeper passes those of the child on without reading their roles.
+pub(super) fn of_spawn(child_fds: u64, mut fds: Vec<OwnedFd>) -> Vec<RoleFd> {
+    let kept_from = usize::try_from(child_fds).unwrap_or(usize::MAX).saturating_add(1).min(fds.len());
+    let kept = fds.split_off(kept_from);
+    all(FdRole::Launch, fds).into_iter().chain(of_run(kept)).collect()
 }
 
-/// The roles of a notice's descriptors.
-pub(super) fn of_notice(notice: &KeeperNotice, fds: Vec<OwnedFd>) -> Vec<RoleFd> {
-    match notice {
-        KeeperNotice::Run { .. } => of_run(fds),
-        KeeperNotice::Spawned { .. } => all(FdRole::Notifier, fds),
-        _ => all(FdRole::Stored, fds),
-    }
-}
-
-/// The roles of the descriptors that are kept with a run.
+/// The descriptors that are kept with a run.
 pub(super) fn of_run(fds: Vec<OwnedFd>) -> Vec<RoleFd> {
     let role = |position: usize, fd: &OwnedFd| match position {
         0 => FdRole::Stdout,
@@ -43,7 +25,8 @@ pub(super) fn of_run(fds: Vec<OwnedFd>) -> Vec<RoleFd> {
     fds.into_iter().enumerate().map(|(position, fd)| (role(position, &fd), fd)).collect()
 }
 
-fn all(role: FdRole, fds: Vec<OwnedFd>) -> Vec<RoleFd> {
+/// Descriptors that all have the same role.
+pub(super) fn all(role: FdRole, fds: Vec<OwnedFd>) -> Vec<RoleFd> {
     fds.into_iter().map(|fd| (role, fd)).collect()
 }
 
@@ -66,13 +49,12 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_of_a_run_are_identified() {
+    fn identifies_descriptors_of_run() {
         let (node, _) = std::os::unix::net::UnixStream::pair().unwrap();
         let (notify, _) = std::os::unix::net::UnixDatagram::pair().unwrap();
         let fds = of_run(vec![null(), null(), node.into(), notify.into()]);
         assert_eq!(roles(&fds), [FdRole::Stdout, FdRole::Stderr, FdRole::NodeChannel, FdRole::NotifySocket]);
-        let spawn = KeeperRequest::Spawn { run: 1, child_fds: 1 };
-        let fds = of_request(&spawn, vec![null(), null(), null(), null()]);
+        let fds = of_spawn(1, vec![null(), null(), null(), null()]);
         assert_eq!(roles(&fds), [FdRole::Launch, FdRole::Launch, FdRole::Stdout, FdRole::Stderr]);
     }
 }

@@ -8,6 +8,7 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+pub use super::fd_role::{FdRole, RoleBorrowedFd, RoleFd, take_fd};
 use super::positions;
 use super::words::{FixedWriter, WordReader, WordSink, i32_to_word, word_to_i32};
 use crate::process::fd_channel::{self, MAX_FDS};
@@ -32,58 +33,6 @@ pub const MAX_NAME: usize = 200;
 
 const MAX_WORDS: usize = 6;
 
-/// What a descriptor is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum FdRole {
-    /// The memfd with the launch document.
-    Launch,
-    /// A run's standard input.
-    Stdin,
-    /// A run's standard output: for the child its end of the pipe, else the end that rsm reads.
-    Stdout,
-    /// A run's standard error output, as [`FdRole::Stdout`].
-    Stderr,
-    /// The socket that `NOTIFY_SOCKET` names.
-    NotifySocket,
-    /// An end of Node's IPC channel.
-    NodeChannel,
-    /// The notifier of a run's seccomp filter.
-    Notifier,
-    /// A listening socket passed by socket activation.
-    Activation,
-    /// A descriptor of the fd store.
-    Stored,
-    /// The binary of an upgrade.
-    Binary,
-}
-
-impl FdRole {
-    const ALL: [Self; 10] = [
-        Self::Launch,
-        Self::Stdin,
-        Self::Stdout,
-        Self::Stderr,
-        Self::NotifySocket,
-        Self::NodeChannel,
-        Self::Notifier,
-        Self::Activation,
-        Self::Stored,
-        Self::Binary,
-    ];
-
-    /// The role of a byte; `None` for one that this version does not know.
-    pub(super) fn from_byte(byte: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(byte)).copied()
-    }
-}
-
-/// A descriptor and its role.
-pub type RoleFd = (FdRole, OwnedFd);
-
-/// A borrowed descriptor and its role.
-pub type RoleBorrowedFd<'a> = (FdRole, BorrowedFd<'a>);
-
 /// Sends an encoded packet with its descriptors.
 ///
 /// # Errors
@@ -107,36 +56,23 @@ pub enum KeeperRequest {
     /// Signal a run's process group, or its leader only. Does nothing after it is reaped: its pid may belong
     /// to another process.
     Signal {
-        /// The run.
         run: u64,
-        /// The signal's number.
         signal: i32,
         /// The whole process group.
         group: bool,
     },
     /// Store the descriptor under a name; a previous one of that name is closed.
-    StoreFd {
-        /// The name.
-        name: String,
-    },
+    StoreFd { name: String },
     /// Close the stored descriptor of this name.
-    RemoveFd {
-        /// The name.
-        name: String,
-    },
+    RemoveFd { name: String },
     /// Remove a run that has ended, and close its descriptors.
-    Release {
-        /// The run.
-        run: u64,
-    },
+    Release { run: u64 },
     /// A shutdown has begun: if the daemon dies before it is complete, the next daemon continues it.
     BeginShutdown,
     /// Adopt a run that another keeper started: watch this process, which is not a child, and keep the
     /// descriptors. Answered by `Spawned`, or by `Exited` if it has ended.
     Adopt {
-        /// The run.
         run: u64,
-        /// Its leader.
         pid: i32,
         /// Start time of the leader, in clock ticks since boot.
         start_time: u64,
@@ -155,9 +91,7 @@ pub enum KeeperRequest {
 pub enum KeeperNotice {
     /// The first message to a new daemon.
     Hello {
-        /// [`VERSION`].
         protocol: u64,
-        /// The keeper's pid.
         keeper: i32,
         /// Apps may run that this keeper does not know, since a previous keeper started them.
         is_successor: bool,
@@ -166,9 +100,7 @@ pub enum KeeperNotice {
     },
     /// During sync, for each run that is not released. Descriptors: those kept with it, and its notifier.
     Run {
-        /// The run.
         run: u64,
-        /// Its leader.
         pid: i32,
         /// Start time of the leader, in clock ticks since boot.
         start_time: u64,
@@ -176,24 +108,18 @@ pub enum KeeperNotice {
         is_child: bool,
     },
     /// During sync, for each stored descriptor.
-    StoredFd {
-        /// Its name.
-        name: String,
-    },
+    StoredFd { name: String },
     /// The sync is complete; the messages that follow are new.
     SyncDone,
     /// The program runs. Descriptor: the notifier of its seccomp filter, if it has one.
     Spawned {
-        /// The run.
         run: u64,
-        /// Its leader.
         pid: i32,
         /// Start time of the leader, in clock ticks since boot.
         start_time: u64,
     },
     /// The program did not start; the run has ended and needs no release.
     SpawnFailed {
-        /// The run.
         run: u64,
         /// Index into `StartStep::ALL`.
         step: u64,
@@ -201,12 +127,7 @@ pub enum KeeperNotice {
         errno: i32,
     },
     /// The leader of a run has ended. The run is kept until it is released.
-    Exited {
-        /// The run.
-        run: u64,
-        /// How it ended.
-        status: WaitStatus,
-    },
+    Exited { run: u64, status: WaitStatus },
     /// The keeper received SIGTERM or SIGINT.
     Terminate,
 }
@@ -234,12 +155,10 @@ impl UpgradeResult {
     }
 }
 
-/// A decoded packet.
 #[derive(Debug)]
 pub struct Packet<M> {
     /// The version that the sender used.
     pub version: u64,
-    /// The message.
     pub message: M,
     /// The descriptors that came with it.
     pub fds: Vec<RoleFd>,
@@ -390,11 +309,6 @@ fn with_roles(roles: &[u8], fds: Vec<OwnedFd>) -> Option<Vec<RoleFd>> {
     roles.iter().zip(fds).map(|(role, fd)| Some((FdRole::from_byte(*role)?, fd))).collect()
 }
 
-/// The first descriptor of this role.
-pub fn take_fd(fds: Vec<RoleFd>, role: FdRole) -> Option<OwnedFd> {
-    fds.into_iter().find_map(|(its, fd)| (its == role).then_some(fd))
-}
-
 impl KeeperRequest {
     /// The packet of this message and its descriptors, for a keeper of this version.
     pub fn encode<'p>(
@@ -442,9 +356,19 @@ impl KeeperRequest {
         };
         let fds = match roles {
             Some(roles) => with_roles(roles, fds)?,
-            None => positions::of_request(&message, fds),
+            None => message.fds_by_position(fds),
         };
         Some(Packet { version, message, fds })
+    }
+
+    /// The descriptors of a request in version 1.
+    fn fds_by_position(&self, fds: Vec<OwnedFd>) -> Vec<RoleFd> {
+        match self {
+            Self::Spawn { child_fds, .. } => positions::of_spawn(*child_fds, fds),
+            Self::Adopt { .. } => positions::of_run(fds),
+            Self::Upgrade => positions::all(FdRole::Binary, fds),
+            _ => positions::all(FdRole::Stored, fds),
+        }
     }
 }
 
@@ -498,9 +422,18 @@ impl KeeperNotice {
         };
         let fds = match roles {
             Some(roles) => with_roles(roles, fds)?,
-            None => positions::of_notice(&message, fds),
+            None => message.fds_by_position(fds),
         };
         Some(Packet { version, message, fds })
+    }
+
+    /// The descriptors of a notice in version 1.
+    fn fds_by_position(&self, fds: Vec<OwnedFd>) -> Vec<RoleFd> {
+        match self {
+            Self::Run { .. } => positions::of_run(fds),
+            Self::Spawned { .. } => positions::all(FdRole::Notifier, fds),
+            _ => positions::all(FdRole::Stored, fds),
+        }
     }
 }
 

@@ -17,7 +17,6 @@ use crate::process::spawn::report::{StartMessage, StartReport};
 use crate::process::wait::PidfdWatch;
 use crate::process::wait::WaitStatus;
 
-/// A run of an instance.
 #[derive(Debug)]
 pub struct KeeperRun {
     /// Its number, chosen by the daemon.
@@ -32,7 +31,6 @@ pub struct KeeperRun {
     pub start_report: Option<StartReport>,
     /// The notifier of its seccomp filter, if it has one.
     pub notifier: Option<OwnedFd>,
-    /// How it ended.
     pub wait_status: Option<WaitStatus>,
     /// The step of its start that failed, and the error number.
     pub failed: Option<(StartStep, i32)>,
@@ -107,7 +105,6 @@ impl Runs {
         self.0.push(run);
     }
 
-    /// All runs.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &KeeperRun> {
         self.0.iter()
     }

@@ -1,4 +1,5 @@
 //! A log line as followers see it.
+#![warn(missing_docs)]
 
 use std::path::PathBuf;
 

@@ -1,45 +1,42 @@
-//! Tells which processes may have come into being since the last look.
+//! Which pids were assigned since the previous sample.
 //!
-//! Looking through every tree each second for new members would cost far more than all else that a
-//! sample does: a process of a dozen threads has a dozen lists of children. But the kernel hands
-//! out pids in order and tells the last one: if that has not moved, nobody was born.
+//! Searching every tree for new members each second would cost far more than the rest of a sample: a process with
+//! a dozen threads has a dozen lists of children. But the kernel assigns pids in order, and shows the last one: if
+//! it has not changed, no process was created.
 
 use std::fs::File;
 use std::ops::RangeInclusive;
 use std::os::unix::fs::FileExt;
 
-/// So many of the pids that were new at one look are named again at the next: the kernel hands out
-/// a pid some microseconds before its process can be seen.
+/// Number of pids of one sample that are returned again by the next one: the kernel assigns a pid some
+/// microseconds before its process is visible in `/proc`.
 const REPEATED_PIDS: i32 = 8;
 
-/// The pids handed out since the last look, to processes and to threads.
+/// The pids that were assigned since the previous call, to processes and threads.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NewPids {
-    /// None.
     None,
-    /// These.
     Range(RangeInclusive<i32>),
-    /// Nobody knows: the first look, the numbers began anew, or the kernel does not tell.
+    /// The first call, pids have wrapped around, or the kernel does not show the last pid.
     Unknown,
 }
 
-/// Watches the last pid handed out.
+/// Watches the last assigned pid.
 #[derive(Debug)]
 pub(super) struct PidWatcher {
-    /// `/proc/loadavg`, whose last field it is.
+    /// `/proc/loadavg`; the pid is its last field.
     file: Option<File>,
-    /// What it was at the last look, and at the one before.
+    /// The values of the previous call, and of the one before that.
     last: Option<i32>,
     before_last: Option<i32>,
 }
 
 impl PidWatcher {
-    /// Has not looked yet.
     pub(super) fn new() -> Self {
         Self { file: File::open("/proc/loadavg").ok(), last: None, before_last: None }
     }
 
-    /// Who was born since the call before.
+    /// The new pids since the previous call.
     pub(super) fn poll(&mut self) -> NewPids {
         let now = self.file.as_ref().and_then(last_pid);
         let last = std::mem::replace(&mut self.last, now);
@@ -53,7 +50,7 @@ fn compare(earlier: Option<i32>, last: Option<i32>, now: Option<i32>) -> NewPids
         return NewPids::Unknown;
     }
     let newest = last - REPEATED_PIDS.min(last - 1);
-    // Where the numbers began anew at the last look, `earlier` is the higher one.
+    // After a wraparound in the previous call, `earlier` is greater than `last`.
     let known = earlier.filter(|earlier| *earlier <= last).map_or(newest, |earlier| earlier.max(newest));
     if known == now { NewPids::None } else { NewPids::Range(known + 1..=now) }
 }
@@ -61,7 +58,7 @@ fn compare(earlier: Option<i32>, last: Option<i32>, now: Option<i32>) -> NewPids
 fn last_pid(loadavg: &File) -> Option<i32> {
     let mut text = [0; 128];
     let length = loadavg.read_at(&mut text, 0).ok()?;
-    // Sandboxes that make their own `/proc` put a nought there.
+    // Sandboxes that emulate `/proc` show 0.
     parse(&text[..length]).filter(|pid| *pid > 0)
 }
 
@@ -75,7 +72,7 @@ mod tests {
     use crate::process::fixture::Fixture;
 
     #[test]
-    fn the_range_of_the_new_is_known() {
+    fn returns_range_of_new_pids() {
         assert_eq!(compare(Some(700), Some(700), Some(700)), NewPids::None);
         assert_eq!(compare(Some(700), Some(700), Some(702)), NewPids::Range(701..=702));
         for (last, now) in [(None, Some(7)), (Some(9), Some(7)), (Some(7), None), (None, None)] {
@@ -84,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_are_named_twice() {
+    fn returns_newest_pids_twice() {
         assert_eq!(compare(Some(698), Some(700), Some(700)), NewPids::Range(699..=700));
         assert_eq!(compare(Some(600), Some(700), Some(701)), NewPids::Range(693..=701));
         assert_eq!(compare(Some(32000), Some(700), Some(700)), NewPids::Range(693..=700));
@@ -92,20 +89,20 @@ mod tests {
     }
 
     #[test]
-    fn the_last_field_counts() {
+    fn parses_last_field() {
         assert_eq!(parse(b"0.20 0.18 0.12 1/80 11206\n"), Some(11206));
         assert_eq!(parse(b"0.20 0.18 0.12 1/80"), None);
     }
 
     #[test]
-    fn a_new_process_is_among_them() {
-        let mut births = PidWatcher::new();
-        assert_eq!(births.poll(), NewPids::Unknown);
+    fn detects_new_process() {
+        let mut watcher = PidWatcher::new();
+        assert_eq!(watcher.poll(), NewPids::Unknown);
         let app = Fixture::sh("read _");
-        match births.poll() {
+        match watcher.poll() {
             NewPids::Range(pids) => assert!(pids.contains(&app.leader().pid)),
-            NewPids::Unknown => {} // the numbers have just begun anew
-            NewPids::None => panic!("a birth went unseen"),
+            NewPids::Unknown => {} // pids have just wrapped around
+            NewPids::None => panic!("a new process was not detected"),
         }
     }
 }

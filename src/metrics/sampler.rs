@@ -1,8 +1,8 @@
-//! Samples the trees of all runs, cheaply enough to do it every second.
+//! Samples the process trees of all runs, cheaply enough to do it every second.
 //!
-//! An idle process costs one read of a file that stays open. Trees are searched for new members
-//! only when one of theirs had a child, which [`PidWatcher`] finds out for all of them at once, and now
-//! and then in any case. Shared memory is added up anew only for those that have done something.
+//! An idle process costs one read of an open file. A tree is searched for new members only if one of its processes
+//! had a child, which [`PidWatcher`] detects for all trees at once, and every [`FULL_SCAN_ROUNDS`] samples.
+//! Shared memory is read again only for processes that were active.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -16,32 +16,32 @@ use crate::metrics::tracked_tree::{SystemUnits, TrackedTree};
 use crate::process::proc::stat::{self, Stat};
 use crate::process::process_ref::ProcessRef;
 
-/// Every tree is searched at least every so many samples, should a birth have gone unseen.
+/// Number of samples after which a tree is searched anyway, in case a new process was not detected.
 const FULL_SCAN_ROUNDS: u64 = 64;
 
-/// That many new pids for each tree cost as much to look at as all the trees.
+/// Number of new pids per tree above which it is cheaper to search all trees.
 const MAX_NEW_PIDS: usize = 4;
 
-/// This part of all files that the daemon may open is the most that is kept open here.
+/// The sampler keeps files open up to this fraction of the daemon's limit of open files.
 const FD_BUDGET_DIVISOR: u64 = 4;
 
-/// Remembers what it needs to say how much was used since the last time.
+/// Measures the usage of runs, each time since the previous sample.
 #[derive(Debug)]
 pub struct Sampler {
     runs: HashMap<u64, SampledRun>,
     units: SystemUnits,
     new_pids: PidWatcher,
     round: u64,
-    /// The trees by member; its room is kept from sample to sample.
-    parents: HashMap<i32, u64>,
+    /// The run of each known process; kept only to reuse its memory.
+    run_by_pid: HashMap<i32, u64>,
 }
 
 #[derive(Debug)]
 struct SampledRun {
     tree: TrackedTree,
-    /// One of its processes had a child.
-    grown: bool,
-    /// The last sample that asked for it.
+    /// One of its processes may have had a child.
+    has_grown: bool,
+    /// The last sample that included it.
     round: u64,
 }
 
@@ -52,11 +52,11 @@ impl Default for Sampler {
 }
 
 impl Sampler {
-    /// Knows no run yet.
+    /// A sampler without runs.
     pub fn new() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-        let measures = SystemUnits {
+        let units = SystemUnits {
             page_size: stat::page_size(),
             ticks_per_second: stat::ticks_per_second(),
             max_percent: cores as f64 * 100.0,
@@ -64,26 +64,26 @@ impl Sampler {
         };
         Self {
             runs: HashMap::new(),
-            units: measures,
+            units,
             new_pids: PidWatcher::new(),
             round: 0,
-            parents: HashMap::new(),
+            run_by_pid: HashMap::new(),
         }
     }
 
-    /// What each of these runs (its number, first process, start time) uses. `now` is milliseconds
-    /// on any clock. Processor time is of the time since the sample before; the first sample of a
-    /// run says 0. Runs whose first process is gone are left out, and runs not asked for forgotten.
+    /// The usage of each of these runs: its number, and pid and start time of its leader. `now` is in milliseconds,
+    /// on any clock. The CPU usage is that since the previous sample, and 0 in the first sample of a run. Runs
+    /// whose leader has exited are omitted; runs that are not in `runs` are removed.
     pub fn sample(&mut self, now: u64, runs: &[(u64, i32, u64)]) -> Vec<(u64, Usage)> {
         self.round += 1;
-        // Before any tree is searched: who is born after this is seen the next time.
+        // Before any tree is searched: a process that is created after this is detected by the next sample.
         match self.new_pids.poll() {
             NewPids::None => {}
             NewPids::Range(pids) if pids.clone().count() <= MAX_NEW_PIDS * (self.runs.len() + 16) => {
-                self.record_parents(pids);
+                self.mark_grown_trees(pids);
             }
             NewPids::Range(_) | NewPids::Unknown => {
-                self.runs.values_mut().for_each(|entry| entry.grown = true)
+                self.runs.values_mut().for_each(|entry| entry.has_grown = true)
             }
         }
         let mut samples = Vec::with_capacity(runs.len());
@@ -95,34 +95,34 @@ impl Sampler {
         samples
     }
 
-    /// A thread has its process's parent, so a new one of a first process is taken for the keeper's
-    /// child and one further below makes for a needless search. Neither does harm.
-    fn record_parents(&mut self, born: RangeInclusive<i32>) {
-        self.parents.clear();
+    /// Marks the trees that contain the parent of a new pid. A new thread has the parent of its process, which may
+    /// cause an unnecessary search, but no error.
+    fn mark_grown_trees(&mut self, pids: RangeInclusive<i32>) {
+        self.run_by_pid.clear();
         for (run, entry) in &self.runs {
-            self.parents.extend(entry.tree.pids().map(|pid| (pid, *run)));
+            self.run_by_pid.extend(entry.tree.pids().map(|pid| (pid, *run)));
         }
-        for stat in born.filter_map(|pid| Stat::of(pid).ok()) {
-            if let Some(entry) = self.parents.get(&stat.parent).and_then(|run| self.runs.get_mut(run)) {
-                entry.grown = true;
+        for stat in pids.filter_map(|pid| Stat::of(pid).ok()) {
+            if let Some(entry) = self.run_by_pid.get(&stat.parent).and_then(|run| self.runs.get_mut(run)) {
+                entry.has_grown = true;
             }
         }
     }
 
     fn sample_run(&mut self, run: u64, leader: ProcessRef, now: u64) -> Option<Usage> {
         if let Some(entry) = self.runs.get_mut(&run) {
-            // Not all in the same sample.
-            let due = (self.round + run).is_multiple_of(FULL_SCAN_ROUNDS);
-            let search = std::mem::take(&mut entry.grown) || due;
+            // Spread over several samples.
+            let is_due = (self.round + run).is_multiple_of(FULL_SCAN_ROUNDS);
+            let search = std::mem::take(&mut entry.has_grown) || is_due;
             if entry.tree.update(search, now, &self.units) {
                 entry.round = self.round;
                 return Some(entry.tree.usage.clone());
             }
             return None;
         }
-        let tracked = TrackedTree::new(leader, now, &self.units)?;
-        let usage = tracked.usage.clone();
-        self.runs.insert(run, SampledRun { tree: tracked, grown: false, round: self.round });
+        let tree = TrackedTree::new(leader, now, &self.units)?;
+        let usage = tree.usage.clone();
+        self.runs.insert(run, SampledRun { tree, has_grown: false, round: self.round });
         Some(usage)
     }
 }
@@ -164,25 +164,25 @@ mod tests {
     }
 
     #[test]
-    fn the_processor_time_of_the_tree_is_counted() {
+    fn measures_cpu_time_of_tree() {
         let mut app = Fixture::python("print('x', flush=True)\nwhile True: pass");
         app.line();
         let mut sampler = Sampler::new();
         assert_eq!(only(sampler.sample(0, &run(&app))).cpu_percent, 0.0);
         let ticks = || Stat::of(app.leader().pid).unwrap().cpu_ticks;
-        let begun = ticks();
-        wait_until(|| ticks() >= begun + 20);
-        // Twenty ticks are 0.2 s; said to have passed in 1 s they are a fifth of a core.
+        let start = ticks();
+        wait_until(|| ticks() >= start + 20);
+        // 20 ticks are 0.2 s: in an interval of 1 s, that is 20 % of a core.
         let percent = only(sampler.sample(1000, &run(&app))).cpu_percent;
         assert!((20.0..100.0).contains(&percent), "{percent}");
-        // Too soon for another figure; what is used meanwhile is charged to the next.
+        // Too soon for a new value; the time since is counted in the next one.
         assert_eq!(only(sampler.sample(1001, &run(&app))).cpu_percent, percent);
-        // A clock set back does no harm.
+        // A clock that is set back is ignored.
         assert_eq!(only(sampler.sample(500, &run(&app))).cpu_percent, percent);
     }
 
     #[test]
-    fn a_dead_childs_time_is_neither_lost_nor_counted_twice() {
+    fn counts_time_of_dead_child_once() {
         let mut app = Fixture::python(
             "import os, sys, time\n\
              input()\n\
@@ -202,64 +202,64 @@ mod tests {
         let runs = run(&app);
         let total = |stat: Stat| stat.cpu_ticks + stat.child_cpu_ticks;
         let mut sampler = Sampler::new();
-        let begun = total(Stat::of(app.leader().pid).unwrap());
+        let start = total(Stat::of(app.leader().pid).unwrap());
         sampler.sample(0, &runs);
-        app.tell();
+        app.send_line();
         let mut percents = Vec::new();
-        for (now, said) in [(1000, "burnt"), (2000, "zombie"), (3000, "reaped")] {
-            assert_eq!(app.line(), said);
+        for (now, expected) in [(1000, "burnt"), (2000, "zombie"), (3000, "reaped")] {
+            assert_eq!(app.line(), expected);
             percents.push(only(sampler.sample(now, &runs)).cpu_percent);
-            app.tell();
+            app.send_line();
         }
-        // All of it is seen while the child burns; then the account changes hands, unseen.
-        let ticks = total(Stat::of(app.leader().pid).unwrap()) - begun;
+        // All time is counted while the child runs; when it is reaped, the parent's total already includes it.
+        let ticks = total(Stat::of(app.leader().pid).unwrap()) - start;
         let sum = percents.iter().sum::<f32>() * sampler.units.ticks_per_second as f32 / 100.0;
         assert!(percents[0] >= 25.0 && percents[1] < 10.0 && percents[2] < 10.0, "{percents:?}");
-        // Each account is cut to whole ticks.
+        // Each value is rounded down to whole ticks.
         assert!((sum - ticks as f32).abs() <= 6.0, "{sum} of {ticks} ticks: {percents:?}");
     }
 
     #[test]
-    fn a_child_is_found_though_its_parent_used_no_time() {
+    fn finds_child_of_idle_parent() {
         let mut app = Fixture::sh("read _; sleep 1000 & echo $!; read _");
         let mut sampler = Sampler::new();
         assert_eq!(only(sampler.sample(0, &run(&app))).processes, [app.leader().pid]);
-        app.tell();
+        app.send_line();
         let child = app.process();
         let usage = only(sampler.sample(1000, &run(&app)));
         assert_eq!(usage.processes, [app.leader().pid, child.pid]);
     }
 
     #[test]
-    fn a_member_whose_parent_is_gone_still_counts() {
+    fn counts_members_without_parent() {
         let mut app =
             Fixture::sh("exec 3<&0; sh -c 'sleep 1000 & echo $!; read _ <&3' & wait; echo x; read _");
         let orphan = app.process();
         let mut sampler = Sampler::new();
         assert_eq!(only(sampler.sample(0, &run(&app))).processes.len(), 3);
-        app.tell();
+        app.send_line();
         app.line();
         let usage = only(sampler.sample(1000, &run(&app)));
         assert_eq!(usage.processes, [app.leader().pid, orphan.pid]);
     }
 
     #[test]
-    fn a_reused_pid_is_nobody_we_know() {
+    fn ignores_reused_pid() {
         let app = Fixture::sh("read _");
         let mut sampler = Sampler::new();
         assert!(sampler.sample(0, &[(1, app.leader().pid, app.leader().start_time + 1)]).is_empty());
     }
 
     #[test]
-    #[ignore = "a measurement: run it alone, optimised, with --nocapture"]
-    fn what_a_sample_costs() {
+    #[ignore = "a benchmark: run it alone, optimized, with --nocapture"]
+    fn measures_cost_of_sample() {
         let threads = "import threading, time\n\
              for _ in range(11): threading.Thread(target=time.sleep, args=(1000,)).start()\n\
              print('x', flush=True)";
-        for (what, instances) in [("sleep", 100), ("python3 of 12 threads", 100)] {
+        for (kind, instances) in [("sleep", 100), ("python3 of 12 threads", 100)] {
             let mut apps: Vec<Fixture> = (0..instances)
                 .map(|_| {
-                    if what == "sleep" {
+                    if kind == "sleep" {
                         Fixture::sh("echo x; exec sleep 1000")
                     } else {
                         Fixture::python(threads)
@@ -273,12 +273,12 @@ mod tests {
             sampler.sample(0, &runs);
             let used =
                 || getrusage(UsageWho::RUSAGE_THREAD).map(|all| all.user_time() + all.system_time()).unwrap();
-            let begun = used();
+            let start = used();
             for second in 1..=160 {
                 sampler.sample(second * 1000, &runs);
             }
-            let took = (used() - begun).num_microseconds() as f64 / 160.0 / f64::from(instances);
-            println!("{what}: {took:.1} µs an instance");
+            let micros = (used() - start).num_microseconds() as f64 / 160.0 / f64::from(instances);
+            println!("{kind}: {micros:.1} µs per instance");
         }
     }
 }

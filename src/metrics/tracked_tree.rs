@@ -1,4 +1,4 @@
-//! The tree of one run, from sample to sample.
+//! The process tree of one run: its members, and its usage since the previous sample.
 
 use crate::metrics::tracked_process::{FdBudget, TrackedProcess};
 use crate::metrics::{LargestProcess, Usage};
@@ -6,44 +6,38 @@ use crate::process::proc::stat::{self, Stat};
 use crate::process::process_ref::ProcessRef;
 use crate::process::tree;
 
-/// Within so many milliseconds a second sample only repeats the figure: `/proc` counts processor
-/// time in hundredths of a second.
+/// Minimum time between two CPU values, in milliseconds: `/proc` counts CPU time in units of 10 ms.
 const MIN_INTERVAL_MS: u64 = 50;
 
-/// The measures of this machine.
+/// Units and limits of this machine.
 #[derive(Clone, Debug)]
 pub(super) struct SystemUnits {
-    /// Bytes of a page.
     pub(super) page_size: u64,
-    /// Clock ticks a second.
     pub(super) ticks_per_second: u64,
-    /// All cores busy.
+    /// CPU usage when all cores are busy.
     pub(super) max_percent: f64,
-    /// For files kept open.
     pub(super) fd_budget: FdBudget,
 }
 
-/// A tree. Who was once in it stays in it until it ends, also when its parent is gone and the
-/// keeper has it.
+/// A process tree. Its members belong to it until they exit, even if their parent has exited before.
 #[derive(Debug)]
 pub(super) struct TrackedTree {
     leader: ProcessRef,
     members: Vec<TrackedProcess>,
-    /// Ticks used since `at`.
+    /// CPU time since `ticks_since`.
     ticks: u64,
-    at: u64,
-    /// What it uses.
+    ticks_since: u64,
     pub(super) usage: Usage,
 }
 
-/// What a tree has used between two looks, in ticks.
+/// CPU time of a tree between two samples, in ticks.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct CpuDelta {
-    /// By those that are there.
+    /// Of the members.
     live: u64,
-    /// By those that were reaped in the tree, over all their lives.
+    /// Of processes that members have reaped, over their whole lifetime.
     reaped: u64,
-    /// Of that, what had been counted while they lived.
+    /// The part of it that was counted while they were members.
     already_counted: u64,
 }
 
@@ -62,69 +56,69 @@ impl CpuDelta {
         self.already_counted += last.cpu_ticks + last.child_cpu_ticks;
     }
 
-    /// A parent that ignores SIGCHLD is not charged for its children: then nothing of `counted` is
-    /// in `reaped`, and the living must not pay for it.
+    /// The CPU time of children of a process that ignores SIGCHLD is not added to that process: then `reaped` does
+    /// not contain `already_counted`, which must not be subtracted from `live`.
     fn total(&self) -> u64 {
         self.live + self.reaped.saturating_sub(self.already_counted)
     }
 }
 
 impl TrackedTree {
-    /// Begins with a tree; `None` if its leader is gone.
-    pub(super) fn new(leader: ProcessRef, now: u64, measures: &SystemUnits) -> Option<Self> {
+    /// Starts to track the tree of `leader`; `None` if the leader has exited.
+    pub(super) fn new(leader: ProcessRef, now: u64, units: &SystemUnits) -> Option<Self> {
         let usage = Usage::default();
-        let mut new = Self { leader, members: Vec::new(), ticks: 0, at: now, usage };
-        new.add_members(&measures.fd_budget, &mut CpuDelta::default());
-        new.members.first().filter(|first| first.process == leader)?;
-        new.publish_usage(true, now, measures);
-        Some(new)
+        let mut tree = Self { leader, members: Vec::new(), ticks: 0, ticks_since: now, usage };
+        tree.add_members(&units.fd_budget, &mut CpuDelta::default());
+        tree.members.first().filter(|first| first.process == leader)?;
+        tree.update_memory(true, now, units);
+        Some(tree)
     }
 
-    /// The pids of its processes.
     pub(super) fn pids(&self) -> impl Iterator<Item = i32> {
         self.members.iter().map(|member| member.process.pid)
     }
 
-    /// Looks at all members again, and with `search` for new ones. False if the leader is gone.
-    pub(super) fn update(&mut self, search: bool, now: u64, measures: &SystemUnits) -> bool {
-        let mut spent = CpuDelta::default();
-        let mut changed = self.update_members(&mut spent, now);
+    /// Reads all members again, and with `search` finds new ones. False if the leader has exited.
+    pub(super) fn update(&mut self, search: bool, now: u64, units: &SystemUnits) -> bool {
+        let mut delta = CpuDelta::default();
+        let mut changed = self.update_members(&mut delta, now);
         if self.members.first().is_none_or(|first| first.process != self.leader || first.stat.is_dead()) {
             return false;
         }
-        changed |= search && self.add_members(&measures.fd_budget, &mut spent);
-        self.ticks += spent.total();
-        self.update_cpu(now, measures);
-        self.publish_usage(changed, now, measures);
+        changed |= search && self.add_members(&units.fd_budget, &mut delta);
+        self.ticks += delta.total();
+        self.update_cpu(now, units);
+        self.update_memory(changed, now, units);
         true
     }
 
-    /// True if one has ended.
-    fn update_members(&mut self, spent: &mut CpuDelta, now: u64) -> bool {
-        let several = self.members.len() > 1;
-        let (mut ended, mut died) = (Vec::new(), false);
+    /// True if a member has exited.
+    fn update_members(&mut self, delta: &mut CpuDelta, now: u64) -> bool {
+        let has_several = self.members.len() > 1;
+        let (mut gone, mut died) = (Vec::new(), false);
         self.members.retain_mut(|member| {
             let Some(before) = member.refresh() else {
-                ended.push(member.stat);
+                gone.push(member.stat);
                 return false;
             };
-            spent.add(&before, &member.stat);
+            delta.add(&before, &member.stat);
             died |= member.stat.is_dead() && !before.is_dead();
-            let used = before.cpu_ticks != member.stat.cpu_ticks || before.rss_pages != member.stat.rss_pages;
-            if several && used {
+            let was_active =
+                before.cpu_ticks != member.stat.cpu_ticks || before.rss_pages != member.stat.rss_pages;
+            if has_several && was_active {
                 member.sample_pss(now);
             }
             true
         });
-        // What the keeper has reaped is not in the tree's account.
-        for last in ended.iter().filter(|last| self.pids().any(|pid| pid == last.parent)) {
-            spent.remove(last);
+        // The CPU time of processes that the keeper has reaped is not in the values of a member.
+        for last in gone.iter().filter(|last| self.pids().any(|pid| pid == last.parent)) {
+            delta.remove(last);
         }
-        died || !ended.is_empty()
+        died || !gone.is_empty()
     }
 
-    /// Looks for processes that are new in the tree; true if there are any.
-    fn add_members(&mut self, allowance: &FdBudget, spent: &mut CpuDelta) -> bool {
+    /// Adds new processes of the tree; true if there are any.
+    fn add_members(&mut self, budget: &FdBudget, delta: &mut CpuDelta) -> bool {
         let before = self.members.len();
         let mut roots = vec![self.leader];
         while let Some(root) = roots.pop() {
@@ -132,58 +126,59 @@ impl TrackedTree {
                 if self.members.iter().any(|member| member.process == found.process) {
                     continue;
                 }
-                let Some(new) = TrackedProcess::open(found.process, allowance) else { continue };
-                spent.add_new(&new.stat);
+                let Some(new) = TrackedProcess::open(found.process, budget) else { continue };
+                delta.add_new(&new.stat);
                 self.members.push(new);
             }
-            // Members whose parent is gone have trees of their own.
+            // Members whose parent has exited are roots of separate trees.
             if root == self.leader {
-                let astray = |member: &&TrackedProcess| !self.pids().any(|pid| pid == member.stat.parent);
-                roots.extend(self.members.iter().skip(1).filter(astray).map(|member| member.process));
+                let is_root = |member: &&TrackedProcess| !self.pids().any(|pid| pid == member.stat.parent);
+                roots.extend(self.members.iter().skip(1).filter(is_root).map(|member| member.process));
             }
         }
         self.members.len() > before
     }
 
-    fn update_cpu(&mut self, now: u64, measures: &SystemUnits) {
-        let passed = now.saturating_sub(self.at);
-        if (1..MIN_INTERVAL_MS).contains(&passed) || now == self.at {
-            return; // charged next time
+    fn update_cpu(&mut self, now: u64, units: &SystemUnits) {
+        let interval = now.saturating_sub(self.ticks_since);
+        if (1..MIN_INTERVAL_MS).contains(&interval) || now == self.ticks_since {
+            return; // counted next time
         }
-        // A clock that was set back starts the account anew and leaves the figure.
-        if passed > 0 {
-            let seconds = passed as f64 / 1000.0;
-            let percent = self.ticks as f64 / measures.ticks_per_second as f64 / seconds * 100.0;
-            self.usage.cpu_percent = percent.min(measures.max_percent) as f32;
+        // If the clock was set back, the value stays and a new interval starts.
+        if interval > 0 {
+            let seconds = interval as f64 / 1000.0;
+            let percent = self.ticks as f64 / units.ticks_per_second as f64 / seconds * 100.0;
+            self.usage.cpu_percent = percent.min(units.max_percent) as f32;
         }
-        (self.ticks, self.at) = (0, now);
+        (self.ticks, self.ticks_since) = (0, now);
     }
 
-    /// A process alone shares with nobody of its tree; several are added up in proportion.
-    fn publish_usage(&mut self, changed: bool, now: u64, measures: &SystemUnits) {
-        let alive = |member: &&mut TrackedProcess| !member.stat.is_dead();
+    /// Sums up the memory: the resident size of a single process, or the proportional set sizes of several.
+    fn update_memory(&mut self, changed: bool, now: u64, units: &SystemUnits) {
+        let is_alive = |member: &&mut TrackedProcess| !member.stat.is_dead();
         if changed || self.usage.processes.is_empty() {
-            let alive: Vec<&mut TrackedProcess> = self.members.iter_mut().filter(alive).collect();
+            let alive: Vec<&mut TrackedProcess> = self.members.iter_mut().filter(is_alive).collect();
             self.usage.processes = alive.iter().map(|member| member.process.pid).collect();
             if alive.len() > 1 {
                 alive.into_iter().for_each(|member| member.sample_pss(now));
             }
         }
-        let alone = self.usage.processes.len() == 1;
+        let is_single = self.usage.processes.len() == 1;
         let living = || self.members.iter().filter(|member| !member.stat.is_dead());
-        let bytes = |member: &TrackedProcess| match alone {
-            true => member.stat.rss_pages * measures.page_size,
-            false => member.memory_estimate(measures.page_size),
+        let bytes = |member: &TrackedProcess| match is_single {
+            true => member.stat.rss_pages * units.page_size,
+            false => member.memory_estimate(units.page_size),
         };
         self.usage.memory = living().map(bytes).sum();
         let largest = living().max_by_key(|member| bytes(member));
-        let former = self.usage.largest.take();
+        let previous = self.usage.largest.take();
         self.usage.largest = largest.map(|member| {
             let pid = member.process.pid;
-            // Read once: it stays the largest nearly always.
-            let name = former.filter(|former| former.pid == pid && !changed).map(|former| former.name);
+            // Read only if the process changed: it is nearly always the same one.
+            let name =
+                previous.filter(|previous| previous.pid == pid && !changed).map(|previous| previous.name);
             let name = name.unwrap_or_else(|| stat::comm(pid).into());
-            // Measured as the sum is: it is never more than that.
+            // The same measure as in the sum, so that it never exceeds the sum.
             LargestProcess { pid, name, memory: bytes(member) }
         });
     }
@@ -199,26 +194,26 @@ mod tests {
     }
 
     #[test]
-    fn a_reaped_child_is_counted_once() {
-        let mut spent = CpuDelta::default();
-        spent.add(&stat(10, 0), &stat(15, 120)); // the parent
-        spent.remove(&stat(100, 0)); // the child, 20 ticks before its end
-        assert_eq!(spent.total(), 5 + 20);
+    fn counts_reaped_child_once() {
+        let mut delta = CpuDelta::default();
+        delta.add(&stat(10, 0), &stat(15, 120)); // the parent
+        delta.remove(&stat(100, 0)); // the child, 20 ticks before its exit
+        assert_eq!(delta.total(), 5 + 20);
     }
 
     #[test]
-    fn a_child_that_nobody_is_charged_for_takes_nothing_from_the_living() {
-        let mut spent = CpuDelta::default();
-        spent.add(&stat(10, 0), &stat(15, 0));
-        spent.remove(&stat(100, 0));
-        assert_eq!(spent.total(), 5);
+    fn uncharged_child_does_not_reduce_live_time() {
+        let mut delta = CpuDelta::default();
+        delta.add(&stat(10, 0), &stat(15, 0));
+        delta.remove(&stat(100, 0));
+        assert_eq!(delta.total(), 5);
     }
 
     #[test]
-    fn short_lives_between_two_looks_count() {
-        let mut spent = CpuDelta::default();
-        spent.add(&stat(10, 3), &stat(10, 43));
-        spent.add_new(&stat(7, 0));
-        assert_eq!(spent.total(), 47);
+    fn counts_processes_between_samples() {
+        let mut delta = CpuDelta::default();
+        delta.add(&stat(10, 3), &stat(10, 43));
+        delta.add_new(&stat(7, 0));
+        assert_eq!(delta.total(), 47);
     }
 }

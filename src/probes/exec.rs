@@ -24,7 +24,6 @@ const MAX_MESSAGE: usize = 200;
 pub struct ExecContext {
     /// The user to run as, if not the user of rsm.
     pub account: Option<Account>,
-    /// The working directory.
     pub cwd: PathBuf,
     /// The complete environment.
     pub env: EnvVars,

@@ -10,7 +10,7 @@ use hyper::header::{CONNECTION, HOST, USER_AGENT};
 use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
 
-use super::{strip_brackets, tcp};
+use super::tcp::{self, strip_brackets};
 
 /// Which responses count as a success.
 #[derive(Clone, Debug)]

@@ -14,6 +14,7 @@ use hyper::Uri;
 
 pub use self::exec::ExecContext;
 use self::http::{Accepted, Extent};
+use self::tcp::strip_brackets;
 use crate::spec::{EnvVars, ProbeAction};
 
 /// The status codes of a successful HTTP probe.
@@ -35,8 +36,8 @@ impl ResolvedProbe {
     ///
     /// # Errors
     /// A variable is not set, or the result is not a valid address; the error is text.
-    pub fn new(check: &ProbeAction, vars: &EnvVars) -> Result<Self, String> {
-        match check {
+    pub fn new(action: &ProbeAction, vars: &EnvVars) -> Result<Self, String> {
+        match action {
             ProbeAction::Exec(line) => Ok(Self::Exec(line.clone())), // the shell expands variables
             ProbeAction::Http(url) => {
                 let url = expand_vars(url, vars)?;
@@ -77,11 +78,11 @@ impl ResolvedProbe {
     ) -> Result<(), String> {
         match self {
             Self::Http(uri) => {
-                let result = within(timeout, http::get(uri, source, &SUCCESS)).await;
+                let result = with_timeout(timeout, http::get(uri, source, &SUCCESS)).await;
                 result.map_err(|reason| format!("GET {uri}: {reason}"))
             }
             Self::Tcp(host, port) => {
-                let result = within(timeout, tcp::connect(host, *port, source)).await;
+                let result = with_timeout(timeout, tcp::connect(host, *port, source)).await;
                 result.map(drop).map_err(|reason| format!("connect to {host}:{port}: {reason}"))
             }
             Self::Exec(line) => {
@@ -93,17 +94,12 @@ impl ResolvedProbe {
 }
 
 /// Waits for a response no longer than `timeout`.
-async fn within<T>(
+async fn with_timeout<T>(
     timeout: Duration,
     response: impl Future<Output = Result<T, String>>,
 ) -> Result<T, String> {
     let elapsed = |_| format!("no response within {} s", timeout.as_secs_f64());
     tokio::time::timeout(timeout, response).await.map_err(elapsed).flatten()
-}
-
-/// The address in `[::1]`.
-fn strip_brackets(host: &str) -> &str {
-    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 /// Replaces `$NAME` and `${NAME}` by variables.
@@ -131,7 +127,7 @@ mod tests {
     #[test]
     fn expands_variables_of_instance() {
         let vars = EnvVars::from([("PORT".into(), "3001".into()), ("HOST".into(), "127.0.0.1".into())]);
-        let resolve = |check: &ProbeAction| ResolvedProbe::new(check, &vars);
+        let resolve = |action: &ProbeAction| ResolvedProbe::new(action, &vars);
         let http = resolve(&ProbeAction::Http("http://${HOST}:$PORT/health?x=1".into())).unwrap();
         assert_eq!(http, ResolvedProbe::Http("http://127.0.0.1:3001/health?x=1".parse().unwrap()));
         assert_eq!(http.port(), Some(3001));
@@ -148,7 +144,7 @@ mod tests {
 
     #[test]
     fn rejects_invalid_addresses() {
-        let error = |check: ProbeAction| ResolvedProbe::new(&check, &EnvVars::new()).unwrap_err();
+        let error = |action: ProbeAction| ResolvedProbe::new(&action, &EnvVars::new()).unwrap_err();
         assert!(error(ProbeAction::Tcp("$PORT".into())).contains("variable PORT is not set"));
         assert!(error(ProbeAction::Tcp("port".into())).contains("not a port"));
         assert!(error(ProbeAction::Http("http:///x".into())).contains("http:///x"));

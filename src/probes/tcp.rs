@@ -21,6 +21,11 @@ pub(super) async fn connect(host: &str, port: u16, source: Option<Ipv4Addr>) -> 
     Err(last_error)
 }
 
+/// The address in `[::1]`.
+pub(super) fn strip_brackets(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
 async fn connect_to(address: SocketAddr, source: Option<Ipv4Addr>) -> std::io::Result<TcpStream> {
     let Some(source) = source else { return TcpStream::connect(address).await };
     let socket = TcpSocket::new_v4()?;

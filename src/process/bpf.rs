@@ -1,9 +1,14 @@
-//! Classic BPF: the instructions that the seccomp filter and the steering programs are made of.
+//! Classic BPF: the instructions of the seccomp filter and of the steering programs.
 //!
-//! One accumulator, one index register, sixteen words of memory, jumps forward only. Programs are
-//! lists of [`Instruction`]; the kernel refuses one that is wrong as a whole, never in part.
+//! The machine has an accumulator, an index register, sixteen words of memory, and forward jumps only. A program
+//! is a list of [`Instruction`]s; the kernel verifies it when it is attached.
 
-/// The kernel takes no longer program.
+use libc::{
+    BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_JA, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_LDX, BPF_MEM, BPF_MOD,
+    BPF_MUL, BPF_RET, BPF_RSH, BPF_ST, BPF_W, BPF_X, BPF_XOR,
+};
+
+/// Maximum length of a program (`BPF_MAXINSNS`).
 pub const MAX_INSTRUCTIONS: usize = 4096;
 
 /// `struct sock_filter`.
@@ -16,87 +21,87 @@ pub struct Instruction {
     value: u32,
 }
 
-const fn statement(code: u16, value: u32) -> Instruction {
-    Instruction { code, jump_true: 0, jump_false: 0, value }
+const fn statement(code: u32, value: u32) -> Instruction {
+    Instruction { code: code as u16, jump_true: 0, jump_false: 0, value }
 }
 
 /// Accumulator = the word at `offset` of the packet or call.
 pub const fn load_word(offset: u32) -> Instruction {
-    statement(0x20, offset)
+    statement(BPF_LD | BPF_W | BPF_ABS, offset)
 }
 
 /// Accumulator = the byte at `offset`.
 pub const fn load_byte(offset: u32) -> Instruction {
-    statement(0x30, offset)
+    statement(BPF_LD | BPF_B | BPF_ABS, offset)
 }
 
-/// Accumulator = memory word `place`.
-pub const fn load_mem(place: u32) -> Instruction {
-    statement(0x60, place)
+/// Accumulator = memory word `slot`.
+pub const fn load_mem(slot: u32) -> Instruction {
+    statement(BPF_LD | BPF_MEM, slot)
 }
 
-/// Memory word `place` = accumulator.
-pub const fn store_mem(place: u32) -> Instruction {
-    statement(0x02, place)
+/// Memory word `slot` = accumulator.
+pub const fn store_mem(slot: u32) -> Instruction {
+    statement(BPF_ST, slot)
 }
 
-/// Index register = memory word `place`.
-pub const fn load_mem_index(place: u32) -> Instruction {
-    statement(0x61, place)
+/// Index register = memory word `slot`.
+pub const fn load_mem_index(slot: u32) -> Instruction {
+    statement(BPF_LDX | BPF_MEM, slot)
 }
 
 /// Accumulator = accumulator xor index register.
 pub const fn xor_index() -> Instruction {
-    statement(0xac, 0)
+    statement(BPF_ALU | BPF_XOR | BPF_X, 0)
 }
 
 /// Accumulator = accumulator and `mask`.
 pub const fn and(mask: u32) -> Instruction {
-    statement(0x54, mask)
+    statement(BPF_ALU | BPF_AND | BPF_K, mask)
 }
 
-/// Accumulator = accumulator times `by`, the low 32 bits.
-pub const fn mul(by: u32) -> Instruction {
-    statement(0x24, by)
+/// Accumulator = low 32 bits of accumulator × `factor`.
+pub const fn mul(factor: u32) -> Instruction {
+    statement(BPF_ALU | BPF_MUL | BPF_K, factor)
 }
 
-/// Accumulator = accumulator divided by two to the power of `by`.
-pub const fn shift_right(by: u32) -> Instruction {
-    statement(0x74, by)
+/// Accumulator = accumulator >> `bits`.
+pub const fn shift_right(bits: u32) -> Instruction {
+    statement(BPF_ALU | BPF_RSH | BPF_K, bits)
 }
 
-/// Accumulator = accumulator modulo `by`, which must not be 0.
-pub const fn rem(by: u32) -> Instruction {
-    statement(0x94, by)
+/// Accumulator = accumulator modulo `divisor`, which must not be 0.
+pub const fn rem(divisor: u32) -> Instruction {
+    statement(BPF_ALU | BPF_MOD | BPF_K, divisor)
 }
 
-/// Goes on `jump_true` instructions further if the accumulator is `value`, else `jump_false`.
+/// Skips `jump_true` instructions if the accumulator is `value`, else `jump_false`.
 pub const fn jump_eq(value: u32, jump_true: u8, jump_false: u8) -> Instruction {
-    Instruction { code: 0x15, jump_true, jump_false, value }
+    Instruction { code: (BPF_JMP | BPF_JEQ | BPF_K) as u16, jump_true, jump_false, value }
 }
 
-/// Goes on `further` instructions further.
-pub const fn jump(further: u32) -> Instruction {
-    statement(0x05, further)
+/// Skips `count` instructions.
+pub const fn jump(count: u32) -> Instruction {
+    statement(BPF_JMP | BPF_JA, count)
 }
 
-/// Ends with this result.
+/// Returns `result`.
 pub const fn ret(result: u32) -> Instruction {
-    statement(0x06, result)
+    statement(BPF_RET | BPF_K, result)
 }
 
 #[cfg(test)]
 pub(crate) mod interpreter {
-    //! Runs programs as the kernel does, so that they can be tested without it.
+    //! Executes programs as the kernel does, for tests.
 
     use super::Instruction;
 
-    /// The result of `program`. `load` gives what lies at an offset: so many bytes.
+    /// The result of `program`. `load` returns the value at an offset, of a size in bytes.
     pub(crate) fn interpret(program: &[Instruction], load: &dyn Fn(u32, u32) -> u32) -> u32 {
-        let (mut at, mut accumulator, mut index, mut memory) = (0, 0u32, 0u32, [0u32; 16]);
+        let (mut next, mut accumulator, mut index, mut memory) = (0, 0u32, 0u32, [0u32; 16]);
         loop {
-            let Instruction { code, jump_true, jump_false, value } = program[at];
-            at += 1;
+            let Instruction { code, jump_true, jump_false, value } = program[next];
+            next += 1;
             match code {
                 0x20 => accumulator = load(value, 4),
                 0x30 => accumulator = load(value, 1),
@@ -108,8 +113,8 @@ pub(crate) mod interpreter {
                 0x24 => accumulator = accumulator.wrapping_mul(value),
                 0x74 => accumulator >>= value,
                 0x94 => accumulator %= value,
-                0x15 => at += usize::from(if accumulator == value { jump_true } else { jump_false }),
-                0x05 => at += value as usize,
+                0x15 => next += usize::from(if accumulator == value { jump_true } else { jump_false }),
+                0x05 => next += value as usize,
                 0x06 => return value,
                 _ => panic!("unknown instruction {code:#x}"),
             }

@@ -1,6 +1,6 @@
-//! A SEQPACKET socket pair that carries small messages with file descriptors.
+//! SEQPACKET socket pairs that carry small messages with file descriptors, such as those between daemon and keeper.
 //!
-//! Joins daemon and keeper. A packet arrives whole or not at all, so neither end needs framing.
+//! A packet arrives as a whole or not at all, so that messages need no framing.
 #![allow(unsafe_code)]
 
 use std::io::{self, IoSlice, IoSliceMut};
@@ -14,32 +14,32 @@ use nix::sys::socket::{
 };
 use tokio::io::unix::AsyncFd;
 
-/// The most descriptors one packet may carry; far below the kernel's 253.
+/// Maximum number of descriptors in a packet; the kernel's limit is 253 (`SCM_MAX_FD`).
 pub const MAX_FDS: usize = 16;
 
-/// Two joined, non-blocking, close-on-exec ends.
+/// A pair of connected sockets, non-blocking and close-on-exec.
 ///
 /// # Errors
-/// The system is out of descriptors or memory.
+/// Out of descriptors or memory.
 pub fn socketpair() -> nix::Result<(OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     nix::sys::socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
 }
 
-/// Lets the runtime that this is called in wait for a descriptor.
+/// Registers a descriptor with the current runtime.
 ///
 /// # Errors
-/// The system is out of memory or watches.
+/// Out of memory or epoll watches.
 pub fn async_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` gives the same number for as long as it lives, and here nobody can close it.
+    // SAFETY: an `OwnedFd` has the same number as long as it lives, and nothing else can close it.
     unsafe { AsyncFd::register(fd) }.map_err(io::Error::from)
 }
 
 /// Sends one packet.
 ///
 /// # Errors
-/// `EAGAIN` when the other end does not read fast enough, `EPIPE` when it is gone. Too many
-/// descriptors in flight (`ETOOMANYREFS`) is told as `EAGAIN`: it passes.
+/// `EAGAIN`: the buffer of the other end is full, or too many descriptors are in flight (`ETOOMANYREFS`).
+/// `EPIPE`: the other end is closed.
 pub fn send_with_fds(to: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> nix::Result<()> {
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
@@ -55,11 +55,11 @@ pub fn send_with_fds(to: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -
     }
 }
 
-/// Receives one packet into `buffer`: its length, and the descriptors that came with it.
-/// A length of 0 means that the other end is closed.
+/// Receives one packet into `buffer`. Returns its length and its descriptors; a length of 0 means that the
+/// other end is closed.
 ///
 /// # Errors
-/// `EAGAIN` when there is none.
+/// `EAGAIN`: no packet is queued.
 pub fn receive_with_fds(from: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<(usize, Vec<OwnedFd>)> {
     let mut space = cmsg_space!([RawFd; MAX_FDS]);
     let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
@@ -72,7 +72,7 @@ pub fn receive_with_fds(from: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<
                 let mut fds = Vec::new();
                 for control in message.cmsgs()? {
                     if let ControlMessageOwned::ScmRights(raw) = control {
-                        // SAFETY: the kernel just made these descriptors for us; nobody else owns them.
+                        // SAFETY: the kernel just created these descriptors in this process; they have no other owner.
                         fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
                     }
                 }
@@ -82,15 +82,15 @@ pub fn receive_with_fds(from: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<
     }
 }
 
-/// Takes over a descriptor that this process was started with, and marks it close-on-exec.
+/// Takes ownership of a descriptor that this process inherited, and makes it close-on-exec.
 ///
 /// # Errors
-/// No such descriptor is open.
+/// The descriptor is not open.
 pub fn take_inherited_fd(fd: RawFd) -> nix::Result<OwnedFd> {
-    // SAFETY: only asks the kernel about a number; an invalid one gives EBADF.
+    // SAFETY: only reads the flags of a number; for one that is not open it returns EBADF.
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
     Errno::result(flags)?;
-    // SAFETY: open, as just seen, and by the contract of `rsm daemon` given to us alone.
+    // SAFETY: it is open, as just checked, and the parent passed it for this purpose only.
     let owned = unsafe { OwnedFd::from_raw_fd(fd) };
     nix::fcntl::fcntl(&owned, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
     Ok(owned)
@@ -107,7 +107,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     #[test]
-    fn a_packet_carries_descriptors() {
+    fn packet_carries_descriptors() {
         let (a, b) = socketpair().unwrap();
         let (read, write) = nix::unistd::pipe().unwrap();
         send_with_fds(a.as_fd(), b"hello", &[write.as_fd()]).unwrap();
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_queue_and_a_closed_end_are_told_apart() {
+    fn empty_queue_differs_from_closed_end() {
         let (a, b) = socketpair().unwrap();
         let mut buffer = [0; 64];
         assert_eq!(receive_with_fds(b.as_fd(), &mut buffer).unwrap_err(), Errno::EAGAIN);

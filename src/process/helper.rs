@@ -1,7 +1,6 @@
 //! Helper processes: short commands that rsm runs for an app, with the app's user, directory and environment.
 //!
-//! A helper process is not part of the app. It is killed with all its descendants when nobody waits for it
-//! any more.
+//! A helper process is not part of the app. When its handle is dropped, it is killed with all its descendants.
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
@@ -36,7 +35,7 @@ pub fn set_user(command: &mut std::process::Command, user: &User) -> nix::Result
         nix::unistd::setuid(uid)?;
         Ok(())
     };
-    // SAFETY: between fork and exec it makes these three system calls only, and allocates nothing.
+    // SAFETY: between fork and exec this makes only three system calls, and does not allocate.
     unsafe { command.pre_exec(become_user) };
     Ok(())
 }
@@ -45,13 +44,12 @@ pub fn set_user(command: &mut std::process::Command, user: &User) -> nix::Result
 pub struct HelperCommand {
     /// Absolute path.
     pub program: PathBuf,
-    /// Arguments, without the program's name.
+    /// Without the program's name.
     pub args: Vec<String>,
-    /// The whole environment.
+    /// The complete environment.
     pub env: EnvVars,
-    /// Working directory.
     pub cwd: PathBuf,
-    /// User to become.
+    /// The user to run as, if not the user of rsm.
     pub account: Option<Account>,
 }
 
@@ -63,7 +61,7 @@ pub struct HelperProcess {
 }
 
 impl HelperCommand {
-    /// Starts it; `output` receives both output streams.
+    /// Starts the command; `output` receives both output streams.
     ///
     /// # Errors
     /// The directory, the user or the program cannot be used.
@@ -76,7 +74,7 @@ impl HelperCommand {
         command.args(self.args).env_clear().envs(self.env).process_group(0);
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let prepare_child = move || {
-            // The directory comes before the user, as for apps: it may be open to root only.
+            // The directory before the user, as for apps: only root may have access to it.
             nix::unistd::chdir(cwd.as_c_str())?;
             if let Some(to) = &account {
                 if Uid::effective().is_root() {
@@ -88,7 +86,7 @@ impl HelperCommand {
             nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
             if nix::unistd::getppid() == parent { Ok(()) } else { Err(Errno::ESRCH.into()) }
         };
-        // SAFETY: between fork and exec it makes system calls only, and allocates nothing.
+        // SAFETY: between fork and exec this makes only system calls, and does not allocate.
         unsafe { command.pre_exec(prepare_child) };
         let child = command.spawn()?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
@@ -112,10 +110,10 @@ impl HelperProcess {
 
 impl Drop for HelperProcess {
     fn drop(&mut self) {
-        // After it was reaped its pid may belong to another process.
+        // After it is reaped, its pid may belong to another process.
         let Some(process) = self.process.filter(|_| self.child.id().is_some()) else { return };
         let members = tree::tree_members(process);
-        let _ = killpg(Pid::from_raw(process.pid), Signal::SIGKILL); // it has ended, or changed its user
+        let _ = killpg(Pid::from_raw(process.pid), Signal::SIGKILL); // it may have exited, or changed its user
         for member in members {
             let _ = member.process.signal(libc::SIGKILL);
         }

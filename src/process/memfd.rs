@@ -1,4 +1,4 @@
-//! Named files in memory: documents that pass between processes as descriptors.
+//! Named files in memory, to pass documents between processes as descriptors.
 
 use std::ffi::CStr;
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! The first process of a container (pid 1): reaps orphans and forwards signals.
+//! Init process of a container (pid 1): reaps orphans and forwards signals.
 //!
 //! The kernel delivers signals to the first process of a PID namespace only if it handles them, and when it
 //! exits, the kernel kills all others. So it does nothing else: its child does the work.

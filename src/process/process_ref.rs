@@ -1,4 +1,4 @@
-//! Signals to a process that cannot hit another one of the same pid.
+//! References to processes that never confuse a process with another one that got the same pid.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -11,33 +11,32 @@ use nix::sys::socket::{UnixAddr, getpeername, getsockname, getsockopt, sockopt};
 use super::fd_channel;
 use super::proc::stat::{Stat, is_process_gone};
 
-/// Where the kernel cannot tell of an end it is looked for so often.
+/// How often to check for the exit of a process on kernels without pidfd.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// A process: its pid alone could be someone else's tomorrow.
+/// A process, identified by pid and start time, because pids are reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProcessRef {
-    /// The pid.
     pub pid: i32,
     /// Start time in clock ticks since boot.
     pub start_time: u64,
 }
 
 impl ProcessRef {
-    /// The process that has this pid now.
+    /// The process that currently has this pid.
     pub fn of(pid: i32) -> Option<Self> {
         Stat::of(pid).ok().map(|stat| Self { pid, start_time: stat.start_time })
     }
 
-    /// Whether it still is_running. A zombie does not.
+    /// Whether it is running; a zombie is not.
     pub fn is_running(self) -> bool {
         Stat::of(self.pid).is_ok_and(|stat| stat.start_time == self.start_time && !stat.is_dead())
     }
 
-    /// Resolves once it has ended, whosever child it is.
+    /// Waits until it has exited; it need not be a child of this process.
     pub async fn wait_exit(self) {
         if let Ok(fd) = pidfd_open(self.pid).map_err(io::Error::from).and_then(fd_channel::async_fd) {
-            // Opened first, looked at then: what the descriptor means cannot change any more.
+            // The pidfd is opened before the check: it always refers to the same process.
             if self.is_running() {
                 let _ = fd.readable().await;
             }
@@ -49,22 +48,22 @@ impl ProcessRef {
         }
     }
 
-    /// Sends a signal. One that is gone needs none.
+    /// Sends a signal; succeeds if the process does not exist any more.
     ///
     /// # Errors
-    /// Not permitted, no such signal, or `/proc` cannot be read (too many open files), so that
-    /// nobody knows whether it is the one that is meant.
+    /// Not permitted, an invalid signal, or `/proc` cannot be read (too many open files), so that the process
+    /// cannot be identified.
     pub fn signal(self, number: i32) -> nix::Result<()> {
         let fd = match pidfd_open(self.pid) {
             Ok(fd) => Some(fd),
-            // None, or a thread has the number now, which is no process.
+            // It does not exist, or the number now belongs to a thread.
             Err(Errno::ESRCH | Errno::EINVAL | Errno::ENOENT) => return Ok(()),
-            // Linux before 5.3, or a container's filter, which may say EPERM where the call itself
-            // never does: the time between look and signal remains.
+            // Linux before 5.3, or the seccomp filter of a container: the call itself never returns EPERM. The pid
+            // could then be reused between check and signal.
             Err(Errno::ENOSYS | Errno::EPERM) => None,
             Err(errno) => return Err(errno),
         };
-        // Looked at after it was opened: what the descriptor means cannot change any more.
+        // Checked after the pidfd is opened: it always refers to the same process.
         match Stat::of(self.pid) {
             Ok(stat) if stat.start_time == self.start_time => {}
             Ok(_) => return Ok(()),
@@ -86,32 +85,33 @@ impl ProcessRef {
     }
 }
 
-/// A copy of the descriptor that a process has at this number, if that is one end of a pair of stream
-/// sockets which another process had made for it.
+/// A duplicate of descriptor `number` of a process, if it is an end of a socket pair (stream) that another process
+/// has created.
 pub fn duplicate_socketpair_end(process: ProcessRef, number: RawFd) -> Option<OwnedFd> {
     let pidfd = pidfd_open(process.pid).ok().filter(|_| process.is_running())?;
-    // SAFETY: only asks the kernel about numbers; it checks whether we may.
-    let copy = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) };
-    let copy = RawFd::try_from(Errno::result(copy).ok()?).ok()?;
-    // SAFETY: the kernel just made this descriptor for us; nobody else owns it.
-    let copy = unsafe { OwnedFd::from_raw_fd(copy) };
+    // SAFETY: takes numbers only; the kernel checks the permission.
+    let duplicate = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) };
+    let duplicate = RawFd::try_from(Errno::result(duplicate).ok()?).ok()?;
+    // SAFETY: the kernel just created this descriptor in this process; it has no other owner.
+    let duplicate = unsafe { OwnedFd::from_raw_fd(duplicate) };
     let unnamed = |address: nix::Result<UnixAddr>| {
         address.is_ok_and(|address| address.path().is_none() && address.as_abstract().is_none())
     };
-    let pair = unnamed(getsockname(copy.as_raw_fd())) && unnamed(getpeername(copy.as_raw_fd()));
-    let maker = getsockopt(&copy, sockopt::PeerCredentials).ok()?.pid();
-    (pair && fd_channel::is_stream_socket(&copy) && maker != process.pid).then_some(copy)
+    let fd = duplicate.as_raw_fd();
+    let is_pair = unnamed(getsockname(fd)) && unnamed(getpeername(fd));
+    let creator = getsockopt(&duplicate, sockopt::PeerCredentials).ok()?.pid();
+    (is_pair && fd_channel::is_stream_socket(&duplicate) && creator != process.pid).then_some(duplicate)
 }
 
-/// A descriptor that means this process for ever.
+/// Opens a descriptor that refers to the process that currently has this pid.
 ///
 /// # Errors
-/// `ESRCH` if there is none, `ENOSYS` before Linux 5.3.
+/// `ESRCH`: it does not exist. `ENOSYS`: Linux before 5.3.
 pub fn pidfd_open(pid: i32) -> nix::Result<OwnedFd> {
     // SAFETY: takes two numbers and returns a new descriptor.
     let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
     let fd = i32::try_from(fd).map_err(|_| Errno::EBADF)?;
-    // SAFETY: just made for us, close-on-exec by definition.
+    // SAFETY: the kernel just created it; a pidfd is always close-on-exec.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -124,13 +124,13 @@ mod tests {
     use crate::process::fixture::{Fixture, wait_until};
 
     #[test]
-    fn a_signal_reaches_the_one_that_is_meant_and_no_other() {
+    fn signal_does_not_reach_reused_pid() {
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         let process = ProcessRef::of(child.id().cast_signed()).unwrap();
         let other = ProcessRef { start_time: process.start_time + 1, ..process };
         assert!(process.is_running() && !other.is_running());
         assert_eq!(other.signal(libc::SIGKILL), Ok(()));
-        assert!(process.is_running(), "one of another start time was hit");
+        assert!(process.is_running(), "a process with another start time was signaled");
         assert_eq!(process.signal(libc::SIGTERM), Ok(()));
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
         assert!(!process.is_running());
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_whose_first_thread_has_ended_is_alive() {
+    fn process_without_main_thread_is_running() {
         let mut app = Fixture::python(
             "import ctypes, threading, time\n\
              threading.Thread(target=time.sleep, args=(1000,)).start()\n\
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_no_processes() {
+    fn signal_ignores_process_groups() {
         for pid in [0, -1] {
             assert_eq!(ProcessRef { pid, start_time: 0 }.signal(libc::SIGTERM), Ok(()));
         }

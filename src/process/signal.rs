@@ -2,34 +2,34 @@
 
 use nix::sys::signal::Signal;
 
-/// The number of a signal that can be sent, said as `SIGUSR2`, `usr2`, `12` or `RTMIN+3`. The
-/// numbers that the C library keeps for itself, below the first real-time signal, are none.
+/// The number of a signal, given as `SIGUSR2`, `usr2`, `12` or `RTMIN+3`. The numbers below SIGRTMIN that the C
+/// library reserves are not valid.
 pub fn parse(text: &str) -> Option<i32> {
     let text = text.trim().to_ascii_uppercase();
     if let Ok(number) = text.parse() {
         return is_valid(number).then_some(number);
     }
-    let bare = text.strip_prefix("SIG").unwrap_or(&text);
-    parse_realtime(bare).or_else(|| by_name(bare))
+    let name = text.strip_prefix("SIG").unwrap_or(&text);
+    parse_realtime(name).or_else(|| by_name(name))
 }
 
 fn is_valid(number: i32) -> bool {
     Signal::try_from(number).is_ok() || (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number)
 }
 
-fn by_name(bare: &str) -> Option<i32> {
-    // Older names that kill(1) still knows.
-    let bare = match bare {
+fn by_name(name: &str) -> Option<i32> {
+    // Older names that kill(1) accepts.
+    let name = match name {
         "IOT" => "ABRT",
         "CLD" => "CHLD",
         "POLL" => "IO",
         other => other,
     };
-    format!("SIG{bare}").parse::<Signal>().ok().map(|signal| signal as i32)
+    format!("SIG{name}").parse::<Signal>().ok().map(|signal| signal as i32)
 }
 
-fn parse_realtime(bare: &str) -> Option<i32> {
-    let (base, offset) = match (bare.strip_prefix("RTMIN"), bare.strip_prefix("RTMAX")) {
+fn parse_realtime(name: &str) -> Option<i32> {
+    let (base, offset) = match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
         (Some(offset), _) => (libc::SIGRTMIN(), offset),
         (None, Some(offset)) => (libc::SIGRTMAX(), offset),
         (None, None) => return None,
@@ -37,7 +37,7 @@ fn parse_realtime(bare: &str) -> Option<i32> {
     let offset: i32 = match offset {
         "" => 0,
         signed if signed.starts_with(['+', '-']) => signed.parse().ok()?,
-        _ => return None, // a number without a sign, which `parse` would take
+        _ => return None, // a number without a sign, which `parse` would accept
     };
     let number = base.checked_add(offset)?;
     (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number).then_some(number)
@@ -52,7 +52,7 @@ pub fn name(number: i32) -> String {
     if !(first..=last).contains(&number) {
         return format!("signal {number}");
     }
-    // Counted from the nearer end, as kill(1) lists them.
+    // Relative to the nearer limit, as kill(1) lists them.
     match (number - first, last - number) {
         (0, _) => "SIGRTMIN".to_owned(),
         (_, 0) => "SIGRTMAX".to_owned(),
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_signal_has_many_spellings() {
+    fn parses_all_spellings() {
         for text in ["SIGUSR2", "usr2", "sigUsr2", " USR2 ", "12"] {
             assert_eq!(parse(text), Some(libc::SIGUSR2), "{text}");
         }
@@ -75,14 +75,14 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_sent_is_refused() {
+    fn rejects_invalid_signals() {
         for text in ["", "SIG", "0", "-9", "32", "65", "SIGNOTHING", "RTMIN3", "RTMIN-1", "RTMAX+1", "9x"] {
             assert_eq!(parse(text), None, "{text}");
         }
     }
 
     #[test]
-    fn every_name_reads_back() {
+    fn names_round_trip() {
         let sendable: Vec<i32> = (0..100).filter(|number| is_valid(*number)).collect();
         assert!(sendable.len() > 60);
         for number in sendable {

@@ -1,10 +1,10 @@
-//! Whole trees: what lives below a process, and what is left when it is dead.
+//! Process trees of runs, and the orphans that remain after their leader has exited.
 //!
-//! While the first process of a run lives, its tree is what descends from it. When it dies, the
-//! kernel gives all_pids that is left to the keeper, the nearest subreaper above. There a process is
-//! known as the run's by its session or process group (the dead leader's pid, which the kernel does
-//! not give away while a member lives) or by the mark in its environment. One that opened a session
-//! of its own and cleaned its environment and lost its parent is not found this way.
+//! While the leader of a run is running, its tree consists of its descendants. When it exits, the kernel reparents
+//! the rest to the keeper, the nearest subreaper. The keeper's children belong to a run if their session or
+//! process group is the pid of its leader, which the kernel does not reuse while a member exists, or if they have
+//! its run marker in their environment. A process that created a session, cleared its environment and lost its
+//! parent is not found.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -12,58 +12,53 @@ use super::proc::environ::env_var;
 use super::proc::stat::{Stat, all_pids, children};
 use super::process_ref::ProcessRef;
 
-/// The keeper's children are looked through so often at most, when others keep coming.
+/// Maximum number of scans of the keeper's children while new ones appear.
 const MAX_SCANS: u32 = 16;
 
 /// A process of a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TreeMember {
-    /// Which one.
     pub process: ProcessRef,
-    /// Its process group.
     pub group: i32,
 }
 
-/// A run whose first process is dead.
+/// A run whose leader has exited.
 #[derive(Clone, Copy, Debug)]
 pub struct EndedRun {
-    /// The run's number, as it stands in the environment of its processes.
+    /// Its number, as in the run marker.
     pub run: u64,
-    /// Its first process.
     pub leader: ProcessRef,
-    /// Where its orphans are.
     pub orphans: OrphanScope,
 }
 
-/// Who took in what a run left behind.
+/// Where to search for the orphans of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OrphanScope {
-    /// The keeper, whose child the run's first process was.
+    /// Among the children of the keeper, which was the parent of the leader.
     KeeperChildren,
-    /// Whoever adopts on this machine: the keeper that began the run is dead.
+    /// Among all processes: the keeper that started the run has died.
     System,
-    /// The same, and nobody saw the first process end: what has its pid as session or group may be a
-    /// stranger's by now.
+    /// Among all processes, but only by run marker: it is not known when the leader exited, so its pid may be the
+    /// session or group of another program by now.
     SystemUnverified,
 }
 
-/// By what env_var of its environment a process is known as one of ours: the run's number and,
-/// since runs of another rsm bear the same numbers, whose it is.
+/// The environment variable that identifies the run of a process: its value is the number of the run and the
+/// owner, because several instances of rsm use the same numbers.
 #[derive(Clone, Debug)]
 pub struct RunMarker {
-    /// The env_var.
     pub name: &'static str,
-    /// What tells our runs from those of others.
+    /// Distinguishes this rsm from others on the machine.
     pub owner: String,
 }
 
 impl RunMarker {
-    /// The env_var's value for a run.
+    /// The value of the variable for a run.
     pub fn value(&self, run: u64) -> String {
         format!("{run}@{}", self.owner)
     }
 
-    /// The run that a process belongs to by its environment.
+    /// The run in the environment of a process.
     fn run_of(&self, pid: i32) -> Option<u64> {
         let value = env_var(pid, self.name)?;
         let (run, owner) = value.split_once('@')?;
@@ -71,13 +66,13 @@ impl RunMarker {
     }
 }
 
-/// All runs of which a process bears this mark, with their first process: of those that lead a
-/// session the oldest. None where no process of the run leads one: the first one is gone.
-pub fn find_marked(mark: &RunMarker) -> BTreeMap<u64, Option<ProcessRef>> {
+/// All runs that have a process with this marker, each with its leader: the oldest session leader. `None` if no
+/// process of the run is a session leader: the leader has exited.
+pub fn find_marked(marker: &RunMarker) -> BTreeMap<u64, Option<ProcessRef>> {
     let mut runs: BTreeMap<u64, Option<ProcessRef>> = BTreeMap::new();
     for pid in all_pids() {
         let Some(stat) = Stat::of(pid).ok().filter(|stat| !stat.is_dead()) else { continue };
-        let Some(run) = mark.run_of(pid) else { continue };
+        let Some(run) = marker.run_of(pid) else { continue };
         let oldest = runs.entry(run).or_default();
         let older = |other: ProcessRef| (stat.start_time, pid) < (other.start_time, other.pid);
         if stat.session == pid && oldest.is_none_or(older) {
@@ -87,8 +82,8 @@ pub fn find_marked(mark: &RunMarker) -> BTreeMap<u64, Option<ProcessRef>> {
     runs
 }
 
-/// The tree below a live process, that one first. Zombies are left out: they are gone but for the
-/// record. Empty if the process is gone or another one has its pid.
+/// The process tree of a running leader, the leader first, without zombies. Empty if the leader does not exist any
+/// more.
 pub fn tree_members(leader: ProcessRef) -> Vec<TreeMember> {
     let mut found = Vec::new();
     if Stat::of(leader.pid).is_ok_and(|stat| stat.start_time == leader.start_time) {
@@ -97,7 +92,7 @@ pub fn tree_members(leader: ProcessRef) -> Vec<TreeMember> {
     found
 }
 
-/// `seen` keeps a pid that is used again meanwhile from leading in circles.
+/// `seen` prevents an endless loop if a pid is reused during the search.
 fn collect_descendants(pid: i32, found: &mut Vec<TreeMember>, seen: &mut HashSet<i32>) {
     let mut next = vec![pid];
     while let Some(pid) = next.pop() {
@@ -113,91 +108,93 @@ fn collect_descendants(pid: i32, found: &mut Vec<TreeMember>, seen: &mut HashSet
     }
 }
 
-/// What is left of each of these runs. `live` are the leaders of runs that go on; one look at the
-/// keeper's children serves all_pids.
+/// The remaining processes of each of these runs. `live` contains the leaders of running runs. One scan of the
+/// keeper's children serves all runs.
 pub fn find_remaining(
     keeper: i32,
     runs: &[EndedRun],
-    mark: &RunMarker,
+    marker: &RunMarker,
     live: &HashSet<i32>,
 ) -> HashMap<u64, Vec<ProcessRef>> {
-    let (ours, others): (Vec<EndedRun>, Vec<EndedRun>) =
+    let (own, foreign): (Vec<EndedRun>, Vec<EndedRun>) =
         runs.iter().partition(|run| run.orphans == OrphanScope::KeeperChildren);
-    let mut left = HashMap::new();
-    if !ours.is_empty() {
-        left.extend(find_adopted(|| children(keeper, 1), &ours, mark, live));
+    let mut remaining = HashMap::new();
+    if !own.is_empty() {
+        remaining.extend(find_adopted(|| children(keeper, 1), &own, marker, live));
     }
-    if !others.is_empty() {
-        let known = |pid: &i32| *pid != keeper && *pid > 1;
-        left.extend(find_adopted(|| all_pids().into_iter().filter(known).collect(), &others, mark, live));
+    if !foreign.is_empty() {
+        let is_candidate = |pid: &i32| *pid != keeper && *pid > 1;
+        let scan = || all_pids().into_iter().filter(is_candidate).collect();
+        remaining.extend(find_adopted(scan, &foreign, marker, live));
     }
-    // A leader that nobody is the parent of any more (the keeper died) may still be there.
+    // A leader whose keeper has died may still be running.
     for run in runs {
         for member in if run.leader.is_running() { tree_members(run.leader) } else { Vec::new() } {
-            left.entry(run.run).or_default().push(member.process);
+            remaining.entry(run.run).or_default().push(member.process);
         }
     }
-    left
+    remaining
 }
 
-/// What belongs to these runs among the processes that `look` gives, and all_pids below it.
+/// The processes of these runs among the results of `scan`, with their descendants.
 fn find_adopted(
-    look: impl Fn() -> Vec<i32>,
+    scan: impl Fn() -> Vec<i32>,
     runs: &[EndedRun],
-    mark: &RunMarker,
+    marker: &RunMarker,
     live: &HashSet<i32>,
 ) -> HashMap<u64, Vec<ProcessRef>> {
-    let mut there = look();
-    let mut left = HashMap::new();
+    let mut pids = scan();
+    let mut remaining = HashMap::new();
     for _ in 0..MAX_SCANS {
-        left = group_by_run(&there, runs, mark, live);
-        // One that ended meanwhile may have left its children to the keeper after we had its list.
-        let now = look();
-        let came = now.iter().any(|child| !live.contains(child) && !there.contains(child));
-        there = now;
-        if !came {
+        remaining = group_by_run(&pids, runs, marker, live);
+        // A process that exited after the scan may have left its children to the keeper since.
+        let new_pids = scan();
+        let has_new = new_pids.iter().any(|child| !live.contains(child) && !pids.contains(child));
+        pids = new_pids;
+        if !has_new {
             break;
         }
     }
-    left
+    remaining
 }
 
 fn group_by_run(
-    there: &[i32],
+    pids: &[i32],
     runs: &[EndedRun],
-    mark: &RunMarker,
+    marker: &RunMarker,
     live: &HashSet<i32>,
 ) -> HashMap<u64, Vec<ProcessRef>> {
-    // Without a first process that was ever seen there is no session either; number 0 is that of the
-    // kernel's own threads, and of processes whose session began outside of this container.
-    let seen_to_the_end =
-        runs.iter().filter(|left| left.orphans != OrphanScope::SystemUnverified && left.leader.pid > 1);
-    let by_leader: HashMap<i32, u64> = seen_to_the_end.map(|left| (left.leader.pid, left.run)).collect();
-    let at_keeper = runs.iter().all(|left| left.orphans == OrphanScope::KeeperChildren);
-    let numbers: HashSet<u64> = runs.iter().map(|left| left.run).collect();
-    let mut left: HashMap<u64, Vec<ProcessRef>> = HashMap::new();
+    // A run without a known leader has no session. Session 0 is that of kernel threads, and of processes whose
+    // session leader is outside of this container.
+    let verified =
+        runs.iter().filter(|run| run.orphans != OrphanScope::SystemUnverified && run.leader.pid > 1);
+    let by_leader: HashMap<i32, u64> = verified.map(|run| (run.leader.pid, run.run)).collect();
+    let at_keeper = runs.iter().all(|run| run.orphans == OrphanScope::KeeperChildren);
+    let numbers: HashSet<u64> = runs.iter().map(|run| run.run).collect();
+    let mut remaining: HashMap<u64, Vec<ProcessRef>> = HashMap::new();
     let mut seen = HashSet::new();
-    // The daemon is the keeper's child, too. Whatever its environment says (it may have been started
-    // from within an app of another keeper, whose runs bear the same numbers), it is no app's.
+    // The daemon is also a child of the keeper. It belongs to no app, even if it has a run marker because it was
+    // started from an app of another keeper.
     let me = std::process::id().cast_signed();
-    for child in there.iter().copied().filter(|child| *child != me && !live.contains(child)) {
+    for child in pids.iter().copied().filter(|child| *child != me && !live.contains(child)) {
         let Ok(stat) = Stat::of(child) else { continue };
         let by_session = by_leader.get(&stat.session).or_else(|| by_leader.get(&stat.group)).copied();
-        let by_mark = || mark.run_of(child).filter(|run| numbers.contains(run));
-        if let Some(run) = by_session.or_else(by_mark) {
+        let by_marker = || marker.run_of(child).filter(|run| numbers.contains(run));
+        if let Some(run) = by_session.or_else(by_marker) {
             let mut found = Vec::new();
             collect_descendants(child, &mut found, &mut seen);
-            left.entry(run).or_default().extend(found.into_iter().map(|member| member.process));
+            remaining.entry(run).or_default().extend(found.into_iter().map(|member| member.process));
         } else if at_keeper && Stat::of(child).is_ok_and(|now| now.exiting && !now.is_dead()) {
-            // Nobody can tell any more whose it was, and it has yet to leave its children to the keeper.
-            // Until then none of these runs is over. (Asked only now: it may have begun to end between
-            // the first look and the reading of its environment, which then fails.)
+            // Its run cannot be determined any more, and its children are not reparented yet: until then, no run
+            // is complete. It is read again here because it may have begun to exit after the first read, so that
+            // its environment could not be read.
+            let process = ProcessRef { pid: child, start_time: stat.start_time };
             for run in runs {
-                left.entry(run.run).or_default().push(ProcessRef { pid: child, start_time: stat.start_time });
+                remaining.entry(run.run).or_default().push(process);
             }
         }
     }
-    left
+    remaining
 }
 
 #[cfg(test)]
@@ -205,20 +202,20 @@ mod tests {
     use super::*;
     use crate::process::fixture::{Fixture, wait_until};
 
-    /// Children of a thread are listed with that thread; of a process's threads the first one
-    /// adopts. Tests run beside each other, so what other ones left is nobody's here.
-    fn left_of(app: &Fixture, run: u64) -> Vec<ProcessRef> {
+    /// The remaining processes of a run. The test process is the keeper: orphans are listed as children of its main
+    /// thread, together with those of other tests.
+    fn remaining(app: &Fixture, run: u64) -> Vec<ProcessRef> {
         let me = std::process::id().cast_signed();
-        let look = |orphans| {
+        let find = |orphans| {
             let runs = [EndedRun { run, leader: app.leader(), orphans }];
-            find_remaining(me, &runs, &mark(), &HashSet::new()).remove(&run).unwrap_or_default()
+            find_remaining(me, &runs, &marker(), &HashSet::new()).remove(&run).unwrap_or_default()
         };
-        let left = look(OrphanScope::KeeperChildren);
-        assert_eq!(look(OrphanScope::System), left);
-        left
+        let found = find(OrphanScope::KeeperChildren);
+        assert_eq!(find(OrphanScope::System), found);
+        found
     }
 
-    fn mark() -> RunMarker {
+    fn marker() -> RunMarker {
         RunMarker { name: "RSM_RUN", owner: "/fixture".into() }
     }
 
@@ -227,68 +224,71 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_tree_is_found_whatever_its_sessions() {
+    fn finds_whole_tree_in_all_sessions() {
         let mut app = Fixture::sh("sleep 1000 & echo $!; setsid sleep 1000 & echo $!; read _");
-        let said = HashSet::from([app.leader(), app.process(), app.process()]);
+        let expected = HashSet::from([app.leader(), app.process(), app.process()]);
         let found: Vec<ProcessRef> = tree_members(app.leader()).iter().map(|member| member.process).collect();
         assert_eq!(found[0], app.leader());
-        assert_eq!(found.into_iter().collect::<HashSet<_>>(), said);
+        assert_eq!(found.into_iter().collect::<HashSet<_>>(), expected);
         assert!(tree_members(ProcessRef { start_time: 1, ..app.leader() }).is_empty());
         app.kill_leader();
         assert!(tree_members(app.leader()).is_empty());
     }
 
     #[test]
-    fn what_is_left_is_known_by_its_session() {
+    fn finds_orphans_by_session() {
         let mut app = Fixture::sh("(env -i sleep 1000 & echo $!); echo x; read _");
         let orphan = app.process();
         app.line();
         app.kill_leader();
-        assert_eq!(left_of(&app, number(&app)), [orphan]);
+        assert_eq!(remaining(&app, number(&app)), [orphan]);
         orphan.signal(libc::SIGKILL).unwrap();
         wait_until(|| !orphan.is_running());
-        assert!(left_of(&app, number(&app)).is_empty(), "a zombie is not left");
+        assert!(remaining(&app, number(&app)).is_empty(), "a zombie does not remain");
     }
 
     #[test]
-    fn what_is_left_is_known_by_its_mark() {
+    fn finds_orphans_by_marker() {
         let mut app = Fixture::sh("(setsid sleep 1000 & echo $!); echo x; read _");
         let orphan = app.process();
         app.line();
         wait_until(|| Stat::of(orphan.pid).unwrap().session != app.leader().pid);
         app.kill_leader();
-        assert_eq!(left_of(&app, number(&app)), [orphan]);
+        assert_eq!(remaining(&app, number(&app)), [orphan]);
         let mut other = Fixture::sh("exit 0");
         other.wait();
-        assert!(left_of(&app, number(&other)).is_empty(), "nothing but the mark says whose it is");
+        assert!(remaining(&app, number(&other)).is_empty(), "only the marker identifies the run");
     }
 
     #[test]
-    fn a_run_without_first_process_has_no_session() {
+    fn run_without_leader_has_no_session() {
         let leader = ProcessRef { pid: 0, start_time: 0 };
         let runs = [EndedRun { run: u64::MAX, leader, orphans: OrphanScope::System }];
-        assert!(find_remaining(1, &runs, &mark(), &HashSet::new()).is_empty(), "that of kernel threads is 0");
+        assert!(
+            find_remaining(1, &runs, &marker(), &HashSet::new()).is_empty(),
+            "kernel threads have session 0"
+        );
     }
 
     #[test]
-    fn the_first_process_of_another_run_is_let_alone() {
+    fn ignores_leaders_of_running_runs() {
         let mut app = Fixture::sh("(sleep 1000 & echo $!); echo x; read _");
         let orphan = app.process();
         app.line();
         app.kill_leader();
-        assert_eq!(left_of(&app, number(&app)), [orphan]);
+        assert_eq!(remaining(&app, number(&app)), [orphan]);
         let orphans = OrphanScope::KeeperChildren;
         let runs = [EndedRun { run: number(&app), leader: app.leader(), orphans }];
         let live = HashSet::from([orphan.pid]);
-        assert!(find_remaining(std::process::id().cast_signed(), &runs, &mark(), &live).is_empty());
-        // One whose first process nobody saw end is known by its mark alone.
+        assert!(find_remaining(std::process::id().cast_signed(), &runs, &marker(), &live).is_empty());
+        // Without a verified leader only the marker counts.
         let runs = [EndedRun { orphans: OrphanScope::SystemUnverified, ..runs[0] }];
-        let by_mark = |owner| {
-            let mark = RunMarker { owner: String::from(owner), ..mark() };
-            find_remaining(std::process::id().cast_signed(), &runs, &mark, &HashSet::new())
+        let by_marker = |owner| {
+            let marker = RunMarker { owner: String::from(owner), ..marker() };
+            find_remaining(std::process::id().cast_signed(), &runs, &marker, &HashSet::new())
                 .remove(&number(&app))
         };
-        assert_eq!(by_mark("/fixture"), Some(vec![orphan]));
-        assert_eq!(by_mark("/another"), None);
+        assert_eq!(by_marker("/fixture"), Some(vec![orphan]));
+        assert_eq!(by_marker("/another"), None);
     }
 }

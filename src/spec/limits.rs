@@ -1,4 +1,4 @@
-//! What an app may use at most, enforced by the kernel.
+//! Hard limits of an app, enforced by the kernel.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Whether there are none.
+    /// Whether no limit is set.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }

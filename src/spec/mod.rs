@@ -1,8 +1,9 @@
-//! What an app is: the resolved, unchanging description that every other part reads.
+//! App specs: the resolved description of an app, without behavior.
 //!
-//! An [`AppSpec`] is what `config` makes of a file or a command line, what travels to the
-//! daemon, and what is kept in its state. Paths are absolute here, defaults are filled in, and
-//! no PM2 alias is left. Durations are milliseconds on the wire and in saved files.
+//! `config` resolves a file or a command line to an [`AppSpec`], the daemon receives it through the API and saves it
+//! in its state. Paths are absolute, defaults are filled in, and PM2 aliases are resolved. Serialized durations are
+//! milliseconds.
+#![warn(missing_docs)]
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,8 +13,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub mod dependencies;
 pub mod limits;
-pub mod order;
 pub mod origin;
 mod patch;
 mod policy;
@@ -228,7 +229,7 @@ pub struct Account {
     pub home: PathBuf,
 }
 
-/// Log settings. A path of `None` is the default path in `logs/`.
+/// Log settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogSpec {
@@ -310,15 +311,15 @@ impl AppSpec {
         self.exec_mode == ExecMode::Cluster || self.hold_port
     }
 
-    /// Target number of instances: `instances`, or the current number if the app is autoscaled.
-    pub fn target_instances(&self, there: usize) -> usize {
+    /// Target number of instances: `instances`, or the current number within the limits of autoscaling.
+    pub fn target_instances(&self, current: usize) -> usize {
         match &self.autoscale {
-            Some(Autoscale { min, max, .. }) => there.clamp(*min as usize, (*max).max(*min) as usize),
+            Some(Autoscale { min, max, .. }) => current.clamp(*min as usize, (*max).max(*min) as usize),
             None => self.instances as usize,
         }
     }
 
-    /// Condition for readiness.
+    /// When a run of the app is ready.
     pub fn ready_signal(&self) -> ReadySignal {
         match &self.readiness {
             Readiness { probe: Some(_), .. } => ReadySignal::ProbePassed,
@@ -328,7 +329,7 @@ impl AppSpec {
         }
     }
 
-    /// An app with every default: `script`, executed directly in `cwd`.
+    /// An app with all defaults: `script`, executed directly in `cwd`.
     pub fn new(name: impl Into<String>, script: impl Into<String>, cwd: impl Into<PathBuf>) -> Self {
         Self {
             name: name.into(),
@@ -370,7 +371,7 @@ impl AppSpec {
 }
 
 impl fmt::Debug for AppSpec {
-    /// Shows no environment value: specs end up in logs and error reports.
+    /// Hides the values of environment variables: specs are written to logs and error reports.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("AppSpec")
             .field("name", &self.name)
@@ -394,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minimal_json_spec_gets_the_defaults() {
+    fn minimal_json_has_defaults() {
         let app: AppSpec = serde_json::from_str(r#"{"name":"a","script":"/bin/a","cwd":"/"}"#).unwrap();
         assert_eq!(app, AppSpec::new("a", "/bin/a", "/"));
     }

@@ -1,5 +1,4 @@
-//! What the file that an app came from said: so that it can be told when the file, or the app, has
-//! changed since.
+//! The origin of an app: fingerprints of its ecosystem file, to detect when the file or the app has changed.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,13 +21,13 @@ pub struct SpecOrigin {
     pub modified: bool,
 }
 
-/// Tells one text from another: no secret can be read from it, and none is kept by it.
+/// A hash that detects changes of a text without storing it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Fingerprint(String);
 
 impl Fingerprint {
-    /// The mark of a text: FNV-1a, which stays the same from one version to the next.
+    /// The fingerprint of a text: FNV-1a, which is the same in all versions of rsm.
     pub fn of(bytes: &[u8]) -> Self {
         let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
         Self(format!("{:016x}", bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)))
@@ -36,13 +35,13 @@ impl Fingerprint {
 }
 
 impl AppSpec {
-    /// The mark of its settings; where they come from is none of them.
+    /// The fingerprint of the settings, without version, source and origin.
     pub fn fingerprint(&self) -> Fingerprint {
         let bare = Self { version: None, source: None, origin: None, ..self.clone() };
         Fingerprint::of(&serde_json::to_vec(&bare).unwrap_or_default())
     }
 
-    /// Remembers that a file of this content describes the app as it is now.
+    /// Records the fingerprint of the file that defines the app in its current state.
     pub fn set_origin(&mut self, content: Fingerprint) {
         self.origin = Some(SpecOrigin {
             file_fingerprint: content,
@@ -59,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_is_one_until_it_is_taken_back() {
+    fn modified_until_change_is_reverted() {
         let mut app = AppSpec::new("api", "/srv/api", "/srv");
         app.set_origin(Fingerprint::of(b"one"));
         let patched = |app: &AppSpec, bytes: u64| {
@@ -73,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_stay_the_same_from_version_to_version() {
+    fn fingerprints_are_stable() {
         assert_eq!(Fingerprint::of(b"").0, "cbf29ce484222325");
         assert_eq!(Fingerprint::of(b"foobar").0, "85944171f73967e8");
     }

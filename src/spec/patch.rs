@@ -1,14 +1,14 @@
-//! Changing some settings of a spec: a JSON merge patch (RFC 7396).
+//! Changes of a spec, as a JSON merge patch (RFC 7396).
 
 use serde_json::{Map, Value};
 
 use super::AppSpec;
 
 impl AppSpec {
-    /// The spec with `changes` laid over it; a `null` takes a setting back to its default.
+    /// The spec with `changes` applied; `null` restores the default of a setting.
     ///
     /// # Errors
-    /// A change is of the wrong kind, or no setting of that name exists.
+    /// A value has the wrong type, or a setting does not exist.
     pub fn patched(&self, changes: &Map<String, Value>) -> Result<Self, serde_json::Error> {
         if changes.is_empty() {
             return Ok(self.clone());
@@ -16,8 +16,8 @@ impl AppSpec {
         let mut value = serde_json::to_value(self)?;
         merge_json(&mut value, changes);
         let mut app: Self = serde_json::from_value(value)?;
-        let mark = app.fingerprint();
-        app.origin.iter_mut().for_each(|origin| origin.modified = origin.app_fingerprint != mark);
+        let fingerprint = app.fingerprint();
+        app.origin.iter_mut().for_each(|origin| origin.modified = origin.app_fingerprint != fingerprint);
         Ok(app)
     }
 }
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_lie_over_what_was_there() {
+    fn merges_changes() {
         let mut app = AppSpec::new("api", "/srv/api", "/srv");
         app.cron_restart = Some("0 3 * * *".into());
         let changes = json!({
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_setting_is_refused() {
+    fn rejects_unknown_and_invalid_settings() {
         let app = AppSpec::new("api", "/srv/api", "/srv");
         assert!(patched(&app, json!({ "instanses": 3 })).unwrap_err().to_string().contains("instanses"));
         assert!(patched(&app, json!({ "instances": "many" })).is_err());

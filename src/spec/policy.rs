@@ -1,4 +1,4 @@
-//! How an app's runs are restarted, ended, and found ready.
+//! Policies of an app: restart, stop, and readiness.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What an app is asked to find out whether it is ready, and whether it still works.
+//! Readiness and liveness probes, options of shared ports, and autoscaling.
 
 use std::fmt;
 use std::time::Duration;
@@ -47,15 +47,15 @@ pub enum ProbeAction {
 
 impl Probe {
     /// A readiness probe with the default times.
-    pub fn readiness(check: ProbeAction) -> Self {
+    pub fn readiness(action: ProbeAction) -> Self {
         let (interval, timeout) = (Duration::from_millis(500), Duration::from_secs(5));
-        Self { action: check, interval, timeout, retries: 1, start_period: Duration::ZERO }
+        Self { action, interval, timeout, retries: 1, start_period: Duration::ZERO }
     }
 
     /// A liveness probe with the default times.
-    pub fn liveness(check: ProbeAction) -> Self {
+    pub fn liveness(action: ProbeAction) -> Self {
         let (interval, timeout) = (Duration::from_secs(10), Duration::from_secs(5));
-        Self { action: check, interval, timeout, retries: 3, start_period: Duration::ZERO }
+        Self { action, interval, timeout, retries: 3, start_period: Duration::ZERO }
     }
 }
 
@@ -103,7 +103,7 @@ pub struct Autoscale {
 }
 
 impl Autoscale {
-    /// Between these numbers, by the usual rules.
+    /// Autoscaling between these numbers of instances, with the default thresholds.
     pub fn new(min: u32, max: u32) -> Self {
         let (up_after, down_after) = (Duration::from_secs(10), Duration::from_secs(60));
         Self { min, max, cpu: 70, queue: 16, up_after, down_after }

@@ -1,4 +1,4 @@
-//! When a log file makes way for a new one, and what becomes of the old ones.
+//! Rotation and retention of log files.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

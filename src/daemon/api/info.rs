@@ -31,7 +31,7 @@ pub fn daemon_info(instances: &[Instance], unsaved: bool, keeper: i32, home: &Ho
         keeper: metrics::process_info(keeper, now),
         paths: paths.into_iter().map(|(name, path)| (name.to_owned(), path)).collect(),
         instances: by_status,
-        host: metrics::host(home.path()),
+        host: metrics::host_info(home.path()),
         unsaved,
     }
 }

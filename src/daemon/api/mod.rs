@@ -278,7 +278,7 @@ impl Api {
 }
 
 impl RequestHandler for Api {
-    async fn answer(&self, request: Request, key: Option<String>) -> Result<HandlerResponse, ApiError> {
+    async fn handle(&self, request: Request, key: Option<String>) -> Result<HandlerResponse, ApiError> {
         let ApiParts { home, handle, logs, state_writer: saver, .. } = &*self.0;
         let handle = &handle.with_key(key);
         match request {

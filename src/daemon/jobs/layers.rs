@@ -9,7 +9,7 @@ use crate::instance::Instance;
 use crate::instance::snapshot::Snapshot;
 use crate::instance::state::State;
 use crate::ipc::message::{ActOn, Action, ApiError, ErrorCode, Report, Selectors, StartApps};
-use crate::spec::order;
+use crate::spec::dependencies::{DependencyCycle, start_layers};
 
 type Dependencies = BTreeMap<String, Vec<String>>;
 
@@ -24,7 +24,7 @@ pub async fn start(handle: &SupervisorHandle, request: StartApps) -> Result<Repo
     if wanted.values().all(Vec::is_empty) {
         return handle.start(request).await;
     }
-    let steps = order::start_layers(&wanted).map_err(cycle_error)?;
+    let steps = start_layers(&wanted).map_err(cycle_error)?;
     check_known(handle, &wanted).await?;
     let StartApps { apps, inherited, existing } = request;
     let mut report = Report::default();
@@ -80,7 +80,7 @@ pub async fn act(handle: &SupervisorHandle, action: Action, on: ActOn) -> Result
 pub async fn resurrect(handle: &SupervisorHandle, saved: Snapshot) -> Result<Report, ApiError> {
     let wanted = dependencies(saved.instances().iter());
     // A circle was refused before it was saved; a damaged list starts all at once.
-    let steps = order::start_layers(&wanted).unwrap_or_else(|_| vec![wanted.into_keys().collect()]);
+    let steps = start_layers(&wanted).unwrap_or_else(|_| vec![wanted.into_keys().collect()]);
     let mut report = Report::default();
     for (number, step) in steps.iter().enumerate() {
         let part = saved.filtered(|instance| step.contains(&instance.spec.name));
@@ -103,7 +103,7 @@ pub async fn stop_all(handle: &SupervisorHandle) -> Result<Report, ApiError> {
     Ok(report)
 }
 
-fn cycle_error(circle: order::DependencyCycle) -> ApiError {
+fn cycle_error(circle: DependencyCycle) -> ApiError {
     ApiError::new(ErrorCode::Invalid, circle.to_string()).hint("remove one of them from `depends_on`")
 }
 
@@ -114,7 +114,7 @@ fn dependencies<'a>(instances: impl Iterator<Item = &'a Instance>) -> Dependenci
 /// Ids to stop, step by step; nothing if their order does not matter.
 fn stop_layers<U>(chosen: &[(Instance, U)]) -> Option<Vec<Selectors>> {
     let apps = dependencies(chosen.iter().map(|(instance, _)| instance));
-    let mut steps = order::start_layers(&apps).ok().filter(|steps| steps.len() > 1)?;
+    let mut steps = start_layers(&apps).ok().filter(|steps| steps.len() > 1)?;
     steps.reverse();
     let ids = |step: Vec<String>| {
         let of_it = chosen.iter().filter(|(instance, _)| step.contains(&instance.spec.name));

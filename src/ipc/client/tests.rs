@@ -1,4 +1,4 @@
-//! A client against daemons that answer, vanish, come back, or talk nonsense.
+//! The client with servers that respond, exit, restart, or send invalid responses.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -9,41 +9,41 @@ use super::*;
 use crate::ipc::request::{ActOn, Action, SignalRequest, StartApps};
 use crate::ipc::response::Pong;
 
-/// A home whose socket answers connection after connection with the next of these scripts, each
-/// a list of answers to the requests on it; then that connection is closed.
-async fn talk(scripts: &[&[&str]], test: impl AsyncFnOnce(Home)) -> Vec<String> {
-    let heads = talk_in_full(scripts, test).await;
+/// Runs a test with a fake server. Each script belongs to one connection: it has the responses to the requests on
+/// it, after which the connection is closed. Returns the request lines.
+async fn with_server(scripts: &[&[&str]], test: impl AsyncFnOnce(Home)) -> Vec<String> {
+    let heads = received_heads(scripts, test).await;
     heads.iter().map(|head| head.lines().next().unwrap_or_default().to_owned()).collect()
 }
 
-/// The same; returns the heads of what was asked.
-async fn talk_in_full(scripts: &[&[&str]], test: impl AsyncFnOnce(Home)) -> Vec<String> {
+/// As [`with_server`]; returns the complete heads of the requests.
+async fn received_heads(scripts: &[&[&str]], test: impl AsyncFnOnce(Home)) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
     let home = Home::new(dir.path());
     let listener = UnixListener::bind(home.socket()).unwrap();
-    let play = async {
-        let mut heard = Vec::new();
+    let server = async {
+        let mut heads = Vec::new();
         for script in scripts {
             let (mut stream, _) = listener.accept().await.unwrap();
-            for answer in *script {
-                heard.push(hear_head(&mut stream).await);
-                stream.write_all(answer.as_bytes()).await.unwrap();
+            for response in *script {
+                heads.push(read_head(&mut stream).await);
+                stream.write_all(response.as_bytes()).await.unwrap();
             }
         }
-        heard
+        heads
     };
-    tokio::join!(play, test(home)).0
+    tokio::join!(server, test(home)).0
 }
 
-/// Hears one request, whose body is short enough to come with its head.
-async fn hear_head(stream: &mut UnixStream) -> String {
-    let mut heard = Vec::new();
-    while !heard.windows(4).any(|end| end == b"\r\n\r\n") {
-        if stream.read_buf(&mut heard).await.unwrap() == 0 {
+/// Reads one request, whose body is so short that it arrives with the head.
+async fn read_head(stream: &mut UnixStream) -> String {
+    let mut received = Vec::new();
+    while !received.windows(4).any(|end| end == b"\r\n\r\n") {
+        if stream.read_buf(&mut received).await.unwrap() == 0 {
             break;
         }
     }
-    String::from_utf8_lossy(&heard).into_owned()
+    String::from_utf8_lossy(&received).into_owned()
 }
 
 const PONG: &str = "HTTP/1.1 200 OK\r\nContent-Length: 26\r\n\r\n{\"version\":\"0.1\",\"pid\":77}";
@@ -58,19 +58,19 @@ fn stop_all() -> Request {
 }
 
 #[tokio::test]
-async fn one_connection_serves_many_requests() {
-    let heard = talk(&[&[PONG, PONG]], async |home| {
+async fn reuses_connection() {
+    let lines = with_server(&[&[PONG, PONG]], async |home| {
         let mut client = Client::connect(&home).await.unwrap();
         assert_eq!(ping(&mut client).await.unwrap().pid, 77);
         assert_eq!(ping(&mut client).await.unwrap().pid, 77);
     })
     .await;
-    assert_eq!(heard, ["GET /v1/ping HTTP/1.1", "GET /v1/ping HTTP/1.1"]);
+    assert_eq!(lines, ["GET /v1/ping HTTP/1.1", "GET /v1/ping HTTP/1.1"]);
 }
 
 #[tokio::test]
-async fn a_question_is_asked_again_when_the_daemon_dies() {
-    talk(&[&[PONG, ""], &[PONG]], async |home| {
+async fn retries_read_requests_when_daemon_dies() {
+    with_server(&[&[PONG, ""], &[PONG]], async |home| {
         let mut client = Client::connect(&home).await.unwrap();
         ping(&mut client).await.unwrap();
         assert_eq!(ping(&mut client).await.unwrap().pid, 77);
@@ -79,8 +79,8 @@ async fn a_question_is_asked_again_when_the_daemon_dies() {
 }
 
 #[tokio::test]
-async fn an_order_is_given_again_by_the_same_key() {
-    let heads = talk_in_full(&[&[""], &[BROKEN], &[PONG]], async |home| {
+async fn retries_with_same_idempotency_key() {
+    let heads = received_heads(&[&[""], &[BROKEN], &[PONG]], async |home| {
         let mut client = Client::connect(&home).await.unwrap();
         client.call_raw(&stop_all()).await.unwrap();
     })
@@ -93,30 +93,30 @@ async fn an_order_is_given_again_by_the_same_key() {
 }
 
 #[tokio::test]
-async fn an_order_that_daemon_after_daemon_dies_of_comes_to_an_end() {
-    let heard = talk(&[&[""] as &[&str]; MAX_ATTEMPTS as usize], async |home| {
+async fn retries_are_limited() {
+    let lines = with_server(&[&[""] as &[&str]; MAX_ATTEMPTS as usize], async |home| {
         let mut client = Client::connect(&home).await.unwrap();
         let error = client.call_raw(&stop_all()).await.unwrap_err();
         assert!(matches!(error, ClientError::ConnectionLost(_)), "{error:?}");
         assert!(error.to_string().contains("rsm list"));
     })
     .await;
-    assert_eq!(heard.len(), MAX_ATTEMPTS as usize);
+    assert_eq!(lines.len(), MAX_ATTEMPTS as usize);
 }
 
 #[tokio::test]
-async fn what_ends_the_daemon_is_not_asked_again() {
-    let heard = talk(&[&[""]], async |home| {
+async fn does_not_retry_shutdown() {
+    let lines = with_server(&[&[""]], async |home| {
         let mut client = Client::connect(&home).await.unwrap();
         assert!(matches!(client.call_raw(&Request::Shutdown).await, Err(ClientError::ConnectionLost(_))));
     })
     .await;
-    assert_eq!(heard, ["POST /v1/shutdown HTTP/1.1"]);
+    assert_eq!(lines, ["POST /v1/shutdown HTTP/1.1"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_connection_is_not_trusted() {
-    talk(&[&[PONG], &[PONG]], async |home| {
+async fn does_not_reuse_idle_connection() {
+    with_server(&[&[PONG], &[PONG]], async |home| {
         let mut client = Client::connect(&home).await.unwrap();
         ping(&mut client).await.unwrap();
         tokio::time::advance(REUSE_WITHIN).await;
@@ -126,24 +126,24 @@ async fn an_idle_connection_is_not_trusted() {
 }
 
 #[tokio::test]
-async fn nonsense_is_called_so() {
+async fn rejects_invalid_responses() {
     let empty = "HTTP/1.1 431 Too Large\r\nContent-Length: 0\r\n\r\n";
     let other = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]";
-    for nonsense in ["220 smtp ready\r\n\r\n", empty, other] {
-        talk(&[&[nonsense]], async |home| {
+    for invalid in ["220 smtp ready\r\n\r\n", empty, other] {
+        with_server(&[&[invalid]], async |home| {
             let mut client = Client::connect(&home).await.unwrap();
-            let answer = ping(&mut client).await;
-            assert!(matches!(answer, Err(ClientError::Protocol(_))), "{nonsense:?}: {answer:?}");
+            let result = ping(&mut client).await;
+            assert!(matches!(result, Err(ClientError::Protocol(_))), "{invalid:?}: {result:?}");
         })
         .await;
     }
 }
 
 #[tokio::test]
-async fn a_refusal_keeps_its_words() {
+async fn returns_error_of_daemon() {
     let body = r#"{"error":{"code":"not_found","message":"no app \"x\"","hint":"`rsm list` shows all"}}"#;
-    let answer = format!("HTTP/1.1 404 Not Found\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-    talk(&[&[&answer]], async |home| {
+    let response = format!("HTTP/1.1 404 Not Found\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    with_server(&[&[&response]], async |home| {
         let mut client = Client::connect(&home).await.unwrap();
         let error = client.call_raw(&stop_all()).await.unwrap_err();
         assert_eq!(error.to_string(), "no app \"x\"; `rsm list` shows all");
@@ -152,13 +152,13 @@ async fn a_refusal_keeps_its_words() {
 }
 
 #[tokio::test]
-async fn a_stream_is_cut_into_lines_wherever_it_was_torn() {
+async fn stream_splits_lines_across_chunks() {
     let stream = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
                   3\r\n{\"a\r\n8\r\n\":1}\n{}\n\r\n1\r\n\n\r\n4\r\nlast\r\n";
-    talk(&[&[stream], &[PONG]], async |home| {
+    with_server(&[&[stream], &[PONG]], async |home| {
         let mut client = Client::connect(&home).await.unwrap();
         let mut lines = client.stream(&Request::Events).await.unwrap();
-        // The client is not blocked by its stream.
+        // An open stream does not block the client.
         for line in ["{\"a\":1}", "{}", ""] {
             assert_eq!(lines.next().await.unwrap().unwrap(), line);
         }
@@ -170,9 +170,9 @@ async fn a_stream_is_cut_into_lines_wherever_it_was_torn() {
 }
 
 #[tokio::test]
-async fn a_stream_that_ends_ends() {
+async fn stream_ends_with_response() {
     let stream = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{}\n\r\n0\r\n\r\n";
-    talk(&[&[stream]], async |home| {
+    with_server(&[&[stream]], async |home| {
         let mut lines = Client::connect(&home).await.unwrap().stream(&Request::Events).await.unwrap();
         assert_eq!(lines.next().await.unwrap().unwrap(), "{}");
         assert!(lines.next().await.is_none());
@@ -182,7 +182,7 @@ async fn a_stream_that_ends_ends() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_said_so_and_nothing_is_made() {
+async fn connect_fails_without_daemon_and_creates_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let absent = Home::new(dir.path().join("none"));
     let error = Client::connect(&absent).await.unwrap_err();
@@ -195,27 +195,27 @@ async fn nobody_there_is_said_so_and_nothing_is_made() {
 }
 
 #[tokio::test]
-async fn a_path_too_long_names_the_remedy() {
+async fn long_socket_path_is_reported() {
     let error = Client::connect(&Home::new(format!("/tmp/{}", "x".repeat(200)))).await.unwrap_err();
     assert!(error.to_string().contains("set RSM_HOME to a shorter path"), "{error}");
 }
 
 #[tokio::test]
-async fn a_closed_door_is_another_users() {
+async fn permission_denied_names_other_user() {
     let dir = tempfile::tempdir().unwrap();
     let home = Home::new(dir.path());
     let _listener = UnixListener::bind(home.socket()).unwrap();
     std::fs::set_permissions(home.socket(), std::fs::Permissions::from_mode(0o000)).unwrap();
     let connected = Client::connect(&home).await;
     match nix::unistd::geteuid().is_root() {
-        true => assert!(connected.is_ok(), "no door is closed to root"),
+        true => assert!(connected.is_ok(), "root has all permissions"),
         false => assert!(matches!(connected, Err(ClientError::PermissionDenied { .. }))),
     }
 }
 
 #[tokio::test]
-async fn what_is_too_long_is_not_sent() {
-    talk(&[&[]], async |home| {
+async fn does_not_send_too_large_requests() {
+    with_server(&[&[]], async |home| {
         let mut client = Client::connect(&home).await.unwrap();
         let name = "x".repeat(70_000);
         let error = client.call_raw(&Request::Describe(vec![name].into())).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! The body of a streamed answer.
+//! The body of a streamed response.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -9,15 +9,15 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame};
 use tokio::sync::{mpsc, watch};
 
-/// LineBody as they come, until their source ends or the server closes.
+/// Lines from a channel, until the sender is dropped or the server stops.
 pub(super) struct LineBody {
-    from: mpsc::Receiver<Bytes>,
+    lines: mpsc::Receiver<Bytes>,
     closed: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 impl LineBody {
-    pub(super) fn new(from: mpsc::Receiver<Bytes>, mut closed: watch::Receiver<bool>) -> Self {
-        Self { from, closed: Box::pin(async move { drop(closed.wait_for(|closed| *closed).await) }) }
+    pub(super) fn new(lines: mpsc::Receiver<Bytes>, mut closed: watch::Receiver<bool>) -> Self {
+        Self { lines, closed: Box::pin(async move { drop(closed.wait_for(|closed| *closed).await) }) }
     }
 }
 
@@ -29,11 +29,11 @@ impl Body for LineBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        // What was said before the close still goes out.
-        if let Poll::Ready(lines) = self.from.poll_recv(context) {
+        // Lines that were sent before the stop are still delivered.
+        if let Poll::Ready(lines) = self.lines.poll_recv(context) {
             return Poll::Ready(lines.map(|lines| Ok(Frame::data(lines))));
         }
         ready!(self.closed.as_mut().poll(context));
-        Poll::Ready(None) // ended properly: the client learns of an end, not of a breakdown
+        Poll::Ready(None) // a complete response: the client sees an end, not an error
     }
 }

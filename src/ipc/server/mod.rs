@@ -1,8 +1,7 @@
-//! The daemon's end: HTTP/1.1 on the Unix socket. Whatever a client does, it harms itself alone.
+//! The server: HTTP/1.1 on the Unix socket. A client cannot affect other clients or the daemon.
 //!
-//! Every connection is a task of its own, and each thing that a client could make last for ever or
-//! grow without end has a limit here. Two things have none: an answer takes as long as the service
-//! needs, and a stream goes on while both ends like.
+//! Each connection has its own task. Everything that a client could make endless or unlimited in size has a limit
+//! here, with two exceptions: a handler may take any time, and a stream continues until one end closes it.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -35,42 +34,42 @@ mod line_body;
 #[cfg(test)]
 mod tests;
 
-/// Longest head of a request, in bytes.
-const LONGEST_HEAD: usize = 64 << 10;
-/// A client must have said its head within this time; an idle connection is closed after it.
-const HEAD_TIME: Duration = Duration::from_secs(10);
-/// That many clients are served at once; the next are told to come back.
-const MOST_CLIENTS: usize = 512;
-/// That many are told so at once; the next are just hung up on.
-const MOST_REFUSALS: usize = 32;
-/// A client that is to be refused has this long to listen.
-const REFUSAL_TIME: Duration = Duration::from_secs(5);
-/// The pause after a failed accept: someone must close descriptors first.
-const BREATH: Duration = Duration::from_millis(100);
-/// After the stop, answers that are on their way have this long.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Maximum size of the head of a request, in bytes.
+const MAX_HEAD: usize = 64 << 10;
+/// Time within which the head must be received; also the idle timeout of a connection.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum number of clients; further ones get status 503.
+const MAX_CLIENTS: usize = 512;
+/// Maximum number of clients that are being rejected; further connections are closed without a response.
+const MAX_REJECTIONS: usize = 32;
+/// Timeout for sending a rejection.
+const REJECTION_TIMEOUT: Duration = Duration::from_secs(5);
+/// Delay after `accept` failed because of missing resources, until some are free.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
+/// After the stop, time for pending responses.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a request is answered with.
+/// The successful result of a request.
 #[derive(Debug)]
 pub enum HandlerResponse {
     /// A JSON document.
     Json(Vec<u8>),
-    /// JSON lines, each item one or more whole lines, for as long as both ends like.
+    /// A stream of JSON lines; each item is one or more complete lines.
     Stream(mpsc::Receiver<Bytes>),
 }
 
-/// Who answers.
+/// Executes requests.
 pub trait RequestHandler: Clone + 'static {
-    /// Answers one request. Once begun it is not cancelled, even if the client goes away.
-    /// `key` is the client's word for it: a change asked for again by the same word was asked for once.
-    fn answer(
+    /// Executes a request. It is not cancelled if the client disconnects. `key` is the idempotency key: an operation
+    /// with the same key must be executed once.
+    fn handle(
         &self,
         request: Request,
         key: Option<String>,
     ) -> impl Future<Output = Result<HandlerResponse, ApiError>>;
 }
 
-/// Who may ask. File permissions guard the socket already; this holds where they were loosened.
+/// The users who may connect. The permissions of the socket already ensure this, unless they were changed.
 #[derive(Clone, Debug)]
 pub struct AllowedUids(Vec<u32>);
 
@@ -80,7 +79,7 @@ impl AllowedUids {
         Self(vec![nix::unistd::geteuid().as_raw(), 0])
     }
 
-    /// Just these.
+    /// Only these users.
     pub fn users(uids: impl Into<Vec<u32>>) -> Self {
         Self(uids.into())
     }
@@ -92,108 +91,104 @@ impl AllowedUids {
 
 type HttpBody = UnsyncBoxBody<Bytes, Infallible>;
 
-/// What all connections share.
+/// The state that all connections share.
 struct ServerState<S> {
-    service: S,
+    handler: S,
     body_budget: BodyBudget,
     closed: watch::Receiver<bool>,
 }
 
-/// Serves until `stop` resolves, then ends the streams and lets answers that are on their way
-/// arrive. Must run in a `LocalSet`.
+/// Serves until `stop` completes, then ends the streams and waits for pending responses. Must run in a `LocalSet`.
 pub async fn serve<S: RequestHandler>(
     listener: UnixListener,
-    service: S,
+    handler: S,
     allowed: AllowedUids,
     stop: impl Future<Output = ()>,
 ) {
     let (closing, closed) = watch::channel(false);
-    let shared = Rc::new(ServerState { service, body_budget: BodyBudget::default(), closed });
-    let (mut clients, mut refused) = (JoinSet::new(), JoinSet::new());
+    let shared = Rc::new(ServerState { handler, body_budget: BodyBudget::default(), closed });
+    let (mut clients, mut rejected) = (JoinSet::new(), JoinSet::new());
     let mut stop = pin!(stop);
     loop {
         let stream = tokio::select! {
             () = &mut stop => break,
-            Some(ended) = clients.join_next() => { note(ended); continue }
-            Some(ended) = refused.join_next() => { note(ended); continue }
+            Some(result) = clients.join_next() => { log_panic(result); continue }
+            Some(result) = rejected.join_next() => { log_panic(result); continue }
             stream = accept(&listener) => stream,
         };
         if !allowed.allows(&stream) {
-            let error = ApiError::new(
-                ErrorCode::Forbidden,
-                "permission denied: the daemon belongs to \
-                another user",
-            );
-            turn_away(&mut refused, stream, error.hint("switch to that user or root"));
-        } else if clients.len() >= MOST_CLIENTS {
-            let text = format!("too many connections ({MOST_CLIENTS})");
+            let text = "permission denied: the daemon belongs to another user";
+            let error = ApiError::new(ErrorCode::Forbidden, text);
+            reject(&mut rejected, stream, error.hint("switch to that user or root"));
+        } else if clients.len() >= MAX_CLIENTS {
+            let text = format!("too many connections ({MAX_CLIENTS})");
             let error = ApiError::new(ErrorCode::Unavailable, text);
-            turn_away(&mut refused, stream, error.hint("try again later"));
+            reject(&mut rejected, stream, error.hint("try again later"));
         } else {
-            clients.spawn_local(converse(stream, shared.clone()));
+            clients.spawn_local(serve_connection(stream, shared.clone()));
         }
     }
     drop(listener);
     let _ = closing.send(true);
-    let all_gone = async { while clients.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout(LAST_WORDS, all_gone).await;
+    let drained = async { while clients.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, drained).await;
 }
 
-/// The next client. Failures pass: the client was gone already, or descriptors ran out.
+/// Accepts the next client. Errors are temporary: the client disconnected, or there are no free descriptors.
 async fn accept(listener: &UnixListener) -> UnixStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => return stream,
             Err(error) => {
                 tracing::warn!("cannot accept a connection: {error}");
-                // An accept that fails for want of descriptors would fail at once again.
-                tokio::time::sleep(BREATH).await;
+                // Without free descriptors, the next accept would fail immediately.
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
             }
         }
     }
 }
 
-/// A connection's task only ends otherwise by a bug of ours, which shall not take the rest along.
-fn note(ended: Result<(), JoinError>) {
-    if let Err(error) = ended {
+/// A panic in one connection, which is a bug, must not affect the others.
+fn log_panic(result: Result<(), JoinError>) {
+    if let Err(error) = result {
         tracing::error!("connection handler failed: {error}");
     }
 }
 
 fn http() -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(LONGEST_HEAD);
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD);
     builder
 }
 
-/// Tells a client why it is not served, if it listens.
-fn turn_away(refused: &mut JoinSet<()>, stream: UnixStream, error: ApiError) {
-    if refused.len() >= MOST_REFUSALS {
+/// Responds to each request of a client with this error, and closes the connection.
+fn reject(rejected: &mut JoinSet<()>, stream: UnixStream, error: ApiError) {
+    if rejected.len() >= MAX_REJECTIONS {
         return;
     }
-    refused.spawn_local(async move {
-        let answer = service_fn(|_| {
-            let response = refusal(&error, "");
-            async move { Ok::<_, Infallible>(hang_up_after(response)) }
+    rejected.spawn_local(async move {
+        let service = service_fn(|_| {
+            let response = error_response(&error, "");
+            async move { Ok::<_, Infallible>(with_close(response)) }
         });
-        let connection = http().serve_connection(TokioIo::new(stream), answer);
-        let _ = tokio::time::timeout(REFUSAL_TIME, connection).await;
+        let connection = http().serve_connection(TokioIo::new(stream), service);
+        let _ = tokio::time::timeout(REJECTION_TIMEOUT, connection).await;
     });
 }
 
-/// Speaks with one client until it goes, or the server closes.
-async fn converse<S: RequestHandler>(stream: UnixStream, shared: Rc<ServerState<S>>) {
+/// Serves a client until it disconnects or the server stops.
+async fn serve_connection<S: RequestHandler>(stream: UnixStream, shared: Rc<ServerState<S>>) {
     let mut closed = shared.closed.clone();
-    let answer = service_fn(move |request| {
+    let service = service_fn(move |request| {
         let shared = shared.clone();
         async move { Ok::<_, Infallible>(respond(&shared, request).await) }
     });
-    // No half-closed connections: a follower that went away is only known by its end of file.
-    let mut connection = pin!(http().serve_connection(TokioIo::new(stream), answer));
-    let closes = async { drop(closed.wait_for(|closed| *closed).await) };
+    // Without `half_close`: an end of file is the only sign that a follower has disconnected.
+    let mut connection = pin!(http().serve_connection(TokioIo::new(stream), service));
+    let stopped = async { drop(closed.wait_for(|closed| *closed).await) };
     tokio::select! {
-        _ = &mut connection => return, // a client that talks nonsense or hangs up is its own affair
-        () = closes => {}
+        _ = &mut connection => return, // errors are ignored: the client disconnected or sent invalid HTTP
+        () = stopped => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ = connection.await;
@@ -205,20 +200,20 @@ async fn respond<S: RequestHandler>(
 ) -> Response<HttpBody> {
     let (head, body) = request.into_parts();
     let path = head.uri.path();
-    let (body, _taken) = match body::read_body(body, &shared.body_budget).await {
+    let (body, _permit) = match body::read_body(body, &shared.body_budget).await {
         Ok(read) => read,
-        // What is left of the body could be taken for the next request.
-        Err(error) => return hang_up_after(refusal(&error, "")),
+        // The rest of the body could be read as the next request.
+        Err(error) => return with_close(error_response(&error, "")),
     };
     let query = head.uri.query().unwrap_or_default();
-    let answer = match Request::decode(&head.method, path, query, &body) {
-        Ok(request) => match key(&head.headers) {
-            Ok(key) => finish(shared.service.clone(), request, key).await,
+    let result = match Request::decode(&head.method, path, query, &body) {
+        Ok(request) => match idempotency_key(&head.headers) {
+            Ok(key) => handle(shared.handler.clone(), request, key).await,
             Err(error) => Err(error),
         },
         Err(error) => Err(error),
     };
-    match answer {
+    match result {
         Ok(HandlerResponse::Json(bytes)) => {
             response(StatusCode::OK, "application/json", Full::new(bytes.into()).boxed_unsync())
         }
@@ -226,12 +221,11 @@ async fn respond<S: RequestHandler>(
             let lines = LineBody::new(lines, shared.closed.clone());
             response(StatusCode::OK, "application/x-ndjson", lines.boxed_unsync())
         }
-        Err(error) => refusal(&error, path),
+        Err(error) => error_response(&error, path),
     }
 }
 
-/// The client's word for its request.
-fn key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     let Some(value) = headers.get(IDEMPOTENCY_HEADER) else { return Ok(None) };
     match value.to_str() {
         Ok(key) if (1..=MAX_KEY).contains(&key.len()) => Ok(Some(key.to_owned())),
@@ -245,21 +239,21 @@ fn key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     }
 }
 
-/// Answers in a task of its own: a client that hangs up must not leave a stop or a shutdown half
-/// done.
-async fn finish<S: RequestHandler>(
-    service: S,
+/// Handles a request in its own task, which continues if the client disconnects: a stop or a shutdown must not be
+/// interrupted.
+async fn handle<S: RequestHandler>(
+    handler: S,
     request: Request,
     key: Option<String>,
 ) -> Result<HandlerResponse, ApiError> {
-    let task = tokio::task::spawn_local(async move { service.answer(request, key).await });
+    let task = tokio::task::spawn_local(async move { handler.handle(request, key).await });
     task.await.unwrap_or_else(|error| {
         tracing::error!("request handler failed: {error}");
         Err(ApiError::new(ErrorCode::Internal, "internal error").hint("this is a bug in rsm; see rsm.log"))
     })
 }
 
-fn refusal(error: &ApiError, path: &str) -> Response<HttpBody> {
+fn error_response(error: &ApiError, path: &str) -> Response<HttpBody> {
     let status = StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let bytes = serde_json::to_vec(&ErrorBody { error: error.clone() }).unwrap_or_default();
     let mut response = response(status, "application/json", Full::new(bytes.into()).boxed_unsync());
@@ -279,7 +273,7 @@ fn response(status: StatusCode, kind: &'static str, body: HttpBody) -> Response<
     response
 }
 
-fn hang_up_after(mut response: Response<HttpBody>) -> Response<HttpBody> {
+fn with_close(mut response: Response<HttpBody>) -> Response<HttpBody> {
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }

@@ -1,8 +1,8 @@
-//! Control groups (cgroup v2): limits that the kernel holds for a whole tree.
+//! Control groups (cgroup v2): limits that the kernel enforces for a whole process tree.
 //!
-//! Groups are made below rsm's own, where systemd has handed that over (`Delegate=yes`) or it belongs to
-//! our user, or, as root, in a directory of their own at the top. A group with controllers for others
-//! may hold no processes itself ("no internal processes", cgroups(7)), so those of ours move into `main`.
+//! The groups of runs are created below the cgroup of rsm if that is delegated (systemd's `Delegate=yes`) or
+//! owned by the user of rsm; for root otherwise in a directory at the top. A cgroup that enables controllers for
+//! its children must not contain processes ("no internal processes", cgroups(7)), so rsm moves its own to `main`.
 
 use std::fs;
 use std::io;
@@ -11,31 +11,31 @@ use std::path::{Path, PathBuf};
 use crate::process::xattr::xattr;
 use crate::spec::limits::Limits;
 
-/// The controllers for the three limits.
+/// The controllers of the three limits.
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 
-/// Where the processes go that have no group of their own.
+/// The group of processes that belong to no run.
 const MAIN_GROUP: &str = "main";
 
-/// The period in which processor time is measured out, in microseconds: the kernel's default.
+/// The period of CPU quotas in microseconds: the kernel's default.
 const CPU_PERIOD_US: u64 = 100_000;
 
-/// A root for groups with limits.
+/// The cgroup that contains the groups of runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CgroupRoot {
     path: PathBuf,
 }
 
 impl CgroupRoot {
-    /// Finds the root for this process. `name` is for a directory at the top.
+    /// Finds the root for this process. `name` is the name of a directory at the top.
     ///
     /// # Errors
-    /// Why there is none, for people.
+    /// No cgroup can be used; the error is text.
     pub fn discover(name: &str) -> Result<Self, String> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let mount = mount_point(&mounts).ok_or("cgroup v2 is not mounted")?;
         let own = cgroup_of("self").map(|own| mount.join(own)).ok_or("rsm is not in a cgroup v2")?;
-        // Made by a daemon before this one.
+        // Created by a previous daemon.
         if own.ends_with(MAIN_GROUP)
             && let Some(base) = own.parent().filter(|base| is_delegated(base))
         {
@@ -53,10 +53,10 @@ impl CgroupRoot {
         Self::prepare(&base).inspect_err(|_| drop(fs::remove_dir(&base)))
     }
 
-    /// Makes a directory of groups a root for ours.
+    /// Prepares a cgroup for the groups of runs.
     ///
     /// # Errors
-    /// It has none of the controllers, or does not let go of its processes.
+    /// It has none of the controllers, or its processes cannot be moved.
     fn prepare(base: &Path) -> Result<Self, String> {
         let offered = fs::read_to_string(base.join("cgroup.controllers")).unwrap_or_default();
         if !offered.split_whitespace().any(|name| CONTROLLERS.contains(&name)) {
@@ -71,19 +71,19 @@ impl CgroupRoot {
         Ok(root)
     }
 
-    /// Removes the empty groups that a daemon before this one has left.
+    /// Removes empty groups of a previous daemon.
     fn remove_empty_groups(&self) {
         for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with("run-") {
-                let _ = fs::remove_dir(entry.path()); // the kernel keeps one with processes in it
+                let _ = fs::remove_dir(entry.path()); // fails if there are processes in it
             }
         }
     }
 
-    /// Makes a group for a run; returns it, and the limits that hold in it.
+    /// Creates the group of a run; returns its path and the limits that it enforces.
     ///
     /// # Errors
-    /// The directory cannot be made.
+    /// The directory cannot be created.
     pub fn create_group(&self, run: u64, limits: &Limits) -> io::Result<(PathBuf, Limits)> {
         let group = self.path.join(format!("run-{run}"));
         match fs::create_dir(&group) {
@@ -93,17 +93,17 @@ impl CgroupRoot {
         let set = |file: &str, value: String| fs::write(group.join(file), value).is_ok();
         let memory = limits.memory.filter(|bytes| set("memory.max", bytes.to_string()));
         if memory.is_some() {
-            // The tree ends as one: what is left of it would be of no use.
+            // Kill the whole tree at once: a part of an app is of no use.
             set("memory.oom.group", "1".into());
         }
         let quota = |percent: u32| (u64::from(percent) * CPU_PERIOD_US / 100).max(1000);
         let cpu = limits.cpu.filter(|percent| set("cpu.max", format!("{} {CPU_PERIOD_US}", quota(*percent))));
-        let pids = limits.pids.filter(|most| set("pids.max", most.to_string()));
+        let pids = limits.pids.filter(|max| set("pids.max", max.to_string()));
         Ok((group, Limits { memory, cpu, pids }))
     }
 
-    /// Ends what is left in the group of a run, and removes it as soon as it is empty. True if there is
-    /// nothing to remove any more.
+    /// Kills the remaining processes in the group of a run, and removes the group if it is empty. True if the
+    /// group does not exist any more.
     pub fn remove_group(&self, run: u64) -> bool {
         let group = self.path.join(format!("run-{run}"));
         let _ = fs::write(group.join("cgroup.kill"), "1"); // since Linux 5.14
@@ -113,7 +113,7 @@ impl CgroupRoot {
         }
     }
 
-    /// How many processes of a run the kernel has ended for its group's limit of memory.
+    /// Number of processes of a run that the kernel has killed because of the memory limit of its group.
     pub fn oom_kills(&self, run: u64) -> u64 {
         let events = self.path.join(format!("run-{run}")).join("memory.events");
         let events = fs::read_to_string(events).unwrap_or_default();
@@ -121,7 +121,7 @@ impl CgroupRoot {
         count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
     }
 
-    /// The limits that hold for a process by the group of its run; none if it is not in it.
+    /// The limits that the group of a run enforces for a process; none if the process is not in the group.
     pub fn effective_limits(&self, run: u64, pid: i32) -> Limits {
         let name = format!("run-{run}");
         let inside = cgroup_of(&pid.to_string()).is_some_and(|group| group.ends_with(&name));
@@ -140,15 +140,15 @@ impl CgroupRoot {
     }
 }
 
-/// Puts the calling process into a group.
+/// Moves the calling process to a group.
 ///
 /// # Errors
-/// The group is gone, or not ours.
+/// The group does not exist, or may not be changed.
 pub fn join_group(group: &Path) -> io::Result<()> {
     fs::write(group.join("cgroup.procs"), "0")
 }
 
-/// Each by itself: a kernel may lack one, and the others are of use.
+/// Enables each controller separately: one that the kernel lacks must not affect the others.
 fn enable_controllers(group: &Path) {
     for controller in CONTROLLERS {
         let _ = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"));
@@ -156,15 +156,15 @@ fn enable_controllers(group: &Path) {
 }
 
 fn move_own_processes(base: &Path) -> io::Result<()> {
-    let there = fs::read_to_string(base.join("cgroup.procs"))?;
-    if there.trim().is_empty() {
+    let pids = fs::read_to_string(base.join("cgroup.procs"))?;
+    if pids.trim().is_empty() {
         return Ok(());
     }
     let main = base.join(MAIN_GROUP);
     fs::create_dir_all(&main)?;
-    for pid in there.lines() {
+    for pid in pids.lines() {
         match fs::write(main.join("cgroup.procs"), pid) {
-            // It has ended meanwhile.
+            // It has exited.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
             moved => moved?,
         }
@@ -172,7 +172,7 @@ fn move_own_processes(base: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Where cgroup v2 is mounted (proc_pid_mountinfo(5): the type follows a lone dash).
+/// The mount point of cgroup v2 (proc_pid_mountinfo(5): the file system type follows a single dash).
 fn mount_point(mounts: &str) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {
         let (fields, kind) = line.split_once(" - ")?;
@@ -180,29 +180,29 @@ fn mount_point(mounts: &str) -> Option<PathBuf> {
     })
 }
 
-/// The group of a process, relative to where they are mounted.
+/// The cgroup of a process, relative to the mount point.
 fn cgroup_of(pid: &str) -> Option<PathBuf> {
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
     Some(PathBuf::from(own))
 }
 
-/// Whether a group was handed over: systemd marks those, and to another user's we could not write.
+/// Whether rsm may manage a cgroup: systemd marks delegated ones; those of another user are not writable.
 fn is_delegated(group: &Path) -> bool {
     let marked = [c"user.delegate", c"trusted.delegate"]
         .iter()
         .any(|name| xattr(group, name).as_deref() == Some(b"1"));
     let writable =
         |file: &str| nix::unistd::access(&group.join(file), nix::unistd::AccessFlags::W_OK).is_ok();
-    let ours = !nix::unistd::geteuid().is_root();
-    (marked || ours) && writable("cgroup.procs") && writable("cgroup.subtree_control")
+    let is_user = !nix::unistd::geteuid().is_root();
+    (marked || is_user) && writable("cgroup.procs") && writable("cgroup.subtree_control")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A directory that looks like a group; the kernel makes the files of a real one.
+    /// A directory that looks like a cgroup, whose files the kernel would create.
     fn group(controllers: &str) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("cgroup.controllers"), controllers).unwrap();
@@ -211,12 +211,12 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_written_in_the_kernels_words() {
+    fn writes_limits_in_kernel_format() {
         let dir = group("cpuset cpu memory pids\n");
         let root = CgroupRoot::prepare(dir.path()).unwrap();
         let limits = Limits { memory: Some(300 << 20), cpu: Some(150), pids: Some(20) };
-        let (group, held) = root.create_group(7, &limits).unwrap();
-        assert_eq!((&held, group.file_name().unwrap().to_str()), (&limits, Some("run-7")));
+        let (group, enforced) = root.create_group(7, &limits).unwrap();
+        assert_eq!((&enforced, group.file_name().unwrap().to_str()), (&limits, Some("run-7")));
         let read = |file: &str| fs::read_to_string(group.join(file)).unwrap();
         assert_eq!(
             (read("memory.max"), read("cpu.max"), read("pids.max"), read("memory.oom.group")),
@@ -227,19 +227,19 @@ mod tests {
         assert_eq!(
             root.effective_limits(7, std::process::id().cast_signed()),
             Limits::default(),
-            "it is not in it"
+            "the process is not in the group"
         );
-        assert!(root.remove_group(8), "there is none");
+        assert!(root.remove_group(8), "the group does not exist");
     }
 
     #[test]
-    fn a_place_without_controllers_is_none() {
+    fn rejects_cgroup_without_controllers() {
         let dir = group("hugetlb\n");
         assert!(CgroupRoot::prepare(dir.path()).unwrap_err().contains("has no memory"));
     }
 
     #[test]
-    fn processes_make_room_for_groups() {
+    fn moves_own_processes_to_main() {
         let dir = group("memory\n");
         fs::write(dir.path().join("cgroup.procs"), "4711\n").unwrap();
         CgroupRoot::prepare(dir.path()).unwrap();
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mount_is_found_among_others() {
+    fn finds_mount_point() {
         let mounts = "24 30 0:22 / /proc rw shared:12 - proc proc rw\n\
                       31 24 0:26 / /sys/fs/cgroup/unified rw,nosuid shared:4 - cgroup2 cgroup2 rw\n";
         assert_eq!(mount_point(mounts), Some(PathBuf::from("/sys/fs/cgroup/unified")));

@@ -1,7 +1,7 @@
-//! Hard limits where there is no control group: a process's own resource limits.
+//! Hard limits of a run, enforced by its cgroup, or by resource limits where there is no cgroup.
 //!
-//! They are less: memory is counted for each process by itself, and an allocation over the limit fails
-//! instead of ending the tree; processes are counted for all that the user has; processor time has none.
+//! Resource limits are weaker: memory is limited per process, and an allocation beyond the limit fails instead of
+//! killing the tree; processes are counted per user; CPU time cannot be limited.
 
 pub mod cgroup;
 
@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::spec::limits::Limits;
 
-/// How the limits of a run are enforced. Part of a [`LaunchSpec`](super::spawn::LaunchSpec): the serialized
-/// names must stay.
+/// How the limits of a run are enforced. Part of a [`LaunchSpec`](super::spawn::LaunchSpec), so the serialized
+/// names must not change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LimitEnforcement {
@@ -27,37 +27,38 @@ pub struct LimitEnforcement {
     /// The limits that resource limits enforce.
     #[serde(rename = "by_process")]
     pub rlimit: Limits,
-    /// No other app runs as its user, so that counting the user's processes counts its own.
+    /// No other app runs as the same user, so that a limit per user is a limit of this app.
     #[serde(rename = "own_user")]
     pub exclusive_user: bool,
 }
 
 impl LimitEnforcement {
-    /// Limits the calling process. A group that cannot be joined leaves the work to the process.
+    /// Limits the calling process. If the cgroup cannot be joined, resource limits replace it.
     ///
     /// # Errors
-    /// The process may not limit itself so.
+    /// The process may not set these resource limits.
     pub fn apply(&self) -> nix::Result<()> {
         let joined = self.cgroup_path.as_ref().is_some_and(|group| cgroup::join_group(group).is_ok());
-        let left = |of: fn(&Limits) -> Option<u64>| of(&self.rlimit).or(of(&self.cgroup).filter(|_| !joined));
-        if let Some(bytes) = left(|limits| limits.memory) {
-            // Unlike RLIMIT_AS it leaves out what is only reserved, of which V8 takes gigabytes.
+        let rlimit =
+            |get: fn(&Limits) -> Option<u64>| get(&self.rlimit).or(get(&self.cgroup).filter(|_| !joined));
+        if let Some(bytes) = rlimit(|limits| limits.memory) {
+            // Unlike RLIMIT_AS it does not count memory that is only reserved: V8 reserves gigabytes.
             setrlimit(Resource::RLIMIT_DATA, bytes, bytes)?;
         }
-        if let Some(most) = left(|limits| limits.pids.map(u64::from)).filter(|_| self.exclusive_user) {
-            setrlimit(Resource::RLIMIT_NPROC, most, most)?;
+        if let Some(max) = rlimit(|limits| limits.pids.map(u64::from)).filter(|_| self.exclusive_user) {
+            setrlimit(Resource::RLIMIT_NPROC, max, max)?;
         }
         Ok(())
     }
 }
 
-/// The limits that a process has by itself.
+/// The resource limits of a process.
 pub fn current_rlimits(pid: i32) -> Limits {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap_or_default();
     let soft = |name: &str| -> Option<u64> {
         limits.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
     };
-    let pids = soft("Max processes").and_then(|most| u32::try_from(most).ok());
+    let pids = soft("Max processes").and_then(|max| u32::try_from(max).ok());
     Limits { memory: soft("Max data size"), cpu: None, pids }
 }
 
@@ -66,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_process_has_is_read_as_the_kernel_tells_it() {
+    fn reads_resource_limits_of_process() {
         let own = current_rlimits(std::process::id().cast_signed());
         let (data, _) = nix::sys::resource::getrlimit(Resource::RLIMIT_DATA).unwrap();
         assert_eq!(own.memory.unwrap_or(u64::MAX), data);

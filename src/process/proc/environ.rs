@@ -6,17 +6,17 @@ use std::os::unix::fs::FileExt;
 
 use super::stat::{Stat, open_stat};
 
-/// Limit of what is read of an environment. `execve` takes some 6 MiB at most, but a process can map its
+/// Maximum size of an environment to read. `execve` accepts up to about 6 MiB, but a process can map its
 /// environment anywhere (`PR_SET_MM`).
 const MAX_ENVIRON: usize = 8 << 20;
 
 /// Buffer that fits most environments.
 const TYPICAL_ENVIRON: usize = 32 << 10;
 
-/// How often to read the environment of a process that is in `execve`, which takes milliseconds.
+/// Maximum number of reads while the process is in `execve`, which takes milliseconds.
 const MAX_EXEC_RETRIES: u32 = 1000;
 
-/// The value of a env_var in the environment that a process was executed with, if it may be read.
+/// The value of a variable in the environment that a process was executed with, if that may be read.
 pub fn env_var(pid: i32, name: &str) -> Option<String> {
     let environment = environ(pid)?;
     let value = |line: &[u8]| Some(line.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?.to_vec());
@@ -24,8 +24,8 @@ pub fn env_var(pid: i32, name: &str) -> Option<String> {
     String::from_utf8(value).ok()
 }
 
-/// In the middle of `execve` a process has no environment for a moment. Who took that for an empty
-/// one would lose a process that does carry the mark.
+/// During `execve` a process has no environment for a moment. If that were treated as an empty environment, a
+/// process with a run marker would not be found.
 fn environ(pid: i32) -> Option<Vec<u8>> {
     for _ in 0..MAX_EXEC_RETRIES {
         let environment = read_environ(pid).ok()?;
@@ -37,8 +37,8 @@ fn environ(pid: i32) -> Option<Vec<u8>> {
     None
 }
 
-/// Reads it at one go: when the process executes another program between two reads, the second one
-/// finds nothing any more.
+/// Reads the environment with a single call: if the process executes another program between two reads, the
+/// second one returns nothing.
 fn read_environ(pid: i32) -> io::Result<Vec<u8>> {
     let file = File::open(format!("/proc/{pid}/environ"))?;
     let mut bytes = vec![0; TYPICAL_ENVIRON];
@@ -52,7 +52,7 @@ fn read_environ(pid: i32) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Whether the environment is there and has nothing in it; `None` if the process has ended.
+/// Whether the process has an environment, and it is empty; `None` if the process has exited.
 fn is_environ_empty(pid: i32) -> Option<bool> {
     let mut buffer = [0; 1024];
     let length = open_stat(pid).ok()?.read_at(&mut buffer, 0).ok()?;
@@ -60,8 +60,8 @@ fn is_environ_empty(pid: i32) -> Option<bool> {
     if Stat::parse(text)?.is_dead() {
         return None;
     }
-    // Fields 26, 50 and 51: where its code starts, where its environment starts and ends. `execve`
-    // fills the environment before it sets the first, some kernels with start and end equal at first.
+    // Fields 26, 50 and 51: start of the code, start and end of the environment. `execve` sets the first one after
+    // the environment; on some kernels start and end of the environment are equal before that.
     let end = text.iter().rposition(|byte| *byte == b')')?;
     let mut fields = text[end + 1..].split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
     let (code, start, end) = (fields.nth(23)?, fields.nth(23)?, fields.next()?);
@@ -80,8 +80,8 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_not_without_environment_while_it_executes() {
-        // The shell executes itself without end, so that most looks fall near an `execve`.
+    fn env_var_is_found_during_execve() {
+        // The shell executes itself in a loop, so that most reads are close to an `execve`.
         let mut app = Fixture::sh("export AGAIN='exec sh -c \"$AGAIN\"'; echo x; eval \"$AGAIN\"");
         app.line();
         for _ in 0..2000 {
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn an_environment_may_be_empty() {
+    fn env_var_is_none_in_empty_environment() {
         let mut app = Fixture::sh("env -i sleep 1000 & echo $!; read _");
         let bare = app.process();
         let cmdline = format!("/proc/{}/cmdline", bare.pid);

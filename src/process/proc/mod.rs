@@ -1,4 +1,4 @@
-//! Readers of `/proc`: small, and without an allocation where a reader runs often.
+//! Readers of `/proc`. Those that run often do not allocate.
 
 pub mod environ;
 pub mod fds;

@@ -1,4 +1,4 @@
-//! How many connections processes have open at their own ports, as `/proc` tells (`proc_net_tcp(5)`).
+//! Established TCP connections of processes (`proc_net_tcp(5)`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -8,8 +8,8 @@ use super::fds;
 /// `TCP_ESTABLISHED` in the kernel's tables.
 const ESTABLISHED: &str = "01";
 
-/// The connections of each group of processes at its ports. Of processes that are not ours to look
-/// into nothing is counted.
+/// Counts the established connections of each group of processes on its ports. Processes that may not be
+/// inspected are not counted.
 pub fn count_established(groups: &BTreeMap<u32, (Vec<i32>, BTreeSet<u16>)>) -> BTreeMap<u32, u64> {
     let ports: BTreeSet<u16> = groups.values().flat_map(|(_, ports)| ports).copied().collect();
     let mut sockets = HashMap::new();
@@ -30,7 +30,7 @@ pub fn count_established(groups: &BTreeMap<u32, (Vec<i32>, BTreeSet<u16>)>) -> B
     groups.iter().map(|(id, group)| (*id, count(group))).collect()
 }
 
-/// Inode and local port of a connection; nothing for other lines.
+/// Inode and local port of an established connection; `None` for other lines.
 fn parse_established(line: &str) -> Option<(u64, u16)> {
     let mut words = line.split_ascii_whitespace();
     let (_, port) = words.nth(1)?.rsplit_once(':')?;
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_at_the_port_are_counted() {
+    fn counts_connections_on_port() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let me = std::process::id().cast_signed();
@@ -58,13 +58,13 @@ mod tests {
         assert_eq!(count(), [(7, 0), (8, 0)].into());
         let clients =
             [(); 3].map(|()| (TcpStream::connect(("127.0.0.1", port)).unwrap(), listener.accept().unwrap()));
-        // The clients' own ends are at other ports.
+        // The clients' ends have other ports.
         assert_eq!(count(), [(7, 3), (8, 0)].into());
         drop(clients);
     }
 
     #[test]
-    fn other_lines_are_passed_over() {
+    fn ignores_other_lines() {
         let line =
             "   1: 0100007F:1F90 0100007F:D2F4 01 00000000:00000000 00:00000000 00000000  1000 0 4242 1 x";
         assert_eq!(parse_established(line), Some((4242, 8080)));

@@ -1,35 +1,28 @@
-//! Small, fast readers of `/proc`.
+//! Status, children and memory of processes: `/proc/PID/stat`, `children` and `smaps_rollup`.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
-/// A list of children that changes all the time is read so often at most.
+/// Maximum number of reads of a list of children that keeps changing.
 const MAX_CHILD_READS: u32 = 8;
 
-/// Of the flags in `/proc/PID/stat` the one of a process that is ending (`linux/sched.h`).
-const PF_EXITING: u64 = 0x4;
-
-/// What `/proc/PID/stat` says, as far as anyone here needs it.
+/// The fields of `/proc/PID/stat` that rsm uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
     /// State letter, as in proc(5); see [`Stat::is_dead`].
     pub state: u8,
-    /// Its parent: the reaper, once that is dead.
+    /// Its parent; the subreaper after the parent has exited.
     pub parent: i32,
-    /// Process group.
     pub group: i32,
-    /// Session.
     pub session: i32,
-    /// It is on its way out: its memory, and with it its environment, may be gone, while its
-    /// children are still its own.
+    /// It is exiting: its memory, including the environment, may be freed, but it still has its children.
     pub exiting: bool,
-    /// Clock ticks it used itself.
+    /// CPU time of the process, in clock ticks.
     pub cpu_ticks: u64,
-    /// Clock ticks that children used which it has reaped, with what those had reaped.
+    /// CPU time of its reaped children and their reaped descendants, in clock ticks.
     pub child_cpu_ticks: u64,
-    /// How many threads it has.
     pub threads: u64,
     /// Start time in clock ticks since boot.
     pub start_time: u64,
@@ -38,13 +31,13 @@ pub struct Stat {
 }
 
 impl Stat {
-    /// Whether it has ended and only waits to be reaped. A process whose first thread has ended
-    /// while others go on has the letter of a zombie, too, and is none.
+    /// Whether it has exited and waits to be reaped. A process whose main thread has exited while other threads
+    /// run also has the state of a zombie, but is none.
     pub fn is_dead(&self) -> bool {
         matches!(self.state, b'Z' | b'X' | b'x') && self.threads <= 1
     }
 
-    /// Parses the file. The command may hold anything, so fields count from its last parenthesis.
+    /// Parses the file. The command can contain any characters, so fields are counted from the last parenthesis.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let end = text.iter().rposition(|byte| *byte == b')')?;
         let mut fields =
@@ -52,17 +45,17 @@ impl Stat {
         let state = *fields.next()?.first()?;
         let mut numbers = [0i64; 21]; // field 4 (ppid) to field 24 (rss)
         for number in &mut numbers {
-            // rlimits and the like can exceed i64, but come later.
+            // Fields that can exceed i64, such as rlimits, come later.
             *number = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
         }
-        let field = |at: usize| numbers[at - 4];
-        let unsigned = |at: usize| u64::try_from(field(at)).unwrap_or(0);
+        let field = |number: usize| numbers[number - 4];
+        let unsigned = |number: usize| u64::try_from(field(number)).unwrap_or(0);
         Some(Self {
             state,
             parent: i32::try_from(field(4)).ok()?,
             group: i32::try_from(field(5)).ok()?,
             session: i32::try_from(field(6)).ok()?,
-            exiting: unsigned(9) & PF_EXITING != 0,
+            exiting: unsigned(9) & libc::PF_EXITING as u64 != 0,
             cpu_ticks: unsigned(14).saturating_add(unsigned(15)),
             child_cpu_ticks: unsigned(16).saturating_add(unsigned(17)),
             threads: unsigned(20),
@@ -71,43 +64,39 @@ impl Stat {
         })
     }
 
-    /// Reads it through an open file of `/proc/PID/stat`, which speaks of one process for ever:
-    /// once that is gone it gives an error, even if the pid is used again.
+    /// Reads an open `/proc/PID/stat`. The file refers to one process: after that has been reaped, reads fail,
+    /// even if the pid is reused.
     pub fn read_from(file: &File) -> io::Result<Self> {
         let mut buffer = [0; 1024];
         let length = file.read_at(&mut buffer, 0)?;
         Self::parse(&buffer[..length]).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    /// Reads that of a pid.
+    /// Reads the file of a pid.
     pub fn of(pid: i32) -> io::Result<Self> {
         Self::read_from(&open_stat(pid)?)
     }
 }
 
-/// The name of a process's program, cut to 15 bytes by the kernel; empty if it is gone.
+/// The name of the process, which the kernel truncates to 15 bytes; empty if the process does not exist.
 pub fn comm(pid: i32) -> String {
     let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
     String::from_utf8_lossy(name.trim_ascii_end()).into_owned()
 }
 
-/// Whether an error says no more than that there is no such process.
+/// Whether an error only means that the process does not exist.
 pub fn is_process_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }
 
-/// Opens `/proc/PID/stat`.
-///
-/// # Errors
-/// No such process.
 pub fn open_stat(pid: i32) -> io::Result<File> {
     File::open(format!("/proc/{pid}/stat"))
 }
 
-/// The children of a process, whichever thread made them. Empty if it is gone.
+/// The children of a process, of all its threads. Empty if the process does not exist.
 ///
-/// The kernel may leave one out while another that it has listed already is being reaped. So the
-/// list is read until it is twice the same: then none was reaped meanwhile.
+/// The kernel may omit a child while another one that it has already listed is reaped. Therefore the list is
+/// read until two reads are equal: then no child was reaped in between.
 pub fn children(pid: i32, threads: u64) -> Vec<i32> {
     let mut last = children_once(pid, threads);
     for _ in 0..MAX_CHILD_READS {
@@ -115,7 +104,7 @@ pub fn children(pid: i32, threads: u64) -> Vec<i32> {
         if again == last {
             break;
         }
-        // One that was there and is not now has been reaped, or left out.
+        // A child that is missing in the second list has been reaped, or was omitted.
         last.retain(|child| !again.contains(child) && Stat::of(*child).is_ok());
         last.splice(0..0, again);
     }
@@ -154,32 +143,31 @@ fn has_children_files() -> bool {
     *HAS.get_or_init(|| std::path::Path::new("/proc/thread-self/children").exists())
 }
 
-/// The slow way: asks every process for its parent.
+/// The slow alternative: reads the parent of every process.
 fn children_by_scan(pid: i32) -> Vec<i32> {
     all_pids().into_iter().filter(|child| Stat::of(*child).is_ok_and(|stat| stat.parent == pid)).collect()
 }
 
-/// Every process that can be seen from here.
+/// All processes in this PID namespace.
 pub fn all_pids() -> Vec<i32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Bytes that a process has resident, pages it shares counted in proportion; `None` if the
-/// kernel does not tell (before 4.14) or not us.
+/// Proportional set size of a process in bytes; `None` if the kernel does not report it (before 4.14), or not to
+/// this process.
 pub fn pss(pid: i32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
     Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
 }
 
-/// Bytes of a page.
 pub fn page_size() -> u64 {
     let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
     size.and_then(|size| u64::try_from(size).ok()).unwrap_or(4096)
 }
 
-/// Clock ticks a second.
+/// Clock ticks per second.
 pub fn ticks_per_second() -> u64 {
     let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten();
     ticks.and_then(|ticks| u64::try_from(ticks).ok()).unwrap_or(100)
@@ -191,7 +179,7 @@ mod tests {
     use crate::process::fixture::Fixture;
 
     #[test]
-    fn a_command_may_hold_anything() {
+    fn parses_any_command() {
         let text = b"42 (a) b (\n) S 1 42 7 0 -1 0 0 0 0 0 5 6 7 8 20 0 3 0 999 100 55 18446744073709551615";
         let stat = Stat::parse(text).unwrap();
         assert_eq!((stat.state, stat.parent, stat.group, stat.session), (b'S', 1, 42, 7));
@@ -202,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn we_are_there() {
+    fn reads_own_process() {
         let me = std::process::id().cast_signed();
         let stat = Stat::of(me).unwrap();
         assert!(stat.threads >= 1 && stat.rss_pages > 0 && stat.start_time > 0);
@@ -210,15 +198,15 @@ mod tests {
     }
 
     #[test]
-    fn without_lists_children_are_found_by_their_parent() {
+    fn scan_finds_same_children_as_list() {
         let mut app = Fixture::sh("sleep 1000 & echo $!; setsid sleep 1000 & echo $!; read _");
-        let mut said = [app.process().pid, app.process().pid];
+        let mut expected = [app.process().pid, app.process().pid];
         let mut scanned = children_by_scan(app.leader().pid);
         let mut listed = children(app.leader().pid, 1);
-        said.sort_unstable();
+        expected.sort_unstable();
         scanned.sort_unstable();
         listed.sort_unstable();
-        assert_eq!(scanned, said);
-        assert_eq!(listed, said);
+        assert_eq!(scanned, expected);
+        assert_eq!(listed, expected);
     }
 }

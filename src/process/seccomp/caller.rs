@@ -1,4 +1,4 @@
-//! Who calls, and looking into its memory and files.
+//! The process that made a supervised system call: its credentials, memory and descriptors.
 #![allow(unsafe_code)]
 
 use std::fs::read_link;
@@ -11,19 +11,19 @@ use nix::unistd::Pid;
 
 use crate::process::proc::{fds, status};
 
-/// `CAP_NET_BIND_SERVICE`.
+/// From `linux/capability.h`.
 const CAP_NET_BIND_SERVICE: u32 = 10;
 
-/// The process that a calling thread belongs to.
+/// The process of the calling thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// The process: a notification names a thread, and only its process can be referred to.
+    /// The pid: a notification has the id of a thread, but pidfds only exist for processes.
     pub pid: i32,
-    /// Its effective user.
+    /// Effective user id.
     pub uid: u32,
-    /// Whether the kernel lets it bind privileged ports.
+    /// Whether it may bind privileged ports.
     pub can_bind_privileged: bool,
-    /// Whether it is in our network: in another one (a sandbox, a container) ports are others.
+    /// Whether it is in the network namespace of this process. In another one (a container) its ports are separate.
     pub same_netns: bool,
 }
 
@@ -31,12 +31,12 @@ impl Caller {
     /// The process of a thread.
     ///
     /// # Errors
-    /// It is gone.
+    /// The thread does not exist.
     pub fn of_thread(thread: i32) -> nix::Result<Self> {
         let text = std::fs::read_to_string(format!("/proc/{thread}/status")).map_err(|_| Errno::ESRCH)?;
-        let network = |thread: &str| read_link(format!("/proc/{thread}/ns/net")).ok();
-        let own = network("self");
-        let same_netns = network(&thread.to_string()).is_none_or(|its| Some(its) == own);
+        let namespace = |thread: &str| read_link(format!("/proc/{thread}/ns/net")).ok();
+        let own = namespace("self");
+        let same_netns = namespace(&thread.to_string()).is_none_or(|other| Some(other) == own);
         let caller = Self::parse(&text).ok_or(Errno::ESRCH)?;
         Ok(Self { same_netns, ..caller })
     }
@@ -56,7 +56,7 @@ impl Caller {
 /// Copies `length` bytes at `address` of a thread's memory.
 ///
 /// # Errors
-/// `EFAULT`: not all of it is there. `EPERM`: we may not.
+/// `EFAULT`: a part is not mapped. `EPERM`: not permitted.
 pub fn read_memory(thread: i32, address: u64, length: usize) -> nix::Result<Vec<u8>> {
     let mut bytes = vec![0; length];
     let base = usize::try_from(address).map_err(|_| Errno::EFAULT)?;
@@ -68,19 +68,19 @@ pub fn read_memory(thread: i32, address: u64, length: usize) -> nix::Result<Vec<
 /// Duplicates descriptor `number` of a process.
 ///
 /// # Errors
-/// `EBADF`: it has no such one. `EPERM`: we may not. `ESRCH`: it is gone.
+/// `EBADF`: it is not open. `EPERM`: not permitted. `ESRCH`: the process does not exist.
 pub fn pidfd_getfd(process: BorrowedFd<'_>, number: i32) -> nix::Result<OwnedFd> {
     // SAFETY: takes three numbers and returns a new descriptor.
     let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })?;
     let fd = i32::try_from(fd).map_err(|_| Errno::EBADF)?;
-    // SAFETY: just made for us, close-on-exec by definition.
+    // SAFETY: the kernel just created it; it is always close-on-exec.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// What `/proc` tells of a process's socket.
+/// A socket of another process, as `/proc` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketFd {
-    /// The kernel's number for the socket.
+    /// Inode number of the socket.
     pub inode: u64,
     /// `O_NONBLOCK`.
     pub non_blocking: bool,
@@ -89,10 +89,10 @@ pub struct SocketFd {
 }
 
 impl SocketFd {
-    /// Of descriptor `number`.
+    /// The socket at descriptor `number`.
     ///
     /// # Errors
-    /// `ENOTSOCK`: it is none, or not open. `EPERM`, `EACCES`: we may not look.
+    /// `ENOTSOCK`: it is not a socket. `ENOENT`: it is not open. `EPERM`, `EACCES`: not permitted.
     pub fn of(process: i32, number: i32) -> nix::Result<Self> {
         let to_errno = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
         let inode = fds::socket_inode(process, number).map_err(to_errno)?.ok_or(Errno::ENOTSOCK)?;
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_leads_to_its_process() {
+    fn finds_process_of_thread() {
         let of_thread =
             std::thread::spawn(|| Caller::of_thread(nix::unistd::gettid().as_raw())).join().unwrap().unwrap();
         assert_eq!(of_thread.pid, me());
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_are_known_by_inode_and_flags() {
+    fn reads_inode_and_flags_of_socket() {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         let number = socket.as_raw_fd();
         let inode = std::fs::metadata(format!("/proc/self/fd/{number}")).unwrap().ino();
@@ -141,14 +141,14 @@ mod tests {
     }
 
     #[test]
-    fn memory_and_descriptors_of_a_process_can_be_had() {
+    fn reads_memory_and_duplicates_descriptors() {
         let text = *b"some bytes";
         assert_eq!(read_memory(me(), text.as_ptr() as u64, text.len()).unwrap(), text);
         assert_eq!(read_memory(me(), 8, 4), Err(Errno::EFAULT));
         let process = crate::process::process_ref::pidfd_open(me()).unwrap();
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-        let taken = pidfd_getfd(process.as_fd(), socket.as_raw_fd()).unwrap();
-        assert_eq!(TcpListener::from(taken).local_addr().unwrap(), socket.local_addr().unwrap());
+        let duplicate = pidfd_getfd(process.as_fd(), socket.as_raw_fd()).unwrap();
+        assert_eq!(TcpListener::from(duplicate).local_addr().unwrap(), socket.local_addr().unwrap());
         assert_eq!(pidfd_getfd(process.as_fd(), 1 << 20).unwrap_err(), Errno::EBADF);
     }
 }

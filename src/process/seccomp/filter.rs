@@ -1,4 +1,4 @@
-//! The child's side: which calls are told, and installing the filter.
+//! The seccomp filter: which system calls are supervised, and its installation in the child.
 #![allow(unsafe_code)]
 
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -8,28 +8,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::bpf::{self, Instruction};
 
-/// Offsets in `struct seccomp_data`; of the arguments (little-endian) the low halves.
+/// Offsets in `struct seccomp_data`; for arguments, of their lower half (little-endian).
 const OFFSET_NR: u32 = 0;
 const OFFSET_ARCH: u32 = 4;
+const OFFSET_ARG0: u32 = 16;
 const OFFSET_ARG1: u32 = 24;
 const OFFSET_ARG2: u32 = 32;
 
-/// x32 calls bear x86-64's architecture and this bit.
+/// System calls of x32 have the architecture of x86-64 and this bit.
 #[cfg(target_arch = "x86_64")]
 const X32_SYSCALL_BIT: u32 = 0x4000_0000;
 
-/// Which calls are told.
+/// Which system calls are supervised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SupervisedCalls {
     /// `bind` and `listen`.
     BindListen,
-    /// Also those `setsockopt` calls that decide how a port may be shared: for whoever cannot look
-    /// into the program's sockets.
+    /// Also the `setsockopt` calls that affect port sharing: needed if rsm cannot inspect the sockets of the app.
     BindListenSetsockopt,
 }
 
-/// A call that is told.
+/// A supervised system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallKind {
     /// `bind(fd, address, length)`.
@@ -38,11 +38,11 @@ pub enum CallKind {
     Listen,
     /// `setsockopt(fd, level, option, value, length)`.
     SetSockOpt,
-    /// 32-bit x86's one call for all of a socket's: its arguments lie in memory.
+    /// `socketcall(call, arguments)` of 32-bit x86: one call for all socket operations, with arguments in memory.
     SocketCall,
 }
 
-/// A way to make system calls that this machine knows, and the numbers in it.
+/// The system call numbers of an architecture (`AUDIT_ARCH_*`) that this machine can execute.
 struct SyscallTable {
     architecture: u32,
     numbers: &'static [(u32, CallKind)],
@@ -88,7 +88,7 @@ const TABLES: &[SyscallTable] = &[
 const TABLES: &[SyscallTable] = &[];
 
 impl CallKind {
-    /// The call of a number under an architecture; `None` for one that no filter of ours tells.
+    /// The call with this number in an architecture; `None` for calls that no filter supervises.
     pub fn of(architecture: u32, number: i32) -> Option<Self> {
         let table = TABLES.iter().find(|table| table.architecture == architecture)?;
         let number = number.cast_unsigned();
@@ -96,11 +96,11 @@ impl CallKind {
     }
 }
 
-/// `bind` and `listen` of `socketcall(2)`, its first argument.
+/// First argument of `socketcall(2)` for `bind` and `listen`.
 const SOCKETCALL_BIND: u32 = 2;
 const SOCKETCALL_LISTEN: u32 = 4;
 
-/// The filter's program.
+/// The program of the filter.
 pub(super) fn program(calls: SupervisedCalls) -> Vec<Instruction> {
     const NOTIFY: Instruction = bpf::ret(libc::SECCOMP_RET_USER_NOTIF);
     const ALLOW: Instruction = bpf::ret(libc::SECCOMP_RET_ALLOW);
@@ -122,12 +122,12 @@ pub(super) fn program(calls: SupervisedCalls) -> Vec<Instruction> {
                     bpf::jump_eq(libc::IPV6_V6ONLY as u32, 0, 1),
                 ],
                 CallKind::SocketCall => &[
-                    bpf::load_word(OFFSET_ARG1 - 8),
+                    bpf::load_word(OFFSET_ARG0),
                     bpf::jump_eq(SOCKETCALL_BIND, 1, 0),
                     bpf::jump_eq(SOCKETCALL_LISTEN, 0, 1),
                 ],
             };
-            // Whoever fails a test has lost the number from the accumulator, but needs it no more.
+            // After a failed test the accumulator does not hold the call number any more, so the call is allowed here.
             let after = if tests.is_empty() { 1 } else { 2 };
             body.push(bpf::jump_eq(*number, 0, (tests.len() + after) as u8));
             body.extend_from_slice(tests);
@@ -142,20 +142,20 @@ pub(super) fn program(calls: SupervisedCalls) -> Vec<Instruction> {
     program
 }
 
-/// Makes this thread, and all it will fork and execute, ask before the `calls`. Returns what the
-/// answers are given through. For a child between fork and exec: there is no way back.
+/// Installs the filter in this thread, for all programs that it executes and all its descendants: each of `calls`
+/// waits for a response. Returns the notifier. For a child between fork and exec: a filter cannot be removed.
 ///
-/// Without `CAP_SYS_ADMIN` the program and its descendants lose what set-user-id bits and file
-/// capabilities would give them: only then does the kernel let an ordinary user filter.
+/// Without `CAP_SYS_ADMIN` this sets `no_new_privs`, as the kernel requires: set-user-id bits and file
+/// capabilities then have no effect for the program and its descendants.
 ///
 /// # Errors
-/// `ENOSYS` and `EINVAL`: no such thing in this kernel. `EBUSY`: someone above us asks already.
-/// `EPERM`, `EACCES`: the container forbids it.
+/// `ENOSYS`, `EINVAL`: not supported by the kernel. `EBUSY`: a filter with a notifier is already installed.
+/// `EPERM`, `EACCES`: forbidden by the container.
 pub fn install(calls: SupervisedCalls) -> nix::Result<OwnedFd> {
     install_program(&program(calls))
 }
 
-/// [`install`] without allocating: for a child whose parent has threads.
+/// Like [`install`], without allocation: for the child of a process with several threads.
 pub(super) fn install_program(program: &[Instruction]) -> nix::Result<OwnedFd> {
     if TABLES.is_empty() {
         return Err(Errno::ENOSYS);
@@ -170,8 +170,8 @@ pub(super) fn install_program(program: &[Instruction]) -> nix::Result<OwnedFd> {
 }
 
 fn set_filter_with_fallback(program: &[Instruction]) -> nix::Result<OwnedFd> {
-    // A call that waits for its answer must not be disturbed by harmless signals, else it is made
-    // again for each of them. Linux 5.19 can do that.
+    // Since Linux 5.19, only fatal signals can interrupt a call that waits for its response. Before that, every
+    // signal interrupts and restarts it.
     let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
     match set_filter(program, flags | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV) {
         Err(Errno::EINVAL) => set_filter(program, flags),
@@ -188,7 +188,7 @@ fn set_filter(program: &[Instruction], flags: libc::c_ulong) -> nix::Result<Owne
         libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
     })?;
     let fd = i32::try_from(fd).map_err(|_| Errno::EBADF)?;
-    // SAFETY: just made for us; close-on-exec by definition.
+    // SAFETY: the kernel just created it; a notifier is always close-on-exec.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -197,12 +197,12 @@ mod tests {
     use super::*;
     use crate::process::bpf::interpreter;
 
-    /// Whether a call is told.
-    fn told(calls: SupervisedCalls, architecture: u32, number: u32, arguments: [u32; 3]) -> bool {
+    /// Whether the filter reports a call.
+    fn is_reported(calls: SupervisedCalls, architecture: u32, number: u32, arguments: [u32; 3]) -> bool {
         let load = |offset, _| match offset {
             OFFSET_NR => number,
             OFFSET_ARCH => architecture,
-            16 => arguments[0],
+            OFFSET_ARG0 => arguments[0],
             OFFSET_ARG1 => arguments[1],
             OFFSET_ARG2 => arguments[2],
             _ => panic!("nothing at {offset}"),
@@ -211,43 +211,44 @@ mod tests {
     }
 
     #[test]
-    fn calls_are_told_by_number_and_architecture() {
+    fn reports_calls_by_number_and_architecture() {
         for calls in [SupervisedCalls::BindListen, SupervisedCalls::BindListenSetsockopt] {
             for table in TABLES {
                 for (number, call) in table.numbers {
                     assert_eq!(CallKind::of(table.architecture, number.cast_signed()), Some(*call));
                     if matches!(call, CallKind::Bind | CallKind::Listen) {
-                        assert!(told(calls, table.architecture, *number, [7, 8, 9]), "{call:?}");
-                        assert!(!told(calls, 1, *number, [7, 8, 9]), "of an unknown architecture");
+                        assert!(is_reported(calls, table.architecture, *number, [7, 8, 9]), "{call:?}");
+                        assert!(!is_reported(calls, 1, *number, [7, 8, 9]), "unknown architecture");
                     }
                 }
-                assert!(!told(calls, table.architecture, 0, [0; 3]));
-                assert!(!told(calls, table.architecture, u32::MAX, [0; 3]));
+                assert!(!is_reported(calls, table.architecture, 0, [0; 3]));
+                assert!(!is_reported(calls, table.architecture, u32::MAX, [0; 3]));
             }
         }
         assert_eq!(CallKind::of(0, 49), None);
     }
 
     #[test]
-    fn of_the_options_only_those_that_matter_are_told() {
+    fn reports_only_options_of_port_sharing() {
         let (socket, ipv6) = (libc::SOL_SOCKET as u32, libc::IPPROTO_IPV6 as u32);
         let (reuse, only) = (libc::SO_REUSEPORT as u32, libc::IPV6_V6ONLY as u32);
         for table in TABLES {
             for (number, _) in table.numbers.iter().filter(|(_, call)| *call == CallKind::SetSockOpt) {
-                let told =
-                    |calls, level, option| told(calls, table.architecture, *number, [3, level, option]);
+                let is_reported = |calls, level, option| {
+                    is_reported(calls, table.architecture, *number, [3, level, option])
+                };
                 assert!(
-                    told(SupervisedCalls::BindListenSetsockopt, socket, reuse)
-                        && told(SupervisedCalls::BindListenSetsockopt, ipv6, only)
+                    is_reported(SupervisedCalls::BindListenSetsockopt, socket, reuse)
+                        && is_reported(SupervisedCalls::BindListenSetsockopt, ipv6, only)
                 );
                 assert!(
-                    !told(SupervisedCalls::BindListenSetsockopt, socket, only)
-                        && !told(SupervisedCalls::BindListenSetsockopt, ipv6, reuse)
+                    !is_reported(SupervisedCalls::BindListenSetsockopt, socket, only)
+                        && !is_reported(SupervisedCalls::BindListenSetsockopt, ipv6, reuse)
                 );
-                assert!(!told(SupervisedCalls::BindListenSetsockopt, libc::IPPROTO_TCP as u32, 1));
+                assert!(!is_reported(SupervisedCalls::BindListenSetsockopt, libc::IPPROTO_TCP as u32, 1));
                 assert!(
-                    !told(SupervisedCalls::BindListen, socket, reuse)
-                        && !told(SupervisedCalls::BindListen, ipv6, only)
+                    !is_reported(SupervisedCalls::BindListen, socket, reuse)
+                        && !is_reported(SupervisedCalls::BindListen, ipv6, only)
                 );
             }
         }
@@ -255,9 +256,9 @@ mod tests {
 
     #[test]
     #[cfg(target_arch = "x86_64")]
-    fn of_the_socket_calls_of_32_bits_bind_and_listen_are_told() {
-        let told = |which| told(SupervisedCalls::BindListen, 0x4000_0003, 102, [which, 0, 0]);
-        assert!(told(SOCKETCALL_BIND) && told(SOCKETCALL_LISTEN));
-        assert!(!told(1) && !told(3) && !told(5));
+    fn reports_bind_and_listen_of_socketcall() {
+        let is_reported = |call| is_reported(SupervisedCalls::BindListen, 0x4000_0003, 102, [call, 0, 0]);
+        assert!(is_reported(SOCKETCALL_BIND) && is_reported(SOCKETCALL_LISTEN));
+        assert!(!is_reported(1) && !is_reported(3) && !is_reported(5));
     }
 }

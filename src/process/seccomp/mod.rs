@@ -1,12 +1,10 @@
-//! Asking before a program binds and listens: seccomp's user notification.
+//! Supervised system calls of apps, with seccomp user notification.
 //!
-//! The child installs a filter between fork and exec ([`install`]). From then on its `bind` and
-//! `listen` calls, and those of all its descendants, wait until whoever holds the [`Notifier`]
-//! answers. All other calls pass at the cost of some nanoseconds. [`detect`] says how much of this the
-//! kernel and the container we run in allow.
+//! The child installs a filter between fork and exec ([`install`]). From then on, each `bind` and `listen` call of
+//! the child and its descendants waits until the owner of the [`Notifier`] responds. All other calls continue
+//! after a few nanoseconds. [`detect`] tests what kernel and container allow.
 //!
-//! Numbers and layouts are the kernel's: `linux/seccomp.h`, `linux/audit.h`, and the tables of system
-//! calls.
+//! Numbers and layouts are from `linux/seccomp.h`, `linux/audit.h` and the kernel's system call tables.
 
 mod caller;
 mod filter;

@@ -1,4 +1,4 @@
-//! The supervisor's side: hearing of calls and answering them.
+//! The notifier: receives supervised system calls and sends the responses.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -7,40 +7,40 @@ use nix::errno::Errno;
 
 use super::filter::CallKind;
 
-/// A call that waits for its answer: `struct seccomp_notif`.
+/// A call that waits for its response: `struct seccomp_notif`.
 ///
-/// May lie in memory that outlives the process: a call that was heard of but not answered can be answered
-/// by another process that knows its id.
+/// May be stored in memory that outlives the process: any process with the notifier can respond to a received
+/// call by its id.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Notification {
-    /// Names the call among those of this filter; 0 is none.
+    /// Identifies the call among those of this filter; 0 is none.
     pub id: u64,
-    /// The calling thread, as we see it.
+    /// The calling thread, in the PID namespace of this process.
     pub tid: i32,
     flags: u32,
     syscall: i32,
     arch: u32,
     instruction_pointer: u64,
-    /// The call's args, as registers.
+    /// The arguments, as register values.
     pub args: [u64; 6],
 }
 
 const _: () = assert!(size_of::<Notification>() == size_of::<libc::seccomp_notif>());
 
 impl Notification {
-    /// Which call; `None` for one that our filters do not tell.
+    /// The system call; `None` for one that the filter does not supervise.
     pub fn kind(&self) -> Option<CallKind> {
         CallKind::of(self.arch, self.syscall)
     }
 
-    /// An argument that is an `int`.
-    pub fn arg_i32(&self, place: usize) -> i32 {
-        (self.args[place] as u32).cast_signed()
+    /// An argument of type `int`.
+    pub fn arg_i32(&self, index: usize) -> i32 {
+        (self.args[index] as u32).cast_signed()
     }
 }
 
-/// The descriptor that calls are heard of and answered through. All processes under the filter share it.
+/// The descriptor that receives the calls of all processes under the filter.
 #[derive(Debug)]
 pub struct Notifier(OwnedFd);
 
@@ -63,36 +63,36 @@ impl AsRawFd for Notifier {
 }
 
 impl Notifier {
-    /// Hears of the next call; waits if there is none.
+    /// Receives the next call; waits if there is none.
     ///
     /// # Errors
-    /// `ENOENT`: the caller was interrupted, or killed, before we came.
+    /// `ENOENT`: the caller was interrupted or killed in the meantime.
     pub fn receive(&self, into: &mut Notification) -> nix::Result<()> {
-        // The kernel refuses a place that is not all zero.
+        // The kernel rejects a structure that is not zeroed.
         *into = Notification::default();
         self.ioctl(libc::SECCOMP_IOCTL_NOTIF_RECV, std::ptr::from_mut(into).cast())
     }
 
-    /// Whether a call still waits: after its thread's memory or files were looked at, this says that
-    /// it was that thread's, and not another one's that got its number.
+    /// Whether a call still waits. If so after its thread was inspected, it was really that thread, and not
+    /// another one that got the same id.
     pub fn is_valid(&self, id: u64) -> bool {
         let mut id = id;
         self.ioctl(libc::SECCOMP_IOCTL_NOTIF_ID_VALID, (&raw mut id).cast()).is_ok()
     }
 
-    /// Lets the kernel carry the call out as if nobody had asked. Not for calls that must not happen: by
-    /// then the program may have changed what its args point to.
+    /// Lets the kernel execute the call. Not suitable as a security check: the program may have changed the memory
+    /// that the arguments point to.
     ///
     /// # Errors
-    /// `ENOENT`: nobody waits any more.
+    /// `ENOENT`: the call does not wait any more.
     pub fn continue_syscall(&self, id: u64) -> nix::Result<()> {
         self.send_response(id, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32)
     }
 
-    /// Gives the call a result: success, or the errno that it fails with.
+    /// Completes the call without executing it: with success, or with an error.
     ///
     /// # Errors
-    /// `ENOENT`: nobody waits any more.
+    /// `ENOENT`: the call does not wait any more.
     pub fn respond(&self, id: u64, result: nix::Result<()>) -> nix::Result<()> {
         self.send_response(id, result.map_or_else(|errno| -(errno as i32), |()| 0), 0)
     }
@@ -102,27 +102,27 @@ impl Notifier {
         self.ioctl(libc::SECCOMP_IOCTL_NOTIF_SEND, (&raw mut response).cast())
     }
 
-    /// Puts a duplicate of `fd` at `number` in the calling process, closing what is there.
+    /// Duplicates `fd` to descriptor `number` of the calling process, which is closed first.
     ///
     /// # Errors
-    /// `ENOENT`: nobody waits any more. `EBADF`: beyond its limit of open files.
+    /// `ENOENT`: the call does not wait any more. `EBADF`: `number` exceeds its limit of open files.
     pub fn add_fd(&self, id: u64, fd: BorrowedFd<'_>, number: i32, close_on_exec: bool) -> nix::Result<()> {
-        let mut place = libc::seccomp_notif_addfd {
+        let mut request = libc::seccomp_notif_addfd {
             id,
             flags: libc::SECCOMP_ADDFD_FLAG_SETFD as u32,
             srcfd: fd.as_raw_fd().cast_unsigned(),
             newfd: number.cast_unsigned(),
             newfd_flags: if close_on_exec { libc::O_CLOEXEC.cast_unsigned() } else { 0 },
         };
-        self.ioctl(libc::SECCOMP_IOCTL_NOTIF_ADDFD, (&raw mut place).cast())
+        self.ioctl(libc::SECCOMP_IOCTL_NOTIF_ADDFD, (&raw mut request).cast())
     }
 
-    fn ioctl(&self, request: libc::Ioctl, argument: *mut libc::c_void) -> nix::Result<()> {
+    fn ioctl(&self, command: libc::Ioctl, argument: *mut libc::c_void) -> nix::Result<()> {
         loop {
-            // SAFETY: each caller passes a live struct of the layout that its request wants.
-            match Errno::result(unsafe { libc::ioctl(self.0.as_raw_fd(), request, argument) }) {
+            // SAFETY: each caller passes a valid structure with the layout of its command.
+            match Errno::result(unsafe { libc::ioctl(self.0.as_raw_fd(), command, argument) }) {
                 Err(Errno::EINTR) => {}
-                // Placing returns the number that the duplicate got.
+                // SECCOMP_IOCTL_NOTIF_ADDFD returns the number of the new descriptor.
                 other => return other.map(drop),
             }
         }

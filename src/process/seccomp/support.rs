@@ -1,4 +1,4 @@
-//! How much of all this the kernel, and the container we run in, allow: tried once, in a child.
+//! Detection of what kernel and container allow: each operation is tested once, on a child process.
 #![allow(unsafe_code)]
 
 use std::fmt;
@@ -18,21 +18,20 @@ use super::notify::{Notification, Notifier};
 use crate::process::bpf::Instruction;
 use crate::process::process_ref::pidfd_open;
 
-/// The child does nothing that takes time; a machine that swaps may still keep it waiting.
+/// The child needs milliseconds, but a machine that swaps may delay it.
 const TIMEOUT_MS: u16 = 5000;
 
-/// What can be done about the calls of programs that run under a filter.
+/// What rsm can do with the supervised calls of a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Support {
-    /// Their sockets can be looked into and acted upon.
+    /// The sockets of the program can be duplicated.
     Full,
-    /// Their sockets cannot be had, for this reason, but can be replaced by ours.
+    /// The sockets of the program cannot be duplicated, for this reason, but they can be replaced.
     InjectOnly(Errno),
-    /// Nothing: what failed, and why.
+    /// Calls cannot be supervised.
     Unsupported {
-        /// The step.
+        /// The step of the test that failed.
         step: &'static str,
-        /// The system's error.
         errno: Errno,
     },
 }
@@ -49,9 +48,9 @@ impl fmt::Display for Support {
     }
 }
 
-/// Tries it on a child, which becomes `user` (uid and gid) if one is given.
+/// Tests it on a child process, which becomes `user` (uid and gid) if one is given.
 ///
-/// The answer holds for as long as we have our privileges; ask once for each user.
+/// The result is valid as long as this process keeps its privileges: once per user is enough.
 pub fn detect(user: Option<(u32, u32)>) -> Support {
     match run_checks(user) {
         Ok(support) => support,
@@ -64,42 +63,42 @@ type FailedStep = (&'static str, Errno);
 fn run_checks(user: Option<(u32, u32)>) -> Result<Support, FailedStep> {
     let failed = |step| move |errno| (step, errno);
     let program = program(SupervisedCalls::BindListenSetsockopt);
-    let (said, child_says) = pipe2(OFlag::O_CLOEXEC).map_err(failed("creating a pipe"))?;
+    let (output, child_output) = pipe2(OFlag::O_CLOEXEC).map_err(failed("creating a pipe"))?;
     let new_socket = || socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
     let sockets = (
         new_socket().map_err(failed("creating a socket"))?,
         new_socket().map_err(failed("creating a socket"))?,
     );
-    let child = TestChild::start(&program, user, child_says.as_raw_fd(), sockets.0.as_raw_fd())
+    let child = TestChild::start(&program, user, child_output.as_raw_fd(), sockets.0.as_raw_fd())
         .map_err(failed("creating a process"))?;
-    let notifier = receive_notifier(&said).map_err(failed("the seccomp filter"))?;
+    let notifier = receive_notifier(&output).map_err(failed("the seccomp filter"))?;
     wait_readable(notifier.as_fd()).map_err(failed("the seccomp notification"))?;
     let mut call = Notification::default();
     notifier.receive(&mut call).map_err(failed("the seccomp notification"))?;
     let process = Caller::of_thread(call.tid).map_err(failed("the status of the process in /proc"))?.pid;
-    // The child has a copy of our memory, so what lies here lies there, too.
+    // The child has a copy of the memory of this process, so the address is valid there, too.
     read_memory(call.tid, program.as_ptr() as u64, 8)
         .map_err(failed("reading process memory (process_vm_readv)"))?;
     SocketFd::of(process, sockets.0.as_raw_fd())
         .map_err(failed("the descriptors of the process in /proc"))?;
-    let place = notifier.add_fd(call.id, sockets.1.as_fd(), sockets.0.as_raw_fd(), true);
-    place.map_err(failed("replacing a socket (SECCOMP_ADDFD, Linux 5.9)"))?;
+    let replaced = notifier.add_fd(call.id, sockets.1.as_fd(), sockets.0.as_raw_fd(), true);
+    replaced.map_err(failed("replacing a socket (SECCOMP_ADDFD, Linux 5.9)"))?;
     let number = sockets.1.as_raw_fd();
-    let taken = pidfd_open(process).and_then(|process| pidfd_getfd(process.as_fd(), number));
+    let duplicated = pidfd_open(process).and_then(|process| pidfd_getfd(process.as_fd(), number));
     notifier.respond(call.id, Ok(())).map_err(failed("the seccomp response"))?;
-    drop((child, child_says));
-    Ok(taken.map_or_else(Support::InjectOnly, |_| Support::Full))
+    drop((child, child_output));
+    Ok(duplicated.map_or_else(Support::InjectOnly, |_| Support::Full))
 }
 
-/// The child's first word: the number of its notifier, or its error.
-fn receive_notifier(said: &OwnedFd) -> nix::Result<Notifier> {
+/// Reads the number of the notifier from the child, or its error.
+fn receive_notifier(output: &OwnedFd) -> nix::Result<Notifier> {
     let mut word = [0; 4];
-    wait_readable(said.as_fd())?;
-    if nix::unistd::read(said, &mut word)? != word.len() {
+    wait_readable(output.as_fd())?;
+    if nix::unistd::read(output, &mut word)? != word.len() {
         return Err(Errno::EIO);
     }
     match i32::from_ne_bytes(word) {
-        // SAFETY: child and parent have one table of descriptors, and the child leaves this one to us.
+        // SAFETY: child and parent share the descriptor table, and the child does not close this descriptor.
         number if number >= 0 => Ok(Notifier::from(unsafe { OwnedFd::from_raw_fd(number) })),
         errno => Err(Errno::from_raw(-errno)),
     }
@@ -116,16 +115,16 @@ fn wait_readable(fd: std::os::fd::BorrowedFd<'_>) -> nix::Result<()> {
 struct TestChild(Pid);
 
 impl TestChild {
-    /// It has our table of descriptors, so that its notifier needs no way to us.
+    /// The child shares the descriptor table of this process, so that its notifier need not be sent.
     fn start(
         program: &[Instruction],
         user: Option<(u32, u32)>,
-        tell: RawFd,
+        output: RawFd,
         socket: RawFd,
     ) -> nix::Result<Self> {
         let flags = libc::c_long::from(libc::CLONE_FILES | libc::SIGCHLD);
-        // SAFETY: a fork but for the shared descriptors. We may have threads, so until its end the
-        // child makes system calls only: no allocation, no lock.
+        // SAFETY: like a fork, with shared descriptors. This process may have threads, so the child makes only
+        // system calls until it exits: no allocation, no lock.
         let pid = Errno::result(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })?;
         if pid != 0 {
             return Ok(Self(Pid::from_raw(i32::try_from(pid).map_err(|_| Errno::ESRCH)?)));
@@ -134,14 +133,14 @@ impl TestChild {
             Ok(notifier) => notifier.into_raw_fd(),
             Err(errno) => -(errno as i32),
         };
-        // SAFETY: system calls on numbers and on memory of this function. The C library's `setuid`
-        // would look for the threads that this process does not have.
+        // SAFETY: system calls with numbers and with memory of this function. Not the `setuid` of the C library,
+        // which would wait for the threads that exist only in the parent.
         unsafe {
             if let Some((uid, gid)) = user {
                 libc::syscall(libc::SYS_setgid, gid);
                 libc::syscall(libc::SYS_setuid, uid);
             }
-            libc::write(tell, (&raw const word).cast(), 4);
+            libc::write(output, (&raw const word).cast(), 4);
             if word >= 0 {
                 libc::listen(socket, 1);
             }
@@ -163,20 +162,20 @@ mod tests {
     use crate::process::bpf;
 
     #[test]
-    fn a_probe_ends_with_an_answer_and_leaves_nothing_open() {
+    fn detects_support() {
         let support = detect(None);
         assert!(!matches!(support, Support::Unsupported { .. }), "{support}");
     }
 
     #[test]
-    fn a_probe_can_run_as_another_user() {
+    fn detects_support_as_another_user() {
         assert!(nix::unistd::geteuid().is_root(), "this test needs root: run it as root, as in CI");
         assert_eq!(detect(Some((65534, 65534))), Support::Full);
     }
 
-    /// In a thread that may not make this call, as in a container that forbids it.
+    /// Detects in a thread that may not make a system call, as in a container that forbids it.
     fn without(call: libc::c_long) -> Support {
-        let probe_without = move || {
+        let detect_without = move || {
             let filter = [
                 bpf::load_word(0),
                 bpf::jump_eq(call as u32, 0, 1),
@@ -185,36 +184,36 @@ mod tests {
             ];
             let program = libc::sock_fprog { len: 4, filter: filter.as_ptr().cast_mut().cast() };
             nix::sys::prctl::set_no_new_privs().unwrap();
-            // SAFETY: the program is only read. It holds for this thread and its children alone.
+            // SAFETY: the program is only read. The filter applies to this thread and its children only.
             let set = unsafe {
                 libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
             };
             assert_eq!(set, 0);
             detect(None)
         };
-        std::thread::spawn(probe_without).join().unwrap()
+        std::thread::spawn(detect_without).join().unwrap()
     }
 
     #[test]
-    fn what_a_container_forbids_is_found_out() {
+    fn detects_calls_forbidden_by_container() {
         assert_eq!(without(libc::SYS_pidfd_getfd), Support::InjectOnly(Errno::EPERM));
         let Support::Unsupported { errno, .. } = without(libc::SYS_process_vm_readv) else { panic!() };
         assert_eq!(errno, Errno::EPERM);
     }
 
     #[test]
-    fn under_another_supervisor_there_can_be_no_second() {
+    fn second_filter_is_unsupported() {
         let support = std::thread::spawn(|| {
             let _notifier = install_program(&program(SupervisedCalls::BindListen)).unwrap();
             detect(None)
         });
-        let nothing = Support::Unsupported { step: "the seccomp filter", errno: Errno::EBUSY };
-        assert_eq!(support.join().unwrap(), nothing);
+        let unsupported = Support::Unsupported { step: "the seccomp filter", errno: Errno::EBUSY };
+        assert_eq!(support.join().unwrap(), unsupported);
     }
 
     #[test]
-    fn an_answer_says_what_and_why() {
-        let nothing = Support::Unsupported { step: "the seccomp filter", errno: Errno::EBUSY };
-        assert_eq!(nothing.to_string(), "the seccomp filter is not available: Device or resource busy");
+    fn message_has_step_and_cause() {
+        let unsupported = Support::Unsupported { step: "the seccomp filter", errno: Errno::EBUSY };
+        assert_eq!(unsupported.to_string(), "the seccomp filter is not available: Device or resource busy");
     }
 }

@@ -20,20 +20,19 @@ use crate::spec::Account;
 pub struct LaunchSpec {
     /// Absolute path of the executable.
     pub program: PathBuf,
-    /// Arguments, the program's name first.
+    /// Arguments, including the program's name.
     pub argv: Vec<String>,
-    /// The whole environment, `NAME=value`.
+    /// The complete environment, as `NAME=value`.
     pub env: Vec<String>,
-    /// Working directory.
     pub cwd: PathBuf,
-    /// User to become.
+    /// The user to run as, if not the user of rsm.
     pub account: Option<Account>,
     /// The numbers of the passed descriptors in the child, in the order in which they are sent.
     pub fds: Vec<RawFd>,
-    /// Which calls the supervisor answers. The child sends the notifier to its parent.
+    /// Supervised system calls. The child sends the notifier to its parent.
     #[serde(default, rename = "asks")]
     pub supervised_calls: Option<SupervisedCalls>,
-    /// Hard limits, if there are any.
+    /// How hard limits are enforced, if there are any.
     #[serde(default)]
     pub limits: Option<LimitEnforcement>,
     /// Set `LISTEN_PID` to the pid of the child, for socket activation.

@@ -28,12 +28,12 @@ use super::seccomp::{self, SupervisedCalls};
 use crate::exit::StartStep;
 use crate::spec::Account;
 
-/// A child that was forked; `report` tells whether it reached `exec`.
+/// A forked child; `report` shows whether it reached `exec`.
 #[derive(Debug)]
 pub struct ForkedChild {
-    /// Its pid.
+    /// The pid of the child.
     pub pid: i32,
-    /// Its end of the start report.
+    /// The parent's end of the start report.
     pub report: StartReport,
 }
 
@@ -68,7 +68,7 @@ pub fn fork_launch(
 /// # Errors
 /// The process could not be forked.
 pub fn daemonize_fork() -> nix::Result<()> {
-    // SAFETY: as above, one thread.
+    // SAFETY: as above, the caller has one thread.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { .. } => std::process::exit(0),
         ForkResult::Child => nix::unistd::setsid().map(drop),
@@ -148,11 +148,12 @@ fn exec_child(
         (StartStep::Seccomp, &|| install_seccomp_filter(launch.supervised_calls, reporter)),
         (StartStep::Group, &|| set_groups(launch.account.as_ref())),
         (StartStep::User, &|| {
-            launch.account.as_ref().map_or(Ok(()), |to| nix::unistd::setuid(Uid::from_raw(to.uid)))
+            let account = launch.account.as_ref();
+            account.map_or(Ok(()), |account| nix::unistd::setuid(Uid::from_raw(account.uid)))
         }),
     ];
-    for (step, act) in steps {
-        if let Err(errno) = act() {
+    for (step, execute) in steps {
+        if let Err(errno) = execute() {
             return (step, errno);
         }
     }
@@ -163,7 +164,7 @@ fn exec_child(
     (StartStep::Exec, exec(&launch))
 }
 
-/// Has the kernel kill this process when its parent dies.
+/// Makes the kernel kill this process when its parent dies.
 fn set_parent_death_signal(parent: Pid) -> nix::Result<()> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     if nix::unistd::getppid() == parent { Ok(()) } else { Err(Errno::ESRCH) }

@@ -1,4 +1,4 @@
-//! Start report: a child tells its parent how far its start got, through a socket pair that closes on exec.
+//! Start report: a child reports the progress of its start to its parent, through a socket pair that closes on exec.
 //!
 //! If it closes without a message, the program runs. Before that the child may send the notifier of its
 //! seccomp filter. A failed step is the last message.
@@ -54,7 +54,7 @@ impl StartReporter {
         Ok(())
     }
 
-    /// Sends the notifier.
+    /// Sends the notifier of the seccomp filter.
     pub fn send_notifier(&self, notifier: BorrowedFd<'_>) -> nix::Result<()> {
         fd_channel::send_with_fds(self.0.as_fd(), &NOTIFIER_TAG, &[notifier])
     }

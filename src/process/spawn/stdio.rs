@@ -1,4 +1,4 @@
-//! The pipes that carry an app's output: making them, and finding them again in a running process.
+//! The pipes of an app's standard streams: creating them, and reopening them from a running process.
 
 use std::fs::File;
 use std::io;
@@ -12,56 +12,57 @@ use tokio::io::AsyncWriteExt;
 use crate::process::proc::fds;
 use crate::process::process_ref::ProcessRef;
 
-/// Room in the pipe of an app's input, in bytes.
+/// Size of the pipe of an app's standard input, in bytes.
 const STDIN_PIPE_SIZE: i32 = 4096;
 
-/// A pipe for an app's output: our end to read from, its end to write to.
+/// A pipe for an app's output: the read end for rsm, and the write end for the app.
 ///
-/// Its end is opened for reading too: a pipe without any reader then makes a writer wait instead
-/// of killing it, so an app survives the death of all of rsm. And it belongs to the app's user,
-/// who may open `/dev/stdout` anew.
+/// The write end is also opened for reading: without any other reader, a write then blocks instead of failing with
+/// SIGPIPE, so an app survives the death of all rsm processes. It is owned by the app's user, so that the app
+/// can open `/dev/stdout`.
 ///
 /// # Errors
 /// Out of descriptors or pipes.
 pub fn output_pipe(uid: Option<u32>) -> nix::Result<(OwnedFd, OwnedFd)> {
-    let (ours, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     if let Some(uid) = uid {
-        let _ = nix::unistd::fchown(&theirs, Some(uid.into()), None);
+        let _ = nix::unistd::fchown(&write, Some(uid.into()), None);
     }
-    let path = format!("/proc/self/fd/{}", theirs.as_raw_fd());
-    let both = nix::fcntl::open(path.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty());
-    fcntl(ours.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    Ok((ours, both.unwrap_or(theirs)))
+    fcntl(read.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((read, reopen_read_write(write)))
 }
 
-/// An app's end of a pipe for its standard input; it is written to through `/proc`, when somebody does.
+/// The read end of a pipe for an app's standard input; rsm writes to it through `/proc`.
 ///
-/// It is opened for writing too: an app never comes to the end of its input, whoever dies.
+/// It is also opened for writing: an app never reaches the end of its input, even if rsm dies.
 ///
 /// # Errors
 /// Out of descriptors or pipes.
 pub fn input_pipe(uid: Option<u32>) -> nix::Result<OwnedFd> {
-    let (theirs, _) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    let (read, _) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     if let Some(uid) = uid {
-        let _ = nix::unistd::fchown(&theirs, Some(uid.into()), None);
+        let _ = nix::unistd::fchown(&read, Some(uid.into()), None);
     }
-    // Small: what a user may have of pipes is for output.
-    let _ = fcntl(theirs.as_fd(), FcntlArg::F_SETPIPE_SZ(STDIN_PIPE_SIZE));
-    let path = format!("/proc/self/fd/{}", theirs.as_raw_fd());
-    let both = nix::fcntl::open(path.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty());
-    Ok(both.unwrap_or(theirs))
+    // Small, because the total size of the pipes of a user is limited (`/proc/sys/fs/pipe-user-pages-soft`).
+    let _ = fcntl(read.as_fd(), FcntlArg::F_SETPIPE_SZ(STDIN_PIPE_SIZE));
+    Ok(reopen_read_write(read))
 }
 
-/// Writes to the standard input of a process, if that still is the pipe it was given. What of `bytes`
-/// has no room yet is waited for.
+/// Opens an end of a pipe for reading and writing; the end itself if that fails.
+fn reopen_read_write(end: OwnedFd) -> OwnedFd {
+    let path = format!("/proc/self/fd/{}", end.as_raw_fd());
+    let both = nix::fcntl::open(path.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty());
+    both.unwrap_or(end)
+}
+
+/// Writes to the standard input of a process, if that is still a pipe. Waits while the pipe is full.
 ///
 /// # Errors
-/// It has another standard input now (`InvalidInput`), or is gone.
+/// Its standard input was replaced (`InvalidInput`), or it does not exist any more.
 pub async fn write_stdin(process: ProcessRef, bytes: &[u8]) -> io::Result<()> {
     let path = format!("/proc/{}/fd/0", process.pid);
-    let other = || io::Error::new(io::ErrorKind::InvalidInput, "stdin was replaced");
     if !fds::is_pipe(process.pid, libc::STDIN_FILENO)? {
-        return Err(other());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "stdin was replaced"));
     }
     let mut input = tokio::net::unix::pipe::OpenOptions::new().open_sender(&path)?;
     if !process.is_running() {
@@ -70,10 +71,10 @@ pub async fn write_stdin(process: ProcessRef, bytes: &[u8]) -> io::Result<()> {
     input.write_all(bytes).await
 }
 
-/// Our end again of the output pipe that a process has at this number, after all of rsm was gone.
+/// Reopens the read end of the output pipe at descriptor `number` of a process, after all rsm processes have died.
 ///
-/// Only a pipe that is open for both ways can be one of ours: reading any other would take away
-/// from the program that reads it.
+/// Only a pipe that is open for reading and writing can be one of rsm: reading from another one would take data
+/// from its reader.
 pub fn reopen_output_pipe(pid: i32, number: i32) -> Option<OwnedFd> {
     let path = format!("/proc/{pid}/fd/{number}");
     if !fds::is_pipe(pid, number).ok()? {
@@ -87,16 +88,16 @@ pub fn reopen_output_pipe(pid: i32, number: i32) -> Option<OwnedFd> {
     options.read(true).custom_flags(libc::O_NONBLOCK).open(&path).ok().map(OwnedFd::from)
 }
 
-/// Whether two descriptors are of the same pipe.
-pub fn is_same_file(one: &OwnedFd, other: &OwnedFd) -> bool {
+/// Whether two descriptors refer to the same file, such as a pipe.
+pub fn is_same_file(a: &OwnedFd, b: &OwnedFd) -> bool {
     let id = |fd: &OwnedFd| {
         let meta = File::from(fd.try_clone()?).metadata()?;
         io::Result::Ok((meta.dev(), meta.ino()))
     };
-    matches!((id(one), id(other)), (Ok(one), Ok(other)) if one == other)
+    matches!((id(a), id(b)), (Ok(a), Ok(b)) if a == b)
 }
 
-/// The read end of a pipe that nobody writes to any more.
+/// The read end of a pipe whose write end is closed.
 ///
 /// # Errors
 /// Out of descriptors or pipes.
@@ -111,18 +112,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_our_own_pipes_are_opened_again() {
+    fn reopens_only_output_pipes_of_rsm() {
         let me = std::process::id().cast_signed();
-        let (ours, theirs) = output_pipe(None).unwrap();
-        File::from(theirs.try_clone().unwrap()).write_all(b"kept").unwrap();
-        drop(ours);
-        let again = reopen_output_pipe(me, theirs.as_raw_fd()).unwrap();
-        assert!(is_same_file(&again, &theirs));
+        let (read_end, write_end) = output_pipe(None).unwrap();
+        File::from(write_end.try_clone().unwrap()).write_all(b"kept").unwrap();
+        drop(read_end);
+        let reopened = reopen_output_pipe(me, write_end.as_raw_fd()).unwrap();
+        assert!(is_same_file(&reopened, &write_end));
         let mut text = [0; 8];
-        assert_eq!(File::from(again).read(&mut text).unwrap(), 4, "what was written meanwhile is there");
+        assert_eq!(File::from(reopened).read(&mut text).unwrap(), 4, "data written in the meantime is kept");
         let (read, write) = nix::unistd::pipe().unwrap();
-        assert!(reopen_output_pipe(me, write.as_raw_fd()).is_none(), "a pipe of the app's own");
-        assert!(!is_same_file(&read, &theirs));
+        assert!(reopen_output_pipe(me, write.as_raw_fd()).is_none(), "a pipe of the app");
+        assert!(!is_same_file(&read, &write_end));
         let file: OwnedFd = File::open("/dev/null").unwrap().into();
         assert!(reopen_output_pipe(me, file.as_raw_fd()).is_none());
         assert_eq!(File::from(closed_pipe().unwrap()).read(&mut text).unwrap(), 0);
