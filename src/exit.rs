@@ -69,8 +69,8 @@ pub enum StartStep {
     User,
     /// Executing the program.
     Exec,
-    /// Installing the seccomp filter that shares its ports. It happens before the group is changed; it is last
-    /// here so that the step numbers of older keepers keep their meaning.
+    /// Installing the seccomp filter that shares its ports. It happens before the group is changed; it is
+    /// last here so that the step numbers of older keepers keep their meaning.
     #[serde(alias = "filter")]
     Seccomp,
 }

@@ -7,22 +7,22 @@
 //!
 //! | floor | modules | responsibility |
 //! | --- | --- | --- |
-//! | 6 | [`cli`] | arguments, one file for each command, and rendering |
-//! | 5 | [`daemon`] | the supervisor, the effects it asks for, jobs and API handlers |
-//! | 4 | [`ipc`] | the API: requests, responses, routes, client and server |
-//! | 3 | [`instance`] | one supervised copy of an app: states and restart policy, without I/O |
-//! | 3 | [`keeper`] | the parent of all apps: forks, reaps, stores descriptors |
-//! | 3 | [`cluster`] | one port for several instances: held sockets, groups, steering |
-//! | 3 | [`probes`] | readiness and liveness probes: http, tcp, exec |
-//! | 3 | [`logs`] | from the output pipe of an app to files and followers |
-//! | 3 | [`metrics`] | CPU and memory of process trees and of the machine |
-//! | 2 | [`config`] | ecosystem files and flags to app specs, or all errors at once |
-//! | 2 | [`process`] | spawning, signals, pidfds, process trees |
-//! | 2 | [`boot`] | services of init systems |
-//! | 2 | [`serve`] | the static file server |
-//! | 1 | [`spec`], [`exit`] | what an app is; how a run ended |
-//! | 1 | [`paths`], [`settings`], [`atomic_file`], [`path_error`] | files of rsm |
-//! | 1 | [`time`], [`schedule`], [`text`], [`version`] | clocks, cron schedules, text |
+//! | 6 | `cli` | arguments, one file for each command, and rendering |
+//! | 5 | `daemon` | the supervisor, the effects it asks for, jobs and API handlers |
+//! | 4 | `ipc` | the API: requests, responses, routes, client and server |
+//! | 3 | `instance` | one supervised copy of an app: states and restart policy, without I/O |
+//! | 3 | `keeper` | the parent of all apps: forks, reaps, stores descriptors |
+//! | 3 | `cluster` | one port for several instances: held sockets, groups, steering |
+//! | 3 | `probes` | readiness and liveness probes: http, tcp, exec |
+//! | 3 | `logs` | from the output pipe of an app to files and followers |
+//! | 3 | `metrics` | CPU and memory of process trees and of the machine |
+//! | 2 | `config` | ecosystem files and flags to app specs, or all errors at once |
+//! | 2 | `process` | spawning, signals, pidfds, process trees |
+//! | 2 | `boot` | services of init systems |
+//! | 2 | `serve` | the static file server |
+//! | 1 | `spec`, `exit` | what an app is; how a run ended |
+//! | 1 | `paths`, `settings`, `atomic_file`, `path_error` | files of rsm |
+//! | 1 | `time`, `schedule`, `text`, `version` | clocks, cron schedules, text |
 //!
 //! # Processes
 //!
@@ -39,7 +39,7 @@
 //! directory and environment are. [`ipc::start_daemon`] connects, or starts keeper and daemon. `POST /v1/apps`
 //! reaches [`daemon::api`], which calls the [`daemon::supervisor`] through its handle. Each new
 //! [`instance::Instance`] returns `Effect::Spawn`; `daemon::world` opens logs and pipes and sends the spawn request
-//! to the [`keeper`], whose child executes the program. `Spawned` comes back as an event, the instance is online,
+//! to the `keeper`, whose child executes the program. `Spawned` comes back as an event, the instance is online,
 //! and when all goals are reached the report is sent and rendered.
 //!
 //! **A crash**: the keeper reaps the process and sends `Exited`. The instance is `CleaningUp` until nothing of its
@@ -49,8 +49,8 @@
 //! **A log line**: from the app's pipe through a log worker of [`logs`] into the file and to followers, without the
 //! supervisor.
 
-pub mod atomic_file;
-pub mod boot;
+pub(crate) mod atomic_file;
+pub(crate) mod boot;
 pub mod cli;
 pub mod cluster;
 pub mod config;
@@ -58,17 +58,17 @@ pub mod daemon;
 pub mod exit;
 pub mod instance;
 pub mod ipc;
-pub mod keeper;
+pub(crate) mod keeper;
 pub mod logs;
-pub mod metrics;
-pub mod path_error;
+pub(crate) mod metrics;
+pub(crate) mod path_error;
 pub mod paths;
-pub mod probes;
+pub(crate) mod probes;
 pub mod process;
-pub mod schedule;
-pub mod serve;
-pub mod settings;
+pub(crate) mod schedule;
+pub(crate) mod serve;
+pub(crate) mod settings;
 pub mod spec;
-pub mod text;
+pub(crate) mod text;
 pub mod time;
-pub mod version;
+pub(crate) mod version;

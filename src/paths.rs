@@ -17,7 +17,8 @@ impl Home {
     /// The home from the environment.
     ///
     /// # Errors
-    /// Neither `RSM_HOME` nor `HOME` is set, or the path is relative and the current directory does not exist.
+    /// Neither `RSM_HOME` nor `HOME` is set, or the path is relative and the current directory does not
+    /// exist.
     pub fn from_env() -> io::Result<Self> {
         Self::from_first_var(&["RSM_HOME"])
     }
@@ -159,8 +160,8 @@ pub fn with_instance_id(path: &Path, id: u32) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// A name as a file name: characters other than letters, digits, `.` and `-` become `-` as in PM2. Unlike in PM2,
-/// non-ASCII letters are kept: a Chinese name would consist of dashes only.
+/// A name as a file name: characters other than letters, digits, `.` and `-` become `-` as in PM2. Unlike in
+/// PM2, non-ASCII letters are kept: a Chinese name would consist of dashes only.
 pub fn sanitize_file_name(name: &str) -> String {
     let safe: String = name.chars().map(|c| if c.is_alphanumeric() || c == '.' { c } else { '-' }).collect();
     if safe.starts_with('.') { format!("-{safe}") } else { safe }

@@ -1,9 +1,9 @@
 //! Schedules: recurring times, given as a cron pattern. The only user of the cron parser.
 //!
-//! A pattern has five fields, or six with leading seconds, read in the local time zone. If both
-//! day of month and day of week are restricted, either is enough, as in crontab (PM2 requires both);
-//! a `+` before the day of week (`0 0 13 * +FRI`) requires both. Times that the start of daylight saving time skips
-//! match right after the gap; a fixed time that is repeated at its end matches once.
+//! A pattern has five fields, or six with leading seconds, read in the local time zone. If both day of month
+//! and day of week are restricted, either is enough, as in crontab (PM2 requires both); a `+` before the day
+//! of week (`0 0 13 * +FRI`) requires both. Times that the start of daylight saving time skips match right
+//! after the gap; a fixed time that is repeated at its end matches once.
 
 use croner::Cron;
 use croner::parser::{CronParser, Year};

@@ -1,8 +1,8 @@
-//! The settings of `rsm set` and `rsm conf`: one table, stored in `settings.json` of the rsm home. Some are for the
-//! daemon, the others for commands.
+//! The settings of `rsm set` and `rsm conf`: one table, stored in `settings.json` of the rsm home. Some are
+//! for the daemon, the others for commands.
 //!
-//! Version 0.1 stored the daemon settings in `conf.json`. That file is still read; the first change writes its values
-//! to `settings.json` and removes it.
+//! Version 0.1 stored the daemon settings in `conf.json`. That file is still read; the first change writes
+//! its values to `settings.json` and removes it.
 
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -150,11 +150,6 @@ impl RsmSettings {
             .map_err(|error| SettingsError { path: new, problem: format!("is not valid: {error}") })
     }
 
-    /// Whether a setting is set.
-    pub fn is_set(&self, name: &str) -> bool {
-        self.values().contains_key(name)
-    }
-
     /// Sets a value; `None` restores the default.
     ///
     /// # Errors
@@ -248,7 +243,8 @@ mod tests {
         std::fs::write(home.settings(), r#"{"logs.lines": "100", "list.sort": "id:desc"}"#).unwrap();
         let mut settings = RsmSettings::load(&home).unwrap();
         assert_eq!((settings.log_budget(), settings.autosave(), settings.log_lines()), (500, true, 100));
-        assert!(settings.is_set("logs.budget") && !settings.is_set("log.level"));
+        let set = settings.values();
+        assert!(set.contains_key("logs.budget") && !set.contains_key("log.level"));
         settings.set("autosave", None).unwrap();
         settings.save(&home).unwrap();
         assert!(!home.daemon_settings_v0_1().exists());
@@ -267,7 +263,7 @@ mod tests {
             let value = RsmSettings::default().value(setting.name).unwrap();
             let mut settings = RsmSettings::default();
             settings.set(setting.name, Some(value)).unwrap();
-            assert!(settings.is_set(setting.name), "{}", setting.name);
+            assert!(settings.values().contains_key(setting.name), "{}", setting.name);
         }
         assert!(RsmSettings::default().set("log.level", Some(json!("loud"))).is_err());
         assert!(RsmSettings::default().set("nothing", Some(json!(1))).is_err());

@@ -3,8 +3,8 @@
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// Sends `READY=1`, `STATUS=…` and so on, one per line, to the socket in `NOTIFY_SOCKET`. Does nothing without
-/// that variable, and ignores errors: a failed notification is no reason to stop.
+/// Sends `READY=1`, `STATUS=…` and so on, one per line, to the socket in `NOTIFY_SOCKET`. Does nothing
+/// without that variable, and ignores errors: a failed notification is no reason to stop.
 pub fn sd_notify(state: &str) {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
     let path = path.to_string_lossy();

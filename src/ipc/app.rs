@@ -304,8 +304,8 @@ impl Default for AppRotation {
     }
 }
 
-/// Converts a struct in both directions: fields as they are, fields of a converted type, durations, and renamed
-/// fields.
+/// Converts a struct in both directions: fields as they are, fields of a converted type, durations, and
+/// renamed fields.
 macro_rules! convert {
     ($internal:ty, $api:ty: same $($same:ident)*; into $($into:ident)*; optional $($optional:ident)*;
         millis $($millis:ident)*; renamed $($internal_name:ident => $api_name:ident)*) => {

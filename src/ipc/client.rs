@@ -69,8 +69,8 @@ mod tests;
 
 /// Maximum number of attempts per request, so that one that crashes every daemon is not sent forever.
 const MAX_ATTEMPTS: u32 = 8;
-/// A connection that was idle for longer is not reused: the server closes it after 10 s, and a request that is
-/// sent at the same time is lost.
+/// A connection that was idle for longer is not reused: the server closes it after 10 s, and a request that
+/// is sent at the same time is lost.
 const REUSE_WITHIN: Duration = Duration::from_secs(5);
 /// While no daemon accepts, connections wait in the backlog of the socket; this is the timeout if it is full.
 const CONNECT_TIMEOUT: TimeVal = TimeVal::new(10, 0);
@@ -186,7 +186,8 @@ impl Client {
     pub async fn call_raw(&mut self, request: &Request) -> Result<Bytes, ClientError> {
         let key = new_idempotency_key();
         let attempts = if request.retry() == Retry::Never { 1 } else { MAX_ATTEMPTS };
-        // After a lost connection it is unknown whether the request was executed, however later attempts fail.
+        // After a lost connection it is unknown whether the request was executed, however later attempts
+        // fail.
         let mut lost = None;
         for _ in 0..attempts {
             match (self.try_call(request, &key).await, self.reconnect) {
@@ -434,8 +435,8 @@ impl LineStream {
         }))
     }
 
-    /// The next line, without its newline; `None` at the end of the stream. Cancel-safe: no line is lost if the
-    /// future is dropped.
+    /// The next line, without its newline; `None` at the end of the stream. Cancel-safe: no line is lost if
+    /// the future is dropped.
     pub async fn next(&mut self) -> Option<Result<Bytes, ClientError>> {
         let mut searched = 0;
         loop {

@@ -1,5 +1,5 @@
-//! A log stream that survives the exit of a daemon: the next connection continues where it stopped, so that no
-//! line is lost or read twice.
+//! A log stream that survives the exit of a daemon: the next connection continues where it stopped, so that
+//! no line is lost or read twice.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -45,8 +45,8 @@ impl LogStream {
         self.positions.len()
     }
 
-    /// The next lines up to a position, each a [`LogItem`] as JSON; `None` at the end of the stream. Cancel-safe: no
-    /// line is lost if the future is dropped.
+    /// The next lines up to a position, each a [`LogItem`] as JSON; `None` at the end of the stream.
+    /// Cancel-safe: no line is lost if the future is dropped.
     pub async fn next_batch(&mut self) -> Option<Result<Vec<Bytes>, ClientError>> {
         loop {
             let line = match self.lines.as_mut()?.next().await? {

@@ -10,12 +10,12 @@
 pub mod app;
 pub mod client;
 pub mod log_stream;
-pub mod openapi;
-pub mod query;
+pub(crate) mod openapi;
+mod query;
 pub mod request;
 pub mod response;
 pub mod routes;
-pub mod server;
+pub(crate) mod server;
 pub mod start_daemon;
 
 /// The header with the version of the daemon.

@@ -43,8 +43,8 @@ pub enum Retry {
 }
 
 /// The table. Passes all rows to another macro: to `declare_requests` below, and to `declare_methods` of the
-/// client. A row is `Variant(field: source Type, …): METHOD "path" as client_method => kind Type, Retry`, where
-/// a source is `path`, `query` or `body` (with an example), and a kind is `json` or `lines` (a stream).
+/// client. A row is `Variant(field: source Type, …): METHOD "path" as client_method => kind Type, Retry`,
+/// where a source is `path`, `query` or `body` (with an example), and a kind is `json` or `lines` (a stream).
 macro_rules! with_routes {
     ($callback:ident) => {
         $callback! {

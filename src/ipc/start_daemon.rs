@@ -120,7 +120,8 @@ async fn lock(home: &Home) -> Result<File, StartDaemonError> {
 
 /// Starts the keeper and waits until its socket accepts connections: its first process exits then.
 async fn spawn_keeper(home: &Home, mut keeper: Command) -> Result<(), StartDaemonError> {
-    // Unlike a pipe, a memfd has no size limit, and can be read to its end while other processes have it open.
+    // Unlike a pipe, a memfd has no size limit, and can be read to its end while other processes have it
+    // open.
     let output = memfd::create(c"rsm-launch");
     let mut output = output.map_err(|errno| StartDaemonError::Spawn(errno.into()))?;
     let stderr = output.try_clone().map_err(StartDaemonError::Spawn)?;
@@ -144,8 +145,8 @@ fn exit_message(output: &mut File, status: ExitStatus) -> String {
     }
 }
 
-/// Runs a blocking operation on its own thread. Not on the thread pool of the runtime, which waits for its threads
-/// when it is dropped.
+/// Runs a blocking operation on its own thread. Not on the thread pool of the runtime, which waits for its
+/// threads when it is dropped.
 fn on_thread<T: Send + 'static>(
     operation: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<oneshot::Receiver<io::Result<T>>> {

@@ -2,8 +2,8 @@
 //! process executes the next keeper, which inherits memfd and descriptors.
 //!
 //! The process stays the same, so it remains the parent of the apps: this is the keeper's part of an upgrade.
-//! A daemon whose keeper has died takes the same way to become the keeper, of apps that are children of another
-//! process by then.
+//! A daemon whose keeper has died becomes the keeper in the same way; the apps are children of another
+//! process then.
 //!
 //! The document is a sequence of words. Before a binary is executed, it is asked whether it reads
 //! [`FORMAT_VERSION`].

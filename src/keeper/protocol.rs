@@ -303,8 +303,8 @@ impl<'a> PacketFrame<'a> {
 const ROLES_SHIFT: u32 = 16;
 const VERSION_SHIFT: u32 = 32;
 
-/// The descriptors with their roles; `None` if a role is not known. Descriptors that did not arrive are missing
-/// at the end.
+/// The descriptors with their roles; `None` if a role is not known. Descriptors that did not arrive are
+/// missing at the end.
 fn with_roles(roles: &[u8], fds: Vec<OwnedFd>) -> Option<Vec<RoleFd>> {
     roles.iter().zip(fds).map(|(role, fd)| Some((FdRole::from_byte(*role)?, fd))).collect()
 }

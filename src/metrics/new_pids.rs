@@ -1,8 +1,8 @@
 //! Which pids were assigned since the previous sample.
 //!
-//! Searching every tree for new members each second would cost far more than the rest of a sample: a process with
-//! a dozen threads has a dozen lists of children. But the kernel assigns pids in order, and shows the last one: if
-//! it has not changed, no process was created.
+//! Searching every tree for new members each second would cost far more than the rest of a sample: a process
+//! with a dozen threads has a dozen lists of children. But the kernel assigns pids in order, and shows the
+//! last one: if it has not changed, no process was created.
 
 use std::fs::File;
 use std::ops::RangeInclusive;

@@ -1,8 +1,8 @@
 //! Samples the process trees of all runs, cheaply enough to do it every second.
 //!
-//! An idle process costs one read of an open file. A tree is searched for new members only if one of its processes
-//! had a child, which [`PidWatcher`] detects for all trees at once, and every [`FULL_SCAN_ROUNDS`] samples.
-//! Shared memory is read again only for processes that were active.
+//! An idle process costs one read of an open file. A tree is searched for new members only if one of its
+//! processes had a child, which [`PidWatcher`] detects for all trees at once, and every [`FULL_SCAN_ROUNDS`]
+//! samples. Shared memory is read again only for processes that were active.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -71,9 +71,9 @@ impl Sampler {
         }
     }
 
-    /// The usage of each of these runs: its number, and pid and start time of its leader. `now` is in milliseconds,
-    /// on any clock. The CPU usage is that since the previous sample, and 0 in the first sample of a run. Runs
-    /// whose leader has exited are omitted; runs that are not in `runs` are removed.
+    /// The usage of each of these runs: its number, and pid and start time of its leader. `now` is in
+    /// milliseconds, on any clock. The CPU usage is that since the previous sample, and 0 in the first sample
+    /// of a run. Runs whose leader has exited are omitted; runs that are not in `runs` are removed.
     pub fn sample(&mut self, now: u64, runs: &[(u64, i32, u64)]) -> Vec<(u64, Usage)> {
         self.round += 1;
         // Before any tree is searched: a process that is created after this is detected by the next sample.
@@ -95,8 +95,8 @@ impl Sampler {
         samples
     }
 
-    /// Marks the trees that contain the parent of a new pid. A new thread has the parent of its process, which may
-    /// cause an unnecessary search, but no error.
+    /// Marks the trees that contain the parent of a new pid. A new thread has the parent of its process,
+    /// which may cause an unnecessary search, but no error.
     fn mark_grown_trees(&mut self, pids: RangeInclusive<i32>) {
         self.run_by_pid.clear();
         for (run, entry) in &self.runs {
@@ -211,7 +211,8 @@ mod tests {
             percents.push(only(sampler.sample(now, &runs)).cpu_percent);
             app.send_line();
         }
-        // All time is counted while the child runs; when it is reaped, the parent's total already includes it.
+        // All time is counted while the child runs; when it is reaped, the parent's total already includes
+        // it.
         let ticks = total(Stat::of(app.leader().pid).unwrap()) - start;
         let sum = percents.iter().sum::<f32>() * sampler.units.ticks_per_second as f32 / 100.0;
         assert!(percents[0] >= 25.0 && percents[1] < 10.0 && percents[2] < 10.0, "{percents:?}");

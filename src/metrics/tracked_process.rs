@@ -8,8 +8,8 @@ use std::time::Instant;
 use crate::process::proc::stat::{self, Stat, pss};
 use crate::process::process_ref::ProcessRef;
 
-/// After reading the PSS, the minimum pause before the next time, as a multiple of its duration. The kernel walks
-/// all page tables for it: some milliseconds per gigabyte, during which `mmap` in the app waits.
+/// After reading the PSS, the minimum pause before the next time, as a multiple of its duration. The kernel
+/// walks all page tables for it: some milliseconds per gigabyte, during which `mmap` in the app waits.
 const PSS_PAUSE_FACTOR: u64 = 50;
 
 /// Limits the number of files that are kept open, so that trees of thousands of processes do not use all
@@ -59,8 +59,8 @@ impl TrackedProcess {
         Some(Self { process, stat, stat_file, pss: None })
     }
 
-    /// Reads the process again and returns the previous values; `None` if it does not exist any more. If it cannot
-    /// be read (too many open files), the values stay unchanged.
+    /// Reads the process again and returns the previous values; `None` if it does not exist any more. If it
+    /// cannot be read (too many open files), the values stay unchanged.
     pub(super) fn refresh(&mut self) -> Option<Stat> {
         let before = self.stat;
         match read_stat(self.stat_file.as_ref(), self.process) {
@@ -83,8 +83,8 @@ impl TrackedProcess {
         self.pss = bytes.map(|bytes| PssSample { bytes, resident: self.stat.rss_pages, valid_until });
     }
 
-    /// Its part of the tree's memory in bytes: the PSS when last measured, plus the change of the resident size
-    /// since. The resident size if the PSS cannot be measured.
+    /// Its part of the tree's memory in bytes: the PSS when last measured, plus the change of the resident
+    /// size since. The resident size if the PSS cannot be measured.
     pub(super) fn memory_estimate(&self, page_size: u64) -> u64 {
         let Some(sample) = self.pss else { return self.stat.rss_pages * page_size };
         let growth = self.stat.rss_pages.saturating_sub(sample.resident) * page_size;

@@ -56,8 +56,8 @@ impl CpuDelta {
         self.already_counted += last.cpu_ticks + last.child_cpu_ticks;
     }
 
-    /// The CPU time of children of a process that ignores SIGCHLD is not added to that process: then `reaped` does
-    /// not contain `already_counted`, which must not be subtracted from `live`.
+    /// The CPU time of children of a process that ignores SIGCHLD is not added to that process: then `reaped`
+    /// does not contain `already_counted`, which must not be subtracted from `live`.
     fn total(&self) -> u64 {
         self.live + self.reaped.saturating_sub(self.already_counted)
     }

@@ -1,7 +1,7 @@
 //! Probes of an app: an HTTP request, a TCP connection, or a command.
 //!
-//! A [`ResolvedProbe`] is a [`ProbeAction`] of a spec with the variables of the instance expanded. A failed probe
-//! returns the reason as text.
+//! A [`ResolvedProbe`] is a [`ProbeAction`] of a spec with the variables of the instance expanded. A failed
+//! probe returns the reason as text.
 
 mod exec;
 pub mod http;

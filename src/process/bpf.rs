@@ -1,7 +1,7 @@
 //! Classic BPF: the instructions of the seccomp filter and of the steering programs.
 //!
-//! The machine has an accumulator, an index register, sixteen words of memory, and forward jumps only. A program
-//! is a list of [`Instruction`]s; the kernel verifies it when it is attached.
+//! The machine has an accumulator, an index register, sixteen words of memory, and forward jumps only. A
+//! program is a list of [`Instruction`]s; the kernel verifies it when it is attached.
 
 use libc::{
     BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_JA, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_LDX, BPF_MEM, BPF_MOD,

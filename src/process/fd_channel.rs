@@ -1,4 +1,5 @@
-//! SEQPACKET socket pairs that carry small messages with file descriptors, such as those between daemon and keeper.
+//! SEQPACKET socket pairs that carry small messages with file descriptors, such as those between daemon and
+//! keeper.
 //!
 //! A packet arrives as a whole or not at all, so that messages need no framing.
 #![allow(unsafe_code)]
@@ -72,7 +73,8 @@ pub fn receive_with_fds(from: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<
                 let mut fds = Vec::new();
                 for control in message.cmsgs()? {
                     if let ControlMessageOwned::ScmRights(raw) = control {
-                        // SAFETY: the kernel just created these descriptors in this process; they have no other owner.
+                        // SAFETY: the kernel just created these descriptors in this process; they have no
+                        // other owner.
                         fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
                     }
                 }

@@ -1,6 +1,7 @@
 //! Helper processes: short commands that rsm runs for an app, with the app's user, directory and environment.
 //!
-//! A helper process is not part of the app. When its handle is dropped, it is killed with all its descendants.
+//! A helper process is not part of the app. When its handle is dropped, it is killed with all its
+//! descendants.
 #![allow(unsafe_code)]
 
 use std::ffi::CString;

@@ -2,21 +2,21 @@
 //!
 //! `unsafe` code is only here and in `cluster`.
 
-pub mod bpf;
+pub(crate) mod bpf;
 pub mod fd_channel;
 #[cfg(test)]
 pub(crate) mod fixture;
-pub mod helper;
-pub mod limits;
-pub mod memfd;
-pub mod oom_score;
-pub mod pid1;
-pub mod priority;
-pub mod proc;
+pub(crate) mod helper;
+pub(crate) mod limits;
+pub(crate) mod memfd;
+pub(crate) mod oom_score;
+pub(crate) mod pid1;
+pub(crate) mod priority;
+pub(crate) mod proc;
 pub mod process_ref;
-pub mod seccomp;
-pub mod signal;
+pub(crate) mod seccomp;
+pub(crate) mod signal;
 pub mod spawn;
 pub mod tree;
-pub mod wait;
-pub mod xattr;
+pub(crate) mod wait;
+pub(crate) mod xattr;

@@ -15,9 +15,9 @@ pub fn is_pid1() -> bool {
     std::process::id() == 1
 }
 
-/// Forks and returns in the child, with the signal mask restored. The parent, which must be the first process,
-/// reaps and forwards signals until the child exits, and exits with its code, or 128 plus the number of the
-/// signal that killed it.
+/// Forks and returns in the child, with the signal mask restored. The parent, which must be the first
+/// process, reaps and forwards signals until the child exits, and exits with its code, or 128 plus the number
+/// of the signal that killed it.
 ///
 /// # Errors
 /// The process could not be forked.

@@ -58,8 +58,8 @@ impl ProcessRef {
             Ok(fd) => Some(fd),
             // It does not exist, or the number now belongs to a thread.
             Err(Errno::ESRCH | Errno::EINVAL | Errno::ENOENT) => return Ok(()),
-            // Linux before 5.3, or the seccomp filter of a container: the call itself never returns EPERM. The pid
-            // could then be reused between check and signal.
+            // Linux before 5.3, or the seccomp filter of a container: the call itself never returns EPERM.
+            // The pid could then be reused between check and signal.
             Err(Errno::ENOSYS | Errno::EPERM) => None,
             Err(errno) => return Err(errno),
         };
@@ -85,8 +85,8 @@ impl ProcessRef {
     }
 }
 
-/// A duplicate of descriptor `number` of a process, if it is an end of a socket pair (stream) that another process
-/// has created.
+/// A duplicate of descriptor `number` of a process, if it is an end of a socket pair (stream) that another
+/// process has created.
 pub fn duplicate_socketpair_end(process: ProcessRef, number: RawFd) -> Option<OwnedFd> {
     let pidfd = pidfd_open(process.pid).ok().filter(|_| process.is_running())?;
     // SAFETY: takes numbers only; the kernel checks the permission.

@@ -2,8 +2,8 @@
 
 use nix::sys::signal::Signal;
 
-/// The number of a signal, given as `SIGUSR2`, `usr2`, `12` or `RTMIN+3`. The numbers below SIGRTMIN that the C
-/// library reserves are not valid.
+/// The number of a signal, given as `SIGUSR2`, `usr2`, `12` or `RTMIN+3`. The numbers below SIGRTMIN that the
+/// C library reserves are not valid.
 pub fn parse(text: &str) -> Option<i32> {
     let text = text.trim().to_ascii_uppercase();
     if let Ok(number) = text.parse() {

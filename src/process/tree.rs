@@ -1,10 +1,10 @@
 //! Process trees of runs, and the orphans that remain after their leader has exited.
 //!
-//! While the leader of a run is running, its tree consists of its descendants. When it exits, the kernel reparents
-//! the rest to the keeper, the nearest subreaper. The keeper's children belong to a run if their session or
-//! process group is the pid of its leader, which the kernel does not reuse while a member exists, or if they have
-//! its run marker in their environment. A process that created a session, cleared its environment and lost its
-//! parent is not found.
+//! While the leader of a run is running, its tree consists of its descendants. When it exits, the kernel
+//! reparents the rest to the keeper, the nearest subreaper. The keeper's children belong to a run if their
+//! session or process group is the pid of its leader, which the kernel does not reuse while a member exists,
+//! or if they have its run marker in their environment. A process that created a session, cleared its
+//! environment and lost its parent is not found.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -38,8 +38,8 @@ pub enum OrphanScope {
     KeeperChildren,
     /// Among all processes: the keeper that started the run has died.
     System,
-    /// Among all processes, but only by run marker: it is not known when the leader exited, so its pid may be the
-    /// session or group of another program by now.
+    /// Among all processes, but only by run marker: it is not known when the leader exited, so its pid may be
+    /// the session or group of another program by now.
     SystemUnverified,
 }
 
@@ -66,8 +66,8 @@ impl RunMarker {
     }
 }
 
-/// All runs that have a process with this marker, each with its leader: the oldest session leader. `None` if no
-/// process of the run is a session leader: the leader has exited.
+/// All runs that have a process with this marker, each with its leader: the oldest session leader. `None` if
+/// no process of the run is a session leader: the leader has exited.
 pub fn find_marked(marker: &RunMarker) -> BTreeMap<u64, Option<ProcessRef>> {
     let mut runs: BTreeMap<u64, Option<ProcessRef>> = BTreeMap::new();
     for pid in all_pids() {
@@ -82,8 +82,8 @@ pub fn find_marked(marker: &RunMarker) -> BTreeMap<u64, Option<ProcessRef>> {
     runs
 }
 
-/// The process tree of a running leader, the leader first, without zombies. Empty if the leader does not exist any
-/// more.
+/// The process tree of a running leader, the leader first, without zombies. Empty if the leader does not
+/// exist any more.
 pub fn tree_members(leader: ProcessRef) -> Vec<TreeMember> {
     let mut found = Vec::new();
     if Stat::of(leader.pid).is_ok_and(|stat| stat.start_time == leader.start_time) {
@@ -108,8 +108,8 @@ fn collect_descendants(pid: i32, found: &mut Vec<TreeMember>, seen: &mut HashSet
     }
 }
 
-/// The remaining processes of each of these runs. `live` contains the leaders of running runs. One scan of the
-/// keeper's children serves all runs.
+/// The remaining processes of each of these runs. `live` contains the leaders of running runs. One scan of
+/// the keeper's children serves all runs.
 pub fn find_remaining(
     keeper: i32,
     runs: &[EndedRun],
@@ -164,8 +164,8 @@ fn group_by_run(
     marker: &RunMarker,
     live: &HashSet<i32>,
 ) -> HashMap<u64, Vec<ProcessRef>> {
-    // A run without a known leader has no session. Session 0 is that of kernel threads, and of processes whose
-    // session leader is outside of this container.
+    // A run without a known leader has no session. Session 0 is that of kernel threads, and of processes
+    // whose session leader is outside of this container.
     let verified =
         runs.iter().filter(|run| run.orphans != OrphanScope::SystemUnverified && run.leader.pid > 1);
     let by_leader: HashMap<i32, u64> = verified.map(|run| (run.leader.pid, run.run)).collect();
@@ -173,8 +173,8 @@ fn group_by_run(
     let numbers: HashSet<u64> = runs.iter().map(|run| run.run).collect();
     let mut remaining: HashMap<u64, Vec<ProcessRef>> = HashMap::new();
     let mut seen = HashSet::new();
-    // The daemon is also a child of the keeper. It belongs to no app, even if it has a run marker because it was
-    // started from an app of another keeper.
+    // The daemon is also a child of the keeper. It belongs to no app, even if it has a run marker because it
+    // was started from an app of another keeper.
     let me = std::process::id().cast_signed();
     for child in pids.iter().copied().filter(|child| *child != me && !live.contains(child)) {
         let Ok(stat) = Stat::of(child) else { continue };
@@ -185,9 +185,9 @@ fn group_by_run(
             collect_descendants(child, &mut found, &mut seen);
             remaining.entry(run).or_default().extend(found.into_iter().map(|member| member.process));
         } else if at_keeper && Stat::of(child).is_ok_and(|now| now.exiting && !now.is_dead()) {
-            // Its run cannot be determined any more, and its children are not reparented yet: until then, no run
-            // is complete. It is read again here because it may have begun to exit after the first read, so that
-            // its environment could not be read.
+            // Its run cannot be determined any more, and its children are not reparented yet: until then, no
+            // run is complete. It is read again here because it may have begun to exit after the first read,
+            // so that its environment could not be read.
             let process = ProcessRef { pid: child, start_time: stat.start_time };
             for run in runs {
                 remaining.entry(run.run).or_default().push(process);
@@ -202,8 +202,8 @@ mod tests {
     use super::*;
     use crate::process::fixture::{Fixture, wait_until};
 
-    /// The remaining processes of a run. The test process is the keeper: orphans are listed as children of its main
-    /// thread, together with those of other tests.
+    /// The remaining processes of a run. The test process is the keeper: orphans are listed as children of
+    /// its main thread, together with those of other tests.
     fn remaining(app: &Fixture, run: u64) -> Vec<ProcessRef> {
         let me = std::process::id().cast_signed();
         let find = |orphans| {

@@ -102,7 +102,8 @@ fn drain_backlog(listener: TcpListener) -> Vec<TcpStream> {
     accepted.filter_map(|connection| usable(connection).ok()).collect()
 }
 
-/// Serves one connection until it is closed. Errors are ignored: the client disconnected or sent invalid HTTP.
+/// Serves one connection until it is closed. Errors are ignored: the client disconnected or sent invalid
+/// HTTP.
 async fn serve_connection(
     stream: TcpStream,
     config: Arc<ServeConfig>,

@@ -4,8 +4,8 @@
 //! clients, `respond` answers a request: `lookup` opens the file, `validators` and `range` evaluate the
 //! conditional and range headers, `body` sends the content.
 //!
-//! Crates do not replace it: `tower-http` 0.7 ignores `If-Range` and refuses invalid ranges, `hyper-staticfile` 0.10
-//! ignores `If-None-Match`, and both follow links out of the root.
+//! Crates do not replace it: `tower-http` 0.7 ignores `If-Range` and refuses invalid ranges,
+//! `hyper-staticfile` 0.10 ignores `If-None-Match`, and both follow links out of the root.
 
 mod args;
 mod auth;

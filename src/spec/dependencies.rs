@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 #[error("dependency cycle: {} → {}", .0.join(" → "), .0[0])]
 pub struct DependencyCycle(pub Vec<String>);
 
-/// Groups apps into layers: an app depends only on apps of earlier layers. Dependencies that are not in `apps` are
-/// ignored.
+/// Groups apps into layers: an app depends only on apps of earlier layers. Dependencies that are not in
+/// `apps` are ignored.
 ///
 /// # Errors
 /// Apps depend on each other.

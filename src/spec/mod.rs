@@ -1,8 +1,8 @@
 //! App specs: the resolved description of an app, without behavior.
 //!
-//! `config` resolves a file or a command line to an [`AppSpec`], the daemon receives it through the API and saves it
-//! in its state. Paths are absolute, defaults are filled in, and PM2 aliases are resolved. Serialized durations are
-//! milliseconds.
+//! `config` resolves a file or a command line to an [`AppSpec`], the daemon receives it through the API and
+//! saves it in its state. Paths are absolute, defaults are filled in, and PM2 aliases are resolved.
+//! Serialized durations are milliseconds.
 #![warn(missing_docs)]
 
 use std::collections::BTreeMap;

@@ -9,8 +9,8 @@ use super::*;
 use crate::ipc::request::{ActOn, Action, SignalRequest, StartApps};
 use crate::ipc::response::Pong;
 
-/// Runs a test with a fake server. Each script belongs to one connection: it has the responses to the requests on
-/// it, after which the connection is closed. Returns the request lines.
+/// Runs a test with a fake server. Each script belongs to one connection: it has the responses to the
+/// requests on it, after which the connection is closed. Returns the request lines.
 async fn with_server(scripts: &[&[&str]], test: impl AsyncFnOnce(Home)) -> Vec<String> {
     let heads = received_heads(scripts, test).await;
     heads.iter().map(|head| head.lines().next().unwrap_or_default().to_owned()).collect()
@@ -190,7 +190,10 @@ async fn connect_fails_without_daemon_and_creates_nothing() {
     assert!(!absent.path().exists());
 
     let stale = Home::new(dir.path());
-    drop(UnixListener::bind(stale.socket()).unwrap());
+    // Bound, but not listening, as the socket of a dead daemon. (A listener that is closed here could still be
+    // open in a process that another test is forking.)
+    let unused = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    socket::bind(unused.as_raw_fd(), &UnixAddr::new(&stale.socket()).unwrap()).unwrap();
     assert!(matches!(Client::connect(&stale).await, Err(ClientError::NotRunning { .. })));
 }
 

@@ -1,7 +1,8 @@
 //! The server: HTTP/1.1 on the Unix socket. A client cannot affect other clients or the daemon.
 //!
-//! Each connection has its own task. Everything that a client could make endless or unlimited in size has a limit
-//! here, with two exceptions: a handler may take any time, and a stream continues until one end closes it.
+//! Each connection has its own task. Everything that a client could make endless or unlimited in size has a
+//! limit here, with two exceptions: a handler may take any time, and a stream continues until one end closes
+//! it.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -60,8 +61,8 @@ pub enum HandlerResponse {
 
 /// Executes requests.
 pub trait RequestHandler: Clone + 'static {
-    /// Executes a request. It is not cancelled if the client disconnects. `key` is the idempotency key: an operation
-    /// with the same key must be executed once.
+    /// Executes a request. It is not cancelled if the client disconnects. `key` is the idempotency key: an
+    /// operation with the same key must be executed once.
     fn handle(
         &self,
         request: Request,
@@ -98,7 +99,8 @@ struct ServerState<S> {
     closed: watch::Receiver<bool>,
 }
 
-/// Serves until `stop` completes, then ends the streams and waits for pending responses. Must run in a `LocalSet`.
+/// Serves until `stop` completes, then ends the streams and waits for pending responses. Must run in a
+/// `LocalSet`.
 pub async fn serve<S: RequestHandler>(
     listener: UnixListener,
     handler: S,
@@ -239,8 +241,8 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     }
 }
 
-/// Handles a request in its own task, which continues if the client disconnects: a stop or a shutdown must not be
-/// interrupted.
+/// Handles a request in its own task, which continues if the client disconnects: a stop or a shutdown must
+/// not be interrupted.
 async fn handle<S: RequestHandler>(
     handler: S,
     request: Request,

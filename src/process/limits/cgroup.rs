@@ -1,8 +1,9 @@
 //! Control groups (cgroup v2): limits that the kernel enforces for a whole process tree.
 //!
 //! The groups of runs are created below the cgroup of rsm if that is delegated (systemd's `Delegate=yes`) or
-//! owned by the user of rsm; for root otherwise in a directory at the top. A cgroup that enables controllers for
-//! its children must not contain processes ("no internal processes", cgroups(7)), so rsm moves its own to `main`.
+//! owned by the user of rsm; for root otherwise in a directory at the top. A cgroup that enables controllers
+//! for its children must not contain processes ("no internal processes", cgroups(7)), so rsm moves its own to
+//! `main`.
 
 use std::fs;
 use std::io;

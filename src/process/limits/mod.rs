@@ -1,7 +1,7 @@
 //! Hard limits of a run, enforced by its cgroup, or by resource limits where there is no cgroup.
 //!
-//! Resource limits are weaker: memory is limited per process, and an allocation beyond the limit fails instead of
-//! killing the tree; processes are counted per user; CPU time cannot be limited.
+//! Resource limits are weaker: memory is limited per process, and an allocation beyond the limit fails
+//! instead of killing the tree; processes are counted per user; CPU time cannot be limited.
 
 pub mod cgroup;
 
@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::spec::limits::Limits;
 
-/// How the limits of a run are enforced. Part of a [`LaunchSpec`](super::spawn::LaunchSpec), so the serialized
-/// names must not change.
+/// How the limits of a run are enforced. Part of a [`LaunchSpec`](super::spawn::LaunchSpec), so the
+/// serialized names must not change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LimitEnforcement {

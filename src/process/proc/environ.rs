@@ -60,8 +60,8 @@ fn is_environ_empty(pid: i32) -> Option<bool> {
     if Stat::parse(text)?.is_dead() {
         return None;
     }
-    // Fields 26, 50 and 51: start of the code, start and end of the environment. `execve` sets the first one after
-    // the environment; on some kernels start and end of the environment are equal before that.
+    // Fields 26, 50 and 51: start of the code, start and end of the environment. `execve` sets the first one
+    // after the environment; on some kernels start and end of the environment are equal before that.
     let end = text.iter().rposition(|byte| *byte == b')')?;
     let mut fields = text[end + 1..].split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
     let (code, start, end) = (fields.nth(23)?, fields.nth(23)?, fields.next()?);

@@ -31,13 +31,14 @@ pub struct Stat {
 }
 
 impl Stat {
-    /// Whether it has exited and waits to be reaped. A process whose main thread has exited while other threads
-    /// run also has the state of a zombie, but is none.
+    /// Whether it has exited and waits to be reaped. A process whose main thread has exited while other
+    /// threads run also has the state of a zombie, but is none.
     pub fn is_dead(&self) -> bool {
         matches!(self.state, b'Z' | b'X' | b'x') && self.threads <= 1
     }
 
-    /// Parses the file. The command can contain any characters, so fields are counted from the last parenthesis.
+    /// Parses the file. The command can contain any characters, so fields are counted from the last
+    /// parenthesis.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let end = text.iter().rposition(|byte| *byte == b')')?;
         let mut fields =
@@ -64,8 +65,8 @@ impl Stat {
         })
     }
 
-    /// Reads an open `/proc/PID/stat`. The file refers to one process: after that has been reaped, reads fail,
-    /// even if the pid is reused.
+    /// Reads an open `/proc/PID/stat`. The file refers to one process: after that has been reaped, reads
+    /// fail, even if the pid is reused.
     pub fn read_from(file: &File) -> io::Result<Self> {
         let mut buffer = [0; 1024];
         let length = file.read_at(&mut buffer, 0)?;
@@ -154,8 +155,8 @@ pub fn all_pids() -> Vec<i32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Proportional set size of a process in bytes; `None` if the kernel does not report it (before 4.14), or not to
-/// this process.
+/// Proportional set size of a process in bytes; `None` if the kernel does not report it (before 4.14), or not
+/// to this process.
 pub fn pss(pid: i32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;

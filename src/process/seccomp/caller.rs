@@ -23,7 +23,8 @@ pub struct Caller {
     pub uid: u32,
     /// Whether it may bind privileged ports.
     pub can_bind_privileged: bool,
-    /// Whether it is in the network namespace of this process. In another one (a container) its ports are separate.
+    /// Whether it is in the network namespace of this process. In another one (a container) its ports are
+    /// separate.
     pub same_netns: bool,
 }
 

@@ -25,7 +25,8 @@ const X32_SYSCALL_BIT: u32 = 0x4000_0000;
 pub enum SupervisedCalls {
     /// `bind` and `listen`.
     BindListen,
-    /// Also the `setsockopt` calls that affect port sharing: needed if rsm cannot inspect the sockets of the app.
+    /// Also the `setsockopt` calls that affect port sharing: needed if rsm cannot inspect the sockets of the
+    /// app.
     BindListenSetsockopt,
 }
 
@@ -38,7 +39,8 @@ pub enum CallKind {
     Listen,
     /// `setsockopt(fd, level, option, value, length)`.
     SetSockOpt,
-    /// `socketcall(call, arguments)` of 32-bit x86: one call for all socket operations, with arguments in memory.
+    /// `socketcall(call, arguments)` of 32-bit x86: one call for all socket operations, with arguments in
+    /// memory.
     SocketCall,
 }
 
@@ -127,7 +129,8 @@ pub(super) fn program(calls: SupervisedCalls) -> Vec<Instruction> {
                     bpf::jump_eq(SOCKETCALL_LISTEN, 0, 1),
                 ],
             };
-            // After a failed test the accumulator does not hold the call number any more, so the call is allowed here.
+            // After a failed test the accumulator does not hold the call number any more, so the call is
+            // allowed here.
             let after = if tests.is_empty() { 1 } else { 2 };
             body.push(bpf::jump_eq(*number, 0, (tests.len() + after) as u8));
             body.extend_from_slice(tests);
@@ -142,8 +145,9 @@ pub(super) fn program(calls: SupervisedCalls) -> Vec<Instruction> {
     program
 }
 
-/// Installs the filter in this thread, for all programs that it executes and all its descendants: each of `calls`
-/// waits for a response. Returns the notifier. For a child between fork and exec: a filter cannot be removed.
+/// Installs the filter in this thread, for all programs that it executes and all its descendants: each of
+/// `calls` waits for a response. Returns the notifier. For a child between fork and exec: a filter cannot be
+/// removed.
 ///
 /// Without `CAP_SYS_ADMIN` this sets `no_new_privs`, as the kernel requires: set-user-id bits and file
 /// capabilities then have no effect for the program and its descendants.
@@ -170,8 +174,8 @@ pub(super) fn install_program(program: &[Instruction]) -> nix::Result<OwnedFd> {
 }
 
 fn set_filter_with_fallback(program: &[Instruction]) -> nix::Result<OwnedFd> {
-    // Since Linux 5.19, only fatal signals can interrupt a call that waits for its response. Before that, every
-    // signal interrupts and restarts it.
+    // Since Linux 5.19, only fatal signals can interrupt a call that waits for its response. Before that,
+    // every signal interrupts and restarts it.
     let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
     match set_filter(program, flags | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV) {
         Err(Errno::EINVAL) => set_filter(program, flags),

@@ -80,8 +80,8 @@ impl Notifier {
         self.ioctl(libc::SECCOMP_IOCTL_NOTIF_ID_VALID, (&raw mut id).cast()).is_ok()
     }
 
-    /// Lets the kernel execute the call. Not suitable as a security check: the program may have changed the memory
-    /// that the arguments point to.
+    /// Lets the kernel execute the call. Not suitable as a security check: the program may have changed the
+    /// memory that the arguments point to.
     ///
     /// # Errors
     /// `ENOENT`: the call does not wait any more.

@@ -123,8 +123,8 @@ impl TestChild {
         socket: RawFd,
     ) -> nix::Result<Self> {
         let flags = libc::c_long::from(libc::CLONE_FILES | libc::SIGCHLD);
-        // SAFETY: like a fork, with shared descriptors. This process may have threads, so the child makes only
-        // system calls until it exits: no allocation, no lock.
+        // SAFETY: like a fork, with shared descriptors. This process may have threads, so the child makes
+        // only system calls until it exits: no allocation, no lock.
         let pid = Errno::result(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })?;
         if pid != 0 {
             return Ok(Self(Pid::from_raw(i32::try_from(pid).map_err(|_| Errno::ESRCH)?)));
@@ -133,8 +133,8 @@ impl TestChild {
             Ok(notifier) => notifier.into_raw_fd(),
             Err(errno) => -(errno as i32),
         };
-        // SAFETY: system calls with numbers and with memory of this function. Not the `setuid` of the C library,
-        // which would wait for the threads that exist only in the parent.
+        // SAFETY: system calls with numbers and with memory of this function. Not the `setuid` of the C
+        // library, which would wait for the threads that exist only in the parent.
         unsafe {
             if let Some((uid, gid)) = user {
                 libc::syscall(libc::SYS_setgid, gid);

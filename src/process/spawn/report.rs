@@ -1,4 +1,5 @@
-//! Start report: a child reports the progress of its start to its parent, through a socket pair that closes on exec.
+//! Start report: a child reports the progress of its start to its parent, through a socket pair that closes
+//! on exec.
 //!
 //! If it closes without a message, the program runs. Before that the child may send the notifier of its
 //! seccomp filter. A failed step is the last message.

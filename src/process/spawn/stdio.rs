@@ -17,9 +17,9 @@ const STDIN_PIPE_SIZE: i32 = 4096;
 
 /// A pipe for an app's output: the read end for rsm, and the write end for the app.
 ///
-/// The write end is also opened for reading: without any other reader, a write then blocks instead of failing with
-/// SIGPIPE, so an app survives the death of all rsm processes. It is owned by the app's user, so that the app
-/// can open `/dev/stdout`.
+/// The write end is also opened for reading: without any other reader, a write then blocks instead of failing
+/// with SIGPIPE, so an app survives the death of all rsm processes. It is owned by the app's user, so that
+/// the app can open `/dev/stdout`.
 ///
 /// # Errors
 /// Out of descriptors or pipes.
@@ -71,10 +71,11 @@ pub async fn write_stdin(process: ProcessRef, bytes: &[u8]) -> io::Result<()> {
     input.write_all(bytes).await
 }
 
-/// Reopens the read end of the output pipe at descriptor `number` of a process, after all rsm processes have died.
+/// Reopens the read end of the output pipe at descriptor `number` of a process, after all rsm processes have
+/// died.
 ///
-/// Only a pipe that is open for reading and writing can be one of rsm: reading from another one would take data
-/// from its reader.
+/// Only a pipe that is open for reading and writing can be one of rsm: reading from another one would take
+/// data from its reader.
 pub fn reopen_output_pipe(pid: i32, number: i32) -> Option<OwnedFd> {
     let path = format!("/proc/{pid}/fd/{number}");
     if !fds::is_pipe(pid, number).ok()? {
