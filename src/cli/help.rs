@@ -98,7 +98,10 @@ pub(super) const EXAMPLES: &[Examples] = &[
     ("reloadLogs", &[("rsm reloadLogs", "use this after logrotate has moved the files")]),
     (
         "conf",
-        &[("rsm conf", "show all settings"), ("rsm conf logs.budget 500M", "limit the total size of all logs")],
+        &[
+            ("rsm conf", "show all settings"),
+            ("rsm conf logs.budget 500M", "limit the total size of all logs"),
+        ],
     ),
     ("save", &[("rsm save", "save the current list")]),
     ("resurrect", &[("rsm resurrect", "restore the saved list")]),
