@@ -83,7 +83,7 @@ pub(super) const EXAMPLES: &[Examples] = &[
         "describe",
         &[("rsm describe api", "select by name"), ("rsm describe 0 --json", "select by id, print JSON")],
     ),
-    ("env", &[("rsm env 0", "print the environment of instance 0")]),
+    ("env", &[("rsm env 0", "print the configured variables of instance 0")]),
     ("pid", &[("rsm pid api", "print one pid per line")]),
     ("id", &[("rsm id api", "print the ids, such as [ 0, 1 ]")]),
     (

@@ -101,7 +101,7 @@ enum CliCommand {
     /// Show details of apps
     #[command(visible_aliases = ["show", "desc"])]
     Describe(DescribeArgs),
-    /// Print the environment variables of an instance, including values
+    /// Print the configured environment variables of an instance, including values
     Env(crate::cli::commands::describe::EnvArgs),
     /// Print the process ids of apps
     Pid {
