@@ -15,7 +15,10 @@ const READS: usize = 40;
 
 fn main() {
     let bench = Bench::new();
-    println!("{:<46} {:>22}  {:>10}  {:>6}  {:>10}", "benchmark", "median (min-max)", "bare", "ratio", "goal");
+    println!(
+        "{:<46} {:>22}  {:>10}  {:>6}  {:>10}",
+        "benchmark", "median (min-max)", "bare", "ratio", "goal"
+    );
     bench.first_command();
     bench.reads(0);
     for count in [100, 500] {
@@ -192,7 +195,13 @@ impl Bench {
     fn restart(&self) {
         self.timed(&["-s", "start", "/bin/sleep", "--name", "nap", "--", "1000"]);
         let times: Vec<f64> = (0..READS).map(|_| self.timed(&["-s", "restart", "nap"])).collect();
-        row("restart of an app that exits immediately", &times, "ms", Some(self.bare("crash", READS)), "6 ms");
+        row(
+            "restart of an app that exits immediately",
+            &times,
+            "ms",
+            Some(self.bare("crash", READS)),
+            "6 ms",
+        );
         self.timed(&["-s", "delete", "all"]);
     }
 
