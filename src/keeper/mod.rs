@@ -46,7 +46,7 @@ pub use self::lock::KeeperError;
 const EARLY_EXIT: Duration = Duration::from_secs(1);
 /// After this number of early exits in a row the next start is delayed, by a growing time.
 const MAX_EARLY_EXITS: u32 = 4;
-/// The longest delay before a daemon is started again.
+/// Maximum delay before a daemon is started again.
 const MAX_START_DELAY: Duration = Duration::from_secs(1);
 /// How long a daemon may take to exit after it requested the shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);

@@ -25,10 +25,10 @@ pub const VERSION: u64 = 2;
 /// The oldest version that this one understands.
 pub const MIN_VERSION: u64 = 1;
 
-/// Longest packet.
+/// Maximum size of a packet, in bytes.
 pub const MAX_PACKET: usize = MAX_WORDS * 8 + MAX_FDS + MAX_NAME;
 
-/// Longest name of a stored descriptor, in bytes.
+/// Maximum length of the name of a stored descriptor, in bytes.
 pub const MAX_NAME: usize = 200;
 
 const MAX_WORDS: usize = 6;

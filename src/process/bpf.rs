@@ -4,8 +4,8 @@
 //! program is a list of [`Instruction`]s; the kernel verifies it when it is attached.
 
 use libc::{
-    BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_JA, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_LDX, BPF_MEM, BPF_MOD,
-    BPF_MUL, BPF_RET, BPF_RSH, BPF_ST, BPF_W, BPF_X, BPF_XOR,
+    BPF_ABS, BPF_ALU, BPF_B, BPF_JA, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_LDX, BPF_MEM, BPF_MOD, BPF_MUL,
+    BPF_RET, BPF_RSH, BPF_ST, BPF_W, BPF_X, BPF_XOR,
 };
 
 /// Maximum length of a program (`BPF_MAXINSNS`).
@@ -53,11 +53,6 @@ pub const fn load_mem_index(slot: u32) -> Instruction {
 /// Accumulator = accumulator xor index register.
 pub const fn xor_index() -> Instruction {
     statement(BPF_ALU | BPF_XOR | BPF_X, 0)
-}
-
-/// Accumulator = accumulator and `mask`.
-pub const fn and(mask: u32) -> Instruction {
-    statement(BPF_ALU | BPF_AND | BPF_K, mask)
 }
 
 /// Accumulator = low 32 bits of accumulator × `factor`.
@@ -109,7 +104,6 @@ pub(crate) mod interpreter {
                 0x61 => index = memory[value as usize],
                 0x02 => memory[value as usize] = accumulator,
                 0xac => accumulator ^= index,
-                0x54 => accumulator &= value,
                 0x24 => accumulator = accumulator.wrapping_mul(value),
                 0x74 => accumulator >>= value,
                 0x94 => accumulator %= value,

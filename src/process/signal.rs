@@ -43,27 +43,27 @@ fn parse_realtime(name: &str) -> Option<i32> {
     (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number).then_some(number)
 }
 
-/// The name of a signal; `signal 99` for a number that has none.
-pub fn name(number: i32) -> String {
-    if let Ok(signal) = Signal::try_from(number) {
-        return signal.as_str().to_owned();
-    }
-    let (first, last) = (libc::SIGRTMIN(), libc::SIGRTMAX());
-    if !(first..=last).contains(&number) {
-        return format!("signal {number}");
-    }
-    // Relative to the nearer limit, as kill(1) lists them.
-    match (number - first, last - number) {
-        (0, _) => "SIGRTMIN".to_owned(),
-        (_, 0) => "SIGRTMAX".to_owned(),
-        (above, below) if above <= below => format!("SIGRTMIN+{above}"),
-        (_, below) => format!("SIGRTMAX-{below}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The name of a signal; `signal 99` for a number that has none.
+    fn name(number: i32) -> String {
+        if let Ok(signal) = Signal::try_from(number) {
+            return signal.as_str().to_owned();
+        }
+        let (first, last) = (libc::SIGRTMIN(), libc::SIGRTMAX());
+        if !(first..=last).contains(&number) {
+            return format!("signal {number}");
+        }
+        // Relative to the nearer limit, as kill(1) lists them.
+        match (number - first, last - number) {
+            (0, _) => "SIGRTMIN".to_owned(),
+            (_, 0) => "SIGRTMAX".to_owned(),
+            (above, below) if above <= below => format!("SIGRTMIN+{above}"),
+            (_, below) => format!("SIGRTMAX-{below}"),
+        }
+    }
 
     #[test]
     fn parses_all_spellings() {

@@ -81,6 +81,7 @@ impl AllowedUids {
     }
 
     /// Only these users.
+    #[cfg(test)]
     pub fn users(uids: impl Into<Vec<u32>>) -> Self {
         Self(uids.into())
     }

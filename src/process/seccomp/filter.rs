@@ -50,21 +50,31 @@ struct SyscallTable {
     numbers: &'static [(u32, CallKind)],
 }
 
+/// The native architecture, and that of 32-bit programs on the same machine (`linux/audit.h`).
+#[cfg(target_arch = "x86_64")]
+const AUDIT_ARCH_X86_64: u32 = 0xC000_003E;
+#[cfg(target_arch = "x86_64")]
+const AUDIT_ARCH_I386: u32 = 0x4000_0003;
+#[cfg(target_arch = "aarch64")]
+const AUDIT_ARCH_AARCH64: u32 = 0xC000_00B7;
+#[cfg(target_arch = "aarch64")]
+const AUDIT_ARCH_ARM: u32 = 0x4000_0028;
+
 #[cfg(target_arch = "x86_64")]
 const TABLES: &[SyscallTable] = &[
     SyscallTable {
-        architecture: 0xC000_003E,
+        architecture: AUDIT_ARCH_X86_64,
         numbers: &[
-            (49, CallKind::Bind),
-            (50, CallKind::Listen),
-            (54, CallKind::SetSockOpt),
-            (X32_SYSCALL_BIT | 49, CallKind::Bind),
-            (X32_SYSCALL_BIT | 50, CallKind::Listen),
+            (libc::SYS_bind as u32, CallKind::Bind),
+            (libc::SYS_listen as u32, CallKind::Listen),
+            (libc::SYS_setsockopt as u32, CallKind::SetSockOpt),
+            (X32_SYSCALL_BIT | libc::SYS_bind as u32, CallKind::Bind),
+            (X32_SYSCALL_BIT | libc::SYS_listen as u32, CallKind::Listen),
             (X32_SYSCALL_BIT | 541, CallKind::SetSockOpt),
         ],
     },
     SyscallTable {
-        architecture: 0x4000_0003,
+        architecture: AUDIT_ARCH_I386,
         numbers: &[
             (361, CallKind::Bind),
             (363, CallKind::Listen),
@@ -77,11 +87,15 @@ const TABLES: &[SyscallTable] = &[
 #[cfg(target_arch = "aarch64")]
 const TABLES: &[SyscallTable] = &[
     SyscallTable {
-        architecture: 0xC000_00B7,
-        numbers: &[(200, CallKind::Bind), (201, CallKind::Listen), (208, CallKind::SetSockOpt)],
+        architecture: AUDIT_ARCH_AARCH64,
+        numbers: &[
+            (libc::SYS_bind as u32, CallKind::Bind),
+            (libc::SYS_listen as u32, CallKind::Listen),
+            (libc::SYS_setsockopt as u32, CallKind::SetSockOpt),
+        ],
     },
     SyscallTable {
-        architecture: 0x4000_0028,
+        architecture: AUDIT_ARCH_ARM,
         numbers: &[(282, CallKind::Bind), (284, CallKind::Listen), (294, CallKind::SetSockOpt)],
     },
 ];
@@ -261,7 +275,7 @@ mod tests {
     #[test]
     #[cfg(target_arch = "x86_64")]
     fn reports_bind_and_listen_of_socketcall() {
-        let is_reported = |call| is_reported(SupervisedCalls::BindListen, 0x4000_0003, 102, [call, 0, 0]);
+        let is_reported = |call| is_reported(SupervisedCalls::BindListen, AUDIT_ARCH_I386, 102, [call, 0, 0]);
         assert!(is_reported(SOCKETCALL_BIND) && is_reported(SOCKETCALL_LISTEN));
         assert!(!is_reported(1) && !is_reported(3) && !is_reported(5));
     }
