@@ -21,7 +21,8 @@ const MAX_SIZE: u64 = 10 * 1024 * 1024;
 /// Number of rotated files to keep.
 const MAX_ROTATED: usize = 5;
 
-/// Writes all tracing events of this process, from `level` up, to `rsm.log`: one line per event, with local time.
+/// Writes all tracing events of this process, from `level` up, to `rsm.log`: one line per event, with local
+/// time.
 ///
 /// # Errors
 /// The file cannot be opened, or this process already has a log.
@@ -76,8 +77,8 @@ impl DaemonLog {
         Ok(log)
     }
 
-    /// Rotates the file if it is full. On failure it grows beyond the limit, because the log matters more, and the
-    /// error cannot be reported elsewhere.
+    /// Rotates the file if it is full. On failure it grows beyond the limit, because the log matters more,
+    /// and the error cannot be reported elsewhere.
     fn rotate_if_full(&mut self) {
         if self.size < self.limit {
             return;
@@ -99,8 +100,8 @@ impl DaemonLog {
         }
     }
 
-    /// Writes one event as one line. A newline, for example in a name, is escaped: it must not look like the start of
-    /// another event.
+    /// Writes one event as one line. A newline, for example in a name, is escaped: it must not look like the
+    /// start of another event.
     fn write_event(&mut self, text: &[u8]) -> io::Result<()> {
         self.rotate_if_full();
         let text = text.strip_suffix(b"\n").unwrap_or(text);

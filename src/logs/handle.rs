@@ -1,7 +1,7 @@
 //! The log workers, and the handle through which the daemon sends them commands.
 //!
-//! Worker 0 serves all apps whose logs are in the default directory. Any other directory may be on another disk,
-//! which may be slow or not respond: it gets a worker of its own, up to [`MAX_WORKERS`].
+//! Worker 0 serves all apps whose logs are in the default directory. Any other directory may be on another
+//! disk, which may be slow or not respond: it gets a worker of its own, up to [`MAX_WORKERS`].
 
 use std::cell::RefCell;
 use std::io;
@@ -24,8 +24,8 @@ use crate::logs::subscribe::{FollowFilter, Follower, LogNotify, Subscribers, sub
 use crate::spec::Rotation;
 
 const MAX_WORKERS: usize = 8;
-/// How long to wait for a disk. Then an app is started anyway; its files are opened at its first line, which waits in
-/// its pipe until then.
+/// How long to wait for a disk. Then an app is started anyway; its files are opened at its first line, which
+/// waits in its pipe until then.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the end of the daemon waits for the last lines.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -44,8 +44,8 @@ pub struct LogConfig {
 /// Stores a descriptor for the next daemon, under a name.
 pub type StoreFdFn = Box<dyn Fn(String, OwnedFd)>;
 
-/// Owner of the worker threads. Dropping it writes the content of all pipes, and waits for that as long as disks
-/// respond.
+/// Owner of the worker threads. Dropping it writes the content of all pipes, and waits for that as long as
+/// disks respond.
 pub struct LogWorkers(LogHandle);
 
 /// Handle of the workers. After they have ended, its methods do nothing.
@@ -73,8 +73,8 @@ struct WorkerHandle {
 }
 
 impl LogWorkers {
-    /// Starts worker 0, and each worker whose journal contains an unfinished write of a previous daemon. `stored` are
-    /// the descriptors that the previous daemon stored.
+    /// Starts worker 0, and each worker whose journal contains an unfinished write of a previous daemon.
+    /// `stored` are the descriptors that the previous daemon stored.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -160,7 +160,8 @@ impl LogHandle {
     /// Captures the output of a run if its files can be written. Creates missing files and directories.
     ///
     /// # Errors
-    /// The first file that cannot be written; nothing is captured then. A disk that does not respond is no error.
+    /// The first file that cannot be written; nothing is captured then. A disk that does not respond is not an
+    /// error.
     pub async fn attach_checked(&self, output: RunOutput) -> Result<(), FileError> {
         let (sender, reply) = oneshot::channel();
         self.submit(output, Some(sender));
@@ -212,8 +213,8 @@ impl LogHandle {
         self.broadcast(targets, WorkerCommand::Truncate).await
     }
 
-    /// Sends a command to several workers, and collects their errors. A worker that does not reply in time counts as
-    /// an error for each of its files.
+    /// Sends a command to several workers, and collects their errors. A worker that does not reply in time
+    /// counts as an error for each of its files.
     async fn broadcast(
         &self,
         targets: Vec<(usize, Vec<PathBuf>)>,
@@ -242,8 +243,8 @@ impl LogHandle {
         follower
     }
 
-    /// Resolves when all writers have closed the pipes of the run and all output is in the files; at once for a run
-    /// that was never attached.
+    /// Resolves when all writers have closed the pipes of the run and all output is in the files; at once for
+    /// a run that was never attached.
     pub async fn wait_closed(&self, run: u64) {
         let Some(worker) = self.0.assignment.borrow_mut().remove_run(run) else { return };
         let (sender, reply) = oneshot::channel();

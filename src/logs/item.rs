@@ -17,8 +17,8 @@ pub enum LogItem {
         name: String,
         /// Standard output or standard error.
         stream: OutputStream,
-        /// Time the line was captured, in milliseconds since the epoch; for a file without an index, the time of
-        /// its last write.
+        /// Time the line was captured, in milliseconds since the epoch; for a file without an index, the time
+        /// of its last write.
         #[serde(skip_serializing_if = "Option::is_none")]
         at: Option<u64>,
         /// Text of the line, without the newline; invalid UTF-8 is replaced.

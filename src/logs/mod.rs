@@ -1,9 +1,10 @@
 //! Logs: from the output pipes of apps to files and followers, and rsm's own log.
 //!
-//! Log workers, threads of their own, capture the output: an app that writes fast never delays the supervisor, and
-//! a disk that does not respond delays only the apps that write to it. The daemon sends them commands through
-//! [`LogHandle`] and never blocks. The retention thread removes and compresses rotated files. Readers read the files,
-//! with their indexes for times and order; [`LogNotify`] wakes them when there is more.
+//! Log workers, threads of their own, capture the output: an app that writes fast never delays the
+//! supervisor, and a disk that does not respond delays only the apps that write to it. The daemon sends them
+//! commands through [`LogHandle`] and never blocks. The retention thread removes and compresses rotated
+//! files. Readers read the files, with their indexes for times and order; [`LogNotify`] wakes them when there
+//! is more.
 
 pub mod daemon_log;
 pub mod item;

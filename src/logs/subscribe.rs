@@ -1,6 +1,7 @@
 //! Followers: notifications that log files have grown, and queues for lines that no file contains.
 //!
-//! A queue is bounded: a slow follower misses lines and gets their number, and never delays the capture of output.
+//! A queue is bounded: a slow follower misses lines and gets their number, and never delays the capture of
+//! output.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -62,8 +63,8 @@ pub struct FollowFilter {
 pub enum FollowTarget {
     /// All instances, including those added later.
     All,
-    /// Instances with one of these ids, and all instances of apps with one of these names, including those added
-    /// later.
+    /// Instances with one of these ids, and all instances of apps with one of these names, including those
+    /// added later.
     Selected {
         /// Instance ids.
         ids: BTreeSet<u32>,
@@ -92,8 +93,8 @@ impl FollowFilter {
 pub struct Follower(Arc<FollowerQueue>);
 
 impl Follower {
-    /// The next line, or the number of lines missed at this point because the queue was full. `None` once the log
-    /// workers have ended. Cancel safe.
+    /// The next line, or the number of lines missed at this point because the queue was full. `None` once the
+    /// log workers have ended. Cancel safe.
     pub async fn next(&mut self) -> Option<LogItem> {
         loop {
             if let Some(item) = self.try_next() {
@@ -138,8 +139,8 @@ impl FollowerQueue {
 }
 
 impl QueuedItems {
-    /// Adds a line, or counts it as missed if the queue is full. After a gap, lines are added again once half of the
-    /// queue is free: a few long gaps are better than many short ones.
+    /// Adds a line, or counts it as missed if the queue is full. After a gap, lines are added again once half
+    /// of the queue is free: a few long gaps are better than many short ones.
     fn push(&mut self, bytes: usize, line: impl FnOnce() -> LogItem) {
         let is_in_gap = matches!(self.items.back(), Some(LogItem::Missed { .. }));
         let (max_items, max_bytes) =
@@ -201,8 +202,8 @@ impl Subscribers {
         self.0.iter().any(|subscription| subscription.filter.matches(source.id, &source.name, stream))
     }
 
-    /// Queues lines read at `at` (milliseconds since the epoch) for all matching followers; removes followers that
-    /// are gone.
+    /// Queues lines read at `at` (milliseconds since the epoch) for all matching followers; removes followers
+    /// that are gone.
     pub(super) fn publish(&mut self, source: &LineSource, stream: OutputStream, at: i64, lines: &[String]) {
         if lines.is_empty() || self.0.is_empty() {
             return;

@@ -1,4 +1,5 @@
-//! Disks that do not respond or are full: apps whose logs are on them block or lose counted lines; others continue.
+//! Disks that do not respond or are full: apps whose logs are on them block or lose counted lines; others
+//! continue.
 
 use std::fs;
 use std::path::Path;

@@ -109,7 +109,8 @@ fn log_budget_holds_during_flood() {
         entries.map(|meta| (meta.ino(), meta.len())).collect::<HashMap<_, _>>().values().sum::<u64>()
     };
     wait_until("the last line", || {
-        // A listing may contain both a file removed meanwhile and its successor; not all of several listings do.
+        // A listing may contain both a file removed meanwhile and its successor; not all of several listings
+        // do.
         let over = (0..10).map(|_| total()).min().unwrap();
         assert!(over <= BUDGET + SEGMENT, "{over}");
         read(logs.join("a-out.log")).ends_with("2000000\n").then_some(())

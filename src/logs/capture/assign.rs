@@ -47,7 +47,8 @@ impl WorkerAssignment {
         worker
     }
 
-    /// The worker of a directory. A new directory gets an unused worker, or else the one with the fewest directories.
+    /// The worker of a directory. A new directory gets an unused worker, or else the one with the fewest
+    /// directories.
     fn worker_for_dir(&mut self, dir: &Path) -> usize {
         if dir == self.home {
             return 0;

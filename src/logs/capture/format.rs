@@ -99,8 +99,8 @@ impl LineFrame {
         out.extend_from_slice(piece.text);
     }
 
-    /// Appends a line as an object, and a newline. Parts of a split line except the first have `continued`. Invalid
-    /// UTF-8 is replaced, because JSON cannot contain it.
+    /// Appends a line as an object, and a newline. Parts of a split line except the first have `continued`.
+    /// Invalid UTF-8 is replaced, because JSON cannot contain it.
     pub(crate) fn write_json(&self, piece: &LinePiece<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.prefix);
         write_json_string(&String::from_utf8_lossy(piece.text), out);

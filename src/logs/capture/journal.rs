@@ -39,11 +39,12 @@ struct PendingRecord {
 /// 1. The bytes are peeked, not consumed ([`crate::logs::capture::peek`]).
 /// 2. The *record* gets the files about to grow, with their sizes.
 /// 3. The files are written.
-/// 4. One system call, which no signal can interrupt halfway, moves the bytes from the pipe into the *marker* pipe.
+/// 4. One system call, which no signal can interrupt halfway, moves the bytes from the pipe into the *marker*
+///    pipe.
 /// 5. The record is cleared, then the marker is emptied.
 ///
-/// After a kill, a record with an empty marker means that the bytes are still in the pipe, and the files are truncated
-/// to their sizes before. If the marker contains bytes, the move is complete.
+/// After a kill, a record with an empty marker means that the bytes are still in the pipe, and the files are
+/// truncated to their sizes before. If the marker contains bytes, the move is complete.
 #[derive(Debug)]
 pub(crate) struct Journal {
     record: File,

@@ -16,7 +16,8 @@ pub(crate) struct LinePiece<'a> {
     pub(crate) last: bool,
 }
 
-/// Calls `each` with every line of a text. `is_continuation`: the first one continues a line of an earlier text.
+/// Calls `each` with every line of a text. `is_continuation`: the first one continues a line of an earlier
+/// text.
 pub(crate) fn for_each_piece(text: &[u8], mut is_continuation: bool, mut each: impl FnMut(LinePiece<'_>)) {
     let mut left = text;
     while !left.is_empty() {
@@ -35,15 +36,15 @@ pub(crate) fn for_each_piece(text: &[u8], mut is_continuation: bool, mut each: i
     }
 }
 
-/// Length of the complete lines within the first `limit` bytes of a text, or else of the first complete line; `None`
-/// if it has none.
+/// Length of the complete lines within the first `limit` bytes of a text, or else of the first complete line;
+/// `None` if it has none.
 pub(crate) fn complete_lines_length(text: &[u8], limit: usize) -> Option<usize> {
     let last = memrchr(b'\n', &text[..text.len().min(limit)]);
     last.or_else(|| memchr(b'\n', text)).map(|at| at + 1)
 }
 
-/// The last index at or before `limit` that does not split a UTF-8 character; `limit` itself if the bytes are not
-/// UTF-8.
+/// The last index at or before `limit` that does not split a UTF-8 character; `limit` itself if the bytes are
+/// not UTF-8.
 pub(crate) fn char_boundary_before(text: &[u8], limit: usize) -> usize {
     let is_inside_char = |at: &usize| text.get(*at).is_some_and(|byte| byte & 0xC0 == 0x80);
     (limit.saturating_sub(3)..=limit).rev().find(|at| !is_inside_char(at)).unwrap_or(limit)

@@ -1,8 +1,9 @@
 //! Capture: moves the output of apps from their pipes into log files.
 //!
 //! One line takes this way: a [`pump`] waits for the pipe, [`peek`] copies its content without consuming it,
-//! [`stream`] formats it and appends it to the files, and the [`journal`] consumes it from the pipe. What a file does
-//! not accept, for example on a full disk, stays in the pipe: nothing is lost, and only that app is blocked.
+//! [`stream`] formats it and appends it to the files, and the [`journal`] consumes it from the pipe. What a
+//! file does not accept, for example on a full disk, stays in the pipe: nothing is lost, and only that app is
+//! blocked.
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -14,8 +14,8 @@ pub(super) struct PartialLine {
     at: i64,
     /// Bytes seen so far.
     length: usize,
-    /// When to check for more. A check is needed because a writer that fills a pipe which was not empty, and then
-    /// blocks in the middle of its write, causes no wakeup.
+    /// When to check for more. A check is needed because a writer that fills a pipe which was not empty, and
+    /// then blocks in the middle of its write, causes no wakeup.
     next_check: Instant,
     check_delay: Duration,
 }

@@ -21,8 +21,8 @@ pub(super) enum Peeked {
     Eof,
 }
 
-/// A second pipe, to which `tee` duplicates the content of the first one, and from which it is read. `tee` copies only
-/// references to pages.
+/// A second pipe, to which `tee` duplicates the content of the first one, and from which it is read. `tee`
+/// copies only references to pages.
 #[derive(Debug)]
 pub(super) struct PipePeeker {
     read: OwnedFd,

@@ -16,14 +16,14 @@ use crate::process::fd_channel;
 const MAX_STEPS_PER_TURN: u32 = 4;
 /// Delay after a failed write.
 const FILE_RETRY_DELAY: Duration = Duration::from_millis(500);
-/// First delay while a named pipe is full. It is doubled up to [`FILE_RETRY_DELAY`], because the reader may have
-/// stopped.
+/// First delay while a named pipe is full. It is doubled up to [`FILE_RETRY_DELAY`], because the reader may
+/// have stopped.
 pub(super) const PIPE_RETRY_DELAY: Duration = Duration::from_millis(2);
 /// Steps when the thread ends: more than a pipe of the largest size (1 MiB) needs.
 const MAX_DRAIN_STEPS: u32 = 128;
 
-/// Pause after a small step, so that small writes are moved together: a reader as fast as the app would get one line
-/// at a time.
+/// Pause after a small step, so that small writes are moved together: a reader as fast as the app would get
+/// one line at a time.
 const BATCH_WAIT: Duration = Duration::from_micros(50);
 /// A step of this many bytes needs no pause.
 const BATCH_SIZE: usize = 16 * 1024;
@@ -41,8 +41,8 @@ pub(super) struct Pump {
 struct StepState {
     /// After a small step: the number of pauses of the thread at that time.
     small_step_at: Option<u64>,
-    /// The last step was not caused by the pipe becoming readable. Check it again: no event may come for the rest of
-    /// its content.
+    /// The last step was not caused by the pipe becoming readable. Check it again: no event may come for the
+    /// rest of its content.
     recheck: bool,
 }
 
@@ -121,8 +121,8 @@ impl Pump {
         [capture.next_wakeup(), retry].into_iter().flatten().min()
     }
 
-    /// When the thread ends: writes the content of the pipe as far as the files accept it. The rest stays in the pipe
-    /// for the next daemon. Waits until `deadline` for a named pipe that is full.
+    /// When the thread ends: writes the content of the pipe as far as the files accept it. The rest stays in
+    /// the pipe for the next daemon. Waits until `deadline` for a named pipe that is full.
     pub(super) fn drain(&self, shared: &WorkerShared, deadline: Instant) {
         let mut capture = self.capture.borrow_mut();
         let mut steps = 0;
@@ -139,8 +139,8 @@ impl Pump {
     }
 }
 
-/// Pauses the thread if it has not paused since the last step of this pump, and that step was small. The pause of one
-/// pump serves all: many busy pipes together wait no longer than one.
+/// Pauses the thread if it has not paused since the last step of this pump, and that step was small. The
+/// pause of one pump serves all: many busy pipes together wait no longer than one.
 fn wait_for_batch(state: &mut StepState, shared: &WorkerShared) {
     if state.small_step_at.take() == Some(shared.pauses.get()) {
         std::thread::sleep(BATCH_WAIT);

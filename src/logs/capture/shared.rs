@@ -8,7 +8,8 @@ use crate::logs::capture::journal::Journal;
 use crate::logs::capture::peek::PipePeeker;
 use crate::logs::subscribe::{LogNotify, Subscribers};
 
-/// Buffers and counters of a worker. One buffer serves all pipes, so that memory does not grow with their number.
+/// Buffers and counters of a worker. One buffer serves all pipes, so that memory does not grow with their
+/// number.
 #[derive(Debug)]
 pub(super) struct WorkerShared {
     /// Text peeked from a pipe.

@@ -1,7 +1,7 @@
 //! Capture of one stream of a run: moves complete lines from its pipe into its files.
 //!
-//! Nothing is kept in memory between steps: what is not in the files is still in the pipe. If a file cannot be
-//! written, the app blocks on its full pipe, or its lines are dropped and counted (`when_full`).
+//! Nothing is kept in memory between steps: what is not in the files is still in the pipe. If a file cannot
+//! be written, the app blocks on its full pipe, or its lines are dropped and counted (`when_full`).
 
 use std::os::fd::AsFd;
 use std::rc::Rc;
@@ -113,8 +113,8 @@ impl StreamCapture {
         self.partial.as_ref().map(PartialLine::next_check)
     }
 
-    /// Whether a partial line is written to the files at once. Not as JSON, which has only complete lines, not to a
-    /// file that several streams share, and not if only followers get the lines.
+    /// Whether a partial line is written to the files at once. Not as JSON, which has only complete lines,
+    /// not to a file that several streams share, and not if only followers get the lines.
     fn writes_partial_lines(&self) -> bool {
         let is_unshared = |file: &Rc<LogFile>| Rc::strong_count(file) == 1;
         self.has_own_file
@@ -205,7 +205,8 @@ impl StreamCapture {
         CaptureStep::Partial
     }
 
-    /// Whether a partial line must be written now: it has waited long enough, or the pipe has no space for more of it.
+    /// Whether a partial line must be written now: it has waited long enough, or the pipe has no space for
+    /// more of it.
     fn is_partial_due(&self, length: usize, pipe: &impl AsFd) -> bool {
         let is_json = matches!(self.source.format, LineFormat::Json(_));
         if !is_json && self.partial.as_ref().is_some_and(PartialLine::is_expired) {
@@ -244,7 +245,8 @@ impl StreamCapture {
         if formatted <= limit { text.len() } else { limit / formatted.div_ceil(text.len().max(1)) }
     }
 
-    /// Writes text to all files and consumes it from the pipe, or neither. `line_start`: time of its first byte.
+    /// Writes text to all files and consumes it from the pipe, or neither. `line_start`: time of its first
+    /// byte.
     fn deliver(
         &mut self,
         text: &[u8],
@@ -340,7 +342,8 @@ impl StreamCapture {
                 }
                 LineFormat::Timestamped(_) | LineFormat::Raw => out.extend_from_slice(piece.text),
             }
-            // A part of maximum length becomes a line of the file; the next part is marked as its continuation.
+            // A part of maximum length becomes a line of the file; the next part is marked as its
+            // continuation.
             in_cut_line = !piece.last && (piece.text.len() + 4 > MAX_LINE || is_json);
             if !is_json && (piece.last || in_cut_line) {
                 out.push(b'\n');

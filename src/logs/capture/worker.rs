@@ -121,7 +121,8 @@ impl Worker {
                 .iter()
                 .try_for_each(|file| file.try_open().map_err(|error| (file.path().to_owned(), error)));
             let is_error = result.is_err();
-            // The caller stops waiting after a timeout, and starts the app anyway: then its output must be captured.
+            // The caller stops waiting after a timeout, and starts the app anyway: then its output must be
+            // captured.
             if reply.send(result).is_ok() && is_error {
                 return;
             }

@@ -1,8 +1,8 @@
 //! Indexes of log files: which stream wrote from which offset on, and when.
 //!
-//! With an index, `--since` finds its offset and lines of several streams are merged in write order, while the
-//! log itself stays plain text. An index is named after the device and inode of its file, so it stays valid when
-//! the file is renamed.
+//! With an index, `--since` finds its offset and lines of several streams are merged in write order, while
+//! the log itself stays plain text. An index is named after the device and inode of its file, so it stays
+//! valid when the file is renamed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -85,8 +85,8 @@ pub(crate) struct IndexWriter {
 }
 
 impl IndexWriter {
-    /// Opens the index of a file of `size` bytes. Entries beyond that size belong to an earlier content of the
-    /// file, or to an earlier file with this inode, and are removed.
+    /// Opens the index of a file of `size` bytes. Entries beyond that size belong to an earlier content of
+    /// the file, or to an earlier file with this inode, and are removed.
     pub(crate) fn open(dir: &Path, id: FileId, size: u64) -> Self {
         let mut options = OpenOptions::new();
         options.read(true).append(true).create(true).mode(0o600);

@@ -86,8 +86,8 @@ impl LogFile {
         Ok(())
     }
 
-    /// Prepares a write of at least `line` bytes: opens the file, notices what other programs did to it, and rotates
-    /// it if needed. Returns the maximum number of bytes to write.
+    /// Prepares a write of at least `line` bytes: opens the file, notices what other programs did to it, and
+    /// rotates it if needed. Returns the maximum number of bytes to write.
     ///
     /// # Errors
     /// The file cannot be written now.
@@ -143,7 +143,8 @@ impl LogFile {
         self.segment.borrow().as_ref().and_then(Segment::next_rotation)
     }
 
-    /// The state to restore if a write is undone; `None` for a file that cannot be truncated, such as a named pipe.
+    /// The state to restore if a write is undone; `None` for a file that cannot be truncated, such as a named
+    /// pipe.
     pub(crate) fn pending_write(&self) -> Option<PendingWrite<'_>> {
         let (id, size_before) = self.segment.borrow().as_ref().and_then(Segment::pending_write)?;
         Some(PendingWrite { path: &self.path, id, size_before })

@@ -17,7 +17,8 @@ use crate::spec::Rotation;
 pub(crate) struct OpenFiles {
     files: HashMap<PathBuf, Weak<LogFile>>,
     context: Rc<FileContext>,
-    /// The policy of the file opened last. Most apps have the same settings: their schedule is parsed and kept once.
+    /// The policy of the file opened last. Most apps have the same settings: their schedule is parsed and
+    /// kept once.
     policy: Rc<RotationPolicy>,
 }
 
@@ -27,8 +28,8 @@ impl OpenFiles {
         Self { files: HashMap::new(), context: Rc::new(context), policy }
     }
 
-    /// The file at a path. If it cannot be opened now, it is opened at the first write. The settings of the latest
-    /// caller apply.
+    /// The file at a path. If it cannot be opened now, it is opened at the first write. The settings of the
+    /// latest caller apply.
     pub(crate) fn open(&mut self, path: &Path, rotation: &Arc<Rotation>) -> Rc<LogFile> {
         if self.policy.settings != *rotation {
             self.policy = Rc::new(RotationPolicy::new(rotation));
@@ -53,14 +54,15 @@ impl OpenFiles {
         self.files.values().filter_map(Weak::upgrade)
     }
 
-    /// Reopens every file by its path, after its partial line if it ends in one. Returns those that could not be
-    /// opened; writes to them go to the previous file, so that no line is lost.
+    /// Reopens every file by its path, after its partial line if it ends in one. Returns those that could not
+    /// be opened; writes to them go to the previous file, so that no line is lost.
     pub(crate) fn reopen(&self) -> Vec<(PathBuf, io::Error)> {
         let reopen = |file: Rc<LogFile>| file.reopen().err().map(|error| (file.path().to_owned(), error));
         self.files().filter_map(reopen).collect()
     }
 
-    /// Truncates files, open or not. Returns those that could not be truncated; a missing file counts as empty.
+    /// Truncates files, open or not. Returns those that could not be truncated; a missing file counts as
+    /// empty.
     pub(crate) fn truncate(&self, paths: Vec<PathBuf>) -> Vec<(PathBuf, io::Error)> {
         let mut errors = Vec::new();
         for path in paths {
@@ -78,7 +80,8 @@ impl OpenFiles {
     }
 }
 
-/// Truncates a regular file; writers in append mode continue at its new end. Terminals and pipes are left alone.
+/// Truncates a regular file; writers in append mode continue at its new end. Terminals and pipes are left
+/// alone.
 fn truncate(path: &Path) -> io::Result<()> {
     let file = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     if file.metadata()?.is_file() { file.set_len(0) } else { Ok(()) }

@@ -32,9 +32,9 @@ impl LogFiles {
 
 /// The log files of instance `id` of an app.
 ///
-/// Default paths match PM2: `<name>-out.log`, `<name>-error.log` and `<name>.log` in `logs/`. Unless the logs of
-/// the instances are merged, `-<id>` is inserted before `.log`; a path with another extension is used as it is,
-/// and shared. Unlike in PM2, digits at the end of an app name are not taken for an id.
+/// Default paths match PM2: `<name>-out.log`, `<name>-error.log` and `<name>.log` in `logs/`. Unless the logs
+/// of the instances are merged, `-<id>` is inserted before `.log`; a path with another extension is used as
+/// it is, and shared. Unlike in PM2, digits at the end of an app name are not taken for an id.
 pub fn log_files(spec: &AppSpec, id: u32, home: &Home) -> LogFiles {
     let resolve = |path: &LogPath, suffix: &str| {
         let path = match path {
@@ -54,8 +54,8 @@ pub fn log_files(spec: &AppSpec, id: u32, home: &Home) -> LogFiles {
 
 /// Opens a log file for appending; creates it (mode 0640) and its directories if they are missing.
 ///
-/// With `O_NONBLOCK`, opening a named pipe without a reader fails instead of blocking the thread. It has no effect
-/// on regular files.
+/// With `O_NONBLOCK`, opening a named pipe without a reader fails instead of blocking the thread. It has no
+/// effect on regular files.
 pub(crate) fn open_append(path: &Path) -> io::Result<File> {
     let open = || {
         OpenOptions::new()

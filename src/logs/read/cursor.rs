@@ -1,4 +1,5 @@
-//! Cursor: reads the lines of one log file and its rotated and compressed predecessors, up to the line written last.
+//! Cursor: reads the lines of one log file and its rotated and compressed predecessors, up to the line
+//! written last.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,8 @@ const MAX_READ_LINE: usize = 1024 * 1024;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ReadLine {
-    /// Time of the write, in microseconds since the epoch. For a file without an index, the time of its last write.
+    /// Time of the write, in microseconds since the epoch. For a file without an index, the time of its last
+    /// write.
     pub(super) time: u64,
     /// The stream that wrote it, if known.
     pub(super) stream: Option<StreamId>,
@@ -45,7 +47,8 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
-    /// A cursor at the last `lines` lines, without files last written before `since` (microseconds since the epoch).
+    /// A cursor at the last `lines` lines, without files last written before `since` (microseconds since the
+    /// epoch).
     pub(super) fn at_tail(path: PathBuf, indexes: &Path, lines: usize, since: u64) -> io::Result<Self> {
         let mut cursor = Self {
             path,
@@ -235,8 +238,9 @@ impl Cursor {
         (self.buffer, self.consumed) = (Vec::new(), 0);
     }
 
-    /// Whether nothing will be written to the current file any more: the path refers to another file, and that one is
-    /// not empty. While it is empty, the writer may not have noticed yet that another program replaced the file.
+    /// Whether nothing will be written to the current file any more: the path refers to another file, and
+    /// that one is not empty. While it is empty, the writer may not have noticed yet that another program
+    /// replaced the file.
     fn is_segment_replaced(&self) -> io::Result<bool> {
         match &self.segment {
             Some(segment) if segment.path == self.path => match std::fs::metadata(&self.path) {

@@ -104,8 +104,9 @@ impl LogReader {
         }
     }
 
-    /// Adds the files that are not read yet; one that cannot be read is skipped. `names` are app names by instance id.
-    /// Files of apps added while reading (`late`) are read from their start, because all their lines are new.
+    /// Adds the files that are not read yet; one that cannot be read is skipped. `names` are app names by
+    /// instance id. Files of apps added while reading (`late`) are read from their start, because all their
+    /// lines are new.
     pub fn add(&mut self, targets: Vec<ReadTarget>, names: HashMap<u32, String>, late: bool) {
         self.names.extend(names);
         for target in targets {
@@ -132,8 +133,8 @@ impl LogReader {
         Cursor::at_tail(target.path.clone(), indexes, lines, self.query.since.unwrap_or(0))
     }
 
-    /// With a pattern, reads to the current end of the files and keeps the last lines that match. Does nothing without
-    /// a pattern.
+    /// With a pattern, reads to the current end of the files and keeps the last lines that match. Does
+    /// nothing without a pattern.
     pub fn read_ahead(&mut self) {
         let max_lines = self.query.lines;
         if self.query.grep.is_none() || max_lines == usize::MAX || !self.query.positions.is_empty() {
@@ -151,7 +152,8 @@ impl LogReader {
         self.matched = matched;
     }
 
-    /// The next lines in write order; `None` if there are none now. `include_partial`: also returns partial lines.
+    /// The next lines in write order; `None` if there are none now. `include_partial`: also returns partial
+    /// lines.
     pub fn next(&mut self, include_partial: bool) -> Option<Vec<LogItem>> {
         if !self.matched.is_empty() {
             return Some(std::mem::take(&mut self.matched).into());
@@ -184,9 +186,9 @@ impl LogReader {
         self.sources.iter().any(|source| source.cursor.has_partial())
     }
 
-    /// The source of the earliest line. When its block was read, all earlier lines were in their files. So each other
-    /// file must have a line too, or have been found empty by a later poll. Files are not polled more often: there may
-    /// be a hundred of which one is written to.
+    /// The source of the earliest line. When its block was read, all earlier lines were in their files. So
+    /// each other file must have a line too, or have been found empty by a later poll. Files are not polled
+    /// more often: there may be a hundred of which one is written to.
     fn next_source(&mut self, include_partial: bool) -> Option<usize> {
         loop {
             let found_at = self.earliest_source().map_or(0, |index| self.sources[index].found_at);

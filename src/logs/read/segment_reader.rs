@@ -130,8 +130,8 @@ impl SegmentReader {
         self.entries.as_ref().and_then(|entries| entries.get(0))
     }
 
-    /// Whether the file was truncated to zero, and possibly written since. A daemon that recovers from a kill may also
-    /// truncate a file, to write the last block again; its first line stays then.
+    /// Whether the file was truncated to zero, and possibly written since. A daemon that recovers from a kill
+    /// may also truncate a file, to write the last block again; its first line stays then.
     pub(super) fn was_truncated(&self) -> io::Result<bool> {
         match &self.content {
             SegmentContent::Plain(file) if file.metadata()?.len() < self.offset => {

@@ -9,7 +9,8 @@ use memchr::memrchr_iter;
 /// Bytes read at once.
 const BLOCK: u64 = 64 * 1024;
 
-/// Offset and number of the last lines (at most `count`) of a file of `end` bytes. A partial line at the end counts.
+/// Offset and number of the last lines (at most `count`) of a file of `end` bytes. A partial line at the end
+/// counts.
 ///
 /// # Errors
 /// The file cannot be read.

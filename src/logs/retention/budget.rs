@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes that all logs together use and may use. Log workers count what they write; the retention worker corrects the
-/// sum by scanning the files.
+/// Bytes that all logs together use and may use. Log workers count what they write; the retention worker
+/// corrects the sum by scanning the files.
 #[derive(Debug)]
 pub(super) struct Budget {
     limit: AtomicU64,

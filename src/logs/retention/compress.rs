@@ -116,8 +116,8 @@ enum CompressionOutcome {
     Cancelled,
 }
 
-/// Replaces the file at `path` by `<path>.gz` with the same times and mode. `on_progress` gets the number of bytes
-/// that each block adds to the compressed file, and returns whether to continue.
+/// Replaces the file at `path` by `<path>.gz` with the same times and mode. `on_progress` gets the number of
+/// bytes that each block adds to the compressed file, and returns whether to continue.
 ///
 /// # Errors
 /// The file cannot be read, or the compressed file cannot be written; the file is unchanged.

@@ -21,7 +21,8 @@ pub(super) fn expired_files<'r>(
     &files[..by_count.max(by_age)]
 }
 
-/// How many of these files (oldest first) must be removed so that, with `other_bytes`, at most `max_bytes` remain.
+/// How many of these files (oldest first) must be removed so that, with `other_bytes`, at most `max_bytes`
+/// remain.
 pub(super) fn excess_files(files: &[RotatedFile], other_bytes: u64, max_bytes: u64) -> usize {
     let mut total = files.iter().map(|file| file.size).sum::<u64>().saturating_add(other_bytes);
     files

@@ -36,7 +36,8 @@ enum RetentionJob {
     FreeSpace(Sender<()>),
 }
 
-/// Handle of the retention thread, which ends with the last clone. Only [`free_space`](Self::free_space) blocks.
+/// Handle of the retention thread, which ends with the last clone. Only [`free_space`](Self::free_space)
+/// blocks.
 #[derive(Clone, Debug)]
 pub(crate) struct Retention {
     jobs: Sender<RetentionJob>,
@@ -44,8 +45,8 @@ pub(crate) struct Retention {
 }
 
 impl Retention {
-    /// Starts the thread. All files in the directory `logs` count for the budget (in bytes), including those of
-    /// deleted apps.
+    /// Starts the thread. All files in the directory `logs` count for the budget (in bytes), including those
+    /// of deleted apps.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -91,8 +92,8 @@ impl Retention {
         self.budget.is_exceeded()
     }
 
-    /// Removes the oldest rotated files and waits for it, so that no app writes faster than files are removed.
-    /// Returns false if that freed too little.
+    /// Removes the oldest rotated files and waits for it, so that no app writes faster than files are
+    /// removed. Returns false if that freed too little.
     pub(crate) fn free_space(&self) -> bool {
         let (done, is_done) = channel();
         let is_sent = self.send(RetentionJob::FreeSpace(done));
