@@ -97,7 +97,7 @@ impl Retention {
     pub(crate) fn free_space(&self) -> bool {
         let (done, is_done) = channel();
         let is_sent = self.send(RetentionJob::FreeSpace(done));
-        if !is_sent || is_done.recv_timeout(FREE_SPACE_TIMEOUT).is_err() {
+        if !is_sent || is_done.recv_timeout(FREE_SPACE_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
             self.budget.defer_retry();
             return true;
         }
@@ -314,6 +314,20 @@ mod tests {
             names.sort();
             names
         }
+    }
+
+    #[test]
+    fn free_space_reports_whether_budget_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a-out.log", "a-out__1.log"] {
+            std::fs::write(dir.path().join(name), "0123456789").unwrap();
+        }
+        let retention = Retention::start(dir.path().to_owned(), dir.path().join("none"), 10).unwrap();
+        assert!(retention.free_space());
+        assert!(!dir.path().join("a-out__1.log").exists());
+        retention.set_budget(9);
+        assert!(!retention.free_space());
+        assert_eq!(retention.fair_share(), 9);
     }
 
     #[test]
