@@ -255,7 +255,7 @@ fn follow_continues_over_external_rotation() {
 }
 
 #[test]
-fn line_longer_than_pipe_is_kept_whole_text() {
+fn line_longer_than_pipe_is_kept_whole() {
     // One write: while it is blocked on the full pipe, no event reports that there is more.
     let script =
         "#!/usr/bin/env python3\nimport os, time\nos.write(1, b'x' * 3_000_000 + b'\\n')\ntime.sleep(1000)\n";
