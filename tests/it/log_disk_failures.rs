@@ -81,11 +81,7 @@ fn full_disk_blocks_apps_without_losing_lines() {
         until \"$RSM\" info >&2 && grep -q 'cannot write log file' \"$RSM_HOME/rsm.log\"; do sleep 0.05; done\n\
         \"$RSM\" list >&2\nmount -o remount,size=64m disk\n\
         until tail -n1 disk/waits*.log | grep -qx 400000; do sleep 0.05; done\n\
-<<<<<<< HEAD
-        until grep -q ' dropped: ' disk/drops*.log; do sleep 0.05; done\n\
-=======
         until grep -q 'bytes) dropped: ' disk/drops*.log; do sleep 0.05; done\n\
->>>>>>> main
         seq 1 400000 | cmp - disk/waits*.log && echo same\n\"$RSM\" kill >&2\n";
     let mut command = rsm.command_of("timeout", &["120", "unshare", "-m", "sh", "-c", script]);
     let output = command.env("RSM", env!("CARGO_BIN_EXE_rsm")).output().unwrap();
