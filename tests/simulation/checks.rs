@@ -49,20 +49,20 @@ impl Checks {
         self.down.clear();
         self.heard.clear();
         let going =
-            supervisor.replacements().iter().filter(|(_, beside)| beside.role == ReplacementRole::Outgoing);
+            supervisor.replacements().iter().filter(|(_, beside)| beside.role() == ReplacementRole::Outgoing);
         self.going = going.map(|(id, _)| *id).collect();
     }
 
     /// The old process is not told to go before a new one is online.
     fn reloaded(&mut self, instance: &Instance, beside: Option<&Replacement>, broken: &mut Vec<String>) {
-        let going = beside.is_some_and(|beside| beside.role == ReplacementRole::Outgoing);
+        let going = beside.is_some_and(|beside| beside.role() == ReplacementRole::Outgoing);
         if !going {
-            self.going.remove(&instance.id);
-        } else if self.going.insert(instance.id)
-            && !matches!(instance.status.state, State::Online { .. })
-            && instance.status.want == Want::Up
+            self.going.remove(&instance.id());
+        } else if self.going.insert(instance.id())
+            && !matches!(instance.status().state, State::Online { .. })
+            && instance.status().want == Want::Up
         {
-            broken.push(format!("{} has no process that serves: {:?}", instance.id, instance.status));
+            broken.push(format!("{} has no process that serves: {:?}", instance.id(), instance.status()));
         }
     }
 
@@ -78,19 +78,21 @@ impl Checks {
             let alive = world.alive(*id);
             let alive = alive
                 .iter()
-                .any(|run| beside.is_none_or(|it| it.instance.status.state.run() != Some(run.number)));
-            let unwanted = instance.status.want != Want::Up && alive;
+                .any(|run| beside.is_none_or(|it| it.instance().status().state.run() != Some(run.number)));
+            let unwanted = instance.status().want != Want::Up && alive;
             overdue(&mut self.unwanted, *id, unwanted, now, LONGEST_STOP).into_iter().for_each(|since| {
                 broken.push(format!(
                     "{id} is not wanted and runs since {since}, now {now}: {:?}",
-                    instance.status
+                    instance.status()
                 ));
             });
-            let done = matches!(instance.status.state, State::Errored { .. } | State::Stopped);
-            let down = instance.status.want == Want::Up && !alive && !done;
+            let done = matches!(instance.status().state, State::Errored { .. } | State::Stopped);
+            let down = instance.status().want == Want::Up && !alive && !done;
             overdue(&mut self.down, *id, down, now, LONGEST_DELAY + 100).into_iter().for_each(|since| {
-                broken
-                    .push(format!("{id} is wanted and down since {since}, now {now}: {:?}", instance.status));
+                broken.push(format!(
+                    "{id} is wanted and down since {since}, now {now}: {:?}",
+                    instance.status()
+                ));
             });
         }
         self.unwanted.retain(|id, _| supervisor.instances().contains_key(id));
@@ -111,35 +113,35 @@ fn overdue(since: &mut BTreeMap<u32, u64>, id: u32, is: bool, now: u64, limit: u
 
 /// At most one run of an instance has anything alive, and its state speaks of that run; in a reload two.
 fn one_run_at_most(instance: &Instance, supervisor: &Supervisor<SimWorld>, broken: &mut Vec<String>) {
-    let mut alive = supervisor.world.alive(instance.id);
-    let beside = supervisor.replacements().get(&instance.id);
-    let other = beside.and_then(|beside| beside.instance.status.state.run());
-    alive.retain(|run| Some(run.number) != other && !supervisor.is_stray(*run));
+    let mut alive = supervisor.world.alive(instance.id());
+    let beside = supervisor.replacements().get(&instance.id());
+    let other = beside.and_then(|beside| beside.instance().status().state.run());
+    alive.retain(|run| Some(run.number) != other && !supervisor.is_orphan_run(*run));
     if alive.len() > 1 {
-        broken.push(format!("{} has {alive:?} alive at once", instance.id));
+        broken.push(format!("{} has {alive:?} alive at once", instance.id()));
     }
-    if let (Some(process), [run]) = (instance.status.state.process(), &alive[..])
+    if let (Some(process), [run]) = (instance.status().state.process(), &alive[..])
         && process.run != run.number
     {
-        broken.push(format!("{} believes in run {}, alive is {run:?}", instance.id, process.run));
+        broken.push(format!("{} believes in run {}, alive is {run:?}", instance.id(), process.run));
     }
 }
 
 /// Every end that was heard of is in the history, as it was, and counted once.
 fn history_agrees(instance: &Instance, heard: &BTreeMap<RunId, Exit>, broken: &mut Vec<String>) {
-    let exits = &instance.status.history;
+    let exits = &instance.status().history;
     let numbers: BTreeSet<u32> = exits.iter().map(|ended| ended.run).collect();
     if numbers.len() != exits.len() {
-        broken.push(format!("{} remembers a run twice: {exits:?}", instance.id));
+        broken.push(format!("{} remembers a run twice: {exits:?}", instance.id()));
     }
     for ended in exits {
-        let run = RunId { instance: instance.id, number: ended.run };
+        let run = RunId { instance: instance.id(), number: ended.run };
         // Nobody to tell is no news: what was on record before stays.
         if heard.get(&run).is_some_and(|exit| *exit != Exit::Unknown && *exit != ended.exit) {
             broken.push(format!("{run:?} ended by {:?}, remembered as {:?}", heard.get(&run), ended.exit));
         }
     }
-    if instance.status.restarts > instance.status.last_run {
-        broken.push(format!("{} counts more restarts than runs: {:?}", instance.id, instance.status));
+    if instance.status().restarts > instance.status().last_run {
+        broken.push(format!("{} counts more restarts than runs: {:?}", instance.id(), instance.status()));
     }
 }

@@ -8,8 +8,8 @@
 mod checks;
 mod world;
 
-use rsm::daemon::supervisor::world::World;
-use rsm::daemon::supervisor::{Input, Operation, Supervisor, SupervisorCommand};
+use rsm::daemon::supervisor::world::Clock;
+use rsm::daemon::supervisor::{Input, NewSettings, Operation, Supervisor, SupervisorCommand};
 use rsm::instance::Instance;
 use rsm::instance::snapshot;
 use rsm::instance::state::{RunProcess, State};
@@ -164,15 +164,17 @@ impl Simulation {
             19 => Operation::Act(Action::Reset, on),
             20 => Operation::Signal(on.select, 10),
             24..40 => {
-                let with = random.bool().then(|| Box::new((any_app(random, name), Inherited::default())));
-                let online = |instance: &&Instance| matches!(instance.status.state, State::Online { .. });
-                let ids = self.supervisor.instances().values().filter(online).map(|it| it.id);
+                let with = random.bool().then(|| {
+                    Box::new(NewSettings { spec: any_app(random, name), inherited: Inherited::default() })
+                });
+                let online = |instance: &&Instance| matches!(instance.status().state, State::Online { .. });
+                let ids = self.supervisor.instances().values().filter(online).map(|it| it.id());
                 let ids: Vec<u32> = ids.collect();
                 let id = self.random().choice(ids).unwrap_or(0);
                 // A new spec is one of the same app, as a file has it.
-                let named = |with: &mut Box<(AppSpec, Inherited)>| {
+                let named = |with: &mut Box<NewSettings>| {
                     let there = self.supervisor.instances().get(&id);
-                    there.into_iter().for_each(|instance| with.0.name.clone_from(&instance.spec.name));
+                    there.into_iter().for_each(|instance| with.spec.name.clone_from(&instance.spec().name));
                 };
                 let with = with.map(|mut with| {
                     named(&mut with);

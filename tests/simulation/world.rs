@@ -4,12 +4,12 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
-use rsm::daemon::supervisor::world::World;
+use rsm::daemon::supervisor::world::{Clock, EventSink, Persistence, PortControl, ProcessControl};
 use rsm::daemon::supervisor::{Input, ProbeReport};
 use rsm::exit::{Exit, StartFailure, StartStep};
 use rsm::instance::Instance;
 use rsm::instance::event::InstanceEvent;
-use rsm::instance::state::RunProcess;
+use rsm::instance::state::{CleanUp, RunProcess};
 use rsm::instance::status::RunId;
 use rsm::ipc::message::EventView;
 use rsm::time::Moment;
@@ -50,7 +50,7 @@ pub struct SimWorld {
     due: BinaryHeap<Reverse<(u64, u64)>>,
     what: BTreeMap<u64, Due>,
     count: u64,
-    sweeps: Vec<(RunId, bool)>,
+    clean_ups: Vec<(RunId, CleanUp)>,
     last_save: u64,
     save_asked: bool,
     pub unreleased: BTreeSet<RunId>,
@@ -68,7 +68,7 @@ impl SimWorld {
             due: BinaryHeap::new(),
             what: BTreeMap::new(),
             count: 0,
-            sweeps: Vec::new(),
+            clean_ups: Vec::new(),
             last_save: 0,
             save_asked: false,
             unreleased: BTreeSet::new(),
@@ -117,7 +117,7 @@ impl SimWorld {
     /// The daemon is dead: what only it knew is gone. The keeper tells the next one again.
     pub fn daemon_died(&mut self) {
         self.what.retain(|_, due| matches!(due, Due::End(..) | Due::Orphan(_)));
-        self.sweeps.clear();
+        self.clean_ups.clear();
         self.save_asked = false;
         let told: Vec<(RunId, InstanceEvent)> = self
             .runs
@@ -147,7 +147,7 @@ impl SimWorld {
     /// and starts under way die with the keeper.
     pub fn managers_died(&mut self) {
         self.what.retain(|_, due| matches!(due, Due::End(..) | Due::Orphan(_)));
-        self.sweeps.clear();
+        self.clean_ups.clear();
         self.save_asked = false;
         self.runs.retain(|_, run| run.started && (run.end.is_none() || run.left > 0));
         self.unreleased.retain(|run| self.runs.contains_key(run));
@@ -233,16 +233,26 @@ impl SimWorld {
     }
 }
 
-impl World for SimWorld {
+impl Clock for SimWorld {
     fn now(&self) -> Moment {
         Moment { mono: self.clock, wall: self.clock + 1_700_000_000_000 }
     }
 
+    fn set_timer(&mut self, instance: u32, at: u64) {
+        let after = at.saturating_sub(self.clock);
+        self.schedule(
+            after,
+            Due::Daemon(Input::InstanceEvent { instance, event: InstanceEvent::TimerFired { at } }),
+        );
+    }
+}
+
+impl ProcessControl for SimWorld {
     fn spawn(&mut self, run: RunId, instance: &Instance) {
         if self.runs.contains_key(&run) {
             return; // as the keeper: asked twice
         }
-        let alive = self.alive(instance.id);
+        let alive = self.alive(instance.id());
         if alive.len() > 1 {
             self.broken.push(format!("{run:?} is spawned while {alive:?} of the same instance are alive"));
         }
@@ -268,21 +278,13 @@ impl World for SimWorld {
         }
     }
 
-    fn drain(&mut self, run: RunId) {
-        let after = self.random.u64(0..400);
-        let event = InstanceEvent::Drained { run: run.number };
-        self.schedule(after, Due::Daemon(Input::InstanceEvent { instance: run.instance, event }));
-    }
-
-    fn pause_traffic(&mut self, _run: RunId) {}
-
     fn kill(&mut self, run: RunId, _process: RunProcess) {
         let after = if self.random.u32(..50) == 0 { self.random.u64(0..12_000) } else { self.soon() };
         self.schedule(after, Due::End(run, Exit::Signal { number: 9, core: false, oom: false }));
     }
 
-    fn clean_up_tree(&mut self, run: RunId, _process: RunProcess, kill: bool) {
-        self.sweeps.push((run, kill));
+    fn clean_up_tree(&mut self, run: RunId, _process: RunProcess, mode: CleanUp) {
+        self.clean_ups.push((run, mode));
     }
 
     fn signal(&mut self, _run: RunId, _number: i32) {}
@@ -298,13 +300,33 @@ impl World for SimWorld {
         self.unreleased.remove(&run);
     }
 
-    fn set_timer(&mut self, instance: u32, at: u64) {
-        let after = at.saturating_sub(self.clock);
-        self.schedule(
-            after,
-            Due::Daemon(Input::InstanceEvent { instance, event: InstanceEvent::TimerFired { at } }),
-        );
+    fn on_run_started(&mut self, _instance: &Instance) {}
+
+    fn flush(&mut self) {
+        for (id, mode) in std::mem::take(&mut self.clean_ups) {
+            let left = self.runs.get(&id).map_or(0, |run| run.left);
+            for _ in 0..left {
+                let obeys = self.random.bool();
+                if mode == CleanUp::Kill || obeys {
+                    let after = self.soon();
+                    self.schedule(after, Due::Orphan(id));
+                }
+            }
+            let pids = (0..left).map(|index| 900 + index.cast_signed()).collect();
+            let event = InstanceEvent::TreeChecked { run: id.number, remaining: pids };
+            self.schedule(0, Due::Daemon(Input::InstanceEvent { instance: id.instance, event }));
+        }
     }
+}
+
+impl PortControl for SimWorld {
+    fn drain(&mut self, run: RunId) {
+        let after = self.random.u64(0..400);
+        let event = InstanceEvent::Drained { run: run.number };
+        self.schedule(after, Due::Daemon(Input::InstanceEvent { instance: run.instance, event }));
+    }
+
+    fn pause_traffic(&mut self, _run: RunId) {}
 
     fn on_ready(&mut self, _run: RunId) {}
 
@@ -317,15 +339,9 @@ impl World for SimWorld {
     }
 
     fn on_slot_idle(&mut self, _instance: &Instance) {}
+}
 
-    fn on_run_started(&mut self, _instance: &Instance) {}
-
-    fn write_pid_file(&mut self, _instance: &Instance, _pid: Option<i32>) {}
-
-    fn publish(&mut self, _event: EventView) {}
-
-    fn on_apps_changed(&mut self, _instances: &BTreeMap<u32, Instance>) {}
-
+impl Persistence for SimWorld {
     fn save(&mut self, urgent: bool, state: &dyn Fn() -> Vec<u8>) -> bool {
         if !urgent && self.clock < self.last_save + 100 {
             if !std::mem::replace(&mut self.save_asked, true) {
@@ -342,19 +358,11 @@ impl World for SimWorld {
         true
     }
 
-    fn flush(&mut self) {
-        for (id, kill) in std::mem::take(&mut self.sweeps) {
-            let left = self.runs.get(&id).map_or(0, |run| run.left);
-            for _ in 0..left {
-                let soft = self.random.bool();
-                if kill || soft {
-                    let after = self.soon();
-                    self.schedule(after, Due::Orphan(id));
-                }
-            }
-            let pids = (0..left).map(|index| 900 + index.cast_signed()).collect();
-            let event = InstanceEvent::TreeChecked { run: id.number, remaining: pids };
-            self.schedule(0, Due::Daemon(Input::InstanceEvent { instance: id.instance, event }));
-        }
-    }
+    fn write_pid_file(&mut self, _instance: &Instance, _pid: Option<i32>) {}
+}
+
+impl EventSink for SimWorld {
+    fn publish(&mut self, _event: EventView) {}
+
+    fn on_apps_changed(&mut self, _instances: &BTreeMap<u32, Instance>) {}
 }
