@@ -6,7 +6,7 @@ use rsm::daemon::supervisor::{Input, Supervisor};
 use rsm::exit::Exit;
 use rsm::instance::Instance;
 use rsm::instance::event::InstanceEvent;
-use rsm::instance::replacement::{Replacement, ReplacementRole};
+use rsm::instance::replacement::Replacement;
 use rsm::instance::state::{State, Want};
 use rsm::instance::status::RunId;
 
@@ -49,13 +49,13 @@ impl Checks {
         self.down.clear();
         self.heard.clear();
         let going =
-            supervisor.replacements().iter().filter(|(_, beside)| beside.role() == ReplacementRole::Outgoing);
+            supervisor.replacements().iter().filter(|(_, beside)| !beside.is_incoming());
         self.going = going.map(|(id, _)| *id).collect();
     }
 
     /// The old process is not told to go before a new one is online.
     fn reloaded(&mut self, instance: &Instance, beside: Option<&Replacement>, broken: &mut Vec<String>) {
-        let going = beside.is_some_and(|beside| beside.role() == ReplacementRole::Outgoing);
+        let going = beside.is_some_and(|beside| !beside.is_incoming());
         if !going {
             self.going.remove(&instance.id());
         } else if self.going.insert(instance.id())
