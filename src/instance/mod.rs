@@ -186,7 +186,7 @@ impl Instance {
                 self.status.failure_history = FailureHistory::default();
                 self.spawn(true, now, out);
             }
-            // Starts when the tree is gone; `requested` means without the delay of the restart policy.
+            // Starts when the tree has ended; `requested` means without the delay of the restart policy.
             State::CleaningUp { requested, .. } => *requested = true,
             State::Spawning { .. }
             | State::Starting { .. }

@@ -160,7 +160,7 @@ impl Replacement {
         true
     }
 
-    /// The second process is gone: adds its runs to the history of `current`.
+    /// The second process has ended: adds its runs to the history of `current`.
     pub fn merge_history_into(self, current: &mut Instance) {
         self.instance.status.history.into_iter().for_each(|run| current.status.push_run(run));
     }

@@ -74,7 +74,7 @@ impl InstanceStatus {
         }
     }
 
-    /// The exit of the first run after `run` that exited unasked, if one did.
+    /// The exit of the first run after `run` that ended without a request.
     pub fn exit_after(&self, run: u32) -> Option<&Exit> {
         self.history.iter().find(|record| record.run > run && !record.requested).map(|record| &record.exit)
     }

@@ -65,7 +65,7 @@ fn resume_instance(
     if let Some(latest) = latest.filter(|number| *number > last_run && !is_alive(&instance, runs)) {
         instance.adopt_run(latest, now);
     }
-    // A run without an instance keeps its number until it is gone, too.
+    // A run without an instance keeps its number until it has ended, too.
     instance.reserve_run_numbers(latest.map_or(last_run, |latest| latest.max(last_run)));
     let effects = instance.resume(is_alive(&instance, runs), now);
     registry.insert(instance);

@@ -295,8 +295,8 @@ impl<W: World> Supervisor<W> {
     }
 }
 
-/// How a later run of an instance exited, if one has exited unasked.
-pub(in crate::daemon) fn replacement_exit(instance: &Instance, run: RunId) -> Option<String> {
+/// How a later run of an instance exited, unless a stop or restart was requested.
+pub(crate) fn replacement_exit(instance: &Instance, run: RunId) -> Option<String> {
     instance.status().exit_after(run.number).map(|exit| format!("the replacement exited: {exit}"))
 }
 
