@@ -91,3 +91,33 @@ fn resume_replacement(
 fn is_alive(instance: &Instance, runs: &KeeperRuns) -> bool {
     instance.current_run().is_some_and(|run| runs.contains_key(&run))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::instance::event::InstanceEvent;
+    use crate::instance::snapshot;
+    use crate::spec::AppSpec;
+
+    /// The keeper died while both processes of an instance were being started.
+    #[test]
+    fn restored_processes_of_instance_get_different_run_numbers() {
+        let now = Moment::default();
+        let settings = (Arc::new(AppSpec::new("api", "/bin/api", "/")), Arc::default());
+        let mut current = Instance::new(0, 0, settings.0.clone(), Arc::default(), 0, now);
+        current.handle(InstanceEvent::Start, now);
+        let mut replacement = Replacement::new(&mut current, settings, None, Vec::new(), now);
+        replacement.handle(InstanceEvent::Start, now);
+        current.reserve_run_numbers(replacement.instance().status().last_run);
+        let (instances, replacements) = (BTreeMap::from([(0, current)]), BTreeMap::from([(0, replacement)]));
+        let saved = snapshot::encode(&instances, &replacements, (1, 0), &VecDeque::new());
+
+        let mut registry = Registry::default();
+        restore(&mut registry, snapshot::decode(&saved).unwrap(), &KeeperRuns::new(), now);
+        let runs: Vec<_> = registry.all().filter_map(Instance::current_run).map(|run| run.number).collect();
+        assert_eq!(runs, [3, 4]);
+    }
+}
