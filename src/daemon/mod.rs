@@ -276,8 +276,8 @@ fn recover_state(
 /// Takes up what was found.
 fn resume_runs(supervisor: &mut Supervisor<SystemWorld>, found: recovery::RecoveredState, kept: KeeperState) {
     for instance in found.saved.all() {
-        if let (Some(number), true) = (instance.status.state.run(), kept.is_successor) {
-            let run = RunId { instance: instance.id, number };
+        if let (Some(number), true) = (instance.status().state.run(), kept.is_successor) {
+            let run = RunId { instance: instance.id(), number };
             supervisor.world.set_orphan_scope(run, OrphanScope::SystemUnverified);
         }
     }

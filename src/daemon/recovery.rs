@@ -115,7 +115,7 @@ pub fn survivors(found: &mut RecoveredState, kept: &KeeperState, mark: &tree::Ru
         .collect();
     for (run, leader) in tree::find_marked(mark) {
         let run = RunId::from_u64(run);
-        let has_instance = found.saved.instances().iter().any(|instance| instance.id == run.instance);
+        let has_instance = found.saved.instances().iter().any(|instance| instance.id() == run.instance);
         if found.is_incomplete && !has_instance {
             // What state it had is lost, and it may be all that somebody has: it is not ours to end.
             let pid = leader.map(|leader| leader.pid);
@@ -135,7 +135,7 @@ pub fn survivors(found: &mut RecoveredState, kept: &KeeperState, mark: &tree::Ru
 
 /// The process that an instance has by its state.
 fn run_of(instance: &Instance) -> Option<(RunId, ProcessRef)> {
-    let process = match &instance.status.state {
+    let process = match &instance.status().state {
         State::Starting { process, .. }
         | State::Online { process }
         | State::Draining { process }
@@ -145,7 +145,7 @@ fn run_of(instance: &Instance) -> Option<(RunId, ProcessRef)> {
             return None;
         }
     };
-    let run = RunId { instance: instance.id, number: process.run };
+    let run = RunId { instance: instance.id(), number: process.run };
     Some((run, ProcessRef { pid: process.pid, start_time: process.start_time }))
 }
 

@@ -1,77 +1,77 @@
-//! What can happen to an instance, and what follows from it.
+//! Events of an instance, and the effects that follow from them.
 
-use super::state::RunProcess;
+use super::state::{CleanUp, RunProcess};
 use crate::exit::{Exit, StartFailure};
 
-/// What can happen to an instance: wishes, and facts from outside.
+/// What happens to an instance: requests, and reports from outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InstanceEvent {
-    /// Someone wants it to run.
+    /// A start is requested.
     Start,
-    /// Someone wants it down.
+    /// A stop is requested.
     Stop,
-    /// Someone wants it to run anew; for what reason, if not by command.
+    /// A restart is requested, with the reason if it is not a command.
     Restart(Option<String>),
-    /// Someone wants it forgotten.
+    /// The deletion is requested.
     Delete,
-    /// The same, where others stand in for it: those who have come to it are served first.
+    /// The deletion is requested, and other processes serve instead: open connections are served first.
     DrainAndDelete,
-    /// The program runs.
+    /// The program was executed.
     Spawned {
-        /// Which run.
+        /// Number of the run.
         run: u32,
-        /// Its pid.
+        /// Pid of the process.
         pid: i32,
-        /// Its start time in clock ticks since boot.
+        /// Start time in clock ticks since boot.
         start_time: u64,
     },
-    /// It listens on a port that it shares.
+    /// The process listens on a shared port.
     Listening {
-        /// Which run.
+        /// Number of the run.
         run: u32,
     },
-    /// It is ready: it has said so.
+    /// The process sent its readiness notification, or its readiness probe succeeded.
     Ready {
-        /// Which run.
+        /// Number of the run.
         run: u32,
     },
-    /// Nobody waits for it any more.
+    /// The process has no open connections any more.
     Drained {
-        /// Which run.
+        /// Number of the run.
         run: u32,
     },
-    /// The program could not be started.
+    /// The program could not be executed.
     SpawnFailed {
-        /// Which run.
+        /// Number of the run.
         run: u32,
-        /// At which step, and why.
+        /// The step that failed, and the error.
         failure: StartFailure,
     },
-    /// Its first process ended.
+    /// The first process of the run exited.
     Exited {
-        /// Which run.
+        /// Number of the run.
         run: u32,
-        /// How.
+        /// Exit code or signal.
         exit: Exit,
     },
-    /// What is left of its tree was looked for.
+    /// The process tree of the run was searched after the exit.
     TreeChecked {
-        /// Which run.
+        /// Number of the run.
         run: u32,
-        /// The pids found.
+        /// Pids of the processes that remain.
         remaining: Vec<i32>,
     },
-    /// Somewhere a process without parent ended: maybe one that is being waited for.
+    /// An orphan exited; it may belong to a tree that is being cleaned up.
     OrphanExited,
-    /// A timer went off.
+    /// A timer fired.
     TimerFired {
-        /// The time it was set to.
+        /// The time that the timer was set to.
         at: u64,
     },
 }
 
 impl InstanceEvent {
-    /// The run it is about, if it is about one.
+    /// The run that the event is about, if any.
     pub fn run(&self) -> Option<u32> {
         match self {
             Self::Spawned { run, .. }
@@ -90,75 +90,95 @@ impl InstanceEvent {
             | Self::TimerFired { .. } => None,
         }
     }
+
+    /// The new content of the pid file, if the event changes it: a pid, or none.
+    pub fn pid_change(&self) -> Option<Option<i32>> {
+        match self {
+            Self::Spawned { pid, .. } => Some(Some(*pid)),
+            Self::Exited { .. } => Some(None),
+            Self::Start
+            | Self::Stop
+            | Self::Restart(_)
+            | Self::Delete
+            | Self::DrainAndDelete
+            | Self::Drained { .. }
+            | Self::Listening { .. }
+            | Self::Ready { .. }
+            | Self::SpawnFailed { .. }
+            | Self::TreeChecked { .. }
+            | Self::OrphanExited
+            | Self::TimerFired { .. } => None,
+        }
+    }
 }
 
-/// What shall be done about it.
+/// What has to be done after an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Start a process. Answered by `Spawned` or `SpawnFailed`.
     Spawn {
-        /// Its run.
+        /// Number of the run.
         run: u32,
     },
-    /// Let it have no new connections. Answered by `Drained`.
+    /// Route no new connections to the run. Answered by `Drained`.
     Drain {
-        /// Its run.
+        /// Number of the run.
         run: u32,
     },
-    /// Send the app's stop signal to the tree.
+    /// Send the app's stop signal.
     SendStopSignal {
-        /// The process.
+        /// The first process of the tree.
         process: RunProcess,
     },
-    /// SIGKILL the whole tree.
+    /// Send SIGKILL to the whole tree.
     Kill {
-        /// The process.
+        /// The first process of the tree.
         process: RunProcess,
     },
-    /// Look for what is left of the tree, and end it. Answered by `Swept`.
+    /// End the remaining processes of a tree. Answered by `TreeChecked`.
     CleanUpTree {
-        /// The process that was.
+        /// The process that has exited.
         process: RunProcess,
-        /// By SIGKILL; else by SIGTERM.
-        force: bool,
+        /// By which signal.
+        mode: CleanUp,
     },
-    /// The run is over and recorded: let go of what was kept for it.
+    /// The run is over and recorded: release its resources.
     ReleaseRun {
-        /// The run.
+        /// Number of the run.
         run: u32,
     },
-    /// Send `Due` at this point of the monotonic clock.
+    /// Set a timer. Answered by `TimerFired`.
     SetTimer {
-        /// Milliseconds.
+        /// Milliseconds on the monotonic clock.
         at: u64,
     },
-    /// It is down and not wanted any more: take it from the list.
+    /// Remove the instance from the list.
     Remove,
-    /// Let those know who want to.
+    /// Publish an event to subscribers.
     Publish(Notice),
 }
 
-/// What others may want to know.
+/// What subscribers are told about an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// A process is being started.
     Launching,
-    /// It is online.
+    /// The process is ready.
     Online,
-    /// It has not become ready in the time given, and goes on.
+    /// The process has not become ready within `listen_timeout`, and keeps running.
     ReadyTimeout,
-    /// It could not be started.
+    /// The process could not be started.
     StartFailed(StartFailure),
-    /// It gets no new connections.
+    /// The process gets no new connections.
     Draining,
-    /// It was told to go, and why if not by command.
+    /// The process is being stopped, with the reason if it is not a command.
     Stopping(Option<String>),
-    /// Its process ended.
+    /// The process exited.
     Exited(Exit),
-    /// It is down, as it shall be.
+    /// Nothing runs, and no start is scheduled.
     Stopped,
-    /// The next start comes after this many milliseconds.
+    /// The next start follows after this many milliseconds.
     RestartScheduled(u64),
-    /// It was given up, and why.
+    /// No further start follows, for this reason.
     Errored(String),
 }

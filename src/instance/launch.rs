@@ -1,44 +1,44 @@
-//! From a spec to what is executed: program, arguments, environment. Pure but for looking up
+//! From an instance to the executed command: program, arguments, environment. Without I/O, except that it looks up
 //! programs.
 
 use std::path::{Path, PathBuf};
 
+use super::Instance;
+use super::status::RunId;
 use crate::exit::{StartFailure, StartStep};
-use crate::instance::Instance;
-use crate::instance::status::RunId;
 use crate::paths::Home;
 use crate::process::spawn::LaunchSpec;
 use crate::process::tree::RunMarker;
 use crate::spec::{AppSpec, EnvFilter, EnvVars, Launcher};
 
-/// The variable that marks every process of a run, unless it cleans its environment.
+/// The variable that marks all processes of a run, except those with a cleared environment.
 pub const RUN_MARKER_VAR: &str = "RSM_RUN";
 
-/// Where programs are looked up for an app without a `PATH`.
+/// The search path for an app without `PATH`.
 pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// The mark of the runs of this home.
+/// The marker of the runs of this home.
 pub fn run_marker(home: &Home) -> RunMarker {
     RunMarker { name: RUN_MARKER_VAR, owner: home.path().to_string_lossy().into_owned() }
 }
 
-/// Program (not looked up yet) and arguments, the program first.
+/// The command line: the program, not looked up yet, and its arguments.
 pub fn argv(spec: &AppSpec) -> Vec<String> {
-    let own = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let strings = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
     let mut words = match &spec.launcher {
-        Launcher::Direct => own(&[&spec.script]),
+        Launcher::Direct => strings(&[&spec.script]),
         Launcher::Interpreter { program, args } => {
             let script = [spec.script.clone()];
             [program].into_iter().chain(args).chain(&script).cloned().collect()
         }
-        Launcher::Shell => return own(&["sh", "-c", &spec.script]),
-        Launcher::Serve => own(&["rsm", "serve-files"]),
+        Launcher::Shell => return strings(&["sh", "-c", &spec.script]),
+        Launcher::Serve => strings(&["rsm", "serve-files"]),
     };
     words.extend(spec.args.iter().cloned());
     words
 }
 
-/// The whole order for a run. `descriptors` are the numbers of those that go with it.
+/// The launch spec of a run. `fds` are the descriptor numbers that the program gets.
 ///
 /// # Errors
 /// The program is not in the app's `PATH`.
@@ -46,7 +46,7 @@ pub fn launch_spec(
     run: RunId,
     instance: &Instance,
     home: &Home,
-    descriptors: Vec<i32>,
+    fds: Vec<i32>,
 ) -> Result<LaunchSpec, StartFailure> {
     let spec = &instance.spec;
     let mut vars = environment(run, instance, home);
@@ -54,9 +54,9 @@ pub fn launch_spec(
     let name = argv.first().cloned().unwrap_or_default();
     let path = vars.get("PATH").map_or(DEFAULT_PATH, String::as_str).to_owned();
     let program = match &spec.launcher {
-        // The binary of the keeper, whose child executes it, replaced or not.
+        // A child of the keeper executes this link, so it is the binary of the keeper, even if that file was replaced.
         Launcher::Serve => PathBuf::from("/proc/self/exe"),
-        // bash where there is one, as PM2: people write bashisms.
+        // bash if it is installed, as PM2: scripts use its extensions.
         Launcher::Shell => match find_program("bash", &path, &spec.cwd) {
             Some(bash) => {
                 "bash".clone_into(&mut argv[0]);
@@ -85,24 +85,24 @@ pub fn launch_spec(
         env,
         cwd,
         account,
-        fds: descriptors,
+        fds,
         supervised_calls: None,
         limits: None,
         listen_pid: false,
     })
 }
 
-/// A program that the app's own `PATH` has no more, in the daemon's: after an update of node by nvm or its
-/// like, the directory that was there when the app was started is gone, and at boot the daemon is given
-/// what a login has now. With the `PATH` in which its own helpers are found, too.
+/// Looks up a program in the `PATH` of the daemon, if it is not in that of the app: after an update of node by nvm,
+/// the directory that the app was started with no longer exists, while the daemon gets the `PATH` of a new login at
+/// boot. Also returns the joined `PATH`, in which the program finds its own helpers.
 fn find_in_login_path(name: &str, path: &str) -> Option<(PathBuf, String)> {
-    let now = std::env::var("PATH").ok()?;
-    let program = find_program(name, &now, Path::new("/"))?;
-    Some((program, format!("{path}:{now}")))
+    let login_path = std::env::var("PATH").ok()?;
+    let program = find_program(name, &login_path, Path::new("/"))?;
+    Some((program, format!("{path}:{login_path}")))
 }
 
-/// Where a program is: a path stays as it is (links are followed at each start, so that a
-/// `current` link may be moved); a bare name is looked up.
+/// The path of a program. A path stays as it is: links are followed at each start, so that a `current` link may
+/// change. A bare name is looked up.
 pub fn find_program(name: &str, path: &str, cwd: &Path) -> Option<PathBuf> {
     if name.contains('/') {
         return Some(cwd.join(name));
@@ -114,8 +114,8 @@ pub fn find_program(name: &str, path: &str, cwd: &Path) -> Option<PathBuf> {
     std::env::split_paths(path).map(|dir| cwd.join(dir).join(name)).find(executable)
 }
 
-/// The environment of a run, low to high: inherited (filtered), who it is, what it was given,
-/// and what makes this instance differ from the others.
+/// The environment of a run. Later variables override earlier ones: inherited (filtered), name and account, `env`
+/// of the app, and the variables of this instance.
 pub fn environment(run: RunId, instance: &Instance, home: &Home) -> EnvVars {
     let spec = &instance.spec;
     let mut vars = filter_inherited(&spec.filter_env, &instance.inherited);
@@ -124,7 +124,7 @@ pub fn environment(run: RunId, instance: &Instance, home: &Home) -> EnvVars {
     set("name", spec.name.clone());
     set("namespace", spec.namespace.clone());
     set("PWD", spec.cwd.display().to_string());
-    // Scripts written for PM2 look at these two.
+    // Scripts written for PM2 read these two.
     set("PM2_HOME", dir.clone());
     set("pm_id", instance.id.to_string());
     set("RSM_HOME", dir);
@@ -157,7 +157,7 @@ fn filter_inherited(filter: &EnvFilter, all: &EnvVars) -> EnvVars {
 mod tests {
     use std::sync::Arc;
 
-    use crate::instance::launch::*;
+    use super::*;
     use crate::time::Moment;
 
     fn instance(number: u32, change: impl FnOnce(&mut AppSpec), inherited: &[(&str, &str)]) -> Instance {
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_wins_over_what_is_inherited() {
+    fn env_of_app_overrides_inherited_variables() {
         let api = instance(
             2,
             |spec| {
@@ -187,13 +187,13 @@ mod tests {
     }
 
     #[test]
-    fn settings_do_not_come_from_the_environment() {
+    fn settings_are_not_read_from_environment() {
         let api = instance(0, |_| {}, &[("kill_timeout", "1"), ("instances", "9")]);
         assert_eq!((env(&api)["instances"].as_str(), api.spec.instances), ("9", 1));
     }
 
     #[test]
-    fn filters() {
+    fn inherited_variables_are_filtered() {
         let vars = &[("AWS_KEY", "k"), ("LANG", "C")];
         let with = |filter| env(&instance(0, |spec| spec.filter_env = filter, vars));
         assert!(!with(EnvFilter::Containing(vec!["AWS".into()])).contains_key("AWS_KEY"));
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn commands() {
+    fn argv_follows_launcher() {
         let mut spec = AppSpec::new("api", "/srv/api.js", "/srv");
         spec.args = vec!["--x".into()];
         assert_eq!(argv(&spec), ["/srv/api.js", "--x"]);

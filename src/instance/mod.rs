@@ -1,9 +1,11 @@
-//! One supervised slot: what is wanted, what is so, and what follows from what happens.
+//! One supervised instance of an app: the requested goal, the current state, and the transitions between states.
 //!
-//! [`Instance::on`] is the whole of supervision as a pure function of (state, event, time): it
-//! performs nothing and returns the [`Effect`]s to perform. Whatever an effect leads to comes
-//! back as another event that names its run; news of a former run is dropped in one place.
+//! [`Instance::handle`] is a pure function of (state, event, time): it performs no I/O and returns the [`Effect`]s
+//! to perform. The outcome of an effect comes back as another event that names its run; events of a former run
+//! are dropped in one place. An instance changes by `handle` and by the other transitions defined in this module;
+//! its fields are private.
 
+mod completed;
 pub mod event;
 pub mod launch;
 mod reason;
@@ -19,34 +21,30 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::completed::{CompletedCommand, Goal};
 use self::event::{Effect, InstanceEvent, Notice};
-use self::state::{RunProcess, State, StopPhase, Want};
+use self::restart_policy::{FailureHistory, RestartDecision};
+use self::state::{CleanUp, RunProcess, State, StopPhase, Want};
+use self::status::{InstanceStatus, RunId, RunRecord};
 use crate::exit::{Exit, StartFailure};
-use crate::instance::restart_policy::{FailureHistory, RestartDecision};
-use crate::instance::status::{InstanceStatus, RunRecord};
 use crate::spec::{AppSpec, EnvVars, ReadySignal};
 use crate::time::Moment;
 
-/// How long SIGKILL may take before it is reported that it does not help.
+/// The time SIGKILL gets before the process is reported as one that cannot be killed.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One supervised slot of an app, `api:0`. It outlives its processes.
+/// One instance of an app, `api:0`. It outlives its processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instance {
-    /// Its id among all instances (PM2's `pm_id`).
-    pub id: u32,
-    /// Its number among the instances of the app.
-    pub number: u32,
-    /// The app.
-    pub spec: Arc<AppSpec>,
-    /// The environment of the shell it was started from.
-    pub inherited: Arc<EnvVars>,
-    /// All that changes by itself.
-    pub status: InstanceStatus,
+    id: u32,
+    number: u32,
+    spec: Arc<AppSpec>,
+    inherited: Arc<EnvVars>,
+    status: InstanceStatus,
 }
 
 impl Instance {
-    /// A new instance that does not run. `first_run` follows the highest number ever used.
+    /// A new instance that does not run. `last_run` is the highest run number in use.
     pub fn new(
         id: u32,
         number: u32,
@@ -58,15 +56,50 @@ impl Instance {
         Self { id, number, spec, inherited, status: InstanceStatus::new(last_run, now) }
     }
 
-    /// What follows from `event`. The only way an instance changes.
+    /// The id among all instances (PM2's `pm_id`).
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The number among the instances of the app, from 0.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// The settings of the app. A running process may still have former ones.
+    pub fn spec(&self) -> &Arc<AppSpec> {
+        &self.spec
+    }
+
+    /// The environment of the shell that started the app.
+    pub fn inherited(&self) -> &Arc<EnvVars> {
+        &self.inherited
+    }
+
+    /// Goal, state, counters and history.
+    pub fn status(&self) -> &InstanceStatus {
+        &self.status
+    }
+
+    /// The run that the state is about.
+    pub fn current_run(&self) -> Option<RunId> {
+        self.status.state.run().map(|number| RunId { instance: self.id, number })
+    }
+
+    /// Whether a process runs and is ready.
+    pub fn is_online(&self) -> bool {
+        matches!(self.status.state, State::Online { .. })
+    }
+
+    /// Changes the state by an event, and returns what has to be done.
     pub fn handle(&mut self, event: InstanceEvent, now: Moment) -> Vec<Effect> {
         if event.run().is_some_and(|run| self.status.state.run() != Some(run)) {
-            return Vec::new(); // news of a former run
+            return Vec::new(); // an event of a former run
         }
         let mut out = Vec::new();
         match event {
             InstanceEvent::Start => self.start(now, &mut out),
-            InstanceEvent::Restart(why) => self.restart(why, now, &mut out),
+            InstanceEvent::Restart(reason) => self.restart(reason, now, &mut out),
             InstanceEvent::Stop => self.stop(Want::Down, now, &mut out),
             InstanceEvent::Delete => self.stop(Want::Gone, now, &mut out),
             InstanceEvent::DrainAndDelete => self.drain_and_delete(now, &mut out),
@@ -74,13 +107,13 @@ impl Instance {
             InstanceEvent::Spawned { run, pid, start_time } => {
                 self.on_spawned(RunProcess { run, pid, start_time, since: now }, now, &mut out);
             }
-            // Which is more than to listen.
+            // Such an app is ready only when it says so, or its probe does.
             InstanceEvent::Listening { .. }
                 if matches!(self.spec.ready_signal(), ReadySignal::Notified | ReadySignal::ProbePassed) => {}
             InstanceEvent::Listening { .. } | InstanceEvent::Ready { .. } => self.on_ready(&mut out),
             InstanceEvent::SpawnFailed { run, failure } => self.on_spawn_failed(run, failure, now, &mut out),
             InstanceEvent::Exited { run, exit } => self.on_exited(run, exit, now, &mut out),
-            InstanceEvent::TreeChecked { remaining: left, .. } => self.on_tree_checked(&left, now, &mut out),
+            InstanceEvent::TreeChecked { remaining, .. } => self.on_tree_checked(&remaining, now, &mut out),
             InstanceEvent::OrphanExited => self.on_orphan_exited(&mut out),
             InstanceEvent::TimerFired { at } if self.status.timer == Some(at) => self.on_timer(now, &mut out),
             InstanceEvent::TimerFired { .. } => {}
@@ -88,16 +121,64 @@ impl Instance {
         out
     }
 
-    /// Counters to zero, as `rsm reset`.
+    /// Resets the counters to zero, as `rsm reset`.
     pub fn reset(&mut self, now: Moment) {
         self.status.restarts = 0;
         self.status.failure_history = FailureHistory::default();
         self.status.created = now;
     }
 
+    /// Changes the settings, from the next start on.
+    pub fn update_spec(&mut self, spec: Arc<AppSpec>) {
+        self.spec = spec;
+    }
+
+    /// Changes the inherited environment, from the next start on.
+    pub fn update_inherited(&mut self, inherited: Arc<EnvVars>) {
+        self.inherited = inherited;
+    }
+
+    /// Lets a schedule or a file change start the instance, without starting it now.
+    pub fn enable(&mut self) {
+        self.status.want = Want::Up;
+    }
+
+    /// Makes the next run get a number above `last_run`.
+    pub fn reserve_run_numbers(&mut self, last_run: u32) {
+        self.status.last_run = self.status.last_run.max(last_run);
+    }
+
+    /// Prepares a saved instance for its first start after a boot. `last_run` is the highest run number in use.
+    pub fn reset_for_boot(&mut self, id: u32, last_run: u32) {
+        self.id = id;
+        self.status.reset_for_boot(last_run);
+    }
+
+    /// Records why the readiness probe of a starting process failed last.
+    pub fn record_not_ready(&mut self, problem: String) {
+        if matches!(self.status.state, State::Starting { .. }) {
+            self.status.health_problem = Some(problem);
+        }
+    }
+
+    /// Records that the liveness probe succeeded. True if the process was unhealthy.
+    pub fn mark_healthy(&mut self) -> bool {
+        self.status.health_problem.take().is_some()
+    }
+
+    /// Records that the liveness probe failed. True if the process was healthy.
+    pub fn mark_unhealthy(&mut self, problem: String) -> bool {
+        self.status.health_problem.replace(problem).is_none()
+    }
+
+    /// Records why the last attempt to replace the process failed.
+    pub fn record_replace_error(&mut self, error: String) {
+        self.status.replace_error = Some(error);
+    }
+
     fn start(&mut self, now: Moment, out: &mut Vec<Effect>) {
         if self.status.want == Want::Gone {
-            return; // a delete is not taken back
+            return; // a deletion cannot be canceled
         }
         self.status.want = Want::Up;
         match &mut self.status.state {
@@ -105,8 +186,8 @@ impl Instance {
                 self.status.failure_history = FailureHistory::default();
                 self.spawn(true, now, out);
             }
-            // Once it is cleared the want is found to be up; asked means without delay.
-            State::CleaningUp { requested: asked, .. } => *asked = true,
+            // Starts when the tree has ended; `requested` means without the delay of the restart policy.
+            State::CleaningUp { requested, .. } => *requested = true,
             State::Spawning { .. }
             | State::Starting { .. }
             | State::Online { .. }
@@ -115,7 +196,7 @@ impl Instance {
         }
     }
 
-    fn restart(&mut self, why: Option<String>, now: Moment, out: &mut Vec<Effect>) {
+    fn restart(&mut self, reason: Option<String>, now: Moment, out: &mut Vec<Effect>) {
         if self.status.want == Want::Gone {
             return;
         }
@@ -130,7 +211,7 @@ impl Instance {
                 let process = *process;
                 self.status.restarts += 1;
                 self.status.want = Want::Up;
-                self.begin_stop(process, why, now, out);
+                self.begin_stop(process, reason, now, out);
             }
             State::Stopped
             | State::Draining { .. }
@@ -142,7 +223,7 @@ impl Instance {
     }
 
     fn stop(&mut self, want: Want, now: Moment, out: &mut Vec<Effect>) {
-        // A delete cannot be taken back by a stop.
+        // A stop does not cancel a deletion.
         self.status.want = if self.status.want == Want::Gone { Want::Gone } else { want };
         match &self.status.state {
             State::Stopped | State::Waiting { .. } | State::Errored { .. } => self.finish_stop(out),
@@ -163,7 +244,7 @@ impl Instance {
                     self.begin_stop(process, None, now, out);
                 }
             }
-            // Told again to a new daemon.
+            // A daemon that was started anew gets this event again.
             State::Starting { .. }
             | State::Online { .. }
             | State::Draining { .. }
@@ -197,7 +278,7 @@ impl Instance {
         out.push(Effect::Publish(Notice::Online));
     }
 
-    /// It has not become ready in time. What it does need not be wrong, so it goes on.
+    /// The process has not become ready within `listen_timeout`. It may still work, so it keeps running.
     fn on_ready_timeout(&mut self, process: RunProcess, out: &mut Vec<Effect>) {
         match self.spec.ready_signal() {
             ReadySignal::Running | ReadySignal::Listening => self.become_online(process, out),
@@ -209,22 +290,22 @@ impl Instance {
     }
 
     fn on_spawn_failed(&mut self, run: u32, failure: StartFailure, now: Moment, out: &mut Vec<Effect>) {
-        let State::Spawning { requested: asked, .. } = self.status.state else { return };
+        let State::Spawning { requested, .. } = self.status.state else { return };
         let failure = self.with_subject(failure);
         out.push(Effect::Publish(Notice::StartFailed(failure.clone())));
-        let why = failure.to_string();
+        let reason = failure.to_string();
         let exit = Exit::NotStarted(failure);
         let process = RunProcess { run, pid: 0, start_time: 0, since: now };
         self.record_run(process, exit.clone(), false, now);
         match self.status.want {
-            Want::Up if asked => self.mark_errored(why, out),
+            Want::Up if requested => self.mark_errored(reason, out),
             Want::Up => self.apply_restart_policy(&exit, Duration::ZERO, now, out),
             Want::Down | Want::Gone => self.finish_stop(out),
         }
     }
 
     fn on_exited(&mut self, run: u32, exit: Exit, now: Moment, out: &mut Vec<Effect>) {
-        let (process, asked, phase) = match self.status.state {
+        let (process, requested, phase) = match self.status.state {
             State::Starting { process, .. } | State::Online { process } | State::Draining { process } => {
                 (process, false, StopPhase::Killed)
             }
@@ -232,7 +313,7 @@ impl Instance {
             State::Stopping { process, phase: StopPhase::Killed | StopPhase::Stuck } => {
                 (process, true, StopPhase::Killed)
             }
-            // It came and went while no daemon was there to hear of it.
+            // The process started and ended while no daemon ran.
             State::Spawning { since, .. } => {
                 (RunProcess { run, pid: 0, start_time: 0, since }, false, StopPhase::Killed)
             }
@@ -241,29 +322,28 @@ impl Instance {
             }
         };
         out.push(Effect::Publish(Notice::Exited(exit.clone())));
-        self.record_run(process, exit, asked, now);
-        self.record_kill(asked && phase == StopPhase::Killed);
-        self.status.state = State::CleaningUp { process, requested: asked, phase };
-        out.push(Effect::CleanUpTree { process, force: phase != StopPhase::Grace });
+        self.record_run(process, exit, requested, now);
+        self.record_kill(requested && phase == StopPhase::Killed);
+        self.status.state = State::CleaningUp { process, requested, phase };
+        out.push(Effect::CleanUpTree { process, mode: phase.clean_up() });
         match phase {
-            StopPhase::Grace => {} // the grace of the first process holds for all
+            StopPhase::Grace => {} // the kill timeout of the first process holds for the whole tree
             StopPhase::Killed | StopPhase::Stuck => self.set_timer(KILL_TIMEOUT, now, out),
         }
     }
 
-    fn on_tree_checked(&mut self, left: &[i32], now: Moment, out: &mut Vec<Effect>) {
-        let State::CleaningUp { process, requested: asked, .. } = self.status.state else { return };
-        if !left.is_empty() {
-            return; // an orphan's end or the timer brings it on
+    fn on_tree_checked(&mut self, remaining: &[i32], now: Moment, out: &mut Vec<Effect>) {
+        let State::CleaningUp { process, requested, .. } = self.status.state else { return };
+        if !remaining.is_empty() {
+            return; // checked again when an orphan exits, or when the timer fires
         }
         self.status.timer = None;
         out.push(Effect::ReleaseRun { run: process.run });
         match self.status.want {
-            Want::Up if asked => self.spawn(true, now, out),
+            Want::Up if requested => self.spawn(true, now, out),
             Want::Up => {
                 let last = self.status.history.back();
-                let (exit, uptime) =
-                    last.map_or((Exit::Unknown, 0), |ended| (ended.exit.clone(), ended.uptime));
+                let (exit, uptime) = last.map_or((Exit::Unknown, 0), |run| (run.exit.clone(), run.uptime));
                 self.apply_restart_policy(&exit, Duration::from_millis(uptime), now, out);
             }
             Want::Down | Want::Gone => self.finish_stop(out),
@@ -273,7 +353,7 @@ impl Instance {
     fn on_orphan_exited(&mut self, out: &mut Vec<Effect>) {
         match self.status.state {
             State::CleaningUp { process, phase, .. } => {
-                out.push(Effect::CleanUpTree { process, force: phase != StopPhase::Grace });
+                out.push(Effect::CleanUpTree { process, mode: phase.clean_up() });
             }
             State::Stopped
             | State::Spawning { .. }
@@ -299,19 +379,19 @@ impl Instance {
             }
             State::Draining { process } => {
                 let process = *process;
-                let why = self.status.stop_reason.take();
-                self.begin_stop(process, why, now, out);
+                let reason = self.status.stop_reason.take();
+                self.begin_stop(process, reason, now, out);
             }
             State::Stopping { process, phase } => {
                 let process = *process;
-                *phase = if *phase == StopPhase::Grace { StopPhase::Killed } else { StopPhase::Stuck };
+                *phase = phase.next();
                 out.push(Effect::Kill { process });
                 self.set_timer(KILL_TIMEOUT, now, out);
             }
             State::CleaningUp { process, phase, .. } => {
                 let process = *process;
-                *phase = if *phase == StopPhase::Grace { StopPhase::Killed } else { StopPhase::Stuck };
-                out.push(Effect::CleanUpTree { process, force: true });
+                *phase = phase.next();
+                out.push(Effect::CleanUpTree { process, mode: CleanUp::Kill });
                 self.record_kill(true);
                 self.set_timer(KILL_TIMEOUT, now, out);
             }
@@ -319,30 +399,36 @@ impl Instance {
         }
     }
 
-    fn spawn(&mut self, asked: bool, now: Moment, out: &mut Vec<Effect>) {
+    fn spawn(&mut self, requested: bool, now: Moment, out: &mut Vec<Effect>) {
         self.status.timer = None;
         self.status.health_problem = None;
         self.status.ready = false;
         self.status.last_run += 1;
         let run = self.status.last_run;
-        self.status.state = State::Spawning { run, since: now, requested: asked, stale: false };
+        self.status.state = State::Spawning { run, since: now, requested, stale: false };
         out.push(Effect::Publish(Notice::Launching));
         out.push(Effect::Spawn { run });
     }
 
-    fn begin_stop(&mut self, process: RunProcess, why: Option<String>, now: Moment, out: &mut Vec<Effect>) {
+    fn begin_stop(
+        &mut self,
+        process: RunProcess,
+        reason: Option<String>,
+        now: Moment,
+        out: &mut Vec<Effect>,
+    ) {
         self.status.state = State::Stopping { process, phase: StopPhase::Grace };
-        // One that leaves may have its reason from before.
-        self.status.stop_reason = why.clone().or(self.status.stop_reason.take());
-        out.push(Effect::Publish(Notice::Stopping(why)));
+        // A process that was being drained has its reason already.
+        self.status.stop_reason = reason.clone().or(self.status.stop_reason.take());
+        out.push(Effect::Publish(Notice::Stopping(reason)));
         out.push(Effect::SendStopSignal { process });
         self.set_timer(self.spec.stop.timeout, now, out);
     }
 
     fn finish_stop(&mut self, out: &mut Vec<Effect>) {
         self.status.timer = None;
-        let was = std::mem::replace(&mut self.status.state, State::Stopped);
-        if was != State::Stopped {
+        let former = std::mem::replace(&mut self.status.state, State::Stopped);
+        if former != State::Stopped {
             out.push(Effect::Publish(Notice::Stopped));
         }
         if self.status.want == Want::Gone {
@@ -376,31 +462,46 @@ impl Instance {
         }
     }
 
-    fn mark_errored(&mut self, why: String, out: &mut Vec<Effect>) {
+    fn mark_errored(&mut self, reason: String, out: &mut Vec<Effect>) {
         self.status.timer = None;
-        self.status.state = State::Errored { reason: why.clone() };
-        out.push(Effect::Publish(Notice::Errored(why)));
+        self.status.state = State::Errored { reason: reason.clone() };
+        out.push(Effect::Publish(Notice::Errored(reason)));
     }
 
-    fn record_run(&mut self, process: RunProcess, exit: Exit, asked: bool, now: Moment) {
+    fn record_run(&mut self, process: RunProcess, exit: Exit, requested: bool, now: Moment) {
         let RunProcess { run, pid, since, .. } = process;
         let uptime = u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX);
-        let why = self.status.stop_reason.take();
-        self.status.push_run(RunRecord {
-            at: now,
-            run,
-            pid,
-            uptime,
-            exit,
-            requested: asked,
-            killed: false,
-            reason: why,
-        });
+        let reason = self.status.stop_reason.take();
+        self.status.push_run(RunRecord { at: now, run, pid, uptime, exit, requested, killed: false, reason });
     }
 
     fn record_kill(&mut self, killed: bool) {
         if let Some(last) = self.status.history.back_mut() {
             last.killed |= killed;
+        }
+    }
+
+    /// The instance is replaced by others: it gets no new connections, and is stopped when its connections are
+    /// closed or `kill_timeout` is over.
+    fn drain_and_delete(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        match self.status.state {
+            State::Starting { process, .. } | State::Online { process }
+                if self.spec.shares_ports() && self.status.want != Want::Gone =>
+            {
+                self.status.want = Want::Gone;
+                self.status.state = State::Draining { process };
+                out.push(Effect::Publish(Notice::Draining));
+                out.push(Effect::Drain { run: process.run });
+                self.set_timer(self.spec.stop.timeout, now, out);
+            }
+            _ => self.stop(Want::Gone, now, out),
+        }
+    }
+
+    fn on_drained(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        if let State::Draining { process } = self.status.state {
+            let reason = self.status.stop_reason.take();
+            self.begin_stop(process, reason, now, out);
         }
     }
 

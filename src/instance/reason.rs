@@ -1,4 +1,4 @@
-//! Why an instance is not online, in words.
+//! Reasons for users: why an instance is not online.
 
 use super::Instance;
 use super::state::{State, StopPhase, Want};
@@ -6,12 +6,12 @@ use crate::exit::{StartFailure, StartStep};
 use crate::spec::{Launcher, ReadySignal};
 
 impl Instance {
-    /// Why it is not online, in words.
+    /// Why the instance is not online, for users.
     pub fn status_reason(&self) -> Option<String> {
-        let last = || self.status.history.back().map(|ended| ended.exit.to_string());
+        let last_exit = || self.status.history.back().map(|run| run.exit.to_string());
         match &self.status.state {
-            State::Errored { reason: why } => Some(why.clone()),
-            State::Waiting { .. } => last(),
+            State::Errored { reason } => Some(reason.clone()),
+            State::Waiting { .. } => last_exit(),
             State::Stopping { process, phase: StopPhase::Stuck } => {
                 Some(format!("process {} cannot be killed", process.pid))
             }
@@ -22,9 +22,9 @@ impl Instance {
                 Some(format!("running but not ready: {}", self.not_ready_reason()))
             }
             State::Online { .. } => {
-                self.status.health_problem.as_ref().map(|why| format!("unhealthy: {why}"))
+                self.status.health_problem.as_ref().map(|problem| format!("unhealthy: {problem}"))
             }
-            State::Stopped if self.status.want == Want::Up => last(),
+            State::Stopped if self.status.want == Want::Up => last_exit(),
             State::Stopped
             | State::Spawning { .. }
             | State::Starting { .. }
@@ -34,24 +34,23 @@ impl Instance {
         }
     }
 
-    /// That it has not become ready in the time given.
+    /// Why the process has not become ready within `listen_timeout`.
     pub fn not_ready_reason(&self) -> String {
         let seconds = self.spec.readiness.timeout.as_secs_f64();
         match (self.spec.ready_signal(), &self.status.health_problem) {
-            (ReadySignal::ProbePassed, Some(why)) => {
-                format!("readiness probe did not succeed within {seconds} s (listen_timeout): {why}")
+            (ReadySignal::ProbePassed, Some(problem)) => {
+                format!("readiness probe did not succeed within {seconds} s (listen_timeout): {problem}")
             }
-            (ReadySignal::ProbePassed, None) => format!(
-                "readiness probe did not succeed within {seconds} s \
-                (listen_timeout)"
-            ),
+            (ReadySignal::ProbePassed, None) => {
+                format!("readiness probe did not succeed within {seconds} s (listen_timeout)")
+            }
             (ReadySignal::Notified | ReadySignal::Listening | ReadySignal::Running, _) => {
                 format!("no readiness notification within {seconds} s (listen_timeout)")
             }
         }
     }
 
-    /// The keeper names the step and the error; what it was about stands in the spec.
+    /// Adds the subject of the failed step, such as a path: the keeper reports only the step and the error.
     pub fn with_subject(&self, failure: StartFailure) -> StartFailure {
         let spec = &self.spec;
         let account = || spec.account.as_ref().map_or_else(String::new, |account| account.user.clone());
@@ -59,7 +58,7 @@ impl Instance {
             Launcher::Interpreter { program, .. } => program.clone(),
             Launcher::Direct | Launcher::Shell | Launcher::Serve => spec.script.clone(),
         };
-        let what = match failure.step {
+        let subject = match failure.step {
             _ if !failure.subject.is_empty() => failure.subject,
             StartStep::Chdir => spec.cwd.display().to_string(),
             StartStep::Group | StartStep::User => account(),
@@ -72,6 +71,6 @@ impl Instance {
             | StartStep::Limits
             | StartStep::Seccomp => String::new(),
         };
-        StartFailure { subject: what, ..failure }
+        StartFailure { subject, ..failure }
     }
 }

@@ -1,88 +1,180 @@
-//! How one process of an instance takes the place of another without a gap: a second [`Instance`] is
-//! started beside the first, and both go on under the same id until the first is gone.
+//! The second process of an instance during a reload: a [`Replacement`] has the id of the current [`Instance`] and
+//! runs until one of the two has ended.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Instance;
-use super::event::{Effect, InstanceEvent, Notice};
+use super::event::{Effect, InstanceEvent};
 use super::state::{State, Want};
-use crate::instance::status::{InstanceStatus, RunId};
+use super::status::{InstanceStatus, RunId};
 use crate::spec::{AppSpec, EnvVars};
 use crate::time::Moment;
+
+/// The shortest probation: a process that exits immediately does so within this time.
+const MIN_PROBATION: Duration = Duration::from_millis(250);
+
+/// The longest probation. In between, it lasts `min_uptime`.
+const MAX_PROBATION: Duration = Duration::from_secs(3);
 
 /// The second process of an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replacement {
-    /// Under the same id as the one in the list.
-    pub instance: Instance,
-    /// What it is there for.
-    pub role: ReplacementRole,
+    pub(super) instance: Instance,
+    pub(super) role: ReplacementRole,
 }
 
-/// What a second process is there for.
+/// Whether a second process comes or goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplacementRole {
-    /// It is to take the place of the one in the list.
+    /// A new process that will replace the current one.
     #[serde(alias = "coming")]
     Incoming {
-        /// When it has, on the monotonic clock in milliseconds, once it is ready.
+        /// The end of its probation, in milliseconds of the monotonic clock. Set once the process is ready.
         #[serde(alias = "proven_at")]
         probation_ends: Option<u64>,
-        /// Why, where no user wants it: then the other has to go also if this one fails.
+        /// Why the current process must end, also if the new one fails. None if a user requested the replacement.
         #[serde(alias = "forced")]
         forced_reason: Option<String>,
-        /// Instances that were replaced before, and their last runs until then: it is no good if a later one
-        /// has ended.
+        /// Instances that were replaced before, and their last runs until then: if a later run of one has exited,
+        /// this replacement is aborted.
         #[serde(default)]
         #[serde(alias = "after")]
         earlier_runs: Vec<RunId>,
     },
-    /// Its place is taken.
+    /// The former process, which is being drained and stopped.
     #[serde(alias = "going")]
     Outgoing,
 }
 
-impl Instance {
-    /// One that is to take this one's place, with these settings. It counts the runs from here on.
-    pub fn new_replacement(&self, spec: Arc<AppSpec>, inherited: Arc<EnvVars>, now: Moment) -> Self {
-        let life = InstanceStatus::new(self.status.last_run, now);
-        Self { id: self.id, number: self.number, spec, inherited, status: life }
+impl Replacement {
+    /// A new process for `current`, with these settings. It continues the run numbers.
+    pub fn new(
+        current: &mut Instance,
+        (spec, inherited): (Arc<AppSpec>, Arc<EnvVars>),
+        forced_reason: Option<String>,
+        earlier_runs: Vec<RunId>,
+        now: Moment,
+    ) -> Self {
+        current.status.replace_error = None;
+        let status = InstanceStatus::new(current.status.last_run, now);
+        let instance = Instance { id: current.id, number: current.number, spec, inherited, status };
+        let role = ReplacementRole::Incoming { probation_ends: None, forced_reason, earlier_runs };
+        Self { instance, role }
     }
 
-    /// Takes the place of `former`: its counts and its history are this one's from now on.
-    pub fn take_over_from(&mut self, former: &mut Self) {
-        let (new, old) = (&mut self.status, &mut former.status);
-        new.want = old.want;
-        new.created = old.created;
-        new.restarts = old.restarts + 1;
-        new.history = std::mem::take(&mut old.history);
-        new.last_run = new.last_run.max(old.last_run);
+    /// The instance with the second process.
+    pub fn instance(&self) -> &Instance {
+        &self.instance
     }
 
-    /// What is to go while others stand in for it: first it gets no new connections, then, once nobody
-    /// waits for it any more or `kill_timeout` is over, it is told to go.
-    pub(super) fn drain_and_delete(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        match self.status.state {
-            State::Starting { process, .. } | State::Online { process }
-                if self.spec.shares_ports() && self.status.want != Want::Gone =>
-            {
-                self.status.want = Want::Gone;
-                self.status.state = State::Draining { process };
-                out.push(Effect::Publish(Notice::Draining));
-                out.push(Effect::Drain { run: process.run });
-                self.set_timer(self.spec.stop.timeout, now, out);
+    /// Whether the second process comes or goes.
+    pub fn role(&self) -> &ReplacementRole {
+        &self.role
+    }
+
+    /// Whether the second process will replace the current one, unless it fails.
+    pub fn is_incoming(&self) -> bool {
+        matches!(self.role, ReplacementRole::Incoming { .. })
+    }
+
+    /// When the probation ends, if it has begun.
+    pub fn probation_ends(&self) -> Option<u64> {
+        match self.role {
+            ReplacementRole::Incoming { probation_ends, .. } => probation_ends,
+            ReplacementRole::Outgoing => None,
+        }
+    }
+
+    /// Changes the state by an event, and returns what has to be done.
+    pub fn handle(&mut self, event: InstanceEvent, now: Moment) -> Vec<Effect> {
+        self.instance.handle(event, now)
+    }
+
+    /// Makes the next run get a number above `last_run`.
+    pub fn reserve_run_numbers(&mut self, last_run: u32) {
+        self.instance.reserve_run_numbers(last_run);
+    }
+
+    /// Records why the readiness probe failed last.
+    pub fn record_not_ready(&mut self, problem: String) {
+        self.instance.record_not_ready(problem);
+    }
+
+    /// The process is ready: starts its probation anew, and returns the end of it.
+    pub fn begin_probation(&mut self, now: Moment) -> Option<u64> {
+        let ReplacementRole::Incoming { probation_ends, forced_reason, .. } = &mut self.role else {
+            return None;
+        };
+        let min_uptime = self.instance.spec.restart.min_uptime;
+        // A process that must end in any case is replaced soon.
+        let probation = match forced_reason {
+            Some(_) => min_uptime.min(MIN_PROBATION),
+            None => min_uptime.clamp(MIN_PROBATION, MAX_PROBATION),
+        };
+        Some(*probation_ends.insert(now.plus(probation)))
+    }
+
+    /// Extends the probation until the process must listen. None if that time is over.
+    pub fn extend_probation(&mut self, now: Moment) -> Option<u64> {
+        let timeout = self.instance.spec.readiness.timeout;
+        let ReplacementRole::Incoming { probation_ends, .. } = &mut self.role else { return None };
+        let State::Online { process } = &self.instance.status.state else { return None };
+        let deadline = process.since.plus(timeout);
+        (now.mono < deadline).then(|| *probation_ends.insert(deadline))
+    }
+
+    /// The new process has failed and is not started again. Returns why the current process must end nevertheless.
+    pub fn fail(&mut self) -> Option<String> {
+        self.instance.status.want = Want::Gone;
+        match &mut self.role {
+            ReplacementRole::Incoming { probation_ends, forced_reason, .. } => {
+                *probation_ends = None;
+                forced_reason.take()
             }
-            _ => out.extend(self.handle(InstanceEvent::Delete, now)),
+            ReplacementRole::Outgoing => None,
         }
     }
 
-    pub(super) fn on_drained(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        if let State::Draining { process } = self.status.state {
-            let why = self.status.stop_reason.take();
-            self.begin_stop(process, why, now, out);
+    /// Exchanges the new process and the current one, which is outgoing then. Goal, counters and history stay with
+    /// the current instance. False if the new process is not online.
+    pub fn promote(&mut self, current: &mut Instance) -> bool {
+        if !self.instance.is_online() {
+            return false;
         }
+        let forced_reason = match std::mem::replace(&mut self.role, ReplacementRole::Outgoing) {
+            ReplacementRole::Incoming { forced_reason, .. } => forced_reason,
+            ReplacementRole::Outgoing => None,
+        };
+        let (new, former) = (&mut self.instance.status, &mut current.status);
+        new.want = former.want;
+        new.created = former.created;
+        new.restarts = former.restarts + 1;
+        new.history = std::mem::take(&mut former.history);
+        new.last_run = new.last_run.max(former.last_run);
+        std::mem::swap(current, &mut self.instance);
+        self.instance.status.stop_reason = forced_reason;
+        true
+    }
+
+    /// The second process has ended: adds its runs to the history of `current`.
+    pub fn merge_history_into(self, current: &mut Instance) {
+        self.instance.status.history.into_iter().for_each(|run| current.status.push_run(run));
+    }
+
+    /// Resumes a saved replacement of `current`, and returns the effects to repeat. `alive`: the keeper still has the
+    /// run.
+    pub fn resume(&mut self, current: Option<&mut Instance>, alive: bool, now: Moment) -> Vec<Effect> {
+        if self.is_incoming() && !alive && !matches!(self.instance.status.state, State::Spawning { .. }) {
+            self.instance.status.want = Want::Gone;
+            current.into_iter().for_each(|it| it.record_replace_error("the replacement exited".into()));
+        }
+        let mut effects: Vec<Effect> =
+            self.probation_ends().into_iter().map(|at| Effect::SetTimer { at }).collect();
+        effects.extend(self.instance.resume(alive, now));
+        effects
     }
 }

@@ -1,18 +1,17 @@
-//! What an instance does when another daemon takes it up.
+//! Instances after a restart of the daemon.
 
+use super::Instance;
+use super::event::Effect;
+use super::state::{State, StopPhase};
 use crate::exit::Exit;
-use crate::instance::Instance;
-use crate::instance::event::Effect;
-use crate::instance::state::{State, StopPhase};
 use crate::time::Moment;
 
 impl Instance {
-    /// After a daemon of ours died and another read the state: what must be set going again.
-    /// `alive`: the keeper still has the run.
+    /// Resumes a saved instance, and returns the effects to repeat. `alive`: the keeper still has the run.
     pub fn resume(&mut self, alive: bool, now: Moment) -> Vec<Effect> {
         let mut out = Vec::new();
         match self.status.state {
-            State::Spawning { requested: asked, .. } if !alive => self.spawn(asked, now, &mut out),
+            State::Spawning { requested, .. } if !alive => self.spawn(requested, now, &mut out),
             State::Starting { process, .. }
             | State::Online { process }
             | State::Draining { process }
@@ -26,10 +25,10 @@ impl Instance {
                 out.extend(self.status.timer.map(|at| Effect::SetTimer { at }));
             }
             State::CleaningUp { process, phase, .. } => {
-                out.push(Effect::CleanUpTree { process, force: phase != StopPhase::Grace });
+                out.push(Effect::CleanUpTree { process, mode: phase.clean_up() });
                 out.extend(self.status.timer.map(|at| Effect::SetTimer { at }));
             }
-            // The order may have been lost with the keeper that it was given to.
+            // The signal may have been lost with the keeper that was to send it.
             State::Stopping { process, phase: StopPhase::Killed | StopPhase::Stuck } => {
                 out.push(Effect::Kill { process });
                 out.extend(self.status.timer.map(|at| Effect::SetTimer { at }));
@@ -45,9 +44,9 @@ impl Instance {
         out
     }
 
-    /// The keeper has a later run than the saved state knows: the state was not saved in time, and
-    /// the keeper's word on what runs wins. What became of the run is told next.
-    pub fn skip_run_numbers(&mut self, run: u32, now: Moment) {
+    /// Adopts a run that is later than the saved state: the state was not saved in time, and the keeper knows what
+    /// runs. The next event of the keeper tells what became of the run.
+    pub fn adopt_run(&mut self, run: u32, now: Moment) {
         self.status.state = State::Spawning { run, since: now, requested: false, stale: false };
         self.status.last_run = run;
         self.status.timer = None;

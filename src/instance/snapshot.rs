@@ -1,44 +1,44 @@
-//! The list of instances as a document: what `state.json` and `dump.json` hold.
+//! The list of instances as a JSON document: the content of `state.json` and `dump.json`.
 //!
-//! Specs and inherited environments are shared by many instances and written once each. The
-//! document carries a version: an older one is read, a newer one refused by name.
+//! Specs and inherited environments are shared by many instances; each is written once. The document has a format
+//! version: older versions can be read, newer ones are rejected.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::daemon::supervisor::pending::CompletedCommand;
-use crate::instance::Instance;
-use crate::instance::replacement::{Replacement, ReplacementRole};
-use crate::instance::status::InstanceStatus;
+use super::Instance;
+use super::completed::CompletedCommand;
+use super::replacement::{Replacement, ReplacementRole};
+use super::status::InstanceStatus;
 use crate::spec::{AppSpec, EnvVars};
 
-/// Version of the document written.
+/// Format version of the documents that this version of rsm writes.
 pub const FORMAT_VERSION: u32 = 2;
 
-/// Why a document cannot be used.
+/// Why a document cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// Not what we write: cut off, or another file.
+    /// Not a complete document.
     #[error("corrupt: {0}")]
     Damaged(serde_json::Error),
     /// Written by a newer rsm.
     #[error("unsupported format {0} (this version supports {FORMAT_VERSION}); use a newer rsm")]
     Newer(u32),
-    /// It speaks of a spec or an environment that it does not hold.
+    /// An instance refers to a spec or an environment that is missing.
     #[error("corrupt: instance {0} has no spec or environment")]
     Incomplete(u32),
 }
 
-/// The document.
+/// The list of instances at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Next id to give.
+    /// Id of the next instance.
     pub next_id: u32,
-    /// Highest run number of instances that are gone.
+    /// Highest run number of deleted instances.
     pub last_run: u32,
-    /// Commands that may be asked for again, oldest first.
+    /// Commands that clients may repeat, oldest first.
     pub completed: VecDeque<CompletedCommand>,
     instances: Vec<Instance>,
     replacements: Vec<Replacement>,
@@ -86,16 +86,16 @@ struct FormatVersion {
     version: u32,
 }
 
-/// Index of `item` in `list`, added if it is not there. Neighbours mostly share, hence backwards.
+/// Index of `item` in `list`; appends it if it is missing. Searches backwards, because neighbors often share.
 fn index_of<'a, T>(list: &mut Vec<&'a T>, item: &'a Arc<T>) -> usize {
-    let at = list.iter().rposition(|there| std::ptr::eq(*there, Arc::as_ptr(item)));
-    at.unwrap_or_else(|| {
+    let index = list.iter().rposition(|other| std::ptr::eq(*other, Arc::as_ptr(item)));
+    index.unwrap_or_else(|| {
         list.push(item);
         list.len() - 1
     })
 }
 
-/// The document of these instances, as JSON.
+/// Encodes instances as a document.
 pub fn encode<'a>(
     instances: &'a BTreeMap<u32, Instance>,
     replacements: &'a BTreeMap<u32, Replacement>,
@@ -121,14 +121,14 @@ pub fn encode<'a>(
         replacements,
         completed,
     };
-    // Maps with string keys and plain numbers: nothing that JSON could not say.
+    // Cannot fail: the document has only string keys and finite numbers.
     serde_json::to_vec(&document).unwrap_or_default()
 }
 
-/// Reads a document.
+/// Decodes a document.
 ///
 /// # Errors
-/// It is damaged, or newer than this rsm.
+/// The document is damaged, or was written by a newer rsm.
 pub fn decode(bytes: &[u8]) -> Result<Snapshot, SnapshotError> {
     let FormatVersion { version } = serde_json::from_slice(bytes).map_err(SnapshotError::Damaged)?;
     if version > FORMAT_VERSION {
@@ -154,38 +154,38 @@ pub fn decode(bytes: &[u8]) -> Result<Snapshot, SnapshotError> {
 }
 
 impl Snapshot {
-    /// The instances.
+    /// The instances, without replacements.
     pub fn instances(&self) -> &[Instance] {
         &self.instances
     }
 
-    /// The instances, and their replacements.
+    /// All instances, including replacements.
     pub fn all(&self) -> impl Iterator<Item = &Instance> {
         self.instances.iter().chain(self.replacements.iter().map(|replacement| &replacement.instance))
     }
 
-    /// A list of those instances alone that `chosen` tells.
-    pub fn filtered(&self, chosen: impl Fn(&Instance) -> bool) -> Self {
-        let instances = self.instances.iter().filter(|instance| chosen(instance)).cloned().collect();
+    /// A snapshot of the instances that `predicate` selects.
+    pub fn filtered(&self, predicate: impl Fn(&Instance) -> bool) -> Self {
+        let instances = self.instances.iter().filter(|instance| predicate(instance)).cloned().collect();
         Self { instances, replacements: Vec::new(), completed: self.completed.clone(), ..*self }
     }
 
-    /// The instances, by id.
+    /// The instances, without replacements.
     pub fn into_instances(self) -> impl Iterator<Item = Instance> {
         self.instances.into_iter()
     }
 
-    /// The instances, and their replacements.
+    /// The instances and the replacements.
     pub fn into_parts(self) -> (Vec<Instance>, Vec<Replacement>) {
         (self.instances, self.replacements)
     }
 
-    /// How many there are.
+    /// Number of instances.
     pub fn len(&self) -> usize {
         self.instances.len()
     }
 
-    /// Whether there is none.
+    /// Whether the snapshot has no instances.
     pub fn is_empty(&self) -> bool {
         self.instances.is_empty()
     }
@@ -193,11 +193,11 @@ impl Snapshot {
 
 #[cfg(test)]
 mod tests {
-    use crate::instance::snapshot::*;
+    use super::*;
     use crate::time::Moment;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn decode_reads_what_encode_writes() {
         let spec = Arc::new(AppSpec::new("api", "/bin/api", "/"));
         let env = Arc::new(EnvVars::from([("A".into(), "1".into())]));
         let make = |id| (id, Instance::new(id, id, spec.clone(), env.clone(), 4, Moment::default()));
@@ -210,9 +210,9 @@ mod tests {
         assert_eq!(text.matches("/bin/api").count(), 1, "a shared spec is written once");
     }
 
-    /// One of each version is kept: people upgrade from any.
+    /// `tests/states` has a document of each version, because users upgrade from any.
     #[test]
-    fn documents_of_all_versions_are_read() {
+    fn decode_reads_documents_of_all_versions() {
         for document in
             [&include_bytes!("../../tests/states/v1.json")[..], include_bytes!("../../tests/states/v2.json")]
         {
@@ -222,11 +222,11 @@ mod tests {
             let failing = &saved.instances()[1];
             assert_eq!((failing.status.history.len(), failing.status.restarts), (3, 2));
         }
-        assert_eq!(FORMAT_VERSION, 2, "keep a document of the new version in tests/states");
+        assert_eq!(FORMAT_VERSION, 2, "add a document of the new version to tests/states");
     }
 
     #[test]
-    fn what_cannot_be_used_says_why() {
+    fn decode_reports_why_document_is_rejected() {
         assert!(decode(b"").unwrap_err().to_string().contains("corrupt"));
         assert!(decode(br#"{"version":1,"next_id":0"#).unwrap_err().to_string().contains("corrupt"));
         assert!(decode(br#"{"version":3,"new":true}"#).unwrap_err().to_string().contains("newer rsm"));

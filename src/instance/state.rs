@@ -1,117 +1,144 @@
-//! The states of an instance, and what moves it from one to the next.
+//! The states of an instance, and the transitions between them.
 //!
-//! What the user asked for (`Want`) is kept apart from what is so (`State`): a stop that arrives
-//! while a start is under way only changes the want, and the start's outcome finds it changed.
+//! The goal (`Want`) is separate from the state (`State`): a stop that arrives while a process is being started only
+//! changes the goal; when the process has started, it is stopped.
 //!
-//! | state | what is so | leaves it by |
+//! | state | meaning | left by |
 //! | --- | --- | --- |
-//! | `Stopped` | nothing runs, nothing is due | start, restart |
-//! | `Spawning` | the keeper was asked for a process and has not answered | `Spawned`, `SpawnFailed` |
-//! | `Starting` | the process runs and has yet to be ready; `late`: longer than it was given | `Ready`, the timer, stop, restart, `Exited` |
-//! | `Online` | it runs and is ready | stop, restart, `Exited` |
-//! | `Leaving` | others stand in for it: it gets no new connections, and is told to go once nobody waits for it | `Drained`, the timer, stop, `Exited` |
-//! | `Stopping` | the process was told to go | `Exited`; when its grace is over, SIGKILL |
-//! | `Clearing` | the process has ended; what is left of its tree is being ended | `Swept` with nothing left |
-//! | `Waiting` | nothing runs; the next start is due later | the timer, start, stop |
-//! | `Errored` | given up; `why` says why | start, restart, stop |
+//! | `Stopped` | no process runs, none is scheduled | start, restart |
+//! | `Spawning` | the keeper was asked for a process and has not answered | `Spawned`, `SpawnFailed`, `Exited` |
+//! | `Starting` | the process runs and is not ready; `overdue`: `listen_timeout` is over | `Ready`, `Listening`, the timer, drain, stop, restart, `Exited` |
+//! | `Online` | the process runs and is ready | drain, stop, restart, `Exited` |
+//! | `Draining` | replaced by other processes: no new connections, the open ones are served | `Drained`, the timer, stop, `Exited` |
+//! | `Stopping` | the stop signal was sent | `Exited`; SIGKILL follows when `kill_timeout` is over |
+//! | `CleaningUp` | the process has exited; the rest of its process tree is being ended | `TreeChecked` with nothing remaining |
+//! | `Waiting` | no process runs; the next start is scheduled | the timer, start, restart, stop |
+//! | `Errored` | the restart policy gave up, or a requested start failed | start, restart, stop |
 //!
-//! `Stopping` and `Clearing` pass through the same phases: `Grace` (asked to go), `Killed` (not
-//! asked any more), `Stuck` (the kernel does not end it: reported, and still waited for).
+//! `Stopping` and `CleaningUp` pass through the same phases: `Grace` (stop signal sent), `Killed` (SIGKILL sent),
+//! `Stuck` (SIGKILL had no effect in time: reported, and still waited for).
 
 use serde::{Deserialize, Serialize};
 
 use crate::time::Moment;
 
-/// What the user asked for.
+/// The requested goal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Want {
-    /// It shall run.
+    /// Running, or restarted by the restart policy.
     Up,
-    /// It shall not run.
+    /// Not running.
     Down,
-    /// It shall be forgotten once it is down.
+    /// Removed from the list, once nothing runs.
     Gone,
 }
 
-/// What is so. See the table above.
+/// The current state. See the table above.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Nothing runs.
+    /// No process runs, none is scheduled.
     Stopped,
-    /// A process was asked for.
+    /// A process was requested from the keeper.
     Spawning {
         /// Number of the run.
         run: u32,
-        /// Since when.
+        /// When the process was requested.
         since: Moment,
-        /// A user waits for it, so a failure is told at once and not retried.
+        /// A user waits for this start, so a failure is reported at once and not retried.
         #[serde(alias = "asked")]
         requested: bool,
-        /// Asked to restart meanwhile: what comes is out of date already.
+        /// A restart was requested meanwhile: the process is stopped as soon as it has started.
         stale: bool,
     },
-    /// It runs, and is not ready.
+    /// The process runs and is not ready.
     Starting {
         /// The process.
         process: RunProcess,
-        /// It has taken longer than it was given.
+        /// `listen_timeout` is over.
         #[serde(alias = "late")]
         overdue: bool,
     },
-    /// It runs and is ready.
+    /// The process runs and is ready.
     Online {
         /// The process.
         process: RunProcess,
     },
-    /// It runs, and gets no new connections.
+    /// The process runs and gets no new connections.
     #[serde(alias = "leaving")]
     Draining {
         /// The process.
         process: RunProcess,
     },
-    /// It was told to go.
+    /// The process was sent its stop signal.
     Stopping {
         /// The process.
         process: RunProcess,
-        /// How hard.
+        /// Which signal was sent last.
         phase: StopPhase,
     },
-    /// The first process is gone, the rest of its tree may not be.
+    /// The first process has exited; other processes of its tree may remain.
     #[serde(alias = "clearing")]
     CleaningUp {
-        /// The process that was.
+        /// The process that has exited.
         process: RunProcess,
-        /// It was told to go; else it ended by itself.
+        /// The exit followed a stop or restart, or a start was requested meanwhile.
         #[serde(alias = "asked")]
         requested: bool,
-        /// How hard the rest is asked to go.
+        /// Which signal the remaining processes get.
         phase: StopPhase,
     },
-    /// The next start is due at this point of the monotonic clock.
+    /// The next start is scheduled.
     Waiting {
-        /// Milliseconds.
+        /// The time of the start on the monotonic clock, in milliseconds.
         until: u64,
     },
-    /// Given up.
+    /// The restart policy gave up, or a requested start failed.
     Errored {
-        /// Why, in words.
+        /// The reason, for users.
         #[serde(alias = "why")]
         reason: String,
     },
 }
 
-/// How hard something is asked to go.
+/// The signal that was sent last to end a process or its tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StopPhase {
-    /// By its signal; it has time.
+    /// The stop signal; `kill_timeout` is running.
     Grace,
-    /// By SIGKILL.
+    /// SIGKILL.
     Killed,
-    /// SIGKILL did not help in time.
+    /// SIGKILL, without effect in time.
     Stuck,
+}
+
+impl StopPhase {
+    /// The phase after the timer of this one has fired.
+    pub(crate) fn next(self) -> Self {
+        match self {
+            Self::Grace => Self::Killed,
+            Self::Killed | Self::Stuck => Self::Stuck,
+        }
+    }
+
+    /// How the remaining processes of a tree are ended in this phase.
+    pub(crate) fn clean_up(self) -> CleanUp {
+        match self {
+            Self::Grace => CleanUp::Terminate,
+            Self::Killed | Self::Stuck => CleanUp::Kill,
+        }
+    }
+}
+
+/// How the remaining processes of a tree are ended. `Kill` is greater than `Terminate`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CleanUp {
+    /// By SIGTERM.
+    Terminate,
+    /// By SIGKILL.
+    Kill,
 }
 
 /// The process of a run.
@@ -119,17 +146,16 @@ pub enum StopPhase {
 pub struct RunProcess {
     /// Number of the run.
     pub run: u32,
-    /// Its pid; 0 if it ended before it was told.
+    /// The pid; 0 if the process exited before its pid was reported.
     pub pid: i32,
-    /// Its start time in clock ticks since boot: with the pid, an identity that pid reuse cannot
-    /// fake.
+    /// Start time in clock ticks since boot: pid and start time identify a process, even if the pid is reused.
     pub start_time: u64,
-    /// Since when it runs.
+    /// When the start was reported.
     pub since: Moment,
 }
 
 impl State {
-    /// The run this state is about.
+    /// The run that the state is about.
     pub fn run(&self) -> Option<u32> {
         match self {
             Self::Spawning { run, .. } => Some(*run),
@@ -142,7 +168,7 @@ impl State {
         }
     }
 
-    /// The process, while it has not been seen to end.
+    /// The process, until its exit is known.
     pub fn process(&self) -> Option<&RunProcess> {
         match self {
             Self::Starting { process, .. }
@@ -155,5 +181,21 @@ impl State {
             | Self::Waiting { .. }
             | Self::Errored { .. } => None,
         }
+    }
+
+    /// Whether the state changes only by a new event or after a delay: a command need not wait any longer.
+    pub fn is_settled(&self) -> bool {
+        match self {
+            Self::Stopped | Self::Online { .. } | Self::Waiting { .. } | Self::Errored { .. } => true,
+            Self::Stopping { .. } | Self::CleaningUp { .. } => self.is_stuck(),
+            Self::Starting { overdue, .. } => *overdue,
+            Self::Spawning { .. } | Self::Draining { .. } => false,
+        }
+    }
+
+    /// Whether processes remain that SIGKILL did not end in time.
+    pub fn is_stuck(&self) -> bool {
+        let (Self::Stopping { phase, .. } | Self::CleaningUp { phase, .. }) = self else { return false };
+        *phase == StopPhase::Stuck
     }
 }

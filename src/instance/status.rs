@@ -1,4 +1,4 @@
-//! What an instance has been through: all of it that changes, and all that is saved of it.
+//! The status of an instance: goal, state, counters and history. It is saved with the state of the daemon.
 
 use std::collections::VecDeque;
 
@@ -9,46 +9,46 @@ use crate::instance::restart_policy::FailureHistory;
 use crate::instance::state::{State, Want};
 use crate::time::Moment;
 
-/// How many ends of runs are remembered.
+/// Number of former runs kept in the history.
 pub const MAX_HISTORY: usize = 20;
 
-/// What an instance has been through: all of it that changes.
+/// Everything of an instance that events change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstanceStatus {
-    /// What the user asked for.
+    /// The requested goal.
     pub want: Want,
-    /// What is so.
+    /// The current state.
     pub state: State,
-    /// Restarts since it was added or reset.
+    /// Restarts since the instance was added or reset.
     pub restarts: u32,
-    /// What the restart policy remembers.
+    /// Recent failures, for the restart policy.
     #[serde(alias = "failures")]
     pub failure_history: FailureHistory,
-    /// Ends of runs, oldest first.
+    /// Former runs, oldest first.
     #[serde(alias = "exits")]
     pub history: VecDeque<RunRecord>,
-    /// When it was added or reset.
+    /// When the instance was added or reset.
     pub created: Moment,
-    /// Number of the latest run. Never used twice by one id, even after a delete.
+    /// Number of the latest run. An id never uses a number twice, even after a deletion.
     pub last_run: u32,
-    /// The timer that counts; one that is not this has been overtaken.
+    /// When the current timer fires. Timers with another time are obsolete.
     pub timer: Option<u64>,
-    /// Why it was told to go, for the history.
+    /// Why the process is being stopped, for the history.
     #[serde(alias = "why")]
     pub stop_reason: Option<String>,
-    /// The latest run listened, or said that it is ready.
+    /// The latest run listened, or reported that it is ready.
     #[serde(default)]
     pub ready: bool,
-    /// What its check says against the latest run.
+    /// Why the probe of the latest run failed.
     #[serde(default, alias = "problem", skip_serializing_if = "Option::is_none")]
     pub health_problem: Option<String>,
-    /// Why the last attempt to replace its process failed.
+    /// Why the last attempt to replace the process failed.
     #[serde(default, alias = "refused", skip_serializing_if = "Option::is_none")]
     pub replace_error: Option<String>,
 }
 
 impl InstanceStatus {
-    /// The life of something that has not run yet. `last_run` follows the highest number ever used.
+    /// The status of an instance that has not run yet. `last_run` is the highest run number in use.
     pub fn new(last_run: u32, now: Moment) -> Self {
         Self {
             want: Want::Down,
@@ -66,17 +66,22 @@ impl InstanceStatus {
         }
     }
 
-    /// Adds the end of a run to the history.
-    pub fn push_run(&mut self, ended: RunRecord) {
-        self.history.push_back(ended);
+    /// Adds a run to the history.
+    pub(super) fn push_run(&mut self, run: RunRecord) {
+        self.history.push_back(run);
         if self.history.len() > MAX_HISTORY {
             self.history.pop_front();
         }
     }
 
-    /// As it is before a first start in a new life of the machine or the daemon: nothing runs,
-    /// counts and history stay. `last_run` is the highest run number in use.
-    pub fn reset_for_boot(&mut self, last_run: u32) {
+    /// The exit of the first run after `run` that ended without a request.
+    pub fn exit_after(&self, run: u32) -> Option<&Exit> {
+        self.history.iter().find(|record| record.run > run && !record.requested).map(|record| &record.exit)
+    }
+
+    /// Prepares the status for the first start after a boot: nothing runs; counters and history stay. `last_run` is
+    /// the highest run number in use.
+    pub(super) fn reset_for_boot(&mut self, last_run: u32) {
         self.state = State::Stopped;
         self.timer = None;
         self.last_run = self.last_run.max(last_run);
@@ -84,46 +89,46 @@ impl InstanceStatus {
     }
 }
 
-/// The end of a run, remembered.
+/// A former run in the history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunRecord {
-    /// When.
+    /// When the run ended.
     pub at: Moment,
-    /// The run's number.
+    /// Number of the run.
     pub run: u32,
-    /// Its pid; 0 if there was none.
+    /// The pid; 0 if it is unknown.
     pub pid: i32,
-    /// Milliseconds it ran.
+    /// Duration of the run in milliseconds.
     pub uptime: u64,
-    /// How it ended.
+    /// Exit code or signal.
     pub exit: Exit,
-    /// It was told to go.
+    /// The exit followed a stop or restart.
     #[serde(alias = "asked")]
     pub requested: bool,
-    /// It outlived its grace, or something of its tree did.
+    /// The process, or one of its tree, did not exit within `kill_timeout` and was killed.
     pub killed: bool,
-    /// Why it was told to go.
+    /// Why the process was stopped, if not by a command.
     #[serde(alias = "why")]
     pub reason: Option<String>,
 }
 
-/// Names one run of one instance, for all time of a daemon's state.
+/// One run of one instance. Unique for as long as the state of the daemon is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RunId {
-    /// The instance.
+    /// Id of the instance.
     pub instance: u32,
-    /// The run's number in it, from 1.
+    /// Number of the run in the instance, from 1.
     pub number: u32,
 }
 
 impl RunId {
-    /// As the keeper and other outsiders carry it.
+    /// As one number, for the keeper and the log workers.
     pub fn to_u64(self) -> u64 {
         u64::from(self.instance) << 32 | u64::from(self.number)
     }
 
-    /// Back again.
-    pub fn from_u64(word: u64) -> Self {
-        Self { instance: (word >> 32) as u32, number: word as u32 }
+    /// From the number made by [`RunId::to_u64`].
+    pub fn from_u64(id: u64) -> Self {
+        Self { instance: (id >> 32) as u32, number: id as u32 }
     }
 }

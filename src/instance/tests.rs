@@ -1,4 +1,4 @@
-//! The state machine, driven event by event: no process, no clock.
+//! The state machine, driven by events: no process, no clock.
 
 use super::*;
 use crate::exit::StartStep;
@@ -21,7 +21,7 @@ fn exited(run: u32, code: i32) -> InstanceEvent {
     InstanceEvent::Exited { run, exit: Exit::Code(code) }
 }
 
-fn swept(run: u32) -> InstanceEvent {
+fn tree_checked(run: u32) -> InstanceEvent {
     InstanceEvent::TreeChecked { run, remaining: vec![] }
 }
 
@@ -38,79 +38,81 @@ fn spawns(effects: &[Effect]) -> bool {
 }
 
 #[test]
-fn a_crash_is_cleared_then_restarted_at_once() {
+fn crashed_instance_restarts_after_clean_up() {
     let mut api = online();
     let effects = api.handle(exited(1, 3), at(5000));
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::CleanUpTree { force: true, .. })));
-    assert!(!spawns(&effects), "not before the rest of the tree is gone");
-    let effects = api.handle(swept(1), at(5001));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::CleanUpTree { mode: CleanUp::Kill, .. })));
+    assert!(!spawns(&effects), "not before the rest of the tree has ended");
+    let effects = api.handle(tree_checked(1), at(5001));
     assert!(spawns(&effects) && effects.contains(&Effect::ReleaseRun { run: 1 }));
     assert_eq!((api.status.restarts, api.status.last_run), (1, 2));
     assert_eq!(api.status.history[0].uptime, 4999);
 }
 
 #[test]
-fn a_stop_during_the_start_ends_it_when_it_comes() {
+fn stop_while_spawning_stops_process_once_spawned() {
     let mut api = instance(|_| {});
     api.handle(InstanceEvent::Start, at(0));
     assert_eq!(api.handle(InstanceEvent::Stop, at(1)), []);
     let effects = api.handle(spawned(1), at(2));
     assert!(effects.iter().any(|effect| matches!(effect, Effect::SendStopSignal { .. })));
     api.handle(exited(1, 0), at(3));
-    api.handle(swept(1), at(4));
+    api.handle(tree_checked(1), at(4));
     assert_eq!(api.status.state, State::Stopped);
     assert_eq!(api.status.restarts, 0);
 }
 
 #[test]
-fn grace_then_sigkill_then_stuck_but_still_watched() {
+fn process_is_killed_after_timeout_then_stuck_until_it_exits() {
     let mut api = online();
     api.handle(InstanceEvent::Stop, at(10));
-    let grace = 10 + 10_000;
-    assert_eq!(api.status.timer, Some(grace));
-    let effects = api.handle(InstanceEvent::TimerFired { at: grace }, at(grace));
+    let deadline = 10 + 10_000;
+    assert_eq!(api.status.timer, Some(deadline));
+    let effects = api.handle(InstanceEvent::TimerFired { at: deadline }, at(deadline));
     assert!(matches!(effects[0], Effect::Kill { .. }));
-    let patience = grace + 5000;
-    api.handle(InstanceEvent::TimerFired { at: patience }, at(patience));
+    let kill_deadline = deadline + 5000;
+    api.handle(InstanceEvent::TimerFired { at: kill_deadline }, at(kill_deadline));
     assert!(api.status_reason().unwrap().contains("process 101 cannot be killed"));
     api.handle(
         InstanceEvent::Exited { run: 1, exit: Exit::Signal { number: 9, core: false, oom: false } },
-        at(patience + 1),
+        at(kill_deadline + 1),
     );
-    api.handle(swept(1), at(patience + 2));
+    api.handle(tree_checked(1), at(kill_deadline + 2));
     assert_eq!((api.status.state.clone(), api.status.history[0].killed), (State::Stopped, true));
 }
 
 #[test]
-fn what_is_left_of_the_tree_gets_the_same_grace() {
+fn orphans_get_the_same_grace_period() {
     let mut api = online();
     api.handle(InstanceEvent::Stop, at(0));
     let effects = api.handle(exited(1, 0), at(100));
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::CleanUpTree { force: false, .. })));
+    assert!(
+        effects.iter().any(|effect| matches!(effect, Effect::CleanUpTree { mode: CleanUp::Terminate, .. }))
+    );
     api.handle(InstanceEvent::TreeChecked { run: 1, remaining: vec![55] }, at(101));
     assert!(matches!(api.status.state, State::CleaningUp { .. }));
     let effects = api.handle(InstanceEvent::TimerFired { at: 10_000 }, at(10_000));
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::CleanUpTree { force: true, .. })));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::CleanUpTree { mode: CleanUp::Kill, .. })));
     let effects = api.handle(InstanceEvent::OrphanExited, at(10_001));
-    assert!(matches!(effects[..], [Effect::CleanUpTree { force: true, .. }]));
-    api.handle(swept(1), at(10_002));
+    assert!(matches!(effects[..], [Effect::CleanUpTree { mode: CleanUp::Kill, .. }]));
+    api.handle(tree_checked(1), at(10_002));
     assert_eq!(api.status.state, State::Stopped);
 }
 
 #[test]
-fn news_of_a_former_run_changes_nothing() {
+fn events_of_former_run_are_ignored() {
     let mut api = online();
     api.handle(exited(1, 1), at(5000));
-    api.handle(swept(1), at(5000));
+    api.handle(tree_checked(1), at(5000));
     let before = api.clone();
-    for stale in [spawned(1), exited(1, 0), swept(1), InstanceEvent::TimerFired { at: 1 }] {
+    for stale in [spawned(1), exited(1, 0), tree_checked(1), InstanceEvent::TimerFired { at: 1 }] {
         assert_eq!(api.handle(stale, at(6000)), []);
         assert_eq!(api, before);
     }
 }
 
 #[test]
-fn a_start_that_fails_for_a_user_is_told_a_later_one_is_retried() {
+fn failed_start_is_reported_if_requested_and_retried_otherwise() {
     let failure = StartFailure { step: StartStep::Exec, errno: libc::ENOENT, subject: "/bin/api".into() };
     let mut api = instance(|_| {});
     api.handle(InstanceEvent::Start, at(0));
@@ -119,34 +121,34 @@ fn a_start_that_fails_for_a_user_is_told_a_later_one_is_retried() {
 
     let mut api = online();
     api.handle(exited(1, 1), at(5000));
-    api.handle(swept(1), at(5000));
+    api.handle(tree_checked(1), at(5000));
     let effects = api.handle(InstanceEvent::SpawnFailed { run: 2, failure }, at(5001));
     assert!(spawns(&effects), "the first early failure is retried at once: {effects:?}");
 }
 
 #[test]
-fn a_restart_while_spawning_replaces_what_comes() {
+fn restart_while_spawning_replaces_process_once_spawned() {
     let mut api = instance(|_| {});
     api.handle(InstanceEvent::Start, at(0));
     api.handle(InstanceEvent::Restart(None), at(1));
     let effects = api.handle(spawned(1), at(2));
     assert!(effects.iter().any(|effect| matches!(effect, Effect::SendStopSignal { .. })));
     api.handle(exited(1, 0), at(3));
-    assert!(spawns(&api.handle(swept(1), at(4))));
+    assert!(spawns(&api.handle(tree_checked(1), at(4))));
 }
 
 #[test]
-fn a_delete_is_not_taken_back() {
+fn start_does_not_cancel_deletion() {
     let mut api = online();
     api.handle(InstanceEvent::Delete, at(1));
     api.handle(InstanceEvent::Start, at(2));
     api.handle(InstanceEvent::Stop, at(2));
     api.handle(exited(1, 0), at(3));
-    assert!(api.handle(swept(1), at(4)).contains(&Effect::Remove));
+    assert!(api.handle(tree_checked(1), at(4)).contains(&Effect::Remove));
 }
 
 #[test]
-fn a_crash_loop_ends_errored_with_its_reason() {
+fn crash_loop_ends_errored_with_reason() {
     let mut api = instance(|spec| spec.restart.max_restarts = 10);
     api.handle(InstanceEvent::Start, at(0));
     let mut now = 0;
@@ -154,35 +156,38 @@ fn a_crash_loop_ends_errored_with_its_reason() {
         match api.status.state.clone() {
             State::Spawning { run, .. } => drop(api.handle(spawned(run), at(now))),
             State::Online { process } => drop(api.handle(exited(process.run, 7), at(now))),
-            State::CleaningUp { process, .. } => drop(api.handle(swept(process.run), at(now))),
+            State::CleaningUp { process, .. } => drop(api.handle(tree_checked(process.run), at(now))),
             State::Waiting { until } => {
                 now = until;
                 api.handle(InstanceEvent::TimerFired { at: until }, at(now));
             }
-            State::Errored { reason: why } => {
-                assert!(why.contains("10 unstable restarts") && why.contains("exit code 7"), "{why}");
+            State::Errored { reason } => {
+                assert!(
+                    reason.contains("10 unstable restarts") && reason.contains("exit code 7"),
+                    "{reason}"
+                );
                 assert_eq!(api.status.restarts, 10);
                 return;
             }
             other => panic!("unexpected {other:?}"),
         }
     }
-    panic!("never given up");
+    panic!("never errored");
 }
 
 #[test]
-fn an_app_that_may_end_ends() {
+fn instance_without_autorestart_stays_stopped() {
     let mut api = instance(|spec| spec.restart.autorestart = false);
     api.handle(InstanceEvent::Start, at(0));
     api.handle(spawned(1), at(0));
     api.handle(exited(1, 0), at(10));
-    api.handle(swept(1), at(10));
+    api.handle(tree_checked(1), at(10));
     assert_eq!((api.status.state.clone(), api.status.want), (State::Stopped, Want::Up));
     assert_eq!(api.status_reason().unwrap(), "exit code 0");
 }
 
 #[test]
-fn a_new_daemon_takes_up_what_was_half_done() {
+fn resume_repeats_unfinished_effects() {
     let mut api = online();
     assert_eq!(api.resume(true, at(10)), []);
     let effects = api.resume(false, at(10));

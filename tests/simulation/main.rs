@@ -1,18 +1,17 @@
-//! The supervision loop, its commands and its saved state against a simulated world.
+//! The supervisor, its commands and its saved state in a simulated world.
 //!
-//! Seeded random apps crash, hang, ignore signals and leave children; commands come at any
-//! moment; the daemon dies at any event and another takes up what was saved. After every event
-//! the rules of `checks` hold. A failure prints the seed and the event that replay it:
-//! `RSM_SIM_SEED=7 cargo test --test simulation`.
+//! Random apps crash, hang, ignore signals and leave children; commands come at any time; the daemon dies at any event
+//! and another restores the saved state. The invariants of `checks` are checked after every event. A failure prints the
+//! seed that repeats it: `RSM_SIM_SEED=7 cargo test --test simulation`.
 
 mod checks;
 mod world;
 
-use rsm::daemon::supervisor::world::World;
-use rsm::daemon::supervisor::{Input, Operation, Supervisor, SupervisorCommand};
+use rsm::daemon::supervisor::world::Clock;
+use rsm::daemon::supervisor::{Input, NewSettings, Operation, Supervisor, SupervisorCommand};
 use rsm::instance::Instance;
 use rsm::instance::snapshot;
-use rsm::instance::state::{RunProcess, State};
+use rsm::instance::state::RunProcess;
 use rsm::ipc::message::{ActOn, Action, ApiError, Existing, Inherited, Report, ScaleTo, StartApps};
 use rsm::spec::{AppSpec, RestartDelay};
 use std::time::Duration;
@@ -25,9 +24,9 @@ const NAMES: [&str; 6] = ["api", "web", "worker", "cron", "mail", "7"];
 
 type Answer = oneshot::Receiver<Result<Report, ApiError>>;
 
-/// A command that has no answer yet, and asks the next daemon when this one dies.
-struct Asked {
-    at: u64,
+/// A command without an answer. It is repeated to the next daemon.
+struct PendingCommand {
+    sent_at: u64,
     change: Operation,
     key: String,
     answer: Answer,
@@ -37,7 +36,7 @@ struct Simulation {
     seed: u64,
     supervisor: Supervisor<SimWorld>,
     checks: Checks,
-    asked: Vec<Asked>,
+    pending: Vec<PendingCommand>,
     commands: u64,
     events: u64,
     deaths: bool,
@@ -50,7 +49,7 @@ impl Simulation {
             seed,
             supervisor,
             checks: Checks::default(),
-            asked: Vec::new(),
+            pending: Vec::new(),
             commands: 0,
             events: 0,
             deaths,
@@ -73,24 +72,24 @@ impl Simulation {
         &mut self.supervisor.world.random
     }
 
-    /// Lets the next thing happen and checks the rules.
+    /// Handles the next event and checks the invariants.
     fn step(&mut self) {
         self.events += 1;
-        // The loop takes what is there in one heap, and never sleeps on an unfinished one.
+        // As the daemon, which finishes a batch before it waits.
         if self.supervisor.world.next_at().is_none_or(|at| at > self.supervisor.world.clock) {
             self.supervisor.finish_batch();
         }
         match self.supervisor.world.next() {
             Some(Due::Keeper(input) | Due::Daemon(input)) => self.input(input),
-            Some(Due::End(run, exit)) => self.supervisor.world.end(run, exit),
-            Some(Due::Orphan(run)) => self.supervisor.world.orphan_ended(run),
+            Some(Due::Exit(run, exit)) => self.supervisor.world.exit(run, exit),
+            Some(Due::Orphan(run)) => self.supervisor.world.orphan_exited(run),
             None => self.supervisor.world.clock += 1,
         }
         self.check();
     }
 
     fn input(&mut self, input: Input) {
-        self.checks.note(&input);
+        self.checks.record(&input);
         self.supervisor.handle(input);
         if self.random().u32(..4) != 0 {
             self.supervisor.finish_batch();
@@ -98,21 +97,24 @@ impl Simulation {
     }
 
     fn check(&mut self) {
-        let mut broken = std::mem::take(&mut self.supervisor.world.broken);
-        broken.extend(self.checks.broken(&self.supervisor));
+        let mut violations = std::mem::take(&mut self.supervisor.world.violations);
+        violations.extend(self.checks.violations(&self.supervisor));
         let now = self.supervisor.world.clock;
-        self.asked.retain_mut(|asked| match asked.answer.try_recv() {
+        self.pending.retain_mut(|command| match command.answer.try_recv() {
             Ok(_) | Err(oneshot::error::TryRecvError::Closed) => false,
             Err(oneshot::error::TryRecvError::Empty) => {
-                if now > asked.at + checks::LONGEST_COMMAND {
-                    broken.push(format!("{:?}, asked at {}, has no answer at {now}", asked.change, asked.at));
+                if now > command.sent_at + checks::MAX_COMMAND {
+                    violations.push(format!(
+                        "{:?}, sent at {}, has no answer at {now}",
+                        command.change, command.sent_at
+                    ));
                 }
                 true
             }
         });
         assert!(
-            broken.is_empty(),
-            "seed {}, event {}, clock {now}: {broken:#?}\nreplay: RSM_SIM_SEED={} cargo test --test simulation",
+            violations.is_empty(),
+            "seed {}, event {}, clock {now}: {violations:#?}\nreplay: RSM_SIM_SEED={} cargo test --test simulation",
             self.seed,
             self.events,
             self.seed
@@ -124,20 +126,20 @@ impl Simulation {
         if busy && self.random().u32(..20) != 0 || self.random().u32(..6) != 0 {
             return;
         }
-        let change = self.any_change();
+        let change = self.random_operation();
         self.commands += 1;
-        self.ask(change, self.commands.to_string());
+        self.send_command(change, self.commands.to_string());
         self.check();
     }
 
-    fn ask(&mut self, change: Operation, key: String) {
+    fn send_command(&mut self, change: Operation, key: String) {
         let (reply, answer) = oneshot::channel();
-        let at = self.supervisor.world.clock;
-        self.asked.push(Asked { at, change: change.clone(), key: key.clone(), answer });
+        let sent_at = self.supervisor.world.clock;
+        self.pending.push(PendingCommand { sent_at, change: change.clone(), key: key.clone(), answer });
         self.input(Input::Command(SupervisorCommand::Apply { change, key: Some(key), reply }));
     }
 
-    fn any_change(&mut self) -> Operation {
+    fn random_operation(&mut self) -> Operation {
         let random = self.random();
         let name = random.choice(NAMES).unwrap_or("api").to_owned();
         let selector = match random.u32(..10) {
@@ -151,7 +153,7 @@ impl Simulation {
             0..8 => {
                 let existing =
                     random.choice([Existing::Restart, Existing::Refuse, Existing::Duplicate, Existing::Keep]);
-                let apps = vec![any_app(random, name)];
+                let apps = vec![random_app(random, name)];
                 let existing = existing.unwrap_or_default();
                 let existing =
                     if self.supervisor.instances().len() > 40 { Existing::Restart } else { existing };
@@ -164,19 +166,15 @@ impl Simulation {
             19 => Operation::Act(Action::Reset, on),
             20 => Operation::Signal(on.select, 10),
             24..40 => {
-                let with = random.bool().then(|| Box::new((any_app(random, name), Inherited::default())));
-                let online = |instance: &&Instance| matches!(instance.status.state, State::Online { .. });
-                let ids = self.supervisor.instances().values().filter(online).map(|it| it.id);
-                let ids: Vec<u32> = ids.collect();
+                let spec = random.bool().then(|| random_app(random, name));
+                let online = self.supervisor.instances().values().filter(|instance| instance.is_online());
+                let ids: Vec<u32> = online.map(Instance::id).collect();
                 let id = self.random().choice(ids).unwrap_or(0);
-                // A new spec is one of the same app, as a file has it.
-                let named = |with: &mut Box<(AppSpec, Inherited)>| {
-                    let there = self.supervisor.instances().get(&id);
-                    there.into_iter().for_each(|instance| with.0.name.clone_from(&instance.spec.name));
-                };
-                let with = with.map(|mut with| {
-                    named(&mut with);
-                    with
+                // New settings have the name of the app.
+                let with = spec.map(|mut spec| {
+                    let current = self.supervisor.instances().get(&id);
+                    current.into_iter().for_each(|instance| spec.name.clone_from(&instance.spec().name));
+                    Box::new(NewSettings { spec, inherited: Inherited::default() })
                 });
                 Operation::Replace { id, with, earlier_runs: Vec::new() }
             }
@@ -197,8 +195,8 @@ impl Simulation {
         }
     }
 
-    /// The daemon dies in the middle of it all; the next one has what was saved and the keeper. Or the
-    /// keeper dies too: it has what was on the disk, and what runs. Or the state is lost as well.
+    /// The daemon dies; the next one has the state saved with the keeper. Or the keeper dies as well: then the next
+    /// daemon has the state on the disk and the running processes. Or the state is lost, too.
     fn daemon_dies(&mut self) {
         let mut world = std::mem::replace(&mut self.supervisor, Supervisor::new(SimWorld::new(0))).world;
         let saved = match world.random.u32(..10) {
@@ -218,31 +216,31 @@ impl Simulation {
             }
         };
         let since = world.now();
-        let kept = world
+        let runs = world
             .runs
             .iter()
             .map(|(id, run)| (*id, RunProcess { run: id.number, pid: run.pid, start_time: 1, since }));
-        let kept = kept.collect();
+        let runs = runs.collect();
         self.supervisor = Supervisor::new(world);
-        self.supervisor.restore_snapshot(saved, &kept);
+        self.supervisor.restore_snapshot(saved, &runs);
         self.supervisor.finish_batch();
         self.checks.daemon_died(&self.supervisor);
         self.check();
-        for asked in std::mem::take(&mut self.asked) {
-            self.ask(asked.change, asked.key);
+        for command in std::mem::take(&mut self.pending) {
+            self.send_command(command.change, command.key);
         }
         self.check();
     }
 
-    /// Everything is deleted: nothing may be left, anywhere.
+    /// Deletes everything: no process and no run may remain.
     fn wind_down(&mut self) {
         let on = ActOn { select: vec!["all".into()], ..ActOn::default() };
-        self.ask(Operation::Act(Action::Delete, on), "the last".into());
+        self.send_command(Operation::Act(Action::Delete, on), "the last".into());
         let limit = self.events + 1_000_000;
         while !(self.supervisor.instances().is_empty() && self.supervisor.world.runs.is_empty()) {
             self.step();
             let (instances, runs) = (self.supervisor.instances(), &self.supervisor.world.runs);
-            assert!(self.events < limit, "seed {}: never came to an end: {instances:#?} {runs:?}", self.seed);
+            assert!(self.events < limit, "seed {}: never ended: {instances:#?} {runs:?}", self.seed);
         }
         self.supervisor.finish_batch();
         self.check();
@@ -250,7 +248,7 @@ impl Simulation {
     }
 }
 
-fn any_app(random: &mut fastrand::Rng, name: String) -> AppSpec {
+fn random_app(random: &mut fastrand::Rng, name: String) -> AppSpec {
     let mut app = AppSpec::new(name, "/bin/app", "/");
     app.instances = random.u32(1..4);
     app.autostart = random.u32(..10) != 0;

@@ -14,7 +14,8 @@ pub fn daemon_info(instances: &[Instance], unsaved: bool, keeper: i32, home: &Ho
     let now = crate::time::now().mono;
     let mut by_status = BTreeMap::new();
     for instance in instances {
-        *by_status.entry(views::display_status(&instance.status.state).as_str().to_owned()).or_insert(0) += 1;
+        *by_status.entry(views::display_status(&instance.status().state).as_str().to_owned()).or_insert(0) +=
+            1;
     }
     let paths = [
         ("home", home.path().to_path_buf()),

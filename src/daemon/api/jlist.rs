@@ -28,8 +28,8 @@ pub fn jlist<'a>(
     user: &'a str,
 ) -> Vec<Pm2Process<'a>> {
     let offers = |instance: &Instance| {
-        let number = instance.status.state.run()?;
-        channels.actions(RunId { instance: instance.id, number })
+        let number = instance.status().state.run()?;
+        channels.actions(RunId { instance: instance.id(), number })
     };
     let one = |(instance, usage): &'a (Instance, Usage)| {
         process(
@@ -67,9 +67,9 @@ struct Pm2Env<'a> {
 fn process<'a>(instance: &'a Instance, usage: &Usage, pm2_env: Pm2Env<'a>) -> Pm2Process<'a> {
     let cpu = (f64::from(usage.cpu_percent) * 10.0).round() / 10.0;
     Pm2Process {
-        pid: instance.status.state.process().map_or(0, |process| process.pid),
-        name: &instance.spec.name,
-        pm_id: instance.id,
+        pid: instance.status().state.process().map_or(0, |process| process.pid),
+        name: &instance.spec().name,
+        pm_id: instance.id(),
         monit: Pm2Monit { memory: usage.memory, cpu },
         pm2_env,
     }
@@ -77,17 +77,17 @@ fn process<'a>(instance: &'a Instance, usage: &Usage, pm2_env: Pm2Env<'a>) -> Pm
 
 impl Serialize for Pm2Env<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let (spec, life) = (&*self.instance.spec, &self.instance.status);
+        let (spec, life) = (&*self.instance.spec(), self.instance.status());
         let mut map = serializer.serialize_map(None)?;
         write_keys(spec, &mut map)?;
-        map.serialize_entry("pm_id", &self.instance.id)?;
+        map.serialize_entry("pm_id", &self.instance.id())?;
         map.serialize_entry("status", views::display_status(&life.state).as_str())?;
         map.serialize_entry("pm_uptime", &last_start(self.instance))?;
         map.serialize_entry("created_at", &life.created.wall)?;
         map.serialize_entry("restart_time", &life.restarts)?;
         map.serialize_entry("unstable_restarts", &life.failure_history.unstable_exits.len())?;
         entry_if_some(&mut map, "exit_code", last_code(self.instance))?;
-        map.serialize_entry(&spec.instance_var, &self.instance.number)?;
+        map.serialize_entry(&spec.instance_var, &self.instance.number())?;
         let user = spec.account.as_ref().map_or(self.user, |account| &account.user);
         map.serialize_entry("username", user)?;
         map.serialize_entry("version", spec.version.as_deref().unwrap_or("N/A"))?;
@@ -132,21 +132,21 @@ fn write_injected<M: SerializeMap>(map: &mut M) -> Result<(), M::Error> {
 
 /// When its process was started: also of one that has ended since, as in PM2.
 fn last_start(instance: &Instance) -> u64 {
-    let life = &instance.status;
+    let life = instance.status();
     let ended = || life.history.back().map(|ended| ended.at.wall.saturating_sub(ended.uptime));
     life.state.process().map(|process| process.since.wall).or_else(ended).unwrap_or(life.created.wall)
 }
 
 /// Death by signal has no code here; PM2 says 0.
 fn last_code(instance: &Instance) -> Option<i32> {
-    match instance.status.history.back().map(|ended| &ended.exit) {
+    match instance.status().history.back().map(|ended| &ended.exit) {
         Some(Exit::Code(code)) => Some(*code),
         Some(Exit::Signal { .. } | Exit::Unknown | Exit::NotStarted(_)) | None => None,
     }
 }
 
 fn write_files<M: SerializeMap>(instance: &Instance, home: &Home, map: &mut M) -> Result<(), M::Error> {
-    let files = logs::log_files(&instance.spec, instance.id, home);
+    let files = logs::log_files(instance.spec(), instance.id(), home);
     let or_null = |path: Option<PathBuf>| path.unwrap_or_else(|| "/dev/null".into());
     map.serialize_entry("pm_pid_path", &pid_file(instance, home))?;
     map.serialize_entry("pm_out_log_path", &or_null(files.out))?;

@@ -100,11 +100,11 @@ fn follow_filter(instances: &[Instance], query: &LogQuery) -> FollowFilter {
         FollowTarget::All
     } else {
         let by_id =
-            |instance: &&Instance| query.select.iter().any(|selector| *selector == instance.id.to_string());
+            |instance: &&Instance| query.select.iter().any(|selector| *selector == instance.id().to_string());
         let (ids, names): (Vec<&Instance>, Vec<&Instance>) = instances.iter().partition(by_id);
         FollowTarget::Selected {
-            ids: ids.into_iter().map(|instance| instance.id).collect(),
-            names: names.into_iter().map(|instance| instance.spec.name.clone()).collect::<BTreeSet<_>>(),
+            ids: ids.into_iter().map(|instance| instance.id()).collect(),
+            names: names.into_iter().map(|instance| instance.spec().name.clone()).collect::<BTreeSet<_>>(),
         }
     };
     FollowFilter { target: which, out: query.out, err: query.err }
@@ -114,10 +114,10 @@ fn follow_filter(instances: &[Instance], query: &LogQuery) -> FollowFilter {
 fn read_targets(instances: &[Instance], query: &LogQuery, home: &Home) -> Vec<ReadTarget> {
     let mut files: BTreeMap<PathBuf, Vec<(u32, OutputStream)>> = BTreeMap::new();
     for instance in instances {
-        let of = logs::log_files(&instance.spec, instance.id, home);
+        let of = logs::log_files(instance.spec(), instance.id(), home);
         let mut add = |path: Option<PathBuf>, stream| {
             if let Some(path) = path {
-                files.entry(path).or_default().push((instance.id, stream));
+                files.entry(path).or_default().push((instance.id(), stream));
             }
         };
         add(of.out.filter(|_| query.out), OutputStream::Out);
@@ -131,7 +131,7 @@ fn read_targets(instances: &[Instance], query: &LogQuery, home: &Home) -> Vec<Re
 }
 
 fn instance_names(instances: &[Instance]) -> HashMap<u32, String> {
-    instances.iter().map(|instance| (instance.id, instance.spec.name.clone())).collect()
+    instances.iter().map(|instance| (instance.id(), instance.spec().name.clone())).collect()
 }
 
 /// What the stream is about, to be asked again when apps are added.

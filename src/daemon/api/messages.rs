@@ -103,8 +103,8 @@ pub async fn trigger_action(
         };
         let (reply, problem) =
             answer.map_or_else(|problem| (serde_json::Value::Null, Some(problem)), |reply| (reply, None));
-        let (name, namespace) = (instance.spec.name.clone(), instance.spec.namespace.clone());
-        replies.push(TriggerReply { id: instance.id, name, namespace, reply, problem });
+        let (name, namespace) = (instance.spec().name.clone(), instance.spec().namespace.clone());
+        replies.push(TriggerReply { id: instance.id(), name, namespace, reply, problem });
     }
     Ok(replies)
 }
@@ -131,7 +131,7 @@ async fn running_instances(
 ) -> Result<Vec<(Instance, RunProcess)>, ApiError> {
     let chosen = handle.get(Some(select)).await?;
     let running = chosen.into_iter().filter_map(|(instance, _)| {
-        let process = *instance.status.state.process()?;
+        let process = *instance.status().state.process()?;
         Some((instance, process))
     });
     let running: Vec<_> = running.collect();
@@ -142,10 +142,10 @@ async fn running_instances(
 }
 
 fn run(instance: &Instance, process: RunProcess) -> RunId {
-    RunId { instance: instance.id, number: process.run }
+    RunId { instance: instance.id(), number: process.run }
 }
 
 fn outcome(instance: &Instance, problem: Option<String>) -> Outcome {
-    let status = Some(views::display_status(&instance.status.state));
-    Outcome { id: instance.id, name: instance.spec.name.clone(), status, problem, killed: false }
+    let status = Some(views::display_status(&instance.status().state));
+    Outcome { id: instance.id(), name: instance.spec().name.clone(), status, problem, killed: false }
 }

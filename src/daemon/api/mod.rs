@@ -152,7 +152,7 @@ impl Api {
     async fn get(&self, select: Option<Selectors>) -> Result<Vec<(Instance, Usage)>, ApiError> {
         let mut chosen = self.0.handle.get(select).await?;
         for (instance, usage) in &mut chosen {
-            if let (Some(process), true) = (instance.status.state.process(), usage.processes.is_empty()) {
+            if let (Some(process), true) = (instance.status().state.process(), usage.processes.is_empty()) {
                 *usage = metrics::initial_usage(process.pid);
             }
         }
@@ -185,30 +185,30 @@ impl Api {
     fn detail(&self, instance: Instance, usage: Usage, drift: &Drift, env: bool) -> InstanceDetail {
         let mut view = views::instance_view(&instance, Some(&usage), &self.0.user, crate::time::now());
         view.drift = drift.describe(&instance);
-        let files = log_files(&instance.spec, instance.id, &self.0.home);
-        let mut spec = (*instance.spec).clone();
+        let files = log_files(instance.spec(), instance.id(), &self.0.home);
+        let mut spec = (**instance.spec()).clone();
         if !env {
             spec.env.values_mut().for_each(String::clear); // names may be shown, values may be secrets
         }
         spec.origin = None;
         InstanceDetail {
             view,
-            command: crate::instance::launch::argv(&instance.spec),
+            command: crate::instance::launch::argv(instance.spec()),
             spec,
             out_file: files.out,
             error_file: files.err,
             log_file: files.combined,
             pid_file: crate::daemon::world::pid_file(&instance, &self.0.home),
-            created_at: instance.status.created.wall,
-            exits: instance.status.history.iter().map(views::exit_view).collect::<Vec<ExitView>>(),
+            created_at: instance.status().created.wall,
+            exits: instance.status().history.iter().map(views::exit_view).collect::<Vec<ExitView>>(),
             processes: usage.processes,
             connections: None,
             limits: self.0.limiter.view(&instance),
             ports: instance
-                .status
+                .status()
                 .state
                 .run()
-                .and_then(|number| self.0.port_registry.of(RunId { instance: instance.id, number })),
+                .and_then(|number| self.0.port_registry.of(RunId { instance: instance.id(), number })),
         }
     }
 
@@ -220,7 +220,7 @@ impl Api {
     }
 
     async fn env(&self, id: u32) -> Result<HandlerResponse, ApiError> {
-        let env = self.0.handle.inspect(move |instances| instances.get(&id).map(|it| it.spec.env.clone()));
+        let env = self.0.handle.inspect(move |instances| instances.get(&id).map(|it| it.spec().env.clone()));
         match env.await? {
             Some(env) => json_response(&env),
             None => Err(ApiError::new(ErrorCode::NotFound, format!("no instance with id {id}"))
@@ -233,7 +233,7 @@ impl Api {
         let chosen = self.0.handle.get(select).await?;
         let mut files = Vec::new();
         for (instance, _) in &chosen {
-            let of = log_files(&instance.spec, instance.id, &self.0.home);
+            let of = log_files(instance.spec(), instance.id(), &self.0.home);
             files.extend([of.out, of.err, of.combined].into_iter().flatten());
         }
         files.sort();

@@ -94,7 +94,9 @@ impl Autosave {
             return;
         }
         let Ok(list) = self.0.handle.get(None).await else { return };
-        let essence = list.into_iter().map(|(it, _)| (it.id, it.spec, it.inherited, it.status.want));
+        let essence = list
+            .into_iter()
+            .map(|(it, _)| (it.id(), it.spec().clone(), it.inherited().clone(), it.status().want));
         let essence: ListSignature = essence.collect();
         if self.0.last_saved.borrow().as_ref() == Some(&essence) {
             return;

@@ -89,8 +89,8 @@ pub async fn follow(parts: AutoscaleParts) {
 /// Those that are not stopped, by app.
 fn group_by_app(all: &[(Instance, Usage)]) -> BTreeMap<String, Vec<&(Instance, Usage)>> {
     let mut apps: BTreeMap<String, Vec<&(Instance, Usage)>> = BTreeMap::new();
-    for pair in all.iter().filter(|(it, _)| it.status.want == Want::Up) {
-        apps.entry(pair.0.spec.name.clone()).or_default().push(pair);
+    for pair in all.iter().filter(|(it, _)| it.status().want == Want::Up) {
+        apps.entry(pair.0.spec().name.clone()).or_default().push(pair);
     }
     apps
 }
@@ -98,9 +98,9 @@ fn group_by_app(all: &[(Instance, Usage)]) -> BTreeMap<String, Vec<&(Instance, U
 impl AutoscaleParts {
     /// The rules of an app, and its load; `None` while anything of it is on the way.
     async fn load(&self, name: &str, instances: &[&(Instance, Usage)]) -> Option<(Autoscale, AppLoad)> {
-        let rules = instances.first()?.0.spec.autoscale.clone()?;
+        let rules = instances.first()?.0.spec().autoscale.clone()?;
         let online =
-            |(instance, _): &&(Instance, Usage)| matches!(instance.status.state, State::Online { .. });
+            |(instance, _): &&(Instance, Usage)| matches!(instance.status().state, State::Online { .. });
         if self.reloads.is_reloading(name) || !instances.iter().all(online) {
             return None;
         }
@@ -111,7 +111,7 @@ impl AutoscaleParts {
     }
 
     async fn scale(&self, first: &Instance, count: u32, why: String) -> String {
-        let name = first.spec.name.clone();
+        let name = first.spec().name.clone();
         tracing::info!(app = %name, "{why}");
         let event = views::event_with_detail(first, EventKind::Scaled, why, crate::time::now());
         let _ = self.events.send(event); // nobody may be listening

@@ -31,10 +31,10 @@ impl Drift {
     pub async fn inspect<'a>(all: impl Iterator<Item = &'a Instance>) -> Self {
         let mut drift = Self::default();
         let mut sources = BTreeSet::new();
-        for instance in all.filter(|instance| instance.status.want != Want::Gone) {
-            if let (Some(file), true) = (&instance.spec.source, instance.spec.origin.is_some()) {
+        for instance in all.filter(|instance| instance.status().want != Want::Gone) {
+            if let (Some(file), true) = (&instance.spec().source, instance.spec().origin.is_some()) {
                 sources.insert(file.clone());
-                *drift.instances.entry(instance.spec.name.clone()).or_default() += 1;
+                *drift.instances.entry(instance.spec().name.clone()).or_default() += 1;
             }
         }
         if !sources.is_empty() {
@@ -48,7 +48,7 @@ impl Drift {
 
     /// How an instance differs from its file; nothing if it came from none, or does not.
     pub fn describe(&self, instance: &Instance) -> Option<String> {
-        let spec = &instance.spec;
+        let spec = instance.spec();
         let (file, origin) = (spec.source.as_ref()?, spec.origin.as_ref()?);
         let shown = file.display();
         let there = self.instances.get(&spec.name).copied().unwrap_or_default();

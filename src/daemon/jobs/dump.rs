@@ -110,13 +110,13 @@ impl DumpFingerprint {
 
 /// A number that is the same for lists that a resurrection would make alike.
 fn fingerprint(instances: &[Instance]) -> u64 {
-    let staying = instances.iter().filter(|instance| instance.status.want != Want::Gone);
+    let staying = instances.iter().filter(|instance| instance.status().want != Want::Gone);
     let mut rows: Vec<(&str, u32, bool, u64)> = staying
         .map(|instance| {
             let mut spec = DefaultHasher::new();
             // What its file said when makes no other app of it.
-            instance.spec.fingerprint().hash(&mut spec);
-            (&*instance.spec.name, instance.number, instance.status.want == Want::Up, spec.finish())
+            instance.spec().fingerprint().hash(&mut spec);
+            (&*instance.spec().name, instance.number(), instance.status().want == Want::Up, spec.finish())
         })
         .collect();
     rows.sort_unstable();

@@ -83,7 +83,7 @@ pub async fn resurrect(handle: &SupervisorHandle, saved: Snapshot) -> Result<Rep
     let steps = start_layers(&wanted).unwrap_or_else(|_| vec![wanted.into_keys().collect()]);
     let mut report = Report::default();
     for (number, step) in steps.iter().enumerate() {
-        let part = saved.filtered(|instance| step.contains(&instance.spec.name));
+        let part = saved.filtered(|instance| step.contains(&instance.spec().name));
         report.add(handle.with_step(number).resurrect(part).await?);
     }
     Ok(report)
@@ -108,7 +108,7 @@ fn cycle_error(circle: DependencyCycle) -> ApiError {
 }
 
 fn dependencies<'a>(instances: impl Iterator<Item = &'a Instance>) -> Dependencies {
-    instances.map(|instance| (instance.spec.name.clone(), instance.spec.depends_on.clone())).collect()
+    instances.map(|instance| (instance.spec().name.clone(), instance.spec().depends_on.clone())).collect()
 }
 
 /// Ids to stop, step by step; nothing if their order does not matter.
@@ -117,15 +117,15 @@ fn stop_layers<U>(chosen: &[(Instance, U)]) -> Option<Vec<Selectors>> {
     let mut steps = start_layers(&apps).ok().filter(|steps| steps.len() > 1)?;
     steps.reverse();
     let ids = |step: Vec<String>| {
-        let of_it = chosen.iter().filter(|(instance, _)| step.contains(&instance.spec.name));
-        of_it.map(|(instance, _)| instance.id.to_string()).collect()
+        let of_it = chosen.iter().filter(|(instance, _)| step.contains(&instance.spec().name));
+        of_it.map(|(instance, _)| instance.id().to_string()).collect()
     };
     Some(steps.into_iter().map(ids).collect())
 }
 
 async fn check_known(handle: &SupervisorHandle, wanted: &Dependencies) -> Result<(), ApiError> {
     let listed = |instances: &BTreeMap<u32, Instance>| -> BTreeSet<String> {
-        instances.values().map(|instance| instance.spec.name.clone()).collect()
+        instances.values().map(|instance| instance.spec().name.clone()).collect()
     };
     let listed = handle.inspect(listed).await?;
     for (name, on) in wanted {
@@ -149,8 +149,8 @@ async fn unmet_dependency(handle: &SupervisorHandle, on: &[String]) -> Result<Op
     handle
         .inspect(move |instances| {
             let online = |name: &&String| {
-                let mut of_it = instances.values().filter(|it| it.spec.name == **name).peekable();
-                of_it.peek().is_some() && of_it.all(|it| matches!(it.status.state, State::Online { .. }))
+                let mut of_it = instances.values().filter(|it| it.spec().name == **name).peekable();
+                of_it.peek().is_some() && of_it.all(|it| matches!(it.status().state, State::Online { .. }))
             };
             on.iter().find(|name| !online(name)).map(|name| format!("\"{name}\" is not online"))
         })

@@ -9,8 +9,9 @@ use std::rc::Rc;
 use tokio::task::JoinSet;
 
 use crate::daemon::jobs::layers;
+use crate::daemon::supervisor::NewSettings;
 use crate::daemon::supervisor::handle::SupervisorHandle;
-use crate::daemon::supervisor::probation::exit_after;
+use crate::daemon::supervisor::replacement::replacement_exit;
 use crate::daemon::supervisor::views;
 use crate::instance::Instance;
 use crate::instance::state::Want;
@@ -57,13 +58,10 @@ impl Drop for ReloadGuard {
 #[derive(Default)]
 struct AppReload {
     /// Its instances in the order of their numbers, and what each shall become.
-    slots: Vec<(u32, NewSettings)>,
+    slots: Vec<(u32, Option<Box<NewSettings>>)>,
     /// How many instances it shall have then, if not as many as it has.
     count: Option<u32>,
 }
-
-/// New settings of an instance, if they are not to stay as they are.
-type NewSettings = Option<Box<(AppSpec, Inherited)>>;
 
 /// Gives apps new processes. Resolves when the old ones are gone. What failed is told in the report.
 ///
@@ -115,7 +113,7 @@ async fn plan(
     if !wanted.select.is_empty() {
         for (instance, _) in handle.get(Some(wanted.select.clone())).await? {
             let with = new_settings(&instance, wanted)?;
-            plan.entry(instance.spec.name.clone()).or_default().slots.push((instance.id, with));
+            plan.entry(instance.spec().name.clone()).or_default().slots.push((instance.id(), with));
         }
     }
     let mut new = Vec::new();
@@ -124,8 +122,8 @@ async fn plan(
         let mut there: Vec<(u32, u32)> = handle
             .inspect(move |instances| {
                 let of_app = instances.values();
-                let of_app = of_app.filter(|it| it.spec.name == name && it.status.want != Want::Gone);
-                of_app.map(|instance| (instance.number, instance.id)).collect()
+                let of_app = of_app.filter(|it| it.spec().name == name && it.status().want != Want::Gone);
+                of_app.map(|instance| (instance.number(), instance.id())).collect()
             })
             .await?;
         if there.is_empty() {
@@ -135,7 +133,7 @@ async fn plan(
         there.sort_unstable();
         let with = |id| {
             let inherited = wanted.inherited.clone().unwrap_or_default();
-            (id, Some(Box::new((app.clone(), inherited))))
+            (id, Some(Box::new(NewSettings { spec: app.clone(), inherited })))
         };
         let wanted = app.target_instances(there.len());
         let count = (wanted != there.len()).then(|| u32::try_from(wanted).unwrap_or(u32::MAX));
@@ -146,20 +144,20 @@ async fn plan(
     Ok((plan, new))
 }
 
-fn new_settings(instance: &Instance, wanted: &Reload) -> Result<NewSettings, ApiError> {
+fn new_settings(instance: &Instance, wanted: &Reload) -> Result<Option<Box<NewSettings>>, ApiError> {
     let changes = wanted.changes.as_ref().filter(|changes| !changes.is_empty());
     if changes.is_none() && wanted.inherited.is_none() {
         return Ok(None);
     }
     let spec = match changes {
         Some(changes) => instance
-            .spec
+            .spec()
             .patched(changes)
             .map_err(|error| ApiError::new(ErrorCode::Invalid, format!("invalid settings: {error}")))?,
-        None => (*instance.spec).clone(),
+        None => (**instance.spec()).clone(),
     };
-    let inherited = wanted.inherited.clone().unwrap_or_else(|| Inherited((*instance.inherited).clone()));
-    Ok(Some(Box::new((spec, inherited))))
+    let inherited = wanted.inherited.clone().unwrap_or_else(|| Inherited((**instance.inherited()).clone()));
+    Ok(Some(Box::new(NewSettings { spec, inherited })))
 }
 
 async fn reload_app(
@@ -173,7 +171,7 @@ async fn reload_app(
     let mut replaced: Vec<RunId> = Vec::new();
     while slots.len() > 0 {
         let mut steps = JoinSet::new();
-        let batch: Vec<(u32, NewSettings)> = slots.by_ref().take(parallel).collect();
+        let batch: Vec<_> = slots.by_ref().take(parallel).collect();
         let former = current_runs(handle, batch.iter().map(|(id, _)| *id)).await?;
         for (id, with) in batch {
             let (handle, after) = (handle.with_step(id), replaced.clone());
@@ -213,7 +211,7 @@ async fn current_runs(
     handle
         .inspect(move |instances| {
             let chosen = ids.iter().filter_map(|id| instances.get(id));
-            chosen.map(|it| RunId { instance: it.id, number: it.status.last_run }).collect()
+            chosen.map(|it| RunId { instance: it.id(), number: it.status().last_run }).collect()
         })
         .await
 }
@@ -229,7 +227,7 @@ async fn add_failures(
         .inspect(move |instances| {
             let chosen = replaced.iter().filter_map(|run| Some((*run, instances.get(&run.instance)?)));
             let state = |(run, it): (RunId, &Instance)| {
-                (run.instance, exit_after(it, run), views::display_status(&it.status.state))
+                (run.instance, replacement_exit(it, run), views::display_status(&it.status().state))
             };
             chosen.map(state).collect::<Vec<_>>()
         })

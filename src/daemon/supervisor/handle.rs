@@ -1,4 +1,4 @@
-//! How all others talk to the loop.
+//! The handle to the supervisor: one async method for each command.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -6,18 +6,16 @@ use std::rc::Rc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::daemon::supervisor::pending::ReplySender;
-use crate::daemon::supervisor::{Input, Inspection, Operation, SampleTarget, SupervisorCommand};
+use super::input::{Input, Inspection, NewSettings, Operation, SampleRequest, SupervisorCommand};
+use super::pending::ReplySender;
 use crate::instance::Instance;
 use crate::instance::snapshot::Snapshot;
 use crate::instance::status::RunId;
-use crate::ipc::message::{
-    ActOn, Action, ApiError, ErrorCode, Inherited, Report, ScaleTo, Selectors, StartApps,
-};
+use crate::ipc::message::{ActOn, Action, ApiError, ErrorCode, Report, ScaleTo, Selectors, StartApps};
 use crate::metrics::Usage;
-use crate::spec::AppSpec;
 
-/// A handle to the supervisor's loop. Cheap to clone.
+/// A handle to the supervisor, cheap to clone. Methods that change something resolve once the instances concerned have
+/// settled, and fail if the daemon is shutting down.
 #[derive(Clone, Debug)]
 pub struct SupervisorHandle {
     queue: mpsc::UnboundedSender<Input>,
@@ -26,65 +24,62 @@ pub struct SupervisorHandle {
 }
 
 impl SupervisorHandle {
-    /// A handle to the loop that reads the other end of `queue`.
+    /// A handle to the supervisor that receives from `queue`.
     pub fn new(queue: mpsc::UnboundedSender<Input>) -> Self {
         Self { queue, closing: Rc::default(), key: None }
     }
 
-    /// A handle for one request, which the client calls by this word: should it ask for the same again,
-    /// that changes nothing more.
+    /// A handle for one request with a key: a request with the same key is carried out only once.
     pub fn with_key(&self, key: Option<String>) -> Self {
         Self { key, ..self.clone() }
     }
 
-    /// Adds apps; resolves once they have settled.
+    /// Adds or updates apps.
     ///
     /// # Errors
-    /// The request is refused; nothing is changed.
+    /// The request is invalid; nothing has changed.
     pub async fn start(&self, apps: StartApps) -> Result<Report, ApiError> {
         self.apply(Operation::Start(apps)).await
     }
 
-    /// Acts on instances; resolves once they have settled.
+    /// Starts, stops, restarts, deletes or resets instances.
     ///
     /// # Errors
-    /// The request is refused; nothing is changed.
+    /// The request is invalid; nothing has changed.
     pub async fn act(&self, action: Action, on: ActOn) -> Result<Report, ApiError> {
         self.apply(Operation::Act(action, on)).await
     }
 
-    /// Changes the number of instances; resolves once they have settled.
+    /// Changes the number of instances of an app.
     ///
     /// # Errors
-    /// The request is refused; nothing is changed.
+    /// The request is invalid; nothing has changed.
     pub async fn scale(&self, name: String, to: ScaleTo) -> Result<Report, ApiError> {
         self.apply(Operation::Scale(name, to)).await
     }
 
-    /// Gives an instance another process, with these settings and this environment if not its own;
-    /// resolves once the old one is gone, or the new one has failed, or one of those that were replaced
-    /// before has.
+    /// Replaces the process of an instance. Resolves once the former process has exited or the replacement has failed.
     ///
     /// # Errors
-    /// It is under way already, or the settings make no sense; nothing is changed.
+    /// The instance is being reloaded already, or the settings are invalid; nothing has changed.
     pub async fn replace(
         &self,
         id: u32,
-        with: Option<Box<(AppSpec, Inherited)>>,
-        after: Vec<RunId>,
+        with: Option<Box<NewSettings>>,
+        earlier_runs: Vec<RunId>,
     ) -> Result<Report, ApiError> {
-        self.apply(Operation::Replace { id, with, earlier_runs: after }).await
+        self.apply(Operation::Replace { id, with, earlier_runs }).await
     }
 
-    /// Sends a signal.
+    /// Sends a signal to the first process of each selected instance.
     ///
     /// # Errors
-    /// None of the selected instances runs.
+    /// No selected instance is running.
     pub async fn signal(&self, select: Selectors, number: i32) -> Result<Report, ApiError> {
         self.apply(Operation::Signal(select, number)).await
     }
 
-    /// Adds what a saved list holds; resolves once it has settled.
+    /// Adds the saved instances of apps that are not in the list.
     ///
     /// # Errors
     /// The daemon is shutting down.
@@ -92,7 +87,7 @@ impl SupervisorHandle {
         self.apply(Operation::Resurrect(saved)).await
     }
 
-    /// Copies of the selected instances, or of all.
+    /// Returns copies of the selected instances, or of all, and their resource usage.
     ///
     /// # Errors
     /// A selector matches nothing.
@@ -103,56 +98,46 @@ impl SupervisorHandle {
     /// Reads the instances in place.
     ///
     /// # Errors
-    /// The loop has ended.
-    pub(in crate::daemon) async fn inspect<T: Send + 'static>(
+    /// The daemon is shutting down.
+    pub(crate) async fn inspect<T: Send + 'static>(
         &self,
         read: impl FnOnce(&BTreeMap<u32, Instance>) -> T + Send + 'static,
     ) -> Result<T, ApiError> {
-        let (reply, answer) = oneshot::channel();
-        let inspect = Inspection(Box::new(move |instances| drop(reply.send(read(instances)))));
-        let _ = self.queue.send(Input::Command(SupervisorCommand::Inspect(inspect)));
-        answer.await.map_err(|_| shutting_down())
+        let inspect =
+            |reply: oneshot::Sender<T>| Inspection::new(move |instances| drop(reply.send(read(instances))));
+        self.query(|reply| SupervisorCommand::Inspect(inspect(reply))).await
     }
 
-    /// Copies of the instances of apps that scale by themselves; most have none.
+    /// Returns copies of the instances of autoscaled apps, and their resource usage.
     ///
     /// # Errors
-    /// The loop has ended.
+    /// The daemon is shutting down.
     pub async fn autoscaled(&self) -> Result<Vec<(Instance, Usage)>, ApiError> {
-        let (reply, answer) = oneshot::channel();
-        let _ = self.queue.send(Input::Command(SupervisorCommand::ListAutoscaled(reply)));
-        answer.await.map_err(|_| shutting_down())
+        self.query(SupervisorCommand::ListAutoscaled).await
     }
 
-    /// Every run that has a process, and whether there are limits of memory to watch.
+    /// Returns the runs whose resource usage is to be sampled.
     ///
     /// # Errors
-    /// The loop has ended.
-    pub async fn running_targets(&self) -> Result<(Vec<SampleTarget>, bool), ApiError> {
-        let (reply, answer) = oneshot::channel();
-        let _ = self.queue.send(Input::Command(SupervisorCommand::ListRunning(reply)));
-        answer.await.map_err(|_| shutting_down())
+    /// The daemon is shutting down.
+    pub async fn running_targets(&self) -> Result<SampleRequest, ApiError> {
+        self.query(SupervisorCommand::ListRunning).await
     }
 
-    /// The whole list as a document, and how many instances it holds.
+    /// Returns the number of instances, and the list as a document.
     ///
     /// # Errors
-    /// The loop has ended.
+    /// The daemon is shutting down.
     pub async fn snapshot(&self) -> Result<(usize, Vec<u8>), ApiError> {
-        let (reply, answer) = oneshot::channel();
-        let _ = self.queue.send(Input::Command(SupervisorCommand::Snapshot(reply)));
-        answer.await.map_err(|_| shutting_down())
+        self.query(SupervisorCommand::Snapshot).await
     }
 
-    /// Nothing is decided any more: what has been is saved, and left to the daemon that follows.
+    /// Saves the state for the next daemon; no input is handled from then on.
     pub async fn freeze(&self) {
-        let (reply, frozen) = oneshot::channel();
-        let _ = self.queue.send(Input::Command(SupervisorCommand::Freeze(reply)));
-        let _ = frozen.await; // a loop that has ended decides nothing either
+        let _ = self.query(SupervisorCommand::Freeze).await; // a supervisor that has ended is frozen as well
     }
 
-    /// From now on nothing may be changed any more, except by who shuts down.
-    /// False if that was so already.
+    /// Rejects changes from now on, except [`SupervisorHandle::stop_finally`]. False if they were rejected already.
     pub fn begin_close(&self) -> bool {
         !self.closing.replace(true)
     }
@@ -162,15 +147,15 @@ impl SupervisorHandle {
         self.closing.get()
     }
 
-    /// A handle for one step of what its key names.
+    /// A handle for one step of a request, with a key of its own.
     pub fn with_step(&self, step: impl std::fmt::Display) -> Self {
         self.with_key(self.key.as_ref().map(|key| format!("{key}/{step}")))
     }
 
-    /// Stops these, though nothing may be changed any more.
+    /// Stops instances during a shutdown.
     ///
     /// # Errors
-    /// The loop has ended.
+    /// The supervisor has ended.
     pub async fn stop_finally(&self, select: Selectors) -> Result<Report, ApiError> {
         let on = ActOn { select, ..ActOn::default() };
         let change = Operation::Act(Action::Stop, on);
@@ -188,13 +173,22 @@ impl SupervisorHandle {
         self.request(|reply| SupervisorCommand::Apply { change, key, reply }).await
     }
 
+    /// Sends a command whose answer can be an error.
     async fn request<T>(
         &self,
         command: impl FnOnce(ReplySender<T>) -> SupervisorCommand,
     ) -> Result<T, ApiError> {
+        self.query(command).await.flatten()
+    }
+
+    /// Sends a command that cannot fail, unless the supervisor has ended.
+    async fn query<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> SupervisorCommand,
+    ) -> Result<T, ApiError> {
         let (reply, answer) = oneshot::channel();
         let _ = self.queue.send(Input::Command(command(reply)));
-        answer.await.unwrap_or_else(|_| Err(shutting_down()))
+        answer.await.map_err(|_| shutting_down())
     }
 }
 

@@ -1,72 +1,208 @@
-//! What follows from checks: an instance that does not work gets no new connections, and is replaced or
-//! restarted, never two of an app at a time.
+//! Health of instances: results of probes, resource usage, and the memory limit `max_memory_restart`.
+//!
+//! At most one instance of an app is replaced or restarted for its health at a time.
 
-use crate::daemon::supervisor::views;
-use crate::daemon::supervisor::world::World;
-use crate::daemon::supervisor::{ProbeReport, Supervisor};
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::input::ProbeReport;
+use super::registry::Registry;
 use crate::instance::Instance;
-use crate::instance::state::{State, Want};
+use crate::instance::state::State;
 use crate::instance::status::RunId;
-use crate::ipc::message::EventKind;
+use crate::metrics::Usage;
+use crate::time::Moment;
 
-impl<W: World> Supervisor<W> {
-    /// A check has found something out. News of a former run is none.
-    pub(in crate::daemon) fn record_probe(&mut self, run: RunId, finding: ProbeReport) {
-        let listed = self.instances.get_mut(&run.instance);
-        let beside = self.replacements.get_mut(&run.instance).map(|beside| &mut beside.instance);
-        let mut both = listed.into_iter().chain(beside);
-        let Some(instance) = both.find(|it| it.status.state.run() == Some(run.number)) else { return };
-        let online = matches!(instance.status.state, State::Online { .. });
-        match finding {
-            ProbeReport::NotReady(why) if matches!(instance.status.state, State::Starting { .. }) => {
-                instance.status.health_problem = Some(why);
-            }
-            ProbeReport::Healthy if online => self.mark_healthy(run),
-            ProbeReport::Unhealthy(why) if online => self.mark_unhealthy(run, why),
-            // It is on its way out, or has not come that far.
-            ProbeReport::NotReady(_) | ProbeReport::Healthy | ProbeReport::Unhealthy(_) => {}
+/// Number of consecutive processes that are replaced as soon as they exceed the memory limit.
+const IMMEDIATE_RESTARTS: u32 = 3;
+
+/// A process of this age is always replaced when it exceeds the memory limit (PM2 checks at this interval).
+const MAX_REQUIRED_UPTIME: Duration = Duration::from_secs(30);
+
+/// Resource usage of the current processes, and which instances exceeded their memory limit.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    usage: HashMap<u32, Usage>,
+    /// Number of consecutive processes of an instance that exceeded the memory limit soon after their start.
+    memory_offenders: HashMap<u32, u32>,
+}
+
+/// A change of the health of a current process.
+pub(super) enum HealthChange {
+    /// It was unhealthy and is healthy again.
+    Recovered,
+    /// It was healthy and is unhealthy.
+    Failed(String),
+    /// It is still unhealthy.
+    StillUnhealthy(String),
+}
+
+/// Records the result of a probe. None if nothing follows from it, as for a former run.
+pub(super) fn record_probe(registry: &mut Registry, run: RunId, report: ProbeReport) -> Option<HealthChange> {
+    let id = run.instance;
+    let current = registry.get_mut(id).filter(|it| it.current_run() == Some(run));
+    let Some(instance) = current else {
+        let replacement =
+            registry.replacement_mut(id).filter(|it| it.instance().current_run() == Some(run))?;
+        if let ProbeReport::NotReady(problem) = report {
+            replacement.record_not_ready(problem);
         }
+        return None;
+    };
+    match report {
+        ProbeReport::NotReady(problem) => {
+            instance.record_not_ready(problem);
+            None
+        }
+        // A process that is starting or being stopped has no health.
+        ProbeReport::Healthy | ProbeReport::Unhealthy(_) if !instance.is_online() => None,
+        ProbeReport::Healthy => instance.mark_healthy().then_some(HealthChange::Recovered),
+        ProbeReport::Unhealthy(problem) => Some(match instance.mark_unhealthy(problem.clone()) {
+            true => HealthChange::Failed(problem),
+            false => HealthChange::StillUnhealthy(problem),
+        }),
+    }
+}
+
+/// Whether an unhealthy instance may be replaced now: not while another one of its app is down or being replaced.
+pub(super) fn can_replace_now(registry: &Registry, id: u32) -> bool {
+    let Some(instance) = registry.get(id) else { return false };
+    let mut wanted = registry.wanted_instances(&instance.spec().name);
+    registry.is_stable(instance) && wanted.all(|other| registry.is_stable(other))
+}
+
+impl Health {
+    /// The latest resource usage of an instance.
+    pub(super) fn usage(&self, id: u32) -> Usage {
+        self.usage.get(&id).cloned().unwrap_or_default()
     }
 
-    fn mark_healthy(&mut self, run: RunId) {
-        let now = self.world.now();
-        let Some(instance) = self.current_instance(run) else { return };
-        if instance.status.health_problem.take().is_some() {
-            let event = views::event_view(instance, EventKind::Healthy, now);
-            self.world.publish(event);
-            self.world.on_ready(run);
-            self.dirty = true;
-        }
+    /// The process of an instance has changed.
+    pub(super) fn forget_usage(&mut self, id: u32) {
+        self.usage.remove(&id);
     }
 
-    fn mark_unhealthy(&mut self, run: RunId, why: String) {
-        let now = self.world.now();
-        let Some(instance) = self.current_instance(run) else { return };
-        if instance.status.health_problem.replace(why.clone()).is_none() {
-            let event = views::event_with_detail(instance, EventKind::Unhealthy, why.clone(), now);
-            self.world.publish(event);
-            self.world.pause_traffic(run);
-            self.dirty = true;
-        }
-        // Else the next failure asks again.
-        if self.instances.get(&run.instance).is_some_and(|instance| self.can_replace_now(instance)) {
-            self.replace_or_restart(run.instance, format!("unhealthy: {why}"));
-        }
+    /// An instance was deleted.
+    pub(super) fn forget(&mut self, id: u32) {
+        self.usage.remove(&id);
+        self.memory_offenders.remove(&id);
     }
 
-    fn current_instance(&mut self, run: RunId) -> Option<&mut Instance> {
-        self.instances.get_mut(&run.instance).filter(|it| it.status.state.run() == Some(run.number))
+    /// Records the resource usage of a run. Returns the reason if the process must be replaced for its memory.
+    pub(super) fn record_usage(
+        &mut self,
+        registry: &Registry,
+        run: RunId,
+        usage: Usage,
+        now: Moment,
+    ) -> Option<String> {
+        let id = run.instance;
+        let instance = registry.get(id)?;
+        instance.status().state.process().filter(|process| process.run == run.number)?;
+        let reason = self.memory_excess(registry, instance, &usage, now);
+        self.usage.insert(id, usage);
+        if reason.is_some() {
+            self.record_memory_restart(id, uptime(instance, now));
+        }
+        reason
     }
 
-    /// Whether an instance that is online may be taken down for a reason of ours: not while another one of
-    /// its app is down or about to be.
-    pub(in crate::daemon) fn can_replace_now(&self, instance: &Instance) -> bool {
-        let others = self.instances.values().filter(|other| other.spec.name == instance.spec.name);
-        let mut others = others.filter(|other| other.status.want == Want::Up);
-        let stays = |instance: &Instance| {
-            matches!(instance.status.state, State::Online { .. })
-                && !self.replacements.contains_key(&instance.id)
-        };
-        stays(instance) && others.all(stays)
+    /// Why an instance must be replaced for its memory, if it must. Waits while another instance of the app is being
+    /// started or stopped.
+    fn memory_excess(
+        &self,
+        registry: &Registry,
+        instance: &Instance,
+        usage: &Usage,
+        now: Moment,
+    ) -> Option<String> {
+        let limit = instance.spec().max_memory_restart.filter(|limit| usage.memory > *limit)?;
+        let mut wanted = registry.wanted_instances(&instance.spec().name);
+        let allowed = instance.is_online()
+            && !wanted.any(|other| is_in_transition(other) || registry.replacement(other.id()).is_some());
+        let restarts = self.memory_offenders.get(&instance.id()).copied().unwrap_or(0);
+        let due = uptime(instance, now) >= required_uptime(restarts);
+        (allowed && due).then(|| memory_reason(usage, limit))
+    }
+
+    fn record_memory_restart(&mut self, id: u32, uptime: Duration) {
+        match uptime < MAX_REQUIRED_UPTIME {
+            true => *self.memory_offenders.entry(id).or_default() += 1,
+            false => drop(self.memory_offenders.insert(id, 1)),
+        }
+    }
+}
+
+fn uptime(instance: &Instance, now: Moment) -> Duration {
+    instance.status().state.process().map_or(Duration::ZERO, |process| now.since(process.since))
+}
+
+/// The time that a process may exceed the limit, after this number of consecutive restarts for memory: an app that
+/// needs more than its limit can still serve in between.
+fn required_uptime(restarts: u32) -> Duration {
+    let seconds = restarts
+        .checked_sub(IMMEDIATE_RESTARTS)
+        .map_or(0, |excess| 2u64.saturating_pow(excess.saturating_add(1)));
+    Duration::from_secs(seconds).min(MAX_REQUIRED_UPTIME)
+}
+
+/// Whether the state is left soon. An instance that is errored or overdue does not count: otherwise the memory of the
+/// others would grow without limit.
+fn is_in_transition(instance: &Instance) -> bool {
+    match instance.status().state {
+        State::Spawning { .. }
+        | State::Starting { overdue: false, .. }
+        | State::Stopping { .. }
+        | State::Draining { .. }
+        | State::CleaningUp { .. }
+        | State::Waiting { .. } => true,
+        State::Online { .. }
+        | State::Starting { overdue: true, .. }
+        | State::Stopped
+        | State::Errored { .. } => false,
+    }
+}
+
+fn memory_reason(usage: &Usage, limit: u64) -> String {
+    let used = format!(
+        "memory usage {} ({} bytes) exceeds max_memory_restart = {} ({limit} bytes)",
+        mebibytes(usage.memory),
+        usage.memory,
+        mebibytes(limit)
+    );
+    match &usage.largest {
+        Some(largest) => {
+            let (name, pid, bytes) = (&largest.name, largest.pid, mebibytes(largest.memory));
+            format!("{used}; largest process: {name} (pid {pid}), {bytes}")
+        }
+        None => used,
+    }
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::LargestProcess;
+
+    #[test]
+    fn required_uptime_grows_with_consecutive_memory_restarts() {
+        let seconds: Vec<u64> = (0..9).map(|restarts| required_uptime(restarts).as_secs()).collect();
+        assert_eq!(seconds, [0, 0, 0, 2, 4, 8, 16, 30, 30]);
+        assert_eq!(required_uptime(u32::MAX), MAX_REQUIRED_UPTIME);
+    }
+
+    #[test]
+    fn memory_reason_names_usage_limit_and_largest_process() {
+        let largest = Some(LargestProcess { pid: 7, name: "python3".into(), memory: 60 << 20 });
+        let usage = Usage { memory: 63 << 20, largest, ..Usage::default() };
+        assert_eq!(
+            memory_reason(&usage, 50 << 20),
+            "memory usage 63.0 MiB (66060288 bytes) exceeds max_memory_restart = 50.0 MiB \
+             (52428800 bytes); largest process: python3 (pid 7), 60.0 MiB"
+        );
     }
 }

@@ -1,215 +1,75 @@
-//! The loop's body: an input comes in, instances decide, effects go out.
+//! The supervisor: the single owner of all instances. An input comes in, instances decide, effects go out.
 //!
-//! The supervisor owns all state. It never waits: whatever takes time is done by the
-//! [`World`] and comes back as another [`Input`]. Answers to commands are held until the
-//! instances concerned have settled and the state is handed over for saving.
+//! The supervisor never waits: what takes time is done by the [`World`] and comes back as another [`Input`]. Replies to
+//! commands are sent once the instances concerned have settled and the state is saved. The state has three owners:
+//! [`Registry`], [`Health`] and [`PendingReplies`].
 
-pub mod commands;
+pub(super) mod commands;
 pub mod handle;
-pub mod health;
-pub(super) mod memory_limit;
-pub mod pending;
-pub(super) mod probation;
-pub(super) mod recover;
-pub(super) mod registry;
+mod health;
+mod input;
+mod pending;
+mod recover;
+mod registry;
 pub(super) mod replacement;
-pub mod selection;
-pub(super) mod validate;
+pub(super) mod selection;
+mod validate;
 pub(super) mod views;
 pub mod world;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::BTreeMap;
 
-use tokio::sync::oneshot;
-
-use crate::daemon::supervisor::pending::{CompletedCommand, PendingReply, ReplySender, take_settled};
-use crate::daemon::supervisor::world::World;
+use self::health::{Health, HealthChange};
+pub use self::input::{
+    Input, Inspection, NewSettings, Operation, ProbeReport, SampleRequest, SampleTarget, SupervisorCommand,
+};
+use self::pending::PendingReplies;
+pub use self::pending::ReplySender;
+use self::registry::{InstanceRef, Registry};
+use self::world::World;
 use crate::instance::Instance;
-use crate::instance::event::InstanceEvent;
+use crate::instance::event::{Effect, InstanceEvent, Notice};
 use crate::instance::replacement::Replacement;
-use crate::instance::snapshot;
-use crate::instance::state::{RunProcess, Want};
+use crate::instance::snapshot::{self, Snapshot};
+use crate::instance::state::RunProcess;
 use crate::instance::status::RunId;
-use crate::ipc::message::{ActOn, Action, Inherited, Report, ScaleTo, Selectors, StartApps};
+use crate::ipc::message::EventKind;
 use crate::metrics::Usage;
-use crate::spec::AppSpec;
 
-/// All that reaches the supervisor.
-#[derive(Debug)]
-pub enum Input {
-    /// Something happened to an instance.
-    InstanceEvent {
-        /// Which one.
-        instance: u32,
-        /// What.
-        event: InstanceEvent,
-    },
-    /// Some process without parent ended; nobody knows whose it was.
-    OrphanExited,
-    /// A check has found something out about a run.
-    ProbeResult(RunId, ProbeReport),
-    /// What the runs' trees use of the machine.
-    UsageSampled(Vec<(RunId, Usage)>),
-    /// A schedule or a changed file wants an app restarted.
-    Triggered {
-        /// The app's name.
-        app: String,
-        /// For people.
-        reason: String,
-    },
-    /// The save that was put off is due.
-    SaveDue,
-    /// A client wants something.
-    Command(SupervisorCommand),
-}
+/// Connections to a stopped instance wait for its next start if that follows within this many milliseconds. If it
+/// takes longer, they are refused, so that clients can react.
+const MAX_PORT_HOLD_MS: u64 = 2000;
 
-/// What a check has found out about a run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ProbeReport {
-    /// It is not ready yet.
-    NotReady(String),
-    /// It works.
-    Healthy,
-    /// It does not work. Told again for as long as that is so.
-    Unhealthy(String),
-}
-
-/// A run as it is sampled: its number, the pid of its first process, and that one's start time.
-pub type SampleTarget = (u64, i32, u64);
-
-/// What a client can want of the supervisor.
-#[derive(Debug)]
-pub enum SupervisorCommand {
-    /// Changes something.
-    Apply {
-        /// What.
-        change: Operation,
-        /// The client's word for it: one that was heard before is only answered again.
-        key: Option<String>,
-        /// Told once the instances concerned have settled.
-        reply: ReplySender<Report>,
-    },
-    /// Copies of the selected instances and what they use; of all if nothing is selected.
-    Get(Option<Selectors>, ReplySender<Vec<(Instance, Usage)>>),
-    /// The same of the apps that scale by themselves.
-    ListAutoscaled(oneshot::Sender<Vec<(Instance, Usage)>>),
-    /// Reads the instances in place.
-    Inspect(Inspection),
-    /// Every run that has a process, and whether there are limits of memory to watch.
-    ListRunning(oneshot::Sender<(Vec<SampleTarget>, bool)>),
-    /// The whole list, to be saved.
-    Snapshot(oneshot::Sender<(usize, Vec<u8>)>),
-    /// Save, and decide nothing from now on.
-    Freeze(oneshot::Sender<()>),
-}
-
-/// Reads the instances in place, so that nobody copies all of them for a few fields.
-pub struct Inspection(pub(super) Box<dyn FnOnce(&BTreeMap<u32, Instance>) + Send>);
-
-impl std::fmt::Debug for Inspection {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str("Inspection")
-    }
-}
-
-/// What a client can want to change.
-#[derive(Clone, Debug)]
-pub enum Operation {
-    /// Adds apps, or brings them up to date.
-    Start(StartApps),
-    /// Acts on instances.
-    Act(Action, ActOn),
-    /// Changes the number of instances of an app.
-    Scale(String, ScaleTo),
-    /// Gives an instance another process; the one that it has goes when the other is proven.
-    Replace {
-        /// Its id.
-        id: u32,
-        /// Settings and environment of the new process, if not those of the old one.
-        with: Option<Box<(AppSpec, Inherited)>>,
-        /// Instances that were replaced before, and their last runs until then.
-        earlier_runs: Vec<RunId>,
-    },
-    /// Sends a signal, by number.
-    Signal(Selectors, i32),
-    /// Adds what a saved list holds and is not there.
-    Resurrect(snapshot::Snapshot),
-}
-
-/// Where an instance is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum InstanceRef {
-    /// In the list.
-    Current(u32),
-    /// Beside the one in the list that has its id.
-    Replacement(u32),
-}
-
-impl InstanceRef {
-    pub(super) fn id(self) -> u32 {
-        match self {
-            Self::Current(id) | Self::Replacement(id) => id,
-        }
-    }
-}
-
-/// A run that the keeper had and no instance is about.
-#[derive(Debug)]
-pub(super) struct OrphanRun {
-    /// Its process.
-    pub process: RunProcess,
-    /// Of which only a tree may be left.
-    pub ended: bool,
-}
-
-/// All state, and the rules that cross instances.
+/// All instances, and the rules that concern several of them.
 pub struct Supervisor<W> {
     /// The outside.
     pub world: W,
-    pub(super) instances: BTreeMap<u32, Instance>,
-    /// Second processes of instances, by their ids; see [`beside`](super::beside).
-    pub(super) replacements: BTreeMap<u32, Replacement>,
-    pub(super) usage: HashMap<u32, Usage>,
-    /// How many processes of an instance in a row soon held too much memory.
-    pub(super) memory_offenders: HashMap<u32, u32>,
-    pub(super) next_id: u32,
-    /// No run number up to this one is given to a new instance: ids are used again, runs never.
-    pub(super) last_run: u32,
-    pub(super) pending_replies: Vec<PendingReply>,
-    pub(super) due_replies: Vec<(ReplySender<Report>, Report)>,
-    /// Runs that the keeper had and no instance is about.
-    pub(super) orphan_runs: BTreeMap<RunId, OrphanRun>,
-    /// Commands that may be asked for again, oldest first.
-    pub(super) completed: VecDeque<CompletedCommand>,
-    pub(super) dirty: bool,
+    registry: Registry,
+    health: Health,
+    replies: PendingReplies,
+    /// The state differs from the saved one.
+    dirty: bool,
     apps_changed: bool,
-    /// Another daemon follows. What comes is kept unanswered until this one ends: its answer would be
-    /// that of a daemon which does nothing.
+    /// Inputs since the state was frozen for the next daemon. They are kept until this daemon exits: dropping a command
+    /// would answer it with an error.
     frozen: Option<Vec<Input>>,
 }
 
 impl<W: World> Supervisor<W> {
-    /// A supervisor of nothing.
+    /// A supervisor without instances.
     pub fn new(world: W) -> Self {
         Self {
             world,
-            instances: BTreeMap::new(),
-            replacements: BTreeMap::new(),
-            usage: HashMap::new(),
-            memory_offenders: HashMap::new(),
-            next_id: 0,
-            last_run: 0,
-            pending_replies: Vec::new(),
-            due_replies: Vec::new(),
-            orphan_runs: BTreeMap::new(),
-            completed: VecDeque::new(),
+            registry: Registry::default(),
+            health: Health::default(),
+            replies: PendingReplies::default(),
             dirty: false,
             apps_changed: false,
             frozen: None,
         }
     }
 
-    /// Handles one input. After the last one at hand comes [`Supervisor::end_of_batch`].
+    /// Handles one input. After the last one at hand, call [`Supervisor::finish_batch`].
     pub fn handle(&mut self, input: Input) {
         if let Some(frozen) = &mut self.frozen {
             return frozen.push(input);
@@ -217,39 +77,67 @@ impl<W: World> Supervisor<W> {
         match input {
             Input::InstanceEvent { instance, event } => self.dispatch(instance, event),
             Input::OrphanExited => self.on_orphan_exited(),
-            Input::ProbeResult(run, finding) => self.record_probe(run, finding),
+            Input::ProbeResult(run, report) => self.on_probe_result(run, report),
             Input::UsageSampled(samples) => self.record_usage(samples),
-            Input::Triggered { app, reason: why } => self.on_trigger(&app, &why),
+            Input::Triggered { app, reason } => self.on_trigger(&app, &reason),
             Input::SaveDue => self.dirty = true,
             Input::Command(command) => self.handle_command(command),
         }
     }
 
-    /// Hands over the changed state, then lets the answers go that vouch for it.
+    /// Saves the changed state, then sends the replies that depend on it.
     pub fn finish_batch(&mut self) {
         if self.frozen.is_some() {
             return;
         }
-        self.due_replies.extend(take_settled(
-            &mut self.pending_replies,
-            &self.instances,
-            &self.replacements,
-            &self.world,
-        ));
+        self.replies.settle(&self.registry, &self.world);
         if std::mem::take(&mut self.apps_changed) {
-            self.world.on_apps_changed(&self.instances);
+            self.world.on_apps_changed(self.registry.instances());
         }
         if self.dirty {
-            self.save(!self.due_replies.is_empty());
+            self.save(self.replies.has_due());
         }
         self.world.flush();
-        for (reply, report) in self.due_replies.drain(..) {
-            let _ = reply.send(Ok(report)); // the client may have gone
-        }
+        self.replies.send_due();
     }
 
-    /// Decides nothing from now on.
-    pub(super) fn freeze(&mut self) {
+    /// All instances, by id.
+    pub fn instances(&self) -> &BTreeMap<u32, Instance> {
+        self.registry.instances()
+    }
+
+    /// The replacements of instances, by id.
+    pub fn replacements(&self) -> &BTreeMap<u32, Replacement> {
+        self.registry.replacements()
+    }
+
+    /// The instance or replacement whose state is about a run.
+    pub fn instance_of(&self, run: RunId) -> Option<&Instance> {
+        self.registry.instance_of(run)
+    }
+
+    /// Whether the keeper had a run at the start that no instance is about. It is being ended.
+    pub fn is_orphan_run(&self, run: RunId) -> bool {
+        self.registry.is_orphan_run(run)
+    }
+
+    /// Restores the state that a former daemon saved. `runs` are those that the keeper has; one that belongs to no
+    /// instance is killed.
+    pub fn restore_snapshot(&mut self, mut saved: Snapshot, runs: &BTreeMap<RunId, RunProcess>) {
+        self.replies.restore_completed(std::mem::take(&mut saved.completed));
+        let now = self.world.now();
+        let recovery = recover::restore(&mut self.registry, saved, runs, now);
+        for (target, effects) in recovery.effects {
+            self.run_effects(target, effects);
+        }
+        for (run, process) in recovery.orphan_runs {
+            self.world.kill(run, process);
+        }
+        self.mark_apps_changed();
+    }
+
+    /// Saves the state and handles no input from now on.
+    fn freeze(&mut self) {
         self.dirty = true;
         self.world.flush();
         self.save(true);
@@ -257,44 +145,34 @@ impl<W: World> Supervisor<W> {
     }
 
     fn save(&mut self, urgent: bool) {
+        let registry = &self.registry;
         let state = || {
             snapshot::encode(
-                &self.instances,
-                &self.replacements,
-                (self.next_id, self.last_run),
-                &self.completed,
+                registry.instances(),
+                registry.replacements(),
+                (registry.next_id(), registry.last_run()),
+                self.replies.completed(),
             )
         };
         self.dirty = !self.world.save(urgent, &state);
     }
 
-    /// All instances by id.
-    pub fn instances(&self) -> &BTreeMap<u32, Instance> {
-        &self.instances
-    }
-
-    /// Second processes of instances, by their ids.
-    pub fn replacements(&self) -> &BTreeMap<u32, Replacement> {
-        &self.replacements
-    }
-
-    /// Lets an instance decide, and performs what it decided.
-    pub(super) fn dispatch(&mut self, id: u32, event: InstanceEvent) {
-        if event.run().is_some_and(|number| self.handle_orphan_event(RunId { instance: id, number }, &event))
-        {
+    /// Lets an instance handle an event, and performs the effects.
+    fn dispatch(&mut self, id: u32, event: InstanceEvent) {
+        let run = event.run().map(|number| RunId { instance: id, number });
+        if run.is_some_and(|run| self.registry.handle_orphan_event(run, &event, &mut self.world)) {
             return;
         }
         if self.route_to_replacement(id, &event) {
             return;
         }
         let now = self.world.now();
-        let Some(instance) = self.instances.get_mut(&id) else { return };
-        let process_change = views::process_change(&event);
-        let (run, want) = (instance.status.state.run(), instance.status.want);
+        let Some(instance) = self.registry.get_mut(id) else { return };
+        let pid_change = event.pid_change();
+        let (run, want) = (instance.current_run(), instance.status().want);
         let effects = instance.handle(event, now);
-        self.dirty |= want != instance.status.want;
-        let same_run = run == instance.status.state.run();
-        if let (Some(pid), true) = (process_change, same_run && !effects.is_empty()) {
+        self.dirty |= want != instance.status().want;
+        if let (Some(pid), true) = (pid_change, run == instance.current_run() && !effects.is_empty()) {
             if pid.is_some() {
                 self.world.on_run_started(instance);
             }
@@ -303,30 +181,120 @@ impl<W: World> Supervisor<W> {
         self.run_effects(InstanceRef::Current(id), effects);
     }
 
-    /// Notes that apps were added, removed or changed.
-    pub(super) fn mark_apps_changed(&mut self) {
-        self.dirty = true;
-        self.apps_changed = true;
-    }
-
-    fn record_usage(&mut self, samples: Vec<(RunId, Usage)>) {
-        for (run, usage) in samples {
-            let current =
-                self.instances.get(&run.instance).and_then(|instance| instance.status.state.process());
-            if current.is_some_and(|process| process.run == run.number) {
-                let over = self.memory_excess(run.instance, &usage);
-                self.usage.insert(run.instance, usage);
-                if let Some(why) = over {
-                    self.record_memory_restart(run.instance);
-                    self.replace_or_restart(run.instance, why);
+    /// Performs the effects of an event.
+    fn run_effects(&mut self, target: InstanceRef, effects: Vec<Effect>) {
+        let id = target.id();
+        let is_current = target == InstanceRef::Current(id);
+        let run = |number| RunId { instance: id, number };
+        for effect in effects {
+            self.dirty = true;
+            let Some(instance) = self.registry.find(target) else { return };
+            match effect {
+                Effect::Spawn { run: number } => {
+                    self.world.spawn(run(number), instance);
+                    self.registry.reserve_run_number(id, number);
                 }
+                Effect::Drain { run: number } => self.world.drain(run(number)),
+                Effect::SendStopSignal { process } => self.world.stop(run(process.run), process, instance),
+                Effect::Kill { process } => self.world.kill(run(process.run), process),
+                Effect::CleanUpTree { process, mode } => {
+                    self.world.clean_up_tree(run(process.run), process, mode);
+                }
+                Effect::ReleaseRun { run: number } => {
+                    self.world.release_run(run(number));
+                    if is_current {
+                        self.health.forget_usage(id);
+                    }
+                }
+                Effect::SetTimer { at } => self.world.set_timer(id, at),
+                Effect::Publish(notice) if is_current => self.publish(id, notice),
+                Effect::Publish(notice) => self.publish_replacement(id, notice),
+                Effect::Remove if is_current => self.remove_instance(id),
+                Effect::Remove => self.registry.remove_replacement(id),
             }
         }
     }
 
-    fn on_trigger(&mut self, app: &str, why: &str) {
-        let wanted = |instance: &&Instance| instance.spec.name == app && instance.status.want == Want::Up;
-        let ids: Vec<u32> = self.instances.values().filter(wanted).map(|instance| instance.id).collect();
-        ids.into_iter().for_each(|id| self.dispatch(id, InstanceEvent::Restart(Some(why.to_owned()))));
+    /// Publishes a notice of an instance, and adjusts its shared ports.
+    fn publish(&mut self, id: u32, notice: Notice) {
+        let Some(instance) = self.registry.get(id) else { return };
+        match &notice {
+            Notice::Online => instance.current_run().into_iter().for_each(|run| self.world.on_ready(run)),
+            Notice::Stopped | Notice::Errored(_) => self.world.on_slot_idle(instance),
+            Notice::RestartScheduled(delay) if *delay > MAX_PORT_HOLD_MS => self.world.on_slot_idle(instance),
+            Notice::Launching
+            | Notice::ReadyTimeout
+            | Notice::StartFailed(_)
+            | Notice::Draining
+            | Notice::Stopping(_)
+            | Notice::Exited(_)
+            | Notice::RestartScheduled(_) => {}
+        }
+        let now = self.world.now();
+        self.world.publish(views::notice_view(instance, notice, now));
+    }
+
+    fn remove_instance(&mut self, id: u32) {
+        let Some(instance) = self.registry.remove(id) else { return };
+        self.health.forget(id);
+        let now = self.world.now();
+        self.world.publish(views::event_view(&instance, EventKind::Deleted, now));
+        self.mark_apps_changed();
+    }
+
+    /// Records that apps were added, removed or changed.
+    fn mark_apps_changed(&mut self) {
+        self.dirty = true;
+        self.apps_changed = true;
+    }
+
+    fn on_orphan_exited(&mut self) {
+        self.registry.clean_up_orphan_runs(&mut self.world);
+        for id in self.registry.cleaning_up() {
+            self.dispatch(id, InstanceEvent::OrphanExited);
+        }
+    }
+
+    /// An unhealthy instance gets no new connections, and is replaced or restarted.
+    fn on_probe_result(&mut self, run: RunId, report: ProbeReport) {
+        let (id, now) = (run.instance, self.world.now());
+        let Some(change) = health::record_probe(&mut self.registry, run, report) else { return };
+        let Some(instance) = self.registry.get(id) else { return };
+        let problem = match change {
+            HealthChange::Recovered => {
+                self.world.publish(views::event_view(instance, EventKind::Healthy, now));
+                self.world.on_ready(run);
+                self.dirty = true;
+                return;
+            }
+            HealthChange::Failed(problem) => {
+                let event = views::event_with_detail(instance, EventKind::Unhealthy, problem.clone(), now);
+                self.world.publish(event);
+                self.world.pause_traffic(run);
+                self.dirty = true;
+                problem
+            }
+            HealthChange::StillUnhealthy(problem) => problem,
+        };
+        // If it cannot be replaced now, the next failure of the probe tries again.
+        if health::can_replace_now(&self.registry, id) {
+            self.replace_or_restart(id, format!("unhealthy: {problem}"));
+        }
+    }
+
+    fn record_usage(&mut self, samples: Vec<(RunId, Usage)>) {
+        for (run, usage) in samples {
+            let now = self.world.now();
+            if let Some(reason) = self.health.record_usage(&self.registry, run, usage, now) {
+                self.replace_or_restart(run.instance, reason);
+            }
+        }
+    }
+
+    fn on_trigger(&mut self, app: &str, reason: &str) {
+        let ids: Vec<u32> = self.registry.wanted_instances(app).map(Instance::id).collect();
+        for id in ids {
+            self.dispatch(id, InstanceEvent::Restart(Some(reason.to_owned())));
+        }
     }
 }

@@ -1,95 +1,123 @@
-//! How a supervisor takes up what a former daemon left.
+//! Recovery of the registry from the state that a former daemon saved.
 
 use std::collections::BTreeMap;
 
-use crate::daemon::supervisor::world::World;
-use crate::daemon::supervisor::{InstanceRef, OrphanRun, Supervisor};
+use super::registry::{InstanceRef, Registry};
 use crate::instance::Instance;
-use crate::instance::replacement::{Replacement, ReplacementRole};
+use crate::instance::event::Effect;
+use crate::instance::replacement::Replacement;
 use crate::instance::snapshot::Snapshot;
-use crate::instance::state::{RunProcess, State, Want};
+use crate::instance::state::RunProcess;
 use crate::instance::status::RunId;
+use crate::time::Moment;
 
-impl<W: World> Supervisor<W> {
-    /// Takes up the state that a former daemon saved. `kept` are the runs that the keeper has; one
-    /// that belongs to no instance is ended, since nobody knows what it is.
-    pub fn restore_snapshot(&mut self, saved: Snapshot, kept: &BTreeMap<RunId, RunProcess>) {
-        (self.next_id, self.last_run) = (saved.next_id, saved.last_run);
-        self.completed = saved.completed.clone();
-        let (instances, beside) = saved.into_parts();
-        let mut numbers: BTreeMap<u32, u32> = BTreeMap::new();
-        for instance in instances.iter().chain(beside.iter().map(|beside| &beside.instance)) {
-            let number = numbers.entry(instance.id).or_default();
-            *number = instance.status.last_run.max(*number);
-        }
-        for instance in instances {
-            let last_run = numbers.get(&instance.id).copied().unwrap_or_default();
-            self.resume_instance(instance, last_run, kept);
-        }
-        for beside in beside {
-            self.resume_replacement(beside, kept);
-        }
-        for (run, process) in kept {
-            // What was not saved in time must not be named again while the keeper knows it.
-            self.last_run = self.last_run.max(run.number);
-            if self.instance_of(*run).is_none() {
-                self.world.kill(*run, *process);
-                self.orphan_runs.insert(*run, OrphanRun { process: *process, ended: false });
-                self.next_id = self.next_id.max(run.instance.saturating_add(1));
-            }
-        }
-        self.mark_apps_changed();
+/// The runs that the keeper has.
+pub(super) type KeeperRuns = BTreeMap<RunId, RunProcess>;
+
+/// What has to be done after a recovery.
+#[derive(Default)]
+pub(super) struct Recovery {
+    /// Effects to repeat, by instance.
+    pub(super) effects: Vec<(InstanceRef, Vec<Effect>)>,
+    /// Runs without an instance: what they belong to is unknown, so they have to be killed.
+    pub(super) orphan_runs: Vec<(RunId, RunProcess)>,
+}
+
+/// Fills the registry with the saved instances and adopts the runs of the keeper.
+pub(super) fn restore(registry: &mut Registry, saved: Snapshot, runs: &KeeperRuns, now: Moment) -> Recovery {
+    registry.restore_counters(saved.next_id, saved.last_run);
+    let mut recovery = Recovery::default();
+    let mut last_runs: BTreeMap<u32, u32> = BTreeMap::new();
+    for instance in saved.all() {
+        let last_run = last_runs.entry(instance.id()).or_default();
+        *last_run = instance.status().last_run.max(*last_run);
     }
-
-    /// The instance that this run is what it is about.
-    pub fn instance_of(&self, run: RunId) -> Option<&Instance> {
-        let beside = self.replacements.get(&run.instance).map(|beside| &beside.instance);
-        let both = self.instances.get(&run.instance).into_iter().chain(beside);
-        both.into_iter().find(|instance| instance.status.state.run() == Some(run.number))
+    let (instances, replacements) = saved.into_parts();
+    for instance in instances {
+        let last_run = last_runs.get(&instance.id()).copied().unwrap_or_default();
+        recovery.effects.push(resume_instance(registry, instance, last_run, runs, now));
     }
-
-    /// Whether a run that the keeper had belongs to no instance, and is being ended.
-    pub fn is_stray(&self, run: RunId) -> bool {
-        self.orphan_runs.contains_key(&run)
+    for replacement in replacements {
+        recovery.effects.push(resume_replacement(registry, replacement, runs, now));
     }
-
-    fn resume_instance(&mut self, mut instance: Instance, last_run: u32, kept: &BTreeMap<RunId, RunProcess>) {
-        let (id, now) = (instance.id, self.world.now());
-        let of_it = RunId { instance: id, number: 0 }..=RunId { instance: id, number: u32::MAX };
-        let latest = kept.range(of_it).next_back().map(|(run, _)| run.number);
-        let alive = |instance: &Instance| {
-            let run = instance.status.state.run().map(|number| RunId { instance: id, number });
-            run.is_some_and(|run| kept.contains_key(&run))
-        };
-        // A later one beside one that lives was to replace it: that is begun anew by who asked for it.
-        if let Some(latest) = latest.filter(|number| *number > last_run && !alive(&instance)) {
-            instance.skip_run_numbers(latest, now);
+    for (run, process) in runs {
+        // A run that was not saved in time keeps its number as long as the keeper has it.
+        registry.reserve_runs(run.number);
+        if registry.instance_of(*run).is_none() {
+            registry.add_orphan_run(*run, *process);
+            recovery.orphan_runs.push((*run, *process));
         }
-        // One that is a stray now keeps its number until it is gone, too.
-        let highest = latest.map_or(last_run, |latest| latest.max(last_run));
-        instance.status.last_run = instance.status.last_run.max(highest);
-        let alive = alive(&instance);
-        let effects = instance.resume(alive, now);
-        self.instances.insert(id, instance);
-        self.run_effects(InstanceRef::Current(id), effects);
     }
+    recovery
+}
 
-    fn resume_replacement(&mut self, mut beside: Replacement, kept: &BTreeMap<RunId, RunProcess>) {
-        let (id, now) = (beside.instance.id, self.world.now());
-        let instance = &mut beside.instance;
-        let run = instance.status.state.run().map(|number| RunId { instance: id, number });
-        let alive = run.is_some_and(|run| kept.contains_key(&run));
-        let coming = matches!(beside.role, ReplacementRole::Incoming { .. });
-        if coming && !alive && !matches!(instance.status.state, State::Spawning { .. }) {
-            instance.status.want = Want::Gone;
-            let listed = self.instances.get_mut(&id);
-            listed.into_iter().for_each(|it| it.status.replace_error = Some("the replacement exited".into()));
-        }
-        if let ReplacementRole::Incoming { probation_ends: Some(at), .. } = beside.role {
-            self.world.set_timer(id, at);
-        }
-        let effects = instance.resume(alive, now);
-        self.replacements.insert(id, beside);
-        self.run_effects(InstanceRef::Replacement(id), effects);
+fn resume_instance(
+    registry: &mut Registry,
+    mut instance: Instance,
+    last_run: u32,
+    runs: &KeeperRuns,
+    now: Moment,
+) -> (InstanceRef, Vec<Effect>) {
+    let id = instance.id();
+    let range = RunId { instance: id, number: 0 }..=RunId { instance: id, number: u32::MAX };
+    let latest = runs.range(range).next_back().map(|(run, _)| run.number);
+    // If the saved run is alive, a later one was its replacement: the client repeats that request.
+    if let Some(latest) = latest.filter(|number| *number > last_run && !is_alive(&instance, runs)) {
+        instance.adopt_run(latest, now);
+    }
+    // A run without an instance keeps its number until it has ended, too.
+    instance.reserve_run_numbers(latest.map_or(last_run, |latest| latest.max(last_run)));
+    let effects = instance.resume(is_alive(&instance, runs), now);
+    registry.insert(instance);
+    (InstanceRef::Current(id), effects)
+}
+
+fn resume_replacement(
+    registry: &mut Registry,
+    mut replacement: Replacement,
+    runs: &KeeperRuns,
+    now: Moment,
+) -> (InstanceRef, Vec<Effect>) {
+    let id = replacement.instance().id();
+    let alive = is_alive(replacement.instance(), runs);
+    // The current process may have been started again just now.
+    let last_run = registry.get(id).map_or(0, |current| current.status().last_run);
+    replacement.reserve_run_numbers(last_run);
+    let effects = replacement.resume(registry.get_mut(id), alive, now);
+    registry.insert_replacement(replacement);
+    (InstanceRef::Replacement(id), effects)
+}
+
+fn is_alive(instance: &Instance, runs: &KeeperRuns) -> bool {
+    instance.current_run().is_some_and(|run| runs.contains_key(&run))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::instance::event::InstanceEvent;
+    use crate::instance::snapshot;
+    use crate::spec::AppSpec;
+
+    /// The keeper died while both processes of an instance were being started.
+    #[test]
+    fn restored_processes_of_instance_get_different_run_numbers() {
+        let now = Moment::default();
+        let settings = (Arc::new(AppSpec::new("api", "/bin/api", "/")), Arc::default());
+        let mut current = Instance::new(0, 0, settings.0.clone(), Arc::default(), 0, now);
+        current.handle(InstanceEvent::Start, now);
+        let mut replacement = Replacement::new(&mut current, settings, None, Vec::new(), now);
+        replacement.handle(InstanceEvent::Start, now);
+        current.reserve_run_numbers(replacement.instance().status().last_run);
+        let (instances, replacements) = (BTreeMap::from([(0, current)]), BTreeMap::from([(0, replacement)]));
+        let saved = snapshot::encode(&instances, &replacements, (1, 0), &VecDeque::new());
+
+        let mut registry = Registry::default();
+        restore(&mut registry, snapshot::decode(&saved).unwrap(), &KeeperRuns::new(), now);
+        let runs: Vec<_> = registry.all().filter_map(Instance::current_run).map(|run| run.number).collect();
+        assert_eq!(runs, [3, 4]);
     }
 }

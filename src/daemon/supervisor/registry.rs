@@ -1,116 +1,237 @@
-//! What instances decided goes out to the world; and runs that belong to none are seen to their end.
+//! The registry: all instances and their replacements, runs without an instance, and the ids and run numbers in use.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use crate::daemon::supervisor::views;
-use crate::daemon::supervisor::world::World;
-use crate::daemon::supervisor::{InstanceRef, Supervisor};
+use super::input::SampleTarget;
+use super::world::ProcessControl;
 use crate::instance::Instance;
-use crate::instance::event::{Effect, InstanceEvent, Notice};
-use crate::instance::state::State;
+use crate::instance::event::InstanceEvent;
+use crate::instance::replacement::Replacement;
+use crate::instance::state::{CleanUp, RunProcess, State, Want};
 use crate::instance::status::RunId;
-use crate::ipc::message::EventKind;
+use crate::process::process_ref::ProcessRef;
+use crate::spec::{AppSpec, EnvVars};
+use crate::time::Moment;
 
-/// Connections to an instance that is down wait for its next start if that comes within this many
-/// milliseconds; a client can do better with the time than wait for longer.
-const MAX_PORT_HOLD_MS: u64 = 2000;
+/// The instances of the supervisor. Each changes only by its own transitions.
+#[derive(Debug, Default)]
+pub(super) struct Registry {
+    instances: BTreeMap<u32, Instance>,
+    /// Second processes of instances, by the ids of the instances.
+    replacements: BTreeMap<u32, Replacement>,
+    orphan_runs: BTreeMap<RunId, OrphanRun>,
+    next_id: u32,
+    /// The highest run number of deleted instances. Ids are reused, runs never.
+    last_run: u32,
+}
 
-impl<W: World> Supervisor<W> {
-    /// Performs what the instance at this place decided.
-    pub(in crate::daemon) fn run_effects(&mut self, place: InstanceRef, effects: Vec<Effect>) {
-        let id = place.id();
-        for effect in effects {
-            self.dirty = true;
-            let instance = match place {
-                InstanceRef::Current(id) => self.instances.get(&id),
-                InstanceRef::Replacement(id) => self.replacements.get(&id).map(|beside| &beside.instance),
-            };
-            let Some(instance) = instance else { return };
-            let run = |number| RunId { instance: id, number };
-            match effect {
-                Effect::Spawn { run: number } => {
-                    self.world.spawn(run(number), instance);
-                    self.record_run_number(id, number);
-                }
-                Effect::Drain { run: number } => self.world.drain(run(number)),
-                Effect::SendStopSignal { process } => self.world.stop(run(process.run), process, instance),
-                Effect::Kill { process } => self.world.kill(run(process.run), process),
-                Effect::CleanUpTree { process, force: kill } => {
-                    self.world.clean_up_tree(run(process.run), process, kill)
-                }
-                Effect::ReleaseRun { run: number } => {
-                    self.world.release_run(run(number));
-                    if place == InstanceRef::Current(id) {
-                        self.usage.remove(&id);
-                    }
-                }
-                Effect::SetTimer { at } => self.world.set_timer(id, at),
-                Effect::Publish(happening) => match place {
-                    InstanceRef::Current(_) => self.publish(id, happening),
-                    InstanceRef::Replacement(_) => self.publish_replacement(id, happening),
-                },
-                Effect::Remove => match place {
-                    InstanceRef::Current(_) => self.remove_instance(id),
-                    InstanceRef::Replacement(_) => self.remove_replacement(id),
-                },
-            }
+/// One of the two processes of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum InstanceRef {
+    /// The instance in the list.
+    Current(u32),
+    /// Its replacement.
+    Replacement(u32),
+}
+
+impl InstanceRef {
+    pub(super) fn id(self) -> u32 {
+        match self {
+            Self::Current(id) | Self::Replacement(id) => id,
+        }
+    }
+}
+
+/// A run that the keeper has and no instance is about.
+#[derive(Debug)]
+struct OrphanRun {
+    process: RunProcess,
+    /// The first process has exited; others of its tree may remain.
+    exited: bool,
+}
+
+impl Registry {
+    pub(super) fn instances(&self) -> &BTreeMap<u32, Instance> {
+        &self.instances
+    }
+
+    pub(super) fn replacements(&self) -> &BTreeMap<u32, Replacement> {
+        &self.replacements
+    }
+
+    pub(super) fn get(&self, id: u32) -> Option<&Instance> {
+        self.instances.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: u32) -> Option<&mut Instance> {
+        self.instances.get_mut(&id)
+    }
+
+    pub(super) fn replacement(&self, id: u32) -> Option<&Replacement> {
+        self.replacements.get(&id)
+    }
+
+    pub(super) fn replacement_mut(&mut self, id: u32) -> Option<&mut Replacement> {
+        self.replacements.get_mut(&id)
+    }
+
+    /// An instance and its replacement.
+    pub(super) fn pair_mut(&mut self, id: u32) -> Option<(&mut Instance, &mut Replacement)> {
+        Some((self.instances.get_mut(&id)?, self.replacements.get_mut(&id)?))
+    }
+
+    pub(super) fn find(&self, target: InstanceRef) -> Option<&Instance> {
+        match target {
+            InstanceRef::Current(id) => self.get(id),
+            InstanceRef::Replacement(id) => self.replacement(id).map(Replacement::instance),
         }
     }
 
-    /// An instance tells how it is: its sockets are kept accordingly, and who wants to know is told.
-    fn publish(&mut self, id: u32, happening: Notice) {
-        let Some(instance) = self.instances.get(&id) else { return };
-        match &happening {
-            Notice::Online => {
-                let run = instance.status.state.run().map(|number| RunId { instance: id, number });
-                run.into_iter().for_each(|run| self.world.on_ready(run));
-            }
-            Notice::Stopped | Notice::Errored(_) => self.world.on_slot_idle(instance),
-            Notice::RestartScheduled(delay) if *delay > MAX_PORT_HOLD_MS => self.world.on_slot_idle(instance),
-            Notice::Launching
-            | Notice::ReadyTimeout
-            | Notice::StartFailed(_)
-            | Notice::Draining
-            | Notice::Stopping(_)
-            | Notice::Exited(_)
-            | Notice::RestartScheduled(_) => {}
-        }
-        let now = self.world.now();
-        self.world.publish(views::notice_view(instance, happening, now));
+    /// All instances, including replacements.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Instance> {
+        self.instances.values().chain(self.replacements.values().map(Replacement::instance))
     }
 
-    /// A number that one process of an instance has no other gets.
-    fn record_run_number(&mut self, id: u32, number: u32) {
-        let other = self.replacements.get_mut(&id).map(|beside| &mut beside.instance);
-        for instance in self.instances.get_mut(&id).into_iter().chain(other) {
-            instance.status.last_run = instance.status.last_run.max(number);
-        }
+    /// The instance or replacement whose state is about a run.
+    pub(super) fn instance_of(&self, run: RunId) -> Option<&Instance> {
+        let current = self.get(run.instance);
+        let replacement = self.replacement(run.instance).map(Replacement::instance);
+        current.into_iter().chain(replacement).find(|instance| instance.current_run() == Some(run))
     }
 
-    fn remove_instance(&mut self, id: u32) {
-        let Some(instance) = self.instances.remove(&id) else { return };
-        self.usage.remove(&id);
-        self.memory_offenders.remove(&id);
-        self.last_run = self.last_run.max(instance.status.last_run);
+    /// The instances of an app that are not being deleted.
+    pub(super) fn instances_named(&self, name: &str) -> impl Iterator<Item = &Instance> {
+        self.instances.values().filter(move |it| it.spec().name == name && it.status().want != Want::Gone)
+    }
+
+    /// Ids of an app's instances, ordered by their numbers.
+    pub(super) fn ids_of(&self, name: &str) -> Vec<u32> {
+        let mut ids: Vec<(u32, u32)> =
+            self.instances_named(name).map(|instance| (instance.number(), instance.id())).collect();
+        ids.sort_unstable();
+        ids.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// The instances of an app that should run.
+    pub(super) fn wanted_instances(&self, name: &str) -> impl Iterator<Item = &Instance> {
+        self.instances.values().filter(move |it| it.spec().name == name && it.status().want == Want::Up)
+    }
+
+    /// Whether an instance is online and not being replaced.
+    pub(super) fn is_stable(&self, instance: &Instance) -> bool {
+        instance.is_online() && !self.replacements.contains_key(&instance.id())
+    }
+
+    /// A new instance of an app with the next id and the lowest free number. It is not in the list yet.
+    pub(super) fn new_instance(&self, app: &Arc<AppSpec>, inherited: &Arc<EnvVars>, now: Moment) -> Instance {
+        let used: BTreeSet<u32> = self.instances_named(&app.name).map(Instance::number).collect();
+        let number = (0..).find(|number| !used.contains(number)).unwrap_or(0);
+        Instance::new(self.next_id, number, app.clone(), inherited.clone(), self.last_run, now)
+    }
+
+    pub(super) fn insert(&mut self, instance: Instance) {
+        self.next_id = self.next_id.max(instance.id() + 1);
+        self.instances.insert(instance.id(), instance);
+    }
+
+    pub(super) fn insert_replacement(&mut self, replacement: Replacement) {
+        self.replacements.insert(replacement.instance().id(), replacement);
+    }
+
+    pub(super) fn remove(&mut self, id: u32) -> Option<Instance> {
+        let instance = self.instances.remove(&id)?;
+        self.reserve_runs(instance.status().last_run);
         if self.instances.is_empty() && self.orphan_runs.is_empty() && self.replacements.is_empty() {
-            self.next_id = 0; // as PM2: an empty list counts from the start again
+            self.next_id = 0; // as PM2: ids of an empty list start at 0
         }
-        let now = self.world.now();
-        self.world.publish(views::event_view(&instance, EventKind::Deleted, now));
-        self.mark_apps_changed();
+        Some(instance)
     }
 
-    /// News of a run that belongs to no instance: it is swept and released like any other.
-    pub(in crate::daemon) fn handle_orphan_event(&mut self, run: RunId, event: &InstanceEvent) -> bool {
-        let Some(stray) = self.orphan_runs.get_mut(&run) else { return false };
+    /// Removes a replacement; its runs are added to the history of the instance.
+    pub(super) fn remove_replacement(&mut self, id: u32) {
+        let Some(replacement) = self.replacements.remove(&id) else { return };
+        self.reserve_runs(replacement.instance().status().last_run);
+        if let Some(current) = self.instances.get_mut(&id) {
+            replacement.merge_history_into(current);
+        }
+    }
+
+    /// Whether an id is used by an instance or a replacement.
+    pub(super) fn is_used(&self, id: u32) -> bool {
+        self.instances.contains_key(&id) || self.replacements.contains_key(&id)
+    }
+
+    pub(super) fn next_id(&self) -> u32 {
+        self.next_id
+    }
+
+    pub(super) fn last_run(&self) -> u32 {
+        self.last_run
+    }
+
+    /// Sets the counters to those of a saved state.
+    pub(super) fn restore_counters(&mut self, next_id: u32, last_run: u32) {
+        (self.next_id, self.last_run) = (next_id, last_run);
+    }
+
+    /// Makes new instances get run numbers above this one.
+    pub(super) fn reserve_runs(&mut self, last_run: u32) {
+        self.last_run = self.last_run.max(last_run);
+    }
+
+    /// Reserves a run number of one process of an instance, so that the other process does not get it.
+    pub(super) fn reserve_run_number(&mut self, id: u32, number: u32) {
+        self.get_mut(id).into_iter().for_each(|instance| instance.reserve_run_numbers(number));
+        self.replacement_mut(id).into_iter().for_each(|it| it.reserve_run_numbers(number));
+    }
+
+    /// The runs that have a process.
+    pub(super) fn sample_targets(&self) -> Vec<SampleTarget> {
+        let target = |instance: &Instance| {
+            let process = instance.status().state.process()?;
+            let run = RunId { instance: instance.id(), number: process.run };
+            Some(SampleTarget {
+                run,
+                process: ProcessRef { pid: process.pid, start_time: process.start_time },
+            })
+        };
+        self.all().filter_map(target).collect()
+    }
+
+    /// Ids of instances with a process tree that is being cleaned up.
+    pub(super) fn cleaning_up(&self) -> BTreeSet<u32> {
+        let cleaning_up = |instance: &&Instance| matches!(instance.status().state, State::CleaningUp { .. });
+        self.all().filter(cleaning_up).map(Instance::id).collect()
+    }
+
+    /// Adds a run that the keeper has and no instance is about.
+    pub(super) fn add_orphan_run(&mut self, run: RunId, process: RunProcess) {
+        self.orphan_runs.insert(run, OrphanRun { process, exited: false });
+        self.next_id = self.next_id.max(run.instance.saturating_add(1));
+    }
+
+    pub(super) fn is_orphan_run(&self, run: RunId) -> bool {
+        self.orphan_runs.contains_key(&run)
+    }
+
+    /// Handles an event of a run without an instance: its tree is cleaned up, and the run released. False if the event
+    /// is about another run.
+    pub(super) fn handle_orphan_event(
+        &mut self,
+        run: RunId,
+        event: &InstanceEvent,
+        processes: &mut impl ProcessControl,
+    ) -> bool {
+        let Some(orphan) = self.orphan_runs.get_mut(&run) else { return false };
         match event {
             InstanceEvent::Exited { .. } => {
-                stray.ended = true;
-                self.world.clean_up_tree(run, stray.process, true);
+                orphan.exited = true;
+                processes.clean_up_tree(run, orphan.process, CleanUp::Kill);
             }
-            InstanceEvent::TreeChecked { remaining: left, .. } if left.is_empty() => {
+            InstanceEvent::TreeChecked { remaining, .. } if remaining.is_empty() => {
                 self.orphan_runs.remove(&run);
-                self.world.release_run(run);
+                processes.release_run(run);
             }
             InstanceEvent::SpawnFailed { .. } => drop(self.orphan_runs.remove(&run)),
             InstanceEvent::TreeChecked { .. }
@@ -129,14 +250,10 @@ impl<W: World> Supervisor<W> {
         true
     }
 
-    pub(in crate::daemon) fn on_orphan_exited(&mut self) {
-        for (run, stray) in self.orphan_runs.iter().filter(|(_, stray)| stray.ended) {
-            self.world.clean_up_tree(*run, stray.process, true);
+    /// Cleans up the trees of exited runs without an instance again.
+    pub(super) fn clean_up_orphan_runs(&self, processes: &mut impl ProcessControl) {
+        for (run, orphan) in self.orphan_runs.iter().filter(|(_, orphan)| orphan.exited) {
+            processes.clean_up_tree(*run, orphan.process, CleanUp::Kill);
         }
-        let clearing = |instance: &&Instance| matches!(instance.status.state, State::CleaningUp { .. });
-        let beside = self.replacements.values().map(|beside| &beside.instance);
-        let all = self.instances.values().chain(beside);
-        let ids: BTreeSet<u32> = all.filter(clearing).map(|instance| instance.id).collect();
-        ids.into_iter().for_each(|id| self.dispatch(id, InstanceEvent::OrphanExited));
     }
 }

@@ -1,140 +1,131 @@
 //! Replacing the process of an instance without a gap.
 //!
-//! The new process is started *beside* the old one, which goes on serving. Only when the new one is
-//! ready and has lived for a while does it take the place of the old one, which then gets no new
-//! connections, and is told to go. If the new one fails before, the old one never noticed.
+//! The new process is started while the current one serves. When the new one is ready and has passed its probation,
+//! they are exchanged: the former process gets no new connections and is stopped. If the new process fails before, the
+//! current one keeps running.
 
 use std::sync::Arc;
 
-use crate::daemon::supervisor::commands::Goals;
-use crate::daemon::supervisor::pending::Goal;
-use crate::daemon::supervisor::validate::validate_app;
-use crate::daemon::supervisor::views;
-use crate::daemon::supervisor::world::World;
-use crate::daemon::supervisor::{InstanceRef, Supervisor};
+use super::Supervisor;
+use super::commands::Goals;
+use super::input::NewSettings;
+use super::registry::InstanceRef;
+use super::validate::validate_app;
+use super::views;
+use super::world::World;
 use crate::instance::event::{InstanceEvent, Notice};
 use crate::instance::replacement::{Replacement, ReplacementRole};
 use crate::instance::state::{State, Want};
 use crate::instance::status::RunId;
-use crate::ipc::message::{ApiError, ErrorCode, EventKind, Inherited};
+use crate::instance::{Goal, Instance};
+use crate::ipc::message::{ApiError, ErrorCode, EventKind};
 use crate::spec::{AppSpec, EnvVars, ReadySignal};
 
 impl<W: World> Supervisor<W> {
-    /// Gives an instance another process, without a gap if that can be.
-    pub(in crate::daemon) fn reload_instance(
+    /// Reloads an instance: without a gap if its processes can share their ports, otherwise by a restart.
+    pub(super) fn reload_instance(
         &mut self,
         id: u32,
-        with: Option<Box<(AppSpec, Inherited)>>,
-        after: Vec<RunId>,
+        with: Option<Box<NewSettings>>,
+        earlier_runs: Vec<RunId>,
     ) -> Result<(Goals, Vec<String>), ApiError> {
-        let listed = self.instances.get(&id).filter(|instance| instance.status.want != Want::Gone);
-        let Some(instance) = listed else {
+        let current = self.registry.get(id).filter(|instance| instance.status().want != Want::Gone);
+        let Some(instance) = current else {
             return Err(ApiError::new(ErrorCode::NotFound, format!("no instance with id {id}")));
         };
-        let given = match with {
+        let (spec, inherited) = match with {
             Some(with) => {
-                let (spec, inherited) = *with;
-                validate_app(&spec)?;
-                (Arc::new(spec), Arc::new(inherited.0))
+                validate_app(&with.spec)?;
+                (Arc::new(with.spec), Arc::new(with.inherited.0))
             }
-            None => (instance.spec.clone(), instance.inherited.clone()),
+            None => (instance.spec().clone(), instance.inherited().clone()),
         };
-        let shares = instance.spec.shares_ports() && given.0.shares_ports();
-        match (&instance.status.state, shares) {
-            (State::Online { .. }, true) => {
-                self.start_replacement(id, given, None, after)?;
-                Ok((vec![(id, Goal::Replaced)], Vec::new()))
-            }
-            (state, _) => {
-                let gap = matches!(state, State::Online { .. }).then(|| restarted_note(&given.0.name));
-                if let Some(instance) = self.instances.get_mut(&id) {
-                    (instance.spec, instance.inherited) = given;
-                }
-                self.mark_apps_changed();
-                self.dispatch(id, InstanceEvent::Restart(None));
-                Ok((vec![(id, Goal::Online)], gap.into_iter().collect()))
-            }
+        let online = instance.is_online();
+        if online && instance.spec().shares_ports() && spec.shares_ports() {
+            self.start_replacement(id, (spec, inherited), None, earlier_runs)?;
+            return Ok((vec![(id, Goal::Replaced)], Vec::new()));
+        }
+        let note = online.then(|| restarted_note(&spec.name));
+        if let Some(instance) = self.registry.get_mut(id) {
+            instance.update_spec(spec);
+            instance.update_inherited(inherited);
+        }
+        self.mark_apps_changed();
+        self.dispatch(id, InstanceEvent::Restart(None));
+        Ok((vec![(id, Goal::Online)], note.into_iter().collect()))
+    }
+
+    /// Replaces the process of an instance because it must end: without a gap if possible, otherwise by a restart.
+    pub(super) fn replace_or_restart(&mut self, id: u32, reason: String) {
+        let Some(instance) = self.registry.get(id) else { return };
+        let settings = (instance.spec().clone(), instance.inherited().clone());
+        let replaceable = self.registry.is_stable(instance) && instance.spec().shares_ports();
+        if !replaceable || self.start_replacement(id, settings, Some(reason.clone()), Vec::new()).is_err() {
+            self.dispatch(id, InstanceEvent::Restart(Some(reason)));
         }
     }
 
-    /// Gives an instance another process because the one that it has must go: without a gap if that can
-    /// be, else by a restart.
-    pub(in crate::daemon) fn replace_or_restart(&mut self, id: u32, why: String) {
-        let Some(instance) = self.instances.get(&id) else { return };
-        let same = (instance.spec.clone(), instance.inherited.clone());
-        let online = matches!(instance.status.state, State::Online { .. });
-        let gently = online && instance.spec.shares_ports() && !self.replacements.contains_key(&id);
-        if !gently || self.start_replacement(id, same, Some(why.clone()), Vec::new()).is_err() {
-            self.dispatch(id, InstanceEvent::Restart(Some(why)));
-        }
-    }
-
-    /// Starts another process beside the one that an instance has. `forced`: why the old one has to go
-    /// also if this one fails. `after`: see [`ReplacementRole::Coming`].
+    /// Starts a second process. See [`ReplacementRole::Incoming`] for `forced_reason` and `earlier_runs`.
     ///
     /// # Errors
-    /// That is under way already.
-    pub(in crate::daemon) fn start_replacement(
+    /// The instance has a second process already.
+    fn start_replacement(
         &mut self,
         id: u32,
-        (spec, inherited): (Arc<AppSpec>, Arc<EnvVars>),
-        forced: Option<String>,
-        after: Vec<RunId>,
+        settings: (Arc<AppSpec>, Arc<EnvVars>),
+        forced_reason: Option<String>,
+        earlier_runs: Vec<RunId>,
     ) -> Result<(), ApiError> {
         let now = self.world.now();
-        let Some(instance) = self.instances.get_mut(&id) else { return Ok(()) };
-        if self.replacements.contains_key(&id) {
-            let what = format!("{} (id {id}) is already being reloaded", instance.spec.name);
-            return Err(ApiError::new(ErrorCode::Conflict, what).hint("wait for it to finish"));
+        let has_replacement = self.registry.replacement(id).is_some();
+        let Some(instance) = self.registry.get_mut(id) else { return Ok(()) };
+        if has_replacement {
+            let message = format!("{} (id {id}) is already being reloaded", instance.spec().name);
+            return Err(ApiError::new(ErrorCode::Conflict, message).hint("wait for it to finish"));
         }
-        instance.status.replace_error = None;
-        let successor = instance.new_replacement(spec, inherited, now);
-        self.world.publish(views::event_with_detail(instance, EventKind::Replacing, forced.clone(), now));
-        let role =
-            ReplacementRole::Incoming { probation_ends: None, forced_reason: forced, earlier_runs: after };
-        self.replacements.insert(id, Replacement { instance: successor, role });
+        let replacement = Replacement::new(instance, settings, forced_reason.clone(), earlier_runs, now);
+        self.world.publish(views::event_with_detail(instance, EventKind::Replacing, forced_reason, now));
+        self.registry.insert_replacement(replacement);
         self.apply_replacement_event(id, InstanceEvent::Start);
         Ok(())
     }
 
-    /// Lets the process beside one in the list hear of an event. True if that is no news for the other.
-    pub(in crate::daemon) fn route_to_replacement(&mut self, id: u32, event: &InstanceEvent) -> bool {
-        let Some(Replacement { instance, role }) = self.replacements.get_mut(&id) else { return false };
+    /// Lets the replacement of an instance handle an event. True if the event does not concern the current process.
+    pub(super) fn route_to_replacement(&mut self, id: u32, event: &InstanceEvent) -> bool {
+        let Some(replacement) = self.registry.replacement(id) else { return false };
+        let status = replacement.instance().status();
         if let Some(run) = event.run() {
-            let about_it = instance.status.state.run() == Some(run);
-            if about_it {
+            let matches = status.state.run() == Some(run);
+            if matches {
                 self.on_replacement_event(id, event.clone());
             }
-            return about_it;
+            return matches;
         }
-        match (event, role) {
-            (
-                InstanceEvent::TimerFired { at },
-                ReplacementRole::Incoming { probation_ends: Some(proven), .. },
-            ) if at == proven => {
+        match event {
+            InstanceEvent::TimerFired { at } if replacement.probation_ends() == Some(*at) => {
                 self.end_probation(id);
             }
-            (InstanceEvent::TimerFired { at }, ReplacementRole::Incoming { .. })
-                if instance.status.timer == Some(*at)
-                    && matches!(instance.status.state, State::Starting { .. }) =>
+            InstanceEvent::TimerFired { at }
+                if replacement.is_incoming()
+                    && status.timer == Some(*at)
+                    && matches!(status.state, State::Starting { .. }) =>
             {
                 self.on_replacement_timeout(id, *at);
             }
-            (InstanceEvent::TimerFired { .. } | InstanceEvent::OrphanExited, _) => {
-                self.apply_replacement_event(id, event.clone())
+            InstanceEvent::TimerFired { .. } | InstanceEvent::OrphanExited => {
+                self.apply_replacement_event(id, event.clone());
             }
-            // Whatever else is wanted of the instance, it is not that it be replaced.
-            (
-                InstanceEvent::Stop
-                | InstanceEvent::Restart(_)
-                | InstanceEvent::Delete
-                | InstanceEvent::DrainAndDelete,
-                ReplacementRole::Incoming { .. },
-            ) => {
+            // Any other request cancels the replacement.
+            InstanceEvent::Stop
+            | InstanceEvent::Restart(_)
+            | InstanceEvent::Delete
+            | InstanceEvent::DrainAndDelete
+                if replacement.is_incoming() =>
+            {
                 self.abort_replacement(id, "canceled by another operation");
             }
-            (InstanceEvent::Stop | InstanceEvent::Delete, ReplacementRole::Outgoing) => {
-                self.apply_replacement_event(id, InstanceEvent::Delete)
+            InstanceEvent::Stop | InstanceEvent::Delete => {
+                self.apply_replacement_event(id, InstanceEvent::Delete);
             }
             _ => {}
         }
@@ -142,144 +133,174 @@ impl<W: World> Supervisor<W> {
     }
 
     fn on_replacement_event(&mut self, id: u32, event: InstanceEvent) {
-        let Some(Replacement { instance, role }) = self.replacements.get_mut(&id) else { return };
-        let coming = matches!(role, ReplacementRole::Incoming { .. }) && instance.status.want == Want::Up;
-        let failed = match &event {
-            InstanceEvent::Exited { exit, .. } if coming => Some(format!("the replacement exited: {exit}")),
-            InstanceEvent::SpawnFailed { failure, .. } if coming => {
+        let Some(replacement) = self.registry.replacement(id) else { return };
+        let instance = replacement.instance();
+        let can_fail = replacement.is_incoming() && instance.status().want == Want::Up;
+        let failure = match &event {
+            InstanceEvent::Exited { exit, .. } if can_fail => Some(format!("the replacement exited: {exit}")),
+            InstanceEvent::SpawnFailed { failure, .. } if can_fail => {
                 Some(format!("the replacement failed to start: {}", instance.with_subject(failure.clone())))
             }
             _ => None,
         };
-        match failed {
-            Some(why) => self.fail_replacement(id, why, event),
-            None => {
-                let listens = matches!(event, InstanceEvent::Listening { .. });
-                self.apply_replacement_event(id, event);
-                if listens && self.is_on_probation(id) {
-                    self.start_probation(id);
-                }
-            }
+        if let Some(reason) = failure {
+            return self.fail_replacement(id, reason, event);
+        }
+        let is_listening = matches!(event, InstanceEvent::Listening { .. });
+        self.apply_replacement_event(id, event);
+        // Each further port starts the probation anew.
+        let on_probation = self.registry.replacement(id).is_some_and(|it| it.probation_ends().is_some());
+        if is_listening && on_probation {
+            self.start_probation(id);
         }
     }
 
     /// The new process has not become ready in time.
     fn on_replacement_timeout(&mut self, id: u32, at: u64) {
-        let was_ready = self.instances.get(&id).is_some_and(|instance| instance.status.ready);
-        let Some(Replacement { instance, .. }) = self.replacements.get(&id) else { return };
-        let (sign, seconds) = (instance.spec.ready_signal(), instance.spec.readiness.timeout.as_secs_f64());
-        match sign {
+        let current_was_ready = self.registry.get(id).is_some_and(|instance| instance.status().ready);
+        let Some(instance) = self.registry.replacement(id).map(Replacement::instance) else { return };
+        let seconds = instance.spec().readiness.timeout.as_secs_f64();
+        match instance.spec().ready_signal() {
             ReadySignal::Notified | ReadySignal::ProbePassed => {
-                let why = format!("the replacement is not ready: {}", instance.not_ready_reason());
-                self.abort_replacement(id, &why);
+                let reason = format!("the replacement is not ready: {}", instance.not_ready_reason());
+                self.abort_replacement(id, &reason);
             }
-            ReadySignal::Listening if was_ready => {
-                self.abort_replacement(
-                    id,
-                    &format!("the replacement did not listen within {seconds} s (listen_timeout)"),
-                );
+            ReadySignal::Listening if current_was_ready => {
+                let reason = format!("the replacement did not listen within {seconds} s (listen_timeout)");
+                self.abort_replacement(id, &reason);
             }
-            // The old one did not listen either: to run is all that this app does.
+            // The current process did not listen either, so the app need not listen.
             ReadySignal::Listening | ReadySignal::Running => {
-                self.apply_replacement_event(id, InstanceEvent::TimerFired { at })
+                self.apply_replacement_event(id, InstanceEvent::TimerFired { at });
             }
         }
     }
 
-    pub(in crate::daemon) fn abort_replacement(&mut self, id: u32, why: &str) {
-        if self.replacements.get(&id).is_some_and(|beside| beside.instance.status.want == Want::Up) {
-            self.fail_replacement(id, why.to_owned(), InstanceEvent::Delete);
+    fn abort_replacement(&mut self, id: u32, reason: &str) {
+        let is_wanted = |it: &Replacement| it.instance().status().want == Want::Up;
+        if self.registry.replacement(id).is_some_and(is_wanted) {
+            self.fail_replacement(id, reason.to_owned(), InstanceEvent::Delete);
         }
     }
 
-    /// The new process has failed, which comes to it as `event`: it is not tried again, and the old one
-    /// stays, unless that had to go for a reason of its own.
-    fn fail_replacement(&mut self, id: u32, why: String, event: InstanceEvent) {
-        let Some(Replacement { instance, role }) = self.replacements.get_mut(&id) else { return };
-        let forced = match role {
-            ReplacementRole::Incoming { probation_ends: proven_at, forced_reason: forced, .. } => {
-                *proven_at = None;
-                forced.take()
-            }
-            ReplacementRole::Outgoing => None,
-        };
-        if event != InstanceEvent::Delete {
-            instance.status.want = Want::Gone;
-        }
+    /// The new process has failed, by `event`: it is not started again, and the current one keeps running, unless it
+    /// must end for a reason of its own.
+    fn fail_replacement(&mut self, id: u32, reason: String, event: InstanceEvent) {
+        let Some(replacement) = self.registry.replacement_mut(id) else { return };
+        let forced_reason = replacement.fail();
         self.apply_replacement_event(id, event);
         let now = self.world.now();
-        let Some(listed) = self.instances.get_mut(&id) else { return };
-        listed.status.replace_error = Some(why.clone());
-        self.world.publish(views::event_with_detail(listed, EventKind::ReplaceFailed, why, now));
-        if let (Some(forced), State::Online { .. }) = (forced, &listed.status.state) {
-            self.dispatch(id, InstanceEvent::Restart(Some(forced)));
+        let Some(current) = self.registry.get_mut(id) else { return };
+        current.record_replace_error(reason.clone());
+        self.world.publish(views::event_with_detail(current, EventKind::ReplaceFailed, reason, now));
+        if let (Some(forced_reason), true) = (forced_reason, current.is_online()) {
+            self.dispatch(id, InstanceEvent::Restart(Some(forced_reason)));
         }
     }
 
     fn apply_replacement_event(&mut self, id: u32, event: InstanceEvent) {
         let now = self.world.now();
-        let Some(Replacement { instance, .. }) = self.replacements.get_mut(&id) else { return };
-        let spawned = matches!(event, InstanceEvent::Spawned { .. });
-        let effects = instance.handle(event, now);
-        if spawned && !effects.is_empty() {
-            self.world.on_run_started(instance);
+        let Some(replacement) = self.registry.replacement_mut(id) else { return };
+        let is_spawned = matches!(event, InstanceEvent::Spawned { .. });
+        let effects = replacement.handle(event, now);
+        if is_spawned && !effects.is_empty() {
+            self.world.on_run_started(replacement.instance());
         }
         self.dirty = true;
         self.run_effects(InstanceRef::Replacement(id), effects);
     }
 
-    /// The new process takes the place of the old one, which goes.
-    pub(in crate::daemon) fn promote(&mut self, id: u32) {
+    /// Publishes a notice of a replacement. When it becomes online, its probation begins.
+    pub(super) fn publish_replacement(&mut self, id: u32, notice: Notice) {
+        if notice == Notice::Online {
+            self.start_probation(id);
+        }
         let now = self.world.now();
-        let (Some(beside), Some(listed)) = (self.replacements.get_mut(&id), self.instances.get_mut(&id))
+        let Some(replacement) = self.registry.replacement(id) else { return };
+        // The instance itself is not stopped.
+        if notice != Notice::Stopped {
+            self.world.publish(views::notice_view(replacement.instance(), notice, now));
+        }
+    }
+
+    /// Starts the probation of a new process, or starts it anew.
+    fn start_probation(&mut self, id: u32) {
+        let now = self.world.now();
+        let ends = self.registry.replacement_mut(id).and_then(|replacement| replacement.begin_probation(now));
+        ends.into_iter().for_each(|at| self.world.set_timer(id, at));
+    }
+
+    /// The probation is over: the new process must listen on the same ports as the current one, and the instances that
+    /// were replaced before must not have exited.
+    fn end_probation(&mut self, id: u32) {
+        if let Some(reason) = self.earlier_failure(id) {
+            return self.abort_replacement(id, &reason);
+        }
+        let missing = self.missing_ports(id);
+        let Some(missing) = missing.first() else { return self.promote(id) };
+        let now = self.world.now();
+        let Some(replacement) = self.registry.replacement_mut(id) else { return };
+        if let Some(deadline) = replacement.extend_probation(now) {
+            return self.world.set_timer(id, deadline);
+        }
+        let seconds = replacement.instance().spec().readiness.timeout.as_secs_f64();
+        let reason = format!(
+            "the replacement does not listen on {missing} after {seconds} s (listen_timeout), unlike the \
+            current process; `rsm restart` skips this check"
+        );
+        self.abort_replacement(id, &reason);
+    }
+
+    /// The ports on which the current process listens and the new one does not. Empty if the settings have changed,
+    /// because the new process may use other ports.
+    fn missing_ports(&self, id: u32) -> Vec<String> {
+        let (Some(current), Some(replacement)) = (self.registry.get(id), self.registry.replacement(id))
         else {
-            return;
+            return Vec::new();
         };
-        if !matches!(beside.instance.status.state, State::Online { .. }) {
+        let new = replacement.instance();
+        if current.spec() != new.spec() || current.inherited() != new.inherited() {
+            return Vec::new();
+        }
+        let runs = current.current_run().zip(new.current_run());
+        runs.map_or_else(Vec::new, |(current, new)| self.world.missing_ports(current, new))
+    }
+
+    /// Why an instance that was replaced before this one has failed since, if one has.
+    fn earlier_failure(&self, id: u32) -> Option<String> {
+        let ReplacementRole::Incoming { earlier_runs, .. } = self.registry.replacement(id)?.role() else {
+            return None;
+        };
+        earlier_runs.iter().find_map(|run| {
+            let reason = replacement_exit(self.registry.get(run.instance)?, *run)?;
+            Some(format!("{reason} (id {}, replaced earlier)", run.instance))
+        })
+    }
+
+    /// Exchanges the new process and the current one, which is drained and stopped.
+    fn promote(&mut self, id: u32) {
+        let now = self.world.now();
+        let Some((current, replacement)) = self.registry.pair_mut(id) else { return };
+        if !replacement.promote(current) {
             return;
         }
-        let forced = match std::mem::replace(&mut beside.role, ReplacementRole::Outgoing) {
-            ReplacementRole::Incoming { forced_reason: forced, .. } => forced,
-            ReplacementRole::Outgoing => None,
-        };
-        beside.instance.take_over_from(listed);
-        std::mem::swap(listed, &mut beside.instance);
-        beside.instance.status.stop_reason = forced;
-        if let Some(process) = listed.status.state.process() {
+        if let Some(process) = current.status().state.process() {
             self.world.on_ready(RunId { instance: id, number: process.run });
-            self.world.write_pid_file(listed, Some(process.pid));
+            self.world.write_pid_file(current, Some(process.pid));
         }
-        self.usage.remove(&id);
-        self.world.publish(views::event_view(listed, EventKind::Replaced, now));
+        self.world.publish(views::event_view(current, EventKind::Replaced, now));
+        self.health.forget_usage(id);
         self.mark_apps_changed();
         self.apply_replacement_event(id, InstanceEvent::DrainAndDelete);
     }
-
-    /// What the process beside another tells: of its readiness follows when it takes the place.
-    pub(in crate::daemon) fn publish_replacement(&mut self, id: u32, happening: Notice) {
-        let now = self.world.now();
-        let Some(Replacement { role, .. }) = self.replacements.get_mut(&id) else { return };
-        if let (Notice::Online, ReplacementRole::Incoming { .. }) = (&happening, role) {
-            self.start_probation(id);
-        }
-        let Some(Replacement { instance, .. }) = self.replacements.get_mut(&id) else { return };
-        // That it is down, and gone, is no news: the instance is not.
-        if happening != Notice::Stopped {
-            self.world.publish(views::notice_view(instance, happening, now));
-        }
-    }
-
-    /// The process beside another is gone: its end belongs to the history of the instance.
-    pub(in crate::daemon) fn remove_replacement(&mut self, id: u32) {
-        let Some(Replacement { instance: gone, .. }) = self.replacements.remove(&id) else { return };
-        self.last_run = self.last_run.max(gone.status.last_run);
-        if let Some(listed) = self.instances.get_mut(&id) {
-            gone.status.history.into_iter().for_each(|ended| listed.status.push_run(ended));
-        }
-    }
 }
 
-/// Said of an app that has to be stopped before it can be started.
+/// How a later run of an instance exited, unless a stop or restart was requested.
+pub(crate) fn replacement_exit(instance: &Instance, run: RunId) -> Option<String> {
+    instance.status().exit_after(run.number).map(|exit| format!("the replacement exited: {exit}"))
+}
+
+/// A note about an app that has to be stopped before it can be started.
 fn restarted_note(name: &str) -> String {
     format!(
         "{name} was restarted, not reloaded: its processes cannot share a port; set `hold_port = true` or \

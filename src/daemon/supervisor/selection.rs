@@ -1,4 +1,4 @@
-//! Which instances a user means: id, name, namespace, `/regex/` or `all`, in PM2's order.
+//! Selectors: an app name, a namespace, an id, `/regex/` or `all`, in the precedence of PM2.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,52 +9,50 @@ use crate::instance::state::Want;
 use crate::ipc::message::{ApiError, ErrorCode};
 use crate::text::closest_match;
 
-/// The ids of all instances that any of `selectors` means, or the first one that means none.
+/// The ids of all instances that any of the selectors matches.
 ///
 /// # Errors
 /// A selector matches nothing, or its regex is malformed. Nothing is selected then.
 pub fn select(instances: &BTreeMap<u32, Instance>, selectors: &[String]) -> Result<BTreeSet<u32>, ApiError> {
-    let mut chosen = BTreeSet::new();
+    let mut ids = BTreeSet::new();
     for selector in selectors {
-        let found = select_one(instances, selector)?;
-        if found.is_empty() {
+        let matches = select_one(instances, selector)?;
+        if matches.is_empty() {
             return Err(not_found(instances, selector));
         }
-        chosen.extend(found);
+        ids.extend(matches);
     }
-    Ok(chosen)
+    Ok(ids)
 }
 
 fn select_one(instances: &BTreeMap<u32, Instance>, selector: &str) -> Result<Vec<u32>, ApiError> {
-    let those = |wanted: &dyn Fn(&Instance) -> bool| -> Vec<u32> {
-        let there = instances.values().filter(|instance| instance.status.want != Want::Gone);
-        there.filter(|instance| wanted(instance)).map(|instance| instance.id).collect()
+    let matching = |predicate: &dyn Fn(&Instance) -> bool| -> Vec<u32> {
+        let instances = instances.values().filter(|instance| instance.status().want != Want::Gone);
+        instances.filter(|instance| predicate(instance)).map(Instance::id).collect()
     };
     if selector == "all" {
-        return Ok(those(&|_| true));
+        return Ok(matching(&|_| true));
     }
     if selector == "//" {
-        return Err(ApiError::new(ErrorCode::Invalid, "empty regular expression \"//\"").hint(
-            "use `all` to select all \
-                apps",
-        ));
+        return Err(ApiError::new(ErrorCode::Invalid, "empty regular expression \"//\"")
+            .hint("use `all` to select all apps"));
     }
     if let Some(pattern) = selector.strip_prefix('/').and_then(|rest| rest.strip_suffix('/')) {
         let regex = Regex::new(pattern).map_err(|error| {
             ApiError::new(ErrorCode::Invalid, format!("invalid regular expression \"{selector}\": {error}"))
         })?;
-        return Ok(those(&|instance| regex.is_match(&instance.spec.name)));
+        return Ok(matching(&|instance| regex.is_match(&instance.spec().name)));
     }
-    let named = those(&|instance| instance.spec.name == selector);
-    if !named.is_empty() {
-        return Ok(named);
+    let by_name = matching(&|instance| instance.spec().name == selector);
+    if !by_name.is_empty() {
+        return Ok(by_name);
     }
-    let grouped = those(&|instance| instance.spec.namespace == selector);
-    if !grouped.is_empty() {
-        return Ok(grouped);
+    let by_namespace = matching(&|instance| instance.spec().namespace == selector);
+    if !by_namespace.is_empty() {
+        return Ok(by_namespace);
     }
     let id = selector.parse::<u32>().ok();
-    Ok(those(&|instance| Some(instance.id) == id))
+    Ok(matching(&|instance| Some(instance.id()) == id))
 }
 
 fn not_found(instances: &BTreeMap<u32, Instance>, selector: &str) -> ApiError {
@@ -62,7 +60,7 @@ fn not_found(instances: &BTreeMap<u32, Instance>, selector: &str) -> ApiError {
         return ApiError::new(ErrorCode::NotFound, "no apps").hint("start one: rsm start ecosystem.toml");
     }
     let error = ApiError::new(ErrorCode::NotFound, format!("no app, namespace or id matches \"{selector}\""));
-    let names = instances.values().map(|instance| instance.spec.name.as_str());
+    let names = instances.values().map(|instance| instance.spec().name.as_str());
     match closest_match(selector, names) {
         Some(name) => error.hint(format!("did you mean \"{name}\"?")),
         None => error.hint("see `rsm list`"),
@@ -73,7 +71,8 @@ fn not_found(instances: &BTreeMap<u32, Instance>, selector: &str) -> ApiError {
 mod tests {
     use std::sync::Arc;
 
-    use crate::daemon::supervisor::selection::*;
+    use super::*;
+    use crate::instance::event::InstanceEvent;
     use crate::spec::AppSpec;
     use crate::time::Moment;
 
@@ -99,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn names_then_namespaces_then_ids() {
+    fn selector_matches_names_then_namespaces_then_ids() {
         assert_eq!(ids(&["api"]), [0, 1]);
         assert_eq!(ids(&["web"]), [0, 1, 7]);
         assert_eq!(ids(&["7"]), [2], "an app called 7 comes before the id 7");
@@ -109,18 +108,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_named_with_what_may_be_meant() {
+    fn unknown_selector_is_reported_with_suggestion() {
         let error = select(&instances(), &["wroker".into()]).unwrap_err();
         assert!(error.message.contains("wroker") && error.hint.unwrap().contains("\"worker\""));
         assert!(select(&instances(), &["/(/".into()]).unwrap_err().message.contains("regular expression"));
         assert!(select(&BTreeMap::new(), &["all".into()]).is_err());
-        assert!(select(&instances(), &["//".into()]).is_err(), "an empty pattern is no way to say all");
+        assert!(select(&instances(), &["//".into()]).is_err(), "an empty pattern does not select all");
     }
 
     #[test]
-    fn what_is_being_deleted_is_not_there() {
+    fn selector_skips_instances_being_deleted() {
         let mut all = instances();
-        all.get_mut(&3).unwrap().status.want = Want::Gone;
+        all.get_mut(&3).unwrap().handle(InstanceEvent::Delete, Moment::default());
         assert!(select(&all, &["worker".into()]).is_err());
     }
 }

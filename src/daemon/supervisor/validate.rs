@@ -1,15 +1,16 @@
-//! What a request must keep to, whoever made it: the loop relies on it.
+//! Validation of app specs in requests. The supervisor relies on it.
 
 use crate::ipc::message::{ApiError, ErrorCode};
+use crate::process::signal;
 use crate::spec::AppSpec;
 
-/// More instances of one app than this are taken for a mistake.
-pub(in crate::daemon) const MAX_INSTANCES: u32 = 10_000;
+/// The largest number of instances of an app. More are considered a mistake.
+pub(super) const MAX_INSTANCES: u32 = 10_000;
 
-/// What the daemon must be able to rely on, whoever made the request.
-pub(in crate::daemon) fn validate_app(app: &AppSpec) -> Result<(), ApiError> {
+/// Checks an app spec.
+pub(super) fn validate_app(app: &AppSpec) -> Result<(), ApiError> {
     let name = &app.name;
-    let invalid = |what: String| Err(ApiError::new(ErrorCode::Invalid, what));
+    let invalid = |message: String| Err(ApiError::new(ErrorCode::Invalid, message));
     let text = app
         .args
         .iter()
@@ -24,7 +25,7 @@ pub(in crate::daemon) fn validate_app(app: &AppSpec) -> Result<(), ApiError> {
     if !app.cwd.is_absolute() {
         return invalid(format!("app \"{name}\": cwd {} is not absolute", app.cwd.display()));
     }
-    if crate::process::signal::parse(&app.stop.signal).is_none() {
+    if signal::parse(&app.stop.signal).is_none() {
         return invalid(format!("app \"{name}\": unknown signal \"{}\"", app.stop.signal));
     }
     if app.instances == 0 {
@@ -36,8 +37,8 @@ pub(in crate::daemon) fn validate_app(app: &AppSpec) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// The refusal of so many instances.
-pub(in crate::daemon) fn too_many(name: &str, wanted: u32) -> ApiError {
-    let message = format!("app \"{name}\": instances must be at most {MAX_INSTANCES}, found {wanted}");
+/// The error for too many instances.
+pub(super) fn too_many(name: &str, count: u32) -> ApiError {
+    let message = format!("app \"{name}\": instances must be at most {MAX_INSTANCES}, found {count}");
     ApiError::new(ErrorCode::Invalid, message)
 }

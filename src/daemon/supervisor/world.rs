@@ -1,76 +1,93 @@
-//! The outside as the supervisor sees it: one trait.
+//! The interface of the supervisor to the outside, as small traits; [`World`] is their sum.
 //!
-//! `daemon/effects.rs` performs it for real; the simulation in `tests/simulation` plays it. Nothing
-//! here may block or fail: what comes of a call comes back as an [`Input`](super::supervisor::Input).
+//! `daemon::world` implements it for the system; `tests/simulation` implements a simulated world. No method may block
+//! or fail: results come back as an [`Input`](super::Input).
 
 use std::collections::BTreeMap;
 
 use crate::instance::Instance;
-use crate::instance::state::RunProcess;
+use crate::instance::state::{CleanUp, RunProcess};
 use crate::instance::status::RunId;
 use crate::ipc::message::EventView;
+use crate::time::Moment;
 
-/// What a supervisor can do to the outside.
-pub trait World {
-    /// The time.
-    fn now(&self) -> crate::time::Moment;
+/// Everything that a supervisor needs of the outside.
+pub trait World: Clock + ProcessControl + PortControl + Persistence + EventSink {}
 
-    /// Starts a process for a run. Comes back as `Spawned` or `SpawnFailed`, later as `Exited`.
+impl<T: Clock + ProcessControl + PortControl + Persistence + EventSink> World for T {}
+
+/// Time and timers.
+pub trait Clock {
+    /// The current time.
+    fn now(&self) -> Moment;
+
+    /// Sends `TimerFired` to an instance at this time of the monotonic clock, in milliseconds.
+    fn set_timer(&mut self, instance: u32, at: u64);
+}
+
+/// Processes of runs.
+pub trait ProcessControl {
+    /// Starts a process. Answered by `Spawned` or `SpawnFailed`, later by `Exited`.
     fn spawn(&mut self, run: RunId, instance: &Instance);
 
-    /// Sends the app's stop signal to the run's tree, or its first process, as its spec says.
+    /// Sends the app's stop signal to the first process or to the whole tree, as the spec says.
     fn stop(&mut self, run: RunId, process: RunProcess, instance: &Instance);
 
-    /// Lets a run have no new connections. Comes back as `Drained` once nobody waits for it.
-    fn drain(&mut self, run: RunId);
-
-    /// Lets a run have no new connections while there is another that may; [`World::ready`] takes it back.
-    fn pause_traffic(&mut self, run: RunId);
-
-    /// SIGKILLs the run's whole tree.
+    /// Sends SIGKILL to the whole tree.
     fn kill(&mut self, run: RunId, process: RunProcess);
 
-    /// Looks for what is left of a run's tree and ends it, by SIGKILL or SIGTERM. Comes back as
-    /// `Swept`.
-    fn clean_up_tree(&mut self, run: RunId, process: RunProcess, kill: bool);
+    /// Ends the remaining processes of a tree. Answered by `TreeChecked`.
+    fn clean_up_tree(&mut self, run: RunId, process: RunProcess, mode: CleanUp);
 
-    /// Sends any signal to the first process of a run.
+    /// Sends a signal to the first process.
     fn signal(&mut self, run: RunId, number: i32);
 
-    /// The run is over and recorded: lets go of what is kept for it, once that is saved.
+    /// The run is over and recorded: releases its resources once that is saved.
     fn release_run(&mut self, run: RunId);
-
-    /// Sends `Due` to this instance at this time of the monotonic clock.
-    fn set_timer(&mut self, instance: u32, at: u64);
-
-    /// A run is ready: it may get connections.
-    fn on_ready(&mut self, run: RunId);
-
-    /// Where an instance's run listens at a port it shares, and another does not.
-    fn missing_ports(&self, old: RunId, new: RunId) -> Vec<String>;
-
-    /// What people should know of the ports of an instance's runs after this one.
-    fn port_warnings(&self, last: RunId) -> Vec<String>;
-
-    /// Nothing runs for this instance, and nothing will soon.
-    fn on_slot_idle(&mut self, instance: &Instance);
 
     /// An instance has a process now.
     fn on_run_started(&mut self, instance: &Instance);
 
-    /// The process that an instance is known by is this one now, or none any more.
-    fn write_pid_file(&mut self, instance: &Instance, pid: Option<i32>);
+    /// All inputs at hand are handled: performs the clean-ups that were collected.
+    fn flush(&mut self);
+}
 
-    /// Publishes what happened.
+/// Shared ports, and which runs get connections.
+pub trait PortControl {
+    /// Routes no new connections to a run. Answered by `Drained` once it has no open ones.
+    fn drain(&mut self, run: RunId);
+
+    /// Routes no new connections to a run while another one can take them. [`PortControl::on_ready`] undoes it.
+    fn pause_traffic(&mut self, run: RunId);
+
+    /// A run is ready: it may get connections.
+    fn on_ready(&mut self, run: RunId);
+
+    /// The shared ports on which the old run of an instance listens and the new one does not.
+    fn missing_ports(&self, old: RunId, new: RunId) -> Vec<String>;
+
+    /// Warnings for users about the ports of runs after this one of the same instance.
+    fn port_warnings(&self, last: RunId) -> Vec<String>;
+
+    /// Nothing runs for an instance, and no start follows soon.
+    fn on_slot_idle(&mut self, instance: &Instance);
+}
+
+/// Files.
+pub trait Persistence {
+    /// Saves the state. An urgent one is saved now; another may be put off: then the result is false, and
+    /// `Input::SaveDue` follows.
+    fn save(&mut self, urgent: bool, state: &dyn Fn() -> Vec<u8>) -> bool;
+
+    /// Writes the pid file of an instance, or removes it.
+    fn write_pid_file(&mut self, instance: &Instance, pid: Option<i32>);
+}
+
+/// Notifications.
+pub trait EventSink {
+    /// Publishes an event to subscribers.
     fn publish(&mut self, event: EventView);
 
     /// Apps were added, removed or changed.
     fn on_apps_changed(&mut self, instances: &BTreeMap<u32, Instance>);
-
-    /// Saves what must be known after a crash. An `urgent` one is taken at once; another may be put
-    /// off (false), and is asked for again by `Input::SaveDue`.
-    fn save(&mut self, urgent: bool, state: &dyn Fn() -> Vec<u8>) -> bool;
-
-    /// All inputs at hand are handled: does what was put together meanwhile.
-    fn flush(&mut self);
 }

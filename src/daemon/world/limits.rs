@@ -41,7 +41,7 @@ impl ResourceLimiter {
 
     /// How a run is to be limited; nothing if it is not.
     pub fn enforcement_for(&self, run: RunId, instance: &Instance) -> Option<LimitEnforcement> {
-        let wanted = &instance.spec.limits;
+        let wanted = &instance.spec().limits;
         if wanted.is_empty() {
             return None;
         }
@@ -53,7 +53,7 @@ impl ResourceLimiter {
         let (cgroup_path, cgroup) = match made {
             Ok((group, held)) => (Some(group), held),
             Err(why) => {
-                tracing::warn!(app = %instance.spec.name, "using rlimits instead of a cgroup: {why}");
+                tracing::warn!(app = %instance.spec().name, "using rlimits instead of a cgroup: {why}");
                 (None, Limits::default())
             }
         };
@@ -62,7 +62,7 @@ impl ResourceLimiter {
             cpu: None,
             pids: wanted.pids.filter(|_| cgroup.pids.is_none()),
         };
-        let exclusive_user = instance.spec.account.as_ref().is_some_and(|account| account.uid != 0);
+        let exclusive_user = instance.spec().account.as_ref().is_some_and(|account| account.uid != 0);
         Some(LimitEnforcement { cgroup_path, cgroup, rlimit, exclusive_user })
     }
 
@@ -92,11 +92,11 @@ impl ResourceLimiter {
 
     /// Which of its limits hold for an instance, and by what; as the kernel tells it.
     pub fn view(&self, instance: &Instance) -> Vec<LimitView> {
-        let wanted = &instance.spec.limits;
-        let (Some(process), false) = (instance.status.state.process(), wanted.is_empty()) else {
+        let wanted = &instance.spec().limits;
+        let (Some(process), false) = (instance.status().state.process(), wanted.is_empty()) else {
             return Vec::new();
         };
-        let run = RunId { instance: instance.id, number: process.run };
+        let run = RunId { instance: instance.id(), number: process.run };
         let place = self.cgroup_root();
         let cgroup = place
             .as_ref()

@@ -24,7 +24,7 @@ use tokio::sync::{broadcast, mpsc};
 
 use crate::daemon::recovery;
 use crate::daemon::supervisor::Input;
-use crate::daemon::supervisor::world::World;
+use crate::daemon::supervisor::world::{Clock, EventSink, Persistence, PortControl, ProcessControl};
 use crate::daemon::world::keeper_link::{AttachedRun, KeeperLink};
 use crate::daemon::world::limits::ResourceLimiter;
 use crate::daemon::world::node_channel::NodeChannels;
@@ -36,7 +36,7 @@ use crate::daemon::world::triggers::Triggers;
 use crate::instance::Instance;
 use crate::instance::event::InstanceEvent;
 use crate::instance::launch;
-use crate::instance::state::RunProcess;
+use crate::instance::state::{CleanUp, RunProcess};
 use crate::instance::status::RunId;
 use crate::ipc::message::{EventKind, EventView};
 use crate::keeper::protocol::{FdRole, KeeperRequest};
@@ -72,7 +72,7 @@ pub struct SystemWorld {
     leaders: HashMap<RunId, i32>,
     /// What to look for, and whether to kill it. A run asked for twice is looked for once: its
     /// second answer would find the first one's gone.
-    cleanups: BTreeMap<RunId, (RunProcess, bool)>,
+    cleanups: BTreeMap<RunId, (RunProcess, CleanUp)>,
     /// How the orphans of runs are found that the keeper is not the parent of.
     foreign_runs: HashMap<RunId, OrphanScope>,
     /// Runs that are over, to be let go of once that is saved.
@@ -205,9 +205,12 @@ impl SystemWorld {
             .collect();
         let mut found =
             tree::find_remaining(self.keeper_pid, &runs, &launch::run_marker(&self.home), &leaders);
-        for (run, (_, kill)) in asked {
+        for (run, (_, mode)) in asked {
             let left = found.remove(&run.to_u64()).unwrap_or_default();
-            let signal = if kill { Signal::SIGKILL } else { Signal::SIGTERM };
+            let signal = match mode {
+                CleanUp::Kill => Signal::SIGKILL,
+                CleanUp::Terminate => Signal::SIGTERM,
+            };
             for process in &left {
                 let _ = process.signal(signal as i32);
             }
@@ -250,16 +253,27 @@ fn process_ref(process: RunProcess) -> ProcessRef {
 
 /// Where the pid of an instance is written.
 pub fn pid_file(instance: &Instance, home: &Home) -> std::path::PathBuf {
-    let name = || home.pids().join(format!("{}.pid", paths::sanitize_file_name(&instance.spec.name)));
-    let base = instance.spec.pid_file.clone().unwrap_or_else(name);
-    paths::with_instance_id(&base, instance.id)
+    let name = || home.pids().join(format!("{}.pid", paths::sanitize_file_name(&instance.spec().name)));
+    let base = instance.spec().pid_file.clone().unwrap_or_else(name);
+    paths::with_instance_id(&base, instance.id())
 }
 
-impl World for SystemWorld {
+impl Clock for SystemWorld {
     fn now(&self) -> Moment {
         crate::time::now()
     }
 
+    fn set_timer(&mut self, instance: u32, at: u64) {
+        let queue = self.queue.clone();
+        let left = Duration::from_millis(at.saturating_sub(crate::time::now().mono));
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(left).await;
+            let _ = queue.send(Input::InstanceEvent { instance, event: InstanceEvent::TimerFired { at } });
+        });
+    }
+}
+
+impl ProcessControl for SystemWorld {
     fn spawn(&mut self, run: RunId, instance: &Instance) {
         let (starter, instance, queue) = (self.starter.clone(), instance.clone(), self.queue.clone());
         tokio::task::spawn_local(async move {
@@ -272,7 +286,7 @@ impl World for SystemWorld {
 
     fn stop(&mut self, run: RunId, process: RunProcess, instance: &Instance) {
         self.ports.borrow().drain(run);
-        let spec = &instance.spec.stop;
+        let spec = &instance.spec().stop;
         // One that cannot be told in words gets the signal.
         if spec.by_message && self.starter.channels.send(run, &"shutdown".into()).is_ok() {
             return;
@@ -289,19 +303,6 @@ impl World for SystemWorld {
         }
     }
 
-    fn drain(&mut self, run: RunId) {
-        let (drained, queue) = (self.ports.borrow().wait_drained(run), self.queue.clone());
-        tokio::task::spawn_local(async move {
-            let _ = drained.await; // an engine that has ended keeps nobody waiting
-            let event = InstanceEvent::Drained { run: run.number };
-            let _ = queue.send(Input::InstanceEvent { instance: run.instance, event });
-        });
-    }
-
-    fn pause_traffic(&mut self, run: RunId) {
-        self.ports.borrow().drain(run);
-    }
-
     fn kill(&mut self, run: RunId, process: RunProcess) {
         let members = tree::tree_members(process_ref(process));
         self.keeper.send(
@@ -313,9 +314,9 @@ impl World for SystemWorld {
         }
     }
 
-    fn clean_up_tree(&mut self, run: RunId, process: RunProcess, kill: bool) {
-        let asked = self.cleanups.entry(run).or_insert((process, kill));
-        asked.1 |= kill;
+    fn clean_up_tree(&mut self, run: RunId, process: RunProcess, mode: CleanUp) {
+        let request = self.cleanups.entry(run).or_insert((process, mode));
+        request.1 = request.1.max(mode);
     }
 
     fn signal(&mut self, run: RunId, number: i32) {
@@ -332,13 +333,32 @@ impl World for SystemWorld {
         self.finished_runs.push(run);
     }
 
-    fn set_timer(&mut self, instance: u32, at: u64) {
-        let queue = self.queue.clone();
-        let left = Duration::from_millis(at.saturating_sub(crate::time::now().mono));
+    fn on_run_started(&mut self, instance: &Instance) {
+        if let Some(process) = instance.status().state.process() {
+            let run = RunId { instance: instance.id(), number: process.run };
+            self.leaders.insert(run, process.pid);
+            self.ports.borrow_mut().run_started(run, instance, None);
+            self.probes.start(run, instance, self.starter.watchdog_pings(run));
+        }
+    }
+
+    fn flush(&mut self) {
+        self.run_cleanups();
+    }
+}
+
+impl PortControl for SystemWorld {
+    fn drain(&mut self, run: RunId) {
+        let (drained, queue) = (self.ports.borrow().wait_drained(run), self.queue.clone());
         tokio::task::spawn_local(async move {
-            tokio::time::sleep(left).await;
-            let _ = queue.send(Input::InstanceEvent { instance, event: InstanceEvent::TimerFired { at } });
+            let _ = drained.await; // an engine that has ended keeps nobody waiting
+            let event = InstanceEvent::Drained { run: run.number };
+            let _ = queue.send(Input::InstanceEvent { instance: run.instance, event });
         });
+    }
+
+    fn pause_traffic(&mut self, run: RunId) {
+        self.ports.borrow().drain(run);
     }
 
     fn on_ready(&mut self, run: RunId) {
@@ -356,36 +376,9 @@ impl World for SystemWorld {
     fn on_slot_idle(&mut self, instance: &Instance) {
         self.ports.borrow().on_slot_idle(instance);
     }
+}
 
-    fn on_run_started(&mut self, instance: &Instance) {
-        if let Some(process) = instance.status.state.process() {
-            let run = RunId { instance: instance.id, number: process.run };
-            self.leaders.insert(run, process.pid);
-            self.ports.borrow_mut().run_started(run, instance, None);
-            self.probes.start(run, instance, self.starter.watchdog_pings(run));
-        }
-    }
-
-    fn write_pid_file(&mut self, instance: &Instance, pid: Option<i32>) {
-        self.saver.pid(self.pid_file(instance), pid);
-    }
-
-    fn publish(&mut self, event: EventView) {
-        if event.event == EventKind::StartFailed {
-            let run = RunId { instance: event.id, number: event.run };
-            self.starter.detach_control_socket(run);
-            self.starter.limiter.release(run);
-            self.ports.borrow_mut().run_ended(run);
-        }
-        tracing::info!(app = %event.name, id = event.id, "{}", event_text(&event));
-        let _ = self.events.send(event); // nobody may be listening
-    }
-
-    fn on_apps_changed(&mut self, instances: &BTreeMap<u32, Instance>) {
-        self.triggers.update(instances, &self.home);
-        self.ports.borrow_mut().follow(instances);
-    }
-
+impl Persistence for SystemWorld {
     fn save(&mut self, urgent: bool, state: &dyn Fn() -> Vec<u8>) -> bool {
         let begin = Instant::now();
         if let (Some(at), false) = (self.next_save.filter(|at| *at > begin), urgent) {
@@ -416,8 +409,26 @@ impl World for SystemWorld {
         true
     }
 
-    fn flush(&mut self) {
-        self.run_cleanups();
+    fn write_pid_file(&mut self, instance: &Instance, pid: Option<i32>) {
+        self.saver.pid(self.pid_file(instance), pid);
+    }
+}
+
+impl EventSink for SystemWorld {
+    fn publish(&mut self, event: EventView) {
+        if event.event == EventKind::StartFailed {
+            let run = RunId { instance: event.id, number: event.run };
+            self.starter.detach_control_socket(run);
+            self.starter.limiter.release(run);
+            self.ports.borrow_mut().run_ended(run);
+        }
+        tracing::info!(app = %event.name, id = event.id, "{}", event_text(&event));
+        let _ = self.events.send(event); // nobody may be listening
+    }
+
+    fn on_apps_changed(&mut self, instances: &BTreeMap<u32, Instance>) {
+        self.triggers.update(instances, &self.home);
+        self.ports.borrow_mut().follow(instances);
     }
 }
 

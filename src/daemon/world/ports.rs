@@ -184,10 +184,10 @@ impl PortSharing {
     /// Makes the engine know the apps that share ports, and forget those that are gone.
     pub fn follow(&mut self, instances: &BTreeMap<u32, Instance>) {
         let mut wanted: BTreeMap<&str, PortSettings> = BTreeMap::new();
-        for instance in instances.values().filter(|instance| instance.spec.shares_ports()) {
-            let settings = port_settings(&instance.spec);
-            let settings = wanted.entry(&instance.spec.name).or_insert(settings);
-            settings.slots.push(instance.number);
+        for instance in instances.values().filter(|instance| instance.spec().shares_ports()) {
+            let settings = port_settings(instance.spec());
+            let settings = wanted.entry(&instance.spec().name).or_insert(settings);
+            settings.slots.push(instance.number());
         }
         let gone: Vec<String> =
             self.apps.iter().filter(|app| !wanted.contains_key(app.as_str())).cloned().collect();
@@ -231,7 +231,7 @@ impl PortSharing {
         }
         let launch = launch::launch_spec(run, instance, &self.home, Vec::new());
         let rights = launch.ok().and_then(|launch| privilege_source(&launch.program));
-        self.supported_mechanism(&instance.spec, rights).ok()
+        self.supported_mechanism(instance.spec(), rights).ok()
     }
 
     /// What the kernel allows the app's user is asked for once.
@@ -265,10 +265,10 @@ impl PortSharing {
         way: Mechanism,
         launch: LaunchSpec,
     ) -> PendingActivation {
-        let spec = &instance.spec;
+        let spec = instance.spec();
         let uid =
             spec.account.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |account| account.uid);
-        let (app, slot) = (spec.name.clone(), instance.number);
+        let (app, slot) = (spec.name.clone(), instance.number());
         // Another user cannot look into our home.
         let dir = if spec.account.is_some() { PathBuf::from(SHARED_RUN_DIR) } else { self.home.run_dir() };
         let (cluster, listen) = (self.cluster.clone(), spec.listen.clone());
@@ -277,12 +277,12 @@ impl PortSharing {
 
     /// A run's process is there.
     pub fn run_started(&mut self, run: RunId, instance: &Instance, notifier: Option<OwnedFd>) {
-        let spec = &instance.spec;
-        let Some(process) = instance.status.state.process().filter(|_| spec.shares_ports()) else { return };
+        let spec = instance.spec();
+        let Some(process) = instance.status().state.process().filter(|_| spec.shares_ports()) else { return };
         let notifier = notifier.or_else(|| self.notifiers.borrow_mut().remove(&run.to_u64()));
         let Some((path, why)) = self.mechanism_of(run, instance) else { return };
         let leader = ProcessRef { pid: process.pid, start_time: process.start_time };
-        let (app, slot) = (spec.name.clone(), instance.number);
+        let (app, slot) = (spec.name.clone(), instance.number());
         self.runs.insert(run);
         self.record.retain_recent(|other| other.instance == run.instance && !self.runs.contains(&other));
         self.cluster.run_started(RunStarted {
@@ -338,8 +338,8 @@ impl PortSharing {
 
     /// No other run follows soon: clients are refused instead of waiting in vain.
     pub fn on_slot_idle(&self, instance: &Instance) {
-        if instance.spec.shares_ports() {
-            self.cluster.retire_slot(&*instance.spec.name, instance.number);
+        if instance.spec().shares_ports() {
+            self.cluster.retire_slot(&*instance.spec().name, instance.number());
         }
     }
 }

@@ -41,11 +41,12 @@ impl Probes {
     /// A run's process is there: checks it from now on, if its spec says so. `beats` tells when it says that it
     /// works.
     pub fn start(&mut self, run: RunId, instance: &Instance, beats: Option<Rc<Notify>>) {
-        let spec = &instance.spec;
-        let Some(process) = instance.status.state.process().filter(|_| !self.tasks.contains_key(&run)) else {
+        let spec = instance.spec();
+        let Some(process) = instance.status().state.process().filter(|_| !self.tasks.contains_key(&run))
+        else {
             return;
         };
-        let starting = matches!(instance.status.state, State::Starting { .. });
+        let starting = matches!(instance.status().state, State::Starting { .. });
         let ready = spec
             .readiness
             .probe

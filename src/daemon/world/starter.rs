@@ -58,14 +58,14 @@ impl RunStarter {
     }
 
     fn run_output(&self, instance: &Instance, run: RunId, out: OwnedFd, err: OwnedFd) -> RunOutput {
-        let spec = &instance.spec;
+        let spec = instance.spec();
         RunOutput {
-            id: instance.id,
+            id: instance.id(),
             name: spec.name.clone(),
             run: run.to_u64(),
             out,
             err,
-            files: logs::log_files(spec, instance.id, &self.home),
+            files: logs::log_files(spec, instance.id(), &self.home),
             format: spec.logs.format,
             date_format: spec.logs.date_format.clone(),
             rotation: Arc::new(spec.logs.rotation.clone()),
@@ -75,7 +75,7 @@ impl RunStarter {
     /// Hears from now on what a run says through one of these: a notify socket or Node's channel.
     pub fn attach_control_socket(&self, run: RunId, instance: &Instance, role: FdRole, voice: OwnedFd) {
         // To one that is not waited for, `ready` is a word between programs.
-        let waits = instance.spec.readiness.wait_ready;
+        let waits = instance.spec().readiness.wait_ready;
         let queue = self.queue.clone();
         let ready = move || {
             let event = InstanceEvent::Ready { run: run.number };
@@ -112,7 +112,7 @@ impl RunStarter {
         let (mut launch, sockets) = self.with_ports(run, instance, launch).await?;
         let no_pipe =
             |errno| StartFailure { step: StartStep::Pipes, errno: errno as i32, subject: String::new() };
-        let uid = instance.spec.account.as_ref().map(|account| account.uid);
+        let uid = instance.spec().account.as_ref().map(|account| account.uid);
         let out = stdio::output_pipe(uid).map_err(no_pipe)?;
         let err = stdio::output_pipe(uid).map_err(no_pipe)?;
         let kept = |fd: &OwnedFd| fd.try_clone().map_err(|_| no_pipe(nix::Error::EMFILE));
@@ -143,10 +143,10 @@ impl RunStarter {
         instance: &Instance,
         mut launch: LaunchSpec,
     ) -> Result<(LaunchSpec, Vec<OwnedFd>), StartFailure> {
-        if !instance.spec.shares_ports() {
+        if !instance.spec().shares_ports() {
             return Ok((launch, Vec::new()));
         }
-        let way = self.ports.borrow_mut().choose_mechanism(run, &instance.spec, &launch)?;
+        let way = self.ports.borrow_mut().choose_mechanism(run, instance.spec(), &launch)?;
         launch.supervised_calls = way.supervised_calls();
         if launch.supervised_calls.is_some() {
             return Ok((launch, Vec::new()));
@@ -182,7 +182,7 @@ fn control_sockets(
     launch: &mut LaunchSpec,
     given: &mut Vec<RoleFd>,
 ) -> nix::Result<Vec<RoleFd>> {
-    let spec = &instance.spec;
+    let spec = instance.spec();
     let mut voices = Vec::new();
     if spec.readiness.wait_ready || spec.watchdog.is_some() {
         let (socket, name) = notify_socket::new_notify_socket()?;

@@ -44,12 +44,12 @@ impl Triggers {
     pub fn update(&mut self, instances: &BTreeMap<u32, Instance>, home: &Home) {
         let mut wanted: HashMap<&str, &Instance> = HashMap::new();
         for instance in instances.values() {
-            if instance.spec.watch.is_some() || instance.spec.cron_restart.is_some() {
-                wanted.entry(&instance.spec.name).or_insert(instance);
+            if instance.spec().watch.is_some() || instance.spec().cron_restart.is_some() {
+                wanted.entry(&instance.spec().name).or_insert(instance);
             }
         }
         self.apps.retain(|name, trigger| {
-            wanted.get(name.as_str()).is_some_and(|instance| is_unchanged(&instance.spec, &trigger.spec))
+            wanted.get(name.as_str()).is_some_and(|instance| is_unchanged(instance.spec(), &trigger.spec))
         });
         for (name, instance) in wanted {
             if !self.apps.contains_key(name) {
@@ -60,7 +60,7 @@ impl Triggers {
     }
 
     fn start_triggers(&self, instance: &Instance, home: &Home) -> AppTriggers {
-        let spec = &instance.spec;
+        let spec = instance.spec();
         let mut tasks = Vec::new();
         if let Some(pattern) = &spec.cron_restart {
             match Schedule::parse(pattern) {
@@ -81,9 +81,9 @@ impl Triggers {
     }
 
     fn watch(&self, instance: &Instance, home: &Home) -> AbortHandle {
-        let (queue, spec) = (self.queue.clone(), instance.spec.clone());
+        let (queue, spec) = (self.queue.clone(), instance.spec().clone());
         // Its own log files must not restart an app.
-        let files = logs::log_files(&spec, instance.id, home);
+        let files = logs::log_files(&spec, instance.id(), home);
         let own: Vec<PathBuf> = [files.out, files.err, files.combined].into_iter().flatten().collect();
         let task = async move {
             let Some(watch) = spec.watch.clone() else { return };

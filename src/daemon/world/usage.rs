@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::daemon::supervisor::handle::SupervisorHandle;
-use crate::daemon::supervisor::{Input, SampleTarget};
+use crate::daemon::supervisor::{Input, SampleRequest, SampleTarget};
 use crate::daemon::world::limits::ResourceLimiter;
 use crate::instance::status::RunId;
 use crate::metrics::Sampler;
@@ -30,15 +30,19 @@ pub async fn start_sampling(
     builder.spawn(move || {
         let mut sampler = Sampler::new();
         while let Ok(runs) = asked.recv() {
-            let samples = sampler.sample(crate::time::now().mono, &runs);
+            let targets: Vec<_> = runs
+                .iter()
+                .map(|target| (target.run.to_u64(), target.process.pid, target.process.start_time))
+                .collect();
+            let samples = sampler.sample(crate::time::now().mono, &targets);
             let samples = samples.into_iter().map(|(run, usage)| (RunId::from_u64(run), usage)).collect();
             let _ = queue.send(Input::UsageSampled(samples));
         }
     })?;
     loop {
-        let Ok((runs, limited)) = handle.running_targets().await else { return Ok(()) };
-        let _ = ask.send(runs);
+        let Ok(SampleRequest { targets, has_limits }) = handle.running_targets().await else { return Ok(()) };
+        let _ = ask.send(targets);
         limiter.record_oom_kills();
-        tokio::time::sleep(if limited { SAMPLE_INTERVAL / 2 } else { SAMPLE_INTERVAL }).await;
+        tokio::time::sleep(if has_limits { SAMPLE_INTERVAL / 2 } else { SAMPLE_INTERVAL }).await;
     }
 }

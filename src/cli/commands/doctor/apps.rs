@@ -52,9 +52,9 @@ pub(in crate::cli) async fn check_apps(session: &Session) -> Vec<Check> {
     }
     let mut seen = BTreeSet::new();
     for instance in saved.instances() {
-        if seen.insert(instance.spec.name.clone()) {
+        if seen.insert(instance.spec().name.clone()) {
             let online = runs.as_ref().is_some_and(|now| {
-                now.iter().any(|view| view.name == instance.spec.name && view.status == Status::Online)
+                now.iter().any(|view| view.name == instance.spec().name && view.status == Status::Online)
             });
             findings.push(check_app(instance, home, online));
         }
@@ -69,7 +69,7 @@ async fn list_running(home: &Home) -> Option<Vec<InstanceView>> {
 
 /// What runs and is not saved, and the other way round.
 fn drift(saved: &[Instance], now: &[InstanceView]) -> Option<Check> {
-    let saved: BTreeSet<&str> = saved.iter().map(|instance| instance.spec.name.as_str()).collect();
+    let saved: BTreeSet<&str> = saved.iter().map(|instance| instance.spec().name.as_str()).collect();
     let now: BTreeSet<&str> = now.iter().map(|view| view.name.as_str()).collect();
     let names = |of: Vec<&&str>| of.iter().map(|name| name.to_string()).collect::<Vec<_>>().join(", ");
     let unsaved = names(now.difference(&saved).collect());
@@ -86,8 +86,8 @@ fn drift(saved: &[Instance], now: &[InstanceView]) -> Option<Check> {
 }
 
 fn check_app(instance: &Instance, home: &Home, online: bool) -> Check {
-    let name = &instance.spec.name;
-    if instance.status.want != Want::Up {
+    let name = &instance.spec().name;
+    if instance.status().want != Want::Up {
         return Check::new(CheckStatus::Ok, name, "saved as stopped");
     }
     match try_app(instance, home, online) {
@@ -102,7 +102,7 @@ fn check_app(instance: &Instance, home: &Home, online: bool) -> Check {
 
 /// What would be executed; or why it could not be.
 fn try_app(instance: &Instance, home: &Home, online: bool) -> Result<String, String> {
-    let spec = &instance.spec;
+    let spec = instance.spec();
     if let Some(account) = &spec.account {
         let user = User::from_name(&account.user).ok().flatten();
         match user {
@@ -135,7 +135,7 @@ fn try_app(instance: &Instance, home: &Home, online: bool) -> Result<String, Str
         }
         Ok(_) => {}
     }
-    let run = RunId { instance: instance.id, number: 1 };
+    let run = RunId { instance: instance.id(), number: 1 };
     let order = launch::launch_spec(run, instance, home, Vec::new());
     let order = order.map_err(|failure| {
         format!("{} not found, neither in the PATH of the app nor in the login PATH; install it, or use an absolute path", failure.subject)
@@ -207,7 +207,7 @@ fn check_shebang(order: &LaunchSpec) -> Result<(), String> {
 }
 
 fn check_log_files(instance: &Instance, home: &Home) -> Result<(), String> {
-    let files = logs::log_files(&instance.spec, instance.id, home);
+    let files = logs::log_files(instance.spec(), instance.id(), home);
     for file in [files.out, files.err, files.combined].into_iter().flatten() {
         let there = file.ancestors().find(|path| path.exists()).map(PathBuf::from).unwrap_or_default();
         let wanted = if there.is_dir() { AccessFlags::W_OK | AccessFlags::X_OK } else { AccessFlags::W_OK };
@@ -226,9 +226,9 @@ fn check_log_files(instance: &Instance, home: &Home) -> Result<(), String> {
 
 /// The ports that it is known to want are free, and for this user.
 fn check_ports(instance: &Instance) -> Result<(), String> {
-    let of_env = instance.spec.env.get("PORT").into_iter();
+    let of_env = instance.spec().env.get("PORT").into_iter();
     let wanted =
-        of_env.chain(&instance.spec.listen).filter_map(|text| text.rsplit(':').next()?.parse::<u16>().ok());
+        of_env.chain(&instance.spec().listen).filter_map(|text| text.rsplit(':').next()?.parse::<u16>().ok());
     for port in wanted.filter(|port| *port > 0) {
         match TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).map(drop) {
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
