@@ -50,7 +50,7 @@ use crate::process::memfd;
 use crate::process::process_ref::ProcessRef;
 use crate::process::signal;
 use crate::process::tree::{self, OrphanScope};
-use crate::time::Moment;
+use crate::time::{self, Moment};
 
 /// State that no reply waits for is saved again after this many times the duration of the last save, so that
 /// saving takes at most 5 % of the time.
@@ -212,7 +212,7 @@ impl SystemWorld {
 
 impl World for SystemWorld {
     fn now(&self) -> Moment {
-        crate::time::now()
+        time::now()
     }
 
     fn spawn(&mut self, run: RunId, instance: &Instance) {
@@ -273,7 +273,7 @@ impl World for SystemWorld {
 
     fn set_timer(&mut self, instance: u32, at: u64) {
         let queue = self.queue.clone();
-        let delay = Duration::from_millis(at.saturating_sub(crate::time::now().mono));
+        let delay = Duration::from_millis(at.saturating_sub(time::now().mono));
         tokio::task::spawn_local(async move {
             tokio::time::sleep(delay).await;
             let _ = queue.send(Input::InstanceEvent { instance, event: InstanceEvent::TimerFired { at } });
