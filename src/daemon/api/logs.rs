@@ -15,8 +15,7 @@ use crate::daemon::supervisor::handle::SupervisorHandle;
 use crate::instance::Instance;
 use crate::ipc::message::{ApiError, ErrorCode, LogItem, LogQuery, OutputStream, Selectors};
 use crate::ipc::server::HandlerResponse;
-use crate::logs::handle::FileErrors;
-use crate::logs::{self, FollowFilter, FollowTarget, Follower, LogHandle, LogReader, ReadQuery, ReadTarget};
+use crate::logs::{self, FileErrors, FollowFilter, FollowTarget, Follower, LogHandle, LogReader, ReadQuery, ReadTarget};
 use crate::paths::Home;
 use crate::settings::RsmSettings;
 
@@ -211,9 +210,9 @@ fn encode_block(reader: &mut LogReader, all: bool, with_positions: bool) -> Byte
         }
         items.iter().for_each(|item| write_line(item, &mut bytes));
     }
-    let places = if with_positions { reader.changed_positions() } else { Vec::new() };
-    if !places.is_empty() || (with_positions && !bytes.is_empty()) {
-        write_line(&LogItem::Positions { places }, &mut bytes);
+    let positions = if with_positions { reader.changed_positions() } else { Vec::new() };
+    if !positions.is_empty() || (with_positions && !bytes.is_empty()) {
+        write_line(&LogItem::Positions { positions }, &mut bytes);
     }
     bytes.into()
 }
@@ -223,7 +222,7 @@ fn encode_item(item: &LogItem, with_positions: bool) -> Bytes {
     let mut bytes = Vec::new();
     write_line(item, &mut bytes);
     if with_positions {
-        write_line(&LogItem::Positions { places: Vec::new() }, &mut bytes);
+        write_line(&LogItem::Positions { positions: Vec::new() }, &mut bytes);
     }
     bytes.into()
 }
