@@ -106,8 +106,7 @@ impl Recovery {
 
 /// Reads the latest usable state.
 fn load_state(home: &Home, fd_store: &[(String, OwnedFd)]) -> RecoveredState {
-    let usable =
-        |snapshot, is_incomplete| RecoveredState { snapshot, has_state: true, is_incomplete };
+    let usable = |snapshot, is_incomplete| RecoveredState { snapshot, has_state: true, is_incomplete };
     let stored = fd_store.iter().find(|(name, _)| name == STATE_FD_NAME).map(|(_, fd)| read_memfd(fd));
     match stored {
         Some(Ok(snapshot)) => return usable(snapshot, false),
@@ -248,7 +247,8 @@ fn recover_fds(leader: ProcessRef) -> Vec<RoleFd> {
 /// open in a descendant; otherwise a closed pipe replaces it.
 fn recover_pipes(leader: ProcessRef) -> Vec<RoleFd> {
     let members = tree::tree_members(leader);
-    let find = |number| members.iter().find_map(|member| stdio::reopen_output_pipe(member.process.pid, number));
+    let find =
+        |number| members.iter().find_map(|member| stdio::reopen_output_pipe(member.process.pid, number));
     let (out, mut err) = (find(libc::STDOUT_FILENO), find(libc::STDERR_FILENO));
     if out.as_ref().zip(err.as_ref()).is_some_and(|(out, err)| stdio::is_same_file(out, err)) {
         err = None; // `2>&1`

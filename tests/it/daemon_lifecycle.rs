@@ -159,7 +159,9 @@ fn sigterm_shuts_down_like_kill() {
     let app = rsm.pids("nap")[0];
     let (daemon, keeper) = rsm.managers();
     kill(Pid::from_raw(keeper), Signal::SIGTERM).unwrap();
-    wait_until("all processes have exited", || (!alive(daemon) && !alive(keeper) && !alive(app)).then_some(()));
+    wait_until("all processes have exited", || {
+        (!alive(daemon) && !alive(keeper) && !alive(app)).then_some(())
+    });
     wait_until("the socket is removed", || (!rsm.home().join("rsm.sock").exists()).then_some(()));
 }
 

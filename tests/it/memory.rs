@@ -52,7 +52,9 @@ fn memory_limit_reload_fails_no_request() {
         get(port, "/grow").expect("no answer");
         let grown =
             rsm.wait_until("a replacement", |rsm| rsm.list().iter().position(|view| view["restarts"] == 1));
-        rsm.wait_until("the old process has exited", |rsm| (!first_reason(rsm, grown).is_empty()).then_some(()));
+        rsm.wait_until("the old process has exited", |rsm| {
+            (!first_reason(rsm, grown).is_empty()).then_some(())
+        });
         load.finish().assert_clean();
         let reason = first_reason(&rsm, grown);
         assert!(reason.contains("max_memory_restart"), "{reason}");
@@ -71,7 +73,9 @@ fn errored_instance_keeps_limit_of_others() {
          held = b'x' * (90 << 20)\ntime.sleep(1000)\n",
     );
     rsm.run(&["start", "app.py", "-i", "2", "--max-restarts", "1", "--max-memory-restart", "60M"]);
-    rsm.wait_until("the first instance is errored", |rsm| (rsm.list()[0]["status"] == "errored").then_some(()));
+    rsm.wait_until("the first instance is errored", |rsm| {
+        (rsm.list()[0]["status"] == "errored").then_some(())
+    });
     rsm.write("grow", "");
     rsm.wait_until("the second instance restarts", |rsm| {
         rsm.list()[1]["restarts"].as_u64().filter(|count| *count > 0)

@@ -66,7 +66,11 @@ fn cluster_probes_reach_their_own_instance() {
     rsm.run(&["start", "ecosystem.toml"]).code(1).says("status 503");
     let statuses = rsm.statuses("web");
     assert_eq!(statuses, ["online", "launching", "online"]);
-    assert_eq!(responding_instances(port, 60), ["0", "2"], "an instance that is not ready gets no connections");
+    assert_eq!(
+        responding_instances(port, 60),
+        ["0", "2"],
+        "an instance that is not ready gets no connections"
+    );
     fs::remove_file(rsm.dir().join("sick-1")).unwrap();
     rsm.wait_status("web", "online");
     assert_eq!(responding_instances(port, 60), ["0", "1", "2"]);

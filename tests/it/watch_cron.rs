@@ -104,7 +104,11 @@ fn cron_with_seconds_restarts_with_reason() {
     let is_schedule = |reason: &String| reason.contains("cron_restart \"* * * * * *\"");
     assert!(reasons.len() >= 2 && reasons.iter().all(is_schedule), "{reasons:?}");
     rsm.ok(&["describe", "app"]).shows("cron_restart");
-    assert_eq!(rsm.json(&["describe", "app", "--json"])[0]["unstable_restarts"], 0, "a scheduled restart is no crash");
+    assert_eq!(
+        rsm.json(&["describe", "app", "--json"])[0]["unstable_restarts"],
+        0,
+        "a scheduled restart is no crash"
+    );
 }
 
 #[test]
@@ -132,7 +136,9 @@ fn zero_removes_schedule() {
     rsm.wait_until("a restart", |rsm| (restarts(rsm, "app") > 0).then_some(()));
     rsm.ok(&["restart", "app", "--cron", "0"]);
     let (app, canary) = (restarts(&rsm, "app"), restarts(&rsm, "canary"));
-    rsm.wait_until("two more restarts of the canary", |rsm| (restarts(rsm, "canary") >= canary + 2).then_some(()));
+    rsm.wait_until("two more restarts of the canary", |rsm| {
+        (restarts(rsm, "canary") >= canary + 2).then_some(())
+    });
     assert_eq!(restarts(&rsm, "app"), app);
     rsm.run(&["restart", "app", "--cron", "61 * * * *"]).code(1).says("61");
 }

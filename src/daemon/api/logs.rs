@@ -15,7 +15,9 @@ use crate::daemon::supervisor::handle::SupervisorHandle;
 use crate::instance::Instance;
 use crate::ipc::message::{ApiError, ErrorCode, LogItem, LogQuery, OutputStream, Selectors};
 use crate::ipc::server::HandlerResponse;
-use crate::logs::{self, FileErrors, FollowFilter, FollowTarget, Follower, LogHandle, LogReader, ReadQuery, ReadTarget};
+use crate::logs::{
+    self, FileErrors, FollowFilter, FollowTarget, Follower, LogHandle, LogReader, ReadQuery, ReadTarget,
+};
 use crate::paths::Home;
 use crate::settings::RsmSettings;
 

@@ -198,7 +198,11 @@ mod tests {
     fn scales_down_only_below_half_load() {
         assert_eq!(decide(&mut LoadTrend::default(), load(3, 59.0, 0), 0..100), Some((30, 2)));
         assert_eq!(decide(&mut LoadTrend::default(), load(3, 61.0, 0), 0..100), None);
-        assert_eq!(decide(&mut LoadTrend::default(), load(3, 1.0, 1), 0..100), None, "a connection is queued");
+        assert_eq!(
+            decide(&mut LoadTrend::default(), load(3, 1.0, 1), 0..100),
+            None,
+            "a connection is queued"
+        );
         assert_eq!(decide(&mut LoadTrend::default(), load(1, 0.0, 0), 0..100), None, "at `min`");
     }
 

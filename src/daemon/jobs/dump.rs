@@ -76,8 +76,10 @@ pub fn load(home: &Home) -> Result<(Snapshot, Option<String>), ApiError> {
             let note = format!("{error}; using the previous dump {}", previous.display());
             Ok((snapshot, Some(note)))
         }
-        Err(_) => Err(error
-            .hint(format!("run `rsm save`; the previous dump ({}) is not usable either", previous.display()))),
+        Err(_) => Err(error.hint(format!(
+            "run `rsm save`; the previous dump ({}) is not usable either",
+            previous.display()
+        ))),
     }
 }
 

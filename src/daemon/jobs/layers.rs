@@ -135,8 +135,9 @@ async fn check_known(handle: &SupervisorHandle, requested: &Dependencies) -> Res
         let is_known = |name: &String| requested.contains_key(name) || listed.contains(name);
         if let Some(unknown) = dependencies.iter().find(|name| !is_known(name)) {
             let message = format!("app \"{name}\" depends on \"{unknown}\", which does not exist");
-            return Err(ApiError::new(ErrorCode::Invalid, message)
-                .hint("start that app first, or fix `depends_on`"));
+            return Err(
+                ApiError::new(ErrorCode::Invalid, message).hint("start that app first, or fix `depends_on`")
+            );
         }
     }
     Ok(())

@@ -45,7 +45,9 @@ pub fn uses_node_channel(spec: &AppSpec) -> bool {
         Launcher::Interpreter { program, .. } => is_node(program),
         Launcher::Direct => is_node(&spec.script),
         // `PORT=1 node server.js`
-        Launcher::Shell => spec.script.split_whitespace().find(|word| !word.contains('=')).is_some_and(is_node),
+        Launcher::Shell => {
+            spec.script.split_whitespace().find(|word| !word.contains('=')).is_some_and(is_node)
+        }
         Launcher::Serve => false,
     }
 }

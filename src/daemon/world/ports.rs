@@ -161,8 +161,7 @@ impl PortSharing {
         let notifier = notifier.or_else(|| self.notifiers.borrow_mut().remove(&run.to_u64()));
         let Some((mechanism, reason)) = self.mechanism_of(run, instance) else { return };
         self.runs.insert(run);
-        self.registry
-            .remove_outdated(|other| other.instance == run.instance && !self.runs.contains(&other));
+        self.registry.remove_outdated(|other| other.instance == run.instance && !self.runs.contains(&other));
         self.cluster.run_started(RunStarted {
             run: run.to_u64(),
             app: spec.name.clone(),

@@ -77,7 +77,8 @@ impl Triggers {
     }
 
     fn start_schedule(&self, app: &str, pattern: &str, schedule: Schedule) -> AbortHandle {
-        let (queue, app, reason) = (self.queue.clone(), app.to_owned(), format!("cron_restart \"{pattern}\""));
+        let (queue, app, reason) =
+            (self.queue.clone(), app.to_owned(), format!("cron_restart \"{pattern}\""));
         let on_due = move || drop(queue.send(Input::Triggered { app: app.clone(), reason: reason.clone() }));
         tokio::task::spawn_local(cron::run(schedule, on_due)).abort_handle()
     }

@@ -63,11 +63,7 @@ impl WatchTree {
     }
 
     /// Watches a root and its parent directory.
-    pub(super) fn add_root(
-        &mut self,
-        root: &WatchRoot,
-        filter: &WatchFilter,
-    ) -> Result<(), WatchError> {
+    pub(super) fn add_root(&mut self, root: &WatchRoot, filter: &WatchFilter) -> Result<(), WatchError> {
         if let Some(parent) = root.path().parent() {
             match self.add(parent) {
                 // Without a watch on the parent, only a replacement of the directory is missed.
