@@ -1,4 +1,4 @@
-//! Addresses of listening sockets, told apart as the kernel does when it groups sockets.
+//! Addresses of listening sockets, distinguished as the kernel does when it groups sockets.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};

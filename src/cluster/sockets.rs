@@ -142,7 +142,7 @@ impl SocketStore {
         state.has_port(owner) || released_at.is_some_and(|instant| instant.elapsed() < RELEASE_GRACE)
     }
 
-    /// Holds a listening socket of a run that the state does not know. Nobody knows the order of its group, so the
+    /// Holds a listening socket of a run that is not in the state. The order of its group is unknown, so the
     /// group must not be steered. `None` if the socket is known.
     pub fn adopt(
         &mut self,

@@ -30,7 +30,7 @@ pub struct PortSettings {
     pub privileged: bool,
     /// Whether UDP ports are shared, too.
     pub udp: bool,
-    /// Whether each socket gets a [`ProbeRoute`].
+    /// Whether probes of rsm can reach each run by a source address of its own ([`ProbeTarget::Via`]).
     #[serde(default)]
     #[serde(alias = "doors")]
     pub probe_routes: bool,

@@ -105,7 +105,7 @@ impl Engine {
         self.unused.schedule(run);
     }
 
-    /// Publishes again what the previous daemon published of a run. Not for socket activation: nobody knows whether
+    /// Publishes again what the previous daemon published of a run. Not for socket activation: it is unknown whether
     /// the run listens on the sockets that were passed.
     pub(crate) fn republish(&mut self, run: u64) {
         if self.runs.get(run).is_none_or(|live| live.mechanism().supervised_calls().is_none()) {
