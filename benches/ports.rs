@@ -1,8 +1,8 @@
-//! Measures how fast connections come to the instances of an app, beside what else there is, in one run:
+//! Measures the request rate of an app with several instances under rsm and other process managers:
 //! `cargo bench --bench ports`.
 //!
-//! Prints a table and judges nothing. Needs `ab` (apache2-utils), Node, npm and pip; what else it needs
-//! it installs below `target`. What each row means is in `benches/README.md`.
+//! Prints a table and checks nothing. Needs `ab` (apache2-utils), Node.js, npm and pip; installs the other managers
+//! below `target`. `benches/README.md` describes the rows.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 #[path = "../tests/it/harness/ports.rs"]
@@ -15,17 +15,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Rounds of all contestants, one after the other, so that what else the machine does hits all.
+/// Rounds over all contestants, so that other load on the machine affects all of them.
 const ROUNDS: usize = 3;
 
-/// Another number of rounds, for those in a hurry.
-const HURRY: &str = "RSM_BENCH_ROUNDS";
+/// Environment variable with another number of rounds.
+const ROUNDS_VARIABLE: &str = "RSM_BENCH_ROUNDS";
 
-/// Requests of a round: with a handler that does nothing, with one that computes.
+/// Requests of a round: with an empty handler, and with one that computes.
 const REQUESTS: [u32; 2] = [20_000, 4_000];
 
-/// A server; `1` as its second argument has each request cost about a millisecond of CPU: a count of steps, as
-/// clocks go on while others run. The first argument is where it listens: a port, or `fd:` and a number.
+/// The server. First argument: a port, or `fd:` and a descriptor number. Second argument `1`: each request costs about a
+/// millisecond of CPU, by a number of steps, because a clock would also count the time of other processes.
 const SERVER: &str = r"
 const [where, work] = process.argv.slice(2)
 const answer = (_, response) => {
@@ -42,7 +42,7 @@ else serve()
 
 fn main() {
     let bench = Bench::new();
-    let rounds = std::env::var(HURRY).ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
+    let rounds = std::env::var(ROUNDS_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
     let contestants: [(&str, Start); 7] = [
         ("node, one process", Bench::node),
         ("node's cluster, 2", |bench, port, work| bench.node_cluster(port, work)),
@@ -53,8 +53,8 @@ fn main() {
         ("rsm, 4", |bench, port, work| bench.rsm(port, work, 4)),
     ];
     for (work, handler) in ["nothing to do", "1 ms of CPU"].into_iter().enumerate() {
-        for (flags, what) in [(&[][..], "connection each"), (&["-k"][..], "keep-alive")] {
-            println!("\n{handler}, {what}, ab -n {} -c 100", REQUESTS[work]);
+        for (flags, connections) in [(&[][..], "connection each"), (&["-k"][..], "keep-alive")] {
+            println!("\n{handler}, {connections}, ab -n {} -c 100", REQUESTS[work]);
             println!(
                 "{:<36} {:>28} {:>12} {:>8} {:>16}",
                 "", "requests/s, median (min-max)", "p99", "failed", "manager CPU"
@@ -72,43 +72,43 @@ fn main() {
     }
 }
 
-/// Starts a contestant on a port; the last number says whether its handler computes.
+/// Starts a contestant on a port; the last argument is 1 if the handler computes.
 type Start = fn(&Bench, u16, usize) -> Running;
 
 struct Measured {
     rate: f64,
     p99: f64,
     failed: u64,
-    /// Milliseconds of CPU that whoever manages the processes used.
+    /// Milliseconds of CPU of the manager processes.
     manager: f64,
 }
 
 fn print_row(name: &str, row: &[Measured]) {
-    let mut rates: Vec<f64> = row.iter().map(|one| one.rate).collect();
+    let mut rates: Vec<f64> = row.iter().map(|measured| measured.rate).collect();
     rates.sort_by(f64::total_cmp);
-    let mut p99: Vec<f64> = row.iter().map(|one| one.p99).collect();
+    let mut p99: Vec<f64> = row.iter().map(|measured| measured.p99).collect();
     p99.sort_by(f64::total_cmp);
-    let (first, middle, last) = (rates[0], rates[rates.len() / 2], rates[rates.len() - 1]);
-    let manager = row.iter().map(|one| one.manager).sum::<f64>() / row.len() as f64;
-    let failed: u64 = row.iter().map(|one| one.failed).sum();
-    let rate = format!("{middle:.0} ({first:.0}-{last:.0})");
+    let (lowest, median, highest) = (rates[0], rates[rates.len() / 2], rates[rates.len() - 1]);
+    let manager = row.iter().map(|measured| measured.manager).sum::<f64>() / row.len() as f64;
+    let failed: u64 = row.iter().map(|measured| measured.failed).sum();
+    let rate = format!("{median:.0} ({lowest:.0}-{highest:.0})");
     println!("{name:<36} {rate:>28} {:>9.0} ms {failed:>8} {manager:>13.0} ms", p99[p99.len() / 2]);
 }
 
-/// A contestant that serves; ended when dropped.
+/// A running contestant, stopped when dropped.
 struct Running {
-    /// Ended by a signal.
+    /// Stopped by a signal.
     children: Vec<Child>,
-    /// Ended by this command.
-    end: Option<Command>,
-    /// Whose CPU counts.
+    /// Command that stops it.
+    stop_command: Option<Command>,
+    /// Processes whose CPU time is measured.
     managers: Vec<u32>,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(end) = &mut self.end {
-            assert!(end.status().unwrap().success(), "{end:?}");
+        if let Some(command) = &mut self.stop_command {
+            assert!(command.status().unwrap().success(), "{command:?}");
         }
         for child in &mut self.children {
             let _ = Command::new("kill").arg(child.id().to_string()).status();
@@ -119,7 +119,7 @@ impl Drop for Running {
 
 struct Bench {
     dir: tempfile::TempDir,
-    /// PM2, and circus and supervisord.
+    /// Program of PM2; directory of circus and supervisord.
     pm2: PathBuf,
     python: PathBuf,
 }
@@ -141,24 +141,24 @@ impl Bench {
             "supervisor",
             "setuptools<81",
         ];
-        let pm2 = installed("bench-pm2", &npm).join("node_modules/.bin/pm2");
-        Self { dir, pm2, python: installed("bench-python", &pip) }
+        let pm2 = install_once("bench-pm2", &npm).join("node_modules/.bin/pm2");
+        Self { dir, pm2, python: install_once("bench-python", &pip) }
     }
 
     fn measure(&self, start: Start, work: usize, flags: &[&str]) -> Measured {
         let port = reserved::free_port();
         let running = start(self, port, work);
-        let end = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(Instant::now() < end, "nobody listens");
+            assert!(Instant::now() < deadline, "no listener on port {port}");
             std::thread::sleep(Duration::from_millis(20));
         }
-        // All workers are to be up, and warm.
+        // Time for all workers to start, then warm up.
         std::thread::sleep(Duration::from_millis(500));
         self.ab(port, 500, flags);
-        let before = cpu(&running.managers);
+        let before = cpu_ms(&running.managers);
         let mut measured = self.ab(port, REQUESTS[work], flags);
-        measured.manager = cpu(&running.managers) - before;
+        measured.manager = cpu_ms(&running.managers) - before;
         measured
     }
 
@@ -168,10 +168,10 @@ impl Bench {
         let output =
             command.arg(format!("http://127.0.0.1:{port}/")).output().expect("ab is in apache2-utils");
         let text = String::from_utf8_lossy(&output.stdout);
-        let number = |before: &str| -> f64 {
-            let line = text.lines().find_map(|line| line.trim().strip_prefix(before));
+        let number = |label: &str| -> f64 {
+            let line = text.lines().find_map(|line| line.trim().strip_prefix(label));
             let line = line
-                .unwrap_or_else(|| panic!("no {before}: {text} {}", String::from_utf8_lossy(&output.stderr)));
+                .unwrap_or_else(|| panic!("no {label}: {text} {}", String::from_utf8_lossy(&output.stderr)));
             line.split_whitespace().next().unwrap().parse().unwrap()
         };
         let failed = number("Failed requests:") as u64;
@@ -188,14 +188,14 @@ impl Bench {
 
     fn node(&self, port: u16, work: usize) -> Running {
         let child = self.spawn(&["node", "server.js", &port.to_string(), &work.to_string()], &[]);
-        Running { children: vec![child], end: None, managers: Vec::new() }
+        Running { children: vec![child], stop_command: None, managers: Vec::new() }
     }
 
     fn node_cluster(&self, port: u16, work: usize) -> Running {
         let words = ["node", "server.js", &port.to_string(), &work.to_string()];
         let child = self.spawn(&words, &[("WORKERS", "2")]);
         let managers = vec![child.id()];
-        Running { children: vec![child], end: None, managers }
+        Running { children: vec![child], stop_command: None, managers }
     }
 
     fn pm2(&self, port: u16, work: usize) -> Running {
@@ -212,7 +212,7 @@ impl Bench {
         let pid = fs::read_to_string(home.join("pm2.pid")).unwrap();
         Running {
             children: Vec::new(),
-            end: Some(command(&["kill"])),
+            stop_command: Some(command(&["kill"])),
             managers: vec![pid.trim().parse().unwrap()],
         }
     }
@@ -244,7 +244,7 @@ impl Bench {
         let words: Vec<&str> = ["python3"].iter().chain(words).copied().collect();
         let child = self.spawn(&words, &[("PYTHONPATH", self.python.to_str().unwrap())]);
         let managers = vec![child.id()];
-        Running { children: vec![child], end: None, managers }
+        Running { children: vec![child], stop_command: None, managers }
     }
 
     fn rsm(&self, port: u16, work: usize, instances: usize) -> Running {
@@ -261,13 +261,14 @@ impl Bench {
         assert!(command(&["start", "ecosystem.toml"]).status().unwrap().success());
         let info = command(&["info", "--json"]).stdout(Stdio::piped()).output().unwrap();
         let info: serde_json::Value = serde_json::from_slice(&info.stdout).unwrap();
-        let managers = ["daemon", "keeper"].map(|who| info[who]["pid"].as_u64().unwrap() as u32).to_vec();
-        Running { children: Vec::new(), end: Some(command(&["kill"])), managers }
+        let managers =
+            ["daemon", "keeper"].map(|process| info[process]["pid"].as_u64().unwrap() as u32).to_vec();
+        Running { children: Vec::new(), stop_command: Some(command(&["kill"])), managers }
     }
 }
 
-/// What this command installs, once.
-fn installed(name: &str, command: &[&str]) -> PathBuf {
+/// The directory that a command installs into, once.
+fn install_once(name: &str, command: &[&str]) -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     if !dir.join("done").exists() {
         fs::create_dir_all(&dir).unwrap();
@@ -280,11 +281,11 @@ fn installed(name: &str, command: &[&str]) -> PathBuf {
 }
 
 /// Milliseconds of CPU that these processes have used.
-fn cpu(pids: &[u32]) -> f64 {
+fn cpu_ms(pids: &[u32]) -> f64 {
     let ticks = |pid: &u32| -> f64 {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
         fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()
     };
-    pids.iter().map(ticks).sum::<f64>() * 10.0 // a tick is 10 ms for all programs
+    pids.iter().map(ticks).sum::<f64>() * 10.0 // the kernel reports ticks of 10 ms on all machines
 }

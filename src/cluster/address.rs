@@ -1,4 +1,4 @@
-//! Addresses as the kernel groups sockets by them.
+//! Addresses of listening sockets, distinguished as the kernel does when it groups sockets.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -6,57 +6,65 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// The shortest IPv6 address that the kernel takes (`SIN6_LEN_RFC2133`): without a scope.
+/// Length of the shortest IPv6 address that the kernel accepts: without a scope id (`SIN6_LEN_RFC2133`).
 const MIN_SOCKADDR_V6: usize = 24;
 
-/// What travels over a port.
+/// Transport protocol of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
-    /// Connections.
+    /// TCP, or multipath TCP.
     Tcp,
-    /// Datagrams.
+    /// UDP.
     Udp,
 }
 
-/// Where a program listens. Sockets of one address, and of one user, are one group.
+/// An address that a program listens on. Sockets of one address and one user form one group in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Address {
-    /// What travels.
+    /// Transport protocol.
     pub protocol: Protocol,
-    /// Address, port and, for link-local ones, scope.
+    /// IP address, port and, for a link-local address, scope id.
     pub socket: SocketAddr,
-    /// An IPv6 socket that takes no IPv4: a group apart from that which does.
+    /// Whether an IPv6 socket refuses IPv4. The kernel groups it apart from sockets that accept both.
     #[serde(alias = "only_v6")]
     pub v6_only: bool,
 }
 
 impl Address {
-    /// Of a socket of this protocol. `only_v6` counts for IPv6 alone.
-    pub fn new(protocol: Protocol, socket: SocketAddr, only_v6: bool) -> Self {
-        // The flow label is no part of what a socket is bound to.
+    /// Address of a socket. `v6_only` is ignored for IPv4.
+    pub fn new(protocol: Protocol, socket: SocketAddr, v6_only: bool) -> Self {
+        // A socket is not bound to its flow label.
         let socket = match socket {
             SocketAddr::V6(v6) => SocketAddrV6::new(*v6.ip(), v6.port(), 0, v6.scope_id()).into(),
             v4 => v4,
         };
-        Self { protocol, socket, v6_only: only_v6 && socket.is_ipv6() }
+        Self { protocol, socket, v6_only: v6_only && socket.is_ipv6() }
     }
 
-    /// The port.
+    /// Port number.
     pub fn port(&self) -> u16 {
         self.socket.port()
+    }
+
+    /// Whether a client can connect over IPv4 from any address of 127/8.
+    pub(super) fn accepts_ipv4(&self) -> bool {
+        match self.socket {
+            SocketAddr::V4(_) => true,
+            SocketAddr::V6(v6) => v6.ip().is_unspecified() && !self.v6_only,
+        }
     }
 }
 
 impl FromStr for Address {
     type Err = String;
 
-    /// A TCP address as configured: `127.0.0.1:3000`, `[::1]:3000`, or a port alone for all addresses of
+    /// Parses a configured TCP address: `127.0.0.1:3000`, `[::1]:3000`, or only a port for all addresses of
     /// both families.
     fn from_str(text: &str) -> Result<Self, String> {
         let port = text.strip_prefix(':').unwrap_or(text).parse::<u16>();
-        let all = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-        match port.map(all).or_else(|_| text.parse::<SocketAddr>()) {
+        let all_addresses = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        match port.map(all_addresses).or_else(|_| text.parse::<SocketAddr>()) {
             Ok(socket) if socket.port() == 0 => Err(format!("{text}: port 0 is not allowed")),
             Ok(socket) => Ok(Self::new(Protocol::Tcp, socket, false)),
             Err(_) => Err(format!("invalid address {text}: expected 0.0.0.0:3000, [::1]:3000 or 3000")),
@@ -73,10 +81,10 @@ impl fmt::Display for Address {
     }
 }
 
-/// What a `sockaddr` in a program's memory says; `None` for what is no internet address, or not
-/// a whole one: the kernel shall judge that.
-pub fn parse(bytes: &[u8]) -> Option<SocketAddr> {
-    let word = |at: usize| <[u8; 4]>::try_from(bytes.get(at..at + 4)?).ok();
+/// Parses a `sockaddr` read from a program's memory. `None` if it is not an internet address or incomplete: the
+/// kernel reports the error then.
+pub(super) fn parse(bytes: &[u8]) -> Option<SocketAddr> {
+    let word = |offset: usize| <[u8; 4]>::try_from(bytes.get(offset..offset + 4)?).ok();
     let family = u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?);
     let port = u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?);
     match i32::from(family) {
@@ -105,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_read_from_memory() {
+    fn parses_sockaddr_of_both_families() {
         let v4 = [2, 0, 0x0b, 0xb8, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(parse(&v4), Some("127.0.0.1:3000".parse().unwrap()));
         assert_eq!(parse(&v6(3)), Some(SocketAddrV6::new("fe80::1".parse().unwrap(), 8080, 0, 3).into()));
@@ -113,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_or_of_another_family_is_left_to_the_kernel() {
+    fn rejects_short_sockaddr_and_other_families() {
         assert_eq!(parse(&[]), None);
         assert_eq!(parse(&[2, 0, 0, 80, 1, 2, 3]), None);
         assert_eq!(parse(&v6(0)[..23]), None);
@@ -122,26 +130,26 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_configured_in_words() {
-        let shown = |text: &str| text.parse().map(|address: Address| address.to_string());
-        assert_eq!(shown("3000").unwrap(), "[::]:3000");
-        assert_eq!(shown(":3000").unwrap(), "[::]:3000");
-        assert_eq!(shown("127.0.0.1:80").unwrap(), "127.0.0.1:80");
-        assert_eq!(shown("[::1]:80").unwrap(), "[::1]:80");
-        for wrong in ["", "localhost:80", "70000", "1.2.3.4", "0", "1.2.3.4:0"] {
-            assert!(shown(wrong).unwrap_err().contains(wrong), "{wrong}");
+    fn parses_configured_addresses() {
+        let display = |text: &str| text.parse().map(|address: Address| address.to_string());
+        assert_eq!(display("3000").unwrap(), "[::]:3000");
+        assert_eq!(display(":3000").unwrap(), "[::]:3000");
+        assert_eq!(display("127.0.0.1:80").unwrap(), "127.0.0.1:80");
+        assert_eq!(display("[::1]:80").unwrap(), "[::1]:80");
+        for invalid in ["", "localhost:80", "70000", "1.2.3.4", "0", "1.2.3.4:0"] {
+            assert!(display(invalid).unwrap_err().contains(invalid), "{invalid}");
         }
     }
 
     #[test]
-    fn a_key_is_what_the_kernel_tells_apart() {
-        let of = |text: &str, only_v6| Address::new(Protocol::Tcp, text.parse().unwrap(), only_v6);
-        assert_eq!(of("0.0.0.0:80", true), of("0.0.0.0:80", false));
-        assert_ne!(of("[::]:80", true), of("[::]:80", false));
-        assert_ne!(of("[::]:80", true), of("[::1]:80", true));
+    fn equality_matches_kernel_groups() {
+        let tcp = |text: &str, v6_only| Address::new(Protocol::Tcp, text.parse().unwrap(), v6_only);
+        assert_eq!(tcp("0.0.0.0:80", true), tcp("0.0.0.0:80", false));
+        assert_ne!(tcp("[::]:80", true), tcp("[::]:80", false));
+        assert_ne!(tcp("[::]:80", true), tcp("[::1]:80", true));
         let flow = SocketAddrV6::new(Ipv6Addr::LOCALHOST, 80, 7, 0).into();
-        assert_eq!(Address::new(Protocol::Tcp, flow, false), of("[::1]:80", false));
-        assert_eq!(of("[::]:80", false).to_string(), "[::]:80");
+        assert_eq!(Address::new(Protocol::Tcp, flow, false), tcp("[::1]:80", false));
+        assert_eq!(tcp("[::]:80", false).to_string(), "[::]:80");
         let udp = Address::new(Protocol::Udp, "0.0.0.0:53".parse().unwrap(), false);
         assert_eq!(udp.to_string(), "0.0.0.0:53 (udp)");
     }

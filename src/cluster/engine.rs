@@ -1,166 +1,235 @@
-//! The engine: all that is known, all descriptors, and what follows from commands.
+//! `Engine`: executes commands of the daemon and answers supervised calls.
 //!
-//! How calls are answered stands in `bind` and `listen`; how what nobody uses any more is found, in
-//! `sweep`. Before a call is answered or a command is done the book is saved.
+//! It owns the state and the parts that act on the system, and reports events to its host. Answers to calls are in
+//! `calls`. The state is saved before a call is answered or a command is finished, so that the next daemon continues
+//! from there.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use tokio::sync::oneshot;
 
-use super::address::{Address, Protocol};
-use super::event::{ClusterEvent, ClusterHost, PortWarning};
-use crate::cluster::calls::call::SupervisedCall;
-use crate::cluster::calls::inspect::SocketOptions;
+use crate::cluster::activation::{self, OpenError, OpenRequest};
+use crate::cluster::address::Address;
+use crate::cluster::calls::call::{CallVerdict, SupervisedCall};
+use crate::cluster::calls::pending::PendingCalls;
+use crate::cluster::event::{ClusterEvent, ClusterHost, FdStoreOp, PortWarning};
 use crate::cluster::mechanism::Mechanism;
-use crate::cluster::memfd_document::{MemfdDocument, PendingCalls};
-use crate::cluster::open_sockets::TreeContext;
-use crate::cluster::state::{ClusterState, HeldSocket, PortSettings, RunPhase, RunState, SteeringPlan};
-use crate::cluster::steering::rebalance::RoundRobinGroup;
-use crate::cluster::steering::round_robin::RoundRobin;
-use crate::cluster::steering::{ProbeRoute, SteeringTarget};
-use crate::cluster::sys;
-use crate::process::process_ref::ProcessRef;
+use crate::cluster::memfd_document::MemfdDocument;
+use crate::cluster::runs::{RunStarted, RunTable, TreeContext};
+use crate::cluster::sockets::{self, SocketStore};
+use crate::cluster::state::{ClusterState, HeldSocket, PortOwner, PortSettings, RunPhase};
+use crate::cluster::steering::ProbeTarget;
+use crate::cluster::steering::attach::Steering;
+use crate::cluster::stored::{CALLS_NAME, STATE_NAME, StoredFds};
+use crate::cluster::sys::{self, DEFAULT_BACKLOG};
+use crate::cluster::unused::UnusedSockets;
 use crate::process::seccomp::{Notification, Notifier};
-use crate::spec::Balance;
 
-/// A client that has begun to connect to a socket is in its queue after this time at the latest; longer
-/// ones are rare, and lose.
+/// A client that started to connect to a socket is in its queue after this time. Slower ones are rare and are
+/// rejected.
 const DRAIN_DELAY: Duration = Duration::from_millis(250);
 
-/// A run begins, or goes on under another daemon.
-#[derive(Debug)]
-pub struct RunStarted {
-    /// Its number, one that no other run has.
-    pub run: u64,
-    /// Its app, made known before.
-    pub app: String,
-    /// Its slot.
-    pub slot: u32,
-    /// Its first process.
-    pub leader: ProcessRef,
-    /// The way its ports are shared.
-    pub mechanism: Mechanism,
-    /// Why this way.
-    pub reason: String,
-    /// What its calls are answered through, if it has to ask.
-    pub notifier: Option<OwnedFd>,
-}
-
-/// A socket of an app, as it is now.
+/// A listening socket of an app.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketInfo {
-    /// The slot; 0 for all with one queue.
+    /// Slot of the app; 0 if all slots share one queue.
     pub slot: u32,
-    /// Where it listens.
+    /// Address that it listens on.
     pub address: Address,
-    /// The runs that have it.
+    /// Keys of the runs that have it.
     pub runs: Vec<u64>,
-    /// Connections that wait to be accepted; `None` for UDP.
+    /// Number of connections that wait to be accepted; `None` for UDP.
     pub queued: Option<u32>,
 }
 
-/// How our checks come to a run's port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProbeTarget {
-    /// From this address: it leads to the run and to no other.
-    Via(Ipv4Addr),
-    /// As everybody: the port is not shared, or all have one queue.
-    Direct,
-    /// Not at all: other runs of the app listen there, and this one does not.
-    NotListening,
+/// State and parts of port sharing.
+pub(crate) struct Engine {
+    pub(super) host: Box<dyn ClusterHost>,
+    pub(super) state: ClusterState,
+    pub(super) sockets: SocketStore,
+    pub(super) runs: RunTable,
+    pub(super) unused: UnusedSockets,
+    steering: Steering,
+    document: MemfdDocument,
+    pending_calls: PendingCalls,
+    /// There was no saved state, or it could not be read.
+    state_lost: bool,
+    drains: Vec<(u64, oneshot::Sender<()>)>,
 }
 
-/// What a call is answered with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum CallVerdict {
-    /// The kernel carries it out.
-    Continue,
-    /// This is its result.
-    Return(nix::Result<()>),
-}
-
-/// A run under this daemon.
-#[derive(Debug)]
-pub(super) struct LiveRun {
-    pub leader: ProcessRef,
-    pub mechanism: Mechanism,
-    pub reason: String,
-    pub mechanism_reported: bool,
-    pub notifier: Option<Arc<Notifier>>,
-    pub options: HashMap<u64, SocketOptions>,
-    /// When it first listened.
-    pub first_listen: Option<Instant>,
-    /// Since when it gets no new connections.
-    pub draining_since: Option<Instant>,
-}
-
-pub(super) struct Engine {
-    pub host: Box<dyn ClusterHost>,
-    pub tree_context: TreeContext,
-    pub state: ClusterState,
-    /// Held sockets by their number in the book.
-    pub held: BTreeMap<u64, OwnedFd>,
-    pub runs: BTreeMap<u64, LiveRun>,
-    /// When to sweep after which run.
-    pub gc_schedule: BTreeSet<(Instant, u64)>,
-    pub released_at: HashMap<(Protocol, u16, u32), Instant>,
-    pub document: MemfdDocument,
-    pub pending_calls: PendingCalls,
-    /// We may not steer by turns.
-    pub round_robin_unavailable: bool,
-    /// Nothing was left of a former daemon's book.
-    pub state_lost: bool,
-    /// The groups that are served in turns.
-    pub round_robin: BTreeMap<Address, RoundRobinGroup>,
-    pub drains: Vec<(u64, oneshot::Sender<()>)>,
-}
-
+/// Start and end of the daemon.
 impl Engine {
-    /// Makes an app known, or changes what it wants.
-    pub fn set_app(&mut self, name: String, settings: PortSettings) {
-        if self.state.apps.get(&name) != Some(&settings) {
-            self.state.apps.insert(name.clone(), settings);
-            self.release_unclaimed(&name);
-            self.steer_app(&name);
+    /// Continues with what the previous daemon stored; starts with an empty state if there is none that can be read.
+    pub fn restore(
+        mut host: Box<dyn ClusterHost>,
+        context: TreeContext,
+        stored: Vec<(String, OwnedFd)>,
+    ) -> io::Result<Self> {
+        let stored = StoredFds::from_named(stored);
+        let saved = stored.document.as_ref().and_then(|document| document.read().ok());
+        let decoded = saved.and_then(|bytes| ClusterState::decode(&bytes));
+        let state_lost = decoded.is_none();
+        let mut state = decoded.unwrap_or_default();
+        let sockets = SocketStore::restore(stored.sockets, &mut state, &mut *host);
+        let document = stored.document.map_or_else(MemfdDocument::new, Ok)?;
+        let pending_calls = stored.pending_calls.map_or_else(PendingCalls::new, Ok)?;
+        for (name, fd) in [(STATE_NAME, document.as_fd()), (CALLS_NAME, pending_calls.as_fd())] {
+            host.store_fd(FdStoreOp::Store(name.to_owned(), fd.try_clone_to_owned()?));
+        }
+        Ok(Self {
+            host,
+            state,
+            sockets,
+            runs: RunTable::new(context),
+            unused: UnusedSockets::default(),
+            steering: Steering::default(),
+            document,
+            pending_calls,
+            state_lost,
+            drains: Vec::new(),
+        })
+    }
+
+    /// All runs that continue are known: other runs in the saved state have ended.
+    pub fn recovery_complete(&mut self) {
+        let ended = self.state.run_keys().into_iter().filter(|run| !self.runs.contains(*run));
+        let ended: Vec<u64> = ended.collect();
+        ended.into_iter().for_each(|run| self.run_ended(run));
+        if std::mem::take(&mut self.state_lost) {
+            self.adopt_listeners();
+        }
+        self.state.unknown_apps().iter().for_each(|app| self.release_unclaimed(app));
+        // Programs of the previous daemon are still attached, but the map of their counters is lost.
+        self.state.app_names().iter().for_each(|app| self.steer_app(app));
+    }
+
+    /// Adopts the listening sockets of all runs: daemon and keeper died at the same time, and the sockets that they
+    /// held with them. Otherwise no other run could ever bind these ports. Only with [`Mechanism::Duplicate`]: an
+    /// injected socket looks like any other socket of a program.
+    fn adopt_listeners(&mut self) {
+        let duplicating = self.runs.iter().filter(|(_, live)| live.mechanism() == Mechanism::Duplicate);
+        let listeners = duplicating.flat_map(|(run, live)| {
+            sockets::shared_listeners(live.leader()).into_iter().map(move |fd| (run, fd))
+        });
+        let listeners: Vec<(u64, OwnedFd)> = listeners.collect();
+        for (run, fd) in listeners {
+            if let Some(address) = self.sockets.adopt(run, fd, &mut self.state, &mut *self.host) {
+                self.steer(address);
+                self.republish(run);
+            }
+        }
+        self.save();
+    }
+
+    /// Saves the state where the next daemon finds it.
+    pub(super) fn save(&mut self) {
+        let json = serde_json::to_vec(&self.state).map_err(io::Error::from);
+        if let Err(error) = json.and_then(|json| self.document.write(&json)) {
+            tracing::error!("cannot save the cluster state: {error}");
+        }
+    }
+}
+
+/// Commands about apps and slots.
+impl Engine {
+    /// Adds or changes an app.
+    pub fn set_app(&mut self, name: &str, settings: PortSettings) {
+        if self.state.set_app(name, settings) {
+            self.release_unclaimed(name);
+            self.steer_app(name);
             self.save();
         }
     }
 
-    /// Lets go of all that an app has, now or when its last run ends.
+    /// Removes an app. Its sockets are released now, or when their last run ends.
     pub fn remove_app(&mut self, name: &str) {
-        self.state.apps.remove(name);
-        self.state.retired_slots.retain(|(app, _)| app != name);
+        self.state.remove_app(name);
         self.release_unclaimed(name);
         self.save();
     }
 
-    /// Answers a run's calls from now on; first those that a former daemon left unanswered.
-    pub fn run_started(&mut self, began: RunStarted) {
-        let RunStarted { run, app, slot, leader, mechanism: path, reason: why, notifier } = began;
-        self.state.retired_slots.remove(&(app.clone(), slot));
-        self.state.runs.entry(run).or_insert(RunState { app, slot, phase: RunPhase::Starting });
-        let notifier = notifier.map(|fd| Arc::new(Notifier::from(fd)));
-        // One that has its sockets already, from before, has long been listening.
-        let listened = self.state.sockets.values().any(|socket| socket.claims.contains(&run));
-        let listened = listened.then(Instant::now);
-        let options = HashMap::new();
-        let quiet =
-            self.state.runs.get(&run).filter(|run| run.phase == RunPhase::Draining).map(|_| Instant::now());
-        let live = LiveRun {
-            leader,
-            mechanism: path,
-            reason: why,
-            mechanism_reported: false,
-            notifier,
-            options,
-            first_listen: listened,
-            draining_since: quiet,
+    /// No other run of the slot follows: clients must be refused at once instead of waiting.
+    pub fn retire_slot(&mut self, app: &str, slot: u32) {
+        self.state.retire_slot(app, slot);
+        self.release_unclaimed(app);
+        self.save();
+    }
+
+    /// The listening sockets of an app.
+    pub fn ports(&self, app: &str) -> Vec<SocketInfo> {
+        let listening = self.state.sockets_of_app(app).filter(|(_, socket)| socket.listening);
+        let info = |(id, socket): (u64, &HeldSocket)| SocketInfo {
+            slot: socket.slot,
+            address: socket.address,
+            runs: socket.claims.iter().copied().filter(|run| self.state.run(*run).is_some()).collect(),
+            queued: self.sockets.accept_queue_length(id),
         };
-        self.runs.insert(run, live);
+        listening.map(info).collect()
+    }
+
+    /// Listening sockets for a run with socket activation, one per address.
+    pub fn open_sockets(&mut self, request: OpenRequest) -> Result<Vec<OwnedFd>, OpenError> {
+        let OpenRequest { run, app, slot, uid, addresses } = request;
+        let entry = self.state.start_run(run, &app, slot).clone();
+        let slot = self.state.slot_key(&entry);
+        let mut fds = Vec::new();
+        for address in addresses {
+            let to_error = |errno| OpenError { address, errno };
+            let id = match self.find_listener(&entry.app, slot, address, run) {
+                Some(id) => id,
+                None => self.open_listener(&entry.app, slot, address, uid).map_err(to_error)?,
+            };
+            self.state.claim(id, run);
+            let fd = self.sockets.fd(id).ok_or(Errno::EBADF).map_err(to_error)?;
+            fds.push(fd.try_clone_to_owned().map_err(|_| to_error(Errno::EMFILE))?);
+            self.steer(address);
+        }
+        self.save();
+        Ok(fds)
+    }
+
+    /// The held socket of a slot for an address, unless another run uses it.
+    fn find_listener(&self, app: &str, slot: u32, address: Address, run: u64) -> Option<u64> {
+        let is_usable = |id: u64, socket: &HeldSocket| {
+            socket.address == address
+                && !self.state.is_used_by_others(socket, run)
+                && self.sockets.fd(id).is_some_and(sys::is_listening)
+        };
+        self.state.sockets_at(app, slot).find(|(id, socket)| is_usable(*id, socket)).map(|(id, _)| id)
+    }
+
+    fn open_listener(&mut self, app: &str, slot: u32, address: Address, uid: u32) -> nix::Result<u64> {
+        let owner = PortOwner { protocol: address.protocol, port: address.port(), uid };
+        let fd = activation::open_listener(address, self.sockets.owns_port(&self.state, owner))?;
+        let id = self.state.add(HeldSocket {
+            app: app.to_owned(),
+            slot,
+            address,
+            inode: sys::inode(fd.as_fd())?,
+            uid,
+            listening: true,
+            backlog: DEFAULT_BACKLOG,
+            claims: Default::default(),
+        });
+        self.state.join_group(id);
+        self.sockets.hold(id, fd, &mut *self.host);
+        Ok(id)
+    }
+}
+
+/// Commands about runs.
+impl Engine {
+    /// Answers the calls of a run from now on; first those that the previous daemon did not answer.
+    pub fn run_started(&mut self, started: RunStarted) {
+        let run = started.run;
+        self.state.start_run(run, &started.app, started.slot);
+        // A run that has sockets was started under a previous daemon.
+        let has_listened = self.state.sockets_of_run(run).next().is_some();
+        self.runs.add(started, has_listened, self.state.is_draining(run));
         self.save();
         self.republish(run);
         for call in self.pending_calls.of_run(run) {
@@ -168,177 +237,102 @@ impl Engine {
         }
     }
 
-    /// Lets a run have connections, or no more of them.
+    /// Changes whether a run gets connections.
     pub fn set_phase(&mut self, run: u64, phase: RunPhase) {
-        let Some(entry) = self.state.runs.get_mut(&run) else { return };
-        entry.phase = phase;
-        if let Some(live) = self.runs.get_mut(&run) {
-            live.draining_since = (phase == RunPhase::Draining).then(Instant::now);
+        let Some(app) = self.state.set_phase(run, phase) else { return };
+        let draining = phase == RunPhase::Draining;
+        if let Some(live) = self.runs.get_mut(run) {
+            live.set_draining(draining);
         }
-        let app = entry.app.clone();
-        if phase == RunPhase::Draining {
-            self.release_unsteerable(run);
+        if draining {
+            self.sockets.release_unsteerable(run, &self.state, &mut *self.host);
         }
-        for address in self.addresses_of(run) {
+        for address in self.state.addresses_of_run(run) {
             self.steer(address);
         }
         if phase == RunPhase::Ready {
-            self.release_unclaimed(&app); // of the run whose place it takes, if that is gone
+            self.release_unclaimed(&app); // sockets of the run that it replaces, if that has ended
         }
         self.save();
     }
 
-    /// Nothing of a run is left.
+    /// A run and all its processes have ended.
     pub fn run_ended(&mut self, run: u64) {
-        self.runs.remove(&run);
+        self.runs.remove(run);
         self.pending_calls.clear_run(run);
-        let Some(entry) = self.state.runs.remove(&run) else { return };
-        let addresses = self.addresses_of(run);
-        let mut touched = BTreeSet::new();
-        for (id, socket) in &mut self.state.sockets {
-            if socket.claims.remove(&run) {
-                touched.insert(*id);
-            }
-        }
-        self.release_unclaimed(&entry.app);
-        // Whatever it did to them on its way out, connections for its replacement wait there.
-        let left: Vec<u64> = self.state.sockets.keys().copied().filter(|id| touched.contains(id)).collect();
-        left.into_iter().for_each(|id| self.relisten(id));
-        for address in addresses {
+        let Some(ended) = self.state.end_run(run) else { return };
+        self.release_unclaimed(&ended.app);
+        // Connections for the replacement wait in these sockets, although the run may have shut them down.
+        ended.sockets.into_iter().for_each(|id| self.relisten(id));
+        for address in ended.addresses {
             self.steer(address);
         }
         self.save();
     }
 
-    /// All runs that go on have begun: those that the book has besides are over.
-    pub fn recovery_complete(&mut self) {
-        let over: Vec<u64> =
-            self.state.runs.keys().copied().filter(|run| !self.runs.contains_key(run)).collect();
-        over.into_iter().for_each(|run| self.run_ended(run));
-        if std::mem::take(&mut self.state_lost) {
-            self.adopt_listeners();
-        }
-        // Apps that nobody knows any more.
-        let known: BTreeSet<String> = self.state.apps.keys().cloned().collect();
-        let unknown: BTreeSet<String> =
-            self.state.sockets.values().map(|socket| socket.app.clone()).collect();
-        unknown.difference(&known).for_each(|app| self.release_unclaimed(app));
-        // A former daemon's programs go on, but what they count is known to nobody.
-        known.iter().for_each(|app| self.steer_app(app));
-    }
-
-    /// No replacement is coming for a slot: who connects shall be refused at once.
-    pub fn retire_slot(&mut self, app: String, slot: u32) {
-        self.state.retired_slots.insert((app.clone(), slot));
-        self.release_unclaimed(&app);
-        self.save();
-    }
-
-    /// The sockets of an app that listen.
-    pub fn ports(&self, app: &str) -> Vec<SocketInfo> {
-        let listening = self.state.sockets.iter().filter(|(_, socket)| socket.app == app && socket.listening);
-        listening
-            .map(|(id, socket)| SocketInfo {
-                slot: socket.slot,
-                address: socket.address,
-                runs: socket.claims.iter().copied().filter(|run| self.state.runs.contains_key(run)).collect(),
-                queued: self.held.get(id).and_then(|fd| sys::accept_queue_length(fd.as_fd()).ok()),
-            })
-            .collect()
-    }
-
-    /// How to come to a run's port.
+    /// How a probe reaches a run's port.
     pub fn probe_target(&self, run: u64, port: u16) -> ProbeTarget {
-        let Some(app) = self.state.runs.get(&run).map(|run| run.app.as_str()) else {
-            return ProbeTarget::Direct;
-        };
-        let at_port = |socket: &&HeldSocket| {
-            socket.listening && socket.address.port() == port && socket.address.protocol == Protocol::Tcp
-        };
-        let sockets = self.state.sockets.iter().filter(|(_, socket)| socket.app == app && at_port(socket));
-        let (own, others): (Vec<_>, Vec<_>) = sockets.partition(|(_, socket)| socket.claims.contains(&run));
-        let shared = self.state.apps.get(app).is_some_and(|app| app.balance == Balance::Shared);
-        let takes_v4 = |address: &Address| match address.socket {
-            SocketAddr::V4(_) => true,
-            SocketAddr::V6(v6) => v6.ip().is_unspecified() && !address.v6_only,
-        };
-        match own.iter().find(|(_, socket)| takes_v4(&socket.address)) {
-            Some((id, _)) if !shared => ProbeTarget::Via(ProbeRoute::address(**id)),
-            None if own.is_empty() && !others.is_empty() => ProbeTarget::NotListening,
-            _ => ProbeTarget::Direct,
-        }
+        self.state.probe_target(run, port)
     }
 
-    /// Tells `done` once nobody waits in a queue that only this run takes from.
+    /// Notifies `done` when the queues that only this run serves are empty.
     pub fn wait_drained(&mut self, run: u64, done: oneshot::Sender<()>) {
         self.drains.push((run, done));
         self.poll_drains();
     }
 
-    /// True if someone still waits for a queue to be empty.
+    /// Notifies those that wait for drained runs; true if some still wait.
     pub fn poll_drains(&mut self) -> bool {
         let drains = std::mem::take(&mut self.drains);
         let (done, waiting): (Vec<_>, Vec<_>) =
             drains.into_iter().partition(|(run, done)| done.is_closed() || self.is_drained(*run));
         self.drains = waiting;
         for (_, done) in done {
-            // Whoever asked may have stopped waiting.
+            // Fails if the receiver was dropped.
             let _ = done.send(());
         }
         !self.drains.is_empty()
     }
 
     fn is_drained(&self, run: u64) -> bool {
-        let others = |claims: &BTreeSet<u64>| {
-            let live =
-                claims.iter().filter(|other| **other != run).filter_map(|other| self.state.runs.get(other));
-            live.filter(|other| other.phase != RunPhase::Draining).count() > 0
-        };
-        let own = self.state.sockets.iter().filter(|(_, socket)| socket.claims.contains(&run));
-        let mut own = own.filter(|(_, socket)| !others(&socket.claims)).peekable();
-        let quiet = self.runs.get(&run).and_then(|live| live.draining_since);
-        if own.peek().is_some() && quiet.is_some_and(|since| since.elapsed() < DRAIN_DELAY) {
-            return false;
-        }
-        own.filter_map(|(id, _)| self.held.get(id))
-            .all(|fd| sys::accept_queue_length(fd.as_fd()).unwrap_or(0) == 0)
+        let sockets = self.state.exclusive_sockets(run);
+        let is_recent = self.runs.get(run).is_some_and(|live| live.is_draining_within(DRAIN_DELAY));
+        let queues = sockets.iter().filter_map(|id| self.sockets.accept_queue_length(*id));
+        sockets.is_empty() || !is_recent && queues.sum::<u32>() == 0
     }
+}
 
-    /// What a run's calls are answered through.
+/// Supervised calls.
+impl Engine {
+    /// The seccomp listener of a run.
     pub fn notifier(&self, run: u64) -> Option<Arc<Notifier>> {
-        self.runs.get(&run)?.notifier.clone()
+        self.runs.get(run)?.notifier()
     }
 
-    /// Hears of a run's next call and answers it.
+    /// Receives the next call of a run and answers it.
     pub fn receive_call(&mut self, run: u64) {
         let Some(notifier) = self.notifier(run) else { return };
-        let mut call = Notification::default();
-        let place = self.pending_calls.acquire(run).unwrap_or(&mut call);
-        if notifier.receive(place).is_err() {
-            // Its caller was interrupted before we came; it calls again.
-            *place = Notification::default();
+        let mut fallback = Notification::default();
+        let pending = self.pending_calls.acquire(run).unwrap_or(&mut fallback);
+        if notifier.receive(pending).is_err() {
+            // A signal has interrupted the caller; it repeats the call.
+            *pending = Notification::default();
             return;
         }
-        let call = *place;
+        let call = *pending;
         self.handle_call(run, &call);
     }
 
     fn handle_call(&mut self, run: u64, call: &Notification) {
         let Some(notifier) = self.notifier(run) else { return };
         let verdict = match SupervisedCall::parse(call) {
-            Ok(None) | Err(nix::errno::Errno::EFAULT) => CallVerdict::Continue,
-            Ok(Some(SupervisedCall::Bind { fd: number, address, length })) => {
-                self.bind(run, call, number, (address, length))
-            }
-            Ok(Some(SupervisedCall::Listen { fd: number, backlog })) => {
-                self.listen(run, call, number, backlog)
-            }
-            Ok(Some(SupervisedCall::SetSockOpt { fd: number, level, option: name, value })) => {
-                self.record_option(run, call, number, (level, name), value)
-            }
+            Ok(None) | Err(Errno::EFAULT) => CallVerdict::Continue,
+            Ok(Some(SupervisedCall::Bind(args))) => self.bind(run, call, &args),
+            Ok(Some(SupervisedCall::Listen(args))) => self.listen(run, call, &args),
+            Ok(Some(SupervisedCall::SetSockOpt(args))) => self.record_option(run, call, &args),
             Err(errno) => self.pass_uninspectable(run, errno),
         };
-        // Whoever called may be gone by now.
+        // Fails if the caller has exited.
         let _ = match verdict {
             CallVerdict::Continue => notifier.continue_syscall(call.id),
             CallVerdict::Return(result) => notifier.respond(call.id, result),
@@ -346,55 +340,72 @@ impl Engine {
         self.pending_calls.complete(run, call.id);
     }
 
-    /// A call that cannot be looked into is left to the kernel.
-    pub fn pass_uninspectable(&mut self, run: u64, errno: nix::errno::Errno) -> CallVerdict {
+    /// Leaves a call that cannot be inspected to the kernel.
+    pub(super) fn pass_uninspectable(&mut self, run: u64, errno: Errno) -> CallVerdict {
         self.warn(run, PortWarning::CallNotInspectable { errno });
         CallVerdict::Continue
     }
 
-    pub fn warn(&mut self, run: u64, warning: PortWarning) {
+    pub(super) fn warn(&mut self, run: u64, warning: PortWarning) {
         self.host.publish(ClusterEvent::Warning { run, warning });
     }
+}
 
-    fn addresses_of(&self, run: u64) -> BTreeSet<Address> {
-        let own = self.state.sockets.values().filter(|socket| socket.claims.contains(&run));
-        own.map(|socket| socket.address).collect()
+/// Release and steering of sockets.
+impl Engine {
+    /// Releases the sockets of an app that no run has and that no later run will use.
+    fn release_unclaimed(&mut self, app: &str) {
+        self.state.releasable_sockets(app).into_iter().for_each(|id| self.release(id));
+    }
+
+    /// Releases a socket, and steers its group without it.
+    pub(super) fn release(&mut self, id: u64) {
+        if let Some(released) = self.sockets.release(id, &mut self.state, &mut *self.host) {
+            self.steer(released.address);
+            self.sockets.resume_accept(&released);
+        }
+    }
+
+    /// When [`collect_unused`](Self::collect_unused) is due.
+    pub fn next_gc(&self) -> Option<Instant> {
+        self.unused.next_check()
+    }
+
+    /// Releases the unused sockets of all runs whose check is due.
+    pub fn collect_unused(&mut self) {
+        let unused = self.unused.find_due(&self.state, &self.runs, &self.sockets);
+        if !unused.is_empty() {
+            unused.into_iter().for_each(|id| self.release_and_publish(id));
+            self.save();
+        }
+    }
+
+    /// Releases a socket and publishes which runs do not listen any more.
+    fn release_and_publish(&mut self, id: u64) {
+        let Some(socket) = self.state.socket(id).cloned() else { return };
+        self.release(id);
+        for run in socket.claims {
+            if socket.listening && !self.state.is_listening_at(run, socket.address) {
+                self.host.publish(ClusterEvent::Closed { run, address: socket.address });
+            }
+        }
     }
 
     fn steer_app(&mut self, app: &str) {
-        let own = self.state.sockets.values().filter(|socket| socket.app == app);
-        let addresses: BTreeSet<Address> = own.map(|socket| socket.address).collect();
-        addresses.into_iter().for_each(|address| self.steer(address));
+        self.state.addresses_of_app(app).into_iter().for_each(|address| self.steer(address));
     }
 
-    /// Has the kernel choose by the state of things as it is now.
-    pub fn steer(&mut self, address: Address) {
-        self.set_round_robin(address, None);
-        let members = self.state.members(address);
-        let Some((id, fd)) = members.iter().find_map(|id| Some((*id, self.held.get(id)?))) else { return };
-        let steering = self.state.steering(address, None);
-        if let SteeringPlan::Balanced(Balance::Random, targets, doors) = &steering
-            && !self.round_robin_unavailable
-        {
-            match RoundRobin::attach(fd.as_fd(), targets, doors) {
-                Ok(turns) => {
-                    let ids = |target: &SteeringTarget| {
-                        target
-                            .members
-                            .iter()
-                            .filter_map(|index| members.get(*index as usize).copied())
-                            .collect()
-                    };
-                    let slots = targets.iter().filter(|target| target.is_eligible()).map(ids).collect();
-                    return self.set_round_robin(address, Some(RoundRobinGroup::new(turns, slots)));
-                }
-                // Not us, or not this kernel: it will not be otherwise the next time.
-                Err(errno) => self.round_robin_unavailable = errno != nix::errno::Errno::E2BIG,
-            }
+    /// Makes the kernel choose members by the state now.
+    pub(super) fn steer(&mut self, address: Address) {
+        if let Err(error) = self.steering.attach(address, &self.state, &self.sockets) {
+            let socket = self.state.socket(error.socket);
+            let run = socket.and_then(|socket| socket.claims.last().copied());
+            self.warn(run.unwrap_or(0), PortWarning::SteeringFailed { address, errno: error.errno });
         }
-        if let Err(errno) = sys::attach_cbpf(fd.as_fd(), &steering.program()) {
-            let run = self.state.sockets.get(&id).and_then(|socket| socket.claims.last().copied());
-            self.warn(run.unwrap_or(0), PortWarning::SteeringFailed { address, errno });
-        }
+    }
+
+    /// Adjusts the groups that are served in turns; the time until the next call, if there is such a group.
+    pub fn rebalance(&mut self) -> Option<Duration> {
+        self.steering.rebalance(&self.sockets)
     }
 }

@@ -1,78 +1,78 @@
-//! What the engine tells, and what it wants kept.
+//! What the engine reports and needs: `ClusterEvent`, `PortWarning` and the trait `ClusterHost`.
 
 use std::fmt;
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 
-use super::address::Address;
+use crate::cluster::address::Address;
 use crate::cluster::mechanism::Mechanism;
 
-/// Something happened.
+/// Something that happened to the ports of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClusterEvent {
-    /// A run listens. Told again when it listens anew.
+    /// A run listens. Repeated when it listens again, and for another daemon.
     Listening {
-        /// The run.
+        /// Key of the run.
         run: u64,
-        /// Where.
+        /// Address of the socket.
         address: Address,
     },
-    /// A run listens there no more, though it goes on.
+    /// A run does not listen any more, although it continues.
     Closed {
-        /// The run.
+        /// Key of the run.
         run: u64,
-        /// Where.
+        /// Address of the socket.
         address: Address,
     },
-    /// Which way a run's first port is shared.
+    /// How the first port of a run is shared.
     Mechanism {
-        /// The run.
+        /// Key of the run.
         run: u64,
-        /// The way.
+        /// How it gets its sockets.
         mechanism: Mechanism,
-        /// Why this one.
+        /// Why this mechanism was chosen.
         reason: String,
     },
-    /// Something that the user should hear of.
+    /// A condition that the user should know.
     Warning {
-        /// The run.
+        /// Key of the run.
         run: u64,
-        /// What.
+        /// The condition.
         warning: PortWarning,
     },
 }
 
-/// Something that the user should hear of.
+/// A condition that the user should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortWarning {
-    /// Another app listens at the same address; connections go to both.
+    /// Another app listens on the same address; connections go to both.
     SharedWithApp {
-        /// Where.
+        /// Address of both.
         address: Address,
-        /// The other app.
+        /// Name of the other app.
         app: String,
     },
-    /// Somebody else has the port; the run was told `EADDRINUSE`.
+    /// Another program has the port; the call of the run failed with `EADDRINUSE`.
     AddressInUse {
-        /// Where.
+        /// Requested address.
         address: Address,
     },
-    /// The run's user may not bind so low a port; it was told `EACCES`.
+    /// The user of the run may not bind this port; the call failed with `EACCES`.
     PrivilegedPort {
-        /// Where.
+        /// Requested address.
         address: Address,
     },
-    /// A call could not be looked into and was left to the kernel: a second instance will get `EADDRINUSE`.
+    /// A call could not be inspected and was left to the kernel: a second instance will get `EADDRINUSE`.
     CallNotInspectable {
-        /// Why.
+        /// Error of the inspection.
         errno: Errno,
     },
-    /// The group of this address could not be steered: the kernel spreads connections by its own hash.
+    /// The group of this address cannot be steered: the kernel distributes connections by its own hash.
     SteeringFailed {
-        /// Where.
+        /// Address of the group.
         address: Address,
-        /// Why.
+        /// Error of attaching the program.
         errno: Errno,
     },
 }
@@ -107,23 +107,23 @@ impl fmt::Display for PortWarning {
     }
 }
 
-/// An order to the keeper: what it keeps is still there for the next daemon.
+/// A request to the keeper's fd store, which outlives the daemon.
 #[derive(Debug)]
 pub enum FdStoreOp {
-    /// Keep this under a name, instead of what it kept there.
+    /// Stores a descriptor under a name; replaces one of the same name.
     Store(String, OwnedFd),
-    /// Let go of what is kept under a name.
+    /// Removes the descriptor of a name.
     Remove(String),
 }
 
-/// The world outside the engine. Called on the engine's thread, before the call that it is about is
-/// answered: must not wait.
+/// The outside of the engine. Called on the engine's thread, before the system call that causes it is answered: must
+/// not block.
 pub trait ClusterHost: Send {
-    /// Hears an event.
+    /// Publishes an event.
     fn publish(&mut self, event: ClusterEvent);
 
-    /// Passes an order to the keeper.
-    fn store_fd(&mut self, order: FdStoreOp);
+    /// Sends a request to the keeper.
+    fn store_fd(&mut self, operation: FdStoreOp);
 }
 
 #[cfg(test)]
@@ -132,7 +132,7 @@ mod tests {
     use crate::cluster::address::Protocol;
 
     #[test]
-    fn warnings_say_what_to_do() {
+    fn warnings_name_address_and_remedy() {
         let address = Address::new(Protocol::Tcp, "0.0.0.0:80".parse().unwrap(), false);
         assert_eq!(
             PortWarning::AddressInUse { address }.to_string(),

@@ -1,55 +1,53 @@
-//! The order of a group's sockets as the kernel has it: steering programs name members by index.
+//! Order of the members of a group as the kernel has it: steering programs name members by index.
 //!
-//! A socket joins at the end when it listens (a UDP one when it is bound). When one leaves, the last
-//! member moves into the hole. While any duplicate of it is open a socket stays where it is.
+//! A socket joins at the end when it listens (UDP: when it is bound). When a member leaves, the last one takes its
+//! index. A socket keeps its index while any duplicate of it is open.
 
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::steering::KERNEL_CHOICE;
 
-/// The members of a group, by our numbers for sockets.
+/// Members of a group by socket id.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GroupOrder(Vec<u64>);
+pub(crate) struct GroupOrder(Vec<u64>);
 
 impl GroupOrder {
-    /// A socket listens now. One that did already stays where it is.
+    /// Adds a member at the end; a member keeps its index.
     pub fn join(&mut self, socket: u64) {
         if !self.0.contains(&socket) {
             self.0.push(socket);
         }
     }
 
-    /// A socket has left.
+    /// Removes a member: the last one takes its index.
     pub fn leave(&mut self, socket: u64) {
         if let Some(index) = self.0.iter().position(|member| *member == socket) {
             self.0.swap_remove(index);
         }
     }
 
-    /// Where a socket is.
     pub fn index(&self, socket: u64) -> Option<u32> {
         self.0.iter().position(|member| *member == socket).and_then(|index| u32::try_from(index).ok())
     }
 
-    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// All of them, in order.
+    /// All members, in order.
     pub fn members(&self) -> &[u64] {
         &self.0
     }
 
-    /// Those whose index is the same before and after `socket` leaves. Steering to these alone is right at
-    /// any moment of its going.
+    /// Members that have the same index before and after `socket` leaves: a program that names only these is valid
+    /// at any moment.
     pub fn unmoved_when_leaves(&self, socket: u64) -> impl Iterator<Item = u64> {
         let last = self.0.last().copied();
         self.0.iter().copied().filter(move |member| *member != socket && Some(*member) != last)
     }
 
-    /// An index that is right before and after `socket` leaves although nothing else is: the last
-    /// member's. Afterwards it is beyond the end, and the kernel chooses among all that are left.
+    /// The index of the last member. It is valid while any member leaves: afterwards it is beyond the end, and the
+    /// kernel chooses among the remaining members.
     pub fn last_index(&self) -> u32 {
         u32::try_from(self.0.len())
             .map_or(KERNEL_CHOICE, |length| length.checked_sub(1).unwrap_or(KERNEL_CHOICE))
@@ -58,14 +56,14 @@ impl GroupOrder {
 
 #[cfg(test)]
 mod tests {
-    use crate::cluster::group::*;
+    use super::*;
 
     fn order(members: &[u64]) -> GroupOrder {
         GroupOrder(members.to_vec())
     }
 
     #[test]
-    fn the_last_moves_into_the_hole() {
+    fn last_member_fills_gap() {
         let mut group = GroupOrder::default();
         for socket in [1, 2, 3, 4, 2] {
             group.join(socket);
@@ -80,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn those_that_stay_in_place_are_known_beforehand() {
+    fn unmoved_members_keep_index() {
         for leaving in 1..=4 {
             let before = order(&[1, 2, 3, 4]);
             let mut after = before.clone();

@@ -1,4 +1,4 @@
-//! The engine's thread, and the handle that the daemon has of it.
+//! `ClusterThread` and `Cluster`: the thread of the engine with its event loop, and the daemon's handle of it.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,22 +12,23 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::oneshot;
 
 use crate::cluster::activation::{OpenError, OpenRequest};
-use crate::cluster::engine::{Engine, ProbeTarget, RunStarted, SocketInfo};
+use crate::cluster::engine::{Engine, SocketInfo};
 use crate::cluster::event::ClusterHost;
-use crate::cluster::open_sockets::TreeContext;
+use crate::cluster::runs::{RunStarted, TreeContext};
 use crate::cluster::state::{PortSettings, RunPhase};
+use crate::cluster::steering::ProbeTarget;
 
-/// How often the sockets of runs that are about to go are looked at: the kernel does not tell when a queue
-/// is empty, or a socket is shut down.
+/// Interval of polling the sockets of draining runs: the kernel does not report that a queue is empty or that a socket
+/// was shut down.
 const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What epoll says of our own wake-up call; no run has this number.
+/// Epoll data of the event that wakes the loop; no run has this key.
 const WAKE_TOKEN: u64 = u64::MAX;
 
 enum ClusterCommand {
     SetApp(String, PortSettings),
     RemoveApp(String),
-    Open(OpenRequest, oneshot::Sender<Result<Vec<OwnedFd>, OpenError>>),
+    OpenSockets(OpenRequest, oneshot::Sender<Result<Vec<OwnedFd>, OpenError>>),
     RunStarted(Box<RunStarted>),
     RecoveryComplete,
     SetPhase(u64, RunPhase),
@@ -39,15 +40,16 @@ enum ClusterCommand {
     Stop,
 }
 
-/// The thread. Dropping it ends it and waits for that; held sockets stay with the keeper.
+/// The thread of the engine. Dropping this stops it and waits until it has ended; the keeper still has the held
+/// sockets.
 #[derive(Debug)]
 pub struct ClusterThread {
     cluster: Cluster,
     thread: Option<JoinHandle<()>>,
 }
 
-/// The handle. Its methods send a command and return; they are carried out in the order sent. Once the
-/// thread has ended they do nothing.
+/// A handle of the engine. Methods send a command and return at once; commands are executed in the order sent. They do
+/// nothing after the thread has ended.
 #[derive(Clone, Debug)]
 pub struct Cluster {
     commands: mpsc::Sender<ClusterCommand>,
@@ -56,32 +58,32 @@ pub struct Cluster {
 
 impl std::fmt::Debug for ClusterCommand {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str("Command")
+        out.write_str("ClusterCommand")
     }
 }
 
 impl ClusterThread {
-    /// Starts the thread with what a former daemon had stored with the keeper; of that, whatever is not
-    /// the engine's is ignored.
+    /// Starts the thread with what the previous daemon stored in the keeper; descriptors of other names are ignored.
     ///
     /// # Errors
-    /// The system gives no thread, no epoll or no memory file.
+    /// The system is out of threads, descriptors or memory.
     pub fn start(
-        outside: Box<dyn ClusterHost>,
-        family: TreeContext,
+        host: Box<dyn ClusterHost>,
+        context: TreeContext,
         stored: Vec<(String, OwnedFd)>,
     ) -> io::Result<Self> {
-        let engine = Engine::restore(outside, family, stored)?;
-        let (commands, orders) = mpsc::channel();
+        let engine = Engine::restore(host, context, stored)?;
+        let (commands, receiver) = mpsc::channel();
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(wake.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKE_TOKEN))?;
-        let desk = ClusterLoop { engine, epoll, wake: Arc::clone(&wake), commands: orders };
-        let thread = std::thread::Builder::new().name("rsm-cluster".into()).spawn(move || desk.run())?;
+        let event_loop = ClusterLoop { engine, epoll, wake: Arc::clone(&wake), commands: receiver };
+        let thread =
+            std::thread::Builder::new().name("rsm-cluster".into()).spawn(move || event_loop.run())?;
         Ok(Self { cluster: Cluster { commands, wake }, thread: Some(thread) })
     }
 
-    /// A handle of it.
+    /// A handle of the engine.
     pub fn handle(&self) -> Cluster {
         self.cluster.clone()
     }
@@ -99,78 +101,77 @@ impl Drop for ClusterThread {
 }
 
 impl Cluster {
-    /// Makes an app known, or changes what it wants. Comes before its runs.
+    /// Adds or changes an app. Must precede its runs.
     pub fn set_app(&self, name: impl Into<String>, settings: PortSettings) {
         self.send(ClusterCommand::SetApp(name.into(), settings));
     }
 
-    /// An app is gone: closes its sockets, those that a run still has when that ends.
+    /// Removes an app: releases its sockets, those of runs that continue when they end.
     pub fn remove_app(&self, name: impl Into<String>) {
         self.send(ClusterCommand::RemoveApp(name.into()));
     }
 
-    /// Sockets that listen at these addresses, for a run to be passed at its start; see
-    /// [`passed`](super::passed). If it does not start after all, it has [`ended`](Self::ended).
-    pub fn open_sockets(&self, opening: OpenRequest) -> oneshot::Receiver<Result<Vec<OwnedFd>, OpenError>> {
-        self.request(|answer| ClusterCommand::Open(opening, answer))
+    /// Opens listening sockets that are passed to a run at its start; see [`activation`](super::activation). If the run
+    /// does not start, call [`run_ended`](Self::run_ended).
+    pub fn open_sockets(&self, request: OpenRequest) -> oneshot::Receiver<Result<Vec<OwnedFd>, OpenError>> {
+        self.request(|reply| ClusterCommand::OpenSockets(request, reply))
     }
 
-    /// A run begins, or was there before this daemon. Said twice it does no harm.
-    pub fn run_started(&self, began: RunStarted) {
-        self.send(ClusterCommand::RunStarted(Box::new(began)));
+    /// A run starts, or continues from a previous daemon. May be repeated.
+    pub fn run_started(&self, started: RunStarted) {
+        self.send(ClusterCommand::RunStarted(Box::new(started)));
     }
 
-    /// All runs that were there before this daemon have been told: those that a former one knew besides are
-    /// over.
+    /// All runs from before this daemon are registered: other runs of the saved state have ended.
     pub fn recovery_complete(&self) {
         self.send(ClusterCommand::RecoveryComplete);
     }
 
-    /// A run may get connections.
+    /// Lets a run get connections.
     pub fn set_ready(&self, run: u64) {
         self.send(ClusterCommand::SetPhase(run, RunPhase::Ready));
     }
 
-    /// A run shall get no new connections, as long as there is any other.
+    /// Stops new connections to a run, as long as there is another run.
     pub fn drain(&self, run: u64) {
         self.send(ClusterCommand::SetPhase(run, RunPhase::Draining));
     }
 
-    /// Nothing of a run is left. Its sockets hold what comes for its replacement.
+    /// A run and all its processes have ended. Connections wait in its sockets for the replacement.
     pub fn run_ended(&self, run: u64) {
         self.send(ClusterCommand::RunEnded(run));
     }
 
-    /// No replacement is coming: closes the slot's sockets, now or when its run ends. Holds until the
-    /// slot's next run begins.
+    /// No other run of the slot follows: releases its sockets, now or when its run ends. Valid until a run of the slot
+    /// starts.
     pub fn retire_slot(&self, app: impl Into<String>, slot: u32) {
         self.send(ClusterCommand::RetireSlot(app.into(), slot));
     }
 
-    /// The listening sockets of an app, with the length of their queues.
+    /// Lists the listening sockets of an app with the length of their queues.
     pub fn ports(&self, app: impl Into<String>) -> oneshot::Receiver<Vec<SocketInfo>> {
-        self.request(|answer| ClusterCommand::ListPorts(app.into(), answer))
+        self.request(|reply| ClusterCommand::ListPorts(app.into(), reply))
     }
 
-    /// Resolves once nobody waits in a queue that this run alone takes from; at once where another run
-    /// takes from it, too. Where there is no other slot to steer to, that may be never: set a limit.
+    /// Resolves when the queues that only this run serves are empty. Without another slot that gets the new
+    /// connections, that may never happen: set a timeout.
     pub fn wait_drained(&self, run: u64) -> oneshot::Receiver<()> {
-        self.request(|answer| ClusterCommand::WaitDrained(run, answer))
+        self.request(|reply| ClusterCommand::WaitDrained(run, reply))
     }
 
-    /// How our checks come to a run's port; see [`PortSettings::doors`].
+    /// How a probe reaches the port of a run; see [`PortSettings::probe_routes`].
     pub fn probe_target(&self, run: u64, port: u16) -> oneshot::Receiver<ProbeTarget> {
-        self.request(|answer| ClusterCommand::ProbeTarget(run, port, answer))
+        self.request(|reply| ClusterCommand::ProbeTarget(run, port, reply))
     }
 
     fn request<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> ClusterCommand) -> oneshot::Receiver<T> {
-        let (answer, receiver) = oneshot::channel();
-        self.send(command(answer));
+        let (reply, receiver) = oneshot::channel();
+        self.send(command(reply));
         receiver
     }
 
     fn send(&self, command: ClusterCommand) {
-        // Fails only when the thread is gone; dropping the command is the answer then. The counter
+        // Fails only after the thread has ended: a dropped command closes its reply channel. The counter of the event
         // cannot overflow before the thread reads it.
         if self.commands.send(command).is_ok() {
             let _ = self.wake.write(1);
@@ -178,7 +179,7 @@ impl Cluster {
     }
 }
 
-/// All that the thread has.
+/// The event loop of the thread.
 struct ClusterLoop {
     engine: Engine,
     epoll: Epoll,
@@ -189,14 +190,14 @@ struct ClusterLoop {
 impl ClusterLoop {
     fn run(mut self) {
         let mut events = [EpollEvent::empty(); 64];
-        let mut even = None;
+        let mut next_rebalance: Option<Instant> = None;
         loop {
-            // Both, so that neither is left out.
-            let looks = self.engine.poll_drains() | self.engine.relisten_shared();
-            if even.is_none_or(|at| at <= Instant::now()) {
-                even = self.engine.rebalance().map(|pause| Instant::now() + pause);
+            // `|` and not `||`: both must be called.
+            let has_draining = self.engine.poll_drains() | self.engine.relisten_shared();
+            if next_rebalance.is_none_or(|instant| instant <= Instant::now()) {
+                next_rebalance = self.engine.rebalance().map(|pause| Instant::now() + pause);
             }
-            let count = match self.epoll.wait(&mut events, self.timeout(looks, even)) {
+            let count = match self.epoll.wait(&mut events, self.timeout(has_draining, next_rebalance)) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => 0,
                 Err(errno) => return tracing::error!("cluster event loop failed: {errno}"),
@@ -205,11 +206,11 @@ impl ClusterLoop {
                 match event.data() {
                     WAKE_TOKEN => drop(self.wake.read()),
                     run if event.events().contains(EpollFlags::EPOLLIN) => self.engine.receive_call(run),
-                    // Everything under the filter is gone.
+                    // All processes under the filter have exited.
                     run => self.unregister_notifier(run),
                 }
             }
-            if self.engine.next_gc().is_some_and(|at| at <= Instant::now()) {
+            if self.engine.next_gc().is_some_and(|instant| instant <= Instant::now()) {
                 self.engine.collect_unused();
             }
             while let Ok(command) = self.commands.try_recv() {
@@ -220,42 +221,44 @@ impl ClusterLoop {
         }
     }
 
-    fn timeout(&self, looks: bool, even: Option<Instant>) -> EpollTimeout {
-        let planned = self.engine.next_gc().into_iter().chain(even).min();
-        let planned = planned.map(|at| at.saturating_duration_since(Instant::now()));
-        let wait = planned.into_iter().chain(looks.then_some(DRAIN_POLL_INTERVAL)).min();
-        // Rounded up: woken a moment too early it would only wait again.
+    fn timeout(&self, has_draining: bool, next_rebalance: Option<Instant>) -> EpollTimeout {
+        let next = self.engine.next_gc().into_iter().chain(next_rebalance).min();
+        let next = next.map(|instant| instant.saturating_duration_since(Instant::now()));
+        let wait = next.into_iter().chain(has_draining.then_some(DRAIN_POLL_INTERVAL)).min();
+        // Rounded up, not to wake before something is due.
         let millis = wait.map(|wait| wait.as_millis() + 1);
         millis
             .map_or(EpollTimeout::NONE, |millis| EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX))
     }
 
-    /// Hears no more of a run. Closing its notifier would not do: the keeper has a duplicate.
+    /// Stops polling the notifier of a run. Closing it is not enough: the keeper has a duplicate.
     fn unregister_notifier(&self, run: u64) {
         if let Some(notifier) = self.engine.notifier(run) {
-            // Unless it had hung up before.
+            // Fails if it was removed before.
             let _ = self.epoll.delete(&*notifier);
         }
     }
 
-    /// False if it is to stop.
+    /// False if the loop must end.
     fn handle_command(&mut self, command: ClusterCommand) -> bool {
         match command {
-            ClusterCommand::SetApp(name, settings) => self.engine.set_app(name, settings),
+            ClusterCommand::SetApp(name, settings) => self.engine.set_app(&name, settings),
             ClusterCommand::RemoveApp(name) => self.engine.remove_app(&name),
-            // Whoever asked may have stopped waiting.
-            ClusterCommand::Open(opening, answer) => drop(answer.send(self.engine.open_sockets(opening))),
-            ClusterCommand::RunStarted(began) => self.run_started(*began),
+            // Replies fail if the receiver was dropped.
+            ClusterCommand::OpenSockets(request, reply) => {
+                drop(reply.send(self.engine.open_sockets(request)))
+            }
+            ClusterCommand::RunStarted(started) => self.run_started(*started),
             ClusterCommand::RecoveryComplete => self.engine.recovery_complete(),
             ClusterCommand::SetPhase(run, phase) => self.engine.set_phase(run, phase),
             ClusterCommand::RunEnded(run) => {
                 self.unregister_notifier(run);
                 self.engine.run_ended(run);
             }
-            ClusterCommand::RetireSlot(app, slot) => self.engine.retire_slot(app, slot),
-            ClusterCommand::ListPorts(app, answer) => drop(answer.send(self.engine.ports(&app))),
-            ClusterCommand::ProbeTarget(run, port, answer) => {
-                _ = answer.send(self.engine.probe_target(run, port))
+            ClusterCommand::RetireSlot(app, slot) => self.engine.retire_slot(&app, slot),
+            ClusterCommand::ListPorts(app, reply) => drop(reply.send(self.engine.ports(&app))),
+            ClusterCommand::ProbeTarget(run, port, reply) => {
+                _ = reply.send(self.engine.probe_target(run, port));
             }
             ClusterCommand::WaitDrained(run, done) => self.engine.wait_drained(run, done),
             ClusterCommand::Stop => return false,
@@ -263,10 +266,10 @@ impl ClusterLoop {
         true
     }
 
-    fn run_started(&mut self, began: RunStarted) {
-        let run = began.run;
+    fn run_started(&mut self, started: RunStarted) {
+        let run = started.run;
         self.unregister_notifier(run);
-        self.engine.run_started(began);
+        self.engine.run_started(started);
         let Some(notifier) = self.engine.notifier(run) else { return };
         if let Err(errno) = self.epoll.add(&*notifier, EpollEvent::new(EpollFlags::EPOLLIN, run)) {
             tracing::error!("cannot handle socket calls of run {run}: {errno}; restart the app");

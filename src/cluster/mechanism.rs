@@ -1,33 +1,35 @@
-//! Which way an app's ports are shared, and why.
+//! Mechanisms of port sharing, and which one an app gets.
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::sys;
 use crate::process::proc::status;
 use crate::process::seccomp::{SupervisedCalls, Support};
 
-/// A way to share ports.
+/// How an app gets its sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mechanism {
-    /// The program asks before it binds; its own socket is taken up.
+    /// rsm answers `bind` and `listen`, and duplicates the socket of the program (`pidfd_getfd`).
     #[serde(alias = "take")]
     Duplicate,
-    /// The program asks before it binds; its socket is replaced by ours.
+    /// rsm answers `bind` and `listen`, and replaces the socket of the program (`SECCOMP_IOCTL_NOTIF_ADDFD`).
     #[serde(alias = "replace")]
     Inject,
-    /// Sockets for configured addresses are passed at start (`LISTEN_FDS`).
+    /// Sockets of configured addresses are passed at start (`LISTEN_FDS`).
     #[serde(alias = "listen")]
     SocketActivation,
-    /// Node loads a script that makes `listen` use sockets passed at start.
+    /// The same, with a script for Node.js that makes `listen` use the passed sockets.
     #[serde(alias = "preload")]
     NodePreload,
 }
 
 impl Mechanism {
-    /// The calls that a run has to ask for on this way.
+    /// The system calls that rsm answers.
     pub fn supervised_calls(self) -> Option<SupervisedCalls> {
         match self {
             Self::Duplicate => Some(SupervisedCalls::BindListen),
@@ -48,86 +50,88 @@ impl fmt::Display for Mechanism {
     }
 }
 
-/// What is known of an app when its way is chosen.
+/// Properties of a program that decide on its mechanism.
 #[derive(Clone, Debug, Default)]
 pub struct ProgramTraits {
-    /// The program gains rights when executed, which a filter may prevent; see [`gains_rights`].
+    /// What would give the program privileges that a seccomp filter disables; see [`privilege_source`].
     pub privilege_source: Option<&'static str>,
-    /// Addresses are configured (`listen = […]`).
+    /// Whether addresses are configured (`listen = […]`).
     pub has_listen_addresses: bool,
-    /// It is run by Node.
+    /// Whether Node.js runs it.
     pub node: bool,
 }
 
-/// The way for an app, and why this one.
+/// Chooses the mechanism for a program, with the reason.
 ///
 /// # Errors
-/// There is none: a sentence for the user that says why, and what to do.
-pub fn choose_mechanism(support: &Support, wanted: &ProgramTraits) -> Result<(Mechanism, String), String> {
-    let why_not = match (support, wanted.privilege_source) {
+/// No mechanism is available: a message for the user with the reason and the remedy.
+pub fn choose_mechanism(support: &Support, program: &ProgramTraits) -> Result<(Mechanism, String), String> {
+    let reason = match (support, program.privilege_source) {
         (Support::Full, None) => return Ok((Mechanism::Duplicate, support.to_string())),
         (Support::InjectOnly(_), None) => return Ok((Mechanism::Inject, support.to_string())),
         (Support::Unsupported { .. }, _) => support.to_string(),
-        (_, Some(what)) => format!("the program has {what}, which a seccomp filter would disable"),
+        (_, Some(source)) => format!("the program has {source}, which a seccomp filter would disable"),
     };
-    match wanted {
+    match program {
         ProgramTraits { has_listen_addresses: false, .. } => Err(format!(
-            "port sharing is not available: {why_not}. Set `listen` and use an app that supports LISTEN_FDS \
+            "port sharing is not available: {reason}. Set `listen` and use an app that supports LISTEN_FDS \
             (Node.js apps do), or set exec_mode = \"fork\" with one port per instance"
         )),
-        ProgramTraits { node: true, .. } => Ok((Mechanism::NodePreload, why_not)),
-        ProgramTraits { .. } => Ok((Mechanism::SocketActivation, why_not)),
+        ProgramTraits { node: true, .. } => Ok((Mechanism::NodePreload, reason)),
+        ProgramTraits { .. } => Ok((Mechanism::SocketActivation, reason)),
     }
 }
 
-/// What a program file gains when it is executed, if we are ones whose filters prevent that: without
-/// `CAP_SYS_ADMIN` the kernel lets nobody filter who could gain rights afterwards.
-pub fn privilege_source(program: &std::path::Path) -> Option<&'static str> {
+/// What gives a program privileges when it is executed, if a filter installed by rsm disables that: without
+/// `CAP_SYS_ADMIN` the kernel accepts a filter only from a process that cannot gain privileges (`no_new_privs`).
+pub fn privilege_source(program: &Path) -> Option<&'static str> {
     if has_capability(CAP_SYS_ADMIN) {
         return None;
     }
     let meta = std::fs::metadata(program).ok()?;
-    // Execution gains nothing where the file is our own already.
+    // The bit of a file that belongs to the user of rsm changes nothing.
     if meta.mode() & libc::S_ISUID != 0 && meta.uid() != nix::unistd::geteuid().as_raw() {
         return Some("the set-user-id bit");
     }
     if meta.mode() & libc::S_ISGID != 0 && meta.mode() & libc::S_IXGRP != 0 {
         return Some("the set-group-id bit");
     }
-    crate::cluster::sys::has_file_capabilities(program).then_some("file capabilities")
+    sys::has_file_capabilities(program).then_some("file capabilities")
 }
 
+/// From `linux/capability.h`.
 const CAP_SYS_ADMIN: u32 = 21;
 
-fn has_capability(number: u32) -> bool {
+fn has_capability(capability: u32) -> bool {
     let text = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
-    status::effective_capabilities(&text).is_some_and(|mask| mask & (1 << number) != 0)
+    status::effective_capabilities(&text).is_some_and(|mask| mask & (1 << capability) != 0)
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::cluster::mechanism::*;
     use nix::errno::Errno;
 
-    fn nothing() -> Support {
+    use super::*;
+
+    fn unsupported() -> Support {
         Support::Unsupported { step: "the seccomp filter", errno: Errno::EBUSY }
     }
 
     #[test]
-    fn the_best_way_that_is_allowed_is_chosen() {
+    fn chooses_best_supported_mechanism() {
         let plain = ProgramTraits::default();
         assert_eq!(choose_mechanism(&Support::Full, &plain).unwrap().0, Mechanism::Duplicate);
-        let (path, why) = choose_mechanism(&Support::InjectOnly(Errno::EPERM), &plain).unwrap();
-        assert_eq!(path, Mechanism::Inject);
-        assert!(why.contains("pidfd_getfd is not permitted"), "{why}");
+        let (mechanism, reason) = choose_mechanism(&Support::InjectOnly(Errno::EPERM), &plain).unwrap();
+        assert_eq!(mechanism, Mechanism::Inject);
+        assert!(reason.contains("pidfd_getfd is not permitted"), "{reason}");
         let node = ProgramTraits { has_listen_addresses: true, node: true, ..plain.clone() };
-        assert_eq!(choose_mechanism(&nothing(), &node).unwrap().0, Mechanism::NodePreload);
+        assert_eq!(choose_mechanism(&unsupported(), &node).unwrap().0, Mechanism::NodePreload);
         let other = ProgramTraits { has_listen_addresses: true, ..plain };
-        assert_eq!(choose_mechanism(&nothing(), &other).unwrap().0, Mechanism::SocketActivation);
-        let raised = ProgramTraits { privilege_source: Some("file capabilities"), ..other };
-        let (path, why) = choose_mechanism(&Support::Full, &raised).unwrap();
+        assert_eq!(choose_mechanism(&unsupported(), &other).unwrap().0, Mechanism::SocketActivation);
+        let privileged = ProgramTraits { privilege_source: Some("file capabilities"), ..other };
+        let (mechanism, reason) = choose_mechanism(&Support::Full, &privileged).unwrap();
         assert_eq!(
-            (path, &*why),
+            (mechanism, &*reason),
             (
                 Mechanism::SocketActivation,
                 "the program has file capabilities, which a seccomp filter would disable"
@@ -136,14 +140,14 @@ mod tests {
     }
 
     #[test]
-    fn where_there_is_no_way_it_is_said_what_to_do() {
-        let why = choose_mechanism(&nothing(), &ProgramTraits::default()).unwrap_err();
-        assert!(why.contains("seccomp") && why.contains("Set `listen`"), "{why}");
+    fn error_names_reason_and_remedy() {
+        let reason = choose_mechanism(&unsupported(), &ProgramTraits::default()).unwrap_err();
+        assert!(reason.contains("seccomp") && reason.contains("Set `listen`"), "{reason}");
     }
 
     #[test]
-    fn an_ordinary_program_gains_nothing() {
-        assert_eq!(privilege_source(std::path::Path::new("/bin/sh")), None);
-        assert_eq!(privilege_source(std::path::Path::new("/no/such/program")), None);
+    fn ordinary_program_has_no_privilege_source() {
+        assert_eq!(privilege_source(Path::new("/bin/sh")), None);
+        assert_eq!(privilege_source(Path::new("/no/such/program")), None);
     }
 }

@@ -1,71 +1,71 @@
-//! One port, many instances: kernel-balanced clustering of unmodified programs.
+//! Port sharing: several instances of an unmodified program on one port, balanced by the kernel.
 //!
-//! Each slot of an app has sockets of its own, joined by the kernel in one `SO_REUSEPORT` group for
-//! each address. A small program in the kernel chooses the socket for each new connection; no process of
-//! ours is on the way. We hold a duplicate of each, so that connections wait for a slot's next run
-//! instead of being refused.
+//! Each slot of an app has its own sockets, which the kernel joins to one `SO_REUSEPORT` group per address. A BPF
+//! program chooses the socket for each new connection; no process of rsm handles connections. rsm holds a duplicate of
+//! each socket, so that connections wait for the next run of a slot instead of being refused.
 //!
 //! # How a program gets its socket
 //!
-//! Its `bind` and `listen` calls wait for our answer ([`seccomp`](crate::process::seccomp)). Without
-//! a socket for that address in its slot, `bind` is done in its stead, in a way that lets other slots do the
-//! same; `listen` too, so that the order of the group is known. A later run of the slot gets the same socket
-//! put in place of its own. So `listen` is also an exact sign of readiness. [`Mechanism`] says which ways there
-//! are, [`path::choose`] which one an app gets.
+//! Its `bind` and `listen` calls wait for an answer of rsm ([`seccomp`](crate::process::seccomp)). If the slot has no
+//! socket for the address, rsm binds one in a way that allows other slots to bind the address, too. It also calls
+//! `listen`, so that the order of the group is known. A later run of the slot gets the held socket instead of its own.
+//! `listen` is therefore an exact sign of readiness. [`Mechanism`] lists the mechanisms,
+//! [`mechanism::choose_mechanism`] chooses one.
 //!
-//! # What the daemon does
+//! # Calls of the daemon
 //!
-//! [`ClusterThread::start`] with what the keeper had stored; then, through the [`Cluster`] handle, whose
-//! methods never wait:
+//! [`ClusterThread::start`] with what the keeper has stored, then the methods of [`Cluster`], which never block:
 //!
 //! | when | call |
 //! | --- | --- |
-//! | an app is added or changed | [`Cluster::app`] |
-//! | before a run starts | [`LaunchSpec::asks`](crate::process::spawn::LaunchSpec::asks) = [`Mechanism::calls`] |
-//! | that has sockets passed ([`Mechanism::Listen`], [`Mechanism::Preload`]) | [`Cluster::open`], [`PassedSockets::new`] |
-//! | it is spawned, or was there before this daemon | [`Cluster::began`] with the notifier that came with it |
-//! | after its own start, once all runs were told | [`Cluster::all_began`] |
-//! | it is ready | [`Cluster::ready`] |
-//! | it is about to go | [`Cluster::quiet`], [`Cluster::drained`], then its signal |
-//! | nothing of it is left | [`Cluster::ended`] |
-//! | no replacement is coming | [`Cluster::abandon`] |
-//! | the app is deleted | [`Cluster::forget`] |
+//! | an app is added or changed | [`Cluster::set_app`] |
+//! | before a run starts | [`Mechanism::supervised_calls`] for its [`LaunchSpec`](crate::process::spawn::LaunchSpec) |
+//! | … with socket activation | [`Cluster::open_sockets`], [`PassedSockets::new`] |
+//! | a run has started, or continues from a previous daemon | [`Cluster::run_started`] with its notifier |
+//! | all runs from a previous daemon are registered | [`Cluster::recovery_complete`] |
+//! | a run is ready | [`Cluster::set_ready`] |
+//! | before a run is stopped | [`Cluster::drain`], [`Cluster::wait_drained`], then its signal |
+//! | a run and all its processes have ended | [`Cluster::run_ended`] |
+//! | no other run of the slot follows | [`Cluster::retire_slot`] |
+//! | an app is deleted | [`Cluster::remove_app`] |
 //!
-//! What happens comes back through [`ClusterHost::tell`] as an [`ClusterEvent`], what must outlive the daemon through
-//! [`ClusterHost::keep`]: held sockets, the saved [`book`], and the calls that were heard of and not answered.
-//! A call that comes while no daemon is there waits, as the keeper has the notifiers.
+//! [`ClusterHost::publish`] receives [`ClusterEvent`]s; [`ClusterHost::store_fd`] receives what must outlive the daemon:
+//! held sockets, the saved state, and pending calls. A call that arrives without a daemon waits, because the keeper has
+//! the notifiers.
 //!
-//! # What is where
+//! # Files
 //!
-//! Pure: `address` (what makes a group), `order` (its members as the kernel has them), `steer` (the
-//! programs; `turns` for the privileged), `path`, `book` (all that is known). Acting: `engine` (commands), `bind`, `listen`
-//! (answers), `adopt` (sockets of runs that nobody tells of), `passed` (sockets for those who cannot ask), `sweep` (sockets
-//! that nobody uses), `even` (queues of different length), `thread` (the loop, the handle). `socket`, `look`,
-//! `open` and `memory` are what they need of the system.
+//! | | |
+//! | --- | --- |
+//! | pure | `state` (saved), `group`, `address`, `mechanism`, `event`, `steering::cbpf`, programs of `steering::round_robin` |
+//! | owners | `sockets` (descriptors), `runs` (live runs), `unused` (schedule of checks), `steering::attach` (groups served in turns), `calls::pending` |
+//! | acting | `engine` (commands), `calls` (answers), `activation`, `handle` (thread and event loop) |
+//! | system | `sys`, `memfd_document`, `stored` (names in the fd store) |
 
 pub mod activation;
-pub mod address;
-mod adopt;
+mod address;
 mod calls;
 mod engine;
-pub mod event;
-pub mod group;
+mod event;
+mod group;
 mod handle;
 pub mod mechanism;
 mod memfd_document;
-mod open_sockets;
+mod runs;
 mod sockets;
-pub mod state;
-pub mod steering;
+mod state;
+mod steering;
+mod stored;
 mod sys;
 mod unused;
 
 pub use crate::cluster::activation::{OpenError, OpenRequest, PassedSockets};
+pub use crate::cluster::address::{Address, Protocol};
+pub use crate::cluster::engine::SocketInfo;
+pub use crate::cluster::event::{ClusterEvent, ClusterHost, FdStoreOp, PortWarning};
 pub use crate::cluster::handle::{Cluster, ClusterThread};
 pub use crate::cluster::mechanism::Mechanism;
-pub use crate::cluster::open_sockets::TreeContext;
+pub use crate::cluster::runs::{RunStarted, TreeContext};
 pub use crate::cluster::state::PortSettings;
+pub use crate::cluster::steering::ProbeTarget;
 pub use crate::spec::Balance;
-pub use address::{Address, Protocol};
-pub use engine::{ProbeTarget, RunStarted, SocketInfo};
-pub use event::{ClusterEvent, ClusterHost, FdStoreOp, PortWarning};

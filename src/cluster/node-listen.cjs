@@ -1,7 +1,7 @@
-// Makes Node's listen() use the sockets that rsm has passed to this process.
+// Makes listen() of Node.js use the sockets that rsm has passed to this process.
 //
-// RSM_LISTEN names them: "3=0.0.0.0:3000,4=[::]:3001". A server that asks for one of these ports gets
-// the socket, once; everything else goes the usual way.
+// RSM_LISTEN lists them: "3=0.0.0.0:3000,4=[::]:3001". The first server that listens on one of these ports gets
+// the socket; all other calls are unchanged.
 "use strict";
 
 const net = require("net");
@@ -12,7 +12,7 @@ const sockets = (process.env.RSM_LISTEN || "").split(",").map((entry) => {
   return { fd: Number(fd), host, port: Number(port) };
 });
 
-// The socket for a port: the one of that very host, else the first that is left.
+// The unused socket for a port: the one with the same host, else the first.
 function take(port, host) {
   const fits = sockets.filter((socket) => socket.port === port && !socket.taken);
   const socket = fits.find((candidate) => candidate.host === host) || fits[0];
@@ -22,7 +22,7 @@ function take(port, host) {
 
 const listen = net.Server.prototype.listen;
 net.Server.prototype.listen = function (...args) {
-  // Workers of Node's own cluster listen through their parent.
+  // Workers of the cluster module listen through their parent.
   const [options, callback] = net._normalizeArgs(args);
   const port = typeof options.port === "string" ? Number(options.port) : options.port;
   const socket = cluster.isWorker || !port ? undefined : take(port, options.host);

@@ -1,186 +1,201 @@
-//! What is held, and kept by the keeper for the next daemon: taken up, saved, let go.
+//! `SocketStore`: duplicates of the sockets of apps. The keeper has another duplicate of each.
+//!
+//! A held socket keeps its queue while its app restarts. All descriptors of sockets are held, released, restored and
+//! adopted here. The order of steps in each method matters: a daemon may be killed between any two of them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::cluster::address::{Address, Protocol};
-use crate::cluster::engine::Engine;
 use crate::cluster::event::{ClusterHost, FdStoreOp};
-use crate::cluster::memfd_document::{MemfdDocument, PendingCalls};
-use crate::cluster::open_sockets::TreeContext;
-use crate::cluster::state::{ClusterState, HeldSocket, PortSettings};
-use crate::cluster::sys;
-use crate::spec::Balance;
+use crate::cluster::state::{ClusterState, HeldSocket, PortOwner};
+use crate::cluster::stored::socket_name;
+use crate::cluster::sys::{self, DEFAULT_BACKLOG, SocketKind};
+use crate::process::proc::fds;
+use crate::process::process_ref::{ProcessRef, pidfd_open};
+use crate::process::seccomp::pidfd_getfd;
+use crate::process::tree;
 
-/// Names of what the keeper keeps for us.
-const STATE_NAME: &str = "cluster/book";
-const CALLS_NAME: &str = "cluster/calls";
-const SOCKET_PREFIX: &str = "cluster/socket/";
-
-/// The name of a socket with the keeper.
-pub(super) fn fd_store_name(socket: u64) -> String {
-    format!("{SOCKET_PREFIX}{socket}")
-}
-
-/// After a socket was let go the keeper may still have it for a moment.
+/// The keeper may still have a socket this long after it was released.
 const RELEASE_GRACE: Duration = Duration::from_secs(10);
 
-/// What a former daemon had stored, told apart by name.
-#[derive(Default)]
-struct StoredFds {
-    document: Option<MemfdDocument>,
-    pending_calls: Option<PendingCalls>,
-    sockets: BTreeMap<u64, OwnedFd>,
+/// Held sockets by socket id.
+#[derive(Debug, Default)]
+pub(crate) struct SocketStore {
+    held: BTreeMap<u64, OwnedFd>,
+    released_at: HashMap<PortOwner, Instant>,
 }
 
-impl StoredFds {
-    fn classify(&mut self, name: &str, fd: OwnedFd) {
-        match name {
-            STATE_NAME => self.document = Some(MemfdDocument::from(fd)),
-            CALLS_NAME => self.pending_calls = PendingCalls::open(fd).ok(),
-            name => {
-                let id = name.strip_prefix(SOCKET_PREFIX).and_then(|id| id.parse().ok());
-                self.sockets.extend(id.map(|id| (id, fd)));
-            }
-        }
-    }
+/// A member that has left its group, and the members that accept no clients until the group is steered again.
+pub(crate) struct ReleasedMember {
+    pub address: Address,
+    paused: Vec<u64>,
 }
 
-impl Engine {
-    /// Takes up what a former daemon had stored; begins anew where there is nothing, or nothing that
-    /// can be read.
-    pub(super) fn restore(
-        mut outside: Box<dyn ClusterHost>,
-        family: TreeContext,
-        stored: Vec<(String, OwnedFd)>,
-    ) -> io::Result<Self> {
-        let mut kept = StoredFds::default();
-        stored.into_iter().for_each(|(name, fd)| kept.classify(&name, fd));
-        let saved = kept.document.as_ref().and_then(|record| ClusterState::decode(&record.read().ok()?));
-        let bookless = saved.is_none();
-        let mut book = saved.unwrap_or_default();
+impl SocketStore {
+    /// Restores the sockets that the previous daemon held, and corrects the state where it is outdated.
+    pub fn restore(
+        stored: BTreeMap<u64, OwnedFd>,
+        state: &mut ClusterState,
+        host: &mut dyn ClusterHost,
+    ) -> Self {
         let (held, unknown): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            kept.sockets.into_iter().partition(|(id, _)| book.sockets.contains_key(id));
+            stored.into_iter().partition(|(id, _)| state.socket(*id).is_some());
         for id in unknown.into_keys() {
-            outside.store_fd(FdStoreOp::Remove(fd_store_name(id)));
+            host.store_fd(FdStoreOp::Remove(socket_name(id)));
         }
-        // Shut down while nobody was there to see it: it has left its group.
+        // A socket that was shut down while no daemon ran has left its group.
         for (id, fd) in &held {
-            let tcp = book.sockets.get(id).is_some_and(|socket| socket.address.protocol == Protocol::Tcp);
-            if tcp && !sys::is_listening(fd.as_fd()) {
-                book.leave_group(*id);
+            let is_tcp = state.socket(*id).is_some_and(|socket| socket.address.protocol == Protocol::Tcp);
+            if is_tcp && !sys::is_listening(fd.as_fd()) {
+                state.leave_group(*id);
             }
         }
-        // Nobody's, and not kept either: gone with the daemon.
-        let gone = |id: &u64, socket: &HeldSocket| !held.contains_key(id) && socket.claims.is_empty();
-        let gone: Vec<u64> =
-            book.sockets.iter().filter(|(id, socket)| gone(id, socket)).map(|(id, _)| *id).collect();
-        gone.into_iter().for_each(|id| book.remove(id));
-        let mut keep = |name: &str, fd: BorrowedFd<'_>| -> io::Result<()> {
-            outside.store_fd(FdStoreOp::Store(name.to_owned(), fd.try_clone_to_owned()?));
-            Ok(())
-        };
-        let record = kept.document.map_or_else(MemfdDocument::new, Ok)?;
-        let hands = kept.pending_calls.map_or_else(PendingCalls::new, Ok)?;
-        keep(STATE_NAME, record.as_fd())?;
-        keep(CALLS_NAME, hands.as_fd())?;
-        Ok(Self {
-            host: outside,
-            tree_context: family,
-            state: book,
-            held,
-            runs: BTreeMap::new(),
-            gc_schedule: BTreeSet::new(),
-            released_at: HashMap::new(),
-            document: record,
-            pending_calls: hands,
-            drains: Vec::new(),
-            round_robin_unavailable: false,
-            state_lost: bookless,
-            round_robin: BTreeMap::new(),
-        })
+        // A socket that no run has and that the keeper does not have was closed with the daemon.
+        let closed: Vec<u64> = state
+            .sockets()
+            .filter(|(id, socket)| !held.contains_key(id) && socket.claims.is_empty())
+            .map(|(id, _)| id)
+            .collect();
+        closed.into_iter().for_each(|id| state.remove(id));
+        Self { held, released_at: HashMap::new() }
     }
 
-    /// Holds a socket, and has the keeper hold it.
-    pub(super) fn hold(&mut self, id: u64, fd: OwnedFd) {
+    /// The descriptor of a held socket.
+    pub fn fd(&self, id: u64) -> Option<BorrowedFd<'_>> {
+        self.held.get(&id).map(AsFd::as_fd)
+    }
+
+    /// Number of connections that wait to be accepted; `None` for UDP and sockets that are not held.
+    pub fn accept_queue_length(&self, id: u64) -> Option<u32> {
+        sys::accept_queue_length(self.fd(id)?).ok()
+    }
+
+    /// Holds a socket, here and in the keeper.
+    pub fn hold(&mut self, id: u64, fd: OwnedFd, host: &mut dyn ClusterHost) {
         match fd.try_clone() {
-            Ok(copy) => self.host.store_fd(FdStoreOp::Store(fd_store_name(id), copy)),
+            Ok(duplicate) => host.store_fd(FdStoreOp::Store(socket_name(id), duplicate)),
             Err(error) => tracing::warn!("cannot store a listening socket with the keeper: {error}"),
         }
         self.held.insert(id, fd);
     }
 
-    /// Writes the book to where the next daemon finds it.
-    pub(super) fn save(&mut self) {
-        let document = serde_json::to_vec(&self.state).map_err(io::Error::from);
-        if let Err(error) = document.and_then(|document| self.document.write(&document)) {
-            tracing::error!("cannot save the cluster state: {error}");
-        }
-    }
-
-    /// Lets go of the sockets of an app that no run has and none is coming for.
-    pub(super) fn release_unclaimed(&mut self, app: &str) {
-        let of_app = self.state.sockets.iter().filter(|(_, socket)| socket.app == app);
-        let unclaimed = of_app.filter(|(_, socket)| !self.state.is_claimed(socket));
-        let useless = unclaimed.filter(|(_, socket)| {
-            !socket.listening
-                || self.is_slot_retired(app, socket.slot)
-                || self.state.has_ready_replacement(socket)
-        });
-        let ids: Vec<u64> = useless.map(|(id, _)| *id).collect();
-        ids.into_iter().for_each(|id| self.release(id));
-    }
-
-    fn is_slot_retired(&self, app: &str, place: u32) -> bool {
-        let Some(PortSettings { balance, slots, .. }) = self.state.apps.get(app) else { return true };
-        let gone = |slot: u32| self.state.retired_slots.contains(&(app.to_owned(), slot));
-        if *balance == Balance::Shared {
-            // Also those of slots, from before all had one queue.
-            return place != 0 || slots.iter().all(|slot| gone(*slot));
-        }
-        gone(place) || !slots.contains(&place)
-    }
-
-    /// Closes a held socket. New connections are steered elsewhere first; those in its queue are reset.
-    pub(super) fn release(&mut self, id: u64) {
-        let Some(socket) = self.state.sockets.get(&id) else { return };
-        let (address, listening, uid) = (socket.address, socket.listening, socket.uid);
-        let bystanders = self.state.unmoved_members(address, id);
-        if let Some(fd) = self.held.get(&id).filter(|_| listening) {
-            self.pause_accept(&bystanders, true);
-            if self.state.members(address).len() > 1 {
-                // On failure the kernel's choice, or the former program's, is as good as any.
-                let _ = sys::attach_cbpf(fd.as_fd(), &self.state.steering(address, Some(id)).program());
+    /// Closes a socket. New connections are steered to other members first; those in its queue are reset. If it was
+    /// a member of a group, the caller must steer the group and then call [`resume_accept`](Self::resume_accept).
+    pub fn release(
+        &mut self,
+        id: u64,
+        state: &mut ClusterState,
+        host: &mut dyn ClusterHost,
+    ) -> Option<ReleasedMember> {
+        let socket = state.socket(id)?;
+        let (address, listening, owner) = (socket.address, socket.listening, socket.port_owner());
+        let paused = state.unmoved_members(address, id);
+        if let Some(fd) = self.fd(id).filter(|_| listening) {
+            self.set_drop_filters(&paused, true);
+            if state.members(address).len() > 1 {
+                // On failure, the choice of the kernel or of the previous program is as good.
+                let _ = sys::attach_cbpf(fd, &state.steering(address, Some(id)).program());
             }
-            // Duplicates, the keeper's above all, would keep it in the group until they are closed.
-            sys::shutdown_both(fd.as_fd());
+            // Closing is not enough: the socket would stay in the group until all duplicates are closed, among them
+            // that of the keeper.
+            sys::shutdown_both(fd);
         }
-        self.state.remove(id);
+        state.remove(id);
         if self.held.remove(&id).is_some() {
-            self.host.store_fd(FdStoreOp::Remove(fd_store_name(id)));
-            self.released_at.retain(|_, at| at.elapsed() < RELEASE_GRACE);
-            self.released_at.insert((address.protocol, address.port(), uid), Instant::now());
+            host.store_fd(FdStoreOp::Remove(socket_name(id)));
+            self.released_at.retain(|_, released_at| released_at.elapsed() < RELEASE_GRACE);
+            self.released_at.insert(owner, Instant::now());
         }
-        if listening {
-            self.steer(address);
-            self.pause_accept(&bystanders, false);
+        listening.then_some(ReleasedMember { address, paused })
+    }
+
+    /// Lets the members accept clients again that [`release`](Self::release) paused.
+    pub fn resume_accept(&self, released: &ReleasedMember) {
+        self.set_drop_filters(&released.paused, false);
+    }
+
+    fn set_drop_filters(&self, ids: &[u64], drop: bool) {
+        for fd in ids.iter().filter_map(|id| self.fd(*id)) {
+            // On failure, a client may reach a draining run: the filters only prevent that.
+            let _ = sys::set_drop_filter(fd, drop);
         }
     }
 
-    fn pause_accept(&self, ids: &[u64], deaf: bool) {
-        for fd in ids.iter().filter_map(|id| self.held.get(id)) {
-            // On failure a client may come to one that goes: that is all this is for.
-            let _ = sys::set_drop_filter(fd.as_fd(), deaf);
+    /// Releases the sockets of a run that cannot be steered away from, without shutting them down: the programs alone
+    /// decide how long they stay open. Connections held in their queues after the run ends would not be accepted.
+    pub fn release_unsteerable(&mut self, run: u64, state: &ClusterState, host: &mut dyn ClusterHost) {
+        let unsteerable = state
+            .sockets_of_run(run)
+            .filter(|(_, socket)| socket.claims.len() == 1 && !state.is_order_known(socket.address));
+        for (id, _) in unsteerable {
+            if self.held.remove(&id).is_some() {
+                host.store_fd(FdStoreOp::Remove(socket_name(id)));
+            }
         }
     }
 
-    /// Whether a port is ours, or was a moment ago.
-    pub(super) fn owns_port(&self, address: Address, uid: u32) -> bool {
-        let key = (address.protocol, address.port(), uid);
-        let same = |other: &Address, owner| (other.protocol, other.port(), owner) == key;
-        self.state.sockets.values().any(|socket| same(&socket.address, socket.uid))
-            || self.released_at.get(&key).is_some_and(|at| at.elapsed() < RELEASE_GRACE)
+    /// Whether rsm holds a port, or has released it a moment ago.
+    pub fn owns_port(&self, state: &ClusterState, owner: PortOwner) -> bool {
+        let released_at = self.released_at.get(&owner);
+        state.has_port(owner) || released_at.is_some_and(|instant| instant.elapsed() < RELEASE_GRACE)
     }
+
+    /// Holds a listening socket of a run that is not in the state. The order of its group is unknown, so the
+    /// group must not be steered. `None` if the socket is known.
+    pub fn adopt(
+        &mut self,
+        run: u64,
+        fd: OwnedFd,
+        state: &mut ClusterState,
+        host: &mut dyn ClusterHost,
+    ) -> Option<Address> {
+        let entry = state.run(run)?;
+        let (app, slot) = (entry.app.clone(), state.slot_key(entry));
+        let inode = sys::inode(fd.as_fd()).ok()?;
+        // Several workers, or several runs with one queue for all, have the same socket.
+        if let Some(id) = state.by_inode(&app, slot, inode) {
+            state.claim(id, run);
+            return None;
+        }
+        let uid = nix::sys::stat::fstat(&fd).ok()?.st_uid;
+        let address = Address::new(Protocol::Tcp, sys::local_address(fd.as_fd())?, sys::v6_only(fd.as_fd()));
+        let id = state.add(HeldSocket {
+            app,
+            slot,
+            address,
+            inode,
+            uid,
+            listening: false,
+            // What the program requested is unknown; the limit of the kernel applies.
+            backlog: DEFAULT_BACKLOG,
+            claims: BTreeSet::from([run]),
+        });
+        state.join_group(id);
+        self.hold(id, fd, host);
+        state.mark_order_unknown(address);
+        Some(address)
+    }
+}
+
+/// Duplicates of the listening TCP sockets with `SO_REUSEPORT` of a process tree.
+pub(super) fn shared_listeners(leader: ProcessRef) -> Vec<OwnedFd> {
+    let members = tree::tree_members(leader).into_iter();
+    members.flat_map(|member| shared_listeners_of_process(member.process.pid)).collect()
+}
+
+fn shared_listeners_of_process(pid: i32) -> Vec<OwnedFd> {
+    let (Ok(process), Ok(sockets)) = (pidfd_open(pid), fds::sockets(pid)) else {
+        return Vec::new();
+    };
+    let duplicates = sockets.filter_map(|(number, _)| pidfd_getfd(process.as_fd(), number).ok());
+    duplicates.filter(is_shared_listener).collect()
+}
+
+/// Sockets whose `bind` rsm answered have `SO_REUSEPORT`; those that the program bound without rsm do not.
+fn is_shared_listener(fd: &OwnedFd) -> bool {
+    let fd = fd.as_fd();
+    let is_tcp = SocketKind::of(fd).is_some_and(|kind| kind.protocol == Protocol::Tcp && !kind.is_multipath);
+    is_tcp && sys::is_listening(fd) && sys::reuse_port(fd) && !sys::is_bound_to_device(fd)
 }

@@ -1,5 +1,7 @@
-//! All that is known of apps, runs, sockets and groups: plain data, so that it can be saved as it is and
-//! taken up by another daemon. The descriptors themselves are kept beside it.
+//! Pure state of port sharing: apps, runs, sockets and groups.
+//!
+//! It holds no descriptors and is saved after each change, so that the next daemon continues with it. All changes go
+//! through [`ClusterState`]; the order of each group is kept as the kernel has it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,28 +9,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::address::{Address, Protocol};
 use crate::cluster::group::GroupOrder;
-use crate::cluster::steering;
-use crate::cluster::steering::{KERNEL_CHOICE, ProbeRoute, SteeringTarget};
+use crate::cluster::steering::cbpf;
+use crate::cluster::steering::{KERNEL_CHOICE, ProbeRoute, ProbeTarget, SteeringTarget};
 use crate::process::bpf::{Instruction, ret};
 use crate::spec::Balance;
 
-/// Version of the saved form; another one's book is not read.
-pub const FORMAT_VERSION: u32 = 1;
+/// Version of the saved form. A daemon ignores the state of another version.
+const FORMAT_VERSION: u32 = 1;
 
-/// What an app wants of its ports.
+/// Port settings of an app.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortSettings {
-    /// How connections are spread.
+    /// How connections are distributed.
     pub balance: Balance,
-    /// Its slots, whether something runs there or not: with [`Balance::IpHash`] each keeps its clients.
-    /// For a slot that is not among them nothing is held.
+    /// All slots, with or without a run: with [`Balance::IpHash`] each slot keeps its clients. Sockets of other
+    /// slots are released.
     pub slots: Vec<u32>,
-    /// It may bind privileged ports although its user may not.
+    /// Whether the app may bind privileged ports although its user may not.
     #[serde(alias = "low_ports")]
     pub privileged: bool,
-    /// Its UDP ports are shared, too.
+    /// Whether UDP ports are shared, too.
     pub udp: bool,
-    /// Each of its sockets has a [`ProbeRoute`] for our checks.
+    /// Whether probes of rsm can reach each run by a source address of its own ([`ProbeTarget::Via`]).
     #[serde(default)]
     #[serde(alias = "doors")]
     pub probe_routes: bool,
@@ -37,90 +39,102 @@ pub struct PortSettings {
 /// Whether a run gets connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum RunPhase {
-    /// Not ready: only while nobody is.
+pub(crate) enum RunPhase {
+    /// Not ready: gets connections only while no run is ready.
     #[default]
     Starting,
-    /// It does.
     Ready,
-    /// It is about to go.
+    /// Stops soon: gets connections only while there is no other run.
     #[serde(alias = "quiet")]
     Draining,
 }
 
-/// One life of a slot.
+/// One run of a slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunState {
-    /// Its app.
+pub(crate) struct RunState {
     pub app: String,
-    /// Its slot.
     pub slot: u32,
-    /// Whether it gets connections.
     pub phase: RunPhase,
 }
 
-/// A socket that we hold, or, until it listens, only know.
+/// A socket of an app. It is held from the moment it listens; sockets that rsm created are held from the start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HeldSocket {
-    /// The app whose it is.
+pub(crate) struct HeldSocket {
     pub app: String,
-    /// The slot whose it is; 0 for all with [`Balance::Shared`].
+    /// 0 for all slots with [`Balance::Shared`].
     pub slot: u32,
-    /// What it is bound to.
     pub address: Address,
-    /// The kernel's number for it.
     pub inode: u64,
-    /// The user that it belongs to: the kernel groups sockets of one user only.
+    /// Owner. The kernel groups only sockets of one user.
     pub uid: u32,
-    /// It is a member of its group.
+    /// Whether it is a member of its group.
     pub listening: bool,
-    /// The length of its queue, as the program wants it.
+    /// Queue length that the program requested.
     pub backlog: i32,
-    /// Runs that have it open, as far as we gave it to them.
+    /// Runs that have bound it or received it.
     pub claims: BTreeSet<u64>,
+}
+
+impl HeldSocket {
+    pub fn port_owner(&self) -> PortOwner {
+        PortOwner { protocol: self.address.protocol, port: self.address.port(), uid: self.uid }
+    }
+}
+
+/// A port and the user whose sockets may share it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PortOwner {
+    pub protocol: Protocol,
+    pub port: u16,
+    pub uid: u32,
+}
+
+/// What a run leaves behind.
+pub(crate) struct EndedRunState {
+    pub app: String,
+    pub sockets: BTreeSet<u64>,
+    pub addresses: BTreeSet<Address>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct ReuseportGroup {
     address: Address,
     order: GroupOrder,
-    /// False once a member may have left at a moment that we do not know.
+    /// False once a member may have left at an unknown moment.
     #[serde(alias = "sure")]
     order_known: bool,
 }
 
-/// Who gets the connections of an address.
+/// Which members of a group get connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SteeringPlan {
-    /// The member of this index; [`NOBODY`]'s leaves it to the kernel.
+pub(crate) enum SteeringPlan {
+    /// The member with this index; with [`KERNEL_CHOICE`] the kernel chooses.
     Index(u32),
-    /// These slots, but for who comes through a door.
+    /// These slots; connections through a probe route go to its member.
     Balanced(Balance, Vec<SteeringTarget>, Vec<ProbeRoute>),
 }
 
 impl SteeringPlan {
-    /// The program for it.
+    /// The classic BPF program of this plan.
     pub fn program(&self) -> Vec<Instruction> {
         match self {
             Self::Index(index) => vec![ret(*index)],
-            Self::Balanced(balance, targets, doors) => steering::program(*balance, targets, doors),
+            Self::Balanced(balance, targets, routes) => cbpf::program(*balance, targets, routes),
         }
     }
 }
 
-/// The book.
+/// Saved state of the cluster engine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClusterState {
+pub(crate) struct ClusterState {
     version: u32,
-    /// Apps by name.
-    pub apps: BTreeMap<String, PortSettings>,
-    /// Runs by number.
-    pub runs: BTreeMap<u64, RunState>,
-    /// Sockets by a number of ours.
-    pub sockets: BTreeMap<u64, HeldSocket>,
-    /// Slots that no replacement is coming for.
+    apps: BTreeMap<String, PortSettings>,
+    runs: BTreeMap<u64, RunState>,
+    /// By socket id: a number of rsm, never used twice.
+    sockets: BTreeMap<u64, HeldSocket>,
+    /// Slots that get no other run.
     #[serde(alias = "abandoned")]
-    pub retired_slots: BTreeSet<(String, u32)>,
+    retired_slots: BTreeSet<(String, u32)>,
     groups: Vec<ReuseportGroup>,
     last_socket: u64,
 }
@@ -139,49 +153,227 @@ impl Default for ClusterState {
     }
 }
 
+/// Apps and slots.
 impl ClusterState {
-    /// What another daemon saved; `None` if it is not a book of this version.
+    /// Decodes what another daemon saved; `None` if it has another version or is damaged.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        serde_json::from_slice::<Self>(bytes).ok().filter(|book| book.version == FORMAT_VERSION)
+        serde_json::from_slice::<Self>(bytes).ok().filter(|state| state.version == FORMAT_VERSION)
     }
 
-    /// The slot that a run's sockets are kept under.
+    /// Adds or changes an app. False if nothing changes.
+    pub fn set_app(&mut self, name: &str, settings: PortSettings) -> bool {
+        if self.apps.get(name) == Some(&settings) {
+            return false;
+        }
+        self.apps.insert(name.to_owned(), settings);
+        true
+    }
+
+    pub fn remove_app(&mut self, name: &str) {
+        self.apps.remove(name);
+        self.retired_slots.retain(|(app, _)| app != name);
+    }
+
+    pub fn app(&self, name: &str) -> Option<&PortSettings> {
+        self.apps.get(name)
+    }
+
+    pub fn app_names(&self) -> BTreeSet<String> {
+        self.apps.keys().cloned().collect()
+    }
+
+    /// Apps that have sockets but are not known.
+    pub fn unknown_apps(&self) -> BTreeSet<String> {
+        let owners = self.sockets.values().map(|socket| &socket.app);
+        owners.filter(|app| !self.apps.contains_key(*app)).cloned().collect()
+    }
+
+    /// Records that a slot gets no other run; holds until a run of the slot starts.
+    pub fn retire_slot(&mut self, app: &str, slot: u32) {
+        self.retired_slots.insert((app.to_owned(), slot));
+    }
+
+    fn is_slot_retired(&self, app: &str, slot: u32) -> bool {
+        let Some(PortSettings { balance, slots, .. }) = self.apps.get(app) else { return true };
+        let retired = |slot: u32| self.retired_slots.contains(&(app.to_owned(), slot));
+        if *balance == Balance::Shared {
+            // Sockets of other slots are from before the app had one queue for all.
+            return slot != 0 || slots.iter().all(|slot| retired(*slot));
+        }
+        retired(slot) || !slots.contains(&slot)
+    }
+}
+
+/// Runs.
+impl ClusterState {
+    /// Adds a run, unless it is known. Its slot is not retired any more.
+    pub fn start_run(&mut self, run: u64, app: &str, slot: u32) -> &RunState {
+        self.retired_slots.remove(&(app.to_owned(), slot));
+        let state = RunState { app: app.to_owned(), slot, phase: RunPhase::Starting };
+        self.runs.entry(run).or_insert(state)
+    }
+
+    pub fn run(&self, run: u64) -> Option<&RunState> {
+        self.runs.get(&run)
+    }
+
+    pub fn run_keys(&self) -> Vec<u64> {
+        self.runs.keys().copied().collect()
+    }
+
+    /// Changes whether a run gets connections; the name of its app.
+    pub fn set_phase(&mut self, run: u64, phase: RunPhase) -> Option<String> {
+        let state = self.runs.get_mut(&run)?;
+        state.phase = phase;
+        Some(state.app.clone())
+    }
+
+    pub fn is_draining(&self, run: u64) -> bool {
+        self.runs.get(&run).is_some_and(|run| run.phase == RunPhase::Draining)
+    }
+
+    /// Removes a run and its claims.
+    pub fn end_run(&mut self, run: u64) -> Option<EndedRunState> {
+        let RunState { app, .. } = self.runs.remove(&run)?;
+        let addresses = self.addresses_of_run(run);
+        let claimed =
+            self.sockets.iter_mut().filter_map(|(id, socket)| socket.claims.remove(&run).then_some(*id));
+        Some(EndedRunState { app, sockets: claimed.collect(), addresses })
+    }
+
+    /// The slot whose sockets a run uses.
     pub fn slot_key(&self, run: &RunState) -> u32 {
-        let shared = self.apps.get(&run.app).is_some_and(|app| app.balance == Balance::Shared);
-        if shared { 0 } else { run.slot }
+        if self.has_one_queue(&run.app) { 0 } else { run.slot }
     }
 
-    /// The sockets kept under a place of an app.
-    pub fn sockets_at(&self, app: &str, place: u32) -> impl Iterator<Item = (u64, &HeldSocket)> {
-        let at = move |socket: &HeldSocket| socket.app == app && socket.slot == place;
-        self.sockets.iter().filter(move |(_, socket)| at(socket)).map(|(id, socket)| (*id, socket))
+    /// Runs that use the sockets of a slot.
+    pub fn runs_at(&self, app: &str, slot: u32) -> Vec<u64> {
+        let runs = self.runs.iter().filter(|(_, run)| run.app == app && self.slot_key(run) == slot);
+        runs.map(|(key, _)| *key).collect()
     }
 
-    /// The socket of this inode under a place.
-    pub fn by_inode(&self, app: &str, place: u32, inode: u64) -> Option<u64> {
-        self.sockets_at(app, place).find(|(_, socket)| socket.inode == inode).map(|(id, _)| id)
+    fn has_one_queue(&self, app: &str) -> bool {
+        self.apps.get(app).is_some_and(|app| app.balance == Balance::Shared)
     }
 
-    /// The runs whose sockets are kept under a place.
-    pub fn runs_at(&self, app: &str, place: u32) -> Vec<u64> {
-        let at = |run: &RunState| run.app == app && self.slot_key(run) == place;
-        self.runs.iter().filter(|(_, run)| at(run)).map(|(number, _)| *number).collect()
+    /// How a probe reaches a run's port.
+    pub fn probe_target(&self, run: u64, port: u16) -> ProbeTarget {
+        let Some(app) = self.runs.get(&run).map(|run| run.app.as_str()) else {
+            return ProbeTarget::Direct;
+        };
+        let at_port = self.sockets_of_app(app).filter(|(_, socket)| {
+            socket.listening && socket.address.port() == port && socket.address.protocol == Protocol::Tcp
+        });
+        let (own, others): (Vec<_>, Vec<_>) = at_port.partition(|(_, socket)| socket.claims.contains(&run));
+        match own.iter().find(|(_, socket)| socket.address.accepts_ipv4()) {
+            Some((id, _)) if !self.has_one_queue(app) => ProbeTarget::Via(ProbeRoute::address(*id)),
+            None if own.is_empty() && !others.is_empty() => ProbeTarget::NotListening,
+            _ => ProbeTarget::Direct,
+        }
+    }
+}
+
+/// Sockets.
+impl ClusterState {
+    /// Adds a socket; its id.
+    pub fn add(&mut self, socket: HeldSocket) -> u64 {
+        self.last_socket += 1;
+        self.sockets.insert(self.last_socket, socket);
+        self.last_socket
     }
 
-    /// Whether a socket has been claimed by a run that goes on.
+    /// Removes a socket, from its group, too.
+    pub fn remove(&mut self, id: u64) {
+        self.leave_group(id);
+        self.sockets.remove(&id);
+    }
+
+    pub fn socket(&self, id: u64) -> Option<&HeldSocket> {
+        self.sockets.get(&id)
+    }
+
+    pub fn sockets(&self) -> impl Iterator<Item = (u64, &HeldSocket)> {
+        self.sockets.iter().map(|(id, socket)| (*id, socket))
+    }
+
+    pub fn sockets_of_app(&self, app: &str) -> impl Iterator<Item = (u64, &HeldSocket)> {
+        self.sockets().filter(move |(_, socket)| socket.app == app)
+    }
+
+    pub fn sockets_of_run(&self, run: u64) -> impl Iterator<Item = (u64, &HeldSocket)> {
+        self.sockets().filter(move |(_, socket)| socket.claims.contains(&run))
+    }
+
+    pub fn sockets_at(&self, app: &str, slot: u32) -> impl Iterator<Item = (u64, &HeldSocket)> {
+        self.sockets_of_app(app).filter(move |(_, socket)| socket.slot == slot)
+    }
+
+    pub fn by_inode(&self, app: &str, slot: u32, inode: u64) -> Option<u64> {
+        self.sockets_at(app, slot).find(|(_, socket)| socket.inode == inode).map(|(id, _)| id)
+    }
+
+    pub fn addresses_of_app(&self, app: &str) -> BTreeSet<Address> {
+        self.sockets_of_app(app).map(|(_, socket)| socket.address).collect()
+    }
+
+    pub fn addresses_of_run(&self, run: u64) -> BTreeSet<Address> {
+        self.sockets_of_run(run).map(|(_, socket)| socket.address).collect()
+    }
+
+    /// Another app that listens on this address.
+    pub fn other_app_at<'a>(&'a self, address: Address, app: &str) -> Option<&'a str> {
+        let listeners = self.sockets.values().filter(|socket| socket.address == address && socket.listening);
+        listeners.map(|socket| socket.app.as_str()).find(|name| *name != app)
+    }
+
+    pub fn is_listening_at(&self, run: u64, address: Address) -> bool {
+        self.sockets_of_run(run).any(|(_, socket)| socket.listening && socket.address == address)
+    }
+
+    pub fn has_port(&self, owner: PortOwner) -> bool {
+        self.sockets.values().any(|socket| socket.port_owner() == owner)
+    }
+
+    /// Records that a run has a socket.
+    pub fn claim(&mut self, id: u64, run: u64) {
+        if let Some(socket) = self.sockets.get_mut(&id) {
+            socket.claims.insert(run);
+        }
+    }
+
+    pub fn set_backlog(&mut self, id: u64, backlog: i32) {
+        if let Some(socket) = self.sockets.get_mut(&id) {
+            socket.backlog = backlog;
+        }
+    }
+
+    /// Whether a run that has not ended has the socket.
     pub fn is_claimed(&self, socket: &HeldSocket) -> bool {
         socket.claims.iter().any(|run| self.runs.contains_key(run))
     }
 
-    /// Whether another run of its slot than `run` has this socket and goes on: then `run` gets one of its
-    /// own, so that it takes connections only when it is ready. With [`Balance::Shared`] there is but one.
-    pub fn is_used_by_others(&self, socket: &HeldSocket, run: u64) -> bool {
-        let shared = self.apps.get(&socket.app).is_some_and(|app| app.balance == Balance::Shared);
-        !shared && socket.claims.iter().any(|other| *other != run && self.runs.contains_key(other))
+    /// Whether a run other than `run` has the socket and has not ended.
+    pub fn is_claimed_by_others(&self, socket: &HeldSocket, run: u64) -> bool {
+        socket.claims.iter().any(|other| *other != run && self.runs.contains_key(other))
     }
 
-    /// Whether a ready run of the same slot has another socket for this one's address.
-    pub fn has_ready_replacement(&self, old: &HeldSocket) -> bool {
+    /// Whether `run` needs a socket of its own because another run of its slot uses this one: so it gets
+    /// connections only when it is ready. With [`Balance::Shared`] all runs use one socket.
+    pub fn is_used_by_others(&self, socket: &HeldSocket, run: u64) -> bool {
+        !self.has_one_queue(&socket.app) && self.is_claimed_by_others(socket, run)
+    }
+
+    /// Sockets of an app that no run has and that no later run will use.
+    pub fn releasable_sockets(&self, app: &str) -> Vec<u64> {
+        let unclaimed = self.sockets_of_app(app).filter(|(_, socket)| !self.is_claimed(socket));
+        let releasable = unclaimed.filter(|(_, socket)| {
+            !socket.listening || self.is_slot_retired(app, socket.slot) || self.has_ready_replacement(socket)
+        });
+        releasable.map(|(id, _)| id).collect()
+    }
+
+    /// Whether a ready run of the same slot has another socket for this address.
+    fn has_ready_replacement(&self, old: &HeldSocket) -> bool {
         let ready = |run: &u64| self.runs.get(run).is_some_and(|run| run.phase == RunPhase::Ready);
         self.sockets_at(&old.app, old.slot).any(|(_, socket)| {
             socket.inode != old.inode
@@ -191,20 +383,37 @@ impl ClusterState {
         })
     }
 
-    /// Adds a socket and says its number.
-    pub fn add(&mut self, socket: HeldSocket) -> u64 {
-        self.last_socket += 1;
-        self.sockets.insert(self.last_socket, socket);
-        self.last_socket
+    /// Listening sockets that draining runs share with runs that are not draining.
+    pub fn shared_with_draining(&self) -> Vec<u64> {
+        let shared = self.sockets().filter(|(_, socket)| {
+            let mut current = socket.claims.iter().filter(|run| self.runs.contains_key(run));
+            socket.listening
+                && socket.claims.iter().any(|run| self.is_draining(*run))
+                && !current.all(|run| self.is_draining(*run))
+        });
+        shared.map(|(id, _)| id).collect()
     }
 
-    /// Notes that a socket is a member of its group now; one that was leaves first and comes last.
+    /// Sockets whose queues are served by this run alone, apart from draining runs.
+    pub fn exclusive_sockets(&self, run: u64) -> Vec<u64> {
+        let serves = |other: &u64| {
+            *other != run && self.runs.get(other).is_some_and(|other| other.phase != RunPhase::Draining)
+        };
+        let exclusive = self.sockets_of_run(run).filter(|(_, socket)| !socket.claims.iter().any(serves));
+        exclusive.map(|(id, _)| id).collect()
+    }
+}
+
+/// Groups and steering.
+impl ClusterState {
+    /// Records that a socket is a member of its group now. A socket that was a member leaves first and becomes the
+    /// last one.
     pub fn join_group(&mut self, id: u64) {
         let Some(socket) = self.sockets.get_mut(&id) else { return };
         socket.listening = true;
         let address = socket.address;
         let group = match self.groups.iter_mut().position(|group| group.address == address) {
-            Some(at) => &mut self.groups[at],
+            Some(index) => &mut self.groups[index],
             None => {
                 self.groups.push(ReuseportGroup { address, order: GroupOrder::default(), order_known: true });
                 let last = self.groups.len() - 1;
@@ -215,44 +424,30 @@ impl ClusterState {
         group.order.join(id);
     }
 
-    /// Notes that a socket is no member of its group any more.
+    /// Records that a socket is not a member of its group any more.
     pub fn leave_group(&mut self, id: u64) {
         let Some(socket) = self.sockets.get_mut(&id) else { return };
-        let (address, was_in) = (socket.address, std::mem::take(&mut socket.listening));
+        let (address, was_member) = (socket.address, std::mem::take(&mut socket.listening));
         if let Some(group) = self.groups.iter_mut().find(|group| group.address == address) {
             group.order.leave(id);
-            // A UDP socket leaves when its last duplicate is closed, which is not ours alone.
-            group.order_known &= !(was_in && address.protocol == Protocol::Udp);
-            // One alone has but one place.
+            // A UDP socket leaves when its last duplicate is closed, and the programs have duplicates, too.
+            group.order_known &= !(was_member && address.protocol == Protocol::Udp);
+            // The index of a single member is certain.
             group.order_known |= address.protocol == Protocol::Tcp && group.order.members().len() < 2;
         }
         self.groups.retain(|group| !group.order.is_empty());
     }
 
-    /// Notes that the order of an address's group is not known.
     pub fn mark_order_unknown(&mut self, address: Address) {
         let group = self.groups.iter_mut().find(|group| group.address == address);
         group.into_iter().for_each(|group| group.order_known = group.order.members().len() < 2);
     }
 
-    /// Whether the order of an address's group is known.
     pub fn is_order_known(&self, address: Address) -> bool {
         self.group(address).is_none_or(|group| group.order_known)
     }
 
-    /// Forgets a socket, and that it was a member of its group.
-    pub fn remove(&mut self, id: u64) {
-        self.leave_group(id);
-        self.sockets.remove(&id);
-    }
-
-    /// Other apps whose sockets have this address.
-    pub fn other_app_at<'a>(&'a self, address: Address, app: &str) -> Option<&'a str> {
-        let same = self.sockets.values().filter(|socket| socket.address == address && socket.listening);
-        same.map(|socket| socket.app.as_str()).find(|name| *name != app)
-    }
-
-    /// The members of an address's group, in the kernel's order.
+    /// Members of an address's group, in the kernel's order.
     pub fn members(&self, address: Address) -> &[u64] {
         self.group(address).map_or(&[], |group| group.order.members())
     }
@@ -261,8 +456,8 @@ impl ClusterState {
         self.groups.iter().find(|group| group.address == address)
     }
 
-    /// How an address is steered as things are. While `leaving` is on its way out of the group: in a way that
-    /// is right before and after.
+    /// How an address is steered now. With `leaving`, the plan is valid both before and after that socket leaves
+    /// the group.
     pub fn steering(&self, address: Address, leaving: Option<u64>) -> SteeringPlan {
         let Some(group) = self.group(address).filter(|group| group.order_known) else {
             return SteeringPlan::Index(KERNEL_CHOICE);
@@ -275,44 +470,44 @@ impl ClusterState {
         self.balanced_plan(group, &unmoved)
     }
 
-    /// Those that stay in place while `leaving` leaves, if the one that moves then is worth more than all of them:
-    /// for a moment afterwards nobody but the kernel chooses, and it must not choose them.
+    /// The members that keep their index when `leaving` leaves, if the member that moves has a higher rank than all
+    /// of them. Until the next program is attached the kernel chooses, and it must not choose these.
     pub fn unmoved_members(&self, address: Address, leaving: u64) -> Vec<u64> {
         let Some(group) = self.group(address) else { return Vec::new() };
         let unmoved: Vec<u64> = group.order.unmoved_when_leaves(leaving).collect();
         let last = group.order.members().last().filter(|last| **last != leaving);
-        let best = unmoved.iter().map(|member| self.member_rank(*member)).max();
-        if last.map(|last| self.member_rank(*last)) > best { unmoved } else { Vec::new() }
+        let highest = unmoved.iter().map(|member| self.member_rank(*member)).max();
+        if last.map(|last| self.member_rank(*last)) > highest { unmoved } else { Vec::new() }
     }
 
     fn balanced_plan(&self, group: &ReuseportGroup, members: &[u64]) -> SteeringPlan {
-        let best = members.iter().map(|member| self.member_rank(*member)).max();
-        let mut slots: BTreeMap<(&str, u32), SteeringTarget> = BTreeMap::new();
-        let (mut balance, mut doors) = (None, Vec::new());
+        let highest = members.iter().map(|member| self.member_rank(*member)).max();
+        let mut targets: BTreeMap<(&str, u32), SteeringTarget> = BTreeMap::new();
+        let (mut balance, mut routes) = (None, Vec::new());
         for member in members {
             let (Some(socket), Some(index)) = (self.sockets.get(member), group.order.index(*member)) else {
                 continue;
             };
             if let Some(app) = self.apps.get(&socket.app) {
                 balance.get_or_insert(app.balance);
-                doors.extend(
+                routes.extend(
                     app.probe_routes.then(|| ProbeRoute { source: ProbeRoute::address(*member), index }),
                 );
                 for slot in app.slots.iter().filter(|_| app.balance != Balance::Shared) {
-                    slots.entry((&socket.app, *slot)).or_default();
+                    targets.entry((&socket.app, *slot)).or_default();
                 }
             }
-            let target = slots.entry((&socket.app, socket.slot)).or_default();
-            if Some(self.member_rank(*member)) == best {
+            let target = targets.entry((&socket.app, socket.slot)).or_default();
+            if Some(self.member_rank(*member)) == highest {
                 target.accepting = true;
                 target.members.push(index);
             }
         }
-        SteeringPlan::Balanced(balance.unwrap_or_default(), slots.into_values().collect(), doors)
+        SteeringPlan::Balanced(balance.unwrap_or_default(), targets.into_values().collect(), routes)
     }
 
-    /// Only the members of the highest rank get connections: those of ready runs; if there is none, those
-    /// of runs that will be; else all, so that connections wait with whoever comes first.
+    /// Only members of the highest rank get connections: those of ready runs; without any, those of starting runs;
+    /// without these, all, so that connections wait for the first run that accepts them.
     fn member_rank(&self, member: u64) -> u8 {
         let claims = self.sockets.get(&member).into_iter().flat_map(|socket| &socket.claims);
         let phases = claims.filter_map(|run| self.runs.get(run)).map(|run| run.phase);

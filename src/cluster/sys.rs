@@ -1,36 +1,43 @@
-//! The system calls on sockets that clustering needs.
+//! System calls on sockets.
 #![allow(unsafe_code)]
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
-    AddressFamily, Shutdown, SockFlag, SockProtocol, SockType, SockaddrLike, SockaddrStorage, getsockname,
-    shutdown, socket,
+    AddressFamily, Shutdown, SockFlag, SockProtocol, SockType, SockaddrLike, SockaddrStorage, getpeername,
+    getsockname, shutdown, socket,
 };
 
-use crate::cluster::address::Protocol;
+use crate::cluster::address::{Address, Protocol};
 use crate::process::bpf::{Instruction, ret};
 use crate::process::xattr::xattr;
 
-/// What sort of socket it is.
+/// Backlog where the program's own is unknown. The limit of the kernel (`net.core.somaxconn`) applies.
+pub(crate) const DEFAULT_BACKLOG: i32 = 4096;
+
+/// Family and protocol of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SocketKind {
+pub(crate) struct SocketKind {
     /// `AF_INET6`, else `AF_INET`.
     pub is_v6: bool,
-    /// What travels over it.
     pub protocol: Protocol,
-    /// Multipath TCP: cannot be steered, a plain TCP socket must take its place.
+    /// Multipath TCP: such a group cannot be steered, so a plain TCP socket replaces the socket.
     pub is_multipath: bool,
 }
 
 impl SocketKind {
-    /// Of a socket of ours; `None` if it is neither TCP nor UDP.
+    pub const fn tcp(is_v6: bool) -> Self {
+        Self { is_v6, protocol: Protocol::Tcp, is_multipath: false }
+    }
+
+    /// Kind of a socket of this process; `None` if it is neither TCP nor UDP.
     pub fn of(fd: BorrowedFd<'_>) -> Option<Self> {
         let option = |name| getsockopt_int(fd, libc::SOL_SOCKET, name).ok();
-        let v6 = match option(libc::SO_DOMAIN)? {
+        let is_v6 = match option(libc::SO_DOMAIN)? {
             libc::AF_INET => false,
             libc::AF_INET6 => true,
             _ => return None,
@@ -40,13 +47,13 @@ impl SocketKind {
             (libc::SOCK_DGRAM, libc::IPPROTO_UDP) => Protocol::Udp,
             _ => return None,
         };
-        Some(Self { is_v6: v6, protocol, is_multipath: option(libc::SO_PROTOCOL)? == libc::IPPROTO_MPTCP })
+        Some(Self { is_v6, protocol, is_multipath: option(libc::SO_PROTOCOL)? == libc::IPPROTO_MPTCP })
     }
 
-    /// Of a process's socket, without having it: the kernel shows its protocol's name.
-    pub fn of_process(process: i32, number: i32) -> Option<Self> {
-        let name = xattr(format!("/proc/{process}/fd/{number}").as_ref(), c"system.sockprotoname")?;
-        let (v6, protocol, multipath) = match name.strip_suffix(b"\0").unwrap_or(&name) {
+    /// Kind of a socket of another process, without duplicating it: by the protocol name that the kernel shows.
+    pub fn of_process(process: i32, fd: i32) -> Option<Self> {
+        let name = xattr(format!("/proc/{process}/fd/{fd}").as_ref(), c"system.sockprotoname")?;
+        let (is_v6, protocol, is_multipath) = match name.strip_suffix(b"\0").unwrap_or(&name) {
             b"TCP" => (false, Protocol::Tcp, false),
             b"TCPv6" => (true, Protocol::Tcp, false),
             b"MPTCP" => (false, Protocol::Tcp, true),
@@ -55,20 +62,20 @@ impl SocketKind {
             b"UDPv6" => (true, Protocol::Udp, false),
             _ => return None,
         };
-        Some(Self { is_v6: v6, protocol, is_multipath: multipath })
+        Some(Self { is_v6, protocol, is_multipath })
     }
 }
 
-/// Whether executing this file gives capabilities.
-pub fn has_file_capabilities(program: &std::path::Path) -> bool {
+/// Whether a program gets capabilities when it is executed.
+pub(crate) fn has_file_capabilities(program: &Path) -> bool {
     xattr(program, c"security.capability").is_some()
 }
 
-/// A new socket like one of this kind, but never a multipath one.
+/// A new socket of this kind, but never a multipath one.
 ///
 /// # Errors
 /// The system is out of descriptors or memory.
-pub fn new_like(kind: SocketKind) -> nix::Result<OwnedFd> {
+pub(crate) fn new_like(kind: SocketKind) -> nix::Result<OwnedFd> {
     let family = if kind.is_v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
     let (kind, protocol) = match kind.protocol {
         Protocol::Tcp => (SockType::Stream, SockProtocol::Tcp),
@@ -79,7 +86,7 @@ pub fn new_like(kind: SocketKind) -> nix::Result<OwnedFd> {
 
 fn getsockopt_int(fd: BorrowedFd<'_>, level: i32, name: i32) -> nix::Result<i32> {
     let (mut value, mut length) = (0i32, size_of::<i32>() as libc::socklen_t);
-    // SAFETY: the kernel writes no more than `length` bytes to `value`.
+    // SAFETY: the kernel writes at most `length` bytes to `value`.
     Errno::result(unsafe {
         libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length)
     })?;
@@ -88,49 +95,85 @@ fn getsockopt_int(fd: BorrowedFd<'_>, level: i32, name: i32) -> nix::Result<i32>
 
 fn setsockopt<T>(fd: BorrowedFd<'_>, level: i32, name: i32, value: &T) -> nix::Result<()> {
     let length = size_of::<T>() as libc::socklen_t;
-    // SAFETY: the kernel reads `length` bytes at `value`, as the option wants.
-    let done =
+    // SAFETY: the kernel reads `length` bytes at `value`; each caller passes the type that the option requires.
+    let result =
         unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), length) };
-    Errno::result(done).map(drop)
+    Errno::result(result).map(drop)
 }
 
-/// Whether it is bound to one network device.
-pub fn is_bound_to_device(fd: BorrowedFd<'_>) -> bool {
+pub(crate) fn is_bound_to_device(fd: BorrowedFd<'_>) -> bool {
     getsockopt_int(fd, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX).is_ok_and(|device| device != 0)
 }
 
-/// Whether it takes IPv6 alone.
-pub fn v6_only(fd: BorrowedFd<'_>) -> bool {
+pub(crate) fn v6_only(fd: BorrowedFd<'_>) -> bool {
     getsockopt_int(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY).is_ok_and(|value| value != 0)
 }
 
-/// Lets it take IPv6 alone, or not.
-pub fn set_v6_only(fd: BorrowedFd<'_>, only: bool) -> nix::Result<()> {
-    setsockopt(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &i32::from(only))
+pub(crate) fn set_v6_only(fd: BorrowedFd<'_>, v6_only: bool) -> nix::Result<()> {
+    setsockopt(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &i32::from(v6_only))
 }
 
-/// Whether it may share its port.
-pub fn reuse_port(fd: BorrowedFd<'_>) -> bool {
+pub(crate) fn reuse_port(fd: BorrowedFd<'_>) -> bool {
     getsockopt_int(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT).is_ok_and(|value| value != 0)
 }
 
-/// Lets it share its port with others of the same user that do.
-pub fn set_reuse_port(fd: BorrowedFd<'_>, reuse: bool) -> nix::Result<()> {
+/// Whether the socket shares its port with sockets of the same user that do, too.
+pub(crate) fn set_reuse_port(fd: BorrowedFd<'_>, reuse: bool) -> nix::Result<()> {
     setsockopt(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, &i32::from(reuse))
 }
 
-/// Lets it take a port that connections of the past still have.
-pub fn set_reuse_address(fd: BorrowedFd<'_>) -> nix::Result<()> {
+/// Allows binding a port that closed connections (`TIME_WAIT`) still have.
+pub(crate) fn set_reuse_address(fd: BorrowedFd<'_>) -> nix::Result<()> {
     setsockopt(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, &1i32)
 }
 
-/// Binds it.
-pub fn bind(fd: BorrowedFd<'_>, address: SocketAddr) -> nix::Result<()> {
+pub(crate) fn bind(fd: BorrowedFd<'_>, address: SocketAddr) -> nix::Result<()> {
     nix::sys::socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(address))
 }
 
-/// What it is bound to.
-pub fn local_address(fd: BorrowedFd<'_>) -> Option<SocketAddr> {
+/// Who has a port, and whether the program wants to share it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PortUse {
+    /// rsm holds the port for the same user, or has released it a moment ago.
+    pub is_own: bool,
+    /// The program itself has set `SO_REUSEPORT`.
+    pub reuse_port: bool,
+}
+
+/// Binds a socket so that other slots can bind the address, too, and only if no other program has it. `new_like`
+/// creates a socket of the same kind.
+pub(crate) fn bind_reuseport(
+    fd: BorrowedFd<'_>,
+    address: Address,
+    port: PortUse,
+    new_like: impl Fn() -> nix::Result<OwnedFd>,
+) -> nix::Result<()> {
+    set_reuse_address(fd)?;
+    if address.protocol == Protocol::Udp {
+        // A UDP socket joins its group when it is bound, so SO_REUSEPORT must be set before. Another socket tests
+        // whether another program has the port.
+        if !port.is_own {
+            bind(new_like()?.as_fd(), address.socket)?;
+        }
+        set_reuse_port(fd, true)?;
+        return bind(fd, address.socket);
+    }
+    set_reuse_port(fd, false)?;
+    let mut bound = bind(fd, address.socket);
+    if bound == Err(Errno::EADDRINUSE) && port.is_own {
+        set_reuse_port(fd, true)?;
+        bound = bind(fd, address.socket);
+    }
+    // The previous daemon has bound it and died before it answered the call.
+    if bound == Err(Errno::EINVAL) && local_address(fd) == Some(address.socket) {
+        bound = Ok(());
+    }
+    set_reuse_port(fd, bound.is_ok() || port.reuse_port)?;
+    bound
+}
+
+/// The address that a socket is bound to.
+pub(crate) fn local_address(fd: BorrowedFd<'_>) -> Option<SocketAddr> {
     let storage: SockaddrStorage = getsockname(fd.as_raw_fd()).ok()?;
     match storage.family()? {
         AddressFamily::Inet => storage.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into())),
@@ -139,59 +182,58 @@ pub fn local_address(fd: BorrowedFd<'_>) -> Option<SocketAddr> {
     }
 }
 
-/// Lets connections come. Again on one that listens: changes the length of its queue.
-pub fn listen(fd: BorrowedFd<'_>, backlog: i32) -> nix::Result<()> {
-    // SAFETY: two numbers.
+/// Starts listening. On a socket that listens, changes the backlog.
+pub(crate) fn listen(fd: BorrowedFd<'_>, backlog: i32) -> nix::Result<()> {
+    // SAFETY: takes two numbers.
     Errno::result(unsafe { libc::listen(fd.as_raw_fd(), backlog) }).map(drop)
 }
 
-/// Whether connections may come: someone may have shut it down.
-pub fn is_listening(fd: BorrowedFd<'_>) -> bool {
+/// Whether it listens: a program may have shut it down.
+pub(crate) fn is_listening(fd: BorrowedFd<'_>) -> bool {
     getsockopt_int(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|value| value != 0)
 }
 
-/// Ends its listening at once, whoever else has it open; connections in its queue are reset.
-pub fn shutdown_both(fd: BorrowedFd<'_>) {
-    // A UDP socket that is not connected has nothing to shut.
+/// Stops listening at once, although other processes have duplicates. Connections in the queue are reset.
+pub(crate) fn shutdown_both(fd: BorrowedFd<'_>) {
+    // Fails for a UDP socket that is not connected: there is nothing to shut down.
     let _ = shutdown(fd.as_raw_fd(), Shutdown::Both);
 }
 
-/// Whether it has a peer: then it is no server's, only bound to a port before it connected.
-pub fn is_connected(fd: BorrowedFd<'_>) -> bool {
-    nix::sys::socket::getpeername::<SockaddrStorage>(fd.as_raw_fd()).is_ok()
+/// Whether it has a peer: then it is the socket of a client that was bound before it connected.
+pub(crate) fn is_connected(fd: BorrowedFd<'_>) -> bool {
+    getpeername::<SockaddrStorage>(fd.as_raw_fd()).is_ok()
 }
 
-/// Attaches a program to the group of this socket: it chooses from now on.
-pub fn attach_cbpf(fd: BorrowedFd<'_>, program: &[Instruction]) -> nix::Result<()> {
+/// Attaches a steering program to the group of this socket.
+pub(crate) fn attach_cbpf(fd: BorrowedFd<'_>, program: &[Instruction]) -> nix::Result<()> {
     let len = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
+    // The kernel only reads the program, and copies it during the call.
     let filter = program.as_ptr().cast::<libc::sock_filter>().cast_mut();
-    // Only read, and gone after the call: the kernel takes a copy.
     setsockopt(fd, libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, &libc::sock_fprog { len, filter })
 }
 
-/// Has a listening socket take no notice of clients, or take notice again. They get no answer, and try again
-/// after a second.
-pub fn set_drop_filter(fd: BorrowedFd<'_>, deaf: bool) -> nix::Result<()> {
-    let nothing = [ret(0)];
-    let filter = nothing.as_ptr().cast::<libc::sock_filter>().cast_mut();
-    if deaf {
-        // Only read, as above.
+/// Makes a listening socket drop all packets, or accept them again. Clients get no answer and retry after a second.
+pub(crate) fn set_drop_filter(fd: BorrowedFd<'_>, drop_packets: bool) -> nix::Result<()> {
+    let drop_all = [ret(0)];
+    // The kernel only reads the program, and copies it during the call.
+    let filter = drop_all.as_ptr().cast::<libc::sock_filter>().cast_mut();
+    if drop_packets {
         setsockopt(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &libc::sock_fprog { len: 1, filter })
     } else {
         setsockopt(fd, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &0)
     }
 }
 
-/// How many connections wait to be accepted.
+/// Number of connections that wait to be accepted.
 ///
 /// # Errors
-/// `EINVAL` and the like: no TCP socket.
-pub fn accept_queue_length(fd: BorrowedFd<'_>) -> nix::Result<u32> {
-    /// `tcpi_unacked` in `struct tcp_info`: of a listening socket the length of its accept queue.
-    const UNACKED: usize = 24;
+/// `EINVAL` or `EOPNOTSUPP`: not a TCP socket.
+pub(crate) fn accept_queue_length(fd: BorrowedFd<'_>) -> nix::Result<u32> {
+    /// Offset of `tcpi_unacked` in `struct tcp_info`: for a listening socket, the length of its accept queue.
+    const TCPI_UNACKED: usize = 24;
     let mut info = [0u8; 104];
     let mut length = info.len() as libc::socklen_t;
-    // SAFETY: the kernel writes no more than `length` bytes to `info`.
+    // SAFETY: the kernel writes at most `length` bytes to `info`.
     Errno::result(unsafe {
         libc::getsockopt(
             fd.as_raw_fd(),
@@ -202,17 +244,17 @@ pub fn accept_queue_length(fd: BorrowedFd<'_>) -> nix::Result<u32> {
         )
     })?;
     let mut word = [0; 4];
-    word.copy_from_slice(&info[UNACKED..UNACKED + 4]);
+    word.copy_from_slice(&info[TCPI_UNACKED..TCPI_UNACKED + 4]);
     Ok(u32::from_ne_bytes(word))
 }
 
-/// The kernel's number for it.
-pub fn inode(fd: BorrowedFd<'_>) -> nix::Result<u64> {
+/// Inode number of a socket.
+pub(crate) fn inode(fd: BorrowedFd<'_>) -> nix::Result<u64> {
     Ok(nix::sys::stat::fstat(fd)?.st_ino)
 }
 
-/// Lets calls on it wait, or not; so for all who have it.
-pub fn set_non_blocking(fd: BorrowedFd<'_>, non_blocking: bool) -> nix::Result<()> {
+/// Sets `O_NONBLOCK`, for all processes that have the socket.
+pub(crate) fn set_non_blocking(fd: BorrowedFd<'_>, non_blocking: bool) -> nix::Result<()> {
     let before = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
     let mut flags = before;
     flags.set(OFlag::O_NONBLOCK, non_blocking);
@@ -224,17 +266,18 @@ pub fn set_non_blocking(fd: BorrowedFd<'_>, non_blocking: bool) -> nix::Result<(
 
 #[cfg(test)]
 mod tests {
-    use crate::cluster::sys::*;
     use std::net::{TcpListener, TcpStream, UdpSocket};
 
-    const TCP: SocketKind = SocketKind { is_v6: false, protocol: Protocol::Tcp, is_multipath: false };
+    use super::*;
+
+    const TCP: SocketKind = SocketKind::tcp(false);
 
     #[test]
-    fn kinds_are_seen_from_inside_and_outside() {
+    fn kind_of_own_and_remote_socket_agree() {
         let me = std::process::id().cast_signed();
-        for v6 in [false, true] {
+        for is_v6 in [false, true] {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
-                let kind = SocketKind { is_v6: v6, protocol, is_multipath: false };
+                let kind = SocketKind { is_v6, protocol, is_multipath: false };
                 let socket = new_like(kind).unwrap();
                 assert_eq!(SocketKind::of(socket.as_fd()), Some(kind));
                 assert_eq!(SocketKind::of_process(me, socket.as_raw_fd()), Some(kind));
@@ -247,12 +290,12 @@ mod tests {
     }
 
     #[test]
-    fn a_port_is_shared_only_with_those_who_share() {
+    fn port_is_shared_with_reuse_port_only() {
         let (first, second) = (new_like(TCP).unwrap(), new_like(TCP).unwrap());
         bind(first.as_fd(), "127.0.0.1:0".parse().unwrap()).unwrap();
         let address = local_address(first.as_fd()).unwrap();
         assert_eq!(bind(second.as_fd(), address), Err(Errno::EADDRINUSE));
-        // Allowed later, it counts all the same: so a first socket can be bound without sharing.
+        // Set after `bind`, SO_REUSEPORT has the same effect: so a first socket can be bound without sharing.
         set_reuse_port(first.as_fd(), true).unwrap();
         set_reuse_port(second.as_fd(), true).unwrap();
         assert_eq!(bind(second.as_fd(), address), Ok(()));
@@ -260,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn the_program_chooses_and_the_queue_is_counted() {
+    fn steering_program_chooses_member() {
         let group: Vec<OwnedFd> = (0..2).map(|_| new_like(TCP).unwrap()).collect();
         let mut address = "127.0.0.1:0".parse().unwrap();
         for member in &group {
@@ -275,7 +318,7 @@ mod tests {
             (accept_queue_length(group[0].as_fd()), accept_queue_length(group[1].as_fd())),
             (Ok(0), Ok(5))
         );
-        // The last member moves into the hole.
+        // The last member fills the gap.
         shutdown_both(group[0].as_fd());
         assert!(!is_listening(group[0].as_fd()) && is_listening(group[1].as_fd()));
         attach_cbpf(group[1].as_fd(), &[ret(0)]).unwrap();
@@ -284,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_and_peers() {
+    fn reports_flags_and_peers() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         set_non_blocking(listener.as_fd(), true).unwrap();
         assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);

@@ -28,7 +28,7 @@ use programs::{
 use rsm::cluster::{Balance, ClusterEvent, Mechanism, PortSettings, PortWarning};
 use supervisor::{APP, Supervisor};
 
-const PATHS: [Mechanism; 2] = [Mechanism::Duplicate, Mechanism::Inject];
+const MECHANISMS: [Mechanism; 2] = [Mechanism::Duplicate, Mechanism::Inject];
 
 fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
@@ -39,24 +39,24 @@ fn client(to: SocketAddr) -> Client {
     Client::new(to).timeout(Duration::from_secs(20))
 }
 
-/// So many requests, one after the other.
+/// Sends requests one after the other.
 fn requests(count: u32, to: SocketAddr) -> Tally {
     client(to).requests(count)
 }
 
-/// Four clients that ask as fast as they are answered.
+/// Four clients that send requests without pause.
 fn load(to: SocketAddr) -> Load {
     client(to).load(4, Pace::Unlimited)
 }
 
-/// One datagram, answered by the slot that got it.
+/// Sends one datagram; the slot that answers it.
 fn ask_udp(port: u16) -> String {
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     client.send_to(b"who", ("127.0.0.1", port)).unwrap();
-    let mut answer = [0; 16];
-    let length = client.recv(&mut answer).unwrap();
-    String::from_utf8(answer[..length].to_vec()).unwrap()
+    let mut response = [0; 16];
+    let length = client.recv(&mut response).unwrap();
+    String::from_utf8(response[..length].to_vec()).unwrap()
 }
 
 fn python(host: &str, port: u16) -> [String; 5] {
@@ -67,7 +67,7 @@ fn node(port: u16) -> [String; 5] {
     ["node", "-e", NODE, "--", &port.to_string()].map(str::to_owned)
 }
 
-/// The members whose slots answer, in order.
+/// The slots that answer, in order.
 fn answering(tally: &Tally) -> Vec<&str> {
     tally.answered.keys().map(String::as_str).collect()
 }
@@ -78,42 +78,42 @@ fn slots(count: u32) -> PortSettings {
 
 #[test]
 fn python_servers_share_port() {
-    for path in PATHS {
-        let mut supervisor = Supervisor::new(path, slots(2));
+    for mechanism in MECHANISMS {
+        let mut supervisor = Supervisor::new(mechanism, slots(2));
         let port = free_port();
         for slot in 0..2 {
             supervisor.start_ready(slot, &python("127.0.0.1", port));
         }
         let tally = requests(200, local(port));
         tally.assert_clean();
-        assert_eq!(answering(&tally), ["0", "1"], "{path:?}: {tally:?}");
-        assert!(tally.answered.values().all(|count| *count > 50), "{path:?}: {tally:?}");
+        assert_eq!(answering(&tally), ["0", "1"], "{mechanism:?}: {tally:?}");
+        assert!(tally.answered.values().all(|count| *count > 50), "{mechanism:?}: {tally:?}");
     }
 }
 
 #[test]
 fn node_servers_behind_shell_share_equally() {
-    for path in PATHS {
-        let mut supervisor = Supervisor::new(path, slots(4));
+    for mechanism in MECHANISMS {
+        let mut supervisor = Supervisor::new(mechanism, slots(4));
         let port = free_port();
-        // As `npm start` does it.
+        // As `npm start` does.
         let line = format!("node -e '{NODE}' -- {port}; true");
         for slot in 0..4 {
             supervisor.start_ready(slot, &["sh", "-c", &line]);
         }
         let tally = requests(2000, local(port));
         tally.assert_clean();
-        // In turns, as root; else by chance: five times the standard deviation (19) round the mean.
+        // Round-robin as root; else random: five times the standard deviation (19) around the mean.
         let even = if nix::unistd::geteuid().is_root() { 495..506 } else { 400..600 };
-        assert!(tally.answered.values().all(|count| even.contains(count)), "{path:?}: {tally:?}");
+        assert!(tally.answered.values().all(|count| even.contains(count)), "{mechanism:?}: {tally:?}");
         assert_eq!(answering(&tally), ["0", "1", "2", "3"]);
     }
 }
 
 #[test]
 fn reload_fails_no_request() {
-    for path in PATHS {
-        let mut supervisor = Supervisor::new(path, slots(2));
+    for mechanism in MECHANISMS {
+        let mut supervisor = Supervisor::new(mechanism, slots(2));
         let port = free_port();
         let mut runs: Vec<u64> = (0..2).map(|slot| supervisor.start_ready(slot, &node(port))).collect();
         let load = load(local(port));
@@ -124,15 +124,15 @@ fn reload_fails_no_request() {
         }
         let tally = load.finish();
         tally.assert_clean();
-        assert_eq!(answering(&tally), ["0", "1"], "{path:?}: {tally:?}");
+        assert_eq!(answering(&tally), ["0", "1"], "{mechanism:?}: {tally:?}");
         assert_eq!(supervisor.ports().len(), 2);
     }
 }
 
 #[test]
 fn reload_closes_old_sockets_without_failures() {
-    for path in PATHS {
-        let mut supervisor = Supervisor::new(path, slots(2));
+    for mechanism in MECHANISMS {
+        let mut supervisor = Supervisor::new(mechanism, slots(2));
         let port = free_port();
         let mut runs: Vec<u64> = (0..2).map(|slot| supervisor.start_ready(slot, &node(port))).collect();
         let load = load(local(port));
@@ -140,14 +140,14 @@ fn reload_closes_old_sockets_without_failures() {
             *run = supervisor.reload(*run, &node(port));
         }
         load.finish().assert_clean();
-        assert_eq!(supervisor.ports().len(), 2, "the old ones are closed");
+        assert_eq!(supervisor.ports().len(), 2, "the old sockets are closed");
     }
 }
 
 #[test]
 fn connections_wait_while_run_is_replaced() {
-    for path in PATHS {
-        let mut supervisor = Supervisor::new(path, slots(1));
+    for mechanism in MECHANISMS {
+        let mut supervisor = Supervisor::new(mechanism, slots(1));
         let port = free_port();
         let run = supervisor.start_ready(0, &python("127.0.0.1", port));
         supervisor.kill(run);
@@ -165,11 +165,11 @@ fn crashed_slot_gets_no_connections() {
     let first = supervisor.start_ready(0, &python("127.0.0.1", port));
     supervisor.start_ready(1, &python("127.0.0.1", port));
     supervisor.kill(first);
-    supervisor.ports(); // done when this is answered: commands are carried out in order
+    supervisor.ports(); // commands are executed in order: the previous one is finished when this returns
     let tally = requests(50, local(port));
     tally.assert_clean();
     assert_eq!(answering(&tally), ["1"]);
-    // One that listens but is not ready gets nothing either.
+    // A run that listens but is not ready gets no connections.
     let again = supervisor.start(0, &python("127.0.0.1", port));
     supervisor.wait_for(|event| matches!(event, ClusterEvent::Listening { run, .. } if *run == again));
     assert_eq!(answering(&requests(50, local(port))), ["1"]);
@@ -180,8 +180,8 @@ fn crashed_slot_gets_no_connections() {
 
 #[test]
 fn clients_are_refused_without_replacement() {
-    for path in PATHS {
-        let mut supervisor = Supervisor::new(path, slots(2));
+    for mechanism in MECHANISMS {
+        let mut supervisor = Supervisor::new(mechanism, slots(2));
         let port = free_port();
         let runs = [0, 1].map(|slot| supervisor.start_ready(slot, &python("127.0.0.1", port)));
         for (slot, run) in (0..).zip(runs) {
@@ -193,8 +193,8 @@ fn clients_are_refused_without_replacement() {
                 _ => assert_eq!(client(local(port)).ask().unwrap_err().kind(), ErrorKind::ConnectionRefused),
             }
         }
-        assert_eq!(supervisor.kept(), ["cluster/book", "cluster/calls"], "no socket is left");
-        // And back at once, although the keeper may just be closing the old one.
+        assert_eq!(supervisor.stored_names(), ["cluster/book", "cluster/calls"], "all sockets are released");
+        // The port can be bound again at once, although the keeper may not have closed the old socket yet.
         supervisor.start_ready(0, &python("127.0.0.1", port));
         requests(5, local(port)).assert_clean();
     }
@@ -212,27 +212,28 @@ fn ip_hash_keeps_client_on_its_slot() {
         .map(|host| [127, 0, 1 + (host / 250) as u8, 1 + (host % 250) as u8])
         .map(|from| SocketAddr::from((from, 0)))
         .collect();
-    let homes = || -> Vec<String> {
+    let slots_of_clients = || -> Vec<String> {
         clients.iter().map(|from| client(local(port)).from(*from).ask().unwrap()).collect()
     };
-    let before = homes();
-    assert_eq!(before, homes());
+    let before = slots_of_clients();
+    assert_eq!(before, slots_of_clients());
     assert_eq!(BTreeSet::from_iter(&before).len(), 3, "{before:?}");
     supervisor.kill(runs[1]);
     supervisor.ports();
-    for (before, now) in before.iter().zip(homes()) {
+    for (before, now) in before.iter().zip(slots_of_clients()) {
         assert!(*before == now || before == "1", "a client of a slot that is up has moved");
         assert_ne!(now, "1");
     }
     supervisor.start_ready(1, &python("127.0.0.1", port));
     supervisor.ports();
-    assert_eq!(before, homes());
+    assert_eq!(before, slots_of_clients());
 }
 
 #[test]
 fn shared_balance_uses_one_socket() {
-    for path in PATHS {
-        let mut supervisor = Supervisor::new(path, PortSettings { balance: Balance::Shared, ..slots(2) });
+    for mechanism in MECHANISMS {
+        let mut supervisor =
+            Supervisor::new(mechanism, PortSettings { balance: Balance::Shared, ..slots(2) });
         let port = free_port();
         let first = supervisor.start_ready(0, &node(port));
         supervisor.start_ready(1, &node(port));
@@ -247,16 +248,19 @@ fn shared_balance_uses_one_socket() {
 
 #[test]
 fn other_user_shares_port_by_its_rights() {
-    assert!(nix::unistd::geteuid().is_root(), "only root can become someone else; skip this test by name");
-    for path in PATHS {
-        let mut supervisor = Supervisor::new(path, slots(2));
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "only root can run programs as another user; skip this test by name"
+    );
+    for mechanism in MECHANISMS {
+        let mut supervisor = Supervisor::new(mechanism, slots(2));
         supervisor.become_user(65534);
         let port = free_port();
         for slot in 0..2 {
             supervisor.start_ready(slot, &python("127.0.0.1", port));
         }
         assert_eq!(answering(&requests(50, local(port))), ["0", "1"]);
-        // What the user may not, the app may not, whatever the daemon may.
+        // The rights of the user of the app count, not those of the daemon.
         let low_port = privileged_port();
         let low = supervisor.start(2, &python("127.0.0.1", low_port));
         supervisor.wait_for(|event| {
@@ -272,10 +276,10 @@ fn other_user_shares_port_by_its_rights() {
 
 #[test]
 fn foreign_port_is_not_taken() {
-    for path in PATHS {
+    for mechanism in MECHANISMS {
         let foreign = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = foreign.local_addr().unwrap().port();
-        let mut supervisor = Supervisor::new(path, slots(1));
+        let mut supervisor = Supervisor::new(mechanism, slots(1));
         let run = supervisor.start(0, &python("127.0.0.1", port));
         supervisor.wait_for(|event| {
             matches!(event, ClusterEvent::Warning { warning: PortWarning::AddressInUse { .. }, .. })
@@ -287,8 +291,8 @@ fn foreign_port_is_not_taken() {
 
 #[test]
 fn two_apps_share_port_with_warning() {
-    for path in PATHS {
-        let mut supervisor = Supervisor::new(path, slots(1));
+    for mechanism in MECHANISMS {
+        let mut supervisor = Supervisor::new(mechanism, slots(1));
         supervisor.cluster().set_app("web", PortSettings { slots: vec![7], ..PortSettings::default() });
         let port = free_port();
         supervisor.start_ready(0, &python("127.0.0.1", port));
@@ -307,8 +311,8 @@ fn two_apps_share_port_with_warning() {
 #[test]
 fn dual_stack_sockets_serve_both_families() {
     let v6 = |port| SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port));
-    for path in PATHS {
-        let mut supervisor = Supervisor::new(path, slots(2));
+    for mechanism in MECHANISMS {
+        let mut supervisor = Supervisor::new(mechanism, slots(2));
         let port = free_port();
         for slot in 0..2 {
             supervisor.start_ready(slot, &python("::", port));
@@ -325,17 +329,17 @@ fn dual_stack_sockets_serve_both_families() {
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn x86_32_bit_programs_share_port() {
-    for path in PATHS {
-        for way in ["direct", "socketcall"] {
-            let mut supervisor = Supervisor::new(path, slots(2));
+    for mechanism in MECHANISMS {
+        for entry in ["direct", "socketcall"] {
+            let mut supervisor = Supervisor::new(mechanism, slots(2));
             let port = free_port();
             for slot in 0..2 {
-                supervisor.start_ready(slot, &["python3", "-c", COMPAT, &port.to_string(), way]);
+                supervisor.start_ready(slot, &["python3", "-c", COMPAT, &port.to_string(), entry]);
             }
             supervisor.ports();
             let tally = requests(50, local(port));
             tally.assert_clean();
-            assert_eq!(answering(&tally), ["0", "1"], "{path:?}, {way}: {tally:?}");
+            assert_eq!(answering(&tally), ["0", "1"], "{mechanism:?}, {entry}: {tally:?}");
         }
     }
 }
@@ -343,8 +347,8 @@ fn x86_32_bit_programs_share_port() {
 #[test]
 fn same_port_of_both_families_is_shared() {
     let v6 = |port| SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port));
-    for path in PATHS {
-        let mut supervisor = Supervisor::new(path, slots(2));
+    for mechanism in MECHANISMS {
+        let mut supervisor = Supervisor::new(mechanism, slots(2));
         let port = free_port();
         for slot in 0..2 {
             let run = supervisor.start_ready(slot, &["python3", "-c", FAMILIES, &port.to_string()]);
@@ -354,7 +358,7 @@ fn same_port_of_both_families_is_shared() {
         for to in [local(port), v6(port)] {
             let tally = requests(50, to);
             tally.assert_clean();
-            assert_eq!(answering(&tally), ["0", "1"], "{path:?}: {tally:?}");
+            assert_eq!(answering(&tally), ["0", "1"], "{mechanism:?}: {tally:?}");
         }
         let only_v6 = supervisor.ports().iter().filter(|port| port.address.v6_only).count();
         assert_eq!(only_v6, 2);
@@ -391,8 +395,8 @@ fn scale_down_releases_ports() {
 
 #[test]
 fn workers_with_reuse_port_share_several_ports() {
-    for path in PATHS {
-        let mut supervisor = Supervisor::new(path, slots(2));
+    for mechanism in MECHANISMS {
+        let mut supervisor = Supervisor::new(mechanism, slots(2));
         let port = free_port();
         let argv = ["python3", "-c", WORKERS, &port.to_string(), &free_port().to_string()];
         let first = supervisor.start_ready(0, &argv);
@@ -408,12 +412,12 @@ fn workers_with_reuse_port_share_several_ports() {
 
 #[test]
 fn probed_port_is_released() {
-    for path in PATHS {
-        let mut supervisor = Supervisor::new(path, slots(1));
+    for mechanism in MECHANISMS {
+        let mut supervisor = Supervisor::new(mechanism, slots(1));
         let port = free_port();
         let run = supervisor.start(0, &["python3", "-c", PROBE, &port.to_string()]);
         supervisor.wait_line(run, "probed");
-        // The probe of 127.0.0.1 was closed, and must not swallow what is meant for all addresses.
+        // The socket of the test on 127.0.0.1 is closed and must not get connections meant for all addresses.
         supervisor.wait_ports(|ports| ports.len() == 1 && ports[0].address.socket.ip().is_unspecified());
         requests(5, local(port)).assert_clean();
     }
@@ -421,8 +425,8 @@ fn probed_port_is_released() {
 
 #[test]
 fn program_cannot_bind_port_twice() {
-    for path in PATHS {
-        let mut supervisor = Supervisor::new(path, slots(1));
+    for mechanism in MECHANISMS {
+        let mut supervisor = Supervisor::new(mechanism, slots(1));
         let run = supervisor.start(0, &["python3", "-c", TWICE, &free_port().to_string()]);
         supervisor.wait_line(run, "refused");
     }
@@ -430,8 +434,8 @@ fn program_cannot_bind_port_twice() {
 
 #[test]
 fn signals_do_not_interrupt_bind() {
-    for path in PATHS {
-        let mut supervisor = Supervisor::new(path, slots(1));
+    for mechanism in MECHANISMS {
+        let mut supervisor = Supervisor::new(mechanism, slots(1));
         let run = supervisor.start(0, &["python3", "-c", SIGNALS, &free_port().to_string()]);
         supervisor.wait_line(run, "done");
     }
@@ -439,8 +443,8 @@ fn signals_do_not_interrupt_bind() {
 
 #[test]
 fn udp_is_shared_if_enabled() {
-    for path in PATHS {
-        let mut supervisor = Supervisor::new(path, PortSettings { udp: true, ..slots(2) });
+    for mechanism in MECHANISMS {
+        let mut supervisor = Supervisor::new(mechanism, PortSettings { udp: true, ..slots(2) });
         let port = free_port();
         let argv = ["python3", "-c", UDP, &port.to_string()];
         let first = supervisor.start_ready(0, &argv);
@@ -450,7 +454,7 @@ fn udp_is_shared_if_enabled() {
         for _ in 0..50 {
             seen.insert(ask_udp(port));
         }
-        assert_eq!(seen, BTreeSet::from(["0".to_owned(), "1".to_owned()]), "{path:?}");
+        assert_eq!(seen, BTreeSet::from(["0".to_owned(), "1".to_owned()]), "{mechanism:?}");
         supervisor.kill(first);
         supervisor.start_ready(0, &argv);
         supervisor.ports();
@@ -472,21 +476,21 @@ fn udp_is_not_shared_by_default() {
 #[test]
 fn sockets_are_passed_without_seccomp() {
     let node_line = |port: u16| format!("node -e '{NODE}' -- {port}; true");
-    for path in [Mechanism::SocketActivation, Mechanism::NodePreload] {
-        let mut supervisor = Supervisor::new(path, slots(2));
+    for mechanism in [Mechanism::SocketActivation, Mechanism::NodePreload] {
+        let mut supervisor = Supervisor::new(mechanism, slots(2));
         let port = free_port();
         supervisor.listen = vec![port.to_string().parse().unwrap()];
-        let argv = match path {
+        let argv = match mechanism {
             Mechanism::SocketActivation => vec!["python3".to_owned(), "-c".into(), PASSED.into()],
             _ => vec!["sh".into(), "-c".into(), node_line(port)],
         };
         let mut runs: Vec<u64> = (0..2).map(|slot| supervisor.start(slot, &argv)).collect();
         runs.iter().for_each(|run| supervisor.cluster().set_ready(*run));
         supervisor.ports();
-        // From the first moment: who comes early waits.
+        // Before the programs accept, connections wait.
         let load = load(local(port));
         requests(20, local(port)).assert_clean();
-        if path == Mechanism::SocketActivation {
+        if mechanism == Mechanism::SocketActivation {
             for (slot, run) in (0..).zip(&mut runs) {
                 let new = supervisor.start(slot, &argv);
                 supervisor.wait_line(new, "serving");
@@ -500,15 +504,15 @@ fn sockets_are_passed_without_seccomp() {
         }
         let tally = load.finish();
         tally.assert_clean();
-        assert_eq!(answering(&tally), ["0", "1"], "{path:?}: {tally:?}");
+        assert_eq!(answering(&tally), ["0", "1"], "{mechanism:?}: {tally:?}");
         assert_eq!(supervisor.ports().len(), 2);
     }
 }
 
 #[test]
 fn listener_survives_shutdown_by_old_run() {
-    for path in PATHS {
-        let mut supervisor = Supervisor::new(path, slots(2));
+    for mechanism in MECHANISMS {
+        let mut supervisor = Supervisor::new(mechanism, slots(2));
         let port = free_port();
         let argv = ["python3", "-c", SHUTS, &port.to_string()];
         let runs: Vec<u64> = (0..2).map(|slot| supervisor.start_ready(slot, &argv)).collect();
@@ -518,7 +522,7 @@ fn listener_survives_shutdown_by_old_run() {
         supervisor.ports();
         let tally = requests(100, local(port));
         tally.assert_clean();
-        assert_eq!(answering(&tally), ["0", "1"], "{path:?}: {tally:?}");
+        assert_eq!(answering(&tally), ["0", "1"], "{mechanism:?}: {tally:?}");
     }
 }
 
@@ -530,8 +534,8 @@ fn static_go_binary_shares_port() {
     build.args(["build", "-o", "server", "main.go"]).env("CGO_ENABLED", "0").current_dir(dir.path());
     assert!(build.status().expect("go does not start: tests/run installs it").success());
     let server = dir.path().join("server").display().to_string();
-    for path in PATHS {
-        let mut supervisor = Supervisor::new(path, slots(4));
+    for mechanism in MECHANISMS {
+        let mut supervisor = Supervisor::new(mechanism, slots(4));
         let port = free_ports(2);
         // All addresses of both families, and one of them.
         for (host, clients) in [("", port), ("127.0.0.1", port + 1)] {
@@ -543,7 +547,7 @@ fn static_go_binary_shares_port() {
             }
             let tally = load.finish();
             tally.assert_clean();
-            assert_eq!(answering(&tally), ["0", "1", "2", "3"], "{path:?}: {tally:?}");
+            assert_eq!(answering(&tally), ["0", "1", "2", "3"], "{mechanism:?}: {tally:?}");
             runs.into_iter().for_each(|run| supervisor.kill(run));
         }
     }
@@ -551,8 +555,8 @@ fn static_go_binary_shares_port() {
 
 #[test]
 fn multipath_sockets_become_plain_tcp() {
-    for path in PATHS {
-        let mut supervisor = Supervisor::new(path, slots(2));
+    for mechanism in MECHANISMS {
+        let mut supervisor = Supervisor::new(mechanism, slots(2));
         let port = free_port();
         for slot in 0..2 {
             supervisor.start_ready(slot, &["python3", "-c", MULTIPATH, &port.to_string()]);
@@ -560,22 +564,22 @@ fn multipath_sockets_become_plain_tcp() {
         supervisor.ports();
         let tally = requests(50, local(port));
         tally.assert_clean();
-        assert_eq!(answering(&tally), ["0", "1"], "{path:?}: {tally:?}");
-        let taken = supervisor.wait_for(|event| matches!(event, ClusterEvent::Mechanism { .. }));
-        assert!(matches!(taken, ClusterEvent::Mechanism { mechanism: Mechanism::Inject, .. }), "{taken:?}");
+        assert_eq!(answering(&tally), ["0", "1"], "{mechanism:?}: {tally:?}");
+        let event = supervisor.wait_for(|event| matches!(event, ClusterEvent::Mechanism { .. }));
+        assert!(matches!(event, ClusterEvent::Mechanism { mechanism: Mechanism::Inject, .. }), "{event:?}");
     }
 }
 
 #[test]
 fn new_engine_resumes_after_loss() {
-    for path in PATHS {
-        let mut supervisor = Supervisor::new(path, slots(3));
+    for mechanism in MECHANISMS {
+        let mut supervisor = Supervisor::new(mechanism, slots(3));
         let port = free_port();
         let runs = [0, 1].map(|slot| supervisor.start_ready(slot, &python("127.0.0.1", port)));
         let load = load(local(port));
         supervisor.ports();
         supervisor.lose_engine();
-        // Its call waits until somebody is there again.
+        // Its calls wait until there is an engine again.
         let late = supervisor.start(2, &python("127.0.0.1", port));
         supervisor.restore();
         supervisor.wait_ready(late);
@@ -584,8 +588,8 @@ fn new_engine_resumes_after_loss() {
         supervisor.ports();
         let more = requests(300, local(port));
         more.assert_clean();
-        assert_eq!(answering(&more), ["0", "1", "2"], "{path:?}: {more:?}");
-        drop(load.finish()); // the killed run takes what it had accepted with it
+        assert_eq!(answering(&more), ["0", "1", "2"], "{mechanism:?}: {more:?}");
+        drop(load.finish()); // connections that the killed run had accepted are lost
         assert_eq!(supervisor.ports().len(), 3);
     }
 }

@@ -1,6 +1,6 @@
-//! Servers as people write them: each answers with its slot, and ends in good order on SIGTERM.
+//! Typical server programs: each responds with its slot, and stops gracefully on SIGTERM.
 
-/// Python's `http.server`, which finishes what it began.
+/// `http.server` of Python, which finishes accepted requests.
 pub const PYTHON: &str = r#"
 import http.server, os, signal, sys
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -26,7 +26,7 @@ signal.signal(signal.SIGTERM, stop)
 while go: server.handle_request()
 "#;
 
-/// Node, as everybody writes it.
+/// A typical Node.js server.
 pub const NODE: &str = r#"
 const server = require("http").createServer((request, response) => {
   response.setHeader("Connection", "close");
@@ -36,7 +36,7 @@ process.on("SIGTERM", () => server.close(() => process.exit(0)));
 server.listen(Number(process.argv[1]), process.argv[2]);
 "#;
 
-/// A parent that has one port, and two workers that each open another with `SO_REUSEPORT`.
+/// A parent with one port, and two workers that each open another port with `SO_REUSEPORT`.
 pub const WORKERS: &str = r#"
 import os, signal, socket, sys, time
 def listen(port, share):
@@ -64,7 +64,7 @@ print("serving", flush=True)
 signal.pause()
 "#;
 
-/// Looks whether its port is free, as `detect-port` does, then listens on all addresses and serves.
+/// Tests whether its port is free, as `detect-port` does, then listens on all addresses.
 pub const PROBE: &str = r#"
 import os, socket, sys
 port = int(sys.argv[1])
@@ -85,7 +85,7 @@ while True:
     c.close()
 "#;
 
-/// Asks for a port that it has.
+/// Binds a port twice.
 pub const TWICE: &str = r#"
 import errno, socket, sys, time
 def take():
@@ -103,7 +103,7 @@ except OSError as error:
 time.sleep(1000)
 "#;
 
-/// Binds and listens a hundred times under a rain of signals.
+/// Binds and listens a hundred times while it gets signals.
 pub const SIGNALS: &str = r#"
 import signal, socket, sys, time
 signal.signal(signal.SIGALRM, lambda *_: None)
@@ -120,7 +120,7 @@ print("done", flush=True)
 time.sleep(1000)
 "#;
 
-/// Answers datagrams with its slot.
+/// Responds to datagrams with its slot.
 pub const UDP: &str = r#"
 import os, socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -131,7 +131,7 @@ while True:
     s.sendto(os.environ["SLOT"].encode(), client)
 "#;
 
-/// Takes the sockets that it is passed, and opens none itself.
+/// Uses the passed socket and opens none itself.
 pub const PASSED: &str = r#"
 import os, signal, socket, sys
 assert os.environ["LISTEN_PID"] == str(os.getpid()) and os.environ["LISTEN_FDS"] == "1"
@@ -152,7 +152,7 @@ while go:
     c.close()
 "#;
 
-/// Binds and listens without end, until told to stop; says what went wrong.
+/// Binds and listens until SIGTERM; prints the number of rounds or the error.
 pub const STORM: &str = r#"
 import signal, socket, sys
 go = True
@@ -166,7 +166,7 @@ try:
     while go:
         s = socket.socket()
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # By turns an address that waits for it, and a new one.
+        # Alternates between an address with a held socket and a new one.
         host = "127.0.0.1" if count % 2 else f"127.2.{count // 500 % 250}.{count // 2 % 250 + 1}"
         s.bind((host, int(sys.argv[1])))
         s.listen()
@@ -180,7 +180,7 @@ except OSError as error:
     print(count, error, flush=True)
 "#;
 
-/// Says goodbye by shutting its listening socket down, as WEBrick and .NET do, and takes its time.
+/// Stops slowly, after shutting its listening socket down, as WEBrick and .NET do.
 pub const SHUTS: &str = r#"
 import os, selectors, signal, socket, sys, time
 s = socket.socket()
@@ -206,7 +206,7 @@ while True:
     c.close()
 "#;
 
-/// Go's own server: binds on any of its threads, makes multipath sockets in newer versions.
+/// `net/http` of Go: binds on any of its threads, and uses multipath sockets in newer versions.
 pub const GO: &str = r#"
 package main
 import ("context"; "net/http"; "os"; "os/signal"; "syscall")
@@ -227,7 +227,7 @@ func main() {
 }
 "#;
 
-/// A multipath TCP socket: the group of such ones cannot be steered.
+/// A multipath TCP socket: such a group cannot be steered.
 pub const MULTIPATH: &str = r#"
 import os, socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
@@ -240,7 +240,7 @@ while True:
     c.close()
 "#;
 
-/// One socket for IPv4 and one for IPv6 alone, as nginx has them.
+/// One socket for IPv4 and one for IPv6 only, as nginx opens them.
 pub const FAMILIES: &str = r#"
 import os, select, socket, sys
 port = int(sys.argv[1])
@@ -258,7 +258,7 @@ while True:
         c.close()
 "#;
 
-/// Binds and listens by the calls of 32-bit x86: directly, or by the one that stands for all.
+/// Binds and listens by the system calls of 32-bit x86: directly, or through `socketcall`.
 pub const COMPAT: &str = r#"
 import ctypes, mmap, os, socket, struct, sys
 libc = ctypes.CDLL(None, use_errno=True)

@@ -1,5 +1,5 @@
-//! A small daemon and keeper in one: starts programs under the filter, drives the engine, keeps what it
-//! wants kept, and can lose the engine as if the daemon had been killed.
+//! A small daemon and keeper in one: starts programs under the seccomp filter, sends commands to the engine, stores its
+//! descriptors, and can drop the engine as if the daemon had been killed.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -27,30 +27,30 @@ use rsm::spec::Account;
 use crate::wait::wait_or_none;
 
 pub const APP: &str = "api";
-const PATIENCE: Duration = Duration::from_secs(30);
+const EVENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-type Kept = Arc<Mutex<BTreeMap<String, OwnedFd>>>;
+type FdStore = Arc<Mutex<BTreeMap<String, OwnedFd>>>;
 
-struct World {
+struct Host {
     events: Sender<ClusterEvent>,
-    kept: Kept,
+    fd_store: FdStore,
 }
 
-impl ClusterHost for World {
+impl ClusterHost for Host {
     fn publish(&mut self, event: ClusterEvent) {
         let _ = self.events.send(event);
     }
 
-    fn store_fd(&mut self, order: FdStoreOp) {
-        let mut kept = self.kept.lock().unwrap();
-        match order {
-            FdStoreOp::Store(name, fd) => drop(kept.insert(name, fd)),
-            FdStoreOp::Remove(name) => drop(kept.remove(&name)),
+    fn store_fd(&mut self, operation: FdStoreOp) {
+        let mut fd_store = self.fd_store.lock().unwrap();
+        match operation {
+            FdStoreOp::Store(name, fd) => drop(fd_store.insert(name, fd)),
+            FdStoreOp::Remove(name) => drop(fd_store.remove(&name)),
         }
     }
 }
 
-/// A program under the filter.
+/// A program under the seccomp filter.
 pub struct Run {
     pub number: u64,
     pub slot: u32,
@@ -64,12 +64,12 @@ pub struct Supervisor {
     engine: Option<ClusterThread>,
     events: Receiver<ClusterEvent>,
     sender: Sender<ClusterEvent>,
-    /// Events that came while another was waited for.
-    heard: Vec<ClusterEvent>,
-    kept: Kept,
-    path: Mechanism,
+    /// Events that arrived while another was awaited.
+    unmatched: Vec<ClusterEvent>,
+    fd_store: FdStore,
+    mechanism: Mechanism,
     account: Option<Account>,
-    /// Configured addresses, for programs that cannot ask.
+    /// Configured addresses, for socket activation.
     pub listen: Vec<Address>,
     runs: Vec<Run>,
     next: u64,
@@ -77,23 +77,23 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    pub fn new(path: Mechanism, settings: PortSettings) -> Self {
+    pub fn new(mechanism: Mechanism, settings: PortSettings) -> Self {
         nix::sys::prctl::set_child_subreaper(true).unwrap();
         let (sender, events) = channel();
-        let kept = Kept::default();
-        let engine = start_engine(&sender, &kept, Vec::new());
+        let fd_store = FdStore::default();
+        let engine = start_engine(&sender, &fd_store, Vec::new());
         engine.handle().set_app(APP, settings);
         let dir = tempfile::tempdir().unwrap();
-        // Run numbers are marks that processes are found by; tests run beside each other.
+        // Run keys are in the run marker that processes are found by, and tests run in parallel.
         let next = u64::from(fastrand::u32(..)) << 16;
-        let (heard, runs, listen) = (Vec::new(), Vec::new(), Vec::new());
+        let (unmatched, runs, listen) = (Vec::new(), Vec::new(), Vec::new());
         Self {
             engine: Some(engine),
             events,
             sender,
-            heard,
-            kept,
-            path,
+            unmatched,
+            fd_store,
+            mechanism,
             account: None,
             listen,
             runs,
@@ -102,7 +102,7 @@ impl Supervisor {
         }
     }
 
-    /// Runs its programs as another user from now on.
+    /// Starts programs as another user from now on.
     pub fn become_user(&mut self, uid: u32) {
         let (user, home) = (uid.to_string(), PathBuf::from("/"));
         self.account = Some(Account { user, uid, gid: uid, groups: Vec::new(), home });
@@ -112,7 +112,7 @@ impl Supervisor {
         self.engine.as_ref().unwrap().handle()
     }
 
-    /// Starts a program in a slot; its run's number.
+    /// Starts a program in a slot; the key of its run.
     pub fn start(&mut self, slot: u32, argv: &[impl AsRef<str>]) -> u64 {
         self.start_in(APP, slot, argv)
     }
@@ -126,30 +126,30 @@ impl Supervisor {
             .into_iter()
             .filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)))
             .collect();
-        env.extend([format!("RSM_RUN={}", mark().value(number)), format!("SLOT={slot}")]);
+        env.extend([format!("RSM_RUN={}", run_marker().value(number)), format!("SLOT={slot}")]);
         let mut fds = vec![log.try_clone().unwrap(), log];
         let mut numbers = vec![1, 2];
-        if self.path.supervised_calls().is_none() {
+        if self.mechanism.supervised_calls().is_none() {
             let (run, app, addresses) = (number, app.to_owned(), self.listen.clone());
-            let opening = OpenRequest { run, app, slot, uid: 0, addresses };
-            fds.extend(self.cluster().open_sockets(opening).blocking_recv().unwrap().unwrap());
+            let request = OpenRequest { run, app, slot, uid: 0, addresses };
+            fds.extend(self.cluster().open_sockets(request).blocking_recv().unwrap().unwrap());
             let script = activation::write_script(self.dir.path()).unwrap();
-            let passed = PassedSockets::new(self.path, &self.listen, &script, "");
+            let passed = PassedSockets::new(self.mechanism, &self.listen, &script, "");
             numbers.extend(passed.fds);
             env.extend(passed.env.into_iter().map(|(name, value)| format!("{name}={value}")));
         }
-        let mut words = vec!["env".to_owned()];
-        words.extend(argv.iter().map(|word| word.as_ref().to_owned()));
+        let mut arguments = vec!["env".to_owned()];
+        arguments.extend(argv.iter().map(|word| word.as_ref().to_owned()));
         let launch = LaunchSpec {
             program: "/usr/bin/env".into(),
-            argv: words,
+            argv: arguments,
             env,
             cwd: "/".into(),
             account: self.account.clone(),
             fds: numbers,
-            supervised_calls: self.path.supervised_calls(),
+            supervised_calls: self.mechanism.supervised_calls(),
             limits: None,
-            listen_pid: self.path == Mechanism::SocketActivation,
+            listen_pid: self.mechanism == Mechanism::SocketActivation,
         };
         let forked = spawn::fork_launch(LaunchSource::Inline(Box::new(launch)), fds, None).unwrap();
         let mut notifier = None;
@@ -162,43 +162,47 @@ impl Supervisor {
                 other => panic!("{other:?}"),
             }
         }
-        assert_eq!(notifier.is_some(), self.path.supervised_calls().is_some());
+        assert_eq!(notifier.is_some(), self.mechanism.supervised_calls().is_some());
         self.runs.push(Run { number, slot, pid: forked.pid, notifier, output, reaped: false });
         if self.engine.is_some() {
-            self.tell_began(app, self.runs.len() - 1);
+            self.report_started(app, self.runs.len() - 1);
         }
         number
     }
 
-    fn tell_began(&self, app: &str, at: usize) {
-        let run = &self.runs[at];
+    fn report_started(&self, app: &str, index: usize) {
+        let run = &self.runs[index];
         self.cluster().run_started(RunStarted {
             run: run.number,
             app: app.to_owned(),
             slot: run.slot,
             leader: ProcessRef::of(run.pid).unwrap_or(ProcessRef { pid: run.pid, start_time: 0 }),
-            mechanism: self.path,
+            mechanism: self.mechanism,
             reason: String::new(),
             notifier: run.notifier.as_ref().map(|fd| fd.try_clone().unwrap()),
         });
     }
 
     /// Waits for an event.
-    pub fn wait_for(&mut self, mut wanted: impl FnMut(&ClusterEvent) -> bool) -> ClusterEvent {
-        if let Some(at) = self.heard.iter().position(&mut wanted) {
-            return self.heard.remove(at);
+    pub fn wait_for(&mut self, mut matches: impl FnMut(&ClusterEvent) -> bool) -> ClusterEvent {
+        if let Some(index) = self.unmatched.iter().position(&mut matches) {
+            return self.unmatched.remove(index);
         }
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + EVENT_TIMEOUT;
         loop {
             match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(event) if wanted(&event) => return event,
-                Ok(event) => self.heard.push(event),
-                Err(_) => panic!("it did not happen, but {:?}; outputs:\n{}", self.heard, self.outputs()),
+                Ok(event) if matches(&event) => return event,
+                Ok(event) => self.unmatched.push(event),
+                Err(_) => panic!(
+                    "expected event missing; events: {:?}; outputs:\n{}",
+                    self.unmatched,
+                    self.outputs()
+                ),
             }
         }
     }
 
-    /// Waits until a run listens, and lets it have connections.
+    /// Waits until a run listens, and marks it ready.
     pub fn wait_ready(&mut self, number: u64) {
         self.wait_for(|event| matches!(event, ClusterEvent::Listening { run, .. } if *run == number));
         self.cluster().set_ready(number);
@@ -215,13 +219,13 @@ impl Supervisor {
         self.runs.iter_mut().find(|run| run.number == number).unwrap()
     }
 
-    /// Kills a run's whole group, as the daemon does with what a crash leaves.
+    /// Kills the process group of a run, as the daemon does after a crash.
     pub fn kill(&mut self, number: u64) {
         self.signal(number, Signal::SIGKILL);
         self.wait_gone(number);
     }
 
-    /// Kills a run while no engine is there to be told.
+    /// Kills a run without reporting its end to the engine.
     pub fn kill_unseen(&mut self, number: u64) {
         self.signal(number, Signal::SIGKILL);
         let run = self.run(number);
@@ -233,7 +237,7 @@ impl Supervisor {
         killpg(Pid::from_raw(self.run(number).pid), signal).unwrap();
     }
 
-    /// Waits for a run's end, and tells the engine.
+    /// Waits for the end of a run and reports it to the engine.
     pub fn wait_gone(&mut self, number: u64) {
         let run = self.run(number);
         waitpid(Pid::from_raw(run.pid), None).unwrap();
@@ -241,7 +245,7 @@ impl Supervisor {
         self.cluster().run_ended(number);
     }
 
-    /// A new run takes a slot over, then the old one goes.
+    /// Replaces a run: starts a new one in its slot, then drains and stops the old one.
     pub fn reload(&mut self, old: u64, argv: &[impl AsRef<str>]) -> u64 {
         let slot = self.run(old).slot;
         let new = self.start_ready(slot, argv);
@@ -252,40 +256,40 @@ impl Supervisor {
         new
     }
 
-    /// The engine is gone as if it had been killed, and another takes up what the keeper has.
+    /// Drops the engine, as if the daemon had been killed.
     pub fn lose_engine(&mut self) {
         drop(self.engine.take());
     }
 
-    /// Another engine takes up what was kept.
+    /// Starts another engine with the stored descriptors.
     pub fn restore(&mut self) {
         let stored = self
-            .kept
+            .fd_store
             .lock()
             .unwrap()
             .iter()
             .map(|(name, fd)| (name.clone(), fd.try_clone().unwrap()))
             .collect();
-        self.engine = Some(start_engine(&self.sender, &self.kept, stored));
-        for at in 0..self.runs.len() {
-            if !self.runs[at].reaped {
-                self.tell_began(APP, at);
+        self.engine = Some(start_engine(&self.sender, &self.fd_store, stored));
+        for index in 0..self.runs.len() {
+            if !self.runs[index].reaped {
+                self.report_started(APP, index);
             }
         }
     }
 
-    /// What was kept, by name.
-    pub fn kept(&self) -> Vec<String> {
-        self.kept.lock().unwrap().keys().cloned().collect()
+    /// Names of the stored descriptors.
+    pub fn stored_names(&self) -> Vec<String> {
+        self.fd_store.lock().unwrap().keys().cloned().collect()
     }
 
     pub fn ports(&self) -> Vec<SocketInfo> {
         self.cluster().ports(APP).blocking_recv().unwrap()
     }
 
-    /// Waits until the app's ports are as wanted: sweeping takes its time.
-    pub fn wait_ports(&self, wanted: impl Fn(&[SocketInfo]) -> bool) {
-        let done = wait_or_none(|| wanted(&self.ports()).then_some(()));
+    /// Waits for a condition of the app's ports: unused sockets are released with a delay.
+    pub fn wait_ports(&self, condition: impl Fn(&[SocketInfo]) -> bool) {
+        let done = wait_or_none(|| condition(&self.ports()).then_some(()));
         assert!(done.is_some(), "still {:?}", self.ports());
     }
 
@@ -295,7 +299,7 @@ impl Supervisor {
 
     /// Waits until a run has written a line.
     pub fn wait_line(&mut self, number: u64, line: &str) {
-        let done = wait_or_none(|| self.output(number).lines().any(|said| said == line).then_some(()));
+        let done = wait_or_none(|| self.output(number).lines().any(|output| output == line).then_some(()));
         assert!(done.is_some(), "no {line:?} in:\n{}", self.output(number));
     }
 
@@ -309,15 +313,19 @@ impl Supervisor {
     }
 }
 
-fn mark() -> RunMarker {
+fn run_marker() -> RunMarker {
     RunMarker { name: "RSM_RUN", owner: "/cluster-test".into() }
 }
 
-fn start_engine(sender: &Sender<ClusterEvent>, kept: &Kept, stored: Vec<(String, OwnedFd)>) -> ClusterThread {
-    let world = World { events: sender.clone(), kept: Arc::clone(kept) };
+fn start_engine(
+    sender: &Sender<ClusterEvent>,
+    fd_store: &FdStore,
+    stored: Vec<(String, OwnedFd)>,
+) -> ClusterThread {
+    let host = Host { events: sender.clone(), fd_store: Arc::clone(fd_store) };
     let (keeper, orphans) = (std::process::id().cast_signed(), OrphanScope::KeeperChildren);
-    let family = TreeContext { keeper, orphans, marker: mark() };
-    ClusterThread::start(Box::new(world), family, stored).unwrap()
+    let context = TreeContext { keeper, orphans, marker: run_marker() };
+    ClusterThread::start(Box::new(host), context, stored).unwrap()
 }
 
 impl Drop for Supervisor {

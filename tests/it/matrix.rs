@@ -1,5 +1,5 @@
-//! Real servers, unmodified, as a user would run them: 4 and 2 instances on one port, killed, reloaded, and the
-//! daemon killed, under load.
+//! Real servers, unmodified: 4 and 2 instances on one port, killed and reloaded under load, also with the daemon
+//! killed.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -12,14 +12,14 @@ use crate::harness::{Rsm, alive, free_port, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// A server, and how it is run. `PORT`, `PYTHON` and `GO` in its lines stand for what a test has of these.
+/// A server and its app entry. Tests replace `PORT`, `PYTHON`, `TSX` and `GO` in the entry.
 struct Server {
     files: &'static [(&'static str, &'static str)],
-    /// Lines of its entry in the ecosystem file.
+    /// Lines of the app entry in the ecosystem file.
     app: &'static str,
-    /// It says its slot; else the pid of whoever answers.
-    says_slot: bool,
-    /// It answers what it has begun before it ends.
+    /// Whether it responds with its slot; else with the pid of the process.
+    responds_slot: bool,
+    /// Whether it finishes accepted requests before it exits.
     graceful: bool,
 }
 
@@ -30,14 +30,14 @@ const JS: &str = "const server = require('http').createServer((_, answer) => ans
 const NODE: Server = Server {
     files: &[("server.js", JS)],
     app: "script = 'server.js'\nargs = 'PORT'",
-    says_slot: true,
+    responds_slot: true,
     graceful: true,
 };
 
 const NPM: Server = Server {
     files: &[("server.js", JS), ("package.json", r#"{ "scripts": { "start": "node server.js" } }"#)],
     app: "script = 'npm start -- PORT'",
-    says_slot: true,
+    responds_slot: true,
     graceful: true,
 };
 
@@ -50,7 +50,7 @@ const TSX: Server = Server {
          process.on('SIGINT', () => server.close(() => process.exit(0)))\n",
     )],
     app: "script = 'server.ts'\nargs = 'PORT'\ninterpreter = 'TSX'",
-    says_slot: true,
+    responds_slot: true,
     graceful: true,
 };
 
@@ -62,7 +62,7 @@ const UVICORN: Server = Server {
          await send({'type': 'http.response.body', 'body': b'slot ' + os.environ['NODE_APP_INSTANCE'].encode()})\n",
     )],
     app: "script = 'python3 -m uvicorn app:app --port PORT --no-access-log --lifespan off'\nenv = { PYTHONPATH = 'PYTHON' }",
-    says_slot: true,
+    responds_slot: true,
     graceful: true,
 };
 
@@ -73,7 +73,7 @@ const GUNICORN: Server = Server {
     )],
     app: "script = 'exec python3 -m gunicorn -b 127.0.0.1:PORT -w 1 app:app'\nenv = { PYTHONPATH = 'PYTHON' }\n\
           kill_signal = 'SIGTERM'\ntreekill = false",
-    says_slot: true,
+    responds_slot: true,
     graceful: true,
 };
 
@@ -85,14 +85,14 @@ const HTTP_SERVER: Server = Server {
          def log_message(self, *args): pass\nhttp.server.test(Handler, http.server.ThreadingHTTPServer, port=int(sys.argv[1]), bind='127.0.0.1')\n",
     )],
     app: "script = 'app.py'\nargs = 'PORT'",
-    says_slot: true,
-    graceful: false, // by its own nature
+    responds_slot: true,
+    graceful: false, // it has no graceful stop
 };
 
 const GO: Server = Server {
     files: &[],
     app: "script = 'GO'\nargs = '127.0.0.1:PORT'\nkill_signal = 'SIGTERM'",
-    says_slot: true,
+    responds_slot: true,
     graceful: true,
 };
 
@@ -118,7 +118,7 @@ func main() {
 const PUMA: Server = Server {
     files: &[("config.ru", "run ->(env) { [200, {}, ['slot ' + ENV['NODE_APP_INSTANCE']]] }\n")],
     app: "script = 'exec puma -b tcp://127.0.0.1:PORT -e production config.ru'\nkill_signal = 'SIGTERM'",
-    says_slot: true,
+    responds_slot: true,
     graceful: true,
 };
 
@@ -131,25 +131,25 @@ const NGINX: Server = Server {
     )],
     app: "script = '''exec nginx -p . -c nginx.conf -g \"daemon off; pid nginx-$NODE_APP_INSTANCE.pid;\"'''\n\
           kill_signal = 'SIGQUIT'\ntreekill = false",
-    says_slot: false,
+    responds_slot: false,
     graceful: true,
 };
 
-/// In place of further lines of an entry: all of rsm is run by nobody, not only the app.
-const BY_NOBODY: &str = "by nobody";
+/// Instead of further lines of an entry: rsm itself is run by the user `nobody`.
+const RSM_BY_NOBODY: &str = "by nobody";
 
-/// Something that is made once and kept for later runs.
-fn kept(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
+/// Creates a directory once and keeps it for later test runs.
+fn cached(name: &str, create: impl FnOnce(&Path)) -> PathBuf {
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    if !kept.exists() {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    if !path.exists() {
         let new = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        make(new.path());
-        // Another process may have been faster; either is as good.
-        let _ = fs::rename(new.path(), &kept);
+        create(new.path());
+        // Another process may have created it; both have the same content.
+        let _ = fs::rename(new.path(), &path);
     }
-    kept
+    path
 }
 
 fn run(program: &str, args: &[&str], dir: &Path) {
@@ -160,26 +160,26 @@ fn run(program: &str, args: &[&str], dir: &Path) {
 
 fn python() -> String {
     let args = ["-m", "pip", "install", "-q", "--target", ".", "uvicorn==0.35.0", "gunicorn==23.0.0"];
-    kept("python", |dir| run("python3", &args, dir)).display().to_string()
+    cached("python", |dir| run("python3", &args, dir)).display().to_string()
 }
 
 fn tsx() -> String {
     let args = ["install", "--no-audit", "--no-fund", "--no-save", "tsx@4"];
-    kept("tsx-matrix", |dir| run("npm", &args, dir)).join("node_modules/.bin/tsx").display().to_string()
+    cached("tsx-matrix", |dir| run("npm", &args, dir)).join("node_modules/.bin/tsx").display().to_string()
 }
 
 fn go() -> PathBuf {
-    kept("go-matrix", |dir| {
+    cached("go-matrix", |dir| {
         fs::write(dir.join("server.go"), GO_TEXT).unwrap();
         run("go", &["build", "-o", "server", "server.go"], dir);
     })
     .join("server")
 }
 
-/// The server with 4 instances, and where it listens.
+/// A project with 4 instances of the server, and the address of the server.
 fn project(server: &Server, more: &str) -> (Rsm, SocketAddr) {
     let port = free_port();
-    let mut rsm = if more == BY_NOBODY { Rsm::new().by_user(65534) } else { Rsm::new() };
+    let mut rsm = if more == RSM_BY_NOBODY { Rsm::new().by_user(65534) } else { Rsm::new() };
     rsm.open_to_all();
     let mut app = server.app.replace("PORT", &port.to_string());
     for (word, path) in [("PYTHON'", python as fn() -> String), ("TSX'", tsx)] {
@@ -195,49 +195,49 @@ fn project(server: &Server, more: &str) -> (Rsm, SocketAddr) {
         rsm = rsm.file(name, &text.replace("PORT", &port.to_string()));
     }
     let entry = "[[apps]]\nname = 'web'\nexec_mode = 'cluster'\ninstances = 4\nmin_uptime = 0\nlisten_timeout = '60s'\n";
-    let more = if more == BY_NOBODY { "" } else { more };
+    let more = if more == RSM_BY_NOBODY { "" } else { more };
     let rsm = rsm.file("ecosystem.toml", &format!("{entry}{app}\n{more}\n"));
     (rsm, SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
-/// Each of so many instances answers as often as any other, give or take 10 %; 20 where it is by chance, as only
-/// root has turns.
-fn assert_even(tally: &Tally, instances: u32, by_chance: bool) {
+/// Checks that all instances respond equally often, within 10 %; within 20 % with random balance: only root gets
+/// round-robin.
+fn assert_even(tally: &Tally, instances: u32, is_random: bool) {
     assert!(tally.refused.is_empty() && tally.lost.is_empty(), "{tally:?}");
     assert_eq!(tally.answered.len(), instances as usize, "{tally:?}");
-    let (even, times) = (tally.total() / instances, if by_chance { 5 } else { 10 });
+    let (even, times) = (tally.total() / instances, if is_random { 5 } else { 10 });
     assert!(tally.answered.values().all(|count| count.abs_diff(even) * times <= even), "{tally:?}");
 }
 
-/// Kills what answers for an instance, not only a shell that waits for it.
-fn kill_instance(rsm: &Rsm, at: usize) {
+/// Kills the process that responds for an instance, not only a shell that waits for it.
+fn kill_instance(rsm: &Rsm, index: usize) {
     let before = rsm.pids("web");
-    kill(Pid::from_raw(before[at]), Signal::SIGKILL).unwrap();
-    wait_until("it is dead", || (!alive(before[at])).then_some(()));
+    kill(Pid::from_raw(before[index]), Signal::SIGKILL).unwrap();
+    wait_until("the instance is dead", || (!alive(before[index])).then_some(()));
     rsm.wait_until("another is online", |rsm| {
         let now = rsm.pids("web");
-        (now.len() == before.len() && !now.contains(&before[at])).then_some(())
+        (now.len() == before.len() && !now.contains(&before[index])).then_some(())
     });
     rsm.wait_status("web", "online");
 }
 
-fn serves(server: &Server, more: &str) {
+fn check_server(server: &Server, more: &str) {
     static ONE: Mutex<()> = Mutex::new(());
     let (rsm, to) = project(server, more);
-    // One at a time: each keeps the machine busy.
+    // One at a time: each test keeps the machine busy.
     let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     rsm.ok(&["start", "ecosystem.toml"]);
-    assert_even(&Client::new(to).requests(2000), 4, more == BY_NOBODY);
+    assert_even(&Client::new(to).requests(2000), 4, more == RSM_BY_NOBODY);
     rsm.ok(&["scale", "web", "2"]);
-    assert_even(&Client::new(to).requests(2000), 2, more == BY_NOBODY);
+    assert_even(&Client::new(to).requests(2000), 2, more == RSM_BY_NOBODY);
 
     let load = Client::new(to).load(4, Pace::PerSecond(1000));
-    for at in 0..2 {
-        kill_instance(&rsm, at);
+    for index in 0..2 {
+        kill_instance(&rsm, index);
     }
     let killed = load.finish();
     assert!(killed.refused.is_empty(), "{killed:?}");
-    // What a killed process had accepted dies with it: no more than one for each client and kill.
+    // Connections that a killed process had accepted are lost: at most one per client and kill.
     assert!(killed.lost.len() <= 8, "{killed:?}");
 
     let load = Client::new(to).load(4, Pace::PerSecond(1000));
@@ -253,84 +253,84 @@ fn serves(server: &Server, more: &str) {
     }
     let tally = load.finish();
     assert!(tally.refused.is_empty() && tally.lost.is_empty(), "{tally:?}");
-    assert!(tally.answered.len() >= 2 && (!server.says_slot || tally.answered.len() == 2), "{tally:?}");
+    assert!(tally.answered.len() >= 2 && (!server.responds_slot || tally.answered.len() == 2), "{tally:?}");
     rsm.ok(&["stop", "web"]);
-    assert!(Client::new(to).requests(1).refused.len() == 1, "nobody comes, so nobody waits");
+    assert!(Client::new(to).requests(1).refused.len() == 1, "refused, because no run follows");
 }
 
 #[test]
 fn node_shares_port() {
-    serves(&NODE, "");
+    check_server(&NODE, "");
 }
 
 #[test]
 fn node_under_npm_shares_port() {
-    serves(&NPM, "");
+    check_server(&NPM, "");
 }
 
 #[test]
 fn node_under_tsx_shares_port() {
-    serves(&TSX, "");
+    check_server(&TSX, "");
 }
 
 #[test]
 fn node_shares_port_as_other_user() {
     crate::harness::need_root();
-    serves(&NODE, "user = 'nobody'");
+    check_server(&NODE, "user = 'nobody'");
 }
 
 #[test]
 fn uvicorn_shares_port() {
-    serves(&UVICORN, "");
+    check_server(&UVICORN, "");
 }
 
 #[test]
 fn gunicorn_shares_port() {
-    serves(&GUNICORN, "");
+    check_server(&GUNICORN, "");
 }
 
 #[test]
 fn python_http_server_shares_port() {
-    serves(&HTTP_SERVER, "");
+    check_server(&HTTP_SERVER, "");
 }
 
 #[test]
 fn static_go_binary_shares_port() {
-    serves(&GO, "");
+    check_server(&GO, "");
 }
 
 #[test]
 fn go_shares_port_as_other_user() {
     crate::harness::need_root();
-    serves(&GO, "user = 'nobody'");
+    check_server(&GO, "user = 'nobody'");
 }
 
 #[test]
 fn puma_shares_port() {
-    serves(&PUMA, "");
+    check_server(&PUMA, "");
 }
 
 #[test]
 fn nginx_shares_port() {
-    serves(&NGINX, "");
+    check_server(&NGINX, "");
 }
 
 #[test]
 fn node_shares_port_under_unprivileged_rsm() {
-    serves(&NODE, BY_NOBODY);
+    check_server(&NODE, RSM_BY_NOBODY);
 }
 
 #[test]
 fn python_http_server_shares_port_under_unprivileged_rsm() {
-    serves(&HTTP_SERVER, BY_NOBODY);
+    check_server(&HTTP_SERVER, RSM_BY_NOBODY);
 }
 
 #[test]
 fn go_shares_port_under_unprivileged_rsm() {
-    serves(&GO, BY_NOBODY);
+    check_server(&GO, RSM_BY_NOBODY);
 }
 
 #[test]
 fn nginx_shares_port_under_unprivileged_rsm() {
-    serves(&NGINX, BY_NOBODY);
+    check_server(&NGINX, RSM_BY_NOBODY);
 }

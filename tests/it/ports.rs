@@ -1,4 +1,4 @@
-//! One port for the instances of programs that know nothing of it, and readiness.
+//! Port sharing of unmodified programs, and readiness.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -24,8 +24,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["AT"])), Handler).serve_forever()
 "#;
 
-/// Answers of so many requests, by the process that gave them.
-fn answers(port: u16, count: u32) -> BTreeMap<i32, u32> {
+/// Sends requests; the number of responses by process.
+fn responses(port: u16, count: u32) -> BTreeMap<i32, u32> {
     let tally = Client::local(port).timeout(DEADLINE).word_after("pid").requests(count);
     tally.assert_clean();
     tally.answered.into_iter().map(|(pid, count)| (pid.parse().unwrap(), count)).collect()
@@ -42,26 +42,26 @@ fn unmodified_instances_share_port() {
             ),
         );
         rsm.ok(&["start", "ecosystem.toml"]);
-        let spread = answers(port, 100);
+        let counts = responses(port, 100);
         let pids = rsm.pids("web");
-        assert_eq!(spread.keys().copied().collect::<Vec<_>>().len(), 2, "{spread:?}");
-        assert!(pids.iter().all(|pid| spread[pid] >= 20), "{spread:?}");
-        // Connections to one that is killed wait for the next.
+        assert_eq!(counts.keys().copied().collect::<Vec<_>>().len(), 2, "{counts:?}");
+        assert!(pids.iter().all(|pid| counts[pid] >= 20), "{counts:?}");
+        // Connections to a killed instance wait for the next run.
         kill(Pid::from_raw(pids[0]), Signal::SIGKILL).unwrap();
-        wait_until("it is dead", || (!alive(pids[0])).then_some(())); // what it had accepted dies with it
-        assert!(!answers(port, 100).contains_key(&pids[0]));
-        // Neither daemon nor keeper is needed.
+        wait_until("the instance is dead", || (!alive(pids[0])).then_some(())); // connections that it had accepted are lost
+        assert!(!responses(port, 100).contains_key(&pids[0]));
+        // Apps serve without daemon and keeper.
         let (daemon, keeper) = rsm.managers();
         kill(Pid::from_raw(keeper), Signal::SIGKILL).unwrap();
         kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
-        answers(port, 20);
+        responses(port, 20);
         rsm.ok(&["restart", "web"]);
-        assert_eq!(answers(port, 100).len(), 2);
+        assert_eq!(responses(port, 100).len(), 2);
         rsm.ok(&["scale", "web", "3"]);
-        assert_eq!(answers(port, 100).len(), 3);
+        assert_eq!(responses(port, 100).len(), 3);
         rsm.ok(&["describe", "web"]).shows(&format!("127.0.0.1:{port}"));
         rsm.ok(&["stop", "web"]);
-        assert!(get(port, "/").is_none(), "nobody comes, so nobody waits");
+        assert!(get(port, "/").is_none(), "refused, because no run follows");
     }
 }
 
@@ -73,7 +73,7 @@ fn stalled_instance_gets_fewer_connections() {
     rsm.ok(&["start", "app.js", "--name", "web", "-i", "2"]);
     kill(Pid::from_raw(rsm.pids("web")[0]), Signal::SIGSTOP).unwrap();
     let (mut clients, mut answered) = (Vec::new(), 0);
-    wait_until("fewer for the one that is stopped", || {
+    wait_until("the stopped instance gets fewer connections", || {
         for _ in 0..10 {
             let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
             client.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
@@ -81,7 +81,7 @@ fn stalled_instance_gets_fewer_connections() {
             clients.push(client);
         }
         answered += clients.extract_if(.., |client| client.read(&mut [0; 1024]).is_ok()).count();
-        // In strict turns it would never be more than half.
+        // With strict round-robin at most half of the requests would be answered.
         (answered * 10 > (answered + clients.len()) * 6).then_some(())
     });
     kill(Pid::from_raw(rsm.pids("web")[0]), Signal::SIGCONT).unwrap();
@@ -95,11 +95,11 @@ fn held_port_queues_connections_during_restart() {
         .var("AT", &port.to_string())
         .file("ecosystem.toml", "[[apps]]\nname = \"web\"\nscript = \"./app.py\"\nhold_port = true\n");
     rsm.ok(&["start", "ecosystem.toml"]);
-    wait_until("it listens", || get(port, "/")); // a slow machine takes longer than `listen_timeout`
+    wait_until("the app listens", || get(port, "/")); // a slow machine takes longer than `listen_timeout`
     let before = rsm.pids("web");
     let mut restart = rsm.command(&["restart", "web"]).spawn().unwrap();
     while restart.try_wait().unwrap().is_none() {
-        // The app itself ends at once: what it had accepted just then is lost with it.
+        // Connections that the app has accepted when it exits are lost.
         std::net::TcpStream::connect(("127.0.0.1", port)).expect("refused");
     }
     assert_ne!(rsm.pids("web"), before);
@@ -119,18 +119,18 @@ fn wait_ready_delays_online() {
     assert_eq!(rsm.statuses("node"), ["online"]);
     rsm.run(&["start", "ecosystem.toml", "--only", "shell"]).code(1).says("listen_timeout");
     assert_eq!(rsm.statuses("shell"), ["launching"]);
-    // What is said while no daemon is there is heard by the next.
+    // The next daemon receives messages that were sent without a daemon.
     let (daemon, keeper) = rsm.managers();
     kill(Pid::from_raw(keeper), Signal::SIGSTOP).unwrap();
     kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
     std::fs::write(rsm.dir().join("go"), "now\n").unwrap();
     kill(Pid::from_raw(keeper), Signal::SIGCONT).unwrap();
-    wait_until("it is online", || (rsm.statuses("shell") == ["online"]).then_some(()));
+    wait_until("the app is online", || (rsm.statuses("shell") == ["online"]).then_some(()));
 }
 
 #[test]
 fn autoscale_follows_load() {
-    // Computes for a millisecond. On a busy machine that may still be little of a core: the limit is low.
+    // Each request costs a millisecond of CPU. On a busy machine that may be a small share of a core: the limit is low.
     let node = NODE
         .replace(
             "answer.end",
@@ -146,12 +146,12 @@ fn autoscale_follows_load() {
     rsm.ok(&["start", "ecosystem.toml"]);
     assert_eq!(rsm.pids("web").len(), 1);
     let load = Client::local(port).load(4, Pace::PerSecond(1000));
-    rsm.wait_until("there are more", |rsm| (rsm.pids("web").len() > 1).then_some(()));
-    rsm.wait_until("there are no more than three", |rsm| (rsm.statuses("web").len() == 3).then_some(()));
+    rsm.wait_until("the app is scaled up", |rsm| (rsm.pids("web").len() > 1).then_some(()));
+    rsm.wait_until("the app has three instances", |rsm| (rsm.statuses("web").len() == 3).then_some(()));
     let tally = load.finish();
     assert!(tally.refused.is_empty() && tally.lost.is_empty(), "{tally:?}");
     assert!(tally.answered.len() >= 2, "{tally:?}");
-    rsm.wait_until("one is left", |rsm| (rsm.statuses("web").len() == 1).then_some(()));
+    rsm.wait_until("one instance remains", |rsm| (rsm.statuses("web").len() == 1).then_some(()));
     rsm.ok(&["describe", "web"]).shows("1 to 3 instances");
     let log = crate::harness::read(rsm.home().join("rsm.log"));
     assert!(log.contains("1 to 2 instances") && log.contains("2 to 1 instances"), "{log}");
@@ -173,9 +173,9 @@ fn udp_is_shared_if_enabled() {
         let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         client.set_read_timeout(Some(crate::harness::DEADLINE)).unwrap();
         client.send_to(b"who", ("127.0.0.1", port)).unwrap();
-        let mut answer = [0; 32];
-        let length = client.recv(&mut answer).unwrap();
-        answered.insert(String::from_utf8_lossy(&answer[..length]).parse::<i32>().unwrap());
+        let mut response = [0; 32];
+        let length = client.recv(&mut response).unwrap();
+        answered.insert(String::from_utf8_lossy(&response[..length]).parse::<i32>().unwrap());
     }
     assert_eq!(answered, BTreeSet::from_iter(rsm.pids("dns")));
 }
@@ -197,10 +197,10 @@ fn start_prints_port_warnings() {
     let shared = format!("listens on 127.0.0.1:{port}, which app one also uses; connections go to both");
     let ran = rsm.ok(&["start", "two.config.toml"]).says(&format!("note: two: {shared}"));
     assert_eq!(ran.stderr.matches(&shared).count(), 1, "once for all instances: {}", ran.stderr);
-    assert_eq!(answers(port, 200).len(), 4);
-    // The next daemon knows all that.
+    assert_eq!(responses(port, 200).len(), 4);
+    // The next daemon publishes the warnings again.
     kill(Pid::from_raw(rsm.managers().0), Signal::SIGKILL).unwrap();
-    rsm.wait_until("a daemon knows it", |rsm| {
+    rsm.wait_until("a daemon has the warning", |rsm| {
         let described = rsm.ok(&["describe", "two"]).stdout;
         (described.contains(&shared) && described.contains("port sharing")).then_some(())
     });
@@ -208,8 +208,8 @@ fn start_prints_port_warnings() {
 
 #[test]
 fn start_reports_port_in_use() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = taken.local_addr().unwrap().port();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
     let rsm = Rsm::new().file("app.js", NODE).var("AT", &port.to_string()).file(
         "ecosystem.toml",
         "[[apps]]\nname = \"web\"\nscript = \"./app.js\"\nexec_mode = \"cluster\"\ninstances = 2\nautorestart = false\n",

@@ -1,4 +1,4 @@
-//! WebSockets through nginx to a port that instances share, while these are reloaded.
+//! WebSockets through nginx to a shared port, while the app is reloaded.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use crate::harness::{Rsm, free_port, read, wait_until};
 
-/// On its signal it says goodbye to who is connected, and ends once all have gone.
+/// On SIGINT it closes all connections with code 1001, and exits when all are closed.
 const SERVER: &str = "const { WebSocketServer } = require('ws')\n\
     const server = require('http').createServer()\n\
     const sockets = new WebSocketServer({ server })\n\
@@ -19,7 +19,7 @@ const SERVER: &str = "const { WebSocketServer } = require('ws')\n\
       setTimeout(() => sockets.clients.forEach(socket => socket.close(1001)), 100)\n\
     })\n";
 
-/// Twenty that stay, and others that come, ask and go until there is a file `stop`.
+/// Twenty connections that stay open, and short ones until a file `stop` exists.
 const CLIENT: &str = "const { WebSocket } = require('ws'), fs = require('fs')\n\
     const url = 'ws://127.0.0.1:FRONT/', codes = [], failed = [], pids = {}\n\
     let asked = 0, open = 0\n\
@@ -54,7 +54,7 @@ fn reload_closes_websockets_and_accepts_new() {
         let npm = ["install", "--no-audit", "--no-fund", "--no-save", "ws@8"];
         let npm = Command::new("npm").args(npm).current_dir(new.path()).output().unwrap();
         assert!(npm.status.success(), "npm install: {}", String::from_utf8_lossy(&npm.stderr));
-        let _ = fs::rename(new.path(), &modules); // another run may have been faster
+        let _ = fs::rename(new.path(), &modules); // another process may have created it
     }
     let (port, front) = (free_port().to_string(), free_port().to_string());
     let with = |text: &str| text.replace("PORT", &port).replace("FRONT", &front);
@@ -78,13 +78,13 @@ fn reload_closes_websockets_and_accepts_new() {
     assert!(rsm.pids("web").iter().all(|pid| !before.contains(pid)));
     rsm.write("stop", "");
     let output = client.wait_with_output().unwrap();
-    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(told["failed"].as_array().unwrap().len(), 0, "{told}");
-    assert!(told["asked"].as_u64().unwrap() > 20 && told["pids"].as_u64().unwrap() >= 3, "{told}");
-    let codes = told["codes"].as_array().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["failed"].as_array().unwrap().len(), 0, "{report}");
+    assert!(report["asked"].as_u64().unwrap() > 20 && report["pids"].as_u64().unwrap() >= 3, "{report}");
+    let codes = report["codes"].as_array().unwrap();
     assert!(
         codes.len() == 20 && codes.iter().all(|code| code == 1001),
-        "{told}; {}",
+        "{report}; {}",
         read(rsm.home().join("rsm.log"))
     );
 }

@@ -1,4 +1,4 @@
-//! Looking at a program's socket: what it is, and how it wants to share its port.
+//! `InspectedSocket`: kind and options of a program's socket, before it is bound.
 
 use std::collections::HashMap;
 use std::fs::read_to_string;
@@ -7,111 +7,136 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::errno::Errno;
 
 use crate::cluster::address::Protocol;
+use crate::cluster::calls::call::SetSockOptArgs;
 use crate::cluster::mechanism::Mechanism;
-use crate::cluster::sys;
-use crate::cluster::sys::SocketKind;
+use crate::cluster::sys::{self, SocketKind};
 use crate::process::process_ref::pidfd_open;
 use crate::process::seccomp::{Caller, SocketFd, pidfd_getfd};
 
-/// Options that were set on a socket which we cannot look into.
+/// Options of at most this many sockets are recorded: they are needed only between `setsockopt` and `bind`.
+const MAX_SOCKETS: usize = 1024;
+
+/// Options that were set on a socket which cannot be duplicated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SocketOptions {
-    /// `IPV6_V6ONLY`, if it was set at all.
-    pub v6_only: Option<bool>,
-    /// `SO_REUSEPORT`.
-    pub reuse_port: bool,
+struct SocketOptions {
+    /// `None`: never set.
+    v6_only: Option<bool>,
+    reuse_port: bool,
+}
+
+/// Recorded options by inode.
+#[derive(Debug, Default)]
+pub(crate) struct RecordedOptions(HashMap<u64, SocketOptions>);
+
+impl RecordedOptions {
+    /// Records the option that a call sets.
+    pub fn record(&mut self, inode: u64, call: &SetSockOptArgs, value: bool) {
+        if self.0.len() >= MAX_SOCKETS {
+            self.0.clear();
+        }
+        let options = self.0.entry(inode).or_default();
+        match (call.level, call.option) {
+            (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) => options.v6_only = Some(value),
+            (libc::SOL_SOCKET, libc::SO_REUSEPORT) => options.reuse_port = value,
+            _ => {}
+        }
+    }
 }
 
 /// A program's socket.
 #[derive(Debug)]
-pub struct InspectedSocket {
-    /// What it is.
+pub(crate) struct InspectedSocket {
     pub kind: SocketKind,
-    /// Its number in the kernel, and the flags of its descriptor.
+    /// Inode, and flags of the descriptor.
     pub fd: SocketFd,
-    /// It takes IPv6 alone.
-    pub only_v6: bool,
-    /// The program asked to share its port itself.
+    pub v6_only: bool,
+    /// Whether the program itself has set `SO_REUSEPORT`.
     pub reuse_port: bool,
-    /// The socket itself, where we can have it.
-    pub duplicate: Option<OwnedFd>,
+    /// With [`Mechanism::Duplicate`].
+    duplicate: Option<OwnedFd>,
+}
+
+/// The socket that rsm binds.
+pub(crate) enum SocketToBind {
+    /// The socket of the program.
+    Own(OwnedFd),
+    /// A new socket that must replace the one of the program.
+    Replacement(OwnedFd),
 }
 
 impl InspectedSocket {
-    /// At a descriptor of the caller; `None` if it is no TCP or UDP socket.
+    /// Inspects the socket behind a descriptor of the caller; `None` if it is not a TCP or UDP socket.
     ///
     /// # Errors
-    /// We may not look there.
+    /// `EPERM` or `EACCES`: rsm may not inspect the process.
     pub fn inspect(
-        path: Mechanism,
+        mechanism: Mechanism,
         caller: &Caller,
         number: i32,
-        options: &HashMap<u64, SocketOptions>,
+        options: &RecordedOptions,
     ) -> nix::Result<Option<Self>> {
-        let file = match SocketFd::of(caller.pid, number) {
-            // No socket, no such descriptor: the kernel shall say so.
+        let fd = match SocketFd::of(caller.pid, number) {
+            // Not a socket, or not open: the kernel reports the error.
             Err(Errno::ENOTSOCK | Errno::ENOENT | Errno::ESRCH) => return Ok(None),
             other => other?,
         };
-        if path == Mechanism::Duplicate {
-            return Self::inspect_remote(caller, number, file);
+        if mechanism == Mechanism::Duplicate {
+            return Self::inspect_duplicate(caller, number, fd);
         }
         let Some(kind) = SocketKind::of_process(caller.pid, number) else { return Ok(None) };
-        let SocketOptions { v6_only: only_v6, reuse_port } =
-            options.get(&file.inode).copied().unwrap_or_default();
-        let only_v6 = kind.is_v6 && only_v6.unwrap_or_else(only_v6_by_default);
-        Ok(Some(Self { kind, fd: file, only_v6, reuse_port, duplicate: None }))
+        let SocketOptions { v6_only, reuse_port } = options.0.get(&fd.inode).copied().unwrap_or_default();
+        let v6_only = kind.is_v6 && v6_only.unwrap_or_else(default_v6_only);
+        Ok(Some(Self { kind, fd, v6_only, reuse_port, duplicate: None }))
     }
 
-    fn inspect_remote(caller: &Caller, number: i32, file: SocketFd) -> nix::Result<Option<Self>> {
+    fn inspect_duplicate(caller: &Caller, number: i32, fd: SocketFd) -> nix::Result<Option<Self>> {
         let process = pidfd_open(caller.pid)?;
-        let taken = pidfd_getfd(process.as_fd(), number)?;
-        // One that is bound to a network device is a group of its own, and nobody's default.
-        let Some(kind) = SocketKind::of(taken.as_fd()).filter(|_| !sys::is_bound_to_device(taken.as_fd()))
-        else {
+        let duplicate = pidfd_getfd(process.as_fd(), number)?;
+        let socket = duplicate.as_fd();
+        // The kernel groups sockets that are bound to a network device apart from others.
+        let Some(kind) = SocketKind::of(socket).filter(|_| !sys::is_bound_to_device(socket)) else {
             return Ok(None);
         };
-        let only_v6 = kind.is_v6 && sys::v6_only(taken.as_fd());
-        let reuse_port = sys::reuse_port(taken.as_fd());
-        Ok(Some(Self { kind, fd: file, only_v6, reuse_port, duplicate: Some(taken) }))
+        let v6_only = kind.is_v6 && sys::v6_only(socket);
+        let reuse_port = sys::reuse_port(socket);
+        Ok(Some(Self { kind, fd, v6_only, reuse_port, duplicate: Some(duplicate) }))
     }
 
-    /// The socket to use: the program's own, or one like it (and true) that must take its place.
+    /// The socket to bind.
     ///
     /// # Errors
     /// The system is out of descriptors or memory.
-    pub fn socket_to_bind(&mut self) -> nix::Result<(OwnedFd, bool)> {
-        // Multipath sockets cannot be steered.
-        if let Some(own) = self.duplicate.take_if(|_| !self.kind.is_multipath) {
-            return Ok((own, false));
+    pub fn socket_to_bind(&mut self) -> nix::Result<SocketToBind> {
+        // A group of multipath sockets cannot be steered.
+        match self.duplicate.take_if(|_| !self.kind.is_multipath) {
+            Some(own) => Ok(SocketToBind::Own(own)),
+            None => self.new_like().map(SocketToBind::Replacement),
         }
-        Ok((self.new_like()?, true))
     }
 
-    /// A new socket like this one.
+    /// A new socket of the same kind.
     ///
     /// # Errors
     /// The system is out of descriptors or memory.
     pub fn new_like(&self) -> nix::Result<OwnedFd> {
-        let new = sys::new_like(self.kind)?;
+        let socket = sys::new_like(self.kind)?;
         if self.kind.is_v6 {
-            sys::set_v6_only(new.as_fd(), self.only_v6)?;
+            sys::set_v6_only(socket.as_fd(), self.v6_only)?;
         }
-        Ok(new)
+        Ok(socket)
     }
 
-    /// Whether it carries connections.
     pub fn is_tcp(&self) -> bool {
         self.kind.protocol == Protocol::Tcp
     }
 }
 
-fn only_v6_by_default() -> bool {
+fn default_v6_only() -> bool {
     read_to_string("/proc/sys/net/ipv6/bindv6only").is_ok_and(|text| text.trim() == "1")
 }
 
-/// Below this port only privileged programs may bind.
-pub fn first_free_port() -> u16 {
+/// The lowest port that unprivileged programs may bind.
+pub(crate) fn first_unprivileged_port() -> u16 {
     let text = read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").ok();
     text.and_then(|text| text.trim().parse().ok()).unwrap_or(1024)
 }

@@ -1,69 +1,61 @@
-//! Answering `listen`: the socket joins its group, is held from now on, and the run is told of.
+//! Answers to `listen`: the socket joins its group and is held, and the run is reported as listening.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
 
 use nix::errno::Errno;
 
 use crate::cluster::address::{Address, Protocol};
-use crate::cluster::engine::{CallVerdict, Engine};
+use crate::cluster::calls::call::{CallVerdict, ListenArgs};
+use crate::cluster::engine::Engine;
 use crate::cluster::event::{ClusterEvent, PortWarning};
 use crate::cluster::mechanism::Mechanism;
-use crate::cluster::state::RunPhase;
 use crate::cluster::sys;
 use crate::process::process_ref::pidfd_open;
 use crate::process::seccomp::{Caller, Notification, SocketFd, pidfd_getfd};
 
 impl Engine {
-    /// The answer to a `listen` on descriptor `number`.
-    pub(in crate::cluster) fn listen(
-        &mut self,
-        run: u64,
-        call: &Notification,
-        number: i32,
-        backlog: i32,
-    ) -> CallVerdict {
+    /// Answers `listen`.
+    pub(crate) fn listen(&mut self, run: u64, call: &Notification, args: &ListenArgs) -> CallVerdict {
         let Ok(caller) = Caller::of_thread(call.tid) else { return CallVerdict::Continue };
-        let inode = match SocketFd::of(caller.pid, number) {
-            Ok(file) => file.inode,
+        let inode = match SocketFd::of(caller.pid, args.fd) {
+            Ok(socket) => socket.inode,
             Err(Errno::EPERM | Errno::EACCES) => return self.pass_uninspectable(run, Errno::EACCES),
             Err(_) => return CallVerdict::Continue,
         };
-        let Some(entry) = self.state.runs.get(&run) else { return CallVerdict::Continue };
-        let place = self.state.slot_key(entry);
-        // Not bound before our eyes: a port of the kernel's choice, a local socket.
-        let Some(id) = self.state.by_inode(&entry.app, place, inode) else { return CallVerdict::Continue };
-        CallVerdict::Return(self.listen_for(run, id, backlog, || {
+        let Some(entry) = self.state.run(run) else { return CallVerdict::Continue };
+        let slot = self.state.slot_key(entry);
+        // Unknown if the kernel bound it: port 0, or a Unix socket.
+        let Some(id) = self.state.by_inode(&entry.app, slot, inode) else { return CallVerdict::Continue };
+        CallVerdict::Return(self.listen_for(run, id, args.backlog, || {
             let process = pidfd_open(caller.pid)?;
-            let taken = pidfd_getfd(process.as_fd(), number)?;
-            // Between two looks the program may have put another one there.
-            if sys::inode(taken.as_fd())? == inode { Ok(taken) } else { Err(Errno::EBADF) }
+            let duplicate = pidfd_getfd(process.as_fd(), args.fd)?;
+            // The program may have replaced the descriptor in the meantime.
+            if sys::inode(duplicate.as_fd())? == inode { Ok(duplicate) } else { Err(Errno::EBADF) }
         }))
     }
 
-    /// We listen in its stead: only so is the order of the group known.
+    /// Listens for the program: so the order of the group is known.
     fn listen_for(
         &mut self,
         run: u64,
         id: u64,
         backlog: i32,
-        take: impl Fn() -> nix::Result<OwnedFd>,
+        duplicate: impl Fn() -> nix::Result<OwnedFd>,
     ) -> nix::Result<()> {
-        if !self.held.contains_key(&id)
-            && self.runs.get(&run).is_some_and(|live| live.mechanism == Mechanism::Duplicate)
+        if self.sockets.fd(id).is_none()
+            && self.runs.get(run).is_some_and(|live| live.mechanism() == Mechanism::Duplicate)
         {
-            let taken = take()?;
-            self.hold(id, taken);
+            self.sockets.hold(id, duplicate()?, &mut *self.host);
         }
-        let (Some(fd), Some(socket)) = (self.held.get(&id), self.state.sockets.get(&id)) else {
+        let (Some(fd), Some(socket)) = (self.sockets.fd(id), self.state.socket(id)) else {
             return Err(Errno::EINVAL);
         };
-        // One that was shut down meanwhile has left the group and comes back at its end. One that listens
-        // although the book does not say so: a daemon died before it could write that down.
-        let joins = !socket.listening || !sys::is_listening(fd.as_fd());
-        if let Err(errno) = sys::listen(fd.as_fd(), backlog) {
-            if let (Errno::EADDRINUSE, Some(socket)) = (errno, self.state.sockets.get(&id)) {
-                let address = socket.address;
+        // A socket that was shut down has left the group and joins at its end. A socket that listens although the
+        // state says otherwise: the previous daemon died before it saved that.
+        let joins = !socket.listening || !sys::is_listening(fd);
+        let address = socket.address;
+        if let Err(errno) = sys::listen(fd, backlog) {
+            if errno == Errno::EADDRINUSE {
                 self.warn(run, PortWarning::AddressInUse { address });
             }
             return Err(errno);
@@ -71,64 +63,57 @@ impl Engine {
         if joins {
             self.state.join_group(id);
         }
-        if let Some(socket) = self.state.sockets.get_mut(&id) {
-            socket.backlog = backlog;
-            socket.claims.insert(run);
-        }
+        self.state.set_backlog(id, backlog);
+        self.state.claim(id, run);
         self.save();
         self.on_listening(run, id);
         Ok(())
     }
 
-    /// Has sockets listen again that a run which is about to go has shut down while others have them, too:
-    /// not all programs know the difference between `shutdown` and `close`. True if there may be more.
-    pub(in crate::cluster) fn relisten_shared(&mut self) -> bool {
-        let goes = |run: &u64| self.state.runs.get(run).is_some_and(|run| run.phase == RunPhase::Draining);
-        let shared = self.state.sockets.iter().filter(|(_, socket)| {
-            let mut live = socket.claims.iter().filter(|run| self.state.runs.contains_key(run));
-            socket.listening && socket.claims.iter().any(goes) && !live.all(goes)
-        });
-        let shared: Vec<u64> = shared.map(|(id, _)| *id).collect();
+    /// Restarts listening on sockets that a draining run has shut down while other runs still use them: some programs
+    /// call `shutdown` instead of `close`. True if there are such sockets to check.
+    pub(crate) fn relisten_shared(&mut self) -> bool {
+        let shared = self.state.shared_with_draining();
         shared.iter().for_each(|id| self.relisten(*id));
         !shared.is_empty()
     }
 
-    /// Has a socket listen again if somebody has shut it down.
-    pub(in crate::cluster) fn relisten(&mut self, id: u64) {
-        let (Some(fd), Some(socket)) = (self.held.get(&id), self.state.sockets.get(&id)) else { return };
+    /// Restarts listening on a socket that was shut down.
+    pub(crate) fn relisten(&mut self, id: u64) {
+        let (Some(fd), Some(socket)) = (self.sockets.fd(id), self.state.socket(id)) else { return };
         let (address, backlog) = (socket.address, socket.backlog);
-        if address.protocol == Protocol::Udp || !socket.listening || sys::is_listening(fd.as_fd()) {
+        if address.protocol == Protocol::Udp || !socket.listening || sys::is_listening(fd) {
             return;
         }
-        if sys::listen(fd.as_fd(), backlog).is_ok() {
+        if sys::listen(fd, backlog).is_ok() {
             self.state.join_group(id);
             self.steer(address);
             self.save();
         }
     }
 
-    /// A socket is in its group: connections may come.
-    pub(in crate::cluster) fn on_listening(&mut self, run: u64, id: u64) {
-        let Some(socket) = self.state.sockets.get(&id) else { return };
+    /// A socket has joined its group: connections may arrive.
+    pub(super) fn on_listening(&mut self, run: u64, id: u64) {
+        let Some(socket) = self.state.socket(id) else { return };
         let (address, app) = (socket.address, socket.app.clone());
         self.steer(address);
-        if let Some(live) = self.runs.get_mut(&run) {
-            live.first_listen.get_or_insert_with(Instant::now);
+        if let Some(live) = self.runs.get_mut(run) {
+            live.record_listen();
         }
         self.warn_if_shared(run, address, &app);
         self.host.publish(ClusterEvent::Listening { run, address });
-        self.schedule_gc(run);
+        self.unused.schedule(run);
     }
 
-    /// Tells of what a run has already: another daemon was told. Whether one listens that was passed its
-    /// sockets nobody knows.
-    pub(in crate::cluster) fn republish(&mut self, run: u64) {
-        if self.runs.get(&run).is_none_or(|live| live.mechanism.supervised_calls().is_none()) {
+    /// Publishes again what the previous daemon published of a run. Not for socket activation: it is unknown whether
+    /// the run listens on the sockets that were passed.
+    pub(crate) fn republish(&mut self, run: u64) {
+        if self.runs.get(run).is_none_or(|live| live.mechanism().supervised_calls().is_none()) {
             return;
         }
-        let own = self.state.sockets.values().filter(|socket| socket.claims.contains(&run));
+        let own = self.state.sockets_of_run(run).filter(|(_, socket)| socket.listening);
         let own: Vec<(Address, String)> =
-            own.filter(|socket| socket.listening).map(|it| (it.address, it.app.clone())).collect();
+            own.map(|(_, socket)| (socket.address, socket.app.clone())).collect();
         for (address, app) in &own {
             self.warn_if_shared(run, *address, app);
             self.host.publish(ClusterEvent::Listening { run, address: *address });
@@ -138,8 +123,7 @@ impl Engine {
         }
     }
 
-    /// Warns if another app listens at this address, too.
-    pub(in crate::cluster) fn warn_if_shared(&mut self, run: u64, address: Address, app: &str) {
+    fn warn_if_shared(&mut self, run: u64, address: Address, app: &str) {
         if let Some(other) = self.state.other_app_at(address, app).map(str::to_owned) {
             self.warn(run, PortWarning::SharedWithApp { address, app: other });
         }

@@ -1,6 +1,7 @@
-//! Answers to the system calls of apps that rsm supervises.
+//! Supervised system calls: decoded, inspected and answered.
 
 pub(super) mod bind;
 pub(super) mod call;
 pub(super) mod inspect;
 pub(super) mod listen;
+pub(super) mod pending;

@@ -1,120 +1,99 @@
-//! Keeps the queues of a group about as long as each other.
+//! Rebalancing of a group that is served in turns: members with long queues skip some of their turns.
 //!
-//! Rounds give each slot as many connections, but not all slots are equally fast: where clients wait for their
-//! answers, more and more of them end up with the slowest, and the others have nothing to do. So the queues are
-//! looked at, and a slot that has fallen behind passes some of its turns on until it has caught up. Nothing is done
-//! for a connection, and nothing at all where none comes.
+//! Round-robin gives each slot the same number of connections, but not all slots are equally fast. Where clients wait
+//! for responses, more and more of them end up in the queue of the slowest slot while the others are idle. So the
+//! queues are polled, and a slot that has fallen behind skips turns until it has caught up. Nothing is done per
+//! connection, and nothing at all without new connections.
 
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use crate::cluster::address::{Address, Protocol};
-use crate::cluster::engine::Engine;
+use crate::cluster::sockets::SocketStore;
 use crate::cluster::steering::round_robin::RoundRobin;
-use crate::cluster::sys;
 
-/// How often queues are looked at where somebody waits.
+/// Interval of polling while connections are queued.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
-/// The same where nobody does.
+/// Interval of polling otherwise.
 const MAX_INTERVAL: Duration = Duration::from_millis(200);
-/// What was decided holds for so long if nobody looks again.
+/// Skip probabilities expire after this time unless they are renewed.
 const SKIP_DURATION: Duration = Duration::from_millis(50);
-/// A slot has fallen behind when its queue is longer than twice the shortest one and this: few that wait
-/// are no load, and counts that are even are worth more then.
+/// A slot has fallen behind when its queue is longer than twice the shortest one plus this. With shorter queues
+/// there is no overload, and equal counts matter more.
 const MIN_QUEUE_LEAD: u32 = 16;
-/// The chance of what is sure.
+/// Probability 1 as the program has it.
 const PROBABILITY_ONE: f64 = (1u64 << 32) as f64;
 
 /// A group that is served in turns.
 #[derive(Debug)]
-pub(in crate::cluster) struct RoundRobinGroup {
+pub(super) struct RoundRobinGroup {
     program: RoundRobin,
-    /// The sockets of each slot, as the program has them.
+    /// Socket ids of each slot, in the order of the program.
     slots: Vec<Vec<u64>>,
-    /// Turns there were at the last look.
+    /// Turns until the last poll.
     dispatched: u64,
     polled_at: Instant,
 }
 
 impl RoundRobinGroup {
-    pub(in crate::cluster) fn new(turns: RoundRobin, slots: Vec<Vec<u64>>) -> Self {
-        Self { program: turns, slots, dispatched: 0, polled_at: Instant::now() }
+    pub fn new(program: RoundRobin, slots: Vec<Vec<u64>>) -> Self {
+        Self { program, slots, dispatched: 0, polled_at: Instant::now() }
     }
 
-    /// Turns since the last look.
-    fn poll_dispatched(&mut self) -> u64 {
-        let taken = self.program.dispatched().unwrap_or(self.dispatched);
-        taken.saturating_sub(std::mem::replace(&mut self.dispatched, taken))
-    }
-}
-
-impl Engine {
-    /// Forgets a group, or has it looked at.
-    pub(in crate::cluster) fn set_round_robin(&mut self, address: Address, rounds: Option<RoundRobinGroup>) {
-        self.round_robin.remove(&address);
-        if let Some(rounds) =
-            rounds.filter(|rounds| rounds.slots.len() > 1 && address.protocol == Protocol::Tcp)
+    /// Sets skip probabilities by the length of the queues; the time until the next call.
+    pub fn rebalance(&mut self, sockets: &SocketStore) -> Duration {
+        let (new_turns, elapsed) = (self.poll_dispatched(), self.polled_at.elapsed());
+        self.polled_at = Instant::now();
+        if new_turns == 0 {
+            return MAX_INTERVAL;
+        }
+        let queued =
+            |slot: &Vec<u64>| -> u32 { slot.iter().filter_map(|id| sockets.accept_queue_length(*id)).sum() };
+        let queues: Vec<u32> = self.slots.iter().map(queued).collect();
+        if queues.iter().all(|queue| *queue <= MIN_QUEUE_LEAD) {
+            return MAX_INTERVAL;
+        }
+        let turns_per_second = new_turns as f64 / elapsed.as_secs_f64().max(1e-4);
+        let expected_turns = turns_per_second * MIN_INTERVAL.as_secs_f64() / queues.len() as f64;
+        let probabilities = skip_probabilities(&queues, expected_turns);
+        // Without new ones, the previous probabilities expire.
+        if probabilities.iter().any(|probability| *probability > 0)
+            && let Err(errno) = self.program.set_skip_probabilities(&probabilities, SKIP_DURATION)
         {
-            self.round_robin.insert(address, rounds);
+            tracing::debug!("rebalancing failed: {errno}");
         }
+        MIN_INTERVAL
     }
 
-    /// Looks at all groups; how long until the next look, if there is to be one.
-    pub(in crate::cluster) fn rebalance(&mut self) -> Option<Duration> {
-        let mut next = None;
-        for rounds in self.round_robin.values_mut() {
-            let (news, time) = (rounds.poll_dispatched(), rounds.polled_at.elapsed());
-            rounds.polled_at = Instant::now();
-            next = next.or(Some(MAX_INTERVAL));
-            if news == 0 {
-                continue;
-            }
-            let waiting =
-                |id: &u64| self.held.get(id).and_then(|fd| sys::accept_queue_length(fd.as_fd()).ok());
-            let queues: Vec<u32> =
-                rounds.slots.iter().map(|slot| slot.iter().filter_map(waiting).sum()).collect();
-            if queues.iter().all(|queue| *queue <= MIN_QUEUE_LEAD) {
-                continue;
-            }
-            next = Some(MIN_INTERVAL);
-            let each =
-                news as f64 * MIN_INTERVAL.as_secs_f64() / time.as_secs_f64().max(1e-4) / queues.len() as f64;
-            let chances = skip_probabilities(&queues, each);
-            // The former ones hold for a moment and are not renewed.
-            if chances.iter().any(|chance| *chance > 0)
-                && let Err(errno) = rounds.program.set_skip_probabilities(&chances, SKIP_DURATION)
-            {
-                tracing::debug!("rebalancing failed: {errno}");
-            }
-        }
-        next
+    /// Turns since the last poll.
+    fn poll_dispatched(&mut self) -> u64 {
+        let dispatched = self.program.dispatched().unwrap_or(self.dispatched);
+        dispatched.saturating_sub(std::mem::replace(&mut self.dispatched, dispatched))
     }
 }
 
-/// How often each slot is to pass a turn on until the next look. `each`: so many turns a slot is expected to
-/// have until then.
-fn skip_probabilities(queues: &[u32], each: f64) -> Vec<u64> {
-    let least = queues.iter().copied().min().unwrap_or(0);
+/// Skip probability of each slot until the next poll. `expected_turns`: turns of a slot until then.
+fn skip_probabilities(queues: &[u32], expected_turns: f64) -> Vec<u64> {
+    let shortest = queues.iter().copied().min().unwrap_or(0);
     let mean = f64::from(queues.iter().sum::<u32>()) / queues.len().max(1) as f64;
-    let chance = |queue: &u32| {
-        if *queue <= least.saturating_mul(2).saturating_add(MIN_QUEUE_LEAD) {
+    let probability = |queue: &u32| {
+        if *queue <= shortest.saturating_mul(2).saturating_add(MIN_QUEUE_LEAD) {
             return 0;
         }
-        // As many fewer as it has more than the others.
-        let share = (f64::from(*queue) - mean) / each.max(1.0);
+        // Skip as many turns as the queue is longer than the mean.
+        let share = (f64::from(*queue) - mean) / expected_turns.max(1.0);
         (share.clamp(0.0, 1.0) * PROBABILITY_ONE) as u64
     };
-    queues.iter().map(chance).collect()
+    queues.iter().map(probability).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::cluster::steering::rebalance::*;
+    use super::*;
 
     #[test]
-    fn who_has_fallen_behind_passes_on_what_is_too_much() {
-        let shares = |queues: &[u32], each| -> Vec<f64> {
-            skip_probabilities(queues, each).iter().map(|chance| *chance as f64 / PROBABILITY_ONE).collect()
+    fn overloaded_member_skips_turns() {
+        let shares = |queues: &[u32], expected_turns| -> Vec<f64> {
+            let probabilities = skip_probabilities(queues, expected_turns);
+            probabilities.iter().map(|probability| *probability as f64 / PROBABILITY_ONE).collect()
         };
         assert_eq!(shares(&[50, 50], 30.0), [0.0, 0.0]);
         assert_eq!(shares(&[60, 40], 30.0), [0.0, 0.0]);

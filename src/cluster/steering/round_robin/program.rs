@@ -1,177 +1,260 @@
-//! The program of turns: from the open slots to instructions of eBPF. Pure.
+//! The eBPF program of round-robin: from the eligible slots to instructions. Pure.
 
-use crate::cluster::steering::{ProbeRoute, SKF_NET_OFF, SteeringTarget, V4_SOURCE};
+use crate::cluster::steering::cbpf::{HASH_MULTIPLIER, SKF_NET_OFF, V4_SOURCE};
+use crate::cluster::steering::{ProbeRoute, SteeringTarget};
 
 /// `struct bpf_insn`.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub(in crate::cluster) struct EbpfInstruction {
+pub(super) struct EbpfInstruction {
     code: u8,
-    /// Destination in the low half, source in the high one.
+    /// `dst_reg` in the low four bits, `src_reg` in the high ones.
     registers: u8,
-    offset: i16,
-    value: i32,
+    off: i16,
+    imm: i32,
 }
 
-const fn instruction(code: u8, to: u8, from: u8, offset: i16, value: i32) -> EbpfInstruction {
-    EbpfInstruction { code, registers: from << 4 | to, offset, value }
-}
+// Parts of `code`, from `linux/bpf_common.h` and `linux/bpf.h`: the class …
+const BPF_LD: u8 = 0x00;
+const BPF_LDX: u8 = 0x01;
+const BPF_ST: u8 = 0x02;
+const BPF_STX: u8 = 0x03;
+const BPF_ALU: u8 = 0x04;
+const BPF_JMP: u8 = 0x05;
+const BPF_ALU64: u8 = 0x07;
+// … size and mode of loads and stores …
+const BPF_W: u8 = 0x00;
+const BPF_B: u8 = 0x10;
+const BPF_DW: u8 = 0x18;
+const BPF_IMM: u8 = 0x00;
+const BPF_ABS: u8 = 0x20;
+const BPF_MEM: u8 = 0x60;
+const BPF_ATOMIC: u8 = 0xc0;
+// … operations …
+const BPF_ADD: u8 = 0x00;
+const BPF_MUL: u8 = 0x20;
+const BPF_DIV: u8 = 0x30;
+const BPF_RSH: u8 = 0x70;
+const BPF_MOD: u8 = 0x90;
+const BPF_MOV: u8 = 0xb0;
+// … jumps …
+const BPF_JEQ: u8 = 0x10;
+const BPF_JGT: u8 = 0x20;
+const BPF_JGE: u8 = 0x30;
+const BPF_JNE: u8 = 0x50;
+const BPF_CALL: u8 = 0x80;
+const BPF_EXIT: u8 = 0x90;
+// … and whether the second operand is `imm` or a register.
+const BPF_K: u8 = 0x00;
+const BPF_X: u8 = 0x08;
 
-/// What a program may call: look into a map, the time since boot, a random number.
-const HELPER_MAP_LOOKUP: i32 = 1;
-const HELPER_KTIME: i32 = 5;
-const HELPER_PRANDOM: i32 = 7;
+/// `src_reg` of a 64-bit load whose `imm` is the descriptor of a map.
+const BPF_PSEUDO_MAP_FD: u8 = 1;
 
-/// The map's numbers: how many turns there were, until when turns are passed on, and for each slot the chance
-/// of that, in parts of 2^32.
-pub(in crate::cluster) const KEY_COUNTER: u32 = 0;
-pub(in crate::cluster) const KEY_SKIP_UNTIL: u32 = 1;
-pub(in crate::cluster) const KEY_SKIP_BASE: u32 = 2;
+/// Functions of the kernel that a program may call.
+const BPF_FUNC_MAP_LOOKUP_ELEM: i32 = 1;
+const BPF_FUNC_KTIME_GET_NS: i32 = 5;
+const BPF_FUNC_GET_PRANDOM_U32: i32 = 7;
 
-/// So often a turn is passed on at most.
+/// Result of a call and of the program; loads of the packet write it, too.
+const R0: u8 = 0;
+/// Arguments of a call, lost by it. The context is in `R1` at the start.
+const R1: u8 = 1;
+const R2: u8 = 2;
+/// Preserved by calls. Loads of the packet need the context in `R6`.
+const R6: u8 = 6;
+/// Frame pointer.
+const FP: u8 = 10;
+
+/// The number of the turn, then of its slot.
+const SLOT: u8 = R6;
+/// Where the round starts.
+const START: u8 = 7;
+const ROUND: u8 = 8;
+/// A value of the map.
+const VALUE: u8 = 9;
+
+/// Keys of the map: the number of turns, until when turns are skipped (monotonic, ns), and from the last one on the
+/// skip probability of each slot in units of 2^-32.
+pub(super) const KEY_COUNTER: u32 = 0;
+pub(super) const KEY_SKIP_UNTIL: u32 = 1;
+pub(super) const KEY_SKIP_BASE: u32 = 2;
+
+/// Where the key of a lookup is, from the frame pointer.
+const KEY_OFFSET: i16 = -4;
+
+/// A connection is passed on to another slot this many times at most.
 const MAX_SKIPS: usize = 3;
 
-/// Registers: result, arguments, the count, the round, a number of the map, the frame.
-const RESULT: u8 = 0;
-const FIRST: u8 = 1;
-const SECOND: u8 = 2;
-const COUNT: u8 = 6;
-const BEGIN: u8 = 7;
-const ROUND: u8 = 8;
-const NUMBER: u8 = 9;
-const FRAME: u8 = 10;
+const fn instruction(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> EbpfInstruction {
+    EbpfInstruction { code, registers: src << 4 | dst, off, imm }
+}
 
-const EXIT: EbpfInstruction = instruction(0x95, 0, 0, 0, 0);
-/// No member's index: the kernel chooses.
-const KERNEL_CHOICE: EbpfInstruction = instruction(0xb4, RESULT, 0, 0, -1);
+/// 64-bit operation with a constant.
+const fn alu64_imm(operation: u8, dst: u8, imm: i32) -> EbpfInstruction {
+    instruction(BPF_ALU64 | operation | BPF_K, dst, 0, 0, imm)
+}
+
+/// 64-bit operation with a register.
+const fn alu64_reg(operation: u8, dst: u8, src: u8) -> EbpfInstruction {
+    instruction(BPF_ALU64 | operation | BPF_X, dst, src, 0, 0)
+}
+
+/// 32-bit operation with a constant; clears the upper half.
+const fn alu32_imm(operation: u8, dst: u8, imm: i32) -> EbpfInstruction {
+    instruction(BPF_ALU | operation | BPF_K, dst, 0, 0, imm)
+}
+
+/// Clears the upper half of a register.
+const fn truncate_to_32_bits(register: u8) -> EbpfInstruction {
+    instruction(BPF_ALU | BPF_MOV | BPF_X, register, register, 0, 0)
+}
+
+/// `R0` = part of the packet. Needs the context in `R6`; loses `R1` to `R5`.
+const fn load_packet(size: u8, offset: u32) -> EbpfInstruction {
+    instruction(BPF_LD | BPF_ABS | size, 0, 0, 0, offset.cast_signed())
+}
+
+/// `dst` = the value that `R0` points to.
+const fn load_value(dst: u8) -> EbpfInstruction {
+    instruction(BPF_LDX | BPF_MEM | BPF_DW, dst, R0, 0, 0)
+}
+
+/// Puts a constant key on the stack.
+const fn store_key(key: u32) -> EbpfInstruction {
+    instruction(BPF_ST | BPF_MEM | BPF_W, FP, 0, KEY_OFFSET, key.cast_signed())
+}
+
+const fn call(function: i32) -> EbpfInstruction {
+    instruction(BPF_JMP | BPF_CALL, 0, 0, 0, function)
+}
+
+/// Skips instructions unless the register has this value.
+fn skip_unless_equal(register: u8, value: usize, skip: usize) -> EbpfInstruction {
+    instruction(BPF_JMP | BPF_JNE | BPF_K, register, 0, skip as i16, value as i32)
+}
+
+const EXIT: EbpfInstruction = instruction(BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+
+/// Sets the result to an index of no member: the kernel chooses.
+const SET_KERNEL_CHOICE: EbpfInstruction = alu32_imm(BPF_MOV, R0, -1);
 
 fn return_index(index: u32) -> [EbpfInstruction; 2] {
-    [instruction(0xb7, RESULT, 0, 0, index.cast_signed()), EXIT]
+    [alu64_imm(BPF_MOV, R0, index.cast_signed()), EXIT]
 }
 
-/// Skips so many instructions unless the register has this value.
-fn skip_unless_equal(register: u8, value: usize, skip: usize) -> EbpfInstruction {
-    instruction(0x55, register, 0, skip as i16, value as i32)
+/// The program that serves the targets in turn, with the descriptor of its map.
+pub(super) fn program(targets: &[&SteeringTarget], routes: &[ProbeRoute], map: i32) -> Vec<EbpfInstruction> {
+    let slots = targets.len() as i32;
+    let mut body = vec![
+        // Read and increment the counter. Two packets at once may read the same number, which does no harm.
+        alu64_imm(BPF_MOV, R1, 1),
+        load_value(SLOT),
+        instruction(BPF_STX | BPF_ATOMIC | BPF_DW, R0, R1, 0, i32::from(BPF_ADD)),
+        // The number of the round, and by its hash the slot at which the round starts.
+        alu64_reg(BPF_MOV, START, SLOT),
+        alu64_imm(BPF_DIV, START, slots),
+        alu64_reg(BPF_MOV, ROUND, START),
+        alu32_imm(BPF_MUL, START, HASH_MULTIPLIER.cast_signed()),
+        alu32_imm(BPF_RSH, START, 16),
+        alu64_reg(BPF_ADD, SLOT, START),
+        alu64_imm(BPF_MOD, SLOT, slots),
+    ];
+    if slots > 1 {
+        body.extend(skip_by_probability(map, slots));
+    }
+    for (slot, target) in targets.iter().enumerate() {
+        let choice = select_socket(&target.members);
+        body.push(skip_unless_equal(SLOT, slot, choice.len()));
+        body.extend(choice);
+    }
+    let mut program = match_probe_routes(routes);
+    program.push(store_key(KEY_COUNTER));
+    program.extend(map_lookup(map, body.len()));
+    program.extend(body);
+    program.extend([SET_KERNEL_CHOICE, EXIT]);
+    program
 }
 
-/// Ends in the socket whose door the connection comes through, if it does. Reading a packet wants the
-/// context in register 6, and leaves nothing in 0 to 5.
-fn match_probe_routes(doors: &[ProbeRoute]) -> Vec<EbpfInstruction> {
-    if doors.is_empty() {
+/// Returns the member whose probe route is the source address of the packet; continues if there is none.
+fn match_probe_routes(routes: &[ProbeRoute]) -> Vec<EbpfInstruction> {
+    if routes.is_empty() {
         return Vec::new();
     }
-    let pairs = doors.iter().flat_map(|door| {
-        let from = u32::from(door.source) as usize;
-        [skip_unless_equal(RESULT, from, 2)].into_iter().chain(return_index(door.index))
+    let pairs = routes.iter().flat_map(|route| {
+        let source = u32::from(route.source) as usize;
+        [skip_unless_equal(R0, source, 2)].into_iter().chain(return_index(route.index))
     });
     let pairs: Vec<EbpfInstruction> = pairs.collect();
     let mut program = vec![
-        instruction(0xbf, COUNT, FIRST, 0, 0),
-        instruction(0x30, 0, 0, 0, SKF_NET_OFF.cast_signed()),
-        instruction(0x74, RESULT, 0, 0, 4),
-        skip_unless_equal(RESULT, 4, pairs.len() + 1),
-        instruction(0x20, 0, 0, 0, V4_SOURCE.cast_signed()),
+        alu64_reg(BPF_MOV, R6, R1),
+        load_packet(BPF_B, SKF_NET_OFF),
+        alu32_imm(BPF_RSH, R0, 4),
+        skip_unless_equal(R0, 4, pairs.len() + 1),
+        load_packet(BPF_W, V4_SOURCE),
     ];
     program.extend(pairs);
     program
 }
 
-/// Looks up the number of the map whose place was put on the stack; skips `skip` instructions behind this if
-/// there is none.
+/// `R0` = address of the value whose key is on the stack; skips instructions if there is none.
 fn map_lookup(map: i32, skip: usize) -> [EbpfInstruction; 6] {
     [
-        instruction(0x18, FIRST, 1, 0, map),
-        instruction(0, 0, 0, 0, 0), // the map's second half
-        instruction(0xbf, SECOND, FRAME, 0, 0),
-        instruction(0x07, SECOND, 0, 0, -4),
-        instruction(0x85, 0, 0, 0, HELPER_MAP_LOOKUP),
-        instruction(0x15, RESULT, 0, skip as i16, 0),
+        instruction(BPF_LD | BPF_IMM | BPF_DW, R1, BPF_PSEUDO_MAP_FD, 0, map),
+        instruction(0, 0, 0, 0, 0), // upper half of the 64-bit constant
+        alu64_reg(BPF_MOV, R2, FP),
+        alu64_imm(BPF_ADD, R2, KEY_OFFSET as i32),
+        call(BPF_FUNC_MAP_LOOKUP_ELEM),
+        instruction(BPF_JMP | BPF_JEQ | BPF_K, R0, 0, skip as i16, 0),
     ]
 }
 
-/// With the count a slot: makes it another one if that one is to pass this turn on.
+/// Replaces the slot by a random one with the skip probability of the slot, until the deadline.
 fn skip_by_probability(map: i32, slots: i32) -> Vec<EbpfInstruction> {
     let mut program = Vec::new();
     for _ in 0..MAX_SKIPS {
-        // Built from its end: each part skips all that follow.
-        let another = [
-            instruction(0x85, 0, 0, 0, HELPER_PRANDOM),
-            instruction(0xbc, RESULT, RESULT, 0, 0),
-            instruction(0x97, RESULT, 0, 0, slots),
-            instruction(0xbf, COUNT, RESULT, 0, 0),
+        // Built from the end: each part can skip all that follow.
+        let choose_other = [
+            call(BPF_FUNC_GET_PRANDOM_U32),
+            truncate_to_32_bits(R0),
+            alu64_imm(BPF_MOD, R0, slots),
+            alu64_reg(BPF_MOV, SLOT, R0),
         ];
-        let drawn = [
-            instruction(0x79, NUMBER, RESULT, 0, 0),
-            instruction(0x85, 0, 0, 0, HELPER_PRANDOM),
-            instruction(0xbc, RESULT, RESULT, 0, 0),
-            instruction(0x3d, RESULT, NUMBER, (another.len() + program.len()) as i16, 0),
+        let draw = [
+            load_value(VALUE),
+            call(BPF_FUNC_GET_PRANDOM_U32),
+            truncate_to_32_bits(R0),
+            instruction(BPF_JMP | BPF_JGE | BPF_X, R0, VALUE, (choose_other.len() + program.len()) as i16, 0),
         ];
-        let rest = drawn.len() + another.len() + program.len();
-        let place = [
-            instruction(0xbf, NUMBER, COUNT, 0, 0),
-            instruction(0x07, NUMBER, 0, 0, KEY_SKIP_BASE.cast_signed()),
-            instruction(0x63, FRAME, NUMBER, -4, 0),
+        let rest = draw.len() + choose_other.len() + program.len();
+        let store_slot_key = [
+            alu64_reg(BPF_MOV, VALUE, SLOT),
+            alu64_imm(BPF_ADD, VALUE, KEY_SKIP_BASE.cast_signed()),
+            instruction(BPF_STX | BPF_MEM | BPF_W, FP, VALUE, KEY_OFFSET, 0),
         ];
-        let parts = place.into_iter().chain(map_lookup(map, rest)).chain(drawn).chain(another);
+        let parts = store_slot_key.into_iter().chain(map_lookup(map, rest)).chain(draw).chain(choose_other);
         program = parts.chain(program).collect();
     }
-    let in_time = [
-        instruction(0x79, NUMBER, RESULT, 0, 0),
-        instruction(0x85, 0, 0, 0, HELPER_KTIME),
-        instruction(0x2d, RESULT, NUMBER, program.len() as i16, 0),
+    let check_deadline = [
+        load_value(VALUE),
+        call(BPF_FUNC_KTIME_GET_NS),
+        instruction(BPF_JMP | BPF_JGT | BPF_X, R0, VALUE, program.len() as i16, 0),
     ];
-    let until = [instruction(0x62, FRAME, 0, -4, KEY_SKIP_UNTIL.cast_signed())];
-    let parts = until.into_iter().chain(map_lookup(map, in_time.len() + program.len()));
-    parts.chain(in_time).chain(program).collect()
+    let lookup = map_lookup(map, check_deadline.len() + program.len());
+    let parts = [store_key(KEY_SKIP_UNTIL)].into_iter().chain(lookup);
+    parts.chain(check_deadline).chain(program).collect()
 }
 
-/// The program. `map` has its numbers.
-pub(in crate::cluster) fn program(
-    targets: &[&SteeringTarget],
-    doors: &[ProbeRoute],
-    map: i32,
-) -> Vec<EbpfInstruction> {
-    let slots = targets.len() as i32;
-    let mut body = vec![
-        // The count, and one more for whoever is next. Two at once may get the same: no harm.
-        instruction(0xb7, FIRST, 0, 0, 1),
-        instruction(0x79, COUNT, RESULT, 0, 0),
-        instruction(0xdb, RESULT, FIRST, 0, 0),
-        // Which round, and, by a hash of that, the slot that it begins with.
-        instruction(0xbf, BEGIN, COUNT, 0, 0),
-        instruction(0x37, BEGIN, 0, 0, slots),
-        instruction(0xbf, ROUND, BEGIN, 0, 0),
-        instruction(0x24, BEGIN, 0, 0, 0x9E37_79B1_u32.cast_signed()),
-        instruction(0x74, BEGIN, 0, 0, 16),
-        instruction(0x0f, COUNT, BEGIN, 0, 0),
-        instruction(0x97, COUNT, 0, 0, slots),
-    ];
-    if slots > 1 {
-        body.extend(skip_by_probability(map, slots));
-    }
-    for (place, target) in targets.iter().enumerate() {
-        let choice = select_socket(&target.members);
-        body.push(skip_unless_equal(COUNT, place, choice.len()));
-        body.extend(choice);
-    }
-    let mut program = match_probe_routes(doors);
-    program.push(instruction(0x62, FRAME, 0, -4, KEY_COUNTER.cast_signed()));
-    program.extend(map_lookup(map, body.len()));
-    program.extend(body);
-    program.extend([KERNEL_CHOICE, EXIT]);
-    program
-}
-
-/// Ends with one of a slot's sockets: another one each round.
+/// Returns one of a slot's members: another one in each round.
 fn select_socket(members: &[u32]) -> Vec<EbpfInstruction> {
     if let [only] = members {
         return return_index(*only).to_vec();
     }
-    let mut choice = vec![instruction(0x97, ROUND, 0, 0, members.len() as i32)];
-    for (place, index) in members.iter().enumerate() {
-        choice.push(skip_unless_equal(ROUND, place, 2));
+    let mut choice = vec![alu64_imm(BPF_MOD, ROUND, members.len() as i32)];
+    for (number, index) in members.iter().enumerate() {
+        choice.push(skip_unless_equal(ROUND, number, 2));
         choice.extend(return_index(*index));
     }
-    choice.extend([KERNEL_CHOICE, EXIT]);
+    choice.extend([SET_KERNEL_CHOICE, EXIT]);
     choice
 }
