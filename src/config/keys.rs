@@ -295,7 +295,7 @@ app_keys! {
     ready: ReadinessProbe = key(Group::StopAndReadiness).spec(&["/readiness/probe"]).not_in_pm2();
 
     /// Liveness probe: `http`, `tcp` or `exec`.
-    health: LivenessProbe = key(Group::StopAndReadiness).spec(&["/health"]).table().not_in_pm2();
+    health: LivenessProbe = key(Group::StopAndReadiness).spec(&["/health", "/health/action"]).table().not_in_pm2();
 
     /// Watchdog interval: the app must send `WATCHDOG=1` to `NOTIFY_SOCKET` at least this often. Milliseconds or a duration such as `10s`.
     watchdog: DurationValue = key(Group::StopAndReadiness).spec(&["/watchdog"]).not_in_pm2();
@@ -416,11 +416,11 @@ pub(super) fn ignored_key(written: &str) -> Option<&'static str> {
     IGNORED_KEYS.iter().find(|key| is(key.name)).map(|key| key.reason)
 }
 
-/// The key whose value is at a JSON pointer of [`AppSpec`](crate::spec::AppSpec). None for a table:
-/// what is below it has its own names.
+/// The key whose value is at a JSON pointer of [`AppSpec`](crate::spec::AppSpec). None for a table: the keys in it
+/// have the same names in the spec, except for those at the other pointers of its row.
 pub fn key_for_pointer(pointer: &str) -> Option<&'static str> {
-    let key = KEYS.iter().find(|key| key.spec.contains(&pointer))?;
-    (!key.table).then_some(key.name)
+    let is_named = |key: &&KeyDef| key.spec.iter().skip(usize::from(key.table)).any(|other| *other == pointer);
+    KEYS.iter().find(is_named).map(|key| key.name)
 }
 
 #[cfg(test)]
@@ -495,6 +495,8 @@ mod tests {
             ("/logs/rotation", Some("logs")),
             ("/readiness/probe", Some("ready")),
             ("/limits/memory", Some("memory_max")),
+            ("/health", None),
+            ("/health/action", Some("health")),
             ("/autoscale", None),
             ("/autoscale/min", None),
         ] {
