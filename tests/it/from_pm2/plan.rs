@@ -83,7 +83,7 @@ fn plan_shows_added_changed_and_removed_probes() {
         .shows("health: {\"exec\":\"true\"} → {\"tcp\":\"1\"}")
         .shows("ready: {\"action\":{\"exec\":\"true\"}");
     rsm.write("e.toml", &file(""));
-    rsm.ok(&["plan", "e.toml"]).shows("health: {").shows("} → none");
+    rsm.ok(&["plan", "e.toml"]).shows("health: {").shows(" → none; ready: {");
 }
 
 #[test]
