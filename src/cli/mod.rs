@@ -101,7 +101,7 @@ enum CliCommand {
     /// Show details of apps
     #[command(visible_aliases = ["show", "desc"])]
     Describe(DescribeArgs),
-    /// Print the environment variables of an instance, including values
+    /// Print the configured environment variables of an instance, including values
     Env(crate::cli::commands::describe::EnvArgs),
     /// Print the process ids of apps
     Pid {
@@ -127,10 +127,10 @@ enum CliCommand {
     /// Reopen all log files, for example after logrotate
     #[command(name = "reloadLogs", aliases = ["reload-logs", "reloadlogs"])]
     ReloadLogs,
-    /// Show or change the configuration of the daemon
+    /// Show or change the settings of rsm
     #[command(visible_alias = "config")]
     Conf {
-        /// Key: `logs.budget` (maximum size of all logs), `log.level` (level of the daemon log), `autosave` (save the list after each change)
+        /// Name of a setting, such as `logs.budget` [default: show all settings]
         key: Option<String>,
         /// New value [default: show the current value]
         value: Option<String>,
@@ -180,23 +180,23 @@ enum CliCommand {
     Schema,
     /// Convert an ecosystem file to TOML
     Convert(crate::cli::commands::convert::ConvertArgs),
-    /// Print a report to attach to a bug report
+    /// Print information for a bug report
     Report,
-    /// Set a preference
+    /// Change a setting
     Set {
-        /// Key, such as `logs.lines`
+        /// Name of a setting, such as `logs.lines`
         key: String,
-        /// Value
+        /// New value
         value: String,
     },
-    /// Print a preference, or all of them
+    /// Print a setting, or all settings
     Get {
-        /// Key, such as `logs.lines`
+        /// Name of a setting, such as `logs.lines`
         key: Option<String>,
     },
-    /// Reset a preference to its default; `all` resets all of them
+    /// Reset a setting to its default, or `all` settings
     Unset {
-        /// Key, such as `logs.lines`
+        /// Name of a setting, such as `logs.lines`
         key: String,
     },
     /// Create an ecosystem.toml for the current directory

@@ -20,7 +20,7 @@ pub(in crate::cli) struct ChangeFlags {
     /// Environment block to use: `env_NAME` of the file
     #[arg(long, value_name = "NAME")]
     pub(in crate::cli) env: Option<String>,
-    /// Only these apps of the file
+    /// Select only these apps from the file
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub(in crate::cli) only: Vec<String>,
     /// Update the environment of the apps from this shell

@@ -33,7 +33,7 @@ pub(in crate::cli) struct ApplyArgs {
     /// Environment block to use: `env_NAME` of the file
     #[arg(long, value_name = "NAME")]
     env: Option<String>,
-    /// Only these apps of the file
+    /// Select only these apps from the file
     #[arg(long, value_delimiter = ',', value_name = "NAMES", conflicts_with = "prune")]
     only: Vec<String>,
 }
