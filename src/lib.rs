@@ -22,7 +22,7 @@
 //! | 2 | [`serve`] | the static file server |
 //! | 1 | [`spec`], [`exit`] | what an app is; how a run ended |
 //! | 1 | [`paths`], [`settings`], [`atomic_file`] | files of rsm |
-//! | 1 | [`time`], [`schedule`], [`text`], [`version`] | clocks, cron schedules, text |
+//! | 1 | [`time`], [`schedule`], [`text`], [`program`], [`version`] | clocks, cron schedules, text, programs in `PATH` |
 //!
 //! # Processes
 //!
@@ -64,6 +64,7 @@ pub mod metrics;
 pub mod paths;
 pub mod probes;
 pub mod process;
+pub(crate) mod program;
 pub mod schedule;
 pub mod serve;
 pub mod settings;
