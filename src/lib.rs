@@ -22,7 +22,7 @@
 //! | 2 | `serve` | the static file server |
 //! | 1 | `spec`, `exit` | what an app is; how a run ended |
 //! | 1 | `paths`, `settings`, `atomic_file`, `path_error` | files of rsm |
-//! | 1 | `time`, `schedule`, `text`, `version` | clocks, cron schedules, text |
+//! | 1 | `time`, `schedule`, `text`, `program`, `version` | clocks, cron schedules, text, programs in `PATH` |
 //!
 //! # Processes
 //!
@@ -65,6 +65,7 @@ pub(crate) mod path_error;
 pub mod paths;
 pub(crate) mod probes;
 pub mod process;
+pub(crate) mod program;
 pub(crate) mod schedule;
 pub(crate) mod serve;
 pub(crate) mod settings;

@@ -1,17 +1,15 @@
-//! An app from a command line: flags are keys by another name, read and resolved as those of a
-//! file.
+//! An app from a command line: flags set keys, which are read and resolved like those of a file.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::key_def::{Flag, FlagValue, KeyDef};
-use super::keys::{AppSettings, find_key, keys_with_flags};
-use super::mistake::ConfigErrors;
-use super::resolve::{self, ResolveContext};
-use super::{LoadOptions, Loaded};
-use crate::config::diagnostics::{Diagnostics, SourceRef};
+use crate::config::diagnostics::{ConfigErrors, Diagnostics, SourceRef};
+use crate::config::key_def::{Flag, FlagValue, KeyDef};
+use crate::config::keys::{AppSettings, find_key, keys_with_flags};
+use crate::config::load::{LoadOptions, Loaded};
 use crate::config::parse::file::ParsedApp;
+use crate::config::resolve::{self, ResolveContext};
 use crate::config::values::display_value;
 
 /// `rsm start SCRIPT` and its flags.
@@ -19,7 +17,7 @@ use crate::config::values::display_value;
 pub struct CommandLine<'a> {
     /// A file, a program in `PATH`, a shell command, or `serve`.
     pub script: &'a str,
-    /// What follows `--`.
+    /// The arguments after `--`.
     pub args: &'a [String],
     /// The flags.
     pub flags: &'a [GivenFlag],
@@ -30,18 +28,19 @@ pub struct CommandLine<'a> {
 pub struct GivenFlag {
     /// The flag, with its dashes.
     pub long: &'static str,
-    /// Its values as typed, those of all its occurrences. Where one was left out there is an empty one.
+    /// The values of all its occurrences; an omitted value is empty.
     pub values: Vec<String>,
 }
 
-/// A key that was given, the flag or argument it comes from, and its value.
+/// A key that is set by a flag or argument.
 pub(super) struct GivenKey {
+    /// The flag or argument.
     pub(super) source: &'static str,
     pub(super) key: &'static KeyDef,
     pub(super) value: Value,
 }
 
-/// Resolves the app of a command line, typed in the directory `cwd` (absolute).
+/// Resolves the app of a command line that was entered in the directory `cwd` (absolute).
 ///
 /// # Errors
 /// Every error of the command line; each names its flag.
@@ -50,19 +49,19 @@ pub fn load_command_line(
     cwd: &Path,
     options: &LoadOptions,
 ) -> Result<Loaded, ConfigErrors> {
-    let mut findings = Diagnostics::new(None);
+    let mut diagnostics = Diagnostics::of_command_line();
     let mut given = given_keys(line);
     given.extend(argument("start", "script", json!(line.script)));
-    let settings = read_flags(&given, &mut findings);
-    let written = ParsedApp::new(settings, SourceRef::Flag("--env"));
-    let app = match findings.count() {
-        0 => resolve::resolve_app(&written, &command_line_context(cwd, options), &mut findings),
+    let settings = read_flags(&given, &mut diagnostics);
+    let parsed = ParsedApp::new(settings, SourceRef::Flag("--env"));
+    let app = match diagnostics.count() {
+        0 => resolve::resolve_app(&parsed, &command_line_context(cwd, options), &mut diagnostics),
         _ => None,
     };
-    findings.finish(app).map(|(app, warnings)| Loaded { apps: app.into_iter().collect(), warnings })
+    diagnostics.finish(app).map(|(app, warnings)| Loaded { apps: app.into_iter().collect(), warnings })
 }
 
-/// What a command line is resolved against.
+/// The context of a command line.
 pub(super) fn command_line_context<'a>(cwd: &Path, options: &'a LoadOptions) -> ResolveContext<'a> {
     ResolveContext {
         base: cwd.to_owned(),
@@ -75,14 +74,12 @@ pub(super) fn command_line_context<'a>(cwd: &Path, options: &'a LoadOptions) -> 
 }
 
 /// Reads the values of flags into settings.
-pub(super) fn read_flags(given: &[GivenKey], findings: &mut Diagnostics<'_>) -> AppSettings {
+pub(super) fn read_flags(given: &[GivenKey], diagnostics: &mut Diagnostics<'_>) -> AppSettings {
     let mut settings = AppSettings::default();
     for GivenKey { source, key, value } in given {
-        let at = SourceRef::Flag(source);
-        // Found by name: the row of `--ext` has no type of its own.
-        let parse = find_key(key.name).map_or(key.parse, |key| key.parse);
-        if let Err(wrong) = parse(&mut settings, value, at.clone()) {
-            findings.error(&at, wrong.expectation(Some(&display_value(value))), wrong.help);
+        let source = SourceRef::Flag(source);
+        if let Err(error) = settings.set(key, value, source.clone()) {
+            diagnostics.error(&source, error.expectation(Some(&display_value(value))), error.help);
         }
     }
     settings
@@ -100,8 +97,8 @@ pub(super) fn given_keys(line: &CommandLine<'_>) -> Vec<GivenKey> {
         };
         let value = flag.value(values);
         match given.iter_mut().find(|other| other.key.name == key.name) {
-            // `--ext` beside `--ignore-watch`, whose patterns come last and so win.
-            Some(other) => other.value = json!(format!("{} {}", plain(&value), plain(&other.value))),
+            // `--ext` and `--ignore-watch`, whose patterns come last and thus take precedence.
+            Some(other) => other.value = json!(format!("{} {}", text(&value), text(&other.value))),
             None => given.push(GivenKey { source: flag.long, key, value }),
         }
     }
@@ -113,7 +110,7 @@ fn argument(source: &'static str, key: &str, value: Value) -> Option<GivenKey> {
 }
 
 impl Flag {
-    /// The value that becomes of what was typed.
+    /// The value of the key.
     fn value(&self, values: &[String]) -> Value {
         let last = values.last().map(String::as_str).unwrap_or_default();
         let last = self.convert.map_or_else(|| last.to_owned(), |convert| convert(last));
@@ -131,35 +128,20 @@ impl Flag {
     }
 }
 
-fn plain(value: &Value) -> &str {
+fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
-}
-
-/// `--watch-delay 2`: a number without a unit is seconds, as in PM2.
-pub(super) fn seconds_to_duration(delay: &str) -> String {
-    let bare = !delay.is_empty() && delay.bytes().all(|c| c.is_ascii_digit() || c == b'.');
-    if bare { format!("{delay}s") } else { delay.to_owned() }
-}
-
-/// `--ext js`: ignores everything but directories and such files, and of these what is always
-/// ignored.
-pub(super) fn ext_to_ignore_patterns(extensions: &str) -> String {
-    let wanted = extensions.split([',', ' ']).map(|extension| extension.trim_start_matches('.'));
-    let wanted = wanted.filter(|extension| !extension.is_empty()).map(|extension| format!("!*.{extension}"));
-    let patterns: Vec<String> = ["*".to_owned(), "!*/".to_owned()].into_iter().chain(wanted).collect();
-    format!("{} .* node_modules", patterns.join(" "))
 }
 
 #[cfg(test)]
 impl GivenFlag {
     /// Flags with their values, for tests: `("--time", "")`.
     pub(super) fn all(flags: &[(&str, &str)]) -> Vec<Self> {
-        let given = |(long, value): &(&str, &str)| {
+        let given_flag = |(long, value): &(&str, &str)| {
             let (_, flag) = keys_with_flags().find(|(_, flag)| flag.long == *long).unwrap();
-            let bare = matches!(flag.value, FlagValue::Switch(_) | FlagValue::OptionalText(_));
-            let values = if bare && value.is_empty() { vec![] } else { vec![(*value).to_owned()] };
+            let has_no_value = matches!(flag.value, FlagValue::Switch(_) | FlagValue::OptionalText(_));
+            let values = if has_no_value && value.is_empty() { vec![] } else { vec![(*value).to_owned()] };
             Self { long: flag.long, values }
         };
-        flags.iter().map(given).collect()
+        flags.iter().map(given_flag).collect()
     }
 }

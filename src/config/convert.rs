@@ -1,54 +1,52 @@
-//! A file of any format as commented TOML that means the same.
+//! Conversion of a file of any format to an equivalent, commented TOML file.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::keys::{find_key, ignored_key};
-use super::mistake::ConfigErrors;
-use super::{LoadOptions, read_source};
-use crate::config::diagnostics::Diagnostics;
-use crate::config::parse::file;
-use crate::config::parse::file::ParsedApp;
+use crate::config::diagnostics::{ConfigErrors, Diagnostics};
+use crate::config::keys::{find_key, ignored_key};
+use crate::config::load::{LoadOptions, read_source};
+use crate::config::parse::file::{self, ParsedApp};
 use crate::config::parse::format::STDIN;
-use crate::config::resolve::search_path::absolute;
+use crate::config::resolve::absolute;
 
 /// A converted file.
 #[derive(Clone, Debug)]
 pub struct Converted {
     /// The TOML.
     pub text: String,
-    /// What the user should know, each with its place.
+    /// The warnings, each with its location.
     pub warnings: Vec<String>,
 }
 
-/// Converts a file to TOML that is to lie in `directory` (absolute); beside the file if `None`.
+/// Converts a file to TOML for a file in `directory` (absolute), by default that of the original file.
 ///
 /// # Errors
-/// The file's mistakes of syntax, keys and values. Nothing is looked up on the machine.
+/// Errors of syntax, keys and values in the file. Nothing is looked up on the machine.
 pub fn convert(
     path: &Path,
     directory: Option<&Path>,
     options: &LoadOptions,
 ) -> Result<Converted, ConfigErrors> {
     let source = read_source(path, options)?;
-    let mut findings = Diagnostics::new(Some(&source));
-    let written = file::read(&source, &mut findings)?;
-    let (written, warnings) = findings.finish(written)?;
-    let beside = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let beside = beside.parent().unwrap_or(Path::new("/"));
-    // Relative paths start from where the file is, which changes if it moves.
-    let base = directory.filter(|directory| *directory != beside).map(|_| beside);
+    let mut diagnostics = Diagnostics::of_file(&source, source.warnings.clone());
+    let apps = file::read(&source, &mut diagnostics)?;
+    let (apps, warnings) = diagnostics.finish(apps)?;
+    let absolute_path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let original = absolute_path.parent().unwrap_or(Path::new("/"));
+    // Relative paths start at the directory of the file: in another directory, `cwd` must be the original one.
+    let base = directory.filter(|directory| *directory != original).map(|_| original);
     let origin = if path == Path::new(STDIN) { "standard input".into() } else { path.to_string_lossy() };
     let origin: String = origin.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let mut text = format!("# Converted from {origin}. `rsm schema` describes every key.\n");
-    for app in &written {
+    for app in &apps {
         text.push_str(&app_table(app, base));
     }
     Ok(Converted { text, warnings })
 }
 
-/// An app: plain settings first, since a line below a table's header belongs to that table.
+/// The table of an app. Tables in it come last: a line below the header of a table belongs to that table.
 fn app_table(app: &ParsedApp, base: Option<&Path>) -> String {
     let (tables, plain): (Vec<_>, Vec<_>) = app.values.iter().partition(|(_, value)| value.is_object());
     let mut text = String::from("\n[[apps]]\n");
@@ -62,8 +60,8 @@ fn app_table(app: &ParsedApp, base: Option<&Path>) -> String {
         text.push_str(&setting_line("cwd", &base.to_string_lossy().into()));
     }
     if !app.skipped.is_empty() {
-        let left: Vec<String> = app.skipped.iter().map(|key| skip_reason(key)).collect();
-        text.push_str(&format!("# Ignored keys: {}.\n", left.join("; ")));
+        let reasons: Vec<String> = app.skipped.iter().map(|key| skip_reason(key)).collect();
+        text.push_str(&format!("# Ignored keys: {}.\n", reasons.join("; ")));
     }
     for (key, value) in tables {
         text.push_str(&format!("\n[apps.{}]\n", quote_key(key)));
@@ -92,17 +90,16 @@ fn rebase_path(cwd: &str, base: &Path) -> Value {
 fn skip_reason(key: &str) -> String {
     let key_shown: String = key.chars().filter(|c| !c.is_control()).take(60).collect();
     match ignored_key(key) {
-        Some(about) => format!("{key_shown} ({about})"),
+        Some(reason) => format!("{key_shown} ({reason})"),
         None => format!("{key_shown} (unknown)"),
     }
 }
 
-/// A setting's value.
 fn toml(value: &Value) -> String {
     match value {
         Value::String(text) => quoted(text),
         Value::Number(number) if number.is_u64() && !number.is_i64() => quoted(&number.to_string()),
-        // TOML tells numbers with and without fraction apart by the point, and has no bare exponent form to fear.
+        // TOML distinguishes integers and floats; as strings, both keep their text.
         Value::Number(number) if number.is_f64() => quoted(&number.to_string()),
         Value::Array(items) => format!("[{}]", items.iter().map(toml).collect::<Vec<_>>().join(", ")),
         Value::Object(_) | Value::Null => quoted(&value.to_string()),
@@ -110,7 +107,7 @@ fn toml(value: &Value) -> String {
     }
 }
 
-/// A variable's value; what becomes JSON in the end is written as that.
+/// The value of a variable. Lists and tables are written as JSON, which they become in the environment.
 fn env_line(value: &Value) -> Option<String> {
     match value {
         Value::Null => None,
@@ -123,7 +120,7 @@ fn quoted(text: &str) -> String {
     ::toml::Value::String(text.to_owned()).to_string()
 }
 
-/// A key, in quotes where it needs them.
+/// A key, quoted if necessary.
 fn quote_key(key: &str) -> String {
     let plain = !key.is_empty() && key.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_' || c == b'-');
     if plain { key.to_owned() } else { serde_json::Value::from(key).to_string().replace('\u{7f}', "\\u007f") }
@@ -131,21 +128,21 @@ fn quote_key(key: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::load;
     use super::*;
+    use crate::config::load::load;
     use crate::spec::AppSpec;
 
     fn apps(file: &Path, env: Option<&str>) -> Vec<AppSpec> {
         let path_var = std::env::var_os("PATH").unwrap();
         let options =
             LoadOptions { cores: 4, path_var, env_name: env.map(str::to_owned), ..LoadOptions::default() };
-        let mut apps = load(file, &options).unwrap_or_else(|told| panic!("{told}")).apps;
+        let mut apps = load(file, &options).unwrap_or_else(|errors| panic!("{errors}")).apps;
         apps.iter_mut().for_each(|app| (app.source, app.origin) = (None, None));
         apps
     }
 
     #[test]
-    fn both_files_mean_the_same() {
+    fn converted_file_is_equivalent() {
         let dir = tempfile::tempdir().unwrap();
         let other = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("sub")).unwrap();

@@ -1,68 +1,61 @@
-//! The columns of the table of keys: what is known about each setting of an app.
+//! The columns of the table of keys: the properties of a key, its flag, and its value in the output of `rsm jlist`.
 
 use std::path::Path;
 use std::time::Duration;
 
 use schemars::{Schema, SchemaGenerator};
 use serde::Serialize;
-use serde_json::Value;
 
-use super::keys::AppSettings;
-use crate::config::diagnostics::SourceRef;
-use crate::config::values::ValueError;
+use crate::config::values::to_camel_case;
 use crate::spec::{AppSpec, EnvVars};
 
-/// Reads the value of a key into the settings.
-pub(super) type ParseKey = fn(&mut AppSettings, &Value, SourceRef) -> Result<(), ValueError>;
-
-/// One row of the table of keys.
+/// A row of the table of keys.
 #[derive(Clone, Copy)]
 pub struct KeyDef {
-    /// The key as rsm writes it.
+    /// The canonical spelling.
     pub name: &'static str,
-    /// Other spellings, besides the camelCase form of all.
+    /// Other spellings, in addition to the camelCase form of each spelling.
     pub aliases: &'static [&'static str],
-    /// What it means, in the schema and in the reference.
+    /// The description in the schema and in the reference.
     pub doc: &'static str,
     /// The heading of its flag in the help.
     pub group: Group,
     /// Its flag, if it has one.
     pub flag: Option<Flag>,
-    /// Where its value is in [`AppSpec`]: JSON pointers.
+    /// JSON pointers to its value in [`AppSpec`].
     pub spec: &'static [&'static str],
     /// Whether a flag with the value `null` restores the default.
     pub resettable: bool,
     /// Whether its value is a table, whose keys have the same names in [`AppSpec`].
     pub table: bool,
-    /// Whether PM2 has it, too.
+    /// Whether PM2 has this key.
     pub in_pm2: bool,
-    /// Its name and value in the output of `rsm jlist`.
+    /// Its name in the output of `rsm jlist`, and how its value is read.
     pub jlist: Option<(&'static str, Pm2Reader)>,
-    pub(super) parse: ParseKey,
     pub(super) schema: fn(&mut SchemaGenerator) -> Schema,
 }
 
-/// Reads from a spec what PM2 shows for a key.
+/// Reads the value that PM2 shows for a key from a spec.
 pub type Pm2Reader = for<'a> fn(&'a AppSpec) -> Pm2Value<'a>;
 
-/// Keys that are about the same thing: a heading in the help.
+/// A group of keys: a heading in the help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
-    /// What is executed.
+    /// The program and its arguments.
     App,
-    /// Variables and the user.
+    /// Environment variables and the user.
     Environment,
-    /// Number of instances, and how they share ports.
+    /// The number of instances, and how they share ports.
     Instances,
-    /// Where output is written.
+    /// Log files.
     Logs,
-    /// When an app is restarted.
+    /// The restart policy.
     Restart,
-    /// How an app is stopped, and when it counts as ready.
+    /// How an app is stopped, and when it is ready.
     StopAndReadiness,
     /// Limits enforced by the kernel.
     Limits,
-    /// Restarts on changes of files.
+    /// Restarts after changes of files.
     Watch,
 }
 
@@ -71,35 +64,35 @@ pub enum Group {
 pub struct Flag {
     /// The flag, with its dashes.
     pub long: &'static str,
-    /// Its letter.
+    /// The short form.
     pub short: Option<char>,
     /// Another long name, without dashes.
     pub alias: Option<&'static str>,
-    /// What follows it.
+    /// The value it takes.
     pub value: FlagValue,
-    /// Its help, where the first sentence about the key does not fit.
+    /// The help, if it differs from the summary of the key.
     pub help: Option<&'static str>,
-    /// Whether the help leaves it out.
+    /// Whether the help omits it.
     pub hidden: bool,
     /// Whether its value may begin with a dash.
     pub allow_hyphen: bool,
     pub(super) convert: Option<fn(&str) -> String>,
 }
 
-/// What follows a flag, and the value that becomes of it.
+/// The value that a flag takes, and how it becomes the value of the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlagValue {
-    /// Nothing: the key is set to this.
+    /// None: the key is set to this.
     Switch(bool),
     /// One value of this name.
     Text(&'static str),
-    /// One value of this name, or none, which means `true`.
+    /// An optional value of this name; without it, the key is set to `true`.
     OptionalText(&'static str),
-    /// One value of this name each time the flag is given; a list.
+    /// One value of this name for each occurrence of the flag; a list.
     List(&'static str),
-    /// The same, and the value may be left out.
+    /// An optional value of this name for each occurrence of the flag; a list.
     OptionalList(&'static str),
-    /// One value of this name each time the flag is given; joined by commas.
+    /// One value of this name for each occurrence of the flag, joined by commas.
     Joined(&'static str),
 }
 
@@ -107,7 +100,7 @@ pub enum FlagValue {
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub enum Pm2Value<'a> {
-    /// PM2 leaves out what is not set.
+    /// PM2 omits settings that are not set.
     Absent,
     /// A boolean.
     Flag(bool),
@@ -126,7 +119,7 @@ pub enum Pm2Value<'a> {
 }
 
 impl KeyDef {
-    /// A key with nothing but a group; name, documentation and type are added by the table.
+    /// A key of a group; the table adds name, documentation and type.
     pub(super) const fn new(group: Group) -> Self {
         Self {
             name: "",
@@ -139,7 +132,6 @@ impl KeyDef {
             table: false,
             in_pm2: true,
             jlist: None,
-            parse: |_, _, _| Ok(()),
             schema: |_| Schema::default(),
         }
     }
@@ -172,12 +164,12 @@ impl KeyDef {
         Self { jlist: Some((name, read)), ..self }
     }
 
-    /// What it means.
+    /// The description.
     pub fn doc(&self) -> &'static str {
         self.doc.trim()
     }
 
-    /// The first sentence of what it means.
+    /// The first sentence of the description.
     pub fn summary(&self) -> &'static str {
         let doc = self.doc();
         doc.split_once(". ").map_or(doc, |(first, _)| first).trim_end_matches('.')
@@ -188,7 +180,7 @@ impl KeyDef {
         self.flag.and_then(|flag| flag.help).unwrap_or(self.summary())
     }
 
-    /// Every way this key may be written.
+    /// All spellings.
     pub fn spellings(&self) -> impl Iterator<Item = String> {
         let plain = std::iter::once(self.name).chain(self.aliases.iter().copied());
         plain.flat_map(|name| std::iter::once(name.to_owned()).chain(to_camel_case(name)))
@@ -293,7 +285,7 @@ impl From<u32> for Pm2Value<'_> {
 }
 
 impl From<Duration> for Pm2Value<'_> {
-    /// PM2 shows milliseconds.
+    /// In milliseconds, as in PM2.
     fn from(value: Duration) -> Self {
         Self::Number(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
     }
@@ -321,15 +313,4 @@ impl<'a, T: Into<Pm2Value<'a>>> From<Option<T>> for Pm2Value<'a> {
     fn from(value: Option<T>) -> Self {
         value.map_or(Self::Absent, Into::into)
     }
-}
-
-/// `max_restarts` → `maxRestarts`; none for a single word.
-pub(super) fn to_camel_case(name: &str) -> Option<String> {
-    let (first, rest) = name.split_once('_')?;
-    let mut camel = first.to_owned();
-    for word in rest.split('_') {
-        camel.extend(word.chars().next().map(|c| c.to_ascii_uppercase()));
-        camel.push_str(word.get(1..).unwrap_or_default());
-    }
-    Some(camel)
 }

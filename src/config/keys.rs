@@ -1,29 +1,29 @@
-//! Every setting of an app, in one table: its key, aliases, documentation, type, flag, place in
-//! [`AppSpec`](crate::spec::AppSpec) and PM2's name for it.
+//! The table of all keys of an app: spelling, documentation, type, flag, position in
+//! [`AppSpec`](crate::spec::AppSpec) and name in PM2.
 //!
-//! From a row follow: the keys that files may have, the flag of `start`, `restart`, `reload` and
-//! `runtime`, the JSON Schema, `docs/reference.md`, the patch that a flag makes of a running app,
-//! the name of a difference in `rsm plan`, and the field of `rsm jlist`. What a row does not say
-//! is its effect: `resolve/` fills [`AppSpec`](crate::spec::AppSpec) from [`AppSettings`].
+//! A row defines the key in files, the flag of `start`, `restart`, `reload` and `runtime`, the JSON Schema,
+//! `docs/reference.md`, the patch that a flag makes for a running app, the name of a difference in `rsm plan`, and
+//! the field of `rsm jlist`. The effect of a key is not in the table: `resolve` fills
+//! [`AppSpec`](crate::spec::AppSpec) from [`AppSettings`].
 
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
+use serde_json::Value;
 
-use super::command_line::{ext_to_ignore_patterns, seconds_to_duration};
-use super::key_def::{Flag, Group, KeyDef, Pm2Value, to_camel_case};
-use crate::config::diagnostics::Located;
+use crate::config::diagnostics::{Located, SourceRef};
+use crate::config::key_def::{Flag, Group, KeyDef, Pm2Value};
 use crate::config::values::{
     AppName, AutoscaleValue, BalanceValue, ByteSize, CountValue, CpuQuota, CronValue, DurationValue,
     EnvFilterValue, EnvValue, ExecModeValue, ExitCodes, FromValue, InstanceCount, LivenessProbe,
     LogFormatValue, LogRules, LogTarget, PortOptionsValue, PortValue, ReadinessProbe, SignalName,
-    UserOrGroup, VarName, WatchValue, WordList,
+    UserOrGroup, ValueError, VarName, WatchValue, WordList, to_camel_case,
 };
 use crate::spec::{EnvFilter, ExecMode, Launcher, LogFormat, LogPath, RestartDelay};
 
 macro_rules! app_keys {
     ($( $(#[doc = $doc:literal])+ $key:ident: $kind:ty = $row:expr; )*) => {
-        /// The settings of an app as written: nothing resolved, no defaults filled in.
+        /// The settings of an app as given: neither resolved nor with defaults.
         #[derive(Default)]
         pub(super) struct AppSettings {
             $( $(#[doc = $doc])+ pub(super) $key: Option<Located<$kind>>, )*
@@ -31,17 +31,26 @@ macro_rules! app_keys {
             pub(super) named_env: BTreeMap<String, Located<EnvValue>>,
         }
 
-        /// The table.
+        /// All keys.
         pub const KEYS: &[KeyDef] = &[ $( KeyDef {
             name: stringify!($key),
             doc: concat!($($doc),+),
-            parse: |settings, value, at| {
-                settings.$key = Some(Located { value: <$kind as FromValue>::from_value(value)?, source: at });
-                Ok(())
-            },
             schema: |generator| <$kind as JsonSchema>::json_schema(generator),
             ..$row
         } ),* ];
+
+        impl AppSettings {
+            /// Reads the value of a key of the table.
+            pub(super) fn set(&mut self, key: &KeyDef, value: &Value, source: SourceRef) -> Result<(), ValueError> {
+                match key.name {
+                    $( stringify!($key) => {
+                        self.$key = Some(Located { value: <$kind as FromValue>::from_value(value)?, source });
+                    } )*
+                    _ => {}
+                }
+                Ok(())
+            }
+        }
     };
 }
 
@@ -295,7 +304,7 @@ app_keys! {
     ready: ReadinessProbe = key(Group::StopAndReadiness).spec(&["/readiness/probe"]).not_in_pm2();
 
     /// Liveness probe: `http`, `tcp` or `exec`.
-    health: LivenessProbe = key(Group::StopAndReadiness).spec(&["/health"]).table().not_in_pm2();
+    health: LivenessProbe = key(Group::StopAndReadiness).spec(&["/health", "/health/action"]).table().not_in_pm2();
 
     /// Watchdog interval: the app must send `WATCHDOG=1` to `NOTIFY_SOCKET` at least this often. Milliseconds or a duration such as `10s`.
     watchdog: DurationValue = key(Group::StopAndReadiness).spec(&["/watchdog"]).not_in_pm2();
@@ -327,7 +336,7 @@ app_keys! {
         .jlist("watch_delay", |spec| spec.watch.as_ref().map(|watch| watch.delay).into());
 }
 
-/// `--ext` writes `ignore_watch` in another way: everything but files with these extensions.
+/// `--ext`: sets `ignore_watch` to all files without these extensions.
 pub const EXT: KeyDef = KeyDef {
     name: "ignore_watch",
     ..key(Group::Watch)
@@ -339,7 +348,7 @@ pub const EXT: KeyDef = KeyDef {
         .spec(&["/watch/ignore"])
 };
 
-/// Every key that has a flag, in the order of the help.
+/// All keys that have a flag, in the order of the help.
 pub fn keys_with_flags() -> impl Iterator<Item = (&'static KeyDef, &'static Flag)> {
     KEYS.iter().chain(std::iter::once(&EXT)).filter_map(|key| Some((key, key.flag.as_ref()?)))
 }
@@ -353,7 +362,7 @@ pub struct IgnoredKey {
     pub reason: &'static str,
     /// PM2's flag for it.
     pub flag: Option<&'static str>,
-    /// Whether the flag asks for more than rsm does: then a warning says that it is ignored.
+    /// Whether a warning is printed for the flag, because the user might expect an effect.
     pub warn: bool,
 }
 
@@ -373,7 +382,7 @@ impl IgnoredKey {
 
 const NOT_INJECTED: &str = "rsm does not inject code into apps";
 
-/// Keys of PM2 that have no meaning here.
+/// Keys of PM2 that rsm accepts and ignores.
 pub const IGNORED_KEYS: &[IgnoredKey] = &[
     ignored("kill_retry_time", "process exits are reported by the kernel"),
     ignored("username", "the real user name is shown"),
@@ -401,38 +410,54 @@ pub const IGNORED_KEYS: &[IgnoredKey] = &[
 ];
 
 /// The value of a setting, if it was given.
-pub(super) fn value_of<T>(slot: &Option<Located<T>>) -> Option<&T> {
-    slot.as_ref().map(|given| &given.value)
+pub(super) fn value_of<T>(setting: &Option<Located<T>>) -> Option<&T> {
+    setting.as_ref().map(|setting| &setting.value)
 }
 
-/// The row of a key as written.
-pub(super) fn find_key(written: &str) -> Option<&'static KeyDef> {
-    KEYS.iter().find(|key| key.spellings().any(|spelling| spelling == written))
+/// The row of a key in any spelling.
+pub(super) fn find_key(spelling: &str) -> Option<&'static KeyDef> {
+    KEYS.iter().find(|key| key.spellings().any(|known| known == spelling))
 }
 
 /// Why a key of PM2 is ignored.
-pub(super) fn ignored_key(written: &str) -> Option<&'static str> {
-    let is = |name: &str| name == written || to_camel_case(name).as_deref() == Some(written);
-    IGNORED_KEYS.iter().find(|key| is(key.name)).map(|key| key.reason)
+pub(super) fn ignored_key(spelling: &str) -> Option<&'static str> {
+    let matches = |name: &str| name == spelling || to_camel_case(name).as_deref() == Some(spelling);
+    IGNORED_KEYS.iter().find(|key| matches(key.name)).map(|key| key.reason)
 }
 
-/// The key whose value is at a JSON pointer of [`AppSpec`](crate::spec::AppSpec). None for a table:
-/// what is below it has its own names.
+/// `--watch-delay 2`: a number without a unit is seconds, as in PM2.
+fn seconds_to_duration(delay: &str) -> String {
+    let has_no_unit = !delay.is_empty() && delay.bytes().all(|c| c.is_ascii_digit() || c == b'.');
+    if has_no_unit { format!("{delay}s") } else { delay.to_owned() }
+}
+
+/// `--ext js`: patterns that ignore all files without these extensions, and what is always ignored. Directories are
+/// not ignored.
+fn ext_to_ignore_patterns(extensions: &str) -> String {
+    let extensions = extensions.split([',', ' ']).map(|extension| extension.trim_start_matches('.'));
+    let included =
+        extensions.filter(|extension| !extension.is_empty()).map(|extension| format!("!*.{extension}"));
+    let patterns: Vec<String> = ["*".to_owned(), "!*/".to_owned()].into_iter().chain(included).collect();
+    format!("{} .* node_modules", patterns.join(" "))
+}
+
+/// The key whose value is at a JSON pointer of [`AppSpec`](crate::spec::AppSpec). None for a table: the keys in it
+/// have the same names in the spec, except for those at the other pointers of its row.
 pub fn key_for_pointer(pointer: &str) -> Option<&'static str> {
-    let key = KEYS.iter().find(|key| key.spec.contains(&pointer))?;
-    (!key.table).then_some(key.name)
+    let is_named =
+        |key: &&KeyDef| key.spec.iter().skip(usize::from(key.table)).any(|other| *other == pointer);
+    KEYS.iter().find(is_named).map(|key| key.name)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::diagnostics::SourceRef;
     use crate::spec::AppSpec;
-    use serde_json::{Value, json};
+    use serde_json::json;
     use std::collections::HashSet;
 
     #[test]
-    fn keys_are_found_by_every_spelling() {
+    fn key_is_found_by_every_spelling() {
         for (written, name) in [
             ("script", "script"),
             ("max_memory_restart", "max_memory_restart"),
@@ -449,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn no_spelling_has_two_meanings() {
+    fn spellings_are_unique() {
         let ignored = IGNORED_KEYS.iter().map(|key| key.name.to_owned());
         let all: Vec<String> = KEYS.iter().flat_map(KeyDef::spellings).chain(ignored).collect();
         let distinct: HashSet<&String> = all.iter().collect();
@@ -457,16 +482,17 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_stored_in_its_field() {
+    fn set_stores_value_in_its_field() {
         let mut settings = AppSettings::default();
         let key = find_key("maxRestarts").unwrap();
-        assert!((key.parse)(&mut settings, &json!(3), SourceRef::Flag("--max-restarts")).is_ok());
+        let source = || SourceRef::Flag("--max-restarts");
+        assert!(settings.set(key, &json!(3), source()).is_ok());
         assert_eq!(value_of(&settings.max_restarts), Some(&CountValue(3)));
-        assert!((key.parse)(&mut settings, &json!("x"), SourceRef::Flag("--max-restarts")).is_err());
+        assert!(settings.set(key, &json!("x"), source()).is_err());
     }
 
     #[test]
-    fn pointers_lead_into_the_spec() {
+    fn pointers_exist_in_spec() {
         let mut spec = AppSpec::new("a", "/a", "/");
         spec.watch = Some(crate::spec::WatchSpec {
             paths: Vec::new(),
@@ -489,12 +515,14 @@ mod tests {
     }
 
     #[test]
-    fn differences_are_named_by_key() {
+    fn pointer_is_named_by_key() {
         for (pointer, name) in [
             ("/exec_mode", Some("exec_mode")),
             ("/logs/rotation", Some("logs")),
             ("/readiness/probe", Some("ready")),
             ("/limits/memory", Some("memory_max")),
+            ("/health", None),
+            ("/health/action", Some("health")),
             ("/autoscale", None),
             ("/autoscale/min", None),
         ] {

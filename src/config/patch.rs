@@ -1,22 +1,18 @@
-//! Flags given to `restart`: only what they change, as a JSON merge patch (RFC 7396) of
-//! [`AppSpec`].
+//! Flags of `restart`: their changes as a JSON merge patch (RFC 7396) of [`AppSpec`].
 
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::LoadOptions;
-use super::command_line::{CommandLine, GivenKey, command_line_context, given_keys, read_flags};
-use super::keys::{AppSettings, value_of};
-use super::mistake::{ConfigError, ConfigErrors, Location};
-use super::resolve::{self, named_interpreter};
-use crate::config::diagnostics::{Diagnostics, Located, SourceRef};
-use crate::config::resolve::search_path::{SearchPath, absolute};
+use crate::config::command_line::{CommandLine, GivenKey, command_line_context, given_keys, read_flags};
+use crate::config::diagnostics::{ConfigErrors, Diagnostic, Diagnostics, Located, Location, SourceRef};
+use crate::config::keys::{AppSettings, value_of};
+use crate::config::load::LoadOptions;
+use crate::config::resolve::{self, SearchPath, absolute, find_interpreter};
 use crate::config::values::WatchValue;
 use crate::spec::AppSpec;
 
-/// What flags change of an app, and nothing else. The value `null` restores the default of a
-/// setting, as in PM2.
+/// The changes that flags make to an app. The value `null` restores the default of a setting, as in PM2.
 ///
 /// # Errors
 /// Every error of the flags; each names its flag.
@@ -25,33 +21,33 @@ pub fn flags_to_patch(
     cwd: &Path,
     options: &LoadOptions,
 ) -> Result<Map<String, Value>, ConfigErrors> {
-    let (reset, kept): (Vec<GivenKey>, Vec<GivenKey>) =
+    let (reset, changed): (Vec<GivenKey>, Vec<GivenKey>) =
         given_keys(line).into_iter().partition(|given| given.value.as_str() == Some("null"));
-    let mut findings = Diagnostics::new(None);
-    let mut settings = read_flags(&kept, &mut findings);
+    let mut diagnostics = Diagnostics::of_command_line();
+    let mut settings = read_flags(&changed, &mut diagnostics);
     if settings.watch.is_none() {
-        // Lets the other watch settings be resolved; it is not among the flags, so it is not sent.
+        // Required to resolve the other watch settings. It is not among the flags, and thus not part of the patch.
         settings.watch =
             Some(Located { value: WatchValue::WorkingDirectory, source: SourceRef::Flag("--watch") });
     }
-    let ground = command_line_context(cwd, options);
+    let context = command_line_context(cwd, options);
     let base = value_of(&settings.cwd).map_or_else(|| cwd.to_owned(), |path| absolute(path, cwd));
     let mut app = AppSpec::new("", "", base);
     if let Some(name) = value_of(&settings.name) {
         app.name.clone_from(&name.0);
     }
-    resolve::apply_settings(&settings, &mut app, &ground, &mut findings);
+    resolve::apply_settings(&settings, &mut app, &context, &mut diagnostics);
     let mut patch = Value::Object(Map::new());
-    if let Some(launcher) = launcher_patch(&settings, &app, options, &mut findings) {
+    if let Some(launcher) = launcher_patch(&settings, &app, options, &mut diagnostics) {
         set_pointer(&mut patch, LAUNCHER, launcher);
     }
     for GivenKey { source, .. } in reset.iter().filter(|given| !given.key.resettable) {
         let help = "delete the app and start it without this flag";
-        findings.error(&SourceRef::Flag(source), "cannot be unset", help);
+        diagnostics.error(&SourceRef::Flag(source), "cannot be unset", help);
     }
-    findings.finish(())?;
+    diagnostics.finish(())?;
     let resolved = serde_json::to_value(&app).map_err(patch_error)?;
-    for pointer in pointers(&kept) {
+    for pointer in pointers(&changed) {
         let value = resolved.pointer(pointer).cloned().unwrap_or_default();
         set_pointer(&mut patch, pointer, as_single_variant(pointer, value));
     }
@@ -64,73 +60,73 @@ pub fn flags_to_patch(
     })
 }
 
-/// Resolving an interpreter needs the script, which only the daemon knows: its patch is made apart.
+/// The launcher depends on the script, which only the daemon knows: `launcher_patch` makes its patch.
 const LAUNCHER: &str = "/launcher";
 
-/// Where the values of keys are in [`AppSpec`], except for the launcher.
+/// The pointers of keys to their values in [`AppSpec`], except for those of the launcher.
 fn pointers(given: &[GivenKey]) -> impl Iterator<Item = &'static str> {
-    let all = given.iter().flat_map(|given| given.key.spec.iter().copied());
-    all.filter(|pointer| !pointer.starts_with(LAUNCHER))
+    let pointers = given.iter().flat_map(|given| given.key.spec.iter().copied());
+    pointers.filter(|pointer| !pointer.starts_with(LAUNCHER))
 }
 
-/// Adds a value at a pointer, making the objects on the way.
+/// Sets the value at a pointer. Creates missing objects.
 fn set_pointer(patch: &mut Value, pointer: &str, value: Value) {
-    let mut place = patch;
+    let mut target = patch;
     for part in pointer.split('/').skip(1) {
-        if !place.is_object() {
-            *place = Value::Object(Map::new());
+        if !target.is_object() {
+            *target = Value::Object(Map::new());
         }
-        place = &mut place[part];
+        // Inserts a missing key. Only values that are not an object would panic.
+        target = &mut target[part];
     }
-    *place = value;
+    *target = value;
 }
 
-/// A merge patch only adds to an object, so the other variants of an enum are taken out by name.
+/// Adds `null` for the other variants of an enum: a merge patch would keep them.
 fn as_single_variant(pointer: &str, mut value: Value) -> Value {
     let variants: &[&str] = match pointer {
         "/restart/delay" => &["fixed", "backoff", "pm2_backoff"],
         "/filter_env" => &["containing", "exact"],
         _ => &[],
     };
-    if let Some(chosen) = value.as_object_mut() {
+    if let Some(object) = value.as_object_mut() {
         for variant in variants {
-            chosen.entry(*variant).or_insert(Value::Null);
+            object.entry(*variant).or_insert(Value::Null);
         }
     }
     value
 }
 
-/// The launcher, as far as flags change it: which one it is otherwise is known to the daemon.
+/// The changes of the launcher; the daemon knows the rest of it.
 fn launcher_patch(
     settings: &AppSettings,
     app: &AppSpec,
     options: &LoadOptions,
-    findings: &mut Diagnostics<'_>,
+    diagnostics: &mut Diagnostics<'_>,
 ) -> Option<Value> {
     let args = value_of(&settings.interpreter_args).map(|words| &words.0);
-    let Some(asked) = &settings.interpreter else {
+    let Some(interpreter) = &settings.interpreter else {
         return args.map(|args| json!({ "interpreter": { "args": args } }));
     };
-    if asked.value == "none" {
+    if interpreter.value == "none" {
         return Some(json!("direct"));
     }
     let search = SearchPath::new(None, &options.path_var, &app.cwd);
-    let program = named_interpreter(&asked.value, &search, &asked.source, findings)?;
+    let program = find_interpreter(&interpreter.value, &search, &interpreter.source, diagnostics)?;
     let args = args.cloned().unwrap_or_default();
     Some(json!({ "interpreter": { "program": program, "args": args } }))
 }
 
-/// Cannot happen with paths that came from text; said rather than assumed.
+/// Not expected: paths in settings are valid UTF-8.
 fn patch_error(error: serde_json::Error) -> ConfigErrors {
-    let message = format!("cannot be sent: {error}");
-    ConfigErrors(vec![ConfigError { location: Location::Flag("restart"), message, help: None }])
+    Diagnostic::error(Location::Flag("restart"), format!("cannot encode the changes: {error}"), "").into()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::command_line::GivenFlag;
-    use super::super::keys::keys_with_flags;
     use super::*;
+    use crate::config::command_line::GivenFlag;
+    use crate::config::keys::keys_with_flags;
 
     fn patch(flags: &[(&str, &str)]) -> Result<Value, String> {
         patch_with(flags, &[])
@@ -164,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_given_changes() {
+    fn patch_has_only_given_flags() {
         assert_eq!(patch(&[]), Ok(json!({})));
         let flags = [("--max-memory-restart", "200M"), ("--kill-timeout", "0"), ("--no-autorestart", "")];
         let want = json!({
@@ -177,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn enums_change_their_variant() {
+    fn patch_replaces_enum_variants() {
         let mut app = AppSpec::new("a", "/a", "/");
         app.filter_env = crate::spec::EnvFilter::Exact("HOME".into());
         let flags = [
@@ -199,19 +195,19 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_is_refined_without_being_replaced() {
+    fn watch_flags_keep_other_watch_settings() {
         let flags = [("--ignore-watch", "tmp *.log"), ("--watch-delay", "2")];
         assert_eq!(patch(&flags), Ok(json!({ "watch": { "ignore": ["tmp", "*.log"], "delay": 2000 } })));
     }
 
     #[test]
-    fn errors_name_their_flags() {
-        let told = patch(&[("--kill-timeout", "soon"), ("--name", "null")]).unwrap_err();
-        assert!(told.contains("--kill-timeout: expected a duration") && told.contains("--name: "), "{told}");
+    fn errors_name_flags() {
+        let text = patch(&[("--kill-timeout", "soon"), ("--name", "null")]).unwrap_err();
+        assert!(text.contains("--kill-timeout: expected a duration") && text.contains("--name: "), "{text}");
     }
 
     #[test]
-    fn every_flag_changes_the_spec_or_the_launcher() {
+    fn each_flag_changes_spec_or_launcher() {
         for (key, flag) in keys_with_flags() {
             let launcher = ["interpreter", "interpreter_args"].contains(&key.name);
             let given = GivenKey { source: flag.long, key, value: Value::Null };

@@ -1,15 +1,14 @@
-//! The JSON Schema of the TOML file, for editors: made from the table of keys, so that it can
-//! neither lack a key nor name one that is not read.
+//! The JSON Schema of the ecosystem file, for editors. It is generated from the table of keys, and thus complete.
 
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
-use super::key_def::{KeyDef, to_camel_case};
-use super::keys::{IGNORED_KEYS, KEYS};
-use crate::config::values::{EnvValue, LogRules};
+use crate::config::key_def::KeyDef;
+use crate::config::keys::{IGNORED_KEYS, KEYS};
+use crate::config::values::{EnvValue, LogRules, to_camel_case};
 
-/// The JSON Schema (draft 7, which editors' TOML plugins know) of `ecosystem.toml`.
+/// The JSON Schema of `ecosystem.toml`, in draft 7, which the TOML plugins of editors support.
 pub fn schema() -> Value {
     let mut generator = SchemaSettings::draft07().into_generator();
     let app = app_schema(&mut generator);
@@ -33,7 +32,7 @@ pub fn schema() -> Value {
     })
 }
 
-/// The schema of the log rules of all apps.
+/// The schema of the `logs` table of the file.
 fn log_rules_schema(generator: &mut SchemaGenerator) -> Value {
     let mut schema = LogRules::json_schema(generator);
     schema.insert("description".into(), "Log settings for all apps; an app can override them.".into());
@@ -75,26 +74,26 @@ fn key_schema(key: &KeyDef, generator: &mut SchemaGenerator, properties: &mut Ma
 
 #[cfg(test)]
 mod tests {
-    use super::super::keys::{find_key, ignored_key};
     use super::*;
+    use crate::config::keys::{find_key, ignored_key};
 
     fn properties() -> Map<String, Value> {
         schema()["definitions"]["app"]["properties"].as_object().unwrap().clone()
     }
 
     #[test]
-    fn the_parser_reads_what_the_schema_names() {
+    fn schema_has_only_known_keys() {
         for key in properties().keys() {
             assert!(find_key(key).is_some() || ignored_key(key).is_some(), "{key}");
         }
     }
 
     #[test]
-    fn the_schema_names_what_the_parser_reads() {
+    fn schema_has_all_keys() {
         let properties = properties();
         for spelling in KEYS.iter().flat_map(KeyDef::spellings) {
             let property = &properties[&spelling];
-            assert!(property["description"].as_str().is_some_and(|about| !about.is_empty()), "{spelling}");
+            assert!(property["description"].as_str().is_some_and(|text| !text.is_empty()), "{spelling}");
             assert!(property.get("type").or(property.get("enum")).is_some(), "{spelling}: {property}");
         }
         assert_eq!(properties["script"]["type"], "string");

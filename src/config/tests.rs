@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
-use crate::spec::{EnvFilter, ExecMode, Launcher, LogPath, RestartDelay};
+use crate::spec::{AppSpec, EnvFilter, ExecMode, Launcher, LogPath, RestartDelay};
 
 /// A directory with programs in `bin`, which is `PATH`, and files beside it.
 struct Place(tempfile::TempDir);

@@ -9,6 +9,7 @@ use crate::exit::{StartFailure, StartStep};
 use crate::paths::Home;
 use crate::process::spawn::LaunchSpec;
 use crate::process::tree::RunMarker;
+use crate::program;
 use crate::spec::{AppSpec, EnvFilter, EnvVars, Launcher};
 
 /// The variable that marks all processes of a run, except those with a cleared environment.
@@ -107,11 +108,7 @@ pub fn find_program(name: &str, path: &str, cwd: &Path) -> Option<PathBuf> {
     if name.contains('/') {
         return Some(cwd.join(name));
     }
-    let executable = |file: &PathBuf| {
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-    };
-    std::env::split_paths(path).map(|dir| cwd.join(dir).join(name)).find(executable)
+    program::search_path(name, path, cwd)
 }
 
 /// The environment of a run. Later variables override earlier ones: inherited (filtered), name and account, `env`

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::cli::error::Error;
-use crate::config::{self, ConfigError, ConfigErrors, Location};
+use crate::config::{self, Diagnostic, Location};
 
 use crate::cli::app_flags::{Ground, mistakes, warn};
 use crate::cli::output;
@@ -65,11 +65,7 @@ fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
             }
             _ => (format!("cannot be written: {error}"), "use -o to write to another file"),
         };
-        mistakes(ConfigErrors(vec![ConfigError {
-            location: Location::File(path.to_owned()),
-            message,
-            help: Some(help.into()),
-        }]))
+        mistakes(Diagnostic::error(Location::File(path.to_owned()), message, help).into())
     })
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::cli::error::Error;
-use crate::config::{ConfigError, ConfigErrors, Location};
+use crate::config::{Diagnostic, Location};
 use crate::ipc::message::{Existing, Request, StartApps};
 use crate::serve::ServeArgs;
 use crate::spec::{AppSpec, Launcher};
@@ -33,13 +33,9 @@ pub(in crate::cli) async fn serve(serve: ServeCommand, session: &Session) -> Res
     let here = std::env::current_dir().map_err(Error::CurrentDirUnreadable)?;
     let directory = serve.site.path.as_ref().map_or_else(|| here.clone(), |path| here.join(path));
     if !directory.is_dir() {
-        let message = "directory does not exist".to_owned();
-        let help = Some("for example: rsm serve ./dist 8080".into());
-        return Err(mistakes(ConfigErrors(vec![ConfigError {
-            location: Location::File(directory),
-            message,
-            help,
-        }])));
+        let help = "for example: rsm serve ./dist 8080";
+        let error = Diagnostic::error(Location::File(directory), "directory does not exist", help);
+        return Err(mistakes(error.into()));
     }
     let app = serve.app(&here);
     let what = format!("starting {}", app.name);

@@ -1,6 +1,7 @@
-//! Ecosystem files in JavaScript, evaluated by the user's own node: within a time limit, and with
-//! a channel of its own for the answer, so that whatever the file prints does no harm. What the file starts ends with
-//! it, and it may not take more memory and processor time than any such file can need.
+//! Evaluation of ecosystem files in JavaScript by the node of the user.
+//!
+//! Time, memory and processor time are limited, and processes that the file starts are killed. The response has its
+//! own pipe, so that the output of the file cannot corrupt it.
 
 use std::io::{self, BufRead, BufReader, PipeReader, Read};
 use std::os::unix::process::CommandExt;
@@ -15,62 +16,58 @@ use nix::unistd::Pid;
 use serde::Deserialize;
 
 use crate::config::parse::format::MAX_FILE_SIZE;
-use crate::config::resolve::search_path::SearchPath;
+use crate::config::resolve::SearchPath;
 
 const EVALUATE_JS: &str = include_str!("evaluate.js");
 
-/// How long a file may take. Starting node takes a twentieth of a second on an idle machine.
+/// Maximum duration of the evaluation. Starting node takes 50 ms on an idle machine.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a file may use, also after a Ctrl-C that took this command away: kilobytes of memory, seconds of processor time.
+/// Limits of memory (kilobytes) and processor time (seconds). They also apply after Ctrl-C has terminated this command.
 const ULIMIT_WRAPPER: &str = "ulimit -d 524288 2>/dev/null; ulimit -t 10 2>/dev/null; exec \"$@\"";
 
-/// The longest answer. Bytes: it is JSON within JSON, whose quotes take twice the room.
+/// Maximum size of the response: a JSON string with JSON, whose quotes take two bytes. Bytes.
 const MAX_RESPONSE: u64 = 2 * MAX_FILE_SIZE;
 
-/// So much of what a file prints is shown. Bytes.
+/// Maximum size of the output that is shown. Bytes.
 const MAX_PRINTED: usize = 4096;
 
-/// What a file exports.
+/// The exports of a file.
 #[derive(Debug, Deserialize)]
-pub(in crate::config) struct EvalOutput {
+pub(crate) struct EvalOutput {
     /// As JSON.
-    pub(in crate::config) json: String,
-    /// What could not be put into JSON.
-    #[serde(alias = "left")]
-    pub(in crate::config) skipped: Vec<SkippedValue>,
-    /// What it printed.
+    pub(crate) json: String,
+    /// Values that JSON cannot represent.
+    pub(crate) skipped: Vec<SkippedValue>,
+    /// The output of the file.
     #[serde(skip)]
-    pub(in crate::config) printed: String,
+    pub(crate) printed: String,
 }
 
-/// A value that was left out.
+/// A skipped value.
 #[derive(Debug, Deserialize)]
-pub(in crate::config) struct SkippedValue {
-    /// Where: `apps[0].env.X`.
-    pub(in crate::config) path: String,
-    /// What, and why.
-    #[serde(alias = "what")]
-    pub(in crate::config) reason: String,
+pub(crate) struct SkippedValue {
+    /// The path of the value: `apps[0].env.X`.
+    pub(crate) path: String,
+    pub(crate) reason: String,
 }
 
-/// Why a file could not be evaluated.
+/// A failed evaluation.
 #[derive(Debug, Default, Deserialize, PartialEq, Eq)]
-pub(in crate::config) struct EvalError {
-    /// What is wrong.
-    pub(in crate::config) message: String,
-    /// Where in the file, from 1.
+pub(crate) struct EvalError {
+    pub(crate) message: String,
+    /// The line in the file, from 1.
     #[serde(default)]
-    pub(in crate::config) line: Option<usize>,
-    /// From 1.
+    pub(crate) line: Option<usize>,
+    /// The column, from 1.
     #[serde(default)]
-    pub(in crate::config) column: Option<usize>,
-    /// What to do; may be empty.
+    pub(crate) column: Option<usize>,
+    /// How to solve it; may be empty.
     #[serde(skip)]
-    pub(in crate::config) help: &'static str,
+    pub(crate) help: &'static str,
 }
 
-/// What node says on the channel.
+/// The response of node.
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum EvalResponse {
@@ -78,46 +75,46 @@ enum EvalResponse {
     Failure(EvalError),
 }
 
-/// Evaluates a file (absolute path); node is looked up in `search`.
-pub(in crate::config) fn evaluate(file: &Path, search: &SearchPath) -> Result<EvalOutput, EvalError> {
+/// Evaluates a file (absolute path) with the node found in `search`.
+pub(crate) fn evaluate(file: &Path, search: &SearchPath) -> Result<EvalOutput, EvalError> {
     let Some(node) = search.find("node") else {
         return fail("requires node, which is not in PATH", "install Node.js, or add it to PATH");
     };
-    let broken =
+    let run_error =
         |error: io::Error| EvalError { message: format!("cannot run node: {error}"), ..EvalError::default() };
-    let (answer, channel) = io::pipe().map_err(broken)?;
-    let (output, out) = io::pipe().map_err(broken)?;
-    let err = out.try_clone().map_err(broken)?;
-    // Standard input is what no program writes to by accident: it carries the answer back.
+    let (response, response_writer) = io::pipe().map_err(run_error)?;
+    let (output, out) = io::pipe().map_err(run_error)?;
+    let err = out.try_clone().map_err(run_error)?;
+    // The response is written to standard input, which no program writes to by accident.
     let mut node = sandboxed_command(&node);
     node.arg("-e").arg(EVALUATE_JS).arg(file).process_group(0);
-    let mut child = node.stdin(channel).stdout(out).stderr(err).spawn().map_err(broken)?;
+    let mut child = node.stdin(response_writer).stdout(out).stderr(err).spawn().map_err(run_error)?;
     drop(node);
     let printed = collect_output(output);
-    let answer = read_response(answer);
-    // The file may have left timers or connections behind that would keep it running, or programs.
+    let response = read_response(response);
+    // Timers, connections or child processes of the file may still be active.
     let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
-    parse_response(answer, &mut child, &printed_text(&printed))
+    parse_response(response, &mut child, &printed_text(&printed))
 }
 
-/// A program within its bounds; without them in a container that has no shell.
+/// A command with limits; without them in a container that has no shell.
 fn sandboxed_command(program: &Path) -> Command {
     let shell = Path::new("/bin/sh");
     if !shell.exists() {
         return Command::new(program);
     }
-    let mut bounded = Command::new(shell);
-    bounded.arg("-c").arg(ULIMIT_WRAPPER).arg("sh").arg(program);
-    bounded
+    let mut command = Command::new(shell);
+    command.arg("-c").arg(ULIMIT_WRAPPER).arg("sh").arg(program);
+    command
 }
 
 fn parse_response(
-    answer: Option<Vec<u8>>,
+    response: Option<Vec<u8>>,
     child: &mut Child,
     printed: &str,
 ) -> Result<EvalOutput, EvalError> {
-    let ended = child.wait().ok();
-    let Some(bytes) = answer else {
+    let status = child.wait().ok();
+    let Some(bytes) = response else {
         let seconds = TIMEOUT.as_secs();
         let message = format!("timed out after {seconds} s{}", printed_note(printed));
         return fail(message, "an ecosystem file must only export its apps: remove code that loops or waits");
@@ -126,12 +123,12 @@ fn parse_response(
         return fail("exports more than 1 MiB", "split it into several files");
     }
     match serde_json::from_slice(&bytes) {
-        Ok(EvalResponse::Value(exported)) => Ok(EvalOutput { printed: printed.to_owned(), ..exported }),
-        Ok(EvalResponse::Failure(failure)) => Err(failure),
+        Ok(EvalResponse::Value(output)) => Ok(EvalOutput { printed: printed.to_owned(), ..output }),
+        Ok(EvalResponse::Failure(error)) => Err(error),
         Err(_) => {
-            let how = ended.map_or_else(String::new, |status| format!(" ({status})"));
+            let status = status.map_or_else(String::new, |status| format!(" ({status})"));
             fail(
-                format!("exited before it exported its apps{how}{}", printed_note(printed)),
+                format!("exited before it exported its apps{status}{}", printed_note(printed)),
                 "run it with `node` for details",
             )
         }
@@ -146,39 +143,39 @@ fn printed_note(printed: &str) -> String {
     if printed.is_empty() { String::new() } else { format!("; output:\n{printed}") }
 }
 
-/// The line that comes on the channel, unless that takes too long. Not all until its end: a process that the
-/// file started may hold the channel open for longer.
-fn read_response(channel: PipeReader) -> Option<Vec<u8>> {
-    let (done, waiting) = mpsc::channel();
+/// Reads one line; `None` after the timeout. Does not read to the end: a process that the file started may keep the
+/// pipe open.
+fn read_response(pipe: PipeReader) -> Option<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
-        let read = BufReader::new(channel.take(MAX_RESPONSE)).read_until(b'\n', &mut bytes);
-        let _ = done.send(read.map(|_| bytes).unwrap_or_default());
+        let read = BufReader::new(pipe.take(MAX_RESPONSE)).read_until(b'\n', &mut bytes);
+        let _ = sender.send(read.map(|_| bytes).unwrap_or_default());
     });
-    match waiting.recv_timeout(TIMEOUT) {
+    match receiver.recv_timeout(TIMEOUT) {
         Ok(bytes) => Some(bytes),
         Err(RecvTimeoutError::Timeout) => None,
         Err(RecvTimeoutError::Disconnected) => Some(Vec::new()),
     }
 }
 
-/// Keeps the beginning of what is printed, and reads on so that nobody has to wait for it. Not waited
-/// for itself: a process that the file started may hold the other end for ever.
+/// Collects the start of the output and discards the rest, so that writing does not block. The thread is not joined: a
+/// process that the file started may keep the pipe open.
 fn collect_output(mut output: PipeReader) -> Arc<Mutex<Vec<u8>>> {
-    let kept = Arc::new(Mutex::new(Vec::new()));
-    let keep = Arc::clone(&kept);
+    let collected = Arc::new(Mutex::new(Vec::new()));
+    let buffer = Arc::clone(&collected);
     std::thread::spawn(move || {
         let mut chunk = [0; 8192];
         while let Ok(read @ 1..) = output.read(&mut chunk) {
-            let Ok(mut kept) = keep.lock() else { return };
-            let room = MAX_PRINTED.saturating_sub(kept.len()).min(read);
-            kept.extend_from_slice(&chunk[..room]);
+            let Ok(mut buffer) = buffer.lock() else { return };
+            let free = MAX_PRINTED.saturating_sub(buffer.len());
+            buffer.extend(chunk.iter().take(read.min(free)));
         }
     });
-    kept
+    collected
 }
 
-/// What was printed, as it may be shown on a terminal.
+/// The output without control characters.
 fn printed_text(printed: &Mutex<Vec<u8>>) -> String {
     let Ok(bytes) = printed.lock() else { return String::new() };
     let text = String::from_utf8_lossy(&bytes);
@@ -187,7 +184,7 @@ fn printed_text(printed: &Mutex<Vec<u8>>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::parse::evaluate::*;
+    use super::*;
 
     fn run(name: &str, text: &str) -> Result<EvalOutput, EvalError> {
         let dir = tempfile::tempdir().unwrap();
@@ -202,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_to_export() {
+    fn accepts_all_export_styles() {
         let want = r#"{"apps":[{"script":"a"}]}"#;
         for (name, text) in [
             ("e.config.js", "module.exports = { apps: [{ script: 'a' }] }"),
@@ -223,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_data() {
+    fn skips_functions_and_rejects_cycles() {
         let exported = run(
             "e.config.js",
             "module.exports = { f() {}, u: undefined, n: NaN, d: new Date(0), b: 1n, ['__proto__']: 1 }",
@@ -242,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_have_a_place() {
+    fn errors_have_position() {
         let thrown = run("e.config.js", "const a = 1\n\nthrow new Error('no luck')\n").unwrap_err();
         assert_eq!((thrown.message.as_str(), thrown.line), ("Error: no luck", Some(3)));
         let syntax = run("e.config.js", "module.exports = {\n  apps: [}\n}\n").unwrap_err();
@@ -256,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_file_takes_is_bounded_and_what_it_starts_ends_with_it() {
+    fn memory_is_limited_and_children_are_killed() {
         let greedy =
             run("e.config.js", "const held = []; while (true) held.push(Buffer.allocUnsafeSlow(50 << 20))");
         assert_eq!(greedy.unwrap_err().message, "RangeError: Array buffer allocation failed");
@@ -267,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn without_node_that_is_said() {
+    fn reports_missing_node() {
         let failure =
             evaluate(Path::new("/e.config.js"), &SearchPath::new(None, "/nowhere".as_ref(), Path::new("/")))
                 .unwrap_err();

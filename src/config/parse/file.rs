@@ -1,121 +1,123 @@
-//! From the tree of a file to the settings of its apps: keys looked up, values read, and
-//! everything that does not fit noted with its place.
+//! Parsing of an ecosystem file to the settings of its apps: syntax, then keys, then values.
+//!
+//! A syntax error ends the parsing; all other errors are collected.
 
 use std::collections::HashMap;
 
 use serde_json::Value;
 
-use crate::config::diagnostics::{Diagnostics, Located, SourceRef};
+use crate::config::diagnostics::{
+    ConfigErrors, Diagnostic, Diagnostics, Locate, Located, QuotePolicy, SourceRef,
+};
 use crate::config::key_def::KeyDef;
 use crate::config::keys::{AppSettings, KEYS, find_key, ignored_key};
-use crate::config::mistake::ConfigErrors;
 use crate::config::parse::format::FileFormat;
 use crate::config::parse::pm2_static;
 use crate::config::parse::source::SourceText;
 use crate::config::parse::tree::{ConfigNode, NodeContent, SyntaxError, TableEntry};
 use crate::config::values::{EnvValue, FromValue, LogRules, ValueError, display_value};
+use crate::text::closest_match;
 
-/// So many errors of syntax are shown; after a broken one the rest are often only its echoes.
+/// Maximum number of reported syntax errors: the first one often causes the others.
 const MAX_SYNTAX_ERRORS: usize = 5;
 
-/// An app as written.
-pub(in crate::config) struct ParsedApp {
-    /// What was given.
-    pub(in crate::config) settings: AppSettings,
-    /// Where its entry begins.
-    pub(in crate::config) at: SourceRef,
-    /// The keys whose values could not be taken. What depends on them cannot be judged.
-    pub(in crate::config) invalid_keys: Vec<&'static str>,
-    /// The same settings as values, by rsm's own keys, in the order of the file.
-    pub(in crate::config) values: Vec<(String, Value)>,
-    /// Keys that were left out.
-    pub(in crate::config) skipped: Vec<String>,
+/// An app of a file, not yet resolved.
+pub(crate) struct ParsedApp {
+    /// Its settings.
+    pub(crate) settings: AppSettings,
+    /// The table of the app.
+    pub(crate) source: SourceRef,
+    /// Keys with invalid values. Settings that depend on them cannot be validated.
+    pub(crate) invalid_keys: Vec<&'static str>,
+    /// The values by canonical key, in the order of the file.
+    pub(crate) values: Vec<(String, Value)>,
+    /// Unknown and ignored keys.
+    pub(crate) skipped: Vec<String>,
 }
 
 impl ParsedApp {
-    /// An app of these settings, nothing of which was refused.
-    pub(in crate::config) fn new(settings: AppSettings, at: SourceRef) -> Self {
-        Self { settings, at, invalid_keys: Vec::new(), values: Vec::new(), skipped: Vec::new() }
+    /// An app with valid settings.
+    pub(crate) fn new(settings: AppSettings, source: SourceRef) -> Self {
+        Self { settings, source, invalid_keys: Vec::new(), values: Vec::new(), skipped: Vec::new() }
     }
 
-    /// Notes a value in the place of a former one.
+    /// Adds a value, and removes a previous one of the same key.
     fn add_value(&mut self, key: &str, value: Value) {
-        self.values.retain(|(former, _)| former != key);
+        self.values.retain(|(other, _)| other != key);
         self.values.push((key.to_owned(), value));
     }
 }
 
-/// Reads the apps of a file. Mistakes of syntax end it; all others are noted, and what could be
-/// read is returned.
-pub(in crate::config) fn read(
+/// Parses the apps of a file.
+///
+/// # Errors
+/// Syntax errors. All other errors are added to `diagnostics`, and the valid settings are returned.
+pub(crate) fn read(
     source: &SourceText,
-    findings: &mut Diagnostics<'_>,
+    diagnostics: &mut Diagnostics<'_>,
 ) -> Result<Vec<ParsedApp>, ConfigErrors> {
-    let root = match parse(source) {
-        Ok(root) => root,
-        Err(errors) => {
-            let mut broken = Diagnostics::new(Some(source));
-            for error in errors.into_iter().take(MAX_SYNTAX_ERRORS) {
-                let message = format!("invalid {}: {}", source.format.name(), error.message);
-                broken.error(&SourceRef::Span(error.span), message, syntax_help(source.format));
-            }
-            broken.finish(())?;
-            return Ok(Vec::new());
-        }
-    };
+    let root = parse(source).map_err(|errors| syntax_errors(source, errors))?;
     let mut file = FileParser { format: source.format, apps: Vec::new(), log_rules: None };
-    let before = findings.count();
+    let errors_before = diagnostics.count();
     match root.content {
         NodeContent::Table(entries) if file.is_app(&entries) => {
             let node = ConfigNode { span: root.span, content: NodeContent::Table(entries) };
-            file.parse_node(node, findings);
+            file.parse_node(node, diagnostics);
         }
         NodeContent::Table(entries) => {
-            entries.into_iter().for_each(|entry| file.parse_top_level(entry, findings))
+            entries.into_iter().for_each(|entry| file.parse_top_level(entry, diagnostics))
         }
         NodeContent::List(items) if file.format.is_pm2_format() => {
-            items.into_iter().for_each(|item| file.parse_node(item, findings))
+            items.into_iter().for_each(|item| file.parse_node(item, diagnostics))
         }
         _ => {}
     }
-    let FileParser { apps, log_rules: rules, .. } = &mut file;
-    for app in apps.iter_mut() {
-        apply_shared_log_rules(rules.clone(), &mut app.settings);
+    for app in &mut file.apps {
+        apply_shared_log_rules(file.log_rules.clone(), &mut app.settings);
     }
-    if file.apps.is_empty() && findings.count() == before {
-        findings.error(&SourceRef::Span(0..0), "no apps found", app_example(file.format));
+    if file.apps.is_empty() && diagnostics.count() == errors_before {
+        diagnostics.error(&SourceRef::Span(0..0), "no apps found", app_example(file.format));
     }
     Ok(file.apps)
 }
 
-/// The log rules of all apps.
-fn log_rules(entry: &TableEntry, findings: &mut Diagnostics<'_>) -> Option<Located<LogRules>> {
-    let (value, at) = (entry.node.value(), SourceRef::Span(entry.node.span.clone()));
+fn syntax_errors(source: &SourceText, errors: Vec<SyntaxError>) -> ConfigErrors {
+    let error = |error: SyntaxError| {
+        let message = format!("invalid {}: {}", source.format.name(), error.message);
+        Diagnostic::error(source.locate(&error.span, QuotePolicy::Line), message, syntax_help(source.format))
+    };
+    let mut errors: Vec<SyntaxError> = errors.into_iter().take(MAX_SYNTAX_ERRORS).collect();
+    errors.sort_by_key(|error| error.span.start);
+    ConfigErrors(errors.into_iter().map(error).collect())
+}
+
+/// The `logs` table of the file, which applies to all apps.
+fn log_rules(entry: &TableEntry, diagnostics: &mut Diagnostics<'_>) -> Option<Located<LogRules>> {
+    let (value, source) = (entry.node.value(), SourceRef::Span(entry.node.span.clone()));
     match LogRules::from_value(&value) {
-        Ok(rules) => Some(Located { value: rules, source: at }),
-        Err(wrong) => {
-            report_value_error(&entry.key, wrong, &value, &at, findings);
+        Ok(rules) => Some(Located { value: rules, source }),
+        Err(error) => {
+            report_value_error(&entry.key, error, &value, &source, diagnostics);
             None
         }
     }
 }
 
-/// Lays an app's own log rules over those of all.
+/// Merges the log rules of an app over those of the file.
 fn apply_shared_log_rules(rules: Option<Located<LogRules>>, settings: &mut AppSettings) {
-    if let Some(Located { value, source: at }) = rules {
+    if let Some(Located { value, source }) = rules {
         let own = settings.logs.take().map(|own| own.value);
-        settings.logs = Some(Located { value: value.merge_under(own), source: at });
+        settings.logs = Some(Located { value: value.merge_under(own), source });
     }
 }
 
-/// The text as a tree, or where it is broken.
-pub(in crate::config) fn parse(source: &SourceText) -> Result<ConfigNode, Vec<SyntaxError>> {
+fn parse(source: &SourceText) -> Result<ConfigNode, Vec<SyntaxError>> {
     match source.format {
         FileFormat::Toml => ConfigNode::from_toml(&source.text),
         FileFormat::Json | FileFormat::Package | FileFormat::Script => {
-            ConfigNode::from_json(&source.text).map_err(|one| vec![one])
+            ConfigNode::from_json(&source.text).map_err(|error| vec![error])
         }
-        FileFormat::Yaml => ConfigNode::from_yaml(&source.text).map_err(|one| vec![one]),
+        FileFormat::Yaml => ConfigNode::from_yaml(&source.text).map_err(|error| vec![error]),
     }
 }
 
@@ -126,7 +128,7 @@ fn syntax_help(format: FileFormat) -> &'static str {
     }
 }
 
-/// How apps are begun.
+/// Help for a file without apps.
 fn app_example(format: FileFormat) -> &'static str {
     match format {
         FileFormat::Toml => "start each app with a line [[apps]]",
@@ -136,81 +138,86 @@ fn app_example(format: FileFormat) -> &'static str {
     }
 }
 
-/// A file on the way to its apps.
+/// The state of the parsing of a file.
 struct FileParser {
     format: FileFormat,
     apps: Vec<ParsedApp>,
-    /// The log rules of all apps.
+    /// The `logs` table of the file.
     log_rules: Option<Located<LogRules>>,
 }
 
 impl FileParser {
-    /// Whether a table is not a file's but an app itself, as PM2 has it.
+    /// Whether the top-level table is an app, which PM2 accepts.
     fn is_app(&self, entries: &[TableEntry]) -> bool {
         let has = |key: &str| entries.iter().any(|entry| entry.key == key);
-        let pm2s = self.format.is_pm2_format() && self.format != FileFormat::Package;
-        pm2s && !has("apps") && !has("pm2") && ["script", "exec", "cmd", "command"].iter().any(|key| has(key))
+        let is_accepted = self.format.is_pm2_format() && self.format != FileFormat::Package;
+        is_accepted
+            && !has("apps")
+            && !has("pm2")
+            && ["script", "exec", "cmd", "command"].iter().any(|key| has(key))
     }
 
-    fn parse_node(&mut self, node: ConfigNode, findings: &mut Diagnostics<'_>) {
-        self.apps.extend(parse_app(node, self.format, findings));
+    fn parse_node(&mut self, node: ConfigNode, diagnostics: &mut Diagnostics<'_>) {
+        self.apps.extend(parse_app(node, self.format, diagnostics));
     }
 
-    fn parse_top_level(&mut self, entry: TableEntry, findings: &mut Diagnostics<'_>) {
-        let at = SourceRef::Span(entry.key_span.clone());
+    fn parse_top_level(&mut self, entry: TableEntry, diagnostics: &mut Diagnostics<'_>) {
+        let source = SourceRef::Span(entry.key_span.clone());
         match entry.key.as_str() {
             "apps" | "pm2" => match entry.node.content {
                 NodeContent::List(items) => {
-                    items.into_iter().for_each(|item| self.parse_node(item, findings))
+                    items.into_iter().for_each(|item| self.parse_node(item, diagnostics))
                 }
                 NodeContent::Scalar(Value::Null) => {}
-                _ => self.parse_node(entry.node, findings),
+                _ => self.parse_node(entry.node, diagnostics),
             },
             _ if self.format == FileFormat::Package => {}
             "$schema" => {}
-            "logs" => self.log_rules = log_rules(&entry, findings),
-            "deploy" => findings.warn(&at, "`deploy` is not supported, ignored"),
+            "logs" => self.log_rules = log_rules(&entry, diagnostics),
+            "deploy" => diagnostics.warn(&source, "`deploy` is not supported, ignored"),
             "static" => {
-                for app in pm2_static::static_to_apps(entry.node, findings) {
-                    self.parse_node(app, findings);
+                for app in pm2_static::static_to_apps(entry.node, diagnostics) {
+                    self.parse_node(app, diagnostics);
                 }
             }
             key if self.format.is_pm2_format() => {
-                findings.warn(&at, format!("`{key}` is ignored: apps are read from `apps`"));
+                diagnostics.warn(&source, format!("`{key}` is ignored: apps are read from `apps`"));
             }
             key if find_key(key).is_some() || key.starts_with("env_") => {
                 let message = format!("`{key}` must be inside an app");
-                findings.error(&at, message, "move it below a line [[apps]]");
+                diagnostics.error(&source, message, "move it below a line [[apps]]");
             }
             key => {
-                let help = match strsim::jaro_winkler(key, "apps") > 0.8 {
-                    true => "did you mean [[apps]]?",
-                    false => "only [[apps]], [logs] and [[static]] are allowed here",
+                let help = match closest_match(key, ["apps", "logs", "static"].into_iter()) {
+                    Some("apps") => "did you mean [[apps]]?",
+                    Some("logs") => "did you mean [logs]?",
+                    Some("static") => "did you mean [[static]]?",
+                    _ => "only [[apps]], [logs] and [[static]] are allowed here",
                 };
-                findings.error(&SourceRef::Key(entry.key_span), format!("unknown key `{key}`"), help);
+                diagnostics.error(&SourceRef::Key(entry.key_span), format!("unknown key `{key}`"), help);
             }
         }
     }
 }
 
-fn parse_app(node: ConfigNode, format: FileFormat, findings: &mut Diagnostics<'_>) -> Option<ParsedApp> {
-    let at = SourceRef::Span(node.span.clone());
-    if findings.is_full() {
+fn parse_app(node: ConfigNode, format: FileFormat, diagnostics: &mut Diagnostics<'_>) -> Option<ParsedApp> {
+    let source = SourceRef::Span(node.span.clone());
+    if diagnostics.is_full() {
         return None;
     }
     let NodeContent::Table(entries) = node.content else {
-        findings.error(&at, "expected a table of settings for each app", app_example(format));
+        diagnostics.error(&source, "expected a table of settings for each app", app_example(format));
         return None;
     };
-    let mut app = ParsedApp::new(AppSettings::default(), at);
+    let mut app = ParsedApp::new(AppSettings::default(), source);
     let mut seen: HashMap<&'static str, String> = HashMap::new();
     for entry in &entries {
-        if findings.is_full() {
+        if diagnostics.is_full() {
             break;
         }
-        // PM2's way to leave a setting out; TOML has no such value.
+        // In PM2, null means that the setting is omitted; TOML has no such value.
         if !matches!(entry.node.content, NodeContent::Scalar(Value::Null)) {
-            parse_setting(entry, format, &mut app, &mut seen, findings);
+            parse_setting(entry, format, &mut app, &mut seen, diagnostics);
         }
     }
     Some(app)
@@ -221,61 +228,61 @@ fn parse_setting(
     format: FileFormat,
     app: &mut ParsedApp,
     seen: &mut HashMap<&'static str, String>,
-    findings: &mut Diagnostics<'_>,
+    diagnostics: &mut Diagnostics<'_>,
 ) {
-    let key_at = SourceRef::Span(entry.key_span.clone());
-    let written = entry.key.as_str();
-    let Some(key) = find_key(written) else { return parse_unknown(entry, format, app, findings) };
-    if let Some(before) = seen.insert(key.name, written.to_owned()) {
-        let message = format!("`{written}` and `{before}` are the same key");
+    let key_source = SourceRef::Span(entry.key_span.clone());
+    let spelling = entry.key.as_str();
+    let Some(key) = find_key(spelling) else { return parse_unknown(entry, format, app, diagnostics) };
+    if let Some(previous) = seen.insert(key.name, spelling.to_owned()) {
+        let message = format!("`{spelling}` and `{previous}` are the same key");
         if !format.is_pm2_format() {
-            findings.error(&key_at, message, "remove one of them");
+            diagnostics.error(&key_source, message, "remove one of them");
             return;
         }
-        // As in PM2, where `cmd` counts only if there is no `script`, and else the last wins.
-        let kept = if before == key.name { &before } else { written };
-        findings.warn(&key_at, format!("{message}; using `{kept}`"));
-        if kept != written {
-            seen.insert(key.name, before);
+        // As in PM2: `cmd` is used only without `script`, otherwise the last spelling.
+        let used = if previous == key.name { &previous } else { spelling };
+        diagnostics.warn(&key_source, format!("{message}; using `{used}`"));
+        if used != spelling {
+            seen.insert(key.name, previous);
             return;
         }
     }
-    let value = entry.node.value();
-    match (key.parse)(&mut app.settings, &value, value_source(key, entry)) {
+    let (value, source) = (entry.node.value(), value_source(key, entry));
+    match app.settings.set(key, &value, source.clone()) {
         Ok(()) => app.add_value(key.name, value),
-        Err(wrong) => {
+        Err(error) => {
             app.invalid_keys.push(key.name);
-            report_value_error(written, wrong, &value, &value_source(key, entry), findings);
+            report_value_error(spelling, error, &value, &source, diagnostics);
         }
     }
 }
 
-/// A key that is not in the table: an environment with a name, or nothing that is read.
+/// Parses a key that is not in the table: an environment block, an ignored key or an unknown key.
 fn parse_unknown(
     entry: &TableEntry,
     format: FileFormat,
     app: &mut ParsedApp,
-    findings: &mut Diagnostics<'_>,
+    diagnostics: &mut Diagnostics<'_>,
 ) {
-    let written = entry.key.as_str();
-    if let Some(name) = written.strip_prefix("env_").filter(|name| !name.is_empty()) {
-        return parse_named_env(name, entry, app, findings);
+    let key = entry.key.as_str();
+    if let Some(name) = key.strip_prefix("env_").filter(|name| !name.is_empty()) {
+        return parse_named_env(name, entry, app, diagnostics);
     }
-    app.skipped.push(written.to_owned());
-    let key_at = SourceRef::Span(entry.key_span.clone());
-    match ignored_key(written) {
-        Some(about) => findings.warn(&key_at, format!("`{written}` is ignored: {about}")),
+    app.skipped.push(key.to_owned());
+    let source = SourceRef::Span(entry.key_span.clone());
+    match ignored_key(key) {
+        Some(reason) => diagnostics.warn(&source, format!("`{key}` is ignored: {reason}")),
         None if format.is_pm2_format() => {
-            findings.warn(&key_at, format!("unknown key `{written}`, ignored; {}", suggest_key(written)));
+            diagnostics.warn(&source, format!("unknown key `{key}`, ignored; {}", suggest_key(key)));
         }
         None => {
-            let key_at = SourceRef::Key(entry.key_span.clone());
-            findings.error(&key_at, format!("unknown key `{written}`"), suggest_key(written));
+            let source = SourceRef::Key(entry.key_span.clone());
+            diagnostics.error(&source, format!("unknown key `{key}`"), suggest_key(key));
         }
     }
 }
 
-/// The place of a value; that of an environment is a secret.
+/// The source of a value. That of an environment is secret.
 fn value_source(key: &KeyDef, entry: &TableEntry) -> SourceRef {
     if key.name == "env" {
         SourceRef::SecretSpan(entry.key_span.clone())
@@ -284,83 +291,82 @@ fn value_source(key: &KeyDef, entry: &TableEntry) -> SourceRef {
     }
 }
 
-fn parse_named_env(name: &str, entry: &TableEntry, app: &mut ParsedApp, findings: &mut Diagnostics<'_>) {
-    let (at, value) = (SourceRef::SecretSpan(entry.key_span.clone()), entry.node.value());
+fn parse_named_env(name: &str, entry: &TableEntry, app: &mut ParsedApp, diagnostics: &mut Diagnostics<'_>) {
+    let (source, value) = (SourceRef::SecretSpan(entry.key_span.clone()), entry.node.value());
     match EnvValue::from_value(&value) {
         Ok(vars) => {
-            app.settings.named_env.insert(name.to_owned(), Located { value: vars, source: at });
+            app.settings.named_env.insert(name.to_owned(), Located { value: vars, source });
             app.add_value(&entry.key, value);
         }
-        Err(wrong) => report_value_error(&entry.key, wrong, &value, &at, findings),
+        Err(error) => report_value_error(&entry.key, error, &value, &source, diagnostics),
     }
 }
 
 fn report_value_error(
     key: &str,
-    wrong: ValueError,
+    error: ValueError,
     value: &Value,
-    at: &SourceRef,
-    findings: &mut Diagnostics<'_>,
+    source: &SourceRef,
+    diagnostics: &mut Diagnostics<'_>,
 ) {
-    let found = (!matches!(at, SourceRef::SecretSpan(_))).then(|| display_value(value));
-    findings.error(at, wrong.message(key, found.as_deref()), wrong.help);
+    let found = (!matches!(source, SourceRef::SecretSpan(_))).then(|| display_value(value));
+    diagnostics.error(source, error.message(key, found.as_deref()), error.help);
 }
 
-/// What may have been meant by an unknown key.
-fn suggest_key(written: &str) -> String {
-    let lower = written.to_ascii_lowercase().replace('-', "_");
-    let names = KEYS.iter().flat_map(|key| std::iter::once(&key.name).chain(key.aliases));
-    let scored = names.map(|name| (strsim::jaro_winkler(&lower, name), name));
-    match scored.max_by(|a, b| a.0.total_cmp(&b.0)) {
-        Some((score, name)) if score > 0.85 => format!("did you mean `{name}`?"),
-        _ => "see docs/reference.md for all keys; environment variables go in `env`".into(),
+/// Help for an unknown key.
+fn suggest_key(key: &str) -> String {
+    let lower = key.to_ascii_lowercase().replace('-', "_");
+    let names = KEYS.iter().flat_map(|key| std::iter::once(&key.name).chain(key.aliases).copied());
+    match closest_match(&lower, names) {
+        Some(name) => format!("did you mean `{name}`?"),
+        None => "see docs/reference.md for all keys; environment variables go in `env`".into(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::config::keys::value_of;
-    use crate::config::parse::file::*;
 
     fn read_text(text: &str) -> Result<(Vec<ParsedApp>, Vec<String>), ConfigErrors> {
         let source = SourceText::from_text("e.toml", text);
-        let mut findings = Diagnostics::new(Some(&source));
-        let apps = read(&source, &mut findings)?;
-        findings.finish(apps)
+        let mut diagnostics = Diagnostics::of_file(&source, Vec::new());
+        let apps = read(&source, &mut diagnostics)?;
+        diagnostics.finish(apps)
     }
 
-    fn mistakes(text: &str) -> String {
-        read_text(text).err().map(|mistakes| mistakes.to_string()).unwrap_or_default()
+    fn errors(text: &str) -> String {
+        read_text(text).err().map(|errors| errors.to_string()).unwrap_or_default()
     }
 
     #[test]
-    fn every_mistake_is_told_with_its_place() {
+    fn reports_all_errors_with_location() {
         let text = "[[apps]]\nscript = 'a'\nmax_restart = 3\nport = 'x'\nautorestart = 'false'\n\n[[apps]]\nout = 'a'\noutFile = 'b'\n";
-        let told = mistakes(text);
-        assert!(told.contains("e.toml:3:1: unknown key `max_restart`\n  3 | max_restart\n    | ^^^^^^^^^^^\nhelp: did you mean `max_restarts`?"), "{told}");
+        let text = errors(text);
+        assert!(text.contains("e.toml:3:1: unknown key `max_restart`\n  3 | max_restart\n    | ^^^^^^^^^^^\nhelp: did you mean `max_restarts`?"), "{text}");
         assert!(
-            told.contains(
+            text.contains(
                 "e.toml:4:8: invalid value for `port`: expected a port from 1 to 65535, found \"x\""
             ),
-            "{told}"
+            "{text}"
         );
         assert!(
-            told.contains(
+            text.contains(
                 "e.toml:5:15: invalid value for `autorestart`: expected true or false, found \"false\""
             ),
-            "{told}"
+            "{text}"
         );
-        assert!(told.contains("e.toml:9:1: `outFile` and `out` are the same key"), "{told}");
+        assert!(text.contains("e.toml:9:1: `outFile` and `out` are the same key"), "{text}");
     }
 
     #[test]
-    fn syntax_errors_have_a_place() {
-        let told = mistakes("[[apps]]\nscript = a.js\nname = \"x\n");
-        assert!(told.starts_with("e.toml:2:10: invalid TOML:"), "{told}");
+    fn syntax_error_has_location() {
+        let text = errors("[[apps]]\nscript = a.js\nname = \"x\n");
+        assert!(text.starts_with("e.toml:2:10: invalid TOML:"), "{text}");
     }
 
     #[test]
-    fn values_of_an_environment_are_never_told() {
+    fn environment_values_are_not_shown() {
         for text in [
             "[[apps]]\nenv = 'TOKEN=hunter2'\n",
             "[[apps]]\n[apps.env_prod]\nTOKEN = 'hunter2\n",
@@ -368,13 +374,13 @@ mod tests {
             "[[apps]]\nenv = { TOKEN = 'hunter2', \n",
             "[[apps]]\nenv = { TOKEN = 'hunter2' x }\n",
         ] {
-            let told = mistakes(text);
-            assert!(!told.is_empty() && !told.contains("hunter2"), "{told}");
+            let text = errors(text);
+            assert!(!text.is_empty() && !text.contains("hunter2"), "{text}");
         }
     }
 
     #[test]
-    fn what_pm2_has_and_rsm_has_not_is_warned_about_once() {
+    fn warns_once_about_ignored_pm2_keys() {
         let text =
             "[deploy.production]\nuser = 'a'\n[[apps]]\nscript = 'a'\nvizion = false\nwindowsHide = true\n";
         let (apps, warnings) = read_text(text).ok().unwrap();
@@ -384,15 +390,15 @@ mod tests {
     }
 
     #[test]
-    fn files_without_apps_are_mistakes() {
-        assert!(mistakes("").contains("no apps found"));
-        assert!(mistakes("[[app]]\nscript = 'a'\n").contains("did you mean [[apps]]?"));
-        assert!(mistakes("script = 'a'\n").contains("below a line [[apps]]"));
-        assert!(mistakes("apps = ['a']\n").contains("expected a table"));
+    fn rejects_file_without_apps() {
+        assert!(errors("").contains("no apps found"));
+        assert!(errors("[[app]]\nscript = 'a'\n").contains("did you mean [[apps]]?"));
+        assert!(errors("script = 'a'\n").contains("below a line [[apps]]"));
+        assert!(errors("apps = ['a']\n").contains("expected a table"));
     }
 
     #[test]
-    fn one_app_may_stand_alone_and_environments_have_names() {
+    fn accepts_single_app_with_environment_block() {
         let (apps, _) = read_text("[apps]\nscript = 'a'\n[apps.env_production]\nA = 1\n").ok().unwrap();
         assert_eq!(value_of(&apps[0].settings.script).map(String::as_str), Some("a"));
         assert!(apps[0].settings.named_env.contains_key("production"));

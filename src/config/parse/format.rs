@@ -1,15 +1,14 @@
-//! Which format a file is in. TOML is rsm's own; the others are PM2's, told by the same endings.
+//! The format of a file, by its name or content. TOML is the format of rsm, the others are those of PM2.
 
 use std::path::Path;
 
 /// A format of ecosystem files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::config) enum FileFormat {
-    /// rsm's own.
+pub(crate) enum FileFormat {
     Toml,
-    /// JSON5, and so JSON with or without comments.
+    /// JSON5, which includes JSON with or without comments.
     Json,
-    /// `package.json`, of which most is about other things.
+    /// `package.json`, where all other keys are ignored.
     Package,
     /// YAML 1.2.
     Yaml,
@@ -17,7 +16,7 @@ pub(in crate::config) enum FileFormat {
     Script,
 }
 
-/// The file started when none is named: the first of these that is there.
+/// The files that are used if none is named; the first existing one counts.
 pub const DEFAULT_FILES: [&str; 8] = [
     "ecosystem.toml",
     "ecosystem.config.js",
@@ -29,7 +28,7 @@ pub const DEFAULT_FILES: [&str; 8] = [
     "ecosystem.yml",
 ];
 
-/// Endings and what they mean. A `.js` alone is an app's script, as in PM2.
+/// The formats by suffix. A file with the suffix `.js` alone is a script, as in PM2.
 const CONFIG_SUFFIXES: [(&str, FileFormat); 9] = [
     (".toml", FileFormat::Toml),
     ("package.json", FileFormat::Package),
@@ -42,34 +41,35 @@ const CONFIG_SUFFIXES: [(&str, FileFormat); 9] = [
     (".config.mjs", FileFormat::Script),
 ];
 
-/// The largest file read. A hundred times what the largest known ecosystem files need.
-pub(in crate::config) const MAX_FILE_SIZE: u64 = 1 << 20;
+/// Maximum size of a file: a hundred times that of the largest known ecosystem files. Bytes.
+pub(crate) const MAX_FILE_SIZE: u64 = 1 << 20;
 
-/// What stands for the file on standard input.
-pub(in crate::config) const STDIN: &str = "-";
+/// The argument for standard input.
+pub(crate) const STDIN: &str = "-";
 
-/// Whether an argument of `start`, `stop` … is the name of a configuration file, or `-`.
+/// Whether an argument of a command is the name of an ecosystem file, or `-`.
 pub fn is_config_file(arg: &str) -> bool {
     arg == STDIN || FileFormat::from_path(Path::new(arg)).is_some()
 }
 
 impl FileFormat {
-    /// The format of a file of this name. A file's name is more than its ending.
-    pub(in crate::config) fn from_path(path: &Path) -> Option<Self> {
+    /// The format of a file with this name. A name that is only a suffix has no format.
+    pub(crate) fn from_path(path: &Path) -> Option<Self> {
         let name = path.file_name()?.to_str()?;
-        let is = |ending: &str| match ending.strip_prefix('.') {
-            Some(_) => name.len() > ending.len() && name.ends_with(ending),
-            None => name == ending,
+        let matches = |suffix: &str| match suffix.starts_with('.') {
+            true => name.len() > suffix.len() && name.ends_with(suffix),
+            false => name == suffix,
         };
-        CONFIG_SUFFIXES.iter().find(|(ending, _)| is(ending)).map(|(_, format)| *format)
+        CONFIG_SUFFIXES.iter().find(|(suffix, _)| matches(suffix)).map(|(_, format)| *format)
     }
 
-    /// The format of a text without a name, by its first line that is more than a remark.
-    pub(in crate::config) fn detect(text: &str) -> Self {
+    /// The format of a text without a name, by its first line that is not a comment.
+    pub(crate) fn detect(text: &str) -> Self {
         let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         let Some(first) = lines.find(|line| !line.starts_with('#')) else { return Self::Toml };
-        let table = first.starts_with("[[") && first.ends_with("]]") && !first.contains(['{', '"', ',']);
-        if table {
+        let is_toml_table =
+            first.starts_with("[[") && first.ends_with("]]") && !first.contains(['{', '"', ',']);
+        if is_toml_table {
             return Self::Toml;
         }
         if first.starts_with(['{', '[', '/']) {
@@ -82,14 +82,13 @@ impl FileFormat {
         }
     }
 
-    /// Whether it is one of PM2's formats, where unknown keys are no mistakes: such files
-    /// carry all sorts of things.
-    pub(in crate::config) fn is_pm2_format(self) -> bool {
+    /// Whether PM2 reads this format. Unknown keys are not errors there: other tools use the same files.
+    pub(crate) fn is_pm2_format(self) -> bool {
         self != Self::Toml
     }
 
-    /// What it is called in messages.
-    pub(in crate::config) fn name(self) -> &'static str {
+    /// The name in messages.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Toml => "TOML",
             Self::Json | Self::Package => "JSON",
@@ -101,10 +100,10 @@ impl FileFormat {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::parse::format::*;
+    use super::*;
 
     #[test]
-    fn endings_make_files_and_scripts_stay_scripts() {
+    fn format_depends_on_suffix() {
         for file in ["a.toml", "e.json5", "./x/process.yml", "ecosystem.config.cjs", "package.json", "-"] {
             assert!(is_config_file(file), "{file}");
         }
@@ -117,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_without_name_is_told_by_its_first_line() {
+    fn detects_format_by_first_line() {
         for (text, format) in [
             ("{\"apps\": []}", FileFormat::Json),
             ("// apps\n{ apps: [] }", FileFormat::Json),

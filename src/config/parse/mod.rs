@@ -1,4 +1,4 @@
-//! Parsing: a file of any format becomes app settings, or diagnostics with locations.
+//! Parsing of a file of any format to app settings, or to diagnostics with locations.
 
 pub(super) mod evaluate;
 pub(super) mod file;

@@ -1,4 +1,6 @@
-//! The text of a configuration file: read with limits, and places in it found.
+//! The text of an ecosystem file: read with limits. Resolves byte ranges of it to locations.
+//!
+//! Environment variables may be secrets: a line that may belong to them is never quoted.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -7,151 +9,99 @@ use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::config::mistake::{ConfigError, Location};
+use crate::config::diagnostics::{Diagnostic, Locate, Location, QuotePolicy};
 use crate::config::parse::evaluate::{EvalError, EvalOutput, evaluate};
 use crate::config::parse::format::{FileFormat, MAX_FILE_SIZE, STDIN};
 use crate::config::parse::tree::{ConfigNode, json_paths};
-use crate::config::resolve::search_path::SearchPath;
+use crate::config::resolve::SearchPath;
 use crate::spec::origin::Fingerprint;
 use crate::text::sanitize_lines;
 
-/// Lines longer than this are not quoted whole; nobody reads them on a terminal.
+/// Longer lines are not quoted. Bytes.
 const MAX_SNIPPET: usize = 160;
 
+const NOT_TEXT_HELP: &str = "use an ecosystem file, or `rsm start ./program` for a program";
+
 /// A file and its text.
-pub(in crate::config) struct SourceText {
-    /// As the user named it.
-    pub(in crate::config) path: PathBuf,
-    /// What it holds; what a script exports, as JSON.
-    pub(in crate::config) text: String,
-    /// What is in the file itself.
-    pub(in crate::config) fingerprint: Fingerprint,
-    /// How to read it.
-    pub(in crate::config) format: FileFormat,
-    /// What to tell the user besides.
-    pub(in crate::config) notes: Vec<String>,
-    /// Of a script, what stands where in the JSON.
+pub(crate) struct SourceText {
+    /// The path, as the user named it.
+    path: PathBuf,
+    /// The content; for a script, its exports as JSON.
+    pub(crate) text: String,
+    /// The fingerprint of the file itself.
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) format: FileFormat,
+    /// Warnings about the evaluation of a script.
+    pub(crate) warnings: Vec<String>,
+    /// For a script, the paths of the values by their position in the JSON.
     paths: Option<BTreeMap<usize, String>>,
 }
 
 impl SourceText {
     /// Reads the file, or standard input for `-`. A script is evaluated by the node found in `search`.
-    pub(in crate::config) fn read(path: &Path, search: &SearchPath) -> Result<Self, ConfigError> {
-        let stdin = path == Path::new(STDIN);
-        let named = if stdin { PathBuf::from("standard input") } else { path.to_owned() };
-        let fail = |message: String, help: &str| ConfigError {
-            location: Location::File(named.clone()),
-            message,
-            help: (!help.is_empty()).then(|| help.to_owned()),
-        };
-        let bytes = if stdin { read_to_limit(std::io::stdin().lock()) } else { read_limited(path) };
-        let bytes = bytes.map_err(|(message, help)| fail(message, help))?;
-        let content = Fingerprint::of(&bytes);
-        if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-            return Err(fail("is UTF-16 text".into(), "save it as UTF-8"));
-        }
-        let text = match String::from_utf8(bytes) {
-            Ok(text) if text.contains('\0') => return Err(fail("is not a text file".into(), NOT_TEXT_HELP)),
-            Ok(text) => text,
-            Err(error) => {
-                let at = error.utf8_error().valid_up_to();
-                return Err(fail(format!("is not valid UTF-8 (at byte {at})"), NOT_TEXT_HELP));
-            }
-        };
-        // Editors on other systems begin a file so; no format means anything by it.
-        let text = text.strip_prefix('\u{feff}').map_or(text.clone(), str::to_owned);
-        let format = FileFormat::from_path(path).unwrap_or_else(|| FileFormat::detect(&text));
-        match format {
-            FileFormat::Script => Self::evaluated(named, content, search),
-            _ => Ok(Self { path: named, text, fingerprint: content, format, notes: Vec::new(), paths: None }),
+    pub(crate) fn read(path: &Path, search: &SearchPath) -> Result<Self, Diagnostic> {
+        let is_stdin = path == Path::new(STDIN);
+        let shown = if is_stdin { PathBuf::from("standard input") } else { path.to_owned() };
+        let bytes = if is_stdin { read_to_limit(std::io::stdin().lock()) } else { read_limited(path) };
+        let decoded = bytes.and_then(|bytes| Ok((Fingerprint::of(&bytes), decode(bytes)?)));
+        let (fingerprint, text) = decoded
+            .map_err(|(message, help)| Diagnostic::error(Location::File(shown.clone()), message, help))?;
+        match FileFormat::from_path(path).unwrap_or_else(|| FileFormat::detect(&text)) {
+            FileFormat::Script => Self::evaluated(shown, fingerprint, search),
+            format => Ok(Self { path: shown, text, fingerprint, format, warnings: Vec::new(), paths: None }),
         }
     }
 
-    /// A file's text without the file.
+    /// A text that is not in a file.
     #[cfg(test)]
-    pub(in crate::config) fn from_text(name: &str, text: &str) -> Self {
+    pub(crate) fn from_text(name: &str, text: &str) -> Self {
         let format = FileFormat::from_path(Path::new(name)).unwrap_or(FileFormat::Toml);
-        let content = Fingerprint::of(text.as_bytes());
-        Self {
-            path: name.into(),
-            text: text.into(),
-            fingerprint: content,
-            format,
-            notes: Vec::new(),
-            paths: None,
-        }
+        let fingerprint = Fingerprint::of(text.as_bytes());
+        Self { path: name.into(), text: text.into(), fingerprint, format, warnings: Vec::new(), paths: None }
     }
 
-    /// What a script exports.
-    fn evaluated(path: PathBuf, content: Fingerprint, search: &SearchPath) -> Result<Self, ConfigError> {
+    /// The exports of a script.
+    fn evaluated(path: PathBuf, fingerprint: Fingerprint, search: &SearchPath) -> Result<Self, Diagnostic> {
         let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
-        let EvalOutput { json, skipped: left, printed } = match evaluate(&absolute, search) {
-            Ok(exported) => exported,
-            Err(failure) => return Err(eval_error(path, failure)),
+        let EvalOutput { json, skipped, printed } = match evaluate(&absolute, search) {
+            Ok(output) => output,
+            Err(error) => return Err(eval_error(path, error)),
         };
-        let named = path.display();
-        let mut remarks: Vec<String> = left
+        let shown = path.display();
+        let mut warnings: Vec<String> = skipped
             .iter()
-            .map(|left| format!("{named}: {}: {}", sanitize_lines(&left.path), left.reason))
+            .map(|value| format!("{shown}: {}: {}", sanitize_lines(&value.path), value.reason))
             .collect();
         if !printed.is_empty() {
-            remarks.push(format!("output of {named} during evaluation:\n{printed}"));
+            warnings.push(format!("output of {shown} during evaluation:\n{printed}"));
         }
         let paths = ConfigNode::from_json(&json).map(|node| json_paths(&node)).unwrap_or_default();
-        Ok(Self {
-            path,
-            text: json,
-            fingerprint: content,
-            format: FileFormat::Script,
-            notes: remarks,
-            paths: Some(paths),
-        })
+        let format = FileFormat::Script;
+        Ok(Self { path, text: json, fingerprint, format, warnings, paths: Some(paths) })
     }
 
-    /// Turns a stretch of bytes into a place people can find.
-    pub(in crate::config) fn location(&self, span: &Range<usize>, quoted: QuotePolicy) -> Location {
-        if let Some(paths) = &self.paths {
-            return match paths.get(&span.start).filter(|path| !path.is_empty()) {
-                Some(path) => Location::JsonPath { file: self.path.clone(), path: path.clone() },
-                None => Location::File(self.path.clone()),
-            };
-        }
-        let start = self.char_boundary(span.start);
-        let head = &self.text[..start];
-        let line_start = head.rfind('\n').map_or(0, |at| at + 1);
-        let line_end = self.text[start..].find('\n').map_or(self.text.len(), |at| start + at);
-        let line = self.text[line_start..line_end].trim_end_matches('\r');
-        let end = self.char_boundary(span.end).clamp(start, line_end);
-        let shown = match quoted {
-            QuotePolicy::Line => Some(line),
-            // What stands before or behind it may be a variable put in the wrong place.
-            QuotePolicy::Key => {
-                let first = head[line_start..].chars().all(|c| c == '[' || c.is_whitespace());
-                first.then_some(&self.text[line_start..end])
-            }
-            QuotePolicy::None => None,
-        };
-        // In other formats a whole app may stand on one line, with its variables.
-        let plain = self.format == FileFormat::Toml && !self.is_secret(start);
-        let shown = shown.filter(|text| text.len() <= MAX_SNIPPET && plain);
-        Location::Span {
-            file: self.path.clone(),
-            line: head.matches('\n').count() + 1,
-            column: head[line_start..].chars().count() + 1,
-            snippet: shown.map(|text| (text.to_owned(), self.text[start..end].chars().count())),
+    /// The location of a value that a script exports.
+    fn json_location(&self, paths: &BTreeMap<usize, String>, start: usize) -> Location {
+        match paths.get(&start).filter(|path| !path.is_empty()) {
+            Some(path) => Location::JsonPath { file: self.path.clone(), path: path.clone() },
+            None => Location::File(self.path.clone()),
         }
     }
 
-    /// The nearest place at or before `at` that does not cut a character.
-    fn char_boundary(&self, at: usize) -> usize {
-        (0..=at.min(self.text.len())).rev().find(|&at| self.text.is_char_boundary(at)).unwrap_or(0)
+    /// The start of the character at `index`, or the end of the text.
+    fn char_boundary(&self, index: usize) -> usize {
+        (0..=index.min(self.text.len())).rev().find(|&index| self.text.is_char_boundary(index)).unwrap_or(0)
     }
 
-    /// Whether `at` may lie among environment variables. Judged by the text alone, since in a
-    /// broken file there is no structure to ask, and rather too often than too seldom.
-    fn is_secret(&self, at: usize) -> bool {
-        let line_end = self.text[at..].find('\n').map_or(self.text.len(), |end| at + end);
-        for line in self.text[..line_end].lines().rev() {
+    /// The end of the line at `index`, without its newline. `index` is a character boundary.
+    fn line_end(&self, index: usize) -> usize {
+        self.text[index..].find('\n').map_or(self.text.len(), |length| index + length)
+    }
+
+    /// Whether the line at `index` may belong to environment variables. Decided by the text alone, as a file with a
+    /// syntax error has no structure; a line too many is better than a secret.
+    fn is_secret(&self, index: usize) -> bool {
+        for line in self.text[..self.line_end(index)].lines().rev() {
             let line = line.trim_start();
             if line.starts_with("env") || (line.starts_with('[') && line.contains("env")) {
                 return true;
@@ -164,31 +114,65 @@ impl SourceText {
     }
 }
 
-/// Whether the line of a place may be shown.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(in crate::config) enum QuotePolicy {
-    /// It may, unless it looks like part of an environment.
-    Line,
-    /// Only the key that the place is, and only where nothing stands before it.
-    Key,
-    /// It holds something secret.
-    None,
+impl Locate for SourceText {
+    fn locate(&self, span: &Range<usize>, policy: QuotePolicy) -> Location {
+        if let Some(paths) = &self.paths {
+            return self.json_location(paths, span.start);
+        }
+        let start = self.char_boundary(span.start);
+        let head = &self.text[..start];
+        let line_start = head.rfind('\n').map_or(0, |newline| newline + 1);
+        let line_end = self.line_end(start);
+        let line = self.text[line_start..line_end].trim_end_matches('\r');
+        let end = self.char_boundary(span.end).clamp(start, line_end);
+        let quoted = match policy {
+            QuotePolicy::Line => Some(line),
+            // The rest of the line may be a variable in the wrong position.
+            QuotePolicy::Key => {
+                let is_first = head[line_start..].chars().all(|c| c == '[' || c.is_whitespace());
+                is_first.then_some(&self.text[line_start..end])
+            }
+            QuotePolicy::None => None,
+        };
+        // In other formats, one line may hold a whole app with its variables.
+        let is_quotable = self.format == FileFormat::Toml && !self.is_secret(start);
+        let quoted = quoted.filter(|text| text.len() <= MAX_SNIPPET && is_quotable);
+        Location::Span {
+            file: self.path.clone(),
+            line: head.matches('\n').count() + 1,
+            column: head[line_start..].chars().count() + 1,
+            snippet: quoted.map(|text| (text.to_owned(), self.text[start..end].chars().count())),
+        }
+    }
 }
 
-/// The mistake of a script that cannot be evaluated.
-fn eval_error(path: PathBuf, failure: EvalError) -> ConfigError {
-    let place = match failure.line {
-        Some(line) => Location::Span { file: path, line, column: failure.column.unwrap_or(1), snippet: None },
+/// Message and help.
+type ReadError = (String, &'static str);
+
+fn decode(bytes: Vec<u8>) -> Result<String, ReadError> {
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Err(("is UTF-16 text".into(), "save it as UTF-8"));
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) if text.contains('\0') => Err(("is not a text file".into(), NOT_TEXT_HELP)),
+        // Some editors write a byte order mark, which no format accepts.
+        Ok(text) => Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)),
+        Err(error) => {
+            let valid = error.utf8_error().valid_up_to();
+            Err((format!("is not valid UTF-8 (at byte {valid})"), NOT_TEXT_HELP))
+        }
+    }
+}
+
+fn eval_error(path: PathBuf, error: EvalError) -> Diagnostic {
+    let location = match error.line {
+        Some(line) => Location::Span { file: path, line, column: error.column.unwrap_or(1), snippet: None },
         None => Location::File(path),
     };
-    let help = (!failure.help.is_empty()).then(|| failure.help.to_owned());
-    ConfigError { location: place, message: failure.message, help }
+    Diagnostic::error(location, error.message, error.help)
 }
 
-const NOT_TEXT_HELP: &str = "use an ecosystem file, or `rsm start ./program` for a program";
-
-/// The file's bytes, or what is wrong and what to do.
-fn read_limited(path: &Path) -> Result<Vec<u8>, (String, &'static str)> {
+fn read_limited(path: &Path) -> Result<Vec<u8>, ReadError> {
     let file = open(path).map_err(|error| match error.kind() {
         ErrorKind::NotFound => {
             ("no such file".to_owned(), "check the path, or run `rsm init` to create an ecosystem file")
@@ -206,15 +190,15 @@ fn read_limited(path: &Path) -> Result<Vec<u8>, (String, &'static str)> {
     read_to_limit(file)
 }
 
-/// Non-blocking, so that a FIFO without a writer cannot hang who opens it.
+/// Opens without blocking: opening a FIFO without a writer would block.
 fn open(path: &Path) -> io::Result<File> {
     File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
-/// What tells the content of a file from another, as in [`crate::spec::origin::Origin`].
+/// The fingerprint of the content of an ecosystem file, as in [`crate::spec::origin::Origin`].
 ///
 /// # Errors
-/// It cannot be read, or is no file that apps could come from.
+/// The file cannot be read, or is not a regular file.
 pub fn fingerprint_file(path: &Path) -> io::Result<Fingerprint> {
     let file = open(path)?;
     if !file.metadata()?.is_file() {
@@ -225,9 +209,8 @@ pub fn fingerprint_file(path: &Path) -> io::Result<Fingerprint> {
     Ok(Fingerprint::of(&bytes))
 }
 
-/// All of it, up to the limit. That holds for what is read, not for the size stated: a file may be
-/// growing.
-fn read_to_limit(file: impl Read) -> Result<Vec<u8>, (String, &'static str)> {
+/// Reads a file of at most [`MAX_FILE_SIZE`]. Its metadata is not used: the file may grow.
+fn read_to_limit(file: impl Read) -> Result<Vec<u8>, ReadError> {
     let mut bytes = Vec::new();
     file.take(MAX_FILE_SIZE + 1)
         .read_to_end(&mut bytes)
@@ -247,14 +230,14 @@ mod tests {
     }
 
     fn line_column(source: &SourceText, at: usize) -> (usize, usize, bool) {
-        match source.location(&(at..at + 1), QuotePolicy::Line) {
-            Location::Span { line, column, snippet: quote, .. } => (line, column, quote.is_some()),
+        match source.locate(&(at..at + 1), QuotePolicy::Line) {
+            Location::Span { line, column, snippet, .. } => (line, column, snippet.is_some()),
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn places_count_characters_from_one() {
+    fn locations_count_characters_from_one() {
         let text = source("a = 1\nnäme = é\r\n");
         assert_eq!(line_column(&text, 0), (1, 1, true));
         assert_eq!(line_column(&text, text.text.find('é').unwrap()), (2, 8, true));
@@ -263,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_an_environment_are_not_quoted() {
+    fn environment_lines_are_not_quoted() {
         let text =
             source("[[apps]]\nname = 1\nenv = { A = 'x }\n[apps.env_prod]\nB = 'y\n[[apps]]\nname = 2\n");
         let quoted = |part: &str| line_column(&text, text.text.find(part).unwrap()).2;
@@ -272,10 +255,10 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_quoted_without_its_neighbours() {
+    fn unknown_key_is_quoted_without_rest_of_line() {
         let text = source("  KEY = 'x'\napp = { A = 'x', KEY = 'y' }\n");
-        let quoted = |at: usize| match text.location(&(at..at + 3), QuotePolicy::Key) {
-            Location::Span { snippet: quote, .. } => quote,
+        let quoted = |at: usize| match text.locate(&(at..at + 3), QuotePolicy::Key) {
+            Location::Span { snippet, .. } => snippet,
             other => panic!("{other:?}"),
         };
         assert_eq!(quoted(2), Some(("  KEY".into(), 3)));
@@ -283,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn unreadable_files_are_named_with_a_way_out() {
+    fn reports_unreadable_files() {
         let dir = tempfile::tempdir().unwrap();
         let message = |name: &str, bytes: Option<&[u8]>| {
             let path = dir.path().join(name);
@@ -292,7 +275,7 @@ mod tests {
             }
             SourceText::read(&path, &SearchPath::new(None, "/bin".as_ref(), Path::new("/")))
                 .err()
-                .map(|mistake| mistake.message)
+                .map(|error| error.message().to_owned())
                 .unwrap_or_default()
         };
         assert_eq!(message("absent.toml", None), "no such file");

@@ -1,5 +1,4 @@
-//! The user an app runs as, looked up once, so that a later change of the user database cannot
-//! change who an app is.
+//! The user an app runs as. It is looked up once, so that a later change of the user database does not change it.
 
 use std::ffi::CString;
 
@@ -10,59 +9,59 @@ use crate::config::keys::AppSettings;
 use crate::config::values::UserOrGroup;
 use crate::spec::Account;
 
-/// The account asked for; `None` if none was, or if it is that of the user who asks.
-pub(super) fn resolve_account(settings: &AppSettings, findings: &mut Diagnostics<'_>) -> Option<Account> {
-    let at = &settings.uid.as_ref().or(settings.gid.as_ref())?.source;
-    let group = settings.gid.as_ref().map(|asked| resolve_group(asked, findings));
+/// The configured account; `None` if none is configured, or if it is that of the current user.
+pub(super) fn resolve_account(settings: &AppSettings, diagnostics: &mut Diagnostics<'_>) -> Option<Account> {
+    let source = &settings.uid.as_ref().or(settings.gid.as_ref())?.source;
+    let group = settings.gid.as_ref().map(|group| resolve_group(group, diagnostics));
     let gid = group.flatten();
     let account = match &settings.uid {
-        Some(asked) => resolve_user(asked, gid, findings)?,
+        Some(user) => resolve_user(user, gid, diagnostics)?,
         None => from_passwd(&User::from_uid(geteuid()).ok()??, gid),
     };
     if group == Some(None) {
         return None;
     }
-    let me = geteuid().as_raw();
-    let mine = account.uid == me && account.gid == getegid().as_raw();
-    if me != 0 && !mine {
+    let uid = geteuid().as_raw();
+    let is_current = account.uid == uid && account.gid == getegid().as_raw();
+    if uid != 0 && !is_current {
         let message = format!("only root can run apps as {}", account.user);
-        findings.error(at, message, "run rsm as root, or remove `uid` and `gid`");
+        diagnostics.error(source, message, "run rsm as root, or remove `uid` and `gid`");
     }
-    (!mine).then_some(account)
+    (!is_current).then_some(account)
 }
 
-fn resolve_group(asked: &Located<UserOrGroup>, findings: &mut Diagnostics<'_>) -> Option<u32> {
-    match &asked.value {
+fn resolve_group(group: &Located<UserOrGroup>, diagnostics: &mut Diagnostics<'_>) -> Option<u32> {
+    match &group.value {
         UserOrGroup::Id(id) => Some(*id),
         UserOrGroup::Name(name) => {
-            let found = Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw());
-            if found.is_none() {
+            let gid = Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw());
+            if gid.is_none() {
                 let help = "create it with groupadd, or use a numeric gid";
-                findings.error(&asked.source, format!("group {name:?} not found"), help);
+                diagnostics.error(&group.source, format!("group {name:?} not found"), help);
             }
-            found
+            gid
         }
     }
 }
 
 fn resolve_user(
-    asked: &Located<UserOrGroup>,
+    user: &Located<UserOrGroup>,
     gid: Option<u32>,
-    findings: &mut Diagnostics<'_>,
+    diagnostics: &mut Diagnostics<'_>,
 ) -> Option<Account> {
-    let (found, shown) = match &asked.value {
+    let (found, shown) = match &user.value {
         UserOrGroup::Id(id) => (User::from_uid(Uid::from_raw(*id)), id.to_string()),
         UserOrGroup::Name(name) => (User::from_name(name), name.clone()),
     };
-    match (found.ok().flatten(), &asked.value, gid) {
-        (Some(user), _, gid) => Some(from_passwd(&user, gid)),
-        // Containers often run as numbers that no database knows.
+    match (found.ok().flatten(), &user.value, gid) {
+        (Some(entry), _, gid) => Some(from_passwd(&entry, gid)),
+        // Containers often run as a number that is not in the user database.
         (None, UserOrGroup::Id(uid), Some(gid)) => {
             Some(Account { user: shown, uid: *uid, gid, groups: vec![gid], home: "/".into() })
         }
         (None, _, _) => {
             let help = "create it with useradd, or use a numeric uid and gid";
-            findings.error(&asked.source, format!("user {shown:?} not found"), help);
+            diagnostics.error(&user.source, format!("user {shown:?} not found"), help);
             None
         }
     }
@@ -94,13 +93,13 @@ mod tests {
     fn resolve(uid: Option<UserOrGroup>, gid: Option<UserOrGroup>) -> Result<Option<Account>, String> {
         let settings =
             AppSettings { uid: uid.and_then(given), gid: gid.and_then(given), ..AppSettings::default() };
-        let mut findings = Diagnostics::new(None);
-        let account = resolve_account(&settings, &mut findings);
-        findings.finish(account).map(|(account, _)| account).map_err(|mistakes| mistakes.to_string())
+        let mut diagnostics = Diagnostics::of_command_line();
+        let account = resolve_account(&settings, &mut diagnostics);
+        diagnostics.finish(account).map(|(account, _)| account).map_err(|errors| errors.to_string())
     }
 
     #[test]
-    fn unknown_users_and_groups_are_mistakes() {
+    fn rejects_unknown_users_and_groups() {
         assert!(
             resolve(Some(UserOrGroup::Name("nobody-of-this-name".into())), None)
                 .unwrap_err()
@@ -117,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn others_need_root() {
+    fn other_user_requires_root() {
         let other = resolve(Some(UserOrGroup::Id(4_000_000_001)), Some(UserOrGroup::Id(4_000_000_002)));
         if geteuid().is_root() {
             let account = other.unwrap().unwrap();
@@ -131,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn oneself_is_no_other() {
+    fn current_user_needs_no_account() {
         let me =
             resolve(Some(UserOrGroup::Id(geteuid().as_raw())), Some(UserOrGroup::Id(getegid().as_raw())));
         assert_eq!(me, Ok(None));

@@ -1,12 +1,12 @@
-//! The variables given to an app.
+//! The environment variables of an app.
 
-use super::ResolveContext;
 use crate::config::diagnostics::Diagnostics;
 use crate::config::keys::{AppSettings, value_of};
 use crate::config::parse::file::ParsedApp;
+use crate::config::resolve::context::ResolveContext;
 use crate::spec::EnvVars;
 
-/// `env`, then `port`, then the table that `--env` asks for: the more special wins.
+/// The variables in ascending priority: `env`, `port`, the environment block of `--env`.
 pub(super) fn merged_env(settings: &AppSettings, env_name: Option<&str>) -> EnvVars {
     let mut vars = value_of(&settings.env).map(|env| env.0.clone()).unwrap_or_default();
     if let Some(port) = value_of(&settings.port) {
@@ -18,15 +18,15 @@ pub(super) fn merged_env(settings: &AppSettings, env_name: Option<&str>) -> EnvV
     vars
 }
 
-/// Warns if `--env` asks for a table the app does not have.
+/// Warns if the app does not have the environment block of `--env`.
 pub(super) fn warn_missing_env_block(
-    written: &ParsedApp,
+    parsed: &ParsedApp,
     app: &str,
-    ground: &ResolveContext<'_>,
-    findings: &mut Diagnostics<'_>,
+    context: &ResolveContext<'_>,
+    diagnostics: &mut Diagnostics<'_>,
 ) {
-    let Some(name) = ground.env_name else { return };
-    if !written.settings.named_env.contains_key(name) {
-        findings.warn(&written.at, format!("app {app:?} has no `env_{name}`, using only `env`"));
+    let Some(name) = context.env_name else { return };
+    if !parsed.settings.named_env.contains_key(name) {
+        diagnostics.warn(&parsed.source, format!("app {app:?} has no `env_{name}`, using only `env`"));
     }
 }

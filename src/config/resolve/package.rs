@@ -1,22 +1,20 @@
-//! The version of an app: that of the nearest `package.json`.
+//! The version of an app, from the nearest `package.json`.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// Larger ones are not what they say they are.
-const LIMIT: u64 = 1 << 20;
+use crate::config::parse::format::MAX_FILE_SIZE;
 
-/// The version in the nearest `package.json` at or above `start`. The list merely shows it, so
-/// whatever is wrong with that file is none of our business.
+/// The version in the nearest `package.json` at or above `start`. As it is only displayed, all errors are ignored.
 pub(super) fn package_version(start: &Path) -> Option<String> {
     let file = start.ancestors().map(|dir| dir.join("package.json")).find(|file| file.is_file())?;
     let mut text = String::new();
-    File::open(file).ok()?.take(LIMIT).read_to_string(&mut text).ok()?;
+    File::open(file).ok()?.take(MAX_FILE_SIZE).read_to_string(&mut text).ok()?;
     let package: serde_json::Value = serde_json::from_str(&text).ok()?;
     let version = package.get("version")?.as_str()?;
-    let fit = !version.is_empty() && version.len() <= 64 && !version.chars().any(char::is_control);
-    fit.then(|| version.to_owned())
+    let is_valid = !version.is_empty() && version.len() <= 64 && !version.chars().any(char::is_control);
+    is_valid.then(|| version.to_owned())
 }
 
 #[cfg(test)]
@@ -24,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_package_counts() {
+    fn nearest_package_is_used() {
         let dir = tempfile::tempdir().unwrap();
         let deep = dir.path().join("a/b");
         std::fs::create_dir_all(&deep).unwrap();

@@ -1,29 +1,29 @@
-//! The app's working directory.
+//! The working directory of an app.
 
 use std::path::PathBuf;
 
-use super::ResolveContext;
 use crate::config::diagnostics::Diagnostics;
 use crate::config::keys::AppSettings;
+use crate::config::resolve::context::ResolveContext;
 use crate::config::resolve::search_path::absolute;
 
-/// The app's working directory; a mistake if there is no such directory.
+/// Resolves the working directory; an error if it is not a directory.
 pub(super) fn resolve_cwd(
     settings: &AppSettings,
-    ground: &ResolveContext<'_>,
-    findings: &mut Diagnostics<'_>,
+    context: &ResolveContext<'_>,
+    diagnostics: &mut Diagnostics<'_>,
 ) -> Option<PathBuf> {
-    let Some(cwd) = &settings.cwd else { return Some(ground.base.clone()) };
-    let path = absolute(&cwd.value, &ground.base);
-    let trouble = match std::fs::metadata(&path) {
+    let Some(cwd) = &settings.cwd else { return Some(context.base.clone()) };
+    let path = absolute(&cwd.value, &context.base);
+    let problem = match std::fs::metadata(&path) {
         Ok(meta) if meta.is_dir() => return Some(path),
         Ok(_) => "is not a directory".to_owned(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => "not found".to_owned(),
         Err(error) => format!("is not accessible: {error}"),
     };
-    findings.error(
+    diagnostics.error(
         &cwd.source,
-        format!("working directory {} {trouble}", path.display()),
+        format!("working directory {} {problem}", path.display()),
         "create it, or change `cwd`",
     );
     None

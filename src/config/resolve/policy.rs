@@ -1,4 +1,4 @@
-//! When an app is restarted, how it is ended, when it counts as online.
+//! Restart, stop and readiness policies, probes and limits.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use crate::config::keys::{AppSettings, value_of};
 use crate::config::values::DurationValue;
 use crate::spec::{AppSpec, Limits, RestartDelay};
 
-/// Fills in the three policies and the other reasons to restart.
-pub(super) fn apply_policies(settings: &AppSettings, app: &mut AppSpec, findings: &mut Diagnostics<'_>) {
-    apply_restart(settings, app, findings);
+/// Applies all policies.
+pub(super) fn apply_policies(settings: &AppSettings, app: &mut AppSpec, diagnostics: &mut Diagnostics<'_>) {
+    apply_restart(settings, app, diagnostics);
     apply_stop(settings, app);
     set_if_given(&mut app.readiness.wait_ready, value_of(&settings.wait_ready).copied());
     set_if_given(&mut app.readiness.timeout, duration(value_of(&settings.listen_timeout)));
-    apply_probes(settings, app, findings);
+    apply_probes(settings, app, diagnostics);
     set_if_given(&mut app.autostart, value_of(&settings.autostart).copied());
     set_if_given(&mut app.depends_on, value_of(&settings.depends_on).map(|names| names.0.clone()));
     app.max_memory_restart = value_of(&settings.max_memory_restart).map(|size| size.0);
@@ -25,7 +25,7 @@ pub(super) fn apply_policies(settings: &AppSettings, app: &mut AppSpec, findings
     app.cron_restart = value_of(&settings.cron_restart).and_then(|cron| cron.0.clone());
 }
 
-fn apply_restart(settings: &AppSettings, app: &mut AppSpec, findings: &mut Diagnostics<'_>) {
+fn apply_restart(settings: &AppSettings, app: &mut AppSpec, diagnostics: &mut Diagnostics<'_>) {
     let policy = &mut app.restart;
     set_if_given(&mut policy.autorestart, value_of(&settings.autorestart).copied());
     set_if_given(&mut policy.max_restarts, value_of(&settings.max_restarts).map(|count| count.0));
@@ -35,14 +35,14 @@ fn apply_restart(settings: &AppSettings, app: &mut AppSpec, findings: &mut Diagn
         &mut policy.stop_exit_codes,
         value_of(&settings.stop_exit_codes).map(|codes| codes.0.clone()),
     );
-    let fixed = duration(value_of(&settings.restart_delay));
-    let growing = duration(value_of(&settings.exp_backoff_restart_delay));
-    if let (Some(unused), Some(_)) = (&settings.restart_delay, growing) {
-        findings
-            .warn(&unused.source, "`restart_delay` is ignored because `exp_backoff_restart_delay` is set");
+    let fixed_delay = duration(value_of(&settings.restart_delay));
+    let initial_delay = duration(value_of(&settings.exp_backoff_restart_delay));
+    if let (Some(ignored), Some(_)) = (&settings.restart_delay, initial_delay) {
+        diagnostics
+            .warn(&ignored.source, "`restart_delay` is ignored because `exp_backoff_restart_delay` is set");
     }
-    match (growing, fixed) {
-        // A pause of nothing does not grow.
+    match (initial_delay, fixed_delay) {
+        // A delay of 0 cannot grow.
         (Some(Duration::ZERO), _) => policy.delay = RestartDelay::Fixed(Duration::ZERO),
         (Some(initial), _) => policy.delay = RestartDelay::Pm2Backoff { initial },
         (None, Some(delay)) => policy.delay = RestartDelay::Fixed(delay),
@@ -57,25 +57,25 @@ fn apply_stop(settings: &AppSettings, app: &mut AppSpec) {
     set_if_given(&mut app.stop.by_message, value_of(&settings.shutdown_with_message).copied());
 }
 
-fn apply_probes(settings: &AppSettings, app: &mut AppSpec, findings: &mut Diagnostics<'_>) {
-    app.readiness.probe = value_of(&settings.ready).and_then(|check| check.0.clone());
-    app.health = value_of(&settings.health).and_then(|check| check.0.clone());
+fn apply_probes(settings: &AppSettings, app: &mut AppSpec, diagnostics: &mut Diagnostics<'_>) {
+    app.readiness.probe = value_of(&settings.ready).and_then(|probe| probe.0.clone());
+    app.health = value_of(&settings.health).and_then(|probe| probe.0.clone());
     let millis = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
     app.watchdog = duration(value_of(&settings.watchdog)).map(millis).filter(|limit| *limit > 0);
     if let (Some(ready), true) = (&settings.ready, app.readiness.wait_ready && app.readiness.probe.is_some())
     {
         let help = "remove `wait_ready` to use the probe, or `ready` if the app reports readiness itself";
-        findings.error(&ready.source, "`ready` and `wait_ready` are mutually exclusive", help);
+        diagnostics.error(&ready.source, "`ready` and `wait_ready` are mutually exclusive", help);
     }
 }
 
-fn duration(millis: Option<&DurationValue>) -> Option<Duration> {
-    millis.map(|millis| millis.0)
+fn duration(value: Option<&DurationValue>) -> Option<Duration> {
+    value.map(|value| value.0)
 }
 
-/// Leaves the default where nothing was given.
-fn set_if_given<T>(place: &mut T, value: Option<T>) {
+/// Keeps the default if no value is given.
+fn set_if_given<T>(field: &mut T, value: Option<T>) {
     if let Some(value) = value {
-        *place = value;
+        *field = value;
     }
 }

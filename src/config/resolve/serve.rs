@@ -1,41 +1,46 @@
-//! `script = "serve"`: PM2's variables and arguments become those of `rsm serve`.
+//! `script = "serve"`: the variables and arguments of PM2 become those of `rsm serve`.
 //!
-//! User name and password of basic authentication stay in the environment, where the server
-//! looks for them too: arguments are open to every user of the machine.
+//! User name and password of basic authentication stay in the environment: every user of the machine can read
+//! arguments.
 
 use crate::config::diagnostics::{Diagnostics, SourceRef};
 use crate::config::keys::AppSettings;
+use crate::config::resolve::search_path::absolute;
 use crate::config::values::{FromValue, PortValue};
 use crate::spec::AppSpec;
 
 /// Options followed by a value.
 const OPTIONS_WITH_VALUE: [&str; 4] = ["--host", "--port", "--basic-auth-username", "--basic-auth-password"];
 
-/// The arguments: what the variables say, for all that the given arguments leave open.
+/// The arguments of the server. Given arguments override variables.
 pub(super) fn serve_args(
     settings: &AppSettings,
     script: &SourceRef,
     app: &AppSpec,
-    findings: &mut Diagnostics<'_>,
+    diagnostics: &mut Diagnostics<'_>,
 ) -> Vec<String> {
-    let at = settings.args.as_ref().map_or(script, |args| &args.source);
-    let given = ServeWords::read(&app.args, at, findings);
+    let source = settings.args.as_ref().map_or(script, |args| &args.source);
+    let given = ServeWords::read(&app.args, source, diagnostics);
     let var = |name: &str| app.env.get(name).filter(|value| !value.is_empty()).cloned();
-    let on = |name: &str| var(name).is_some_and(|value| value == "true" || value == "1");
+    let is_set = |name: &str| var(name).is_some_and(|value| value == "true" || value == "1");
     let path = given.path.or_else(|| var("PM2_SERVE_PATH")).unwrap_or_else(|| ".".into());
-    let directory = super::absolute(&path, &app.cwd);
+    let directory = absolute(&path, &app.cwd);
     if !directory.is_dir() {
         let message = format!("directory {} not found", directory.display());
-        findings.error(at, message, "create it, or change the path (`args`, PM2_SERVE_PATH)");
+        diagnostics.error(source, message, "create it, or change the path (`args`, PM2_SERVE_PATH)");
     }
     let mut args = vec![directory.to_string_lossy().into_owned()];
     let port = given.port.or_else(|| var("PM2_SERVE_PORT")).or_else(|| var("PORT"));
     if port.as_ref().is_some_and(|port| PortValue::from_value(&port.as_str().into()).is_err()) {
-        findings.error(at, "invalid port: expected 1 to 65535", "check `port`, PM2_SERVE_PORT and `args`");
+        diagnostics.error(
+            source,
+            "invalid port: expected 1 to 65535",
+            "check `port`, PM2_SERVE_PORT and `args`",
+        );
     }
     args.extend(port);
-    for (flag, asked) in [("--spa", on("PM2_SERVE_SPA")), ("--ftp", on("PM2_SERVE_FTP"))] {
-        if asked && !given.options.iter().any(|option| option == flag) {
+    for (flag, is_enabled) in [("--spa", is_set("PM2_SERVE_SPA")), ("--ftp", is_set("PM2_SERVE_FTP"))] {
+        if is_enabled && !given.options.iter().any(|option| option == flag) {
             args.push(flag.into());
         }
     }
@@ -48,7 +53,7 @@ pub(super) fn serve_args(
     args
 }
 
-/// Arguments as given, parted.
+/// The given arguments.
 #[derive(Default)]
 struct ServeWords {
     path: Option<String>,
@@ -58,34 +63,34 @@ struct ServeWords {
 }
 
 impl ServeWords {
-    fn read(args: &[String], at: &SourceRef, findings: &mut Diagnostics<'_>) -> Self {
-        let (mut read, mut wrong) = (Self::default(), None);
+    fn read(args: &[String], source: &SourceRef, diagnostics: &mut Diagnostics<'_>) -> Self {
+        let (mut words, mut error) = (Self::default(), None);
         let mut rest = args.iter();
         while let Some(arg) = rest.next() {
             let (name, value) =
                 arg.split_once('=').map_or((arg.as_str(), None), |(name, value)| (name, Some(value)));
             if OPTIONS_WITH_VALUE.contains(&name) {
                 match value.map(str::to_owned).or_else(|| rest.next().cloned()) {
-                    Some(value) if name == "--port" => read.port = Some(value),
-                    Some(value) => read.options.extend([name.to_owned(), value]),
-                    None => wrong = Some(format!("{name} requires a value")),
+                    Some(value) if name == "--port" => words.port = Some(value),
+                    Some(value) => words.options.extend([name.to_owned(), value]),
+                    None => error = Some(format!("{name} requires a value")),
                 }
             } else if arg == "--spa" || arg == "--ftp" {
-                read.options.push(arg.clone());
+                words.options.push(arg.clone());
             } else if arg.starts_with('-') {
-                wrong = Some(format!("unknown option {name}"));
-            } else if read.path.is_none() {
-                read.path = Some(arg.clone());
-            } else if read.port.is_none() {
-                read.port = Some(arg.clone());
+                error = Some(format!("unknown option {name}"));
+            } else if words.path.is_none() {
+                words.path = Some(arg.clone());
+            } else if words.port.is_none() {
+                words.port = Some(arg.clone());
             } else {
-                wrong = Some(format!("unexpected argument {arg:?}"));
+                error = Some(format!("unexpected argument {arg:?}"));
             }
         }
-        if let Some(wrong) = wrong {
-            findings.error(at, wrong, "usage: [PATH] [PORT] [--spa] [--ftp] [--host HOST]");
+        if let Some(error) = error {
+            diagnostics.error(source, error, "usage: [PATH] [PORT] [--spa] [--ftp] [--host HOST]");
         }
-        read
+        words
     }
 }
 
@@ -97,11 +102,11 @@ mod tests {
         let mut app = AppSpec::new("s", "serve", "/srv");
         app.env = env.iter().map(|&(name, value)| (name.into(), value.into())).collect();
         app.args = args.iter().map(|&arg| arg.into()).collect();
-        super::serve_args(
+        serve_args(
             &AppSettings::default(),
             &SourceRef::Flag("start"),
             &app,
-            &mut Diagnostics::new(None),
+            &mut Diagnostics::of_command_line(),
         )
     }
 
@@ -115,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_win_over_variables() {
+    fn arguments_override_variables() {
         let env = [
             ("PM2_SERVE_PATH", "./site"),
             ("PM2_SERVE_PORT", "8080"),

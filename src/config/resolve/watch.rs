@@ -1,46 +1,45 @@
-//! Which files an app is restarted for.
+//! The files whose changes restart an app.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::absolute;
 use crate::config::diagnostics::Diagnostics;
 use crate::config::keys::{AppSettings, value_of};
+use crate::config::resolve::search_path::absolute;
 use crate::config::values::WatchValue;
 use crate::spec::WatchSpec;
 
-/// Editors and builds write several files at once; so long it must be quiet before a restart.
+/// Time without changes before a restart: editors and builds write several files at once.
 const DEFAULT_DEBOUNCE: Duration = Duration::from_millis(200);
 
-/// What is watched, if anything is.
+/// Resolves the watch settings; `None` if watching is disabled.
 pub(super) fn resolve_watch(
     settings: &AppSettings,
     cwd: &Path,
-    findings: &mut Diagnostics<'_>,
+    diagnostics: &mut Diagnostics<'_>,
 ) -> Option<WatchSpec> {
-    let asked = settings.watch.as_ref()?;
-    let paths = match &asked.value {
+    let watch = settings.watch.as_ref()?;
+    let paths = match &watch.value {
         WatchValue::Off => return None,
         WatchValue::WorkingDirectory => vec![cwd.to_owned()],
         WatchValue::Paths(paths) => {
             let mut resolved: Vec<PathBuf> = Vec::new();
             for path in paths {
-                let fixed = literal_prefix(path);
-                if fixed != path {
+                let prefix = literal_prefix(path);
+                if prefix != path {
                     let message = format!(
-                        "patterns are not supported in `watch`: watching {fixed:?} instead of \
-                            {path:?}"
+                        "patterns are not supported in `watch`: watching {prefix:?} instead of {path:?}"
                     );
-                    findings.warn(&asked.source, message);
+                    diagnostics.warn(&watch.source, message);
                 }
-                resolved.push(absolute(fixed, cwd));
+                resolved.push(absolute(prefix, cwd));
             }
             resolved.dedup();
             resolved
         }
     };
     for path in paths.iter().filter(|path| !path.exists()) {
-        findings.warn(&asked.source, format!("watched path {} not found", path.display()));
+        diagnostics.warn(&watch.source, format!("watched path {} not found", path.display()));
     }
     let ignore = value_of(&settings.ignore_watch).map(|words| words.0.as_slice()).unwrap_or_default();
     Some(WatchSpec {
@@ -50,7 +49,7 @@ pub(super) fn resolve_watch(
     })
 }
 
-/// The directories before the first one with a pattern in it: `src/**/*.js` → `src`.
+/// The directories before the first pattern: `src/**/*.js` → `src`.
 fn literal_prefix(path: &str) -> &str {
     let Some(pattern) = path.find(['*', '?', '[', '{']) else { return path };
     match path[..pattern].rfind('/') {
@@ -60,12 +59,11 @@ fn literal_prefix(path: &str) -> &str {
     }
 }
 
-/// PM2 knows paths here, gitignore patterns begin at the top with a slash: `./logs` and
-/// `/srv/app/logs` are `/logs`.
+/// Converts a path, which PM2 accepts here, to a gitignore pattern: `./logs` and `/srv/app/logs` become `/logs`.
 fn anchor_pattern(pattern: &str, cwd: &Path) -> String {
     let cwd = cwd.to_string_lossy();
-    let below = pattern.strip_prefix(cwd.as_ref()).filter(|rest| rest.starts_with('/'));
-    match (below, pattern.strip_prefix("./")) {
+    let relative = pattern.strip_prefix(cwd.as_ref()).filter(|rest| rest.starts_with('/'));
+    match (relative, pattern.strip_prefix("./")) {
         (Some(rest), _) => rest.to_owned(),
         (None, Some(rest)) => format!("/{rest}"),
         (None, None) => pattern.to_owned(),
@@ -77,16 +75,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_shrink_to_their_directory() {
-        for (given, fixed) in
+    fn pattern_is_cut_to_directory() {
+        for (path, prefix) in
             [("src/**/*.js", "src"), ("*.js", "."), ("/a*", "/"), ("a/b", "a/b"), ("a/{b,c}/d", "a")]
         {
-            assert_eq!(literal_prefix(given), fixed, "{given}");
+            assert_eq!(literal_prefix(path), prefix, "{path}");
         }
     }
 
     #[test]
-    fn paths_become_anchored_patterns() {
+    fn path_becomes_anchored_pattern() {
         let cwd = Path::new("/srv/app");
         assert_eq!(anchor_pattern("./logs", cwd), "/logs");
         assert_eq!(anchor_pattern("/srv/app/tmp", cwd), "/tmp");

@@ -9,7 +9,7 @@ use crate::config::values::{FromValue, ValueError, expected};
 /// A duration: milliseconds, as everywhere in PM2, or numbers with units (`1m30s`). The parsers of jiff and
 /// humantime accept other units and spellings than the schema below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::config) struct DurationValue(pub(in crate::config) Duration);
+pub(crate) struct DurationValue(pub(crate) Duration);
 
 /// One year. A longer duration is a mistake, and could overflow a clock.
 const MAX_MS: u64 = 365 * 24 * 3_600_000;

@@ -7,15 +7,15 @@ use crate::spec::{EnvFilter, EnvVars};
 
 /// Environment variables. Values become strings; lists and tables become JSON.
 #[derive(Clone, PartialEq, Eq)]
-pub(in crate::config) struct EnvValue(pub(in crate::config) EnvVars);
+pub(crate) struct EnvValue(pub(crate) EnvVars);
 
 /// The inherited variables that are removed from the environment of an app.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::config) struct EnvFilterValue(pub(in crate::config) EnvFilter);
+pub(crate) struct EnvFilterValue(pub(crate) EnvFilter);
 
 /// The name of an environment variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::config) struct VarName(pub(in crate::config) String);
+pub(crate) struct VarName(pub(crate) String);
 
 /// Whether the system accepts the name: `=` separates the name from the value.
 fn is_name(name: &str) -> bool {

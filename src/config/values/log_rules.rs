@@ -13,7 +13,7 @@ use crate::spec::{Rotation, WhenFull};
 
 /// The keys that were given, in their order, and their values; a key that was not given changes nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::config) struct LogRules(Vec<(String, Value)>);
+pub(crate) struct LogRules(Vec<(String, Value)>);
 
 const LOG_KEYS: &[SubKey<Rotation>] = sub_keys! {
     /// Maximum size of a log file before rotation, such as `10M`, or `none`.
@@ -95,7 +95,7 @@ const IGNORED: [&str; 14] = [
 
 impl LogRules {
     /// Changes a rotation by the rules.
-    pub(in crate::config) fn apply(&self, to: &mut Rotation) {
+    pub(crate) fn apply(&self, to: &mut Rotation) {
         for (key, value) in &self.0 {
             // The values were checked when they were read.
             let _ = apply_rule(key, value, to);
@@ -103,7 +103,7 @@ impl LogRules {
     }
 
     /// These rules, and over them others.
-    pub(in crate::config) fn merge_under(mut self, over: Option<Self>) -> Self {
+    pub(crate) fn merge_under(mut self, over: Option<Self>) -> Self {
         self.0.extend(over.into_iter().flat_map(|over| over.0));
         self
     }

@@ -6,7 +6,7 @@ use crate::config::values::{FromValue, ValueError, expected};
 
 /// A log file, before its path is resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::config) enum LogTarget {
+pub(crate) enum LogTarget {
     /// No log.
     Off,
     /// The default path.
@@ -19,7 +19,7 @@ pub(in crate::config) enum LogTarget {
 
 /// The watched paths, before they are resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::config) enum WatchValue {
+pub(crate) enum WatchValue {
     /// Disabled.
     Off,
     /// The working directory.

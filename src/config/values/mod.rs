@@ -56,6 +56,8 @@ pub(super) use crate::config::values::probe::{
 pub(super) use crate::config::values::size::ByteSize;
 pub(super) use crate::config::values::words::WordList;
 
+pub use crate::config::values::size::parse_size;
+
 /// A kind of value.
 pub(super) trait FromValue: Sized + JsonSchema {
     /// Reads a value as given.
@@ -165,6 +167,17 @@ fn integer(value: &Value) -> Option<i64> {
         Value::String(text) => text.trim().parse().ok(),
         _ => None,
     }
+}
+
+/// `max_restarts` → `maxRestarts`; `None` for a single word.
+pub(super) fn to_camel_case(name: &str) -> Option<String> {
+    let (first, rest) = name.split_once('_')?;
+    let mut camel = first.to_owned();
+    for word in rest.split('_') {
+        camel.extend(word.chars().next().map(|c| c.to_ascii_uppercase()));
+        camel.push_str(word.get(1..).unwrap_or_default());
+    }
+    Some(camel)
 }
 
 impl FromValue for bool {

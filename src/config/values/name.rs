@@ -11,23 +11,23 @@ use crate::spec::{Balance, ExecMode, LogFormat};
 
 /// The name of an app, which is also a part of file names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::config) struct AppName(pub(in crate::config) String);
+pub(crate) struct AppName(pub(crate) String);
 
 /// The execution mode: whether instances share their ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::config) struct ExecModeValue(pub(in crate::config) ExecMode);
+pub(crate) struct ExecModeValue(pub(crate) ExecMode);
 
 /// The load balancing method of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::config) struct BalanceValue(pub(in crate::config) Balance);
+pub(crate) struct BalanceValue(pub(crate) Balance);
 
 /// The name of a signal, with `SIG`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::config) struct SignalName(pub(in crate::config) String);
+pub(crate) struct SignalName(pub(crate) String);
 
 /// A user or group.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::config) enum UserOrGroup {
+pub(crate) enum UserOrGroup {
     /// By name.
     Name(String),
     /// By number.
@@ -36,11 +36,11 @@ pub(in crate::config) enum UserOrGroup {
 
 /// A cron schedule; `None` if it is disabled.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::config) struct CronValue(pub(in crate::config) Option<String>);
+pub(crate) struct CronValue(pub(crate) Option<String>);
 
 /// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::config) struct LogFormatValue(pub(in crate::config) LogFormat);
+pub(crate) struct LogFormatValue(pub(crate) LogFormat);
 
 /// Maximum length, so that `<name>-error-<id>.log` is a valid file name. Bytes.
 const MAX_NAME: usize = 200;

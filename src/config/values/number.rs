@@ -10,19 +10,19 @@ const MIN_INSTANCES: i64 = -MAX_INSTANCES;
 
 /// A non-negative integer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::config) struct CountValue(pub(in crate::config) u32);
+pub(crate) struct CountValue(pub(crate) u32);
 
 /// A CPU quota, in percent of one core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::config) struct CpuQuota(pub(in crate::config) u32);
+pub(crate) struct CpuQuota(pub(crate) u32);
 
 /// A TCP port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::config) struct PortValue(pub(in crate::config) u16);
+pub(crate) struct PortValue(pub(crate) u16);
 
 /// The number of instances of an app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::config) enum InstanceCount {
+pub(crate) enum InstanceCount {
     /// A fixed number.
     Count(u32),
     /// The number of cores, minus this number.
@@ -31,11 +31,11 @@ pub(in crate::config) enum InstanceCount {
 
 /// Exit codes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::config) struct ExitCodes(pub(in crate::config) Vec<i32>);
+pub(crate) struct ExitCodes(pub(crate) Vec<i32>);
 
 impl InstanceCount {
     /// The number of instances on a machine with this number of cores; at least one.
-    pub(in crate::config) fn resolve(self, cores: u32) -> u32 {
+    pub(crate) fn resolve(self, cores: u32) -> u32 {
         match self {
             Self::Count(number) => number,
             Self::CoresMinus(fewer) => cores.saturating_sub(fewer).max(1),

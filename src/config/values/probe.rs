@@ -12,19 +12,19 @@ use crate::spec::{Autoscale, PortOptions, Probe, ProbeAction};
 
 /// The readiness probe; none if it is disabled.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::config) struct ReadinessProbe(pub(in crate::config) Option<Probe>);
+pub(crate) struct ReadinessProbe(pub(crate) Option<Probe>);
 
 /// The liveness probe; none if it is disabled.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::config) struct LivenessProbe(pub(in crate::config) Option<Probe>);
+pub(crate) struct LivenessProbe(pub(crate) Option<Probe>);
 
 /// Options for shared ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::config) struct PortOptionsValue(pub(in crate::config) PortOptions);
+pub(crate) struct PortOptionsValue(pub(crate) PortOptions);
 
 /// Scaling by load; none if it is disabled.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::config) struct AutoscaleValue(pub(in crate::config) Option<Autoscale>);
+pub(crate) struct AutoscaleValue(pub(crate) Option<Autoscale>);
 
 /// Shorter intervals would make the probes a load of their own.
 const MIN_DURATION: Duration = Duration::from_millis(10);

@@ -7,7 +7,7 @@ use crate::config::values::{FromValue, ValueError, expected};
 /// A number of bytes, with an optional unit. Units are powers of 1024, as in PM2: `300M`, `300MB` and `300MiB`
 /// are equal. In the crate bytesize, `M` and `MB` are powers of 1000.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::config) struct ByteSize(pub(in crate::config) u64);
+pub(crate) struct ByteSize(pub(crate) u64);
 
 impl FromValue for ByteSize {
     fn from_value(value: &Value) -> Result<Self, ValueError> {
@@ -22,6 +22,11 @@ impl FromValue for ByteSize {
             None => expected("a size such as \"300M\" or \"1.5G\", or a number of bytes"),
         }
     }
+}
+
+/// The number of bytes of a size such as `300M`.
+pub fn parse_size(text: &str) -> Option<u64> {
+    ByteSize::from_value(&Value::from(text)).ok().map(|size| size.0)
 }
 
 schema!(ByteSize, {

@@ -3,21 +3,20 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::config::key_def::to_camel_case;
-use crate::config::values::{ValueError, named, unknown_key};
+use crate::config::values::{ValueError, named, to_camel_case, unknown_key};
 
 /// A key of the table that becomes a `T`.
-pub(in crate::config) struct SubKey<T: 'static> {
+pub(crate) struct SubKey<T: 'static> {
     /// The key as rsm writes it.
-    pub(in crate::config) name: &'static str,
+    pub(crate) name: &'static str,
     /// Other spellings, besides the camelCase form of all.
-    pub(in crate::config) aliases: &'static [&'static str],
+    pub(crate) aliases: &'static [&'static str],
     /// What it means.
-    pub(in crate::config) doc: &'static str,
+    pub(crate) doc: &'static str,
     /// What it takes.
-    pub(in crate::config) schema: fn() -> Value,
+    pub(crate) schema: fn() -> Value,
     /// Reads the value into `T`.
-    pub(in crate::config) set: fn(&mut T, &Value) -> Result<(), ValueError>,
+    pub(crate) set: fn(&mut T, &Value) -> Result<(), ValueError>,
 }
 
 /// Rows of sub-keys: documentation, name, aliases, schema, and how a value is stored.
@@ -42,12 +41,12 @@ impl<T> SubKey<T> {
 }
 
 /// The row of a key as written.
-pub(in crate::config) fn find<'a, T>(keys: &'a [SubKey<T>], written: &str) -> Option<&'a SubKey<T>> {
+pub(crate) fn find<'a, T>(keys: &'a [SubKey<T>], written: &str) -> Option<&'a SubKey<T>> {
     keys.iter().find(|key| key.is(written))
 }
 
 /// Reads a table into `into`.
-pub(in crate::config) fn read_table<T>(
+pub(crate) fn read_table<T>(
     table: &Map<String, Value>,
     keys: &[SubKey<T>],
     into: &mut T,
@@ -59,13 +58,13 @@ pub(in crate::config) fn read_table<T>(
 }
 
 /// The help for an unknown key.
-pub(in crate::config) fn names<T>(keys: &[SubKey<T>]) -> String {
+pub(crate) fn names<T>(keys: &[SubKey<T>]) -> String {
     let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
     format!("use one of {}", names.join(", "))
 }
 
 /// The schemas of the keys, by name.
-pub(in crate::config) fn properties<T>(keys: &[SubKey<T>]) -> Value {
+pub(crate) fn properties<T>(keys: &[SubKey<T>]) -> Value {
     let property = |key: &SubKey<T>| {
         let mut schema = (key.schema)();
         schema["description"] = json!(key.doc.trim());

@@ -6,7 +6,7 @@ use crate::config::values::{FromValue, Part, ValueError, expected, expected_with
 
 /// A list of words, or one string split at whitespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::config) struct WordList(pub(in crate::config) Vec<String>);
+pub(crate) struct WordList(pub(crate) Vec<String>);
 
 impl FromValue for WordList {
     fn from_value(value: &Value) -> Result<Self, ValueError> {

@@ -70,6 +70,23 @@ fn plan_shows_every_difference_without_secrets() {
 }
 
 #[test]
+fn plan_shows_added_changed_and_removed_probes() {
+    let file = |settings: &str| format!("[[apps]]\nname = 'nap'\nscript = 'sleep 1000'\n{settings}");
+    let rsm = Rsm::new().file("e.toml", &file(""));
+    rsm.ok(&["start", "e.toml"]);
+    let probes = |action: &str| format!("health = {{ {action} }}\nready = {{ {action} }}\n");
+    rsm.write("e.toml", &file(&probes("exec = 'true'")));
+    rsm.ok(&["plan", "e.toml"]).shows("health: none → {").shows("ready: none → {");
+    rsm.ok(&["apply", "e.toml"]);
+    rsm.write("e.toml", &file(&probes("tcp = 1")));
+    rsm.ok(&["plan", "e.toml"])
+        .shows("health: {\"exec\":\"true\"} → {\"tcp\":\"1\"}")
+        .shows("ready: {\"action\":{\"exec\":\"true\"}");
+    rsm.write("e.toml", &file(""));
+    rsm.ok(&["plan", "e.toml"]).shows("health: {").shows(" → none; ready: {");
+}
+
+#[test]
 fn apply_changes_only_differences() {
     let rsm = Rsm::new().file("e.toml", FILE);
     rsm.ok(&["apply", "e.toml"]);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::cli::render::plan::{FieldDiff, PlanAction, PlanStep};
 use crate::config;
@@ -110,8 +110,10 @@ fn collect_diff(at: &str, is: &Value, wanted: &Value, changes: &mut Vec<FieldDif
     let name = config::key_for_pointer(at);
     if let (None, Value::Object(one), Value::Object(other)) = (name, is, wanted) {
         let keys: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+        // Not indexed: indexing a map panics for a missing key, and optional settings are omitted if they are unset.
+        let field = |map: &Map<String, Value>, key: &String| map.get(key).cloned().unwrap_or_default();
         for key in keys {
-            collect_diff(&format!("{at}/{key}"), &one[key.as_str()], &other[key.as_str()], changes);
+            collect_diff(&format!("{at}/{key}"), &field(one, key), &field(other, key), changes);
         }
         return;
     }
@@ -124,7 +126,7 @@ mod tests {
     use std::time::Duration;
 
     use crate::cli::commands::apply::diff::*;
-    use crate::spec::RestartDelay;
+    use crate::spec::{Autoscale, Probe, ProbeAction, RestartDelay};
 
     #[test]
     fn what_differs_is_named_as_in_files_and_without_values_of_variables() {
@@ -156,5 +158,26 @@ mod tests {
         ];
         assert_eq!(told, want);
         assert!(!format!("{changes:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn optional_settings_can_be_added_removed_and_replaced() {
+        let plain = AppSpec::new("api", "/a", "/");
+        let with = |action: ProbeAction| {
+            let mut app = plain.clone();
+            app.health = Some(Probe::liveness(action.clone()));
+            app.readiness.probe = Some(Probe::readiness(action));
+            app.autoscale = Some(Autoscale::new(1, 2));
+            app.watchdog = Some(1000);
+            app
+        };
+        let names = |is: &AppSpec, wanted: &AppSpec| {
+            spec_diff(is, wanted).into_iter().map(|change| change.name).collect::<Vec<_>>()
+        };
+        let (exec, tcp) = (with(ProbeAction::Exec("true".into())), with(ProbeAction::Tcp("80".into())));
+        let all = ["autoscale", "health", "ready", "watchdog"];
+        assert_eq!(names(&plain, &exec), all);
+        assert_eq!(names(&exec, &plain), all);
+        assert_eq!(names(&exec, &tcp), ["health", "ready"]);
     }
 }

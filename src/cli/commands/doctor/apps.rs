@@ -2,9 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, User, access, geteuid};
@@ -21,6 +20,7 @@ use crate::ipc::message::{InstanceView, Request, Status};
 use crate::logs;
 use crate::paths::Home;
 use crate::process::spawn::LaunchSpec;
+use crate::program::{FileHead, Shebang, is_executable};
 use crate::spec::Launcher;
 
 /// Directories whose programs go when a version manager drops their version.
@@ -170,7 +170,7 @@ fn check_executable(program: &Path) -> Result<(), String> {
     if !meta.is_file() {
         return Err(format!("{shown} is not a file"));
     }
-    if meta.permissions().mode() & 0o111 == 0 {
+    if !is_executable(program) {
         return Err(format!("{shown} is not executable; run chmod +x {shown}"));
     }
     access(program, AccessFlags::X_OK)
@@ -179,24 +179,22 @@ fn check_executable(program: &Path) -> Result<(), String> {
 
 /// What the kernel reads of `#!…`, and what `env` then looks up.
 fn check_shebang(order: &LaunchSpec) -> Result<(), String> {
-    let mut head = [0; 256];
-    let Ok(length) = File::open(&order.program).and_then(|mut file| file.read(&mut head)) else {
-        return Ok(()); // a program that may be executed but not read
+    // A program that cannot be read may still be executed.
+    let Ok(FileHead::Shebang(Shebang { interpreter, program: name, .. })) = FileHead::read(&order.program)
+    else {
+        return Ok(());
     };
-    let head = String::from_utf8_lossy(&head[..length]);
-    let Some(line) = head.strip_prefix("#!").and_then(|rest| rest.lines().next()) else { return Ok(()) };
-    let mut words = line.split_whitespace();
-    let interpreter = words.next().unwrap_or_default();
     let script = order.program.display();
-    check_executable(Path::new(interpreter))
+    check_executable(Path::new(&interpreter))
         .map_err(|why| format!("{script}: interpreter {interpreter}: {why}"))?;
-    let looked_up = words.find(|word| !word.starts_with('-')).filter(|_| interpreter.ends_with("/env"));
-    let Some(name) = looked_up else { return Ok(()) };
+    if name == interpreter {
+        return Ok(());
+    }
     let path = order.env.iter().find_map(|var| var.strip_prefix("PATH=")).unwrap_or(launch::DEFAULT_PATH);
     let now = std::env::var("PATH").unwrap_or_default();
-    match launch::find_program(name, path, &order.cwd) {
+    match launch::find_program(&name, path, &order.cwd) {
         Some(_) => Ok(()),
-        None => Err(match launch::find_program(name, &now, &order.cwd) {
+        None => Err(match launch::find_program(&name, &now, &order.cwd) {
             Some(found) => format!(
                 "{script}: {name} is no longer in the PATH of the app, but at {}; run `rsm restart APP -a`, then `rsm save`",
                 found.display()

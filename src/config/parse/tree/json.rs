@@ -11,7 +11,7 @@ use crate::config::parse::tree::{ConfigNode, NodeContent, SyntaxError, TableEntr
 
 impl ConfigNode {
     /// Parses JSON5.
-    pub(in crate::config) fn from_json(text: &str) -> Result<Self, SyntaxError> {
+    pub(crate) fn from_json(text: &str) -> Result<Self, SyntaxError> {
         // The defaults accept JSON5, and also missing commas, which are an error here.
         let options = ParseOptions { allow_missing_commas: false, ..ParseOptions::default() };
         match parse_to_ast(text, &CollectOptions::default(), &options) {

@@ -11,16 +11,16 @@ use serde_json::{Map, Value};
 
 /// A value and its span.
 #[derive(Clone)]
-pub(in crate::config) struct ConfigNode {
+pub(crate) struct ConfigNode {
     /// The byte range in the file.
-    pub(in crate::config) span: Range<usize>,
+    pub(crate) span: Range<usize>,
     /// The value.
-    pub(in crate::config) content: NodeContent,
+    pub(crate) content: NodeContent,
 }
 
 /// The value of a node.
 #[derive(Clone)]
-pub(in crate::config) enum NodeContent {
+pub(crate) enum NodeContent {
     /// A string, number, boolean or null.
     Scalar(Value),
     /// A list.
@@ -31,18 +31,18 @@ pub(in crate::config) enum NodeContent {
 
 /// A key and its value.
 #[derive(Clone)]
-pub(in crate::config) struct TableEntry {
-    pub(in crate::config) key: String,
+pub(crate) struct TableEntry {
+    pub(crate) key: String,
     /// The byte range of the key.
-    pub(in crate::config) key_span: Range<usize>,
-    pub(in crate::config) node: ConfigNode,
+    pub(crate) key_span: Range<usize>,
+    pub(crate) node: ConfigNode,
 }
 
 /// A syntax error.
-pub(in crate::config) struct SyntaxError {
+pub(crate) struct SyntaxError {
     /// The byte range in the file.
-    pub(in crate::config) span: Range<usize>,
-    pub(in crate::config) message: String,
+    pub(crate) span: Range<usize>,
+    pub(crate) message: String,
 }
 
 impl SyntaxError {
@@ -53,7 +53,7 @@ impl SyntaxError {
 
 impl ConfigNode {
     /// The value without spans.
-    pub(in crate::config) fn value(&self) -> Value {
+    pub(crate) fn value(&self) -> Value {
         match &self.content {
             NodeContent::Scalar(value) => value.clone(),
             NodeContent::List(items) => Value::Array(items.iter().map(Self::value).collect()),
@@ -66,7 +66,7 @@ impl ConfigNode {
 }
 
 /// The path of each key and value in JavaScript notation (`apps[0].name`), by its start in the file.
-pub(in crate::config) fn json_paths(node: &ConfigNode) -> BTreeMap<usize, String> {
+pub(crate) fn json_paths(node: &ConfigNode) -> BTreeMap<usize, String> {
     let mut paths = BTreeMap::new();
     collect_paths(node, "", &mut paths);
     paths

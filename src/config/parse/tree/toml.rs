@@ -9,7 +9,7 @@ use crate::config::parse::tree::{ConfigNode, NodeContent, SyntaxError, TableEntr
 
 impl ConfigNode {
     /// Parses TOML. Returns all syntax errors from which the parser can recover.
-    pub(in crate::config) fn from_toml(text: &str) -> Result<Self, Vec<SyntaxError>> {
+    pub(crate) fn from_toml(text: &str) -> Result<Self, Vec<SyntaxError>> {
         let (table, errors) = DeTable::parse_recoverable(text);
         if errors.is_empty() {
             let at = table.span();

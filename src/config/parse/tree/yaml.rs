@@ -49,7 +49,7 @@ struct Builder {
 
 impl ConfigNode {
     /// Parses YAML.
-    pub(in crate::config) fn from_yaml(text: &str) -> Result<Self, SyntaxError> {
+    pub(crate) fn from_yaml(text: &str) -> Result<Self, SyntaxError> {
         // The parser counts characters; spans are in bytes.
         let starts: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
         let byte = |character: usize| starts.get(character).copied().unwrap_or(text.len());

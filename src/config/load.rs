@@ -1,0 +1,157 @@
+//! Loading of an ecosystem file: its apps, or only their names.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::Path;
+
+use crate::config::diagnostics::{ConfigErrors, Diagnostics, SourceRef};
+use crate::config::parse::file::{self, ParsedApp};
+use crate::config::parse::format::STDIN;
+use crate::config::parse::source::SourceText;
+use crate::config::resolve::{self, ResolveContext, SearchPath};
+use crate::spec::{AppSpec, order};
+
+/// How a file or command line is loaded.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// `--env`: merge `env_<name>` over `env`.
+    pub env_name: Option<String>,
+    /// `--only`: load these apps of a file; all if empty.
+    pub only: Vec<String>,
+    /// The number of cores, for `instances = "max"`.
+    pub cores: u32,
+    /// The `PATH` in which programs are searched.
+    pub path_var: OsString,
+}
+
+/// Apps ready to be started.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    /// The apps, in the order of the file.
+    pub apps: Vec<AppSpec>,
+    /// The warnings, each with its location.
+    pub warnings: Vec<String>,
+}
+
+/// Loads the apps of a file, or of standard input for `-`.
+///
+/// # Errors
+/// Every error of the file. Apps left out by `only` are read but not resolved: what they need
+/// may not be on this machine.
+pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, ConfigErrors> {
+    let source = read_source(path, options)?;
+    let mut diagnostics = Diagnostics::of_file(&source, source.warnings.clone());
+    let parsed = file::read(&source, &mut diagnostics)?;
+    let env_name = options.env_name.as_deref();
+    let name = |app: &ParsedApp| {
+        let is_valid = !app.invalid_keys.contains(&"name");
+        is_valid.then(|| resolve::app_name(&app.settings, env_name)).flatten()
+    };
+    let names: Vec<Option<String>> = parsed.iter().map(name).collect();
+    check_duplicate_names(&parsed, &names, &mut diagnostics);
+    let only = selected_names(&options.only, &names);
+    check_only_names(&only, &names, &mut diagnostics);
+    let context = file_context(path, options);
+    let is_selected =
+        |name: &Option<String>| only.is_empty() || name.as_ref().is_some_and(|name| only.contains(name));
+    let mut apps = Vec::new();
+    for (app, _) in parsed.iter().zip(&names).filter(|(_, name)| is_selected(name)) {
+        if diagnostics.is_full() {
+            break;
+        }
+        apps.extend(resolve::resolve_app(app, &context, &mut diagnostics));
+    }
+    if context.source.is_some() {
+        apps.iter_mut().for_each(|app: &mut AppSpec| app.set_origin(source.fingerprint.clone()));
+    }
+    check_dependency_cycles(&parsed, &apps, &mut diagnostics);
+    diagnostics.finish(apps).map(|(apps, warnings)| Loaded { apps, warnings })
+}
+
+/// The names of the apps of a file, with `--env` and `--only` applied. Nothing is looked up on the machine: an app
+/// whose script is missing can be stopped.
+///
+/// # Errors
+/// Errors of syntax, keys and values in the file, or an app without script and name.
+pub fn app_names(path: &Path, options: &LoadOptions) -> Result<Vec<String>, ConfigErrors> {
+    let source = read_source(path, options)?;
+    let mut diagnostics = Diagnostics::of_file(&source, source.warnings.clone());
+    let parsed = file::read(&source, &mut diagnostics)?;
+    let mut names = Vec::new();
+    for app in &parsed {
+        match resolve::app_name(&app.settings, options.env_name.as_deref()) {
+            Some(name) => names.push(name),
+            None => diagnostics.error(&app.source, "app has no name and no script", "set `name`"),
+        }
+    }
+    let known: Vec<Option<String>> = names.iter().cloned().map(Some).collect();
+    let only = selected_names(&options.only, &known);
+    check_only_names(&only, &known, &mut diagnostics);
+    names.retain(|name| only.is_empty() || only.contains(name));
+    diagnostics.finish(names).map(|(names, _)| names)
+}
+
+/// Reads a file, or standard input for `-`.
+pub(super) fn read_source(path: &Path, options: &LoadOptions) -> Result<SourceText, ConfigErrors> {
+    let search = SearchPath::new(None, &options.path_var, Path::new("."));
+    SourceText::read(path, &search).map_err(ConfigErrors::from)
+}
+
+/// The context of the apps of a file; for standard input, relative paths start at the current directory.
+fn file_context<'a>(path: &Path, options: &'a LoadOptions) -> ResolveContext<'a> {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    ResolveContext {
+        base: absolute.parent().unwrap_or(Path::new("/")).to_owned(),
+        script_from_base: false,
+        source: (path != Path::new(STDIN)).then(|| absolute.clone()),
+        env_name: options.env_name.as_deref(),
+        cores: options.cores,
+        path_var: &options.path_var,
+    }
+}
+
+/// The names in `--only`, separated by commas or blanks. A name that contains a blank is recognized if an app has it.
+fn selected_names(only: &[String], names: &[Option<String>]) -> Vec<String> {
+    let parts = only.iter().flat_map(|text| text.split(',')).map(str::trim).filter(|part| !part.is_empty());
+    let words = |part: &str| match names.iter().flatten().any(|name| name == part) {
+        true => vec![part.to_owned()],
+        false => part.split_whitespace().map(str::to_owned).collect(),
+    };
+    parts.flat_map(words).collect()
+}
+
+fn check_duplicate_names(parsed: &[ParsedApp], names: &[Option<String>], diagnostics: &mut Diagnostics<'_>) {
+    let mut seen: HashMap<&str, usize> = HashMap::new();
+    for (number, (app, name)) in parsed.iter().zip(names).enumerate() {
+        let Some(name) = name else { continue };
+        if let Some(first) = seen.insert(name, number) {
+            let source = app.settings.name.as_ref().map(|name| &name.source);
+            let source = source.or(app.settings.script.as_ref().map(|script| &script.source));
+            let message = format!("apps {} and {} have the same name {name:?}", first + 1, number + 1);
+            diagnostics.error(source.unwrap_or(&app.source), message, "use unique names");
+        }
+    }
+}
+
+fn check_dependency_cycles(parsed: &[ParsedApp], apps: &[AppSpec], diagnostics: &mut Diagnostics<'_>) {
+    let dependencies = apps.iter().map(|app| (app.name.clone(), app.depends_on.clone())).collect();
+    let Err(cycle) = order::start_layers(&dependencies) else { return };
+    let in_cycle = |app: &ParsedApp| {
+        let name = app.settings.name.as_ref().map(|name| &name.value.0);
+        name.is_none_or(|name| cycle.0.contains(name))
+    };
+    let depends_on =
+        parsed.iter().filter(|app| in_cycle(app)).find_map(|app| app.settings.depends_on.as_ref());
+    let source = depends_on.map(|names| &names.source).or(parsed.first().map(|app| &app.source));
+    if let Some(source) = source {
+        diagnostics.error(source, cycle.to_string(), "remove one of them from `depends_on`");
+    }
+}
+
+fn check_only_names(only: &[String], names: &[Option<String>], diagnostics: &mut Diagnostics<'_>) {
+    let known: Vec<&str> = names.iter().flatten().map(String::as_str).collect();
+    for name in only.iter().filter(|name| !known.contains(&name.as_str())) {
+        let message = format!("app {name:?} not found in the file");
+        diagnostics.error(&SourceRef::Flag("--only"), message, format!("available: {}", known.join(", ")));
+    }
+}
