@@ -1,8 +1,7 @@
 //! The environment that apps inherit: that of the shell, without what rsm itself put there.
 
-use crate::ipc::message::Inherited;
-
 use super::session::Session;
+use crate::ipc::message::Inherited;
 
 /// This process's environment as an app may inherit it; says which variables cannot be.
 pub(super) fn collect_env(session: &Session) -> Inherited {

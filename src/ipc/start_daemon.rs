@@ -1,5 +1,6 @@
 //! Starting a daemon when none answers.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek};
 use std::os::unix::fs::OpenOptionsExt;
@@ -24,35 +25,73 @@ const MAX_ATTEMPTS: u32 = 4;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why no daemon could be started.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub enum StartDaemonError {
-    /// It could not be spoken to.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// Its home cannot be made or locked.
-    #[error("cannot {what} {}: {error}. Fix it, or set RSM_HOME to another directory", path.display())]
+    /// The request to the daemon failed.
+    Client(ClientError),
+    /// The home directory cannot be created or locked.
     Home {
-        /// What was tried.
-        what: &'static str,
-        /// On which file.
+        /// The operation that failed, such as `create`.
+        operation: &'static str,
+        /// The file or directory.
         path: PathBuf,
-        /// Why not.
+        /// The system error.
         error: io::Error,
     },
-    /// The system could not start it.
-    #[error("cannot start the keeper: {0}")]
+    /// The keeper process cannot be created.
     Spawn(io::Error),
-    /// It ended at once; what it said.
-    #[error("failed to start the daemon: {0}")]
+    /// The keeper exited with this error message.
     Failed(String),
-    /// It takes too long.
-    #[error("timed out after {} s {what}; see {}", START_TIMEOUT.as_secs(), log.display())]
+    /// A step took too long.
     TimedOut {
-        /// What.
-        what: &'static str,
-        /// The daemon's log.
+        /// The step, such as `waiting for the keeper`.
+        step: &'static str,
+        /// The log of the daemon.
         log: PathBuf,
     },
+}
+
+impl StartDaemonError {
+    /// What failed.
+    pub fn message(&self) -> String {
+        let reason = match self {
+            Self::Client(error) => return error.message(),
+            Self::Home { operation, path, error } => {
+                format!("cannot {operation} {}: {error}", path.display())
+            }
+            Self::Spawn(error) => format!("cannot start the keeper: {error}"),
+            Self::Failed(reason) => reason.clone(),
+            Self::TimedOut { step, .. } => format!("timed out after {} s {step}", START_TIMEOUT.as_secs()),
+        };
+        format!("failed to start the daemon: {reason}")
+    }
+
+    /// What to do about it.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::Client(error) => error.help(),
+            Self::Home { .. } => Some("fix it, or set RSM_HOME to another directory".into()),
+            Self::TimedOut { log, .. } => Some(format!("see {}", log.display())),
+            Self::Spawn(_) | Self::Failed(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for StartDaemonError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.help() {
+            Some(help) => write!(out, "{}; {help}", self.message()),
+            None => out.write_str(&self.message()),
+        }
+    }
+}
+
+impl std::error::Error for StartDaemonError {}
+
+impl From<ClientError> for StartDaemonError {
+    fn from(error: ClientError) -> Self {
+        Self::Client(error)
+    }
 }
 
 /// Connects to the daemon of this home; starts it if none answers. Also tells whether it did.
@@ -89,7 +128,8 @@ async fn connect_or_spawn(
     if let Some(client) = connect_running(home).await? {
         return Ok((client, false));
     }
-    let failed = |error| StartDaemonError::Home { what: "create", path: home.path().to_path_buf(), error };
+    let failed =
+        |error| StartDaemonError::Home { operation: "create", path: home.path().to_path_buf(), error };
     home.create().map_err(failed)?;
     // Two first commands at once start one daemon: the second finds it when it gets the lock.
     let _lock = lock(home).await?;
@@ -113,7 +153,8 @@ async fn connect_running(home: &Home) -> Result<Option<Client>, ClientError> {
 
 async fn lock(home: &Home) -> Result<File, StartDaemonError> {
     let path = home.start_lock();
-    let failed = |what| move |error| StartDaemonError::Home { what, path: home.start_lock(), error };
+    let failed =
+        |operation| move |error| StartDaemonError::Home { operation, path: home.start_lock(), error };
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600);
     let file = options.open(&path).map_err(failed("open"))?;
@@ -169,9 +210,9 @@ async fn outcome<T>(of: oneshot::Receiver<io::Result<T>>) -> io::Result<T> {
 
 async fn with_timeout<T>(
     home: &Home,
-    what: &'static str,
+    step: &'static str,
     work: impl Future<Output = T>,
 ) -> Result<T, StartDaemonError> {
-    let slow = |_| StartDaemonError::TimedOut { what, log: home.daemon_log() };
+    let slow = |_| StartDaemonError::TimedOut { step, log: home.daemon_log() };
     tokio::time::timeout(START_TIMEOUT, work).await.map_err(slow)
 }

@@ -15,7 +15,7 @@ use crate::settings::{Kind, LogLevel, Reader, RsmSettings, SETTINGS, Setting, Se
 use crate::text::closest_match;
 
 /// `conf`, `set`, `get`: shows all settings or one, or changes one.
-pub(in crate::cli) async fn run_conf(
+pub(crate) async fn run_conf(
     key: Option<String>,
     value: Option<String>,
     session: &Session,
@@ -31,7 +31,7 @@ pub(in crate::cli) async fn run_conf(
 }
 
 /// `unset KEY` or `unset all`.
-pub(in crate::cli) async fn unset(key: &str, session: &Session) -> Result<(), Error> {
+pub(crate) async fn unset(key: &str, session: &Session) -> Result<(), Error> {
     let unset: Vec<&Setting> = match key {
         "all" => SETTINGS.iter().collect(),
         key => vec![find(key)?],
@@ -51,7 +51,7 @@ pub(in crate::cli) async fn unset(key: &str, session: &Session) -> Result<(), Er
 ///
 /// # Errors
 /// The file of settings cannot be read.
-pub(in crate::cli) fn load(home: &Home) -> Result<RsmSettings, Error> {
+pub(crate) fn load(home: &Home) -> Result<RsmSettings, Error> {
     RsmSettings::load(home).map_err(file_error)
 }
 

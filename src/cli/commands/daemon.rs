@@ -5,21 +5,20 @@ use std::io;
 use std::time::Duration;
 
 use crate::cli::error::Error;
+use crate::cli::output;
+use crate::cli::render::info;
+use crate::cli::session::Session;
 use crate::ipc::client::ClientError;
 use crate::ipc::message::{Info, Pong, Report, Request};
 use crate::process::process_ref::ProcessRef;
 use crate::version::version;
-
-use crate::cli::output;
-use crate::cli::render::info;
-use crate::cli::session::Session;
 
 /// How long a keeper without its lock may take to be gone. Where its pid means some other process,
 /// in another container, the wait must have an end.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
 
 /// Says so if the daemon answers.
-pub(in crate::cli) async fn ping(session: &Session) -> Result<(), Error> {
+pub(crate) async fn ping(session: &Session) -> Result<(), Error> {
     let mut client = session.connect().await?;
     let pong: Pong = client.call(&Request::Ping).await.map_err(|error| session.client_error(error))?;
     session.notice(format_args!("daemon {} is running, pid {}", pong.version, pong.pid));
@@ -27,7 +26,7 @@ pub(in crate::cli) async fn ping(session: &Session) -> Result<(), Error> {
 }
 
 /// Stops every app, the daemon and the keeper, and returns when all are gone.
-pub(in crate::cli) async fn kill(session: &Session) -> Result<(), Error> {
+pub(crate) async fn kill(session: &Session) -> Result<(), Error> {
     let Some(mut client) = session.connect_if_running().await? else {
         session.notice(format_args!("the daemon is not running"));
         return Ok(());
@@ -47,7 +46,7 @@ pub(in crate::cli) async fn kill(session: &Session) -> Result<(), Error> {
 }
 
 /// The same without a word about it.
-pub(in crate::cli) async fn kill_daemon(session: &Session) -> Result<(), Error> {
+pub(crate) async fn kill_daemon(session: &Session) -> Result<(), Error> {
     let Some(mut client) = session.connect_if_running().await? else { return Ok(()) };
     let keeper = keeper_process(session);
     match client.call::<Report>(&Request::Shutdown).await {
@@ -84,7 +83,7 @@ async fn wait_gone(session: &Session, keeper: Option<ProcessRef>) -> Result<(), 
 }
 
 /// Versions, processes, paths.
-pub(in crate::cli) async fn info(json: bool, session: &Session) -> Result<(), Error> {
+pub(crate) async fn info(json: bool, session: &Session) -> Result<(), Error> {
     let mut client = session.connect().await?;
     if json {
         let bytes = client.call_raw(&Request::Info).await.map_err(|error| session.client_error(error))?;

@@ -4,17 +4,16 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use jiff::tz::TimeZone;
 
-use crate::cli::error::Error;
-use crate::ipc::client::Client;
-use crate::ipc::message::{InstanceDetail, InstanceView, LogItem, LogQuery, Request};
-use crate::spec::EnvVars;
-
 use crate::cli::completion;
+use crate::cli::error::Error;
 use crate::cli::output;
 use crate::cli::render::describe;
 use crate::cli::render::style::tame;
 use crate::cli::session::Session;
 use crate::cli::targets::require_one;
+use crate::ipc::client::Client;
+use crate::ipc::message::{InstanceDetail, InstanceView, LogItem, LogQuery, Request};
+use crate::spec::EnvVars;
 
 /// How many of the last lines of an errored instance are shown. Node puts the error above a stack
 /// of ten lines, and some of its own around both.
@@ -22,18 +21,18 @@ const STDERR_LINES: usize = 20;
 
 // Arguments of `describe`.
 #[derive(Args, Clone, Debug)]
-pub(in crate::cli) struct DescribeArgs {
+pub(crate) struct DescribeArgs {
     /// Ids, names, namespaces, /regex/ or `all`
     #[arg(required = true, value_name = "APP", add = ArgValueCandidates::new(completion::complete_selectors))]
-    pub(in crate::cli) select: Vec<String>,
+    pub(crate) select: Vec<String>,
     /// Print a JSON array
     #[arg(long)]
-    pub(in crate::cli) json: bool,
+    pub(crate) json: bool,
 }
 
 // Arguments of `env`.
 #[derive(Args, Clone, Debug)]
-pub(in crate::cli) struct EnvArgs {
+pub(crate) struct EnvArgs {
     /// Id, or name of an app with a single instance
     #[arg(value_name = "ID", add = ArgValueCandidates::new(completion::complete_apps))]
     instance: String,
@@ -42,7 +41,7 @@ pub(in crate::cli) struct EnvArgs {
     json: bool,
 }
 
-pub(in crate::cli) async fn describe(describe: DescribeArgs, session: &Session) -> Result<(), Error> {
+pub(crate) async fn describe(describe: DescribeArgs, session: &Session) -> Result<(), Error> {
     let mut client = session.connect_for(&describe.select).await?;
     let request = Request::Describe(describe.select.into());
     if describe.json {
@@ -78,7 +77,7 @@ async fn last_stderr_lines(id: u32, client: &mut Client) -> Vec<String> {
 }
 
 /// The variables given to an instance by file and flags, with their values: asked for by name.
-pub(in crate::cli) async fn env(env: EnvArgs, session: &Session) -> Result<(), Error> {
+pub(crate) async fn env(env: EnvArgs, session: &Session) -> Result<(), Error> {
     let mut client = session.connect_for(std::slice::from_ref(&env.instance)).await?;
     let there: Vec<InstanceView> =
         client.call(&Request::List).await.map_err(|error| session.client_error(error))?;

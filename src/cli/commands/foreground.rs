@@ -34,7 +34,7 @@ const RESTART_DELAY: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// The program cannot be executed.
-pub(in crate::cli) fn exec_with_login_path() -> Result<(), Error> {
+pub(crate) fn exec_with_login_path() -> Result<(), Error> {
     if std::env::var_os(LOGIN_PATH_VAR).is_some() {
         return Ok(());
     }
@@ -51,7 +51,7 @@ pub(in crate::cli) fn exec_with_login_path() -> Result<(), Error> {
 ///
 /// # Errors
 /// rsm cannot be started. Apps that do not start are told, and no reason to fail: the others run.
-pub(in crate::cli) async fn run_foreground(once: bool, session: &Session) -> Result<(), Error> {
+pub(crate) async fn run_foreground(once: bool, session: &Session) -> Result<(), Error> {
     let mut term = signal_stream(SignalKind::terminate())?;
     let mut int = signal_stream(SignalKind::interrupt())?;
     let _hang_up = signal_stream(SignalKind::hangup())?; // no reason to end

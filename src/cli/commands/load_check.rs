@@ -26,7 +26,7 @@ const SUCCESS: Accepted = Accepted { status: 100..=499, extent: Extent::Whole };
 const TAIL_DURATION: Duration = Duration::from_millis(200);
 
 /// Requests that are being sent.
-pub(in crate::cli) struct LoadCheck {
+pub(crate) struct LoadCheck {
     tally: Arc<Mutex<Tally>>,
     clients: JoinSet<()>,
     stop: watch::Sender<bool>,
@@ -34,16 +34,16 @@ pub(in crate::cli) struct LoadCheck {
 
 /// How requests came out.
 #[derive(Debug, Default)]
-pub(in crate::cli) struct Tally {
+pub(crate) struct Tally {
     /// How many were sent.
-    pub(in crate::cli) sent: u64,
+    pub(crate) sent: u64,
     /// How many were not answered, or by an error of the server.
-    pub(in crate::cli) failed: u64,
+    pub(crate) failed: u64,
     first_error: Option<String>,
 }
 
 /// An `http://` address.
-pub(in crate::cli) fn parse_url(text: &str) -> Result<Uri, String> {
+pub(crate) fn parse_url(text: &str) -> Result<Uri, String> {
     let uri: Uri = text.parse().map_err(|error| format!("{error}"))?;
     match (uri.scheme_str(), uri.host()) {
         (Some("http"), Some(_)) => Ok(uri),
@@ -53,7 +53,7 @@ pub(in crate::cli) fn parse_url(text: &str) -> Result<Uri, String> {
 
 impl LoadCheck {
     /// Begins, if the address answers at all.
-    pub(in crate::cli) async fn start(address: &Uri) -> Result<Self, Error> {
+    pub(crate) async fn start(address: &Uri) -> Result<Self, Error> {
         if let Err(reason) = timed_request(address).await {
             return Err(Error::VerifyUnreachable { url: address.to_string(), reason });
         }
@@ -67,7 +67,7 @@ impl LoadCheck {
     }
 
     /// Ends it, once those under way are answered.
-    pub(in crate::cli) async fn finish(mut self) -> Tally {
+    pub(crate) async fn finish(mut self) -> Tally {
         tokio::time::sleep(TAIL_DURATION).await;
         let _ = self.stop.send(true); // who has ended needs no telling
         while self.clients.join_next().await.is_some() {}
@@ -97,7 +97,7 @@ async fn timed_request(address: &Uri) -> Result<(), String> {
 
 impl Tally {
     /// Nothing, if every request was answered.
-    pub(in crate::cli) fn into_result(self) -> Result<(), Error> {
+    pub(crate) fn into_result(self) -> Result<(), Error> {
         match self {
             Self { failed: 0, .. } => Ok(()),
             Self { sent, failed, first_error: first } => {

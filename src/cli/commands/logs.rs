@@ -1,6 +1,6 @@
 //! `logs`, `flush`, `reloadLogs`: what the apps say, and the files it is kept in.
 
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::pin::pin;
@@ -11,26 +11,25 @@ use clap_complete::engine::ArgValueCandidates;
 use serde::de::IgnoredAny;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::cli::commands::config;
+use crate::cli::completion;
 use crate::cli::error::Error;
+use crate::cli::render::log_line::{LinePrefix, highlighted, json_line, pairs};
+use crate::cli::render::style::Style;
+use crate::cli::screen::wait_stdout_closed;
+use crate::cli::session::Session;
+use crate::cli::time_arg;
 use crate::ipc::client::ClientError;
 use crate::ipc::log_stream::LogStream;
 use crate::ipc::message::{FlushRequest, LogItem, LogQuery, OutputStream, Request};
 use crate::logs::timestamp::TimestampFormat;
-
-use crate::cli::commands::config;
-use crate::cli::completion;
-use crate::cli::hangup::hangup;
-use crate::cli::render::log_line::{LinePrefix, highlighted, json_line, pairs};
-use crate::cli::render::style::Style;
-use crate::cli::session::Session;
-use crate::cli::time_arg;
 
 /// Last lines of each file, unless said otherwise: as many as PM2 shows.
 const DEFAULT_LINES: usize = 15;
 
 // Arguments of `logs`.
 #[derive(Args, Clone, Debug)]
-pub(in crate::cli) struct LogsArgs {
+pub(crate) struct LogsArgs {
     /// Ids, names, namespaces or /regex/ [default: all]
     #[arg(value_name = "APP", add = ArgValueCandidates::new(completion::complete_selectors))]
     select: Vec<String>,
@@ -92,7 +91,7 @@ struct LogPrinter {
 
 /// Shows lines until there are no more, the reader goes, or Ctrl-C: the two latter are how one
 /// leaves, so they are no failure.
-pub(in crate::cli) async fn logs(logs: LogsArgs, session: &Session) -> Result<(), Error> {
+pub(crate) async fn logs(logs: LogsArgs, session: &Session) -> Result<(), Error> {
     let query = query(&logs, session)?;
     let show = LogPrinter::new(&logs, session.style);
     tokio::select! {
@@ -124,7 +123,7 @@ fn query(logs: &LogsArgs, session: &Session) -> Result<LogQuery, Error> {
 }
 
 /// Shows what the selected apps say until the user has seen enough: Ctrl-C, or the reader goes.
-pub(in crate::cli) async fn attach(select: Vec<String>, session: &Session) -> Result<(), Error> {
+pub(crate) async fn attach(select: Vec<String>, session: &Session) -> Result<(), Error> {
     let query = LogQuery { select, lines: DEFAULT_LINES, follow: true, ..LogQuery::default() };
     let show = LogPrinter {
         shape: OutputFormat::Prefixed(LinePrefix::default(), session.style),
@@ -148,7 +147,7 @@ async fn stream_with_resume(query: LogQuery, mut show: LogPrinter, session: &Ses
     let (mut stream, mut vain) = (LogStream::new(query), 0);
     loop {
         let mut client = match session.connect().await {
-            Err(Error::NotRunning { .. }) if vain > 0 => return Err(Error::StreamEnded),
+            Err(error) if vain > 0 && error.is_not_running() => return Err(Error::StreamEnded),
             connected => connected?,
         };
         let before = stream.known_files();
@@ -229,7 +228,7 @@ impl LogPrinter {
             LogsArgs { format: true, .. } => OutputFormat::Pairs,
             _ => OutputFormat::Prefixed(LinePrefix::default(), style),
         };
-        let highlight = logs.highlight.clone().filter(|text| style.colour && !text.is_empty());
+        let highlight = logs.highlight.clone().filter(|text| style.color && !text.is_empty());
         Self { shape, stamp: logs.timestamp.as_deref().map(TimestampFormat::new), highlight }
     }
 
@@ -279,17 +278,8 @@ impl LogPrinter {
     }
 }
 
-/// Resolves when standard output is a pipe nobody reads any more. Without this `rsm logs | head`
-/// would stay until the next line.
-pub(in crate::cli) async fn wait_stdout_closed() {
-    let told = async { hangup(io::stdout()).ok()?.await.ok() };
-    if told.await.is_none() {
-        pending().await
-    }
-}
-
 /// Empties log files.
-pub(in crate::cli) async fn flush(select: Vec<String>, session: &Session) -> Result<(), Error> {
+pub(crate) async fn flush(select: Vec<String>, session: &Session) -> Result<(), Error> {
     let Some(mut client) = session.connect_if_running().await? else {
         if !select.is_empty() {
             return Err(Error::NoDaemonForTarget { target: select.join(" ") });
@@ -306,7 +296,7 @@ pub(in crate::cli) async fn flush(select: Vec<String>, session: &Session) -> Res
 }
 
 /// Makes the daemon open its log files anew, after something else moved them.
-pub(in crate::cli) async fn reload_logs(session: &Session) -> Result<(), Error> {
+pub(crate) async fn reload_logs(session: &Session) -> Result<(), Error> {
     let Some(mut client) = session.connect_if_running().await? else {
         session.notice(format_args!("the daemon is not running, no log files are open"));
         return Ok(());

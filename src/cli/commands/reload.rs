@@ -4,26 +4,24 @@ use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 use hyper::Uri;
 
+use crate::cli::app_flags::{AppFlags, ChangeFlags, InvocationContext, load_apps};
+use crate::cli::commands::load_check;
+use crate::cli::commands::load_check::LoadCheck;
 use crate::cli::error::Error;
+use crate::cli::render::style::tame;
+use crate::cli::session::Session;
+use crate::cli::{completion, environment};
 use crate::config;
 use crate::ipc::client::{Client, LineStream};
 use crate::ipc::message::{EventKind, EventView, LogItem, LogQuery, Report, Request};
 use crate::ipc::message::{Inherited, Reload as Wanted};
-
-use crate::cli::app_flags::{AppFlags, Ground, load};
-use crate::cli::commands::lifecycle::ChangeFlags;
-use crate::cli::commands::load_check;
-use crate::cli::commands::load_check::LoadCheck;
-use crate::cli::render::style::tame;
-use crate::cli::session::Session;
-use crate::cli::{completion, environment};
 
 /// So many of the last lines of a new process that failed are shown.
 const FAILURE_LINES: usize = 10;
 
 // Arguments of `reload`.
 #[derive(Args, Clone, Debug)]
-pub(in crate::cli) struct ReloadArgs {
+pub(crate) struct ReloadArgs {
     /// Ids, names, namespaces, /regex/, `all`, or ecosystem files to apply
     #[arg(required_unless_present_any = ["watch", "log"], value_name = "APP", add = ArgValueCompleter::new(completion::complete_targets))]
     targets: Vec<String>,
@@ -45,7 +43,7 @@ pub(in crate::cli) struct ReloadArgs {
     settings: AppFlags,
 }
 
-pub(in crate::cli) async fn reload(mut reload: ReloadArgs, session: &Session) -> Result<(), Error> {
+pub(crate) async fn reload(mut reload: ReloadArgs, session: &Session) -> Result<(), Error> {
     if reload.targets.is_empty() {
         // clap lets `--watch` and `--log` stand for the target, which they may have swallowed.
         reload.targets.extend(reload.settings.take_swallowed_target());
@@ -97,12 +95,12 @@ fn build_request(reload: &ReloadArgs, session: &Session) -> Result<Wanted, Error
     if change.env.is_some() && files.is_empty() {
         return Err(Error::EnvWithoutFile);
     }
-    let ground = Ground::new(change.env.as_deref(), &change.only)?;
+    let context = InvocationContext::new(change.env.as_deref(), &change.only)?;
     let mut apps = Vec::new();
     for file in &files {
-        apps.extend(load(session, file, settings, args, &ground)?);
+        apps.extend(load_apps(session, file, settings, args, &context)?);
     }
-    let changes = if select.is_empty() { None } else { Some(settings.patch(args, &ground)?) };
+    let changes = if select.is_empty() { None } else { Some(settings.patch(args, &context)?) };
     let changes = changes.filter(|changes| !changes.is_empty());
     let inherited: Option<Inherited> =
         (!files.is_empty() || change.update_env).then(|| environment::collect_env(session));

@@ -4,12 +4,11 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use crate::cli::error::Error;
-use crate::ipc::message::{Info, InstanceView, Request};
-
 use crate::cli::output;
 use crate::cli::render::style::{Style, tame};
 use crate::cli::render::{info, list};
 use crate::cli::session::Session;
+use crate::ipc::message::{Info, InstanceView, Request};
 use crate::version::version;
 
 /// So many of the last lines of rsm's own log.
@@ -18,7 +17,7 @@ const LOG_LINES: usize = 20;
 /// No line of the log is so long that twenty of them would not fit. Bytes.
 const TAIL_BYTES: u64 = 32 << 10;
 
-pub(in crate::cli) async fn report(session: &Session) -> Result<(), Error> {
+pub(crate) async fn report(session: &Session) -> Result<(), Error> {
     let cli = version();
     let mut text = format!("```\n# rsm {cli} on {} {}\n", std::env::consts::OS, std::env::consts::ARCH);
     match session.connect_if_running().await? {

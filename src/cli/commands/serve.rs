@@ -4,16 +4,14 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::cli::environment;
 use crate::cli::error::Error;
+use crate::cli::operation::send_all;
+use crate::cli::session::Session;
 use crate::config::{ConfigError, ConfigErrors, Location};
 use crate::ipc::message::{Existing, Request, StartApps};
 use crate::serve::ServeArgs;
 use crate::spec::{AppSpec, Launcher};
-
-use crate::cli::app_flags::mistakes;
-use crate::cli::commands::lifecycle::send_all;
-use crate::cli::environment;
-use crate::cli::session::Session;
 
 /// Where it listens unless told otherwise.
 const DEFAULT_PORT: u16 = 8080;
@@ -21,7 +19,7 @@ const DEFAULT_PORT: u16 = 8080;
 // The text again, as that of the arguments below would stand in its place.
 /// Serve a directory over HTTP
 #[derive(Args, Clone, Debug)]
-pub(in crate::cli) struct ServeCommand {
+pub(crate) struct ServeCommand {
     #[command(flatten)]
     site: ServeArgs,
     /// Name of the app [default: static-page-server-PORT]
@@ -29,17 +27,15 @@ pub(in crate::cli) struct ServeCommand {
     name: Option<String>,
 }
 
-pub(in crate::cli) async fn serve(serve: ServeCommand, session: &Session) -> Result<(), Error> {
+pub(crate) async fn serve(serve: ServeCommand, session: &Session) -> Result<(), Error> {
     let here = std::env::current_dir().map_err(Error::CurrentDirUnreadable)?;
     let directory = serve.site.path.as_ref().map_or_else(|| here.clone(), |path| here.join(path));
     if !directory.is_dir() {
         let message = "directory does not exist".to_owned();
         let help = Some("for example: rsm serve ./dist 8080".into());
-        return Err(mistakes(ConfigErrors(vec![ConfigError {
-            location: Location::File(directory),
-            message,
-            help,
-        }])));
+        return Err(
+            ConfigErrors(vec![ConfigError { location: Location::File(directory), message, help }]).into()
+        );
     }
     let app = serve.app(&here);
     let what = format!("starting {}", app.name);

@@ -5,21 +5,20 @@ use std::path::Path;
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 
+use crate::cli::app_flags::{AppFlags, ChangeFlags, InvocationContext, load_apps, print_warnings};
+use crate::cli::commands::{daemon, logs};
+use crate::cli::completion;
+use crate::cli::environment;
 use crate::cli::error::Error;
+use crate::cli::operation::send_all;
+use crate::cli::session::Session;
 use crate::config;
 use crate::ipc::message::{ActOn, Action, Existing, Inherited, InstanceView, Request, StartApps};
 use crate::spec::AppSpec;
 
-use crate::cli::app_flags::{AppFlags, Ground, load, mistakes, warn};
-use crate::cli::commands::lifecycle::{ChangeFlags, send_all};
-use crate::cli::commands::{daemon, logs};
-use crate::cli::completion;
-use crate::cli::environment;
-use crate::cli::session::Session;
-
 // Arguments of `start`.
 #[derive(Args, Clone, Debug)]
-pub(in crate::cli) struct StartArgs {
+pub(crate) struct StartArgs {
     /// Ecosystem files, scripts, programs, shell commands, or names and ids of listed apps
     /// [default: ecosystem.toml]
     #[arg(value_name = "TARGET", add = ArgValueCompleter::new(completion::complete_targets))]
@@ -59,7 +58,7 @@ enum StartStepPlan {
     Act(Vec<String>),
 }
 
-pub(in crate::cli) async fn start(mut start: StartArgs, session: &Session) -> Result<(), Error> {
+pub(crate) async fn start(mut start: StartArgs, session: &Session) -> Result<(), Error> {
     start.change.ignored.warn(session);
     if start.targets.is_empty() {
         start.targets.push(match start.settings.take_swallowed_target() {
@@ -75,9 +74,9 @@ pub(in crate::cli) async fn start(mut start: StartArgs, session: &Session) -> Re
     let targets: Vec<StartTarget> = start.targets.iter().map(|target| classify(target, &there)).collect();
     start.check_flags(&targets)?;
     check_known(&targets, session).await?;
-    let ground = Ground::new(start.change.env.as_deref(), &start.change.only)?;
-    let steps = start.plan(targets, session, &ground)?;
-    let requests = start.requests(steps, session, &ground)?;
+    let context = InvocationContext::new(start.change.env.as_deref(), &start.change.only)?;
+    let steps = start.plan(targets, session, &context)?;
+    let requests = start.requests(steps, session, &context)?;
     let adds = requests.iter().any(|request| matches!(request, Request::Start(_)));
     let alone = start.no_daemon && session.connect_if_running().await?.is_none();
     let mut client = match adds {
@@ -178,18 +177,18 @@ impl StartArgs {
         &self,
         targets: Vec<StartTarget>,
         session: &Session,
-        ground: &Ground,
+        context: &InvocationContext,
     ) -> Result<Vec<StartStepPlan>, Error> {
         let mut steps: Vec<StartStepPlan> = Vec::new();
         for target in targets {
             let step = match target {
                 StartTarget::Existing(word) => StartStepPlan::Act(vec![word]),
                 StartTarget::File(file) => {
-                    let apps = load(session, &file, &self.settings, &self.args, ground)?;
+                    let apps = load_apps(session, &file, &self.settings, &self.args, context)?;
                     StartStepPlan::Add(apps, if self.force { Existing::Duplicate } else { Existing::Restart })
                 }
                 StartTarget::Script(script) => {
-                    let apps = self.script(&script, session, ground)?;
+                    let apps = self.script(&script, session, context)?;
                     StartStepPlan::Add(apps, if self.force { Existing::Duplicate } else { Existing::Refuse })
                 }
             };
@@ -204,10 +203,15 @@ impl StartArgs {
         Ok(steps)
     }
 
-    fn script(&self, script: &str, session: &Session, ground: &Ground) -> Result<Vec<AppSpec>, Error> {
+    fn script(
+        &self,
+        script: &str,
+        session: &Session,
+        context: &InvocationContext,
+    ) -> Result<Vec<AppSpec>, Error> {
         let line = self.settings.command_line(script, &self.args);
-        let loaded = config::load_command_line(&line, &ground.cwd, &ground.options).map_err(mistakes)?;
-        warn(session, &loaded.warnings);
+        let loaded = config::load_command_line(&line, &context.cwd, &context.options)?;
+        print_warnings(session, &loaded.warnings);
         Ok(loaded.apps)
     }
 
@@ -215,7 +219,7 @@ impl StartArgs {
         &self,
         steps: Vec<StartStepPlan>,
         session: &Session,
-        ground: &Ground,
+        context: &InvocationContext,
     ) -> Result<Vec<Request>, Error> {
         let mut environment: Option<Inherited> = None;
         let mut inherited = || environment.get_or_insert_with(|| environment::collect_env(session)).clone();
@@ -225,7 +229,7 @@ impl StartArgs {
                     Request::Start(StartApps { apps, inherited: inherited(), existing })
                 }
                 StartStepPlan::Act(select) => {
-                    let changes = self.settings.patch(&self.args, ground)?;
+                    let changes = self.settings.patch(&self.args, context)?;
                     let inherited = self.change.update_env.then(&mut inherited);
                     Request::Act(
                         Action::Start,

@@ -16,7 +16,7 @@ use crate::cli::session::Session;
 
 // Which service a command is about: arguments of `startup`, `unstartup` and `doctor`.
 #[derive(Args, Debug)]
-pub(in crate::cli) struct ServiceArgs {
+pub(crate) struct ServiceArgs {
     /// Init system: systemd, openrc, sysv or runit [default: detected]
     #[arg(value_name = "SYSTEM", hide_possible_values = true)]
     system: Option<InitSystem>,
@@ -33,7 +33,7 @@ pub(in crate::cli) struct ServiceArgs {
 
 // Arguments of `startup` and `unstartup`.
 #[derive(Args, Debug)]
-pub(in crate::cli) struct StartupArgs {
+pub(crate) struct StartupArgs {
     #[command(flatten)]
     service: ServiceArgs,
     /// Print the unit and commands without applying them
@@ -56,7 +56,7 @@ struct InstallJob {
 }
 
 /// Writes the unit, enables and starts it. Done twice it changes nothing the second time.
-pub(in crate::cli) fn startup(args: &StartupArgs, session: &Session) -> Result<(), Error> {
+pub(crate) fn startup(args: &StartupArgs, session: &Session) -> Result<(), Error> {
     let job = prepare(&args.service, "startup", session)?;
     check_executable(&job)?;
     if args.print {
@@ -80,7 +80,7 @@ pub(in crate::cli) fn startup(args: &StartupArgs, session: &Session) -> Result<(
 }
 
 /// Disables and removes the unit. Apps that run are left alone.
-pub(in crate::cli) fn unstartup(args: &StartupArgs, session: &Session) -> Result<(), Error> {
+pub(crate) fn unstartup(args: &StartupArgs, session: &Session) -> Result<(), Error> {
     let job = prepare(&args.service, "unstartup", session)?;
     if args.print {
         return print_removal(&job.plan);
@@ -133,7 +133,7 @@ fn prepare(args: &ServiceArgs, command: &'static str, session: &Session) -> Resu
 ///
 /// # Errors
 /// There is no such user, or no init system that is known.
-pub(in crate::cli) fn service_and_unit(
+pub(crate) fn service_and_unit(
     args: &ServiceArgs,
     command: &'static str,
     session: &Session,

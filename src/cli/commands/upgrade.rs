@@ -19,14 +19,14 @@ const UPGRADE_TIMEOUT: Duration = Duration::from_secs(60);
 
 // A binary to change to.
 #[derive(Args, Debug)]
-pub(in crate::cli) struct UpgradeArgs {
+pub(crate) struct UpgradeArgs {
     /// New binary [default: the binary of this command]
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
 }
 
 /// Changes the running daemon and keeper to another binary.
-pub(in crate::cli) async fn upgrade(args: UpgradeArgs, session: &Session) -> Result<(), Error> {
+pub(crate) async fn upgrade(args: UpgradeArgs, session: &Session) -> Result<(), Error> {
     let binary = match args.binary {
         Some(path) => std::path::absolute(path),
         None => std::env::current_exe(),
@@ -81,7 +81,7 @@ async fn wait_for_new_daemon(session: &Session, former: i32) -> Result<Pong, Err
 }
 
 /// What this binary can take over, for the daemon that asks.
-pub(in crate::cli) fn print_capabilities() -> Result<(), Error> {
+pub(crate) fn print_capabilities() -> Result<(), Error> {
     let abilities = crate::daemon::jobs::upgrade::own_capabilities(std::io::stdin().lock());
     let part = |error: std::io::Error| Error::ComponentFailed {
         component: "can-take-over",

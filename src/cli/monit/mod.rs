@@ -13,7 +13,6 @@ mod log_pane;
 mod model;
 mod mouse;
 mod prompt;
-mod terminal;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -33,14 +32,12 @@ use tokio::time::Instant;
 use self::feed::DataFeed;
 use self::log_feed::{LogFeed, LogSelection};
 use self::model::{ClickAreas, Model};
-use self::terminal::Screen;
-pub(super) use self::tree::TreeSort;
+use self::tree::TreeSort;
 use self::view::Theme;
 use super::session::Session;
 use crate::cli::error::Error;
-use crate::cli::hangup::hangup;
 use crate::cli::monit::commands::UiCommand;
-use crate::cli::sort::SortOrder;
+use crate::cli::screen::{Screen, hangup};
 
 /// News are drawn at most this often: more nobody can read.
 const FRAME_INTERVAL: Duration = Duration::from_millis(66);
@@ -57,7 +54,7 @@ pub(super) async fn monit(session: &Session) -> Result<(), Error> {
     }
     let failed = |error| Error::Io { context: "cannot use the terminal", error };
     let mut screen = Screen::open().map_err(failed)?;
-    let look = Theme { colour: session.style.colour };
+    let look = Theme { color: session.style.color };
     let shown = LocalSet::new().run_until(run_screen(&mut screen, look, session)).await;
     drop(screen);
     match shown {
@@ -119,7 +116,7 @@ async fn run_screen(screen: &mut Screen, look: Theme, session: &Session) -> io::
     let zone = TimeZone::system();
     let mut model = Model::default();
     model.changed = true;
-    model.tree_options.sort = session.sort.map(SortOrder::to_monit_column).unwrap_or_default();
+    model.tree_options.sort = session.sort.map(|order| TreeSort::from(order.field())).unwrap_or_default();
     let mut followed = LogSelection::default();
     let mut next = Instant::now();
     loop {

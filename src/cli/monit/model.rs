@@ -328,7 +328,7 @@ pub(super) mod tests {
     use crate::ipc::message::Status;
 
     /// Two instances of `api`, one of `网关` that is errored.
-    pub(in crate::cli::monit) fn model() -> Model {
+    pub(crate) fn model() -> Model {
         let mut model = Model::default();
         let mut second = view(1, "api", Status::Online);
         second.number = 1;

@@ -2,6 +2,7 @@
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
+use crate::cli::commands::scale::parse_scale;
 use crate::cli::monit::commands::{InstanceAction, UiCommand};
 use crate::cli::monit::log_pane::LinePattern;
 use crate::cli::monit::model::{InputMode, Model, PromptKind, Tab};
@@ -85,7 +86,7 @@ impl Model {
 
     fn confirm_scale(&mut self, text: &str) {
         let Some(app) = self.app().map(str::to_owned) else { return };
-        match crate::cli::commands::lifecycle::parse_scale(text.trim()) {
+        match parse_scale(text.trim()) {
             Ok(to) => {
                 let how = match to {
                     ScaleTo::Exactly(count) => format!("to {count}"),

@@ -38,7 +38,7 @@ pub(super) fn wrapped(text: &str, columns: usize) -> Vec<(usize, usize)> {
     parts
 }
 
-/// A line of an app as it can be shown: colours and other orders to the terminal are taken out,
+/// A line of an app as it can be shown: colors and other orders to the terminal are taken out,
 /// tabulators become blanks.
 pub(super) fn sanitize_line(line: &str) -> String {
     if !line.contains(char::is_control) {

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::cli::sort::SortField;
 use crate::ipc::message::{InstanceView, Status};
 use crate::spec::ExecMode;
 
@@ -55,7 +56,7 @@ pub(super) struct Totals {
 
 /// The sort key of apps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::cli) enum TreeSort {
+pub(super) enum TreeSort {
     #[default]
     Name,
     Status,
@@ -63,6 +64,19 @@ pub(in crate::cli) enum TreeSort {
     Memory,
     Restarts,
     Uptime,
+}
+
+impl From<SortField> for TreeSort {
+    /// The tree has no columns for namespace, pid and id.
+    fn from(field: SortField) -> Self {
+        match field {
+            SortField::Cpu => Self::Cpu,
+            SortField::Memory => Self::Memory,
+            SortField::Uptime => Self::Uptime,
+            SortField::Status => Self::Status,
+            SortField::Name | SortField::Namespace | SortField::Pid | SortField::Id => Self::Name,
+        }
+    }
 }
 
 impl TreeSort {

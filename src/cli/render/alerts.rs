@@ -10,18 +10,18 @@ use crate::ipc::message::{HostInfo, InstanceView, Status};
 
 /// What the instances themselves do not tell.
 #[derive(Clone, Debug, Default)]
-pub(in crate::cli) struct AlertContext {
+pub(crate) struct AlertContext {
     /// The machine.
-    pub(in crate::cli) host: HostInfo,
+    pub(crate) host: HostInfo,
     /// Version of the daemon, if it is not this binary's.
-    pub(in crate::cli) daemon_version: Option<String>,
+    pub(crate) daemon_version: Option<String>,
     /// The saved list is another one.
-    pub(in crate::cli) unsaved: bool,
+    pub(crate) unsaved: bool,
 }
 
 /// Something to be seen to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::cli) struct Alert {
+pub(crate) struct Alert {
     tone: Tone,
     /// In a few words.
     summary: String,
@@ -32,7 +32,7 @@ pub(in crate::cli) struct Alert {
 }
 
 /// All there is, the worst first.
-pub(in crate::cli) fn alerts(instances: &[InstanceView], around: &AlertContext) -> Vec<Alert> {
+pub(crate) fn alerts(instances: &[InstanceView], around: &AlertContext) -> Vec<Alert> {
     let older = around.daemon_version.as_ref().map(|version| {
         let what = format!("the daemon runs rsm {}, this is another version", tame(version));
         warning(what, ". To upgrade it", "rsm upgrade".into())
@@ -43,7 +43,7 @@ pub(in crate::cli) fn alerts(instances: &[InstanceView], around: &AlertContext) 
 }
 
 /// The files that say something else than what runs. Below the list it is told app by app instead.
-pub(in crate::cli) fn drift_alerts(instances: &[InstanceView]) -> Vec<Alert> {
+pub(crate) fn drift_alerts(instances: &[InstanceView]) -> Vec<Alert> {
     let files = instances.iter().filter(|view| view.drift.is_some()).filter_map(|view| view.source.as_ref());
     let concern = |file: &PathBuf| {
         let what = format!("{} differs from the running apps", tame(&file.display().to_string()));
@@ -75,7 +75,7 @@ fn errored_alert(instances: &[InstanceView]) -> Option<Alert> {
 }
 
 /// All of them in one line, as fully as there is room for; a line for each where there is none.
-pub(in crate::cli) fn line(concerns: &[Alert], columns: usize) -> Option<(Tone, String)> {
+pub(crate) fn line(concerns: &[Alert], columns: usize) -> Option<(Tone, String)> {
     let brief: Vec<String> = concerns.iter().map(|of| format!("{}: {}", of.summary, of.command)).collect();
     let whole: Vec<String> =
         concerns.iter().map(|of| format!("{}{}: {}", of.summary, of.detail, of.command)).collect();
@@ -86,7 +86,7 @@ pub(in crate::cli) fn line(concerns: &[Alert], columns: usize) -> Option<(Tone, 
 
 /// As many of them as one row of `columns` has room for, and how many there are besides. Of the first one
 /// the command is kept whole where its words must be cut.
-pub(in crate::cli) fn compact_line(concerns: &[Alert], columns: usize) -> Option<(Tone, String)> {
+pub(crate) fn compact_line(concerns: &[Alert], columns: usize) -> Option<(Tone, String)> {
     let (first, others) = concerns.split_first()?;
     let besides = |count: usize| if count > 0 { format!("; {count} more: rsm list") } else { String::new() };
     let brief = |of: &Alert, room: usize| format!("{}: {}", truncate(&of.summary, room), of.command);

@@ -8,7 +8,7 @@ use crate::cli::render::units;
 use crate::ipc::message::InstanceDetail;
 
 /// The blocks, each ended by a blank line.
-pub(in crate::cli) fn blocks(instances: &[InstanceDetail]) -> String {
+pub(crate) fn blocks(instances: &[InstanceDetail]) -> String {
     instances.iter().map(block).collect()
 }
 

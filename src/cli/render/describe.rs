@@ -15,12 +15,7 @@ use crate::spec::{AppSpec, Autoscale, Probe, RestartDelay, RestartPolicy};
 type Section = (&'static str, Vec<(&'static str, String)>);
 
 /// The page. `said` are the last lines of its standard error, shown where there are any.
-pub(in crate::cli) fn describe(
-    detail: &InstanceDetail,
-    said: &[String],
-    zone: &TimeZone,
-    style: Style,
-) -> String {
+pub(crate) fn describe(detail: &InstanceDetail, said: &[String], zone: &TimeZone, style: Style) -> String {
     let view = &detail.view;
     let title = format!("{} (id {})", tame(&view.name), view.id);
     let mut page = format!("{}\n", style.paint(Tone::Heading, &title));
@@ -266,17 +261,17 @@ fn quoted(word: &str) -> String {
 }
 
 /// Whether the last words of an instance are worth showing.
-pub(in crate::cli) fn needs_stderr(detail: &InstanceDetail) -> bool {
+pub(crate) fn needs_stderr(detail: &InstanceDetail) -> bool {
     detail.view.status == Status::Errored
 }
 
 #[cfg(test)]
-pub(in crate::cli) mod tests {
+pub(crate) mod tests {
     use super::super::list::tests::view;
     use super::*;
     use crate::exit::Exit;
 
-    pub(in crate::cli) fn detail() -> InstanceDetail {
+    pub(crate) fn detail() -> InstanceDetail {
         let mut spec = AppSpec::new("api", "/srv/api.js", "/srv");
         spec.env.insert("TOKEN".into(), "hunter2".into());
         let mut view = view(3, "api", Status::Errored);

@@ -11,7 +11,7 @@ const MAX_NAMES: usize = 8;
 
 /// Who differs from its file, how, and the command that tells more: a line for each file and kind of
 /// difference.
-pub(in crate::cli) fn lines(instances: &[InstanceView]) -> Vec<String> {
+pub(crate) fn lines(instances: &[InstanceView]) -> Vec<String> {
     let mut apps: BTreeMap<(&Path, &str), BTreeSet<&str>> = BTreeMap::new();
     for view in instances {
         if let (Some(file), Some(drift)) = (&view.source, &view.drift) {
@@ -28,7 +28,7 @@ pub(in crate::cli) fn lines(instances: &[InstanceView]) -> Vec<String> {
 }
 
 /// The command that tells how what runs differs from a file, as it is typed.
-pub(in crate::cli) fn plan(file: &Path) -> String {
+pub(crate) fn plan(file: &Path) -> String {
     let file = file.display().to_string();
     let typed = shlex::try_quote(&file).map_or_else(|_| file.clone(), |file| file.into_owned());
     format!("rsm plan {}", tame(&typed))

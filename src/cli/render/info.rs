@@ -5,7 +5,7 @@ use super::units;
 use crate::ipc::message::{Info, ProcessInfo};
 
 /// The page. `cli` is the version of this binary.
-pub(in crate::cli) fn info(info: &Info, cli: &str, style: Style) -> String {
+pub(crate) fn info(info: &Info, cli: &str, style: Style) -> String {
     let process = |of: &ProcessInfo| {
         format!("pid {}, memory {}, uptime {}", of.pid, units::size(of.memory), units::age(of.uptime))
     };

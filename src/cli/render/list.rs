@@ -62,11 +62,7 @@ const LAYOUTS: [ListLayout; 7] = [
 ];
 
 /// The table, the sums and the host below it, and what needs attention. Ends with a newline.
-pub(in crate::cli) fn list(
-    instances: &[InstanceView],
-    around: Option<&AlertContext>,
-    style: Style,
-) -> String {
+pub(crate) fn list(instances: &[InstanceView], around: Option<&AlertContext>, style: Style) -> String {
     let mut text = table(instances, style);
     text.push('\n');
     if let Some(around) = around {
@@ -130,6 +126,24 @@ fn host(host: &HostInfo) -> String {
     )
 }
 
+/// The lines of a page that fit on a screen of `height` rows. Rows of the table are left out first.
+pub(crate) fn fit_rows(page: &str, height: usize) -> Vec<String> {
+    let lines: Vec<&str> = page.lines().collect();
+    let available = height.saturating_sub(1);
+    if lines.len() <= available {
+        return lines.into_iter().map(str::to_owned).collect();
+    }
+    let below = lines.iter().rev().take_while(|line| !line.starts_with('╰')).count() + 1;
+    let above = available.saturating_sub(below + 1);
+    let left_out = lines.len().saturating_sub(above + below);
+    let mut fitting: Vec<String> = lines.iter().take(above).map(|line| (*line).to_owned()).collect();
+    fitting.push(format!("  … {left_out} more rows; use `rsm monit` to scroll"));
+    let end = lines.iter().skip(lines.len().saturating_sub(below.min(available)));
+    fitting.extend(end.map(|line| (*line).to_owned()));
+    fitting.truncate(available);
+    fitting
+}
+
 fn table(instances: &[InstanceView], style: Style) -> String {
     let longest = instances.iter().map(|view| style::width(&view.name)).max().unwrap_or(0);
     let mut smallest = None;
@@ -161,13 +175,13 @@ impl ListLayout {
             true => table.with(Border::rounded().remove_horizontals()),
             false => table.with(Border::rounded()),
         };
-        if style.colour {
-            self.colour(&mut table, instances);
+        if style.color {
+            self.color(&mut table, instances);
         }
         table
     }
 
-    fn colour(&self, table: &mut tabled::Table, instances: &[InstanceView]) {
+    fn color(&self, table: &mut tabled::Table, instances: &[InstanceView]) {
         let head = Color::new(Tone::Heading.begin(), super::style::RESET);
         table.modify(Rows::first(), head);
         for (place, column) in self.columns.iter().enumerate() {
@@ -225,7 +239,7 @@ impl ListColumn {
 }
 
 /// The word for a mode.
-pub(in crate::cli) fn mode(mode: ExecMode) -> &'static str {
+pub(crate) fn mode(mode: ExecMode) -> &'static str {
     match mode {
         ExecMode::Fork => "fork",
         ExecMode::Cluster => "cluster",
@@ -233,7 +247,7 @@ pub(in crate::cli) fn mode(mode: ExecMode) -> &'static str {
 }
 
 /// How long it has been online; `0` where it is not.
-pub(in crate::cli) fn uptime(instance: &InstanceView) -> String {
+pub(crate) fn uptime(instance: &InstanceView) -> String {
     match (instance.status, instance.uptime) {
         (Status::Online, Some(ms)) => units::age(ms),
         _ => "0".into(),
@@ -241,10 +255,10 @@ pub(in crate::cli) fn uptime(instance: &InstanceView) -> String {
 }
 
 #[cfg(test)]
-pub(in crate::cli) mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    pub(in crate::cli) fn view(id: u32, name: &str, status: Status) -> InstanceView {
+    pub(crate) fn view(id: u32, name: &str, status: Status) -> InstanceView {
         let online = status == Status::Online;
         InstanceView {
             id,
@@ -278,7 +292,7 @@ pub(in crate::cli) mod tests {
     }
 
     fn shown(width: usize) -> String {
-        list(&three(), None, Style { colour: false, width })
+        list(&three(), None, Style { color: false, width })
     }
 
     const FULL: &str = "\
@@ -321,7 +335,7 @@ pub(in crate::cli) mod tests {
     fn names_are_whole_where_there_is_room() {
         let name = "a-name-that-tells-all-there-is-to-tell-of-the-app-eu-central-1".to_owned();
         let long = [InstanceView { name: name.clone(), ..view(0, "", Status::Online) }];
-        let shown = |width| list(&long, None, Style { colour: false, width });
+        let shown = |width| list(&long, None, Style { color: false, width });
         assert!(shown(200).contains(&name) && list(&long, None, Style::plain()).contains(&name));
         assert!(shown(160).contains(&format!("{}…", &name[..39])), "{}", shown(160));
     }
@@ -329,7 +343,7 @@ pub(in crate::cli) mod tests {
     #[test]
     fn no_line_is_wider_than_the_terminal() {
         for width in [30, 40, 50, 61, 80, 116, 117, 200] {
-            let text = table(&three(), Style { colour: false, width });
+            let text = table(&three(), Style { color: false, width });
             let widest = text.lines().map(super::super::style::width).max();
             assert!(widest <= Some(width), "{width}\n{text}");
         }
@@ -342,14 +356,14 @@ pub(in crate::cli) mod tests {
 │ id │ name │ status │ cpu │ mem │
 ╰────┴──────┴────────┴─────┴─────╯
 ";
-        assert_eq!(list(&[], None, Style { colour: false, width: 40 }), want);
+        assert_eq!(list(&[], None, Style { color: false, width: 40 }), want);
     }
 
     #[test]
-    fn colours_do_not_move_the_columns() {
-        let coloured = list(&three(), None, Style { colour: true, width: 117 });
-        assert!(coloured.contains("\u{1b}[32monline"), "{coloured}");
-        let mut bare = coloured;
+    fn colors_do_not_move_the_columns() {
+        let colored = list(&three(), None, Style { color: true, width: 117 });
+        assert!(colored.contains("\u{1b}[32monline"), "{colored}");
+        let mut bare = colored;
         for tone in [Tone::Heading, Tone::Success, Tone::Error, Tone::Warning] {
             bare = bare.replace(tone.begin(), "");
         }
@@ -370,13 +384,25 @@ pub(in crate::cli) mod tests {
 
     #[test]
     fn sums_and_host_stand_below() {
-        let text = list(&three(), Some(&around()), Style { colour: false, width: 200 });
+        let text = list(&three(), Some(&around()), Style { color: false, width: 200 });
         let want = "3 apps: 1 errored, 1 online, 1 waiting restart; cpu 1.5%, mem 51.4mb  |  \
                     host: load 0.50 0.25 0.00 on 2 cores, mem 25% of 8.0gb, disk 40% of 100.0gb\n";
         assert!(text.contains(want), "{text}");
-        let narrow = list(&three(), Some(&around()), Style { colour: false, width: 60 });
+        let narrow = list(&three(), Some(&around()), Style { color: false, width: 60 });
         assert!(narrow.lines().rev().skip(1).all(|line| style::width(line) <= 60), "{narrow}");
         let two = [view(0, "api", Status::Online), view(1, "api", Status::Online)];
         assert!(totals(&two).starts_with("2 instances in 1 app: 2 online; cpu 3%"), "{}", totals(&two));
+    }
+
+    #[test]
+    fn fit_rows_counts_omitted_rows() {
+        let page = format!("╭─╮\n{}╰─╯\nsums\nattention\n", "│x│\n".repeat(10));
+        let fit = fit_rows(&page, 9);
+        assert_eq!(fit.len(), 8);
+        assert_eq!(fit[..2], ["╭─╮", "│x│"]);
+        assert!(fit[4].contains("7 more rows"), "{fit:?}");
+        assert_eq!(fit[5..], ["╰─╯", "sums", "attention"]);
+        assert_eq!(fit_rows(&page, 100).len(), 14);
+        assert!(fit_rows(&page, 2).len() <= 1 && fit_rows("", 0).is_empty());
     }
 }

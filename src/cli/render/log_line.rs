@@ -7,13 +7,13 @@ use crate::ipc::message::{LogItem, OutputStream};
 
 /// Puts `id|name | ` before each line, as wide as the widest seen so far.
 #[derive(Debug, Default)]
-pub(in crate::cli) struct LinePrefix {
+pub(crate) struct LinePrefix {
     widest: usize,
 }
 
 impl LinePrefix {
     /// The line as shown, without newline.
-    pub(in crate::cli) fn line(
+    pub(crate) fn line(
         &mut self,
         id: u32,
         name: &str,
@@ -34,7 +34,7 @@ impl LinePrefix {
 }
 
 /// A line as `key=value` pairs, as PM2 writes them.
-pub(in crate::cli) fn pairs(id: u32, name: &str, stream: OutputStream, line: &str, stamp: &str) -> String {
+pub(crate) fn pairs(id: u32, name: &str, stream: OutputStream, line: &str, stamp: &str) -> String {
     let stamp = stamp.trim_end();
     let stamp = if stamp.is_empty() { String::new() } else { format!("timestamp={stamp} ") };
     let stream = match stream {
@@ -45,12 +45,12 @@ pub(in crate::cli) fn pairs(id: u32, name: &str, stream: OutputStream, line: &st
 }
 
 /// A text marked so that it is seen.
-pub(in crate::cli) fn highlighted(text: &str) -> String {
+pub(crate) fn highlighted(text: &str) -> String {
     format!("\u{1b}[7m{text}\u{1b}[27m")
 }
 
 /// A line as one JSON object with PM2's keys.
-pub(in crate::cli) fn json_line(item: &LogItem) -> String {
+pub(crate) fn json_line(item: &LogItem) -> String {
     let value = match item {
         LogItem::Line { id, name, stream, at, line } => {
             let mut value = json!({ "message": line, "type": stream, "process_id": id, "app_name": name });
@@ -76,13 +76,13 @@ mod tests {
         assert_eq!(prefix.line(0, "a", OutputStream::Out, "x", plain), "0|a | x");
         assert_eq!(prefix.line(12, "队列", OutputStream::Out, "x", plain), "12|队列 | x");
         assert_eq!(prefix.line(0, "a", OutputStream::Err, "", plain), "0|a     | ");
-        let coloured = Style { colour: true, width: 80 };
-        let line = prefix.line(0, "a", OutputStream::Err, "x", coloured);
+        let colored = Style { color: true, width: 80 };
+        let line = prefix.line(0, "a", OutputStream::Err, "x", colored);
         assert!(
             line.starts_with("\u{1b}[3") && line.ends_with("m0|a\u{1b}[0m     \u{1b}[31m|\u{1b}[0m x"),
             "{line:?}"
         );
-        assert_eq!(line, prefix.line(0, "a", OutputStream::Err, "x", coloured));
+        assert_eq!(line, prefix.line(0, "a", OutputStream::Err, "x", colored));
         assert_eq!(
             pairs(1, "a", OutputStream::Err, "x y", "12:00 "),
             "timestamp=12:00 app=a id=1 type=err message=x y"

@@ -1,4 +1,4 @@
-//! Views as text: tables, sizes, ages, colour. Pure: nothing here reads a clock or a terminal.
+//! Views as text: tables, sizes, ages, color. Pure: nothing here reads a clock or a terminal.
 
 pub(super) mod alerts;
 pub(super) mod blocks;

@@ -10,18 +10,18 @@ const MAX_VALUE: usize = 60;
 
 /// What is to be done about an app, and why.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::cli) struct PlanStep {
+pub(crate) struct PlanStep {
     /// What.
-    pub(in crate::cli) action: PlanAction,
+    pub(crate) action: PlanAction,
     /// The instances in the list that it is about.
-    pub(in crate::cli) ids: Vec<u32>,
+    pub(crate) ids: Vec<u32>,
     /// Why, if its settings differ.
-    pub(in crate::cli) changes: Vec<FieldDiff>,
+    pub(crate) changes: Vec<FieldDiff>,
 }
 
 /// What there is to do.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::cli) enum PlanAction {
+pub(crate) enum PlanAction {
     /// It is not in the list.
     Start(Box<AppSpec>),
     /// Instances of it do not run.
@@ -44,13 +44,13 @@ pub(in crate::cli) enum PlanAction {
 
 /// A setting that differs. Values of variables are not kept: nobody is to see them.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::cli) struct FieldDiff {
+pub(crate) struct FieldDiff {
     /// Its key, as in files: `kill_timeout`; `env.NAME` for a variable.
-    pub(in crate::cli) name: String,
+    pub(crate) name: String,
     /// What it is, and what it is to be; nothing for a variable's.
-    pub(in crate::cli) values: Option<(Value, Value)>,
+    pub(crate) values: Option<(Value, Value)>,
     /// How a variable differs.
-    pub(in crate::cli) note: &'static str,
+    pub(crate) note: &'static str,
 }
 
 impl PlanAction {
@@ -104,7 +104,7 @@ impl PlanStep {
 }
 
 /// The plan, and how much there is to do.
-pub(in crate::cli) fn text(steps: &[PlanStep]) -> String {
+pub(crate) fn text(steps: &[PlanStep]) -> String {
     let row = |step: &PlanStep| {
         let (sign, word) = step.action.sign_and_verb();
         [format!("{sign} {word}"), tame(step.action.app()).into_owned(), tame(&step.reason()).into_owned()]
@@ -123,7 +123,7 @@ pub(in crate::cli) fn text(steps: &[PlanStep]) -> String {
 }
 
 /// The same for programs: `{ "steps": [{ "action", "app", "ids", "reason", "changes" }], "pending": 2 }`.
-pub(in crate::cli) fn json(steps: &[PlanStep]) -> Value {
+pub(crate) fn json(steps: &[PlanStep]) -> Value {
     let change = |change: &FieldDiff| match &change.values {
         Some((is, wanted)) => json!({ "setting": change.name, "is": is, "wanted": wanted }),
         None => json!({ "setting": change.name, "change": change.note }),

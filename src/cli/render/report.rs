@@ -9,7 +9,7 @@ use crate::ipc::message::{Outcome, Report, Status};
 const MAX_IDS: usize = 8;
 
 /// One line for all instances of an app that came out alike, then the daemon's notes.
-pub(in crate::cli) fn outcomes(report: &Report) -> Vec<String> {
+pub(crate) fn outcomes(report: &Report) -> Vec<String> {
     let mut groups: Vec<(&Outcome, Vec<u32>)> = Vec::new();
     for outcome in report.instances.iter().filter(|outcome| outcome.problem.is_none()) {
         match groups.iter_mut().find(|(first, _)| is_same_outcome(first, outcome)) {
@@ -34,7 +34,7 @@ fn line(outcome: &Outcome, ids: &[u32]) -> String {
 }
 
 /// The instances that are on their way, by state and app: `: stopping api (0, 1), web (2)`.
-pub(in crate::cli) fn in_transition(moving: &BTreeMap<u32, (String, Status)>) -> String {
+pub(crate) fn in_transition(moving: &BTreeMap<u32, (String, Status)>) -> String {
     let mut apps: BTreeMap<(&str, &str), Vec<u32>> = BTreeMap::new();
     for (id, (name, status)) in moving {
         apps.entry((status.as_str(), name)).or_default().push(*id);

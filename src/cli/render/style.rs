@@ -1,29 +1,28 @@
-//! Colour and width of the output, and what must never reach a terminal.
+//! Color and width of the output, and what must never reach a terminal.
 
 use std::borrow::Cow;
-
-pub(in crate::cli) use crate::text::sanitize as tame;
 
 use unicode_segmentation::UnicodeSegmentation;
 use unicode_width::UnicodeWidthStr;
 
 use crate::ipc::message::Status;
+pub(crate) use crate::text::sanitize as tame;
 
 /// Columns assumed where nobody looks: enough for the full layouts, as in PM2.
 const DEFAULT_WIDTH: usize = 300;
 
 /// How output is dressed.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::cli) struct Style {
-    /// Whether colours are wanted.
-    pub(in crate::cli) colour: bool,
+pub(crate) struct Style {
+    /// Whether colors are wanted.
+    pub(crate) color: bool,
     /// Columns there are.
-    pub(in crate::cli) width: usize,
+    pub(crate) width: usize,
 }
 
-/// What a colour means.
+/// What a color means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::cli) enum Tone {
+pub(crate) enum Tone {
     /// Nothing special.
     Plain,
     /// A heading, a key.
@@ -38,7 +37,7 @@ pub(in crate::cli) enum Tone {
 
 impl Tone {
     /// The sequence that begins this tone.
-    pub(in crate::cli) fn begin(self) -> &'static str {
+    pub(crate) fn begin(self) -> &'static str {
         match self {
             Self::Plain => "",
             Self::Heading => "\u{1b}[1;36m",
@@ -49,7 +48,7 @@ impl Tone {
     }
 
     /// The tone of a state.
-    pub(in crate::cli) fn of(status: Status) -> Self {
+    pub(crate) fn of(status: Status) -> Self {
         match status {
             Status::Online => Self::Success,
             Status::Stopped | Status::Errored => Self::Error,
@@ -59,31 +58,31 @@ impl Tone {
 }
 
 /// Ends any tone.
-pub(in crate::cli) const RESET: &str = "\u{1b}[0m";
+pub(crate) const RESET: &str = "\u{1b}[0m";
 
 impl Style {
     /// For files and pipes.
-    pub(in crate::cli) fn plain() -> Self {
-        Self { colour: false, width: DEFAULT_WIDTH }
+    pub(crate) fn plain() -> Self {
+        Self { color: false, width: DEFAULT_WIDTH }
     }
 
-    /// `text` in the colour that belongs to a name, today and tomorrow. Red is for errors.
-    pub(in crate::cli) fn paint_name(self, name: &str, text: &str) -> String {
-        if !self.colour {
+    /// `text` in the color that belongs to a name, today and tomorrow. Red is for errors.
+    pub(crate) fn paint_name(self, name: &str, text: &str) -> String {
+        if !self.color {
             return text.to_owned();
         }
         // FNV-1a: short names differ in it.
         let hash = name
             .bytes()
             .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-        let colours = [32, 33, 34, 35, 36, 92, 93, 94, 95, 96];
-        let colour = colours[hash as usize % colours.len()];
-        format!("\u{1b}[{colour}m{text}{RESET}")
+        let colors = [32, 33, 34, 35, 36, 92, 93, 94, 95, 96];
+        let color = colors[hash as usize % colors.len()];
+        format!("\u{1b}[{color}m{text}{RESET}")
     }
 
     /// `text` in a tone.
-    pub(in crate::cli) fn paint(self, tone: Tone, text: &str) -> String {
-        match self.colour && tone != Tone::Plain {
+    pub(crate) fn paint(self, tone: Tone, text: &str) -> String {
+        match self.color && tone != Tone::Plain {
             true => format!("{}{text}{RESET}", tone.begin()),
             false => text.to_owned(),
         }
@@ -92,12 +91,12 @@ impl Style {
 
 /// Columns that `text` takes on a terminal. Several characters may be one sign there: an emoji with what
 /// makes it one, a letter with its accent.
-pub(in crate::cli) fn width(text: &str) -> usize {
+pub(crate) fn width(text: &str) -> usize {
     text.width()
 }
 
 /// `text` in at most `columns`, its end replaced by `…` where it is longer.
-pub(in crate::cli) fn truncate(text: &str, columns: usize) -> Cow<'_, str> {
+pub(crate) fn truncate(text: &str, columns: usize) -> Cow<'_, str> {
     let (mut taken, mut fits) = (0, 0);
     for (at, sign) in text.grapheme_indices(true) {
         taken += width(sign);
@@ -136,8 +135,8 @@ mod tests {
     }
 
     #[test]
-    fn colour_only_where_wanted() {
+    fn color_only_where_wanted() {
         assert_eq!(Style::plain().paint(Tone::Success, "online"), "online");
-        assert_eq!(Style { colour: true, width: 80 }.paint(Tone::Success, "x"), "\u{1b}[32mx\u{1b}[0m");
+        assert_eq!(Style { color: true, width: 80 }.paint(Tone::Success, "x"), "\u{1b}[32mx\u{1b}[0m");
     }
 }

@@ -9,7 +9,7 @@ const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
 /// Milliseconds in the largest unit of which there are at least two: `119s`, `2m`, `47h`, `2D`.
-pub(in crate::cli) fn age(ms: u64) -> String {
+pub(crate) fn age(ms: u64) -> String {
     let units = [(365 * DAY, "Y"), (30 * DAY, "M"), (DAY, "D"), (HOUR, "h"), (MINUTE, "m")];
     let fits = units.into_iter().find(|(unit, _)| ms / unit >= 2);
     let (unit, name) = fits.unwrap_or((SECOND, "s"));
@@ -17,12 +17,12 @@ pub(in crate::cli) fn age(ms: u64) -> String {
 }
 
 /// Milliseconds, exact where they are few: an app that dies after 12 ms did not run `0s`.
-pub(in crate::cli) fn duration(ms: u64) -> String {
+pub(crate) fn duration(ms: u64) -> String {
     if ms < 10 * SECOND { format!("{ms} ms") } else { age(ms) }
 }
 
 /// Bytes with one decimal, in steps of 1024: `0b`, `51.4mb`.
-pub(in crate::cli) fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     let units = [(1 << 40, "tb"), (1 << 30, "gb"), (1 << 20, "mb"), (1 << 10, "kb")];
     match units.into_iter().find(|(unit, _): &(u64, _)| bytes >= *unit) {
         #[allow(clippy::cast_precision_loss, reason = "one decimal is shown")]
@@ -32,13 +32,13 @@ pub(in crate::cli) fn size(bytes: u64) -> String {
 }
 
 /// Percent of one core, with a decimal where there is one.
-pub(in crate::cli) fn percent(cpu: f32) -> String {
+pub(crate) fn percent(cpu: f32) -> String {
     let text = format!("{cpu:.1}");
     format!("{}%", text.strip_suffix(".0").unwrap_or(&text))
 }
 
 /// A point in time, milliseconds since the epoch, as a clock in `zone` shows it.
-pub(in crate::cli) fn local_time(ms: u64, zone: &TimeZone) -> String {
+pub(crate) fn local_time(ms: u64, zone: &TimeZone) -> String {
     match i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()) {
         Some(at) => at.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
         None => "?".into(),

@@ -11,7 +11,7 @@ use crate::ipc::message::{InstanceDetail, Status};
 use crate::spec::{AppSpec, EnvVars};
 
 /// What is to be done, in the order of the file; then what is not in it.
-pub(in crate::cli) fn plan_steps(
+pub(crate) fn plan_steps(
     wanted: &[AppSpec],
     there: &[InstanceDetail],
     file: Option<&PathBuf>,

@@ -6,7 +6,13 @@ use std::path::Path;
 
 use clap::Args;
 
+use crate::cli::app_flags::{InvocationContext, print_warnings};
 use crate::cli::error::Error;
+use crate::cli::operation::send_all;
+use crate::cli::render::plan;
+use crate::cli::render::plan::{PlanAction, PlanStep};
+use crate::cli::session::Session;
+use crate::cli::{environment, output};
 use crate::config;
 use crate::ipc::client::{Client, ClientError};
 use crate::ipc::message::{
@@ -15,16 +21,9 @@ use crate::ipc::message::{
 };
 use crate::spec::AppSpec;
 
-use crate::cli::app_flags::{Ground, mistakes, warn};
-use crate::cli::commands::lifecycle::send_all;
-use crate::cli::render::plan;
-use crate::cli::render::plan::{PlanAction, PlanStep};
-use crate::cli::session::Session;
-use crate::cli::{environment, output};
-
 // Arguments of `plan` and `apply`.
 #[derive(Args, Clone, Debug)]
-pub(in crate::cli) struct ApplyArgs {
+pub(crate) struct ApplyArgs {
     /// Ecosystem file
     file: String,
     /// Delete apps that were started from this file and are no longer in it
@@ -40,7 +39,7 @@ pub(in crate::cli) struct ApplyArgs {
 
 // Arguments of `plan`.
 #[derive(Args, Clone, Debug)]
-pub(in crate::cli) struct PlanArgs {
+pub(crate) struct PlanArgs {
     #[command(flatten)]
     of: ApplyArgs,
     /// Print JSON
@@ -57,7 +56,7 @@ struct PlanInput {
     current: Vec<InstanceDetail>,
 }
 
-pub(in crate::cli) async fn plan(plan: PlanArgs, session: &Session) -> Result<(), Error> {
+pub(crate) async fn plan(plan: PlanArgs, session: &Session) -> Result<(), Error> {
     let look = load_input(&plan.of, session).await?;
     if plan.json {
         output::print_json(&plan::json(&look.steps))
@@ -66,7 +65,7 @@ pub(in crate::cli) async fn plan(plan: PlanArgs, session: &Session) -> Result<()
     }
 }
 
-pub(in crate::cli) async fn apply(of: ApplyArgs, session: &Session) -> Result<(), Error> {
+pub(crate) async fn apply(of: ApplyArgs, session: &Session) -> Result<(), Error> {
     let look = load_input(&of, session).await?;
     for line in plan::text(&look.steps).lines() {
         session.notice(format_args!("{line}"));
@@ -92,10 +91,10 @@ pub(in crate::cli) async fn apply(of: ApplyArgs, session: &Session) -> Result<()
 }
 
 async fn load_input(of: &ApplyArgs, session: &Session) -> Result<PlanInput, Error> {
-    let ground = Ground::new(of.env.as_deref(), &of.only)?;
+    let context = InvocationContext::new(of.env.as_deref(), &of.only)?;
     let path = Path::new(&of.file);
-    let loaded = config::load(path, &ground.options).map_err(mistakes)?;
-    warn(session, &loaded.warnings);
+    let loaded = config::load(path, &context.options)?;
+    print_warnings(session, &loaded.warnings);
     let mut client = session.connect_if_running().await?;
     let there = match &mut client {
         Some(client) => fetch_details(client, session).await?,

@@ -28,7 +28,7 @@ const VERSION_MANAGER_DIRS: [&str; 6] =
     ["/.nvm/", "/.fnm", "/.asdf/installs/", "/.pyenv/versions/", "/.rbenv/versions/", "/.local/share/mise/"];
 
 /// A finding for each app; the first instance stands for all.
-pub(in crate::cli) async fn check_apps(session: &Session) -> Vec<Check> {
+pub(crate) async fn check_apps(session: &Session) -> Vec<Check> {
     let home = &session.home;
     let (saved, note) = match dump::load(home) {
         Ok(loaded) => loaded,

@@ -23,7 +23,7 @@ const MIN_FREE_BYTES: u64 = 256 << 20;
 const MIN_OPEN_FILES: u64 = 4096;
 
 /// Everything there is to see without changing anything.
-pub(in crate::cli) async fn check_machine(session: &Session) -> Vec<Check> {
+pub(crate) async fn check_machine(session: &Session) -> Vec<Check> {
     let mut findings = vec![
         check_home(session),
         check_disk(session),

@@ -27,7 +27,7 @@ const INSIDE_UNIT_VAR: &str = "RSM_DOCTOR_INSIDE";
 
 // Arguments of `doctor`.
 #[derive(Args, Debug)]
-pub(in crate::cli) struct DoctorArgs {
+pub(crate) struct DoctorArgs {
     /// Check whether the saved apps would start at boot
     #[arg(long)]
     boot: bool,
@@ -64,7 +64,7 @@ impl Check {
 }
 
 /// Looks, tells, and fails if something does not work.
-pub(in crate::cli) async fn doctor(args: DoctorArgs, session: &Session) -> Result<(), Error> {
+pub(crate) async fn doctor(args: DoctorArgs, session: &Session) -> Result<(), Error> {
     let findings = match (args.boot, std::env::var_os(INSIDE_UNIT_VAR)) {
         (false, _) => machine::check_machine(session).await,
         (true, None) => return run_as_unit(&args, session),
@@ -127,7 +127,7 @@ fn run_as_unit(args: &DoctorArgs, session: &Session) -> Result<(), Error> {
 ///
 /// # Errors
 /// The program cannot be executed again.
-pub(in crate::cli) fn exec_with_login_path() -> Result<(), Error> {
+pub(crate) fn exec_with_login_path() -> Result<(), Error> {
     const RESOLVED: &str = "2";
     if std::env::var_os(INSIDE_UNIT_VAR).is_none_or(|stage| stage == RESOLVED) {
         return Ok(());

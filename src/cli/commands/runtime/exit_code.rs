@@ -8,7 +8,7 @@ use crate::process::signal;
 
 /// The code when nothing can run any more: that of the first app that was given up, else of the first that
 /// ended with another code than 0.
-pub(in crate::cli) fn exit_code(instances: &[InstanceDetail]) -> u8 {
+pub(crate) fn exit_code(instances: &[InstanceDetail]) -> u8 {
     let last = |instance: &InstanceDetail| instance.exits.last().map_or(0, |last| shell_code(&last.exit));
     let errored = instances.iter().find(|instance| instance.view.status == Status::Errored);
     if let Some(instance) = errored {
@@ -19,7 +19,7 @@ pub(in crate::cli) fn exit_code(instances: &[InstanceDetail]) -> u8 {
 
 /// The code after a signal had everything stopped: 0 where each app ended as it was asked to, by its code 0
 /// or by the signal; else that of the first that did not.
-pub(in crate::cli) fn exit_code_after_stop(instances: &[InstanceDetail], exits: &BTreeMap<u32, Exit>) -> u8 {
+pub(crate) fn exit_code_after_stop(instances: &[InstanceDetail], exits: &BTreeMap<u32, Exit>) -> u8 {
     let code = |instance: &InstanceDetail| {
         let asked = signal::parse(&instance.spec.stop.signal).unwrap_or(libc::SIGINT);
         match exits.get(&instance.view.id) {
@@ -34,11 +34,7 @@ pub(in crate::cli) fn exit_code_after_stop(instances: &[InstanceDetail], exits: 
 }
 
 /// Whose code it is.
-pub(in crate::cli) fn exit_reason(
-    instances: &[InstanceDetail],
-    exits: &BTreeMap<u32, Exit>,
-    code: u8,
-) -> String {
+pub(crate) fn exit_reason(instances: &[InstanceDetail], exits: &BTreeMap<u32, Exit>, code: u8) -> String {
     let last = |instance: &InstanceDetail| {
         let told = exits.get(&instance.view.id).cloned();
         told.or_else(|| instance.exits.last().map(|last| last.exit.clone()))

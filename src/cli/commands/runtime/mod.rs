@@ -16,9 +16,8 @@ use nix::unistd::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::cli::app_flags::{AppFlags, Ground, load, mistakes, warn};
+use crate::cli::app_flags::{AppFlags, ChangeFlags, InvocationContext, load_apps, print_warnings};
 use crate::cli::commands::daemon;
-use crate::cli::commands::lifecycle::ChangeFlags;
 use crate::cli::commands::runtime::output_relay::OutputRelay;
 use crate::cli::environment;
 use crate::cli::error::Error;
@@ -34,7 +33,7 @@ use crate::spec::AppSpec;
 
 // Arguments of `runtime`.
 #[derive(Args, Debug)]
-pub(in crate::cli) struct RuntimeArgs {
+pub(crate) struct RuntimeArgs {
     /// Ecosystem file, script or program
     #[arg(value_name = "FILE", required = true, num_args = 1..=2)]
     targets: Vec<String>,
@@ -88,7 +87,7 @@ type SignalCue = (Signal, fn() -> RuntimeEvent);
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(1);
 
 /// The command line, with the command that it is by the program's name: `pm2-runtime FILE`.
-pub(in crate::cli) fn rewrite_argv(mut args: Vec<OsString>) -> Vec<OsString> {
+pub(crate) fn rewrite_argv(mut args: Vec<OsString>) -> Vec<OsString> {
     let name = args.first().map(Path::new).and_then(Path::file_name);
     let called = name.is_some_and(|name| name == "pm2-runtime" || name == "pm2-docker");
     // `--version`, and rsm's own processes, which this program starts by its name.
@@ -105,7 +104,7 @@ pub(in crate::cli) fn rewrite_argv(mut args: Vec<OsString>) -> Vec<OsString> {
 ///
 /// # Errors
 /// No process could be made.
-pub(in crate::cli) fn fork_if_pid1() -> Result<bool, Error> {
+pub(crate) fn fork_if_pid1() -> Result<bool, Error> {
     let first = pid1::is_pid1();
     if first {
         let failed = |errno: nix::Error| Error::Io { context: "cannot fork", error: errno.into() };
@@ -118,7 +117,7 @@ pub(in crate::cli) fn fork_if_pid1() -> Result<bool, Error> {
 ///
 /// # Errors
 /// They cannot be started; or how they ended, with its code.
-pub(in crate::cli) async fn runtime(args: RuntimeArgs, alone: bool, session: &Session) -> Result<(), Error> {
+pub(crate) async fn runtime(args: RuntimeArgs, alone: bool, session: &Session) -> Result<(), Error> {
     let signals = signals()?;
     let mut apps = args.apps(session)?;
     if Client::connect(&session.home).await.is_ok() {
@@ -178,16 +177,16 @@ impl RuntimeArgs {
             }
             [] => return Err(Error::NoConfigFile { directory: ".".into() }),
         };
-        let ground = Ground::new(self.change.env.as_deref(), &self.change.only)?;
+        let context = InvocationContext::new(self.change.env.as_deref(), &self.change.only)?;
         if config::is_config_file(target) {
-            return load(session, target, &self.settings, &self.args, &ground);
+            return load_apps(session, target, &self.settings, &self.args, &context);
         }
         if self.change.env.is_some() {
             return Err(Error::EnvWithoutFile);
         }
         let line = self.settings.command_line(target, &self.args);
-        let loaded = config::load_command_line(&line, &ground.cwd, &ground.options).map_err(mistakes)?;
-        warn(session, &loaded.warnings);
+        let loaded = config::load_command_line(&line, &context.cwd, &context.options)?;
+        print_warnings(session, &loaded.warnings);
         Ok(loaded.apps)
     }
 }

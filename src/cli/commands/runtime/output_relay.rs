@@ -34,7 +34,7 @@ const IDLE_POLLS: u32 = 8;
 // How lines are shown.
 #[derive(Args, Clone, Copy, Debug)]
 #[group(multiple = false)]
-pub(in crate::cli) struct OutputFlags {
+pub(crate) struct OutputFlags {
     /// Print lines unmodified (default)
     #[arg(long)]
     raw: bool,
@@ -61,7 +61,7 @@ struct JsonLine {
 }
 
 /// The pipes and who reads them.
-pub(in crate::cli) struct OutputRelay {
+pub(crate) struct OutputRelay {
     shape: OutputFlags,
     out: PathBuf,
     err: PathBuf,
@@ -77,7 +77,7 @@ impl OutputRelay {
     ///
     /// # Errors
     /// The home's file system takes no pipes, or is read-only.
-    pub(in crate::cli) fn new(home: &Home, shape: OutputFlags, style: Style) -> io::Result<Self> {
+    pub(crate) fn new(home: &Home, shape: OutputFlags, style: Style) -> io::Result<Self> {
         let one = shape.json || shape.format;
         let out = home.run_dir().join("runtime-out");
         // Lines of both streams that go to one place must come by one way, or they would mix.
@@ -106,7 +106,7 @@ impl OutputRelay {
     }
 
     /// Has an app speak through the pipes, unless it names log files of its own.
-    pub(in crate::cli) fn redirect_logs(&self, app: &mut AppSpec) {
+    pub(crate) fn redirect_logs(&self, app: &mut AppSpec) {
         for (place, pipe) in [(&mut app.logs.out, &self.out), (&mut app.logs.err, &self.err)] {
             if *place == LogPath::Default {
                 *place = LogPath::File(pipe.clone());
@@ -122,7 +122,7 @@ impl OutputRelay {
 
     /// Resolves once the pipes have been empty for a moment: whoever reads our output has caught up. For
     /// when no app runs any more.
-    pub(in crate::cli) async fn wait_drained(&self) {
+    pub(crate) async fn wait_drained(&self) {
         let mut quiet = 0;
         while quiet < IDLE_POLLS {
             quiet = if self.is_empty() { quiet + 1 } else { 0 };
@@ -138,7 +138,7 @@ impl OutputRelay {
     }
 
     /// Reads what is still in the pipes. For when the daemon has ended.
-    pub(in crate::cli) fn finish(mut self) {
+    pub(crate) fn finish(mut self) {
         self.write_ends.clear();
         for reader in self.readers.drain(..) {
             let _ = reader.join();

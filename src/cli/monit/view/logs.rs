@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn what_is_searched_for_is_marked_within_the_part() {
-        let look = Theme { colour: false };
+        let look = Theme { color: false };
         let texts = |spans: Vec<Span<'static>>| {
             spans.into_iter().map(|span| span.content.into_owned()).collect::<Vec<_>>()
         };

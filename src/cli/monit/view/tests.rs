@@ -16,10 +16,10 @@ use crate::ipc::message::{
 
 const SIZES: [(u16, u16); 5] = [(120, 40), (80, 24), (60, 15), (200, 60), (30, 8)];
 
-fn draw(model: &Model, (width, height): (u16, u16), colour: bool) -> (Buffer, ClickAreas) {
+fn draw(model: &Model, (width, height): (u16, u16), color: bool) -> (Buffer, ClickAreas) {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
     let mut areas = ClickAreas::default();
-    let look = Theme { colour };
+    let look = Theme { color };
     let frame = terminal.draw(|frame| areas = super::draw(model, &look, &TimeZone::UTC, frame)).unwrap();
     (frame.buffer.clone(), areas)
 }
@@ -135,17 +135,17 @@ fn the_host_is_told_as_fully_as_there_is_room() {
 }
 
 #[test]
-fn without_colours_nothing_is_coloured_and_nothing_is_lost() {
+fn without_colors_nothing_is_colored_and_nothing_is_lost() {
     let (plain, _) = draw(&busy(), (120, 40), false);
     assert!(plain.content.iter().all(|cell| cell.fg == Color::Reset && cell.bg == Color::Reset));
-    let (coloured, _) = draw(&busy(), (120, 40), true);
-    assert!(coloured.content.iter().any(|cell| cell.fg == Color::Red));
-    // Readable on any ground: the terminal's own colours, none of them for the ground, no white or black.
+    let (colored, _) = draw(&busy(), (120, 40), true);
+    assert!(colored.content.iter().any(|cell| cell.fg == Color::Red));
+    // Readable on any ground: the terminal's own colors, none of them for the ground, no white or black.
     let fine = [Color::Reset, Color::Red, Color::Green, Color::Blue, Color::Magenta, Color::Cyan];
-    assert!(coloured.content.iter().all(|cell| fine.contains(&cell.fg) && cell.bg == Color::Reset));
+    assert!(colored.content.iter().all(|cell| fine.contains(&cell.fg) && cell.bg == Color::Reset));
     let symbols =
         |buffer: &Buffer| buffer.content.iter().map(|cell| cell.symbol().to_owned()).collect::<Vec<_>>();
-    assert_eq!(symbols(&plain), symbols(&coloured));
+    assert_eq!(symbols(&plain), symbols(&colored));
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn what_is_typed_is_seen_with_a_cursor() {
     let mut model = busy();
     model.mode = InputMode::Prompt { field: PromptKind::Apps, text: "网a".into(), previous: String::new() };
     let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
-    let look = Theme { colour: true };
+    let look = Theme { color: true };
     terminal.draw(|frame| drop(super::draw(&model, &look, &TimeZone::UTC, frame))).unwrap();
     let at = terminal.get_cursor_position().unwrap();
     assert_eq!((at.x, at.y), (" filter apps: ".len() as u16 + 3, 23));

@@ -1,4 +1,4 @@
-//! Colours: only those that the terminal's own theme defines, so that they can be read on light and dark
+//! Colors: only those that the terminal's own theme defines, so that they can be read on light and dark
 //! ground; and none of them says anything that is not also said otherwise.
 
 use ratatui::style::{Color, Modifier, Style};
@@ -7,14 +7,14 @@ use crate::ipc::message::Status;
 
 /// How things look.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::cli::monit) struct Theme {
-    /// Whether colours are wanted (`NO_COLOR`).
-    pub(in crate::cli::monit) colour: bool,
+pub(crate) struct Theme {
+    /// Whether colors are wanted (`NO_COLOR`).
+    pub(crate) color: bool,
 }
 
 impl Theme {
-    fn tinted(self, colour: Color) -> Style {
-        if self.colour { Style::new().fg(colour) } else { Style::new() }
+    fn tinted(self, color: Color) -> Style {
+        if self.color { Style::new().fg(color) } else { Style::new() }
     }
 
     /// As it should be.
