@@ -1,4 +1,4 @@
-//! `save`, `resurrect`, `cleardump`: the list on disk.
+//! `save`, `resurrect` and `cleardump`: the saved list.
 
 use crate::cli::error::Error;
 use crate::cli::operation::send_all;
@@ -6,7 +6,7 @@ use crate::cli::session::Session;
 use crate::ipc::message::{Request, SaveRequest, Saved};
 
 pub(crate) async fn save(force: bool, session: &Session) -> Result<(), Error> {
-    // Not launched: a daemon started just now has nothing to save.
+    // Does not start the daemon, which would have nothing to save.
     let mut client = session.connect().await?;
     let saved: Saved = client
         .call(&Request::Save(SaveRequest { force }))

@@ -1,4 +1,4 @@
-//! Color and width of the output, and what must never reach a terminal.
+//! Colors and widths of text on a terminal.
 
 use std::borrow::Cow;
 
@@ -8,35 +8,32 @@ use unicode_width::UnicodeWidthStr;
 use crate::ipc::message::Status;
 pub(crate) use crate::text::sanitize as tame;
 
-/// Columns assumed where nobody looks: enough for the full layouts, as in PM2.
+/// The width of output to files and pipes, enough for all columns, as in PM2.
 const DEFAULT_WIDTH: usize = 300;
 
-/// How output is dressed.
+/// The style of output.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Style {
-    /// Whether colors are wanted.
     pub(crate) color: bool,
-    /// Columns there are.
+    /// Width of the terminal in columns.
     pub(crate) width: usize,
 }
 
-/// What a color means.
+/// The meaning of a color.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tone {
-    /// Nothing special.
     Plain,
-    /// A heading, a key.
+    /// Headings and keys.
     Heading,
-    /// As it should be.
     Success,
-    /// Down.
+    /// Errored or stopped.
     Error,
-    /// In between.
+    /// In transition, or needs attention.
     Warning,
 }
 
 impl Tone {
-    /// The sequence that begins this tone.
+    /// The escape sequence that starts this tone.
     pub(crate) fn begin(self) -> &'static str {
         match self {
             Self::Plain => "",
@@ -47,7 +44,6 @@ impl Tone {
         }
     }
 
-    /// The tone of a state.
     pub(crate) fn of(status: Status) -> Self {
         match status {
             Status::Online => Self::Success,
@@ -57,21 +53,21 @@ impl Tone {
     }
 }
 
-/// Ends any tone.
+/// The escape sequence that ends a tone.
 pub(crate) const RESET: &str = "\u{1b}[0m";
 
 impl Style {
-    /// For files and pipes.
+    /// The style for files and pipes.
     pub(crate) fn plain() -> Self {
         Self { color: false, width: DEFAULT_WIDTH }
     }
 
-    /// `text` in the color that belongs to a name, today and tomorrow. Red is for errors.
+    /// `text` in a color derived from `name`. Red is reserved for errors.
     pub(crate) fn paint_name(self, name: &str, text: &str) -> String {
         if !self.color {
             return text.to_owned();
         }
-        // FNV-1a: short names differ in it.
+        // FNV-1a distributes short names well.
         let hash = name
             .bytes()
             .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
@@ -80,7 +76,6 @@ impl Style {
         format!("\u{1b}[{color}m{text}{RESET}")
     }
 
-    /// `text` in a tone.
     pub(crate) fn paint(self, tone: Tone, text: &str) -> String {
         match self.color && tone != Tone::Plain {
             true => format!("{}{text}{RESET}", tone.begin()),
@@ -89,22 +84,22 @@ impl Style {
     }
 }
 
-/// Columns that `text` takes on a terminal. Several characters may be one sign there: an emoji with what
-/// makes it one, a letter with its accent.
+/// The width of `text` on a terminal in columns. Several characters may form one grapheme: an emoji with its
+/// modifiers, a letter with its accent.
 pub(crate) fn width(text: &str) -> usize {
     text.width()
 }
 
-/// `text` in at most `columns`, its end replaced by `…` where it is longer.
+/// `text` truncated to `columns`, with `…` at the end if it is longer.
 pub(crate) fn truncate(text: &str, columns: usize) -> Cow<'_, str> {
     let (mut taken, mut fits) = (0, 0);
-    for (at, sign) in text.grapheme_indices(true) {
-        taken += width(sign);
+    for (at, grapheme) in text.grapheme_indices(true) {
+        taken += width(grapheme);
         if taken > columns {
             return if columns == 0 { "".into() } else { format!("{}…", &text[..fits]).into() };
         }
         if taken < columns {
-            fits = at + sign.len();
+            fits = at + grapheme.len();
         }
     }
     Cow::Borrowed(text)
@@ -124,18 +119,18 @@ mod tests {
     }
 
     #[test]
-    fn a_sign_of_several_characters_is_not_broken() {
+    fn graphemes_are_not_split() {
         assert_eq!((width("⚠️"), width("👩‍💻"), width("e\u{301}")), (2, 2, 1));
         assert_eq!((truncate("👩‍💻👩‍💻", 4), truncate("👩‍💻👩‍💻", 3)), ("👩‍💻👩‍💻".into(), "👩‍💻…".into()));
     }
 
     #[test]
-    fn control_characters_do_not_pass() {
+    fn control_characters_are_replaced() {
         assert_eq!(tame("a\u{1b}[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
     }
 
     #[test]
-    fn color_only_where_wanted() {
+    fn plain_style_has_no_colors() {
         assert_eq!(Style::plain().paint(Tone::Success, "online"), "online");
         assert_eq!(Style { color: true, width: 80 }.paint(Tone::Success, "x"), "\u{1b}[32mx\u{1b}[0m");
     }
