@@ -14,15 +14,15 @@ use crate::cli::render::units;
 use crate::ipc::message::{HostInfo, Status};
 
 /// Draws the version, the number of instances and the state of the host.
-pub(super) fn host_bar(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
+pub(super) fn host_bar(model: &Model, theme: &Theme, area: Rect, frame: &mut Frame<'_>) {
     let version = model.info.as_ref().map_or_else(String::new, |info| format!(" {}", info.version));
-    let mut left = vec![Span::styled(format!(" rsm{version} "), look.heading())];
+    let mut left = vec![Span::styled(format!(" rsm{version} "), theme.heading())];
     let instances = &model.instances;
     let online = instances.iter().filter(|view| view.status == Status::Online).count();
     let errored = instances.iter().filter(|view| view.status == Status::Errored).count();
     left.push(Span::styled(format!(" {online}/{} online", instances.len()), Style::new()));
     if errored > 0 {
-        left.push(Span::styled(format!(" {errored} errored"), look.error()));
+        left.push(Span::styled(format!(" {errored} errored"), theme.error()));
     }
     let used: usize = left.iter().map(Span::width).sum();
     let host = model.info.as_ref().map(|info| &info.host);
@@ -36,10 +36,10 @@ pub(super) fn host_bar(model: &Model, look: &Theme, area: Rect, frame: &mut Fram
 }
 
 /// Draws the alerts with their commands.
-pub(super) fn alert_bar(alerts: &[Alert], look: &Theme, area: Rect, frame: &mut Frame<'_>) {
+pub(super) fn alert_bar(alerts: &[Alert], theme: &Theme, area: Rect, frame: &mut Frame<'_>) {
     let columns = usize::from(area.width).saturating_sub(4);
     if let Some((tone, text)) = compact_line(alerts, columns) {
-        let style = if tone == Tone::Error { look.error() } else { look.warning() };
+        let style = if tone == Tone::Error { theme.error() } else { theme.warning() };
         frame.render_widget(Line::styled(format!(" ▲ {text}"), style), area);
     }
 }
@@ -82,23 +82,23 @@ fn memory_and_disk(host: &HostInfo) -> (String, String) {
 }
 
 /// Draws the tabs of the lower pane, and its state. Returns the areas of the tabs.
-pub(super) fn tab_bar(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, Tab)> {
+pub(super) fn tab_bar(model: &Model, theme: &Theme, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, Tab)> {
     let (mut spans, mut areas, mut at) = (vec![Span::raw("─")], Vec::new(), 1);
     let focused = model.full || model.focus == Focus::Pane;
     for (number, tab) in Tab::ALL.into_iter().enumerate() {
         let text = format!(" {} {} ", number + 1, tab.title());
         let columns = u16::try_from(width(&text)).unwrap_or(0);
-        let style = if tab == model.tab { look.selected(focused) } else { look.dim() };
+        let style = if tab == model.tab { theme.selected(focused) } else { theme.dim() };
         spans.push(Span::styled(text, style));
         areas.push((Rect { x: area.x + at, width: columns, ..area }.intersection(area), tab));
         at += columns;
     }
-    spans.push(Span::styled(format!(" {} ", model.selection_text()), look.heading()));
+    spans.push(Span::styled(format!(" {} ", model.selection_text()), theme.heading()));
     match model.tab {
-        Tab::Logs => spans.extend(log_state(model, look)),
-        Tab::Details if model.areas.details_most > model.details_top => {
-            let below = model.areas.details_most - model.details_top;
-            spans.push(Span::styled(format!("[{below} below] "), look.warning()));
+        Tab::Logs => spans.extend(log_state(model, theme)),
+        Tab::Details if model.areas.max_details_top > model.details_top => {
+            let below = model.areas.max_details_top - model.details_top;
+            spans.push(Span::styled(format!("[{below} below] "), theme.warning()));
         }
         Tab::Details | Tab::Charts => {}
     }
@@ -109,7 +109,7 @@ pub(super) fn tab_bar(model: &Model, look: &Theme, area: Rect, frame: &mut Frame
 }
 
 /// The options of the log pane that differ from the default.
-fn log_state(model: &Model, look: &Theme) -> Vec<Span<'static>> {
+fn log_state(model: &Model, theme: &Theme) -> Vec<Span<'static>> {
     let pane = &model.log_pane;
     let mut words = Vec::new();
     if pane.paused {
@@ -129,11 +129,11 @@ fn log_state(model: &Model, look: &Theme) -> Vec<Span<'static>> {
     if !model.line_filter.is_empty() {
         words.push(format!("filter /{}/", model.line_filter));
     }
-    words.into_iter().map(|word| Span::styled(format!("[{word}] "), look.warning())).collect()
+    words.into_iter().map(|word| Span::styled(format!("[{word}] "), theme.warning())).collect()
 }
 
 /// Draws the prompt or a message, or else the keys. Returns the areas of the keys, which can be clicked.
-pub(super) fn footer(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, char)> {
+pub(super) fn footer(model: &Model, theme: &Theme, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, char)> {
     if let InputMode::Prompt { field, text, .. } = &model.mode {
         let (label, hint) = match field {
             PromptKind::Apps => ("filter apps: ", "  Enter apply, Esc cancel"),
@@ -142,9 +142,9 @@ pub(super) fn footer(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<
             PromptKind::Scale => ("instances (4, +1, -1): ", "  Enter scale, Esc cancel"),
         };
         let line = Line::from(vec![
-            Span::styled(format!(" {label}"), look.heading()),
+            Span::styled(format!(" {label}"), theme.heading()),
             Span::raw(text.clone()),
-            Span::styled(hint, look.dim()),
+            Span::styled(hint, theme.dim()),
         ]);
         let at = 1 + width(label) + width(text);
         frame.render_widget(line, area);
@@ -154,15 +154,15 @@ pub(super) fn footer(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<
         return Vec::new();
     }
     if let Some((text, good)) = &model.message {
-        let style = if *good { look.success() } else { look.error() };
+        let style = if *good { theme.success() } else { theme.error() };
         frame.render_widget(Line::styled(format!(" {text}"), style), area);
         return Vec::new();
     }
-    key_hints(model, look, area, frame)
+    key_hints(model, theme, area, frame)
 }
 
 /// Draws as many keys as fit, the most important first.
-fn key_hints(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, char)> {
+fn key_hints(model: &Model, theme: &Theme, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, char)> {
     const TREE_KEYS: [(char, &str, &str); 13] = [
         ('q', "q", "quit"),
         ('?', "?", "help"),
@@ -196,7 +196,7 @@ fn key_hints(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) -> 
         if at + columns > usize::from(area.width) + 2 {
             break;
         }
-        spans.push(Span::styled(*key, look.heading()));
+        spans.push(Span::styled(*key, theme.heading()));
         spans.push(Span::raw(format!(" {label}  ")));
         let (x, columns16) = (area.x + u16::try_from(at).unwrap_or(0), u16::try_from(columns).unwrap_or(0));
         areas.push((Rect { x, width: columns16.saturating_sub(2), ..area }.intersection(area), *letter));
