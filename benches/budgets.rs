@@ -15,7 +15,10 @@ const READS: usize = 40;
 
 fn main() {
     let bench = Bench::new();
-    println!("{:<46} {:>22}  {:>10}  {:>6}  {:>10}", "what", "median (min-max)", "bare", "ratio", "goal");
+    println!(
+        "{:<46} {:>22}  {:>10}  {:>6}  {:>10}",
+        "benchmark", "median (min-max)", "bare", "ratio", "goal"
+    );
     bench.first_command();
     bench.reads(0);
     for count in [100, 500] {
@@ -93,7 +96,7 @@ impl Bench {
                 time
             })
             .collect();
-        row("first command until the daemon has answered", &times, "ms", None, "15 ms");
+        row("first command, with start of the daemon", &times, "ms", None, "15 ms");
         self.timed(&["cleardump"]);
     }
 
@@ -180,7 +183,7 @@ impl Bench {
             })
             .collect();
         row(
-            "crash until the next process has spoken (sh)",
+            "crash until the next process writes (sh)",
             &times,
             "ms",
             Some(self.bare("crash", READS)),
@@ -192,7 +195,13 @@ impl Bench {
     fn restart(&self) {
         self.timed(&["-s", "start", "/bin/sleep", "--name", "nap", "--", "1000"]);
         let times: Vec<f64> = (0..READS).map(|_| self.timed(&["-s", "restart", "nap"])).collect();
-        row("restart of an app that goes at once", &times, "ms", Some(self.bare("crash", READS)), "6 ms");
+        row(
+            "restart of an app that exits immediately",
+            &times,
+            "ms",
+            Some(self.bare("crash", READS)),
+            "6 ms",
+        );
         self.timed(&["-s", "delete", "all"]);
     }
 
@@ -204,7 +213,7 @@ impl Bench {
         std::thread::sleep(Duration::from_secs(20));
         let used: f64 = pids.map(ticks).iter().zip(before).map(|(after, before)| after - before).sum();
         let percent = used / began.elapsed().as_secs_f64(); // 100 ticks a second: ticks are percent
-        row(&format!("processor of daemon and keeper, {count} idle"), &[percent], "%", None, "0.2 %");
+        row(&format!("CPU of daemon and keeper, {count} idle"), &[percent], "%", None, "0.2 %");
     }
 }
 

@@ -26,14 +26,14 @@ fn main() {
         return write(&args[2..]);
     }
     let total = std::env::var("RSM_BENCH_MIB").map_or(MIB, |mib| mib.parse().unwrap()) << 20;
-    println!("{:<40} {:>10} {:>8} {:>14} {:>10}", "what", "MB/s", "ratio", "CPU s per GiB", "PSS MB");
+    println!("{:<40} {:>10} {:>8} {:>14} {:>10}", "benchmark", "MB/s", "ratio", "CPU s per GiB", "PSS MB");
     let bench = Bench::new(total);
     let direct = bench.direct();
     for (what, rules) in [
         ("raw", "logs = { interval = 'none', max_size = 'none' }"),
         ("raw, rotated every 10 MB", "logs = { retain = 5 }"),
         ("raw, rotated and compressed", "logs = { retain = 5, compress = true }"),
-        ("stamped", "log_date_format = 'YYYY-MM-DD HH:mm:ss.SSS'\nlogs = { max_size = 'none' }"),
+        ("timestamped", "log_date_format = 'YYYY-MM-DD HH:mm:ss.SSS'\nlogs = { max_size = 'none' }"),
         ("json", "log_type = 'json'\nlogs = { max_size = 'none' }"),
     ] {
         bench.under_rsm(what, rules, 1, direct);
@@ -130,7 +130,7 @@ impl Bench {
         let speed = speed(self.total, &results);
         println!("{what:<40} {speed:>10.0} {:>8.2} {processor:>14.2} {memory:>10.1}", speed / direct);
         if let Some(latency) = latency {
-            println!("{:<40} {latency:>10.1} ms, median", "rsm list meanwhile");
+            println!("{:<40} {latency:>10.1} ms, median", "rsm list during the run");
         }
         self.rsm(&["-s", "kill"]);
         results.iter().for_each(|result| fs::remove_file(result).unwrap());
@@ -149,9 +149,9 @@ impl Bench {
         times.sort_by(f64::total_cmp);
         let speed = speed(total, &[result]);
         println!("{:<40} {speed:>10.0}", format!("flood of {} GiB", total >> 30));
-        println!("{:<40} {begin:>10.1} MB, then {most:.1} at most", "daemon's PSS");
+        println!("{:<40} {begin:>10.1} MB, maximum {most:.1}", "PSS of the daemon");
         let middle = times.get(times.len() / 2).copied().unwrap_or_default();
-        println!("{:<40} {middle:>10.1} ms, median of {}", "rsm list meanwhile", times.len());
+        println!("{:<40} {middle:>10.1} ms, median of {}", "rsm list during the run", times.len());
         self.end();
     }
 
@@ -214,10 +214,10 @@ impl Bench {
         npm.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]);
         let installed = npm.arg(&dir).arg("pm2").stdout(Stdio::null()).status();
         if !installed.is_ok_and(|status| status.success()) {
-            println!("PM2 is left out: npm is missing, or cannot install it");
+            println!("PM2 is skipped: npm is missing or cannot install it");
             return;
         }
-        for (what, more) in [("PM2, raw", None), ("PM2, stamped", Some("YYYY-MM-DD HH:mm:ss.SSS"))] {
+        for (what, more) in [("PM2, raw", None), ("PM2, timestamped", Some("YYYY-MM-DD HH:mm:ss.SSS"))] {
             let result = self.path("done-pm2");
             let (total, log) = (self.total.to_string(), self.path("pm2.log"));
             let run = |args: &[&str]| {

@@ -107,7 +107,7 @@ fn flooded(instances: usize) {
     }
     times.sort();
     println!(
-        "key to screen, {instances} instances and a flood: median {:.1} ms, 99 % {:.1} ms, most {:.1} ms",
+        "key to screen, {instances} instances and a flood: median {:.1} ms, 99 % {:.1} ms, maximum {:.1} ms",
         millis(times[times.len() / 2]),
         millis(times[times.len() * 99 / 100]),
         millis(times[times.len() - 1])

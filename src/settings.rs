@@ -108,7 +108,7 @@ settings! {
     autosave: bool = "autosave", Kind::Boolean, default "false" = false, Reader::Daemon;
     /// Default sort order of `rsm list`, as for --sort
     list_sort: String = "list.sort", Kind::SortField, default "name:asc" = "name:asc".into(), Reader::Cli;
-    /// Level of rsm's own log: error, warn, info, debug or trace; from the next start of the daemon on
+    /// Level of the daemon log: error, warn, info, debug or trace; takes effect when the daemon starts
     log_level: LogLevel = "log.level", Kind::LogLevel, default "info" = LogLevel::default(), Reader::Daemon;
     /// Maximum size of all logs together; the oldest rotated files are deleted first
     log_budget: u64 = "logs.budget", Kind::Size, default "10G" = 10 << 30, Reader::Daemon;

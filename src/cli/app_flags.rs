@@ -134,7 +134,7 @@ pub(super) struct ChangeFlags {
     /// Environment block to use: `env_NAME` of the file
     #[arg(long, value_name = "NAME")]
     pub(super) env: Option<String>,
-    /// Only these apps of the file
+    /// Select only these apps from the file
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub(super) only: Vec<String>,
     /// Update the environment of the apps from this shell

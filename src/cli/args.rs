@@ -107,7 +107,7 @@ pub(super) enum SessionCommand {
     /// Show details of apps
     #[command(visible_aliases = ["show", "desc"])]
     Describe(DescribeArgs),
-    /// Print the environment variables of an instance, including values
+    /// Print the configured environment variables of an instance, including values
     Env(EnvArgs),
     /// Print the process ids of apps
     Pid {
@@ -133,10 +133,10 @@ pub(super) enum SessionCommand {
     /// Reopen all log files, for example after logrotate
     #[command(name = "reloadLogs", aliases = ["reload-logs", "reloadlogs"])]
     ReloadLogs,
-    /// Show or change settings
+    /// Show or change the settings of rsm
     #[command(visible_alias = "config")]
     Conf {
-        /// Key, such as `autosave` [default: show all settings]
+        /// Name of a setting, such as `logs.budget` [default: show all settings]
         key: Option<String>,
         /// New value [default: show the current value]
         value: Option<String>,
@@ -184,23 +184,23 @@ pub(super) enum SessionCommand {
     },
     /// Convert an ecosystem file to TOML
     Convert(ConvertArgs),
-    /// Print a report to attach to a bug report
+    /// Print information for a bug report
     Report,
     /// Change a setting
     Set {
-        /// Key, such as `logs.lines`
+        /// Name of a setting, such as `logs.lines`
         key: String,
-        /// Value
+        /// New value
         value: String,
     },
-    /// Print a setting, or all of them
+    /// Print a setting, or all settings
     Get {
-        /// Key, such as `logs.lines`
+        /// Name of a setting, such as `logs.lines`
         key: Option<String>,
     },
-    /// Reset a setting to its default; `all` resets all of them
+    /// Reset a setting to its default, or `all` settings
     Unset {
-        /// Key, such as `logs.lines`
+        /// Name of a setting, such as `logs.lines`
         key: String,
     },
     /// Create an ecosystem.toml for the current directory

@@ -19,7 +19,7 @@ pub(super) struct Targets {
     /// Ids, names, namespaces, /regex/, `all`, or ecosystem files
     #[arg(required = true, value_name = "APP", add = ArgValueCompleter::new(completion::complete_targets))]
     pub(super) targets: Vec<String>,
-    /// Only these apps of the file
+    /// Select only these apps from the file
     #[arg(long = "only", value_delimiter = ',', value_name = "NAMES")]
     pub(super) only_apps: Vec<String>,
     /// Environment block of the file (affects app names with `append_env_to_name`)

@@ -70,7 +70,7 @@ app_keys! {
     cwd: String = key(Group::App).flag(Flag::text("--cwd", "DIR").help("Working directory")).spec(&["/cwd"]).not_resettable()
         .jlist("pm_cwd", |spec| Pm2Value::Path(&spec.cwd));
 
-    /// Interpreter for the script, or `none` to execute it directly. Default: by extension or #! line.
+    /// Interpreter for the script, or `none` to execute it directly. Default: depends on the extension or the #! line.
     interpreter: String = key(Group::App).aliases(&["exec_interpreter"])
         .flag(Flag::text("--interpreter", "PROGRAM")).spec(&["/launcher/interpreter/program"]).not_resettable()
         .jlist("exec_interpreter", |spec| match &spec.launcher {
@@ -92,26 +92,26 @@ app_keys! {
         .flag(Flag::switch("--no-autostart", false).help("Add the app without starting it")).spec(&["/autostart"])
         .jlist("autostart", |spec| spec.autostart.into());
 
-    /// Apps that must be online before this one starts. They are stopped after it.
+    /// Apps that must be online before this one starts, and that are stopped after it.
     depends_on: WordList = key(Group::App).spec(&["/depends_on"]).not_in_pm2();
 
-    /// Append `-<name>` to the app name when started with `--env <name>`.
+    /// Append `-NAME` to the app name if the app is started with `--env NAME`.
     append_env_to_name: bool = key(Group::App);
 
     /// Pid file. The instance id is inserted before `.pid`.
     pid_file: String = key(Group::App).aliases(&["pid"])
         .flag(Flag::text("--pid", "FILE").short('p').help("File for the process id")).spec(&["/pid_file"]);
 
-    /// `cluster`: instances share a port. `fork`: they do not.
+    /// `cluster`: all instances share one port. `fork`: they do not.
     exec_mode: ExecModeValue = key(Group::Instances).spec(&["/exec_mode"])
         .jlist("exec_mode", |spec| match spec.exec_mode {
             ExecMode::Fork => "fork_mode".into(),
             ExecMode::Cluster => "cluster_mode".into(),
         });
 
-    /// Number of instances. `max` or 0 for one per core, -N for N fewer.
+    /// Number of instances: `max` or 0 for one per core, -N for N fewer than cores.
     instances: InstanceCount = key(Group::Instances)
-        .flag(Flag::text("--instances", "N").short('i').allow_hyphen().help("Number of instances; `max` for one per core, -N for all cores minus N"))
+        .flag(Flag::text("--instances", "N").short('i').allow_hyphen().help("Number of instances; `max` for one per core, -N for N fewer than cores"))
         .spec(&["/instances"])
         .jlist("instances", |spec| spec.instances.into());
 
@@ -121,13 +121,13 @@ app_keys! {
     /// Load balancing: `random`, `ip_hash` (sticky by client address) or `shared` (one accept queue).
     balance: BalanceValue = key(Group::Instances).spec(&["/balance"]).not_in_pm2();
 
-    /// Addresses the app listens on, such as `3000` or `127.0.0.1:3000`. Only needed where its system calls cannot be observed.
+    /// Addresses the app listens on, such as `3000` or `127.0.0.1:3000`. Needed only if rsm cannot supervise the system calls of the app.
     listen: WordList = key(Group::Instances).spec(&["/listen"]).not_in_pm2();
 
     /// Options for shared ports: `udp`, `privileged`.
     ports: PortOptionsValue = key(Group::Instances).spec(&["/ports"]).table().not_in_pm2();
 
-    /// Scale the number of instances by load: `min`, `max`, `cpu`, `queue`.
+    /// Adjust the number of instances to the load: `min`, `max`, `cpu`, `queue`.
     autoscale: AutoscaleValue = key(Group::Instances).spec(&["/autoscale"]).table().not_in_pm2();
 
     /// Force fork mode.
@@ -146,7 +146,7 @@ app_keys! {
     instance_var: VarName = key(Group::Instances).spec(&["/instance_var"])
         .jlist("instance_var", |spec| (&spec.instance_var).into());
 
-    /// Environment variables. `--env <name>` merges the table `env_<name>` over them.
+    /// Environment variables. `--env NAME` merges the table `env_NAME` into them.
     env: EnvValue = key(Group::Environment).spec(&["/env"])
         .jlist("env", |spec| Pm2Value::Vars(&spec.env));
 
@@ -180,7 +180,7 @@ app_keys! {
 
     /// Additional file for both streams, or true for the default path.
     log_file: LogTarget = key(Group::Logs).aliases(&["log"])
-        .flag(Flag::optional("--log", "FILE").short('l').help("Additional file for both streams [default: below the home of rsm]"))
+        .flag(Flag::optional("--log", "FILE").short('l').help("Additional file for both streams [default: in $RSM_HOME/logs]"))
         .spec(&["/logs/combined"]);
 
     /// Log format: `raw` or `json`.
@@ -266,7 +266,7 @@ app_keys! {
 
     /// Grace period between the stop signal and SIGKILL. Milliseconds or a duration such as `10s`.
     kill_timeout: DurationValue = key(Group::StopAndReadiness)
-        .flag(Flag::text("--kill-timeout", "TIME").short('k').help("Grace period before SIGKILL (`1600` milliseconds, `10s`)"))
+        .flag(Flag::text("--kill-timeout", "TIME").short('k').help("Grace period before SIGKILL, in milliseconds or as `10s`"))
         .spec(&["/stop/timeout"])
         .jlist("kill_timeout", |spec| spec.stop.timeout.into());
 
@@ -322,7 +322,7 @@ app_keys! {
 
     /// Delay between the last change and the restart. Milliseconds or a duration such as `500ms`.
     watch_delay: DurationValue = key(Group::Watch)
-        .flag(Flag::text("--watch-delay", "TIME").help("Delay after the last change (`2` seconds, `500ms`)").convert(seconds_to_duration))
+        .flag(Flag::text("--watch-delay", "TIME").help("Delay after the last change, in seconds or as `500ms`").convert(seconds_to_duration))
         .spec(&["/watch/delay"])
         .jlist("watch_delay", |spec| spec.watch.as_ref().map(|watch| watch.delay).into());
 }

@@ -11,9 +11,9 @@ use serde_json::Value;
 const HEAD: &str = "\
 # Key reference
 
-This page lists all keys of an app in an ecosystem file, in alphabetical order. It is generated from the JSON Schema, which you
-can also use in an editor. [Ecosystem file](ecosystem.md) explains the value types and how the keys work together, and
-[Migrating from PM2](from-pm2.md) describes the differences from PM2.
+This page lists all keys of an app in an ecosystem file, in alphabetical order. It is generated from the JSON Schema,
+which you can also use in an editor. [Ecosystem file](ecosystem.md) explains the value types and how the keys work
+together, and [Migrating from PM2](from-pm2.md) describes the differences from PM2.
 
 ```sh
 rsm schema > ecosystem.schema.json
@@ -67,7 +67,7 @@ fn list_of(property: &Value) -> String {
             .filter_map(Value::as_str)
             .map(|kind| format!("{kind}s"))
             .collect::<Vec<_>>()
-            .join(", "),
+            .join(" and "),
         _ => "values".to_owned(),
     }
 }
@@ -97,14 +97,14 @@ fn page(schema: &Value) -> String {
             text += &format!(" Also: {}.", aliases.join(", "));
         }
         match property["deprecated"] == true {
-            true => ignored += &format!("| `{name}` | {text} |\n"),
+            true => ignored += &format!("| `{name}` | {} |\n", text.trim_start_matches("Ignored: ")),
             false => {
                 used += &format!("| `{name}` | {} | {} | {text} |\n", flags(name), cell(&values(property)))
             }
         }
     }
     let more =
-        "| `env_NAME` | | table | Variables merged into `env` when the app is started with `--env NAME`. |\n";
+        "| `env_NAME` | | table | Variables merged into `env` if the app is started with `--env NAME`. |\n";
     format!("{HEAD}{used}{more}{IGNORED}{ignored}")
 }
 

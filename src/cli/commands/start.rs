@@ -25,7 +25,7 @@ pub(crate) struct StartArgs {
     targets: Vec<String>,
     #[command(flatten)]
     change: ChangeFlags,
-    /// Start another app of the same name
+    /// Start another app with the same name
     #[arg(short, long)]
     force: bool,
     /// Stay in the foreground and show logs; Ctrl-C stops the apps

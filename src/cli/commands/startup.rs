@@ -20,7 +20,7 @@ pub(crate) struct ServiceArgs {
     /// Init system: systemd, openrc, sysv or runit [default: detected]
     #[arg(value_name = "SYSTEM", hide_possible_values = true)]
     system: Option<InitSystem>,
-    /// User who owns the apps; other users require root [default: current user]
+    /// User that owns the apps; a different user requires root [default: current user]
     #[arg(short, long, value_name = "NAME")]
     user: Option<String>,
     /// RSM_HOME of that user [default: ~/.rsm]

@@ -93,7 +93,7 @@ fn completion_does_not_start_daemon() {
 fn manual_has_page_for_each_command() {
     let rsm = Rsm::new();
     rsm.ok(&["man", "man1"]);
-    for (page, says) in [("rsm.1", "rsm"), ("rsm-start.1", "Examples"), ("rsm-monit.1", "full-screen")] {
+    for (page, says) in [("rsm.1", "rsm"), ("rsm-start.1", "Examples"), ("rsm-monit.1", "full\\-screen")] {
         let text = std::fs::read_to_string(rsm.dir().join("man1").join(page)).unwrap();
         assert!(text.starts_with(".ie") && text.contains(says), "{page}: {text}");
     }

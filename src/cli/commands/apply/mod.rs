@@ -31,7 +31,7 @@ pub(crate) struct ApplyArgs {
     /// Environment block to use: `env_NAME` of the file
     #[arg(long, value_name = "NAME")]
     env: Option<String>,
-    /// Only these apps of the file
+    /// Select only these apps from the file
     #[arg(long, value_delimiter = ',', value_name = "NAMES", conflicts_with = "prune")]
     only: Vec<String>,
 }
