@@ -1,5 +1,5 @@
-//! The flags that describe an app, made from the table of keys: shared by `start`, `restart`,
-//! `reload` and `runtime`.
+//! The flags of `start`, `restart`, `reload` and `runtime`: those of the table of keys, which describe an app, and
+//! those that are common to these commands.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -8,16 +8,14 @@ use clap::builder::ValueHint;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use serde_json::{Map, Value};
 
-use crate::cli::error::Error;
+use super::error::Error;
+use super::session::Session;
 use crate::config::{
-    self, CommandLine, ConfigErrors, Flag, FlagValue, GivenFlag, IGNORED_KEYS, IgnoredKey, KeyDef,
-    LoadOptions,
+    self, CommandLine, Flag, FlagValue, GivenFlag, IGNORED_KEYS, IgnoredKey, KeyDef, LoadOptions,
 };
 use crate::spec::AppSpec;
 
-use super::session::Session;
-
-/// The flags that were given. Their values are checked by `config`, which also reads files.
+/// The given flags. `config` validates their values, as it does those of files.
 #[derive(Clone, Debug, Default)]
 pub(super) struct AppFlags(Vec<GivenFlag>);
 
@@ -42,12 +40,12 @@ impl FromArgMatches for AppFlags {
     }
 }
 
-/// The name of a flag without its dashes, which is also its id.
+/// The name of a flag without dashes, also its id in clap.
 fn id(flag: &Flag) -> &'static str {
     flag.long.trim_start_matches('-')
 }
 
-/// A row of the table as clap takes it.
+/// Makes a clap argument of a row of the table.
 fn arg(key: &KeyDef, flag: &Flag) -> Arg {
     let mut arg = Arg::new(id(flag)).long(id(flag)).help(key.help()).help_heading(key.group.heading());
     arg = arg.hide(flag.hidden).allow_hyphen_values(flag.allow_hyphen);
@@ -77,7 +75,7 @@ fn value(arg: Arg, name: &'static str) -> Arg {
     arg.value_name(name).value_hint(hint)
 }
 
-/// A flag with its values, if it was given.
+/// Returns a flag with its values, if it was given.
 fn given(flag: &Flag, matches: &ArgMatches) -> Option<GivenFlag> {
     let values = match flag.value {
         FlagValue::Switch(_) => matches.get_flag(id(flag)).then(Vec::new)?,
@@ -97,8 +95,8 @@ impl AppFlags {
         self.0.iter_mut().find(|given| given.long == long).map(|given| &mut given.values)
     }
 
-    /// `--watch app.js` and `--log app.js` take the word after them, as in PM2. Where there is no
-    /// other target, that word is the target, and is returned here.
+    /// `--watch app.js` and `--log app.js` take the word after them as their value, as in PM2. Without any other
+    /// target, that word is the target: it is removed from the flag and returned.
     pub(super) fn take_swallowed_target(&mut self) -> Option<String> {
         let watched = self.values_mut("--watch").and_then(|paths| paths.last_mut());
         if let Some(path) = watched.filter(|path| !path.is_empty()) {
@@ -107,7 +105,7 @@ impl AppFlags {
         self.values_mut("--log").and_then(Vec::pop)
     }
 
-    /// `--stop-exit-codes 0 143`, as in PM2: numbers among the targets are exit codes.
+    /// `--stop-exit-codes 0 143`: as in PM2, numbers among the targets are exit codes.
     pub(super) fn fix_exit_codes(&mut self, targets: &mut Vec<String>) {
         let number = |target: &String| target.parse::<u32>().is_ok();
         if let Some(codes) = self.values_mut("--stop-exit-codes").filter(|_| !targets.iter().all(number)) {
@@ -120,16 +118,36 @@ impl AppFlags {
         CommandLine { script, args, flags: &self.0 }
     }
 
-    /// What these flags change of an app that exists, as a JSON merge patch of its spec.
-    ///
-    /// # Errors
-    /// The errors of the flags.
-    pub(super) fn patch(&self, args: &[String], ground: &Ground) -> Result<Map<String, Value>, Error> {
-        config::flags_to_patch(&self.command_line("", args), &ground.cwd, &ground.options).map_err(mistakes)
+    /// What these flags change in an existing app, as a JSON merge patch of its spec.
+    pub(super) fn patch(
+        &self,
+        args: &[String],
+        context: &InvocationContext,
+    ) -> Result<Map<String, Value>, Error> {
+        Ok(config::flags_to_patch(&self.command_line("", args), &context.cwd, &context.options)?)
     }
 }
 
-/// PM2's flags without a meaning here: accepted, so that command lines keep working.
+// Flags of `start`, `restart`, `reload` and `runtime` that are not settings of an app.
+#[derive(Args, Clone, Debug)]
+pub(super) struct ChangeFlags {
+    /// Environment block to use: `env_NAME` of the file
+    #[arg(long, value_name = "NAME")]
+    pub(super) env: Option<String>,
+    /// Select only these apps from the file
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub(super) only: Vec<String>,
+    /// Update the environment of the apps from this shell
+    #[arg(short = 'a', long)]
+    pub(super) update_env: bool,
+    /// Follow the logs of the apps afterwards
+    #[arg(long)]
+    pub(super) attach: bool,
+    #[command(flatten)]
+    pub(super) ignored: IgnoredFlags,
+}
+
+/// Flags of PM2 without effect in rsm. They are accepted so that existing command lines keep working.
 #[derive(Clone, Debug, Default)]
 pub(super) struct IgnoredFlags(Vec<&'static IgnoredKey>);
 
@@ -163,7 +181,7 @@ impl FromArgMatches for IgnoredFlags {
 }
 
 impl IgnoredFlags {
-    /// Warns of the flags that ask for more than rsm does.
+    /// Warns about flags with an effect in PM2 that users may rely on.
     pub(super) fn warn(&self, session: &Session) {
         for key in self.0.iter().filter(|key| key.warn) {
             let flag = key.flag.unwrap_or(key.name);
@@ -173,18 +191,13 @@ impl IgnoredFlags {
 }
 
 /// What files and flags are resolved against.
-pub(super) struct Ground {
-    /// Where the command was typed.
+pub(super) struct InvocationContext {
+    /// The working directory of the command.
     pub(super) cwd: PathBuf,
-    /// The rest.
     pub(super) options: LoadOptions,
 }
 
-impl Ground {
-    /// The ground here and now.
-    ///
-    /// # Errors
-    /// The current directory is gone.
+impl InvocationContext {
     pub(super) fn new(env_name: Option<&str>, only: &[String]) -> Result<Self, Error> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let options = LoadOptions {
@@ -197,34 +210,27 @@ impl Ground {
     }
 }
 
-/// Every mistake as a block of its own.
-pub(super) fn mistakes(found: ConfigErrors) -> Error {
-    Error::InvalidConfig(found.0.iter().map(ToString::to_string).collect())
-}
-
-/// The apps of a file, changed as the flags want it; warnings are told.
-///
-/// # Errors
-/// The mistakes of the file or of the flags.
-pub(super) fn load(
+/// Loads the apps of a file and changes them as the flags say. Prints warnings.
+pub(super) fn load_apps(
     session: &Session,
     file: &str,
     flags: &AppFlags,
     args: &[String],
-    ground: &Ground,
+    context: &InvocationContext,
 ) -> Result<Vec<AppSpec>, Error> {
-    let loaded = config::load(Path::new(file), &ground.options).map_err(mistakes)?;
-    warn(session, &loaded.warnings);
-    let changes = flags.patch(args, ground)?;
+    let loaded = config::load(Path::new(file), &context.options)?;
+    print_warnings(session, &loaded.warnings);
+    let changes = flags.patch(args, context)?;
     if flags.has("--name") && loaded.apps.len() > 1 {
         return Err(Error::NameForSeveralApps { apps: loaded.apps.len() });
     }
-    let wrong = |app: &AppSpec, error| Error::InvalidConfig(vec![format!("app \"{}\": {error}", app.name)]);
-    loaded.apps.iter().map(|app| app.patched(&changes).map_err(|error| wrong(app, error))).collect()
+    let to_error =
+        |app: &AppSpec, error| Error::InvalidConfig(vec![format!("app \"{}\": {error}", app.name)]);
+    loaded.apps.iter().map(|app| app.patched(&changes).map_err(|error| to_error(app, error))).collect()
 }
 
-/// Tells the warnings of a file or of flags.
-pub(super) fn warn(session: &Session, warnings: &[String]) {
+/// Prints the warnings of a file or of flags.
+pub(super) fn print_warnings(session: &Session, warnings: &[String]) {
     for warning in warnings {
         session.notice(format_args!("warning: {}", warning.trim_end()));
     }
@@ -244,22 +250,22 @@ mod tests {
     }
 
     #[test]
-    fn flags_are_those_of_the_table() {
+    fn accepts_flags_of_key_table() {
         assert_eq!(parse(&[]).0, []);
         let flags = parse(&["--time", "-i", "-1", "--node-args", "--x", "--filter-env=A", "--filter-env=B"]);
-        let wanted = [
+        let expected = [
             flag("--interpreter-args", &["--x"]),
             flag("--instances", &["-1"]),
             flag("--filter-env", &["A", "B"]),
             flag("--time", &[]),
         ];
-        assert_eq!(flags.0, wanted);
+        assert_eq!(flags.0, expected);
         let flags = parse(&["--watch", "--watch=a", "-l", "-u", "root"]);
         assert_eq!(flags.0, [flag("--uid", &["root"]), flag("--log", &[]), flag("--watch", &["", "a"])]);
     }
 
     #[test]
-    fn exit_codes_are_told_apart_from_targets() {
+    fn numbers_among_targets_are_exit_codes() {
         let mut flags = parse(&["--stop-exit-codes", "0"]);
         let mut targets = vec!["app.js".into(), "143".into()];
         flags.fix_exit_codes(&mut targets);
@@ -269,11 +275,11 @@ mod tests {
         );
         let mut id = vec!["3".to_owned()];
         flags.fix_exit_codes(&mut id);
-        assert_eq!(id, ["3"], "there is no other target");
+        assert_eq!(id, ["3"], "a number is a target if all targets are numbers");
     }
 
     #[test]
-    fn a_swallowed_script_is_returned() {
+    fn returns_swallowed_script() {
         let mut watch = parse(&["--watch", "app.js"]);
         assert_eq!(watch.take_swallowed_target().as_deref(), Some("app.js"));
         assert_eq!(watch.0, [flag("--watch", &[""])]);

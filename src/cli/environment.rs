@@ -1,10 +1,9 @@
-//! The environment that apps inherit: that of the shell, without what rsm itself put there.
-
-use crate::ipc::message::Inherited;
+//! The environment that apps inherit from the shell, without variables of rsm.
 
 use super::session::Session;
+use crate::ipc::message::Inherited;
 
-/// This process's environment as an app may inherit it; says which variables cannot be.
+/// Collects the inherited environment. Reports variables that cannot be passed on.
 pub(super) fn collect_env(session: &Session) -> Inherited {
     let (inherited, dropped) = Inherited::from_current();
     for name in dropped {

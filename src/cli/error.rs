@@ -1,302 +1,324 @@
-//! What can go wrong with a command, as data; worded once, here, for people.
+//! Errors of commands: their message, what to do about it, and the exit code.
 //!
-//! An error says what, where and what to do: `error: …` and `help: …` on standard error. The exit
-//! codes are stable: 1 the request failed, 2 wrong usage, 3 no daemon answers.
+//! Exit codes are part of the interface: 1 the request failed, 2 wrong usage, 3 the daemon cannot be reached.
 
-use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::fmt;
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 
-/// An instance that did not come out as wished.
+use crate::config::ConfigErrors;
+use crate::ipc::client::ClientError;
+use crate::ipc::start_daemon::StartDaemonError;
+
+/// An instance for which an operation failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceFailure {
-    /// The instance's id.
+    /// Id of the instance.
     pub id: u32,
-    /// The app's name.
+    /// Name of the app.
     pub name: String,
-    /// What is not as wished.
+    /// Reason of the failure.
     pub reason: String,
 }
 
 /// Why a command failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub enum Error {
-    /// The command line makes no sense, or is a call for help. Worded by clap.
-    #[error("{0}")]
+    /// The arguments are invalid, or ask for help. Formatted by clap.
     Usage(clap::Error),
-    /// `--env` where there is no file with blocks to choose from.
-    #[error("--env requires an ecosystem file argument")]
+    /// `--env` was given without an ecosystem file.
     EnvWithoutFile,
-    /// `--name` for several apps.
-    #[error("--name cannot be used with {apps} apps")]
+    /// `--name` was given for several apps.
     NameForSeveralApps {
-        /// How many.
+        /// Number of apps.
         apps: usize,
     },
-    /// Nothing was named and the usual file is not there.
-    #[error("no ecosystem.toml in {}", directory.display())]
+    /// No target was given, and the directory has no ecosystem file.
     NoConfigFile {
-        /// Where it was looked for.
+        /// The current directory.
         directory: PathBuf,
     },
-    /// The configuration has mistakes; each is a block of its own that tells what to do.
-    #[error("{}", .0.join("\n"))]
+    /// The configuration is invalid; one formatted message for each error, with its help.
     InvalidConfig(Vec<String>),
-    /// Neither `RSM_HOME` nor a home directory is known, or the like.
-    #[error("cannot determine the home directory: {0}")]
+    /// The home directory of rsm cannot be determined.
     HomeUnknown(io::Error),
-    /// The directory the command was typed in is gone.
-    #[error("cannot read the current directory: {0}")]
+    /// The current directory was removed, or is not accessible.
     CurrentDirUnreadable(io::Error),
-    /// No daemon listens.
-    #[error("the daemon is not running (no listener on {})", socket.display())]
-    NotRunning {
-        /// Where one would.
-        socket: PathBuf,
+    /// A request to the daemon failed.
+    Client {
+        /// The error.
+        error: ClientError,
+        /// The log of the daemon.
+        log: PathBuf,
     },
-    /// The socket belongs to another user.
-    #[error("permission denied: {}", socket.display())]
-    PermissionDenied {
-        /// The socket.
-        socket: PathBuf,
-    },
-    /// No daemon could be started.
-    #[error("failed to start the daemon: {reason}")]
+    /// The daemon could not be started.
     DaemonStartFailed {
-        /// Why.
-        reason: String,
-        /// rsm's own log.
+        /// The error.
+        error: StartDaemonError,
+        /// The log of the daemon.
         log: PathBuf,
     },
-    /// Another version did not take over.
-    #[error("upgrade failed: {reason}")]
+    /// The new version could not take over.
     UpgradeFailed {
-        /// How, and what goes on.
+        /// Reason of the failure, and the resulting state.
         reason: String,
-        /// rsm's own log.
+        /// The log of the daemon.
         log: PathBuf,
     },
-    /// The daemon went away, or what it said cannot be read.
-    #[error("{reason}")]
-    ConnectionLost {
-        /// How.
-        reason: String,
-        /// rsm's own log.
-        log: PathBuf,
-    },
-    /// A whole screen is wanted, and there is no terminal.
-    #[error("monit requires a terminal")]
+    /// A full-screen command was run without a terminal.
     NoTerminal,
-    /// The daemon ended while its logs were followed.
-    #[error("the daemon closed the stream")]
+    /// The daemon exited while its logs were followed.
     StreamEnded,
-    /// The daemon refused, in its own words.
-    #[error("{message}")]
-    Rejected {
-        /// What and where.
-        message: String,
-        /// What to do.
-        hint: Option<String>,
-    },
-    /// There is no daemon, so there are no apps.
-    #[error("app \"{target}\" not found: the daemon is not running")]
+    /// The daemon is not running, so the target does not exist.
     NoDaemonForTarget {
-        /// What was asked for.
+        /// The target as given.
         target: String,
     },
-    /// None of a file's apps is in the list.
-    #[error("no app of {file} is in the list: {}", names.join(", "))]
+    /// None of the apps of a file is in the list.
     NoAppOfFileListed {
         /// The file.
         file: String,
-        /// The apps it names.
+        /// Names of the apps in the file.
         names: Vec<String>,
     },
-    /// One instance is needed, none or several were named.
-    #[error("\"{name}\" {}", if ids.is_empty() { "does not match any app or id".into() } else { format!("matches {} instances", ids.len()) })]
+    /// A command for a single instance was given a name of none or of several.
     NotOneInstance {
-        /// As typed.
+        /// The name as given.
         name: String,
-        /// The ids that it could mean.
+        /// Ids of the instances with this name.
         ids: Vec<u32>,
     },
-    /// Instances that did not come out as wished.
-    #[error("{}", describe_failures(.0))]
+    /// The operation failed for some instances.
     InstancesFailed(Vec<InstanceFailure>),
-    /// The address that was to be asked during a reload did not answer before it.
-    #[error("{url} is not reachable: {reason}; reload not started")]
+    /// The URL of `--verify` did not respond before the reload.
     VerifyUnreachable {
-        /// What was asked.
+        /// The URL.
         url: String,
-        /// Why not.
+        /// Reason of the failure.
         reason: String,
     },
-    /// Ctrl-C while apps were reloaded.
-    #[error("interrupted; the reload continues in the background")]
+    /// The reload was interrupted with Ctrl-C.
     ReloadDetached,
-    /// Requests failed during a reload.
-    #[error("{failed} of {sent} requests failed during the reload; first error: {first}")]
+    /// Some requests to the URL of `--verify` failed during the reload.
     VerifyRequestsFailed {
-        /// How many were sent.
+        /// Number of requests.
         sent: u64,
-        /// How many failed.
+        /// Number of failed requests.
         failed: u64,
-        /// Why the first did.
+        /// Reason of the first failure.
         first: String,
     },
-    /// One of rsm's own processes, run in the foreground, failed.
-    #[error("{component}: {reason}")]
+    /// A component of rsm failed.
     ComponentFailed {
-        /// Which one.
+        /// Name of the component.
         component: &'static str,
-        /// Why.
+        /// Reason of the failure.
         reason: String,
     },
-    /// What ran in the foreground has ended, and not well.
-    #[error("{reason}")]
+    /// The apps of `rsm runtime` exited with an error.
     AppsFailed {
-        /// What to end with.
+        /// Exit code of this command.
         code: u8,
-        /// Who, and how.
+        /// The app, and how it exited.
         reason: String,
     },
-    /// Standard output cannot be written to.
-    #[error("cannot write to stdout: {0}")]
+    /// Standard output cannot be written.
     Stdout(io::Error),
-    /// The system refuses what every program needs.
-    #[error("{context}: {error}")]
+    /// An operation of the system failed.
     Io {
-        /// What was tried.
+        /// The operation, such as `cannot read stdin`.
         context: &'static str,
-        /// What came of it.
+        /// The system error.
         error: io::Error,
     },
 }
 
+/// How an error is presented to the user.
+struct Presentation {
+    exit_code: u8,
+    message: String,
+    help: Option<String>,
+}
+
+impl Presentation {
+    fn new(exit_code: u8, message: impl Into<String>) -> Self {
+        Self { exit_code, message: message.into(), help: None }
+    }
+
+    fn with_help(self, help: impl Into<String>) -> Self {
+        Self { help: Some(help.into()), ..self }
+    }
+}
+
 impl Error {
-    /// The code the command ends with: 0 where nothing went wrong after all (help, a closed
-    /// pipe), 1 the request failed, 2 wrong usage, 3 no daemon answers.
-    pub fn exit_code(&self) -> u8 {
+    /// Exit code, message and help of each error. None of them contains the value of an environment variable.
+    fn presentation(&self) -> Presentation {
         match self {
-            Self::Usage(error) => u8::from(error.use_stderr()) * 2,
-            Self::AppsFailed { code, .. } => *code,
-            Self::ReloadDetached => 130, // as the shell says of SIGINT
-            Self::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            Self::EnvWithoutFile | Self::NameForSeveralApps { .. } | Self::NoTerminal => 2,
-            Self::NotRunning { .. }
-            | Self::PermissionDenied { .. }
-            | Self::DaemonStartFailed { .. }
-            | Self::ConnectionLost { .. }
-            | Self::StreamEnded => 3,
-            Self::NoConfigFile { .. }
-            | Self::InvalidConfig(_)
-            | Self::HomeUnknown(_)
-            | Self::CurrentDirUnreadable(_)
-            | Self::Rejected { .. }
-            | Self::NoDaemonForTarget { .. }
-            | Self::UpgradeFailed { .. }
-            | Self::NoAppOfFileListed { .. }
-            | Self::NotOneInstance { .. }
-            | Self::InstancesFailed(_)
-            | Self::VerifyUnreachable { .. }
-            | Self::VerifyRequestsFailed { .. }
-            | Self::ComponentFailed { .. }
-            | Self::Stdout(_)
-            | Self::Io { .. } => 1,
+            Self::Usage(error) => Presentation::new(u8::from(error.use_stderr()) * 2, error.to_string()),
+            Self::EnvWithoutFile => Presentation::new(2, "--env requires an ecosystem file argument")
+                .with_help("for example: rsm restart ecosystem.toml --env production"),
+            Self::NameForSeveralApps { apps } => {
+                Presentation::new(2, format!("--name cannot be used with {apps} apps"))
+                    .with_help("start them separately")
+            }
+            Self::NoTerminal => Presentation::new(2, "monit requires a terminal")
+                .with_help("use `rsm list` or `rsm logs` in scripts"),
+            Self::NoConfigFile { directory } => {
+                Presentation::new(1, format!("no ecosystem.toml in {}", directory.display()))
+                    .with_help("specify a script or a file: rsm start app.js")
+            }
+            Self::InvalidConfig(errors) => Presentation::new(1, errors.join("\n")),
+            Self::HomeUnknown(error) => {
+                Presentation::new(1, format!("cannot determine the home directory: {error}"))
+                    .with_help("set RSM_HOME to an absolute path")
+            }
+            Self::CurrentDirUnreadable(error) => {
+                Presentation::new(1, format!("cannot read the current directory: {error}"))
+                    .with_help("change to a directory that exists")
+            }
+            Self::Client { error, log } => client_presentation(error, log),
+            Self::DaemonStartFailed { error: StartDaemonError::Client(error), log } => {
+                client_presentation(error, log)
+            }
+            Self::DaemonStartFailed { error, log } => {
+                let help = error.help().unwrap_or_else(|| format!("see {}", log.display()));
+                Presentation::new(3, error.message()).with_help(help)
+            }
+            Self::UpgradeFailed { reason, log } => Presentation::new(1, format!("upgrade failed: {reason}"))
+                .with_help(format!("see {}", log.display())),
+            Self::StreamEnded => {
+                Presentation::new(3, "the daemon closed the stream").with_help("run the command again")
+            }
+            Self::NoDaemonForTarget { target } => {
+                Presentation::new(1, format!("app \"{target}\" not found: the daemon is not running"))
+                    .with_help("start apps with `rsm start`, or restore the saved list with `rsm resurrect`")
+            }
+            Self::NoAppOfFileListed { file, names } => {
+                Presentation::new(1, format!("no app of {file} is in the list: {}", names.join(", ")))
+                    .with_help(format!("run `rsm start {file}`"))
+            }
+            Self::NotOneInstance { name, ids } if ids.is_empty() => {
+                Presentation::new(1, format!("\"{name}\" does not match any app or id"))
+                    .with_help("see `rsm list`")
+            }
+            Self::NotOneInstance { name, ids } => {
+                let listed: Vec<String> = ids.iter().map(u32::to_string).collect();
+                Presentation::new(1, format!("\"{name}\" matches {} instances", ids.len()))
+                    .with_help(format!("use an id: {}", listed.join(", ")))
+            }
+            Self::InstancesFailed(failures) => {
+                let first = failures.first().map_or(0, |failure| failure.id);
+                Presentation::new(1, describe_failures(failures))
+                    .with_help(format!("see `rsm describe {first}` and `rsm logs {first} --err`"))
+            }
+            Self::VerifyUnreachable { url, reason } => {
+                Presentation::new(1, format!("{url} is not reachable: {reason}; reload not started"))
+                    .with_help("specify an http:// URL that the app serves")
+            }
+            // 130 is what a shell reports for SIGINT.
+            Self::ReloadDetached => {
+                Presentation::new(130, "interrupted; the reload continues in the background")
+                    .with_help("see `rsm list`; `rsm stop` or `rsm restart` cancels it")
+            }
+            Self::VerifyRequestsFailed { sent, failed, first } => Presentation::new(
+                1,
+                format!("{failed} of {sent} requests failed during the reload; first error: {first}"),
+            )
+            .with_help(
+                "on its stop signal, an app must finish open requests before it exits (see kill_timeout)",
+            ),
+            Self::ComponentFailed { component, reason } => {
+                Presentation::new(1, format!("{component}: {reason}"))
+            }
+            Self::AppsFailed { code, reason } => Presentation::new(*code, reason.as_str()),
+            Self::Stdout(error) => {
+                // `rsm logs | head` is no failure.
+                let exit_code = u8::from(error.kind() != ErrorKind::BrokenPipe);
+                Presentation::new(exit_code, format!("cannot write to stdout: {error}"))
+            }
+            Self::Io { context, error } => Presentation::new(1, format!("{context}: {error}")),
         }
     }
 
-    /// What to do about it. Never shows the value of an environment variable.
-    pub fn help(&self) -> Option<String> {
-        let text = match self {
-            Self::EnvWithoutFile => "for example: rsm restart ecosystem.toml --env production".into(),
-            Self::NameForSeveralApps { .. } => "start them separately".into(),
-            Self::NoConfigFile { .. } => "specify a script or a file: rsm start app.js".into(),
-            Self::HomeUnknown(_) => "set RSM_HOME to an absolute path".into(),
-            Self::CurrentDirUnreadable(_) => "change to a directory that exists".into(),
-            Self::NotRunning { .. } => "`rsm start` and `rsm resurrect` start it".into(),
-            Self::PermissionDenied { .. } => {
-                "the daemon belongs to another user; switch to that user or set RSM_HOME".into()
-            }
-            Self::DaemonStartFailed { log, .. } | Self::ConnectionLost { log, .. } => {
-                format!("see {}", log.display())
-            }
-            Self::NoTerminal => "use `rsm list` or `rsm logs` in scripts".into(),
-            Self::UpgradeFailed { log, .. } => format!("see {}", log.display()),
-            Self::StreamEnded => "run the command again".into(),
-            Self::Rejected { hint, .. } => return hint.clone(),
-            Self::NoDaemonForTarget { .. } => {
-                "start apps with `rsm start`, or restore the saved list with `rsm resurrect`".into()
-            }
-            Self::NoAppOfFileListed { file, .. } => format!("run `rsm start {file}`"),
-            Self::NotOneInstance { ids, .. } if ids.is_empty() => "see `rsm list`".into(),
-            Self::NotOneInstance { ids, .. } => {
-                let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
-                format!("use an id: {}", ids.join(", "))
-            }
-            Self::InstancesFailed(problems) => {
-                let first = problems.first().map_or(0, |problem| problem.id);
-                format!("see `rsm describe {first}` and `rsm logs {first} --err`")
-            }
-            Self::VerifyUnreachable { .. } => "specify an http:// URL that the app serves".into(),
-            Self::ReloadDetached => "see `rsm list`; `rsm stop` or `rsm restart` cancels it".into(),
-            Self::VerifyRequestsFailed { .. } => {
-                "on its stop signal, an app must finish open requests before it exits (see kill_timeout)"
-                    .into()
-            }
-            Self::Usage(_)
-            | Self::InvalidConfig(_)
-            | Self::ComponentFailed { .. }
-            | Self::AppsFailed { .. }
-            | Self::Stdout(_)
-            | Self::Io { .. } => {
-                return None;
-            }
-        };
-        Some(text)
+    /// The exit code of the command; 0 for `--help` and for a closed pipe.
+    pub fn exit_code(&self) -> u8 {
+        self.presentation().exit_code
     }
 
-    /// Writes the error to standard error; to standard output what clap prints there (`--help`).
-    pub fn print(&self, colour: bool) {
+    /// Whether the error is that the daemon is not running.
+    pub(super) fn is_not_running(&self) -> bool {
+        matches!(self, Self::Client { error: ClientError::NotRunning { .. }, .. })
+    }
+
+    /// Writes the error to standard error; help and version, for which clap uses this type, to standard output.
+    pub fn print(&self, color: bool) {
         if let Self::Usage(error) = self {
             let _ = error.print();
         } else if self.exit_code() != 0 {
-            let colour = colour && io::stderr().is_terminal();
-            let _ = io::stderr().lock().write_all(self.render(colour).as_bytes());
+            let color = color && io::stderr().is_terminal();
+            let _ = io::stderr().lock().write_all(self.render(color).as_bytes());
         }
     }
 
-    /// The error as shown.
-    fn render(&self, colour: bool) -> String {
-        let (error, help) = match colour {
+    fn render(&self, color: bool) -> String {
+        let (error_label, help_label) = match color {
             true => ("\u{1b}[1;31merror:\u{1b}[0m", "\u{1b}[1;36mhelp:\u{1b}[0m"),
             false => ("error:", "help:"),
         };
-        let blocks = match self {
-            Self::InvalidConfig(blocks) => blocks.clone(),
-            other => vec![other.to_string()],
+        let Presentation { message, help, .. } = self.presentation();
+        let messages = match self {
+            Self::InvalidConfig(errors) => errors.clone(),
+            _ => vec![message],
         };
-        let mut text: String = blocks.iter().map(|block| format!("{error} {}\n", block.trim_end())).collect();
-        if let Some(todo) = self.help() {
-            text.push_str(&format!("{help} {todo}\n"));
+        let mut text: String =
+            messages.iter().map(|message| format!("{error_label} {}\n", message.trim_end())).collect();
+        if let Some(help) = help {
+            text.push_str(&format!("{help_label} {help}\n"));
         }
         text
     }
 }
 
-/// Problems with the same reason are told once.
-fn describe_failures(problems: &[InstanceFailure]) -> String {
+fn client_presentation(error: &ClientError, log: &Path) -> Presentation {
+    let see_log = format!("see {}", log.display());
+    let (exit_code, help) = match error {
+        ClientError::Rejected(_) => (1, error.help()),
+        ClientError::NotRunning { .. } | ClientError::PermissionDenied { .. } => (3, error.help()),
+        ClientError::ConnectionLost(_) | ClientError::Protocol(_) | ClientError::Connect { .. } => {
+            let help = error.help().map_or(see_log.clone(), |help| format!("{help}; {see_log}"));
+            (3, Some(help))
+        }
+    };
+    Presentation { exit_code, message: error.message(), help }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.presentation().message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<ConfigErrors> for Error {
+    fn from(errors: ConfigErrors) -> Self {
+        Self::InvalidConfig(errors.0.iter().map(ToString::to_string).collect())
+    }
+}
+
+/// One line for each app and reason.
+fn describe_failures(failures: &[InstanceFailure]) -> String {
     let mut groups: Vec<(&InstanceFailure, usize)> = Vec::new();
-    for problem in problems {
-        match groups
-            .iter_mut()
-            .find(|(first, _)| first.name == problem.name && first.reason == problem.reason)
-        {
+    for failure in failures {
+        let group =
+            groups.iter_mut().find(|(first, _)| first.name == failure.name && first.reason == failure.reason);
+        match group {
             Some((_, more)) => *more += 1,
-            None => groups.push((problem, 0)),
+            None => groups.push((failure, 0)),
         }
     }
-    let line = |(problem, more): &(&InstanceFailure, usize)| {
-        let InstanceFailure { id, name, reason } = problem;
+    let line = |(failure, more): &(&InstanceFailure, usize)| {
+        let InstanceFailure { id, name, reason } = failure;
         match more {
             0 => format!("app \"{name}\" (id {id}): {reason}"),
             more => format!("app \"{name}\" (id {id} and {more} more): {reason}"),

@@ -1,4 +1,4 @@
-//! The help of `rsm` and of its commands: groups of commands, examples, and global options shown only once.
+//! The help of `rsm` and of its commands: groups of commands, examples, and global options, which are listed once.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use clap::Command;
 /// A group of commands under a heading.
 type Group = (&'static str, &'static [&'static str]);
 
-/// A command, and its examples with what each does.
+/// A command, and examples with their descriptions.
 type Examples = (&'static str, &'static [(&'static str, &'static str)]);
 
 /// The commands in the order of `rsm --help`.
@@ -24,10 +24,10 @@ const GROUPS: &[Group] = &[
     ("Manage rsm", &["ping", "info", "doctor", "report", "upgrade", "kill", "completion", "man", "help"]),
 ];
 
-/// clap adds this command only while it parses, and has no text of ours for it.
+/// clap adds this command only while parsing, with a description of its own.
 const HELP: (&str, &str) = ("help", "Print help for rsm or a command");
 
-/// By command, as `--help` shows them. A test parses every one of them.
+/// Examples by command, shown by `--help`. A test parses each of them.
 pub(super) const EXAMPLES: &[Examples] = &[
     (
         "start",
@@ -145,16 +145,16 @@ pub(super) const EXAMPLES: &[Examples] = &[
     ("man", &[("rsm man ./man1", "write man pages to ./man1")]),
 ];
 
-/// The command line as `--help` and man pages show it.
+/// Adds groups of commands and examples to the help, and hides global options in the help of commands.
 pub(super) fn documented(command: Command) -> Command {
     let template = template(&command);
     let global: Vec<clap::Arg> =
         command.get_arguments().filter(|arg| arg.is_global_set()).map(|arg| arg.clone().hide(true)).collect();
-    let command = command.mut_subcommands(|of| {
-        let examples = EXAMPLES.iter().find(|(name, _)| *name == of.get_name());
+    let command = command.mut_subcommands(|subcommand| {
+        let examples = EXAMPLES.iter().find(|(name, _)| *name == subcommand.get_name());
         let after = examples.map(|(_, lines)| examples_text(lines)).unwrap_or_default();
-        // An argument that is there already is not inherited: the hidden one takes the place of the global one.
-        of.args(&global).after_help(format!("{after}See `rsm --help` for global options."))
+        // clap does not propagate a global argument that the subcommand has: the hidden copy replaces it.
+        subcommand.args(&global).after_help(format!("{after}See `rsm --help` for global options."))
     });
     command.help_template(template)
 }
@@ -183,18 +183,18 @@ fn groups(command: &Command) -> String {
     text
 }
 
-/// What a command does, and its other names.
+/// The description of a command and its aliases.
 fn about(command: &Command, name: &str) -> String {
-    let Some(of) = command.find_subcommand(name) else { return HELP.1.into() };
-    let about = of.get_about().map(ToString::to_string).unwrap_or_default();
-    let aliases: Vec<&str> = of.get_visible_aliases().collect();
+    let Some(subcommand) = command.find_subcommand(name) else { return HELP.1.into() };
+    let about = subcommand.get_about().map(ToString::to_string).unwrap_or_default();
+    let aliases: Vec<&str> = subcommand.get_visible_aliases().collect();
     if aliases.is_empty() { about } else { format!("{about} [aliases: {}]", aliases.join(", ")) }
 }
 
 fn examples_text(lines: &[(&str, &str)]) -> String {
     let widest = lines.iter().map(|(line, _)| line.len()).max().unwrap_or(0);
     let rows: Vec<String> =
-        lines.iter().map(|(line, does)| format!("  {line:widest$}    {does}\n")).collect();
+        lines.iter().map(|(line, effect)| format!("  {line:widest$}    {effect}\n")).collect();
     format!("Examples:\n{}\n", rows.concat())
 }
 
@@ -205,11 +205,11 @@ mod tests {
     use clap::{CommandFactory, Parser};
 
     use super::*;
-    use crate::cli::CliArgs;
+    use crate::cli::args::CliArgs;
 
     fn shown() -> Vec<Command> {
         let command = CliArgs::command();
-        command.get_subcommands().filter(|of| !of.is_hide_set()).cloned().collect()
+        command.get_subcommands().filter(|command| !command.is_hide_set()).cloned().collect()
     }
 
     fn help(args: &[&str]) -> String {
@@ -220,10 +220,10 @@ mod tests {
     fn every_visible_command_is_in_exactly_one_group() {
         let mut names: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| *names).copied().collect();
         let shown = shown();
-        let mut wanted: Vec<&str> = shown.iter().map(Command::get_name).chain([HELP.0]).collect();
+        let mut expected: Vec<&str> = shown.iter().map(Command::get_name).chain([HELP.0]).collect();
         names.sort_unstable();
-        wanted.sort_unstable();
-        assert_eq!(names, wanted);
+        expected.sort_unstable();
+        assert_eq!(names, expected);
     }
 
     #[test]

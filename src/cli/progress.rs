@@ -1,5 +1,5 @@
-//! What a command waits for, told to the person once it takes longer than half a second: in place on a
-//! terminal, in plain lines elsewhere. Always on standard error.
+//! Progress of operations that take longer than half a second, on standard error: a line that is updated in place on
+//! a terminal, plain lines elsewhere.
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
@@ -13,55 +13,55 @@ use crate::ipc::client::{Client, ClientError, LineStream};
 use crate::ipc::message::{EventKind, EventView, InstanceView, Request, Status};
 use crate::paths::Home;
 
-/// A request that takes longer than this is announced.
+/// Operations that take longer than this show progress.
 const SHOW_AFTER: Duration = Duration::from_millis(500);
-/// Between two looks of the line on a terminal.
+/// Interval between updates on a terminal.
 const TICK: Duration = Duration::from_millis(125);
-/// Between two lines elsewhere: the log of a build is to be read afterwards.
+/// Minimum interval between lines elsewhere, such as in the log of a build.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Awaits `work`, and tells after a while that it waits for `what`, and which instances are on their way.
-pub(super) async fn wait<T>(home: &Home, what: &str, work: impl Future<Output = T>) -> T {
+/// Awaits `work`. After a while, shows `description` and the instances in transition.
+pub(super) async fn wait<T>(home: &Home, description: &str, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
     tokio::select! {
         biased;
         done = &mut work => return done,
         () = tokio::time::sleep(SHOW_AFTER) => {}
     }
-    let mut told = ProgressLine::new(what);
-    let mut tick = tokio::time::interval(if told.bar.is_some() { TICK } else { LINE_INTERVAL });
+    let mut line = ProgressLine::new(description);
+    let mut tick = tokio::time::interval(if line.bar.is_some() { TICK } else { LINE_INTERVAL });
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    // Where no daemon answers, as none may yet, the time alone is told.
-    let mut moving = tokio::select! {
+    // Without a daemon, which may be starting, only the elapsed time is shown.
+    let mut instances = tokio::select! {
         biased;
         done = &mut work => return done,
-        moving = InTransition::fetch(home) => moving.unwrap_or_default(),
+        instances = InTransition::fetch(home) => instances.unwrap_or_default(),
     };
     loop {
         tokio::select! {
             biased;
             done = &mut work => return done,
-            () = moving.next_change() => {}
-            _ = tick.tick() => told.refresh(&moving.0),
+            () = instances.next_change() => {}
+            _ = tick.tick() => line.refresh(&instances.0),
         }
     }
 }
 
-/// Instances that are on their way somewhere: their names and states, and where the news come from.
+/// Names and statuses of the instances in transition, and the event stream that updates them.
 #[derive(Default)]
 struct InTransition(BTreeMap<u32, (String, Status)>, Option<LineStream>);
 
 impl InTransition {
     async fn fetch(home: &Home) -> Result<Self, ClientError> {
         let mut client = Client::connect(home).await?;
-        // In this order, so that nothing is missed between the two.
+        // In this order, so that no change between the two is missed.
         let events = Client::connect(home).await?.stream(&Request::Events).await?;
-        let there: Vec<InstanceView> = client.call(&Request::List).await?;
-        let mut moving = Self(BTreeMap::new(), Some(events));
-        for view in there {
-            moving.update(view.id, view.name, view.status);
+        let list: Vec<InstanceView> = client.call(&Request::List).await?;
+        let mut instances = Self(BTreeMap::new(), Some(events));
+        for view in list {
+            instances.update(view.id, view.name, view.status);
         }
-        Ok(moving)
+        Ok(instances)
     }
 
     fn update(&mut self, id: u32, name: String, status: Status) {
@@ -71,7 +71,7 @@ impl InTransition {
         }
     }
 
-    /// Resolves with the next change; never, where no news come any more.
+    /// Resolves with the next change; never, after the event stream has ended.
     async fn next_change(&mut self) {
         let Some(lines) = &mut self.1 else { return std::future::pending().await };
         match lines.next().await {
@@ -86,39 +86,39 @@ impl InTransition {
     }
 }
 
-/// How it is told.
+/// The output.
 struct ProgressLine<'a> {
-    what: &'a str,
-    begin: Instant,
-    /// On a terminal.
+    description: &'a str,
+    start: Instant,
+    /// `None` if standard error is not a terminal.
     bar: Option<ProgressBar>,
-    /// The line before, elsewhere: nothing is said twice.
+    /// The last line without a terminal, so that no line is repeated.
     last: String,
 }
 
 impl<'a> ProgressLine<'a> {
-    fn new(what: &'a str) -> Self {
-        let begin = Instant::now() - SHOW_AFTER;
+    fn new(description: &'a str) -> Self {
+        let start = Instant::now() - SHOW_AFTER;
         let bar = io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new_spinner();
             let style = ProgressStyle::with_template("{spinner} {wide_msg}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
             bar
         });
-        Self { what, begin, bar, last: String::new() }
+        Self { description, start, bar, last: String::new() }
     }
 
-    fn refresh(&mut self, moving: &BTreeMap<u32, (String, Status)>) {
-        let on_their_way = in_transition(moving);
-        let what = self.what;
+    fn refresh(&mut self, instances: &BTreeMap<u32, (String, Status)>) {
+        let transition = in_transition(instances);
+        let description = self.description;
         if let Some(bar) = &self.bar {
-            let seconds = self.begin.elapsed().as_secs();
-            bar.set_message(format!("{what}… {seconds} s{on_their_way}"));
+            let seconds = self.start.elapsed().as_secs();
+            bar.set_message(format!("{description}… {seconds} s{transition}"));
             return bar.tick();
         }
-        let line = format!("{what}…{on_their_way}");
+        let line = format!("{description}…{transition}");
         if line != self.last {
-            let _ = writeln!(io::stderr().lock(), "{line}"); // as all notes
+            let _ = writeln!(io::stderr().lock(), "{line}"); // ignored, as for all notices
             self.last = line;
         }
     }

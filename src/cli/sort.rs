@@ -1,13 +1,12 @@
-//! `--sort`: the order of lists.
+//! `--sort` and the setting `list.sort`: the order of the list.
 
 use std::cmp::Ordering;
 
 use clap::ValueEnum;
 
-use crate::cli::monit::TreeSort;
 use crate::ipc::message::InstanceView;
 
-/// What the list is sorted by.
+/// A field and a direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct SortOrder {
     field: SortField,
@@ -15,7 +14,7 @@ pub(super) struct SortOrder {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum SortField {
+pub(super) enum SortField {
     #[default]
     Name,
     Namespace,
@@ -27,10 +26,10 @@ enum SortField {
     Status,
 }
 
-/// `field`, `field:asc` or `field:desc`.
+/// Parses `field`, `field:asc` or `field:desc`.
 pub(super) fn parse_sort(text: &str) -> Result<SortOrder, String> {
-    let (field, way) = text.split_once(':').unwrap_or((text, "asc"));
-    let descending = match way {
+    let (field, direction) = text.split_once(':').unwrap_or((text, "asc"));
+    let descending = match direction {
         "asc" => false,
         "desc" => true,
         other => return Err(format!("invalid order {other:?}: expected asc or desc")),
@@ -44,38 +43,31 @@ pub(super) fn parse_sort(text: &str) -> Result<SortOrder, String> {
 }
 
 impl SortOrder {
-    /// The same in `rsm monit`, whose tree goes by name where it has no such column.
-    pub(super) fn to_monit_column(self) -> TreeSort {
-        match self.field {
-            SortField::Cpu => TreeSort::Cpu,
-            SortField::Memory => TreeSort::Memory,
-            SortField::Uptime => TreeSort::Uptime,
-            SortField::Status => TreeSort::Status,
-            SortField::Name | SortField::Namespace | SortField::Pid | SortField::Id => TreeSort::Name,
-        }
+    pub(super) fn field(self) -> SortField {
+        self.field
     }
 
-    /// Name and id decide what the field leaves open, so that the order is always the same.
-    pub(super) fn compare(self, one: &InstanceView, other: &InstanceView) -> Ordering {
+    /// Compares by field, then by name and id, so that the order is deterministic.
+    pub(super) fn compare(self, a: &InstanceView, b: &InstanceView) -> Ordering {
         let by_field = match self.field {
-            SortField::Name => one.name.cmp(&other.name),
-            SortField::Namespace => one.namespace.cmp(&other.namespace),
-            SortField::Pid => one.pid.cmp(&other.pid),
-            SortField::Id => one.id.cmp(&other.id),
-            SortField::Cpu => one.cpu.total_cmp(&other.cpu),
-            SortField::Memory => one.memory.cmp(&other.memory),
-            SortField::Uptime => one.uptime.cmp(&other.uptime),
-            SortField::Status => one.status.as_str().cmp(other.status.as_str()),
+            SortField::Name => a.name.cmp(&b.name),
+            SortField::Namespace => a.namespace.cmp(&b.namespace),
+            SortField::Pid => a.pid.cmp(&b.pid),
+            SortField::Id => a.id.cmp(&b.id),
+            SortField::Cpu => a.cpu.total_cmp(&b.cpu),
+            SortField::Memory => a.memory.cmp(&b.memory),
+            SortField::Uptime => a.uptime.cmp(&b.uptime),
+            SortField::Status => a.status.as_str().cmp(b.status.as_str()),
         };
         let by_field = if self.descending { by_field.reverse() } else { by_field };
-        by_field.then_with(|| one.name.cmp(&other.name)).then(one.id.cmp(&other.id))
+        by_field.then_with(|| a.name.cmp(&b.name)).then(a.id.cmp(&b.id))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::cli::render::list::tests::view;
-    use crate::cli::sort::*;
     use crate::ipc::message::Status;
 
     fn ids(sort: &str) -> Vec<u32> {
@@ -86,12 +78,12 @@ mod tests {
             view(3, "c", Status::Online),
             view(1, "a", Status::Online),
         ];
-        views.sort_by(|one, other| order.compare(one, other));
+        views.sort_by(|a, b| order.compare(a, b));
         views.iter().map(|view| view.id).collect()
     }
 
     #[test]
-    fn orders() {
+    fn sorts_by_field_then_name_and_id() {
         assert_eq!(ids("name"), [1, 2, 0, 3]);
         assert_eq!(ids("name:desc"), [3, 0, 1, 2]);
         assert_eq!(ids("id"), [0, 1, 2, 3]);

@@ -1,12 +1,11 @@
-//! Commands that are none: what PM2's users type that rsm has under another name, or has not, each word with
-//! the way here; and slips.
+//! Help for unknown commands: the replacement of a PM2 command that rsm does not have, or the most similar command.
 
-use clap::CommandFactory;
+use clap::Command;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::text::closest_match;
 
-/// PM2's commands that are none of rsm's.
+/// Commands of PM2 that rsm does not have, and what to use instead.
 const PM2_COMMANDS: &[(&[&str], &str)] = &[
     (
         &["update", "updatePM2", "deepUpdate"],
@@ -44,20 +43,19 @@ const PM2_COMMANDS: &[(&[&str], &str)] = &[
     (&["multiset"], "use `rsm set KEY VALUE` for each key"),
 ];
 
-/// The error of a command that is none, with what helps; any other error as it is.
-pub(super) fn with_suggestion(error: clap::Error) -> clap::Error {
+/// Adds help to the error of an unknown or missing command. Other errors are returned unchanged.
+pub(super) fn with_suggestion(error: clap::Error, command: &Command) -> clap::Error {
     if error.kind() == ErrorKind::MissingSubcommand {
         return clap::Error::raw(error.kind(), "no command specified\n\nhelp: see `rsm --help`\n");
     }
     let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else { return error };
-    let help = pm2_replacement(word).map_or_else(|| closest_command(word), str::to_owned);
+    let help = pm2_replacement(word).map_or_else(|| closest_command(word, command), str::to_owned);
     let message = format!("unrecognized command '{word}'\n\nhelp: {help}\n");
     clap::Error::raw(ErrorKind::InvalidSubcommand, message)
 }
 
-fn closest_command(word: &str) -> String {
-    let commands = crate::cli::CliArgs::command();
-    let shown = commands.get_subcommands().filter(|command| !command.is_hide_set());
+fn closest_command(word: &str, command: &Command) -> String {
+    let shown = command.get_subcommands().filter(|command| !command.is_hide_set());
     let names: Vec<&str> = shown.flat_map(|command| command.get_name_and_visible_aliases()).collect();
     match closest_match(word, names.into_iter()) {
         Some(name) => format!("did you mean `rsm {name}`? See `rsm --help`"),
@@ -66,44 +64,48 @@ fn closest_command(word: &str) -> String {
 }
 
 fn pm2_replacement(word: &str) -> Option<&'static str> {
-    PM2_COMMANDS.iter().find(|(words, _)| words.contains(&word)).map(|(_, way)| *way)
+    PM2_COMMANDS.iter().find(|(words, _)| words.contains(&word)).map(|(_, replacement)| *replacement)
 }
 
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory, Parser};
 
-    use crate::cli::CliArgs;
-    use crate::cli::suggestions::*;
+    use super::*;
+    use crate::cli::args::CliArgs;
+
+    fn error_of(args: &[&str]) -> clap::Error {
+        with_suggestion(CliArgs::try_parse_from(args).unwrap_err(), &CliArgs::command())
+    }
 
     #[test]
-    fn words_of_pm2_get_the_way_here() {
-        let error = with_suggestion(CliArgs::try_parse_from(["rsm", "updatePM2"]).unwrap_err());
+    fn pm2_commands_suggest_replacement() {
+        let error = error_of(&["rsm", "updatePM2"]);
         assert_eq!(error.kind(), ErrorKind::InvalidSubcommand);
         assert!(error.use_stderr() && error.to_string().contains("rsm upgrade"), "{error}");
     }
 
     #[test]
-    fn a_missing_command_is_named_as_such() {
-        let error = with_suggestion(CliArgs::try_parse_from(["rsm", "--no-color"]).unwrap_err());
+    fn reports_missing_command() {
+        let error = error_of(&["rsm", "--no-color"]);
         assert_eq!(error.to_string(), "error: no command specified\n\nhelp: see `rsm --help`\n");
     }
 
     #[test]
-    fn slips_get_what_was_meant() {
-        for (slip, meant) in
+    fn typos_suggest_command() {
+        for (typo, meant) in
             [("restrat", "restart"), ("lst", "list"), ("strat", "start"), ("desribe", "describe")]
         {
-            let error = with_suggestion(CliArgs::try_parse_from(["rsm", slip]).unwrap_err());
+            let error = error_of(&["rsm", typo]);
             let text = error.to_string();
             assert!(text.contains(&format!("did you mean `rsm {meant}`?")), "{text}");
         }
-        let error = with_suggestion(CliArgs::try_parse_from(["rsm", "xyzzy"]).unwrap_err());
+        let error = error_of(&["rsm", "xyzzy"]);
         assert!(error.to_string().ends_with("help: see `rsm --help`\n"), "{error}");
     }
 
     #[test]
-    fn no_word_is_a_command_as_well() {
+    fn pm2_commands_are_unknown_to_rsm() {
         for word in PM2_COMMANDS.iter().flat_map(|(words, _)| *words) {
             assert!(CliArgs::command().find_subcommand(word).is_none(), "{word}");
         }

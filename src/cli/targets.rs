@@ -1,20 +1,19 @@
-//! What a command is about: selectors as typed, with the names of a file's apps in place of it.
+//! Targets of commands: selectors, and ecosystem files, which stand for their apps.
 
 use std::path::Path;
 
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 
+use crate::cli::app_flags::InvocationContext;
+use crate::cli::completion;
 use crate::cli::error::Error;
+use crate::cli::session::Session;
 use crate::config;
 use crate::ipc::client::Client;
 use crate::ipc::message::{InstanceView, Request, Selectors};
 
-use crate::cli::app_flags::{Ground, mistakes};
-use crate::cli::completion;
-use crate::cli::session::Session;
-
-// The arguments of commands that act on what is in the list.
+// Arguments of commands that act on listed apps.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Targets {
     /// Ids, names, namespaces, /regex/, `all`, or ecosystem files
@@ -29,11 +28,8 @@ pub(super) struct Targets {
 }
 
 impl Targets {
-    /// As the daemon understands it. The apps of a file become ids, so that an app called `all`
-    /// or `7` means itself. Those not in the list are told and left out.
-    ///
-    /// # Errors
-    /// A file has mistakes, or none of its apps is in the list.
+    /// Resolves files to the ids of their apps: ids are unambiguous, even for an app named `all` or `7`. Apps that
+    /// are not in the list are reported and skipped.
     pub(super) async fn resolve(&self, session: &Session, client: &mut Client) -> Result<Selectors, Error> {
         if self.env.is_some() && !self.targets.iter().any(|target| config::is_config_file(target)) {
             return Err(Error::EnvWithoutFile);
@@ -41,7 +37,7 @@ impl Targets {
         let mut selectors = Vec::new();
         for target in &self.targets {
             if config::is_config_file(target) {
-                selectors.extend(self.from_file(target, session, client).await?);
+                selectors.extend(self.resolve_file(target, session, client).await?);
             } else {
                 selectors.push(target.clone());
             }
@@ -49,17 +45,17 @@ impl Targets {
         Ok(selectors)
     }
 
-    async fn from_file(
+    async fn resolve_file(
         &self,
         file: &str,
         session: &Session,
         client: &mut Client,
     ) -> Result<Selectors, Error> {
-        let ground = Ground::new(self.env.as_deref(), &self.only_apps)?;
-        let names = config::app_names(Path::new(file), &ground.options).map_err(mistakes)?;
-        let there: Vec<InstanceView> =
+        let context = InvocationContext::new(self.env.as_deref(), &self.only_apps)?;
+        let names = config::app_names(Path::new(file), &context.options)?;
+        let instances: Vec<InstanceView> =
             client.call(&Request::List).await.map_err(|error| session.client_error(error))?;
-        let (ids, absent) = resolve_names(&names, &there);
+        let (ids, absent) = resolve_names(&names, &instances);
         if ids.is_empty() {
             return Err(Error::NoAppOfFileListed { file: file.to_owned(), names });
         }
@@ -70,63 +66,60 @@ impl Targets {
     }
 }
 
-/// The ids of all instances of the named apps, and the names that have none.
-fn resolve_names<'a>(names: &'a [String], there: &[InstanceView]) -> (Vec<String>, Vec<&'a str>) {
+/// Returns the ids of all instances of the named apps, and the names without instances.
+fn resolve_names<'a>(names: &'a [String], instances: &[InstanceView]) -> (Vec<String>, Vec<&'a str>) {
     let (mut ids, mut absent) = (Vec::new(), Vec::new());
     for name in names {
-        let before = ids.len();
-        ids.extend(there.iter().filter(|view| view.name == *name).map(|view| view.id.to_string()));
-        if ids.len() == before {
+        let count = ids.len();
+        ids.extend(instances.iter().filter(|view| view.name == *name).map(|view| view.id.to_string()));
+        if ids.len() == count {
             absent.push(name.as_str());
         }
     }
     (ids, absent)
 }
 
-/// The one instance that an id or a name means.
-///
-/// # Errors
-/// There is none, or there are several.
-pub(super) fn require_one(wanted: &str, there: &[InstanceView]) -> Result<u32, Error> {
-    let ids: Vec<u32> = there.iter().filter(|view| view.name == wanted).map(|view| view.id).collect();
+/// Returns the single instance with this name, or else with this id.
+pub(super) fn require_one(selector: &str, instances: &[InstanceView]) -> Result<u32, Error> {
+    let ids: Vec<u32> = instances.iter().filter(|view| view.name == selector).map(|view| view.id).collect();
     match ids.as_slice() {
         [id] => Ok(*id),
-        [] => match wanted.parse() {
-            Ok(id) if there.iter().any(|view| view.id == id) => Ok(id),
-            _ => Err(Error::NotOneInstance { name: wanted.to_owned(), ids }),
+        [] => match selector.parse() {
+            Ok(id) if instances.iter().any(|view| view.id == id) => Ok(id),
+            _ => Err(Error::NotOneInstance { name: selector.to_owned(), ids }),
         },
-        _ => Err(Error::NotOneInstance { name: wanted.to_owned(), ids }),
+        _ => Err(Error::NotOneInstance { name: selector.to_owned(), ids }),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::cli::render::list::tests::view;
-    use crate::cli::targets::*;
     use crate::ipc::message::Status;
 
-    fn there() -> Vec<InstanceView> {
+    fn instances() -> Vec<InstanceView> {
         let rows = [(0, "api"), (1, "api"), (2, "all"), (3, "7")];
         rows.map(|(id, name)| view(id, name, Status::Online)).to_vec()
     }
 
     #[test]
-    fn names_of_a_file_become_ids() {
+    fn names_resolve_to_ids() {
         let names = ["api".to_owned(), "all".to_owned(), "gone".to_owned()];
-        let (ids, absent) = resolve_names(&names, &there());
+        let (ids, absent) = resolve_names(&names, &instances());
         assert_eq!((ids, absent), (vec!["0".into(), "1".into(), "2".into()], vec!["gone"]));
     }
 
     #[test]
-    fn one_instance_or_an_error_that_lists_the_ids() {
-        assert_eq!(require_one("all", &there()).unwrap(), 2);
-        assert_eq!(require_one("7", &there()).unwrap(), 3, "names come before ids");
-        assert_eq!(require_one("1", &there()).unwrap(), 1);
+    fn requires_one_instance() {
+        assert_eq!(require_one("all", &instances()).unwrap(), 2);
+        assert_eq!(require_one("7", &instances()).unwrap(), 3, "names come before ids");
+        assert_eq!(require_one("1", &instances()).unwrap(), 1);
         assert!(
-            matches!(require_one("api", &there()), Err(Error::NotOneInstance { ids, .. }) if ids == [0, 1])
+            matches!(require_one("api", &instances()), Err(Error::NotOneInstance { ids, .. }) if ids == [0, 1])
         );
         assert!(
-            matches!(require_one("9", &there()), Err(Error::NotOneInstance { ids, .. }) if ids.is_empty())
+            matches!(require_one("9", &instances()), Err(Error::NotOneInstance { ids, .. }) if ids.is_empty())
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Command lines: what parses, and as what.
+//! Parsing of command lines.
 
 use clap::CommandFactory;
 use clap::error::ErrorKind;
@@ -10,20 +10,22 @@ fn parse(line: &str) -> Result<CliArgs, clap::Error> {
     CliArgs::try_parse_from(std::iter::once("rsm".to_owned()).chain(words))
 }
 
-fn shown(line: &str) -> String {
+fn parsed(line: &str) -> String {
     match parse(line) {
-        Ok(cli) => format!("{:?}", cli.command),
+        Ok(CliArgs { command: CliCommand::Session(command), .. }) => format!("{command:?}"),
+        Ok(CliArgs { command: CliCommand::Local(command), .. }) => format!("{command:?}"),
+        Ok(CliArgs { command: CliCommand::Internal(command), .. }) => format!("{command:?}"),
         Err(error) => panic!("{line}: {error}"),
     }
 }
 
 #[test]
-fn the_definition_is_sound() {
+fn clap_definition_is_valid() {
     CliArgs::command().debug_assert();
 }
 
 #[test]
-fn every_listed_form_parses() {
+fn accepts_documented_command_lines() {
     let lines = "
         start
         start app.js -i max --name api --watch src -- --port 3000
@@ -106,29 +108,29 @@ fn every_listed_form_parses() {
         -s start app.js
         start app.js --silent";
     for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        shown(line);
+        parsed(line);
     }
-    shown("start");
+    parsed("start");
 }
 
 #[test]
-fn what_follows_the_dashes_is_the_apps() {
-    let start = shown("start app.js -- --name x -i 3 -s");
+fn arguments_after_dashes_belong_to_app() {
+    let start = parsed("start app.js -- --name x -i 3 -s");
     assert!(start.contains(r#"args: ["--name", "x", "-i", "3", "-s"]"#), "{start}");
     assert!(start.contains("AppFlags([])"), "{start}");
 }
 
 #[test]
-fn a_negative_number_is_no_flag() {
-    assert_eq!(shown("scale api -2"), r#"Scale(ScaleArgs { name: "api", to: Remove(2) })"#);
-    assert!(shown("start a.js -i -1").contains(r#"{ long: "--instances", values: ["-1"] }"#));
+fn negative_number_is_a_value() {
+    assert_eq!(parsed("scale api -2"), r#"Scale(ScaleArgs { name: "api", to: Remove(2) })"#);
+    assert!(parsed("start a.js -i -1").contains(r#"{ long: "--instances", values: ["-1"] }"#));
 }
 
 #[test]
-fn repeated_and_bare_watch() {
-    let watch = |line: &str| shown(line).contains(r#"{ long: "--watch", values: ["", "src"] }"#);
-    assert!(watch("start a.js --watch --watch src"), "{}", shown("start a.js --watch --watch src"));
-    let swallowed = shown("start --watch a.js");
+fn watch_may_be_repeated_and_without_value() {
+    let watch = |line: &str| parsed(line).contains(r#"{ long: "--watch", values: ["", "src"] }"#);
+    assert!(watch("start a.js --watch --watch src"), "{}", parsed("start a.js --watch --watch src"));
+    let swallowed = parsed("start --watch a.js");
     assert!(
         swallowed.contains("targets: []") && swallowed.contains(r#"{ long: "--watch", values: ["a.js"] }"#),
         "{swallowed}"
@@ -136,7 +138,7 @@ fn repeated_and_bare_watch() {
 }
 
 #[test]
-fn usage_errors_end_with_2_and_help_with_0() {
+fn usage_errors_exit_2_and_help_exits_0() {
     let code = |line: &str| Error::Usage(parse(line).unwrap_err()).exit_code();
     for line in
         ["", "stop", "restart", "scale api", "scale api x", "list --sort size", "nonsense", "list --nonsense"]
@@ -149,14 +151,14 @@ fn usage_errors_end_with_2_and_help_with_0() {
 }
 
 #[test]
-fn unknown_commands_get_a_suggestion() {
+fn unknown_command_suggests_similar_one() {
     let error = parse("restrat api").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidSubcommand);
     assert!(error.to_string().contains("restart"), "{error}");
 }
 
 #[test]
-fn a_commands_help_says_what_the_list_of_commands_says() {
+fn help_of_command_has_description_of_list() {
     let listed = CliArgs::command();
     let mut built = listed.clone();
     built.build();

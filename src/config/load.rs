@@ -9,7 +9,7 @@ use crate::config::parse::file::{self, ParsedApp};
 use crate::config::parse::format::STDIN;
 use crate::config::parse::source::SourceText;
 use crate::config::resolve::{self, ResolveContext, SearchPath};
-use crate::spec::{AppSpec, order};
+use crate::spec::{AppSpec, dependencies};
 
 /// How a file or command line is loaded.
 #[derive(Clone, Debug, Default)]
@@ -135,7 +135,7 @@ fn check_duplicate_names(parsed: &[ParsedApp], names: &[Option<String>], diagnos
 
 fn check_dependency_cycles(parsed: &[ParsedApp], apps: &[AppSpec], diagnostics: &mut Diagnostics<'_>) {
     let dependencies = apps.iter().map(|app| (app.name.clone(), app.depends_on.clone())).collect();
-    let Err(cycle) = order::start_layers(&dependencies) else { return };
+    let Err(cycle) = dependencies::start_layers(&dependencies) else { return };
     let in_cycle = |app: &ParsedApp| {
         let name = app.settings.name.as_ref().map(|name| &name.value.0);
         name.is_none_or(|name| cycle.0.contains(name))

@@ -35,6 +35,7 @@
 //! Instances are selected as on the command line: by id, name, namespace, `/regex/` or `all`. The result of
 //! a change lists each instance; one with an error failed.
 
+use std::fmt;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -76,54 +77,76 @@ const REUSE_WITHIN: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: TimeVal = TimeVal::new(10, 0);
 
 /// Why a request failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub enum ClientError {
-    /// No process listens on the socket.
-    #[error(
-        "the daemon is not running (no listener on {}). Start it with `rsm start`, or set RSM_HOME",
-        socket.display()
-    )]
+    /// No process accepts connections on the socket.
     NotRunning {
         /// Path of the socket.
         socket: PathBuf,
     },
     /// The socket belongs to another user.
-    #[error(
-        "permission denied: {}. The daemon belongs to another user; switch to that user or set RSM_HOME",
-        socket.display()
-    )]
     PermissionDenied {
         /// Path of the socket.
         socket: PathBuf,
     },
     /// The daemon rejected the request.
-    #[error("{}", with_hint(.0))]
     Rejected(ApiError),
     /// The connection was lost before the response was complete.
-    #[error(
-        "connection to the daemon lost before it responded ({0}); the operation may have been executed, see \
-        `rsm list`"
-    )]
     ConnectionLost(String),
-    /// The response is not what this version expects.
-    #[error("unexpected response from the daemon ({0}). If rsm was updated, run `rsm upgrade`")]
+    /// This version does not understand the response.
     Protocol(String),
     /// The connection failed for another reason.
-    #[error("cannot connect to {}: {error}", socket.display())]
     Connect {
         /// Path of the socket.
         socket: PathBuf,
-        /// The cause.
+        /// The system error.
         error: io::Error,
     },
 }
 
-fn with_hint(error: &ApiError) -> String {
-    match &error.hint {
-        Some(hint) => format!("{error}; {hint}"),
-        None => error.to_string(),
+impl ClientError {
+    /// What failed.
+    pub fn message(&self) -> String {
+        match self {
+            Self::NotRunning { socket } => {
+                format!("the daemon is not running (no listener on {})", socket.display())
+            }
+            Self::PermissionDenied { socket } => format!("permission denied: {}", socket.display()),
+            Self::Rejected(error) => error.message.clone(),
+            Self::ConnectionLost(reason) => {
+                format!("connection to the daemon lost before it responded ({reason})")
+            }
+            Self::Protocol(reason) => format!("unexpected response from the daemon ({reason})"),
+            Self::Connect { socket, error } => format!("cannot connect to {}: {error}", socket.display()),
+        }
+    }
+
+    /// What to do about it.
+    pub fn help(&self) -> Option<String> {
+        let help = match self {
+            Self::NotRunning { .. } => "`rsm start` and `rsm resurrect` start it",
+            Self::PermissionDenied { .. } => {
+                "the daemon belongs to another user; switch to that user or set RSM_HOME"
+            }
+            Self::Rejected(error) => return error.hint.clone(),
+            Self::ConnectionLost(_) => "the operation may have been executed, see `rsm list`",
+            Self::Protocol(_) => "if rsm was updated, run `rsm upgrade`",
+            Self::Connect { .. } => return None,
+        };
+        Some(help.into())
     }
 }
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.help() {
+            Some(help) => write!(out, "{}; {help}", self.message()),
+            None => out.write_str(&self.message()),
+        }
+    }
+}
+
+impl std::error::Error for ClientError {}
 
 type HttpSender = SendRequest<Full<Bytes>>;
 

@@ -1,5 +1,6 @@
 //! Connecting to the daemon, and starting it if it is not running.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek};
 use std::os::unix::fs::OpenOptionsExt;
@@ -24,29 +25,71 @@ const MAX_ATTEMPTS: u32 = 4;
 /// Timeout of each step; normally a step takes milliseconds.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why the daemon could not be started.
-#[derive(Debug, thiserror::Error)]
+/// Why no daemon could be started.
+#[derive(Debug)]
 pub enum StartDaemonError {
-    /// The connection failed.
-    #[error(transparent)]
-    Client(#[from] ClientError),
+    /// The request to the daemon failed.
+    Client(ClientError),
     /// The home directory cannot be created or locked.
-    #[error("{0}. Fix it, or set RSM_HOME to another directory")]
-    Home(#[from] PathError),
-    /// The keeper cannot be executed.
-    #[error("cannot start the keeper: {0}")]
+    Home(PathError),
+    /// The keeper process cannot be created.
     Spawn(io::Error),
-    /// The keeper exited with this message.
-    #[error("failed to start the daemon: {0}")]
+    /// The keeper exited with this error message.
     Failed(String),
     /// A step took too long.
-    #[error("timed out after {} s {step}; see {}", START_TIMEOUT.as_secs(), log.display())]
     TimedOut {
-        /// The step: `waiting for …`.
+        /// The step, such as `waiting for the keeper`.
         step: &'static str,
-        /// The daemon's log.
+        /// The log of the daemon.
         log: PathBuf,
     },
+}
+
+impl StartDaemonError {
+    /// What failed.
+    pub fn message(&self) -> String {
+        let reason = match self {
+            Self::Client(error) => return error.message(),
+            Self::Home(error) => error.to_string(),
+            Self::Spawn(error) => format!("cannot start the keeper: {error}"),
+            Self::Failed(reason) => reason.clone(),
+            Self::TimedOut { step, .. } => format!("timed out after {} s {step}", START_TIMEOUT.as_secs()),
+        };
+        format!("failed to start the daemon: {reason}")
+    }
+
+    /// What to do about it.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::Client(error) => error.help(),
+            Self::Home(_) => Some("fix it, or set RSM_HOME to another directory".into()),
+            Self::TimedOut { log, .. } => Some(format!("see {}", log.display())),
+            Self::Spawn(_) | Self::Failed(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for StartDaemonError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.help() {
+            Some(help) => write!(out, "{}; {help}", self.message()),
+            None => out.write_str(&self.message()),
+        }
+    }
+}
+
+impl std::error::Error for StartDaemonError {}
+
+impl From<ClientError> for StartDaemonError {
+    fn from(error: ClientError) -> Self {
+        Self::Client(error)
+    }
+}
+
+impl From<PathError> for StartDaemonError {
+    fn from(error: PathError) -> Self {
+        Self::Home(error)
+    }
 }
 
 /// Connects to the daemon of this home, and starts it if it is not running; true if it was started.
@@ -106,7 +149,6 @@ async fn connect_running(home: &Home) -> Result<Option<Client>, ClientError> {
 
 async fn lock(home: &Home) -> Result<File, StartDaemonError> {
     let path = home.start_lock();
-
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600);
     let file = options.open(&path).map_err(PathError::context("open", &path))?;

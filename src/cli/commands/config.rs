@@ -1,4 +1,4 @@
-//! `conf`, `set`, `get`, `unset`: the settings of one rsm home.
+//! `conf`, `set`, `get` and `unset`: the settings of an rsm home directory.
 
 use clap::error::ErrorKind;
 use serde::de::IgnoredAny;
@@ -14,8 +14,8 @@ use crate::paths::Home;
 use crate::settings::{Kind, LogLevel, Reader, RsmSettings, SETTINGS, Setting, SettingsError};
 use crate::text::closest_match;
 
-/// `conf`, `set`, `get`: shows all settings or one, or changes one.
-pub(in crate::cli) async fn run_conf(
+/// `conf`, `set` and `get`: prints all settings or one, or changes one.
+pub(crate) async fn run_conf(
     key: Option<String>,
     value: Option<String>,
     session: &Session,
@@ -31,31 +31,28 @@ pub(in crate::cli) async fn run_conf(
 }
 
 /// `unset KEY` or `unset all`.
-pub(in crate::cli) async fn unset(key: &str, session: &Session) -> Result<(), Error> {
-    let unset: Vec<&Setting> = match key {
+pub(crate) async fn unset(key: &str, session: &Session) -> Result<(), Error> {
+    let reset: Vec<&Setting> = match key {
         "all" => SETTINGS.iter().collect(),
         key => vec![find(key)?],
     };
     let mut settings = load(&session.home)?;
-    for setting in &unset {
+    for setting in &reset {
         settings.set(setting.name, None).map_err(|error| usage_error(&error.to_string(), setting.doc))?;
     }
-    settings.save(&session.home).map_err(file_error)?;
-    match unset.iter().any(|setting| setting.reader == Reader::Daemon) {
-        true => notify_daemon(false, session).await,
-        false => Ok(()),
+    apply(&settings, &reset, session).await?;
+    for Setting { name, default, .. } in reset {
+        session.notice(format_args!("{name} = {default}"));
     }
+    Ok(())
 }
 
-/// The settings that commands read.
-///
-/// # Errors
-/// The file of settings cannot be read.
-pub(in crate::cli) fn load(home: &Home) -> Result<RsmSettings, Error> {
+/// Loads the settings of a home directory.
+pub(crate) fn load(home: &Home) -> Result<RsmSettings, Error> {
     RsmSettings::load(home).map_err(file_error)
 }
 
-/// Every setting, its value, its default and what it means.
+/// Prints each setting with its value, description and default.
 fn show_all(session: &Session) -> Result<(), Error> {
     let settings = load(&session.home)?;
     let lines = SETTINGS.iter().map(|Setting { name, doc, default, .. }| {
@@ -66,32 +63,34 @@ fn show_all(session: &Session) -> Result<(), Error> {
 }
 
 async fn set(setting: &Setting, text: &str, session: &Session) -> Result<(), Error> {
-    let Setting { name, doc, kind, reader, .. } = setting;
+    let Setting { name, doc, kind, .. } = setting;
     let invalid = |expected: String| usage_error(&format!("{name}: {expected}, not {text:?}"), doc);
     let value = parse(*kind, text).map_err(invalid)?;
     let mut settings = load(&session.home)?;
     settings.set(name, Some(value)).map_err(|error| invalid(error.to_string()))?;
-    settings.save(&session.home).map_err(file_error)?;
-    if *reader == Reader::Daemon {
-        notify_daemon(*name == "autosave" && settings.autosave(), session).await?;
-    }
+    apply(&settings, &[setting], session).await?;
     session.notice(format_args!("{name} = {text}"));
     Ok(())
 }
 
-/// A running daemon reads its settings again, and saves the list at once if that is asked for.
-async fn notify_daemon(save: bool, session: &Session) -> Result<(), Error> {
+/// Saves the settings. If the daemon reads one of those that changed, makes it load them, and save the list when
+/// `autosave` was turned on.
+async fn apply(settings: &RsmSettings, changed: &[&Setting], session: &Session) -> Result<(), Error> {
+    settings.save(&session.home).map_err(file_error)?;
+    if !changed.iter().any(|setting| setting.reader == Reader::Daemon) {
+        return Ok(());
+    }
     let Some(mut client) = session.connect_if_running().await? else { return Ok(()) };
     let _: IgnoredAny =
         client.call(&Request::ReopenLogs).await.map_err(|error| session.client_error(error))?;
-    if save {
-        // An empty list is no reason to overwrite a saved one.
+    if settings.autosave() && changed.iter().any(|setting| setting.name == "autosave") {
+        // Without `force`, the daemon does not replace the saved list by an empty one.
         let _ = client.call::<Saved>(&Request::Save(SaveRequest { force: false })).await;
     }
     Ok(())
 }
 
-/// The value of a text, or what is expected instead.
+/// Parses a value. The error says what is expected.
 fn parse(kind: Kind, text: &str) -> Result<Value, String> {
     let value = match kind {
         Kind::Boolean => text.parse().map(Value::Bool).ok().ok_or("expected true or false"),
@@ -106,13 +105,13 @@ fn parse(kind: Kind, text: &str) -> Result<Value, String> {
     value.map_err(str::to_owned)
 }
 
-/// A value as one would type it.
+/// A value as it is given on the command line.
 fn display(value: Option<&Value>) -> String {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     value.map(text).unwrap_or_default()
 }
 
-/// The setting of a name; `list:sort` is the same as `list.sort`, as in PM2.
+/// Finds a setting by name. As in PM2, `list:sort` is the same as `list.sort`.
 fn find(name: &str) -> Result<&'static Setting, Error> {
     let dotted = name.replace(':', ".");
     if let Some(setting) = SETTINGS.iter().find(|setting| setting.name == dotted) {

@@ -1,57 +1,56 @@
-//! `ping`, `kill`, `info`: rsm's own processes.
+//! `ping`, `kill` and `info`: the daemon and the keeper.
 
 use std::fs::File;
 use std::io;
 use std::time::Duration;
 
 use crate::cli::error::Error;
+use crate::cli::output;
+use crate::cli::render;
+use crate::cli::session::Session;
 use crate::ipc::client::ClientError;
 use crate::ipc::message::{Info, Pong, Report, Request};
 use crate::process::process_ref::ProcessRef;
 use crate::version::version;
 
-use crate::cli::output;
-use crate::cli::render::info;
-use crate::cli::session::Session;
-
-/// How long a keeper without its lock may take to be gone. Where its pid means some other process,
-/// in another container, the wait must have an end.
+/// Maximum wait for the exit of the keeper after it released its lock. Limited, because in another pid namespace its
+/// pid may be that of another process.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
 
-/// Says so if the daemon answers.
-pub(in crate::cli) async fn ping(session: &Session) -> Result<(), Error> {
+/// Checks whether the daemon responds.
+pub(crate) async fn ping(session: &Session) -> Result<(), Error> {
     let mut client = session.connect().await?;
     let pong: Pong = client.call(&Request::Ping).await.map_err(|error| session.client_error(error))?;
     session.notice(format_args!("daemon {} is running, pid {}", pong.version, pong.pid));
     output::print_line(b"pong")
 }
 
-/// Stops every app, the daemon and the keeper, and returns when all are gone.
-pub(in crate::cli) async fn kill(session: &Session) -> Result<(), Error> {
+/// Stops all apps, the daemon and the keeper, and waits until they have exited. Succeeds if none is running.
+pub(crate) async fn kill(session: &Session) -> Result<(), Error> {
     let Some(mut client) = session.connect_if_running().await? else {
         session.notice(format_args!("the daemon is not running"));
         return Ok(());
     };
-    // Looked up before it goes: what has its pid later could be another.
+    // Looked up while it runs: later, another process may have its pid.
     let keeper = keeper_process(session);
-    let asked = client.call::<Report>(&Request::Shutdown);
-    let told = match session.wait("stopping all apps", asked).await {
+    let response = client.call::<Report>(&Request::Shutdown);
+    let reported = match session.wait("stopping all apps", response).await {
         Ok(report) => session.print_report(&report),
-        // It may be gone before its answer is read; that it is gone is what was asked for.
+        // It may exit before its response is read.
         Err(ClientError::ConnectionLost { .. }) => Ok(()),
         Err(error) => return Err(session.client_error(error)),
     };
     wait_gone(session, keeper).await?;
     session.notice(format_args!("stopped daemon and keeper"));
-    told
+    reported
 }
 
-/// The same without a word about it.
-pub(in crate::cli) async fn kill_daemon(session: &Session) -> Result<(), Error> {
+/// Does the same as `kill`, without printing anything.
+pub(crate) async fn kill_daemon(session: &Session) -> Result<(), Error> {
     let Some(mut client) = session.connect_if_running().await? else { return Ok(()) };
     let keeper = keeper_process(session);
     match client.call::<Report>(&Request::Shutdown).await {
-        // Somebody else has asked for it already.
+        // Another command may have stopped it already.
         Ok(_) | Err(ClientError::ConnectionLost { .. } | ClientError::Rejected(_)) => {
             wait_gone(session, keeper).await
         }
@@ -59,14 +58,14 @@ pub(in crate::cli) async fn kill_daemon(session: &Session) -> Result<(), Error> 
     }
 }
 
-/// The keeper, if it can be seen from here: from another container it cannot.
+/// The keeper process, or `None` if it is in another pid namespace.
 fn keeper_process(session: &Session) -> Option<ProcessRef> {
     let pid = std::fs::read_to_string(session.home.keeper_lock()).ok()?;
     ProcessRef::of(pid.trim().parse().ok()?)
 }
 
-/// Waits for the lock that the keeper, which outlives the daemon, holds for life, and then for its
-/// very end: of all that a process has, the kernel takes its files first.
+/// Waits for the exit of the keeper, which outlives the daemon: first for its lock, then for the process itself,
+/// because the kernel closes the files of an exiting process before it is gone.
 async fn wait_gone(session: &Session, keeper: Option<ProcessRef>) -> Result<(), Error> {
     let path = session.home.keeper_lock();
     let locked = tokio::task::spawn_blocking(move || match File::open(path) {
@@ -83,13 +82,13 @@ async fn wait_gone(session: &Session, keeper: Option<ProcessRef>) -> Result<(), 
     Ok(())
 }
 
-/// Versions, processes, paths.
-pub(in crate::cli) async fn info(json: bool, session: &Session) -> Result<(), Error> {
+/// Prints versions, processes and paths of rsm.
+pub(crate) async fn info(json: bool, session: &Session) -> Result<(), Error> {
     let mut client = session.connect().await?;
     if json {
         let bytes = client.call_raw(&Request::Info).await.map_err(|error| session.client_error(error))?;
         return output::print_line(&bytes);
     }
-    let told: Info = client.call(&Request::Info).await.map_err(|error| session.client_error(error))?;
-    output::print(&info::info(&told, version(), session.style))
+    let info: Info = client.call(&Request::Info).await.map_err(|error| session.client_error(error))?;
+    output::print(&render::info::info(&info, version(), session.style))
 }

@@ -1,39 +1,38 @@
-//! `describe` and `env`: everything about some instances.
+//! `describe` and `env`: details of instances.
 
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use jiff::tz::TimeZone;
 
-use crate::cli::error::Error;
-use crate::ipc::client::Client;
-use crate::ipc::message::{InstanceDetail, InstanceView, LogItem, LogQuery, Request};
-use crate::spec::EnvVars;
-
 use crate::cli::completion;
+use crate::cli::error::Error;
 use crate::cli::output;
 use crate::cli::render::describe;
 use crate::cli::render::style::tame;
 use crate::cli::session::Session;
 use crate::cli::targets::require_one;
+use crate::ipc::client::Client;
+use crate::ipc::message::{InstanceDetail, InstanceView, LogItem, LogQuery, Request};
+use crate::spec::EnvVars;
 
-/// How many of the last lines of an errored instance are shown. Node puts the error above a stack
-/// of ten lines, and some of its own around both.
+/// Number of log lines shown for an errored instance. Node.js prints about 20 lines for an uncaught error: the
+/// message, a stack trace of ten lines, and some lines around both.
 const STDERR_LINES: usize = 20;
 
 // Arguments of `describe`.
 #[derive(Args, Clone, Debug)]
-pub(in crate::cli) struct DescribeArgs {
+pub(crate) struct DescribeArgs {
     /// Ids, names, namespaces, /regex/ or `all`
     #[arg(required = true, value_name = "APP", add = ArgValueCandidates::new(completion::complete_selectors))]
-    pub(in crate::cli) select: Vec<String>,
+    pub(crate) select: Vec<String>,
     /// Print a JSON array
     #[arg(long)]
-    pub(in crate::cli) json: bool,
+    pub(crate) json: bool,
 }
 
 // Arguments of `env`.
 #[derive(Args, Clone, Debug)]
-pub(in crate::cli) struct EnvArgs {
+pub(crate) struct EnvArgs {
     /// Id, or name of an app with a single instance
     #[arg(value_name = "ID", add = ArgValueCandidates::new(completion::complete_apps))]
     instance: String,
@@ -42,10 +41,10 @@ pub(in crate::cli) struct EnvArgs {
     json: bool,
 }
 
-pub(in crate::cli) async fn describe(describe: DescribeArgs, session: &Session) -> Result<(), Error> {
-    let mut client = session.connect_for(&describe.select).await?;
-    let request = Request::Describe(describe.select.into());
-    if describe.json {
+pub(crate) async fn describe(args: DescribeArgs, session: &Session) -> Result<(), Error> {
+    let mut client = session.connect_for(&args.select).await?;
+    let request = Request::Describe(args.select.into());
+    if args.json {
         let bytes = client.call_raw(&request).await.map_err(|error| session.client_error(error))?;
         return output::print_line(&bytes);
     }
@@ -54,37 +53,37 @@ pub(in crate::cli) async fn describe(describe: DescribeArgs, session: &Session) 
     let zone = TimeZone::system();
     let mut pages = Vec::new();
     for detail in &details {
-        let said = match describe::needs_stderr(detail) {
+        let stderr = match describe::needs_stderr(detail) {
             true => last_stderr_lines(detail.view.id, &mut client).await,
             false => Vec::new(),
         };
-        pages.push(describe::describe(detail, &said, &zone, session.style));
+        pages.push(describe::describe(detail, &stderr, &zone, session.style));
     }
     output::print(&pages.join("\n"))
 }
 
-/// The last lines of standard error; none where they cannot be had, which fails nothing.
+/// The last lines of standard error, empty if they cannot be read.
 async fn last_stderr_lines(id: u32, client: &mut Client) -> Vec<String> {
     let select = vec![id.to_string()];
     let query = LogQuery { select, lines: STDERR_LINES, out: false, ..LogQuery::default() };
     let Ok(mut lines) = client.stream(&Request::Logs(query)).await else { return Vec::new() };
-    let mut said = Vec::new();
+    let mut stderr = Vec::new();
     while let Some(Ok(line)) = lines.next().await {
         if let Ok(LogItem::Line { line, .. }) = serde_json::from_slice(&line) {
-            said.push(line);
+            stderr.push(line);
         }
     }
-    said
+    stderr
 }
 
-/// The variables given to an instance by file and flags, with their values: asked for by name.
-pub(in crate::cli) async fn env(env: EnvArgs, session: &Session) -> Result<(), Error> {
-    let mut client = session.connect_for(std::slice::from_ref(&env.instance)).await?;
-    let there: Vec<InstanceView> =
+/// Prints the environment variables given to an instance by file and flags, with their values.
+pub(crate) async fn env(args: EnvArgs, session: &Session) -> Result<(), Error> {
+    let mut client = session.connect_for(std::slice::from_ref(&args.instance)).await?;
+    let instances: Vec<InstanceView> =
         client.call(&Request::List).await.map_err(|error| session.client_error(error))?;
-    let request = Request::Env(require_one(&env.instance, &there)?);
+    let request = Request::Env(require_one(&args.instance, &instances)?);
     let vars: EnvVars = client.call(&request).await.map_err(|error| session.client_error(error))?;
-    if env.json {
+    if args.json {
         return output::print_json(&vars);
     }
     output::print(&vars.iter().map(|(name, value)| format!("{name}: {}\n", tame(value))).collect::<String>())

@@ -1,9 +1,8 @@
-//! `foreground`: what an init system starts. It brings the saved apps back, stays while rsm runs, and ends
-//! it when told to.
+//! `foreground`: the main process of the service that `startup` installs. It restores the saved list, runs as long
+//! as the daemon, and shuts it down on SIGTERM.
 //!
-//! It is not the keeper but only watches: whoever of rsm's processes dies is followed by another, and this one
-//! stays, so that the service manager sees no end where there is none. Where rsm runs already, started by
-//! hand, it watches that one, and starts nothing twice.
+//! It only supervises the keeper and the daemon: these may be killed and restarted while this process, which the
+//! init system watches, continues. A daemon that is already running is supervised instead of starting another.
 
 use std::fs::File;
 use std::io;
@@ -21,43 +20,36 @@ use crate::cli::session::Session;
 use crate::ipc::client::{Client, ClientError};
 use crate::ipc::message::{InstanceView, Report, Request};
 
-/// Set once `PATH` is that of a login.
+/// Set after `PATH` was replaced by that of a login shell.
 const LOGIN_PATH_VAR: &str = "RSM_LOGIN_PATH";
 
-/// A keeper that died may take so long to be followed, before it is looked again.
+/// Time for a killed keeper to be replaced before the daemon is checked.
 const RESTART_DELAY: Duration = Duration::from_millis(100);
 
-/// Starts this very program again, in this process, with the `PATH` that the user has after logging in: what
-/// it starts inherits that. Does nothing the second time.
-///
-/// Must be called while this process has one thread and nothing to lose.
-///
-/// # Errors
-/// The program cannot be executed.
-pub(in crate::cli) fn exec_with_login_path() -> Result<(), Error> {
+/// Executes this program again with the `PATH` of a login shell, which the apps inherit. Does nothing the second
+/// time. Must be called before anything else is done in this process.
+pub(crate) fn exec_with_login_path() -> Result<(), Error> {
     if std::env::var_os(LOGIN_PATH_VAR).is_some() {
         return Ok(());
     }
-    let now = std::env::var_os("PATH").unwrap_or_default();
+    let current = std::env::var_os("PATH").unwrap_or_default();
     let login = login_path::login_path().unwrap_or_default();
-    let path = login_path::join_paths(&login.to_string_lossy(), &now.to_string_lossy());
-    let mut again = Command::new("/proc/self/exe");
-    again.args(std::env::args_os().skip(1)).env("PATH", path).env(LOGIN_PATH_VAR, "1");
-    let error = again.arg0("rsm").exec();
+    let path = login_path::join_paths(&login.to_string_lossy(), &current.to_string_lossy());
+    let mut command = Command::new("/proc/self/exe");
+    command.args(std::env::args_os().skip(1)).env("PATH", path).env(LOGIN_PATH_VAR, "1");
+    let error = command.arg0("rsm").exec();
     Err(Error::Io { context: "cannot restart with the login PATH", error })
 }
 
-/// Brings the saved apps back and stays until rsm ends, or with `once` only the former.
-///
-/// # Errors
-/// rsm cannot be started. Apps that do not start are told, and no reason to fail: the others run.
-pub(in crate::cli) async fn run_foreground(once: bool, session: &Session) -> Result<(), Error> {
+/// Restores the saved list, then runs until the daemon exits, unless `once` is set. Apps that fail to start are
+/// reported and do not fail this command, because the others run.
+pub(crate) async fn run_foreground(once: bool, session: &Session) -> Result<(), Error> {
     let mut term = signal_stream(SignalKind::terminate())?;
     let mut int = signal_stream(SignalKind::interrupt())?;
-    let _hang_up = signal_stream(SignalKind::hangup())?; // no reason to end
+    let _hangup = signal_stream(SignalKind::hangup())?; // ignored
     tokio::select! {
-        begun = start_or_join(session) => begun?,
-        // The machine goes down while it comes up.
+        started = start_or_join(session) => started?,
+        // The host shuts down during the start.
         _ = term.recv() => return shut_down(session).await,
         _ = int.recv() => return shut_down(session).await,
     }
@@ -66,7 +58,7 @@ pub(in crate::cli) async fn run_foreground(once: bool, session: &Session) -> Res
         return Ok(());
     }
     tokio::select! {
-        ended = watch_daemon(session) => ended,
+        result = watch_daemon(session) => result,
         _ = term.recv() => shut_down(session).await,
         _ = int.recv() => shut_down(session).await,
     }
@@ -76,7 +68,7 @@ fn signal_stream(kind: SignalKind) -> Result<Signal, Error> {
     signal(kind).map_err(|error| Error::Io { context: "cannot install signal handlers", error })
 }
 
-/// Connects to rsm, or starts it and brings the saved list back.
+/// Connects to the daemon, or starts it and restores the saved list.
 async fn start_or_join(session: &Session) -> Result<(), Error> {
     if Client::connect(&session.home).await.is_ok() {
         session.notice(format_args!(
@@ -86,10 +78,10 @@ async fn start_or_join(session: &Session) -> Result<(), Error> {
         return Ok(());
     }
     let mut client = session.connect_or_start().await?;
-    let there: Vec<InstanceView> =
+    let instances: Vec<InstanceView> =
         client.call(&Request::List).await.map_err(|error| session.client_error(error))?;
-    if !there.is_empty() {
-        return Ok(()); // daemon and keeper were killed: what they left is taken up, and is all
+    if !instances.is_empty() {
+        return Ok(()); // daemon and keeper were killed: the new daemon has adopted their apps
     }
     match client.call::<Report>(&Request::Resurrect).await {
         Ok(report) => {
@@ -102,7 +94,7 @@ async fn start_or_join(session: &Session) -> Result<(), Error> {
             session.notice(format_args!("restored {online} of {all} saved instances"));
             Ok(())
         }
-        // Nothing is saved: rsm is there for what comes.
+        // No list is saved; the daemon runs without apps.
         Err(ClientError::Rejected(error)) => {
             session.notice(format_args!("{error}"));
             Ok(())
@@ -111,14 +103,14 @@ async fn start_or_join(session: &Session) -> Result<(), Error> {
     }
 }
 
-/// Resolves once rsm has ended because somebody wanted it to. If daemon and keeper are killed together, it
-/// starts others, which take up what runs.
+/// Waits until the daemon is shut down. If daemon and keeper are killed together, starts them again, and the daemon
+/// adopts the running processes.
 async fn watch_daemon(session: &Session) -> Result<(), Error> {
     loop {
         wait_unlocked(session).await?;
         tokio::time::sleep(RESTART_DELAY).await;
         match Client::connect(&session.home).await {
-            Ok(_) => {} // another keeper has followed
+            Ok(_) => {} // the keeper was replaced
             Err(ClientError::NotRunning { .. }) if session.home.has_state() => {
                 session.notice(format_args!(
                     "daemon and keeper exited unexpectedly: restarting them, running apps are adopted"
@@ -131,30 +123,30 @@ async fn watch_daemon(session: &Session) -> Result<(), Error> {
     }
 }
 
-/// Resolves once no keeper holds its lock. A thread: the lock has no other way to wait for it.
+/// Waits until no keeper holds the lock. Uses a thread, because a file lock can only be awaited by blocking.
 async fn wait_unlocked(session: &Session) -> Result<(), Error> {
     let path = session.home.keeper_lock();
-    let (tell, told) = tokio::sync::oneshot::channel();
+    let (sender, receiver) = tokio::sync::oneshot::channel();
     let wait = move || {
         let locked = match File::open(path) {
-            Ok(file) => file.lock(), // and let go at once: it is the next keeper's
+            Ok(file) => file.lock(), // released at once, for the next keeper
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
         };
-        let _ = tell.send(locked);
+        let _ = sender.send(locked);
     };
-    let failed = |error| Error::Io { context: "cannot wait for the keeper", error };
-    std::thread::Builder::new().name("lock".into()).spawn(wait).map_err(failed)?;
-    told.await.unwrap_or_else(|_| Err(io::Error::other("the waiting thread exited"))).map_err(failed)
+    let to_error = |error| Error::Io { context: "cannot wait for the keeper", error };
+    std::thread::Builder::new().name("lock".into()).spawn(wait).map_err(to_error)?;
+    receiver.await.unwrap_or_else(|_| Err(io::Error::other("the waiting thread exited"))).map_err(to_error)
 }
 
-/// Ends every app, rsm, and what else is left of this unit.
+/// Stops all apps, the daemon and the keeper, then kills the remaining processes of this service.
 async fn shut_down(session: &Session) -> Result<(), Error> {
     sd_notify("STOPPING=1");
-    let ended = daemon::kill(session).await;
-    let more = cgroup_cleanup::kill_leftovers();
-    if more > 0 {
-        session.notice(format_args!("killed {more} remaining processes"));
+    let stopped = daemon::kill(session).await;
+    let killed = cgroup_cleanup::kill_leftovers();
+    if killed > 0 {
+        session.notice(format_args!("killed {killed} remaining processes"));
     }
-    ended
+    stopped
 }

@@ -1,23 +1,28 @@
-//! `list`, `jlist`, `pid`, `id`: what is in the list.
+//! `list`, `jlist`, `prettylist`, `pid` and `id`: printing the list of instances.
+
+use std::io::{self, IsTerminal};
+use std::time::Duration;
 
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::MissedTickBehavior;
 
+use super::config;
 use crate::cli::error::Error;
+use crate::cli::output;
+use crate::cli::render::alerts::AlertContext;
+use crate::cli::render::style::Style;
+use crate::cli::render::{blocks, list};
+use crate::cli::screen::{WatchScreen, wait_stdout_closed};
+use crate::cli::session::Session;
+use crate::cli::sort::{SortOrder, parse_sort};
 use crate::ipc::client::Client;
 use crate::ipc::message::{Info, InstanceDetail, InstanceView, Request};
 use crate::version::version;
 
-use crate::cli::commands::config;
-use crate::cli::render::alerts::AlertContext;
-use crate::cli::render::style::Style;
-use crate::cli::render::{blocks, list};
-use crate::cli::session::Session;
-use crate::cli::sort::{SortOrder, parse_sort};
-use crate::cli::{output, screen};
-
 // Arguments of `list`.
 #[derive(Args, Clone, Debug)]
-pub(in crate::cli) struct ListArgs {
+pub(crate) struct ListArgs {
     /// Print a JSON array
     #[arg(long)]
     json: bool,
@@ -30,51 +35,85 @@ pub(in crate::cli) struct ListArgs {
     watch: Option<u32>,
 }
 
-pub(in crate::cli) async fn list(list: ListArgs, session: &Session) -> Result<(), Error> {
-    if let Some(seconds) = list.watch {
-        return screen::watch_list(seconds, session).await;
+pub(crate) async fn list(args: ListArgs, session: &Session) -> Result<(), Error> {
+    if let Some(seconds) = args.watch {
+        return watch_list(seconds, session).await;
     }
     let Some(mut client) = session.connect_if_running().await? else {
-        return match (list.json, list.mini_list) {
+        return match (args.json, args.mini_list) {
             (true, _) => output::print_line(b"[]"),
             (false, true) => Ok(()),
             (false, false) => output::print(&list::list(&[], None, session.style)),
         };
     };
-    if list.json {
+    if args.json {
         let bytes = client.call_raw(&Request::List).await.map_err(|error| session.client_error(error))?;
         return output::print_line(&bytes);
     }
-    if list.mini_list {
+    if args.mini_list {
         return print_blocks(session, &mut client).await;
     }
     print_list(session, &mut client).await
 }
 
-/// The table, by itself and after an action.
-pub(in crate::cli) async fn print_list(session: &Session, client: &mut Client) -> Result<(), Error> {
+/// Prints the table.
+pub(crate) async fn print_list(session: &Session, client: &mut Client) -> Result<(), Error> {
     output::print(&render_page(session, client, session.style).await?)
 }
 
-/// The table and what stands below it.
-pub(in crate::cli) async fn render_page(
-    session: &Session,
-    client: &mut Client,
-    style: Style,
-) -> Result<String, Error> {
+/// Renders the table, totals and alerts.
+async fn render_page(session: &Session, client: &mut Client, style: Style) -> Result<String, Error> {
     let order = sort_order(session)?;
     let mut instances = instances(session, client).await?;
     instances.sort_by(|one, other| order.compare(one, other));
     let info: Info = client.call(&Request::Info).await.map_err(|error| session.client_error(error))?;
-    let around = AlertContext {
+    let context = AlertContext {
         daemon_version: (info.version != version()).then(|| info.version.clone()),
         unsaved: info.unsaved,
         host: info.host,
     };
-    Ok(list::list(&instances, Some(&around), style))
+    Ok(list::list(&instances, Some(&context), style))
 }
 
-/// The order asked for, else the one that was set.
+/// `list --watch`: prints the list repeatedly, until Ctrl-C, SIGTERM or until standard output is closed. The daemon
+/// may exit and start in the meantime.
+async fn watch_list(seconds: u32, session: &Session) -> Result<(), Error> {
+    let mut terminated = signal(SignalKind::terminate())
+        .map_err(|error| Error::Io { context: "cannot install signal handlers", error })?;
+    let screen = io::stdout().is_terminal().then(WatchScreen::enter).transpose().map_err(Error::Stdout)?;
+    tokio::select! {
+        result = refresh_loop(seconds, screen.as_ref(), session) => result,
+        _ = tokio::signal::ctrl_c() => Ok(()),
+        _ = terminated.recv() => Ok(()),
+        () = wait_stdout_closed() => Ok(()),
+    }
+}
+
+async fn refresh_loop(seconds: u32, screen: Option<&WatchScreen>, session: &Session) -> Result<(), Error> {
+    let mut tick = tokio::time::interval(Duration::from_secs(seconds.into()));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        // The terminal may have been resized.
+        let size = crossterm::terminal::size().ok().filter(|_| screen.is_some());
+        let width = size.map_or(session.style.width, |(width, _)| width.into());
+        let style = Style { width, ..session.style };
+        let page = match Client::connect(&session.home).await {
+            Ok(mut client) => render_page(session, &mut client, style).await,
+            Err(error) => Err(session.client_error(error)),
+        };
+        let page = page.unwrap_or_else(|error| format!("{error}\n"));
+        match screen {
+            Some(screen) => {
+                let height = size.map_or(usize::MAX, |(_, height)| height.into());
+                screen.show(&list::fit_rows(&page, height)).map_err(Error::Stdout)?;
+            }
+            None => output::print(&page)?,
+        }
+    }
+}
+
+/// The order given by `--sort`, or else by the setting `list.sort`.
 fn sort_order(session: &Session) -> Result<SortOrder, Error> {
     match session.sort {
         Some(order) => Ok(order),
@@ -88,9 +127,9 @@ async fn print_blocks(session: &Session, client: &mut Client) -> Result<(), Erro
     if ids.is_empty() {
         return Ok(());
     }
-    let everything = Request::Describe(vec!["all".into()].into());
+    let describe_all = Request::Describe(vec!["all".into()].into());
     let mut details: Vec<InstanceDetail> =
-        client.call(&everything).await.map_err(|error| session.client_error(error))?;
+        client.call(&describe_all).await.map_err(|error| session.client_error(error))?;
     details.sort_by(|one, other| order.compare(&one.view, &other.view));
     output::print(&blocks::blocks(&details))
 }
@@ -99,8 +138,8 @@ async fn instances(session: &Session, client: &mut Client) -> Result<Vec<Instanc
     client.call(&Request::List).await.map_err(|error| session.client_error(error))
 }
 
-/// `jlist`: PM2's shape, as the daemon wrote it.
-pub(in crate::cli) async fn jlist(session: &Session) -> Result<(), Error> {
+/// `jlist`: the format of PM2, as encoded by the daemon.
+pub(crate) async fn jlist(session: &Session) -> Result<(), Error> {
     match session.connect_if_running().await? {
         Some(mut client) => output::print_line(
             &client.call_raw(&Request::Jlist).await.map_err(|error| session.client_error(error))?,
@@ -109,16 +148,16 @@ pub(in crate::cli) async fn jlist(session: &Session) -> Result<(), Error> {
     }
 }
 
-/// `prettylist`: the same, indented. (PM2's is JavaScript, which no program reads.)
-pub(in crate::cli) async fn prettylist(session: &Session) -> Result<(), Error> {
+/// `prettylist`: indented JSON. (PM2 prints JavaScript, which scripts cannot parse.)
+pub(crate) async fn prettylist(session: &Session) -> Result<(), Error> {
     let Some(mut client) = session.connect_if_running().await? else { return output::print_line(b"[]") };
-    let there: Vec<serde_json::Value> =
+    let instances: Vec<serde_json::Value> =
         client.call(&Request::Jlist).await.map_err(|error| session.client_error(error))?;
-    output::print_json(&there)
+    output::print_json(&instances)
 }
 
-/// `pid [NAME]`: a process id a line; 0 for one that does not run.
-pub(in crate::cli) async fn pid(name: Option<String>, session: &Session) -> Result<(), Error> {
+/// `pid [NAME]`: one process id per line, 0 for an instance that is not running.
+pub(crate) async fn pid(name: Option<String>, session: &Session) -> Result<(), Error> {
     let mut instances = all_instances(session).await?;
     if let Some(name) = name {
         instances.retain(|view| view.name == name);
@@ -130,8 +169,8 @@ pub(in crate::cli) async fn pid(name: Option<String>, session: &Session) -> Resu
     output::print(&lines)
 }
 
-/// `id NAME`: the ids of an app as an array; an unknown name has none.
-pub(in crate::cli) async fn id(name: &str, session: &Session) -> Result<(), Error> {
+/// `id NAME`: the ids of an app as an array, empty for an unknown name.
+pub(crate) async fn id(name: &str, session: &Session) -> Result<(), Error> {
     let instances = all_instances(session).await?;
     let ids: Vec<String> =
         instances.iter().filter(|view| view.name == name).map(|view| view.id.to_string()).collect();

@@ -1,4 +1,4 @@
-//! `reload --verify URL`: asks an address all the while, a connection for each request, and counts.
+//! `reload --verify URL`: sends requests to a URL during a reload, each on its own connection, and counts failures.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,40 +10,38 @@ use tokio::task::JoinSet;
 use crate::cli::error::Error;
 use crate::probes::http::{self, Accepted, Extent};
 
-/// So many requests are under way at once.
+/// Number of concurrent requests.
 const CLIENTS: usize = 4;
 
-/// Each asks again after this pause: to look is not to flood.
-const PAUSE: Duration = Duration::from_millis(5);
+/// Delay between two requests of a client, to limit the load.
+const REQUEST_INTERVAL: Duration = Duration::from_millis(5);
 
-/// An answer that takes longer than this is none.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A complete response whose status is not that of a server error.
 const SUCCESS: Accepted = Accepted { status: 100..=499, extent: Extent::Whole };
 
-/// It goes on for so long after the reload: the last connection may still come to the old process.
+/// Time for which the check continues after the reload: the old process may still get connections.
 const TAIL_DURATION: Duration = Duration::from_millis(200);
 
-/// Requests that are being sent.
-pub(in crate::cli) struct LoadCheck {
+/// A running check.
+pub(crate) struct LoadCheck {
     tally: Arc<Mutex<Tally>>,
     clients: JoinSet<()>,
     stop: watch::Sender<bool>,
 }
 
-/// How requests came out.
+/// Results of the requests.
 #[derive(Debug, Default)]
-pub(in crate::cli) struct Tally {
-    /// How many were sent.
-    pub(in crate::cli) sent: u64,
-    /// How many were not answered, or by an error of the server.
-    pub(in crate::cli) failed: u64,
+pub(crate) struct Tally {
+    pub(crate) sent: u64,
+    /// Requests without a response, or with a server error.
+    pub(crate) failed: u64,
     first_error: Option<String>,
 }
 
-/// An `http://` address.
-pub(in crate::cli) fn parse_url(text: &str) -> Result<Uri, String> {
+/// Parses an `http://` URL.
+pub(crate) fn parse_url(text: &str) -> Result<Uri, String> {
     let uri: Uri = text.parse().map_err(|error| format!("{error}"))?;
     match (uri.scheme_str(), uri.host()) {
         (Some("http"), Some(_)) => Ok(uri),
@@ -52,56 +50,56 @@ pub(in crate::cli) fn parse_url(text: &str) -> Result<Uri, String> {
 }
 
 impl LoadCheck {
-    /// Begins, if the address answers at all.
-    pub(in crate::cli) async fn start(address: &Uri) -> Result<Self, Error> {
-        if let Err(reason) = timed_request(address).await {
-            return Err(Error::VerifyUnreachable { url: address.to_string(), reason });
+    /// Starts the check if the URL responds.
+    pub(crate) async fn start(url: &Uri) -> Result<Self, Error> {
+        if let Err(reason) = timed_request(url).await {
+            return Err(Error::VerifyUnreachable { url: url.to_string(), reason });
         }
         let (stop, stopped) = watch::channel(false);
         let tally: Arc<Mutex<Tally>> = Arc::default();
-        let mut askers = JoinSet::new();
+        let mut clients = JoinSet::new();
         for _ in 0..CLIENTS {
-            askers.spawn(run_client(address.clone(), tally.clone(), stopped.clone()));
+            clients.spawn(run_client(url.clone(), tally.clone(), stopped.clone()));
         }
-        Ok(Self { tally, clients: askers, stop })
+        Ok(Self { tally, clients, stop })
     }
 
-    /// Ends it, once those under way are answered.
-    pub(in crate::cli) async fn finish(mut self) -> Tally {
+    /// Stops the check after the pending requests.
+    pub(crate) async fn finish(mut self) -> Tally {
         tokio::time::sleep(TAIL_DURATION).await;
-        let _ = self.stop.send(true); // who has ended needs no telling
+        let _ = self.stop.send(true); // all clients may have exited
         while self.clients.join_next().await.is_some() {}
         std::mem::take(&mut *self.tally.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-async fn run_client(address: Uri, tally: Arc<Mutex<Tally>>, stopped: watch::Receiver<bool>) {
+async fn run_client(url: Uri, tally: Arc<Mutex<Tally>>, stopped: watch::Receiver<bool>) {
     while !*stopped.borrow() {
-        let answer = timed_request(&address).await;
+        let result = timed_request(&url).await;
         {
             let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
             tally.sent += 1;
-            if let Err(why) = answer {
+            if let Err(reason) = result {
                 tally.failed += 1;
-                tally.first_error.get_or_insert(why);
+                tally.first_error.get_or_insert(reason);
             }
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(REQUEST_INTERVAL).await;
     }
 }
 
-async fn timed_request(address: &Uri) -> Result<(), String> {
-    let asked = tokio::time::timeout(REQUEST_TIMEOUT, http::get(address, None, &SUCCESS)).await;
-    asked.unwrap_or_else(|_| Err(format!("no response within {} s", REQUEST_TIMEOUT.as_secs())))
+async fn timed_request(url: &Uri) -> Result<(), String> {
+    let response = tokio::time::timeout(REQUEST_TIMEOUT, http::get(url, None, &SUCCESS)).await;
+    response.unwrap_or_else(|_| Err(format!("no response within {} s", REQUEST_TIMEOUT.as_secs())))
 }
 
 impl Tally {
-    /// Nothing, if every request was answered.
-    pub(in crate::cli) fn into_result(self) -> Result<(), Error> {
+    /// Makes an error of failed requests.
+    pub(crate) fn into_result(self) -> Result<(), Error> {
         match self {
             Self { failed: 0, .. } => Ok(()),
-            Self { sent, failed, first_error: first } => {
-                Err(Error::VerifyRequestsFailed { sent, failed, first: first.unwrap_or_default() })
+            Self { sent, failed, first_error } => {
+                Err(Error::VerifyRequestsFailed { sent, failed, first: first_error.unwrap_or_default() })
             }
         }
     }
@@ -109,13 +107,13 @@ impl Tally {
 
 #[cfg(test)]
 mod tests {
-    use crate::cli::commands::load_check::*;
+    use super::*;
 
     #[test]
-    fn only_addresses_that_can_be_asked_are_taken() {
+    fn accepts_http_urls_only() {
         assert!(parse_url("http://127.0.0.1:3000/health?x=1").is_ok());
-        for wrong in ["https://127.0.0.1/", "127.0.0.1:3000", "/health", "http://", "ftp://x/", ""] {
-            assert!(parse_url(wrong).is_err(), "{wrong}");
+        for invalid in ["https://127.0.0.1/", "127.0.0.1:3000", "/health", "http://", "ftp://x/", ""] {
+            assert!(parse_url(invalid).is_err(), "{invalid}");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! `logs`, `flush`, `reloadLogs`: what the apps say, and the files it is kept in.
+//! `logs`, `flush` and `reloadLogs`: output of apps, and their log files.
 
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::pin::pin;
@@ -11,26 +11,25 @@ use clap_complete::engine::ArgValueCandidates;
 use serde::de::IgnoredAny;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::cli::commands::config;
+use crate::cli::completion;
 use crate::cli::error::Error;
+use crate::cli::render::log_line::{LinePrefix, highlighted, json_line, pairs};
+use crate::cli::render::style::Style;
+use crate::cli::screen::wait_stdout_closed;
+use crate::cli::session::Session;
+use crate::cli::time_arg;
 use crate::ipc::client::ClientError;
 use crate::ipc::log_stream::LogStream;
 use crate::ipc::message::{FlushRequest, LogItem, LogQuery, OutputStream, Request};
 use crate::logs::timestamp::TimestampFormat;
 
-use crate::cli::commands::config;
-use crate::cli::completion;
-use crate::cli::hangup::hangup;
-use crate::cli::render::log_line::{LinePrefix, highlighted, json_line, pairs};
-use crate::cli::render::style::Style;
-use crate::cli::session::Session;
-use crate::cli::time_arg;
-
-/// Last lines of each file, unless said otherwise: as many as PM2 shows.
+/// Number of lines of each file that `attach` shows first, as in PM2.
 const DEFAULT_LINES: usize = 15;
 
 // Arguments of `logs`.
 #[derive(Args, Clone, Debug)]
-pub(in crate::cli) struct LogsArgs {
+pub(crate) struct LogsArgs {
     /// Ids, names, namespaces or /regex/ [default: all]
     #[arg(value_name = "APP", add = ArgValueCandidates::new(completion::complete_selectors))]
     select: Vec<String>,
@@ -72,10 +71,10 @@ pub(in crate::cli) struct LogsArgs {
     highlight: Option<String>,
 }
 
-/// So many streams in a row that broke before they brought anything are enough.
+/// Maximum number of consecutive streams that end without a line.
 const MAX_EMPTY_RETRIES: u32 = 8;
 
-/// How lines are shown.
+/// The format of lines.
 enum OutputFormat {
     Prefixed(LinePrefix, Style),
     Pairs,
@@ -83,109 +82,110 @@ enum OutputFormat {
     Json,
 }
 
-/// What is put to each line as it is shown.
+/// Prints lines.
 struct LogPrinter {
-    shape: OutputFormat,
-    stamp: Option<TimestampFormat>,
+    format: OutputFormat,
+    timestamp_format: Option<TimestampFormat>,
     highlight: Option<String>,
 }
 
-/// Shows lines until there are no more, the reader goes, or Ctrl-C: the two latter are how one
-/// leaves, so they are no failure.
-pub(in crate::cli) async fn logs(logs: LogsArgs, session: &Session) -> Result<(), Error> {
-    let query = query(&logs, session)?;
-    let show = LogPrinter::new(&logs, session.style);
+/// Prints lines until the stream ends, standard output is closed, or Ctrl-C. The last two are no errors.
+pub(crate) async fn logs(args: LogsArgs, session: &Session) -> Result<(), Error> {
+    let query = query(&args, session)?;
+    let printer = LogPrinter::new(&args, session.style);
     tokio::select! {
-        result = stream_with_resume(query, show, session) => result,
+        result = stream_with_resume(query, printer, session) => result,
         _ = tokio::signal::ctrl_c() => Ok(()),
         () = wait_stdout_closed() => Ok(()),
     }
 }
 
-fn query(logs: &LogsArgs, session: &Session) -> Result<LogQuery, Error> {
-    let all = logs.select.iter().any(|selector| selector == "all");
-    let lines = match (logs.lines, logs.since) {
+fn query(args: &LogsArgs, session: &Session) -> Result<LogQuery, Error> {
+    let all = args.select.iter().any(|selector| selector == "all");
+    let lines = match (args.lines, args.since) {
         (Some(lines), _) => lines,
         (None, Some(_)) => usize::MAX,
         (None, None) => config::load(&session.home)?.log_lines(),
     };
     Ok(LogQuery {
-        select: if all { Vec::new() } else { logs.select.clone() },
+        select: if all { Vec::new() } else { args.select.clone() },
         lines,
-        // What is over by then has nothing to come.
-        follow: !logs.nostream && logs.until.is_none(),
-        out: !logs.err,
-        err: !logs.out,
-        since: logs.since,
-        until: logs.until,
-        grep: logs.grep.clone(),
+        // After the end of the time range, no line can match.
+        follow: !args.nostream && args.until.is_none(),
+        out: !args.err,
+        err: !args.out,
+        since: args.since,
+        until: args.until,
+        grep: args.grep.clone(),
         positions: None,
     })
 }
 
-/// Shows what the selected apps say until the user has seen enough: Ctrl-C, or the reader goes.
-pub(in crate::cli) async fn attach(select: Vec<String>, session: &Session) -> Result<(), Error> {
+/// Follows the logs of the selected apps until Ctrl-C, SIGTERM, or until standard output is closed.
+pub(crate) async fn attach(select: Vec<String>, session: &Session) -> Result<(), Error> {
     let query = LogQuery { select, lines: DEFAULT_LINES, follow: true, ..LogQuery::default() };
-    let show = LogPrinter {
-        shape: OutputFormat::Prefixed(LinePrefix::default(), session.style),
-        stamp: None,
+    let printer = LogPrinter {
+        format: OutputFormat::Prefixed(LinePrefix::default(), session.style),
+        timestamp_format: None,
         highlight: None,
     };
     let mut terminated = signal(SignalKind::terminate())
         .map_err(|error| Error::Io { context: "cannot install signal handlers", error })?;
     tokio::select! {
-        result = stream_with_resume(query, show, session) => result,
+        result = stream_with_resume(query, printer, session) => result,
         _ = tokio::signal::ctrl_c() => Ok(()),
         _ = terminated.recv() => Ok(()),
         () = wait_stdout_closed() => Ok(()),
     }
 }
 
-/// Shows all that is asked for, over the death of daemons: another one continues the stream where the last
-/// one was.
-async fn stream_with_resume(query: LogQuery, mut show: LogPrinter, session: &Session) -> Result<(), Error> {
+/// Prints the lines of a query. If the daemon exits, the next one continues the stream at the same position.
+async fn stream_with_resume(
+    query: LogQuery,
+    mut printer: LogPrinter,
+    session: &Session,
+) -> Result<(), Error> {
     let follow = query.follow;
-    let (mut stream, mut vain) = (LogStream::new(query), 0);
+    let (mut stream, mut attempts) = (LogStream::new(query), 0);
     loop {
         let mut client = match session.connect().await {
-            Err(Error::NotRunning { .. }) if vain > 0 => return Err(Error::StreamEnded),
+            Err(error) if attempts > 0 && error.is_not_running() => return Err(Error::StreamEnded),
             connected => connected?,
         };
-        let before = stream.known_files();
-        let shown = match stream.open(&mut client).await {
-            Ok(()) => copy_stream(&mut stream, &mut show, session).await?,
+        let known_files = stream.known_files();
+        let streamed = match stream.open(&mut client).await {
+            Ok(()) => copy_stream(&mut stream, &mut printer, session).await?,
             Err(ClientError::ConnectionLost(reason)) => {
                 StreamResult { result: Err(ClientError::ConnectionLost(reason)), received: false }
             }
-            Err(ClientError::NotRunning { .. }) if vain > 0 => return Err(Error::StreamEnded),
-            // It ended between the connection and the request.
-            Err(ClientError::NotRunning { .. }) if vain > 0 => return Err(Error::StreamEnded),
+            Err(ClientError::NotRunning { .. }) if attempts > 0 => return Err(Error::StreamEnded),
             Err(error) => return Err(session.client_error(error)),
         };
-        vain = if shown.received || stream.known_files() > before { 1 } else { vain + 1 };
-        match shown.result {
+        let progressed = streamed.received || stream.known_files() > known_files;
+        attempts = if progressed { 1 } else { attempts + 1 };
+        match streamed.result {
             Ok(()) if !follow => return Ok(()),
-            Ok(()) | Err(ClientError::ConnectionLost(_)) if vain < MAX_EMPTY_RETRIES => {}
+            Ok(()) | Err(ClientError::ConnectionLost(_)) if attempts < MAX_EMPTY_RETRIES => {}
             Ok(()) => return Err(Error::StreamEnded),
             Err(error) => return Err(session.client_error(error)),
         }
     }
 }
 
-/// How showing a stream came to its end, and whether it brought anything.
+/// The end of a stream, and whether it contained any line.
 struct StreamResult {
     result: Result<(), ClientError>,
     received: bool,
 }
 
-/// Writes lines as they come; flushes when none is waiting.
+/// Prints lines as they arrive; flushes when none is pending.
 async fn copy_stream(
     stream: &mut LogStream,
-    show: &mut LogPrinter,
+    printer: &mut LogPrinter,
     session: &Session,
 ) -> Result<StreamResult, Error> {
     let mut out = BufWriter::new(io::stdout());
-    let mut any = false;
+    let mut received = false;
     loop {
         let batch = {
             let mut next = pin!(stream.next_batch());
@@ -205,68 +205,67 @@ async fn copy_stream(
         };
         let lines = match batch {
             Some(Ok(lines)) => lines,
-            ended => {
+            end => {
                 out.flush().map_err(Error::Stdout)?;
-                return Ok(StreamResult {
-                    result: ended.map_or(Ok(()), |failed| failed.map(drop)),
-                    received: any,
-                });
+                return Ok(StreamResult { result: end.map_or(Ok(()), |result| result.map(drop)), received });
             }
         };
-        // An item that only a newer version knows is not shown.
+        // Unknown items of a newer version are skipped.
         for item in lines.iter().filter_map(|line| serde_json::from_slice(line).ok()) {
-            show.write(&item, &mut out, session).map_err(Error::Stdout)?;
-            any = true;
+            printer.write(&item, &mut out, session).map_err(Error::Stdout)?;
+            received = true;
         }
     }
 }
 
 impl LogPrinter {
-    fn new(logs: &LogsArgs, style: Style) -> Self {
-        let shape = match logs {
+    fn new(args: &LogsArgs, style: Style) -> Self {
+        let format = match args {
             LogsArgs { raw: true, .. } => OutputFormat::Raw,
             LogsArgs { json: true, .. } => OutputFormat::Json,
             LogsArgs { format: true, .. } => OutputFormat::Pairs,
             _ => OutputFormat::Prefixed(LinePrefix::default(), style),
         };
-        let highlight = logs.highlight.clone().filter(|text| style.colour && !text.is_empty());
-        Self { shape, stamp: logs.timestamp.as_deref().map(TimestampFormat::new), highlight }
+        let highlight = args.highlight.clone().filter(|text| style.color && !text.is_empty());
+        let timestamp_format = args.timestamp.as_deref().map(TimestampFormat::new);
+        Self { format, timestamp_format, highlight }
     }
 
     fn write(&mut self, item: &LogItem, out: &mut impl Write, session: &Session) -> io::Result<()> {
         let LogItem::Line { id, name, stream, at, line } = item else {
             return self.print_missed(item, out, session);
         };
-        let stamp = self.timestamp(*at);
-        let marked = self.highlight.as_ref().map(|text| line.replace(text, &highlighted(text)));
-        let line = marked.as_deref().unwrap_or(line);
-        match &mut self.shape {
+        let timestamp = self.timestamp(*at);
+        let highlighted_line = self.highlight.as_ref().map(|text| line.replace(text, &highlighted(text)));
+        let line = highlighted_line.as_deref().unwrap_or(line);
+        match &mut self.format {
             OutputFormat::Json => writeln!(out, "{}", json_line(item)),
-            OutputFormat::Pairs => writeln!(out, "{}", pairs(*id, name, *stream, line, &self.timestamp(*at))),
+            OutputFormat::Pairs => writeln!(out, "{}", pairs(*id, name, *stream, line, &timestamp)),
             OutputFormat::Raw if *stream == OutputStream::Err => {
                 out.flush()?;
-                writeln!(io::stderr().lock(), "{stamp}{line}")
+                writeln!(io::stderr().lock(), "{timestamp}{line}")
             }
-            OutputFormat::Raw => writeln!(out, "{stamp}{line}"),
+            OutputFormat::Raw => writeln!(out, "{timestamp}{line}"),
             OutputFormat::Prefixed(prefix, style) => {
-                writeln!(out, "{stamp}{}", prefix.line(*id, name, *stream, line, *style))
+                writeln!(out, "{timestamp}{}", prefix.line(*id, name, *stream, line, *style))
             }
         }
     }
 
-    /// The time and a blank, if it is wanted.
+    /// The timestamp and a space, or nothing if none is configured.
     fn timestamp(&self, at: Option<u64>) -> String {
-        let Some((stamp, at)) = self.stamp.as_ref().zip(at.and_then(|at| i64::try_from(at).ok())) else {
+        let Some((format, at)) = self.timestamp_format.as_ref().zip(at.and_then(|at| i64::try_from(at).ok()))
+        else {
             return String::new();
         };
         let mut text = Vec::new();
-        stamp.write(at, &mut text);
+        format.write(at, &mut text);
         text.push(b' ');
         String::from_utf8_lossy(&text).into_owned()
     }
 
     fn print_missed(&self, item: &LogItem, out: &mut impl Write, session: &Session) -> io::Result<()> {
-        match (&self.shape, item) {
+        match (&self.format, item) {
             (OutputFormat::Json, item) => writeln!(out, "{}", json_line(item)),
             (_, LogItem::Missed { lines }) => {
                 out.flush()?;
@@ -279,17 +278,8 @@ impl LogPrinter {
     }
 }
 
-/// Resolves when standard output is a pipe nobody reads any more. Without this `rsm logs | head`
-/// would stay until the next line.
-pub(in crate::cli) async fn wait_stdout_closed() {
-    let told = async { hangup(io::stdout()).ok()?.await.ok() };
-    if told.await.is_none() {
-        pending().await
-    }
-}
-
-/// Empties log files.
-pub(in crate::cli) async fn flush(select: Vec<String>, session: &Session) -> Result<(), Error> {
+/// Truncates log files.
+pub(crate) async fn flush(select: Vec<String>, session: &Session) -> Result<(), Error> {
     let Some(mut client) = session.connect_if_running().await? else {
         if !select.is_empty() {
             return Err(Error::NoDaemonForTarget { target: select.join(" ") });
@@ -305,8 +295,8 @@ pub(in crate::cli) async fn flush(select: Vec<String>, session: &Session) -> Res
     Ok(())
 }
 
-/// Makes the daemon open its log files anew, after something else moved them.
-pub(in crate::cli) async fn reload_logs(session: &Session) -> Result<(), Error> {
+/// Makes the daemon reopen its log files, after another program has moved them.
+pub(crate) async fn reload_logs(session: &Session) -> Result<(), Error> {
     let Some(mut client) = session.connect_if_running().await? else {
         session.notice(format_args!("the daemon is not running, no log files are open"));
         return Ok(());

@@ -1,29 +1,25 @@
-//! `reload`: new processes for apps, each ready before the old one goes; or new settings, from a file.
+//! `reload`: replaces the processes of apps without downtime.
 
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 use hyper::Uri;
 
+use super::load_check::{self, LoadCheck};
+use crate::cli::app_flags::{AppFlags, ChangeFlags, InvocationContext, load_apps};
 use crate::cli::error::Error;
-use crate::config;
-use crate::ipc::client::{Client, LineStream};
-use crate::ipc::message::{EventKind, EventView, LogItem, LogQuery, Report, Request};
-use crate::ipc::message::{Inherited, Reload as Wanted};
-
-use crate::cli::app_flags::{AppFlags, Ground, load};
-use crate::cli::commands::lifecycle::ChangeFlags;
-use crate::cli::commands::load_check;
-use crate::cli::commands::load_check::LoadCheck;
 use crate::cli::render::style::tame;
 use crate::cli::session::Session;
 use crate::cli::{completion, environment};
+use crate::config;
+use crate::ipc::client::{Client, LineStream};
+use crate::ipc::message::{EventKind, EventView, LogItem, LogQuery, Reload, Report, Request};
 
-/// So many of the last lines of a new process that failed are shown.
+/// Number of log lines shown for each failed replacement.
 const FAILURE_LINES: usize = 10;
 
 // Arguments of `reload`.
 #[derive(Args, Clone, Debug)]
-pub(in crate::cli) struct ReloadArgs {
+pub(crate) struct ReloadArgs {
     /// Ids, names, namespaces, /regex/, `all`, or ecosystem files to apply
     #[arg(required_unless_present_any = ["watch", "log"], value_name = "APP", add = ArgValueCompleter::new(completion::complete_targets))]
     targets: Vec<String>,
@@ -45,71 +41,70 @@ pub(in crate::cli) struct ReloadArgs {
     settings: AppFlags,
 }
 
-pub(in crate::cli) async fn reload(mut reload: ReloadArgs, session: &Session) -> Result<(), Error> {
-    if reload.targets.is_empty() {
-        // clap lets `--watch` and `--log` stand for the target, which they may have swallowed.
-        reload.targets.extend(reload.settings.take_swallowed_target());
+pub(crate) async fn reload(mut args: ReloadArgs, session: &Session) -> Result<(), Error> {
+    if args.targets.is_empty() {
+        // clap accepts `--watch` or `--log` without a target: each may have taken the target as its value.
+        args.targets.extend(args.settings.take_swallowed_target());
     }
-    reload.change.ignored.warn(session);
-    let wanted = build_request(&reload, session)?;
-    let mut client = match wanted.apps.is_empty() {
-        true => session.connect_for(&reload.targets).await?,
+    args.change.ignored.warn(session);
+    let reload = build_request(&args, session)?;
+    let mut client = match reload.apps.is_empty() {
+        true => session.connect_for(&args.targets).await?,
         false => session.connect_or_start().await?,
     };
-    let load = match &reload.verify {
-        Some(address) => Some(LoadCheck::start(address).await?),
+    let load_check = match &args.verify {
+        Some(url) => Some(LoadCheck::start(url).await?),
         None => None,
     };
-    // To be told how far it is would be good to have: it is no reason not to reload.
+    // Without events there is no progress, but the reload works.
     let events = client.stream(&Request::Events).await.ok();
-    let began = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
-    let request = Request::Reload(wanted);
-    let asked = async { client.call::<Report>(&request).await };
+    let started_at = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
+    let request = Request::Reload(reload);
+    let response = async { client.call::<Report>(&request).await };
     let report = tokio::select! {
-        report = asked => report.map_err(|error| session.client_error(error)),
+        report = response => report.map_err(|error| session.client_error(error)),
         Ok(()) = tokio::signal::ctrl_c() => return Err(Error::ReloadDetached),
         never = print_events(events, session) => match never {},
     };
-    let asked = match load {
-        Some(load) => Some(load.finish().await),
+    let tally = match load_check {
+        Some(load_check) => Some(load_check.finish().await),
         None => None,
     };
     if let Ok(report) = &report {
-        print_last_lines(report, began, &mut client, session).await;
+        print_last_lines(report, started_at, &mut client, session).await;
     }
-    let told = report.and_then(|report| session.print_report(&report));
-    match asked {
+    let reported = report.and_then(|report| session.print_report(&report));
+    match tally {
         Some(tally) => {
             session.notice(format_args!(
                 "{} requests sent during the reload, {} failed",
                 tally.sent, tally.failed
             ));
-            told.and(tally.into_result())
+            reported.and(tally.into_result())
         }
-        None => told,
+        None => reported,
     }
 }
 
-fn build_request(reload: &ReloadArgs, session: &Session) -> Result<Wanted, Error> {
-    let ReloadArgs { targets, settings, change, args, parallel, .. } = reload;
+fn build_request(reload_args: &ReloadArgs, session: &Session) -> Result<Reload, Error> {
+    let ReloadArgs { targets, settings, change, args, parallel, .. } = reload_args;
     let (files, select): (Vec<String>, Vec<String>) =
         targets.iter().cloned().partition(|target| config::is_config_file(target));
     if change.env.is_some() && files.is_empty() {
         return Err(Error::EnvWithoutFile);
     }
-    let ground = Ground::new(change.env.as_deref(), &change.only)?;
+    let context = InvocationContext::new(change.env.as_deref(), &change.only)?;
     let mut apps = Vec::new();
     for file in &files {
-        apps.extend(load(session, file, settings, args, &ground)?);
+        apps.extend(load_apps(session, file, settings, args, &context)?);
     }
-    let changes = if select.is_empty() { None } else { Some(settings.patch(args, &ground)?) };
+    let changes = if select.is_empty() { None } else { Some(settings.patch(args, &context)?) };
     let changes = changes.filter(|changes| !changes.is_empty());
-    let inherited: Option<Inherited> =
-        (!files.is_empty() || change.update_env).then(|| environment::collect_env(session));
-    Ok(Wanted { select, apps, inherited, changes, parallel: *parallel })
+    let inherited = (!files.is_empty() || change.update_env).then(|| environment::collect_env(session));
+    Ok(Reload { select, apps, inherited, changes, parallel: *parallel })
 }
 
-/// Tells how far it is. Goes on until it is dropped: events may end when the daemon dies, the reload not.
+/// Prints the progress. Never resolves: the event stream ends if the daemon exits, but the reload continues.
 async fn print_events(events: Option<LineStream>, session: &Session) -> std::convert::Infallible {
     let Some(mut events) = events else { return std::future::pending().await };
     while let Some(Ok(line)) = events.next().await {
@@ -129,11 +124,11 @@ async fn print_events(events: Option<LineStream>, session: &Session) -> std::con
     std::future::pending().await
 }
 
-/// What new processes that failed had to say.
-async fn print_last_lines(report: &Report, began: u64, client: &mut Client, session: &Session) {
+/// Prints the last log lines of failed replacements.
+async fn print_last_lines(report: &Report, started_at: u64, client: &mut Client, session: &Session) {
     for outcome in report.instances.iter().filter(|outcome| outcome.problem.is_some()) {
         let select = vec![outcome.id.to_string()];
-        let query = LogQuery { select, lines: FAILURE_LINES, since: Some(began), ..LogQuery::default() };
+        let query = LogQuery { select, lines: FAILURE_LINES, since: Some(started_at), ..LogQuery::default() };
         let Ok(mut lines) = client.stream(&Request::Logs(query)).await else { continue };
         while let Some(Ok(line)) = lines.next().await {
             if let Ok(LogItem::Line { line, .. }) = serde_json::from_slice(&line) {

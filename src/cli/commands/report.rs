@@ -1,34 +1,33 @@
-//! `report`: what a bug report needs, as Markdown. No variable's value is in it.
+//! `report`: information for a bug report, as Markdown, without values of environment variables.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use crate::cli::error::Error;
-use crate::ipc::message::{Info, InstanceView, Request};
-
 use crate::cli::output;
+use crate::cli::render;
 use crate::cli::render::style::{Style, tame};
-use crate::cli::render::{info, list};
 use crate::cli::session::Session;
+use crate::ipc::message::{Info, InstanceView, Request};
 use crate::version::version;
 
-/// So many of the last lines of rsm's own log.
+/// Number of lines of the daemon log.
 const LOG_LINES: usize = 20;
 
-/// No line of the log is so long that twenty of them would not fit. Bytes.
+/// Number of bytes read from the end of the log: enough for these lines.
 const TAIL_BYTES: u64 = 32 << 10;
 
-pub(in crate::cli) async fn report(session: &Session) -> Result<(), Error> {
+pub(crate) async fn report(session: &Session) -> Result<(), Error> {
     let cli = version();
     let mut text = format!("```\n# rsm {cli} on {} {}\n", std::env::consts::OS, std::env::consts::ARCH);
     match session.connect_if_running().await? {
         Some(mut client) => {
-            let told: Info =
+            let info: Info =
                 client.call(&Request::Info).await.map_err(|error| session.client_error(error))?;
-            let there: Vec<InstanceView> =
+            let instances: Vec<InstanceView> =
                 client.call(&Request::List).await.map_err(|error| session.client_error(error))?;
-            text += &info::info(&told, cli, Style::plain());
-            text += &format!("\n# list\n{}", list::list(&there, None, Style::plain()));
+            text += &render::info::info(&info, cli, Style::plain());
+            text += &format!("\n# list\n{}", render::list::list(&instances, None, Style::plain()));
         }
         None => text += "the daemon is not running\n",
     }
@@ -40,7 +39,7 @@ pub(in crate::cli) async fn report(session: &Session) -> Result<(), Error> {
     output::print(&text)
 }
 
-/// The last lines of a file; nothing where there is none.
+/// The last lines of a file, empty if it cannot be read.
 fn log_tail(path: &Path) -> String {
     let read = || -> std::io::Result<Vec<u8>> {
         let mut file = std::fs::File::open(path)?;

@@ -1,13 +1,12 @@
-//! `save`, `resurrect`, `cleardump`: the list on disk.
+//! `save`, `resurrect` and `cleardump`: the saved list.
 
 use crate::cli::error::Error;
+use crate::cli::operation::send_all;
+use crate::cli::session::Session;
 use crate::ipc::message::{Request, SaveRequest, Saved};
 
-use crate::cli::commands::lifecycle::send_all;
-use crate::cli::session::Session;
-
-pub(in crate::cli) async fn save(force: bool, session: &Session) -> Result<(), Error> {
-    // Not launched: a daemon started just now has nothing to save.
+pub(crate) async fn save(force: bool, session: &Session) -> Result<(), Error> {
+    // Does not start the daemon, which would have nothing to save.
     let mut client = session.connect().await?;
     let saved: Saved = client
         .call(&Request::Save(SaveRequest { force }))
@@ -17,12 +16,12 @@ pub(in crate::cli) async fn save(force: bool, session: &Session) -> Result<(), E
     Ok(())
 }
 
-pub(in crate::cli) async fn resurrect(session: &Session) -> Result<(), Error> {
+pub(crate) async fn resurrect(session: &Session) -> Result<(), Error> {
     let mut client = session.connect_or_start().await?;
     send_all(session, &mut client, "restoring the saved list", vec![Request::Resurrect]).await.map(drop)
 }
 
-pub(in crate::cli) async fn cleardump(session: &Session) -> Result<(), Error> {
+pub(crate) async fn cleardump(session: &Session) -> Result<(), Error> {
     let mut client = session.connect_or_start().await?;
     let saved: Saved = client.call(&Request::ClearDump).await.map_err(|error| session.client_error(error))?;
     session.notice(format_args!("cleared {}", saved.file.display()));

@@ -1,27 +1,24 @@
-//! `serve`: rsm's static file server as a managed app.
+//! `serve`: runs the static file server of rsm as an app.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::cli::environment;
 use crate::cli::error::Error;
-use crate::config::{Diagnostic, Location};
+use crate::cli::operation::send_all;
+use crate::cli::session::Session;
+use crate::config::{ConfigErrors, Diagnostic, Location};
 use crate::ipc::message::{Existing, Request, StartApps};
 use crate::serve::ServeArgs;
 use crate::spec::{AppSpec, Launcher};
 
-use crate::cli::app_flags::mistakes;
-use crate::cli::commands::lifecycle::send_all;
-use crate::cli::environment;
-use crate::cli::session::Session;
-
-/// Where it listens unless told otherwise.
 const DEFAULT_PORT: u16 = 8080;
 
-// The text again, as that of the arguments below would stand in its place.
+// The description of the command again: that of the flattened arguments would replace it.
 /// Serve a directory over HTTP
 #[derive(Args, Clone, Debug)]
-pub(in crate::cli) struct ServeCommand {
+pub(crate) struct ServeCommand {
     #[command(flatten)]
     site: ServeArgs,
     /// Name of the app [default: static-page-server-PORT]
@@ -29,34 +26,34 @@ pub(in crate::cli) struct ServeCommand {
     name: Option<String>,
 }
 
-pub(in crate::cli) async fn serve(serve: ServeCommand, session: &Session) -> Result<(), Error> {
-    let here = std::env::current_dir().map_err(Error::CurrentDirUnreadable)?;
-    let directory = serve.site.path.as_ref().map_or_else(|| here.clone(), |path| here.join(path));
+pub(crate) async fn serve(args: ServeCommand, session: &Session) -> Result<(), Error> {
+    let cwd = std::env::current_dir().map_err(Error::CurrentDirUnreadable)?;
+    let directory = args.site.path.as_ref().map_or_else(|| cwd.clone(), |path| cwd.join(path));
     if !directory.is_dir() {
         let help = "for example: rsm serve ./dist 8080";
         let error = Diagnostic::error(Location::File(directory), "directory does not exist", help);
-        return Err(mistakes(error.into()));
+        return Err(ConfigErrors::from(error).into());
     }
-    let app = serve.app(&here);
-    let what = format!("starting {}", app.name);
+    let app = args.app(&cwd);
+    let description = format!("starting {}", app.name);
     let inherited = environment::collect_env(session);
     let request = Request::Start(StartApps { apps: vec![app], inherited, existing: Existing::Refuse });
     let mut client = session.connect_or_start().await?;
-    send_all(session, &mut client, &what, vec![request]).await.map(drop)
+    send_all(session, &mut client, &description, vec![request]).await.map(drop)
 }
 
 impl ServeCommand {
-    /// The app; a relative path is one below `cwd`.
+    /// The app spec. A relative path is resolved against `cwd`.
     fn app(self, cwd: &Path) -> AppSpec {
         let Self { mut site, name } = self;
-        // Said outright, so that the port is the one in the name whatever the environment says.
+        // Explicit, so that the environment cannot select another port than that in the name.
         let port = site.port().unwrap_or(DEFAULT_PORT);
         (site.listen_port, site.port) = (None, Some(port));
         site.path = Some(site.path.map_or_else(|| PathBuf::from(cwd), |path| cwd.join(path)));
         let mut app =
             AppSpec::new(name.unwrap_or_else(|| format!("static-page-server-{port}")), "serve", cwd);
         app.launcher = Launcher::Serve;
-        // By environment, since everybody on the machine may read arguments.
+        // In the environment, because all users can read the arguments of a process.
         app.env.extend(site.take_secrets().into_iter().map(|(name, value)| (name.to_owned(), value)));
         app.args = site.to_arguments();
         app
@@ -67,7 +64,7 @@ impl ServeCommand {
 mod tests {
     use clap::Parser;
 
-    use crate::cli::commands::serve::*;
+    use super::*;
 
     #[derive(Parser)]
     struct Line {
@@ -80,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn pm2s_name_and_defaults() {
+    fn name_and_defaults_match_pm2() {
         let plain = app(&[]);
         assert_eq!((plain.name.as_str(), plain.launcher), ("static-page-server-8080", Launcher::Serve));
         assert_eq!(plain.args, ["--port=8080", "--", "/srv"]);
@@ -90,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn the_password_is_not_an_argument() {
+    fn password_is_not_an_argument() {
         let app = app(&["--basic-auth-username", "ada", "--basic-auth-password", "hunter2"]);
         assert!(!app.args.concat().contains("hunter2"));
         assert_eq!(app.env["PM2_SERVE_BASIC_AUTH_PASSWORD"], "hunter2");

@@ -1,25 +1,24 @@
-//! `start`: files, scripts, programs, shell lines, and what is in the list already.
+//! `start`: starts apps of files, scripts, programs and shell commands, and stopped apps.
 
 use std::path::Path;
 
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 
+use crate::cli::app_flags::{AppFlags, ChangeFlags, InvocationContext, load_apps, print_warnings};
+use crate::cli::commands::{daemon, logs};
+use crate::cli::completion;
+use crate::cli::environment;
 use crate::cli::error::Error;
+use crate::cli::operation::send_all;
+use crate::cli::session::Session;
 use crate::config;
 use crate::ipc::message::{ActOn, Action, Existing, Inherited, InstanceView, Request, StartApps};
 use crate::spec::AppSpec;
 
-use crate::cli::app_flags::{AppFlags, Ground, load, mistakes, warn};
-use crate::cli::commands::lifecycle::{ChangeFlags, send_all};
-use crate::cli::commands::{daemon, logs};
-use crate::cli::completion;
-use crate::cli::environment;
-use crate::cli::session::Session;
-
 // Arguments of `start`.
 #[derive(Args, Clone, Debug)]
-pub(in crate::cli) struct StartArgs {
+pub(crate) struct StartArgs {
     /// Ecosystem files, scripts, programs, shell commands, or names and ids of listed apps
     /// [default: ecosystem.toml]
     #[arg(value_name = "TARGET", add = ArgValueCompleter::new(completion::complete_targets))]
@@ -42,73 +41,76 @@ pub(in crate::cli) struct StartArgs {
     settings: AppFlags,
 }
 
-/// What one argument means.
+/// The meaning of an argument.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum StartTarget {
-    /// An ecosystem file.
     File(String),
-    /// Something in the list.
+    /// A selector of apps in the list.
     Existing(String),
-    /// Something new.
+    /// A script, program or shell command.
     Script(String),
 }
 
-/// One request's worth of work.
+/// What one request does.
 enum StartStepPlan {
     Add(Vec<AppSpec>, Existing),
     Act(Vec<String>),
 }
 
-pub(in crate::cli) async fn start(mut start: StartArgs, session: &Session) -> Result<(), Error> {
-    start.change.ignored.warn(session);
-    if start.targets.is_empty() {
-        start.targets.push(match start.settings.take_swallowed_target() {
+pub(crate) async fn start(mut args: StartArgs, session: &Session) -> Result<(), Error> {
+    args.change.ignored.warn(session);
+    if args.targets.is_empty() {
+        args.targets.push(match args.settings.take_swallowed_target() {
             Some(target) => target,
             None => default_file()?,
         });
     }
-    start.settings.fix_exit_codes(&mut start.targets);
-    let there = match start.targets.iter().any(|target| could_be_name(target)) {
+    args.settings.fix_exit_codes(&mut args.targets);
+    let instances = match args.targets.iter().any(|target| could_be_name(target)) {
         true => list_if_running(session).await?,
         false => Vec::new(),
     };
-    let targets: Vec<StartTarget> = start.targets.iter().map(|target| classify(target, &there)).collect();
-    start.check_flags(&targets)?;
+    let targets: Vec<StartTarget> = args.targets.iter().map(|target| classify(target, &instances)).collect();
+    args.check_flags(&targets)?;
     check_known(&targets, session).await?;
-    let ground = Ground::new(start.change.env.as_deref(), &start.change.only)?;
-    let steps = start.plan(targets, session, &ground)?;
-    let requests = start.requests(steps, session, &ground)?;
-    let adds = requests.iter().any(|request| matches!(request, Request::Start(_)));
-    let alone = start.no_daemon && session.connect_if_running().await?.is_none();
-    let mut client = match adds {
+    let context = InvocationContext::new(args.change.env.as_deref(), &args.change.only)?;
+    let steps = args.plan(targets, session, &context)?;
+    let requests = args.requests(steps, session, &context)?;
+    let adds_apps = requests.iter().any(|request| matches!(request, Request::Start(_)));
+    let owns_daemon = args.no_daemon && session.connect_if_running().await?.is_none();
+    let mut client = match adds_apps {
         true => session.connect_or_start().await?,
-        false => session.connect_for(&start.targets).await?,
+        false => session.connect_for(&args.targets).await?,
     };
-    let what = format!("starting {}", start.targets.join(", "));
-    let done = send_all(session, &mut client, &what, requests).await;
-    if start.no_daemon {
-        return foreground(done, alone, session).await;
+    let description = format!("starting {}", args.targets.join(", "));
+    let started = send_all(session, &mut client, &description, requests).await;
+    if args.no_daemon {
+        return follow_in_foreground(started, owns_daemon, session).await;
     }
-    let done = done?;
-    if start.change.attach { logs::attach(done, session).await } else { Ok(()) }
+    let ids = started?;
+    if args.change.attach { logs::attach(ids, session).await } else { Ok(()) }
 }
 
-/// Stays until Ctrl-C or SIGTERM and shows what all apps say. What this command brought to life ends
-/// with it: PM2 leaves its apps behind as orphans.
-async fn foreground(done: Result<Vec<String>, Error>, alone: bool, session: &Session) -> Result<(), Error> {
-    let seen = match done {
+/// Follows the logs of all apps until Ctrl-C or SIGTERM. Then stops the apps and the daemon if this command
+/// started it. (PM2 leaves the apps behind.)
+async fn follow_in_foreground(
+    started: Result<Vec<String>, Error>,
+    owns_daemon: bool,
+    session: &Session,
+) -> Result<(), Error> {
+    let followed = match started {
         Ok(_) => logs::attach(Vec::new(), session).await,
         Err(error) => Err(error),
     };
-    let ended = if alone { daemon::kill(session).await } else { Ok(()) };
-    match seen {
-        // Somebody else ended the daemon: then there is nothing more to do, and nothing wrong.
-        Err(Error::StreamEnded) => ended,
-        seen => seen.and(ended),
+    let killed = if owns_daemon { daemon::kill(session).await } else { Ok(()) };
+    match followed {
+        // Another command stopped the daemon, which is no error.
+        Err(Error::StreamEnded) => killed,
+        followed => followed.and(killed),
     }
 }
 
-/// The file in the current directory.
+/// The ecosystem file of the current directory.
 fn default_file() -> Result<String, Error> {
     if let Some(file) = config::DEFAULT_FILES.iter().find(|file| Path::new(file).is_file()) {
         return Ok((*file).to_owned());
@@ -116,7 +118,7 @@ fn default_file() -> Result<String, Error> {
     Err(Error::NoConfigFile { directory: std::env::current_dir().map_err(Error::CurrentDirUnreadable)? })
 }
 
-/// What is in the list; nothing where no daemon runs.
+/// The list, empty if the daemon is not running.
 async fn list_if_running(session: &Session) -> Result<Vec<InstanceView>, Error> {
     match session.connect_if_running().await? {
         Some(mut client) => client.call(&Request::List).await.map_err(|error| session.client_error(error)),
@@ -124,21 +126,21 @@ async fn list_if_running(session: &Session) -> Result<Vec<InstanceView>, Error> 
     }
 }
 
-/// Before anything is started: what is named beside new apps is in the list.
+/// Checks that selectors given together with new apps match something, before any app is started.
 async fn check_known(targets: &[StartTarget], session: &Session) -> Result<(), Error> {
-    let listed = |target: &StartTarget| {
-        if let StartTarget::Existing(word) = target { Some(word.clone()) } else { None }
+    let selector = |target: &StartTarget| {
+        if let StartTarget::Existing(selector) = target { Some(selector.clone()) } else { None }
     };
-    let words: Vec<String> = targets.iter().filter_map(listed).collect();
-    if words.is_empty() || words.len() == targets.len() {
-        return Ok(()); // told by the one request that there is
+    let selectors: Vec<String> = targets.iter().filter_map(selector).collect();
+    if selectors.is_empty() || selectors.len() == targets.len() {
+        return Ok(()); // the daemon checks the selectors of its only request
     }
-    let mut client = session.connect_for(&words).await?;
-    let known = client.call::<serde::de::IgnoredAny>(&Request::Describe(words.into())).await;
-    known.map(drop).map_err(|error| session.client_error(error))
+    let mut client = session.connect_for(&selectors).await?;
+    let described = client.call::<serde::de::IgnoredAny>(&Request::Describe(selectors.into())).await;
+    described.map(drop).map_err(|error| session.client_error(error))
 }
 
-/// Whether a word can be a name in the list: no path and no extension, as in PM2.
+/// Whether a word can be the name of an app: it has no `/` and no extension, as in PM2.
 fn could_be_name(word: &str) -> bool {
     !word.contains('/') && Path::new(word).extension().is_none() && !is_id(word) && word != "all"
 }
@@ -147,12 +149,12 @@ fn is_id(word: &str) -> bool {
     word.parse::<u32>().is_ok()
 }
 
-fn classify(word: &str, there: &[InstanceView]) -> StartTarget {
-    let known = |view: &InstanceView| view.name == word || view.namespace == word;
+fn classify(word: &str, instances: &[InstanceView]) -> StartTarget {
+    let is_named = |view: &InstanceView| view.name == word || view.namespace == word;
     let word = word.to_owned();
     if config::is_config_file(&word) {
         StartTarget::File(word)
-    } else if is_id(&word) || word == "all" || (could_be_name(&word) && there.iter().any(known)) {
+    } else if is_id(&word) || word == "all" || (could_be_name(&word) && instances.iter().any(is_named)) {
         StartTarget::Existing(word)
     } else {
         StartTarget::Script(word)
@@ -172,30 +174,32 @@ impl StartArgs {
         Ok(())
     }
 
-    /// What to ask for, in the order of the arguments; neighbours alike are asked for at once.
-    /// Everything is read before anything is asked for.
+    /// The steps in the order of the arguments; adjacent equal ones are merged. All files are read before the first
+    /// request is sent.
     fn plan(
         &self,
         targets: Vec<StartTarget>,
         session: &Session,
-        ground: &Ground,
+        context: &InvocationContext,
     ) -> Result<Vec<StartStepPlan>, Error> {
         let mut steps: Vec<StartStepPlan> = Vec::new();
         for target in targets {
             let step = match target {
-                StartTarget::Existing(word) => StartStepPlan::Act(vec![word]),
+                StartTarget::Existing(selector) => StartStepPlan::Act(vec![selector]),
                 StartTarget::File(file) => {
-                    let apps = load(session, &file, &self.settings, &self.args, ground)?;
+                    let apps = load_apps(session, &file, &self.settings, &self.args, context)?;
                     StartStepPlan::Add(apps, if self.force { Existing::Duplicate } else { Existing::Restart })
                 }
                 StartTarget::Script(script) => {
-                    let apps = self.script(&script, session, ground)?;
+                    let apps = self.script(&script, session, context)?;
                     StartStepPlan::Add(apps, if self.force { Existing::Duplicate } else { Existing::Refuse })
                 }
             };
             match (steps.last_mut(), step) {
-                (Some(StartStepPlan::Act(words)), StartStepPlan::Act(more)) => words.extend(more),
-                (Some(StartStepPlan::Add(apps, how)), StartStepPlan::Add(more, same)) if *how == same => {
+                (Some(StartStepPlan::Act(selectors)), StartStepPlan::Act(more)) => selectors.extend(more),
+                (Some(StartStepPlan::Add(apps, existing)), StartStepPlan::Add(more, other))
+                    if *existing == other =>
+                {
                     apps.extend(more)
                 }
                 (_, step) => steps.push(step),
@@ -204,10 +208,15 @@ impl StartArgs {
         Ok(steps)
     }
 
-    fn script(&self, script: &str, session: &Session, ground: &Ground) -> Result<Vec<AppSpec>, Error> {
+    fn script(
+        &self,
+        script: &str,
+        session: &Session,
+        context: &InvocationContext,
+    ) -> Result<Vec<AppSpec>, Error> {
         let line = self.settings.command_line(script, &self.args);
-        let loaded = config::load_command_line(&line, &ground.cwd, &ground.options).map_err(mistakes)?;
-        warn(session, &loaded.warnings);
+        let loaded = config::load_command_line(&line, &context.cwd, &context.options)?;
+        print_warnings(session, &loaded.warnings);
         Ok(loaded.apps)
     }
 
@@ -215,7 +224,7 @@ impl StartArgs {
         &self,
         steps: Vec<StartStepPlan>,
         session: &Session,
-        ground: &Ground,
+        context: &InvocationContext,
     ) -> Result<Vec<Request>, Error> {
         let mut environment: Option<Inherited> = None;
         let mut inherited = || environment.get_or_insert_with(|| environment::collect_env(session)).clone();
@@ -225,7 +234,7 @@ impl StartArgs {
                     Request::Start(StartApps { apps, inherited: inherited(), existing })
                 }
                 StartStepPlan::Act(select) => {
-                    let changes = self.settings.patch(&self.args, ground)?;
+                    let changes = self.settings.patch(&self.args, context)?;
                     let inherited = self.change.update_env.then(&mut inherited);
                     Request::Act(
                         Action::Start,
@@ -240,15 +249,15 @@ impl StartArgs {
 
 #[cfg(test)]
 mod tests {
-    use crate::cli::commands::start::*;
+    use super::*;
     use crate::cli::render::list::tests::view;
     use crate::ipc::message::Status;
 
     #[test]
-    fn arguments_mean_what_they_do_in_pm2() {
-        let there = [view(0, "api", Status::Online), view(1, "job", Status::Stopped)];
-        let meaning = |word: &str| classify(word, &there);
-        for (word, wanted) in [
+    fn argument_meaning_matches_pm2() {
+        let instances = [view(0, "api", Status::Online), view(1, "job", Status::Stopped)];
+        let meaning = |word: &str| classify(word, &instances);
+        for (word, expected) in [
             ("ecosystem.toml", StartTarget::File as fn(String) -> StartTarget),
             ("ecosystem.config.js", StartTarget::File),
             ("3", StartTarget::Existing),
@@ -261,14 +270,14 @@ mod tests {
             ("sleep 100", StartTarget::Script),
             ("python3 -m http.server", StartTarget::Script),
         ] {
-            assert_eq!(meaning(word), wanted(word.to_owned()), "{word}");
+            assert_eq!(meaning(word), expected(word.to_owned()), "{word}");
         }
     }
 
     #[test]
-    fn the_daemon_is_asked_only_about_what_may_be_a_name() {
-        let asked: Vec<&str> =
+    fn only_possible_names_require_the_list() {
+        let names: Vec<&str> =
             ["app.js", "./x", "7", "all", "api"].into_iter().filter(|word| could_be_name(word)).collect();
-        assert_eq!(asked, ["api"]);
+        assert_eq!(names, ["api"]);
     }
 }

@@ -1,4 +1,4 @@
-//! `startup` and `unstartup`: have the saved apps started with the machine, and no more.
+//! `startup` and `unstartup`: install and remove the service that starts rsm and the saved apps at boot.
 
 use std::fs;
 use std::io::{self, Write};
@@ -14,9 +14,9 @@ use crate::cli::error::Error;
 use crate::cli::output;
 use crate::cli::session::Session;
 
-// Which service a command is about: arguments of `startup`, `unstartup` and `doctor`.
+// The service to install, remove or check: arguments of `startup`, `unstartup` and `doctor`.
 #[derive(Args, Debug)]
-pub(in crate::cli) struct ServiceArgs {
+pub(crate) struct ServiceArgs {
     /// Init system: systemd, openrc, sysv or runit [default: detected]
     #[arg(value_name = "SYSTEM", hide_possible_values = true)]
     system: Option<InitSystem>,
@@ -33,7 +33,7 @@ pub(in crate::cli) struct ServiceArgs {
 
 // Arguments of `startup` and `unstartup`.
 #[derive(Args, Debug)]
-pub(in crate::cli) struct StartupArgs {
+pub(crate) struct StartupArgs {
     #[command(flatten)]
     service: ServiceArgs,
     /// Print the unit and commands without applying them
@@ -44,19 +44,19 @@ pub(in crate::cli) struct StartupArgs {
     wait_ip: bool,
 }
 
-/// All that is to be done, and for whom.
+/// The installation or removal of a service.
 struct InstallJob {
-    /// The command that does it, for its errors.
+    /// The name of the command, for error messages.
     command: &'static str,
     plan: InstallPlan,
     service: Service,
     system: InitSystem,
-    /// The init system runs here: what talks to it makes sense.
+    /// Whether the init system is running, so that its commands work. It is not in a chroot.
     init_running: bool,
 }
 
-/// Writes the unit, enables and starts it. Done twice it changes nothing the second time.
-pub(in crate::cli) fn startup(args: &StartupArgs, session: &Session) -> Result<(), Error> {
+/// Writes, enables and starts the service. Idempotent.
+pub(crate) fn startup(args: &StartupArgs, session: &Session) -> Result<(), Error> {
     let job = prepare(&args.service, "startup", session)?;
     check_executable(&job)?;
     if args.print {
@@ -66,8 +66,8 @@ pub(in crate::cli) fn startup(args: &StartupArgs, session: &Session) -> Result<(
     for file in &job.plan.files {
         let changed = write(file)
             .map_err(|error| job.startup_error(format!("cannot write {}: {error}", file.path.display())))?;
-        let what = if changed { "wrote" } else { "unchanged:" };
-        session.notice(format_args!("{what} {}", file.path.display()));
+        let result = if changed { "wrote" } else { "unchanged:" };
+        session.notice(format_args!("{result} {}", file.path.display()));
     }
     run_all(&job.plan.install, &job, session)?;
     enable_linger(&job, session);
@@ -79,8 +79,8 @@ pub(in crate::cli) fn startup(args: &StartupArgs, session: &Session) -> Result<(
     Ok(())
 }
 
-/// Disables and removes the unit. Apps that run are left alone.
-pub(in crate::cli) fn unstartup(args: &StartupArgs, session: &Session) -> Result<(), Error> {
+/// Disables and removes the service. Running apps are not affected.
+pub(crate) fn unstartup(args: &StartupArgs, session: &Session) -> Result<(), Error> {
     let job = prepare(&args.service, "unstartup", session)?;
     if args.print {
         return print_removal(&job.plan);
@@ -98,7 +98,7 @@ pub(in crate::cli) fn unstartup(args: &StartupArgs, session: &Session) -> Result
         session.notice(format_args!("removed {}", file.path.display()));
     }
     if let Some(dir) = &job.plan.directory {
-        let _ = fs::remove_dir(dir); // runit keeps things of its own in it while it runs
+        let _ = fs::remove_dir(dir); // not empty while runit supervises the service
     }
     run_all(&job.plan.after_removal, &job, session)?;
     session.notice(format_args!("running apps are not affected; `rsm kill` stops them"));
@@ -125,15 +125,12 @@ fn prepare(args: &ServiceArgs, command: &'static str, session: &Session) -> Resu
     let config = std::env::var_os("XDG_CONFIG_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
     let plan =
         InstallPlan::new(system, &service, &config.unwrap_or_else(|| service.user_dir.join(".config")));
-    let live = Path::new(plan.running_marker).exists();
-    Ok(InstallJob { command, plan, service, system, init_running: live })
+    let init_running = Path::new(plan.running_marker).exists();
+    Ok(InstallJob { command, plan, service, system, init_running })
 }
 
-/// The service that these arguments are about, and its unit's file.
-///
-/// # Errors
-/// There is no such user, or no init system that is known.
-pub(in crate::cli) fn service_and_unit(
+/// Returns the service that the arguments select, and the path of its unit file.
+pub(crate) fn service_and_unit(
     args: &ServiceArgs,
     command: &'static str,
     session: &Session,
@@ -143,30 +140,32 @@ pub(in crate::cli) fn service_and_unit(
     Ok((job.service, file))
 }
 
-/// Whose apps, from where, by which rsm.
+/// Determines user, home directory, name and program of the service.
 fn service(
     args: &ServiceArgs,
     command: &'static str,
     session: &Session,
     system: InitSystem,
 ) -> Result<Service, Error> {
-    let failed = |reason| startup_error(command, reason);
-    let own = geteuid();
-    let named = |name: &String| {
+    let to_error = |reason| startup_error(command, reason);
+    let own_uid = geteuid();
+    let by_name = |name: &String| {
         let user = User::from_name(name).ok().flatten();
-        user.ok_or_else(|| failed(format!("user {name:?} does not exist")))
+        user.ok_or_else(|| to_error(format!("user {name:?} does not exist")))
     };
     let user = match &args.user {
-        Some(name) => named(name)?,
-        None => User::from_uid(own)
+        Some(name) => by_name(name)?,
+        None => User::from_uid(own_uid)
             .ok()
             .flatten()
-            .ok_or_else(|| failed(format!("no passwd entry for uid {own}")))?,
+            .ok_or_else(|| to_error(format!("no passwd entry for uid {own_uid}")))?,
     };
-    if !own.is_root() && user.uid != own {
-        return Err(failed(format!("only root can manage the service of user {}", user.name)));
+    if !own_uid.is_root() && user.uid != own_uid {
+        return Err(to_error(format!("only root can manage the service of user {}", user.name)));
     }
-    if own.is_root() && args.user.is_none() && std::env::var_os("SUDO_USER").is_some_and(|who| who != "root")
+    if own_uid.is_root()
+        && args.user.is_none()
+        && std::env::var_os("SUDO_USER").is_some_and(|user| user != "root")
     {
         session.notice(format_args!(
             "note: this is the service of root; for your own apps use --user \"$SUDO_USER\""
@@ -174,44 +173,43 @@ fn service(
     }
     let home = match &args.home {
         Some(dir) => std::path::absolute(dir).map_err(Error::CurrentDirUnreadable)?,
-        None if user.uid == own => session.home.path().to_owned(),
+        None if user.uid == own_uid => session.home.path().to_owned(),
         None => user.dir.join(".rsm"),
     };
     if !home.exists() && !home.parent().is_some_and(Path::exists) {
-        return Err(failed(format!(
+        return Err(to_error(format!(
             "home directory {} of user {} does not exist; use --home DIR",
             home.parent().unwrap_or(&home).display(),
             user.name
         )));
     }
-    // Of one's own there is but one systemd, and only systemd has such units.
-    let of_system = own.is_root() || system != InitSystem::Systemd;
-    let default = if of_system { format!("rsm-{}", user.name) } else { "rsm".to_owned() };
+    // Only systemd has user services. A user has one systemd instance, so the name needs no user.
+    let is_system_service = own_uid.is_root() || system != InitSystem::Systemd;
+    let default = if is_system_service { format!("rsm-{}", user.name) } else { "rsm".to_owned() };
     let name = args.service_name.clone().unwrap_or(default);
-    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
-    if name.is_empty() || name.starts_with(['-', '.']) || !name.chars().all(fits) {
-        return Err(failed(format!(
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
+    if name.is_empty() || name.starts_with(['-', '.']) || !name.chars().all(is_allowed) {
+        return Err(to_error(format!(
             "invalid service name {name:?}: use letters, digits, `-`, `_`, `.` and `@`"
         )));
     }
     Ok(Service {
         name,
         program: program(command)?,
-        user: of_system.then_some(user.name),
+        user: is_system_service.then_some(user.name),
         user_dir: user.dir,
         home,
     })
 }
 
-/// This program by the name that it keeps: a link in `PATH` that leads here stays when the version
-/// behind it changes.
+/// The path of this program. A link in `PATH` is preferred: it stays valid when it is changed to a new version.
 fn program(command: &'static str) -> Result<PathBuf, Error> {
     let exe = std::env::current_exe()
         .map_err(|error| Error::Io { context: "cannot find the rsm binary", error })?;
-    let same = |path: &PathBuf| fs::canonicalize(path).is_ok_and(|found| found == exe);
+    let is_own = |path: &PathBuf| fs::canonicalize(path).is_ok_and(|target| target == exe);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found =
-        std::env::split_paths(&path).filter(|dir| dir.is_absolute()).map(|dir| dir.join("rsm")).find(same);
+        std::env::split_paths(&path).filter(|dir| dir.is_absolute()).map(|dir| dir.join("rsm")).find(is_own);
     match found {
         Some(path) => Ok(path),
         None if exe.exists() => Ok(exe),
@@ -219,16 +217,16 @@ fn program(command: &'static str) -> Result<PathBuf, Error> {
     }
 }
 
-/// Refuses a program that the service's user cannot execute: the unit would only fail at the next start.
+/// Checks that the user of the service can execute the program. Otherwise the service would fail at the next boot.
 fn check_executable(job: &InstallJob) -> Result<(), Error> {
     let service = &job.service;
     let Some(user) = service.user.as_ref().filter(|user| *user != "root") else { return Ok(()) };
-    let closed = service
+    let inaccessible = service
         .program
         .ancestors()
         .find(|path| fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o001 == 0));
-    let own = service.program.starts_with(&service.user_dir);
-    match closed.filter(|_| !own) {
+    let in_own_dir = service.program.starts_with(&service.user_dir);
+    match inaccessible.filter(|_| !in_own_dir) {
         Some(path) => Err(job.startup_error(format!(
             "user {user} cannot execute {}: {} is not accessible by other users; install rsm in a public directory \
              such as /usr/local/bin and run it from there",
@@ -239,7 +237,7 @@ fn check_executable(job: &InstallJob) -> Result<(), Error> {
     }
 }
 
-/// Refuses early what would fail half-way.
+/// Checks permissions before the first change, so that no installation is left incomplete.
 fn check_writable(job: &InstallJob) -> Result<(), Error> {
     if job.service.user.is_none() || geteuid().is_root() {
         return Ok(());
@@ -252,14 +250,14 @@ fn check_writable(job: &InstallJob) -> Result<(), Error> {
     )))
 }
 
-/// The files to write, then the commands to run.
+/// Prints the files to write and the commands to run.
 fn print_install(plan: &InstallPlan) -> Result<(), Error> {
     let files = plan.files.iter().map(|file| format!("# {}\n{}\n", file.path.display(), file.text));
     let steps = plan.install.iter().map(|step| format!("# then run: {}\n", step.display()));
     output::print(&files.chain(steps).collect::<String>())
 }
 
-/// The commands to run and the files to remove, in their order.
+/// Prints the commands to run and the files to remove, in order.
 fn print_removal(plan: &InstallPlan) -> Result<(), Error> {
     let run = |step: &InitCommand| format!("run: {}\n", step.display());
     let files = plan.files.iter().map(|file| format!("remove: {}\n", file.path.display()));
@@ -267,11 +265,11 @@ fn print_removal(plan: &InstallPlan) -> Result<(), Error> {
     output::print(&before.chain(files).chain(plan.after_removal.iter().map(run)).collect::<String>())
 }
 
-/// Writes a file beside its place and puts it there; false if it was like that already.
+/// Writes a file atomically. Returns false if it is already up to date.
 fn write(file: &UnitFile) -> io::Result<bool> {
     let mode = if file.executable { 0o755 } else { 0o644 };
-    let there = fs::read(&file.path).is_ok_and(|text| text == file.text.as_bytes());
-    if there && fs::metadata(&file.path)?.permissions().mode() & 0o777 == mode {
+    let is_equal = fs::read(&file.path).is_ok_and(|text| text == file.text.as_bytes());
+    if is_equal && fs::metadata(&file.path)?.permissions().mode() & 0o777 == mode {
         return Ok(false);
     }
     if let Some(dir) = file.path.parent() {
@@ -312,15 +310,15 @@ fn run(step: &InitCommand, job: &InstallJob) -> Result<(), Error> {
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let mut reason = format!("{} failed ({}): {}", step.display(), output.status, said.trim());
-    if step.argv.iter().any(|word| word == "--user") && said.contains("bus") {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let mut reason = format!("{} failed ({}): {}", step.display(), output.status, stderr.trim());
+    if step.argv.iter().any(|word| word == "--user") && stderr.contains("bus") {
         reason += ". Log in as this user (su and sudo do not create a session), or set XDG_RUNTIME_DIR=/run/user/$(id -u)";
     }
     Err(job.startup_error(reason))
 }
 
-/// A user's own systemd ends with the user's last session, unless it is told to linger.
+/// Enables lingering. Otherwise the systemd instance of a user exits with the last session of the user.
 fn enable_linger(job: &InstallJob, session: &Session) {
     if job.service.user.is_some() || job.system != InitSystem::Systemd {
         return;
@@ -329,8 +327,8 @@ fn enable_linger(job: &InstallJob, session: &Session) {
     if Path::new("/var/lib/systemd/linger").join(&user).exists() {
         return;
     }
-    let asked = Command::new("loginctl").args(["enable-linger", &user]).stdin(Stdio::null()).output();
-    match asked {
+    let output = Command::new("loginctl").args(["enable-linger", &user]).stdin(Stdio::null()).output();
+    match output {
         Ok(output) if output.status.success() => {
             session.notice(format_args!("enabled lingering for {user}: apps start at boot and keep running after logout"));
         }

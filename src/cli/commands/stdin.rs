@@ -1,20 +1,20 @@
-//! `send`, `attach`, `trigger`: words to running apps, and their answers.
+//! `send` and `attach`: writing to the standard input of an instance.
+
+use std::io;
 
 use clap::Args;
 use tokio::sync::mpsc;
 
-use crate::cli::error::{Error, InstanceFailure};
-use crate::ipc::client::Client;
-use crate::ipc::message::{InputRequest, InstanceView, Report, Request, TriggerReply};
-
-use crate::cli::commands::logs;
-use crate::cli::output;
+use super::logs;
+use crate::cli::error::Error;
 use crate::cli::session::Session;
 use crate::cli::targets::require_one;
+use crate::ipc::client::Client;
+use crate::ipc::message::{InputRequest, InstanceView, Report, Request};
 
 // Arguments of `send`.
 #[derive(Args, Clone, Debug)]
-pub(in crate::cli) struct SendArgs {
+pub(crate) struct SendArgs {
     /// Id, or name of an app with a single instance
     #[arg(value_name = "ID")]
     instance: String,
@@ -25,7 +25,7 @@ pub(in crate::cli) struct SendArgs {
 
 // Arguments of `attach`.
 #[derive(Args, Clone, Debug)]
-pub(in crate::cli) struct AttachArgs {
+pub(crate) struct AttachArgs {
     /// Id, or name of an app with a single instance
     #[arg(value_name = "ID")]
     instance: String,
@@ -34,98 +34,65 @@ pub(in crate::cli) struct AttachArgs {
     separator: String,
 }
 
-// Arguments of `trigger`.
-#[derive(Args, Clone, Debug)]
-pub(in crate::cli) struct TriggerArgs {
-    /// Id, name, namespace, /regex/ or `all`
-    #[arg(value_name = "APP")]
-    select: String,
-    /// Name of the action
-    action: String,
-    /// Parameter of the action
-    #[arg(allow_hyphen_values = true)]
-    param: Option<String>,
-}
-
 /// Writes one line to the standard input of an instance.
-pub(in crate::cli) async fn send(send: SendArgs, session: &Session) -> Result<(), Error> {
-    let mut client = session.connect_for(std::slice::from_ref(&send.instance)).await?;
-    let id = find(&send.instance, &mut client, session).await?;
-    send_line(&mut client, session, id, format!("{}\n", send.line)).await?;
-    session.notice(format_args!("sent a line to {}", send.instance));
+pub(crate) async fn send(args: SendArgs, session: &Session) -> Result<(), Error> {
+    let SendArgs { instance, line } = args;
+    let mut client = session.connect_for(std::slice::from_ref(&instance)).await?;
+    let id = find_instance(&instance, &mut client, session).await?;
+    write_input(&mut client, session, id, format!("{line}\n")).await?;
+    session.notice(format_args!("sent a line to {instance}"));
     Ok(())
 }
 
-/// Shows the log of an instance and writes what is typed to its standard input, until that ends.
-pub(in crate::cli) async fn attach(attach: AttachArgs, session: &Session) -> Result<(), Error> {
-    let mut client = session.connect_for(std::slice::from_ref(&attach.instance)).await?;
-    let id = find(&attach.instance, &mut client, session).await?;
-    session.notice(format_args!("attached to {}; press Ctrl-D or Ctrl-C to detach", attach.instance));
-    let typed = read_stdin_lines()?;
+/// Follows the log of an instance and forwards standard input to it, until either ends.
+pub(crate) async fn attach(args: AttachArgs, session: &Session) -> Result<(), Error> {
+    let AttachArgs { instance, separator } = args;
+    let mut client = session.connect_for(std::slice::from_ref(&instance)).await?;
+    let id = find_instance(&instance, &mut client, session).await?;
+    session.notice(format_args!("attached to {instance}; press Ctrl-D or Ctrl-C to detach"));
+    let lines = read_stdin_lines()?;
     tokio::select! {
-        shown = logs::attach(vec![id.to_string()], session) => shown,
-        written = relay_input(typed, &mut client, session, id, &attach.separator) => written,
+        result = logs::attach(vec![id.to_string()], session) => result,
+        result = relay_input(lines, &mut client, session, id, &separator) => result,
     }
 }
 
-/// Asks for an action and prints each answer.
-pub(in crate::cli) async fn trigger(trigger: TriggerArgs, session: &Session) -> Result<(), Error> {
-    let TriggerArgs { select, action, param } = trigger;
-    let mut client = session.connect_for(std::slice::from_ref(&select)).await?;
-    let what = format!("running {action} of {select}");
-    let wanted = crate::ipc::message::Trigger { select: vec![select], action, param: param.map(Into::into) };
-    let request = Request::Trigger(wanted);
-    let replies: Vec<TriggerReply> =
-        session.wait(&what, client.call(&request)).await.map_err(|error| session.client_error(error))?;
-    let mut lines = String::new();
-    let mut problems = Vec::new();
-    for TriggerReply { id, name, namespace, reply, problem } in replies {
-        match problem {
-            Some(reason) => problems.push(InstanceFailure { id, name, reason }),
-            None => lines.push_str(&format!("[{name}:{id}:{namespace}]={reply}\n")),
-        }
-    }
-    output::print(&lines)?;
-    if problems.is_empty() { Ok(()) } else { Err(Error::InstancesFailed(problems)) }
-}
-
-/// The instance that is meant; there must be just one.
-async fn find(selector: &str, client: &mut Client, session: &Session) -> Result<u32, Error> {
-    let list: Vec<InstanceView> =
+async fn find_instance(selector: &str, client: &mut Client, session: &Session) -> Result<u32, Error> {
+    let instances: Vec<InstanceView> =
         client.call(&Request::List).await.map_err(|error| session.client_error(error))?;
-    require_one(selector, &list)
+    require_one(selector, &instances)
 }
 
-async fn send_line(client: &mut Client, session: &Session, id: u32, text: String) -> Result<(), Error> {
+async fn write_input(client: &mut Client, session: &Session, id: u32, text: String) -> Result<(), Error> {
     let request = Request::Input(InputRequest { select: vec![id.to_string()], text });
     let report: Report = client.call(&request).await.map_err(|error| session.client_error(error))?;
     session.check_report(&report)
 }
 
 async fn relay_input(
-    mut typed: mpsc::Receiver<String>,
+    mut lines: mpsc::Receiver<String>,
     client: &mut Client,
     session: &Session,
     id: u32,
     separator: &str,
 ) -> Result<(), Error> {
-    while let Some(line) = typed.recv().await {
-        send_line(client, session, id, format!("{line}{separator}")).await?;
+    while let Some(line) = lines.recv().await {
+        write_input(client, session, id, format!("{line}{separator}")).await?;
     }
     Ok(())
 }
 
-/// Lines of standard input, read by a thread: a terminal cannot be waited for otherwise without
-/// changing it for the shell, too. It ends with the process.
+/// Reads lines of standard input on a thread, which ends with the process. Asynchronous reads would make the
+/// terminal non-blocking for the shell, too.
 fn read_stdin_lines() -> Result<mpsc::Receiver<String>, Error> {
-    let (send, lines) = mpsc::channel(1);
+    let (sender, lines) = mpsc::channel(1);
     let read = move || {
-        for line in std::io::stdin().lines().map_while(Result::ok) {
-            if send.blocking_send(line).is_err() {
+        for line in io::stdin().lines().map_while(Result::ok) {
+            if sender.blocking_send(line).is_err() {
                 return;
             }
         }
     };
-    let thread = std::thread::Builder::new().name("typed".into()).spawn(read);
+    let thread = std::thread::Builder::new().name("stdin".into()).spawn(read);
     thread.map(|_| lines).map_err(|error| Error::Io { context: "cannot read stdin", error })
 }

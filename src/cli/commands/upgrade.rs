@@ -1,4 +1,4 @@
-//! `upgrade`: another version of rsm takes over, and no app notices.
+//! `upgrade`: replaces the running daemon and keeper by another version, without restarting apps.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,20 +13,19 @@ use crate::ipc::client::{Client, ClientError};
 use crate::ipc::message::{Pong, Request, UpgradeOutcome, UpgradeRequest};
 use crate::version::version;
 
-/// How long the change may take: the new daemon is given ten seconds, and the former one follows it
-/// where that was in vain.
+/// Maximum duration of an upgrade: the new daemon has ten seconds to become ready, then the previous version is
+/// started again.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(60);
 
-// A binary to change to.
+// Arguments of `upgrade`.
 #[derive(Args, Debug)]
-pub(in crate::cli) struct UpgradeArgs {
+pub(crate) struct UpgradeArgs {
     /// New binary [default: the binary of this command]
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
 }
 
-/// Changes the running daemon and keeper to another binary.
-pub(in crate::cli) async fn upgrade(args: UpgradeArgs, session: &Session) -> Result<(), Error> {
+pub(crate) async fn upgrade(args: UpgradeArgs, session: &Session) -> Result<(), Error> {
     let binary = match args.binary {
         Some(path) => std::path::absolute(path),
         None => std::env::current_exe(),
@@ -39,11 +38,11 @@ pub(in crate::cli) async fn upgrade(args: UpgradeArgs, session: &Session) -> Res
         ));
         return Ok(());
     };
-    client.on_version_mismatch(|_| {}); // that is what this is for
+    client.on_version_mismatch(|_| {}); // expected here
     let before: Pong = client.call(&Request::Ping).await.map_err(|error| session.client_error(error))?;
-    let asked = client.call_raw(&Request::Upgrade(UpgradeRequest { binary: binary.clone() })).await;
-    // Otherwise it makes place, and has no answer.
-    if let Err(ClientError::Rejected(error)) = asked {
+    let response = client.call_raw(&Request::Upgrade(UpgradeRequest { binary: binary.clone() })).await;
+    // If it accepts, the daemon exits without a response.
+    if let Err(ClientError::Rejected(error)) = response {
         return Err(session.client_error(ClientError::Rejected(error)));
     }
     let after = session.wait("waiting for the new daemon", wait_for_new_daemon(session, before.pid)).await?;
@@ -53,12 +52,12 @@ pub(in crate::cli) async fn upgrade(args: UpgradeArgs, session: &Session) -> Res
             Ok(())
         }
         Some(outcome) => {
-            let what = match outcome {
+            let failure = match outcome {
                 UpgradeOutcome::TimedOut => "did not become ready",
                 UpgradeOutcome::Crashed | UpgradeOutcome::Succeeded => "exited before it was ready",
             };
             let reason = format!(
-                "the new daemon ({}) {what}; rolled back to rsm {}, apps were not affected",
+                "the new daemon ({}) {failure}; rolled back to rsm {}, apps were not affected",
                 binary.display(),
                 after.version
             );
@@ -67,25 +66,25 @@ pub(in crate::cli) async fn upgrade(args: UpgradeArgs, session: &Session) -> Res
     }
 }
 
-/// The daemon after the one of this pid, once it answers.
-async fn wait_for_new_daemon(session: &Session, former: i32) -> Result<Pong, Error> {
-    let begin = Instant::now();
+/// Waits for a daemon with another pid than that of the previous one.
+async fn wait_for_new_daemon(session: &Session, previous: i32) -> Result<Pong, Error> {
+    let start = Instant::now();
     loop {
-        let asked = async { Client::connect(&session.home).await?.call::<Pong>(&Request::Ping).await };
-        match asked.await {
-            Ok(pong) if pong.pid != former => return Ok(pong),
-            Err(error) if begin.elapsed() > UPGRADE_TIMEOUT => return Err(session.client_error(error)),
+        let ping = async { Client::connect(&session.home).await?.call::<Pong>(&Request::Ping).await };
+        match ping.await {
+            Ok(pong) if pong.pid != previous => return Ok(pong),
+            Err(error) if start.elapsed() > UPGRADE_TIMEOUT => return Err(session.client_error(error)),
             Ok(_) | Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
 }
 
-/// What this binary can take over, for the daemon that asks.
-pub(in crate::cli) fn print_capabilities() -> Result<(), Error> {
-    let abilities = crate::daemon::jobs::upgrade::own_capabilities(std::io::stdin().lock());
-    let part = |error: std::io::Error| Error::ComponentFailed {
+/// Prints what this binary supports, for the daemon of another version.
+pub(crate) fn print_capabilities() -> Result<(), Error> {
+    let capabilities = crate::daemon::jobs::upgrade::own_capabilities(std::io::stdin().lock());
+    let to_error = |error: std::io::Error| Error::ComponentFailed {
         component: "can-take-over",
         reason: error.to_string(),
     };
-    output::print_json(&serde_json::to_value(abilities.map_err(part)?).unwrap_or_default())
+    output::print_json(&serde_json::to_value(capabilities.map_err(to_error)?).unwrap_or_default())
 }

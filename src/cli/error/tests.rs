@@ -1,21 +1,26 @@
-//! The wording of errors.
+//! Texts and exit codes of errors.
 
 use crate::cli::error::*;
+use crate::ipc::message::{ApiError, ErrorCode};
 
 fn text(error: Error) -> String {
     error.render(false)
 }
 
+fn client_error(error: ClientError) -> Error {
+    Error::Client { error, log: "/h/rsm.log".into() }
+}
+
 #[test]
-fn wording_of_a_daemon_that_is_not_there() {
-    let error = Error::NotRunning { socket: "/h/rsm.sock".into() };
+fn text_of_unreachable_daemon() {
+    let error = client_error(ClientError::NotRunning { socket: "/h/rsm.sock".into() });
     assert_eq!(error.exit_code(), 3);
     assert_eq!(
         text(error),
         "error: the daemon is not running (no listener on /h/rsm.sock)\n\
          help: `rsm start` and `rsm resurrect` start it\n"
     );
-    let denied = Error::PermissionDenied { socket: "/h/rsm.sock".into() };
+    let denied = client_error(ClientError::PermissionDenied { socket: "/h/rsm.sock".into() });
     assert_eq!(
         text(denied),
         "error: permission denied: /h/rsm.sock\n\
@@ -24,13 +29,17 @@ fn wording_of_a_daemon_that_is_not_there() {
 }
 
 #[test]
-fn wording_of_a_daemon_that_does_not_answer() {
-    let (reason, log) = (String::from("the daemon exited"), PathBuf::from("/h/rsm.log"));
-    let lost = Error::ConnectionLost { reason, log: log.clone() };
+fn text_of_lost_connection() {
+    let lost = client_error(ClientError::ConnectionLost("the daemon exited".into()));
     assert_eq!(lost.exit_code(), 3);
-    assert_eq!(text(lost), "error: the daemon exited\nhelp: see /h/rsm.log\n");
     assert_eq!(
-        text(Error::DaemonStartFailed { reason: "no space".into(), log }),
+        text(lost),
+        "error: connection to the daemon lost before it responded (the daemon exited)\n\
+         help: the operation may have been executed, see `rsm list`; see /h/rsm.log\n"
+    );
+    let error = StartDaemonError::Failed("no space".into());
+    assert_eq!(
+        text(Error::DaemonStartFailed { error, log: "/h/rsm.log".into() }),
         "error: failed to start the daemon: no space\nhelp: see /h/rsm.log\n"
     );
     assert_eq!(
@@ -40,16 +49,19 @@ fn wording_of_a_daemon_that_does_not_answer() {
 }
 
 #[test]
-fn wording_of_a_refusal_is_the_daemons() {
-    let refused =
-        Error::Rejected { message: "app \"api\" is already running".into(), hint: Some("restart it".into()) };
-    assert_eq!(refused.exit_code(), 1);
-    assert_eq!(text(refused), "error: app \"api\" is already running\nhelp: restart it\n");
-    assert_eq!(text(Error::Rejected { message: "no".into(), hint: None }), "error: no\n");
+fn text_of_rejection_is_that_of_daemon() {
+    let rejected = |message: &str, hint: Option<&str>| {
+        let (message, hint) = (message.into(), hint.map(str::to_owned));
+        client_error(ClientError::Rejected(ApiError { code: ErrorCode::Conflict, message, hint }))
+    };
+    let running = rejected("app \"api\" is already running", Some("restart it"));
+    assert_eq!(running.exit_code(), 1);
+    assert_eq!(text(running), "error: app \"api\" is already running\nhelp: restart it\n");
+    assert_eq!(text(rejected("no", None)), "error: no\n");
 }
 
 #[test]
-fn wording_of_what_is_not_there() {
+fn text_of_missing_targets() {
     assert_eq!(
         text(Error::NoDaemonForTarget { target: "api".into() }),
         "error: app \"api\" not found: the daemon is not running\n\
@@ -75,7 +87,7 @@ fn wording_of_what_is_not_there() {
 }
 
 #[test]
-fn wording_of_wrong_usage() {
+fn text_of_wrong_usage() {
     assert_eq!(Error::EnvWithoutFile.exit_code(), 2);
     assert_eq!(
         text(Error::EnvWithoutFile),
@@ -90,19 +102,19 @@ fn wording_of_wrong_usage() {
 }
 
 #[test]
-fn every_mistake_of_a_file_is_an_error_of_its_own() {
+fn each_config_error_has_its_label() {
     let error = Error::InvalidConfig(vec!["e.toml:1:1: a\nhelp: b\n".into(), "e.toml:2:1: c\n".into()]);
     assert_eq!(text(error), "error: e.toml:1:1: a\nhelp: b\nerror: e.toml:2:1: c\n");
 }
 
 #[test]
-fn wording_of_instances_that_did_not_start() {
-    let problem =
+fn text_of_failed_instances() {
+    let failure =
         |id, name: &str, reason: &str| InstanceFailure { id, name: name.into(), reason: reason.into() };
     let error = Error::InstancesFailed(vec![
-        problem(3, "api", "exit code 1"),
-        problem(4, "api", "exit code 1"),
-        problem(5, "web", "killed by SIGSEGV"),
+        failure(3, "api", "exit code 1"),
+        failure(4, "api", "exit code 1"),
+        failure(5, "web", "killed by SIGSEGV"),
     ]);
     assert_eq!(error.exit_code(), 1);
     assert_eq!(
@@ -114,7 +126,7 @@ fn wording_of_instances_that_did_not_start() {
 }
 
 #[test]
-fn wording_of_the_systems_refusals() {
+fn text_of_system_errors() {
     let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
     assert_eq!(
         text(Error::HomeUnknown(denied())),
@@ -138,6 +150,6 @@ fn wording_of_the_systems_refusals() {
 }
 
 #[test]
-fn a_closed_pipe_is_no_failure() {
+fn closed_pipe_exits_0() {
     assert_eq!(Error::Stdout(io::Error::from(io::ErrorKind::BrokenPipe)).exit_code(), 0);
 }

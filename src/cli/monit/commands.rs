@@ -1,33 +1,30 @@
-//! What a person wants of the outside.
+//! Commands of the dashboard.
 
 use crate::ipc::message::{Action, ScaleTo, Selectors};
 
-/// What the model wants of the outside.
+/// A command that affects more than the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum UiCommand {
-    /// Something is to be done to instances.
+    /// Run an action on instances.
     Run(InstanceAction, Selectors),
-    /// The end.
     Quit,
-    /// To the background, as Ctrl-Z does.
+    /// Suspend the process, as Ctrl-Z does.
     Suspend,
-    /// Draw everything again: something else wrote to the terminal.
+    /// Draw the whole screen again: another program may have written to the terminal.
     Redraw,
 }
 
-/// What can be done to the selection.
+/// An action on the selection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum InstanceAction {
-    /// Start, stop, restart, delete.
+    /// Start, stop, restart or delete.
     Basic(Action),
-    /// New processes without a gap.
     Reload,
-    /// More or fewer instances.
     Scale(ScaleTo),
 }
 
 impl InstanceAction {
-    /// Its name, as the command line has it.
+    /// The name of the action on the command line.
     pub(super) fn label(self) -> &'static str {
         match self {
             Self::Basic(action) => action.as_str(),

@@ -1,5 +1,5 @@
-//! What the daemon is asked for while the screen is open: the list each second and after each event, more
-//! about the selection, and what is to be done. Daemons may come and go.
+//! Requests to the daemon while the dashboard is open: the list each second and after each event, details of the
+//! selection, and actions. The daemon may exit and restart.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -17,151 +17,152 @@ use crate::ipc::message::{ActOn, Info, InstanceDetail, InstanceView, Reload, Rep
 use crate::ipc::start_daemon;
 use crate::paths::Home;
 
-/// Between two samples.
+/// Interval between two samples.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// Events come in swarms; the list is asked for once after one.
+/// Events come in bursts; the list is requested once after this time.
 const DEBOUNCE: Duration = Duration::from_millis(30);
-/// Between two looks at rsm itself and the machine.
+/// Interval between two requests for information about rsm and the host.
 const INFO_INTERVAL: Duration = Duration::from_secs(5);
-/// Between two looks at the selection in full.
+/// Interval between two requests for details.
 const DETAIL_INTERVAL: Duration = Duration::from_secs(2);
-/// A daemon that takes longer is as good as none.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// Keeper and daemon that died leave their state behind; so does, for a moment, `rsm kill`.
+/// Time after which killed keeper and daemon are started again. Their state file remains after a kill, but for a moment
+/// also during `rsm kill`.
 const DISCONNECT_AFTER: Duration = Duration::from_secs(3);
 
-/// The model's end.
+/// The interface for the event loop.
 pub(super) struct DataFeed {
-    /// What comes.
     pub(super) updates: mpsc::UnboundedReceiver<Update>,
     sender: mpsc::UnboundedSender<Update>,
     selection: watch::Sender<Selectors>,
     home: Home,
 }
 
-/// Why to look again.
+/// A request to refresh.
 #[derive(Clone, Default)]
 struct RefreshSignal {
     now: Rc<Notify>,
-    /// Also at rsm itself: another daemon may have come.
+    /// Whether to refresh the information about rsm, too: the daemon may have restarted.
     info: Rc<Cell<bool>>,
 }
 
 impl DataFeed {
-    /// Begins. Within a `LocalSet`.
-    pub(super) fn begin(home: Home) -> Self {
-        let (say, news) = mpsc::unbounded_channel();
+    /// Starts the feed. Must be called in a `LocalSet`.
+    pub(super) fn start(home: Home) -> Self {
+        let (sender, updates) = mpsc::unbounded_channel();
         let (selection, selected) = watch::channel(Selectors::new());
-        let poke = RefreshSignal::default();
-        tokio::task::spawn_local(events(home.clone(), poke.clone()));
-        tokio::task::spawn_local(Poller::new(home.clone(), say.clone(), selected, poke).run());
-        Self { updates: news, sender: say, selection, home }
+        let refresh = RefreshSignal::default();
+        tokio::task::spawn_local(watch_events(home.clone(), refresh.clone()));
+        tokio::task::spawn_local(Poller::new(home.clone(), sender.clone(), selected, refresh).run());
+        Self { updates, sender, selection, home }
     }
 
-    /// What to ask for in full; nothing if empty.
+    /// Sets the instances whose details are requested.
     pub(super) fn select(&self, ids: &[u32]) {
         let ids: Selectors = ids.iter().map(u32::to_string).collect();
-        self.selection.send_if_modified(|before| {
-            let other = *before != ids;
-            if other {
-                *before = ids;
+        self.selection.send_if_modified(|current| {
+            let changed = *current != ids;
+            if changed {
+                *current = ids;
             }
-            other
+            changed
         });
     }
 
-    /// Has something done, and says what came of it.
-    pub(super) fn perform(&self, deed: InstanceAction, select: Selectors) {
-        let (home, say) = (self.home.clone(), self.sender.clone());
+    /// Runs an action and reports its result.
+    pub(super) fn perform(&self, action: InstanceAction, select: Selectors) {
+        let (home, sender) = (self.home.clone(), self.sender.clone());
         tokio::task::spawn_local(async move {
-            let asked = async { Client::connect(&home).await?.call::<Report>(&request(deed, &select)).await };
-            let news = match asked.await {
-                Ok(report) => result_message(deed, &report),
-                Err(error) => Update::Message { text: format!("{}: {error}", deed.label()), good: false },
+            let call =
+                async { Client::connect(&home).await?.call::<Report>(&request(action, &select)).await };
+            let update = match call.await {
+                Ok(report) => result_message(action, &report),
+                Err(error) => {
+                    Update::Message { text: format!("{}: {error}", action.label()), success: false }
+                }
             };
-            let _ = say.send(news); // the screen may be closed
+            let _ = sender.send(update); // the screen may be closed
         });
     }
 }
 
-fn request(deed: InstanceAction, select: &Selectors) -> Request {
+fn request(action: InstanceAction, select: &Selectors) -> Request {
     let select = select.clone();
-    match deed {
+    match action {
         InstanceAction::Basic(action) => Request::Act(action, ActOn { select, ..ActOn::default() }),
         InstanceAction::Reload => Request::Reload(Reload { select, ..Reload::default() }),
         InstanceAction::Scale(to) => Request::Scale(select.into_iter().next().unwrap_or_default(), to),
     }
 }
 
-/// One line for all: the first problem, or how many came out well.
-fn result_message(deed: InstanceAction, report: &Report) -> Update {
-    let problem = report.instances.iter().find_map(|outcome| {
+/// A line with the first failure, or with the number of instances.
+fn result_message(action: InstanceAction, report: &Report) -> Update {
+    let failure = report.instances.iter().find_map(|outcome| {
         let problem = outcome.problem.as_ref()?;
-        Some(format!("{}: {} (id {}): {problem}", deed.label(), outcome.name, outcome.id))
+        Some(format!("{}: {} (id {}): {problem}", action.label(), outcome.name, outcome.id))
     });
-    if let Some(text) = problem {
-        return Update::Message { text, good: false };
+    if let Some(text) = failure {
+        return Update::Message { text, success: false };
     }
     let lines = outcomes(report);
     let text = match lines.as_slice() {
-        [] => format!("{}: done", deed.label()),
+        [] => format!("{}: done", action.label()),
         [only] => only.clone(),
-        several => format!("{}: {} instances done", deed.label(), several.len()),
+        several => format!("{}: {} instances done", action.label(), several.len()),
     };
-    Update::Message { text, good: true }
+    Update::Message { text, success: true }
 }
 
-/// Pokes after each event, and when the stream breaks: that is how a daemon's end is heard of at once.
-async fn events(home: Home, poke: RefreshSignal) {
+/// Requests a refresh after each event, and when the stream ends, so that the exit of the daemon is shown at once.
+async fn watch_events(home: Home, refresh: RefreshSignal) {
     loop {
         let stream = async { Client::connect(&home).await?.stream(&Request::Events).await };
         if let Ok(mut stream) = stream.await {
-            poke.info.set(true);
-            poke.now.notify_one();
+            refresh.info.set(true);
+            refresh.now.notify_one();
             while let Some(Ok(_)) = stream.next().await {
-                poke.now.notify_one();
+                refresh.now.notify_one();
             }
         }
-        poke.now.notify_one();
+        refresh.now.notify_one();
         tokio::time::sleep(POLL_INTERVAL / 2).await;
     }
 }
 
-/// The one that asks.
+/// Sends the requests.
 struct Poller {
     home: Home,
     sender: mpsc::UnboundedSender<Update>,
     selection: watch::Receiver<Selectors>,
     refresh: RefreshSignal,
     client: Option<Client>,
-    /// When something is asked for again.
-    info: Instant,
-    details: Instant,
-    /// Since when nobody listens.
-    down: Option<Instant>,
+    next_info: Instant,
+    next_details: Instant,
+    /// The time of the first failed request.
+    failed_since: Option<Instant>,
 }
 
 impl Poller {
     fn new(
         home: Home,
-        say: mpsc::UnboundedSender<Update>,
+        sender: mpsc::UnboundedSender<Update>,
         selection: watch::Receiver<Selectors>,
-        poke: RefreshSignal,
+        refresh: RefreshSignal,
     ) -> Self {
         let now = Instant::now();
         Self {
             home,
-            sender: say,
+            sender,
             selection,
-            refresh: poke,
+            refresh,
             client: None,
-            info: now,
-            details: now,
-            down: None,
+            next_info: now,
+            next_details: now,
+            failed_since: None,
         }
     }
 
-    /// Until the screen is closed.
+    /// Runs until the feed is dropped.
     async fn run(mut self) {
         let mut tick = tokio::time::interval(POLL_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -170,7 +171,7 @@ impl Poller {
                 _ = tick.tick() => true,
                 () = self.refresh.now.notified() => {
                     tokio::time::sleep(DEBOUNCE).await;
-                    self.details = Instant::now();
+                    self.next_details = Instant::now();
                     false
                 }
                 changed = self.selection.changed() => {
@@ -178,12 +179,12 @@ impl Poller {
                         return;
                     }
                     tokio::time::sleep(DEBOUNCE).await;
-                    self.details = Instant::now();
+                    self.next_details = Instant::now();
                     false
                 }
             };
             match self.refresh(sample).await {
-                Ok(()) => self.down = None,
+                Ok(()) => self.failed_since = None,
                 Err(error) => self.on_error(error).await,
             }
         }
@@ -191,63 +192,64 @@ impl Poller {
 
     async fn refresh(&mut self, sample: bool) -> Result<(), ClientError> {
         let instances: Vec<InstanceView> = self.call(&Request::List).await?;
-        let there: Vec<String> = instances.iter().map(|view| view.id.to_string()).collect();
+        let listed: Vec<String> = instances.iter().map(|view| view.id.to_string()).collect();
         self.send(Update::Listed { instances, sample });
         let now = Instant::now();
-        if self.refresh.info.take() || now >= self.info {
+        if self.refresh.info.take() || now >= self.next_info {
             let info: Info = self.call(&Request::Info).await?;
             self.send(Update::Info(Box::new(info)));
-            self.info = now + INFO_INTERVAL;
+            self.next_info = now + INFO_INTERVAL;
         }
-        if now >= self.details {
+        if now >= self.next_details {
             let select = self.selection.borrow_and_update().clone();
-            // One that has gone meanwhile would fail the whole request.
-            let select: Selectors = select.into_iter().filter(|id| there.contains(id)).collect();
+            // An instance that was deleted in the meantime would fail the whole request.
+            let select: Selectors = select.into_iter().filter(|id| listed.contains(id)).collect();
             let details: Vec<InstanceDetail> = match select.is_empty() {
                 true => Vec::new(),
                 false => self.call(&Request::Describe(select.into())).await.or_else(ignore_not_found)?,
             };
             self.send(Update::Details(details));
-            self.details = now + DETAIL_INTERVAL;
+            self.next_details = now + DETAIL_INTERVAL;
         }
         Ok(())
     }
 
     async fn call<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ClientError> {
-        let asked = async {
+        let response = async {
             let mut client = match self.client.take() {
                 Some(client) => client,
                 None => Client::connect(&self.home).await?,
             };
-            let answer = client.call(request).await?;
+            let response = client.call(request).await?;
             self.client = Some(client);
-            Ok(answer)
+            Ok(response)
         };
-        let late = || ClientError::ConnectionLost(format!("no response within {} s", CALL_TIMEOUT.as_secs()));
-        tokio::time::timeout(CALL_TIMEOUT, asked).await.unwrap_or_else(|_| Err(late()))
+        let timeout_error =
+            || ClientError::ConnectionLost(format!("no response within {} s", CALL_TIMEOUT.as_secs()));
+        tokio::time::timeout(CALL_TIMEOUT, response).await.unwrap_or_else(|_| Err(timeout_error()))
     }
 
     async fn on_error(&mut self, error: ClientError) {
-        let why = match &error {
+        let reason = match &error {
             ClientError::NotRunning { .. } => "the daemon is not running".to_owned(),
             ClientError::ConnectionLost(_) => "the daemon is not responding".to_owned(),
             other => other.to_string(),
         };
-        self.send(Update::Disconnected(why));
-        let since = *self.down.get_or_insert_with(Instant::now);
-        let died = matches!(error, ClientError::NotRunning { .. }) && self.home.has_state();
-        if died && since.elapsed() > DISCONNECT_AFTER {
-            // Why not, if it cannot be started, is told by the next look.
+        self.send(Update::Disconnected(reason));
+        let since = *self.failed_since.get_or_insert_with(Instant::now);
+        let was_killed = matches!(error, ClientError::NotRunning { .. }) && self.home.has_state();
+        if was_killed && since.elapsed() > DISCONNECT_AFTER {
+            // The next refresh reports the error if it cannot be started.
             self.client = start_daemon::connect_or_start(&self.home).await.ok().map(|(client, _)| client);
         }
     }
 
-    fn send(&self, news: Update) {
-        let _ = self.sender.send(news); // the screen may be closed
+    fn send(&self, update: Update) {
+        let _ = self.sender.send(update); // the screen may be closed
     }
 }
 
-/// An instance that went between two requests is not worth a word.
+/// Ignores that an instance was deleted between two requests.
 fn ignore_not_found(error: ClientError) -> Result<Vec<InstanceDetail>, ClientError> {
     match error {
         ClientError::Rejected(_) => Ok(Vec::new()),

@@ -1,18 +1,18 @@
-//! What instances used, second by second: kept here, as long as the screen is open.
+//! CPU, memory and connections of instances over time, recorded while the dashboard is open.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::ipc::message::InstanceView;
 
-/// Samples kept of an instance: ten minutes at one a second.
+/// Maximum number of samples of an instance: ten minutes.
 const MAX_SAMPLES: usize = 600;
 
-/// What an instance, or several together, used at one time.
+/// The usage of one or more instances at a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Sample {
-    /// Percent of one core.
+    /// In percent of one core.
     pub(super) cpu: f32,
-    /// Bytes.
+    /// In bytes.
     pub(super) memory: u64,
 }
 
@@ -23,39 +23,39 @@ pub(super) struct History {
     connections: BTreeMap<u32, ConnectionHistory>,
 }
 
-/// Of one instance.
+/// The connections of an instance.
 #[derive(Debug, Default)]
 struct ConnectionHistory {
-    /// As was told last.
+    /// The last known number.
     current: u64,
-    /// One for each sample since they were told first, oldest first.
+    /// One number for each sample since the first report, oldest first.
     samples: VecDeque<u64>,
 }
 
 impl History {
-    /// Adds a sample of each instance, its connections included, and forgets those that are gone.
+    /// Adds a sample of each instance, and removes deleted instances.
     pub(super) fn add(&mut self, instances: &[InstanceView]) {
-        let there: std::collections::BTreeSet<u32> = instances.iter().map(|view| view.id).collect();
-        self.samples.retain(|id, _| there.contains(id));
-        self.connections.retain(|id, _| there.contains(id));
+        let listed: BTreeSet<u32> = instances.iter().map(|view| view.id).collect();
+        self.samples.retain(|id, _| listed.contains(id));
+        self.connections.retain(|id, _| listed.contains(id));
         for view in instances {
             push(self.samples.entry(view.id).or_default(), Sample { cpu: view.cpu, memory: view.memory });
         }
-        self.connections.values_mut().for_each(|of| push(&mut of.samples, of.current));
+        self.connections.values_mut().for_each(|history| push(&mut history.samples, history.current));
     }
 
-    /// Takes note of how many connections an instance has. They are told at other times than the list.
+    /// Records the number of connections, which is reported at other times than the list.
     pub(super) fn record_connections(&mut self, id: u32, connections: u64) {
         self.connections.entry(id).or_default().current = connections;
     }
 
-    /// The last `most` samples of these instances together, oldest first.
-    pub(super) fn sum(&self, ids: &[u32], most: usize) -> Vec<Sample> {
-        let of: Vec<&VecDeque<Sample>> = ids.iter().filter_map(|id| self.samples.get(id)).collect();
-        let length = of.iter().map(|samples| samples.len()).max().unwrap_or(0).min(most);
+    /// The sums of the last `count` samples of these instances, oldest first.
+    pub(super) fn sum(&self, ids: &[u32], count: usize) -> Vec<Sample> {
+        let histories: Vec<&VecDeque<Sample>> = ids.iter().filter_map(|id| self.samples.get(id)).collect();
+        let length = histories.iter().map(|samples| samples.len()).max().unwrap_or(0).min(count);
         let mut sums = vec![Sample::default(); length];
-        for samples in of {
-            // The newest belong together.
+        for samples in histories {
+            // Aligned at the newest sample.
             for (sum, sample) in sums.iter_mut().rev().zip(samples.iter().rev()) {
                 sum.cpu += sample.cpu;
                 sum.memory += sample.memory;
@@ -64,10 +64,10 @@ impl History {
         sums
     }
 
-    /// The last `most` counts of an instance's connections, oldest first.
-    pub(super) fn connections(&self, id: u32, most: usize) -> Vec<u64> {
+    /// The last `count` numbers of connections of an instance, oldest first.
+    pub(super) fn connections(&self, id: u32, count: usize) -> Vec<u64> {
         let Some(ConnectionHistory { samples, .. }) = self.connections.get(&id) else { return Vec::new() };
-        samples.iter().skip(samples.len().saturating_sub(most)).copied().collect()
+        samples.iter().skip(samples.len().saturating_sub(count)).copied().collect()
     }
 }
 
@@ -84,15 +84,15 @@ mod tests {
     use crate::cli::render::list::tests::view;
     use crate::ipc::message::Status;
 
-    fn used(id: u32, cpu: f32) -> InstanceView {
+    fn instance(id: u32, cpu: f32) -> InstanceView {
         InstanceView { cpu, memory: 10, ..view(id, "api", Status::Online) }
     }
 
     #[test]
-    fn the_newest_samples_are_added_up() {
+    fn sum_adds_newest_samples() {
         let mut history = History::default();
-        history.add(&[used(0, 1.0)]);
-        history.add(&[used(0, 2.0), used(1, 5.0)]);
+        history.add(&[instance(0, 1.0)]);
+        history.add(&[instance(0, 2.0), instance(1, 5.0)]);
         let cpu = |ids: &[u32], most| -> Vec<f32> {
             history.sum(ids, most).iter().map(|sample| sample.cpu).collect()
         };
@@ -100,15 +100,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_is_forgotten_and_the_rest_bounded() {
+    fn removes_deleted_instances_and_old_samples() {
         let mut history = History::default();
-        history.add(&[used(0, 1.0)]);
+        history.add(&[instance(0, 1.0)]);
         history.record_connections(0, 2);
         history.record_connections(0, 3);
-        history.add(&[used(0, 1.0)]);
-        history.add(&[used(0, 1.0)]);
-        assert_eq!(history.connections(0, 5), [3, 3], "one a sample, as of cpu and memory");
-        (0..MAX_SAMPLES + 5).for_each(|_| history.add(&[used(1, 1.0)]));
+        history.add(&[instance(0, 1.0)]);
+        history.add(&[instance(0, 1.0)]);
+        assert_eq!(history.connections(0, 5), [3, 3], "one for each sample");
+        (0..MAX_SAMPLES + 5).for_each(|_| history.add(&[instance(1, 1.0)]));
         assert!(history.sum(&[0], 5).is_empty() && history.connections(0, 5).is_empty());
         assert_eq!(history.sum(&[1], usize::MAX).len(), MAX_SAMPLES);
     }

@@ -1,27 +1,26 @@
-//! Keys: what each does to the model, and what it wants of the outside. Lines that are typed are in
-//! `typing`, the mouse in `mouse`.
+//! Keys: the change of the model or the command for each. The keys of the prompt are in `prompt`, the mouse in `mouse`.
 
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::model::{Focus, InputMode, Model, PromptKind, Tab};
-use super::tree::RowKey;
+use super::tree::{RowKey, TreeSort};
 use crate::cli::monit::commands::{InstanceAction, UiCommand};
 use crate::cli::monit::log_pane::StreamFilter;
 use crate::ipc::message::Action;
 
-/// Columns that an arrow moves log lines by.
+/// Columns per step of horizontal scrolling.
 const SCROLL_COLUMNS: usize = 8;
 
 impl Model {
-    /// Takes in what a person did.
+    /// Handles an event of the terminal.
     pub(super) fn handle_event(&mut self, event: &Event) -> Option<UiCommand> {
         self.changed = true;
         match event {
-            Event::Key(key) if key.kind != KeyEventKind::Release => self.key(*key),
-            Event::Mouse(mouse) => self.mouse(*mouse),
+            Event::Key(key) if key.kind != KeyEventKind::Release => self.on_key(*key),
+            Event::Mouse(mouse) => self.on_mouse(*mouse),
             Event::Paste(text) => {
-                if let InputMode::Prompt { text: typed, .. } = &mut self.mode {
-                    typed.extend(text.chars().filter(|c| !c.is_control()));
+                if let InputMode::Prompt { text: input, .. } = &mut self.mode {
+                    input.extend(text.chars().filter(|c| !c.is_control()));
                     self.apply_live();
                 }
                 None
@@ -30,7 +29,7 @@ impl Model {
         }
     }
 
-    fn key(&mut self, key: KeyEvent) -> Option<UiCommand> {
+    fn on_key(&mut self, key: KeyEvent) -> Option<UiCommand> {
         self.message = None;
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             match key.code {
@@ -41,9 +40,9 @@ impl Model {
             }
         }
         match &self.mode {
-            InputMode::Normal => self.command(key),
+            InputMode::Normal => self.on_command_key(key),
             InputMode::Prompt { .. } => self.on_prompt_key(key),
-            InputMode::Confirm { .. } => self.confirm(key.code),
+            InputMode::Confirm { .. } => self.on_confirm_key(key.code),
             InputMode::Help => {
                 self.mode = InputMode::Normal;
                 None
@@ -51,7 +50,7 @@ impl Model {
         }
     }
 
-    fn command(&mut self, key: KeyEvent) -> Option<UiCommand> {
+    fn on_command_key(&mut self, key: KeyEvent) -> Option<UiCommand> {
         match key.code {
             KeyCode::Char(c) if !key.modifiers.contains(KeyModifiers::CONTROL) => return self.on_letter(c),
             KeyCode::F(1) => self.mode = InputMode::Help,
@@ -65,7 +64,7 @@ impl Model {
         None
     }
 
-    /// The commands that have a letter. Also reached by a click on the key in the last line.
+    /// Handles a letter, or a click on one in the last line.
     pub(super) fn on_letter(&mut self, letter: char) -> Option<UiCommand> {
         let in_pane = self.full || self.focus == Focus::Pane;
         match letter {
@@ -84,11 +83,11 @@ impl Model {
             'f' => self.open_prompt(PromptKind::Lines),
             'n' => self.find_next(true),
             'N' => self.find_next(false),
-            's' => return self.confirm_action(InstanceAction::Basic(Action::Start)),
-            'x' => return self.confirm_action(InstanceAction::Basic(Action::Stop)),
-            'r' => return self.confirm_action(InstanceAction::Basic(Action::Restart)),
-            'R' => return self.confirm_action(InstanceAction::Reload),
-            'd' => return self.confirm_action(InstanceAction::Basic(Action::Delete)),
+            's' => self.open_confirm(InstanceAction::Basic(Action::Start)),
+            'x' => self.open_confirm(InstanceAction::Basic(Action::Stop)),
+            'r' => self.open_confirm(InstanceAction::Basic(Action::Restart)),
+            'R' => self.open_confirm(InstanceAction::Reload),
+            'd' => self.open_confirm(InstanceAction::Basic(Action::Delete)),
             'i' => self.open_prompt(PromptKind::Scale),
             'o' => self.sort_by(self.tree_options.sort.next()),
             'O' => self.reverse(),
@@ -113,15 +112,15 @@ impl Model {
         self.focus = if self.focus == Focus::Tree { Focus::Pane } else { Focus::Tree };
     }
 
-    /// Esc: one thing less, the innermost first.
+    /// Esc: leaves the full screen, or else clears the search, the filters or the focus.
     fn on_escape(&mut self) {
         if self.full {
             self.full = false;
         } else if self.log_pane.search_pattern().is_some() {
-            self.log_pane.search(None);
+            self.log_pane.set_search(None);
         } else if !self.line_filter.is_empty() {
             self.line_filter.clear();
-            self.log_pane.filter(None);
+            self.log_pane.set_filter(None);
         } else if !self.tree_options.filter.is_empty() {
             self.tree_options.filter.clear();
             self.rebuild_rows();
@@ -150,13 +149,13 @@ impl Model {
         }
     }
 
-    /// Another order; the same again is reversed.
-    pub(super) fn sort_by(&mut self, sort: super::tree::TreeSort) {
+    /// Sorts by a column; again by the same one reverses the order.
+    pub(super) fn sort_by(&mut self, sort: TreeSort) {
         self.tree_options.reversed = self.tree_options.sort == sort && !self.tree_options.reversed;
         self.tree_options.sort = sort;
         self.rebuild_rows();
-        let way = if self.tree_options.reversed { ", reversed" } else { "" };
-        self.set_message(&format!("sorted by {}{way}", sort.title()), true);
+        let direction = if self.tree_options.reversed { ", reversed" } else { "" };
+        self.set_message(&format!("sorted by {}{direction}", sort.title()), true);
     }
 
     fn reverse(&mut self) {
@@ -185,7 +184,7 @@ impl Model {
         }
     }
 
-    /// Hides the instances of the selected app, which is selected then.
+    /// Folds the selected app, and selects it if one of its instances is selected.
     pub(super) fn fold(&mut self) {
         if let Some(app) = self.app().map(str::to_owned) {
             self.tree_options.folded.insert(app.clone());
@@ -209,7 +208,7 @@ impl Model {
         }
     }
 
-    /// Scrolls the lower pane so many lines up.
+    /// Scrolls the lower pane up by a number of lines.
     pub(super) fn scroll(&mut self, up: isize) {
         match self.tab {
             Tab::Logs => self.log_pane.scroll(up),
@@ -219,28 +218,23 @@ impl Model {
         }
     }
 
-    fn confirm_action(&mut self, deed: InstanceAction) -> Option<UiCommand> {
-        self.open_confirm(deed);
-        None
-    }
-
-    /// Asks before something is done.
-    fn open_confirm(&mut self, deed: InstanceAction) {
+    /// Opens the confirmation of an action.
+    fn open_confirm(&mut self, action: InstanceAction) {
         if self.ids().is_empty() {
             return self.set_message("nothing selected", false);
         }
-        let (select, what) = (self.selectors(), self.selection_text());
-        self.mode = InputMode::Confirm { action: deed, select, what };
+        let (select, subject) = (self.selectors(), self.selection_text());
+        self.mode = InputMode::Confirm { action, select, subject };
     }
 
-    pub(super) fn confirm(&mut self, code: KeyCode) -> Option<UiCommand> {
+    pub(super) fn on_confirm_key(&mut self, code: KeyCode) -> Option<UiCommand> {
         match code {
             KeyCode::Char('y' | 'Y') | KeyCode::Enter => {
-                let InputMode::Confirm { action: deed, select, what } = std::mem::take(&mut self.mode) else {
+                let InputMode::Confirm { action, select, subject } = std::mem::take(&mut self.mode) else {
                     return None;
                 };
-                self.set_message(&format!("{} {what}…", deed.label()), true);
-                Some(UiCommand::Run(deed, select))
+                self.set_message(&format!("{} {subject}…", action.label()), true);
+                Some(UiCommand::Run(action, select))
             }
             KeyCode::Char('n' | 'N' | 'q') | KeyCode::Esc => {
                 self.mode = InputMode::Normal;

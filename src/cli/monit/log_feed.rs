@@ -1,5 +1,5 @@
-//! The log lines of the selection, read on a thread of their own into a ring of the latest: an app that
-//! floods its log fills the ring and never keeps a key waiting.
+//! The log lines of the selection, read by a thread into a ring of the latest lines: a flood of lines fills the ring
+//! and does not delay the handling of keys.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,35 +15,34 @@ use crate::ipc::log_stream::LogStream;
 use crate::ipc::message::{LogItem, LogQuery, Selectors};
 use crate::paths::Home;
 
-/// Who goes through the tree quickly does not want every app's log.
+/// Delay before the log of a new selection is read, for fast scrolling through the tree.
 const DEBOUNCE: Duration = Duration::from_millis(80);
-/// Between two tries to reach a daemon.
+/// Delay between two attempts to connect.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
-/// Last lines of a stream to begin with, of an instance alone.
+/// Number of lines read first for a single instance.
 const BACKLOG_LINES: usize = 500;
 
-/// Whose lines are wanted.
+/// The instances whose lines are read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct LogSelection {
-    /// Grows with each change, so that lines of the one before are known as such.
+    /// Incremented with each change, to detect lines of the previous selection.
     pub(super) number: u64,
-    /// Empty: nobody's.
     pub(super) select: Selectors,
-    /// How many instances that are.
+    /// Number of instances.
     pub(super) instances: usize,
 }
 
-/// The latest lines.
+/// The latest lines of a selection.
 #[derive(Default)]
 struct LineRing {
-    /// Whose.
+    /// Number of the selection.
     number: u64,
     lines: VecDeque<Bytes>,
-    /// How many were pushed out before anyone looked.
+    /// Number of lines that were dropped because the ring was full.
     dropped: u64,
 }
 
-/// The reader's end.
+/// The interface for the event loop.
 pub(super) struct LogFeed {
     ring: Arc<Mutex<LineRing>>,
     changed: Arc<Notify>,
@@ -51,52 +50,49 @@ pub(super) struct LogFeed {
 }
 
 impl LogFeed {
-    /// Begins, with nobody's lines.
-    ///
-    /// # Errors
-    /// The thread cannot be started.
-    pub(super) fn begin(home: Home) -> io::Result<Self> {
-        let (ring, news) = (Arc::<Mutex<LineRing>>::default(), Arc::<Notify>::default());
-        let (wanted, asked) = watch::channel(LogSelection::default());
-        let feed = Self { ring: ring.clone(), changed: news.clone(), selection: wanted };
+    /// Starts the thread, without a selection.
+    pub(super) fn start(home: Home) -> io::Result<Self> {
+        let (ring, changed) = (Arc::<Mutex<LineRing>>::default(), Arc::<Notify>::default());
+        let (selection, selected) = watch::channel(LogSelection::default());
+        let feed = Self { ring: ring.clone(), changed: changed.clone(), selection };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let run = move || runtime.block_on(read(home, asked, FeedState { ring, news }));
+        let run = move || runtime.block_on(read(home, selected, FeedState { ring, changed }));
         std::thread::Builder::new().name("log lines".into()).spawn(run)?;
         Ok(feed)
     }
 
-    /// Changes whose lines are read.
-    pub(super) fn select(&self, wanted: LogSelection) {
-        self.selection.send_replace(wanted);
+    /// Changes the selection.
+    pub(super) fn select(&self, selection: LogSelection) {
+        self.selection.send_replace(selection);
     }
 
-    /// Resolves when there may be lines to take.
+    /// Resolves when there may be new lines.
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    /// Takes the lines that came, and how many were pushed out before them.
+    /// Takes the new lines, and the number of lines dropped before them.
     pub(super) fn drain(&self) -> (Vec<LogItem>, u64) {
-        let (lines, passed) = {
+        let (lines, dropped) = {
             let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
             if ring.number != self.selection.borrow().number {
                 return (Vec::new(), 0);
             }
             (std::mem::take(&mut ring.lines), std::mem::take(&mut ring.dropped))
         };
-        // What a newer daemon may say besides is not ours to show.
-        (lines.iter().filter_map(|line| serde_json::from_slice(line).ok()).collect(), passed)
+        // Unknown items of a newer daemon are skipped.
+        (lines.iter().filter_map(|line| serde_json::from_slice(line).ok()).collect(), dropped)
     }
 }
 
-/// The thread's end.
+/// The state shared with the thread.
 struct FeedState {
     ring: Arc<Mutex<LineRing>>,
-    news: Arc<Notify>,
+    changed: Arc<Notify>,
 }
 
 impl FeedState {
-    fn begin(&self, number: u64) {
+    fn reset(&self, number: u64) {
         *self.ring.lock().unwrap_or_else(PoisonError::into_inner) =
             LineRing { number, ..LineRing::default() };
     }
@@ -111,45 +107,45 @@ impl FeedState {
             ring.lines.push_back(line);
         }
         drop(ring);
-        self.news.notify_one();
+        self.changed.notify_one();
     }
 }
 
-/// Until nobody wants lines any more.
-async fn read(home: Home, mut wanted: watch::Receiver<LogSelection>, shared: FeedState) {
+/// Reads lines until the feed is dropped.
+async fn read(home: Home, mut selected: watch::Receiver<LogSelection>, state: FeedState) {
     let mut stream = None;
     loop {
-        let now = wanted.borrow_and_update().clone();
-        let stream_now = stream.get_or_insert_with(|| LogStream::new(query(&now)));
-        if stream_now.known_files() == 0 {
-            shared.begin(now.number);
+        let selection = selected.borrow_and_update().clone();
+        let current_stream = stream.get_or_insert_with(|| LogStream::new(query(&selection)));
+        if current_stream.known_files() == 0 {
+            state.reset(selection.number);
         }
         tokio::select! {
-            changed = wanted.changed() => {
+            changed = selected.changed() => {
                 if changed.is_err() {
                     return;
                 }
                 tokio::time::sleep(DEBOUNCE).await;
                 stream = None;
             }
-            // However it ended, the daemon went or will answer again.
-            _ = follow(&home, stream_now, &shared), if !now.select.is_empty() => {
+            // After any end of the stream: the daemon exited or will respond again.
+            _ = follow(&home, current_stream, &state), if !selection.select.is_empty() => {
                 tokio::time::sleep(RETRY_DELAY).await;
             }
         }
     }
 }
 
-fn query(wanted: &LogSelection) -> LogQuery {
-    let lines = (2 * BACKLOG_LINES / wanted.instances.max(1)).clamp(1, BACKLOG_LINES);
-    LogQuery { select: wanted.select.clone(), lines, follow: true, ..LogQuery::default() }
+fn query(selection: &LogSelection) -> LogQuery {
+    let lines = (2 * BACKLOG_LINES / selection.instances.max(1)).clamp(1, BACKLOG_LINES);
+    LogQuery { select: selection.select.clone(), lines, follow: true, ..LogQuery::default() }
 }
 
-async fn follow(home: &Home, stream: &mut LogStream, shared: &FeedState) -> Result<(), ClientError> {
+async fn follow(home: &Home, stream: &mut LogStream, state: &FeedState) -> Result<(), ClientError> {
     let mut client = Client::connect(home).await?;
     stream.open(&mut client).await?;
     while let Some(lines) = stream.next_batch().await {
-        shared.push(lines?.into_iter());
+        state.push(lines?.into_iter());
     }
     Ok(())
 }

@@ -1,8 +1,7 @@
-//! `monit`: the whole screen, for a person who leaves it open.
+//! `monit`: the full-screen dashboard.
 //!
-//! `model` is all that is shown, as plain data; `keys` and the news of `feed` and `log_feed` change it;
-//! `view` draws it. Here is the loop that joins them: a key is drawn at once, news at most so many times
-//! a second, and nothing at all where nothing has changed.
+//! `model` is the state as plain data. `keys` and updates of `feed` and `log_feed` change it; `view` draws it. The loop
+//! here draws the effect of a key at once, updates at a limited rate, and nothing if nothing has changed.
 
 mod commands;
 mod feed;
@@ -13,7 +12,6 @@ mod log_pane;
 mod model;
 mod mouse;
 mod prompt;
-mod terminal;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -33,45 +31,40 @@ use tokio::time::Instant;
 use self::feed::DataFeed;
 use self::log_feed::{LogFeed, LogSelection};
 use self::model::{ClickAreas, Model};
-use self::terminal::Screen;
-pub(super) use self::tree::TreeSort;
+use self::tree::TreeSort;
 use self::view::Theme;
 use super::session::Session;
 use crate::cli::error::Error;
-use crate::cli::hangup::hangup;
 use crate::cli::monit::commands::UiCommand;
-use crate::cli::sort::SortOrder;
+use crate::cli::screen::{Screen, hangup};
 
-/// News are drawn at most this often: more nobody can read.
+/// Minimum interval between two frames drawn for updates.
 const FRAME_INTERVAL: Duration = Duration::from_millis(66);
-/// The selection is asked for in full if it has no more instances than this.
+/// Details of the selection are requested up to this number of instances.
 const DETAIL_LIMIT: usize = 32;
 
-/// Shows the screen until the person leaves it.
-///
-/// # Errors
-/// There is no terminal, or it cannot be used.
+/// Runs the dashboard until the user quits.
 pub(super) async fn monit(session: &Session) -> Result<(), Error> {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         return Err(Error::NoTerminal);
     }
-    let failed = |error| Error::Io { context: "cannot use the terminal", error };
-    let mut screen = Screen::open().map_err(failed)?;
-    let look = Theme { colour: session.style.colour };
-    let shown = LocalSet::new().run_until(run_screen(&mut screen, look, session)).await;
+    let to_error = |error| Error::Io { context: "cannot use the terminal", error };
+    let mut screen = Screen::open().map_err(to_error)?;
+    let theme = Theme { color: session.style.color };
+    let result = LocalSet::new().run_until(run_screen(&mut screen, theme, session)).await;
     drop(screen);
-    match shown {
-        // The terminal is gone, and with it who could read an error.
-        Err(error) if hung_up(&error) => Ok(()),
-        shown => shown.map_err(failed),
+    match result {
+        // The terminal was closed, so no error can be shown.
+        Err(error) if is_hangup(&error) => Ok(()),
+        result => result.map_err(to_error),
     }
 }
 
-fn hung_up(error: &io::Error) -> bool {
+fn is_hangup(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::BrokenPipe) || error.raw_os_error() == Some(libc::EIO)
 }
 
-/// Signals that end it, and the one that stops it for a while.
+/// Signals that quit or suspend the dashboard.
 struct Signals {
     terminate: Signal,
     hangup: Signal,
@@ -79,9 +72,8 @@ struct Signals {
     quit: Signal,
     stop: Signal,
     resume: Signal,
-    /// The terminal hung up, which only those hear by signal whose own it was. Whoever reads keys would be told of
-    /// the end of the input again and again, and never end.
-    gone: oneshot::Receiver<()>,
+    /// The terminal was closed. Only its session leader gets SIGHUP; other readers would get end of file forever.
+    closed: oneshot::Receiver<()>,
 }
 
 impl Signals {
@@ -93,7 +85,7 @@ impl Signals {
             quit: signal(SignalKind::quit())?,
             stop: signal(SignalKind::from_raw(libc::SIGTSTP))?,
             resume: signal(SignalKind::from_raw(libc::SIGCONT))?,
-            gone: hangup(io::stdin())?,
+            closed: hangup(io::stdin())?,
         })
     }
 
@@ -105,105 +97,105 @@ impl Signals {
             _ = self.quit.recv() => UiCommand::Quit,
             _ = self.stop.recv() => UiCommand::Suspend,
             _ = self.resume.recv() => UiCommand::Redraw,
-            Ok(()) = &mut self.gone => UiCommand::Quit,
+            Ok(()) = &mut self.closed => UiCommand::Quit,
         }
     }
 }
 
-/// The loop.
-async fn run_screen(screen: &mut Screen, look: Theme, session: &Session) -> io::Result<()> {
+/// The event loop.
+async fn run_screen(screen: &mut Screen, theme: Theme, session: &Session) -> io::Result<()> {
     let mut signals = Signals::listen()?;
     let mut input = spawn_input()?;
-    let mut feed = DataFeed::begin(session.home.clone());
-    let logs = LogFeed::begin(session.home.clone())?;
+    let mut feed = DataFeed::start(session.home.clone());
+    let logs = LogFeed::start(session.home.clone())?;
     let zone = TimeZone::system();
     let mut model = Model::default();
     model.changed = true;
-    model.tree_options.sort = session.sort.map(SortOrder::to_monit_column).unwrap_or_default();
-    let mut followed = LogSelection::default();
-    let mut next = Instant::now();
+    model.tree_options.sort = session.sort.map(|order| TreeSort::from(order.field())).unwrap_or_default();
+    let mut log_selection = LogSelection::default();
+    let mut next_frame = Instant::now();
     loop {
-        if model.changed && Instant::now() >= next {
+        if model.changed && Instant::now() >= next_frame {
             let mut areas = ClickAreas::default();
-            screen.draw(|frame| areas = view::draw(&model, &look, &zone, frame))?;
+            screen.draw(|frame| areas = view::draw(&model, &theme, &zone, frame))?;
             model.set_areas(areas);
-            next = Instant::now() + FRAME_INTERVAL;
+            next_frame = Instant::now() + FRAME_INTERVAL;
         }
-        let wish = tokio::select! {
+        let command = tokio::select! {
             biased;
             event = input.recv() => {
                 let Some(event) = event else { return Ok(()) };
-                next = Instant::now();
+                next_frame = Instant::now();
                 handle_events(&mut model, event, &mut input)
             }
-            wish = signals.next() => Some(wish),
-            news = feed.updates.recv() => {
-                news.into_iter().for_each(|news| model.apply_update(news));
+            command = signals.next() => Some(command),
+            update = feed.updates.recv() => {
+                update.into_iter().for_each(|update| model.apply_update(update));
                 None
             }
-            () = tokio::time::sleep_until(next), if model.changed => None,
-            // A flood is looked at once a frame.
-            () = logs.changed(), if !model.log_pane.paused && Instant::now() >= next => {
-                let (items, passed) = logs.drain();
-                model.add_log_lines(items, passed);
+            () = tokio::time::sleep_until(next_frame), if model.changed => None,
+            // At most once per frame, also during a flood of lines.
+            () = logs.changed(), if !model.log_pane.paused && Instant::now() >= next_frame => {
+                let (items, dropped) = logs.drain();
+                model.add_log_lines(items, dropped);
                 if !model.changed {
-                    next = Instant::now() + FRAME_INTERVAL;
+                    next_frame = Instant::now() + FRAME_INTERVAL;
                 }
                 None
             }
-            () = tokio::time::sleep_until(next), if Instant::now() < next => None,
+            () = tokio::time::sleep_until(next_frame), if Instant::now() < next_frame => None,
         };
-        update_subscription(&mut model, &feed, &logs, &mut followed);
-        match wish {
+        update_subscription(&mut model, &feed, &logs, &mut log_selection);
+        match command {
             Some(UiCommand::Quit) => return Ok(()),
             Some(UiCommand::Suspend) => {
                 screen.suspend()?;
-                (model.changed, next) = (true, Instant::now());
+                (model.changed, next_frame) = (true, Instant::now());
             }
             Some(UiCommand::Redraw) => {
                 screen.reopen()?;
                 model.changed = true;
             }
-            Some(UiCommand::Run(deed, select)) => feed.perform(deed, select),
+            Some(UiCommand::Run(action, select)) => feed.perform(action, select),
             None => {}
         }
     }
 }
 
-/// Takes in what was typed, all of it that waits: a held key must not run behind itself. What ends a
-/// row of keys is a wish.
+/// Handles all pending events, so that a key that is held down does not lag behind. Stops after an event that results
+/// in a command.
 fn handle_events(
     model: &mut Model,
     first: Event,
     input: &mut mpsc::UnboundedReceiver<Event>,
 ) -> Option<UiCommand> {
-    let mut wish = model.handle_event(&first);
-    while wish.is_none() {
+    let mut command = model.handle_event(&first);
+    while command.is_none() {
         let Ok(event) = input.try_recv() else { break };
-        wish = model.handle_event(&event);
+        command = model.handle_event(&event);
     }
-    wish
+    command
 }
 
-/// Has the feeds follow the selection.
-fn update_subscription(model: &mut Model, feed: &DataFeed, logs: &LogFeed, followed: &mut LogSelection) {
+/// Updates the feeds after a change of the selection.
+fn update_subscription(model: &mut Model, feed: &DataFeed, logs: &LogFeed, current: &mut LogSelection) {
     let ids = model.ids();
     feed.select(if ids.len() <= DETAIL_LIMIT { ids } else { &[] });
     let (select, instances) = if ids.is_empty() { (Vec::new(), 0) } else { (model.selectors(), ids.len()) };
-    if select != followed.select {
-        *followed = LogSelection { number: followed.number + 1, select, instances };
-        logs.select(followed.clone());
+    if select != current.select {
+        *current = LogSelection { number: current.number + 1, select, instances };
+        logs.select(current.clone());
         model.log_pane.clear();
         model.details.clear();
     }
 }
 
-/// Keys and the mouse, read on a thread that ends with the process.
+/// Reads keys and mouse events on a thread, which ends with the process.
 fn spawn_input() -> io::Result<mpsc::UnboundedReceiver<Event>> {
-    let (send, events) = mpsc::unbounded_channel();
+    let (sender, events) = mpsc::unbounded_channel();
     let read = move || {
         while let Ok(event) = crossterm::event::read() {
-            if send.send(event).is_err() {
+            if sender.send(event).is_err() {
                 return;
             }
         }

@@ -1,5 +1,5 @@
-//! All that the screen shows, as plain data. What changes it: news of the daemon here, keys and the
-//! mouse in `keys`.
+//! The state of the dashboard as plain data, and its changes by updates of the daemon. Those by keys and the mouse are in
+//! `keys` and `mouse`.
 
 use std::collections::BTreeSet;
 
@@ -13,61 +13,66 @@ use crate::cli::render::alerts::{Alert, AlertContext, alerts, drift_alerts};
 use crate::ipc::message::{Info, InstanceDetail, InstanceView, LogItem, Selectors};
 use crate::version::version;
 
-/// What is known of the daemon.
+/// The state of the connection to the daemon.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Connection {
-    /// Not asked yet.
+    /// No request has completed yet.
     #[default]
     Unknown,
-    /// It answers.
     Connected,
-    /// It does not; why, in words.
+    /// The daemon does not respond, with the reason.
     Disconnected(String),
 }
 
-/// What comes from the daemon.
+/// An update from the daemon.
 #[derive(Debug)]
 pub(super) enum Update {
-    /// The list; `sample` where a second has passed since the one before.
+    /// The list. `sample`: a sampling interval has passed.
     Listed { instances: Vec<InstanceView>, sample: bool },
-    /// rsm itself and the machine.
+    /// Information about rsm and the host.
     Info(Box<Info>),
-    /// The selection in full.
+    /// Details of the selection.
     Details(Vec<InstanceDetail>),
-    /// Nobody answers.
+    /// The daemon does not respond, with the reason.
     Disconnected(String),
-    /// What came of something that was asked for, and whether that is good.
-    Message { text: String, good: bool },
+    /// The result of a command.
+    Message { text: String, success: bool },
 }
 
-/// A line that is being typed.
+/// The purpose of the prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PromptKind {
-    /// Which apps are shown.
+    /// The filter of apps.
     Apps,
-    /// What is searched for in the log.
+    /// The search pattern in the log.
     Search,
-    /// Which log lines are shown.
+    /// The filter of log lines.
     Lines,
-    /// How many instances.
+    /// The number of instances.
     Scale,
 }
 
-/// What keys mean at the moment.
+/// The meaning of keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum InputMode {
-    /// Commands.
     #[default]
     Normal,
-    /// A line is typed; what it was before.
-    Prompt { field: PromptKind, text: String, previous: String },
-    /// Shall this be done?
-    Confirm { action: InstanceAction, select: Selectors, what: String },
-    /// The help is read.
+    /// The prompt is open. `previous` is restored by Esc.
+    Prompt {
+        field: PromptKind,
+        text: String,
+        previous: String,
+    },
+    /// A confirmation is open.
+    Confirm {
+        action: InstanceAction,
+        select: Selectors,
+        subject: String,
+    },
     Help,
 }
 
-/// Where arrow keys go.
+/// The pane that arrow keys control.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Focus {
     #[default]
@@ -75,7 +80,7 @@ pub(super) enum Focus {
     Pane,
 }
 
-/// What the lower pane shows.
+/// The tab of the lower pane.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Tab {
     #[default]
@@ -85,10 +90,9 @@ pub(super) enum Tab {
 }
 
 impl Tab {
-    /// All of them, from left to right.
+    /// From left to right.
     pub(super) const ALL: [Self; 3] = [Self::Logs, Self::Details, Self::Charts];
 
-    /// What it is called.
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Logs => "Logs",
@@ -98,69 +102,66 @@ impl Tab {
     }
 }
 
-/// Where things were drawn, for the mouse and for paging.
+/// The areas of the last frame, for the mouse and for paging.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ClickAreas {
     /// The rows of the tree.
     pub(super) rows: Rect,
-    /// The first row of the tree that is on the screen.
+    /// The index of the first visible row of the tree.
     pub(super) top: usize,
-    /// The headings that sort.
+    /// The headings, which can be clicked.
     pub(super) headings: Vec<(Rect, TreeSort)>,
-    /// The lower pane.
     pub(super) pane: Rect,
-    /// So many lines the details can be scrolled down.
-    pub(super) details_most: usize,
-    /// The tabs' names.
+    /// The maximum scroll position of the details.
+    pub(super) max_details_top: usize,
     pub(super) tabs: Vec<(Rect, Tab)>,
-    /// Keys that can be clicked.
+    /// The keys, which can be clicked.
     pub(super) keys: Vec<(Rect, char)>,
 }
 
-/// The model.
+/// The state.
 #[derive(Debug, Default)]
 pub(super) struct Model {
     pub(super) instances: Vec<InstanceView>,
-    /// What is shown of them, from top to bottom.
+    /// The rows of the tree.
     pub(super) rows: Vec<TreeRow>,
     pub(super) tree_options: TreeOptions,
     pub(super) selected: RowKey,
     pub(super) mode: InputMode,
     pub(super) focus: Focus,
     pub(super) tab: Tab,
-    /// The lower pane has the whole screen.
+    /// Whether the lower pane fills the screen.
     pub(super) full: bool,
     pub(super) history: History,
     pub(super) log_pane: LogPane,
-    /// What log lines are filtered by, as typed.
+    /// The filter of log lines.
     pub(super) line_filter: String,
     pub(super) details: Vec<InstanceDetail>,
-    /// Lines that the details are scrolled down.
+    /// The scroll position of the details, in lines.
     pub(super) details_top: usize,
     pub(super) info: Option<Info>,
     pub(super) connection: Connection,
-    /// What was said last, and whether it is good news; until the next key.
+    /// The last message, and whether it reports success; shown until the next key.
     pub(super) message: Option<(String, bool)>,
-    /// Whether there is anything that was not drawn.
+    /// Whether the state has changed since the last frame.
     pub(super) changed: bool,
     pub(super) areas: ClickAreas,
-    /// The pid of the daemon that answered last, and its version.
+    /// Pid and version of the daemon.
     daemon: Option<(i32, String)>,
-    /// It was upgraded since the screen was opened: that this binary is another by now is no news.
+    /// The daemon was upgraded while the dashboard was open, so a different version is expected.
     upgraded: bool,
 }
 
 impl Model {
-    /// Takes in news.
-    pub(super) fn apply_update(&mut self, news: Update) {
-        match news {
+    pub(super) fn apply_update(&mut self, update: Update) {
+        match update {
             Update::Listed { instances, sample } => {
                 if sample {
                     self.history.add(&instances);
                 }
-                let back = matches!(self.connection, Connection::Disconnected(_));
-                self.changed |= back || sample || instances != self.instances;
-                if back {
+                let is_reconnected = matches!(self.connection, Connection::Disconnected(_));
+                self.changed |= is_reconnected || sample || instances != self.instances;
+                if is_reconnected {
                     self.set_message("reconnected to the daemon", true);
                 }
                 (self.instances, self.connection) = (instances, Connection::Connected);
@@ -176,19 +177,19 @@ impl Model {
                 self.changed = true;
                 self.details = details;
             }
-            Update::Disconnected(why) => {
-                let link = Connection::Disconnected(why);
-                self.changed |= self.connection != link;
-                self.connection = link;
+            Update::Disconnected(reason) => {
+                let connection = Connection::Disconnected(reason);
+                self.changed |= self.connection != connection;
+                self.connection = connection;
             }
-            Update::Message { text, good } => self.set_message(&text, good),
+            Update::Message { text, success } => self.set_message(&text, success),
         }
     }
 
-    /// Another daemon than before: apps did not notice, whoever looks should.
+    /// Reports a restarted or upgraded daemon.
     fn apply_info(&mut self, info: Info) {
-        let now = (info.daemon.pid, info.version.clone());
-        match self.daemon.replace(now) {
+        let current = (info.daemon.pid, info.version.clone());
+        match self.daemon.replace(current) {
             Some((_, version)) if version != info.version => {
                 self.upgraded = true;
                 let text = format!("upgraded from rsm {version} to {}; apps keep running", info.version);
@@ -203,73 +204,69 @@ impl Model {
         self.info = Some(info);
     }
 
-    /// What needs attention, each with its command.
     pub(super) fn alerts(&self) -> Vec<Alert> {
         let info = self.info.as_ref();
-        let around = AlertContext {
+        let context = AlertContext {
             daemon_version: info
                 .map(|info| info.version.clone())
                 .filter(|daemon| daemon != version() && !self.upgraded),
             unsaved: info.is_some_and(|info| info.unsaved),
-            ..AlertContext::default() // the host has a row of its own
+            ..AlertContext::default() // the host has its own bar
         };
-        alerts(&self.instances, &around).into_iter().chain(drift_alerts(&self.instances)).collect()
+        alerts(&self.instances, &context).into_iter().chain(drift_alerts(&self.instances)).collect()
     }
 
-    /// Takes in log lines; `passed` so many were left out before them.
-    pub(super) fn add_log_lines(&mut self, items: Vec<LogItem>, passed: u64) {
+    /// Adds log lines; `dropped` is the number of lines missing before them.
+    pub(super) fn add_log_lines(&mut self, items: Vec<LogItem>, dropped: u64) {
         self.changed |= !items.is_empty() && self.tab == Tab::Logs;
-        self.log_pane.push_missed(passed);
+        self.log_pane.push_missed(dropped);
         self.log_pane.push_items(items);
     }
 
-    /// Takes note of where things were drawn.
+    /// Records the areas of a new frame.
     pub(super) fn set_areas(&mut self, areas: ClickAreas) {
         self.log_pane.page = usize::from(areas.pane.height);
-        self.details_top = self.details_top.min(areas.details_most);
+        self.details_top = self.details_top.min(areas.max_details_top);
         (self.areas, self.changed) = (areas, false);
     }
 
-    /// Says something at the foot of the screen.
-    pub(super) fn set_message(&mut self, text: &str, good: bool) {
-        (self.message, self.changed) = (Some((text.to_owned(), good)), true);
+    /// Shows a message in the last line.
+    pub(super) fn set_message(&mut self, text: &str, success: bool) {
+        (self.message, self.changed) = (Some((text.to_owned(), success)), true);
     }
 
-    /// Makes the rows anew; the selection stays on what it was, or goes to what took its place.
+    /// Rebuilds the rows. If the selected row no longer exists, the one at its position is selected.
     pub(super) fn rebuild_rows(&mut self) {
-        let before = self.selected_index();
+        let index = self.selected_index();
         self.rows = tree::rows(&self.instances, &self.tree_options);
         if !self.rows.iter().any(|row| row.key == self.selected) {
-            let at = before.min(self.rows.len().saturating_sub(1));
+            let at = index.min(self.rows.len().saturating_sub(1));
             self.selected = self.rows.get(at).map(|row| row.key.clone()).unwrap_or_default();
         }
     }
 
-    /// The place of the selected row.
     pub(super) fn selected_index(&self) -> usize {
         self.rows.iter().position(|row| row.key == self.selected).unwrap_or(0)
     }
 
-    /// The selected row.
-    pub(super) fn row(&self) -> Option<&TreeRow> {
+    pub(super) fn selected_row(&self) -> Option<&TreeRow> {
         self.rows.iter().find(|row| row.key == self.selected)
     }
 
-    /// Selects the row at a place, or the one nearest to it.
-    pub(super) fn select(&mut self, place: usize) {
-        let at = place.min(self.rows.len().saturating_sub(1));
+    /// Selects the row at an index, or the last row.
+    pub(super) fn select(&mut self, index: usize) {
+        let at = index.min(self.rows.len().saturating_sub(1));
         if let Some(row) = self.rows.get(at) {
             self.selected = row.key.clone();
             self.details_top = 0;
         }
     }
 
-    /// The ids of the selection.
     pub(super) fn ids(&self) -> &[u32] {
-        self.row().map_or(&[], |row| &row.ids)
+        self.selected_row().map_or(&[], |row| &row.ids)
     }
 
-    /// The name of the app that is selected, or that the selected instance is of.
+    /// The name of the selected app, or of that of the selected instance.
     pub(super) fn app(&self) -> Option<&str> {
         match &self.selected {
             RowKey::All => None,
@@ -280,8 +277,8 @@ impl Model {
         }
     }
 
-    /// The selection as the daemon understands it. An app is named, so that instances to come belong to
-    /// it, too, unless its name would be read as something else.
+    /// Selectors for the selection. An app is selected by name, which includes future instances, unless its name could
+    /// be read as another selector.
     pub(super) fn selectors(&self) -> Selectors {
         let ids = |ids: &[u32]| ids.iter().map(u32::to_string).collect();
         match &self.selected {
@@ -294,7 +291,7 @@ impl Model {
         }
     }
 
-    /// What is selected, in words.
+    /// The selection as text.
     pub(super) fn selection_text(&self) -> String {
         let count = self.ids().len();
         match (&self.selected, self.app()) {
@@ -306,17 +303,17 @@ impl Model {
         }
     }
 
-    /// Names of apps whose instances are hidden, or shown again, all at once.
+    /// Folds all apps, or unfolds them if all are folded.
     pub(super) fn fold_all(&mut self) {
-        let several: BTreeSet<String> =
+        let foldable: BTreeSet<String> =
             self.rows.iter().filter(|row| row.unfolded.is_some()).map(|row| row.label.clone()).collect();
-        let all_folded = several.is_subset(&self.tree_options.folded);
-        self.tree_options.folded = if all_folded { BTreeSet::new() } else { several };
+        let all_folded = foldable.is_subset(&self.tree_options.folded);
+        self.tree_options.folded = if all_folded { BTreeSet::new() } else { foldable };
         self.rebuild_rows();
     }
 }
 
-/// Whether a selector of this text can only mean the app.
+/// Whether the name of an app, as a selector, can only mean this app.
 fn is_safe_selector(name: &str) -> bool {
     name != "all" && !name.starts_with('/') && name.parse::<u32>().is_err()
 }
@@ -327,8 +324,8 @@ pub(super) mod tests {
     use crate::cli::render::list::tests::view;
     use crate::ipc::message::Status;
 
-    /// Two instances of `api`, one of `网关` that is errored.
-    pub(in crate::cli::monit) fn model() -> Model {
+    /// Two instances of `api`, and an errored one of `网关`.
+    pub(crate) fn model() -> Model {
         let mut model = Model::default();
         let mut second = view(1, "api", Status::Online);
         second.number = 1;
@@ -338,7 +335,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_selection_survives_what_happens_around_it() {
+    fn selection_survives_changes_of_list() {
         let mut model = model();
         model.select(3);
         assert_eq!(
@@ -349,13 +346,13 @@ pub(super) mod tests {
         model.apply_update(Update::Listed { instances: fewer(&[1, 5, 6]), sample: false });
         assert_eq!(model.selected, RowKey::Instance(1));
         model.apply_update(Update::Listed { instances: fewer(&[5, 6]), sample: false });
-        assert_eq!(model.selected, RowKey::Instance(5), "the next takes the place of what is gone");
+        assert_eq!(model.selected, RowKey::Instance(5), "the row at the same position is selected");
         model.apply_update(Update::Listed { instances: Vec::new(), sample: false });
         assert_eq!((model.selected.clone(), model.ids().len()), (RowKey::All, 0));
     }
 
     #[test]
-    fn names_that_read_as_something_else_are_selected_by_id() {
+    fn ambiguous_names_are_selected_by_id() {
         let mut model = Model::default();
         let instances = vec![
             view(4, "all", Status::Online),
@@ -363,15 +360,15 @@ pub(super) mod tests {
             view(6, "web", Status::Online),
         ];
         model.apply_update(Update::Listed { instances, sample: false });
-        let mut selectors = |place| {
-            model.select(place);
+        let mut selectors = |index| {
+            model.select(index);
             model.selectors().join(" ")
         };
         assert_eq!([0, 1, 2, 3].map(&mut selectors), ["all", "5", "4", "web"]);
     }
 
     #[test]
-    fn a_daemon_that_dies_and_its_successor_are_told() {
+    fn reports_lost_and_restored_connection() {
         let mut model = model();
         model.apply_update(Update::Disconnected("the daemon is not responding".into()));
         assert_eq!(model.connection, Connection::Disconnected("the daemon is not responding".into()));
@@ -383,7 +380,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn nothing_new_is_nothing_to_draw() {
+    fn unchanged_list_needs_no_frame() {
         let mut model = model();
         model.changed = false;
         let instances = model.instances.clone();

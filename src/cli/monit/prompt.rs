@@ -2,6 +2,7 @@
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
+use crate::cli::commands::scale::parse_scale;
 use crate::cli::monit::commands::{InstanceAction, UiCommand};
 use crate::cli::monit::log_pane::LinePattern;
 use crate::cli::monit::model::{InputMode, Model, PromptKind, Tab};
@@ -27,13 +28,13 @@ impl Model {
 
     /// Handles a key while the prompt is open.
     pub(super) fn on_prompt_key(&mut self, key: KeyEvent) -> Option<UiCommand> {
-        let InputMode::Prompt { text, previous: before, field } = &mut self.mode else { return None };
+        let InputMode::Prompt { text, previous, field } = &mut self.mode else { return None };
         let control = key.modifiers.contains(KeyModifiers::CONTROL);
         match key.code {
             KeyCode::Enter => return self.submit(),
             KeyCode::Esc => {
-                let (field, before) = (*field, before.clone());
-                self.mode = InputMode::Prompt { field, text: before.clone(), previous: before };
+                let (field, text) = (*field, previous.clone());
+                self.mode = InputMode::Prompt { field, text: text.clone(), previous: text };
                 self.apply_live();
                 self.mode = InputMode::Normal;
                 return None;
@@ -61,9 +62,9 @@ impl Model {
             }
             PromptKind::Lines => {
                 self.line_filter = text.clone();
-                self.log_pane.filter(LinePattern::new(text));
+                self.log_pane.set_filter(LinePattern::new(text));
             }
-            PromptKind::Search => drop(self.log_pane.search(LinePattern::new(text))),
+            PromptKind::Search => drop(self.log_pane.set_search(LinePattern::new(text))),
             PromptKind::Scale => {}
         }
     }
@@ -73,7 +74,7 @@ impl Model {
         match field {
             PromptKind::Search
                 if self.log_pane.search_pattern().is_some()
-                    && !self.log_pane.search(LinePattern::new(&text)) =>
+                    && !self.log_pane.set_search(LinePattern::new(&text)) =>
             {
                 self.set_message(&format!("\"{text}\" not found"), false);
             }
@@ -85,17 +86,18 @@ impl Model {
 
     fn confirm_scale(&mut self, text: &str) {
         let Some(app) = self.app().map(str::to_owned) else { return };
-        match crate::cli::commands::lifecycle::parse_scale(text.trim()) {
+        match parse_scale(text.trim()) {
             Ok(to) => {
-                let how = match to {
+                let change = match to {
                     ScaleTo::Exactly(count) => format!("to {count}"),
                     ScaleTo::Add(count) => format!("up by {count}"),
                     ScaleTo::Remove(count) => format!("down by {count}"),
                 };
-                let what = format!("{app} {how}");
-                self.mode = InputMode::Confirm { action: InstanceAction::Scale(to), select: vec![app], what };
+                let subject = format!("{app} {change}");
+                self.mode =
+                    InputMode::Confirm { action: InstanceAction::Scale(to), select: vec![app], subject };
             }
-            Err(why) => self.set_message(&why, false),
+            Err(error) => self.set_message(&error, false),
         }
     }
 }

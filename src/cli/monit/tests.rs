@@ -1,4 +1,4 @@
-//! What keys and clicks do.
+//! Effects of keys and clicks.
 
 use crossterm::event::{Event, KeyCode, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
 use ratatui::layout::Rect;
@@ -10,7 +10,7 @@ use crate::cli::monit::commands::{InstanceAction, UiCommand};
 use crate::ipc::message::{Action, LogItem, OutputStream, ScaleTo};
 
 fn press(model: &mut Model, keys: &str) -> Option<UiCommand> {
-    let mut wish = None;
+    let mut command = None;
     for word in keys.split(' ') {
         let code = match word {
             "Enter" => KeyCode::Enter,
@@ -24,18 +24,18 @@ fn press(model: &mut Model, keys: &str) -> Option<UiCommand> {
             "Back" => KeyCode::Backspace,
             letters => {
                 for c in letters.chars() {
-                    wish = model.handle_event(&Event::Key(KeyCode::Char(c).into()));
+                    command = model.handle_event(&Event::Key(KeyCode::Char(c).into()));
                 }
                 continue;
             }
         };
-        wish = model.handle_event(&Event::Key(code.into()));
+        command = model.handle_event(&Event::Key(code.into()));
     }
-    wish
+    command
 }
 
 #[test]
-fn arrows_go_through_the_tree() {
+fn arrows_move_in_tree() {
     let mut model = model();
     press(&mut model, "Down Down");
     assert_eq!(model.selected, RowKey::Instance(0));
@@ -48,7 +48,7 @@ fn arrows_go_through_the_tree() {
 }
 
 #[test]
-fn nothing_is_done_without_a_yes() {
+fn actions_require_confirmation() {
     let mut model = model();
     assert_eq!(press(&mut model, "Down x n"), None);
     assert_eq!(model.mode, InputMode::Normal);
@@ -68,7 +68,7 @@ fn nothing_is_done_without_a_yes() {
 }
 
 #[test]
-fn scaling_wants_a_number() {
+fn scale_requires_number_and_app() {
     let mut model = model();
     press(&mut model, "i");
     assert_eq!(
@@ -78,12 +78,12 @@ fn scaling_wants_a_number() {
     );
     press(&mut model, "Down i many Enter");
     assert_eq!(model.mode, InputMode::Normal);
-    let wish = press(&mut model, "i +2 Enter y");
-    assert_eq!(wish, Some(UiCommand::Run(InstanceAction::Scale(ScaleTo::Add(2)), vec!["api".into()])));
+    let command = press(&mut model, "i +2 Enter y");
+    assert_eq!(command, Some(UiCommand::Run(InstanceAction::Scale(ScaleTo::Add(2)), vec!["api".into()])));
 }
 
 #[test]
-fn filters_work_while_they_are_typed_and_go_with_esc() {
+fn filter_applies_live_and_esc_removes_it() {
     let mut model = model();
     press(&mut model, "/ap");
     assert_eq!((model.rows.len(), model.tree_options.filter.as_str()), (4, "ap"));
@@ -97,7 +97,7 @@ fn filters_work_while_they_are_typed_and_go_with_esc() {
 }
 
 #[test]
-fn the_log_is_searched_where_the_arrows_are() {
+fn slash_searches_in_focused_log() {
     let mut model = model();
     let line = |text: &str| LogItem::Line {
         id: 0,
@@ -118,7 +118,7 @@ fn the_log_is_searched_where_the_arrows_are() {
 }
 
 #[test]
-fn the_same_heading_twice_turns_the_order() {
+fn second_click_on_heading_reverses_order() {
     let mut model = model();
     model.areas.headings = vec![(Rect::new(10, 0, 5, 1), TreeSort::Cpu)];
     let click = |model: &mut Model, column, row| {

@@ -1,70 +1,68 @@
-//! Text in columns of a terminal: wide characters take two, and escape sequences none.
+//! Layout of text in terminal columns, and removal of escape sequences.
 
 use unicode_segmentation::UnicodeSegmentation;
 use unicode_width::UnicodeWidthChar;
 
 use crate::cli::render::style::{truncate, width};
 
-/// Columns between the stops of a tabulator.
+/// Columns between tab stops.
 const TAB: usize = 8;
 
-/// `text` in exactly `columns`, filled up on its right.
+/// `text` truncated or padded on the right to `columns`.
 pub(super) fn pad_right(text: &str, columns: usize) -> String {
     let text = truncate(text, columns);
     let gap = columns - width(&text);
     format!("{text}{:gap$}", "")
 }
 
-/// `text` in exactly `columns`, filled up on its left.
+/// `text` truncated or padded on the left to `columns`.
 pub(super) fn pad_left(text: &str, columns: usize) -> String {
     let text = truncate(text, columns);
     let gap = columns - width(&text);
     format!("{:gap$}{text}", "")
 }
 
-/// Where `text` is to be broken so that no part takes more than `columns`: the parts' beginnings
-/// and ends, in bytes. At least one part.
-pub(super) fn wrapped(text: &str, columns: usize) -> Vec<(usize, usize)> {
-    let (mut parts, mut begin, mut taken) = (Vec::new(), 0, 0);
-    for (at, sign) in text.grapheme_indices(true) {
-        let wide = width(sign);
-        if taken + wide > columns.max(2) {
-            parts.push((begin, at));
-            (begin, taken) = (at, 0);
+/// The byte ranges of the rows of `text` when it is wrapped at `columns`. At least one.
+pub(super) fn wrap(text: &str, columns: usize) -> Vec<(usize, usize)> {
+    let (mut rows, mut start, mut used) = (Vec::new(), 0, 0);
+    for (at, grapheme) in text.grapheme_indices(true) {
+        let columns_used = width(grapheme);
+        if used + columns_used > columns.max(2) {
+            rows.push((start, at));
+            (start, used) = (at, 0);
         }
-        taken += wide;
+        used += columns_used;
     }
-    parts.push((begin, text.len()));
-    parts
+    rows.push((start, text.len()));
+    rows
 }
 
-/// A line of an app as it can be shown: colours and other orders to the terminal are taken out,
-/// tabulators become blanks.
+/// A log line without escape sequences and control characters; tabs are expanded.
 pub(super) fn sanitize_line(line: &str) -> String {
     if !line.contains(char::is_control) {
         return line.to_owned();
     }
-    let (mut tame, mut at) = (String::with_capacity(line.len()), 0);
+    let (mut clean, mut column) = (String::with_capacity(line.len()), 0);
     let mut chars = line.chars();
     while let Some(c) = chars.next() {
         match c {
             '\u{1b}' => skip_sequence(&mut chars),
             '\t' => {
-                let gap = TAB - at % TAB;
-                tame.extend(std::iter::repeat_n(' ', gap));
-                at += gap;
+                let gap = TAB - column % TAB;
+                clean.extend(std::iter::repeat_n(' ', gap));
+                column += gap;
             }
             c if c.is_control() => {}
             c => {
-                tame.push(c);
-                at += c.width().unwrap_or(0);
+                clean.push(c);
+                column += c.width().unwrap_or(0);
             }
         }
     }
-    tame
+    clean
 }
 
-/// Passes over what follows an escape character (ECMA-48): `[` … a letter, `]` … BEL or ESC `\`, or one.
+/// Skips the rest of an escape sequence (ECMA-48): `[` to a final byte, `]` to BEL or ESC `\`, or one character.
 fn skip_sequence(chars: &mut std::str::Chars<'_>) {
     match chars.next() {
         Some('[') => drop(chars.find(|c| ('\u{40}'..='\u{7e}').contains(c))),
@@ -83,15 +81,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cells_are_filled_by_columns() {
+    fn pads_to_terminal_columns() {
         assert_eq!((pad_right("网关", 6), pad_left("网关", 6)), ("网关  ".into(), "  网关".into()));
         assert_eq!((pad_right("网关", 3), width(&pad_right("网关", 2))), ("网…".into(), 2));
     }
 
     #[test]
-    fn lines_break_where_they_are_full() {
+    fn wraps_at_terminal_columns() {
         let parts = |text: &'static str, columns| -> Vec<&str> {
-            wrapped(text, columns).into_iter().map(|(begin, end)| &text[begin..end]).collect()
+            wrap(text, columns).into_iter().map(|(start, end)| &text[start..end]).collect()
         };
         assert_eq!(parts("abcdef", 4), ["abcd", "ef"]);
         assert_eq!(parts("队列服务", 5), ["队列", "服务"]);
@@ -99,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_apps_do_not_steer_the_terminal() {
+    fn removes_escape_sequences() {
         assert_eq!(sanitize_line("\u{1b}[1;31mred\u{1b}[0m\u{7}"), "red");
         assert_eq!(sanitize_line("a\tb"), "a       b");
         assert_eq!(sanitize_line("\u{1b}]0;title\u{7}x\u{1b}]8;;u\u{1b}\\y\u{1b}[2J"), "xy");

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::cli::sort::SortField;
 use crate::ipc::message::{InstanceView, Status};
 use crate::spec::ExecMode;
 
@@ -55,7 +56,7 @@ pub(super) struct Totals {
 
 /// The sort key of apps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::cli) enum TreeSort {
+pub(super) enum TreeSort {
     #[default]
     Name,
     Status,
@@ -63,6 +64,19 @@ pub(in crate::cli) enum TreeSort {
     Memory,
     Restarts,
     Uptime,
+}
+
+impl From<SortField> for TreeSort {
+    /// The tree has no columns for namespace, pid and id.
+    fn from(field: SortField) -> Self {
+        match field {
+            SortField::Cpu => Self::Cpu,
+            SortField::Memory => Self::Memory,
+            SortField::Uptime => Self::Uptime,
+            SortField::Status => Self::Status,
+            SortField::Name | SortField::Namespace | SortField::Pid | SortField::Id => Self::Name,
+        }
+    }
 }
 
 impl TreeSort {
@@ -89,8 +103,8 @@ impl TreeSort {
     }
 
     /// Numbers are in descending order.
-    fn compare(self, one: &TreeRow, other: &TreeRow) -> Ordering {
-        let (a, b) = (&one.sum, &other.sum);
+    fn compare(self, a: &TreeRow, b: &TreeRow) -> Ordering {
+        let (a, b) = (&a.sum, &b.sum);
         match self {
             Self::Name => Ordering::Equal,
             Self::Status => urgency(b.status).cmp(&urgency(a.status)),
@@ -114,32 +128,32 @@ pub(super) struct TreeOptions {
 }
 
 /// The rows, from top to bottom.
-pub(super) fn rows(instances: &[InstanceView], shape: &TreeOptions) -> Vec<TreeRow> {
-    let filter = shape.filter.to_lowercase();
+pub(super) fn rows(instances: &[InstanceView], options: &TreeOptions) -> Vec<TreeRow> {
+    let filter = options.filter.to_lowercase();
     let mut apps: BTreeMap<&str, Vec<&InstanceView>> = BTreeMap::new();
     for view in instances.iter().filter(|view| matches(view, &filter)) {
         apps.entry(&view.name).or_default().push(view);
     }
     let all: Vec<&InstanceView> = apps.values().flatten().copied().collect();
     let mut rows = vec![row(RowKey::All, "all".into(), &all)];
-    let mut tops: Vec<(TreeRow, Vec<&InstanceView>)> = apps
+    let mut app_rows: Vec<(TreeRow, Vec<&InstanceView>)> = apps
         .into_iter()
-        .map(|(name, mut of)| {
-            of.sort_by_key(|view| view.id);
-            let mut row = row(RowKey::App(name.to_owned()), name.to_owned(), &of);
-            row.unfolded = (of.len() > 1).then(|| !shape.folded.contains(name));
-            (row, of)
+        .map(|(name, mut views)| {
+            views.sort_by_key(|view| view.id);
+            let mut row = row(RowKey::App(name.to_owned()), name.to_owned(), &views);
+            row.unfolded = (views.len() > 1).then(|| !options.folded.contains(name));
+            (row, views)
         })
         .collect();
-    tops.sort_by(|(one, _), (other, _)| {
-        let order = shape.sort.compare(one, other).then_with(|| one.label.cmp(&other.label));
-        if shape.reversed { order.reverse() } else { order }
+    app_rows.sort_by(|(a, _), (b, _)| {
+        let order = options.sort.compare(a, b).then_with(|| a.label.cmp(&b.label));
+        if options.reversed { order.reverse() } else { order }
     });
-    for (top, of) in tops {
-        let unfolded = top.unfolded == Some(true);
-        rows.push(top);
+    for (app_row, views) in app_rows {
+        let unfolded = app_row.unfolded == Some(true);
+        rows.push(app_row);
         if unfolded {
-            rows.extend(of.iter().map(|view| {
+            rows.extend(views.iter().map(|view| {
                 row(
                     RowKey::Instance(view.id),
                     format!("{}  id {}", view.number, view.id),
@@ -159,8 +173,9 @@ fn matches(view: &InstanceView, filter: &str) -> bool {
         .all(|word| texts().iter().any(|text| text.contains(word)) || view.id.to_string() == word)
 }
 
-fn row(key: RowKey, label: String, of: &[&InstanceView]) -> TreeRow {
-    TreeRow { key, label, ids: of.iter().map(|view| view.id).collect(), unfolded: None, sum: Totals::of(of) }
+fn row(key: RowKey, label: String, views: &[&InstanceView]) -> TreeRow {
+    let ids = views.iter().map(|view| view.id).collect();
+    TreeRow { key, label, ids, unfolded: None, sum: Totals::new(views) }
 }
 
 /// The order of statuses by urgency.
@@ -176,24 +191,24 @@ fn urgency(status: Status) -> u8 {
 }
 
 impl Totals {
-    fn of(of: &[&InstanceView]) -> Self {
-        let limits: Vec<u64> = of.iter().filter_map(|view| view.memory_limit).collect();
+    fn new(views: &[&InstanceView]) -> Self {
+        let limits: Vec<u64> = views.iter().filter_map(|view| view.memory_limit).collect();
         Self {
-            count: of.len(),
-            online: of.iter().filter(|view| view.status == Status::Online).count(),
-            status: of
+            count: views.len(),
+            online: views.iter().filter(|view| view.status == Status::Online).count(),
+            status: views
                 .iter()
                 .map(|view| view.status)
                 .max_by_key(|status| urgency(*status))
                 .unwrap_or(Status::Stopped),
-            cpu: of.iter().map(|view| view.cpu).sum(),
-            memory: of.iter().map(|view| view.memory).sum(),
+            cpu: views.iter().map(|view| view.cpu).sum(),
+            memory: views.iter().map(|view| view.memory).sum(),
             // Without a limit for each instance, there is no limit for the total.
-            limit: (!limits.is_empty() && limits.len() == of.len()).then(|| limits.iter().sum()),
-            restarts: of.iter().map(|view| view.restarts).fold(0, u32::saturating_add),
-            uptime: of.iter().filter_map(|view| view.uptime).min(),
-            cluster: of.iter().any(|view| view.mode == ExecMode::Cluster),
-            pid: of.iter().find_map(|view| view.pid),
+            limit: (!limits.is_empty() && limits.len() == views.len()).then(|| limits.iter().sum()),
+            restarts: views.iter().map(|view| view.restarts).fold(0, u32::saturating_add),
+            uptime: views.iter().filter_map(|view| view.uptime).min(),
+            cluster: views.iter().any(|view| view.mode == ExecMode::Cluster),
+            pid: views.iter().find_map(|view| view.pid),
         }
     }
 }
@@ -203,7 +218,7 @@ mod tests {
     use super::*;
     use crate::cli::render::list::tests::view;
 
-    fn three() -> Vec<InstanceView> {
+    fn instances() -> Vec<InstanceView> {
         let mut busy = view(3, "worker", Status::Online);
         busy.cpu = 90.0;
         vec![
@@ -214,27 +229,27 @@ mod tests {
         ]
     }
 
-    fn labels(shape: &TreeOptions) -> Vec<String> {
-        rows(&three(), shape).into_iter().map(|row| row.label).collect()
+    fn labels(options: &TreeOptions) -> Vec<String> {
+        rows(&instances(), options).into_iter().map(|row| row.label).collect()
     }
 
     #[test]
     fn apps_with_several_instances_can_be_folded() {
-        let mut shape = TreeOptions::default();
-        assert_eq!(labels(&shape), ["all", "api", "0  id 0", "0  id 1", "worker", "网关"]);
-        shape.folded.insert("api".into());
-        assert_eq!(labels(&shape), ["all", "api", "worker", "网关"]);
+        let mut options = TreeOptions::default();
+        assert_eq!(labels(&options), ["all", "api", "0  id 0", "0  id 1", "worker", "网关"]);
+        options.folded.insert("api".into());
+        assert_eq!(labels(&options), ["all", "api", "worker", "网关"]);
     }
 
     #[test]
     fn sorts_by_column() {
         let folded = BTreeSet::from(["api".to_owned()]);
-        let mut shape = TreeOptions { sort: TreeSort::Cpu, folded, ..TreeOptions::default() };
-        assert_eq!(labels(&shape), ["all", "worker", "api", "网关"]);
-        shape.sort = TreeSort::Status;
-        assert_eq!(labels(&shape), ["all", "api", "网关", "worker"]);
-        shape.reversed = true;
-        assert_eq!(labels(&shape), ["all", "worker", "网关", "api"]);
+        let mut options = TreeOptions { sort: TreeSort::Cpu, folded, ..TreeOptions::default() };
+        assert_eq!(labels(&options), ["all", "worker", "api", "网关"]);
+        options.sort = TreeSort::Status;
+        assert_eq!(labels(&options), ["all", "api", "网关", "worker"]);
+        options.reversed = true;
+        assert_eq!(labels(&options), ["all", "worker", "网关", "api"]);
     }
 
     #[test]
@@ -248,7 +263,7 @@ mod tests {
 
     #[test]
     fn row_shows_most_urgent_status() {
-        let rows = rows(&three(), &TreeOptions::default());
+        let rows = rows(&instances(), &TreeOptions::default());
         let sum = &rows[1].sum;
         assert_eq!((sum.count, sum.online, sum.status), (2, 1, Status::Errored));
     }

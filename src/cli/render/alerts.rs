@@ -1,5 +1,5 @@
-//! What is not as it should be, each with the command for it: a line below the list, and one at the top of
-//! the whole screen.
+//! Alerts: conditions that need attention, each with the command for it. Shown below the list, and at the top of
+//! `rsm monit`.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -8,55 +8,54 @@ use crate::cli::render::drift;
 use crate::cli::render::style::{Tone, tame, truncate, width};
 use crate::ipc::message::{HostInfo, InstanceView, Status};
 
-/// What the instances themselves do not tell.
+/// What alerts depend on besides the instances.
 #[derive(Clone, Debug, Default)]
-pub(in crate::cli) struct AlertContext {
-    /// The machine.
-    pub(in crate::cli) host: HostInfo,
-    /// Version of the daemon, if it is not this binary's.
-    pub(in crate::cli) daemon_version: Option<String>,
-    /// The saved list is another one.
-    pub(in crate::cli) unsaved: bool,
+pub(crate) struct AlertContext {
+    pub(crate) host: HostInfo,
+    /// The version of the daemon, if it is not that of this binary.
+    pub(crate) daemon_version: Option<String>,
+    /// Whether the saved list differs from the list.
+    pub(crate) unsaved: bool,
 }
 
-/// Something to be seen to.
+/// A condition that needs attention.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::cli) struct Alert {
+pub(crate) struct Alert {
     tone: Tone,
-    /// In a few words.
+    /// The condition in a few words.
     summary: String,
-    /// More about it, and what the command is good for.
+    /// Details, and the purpose of the command.
     detail: String,
-    /// As it is typed.
+    /// The command to run.
     command: String,
 }
 
-/// All there is, the worst first.
-pub(in crate::cli) fn alerts(instances: &[InstanceView], around: &AlertContext) -> Vec<Alert> {
-    let older = around.daemon_version.as_ref().map(|version| {
+/// All alerts, the most severe first.
+pub(crate) fn alerts(instances: &[InstanceView], context: &AlertContext) -> Vec<Alert> {
+    let other_version = context.daemon_version.as_ref().map(|version| {
         let what = format!("the daemon runs rsm {}, this is another version", tame(version));
         warning(what, ". To upgrade it", "rsm upgrade".into())
     });
     let unsaved =
-        around.unsaved.then(|| warning("the list has unsaved changes".into(), "", "rsm save".into()));
-    errored_alert(instances).into_iter().chain(older).chain(unsaved).collect()
+        context.unsaved.then(|| warning("the list has unsaved changes".into(), "", "rsm save".into()));
+    errored_alert(instances).into_iter().chain(other_version).chain(unsaved).collect()
 }
 
-/// The files that say something else than what runs. Below the list it is told app by app instead.
-pub(in crate::cli) fn drift_alerts(instances: &[InstanceView]) -> Vec<Alert> {
+/// Alerts for ecosystem files that differ from the running apps. The list shows differences for each app instead.
+pub(crate) fn drift_alerts(instances: &[InstanceView]) -> Vec<Alert> {
     let files = instances.iter().filter(|view| view.drift.is_some()).filter_map(|view| view.source.as_ref());
-    let concern = |file: &PathBuf| {
+    let alert = |file: &PathBuf| {
         let what = format!("{} differs from the running apps", tame(&file.display().to_string()));
         warning(what, ". For details", drift::plan(file))
     };
-    files.collect::<BTreeSet<_>>().into_iter().map(concern).collect()
+    files.collect::<BTreeSet<_>>().into_iter().map(alert).collect()
 }
 
 fn warning(what: String, more: &str, command: String) -> Alert {
     Alert { tone: Tone::Warning, summary: what, detail: more.into(), command }
 }
 
-/// What was given up, why, and how to learn more.
+/// The alert for errored instances.
 fn errored_alert(instances: &[InstanceView]) -> Option<Alert> {
     let mut errored = instances.iter().filter(|instance| instance.status == Status::Errored);
     let first = errored.next()?;
@@ -74,34 +73,36 @@ fn errored_alert(instances: &[InstanceView]) -> Option<Alert> {
     })
 }
 
-/// All of them in one line, as fully as there is room for; a line for each where there is none.
-pub(in crate::cli) fn line(concerns: &[Alert], columns: usize) -> Option<(Tone, String)> {
-    let brief: Vec<String> = concerns.iter().map(|of| format!("{}: {}", of.summary, of.command)).collect();
-    let whole: Vec<String> =
-        concerns.iter().map(|of| format!("{}{}: {}", of.summary, of.detail, of.command)).collect();
-    let lines = [whole.join("; "), brief.join("; ")];
+/// All alerts on one line, with details if they fit; one line for each if even the summaries do not fit.
+pub(crate) fn line(alerts: &[Alert], columns: usize) -> Option<(Tone, String)> {
+    let brief: Vec<String> =
+        alerts.iter().map(|alert| format!("{}: {}", alert.summary, alert.command)).collect();
+    let full: Vec<String> =
+        alerts.iter().map(|alert| format!("{}{}: {}", alert.summary, alert.detail, alert.command)).collect();
+    let lines = [full.join("; "), brief.join("; ")];
     let line = lines.into_iter().find(|line| width(line) <= columns).unwrap_or_else(|| brief.join("\n"));
-    concerns.first().map(|worst| (worst.tone, line))
+    alerts.first().map(|worst| (worst.tone, line))
 }
 
-/// As many of them as one row of `columns` has room for, and how many there are besides. Of the first one
-/// the command is kept whole where its words must be cut.
-pub(in crate::cli) fn compact_line(concerns: &[Alert], columns: usize) -> Option<(Tone, String)> {
-    let (first, others) = concerns.split_first()?;
-    let besides = |count: usize| if count > 0 { format!("; {count} more: rsm list") } else { String::new() };
-    let brief = |of: &Alert, room: usize| format!("{}: {}", truncate(&of.summary, room), of.command);
-    let fits = |text: &str, left: usize| width(text) + width(&besides(left)) <= columns;
+/// As many alerts as fit in `columns`, and the number of the others. If the first does not fit, its summary is
+/// truncated, not its command.
+pub(crate) fn compact_line(alerts: &[Alert], columns: usize) -> Option<(Tone, String)> {
+    let (first, others) = alerts.split_first()?;
+    let more = |count: usize| if count > 0 { format!("; {count} more: rsm list") } else { String::new() };
+    let brief =
+        |alert: &Alert, columns: usize| format!("{}: {}", truncate(&alert.summary, columns), alert.command);
+    let fits = |text: &str, left: usize| width(text) + width(&more(left)) <= columns;
     let mut text = brief(first, usize::MAX);
     if !fits(&text, others.len()) {
-        let fixed = width(&brief(first, 0)) + width(&besides(others.len()));
-        let text = brief(first, columns.saturating_sub(fixed).max(8)) + &besides(others.len());
+        let fixed = width(&brief(first, 0)) + width(&more(others.len()));
+        let text = brief(first, columns.saturating_sub(fixed).max(8)) + &more(others.len());
         return Some((first.tone, truncate(&text, columns).into_owned()));
     }
     for (at, other) in others.iter().enumerate() {
         let longer = format!("{text}; {}", brief(other, usize::MAX));
         let left = others.len() - at;
         if !fits(&longer, left - 1) {
-            return Some((first.tone, text + &besides(left)));
+            return Some((first.tone, text + &more(left)));
         }
         text = longer;
     }
@@ -110,19 +111,19 @@ pub(in crate::cli) fn compact_line(concerns: &[Alert], columns: usize) -> Option
 
 #[cfg(test)]
 mod tests {
-    use crate::cli::render::alerts::*;
+    use super::*;
     use crate::cli::render::list::tests::view;
 
-    fn told(instances: &[InstanceView], around: &AlertContext) -> Option<(Tone, String)> {
-        line(&alerts(instances, around), 300)
+    fn rendered(instances: &[InstanceView], context: &AlertContext) -> Option<(Tone, String)> {
+        line(&alerts(instances, context), 300)
     }
 
-    fn much() -> AlertContext {
+    fn full_context() -> AlertContext {
         AlertContext { daemon_version: Some("0.0.9".into()), unsaved: true, ..AlertContext::default() }
     }
 
     #[test]
-    fn files_that_differ_are_named_once() {
+    fn drift_names_each_file_once() {
         let of = |id, drift: Option<&str>| InstanceView {
             source: Some("/srv/my app/ecosystem.toml".into()),
             drift: drift.map(str::to_owned),
@@ -136,44 +137,44 @@ mod tests {
     }
 
     #[test]
-    fn several_given_up_are_counted() {
+    fn errored_instances_are_counted() {
         let instances = [view(4, "a", Status::Errored), view(5, "b", Status::Errored)];
         let want = "a (id 4) and 1 more are errored. For details: rsm describe 4";
-        assert_eq!(told(&instances, &AlertContext::default()), Some((Tone::Error, want.into())));
+        assert_eq!(rendered(&instances, &AlertContext::default()), Some((Tone::Error, want.into())));
     }
 
     #[test]
-    fn each_thing_to_mind_comes_with_its_command() {
+    fn each_alert_names_a_command() {
         let online = [view(0, "api", Status::Online)];
-        assert_eq!(told(&online, &AlertContext::default()), None);
-        let (tone, line) = told(&online, &much()).unwrap();
+        assert_eq!(rendered(&online, &AlertContext::default()), None);
+        let (tone, line) = rendered(&online, &full_context()).unwrap();
         assert_eq!(tone, Tone::Warning);
         for command in ["rsm upgrade", "rsm save"] {
             assert!(line.contains(command), "{line}");
         }
         let errored = [view(2, "网关", Status::Errored)];
-        assert!(told(&errored, &much()).unwrap().1.starts_with("网关 (id 2) is errored"));
+        assert!(rendered(&errored, &full_context()).unwrap().1.starts_with("网关 (id 2) is errored"));
     }
 
     #[test]
-    fn a_narrow_terminal_is_told_less_of_each() {
+    fn narrow_terminal_omits_details() {
         let mut errored = view(2, "网关", Status::Errored);
         errored.reason = Some("16 unstable restarts, last exit: exit code 1".into());
         let all = alerts(&[errored], &AlertContext { unsaved: true, ..AlertContext::default() });
-        let told = |columns| line(&all, columns).unwrap().1;
+        let rendered = |columns| line(&all, columns).unwrap().1;
         assert!(
-            told(200).contains("exit code 1. For details: rsm describe 2; the list has"),
+            rendered(200).contains("exit code 1. For details: rsm describe 2; the list has"),
             "{}",
-            told(200)
+            rendered(200)
         );
         let brief = "网关 (id 2) is errored: rsm describe 2; the list has unsaved changes: rsm save";
-        assert_eq!((told(width(brief)).as_str(), told(70)), (brief, brief.replacen("; ", "\n", 1)));
+        assert_eq!((rendered(width(brief)).as_str(), rendered(70)), (brief, brief.replacen("; ", "\n", 1)));
     }
 
     #[test]
-    fn a_row_keeps_the_first_command_and_counts_the_rest() {
+    fn compact_line_keeps_first_command() {
         let errored = [view(2, "网关", Status::Errored)];
-        let all = alerts(&errored, &much());
+        let all = alerts(&errored, &full_context());
         let row = |columns| compact_line(&all, columns).unwrap().1;
         assert!(row(400).ends_with("the list has unsaved changes: rsm save"), "{}", row(400));
         assert_eq!(row(60), "网关 (id 2) is errored: rsm describe 2; 2 more: rsm list");
@@ -181,6 +182,6 @@ mod tests {
         for columns in 0..200 {
             assert!(width(&row(columns)) <= columns.max(1), "{columns}: {}", row(columns));
         }
-        assert_eq!(crate::cli::render::alerts::compact_line(&[], 80), None);
+        assert_eq!(compact_line(&[], 80), None);
     }
 }

@@ -1,4 +1,4 @@
-//! `list -m`: a block of `key : value` lines an instance, as PM2 prints them.
+//! `list -m`: one block of `key : value` lines for each instance, as in PM2.
 
 use std::fmt::Write;
 
@@ -7,8 +7,8 @@ use crate::cli::render::style::tame;
 use crate::cli::render::units;
 use crate::ipc::message::InstanceDetail;
 
-/// The blocks, each ended by a blank line.
-pub(in crate::cli) fn blocks(instances: &[InstanceDetail]) -> String {
+/// Renders the blocks, each followed by an empty line.
+pub(crate) fn blocks(instances: &[InstanceDetail]) -> String {
     instances.iter().map(block).collect()
 }
 
@@ -40,11 +40,11 @@ fn block(detail: &InstanceDetail) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::cli::render::blocks::*;
+    use super::*;
     use crate::cli::render::describe::tests::detail;
 
     #[test]
-    fn a_block_has_pm2s_keys() {
+    fn block_has_keys_of_pm2() {
         let text = blocks(&[detail()]);
         assert!(text.starts_with("+--- api\nnamespace : default\nversion : N/A\n"), "{text}");
         assert!(text.ends_with("watching : no\nPID file : /h/pids/api-3.pid\n\n"), "{text}");

@@ -1,4 +1,4 @@
-//! `describe`: everything about one instance, in sections. Names of variables, never values.
+//! `describe`: all details of an instance, in sections. Environment variables are shown without their values.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,13 +14,8 @@ use crate::spec::{AppSpec, Autoscale, Probe, RestartDelay, RestartPolicy};
 /// A heading and its rows.
 type Section = (&'static str, Vec<(&'static str, String)>);
 
-/// The page. `said` are the last lines of its standard error, shown where there are any.
-pub(in crate::cli) fn describe(
-    detail: &InstanceDetail,
-    said: &[String],
-    zone: &TimeZone,
-    style: Style,
-) -> String {
+/// Renders the page. `stderr` contains the last lines of standard error.
+pub(crate) fn describe(detail: &InstanceDetail, stderr: &[String], zone: &TimeZone, style: Style) -> String {
     let view = &detail.view;
     let title = format!("{} (id {})", tame(&view.name), view.id);
     let mut page = format!("{}\n", style.paint(Tone::Heading, &title));
@@ -42,9 +37,9 @@ pub(in crate::cli) fn describe(
     }
     page.push_str(&format!("\n{}\n", style.paint(Tone::Heading, "Exit history")));
     page.push_str(&exit_table(&detail.exits, zone));
-    if !said.is_empty() {
+    if !stderr.is_empty() {
         page.push_str(&format!("\n{}\n", style.paint(Tone::Heading, "Last lines of stderr")));
-        said.iter().for_each(|line| page.push_str(&format!("  {}\n", tame(line))));
+        stderr.iter().for_each(|line| page.push_str(&format!("  {}\n", tame(line))));
     }
     page
 }
@@ -97,8 +92,7 @@ fn state(detail: &InstanceDetail, zone: &TimeZone) -> Section {
             format!("{}, since {}", units::duration(uptime), units::local_time(since, zone)),
         ));
     }
-    let early = view.unstable_restarts;
-    rows.push(("restarts", format!("{} ({early} unstable)", view.restarts)));
+    rows.push(("restarts", format!("{} ({} unstable)", view.restarts, view.unstable_restarts)));
     rows.push(("added", units::local_time(detail.created_at, zone)));
     ("State", rows)
 }
@@ -107,7 +101,7 @@ fn restart(spec: &AppSpec) -> Section {
     let (policy, stop) = (&spec.restart, &spec.stop);
     let mut rows = vec![
         ("restart policy", if policy.autorestart { "always" } else { "never" }.into()),
-        ("restart delay", pause(policy.delay)),
+        ("restart delay", delay_text(policy.delay)),
         ("restart limit", restart_limit(policy)),
         ("stop", stop_text(&stop.signal, stop.timeout, stop.whole_tree)),
     ];
@@ -193,9 +187,9 @@ fn logs(detail: &InstanceDetail) -> Section {
     ("Files", rows)
 }
 
-fn pause(delay: RestartDelay) -> String {
+fn delay_text(delay: RestartDelay) -> String {
     match delay {
-        RestartDelay::Fixed(pause) => format!("fixed {}", duration_text(pause)),
+        RestartDelay::Fixed(delay) => format!("fixed {}", duration_text(delay)),
         RestartDelay::Backoff { initial } => {
             format!(
                 "none after the first unstable exit, then exponential from {} to 15 s",
@@ -217,37 +211,37 @@ fn restart_limit(policy: &RestartPolicy) -> String {
     )
 }
 
-fn stop_text(signal: &str, grace: Duration, tree: bool) -> String {
-    let whom = if tree { "to the process tree" } else { "to the main process" };
-    format!("{signal} {whom}, SIGKILL after {}", duration_text(grace))
+fn stop_text(signal: &str, grace_period: Duration, whole_tree: bool) -> String {
+    let target = if whole_tree { "to the process tree" } else { "to the main process" };
+    format!("{signal} {target}, SIGKILL after {}", duration_text(grace_period))
 }
 
-/// The ends of its runs, newest first: when, which run, how long, how, and who wanted it.
+/// The exit history, newest first: time, run, uptime, exit and its reason.
 fn exit_table(exits: &[ExitView], zone: &TimeZone) -> String {
-    let rows: Vec<[String; 4]> = exits.iter().rev().map(|end| exit_row(end, zone)).collect();
+    let rows: Vec<[String; 4]> = exits.iter().rev().map(|exit| exit_row(exit, zone)).collect();
     if rows.is_empty() {
         return "  none\n".into();
     }
     let widest = |column: usize| rows.iter().map(|row| width(&row[column])).max().unwrap_or(0);
-    let (run, lasted) = (widest(1), widest(2));
-    let line = |[at, number, uptime, how]: &[String; 4]| {
-        format!("  {at}  {number:<run$}  {uptime:<lasted$}  {how}\n")
+    let (run_width, uptime_width) = (widest(1), widest(2));
+    let line = |[time, run, uptime, exit]: &[String; 4]| {
+        format!("  {time}  {run:<run_width$}  {uptime:<uptime_width$}  {exit}\n")
     };
     rows.iter().map(line).collect()
 }
 
-fn exit_row(end: &ExitView, zone: &TimeZone) -> [String; 4] {
-    let asked = match (&end.reason, end.requested) {
-        (Some(why), _) => format!(", reason: {}", tame(why)),
+fn exit_row(exit: &ExitView, zone: &TimeZone) -> [String; 4] {
+    let reason = match (&exit.reason, exit.requested) {
+        (Some(reason), _) => format!(", reason: {}", tame(reason)),
         (None, true) => ", requested".into(),
         (None, false) => String::new(),
     };
-    let killed = if end.killed { ", killed after the grace period" } else { "" };
+    let killed = if exit.killed { ", killed after the grace period" } else { "" };
     [
-        units::local_time(end.at, zone),
-        format!("run {}", end.run),
-        format!("after {}", units::duration(end.uptime)),
-        format!("{}{asked}{killed}", tame(&end.exit.to_string())),
+        units::local_time(exit.at, zone),
+        format!("run {}", exit.run),
+        format!("after {}", units::duration(exit.uptime)),
+        format!("{}{reason}{killed}", tame(&exit.exit.to_string())),
     ]
 }
 
@@ -260,23 +254,23 @@ fn display_path(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// As a shell would need it.
+/// Quotes a word for a shell.
 fn quoted(word: &str) -> String {
     shlex::try_quote(word).map_or_else(|_| word.to_owned(), std::borrow::Cow::into_owned)
 }
 
-/// Whether the last words of an instance are worth showing.
-pub(in crate::cli) fn needs_stderr(detail: &InstanceDetail) -> bool {
+/// Whether to show the last lines of standard error.
+pub(crate) fn needs_stderr(detail: &InstanceDetail) -> bool {
     detail.view.status == Status::Errored
 }
 
 #[cfg(test)]
-pub(in crate::cli) mod tests {
-    use super::super::list::tests::view;
+pub(crate) mod tests {
     use super::*;
+    use crate::cli::render::list::tests::view;
     use crate::exit::Exit;
 
-    pub(in crate::cli) fn detail() -> InstanceDetail {
+    pub(crate) fn detail() -> InstanceDetail {
         let mut spec = AppSpec::new("api", "/srv/api.js", "/srv");
         spec.env.insert("TOKEN".into(), "hunter2".into());
         let mut view = view(3, "api", Status::Errored);
@@ -309,7 +303,7 @@ pub(in crate::cli) mod tests {
     }
 
     #[test]
-    fn the_whole_page() {
+    fn renders_all_sections() {
         let page = describe(&detail(), &["Error: no port".into()], &TimeZone::UTC, Style::plain());
         let want = "\
 api (id 3)
@@ -355,12 +349,12 @@ Last lines of stderr
     }
 
     #[test]
-    fn no_value_of_a_variable_is_shown() {
+    fn hides_values_of_environment_variables() {
         assert!(!describe(&detail(), &[], &TimeZone::UTC, Style::plain()).contains("hunter2"));
     }
 
     #[test]
-    fn one_that_runs_shows_its_process() {
+    fn online_instance_shows_its_process() {
         let mut online = detail();
         online.view = view(3, "api", Status::Online);
         online.processes = vec![4003, 4004, 4005];

@@ -1,23 +1,30 @@
-//! `info`: rsm's own processes, its files, the machine.
+//! `info`: processes and files of rsm, and the host.
 
 use super::style::{Style, Tone};
 use super::units;
 use crate::ipc::message::{Info, ProcessInfo};
 
-/// The page. `cli` is the version of this binary.
-pub(in crate::cli) fn info(info: &Info, cli: &str, style: Style) -> String {
-    let process = |of: &ProcessInfo| {
-        format!("pid {}, memory {}, uptime {}", of.pid, units::size(of.memory), units::age(of.uptime))
+/// Renders the page. `cli` is the version of this binary.
+pub(crate) fn info(info: &Info, cli: &str, style: Style) -> String {
+    let process = |process: &ProcessInfo| {
+        let (memory, uptime) = (units::size(process.memory), units::age(process.uptime));
+        format!("pid {}, memory {memory}, uptime {uptime}", process.pid)
     };
     let host = &info.host;
-    let [one, five, fifteen] = host.load;
     let memory = format!("{} of {}", units::size(host.memory_used), units::size(host.memory_total));
     let mut rows = vec![
         ("version", version(&info.version, cli)),
         ("daemon", process(&info.daemon)),
         ("keeper", process(&info.keeper)),
         ("apps", instances(info)),
-        ("host", format!("{} cores, load {one:.2} {five:.2} {fifteen:.2}, memory {memory} used", host.cores)),
+        (
+            "host",
+            format!(
+                "{}, {}, memory {memory} used",
+                units::pluralize(host.cores, "core"),
+                units::load_averages(host)
+            ),
+        ),
     ];
     rows.extend(info.paths.iter().map(|(name, path)| (name.as_str(), path.display().to_string())));
     rows.iter()
@@ -25,7 +32,7 @@ pub(in crate::cli) fn info(info: &Info, cli: &str, style: Style) -> String {
         .collect()
 }
 
-/// Says when daemon and command line differ: then `rsm kill` and a new start bring the new one.
+/// The version of the daemon, and that of this command if it differs; `rsm upgrade` upgrades the daemon.
 fn version(daemon: &str, cli: &str) -> String {
     match daemon == cli {
         true => daemon.to_owned(),
@@ -45,7 +52,7 @@ mod tests {
     use crate::ipc::message::HostInfo;
 
     #[test]
-    fn the_page() {
+    fn renders_all_rows() {
         let process = |pid| ProcessInfo { pid, uptime: 180_000, memory: 3 << 20 };
         let shown = Info {
             version: "0.1.0".into(),

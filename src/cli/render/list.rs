@@ -1,4 +1,4 @@
-//! The list: PM2's table, in the fullest layout that fits the terminal.
+//! The list: a table as in PM2, with as many columns as fit the terminal.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,14 +10,14 @@ use super::drift;
 use super::style::{self, Style, Tone, tame, truncate};
 use super::units;
 use crate::cli::render::alerts;
-use crate::cli::render::alerts::{AlertContext, alerts};
+use crate::cli::render::alerts::AlertContext;
 use crate::ipc::message::{HostInfo, InstanceView, Status};
 use crate::spec::ExecMode;
 
-/// The columns and limits of a layout.
+/// A layout of the table.
 struct ListLayout {
     columns: &'static [ListColumn],
-    /// Columns of the terminal that a name is cut to before columns are left out.
+    /// The width to which names are truncated before a layout with fewer columns is used.
     name: usize,
 }
 
@@ -42,7 +42,7 @@ use ListColumn::{
     Cpu, Id, Memory, Mode, Name, Namespace, Pid, Restarts, Status as State, Uptime, User, Version, Watching,
 };
 
-/// From the fullest to the smallest.
+/// From the widest to the narrowest.
 const LAYOUTS: [ListLayout; 7] = [
     ListLayout {
         columns: &[
@@ -61,20 +61,16 @@ const LAYOUTS: [ListLayout; 7] = [
     ListLayout { columns: &[Id, Name, State], name: 6 },
 ];
 
-/// The table, the sums and the host below it, and what needs attention. Ends with a newline.
-pub(in crate::cli) fn list(
-    instances: &[InstanceView],
-    around: Option<&AlertContext>,
-    style: Style,
-) -> String {
+/// Renders the table, totals, host and alerts. Ends with a newline.
+pub(crate) fn list(instances: &[InstanceView], context: Option<&AlertContext>, style: Style) -> String {
     let mut text = table(instances, style);
     text.push('\n');
-    if let Some(around) = around {
-        text.push_str(&footer(instances, &around.host, style.width));
+    if let Some(context) = context {
+        text.push_str(&footer(instances, &context.host, style.width));
     }
-    let nothing = AlertContext::default();
-    let concerns = alerts(instances, around.unwrap_or(&nothing));
-    if let Some((tone, line)) = alerts::line(&concerns, style.width) {
+    let default = AlertContext::default();
+    let alerts = alerts::alerts(instances, context.unwrap_or(&default));
+    if let Some((tone, line)) = alerts::line(&alerts, style.width) {
         text.push_str(&style.paint(tone, &line));
         text.push('\n');
     }
@@ -85,13 +81,13 @@ pub(in crate::cli) fn list(
     text
 }
 
-/// The sums on the left, the host on the right, or below where the terminal is narrow.
+/// The totals and the host, on one line if it fits.
 fn footer(instances: &[InstanceView], host: &HostInfo, width: usize) -> String {
-    let (sums, host) = (totals(instances), self::host(host));
-    let both = style::width(&sums) + style::width(&host) + 5;
+    let (totals, host) = (totals(instances), host_line(host));
+    let both = style::width(&totals) + style::width(&host) + 5;
     match both <= width {
-        true => format!("{sums}  |  {host}\n"),
-        false => format!("{}\n{}\n", truncate(&sums, width), truncate(&host, width)),
+        true => format!("{totals}  |  {host}\n"),
+        false => format!("{}\n{}\n", truncate(&totals, width), truncate(&host, width)),
     }
 }
 
@@ -102,50 +98,66 @@ fn totals(instances: &[InstanceView]) -> String {
         *counts.entry(view.status.as_str()).or_default() += 1;
     }
     let states: Vec<String> = counts.iter().map(|(status, count)| format!("{count} {status}")).collect();
-    let of = match instances.len() {
-        count if count == apps.len() => pluralize(count, "app"),
-        count => format!("{} in {}", pluralize(count, "instance"), pluralize(apps.len(), "app")),
+    let subject = match instances.len() {
+        count if count == apps.len() => units::pluralize(count, "app"),
+        count => {
+            format!("{} in {}", units::pluralize(count, "instance"), units::pluralize(apps.len(), "app"))
+        }
     };
-    // The sum of nothing is minus zero.
+    // The sum of an empty iterator is -0.0.
     let cpu = 0.0 + instances.iter().map(|view| view.cpu).sum::<f32>();
     let memory: u64 = instances.iter().map(|view| view.memory).sum();
     let states = if states.is_empty() { String::new() } else { format!(": {}", states.join(", ")) };
-    format!("{of}{states}; cpu {}, mem {}", units::percent(cpu), units::size(memory))
+    format!("{subject}{states}; cpu {}, mem {}", units::percent(cpu), units::size(memory))
 }
 
-fn pluralize(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
-fn host(host: &HostInfo) -> String {
-    let [one, five, fifteen] = host.load;
-    let share = |used: u64, total: u64| format!("{}%", (used * 100).checked_div(total).unwrap_or(0));
+fn host_line(host: &HostInfo) -> String {
     format!(
-        "host: load {one:.2} {five:.2} {fifteen:.2} on {}, mem {} of {}, disk {} of {}",
-        pluralize(host.cores, "core"),
-        share(host.memory_used, host.memory_total),
+        "host: {} on {}, mem {} of {}, disk {} of {}",
+        units::load_averages(host),
+        units::pluralize(host.cores, "core"),
+        units::share(host.memory_used, host.memory_total),
         units::size(host.memory_total),
-        share(host.disk_used, host.disk_total),
+        units::share(host.disk_used, host.disk_total),
         units::size(host.disk_total),
     )
 }
 
+/// The lines of a page that fit on a screen of `height` rows. Rows of the table are left out first.
+pub(crate) fn fit_rows(page: &str, height: usize) -> Vec<String> {
+    let lines: Vec<&str> = page.lines().collect();
+    let available = height.saturating_sub(1);
+    if lines.len() <= available {
+        return lines.into_iter().map(str::to_owned).collect();
+    }
+    let below = lines.iter().rev().take_while(|line| !line.starts_with('╰')).count() + 1;
+    let above = available.saturating_sub(below + 1);
+    let left_out = lines.len().saturating_sub(above + below);
+    let mut fitting: Vec<String> = lines.iter().take(above).map(|line| (*line).to_owned()).collect();
+    fitting.push(format!("  … {left_out} more rows; use `rsm monit` to scroll"));
+    let end = lines.iter().skip(lines.len().saturating_sub(below.min(available)));
+    fitting.extend(end.map(|line| (*line).to_owned()));
+    fitting.truncate(available);
+    fitting
+}
+
 fn table(instances: &[InstanceView], style: Style) -> String {
     let longest = instances.iter().map(|view| style::width(&view.name)).max().unwrap_or(0);
-    let mut smallest = None;
+    let mut narrowest = None;
     for layout in &LAYOUTS {
-        let names = [longest, layout.name];
-        // Where none is so long, both are the same.
-        for name in &names[usize::from(longest <= layout.name)..] {
+        // Complete names first, then truncated ones.
+        let name_widths = [longest, layout.name];
+        for name in &name_widths[usize::from(longest <= layout.name)..] {
             let table = layout.table(instances, *name, style);
             if table.total_width() <= style.width {
                 return table.to_string();
             }
-            smallest = Some(table);
+            narrowest = Some(table);
         }
     }
-    let cut = |mut table: tabled::Table| table.with(Width::truncate(style.width).suffix("…")).to_string();
-    smallest.map(cut).unwrap_or_default()
+    let truncate =
+        |mut table: tabled::Table| table.with(Width::truncate(style.width).suffix("…")).to_string();
+    narrowest.map(truncate).unwrap_or_default()
 }
 
 impl ListLayout {
@@ -156,28 +168,28 @@ impl ListLayout {
             builder.push_record(self.columns.iter().map(|column| column.cell(instance, name)));
         }
         let mut table = builder.build();
-        // The rule under the header would take the place of the lower border.
+        // Without rows, the line below the header would be drawn instead of the bottom border.
         match instances.is_empty() {
             true => table.with(Border::rounded().remove_horizontals()),
             false => table.with(Border::rounded()),
         };
-        if style.colour {
-            self.colour(&mut table, instances);
+        if style.color {
+            self.color(&mut table, instances);
         }
         table
     }
 
-    fn colour(&self, table: &mut tabled::Table, instances: &[InstanceView]) {
-        let head = Color::new(Tone::Heading.begin(), super::style::RESET);
-        table.modify(Rows::first(), head);
-        for (place, column) in self.columns.iter().enumerate() {
+    fn color(&self, table: &mut tabled::Table, instances: &[InstanceView]) {
+        let heading = Color::new(Tone::Heading.begin(), style::RESET);
+        table.modify(Rows::first(), heading);
+        for (index, column) in self.columns.iter().enumerate() {
             for (row, instance) in instances.iter().enumerate() {
                 let tone = match column {
                     Id => Tone::Heading,
                     State => Tone::of(instance.status),
                     _ => continue,
                 };
-                table.modify((row + 1, place), Color::new(tone.begin(), super::style::RESET));
+                table.modify((row + 1, index), Color::new(tone.begin(), style::RESET));
             }
         }
     }
@@ -206,7 +218,7 @@ impl ListColumn {
         let text = |text: &str| truncate(&tame(text), name).into_owned();
         match self {
             Id => instance.id.to_string(),
-            // The mark is explained below the table.
+            // The lines below the table explain the mark.
             Name if instance.drift.is_some() => format!("{} *", text(&instance.name)),
             Name => text(&instance.name),
             Namespace => text(&instance.namespace),
@@ -224,16 +236,15 @@ impl ListColumn {
     }
 }
 
-/// The word for a mode.
-pub(in crate::cli) fn mode(mode: ExecMode) -> &'static str {
+pub(crate) fn mode(mode: ExecMode) -> &'static str {
     match mode {
         ExecMode::Fork => "fork",
         ExecMode::Cluster => "cluster",
     }
 }
 
-/// How long it has been online; `0` where it is not.
-pub(in crate::cli) fn uptime(instance: &InstanceView) -> String {
+/// The uptime of an instance, `0` unless it is online.
+pub(crate) fn uptime(instance: &InstanceView) -> String {
     match (instance.status, instance.uptime) {
         (Status::Online, Some(ms)) => units::age(ms),
         _ => "0".into(),
@@ -241,10 +252,10 @@ pub(in crate::cli) fn uptime(instance: &InstanceView) -> String {
 }
 
 #[cfg(test)]
-pub(in crate::cli) mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    pub(in crate::cli) fn view(id: u32, name: &str, status: Status) -> InstanceView {
+    pub(crate) fn view(id: u32, name: &str, status: Status) -> InstanceView {
         let online = status == Status::Online;
         InstanceView {
             id,
@@ -278,7 +289,7 @@ pub(in crate::cli) mod tests {
     }
 
     fn shown(width: usize) -> String {
-        list(&three(), None, Style { colour: false, width })
+        list(&three(), None, Style { color: false, width })
     }
 
     const FULL: &str = "\
@@ -293,12 +304,12 @@ pub(in crate::cli) mod tests {
 ";
 
     #[test]
-    fn wide_terminals_see_everything() {
+    fn wide_terminal_shows_all_columns() {
         assert_eq!(shown(117), FULL);
     }
 
     #[test]
-    fn narrower_ones_see_less() {
+    fn narrow_terminal_shows_fewer_columns() {
         let head =
             |width| shown(width).lines().nth(1).unwrap_or_default().replace(['│', ' '], "|").to_owned();
         let columns = |width| head(width).split('|').filter(|word| !word.is_empty()).count();
@@ -318,45 +329,45 @@ pub(in crate::cli) mod tests {
     }
 
     #[test]
-    fn names_are_whole_where_there_is_room() {
-        let name = "a-name-that-tells-all-there-is-to-tell-of-the-app-eu-central-1".to_owned();
+    fn names_are_truncated_only_if_needed() {
+        let name = "a-name-that-is-too-long-for-most-terminals-of-today-eu-central-1".to_owned();
         let long = [InstanceView { name: name.clone(), ..view(0, "", Status::Online) }];
-        let shown = |width| list(&long, None, Style { colour: false, width });
+        let shown = |width| list(&long, None, Style { color: false, width });
         assert!(shown(200).contains(&name) && list(&long, None, Style::plain()).contains(&name));
         assert!(shown(160).contains(&format!("{}…", &name[..39])), "{}", shown(160));
     }
 
     #[test]
-    fn no_line_is_wider_than_the_terminal() {
+    fn table_fits_terminal_width() {
         for width in [30, 40, 50, 61, 80, 116, 117, 200] {
-            let text = table(&three(), Style { colour: false, width });
-            let widest = text.lines().map(super::super::style::width).max();
+            let text = table(&three(), Style { color: false, width });
+            let widest = text.lines().map(style::width).max();
             assert!(widest <= Some(width), "{width}\n{text}");
         }
     }
 
     #[test]
-    fn an_empty_list_is_a_header() {
+    fn empty_list_is_a_header() {
         let want = "\
 ╭────┬──────┬────────┬─────┬─────╮
 │ id │ name │ status │ cpu │ mem │
 ╰────┴──────┴────────┴─────┴─────╯
 ";
-        assert_eq!(list(&[], None, Style { colour: false, width: 40 }), want);
+        assert_eq!(list(&[], None, Style { color: false, width: 40 }), want);
     }
 
     #[test]
-    fn colours_do_not_move_the_columns() {
-        let coloured = list(&three(), None, Style { colour: true, width: 117 });
-        assert!(coloured.contains("\u{1b}[32monline"), "{coloured}");
-        let mut bare = coloured;
+    fn colors_keep_column_widths() {
+        let colored = list(&three(), None, Style { color: true, width: 117 });
+        assert!(colored.contains("\u{1b}[32monline"), "{colored}");
+        let mut bare = colored;
         for tone in [Tone::Heading, Tone::Success, Tone::Error, Tone::Warning] {
             bare = bare.replace(tone.begin(), "");
         }
-        assert_eq!(bare.replace(super::super::style::RESET, ""), FULL);
+        assert_eq!(bare.replace(style::RESET, ""), FULL);
     }
 
-    fn around() -> AlertContext {
+    fn context() -> AlertContext {
         let host = HostInfo {
             cores: 2,
             load: [0.5, 0.25, 0.0],
@@ -369,14 +380,26 @@ pub(in crate::cli) mod tests {
     }
 
     #[test]
-    fn sums_and_host_stand_below() {
-        let text = list(&three(), Some(&around()), Style { colour: false, width: 200 });
+    fn totals_and_host_follow_table() {
+        let text = list(&three(), Some(&context()), Style { color: false, width: 200 });
         let want = "3 apps: 1 errored, 1 online, 1 waiting restart; cpu 1.5%, mem 51.4mb  |  \
                     host: load 0.50 0.25 0.00 on 2 cores, mem 25% of 8.0gb, disk 40% of 100.0gb\n";
         assert!(text.contains(want), "{text}");
-        let narrow = list(&three(), Some(&around()), Style { colour: false, width: 60 });
+        let narrow = list(&three(), Some(&context()), Style { color: false, width: 60 });
         assert!(narrow.lines().rev().skip(1).all(|line| style::width(line) <= 60), "{narrow}");
         let two = [view(0, "api", Status::Online), view(1, "api", Status::Online)];
         assert!(totals(&two).starts_with("2 instances in 1 app: 2 online; cpu 3%"), "{}", totals(&two));
+    }
+
+    #[test]
+    fn fit_rows_counts_omitted_rows() {
+        let page = format!("╭─╮\n{}╰─╯\nsums\nattention\n", "│x│\n".repeat(10));
+        let fit = fit_rows(&page, 9);
+        assert_eq!(fit.len(), 8);
+        assert_eq!(fit[..2], ["╭─╮", "│x│"]);
+        assert!(fit[4].contains("7 more rows"), "{fit:?}");
+        assert_eq!(fit[5..], ["╰─╯", "sums", "attention"]);
+        assert_eq!(fit_rows(&page, 100).len(), 14);
+        assert!(fit_rows(&page, 2).len() <= 1 && fit_rows("", 0).is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! Views as text: tables, sizes, ages, colour. Pure: nothing here reads a clock or a terminal.
+//! Rendering of views as text. Pure: reads neither a clock nor the terminal.
 
 pub(super) mod alerts;
 pub(super) mod blocks;

@@ -1,60 +1,59 @@
-//! A plan as text: a line a step, what is done first, then to whom, then why. And as JSON.
+//! A plan as text, one line for each step, and as JSON.
 
 use serde_json::{Value, json};
 
 use super::style::tame;
 use crate::spec::AppSpec;
 
-/// Values longer than this are not shown whole. Characters.
+/// Maximum number of characters of a value; longer ones are truncated.
 const MAX_VALUE: usize = 60;
 
-/// What is to be done about an app, and why.
+/// A step of a plan.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::cli) struct PlanStep {
-    /// What.
-    pub(in crate::cli) action: PlanAction,
-    /// The instances in the list that it is about.
-    pub(in crate::cli) ids: Vec<u32>,
-    /// Why, if its settings differ.
-    pub(in crate::cli) changes: Vec<FieldDiff>,
+pub(crate) struct PlanStep {
+    pub(crate) action: PlanAction,
+    /// Ids of the existing instances of the app.
+    pub(crate) ids: Vec<u32>,
+    /// Settings that differ.
+    pub(crate) changes: Vec<FieldDiff>,
 }
 
-/// What there is to do.
+/// The action of a step.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::cli) enum PlanAction {
-    /// It is not in the list.
+pub(crate) enum PlanAction {
+    /// The app is not in the list.
     Start(Box<AppSpec>),
-    /// Instances of it do not run.
+    /// Some instances are stopped.
     StartStopped(String),
-    /// It runs with other settings, and shares its port: it gets new processes without a gap.
+    /// The settings differ, and instances share ports: they are replaced without downtime.
     Reload(Box<AppSpec>),
-    /// It has other settings, and gets new processes.
+    /// The settings differ.
     Restart(Box<AppSpec>),
-    /// It has other settings, and neither runs nor is to.
+    /// The settings differ, and the app is stopped and remains so.
     Update(Box<AppSpec>),
-    /// It has another number of instances.
+    /// The number of instances differs.
     Scale { name: String, from: usize, to: u32 },
-    /// It was started from the file, which names it no more.
+    /// The app was started from the file and is no longer in it.
     Delete(String),
-    /// The same, but only `--prune` deletes.
+    /// As `Delete`, but without `--prune`.
     Keep(String),
-    /// Nothing.
+    /// Nothing differs.
     Unchanged(String),
 }
 
-/// A setting that differs. Values of variables are not kept: nobody is to see them.
+/// A setting that differs. The values of environment variables are not included.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::cli) struct FieldDiff {
-    /// Its key, as in files: `kill_timeout`; `env.NAME` for a variable.
-    pub(in crate::cli) name: String,
-    /// What it is, and what it is to be; nothing for a variable's.
-    pub(in crate::cli) values: Option<(Value, Value)>,
-    /// How a variable differs.
-    pub(in crate::cli) note: &'static str,
+pub(crate) struct FieldDiff {
+    /// Its key in files, such as `kill_timeout`; `env.NAME` for an environment variable.
+    pub(crate) name: String,
+    /// The current and the planned value; `None` for an environment variable.
+    pub(crate) values: Option<(Value, Value)>,
+    /// How it differs: `added`, `removed` or `changed`.
+    pub(crate) note: &'static str,
 }
 
 impl PlanAction {
-    /// Its word, with the sign of what happens to processes.
+    /// The sign shows what happens to processes.
     fn sign_and_verb(&self) -> (&'static str, &'static str) {
         match self {
             Self::Start(_) | Self::StartStopped(_) => ("+", "start"),
@@ -93,7 +92,7 @@ impl PlanStep {
                 format!("not running (id {})", ids.join(", "))
             }
             PlanAction::Reload(_) | PlanAction::Restart(_) | PlanAction::Update(_) => {
-                self.changes.iter().map(change).collect::<Vec<_>>().join("; ")
+                self.changes.iter().map(change_text).collect::<Vec<_>>().join("; ")
             }
             PlanAction::Scale { from, to, .. } => format!("{from} → {}", instances(*to)),
             PlanAction::Delete(_) => "no longer in the file".into(),
@@ -103,29 +102,29 @@ impl PlanStep {
     }
 }
 
-/// The plan, and how much there is to do.
-pub(in crate::cli) fn text(steps: &[PlanStep]) -> String {
+/// The plan as text, with the number of changes.
+pub(crate) fn text(steps: &[PlanStep]) -> String {
     let row = |step: &PlanStep| {
-        let (sign, word) = step.action.sign_and_verb();
-        [format!("{sign} {word}"), tame(step.action.app()).into_owned(), tame(&step.reason()).into_owned()]
+        let (sign, verb) = step.action.sign_and_verb();
+        [format!("{sign} {verb}"), tame(step.action.app()).into_owned(), tame(&step.reason()).into_owned()]
     };
     let rows: Vec<[String; 3]> = steps.iter().map(row).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let (first, second) = (width(0), width(1));
-    let line = |[what, name, why]: &[String; 3]| format!("{what:first$}  {name:second$}  {why}");
+    let line = |[action, name, reason]: &[String; 3]| format!("{action:first$}  {name:second$}  {reason}");
     let mut text: String = rows.iter().map(|row| format!("{}\n", line(row).trim_end())).collect();
     match steps.iter().filter(|step| step.action.is_change()).count() {
         0 => text.push_str("no changes\n"),
         1 => text.push_str("1 change\n"),
-        many => text.push_str(&format!("{many} changes\n")),
+        count => text.push_str(&format!("{count} changes\n")),
     }
     text
 }
 
-/// The same for programs: `{ "steps": [{ "action", "app", "ids", "reason", "changes" }], "pending": 2 }`.
-pub(in crate::cli) fn json(steps: &[PlanStep]) -> Value {
+/// The plan as JSON: `{ "steps": [{ "action", "app", "ids", "reason", "changes" }], "pending": 2 }`.
+pub(crate) fn json(steps: &[PlanStep]) -> Value {
     let change = |change: &FieldDiff| match &change.values {
-        Some((is, wanted)) => json!({ "setting": change.name, "is": is, "wanted": wanted }),
+        Some((current, planned)) => json!({ "setting": change.name, "is": current, "wanted": planned }),
         None => json!({ "setting": change.name, "change": change.note }),
     };
     let step = |step: &PlanStep| {
@@ -137,22 +136,24 @@ pub(in crate::cli) fn json(steps: &[PlanStep]) -> Value {
             "changes": step.changes.iter().map(change).collect::<Vec<_>>(),
         })
     };
-    let to_do = steps.iter().filter(|step| step.action.is_change()).count();
-    json!({ "steps": steps.iter().map(step).collect::<Vec<_>>(), "pending": to_do })
+    let pending = steps.iter().filter(|step| step.action.is_change()).count();
+    json!({ "steps": steps.iter().map(step).collect::<Vec<_>>(), "pending": pending })
 }
 
 fn instances(count: u32) -> String {
     if count == 1 { "1 instance".into() } else { format!("{count} instances") }
 }
 
-fn change(change: &FieldDiff) -> String {
+fn change_text(change: &FieldDiff) -> String {
     match &change.values {
-        Some((is, wanted)) => format!("{}: {} → {}", change.name, shown(is), shown(wanted)),
+        Some((current, planned)) => {
+            format!("{}: {} → {}", change.name, value_text(current), value_text(planned))
+        }
         None => format!("{} {}", change.name, change.note),
     }
 }
 
-fn shown(value: &Value) -> String {
+fn value_text(value: &Value) -> String {
     let text = match value {
         Value::Null => "none".to_owned(),
         other => other.to_string(),
@@ -167,12 +168,12 @@ fn shown(value: &Value) -> String {
 mod tests {
     use super::*;
 
-    fn three() -> [PlanStep; 4] {
+    fn steps() -> [PlanStep; 4] {
         let app = Box::new(AppSpec::new("api", "/a", "/"));
         let changed = |name: &str, values| FieldDiff { name: name.into(), values, note: "removed" };
         let changes =
             vec![changed("kill_timeout", Some((1000.into(), 2000.into()))), changed("env.TOKEN", None)];
-        let step = |work, ids: &[u32]| PlanStep { action: work, ids: ids.into(), changes: Vec::new() };
+        let step = |action, ids: &[u32]| PlanStep { action, ids: ids.into(), changes: Vec::new() };
         [
             step(PlanAction::Start(app.clone()), &[]),
             PlanStep { action: PlanAction::Reload(app), ids: vec![0, 1], changes },
@@ -182,19 +183,19 @@ mod tests {
     }
 
     #[test]
-    fn a_line_a_step() {
+    fn text_has_a_line_for_each_step() {
         let want = "\
 + start      api  1 new instance
 ~ reload     api  kill_timeout: 1000 → 2000; env.TOKEN removed
 ~ scale      w    1 → 3 instances
   unchanged  x\n3 changes\n";
-        assert_eq!(text(&three()), want);
-        assert_eq!(text(&three()[3..]), "  unchanged  x\nno changes\n");
+        assert_eq!(text(&steps()), want);
+        assert_eq!(text(&steps()[3..]), "  unchanged  x\nno changes\n");
     }
 
     #[test]
-    fn programs_are_told_the_same() {
-        let plan = json(&three());
+    fn json_has_the_same_contents() {
+        let plan = json(&steps());
         let want = json!({
             "action": "reload", "app": "api", "ids": [0, 1],
             "reason": "kill_timeout: 1000 → 2000; env.TOKEN removed",

@@ -1,15 +1,15 @@
-//! How instances came out of a request, and what is being waited for.
+//! Results of an operation for its instances, and instances in transition.
 
 use std::collections::BTreeMap;
 
 use super::style::tame;
 use crate::ipc::message::{Outcome, Report, Status};
 
-/// More ids than these are counted instead of listed.
+/// Maximum number of ids or apps that are listed; more are counted.
 const MAX_IDS: usize = 8;
 
-/// One line for all instances of an app that came out alike, then the daemon's notes.
-pub(in crate::cli) fn outcomes(report: &Report) -> Vec<String> {
+/// One line for all instances of an app with the same result, then the notes of the daemon.
+pub(crate) fn outcomes(report: &Report) -> Vec<String> {
     let mut groups: Vec<(&Outcome, Vec<u32>)> = Vec::new();
     for outcome in report.instances.iter().filter(|outcome| outcome.problem.is_none()) {
         match groups.iter_mut().find(|(first, _)| is_same_outcome(first, outcome)) {
@@ -22,8 +22,8 @@ pub(in crate::cli) fn outcomes(report: &Report) -> Vec<String> {
     lines
 }
 
-fn is_same_outcome(one: &Outcome, other: &Outcome) -> bool {
-    (&one.name, one.status, one.killed) == (&other.name, other.status, other.killed)
+fn is_same_outcome(a: &Outcome, b: &Outcome) -> bool {
+    (&a.name, a.status, a.killed) == (&b.name, b.status, b.killed)
 }
 
 fn line(outcome: &Outcome, ids: &[u32]) -> String {
@@ -33,17 +33,17 @@ fn line(outcome: &Outcome, ids: &[u32]) -> String {
     format!("{} ({ids}): {status}{killed}", tame(&outcome.name))
 }
 
-/// The instances that are on their way, by state and app: `: stopping api (0, 1), web (2)`.
-pub(in crate::cli) fn in_transition(moving: &BTreeMap<u32, (String, Status)>) -> String {
+/// The instances in transition, by status and app: `: stopping api (0, 1), web (2)`.
+pub(crate) fn in_transition(instances: &BTreeMap<u32, (String, Status)>) -> String {
     let mut apps: BTreeMap<(&str, &str), Vec<u32>> = BTreeMap::new();
-    for (id, (name, status)) in moving {
+    for (id, (name, status)) in instances {
         apps.entry((status.as_str(), name)).or_default().push(*id);
     }
     let (mut text, mut last) = (String::new(), "");
     for ((status, name), ids) in apps.iter().take(MAX_IDS) {
-        let begin = if last.is_empty() { ": " } else { ", " };
+        let separator = if last.is_empty() { ": " } else { ", " };
         let word = if *status == last { String::new() } else { format!("{status} ") };
-        text.push_str(&format!("{begin}{word}{} ({})", tame(name), format_ids(ids)));
+        text.push_str(&format!("{separator}{word}{} ({})", tame(name), format_ids(ids)));
         last = status;
     }
     if apps.len() > MAX_IDS {
@@ -52,11 +52,11 @@ pub(in crate::cli) fn in_transition(moving: &BTreeMap<u32, (String, Status)>) ->
     text
 }
 
-/// The ids, or how many there are.
+/// The ids, or their number.
 fn format_ids(ids: &[u32]) -> String {
     match ids.len() {
         0..=MAX_IDS => ids.iter().map(u32::to_string).collect::<Vec<_>>().join(", "),
-        many => format!("{many} instances"),
+        count => format!("{count} instances"),
     }
 }
 
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn instances_alike_share_a_line() {
+    fn equal_results_share_a_line() {
         let mut killed = outcome(3, "slow", Some(Status::Stopped));
         killed.killed = true;
         let mut failed = outcome(4, "bad", Some(Status::Errored));
@@ -92,13 +92,13 @@ mod tests {
     }
 
     #[test]
-    fn crowds_are_counted() {
+    fn many_instances_are_counted() {
         let instances = (0..500).map(|id| outcome(id, "api", Some(Status::Online))).collect();
         assert_eq!(outcomes(&Report { instances, notes: vec![] }), ["api (500 instances): online"]);
     }
 
     #[test]
-    fn what_is_on_its_way_is_told_by_state_and_app() {
+    fn transition_is_grouped_by_status_and_app() {
         let row = |id, name: &str, status| (id, (name.to_owned(), status));
         let moving = [
             row(0, "web", Status::Stopping),
@@ -108,7 +108,7 @@ mod tests {
         ];
         assert_eq!(in_transition(&moving.into()), ": launching job (3), stopping api (1, 2), web (0)");
         assert_eq!(in_transition(&BTreeMap::new()), "");
-        let crowd = (0..30).map(|id| row(id, &format!("app-{id:02}"), Status::Launching)).collect();
-        assert!(in_transition(&crowd).ends_with("app-07 (7) and 22 more apps"), "{}", in_transition(&crowd));
+        let many = (0..30).map(|id| row(id, &format!("app-{id:02}"), Status::Launching)).collect();
+        assert!(in_transition(&many).ends_with("app-07 (7) and 22 more apps"), "{}", in_transition(&many));
     }
 }

@@ -1,44 +1,40 @@
-//! Colour and width of the output, and what must never reach a terminal.
+//! Colors and widths of text on a terminal.
 
 use std::borrow::Cow;
-
-pub(in crate::cli) use crate::text::sanitize as tame;
 
 use unicode_segmentation::UnicodeSegmentation;
 use unicode_width::UnicodeWidthStr;
 
 use crate::ipc::message::Status;
+pub(crate) use crate::text::sanitize as tame;
 
-/// Columns assumed where nobody looks: enough for the full layouts, as in PM2.
+/// The width of output to files and pipes, enough for all columns, as in PM2.
 const DEFAULT_WIDTH: usize = 300;
 
-/// How output is dressed.
+/// The style of output.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::cli) struct Style {
-    /// Whether colours are wanted.
-    pub(in crate::cli) colour: bool,
-    /// Columns there are.
-    pub(in crate::cli) width: usize,
+pub(crate) struct Style {
+    pub(crate) color: bool,
+    /// Width of the terminal in columns.
+    pub(crate) width: usize,
 }
 
-/// What a colour means.
+/// The meaning of a color.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::cli) enum Tone {
-    /// Nothing special.
+pub(crate) enum Tone {
     Plain,
-    /// A heading, a key.
+    /// Headings and keys.
     Heading,
-    /// As it should be.
     Success,
-    /// Down.
+    /// Errored or stopped.
     Error,
-    /// In between.
+    /// In transition, or needs attention.
     Warning,
 }
 
 impl Tone {
-    /// The sequence that begins this tone.
-    pub(in crate::cli) fn begin(self) -> &'static str {
+    /// The escape sequence that starts this tone.
+    pub(crate) fn begin(self) -> &'static str {
         match self {
             Self::Plain => "",
             Self::Heading => "\u{1b}[1;36m",
@@ -48,8 +44,7 @@ impl Tone {
         }
     }
 
-    /// The tone of a state.
-    pub(in crate::cli) fn of(status: Status) -> Self {
+    pub(crate) fn of(status: Status) -> Self {
         match status {
             Status::Online => Self::Success,
             Status::Stopped | Status::Errored => Self::Error,
@@ -58,54 +53,53 @@ impl Tone {
     }
 }
 
-/// Ends any tone.
-pub(in crate::cli) const RESET: &str = "\u{1b}[0m";
+/// The escape sequence that ends a tone.
+pub(crate) const RESET: &str = "\u{1b}[0m";
 
 impl Style {
-    /// For files and pipes.
-    pub(in crate::cli) fn plain() -> Self {
-        Self { colour: false, width: DEFAULT_WIDTH }
+    /// The style for files and pipes.
+    pub(crate) fn plain() -> Self {
+        Self { color: false, width: DEFAULT_WIDTH }
     }
 
-    /// `text` in the colour that belongs to a name, today and tomorrow. Red is for errors.
-    pub(in crate::cli) fn paint_name(self, name: &str, text: &str) -> String {
-        if !self.colour {
+    /// `text` in a color derived from `name`. Red is reserved for errors.
+    pub(crate) fn paint_name(self, name: &str, text: &str) -> String {
+        if !self.color {
             return text.to_owned();
         }
-        // FNV-1a: short names differ in it.
+        // FNV-1a distributes short names well.
         let hash = name
             .bytes()
             .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-        let colours = [32, 33, 34, 35, 36, 92, 93, 94, 95, 96];
-        let colour = colours[hash as usize % colours.len()];
-        format!("\u{1b}[{colour}m{text}{RESET}")
+        let colors = [32, 33, 34, 35, 36, 92, 93, 94, 95, 96];
+        let color = colors[hash as usize % colors.len()];
+        format!("\u{1b}[{color}m{text}{RESET}")
     }
 
-    /// `text` in a tone.
-    pub(in crate::cli) fn paint(self, tone: Tone, text: &str) -> String {
-        match self.colour && tone != Tone::Plain {
+    pub(crate) fn paint(self, tone: Tone, text: &str) -> String {
+        match self.color && tone != Tone::Plain {
             true => format!("{}{text}{RESET}", tone.begin()),
             false => text.to_owned(),
         }
     }
 }
 
-/// Columns that `text` takes on a terminal. Several characters may be one sign there: an emoji with what
-/// makes it one, a letter with its accent.
-pub(in crate::cli) fn width(text: &str) -> usize {
+/// The width of `text` on a terminal in columns. Several characters may form one grapheme: an emoji with its
+/// modifiers, a letter with its accent.
+pub(crate) fn width(text: &str) -> usize {
     text.width()
 }
 
-/// `text` in at most `columns`, its end replaced by `…` where it is longer.
-pub(in crate::cli) fn truncate(text: &str, columns: usize) -> Cow<'_, str> {
+/// `text` truncated to `columns`, with `…` at the end if it is longer.
+pub(crate) fn truncate(text: &str, columns: usize) -> Cow<'_, str> {
     let (mut taken, mut fits) = (0, 0);
-    for (at, sign) in text.grapheme_indices(true) {
-        taken += width(sign);
+    for (at, grapheme) in text.grapheme_indices(true) {
+        taken += width(grapheme);
         if taken > columns {
             return if columns == 0 { "".into() } else { format!("{}…", &text[..fits]).into() };
         }
         if taken < columns {
-            fits = at + sign.len();
+            fits = at + grapheme.len();
         }
     }
     Cow::Borrowed(text)
@@ -125,19 +119,19 @@ mod tests {
     }
 
     #[test]
-    fn a_sign_of_several_characters_is_not_broken() {
+    fn graphemes_are_not_split() {
         assert_eq!((width("⚠️"), width("👩‍💻"), width("e\u{301}")), (2, 2, 1));
         assert_eq!((truncate("👩‍💻👩‍💻", 4), truncate("👩‍💻👩‍💻", 3)), ("👩‍💻👩‍💻".into(), "👩‍💻…".into()));
     }
 
     #[test]
-    fn control_characters_do_not_pass() {
+    fn control_characters_are_replaced() {
         assert_eq!(tame("a\u{1b}[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
     }
 
     #[test]
-    fn colour_only_where_wanted() {
+    fn plain_style_has_no_colors() {
         assert_eq!(Style::plain().paint(Tone::Success, "online"), "online");
-        assert_eq!(Style { colour: true, width: 80 }.paint(Tone::Success, "x"), "\u{1b}[32mx\u{1b}[0m");
+        assert_eq!(Style { color: true, width: 80 }.paint(Tone::Success, "x"), "\u{1b}[32mx\u{1b}[0m");
     }
 }

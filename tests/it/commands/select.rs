@@ -128,5 +128,6 @@ fn selecting_apps_does_not_start_daemon() {
     for verb in [&["ping"], &["info"], &["logs"], &["save"]] {
         rsm.run(verb).code(3).says("the daemon is not running");
     }
+    rsm.ok(&["kill"]).says("the daemon is not running");
     assert!(!rsm.home().join("rsm.sock").exists());
 }

@@ -1,4 +1,4 @@
-//! What is to be done so that apps are as a file says. Pure.
+//! The steps that make the running apps match a file. Pure.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -10,39 +10,42 @@ use crate::config;
 use crate::ipc::message::{InstanceDetail, Status};
 use crate::spec::{AppSpec, EnvVars};
 
-/// What is to be done, in the order of the file; then what is not in it.
-pub(in crate::cli) fn plan_steps(
-    wanted: &[AppSpec],
-    there: &[InstanceDetail],
+/// The steps for the apps of the file, in their order, then for apps that are no longer in it.
+pub(crate) fn plan_steps(
+    apps: &[AppSpec],
+    current: &[InstanceDetail],
     file: Option<&PathBuf>,
     prune: bool,
 ) -> Vec<PlanStep> {
-    let mut steps: Vec<PlanStep> = wanted.iter().flat_map(|app| app_step(app, there)).collect();
-    let gone = there.iter().filter(|detail| {
-        let from_here = file.is_some() && detail.spec.source.as_ref() == file;
-        from_here && !wanted.iter().any(|app| app.name == detail.view.name)
+    let mut steps: Vec<PlanStep> = apps.iter().flat_map(|app| app_steps(app, current)).collect();
+    let removed = current.iter().filter(|detail| {
+        let is_from_file = file.is_some() && detail.spec.source.as_ref() == file;
+        is_from_file && !apps.iter().any(|app| app.name == detail.view.name)
     });
-    for name in gone.map(|detail| &detail.view.name).collect::<BTreeSet<_>>() {
-        let of_name: Vec<&InstanceDetail> = there.iter().filter(|detail| detail.view.name == *name).collect();
-        let work = if prune { PlanAction::Delete(name.clone()) } else { PlanAction::Keep(name.clone()) };
-        steps.push(step(work, &of_name));
+    for name in removed.map(|detail| &detail.view.name).collect::<BTreeSet<_>>() {
+        let instances: Vec<&InstanceDetail> =
+            current.iter().filter(|detail| detail.view.name == *name).collect();
+        let action = if prune { PlanAction::Delete(name.clone()) } else { PlanAction::Keep(name.clone()) };
+        steps.push(step(action, &instances));
     }
     steps
 }
 
-fn step(work: PlanAction, about: &[&InstanceDetail]) -> PlanStep {
-    PlanStep { action: work, ids: about.iter().map(|detail| detail.view.id).collect(), changes: Vec::new() }
+fn step(action: PlanAction, instances: &[&InstanceDetail]) -> PlanStep {
+    PlanStep { action, ids: instances.iter().map(|detail| detail.view.id).collect(), changes: Vec::new() }
 }
 
-fn app_step(app: &AppSpec, there: &[InstanceDetail]) -> Vec<PlanStep> {
-    let of_name: Vec<&InstanceDetail> = there.iter().filter(|detail| detail.view.name == app.name).collect();
-    let Some(changes) = of_name.iter().map(|detail| spec_diff(&detail.spec, app)).max_by_key(Vec::len) else {
+fn app_steps(app: &AppSpec, current: &[InstanceDetail]) -> Vec<PlanStep> {
+    let instances: Vec<&InstanceDetail> =
+        current.iter().filter(|detail| detail.view.name == app.name).collect();
+    let Some(changes) = instances.iter().map(|detail| spec_diff(&detail.spec, app)).max_by_key(Vec::len)
+    else {
         return vec![step(PlanAction::Start(Box::new(app.clone())), &[])];
     };
-    let (from, to) = (of_name.len(), app.target_instances(of_name.len()));
+    let (from, to) = (instances.len(), app.target_instances(instances.len()));
     let to = u32::try_from(to).unwrap_or(u32::MAX);
     if !changes.is_empty() {
-        let mut step = step(changed_action(app, &of_name), &of_name);
+        let mut step = step(changed_action(app, &instances), &instances);
         step.changes = changes;
         if to as usize != from {
             let values = Some((from.into(), to.into()));
@@ -52,24 +55,24 @@ fn app_step(app: &AppSpec, there: &[InstanceDetail]) -> Vec<PlanStep> {
     }
     let mut steps = Vec::new();
     if to as usize != from {
-        steps.push(step(PlanAction::Scale { name: app.name.clone(), from, to }, &of_name));
+        steps.push(step(PlanAction::Scale { name: app.name.clone(), from, to }, &instances));
     }
-    let resting: Vec<&InstanceDetail> = of_name.iter().copied().filter(is_stopped).collect();
-    if app.autostart && !resting.is_empty() {
-        steps.push(step(PlanAction::StartStopped(app.name.clone()), &resting));
+    let stopped: Vec<&InstanceDetail> = instances.iter().copied().filter(is_stopped).collect();
+    if app.autostart && !stopped.is_empty() {
+        steps.push(step(PlanAction::StartStopped(app.name.clone()), &stopped));
     }
-    if steps.is_empty() { vec![step(PlanAction::Unchanged(app.name.clone()), &of_name)] } else { steps }
+    if steps.is_empty() { vec![step(PlanAction::Unchanged(app.name.clone()), &instances)] } else { steps }
 }
 
-/// How an app gets other settings: as gently as it can be.
-fn changed_action(app: &AppSpec, there: &[&InstanceDetail]) -> PlanAction {
+/// The action that applies changed settings with the least disruption.
+fn changed_action(app: &AppSpec, instances: &[&InstanceDetail]) -> PlanAction {
     let online = |detail: &&InstanceDetail| detail.view.status == Status::Online;
-    let shares = app.shares_ports() && there.iter().all(|detail| detail.spec.shares_ports());
+    let shares_ports = app.shares_ports() && instances.iter().all(|detail| detail.spec.shares_ports());
     let app = Box::new(app.clone());
-    match there.iter().all(is_stopped) {
+    match instances.iter().all(is_stopped) {
         true if !app.autostart => PlanAction::Update(app),
         true => PlanAction::Restart(app),
-        false if shares && there.iter().any(online) => PlanAction::Reload(app),
+        false if shares_ports && instances.iter().any(online) => PlanAction::Reload(app),
         false => PlanAction::Restart(app),
     }
 }
@@ -78,76 +81,76 @@ fn is_stopped(detail: &&InstanceDetail) -> bool {
     matches!(detail.view.status, Status::Stopped | Status::Errored)
 }
 
-/// What differs. Not the number of instances, which is changed without new processes; nor what only tells
-/// where the app is from.
-fn spec_diff(is: &AppSpec, wanted: &AppSpec) -> Vec<FieldDiff> {
-    let neutral = |spec: &AppSpec| {
+/// The settings that differ, except the number of instances, which is changed without new processes, and the origin
+/// of the app.
+fn spec_diff(current: &AppSpec, planned: &AppSpec) -> Vec<FieldDiff> {
+    let compared = |spec: &AppSpec| {
         let vars = EnvVars::new();
         let bare =
             AppSpec { instances: 1, version: None, source: None, origin: None, env: vars, ..spec.clone() };
         serde_json::to_value(bare).unwrap_or_default()
     };
     let mut changes = Vec::new();
-    collect_diff("", &neutral(is), &neutral(wanted), &mut changes);
-    let names: BTreeSet<&String> = is.env.keys().chain(wanted.env.keys()).collect();
+    collect_diff("", &compared(current), &compared(planned), &mut changes);
+    let names: BTreeSet<&String> = current.env.keys().chain(planned.env.keys()).collect();
     for name in names {
-        let how = match (is.env.get(name), wanted.env.get(name)) {
+        let note = match (current.env.get(name), planned.env.get(name)) {
             (None, _) => "added",
             (_, None) => "removed",
             (before, after) if before != after => "changed",
             _ => continue,
         };
-        changes.push(FieldDiff { name: format!("env.{name}"), values: None, note: how });
+        changes.push(FieldDiff { name: format!("env.{name}"), values: None, note });
     }
     changes
 }
 
-/// Compares what lies at a place (a JSON pointer), down to what files have a key for.
-fn collect_diff(at: &str, is: &Value, wanted: &Value, changes: &mut Vec<FieldDiff>) {
-    if is == wanted {
+/// Compares two values at a JSON pointer, recursively down to the values of keys in files.
+fn collect_diff(pointer: &str, current: &Value, planned: &Value, changes: &mut Vec<FieldDiff>) {
+    if current == planned {
         return;
     }
-    let name = config::key_for_pointer(at);
-    if let (None, Value::Object(one), Value::Object(other)) = (name, is, wanted) {
-        let keys: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+    let name = config::key_for_pointer(pointer);
+    if let (None, Value::Object(a), Value::Object(b)) = (name, current, planned) {
+        let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
         // Not indexed: indexing a map panics for a missing key, and optional settings are omitted if they are unset.
         let field = |map: &Map<String, Value>, key: &String| map.get(key).cloned().unwrap_or_default();
         for key in keys {
-            collect_diff(&format!("{at}/{key}"), &field(one, key), &field(other, key), changes);
+            collect_diff(&format!("{pointer}/{key}"), &field(a, key), &field(b, key), changes);
         }
         return;
     }
-    let name = name.map_or_else(|| at.trim_start_matches('/').replace('/', "."), str::to_owned);
-    changes.push(FieldDiff { name, values: Some((is.clone(), wanted.clone())), note: "changed" });
+    let name = name.map_or_else(|| pointer.trim_start_matches('/').replace('/', "."), str::to_owned);
+    changes.push(FieldDiff { name, values: Some((current.clone(), planned.clone())), note: "changed" });
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use crate::cli::commands::apply::diff::*;
+    use super::*;
     use crate::spec::{Autoscale, Probe, ProbeAction, RestartDelay};
 
     #[test]
-    fn what_differs_is_named_as_in_files_and_without_values_of_variables() {
-        let mut is = AppSpec::new("api", "/a", "/");
-        is.env = [("KEPT", "1"), ("GONE", "hunter2"), ("OTHER", "hunter2")]
+    fn names_differing_keys_and_hides_env_values() {
+        let mut current = AppSpec::new("api", "/a", "/");
+        current.env = [("KEPT", "1"), ("GONE", "hunter2"), ("OTHER", "hunter2")]
             .map(|(a, b)| (a.into(), b.into()))
             .into();
-        let mut wanted = is.clone();
-        assert!(spec_diff(&is, &wanted).is_empty());
-        (wanted.instances, wanted.version) = (4, Some("2".into()));
-        assert!(spec_diff(&is, &wanted).is_empty());
-        wanted.stop.timeout = Duration::from_secs(1);
-        wanted.hold_port = true;
-        wanted.limits.memory = Some(1 << 20);
-        wanted.restart.delay = RestartDelay::Fixed(Duration::from_secs(1));
-        wanted.env =
+        let mut planned = current.clone();
+        assert!(spec_diff(&current, &planned).is_empty());
+        (planned.instances, planned.version) = (4, Some("2".into()));
+        assert!(spec_diff(&current, &planned).is_empty());
+        planned.stop.timeout = Duration::from_secs(1);
+        planned.hold_port = true;
+        planned.limits.memory = Some(1 << 20);
+        planned.restart.delay = RestartDelay::Fixed(Duration::from_secs(1));
+        planned.env =
             [("KEPT", "1"), ("NEW", "hunter2"), ("OTHER", "x")].map(|(a, b)| (a.into(), b.into())).into();
-        let changes = spec_diff(&is, &wanted);
-        let told: Vec<String> =
+        let changes = spec_diff(&current, &planned);
+        let lines: Vec<String> =
             changes.iter().map(|change| format!("{} {}", change.name, change.note)).collect();
-        let want = [
+        let expected = [
             "hold_port changed",
             "memory_max changed",
             "restart_delay changed",
@@ -156,7 +159,7 @@ mod tests {
             "env.NEW added",
             "env.OTHER changed",
         ];
-        assert_eq!(told, want);
+        assert_eq!(lines, expected);
         assert!(!format!("{changes:?}").contains("hunter2"));
     }
 

@@ -1,4 +1,4 @@
-//! `plan` and `apply`: what differs between a file and what runs, and doing just that.
+//! `plan` and `apply`: show the differences between a file and the list, and apply them.
 
 mod diff;
 
@@ -6,7 +6,12 @@ use std::path::Path;
 
 use clap::Args;
 
+use crate::cli::app_flags::{InvocationContext, print_warnings};
 use crate::cli::error::Error;
+use crate::cli::operation::send_all;
+use crate::cli::render::plan::{self, PlanAction, PlanStep};
+use crate::cli::session::Session;
+use crate::cli::{environment, output};
 use crate::config;
 use crate::ipc::client::{Client, ClientError};
 use crate::ipc::message::{
@@ -15,16 +20,9 @@ use crate::ipc::message::{
 };
 use crate::spec::AppSpec;
 
-use crate::cli::app_flags::{Ground, mistakes, warn};
-use crate::cli::commands::lifecycle::send_all;
-use crate::cli::render::plan;
-use crate::cli::render::plan::{PlanAction, PlanStep};
-use crate::cli::session::Session;
-use crate::cli::{environment, output};
-
 // Arguments of `plan` and `apply`.
 #[derive(Args, Clone, Debug)]
-pub(in crate::cli) struct ApplyArgs {
+pub(crate) struct ApplyArgs {
     /// Ecosystem file
     file: String,
     /// Delete apps that were started from this file and are no longer in it
@@ -40,105 +38,105 @@ pub(in crate::cli) struct ApplyArgs {
 
 // Arguments of `plan`.
 #[derive(Args, Clone, Debug)]
-pub(in crate::cli) struct PlanArgs {
+pub(crate) struct PlanArgs {
     #[command(flatten)]
-    of: ApplyArgs,
+    target: ApplyArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// What a file says, and what there is.
+/// The plan for a file, with what it was made from.
 struct PlanInput {
     steps: Vec<PlanStep>,
-    /// The connection, if a daemon runs.
+    /// The connection; `None` if the daemon is not running.
     client: Option<Client>,
     apps: Vec<AppSpec>,
     current: Vec<InstanceDetail>,
 }
 
-pub(in crate::cli) async fn plan(plan: PlanArgs, session: &Session) -> Result<(), Error> {
-    let look = load_input(&plan.of, session).await?;
-    if plan.json {
-        output::print_json(&plan::json(&look.steps))
+pub(crate) async fn plan(args: PlanArgs, session: &Session) -> Result<(), Error> {
+    let input = load_input(&args.target, session).await?;
+    if args.json {
+        output::print_json(&plan::json(&input.steps))
     } else {
-        output::print(&plan::text(&look.steps))
+        output::print(&plan::text(&input.steps))
     }
 }
 
-pub(in crate::cli) async fn apply(of: ApplyArgs, session: &Session) -> Result<(), Error> {
-    let look = load_input(&of, session).await?;
-    for line in plan::text(&look.steps).lines() {
+pub(crate) async fn apply(args: ApplyArgs, session: &Session) -> Result<(), Error> {
+    let input = load_input(&args, session).await?;
+    for line in plan::text(&input.steps).lines() {
         session.notice(format_args!("{line}"));
     }
-    let requests = requests(&look.steps, session);
-    let mut client = match look.client {
+    let requests = requests(&input.steps, session);
+    let mut client = match input.client {
         Some(client) => client,
         None if requests.is_empty() => return Ok(()),
         None => session.connect_or_start().await?,
     };
-    // Before the list is shown: from here on they are as the file says.
-    let kept = without_removed(&look.steps, &look.apps, &look.current);
-    if !kept.is_empty() {
+    // First, because the list that is printed at the end shows drift.
+    let recorded = specs_to_record(&input.steps, &input.apps, &input.current);
+    if !recorded.is_empty() {
         let inherited = environment::collect_env(session);
-        let note = Request::Start(StartApps { apps: kept, inherited, existing: Existing::Keep });
-        client.call::<Report>(&note).await.map_err(|error| session.client_error(error))?;
+        let record = Request::Start(StartApps { apps: recorded, inherited, existing: Existing::Keep });
+        client.call::<Report>(&record).await.map_err(|error| session.client_error(error))?;
     }
     if requests.is_empty() {
         return Ok(());
     }
-    let what = format!("applying {}", of.file);
-    send_all(session, &mut client, &what, requests).await.map(drop)
+    let description = format!("applying {}", args.file);
+    send_all(session, &mut client, &description, requests).await.map(drop)
 }
 
-async fn load_input(of: &ApplyArgs, session: &Session) -> Result<PlanInput, Error> {
-    let ground = Ground::new(of.env.as_deref(), &of.only)?;
-    let path = Path::new(&of.file);
-    let loaded = config::load(path, &ground.options).map_err(mistakes)?;
-    warn(session, &loaded.warnings);
+async fn load_input(args: &ApplyArgs, session: &Session) -> Result<PlanInput, Error> {
+    let context = InvocationContext::new(args.env.as_deref(), &args.only)?;
+    let path = Path::new(&args.file);
+    let loaded = config::load(path, &context.options)?;
+    print_warnings(session, &loaded.warnings);
     let mut client = session.connect_if_running().await?;
-    let there = match &mut client {
+    let current = match &mut client {
         Some(client) => fetch_details(client, session).await?,
         None => Vec::new(),
     };
     let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    // With `only` the other apps of the file are none of this command's business.
-    let file = of.only.is_empty().then_some(file);
+    // With `--only`, the other apps of the file are not part of the plan.
+    let file = args.only.is_empty().then_some(file);
     let apps = loaded.apps;
     Ok(PlanInput {
-        steps: diff::plan_steps(&apps, &there, file.as_ref(), of.prune),
+        steps: diff::plan_steps(&apps, &current, file.as_ref(), args.prune),
         client,
         apps,
-        current: there,
+        current,
     })
 }
 
-/// Everything in the list, with the variables that each instance was given.
+/// Details of all instances, with their environment variables.
 async fn fetch_details(client: &mut Client, session: &Session) -> Result<Vec<InstanceDetail>, Error> {
-    let everything = DescribeQuery { select: vec!["all".into()], env: true };
-    match client.describe(everything).await {
-        // No app is in the list.
+    let query = DescribeQuery { select: vec!["all".into()], env: true };
+    match client.describe(query).await {
+        // The list is empty.
         Err(ClientError::Rejected(error)) if error.code == ErrorCode::NotFound => Ok(Vec::new()),
         details => details.map_err(|error| session.client_error(error)),
     }
 }
 
-/// What to ask for. Whoever is not named here is not touched.
+/// The requests that execute the steps. Apps without a step are not affected.
 fn requests(steps: &[PlanStep], session: &Session) -> Vec<Request> {
     let (mut requests, mut started, mut reloaded) = (Vec::new(), Vec::new(), Vec::new());
-    for PlanStep { action: work, ids, .. } in steps {
-        let act = |action| {
+    for PlanStep { action, ids, .. } in steps {
+        let action_request = |action| {
             let select = ids.iter().map(u32::to_string).collect();
             Request::Act(action, ActOn { select, ..ActOn::default() })
         };
-        match work {
+        match action {
             PlanAction::Start(app) | PlanAction::Restart(app) => started.push(AppSpec::clone(app)),
             PlanAction::Reload(app) => reloaded.push(AppSpec::clone(app)),
             PlanAction::Scale { name, to, .. } => {
                 requests.push(Request::Scale(name.clone(), ScaleTo::Exactly(*to)));
             }
-            PlanAction::StartStopped(_) => requests.push(act(Action::Start)),
-            PlanAction::Delete(_) => requests.push(act(Action::Delete)),
+            PlanAction::StartStopped(_) => requests.push(action_request(Action::Start)),
+            PlanAction::Delete(_) => requests.push(action_request(Action::Delete)),
             PlanAction::Update(_) | PlanAction::Keep(_) | PlanAction::Unchanged(_) => {}
         }
     }
@@ -153,17 +151,17 @@ fn requests(steps: &[PlanStep], session: &Session) -> Vec<Request> {
     requests
 }
 
-/// The apps whose processes stay, of which the daemon is yet to hear: that they are as this file says now, or
-/// with what settings they are to be started one day.
-fn without_removed(steps: &[PlanStep], apps: &[AppSpec], there: &[InstanceDetail]) -> Vec<AppSpec> {
-    let stays = |app: &&AppSpec| {
+/// The apps whose processes stay but whose spec the daemon must record: the file they come from has changed, or they
+/// are stopped and have new settings for their next start.
+fn specs_to_record(steps: &[PlanStep], apps: &[AppSpec], current: &[InstanceDetail]) -> Vec<AppSpec> {
+    let must_be_recorded = |app: &&AppSpec| {
         let differs = |detail: &InstanceDetail| {
             detail.view.name == app.name && (detail.view.drift.is_some() || detail.view.source != app.source)
         };
         steps.iter().any(|step| match &step.action {
-            PlanAction::Update(set) => set.name == app.name,
+            PlanAction::Update(updated) => updated.name == app.name,
             PlanAction::Scale { name, .. } | PlanAction::StartStopped(name) | PlanAction::Unchanged(name) => {
-                *name == app.name && there.iter().any(differs)
+                *name == app.name && current.iter().any(differs)
             }
             PlanAction::Start(_)
             | PlanAction::Restart(_)
@@ -172,5 +170,5 @@ fn without_removed(steps: &[PlanStep], apps: &[AppSpec], there: &[InstanceDetail
             | PlanAction::Keep(_) => false,
         })
     };
-    apps.iter().filter(stays).cloned().collect()
+    apps.iter().filter(must_be_recorded).cloned().collect()
 }

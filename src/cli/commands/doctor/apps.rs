@@ -1,4 +1,4 @@
-//! Whether each app of the saved list would start here and now.
+//! Checks whether the apps of the saved list would start in this environment.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -23,12 +23,12 @@ use crate::process::spawn::LaunchSpec;
 use crate::program::{FileHead, Shebang, is_executable};
 use crate::spec::Launcher;
 
-/// Directories whose programs go when a version manager drops their version.
+/// Directories of version managers, which remove programs together with their version.
 const VERSION_MANAGER_DIRS: [&str; 6] =
     ["/.nvm/", "/.fnm", "/.asdf/installs/", "/.pyenv/versions/", "/.rbenv/versions/", "/.local/share/mise/"];
 
-/// A finding for each app; the first instance stands for all.
-pub(in crate::cli) async fn check_apps(session: &Session) -> Vec<Check> {
+/// Runs a check for each app, with its first instance.
+pub(crate) async fn check_apps(session: &Session) -> Vec<Check> {
     let home = &session.home;
     let (saved, note) = match dump::load(home) {
         Ok(loaded) => loaded,
@@ -37,49 +37,49 @@ pub(in crate::cli) async fn check_apps(session: &Session) -> Vec<Check> {
             return vec![Check::new(CheckStatus::Failed, "saved list", format!("{}.{hint}", error.message))];
         }
     };
-    let mut findings: Vec<Check> =
+    let mut checks: Vec<Check> =
         note.into_iter().map(|note| Check::new(CheckStatus::Warning, "saved list", note)).collect();
     if saved.is_empty() {
-        findings.push(Check::new(
+        checks.push(Check::new(
             CheckStatus::Warning,
             "saved list",
             "empty; start your apps, then run `rsm save`",
         ));
     }
-    let runs = list_running(home).await;
-    if let Some(now) = &runs {
-        findings.extend(drift(saved.instances(), now));
+    let listed = list_running(home).await;
+    if let Some(listed) = &listed {
+        checks.extend(check_saved_list(saved.instances(), listed));
     }
     let mut seen = BTreeSet::new();
     for instance in saved.instances() {
         if seen.insert(instance.spec().name.clone()) {
-            let online = runs.as_ref().is_some_and(|now| {
-                now.iter().any(|view| view.name == instance.spec().name && view.status == Status::Online)
+            let online = listed.as_ref().is_some_and(|listed| {
+                listed.iter().any(|view| view.name == instance.spec().name && view.status == Status::Online)
             });
-            findings.push(check_app(instance, home, online));
+            checks.push(check_app(instance, home, online));
         }
     }
-    findings
+    checks
 }
 
-/// The list of the daemon, if one runs.
+/// The list, or `None` if the daemon is not running.
 async fn list_running(home: &Home) -> Option<Vec<InstanceView>> {
     Client::connect(home).await.ok()?.call(&Request::List).await.ok()
 }
 
-/// What runs and is not saved, and the other way round.
-fn drift(saved: &[Instance], now: &[InstanceView]) -> Option<Check> {
+/// Compares the saved list with the list.
+fn check_saved_list(saved: &[Instance], listed: &[InstanceView]) -> Option<Check> {
     let saved: BTreeSet<&str> = saved.iter().map(|instance| instance.spec().name.as_str()).collect();
-    let now: BTreeSet<&str> = now.iter().map(|view| view.name.as_str()).collect();
-    let names = |of: Vec<&&str>| of.iter().map(|name| name.to_string()).collect::<Vec<_>>().join(", ");
-    let unsaved = names(now.difference(&saved).collect());
-    let gone = names(saved.difference(&now).collect());
-    let text = match (unsaved.as_str(), gone.as_str()) {
+    let listed: BTreeSet<&str> = listed.iter().map(|view| view.name.as_str()).collect();
+    let join = |names: Vec<&&str>| names.iter().map(|name| name.to_string()).collect::<Vec<_>>().join(", ");
+    let unsaved = join(listed.difference(&saved).collect());
+    let unlisted = join(saved.difference(&listed).collect());
+    let text = match (unsaved.as_str(), unlisted.as_str()) {
         ("", "") => return None,
         (unsaved, "") => format!("not saved: {unsaved}; run `rsm save`"),
-        ("", gone) => format!("saved but no longer listed: {gone}; run `rsm save`"),
-        (unsaved, gone) => {
-            format!("not saved: {unsaved}; saved but no longer listed: {gone}; run `rsm save`")
+        ("", unlisted) => format!("saved but no longer listed: {unlisted}; run `rsm save`"),
+        (unsaved, unlisted) => {
+            format!("not saved: {unsaved}; saved but no longer listed: {unlisted}; run `rsm save`")
         }
     };
     Some(Check::new(CheckStatus::Warning, "saved list", text))
@@ -100,7 +100,7 @@ fn check_app(instance: &Instance, home: &Home, online: bool) -> Check {
     }
 }
 
-/// What would be executed; or why it could not be.
+/// Returns the program that would be executed, or why the app would not start.
 fn try_app(instance: &Instance, home: &Home, online: bool) -> Result<String, String> {
     let spec = instance.spec();
     if let Some(account) = &spec.account {
@@ -136,18 +136,18 @@ fn try_app(instance: &Instance, home: &Home, online: bool) -> Result<String, Str
         Ok(_) => {}
     }
     let run = RunId { instance: instance.id(), number: 1 };
-    let order = launch::launch_spec(run, instance, home, Vec::new());
-    let order = order.map_err(|failure| {
+    let launch = launch::launch_spec(run, instance, home, Vec::new());
+    let launch = launch.map_err(|failure| {
         format!("{} not found, neither in the PATH of the app nor in the login PATH; install it, or use an absolute path", failure.subject)
     })?;
     if spec.launcher != Launcher::Serve {
-        check_executable(&order.program)?;
+        check_executable(&launch.program)?;
     }
     if let Launcher::Interpreter { .. } = spec.launcher {
         let script = spec.cwd.join(&spec.script);
         File::open(&script).map_err(|error| format!("script {}: {error}", script.display()))?;
     } else if spec.launcher == Launcher::Direct {
-        check_shebang(&order)?;
+        check_shebang(&launch)?;
     }
     check_log_files(instance, home)?;
     if !online {
@@ -157,7 +157,7 @@ fn try_app(instance: &Instance, home: &Home, online: bool) -> Result<String, Str
         Launcher::Interpreter { .. } => format!(" {}", spec.script),
         Launcher::Direct | Launcher::Shell | Launcher::Serve => String::new(),
     };
-    Ok(format!("{}{script}", order.program.display()))
+    Ok(format!("{}{script}", launch.program.display()))
 }
 
 fn current_user() -> String {
@@ -178,23 +178,23 @@ fn check_executable(program: &Path) -> Result<(), String> {
 }
 
 /// What the kernel reads of `#!…`, and what `env` then looks up.
-fn check_shebang(order: &LaunchSpec) -> Result<(), String> {
+fn check_shebang(launch: &LaunchSpec) -> Result<(), String> {
     // A program that cannot be read may still be executed.
-    let Ok(FileHead::Shebang(Shebang { interpreter, program: name, .. })) = FileHead::read(&order.program)
+    let Ok(FileHead::Shebang(Shebang { interpreter, program: name, .. })) = FileHead::read(&launch.program)
     else {
         return Ok(());
     };
-    let script = order.program.display();
+    let script = launch.program.display();
     check_executable(Path::new(&interpreter))
-        .map_err(|why| format!("{script}: interpreter {interpreter}: {why}"))?;
+        .map_err(|reason| format!("{script}: interpreter {interpreter}: {reason}"))?;
     if name == interpreter {
         return Ok(());
     }
-    let path = order.env.iter().find_map(|var| var.strip_prefix("PATH=")).unwrap_or(launch::DEFAULT_PATH);
-    let now = std::env::var("PATH").unwrap_or_default();
-    match launch::find_program(&name, path, &order.cwd) {
+    let path = launch.env.iter().find_map(|var| var.strip_prefix("PATH=")).unwrap_or(launch::DEFAULT_PATH);
+    let own_path = std::env::var("PATH").unwrap_or_default();
+    match launch::find_program(&name, path, &launch.cwd) {
         Some(_) => Ok(()),
-        None => Err(match launch::find_program(&name, &now, &order.cwd) {
+        None => Err(match launch::find_program(&name, &own_path, &launch.cwd) {
             Some(found) => format!(
                 "{script}: {name} is no longer in the PATH of the app, but at {}; run `rsm restart APP -a`, then `rsm save`",
                 found.display()
@@ -207,14 +207,14 @@ fn check_shebang(order: &LaunchSpec) -> Result<(), String> {
 fn check_log_files(instance: &Instance, home: &Home) -> Result<(), String> {
     let files = logs::log_files(instance.spec(), instance.id(), home);
     for file in [files.out, files.err, files.combined].into_iter().flatten() {
-        let there = file.ancestors().find(|path| path.exists()).map(PathBuf::from).unwrap_or_default();
-        let wanted = if there.is_dir() { AccessFlags::W_OK | AccessFlags::X_OK } else { AccessFlags::W_OK };
-        access(&there, wanted).map_err(|errno| {
+        let existing = file.ancestors().find(|path| path.exists()).map(PathBuf::from).unwrap_or_default();
+        let mode = if existing.is_dir() { AccessFlags::W_OK | AccessFlags::X_OK } else { AccessFlags::W_OK };
+        access(&existing, mode).map_err(|errno| {
             format!(
                 "log file {} is not writable by user {}: {}: {}",
                 file.display(),
                 current_user(),
-                there.display(),
+                existing.display(),
                 errno.desc()
             )
         })?;
@@ -222,12 +222,12 @@ fn check_log_files(instance: &Instance, home: &Home) -> Result<(), String> {
     Ok(())
 }
 
-/// The ports that it is known to want are free, and for this user.
+/// Checks that the configured ports are free, and that this user may bind them.
 fn check_ports(instance: &Instance) -> Result<(), String> {
-    let of_env = instance.spec().env.get("PORT").into_iter();
-    let wanted =
-        of_env.chain(&instance.spec().listen).filter_map(|text| text.rsplit(':').next()?.parse::<u16>().ok());
-    for port in wanted.filter(|port| *port > 0) {
+    let env_port = instance.spec().env.get("PORT").into_iter();
+    let ports =
+        env_port.chain(&instance.spec().listen).filter_map(|text| text.rsplit(':').next()?.parse::<u16>().ok());
+    for port in ports.filter(|port| *port > 0) {
         match TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).map(drop) {
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 return Err(format!("port {port} is in use by another program"));

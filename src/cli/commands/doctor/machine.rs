@@ -1,4 +1,4 @@
-//! Whether this machine and this rsm are sound.
+//! Checks of the system and of rsm.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -17,36 +17,36 @@ use crate::process::process_ref::ProcessRef;
 use crate::settings::RsmSettings;
 use crate::version::version;
 
-/// Below this the next burst of logs, or the state, may not fit. Bytes.
+/// Minimum free disk space in bytes, for the state and a burst of logs.
 const MIN_FREE_BYTES: u64 = 256 << 20;
-/// Apps with many connections want more.
+/// Minimum limit of open files, for apps with many connections.
 const MIN_OPEN_FILES: u64 = 4096;
 
-/// Everything there is to see without changing anything.
-pub(in crate::cli) async fn check_machine(session: &Session) -> Vec<Check> {
-    let mut findings = vec![
+/// Runs all checks. Changes nothing.
+pub(crate) async fn check_machine(session: &Session) -> Vec<Check> {
+    let mut checks = vec![
         check_home(session),
         check_disk(session),
         check_config(session),
         check_kernel(),
-        cgroups(),
+        check_cgroups(),
         check_open_files(),
         check_inotify(),
     ];
-    findings.extend(check_daemon(session).await);
-    findings
+    checks.extend(check_daemon(session).await);
+    checks
 }
 
-fn ok(about: &str, text: impl Into<String>) -> Check {
-    Check::new(CheckStatus::Ok, about, text)
+fn ok(subject: &str, message: impl Into<String>) -> Check {
+    Check::new(CheckStatus::Ok, subject, message)
 }
 
-fn warning(about: &str, text: impl Into<String>) -> Check {
-    Check::new(CheckStatus::Warning, about, text)
+fn warning(subject: &str, message: impl Into<String>) -> Check {
+    Check::new(CheckStatus::Warning, subject, message)
 }
 
-fn failed(about: &str, text: impl Into<String>) -> Check {
-    Check::new(CheckStatus::Failed, about, text)
+fn failed(subject: &str, message: impl Into<String>) -> Check {
+    Check::new(CheckStatus::Failed, subject, message)
 }
 
 fn check_home(session: &Session) -> Check {
@@ -71,8 +71,8 @@ fn check_home(session: &Session) -> Check {
 }
 
 fn check_disk(session: &Session) -> Check {
-    let there = session.home.path().ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    let Ok(stat) = statvfs(there) else { return warning("disk", "free space unknown") };
+    let existing = session.home.path().ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let Ok(stat) = statvfs(existing) else { return warning("disk", "free space unknown") };
     let free = stat.blocks_available().saturating_mul(stat.fragment_size());
     let text = format!("{} MiB free for {}", free >> 20, session.home.path().display());
     if free < MIN_FREE_BYTES {
@@ -111,9 +111,9 @@ fn check_kernel() -> Check {
     }
 }
 
-fn cgroups() -> Check {
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let own = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+fn check_cgroups() -> Check {
+    let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = cgroups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
     let dir = Path::new("/sys/fs/cgroup").join(own.trim_start_matches('/'));
     if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
         return warning("cgroups", "cgroup v2 is not mounted; process trees are tracked through /proc only");
@@ -139,13 +139,13 @@ fn check_open_files() -> Check {
 }
 
 fn check_inotify() -> Check {
-    let most = fs::read_to_string("/proc/sys/fs/inotify/max_user_watches").unwrap_or_default();
-    match most.trim().parse::<u64>() {
-        Ok(most) if most < 16_384 => warning(
+    let limit = fs::read_to_string("/proc/sys/fs/inotify/max_user_watches").unwrap_or_default();
+    match limit.trim().parse::<u64>() {
+        Ok(limit) if limit < 16_384 => warning(
             "watches",
-            format!("limited to {most} watched directories; run sysctl fs.inotify.max_user_watches=524288"),
+            format!("limited to {limit} watched directories; run sysctl fs.inotify.max_user_watches=524288"),
         ),
-        Ok(most) => ok("watches", most.to_string()),
+        Ok(limit) => ok("watches", limit.to_string()),
         Err(_) => warning("watches", "inotify is not available; `watch` will not work"),
     }
 }
@@ -164,9 +164,9 @@ async fn check_daemon(session: &Session) -> Vec<Check> {
         }
         Err(error) => return vec![failed("daemon", error.to_string())],
     };
-    let answer =
+    let response =
         tokio::time::timeout(std::time::Duration::from_secs(10), client.call::<Pong>(&Request::Ping)).await;
-    let mut findings = match answer {
+    let mut checks = match response {
         Ok(Ok(pong)) if pong.version != version() => {
             vec![warning(
                 "daemon",
@@ -183,9 +183,9 @@ async fn check_daemon(session: &Session) -> Vec<Check> {
         }
     };
     if let Ok(list) = client.call::<Vec<InstanceView>>(&Request::List).await {
-        findings.extend(check_list(session, &list));
+        checks.extend(check_list(session, &list));
     }
-    findings
+    checks
 }
 
 fn check_list(session: &Session, list: &[InstanceView]) -> Vec<Check> {
@@ -194,16 +194,16 @@ fn check_list(session: &Session, list: &[InstanceView]) -> Vec<Check> {
         .filter(|view| view.status == Status::Errored)
         .map(|view| format!("{} (id {})", view.name, view.id))
         .collect();
-    let mut findings = Vec::new();
+    let mut checks = Vec::new();
     if !errored.is_empty() {
-        findings.push(failed("apps", format!("errored: {}; see `rsm describe`", errored.join(", "))));
+        checks.push(failed("apps", format!("errored: {}; see `rsm describe`", errored.join(", "))));
     }
     let saved = dump::load(&session.home).map_or(0, |(saved, _)| saved.len());
     if saved != list.len() {
-        findings.push(warning(
+        checks.push(warning(
             "saved list",
             format!("{saved} instances saved, {} listed; run `rsm save`", list.len()),
         ));
     }
-    findings
+    checks
 }

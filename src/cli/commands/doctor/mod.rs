@@ -1,5 +1,5 @@
-//! `doctor`: what keeps rsm, or the saved apps, from working here. `--boot` looks with the eyes of the unit:
-//! its user, its environment and nothing else.
+//! `doctor`: checks rsm and the system. `--boot` checks the saved apps as the boot service starts them: with its user
+//! and environment.
 
 mod apps;
 mod machine;
@@ -20,14 +20,14 @@ use crate::cli::output;
 use crate::cli::session::Session;
 use crate::process::helper;
 
-/// What systemd starts programs of the system with (`systemd.exec(5)`).
+/// The `PATH` of systemd system services, see `systemd.exec(5)`.
 const DEFAULT_UNIT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Set in the process that looks with the unit's eyes.
+/// Set in the process that has the user and the environment of the service.
 const INSIDE_UNIT_VAR: &str = "RSM_DOCTOR_INSIDE";
 
 // Arguments of `doctor`.
 #[derive(Args, Debug)]
-pub(in crate::cli) struct DoctorArgs {
+pub(crate) struct DoctorArgs {
     /// Check whether the saved apps would start at boot
     #[arg(long)]
     boot: bool,
@@ -38,7 +38,7 @@ pub(in crate::cli) struct DoctorArgs {
     service: ServiceArgs,
 }
 
-/// How bad it is.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum CheckStatus {
@@ -47,47 +47,50 @@ enum CheckStatus {
     Failed,
 }
 
-/// One thing that was looked at.
+/// A check and its result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Check {
     status: CheckStatus,
-    /// Of what: an app's name, or a part of the machine.
+    /// The name of an app, or a part of the system.
     subject: String,
-    /// What is so, and what to do.
+    /// The finding, and what to do about it.
     message: String,
 }
 
 impl Check {
-    fn new(verdict: CheckStatus, about: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { status: verdict, subject: about.into(), message: text.into() }
+    fn new(status: CheckStatus, subject: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { status, subject: subject.into(), message: message.into() }
     }
 }
 
-/// Looks, tells, and fails if something does not work.
-pub(in crate::cli) async fn doctor(args: DoctorArgs, session: &Session) -> Result<(), Error> {
-    let findings = match (args.boot, std::env::var_os(INSIDE_UNIT_VAR)) {
+/// Runs the checks and prints them.
+///
+/// # Errors
+/// A check failed.
+pub(crate) async fn doctor(args: DoctorArgs, session: &Session) -> Result<(), Error> {
+    let checks = match (args.boot, std::env::var_os(INSIDE_UNIT_VAR)) {
         (false, _) => machine::check_machine(session).await,
         (true, None) => return run_as_unit(&args, session),
         (true, Some(_)) => apps::check_apps(session).await,
     };
     if args.json {
-        output::print_json(&findings)?;
+        output::print_json(&checks)?;
     } else {
-        output::print(&render(&findings))?;
+        output::print(&render(&checks))?;
     }
-    match findings.iter().filter(|finding| finding.status == CheckStatus::Failed).count() {
+    match checks.iter().filter(|check| check.status == CheckStatus::Failed).count() {
         0 => Ok(()),
         failed => {
             let reason = match args.boot {
-                true => format!("{failed} of {} apps would not start at boot", findings.len()),
-                false => format!("{failed} of {} checks failed", findings.len()),
+                true => format!("{failed} of {} apps would not start at boot", checks.len()),
+                false => format!("{failed} of {} checks failed", checks.len()),
             };
             Err(Error::ComponentFailed { component: "doctor", reason })
         }
     }
 }
 
-/// Goes on as this very program, with the unit's user and environment: what is found there is found at boot.
+/// Executes this program again with the user and the environment of the service, as at boot.
 fn run_as_unit(args: &DoctorArgs, session: &Session) -> Result<(), Error> {
     let (service, file) = startup::service_and_unit(&args.service, "doctor", session)?;
     if !file.exists() {
@@ -100,34 +103,33 @@ fn run_as_unit(args: &DoctorArgs, session: &Session) -> Result<(), Error> {
         Some(name) => nix::unistd::User::from_name(name),
         None => nix::unistd::User::from_uid(geteuid()),
     };
-    let failed = |reason: String| Error::ComponentFailed { component: "doctor", reason };
-    let user = user.ok().flatten().ok_or_else(|| failed("the user of the service does not exist".into()))?;
-    let mut inside = Command::new("/proc/self/exe");
-    inside.arg0("rsm").args(["doctor", "--boot"]).args(args.json.then_some("--json"));
-    inside
+    let to_error = |reason: String| Error::ComponentFailed { component: "doctor", reason };
+    let user =
+        user.ok().flatten().ok_or_else(|| to_error("the user of the service does not exist".into()))?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("rsm").args(["doctor", "--boot"]).args(args.json.then_some("--json"));
+    command
         .env_clear()
         .env(INSIDE_UNIT_VAR, "1")
         .env("RSM_HOME", &service.home)
         .env("PATH", DEFAULT_UNIT_PATH);
-    inside
+    command
         .env("HOME", &user.dir)
         .env("USER", &user.name)
         .env("LOGNAME", &user.name)
         .env("SHELL", &user.shell);
-    inside.current_dir("/").stdin(Stdio::null());
+    command.current_dir("/").stdin(Stdio::null());
     if geteuid().is_root() && !user.uid.is_root() {
-        helper::set_user(&mut inside, &user)
-            .map_err(|errno| failed(format!("cannot switch to user {}: {errno}", user.name)))?;
+        helper::set_user(&mut command, &user)
+            .map_err(|errno| to_error(format!("cannot switch to user {}: {errno}", user.name)))?;
     }
-    let error = inside.exec();
-    Err(failed(format!("cannot run as {}: {error}", user.name)))
+    let error = command.exec();
+    Err(to_error(format!("cannot run as {}: {error}", user.name)))
 }
 
-/// Gives this process the `PATH` of a login, as the unit does; must be called before anything else.
-///
-/// # Errors
-/// The program cannot be executed again.
-pub(in crate::cli) fn exec_with_login_path() -> Result<(), Error> {
+/// With `--boot`, executes this program again with the `PATH` of a login shell, as the service does. Must be called
+/// before anything else is done in this process.
+pub(crate) fn exec_with_login_path() -> Result<(), Error> {
     const RESOLVED: &str = "2";
     if std::env::var_os(INSIDE_UNIT_VAR).is_none_or(|stage| stage == RESOLVED) {
         return Ok(());
@@ -146,15 +148,15 @@ pub(in crate::cli) fn exec_with_login_path() -> Result<(), Error> {
     Err(Error::Io { context: "cannot restart with the login PATH", error })
 }
 
-fn render(findings: &[Check]) -> String {
-    let widest = findings.iter().map(|finding| finding.subject.chars().count()).max().unwrap_or(0);
-    let line = |finding: &Check| {
-        let verdict = match finding.status {
+fn render(checks: &[Check]) -> String {
+    let widest = checks.iter().map(|check| check.subject.chars().count()).max().unwrap_or(0);
+    let line = |check: &Check| {
+        let status = match check.status {
             CheckStatus::Ok => "ok     ",
             CheckStatus::Warning => "warning",
             CheckStatus::Failed => "FAILED ",
         };
-        format!("{verdict} {:widest$}  {}\n", finding.subject, finding.message)
+        format!("{status} {:widest$}  {}\n", check.subject, check.message)
     };
-    findings.iter().map(line).collect()
+    checks.iter().map(line).collect()
 }

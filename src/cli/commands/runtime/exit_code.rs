@@ -1,4 +1,4 @@
-//! With which code `rsm runtime` ends.
+//! The exit code of `rsm runtime`.
 
 use std::collections::BTreeMap;
 
@@ -6,58 +6,60 @@ use crate::exit::Exit;
 use crate::ipc::message::{InstanceDetail, Status};
 use crate::process::signal;
 
-/// The code when nothing can run any more: that of the first app that was given up, else of the first that
-/// ended with another code than 0.
-pub(in crate::cli) fn exit_code(instances: &[InstanceDetail]) -> u8 {
-    let last = |instance: &InstanceDetail| instance.exits.last().map_or(0, |last| shell_code(&last.exit));
+/// The exit code after no app can run: that of the first errored app, or else the first other than 0.
+pub(crate) fn exit_code(instances: &[InstanceDetail]) -> u8 {
+    let last_code =
+        |instance: &InstanceDetail| instance.exits.last().map_or(0, |exit| shell_code(&exit.exit));
     let errored = instances.iter().find(|instance| instance.view.status == Status::Errored);
     if let Some(instance) = errored {
-        return last(instance).max(1); // given up is a failure, whatever it said
+        return last_code(instance).max(1); // a failure, even if it exits with 0
     }
-    instances.iter().map(last).find(|code| *code != 0).unwrap_or(0)
+    instances.iter().map(last_code).find(|code| *code != 0).unwrap_or(0)
 }
 
-/// The code after a signal had everything stopped: 0 where each app ended as it was asked to, by its code 0
-/// or by the signal; else that of the first that did not.
-pub(in crate::cli) fn exit_code_after_stop(instances: &[InstanceDetail], exits: &BTreeMap<u32, Exit>) -> u8 {
+/// The exit code after all apps were stopped by a signal: 0 if each exited with 0 or by its stop signal, or else that of
+/// the first that did not.
+pub(crate) fn exit_code_after_stop(instances: &[InstanceDetail], exits: &BTreeMap<u32, Exit>) -> u8 {
     let code = |instance: &InstanceDetail| {
-        let asked = signal::parse(&instance.spec.stop.signal).unwrap_or(libc::SIGINT);
+        let stop_signal = signal::parse(&instance.spec.stop.signal).unwrap_or(libc::SIGINT);
         match exits.get(&instance.view.id) {
-            Some(Exit::Signal { number, .. }) if [asked, libc::SIGINT, libc::SIGTERM].contains(number) => 0,
+            Some(Exit::Signal { number, .. })
+                if [stop_signal, libc::SIGINT, libc::SIGTERM].contains(number) =>
+            {
+                0
+            }
             Some(exit) => shell_code(exit),
             None => 0,
         }
     };
-    // One that had ended before is no matter of this stop.
-    let ran = |instance: &&InstanceDetail| !matches!(instance.view.status, Status::Stopped | Status::Errored);
-    instances.iter().filter(ran).map(code).find(|code| *code != 0).unwrap_or(0)
+    // Apps that exited before the stop do not count.
+    let was_running =
+        |instance: &&InstanceDetail| !matches!(instance.view.status, Status::Stopped | Status::Errored);
+    instances.iter().filter(was_running).map(code).find(|code| *code != 0).unwrap_or(0)
 }
 
-/// Whose code it is.
-pub(in crate::cli) fn exit_reason(
-    instances: &[InstanceDetail],
-    exits: &BTreeMap<u32, Exit>,
-    code: u8,
-) -> String {
-    let last = |instance: &InstanceDetail| {
-        let told = exits.get(&instance.view.id).cloned();
-        told.or_else(|| instance.exits.last().map(|last| last.exit.clone()))
+/// The app that determined the exit code, and how it exited.
+pub(crate) fn exit_reason(instances: &[InstanceDetail], exits: &BTreeMap<u32, Exit>, code: u8) -> String {
+    let last_exit = |instance: &InstanceDetail| {
+        let observed = exits.get(&instance.view.id).cloned();
+        observed.or_else(|| instance.exits.last().map(|exit| exit.exit.clone()))
     };
-    let whose = instances.iter().find_map(|instance| {
-        let exit = last(instance)?;
-        let fits =
+    let reason = instances.iter().find_map(|instance| {
+        let exit = last_exit(instance)?;
+        let determines_code =
             shell_code(&exit) == code || (shell_code(&exit) == 0 && instance.view.status == Status::Errored);
-        fits.then(|| format!("app \"{}\" (id {}) exited: {exit}", instance.view.name, instance.view.id))
+        determines_code
+            .then(|| format!("app \"{}\" (id {}) exited: {exit}", instance.view.name, instance.view.id))
     });
-    whose.unwrap_or_else(|| "all apps have exited".into())
+    reason.unwrap_or_else(|| "all apps have exited".into())
 }
 
-/// As a shell tells it: the code, 128 and the signal's number, 127 for what is not there, 126 for what cannot
-/// be executed.
+/// The exit code as reported by a shell: 128 plus the number of a signal, 127 if the program was not found, 126 if it
+/// cannot be executed.
 fn shell_code(exit: &Exit) -> u8 {
     match exit {
         Exit::Code(0) => 0,
-        // Only eight bits of a code are told to anybody.
+        // The kernel reports eight bits of an exit code.
         Exit::Code(code) => u8::try_from(code & 0xff).unwrap_or(1).max(1),
         Exit::Signal { number, .. } => u8::try_from(128 + number).unwrap_or(u8::MAX),
         Exit::Unknown => 1,
@@ -68,12 +70,12 @@ fn shell_code(exit: &Exit) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use crate::cli::commands::runtime::exit_code::*;
+    use super::*;
     use crate::exit::{StartFailure, StartStep};
 
     #[test]
-    fn codes_are_those_of_a_shell() {
-        let failed =
+    fn codes_match_shell() {
+        let not_started =
             |errno| Exit::NotStarted(StartFailure { step: StartStep::Exec, errno, subject: String::new() });
         for (exit, code) in [
             (Exit::Code(0), 0),
@@ -81,8 +83,8 @@ mod tests {
             (Exit::Code(256), 1),
             (Exit::Signal { number: 9, core: false, oom: false }, 137),
             (Exit::Unknown, 1),
-            (failed(libc::ENOENT), 127),
-            (failed(libc::EACCES), 126),
+            (not_started(libc::ENOENT), 127),
+            (not_started(libc::EACCES), 126),
         ] {
             assert_eq!(shell_code(&exit), code, "{exit:?}");
         }

@@ -1,5 +1,5 @@
-//! `runtime`: apps in the foreground, for containers. What they say goes to standard output and error,
-//! signals reach them, and the command ends when nothing can run any more, with the code of what failed.
+//! `runtime`: runs apps in the foreground, for containers. Their output goes to standard output and error, signals are
+//! forwarded to them, and the command exits when no app can run, with the exit code of the app that failed.
 
 mod exit_code;
 mod output_relay;
@@ -16,9 +16,8 @@ use nix::unistd::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::cli::app_flags::{AppFlags, Ground, load, mistakes, warn};
+use crate::cli::app_flags::{AppFlags, ChangeFlags, InvocationContext, load_apps, print_warnings};
 use crate::cli::commands::daemon;
-use crate::cli::commands::lifecycle::ChangeFlags;
 use crate::cli::commands::runtime::output_relay::OutputRelay;
 use crate::cli::environment;
 use crate::cli::error::Error;
@@ -34,19 +33,19 @@ use crate::spec::AppSpec;
 
 // Arguments of `runtime`.
 #[derive(Args, Debug)]
-pub(in crate::cli) struct RuntimeArgs {
+pub(crate) struct RuntimeArgs {
     /// Ecosystem file, script or program
     #[arg(value_name = "FILE", required = true, num_args = 1..=2)]
     targets: Vec<String>,
     #[command(flatten)]
-    shape: output_relay::OutputFlags,
+    output: output_relay::OutputFlags,
     /// Do not exit when no app is running
     #[arg(long)]
     no_auto_exit: bool,
     #[command(flatten)]
     change: ChangeFlags,
     #[command(flatten)]
-    foreign: Pm2Flags,
+    pm2: Pm2Flags,
     /// Arguments for the app
     #[arg(last = true)]
     args: Vec<String>,
@@ -54,7 +53,7 @@ pub(in crate::cli) struct RuntimeArgs {
     settings: AppFlags,
 }
 
-// PM2's flags for its services, and those whose work is done elsewhere.
+// Flags of PM2 without effect in rsm.
 #[derive(Args, Debug)]
 struct Pm2Flags {
     #[arg(long, hide = true, value_name = "KEY")]
@@ -69,56 +68,51 @@ struct Pm2Flags {
     delay: Option<u32>,
 }
 
-/// What keeps the command going.
+/// An event of the event loop.
 enum RuntimeEvent {
-    /// Something happened to an instance.
+    /// An event of an instance.
     Event(Box<EventView>),
-    /// The daemon went away; another may be there.
+    /// The event stream ended; another daemon may have started.
     Disconnected,
-    /// A signal that ends everything; whether a person sent it, with Ctrl-C.
+    /// A signal that stops all apps. `interactive`: by Ctrl-C.
     Terminate { interactive: bool },
-    /// A signal for the apps.
+    /// A signal to forward to the apps.
     ForwardSignal(&'static str),
 }
 
-/// A signal that is listened to, and what it means.
+/// A signal and the event that it causes.
 type SignalCue = (Signal, fn() -> RuntimeEvent);
 
-/// Ctrl-C again before this long is the same one: a terminal sends it to every process in front.
+/// A second Ctrl-C within this time is the same one: a terminal sends it to all processes in the foreground, and a
+/// parent may forward it.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(1);
 
-/// The command line, with the command that it is by the program's name: `pm2-runtime FILE`.
-pub(in crate::cli) fn rewrite_argv(mut args: Vec<OsString>) -> Vec<OsString> {
+/// Inserts the command `runtime` if the program is called as `pm2-runtime` or `pm2-docker`.
+pub(crate) fn rewrite_argv(mut args: Vec<OsString>) -> Vec<OsString> {
     let name = args.first().map(Path::new).and_then(Path::file_name);
-    let called = name.is_some_and(|name| name == "pm2-runtime" || name == "pm2-docker");
-    // `--version`, and rsm's own processes, which this program starts by its name.
-    let own = ["--version", "-v", "-V", "keeper", "daemon", "can-take-over", "runtime"];
+    let is_pm2_runtime = name.is_some_and(|name| name == "pm2-runtime" || name == "pm2-docker");
+    // `--version`, and processes that rsm starts under the same name.
+    let unchanged = ["--version", "-v", "-V", "keeper", "daemon", "can-take-over", "runtime"];
     let first = args.get(1).map(|first| first.to_string_lossy());
-    if called && !first.is_some_and(|first| own.contains(&&*first)) {
+    if is_pm2_runtime && !first.is_some_and(|first| unchanged.contains(&&*first)) {
         args.insert(1, "runtime".into());
     }
     args
 }
 
-/// If this is the first process of a container, leaves that to another one; true then: nothing of a former
-/// life runs. Must be called first of all.
-///
-/// # Errors
-/// No process could be made.
-pub(in crate::cli) fn fork_if_pid1() -> Result<bool, Error> {
-    let first = pid1::is_pid1();
-    if first {
-        let failed = |errno: nix::Error| Error::Io { context: "cannot fork", error: errno.into() };
-        pid1::fork_init().map_err(failed)?;
+/// If this is the main process of a container, forks: the parent becomes the init process, and the child continues and
+/// gets true. Must be called before anything else is done in this process.
+pub(crate) fn fork_if_pid1() -> Result<bool, Error> {
+    let is_pid1 = pid1::is_pid1();
+    if is_pid1 {
+        let to_error = |errno: nix::Error| Error::Io { context: "cannot fork", error: errno.into() };
+        pid1::fork_init().map_err(to_error)?;
     }
-    Ok(first)
+    Ok(is_pid1)
 }
 
-/// Runs apps until a signal or their end. `alone`: no process of a former life can be there.
-///
-/// # Errors
-/// They cannot be started; or how they ended, with its code.
-pub(in crate::cli) async fn runtime(args: RuntimeArgs, alone: bool, session: &Session) -> Result<(), Error> {
+/// Runs apps until a signal or until no app can run. `is_pid1`: in a new container, without processes of a previous run.
+pub(crate) async fn runtime(args: RuntimeArgs, is_pid1: bool, session: &Session) -> Result<(), Error> {
     let signals = signals()?;
     let mut apps = args.apps(session)?;
     if Client::connect(&session.home).await.is_ok() {
@@ -128,23 +122,22 @@ pub(in crate::cli) async fn runtime(args: RuntimeArgs, alone: bool, session: &Se
         );
         return Err(Error::ComponentFailed { component: "runtime", reason });
     }
-    if alone {
-        // What a container that was killed left on its disk. The file says what is to run.
+    if is_pid1 {
+        // State left by a killed container. Only the apps given here are started.
         for state in [session.home.state(), session.home.previous_state()] {
-            let _ = std::fs::remove_file(state); // mostly there is none
+            let _ = std::fs::remove_file(state); // usually it does not exist
         }
     }
-    let pipes = |error| Error::Io { context: "cannot create output pipes", error };
+    let to_error = |error| Error::Io { context: "cannot create output pipes", error };
     session.home.create().map_err(Error::HomeUnknown)?;
-    let voice = OutputRelay::new(&session.home, args.shape, session.style).map_err(pipes)?;
-    apps.iter_mut().for_each(|app| voice.redirect_logs(app));
+    let relay = OutputRelay::new(&session.home, args.output, session.style).map_err(to_error)?;
+    apps.iter_mut().for_each(|app| relay.redirect_logs(app));
     let client = session.connect_or_start().await?;
-    let ended =
-        RuntimeSession { session, relay: &voice, exits: BTreeMap::new(), keep_running: args.no_auto_exit }
-            .run(apps, client, signals)
-            .await;
-    voice.finish();
-    ended
+    let runtime =
+        RuntimeSession { session, relay: &relay, exits: BTreeMap::new(), keep_running: args.no_auto_exit };
+    let result = runtime.run(apps, client, signals).await;
+    relay.finish();
+    result
 }
 
 fn signals() -> Result<Vec<SignalCue>, Error> {
@@ -156,16 +149,16 @@ fn signals() -> Result<Vec<SignalCue>, Error> {
         (SignalKind::user_defined1(), || RuntimeEvent::ForwardSignal("SIGUSR1")),
         (SignalKind::user_defined2(), || RuntimeEvent::ForwardSignal("SIGUSR2")),
     ];
-    let listen = |(kind, cue)| Ok((signal(kind)?, cue));
-    let all: std::io::Result<_> = kinds.into_iter().map(listen).collect();
-    all.map_err(|error| Error::Io { context: "cannot install signal handlers", error })
+    let install = |(kind, event)| Ok((signal(kind)?, event));
+    let signals: std::io::Result<_> = kinds.into_iter().map(install).collect();
+    signals.map_err(|error| Error::Io { context: "cannot install signal handlers", error })
 }
 
 impl RuntimeArgs {
-    /// The apps of the file, or the one of the command line.
+    /// The apps of the file, or the app of the command line.
     fn apps(&self, session: &Session) -> Result<Vec<AppSpec>, Error> {
         self.change.ignored.warn(session);
-        let _ = &self.foreign;
+        let _ = &self.pm2;
         let target = match &self.targets[..] {
             // `pm2-runtime start FILE`
             [word, target] if word == "start" => target,
@@ -178,25 +171,25 @@ impl RuntimeArgs {
             }
             [] => return Err(Error::NoConfigFile { directory: ".".into() }),
         };
-        let ground = Ground::new(self.change.env.as_deref(), &self.change.only)?;
+        let context = InvocationContext::new(self.change.env.as_deref(), &self.change.only)?;
         if config::is_config_file(target) {
-            return load(session, target, &self.settings, &self.args, &ground);
+            return load_apps(session, target, &self.settings, &self.args, &context);
         }
         if self.change.env.is_some() {
             return Err(Error::EnvWithoutFile);
         }
         let line = self.settings.command_line(target, &self.args);
-        let loaded = config::load_command_line(&line, &ground.cwd, &ground.options).map_err(mistakes)?;
-        warn(session, &loaded.warnings);
+        let loaded = config::load_command_line(&line, &context.cwd, &context.options)?;
+        print_warnings(session, &loaded.warnings);
         Ok(loaded.apps)
     }
 }
 
-/// The apps while they run, seen from the front.
+/// The running apps.
 struct RuntimeSession<'a> {
     session: &'a Session,
     relay: &'a OutputRelay,
-    /// How the last run of each instance ended.
+    /// The last exit of each instance.
     exits: BTreeMap<u32, Exit>,
     /// `--no-auto-exit`.
     keep_running: bool,
@@ -209,30 +202,30 @@ impl RuntimeSession<'_> {
         mut client: Client,
         signals: Vec<SignalCue>,
     ) -> Result<(), Error> {
-        let (tell, mut cues) = mpsc::channel(64);
-        for (signal, cue) in signals {
-            tokio::spawn(relay_signals(signal, cue, tell.clone()));
+        let (sender, mut events) = mpsc::channel(64);
+        for (signal, event) in signals {
+            tokio::spawn(relay_signals(signal, event, sender.clone()));
         }
-        self.subscribe(tell.clone()).await?;
+        self.subscribe(sender.clone()).await?;
         let inherited = environment::collect_env(self.session);
-        let mut told = false;
+        let mut terminate = false;
         let start = Request::Start(StartApps { apps, inherited, existing: Existing::Restart });
         {
-            let mut starting = std::pin::pin!(client.call::<Report>(&start));
+            let mut response = std::pin::pin!(client.call::<Report>(&start));
             loop {
                 tokio::select! {
-                    started = &mut starting => {
-                        let report = started.map_err(|error| self.session.client_error(error))?;
+                    response = &mut response => {
+                        let report = response.map_err(|error| self.session.client_error(error))?;
                         if let Err(error) = self.session.check_report(&report) {
                             print_message(&error.to_string());
                         }
                         break;
                     }
-                    Some(cue) = cues.recv() => match cue {
+                    Some(event) = events.recv() => match event {
                         RuntimeEvent::Event(event) => self.record_exit(&event),
-                        RuntimeEvent::Disconnected => self.subscribe(tell.clone()).await?,
+                        RuntimeEvent::Disconnected => self.subscribe(sender.clone()).await?,
                         RuntimeEvent::Terminate { .. } => {
-                            told = true;
+                            terminate = true;
                             break;
                         }
                         RuntimeEvent::ForwardSignal(name) => self.forward_signal(name).await,
@@ -240,56 +233,58 @@ impl RuntimeSession<'_> {
                 }
             }
         }
-        self.event_loop(&mut cues, tell, told).await
+        self.event_loop(&mut events, sender, terminate).await
     }
 
-    /// Until the end, unless told already; then ends what is left.
+    /// Runs until no app can run or a signal arrives, unless `terminate` is set; then stops everything.
     async fn event_loop(
         mut self,
-        cues: &mut mpsc::Receiver<RuntimeEvent>,
-        tell: mpsc::Sender<RuntimeEvent>,
-        told: bool,
+        events: &mut mpsc::Receiver<RuntimeEvent>,
+        sender: mpsc::Sender<RuntimeEvent>,
+        terminate: bool,
     ) -> Result<(), Error> {
-        let asked = told
+        let by_signal = terminate
             || loop {
                 if !self.keep_running && self.nothing_can_run().await? {
                     tokio::select! {
                         () = self.relay.wait_drained() => break false,
-                        // Nobody reads our output, and we are told not to wait.
-                        () = wait_terminate(cues) => break true,
+                        // The output is not read, and a signal arrived.
+                        () = wait_terminate(events) => break true,
                     }
                 }
-                match cues.recv().await {
+                match events.recv().await {
                     Some(RuntimeEvent::Event(event)) => self.record_exit(&event),
-                    Some(RuntimeEvent::Disconnected) => self.subscribe(tell.clone()).await?,
+                    Some(RuntimeEvent::Disconnected) => self.subscribe(sender.clone()).await?,
                     Some(RuntimeEvent::ForwardSignal(name)) => self.forward_signal(name).await,
                     Some(RuntimeEvent::Terminate { .. }) | None => break true,
                 }
             };
-        let left = self.describe_all().await.unwrap_or_default();
-        let code = if asked { None } else { Some(exit_code::exit_code(&left)) };
-        self.terminate(cues).await?;
-        match code.unwrap_or_else(|| exit_code::exit_code_after_stop(&left, &self.exits)) {
+        let instances = self.describe_all().await.unwrap_or_default();
+        let code = if by_signal { None } else { Some(exit_code::exit_code(&instances)) };
+        self.terminate(events).await?;
+        match code.unwrap_or_else(|| exit_code::exit_code_after_stop(&instances, &self.exits)) {
             0 => Ok(()),
-            code => Err(Error::AppsFailed { code, reason: exit_code::exit_reason(&left, &self.exits, code) }),
+            code => {
+                Err(Error::AppsFailed { code, reason: exit_code::exit_reason(&instances, &self.exits, code) })
+            }
         }
     }
 
-    /// Has everything that happens told as cues.
-    async fn subscribe(&self, tell: mpsc::Sender<RuntimeEvent>) -> Result<(), Error> {
+    /// Sends the events of the daemon to the event loop.
+    async fn subscribe(&self, sender: mpsc::Sender<RuntimeEvent>) -> Result<(), Error> {
         let mut client = self.session.connect().await?;
         let mut lines =
             client.stream(&Request::Events).await.map_err(|error| self.session.client_error(error))?;
         tokio::spawn(async move {
             while let Some(Ok(line)) = lines.next().await {
-                // One that is missed, or unknown, changes nothing: the next look shows what is so.
+                // Unknown or missed events do no harm: the state of instances is requested when needed.
                 if let Ok(event) = serde_json::from_slice(&line)
-                    && tell.send(RuntimeEvent::Event(Box::new(event))).await.is_err()
+                    && sender.send(RuntimeEvent::Event(Box::new(event))).await.is_err()
                 {
                     return;
                 }
             }
-            let _ = tell.send(RuntimeEvent::Disconnected).await;
+            let _ = sender.send(RuntimeEvent::Disconnected).await;
         });
         Ok(())
     }
@@ -326,33 +321,33 @@ impl RuntimeSession<'_> {
         let request =
             Request::Signal(SignalRequest { select: vec!["all".into()], signal: signal.to_owned() });
         if let Ok(mut client) = self.session.connect().await {
-            let _ = client.call::<Report>(&request).await; // none runs at the moment
+            let _ = client.call::<Report>(&request).await; // no instance may be running
         }
     }
 
-    /// Kills every process of every app: the daemon, which waits for them, sees them go.
+    /// Kills all processes of all apps. The daemon, which waits for their exit, then shuts down.
     async fn kill_all(&self) {
-        let left = self.describe_all().await.unwrap_or_default();
-        for pid in left.iter().flat_map(|instance| &instance.processes) {
-            let _ = nix::sys::signal::kill(Pid::from_raw(*pid), SIGKILL); // it may be gone by now
+        let instances = self.describe_all().await.unwrap_or_default();
+        for pid in instances.iter().flat_map(|instance| &instance.processes) {
+            let _ = nix::sys::signal::kill(Pid::from_raw(*pid), SIGKILL); // it may have exited
         }
     }
 
-    /// Stops what runs and ends rsm, and hears how each ended. Who presses Ctrl-C again does not want to wait.
-    async fn terminate(&mut self, cues: &mut mpsc::Receiver<RuntimeEvent>) -> Result<(), Error> {
-        let begin = Instant::now();
-        let mut ending = std::pin::pin!(daemon::kill_daemon(self.session));
+    /// Stops all apps, the daemon and the keeper, and records exits. A second Ctrl-C kills the apps at once.
+    async fn terminate(&mut self, events: &mut mpsc::Receiver<RuntimeEvent>) -> Result<(), Error> {
+        let start = Instant::now();
+        let mut shutdown = std::pin::pin!(daemon::kill_daemon(self.session));
         loop {
             tokio::select! {
-                ended = &mut ending => {
-                    while let Ok(RuntimeEvent::Event(event)) = cues.try_recv() {
+                result = &mut shutdown => {
+                    while let Ok(RuntimeEvent::Event(event)) = events.try_recv() {
                         self.exits.extend(event.exit.map(|exit| (event.id, exit)));
                     }
-                    return ended;
+                    return result;
                 }
-                Some(cue) = cues.recv() => match cue {
+                Some(event) = events.recv() => match event {
                     RuntimeEvent::Event(event) => self.exits.extend(event.exit.map(|exit| (event.id, exit))),
-                    RuntimeEvent::Terminate { interactive: true } if begin.elapsed() > DUPLICATE_WINDOW => {
+                    RuntimeEvent::Terminate { interactive: true } if start.elapsed() > DUPLICATE_WINDOW => {
                         print_message("killing remaining processes");
                         self.kill_all().await;
                     }
@@ -363,32 +358,32 @@ impl RuntimeSession<'_> {
     }
 }
 
-async fn relay_signals(mut signal: Signal, cue: fn() -> RuntimeEvent, tell: mpsc::Sender<RuntimeEvent>) {
+async fn relay_signals(mut signal: Signal, event: fn() -> RuntimeEvent, sender: mpsc::Sender<RuntimeEvent>) {
     while signal.recv().await.is_some() {
-        if tell.send(cue()).await.is_err() {
+        if sender.send(event()).await.is_err() {
             return;
         }
     }
 }
 
-/// Resolves with the next signal that ends everything.
-async fn wait_terminate(cues: &mut mpsc::Receiver<RuntimeEvent>) {
-    while !matches!(cues.recv().await, Some(RuntimeEvent::Terminate { .. }) | None) {}
+/// Resolves with the next signal that stops all apps.
+async fn wait_terminate(events: &mut mpsc::Receiver<RuntimeEvent>) {
+    while !matches!(events.recv().await, Some(RuntimeEvent::Terminate { .. }) | None) {}
 }
 
-/// Whether it runs, will, or may be started again by a schedule or a changed file.
+/// Whether an instance is running, will be restarted, or may be started by a schedule or a changed file.
 fn can_still_run(instance: &InstanceDetail) -> bool {
     match instance.view.status {
         Status::Launching | Status::Online | Status::Stopping | Status::Waiting => true,
         Status::Stopped | Status::Errored => {
-            let triggered = instance.spec.cron_restart.is_some() || instance.spec.watch.is_some();
-            // One that somebody stopped stays so.
-            triggered && instance.exits.last().is_some_and(|exit| !exit.requested)
+            let has_trigger = instance.spec.cron_restart.is_some() || instance.spec.watch.is_some();
+            // An instance that was stopped by a user remains stopped.
+            has_trigger && instance.exits.last().is_some_and(|exit| !exit.requested)
         }
     }
 }
 
-/// To standard error, beside what apps say there.
-fn print_message(what: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "rsm: {what}");
+/// Prints a message to standard error, next to the output of apps.
+fn print_message(message: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "rsm: {message}");
 }

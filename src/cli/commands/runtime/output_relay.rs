@@ -1,7 +1,7 @@
-//! What the apps of `rsm runtime` say, on its own standard output and error.
+//! Output of the apps of `rsm runtime` on its standard output and error.
 //!
-//! Apps write to the daemon as always; their log files are named pipes that this process reads. So nothing is
-//! kept on the container's disk, and when whoever reads our output is slow the apps wait, and lose nothing.
+//! The log files of the apps are named pipes that this process reads, so nothing is stored in the container. If the
+//! reader of this process is slow, the apps wait, and no line is lost.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
@@ -23,18 +23,18 @@ use crate::ipc::message::OutputStream;
 use crate::paths::Home;
 use crate::spec::{AppSpec, LogFormat, LogPath};
 
-/// A pipe of this size takes a burst while our reader is busy. The most that a user may have.
+/// Size of the pipes, for bursts while the reader is busy. The maximum for unprivileged users.
 const PIPE_SIZE: i32 = 1 << 20;
 
-/// How often it is looked whether pipes are empty, and how often in a row they must be. The daemon tries a
-/// full one again after two milliseconds.
+/// The pipes are drained when they were empty for this number of polls at this interval. The daemon writes again to a
+/// full pipe after two milliseconds.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 const IDLE_POLLS: u32 = 8;
 
-// How lines are shown.
+// Flags of the output format.
 #[derive(Args, Clone, Copy, Debug)]
 #[group(multiple = false)]
-pub(in crate::cli) struct OutputFlags {
+pub(crate) struct OutputFlags {
     /// Print lines unmodified (default)
     #[arg(long)]
     raw: bool,
@@ -49,7 +49,7 @@ pub(in crate::cli) struct OutputFlags {
     format: bool,
 }
 
-/// A line as it comes through the pipe, unless it is raw.
+/// A line in a pipe, unless the format is raw.
 #[derive(Deserialize)]
 struct JsonLine {
     message: String,
@@ -60,85 +60,83 @@ struct JsonLine {
     app_name: String,
 }
 
-/// The pipes and who reads them.
-pub(in crate::cli) struct OutputRelay {
-    shape: OutputFlags,
+/// The pipes and the threads that read them.
+pub(crate) struct OutputRelay {
+    flags: OutputFlags,
     out: PathBuf,
     err: PathBuf,
-    /// While these are open the readers see no end, whatever the daemon does.
+    /// Kept open so that the readers get no end of file when the daemon closes its end.
     write_ends: Vec<File>,
-    /// The same pipes, to see whether they are empty.
+    /// To check whether the pipes are empty.
     read_ends: Vec<File>,
     readers: Vec<JoinHandle<()>>,
 }
 
 impl OutputRelay {
-    /// Makes the pipes and begins to read them.
-    ///
-    /// # Errors
-    /// The home's file system takes no pipes, or is read-only.
-    pub(in crate::cli) fn new(home: &Home, shape: OutputFlags, style: Style) -> io::Result<Self> {
-        let one = shape.json || shape.format;
+    /// Creates the pipes and starts to read them.
+    pub(crate) fn new(home: &Home, flags: OutputFlags, style: Style) -> io::Result<Self> {
+        let single_stream = flags.json || flags.format;
         let out = home.run_dir().join("runtime-out");
-        // Lines of both streams that go to one place must come by one way, or they would mix.
-        let err = if one { out.clone() } else { home.run_dir().join("runtime-err") };
-        let mut voice =
-            Self { shape, out, err, write_ends: Vec::new(), read_ends: Vec::new(), readers: Vec::new() };
-        for path in if one { vec![voice.out.clone()] } else { vec![voice.out.clone(), voice.err.clone()] } {
-            let to_err = path != voice.out;
-            let pipe = voice.pipe(&path)?;
-            let work = move || relay(pipe, shape, to_err, style);
-            voice.readers.push(std::thread::Builder::new().name("voice".into()).spawn(work)?);
+        // Both streams to the same output need a single pipe, or parts of lines would mix.
+        let err = if single_stream { out.clone() } else { home.run_dir().join("runtime-err") };
+        let mut relay =
+            Self { flags, out, err, write_ends: Vec::new(), read_ends: Vec::new(), readers: Vec::new() };
+        for path in
+            if single_stream { vec![relay.out.clone()] } else { vec![relay.out.clone(), relay.err.clone()] }
+        {
+            let to_err = path != relay.out;
+            let pipe = relay.pipe(&path)?;
+            let work = move || relay_pipe(pipe, flags, to_err, style);
+            relay.readers.push(std::thread::Builder::new().name("output".into()).spawn(work)?);
         }
-        Ok(voice)
+        Ok(relay)
     }
 
     fn pipe(&mut self, path: &Path) -> io::Result<File> {
-        let _ = std::fs::remove_file(path); // of a former life
+        let _ = std::fs::remove_file(path); // of a previous run
         nix::unistd::mkfifo(path, Mode::from_bits_truncate(0o600))?;
-        // Not to wait for a writer; what is read later is waited for.
+        // Nonblocking only to open without a writer.
         let pipe = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
         fcntl(pipe.as_fd(), FcntlArg::F_SETFL(OFlag::empty()))?;
-        let _ = fcntl(pipe.as_fd(), FcntlArg::F_SETPIPE_SZ(PIPE_SIZE)); // the usual size must do
+        let _ = fcntl(pipe.as_fd(), FcntlArg::F_SETPIPE_SZ(PIPE_SIZE)); // the default size is sufficient
         self.read_ends.push(pipe.try_clone()?);
         self.write_ends.push(OpenOptions::new().write(true).open(path)?);
         Ok(pipe)
     }
 
-    /// Has an app speak through the pipes, unless it names log files of its own.
-    pub(in crate::cli) fn redirect_logs(&self, app: &mut AppSpec) {
-        for (place, pipe) in [(&mut app.logs.out, &self.out), (&mut app.logs.err, &self.err)] {
-            if *place == LogPath::Default {
-                *place = LogPath::File(pipe.clone());
+    /// Redirects the logs of an app to the pipes, unless it has its own log files.
+    pub(crate) fn redirect_logs(&self, app: &mut AppSpec) {
+        for (log, pipe) in [(&mut app.logs.out, &self.out), (&mut app.logs.err, &self.err)] {
+            if *log == LogPath::Default {
+                *log = LogPath::File(pipe.clone());
             }
         }
         app.logs.merge = true;
-        app.logs.format = if self.shape.prefix || self.shape.json || self.shape.format {
+        app.logs.format = if self.flags.prefix || self.flags.json || self.flags.format {
             LogFormat::Json
         } else {
             LogFormat::Raw
         };
     }
 
-    /// Resolves once the pipes have been empty for a moment: whoever reads our output has caught up. For
-    /// when no app runs any more.
-    pub(in crate::cli) async fn wait_drained(&self) {
-        let mut quiet = 0;
-        while quiet < IDLE_POLLS {
-            quiet = if self.is_empty() { quiet + 1 } else { 0 };
+    /// Waits until the reader of this process has read all output. To be called after all apps have exited.
+    pub(crate) async fn wait_drained(&self) {
+        let mut idle_polls = 0;
+        while idle_polls < IDLE_POLLS {
+            idle_polls = if self.is_empty() { idle_polls + 1 } else { 0 };
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Whether nothing in the pipes waits to be read.
+    /// Whether the pipes are empty.
     fn is_empty(&self) -> bool {
         let mut fds: Vec<_> =
             self.read_ends.iter().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)).collect();
         poll(&mut fds, PollTimeout::ZERO) == Ok(0)
     }
 
-    /// Reads what is still in the pipes. For when the daemon has ended.
-    pub(in crate::cli) fn finish(mut self) {
+    /// Reads the rest of the pipes and removes them. To be called after the daemon has exited.
+    pub(crate) fn finish(mut self) {
         self.write_ends.clear();
         for reader in self.readers.drain(..) {
             let _ = reader.join();
@@ -148,38 +146,38 @@ impl OutputRelay {
     }
 }
 
-/// Until the pipe ends. An output that nobody reads any more swallows the rest: the apps must not wait for it.
-fn relay(pipe: File, shape: OutputFlags, to_err: bool, style: Style) {
-    let done = match (shape.prefix || shape.format, to_err) {
-        (true, _) => relay_formatted(&pipe, shape, style),
+/// Relays a pipe until its end. After the output was closed, discards the rest, so that the apps do not wait.
+fn relay_pipe(pipe: File, flags: OutputFlags, to_err: bool, style: Style) {
+    let result = match (flags.prefix || flags.format, to_err) {
+        (true, _) => relay_formatted(&pipe, flags, style),
         (false, false) => io::copy(&mut &pipe, &mut io::stdout()).map(drop),
         (false, true) => io::copy(&mut &pipe, &mut io::stderr()).map(drop),
     };
-    if done.is_err() {
+    if result.is_err() {
         let _ = io::copy(&mut &pipe, &mut io::sink());
     }
 }
 
-fn relay_formatted(pipe: &File, shape: OutputFlags, style: Style) -> io::Result<()> {
+fn relay_formatted(pipe: &File, flags: OutputFlags, style: Style) -> io::Result<()> {
     let (mut reader, mut prefix) = (BufReader::with_capacity(64 << 10, pipe), LinePrefix::default());
     let (mut line, mut out, mut err) = (Vec::new(), Vec::new(), Vec::new());
     while {
         line.clear();
         reader.read_until(b'\n', &mut line)? > 0
     } {
-        // What is not of our making, somebody else wrote into the pipe.
+        // Other lines were written by another process.
         if let Ok(JsonLine { message, timestamp, stream, process_id, app_name }) =
             serde_json::from_slice(&line)
         {
-            let text = match shape.format {
+            let text = match flags.format {
                 true => pairs(process_id, &app_name, stream, &message, &timestamp),
                 false => prefix.line(process_id, &app_name, stream, &message, style),
             };
-            let to = if stream == OutputStream::Err && shape.prefix { &mut err } else { &mut out };
-            to.extend_from_slice(text.as_bytes());
-            to.push(b'\n');
+            let buffer = if stream == OutputStream::Err && flags.prefix { &mut err } else { &mut out };
+            buffer.extend_from_slice(text.as_bytes());
+            buffer.push(b'\n');
         }
-        // What has come in one go is written in one go.
+        // Lines that arrived together are written together.
         if reader.buffer().is_empty() {
             write(&mut io::stdout().lock(), &mut out)?;
             write(&mut io::stderr().lock(), &mut err)?;
@@ -188,8 +186,8 @@ fn relay_formatted(pipe: &File, shape: OutputFlags, style: Style) -> io::Result<
     Ok(())
 }
 
-fn write(to: &mut impl Write, text: &mut Vec<u8>) -> io::Result<()> {
-    to.write_all(text)?;
-    text.clear();
-    to.flush()
+fn write(out: &mut impl Write, buffer: &mut Vec<u8>) -> io::Result<()> {
+    out.write_all(buffer)?;
+    buffer.clear();
+    out.flush()
 }

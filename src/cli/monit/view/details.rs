@@ -1,4 +1,4 @@
-//! The details of the selection: the pages of `rsm describe`, its exit history included.
+//! The details of the selection, as printed by `rsm describe`.
 
 use jiff::tz::TimeZone;
 use ratatui::Frame;
@@ -11,11 +11,17 @@ use crate::cli::monit::model::Model;
 use crate::cli::render::describe::describe;
 use crate::cli::render::style;
 
-/// Draws them; returns how many lines they can be scrolled down.
-pub(super) fn draw(model: &Model, look: &Theme, zone: &TimeZone, area: Rect, frame: &mut Frame<'_>) -> usize {
+/// Draws the details; returns the maximum scroll position.
+pub(super) fn draw(
+    model: &Model,
+    theme: &Theme,
+    zone: &TimeZone,
+    area: Rect,
+    frame: &mut Frame<'_>,
+) -> usize {
     if model.details.is_empty() {
         let text = if model.ids().len() > 1 { " select an app or an instance" } else { " …" };
-        frame.render_widget(Line::styled(text, look.dim()), area);
+        frame.render_widget(Line::styled(text, theme.dim()), area);
         return 0;
     }
     let pages: Vec<String> =
@@ -23,12 +29,12 @@ pub(super) fn draw(model: &Model, look: &Theme, zone: &TimeZone, area: Rect, fra
     let text = pages.join("\n");
     let lines: Vec<&str> = text.lines().collect();
     let height = usize::from(area.height);
-    let most = lines.len().saturating_sub(height);
-    let shown = lines.iter().skip(model.details_top.min(most)).take(height);
-    for (line, y) in shown.zip(area.y..) {
+    let max_top = lines.len().saturating_sub(height);
+    let visible = lines.iter().skip(model.details_top.min(max_top)).take(height);
+    for (line, y) in visible.zip(area.y..) {
         let heading = !line.starts_with(' ');
-        let style = if heading { look.heading() } else { Style::new() };
+        let style = if heading { theme.heading() } else { Style::new() };
         frame.render_widget(Line::styled(format!(" {line}"), style), Rect { y, height: 1, ..area });
     }
-    most
+    max_top
 }

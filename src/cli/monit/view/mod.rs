@@ -1,7 +1,6 @@
-//! The screen: pure drawing of the model. Returns where things are, for the mouse.
+//! Drawing of the model. Pure: returns the areas of the frame, for the mouse.
 //!
-//! From top to bottom: the host, what needs attention, the tree, charts where there is room, the lower pane, and the keys
-//! or what is being said.
+//! From top to bottom: host, alerts, tree, charts if they fit, the lower pane, and keys, prompt or message.
 
 mod charts;
 mod details;
@@ -21,53 +20,53 @@ use ratatui::widgets::Paragraph;
 use super::model::{ClickAreas, Connection, Model, Tab};
 pub(super) use crate::cli::monit::view::theme::Theme;
 
-/// Below this nothing can be read.
+/// Minimum size of the terminal.
 const MIN_SIZE: (u16, u16) = (30, 8);
-/// From here on the charts have a place beside the tree.
+/// Minimum width for charts next to the tree.
 const WIDE_COLUMNS: u16 = 110;
-/// Columns of the charts there.
+/// Width of these charts.
 const CHART_COLUMNS: u16 = 44;
-/// From here on, narrower screens have a strip of charts.
+/// Minimum height for charts below the tree.
 const TALL_ROWS: u16 = 22;
-/// Rows of that strip.
+/// Height of these charts.
 const STRIP_ROWS: u16 = 4;
 
-/// Draws everything.
-pub(super) fn draw(model: &Model, look: &Theme, zone: &TimeZone, frame: &mut Frame<'_>) -> ClickAreas {
+/// Draws a frame.
+pub(super) fn draw(model: &Model, theme: &Theme, zone: &TimeZone, frame: &mut Frame<'_>) -> ClickAreas {
     let screen = frame.area();
     let mut areas = ClickAreas::default();
     if screen.width < MIN_SIZE.0 || screen.height < MIN_SIZE.1 {
         frame.render_widget(Paragraph::new("rsm monit: terminal too small"), screen);
         return areas;
     }
-    let concerns =
+    let alerts =
         if model.full || model.connection != Connection::Connected { Vec::new() } else { model.alerts() };
-    let [host, attention, body, foot] = Layout::vertical([
+    let [host, alert_row, body, footer] = Layout::vertical([
         Constraint::Length(1),
-        Constraint::Length(u16::from(!concerns.is_empty())),
+        Constraint::Length(u16::from(!alerts.is_empty())),
         Constraint::Min(0),
         Constraint::Length(1),
     ])
     .areas(screen);
-    status_bars::host_bar(model, look, host, frame);
-    status_bars::alert_bar(&concerns, look, attention, frame);
+    status_bars::host_bar(model, theme, host, frame);
+    status_bars::alert_bar(&alerts, theme, alert_row, frame);
     if model.full {
-        bottom_pane(model, look, zone, body, &mut areas, frame);
+        bottom_pane(model, theme, zone, body, &mut areas, frame);
     } else {
-        split(model, look, zone, body, &mut areas, frame);
+        split(model, theme, zone, body, &mut areas, frame);
     }
-    if let Connection::Disconnected(why) = &model.connection {
-        overlay::disconnected_banner(why, look, host, frame);
+    if let Connection::Disconnected(reason) = &model.connection {
+        overlay::disconnected_banner(reason, theme, host, frame);
     }
-    areas.keys = status_bars::footer(model, look, foot, frame);
-    overlay::draw_overlay(model, look, screen, &mut areas, frame);
+    areas.keys = status_bars::footer(model, theme, footer, frame);
+    overlay::draw_overlay(model, theme, screen, &mut areas, frame);
     areas
 }
 
-/// Tree and charts above, the lower pane below.
+/// Draws the tree and charts above the lower pane.
 fn split(
     model: &Model,
-    look: &Theme,
+    theme: &Theme,
     zone: &TimeZone,
     body: Rect,
     areas: &mut ClickAreas,
@@ -76,39 +75,39 @@ fn split(
     let charts = model.tab != Tab::Charts;
     let wide = charts && body.width >= WIDE_COLUMNS;
     let strip = if charts && !wide && body.height >= TALL_ROWS - 2 { STRIP_ROWS } else { 0 };
-    // A tree with few rows leaves its room to the log; one with many takes half.
+    // The tree takes as many rows as it needs, at most half.
     let rows = u16::try_from(model.rows.len()).unwrap_or(u16::MAX).saturating_add(1);
-    let least = if wide { 14 } else { 4 };
-    let upper = rows.max(least).min((body.height - strip) / 2);
+    let min = if wide { 14 } else { 4 };
+    let upper = rows.max(min).min((body.height - strip) / 2);
     let [upper, middle, below] =
         Layout::vertical([Constraint::Length(upper), Constraint::Length(strip), Constraint::Min(0)])
             .areas(body);
     if wide {
         let [left, right] =
             Layout::horizontal([Constraint::Min(0), Constraint::Length(CHART_COLUMNS)]).areas(upper);
-        tree::draw(model, look, left, areas, frame);
-        charts::chart_column(model, look, right, frame);
+        tree::draw(model, theme, left, areas, frame);
+        charts::chart_column(model, theme, right, frame);
     } else {
-        tree::draw(model, look, upper, areas, frame);
-        charts::chart_strip(model, look, middle, frame);
+        tree::draw(model, theme, upper, areas, frame);
+        charts::chart_strip(model, theme, middle, frame);
     }
-    bottom_pane(model, look, zone, below, areas, frame);
+    bottom_pane(model, theme, zone, below, areas, frame);
 }
 
 fn bottom_pane(
     model: &Model,
-    look: &Theme,
+    theme: &Theme,
     zone: &TimeZone,
     area: Rect,
     areas: &mut ClickAreas,
     frame: &mut Frame<'_>,
 ) {
-    let [head, rest] = Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(area);
-    areas.tabs = status_bars::tab_bar(model, look, head, frame);
-    areas.pane = rest;
+    let [tabs, pane] = Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(area);
+    areas.tabs = status_bars::tab_bar(model, theme, tabs, frame);
+    areas.pane = pane;
     match model.tab {
-        Tab::Logs => logs::draw(model, look, rest, frame),
-        Tab::Details => areas.details_most = details::draw(model, look, zone, rest, frame),
-        Tab::Charts => charts::all_charts(model, look, rest, frame),
+        Tab::Logs => logs::draw(model, theme, pane, frame),
+        Tab::Details => areas.max_details_top = details::draw(model, theme, zone, pane, frame),
+        Tab::Charts => charts::all_charts(model, theme, pane, frame),
     }
 }

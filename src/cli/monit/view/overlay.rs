@@ -1,4 +1,4 @@
-//! What lies over the rest: a question, the help, and that the daemon is gone.
+//! Overlays: confirmation, help, and the banner of a lost connection.
 
 use ratatui::Frame;
 use ratatui::layout::Rect;
@@ -26,10 +26,10 @@ Log        l full screen, p pause, w wrap
            ← → scroll, End newest line
 Quit       q or Ctrl-C, Ctrl-Z suspend, Esc back";
 
-/// Draws it, if there is any.
+/// Draws the confirmation or the help, if open.
 pub(super) fn draw_overlay(
     model: &Model,
-    look: &Theme,
+    theme: &Theme,
     screen: Rect,
     areas: &mut ClickAreas,
     frame: &mut Frame<'_>,
@@ -37,57 +37,60 @@ pub(super) fn draw_overlay(
     match &model.mode {
         InputMode::Normal | InputMode::Prompt { .. } => {}
         InputMode::Help => {
-            let lines: Vec<Line<'_>> = HELP.lines().map(|line| help_line(line, look)).collect();
-            window("Keys", lines, look, screen, frame);
+            let lines: Vec<Line<'_>> = HELP.lines().map(|line| help_line(line, theme)).collect();
+            window("Keys", lines, theme, screen, frame);
         }
-        InputMode::Confirm { action: deed, what, .. } => confirm(*deed, what, look, screen, areas, frame),
+        InputMode::Confirm { action, subject, .. } => confirm(*action, subject, theme, screen, areas, frame),
     }
 }
 
-fn help_line<'a>(line: &'a str, look: &Theme) -> Line<'a> {
+fn help_line<'a>(line: &'a str, theme: &Theme) -> Line<'a> {
     match line.split_at_checked(11) {
-        Some((head, rest)) => Line::from(vec![Span::styled(head, look.heading()), Span::raw(rest)]),
+        Some((heading, keys)) => Line::from(vec![Span::styled(heading, theme.heading()), Span::raw(keys)]),
         None => Line::raw(line),
     }
 }
 
 fn confirm(
-    deed: InstanceAction,
-    what: &str,
-    look: &Theme,
+    action: InstanceAction,
+    subject: &str,
+    theme: &Theme,
     screen: Rect,
     areas: &mut ClickAreas,
     frame: &mut Frame<'_>,
 ) {
-    let consequence = match deed {
+    let consequence = match action {
         InstanceAction::Basic(Action::Delete) => "The app is stopped and removed from the list.",
         InstanceAction::Basic(Action::Restart) => "Restarting causes downtime; use R to reload.",
         InstanceAction::Basic(_) | InstanceAction::Reload | InstanceAction::Scale(_) => "",
     };
-    let mut lines = vec![Line::raw(format!("{} {what}?", deed.label()))];
+    let mut lines = vec![Line::raw(format!("{} {subject}?", action.label()))];
     if !consequence.is_empty() {
-        lines.push(Line::styled(consequence, look.dim()));
+        lines.push(Line::styled(consequence, theme.dim()));
     }
     let (yes, no) = (" y yes ", " n no ");
-    let mut answers =
-        vec![Span::styled(yes, look.selected(true)), Span::raw("  "), Span::styled(no, look.selected(false))];
-    answers.push(Span::raw(""));
-    lines.extend([Line::raw(""), Line::from(answers)]);
-    let inside = window(deed.label(), lines, look, screen, frame);
+    let mut buttons = vec![
+        Span::styled(yes, theme.selected(true)),
+        Span::raw("  "),
+        Span::styled(no, theme.selected(false)),
+    ];
+    buttons.push(Span::raw(""));
+    lines.extend([Line::raw(""), Line::from(buttons)]);
+    let inner = window(action.label(), lines, theme, screen, frame);
     let columns = |text: &str| u16::try_from(width(text)).unwrap_or(0);
-    let row = Rect { y: inside.bottom().saturating_sub(1), height: 1, ..inside };
+    let row = Rect { y: inner.bottom().saturating_sub(1), height: 1, ..inner };
     areas.keys = vec![
         (Rect { width: columns(yes), ..row }, 'y'),
         (Rect { x: row.x + columns(yes) + 2, width: columns(no), ..row }, 'n'),
     ];
 }
 
-/// A window in the middle; returns its inside.
-fn window(title: &str, lines: Vec<Line<'_>>, look: &Theme, screen: Rect, frame: &mut Frame<'_>) -> Rect {
+/// Draws a centered window; returns its inner area.
+fn window(title: &str, lines: Vec<Line<'_>>, theme: &Theme, screen: Rect, frame: &mut Frame<'_>) -> Rect {
     let widest = lines.iter().map(Line::width).max().unwrap_or(0);
     let columns = u16::try_from(widest + 4).unwrap_or(u16::MAX).min(screen.width);
-    let inner = usize::from(columns.saturating_sub(4)).max(1);
-    let rows: usize = lines.iter().map(|line| line.width().div_ceil(inner).max(1)).sum();
+    let inner_width = usize::from(columns.saturating_sub(4)).max(1);
+    let rows: usize = lines.iter().map(|line| line.width().div_ceil(inner_width).max(1)).sum();
     let rows = u16::try_from(rows + 2).unwrap_or(u16::MAX).min(screen.height);
     let area = Rect {
         x: screen.x + (screen.width - columns) / 2,
@@ -96,23 +99,23 @@ fn window(title: &str, lines: Vec<Line<'_>>, look: &Theme, screen: Rect, frame: 
         height: rows,
     };
     frame.render_widget(Clear, area);
-    let block = Block::bordered().border_type(BorderType::Rounded).border_style(look.heading());
-    let block = block.title(Span::styled(format!(" {title} "), look.heading()));
-    let inside = Rect {
+    let block = Block::bordered().border_type(BorderType::Rounded).border_style(theme.heading());
+    let block = block.title(Span::styled(format!(" {title} "), theme.heading()));
+    let inner = Rect {
         x: area.x + 2,
         y: area.y + 1,
         width: area.width.saturating_sub(4),
         height: area.height.saturating_sub(2),
     };
     frame.render_widget(block, area);
-    frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: false }), inside);
-    inside
+    frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: false }), inner);
+    inner
 }
 
-/// In the place of the host line: what is shown below it is old.
-pub(super) fn disconnected_banner(why: &str, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
+/// Draws a banner over the host bar: the data below is outdated.
+pub(super) fn disconnected_banner(reason: &str, theme: &Theme, area: Rect, frame: &mut Frame<'_>) {
     frame.render_widget(Clear, area);
-    let text = format!(" {why}; showing old data, reconnecting ");
-    let line = Line::styled(text, look.error()).style(look.selected(true));
+    let text = format!(" {reason}; showing old data, reconnecting ");
+    let line = Line::styled(text, theme.error()).style(theme.selected(true));
     frame.render_widget(line, area);
 }

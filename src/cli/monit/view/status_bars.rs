@@ -1,4 +1,4 @@
-//! The lines of one row: the host, the tabs, the keys.
+//! The bars of one row: host, alerts, tabs and keys.
 
 use ratatui::Frame;
 use ratatui::layout::Rect;
@@ -13,101 +13,103 @@ use crate::cli::render::style::{Tone, width};
 use crate::cli::render::units;
 use crate::ipc::message::{HostInfo, Status};
 
-/// rsm and the machine.
-pub(super) fn host_bar(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
+/// Draws the version, the number of instances and the state of the host.
+pub(super) fn host_bar(model: &Model, theme: &Theme, area: Rect, frame: &mut Frame<'_>) {
     let version = model.info.as_ref().map_or_else(String::new, |info| format!(" {}", info.version));
-    let mut left = vec![Span::styled(format!(" rsm{version} "), look.heading())];
+    let mut left = vec![Span::styled(format!(" rsm{version} "), theme.heading())];
     let instances = &model.instances;
     let online = instances.iter().filter(|view| view.status == Status::Online).count();
     let errored = instances.iter().filter(|view| view.status == Status::Errored).count();
     left.push(Span::styled(format!(" {online}/{} online", instances.len()), Style::new()));
     if errored > 0 {
-        left.push(Span::styled(format!(" {errored} errored"), look.error()));
+        left.push(Span::styled(format!(" {errored} errored"), theme.error()));
     }
     let used: usize = left.iter().map(Span::width).sum();
     let host = model.info.as_ref().map(|info| &info.host);
-    let room = usize::from(area.width).saturating_sub(used + 3);
-    // The longest account that fits.
+    let available = usize::from(area.width).saturating_sub(used + 3);
+    // The most detailed text that fits.
     let right = host.and_then(|host| {
-        [full(host), medium(host), short(host)].into_iter().find(|text| width(text) <= room)
+        [full(host), medium(host), short(host)].into_iter().find(|text| width(text) <= available)
     });
     frame.render_widget(Line::from(left), area);
     frame.render_widget(Line::from(right.unwrap_or_default()).right_aligned(), area);
 }
 
-/// What needs attention, with the commands for it.
-pub(super) fn alert_bar(concerns: &[Alert], look: &Theme, area: Rect, frame: &mut Frame<'_>) {
-    let room = usize::from(area.width).saturating_sub(4);
-    if let Some((tone, text)) = compact_line(concerns, room) {
-        let style = if tone == Tone::Error { look.error() } else { look.warning() };
+/// Draws the alerts with their commands.
+pub(super) fn alert_bar(alerts: &[Alert], theme: &Theme, area: Rect, frame: &mut Frame<'_>) {
+    let columns = usize::from(area.width).saturating_sub(4);
+    if let Some((tone, text)) = compact_line(alerts, columns) {
+        let style = if tone == Tone::Error { theme.error() } else { theme.warning() };
         frame.render_widget(Line::styled(format!(" ▲ {text}"), style), area);
     }
 }
 
 fn full(host: &HostInfo) -> String {
-    let [one, five, fifteen] = host.load;
     let disk = match host.disk_total {
         0 => String::new(),
         total => format!(
             " │ disk {} of {}, {}",
             units::size(host.disk_used),
             units::size(total),
-            share(host.disk_used, total)
+            units::share(host.disk_used, total)
         ),
     };
     format!(
-        "load {one:.2} {five:.2} {fifteen:.2} on {} cores │ memory {} of {}, {}{disk} ",
-        host.cores,
+        "{} │ memory {} of {}, {}{disk} ",
+        load(host),
         units::size(host.memory_used),
         units::size(host.memory_total),
-        share(host.memory_used, host.memory_total),
+        units::share(host.memory_used, host.memory_total),
     )
 }
 
 fn medium(host: &HostInfo) -> String {
-    let [one, five, fifteen] = host.load;
-    let (memory, disk) = (share(host.memory_used, host.memory_total), share(host.disk_used, host.disk_total));
-    format!("load {one:.2} {five:.2} {fifteen:.2} on {} cores │ memory {memory} │ disk {disk} ", host.cores)
+    let (memory, disk) = memory_and_disk(host);
+    format!("{} │ memory {memory} │ disk {disk} ", load(host))
 }
 
 fn short(host: &HostInfo) -> String {
-    let (memory, disk) = (share(host.memory_used, host.memory_total), share(host.disk_used, host.disk_total));
+    let (memory, disk) = memory_and_disk(host);
     format!("load {:.2} mem {memory} disk {disk} ", host.load[0])
 }
 
-fn share(used: u64, total: u64) -> String {
-    format!("{}%", (used * 100).checked_div(total).unwrap_or(0))
+fn load(host: &HostInfo) -> String {
+    format!("{} on {}", units::load_averages(host), units::pluralize(host.cores, "core"))
 }
 
-/// The names of the lower pane's tabs, and how its contents are shown. Returns where the names are.
-pub(super) fn tab_bar(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, Tab)> {
-    let (mut spans, mut places, mut at) = (vec![Span::raw("─")], Vec::new(), 1);
+fn memory_and_disk(host: &HostInfo) -> (String, String) {
+    (units::share(host.memory_used, host.memory_total), units::share(host.disk_used, host.disk_total))
+}
+
+/// Draws the tabs of the lower pane, and its state. Returns the areas of the tabs.
+pub(super) fn tab_bar(model: &Model, theme: &Theme, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, Tab)> {
+    let (mut spans, mut areas, mut at) = (vec![Span::raw("─")], Vec::new(), 1);
     let focused = model.full || model.focus == Focus::Pane;
     for (number, tab) in Tab::ALL.into_iter().enumerate() {
         let text = format!(" {} {} ", number + 1, tab.title());
         let columns = u16::try_from(width(&text)).unwrap_or(0);
-        let style = if tab == model.tab { look.selected(focused) } else { look.dim() };
+        let style = if tab == model.tab { theme.selected(focused) } else { theme.dim() };
         spans.push(Span::styled(text, style));
-        places.push((Rect { x: area.x + at, width: columns, ..area }.intersection(area), tab));
+        areas.push((Rect { x: area.x + at, width: columns, ..area }.intersection(area), tab));
         at += columns;
     }
-    spans.push(Span::styled(format!(" {} ", model.selection_text()), look.heading()));
+    spans.push(Span::styled(format!(" {} ", model.selection_text()), theme.heading()));
     match model.tab {
-        Tab::Logs => spans.extend(log_state(model, look)),
-        Tab::Details if model.areas.details_most > model.details_top => {
-            let below = model.areas.details_most - model.details_top;
-            spans.push(Span::styled(format!("[{below} below] "), look.warning()));
+        Tab::Logs => spans.extend(log_state(model, theme)),
+        Tab::Details if model.areas.max_details_top > model.details_top => {
+            let below = model.areas.max_details_top - model.details_top;
+            spans.push(Span::styled(format!("[{below} below] "), theme.warning()));
         }
         Tab::Details | Tab::Charts => {}
     }
     let used: usize = spans.iter().map(Span::width).sum();
     spans.push(Span::raw("─".repeat(usize::from(area.width).saturating_sub(used))));
     frame.render_widget(Line::from(spans), area);
-    places
+    areas
 }
 
-/// What one must know to read the log pane rightly.
-fn log_state(model: &Model, look: &Theme) -> Vec<Span<'static>> {
+/// The options of the log pane that differ from the default.
+fn log_state(model: &Model, theme: &Theme) -> Vec<Span<'static>> {
     let pane = &model.log_pane;
     let mut words = Vec::new();
     if pane.paused {
@@ -127,24 +129,24 @@ fn log_state(model: &Model, look: &Theme) -> Vec<Span<'static>> {
     if !model.line_filter.is_empty() {
         words.push(format!("filter /{}/", model.line_filter));
     }
-    words.into_iter().map(|word| Span::styled(format!("[{word}] "), look.warning())).collect()
+    words.into_iter().map(|word| Span::styled(format!("[{word}] "), theme.warning())).collect()
 }
 
-/// What is typed or said, else the keys. Returns where keys can be clicked.
-pub(super) fn footer(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, char)> {
+/// Draws the prompt or a message, or else the keys. Returns the areas of the keys, which can be clicked.
+pub(super) fn footer(model: &Model, theme: &Theme, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, char)> {
     if let InputMode::Prompt { field, text, .. } = &model.mode {
-        let (ask, end) = match field {
+        let (label, hint) = match field {
             PromptKind::Apps => ("filter apps: ", "  Enter apply, Esc cancel"),
             PromptKind::Search => ("search: ", "  Enter find, then n or N"),
             PromptKind::Lines => ("filter lines: ", "  Enter apply, Esc cancel"),
             PromptKind::Scale => ("instances (4, +1, -1): ", "  Enter scale, Esc cancel"),
         };
         let line = Line::from(vec![
-            Span::styled(format!(" {ask}"), look.heading()),
+            Span::styled(format!(" {label}"), theme.heading()),
             Span::raw(text.clone()),
-            Span::styled(end, look.dim()),
+            Span::styled(hint, theme.dim()),
         ]);
-        let at = 1 + width(ask) + width(text);
+        let at = 1 + width(label) + width(text);
         frame.render_widget(line, area);
         let column =
             area.x.saturating_add(u16::try_from(at).unwrap_or(u16::MAX)).min(area.right().saturating_sub(1));
@@ -152,15 +154,15 @@ pub(super) fn footer(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<
         return Vec::new();
     }
     if let Some((text, good)) = &model.message {
-        let style = if *good { look.success() } else { look.error() };
+        let style = if *good { theme.success() } else { theme.error() };
         frame.render_widget(Line::styled(format!(" {text}"), style), area);
         return Vec::new();
     }
-    key_hints(model, look, area, frame)
+    key_hints(model, theme, area, frame)
 }
 
-/// As many keys as there is room for, the most needed first.
-fn key_hints(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, char)> {
+/// Draws as many keys as fit, the most important first.
+fn key_hints(model: &Model, theme: &Theme, area: Rect, frame: &mut Frame<'_>) -> Vec<(Rect, char)> {
     const TREE_KEYS: [(char, &str, &str); 13] = [
         ('q', "q", "quit"),
         ('?', "?", "help"),
@@ -188,18 +190,18 @@ fn key_hints(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) -> 
         ('l', "l", "full"),
     ];
     let in_pane = model.full || model.focus == Focus::Pane;
-    let (mut spans, mut places, mut at) = (vec![Span::raw(" ")], Vec::new(), 1);
-    for (letter, key, does) in if in_pane { &PANE_KEYS[..] } else { &TREE_KEYS[..] } {
-        let columns = width(key) + width(does) + 3;
+    let (mut spans, mut areas, mut at) = (vec![Span::raw(" ")], Vec::new(), 1);
+    for (letter, key, label) in if in_pane { &PANE_KEYS[..] } else { &TREE_KEYS[..] } {
+        let columns = width(key) + width(label) + 3;
         if at + columns > usize::from(area.width) + 2 {
             break;
         }
-        spans.push(Span::styled(*key, look.heading()));
-        spans.push(Span::raw(format!(" {does}  ")));
+        spans.push(Span::styled(*key, theme.heading()));
+        spans.push(Span::raw(format!(" {label}  ")));
         let (x, columns16) = (area.x + u16::try_from(at).unwrap_or(0), u16::try_from(columns).unwrap_or(0));
-        places.push((Rect { x, width: columns16.saturating_sub(2), ..area }.intersection(area), *letter));
+        areas.push((Rect { x, width: columns16.saturating_sub(2), ..area }.intersection(area), *letter));
         at += columns;
     }
     frame.render_widget(Line::from(spans), area);
-    places
+    areas
 }

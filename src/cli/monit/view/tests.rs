@@ -16,11 +16,11 @@ use crate::ipc::message::{
 
 const SIZES: [(u16, u16); 5] = [(120, 40), (80, 24), (60, 15), (200, 60), (30, 8)];
 
-fn draw(model: &Model, (width, height): (u16, u16), colour: bool) -> (Buffer, ClickAreas) {
+fn draw(model: &Model, (width, height): (u16, u16), color: bool) -> (Buffer, ClickAreas) {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
     let mut areas = ClickAreas::default();
-    let look = Theme { colour };
-    let frame = terminal.draw(|frame| areas = super::draw(model, &look, &TimeZone::UTC, frame)).unwrap();
+    let theme = Theme { color };
+    let frame = terminal.draw(|frame| areas = super::draw(model, &theme, &TimeZone::UTC, frame)).unwrap();
     (frame.buffer.clone(), areas)
 }
 
@@ -109,7 +109,7 @@ fn everything_has_its_place_at_any_size() {
 }
 
 #[test]
-fn columns_align_whatever_the_names() {
+fn columns_align_with_wide_names() {
     let model = busy();
     for size in SIZES.into_iter().filter(|size| size.0 >= 60) {
         let screen = text(&model, size);
@@ -124,7 +124,7 @@ fn columns_align_whatever_the_names() {
 }
 
 #[test]
-fn the_host_is_told_as_fully_as_there_is_room() {
+fn host_bar_shows_what_fits() {
     let first = |width| text(&busy(), (width, 24))[0].clone();
     assert!(first(200).contains(
         "load 0.50 0.25 0.00 on 4 cores │ memory 2.0gb of 8.0gb, 25% │ disk 40.0gb of 100.0gb, 40%"
@@ -135,21 +135,21 @@ fn the_host_is_told_as_fully_as_there_is_room() {
 }
 
 #[test]
-fn without_colours_nothing_is_coloured_and_nothing_is_lost() {
+fn text_is_the_same_without_colors() {
     let (plain, _) = draw(&busy(), (120, 40), false);
     assert!(plain.content.iter().all(|cell| cell.fg == Color::Reset && cell.bg == Color::Reset));
-    let (coloured, _) = draw(&busy(), (120, 40), true);
-    assert!(coloured.content.iter().any(|cell| cell.fg == Color::Red));
-    // Readable on any ground: the terminal's own colours, none of them for the ground, no white or black.
-    let fine = [Color::Reset, Color::Red, Color::Green, Color::Blue, Color::Magenta, Color::Cyan];
-    assert!(coloured.content.iter().all(|cell| fine.contains(&cell.fg) && cell.bg == Color::Reset));
+    let (colored, _) = draw(&busy(), (120, 40), true);
+    assert!(colored.content.iter().any(|cell| cell.fg == Color::Red));
+    // Readable on any background: no background color, no white, no black.
+    let allowed = [Color::Reset, Color::Red, Color::Green, Color::Blue, Color::Magenta, Color::Cyan];
+    assert!(colored.content.iter().all(|cell| allowed.contains(&cell.fg) && cell.bg == Color::Reset));
     let symbols =
         |buffer: &Buffer| buffer.content.iter().map(|cell| cell.symbol().to_owned()).collect::<Vec<_>>();
-    assert_eq!(symbols(&plain), symbols(&coloured));
+    assert_eq!(symbols(&plain), symbols(&colored));
 }
 
 #[test]
-fn of_a_thousand_only_what_is_seen_is_drawn_and_the_selected_is() {
+fn selected_row_of_many_is_visible() {
     let mut model = Model::default();
     let instances: Vec<InstanceView> =
         (0..1000).map(|id| view(id, &format!("app-{id:04}"), Status::Online)).collect();
@@ -166,7 +166,7 @@ fn of_a_thousand_only_what_is_seen_is_drawn_and_the_selected_is() {
 }
 
 #[test]
-fn long_lines_are_cut_shifted_or_wrapped() {
+fn long_lines_are_truncated_scrolled_or_wrapped() {
     let mut model = busy();
     model.log_pane.clear();
     let long = format!("begin{}end", "网".repeat(100));
@@ -182,9 +182,9 @@ fn long_lines_are_cut_shifted_or_wrapped() {
 }
 
 #[test]
-fn what_was_searched_for_stands_out() {
+fn matches_are_highlighted() {
     let mut model = busy();
-    model.log_pane.search(crate::cli::monit::log_pane::LinePattern::new("failed"));
+    model.log_pane.set_search(crate::cli::monit::log_pane::LinePattern::new("failed"));
     let screen = text(&model, (80, 24));
     let row = screen.iter().position(|row| row.contains("something failed")).unwrap();
     let column = crate::cli::render::style::width(screen[row].split("failed").next().unwrap());
@@ -194,7 +194,7 @@ fn what_was_searched_for_stands_out() {
 }
 
 #[test]
-fn questions_and_help_lie_over_the_rest() {
+fn draws_confirmation_and_help() {
     let mut model = busy();
     model.on_letter('d');
     for size in SIZES {
@@ -209,18 +209,18 @@ fn questions_and_help_lie_over_the_rest() {
 }
 
 #[test]
-fn what_is_typed_is_seen_with_a_cursor() {
+fn prompt_shows_cursor() {
     let mut model = busy();
     model.mode = InputMode::Prompt { field: PromptKind::Apps, text: "网a".into(), previous: String::new() };
     let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
-    let look = Theme { colour: true };
-    terminal.draw(|frame| drop(super::draw(&model, &look, &TimeZone::UTC, frame))).unwrap();
+    let theme = Theme { color: true };
+    terminal.draw(|frame| drop(super::draw(&model, &theme, &TimeZone::UTC, frame))).unwrap();
     let at = terminal.get_cursor_position().unwrap();
     assert_eq!((at.x, at.y), (" filter apps: ".len() as u16 + 3, 23));
 }
 
 #[test]
-fn details_are_scrolled_and_no_further() {
+fn details_scroll_stops_at_end() {
     let mut model = busy();
     model.tab = Tab::Details;
     model.focus = Focus::Pane;
@@ -233,7 +233,7 @@ fn details_are_scrolled_and_no_further() {
 }
 
 #[test]
-fn connections_are_shown_for_each_instance_of_a_cluster() {
+fn shows_connections_of_each_instance() {
     let mut model = busy();
     let mut details = vec![detail(), detail()];
     for (id, (detail, connections)) in details.iter_mut().zip([12, 3456]).enumerate() {
@@ -247,7 +247,7 @@ fn connections_are_shown_for_each_instance_of_a_cluster() {
 }
 
 #[test]
-fn what_needs_attention_stands_on_top_with_its_command() {
+fn alert_bar_shows_command() {
     let mut model = busy();
     let told = |model: &Model, size| text(model, size)[1].trim_end().to_owned();
     assert!(told(&model, (60, 15)).starts_with(" ▲ 网关 (id 2)"), "{}", told(&model, (60, 15)));
@@ -271,11 +271,11 @@ fn what_needs_attention_stands_on_top_with_its_command() {
     model.apply_update(Update::Listed { instances: vec![differs], sample: false });
     assert!(told(&model, (80, 24)).contains("rsm plan /srv/ecosystem.toml"), "{}", told(&model, (80, 24)));
     model.full = true;
-    assert!(!has(&text(&model, (80, 24)), "▲"), "the whole screen is the log's");
+    assert!(!has(&text(&model, (80, 24)), "▲"), "not in full screen");
 }
 
 #[test]
-fn a_figure_is_never_cut() {
+fn numbers_are_not_truncated() {
     let mut limited = view(0, "api", Status::Online);
     limited.memory_limit = Some(800 << 20);
     let mut model = Model::default();
@@ -289,7 +289,7 @@ fn a_figure_is_never_cut() {
 }
 
 #[test]
-fn rows_that_are_not_seen_are_counted() {
+fn hidden_rows_are_counted() {
     let mut model = Model::default();
     let instances = (0..30).map(|id| view(id, &format!("app-{id:02}"), Status::Online)).collect();
     model.apply_update(Update::Listed { instances, sample: true });
@@ -300,12 +300,12 @@ fn rows_that_are_not_seen_are_counted() {
 }
 
 #[test]
-fn a_daemon_that_is_gone_is_told_above() {
+fn banner_shows_lost_connection() {
     let mut model = busy();
     model.apply_update(Update::Disconnected("the daemon is not responding".into()));
     let screen = text(&model, (80, 24));
     assert!(screen[0].contains("the daemon is not responding"), "{screen:#?}");
-    assert!(has(&screen, "api"), "what was known stays");
+    assert!(has(&screen, "api"), "old data is still shown");
     let mut nothing = Model::default();
     assert!(!has(&text(&nothing, (80, 24)), "rsm start"));
     nothing.apply_update(Update::Disconnected("the daemon is not running".into()));

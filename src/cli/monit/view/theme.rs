@@ -1,64 +1,60 @@
-//! Colours: only those that the terminal's own theme defines, so that they can be read on light and dark
-//! ground; and none of them says anything that is not also said otherwise.
+//! Colors: only the 16 colors of the terminal, which are readable on light and dark backgrounds. No information is
+//! conveyed by color alone.
 
 use ratatui::style::{Color, Modifier, Style};
 
 use crate::ipc::message::Status;
 
-/// How things look.
+/// How things theme.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::cli::monit) struct Theme {
-    /// Whether colours are wanted (`NO_COLOR`).
-    pub(in crate::cli::monit) colour: bool,
+pub(crate) struct Theme {
+    /// Whether to use colors (`NO_COLOR`).
+    pub(crate) color: bool,
 }
 
 impl Theme {
-    fn tinted(self, colour: Color) -> Style {
-        if self.colour { Style::new().fg(colour) } else { Style::new() }
+    fn tinted(self, color: Color) -> Style {
+        if self.color { Style::new().fg(color) } else { Style::new() }
     }
 
-    /// As it should be.
     pub(super) fn success(self) -> Style {
         self.tinted(Color::Green)
     }
 
-    /// Wrong.
     pub(super) fn error(self) -> Style {
         self.tinted(Color::Red).add_modifier(Modifier::BOLD)
     }
 
-    /// In between. Not yellow, which nobody can read on white.
+    /// Not yellow, which is unreadable on white.
     pub(super) fn warning(self) -> Style {
         self.tinted(Color::Magenta)
     }
 
-    /// Headings, keys.
+    /// Headings and keys.
     pub(super) fn heading(self) -> Style {
         self.tinted(Color::Blue).add_modifier(Modifier::BOLD)
     }
 
-    /// What is less important.
+    /// Less important text.
     pub(super) fn dim(self) -> Style {
         Style::new().add_modifier(Modifier::DIM)
     }
 
-    /// The selected row; weaker where the arrows go elsewhere.
+    /// The selected row; dim if its pane has no focus.
     pub(super) fn selected(self, focused: bool) -> Style {
         let style = Style::new().add_modifier(Modifier::REVERSED);
         if focused { style } else { style.add_modifier(Modifier::DIM) }
     }
 
-    /// What was searched for.
+    /// Matches of the search.
     pub(super) fn match_highlight(self) -> Style {
         Style::new().add_modifier(Modifier::REVERSED | Modifier::BOLD)
     }
 
-    /// Charts.
     pub(super) fn chart(self) -> Style {
         self.tinted(Color::Cyan)
     }
 
-    /// A state.
     pub(super) fn status(self, status: Status) -> Style {
         match status {
             Status::Online => self.success(),

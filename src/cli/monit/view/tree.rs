@@ -61,7 +61,7 @@ const MAX_NAME: usize = 36;
 const INDENT: usize = 7;
 
 /// Draws the headings and the rows.
-pub(super) fn draw(model: &Model, look: &Theme, area: Rect, areas: &mut ClickAreas, frame: &mut Frame<'_>) {
+pub(super) fn draw(model: &Model, theme: &Theme, area: Rect, areas: &mut ClickAreas, frame: &mut Frame<'_>) {
     let longest = model.rows.iter().map(|row| width(&row.label)).max().unwrap_or(0) + INDENT;
     let columns = fit_columns(usize::from(area.width), longest);
     let others: usize = columns.iter().map(|(_, width)| width).sum();
@@ -71,19 +71,19 @@ pub(super) fn draw(model: &Model, look: &Theme, area: Rect, areas: &mut ClickAre
     areas.rows = rows;
     areas.top =
         scroll_top(model.areas.top, model.selected_index(), usize::from(rows.height), model.rows.len());
-    areas.headings = headings(model, look, &columns, name, hidden_rows(model, areas), head, frame);
+    areas.headings = headings(model, theme, &columns, name, hidden_rows(model, areas), head, frame);
     if model.instances.is_empty() {
-        return empty_message(model, look, rows, frame);
+        return empty_message(model, theme, rows, frame);
     }
-    let (place, height) = (model.selected_index(), usize::from(rows.height));
+    let (selected, height) = (model.selected_index(), usize::from(rows.height));
     let focused = !model.full && model.focus == Focus::Tree;
     for (at, row) in model.rows.iter().enumerate().skip(areas.top).take(height) {
         let y = rows.y + u16::try_from(at - areas.top).unwrap_or(0);
-        let mut line = row_line(row, look, &columns, name);
-        if at == place {
+        let mut line = row_line(row, theme, &columns, name);
+        if at == selected {
             // With reversed colors, the colors of cells would become backgrounds.
             line.spans.iter_mut().for_each(|span| span.style = Style::new());
-            line = line.style(look.selected(focused));
+            line = line.style(theme.selected(focused));
         }
         frame.render_widget(line, Rect { y, height: 1, ..rows });
     }
@@ -91,38 +91,38 @@ pub(super) fn draw(model: &Model, look: &Theme, area: Rect, areas: &mut ClickAre
 
 /// The number of rows above and below the visible ones.
 fn hidden_rows(model: &Model, areas: &ClickAreas) -> String {
-    let seen = areas.top + usize::from(areas.rows.height);
+    let end = areas.top + usize::from(areas.rows.height);
     let count = |sign, rows| if rows > 0 { format!(" {sign}{rows}") } else { String::new() };
-    count('↑', areas.top) + &count('↓', model.rows.len().saturating_sub(seen))
+    count('↑', areas.top) + &count('↓', model.rows.len().saturating_sub(end))
 }
 
 /// The first visible row, so that the selected row is visible and no line is empty.
-fn scroll_top(before: usize, selected: usize, height: usize, rows: usize) -> usize {
-    let least = (selected + 1).saturating_sub(height.max(1));
-    before.clamp(least, selected).min(rows.saturating_sub(height))
+fn scroll_top(previous: usize, selected: usize, height: usize, rows: usize) -> usize {
+    let min = (selected + 1).saturating_sub(height.max(1));
+    previous.clamp(min, selected).min(rows.saturating_sub(height))
 }
 
 /// The columns that fit next to names of up to `longest` terminal columns.
-fn fit_columns(room: usize, longest: usize) -> Vec<(TreeColumn, usize)> {
-    let (mut left, mut fit) = (room.saturating_sub(MIN_NAME + 1), Vec::new());
+fn fit_columns(available: usize, longest: usize) -> Vec<(TreeColumn, usize)> {
+    let (mut left, mut fitting) = (available.saturating_sub(MIN_NAME + 1), Vec::new());
     for (at, (column, width)) in COLUMNS.into_iter().enumerate() {
         let more = if at < REQUIRED_COLUMNS { 0 } else { longest.clamp(MIN_NAME, MAX_NAME) - MIN_NAME };
         if width + more > left {
             break;
         }
         left -= width;
-        fit.push((column, width));
+        fitting.push((column, width));
     }
-    fit.sort_by_key(|(column, _)| COLUMN_PRIORITY.iter().position(|of| of == column));
-    fit
+    fitting.sort_by_key(|(column, _)| COLUMN_PRIORITY.iter().position(|other| other == column));
+    fitting
 }
 
 fn headings(
     model: &Model,
-    look: &Theme,
+    theme: &Theme,
     columns: &[(TreeColumn, usize)],
     name: usize,
-    beyond: String,
+    hidden: String,
     area: Rect,
     frame: &mut Frame<'_>,
 ) -> Vec<(Rect, TreeSort)> {
@@ -135,15 +135,15 @@ fn headings(
         "" => String::new(),
         filter => format!("  filter \"{filter}\""),
     };
-    let title = format!("name{}{beyond}{filter}", mark(TreeSort::Name));
+    let title = format!("name{}{hidden}{filter}", mark(TreeSort::Name));
     let mut spans = vec![Span::raw(format!(" {}", pad_right(&title, name)))];
-    let mut places = Vec::new();
+    let mut headings = Vec::new();
     let mut at = name + 1;
-    let mut place = |at: usize, width: usize, sort| {
+    let mut add_heading = |at: usize, width: usize, sort| {
         let (x, width) = (u16::try_from(at).unwrap_or(0), u16::try_from(width).unwrap_or(0));
-        places.push((Rect { x: area.x + x, width, ..area }.intersection(area), sort));
+        headings.push((Rect { x: area.x + x, width, ..area }.intersection(area), sort));
     };
-    place(0, name + 1, TreeSort::Name);
+    add_heading(0, name + 1, TreeSort::Name);
     for (column, width) in columns {
         let (title, sort) = column.title();
         let text = format!("{title}{}", sort.map(mark).unwrap_or_default());
@@ -152,12 +152,12 @@ fn headings(
             _ => pad_left(&text, *width),
         }));
         if let Some(sort) = sort {
-            place(at, *width, sort);
+            add_heading(at, *width, sort);
         }
         at += width;
     }
-    frame.render_widget(Line::from(spans).style(look.heading()), area);
-    places
+    frame.render_widget(Line::from(spans).style(theme.heading()), area);
+    headings
 }
 
 impl TreeColumn {
@@ -174,37 +174,37 @@ impl TreeColumn {
         }
     }
 
-    fn cell(self, row: &TreeRow, look: &Theme) -> (String, Style) {
+    fn cell(self, row: &TreeRow, theme: &Theme) -> (String, Style) {
         let sum = &row.sum;
         let none = || "-".to_owned();
         let plain = |text| (text, Style::new());
         match self {
             Self::Status if sum.count == 0 => plain(String::new()),
             Self::Status if sum.count > 1 && sum.online < sum.count && sum.online > 0 => {
-                (format!("{}/{} online", sum.online, sum.count), look.status(sum.status))
+                (format!("{}/{} online", sum.online, sum.count), theme.status(sum.status))
             }
-            Self::Status => (sum.status.as_str().into(), look.status(sum.status)),
+            Self::Status => (sum.status.as_str().into(), theme.status(sum.status)),
             Self::Cpu => plain(units::percent(sum.cpu)),
             Self::Memory => match sum.limit {
-                Some(limit) if sum.memory * 10 > limit * 9 => (units::size(sum.memory), look.error()),
+                Some(limit) if sum.memory * 10 > limit * 9 => (units::size(sum.memory), theme.error()),
                 _ => plain(units::size(sum.memory)),
             },
-            Self::Limit => (sum.limit.map_or_else(none, units::size), look.dim()),
+            Self::Limit => (sum.limit.map_or_else(none, units::size), theme.dim()),
             Self::Restarts if sum.restarts > 9999 => plain("…".into()),
             Self::Restarts => plain(sum.restarts.to_string()),
             Self::Uptime => match (sum.uptime, sum.status) {
                 (Some(ms), _) => plain(units::age(ms)),
-                (None, _) => (none(), look.dim()),
+                (None, _) => (none(), theme.dim()),
             },
             Self::Mode if row.key == RowKey::All => plain(String::new()),
-            Self::Mode => (if sum.cluster { "cluster" } else { "fork" }.into(), look.dim()),
+            Self::Mode => (if sum.cluster { "cluster" } else { "fork" }.into(), theme.dim()),
             Self::Pid if sum.count > 1 => plain(String::new()),
-            Self::Pid => (sum.pid.map_or_else(none, |pid| pid.to_string()), look.dim()),
+            Self::Pid => (sum.pid.map_or_else(none, |pid| pid.to_string()), theme.dim()),
         }
     }
 }
 
-fn row_line(row: &TreeRow, look: &Theme, columns: &[(TreeColumn, usize)], name: usize) -> Line<'static> {
+fn row_line(row: &TreeRow, theme: &Theme, columns: &[(TreeColumn, usize)], name: usize) -> Line<'static> {
     let label = tame(&row.label);
     let label = match (&row.key, row.unfolded) {
         (RowKey::All, _) => format!("{label} ({})", row.sum.count),
@@ -213,11 +213,11 @@ fn row_line(row: &TreeRow, look: &Theme, columns: &[(TreeColumn, usize)], name: 
         (RowKey::App(_), Some(false)) => format!("▸ {label} ({})", row.sum.count),
         (RowKey::App(_), None) => format!("  {label}"),
     };
-    let attention = matches!(row.sum.status, Status::Errored) && row.key != RowKey::All;
-    let style = if attention { look.error() } else { Style::new() };
+    let is_alert = matches!(row.sum.status, Status::Errored) && row.key != RowKey::All;
+    let style = if is_alert { theme.error() } else { Style::new() };
     let mut spans = vec![Span::raw(" "), Span::styled(pad_right(&label, name), style)];
     for (column, columns) in columns {
-        let (text, style) = column.cell(row, look);
+        let (text, style) = column.cell(row, theme);
         let text = match column {
             TreeColumn::Status | TreeColumn::Mode => format!(" {}", pad_right(&text, columns - 1)),
             _ => format!(" {}", pad_left(&text, columns - 1)),
@@ -228,13 +228,13 @@ fn row_line(row: &TreeRow, look: &Theme, columns: &[(TreeColumn, usize)], name: 
     Line::from(spans)
 }
 
-fn empty_message(model: &Model, look: &Theme, area: Rect, frame: &mut Frame<'_>) {
+fn empty_message(model: &Model, theme: &Theme, area: Rect, frame: &mut Frame<'_>) {
     let text = match model.connection {
         Connection::Unknown => " …",
         Connection::Connected => " No apps. Start one with: rsm start app.js",
         Connection::Disconnected(_) => " The daemon is not running. Run `rsm start` or `rsm resurrect`.",
     };
-    frame.render_widget(Line::styled(text, look.dim()), area);
+    frame.render_widget(Line::styled(text, theme.dim()), area);
 }
 
 #[cfg(test)]
@@ -253,8 +253,11 @@ mod tests {
 
     #[test]
     fn narrow_screens_keep_most_important_columns() {
-        let shown = |room, longest| {
-            fit_columns(room, longest).into_iter().map(|(column, _)| column.title().0).collect::<Vec<_>>()
+        let shown = |available, longest| {
+            fit_columns(available, longest)
+                .into_iter()
+                .map(|(column, _)| column.title().0)
+                .collect::<Vec<_>>()
         };
         assert_eq!(shown(40, 9), ["status", "cpu"]);
         assert_eq!(shown(60, 99), ["status", "cpu", "memory", "↺", "up"]);
