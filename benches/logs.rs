@@ -1,5 +1,5 @@
-//! Measures how fast logs are written, beside a writer that has the file to itself: `cargo bench
-//! --bench logs`. What each row means is in `benches/README.md`.
+//! Speed of log capture, compared with a program that appends to a file without rsm: `cargo bench --bench
+//! logs`. `benches/README.md` explains each row.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::fs::{self, File, OpenOptions};
@@ -8,16 +8,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// What each row writes in all, unless `RSM_BENCH_MIB` says otherwise.
-const MIB: u64 = 1024;
-/// Bytes of a line, and of what the writer hands over at once: most languages buffer so much.
+/// MiB written in each row, unless `RSM_BENCH_MIB` is set.
+const DEFAULT_MIB: u64 = 1024;
 const LINE: usize = 100;
+/// Bytes written at once. Most languages use a buffer of this size.
 const BLOCK: usize = 8 * 1024;
-const FLOODS: usize = 50;
-const READS: usize = 40;
-/// The flood is so many times as long as the other rows.
-const FLOOD: u64 = 4;
-/// Readers that do not read.
+const WRITERS: usize = 50;
+const LISTS: usize = 40;
+/// Size of the flood, relative to the other rows.
+const FLOOD_FACTOR: u64 = 4;
+/// Number of followers that do not read their output.
 const STALLED: usize = 99;
 
 fn main() {
@@ -25,27 +25,27 @@ fn main() {
     if args.get(1).is_some_and(|arg| arg == "write") {
         return write(&args[2..]);
     }
-    let total = std::env::var("RSM_BENCH_MIB").map_or(MIB, |mib| mib.parse().unwrap()) << 20;
+    let total = std::env::var("RSM_BENCH_MIB").map_or(DEFAULT_MIB, |mib| mib.parse().unwrap()) << 20;
     println!("{:<40} {:>10} {:>8} {:>14} {:>10}", "benchmark", "MB/s", "ratio", "CPU s per GiB", "PSS MB");
     let bench = Bench::new(total);
     let direct = bench.direct();
-    for (what, rules) in [
+    for (row, settings) in [
         ("raw", "logs = { interval = 'none', max_size = 'none' }"),
         ("raw, rotated every 10 MB", "logs = { retain = 5 }"),
         ("raw, rotated and compressed", "logs = { retain = 5, compress = true }"),
         ("timestamped", "log_date_format = 'YYYY-MM-DD HH:mm:ss.SSS'\nlogs = { max_size = 'none' }"),
         ("json", "log_type = 'json'\nlogs = { max_size = 'none' }"),
     ] {
-        bench.under_rsm(what, rules, 1, direct);
+        bench.under_rsm(row, settings, 1, direct);
     }
-    bench.under_rsm("50 writers, raw", "logs = { retain = 1 }", FLOODS, direct);
+    bench.under_rsm("50 writers, raw", "logs = { retain = 1 }", WRITERS, direct);
     bench.flood();
     bench.readers(0);
     bench.readers(STALLED);
     bench.pm2(direct);
 }
 
-/// The writer: `write TOTAL RESULT [FILE]`. Notes when it began and when it was done.
+/// The program that is measured: `write TOTAL RESULT [FILE]`. Writes its start and end time to RESULT.
 fn write(args: &[String]) {
     let total: usize = args[0].parse().unwrap();
     let block: Vec<u8> = (0..BLOCK).map(|at| if at % LINE == LINE - 1 { b'\n' } else { b'a' }).collect();
@@ -54,13 +54,13 @@ fn write(args: &[String]) {
         Some(path) => Box::new(OpenOptions::new().create(true).append(true).open(path).unwrap()),
         None => Box::new(File::from(nix::unistd::dup(std::io::stdout()).unwrap())),
     };
-    let began = now();
+    let start = now();
     for _ in 0..total / block.len() {
         out.write_all(block).unwrap();
     }
-    let part = format!("{}.part", args[1]);
-    fs::write(&part, format!("{began} {}", now())).unwrap();
-    fs::rename(part, &args[1]).unwrap();
+    let partial = format!("{}.part", args[1]);
+    fs::write(&partial, format!("{start} {}", now())).unwrap();
+    fs::rename(partial, &args[1]).unwrap();
 }
 
 fn now() -> u128 {
@@ -102,13 +102,13 @@ impl Bench {
         speed
     }
 
-    fn under_rsm(&self, what: &str, settings: &str, writers: usize, direct: f64) {
-        let each = self.total / writers as u64;
+    fn under_rsm(&self, row: &str, settings: &str, writers: usize, direct: f64) {
+        let size = self.total / writers as u64;
         let results: Vec<PathBuf> = (0..writers).map(|writer| self.path(&format!("done-{writer}"))).collect();
         let app = |(number, result): (usize, &PathBuf)| {
             let (program, result) = (self.writer.display(), result.display());
             format!(
-                "[[apps]]\nname = 'w{number}'\nscript = '{program}'\nargs = ['write', '{each}', '{result}']\n\
+                "[[apps]]\nname = 'w{number}'\nscript = '{program}'\nargs = ['write', '{size}', '{result}']\n\
                  autorestart = false\nautostart = true\n{settings}\n"
             )
         };
@@ -121,14 +121,14 @@ impl Bench {
         let latency = (writers > 1).then(|| self.latency());
         let deadline = Instant::now() + Duration::from_secs(600);
         while !results.iter().all(|result| result.exists()) {
-            assert!(Instant::now() < deadline, "{what}: not done");
+            assert!(Instant::now() < deadline, "{row}: timeout");
             std::thread::sleep(Duration::from_millis(20));
         }
         let memory = pss(daemon);
         self.rsm(&["-s", "delete", "all"]);
-        let processor = (ticks(daemon) - before) / 100.0 / (self.total as f64 / f64::from(1 << 30));
+        let cpu_seconds = (ticks(daemon) - before) / 100.0 / (self.total as f64 / f64::from(1 << 30));
         let speed = speed(self.total, &results);
-        println!("{what:<40} {speed:>10.0} {:>8.2} {processor:>14.2} {memory:>10.1}", speed / direct);
+        println!("{row:<40} {speed:>10.0} {:>8.2} {cpu_seconds:>14.2} {memory:>10.1}", speed / direct);
         if let Some(latency) = latency {
             println!("{:<40} {latency:>10.1} ms, median", "rsm list during the run");
         }
@@ -137,25 +137,25 @@ impl Bench {
         fs::remove_dir_all(self.path("home")).unwrap();
     }
 
-    /// One app writes for long: what the daemon takes meanwhile, at most, and how fast a list is.
+    /// One app writes for a long time: maximum memory of the daemon, and duration of a list.
     fn flood(&self) {
-        let (total, result) = (self.total * FLOOD, self.path("done-0"));
+        let (total, result) = (self.total * FLOOD_FACTOR, self.path("done-0"));
         let daemon = self.one_writer(total, &result, "logs = { retain = 5 }");
-        let (begin, mut most, mut times) = (pss(daemon), 0.0_f64, Vec::new());
+        let (initial, mut max, mut times) = (pss(daemon), 0.0_f64, Vec::new());
         while !result.exists() {
-            most = most.max(pss(daemon));
+            max = max.max(pss(daemon));
             times.push(self.timed_list());
         }
         times.sort_by(f64::total_cmp);
         let speed = speed(total, &[result]);
         println!("{:<40} {speed:>10.0}", format!("flood of {} GiB", total >> 30));
-        println!("{:<40} {begin:>10.1} MB, maximum {most:.1}", "PSS of the daemon");
-        let middle = times.get(times.len() / 2).copied().unwrap_or_default();
-        println!("{:<40} {middle:>10.1} ms, median of {}", "rsm list during the run", times.len());
+        println!("{:<40} {initial:>10.1} MB, maximum {max:.1}", "PSS of the daemon");
+        let median = times.get(times.len() / 2).copied().unwrap_or_default();
+        println!("{:<40} {median:>10.1} ms, median of {}", "rsm list during the run", times.len());
         self.end();
     }
 
-    /// One reader follows, and others do not read what they asked for.
+    /// One follower reads, and others do not read their output.
     fn readers(&self, stalled: usize) {
         let (total, result) = (self.total / 4, self.path("done-0"));
         let daemon = self.one_writer(total, &result, "autostart = false\nlogs = { retain = 'all' }");
@@ -164,31 +164,31 @@ impl Bench {
             command.args(["logs", "w0", "--raw", "--lines", "0"]).env("RSM_HOME", self.path("home"));
             command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap()
         };
-        let mut idle: Vec<_> = (0..stalled).map(|_| follow()).collect();
+        let mut stalled_readers: Vec<_> = (0..stalled).map(|_| follow()).collect();
         let mut reader = follow();
-        std::thread::sleep(Duration::from_secs(1)); // they are to be there when it begins
-        let began = Instant::now();
+        std::thread::sleep(Duration::from_secs(1)); // they must follow before the app starts
+        let start = Instant::now();
         self.rsm(&["-s", "start", "w0"]);
-        let (mut read, mut most, mut block) = (0, 0.0_f64, vec![0; 1 << 20]);
+        let (mut read, mut max, mut block) = (0, 0.0_f64, vec![0; 1 << 20]);
         let total = total / (BLOCK / LINE * LINE) as u64 * (BLOCK / LINE * LINE) as u64;
-        let mut looked = Instant::now();
+        let mut sampled_at = Instant::now();
         while read < total {
             read += reader.stdout.as_mut().unwrap().read(&mut block).unwrap() as u64;
-            if looked.elapsed() > Duration::from_millis(200) {
-                (most, looked) = (most.max(pss(daemon)), Instant::now());
+            if sampled_at.elapsed() > Duration::from_millis(200) {
+                (max, sampled_at) = (max.max(pss(daemon)), Instant::now());
             }
         }
-        let speed = total as f64 / began.elapsed().as_micros() as f64;
-        let what = format!("one reader, {stalled} stalled");
-        println!("{what:<40} {speed:>10.0} {:>8} {:>14} {most:>10.1}", "", "");
-        for child in idle.iter_mut().chain([&mut reader]) {
+        let speed = total as f64 / start.elapsed().as_micros() as f64;
+        let row = format!("one reader, {stalled} stalled");
+        println!("{row:<40} {speed:>10.0} {:>8} {:>14} {max:>10.1}", "", "");
+        for child in stalled_readers.iter_mut().chain([&mut reader]) {
             child.kill().unwrap();
             child.wait().unwrap();
         }
         self.end();
     }
 
-    /// Starts one writer; the daemon's pid.
+    /// Starts one writer. Returns the pid of the daemon.
     fn one_writer(&self, total: u64, result: &Path, settings: &str) -> i64 {
         let (program, result) = (self.writer.display(), result.display());
         let app = format!(
@@ -207,7 +207,7 @@ impl Bench {
         fs::remove_dir_all(self.path("home")).unwrap();
     }
 
-    /// The same under PM2, if npm can bring it: raw and stamped.
+    /// The same under PM2, raw and with timestamps, if npm can install it.
     fn pm2(&self, direct: f64) {
         let dir = self.path("pm2");
         let mut npm = Command::new("npm");
@@ -217,7 +217,8 @@ impl Bench {
             println!("PM2 is skipped: npm is missing or cannot install it");
             return;
         }
-        for (what, more) in [("PM2, raw", None), ("PM2, timestamped", Some("YYYY-MM-DD HH:mm:ss.SSS"))] {
+        for (row, date_format) in [("PM2, raw", None), ("PM2, timestamped", Some("YYYY-MM-DD HH:mm:ss.SSS"))]
+        {
             let result = self.path("done-pm2");
             let (total, log) = (self.total.to_string(), self.path("pm2.log"));
             let run = |args: &[&str]| {
@@ -229,7 +230,7 @@ impl Bench {
             let [program, log_path, result_path] = paths.each_ref().map(String::as_str);
             let mut args = vec!["start", program, "--name", "w0", "--interpreter", "none"];
             args.extend(["--no-autorestart", "-o", log_path]);
-            args.extend(more.iter().flat_map(|format| ["--log-date-format", format]));
+            args.extend(date_format.iter().flat_map(|format| ["--log-date-format", format]));
             args.extend(["--", "write", &total, result_path]);
             run(&args);
             let deadline = Instant::now() + Duration::from_secs(600);
@@ -239,39 +240,39 @@ impl Bench {
             let lost =
                 self.total / (BLOCK / LINE * LINE) as u64 * (BLOCK / LINE) as u64 - settled_lines(&log);
             let speed = speed(self.total, std::slice::from_ref(&result));
-            println!("{what:<40} {speed:>10.0} {:>8.2} {:>14} lines lost: {lost}", speed / direct, "");
+            println!("{row:<40} {speed:>10.0} {:>8.2} {:>14} lines lost: {lost}", speed / direct, "");
             run(&["kill"]);
             [log, result].iter().for_each(|file| fs::remove_file(file).unwrap());
         }
     }
 
     fn timed_list(&self) -> f64 {
-        let began = Instant::now();
+        let start = Instant::now();
         self.rsm(&["list"]);
-        began.elapsed().as_secs_f64() * 1000.0
+        start.elapsed().as_secs_f64() * 1000.0
     }
 
     fn latency(&self) -> f64 {
-        let mut times: Vec<f64> = (0..READS).map(|_| self.timed_list()).collect();
+        let mut times: Vec<f64> = (0..LISTS).map(|_| self.timed_list()).collect();
         times.sort_by(f64::total_cmp);
-        times[READS / 2]
+        times[LISTS / 2]
     }
 }
 
-/// Millions of bytes a second, from the first beginning to the last end.
+/// Megabytes per second, from the first start to the last end.
 fn speed(total: u64, results: &[PathBuf]) -> f64 {
     let times = |path: &PathBuf| {
         let text = fs::read_to_string(path).unwrap();
-        let (began, ended) = text.split_once(' ').unwrap();
-        (began.parse::<u128>().unwrap(), ended.parse::<u128>().unwrap())
+        let (start, end) = text.split_once(' ').unwrap();
+        (start.parse::<u128>().unwrap(), end.parse::<u128>().unwrap())
     };
     let times: Vec<_> = results.iter().map(times).collect();
-    let began = times.iter().map(|(began, _)| began).min().unwrap();
-    let ended = times.iter().map(|(_, ended)| ended).max().unwrap();
-    total as f64 / (ended - began) as f64
+    let start = times.iter().map(|(start, _)| start).min().unwrap();
+    let end = times.iter().map(|(_, end)| end).max().unwrap();
+    total as f64 / (end - start) as f64
 }
 
-/// The lines of a file that is still being written to, once it has not grown for two seconds.
+/// Number of lines of a file once it has not grown for two seconds.
 fn settled_lines(path: &Path) -> u64 {
     let length = || fs::metadata(path).map_or(0, |meta| meta.len());
     let (mut before, mut since) = (length(), Instant::now());

@@ -55,8 +55,9 @@ impl LogStream {
             };
             if !line.starts_with(POSITIONS) {
                 self.uncommitted.push(line);
-            } else if let Ok(LogItem::Positions { places }) = serde_json::from_slice(&line) {
-                self.positions.extend(places.into_iter().map(|place| (place.path.clone(), place)));
+            } else if let Ok(LogItem::Positions { positions }) = serde_json::from_slice(&line) {
+                self.positions
+                    .extend(positions.into_iter().map(|position| (position.path.clone(), position)));
                 return Some(Ok(std::mem::take(&mut self.uncommitted)));
             }
         }

@@ -41,7 +41,7 @@ pub enum UpgradeOutcome {
 
 /// Status of an instance, in PM2's terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Status {
     /// Starting, not ready yet.
     Launching,

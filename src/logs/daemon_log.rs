@@ -1,4 +1,4 @@
-//! rsm's own log: what the daemon and the keeper have to say.
+//! rsm's own log: events of the daemon and the keeper in `rsm.log`, rotated by size.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -16,16 +16,16 @@ use crate::paths::Home;
 use crate::settings::LogLevel;
 use crate::spec::Rotation;
 
-/// Beyond this many bytes the log is put aside, as the apps' are.
+/// Size in bytes at which the log is rotated.
 const MAX_SIZE: u64 = 10 * 1024 * 1024;
-/// How many that were put aside are kept.
+/// Number of rotated files to keep.
 const MAX_ROTATED: usize = 5;
 
-/// Sends all that this process traces, from `level` up, to the home's `rsm.log`: a line an event,
-/// with local time.
+/// Writes all tracing events of this process, from `level` up, to `rsm.log`: one line per event, with local
+/// time.
 ///
 /// # Errors
-/// The file cannot be opened, or this process has a log already.
+/// The file cannot be opened, or this process already has a log.
 pub fn init(home: &Home, level: LogLevel) -> io::Result<()> {
     let level = match level {
         LogLevel::Error => LevelFilter::ERROR,
@@ -43,8 +43,8 @@ fn subscriber(file: DaemonLog, level: LevelFilter) -> impl tracing::Subscriber +
         .with_max_level(level)
         .with_ansi(false)
         .with_timer(LocalTime)
-        // On a full disk a line that cannot be written must not be cried out on standard error, which
-        // is the same file: that would end the daemon.
+        // On a full disk, a failed write must not be reported on standard error, which is the same file: the
+        // panic of that write would end the daemon.
         .log_internal_errors(false)
         .with_writer(SharedLog(Mutex::new(file)))
         .finish()
@@ -59,7 +59,6 @@ impl FormatTime for LocalTime {
     }
 }
 
-/// The file, and how much is in it.
 #[derive(Debug)]
 struct DaemonLog {
     path: PathBuf,
@@ -78,21 +77,21 @@ impl DaemonLog {
         Ok(log)
     }
 
-    /// Puts the file aside if it is full. If that fails the log grows on: it is worth more than its
-    /// limit, and there is no other place to say so.
+    /// Rotates the file if it is full. On failure it grows beyond the limit, because the log matters more,
+    /// and the error cannot be reported elsewhere.
     fn rotate_if_full(&mut self) {
         if self.size < self.limit {
             return;
         }
-        // Another process may have put it aside, or emptied it, in the meantime.
+        // Another process may have rotated or truncated the file.
         let size = std::fs::metadata(&self.path).map_or(0, |meta| meta.len());
         if size >= self.limit {
-            let aside = self.names.next_free(&self.path, &Rotation::default().date_format);
-            if std::fs::rename(&self.path, aside).is_err() {
+            let rotated = self.names.next_free(&self.path, &Rotation::default().date_format);
+            if std::fs::rename(&self.path, rotated).is_err() {
                 return;
             }
             for old in list_rotated(&self.path).unwrap_or_default().iter().rev().skip(MAX_ROTATED) {
-                let _ = std::fs::remove_file(&old.path); // tried again the next time
+                let _ = std::fs::remove_file(&old.path); // retried at the next rotation
             }
         }
         if let Ok(file) = open_append(&self.path) {
@@ -101,8 +100,8 @@ impl DaemonLog {
         }
     }
 
-    /// Writes one event as one line, whatever it holds: a name with a newline in it must not look
-    /// like an event of its own.
+    /// Writes one event as one line. A newline, for example in a name, is escaped: it must not look like the
+    /// start of another event.
     fn write_event(&mut self, text: &[u8]) -> io::Result<()> {
         self.rotate_if_full();
         let text = text.strip_suffix(b"\n").unwrap_or(text);
@@ -124,7 +123,6 @@ fn open_append(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
-/// Lets every thread write, one event at a time.
 struct SharedLog(Mutex<DaemonLog>);
 
 impl<'a> MakeWriter<'a> for SharedLog {
@@ -135,7 +133,7 @@ impl<'a> MakeWriter<'a> for SharedLog {
     }
 }
 
-/// Takes one event: the formatter hands it over whole.
+/// Writer for one event. The formatter writes it with one call.
 struct LogEvent<'a>(&'a Mutex<DaemonLog>);
 
 impl Write for LogEvent<'_> {
@@ -162,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_a_line() {
+    fn event_is_one_line() {
         let (_dir, path, file) = log(MAX_SIZE);
         tracing::subscriber::with_default(subscriber(file, LevelFilter::INFO), || {
             tracing::warn!("app {} is\nodd", "a\nb");
@@ -175,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_log_is_put_aside() {
+    fn full_log_is_rotated() {
         let (_dir, path, mut log) = log(10);
         for number in 0..10 {
             log.write_event(format!("event number {number}\n").as_bytes()).unwrap();
@@ -185,8 +183,8 @@ mod tests {
             .iter()
             .map(|old| std::fs::read_to_string(&old.path).unwrap())
             .collect();
-        let want: Vec<String> = (4..9).map(|number| format!("event number {number}\n")).collect();
-        assert_eq!(old, want);
+        let expected: Vec<String> = (4..9).map(|number| format!("event number {number}\n")).collect();
+        assert_eq!(old, expected);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "event number 9\n");
         std::fs::write(&path, "0123456789").unwrap();
         DaemonLog::open(path.clone(), 10).unwrap();
@@ -194,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_emptied_by_hand_is_not_put_aside() {
+    fn truncated_log_is_not_rotated() {
         let (dir, path, mut log) = log(10);
         log.write_event(b"first event\n").unwrap();
         File::create(&path).unwrap();

@@ -1,4 +1,4 @@
-//! A log line as followers see it.
+//! Items of the log stream, as the API sends them to followers.
 
 use std::path::PathBuf;
 
@@ -17,7 +17,8 @@ pub enum LogItem {
         name: String,
         /// Standard output or standard error.
         stream: OutputStream,
-        /// Time the line was captured; absent for lines from a file.
+        /// Time the line was captured, in milliseconds since the epoch; for a file without an index, the time
+        /// of its last write.
         #[serde(skip_serializing_if = "Option::is_none")]
         at: Option<u64>,
         /// Text of the line, without the newline; invalid UTF-8 is replaced.
@@ -32,7 +33,7 @@ pub enum LogItem {
     /// exactly once. Only for requests with positions.
     Positions {
         /// Positions that have changed since the last commit point.
-        places: Vec<LogPosition>,
+        positions: Vec<LogPosition>,
     },
 }
 

@@ -1,5 +1,7 @@
-//! Followers: told that files have grown, and handed the lines that no file has, through queues
-//! that never hold up the reading of pipes.
+//! Followers: notifications that log files have grown, and queues for lines that no file contains.
+//!
+//! A queue is bounded: a slow follower misses lines and gets their number, and never delays the capture of
+//! output.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,12 +13,12 @@ use tokio::sync::futures::Notified;
 use crate::logs::capture::format::LineSource;
 use crate::logs::item::{LogItem, OutputStream};
 
-/// The most lines that wait for a follower.
+/// Maximum number of queued items of a follower.
 const MAX_ITEMS: usize = 4096;
-/// The most bytes of lines that wait for a follower. One line may be longer.
+/// Maximum number of queued bytes of a follower. A single line may be longer.
 const MAX_BYTES: usize = 1024 * 1024;
 
-/// Tells all who read log files that there is more to read.
+/// Wakes readers of log files when there is more to read.
 #[derive(Debug, Default)]
 pub struct LogNotify {
     changed: Notify,
@@ -24,17 +26,17 @@ pub struct LogNotify {
 }
 
 impl LogNotify {
-    /// Resolves when something was written after this call.
+    /// Resolves when output is written after this call.
     pub fn changed(&self) -> Notified<'_> {
         self.changed.notified()
     }
 
-    /// Grows whenever the output of a run is taken up: there may be files that are not read yet.
+    /// Number of runs attached so far. When it grows, there may be new files to read.
     pub fn attach_count(&self) -> u64 {
         self.attach_count.load(Ordering::Acquire)
     }
 
-    /// Costs next to nothing while nobody waits.
+    /// Cheap if nothing waits: called for each write.
     pub(super) fn notify(&self) {
         self.changed.notify_waiters();
     }
@@ -45,40 +47,40 @@ impl LogNotify {
     }
 }
 
-/// Which lines a follower gets.
+/// Lines that a follower gets.
 #[derive(Clone, Debug)]
 pub struct FollowFilter {
-    /// Of which instances.
+    /// Instances.
     pub target: FollowTarget,
-    /// Those on standard output.
+    /// Include standard output.
     pub out: bool,
-    /// Those on standard error.
+    /// Include standard error.
     pub err: bool,
 }
 
-/// Which instances are followed.
+/// Instances to follow.
 #[derive(Clone, Debug)]
 pub enum FollowTarget {
-    /// All, later ones too.
+    /// All instances, including those added later.
     All,
-    /// Those with one of these ids, or of an app with one of these names: instances that are added
-    /// to such an app later are followed too.
+    /// Instances with one of these ids, and all instances of apps with one of these names, including those
+    /// added later.
     Selected {
-        /// Ids of instances.
+        /// Instance ids.
         ids: BTreeSet<u32>,
-        /// Names of apps.
+        /// App names.
         names: BTreeSet<String>,
     },
 }
 
 impl FollowFilter {
-    /// Whether it lets a stream of an instance pass.
+    /// Whether the filter includes a stream of an instance.
     pub fn matches(&self, id: u32, name: &str, stream: OutputStream) -> bool {
-        let wanted = match stream {
+        let includes_stream = match stream {
             OutputStream::Out => self.out,
             OutputStream::Err => self.err,
         };
-        wanted
+        includes_stream
             && match &self.target {
                 FollowTarget::All => true,
                 FollowTarget::Selected { ids, names } => ids.contains(&id) || names.contains(name),
@@ -86,37 +88,36 @@ impl FollowFilter {
     }
 }
 
-/// The receiving end. Dropping it ends the following.
+/// Receives lines. Dropping it ends the subscription.
 #[derive(Debug)]
 pub struct Follower(Arc<FollowerQueue>);
 
 impl Follower {
-    /// The next line, or how many are missing here because they were not fetched in time. `None` once
-    /// the log thread has ended. Cancel safe.
+    /// The next line, or the number of lines missed at this point because the queue was full. `None` once the
+    /// log workers have ended. Cancel safe.
     pub async fn next(&mut self) -> Option<LogItem> {
         loop {
             if let Some(item) = self.try_next() {
                 return Some(item);
             }
             if self.0.closed.load(Ordering::Acquire) {
-                // What came just before the end.
+                // An item may have been queued just before the end.
                 return self.try_next();
             }
-            // What comes between the look above and this wait leaves a permit.
+            // If an item was queued since `try_next`, there is a permit, and this returns at once.
             self.0.changed.notified().await;
         }
     }
 
-    /// The next item if there is one now.
+    /// The next item, without waiting.
     pub fn try_next(&mut self) -> Option<LogItem> {
-        let mut waiting = self.0.queued();
-        let item = waiting.items.pop_front()?;
-        waiting.bytes -= size(&item);
+        let mut queued = self.0.queued();
+        let item = queued.items.pop_front()?;
+        queued.bytes -= size(&item);
         Some(item)
     }
 }
 
-/// Between the log thread and one follower.
 #[derive(Debug, Default)]
 struct FollowerQueue {
     queued: Mutex<QueuedItems>,
@@ -132,20 +133,21 @@ struct QueuedItems {
 
 impl FollowerQueue {
     fn queued(&self) -> MutexGuard<'_, QueuedItems> {
-        // Nothing under this lock can be left half done.
+        // A panic cannot leave the queue inconsistent.
         self.queued.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl QueuedItems {
-    /// Adds a line if there is room, else counts it as missed at this very place. After a gap lines
-    /// are taken again only once half the queue is free: a few long gaps are better than many short.
+    /// Adds a line, or counts it as missed if the queue is full. After a gap, lines are added again once half
+    /// of the queue is free: a few long gaps are better than many short ones.
     fn push(&mut self, bytes: usize, line: impl FnOnce() -> LogItem) {
-        let gap = matches!(self.items.back(), Some(LogItem::Missed { .. }));
-        let (items, most) = if gap { (MAX_ITEMS / 2, MAX_BYTES / 2) } else { (MAX_ITEMS, MAX_BYTES) };
-        let full = self.items.len() >= items || (self.bytes > 0 && self.bytes + bytes > most);
+        let is_in_gap = matches!(self.items.back(), Some(LogItem::Missed { .. }));
+        let (max_items, max_bytes) =
+            if is_in_gap { (MAX_ITEMS / 2, MAX_BYTES / 2) } else { (MAX_ITEMS, MAX_BYTES) };
+        let is_full = self.items.len() >= max_items || (self.bytes > 0 && self.bytes + bytes > max_bytes);
         match self.items.back_mut() {
-            _ if !full => {
+            _ if !is_full => {
                 self.bytes += bytes;
                 self.items.push_back(line());
             }
@@ -162,7 +164,7 @@ fn size(item: &LogItem) -> usize {
     }
 }
 
-/// The sending end of a follower.
+/// Sending end of a [`Follower`].
 #[derive(Debug)]
 pub(super) struct Subscription {
     filter: FollowFilter,
@@ -176,51 +178,53 @@ impl Drop for Subscription {
     }
 }
 
-/// Both ends of a new following.
 pub(super) fn subscribe(filter: FollowFilter) -> (Subscription, Follower) {
     let queue = Arc::new(FollowerQueue::default());
     (Subscription { filter, queue: Arc::clone(&queue) }, Follower(queue))
 }
 
-/// All followers.
+/// All subscriptions.
 #[derive(Debug, Default)]
 pub(super) struct Subscribers(Vec<Subscription>);
 
 impl Subscribers {
-    /// Adds one.
-    pub(super) fn add(&mut self, feed: Subscription) {
-        self.0.push(feed);
+    pub(super) fn add(&mut self, subscription: Subscription) {
+        self.0.push(subscription);
     }
 
-    /// Nothing comes any more.
+    /// Ends all subscriptions.
     pub(super) fn close(&mut self) {
         self.0.clear();
     }
 
-    /// Whether anyone listens to this stream.
-    pub(super) fn has_matching(&self, origin: &LineSource, stream: OutputStream) -> bool {
-        self.0.iter().any(|feed| feed.filter.matches(origin.id, &origin.name, stream))
+    /// Whether a follower gets the lines of this stream.
+    pub(super) fn has_matching(&self, source: &LineSource, stream: OutputStream) -> bool {
+        self.0.iter().any(|subscription| subscription.filter.matches(source.id, &source.name, stream))
     }
 
-    /// Hands lines read at `at` (milliseconds since the epoch) to all who listen; forgets who left.
-    pub(super) fn publish(&mut self, origin: &LineSource, stream: OutputStream, at: i64, lines: &[String]) {
+    /// Queues lines read at `at` (milliseconds since the epoch) for all matching followers; removes followers
+    /// that are gone.
+    pub(super) fn publish(&mut self, source: &LineSource, stream: OutputStream, at: i64, lines: &[String]) {
         if lines.is_empty() || self.0.is_empty() {
             return;
         }
-        self.0.retain(|feed| Arc::strong_count(&feed.queue) > 1);
-        for feed in self.0.iter().filter(|feed| feed.filter.matches(origin.id, &origin.name, stream)) {
-            let mut waiting = feed.queue.queued();
+        self.0.retain(|subscription| Arc::strong_count(&subscription.queue) > 1);
+        for subscription in &self.0 {
+            if !subscription.filter.matches(source.id, &source.name, stream) {
+                continue;
+            }
+            let mut queued = subscription.queue.queued();
             for line in lines {
-                waiting.push(line.len(), || LogItem::Line {
-                    id: origin.id,
-                    name: origin.name.clone(),
+                queued.push(line.len(), || LogItem::Line {
+                    id: source.id,
+                    name: source.name.clone(),
                     stream,
                     at: u64::try_from(at).ok(),
                     line: line.clone(),
                 });
             }
-            drop(waiting);
-            feed.queue.changed.notify_one();
+            drop(queued);
+            subscription.queue.changed.notify_one();
         }
     }
 }
@@ -234,7 +238,7 @@ mod tests {
         FollowFilter { target: FollowTarget::All, out: true, err: true }
     }
 
-    fn origin() -> LineSource {
+    fn source() -> LineSource {
         LineSource { id: 3, name: "api".into(), run: 1, format: LineFormat::Raw }
     }
 
@@ -243,7 +247,7 @@ mod tests {
         while let Some(item) = follower.try_next() {
             match item {
                 LogItem::Line { line, .. } => {
-                    // Each line is its own number: a gap has to be exactly as long as it says.
+                    // Each line is its own number, so that the length of each gap is checked.
                     assert_eq!(
                         line.trim_start_matches('0'),
                         (lines + missed).to_string().trim_start_matches('0')
@@ -258,27 +262,27 @@ mod tests {
     }
 
     #[test]
-    fn filters() {
-        let these = FollowFilter {
+    fn filter_matches_id_name_and_stream() {
+        let filter = FollowFilter {
             target: FollowTarget::Selected { ids: [1].into(), names: ["api".to_owned()].into() },
             out: true,
             err: false,
         };
-        assert!(these.matches(1, "other", OutputStream::Out));
-        assert!(these.matches(9, "api", OutputStream::Out));
-        assert!(!these.matches(2, "other", OutputStream::Out));
-        assert!(!these.matches(1, "api", OutputStream::Err));
+        assert!(filter.matches(1, "other", OutputStream::Out));
+        assert!(filter.matches(9, "api", OutputStream::Out));
+        assert!(!filter.matches(2, "other", OutputStream::Out));
+        assert!(!filter.matches(1, "api", OutputStream::Err));
         assert!(all().matches(2, "x", OutputStream::Err));
     }
 
     #[test]
-    fn gaps_stand_where_they_are_and_add_up() {
+    fn gaps_report_missed_lines() {
         for (count, width) in [(10_000_u64, 1), (3_000, 1000)] {
-            let (feed, mut follower) = subscribe(all());
-            let mut hub = Subscribers::default();
-            hub.add(feed);
+            let (subscription, mut follower) = subscribe(all());
+            let mut subscribers = Subscribers::default();
+            subscribers.add(subscription);
             let lines: Vec<String> = (0..count).map(|n| format!("{n:0width$}")).collect();
-            hub.publish(&origin(), OutputStream::Out, 0, &lines);
+            subscribers.publish(&source(), OutputStream::Out, 0, &lines);
             let (got, missed) = drain(&mut follower);
             assert!(missed > 0 && got > 0);
             assert_eq!(got + missed, count);
@@ -286,33 +290,33 @@ mod tests {
     }
 
     #[test]
-    fn a_line_longer_than_the_queue_passes_alone() {
-        let (feed, mut follower) = subscribe(all());
-        let mut hub = Subscribers::default();
-        hub.add(feed);
-        hub.publish(&origin(), OutputStream::Out, 0, &["x".repeat(2 * MAX_BYTES), "y".into()]);
+    fn empty_queue_accepts_line_of_any_length() {
+        let (subscription, mut follower) = subscribe(all());
+        let mut subscribers = Subscribers::default();
+        subscribers.add(subscription);
+        subscribers.publish(&source(), OutputStream::Out, 0, &["x".repeat(2 * MAX_BYTES), "y".into()]);
         assert!(matches!(follower.try_next(), Some(LogItem::Line { .. })));
         assert_eq!(follower.try_next(), Some(LogItem::Missed { lines: 1 }));
     }
 
     #[tokio::test]
-    async fn ends_with_the_hub_after_the_last_line() {
-        let (feed, mut follower) = subscribe(all());
-        let mut hub = Subscribers::default();
-        hub.add(feed);
-        hub.publish(&origin(), OutputStream::Err, 5, &["bye".into()]);
-        drop(hub);
+    async fn follower_ends_after_last_line() {
+        let (subscription, mut follower) = subscribe(all());
+        let mut subscribers = Subscribers::default();
+        subscribers.add(subscription);
+        subscribers.publish(&source(), OutputStream::Err, 5, &["bye".into()]);
+        drop(subscribers);
         assert!(matches!(follower.next().await, Some(LogItem::Line { at: Some(5), .. })));
         assert_eq!(follower.next().await, None);
     }
 
     #[test]
-    fn a_follower_that_left_is_forgotten() {
-        let (feed, follower) = subscribe(all());
-        let mut hub = Subscribers::default();
-        hub.add(feed);
+    fn dropped_follower_is_removed() {
+        let (subscription, follower) = subscribe(all());
+        let mut subscribers = Subscribers::default();
+        subscribers.add(subscription);
         drop(follower);
-        hub.publish(&origin(), OutputStream::Out, 0, &["x".into()]);
-        assert!(hub.0.is_empty());
+        subscribers.publish(&source(), OutputStream::Out, 0, &["x".into()]);
+        assert!(subscribers.0.is_empty());
     }
 }

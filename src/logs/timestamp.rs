@@ -1,4 +1,4 @@
-//! Time stamps in PM2's (day.js) tokens.
+//! Timestamps in the (day.js) tokens of PM2.
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
@@ -6,13 +6,13 @@ use std::fmt::Write as _;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
-/// Every token; of several that fit, the longest stands first.
+/// All tokens. Of tokens with a common prefix, the longest comes first.
 const TOKENS: [&str; 24] = [
     "YYYY", "YY", "MMMM", "MMM", "MM", "M", "DD", "D", "dddd", "ddd", "dd", "d", "HH", "H", "hh", "h", "A",
     "a", "mm", "m", "ss", "s", "ZZ", "Z",
 ];
 
-/// Changes within a second, so it is filled in for each stamp.
+/// Inserted for each timestamp, while the rest is cached for a second.
 const MILLIS: &str = "SSS";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ enum FormatPart {
     Millis,
 }
 
-/// A format of stamps, with the text of the last second at hand.
+/// A timestamp format. The text of the last second is cached.
 #[derive(Debug)]
 pub struct TimestampFormat {
     parts: Vec<FormatPart>,
@@ -30,7 +30,7 @@ pub struct TimestampFormat {
     last: RefCell<CachedSecond>,
 }
 
-/// The stamp of one second, and where in it the milliseconds go.
+/// The timestamp of one second, and the offsets of its milliseconds.
 #[derive(Debug, Default)]
 struct CachedSecond {
     unix_seconds: Option<i64>,
@@ -39,7 +39,7 @@ struct CachedSecond {
 }
 
 impl TimestampFormat {
-    /// A stamp in the machine's time zone. Any text is a format: what is no token stands for itself.
+    /// A format in the local time zone. Any text is valid: what is not a token is copied.
     pub fn new(format: &str) -> Self {
         Self::with_zone(format, TimeZone::system())
     }
@@ -48,12 +48,12 @@ impl TimestampFormat {
         Self { parts: parse(format), zone, last: RefCell::default() }
     }
 
-    /// ISO 8601 in UTC with milliseconds, as JavaScript writes it.
+    /// ISO 8601 in UTC with milliseconds, as in JavaScript.
     pub fn iso() -> Self {
         Self::with_zone("YYYY-MM-DD[T]HH:mm:ss.SSS[Z]", TimeZone::UTC)
     }
 
-    /// Appends the stamp of a time, milliseconds since the epoch.
+    /// Appends the timestamp of `at`, in milliseconds since the epoch.
     pub fn write(&self, at: i64, out: &mut Vec<u8>) {
         let mut last = self.last.borrow_mut();
         if last.unix_seconds != Some(at.div_euclid(1000)) {
@@ -62,9 +62,9 @@ impl TimestampFormat {
         let start = out.len();
         out.extend_from_slice(last.text.as_bytes());
         let millis = at.rem_euclid(1000);
-        for place in &last.millis_offsets {
+        for position in &last.millis_offsets {
             for (offset, unit) in [100, 10, 1].into_iter().enumerate() {
-                out[start + place + offset] = b'0' + (millis / unit % 10) as u8;
+                out[start + position + offset] = b'0' + (millis / unit % 10) as u8;
             }
         }
     }
@@ -101,7 +101,7 @@ fn parse(format: &str) -> Vec<FormatPart> {
     parts
 }
 
-/// The part that `left` begins with, and how many bytes of the format it takes.
+/// The first part of `left`, which starts with `next`, and its length in bytes.
 fn next_part(left: &str, next: char) -> (FormatPart, usize) {
     if let Some((literal, _)) = left.strip_prefix('[').and_then(|inside| inside.split_once(']'))
         && !literal.is_empty()
@@ -120,7 +120,7 @@ fn next_part(left: &str, next: char) -> (FormatPart, usize) {
 fn write_token(token: &str, time: &Zoned, out: &mut String) {
     let hour12 = (time.hour() + 11) % 12 + 1;
     let noon = time.hour() >= 12;
-    // Writing to a String cannot fail.
+    // Writing to a `String` cannot fail.
     let _ = match token {
         "YYYY" => write!(out, "{:04}", time.year()),
         "YY" => write!(out, "{:02}", time.year().rem_euclid(100)),
@@ -156,7 +156,7 @@ mod tests {
     use jiff::civil::date;
     use proptest::prelude::*;
 
-    fn stamp(format: &str, at: i64) -> String {
+    fn format_time(format: &str, at: i64) -> String {
         let zone = TimeZone::fixed(jiff::tz::offset(5).saturating_add(jiff::Span::new().minutes(30)));
         let mut out = Vec::new();
         TimestampFormat::with_zone(format, zone).write(at, &mut out);
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn every_token() {
+    fn formats_every_token() {
         let table = [
             ("YYYY", "2026"),
             ("YY", "26"),
@@ -198,32 +198,32 @@ mod tests {
             ("ZZ", "+0530"),
         ];
         for (format, text) in table {
-            assert_eq!(stamp(format, time()), text, "{format}");
+            assert_eq!(format_time(format, time()), text, "{format}");
         }
     }
 
     #[test]
-    fn hours_of_half_days() {
+    fn formats_12_hour_clock() {
         let hour = 3_600_000;
         let midnight = time() - 9 * hour;
         for (after, text) in [(0, "12 AM"), (1, "1 AM"), (12, "12 PM"), (13, "1 PM")] {
-            assert_eq!(stamp("h A", midnight + after * hour), text);
+            assert_eq!(format_time("h A", midnight + after * hour), text);
         }
     }
 
     #[test]
-    fn literals_and_what_is_no_token() {
-        assert_eq!(stamp("[YYYY] YYYY", time()), "YYYY 2026");
-        assert_eq!(stamp("YYYY-MM-DDTHH:mm:ss", time()), "2026-03-01T09:37:09");
-        assert_eq!(stamp("[] [open S é", time()), "[] [open S é");
+    fn copies_literals_and_other_text() {
+        assert_eq!(format_time("[YYYY] YYYY", time()), "YYYY 2026");
+        assert_eq!(format_time("YYYY-MM-DDTHH:mm:ss", time()), "2026-03-01T09:37:09");
+        assert_eq!(format_time("[] [open S é", time()), "[] [open S é");
     }
 
     #[test]
-    fn the_cache_follows_the_clock() {
-        let stamp = TimestampFormat::iso();
+    fn cache_follows_time_changes() {
+        let format = TimestampFormat::iso();
         let mut out = Vec::new();
         for at in [0, 7, 999, 1000, 1999, 0, -1] {
-            stamp.write(at, &mut out);
+            format.write(at, &mut out);
             out.push(b' ');
         }
         assert_eq!(
@@ -236,12 +236,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_format_and_time_give_a_stamp(format in ".{0,40}", at in any::<i64>()) {
-            stamp(&format, at);
+        fn accepts_any_format_and_time(format in ".{0,40}", at in any::<i64>()) {
+            format_time(&format, at);
         }
 
         #[test]
-        fn tokens_and_literals_come_back_as_written(
+        fn parse_separates_tokens_and_literals(
             parts in proptest::collection::vec(
                 prop_oneof![
                     proptest::sample::select(TOKENS.as_slice()).prop_map(FormatPart::Token),

@@ -87,7 +87,7 @@ fn resurrect_rejects_unusable_dump() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
     rsm.run(&["resurrect"]).code(1).says("no saved list");
-    for (content, says) in [("", "damaged"), ("{\"version\":1", "damaged"), ("{\"version\":99}", "newer rsm")]
+    for (content, says) in [("", "corrupt"), ("{\"version\":1", "corrupt"), ("{\"version\":99}", "newer rsm")]
     {
         fs::write(rsm.home().join("dump.json"), content).unwrap();
         rsm.run(&["resurrect"]).code(1).says(says);

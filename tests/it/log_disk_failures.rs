@@ -1,4 +1,5 @@
-//! Disks that are slow, full or read-only: whose logs lie there waits or is told, and nobody else notices.
+//! Disks that do not respond or are full: apps whose logs are on them block or lose counted lines; others
+//! continue.
 
 use std::fs;
 use std::path::Path;
@@ -8,25 +9,25 @@ use crate::harness::{Rsm, need_root, read, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Holds up each write of a process to one file, until it is dropped.
-struct Slow(Child);
+/// Delays each write of a process to one file until it is dropped.
+struct SlowWrites(Child);
 
-impl Slow {
+impl SlowWrites {
     fn start(pid: i32, file: &Path) -> Self {
         let mut command = Command::new("strace");
         command.args(["-f", "-q", "-o", "/dev/null", "-P", file.to_str().unwrap(), "-e", "trace=write"]);
         command.args(["-e", "inject=write:delay_enter=600000000", "-p", &pid.to_string()]);
         let child = command.stdin(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap();
-        wait_until("the tracer has hold of all threads", || {
+        wait_until("the tracer to attach to all threads", || {
             let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-            let traced = |task: &Path| !read(task.join("status")).contains("TracerPid:\t0\n");
-            tasks.map(|task| task.unwrap().path()).all(|task| traced(&task)).then_some(())
+            let is_traced = |task: &Path| !read(task.join("status")).contains("TracerPid:\t0\n");
+            tasks.map(|task| task.unwrap().path()).all(|task| is_traced(&task)).then_some(())
         });
         Self(child)
     }
 }
 
-impl Drop for Slow {
+impl Drop for SlowWrites {
     fn drop(&mut self) {
         let _ = kill(Pid::from_raw(self.0.id() as i32), Signal::SIGTERM);
         let _ = self.0.wait();
@@ -36,25 +37,25 @@ impl Drop for Slow {
 #[test]
 fn hanging_disk_blocks_only_its_apps() {
     need_root();
-    let talk = "#!/bin/sh\nwhile :; do while read line; do echo \"$line\"; done < say-$name; done\n";
-    let rsm = Rsm::new().file("talk.sh", talk).file(
+    let echo = "#!/bin/sh\nwhile :; do while read line; do echo \"$line\"; done < input-$name; done\n";
+    let rsm = Rsm::new().file("echo.sh", echo).file(
         "e.toml",
-        "[[apps]]\nname = 'slow'\nscript = './talk.sh'\nout_file = 'disk/slow.log'\n\
-         [[apps]]\nname = 'fine'\nscript = './talk.sh'\n",
+        "[[apps]]\nname = 'slow'\nscript = './echo.sh'\nout_file = 'disk/slow.log'\n\
+         [[apps]]\nname = 'fine'\nscript = './echo.sh'\n",
     );
-    for name in ["say-slow", "say-fine"] {
+    for name in ["input-slow", "input-fine"] {
         nix::unistd::mkfifo(&rsm.dir().join(name), nix::sys::stat::Mode::S_IRWXU).unwrap();
     }
     rsm.ok(&["start", "e.toml"]);
-    let say = |name: &str, text: &str| fs::write(rsm.dir().join(format!("say-{name}")), text).unwrap();
+    let send = |name: &str, text: &str| fs::write(rsm.dir().join(format!("input-{name}")), text).unwrap();
     let (slow, fine) = (rsm.dir().join("disk/slow.log"), rsm.home().join("logs/fine-out.log"));
-    say("slow", "one\n");
+    send("slow", "one\n");
     wait_until("a line", || (read(&slow) == "one\n").then_some(()));
-    let tracer = Slow::start(rsm.managers().0, &slow);
-    say("slow", "two\n");
+    let tracer = SlowWrites::start(rsm.managers().0, &slow);
+    send("slow", "two\n");
     let mut following = rsm.follow(&["logs", "fine", "--raw"]);
     for round in 0..5 {
-        say("fine", &format!("round {round}\n"));
+        send("fine", &format!("round {round}\n"));
         following.until(&format!("round {round}"));
     }
     assert!(read(&fine).ends_with("round 4\n"));
@@ -63,7 +64,7 @@ fn hanging_disk_blocks_only_its_apps() {
     rsm.ok(&["reloadLogs"]);
     assert_eq!(read(&slow), "one\n");
     drop(tracer);
-    wait_until("what was written meanwhile", || read(&slow).ends_with("two\n").then_some(()));
+    wait_until("the delayed line", || read(&slow).ends_with("two\n").then_some(()));
 }
 
 #[test]
@@ -80,10 +81,10 @@ fn full_disk_blocks_apps_without_losing_lines() {
         until \"$RSM\" info >&2 && grep -q 'cannot write log file' \"$RSM_HOME/rsm.log\"; do sleep 0.05; done\n\
         \"$RSM\" list >&2\nmount -o remount,size=64m disk\n\
         until tail -n1 disk/waits*.log | grep -qx 400000; do sleep 0.05; done\n\
-        until grep -q 'dropped here' disk/drops*.log; do sleep 0.05; done\n\
+        until grep -q 'bytes) dropped: ' disk/drops*.log; do sleep 0.05; done\n\
         seq 1 400000 | cmp - disk/waits*.log && echo same\n\"$RSM\" kill >&2\n";
-    let mut command = rsm.command_of("unshare", &["-m", "sh", "-c", script]);
+    let mut command = rsm.command_of("timeout", &["120", "unshare", "-m", "sh", "-c", script]);
     let output = command.env("RSM", env!("CARGO_BIN_EXE_rsm")).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && output.stdout == b"same\n", "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && output.stdout == b"same\n", "{stderr}");
 }

@@ -1,4 +1,4 @@
-//! Log files: every line once and in order, whatever happens meanwhile; rotation, reading back.
+//! Log files: each line is written once and in order; rotation and reading.
 
 use std::fs;
 use std::io::Read;
@@ -9,20 +9,20 @@ use flate2::read::MultiGzDecoder;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// A log file's text: that of its rotated ones, oldest first, then its own.
-fn whole(path: &Path) -> String {
-    // One that is compressed meanwhile is found under its new name.
-    wait_until("all files of a log", || try_whole(path))
+/// The text of a log: of its rotated files, oldest first, then of the current one.
+fn whole_text(path: &Path) -> String {
+    // A file that is compressed in between has another name at the next attempt.
+    wait_until("all files of a log", || try_whole_text(path))
 }
 
-fn try_whole(path: &Path) -> Option<String> {
+fn try_whole_text(path: &Path) -> Option<String> {
     let stem = path.file_stem().unwrap().to_str().unwrap();
     let mut parts: Vec<PathBuf> = fs::read_dir(path.parent().unwrap())
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|part| part.file_name().unwrap().to_str().unwrap().starts_with(&format!("{stem}__")))
         .collect();
-    // Of a file that is compressed right now, there are two for a moment.
+    // While a file is compressed, both forms exist for a moment.
     let all = parts.clone();
     parts.retain(|part| part.extension().unwrap() != "gz" || !all.contains(&part.with_extension("")));
     parts.sort_by_cached_key(|part| (fs::metadata(part).and_then(|meta| meta.modified()).ok(), number(part)));
@@ -33,7 +33,7 @@ fn try_whole(path: &Path) -> Option<String> {
     Some(all)
 }
 
-/// The number behind the date, for files of one date.
+/// The number after the date, for files with the same date.
 fn number(path: &Path) -> u32 {
     let name = path.file_name().unwrap().to_str().unwrap();
     name.split('.').nth(1).and_then(|part| part.parse().ok()).unwrap_or(0)
@@ -42,7 +42,7 @@ fn number(path: &Path) -> u32 {
 fn text(path: &Path) -> Option<String> {
     let mut file = fs::File::open(path).ok()?;
     let mut text = String::new();
-    match path.extension().is_some_and(|ending| ending == "gz") {
+    match path.extension().is_some_and(|extension| extension == "gz") {
         true => MultiGzDecoder::new(file).read_to_string(&mut text).unwrap(),
         false => file.read_to_string(&mut text).unwrap(),
     };
@@ -57,40 +57,42 @@ fn rotated(rsm: &Rsm) -> usize {
 #[test]
 fn lines_are_written_once_despite_daemon_kills() {
     const LINES: u32 = 400_000;
-    let app = |name: &str, more: &str| {
+    let app = |name: &str, settings: &str| {
         format!(
-            "[[apps]]\nname = '{name}'\nscript = 'seq -f \"number %.0f\" 1 {LINES}; exec sleep 1000'\n{more}\n"
+            "[[apps]]\nname = '{name}'\nscript = 'seq -f \"number %.0f\" 1 {LINES}; exec sleep 1000'\n{settings}\n"
         )
     };
     let apps = [
         ("raw", "logs = { max_size = '500K', retain = 'all', compress = true }"),
-        ("stamped", "log_date_format = 'HH:mm:ss'\nlogs = { max_size = '1M', retain = 'all' }"),
+        ("timestamped", "log_date_format = 'HH:mm:ss'\nlogs = { max_size = '1M', retain = 'all' }"),
         ("json", "log_type = 'json'\nlogs = { max_size = '2M', retain = 'all', compress = true }"),
         ("both", "log_file = 'both.log'\nlogs = { max_size = 'none' }"),
     ];
-    let rsm = Rsm::new().file("e.toml", &apps.map(|(name, more)| app(name, more)).concat());
+    let rsm = Rsm::new().file("e.toml", &apps.map(|(name, settings)| app(name, settings)).concat());
     rsm.ok(&["start", "e.toml"]);
-    let size = || apps.iter().map(|(name, _)| whole(&out(&rsm, name)).len()).sum::<usize>();
+    let size = || apps.iter().map(|(name, _)| whole_text(&out(&rsm, name)).len()).sum::<usize>();
     for round in 0..12 {
         let before = size();
         kill(Pid::from_raw(rsm.managers().0), Signal::SIGKILL).unwrap();
         wait_until("lines of the next daemon", || {
-            let done = apps.iter().all(|(name, _)| whole(&out(&rsm, name)).contains(&format!(" {LINES}")));
+            let done =
+                apps.iter().all(|(name, _)| whole_text(&out(&rsm, name)).contains(&format!(" {LINES}")));
             (done || size() > before).then_some(())
         });
         if round % 3 == 0 {
             rsm.ok(&["reloadLogs"]);
         }
     }
-    let places = apps.iter().map(|(name, _)| out(&rsm, name)).chain([rsm.dir().join("both.log")]);
-    for place in places {
+    let paths = apps.iter().map(|(name, _)| out(&rsm, name)).chain([rsm.dir().join("both.log")]);
+    for path in paths {
         let last = format!("number {LINES}");
-        let text = wait_until("the last line", || Some(whole(&place)).filter(|text| text.contains(&last)));
+        let text =
+            wait_until("the last line", || Some(whole_text(&path)).filter(|text| text.contains(&last)));
         let numbers = text.lines().map(|line| {
             let (_, number) = line.split_once("number ").unwrap_or_else(|| panic!("torn: {line:?}"));
             number.split('"').next().unwrap().parse::<u32>().unwrap()
         });
-        assert!(numbers.eq(1..=LINES), "{}", place.display());
+        assert!(numbers.eq(1..=LINES), "{}", path.display());
     }
 }
 
@@ -106,14 +108,14 @@ fn rotation_retains_count_and_reads_back() {
          [apps.logs]\ncompress = true\n",
     );
     rsm.ok(&["start", "e.toml"]);
-    wait_until("the last line", || whole(&out(&rsm, "a")).ends_with("20000\n").then_some(()));
-    wait_until("three are left, all compressed", || {
+    wait_until("the last line", || whole_text(&out(&rsm, "a")).ends_with("20000\n").then_some(()));
+    wait_until("three rotated files, all compressed", || {
         let names = fs::read_dir(rsm.home().join("logs")).unwrap();
         let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let old: Vec<_> = names.filter(|name| name.contains("a-out__")).collect();
-        (old.len() == 3 && old.iter().all(|name| name.ends_with(".log.gz"))).then_some(())
+        let rotated: Vec<_> = names.filter(|name| name.contains("a-out__")).collect();
+        (rotated.len() == 3 && rotated.iter().all(|name| name.ends_with(".log.gz"))).then_some(())
     });
-    let kept = whole(&out(&rsm, "a"));
+    let kept = whole_text(&out(&rsm, "a"));
     let count = kept.lines().count();
     assert!(count > 5000, "{count}");
     let lines = |args: &[&str]| rsm.ok(&[&["logs", "a", "--nostream", "--raw"], args].concat()).stdout;
@@ -127,17 +129,17 @@ fn rotation_retains_count_and_reads_back() {
 
 #[test]
 fn follow_continues_over_rotation() {
-    let rsm = Rsm::new().file("talk.sh", "#!/bin/sh\nread go < go\nseq 1 50000\nexec sleep 1000\n").file(
+    let rsm = Rsm::new().file("app.sh", "#!/bin/sh\nread go < go\nseq 1 50000\nexec sleep 1000\n").file(
         "e.toml",
-        "[[apps]]\nname = 'a'\nscript = './talk.sh'\nlogs = { max_size = '20K', retain = 'all', compress = true }\n",
+        "[[apps]]\nname = 'a'\nscript = './app.sh'\nlogs = { max_size = '20K', retain = 'all', compress = true }\n",
     );
     nix::unistd::mkfifo(&rsm.dir().join("go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     rsm.ok(&["start", "e.toml"]);
     let mut following = rsm.follow(&["logs", "a", "--raw", "--lines", "60000"]);
     fs::write(rsm.dir().join("go"), "go\n").unwrap();
     let lines = following.until("50000");
-    let odd = lines.iter().zip(1..).find(|(line, number)| **line != number.to_string());
-    assert_eq!((odd, lines.len()), (None, 50_000));
+    let wrong = lines.iter().zip(1..).find(|(line, number)| **line != number.to_string());
+    assert_eq!((wrong, lines.len()), (None, 50_000));
     assert!(rotated(&rsm) > 5);
     assert_eq!(following.interrupt().0, Some(0));
 }
@@ -147,8 +149,8 @@ fn both_streams_keep_write_order() {
     let script = "#!/bin/sh\nwait_for() { while [ ! -e $1 ]; do sleep 0.01; done; }\n\
                   for i in 1 2 3 4 5; do wait_for out$i; echo out $i; wait_for err$i; echo err $i >&2; done\n\
                   exec sleep 1000\n";
-    let rsm = Rsm::new().file("talk.sh", script);
-    rsm.ok(&["start", "./talk.sh", "--name", "a"]);
+    let rsm = Rsm::new().file("app.sh", script);
+    rsm.ok(&["start", "./app.sh", "--name", "a"]);
     let error = rsm.home().join("logs/a-error.log");
     for i in 1..=5 {
         rsm.write(&format!("out{i}"), "");
@@ -157,9 +159,9 @@ fn both_streams_keep_write_order() {
         wait_until("a line", || read(&error).ends_with(&format!("err {i}\n")).then_some(()));
     }
     let shown = rsm.ok(&["logs", "a", "--nostream", "--format"]).stdout;
-    let said: Vec<&str> = shown.lines().map(|line| line.split_once("message=").unwrap().1).collect();
+    let messages: Vec<&str> = shown.lines().map(|line| line.split_once("message=").unwrap().1).collect();
     assert_eq!(
-        said,
+        messages,
         ["out 1", "err 1", "out 2", "err 2", "out 3", "err 3", "out 4", "err 4", "out 5", "err 5"]
     );
 }
@@ -173,95 +175,95 @@ fn dropped_lines_are_counted_in_file() {
     let path = rsm.dir().join("a.log");
     std::os::unix::fs::symlink("/dev/full", &path).unwrap();
     rsm.ok(&["start", "e.toml"]);
-    // It is done though nothing takes its lines: it has become `sleep`.
-    wait_until("the app is done", || {
+    // The app writes all lines though its file cannot be written, and executes `sleep`.
+    wait_until("the app to execute sleep", || {
         let pid = *rsm.pids("a").first()?;
-        let children = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
-        children.starts_with("sleep").then_some(())
+        let cmdline = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+        cmdline.starts_with("sleep").then_some(())
     });
     fs::remove_file(&path).unwrap();
     fs::write(&path, "").unwrap();
     rsm.ok(&["reloadLogs"]);
-    let said = wait_until("the count", || Some(read(&path)).filter(|text| text.ends_with('\n')));
-    assert!(said.starts_with("[rsm] 100000 lines (588895 bytes) dropped: No space left"), "{said}");
+    let text = wait_until("the count", || Some(read(&path)).filter(|text| text.ends_with('\n')));
+    assert!(text.starts_with("[rsm] 100000 lines (588895 bytes) dropped: No space left"), "{text}");
 }
 
 #[test]
 fn moved_or_removed_files_are_recreated() {
     let rsm = Rsm::new()
-        .file("talk.sh", "#!/bin/sh\nwhile :; do while read line; do echo \"$line\"; done < say; done\n");
-    nix::unistd::mkfifo(&rsm.dir().join("say"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    rsm.ok(&["start", "./talk.sh", "--name", "a"]);
-    let say = |text: &str| fs::write(rsm.dir().join("say"), format!("{text}\n")).unwrap();
+        .file("app.sh", "#!/bin/sh\nwhile :; do while read line; do echo \"$line\"; done < input; done\n");
+    nix::unistd::mkfifo(&rsm.dir().join("input"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    rsm.ok(&["start", "./app.sh", "--name", "a"]);
+    let send = |text: &str| fs::write(rsm.dir().join("input"), format!("{text}\n")).unwrap();
     let file = out(&rsm, "a");
-    say("one");
+    send("one");
     wait_until("a line", || (read(&file) == "one\n").then_some(()));
     fs::remove_file(&file).unwrap();
-    say("two");
+    send("two");
     wait_until("a new file", || (file.exists() && read(&file) == "two\n").then_some(()));
     let moved = rsm.dir().join("moved.log");
     fs::rename(&file, &moved).unwrap();
-    let mut said = 0;
+    let mut sent = 0;
     wait_until("a new file", || {
-        said += 1;
-        say(&said.to_string());
+        sent += 1;
+        send(&sent.to_string());
         file.exists().then_some(())
     });
-    let last = format!("{said}\n");
+    let last = format!("{sent}\n");
     wait_until("the last line", || {
         let both = read(&moved) + &if file.exists() { read(&file) } else { String::new() };
-        let want: String =
-            std::iter::once("two\n".to_owned()).chain((1..=said).map(|n| format!("{n}\n"))).collect();
-        (both == want && both.ends_with(&last)).then_some(())
+        let expected: String =
+            std::iter::once("two\n".to_owned()).chain((1..=sent).map(|n| format!("{n}\n"))).collect();
+        (both == expected && both.ends_with(&last)).then_some(())
     });
 }
 
 #[test]
 fn follow_continues_over_external_rotation() {
     let rsm = Rsm::new()
-        .file("talk.sh", "#!/bin/sh\nwhile :; do while read line; do echo \"$line\"; done < say; done\n");
-    nix::unistd::mkfifo(&rsm.dir().join("say"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    rsm.ok(&["start", "./talk.sh", "--name", "a"]);
+        .file("app.sh", "#!/bin/sh\nwhile :; do while read line; do echo \"$line\"; done < input; done\n");
+    nix::unistd::mkfifo(&rsm.dir().join("input"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    rsm.ok(&["start", "./app.sh", "--name", "a"]);
     let mut following = rsm.follow(&["logs", "a", "--raw"]);
-    let (file, mut said, mut seen) = (out(&rsm, "a"), 0, Vec::new());
-    let mut say = || {
-        said += 1;
-        fs::write(rsm.dir().join("say"), format!("{said}\n")).unwrap();
-        said.to_string()
+    let (file, mut sent, mut seen) = (out(&rsm, "a"), 0, Vec::new());
+    let mut send = || {
+        sent += 1;
+        fs::write(rsm.dir().join("input"), format!("{sent}\n")).unwrap();
+        sent.to_string()
     };
     for round in 0..3 {
-        seen.extend(following.until(&say()));
-        // As logrotate's `create`: the next lines are written to the old file still.
+        seen.extend(following.until(&send()));
+        // Like `create` of logrotate: the next lines are still written to the old file.
         fs::rename(&file, rsm.dir().join(format!("{round}.log"))).unwrap();
         fs::write(&file, "").unwrap();
         wait_until("lines in the new file", || {
-            say();
+            send();
             (!read(&file).is_empty()).then_some(())
         });
     }
-    let last = say();
+    let last = send();
     seen.extend(following.until(&last));
     let count = last.parse().unwrap();
     assert_eq!(seen, (1..=count).map(|number: u32| number.to_string()).collect::<Vec<_>>());
-    // A directory that is none any more ends no stream.
+    // The stream continues after its directory is replaced by a file.
     fs::rename(rsm.home().join("logs"), rsm.dir().join("logs")).unwrap();
     fs::write(rsm.home().join("logs"), "").unwrap();
     rsm.ok(&["logs", "--nostream"]);
-    say();
+    send();
     fs::remove_file(rsm.home().join("logs")).unwrap();
-    wait_until("it is shown", || Some(following.until(&say())));
+    wait_until("the next line", || Some(following.until(&send())));
 }
 
 #[test]
 fn line_longer_than_pipe_is_kept_whole() {
-    // In one write: who sleeps in the middle of it tells nobody that there is more.
+    // One write: while it is blocked on the full pipe, no event reports that there is more.
     let script =
         "#!/usr/bin/env python3\nimport os, time\nos.write(1, b'x' * 3_000_000 + b'\\n')\ntime.sleep(1000)\n";
-    for shape in ["log_type = 'json'", "time = true", "merge_logs = true", "log_file = 'both.log'"] {
-        let file = format!("[[apps]]\nname = 'a'\nscript = './big.py'\n{shape}\n");
+    for setting in ["log_type = 'json'", "time = true", "merge_logs = true", "log_file = 'both.log'"] {
+        let file = format!("[[apps]]\nname = 'a'\nscript = './big.py'\n{setting}\n");
         let rsm = Rsm::new().file("big.py", script).file("e.toml", &file);
         rsm.ok(&["start", "e.toml"]);
         let count = |text: String| text.bytes().filter(|byte| *byte == b'x').count();
-        wait_until(shape, || (count(read(out(&rsm, "a"))) >= 3_000_000).then_some(()));
+        wait_until(setting, || (count(read(out(&rsm, "a"))) >= 3_000_000).then_some(()));
     }
 }

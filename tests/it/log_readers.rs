@@ -1,4 +1,4 @@
-//! Who follows logs: over the death of daemons, beside others that do not read, and told what was missed.
+//! Followers of logs: daemons that are killed, followers that do not read, and the log budget.
 
 use std::collections::HashMap;
 use std::fs;
@@ -10,11 +10,11 @@ use crate::harness::{Rsm, read, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// An app that says the numbers up to `lines` once it is let.
+/// An app that prints the numbers up to `lines` once [`go`] releases it.
 fn counting(lines: usize, logs: &str) -> Rsm {
     let rsm = Rsm::new()
-        .file("talk.sh", &format!("#!/bin/sh\nread go < go\nseq 1 {lines}\nexec sleep 1000\n"))
-        .file("e.toml", &format!("[[apps]]\nname = 'a'\nscript = './talk.sh'\nlogs = {{ {logs} }}\n"));
+        .file("count.sh", &format!("#!/bin/sh\nread go < go\nseq 1 {lines}\nexec sleep 1000\n"))
+        .file("e.toml", &format!("[[apps]]\nname = 'a'\nscript = './count.sh'\nlogs = {{ {logs} }}\n"));
     nix::unistd::mkfifo(&rsm.dir().join("go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     rsm.ok(&["start", "e.toml"]);
     rsm
@@ -41,14 +41,14 @@ fn follow_survives_killing_daemon() {
     }
     let wrong = lines.iter().zip(1..).find(|(line, number)| **line != number.to_string());
     assert_eq!((wrong, lines.len()), (None, LINES));
-    let wanted: Vec<String> = (1..=LINES / 1000).map(|number| format!("{number}000")).collect();
-    assert_eq!(thousands, wanted);
+    let expected: Vec<String> = (1..=LINES / 1000).map(|number| format!("{number}000")).collect();
+    assert_eq!(thousands, expected);
     rsm.ok(&["kill"]);
-    let (code, rest, said) = following.ended();
-    assert_eq!((code, rest.len()), (Some(3), 0), "{said}");
+    let (code, rest, stderr) = following.ended();
+    assert_eq!((code, rest.len()), (Some(3), 0), "{stderr}");
 }
 
-/// A reader that does not read.
+/// A follower that does not read its output.
 fn stalled(rsm: &Rsm) -> Child {
     let args = ["logs", "a", "--json", "--lines", "9999999"];
     rsm.command(&args).stdout(Stdio::piped()).spawn().unwrap()
@@ -59,12 +59,12 @@ fn stalled_readers_are_told_missed_lines() {
     const LINES: usize = 300_000;
     let rsm = counting(LINES, "max_size = '100K', retain = 'all'");
     let mut following = rsm.follow(&["logs", "a", "--raw", "--lines", "9999999"]);
-    let mut idle: Vec<Child> = (0..5).map(|_| stalled(&rsm)).collect();
+    let mut stalled_readers: Vec<Child> = (0..5).map(|_| stalled(&rsm)).collect();
     go(&rsm);
     let lines = following.until(&LINES.to_string());
     let wrong = lines.iter().zip(1..).find(|(line, number)| **line != number.to_string());
     assert_eq!((wrong, lines.len()), (None, LINES));
-    // Now all of it but the latest is removed before they look.
+    // Remove all rotated files before the stalled readers read.
     let logs = rsm.home().join("logs");
     for entry in fs::read_dir(logs).unwrap() {
         let path = entry.unwrap().path();
@@ -72,7 +72,7 @@ fn stalled_readers_are_told_missed_lines() {
             fs::remove_file(path).unwrap();
         }
     }
-    for child in &mut idle {
+    for child in &mut stalled_readers {
         let (mut seen, mut missed) = (0, 0);
         for line in BufReader::new(child.stdout.take().unwrap()).lines() {
             let item: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
@@ -105,11 +105,12 @@ fn log_budget_holds_during_flood() {
     let logs = rsm.home().join("logs");
     let total = || {
         let entries = fs::read_dir(&logs).unwrap().filter_map(|entry| entry.ok()?.metadata().ok());
-        // One that is renamed while the directory is read may be seen twice.
+        // A file that is renamed while the directory is read may be listed twice.
         entries.map(|meta| (meta.ino(), meta.len())).collect::<HashMap<_, _>>().values().sum::<u64>()
     };
     wait_until("the last line", || {
-        // One may be seen that is removed before another is seen that was not there yet: not each time.
+        // A listing may contain both a file removed meanwhile and its successor; not all of several listings
+        // do.
         let over = (0..10).map(|_| total()).min().unwrap();
         assert!(over <= BUDGET + SEGMENT, "{over}");
         read(logs.join("a-out.log")).ends_with("2000000\n").then_some(())

@@ -60,7 +60,7 @@ pub(in crate::cli) fn json_line(item: &LogItem) -> String {
             value
         }
         LogItem::Missed { lines } => json!({ "type": "missed", "lines": lines }),
-        LogItem::Positions { places } => json!({ "type": "positions", "positions": places }),
+        LogItem::Positions { positions } => json!({ "type": "positions", "positions": positions }),
     };
     value.to_string()
 }

@@ -209,9 +209,9 @@ fn encode_block(reader: &mut LogReader, all: bool, tell: bool) -> Bytes {
         }
         items.iter().for_each(|item| write_line(item, &mut bytes));
     }
-    let places = if tell { reader.changed_positions() } else { Vec::new() };
-    if !places.is_empty() || (tell && !bytes.is_empty()) {
-        write_line(&LogItem::Positions { places }, &mut bytes);
+    let positions = if tell { reader.changed_positions() } else { Vec::new() };
+    if !positions.is_empty() || (tell && !bytes.is_empty()) {
+        write_line(&LogItem::Positions { positions }, &mut bytes);
     }
     bytes.into()
 }
@@ -221,7 +221,7 @@ fn encode_item(item: &LogItem, tell: bool) -> Bytes {
     let mut bytes = Vec::new();
     write_line(item, &mut bytes);
     if tell {
-        write_line(&LogItem::Positions { places: Vec::new() }, &mut bytes);
+        write_line(&LogItem::Positions { positions: Vec::new() }, &mut bytes);
     }
     bytes.into()
 }

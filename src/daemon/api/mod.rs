@@ -367,7 +367,7 @@ async fn count_connections(details: &mut [InstanceDetail]) {
 }
 
 /// Waits until the log thread has done it, and words what it could not do.
-fn file_errors(failures: crate::logs::handle::FileErrors, what: &str) -> Result<(), ApiError> {
+fn file_errors(failures: crate::logs::FileErrors, what: &str) -> Result<(), ApiError> {
     if failures.is_empty() {
         return Ok(());
     }

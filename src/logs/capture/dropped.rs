@@ -1,29 +1,29 @@
-//! What was lost because a file could not be written, until the file says so.
+//! Counter of dropped lines, until a file records them.
 
 use std::io;
 
 use memchr::memchr_iter;
 
-/// Lines that no file took, where an app is not to wait for its disk.
+/// Lines dropped because a file could not be written and the app must not block (`when_full = "drop"`).
 #[derive(Debug, Default)]
-pub(in crate::logs) struct DroppedLines {
+pub(super) struct DroppedLines {
     lines: u64,
     bytes: u64,
+    /// The last error.
     reason: String,
 }
 
 impl DroppedLines {
-    /// This text is lost, too.
-    pub(in crate::logs) fn add(&mut self, text: &[u8], why: &io::Error) {
+    pub(super) fn add(&mut self, text: &[u8], reason: &io::Error) {
         self.lines += memchr_iter(b'\n', text).count() as u64;
         self.bytes += text.len() as u64;
-        self.reason = why.to_string();
+        self.reason = reason.to_string();
     }
 
-    /// What the file is to say, a line.
-    pub(in crate::logs) fn message(&self) -> String {
-        let Self { lines, bytes, reason: why } = self;
-        format!("[rsm] {lines} lines ({bytes} bytes) dropped: {why}\n")
+    /// The line for the file.
+    pub(super) fn message(&self) -> String {
+        let Self { lines, bytes, reason } = self;
+        format!("[rsm] {lines} lines ({bytes} bytes) dropped: {reason}\n")
     }
 }
 
@@ -32,7 +32,7 @@ mod tests {
     use crate::logs::capture::dropped::*;
 
     #[test]
-    fn what_is_lost_adds_up() {
+    fn message_contains_all_dropped_lines() {
         let mut dropped = DroppedLines::default();
         for text in ["one\ntwo\n", "three\n"] {
             dropped.add(text.as_bytes(), &io::ErrorKind::StorageFull.into());

@@ -1,4 +1,4 @@
-//! The shape of a line in a file: as it came, stamped, or JSON.
+//! Formats of a line in a file: raw, with a timestamp, or JSON.
 
 use serde::Serialize;
 
@@ -7,41 +7,38 @@ use crate::logs::item::OutputStream;
 use crate::logs::timestamp::TimestampFormat;
 use crate::spec::LogFormat;
 
-/// Stands before every part of a cut line but the first.
+/// Precedes each part of a split line except the first.
 const CONTINUED_PREFIX: &[u8] = b"[continued] ";
 
-/// What becomes of a line.
 #[derive(Debug)]
-pub(in crate::logs) enum LineFormat {
-    /// Nothing.
+pub(crate) enum LineFormat {
     Raw,
-    /// `<stamp>: <text>`.
+    /// `<timestamp>: <text>`.
     Timestamped(TimestampFormat),
-    /// One object a line.
+    /// One object per line, with the keys of PM2.
     Json(TimestampFormat),
 }
 
-/// Where a line comes from.
+/// The run that writes a line, and its format.
 #[derive(Debug)]
-pub(in crate::logs) struct LineSource {
-    /// The instance's id.
-    pub(in crate::logs) id: u32,
-    /// The app's name.
-    pub(in crate::logs) name: String,
+pub(crate) struct LineSource {
+    /// Instance id.
+    pub(crate) id: u32,
+    /// App name.
+    pub(crate) name: String,
     /// Unique number of the run.
-    pub(in crate::logs) run: u64,
-    /// What its lines look like.
-    pub(in crate::logs) format: LineFormat,
+    pub(crate) run: u64,
+    pub(crate) format: LineFormat,
 }
 
-/// What stands around the text of every line that is written at one time.
+/// Text before and after the message, the same for all lines of one moment.
 #[derive(Debug, Default)]
-pub(in crate::logs) struct LineFrame {
+pub(crate) struct LineFrame {
     prefix: Vec<u8>,
     suffix: Vec<u8>,
 }
 
-/// What follows the message in an object.
+/// Fields after the message of a JSON line.
 #[derive(Serialize)]
 struct JsonFields<'a> {
     timestamp: &'a str,
@@ -52,8 +49,7 @@ struct JsonFields<'a> {
 }
 
 impl LineFormat {
-    /// The shape that a spec asks for.
-    pub(in crate::logs) fn new(format: LogFormat, date_format: Option<&str>) -> Self {
+    pub(crate) fn new(format: LogFormat, date_format: Option<&str>) -> Self {
         match (format, date_format.filter(|format| !format.is_empty())) {
             (LogFormat::Raw, None) => Self::Raw,
             (LogFormat::Raw, Some(format)) => Self::Timestamped(TimestampFormat::new(format)),
@@ -64,23 +60,24 @@ impl LineFormat {
 }
 
 impl LineFrame {
-    /// The frame of lines read at `at` (milliseconds since the epoch). An object has PM2's keys.
-    pub(in crate::logs) fn new(origin: &LineSource, stream: OutputStream, at: i64) -> Self {
+    /// The frame of lines read at `at`, in milliseconds since the epoch.
+    pub(crate) fn new(source: &LineSource, stream: OutputStream, at: i64) -> Self {
         let mut frame = Self::default();
-        match &origin.format {
+        match &source.format {
             LineFormat::Raw => {}
-            LineFormat::Timestamped(stamp) => {
-                stamp.write(at, &mut frame.prefix);
+            LineFormat::Timestamped(format) => {
+                format.write(at, &mut frame.prefix);
                 frame.prefix.extend_from_slice(b": ");
             }
-            LineFormat::Json(stamp) => {
+            LineFormat::Json(format) => {
                 let mut timestamp = Vec::with_capacity(32);
-                stamp.write(at, &mut timestamp);
+                format.write(at, &mut timestamp);
                 let timestamp = &String::from_utf8_lossy(&timestamp);
-                let about = JsonFields { timestamp, stream, process_id: origin.id, app_name: &origin.name };
+                let fields = JsonFields { timestamp, stream, process_id: source.id, app_name: &source.name };
                 frame.prefix.extend_from_slice(b"{\"message\":");
-                // Neither strings nor a Vec can fail here.
-                let _ = serde_json::to_writer(&mut frame.suffix, &about);
+                // Serializing strings into a Vec cannot fail.
+                let _ = serde_json::to_writer(&mut frame.suffix, &fields);
+                // Continue the object of the prefix: `{"a":1}` becomes `,"a":1`.
                 frame.suffix[0] = b',';
                 frame.suffix.pop();
             }
@@ -88,13 +85,13 @@ impl LineFrame {
         frame
     }
 
-    /// Bytes that it adds to a line, the newline not counted.
-    pub(in crate::logs) fn length(&self) -> usize {
+    /// Bytes added to a line, without the newline.
+    pub(crate) fn length(&self) -> usize {
         self.prefix.len() + self.suffix.len()
     }
 
-    /// Appends a stamped line, without a newline.
-    pub(in crate::logs) fn write_timestamped(&self, piece: &LinePiece<'_>, out: &mut Vec<u8>) {
+    /// Appends a line with its timestamp, without a newline.
+    pub(crate) fn write_timestamped(&self, piece: &LinePiece<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.prefix);
         if !piece.first {
             out.extend_from_slice(CONTINUED_PREFIX);
@@ -102,9 +99,9 @@ impl LineFrame {
         out.extend_from_slice(piece.text);
     }
 
-    /// Appends a line's object and a newline. `continued` marks the later parts of a line that was cut.
-    /// Bytes that are no UTF-8 are replaced: JSON can hold no others.
-    pub(in crate::logs) fn write_json(&self, piece: &LinePiece<'_>, out: &mut Vec<u8>) {
+    /// Appends a line as an object, and a newline. Parts of a split line except the first have `continued`.
+    /// Invalid UTF-8 is replaced, because JSON cannot contain it.
+    pub(crate) fn write_json(&self, piece: &LinePiece<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.prefix);
         write_json_string(&String::from_utf8_lossy(piece.text), out);
         out.extend_from_slice(&self.suffix);
@@ -112,12 +109,12 @@ impl LineFrame {
     }
 }
 
-/// Appends a text as a string of JSON.
+/// Appends text as a JSON string.
 fn write_json_string(text: &str, out: &mut Vec<u8>) {
-    // Without an early end, so that many bytes are looked at in one instruction: most lines are plain.
-    let special = |found, byte: &u8| found | (*byte < b' ') | (*byte == b'"') | (*byte == b'\\');
-    if text.as_bytes().iter().fold(false, special) {
-        // Neither a string nor a Vec can fail here.
+    // No early exit, so that the compiler vectorizes the loop: most lines need no escapes.
+    let needs_escape = |found, byte: &u8| found | (*byte < b' ') | (*byte == b'"') | (*byte == b'\\');
+    if text.as_bytes().iter().fold(false, needs_escape) {
+        // Serializing a string into a Vec cannot fail.
         let _ = serde_json::to_writer(out, text);
     } else {
         out.push(b'"');
@@ -131,8 +128,8 @@ mod tests {
     use crate::logs::capture::format::*;
 
     #[test]
-    fn objects_hold_any_bytes() {
-        let origin = LineSource {
+    fn json_line_accepts_any_bytes() {
+        let source = LineSource {
             id: 7,
             name: "a\"b".into(),
             run: 1,
@@ -140,10 +137,10 @@ mod tests {
         };
         let mut out = Vec::new();
         let piece = LinePiece { text: b"\x00\xff\"\\\r\x1b[1m", first: true, last: true };
-        LineFrame::new(&origin, OutputStream::Err, 0).write_json(&piece, &mut out);
-        let read: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        LineFrame::new(&source, OutputStream::Err, 0).write_json(&piece, &mut out);
+        let object: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(
-            read,
+            object,
             serde_json::json!({
                 "message": "\0\u{FFFD}\"\\\r\u{1b}[1m", "timestamp": "1970-01-01T00:00:00.000Z",
                 "type": "err", "process_id": 7, "app_name": "a\"b",
@@ -153,19 +150,19 @@ mod tests {
     }
 
     #[test]
-    fn later_parts_are_marked() {
+    fn later_parts_are_marked_as_continued() {
         let piece = LinePiece { text: b"tail", first: false, last: true };
-        let framed = |shape, put: fn(&LineFrame, &LinePiece<'_>, &mut Vec<u8>)| {
+        let format_line = |format, write: fn(&LineFrame, &LinePiece<'_>, &mut Vec<u8>)| {
             let mut out = Vec::new();
-            let origin = LineSource { id: 7, name: "a".into(), run: 1, format: shape };
-            put(&LineFrame::new(&origin, OutputStream::Out, 0), &piece, &mut out);
+            let source = LineSource { id: 7, name: "a".into(), run: 1, format };
+            write(&LineFrame::new(&source, OutputStream::Out, 0), &piece, &mut out);
             String::from_utf8(out).unwrap()
         };
         assert_eq!(
-            framed(LineFormat::Timestamped(TimestampFormat::new("[t]")), LineFrame::write_timestamped),
+            format_line(LineFormat::Timestamped(TimestampFormat::new("[t]")), LineFrame::write_timestamped),
             "t: [continued] tail"
         );
-        let object = framed(LineFormat::Json(TimestampFormat::new("[t]")), LineFrame::write_json);
+        let object = format_line(LineFormat::Json(TimestampFormat::new("[t]")), LineFrame::write_json);
         assert_eq!(
             object,
             "{\"message\":\"tail\",\"timestamp\":\"t\",\"type\":\"out\",\"process_id\":7,\

@@ -1,4 +1,4 @@
-//! Looking at what a pipe holds without taking it out.
+//! Reading the content of a pipe without consuming it.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -7,24 +7,24 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, tee};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// What pipes are enlarged to where that is needed and allowed. Bytes.
+/// Size of enlarged pipes in bytes, where the system allows it.
 const WIDE_PIPE_SIZE: i32 = 1024 * 1024;
 
-/// What there is in a pipe.
+/// Result of a peek.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::logs) enum Peeked {
-    /// So many bytes at least, now in the buffer.
+pub(super) enum Peeked {
+    /// This many bytes are in the buffer; the pipe may contain more.
     Bytes(usize),
-    /// Nothing now.
+    /// The pipe is empty.
     Empty,
-    /// Nothing, and nothing will come.
+    /// The pipe is empty and has no writer.
     Eof,
 }
 
-/// A second pipe, into which what the first one holds is copied (`tee` copies no bytes, only
-/// references to pages), and from there read.
+/// A second pipe, to which `tee` duplicates the content of the first one, and from which it is read. `tee`
+/// copies only references to pages.
 #[derive(Debug)]
-pub(in crate::logs) struct PipePeeker {
+pub(super) struct PipePeeker {
     read: OwnedFd,
     write: OwnedFd,
     capacity: usize,
@@ -32,23 +32,23 @@ pub(in crate::logs) struct PipePeeker {
 
 impl PipePeeker {
     /// # Errors
-    /// The system is out of descriptors or memory.
-    pub(in crate::logs) fn new() -> io::Result<Self> {
+    /// Out of file descriptors or memory.
+    pub(super) fn new() -> io::Result<Self> {
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        let room = enlarge_pipe(&write);
-        Ok(Self { read, write, capacity: room })
+        let capacity = enlarge_pipe(&write);
+        Ok(Self { read, write, capacity })
     }
 
-    /// The most bytes that can be looked at.
-    pub(in crate::logs) fn capacity(&self) -> usize {
+    /// Maximum number of bytes of one peek.
+    pub(super) fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Copies what `pipe` holds into `buffer`, up to its length.
+    /// Copies the content of `pipe` into `buffer`, up to its length.
     ///
     /// # Errors
-    /// It is no pipe.
-    pub(in crate::logs) fn peek(&self, pipe: impl AsFd, buffer: &mut [u8]) -> io::Result<Peeked> {
+    /// `pipe` is not a pipe.
+    pub(super) fn peek(&self, pipe: impl AsFd, buffer: &mut [u8]) -> io::Result<Peeked> {
         let length = match tee(pipe, &self.write, buffer.len(), SpliceFFlags::SPLICE_F_NONBLOCK) {
             Ok(0) => return Ok(Peeked::Eof),
             Ok(length) => length,
@@ -68,25 +68,26 @@ impl PipePeeker {
     }
 }
 
-/// Makes room in a pipe, as far as the system allows; returns how much there is now.
-pub(in crate::logs) fn enlarge_pipe(pipe: impl AsFd) -> usize {
+/// Enlarges a pipe as far as the system allows. Returns its size.
+pub(super) fn enlarge_pipe(pipe: impl AsFd) -> usize {
     let fd = pipe.as_fd();
     let size = || fcntl(fd, FcntlArg::F_GETPIPE_SZ).unwrap_or(4096);
-    // Half of it may still be allowed where the whole is not.
-    let wide = || {
+    // Where the full size exceeds the limits of the system, half of it may be allowed.
+    let enlarge = || {
         [WIDE_PIPE_SIZE, WIDE_PIPE_SIZE / 2]
             .into_iter()
-            .find_map(|wide| fcntl(fd, FcntlArg::F_SETPIPE_SZ(wide)).ok())
+            .find_map(|size| fcntl(fd, FcntlArg::F_SETPIPE_SZ(size)).ok())
     };
-    let now = size();
-    usize::try_from(if now >= WIDE_PIPE_SIZE { now } else { wide().unwrap_or(now) }).unwrap_or(4096)
+    let current = size();
+    let new = if current >= WIDE_PIPE_SIZE { current } else { enlarge().unwrap_or(current) };
+    usize::try_from(new).unwrap_or(4096)
 }
 
-/// Whether no writer has a pipe open any more.
-pub(in crate::logs) fn has_no_writer(pipe: impl AsFd) -> bool {
-    let mut watched = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
-    let asked = poll(&mut watched, PollTimeout::ZERO);
-    asked.is_ok() && watched[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
+/// Whether all writers have closed the pipe.
+pub(super) fn has_no_writer(pipe: impl AsFd) -> bool {
+    let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+    let result = poll(&mut fds, PollTimeout::ZERO);
+    result.is_ok() && fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
 }
 
 #[cfg(test)]
@@ -94,7 +95,7 @@ mod tests {
     use crate::logs::capture::peek::*;
 
     #[test]
-    fn looking_takes_nothing_out() {
+    fn peek_does_not_consume() {
         let peek = PipePeeker::new().unwrap();
         let (read, write) = nix::unistd::pipe2(OFlag::O_NONBLOCK).unwrap();
         let mut buffer = [0; 64];
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pipe_is_an_error() {
+    fn peek_fails_if_not_a_pipe() {
         let file = tempfile::tempfile().unwrap();
         assert!(PipePeeker::new().unwrap().peek(&file, &mut [0; 8]).is_err());
     }

@@ -1,4 +1,4 @@
-//! What all log files have in common.
+//! Shared state of the log files of one worker.
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -8,35 +8,33 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::logs::files::index::FileId;
 use crate::logs::retention::worker::Retention;
 
-/// What all log files have in common. Each thread has one.
+/// Shared state of the log files of one worker. A clone shares everything but the clock.
 #[derive(Clone, Debug)]
-pub(in crate::logs) struct FileContext {
-    /// Where indexes lie.
-    pub(in crate::logs) indexes: Arc<Path>,
-    /// Who takes care of rotated files.
-    pub(in crate::logs) retention: Retention,
-    /// The latest time given to a write, so that no two have the same. Microseconds.
+pub(crate) struct FileContext {
+    /// Directory of the indexes.
+    pub(crate) indexes: Arc<Path>,
+    pub(crate) retention: Retention,
+    /// Time of the last write, in microseconds. Each write gets a later one.
     last_time: Cell<u64>,
-    /// The file written last, by any thread: entries of an index are spared while nothing else is written.
+    /// File that any worker wrote last. While it stays the same, index entries can be omitted.
     last_file: Arc<AtomicU64>,
 }
 
 impl FileContext {
-    /// For files whose indexes lie there.
-    pub(in crate::logs) fn new(indexes: PathBuf, tidy: Retention) -> Self {
-        Self { indexes: indexes.into(), retention: tidy, last_time: Cell::new(0), last_file: Arc::default() }
+    pub(crate) fn new(indexes: PathBuf, retention: Retention) -> Self {
+        Self { indexes: indexes.into(), retention, last_time: Cell::new(0), last_file: Arc::default() }
     }
 
-    /// A time after all that were given before; microseconds since the epoch.
-    pub(in crate::logs) fn next_timestamp(&self) -> u64 {
+    /// A time later than all previous ones, in microseconds since the epoch.
+    pub(crate) fn next_timestamp(&self) -> u64 {
         let now = u64::try_from(jiff::Timestamp::now().as_microsecond()).unwrap_or(0);
         let time = now.max(self.last_time.get() + 1);
         self.last_time.set(time);
         time
     }
 
-    /// Whether this file was the last one written; it is from now on.
-    pub(in crate::logs) fn mark_last_written(&self, (device, inode): FileId) -> bool {
+    /// Records that this file is written now. Returns whether it already was the last one written.
+    pub(crate) fn mark_last_written(&self, (device, inode): FileId) -> bool {
         let file = inode ^ device.rotate_left(32);
         self.last_file.swap(file, Ordering::Relaxed) == file
     }

@@ -1,7 +1,8 @@
-//! Beside each log file, elsewhere, a list of what was written to it when and by whom: that
-//! gives `--since` its places and both streams their true order, and leaves the logs plain text.
+//! Indexes of log files: which stream wrote from which offset on, and when.
 //!
-//! An index bears its file's inode as its name, so it stays with a file that is renamed.
+//! With an index, `--since` finds its offset and lines of several streams are merged in write order, while
+//! the log itself stays plain text. An index is named after the device and inode of its file, so it stays
+//! valid when the file is renamed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -12,42 +13,38 @@ use crate::logs::item::OutputStream;
 
 /// Bytes of an entry: four words.
 const ENTRY_SIZE: u64 = 32;
-/// A stream that writes on into a file gets no new entry within this time. Microseconds.
+/// While one stream writes alone, it gets no new entry within this time, in microseconds.
 const MIN_ENTRY_DISTANCE: u64 = 20_000;
 
-/// Which file: device and inode.
-pub type FileId = (u64, u64);
+/// Device and inode.
+pub(crate) type FileId = (u64, u64);
 
-/// The identity of an open file.
-pub(in crate::logs) fn file_id(meta: &std::fs::Metadata) -> FileId {
+pub(crate) fn file_id(meta: &std::fs::Metadata) -> FileId {
     (meta.dev(), meta.ino())
 }
 
-/// From here on it is this stream's, until the next entry.
+/// Start of the bytes of one stream, which end at the next entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IndexEntry {
-    /// When it was written, microseconds since the epoch; no two entries have the same.
-    pub at: u64,
-    /// Where in the file.
-    pub offset: u64,
-    /// Who wrote it.
-    pub stream: StreamId,
-    /// How many lines the file and all before it had until here.
-    pub lines: u64,
+pub(crate) struct IndexEntry {
+    /// Time of the write, in microseconds since the epoch; unique.
+    pub(crate) at: u64,
+    pub(crate) offset: u64,
+    pub(crate) stream: StreamId,
+    /// Number of lines before this offset, including all files before this one.
+    pub(crate) lines: u64,
 }
 
 /// One stream of one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StreamId {
-    /// The run's number: its instance in the upper half.
-    pub run: u64,
-    /// Which of its two streams.
-    pub stream: OutputStream,
+pub(crate) struct StreamId {
+    /// Number of the run: the id of its instance in the upper half.
+    pub(crate) run: u64,
+    pub(crate) stream: OutputStream,
 }
 
 impl StreamId {
-    /// The instance's id.
-    pub fn instance(self) -> u32 {
+    /// Id of the instance.
+    pub(crate) fn instance(self) -> u32 {
         (self.run >> 32) as u32
     }
 }
@@ -57,16 +54,16 @@ impl IndexEntry {
         let stream = u64::from(self.stream.stream == OutputStream::Err);
         let words = [self.at << 1 | stream, self.offset, self.stream.run, self.lines];
         let mut bytes = [0; ENTRY_SIZE as usize];
-        for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
-            place.copy_from_slice(&word.to_le_bytes());
+        for (chunk, word) in bytes.chunks_exact_mut(8).zip(words) {
+            chunk.copy_from_slice(&word.to_le_bytes());
         }
         bytes
     }
 
     fn decode(bytes: [u8; ENTRY_SIZE as usize]) -> Self {
         let mut words = [0; 4];
-        for (word, place) in words.iter_mut().zip(bytes.chunks_exact(8)) {
-            *word = place.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+            *word = chunk.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
         }
         let [at, offset, run, lines] = words;
         let stream = if at & 1 == 1 { OutputStream::Err } else { OutputStream::Out };
@@ -74,23 +71,23 @@ impl IndexEntry {
     }
 }
 
-/// Where the index of a file lies.
-pub(in crate::logs) fn index_path(dir: &Path, id: FileId) -> PathBuf {
+/// Path of the index of a file.
+pub(crate) fn index_path(dir: &Path, id: FileId) -> PathBuf {
     dir.join(format!("{}-{}", id.0, id.1))
 }
 
-/// The index of the file that is written.
+/// The index of a file that is open for appending.
 #[derive(Debug)]
-pub(in crate::logs) struct IndexWriter {
-    /// None if it cannot be written: the logs are worth more than their index.
+pub(crate) struct IndexWriter {
+    /// `None` if it cannot be written: logs are written without an index then.
     file: Option<File>,
     last: Option<IndexEntry>,
 }
 
 impl IndexWriter {
-    /// The index of a file that is `size` bytes long now. What it says about more than those is
-    /// about a file of the past, and forgotten.
-    pub(in crate::logs) fn open(dir: &Path, id: FileId, size: u64) -> Self {
+    /// Opens the index of a file of `size` bytes. Entries beyond that size belong to an earlier content of
+    /// the file, or to an earlier file with this inode, and are removed.
+    pub(crate) fn open(dir: &Path, id: FileId, size: u64) -> Self {
         let mut options = OpenOptions::new();
         options.read(true).append(true).create(true).mode(0o600);
         let path = index_path(dir, id);
@@ -103,8 +100,8 @@ impl IndexWriter {
         index
     }
 
-    /// Forgets what lies at or beyond `size`.
-    pub(in crate::logs) fn truncate(&mut self, size: u64) {
+    /// Removes the entries at or beyond `size`.
+    pub(crate) fn truncate(&mut self, size: u64) {
         let Some(file) = &self.file else { return };
         let Ok(entries) = IndexReader::from_file(file) else { return };
         let mut count = entries.len();
@@ -117,18 +114,17 @@ impl IndexWriter {
         self.last = count.checked_sub(1).and_then(|last| entries.get(last));
     }
 
-    /// What was noted last.
-    pub(in crate::logs) fn last(&self) -> Option<IndexEntry> {
+    pub(crate) fn last(&self) -> Option<IndexEntry> {
         self.last
     }
 
-    /// Notes who writes from here on, unless that is clear. `alone`: nothing else was written
-    /// anywhere since the last time.
-    pub(in crate::logs) fn append(&mut self, entry: IndexEntry, alone: bool) {
-        let clear = self.last.is_some_and(|last| {
+    /// Adds an entry, unless it follows from the last one. `alone`: no other file was written since the last
+    /// write to this one.
+    pub(crate) fn append(&mut self, entry: IndexEntry, alone: bool) {
+        let is_redundant = self.last.is_some_and(|last| {
             alone && last.stream == entry.stream && entry.at.saturating_sub(last.at) < MIN_ENTRY_DISTANCE
         });
-        if clear {
+        if is_redundant {
             return;
         }
         let Some(file) = &self.file else { return };
@@ -139,23 +135,23 @@ impl IndexWriter {
     }
 }
 
-/// The entries of an index, to be read.
+/// The index of a file that is open for reading.
 #[derive(Debug)]
-pub(in crate::logs) struct IndexReader<F> {
+pub(crate) struct IndexReader<F> {
     file: F,
     count: u64,
 }
 
 impl IndexReader<File> {
-    /// The index of a file; `None` if it has none.
-    pub(in crate::logs) fn open(dir: &Path, id: FileId) -> Option<Self> {
+    /// `None` if the file has no index.
+    pub(crate) fn open(dir: &Path, id: FileId) -> Option<Self> {
         let file = File::open(index_path(dir, id)).ok()?;
         let count = file.metadata().ok()?.len() / ENTRY_SIZE;
         Some(Self { file, count })
     }
 
-    /// Looks again how many there are.
-    pub(in crate::logs) fn refresh(&mut self) {
+    /// Updates the number of entries.
+    pub(crate) fn refresh(&mut self) {
         self.count = self.file.metadata().map_or(self.count, |meta| meta.len() / ENTRY_SIZE);
     }
 }
@@ -167,21 +163,19 @@ impl<'f> IndexReader<&'f File> {
 }
 
 impl<F: std::borrow::Borrow<File>> IndexReader<F> {
-    /// How many there are.
-    pub(in crate::logs) fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.count
     }
 
-    /// One of them.
-    pub(in crate::logs) fn get(&self, number: u64) -> Option<IndexEntry> {
+    pub(crate) fn get(&self, number: u64) -> Option<IndexEntry> {
         let mut bytes = [0; ENTRY_SIZE as usize];
         let read =
             (number < self.count).then(|| self.file.borrow().read_exact_at(&mut bytes, number * ENTRY_SIZE));
         read?.ok().map(|()| IndexEntry::decode(bytes))
     }
 
-    /// How many there are before the first one that is not `before`; they are in order.
-    pub(in crate::logs) fn partition_point(&self, before: impl Fn(&IndexEntry) -> bool) -> u64 {
+    /// Number of leading entries for which `before` holds; the entries are sorted.
+    pub(crate) fn partition_point(&self, before: impl Fn(&IndexEntry) -> bool) -> u64 {
         let (mut low, mut high) = (0, self.count);
         while low < high {
             let middle = low + (high - low) / 2;
@@ -199,21 +193,21 @@ impl<F: std::borrow::Borrow<File>> IndexReader<F> {
 mod tests {
     use crate::logs::files::index::*;
 
-    const OWNER: StreamId = StreamId { run: 5 << 32 | 1, stream: OutputStream::Err };
+    const STREAM: StreamId = StreamId { run: 5 << 32 | 1, stream: OutputStream::Err };
 
     fn entry(at: u64, offset: u64) -> IndexEntry {
-        IndexEntry { at, offset, stream: OWNER, lines: offset / 10 }
+        IndexEntry { at, offset, stream: STREAM, lines: offset / 10 }
     }
 
     #[test]
-    fn entries_survive_the_way() {
-        let entry = IndexEntry { at: u64::MAX >> 1, offset: 7, stream: OWNER, lines: 9 };
+    fn entries_round_trip() {
+        let entry = IndexEntry { at: u64::MAX >> 1, offset: 7, stream: STREAM, lines: 9 };
         assert_eq!(IndexEntry::decode(entry.encode()), entry);
         assert_eq!(entry.stream.instance(), 5);
     }
 
     #[test]
-    fn a_stream_that_writes_on_needs_no_entry() {
+    fn continuous_writes_need_no_entry() {
         let dir = tempfile::tempdir().unwrap();
         let mut index = IndexWriter::open(&dir.path().join("new"), (1, 2), 0);
         for (at, offset, alone) in
@@ -229,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_of_a_former_file_is_forgotten() {
+    fn open_removes_entries_of_previous_content() {
         let dir = tempfile::tempdir().unwrap();
         let mut index = IndexWriter::open(dir.path(), (1, 2), 0);
         for n in 0..5 {

@@ -1,89 +1,97 @@
-//! An open log file: what its policy and others do to it, and what is written.
+//! A log file that streams write to: opened, rotated and reopened as needed.
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
 
-use crate::logs::capture::journal::PendingWrite;
 use crate::logs::files::context::FileContext;
-use crate::logs::files::index::StreamId;
+use crate::logs::files::index::{FileId, StreamId};
+use crate::logs::files::rotation::RotationPolicy;
 use crate::logs::files::segment::Segment;
-use crate::spec::Rotation;
 
-/// A log file, open as long as a stream writes to it.
+/// A file about to grow, as the journal records it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct PendingWrite<'a> {
+    pub(crate) path: &'a Path,
+    pub(crate) id: FileId,
+    pub(crate) size_before: u64,
+}
+
+/// A log file, open as long as a stream writes to it. Streams of one worker share it.
 #[derive(Debug)]
-pub(in crate::logs) struct LogFile {
+pub(crate) struct LogFile {
     path: PathBuf,
-    policy: RefCell<Arc<Rotation>>,
+    policy: RefCell<Rc<RotationPolicy>>,
     context: Rc<FileContext>,
-    /// Absent until it could be opened.
+    /// `None` while the file cannot be opened.
     segment: RefCell<Option<Segment>>,
-    /// Trouble is reported once, until it is over.
+    /// An error is logged once, until a write succeeds.
     failing: Cell<bool>,
 }
 
 impl LogFile {
-    /// The file at a path, opened at the first write if it cannot be now.
-    pub(in crate::logs) fn open(path: &Path, policy: &Arc<Rotation>, ground: &Rc<FileContext>) -> Self {
+    /// If the file cannot be opened now, it is opened at the first write.
+    pub(crate) fn open(path: &Path, policy: &Rc<RotationPolicy>, context: &Rc<FileContext>) -> Self {
         Self {
             path: path.to_owned(),
-            policy: RefCell::new(Arc::clone(policy)),
-            context: Rc::clone(ground),
-            segment: RefCell::new(Segment::open(path, policy, &ground.indexes).ok()),
+            policy: RefCell::new(Rc::clone(policy)),
+            context: Rc::clone(context),
+            segment: RefCell::new(Segment::open(path, policy, &context.indexes).ok()),
             failing: Cell::new(false),
         }
     }
 
-    /// Where it is.
-    pub(in crate::logs) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// From now on it is kept so.
-    pub(in crate::logs) fn set_policy(&self, policy: &Arc<Rotation>) {
-        self.policy.replace(Arc::clone(policy));
+    pub(crate) fn set_policy(&self, policy: &Rc<RotationPolicy>) {
+        self.policy.replace(Rc::clone(policy));
     }
 
-    /// Opens it anew by its path; one that ends within a line after that line.
+    fn open_segment(&self) -> io::Result<Segment> {
+        Segment::open(&self.path, &self.policy.borrow(), &self.context.indexes)
+    }
+
+    /// Opens the path again. If the file ends in a partial line, it is reopened after that line.
     ///
     /// # Errors
-    /// It cannot be opened, and is written where it was.
-    pub(in crate::logs) fn reopen(&self) -> io::Result<()> {
+    /// The path cannot be opened; writes go to the previous file.
+    pub(crate) fn reopen(&self) -> io::Result<()> {
         let mut slot = self.segment.borrow_mut();
         match slot.as_mut().filter(|segment| segment.open_line().is_some()) {
             Some(segment) => segment.reopen_after_line(),
-            None => *slot = Some(Segment::open(&self.path, &self.policy.borrow(), &self.context.indexes)?),
+            None => *slot = Some(self.open_segment()?),
         }
         Ok(())
     }
 
-    /// Someone cut it to nothing.
-    pub(in crate::logs) fn was_emptied(&self) {
+    /// The file was truncated to zero.
+    pub(crate) fn on_truncated(&self) {
         if let Some(segment) = &mut *self.segment.borrow_mut() {
             segment.on_truncated();
         }
     }
 
-    /// Why it cannot be opened, if it is not open.
-    pub(in crate::logs) fn try_open(&self) -> Option<io::Error> {
-        let mut slot = self.segment.borrow_mut();
-        if slot.is_none() {
-            match Segment::open(&self.path, &self.policy.borrow(), &self.context.indexes) {
-                Ok(segment) => *slot = Some(segment),
-                Err(error) => return Some(error),
-            }
-        }
-        None
-    }
-
-    /// Sees that at least `line` bytes can come: opens what is not open, follows what others did
-    /// to the file, rotates it if it is time. Returns how many bytes it shall take at most.
+    /// Opens the file if it is not open.
     ///
     /// # Errors
-    /// It cannot be written now.
-    pub(in crate::logs) fn prepare_write(&self, line: usize) -> io::Result<u64> {
+    /// It cannot be opened.
+    pub(crate) fn try_open(&self) -> io::Result<()> {
+        let mut slot = self.segment.borrow_mut();
+        if slot.is_none() {
+            *slot = Some(self.open_segment()?);
+        }
+        Ok(())
+    }
+
+    /// Prepares a write of at least `line` bytes: opens the file, notices what other programs did to it, and
+    /// rotates it if needed. Returns the maximum number of bytes to write.
+    ///
+    /// # Errors
+    /// The file cannot be written now.
+    pub(crate) fn prepare_write(&self, line: usize) -> io::Result<u64> {
         let result = self.try_prepare_write(line);
         if let Err(error) = &result {
             self.report_error(error);
@@ -101,26 +109,27 @@ impl LogFile {
         }
         let segment = match &mut *slot {
             Some(segment) => segment,
-            empty => empty.insert(Segment::open(&self.path, &policy, &self.context.indexes)?),
+            empty => empty.insert(self.open_segment()?),
         };
         if segment.needs_rotation(line as u64, &policy) {
             segment.rotate(&self.path, &policy, &self.context);
         }
-        if self.context.retention.is_over_budget() && !self.context.retention.free_space() {
-            // Nothing else is left to be removed: the largest make way before their time.
-            let fair = self.context.retention.fair_share();
-            if segment.size().is_some_and(|size| size > fair) && segment.open_line().is_none() {
+        let retention = &self.context.retention;
+        if retention.is_over_budget() && !retention.free_space() {
+            // No rotated file is left to remove: rotate large files early, so that they can be removed.
+            let fair_share = retention.fair_share();
+            if segment.size().is_some_and(|size| size > fair_share) && segment.open_line().is_none() {
                 segment.rotate(&self.path, &policy, &self.context);
-                self.context.retention.free_space();
+                retention.free_space();
             }
         }
         segment.flush()?;
         Ok(segment.remaining(&policy))
     }
 
-    /// Rotates the file if its time has come, though nobody writes.
-    pub(in crate::logs) fn rotate_if_due(&self) {
-        let policy = Arc::clone(&self.policy.borrow());
+    /// Rotates the file if its schedule requires it, without a write.
+    pub(crate) fn rotate_if_due(&self) {
+        let policy = Rc::clone(&self.policy.borrow());
         if let Some(segment) = &mut *self.segment.borrow_mut()
             && segment.is_current(&self.path).unwrap_or(false)
             && segment.needs_rotation(0, &policy)
@@ -129,26 +138,27 @@ impl LogFile {
         }
     }
 
-    /// When it is to be rotated by the clock; milliseconds since the epoch.
-    pub(in crate::logs) fn next_rotation(&self) -> Option<i64> {
+    /// Time of the next scheduled rotation, in milliseconds since the epoch.
+    pub(crate) fn next_rotation(&self) -> Option<i64> {
         self.segment.borrow().as_ref().and_then(Segment::next_rotation)
     }
 
-    /// What is about to grow; `None` for what cannot shrink again, as a named pipe.
-    pub(in crate::logs) fn pending_write(&self) -> Option<PendingWrite<'_>> {
-        let (id, from) = self.segment.borrow().as_ref().and_then(Segment::pending_write)?;
-        Some(PendingWrite { path: &self.path, id, size_before: from })
+    /// The state to restore if a write is undone; `None` for a file that cannot be truncated, such as a named
+    /// pipe.
+    pub(crate) fn pending_write(&self) -> Option<PendingWrite<'_>> {
+        let (id, size_before) = self.segment.borrow().as_ref().and_then(Segment::pending_write)?;
+        Some(PendingWrite { path: &self.path, id, size_before })
     }
 
-    /// Writes text, all of it or (after [`undo`](Self::undo)) nothing.
+    /// Appends text of a stream.
     ///
     /// # Errors
-    /// It could not be written whole.
-    pub(in crate::logs) fn append(&self, owner: StreamId, text: &[u8]) -> io::Result<()> {
+    /// The text was not written completely; undo it with [`roll_back`](Self::roll_back).
+    pub(crate) fn append(&self, stream: StreamId, text: &[u8]) -> io::Result<()> {
         let mut slot = self.segment.borrow_mut();
         let Some(segment) = &mut *slot else { return Err(io::ErrorKind::NotFound.into()) };
-        let (at, alone) = (self.context.next_timestamp(), self.context.mark_last_written(segment.id()));
-        let result = segment.append(owner, text, at, alone);
+        let (time, alone) = (self.context.next_timestamp(), self.context.mark_last_written(segment.id()));
+        let result = segment.append(stream, text, time, alone);
         if segment.size().is_some() {
             self.context.retention.record_growth(text.len());
         }
@@ -162,15 +172,15 @@ impl LogFile {
         result
     }
 
-    /// Takes back what was written last.
-    pub(in crate::logs) fn roll_back(&self) {
+    /// Undoes the last [`append`](Self::append).
+    pub(crate) fn roll_back(&self) {
         if let Some(segment) = &mut *self.segment.borrow_mut() {
             segment.roll_back();
         }
     }
 
     fn report_error(&self, error: &io::Error) {
-        // A named pipe whose reader is slower is no trouble.
+        // A full named pipe is no failure: its reader is slower than the app.
         if error.kind() != io::ErrorKind::WouldBlock && !self.failing.replace(true) {
             tracing::warn!(
                 "cannot write log file {}: {error}; retrying, output is blocked or dropped (when_full)",
@@ -179,24 +189,23 @@ impl LogFile {
         }
     }
 
-    /// Whether writing failed the last time.
     #[cfg(test)]
-    pub(in crate::logs) fn is_failing(&self) -> bool {
+    pub(crate) fn is_failing(&self) -> bool {
         self.failing.get()
     }
 
-    /// Whether the file ends in an unfinished line of this stream.
-    pub(in crate::logs) fn has_open_line_of(&self, owner: StreamId) -> bool {
-        self.segment.borrow().as_ref().is_some_and(|segment| segment.open_line() == Some(owner))
+    /// Whether the file ends in a partial line of this stream.
+    pub(crate) fn has_open_line_of(&self, stream: StreamId) -> bool {
+        self.segment.borrow().as_ref().is_some_and(|segment| segment.open_line() == Some(stream))
     }
 
-    /// Whether it is a named pipe that has not taken all that it was given.
-    pub(in crate::logs) fn has_backlog(&self) -> bool {
+    /// Whether the file is a named pipe that has not accepted all output yet.
+    pub(crate) fn has_backlog(&self) -> bool {
         self.prepare_write(0).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Whether lines are kept in it: it is a plain file.
-    pub(in crate::logs) fn is_regular(&self) -> bool {
+    /// Whether lines can be read back from the file. Assumed of a file that is not open.
+    pub(crate) fn is_regular(&self) -> bool {
         self.segment.borrow().as_ref().is_none_or(|segment| segment.pending_write().is_some())
     }
 }

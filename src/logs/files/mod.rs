@@ -1,9 +1,9 @@
-//! Log files: paths, segments, index and rotation.
+//! Log files: paths, segments, indexes and rotation.
 
 pub(super) mod context;
 pub(super) mod index;
 pub(super) mod log_file;
 pub(super) mod open_files;
-pub mod paths;
+pub(super) mod paths;
 pub(super) mod rotation;
 pub(super) mod segment;

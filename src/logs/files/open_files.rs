@@ -1,4 +1,4 @@
-//! The open log files: one per path, however many streams write to it.
+//! The open log files of a worker: one for each path, shared by all streams that write to it.
 
 use std::collections::HashMap;
 use std::fs::OpenOptions;
@@ -10,72 +10,78 @@ use std::sync::Arc;
 
 use crate::logs::files::context::FileContext;
 use crate::logs::files::log_file::LogFile;
+use crate::logs::files::rotation::RotationPolicy;
 use crate::spec::Rotation;
 
-/// All open log files by path.
 #[derive(Debug)]
-pub(in crate::logs) struct OpenFiles {
+pub(crate) struct OpenFiles {
     files: HashMap<PathBuf, Weak<LogFile>>,
     context: Rc<FileContext>,
+    /// The policy of the file opened last. Most apps have the same settings: their schedule is parsed and
+    /// kept once.
+    policy: Rc<RotationPolicy>,
 }
 
 impl OpenFiles {
-    /// No files yet.
-    pub(in crate::logs) fn new(ground: FileContext) -> Self {
-        Self { files: HashMap::new(), context: Rc::new(ground) }
+    pub(crate) fn new(context: FileContext) -> Self {
+        let policy = Rc::new(RotationPolicy::new(&Arc::default()));
+        Self { files: HashMap::new(), context: Rc::new(context), policy }
     }
 
-    /// The file at a path, opened at the first write if it cannot be now. The latest policy holds.
-    pub(in crate::logs) fn open(&mut self, path: &Path, policy: &Arc<Rotation>) -> Rc<LogFile> {
+    /// The file at a path. If it cannot be opened now, it is opened at the first write. The settings of the
+    /// latest caller apply.
+    pub(crate) fn open(&mut self, path: &Path, rotation: &Arc<Rotation>) -> Rc<LogFile> {
+        if self.policy.settings != *rotation {
+            self.policy = Rc::new(RotationPolicy::new(rotation));
+        }
         if let Some(file) = self.files.get(path).and_then(Weak::upgrade) {
-            file.set_policy(policy);
+            file.set_policy(&self.policy);
             return file;
         }
-        let file = Rc::new(LogFile::open(path, policy, &self.context));
+        let file = Rc::new(LogFile::open(path, &self.policy, &self.context));
         self.files.insert(path.to_owned(), Rc::downgrade(&file));
         file
     }
 
-    /// Ends one stream's use of a file; the last one closes it.
-    pub(in crate::logs) fn release(&mut self, file: Rc<LogFile>) {
+    /// Ends the use of a file by one stream; the last stream closes it.
+    pub(crate) fn release(&mut self, file: Rc<LogFile>) {
         if Rc::strong_count(&file) == 1 {
             self.files.remove(file.path());
         }
     }
 
-    /// All that are open.
-    pub(in crate::logs) fn files(&self) -> impl Iterator<Item = Rc<LogFile>> {
+    pub(crate) fn files(&self) -> impl Iterator<Item = Rc<LogFile>> {
         self.files.values().filter_map(Weak::upgrade)
     }
 
-    /// Opens every file anew by its path, one that ends within a line after that line; returns
-    /// what could not be opened. Such a file is written where it was: in the wrong place is better
-    /// than lost.
-    pub(in crate::logs) fn reopen(&self) -> Vec<(PathBuf, io::Error)> {
-        let reopen = |log: Rc<LogFile>| log.reopen().err().map(|error| (log.path().to_owned(), error));
+    /// Reopens every file by its path, after its partial line if it ends in one. Returns those that could not
+    /// be opened; writes to them go to the previous file, so that no line is lost.
+    pub(crate) fn reopen(&self) -> Vec<(PathBuf, io::Error)> {
+        let reopen = |file: Rc<LogFile>| file.reopen().err().map(|error| (file.path().to_owned(), error));
         self.files().filter_map(reopen).collect()
     }
 
-    /// Empties files, open or not; returns those that could not be emptied. A missing one is empty.
-    pub(in crate::logs) fn truncate(&self, paths: Vec<PathBuf>) -> Vec<(PathBuf, io::Error)> {
-        let mut failed = Vec::new();
+    /// Truncates files, open or not. Returns those that could not be truncated; a missing file counts as
+    /// empty.
+    pub(crate) fn truncate(&self, paths: Vec<PathBuf>) -> Vec<(PathBuf, io::Error)> {
+        let mut errors = Vec::new();
         for path in paths {
             match truncate(&path) {
                 Ok(()) => {
                     if let Some(file) = self.files.get(&path).and_then(Weak::upgrade) {
-                        file.was_emptied();
+                        file.on_truncated();
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => failed.push((path, error)),
+                Err(error) => errors.push((path, error)),
             }
         }
-        failed
+        errors
     }
 }
 
-/// Empties a plain file. Writers in append mode go on at its new end. Terminals and pipes hold
-/// nothing to empty.
+/// Truncates a regular file; writers in append mode continue at its new end. Terminals and pipes are left
+/// alone.
 fn truncate(path: &Path) -> io::Result<()> {
     let file = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     if file.metadata()?.is_file() { file.set_len(0) } else { Ok(()) }
@@ -85,30 +91,31 @@ fn truncate(path: &Path) -> io::Result<()> {
 mod tests {
     use crate::logs::files::index::StreamId;
     use crate::logs::files::open_files::*;
+    use crate::logs::files::rotation::list_rotated;
     use crate::logs::item::OutputStream;
     use crate::logs::retention::worker::Retention;
 
     const ONE: StreamId = StreamId { run: 1, stream: OutputStream::Out };
     const TWO: StreamId = StreamId { run: 1, stream: OutputStream::Err };
 
-    struct Scene {
+    struct Fixture {
         dir: tempfile::TempDir,
         path: PathBuf,
-        writer: OpenFiles,
-        policy: Arc<Rotation>,
+        open_files: OpenFiles,
+        rotation: Arc<Rotation>,
     }
 
-    impl Scene {
+    impl Fixture {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             let (path, indexes) = (dir.path().join("logs/a.log"), dir.path().join("index"));
-            let tidy = Retention::start(dir.path().join("logs"), indexes.clone(), u64::MAX).unwrap();
-            let policy = Arc::new(Rotation { schedule: None, max_size: Some(10), ..Rotation::default() });
-            Self { dir, path, writer: OpenFiles::new(FileContext::new(indexes, tidy)), policy }
+            let retention = Retention::start(dir.path().join("logs"), indexes.clone(), u64::MAX).unwrap();
+            let rotation = Arc::new(Rotation { schedule: None, max_size: Some(10), ..Rotation::default() });
+            Self { dir, path, open_files: OpenFiles::new(FileContext::new(indexes, retention)), rotation }
         }
 
         fn open(&mut self) -> Rc<LogFile> {
-            self.writer.open(&self.path, &self.policy)
+            self.open_files.open(&self.path, &self.rotation)
         }
 
         fn text(&self, name: &str) -> String {
@@ -116,117 +123,117 @@ mod tests {
         }
 
         fn rotated(&self) -> Vec<String> {
-            let found = crate::logs::files::rotation::list_rotated(&self.path).unwrap();
-            found.iter().map(|file| std::fs::read_to_string(&file.path).unwrap()).collect()
+            let files = list_rotated(&self.path).unwrap();
+            files.iter().map(|file| std::fs::read_to_string(&file.path).unwrap()).collect()
         }
     }
 
-    fn say(file: &LogFile, owner: StreamId, text: &str) -> io::Result<()> {
+    fn write(file: &LogFile, stream: StreamId, text: &str) -> io::Result<()> {
         file.prepare_write(text.len())?;
-        file.append(owner, text.as_bytes())
+        file.append(stream, text.as_bytes())
     }
 
     #[test]
-    fn another_streams_unfinished_line_is_ended_first() {
-        let mut scene = Scene::new();
-        scene.policy = Arc::new(Rotation { max_size: None, ..Rotation::default() });
-        let file = scene.open();
-        for (owner, text) in [(ONE, "name? "), (ONE, "bob\nage? "), (TWO, "error\n"), (ONE, "7\n")] {
-            say(&file, owner, text).unwrap();
+    fn partial_line_of_other_stream_is_ended_first() {
+        let mut fixture = Fixture::new();
+        fixture.rotation = Arc::new(Rotation { max_size: None, ..Rotation::default() });
+        let file = fixture.open();
+        for (stream, text) in [(ONE, "name? "), (ONE, "bob\nage? "), (TWO, "error\n"), (ONE, "7\n")] {
+            write(&file, stream, text).unwrap();
         }
-        assert_eq!(scene.text("a.log"), "name? bob\nage? \nerror\n7\n");
+        assert_eq!(fixture.text("a.log"), "name? bob\nage? \nerror\n7\n");
     }
 
     #[test]
-    fn whose_line_is_open_is_known_after_a_restart() {
-        let mut scene = Scene::new();
-        let file = scene.open();
-        say(&file, ONE, "name? ").unwrap();
-        scene.writer.release(file);
-        let file = scene.open();
+    fn stream_of_partial_line_survives_restart() {
+        let mut fixture = Fixture::new();
+        let file = fixture.open();
+        write(&file, ONE, "name? ").unwrap();
+        fixture.open_files.release(file);
+        let file = fixture.open();
         assert!(file.has_open_line_of(ONE) && !file.has_open_line_of(TWO));
-        say(&file, TWO, "x\n").unwrap();
-        assert_eq!(scene.text("a.log"), "name? \nx\n");
+        write(&file, TWO, "x\n").unwrap();
+        assert_eq!(fixture.text("a.log"), "name? \nx\n");
     }
 
     #[test]
-    fn a_full_file_makes_way_between_lines() {
-        let mut scene = Scene::new();
-        let file = scene.open();
+    fn full_file_rotates_between_lines() {
+        let mut fixture = Fixture::new();
+        let file = fixture.open();
         for text in ["one\n", "two\n", "three\n", "a very long line\n", "x\n"] {
-            say(&file, ONE, text).unwrap();
+            write(&file, ONE, text).unwrap();
         }
-        assert_eq!(scene.rotated(), ["one\ntwo\n", "three\n", "a very long line\n"]);
-        assert_eq!(scene.text("a.log"), "x\n");
+        assert_eq!(fixture.rotated(), ["one\ntwo\n", "three\n", "a very long line\n"]);
+        assert_eq!(fixture.text("a.log"), "x\n");
         assert_eq!(file.prepare_write(1).unwrap(), 8);
     }
 
     #[test]
-    fn files_moved_or_removed_by_others_are_noticed() {
-        let mut scene = Scene::new();
-        let file = scene.open();
-        say(&file, ONE, "one\n").unwrap();
-        std::fs::remove_file(&scene.path).unwrap();
-        say(&file, ONE, "two\n").unwrap();
-        assert_eq!(scene.text("a.log"), "two\n");
-        std::fs::write(&scene.path, "").unwrap();
-        say(&file, ONE, "three\n").unwrap();
-        assert_eq!(scene.text("a.log"), "three\n");
+    fn removed_or_replaced_file_is_reopened() {
+        let mut fixture = Fixture::new();
+        let file = fixture.open();
+        write(&file, ONE, "one\n").unwrap();
+        std::fs::remove_file(&fixture.path).unwrap();
+        write(&file, ONE, "two\n").unwrap();
+        assert_eq!(fixture.text("a.log"), "two\n");
+        std::fs::write(&fixture.path, "").unwrap();
+        write(&file, ONE, "three\n").unwrap();
+        assert_eq!(fixture.text("a.log"), "three\n");
     }
 
     #[test]
-    fn reopen_follows_a_renamed_file_after_its_line() {
-        let mut scene = Scene::new();
-        scene.policy = Arc::new(Rotation { max_size: None, ..Rotation::default() });
-        let file = scene.open();
-        say(&file, ONE, "one\ntw").unwrap();
-        std::fs::rename(scene.dir.path().join("logs"), scene.dir.path().join("old")).unwrap();
-        assert!(scene.writer.reopen().is_empty());
-        say(&file, ONE, "o\n").unwrap();
-        say(&file, ONE, "three\n").unwrap();
-        assert_eq!(std::fs::read_to_string(scene.dir.path().join("old/a.log")).unwrap(), "one\ntwo\n");
-        assert_eq!(scene.text("a.log"), "three\n");
+    fn reopen_waits_for_end_of_line() {
+        let mut fixture = Fixture::new();
+        fixture.rotation = Arc::new(Rotation { max_size: None, ..Rotation::default() });
+        let file = fixture.open();
+        write(&file, ONE, "one\ntw").unwrap();
+        std::fs::rename(fixture.dir.path().join("logs"), fixture.dir.path().join("old")).unwrap();
+        assert!(fixture.open_files.reopen().is_empty());
+        write(&file, ONE, "o\n").unwrap();
+        write(&file, ONE, "three\n").unwrap();
+        assert_eq!(std::fs::read_to_string(fixture.dir.path().join("old/a.log")).unwrap(), "one\ntwo\n");
+        assert_eq!(fixture.text("a.log"), "three\n");
     }
 
     #[test]
-    fn emptied_files_go_on_from_their_start() {
-        let mut scene = Scene::new();
-        let file = scene.open();
-        say(&file, ONE, "old, unf").unwrap();
-        let paths = vec![scene.path.clone(), "/nonexistent/x.log".into()];
-        assert!(scene.writer.truncate(paths).is_empty());
-        say(&file, TWO, "new\n").unwrap();
-        assert_eq!(scene.text("a.log"), "new\n");
+    fn truncated_file_continues_at_start() {
+        let mut fixture = Fixture::new();
+        let file = fixture.open();
+        write(&file, ONE, "old, unf").unwrap();
+        let paths = vec![fixture.path.clone(), "/nonexistent/x.log".into()];
+        assert!(fixture.open_files.truncate(paths).is_empty());
+        write(&file, TWO, "new\n").unwrap();
+        assert_eq!(fixture.text("a.log"), "new\n");
     }
 
     #[test]
-    fn what_is_undone_is_not_there() {
-        let mut scene = Scene::new();
-        let file = scene.open();
-        say(&file, ONE, "one\n").unwrap();
-        say(&file, ONE, "tw").unwrap();
+    fn roll_back_removes_last_write() {
+        let mut fixture = Fixture::new();
+        let file = fixture.open();
+        write(&file, ONE, "one\n").unwrap();
+        write(&file, ONE, "tw").unwrap();
         file.roll_back();
-        say(&file, TWO, "x\n").unwrap();
-        assert_eq!(scene.text("a.log"), "one\nx\n");
+        write(&file, TWO, "x\n").unwrap();
+        assert_eq!(fixture.text("a.log"), "one\nx\n");
     }
 
     #[test]
-    fn a_full_disk_is_an_error_and_no_plain_file() {
-        let mut scene = Scene::new();
-        scene.path = "/dev/full".into();
-        let file = scene.open();
+    fn write_to_full_device_fails() {
+        let mut fixture = Fixture::new();
+        fixture.path = "/dev/full".into();
+        let file = fixture.open();
         assert!(!file.is_regular() && file.pending_write().is_none());
-        assert!(say(&file, ONE, "x\n").is_err());
+        assert!(write(&file, ONE, "x\n").is_err());
         assert!(file.is_failing());
     }
 
     #[test]
-    fn a_file_is_closed_with_its_last_stream() {
-        let mut scene = Scene::new();
-        let (one, two) = (scene.open(), scene.open());
-        scene.writer.release(one);
-        assert_eq!(scene.writer.files().count(), 1);
-        scene.writer.release(two);
-        assert!(scene.writer.files.is_empty());
+    fn last_stream_closes_file() {
+        let mut fixture = Fixture::new();
+        let (one, two) = (fixture.open(), fixture.open());
+        fixture.open_files.release(one);
+        assert_eq!(fixture.open_files.files().count(), 1);
+        fixture.open_files.release(two);
+        assert!(fixture.open_files.files.is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! Which files an instance writes to, and how they are opened.
+//! Paths of the log files of an instance, and how log files are opened.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -8,19 +8,19 @@ use std::path::{Path, PathBuf};
 use crate::paths::{Home, sanitize_file_name, with_instance_id};
 use crate::spec::{AppSpec, LogPath};
 
-/// The log files of one instance, absolute; `None`: written nowhere.
+/// Absolute paths of the log files of one instance; `None` if the output is discarded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogFiles {
     /// Standard output.
     pub out: Option<PathBuf>,
     /// Standard error.
     pub err: Option<PathBuf>,
-    /// Both, besides the two.
+    /// Both streams, in addition to their own files.
     pub combined: Option<PathBuf>,
 }
 
 impl LogFiles {
-    /// Each file once, also where several streams share it.
+    /// Each file once, even if several streams share it.
     pub fn distinct(&self) -> Vec<&Path> {
         let mut all: Vec<&Path> =
             [&self.out, &self.err, &self.combined].into_iter().flatten().map(PathBuf::as_path).collect();
@@ -30,33 +30,33 @@ impl LogFiles {
     }
 }
 
-/// The files of instance `id` of an app.
+/// The log files of instance `id` of an app.
 ///
-/// PM2's places: `<name>-out.log`, `<name>-error.log`, `<name>.log` under `logs/`. Unless the
-/// instances' logs are merged, `-<id>` goes before `.log`; a path with another ending is taken as
-/// it is, and shared. Unlike PM2, digits that end an app's name are not taken for an id.
+/// Default paths match PM2: `<name>-out.log`, `<name>-error.log` and `<name>.log` in `logs/`. Unless the logs
+/// of the instances are merged, `-<id>` is inserted before `.log`; a path with another extension is used as
+/// it is, and shared. Unlike in PM2, digits at the end of an app name are not taken for an id.
 pub fn log_files(spec: &AppSpec, id: u32, home: &Home) -> LogFiles {
-    let place = |path: &LogPath, ending: &str| {
+    let resolve = |path: &LogPath, suffix: &str| {
         let path = match path {
             LogPath::Discard => return None,
             LogPath::File(path) => path.clone(),
-            LogPath::Default => home.logs().join(format!("{}{ending}.log", sanitize_file_name(&spec.name))),
+            LogPath::Default => home.logs().join(format!("{}{suffix}.log", sanitize_file_name(&spec.name))),
         };
         let numbered = !spec.logs.merge && path.extension().is_some_and(|extension| extension == "log");
         Some(if numbered { with_instance_id(&path, id) } else { path })
     };
     LogFiles {
-        out: place(&spec.logs.out, "-out"),
-        err: place(&spec.logs.err, "-error"),
-        combined: spec.logs.combined.as_ref().and_then(|path| place(path, "")),
+        out: resolve(&spec.logs.out, "-out"),
+        err: resolve(&spec.logs.err, "-error"),
+        combined: spec.logs.combined.as_ref().and_then(|path| resolve(path, "")),
     }
 }
 
-/// Opens a log file at its end, making it (0640) and its directories where they are missing.
+/// Opens a log file for appending; creates it (mode 0640) and its directories if they are missing.
 ///
-/// Non-blocking: a named pipe that nobody reads is an error then, not a thread that hangs. It
-/// changes nothing for plain files.
-pub(in crate::logs) fn open_append(path: &Path) -> io::Result<File> {
+/// With `O_NONBLOCK`, opening a named pipe without a reader fails instead of blocking the thread. It has no
+/// effect on regular files.
+pub(crate) fn open_append(path: &Path) -> io::Result<File> {
     let open = || {
         OpenOptions::new()
             .append(true)
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn default_places_are_pm2s() {
+    fn default_paths_match_pm2() {
         let (mut app, home) = app();
         app.logs.combined = Some(LogPath::Default);
         let found = log_files(&app, 3, &home);
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn only_log_files_get_an_id_and_nowhere_is_nowhere() {
+    fn only_log_extension_gets_an_id() {
         let (mut app, home) = app();
         app.logs.out = LogPath::File("/var/log/a.txt".into());
         app.logs.err = LogPath::Discard;
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn opening_makes_directories_and_private_files() {
+    fn open_creates_directories_and_private_file() {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/er/a.log");
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_no_file_is_an_error() {
+    fn rejects_paths_that_cannot_be_files() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("file"), "").unwrap();
         assert!(open_append(&dir.path().join("file/a.log")).is_err());

@@ -1,4 +1,4 @@
-//! The file that a log path leads to at the moment, until it is rotated.
+//! The file at a log path that is open for appending, until it is rotated or replaced.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -10,39 +10,35 @@ use crate::logs::capture::lines::MAX_LINE;
 use crate::logs::files::context::FileContext;
 use crate::logs::files::index::{FileId, IndexEntry, IndexWriter, StreamId, file_id};
 use crate::logs::files::paths::open_append;
-use crate::logs::files::rotation::{RotationNames, next_rotation};
+use crate::logs::files::rotation::{RotationNames, RotationPolicy};
 use crate::logs::item::OutputStream;
-use crate::spec::Rotation;
 
-/// How often it is looked whether the path still leads to this file.
+/// How often to check whether the path still refers to the open file.
 const IDENTITY_CHECK_INTERVAL: Duration = Duration::from_millis(500);
-/// After a rotation that failed, it is tried again so much later.
+/// Delay after a rotation that failed.
 const ROTATION_RETRY_DELAY: Duration = Duration::from_secs(30);
-/// Bytes read at once.
 const MAX_TAIL_READ: usize = 64 * 1024;
-/// The owner of a line that was there before anyone was known.
+/// Owner of a partial line whose stream is unknown.
 const NO_STREAM: StreamId = StreamId { run: 0, stream: OutputStream::Out };
 
-/// An open file.
 #[derive(Debug)]
-pub(in crate::logs) struct Segment {
+pub(crate) struct Segment {
     file: File,
     id: FileId,
     kind: SegmentKind,
     checked_at: Instant,
-    /// Whose unfinished line it ends in.
+    /// Stream of the partial line at the end of the file.
     open_line: Option<StreamId>,
-    /// It is to be left for what is at its path now, after its unfinished line.
+    /// The path refers to another file, to be opened after the partial line.
     reopen_after_line: bool,
-    /// When it is to be rotated by the clock, milliseconds since the epoch.
+    /// Time of the next scheduled rotation, in milliseconds since the epoch.
     next_rotation: Option<i64>,
     names: RotationNames,
     rotation_retry_at: Option<Instant>,
-    /// As it was before the last write.
     checkpoint: Checkpoint,
 }
 
-/// What a write changes.
+/// State before the last write.
 #[derive(Clone, Copy, Debug, Default)]
 struct Checkpoint {
     size: u64,
@@ -52,20 +48,20 @@ struct Checkpoint {
 
 #[derive(Debug)]
 enum SegmentKind {
-    /// A plain file: it can be cut, rotated and indexed.
+    /// A file that can be truncated, rotated and indexed.
     Regular {
         size: u64,
-        /// Lines in it and before it.
+        /// Number of lines, including all files before this one.
         lines: u64,
         index: IndexWriter,
     },
-    /// A named pipe, a device: what it did not take of the last block is kept here.
+    /// A named pipe or a device. `rest` is the part of the last block that it has not accepted yet.
     Special { rest: Vec<u8> },
 }
 
 impl Segment {
-    /// Opens the file at a path, making it if there is none.
-    pub(in crate::logs) fn open(path: &Path, policy: &Rotation, indexes: &Path) -> io::Result<Self> {
+    /// Opens the file at a path; creates it if it does not exist.
+    pub(crate) fn open(path: &Path, policy: &RotationPolicy, indexes: &Path) -> io::Result<Self> {
         let file = open_append(path)?;
         let meta = file.metadata()?;
         let id = file_id(&meta);
@@ -84,36 +80,18 @@ impl Segment {
         if meta.file_type().is_file() {
             let size = meta.len();
             let index = IndexWriter::open(indexes, id, size);
-            let (lines, open_line) = segment.resume(path, size, &index);
+            let (lines, open_line) = resume(path, size, &index);
             segment.open_line = open_line;
             segment.kind = SegmentKind::Regular { size, lines, index };
-            let since = meta.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
-            segment.schedule_rotation(policy, i64::try_from(since.as_millis()).unwrap_or(0));
+            // A rotation that was due while no daemon ran is due now.
+            let modified = meta.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+            segment.next_rotation = policy.next_rotation(i64::try_from(modified.as_millis()).unwrap_or(0));
         }
         Ok(segment)
     }
 
-    /// How many lines were written so far, and whose line is unfinished.
-    fn resume(&self, path: &Path, size: u64, index: &IndexWriter) -> (u64, Option<StreamId>) {
-        let Some(last) = index.last() else { return (0, (size > 0).then_some(NO_STREAM)) };
-        let Ok(file) = File::open(path) else { return (last.lines, Some(last.stream)) };
-        let (mut at, mut lines, mut end) = (last.offset, last.lines, b'\n');
-        let mut block =
-            vec![0; usize::try_from(size - last.offset).unwrap_or(MAX_TAIL_READ).min(MAX_TAIL_READ)];
-        while let Ok(count @ 1..) = file.read_at(&mut block, at) {
-            lines += memchr::memchr_iter(b'\n', &block[..count]).count() as u64;
-            end = block[count - 1];
-            at += count as u64;
-        }
-        (lines, (end != b'\n').then_some(last.stream))
-    }
-
-    fn schedule_rotation(&mut self, policy: &Rotation, from: i64) {
-        self.next_rotation = policy.schedule.as_deref().and_then(|schedule| next_rotation(schedule, from));
-    }
-
-    /// Whether this is still the file to write to; also sees what others did to it.
-    pub(in crate::logs) fn is_current(&mut self, path: &Path) -> io::Result<bool> {
+    /// Whether writes still belong in this file. Also notices if another program truncated it.
+    pub(crate) fn is_current(&mut self, path: &Path) -> io::Result<bool> {
         if self.reopen_after_line && self.open_line.is_none() {
             return Ok(false);
         }
@@ -139,35 +117,35 @@ impl Segment {
         self.next_rotation.is_some_and(|due| jiff::Timestamp::now().as_millisecond() >= due)
     }
 
-    /// Whether it has to make way before `line` more bytes come.
-    pub(in crate::logs) fn needs_rotation(&self, line: u64, policy: &Rotation) -> bool {
+    /// Whether the file must be rotated before a write of `line` bytes.
+    pub(crate) fn needs_rotation(&self, line: u64, policy: &RotationPolicy) -> bool {
         let SegmentKind::Regular { size, .. } = &self.kind else { return false };
-        let full =
-            policy.max_size.is_some_and(|most| *size > 0 && line > 0 && size.saturating_add(line) > most);
-        let waits = self.rotation_retry_at.is_some_and(|until| Instant::now() < until);
-        // A line that never ends must not keep a file growing for ever.
-        let endless = policy.max_size.is_some_and(|most| *size > most.saturating_add(MAX_LINE as u64));
-        (full || self.is_past_schedule()) && !waits && (self.open_line.is_none() || endless)
+        let max_size = policy.settings.max_size;
+        let is_full = max_size.is_some_and(|max| *size > 0 && line > 0 && size.saturating_add(line) > max);
+        let is_delayed = self.rotation_retry_at.is_some_and(|retry_at| Instant::now() < retry_at);
+        // A line without an end must not prevent rotation forever.
+        let is_oversized = max_size.is_some_and(|max| *size > max.saturating_add(MAX_LINE as u64));
+        (is_full || self.is_past_schedule()) && !is_delayed && (self.open_line.is_none() || is_oversized)
     }
 
-    /// Puts the file aside and begins a new one. If that fails it is written on.
-    pub(in crate::logs) fn rotate(&mut self, path: &Path, policy: &Rotation, ground: &FileContext) {
+    /// Renames the file and opens a new one. On failure, writes continue in the current file.
+    pub(crate) fn rotate(&mut self, path: &Path, policy: &RotationPolicy, context: &FileContext) {
         let SegmentKind::Regular { size, lines, .. } = &self.kind else { return };
         let (size, lines) = (*size, *lines);
-        self.schedule_rotation(policy, jiff::Timestamp::now().as_millisecond());
-        if size == 0 && !policy.rotate_empty {
+        self.next_rotation = policy.next_rotation(jiff::Timestamp::now().as_millisecond());
+        if size == 0 && !policy.settings.rotate_empty {
             return;
         }
-        let aside = self.names.next_free(path, &policy.date_format);
-        let fresh = std::fs::rename(path, &aside).and_then(|()| Self::open(path, policy, &ground.indexes));
-        match fresh {
-            Ok(mut fresh) => {
-                if let SegmentKind::Regular { lines: known, size: 0, .. } = &mut fresh.kind {
-                    *known = lines;
+        let rotated = self.names.next_free(path, &policy.settings.date_format);
+        let renamed = std::fs::rename(path, &rotated);
+        match renamed.and_then(|()| Self::open(path, policy, &context.indexes)) {
+            Ok(mut new) => {
+                if let SegmentKind::Regular { lines: new_lines, size: 0, .. } = &mut new.kind {
+                    *new_lines = lines;
                 }
-                fresh.names = std::mem::take(&mut self.names);
-                *self = fresh;
-                ground.retention.on_rotated(path);
+                new.names = std::mem::take(&mut self.names);
+                *self = new;
+                context.retention.on_rotated(path);
             }
             Err(error) => {
                 tracing::warn!(
@@ -179,52 +157,51 @@ impl Segment {
         }
     }
 
-    /// When it is to be rotated by the clock; milliseconds since the epoch.
-    pub(in crate::logs) fn next_rotation(&self) -> Option<i64> {
+    /// Time of the next scheduled rotation, in milliseconds since the epoch.
+    pub(crate) fn next_rotation(&self) -> Option<i64> {
         self.next_rotation
     }
 
-    /// Which file it is.
-    pub(in crate::logs) fn id(&self) -> FileId {
+    pub(crate) fn id(&self) -> FileId {
         self.id
     }
 
-    /// Bytes of a plain file.
-    pub(in crate::logs) fn size(&self) -> Option<u64> {
+    /// Size in bytes; `None` for a named pipe or a device.
+    pub(crate) fn size(&self) -> Option<u64> {
         self.pending_write().map(|(_, size)| size)
     }
 
-    /// Which file may grow, and its length; only a plain one can be cut again.
-    pub(in crate::logs) fn pending_write(&self) -> Option<(FileId, u64)> {
+    /// Identity and size of a file that can be truncated if a write is undone.
+    pub(crate) fn pending_write(&self) -> Option<(FileId, u64)> {
         match &self.kind {
             SegmentKind::Regular { size, .. } => Some((self.id, *size)),
             SegmentKind::Special { .. } => None,
         }
     }
 
-    /// How many bytes it shall take before it is rotated or left; a line that has begun may go on.
-    pub(in crate::logs) fn remaining(&self, policy: &Rotation) -> u64 {
+    /// Maximum number of bytes to write before the file is rotated or reopened. A partial line may exceed it.
+    pub(crate) fn remaining(&self, policy: &RotationPolicy) -> u64 {
         if self.open_line.is_some() && (self.reopen_after_line || self.is_past_schedule()) {
             return 0;
         }
-        match (&self.kind, policy.max_size) {
-            (SegmentKind::Regular { size, .. }, Some(most)) => most.saturating_sub(*size),
+        match (&self.kind, policy.settings.max_size) {
+            (SegmentKind::Regular { size, .. }, Some(max)) => max.saturating_sub(*size),
             _ => u64::MAX,
         }
     }
 
-    /// Whose unfinished line it ends in.
-    pub(in crate::logs) fn open_line(&self) -> Option<StreamId> {
+    /// Stream of the partial line at the end of the file.
+    pub(crate) fn open_line(&self) -> Option<StreamId> {
         self.open_line
     }
 
-    /// Makes it be left once its unfinished line has ended.
-    pub(in crate::logs) fn reopen_after_line(&mut self) {
+    /// Makes [`is_current`](Self::is_current) false once the partial line has ended.
+    pub(crate) fn reopen_after_line(&mut self) {
         self.reopen_after_line = true;
     }
 
-    /// Someone cut it to nothing.
-    pub(in crate::logs) fn on_truncated(&mut self) {
+    /// The file was truncated to zero.
+    pub(crate) fn on_truncated(&mut self) {
         if let SegmentKind::Regular { size, index, .. } = &mut self.kind {
             *size = 0;
             index.truncate(0);
@@ -232,8 +209,8 @@ impl Segment {
         }
     }
 
-    /// Writes what a named pipe or device has not taken yet.
-    pub(in crate::logs) fn flush(&mut self) -> io::Result<()> {
+    /// Writes what a named pipe or device has not accepted yet.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
         let SegmentKind::Special { rest } = &mut self.kind else { return Ok(()) };
         while !rest.is_empty() {
             match self.file.write(rest) {
@@ -246,40 +223,34 @@ impl Segment {
         Ok(())
     }
 
-    /// Writes a stream's text at the end, another stream's unfinished line ended before it.
-    pub(in crate::logs) fn append(
-        &mut self,
-        owner: StreamId,
-        text: &[u8],
-        at: u64,
-        alone: bool,
-    ) -> io::Result<()> {
-        let foreign = self.open_line.is_some_and(|open| open != owner);
+    /// Appends text of a stream; ends the partial line of another stream first.
+    pub(crate) fn append(&mut self, stream: StreamId, text: &[u8], time: u64, alone: bool) -> io::Result<()> {
+        let ends_other_line = self.open_line.is_some_and(|open| open != stream);
         match &mut self.kind {
             SegmentKind::Regular { size, lines, index } => {
                 self.checkpoint = Checkpoint { size: *size, lines: *lines, open_line: self.open_line };
-                if foreign {
+                if ends_other_line {
                     self.file.write_all(b"\n")?;
                     *size += 1;
                     *lines += 1;
                 }
-                index.append(IndexEntry { at, offset: *size, stream: owner, lines: *lines }, alone);
+                index.append(IndexEntry { at: time, offset: *size, stream, lines: *lines }, alone);
                 self.file.write_all(text)?;
                 *size += text.len() as u64;
                 *lines += memchr::memchr_iter(b'\n', text).count() as u64;
             }
             SegmentKind::Special { rest } => {
-                // Whatever is refused at once was not taken at all; the rest of a block must follow.
-                let taken = self.file.write(text)?;
-                rest.extend_from_slice(&text[taken..]);
+                // An error means that nothing was accepted; after a short write the rest must follow.
+                let accepted = self.file.write(text)?;
+                rest.extend_from_slice(&text[accepted..]);
             }
         }
-        self.open_line = (text.last() != Some(&b'\n')).then_some(owner);
+        self.open_line = (text.last() != Some(&b'\n')).then_some(stream);
         Ok(())
     }
 
-    /// Cuts a plain file to its length before the last write.
-    pub(in crate::logs) fn roll_back(&mut self) {
+    /// Truncates a regular file to its size before the last write.
+    pub(crate) fn roll_back(&mut self) {
         let SegmentKind::Regular { size, lines, index } = &mut self.kind else { return };
         if let Err(error) = self.file.set_len(self.checkpoint.size) {
             tracing::error!("duplicate lines in a log file: {error}");
@@ -289,4 +260,19 @@ impl Segment {
         (*size, *lines, self.open_line) =
             (self.checkpoint.size, self.checkpoint.lines, self.checkpoint.open_line);
     }
+}
+
+/// The number of lines written so far, and the stream of the partial line at the end of the file.
+fn resume(path: &Path, size: u64, index: &IndexWriter) -> (u64, Option<StreamId>) {
+    let Some(last) = index.last() else { return (0, (size > 0).then_some(NO_STREAM)) };
+    let Ok(file) = File::open(path) else { return (last.lines, Some(last.stream)) };
+    let (mut offset, mut lines, mut last_byte) = (last.offset, last.lines, b'\n');
+    let block_size = usize::try_from(size - last.offset).unwrap_or(MAX_TAIL_READ).min(MAX_TAIL_READ);
+    let mut block = vec![0; block_size];
+    while let Ok(count @ 1..) = file.read_at(&mut block, offset) {
+        lines += memchr::memchr_iter(b'\n', &block[..count]).count() as u64;
+        last_byte = block[count - 1];
+        offset += count as u64;
+    }
+    (lines, (last_byte != b'\n').then_some(last.stream))
 }

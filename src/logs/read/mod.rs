@@ -1,6 +1,6 @@
-//! Reading stored logs, in the order of time.
+//! Reading: lines of log files and their rotated predecessors, in write order.
 
-pub(super) mod cursor;
+mod cursor;
 pub(super) mod reader;
-pub(super) mod segment_reader;
-pub(super) mod tail;
+mod segment_reader;
+mod tail;

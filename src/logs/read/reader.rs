@@ -1,4 +1,4 @@
-//! Reads several log files as one: all lines in the order in which they were written.
+//! Reader of several log files as one: all lines in the order in which they were written.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -10,45 +10,45 @@ use regex::bytes::Regex;
 use crate::logs::item::{LogItem, LogPosition, OutputStream};
 use crate::logs::read::cursor::{Cursor, ReadLine};
 
-/// A log file, and whose lines are in it.
+/// A log file to read, and the streams that write to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadTarget {
-    /// Where it is.
+    /// Log file.
     pub path: PathBuf,
-    /// The instance whose lines they are, where the file itself does not tell.
+    /// Instance id of lines whose stream is unknown.
     pub id: u32,
-    /// Which stream, where the file itself does not tell.
+    /// Stream of lines whose stream is unknown.
     pub stream: OutputStream,
-    /// Several instances or streams write to it; only these are wanted.
+    /// Streams to read; `None` reads all that write to the file.
     pub shared: Option<Vec<(u32, OutputStream)>>,
 }
 
-/// Which lines are wanted.
+/// Lines to read.
 #[derive(Clone, Debug, Default)]
 pub struct ReadQuery {
-    /// How many of the last ones, of each file; with a pattern of all files together.
+    /// Maximum number of last lines of each file; with `grep`, of all files together.
     pub lines: usize,
-    /// Not before this. Microseconds since the epoch.
+    /// Skips earlier lines, in microseconds since the epoch.
     pub since: Option<u64>,
-    /// Not after this. Microseconds since the epoch.
+    /// Skips later lines, in microseconds since the epoch.
     pub until: Option<u64>,
-    /// Only those that match.
+    /// Pattern that a line must match.
     pub grep: Option<Regex>,
-    /// Where a former reader of the same was; files that it did not know are read from their beginning.
+    /// Positions of an earlier reader. Files without a position are read from their start.
     pub positions: HashMap<PathBuf, LogPosition>,
 }
 
-/// Where several files are read.
+/// Reads several files as one.
 #[derive(Debug)]
 pub struct LogReader {
     indexes: Arc<Path>,
     query: ReadQuery,
     names: HashMap<u32, String>,
     sources: Vec<FileSource>,
-    /// The last matching lines, not handed out yet.
+    /// The last matching lines, not returned yet.
     matched: VecDeque<LogItem>,
-    /// Counts the looks into files.
-    rounds: u64,
+    /// Number of polls of all files; orders them.
+    polls: u64,
 }
 
 #[derive(Debug)]
@@ -56,23 +56,23 @@ struct FileSource {
     target: ReadTarget,
     cursor: Cursor,
     next_line: Option<ReadLine>,
-    /// The look that brought its head.
-    found: u64,
-    /// The look that found nothing; 0 once something was found.
-    empty: u64,
-    /// The place that was told last.
+    /// The poll that read `next_line`.
+    found_at: u64,
+    /// The poll that found no line; 0 if the last one found a line.
+    empty_at: u64,
+    /// The position reported last.
     last_position: Option<LogPosition>,
-    /// It could not be read, and that was said.
+    /// A read error was logged.
     failed: bool,
 }
 
 impl FileSource {
-    fn new(tail: ReadTarget, cursor: Cursor) -> Self {
-        Self { target: tail, cursor, next_line: None, found: 0, empty: 0, last_position: None, failed: false }
+    fn new(target: ReadTarget, cursor: Cursor) -> Self {
+        Self { target, cursor, next_line: None, found_at: 0, empty_at: 0, last_position: None, failed: false }
     }
 
-    /// A file that cannot be read is none of those that can: they are shown all the same.
-    fn poll(&mut self, number: u64) {
+    /// Reads the next line. A file that cannot be read is skipped; the others are read all the same.
+    fn poll(&mut self, poll: u64) {
         self.next_line = self.cursor.next().unwrap_or_else(|error| {
             if !std::mem::replace(&mut self.failed, true) {
                 tracing::warn!("cannot read log file {}: {error}", self.target.path.display());
@@ -80,70 +80,71 @@ impl FileSource {
             None
         });
         match self.next_line {
-            Some(_) => (self.found, self.empty) = (number, 0),
-            None => self.empty = number,
+            Some(_) => (self.found_at, self.empty_at) = (poll, 0),
+            None => self.empty_at = poll,
         }
     }
 
-    /// Takes its head; the next one is one that was read with it, or has to be looked for.
+    /// Takes the next line. The line after it is set only if it was read in the same block.
     fn take(&mut self) -> Option<ReadLine> {
         std::mem::replace(&mut self.next_line, self.cursor.next_buffered())
     }
 }
 
 impl LogReader {
-    /// A reader of no file yet. `names` are the apps' by instance.
-    pub fn new(indexes: Arc<Path>, wanted: ReadQuery) -> Self {
+    /// A reader without files. `indexes` is the directory of their indexes.
+    pub fn new(indexes: Arc<Path>, query: ReadQuery) -> Self {
         Self {
             indexes,
-            query: wanted,
+            query,
             names: HashMap::new(),
             sources: Vec::new(),
             matched: VecDeque::new(),
-            rounds: 0,
+            polls: 0,
         }
     }
 
-    /// Adds the files that are not read yet. Those that come later (`late`) are read from their
-    /// beginning: nobody can have seen it. One that cannot be read is left out.
-    pub fn add(&mut self, tails: Vec<ReadTarget>, names: HashMap<u32, String>, late: bool) {
+    /// Adds the files that are not read yet; one that cannot be read is skipped. `names` are app names by
+    /// instance id. Files of apps added while reading (`late`) are read from their start, because all their
+    /// lines are new.
+    pub fn add(&mut self, targets: Vec<ReadTarget>, names: HashMap<u32, String>, late: bool) {
         self.names.extend(names);
-        for tail in tails {
-            if let Some(source) = self.sources.iter_mut().find(|source| source.target.path == tail.path) {
-                source.target = tail;
+        for target in targets {
+            if let Some(source) = self.sources.iter_mut().find(|source| source.target.path == target.path) {
+                source.target = target;
                 continue;
             }
-            match self.cursor(&tail, late) {
-                Ok(cursor) => self.sources.push(FileSource::new(tail, cursor)),
-                Err(error) => tracing::warn!("cannot read log file {}: {error}", tail.path.display()),
+            match self.cursor(&target, late) {
+                Ok(cursor) => self.sources.push(FileSource::new(target, cursor)),
+                Err(error) => tracing::warn!("cannot read log file {}: {error}", target.path.display()),
             }
         }
     }
 
-    fn cursor(&self, tail: &ReadTarget, late: bool) -> io::Result<Cursor> {
-        let (places, indexes) = (&self.query.positions, &self.indexes);
-        if let Some(place) = places.get(&tail.path) {
-            return Cursor::at_position(place, indexes);
+    fn cursor(&self, target: &ReadTarget, late: bool) -> io::Result<Cursor> {
+        let (positions, indexes) = (&self.query.positions, &self.indexes);
+        if let Some(position) = positions.get(&target.path) {
+            return Cursor::at_position(position, indexes);
         }
-        let late = late || !places.is_empty();
-        // What a pattern fits is known only after looking at all.
-        let all = late || self.query.grep.is_some();
-        let lines = if all && self.query.lines > 0 || late { usize::MAX } else { self.query.lines };
-        Cursor::at_tail(tail.path.clone(), indexes, lines, self.query.since.unwrap_or(0))
+        let from_start = late || !positions.is_empty();
+        // Which lines match a pattern is known only after reading all of them.
+        let searches = self.query.grep.is_some() && self.query.lines > 0;
+        let lines = if from_start || searches { usize::MAX } else { self.query.lines };
+        Cursor::at_tail(target.path.clone(), indexes, lines, self.query.since.unwrap_or(0))
     }
 
-    /// Reads up to where the files end now, and keeps the last lines that match: those are what a
-    /// pattern is about. Without a pattern there is nothing to do.
+    /// With a pattern, reads to the current end of the files and keeps the last lines that match. Does
+    /// nothing without a pattern.
     pub fn read_ahead(&mut self) {
-        let most = self.query.lines;
-        if self.query.grep.is_none() || most == usize::MAX || !self.query.positions.is_empty() {
+        let max_lines = self.query.lines;
+        if self.query.grep.is_none() || max_lines == usize::MAX || !self.query.positions.is_empty() {
             return;
         }
         let mut matched = VecDeque::new();
         while let Some(items) = self.next(false) {
             for item in items {
                 matched.push_back(item);
-                if matched.len() > most {
+                if matched.len() > max_lines {
                     matched.pop_front();
                 }
             }
@@ -151,17 +152,17 @@ impl LogReader {
         self.matched = matched;
     }
 
-    /// The next lines, as written first to last; `None` if there are none now. `all`: the
-    /// beginnings of lines too, whose ends are not there.
-    pub fn next(&mut self, all: bool) -> Option<Vec<LogItem>> {
+    /// The next lines in write order; `None` if there are none now. `include_partial`: also returns partial
+    /// lines.
+    pub fn next(&mut self, include_partial: bool) -> Option<Vec<LogItem>> {
         if !self.matched.is_empty() {
             return Some(std::mem::take(&mut self.matched).into());
         }
         loop {
-            let first = self.next_source(all)?;
-            let source = &mut self.sources[first];
+            let index = self.next_source(include_partial)?;
+            let source = &mut self.sources[index];
             let line = source.take()?;
-            let (missed, item) = (line.missed, item(&source.target, &self.names, line, &self.query));
+            let (missed, item) = (line.missed, to_item(&source.target, &self.names, line, &self.query));
             let missed = (missed > 0).then_some(LogItem::Missed { lines: missed });
             let items: Vec<LogItem> = missed.into_iter().chain(item).collect();
             if !items.is_empty() {
@@ -170,80 +171,78 @@ impl LogReader {
         }
     }
 
-    /// How far the files were read that were read on since the last time.
+    /// Positions that have changed since the last call.
     pub fn changed_positions(&mut self) -> Vec<LogPosition> {
         let changed = |source: &mut FileSource| {
-            let place = source.cursor.position(source.next_line.as_ref());
-            (source.last_position.as_ref() != Some(&place))
-                .then(|| source.last_position.insert(place).clone())
+            let position = source.cursor.position(source.next_line.as_ref());
+            (source.last_position.as_ref() != Some(&position))
+                .then(|| source.last_position.insert(position).clone())
         };
         self.sources.iter_mut().filter_map(changed).collect()
     }
 
-    /// Whether the beginning of a line waits for its end.
+    /// Whether a file ends in a partial line that was not returned.
     pub fn has_partial(&self) -> bool {
         self.sources.iter().any(|source| source.cursor.has_partial())
     }
 
-    /// Whose line is the first one. When its block was read, all that was written before was in its file:
-    /// so every other file has to have been found empty by a later look. Files are not asked more
-    /// often than that: there may be a hundred, and only one that is written to.
-    fn next_source(&mut self, all: bool) -> Option<usize> {
+    /// The source of the earliest line. When its block was read, all earlier lines were in their files. So
+    /// each other file must have a line too, or have been found empty by a later poll. Files are not polled
+    /// more often: there may be a hundred of which one is written to.
+    fn next_source(&mut self, include_partial: bool) -> Option<usize> {
         loop {
-            let first = self.earliest_source();
-            let since = first.map_or(0, |first| self.sources[first].found);
-            let mut new = false;
+            let found_at = self.earliest_source().map_or(0, |index| self.sources[index].found_at);
+            let mut has_new_line = false;
             for source in &mut self.sources {
-                if source.next_line.is_none() && source.empty <= since {
-                    self.rounds += 1;
-                    source.poll(self.rounds);
-                    new |= source.next_line.is_some();
+                if source.next_line.is_none() && source.empty_at <= found_at {
+                    self.polls += 1;
+                    source.poll(self.polls);
+                    has_new_line |= source.next_line.is_some();
                 }
             }
-            if new {
+            if has_new_line {
                 continue;
             }
-            let waits = self.sources.iter_mut().filter(|source| all && source.next_line.is_none());
-            waits.for_each(|source| source.next_line = source.cursor.take_partial());
-            let first = self.earliest_source();
-            if first.is_none() {
-                // Whoever comes again looks again.
-                self.sources.iter_mut().for_each(|source| source.empty = 0);
+            if include_partial {
+                let without_line = self.sources.iter_mut().filter(|source| source.next_line.is_none());
+                without_line.for_each(|source| source.next_line = source.cursor.take_partial());
             }
-            return first;
+            let earliest = self.earliest_source();
+            if earliest.is_none() {
+                // Poll all files again at the next call.
+                self.sources.iter_mut().for_each(|source| source.empty_at = 0);
+            }
+            return earliest;
         }
     }
 
     fn earliest_source(&self) -> Option<usize> {
-        let heads = self
-            .sources
-            .iter()
-            .enumerate()
-            .filter_map(|(at, source)| Some((source.next_line.as_ref()?.time, at)));
-        heads.min().map(|(_, at)| at)
+        let sources = self.sources.iter().enumerate();
+        let times = sources.filter_map(|(index, source)| Some((source.next_line.as_ref()?.time, index)));
+        times.min().map(|(_, index)| index)
     }
 }
 
-/// The line as followers see it, if it is wanted.
-fn item(
-    tail: &ReadTarget,
+/// The item of a line; `None` if the query excludes it.
+fn to_item(
+    target: &ReadTarget,
     names: &HashMap<u32, String>,
     line: ReadLine,
-    wanted: &ReadQuery,
+    query: &ReadQuery,
 ) -> Option<LogItem> {
-    let (mut id, mut stream) = (tail.id, tail.stream);
-    if let Some(owner) = line.stream {
-        (id, stream) = (owner.instance(), owner.stream);
-        if tail.shared.as_ref().is_some_and(|these| !these.contains(&(id, stream))) {
+    let (mut id, mut stream) = (target.id, target.stream);
+    if let Some(writer) = line.stream {
+        (id, stream) = (writer.instance(), writer.stream);
+        if target.shared.as_ref().is_some_and(|streams| !streams.contains(&(id, stream))) {
             return None;
         }
     }
-    let after = wanted.since.is_none_or(|since| line.time >= since);
-    let before = wanted.until.is_none_or(|until| line.time <= until);
-    let fits = wanted.grep.as_ref().is_none_or(|pattern| pattern.is_match(&line.text));
-    (after && before && fits).then(|| LogItem::Line {
+    let is_in_range = query.since.is_none_or(|since| line.time >= since)
+        && query.until.is_none_or(|until| line.time <= until);
+    let matches = query.grep.as_ref().is_none_or(|pattern| pattern.is_match(&line.text));
+    (is_in_range && matches).then(|| LogItem::Line {
         id,
-        name: names.get(&id).or_else(|| names.get(&tail.id)).cloned().unwrap_or_default(),
+        name: names.get(&id).or_else(|| names.get(&target.id)).cloned().unwrap_or_default(),
         stream,
         at: Some(line.time / 1000),
         line: String::from_utf8_lossy(&line.text).into_owned(),
@@ -254,30 +253,30 @@ fn item(
 mod tests {
     use crate::logs::read::reader::*;
 
-    fn tail(path: PathBuf, id: u32) -> ReadTarget {
+    fn target(path: PathBuf, id: u32) -> ReadTarget {
         ReadTarget { path, id, stream: OutputStream::Out, shared: None }
     }
 
     #[test]
-    fn quiet_files_are_asked_once_for_each_block_of_a_busy_one() {
+    fn idle_files_are_polled_once_per_block() {
         let dir = tempfile::tempdir().unwrap();
-        let (quiet, lines) = (50, 5000);
+        let (idle, lines) = (50, 5000);
         let busy = dir.path().join("busy.log");
         std::fs::write(&busy, "a line of a hundred bytes or so\n".repeat(lines)).unwrap();
-        let mut tails = vec![tail(busy, 0)];
-        for id in 1..=quiet {
+        let mut targets = vec![target(busy, 0)];
+        for id in 1..=idle {
             let path = dir.path().join(format!("{id}.log"));
             std::fs::write(&path, "").unwrap();
-            tails.push(tail(path, id));
+            targets.push(target(path, id));
         }
-        let wanted = ReadQuery { lines, ..ReadQuery::default() };
-        let mut reader = LogReader::new(dir.path().into(), wanted);
-        reader.add(tails, HashMap::new(), false);
-        let mut got = 0;
+        let query = ReadQuery { lines, ..ReadQuery::default() };
+        let mut reader = LogReader::new(dir.path().into(), query);
+        reader.add(targets, HashMap::new(), false);
+        let mut count = 0;
         while let Some(items) = reader.next(false) {
-            got += items.len();
+            count += items.len();
         }
-        assert_eq!(got, lines);
-        assert!(reader.rounds < 10 * u64::from(quiet), "{} looks", reader.rounds);
+        assert_eq!(count, lines);
+        assert!(reader.polls < 10 * u64::from(idle), "{} polls", reader.polls);
     }
 }

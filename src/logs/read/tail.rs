@@ -1,4 +1,4 @@
-//! Where the last lines of a file begin, found from its end.
+//! Offset of the last lines of a file, found from its end.
 
 use std::fs::File;
 use std::io;
@@ -9,12 +9,12 @@ use memchr::memrchr_iter;
 /// Bytes read at once.
 const BLOCK: u64 = 64 * 1024;
 
-/// Where the last `count` lines of a file begin that is `end` bytes long, and how many there are. An
-/// unfinished line at the end counts.
+/// Offset and number of the last lines (at most `count`) of a file of `end` bytes. A partial line at the end
+/// counts.
 ///
 /// # Errors
 /// The file cannot be read.
-pub(in crate::logs) fn last_lines(file: &File, end: u64, count: usize) -> io::Result<(u64, usize)> {
+pub(super) fn last_lines(file: &File, end: u64, count: usize) -> io::Result<(u64, usize)> {
     scan_back(file, end, count, BLOCK)
 }
 
@@ -22,25 +22,25 @@ fn scan_back(file: &File, end: u64, count: usize, block: u64) -> io::Result<(u64
     if count == 0 || end == 0 {
         return Ok((end, 0));
     }
-    let (mut at, mut found) = (end, 0);
-    while at > 0 {
-        let start = at.saturating_sub(block);
-        let mut bytes = vec![0; usize::try_from(at - start).unwrap_or_default()];
+    let (mut position, mut found) = (end, 0);
+    while position > 0 {
+        let start = position.saturating_sub(block);
+        let mut bytes = vec![0; usize::try_from(position - start).unwrap_or_default()];
         match file.read_exact_at(&mut bytes, start) {
             Ok(()) => {}
-            // Emptied while it was read: what is gone is gone.
+            // The file was truncated in the meantime: read it from its start.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok((0, 0)),
             Err(error) => return Err(error),
         }
-        // A newline at the very end of the file ends the last line and begins none.
-        let counted = if at == end { &bytes[..bytes.len() - 1] } else { &bytes[..] };
+        // A newline at the end of the file ends the last line and starts no other.
+        let counted = if position == end { &bytes[..bytes.len() - 1] } else { &bytes[..] };
         for newline in memrchr_iter(b'\n', counted) {
             found += 1;
             if found == count {
                 return Ok((start + newline as u64 + 1, count));
             }
         }
-        at = start;
+        position = start;
     }
     Ok((0, found + 1))
 }
@@ -59,7 +59,7 @@ mod tests {
         lines.split_off(lines.len().saturating_sub(count))
     }
 
-    fn of(bytes: &[u8], count: usize, block: u64) -> (Vec<Vec<u8>>, usize) {
+    fn scanned(bytes: &[u8], count: usize, block: u64) -> (Vec<Vec<u8>>, usize) {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
         let (start, found) = scan_back(&file, bytes.len() as u64, count, block).unwrap();
@@ -68,13 +68,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn as_the_naive_way(
+        fn scan_matches_forward_search(
             bytes in proptest::collection::vec(prop_oneof![Just(b'\n'), Just(b'x'), any::<u8>()], 0..200),
             count in 0usize..20,
             block in 1u64..30,
         ) {
-            let want = naive(&bytes, count);
-            prop_assert_eq!(of(&bytes, count, block), (want.clone(), want.len()));
+            let expected = naive(&bytes, count);
+            prop_assert_eq!(scanned(&bytes, count, block), (expected.clone(), expected.len()));
         }
     }
 }

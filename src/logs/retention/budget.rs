@@ -1,42 +1,38 @@
-//! How much all logs together have, and may have.
+//! The budget of all logs together: bytes used and allowed.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How much all logs together have, and may have: bytes. Counted by all threads as they write, and from
-/// time to time looked up.
+/// Bytes that all logs together use and may use. Log workers count what they write; the retention worker
+/// corrects the sum by scanning the files.
 #[derive(Debug)]
-pub(in crate::logs) struct Budget {
+pub(super) struct Budget {
     limit: AtomicU64,
-    /// What there was at the last look.
+    /// Bytes found by the last scan.
     scanned: AtomicU64,
-    /// What was written since.
+    /// Bytes written since.
     grown: AtomicU64,
-    /// Below this it is in vain to look again.
+    /// Below this, another attempt to free space is useless.
     retry_above: AtomicU64,
-    /// How many log files are written to.
+    /// Number of log files that are written to.
     files: AtomicU64,
 }
 
 impl Budget {
-    /// Nothing is known to be there.
-    pub(in crate::logs) fn new(most: u64) -> Self {
+    pub(super) fn new(limit: u64) -> Self {
         let zero = || AtomicU64::new(0);
-        Self { limit: most.into(), scanned: zero(), grown: zero(), retry_above: zero(), files: zero() }
+        Self { limit: limit.into(), scanned: zero(), grown: zero(), retry_above: zero(), files: zero() }
     }
 
-    /// So much may be there from now on.
-    pub(in crate::logs) fn set_limit(&self, most: u64) {
-        self.limit.store(most, Ordering::Relaxed);
+    pub(super) fn set_limit(&self, limit: u64) {
+        self.limit.store(limit, Ordering::Relaxed);
         self.retry_above.store(0, Ordering::Relaxed);
     }
 
-    /// What may be there.
-    pub(in crate::logs) fn limit(&self) -> u64 {
+    pub(super) fn limit(&self) -> u64 {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// So much was written.
-    pub(in crate::logs) fn record_growth(&self, bytes: usize) {
+    pub(super) fn record_growth(&self, bytes: usize) {
         self.grown.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
@@ -44,37 +40,36 @@ impl Budget {
         self.scanned.load(Ordering::Relaxed).saturating_add(self.grown.load(Ordering::Relaxed))
     }
 
-    /// Whether it is time to remove something.
-    pub(in crate::logs) fn is_exceeded(&self) -> bool {
+    /// Whether space must be freed now. False for a while after an attempt that freed too little.
+    pub(super) fn is_exceeded(&self) -> bool {
         self.used() > self.limit().max(self.retry_above.load(Ordering::Relaxed))
     }
 
-    /// A look begins: what is written from here on it may not see.
-    pub(in crate::logs) fn begin_scan(&self) {
+    /// Starts a scan. It may not see what is written from now on, so that counts as growth.
+    pub(super) fn begin_scan(&self) {
         self.grown.store(0, Ordering::Relaxed);
     }
 
-    /// What the look has found, after what was too much is removed.
-    pub(in crate::logs) fn end_scan(&self, found: u64, files: u64) {
-        self.scanned.store(found, Ordering::Relaxed);
+    /// Ends a scan: `bytes` in all files, after removal, and the number of files that are written to.
+    pub(super) fn end_scan(&self, bytes: u64, files: u64) {
+        self.scanned.store(bytes, Ordering::Relaxed);
         self.files.store(files, Ordering::Relaxed);
         self.defer_retry();
     }
 
-    /// Nothing could be removed: it is tried again after so much more as is no matter.
-    pub(in crate::logs) fn defer_retry(&self) {
+    /// If the limit is still exceeded, defers the next attempt until the logs have grown noticeably.
+    pub(super) fn defer_retry(&self) {
         let step = (self.limit() / 64).clamp(64 * 1024, 1024 * 1024);
-        let vain = if self.used() > self.limit() { self.used().saturating_add(step) } else { 0 };
-        self.retry_above.store(vain, Ordering::Relaxed);
+        let retry_above = if self.is_within_limit() { 0 } else { self.used().saturating_add(step) };
+        self.retry_above.store(retry_above, Ordering::Relaxed);
     }
 
-    /// Whether all is well.
-    pub(in crate::logs) fn is_within_limit(&self) -> bool {
+    pub(super) fn is_within_limit(&self) -> bool {
         self.used() <= self.limit()
     }
 
-    /// What each file may have where all of them are what exceeds the budget.
-    pub(in crate::logs) fn fair_share(&self) -> u64 {
+    /// Size each file may have when files that are written to exceed the budget by themselves.
+    pub(super) fn fair_share(&self) -> u64 {
         self.limit() / self.files.load(Ordering::Relaxed).max(1)
     }
 }
@@ -84,7 +79,7 @@ mod tests {
     use crate::logs::retention::budget::*;
 
     #[test]
-    fn what_is_written_counts_until_it_is_looked_up() {
+    fn growth_counts_until_next_scan() {
         let budget = Budget::new(1_000_000);
         budget.record_growth(600_000);
         assert!(!budget.is_exceeded());
@@ -98,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_in_vain_is_not_tried_at_once_again() {
+    fn useless_attempt_is_deferred() {
         let budget = Budget::new(1_000_000);
         budget.begin_scan();
         budget.end_scan(2_000_000, 1);

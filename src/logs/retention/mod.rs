@@ -1,6 +1,6 @@
-//! Retention: compresses and deletes rotated files.
+//! Retention: compresses and removes rotated files.
 
-pub(super) mod budget;
-pub(super) mod compress;
-pub(super) mod compress_worker;
+mod budget;
+mod compress;
+mod policy;
 pub(super) mod worker;

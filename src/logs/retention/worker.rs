@@ -1,4 +1,5 @@
-//! Takes care of rotated files: removes what is more than was asked for, and has the rest compressed.
+//! Retention thread: removes rotated files that exceed the limits of their app or the budget of all logs, and
+//! submits the others for compression.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -8,224 +9,238 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::logs::files::index::{file_id, index_path};
-use crate::logs::files::rotation::{RotatedFile, excess_files, expired_files, list_rotated};
+use crate::logs::files::rotation::{RotatedFile, list_rotated, log_path_of};
 use crate::logs::retention::budget::Budget;
-use crate::logs::retention::compress::is_partial;
-use crate::logs::retention::compress_worker::Compressor;
+use crate::logs::retention::compress::{Compressor, is_partial};
+use crate::logs::retention::policy::{excess_files, expired_files};
 use crate::spec::Rotation;
 
-/// How often age and the budget are looked at though nothing was rotated.
+/// How often to check age and budget if nothing is rotated.
 const SCAN_INTERVAL: Duration = Duration::from_secs(600);
-/// Apps that are started within this time are looked at together, when they have begun.
+/// Files of apps that start within this time are checked together.
 const DEBOUNCE: Duration = Duration::from_millis(300);
-/// So long a writer waits for room. Longer only a disk takes that does not answer.
+/// Maximum time that a writer waits for free space. Only a disk that does not respond takes longer.
 const FREE_SPACE_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// A file that is being compressed grows more often than that.
+/// A partial compressed file not written for this long was left by a daemon that was killed.
 const STALE_PARTIAL_AGE: Duration = Duration::from_secs(3600);
 
-/// What may be asked of the thread.
 #[derive(Debug)]
 enum RetentionJob {
-    /// This log file belongs to an app and is kept so.
-    Track { path: PathBuf, app: String, policy: Arc<Rotation> },
-    /// It was rotated.
+    /// Applies these settings to a log file of an app.
+    Track { path: PathBuf, app: String, settings: Arc<Rotation> },
+    /// The log file was rotated.
     Rotated(PathBuf),
     /// The budget has changed.
     Scan,
-    /// The budget is exceeded; says when something was done about that.
+    /// The budget is exceeded. The sender is dropped once files were removed.
     FreeSpace(Sender<()>),
 }
 
-/// The handle: only sends, but for [`make_room`](Self::make_room). The thread ends with the last one.
+/// Handle of the retention thread, which ends with the last clone. Only [`free_space`](Self::free_space)
+/// blocks.
 #[derive(Clone, Debug)]
-pub(in crate::logs) struct Retention {
+pub(crate) struct Retention {
     jobs: Sender<RetentionJob>,
     budget: Arc<Budget>,
 }
 
 impl Retention {
-    /// Starts the thread. `logs` is the directory whose files all count for the `budget` (bytes),
-    /// those of apps that are gone too.
+    /// Starts the thread. All files in the directory `logs` count for the budget (in bytes), including those
+    /// of deleted apps.
     ///
     /// # Errors
-    /// The system gives no thread.
-    pub(in crate::logs) fn start(logs: PathBuf, indexes: PathBuf, budget: u64) -> io::Result<Self> {
-        let (jobs, asked) = channel();
+    /// The thread cannot be started.
+    pub(crate) fn start(logs: PathBuf, indexes: PathBuf, budget: u64) -> io::Result<Self> {
+        let (sender, jobs) = channel();
         let budget = Arc::new(Budget::new(budget));
-        let packer = Compressor::start(indexes.clone(), Arc::clone(&budget))?;
-        let room = RetentionWorker {
+        let compressor = Compressor::start(indexes.clone(), Arc::clone(&budget))?;
+        let worker = RetentionWorker {
             logs,
             indexes,
             budget: Arc::clone(&budget),
             tracked: BTreeMap::new(),
-            jobs: asked,
-            compressor: packer,
+            jobs,
+            compressor,
         };
-        std::thread::Builder::new().name("rsm-tidy".into()).spawn(move || room.run())?;
-        Ok(Self { jobs, budget })
+        std::thread::Builder::new().name("rsm-retention".into()).spawn(move || worker.run())?;
+        Ok(Self { jobs: sender, budget })
     }
 
-    /// From now on the log file at `path` is kept as `policy` says.
-    pub(in crate::logs) fn track(&self, path: &Path, app: &str, policy: &Arc<Rotation>) {
-        let (path, app, policy) = (path.to_owned(), app.to_owned(), Arc::clone(policy));
-        let _ = self.jobs.send(RetentionJob::Track { path, app, policy }); // a thread that is gone tidies nothing
+    /// Applies `settings` to the log file at `path` from now on.
+    pub(crate) fn track(&self, path: &Path, app: &str, settings: &Arc<Rotation>) {
+        let (path, app, settings) = (path.to_owned(), app.to_owned(), Arc::clone(settings));
+        self.send(RetentionJob::Track { path, app, settings });
     }
 
     /// The log file at `path` was rotated.
-    pub(in crate::logs) fn on_rotated(&self, path: &Path) {
-        let _ = self.jobs.send(RetentionJob::Rotated(path.to_owned()));
+    pub(crate) fn on_rotated(&self, path: &Path) {
+        self.send(RetentionJob::Rotated(path.to_owned()));
     }
 
-    /// All logs together may have so many bytes.
-    pub(in crate::logs) fn set_budget(&self, bytes: u64) {
+    /// Sets the budget of all logs, in bytes.
+    pub(crate) fn set_budget(&self, bytes: u64) {
         self.budget.set_limit(bytes);
-        let _ = self.jobs.send(RetentionJob::Scan);
+        self.send(RetentionJob::Scan);
     }
 
-    /// A log file has grown by so many bytes.
-    pub(in crate::logs) fn record_growth(&self, bytes: usize) {
+    /// A log file has grown.
+    pub(crate) fn record_growth(&self, bytes: usize) {
         self.budget.record_growth(bytes);
     }
 
-    /// Whether all logs together have more than they may.
-    pub(in crate::logs) fn is_over_budget(&self) -> bool {
+    pub(crate) fn is_over_budget(&self) -> bool {
         self.budget.is_exceeded()
     }
 
-    /// Removes the oldest rotated files, and waits for that: a flood must not be faster. False if that was
-    /// not enough.
-    pub(in crate::logs) fn free_space(&self) -> bool {
-        let (done, told) = channel();
-        let asked = self.jobs.send(RetentionJob::FreeSpace(done)).is_ok();
-        if !asked || told.recv_timeout(FREE_SPACE_TIMEOUT).is_err() {
+    /// Removes the oldest rotated files and waits for it, so that no app writes faster than files are
+    /// removed. Returns false if that freed too little.
+    pub(crate) fn free_space(&self) -> bool {
+        let (done, is_done) = channel();
+        let is_sent = self.send(RetentionJob::FreeSpace(done));
+        if !is_sent || is_done.recv_timeout(FREE_SPACE_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
             self.budget.defer_retry();
             return true;
         }
         self.budget.is_within_limit()
     }
 
-    /// What each log file may have where there is nothing else to be removed.
-    pub(in crate::logs) fn fair_share(&self) -> u64 {
+    /// Size each file may have when no rotated file is left to remove.
+    pub(crate) fn fair_share(&self) -> u64 {
         self.budget.fair_share()
+    }
+
+    /// Returns false if the thread has ended; retention stops then.
+    fn send(&self, job: RetentionJob) -> bool {
+        self.jobs.send(job).is_ok()
     }
 }
 
-/// What the thread owns.
 struct RetentionWorker {
     logs: PathBuf,
     indexes: PathBuf,
     budget: Arc<Budget>,
+    /// Log files with the name of their app and their settings.
     tracked: BTreeMap<PathBuf, (String, Arc<Rotation>)>,
     jobs: Receiver<RetentionJob>,
     compressor: Compressor,
 }
 
+/// Jobs received together.
+#[derive(Default)]
+struct Batch {
+    /// Log files whose rotated files are to be checked.
+    paths: BTreeSet<PathBuf>,
+    /// Writers that wait for free space.
+    waiters: Vec<Sender<()>>,
+    is_urgent: bool,
+}
+
 impl RetentionWorker {
     fn run(mut self) {
-        loop {
-            let (mut due, mut waiting) = (BTreeSet::new(), Vec::new());
-            let mut hurry = match self.jobs.recv_timeout(SCAN_INTERVAL) {
-                Ok(job) => self.accept(job, &mut due, &mut waiting),
-                Err(RecvTimeoutError::Timeout) => {
-                    due.extend(self.tracked.keys().cloned());
-                    true
-                }
-                Err(RecvTimeoutError::Disconnected) => return,
-            };
-            let until = Instant::now() + DEBOUNCE;
-            let left =
-                |hurry| if hurry { Duration::ZERO } else { until.saturating_duration_since(Instant::now()) };
-            while let Ok(job) = self.jobs.recv_timeout(left(hurry)) {
-                hurry |= self.accept(job, &mut due, &mut waiting);
-            }
-            self.apply_policies(&due);
-            drop(waiting); // that is the answer
-            self.queue_compression(&due);
+        while let Some(Batch { paths, waiters, .. }) = self.receive_batch() {
+            self.apply_policies(&paths);
+            drop(waiters); // wakes them
+            self.queue_compression(&paths);
         }
     }
 
-    /// Notes what is asked; whether that is not to wait.
-    fn accept(
-        &mut self,
-        job: RetentionJob,
-        due: &mut BTreeSet<PathBuf>,
-        waiting: &mut Vec<Sender<()>>,
-    ) -> bool {
-        let hurry = !matches!(job, RetentionJob::Track { .. });
+    /// Waits for jobs, or until everything must be checked; `None` once all handles are gone.
+    fn receive_batch(&mut self) -> Option<Batch> {
+        let mut batch = Batch::default();
+        match self.jobs.recv_timeout(SCAN_INTERVAL) {
+            Ok(job) => self.accept(job, &mut batch),
+            Err(RecvTimeoutError::Timeout) => {
+                batch.paths.extend(self.tracked.keys().cloned());
+                batch.is_urgent = true;
+            }
+            Err(RecvTimeoutError::Disconnected) => return None,
+        }
+        let deadline = Instant::now() + DEBOUNCE;
+        let delay = |is_urgent| {
+            if is_urgent { Duration::ZERO } else { deadline.saturating_duration_since(Instant::now()) }
+        };
+        while let Ok(job) = self.jobs.recv_timeout(delay(batch.is_urgent)) {
+            self.accept(job, &mut batch);
+        }
+        Some(batch)
+    }
+
+    fn accept(&mut self, job: RetentionJob, batch: &mut Batch) {
+        batch.is_urgent |= !matches!(job, RetentionJob::Track { .. });
         match job {
-            RetentionJob::Track { path, app, policy } => {
-                let former = self.tracked.insert(path.clone(), (app.clone(), Arc::clone(&policy)));
-                // A restart brings the same again; there is nothing to look for then.
-                if former != Some((app, policy)) {
-                    due.insert(path);
+            RetentionJob::Track { path, app, settings } => {
+                let previous = self.tracked.insert(path.clone(), (app.clone(), Arc::clone(&settings)));
+                // A restarted app has the same settings: its files need no check.
+                if previous != Some((app, settings)) {
+                    batch.paths.insert(path);
                 }
             }
-            RetentionJob::Rotated(path) => drop(due.insert(path)),
+            RetentionJob::Rotated(path) => drop(batch.paths.insert(path)),
             RetentionJob::Scan => {}
-            RetentionJob::FreeSpace(done) => waiting.push(done),
+            RetentionJob::FreeSpace(done) => batch.waiters.push(done),
         }
-        hurry
     }
 
-    fn queue_compression(&self, due: &BTreeSet<PathBuf>) {
-        for path in due {
-            if let Some((_, policy)) = self.tracked.get(path).filter(|(_, policy)| policy.compress) {
-                self.compressor.submit(path, policy.delay_compress);
+    fn queue_compression(&self, paths: &BTreeSet<PathBuf>) {
+        for path in paths {
+            if let Some((_, settings)) = self.tracked.get(path).filter(|(_, settings)| settings.compress) {
+                self.compressor.submit(path, settings.delay_compress);
             }
         }
     }
 
-    fn apply_policies(&self, due: &BTreeSet<PathBuf>) {
-        let mut apps = BTreeSet::new();
-        for path in due {
-            let Some((app, policy)) = self.tracked.get(path) else { continue };
+    fn apply_policies(&self, paths: &BTreeSet<PathBuf>) {
+        let mut totals = BTreeSet::new();
+        for path in paths {
+            let Some((app, settings)) = self.tracked.get(path) else { continue };
             let files = list_rotated(path).unwrap_or_default();
-            self.remove(expired_files(&files, policy, SystemTime::now()));
-            apps.extend(policy.max_total.map(|most| (app, most)));
+            self.remove(expired_files(&files, settings, SystemTime::now()));
+            totals.extend(settings.max_total.map(|max_total| (app, max_total)));
         }
-        for (app, most) in apps {
-            let of_app = self.tracked.iter().filter(|(_, (name, _))| name == app).map(|(path, _)| path);
-            let (files, active) = rotated_files_of(of_app.map(PathBuf::as_path));
-            let over = excess_files(&files, active, most);
-            self.remove(&files[..over]);
+        for (app, max_total) in totals {
+            let paths = self.tracked.iter().filter(|(_, (name, _))| name == app).map(|(path, _)| path);
+            let (files, active_bytes) = rotated_files_of(paths.map(PathBuf::as_path));
+            let excess = excess_files(&files, active_bytes, max_total);
+            self.remove(&files[..excess]);
         }
         self.enforce_budget();
     }
 
-    /// The budget of all logs: those of the apps, and whatever lies in the directory of logs.
+    /// Removes the oldest rotated files of all apps until the budget holds. It covers the files of apps and
+    /// everything in the directory of logs.
     fn enforce_budget(&self) {
-        let (mut files, mut active, mut count) = (Vec::new(), 0, 0);
+        let (mut files, mut active_bytes, mut active_files) = (Vec::new(), 0, 0);
         self.budget.begin_scan();
-        // Each directory is read once, however many files it has: there may be thousands.
+        // Each directory is read once, even with thousands of log files in it.
         let parents = self.tracked.keys().filter_map(|path| path.parent());
         for dir in parents.chain([self.logs.as_path()]).collect::<BTreeSet<_>>() {
             for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
                 let path = entry.path();
-                let base =
-                    log_path_of(&path).filter(|base| dir == self.logs || self.tracked.contains_key(base));
-                let (Some(base), Ok(meta)) = (base, entry.metadata()) else { continue };
+                let log_path = log_path_of(&path)
+                    .filter(|log_path| dir == self.logs || self.tracked.contains_key(log_path));
+                let (Some(log_path), Ok(meta)) = (log_path, entry.metadata()) else { continue };
                 match meta.modified() {
-                    Ok(written) if is_partial(&path) && is_stale_partial(written) => {
-                        self.remove(&[RotatedFile { path, size: meta.len(), modified: written }]);
+                    Ok(modified) if is_partial(&path) && is_stale_partial(modified) => {
+                        self.remove(&[RotatedFile { path, size: meta.len(), modified }]);
                     }
-                    Ok(written) if meta.is_file() && base != path && !is_partial(&path) => {
-                        files.push(RotatedFile { path, size: meta.len(), modified: written });
+                    Ok(modified) if meta.is_file() && log_path != path && !is_partial(&path) => {
+                        files.push(RotatedFile { path, size: meta.len(), modified });
                     }
                     _ => {
-                        active += if meta.is_file() { meta.len() } else { 0 };
-                        count += u64::from(meta.is_file() && base == path);
+                        active_bytes += if meta.is_file() { meta.len() } else { 0 };
+                        active_files += u64::from(meta.is_file() && log_path == path);
                     }
                 }
             }
         }
         files.sort_by(RotatedFile::age_order);
-        let over = excess_files(&files, active, self.budget.limit());
-        if over > 0 {
-            tracing::debug!("log budget exceeded: removing {over} rotated files");
+        let excess = excess_files(&files, active_bytes, self.budget.limit());
+        if excess > 0 {
+            tracing::debug!("log budget exceeded: removing {excess} rotated files");
         }
-        self.remove(&files[..over]);
-        self.budget.end_scan(active + files[over..].iter().map(|file| file.size).sum::<u64>(), count);
+        self.remove(&files[..excess]);
+        let rotated_bytes: u64 = files[excess..].iter().map(|file| file.size).sum();
+        self.budget.end_scan(active_bytes + rotated_bytes, active_files);
     }
 
     fn remove(&self, files: &[RotatedFile]) {
@@ -240,75 +255,55 @@ impl RetentionWorker {
     }
 }
 
-/// Whether nobody is compressing any more into a file written last at that time: a daemon was killed.
-fn is_stale_partial(written: SystemTime) -> bool {
-    written.elapsed().is_ok_and(|age| age > STALE_PARTIAL_AGE)
+fn is_stale_partial(modified: SystemTime) -> bool {
+    modified.elapsed().is_ok_and(|age| age > STALE_PARTIAL_AGE)
 }
 
-/// The log file that a file is, or was before it was rotated.
-fn log_path_of(path: &Path) -> Option<PathBuf> {
-    let name = path.file_name()?.to_str()?;
-    let name = name.strip_suffix(crate::logs::files::rotation::GZIP_SUFFIX).unwrap_or(name);
-    let Some((stem, date)) = name.rsplit_once("__") else { return Some(path.with_file_name(name)) };
-    // Behind a date there may be a number, and the ending that the file had.
-    let ending = date.rsplit_once('.').map(|(_, ending)| ending);
-    let whole = match ending.filter(|ending| !ending.bytes().all(|c| c.is_ascii_digit())) {
-        Some(ending) => format!("{stem}.{ending}"),
-        None => stem.to_owned(),
-    };
-    Some(path.with_file_name(whole))
-}
-
-/// The rotated files of these log files, oldest first, and the bytes of those not rotated.
+/// The rotated files of these log files, oldest first, and the bytes of the log files themselves.
 fn rotated_files_of<'p>(paths: impl Iterator<Item = &'p Path>) -> (Vec<RotatedFile>, u64) {
-    let (mut files, mut active) = (Vec::new(), 0);
+    let (mut files, mut active_bytes) = (Vec::new(), 0);
     for path in paths {
         files.extend(list_rotated(path).unwrap_or_default());
-        active += std::fs::metadata(path).ok().filter(|meta| meta.is_file()).map_or(0, |meta| meta.len());
+        let meta = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file);
+        active_bytes += meta.map_or(0, |meta| meta.len());
     }
     files.sort_by(RotatedFile::age_order);
-    (files, active)
+    (files, active_bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use crate::logs::retention::worker::*;
 
-    struct Scene {
+    struct Fixture {
         dir: tempfile::TempDir,
-        room: RetentionWorker,
+        worker: RetentionWorker,
         _jobs: Sender<RetentionJob>,
     }
 
-    impl Scene {
+    impl Fixture {
         fn new(budget: u64) -> Self {
             let dir = tempfile::tempdir().unwrap();
-            let (jobs, asked) = channel();
+            let (sender, jobs) = channel();
             let logs = dir.path().to_owned();
             let indexes = dir.path().join("none");
             let budget = Arc::new(Budget::new(budget));
-            let packer = Compressor::start(indexes.clone(), Arc::clone(&budget)).unwrap();
-            let room = RetentionWorker {
-                logs,
-                indexes,
-                budget,
-                tracked: BTreeMap::new(),
-                jobs: asked,
-                compressor: packer,
-            };
-            Self { dir, room, _jobs: jobs }
+            let compressor = Compressor::start(indexes.clone(), Arc::clone(&budget)).unwrap();
+            let worker =
+                RetentionWorker { logs, indexes, budget, tracked: BTreeMap::new(), jobs, compressor };
+            Self { dir, worker, _jobs: sender }
         }
 
         fn file(&self, name: &str, age: u64) {
             let path = self.dir.path().join(name);
             std::fs::write(&path, "0123456789").unwrap();
-            let written = SystemTime::now() - Duration::from_secs(age);
-            std::fs::File::open(path).unwrap().set_modified(written).unwrap();
+            let modified = SystemTime::now() - Duration::from_secs(age);
+            std::fs::File::open(path).unwrap().set_modified(modified).unwrap();
         }
 
-        fn track(&mut self, name: &str, app: &str, policy: Rotation) -> BTreeSet<PathBuf> {
+        fn track(&mut self, name: &str, app: &str, settings: Rotation) -> BTreeSet<PathBuf> {
             let path = self.dir.path().join(name);
-            self.room.tracked.insert(path.clone(), (app.into(), Arc::new(policy)));
+            self.worker.tracked.insert(path.clone(), (app.into(), Arc::new(settings)));
             BTreeSet::from([path])
         }
 
@@ -322,34 +317,48 @@ mod tests {
     }
 
     #[test]
-    fn an_apps_total_takes_the_oldest_of_all_its_files() {
-        let mut scene = Scene::new(u64::MAX);
-        for (name, age) in
-            [("a-out.log", 0), ("a-out__1.log", 30), ("a-error__1.log", 20), ("a-out__2.log", 10)]
-        {
-            scene.file(name, age);
+    fn free_space_reports_whether_budget_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a-out.log", "a-out__1.log"] {
+            std::fs::write(dir.path().join(name), "0123456789").unwrap();
         }
-        let policy = Rotation { max_total: Some(25), ..Rotation::default() };
-        scene.track("a-error.log", "a", policy.clone());
-        let due = scene.track("a-out.log", "a", policy);
-        scene.room.apply_policies(&due);
-        assert_eq!(scene.names(), ["a-out.log", "a-out__2.log"]);
+        let retention = Retention::start(dir.path().to_owned(), dir.path().join("none"), 10).unwrap();
+        assert!(retention.free_space());
+        assert!(!dir.path().join("a-out__1.log").exists());
+        retention.set_budget(9);
+        assert!(!retention.free_space());
+        assert_eq!(retention.fair_share(), 9);
     }
 
     #[test]
-    fn the_budget_counts_the_logs_of_apps_that_are_gone() {
-        let mut scene = Scene::new(25);
+    fn max_total_removes_oldest_files_of_app() {
+        let mut fixture = Fixture::new(u64::MAX);
+        for (name, age) in
+            [("a-out.log", 0), ("a-out__1.log", 30), ("a-error__1.log", 20), ("a-out__2.log", 10)]
+        {
+            fixture.file(name, age);
+        }
+        let settings = Rotation { max_total: Some(25), ..Rotation::default() };
+        fixture.track("a-error.log", "a", settings.clone());
+        let paths = fixture.track("a-out.log", "a", settings);
+        fixture.worker.apply_policies(&paths);
+        assert_eq!(fixture.names(), ["a-out.log", "a-out__2.log"]);
+    }
+
+    #[test]
+    fn budget_includes_logs_of_deleted_apps() {
+        let mut fixture = Fixture::new(25);
         for (name, age) in [("a-out.log", 0), ("gone-out__1.log.gz", 30), ("a-out__1.log", 20), ("b.txt", 9)]
         {
-            scene.file(name, age);
+            fixture.file(name, age);
         }
-        let due = scene.track("a-out.log", "a", Rotation::default());
-        scene.room.apply_policies(&due);
-        assert_eq!(scene.names(), ["a-out.log", "b.txt"]);
-        scene.file(".a-out__2.log.gz.part", 20);
-        scene.file(".gone-out__2.log.gz.part", 4000);
-        scene.file("noending__2026.1", 5);
-        scene.room.enforce_budget();
-        assert_eq!(scene.names(), [".a-out__2.log.gz.part", "a-out.log", "b.txt"]);
+        let paths = fixture.track("a-out.log", "a", Rotation::default());
+        fixture.worker.apply_policies(&paths);
+        assert_eq!(fixture.names(), ["a-out.log", "b.txt"]);
+        fixture.file(".a-out__2.log.gz.part", 20);
+        fixture.file(".gone-out__2.log.gz.part", 4000);
+        fixture.file("noending__2026.1", 5);
+        fixture.worker.enforce_budget();
+        assert_eq!(fixture.names(), [".a-out__2.log.gz.part", "a-out.log", "b.txt"]);
     }
 }

@@ -121,7 +121,7 @@ fn drift_is_marked_until_applied() {
     rsm.ok(&["scale", "nap", "1"]);
     assert_eq!(drift(&rsm), "", "taken back");
     rsm.ok(&["restart", "nap", "--kill-timeout", "7s", "--update-env"]);
-    assert!(drift(&rsm).starts_with("a command has changed it"), "{}", drift(&rsm));
+    assert!(drift(&rsm).starts_with("settings were changed by a command"), "{}", drift(&rsm));
     rsm.ok(&["list"]).shows("nap *").shows("See `rsm plan ");
     rsm.ok(&["apply", "ecosystem.toml"]).says("kill_timeout: 7000 → 10000");
     assert_eq!(drift(&rsm), "");
