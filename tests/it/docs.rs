@@ -143,6 +143,26 @@ fn readme_example_works() {
     assert_eq!(rsm.statuses("worker"), ["online"]);
 }
 
+/// The files below a folder of this repository.
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    paths.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn files_named_for_contributors_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = [files_below(&root.join("src")), files_below(&root.join("tests"))].concat();
+    let code = Regex::new(r"`([a-z0-9_/-]+(?:\.rs|\.sh)|(?:src|tests)/[a-z0-9_/-]+)`").unwrap();
+    for page in ["CONTRIBUTING.md", "docs/architecture.md"] {
+        let text = fs::read_to_string(root.join(page)).unwrap();
+        for name in code.captures_iter(&text).map(|found| found[1].to_owned()) {
+            let exists = root.join(&name).exists() || files.iter().any(|file| file.ends_with(&name));
+            assert!(exists, "{page}: there is no {name}");
+        }
+    }
+}
+
 #[test]
 fn test_comments_are_parsed() {
     let text = "\

@@ -78,6 +78,13 @@ fn flags(name: &str) -> String {
     flags.map(|(_, flag)| format!("`{}`", flag.long)).collect::<Vec<_>>().join(", ")
 }
 
+/// Why a key is ignored, as a sentence of its own.
+fn reason(description: &str) -> String {
+    let reason = description.trim_start_matches("Ignored: ");
+    let (first, rest) = reason.split_at(1);
+    if reason.starts_with("rsm ") { reason.to_owned() } else { first.to_uppercase() + rest }
+}
+
 fn page(schema: &Value) -> String {
     let properties = schema["definitions"]["app"]["properties"].as_object().unwrap();
     let about = |property: &Value| property["description"].as_str().unwrap_or_default().to_owned();
@@ -97,7 +104,7 @@ fn page(schema: &Value) -> String {
             text += &format!(" Also: {}.", aliases.join(", "));
         }
         match property["deprecated"] == true {
-            true => ignored += &format!("| `{name}` | {} |\n", text.trim_start_matches("Ignored: ")),
+            true => ignored += &format!("| `{name}` | {} |\n", reason(&text)),
             false => {
                 used += &format!("| `{name}` | {} | {} | {text} |\n", flags(name), cell(&values(property)))
             }

@@ -210,16 +210,16 @@ impl SystemWorld {
     }
 }
 
-impl World for SystemWorld {
+impl Clock for SystemWorld {
     fn now(&self) -> Moment {
         time::now()
     }
 
     fn set_timer(&mut self, instance: u32, at: u64) {
         let queue = self.queue.clone();
-        let left = Duration::from_millis(at.saturating_sub(crate::time::now().mono));
+        let delay = Duration::from_millis(at.saturating_sub(time::now().mono));
         tokio::task::spawn_local(async move {
-            tokio::time::sleep(left).await;
+            tokio::time::sleep(delay).await;
             let _ = queue.send(Input::InstanceEvent { instance, event: InstanceEvent::TimerFired { at } });
         });
     }
@@ -238,7 +238,7 @@ impl ProcessControl for SystemWorld {
 
     fn stop(&mut self, run: RunId, process: RunProcess, instance: &Instance) {
         self.ports.borrow().drain(run);
-        let spec = &instance.spec.stop;
+        let spec = &instance.spec().stop;
         // The signal follows if the message cannot be sent.
         if spec.by_message && self.starter.node_channels.send(run, &"shutdown".into()).is_ok() {
             return;
@@ -250,25 +250,12 @@ impl ProcessControl for SystemWorld {
         }
     }
 
-    fn drain(&mut self, run: RunId) {
-        let (drained, queue) = (self.ports.borrow().wait_drained(run), self.queue.clone());
-        tokio::task::spawn_local(async move {
-            let _ = drained.await; // fails if the cluster has ended, which also ends the drain
-            let event = InstanceEvent::Drained { run: run.number };
-            let _ = queue.send(Input::InstanceEvent { instance: run.instance, event });
-        });
-    }
-
-    fn pause_traffic(&mut self, run: RunId) {
-        self.ports.borrow().drain(run);
-    }
-
     fn kill(&mut self, run: RunId, process: RunProcess) {
         self.signal_tree(run, process, libc::SIGKILL);
     }
 
-    fn clean_up_tree(&mut self, run: RunId, process: RunProcess, kill: bool) {
-        self.cleanup.request(run, process, kill);
+    fn clean_up_tree(&mut self, run: RunId, process: RunProcess, mode: CleanUp) {
+        self.cleanup.request(run, process, mode);
     }
 
     fn signal(&mut self, run: RunId, number: i32) {
@@ -282,12 +269,27 @@ impl ProcessControl for SystemWorld {
         self.finished_runs.push(run);
     }
 
-    fn set_timer(&mut self, instance: u32, at: u64) {
-        let queue = self.queue.clone();
-        let delay = Duration::from_millis(at.saturating_sub(time::now().mono));
+    fn on_run_started(&mut self, instance: &Instance) {
+        if let Some(process) = instance.status().state.process() {
+            let run = RunId { instance: instance.id(), number: process.run };
+            self.cleanup.run_started(run, process.pid);
+            self.ports.borrow_mut().run_started(run, instance, None);
+            self.probes.start(run, instance, self.starter.watchdog_pings(run));
+        }
+    }
+
+    fn flush(&mut self) {
+        self.cleanup.run_requests();
+    }
+}
+
+impl PortControl for SystemWorld {
+    fn drain(&mut self, run: RunId) {
+        let (drained, queue) = (self.ports.borrow().wait_drained(run), self.queue.clone());
         tokio::task::spawn_local(async move {
-            tokio::time::sleep(delay).await;
-            let _ = queue.send(Input::InstanceEvent { instance, event: InstanceEvent::TimerFired { at } });
+            let _ = drained.await; // fails if the cluster has ended, which also ends the drain
+            let event = InstanceEvent::Drained { run: run.number };
+            let _ = queue.send(Input::InstanceEvent { instance: run.instance, event });
         });
     }
 
@@ -312,32 +314,7 @@ impl ProcessControl for SystemWorld {
     }
 }
 
-    fn on_run_started(&mut self, instance: &Instance) {
-        if let Some(process) = instance.status.state.process() {
-            let run = RunId { instance: instance.id, number: process.run };
-            self.cleanup.run_started(run, process.pid);
-            self.ports.borrow_mut().run_started(run, instance, None);
-            self.probes.start(run, instance, self.starter.watchdog_pings(run));
-        }
-    }
-
-    fn write_pid_file(&mut self, instance: &Instance, pid: Option<i32>) {
-        self.state_writer.write_pid_file(pid_file(instance, &self.home), pid);
-    }
-
-    fn publish(&mut self, event: EventView) {
-        if event.event == EventKind::StartFailed {
-            self.close_run(RunId { instance: event.id, number: event.run });
-        }
-        tracing::info!(app = %event.name, id = event.id, "{}", event_text(&event));
-        let _ = self.events.send(event); // fails without subscribers
-    }
-
-    fn on_apps_changed(&mut self, instances: &BTreeMap<u32, Instance>) {
-        self.triggers.update(instances, &self.home);
-        self.ports.borrow_mut().update(instances);
-    }
-
+impl Persistence for SystemWorld {
     fn save(&mut self, urgent: bool, state: &dyn Fn() -> Vec<u8>) -> bool {
         let begin = Instant::now();
         if let (Some(at), false) = (self.next_save.filter(|at| *at > begin), urgent) {
@@ -362,8 +339,23 @@ impl ProcessControl for SystemWorld {
         true
     }
 
-    fn flush(&mut self) {
-        self.cleanup.run_requests();
+    fn write_pid_file(&mut self, instance: &Instance, pid: Option<i32>) {
+        self.state_writer.write_pid_file(pid_file(instance, &self.home), pid);
+    }
+}
+
+impl EventSink for SystemWorld {
+    fn publish(&mut self, event: EventView) {
+        if event.event == EventKind::StartFailed {
+            self.close_run(RunId { instance: event.id, number: event.run });
+        }
+        tracing::info!(app = %event.name, id = event.id, "{}", event_text(&event));
+        let _ = self.events.send(event); // fails without subscribers
+    }
+
+    fn on_apps_changed(&mut self, instances: &BTreeMap<u32, Instance>) {
+        self.triggers.update(instances, &self.home);
+        self.ports.borrow_mut().update(instances);
     }
 }
 
