@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::error::Error;
-use crate::config::{ConfigError, ConfigErrors, Location};
+use crate::config::{ConfigErrors, Diagnostic, Location};
 
 /// Writes text to standard output. A closed pipe is an error, too, which ends the command with exit code 0.
 pub(super) fn print(text: &str) -> Result<(), Error> {
@@ -43,6 +43,6 @@ pub(super) fn create_file(path: &Path, text: &str, mode: u32) -> Result<(), Erro
             _ => (format!("cannot be written: {error}"), "use -o to write to another file"),
         };
         let location = Location::File(path.to_owned());
-        ConfigErrors(vec![ConfigError { location, message, help: Some(help.into()) }]).into()
+        ConfigErrors::from(Diagnostic::error(location, message, help)).into()
     })
 }

@@ -93,8 +93,8 @@ impl Recovery {
 
     fn set_orphan_scopes(&self, world: &mut SystemWorld) {
         for instance in self.snapshot.all() {
-            if let (Some(number), true) = (instance.status.state.run(), self.is_successor) {
-                let run = RunId { instance: instance.id, number };
+            if let (Some(number), true) = (instance.status().state.run(), self.is_successor) {
+                let run = RunId { instance: instance.id(), number };
                 world.set_orphan_scope(run, OrphanScope::SystemUnverified);
             }
         }
@@ -188,7 +188,7 @@ fn find_survivors(
         .collect();
     for (run, leader) in tree::find_marked(marker) {
         let run = RunId::from_u64(run);
-        let has_instance = state.snapshot.instances().iter().any(|instance| instance.id == run.instance);
+        let has_instance = state.snapshot.instances().iter().any(|instance| instance.id() == run.instance);
         if state.is_incomplete && !has_instance {
             // Its instance is lost with the state. The app may be in use, so it is not stopped.
             let pid = leader.map(|leader| leader.pid);

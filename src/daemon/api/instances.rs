@@ -23,6 +23,7 @@ use crate::logs::log_files;
 use crate::metrics::{self, Usage};
 use crate::paths::Home;
 use crate::process::proc::net;
+use crate::spec::AppSpec;
 use crate::spec::EnvVars;
 use crate::time;
 use crate::version::version;
@@ -73,7 +74,7 @@ impl InstanceQueries {
     }
 
     pub async fn env(&self, id: u32) -> Result<EnvVars, ApiError> {
-        let env = self.handle.inspect(move |instances| instances.get(&id).map(|it| it.spec.env.clone()));
+        let env = self.handle.inspect(move |instances| instances.get(&id).map(|it| it.spec().env.clone()));
         env.await?.ok_or_else(|| {
             ApiError::new(ErrorCode::NotFound, format!("no instance with id {id}")).hint("see `rsm list`")
         })
@@ -85,7 +86,7 @@ impl InstanceQueries {
         let now = time::now().mono;
         let mut by_status = BTreeMap::new();
         for instance in &instances {
-            let status = views::display_status(&instance.status.state).as_str();
+            let status = views::display_status(&instance.status().state).as_str();
             *by_status.entry(status.to_owned()).or_insert(0) += 1;
         }
         Ok(Info {
@@ -94,7 +95,7 @@ impl InstanceQueries {
             keeper: metrics::process_info(keeper_pid, now),
             paths: paths(&self.home),
             instances: by_status,
-            host: metrics::host(self.home.path()),
+            host: metrics::host_info(self.home.path()),
             unsaved: !instances.is_empty() && !self.known_dump.is_up_to_date(&instances, &self.home),
         })
     }
@@ -103,7 +104,7 @@ impl InstanceQueries {
     async fn with_usage(&self, select: Option<Selectors>) -> Result<Vec<(Instance, Usage)>, ApiError> {
         let mut selected = self.handle.get(select).await?;
         for (instance, usage) in &mut selected {
-            if let (Some(process), true) = (instance.status.state.process(), usage.processes.is_empty()) {
+            if let (Some(process), true) = (instance.status().state.process(), usage.processes.is_empty()) {
                 *usage = metrics::initial_usage(process.pid);
             }
         }
@@ -117,23 +118,23 @@ impl InstanceQueries {
 
     fn detail(&self, instance: Instance, usage: Usage, drift: &Drift, with_env: bool) -> InstanceDetail {
         let view = self.view(&instance, &usage, drift);
-        let files = log_files(&instance.spec, instance.id, &self.home);
-        let mut spec = (*instance.spec).clone();
+        let files = log_files(instance.spec(), instance.id(), &self.home);
+        let mut spec = AppSpec::clone(instance.spec());
         if !with_env {
             spec.env.values_mut().for_each(String::clear); // values may be secrets, names are not
         }
         spec.origin = None;
-        let run = instance.status.state.run().map(|number| RunId { instance: instance.id, number });
+        let run = instance.status().state.run().map(|number| RunId { instance: instance.id(), number });
         InstanceDetail {
             view,
-            command: launch::argv(&instance.spec),
+            command: launch::argv(instance.spec()),
             spec,
             out_file: files.out,
             error_file: files.err,
             log_file: files.combined,
             pid_file: pid_file(&instance, &self.home),
-            created_at: instance.status.created.wall,
-            exits: instance.status.history.iter().map(views::exit_view).collect(),
+            created_at: instance.status().created.wall,
+            exits: instance.status().history.iter().map(views::exit_view).collect(),
             processes: usage.processes,
             connections: None,
             limits: self.limiter.view(&instance),

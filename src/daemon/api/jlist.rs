@@ -27,8 +27,8 @@ pub fn jlist<'a>(
     user: &'a str,
 ) -> Vec<Pm2Process<'a>> {
     let actions = |instance: &Instance| {
-        let number = instance.status.state.run()?;
-        channels.actions(RunId { instance: instance.id, number })
+        let number = instance.status().state.run()?;
+        channels.actions(RunId { instance: instance.id(), number })
     };
     let element = |(instance, usage): &'a (Instance, Usage)| {
         let actions = actions(instance).unwrap_or_default();
@@ -74,10 +74,10 @@ fn process<'a>(instance: &'a Instance, usage: &Usage, pm2_env: Pm2Env<'a>) -> Pm
 
 impl Serialize for Pm2Env<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let (spec, status) = (&*self.instance.spec, &self.instance.status);
+        let (spec, status) = (&*self.instance.spec(), &self.instance.status());
         let mut map = serializer.serialize_map(None)?;
         write_keys(spec, &mut map)?;
-        map.serialize_entry("pm_id", &self.instance.id)?;
+        map.serialize_entry("pm_id", &self.instance.id())?;
         map.serialize_entry("status", views::display_status(&status.state).as_str())?;
         map.serialize_entry("pm_uptime", &last_start(self.instance))?;
         map.serialize_entry("created_at", &status.created.wall)?;
@@ -129,14 +129,14 @@ fn write_injected<M: SerializeMap>(map: &mut M) -> Result<(), M::Error> {
 
 /// The start time of the current or last process, as in PM2.
 fn last_start(instance: &Instance) -> u64 {
-    let status = &instance.status;
+    let status = &instance.status();
     let last = || status.history.back().map(|run| run.at.wall.saturating_sub(run.uptime));
     status.state.process().map(|process| process.since.wall).or_else(last).unwrap_or(status.created.wall)
 }
 
 /// The exit code of the last run. An exit by signal has none; PM2 reports 0.
 fn last_code(instance: &Instance) -> Option<i32> {
-    match instance.status.history.back().map(|run| &run.exit) {
+    match instance.status().history.back().map(|run| &run.exit) {
         Some(Exit::Code(code)) => Some(*code),
         Some(Exit::Signal { .. } | Exit::Unknown | Exit::NotStarted(_)) | None => None,
     }

@@ -114,10 +114,10 @@ fn follow_filter(instances: &[Instance], query: &LogQuery) -> FollowFilter {
 fn read_targets(instances: &[Instance], query: &LogQuery, home: &Home) -> Vec<ReadTarget> {
     let mut owners: BTreeMap<PathBuf, Vec<(u32, OutputStream)>> = BTreeMap::new();
     for instance in instances {
-        let files = logs::log_files(&instance.spec, instance.id, home);
+        let files = logs::log_files(instance.spec(), instance.id(), home);
         let mut add = |path: Option<PathBuf>, stream| {
             if let Some(path) = path {
-                owners.entry(path).or_default().push((instance.id, stream));
+                owners.entry(path).or_default().push((instance.id(), stream));
             }
         };
         add(files.out.filter(|_| query.out), OutputStream::Out);
@@ -254,7 +254,7 @@ pub async fn truncate_files(
     let selected = handle.get((!select.is_empty()).then_some(select)).await?;
     let mut paths = Vec::new();
     for (instance, _) in &selected {
-        let files = logs::log_files(&instance.spec, instance.id, home);
+        let files = logs::log_files(instance.spec(), instance.id(), home);
         paths.extend([files.out, files.err, files.combined].into_iter().flatten());
     }
     paths.sort();

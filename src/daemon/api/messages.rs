@@ -117,8 +117,8 @@ pub async fn trigger_action(
         };
         let (reply, problem) =
             result.map_or_else(|problem| (serde_json::Value::Null, Some(problem)), |reply| (reply, None));
-        let (name, namespace) = (instance.spec.name.clone(), instance.spec.namespace.clone());
-        replies.push(TriggerReply { id: instance.id, name, namespace, reply, problem });
+        let (name, namespace) = (instance.spec().name.clone(), instance.spec().namespace.clone());
+        replies.push(TriggerReply { id: instance.id(), name, namespace, reply, problem });
     }
     Ok(replies)
 }
@@ -145,7 +145,7 @@ async fn running_instances(
 ) -> Result<Vec<(Instance, RunProcess)>, ApiError> {
     let selected = handle.get(Some(select)).await?;
     let running = selected.into_iter().filter_map(|(instance, _)| {
-        let process = *instance.status.state.process()?;
+        let process = *instance.status().state.process()?;
         Some((instance, process))
     });
     let running: Vec<_> = running.collect();
@@ -156,7 +156,7 @@ async fn running_instances(
 }
 
 fn run_id(instance: &Instance, process: RunProcess) -> RunId {
-    RunId { instance: instance.id, number: process.run }
+    RunId { instance: instance.id(), number: process.run }
 }
 
 fn outcome(instance: &Instance, problem: Option<String>) -> Outcome {

@@ -93,7 +93,7 @@ impl Api {
 }
 
 impl RequestHandler for Api {
-    async fn answer(&self, request: Request, key: Option<String>) -> Result<HandlerResponse, ApiError> {
+    async fn handle(&self, request: Request, key: Option<String>) -> Result<HandlerResponse, ApiError> {
         let ApiParts { home, instances, logs, state_writer, node_channels, shutdown, .. } = &*self.0;
         let handle = &self.0.handle.with_key(key);
         match request {

@@ -92,7 +92,8 @@ impl Autosave {
             return;
         }
         let Ok(list) = self.0.handle.get(None).await else { return };
-        let signature = list.into_iter().map(|(it, _)| (it.id, it.spec, it.inherited, it.status.want));
+        let signature =
+            list.iter().map(|(it, _)| (it.id(), it.spec().clone(), it.inherited().clone(), it.status().want));
         let signature: ListSignature = signature.collect();
         if self.0.last_saved.borrow().as_ref() == Some(&signature) {
             return;

@@ -109,7 +109,7 @@ impl Autoscaler {
 
     /// Scales the app of this instance; returns its name.
     async fn scale(&self, first: &Instance, count: u32, reason: String) -> String {
-        let name = first.spec.name.clone();
+        let name = first.spec().name.clone();
         tracing::info!(app = %name, "{reason}");
         let event = views::event_with_detail(first, EventKind::Scaled, reason, time::now());
         let _ = self.events.send(event); // fails without subscribers

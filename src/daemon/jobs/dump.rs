@@ -111,13 +111,13 @@ impl DumpFingerprint {
 
 /// Equal for lists that a resurrection restores in the same way.
 fn fingerprint(instances: &[Instance]) -> u64 {
-    let remaining = instances.iter().filter(|instance| instance.status.want != Want::Gone);
+    let remaining = instances.iter().filter(|instance| instance.status().want != Want::Gone);
     let mut rows: Vec<(&str, u32, bool, u64)> = remaining
         .map(|instance| {
             let mut spec = DefaultHasher::new();
             // Without the origin: another version of its file makes it no other app.
-            instance.spec.fingerprint().hash(&mut spec);
-            (&*instance.spec.name, instance.number, instance.status.want == Want::Up, spec.finish())
+            instance.spec().fingerprint().hash(&mut spec);
+            (&*instance.spec().name, instance.number(), instance.status().want == Want::Up, spec.finish())
         })
         .collect();
     rows.sort_unstable();

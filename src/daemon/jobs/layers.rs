@@ -25,7 +25,7 @@ pub async fn start(handle: &SupervisorHandle, request: StartApps) -> Result<Repo
     if dependencies.values().all(Vec::is_empty) {
         return handle.start(request).await;
     }
-    let layers = order::start_layers(&dependencies).map_err(cycle_error)?;
+    let layers = start_layers(&dependencies).map_err(cycle_error)?;
     check_known(handle, &dependencies).await?;
     let StartApps { apps, inherited, existing } = request;
     let mut report = Report::default();
@@ -81,11 +81,10 @@ pub async fn act(handle: &SupervisorHandle, action: Action, on: ActOn) -> Result
 pub async fn resurrect(handle: &SupervisorHandle, snapshot: Snapshot) -> Result<Report, ApiError> {
     let dependencies = dependencies(snapshot.instances().iter());
     // Only an edited list can contain a cycle: its apps start all at once.
-    let layers =
-        order::start_layers(&dependencies).unwrap_or_else(|_| vec![dependencies.into_keys().collect()]);
+    let layers = start_layers(&dependencies).unwrap_or_else(|_| vec![dependencies.into_keys().collect()]);
     let mut report = Report::default();
     for (number, layer) in layers.iter().enumerate() {
-        let layer = snapshot.filtered(|instance| layer.contains(&instance.spec.name));
+        let layer = snapshot.filtered(|instance| layer.contains(&instance.spec().name));
         report.add(handle.with_step(number).resurrect(layer).await?);
     }
     Ok(report)
@@ -105,7 +104,7 @@ pub async fn stop_all(handle: &SupervisorHandle) -> Result<Report, ApiError> {
     Ok(report)
 }
 
-fn cycle_error(cycle: order::DependencyCycle) -> ApiError {
+fn cycle_error(cycle: DependencyCycle) -> ApiError {
     ApiError::new(ErrorCode::Invalid, cycle.to_string()).hint("remove one of them from `depends_on`")
 }
 
@@ -116,11 +115,11 @@ fn dependencies<'a>(instances: impl Iterator<Item = &'a Instance>) -> Dependenci
 /// The ids to stop, layer by layer; `None` if the order does not matter.
 fn stop_layers<U>(selected: &[(Instance, U)]) -> Option<Vec<Selectors>> {
     let dependencies = dependencies(selected.iter().map(|(instance, _)| instance));
-    let mut layers = order::start_layers(&dependencies).ok().filter(|layers| layers.len() > 1)?;
+    let mut layers = start_layers(&dependencies).ok().filter(|layers| layers.len() > 1)?;
     layers.reverse();
     let ids = |layer: Vec<String>| {
-        let instances = selected.iter().filter(|(instance, _)| layer.contains(&instance.spec.name));
-        instances.map(|(instance, _)| instance.id.to_string()).collect()
+        let instances = selected.iter().filter(|(instance, _)| layer.contains(&instance.spec().name));
+        instances.map(|(instance, _)| instance.id().to_string()).collect()
     };
     Some(layers.into_iter().map(ids).collect())
 }
@@ -128,7 +127,7 @@ fn stop_layers<U>(selected: &[(Instance, U)]) -> Option<Vec<Selectors>> {
 /// Checks that each dependency is in the request or in the list.
 async fn check_known(handle: &SupervisorHandle, requested: &Dependencies) -> Result<(), ApiError> {
     let names = |instances: &BTreeMap<u32, Instance>| -> BTreeSet<String> {
-        instances.values().map(|instance| instance.spec.name.clone()).collect()
+        instances.values().map(|instance| instance.spec().name.clone()).collect()
     };
     let listed = handle.inspect(names).await?;
     for (name, dependencies) in requested {
@@ -155,8 +154,8 @@ async fn unmet_dependency(
     handle
         .inspect(move |instances| {
             let online = |name: &&String| {
-                let mut app = instances.values().filter(|it| it.spec.name == **name).peekable();
-                app.peek().is_some() && app.all(|it| matches!(it.status.state, State::Online { .. }))
+                let mut app = instances.values().filter(|it| it.spec().name == **name).peekable();
+                app.peek().is_some() && app.all(|it| matches!(it.status().state, State::Online { .. }))
             };
             dependencies.iter().find(|name| !online(name)).map(|name| format!("\"{name}\" is not online"))
         })

@@ -56,13 +56,10 @@ impl Drop for ReloadGuard {
 #[derive(Default)]
 struct AppReload {
     /// The ids of its instances in the order of their numbers, with new settings.
-    instances: Vec<(u32, NewSettings)>,
+    instances: Vec<(u32, Option<Box<NewSettings>>)>,
     /// The number of instances after the reload, if it changes.
     count: Option<u32>,
 }
-
-/// New settings of an instance, if they change.
-type NewSettings = Option<Box<(AppSpec, Inherited)>>;
 
 /// Replaces the processes of apps. Returns when the old ones have exited; failures are in the report.
 ///
@@ -113,7 +110,7 @@ async fn plan(
     if !request.select.is_empty() {
         for (instance, _) in handle.get(Some(request.select.clone())).await? {
             let settings = new_settings(&instance, request)?;
-            plan.entry(instance.spec.name.clone()).or_default().instances.push((instance.id, settings));
+            plan.entry(instance.spec().name.clone()).or_default().instances.push((instance.id(), settings));
         }
     }
     let mut new_apps = Vec::new();
@@ -127,7 +124,7 @@ async fn plan(
         let count = (target != ids.len()).then(|| u32::try_from(target).unwrap_or(u32::MAX));
         let with_settings = |id| {
             let inherited = request.inherited.clone().unwrap_or_default();
-            (id, Some(Box::new((app.clone(), inherited))))
+            (id, Some(Box::new(NewSettings { spec: app.clone(), inherited })))
         };
         // Instances that the new number makes superfluous are not replaced.
         let instances = ids.into_iter().take(target).map(with_settings).collect();
@@ -140,15 +137,15 @@ async fn plan(
 async fn instance_ids(handle: &SupervisorHandle, app: String) -> Result<Vec<u32>, ApiError> {
     let mut instances: Vec<(u32, u32)> = handle
         .inspect(move |instances| {
-            let app = instances.values().filter(|it| it.spec.name == app && it.status.want != Want::Gone);
-            app.map(|instance| (instance.number, instance.id)).collect()
+            let app = instances.values().filter(|it| it.spec().name == app && it.status().want != Want::Gone);
+            app.map(|instance| (instance.number(), instance.id())).collect()
         })
         .await?;
     instances.sort_unstable();
     Ok(instances.into_iter().map(|(_, id)| id).collect())
 }
 
-fn new_settings(instance: &Instance, request: &Reload) -> Result<NewSettings, ApiError> {
+fn new_settings(instance: &Instance, request: &Reload) -> Result<Option<Box<NewSettings>>, ApiError> {
     let changes = request.changes.as_ref().filter(|changes| !changes.is_empty());
     if changes.is_none() && request.inherited.is_none() {
         return Ok(None);
@@ -160,8 +157,8 @@ fn new_settings(instance: &Instance, request: &Reload) -> Result<NewSettings, Ap
             .map_err(|error| ApiError::new(ErrorCode::Invalid, format!("invalid settings: {error}")))?,
         None => (**instance.spec()).clone(),
     };
-    let inherited = request.inherited.clone().unwrap_or_else(|| Inherited((*instance.inherited).clone()));
-    Ok(Some(Box::new((spec, inherited))))
+    let inherited = request.inherited.clone().unwrap_or_else(|| Inherited((**instance.inherited()).clone()));
+    Ok(Some(Box::new(NewSettings { spec, inherited })))
 }
 
 async fn reload_app(
@@ -175,7 +172,7 @@ async fn reload_app(
     let mut replaced: Vec<RunId> = Vec::new();
     while instances.len() > 0 {
         let mut steps = JoinSet::new();
-        let batch: Vec<(u32, NewSettings)> = instances.by_ref().take(parallel).collect();
+        let batch: Vec<(u32, Option<Box<NewSettings>>)> = instances.by_ref().take(parallel).collect();
         let old_runs = current_runs(handle, batch.iter().map(|(id, _)| *id)).await?;
         for (id, settings) in batch {
             let (handle, earlier_runs) = (handle.with_step(id), replaced.clone());
@@ -215,7 +212,7 @@ async fn current_runs(
     handle
         .inspect(move |instances| {
             let selected = ids.iter().filter_map(|id| instances.get(id));
-            selected.map(|it| RunId { instance: it.id, number: it.status.last_run }).collect()
+            selected.map(|it| RunId { instance: it.id(), number: it.status().last_run }).collect()
         })
         .await
 }

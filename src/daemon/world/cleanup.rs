@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use crate::daemon::supervisor::Input;
 use crate::instance::event::InstanceEvent;
 use crate::instance::launch;
-use crate::instance::state::RunProcess;
+use crate::instance::state::{CleanUp, RunProcess};
 use crate::instance::status::RunId;
 use crate::paths::Home;
 use crate::process::process_ref::ProcessRef;
@@ -19,7 +19,7 @@ use crate::process::tree::{self, EndedRun, OrphanScope};
 /// A run to clean up.
 struct CleanupRequest {
     process: RunProcess,
-    kill: bool,
+    mode: CleanUp,
 }
 
 /// The cleanups of all runs.
@@ -56,9 +56,11 @@ impl TreeCleanup {
     }
 
     /// Requests the cleanup of a run at the end of the batch.
-    pub fn request(&mut self, run: RunId, process: RunProcess, kill: bool) {
-        let request = self.requests.entry(run).or_insert(CleanupRequest { process, kill });
-        request.kill |= kill;
+    pub fn request(&mut self, run: RunId, process: RunProcess, mode: CleanUp) {
+        let request = self.requests.entry(run).or_insert(CleanupRequest { process, mode });
+        if mode == CleanUp::Kill {
+            request.mode = mode;
+        }
     }
 
     /// Signals the remaining processes of the requested runs, and reports them.
@@ -81,7 +83,10 @@ impl TreeCleanup {
             tree::find_remaining(self.keeper_pid, &runs, &launch::run_marker(&self.home), &leaders);
         for (run, request) in requests {
             let remaining = found.remove(&run.to_u64()).unwrap_or_default();
-            let signal = if request.kill { Signal::SIGKILL } else { Signal::SIGTERM };
+            let signal = match request.mode {
+                CleanUp::Kill => Signal::SIGKILL,
+                CleanUp::Terminate => Signal::SIGTERM,
+            };
             for process in &remaining {
                 let _ = process.signal(signal as i32);
             }

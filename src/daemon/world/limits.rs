@@ -40,7 +40,7 @@ impl ResourceLimiter {
 
     /// Creates the cgroup of a run. Returns how each limit is enforced; `None` without limits.
     pub fn enforcement_for(&self, run: RunId, instance: &Instance) -> Option<LimitEnforcement> {
-        let limits = &instance.spec.limits;
+        let limits = &instance.spec().limits;
         if limits.is_empty() {
             return None;
         }
@@ -51,7 +51,7 @@ impl ResourceLimiter {
         let (cgroup_path, cgroup) = match group {
             Ok((path, enforced)) => (Some(path), enforced),
             Err(reason) => {
-                tracing::warn!(app = %instance.spec.name, "using rlimits instead of a cgroup: {reason}");
+                tracing::warn!(app = %instance.spec().name, "using rlimits instead of a cgroup: {reason}");
                 (None, Limits::default())
             }
         };
@@ -90,11 +90,11 @@ impl ResourceLimiter {
 
     /// The limits of an instance and how they are enforced, read from the kernel.
     pub fn view(&self, instance: &Instance) -> Vec<LimitView> {
-        let limits = &instance.spec.limits;
-        let (Some(process), false) = (instance.status.state.process(), limits.is_empty()) else {
+        let limits = &instance.spec().limits;
+        let (Some(process), false) = (instance.status().state.process(), limits.is_empty()) else {
             return Vec::new();
         };
-        let run = RunId { instance: instance.id, number: process.run };
+        let run = RunId { instance: instance.id(), number: process.run };
         let root = self.cgroup_root();
         let cgroup = root
             .as_ref()

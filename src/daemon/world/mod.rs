@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, mpsc};
 
 use crate::daemon::supervisor::Input;
-use crate::daemon::supervisor::world::World;
+use crate::daemon::supervisor::world::{Clock, EventSink, Persistence, PortControl, ProcessControl};
 use crate::daemon::world::cleanup::TreeCleanup;
 use crate::daemon::world::keeper_link::{AttachedRun, KeeperLink, STATE_FD_NAME};
 use crate::daemon::world::limits::ResourceLimiter;
@@ -40,7 +40,7 @@ use crate::daemon::world::state_writer::{StateWriter, pid_file};
 use crate::daemon::world::triggers::Triggers;
 use crate::instance::Instance;
 use crate::instance::event::InstanceEvent;
-use crate::instance::state::RunProcess;
+use crate::instance::state::{CleanUp, RunProcess};
 use crate::instance::status::RunId;
 use crate::ipc::message::{EventKind, EventView};
 use crate::keeper::protocol::{FdRole, KeeperRequest};

@@ -65,9 +65,10 @@ impl PortSharing {
     /// Passes the apps that share ports to the cluster, and removes apps that no longer do.
     pub fn update(&mut self, instances: &BTreeMap<u32, Instance>) {
         let mut apps: BTreeMap<&str, PortSettings> = BTreeMap::new();
-        for instance in instances.values().filter(|instance| instance.spec.shares_ports()) {
-            let settings = apps.entry(&instance.spec.name).or_insert_with(|| port_settings(&instance.spec));
-            settings.slots.push(instance.number);
+        for instance in instances.values().filter(|instance| instance.spec().shares_ports()) {
+            let settings =
+                apps.entry(&instance.spec().name).or_insert_with(|| port_settings(instance.spec()));
+            settings.slots.push(instance.number());
         }
         self.apps.retain(|app| {
             let is_listed = apps.contains_key(app.as_str());
@@ -111,7 +112,7 @@ impl PortSharing {
         }
         let launch = launch::launch_spec(run, instance, &self.home, Vec::new());
         let privileges = launch.ok().and_then(|launch| privilege_source(&launch.program));
-        self.supported_mechanism(&instance.spec, privileges).ok()
+        self.supported_mechanism(instance.spec(), privileges).ok()
     }
 
     fn supported_mechanism(
@@ -138,7 +139,7 @@ impl PortSharing {
         mechanism: Mechanism,
         launch: LaunchSpec,
     ) -> PendingActivation {
-        let spec = &instance.spec;
+        let spec = &instance.spec();
         let own_uid = || nix::unistd::geteuid().as_raw();
         PendingActivation {
             cluster: self.cluster.clone(),
@@ -149,7 +150,7 @@ impl PortSharing {
             launch,
             run: run.to_u64(),
             app: spec.name.clone(),
-            slot: instance.number,
+            slot: instance.number(),
             uid: spec.account.as_ref().map_or_else(own_uid, |account| account.uid),
         }
     }
@@ -165,7 +166,7 @@ impl PortSharing {
         self.cluster.run_started(RunStarted {
             run: run.to_u64(),
             app: spec.name.clone(),
-            slot: instance.number,
+            slot: instance.number(),
             leader: ProcessRef { pid: process.pid, start_time: process.start_time },
             mechanism,
             reason,

@@ -39,8 +39,9 @@ impl Probes {
 
     /// Starts the probes and the watchdog that the spec of a run configures, unless they are running.
     pub fn start(&mut self, run: RunId, instance: &Instance, watchdog_pings: Option<Rc<Notify>>) {
-        let spec = &instance.spec;
-        let Some(process) = instance.status.state.process().filter(|_| !self.tasks.contains_key(&run)) else {
+        let spec = &instance.spec();
+        let Some(process) = instance.status().state.process().filter(|_| !self.tasks.contains_key(&run))
+        else {
             return;
         };
         let starting = matches!(instance.status().state, State::Starting { .. });

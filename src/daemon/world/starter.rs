@@ -65,7 +65,7 @@ impl RunStarter {
     /// Receives the messages of a run on a notify socket or Node channel.
     pub fn attach_control_socket(&self, run: RunId, instance: &Instance, role: FdRole, socket: OwnedFd) {
         // Without `wait_ready`, `ready` is not meant for rsm.
-        let wait_ready = instance.spec.readiness.wait_ready;
+        let wait_ready = instance.spec().readiness.wait_ready;
         let queue = self.queue.clone();
         let ready = move || {
             let event = InstanceEvent::Ready { run: run.number };
@@ -98,7 +98,7 @@ impl RunStarter {
         let numbers = vec![libc::STDOUT_FILENO, libc::STDERR_FILENO];
         let launch = launch::launch_spec(run, instance, &self.home, numbers)?;
         let (mut launch, sockets) = self.with_ports(run, instance, launch).await?;
-        let uid = instance.spec.account.as_ref().map(|account| account.uid);
+        let uid = instance.spec().account.as_ref().map(|account| account.uid);
         let out = stdio::output_pipe(uid).map_err(pipe_failure)?;
         let err = stdio::output_pipe(uid).map_err(pipe_failure)?;
         let duplicate = |fd: &OwnedFd| fd.try_clone().map_err(|_| pipe_failure(Errno::EMFILE));
@@ -133,7 +133,7 @@ impl RunStarter {
         if !instance.spec().shares_ports() {
             return Ok((launch, Vec::new()));
         }
-        let mechanism = self.ports.borrow_mut().choose_mechanism(run, &instance.spec, &launch)?;
+        let mechanism = self.ports.borrow_mut().choose_mechanism(run, instance.spec(), &launch)?;
         launch.supervised_calls = mechanism.supervised_calls();
         if launch.supervised_calls.is_some() {
             return Ok((launch, Vec::new()));
@@ -174,7 +174,7 @@ fn create_control_sockets(
     launch: &mut LaunchSpec,
     child_fds: &mut Vec<RoleFd>,
 ) -> nix::Result<Vec<RoleFd>> {
-    let spec = &instance.spec;
+    let spec = &instance.spec();
     let mut sockets = Vec::new();
     if spec.readiness.wait_ready || spec.watchdog.is_some() {
         let (socket, name) = notify_socket::new_notify_socket()?;

@@ -19,9 +19,9 @@ const STATE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The file for the pid of an instance.
 pub fn pid_file(instance: &Instance, home: &Home) -> PathBuf {
-    let default = || home.pids().join(format!("{}.pid", paths::sanitize_file_name(&instance.spec.name)));
-    let base = instance.spec.pid_file.clone().unwrap_or_else(default);
-    paths::with_instance_id(&base, instance.id)
+    let default = || home.pids().join(format!("{}.pid", paths::sanitize_file_name(&instance.spec().name)));
+    let base = instance.spec().pid_file.clone().unwrap_or_else(default);
+    paths::with_instance_id(&base, instance.id())
 }
 
 /// The client of the thread. The thread ends with the last clone.

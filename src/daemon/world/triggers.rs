@@ -46,12 +46,12 @@ impl Triggers {
     pub fn update(&mut self, instances: &BTreeMap<u32, Instance>, home: &Home) {
         let mut apps: HashMap<&str, &Instance> = HashMap::new();
         for instance in instances.values() {
-            if instance.spec.watch.is_some() || instance.spec.cron_restart.is_some() {
-                apps.entry(&instance.spec.name).or_insert(instance);
+            if instance.spec().watch.is_some() || instance.spec().cron_restart.is_some() {
+                apps.entry(&instance.spec().name).or_insert(instance);
             }
         }
         self.apps.retain(|name, triggers| {
-            apps.get(name.as_str()).is_some_and(|instance| has_same_triggers(&instance.spec, &triggers.spec))
+            apps.get(name.as_str()).is_some_and(|instance| has_same_triggers(instance.spec(), &triggers.spec))
         });
         for (name, instance) in apps {
             if !self.apps.contains_key(name) {
@@ -84,9 +84,9 @@ impl Triggers {
     }
 
     fn start_watch(&self, instance: &Instance, home: &Home) -> AbortHandle {
-        let (queue, spec) = (self.queue.clone(), instance.spec.clone());
+        let (queue, spec) = (self.queue.clone(), instance.spec().clone());
         // The log files of an app must not restart it.
-        let files = logs::log_files(&spec, instance.id, home);
+        let files = logs::log_files(&spec, instance.id(), home);
         let exempt: Vec<PathBuf> = [files.out, files.err, files.combined].into_iter().flatten().collect();
         let task = async move {
             let Some(watch) = spec.watch.clone() else { return };

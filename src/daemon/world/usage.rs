@@ -27,19 +27,22 @@ pub async fn run_sampling(
     queue: mpsc::UnboundedSender<Input>,
     limiter: ResourceLimiter,
 ) -> io::Result<()> {
-    let (targets, requests) = thread_mpsc::channel::<Vec<SampleTarget>>();
+    let (sender, requests) = thread_mpsc::channel::<Vec<SampleTarget>>();
     let builder = std::thread::Builder::new().name("rsm-metrics".into()).stack_size(256 * 1024);
     builder.spawn(move || {
         let mut sampler = Sampler::new();
-        while let Ok(runs) = requests.recv() {
-            let samples = sampler.sample(time::now().mono, &runs);
+        while let Ok(targets) = requests.recv() {
+            let process =
+                |target: SampleTarget| (target.run.to_u64(), target.process.pid, target.process.start_time);
+            let targets: Vec<_> = targets.into_iter().map(process).collect();
+            let samples = sampler.sample(time::now().mono, &targets);
             let samples = samples.into_iter().map(|(run, usage)| (RunId::from_u64(run), usage)).collect();
             let _ = queue.send(Input::UsageSampled(samples));
         }
     })?;
     loop {
-        let Ok((runs, has_limits)) = handle.running_targets().await else { return Ok(()) };
-        let _ = targets.send(runs);
+        let Ok(SampleRequest { targets, has_limits }) = handle.running_targets().await else { return Ok(()) };
+        let _ = sender.send(targets);
         limiter.record_oom_kills();
         tokio::time::sleep(if has_limits { SAMPLE_INTERVAL / 2 } else { SAMPLE_INTERVAL }).await;
     }

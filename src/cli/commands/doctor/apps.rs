@@ -225,8 +225,9 @@ fn check_log_files(instance: &Instance, home: &Home) -> Result<(), String> {
 /// Checks that the configured ports are free, and that this user may bind them.
 fn check_ports(instance: &Instance) -> Result<(), String> {
     let env_port = instance.spec().env.get("PORT").into_iter();
-    let ports =
-        env_port.chain(&instance.spec().listen).filter_map(|text| text.rsplit(':').next()?.parse::<u16>().ok());
+    let ports = env_port
+        .chain(&instance.spec().listen)
+        .filter_map(|text| text.rsplit(':').next()?.parse::<u16>().ok());
     for port in ports.filter(|port| *port > 0) {
         match TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).map(drop) {
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
