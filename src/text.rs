@@ -24,7 +24,7 @@ fn replace_controls(text: &str, is_allowed: impl Fn(char) -> bool) -> Cow<'_, st
 pub fn closest_match<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     known
         .map(|name| (strsim::damerau_levenshtein(name, word), name))
-        .filter(|(distance, name)| *distance <= name.chars().count().max(3) / 3)
+        .filter(|(distance, name)| *distance <= name.chars().count().max(word.chars().count()).max(3) / 3)
         .min()
         .map(|(_, name)| name)
 }
