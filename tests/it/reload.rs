@@ -201,7 +201,8 @@ fn verify_counts_requests_during_reload() {
     let port = free_port();
     let rsm = web(port, CLUSTER);
     let url = format!("http://127.0.0.1:{port}/");
-    rsm.ok(&["reload", "web", "--parallel", "2", "--verify", &url]).says("requests sent during the reload, 0 failed");
+    rsm.ok(&["reload", "web", "--parallel", "2", "--verify", &url])
+        .says("requests sent during the reload, 0 failed");
     let nobody = format!("http://127.0.0.1:{}/", free_port());
     let before = rsm.pids("web");
     rsm.run(&["reload", "web", "--verify", &nobody]).code(1).says("reload not started");
