@@ -129,7 +129,7 @@ fn write_injected<M: SerializeMap>(map: &mut M) -> Result<(), M::Error> {
 
 /// The start time of the current or last process, as in PM2.
 fn last_start(instance: &Instance) -> u64 {
-    let status = &instance.status;
+    let status = instance.status();
     let last = || status.history.back().map(|run| run.at.wall.saturating_sub(run.uptime));
     status.state.process().map(|process| process.since.wall).or_else(last).unwrap_or(status.created.wall)
 }
