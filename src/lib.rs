@@ -37,7 +37,7 @@
 //!
 //! **`rsm start ecosystem.toml`**: [`config::load`] resolves the file into specs in the CLI, where the user's
 //! directory and environment are. [`ipc::start_daemon`] connects, or starts keeper and daemon. `POST /v1/apps`
-//! reaches [`daemon::api`], which calls the [`daemon::supervisor`] through its handle. Each new
+//! reaches `daemon::api`, which calls the [`daemon::supervisor`] through its handle. Each new
 //! [`instance::Instance`] returns `Effect::Spawn`; `daemon::world` opens logs and pipes and sends the spawn request
 //! to the [`keeper`], whose child executes the program. `Spawned` comes back as an event, the instance is online,
 //! and when all goals are reached the report is sent and rendered.

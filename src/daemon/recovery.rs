@@ -1,7 +1,7 @@
-//! What a daemon finds when it comes up: the state the one before left, and what runs.
+//! Recovery: loads the state of the previous daemon, finds its running apps and continues their supervision.
 //!
-//! The state lies with the keeper, in memory, and on the disk for the case that the keeper is gone,
-//! too. There the generation before is kept, and what was saved by `rsm save` is the last resort.
+//! The state is in memory in the keeper's fd store, and on disk in case the keeper died, too. If it is damaged,
+//! the previous version is used, and finally the list of `rsm save`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -10,64 +10,134 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::atomic_file::{self, Durability};
-use crate::daemon::world::keeper_link::{AttachedRun, KeeperState};
+use crate::daemon::jobs::dump;
+use crate::daemon::supervisor::Supervisor;
+use crate::daemon::world::SystemWorld;
+use crate::daemon::world::keeper_link::{AttachedRun, KeeperLink, KeeperState, STATE_FD_NAME};
 use crate::instance::Instance;
-use crate::instance::snapshot;
-use crate::instance::snapshot::{Snapshot, SnapshotError};
-use crate::instance::state::State;
+use crate::instance::launch::run_marker;
+use crate::instance::snapshot::{self, Snapshot, SnapshotError};
+use crate::instance::state::{RunProcess, State};
 use crate::instance::status::RunId;
-use crate::keeper::protocol::{FdRole, RoleFd};
+use crate::keeper::protocol::{FdRole, KeeperRequest, RoleFd};
 use crate::paths::Home;
 use crate::process::process_ref::{self, ProcessRef};
 use crate::process::spawn::stdio;
-use crate::process::tree;
+use crate::process::tree::{self, OrphanScope};
+use crate::time;
 
-/// The name that the keeper has the state by.
-pub const STATE_NAME: &str = "state";
-
-/// The state that was found.
-pub struct RecoveredState {
-    /// The state.
-    pub saved: Snapshot,
-    /// There was any: not all of ours has ended for good.
-    pub has_state: bool,
-    /// There was one that cannot be used, so that runs of ours may be unknown to this one.
-    pub is_incomplete: bool,
+/// The state of the previous daemon.
+#[derive(Default)]
+struct RecoveredState {
+    snapshot: Snapshot,
+    /// Whether a state exists: apps may be running.
+    has_state: bool,
+    /// Whether a damaged state was found: apps may be running that the snapshot does not contain.
+    is_incomplete: bool,
 }
 
-/// Reads the latest state that can be used.
-pub fn load_state(home: &Home, stored: &[(String, OwnedFd)]) -> RecoveredState {
-    let with_keeper = stored.iter().find(|(name, _)| name == STATE_NAME).map(|(_, fd)| from_memfd(fd));
-    match with_keeper {
-        Some(Ok(saved)) => return RecoveredState { saved, has_state: true, is_incomplete: false },
+/// The state and the runs with which a daemon continues.
+pub struct Recovery {
+    snapshot: Snapshot,
+    runs: Vec<AttachedRun>,
+    /// Whether this keeper replaced one that died.
+    is_successor: bool,
+}
+
+impl Recovery {
+    /// Loads the state. If the keeper died, also has the new keeper adopt the apps that survived it.
+    pub fn load(home: &Home, link: &KeeperLink, keeper: &mut KeeperState) -> Self {
+        let mut state = load_state(home, &keeper.fd_store);
+        let mut runs = std::mem::take(&mut keeper.runs);
+        if keeper.is_successor && state.has_state {
+            for survivor in find_survivors(&mut state, &runs, &run_marker(home)) {
+                adopt_in_keeper(link, &survivor);
+                runs.push(survivor);
+            }
+        }
+        Self { snapshot: state.snapshot, runs, is_successor: keeper.is_successor }
+    }
+
+    /// Where orphans of the runs can be. They are children of the keeper, unless it did not start all runs.
+    pub fn orphan_scope(&self) -> OrphanScope {
+        match self.runs.iter().all(|run| run.is_child) && !self.is_successor {
+            true => OrphanScope::KeeperChildren,
+            false => OrphanScope::System,
+        }
+    }
+
+    /// Continues the supervision of the instances and connects to their runs.
+    pub fn resume(self, supervisor: &mut Supervisor<SystemWorld>) {
+        self.set_orphan_scopes(&mut supervisor.world);
+        let Self { snapshot, runs, .. } = self;
+        let process = |attached: &AttachedRun| {
+            let ProcessRef { pid, start_time } = attached.process;
+            let run = attached.run;
+            (run, RunProcess { run: run.number, pid, start_time, since: time::now() })
+        };
+        supervisor.restore_snapshot(snapshot, &runs.iter().map(process).collect());
+        let instances = supervisor.instances().clone();
+        supervisor.world.set_apps(&instances);
+        for attached in runs {
+            match supervisor.instance_of(attached.run).cloned() {
+                Some(instance) => supervisor.world.adopt(&instance, attached),
+                None => {
+                    let run = attached.run.to_u64();
+                    tracing::warn!(run, "stopping a run without an instance");
+                }
+            }
+        }
+        supervisor.world.recovery_complete();
+        supervisor.finish_batch();
+    }
+
+    fn set_orphan_scopes(&self, world: &mut SystemWorld) {
+        for instance in self.snapshot.all() {
+            if let (Some(number), true) = (instance.status().state.run(), self.is_successor) {
+                let run = RunId { instance: instance.id(), number };
+                world.set_orphan_scope(run, OrphanScope::SystemUnverified);
+            }
+        }
+        for attached in self.runs.iter().filter(|attached| !attached.is_child) {
+            world.set_orphan_scope(attached.run, OrphanScope::System);
+        }
+    }
+}
+
+/// Reads the latest usable state.
+fn load_state(home: &Home, fd_store: &[(String, OwnedFd)]) -> RecoveredState {
+    let usable = |snapshot, is_incomplete| RecoveredState { snapshot, has_state: true, is_incomplete };
+    let stored = fd_store.iter().find(|(name, _)| name == STATE_FD_NAME).map(|(_, fd)| read_memfd(fd));
+    match stored {
+        Some(Ok(snapshot)) => return usable(snapshot, false),
         Some(Err(error)) => tracing::error!("cannot use the state stored by the keeper: {error}"),
         None => {}
     }
-    // What ran before the machine was started anew is gone.
-    if !same_boot(home) {
-        return RecoveredState { saved: Snapshot::default(), has_state: false, is_incomplete: false };
+    // A reboot ended all runs.
+    if !is_same_boot(home) {
+        return RecoveredState::default();
     }
-    let mut incomplete = false;
+    let mut is_incomplete = false;
     for path in [home.state(), home.previous_state()] {
-        match from_file(&path) {
-            Ok(Some(saved)) => return RecoveredState { saved, has_state: true, is_incomplete: incomplete },
+        match read_file(&path) {
+            Ok(Some(snapshot)) => return usable(snapshot, is_incomplete),
             Ok(None) => {}
             Err(error) => {
-                let aside = atomic_file::quarantine(&path);
-                tracing::error!("{}: {error}; {aside}", path.display());
-                incomplete = true;
+                let result = atomic_file::quarantine(&path);
+                tracing::error!("{}: {error}; {result}", path.display());
+                is_incomplete = true;
             }
         }
     }
-    if !incomplete {
-        return RecoveredState { saved: Snapshot::default(), has_state: false, is_incomplete: incomplete };
+    if !is_incomplete {
+        return RecoveredState::default();
     }
     tracing::error!("no usable state; falling back to the saved list");
-    let dump = crate::daemon::jobs::dump::load(home).map(|(saved, _)| saved).unwrap_or_default();
-    RecoveredState { saved: dump, has_state: true, is_incomplete: incomplete }
+    let dump = dump::load(home).map(|(snapshot, _)| snapshot).unwrap_or_default();
+    usable(dump, is_incomplete)
 }
 
-fn from_memfd(fd: &OwnedFd) -> Result<Snapshot, UnusableState> {
+fn read_memfd(fd: &OwnedFd) -> Result<Snapshot, UnusableState> {
     let file = std::fs::File::from(fd.try_clone()?);
     let length = file.metadata()?.len();
     let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
@@ -75,7 +145,7 @@ fn from_memfd(fd: &OwnedFd) -> Result<Snapshot, UnusableState> {
     Ok(snapshot::decode(&bytes)?)
 }
 
-fn from_file(path: &Path) -> Result<Option<Snapshot>, UnusableState> {
+fn read_file(path: &Path) -> Result<Option<Snapshot>, UnusableState> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(snapshot::decode(&bytes)?)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -92,38 +162,41 @@ enum UnusableState {
     Invalid(#[from] SnapshotError),
 }
 
-/// Whether the machine has not been started anew since the last daemon; notes its present life.
-fn same_boot(home: &Home) -> bool {
-    let now = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let same = std::fs::read(home.boot_id()).is_ok_and(|before| before == now);
-    if !same && let Err(error) = atomic_file::replace(&home.boot_id(), &now, Durability::Process) {
+/// Whether the system was not rebooted since the previous daemon. Records the current boot.
+fn is_same_boot(home: &Home) -> bool {
+    let boot = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let is_same = std::fs::read(home.boot_id()).is_ok_and(|previous| previous == boot);
+    if !is_same && let Err(error) = atomic_file::replace(&home.boot_id(), &boot, Durability::Process) {
         tracing::warn!("{}: {error}", home.boot_id().display());
     }
-    same
+    is_same
 }
 
-/// Runs of ours that outlived daemon and keeper: those that the state names, by pid and start time,
-/// and those that were begun too late to be in it, by their mark. With each come its output pipes.
-/// `found` learns which numbers are taken.
-pub fn survivors(found: &mut RecoveredState, kept: &KeeperState, mark: &tree::RunMarker) -> Vec<AttachedRun> {
-    let known: BTreeSet<RunId> = kept.runs.iter().map(|run| run.run).collect();
-    let named: BTreeMap<RunId, ProcessRef> = found.saved.all().filter_map(run_of).collect();
-    let mut runs: Vec<(RunId, ProcessRef)> = named
+/// Finds runs that survived daemon and keeper: those in the state by pid and start time, later ones by their run
+/// marker. Raises `last_run` of the state above the numbers of runs that are ignored.
+fn find_survivors(
+    state: &mut RecoveredState,
+    known: &[AttachedRun],
+    marker: &tree::RunMarker,
+) -> Vec<AttachedRun> {
+    let known: BTreeSet<RunId> = known.iter().map(|attached| attached.run).collect();
+    let recorded: BTreeMap<RunId, ProcessRef> = state.snapshot.all().filter_map(run_of).collect();
+    let mut runs: Vec<(RunId, ProcessRef)> = recorded
         .iter()
         .filter(|(_, process)| process.is_running())
         .map(|(run, process)| (*run, *process))
         .collect();
-    for (run, leader) in tree::find_marked(mark) {
+    for (run, leader) in tree::find_marked(marker) {
         let run = RunId::from_u64(run);
-        let has_instance = found.saved.instances().iter().any(|instance| instance.id() == run.instance);
-        if found.is_incomplete && !has_instance {
-            // What state it had is lost, and it may be all that somebody has: it is not ours to end.
+        let has_instance = state.snapshot.instances().iter().any(|instance| instance.id() == run.instance);
+        if state.is_incomplete && !has_instance {
+            // Its instance is lost with the state. The app may be in use, so it is not stopped.
             let pid = leader.map(|leader| leader.pid);
             tracing::error!(pid, "found a running app that is not in the state; ignoring it");
-            // What is started from now on must not be taken for it.
-            found.saved.last_run = found.saved.last_run.max(run.number);
-        } else if !named.contains_key(&run) {
-            // Without its first process it is told as ended, and what is left of it is cleared away.
+            // New runs must not get the same number.
+            state.snapshot.last_run = state.snapshot.last_run.max(run.number);
+        } else if !recorded.contains_key(&run) {
+            // A run without its leader is reported as exited, and its orphans are cleaned up.
             runs.push((run, leader.unwrap_or(ProcessRef { pid: 0, start_time: 0 })));
         }
     }
@@ -133,7 +206,16 @@ pub fn survivors(found: &mut RecoveredState, kept: &KeeperState, mark: &tree::Ru
         .collect()
 }
 
-/// The process that an instance has by its state.
+/// Has the keeper adopt a run that it did not start.
+fn adopt_in_keeper(link: &KeeperLink, survivor: &AttachedRun) {
+    let (run, ProcessRef { pid, start_time }) = (survivor.run.to_u64(), survivor.process);
+    let duplicate = |(role, fd): &RoleFd| Some((*role, fd.try_clone().ok()?));
+    let fds = survivor.fds.iter().filter_map(duplicate).collect();
+    link.send(KeeperRequest::Adopt { run, pid, start_time }, fds);
+    tracing::info!(pid, run, "adopted running process");
+}
+
+/// The run and process of an instance, according to its state.
 fn run_of(instance: &Instance) -> Option<(RunId, ProcessRef)> {
     let process = match &instance.status().state {
         State::Starting { process, .. }
@@ -149,23 +231,24 @@ fn run_of(instance: &Instance) -> Option<(RunId, ProcessRef)> {
     Some((run, ProcessRef { pid: process.pid, start_time: process.start_time }))
 }
 
-/// What a run had of us: the read ends of its output pipes, and our end of Node's channel.
+/// Opens the daemon's descriptors of a run again: the read ends of its output pipes and its Node channel.
 fn recover_fds(leader: ProcessRef) -> Vec<RoleFd> {
     let mut fds = recover_pipes(leader);
     let environ = std::fs::read(format!("/proc/{}/environ", leader.pid)).unwrap_or_default();
     let number = environ.split(|byte| *byte == 0).find_map(|pair| pair.strip_prefix(b"NODE_CHANNEL_FD="));
     let number = number.and_then(|number| std::str::from_utf8(number).ok()?.parse::<i32>().ok());
-    // Ours comes after its own.
+    // The app has a copy of the daemon's end under the next number.
     let end = number.and_then(|number| process_ref::duplicate_socketpair_end(leader, number.checked_add(1)?));
     fds.extend(end.map(|end| (FdRole::NodeChannel, end)));
     fds
 }
 
-/// The read ends of the output pipes that we once gave to a process. One that it has closed or
-/// replaced is looked for in its descendants, and may be nowhere; a closed pipe stands for it.
+/// Opens the read ends of the output pipes of a process. A pipe that the leader closed or replaced may still be
+/// open in a descendant; otherwise a closed pipe replaces it.
 fn recover_pipes(leader: ProcessRef) -> Vec<RoleFd> {
     let members = tree::tree_members(leader);
-    let find = |number| members.iter().find_map(|it| stdio::reopen_output_pipe(it.process.pid, number));
+    let find =
+        |number| members.iter().find_map(|member| stdio::reopen_output_pipe(member.process.pid, number));
     let (out, mut err) = (find(libc::STDOUT_FILENO), find(libc::STDERR_FILENO));
     if out.as_ref().zip(err.as_ref()).is_some_and(|(out, err)| stdio::is_same_file(out, err)) {
         err = None; // `2>&1`

@@ -1,37 +1,37 @@
-//! `rsm conf autosave true`: the saved list follows the list.
+//! `rsm conf autosave true`: the list is saved after each change.
 
 use std::collections::BTreeSet;
 
 use crate::harness::{Rsm, read, wait_until};
 use serde_json::Value;
 
-/// Names in the saved list.
-fn saved(rsm: &Rsm) -> BTreeSet<String> {
+/// The names of the apps in the saved list.
+fn saved_names(rsm: &Rsm) -> BTreeSet<String> {
     let dump: Value = serde_json::from_str(&read(rsm.home().join("dump.json"))).unwrap_or_default();
     let specs = dump["specs"].as_array().cloned().unwrap_or_default();
     specs.iter().map(|spec| spec["name"].as_str().unwrap().to_owned()).collect()
 }
 
-fn until_saved(rsm: &Rsm, names: &[&str]) {
+fn wait_saved(rsm: &Rsm, names: &[&str]) {
     let names: BTreeSet<String> = names.iter().map(ToString::to_string).collect();
-    wait_until(&format!("{names:?} are saved"), || (saved(rsm) == names).then_some(()));
+    wait_until(&format!("{names:?} are saved"), || (saved_names(rsm) == names).then_some(()));
 }
 
 #[test]
 fn saves_each_change_but_not_shutdown() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "one"]);
-    assert!(saved(&rsm).is_empty(), "nothing is saved unless asked for");
+    assert!(saved_names(&rsm).is_empty(), "autosave is off by default");
     rsm.ok(&["conf", "autosave", "true"]);
-    until_saved(&rsm, &["one"]);
+    wait_saved(&rsm, &["one"]);
     rsm.ok(&["start", "sleep 1000", "--name", "two"]);
-    until_saved(&rsm, &["one", "two"]);
+    wait_saved(&rsm, &["one", "two"]);
     rsm.ok(&["delete", "one"]);
-    until_saved(&rsm, &["two"]);
-    // Just before the end: saved all the same, and not as stopped.
+    wait_saved(&rsm, &["two"]);
+    // A change right before the shutdown is saved, with the app as running.
     rsm.ok(&["start", "sleep 1000", "--name", "three"]);
     rsm.ok(&["kill"]);
-    until_saved(&rsm, &["three", "two"]);
+    wait_saved(&rsm, &["three", "two"]);
     rsm.ok(&["resurrect"]);
     assert_eq!((rsm.statuses("two"), rsm.statuses("three")), (vec!["online".into()], vec!["online".into()]));
 }
@@ -54,10 +54,10 @@ fn empty_daemon_keeps_saved_list() {
     rsm.ok(&["conf", "autosave", "true"]);
     rsm.ok(&["start", "sleep 1000", "--name", "one"]);
     rsm.ok(&["kill"]);
-    rsm.ok(&["cleardump"]); // starts one
+    rsm.ok(&["cleardump"]); // starts a daemon
     rsm.ok(&["resurrect"]);
     assert!(rsm.list().is_empty());
     rsm.ok(&["kill"]);
-    assert!(saved(&rsm).is_empty());
+    assert!(saved_names(&rsm).is_empty());
     rsm.run(&["conf", "autosave", "maybe"]).code(2).says("true or false");
 }

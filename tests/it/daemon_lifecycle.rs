@@ -1,4 +1,4 @@
-//! The daemon's own life: starting by itself, ending without a trace, saving, dying.
+//! The lifecycle of the daemon: automatic start, shutdown, save and resurrect, crashes.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -51,20 +51,20 @@ fn resurrect_restores_names_ids_and_counts() {
     rsm.ok(&["delete", "first"]);
     rsm.ok(&["restart", "nap"]);
     rsm.ok(&["stop", "idle"]);
-    let known = |rsm: &Rsm| -> Vec<String> {
+    let rows = |rsm: &Rsm| -> Vec<String> {
         let keys = ["id", "name", "number", "restarts", "status"];
         let row = |view: &serde_json::Value| keys.map(|key| view[key].to_string()).join(" ");
         rsm.list().iter().map(row).collect()
     };
-    let before = known(&rsm);
+    let before = rows(&rsm);
     rsm.ok(&["save"]);
     rsm.ok(&["kill"]);
     assert!(rsm.list().is_empty());
     rsm.ok(&["resurrect"]);
-    assert_eq!(known(&rsm), before);
+    assert_eq!(rows(&rsm), before);
     let pids = rsm.pids("nap");
     rsm.ok(&["resurrect"]);
-    assert_eq!((known(&rsm), rsm.pids("nap")), (before, pids), "twice is once");
+    assert_eq!((rows(&rsm), rsm.pids("nap")), (before, pids), "a second resurrection changes nothing");
 }
 
 #[test]
@@ -105,20 +105,20 @@ fn apps_survive_killing_daemon() {
     for _ in 0..5 {
         let (daemon, keeper) = rsm.managers();
         kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
-        let (after, same) = wait_until("another daemon", || {
+        let (new_daemon, same_keeper) = wait_until("another daemon", || {
             let info = rsm.run(&["info", "--json"]);
             let info: serde_json::Value = serde_json::from_str(&info.stdout).ok()?;
-            let pid = |who: &str| info[who]["pid"].as_i64().map(|pid| pid as i32);
+            let pid = |process: &str| info[process]["pid"].as_i64().map(|pid| pid as i32);
             pid("daemon").filter(|pid| *pid != daemon).zip(pid("keeper"))
         });
-        assert!(after != daemon && same == keeper);
+        assert!(new_daemon != daemon && same_keeper == keeper);
     }
     assert_eq!(rsm.pids("nap"), pids);
     assert_eq!(
         (rsm.statuses("nap"), rsm.statuses("down")),
         (vec!["online".into(); 5], vec!["stopped".into()])
     );
-    // And it still supervises them.
+    // The new daemon supervises them.
     kill(Pid::from_raw(pids[0]), Signal::SIGKILL).unwrap();
     rsm.wait_until("a new process", |rsm| {
         (!rsm.pids("nap").contains(&pids[0]) && rsm.pids("nap").len() == 5).then_some(())
@@ -144,9 +144,9 @@ fn new_daemon_notices_exit_it_missed() {
 fn concurrent_commands_start_one_daemon() {
     let rsm = Rsm::new();
     let names = ["a", "b", "c", "d"];
-    let started: Vec<_> =
+    let commands: Vec<_> =
         names.map(|name| rsm.command(&["start", "sleep 1000", "--name", name]).spawn().unwrap()).into();
-    for mut child in started {
+    for mut child in commands {
         assert!(child.wait().unwrap().success());
     }
     assert_eq!(rsm.list().len(), 4);
@@ -159,8 +159,10 @@ fn sigterm_shuts_down_like_kill() {
     let app = rsm.pids("nap")[0];
     let (daemon, keeper) = rsm.managers();
     kill(Pid::from_raw(keeper), Signal::SIGTERM).unwrap();
-    wait_until("all gone", || (!alive(daemon) && !alive(keeper) && !alive(app)).then_some(()));
-    wait_until("the socket is gone", || (!rsm.home().join("rsm.sock").exists()).then_some(()));
+    wait_until("all processes have exited", || {
+        (!alive(daemon) && !alive(keeper) && !alive(app)).then_some(())
+    });
+    wait_until("the socket is removed", || (!rsm.home().join("rsm.sock").exists()).then_some(()));
 }
 
 #[test]
@@ -170,10 +172,10 @@ fn keeper_sees_shutdown_despite_daemon_exit() {
     rsm.ok(&["delete", "nap"]);
     let (daemon, keeper) = rsm.managers();
     kill(Pid::from_raw(keeper), Signal::SIGSTOP).unwrap();
-    let mut told = rsm.command(&["kill"]).spawn().unwrap();
-    wait_until("the daemon has ended", || (!alive(daemon)).then_some(()));
+    let mut command = rsm.command(&["kill"]).spawn().unwrap();
+    wait_until("the daemon has exited", || (!alive(daemon)).then_some(()));
     kill(Pid::from_raw(keeper), Signal::SIGCONT).unwrap();
-    assert!(wait_until("the command's end", || told.try_wait().unwrap()).success());
+    assert!(wait_until("the command has exited", || command.try_wait().unwrap()).success());
     assert!(!alive(keeper) && !rsm.home().join("rsm.sock").exists());
 }
 
@@ -188,12 +190,12 @@ fn daemon_closes_inherited_descriptors() {
     let held = rsm.dir().join("held").canonicalize().unwrap();
     let (daemon, keeper) = rsm.managers();
     for pid in [daemon, keeper, rsm.pids("nap")[0]] {
-        let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
-        let open: Vec<_> = open.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok()).collect();
-        assert!(!open.is_empty() && !open.contains(&held), "{pid}: {open:?}");
+        let fds = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        let files: Vec<_> = fds.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok()).collect();
+        assert!(!files.is_empty() && !files.contains(&held), "{pid}: {files:?}");
     }
     let again = std::process::Command::new("flock").arg("-n").arg(&held).arg("true").status().unwrap();
-    assert!(again.success(), "the lock is held still");
+    assert!(again.success(), "the lock is still held");
 }
 
 #[test]
@@ -201,12 +203,12 @@ fn shutdown_resumes_after_daemon_death() {
     let rsm =
         Rsm::new().file("deaf.sh", "#!/bin/sh\ntrap '' INT TERM\n: > ready\nwhile :; do sleep 1; done\n");
     rsm.ok(&["start", "./deaf.sh", "--kill-timeout", "3000"]);
-    wait_until("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
+    wait_until("the app ignores signals", || rsm.dir().join("ready").exists().then_some(()));
     let (daemon, keeper) = rsm.managers();
     let mut command = rsm.command(&["kill"]).spawn().unwrap();
     rsm.wait_status("deaf", "stopping");
     kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
-    wait_until("all are gone", || (!alive(keeper)).then_some(()));
+    wait_until("the keeper has exited", || (!alive(keeper)).then_some(()));
     command.wait().unwrap();
     assert!(!rsm.home().join("rsm.sock").exists());
 }
@@ -216,16 +218,15 @@ fn kill_reports_only_force_killed_apps() {
     let rsm =
         Rsm::new().file("deaf.sh", "#!/bin/sh\ntrap '' INT TERM\n: > ready\nwhile :; do sleep 1; done\n");
     rsm.ok(&["start", "./deaf.sh", "--name", "before", "--kill-timeout", "100"]);
-    wait_until("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
+    wait_until("the app ignores signals", || rsm.dir().join("ready").exists().then_some(()));
     rsm.ok(&["stop", "before"]).says("killed after the grace period");
     fs::remove_file(rsm.dir().join("ready")).unwrap();
     rsm.ok(&["start", "./deaf.sh", "--name", "deaf", "--kill-timeout", "100"]);
-    wait_until("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
-    let told = rsm.ok(&["kill"]).stderr;
-    let of = |name: &str| told.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
-    assert!(
-        of("deaf").contains("killed after the grace period")
-            && !of("before").contains("killed after the grace period"),
-        "{told}"
-    );
+    wait_until("the app ignores signals", || rsm.dir().join("ready").exists().then_some(()));
+    let report = rsm.ok(&["kill"]).stderr;
+    let was_killed = |name: &str| {
+        let line = report.lines().find(|line| line.starts_with(name)).unwrap();
+        line.contains("killed after the grace period")
+    };
+    assert!(was_killed("deaf") && !was_killed("before"), "{report}");
 }

@@ -1,10 +1,10 @@
-//! Apps that hold too much memory are replaced, and it is said why.
+//! Memory limits: apps that exceed them are replaced, with the reason in the history.
 
 use crate::harness::load_client::{Client, Pace};
 use crate::harness::{DEADLINE, Rsm, free_port, get};
 
-/// The reason of the first end in the history of an instance.
-fn why(rsm: &Rsm, id: usize) -> String {
+/// The reason of the first exit in the history of an instance.
+fn first_reason(rsm: &Rsm, id: usize) -> String {
     let detail = rsm.json(&["describe", &id.to_string(), "--json"]);
     detail[0]["exits"][0]["reason"].as_str().unwrap_or_default().to_owned()
 }
@@ -18,14 +18,14 @@ fn leaking_child_restarts_tree_and_is_named() {
     let before = rsm.pids("tree")[0];
     rsm.wait_until("another process", |rsm| (rsm.pids("tree").first() != Some(&before)).then_some(()));
     rsm.wait_status("tree", "online");
-    let why = why(&rsm, 0);
+    let reason = first_reason(&rsm, 0);
     for part in ["exceeds max_memory_restart = 60.0 MiB", "largest process: python3 (pid "] {
-        assert!(why.contains(part), "{why}");
+        assert!(reason.contains(part), "{reason}");
     }
     let bytes = |after: &str| -> f64 {
-        why.split_once(after).unwrap().1.split_whitespace().next().unwrap().parse().unwrap()
+        reason.split_once(after).unwrap().1.split_whitespace().next().unwrap().parse().unwrap()
     };
-    assert!(bytes("memory usage ") >= bytes("), "), "no part is more than the sum: {why}");
+    assert!(bytes("memory usage ") >= bytes("), "), "the largest part is at most the sum: {reason}");
     assert!(rsm.json(&["describe", "tree", "--json"])[0]["processes"].as_array().unwrap().len() <= 2);
 }
 
@@ -51,10 +51,13 @@ fn memory_limit_reload_fails_no_request() {
         let load = Client::local(port).timeout(DEADLINE).expect("all is well").load(3, Pace::Unlimited);
         get(port, "/grow").expect("no answer");
         let grown =
-            rsm.wait_until("one is replaced", |rsm| rsm.list().iter().position(|view| view["restarts"] == 1));
-        rsm.wait_until("the old one is gone", |rsm| (!why(rsm, grown).is_empty()).then_some(()));
+            rsm.wait_until("a replacement", |rsm| rsm.list().iter().position(|view| view["restarts"] == 1));
+        rsm.wait_until("the old process has exited", |rsm| {
+            (!first_reason(rsm, grown).is_empty()).then_some(())
+        });
         load.finish().assert_clean();
-        assert!(why(&rsm, grown).contains("max_memory_restart"), "{}", why(&rsm, grown));
+        let reason = first_reason(&rsm, grown);
+        assert!(reason.contains("max_memory_restart"), "{reason}");
         let restarts: Vec<_> = rsm.list().iter().map(|view| view["restarts"].clone()).collect();
         assert_eq!(restarts.iter().filter(|count| **count == 0).count(), restarts.len() - 1, "{restarts:?}");
     }
@@ -70,13 +73,15 @@ fn errored_instance_keeps_limit_of_others() {
          held = b'x' * (90 << 20)\ntime.sleep(1000)\n",
     );
     rsm.run(&["start", "app.py", "-i", "2", "--max-restarts", "1", "--max-memory-restart", "60M"]);
-    rsm.wait_until("the first is given up", |rsm| (rsm.list()[0]["status"] == "errored").then_some(()));
+    rsm.wait_until("the first instance is errored", |rsm| {
+        (rsm.list()[0]["status"] == "errored").then_some(())
+    });
     rsm.write("grow", "");
-    rsm.wait_until("the other is restarted", |rsm| {
+    rsm.wait_until("the second instance restarts", |rsm| {
         rsm.list()[1]["restarts"].as_u64().filter(|count| *count > 0)
     });
     rsm.ok(&["stop", "app"]);
-    assert!(why(&rsm, 1).contains("max_memory_restart"));
+    assert!(first_reason(&rsm, 1).contains("max_memory_restart"));
 }
 
 #[test]
@@ -93,15 +98,15 @@ fn hard_limits_hold_and_are_described() {
     rsm.ok(&["start", "ecosystem.toml"]);
     let detail = rsm.json(&["describe", "app", "--json"]);
     let limits = detail[0]["limits"].as_array().unwrap();
-    let named: Vec<_> =
+    let values: Vec<_> =
         limits.iter().map(|limit| (limit["limit"].as_str().unwrap(), limit["value"].as_u64())).collect();
-    assert_eq!(named, [("memory_max", Some(100 << 20)), ("cpu_max", Some(50)), ("pids_max", Some(50))]);
-    // What each machine offers differs; that it is told does not.
+    assert_eq!(values, [("memory_max", Some(100 << 20)), ("cpu_max", Some(50)), ("pids_max", Some(50))]);
+    // How a limit is enforced depends on the system; it is always reported.
     let memory = &limits[0];
     match memory["enforced_by"].as_str().unwrap() {
         "cgroup" => assert!(memory["note"].is_null(), "{memory}"),
-        by => {
-            assert_eq!(by, "rlimit");
+        other => {
+            assert_eq!(other, "rlimit");
             let out = rsm.home().join("logs/app-out.log");
             crate::harness::wait_until("an allocation fails", || {
                 crate::harness::read(&out).contains("no more").then_some(())

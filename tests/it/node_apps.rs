@@ -1,4 +1,4 @@
-//! Node apps as PM2's users write them: a channel to the daemon, standard input, modules of both kinds.
+//! Node apps as PM2 users write them: the IPC channel, standard input, ES and CommonJS modules.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
@@ -7,10 +7,10 @@ use crate::harness::{Rsm, read, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Waits for a line in the app's output.
-fn says(rsm: &Rsm, name: &str, text: &str) {
+/// Waits for a text in the app's output.
+fn wait_output(rsm: &Rsm, name: &str, text: &str) {
     let file = rsm.home().join(format!("logs/{name}-out.log"));
-    wait_until(&format!("{name} says {text:?}"), || read(&file).contains(text).then_some(()));
+    wait_until(&format!("{text:?} in the output of {name}"), || read(&file).contains(text).then_some(()));
 }
 
 const TALKER: &str = "
@@ -33,11 +33,11 @@ fn actions_are_triggered_in_both_modes() {
     let file = "apps:\n- {name: one, script: talker.js}\n- {name: two, script: talker.js, exec_mode: cluster, instances: 2}\n";
     rsm.write("apps.yaml", file);
     rsm.ok(&["start", "apps.yaml"]);
-    says(&rsm, "one", "connected true undefined");
+    wait_output(&rsm, "one", "connected true undefined");
     rsm.ok(&["trigger", "one", "gc"]).shows("[one:0:default]={\"freed\":3}");
-    let both = rsm.ok(&["trigger", "two", "gc", "all of it"]);
-    assert_eq!(both.stdout.lines().count(), 2);
-    both.shows("[two:1:default]={\"freed\":\"all of it\"}");
+    let output = rsm.ok(&["trigger", "two", "gc", "all of it"]);
+    assert_eq!(output.stdout.lines().count(), 2);
+    output.shows("[two:1:default]={\"freed\":\"all of it\"}");
     let jlist = rsm.json(&["jlist"]);
     assert_eq!(jlist[0]["pm2_env"]["axm_actions"][0]["action_name"], "gc");
     assert_eq!(jlist[0]["pm2_env"]["axm_monitor"]["Heap"]["value"], 7);
@@ -59,9 +59,9 @@ fn reports_app_without_channel() {
 fn shutdown_message_replaces_signal() {
     let rsm = Rsm::new().file("talker.js", TALKER);
     rsm.ok(&["start", "talker.js", "--shutdown-with-message"]);
-    says(&rsm, "talker", "connected");
+    wait_output(&rsm, "talker", "connected");
     rsm.ok(&["restart", "talker"]);
-    says(&rsm, "talker", "heard \"shutdown\"");
+    wait_output(&rsm, "talker", "heard \"shutdown\"");
     rsm.ok(&["stop", "talker"]);
     assert!(!read(rsm.home().join("logs/talker-out.log")).contains("interrupted"));
     let detail = rsm.json(&["describe", "talker", "--json"]);
@@ -76,21 +76,21 @@ fn closed_channel_gets_stop_signal() {
          process.on('SIGINT', () => { console.log('interrupted'); process.exit(0); }); console.log('up');",
     );
     rsm.ok(&["start", "quiet.js", "--shutdown-with-message"]);
-    says(&rsm, "quiet", "up");
+    wait_output(&rsm, "quiet", "up");
     rsm.ok(&["stop", "quiet"]);
-    says(&rsm, "quiet", "interrupted");
+    wait_output(&rsm, "quiet", "interrupted");
 }
 
 #[test]
 fn channel_survives_killing_daemon_and_keeper() {
     let rsm = Rsm::new().file("talker.js", TALKER);
     rsm.ok(&["start", "talker.js"]);
-    says(&rsm, "talker", "connected");
+    wait_output(&rsm, "talker", "connected");
     for round in 0..3 {
         let (daemon, keeper) = rsm.managers();
         let pids = [vec![daemon], vec![keeper], vec![keeper, daemon]];
         pids[round].iter().for_each(|pid| kill(Pid::from_raw(*pid), Signal::SIGKILL).unwrap());
-        // An action is sent once: one that a dying daemon had accepted would be lost with it.
+        // An action is sent once: a daemon that is killed would lose it.
         rsm.next_managers(daemon);
         rsm.ok(&["trigger", "talker", "gc"]).shows("={\"freed\":3}");
     }
@@ -113,7 +113,7 @@ fn children_do_not_inherit_channel() {
         "require('child_process').execSync('ls -l /proc/self/fd; env', { stdio: 'inherit' }); console.log('listed');",
     );
     rsm.ok(&["start", "parent.js", "--no-autorestart"]);
-    says(&rsm, "parent", "listed");
+    wait_output(&rsm, "parent", "listed");
     let out = read(rsm.home().join("logs/parent-out.log"));
     assert!(!out.contains("socket:") && !out.contains("NODE_CHANNEL"), "{out}");
 }
@@ -127,7 +127,7 @@ fn message_flood_is_drained() {
          more(); setInterval(() => {}, 1000);",
     );
     rsm.ok(&["start", "flood.js"]);
-    says(&rsm, "flood", "all sent");
+    wait_output(&rsm, "flood", "all sent");
     let (daemon, _) = rsm.managers();
     let status = read(format!("/proc/{daemon}/status"));
     let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -141,14 +141,14 @@ fn send_writes_to_standard_input() {
         Rsm::new().file("echo.sh", "#!/bin/sh\nwhile read -r line; do echo \"got $line\"; done\necho over\n");
     rsm.ok(&["start", "echo.sh"]);
     rsm.ok(&["send", "echo", "one line"]);
-    says(&rsm, "echo", "got one line");
+    wait_output(&rsm, "echo", "got one line");
     rsm.ok(&["send", "0", "--flag"]);
-    says(&rsm, "echo", "got --flag");
+    wait_output(&rsm, "echo", "got --flag");
     let (daemon, keeper) = rsm.managers();
     [keeper, daemon].iter().for_each(|pid| kill(Pid::from_raw(*pid), Signal::SIGKILL).unwrap());
     rsm.next_managers(daemon);
     rsm.ok(&["send", "echo", "later"]);
-    says(&rsm, "echo", "got later");
+    wait_output(&rsm, "echo", "got later");
     assert!(!read(rsm.home().join("logs/echo-out.log")).contains("over"));
     rsm.run(&["send", "echoo", "x"]).code(1).says("echoo");
 }
@@ -160,9 +160,9 @@ fn reports_app_that_ignores_its_input() {
     rsm.ok(&["start", "deaf.sh", "closed.sh"]);
     let long = "x".repeat(100_000);
     rsm.run(&["send", "deaf", &long]).code(1).says("stdin is full");
-    wait_until("it has put something else there", || {
-        let refused = rsm.run(&["send", "closed", "x"]);
-        refused.stderr.contains("stdin is closed").then_some(())
+    wait_until("the script has replaced its stdin", || {
+        let output = rsm.run(&["send", "closed", "x"]);
+        output.stderr.contains("stdin is closed").then_some(())
     });
 }
 
@@ -173,30 +173,30 @@ fn attach_shows_output_and_sends_input() {
     rsm.ok(&["start", "echo.sh"]);
     let mut attached = rsm.command(&["attach", "echo"]);
     let mut attached = attached.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut typed = attached.stdin.take().unwrap();
-    let mut shown = BufReader::new(attached.stdout.take().unwrap()).lines();
-    assert!(shown.any(|line| line.unwrap().contains("up")));
-    writeln!(typed, "hello").unwrap();
-    assert!(shown.any(|line| line.unwrap().contains("got hello")));
-    drop(typed);
+    let mut input = attached.stdin.take().unwrap();
+    let mut output = BufReader::new(attached.stdout.take().unwrap()).lines();
+    assert!(output.any(|line| line.unwrap().contains("up")));
+    writeln!(input, "hello").unwrap();
+    assert!(output.any(|line| line.unwrap().contains("got hello")));
+    drop(input);
     assert!(attached.wait().unwrap().success());
     assert_eq!(rsm.statuses("echo"), ["online"]);
 }
 
 #[test]
 fn esm_cjs_and_node_args_work() {
-    let about = "console.log('heap ' + (v8.getHeapStatistics().heap_size_limit >> 20 > 1390) + ' ' + process.env.NODE_APP_INSTANCE + ' ' + process.env.pm_id);\n";
+    let report = "console.log('heap ' + (v8.getHeapStatistics().heap_size_limit >> 20 > 1390) + ' ' + process.env.NODE_APP_INSTANCE + ' ' + process.env.pm_id);\n";
     let rsm = Rsm::new()
         .file(
             "one.mjs",
-            &format!("import v8 from 'node:v8';\nawait null;\n{about}setInterval(() => {{}}, 1000);"),
+            &format!("import v8 from 'node:v8';\nawait null;\n{report}setInterval(() => {{}}, 1000);"),
         )
-        .file("dist/index.js", &format!("import v8 from 'node:v8';\n{about}setInterval(() => {{}}, 1000);"))
+        .file("dist/index.js", &format!("import v8 from 'node:v8';\n{report}setInterval(() => {{}}, 1000);"))
         .file("dist/package.json", r#"{"type":"module"}"#);
     rsm.ok(&["start", "one.mjs", "--node-args", "--max-old-space-size=1400"]);
     rsm.ok(&["start", "dist/index.js", "--name", "two", "--node-args=--max-old-space-size=1400", "-i", "1"]);
-    says(&rsm, "one", "heap true 0 0");
-    wait_until("two says so", || {
+    wait_output(&rsm, "one", "heap true 0 0");
+    wait_until("the output of two", || {
         let logs = std::fs::read_dir(rsm.home().join("logs")).unwrap().map(|entry| entry.unwrap().path());
         let mut logs = logs.filter(|path| path.to_string_lossy().contains("two-out"));
         logs.any(|path| read(path).contains("heap true 0 1")).then_some(())
@@ -210,7 +210,7 @@ fn unhandled_rejection_exits_and_is_logged() {
         "setTimeout(() => Promise.reject(new Error('no database')), 10);\nsetInterval(() => {}, 1000);",
     );
     rsm.ok(&["start", "rejects.js", "--no-autorestart"]);
-    rsm.wait_until("it has ended", |rsm| (rsm.statuses("rejects") != ["online"]).then_some(()));
+    rsm.wait_until("the app has exited", |rsm| (rsm.statuses("rejects") != ["online"]).then_some(()));
     assert_eq!(rsm.json(&["describe", "rejects", "--json"])[0]["exits"][0]["exit"]["code"], 1);
     assert!(read(rsm.home().join("logs/rejects-error.log")).contains("no database"));
 }

@@ -1,10 +1,10 @@
-//! Readiness and health by asking: http, tcp, a command, and the watchdog of `NOTIFY_SOCKET`.
+//! Readiness and liveness probes (HTTP, TCP, exec), and the watchdog of `NOTIFY_SOCKET`.
 
 use std::fs;
 
 use crate::harness::{Rsm, free_port, get, read, wait_until};
 
-/// Answers 200 unless there is a file `sick-<its number>` or `sick-<its pid>`; hangs for `hangs-<number>`.
+/// Answers 200, or 503 if a file `sick-<number>` or `sick-<pid>` exists. Does not answer if `hangs-<number>` exists.
 const SERVER: &str = r"
 const fs = require('fs'), me = process.env.NODE_APP_INSTANCE
 const server = require('http').createServer((request, answer) => {
@@ -30,14 +30,14 @@ fn server(rules: &str) -> (Rsm, u16) {
     (rsm, port)
 }
 
-/// Which instances answer.
-fn answering(port: u16, count: usize) -> Vec<String> {
-    let mut seen = std::collections::BTreeSet::new();
+/// The numbers of the instances that answer.
+fn responding_instances(port: u16, count: usize) -> Vec<String> {
+    let mut numbers = std::collections::BTreeSet::new();
     for _ in 0..count {
         let answer = get(port, "/").expect("refused");
-        seen.insert(answer.split_whitespace().skip_while(|word| *word != "me").nth(1).unwrap().to_owned());
+        numbers.insert(answer.split_whitespace().skip_while(|word| *word != "me").nth(1).unwrap().to_owned());
     }
-    seen.into_iter().collect()
+    numbers.into_iter().collect()
 }
 
 #[test]
@@ -66,10 +66,14 @@ fn cluster_probes_reach_their_own_instance() {
     rsm.run(&["start", "ecosystem.toml"]).code(1).says("status 503");
     let statuses = rsm.statuses("web");
     assert_eq!(statuses, ["online", "launching", "online"]);
-    assert_eq!(answering(port, 60), ["0", "2"], "one that is not ready gets no connections");
+    assert_eq!(
+        responding_instances(port, 60),
+        ["0", "2"],
+        "an instance that is not ready gets no connections"
+    );
     fs::remove_file(rsm.dir().join("sick-1")).unwrap();
     rsm.wait_status("web", "online");
-    assert_eq!(answering(port, 60), ["0", "1", "2"]);
+    assert_eq!(responding_instances(port, 60), ["0", "1", "2"]);
 }
 
 #[test]
@@ -83,18 +87,17 @@ fn unhealthy_instances_are_replaced_one_by_one() {
     for pid in &before {
         rsm.write(&format!("sick-{pid}"), "");
     }
-    // Nobody is refused meanwhile.
-    rsm.wait_until("both are replaced", |rsm| {
+    rsm.wait_until("both instances are replaced, and no request fails", |rsm| {
         assert!(get(port, "/").is_some());
         let now = rsm.pids("web");
         (now.len() == 2 && now.iter().all(|pid| !before.contains(pid))).then_some(())
     });
     rsm.wait_status("web", "online");
-    rsm.wait_until("why is told", |rsm| {
+    rsm.wait_until("the reason is shown", |rsm| {
         let text = rsm.ok(&["describe", "0"]).stdout;
         (text.contains("unhealthy: GET http://") && text.contains("status 503")).then_some(())
     });
-    assert_eq!(answering(port, 60), ["0", "1"]);
+    assert_eq!(responding_instances(port, 60), ["0", "1"]);
 }
 
 #[test]
@@ -105,19 +108,19 @@ fn hanging_app_is_restarted_after_start_period() {
     );
     rsm.ok(&["start", "ecosystem.toml"]);
     let before = rsm.pids("web");
-    wait_until("it passed its check", || rsm.dir().join("asked-0").exists().then_some(()));
+    wait_until("the first probe", || rsm.dir().join("asked-0").exists().then_some(()));
     rsm.write("hangs-0", "");
     rsm.wait_until("another process", |rsm| rsm.pids("web").first().copied().filter(|pid| *pid != before[0]));
     fs::remove_file(rsm.dir().join("hangs-0")).unwrap();
-    rsm.wait_until("its end is told", |rsm| {
+    rsm.wait_until("the reason is shown", |rsm| {
         rsm.ok(&["describe", "web"]).stdout.contains("no response within 0.3 s").then_some(())
     });
-    // Long enough to sleep through every check of this test.
+    // All probes of this test fail within the start period.
     rsm.write("ecosystem.toml", &file("health = { exec = \"echo x >> tried; false\", interval = 20, start_period = \"1h\", retries = 1 }"));
     rsm.ok(&["delete", "web"]);
     rsm.ok(&["start", "ecosystem.toml"]);
     let pid = rsm.pids("web");
-    wait_until("some checks", || (read(rsm.dir().join("tried")).len() > 10).then_some(()));
+    wait_until("some probes", || (read(rsm.dir().join("tried")).len() > 10).then_some(()));
     assert_eq!((rsm.pids("web"), rsm.statuses("web")), (pid, vec!["online".to_owned()]));
 }
 
@@ -132,7 +135,7 @@ fn exec_and_tcp_checks_work() {
              ready = {{ exec = \"test $WORD = w && test -e ready\", interval = 50 }}\n\
              [[apps]]\nname = \"tcp\"\nscript = \"sleep 1000\"\nlisten_timeout = 300\nready = {{ tcp = {}, interval = 50 }}\n", free_port()));
     let mut start = rsm.command(&["start", "ecosystem.toml", "--only", "command"]).spawn().unwrap();
-    wait_until("it is there", || (rsm.statuses("command") == ["launching"]).then_some(()));
+    wait_until("the app is launching", || (rsm.statuses("command") == ["launching"]).then_some(()));
     rsm.write("ready", "");
     assert!(start.wait().unwrap().success());
     rsm.run(&["start", "ecosystem.toml", "--only", "tcp"]).code(1).says("refused");
@@ -153,7 +156,7 @@ fn missed_watchdog_restarts_app() {
     let pid = rsm.pids("web")[0];
     rsm.write(&format!("stuck-{pid}"), "");
     rsm.wait_until("another process", |rsm| rsm.pids("web").first().copied().filter(|other| *other != pid));
-    rsm.wait_until("its end is told", |rsm| {
+    rsm.wait_until("the reason is shown", |rsm| {
         rsm.ok(&["describe", "web"]).stdout.contains("no WATCHDOG=1 within 1 s").then_some(())
     });
 }
@@ -169,7 +172,7 @@ fn failed_check_rolls_back_reload() {
     rsm.write("sick-0", "");
     rsm.run(&["reload", "web"]).code(1).says("status 503").says("listen_timeout");
     assert_eq!(rsm.pids("web"), before);
-    assert_eq!(answering(port, 60), ["0", "1"]);
+    assert_eq!(responding_instances(port, 60), ["0", "1"]);
     fs::remove_file(rsm.dir().join("sick-0")).unwrap();
     rsm.ok(&["reload", "web"]);
     assert!(rsm.pids("web").iter().all(|pid| !before.contains(pid)));

@@ -1,4 +1,4 @@
-//! Daemon, keeper and both are replaced, by death or by upgrade, and no app notices.
+//! Upgrade and recovery: apps keep running when the daemon, the keeper or both are killed or upgraded.
 
 use std::fs;
 
@@ -6,12 +6,12 @@ use crate::harness::{Rsm, alive, read, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-fn end(pid: i32) {
+fn kill_process(pid: i32) {
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-    wait_until("it has ended", || (!alive(pid)).then_some(()));
+    wait_until("the process has exited", || (!alive(pid)).then_some(()));
 }
 
-/// Repeats what it is told through a FIFO, and its own pid.
+/// Prints its pid and each line that it reads from a FIFO.
 const ECHO: &str = "#!/bin/sh\nwhile :; do read line < fifo && echo \"$$ $line\"; done\n";
 
 fn echo() -> Rsm {
@@ -21,11 +21,11 @@ fn echo() -> Rsm {
     rsm
 }
 
-fn say(rsm: &Rsm, text: &str) {
+fn send_line(rsm: &Rsm, text: &str) {
     fs::write(rsm.dir().join("fifo"), format!("{text}\n")).unwrap();
 }
 
-fn until_logged(rsm: &Rsm, text: &str) {
+fn wait_logged(rsm: &Rsm, text: &str) {
     wait_until(text, || {
         read(rsm.dir().join("echo.log")).lines().any(|line| line.ends_with(text)).then_some(())
     });
@@ -36,18 +36,18 @@ fn apps_survive_killing_keeper() {
     let rsm = echo();
     let app = rsm.pids("echo")[0];
     let (daemon, keeper) = rsm.managers();
-    end(keeper);
-    let (after, new_keeper) = rsm.next_managers(daemon);
+    kill_process(keeper);
+    let (new_daemon, new_keeper) = rsm.next_managers(daemon);
     assert_eq!(new_keeper, daemon, "the daemon has become the keeper");
-    assert!(after != daemon);
-    say(&rsm, "still heard");
-    until_logged(&rsm, "still heard");
+    assert!(new_daemon != daemon);
+    send_line(&rsm, "after the crash");
+    wait_logged(&rsm, "after the crash");
     assert_eq!(rsm.pids("echo"), [app]);
-    // It is supervised though it is nobody's child here.
-    end(app);
+    // The app is supervised although it is not a child of the new keeper.
+    kill_process(app);
     rsm.wait_until("another process", |rsm| rsm.pids("echo").first().copied().filter(|pid| *pid != app));
     let exit = &rsm.json(&["describe", "echo", "--json"])[0]["exits"][0]["exit"];
-    assert!(exit["signal"]["number"] == 9 || exit == "unknown", "never invented: {exit}");
+    assert!(exit["signal"]["number"] == 9 || exit == "unknown", "an unknown exit is not guessed: {exit}");
     rsm.ok(&["stop", "echo"]);
     assert_eq!(rsm.statuses("echo"), ["stopped"]);
 }
@@ -58,17 +58,17 @@ fn apps_survive_killing_keeper_and_daemon() {
     rsm.ok(&["start", "sleep 1000", "--name", "nap", "-i", "2"]);
     let (app, naps) = (rsm.pids("echo")[0], rsm.pids("nap"));
     let (daemon, keeper) = rsm.managers();
-    kill(Pid::from_raw(keeper), Signal::SIGSTOP).unwrap(); // it would start another daemon
-    end(daemon);
-    end(keeper);
-    say(&rsm, "while nobody listened");
-    end(naps[0]);
-    // Any command brings them back.
+    kill(Pid::from_raw(keeper), Signal::SIGSTOP).unwrap(); // or it would start another daemon
+    kill_process(daemon);
+    kill_process(keeper);
+    send_line(&rsm, "without a daemon");
+    kill_process(naps[0]);
+    // Any command starts them again.
     let list = rsm.list();
     assert_eq!(list.len(), 3);
     assert_eq!(rsm.pids("echo"), [app]);
-    until_logged(&rsm, "while nobody listened");
-    rsm.wait_until("a new nap", |rsm| {
+    wait_logged(&rsm, "without a daemon");
+    rsm.wait_until("a new process of nap", |rsm| {
         let pids = rsm.pids("nap");
         (pids.len() == 2 && !pids.contains(&naps[0]) && pids.contains(&naps[1])).then_some(())
     });
@@ -85,22 +85,22 @@ fn reused_pid_is_never_signaled() {
     let app = rsm.pids("nap")[0];
     let (daemon, keeper) = rsm.managers();
     kill(Pid::from_raw(keeper), Signal::SIGSTOP).unwrap();
-    end(daemon);
-    end(keeper);
-    end(app);
-    // The state says that a process of another start time had the pid of this stranger.
-    let mut stranger = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    kill_process(daemon);
+    kill_process(keeper);
+    kill_process(app);
+    // In the state, the pid of this process belongs to a process with another start time.
+    let mut other = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
     for name in ["state.json", "state.json.prev"] {
         let path = rsm.home().join(name);
-        let state = read(&path).replace(&format!("\"pid\":{app}"), &format!("\"pid\":{}", stranger.id()));
+        let state = read(&path).replace(&format!("\"pid\":{app}"), &format!("\"pid\":{}", other.id()));
         fs::write(path, state).unwrap();
     }
     wait_until("another process", || rsm.pids("nap").first().copied());
-    assert_ne!(rsm.pids("nap"), [stranger.id() as i32]);
+    assert_ne!(rsm.pids("nap"), [other.id() as i32]);
     rsm.ok(&["delete", "nap"]);
-    assert!(alive(stranger.id() as i32), "a stranger was killed");
-    stranger.kill().unwrap();
-    stranger.wait().unwrap();
+    assert!(alive(other.id() as i32), "an unrelated process was killed");
+    other.kill().unwrap();
+    other.wait().unwrap();
 }
 
 #[test]
@@ -108,18 +108,18 @@ fn unusable_state_falls_back_to_previous() {
     for damage in ["", "{\"version\":1", "{\"version\":99}", "\0\0\0"] {
         let rsm = Rsm::new();
         rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
-        rsm.ok(&["restart", "nap"]); // so that there is one before
+        rsm.ok(&["restart", "nap"]); // writes a second state
         let app = rsm.pids("nap")[0];
         let (daemon, keeper) = rsm.managers();
         kill(Pid::from_raw(keeper), Signal::SIGSTOP).unwrap();
-        end(daemon);
-        end(keeper);
+        kill_process(daemon);
+        kill_process(keeper);
         fs::write(rsm.home().join("state.json"), damage).unwrap();
-        wait_until("it is back", || (rsm.statuses("nap") == ["online"]).then_some(()));
+        wait_until("the app is supervised again", || (rsm.statuses("nap") == ["online"]).then_some(()));
         let pids = rsm.pids("nap");
-        assert_eq!(pids, [app], "it was adopted, {damage:?}");
-        assert_eq!(read(rsm.home().join("state.json.unusable")), damage, "and kept");
-        assert!(read(rsm.home().join("rsm.log")).contains("state.json"), "and said");
+        assert_eq!(pids, [app], "the app was adopted, {damage:?}");
+        assert_eq!(read(rsm.home().join("state.json.unusable")), damage, "the damaged file is kept");
+        assert!(read(rsm.home().join("rsm.log")).contains("state.json"), "the damage is logged");
     }
 }
 
@@ -132,16 +132,16 @@ fn missing_state_restores_saved_list() {
     let (saved, unsaved) = (rsm.pids("saved")[0], rsm.pids("unsaved")[0]);
     let (daemon, keeper) = rsm.managers();
     kill(Pid::from_raw(keeper), Signal::SIGSTOP).unwrap();
-    end(daemon);
-    end(keeper);
+    kill_process(daemon);
+    kill_process(keeper);
     for name in ["state.json", "state.json.prev"] {
         fs::write(rsm.home().join(name), "damaged").unwrap();
     }
     assert_eq!(rsm.pids("saved"), [saved]);
     assert!(rsm.pids("unsaved").is_empty());
-    assert!(alive(unsaved), "it may be all that somebody has");
+    assert!(alive(unsaved), "an app without an instance is not stopped");
     assert!(read(rsm.home().join("rsm.log")).contains(&format!("ignoring it pid={unsaved}")));
-    end(unsaved);
+    kill_process(unsaved);
 }
 
 #[test]
@@ -155,14 +155,14 @@ fn damaged_dump_falls_back_to_previous() {
     rsm.ok(&["resurrect"]).says("newer rsm").says("dump.json.prev");
     assert_eq!(rsm.statuses("nap"), ["online"]);
     rsm.ok(&["save"]);
-    assert_eq!(read(rsm.home().join("dump.json.unusable")), "{\"version\":99}", "never overwritten");
+    assert_eq!(read(rsm.home().join("dump.json.unusable")), "{\"version\":99}", "the damaged file is kept");
 }
 
 #[test]
 fn idempotency_key_prevents_repeated_change() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
-    let ask = || {
+    let scale = || {
         let body = r#"{"add":2}"#;
         rsm.http(
             format!(
@@ -172,13 +172,13 @@ fn idempotency_key_prevents_repeated_change() {
             .as_bytes(),
         )
     };
-    let first = ask();
+    let first = scale();
     assert!(first.starts_with("HTTP/1.1 200"), "{first}");
     let (daemon, _) = rsm.managers();
-    end(daemon);
-    let second = wait_until("an answer", || Some(ask()).filter(|answer| !answer.is_empty()));
+    kill_process(daemon);
+    let second = wait_until("a response", || Some(scale()).filter(|response| !response.is_empty()));
     assert!(second.starts_with("HTTP/1.1 200"), "{second}");
-    assert_eq!(rsm.pids("nap").len(), 3, "the next daemon knows of it");
+    assert_eq!(rsm.pids("nap").len(), 3, "the next daemon knows the key");
 }
 
 #[test]
@@ -186,15 +186,15 @@ fn next_daemon_answers_pending_command() {
     let rsm =
         Rsm::new().file("deaf.sh", "#!/bin/sh\ntrap '' INT TERM\n: > ready\nwhile :; do sleep 1; done\n");
     rsm.ok(&["start", "./deaf.sh", "--kill-timeout", "1000"]);
-    wait_until("it is deaf", || rsm.dir().join("ready").exists().then_some(()));
+    wait_until("the app ignores signals", || rsm.dir().join("ready").exists().then_some(()));
     let restarting = rsm.command(&["restart", "deaf"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
     rsm.wait_status("deaf", "stopping");
     let (daemon, keeper) = rsm.managers();
     kill(Pid::from_raw(keeper), Signal::SIGSTOP).unwrap();
-    end(daemon);
-    end(keeper);
-    let done = restarting.wait_with_output().unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    kill_process(daemon);
+    kill_process(keeper);
+    let output = restarting.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let view = &rsm.list()[0];
     assert_eq!((view["status"].as_str(), view["restarts"].as_i64()), (Some("online"), Some(1)), "{view}");
 }
@@ -207,25 +207,25 @@ fn upgrade_keeps_apps_running() {
     let other = rsm.another_version("0.9.9");
     let (daemon, keeper) = rsm.managers();
     rsm.ok(&["upgrade", "--binary", "./rsm-other"]).says("to 0.9.9");
-    let (after, same) = rsm.managers();
-    assert!(after != daemon && same == keeper, "the keeper goes on in its process");
-    for pid in [after, same] {
+    let (new_daemon, same_keeper) = rsm.managers();
+    assert!(new_daemon != daemon && same_keeper == keeper, "the keeper keeps its pid");
+    for pid in [new_daemon, same_keeper] {
         assert_eq!(fs::read_link(format!("/proc/{pid}/exe")).unwrap(), other.canonicalize().unwrap());
     }
     assert_eq!([rsm.pids("echo"), rsm.pids("nap")].concat(), pids);
     assert!(rsm.list().iter().all(|view| view["restarts"] == 0 && view["status"] == "online"));
-    say(&rsm, "after the upgrade");
-    until_logged(&rsm, "after the upgrade");
-    // A command of the former version says so, and its exit code stays what it was.
+    send_line(&rsm, "after the upgrade");
+    wait_logged(&rsm, "after the upgrade");
+    // A command of the previous version reports it, with the same exit code.
     rsm.ok(&["list"]).says("the daemon runs rsm 0.9.9").says("rsm upgrade");
-    // It is the parent still: exit codes are known.
-    end(pids[1]);
-    rsm.wait_until("a new nap", |rsm| {
+    // The keeper is still the parent: exit codes are known.
+    kill_process(pids[1]);
+    rsm.wait_until("a new process of nap", |rsm| {
         (rsm.pids("nap").len() == 3 && !rsm.pids("nap").contains(&pids[1])).then_some(())
     });
     let exits = &rsm.json(&["describe", "nap", "--json"])[0]["exits"];
     assert_eq!(exits[0]["exit"]["signal"]["number"], 9, "{exits}");
-    // And back.
+    // Back to the first version.
     rsm.ok(&["upgrade"]).says("upgraded from rsm 0.9.9");
     assert_eq!(rsm.pids("echo"), pids[..1]);
 }
@@ -253,10 +253,10 @@ fn upgrade_rejects_other_binary() {
 
 #[test]
 fn failed_upgrade_rolls_back() {
-    // It passes the test, as a binary would whose fault shows only at work.
+    // These binaries pass the check and fail when they run as daemon.
     let good = env!("CARGO_BIN_EXE_rsm");
-    let script = |then: &str| {
-        format!("#!/bin/sh\n[ \"$1\" = can-take-over ] && exec '{good}' can-take-over\n{then}\n")
+    let script = |command: &str| {
+        format!("#!/bin/sh\n[ \"$1\" = can-take-over ] && exec '{good}' can-take-over\n{command}\n")
     };
     let rsm = Rsm::new().file("dies.sh", &script("exit 1")).file("hangs.sh", &script("exec sleep 1000"));
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);

@@ -1,4 +1,4 @@
-//! Restarts that no exit caused: files that change, and the clock.
+//! Restarts by triggers: file changes and schedules.
 
 use std::cell::Cell;
 
@@ -11,16 +11,16 @@ fn restarts(rsm: &Rsm, name: &str) -> u64 {
     list.iter().find(|view| view["name"] == name).and_then(|view| view["restarts"].as_u64()).unwrap()
 }
 
-/// Why each run of an app ended, oldest first.
-fn whys(rsm: &Rsm, name: &str) -> Vec<String> {
+/// The reasons why the runs of an app ended, oldest first.
+fn exit_reasons(rsm: &Rsm, name: &str) -> Vec<String> {
     let detail = &rsm.json(&["describe", name, "--json"])[0];
     let exits = detail["exits"].as_array().unwrap();
     exits.iter().filter_map(|exit| Some(exit["reason"].as_str()?.to_owned())).collect()
 }
 
-/// Nothing tells when an app is watched from, so a file is changed until that has an effect; from
-/// then on each change has one.
-fn until_watched(rsm: &Rsm, name: &str, file: &str) {
+/// Changes a file until the app restarts: nothing reports when the watch is set up. Afterwards, each change has an
+/// effect.
+fn wait_watched(rsm: &Rsm, name: &str, file: &str) {
     let changes = Cell::new(0);
     rsm.wait_until(&format!("{name} is watched"), |rsm| {
         changes.set(changes.get() + 1);
@@ -34,9 +34,9 @@ fn file_change_restarts_app_with_reason() {
     let rsm = Rsm::new().file("app.sh", SLEEPER).file("settings", "0");
     rsm.ok(&["start", "./app.sh", "--watch"]);
     assert_eq!(rsm.list()[0]["watching"], true);
-    until_watched(&rsm, "app", "settings");
-    let whys = whys(&rsm, "app");
-    assert!(whys[0].contains("settings changed"), "{whys:?}");
+    wait_watched(&rsm, "app", "settings");
+    let reasons = exit_reasons(&rsm, "app");
+    assert!(reasons[0].contains("settings changed"), "{reasons:?}");
     rsm.ok(&["describe", "app"]).shows("settings changed");
     assert_eq!(rsm.statuses("app"), ["online"]);
 }
@@ -47,7 +47,7 @@ fn ignored_files_and_logs_restart_nothing() {
                 watch = true\nignore_watch = \"*.tmp cache\"\nout_file = \"./out.log\"\n";
     let rsm = Rsm::new().file("ecosystem.toml", file).file("cache/x", "").file("node_modules/x", "");
     rsm.ok(&["start"]);
-    until_watched(&rsm, "app", "seen");
+    wait_watched(&rsm, "app", "seen");
     for ignored in
         ["a.tmp", "cache/x", "cache/new/y", "node_modules/x", ".hidden", ".git/index", "deep/b.tmp"]
     {
@@ -55,11 +55,12 @@ fn ignored_files_and_logs_restart_nothing() {
     }
     let before = restarts(&rsm, "app");
     rsm.write("real/file", "changed");
-    rsm.wait_until("the real change is seen", |rsm| (restarts(rsm, "app") > before).then_some(()));
-    let whys = whys(&rsm, "app");
-    let right =
-        |why: &String| why.contains("seen changed") || why.contains("real") || why.contains("deep changed");
-    assert!(whys.iter().all(right), "{whys:?}");
+    rsm.wait_until("a restart after the last change", |rsm| (restarts(rsm, "app") > before).then_some(()));
+    let reasons = exit_reasons(&rsm, "app");
+    let is_expected = |reason: &String| {
+        reason.contains("seen changed") || reason.contains("real") || reason.contains("deep changed")
+    };
+    assert!(reasons.iter().all(is_expected), "{reasons:?}");
 }
 
 #[test]
@@ -67,31 +68,31 @@ fn only_configured_paths_are_watched() {
     let rsm = Rsm::new().file("app.sh", SLEEPER).file("src/main", "0").file("other/file", "0");
     rsm.ok(&["start", "./app.sh", "--watch", "src"]);
     rsm.write("other/file", "1");
-    until_watched(&rsm, "app", "src/main");
+    wait_watched(&rsm, "app", "src/main");
     rsm.write("other/file", "2");
     let before = restarts(&rsm, "app");
     rsm.write("src/main", "last");
     rsm.wait_until("a restart", |rsm| (restarts(rsm, "app") > before).then_some(()));
-    let whys = whys(&rsm, "app");
-    assert!(whys.iter().all(|why| why.contains("src/main changed")), "{whys:?}");
+    let reasons = exit_reasons(&rsm, "app");
+    assert!(reasons.iter().all(|reason| reason.contains("src/main changed")), "{reasons:?}");
 }
 
 #[test]
 fn file_change_keeps_stopped_app_stopped() {
     let rsm = Rsm::new().file("app.sh", SLEEPER);
     rsm.ok(&["start", "./app.sh", "--watch", "--watch-delay", "100ms"]);
-    // It waits longer after a change, so that the other one had its turn when it restarts.
+    // Its delay is longer: when it restarts, the other app would have restarted before.
     rsm.ok(&["start", "./app.sh", "--name", "canary", "--watch", "--watch-delay", "600ms"]);
-    until_watched(&rsm, "app", "settings");
+    wait_watched(&rsm, "app", "settings");
     rsm.ok(&["stop", "app"]);
     let before = restarts(&rsm, "canary");
     rsm.write("settings", "again");
-    rsm.wait_until("the other is restarted", |rsm| (restarts(rsm, "canary") > before).then_some(()));
+    rsm.wait_until("the canary restarts", |rsm| (restarts(rsm, "canary") > before).then_some(()));
     assert_eq!(rsm.statuses("app"), ["stopped"]);
     rsm.ok(&["start", "app"]);
     let before = restarts(&rsm, "app");
     rsm.write("settings", "once more");
-    rsm.wait_until("it is watched again", |rsm| (restarts(rsm, "app") > before).then_some(()));
+    rsm.wait_until("the app restarts again", |rsm| (restarts(rsm, "app") > before).then_some(()));
 }
 
 #[test]
@@ -99,13 +100,15 @@ fn cron_with_seconds_restarts_with_reason() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "app", "--cron-restart", "* * * * * *"]);
     rsm.wait_until("two restarts", |rsm| (restarts(rsm, "app") >= 2).then_some(()));
-    let whys = whys(&rsm, "app");
-    assert!(
-        whys.len() >= 2 && whys.iter().all(|why| why.contains("cron_restart \"* * * * * *\"")),
-        "{whys:?}"
-    );
+    let reasons = exit_reasons(&rsm, "app");
+    let is_schedule = |reason: &String| reason.contains("cron_restart \"* * * * * *\"");
+    assert!(reasons.len() >= 2 && reasons.iter().all(is_schedule), "{reasons:?}");
     rsm.ok(&["describe", "app"]).shows("cron_restart");
-    assert_eq!(rsm.json(&["describe", "app", "--json"])[0]["unstable_restarts"], 0, "no crash");
+    assert_eq!(
+        rsm.json(&["describe", "app", "--json"])[0]["unstable_restarts"],
+        0,
+        "a scheduled restart is no crash"
+    );
 }
 
 #[test]
@@ -121,7 +124,7 @@ fn scheduled_job_runs_again_until_stopped() {
     wait_until("three runs", || (runs("job") >= 3).then_some(()));
     rsm.ok(&["stop", "job"]);
     let (job, canary) = (runs("job"), runs("canary"));
-    wait_until("the other goes on", || (runs("canary") >= canary + 2).then_some(()));
+    wait_until("two more runs of the canary", || (runs("canary") >= canary + 2).then_some(()));
     assert_eq!((runs("job"), rsm.statuses("job")), (job, vec!["stopped".into()]));
 }
 
@@ -133,7 +136,9 @@ fn zero_removes_schedule() {
     rsm.wait_until("a restart", |rsm| (restarts(rsm, "app") > 0).then_some(()));
     rsm.ok(&["restart", "app", "--cron", "0"]);
     let (app, canary) = (restarts(&rsm, "app"), restarts(&rsm, "canary"));
-    rsm.wait_until("the other goes on", |rsm| (restarts(rsm, "canary") >= canary + 2).then_some(()));
+    rsm.wait_until("two more restarts of the canary", |rsm| {
+        (restarts(rsm, "canary") >= canary + 2).then_some(())
+    });
     assert_eq!(restarts(&rsm, "app"), app);
     rsm.run(&["restart", "app", "--cron", "61 * * * *"]).code(1).says("61");
 }

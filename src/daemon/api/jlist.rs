@@ -1,7 +1,7 @@
-//! The list in PM2's shape, for scripts and dashboards that read `pm2 jlist`.
+//! The list in PM2's format, for scripts and dashboards that read `pm2 jlist`.
 //!
-//! Unlike PM2's, `env` holds what the app was given (file, flags), not the whole shell, and no
-//! variable stands among the settings.
+//! Unlike in PM2, `env` contains the variables of the app (file, flags) and not the whole environment of the
+//! shell, and variables are not repeated among the settings.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use serde::ser::{SerializeMap, Serializer};
 use crate::config::{KEYS, Pm2Value};
 use crate::daemon::supervisor::views;
 use crate::daemon::world::node_channel::{AppActions, NodeChannels};
-use crate::daemon::world::pid_file;
+use crate::daemon::world::state_writer::pid_file;
 use crate::exit::Exit;
 use crate::instance::Instance;
 use crate::instance::status::RunId;
@@ -20,28 +20,25 @@ use crate::metrics::Usage;
 use crate::paths::Home;
 use crate::spec::AppSpec;
 
-/// The whole list.
 pub fn jlist<'a>(
     list: &'a [(Instance, Usage)],
     channels: &NodeChannels,
     home: &'a Home,
     user: &'a str,
 ) -> Vec<Pm2Process<'a>> {
-    let offers = |instance: &Instance| {
+    let actions = |instance: &Instance| {
         let number = instance.status().state.run()?;
         channels.actions(RunId { instance: instance.id(), number })
     };
-    let one = |(instance, usage): &'a (Instance, Usage)| {
-        process(
-            instance,
-            usage,
-            Pm2Env { instance, home, user, actions: offers(instance).unwrap_or_default() },
-        )
+    let element = |(instance, usage): &'a (Instance, Usage)| {
+        let actions = actions(instance).unwrap_or_default();
+        process(instance, usage, Pm2Env { instance, home, user, actions })
     };
-    list.iter().map(one).collect()
+    list.iter().map(element).collect()
 }
 
-/// One element, written straight to JSON: hundreds are asked for many times a second by dashboards.
+/// One element. It is serialized without an intermediate value, because dashboards request hundreds of them many
+/// times a second.
 #[derive(Serialize)]
 pub struct Pm2Process<'a> {
     pid: i32,
@@ -77,15 +74,15 @@ fn process<'a>(instance: &'a Instance, usage: &Usage, pm2_env: Pm2Env<'a>) -> Pm
 
 impl Serialize for Pm2Env<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let (spec, life) = (&*self.instance.spec(), self.instance.status());
+        let (spec, status) = (&*self.instance.spec(), self.instance.status());
         let mut map = serializer.serialize_map(None)?;
         write_keys(spec, &mut map)?;
         map.serialize_entry("pm_id", &self.instance.id())?;
-        map.serialize_entry("status", views::display_status(&life.state).as_str())?;
+        map.serialize_entry("status", views::display_status(&status.state).as_str())?;
         map.serialize_entry("pm_uptime", &last_start(self.instance))?;
-        map.serialize_entry("created_at", &life.created.wall)?;
-        map.serialize_entry("restart_time", &life.restarts)?;
-        map.serialize_entry("unstable_restarts", &life.failure_history.unstable_exits.len())?;
+        map.serialize_entry("created_at", &status.created.wall)?;
+        map.serialize_entry("restart_time", &status.restarts)?;
+        map.serialize_entry("unstable_restarts", &status.failure_history.unstable_exits.len())?;
         entry_if_some(&mut map, "exit_code", last_code(self.instance))?;
         map.serialize_entry(&spec.instance_var, &self.instance.number())?;
         let user = spec.account.as_ref().map_or(self.user, |account| &account.user);
@@ -99,7 +96,7 @@ impl Serialize for Pm2Env<'_> {
     }
 }
 
-/// The settings of the app, by the table of keys.
+/// Writes the settings of the app, by the table of keys.
 fn write_keys<M: SerializeMap>(spec: &AppSpec, map: &mut M) -> Result<(), M::Error> {
     for (name, read) in KEYS.iter().filter_map(|key| key.jlist) {
         match read(spec) {
@@ -110,7 +107,7 @@ fn write_keys<M: SerializeMap>(spec: &AppSpec, map: &mut M) -> Result<(), M::Err
     Ok(())
 }
 
-/// PM2 leaves out what is not set.
+/// PM2 omits keys that are not set.
 fn entry_if_some<M: SerializeMap>(
     map: &mut M,
     key: &str,
@@ -119,27 +116,27 @@ fn entry_if_some<M: SerializeMap>(
     value.map_or(Ok(()), |value| map.serialize_entry(key, &value))
 }
 
-/// What PM2 tells of things that are not done here, for programs that do without asking whether it is there.
+/// Writes keys of PM2 features that rsm does not have, for programs that require them.
 fn write_injected<M: SerializeMap>(map: &mut M) -> Result<(), M::Error> {
-    let nothing = serde_json::Map::new();
-    map.serialize_entry("axm_options", &nothing)?;
-    map.serialize_entry("axm_dynamic", &nothing)?;
-    for switch in ["vizion", "vizion_running", "pmx", "automation", "km_link"] {
-        map.serialize_entry(switch, &false)?;
+    let empty = serde_json::Map::new();
+    map.serialize_entry("axm_options", &empty)?;
+    map.serialize_entry("axm_dynamic", &empty)?;
+    for key in ["vizion", "vizion_running", "pmx", "automation", "km_link"] {
+        map.serialize_entry(key, &false)?;
     }
     map.serialize_entry("windowsHide", &true)
 }
 
-/// When its process was started: also of one that has ended since, as in PM2.
+/// The start time of the current or last process, as in PM2.
 fn last_start(instance: &Instance) -> u64 {
-    let life = instance.status();
-    let ended = || life.history.back().map(|ended| ended.at.wall.saturating_sub(ended.uptime));
-    life.state.process().map(|process| process.since.wall).or_else(ended).unwrap_or(life.created.wall)
+    let status = instance.status();
+    let last = || status.history.back().map(|run| run.at.wall.saturating_sub(run.uptime));
+    status.state.process().map(|process| process.since.wall).or_else(last).unwrap_or(status.created.wall)
 }
 
-/// Death by signal has no code here; PM2 says 0.
+/// The exit code of the last run. An exit by signal has none; PM2 reports 0.
 fn last_code(instance: &Instance) -> Option<i32> {
-    match instance.status().history.back().map(|ended| &ended.exit) {
+    match instance.status().history.back().map(|run| &run.exit) {
         Some(Exit::Code(code)) => Some(*code),
         Some(Exit::Signal { .. } | Exit::Unknown | Exit::NotStarted(_)) | None => None,
     }

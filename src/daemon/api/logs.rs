@@ -1,4 +1,4 @@
-//! `/v1/logs`: the last lines of each file, then those to come.
+//! The logs of instances: streams of recent and new lines, truncation, reopening.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -8,30 +8,36 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use regex::bytes::Regex;
-use serde::Serialize;
 use tokio::sync::mpsc;
 
+use crate::daemon::api::encode::write_line;
 use crate::daemon::supervisor::handle::SupervisorHandle;
 use crate::instance::Instance;
-use crate::ipc::message::{ApiError, ErrorCode, LogItem, LogQuery, OutputStream};
+use crate::ipc::message::{ApiError, ErrorCode, LogItem, LogQuery, OutputStream, Selectors};
 use crate::ipc::server::HandlerResponse;
-use crate::logs::{self, FollowFilter, FollowTarget, Follower, LogHandle, LogReader, ReadQuery, ReadTarget};
+use crate::logs::{
+    self, FileErrors, FollowFilter, FollowTarget, Follower, LogHandle, LogReader, ReadQuery, ReadTarget,
+};
 use crate::paths::Home;
+use crate::settings::RsmSettings;
 
-/// How many blocks wait for a slow reader here: one, while the next is read.
+/// How many blocks wait for a slow client: one, while the next is read.
 const CHANNEL_CAPACITY: usize = 1;
-/// Bytes sent at once, about: the last line may go beyond.
+
+/// Size of a block in bytes; the last line may exceed it.
 const BLOCK_SIZE: usize = 64 * 1024;
-/// What is set aside for that, so that a block is not twice as large as what is in it.
+
+/// Initial capacity of a block, so that it is not doubled for the last line.
 const BLOCK_CAPACITY: usize = BLOCK_SIZE + BLOCK_SIZE / 8;
-/// How long the beginning of a line waits for its end.
+
+/// How long an incomplete line waits for its end.
 const PARTIAL_LINE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Opens the stream. Lines come from the files, so none is lost or doubled between the last ones
-/// and those to come; streams that no file has are handed over live.
+/// Opens a stream. Lines are read from the files, so that none is lost or repeated between recent and new lines;
+/// output without a file is streamed live.
 ///
 /// # Errors
-/// A selector matches nothing, or the pattern is none.
+/// A selector matches nothing, or the pattern is invalid.
 pub async fn open_log_stream(
     handle: &SupervisorHandle,
     logs: &LogHandle,
@@ -41,21 +47,16 @@ pub async fn open_log_stream(
     if !query.out && !query.err {
         return Err(ApiError::new(ErrorCode::Invalid, "at least one of `out` and `err` must be true"));
     }
-    let wanted = read_query(&query)?;
+    let read_query = read_query(&query)?;
     let instances = select_instances(handle, &query).await?;
     let follower = query.follow.then(|| logs.follow(follow_filter(&instances, &query)));
-    let attached = logs.notify_handle().attach_count();
-    let reader = LogReader::new(logs.indexes(), wanted);
-    let source = LogRequest {
-        handle: handle.clone(),
-        logs: logs.clone(),
-        home: home.clone(),
-        query,
-        attach_count: attached,
-    };
-    let (send, lines) = mpsc::channel(CHANNEL_CAPACITY);
+    let attach_count = logs.notify_handle().attach_count();
+    let reader = LogReader::new(logs.indexes(), read_query);
+    let request =
+        LogRequest { handle: handle.clone(), logs: logs.clone(), home: home.clone(), query, attach_count };
+    let (sender, lines) = mpsc::channel(CHANNEL_CAPACITY);
     tokio::task::spawn_local(async move {
-        if let Err(error) = stream_logs(source, instances, reader, follower, send).await {
+        if let Err(error) = stream_logs(request, instances, reader, follower, sender).await {
             tracing::warn!("cannot read logs: {error}");
         }
     });
@@ -65,10 +66,9 @@ pub async fn open_log_stream(
 fn read_query(query: &LogQuery) -> Result<ReadQuery, ApiError> {
     let pattern = |text: &String| {
         Regex::new(text).map_err(|error| {
-            let what = error.to_string();
-            let what =
-                what.lines().last().unwrap_or("not a regular expression").trim_start_matches("error: ");
-            ApiError::new(ErrorCode::Invalid, format!("invalid regular expression \"{text}\": {what}"))
+            let message = error.to_string();
+            let reason = message.lines().last().unwrap_or("unknown error").trim_start_matches("error: ");
+            ApiError::new(ErrorCode::Invalid, format!("invalid regular expression \"{text}\": {reason}"))
         })
     };
     Ok(ReadQuery {
@@ -80,7 +80,7 @@ fn read_query(query: &LogQuery) -> Result<ReadQuery, ApiError> {
             .positions
             .iter()
             .flatten()
-            .map(|place| (place.path.clone(), place.clone()))
+            .map(|position| (position.path.clone(), position.clone()))
             .collect(),
     })
 }
@@ -90,13 +90,13 @@ fn is_all(query: &LogQuery) -> bool {
 }
 
 async fn select_instances(handle: &SupervisorHandle, query: &LogQuery) -> Result<Vec<Instance>, ApiError> {
-    let chosen = handle.get((!is_all(query)).then(|| query.select.clone())).await?;
-    Ok(chosen.into_iter().map(|(instance, _)| instance).collect())
+    let selected = handle.get((!is_all(query)).then(|| query.select.clone())).await?;
+    Ok(selected.into_iter().map(|(instance, _)| instance).collect())
 }
 
-/// What is followed: apps by name, so that new instances are included; a single instance by id.
+/// Follows apps by name, so that new instances are included, and single instances by id.
 fn follow_filter(instances: &[Instance], query: &LogQuery) -> FollowFilter {
-    let which = if is_all(query) {
+    let target = if is_all(query) {
         FollowTarget::All
     } else {
         let by_id =
@@ -107,34 +107,34 @@ fn follow_filter(instances: &[Instance], query: &LogQuery) -> FollowFilter {
             names: names.into_iter().map(|instance| instance.spec().name.clone()).collect::<BTreeSet<_>>(),
         }
     };
-    FollowFilter { target: which, out: query.out, err: query.err }
+    FollowFilter { target, out: query.out, err: query.err }
 }
 
-/// Each file once, though instances and streams may share it.
+/// The files to read, each once even if instances and streams share it.
 fn read_targets(instances: &[Instance], query: &LogQuery, home: &Home) -> Vec<ReadTarget> {
-    let mut files: BTreeMap<PathBuf, Vec<(u32, OutputStream)>> = BTreeMap::new();
+    let mut owners: BTreeMap<PathBuf, Vec<(u32, OutputStream)>> = BTreeMap::new();
     for instance in instances {
-        let of = logs::log_files(instance.spec(), instance.id(), home);
+        let files = logs::log_files(instance.spec(), instance.id(), home);
         let mut add = |path: Option<PathBuf>, stream| {
             if let Some(path) = path {
-                files.entry(path).or_default().push((instance.id(), stream));
+                owners.entry(path).or_default().push((instance.id(), stream));
             }
         };
-        add(of.out.filter(|_| query.out), OutputStream::Out);
-        add(of.err.filter(|_| query.err), OutputStream::Err);
+        add(files.out.filter(|_| query.out), OutputStream::Out);
+        add(files.err.filter(|_| query.err), OutputStream::Err);
     }
-    let tail = |(path, whose): (PathBuf, Vec<(u32, OutputStream)>)| {
-        let (id, stream) = whose.first().copied().unwrap_or((0, OutputStream::Out));
-        ReadTarget { path, id, stream, shared: Some(whose) }
+    let target = |(path, owners): (PathBuf, Vec<(u32, OutputStream)>)| {
+        let (id, stream) = owners.first().copied().unwrap_or((0, OutputStream::Out));
+        ReadTarget { path, id, stream, shared: Some(owners) }
     };
-    files.into_iter().map(tail).collect()
+    owners.into_iter().map(target).collect()
 }
 
 fn instance_names(instances: &[Instance]) -> HashMap<u32, String> {
     instances.iter().map(|instance| (instance.id(), instance.spec().name.clone())).collect()
 }
 
-/// What the stream is about, to be asked again when apps are added.
+/// The request of a stream, evaluated again when runs are attached.
 struct LogRequest {
     handle: SupervisorHandle,
     logs: LogHandle,
@@ -144,63 +144,66 @@ struct LogRequest {
 }
 
 async fn stream_logs(
-    mut source: LogRequest,
+    mut request: LogRequest,
     instances: Vec<Instance>,
     mut reader: LogReader,
     mut follower: Option<Follower>,
-    send: mpsc::Sender<Bytes>,
+    sender: mpsc::Sender<Bytes>,
 ) -> io::Result<()> {
-    let (found, called) = (read_targets(&instances, &source.query, &source.home), instance_names(&instances));
+    let targets = read_targets(&instances, &request.query, &request.home);
+    let names = instance_names(&instances);
     reader = run_blocking(reader, move |reader| {
-        reader.add(found, called, false);
+        reader.add(targets, names, false);
         reader.read_ahead();
     })
     .await?
     .0;
-    let news = source.logs.notify_handle();
-    let mut overdue = false;
+    let notify = request.logs.notify_handle();
+    let with_positions = request.query.positions.is_some();
+    let mut is_overdue = false;
     loop {
-        // What is written from here on wakes this task, should the files be at their end.
-        let mut more = pin!(news.changed());
-        more.as_mut().enable();
-        let (all, tell) = (overdue || follower.is_none(), source.query.positions.is_some());
-        let (back, block) = run_blocking(reader, move |reader| encode_block(reader, all, tell)).await?;
-        reader = back;
+        // Enabled before the read: lines that are written after it wake this task.
+        let mut changed = pin!(notify.changed());
+        changed.as_mut().enable();
+        let all = is_overdue || follower.is_none();
+        let block;
+        (reader, block) =
+            run_blocking(reader, move |reader| encode_block(reader, all, with_positions)).await?;
         if !block.is_empty() {
-            if send.send(block).await.is_err() {
+            if sender.send(block).await.is_err() {
                 return Ok(());
             }
             continue;
         }
         let Some(live) = &mut follower else { return Ok(()) };
-        overdue = false;
-        let patience = if reader.has_partial() { PARTIAL_LINE_TIMEOUT } else { Duration::from_secs(3600) };
+        is_overdue = false;
+        let timeout = if reader.has_partial() { PARTIAL_LINE_TIMEOUT } else { Duration::from_secs(3600) };
         tokio::select! {
             item = live.next() => match item {
-                Some(item) if send.send(encode_item(&item, source.query.positions.is_some())).await.is_ok() => {}
+                Some(item) if sender.send(encode_item(&item, with_positions)).await.is_ok() => {}
                 Some(_) | None => return Ok(()),
             },
-            () = more => {}
-            () = tokio::time::sleep(patience) => overdue = true,
-            () = send.closed() => return Ok(()),
+            () = changed => {}
+            () = tokio::time::sleep(timeout) => is_overdue = true,
+            () = sender.closed() => return Ok(()),
         }
-        if news.attach_count() != source.attach_count {
-            source.attach_count = news.attach_count();
-            reader = add_new_files(&source, reader).await?;
+        if notify.attach_count() != request.attach_count {
+            request.attach_count = notify.attach_count();
+            reader = add_new_files(&request, reader).await?;
         }
     }
 }
 
-/// Adds the files of apps that came meanwhile.
-async fn add_new_files(source: &LogRequest, reader: LogReader) -> io::Result<LogReader> {
-    // Of apps that are gone the files are still there, and read.
-    let instances = select_instances(&source.handle, &source.query).await.unwrap_or_default();
-    let (found, called) = (read_targets(&instances, &source.query, &source.home), instance_names(&instances));
-    Ok(run_blocking(reader, move |reader| reader.add(found, called, true)).await?.0)
+/// Adds the files of new instances. Files of deleted instances stay.
+async fn add_new_files(request: &LogRequest, reader: LogReader) -> io::Result<LogReader> {
+    let instances = select_instances(&request.handle, &request.query).await.unwrap_or_default();
+    let targets = read_targets(&instances, &request.query, &request.home);
+    let names = instance_names(&instances);
+    Ok(run_blocking(reader, move |reader| reader.add(targets, names, true)).await?.0)
 }
 
-/// Lines for one block, followed by how far the files were read if that is to be told.
-fn encode_block(reader: &mut LogReader, all: bool, tell: bool) -> Bytes {
+/// The next lines, at most about one block, and the positions of the files after them if requested.
+fn encode_block(reader: &mut LogReader, all: bool, with_positions: bool) -> Bytes {
     let mut bytes = Vec::new();
     while bytes.len() < BLOCK_SIZE {
         let Some(items) = reader.next(all) else { break };
@@ -209,44 +212,74 @@ fn encode_block(reader: &mut LogReader, all: bool, tell: bool) -> Bytes {
         }
         items.iter().for_each(|item| write_line(item, &mut bytes));
     }
-    let positions = if tell { reader.changed_positions() } else { Vec::new() };
-    if !positions.is_empty() || (tell && !bytes.is_empty()) {
+    let positions = if with_positions { reader.changed_positions() } else { Vec::new() };
+    if !positions.is_empty() || (with_positions && !bytes.is_empty()) {
         write_line(&LogItem::Positions { positions }, &mut bytes);
     }
     bytes.into()
 }
 
-/// A line that is in no file: there is no place to go on from, so it is told as a whole by itself.
-fn encode_item(item: &LogItem, tell: bool) -> Bytes {
+/// A line that is in no file. It changes no position, so the list of positions is empty.
+fn encode_item(item: &LogItem, with_positions: bool) -> Bytes {
     let mut bytes = Vec::new();
     write_line(item, &mut bytes);
-    if tell {
+    if with_positions {
         write_line(&LogItem::Positions { positions: Vec::new() }, &mut bytes);
     }
     bytes.into()
 }
 
-/// Reads files where waiting for them is in nobody's way.
+/// Reads files on another thread, so that a slow disk does not delay the loop.
 async fn run_blocking<T: Send + 'static>(
     mut reader: LogReader,
-    what: impl FnOnce(&mut LogReader) -> T + Send + 'static,
+    read: impl FnOnce(&mut LogReader) -> T + Send + 'static,
 ) -> io::Result<(LogReader, T)> {
-    let done = tokio::task::spawn_blocking(move || {
-        let made = what(&mut reader);
-        (reader, made)
+    let task = tokio::task::spawn_blocking(move || {
+        let result = read(&mut reader);
+        (reader, result)
     });
-    done.await.map_err(io::Error::other)
+    task.await.map_err(io::Error::other)
 }
 
-/// A line of a stream.
-pub(in crate::daemon) fn json_line(value: &impl Serialize) -> Bytes {
-    let mut bytes = Vec::new();
-    write_line(value, &mut bytes);
-    bytes.into()
+/// Truncates the files of the selected instances, or of all; returns their paths.
+///
+/// # Errors
+/// A selector matches nothing, or a file cannot be truncated.
+pub async fn truncate_files(
+    handle: &SupervisorHandle,
+    logs: &LogHandle,
+    home: &Home,
+    select: Selectors,
+) -> Result<Vec<PathBuf>, ApiError> {
+    let selected = handle.get((!select.is_empty()).then_some(select)).await?;
+    let mut paths = Vec::new();
+    for (instance, _) in &selected {
+        let files = logs::log_files(instance.spec(), instance.id(), home);
+        paths.extend([files.out, files.err, files.combined].into_iter().flatten());
+    }
+    paths.sort();
+    paths.dedup();
+    check_file_errors(logs.flush(paths.clone()).await, "truncate")?;
+    Ok(paths)
 }
 
-fn write_line(value: &impl Serialize, bytes: &mut Vec<u8>) {
-    // Text and numbers in memory: there is nothing that could fail.
-    let _ = serde_json::to_writer(&mut *bytes, value);
-    bytes.push(b'\n');
+/// Reopens all log files, and applies the log budget of the settings.
+///
+/// # Errors
+/// A file cannot be opened.
+pub async fn reopen_files(logs: &LogHandle, home: &Home) -> Result<(), ApiError> {
+    match RsmSettings::load(home) {
+        Ok(settings) => logs.set_budget(settings.log_budget()),
+        Err(error) => tracing::warn!("{error}"),
+    }
+    check_file_errors(logs.reopen().await, "reopen")
+}
+
+fn check_file_errors(errors: FileErrors, action: &str) -> Result<(), ApiError> {
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> =
+        errors.iter().map(|(path, error)| format!("{}: {error}", path.display())).collect();
+    Err(ApiError::new(ErrorCode::Internal, format!("cannot {action} log files: {}", lines.join("; "))))
 }

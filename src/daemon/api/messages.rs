@@ -1,7 +1,6 @@
-//! Words to running apps: their standard input, and Node's channel.
+//! Messages to running apps: signals, standard input, the Node channel and app actions.
 //!
-//! Nothing is decided here and nothing changes, so it goes past the supervisor's loop: a look at the
-//! instances says who is spoken to.
+//! Input and messages change no state, so they bypass the supervisor.
 
 use std::io;
 use std::time::Duration;
@@ -17,18 +16,35 @@ use crate::instance::state::RunProcess;
 use crate::instance::status::RunId;
 use crate::ipc::message::{ApiError, ErrorCode, Outcome, Report, Selectors, Trigger, TriggerReply};
 use crate::process::process_ref::ProcessRef;
+use crate::process::signal;
 use crate::process::spawn::stdio;
 
-/// How long an app may take to read its input, once the pipe is full.
+/// How long to wait for an app to read its input when the pipe is full.
 const STDIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long an action may take. PM2 waits for ever.
+/// How long an app action can take. PM2 has no limit.
 const ACTION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Sends a signal to the selected instances.
+///
+/// # Errors
+/// The signal is unknown, or no selected instance is running.
+pub async fn send_signal(
+    handle: &SupervisorHandle,
+    select: Selectors,
+    name: &str,
+) -> Result<Report, ApiError> {
+    let Some(number) = signal::parse(name) else {
+        return Err(ApiError::new(ErrorCode::Invalid, format!("unknown signal \"{name}\""))
+            .hint("use a name such as SIGUSR2 or HUP (see `kill -l`)"));
+    };
+    handle.signal(select, number).await
+}
 
 /// Writes to the standard input of the selected instances.
 ///
 /// # Errors
-/// None of them runs, or one selector means nothing.
+/// No selected instance is running, or a selector matches nothing.
 pub async fn write_stdin(
     handle: &SupervisorHandle,
     select: Selectors,
@@ -36,8 +52,8 @@ pub async fn write_stdin(
 ) -> Result<Report, ApiError> {
     let mut instances = Vec::new();
     for (instance, process) in running_instances(handle, select).await? {
-        let to = ProcessRef { pid: process.pid, start_time: process.start_time };
-        let problem = match timeout(STDIN_TIMEOUT, stdio::write_stdin(to, text.as_bytes())).await {
+        let target = ProcessRef { pid: process.pid, start_time: process.start_time };
+        let problem = match timeout(STDIN_TIMEOUT, stdio::write_stdin(target, text.as_bytes())).await {
             Ok(Ok(())) => None,
             Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
                 Some("stdin is closed".to_owned())
@@ -50,10 +66,10 @@ pub async fn write_stdin(
     Ok(Report { instances, notes: Vec::new() })
 }
 
-/// Sends a message through Node's channel to the selected instances.
+/// Sends a message through the Node channel to the selected instances.
 ///
 /// # Errors
-/// None of them runs, or one selector means nothing.
+/// No selected instance is running, or a selector matches nothing.
 pub async fn send_message(
     handle: &SupervisorHandle,
     channels: &NodeChannels,
@@ -62,66 +78,64 @@ pub async fn send_message(
 ) -> Result<Report, ApiError> {
     let running = running_instances(handle, select).await?;
     let instances = running.into_iter().map(|(instance, process)| {
-        let problem = channels.send(run(&instance, process), message).err();
+        let problem = channels.send(run_id(&instance, process), message).err();
         outcome(&instance, problem.map(|problem| problem.to_string()))
     });
     Ok(Report { instances: instances.collect(), notes: Vec::new() })
 }
 
-/// Has the selected instances do what they offer; all at once, so that together they take no longer
-/// than [`ACTION_TIME`].
+/// Runs an app action in the selected instances, in parallel, with one timeout of [`ACTION_TIMEOUT`] for all.
 ///
 /// # Errors
-/// None of them runs, one selector means nothing, or the parameter is too long.
+/// No selected instance is running, a selector matches nothing, or the parameter is too long.
 pub async fn trigger_action(
     handle: &SupervisorHandle,
     channels: &NodeChannels,
-    wanted: &Trigger,
+    trigger: &Trigger,
 ) -> Result<Vec<TriggerReply>, ApiError> {
-    if wanted.action.len() + wanted.param.as_ref().map_or(0, |param| param.to_string().len())
-        > MAX_OUTGOING / 2
-    {
+    let param_size = trigger.param.as_ref().map_or(0, |param| param.to_string().len());
+    if trigger.action.len() + param_size > MAX_OUTGOING / 2 {
         return Err(ApiError::new(ErrorCode::TooLarge, "parameter exceeds 32 KiB"));
     }
-    let asked: Vec<_> = running_instances(handle, wanted.select.clone())
+    let started: Vec<_> = running_instances(handle, trigger.select.clone())
         .await?
         .into_iter()
         .map(|(instance, process)| {
-            let answered = start_action(channels, run(&instance, process), wanted);
-            (instance, answered)
+            let reply = start_action(channels, run_id(&instance, process), trigger);
+            (instance, reply)
         })
         .collect();
-    let until = Instant::now() + ACTION_TIMEOUT;
+    let deadline = Instant::now() + ACTION_TIMEOUT;
     let mut replies = Vec::new();
-    for (instance, answered) in asked {
-        let answer = match answered {
+    for (instance, reply) in started {
+        let result = match reply {
             Err(problem) => Err(problem),
-            Ok(answered) => match timeout_at(until, answered).await {
-                Ok(answer) => answer.map_err(|_| "exited before it replied".to_owned()),
+            Ok(reply) => match timeout_at(deadline, reply).await {
+                Ok(reply) => reply.map_err(|_| "exited before it replied".to_owned()),
                 Err(_) => Err(format!("no reply within {} s", ACTION_TIMEOUT.as_secs())),
             },
         };
         let (reply, problem) =
-            answer.map_or_else(|problem| (serde_json::Value::Null, Some(problem)), |reply| (reply, None));
+            result.map_or_else(|problem| (serde_json::Value::Null, Some(problem)), |reply| (reply, None));
         let (name, namespace) = (instance.spec().name.clone(), instance.spec().namespace.clone());
         replies.push(TriggerReply { id: instance.id(), name, namespace, reply, problem });
     }
     Ok(replies)
 }
 
-/// An app that has told what it offers is not asked for anything else; one that has told nothing may
-/// have done so to a daemon before this one.
+/// Starts an action. An app without known actions may have registered them with a previous daemon, so it gets the
+/// request.
 fn start_action(
     channels: &NodeChannels,
     run: RunId,
-    wanted: &Trigger,
+    trigger: &Trigger,
 ) -> Result<oneshot::Receiver<serde_json::Value>, String> {
-    let offers = channels.actions(run).unwrap_or_default().actions;
-    if !offers.is_empty() && !offers.contains_key(&wanted.action) {
-        let offers: Vec<&str> = offers.keys().map(String::as_str).collect();
-        return Err(format!("unknown action \"{}\"; available: {}", wanted.action, offers.join(", ")));
+    let actions = channels.actions(run).unwrap_or_default().actions;
+    if !actions.is_empty() && !actions.contains_key(&trigger.action) {
+        let names: Vec<&str> = actions.keys().map(String::as_str).collect();
+        return Err(format!("unknown action \"{}\"; available: {}", trigger.action, names.join(", ")));
     }
-    channels.trigger(run, &wanted.action, wanted.param.as_ref()).map_err(|problem| problem.to_string())
+    channels.trigger(run, &trigger.action, trigger.param.as_ref()).map_err(|problem| problem.to_string())
 }
 
 /// The selected instances that have a process.
@@ -129,8 +143,8 @@ async fn running_instances(
     handle: &SupervisorHandle,
     select: Selectors,
 ) -> Result<Vec<(Instance, RunProcess)>, ApiError> {
-    let chosen = handle.get(Some(select)).await?;
-    let running = chosen.into_iter().filter_map(|(instance, _)| {
+    let selected = handle.get(Some(select)).await?;
+    let running = selected.into_iter().filter_map(|(instance, _)| {
         let process = *instance.status().state.process()?;
         Some((instance, process))
     });
@@ -141,7 +155,7 @@ async fn running_instances(
     Ok(running)
 }
 
-fn run(instance: &Instance, process: RunProcess) -> RunId {
+fn run_id(instance: &Instance, process: RunProcess) -> RunId {
     RunId { instance: instance.id(), number: process.run }
 }
 

@@ -1,4 +1,4 @@
-//! Saving the list by itself after it has changed, for who has set `autosave`.
+//! Autosave: saves the list after it has changed, if `autosave` is enabled.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -16,13 +16,13 @@ use crate::paths::Home;
 use crate::settings::RsmSettings;
 use crate::spec::{AppSpec, EnvVars};
 
-/// What changes within this time is saved in one go.
+/// Changes within this time are saved together.
 const DEBOUNCE: Duration = Duration::from_secs(1);
 
-/// What a saved list is about; counters and the like change all the time.
+/// The part of the list that a save is for; counters change all the time.
 type ListSignature = Vec<(u32, Arc<AppSpec>, Arc<EnvVars>, Want)>;
 
-/// Saves the list when it has changed. All clones are one.
+/// Saves the list when it has changed. All clones share one state.
 #[derive(Clone, Debug)]
 pub struct Autosave(Rc<AutosaveState>);
 
@@ -30,15 +30,15 @@ pub struct Autosave(Rc<AutosaveState>);
 struct AutosaveState {
     home: Home,
     handle: SupervisorHandle,
-    saver: StateWriter,
-    /// Something happened since the last save.
-    due: Cell<bool>,
-    /// So many are bringing back what was saved: the list is not whole while they do.
+    state_writer: StateWriter,
+    /// Whether the list may have changed since the last save.
+    is_due: Cell<bool>,
+    /// The number of resurrections in progress: the list is incomplete until they end.
     pauses: Cell<u32>,
     last_saved: RefCell<Option<ListSignature>>,
 }
 
-/// While this lives nothing is saved.
+/// Prevents saves until it is dropped.
 #[derive(Debug)]
 pub struct AutosavePause(Autosave);
 
@@ -49,19 +49,18 @@ impl Drop for AutosavePause {
 }
 
 impl Autosave {
-    /// For a list and its home.
-    pub fn new(home: Home, handle: SupervisorHandle, saver: StateWriter) -> Self {
-        let (due, held, last) = (Cell::default(), Cell::default(), RefCell::default());
-        Self(Rc::new(AutosaveState { home, handle, saver, due, pauses: held, last_saved: last }))
+    pub fn new(home: Home, handle: SupervisorHandle, state_writer: StateWriter) -> Self {
+        let (is_due, pauses, last_saved) = (Cell::default(), Cell::default(), RefCell::default());
+        Self(Rc::new(AutosaveState { home, handle, state_writer, is_due, pauses, last_saved }))
     }
 
-    /// Keeps the saved list as it is until the hold is dropped.
+    /// Prevents saves until the result is dropped.
     pub fn pause(&self) -> AutosavePause {
         self.0.pauses.set(self.0.pauses.get() + 1);
         AutosavePause(self.clone())
     }
 
-    /// Saves after each change, for as long as the daemon lives.
+    /// Saves after each change, until the daemon exits.
     pub async fn run(self, mut events: broadcast::Receiver<EventView>) {
         loop {
             match events.recv().await {
@@ -69,41 +68,40 @@ impl Autosave {
                 Ok(_) | Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return,
             }
-            // More than once: what comes while it is saved is seen by the next event in the queue.
-            if !self.0.due.replace(true) {
-                let later = self.clone();
+            // Reset before a save: a change during the save starts another one.
+            if !self.0.is_due.replace(true) {
+                let autosave = self.clone();
                 tokio::task::spawn_local(async move {
                     tokio::time::sleep(DEBOUNCE).await;
-                    while later.0.pauses.get() > 0 {
+                    while autosave.0.pauses.get() > 0 {
                         tokio::time::sleep(DEBOUNCE).await;
                     }
-                    later.save_now().await;
+                    autosave.save_now().await;
                 });
             }
         }
     }
 
-    /// Saves what is not saved yet. A shutdown calls this first: the list it leaves behind is one of stopped
-    /// apps, and never saved.
+    /// Saves unsaved changes. A shutdown calls this first, because it stops all apps and that is not saved.
     pub async fn save_now(&self) {
-        tokio::task::yield_now().await; // what has just happened is heard of first
-        if self.0.pauses.get() > 0 || self.0.handle.is_closing() || !self.0.due.replace(false) {
+        tokio::task::yield_now().await; // lets `run` receive the latest events
+        if self.0.pauses.get() > 0 || self.0.handle.is_closing() || !self.0.is_due.replace(false) {
             return;
         }
         if !RsmSettings::load(&self.0.home).is_ok_and(|settings| settings.autosave()) {
             return;
         }
         let Ok(list) = self.0.handle.get(None).await else { return };
-        let essence = list
+        let signature = list
             .into_iter()
             .map(|(it, _)| (it.id(), it.spec().clone(), it.inherited().clone(), it.status().want));
-        let essence: ListSignature = essence.collect();
-        if self.0.last_saved.borrow().as_ref() == Some(&essence) {
+        let signature: ListSignature = signature.collect();
+        if self.0.last_saved.borrow().as_ref() == Some(&signature) {
             return;
         }
-        // An empty list is one that somebody has emptied: those of a new daemon have no events.
-        match dump::save(&self.0.handle, &self.0.saver, &self.0.home, true).await {
-            Ok(_) => drop(self.0.last_saved.replace(Some(essence))),
+        // Forced: an empty list is saved too. It was emptied by a user, because a new daemon has no events.
+        match dump::save(&self.0.handle, &self.0.state_writer, &self.0.home, true).await {
+            Ok(_) => drop(self.0.last_saved.replace(Some(signature))),
             Err(error) => {
                 tracing::error!("cannot save the list, retrying at the next change: {error}");
             }
@@ -111,7 +109,7 @@ impl Autosave {
     }
 }
 
-/// Whether the list may be another one after it, or what is wanted of it.
+/// Whether an event can mean that instances or their target states have changed.
 fn changes_list(event: EventKind) -> bool {
     matches!(
         event,

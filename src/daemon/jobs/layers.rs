@@ -1,6 +1,7 @@
-//! Work of several steps: apps that depend on others are started after these are online, and stopped
-//! before them. A client of the loop like any other; each step is asked for under the key of the whole,
-//! so that a client who asks the next daemon again has it go on where this one died.
+//! Operations in dependency order: apps start after their dependencies are online, and stop before them.
+//!
+//! Each layer is one operation of the supervisor with its own idempotency key, derived from that of the request.
+//! If the daemon dies, the client sends the request to the next daemon, which continues with the next layer.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,43 +14,43 @@ use crate::spec::order;
 
 type Dependencies = BTreeMap<String, Vec<String>>;
 
-/// Starts apps, each after those that it depends on are online.
+/// Starts apps, each after its dependencies are online. The report contains apps that do not become online, and
+/// those that depend on them.
 ///
 /// # Errors
-/// A circle, or a dependency that is neither asked for nor in the list; nothing is changed. What fails to
-/// come online is told in the report, as are those that wait for it.
+/// There is a dependency cycle, or a dependency is neither in the request nor in the list; nothing is changed.
 pub async fn start(handle: &SupervisorHandle, request: StartApps) -> Result<Report, ApiError> {
-    let wanted: Dependencies =
+    let dependencies: Dependencies =
         request.apps.iter().map(|app| (app.name.clone(), app.depends_on.clone())).collect();
-    if wanted.values().all(Vec::is_empty) {
+    if dependencies.values().all(Vec::is_empty) {
         return handle.start(request).await;
     }
-    let steps = order::start_layers(&wanted).map_err(cycle_error)?;
-    check_known(handle, &wanted).await?;
+    let layers = order::start_layers(&dependencies).map_err(cycle_error)?;
+    check_known(handle, &dependencies).await?;
     let StartApps { apps, inherited, existing } = request;
     let mut report = Report::default();
-    for (number, step) in steps.iter().enumerate() {
-        let mut now: Vec<_> = apps.iter().filter(|app| step.contains(&app.name)).cloned().collect();
-        let mut waiting = BTreeMap::new();
-        for app in &mut now {
-            if let Some(why) = unmet_dependency(handle, &app.depends_on).await? {
+    for (number, layer) in layers.iter().enumerate() {
+        let mut layer: Vec<_> = apps.iter().filter(|app| layer.contains(&app.name)).cloned().collect();
+        let mut unmet = BTreeMap::new();
+        for app in &mut layer {
+            if let Some(problem) = unmet_dependency(handle, &app.depends_on).await? {
                 app.autostart = false;
-                waiting.insert(app.name.clone(), why);
+                unmet.insert(app.name.clone(), problem);
             }
         }
-        let part = StartApps { apps: now, inherited: inherited.clone(), existing };
-        let mut part = handle.with_step(number).start(part).await?;
-        for outcome in &mut part.instances {
-            if let Some(why) = waiting.get(&outcome.name) {
-                outcome.problem = Some(format!("not started: dependency {why}"));
+        let request = StartApps { apps: layer, inherited: inherited.clone(), existing };
+        let mut layer_report = handle.with_step(number).start(request).await?;
+        for outcome in &mut layer_report.instances {
+            if let Some(problem) = unmet.get(&outcome.name) {
+                outcome.problem = Some(format!("not started: dependency {problem}"));
             }
         }
-        report.add(part);
+        report.add(layer_report);
     }
     Ok(report)
 }
 
-/// Acts on instances; those that others depend on are stopped after these.
+/// Acts on instances. Dependencies are stopped after the apps that depend on them.
 ///
 /// # Errors
 /// A selector matches nothing; nothing is changed.
@@ -58,14 +59,14 @@ pub async fn act(handle: &SupervisorHandle, action: Action, on: ActOn) -> Result
         Action::Stop | Action::Delete => {}
         Action::Start | Action::Restart | Action::Reset => return handle.act(action, on).await,
     }
-    let Some(steps) = stop_layers(&handle.get(Some(on.select.clone())).await?) else {
+    let Some(layers) = stop_layers(&handle.get(Some(on.select.clone())).await?) else {
         return handle.act(action, on).await;
     };
     let mut report = Report::default();
-    for (number, select) in steps.into_iter().enumerate() {
+    for (number, select) in layers.into_iter().enumerate() {
         match handle.with_step(number).act(action, ActOn { select, ..ActOn::default() }).await {
-            Ok(part) => report.add(part),
-            // Gone meanwhile, as somebody else wanted.
+            Ok(layer_report) => report.add(layer_report),
+            // Another client deleted the instances of this layer.
             Err(error) if error.code == ErrorCode::NotFound => {}
             Err(error) => return Err(error),
         }
@@ -73,86 +74,91 @@ pub async fn act(handle: &SupervisorHandle, action: Action, on: ActOn) -> Result
     Ok(report)
 }
 
-/// Adds what a saved list holds, in order.
+/// Adds the instances of a saved list in dependency order.
 ///
 /// # Errors
 /// The daemon is shutting down.
-pub async fn resurrect(handle: &SupervisorHandle, saved: Snapshot) -> Result<Report, ApiError> {
-    let wanted = dependencies(saved.instances().iter());
-    // A circle was refused before it was saved; a damaged list starts all at once.
-    let steps = order::start_layers(&wanted).unwrap_or_else(|_| vec![wanted.into_keys().collect()]);
+pub async fn resurrect(handle: &SupervisorHandle, snapshot: Snapshot) -> Result<Report, ApiError> {
+    let dependencies = dependencies(snapshot.instances().iter());
+    // Only an edited list can contain a cycle: its apps start all at once.
+    let layers =
+        order::start_layers(&dependencies).unwrap_or_else(|_| vec![dependencies.into_keys().collect()]);
     let mut report = Report::default();
-    for (number, step) in steps.iter().enumerate() {
-        let part = saved.filtered(|instance| step.contains(&instance.spec().name));
-        report.add(handle.with_step(number).resurrect(part).await?);
+    for (number, layer) in layers.iter().enumerate() {
+        let layer = snapshot.filtered(|instance| layer.contains(&instance.spec().name));
+        report.add(handle.with_step(number).resurrect(layer).await?);
     }
     Ok(report)
 }
 
-/// Stops everything, for good. For who has called [`SupervisorHandle::close`].
+/// Stops all instances during a shutdown, after [`SupervisorHandle::begin_close`].
 ///
 /// # Errors
 /// The loop has ended.
 pub async fn stop_all(handle: &SupervisorHandle) -> Result<Report, ApiError> {
     let all = handle.get(None).await?;
-    let steps = stop_layers(&all).unwrap_or_else(|| vec![vec!["all".into()]]);
+    let layers = stop_layers(&all).unwrap_or_else(|| vec![vec!["all".into()]]);
     let mut report = Report::default();
-    for select in steps {
+    for select in layers {
         report.add(handle.stop_finally(select).await?);
     }
     Ok(report)
 }
 
-fn cycle_error(circle: order::DependencyCycle) -> ApiError {
-    ApiError::new(ErrorCode::Invalid, circle.to_string()).hint("remove one of them from `depends_on`")
+fn cycle_error(cycle: order::DependencyCycle) -> ApiError {
+    ApiError::new(ErrorCode::Invalid, cycle.to_string()).hint("remove one of them from `depends_on`")
 }
 
 fn dependencies<'a>(instances: impl Iterator<Item = &'a Instance>) -> Dependencies {
     instances.map(|instance| (instance.spec().name.clone(), instance.spec().depends_on.clone())).collect()
 }
 
-/// Ids to stop, step by step; nothing if their order does not matter.
-fn stop_layers<U>(chosen: &[(Instance, U)]) -> Option<Vec<Selectors>> {
-    let apps = dependencies(chosen.iter().map(|(instance, _)| instance));
-    let mut steps = order::start_layers(&apps).ok().filter(|steps| steps.len() > 1)?;
-    steps.reverse();
-    let ids = |step: Vec<String>| {
-        let of_it = chosen.iter().filter(|(instance, _)| step.contains(&instance.spec().name));
-        of_it.map(|(instance, _)| instance.id().to_string()).collect()
+/// The ids to stop, layer by layer; `None` if the order does not matter.
+fn stop_layers<U>(selected: &[(Instance, U)]) -> Option<Vec<Selectors>> {
+    let dependencies = dependencies(selected.iter().map(|(instance, _)| instance));
+    let mut layers = order::start_layers(&dependencies).ok().filter(|layers| layers.len() > 1)?;
+    layers.reverse();
+    let ids = |layer: Vec<String>| {
+        let instances = selected.iter().filter(|(instance, _)| layer.contains(&instance.spec().name));
+        instances.map(|(instance, _)| instance.id().to_string()).collect()
     };
-    Some(steps.into_iter().map(ids).collect())
+    Some(layers.into_iter().map(ids).collect())
 }
 
-async fn check_known(handle: &SupervisorHandle, wanted: &Dependencies) -> Result<(), ApiError> {
-    let listed = |instances: &BTreeMap<u32, Instance>| -> BTreeSet<String> {
+/// Checks that each dependency is in the request or in the list.
+async fn check_known(handle: &SupervisorHandle, requested: &Dependencies) -> Result<(), ApiError> {
+    let names = |instances: &BTreeMap<u32, Instance>| -> BTreeSet<String> {
         instances.values().map(|instance| instance.spec().name.clone()).collect()
     };
-    let listed = handle.inspect(listed).await?;
-    for (name, on) in wanted {
-        let unknown = on.iter().find(|on| !wanted.contains_key(*on) && !listed.contains(on.as_str()));
-        if let Some(unknown) = unknown {
-            let what = format!("app \"{name}\" depends on \"{unknown}\", which does not exist");
+    let listed = handle.inspect(names).await?;
+    for (name, dependencies) in requested {
+        let is_known = |name: &String| requested.contains_key(name) || listed.contains(name);
+        if let Some(unknown) = dependencies.iter().find(|name| !is_known(name)) {
+            let message = format!("app \"{name}\" depends on \"{unknown}\", which does not exist");
             return Err(
-                ApiError::new(ErrorCode::Invalid, what).hint("start that app first, or fix `depends_on`")
+                ApiError::new(ErrorCode::Invalid, message).hint("start that app first, or fix `depends_on`")
             );
         }
     }
     Ok(())
 }
 
-/// The first of these apps that is not online, and how it is.
-async fn unmet_dependency(handle: &SupervisorHandle, on: &[String]) -> Result<Option<String>, ApiError> {
-    if on.is_empty() {
+/// Reports the first of these apps that is not online.
+async fn unmet_dependency(
+    handle: &SupervisorHandle,
+    dependencies: &[String],
+) -> Result<Option<String>, ApiError> {
+    if dependencies.is_empty() {
         return Ok(None);
     }
-    let on = on.to_vec();
+    let dependencies = dependencies.to_vec();
     handle
         .inspect(move |instances| {
             let online = |name: &&String| {
-                let mut of_it = instances.values().filter(|it| it.spec().name == **name).peekable();
-                of_it.peek().is_some() && of_it.all(|it| matches!(it.status().state, State::Online { .. }))
+                let mut app = instances.values().filter(|it| it.spec().name == **name).peekable();
+                app.peek().is_some() && app.all(|it| matches!(it.status().state, State::Online { .. }))
             };
-            on.iter().find(|name| !online(name)).map(|name| format!("\"{name}\" is not online"))
+            dependencies.iter().find(|name| !online(name)).map(|name| format!("\"{name}\" is not online"))
         })
         .await
 }

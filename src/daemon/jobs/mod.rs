@@ -1,9 +1,9 @@
-//! Work of several steps, done as clients of the supervisor.
+//! Jobs: work of several steps, as clients of the supervisor. They own no state of instances.
 
 pub(super) mod autosave;
 pub(super) mod autoscale;
 pub(super) mod drift;
-pub mod dump;
+pub(crate) mod dump;
 pub(super) mod layers;
 pub(super) mod reload;
-pub mod upgrade;
+pub(crate) mod upgrade;

@@ -1,6 +1,8 @@
-//! `reload`: app by app, slot by slot, each instance gets another process; the first that fails ends it
-//! for its app. A client of the loop like any other: should the daemon die in the middle of it, the
-//! client asks the next one by the same key, and that goes on where this one was.
+//! Reload: replaces the processes of apps without downtime, instance by instance. The first failure ends the
+//! reload of its app.
+//!
+//! Each replacement is one operation of the supervisor with its own idempotency key. If the daemon dies, the client
+//! sends the request to the next daemon, which continues with the next instance.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,28 +21,25 @@ use crate::instance::status::RunId;
 use crate::ipc::message::{ApiError, ErrorCode, Existing, Inherited, Reload, Report, ScaleTo, StartApps};
 use crate::spec::AppSpec;
 
-/// The apps that are being reloaded: a second reload of one is refused.
+/// The apps that are being reloaded. A second reload of the same app is refused.
 #[derive(Clone, Debug, Default)]
 pub struct Reloads(Rc<RefCell<BTreeSet<String>>>);
 
-/// The apps of one reload. Dropping it lets them be reloaded again.
+/// The apps of one reload, until it is dropped.
 struct ReloadGuard {
     reloads: Reloads,
     names: Vec<String>,
 }
 
 impl Reloads {
-    /// Whether a reload of this app is under way.
     pub fn is_reloading(&self, app: &str) -> bool {
         self.0.borrow().contains(app)
     }
 
     fn acquire(&self, names: Vec<String>) -> Result<ReloadGuard, ApiError> {
         if let Some(name) = names.iter().find(|name| self.is_reloading(name)) {
-            let what = format!("{name} is already being reloaded");
-            return Err(
-                ApiError::new(ErrorCode::Conflict, what).hint("wait for it to finish, then reload again")
-            );
+            return Err(ApiError::new(ErrorCode::Conflict, format!("{name} is already being reloaded"))
+                .hint("wait for it to finish, then reload again"));
         }
         self.0.borrow_mut().extend(names.iter().cloned());
         Ok(ReloadGuard { reloads: self.clone(), names })
@@ -49,52 +48,50 @@ impl Reloads {
 
 impl Drop for ReloadGuard {
     fn drop(&mut self) {
-        let mut taken = self.reloads.0.borrow_mut();
-        taken.retain(|name| !self.names.contains(name));
+        self.reloads.0.borrow_mut().retain(|name| !self.names.contains(name));
     }
 }
 
-/// What is to be done to one app.
+/// The plan for one app.
 #[derive(Default)]
 struct AppReload {
-    /// Its instances in the order of their numbers, and what each shall become.
-    slots: Vec<(u32, Option<Box<NewSettings>>)>,
-    /// How many instances it shall have then, if not as many as it has.
+    /// The ids of its instances in the order of their numbers, with new settings.
+    instances: Vec<(u32, Option<Box<NewSettings>>)>,
+    /// The number of instances after the reload, if it changes.
     count: Option<u32>,
 }
 
-/// Gives apps new processes. Resolves when the old ones are gone. What failed is told in the report.
+/// Replaces the processes of apps. Returns when the old ones have exited; failures are in the report.
 ///
 /// # Errors
-/// A selector matches nothing, settings make no sense, or an app is being reloaded already; nothing is
-/// changed.
+/// A selector matches nothing, settings are invalid, or an app is already being reloaded; nothing is changed.
 pub async fn reload(
     handle: &SupervisorHandle,
     reloads: &Reloads,
-    wanted: Reload,
+    request: Reload,
 ) -> Result<Report, ApiError> {
-    if wanted.parallel == 0 {
+    if request.parallel == 0 {
         return Err(ApiError::new(ErrorCode::Invalid, "`parallel` must be at least 1"));
     }
-    if wanted.select.is_empty() && wanted.apps.is_empty() {
+    if request.select.is_empty() && request.apps.is_empty() {
         return Err(ApiError::new(ErrorCode::Invalid, "no app selected"));
     }
-    let (work, new) = plan(handle, &wanted).await?;
-    let taken = reloads.acquire(work.keys().cloned().collect())?;
+    let (plan, new_apps) = plan(handle, &request).await?;
+    let guard = reloads.acquire(plan.keys().cloned().collect())?;
     let mut report = Report::default();
-    let parallel = usize::try_from(wanted.parallel).unwrap_or(usize::MAX);
+    let parallel = usize::try_from(request.parallel).unwrap_or(usize::MAX);
     let mut apps = JoinSet::new();
-    for (name, work) in work {
+    for (name, app) in plan {
         let handle = handle.clone();
-        apps.spawn_local(async move { reload_app(&handle, &name, work, parallel).await });
+        apps.spawn_local(async move { reload_app(&handle, &name, app, parallel).await });
     }
-    while let Some(done) = apps.join_next().await {
-        report.add(done.map_err(join_error)??);
+    while let Some(app_report) = apps.join_next().await {
+        report.add(app_report.map_err(join_error)??);
     }
-    drop(taken);
-    if !new.is_empty() {
-        let inherited = wanted.inherited.unwrap_or_default();
-        let start = StartApps { apps: new, inherited, existing: Existing::Restart };
+    drop(guard);
+    if !new_apps.is_empty() {
+        let inherited = request.inherited.unwrap_or_default();
+        let start = StartApps { apps: new_apps, inherited, existing: Existing::Restart };
         report.add(layers::start(&handle.with_step("new"), start).await?);
     }
     Ok(report)
@@ -104,105 +101,109 @@ fn join_error(error: tokio::task::JoinError) -> ApiError {
     ApiError::new(ErrorCode::Internal, format!("reload aborted: {error}"))
 }
 
-/// What is to be done, by app, and the apps that are new.
+/// The plan by app, and the apps that are not in the list yet.
 async fn plan(
     handle: &SupervisorHandle,
-    wanted: &Reload,
+    request: &Reload,
 ) -> Result<(BTreeMap<String, AppReload>, Vec<AppSpec>), ApiError> {
     let mut plan: BTreeMap<String, AppReload> = BTreeMap::new();
-    if !wanted.select.is_empty() {
-        for (instance, _) in handle.get(Some(wanted.select.clone())).await? {
-            let with = new_settings(&instance, wanted)?;
-            plan.entry(instance.spec().name.clone()).or_default().slots.push((instance.id(), with));
+    if !request.select.is_empty() {
+        for (instance, _) in handle.get(Some(request.select.clone())).await? {
+            let settings = new_settings(&instance, request)?;
+            plan.entry(instance.spec().name.clone()).or_default().instances.push((instance.id(), settings));
         }
     }
-    let mut new = Vec::new();
-    for app in &wanted.apps {
-        let name = app.name.clone();
-        let mut there: Vec<(u32, u32)> = handle
-            .inspect(move |instances| {
-                let of_app = instances.values();
-                let of_app = of_app.filter(|it| it.spec().name == name && it.status().want != Want::Gone);
-                of_app.map(|instance| (instance.number(), instance.id())).collect()
-            })
-            .await?;
-        if there.is_empty() {
-            new.push(app.clone());
+    let mut new_apps = Vec::new();
+    for app in &request.apps {
+        let ids = instance_ids(handle, app.name.clone()).await?;
+        if ids.is_empty() {
+            new_apps.push(app.clone());
             continue;
         }
-        there.sort_unstable();
-        let with = |id| {
-            let inherited = wanted.inherited.clone().unwrap_or_default();
+        let target = app.target_instances(ids.len());
+        let count = (target != ids.len()).then(|| u32::try_from(target).unwrap_or(u32::MAX));
+        let with_settings = |id| {
+            let inherited = request.inherited.clone().unwrap_or_default();
             (id, Some(Box::new(NewSettings { spec: app.clone(), inherited })))
         };
-        let wanted = app.target_instances(there.len());
-        let count = (wanted != there.len()).then(|| u32::try_from(wanted).unwrap_or(u32::MAX));
-        // Those that will not be needed are not replaced first.
-        let slots = there.into_iter().take(wanted).map(|(_, id)| with(id)).collect();
-        plan.insert(app.name.clone(), AppReload { slots, count });
+        // Instances that the new number makes superfluous are not replaced.
+        let instances = ids.into_iter().take(target).map(with_settings).collect();
+        plan.insert(app.name.clone(), AppReload { instances, count });
     }
-    Ok((plan, new))
+    Ok((plan, new_apps))
 }
 
-fn new_settings(instance: &Instance, wanted: &Reload) -> Result<Option<Box<NewSettings>>, ApiError> {
-    let changes = wanted.changes.as_ref().filter(|changes| !changes.is_empty());
-    if changes.is_none() && wanted.inherited.is_none() {
+/// The ids of an app's instances in the order of their numbers.
+async fn instance_ids(handle: &SupervisorHandle, app: String) -> Result<Vec<u32>, ApiError> {
+    let mut instances: Vec<(u32, u32)> = handle
+        .inspect(move |instances| {
+            let app = instances.values().filter(|it| it.spec().name == app && it.status().want != Want::Gone);
+            app.map(|instance| (instance.number(), instance.id())).collect()
+        })
+        .await?;
+    instances.sort_unstable();
+    Ok(instances.into_iter().map(|(_, id)| id).collect())
+}
+
+fn new_settings(instance: &Instance, request: &Reload) -> Result<Option<Box<NewSettings>>, ApiError> {
+    let changes = request.changes.as_ref().filter(|changes| !changes.is_empty());
+    if changes.is_none() && request.inherited.is_none() {
         return Ok(None);
     }
     let spec = match changes {
         Some(changes) => instance
-            .spec()
+            .spec
             .patched(changes)
             .map_err(|error| ApiError::new(ErrorCode::Invalid, format!("invalid settings: {error}")))?,
         None => (**instance.spec()).clone(),
     };
-    let inherited = wanted.inherited.clone().unwrap_or_else(|| Inherited((**instance.inherited()).clone()));
+    let inherited = request.inherited.clone().unwrap_or_else(|| Inherited((**instance.inherited()).clone()));
     Ok(Some(Box::new(NewSettings { spec, inherited })))
 }
 
 async fn reload_app(
     handle: &SupervisorHandle,
     name: &str,
-    work: AppReload,
+    app: AppReload,
     parallel: usize,
 ) -> Result<Report, ApiError> {
     let mut report = Report::default();
-    let mut slots = work.slots.into_iter();
+    let mut instances = app.instances.into_iter();
     let mut replaced: Vec<RunId> = Vec::new();
-    while slots.len() > 0 {
+    while instances.len() > 0 {
         let mut steps = JoinSet::new();
-        let batch: Vec<_> = slots.by_ref().take(parallel).collect();
-        let former = current_runs(handle, batch.iter().map(|(id, _)| *id)).await?;
-        for (id, with) in batch {
-            let (handle, after) = (handle.with_step(id), replaced.clone());
-            steps.spawn_local(async move { handle.replace(id, with, after).await });
+        let batch: Vec<_> = instances.by_ref().take(parallel).collect();
+        let old_runs = current_runs(handle, batch.iter().map(|(id, _)| *id)).await?;
+        for (id, settings) in batch {
+            let (handle, earlier_runs) = (handle.with_step(id), replaced.clone());
+            steps.spawn_local(async move { handle.replace(id, settings, earlier_runs).await });
         }
         while let Some(step) = steps.join_next().await {
             match step.map_err(join_error)? {
-                Ok(part) => report.add(part),
-                // Gone meanwhile, as somebody else wanted.
+                Ok(step_report) => report.add(step_report),
+                // Another client deleted the instance.
                 Err(error) if error.code == ErrorCode::NotFound => {}
                 Err(error) => return Err(error),
             }
         }
         let done = replaced.len();
-        replaced.extend(former);
+        replaced.extend(old_runs);
         add_failures(handle, &replaced, &mut report).await?;
         if report.instances.iter().any(|outcome| outcome.problem.is_some()) {
-            let left = slots.len();
-            if done > 0 || left > 0 {
-                report.notes.push(format!("{name}: {done} instances reloaded, {left} not attempted"));
+            let remaining = instances.len();
+            if done > 0 || remaining > 0 {
+                report.notes.push(format!("{name}: {done} instances reloaded, {remaining} not attempted"));
             }
             return Ok(report);
         }
     }
-    if let Some(count) = work.count {
+    if let Some(count) = app.count {
         report.add(handle.with_step(name).scale(name.to_owned(), ScaleTo::Exactly(count)).await?);
     }
     Ok(report)
 }
 
-/// The last runs of these instances until now.
+/// The latest runs of these instances.
 async fn current_runs(
     handle: &SupervisorHandle,
     ids: impl Iterator<Item = u32>,
@@ -210,29 +211,29 @@ async fn current_runs(
     let ids: Vec<u32> = ids.collect();
     handle
         .inspect(move |instances| {
-            let chosen = ids.iter().filter_map(|id| instances.get(id));
-            chosen.map(|it| RunId { instance: it.id(), number: it.status().last_run }).collect()
+            let selected = ids.iter().filter_map(|id| instances.get(id));
+            selected.map(|it| RunId { instance: it.id(), number: it.status().last_run }).collect()
         })
         .await
 }
 
-/// Notes in the report which new processes have ended since they took their places.
+/// Adds to the report which new processes have exited since their replacement.
 async fn add_failures(
     handle: &SupervisorHandle,
     replaced: &[RunId],
     report: &mut Report,
 ) -> Result<(), ApiError> {
     let replaced = replaced.to_vec();
-    let now = handle
+    let outcomes = handle
         .inspect(move |instances| {
-            let chosen = replaced.iter().filter_map(|run| Some((*run, instances.get(&run.instance)?)));
+            let selected = replaced.iter().filter_map(|run| Some((*run, instances.get(&run.instance)?)));
             let state = |(run, it): (RunId, &Instance)| {
                 (run.instance, replacement_exit(it, run), views::display_status(&it.status().state))
             };
-            chosen.map(state).collect::<Vec<_>>()
+            selected.map(state).collect::<Vec<_>>()
         })
         .await?;
-    for (id, problem, status) in now {
+    for (id, problem, status) in outcomes {
         let outcome = report.instances.iter_mut().find(|outcome| outcome.id == id);
         if let Some(outcome) = outcome
             && outcome.problem.is_none()

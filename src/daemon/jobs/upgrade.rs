@@ -1,8 +1,8 @@
-//! Trying another binary of rsm before it takes over.
+//! Upgrade check: asks another binary of rsm whether it can take over.
 //!
-//! It is run once, harmlessly: it must say that it can read our state and speak with our keeper. What
-//! that does not show the keeper finds out, which goes back to the present binary if the new daemon
-//! does not come to answer clients.
+//! The binary runs once with a harmless command and must report that it reads the current state and the protocol
+//! of the keeper. The keeper covers other failures: it returns to the current binary if the new daemon does not
+//! serve clients.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -21,15 +21,15 @@ use crate::process::process_ref::ProcessRef;
 use crate::process::spawn;
 use crate::version::version;
 
-/// How long the new binary may take to say what it can.
+/// How long the new binary may take to report its capabilities.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
-/// More of what it says is not read.
+
+/// Maximum output of the new binary that is read, in bytes.
 const MAX_OUTPUT: u64 = 16 << 10;
 
-/// What a binary of rsm can take over.
+/// The formats that a binary of rsm understands.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Capabilities {
-    /// Its version.
     version: String,
     /// The oldest version of the keeper's protocol that it understands. A daemon of version 1 compares this.
     protocol: u64,
@@ -50,13 +50,12 @@ fn first_version() -> u64 {
 /// A binary that can take over.
 #[derive(Debug)]
 pub struct CheckedBinary {
-    /// The binary itself, whatever becomes of its path.
+    /// The open binary, even if another file gets its path.
     pub file: File,
-    /// Its version.
     pub version: String,
 }
 
-/// What this binary can take over, given the state of the one that runs.
+/// The capabilities of this binary, if it can read the state of the running daemon.
 ///
 /// # Errors
 /// The state cannot be read, or is of a newer format.
@@ -74,7 +73,7 @@ pub fn own_capabilities(mut state: impl Read) -> io::Result<Capabilities> {
     })
 }
 
-/// What came of an upgrade, in words of the API.
+/// The result of an upgrade as an API type.
 pub fn outcome(upgrade: UpgradeResult) -> Option<UpgradeOutcome> {
     match upgrade {
         UpgradeResult::None => None,
@@ -84,21 +83,21 @@ pub fn outcome(upgrade: UpgradeResult) -> Option<UpgradeOutcome> {
     }
 }
 
-/// Runs a binary to learn whether it can take over.
+/// Runs a binary to check whether it can take over.
 ///
 /// # Errors
-/// It cannot, in words for the user. Nothing has changed.
+/// It cannot; nothing has changed.
 pub async fn check_binary(binary: &Path, state: &[u8]) -> Result<CheckedBinary, ApiError> {
-    let refused = |why: String| {
-        ApiError::new(ErrorCode::Invalid, format!("cannot upgrade to {}: {why}", binary.display()))
+    let refused = |reason: String| {
+        ApiError::new(ErrorCode::Invalid, format!("cannot upgrade to {}: {reason}", binary.display()))
             .hint("the current version keeps running")
     };
     let file = File::open(binary).map_err(|error| refused(format!("cannot open it: {error}")))?;
-    let (said, complaint) = query_binary(&file, state).await.map_err(refused)?;
-    let abilities: Capabilities = serde_json::from_str(&said).map_err(|_| {
-        refused(format!("not an rsm binary that supports upgrades ({})", first_line(&complaint, &said)))
+    let (output, errors) = query_binary(&file, state).await.map_err(refused)?;
+    let capabilities: Capabilities = serde_json::from_str(&output).map_err(|_| {
+        refused(format!("not an rsm binary that supports upgrades ({})", first_line(&errors, &output)))
     })?;
-    let Capabilities { version, protocol, handover, latest_protocol, latest_handover } = abilities;
+    let Capabilities { version, protocol, handover, latest_protocol, latest_handover } = capabilities;
     if !(protocol..=latest_protocol).contains(&VERSION)
         || !(handover..=latest_handover).contains(&FORMAT_VERSION)
     {
@@ -110,7 +109,7 @@ pub async fn check_binary(binary: &Path, state: &[u8]) -> Result<CheckedBinary, 
     Ok(CheckedBinary { file, version })
 }
 
-/// What it says, and what it complains of.
+/// Runs `can-take-over` with the state as input. Returns the standard output and standard error.
 async fn query_binary(file: &File, state: &[u8]) -> Result<(String, String), String> {
     let failed = |error: io::Error| format!("cannot run it: {error}");
     let (mut input, mut output, mut errors) = (|| {
@@ -132,10 +131,10 @@ async fn query_binary(file: &File, state: &[u8]) -> Result<(String, String), Str
         let _ = file.rewind().and_then(|()| file.take(MAX_OUTPUT).read_to_end(&mut text));
         String::from_utf8_lossy(&text).into_owned()
     };
-    let (said, complaint) = (text(output), text(errors));
+    let (output, errors) = (text(output), text(errors));
     match status.success() {
-        true => Ok((said, complaint)),
-        false => Err(format!("{status}: {}", first_line(&complaint, &said))),
+        true => Ok((output, errors)),
+        false => Err(format!("{status}: {}", first_line(&errors, &output))),
     }
 }
 
@@ -149,7 +148,7 @@ async fn wait_with_timeout(child: &mut Child) -> Option<ExitStatus> {
     child.wait().ok()
 }
 
-fn first_line<'a>(complaint: &'a str, said: &'a str) -> &'a str {
+fn first_line<'a>(errors: &'a str, output: &'a str) -> &'a str {
     let line = |text: &'a str| text.lines().map(str::trim).find(|line| !line.is_empty());
-    line(complaint).or_else(|| line(said)).unwrap_or("no output")
+    line(errors).or_else(|| line(output)).unwrap_or("no output")
 }

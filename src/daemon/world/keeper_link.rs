@@ -1,4 +1,7 @@
-//! The daemon's side of the channel to the keeper.
+//! The daemon's end of the channel to the keeper.
+//!
+//! Requests are sent in order and never block. Everything sent and received is also recorded in the
+//! [`KeeperMirror`], so that the daemon can become the keeper if the keeper dies.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -22,47 +25,45 @@ use crate::keeper::protocol::{
 use crate::process::fd_channel;
 use crate::process::process_ref::ProcessRef;
 
-/// A run that a former daemon began.
+/// The name of the state in the keeper's fd store.
+pub const STATE_FD_NAME: &str = "state";
+
+/// A run that a previous daemon started.
 #[derive(Debug)]
 pub struct AttachedRun {
-    /// Which one.
     pub run: RunId,
-    /// Its first process.
     pub process: ProcessRef,
-    /// What was kept with it: its output pipes.
+    /// The daemon's ends of its output pipes, control sockets and notifier.
     pub fds: Vec<RoleFd>,
-    /// The keeper is the parent of it, and of what it leaves behind.
+    /// Whether the keeper is the parent of the leader, and so of its orphans.
     pub is_child: bool,
 }
 
-/// All that the keeper had when we attached.
+/// The state of the keeper when the daemon attached.
 #[derive(Debug, Default)]
 pub struct KeeperState {
-    /// Its pid.
-    pub keeper: i32,
-    /// It is not the keeper that began the apps: some may run that it does not know.
+    pub keeper_pid: i32,
+    /// Whether this keeper replaced one that died: it may not know all running apps.
     pub is_successor: bool,
-    /// What came of the upgrade that led here.
+    /// The result of the upgrade that started this daemon.
     pub upgrade: UpgradeResult,
-    /// The runs.
     pub runs: Vec<AttachedRun>,
     /// The stored descriptors by name.
     pub fd_store: Vec<(String, OwnedFd)>,
 }
 
-/// Asks the keeper and hears from it. Cheap to clone; all clones are one link.
+/// The connection to the keeper. All clones share one channel.
 #[derive(Clone, Debug)]
 pub struct KeeperLink(Rc<LinkState>);
 
 #[derive(Debug)]
 struct LinkState {
     channel: AsyncFd<OwnedFd>,
-    /// What the socket had no room for, in order.
+    /// Requests that did not fit into the socket's buffer, in order.
     send_queue: RefCell<VecDeque<(KeeperRequest, Vec<RoleFd>)>>,
     queue_changed: Notify,
     /// The version of the keeper's last packet: during an upgrade from version 1 the keeper changes.
     version: Arc<AtomicU64>,
-    /// All that the keeper has, should it die.
     mirror: RefCell<KeeperMirror>,
 }
 
@@ -83,44 +84,47 @@ impl DirectChannel {
 }
 
 impl KeeperLink {
-    /// Attaches to the keeper at the other end of `channel` and hears all it has.
+    /// Attaches to the keeper at the other end of `channel` and receives its state.
     ///
     /// # Errors
-    /// The keeper is gone, or speaks another protocol.
+    /// The keeper is dead, or has another protocol.
     pub async fn attach(channel: OwnedFd) -> io::Result<(Self, KeeperState)> {
         let channel = fd_channel::async_fd(channel)?;
-        let (waiting, mirror) = (RefCell::default(), RefCell::default());
-        let (more, version) = (Notify::new(), Arc::new(AtomicU64::new(VERSION)));
-        let link =
-            Self(Rc::new(LinkState { channel, send_queue: waiting, queue_changed: more, version, mirror }));
-        let mut kept = KeeperState::default();
+        let link = Self(Rc::new(LinkState {
+            channel,
+            send_queue: RefCell::default(),
+            queue_changed: Notify::new(),
+            version: Arc::new(AtomicU64::new(VERSION)),
+            mirror: RefCell::default(),
+        }));
+        let mut state = KeeperState::default();
         loop {
             match link.receive().await? {
                 (KeeperNotice::Hello { protocol, keeper, is_successor, upgrade }, _) => {
                     if !(MIN_VERSION..=VERSION).contains(&protocol) {
-                        let what =
+                        let message =
                             format!("keeper protocol {protocol} is not supported (expected {VERSION})");
-                        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
                     }
-                    (kept.keeper, kept.is_successor, kept.upgrade) = (keeper, is_successor, upgrade);
+                    (state.keeper_pid, state.is_successor, state.upgrade) = (keeper, is_successor, upgrade);
                 }
-                (KeeperNotice::Run { run, pid, start_time, is_child: child }, fds) => {
+                (KeeperNotice::Run { run, pid, start_time, is_child }, fds) => {
                     let (run, process) = (RunId::from_u64(run), ProcessRef { pid, start_time });
-                    kept.runs.push(AttachedRun { run, process, fds, is_child: child });
+                    state.runs.push(AttachedRun { run, process, fds, is_child });
                 }
                 (KeeperNotice::StoredFd { name }, fds) => {
-                    kept.fd_store.extend(take_fd(fds, FdRole::Stored).map(|fd| (name, fd)))
+                    state.fd_store.extend(take_fd(fds, FdRole::Stored).map(|fd| (name, fd)));
                 }
-                (KeeperNotice::SyncDone, _) => return Ok((link, kept)),
-                _ => {} // told again after `Attached`
+                (KeeperNotice::SyncDone, _) => return Ok((link, state)),
+                _ => {} // sent again after `SyncDone`
             }
         }
     }
 
-    /// The next thing the keeper has to tell.
+    /// The next notice and its descriptors.
     ///
     /// # Errors
-    /// The keeper is gone.
+    /// The keeper is dead.
     pub async fn receive(&self) -> io::Result<(KeeperNotice, Vec<RoleFd>)> {
         let mut packet = [0; MAX_PACKET];
         loop {
@@ -143,25 +147,25 @@ impl KeeperLink {
         }
     }
 
-    /// Asks for something; never waits. Orders arrive in the order they were given.
-    pub fn send(&self, order: KeeperRequest, fds: Vec<RoleFd>) {
-        self.0.mirror.borrow_mut().on_request(&order, &fds);
-        let mut waiting = self.0.send_queue.borrow_mut();
-        if !waiting.is_empty() || !self.try_send(&order, &fds) {
-            waiting.push_back((order, fds));
+    /// Sends a request, or queues it if the channel is full.
+    pub fn send(&self, request: KeeperRequest, fds: Vec<RoleFd>) {
+        self.0.mirror.borrow_mut().on_request(&request, &fds);
+        let mut queue = self.0.send_queue.borrow_mut();
+        if !queue.is_empty() || !self.try_send(&request, &fds) {
+            queue.push_back((request, fds));
             self.0.queue_changed.notify_one();
         }
     }
 
-    /// Resolves once nothing waits any more. `send_waiting` must run.
+    /// Waits until the queue is empty. [`send_queued`](Self::send_queued) must be running.
     pub async fn flush(&self) {
         while !self.0.send_queue.borrow().is_empty() && self.0.channel.writable().await.is_ok() {
             tokio::task::yield_now().await;
         }
     }
 
-    /// Becomes the keeper in place of one that has died. `nofile` is the limit of open files that apps
-    /// are given. Only returns if that fails.
+    /// Becomes the keeper, after the keeper died. `nofile` is the open file limit of apps. Returns only on
+    /// failure.
     pub fn exec_keeper(&self, listener: BorrowedFd<'_>, nofile: Option<(u64, u64)>) -> io::Error {
         self.0
             .mirror
@@ -171,42 +175,41 @@ impl KeeperLink {
             .into()
     }
 
-    /// Another way to the keeper, for orders that cannot wait for this thread; [`sent`](Self::sent) is
-    /// told of them.
+    /// A second sender, for requests that cannot wait for this thread. Each request that it sends must be
+    /// passed to [`record_sent`](Self::record_sent).
     pub fn duplicate(&self) -> Option<DirectChannel> {
         let fd = self.0.channel.get_ref().try_clone().ok()?;
         Some(DirectChannel { fd, version: self.0.version.clone() })
     }
 
-    /// The keeper was asked for something by another way.
-    pub fn record_sent(&self, order: &KeeperRequest, fds: &[RoleFd]) {
-        self.0.mirror.borrow_mut().on_request(order, fds);
+    /// Records a request that a [`DirectChannel`] sent.
+    pub fn record_sent(&self, request: &KeeperRequest, fds: &[RoleFd]) {
+        self.0.mirror.borrow_mut().on_request(request, fds);
     }
 
-    /// Sends what had to wait; runs for as long as the daemon does.
+    /// Sends queued requests when the channel has space again; runs until the keeper is dead.
     pub async fn send_queued(self) {
         loop {
             self.0.queue_changed.notified().await;
             while !self.0.send_queue.borrow().is_empty() {
                 let Ok(mut ready) = self.0.channel.writable().await else { return };
-                let mut waiting = self.0.send_queue.borrow_mut();
-                while let Some((order, fds)) = waiting.front() {
-                    if !self.try_send(order, fds) {
+                let mut queue = self.0.send_queue.borrow_mut();
+                while let Some((request, fds)) = queue.front() {
+                    if !self.try_send(request, fds) {
                         ready.clear_ready();
                         break;
                     }
-                    waiting.pop_front();
+                    queue.pop_front();
                 }
             }
         }
     }
 
-    /// True when there is nothing left to do for this order; a keeper that is gone is seen by
-    /// whoever receives.
-    fn try_send(&self, order: &KeeperRequest, fds: &[RoleFd]) -> bool {
+    /// False if the channel is full. Other errors mean that the keeper is dead, which `receive` reports.
+    fn try_send(&self, request: &KeeperRequest, fds: &[RoleFd]) -> bool {
         let mut packet = [0; MAX_PACKET];
         let fds: Vec<RoleBorrowedFd<'_>> = fds.iter().map(|(role, fd)| (*role, fd.as_fd())).collect();
-        let packet = order.encode(self.0.version.load(Ordering::Relaxed), &fds, &mut packet);
+        let packet = request.encode(self.0.version.load(Ordering::Relaxed), &fds, &mut packet);
         send_packet(self.0.channel.as_fd(), packet, &fds) != Err(Errno::EAGAIN)
     }
 }

@@ -1,4 +1,4 @@
-//! What the keeper has, as the daemon must have it too: should the keeper die, the daemon becomes one.
+//! A copy of the keeper's state, with which the daemon becomes the keeper if the keeper dies.
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
@@ -9,43 +9,40 @@ use crate::keeper::protocol::{FdRole, KeeperNotice, KeeperRequest, RoleFd, Upgra
 use crate::keeper::runs::{KeeperRun, Runs, WaitMethod};
 use crate::process::process_ref::ProcessRef;
 
-/// The keeper's table, kept up by what is said in both directions.
+/// The keeper's runs and fd store, derived from the messages in both directions.
 #[derive(Debug, Default)]
 pub struct KeeperMirror {
     runs: Runs,
     fd_store: FdStore,
-    /// What goes with runs that are asked for and not told of yet.
+    /// Descriptors of runs whose spawn is requested and not confirmed yet.
     pending_spawns: HashMap<u64, Vec<RoleFd>>,
     is_terminating: bool,
 }
 
 impl KeeperMirror {
-    /// The keeper said this.
-    pub fn on_notice(&mut self, news: &KeeperNotice, fds: &[RoleFd]) {
-        match news {
+    /// Applies a message of the keeper.
+    pub fn on_notice(&mut self, notice: &KeeperNotice, fds: &[RoleFd]) {
+        match notice {
             KeeperNotice::Run { run, pid, start_time, is_child } => {
                 let wait_method = if *is_child { WaitMethod::Reap } else { WaitMethod::None };
-                self.add(
-                    *run,
-                    ProcessRef { pid: *pid, start_time: *start_time },
-                    duplicate_all(fds),
-                    wait_method,
-                );
+                let process = ProcessRef { pid: *pid, start_time: *start_time };
+                self.add(*run, process, duplicate_all(fds), wait_method);
             }
             KeeperNotice::StoredFd { name } => {
                 self.fd_store.store(name.clone(), take_fd(duplicate_all(fds), FdRole::Stored))
             }
             KeeperNotice::Spawned { run, pid, start_time } => {
-                if let Some(mut kept) = self.pending_spawns.remove(run) {
-                    kept.extend(duplicate_all(fds)); // the notifier
-                    self.add(*run, ProcessRef { pid: *pid, start_time: *start_time }, kept, WaitMethod::Reap);
+                if let Some(mut run_fds) = self.pending_spawns.remove(run) {
+                    run_fds.extend(duplicate_all(fds)); // the notifier
+                    let process = ProcessRef { pid: *pid, start_time: *start_time };
+                    self.add(*run, process, run_fds, WaitMethod::Reap);
                 }
             }
             KeeperNotice::SpawnFailed { run, .. } => drop(self.pending_spawns.remove(run)),
             KeeperNotice::Exited { run, status } => {
-                // It came and went without a word in between.
-                if let Some(kept) = self.pending_spawns.remove(run) {
-                    self.add(*run, ProcessRef { pid: 0, start_time: 0 }, kept, WaitMethod::None);
+                // It exited before `Spawned` was sent.
+                if let Some(run_fds) = self.pending_spawns.remove(run) {
+                    self.add(*run, ProcessRef { pid: 0, start_time: 0 }, run_fds, WaitMethod::None);
                 }
                 self.runs.set_exit(*run, *status);
             }
@@ -54,12 +51,13 @@ impl KeeperMirror {
         }
     }
 
-    /// The keeper was asked for this.
-    pub fn on_request(&mut self, order: &KeeperRequest, fds: &[RoleFd]) {
-        match order {
+    /// Applies a request of the daemon.
+    pub fn on_request(&mut self, request: &KeeperRequest, fds: &[RoleFd]) {
+        match request {
             KeeperRequest::Spawn { run, child_fds } => {
-                let given = usize::try_from(*child_fds).unwrap_or(usize::MAX).saturating_add(1);
-                self.pending_spawns.insert(*run, duplicate_all(fds.get(given..).unwrap_or_default()));
+                // Before the descriptors of the run come the launch specification and those of the child.
+                let first = usize::try_from(*child_fds).unwrap_or(usize::MAX).saturating_add(1);
+                self.pending_spawns.insert(*run, duplicate_all(fds.get(first..).unwrap_or_default()));
             }
             KeeperRequest::Adopt { run, pid, start_time } => {
                 let process = ProcessRef { pid: *pid, start_time: *start_time };
@@ -84,7 +82,7 @@ impl KeeperMirror {
         }
     }
 
-    /// All of it, for a keeper that is to follow.
+    /// The whole state, for the process that becomes the keeper.
     pub fn handover<'a>(&'a self, listener: BorrowedFd<'a>, nofile: Option<(u64, u64)>) -> HandoverOut<'a> {
         HandoverOut {
             listener,
@@ -99,14 +97,14 @@ impl KeeperMirror {
     }
 }
 
-/// Out of descriptors, the keeper's own copies must do.
+/// Descriptors that cannot be duplicated are left out; the keeper still has them.
 fn duplicate_all(fds: &[RoleFd]) -> Vec<RoleFd> {
     fds.iter().filter_map(|(role, fd)| Some((*role, fd.try_clone().ok()?))).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::daemon::world::keeper_mirror::*;
+    use super::*;
     use crate::process::wait::WaitStatus;
 
     fn null() -> RoleFd {
@@ -119,10 +117,10 @@ mod tests {
     }
 
     #[test]
-    fn it_has_what_the_keeper_has() {
+    fn mirror_follows_runs_of_keeper() {
         let mut mirror = KeeperMirror::default();
-        let told = KeeperNotice::Run { run: 1, pid: 11, start_time: 1, is_child: true };
-        mirror.on_notice(&told, &[null(), null()]);
+        let attached = KeeperNotice::Run { run: 1, pid: 11, start_time: 1, is_child: true };
+        mirror.on_notice(&attached, &[null(), null()]);
         mirror.on_request(
             &KeeperRequest::Spawn { run: 2, child_fds: 2 },
             &[null(), null(), null(), null(), null()],
@@ -140,14 +138,14 @@ mod tests {
         assert_eq!(
             runs(&mirror),
             [(1, 11, 2, Some(WaitStatus::Exited(3))), (2, 22, 2, None)],
-            "it runs still"
+            "an exit alone does not release a run"
         );
         mirror.on_request(&KeeperRequest::Release { run: 1 }, &[]);
         assert_eq!(runs(&mirror), [(2, 22, 2, None)]);
     }
 
     #[test]
-    fn stored_descriptors_are_copied() {
+    fn mirror_follows_fd_store() {
         let mut mirror = KeeperMirror::default();
         mirror.on_notice(&KeeperNotice::StoredFd { name: "a".into() }, &[null()]);
         mirror.on_request(&KeeperRequest::StoreFd { name: "b".into() }, &[null()]);

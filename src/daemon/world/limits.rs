@@ -1,4 +1,4 @@
-//! Hard limits of runs: by a control group where one can be made, else by the process itself.
+//! Hard limits of runs: enforced by a cgroup if rsm can create one, otherwise by rlimits.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -9,27 +9,26 @@ use crate::instance::status::RunId;
 use crate::ipc::message::LimitView;
 use crate::paths::{self, Home};
 use crate::process::limits::cgroup::CgroupRoot;
-use crate::process::limits::{self, LimitEnforcement};
+use crate::process::limits::{LimitEnforcement, current_rlimits};
 use crate::process::oom_score;
 use crate::spec::limits::Limits;
 
-/// Knows where groups can be made, and which runs have one. Cheap to clone; all clones are one.
+/// Creates and removes the cgroups of runs. All clones share one state.
 #[derive(Clone, Debug)]
 pub struct ResourceLimiter(Rc<LimiterState>);
 
 #[derive(Debug)]
 struct LimiterState {
     home: Home,
-    /// Looked for when the first app wants a limit: it may mean to move rsm's own processes.
+    /// Discovered when the first app has a limit, because that may move rsm's own processes.
     cgroup_root: RefCell<Option<Result<CgroupRoot, String>>>,
-    /// Groups of runs that are over, and that held processes still when they were to be removed.
+    /// Groups of ended runs that could not be removed yet, because they contain processes.
     leftover_groups: RefCell<BTreeSet<u64>>,
-    /// The kernel's count of those it killed for memory, at the last two looks.
+    /// The system's OOM kill counter at the last two samples.
     kills: Cell<[u64; 2]>,
 }
 
 impl ResourceLimiter {
-    /// For the apps of this home.
     pub fn new(home: Home) -> Self {
         Self(Rc::new(LimiterState {
             home,
@@ -39,80 +38,79 @@ impl ResourceLimiter {
         }))
     }
 
-    /// How a run is to be limited; nothing if it is not.
+    /// Creates the cgroup of a run. Returns how each limit is enforced; `None` without limits.
     pub fn enforcement_for(&self, run: RunId, instance: &Instance) -> Option<LimitEnforcement> {
-        let wanted = &instance.spec().limits;
-        if wanted.is_empty() {
+        let limits = &instance.spec().limits;
+        if limits.is_empty() {
             return None;
         }
-        let made = self.cgroup_root().and_then(|place| {
-            place
-                .create_group(run.to_u64(), wanted)
+        let group = self.cgroup_root().and_then(|root| {
+            root.create_group(run.to_u64(), limits)
                 .map_err(|error| format!("cannot create a cgroup: {error}"))
         });
-        let (cgroup_path, cgroup) = match made {
-            Ok((group, held)) => (Some(group), held),
-            Err(why) => {
-                tracing::warn!(app = %instance.spec().name, "using rlimits instead of a cgroup: {why}");
+        let (cgroup_path, cgroup) = match group {
+            Ok((path, enforced)) => (Some(path), enforced),
+            Err(reason) => {
+                tracing::warn!(app = %instance.spec().name, "using rlimits instead of a cgroup: {reason}");
                 (None, Limits::default())
             }
         };
         let rlimit = Limits {
-            memory: wanted.memory.filter(|_| cgroup.memory.is_none()),
+            memory: limits.memory.filter(|_| cgroup.memory.is_none()),
             cpu: None,
-            pids: wanted.pids.filter(|_| cgroup.pids.is_none()),
+            pids: limits.pids.filter(|_| cgroup.pids.is_none()),
         };
         let exclusive_user = instance.spec().account.as_ref().is_some_and(|account| account.uid != 0);
         Some(LimitEnforcement { cgroup_path, cgroup, rlimit, exclusive_user })
     }
 
-    /// A run is over: its group goes, as well as those that could not before.
+    /// Removes the group of an ended run, and groups that could not be removed before.
     pub fn release(&self, run: RunId) {
-        let place = self.0.cgroup_root.borrow();
-        let Some(Ok(place)) = place.as_ref() else { return };
-        let mut left = self.0.leftover_groups.borrow_mut();
-        left.insert(run.to_u64());
-        left.retain(|run| !place.remove_group(*run));
+        let root = self.0.cgroup_root.borrow();
+        let Some(Ok(root)) = root.as_ref() else { return };
+        let mut leftover = self.0.leftover_groups.borrow_mut();
+        leftover.insert(run.to_u64());
+        leftover.retain(|run| !root.remove_group(*run));
     }
 
-    /// Looks at the kernel's count again.
+    /// Samples the system's OOM kill counter.
     pub fn record_oom_kills(&self) {
         let [_, last] = self.0.kills.get();
         self.0.kills.set([last, oom_score::system_oom_kills()]);
     }
 
-    /// Whether it was the kernel that killed a run, for want of memory: its group says so, or the
-    /// kernel has killed somebody since the look before the last.
+    /// Whether the kernel killed a run because of memory: the counter of its group says so, or that of the
+    /// system has grown since the sample before the last.
     pub fn was_oom_killed(&self, run: RunId) -> bool {
-        let place = self.0.cgroup_root.borrow();
-        let group = place.as_ref().and_then(|place| place.as_ref().ok());
+        let root = self.0.cgroup_root.borrow();
+        let root = root.as_ref().and_then(|root| root.as_ref().ok());
         let [before, _] = self.0.kills.get();
-        group.is_some_and(|place| place.oom_kills(run.to_u64()) > 0) || oom_score::system_oom_kills() > before
+        root.is_some_and(|root| root.oom_kills(run.to_u64()) > 0) || oom_score::system_oom_kills() > before
     }
 
-    /// Which of its limits hold for an instance, and by what; as the kernel tells it.
+    /// The limits of an instance and how they are enforced, read from the kernel.
     pub fn view(&self, instance: &Instance) -> Vec<LimitView> {
-        let wanted = &instance.spec().limits;
-        let (Some(process), false) = (instance.status().state.process(), wanted.is_empty()) else {
+        let limits = &instance.spec().limits;
+        let (Some(process), false) = (instance.status().state.process(), limits.is_empty()) else {
             return Vec::new();
         };
         let run = RunId { instance: instance.id(), number: process.run };
-        let place = self.cgroup_root();
-        let cgroup = place
+        let root = self.cgroup_root();
+        let cgroup = root
             .as_ref()
-            .map_or_else(|_| Limits::default(), |place| place.effective_limits(run.to_u64(), process.pid));
-        let rlimit = limits::current_rlimits(process.pid);
-        let no_group = place.err().unwrap_or_else(|| "started without a cgroup".to_owned());
-        let view = |limit: &str, of: fn(&Limits) -> Option<u64>, less: &str| {
-            let value = of(wanted)?;
-            let (by, note) = if of(&cgroup).is_some() {
+            .map_or_else(|_| Limits::default(), |root| root.effective_limits(run.to_u64(), process.pid));
+        let rlimit = current_rlimits(process.pid);
+        let no_cgroup = root.err().unwrap_or_else(|| "started without a cgroup".to_owned());
+        let view = |name: &str, get: fn(&Limits) -> Option<u64>, restriction: &str| {
+            let value = get(limits)?;
+            let (enforced_by, note) = if get(&cgroup).is_some() {
                 ("cgroup", None)
-            } else if of(&rlimit) == Some(value) && !less.is_empty() {
-                ("rlimit", Some(format!("{less}; no cgroup: {no_group}")))
+            } else if get(&rlimit) == Some(value) && !restriction.is_empty() {
+                ("rlimit", Some(format!("{restriction}; no cgroup: {no_cgroup}")))
             } else {
-                ("none", Some(format!("requires a cgroup: {no_group}")))
+                ("none", Some(format!("requires a cgroup: {no_cgroup}")))
             };
-            Some(LimitView { limit: limit.into(), value, enforced_by: by.into(), note })
+            Some(LimitView { limit: name.into(), value, enforced_by: enforced_by.into(), note })
         };
         [
             view("memory_max", |limits| limits.memory, "per process; larger allocations fail"),
@@ -125,12 +123,12 @@ impl ResourceLimiter {
     }
 
     fn cgroup_root(&self) -> Result<CgroupRoot, String> {
-        let mut place = self.0.cgroup_root.borrow_mut();
-        place.get_or_insert_with(|| CgroupRoot::discover(&root_group_name(&self.0.home))).clone()
+        let mut root = self.0.cgroup_root.borrow_mut();
+        root.get_or_insert_with(|| CgroupRoot::discover(&root_group_name(&self.0.home))).clone()
     }
 }
 
-/// Of the groups of a home, at the top of all.
+/// The name of the group that contains all groups of a home.
 fn root_group_name(home: &Home) -> String {
     paths::sanitize_file_name(&format!("rsm{}", home.path().display()))
 }

@@ -1,116 +1,101 @@
-//! Performs for real what the supervisor decides.
+//! The real world of the supervisor: performs its effects on processes, ports, files and the keeper.
+//!
+//! Nothing here blocks the loop. Whatever takes time runs in a task or a thread, and its result returns as an
+//! [`Input`].
 
-pub(super) mod cron;
+mod cleanup;
+pub(super) mod cluster_events;
+mod cron;
 pub(super) mod keeper_link;
-pub(super) mod keeper_mirror;
+mod keeper_mirror;
 pub(super) mod limits;
 pub(super) mod node_channel;
-pub(super) mod notify_socket;
+mod notify_socket;
+pub(super) mod port_registry;
 pub(super) mod ports;
-pub(super) mod probes;
-pub(super) mod starter;
+mod probes;
+mod starter;
 pub(super) mod state_writer;
-pub(super) mod triggers;
+mod triggers;
 pub(super) mod usage;
-pub(super) mod watch;
+mod watch;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
 use tokio::sync::{broadcast, mpsc};
 
-use crate::daemon::recovery;
 use crate::daemon::supervisor::Input;
 use crate::daemon::supervisor::world::{Clock, EventSink, Persistence, PortControl, ProcessControl};
-use crate::daemon::world::keeper_link::{AttachedRun, KeeperLink};
+use crate::daemon::world::cleanup::TreeCleanup;
+use crate::daemon::world::keeper_link::{AttachedRun, KeeperLink, STATE_FD_NAME};
 use crate::daemon::world::limits::ResourceLimiter;
 use crate::daemon::world::node_channel::NodeChannels;
 use crate::daemon::world::ports::PortSharing;
 use crate::daemon::world::probes::Probes;
 use crate::daemon::world::starter::RunStarter;
-use crate::daemon::world::state_writer::StateWriter;
+use crate::daemon::world::state_writer::{StateWriter, pid_file};
 use crate::daemon::world::triggers::Triggers;
 use crate::instance::Instance;
 use crate::instance::event::InstanceEvent;
-use crate::instance::launch;
 use crate::instance::state::{CleanUp, RunProcess};
 use crate::instance::status::RunId;
 use crate::ipc::message::{EventKind, EventView};
 use crate::keeper::protocol::{FdRole, KeeperRequest};
 use crate::logs::LogHandle;
-use crate::paths::{self, Home};
+use crate::paths::Home;
 use crate::process::memfd;
 use crate::process::process_ref::ProcessRef;
 use crate::process::signal;
-use crate::process::tree::{self, EndedRun, OrphanScope};
-use crate::time::Moment;
+use crate::process::tree::{self, OrphanScope};
+use crate::time::{self, Moment};
 
-/// State that nobody waits for is saved after a pause of this many times what the last save took,
-/// so that saving takes no more than a twentieth of the time.
+/// State that no reply waits for is saved again after this many times the duration of the last save, so that
+/// saving takes at most 5 % of the time.
 const SAVE_INTERVAL_FACTOR: u32 = 20;
 
-/// How long the last lines of a run may take before the keeper lets go of its pipes.
+/// How long the last lines of a run may take before the keeper closes its copies of the pipes.
 const LOG_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The real world.
+/// Performs effects on the system.
 pub struct SystemWorld {
     home: Home,
     keeper: KeeperLink,
-    keeper_pid: i32,
     logs: LogHandle,
     starter: RunStarter,
-    saver: StateWriter,
+    state_writer: StateWriter,
     queue: mpsc::UnboundedSender<Input>,
     events: broadcast::Sender<EventView>,
     triggers: Triggers,
     ports: Rc<RefCell<PortSharing>>,
     probes: Probes,
-    /// Leaders that live, by run.
-    leaders: HashMap<RunId, i32>,
-    /// What to look for, and whether to kill it. A run asked for twice is looked for once: its
-    /// second answer would find the first one's gone.
-    cleanups: BTreeMap<RunId, (RunProcess, CleanUp)>,
-    /// How the orphans of runs are found that the keeper is not the parent of.
-    foreign_runs: HashMap<RunId, OrphanScope>,
-    /// Runs that are over, to be let go of once that is saved.
+    cleanup: TreeCleanup,
+    /// Ended runs, to be released after the next save.
     finished_runs: Vec<RunId>,
     next_save: Option<Instant>,
     save_pending: bool,
 }
 
-/// The ways out of the supervisor's loop.
+/// What a [`SystemWorld`] is made of.
 pub struct WorldParts {
-    /// Where files lie.
     pub home: Home,
-    /// The keeper.
     pub keeper: KeeperLink,
-    /// Its pid.
     pub keeper_pid: i32,
-    /// The log thread.
     pub logs: LogHandle,
-    /// Writes files.
-    pub saver: StateWriter,
-    /// Back into the loop.
+    pub state_writer: StateWriter,
     pub queue: mpsc::UnboundedSender<Input>,
-    /// Who wants to know what happens.
     pub events: broadcast::Sender<EventView>,
-    /// Shared ports.
     pub ports: PortSharing,
-    /// Node's channels.
-    pub channels: NodeChannels,
-    /// Hard limits.
+    pub node_channels: NodeChannels,
     pub limiter: ResourceLimiter,
 }
 
 impl SystemWorld {
-    /// A world with these ways out of it.
-    pub fn new(ways: WorldParts) -> Self {
-        let WorldParts { home, keeper, keeper_pid, logs, saver, queue, events, ports, channels, limiter } =
-            ways;
-        let ports = Rc::new(RefCell::new(ports));
+    pub fn new(parts: WorldParts) -> Self {
+        let WorldParts { home, keeper, keeper_pid, logs, state_writer, queue, events, .. } = parts;
+        let ports = Rc::new(RefCell::new(parts.ports));
         let starter = RunStarter {
             home: home.clone(),
             keeper: keeper.clone(),
@@ -118,156 +103,123 @@ impl SystemWorld {
             queue: queue.clone(),
             ports: ports.clone(),
             notify_listeners: Rc::default(),
-            channels: channels.clone(),
-            limiter,
+            node_channels: parts.node_channels,
+            limiter: parts.limiter,
         };
-        let checks = Probes::new(home.clone(), queue.clone(), ports.clone());
+        let probes = Probes::new(home.clone(), queue.clone(), ports.clone());
         let triggers = Triggers::new(queue.clone());
+        let cleanup = TreeCleanup::new(home.clone(), keeper_pid, queue.clone());
         Self {
             home,
             keeper,
-            keeper_pid,
             logs,
             starter,
-            saver,
+            state_writer,
             queue,
             events,
             triggers,
             ports,
-            probes: checks,
-            leaders: HashMap::new(),
-            cleanups: BTreeMap::new(),
-            foreign_runs: HashMap::new(),
+            probes,
+            cleanup,
             finished_runs: Vec::new(),
             next_save: None,
             save_pending: false,
         }
     }
 
-    /// Notes that a run of this number may have left orphans that are not the keeper's children.
-    pub fn set_orphan_scope(&mut self, run: RunId, orphans: OrphanScope) {
-        self.foreign_runs.insert(run, orphans);
+    /// Sets where to look for orphans of a run, if not among the children of the keeper.
+    pub fn set_orphan_scope(&mut self, run: RunId, scope: OrphanScope) {
+        self.cleanup.set_orphan_scope(run, scope);
     }
 
-    /// Takes up the output pipes of a run that a former daemon began.
-    pub fn adopt(&mut self, instance: &Instance, kept: AttachedRun) {
-        self.leaders.insert(kept.run, kept.process.pid);
-        let (mut out, mut err, mut notifier, mut voices) = (None, None, None, Vec::new());
-        for (role, fd) in kept.fds {
+    /// Connects to a run that a previous daemon started: its output pipes, sockets, ports and probes.
+    pub fn adopt(&mut self, instance: &Instance, attached: AttachedRun) {
+        let AttachedRun { run, process, fds, .. } = attached;
+        self.cleanup.run_started(run, process.pid);
+        let (mut out, mut err, mut notifier, mut control_sockets) = (None, None, None, Vec::new());
+        for (role, fd) in fds {
             match role {
                 FdRole::Stdout => out = Some(fd),
                 FdRole::Stderr => err = Some(fd),
                 FdRole::Notifier => notifier = Some(fd),
-                role => voices.push((role, fd)),
+                role => control_sockets.push((role, fd)),
             }
         }
         if let (Some(out), Some(err)) = (out, err) {
-            self.starter.attach_logs(instance, kept.run, out, err);
+            self.starter.attach_logs(instance, run, out, err);
         }
-        self.ports.borrow_mut().run_started(kept.run, instance, notifier);
-        voices
-            .into_iter()
-            .for_each(|(role, voice)| self.starter.attach_control_socket(kept.run, instance, role, voice));
-        self.probes.start(kept.run, instance, self.starter.watchdog_pings(kept.run));
+        self.ports.borrow_mut().run_started(run, instance, notifier);
+        for (role, socket) in control_sockets {
+            self.starter.attach_control_socket(run, instance, role, socket);
+        }
+        self.probes.start(run, instance, self.starter.watchdog_pings(run));
     }
 
-    /// Makes the apps known whose ports are shared, before their runs are.
-    pub fn apps(&mut self, instances: &BTreeMap<u32, Instance>) {
-        self.ports.borrow_mut().follow(instances);
+    /// Passes the apps that share ports to the cluster. Must come before their runs are adopted.
+    pub fn set_apps(&mut self, instances: &BTreeMap<u32, Instance>) {
+        self.ports.borrow_mut().update(instances);
     }
 
-    /// All runs that were there before this daemon are adopted.
+    /// Reports that all runs of the previous daemon are adopted.
     pub fn recovery_complete(&self) {
         self.ports.borrow().recovery_complete();
     }
 
-    fn send_event(&self, run: RunId, event: InstanceEvent) {
-        let _ = self.queue.send(Input::InstanceEvent { instance: run.instance, event });
+    /// Closes the control sockets and ports of a run and removes its limits.
+    fn close_run(&mut self, run: RunId) {
+        self.starter.detach_control_socket(run);
+        self.starter.limiter.release(run);
+        self.ports.borrow_mut().run_ended(run);
     }
 
-    /// One look at the processes serves all that were asked for.
-    fn run_cleanups(&mut self) {
-        let asked = std::mem::take(&mut self.cleanups);
-        if asked.is_empty() {
-            return;
-        }
-        for run in asked.keys() {
-            self.leaders.remove(run);
-        }
-        let leaders: HashSet<i32> = self.leaders.values().copied().collect();
-        let runs: Vec<EndedRun> = asked
-            .iter()
-            .map(|(run, (process, _))| EndedRun {
-                run: run.to_u64(),
-                leader: process_ref(*process),
-                orphans: self.foreign_runs.get(run).copied().unwrap_or(OrphanScope::KeeperChildren),
-            })
-            .collect();
-        let mut found =
-            tree::find_remaining(self.keeper_pid, &runs, &launch::run_marker(&self.home), &leaders);
-        for (run, (_, mode)) in asked {
-            let left = found.remove(&run.to_u64()).unwrap_or_default();
-            let signal = match mode {
-                CleanUp::Kill => Signal::SIGKILL,
-                CleanUp::Terminate => Signal::SIGTERM,
-            };
-            for process in &left {
-                let _ = process.signal(signal as i32);
-            }
-            if let Some(first) = left.first().copied() {
-                self.notify_on_exit(first);
-            }
-            let left = left.into_iter().map(|process| process.pid).collect();
-            self.send_event(run, InstanceEvent::TreeChecked { run: run.number, remaining: left });
+    /// Sends a signal through the keeper, which cannot hit a reused pid. Members of the tree that left the
+    /// process group are signaled directly.
+    fn signal_tree(&self, run: RunId, process: RunProcess, number: i32) {
+        let leader = ProcessRef { pid: process.pid, start_time: process.start_time };
+        let members = tree::tree_members(leader); // before the signal: exits hide descendants
+        self.send_signal(run, number, true);
+        for member in members.into_iter().filter(|member| member.group != process.pid) {
+            let _ = member.process.signal(number);
         }
     }
 
-    /// One of those that are left is enough: when it has ended the rest is looked for again.
-    fn notify_on_exit(&self, process: ProcessRef) {
-        let queue = self.queue.clone();
-        tokio::task::spawn_local(async move {
-            process.wait_exit().await;
-            let _ = queue.send(Input::OrphanExited);
-        });
+    fn send_signal(&self, run: RunId, signal: i32, group: bool) {
+        self.keeper.send(KeeperRequest::Signal { run: run.to_u64(), signal, group }, Vec::new());
     }
 
-    /// Only once its end is on record and its last line written: until then the keeper's copy is
-    /// what another daemon would need.
-    fn release_run_resources(&self, run: RunId) {
+    /// Releases the keeper's copies after the last line was captured: until then, the next daemon would need
+    /// them.
+    fn release_in_keeper(&self, run: RunId) {
         let (keeper, logs) = (self.keeper.clone(), self.logs.clone());
         tokio::task::spawn_local(async move {
-            // A process that nobody found may hold the pipe for ever; it is read all the same.
+            // A process that was not found can hold the pipe open forever; capture continues without the copy.
             let _ = tokio::time::timeout(LOG_DRAIN_TIMEOUT, logs.wait_closed(run.to_u64())).await;
             keeper.send(KeeperRequest::Release { run: run.to_u64() }, Vec::new());
         });
     }
 
-    fn pid_file(&self, instance: &Instance) -> std::path::PathBuf {
-        pid_file(instance, &self.home)
+    /// Requests the save that was postponed, unless that is already done.
+    fn schedule_save(&mut self, at: Instant) {
+        if !std::mem::replace(&mut self.save_pending, true) {
+            let queue = self.queue.clone();
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep_until(at.into()).await;
+                let _ = queue.send(Input::SaveDue);
+            });
+        }
     }
-}
-
-fn process_ref(process: RunProcess) -> ProcessRef {
-    ProcessRef { pid: process.pid, start_time: process.start_time }
-}
-
-/// Where the pid of an instance is written.
-pub fn pid_file(instance: &Instance, home: &Home) -> std::path::PathBuf {
-    let name = || home.pids().join(format!("{}.pid", paths::sanitize_file_name(&instance.spec().name)));
-    let base = instance.spec().pid_file.clone().unwrap_or_else(name);
-    paths::with_instance_id(&base, instance.id())
 }
 
 impl Clock for SystemWorld {
     fn now(&self) -> Moment {
-        crate::time::now()
+        time::now()
     }
 
     fn set_timer(&mut self, instance: u32, at: u64) {
         let queue = self.queue.clone();
-        let left = Duration::from_millis(at.saturating_sub(crate::time::now().mono));
+        let delay = Duration::from_millis(at.saturating_sub(time::now().mono));
         tokio::task::spawn_local(async move {
-            tokio::time::sleep(left).await;
+            tokio::time::sleep(delay).await;
             let _ = queue.send(Input::InstanceEvent { instance, event: InstanceEvent::TimerFired { at } });
         });
     }
@@ -287,63 +239,47 @@ impl ProcessControl for SystemWorld {
     fn stop(&mut self, run: RunId, process: RunProcess, instance: &Instance) {
         self.ports.borrow().drain(run);
         let spec = &instance.spec().stop;
-        // One that cannot be told in words gets the signal.
-        if spec.by_message && self.starter.channels.send(run, &"shutdown".into()).is_ok() {
+        // The signal follows if the message cannot be sent.
+        if spec.by_message && self.starter.node_channels.send(run, &"shutdown".into()).is_ok() {
             return;
         }
         let number = signal::parse(&spec.signal).unwrap_or(libc::SIGINT);
-        let members = if spec.whole_tree { tree::tree_members(process_ref(process)) } else { Vec::new() };
-        self.keeper.send(
-            KeeperRequest::Signal { run: run.to_u64(), signal: number, group: spec.whole_tree },
-            Vec::new(),
-        );
-        // Those that left the process group are not reached by the keeper's signal.
-        for member in members.into_iter().filter(|member| member.group != process.pid) {
-            let _ = member.process.signal(number);
+        match spec.whole_tree {
+            true => self.signal_tree(run, process, number),
+            false => self.send_signal(run, number, false),
         }
     }
 
     fn kill(&mut self, run: RunId, process: RunProcess) {
-        let members = tree::tree_members(process_ref(process));
-        self.keeper.send(
-            KeeperRequest::Signal { run: run.to_u64(), signal: libc::SIGKILL, group: true },
-            Vec::new(),
-        );
-        for member in members.into_iter().filter(|member| member.group != process.pid) {
-            let _ = member.process.signal(libc::SIGKILL);
-        }
+        self.signal_tree(run, process, libc::SIGKILL);
     }
 
     fn clean_up_tree(&mut self, run: RunId, process: RunProcess, mode: CleanUp) {
-        let request = self.cleanups.entry(run).or_insert((process, mode));
-        request.1 = request.1.max(mode);
+        self.cleanup.request(run, process, mode);
     }
 
     fn signal(&mut self, run: RunId, number: i32) {
-        self.keeper
-            .send(KeeperRequest::Signal { run: run.to_u64(), signal: number, group: false }, Vec::new());
+        self.send_signal(run, number, false);
     }
 
     fn release_run(&mut self, run: RunId) {
-        self.foreign_runs.remove(&run);
-        self.ports.borrow_mut().run_ended(run);
+        self.cleanup.run_ended(run);
         self.probes.stop(run);
-        self.starter.detach_control_socket(run);
-        self.starter.limiter.release(run);
+        self.close_run(run);
         self.finished_runs.push(run);
     }
 
     fn on_run_started(&mut self, instance: &Instance) {
         if let Some(process) = instance.status().state.process() {
             let run = RunId { instance: instance.id(), number: process.run };
-            self.leaders.insert(run, process.pid);
+            self.cleanup.run_started(run, process.pid);
             self.ports.borrow_mut().run_started(run, instance, None);
             self.probes.start(run, instance, self.starter.watchdog_pings(run));
         }
     }
 
     fn flush(&mut self) {
-        self.run_cleanups();
+        self.cleanup.run_requests();
     }
 }
 
@@ -351,7 +287,7 @@ impl PortControl for SystemWorld {
     fn drain(&mut self, run: RunId) {
         let (drained, queue) = (self.ports.borrow().wait_drained(run), self.queue.clone());
         tokio::task::spawn_local(async move {
-            let _ = drained.await; // an engine that has ended keeps nobody waiting
+            let _ = drained.await; // fails if the cluster has ended, which also ends the drain
             let event = InstanceEvent::Drained { run: run.number };
             let _ = queue.send(Input::InstanceEvent { instance: run.instance, event });
         });
@@ -362,7 +298,7 @@ impl PortControl for SystemWorld {
     }
 
     fn on_ready(&mut self, run: RunId) {
-        self.ports.borrow().ready(run);
+        self.ports.borrow().set_ready(run);
     }
 
     fn missing_ports(&self, old: RunId, new: RunId) -> Vec<String> {
@@ -382,53 +318,44 @@ impl Persistence for SystemWorld {
     fn save(&mut self, urgent: bool, state: &dyn Fn() -> Vec<u8>) -> bool {
         let begin = Instant::now();
         if let (Some(at), false) = (self.next_save.filter(|at| *at > begin), urgent) {
-            if !std::mem::replace(&mut self.save_pending, true) {
-                let queue = self.queue.clone();
-                tokio::task::spawn_local(async move {
-                    tokio::time::sleep_until(at.into()).await;
-                    let _ = queue.send(Input::SaveDue);
-                });
-            }
+            self.schedule_save(at);
             return false;
         }
         self.save_pending = false;
         let state = state();
-        // The keeper's copy is there at once, whatever the disk does.
+        // The copy in the keeper is complete at once, however slow the disk is.
         match memfd::with_contents(c"rsm-state", &state) {
             Ok(copy) => self.keeper.send(
-                KeeperRequest::StoreFd { name: recovery::STATE_NAME.to_owned() },
+                KeeperRequest::StoreFd { name: STATE_FD_NAME.to_owned() },
                 vec![(FdRole::Stored, copy.into())],
             ),
-            Err(errno) => tracing::warn!("cannot store the state with the keeper: {errno}"),
+            Err(errno) => tracing::warn!("cannot store the state in the keeper: {errno}"),
         }
-        self.saver.state(self.home.state(), state);
+        self.state_writer.write_state(self.home.state(), state);
         for run in std::mem::take(&mut self.finished_runs) {
-            self.release_run_resources(run);
+            self.release_in_keeper(run);
         }
         self.next_save = Some(Instant::now() + begin.elapsed() * SAVE_INTERVAL_FACTOR);
         true
     }
 
     fn write_pid_file(&mut self, instance: &Instance, pid: Option<i32>) {
-        self.saver.pid(self.pid_file(instance), pid);
+        self.state_writer.write_pid_file(pid_file(instance, &self.home), pid);
     }
 }
 
 impl EventSink for SystemWorld {
     fn publish(&mut self, event: EventView) {
         if event.event == EventKind::StartFailed {
-            let run = RunId { instance: event.id, number: event.run };
-            self.starter.detach_control_socket(run);
-            self.starter.limiter.release(run);
-            self.ports.borrow_mut().run_ended(run);
+            self.close_run(RunId { instance: event.id, number: event.run });
         }
         tracing::info!(app = %event.name, id = event.id, "{}", event_text(&event));
-        let _ = self.events.send(event); // nobody may be listening
+        let _ = self.events.send(event); // fails without subscribers
     }
 
     fn on_apps_changed(&mut self, instances: &BTreeMap<u32, Instance>) {
         self.triggers.update(instances, &self.home);
-        self.ports.borrow_mut().follow(instances);
+        self.ports.borrow_mut().update(instances);
     }
 }
 

@@ -1,8 +1,8 @@
-//! Node's channel: lines of JSON both ways, as `child_process` has them, between runs and the daemon.
+//! The Node channel: lines of JSON between runs and the daemon, as in Node's `child_process`.
 //!
-//! Our end is kept with the keeper, and the app has a copy of it: the channel outlives the daemon, and
-//! the app never sees it break. Nothing is remembered of what apps say but what rsm itself has a use
-//! for; the rest is read and dropped, so that an app which talks much neither waits nor fills memory.
+//! The keeper and the app have copies of the daemon's end, so the channel survives the daemon and the app sees no
+//! disconnect. Messages that rsm does not use are read and dropped, so that an app with many messages neither
+//! blocks nor fills memory.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -21,90 +21,88 @@ use crate::instance::status::RunId;
 use crate::process::fd_channel;
 use crate::spec::{AppSpec, Launcher, Runtime, runtime_of};
 
-/// A longer line than this is dropped, in bytes.
+/// Longer lines are dropped, in bytes.
 const MAX_INCOMING: usize = 1 << 20;
 
-/// Longest message to an app, in bytes. The kernel takes one of this size whole or not at all
-/// (`unix_stream_sendmsg`: up to half of the socket's buffer), so none is ever torn.
+/// Maximum size of a message to an app, in bytes. The kernel accepts a message of this size completely or not at
+/// all (`unix_stream_sendmsg`: up to half of the socket's buffer), so no message is sent in part.
 pub const MAX_OUTGOING: usize = 64 << 10;
 
-/// So much is read before others have their turn.
-const MAX_PENDING_REPLIES: usize = 16;
+/// How many chunks of one app are read before other tasks run.
+const MAX_READS: usize = 16;
 
-/// An app offers at most so many actions; more are not remembered.
+/// Maximum number of actions of an app; more are ignored.
 const MAX_ACTIONS: usize = 256;
 
-/// Whether an app's program knows what to do with a channel. One that does not could pass its number
-/// on to a Node further down without the channel itself, and Node would not start.
+/// Whether the program of an app uses a Node channel. Another program could pass on the variable without the
+/// descriptor, and then Node would not start.
 pub fn uses_node_channel(spec: &AppSpec) -> bool {
-    let named = |program: &str| {
+    let is_node = |program: &str| {
         use Runtime::{Bun, Node, NodeWrapper, Tsx};
         matches!(runtime_of(program), Some(Node | NodeWrapper | Tsx | Bun))
     };
     match &spec.launcher {
-        Launcher::Interpreter { program, .. } => named(program),
-        Launcher::Direct => named(&spec.script),
+        Launcher::Interpreter { program, .. } => is_node(program),
+        Launcher::Direct => is_node(&spec.script),
         // `PORT=1 node server.js`
-        Launcher::Shell => spec.script.split_whitespace().find(|word| !word.contains('=')).is_some_and(named),
+        Launcher::Shell => {
+            spec.script.split_whitespace().find(|word| !word.contains('=')).is_some_and(is_node)
+        }
         Launcher::Serve => false,
     }
 }
 
-/// Two ends of a channel: ours, and the app's.
+/// Creates a channel: the end of the daemon and that of the app.
 ///
 /// # Errors
-/// Out of descriptors.
+/// No more descriptors are available.
 pub fn channel_pair() -> nix::Result<(OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     socketpair(AddressFamily::Unix, SockType::Stream, None, flags)
 }
 
-/// Why a message did not reach a run.
+/// Why a message was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
-    /// It has none, or has closed it.
+    /// The app has no channel, or closed it.
     #[error("no IPC channel: only Node.js apps have one, until they disconnect")]
     NotConnected,
-    /// It does not read.
     #[error("IPC channel is full: the app does not read its messages")]
     Full,
-    /// Nothing so long is sent.
     #[error("message exceeds 64 KiB")]
     TooLong,
 }
 
-/// What an app has said of itself: the actions it offers, and its measures, by name.
+/// The actions and metrics that an app has registered, by name.
 #[derive(Clone, Debug, Default)]
 pub struct AppActions {
-    /// As it described them.
     pub actions: BTreeMap<String, Value>,
-    /// As it last told them.
     pub metrics: serde_json::Map<String, Value>,
 }
 
-/// All channels, by run. Cheap to clone; all clones are one.
+/// The channels of all runs. All clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct NodeChannels(Rc<RefCell<HashMap<RunId, NodeChannel>>>);
 
 #[derive(Debug)]
 struct NodeChannel {
-    ours: Rc<AsyncFd<OwnedFd>>,
+    socket: Rc<AsyncFd<OwnedFd>>,
     state: Rc<RefCell<ChannelState>>,
-    listener: JoinHandle<()>,
+    reader: JoinHandle<()>,
 }
 
 #[derive(Debug, Default)]
 struct ChannelState {
-    /// The line that is being read.
+    /// The incomplete line.
     line: Vec<u8>,
-    /// What is left of a line too long.
+    /// Whether the rest of a line that is too long is being dropped.
     discarding: bool,
     actions: AppActions,
-    /// Who waits for the answer to which action, oldest first.
+    /// Actions without reply, oldest first.
     pending_replies: Vec<(String, oneshot::Sender<Value>)>,
 }
 
-/// What rsm understands of an object that an app sends.
+/// A message of PM2's `axm` protocol.
 #[derive(Deserialize)]
 struct AxmMessage {
     r#type: String,
@@ -112,26 +110,25 @@ struct AxmMessage {
 }
 
 impl NodeChannels {
-    /// Hears a run from now on; `ready` is called when it says that it is.
-    pub fn open(&self, run: RunId, ours: OwnedFd, ready: impl Fn() + 'static) {
-        let Ok(ours) = fd_channel::async_fd(ours).map(Rc::new) else { return };
-        let heard = Rc::<RefCell<ChannelState>>::default();
-        let (channels, end, ears) = (self.clone(), ours.clone(), heard.clone());
-        let listener = tokio::task::spawn_local(async move {
-            read_messages(&end, &ears, ready).await;
-            channels.0.borrow_mut().remove(&run); // it has disconnected
+    /// Reads the messages of a run; calls `on_ready` at each `ready`.
+    pub fn open(&self, run: RunId, socket: OwnedFd, on_ready: impl Fn() + 'static) {
+        let Ok(socket) = fd_channel::async_fd(socket).map(Rc::new) else { return };
+        let state = Rc::<RefCell<ChannelState>>::default();
+        let (channels, task_socket, task_state) = (self.clone(), socket.clone(), state.clone());
+        let reader = tokio::task::spawn_local(async move {
+            read_messages(&task_socket, &task_state, on_ready).await;
+            channels.0.borrow_mut().remove(&run); // the app has disconnected
         });
-        self.0.borrow_mut().insert(run, NodeChannel { ours, state: heard, listener });
+        self.0.borrow_mut().insert(run, NodeChannel { socket, state, reader });
     }
 
-    /// Hears a run no more.
     pub fn close(&self, run: RunId) {
         if let Some(channel) = self.0.borrow_mut().remove(&run) {
-            channel.listener.abort();
+            channel.reader.abort();
         }
     }
 
-    /// What a run offers, if it has a channel.
+    /// The actions of a run, if it has a channel.
     pub fn actions(&self, run: RunId) -> Option<AppActions> {
         self.0.borrow().get(&run).map(|channel| channel.state.borrow().actions.clone())
     }
@@ -139,7 +136,7 @@ impl NodeChannels {
     /// Sends a message, which arrives as `process.on('message')`.
     ///
     /// # Errors
-    /// It was not sent, not even in part.
+    /// Nothing was sent.
     pub fn send(&self, run: RunId, message: &Value) -> Result<(), SendError> {
         let channels = self.0.borrow();
         let channel = channels.get(&run).ok_or(SendError::NotConnected)?;
@@ -150,7 +147,7 @@ impl NodeChannels {
         }
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         loop {
-            return match send(channel.ours.as_raw_fd(), &line, flags) {
+            return match send(channel.socket.as_raw_fd(), &line, flags) {
                 Ok(_) => Ok(()),
                 Err(Errno::EINTR) => continue,
                 Err(Errno::EAGAIN) => Err(SendError::Full),
@@ -159,10 +156,10 @@ impl NodeChannels {
         }
     }
 
-    /// Asks for an action; its answer comes through the receiver, which fails if the run ends.
+    /// Starts an action. The receiver gets the reply, and fails if the run ends.
     ///
     /// # Errors
-    /// It was not asked.
+    /// The request was not sent.
     pub fn trigger(
         &self,
         run: RunId,
@@ -173,31 +170,31 @@ impl NodeChannels {
             Some(param) => serde_json::json!({ "msg": action, "opts": param }),
             None => action.into(),
         };
-        let (answer, answered) = oneshot::channel();
+        let (sender, reply) = oneshot::channel();
         if let Some(channel) = self.0.borrow().get(&run) {
-            let waiting = &mut channel.state.borrow_mut().pending_replies;
-            waiting.retain(|(_, who)| !who.is_closed());
-            waiting.push((action.to_owned(), answer));
+            let pending = &mut channel.state.borrow_mut().pending_replies;
+            pending.retain(|(_, sender)| !sender.is_closed());
+            pending.push((action.to_owned(), sender));
         }
-        self.send(run, &message).map(|()| answered)
+        self.send(run, &message).map(|()| reply)
     }
 }
 
-/// Reads what a run says until it closes its end.
-async fn read_messages(end: &AsyncFd<OwnedFd>, heard: &RefCell<ChannelState>, ready: impl Fn()) {
+/// Reads messages until the app closes its end.
+async fn read_messages(socket: &AsyncFd<OwnedFd>, state: &RefCell<ChannelState>, on_ready: impl Fn()) {
     loop {
-        let Ok(mut readable) = end.readable().await else { return };
-        // On the stack only while it is read: hundreds of apps are silent nearly always.
+        let Ok(mut readable) = socket.readable().await else { return };
+        // Not stored in the task, because most of hundreds of channels are idle.
         let mut chunk = [0; 16 << 10];
-        for _ in 0..MAX_PENDING_REPLIES {
-            match recv(end.as_raw_fd(), &mut chunk, MsgFlags::MSG_DONTWAIT) {
+        for _ in 0..MAX_READS {
+            match recv(socket.as_raw_fd(), &mut chunk, MsgFlags::MSG_DONTWAIT) {
                 Err(Errno::EAGAIN) => {
                     readable.clear_ready();
                     break;
                 }
                 Err(Errno::EINTR) => {}
                 Ok(0) | Err(_) => return,
-                Ok(length) => heard.borrow_mut().feed(&chunk[..length], &ready),
+                Ok(length) => state.borrow_mut().feed(&chunk[..length], &on_ready),
             }
         }
         tokio::task::yield_now().await;
@@ -205,12 +202,12 @@ async fn read_messages(end: &AsyncFd<OwnedFd>, heard: &RefCell<ChannelState>, re
 }
 
 impl ChannelState {
-    fn feed(&mut self, mut bytes: &[u8], ready: &impl Fn()) {
+    fn feed(&mut self, mut bytes: &[u8], on_ready: &impl Fn()) {
         while let Some(end) = memchr::memchr(b'\n', bytes) {
             self.append(&bytes[..end]);
             let line = std::mem::take(&mut self.line);
             if !std::mem::take(&mut self.discarding) {
-                self.handle_message(&line, ready);
+                self.handle_message(&line, on_ready);
             }
             bytes = &bytes[end + 1..];
         }
@@ -225,11 +222,11 @@ impl ChannelState {
         }
     }
 
-    fn handle_message(&mut self, line: &[u8], ready: &impl Fn()) {
+    fn handle_message(&mut self, line: &[u8], on_ready: &impl Fn()) {
         if line == br#""ready""# {
-            return ready();
+            return on_ready();
         }
-        // Most of what apps say is for others: it is not even parsed.
+        // Most messages are not for rsm, and are not parsed.
         if memchr::memmem::find(line, b"\"axm:").is_none() {
             return;
         }
@@ -237,10 +234,10 @@ impl ChannelState {
         match (r#type.as_str(), data) {
             ("axm:reply", data) => {
                 let action = data["action_name"].as_str().unwrap_or_default();
-                let asked =
-                    self.pending_replies.iter().position(|(asked, who)| asked == action && !who.is_closed());
-                if let Some(asked) = asked {
-                    let _ = self.pending_replies.remove(asked).1.send(data["return"].clone());
+                let is_pending =
+                    |(name, sender): &(String, oneshot::Sender<Value>)| name == action && !sender.is_closed();
+                if let Some(index) = self.pending_replies.iter().position(is_pending) {
+                    let _ = self.pending_replies.remove(index).1.send(data["return"].clone());
                 }
             }
             ("axm:action", data) => {
@@ -250,7 +247,7 @@ impl ChannelState {
                     actions.insert(name, data);
                 }
             }
-            ("axm:monitor", Value::Object(measures)) => self.actions.metrics = measures,
+            ("axm:monitor", Value::Object(metrics)) => self.actions.metrics = metrics,
             _ => {}
         }
     }
@@ -260,47 +257,48 @@ impl ChannelState {
 mod tests {
     use std::cell::Cell;
 
-    use crate::daemon::world::node_channel::*;
+    use super::*;
 
-    fn hear(parts: &[&[u8]]) -> (ChannelState, u32) {
-        let (mut heard, ready) = (ChannelState::default(), Cell::new(0));
-        parts.iter().for_each(|part| heard.feed(part, &|| ready.set(ready.get() + 1)));
-        (heard, ready.get())
+    /// The state after these chunks, and how often the app reported that it is ready.
+    fn feed(chunks: &[&[u8]]) -> (ChannelState, u32) {
+        let (mut state, ready) = (ChannelState::default(), Cell::new(0));
+        chunks.iter().for_each(|chunk| state.feed(chunk, &|| ready.set(ready.get() + 1)));
+        (state, ready.get())
     }
 
     #[test]
-    fn nothing_else_is_taken_for_ready() {
-        assert_eq!(hear(&[b"\"rea", b"dy\"\n"]).1, 1);
+    fn only_ready_string_means_ready() {
+        assert_eq!(feed(&[b"\"rea", b"dy\"\n"]).1, 1);
         for other in ["", "ready", "{\"cmd\":\"ready\"}", "\"already\"", "[\"ready\"]"] {
-            assert_eq!(hear(&[other.as_bytes(), b"\n"]).1, 0, "{other}");
+            assert_eq!(feed(&[other.as_bytes(), b"\n"]).1, 0, "{other}");
         }
     }
 
     #[test]
-    fn a_line_too_long_is_dropped_whole_and_the_next_one_is_heard() {
+    fn too_long_line_is_dropped_and_next_one_is_read() {
         let long = vec![b'x'; MAX_INCOMING / 2];
-        let (heard, ready) = hear(&[&long, &long, &long, b"\n\"ready\"\n\"half"]);
-        assert_eq!((ready, heard.line.as_slice()), (1, &b"\"half"[..]));
+        let (state, ready) = feed(&[&long, &long, &long, b"\n\"ready\"\n\"half"]);
+        assert_eq!((ready, state.line.as_slice()), (1, &b"\"half"[..]));
     }
 
     #[test]
-    fn offers_and_answers_are_understood() {
-        let offer = br#"{"type":"axm:action","data":{"action_name":"gc","arity":1}}"#;
-        let measure = br#"{"type":"axm:monitor","data":{"Heap":{"value":7}}}"#;
-        let (mut heard, _) = hear(&[offer, b"\n", measure, b"\n{\"type\":\"axm:\n[\"axm:\"]\n"]);
-        assert_eq!(heard.actions.actions["gc"]["arity"], 1);
-        assert_eq!(heard.actions.metrics["Heap"]["value"], 7);
-        let (answer, mut answered) = oneshot::channel();
-        heard.pending_replies.push(("gc".into(), answer));
+    fn reads_actions_metrics_and_replies() {
+        let action = br#"{"type":"axm:action","data":{"action_name":"gc","arity":1}}"#;
+        let metric = br#"{"type":"axm:monitor","data":{"Heap":{"value":7}}}"#;
+        let (mut state, _) = feed(&[action, b"\n", metric, b"\n{\"type\":\"axm:\n[\"axm:\"]\n"]);
+        assert_eq!(state.actions.actions["gc"]["arity"], 1);
+        assert_eq!(state.actions.metrics["Heap"]["value"], 7);
+        let (sender, mut received) = oneshot::channel();
+        state.pending_replies.push(("gc".into(), sender));
         let reply = br#"{"type":"axm:reply","data":{"action_name":"gc","return":{"freed":3}}}"#;
-        heard.feed(reply, &|| {});
-        assert!(answered.try_recv().is_err(), "half a line");
-        heard.feed(b"\n", &|| {});
-        assert_eq!(answered.try_recv().unwrap()["freed"], 3);
+        state.feed(reply, &|| {});
+        assert!(received.try_recv().is_err(), "the line is incomplete");
+        state.feed(b"\n", &|| {});
+        assert_eq!(received.try_recv().unwrap()["freed"], 3);
     }
 
     #[test]
-    fn only_programs_that_know_it_get_a_channel() {
+    fn only_node_programs_get_a_channel() {
         let mut app = AppSpec::new("api", "/srv/api", "/srv");
         let mut with = |launcher: Launcher, script: &str| {
             (app.launcher, app.script) = (launcher, script.into());

@@ -1,7 +1,7 @@
-//! Asks each run how it is, as its spec says: until it is ready, and then whether it still works.
+//! Readiness and liveness probes and watchdogs of runs.
 //!
-//! A task for each run; what it finds out goes into the loop, which decides. In a cluster a connection goes to
-//! the run that is meant, past the balancing: see [`cluster::Way`](crate::cluster::Way).
+//! Each run has its own tasks. Results go to the loop, which decides. In cluster mode, a probe bypasses the
+//! balancing and reaches its own run: see [`ProbeTarget`].
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -22,9 +22,9 @@ use crate::instance::status::RunId;
 use crate::paths::Home;
 use crate::probes::{ExecContext, ResolvedProbe};
 use crate::spec::{Probe, ReadySignal};
-use crate::time::Moment;
+use crate::time::{self, Moment};
 
-/// The checks of all runs.
+/// The probe tasks of all runs.
 pub struct Probes {
     home: Home,
     queue: mpsc::UnboundedSender<Input>,
@@ -33,14 +33,12 @@ pub struct Probes {
 }
 
 impl Probes {
-    /// Of no run yet.
     pub fn new(home: Home, queue: mpsc::UnboundedSender<Input>, ports: Rc<RefCell<PortSharing>>) -> Self {
         Self { home, queue, ports, tasks: HashMap::new() }
     }
 
-    /// A run's process is there: checks it from now on, if its spec says so. `beats` tells when it says that it
-    /// works.
-    pub fn start(&mut self, run: RunId, instance: &Instance, beats: Option<Rc<Notify>>) {
+    /// Starts the probes and the watchdog that the spec of a run configures, unless they are running.
+    pub fn start(&mut self, run: RunId, instance: &Instance, watchdog_pings: Option<Rc<Notify>>) {
         let spec = instance.spec();
         let Some(process) = instance.status().state.process().filter(|_| !self.tasks.contains_key(&run))
         else {
@@ -54,9 +52,9 @@ impl Probes {
             .filter(|_| starting && spec.ready_signal() == ReadySignal::ProbePassed);
         let mut tasks = Vec::new();
         if ready.is_some() || spec.health.is_some() {
-            let check = RunProbe {
+            let probe = RunProbe {
                 run,
-                since: process.since,
+                started: process.since,
                 exec_context: ExecContext {
                     account: spec.account.clone(),
                     cwd: spec.cwd.clone(),
@@ -65,27 +63,27 @@ impl Probes {
                 queue: self.queue.clone(),
                 ports: self.ports.clone(),
             };
-            tasks.push(tokio::task::spawn_local(check.run(ready, spec.health.clone())));
+            tasks.push(tokio::task::spawn_local(probe.run(ready, spec.health.clone())));
         }
-        if let (Some(limit), Some(beats)) = (spec.watchdog.map(Duration::from_millis), beats) {
+        if let (Some(limit), Some(pings)) = (spec.watchdog.map(Duration::from_millis), watchdog_pings) {
             let queue = self.queue.clone();
-            tasks.push(tokio::task::spawn_local(watchdog(run, limit, beats, queue)));
+            tasks.push(tokio::task::spawn_local(run_watchdog(run, limit, pings, queue)));
         }
         if !tasks.is_empty() {
             self.tasks.insert(run, tasks);
         }
     }
 
-    /// Nothing of a run is left.
+    /// Stops the probes and the watchdog of a run.
     pub fn stop(&mut self, run: RunId) {
         self.tasks.remove(&run).into_iter().flatten().for_each(|task| task.abort());
     }
 }
 
-/// The checks of one run.
+/// The readiness and liveness probes of one run.
 struct RunProbe {
     run: RunId,
-    since: Moment,
+    started: Moment,
     exec_context: ExecContext,
     queue: mpsc::UnboundedSender<Input>,
     ports: Rc<RefCell<PortSharing>>,
@@ -101,13 +99,13 @@ impl RunProbe {
         }
     }
 
-    /// Asks until the first good answer.
+    /// Probes until the first success. Repeated reasons are reported once.
     async fn run_readiness(&self, probe: &Probe) {
-        let mut told = String::new();
-        while let Err(why) = self.probe_once(probe).await {
-            if why != told {
-                self.send_report(ProbeReport::NotReady(why.clone()));
-                told = why;
+        let mut last_reason = String::new();
+        while let Err(reason) = self.probe_once(probe).await {
+            if reason != last_reason {
+                self.send_report(ProbeReport::NotReady(reason.clone()));
+                last_reason = reason;
             }
             tokio::time::sleep(probe.interval).await;
         }
@@ -116,22 +114,22 @@ impl RunProbe {
     }
 
     async fn run_liveness(&self, probe: &Probe) {
-        let (mut failures, mut has_worked) = (0, false);
+        let (mut failures, mut has_succeeded) = (0, false);
         loop {
             tokio::time::sleep(probe.interval).await;
             match self.probe_once(probe).await {
                 Ok(()) => {
-                    // The first one, too: a daemon before this one may have found it failing.
-                    if failures >= probe.retries || !has_worked {
+                    // The first success is reported too: the previous daemon may have reported a failure.
+                    if failures >= probe.retries || !has_succeeded {
                         self.send_report(ProbeReport::Healthy);
                     }
-                    (failures, has_worked) = (0, true);
+                    (failures, has_succeeded) = (0, true);
                 }
-                Err(_) if !has_worked && crate::time::now().since(self.since) < probe.start_period => {}
-                Err(why) => {
+                Err(_) if !has_succeeded && time::now().since(self.started) < probe.start_period => {}
+                Err(reason) => {
                     failures = failures.saturating_add(1);
                     if failures >= probe.retries {
-                        self.send_report(ProbeReport::Unhealthy(why));
+                        self.send_report(ProbeReport::Unhealthy(reason));
                     }
                 }
             }
@@ -140,38 +138,38 @@ impl RunProbe {
 
     async fn probe_once(&self, probe: &Probe) -> Result<(), String> {
         let resolved = ResolvedProbe::new(&probe.action, &self.exec_context.env)?;
-        let from = match resolved.port() {
+        let route = match resolved.port() {
             None => None,
             Some(port) => {
-                let asked = self.ports.borrow().probe_target(self.run, port);
-                match asked.await.unwrap_or(ProbeTarget::Direct) {
+                let target = self.ports.borrow().probe_target(self.run, port);
+                match target.await.unwrap_or(ProbeTarget::Direct) {
                     ProbeTarget::Via(address) => Some(address),
                     ProbeTarget::Direct => None,
                     ProbeTarget::NotListening => return Err(format!("not listening on port {port}")),
                 }
             }
         };
-        resolved.run(probe.timeout, from, &self.exec_context).await
+        resolved.run(probe.timeout, route, &self.exec_context).await
     }
 
-    fn send_report(&self, finding: ProbeReport) {
-        let _ = self.queue.send(Input::ProbeResult(self.run, finding));
+    fn send_report(&self, report: ProbeReport) {
+        let _ = self.queue.send(Input::ProbeResult(self.run, report));
     }
 }
 
-/// Waits for the words of a run that says by itself that it works; counts from the first one on, or from now.
-async fn watchdog(run: RunId, limit: Duration, beats: Rc<Notify>, queue: mpsc::UnboundedSender<Input>) {
-    let mut fails = false;
+/// Reports a run that sends no `WATCHDOG=1` within the limit, and its recovery.
+async fn run_watchdog(run: RunId, limit: Duration, pings: Rc<Notify>, queue: mpsc::UnboundedSender<Input>) {
+    let mut is_late = false;
     loop {
-        let finding = match tokio::time::timeout(limit, beats.notified()).await {
-            Ok(()) if !std::mem::take(&mut fails) => continue,
+        let report = match tokio::time::timeout(limit, pings.notified()).await {
+            Ok(()) if !std::mem::take(&mut is_late) => continue,
             Ok(()) => ProbeReport::Healthy,
             Err(_) => {
-                fails = true;
+                is_late = true;
                 let seconds = limit.as_secs_f64();
                 ProbeReport::Unhealthy(format!("no WATCHDOG=1 within {seconds} s (watchdog)"))
             }
         };
-        let _ = queue.send(Input::ProbeResult(run, finding));
+        let _ = queue.send(Input::ProbeResult(run, report));
     }
 }

@@ -1,5 +1,6 @@
-//! Writes state, dump and pid files on a thread of its own, so that a slow or full disk never
-//! delays supervision. A file is written anew beside the old one and renamed over it.
+//! Writer thread for state, dump and pid files: a slow or full disk never delays supervision.
+//!
+//! Files are replaced atomically. The previous state and the previous dump are kept.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,33 +10,39 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::atomic_file::{self, Durability, previous, with_suffix};
+use crate::instance::Instance;
 use crate::instance::snapshot;
+use crate::paths::{self, Home};
 
-/// A state that nobody waits for is written at most this often.
+/// Minimum time between two writes of a state that nothing waits for.
 const STATE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Asks the thread.
+/// The file for the pid of an instance.
+pub fn pid_file(instance: &Instance, home: &Home) -> PathBuf {
+    let default = || home.pids().join(format!("{}.pid", paths::sanitize_file_name(&instance.spec().name)));
+    let base = instance.spec().pid_file.clone().unwrap_or_else(default);
+    paths::with_instance_id(&base, instance.id())
+}
+
+/// The client of the thread. The thread ends with the last clone.
 #[derive(Clone, Debug)]
 pub struct StateWriter(mpsc::Sender<WriteJob>);
 
 enum WriteJob {
-    /// The daemon's state. The one before stays as `.prev`.
     State(PathBuf, Vec<u8>),
-    /// A pid file to write or remove.
+    /// A pid file to write, or to remove.
     Pid(PathBuf, Option<i32>),
-    /// A list that must survive a power cut; the one before stays as `.prev`.
     Dump(PathBuf, Vec<u8>, oneshot::Sender<io::Result<()>>),
-    /// Tells when all before it is done.
-    Barrier(oneshot::Sender<Option<String>>),
-    /// The state is of no use any more.
-    Remove(PathBuf, oneshot::Sender<()>),
+    /// Replies after all earlier jobs, with the error of the last state.
+    Flush(oneshot::Sender<Option<String>>),
+    RemoveState(PathBuf, oneshot::Sender<()>),
 }
 
 impl StateWriter {
-    /// Starts the thread; it ends with the last handle.
+    /// Starts the thread.
     ///
     /// # Errors
-    /// No thread could be started.
+    /// The system cannot start a thread.
     pub fn start() -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel();
         let builder = std::thread::Builder::new().name("rsm-save".into()).stack_size(256 * 1024);
@@ -43,47 +50,46 @@ impl StateWriter {
         Ok(Self(jobs))
     }
 
-    /// Writes the state soon; one that a newer one overtakes is not written.
-    pub fn state(&self, path: PathBuf, bytes: Vec<u8>) {
+    /// Writes the state soon. A state that is replaced by a newer one before that is not written.
+    pub fn write_state(&self, path: PathBuf, bytes: Vec<u8>) {
         let _ = self.0.send(WriteJob::State(path, bytes));
     }
 
-    /// Writes or removes a pid file.
-    pub fn pid(&self, path: PathBuf, pid: Option<i32>) {
+    /// Writes a pid file, or removes it.
+    pub fn write_pid_file(&self, path: PathBuf, pid: Option<i32>) {
         let _ = self.0.send(WriteJob::Pid(path, pid));
     }
 
-    /// Writes a dump, on the disk when this returns.
+    /// Writes a dump; it is synced to disk when this returns.
     ///
     /// # Errors
-    /// It could not be written; the old one is untouched.
-    pub async fn dump(&self, path: PathBuf, bytes: Vec<u8>) -> io::Result<()> {
-        let (reply, answer) = oneshot::channel();
+    /// It cannot be written; the old dump is unchanged.
+    pub async fn write_dump(&self, path: PathBuf, bytes: Vec<u8>) -> io::Result<()> {
+        let (reply, response) = oneshot::channel();
         let _ = self.0.send(WriteJob::Dump(path, bytes, reply));
-        answer.await.unwrap_or_else(|_| Err(io::Error::other("the saver thread exited")))
+        response.await.unwrap_or_else(|_| Err(io::Error::other("the writer thread exited")))
     }
 
-    /// Resolves once all that was handed over until now is written; to why the state is not, if so.
+    /// Waits until everything is written. Returns why the state could not be, if so.
     pub async fn flush(&self) -> Option<String> {
-        let (reply, answer) = oneshot::channel();
-        let _ = self.0.send(WriteJob::Barrier(reply));
-        answer.await.ok().flatten()
+        let (reply, response) = oneshot::channel();
+        let _ = self.0.send(WriteJob::Flush(reply));
+        response.await.ok().flatten()
     }
 
-    /// Removes the state; none is written after that.
-    pub async fn remove(&self, path: PathBuf) {
-        let (reply, answer) = oneshot::channel();
-        let _ = self.0.send(WriteJob::Remove(path, reply));
-        let _ = answer.await;
+    /// Removes the state. Later states are not written.
+    pub async fn remove_state(&self, path: PathBuf) {
+        let (reply, response) = oneshot::channel();
+        let _ = self.0.send(WriteJob::RemoveState(path, reply));
+        let _ = response.await;
     }
 }
 
-/// What the thread has before it.
 #[derive(Default)]
 struct WriterThread {
-    /// The newest state, not written yet.
+    /// The latest state, if it is not written yet.
     state: Option<(PathBuf, Vec<u8>)>,
-    last: Option<Instant>,
+    last_write: Option<Instant>,
     last_error: Option<String>,
     state_removed: bool,
 }
@@ -93,7 +99,7 @@ impl WriterThread {
         loop {
             let job = match self.state_delay() {
                 None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(pause) => queue.recv_timeout(pause),
+                Some(delay) => queue.recv_timeout(delay),
             };
             match job {
                 Ok(job) => self.execute(job),
@@ -103,22 +109,22 @@ impl WriterThread {
         }
     }
 
-    /// How long the state that waits may wait for a newer one.
+    /// The time until the state must be written; `None` if it is written.
     fn state_delay(&self) -> Option<Duration> {
         self.state.as_ref()?;
-        Some(self.last.map_or(Duration::ZERO, |last| STATE_INTERVAL.saturating_sub(last.elapsed())))
+        Some(self.last_write.map_or(Duration::ZERO, |last| STATE_INTERVAL.saturating_sub(last.elapsed())))
     }
 
     fn execute(&mut self, job: WriteJob) {
         match job {
             WriteJob::State(path, bytes) => self.state = Some((path, bytes)).filter(|_| !self.state_removed),
-            WriteJob::Pid(path, pid) => write_pid(&path, pid),
+            WriteJob::Pid(path, pid) => write_pid_file(&path, pid),
             WriteJob::Dump(path, bytes, reply) => drop(reply.send(write_dump(&path, &bytes))),
-            WriteJob::Barrier(reply) => {
+            WriteJob::Flush(reply) => {
                 self.write_state();
-                let _ = reply.send(self.last_error.clone()); // who asked may have gone
+                let _ = reply.send(self.last_error.clone());
             }
-            WriteJob::Remove(path, reply) => {
+            WriteJob::RemoveState(path, reply) => {
                 (self.state_removed, self.state) = (true, None);
                 let _ = std::fs::remove_file(previous(&path));
                 let _ = std::fs::remove_file(path);
@@ -134,11 +140,11 @@ impl WriterThread {
             tracing::error!("cannot save {}, retrying at the next change: {error}", path.display());
         }
         self.last_error = result.err().map(|error| format!("cannot save {}: {error}", path.display()));
-        self.last = Some(Instant::now());
+        self.last_write = Some(Instant::now());
     }
 }
 
-fn write_pid(path: &Path, pid: Option<i32>) {
+fn write_pid_file(path: &Path, pid: Option<i32>) {
     let result = match pid {
         Some(pid) => path
             .parent()
@@ -156,28 +162,30 @@ fn write_pid(path: &Path, pid: Option<i32>) {
 
 fn write_dump(path: &Path, bytes: &[u8]) -> io::Result<()> {
     match std::fs::read(path) {
-        Ok(old) if snapshot::decode(&old).is_ok() => {
-            let kept = with_suffix(path, "keep");
-            // A hard link first: at no moment is there no dump at all.
-            let _ = std::fs::remove_file(&kept);
-            std::fs::hard_link(path, &kept).or_else(|_| std::fs::copy(path, &kept).map(drop))?;
-            std::fs::rename(&kept, previous(path))?;
-        }
-        // It must not take the place of a good one before it.
+        Ok(old) if snapshot::decode(&old).is_ok() => keep_previous(path)?,
+        // It must not replace a usable previous dump.
         Ok(_) => drop(atomic_file::quarantine(path)),
         Err(_) => {}
     }
     atomic_file::replace(path, bytes, Durability::Disk)
 }
 
+/// Keeps a file as its previous version. A hard link comes first, so that the file exists at any moment.
+fn keep_previous(path: &Path) -> io::Result<()> {
+    let link = with_suffix(path, "keep");
+    let _ = std::fs::remove_file(&link);
+    std::fs::hard_link(path, &link).or_else(|_| std::fs::copy(path, &link).map(drop))?;
+    std::fs::rename(&link, previous(path))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, VecDeque};
 
-    use crate::daemon::world::state_writer::*;
+    use super::*;
 
     #[test]
-    fn a_dump_keeps_the_one_before() {
+    fn dump_keeps_previous_version() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("dump.json");
         let list =
@@ -187,33 +195,33 @@ mod tests {
         }
         let next_id = |path: &Path| snapshot::decode(&std::fs::read(path).unwrap()).unwrap().next_id;
         assert_eq!((next_id(&path), next_id(&previous(&path))), (3, 2));
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "nothing else is left");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "no other file remains");
         std::fs::write(&path, "damaged").unwrap();
         write_dump(&path, &list(4)).unwrap();
         assert_eq!(
             (next_id(&path), next_id(&previous(&path))),
             (4, 2),
-            "a good one is not replaced by a bad one"
+            "a usable previous dump is not replaced by a damaged one"
         );
         assert_eq!(std::fs::read_to_string(with_suffix(&path, "unusable")).unwrap(), "damaged");
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn the_newest_state_wins() {
+    async fn writes_latest_state() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.json");
-        let saver = StateWriter::start().unwrap();
+        let writer = StateWriter::start().unwrap();
         for count in 1..=100 {
-            saver.state(path.clone(), count.to_string().into_bytes());
+            writer.write_state(path.clone(), count.to_string().into_bytes());
         }
-        assert_eq!(saver.flush().await, None);
+        assert_eq!(writer.flush().await, None);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "100");
-        saver.state(path.clone(), b"101".to_vec());
-        assert_eq!(saver.flush().await, None);
+        writer.write_state(path.clone(), b"101".to_vec());
+        assert_eq!(writer.flush().await, None);
         assert_eq!(std::fs::read_to_string(previous(&path)).unwrap(), "100");
-        saver.remove(path.clone()).await;
-        saver.state(path.clone(), b"102".to_vec());
-        assert_eq!(saver.flush().await, None);
+        writer.remove_state(path.clone()).await;
+        writer.write_state(path.clone(), b"102".to_vec());
+        assert_eq!(writer.flush().await, None);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -1,4 +1,6 @@
-//! Schedules and watched files: what restarts an app without a command.
+//! Triggers: restart apps by schedule (`cron_restart`) or when files change (`watch`).
+//!
+//! Each app has one set of triggers, shared by its instances.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -16,13 +18,13 @@ use crate::paths::Home;
 use crate::schedule::Schedule;
 use crate::spec::AppSpec;
 
-/// The triggers of all apps, by name.
+/// The triggers of all apps by name.
 pub struct Triggers {
     queue: mpsc::UnboundedSender<Input>,
     apps: HashMap<String, AppTriggers>,
 }
 
-/// Dropped, it ends.
+/// The triggers of one app. They stop when this is dropped.
 struct AppTriggers {
     spec: Arc<AppSpec>,
     tasks: Vec<AbortHandle>,
@@ -35,26 +37,26 @@ impl Drop for AppTriggers {
 }
 
 impl Triggers {
-    /// No app yet; restarts are asked for through `queue`.
+    /// Restarts are requested through `queue`.
     pub fn new(queue: mpsc::UnboundedSender<Input>) -> Self {
         Self { queue, apps: HashMap::new() }
     }
 
-    /// Brings the triggers in line with the list: one set for each app, whatever its instances.
+    /// Starts and stops triggers after the list of instances has changed.
     pub fn update(&mut self, instances: &BTreeMap<u32, Instance>, home: &Home) {
-        let mut wanted: HashMap<&str, &Instance> = HashMap::new();
+        let mut apps: HashMap<&str, &Instance> = HashMap::new();
         for instance in instances.values() {
             if instance.spec().watch.is_some() || instance.spec().cron_restart.is_some() {
-                wanted.entry(&instance.spec().name).or_insert(instance);
+                apps.entry(&instance.spec().name).or_insert(instance);
             }
         }
-        self.apps.retain(|name, trigger| {
-            wanted.get(name.as_str()).is_some_and(|instance| is_unchanged(instance.spec(), &trigger.spec))
+        self.apps.retain(|name, triggers| {
+            apps.get(name.as_str()).is_some_and(|instance| has_same_triggers(instance.spec(), &triggers.spec))
         });
-        for (name, instance) in wanted {
+        for (name, instance) in apps {
             if !self.apps.contains_key(name) {
-                let trigger = self.start_triggers(instance, home);
-                self.apps.insert(name.to_owned(), trigger);
+                let triggers = self.start_triggers(instance, home);
+                self.apps.insert(name.to_owned(), triggers);
             }
         }
     }
@@ -64,46 +66,47 @@ impl Triggers {
         let mut tasks = Vec::new();
         if let Some(pattern) = &spec.cron_restart {
             match Schedule::parse(pattern) {
-                Ok(schedule) => tasks.push(self.schedule(&spec.name, pattern, schedule)),
+                Ok(schedule) => tasks.push(self.start_schedule(&spec.name, pattern, schedule)),
                 Err(error) => tracing::error!(app = %spec.name, "cron_restart \"{pattern}\": {error}"),
             }
         }
         if spec.watch.is_some() {
-            tasks.push(self.watch(instance, home));
+            tasks.push(self.start_watch(instance, home));
         }
         AppTriggers { spec: spec.clone(), tasks }
     }
 
-    fn schedule(&self, app: &str, pattern: &str, schedule: Schedule) -> AbortHandle {
-        let (queue, app, why) = (self.queue.clone(), app.to_owned(), format!("cron_restart \"{pattern}\""));
-        let due = move || drop(queue.send(Input::Triggered { app: app.clone(), reason: why.clone() }));
-        tokio::task::spawn_local(cron::run(schedule, due)).abort_handle()
+    fn start_schedule(&self, app: &str, pattern: &str, schedule: Schedule) -> AbortHandle {
+        let (queue, app, reason) =
+            (self.queue.clone(), app.to_owned(), format!("cron_restart \"{pattern}\""));
+        let on_due = move || drop(queue.send(Input::Triggered { app: app.clone(), reason: reason.clone() }));
+        tokio::task::spawn_local(cron::run(schedule, on_due)).abort_handle()
     }
 
-    fn watch(&self, instance: &Instance, home: &Home) -> AbortHandle {
+    fn start_watch(&self, instance: &Instance, home: &Home) -> AbortHandle {
         let (queue, spec) = (self.queue.clone(), instance.spec().clone());
-        // Its own log files must not restart an app.
+        // The log files of an app must not restart it.
         let files = logs::log_files(&spec, instance.id(), home);
-        let own: Vec<PathBuf> = [files.out, files.err, files.combined].into_iter().flatten().collect();
+        let exempt: Vec<PathBuf> = [files.out, files.err, files.combined].into_iter().flatten().collect();
         let task = async move {
             let Some(watch) = spec.watch.clone() else { return };
             let (changed, mut changes) = mpsc::unbounded_channel();
-            // Walking the directories may take a while.
-            let watcher = tokio::task::spawn_blocking(move || Watcher::start(&watch, &own, changed)).await;
+            // Reading the directories can take long.
+            let watcher = tokio::task::spawn_blocking(move || Watcher::start(&watch, &exempt, changed)).await;
             let _watcher = match watcher {
                 Ok(Ok(watcher)) => watcher,
                 Ok(Err(error)) => return tracing::error!(app = %spec.name, "{error}"),
                 Err(_) => return,
             };
             while let Some(path) = changes.recv().await {
-                let why = format!("{} changed", path.display());
-                let _ = queue.send(Input::Triggered { app: spec.name.clone(), reason: why });
+                let reason = format!("{} changed", path.display());
+                let _ = queue.send(Input::Triggered { app: spec.name.clone(), reason });
             }
         };
         tokio::task::spawn_local(task).abort_handle()
     }
 }
 
-fn is_unchanged(now: &Arc<AppSpec>, before: &Arc<AppSpec>) -> bool {
-    Arc::ptr_eq(now, before) || now.watch == before.watch && now.cron_restart == before.cron_restart
+fn has_same_triggers(new: &Arc<AppSpec>, old: &Arc<AppSpec>) -> bool {
+    Arc::ptr_eq(new, old) || new.watch == old.watch && new.cron_restart == old.cron_restart
 }

@@ -14,7 +14,7 @@ const UNSETTLED_AFTER: Duration = Duration::from_secs(30);
 
 /// Collects a burst of changes, which ends when nothing has changed for the delay.
 #[derive(Debug)]
-pub(in crate::daemon) struct Debounce {
+pub(super) struct Debounce {
     delay: Duration,
     burst: Option<Burst>,
 }
@@ -30,12 +30,12 @@ struct Burst {
 
 impl Debounce {
     /// `delay` is limited to the range from 100 ms to one day.
-    pub(in crate::daemon) fn new(delay: Duration) -> Self {
+    pub(super) fn new(delay: Duration) -> Self {
         Self { delay: delay.clamp(MIN_DELAY, MAX_DELAY), burst: None }
     }
 
     /// Adds a change.
-    pub(in crate::daemon) fn changed(&mut self, path: PathBuf, now: Instant) {
+    pub(super) fn changed(&mut self, path: PathBuf, now: Instant) {
         let due = now + self.delay;
         match &mut self.burst {
             Some(burst) => (burst.last, burst.due) = (path, due),
@@ -46,17 +46,17 @@ impl Debounce {
     }
 
     /// The time until the burst can end; `None` without a burst.
-    pub(in crate::daemon) fn remaining(&self, now: Instant) -> Option<Duration> {
+    pub(super) fn remaining(&self, now: Instant) -> Option<Duration> {
         self.burst.as_ref().map(|burst| burst.due.saturating_duration_since(now))
     }
 
     /// The first path of the burst, if the burst has ended.
-    pub(in crate::daemon) fn take(&mut self, now: Instant) -> Option<PathBuf> {
+    pub(super) fn take(&mut self, now: Instant) -> Option<PathBuf> {
         self.burst.take_if(|burst| burst.due <= now).map(|burst| burst.first)
     }
 
     /// The path that changed last, once per burst that does not end.
-    pub(in crate::daemon) fn unsettled_path(&mut self, now: Instant) -> Option<&Path> {
+    pub(super) fn unsettled_path(&mut self, now: Instant) -> Option<&Path> {
         let burst =
             self.burst.as_mut().filter(|burst| !burst.warned && now >= burst.since + UNSETTLED_AFTER)?;
         burst.warned = true;
@@ -66,7 +66,7 @@ impl Debounce {
 
 #[cfg(test)]
 mod tests {
-    use crate::daemon::world::watch::debounce::*;
+    use super::*;
 
     const fn ms(n: u64) -> Duration {
         Duration::from_millis(n)

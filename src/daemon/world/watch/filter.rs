@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
-use crate::daemon::world::watch::WatchError;
+use crate::daemon::world::watch::error::WatchError;
 use crate::spec::WatchSpec;
 
 /// Default patterns; a later pattern can negate them (`!.env`).
@@ -14,7 +14,7 @@ const DEFAULT_IGNORED: [&str; 2] = [".*", "node_modules"];
 
 /// The type of a file, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::daemon) enum EntryKind {
+pub(super) enum EntryKind {
     /// A directory.
     Directory,
     /// A file, a link or any other type.
@@ -23,19 +23,19 @@ pub(in crate::daemon) enum EntryKind {
 
 /// A configured path.
 #[derive(Debug)]
-pub(in crate::daemon) struct WatchRoot {
+pub(super) struct WatchRoot {
     path: PathBuf,
     /// Patterns for the paths below a directory; `None` for a file, which is never ignored.
     ignored: Option<Gitignore>,
 }
 
 impl WatchRoot {
-    pub(in crate::daemon) fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     /// A directory, or a link to one.
-    pub(in crate::daemon) fn is_directory(&self) -> bool {
+    pub(super) fn is_directory(&self) -> bool {
         self.ignored.is_some()
     }
 
@@ -83,30 +83,30 @@ fn relative_pattern(root: &Path, pattern: &str) -> String {
 
 /// The roots, ignore patterns and exempt files of one app.
 #[derive(Debug)]
-pub(in crate::daemon) struct WatchFilter {
+pub(super) struct WatchFilter {
     roots: Vec<WatchRoot>,
     exempt: Vec<PathBuf>,
 }
 
 impl WatchFilter {
-    pub(in crate::daemon) fn new(spec: &WatchSpec, exempt: &[PathBuf]) -> Result<Self, WatchError> {
+    pub(super) fn new(spec: &WatchSpec, exempt: &[PathBuf]) -> Result<Self, WatchError> {
         let roots =
             spec.paths.iter().map(|path| WatchRoot::new(path, &spec.ignore)).collect::<Result<_, _>>()?;
         Ok(Self { roots, exempt: exempt.to_vec() })
     }
 
-    pub(in crate::daemon) fn roots(&self) -> impl Iterator<Item = &WatchRoot> {
+    pub(super) fn roots(&self) -> impl Iterator<Item = &WatchRoot> {
         self.roots.iter()
     }
 
     /// Whether a change of `path` counts.
-    pub(in crate::daemon) fn matches(&self, path: &Path, entry: EntryKind) -> bool {
+    pub(super) fn matches(&self, path: &Path, entry: EntryKind) -> bool {
         let wanted = |root: &WatchRoot| root.path == path || root.contains(path, entry);
         self.roots.iter().any(wanted) && !self.is_exempt(path)
     }
 
     /// Whether the directory `path` must be watched, as part of a root.
-    pub(in crate::daemon) fn is_under_root(&self, path: &Path) -> bool {
+    pub(super) fn is_under_root(&self, path: &Path) -> bool {
         self.roots.iter().any(|root| root.contains(path, EntryKind::Directory))
     }
 
@@ -123,7 +123,7 @@ impl WatchFilter {
 mod tests {
     use std::time::Duration;
 
-    use crate::daemon::world::watch::filter::*;
+    use super::*;
 
     fn filter(root: &Path, ignore: &[&str], exempt: &[&str]) -> WatchFilter {
         let spec = WatchSpec {

@@ -5,7 +5,11 @@
 //! count: events for opening and reading are not requested, so that a busy file server causes no load. The
 //! `.gitignore` of a project does not apply: build output is often what an app runs.
 
+mod debounce;
+mod error;
 mod filter;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::io::{PipeReader, PipeWriter};
@@ -18,56 +22,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::daemon::world::watch::debounce::Debounce;
+use crate::daemon::world::watch::error::WatchError;
 use crate::daemon::world::watch::filter::{EntryKind, WatchFilter};
 use crate::daemon::world::watch::tree::{FsChange, WatchTree};
 use crate::spec::WatchSpec;
 
-/// Why files cannot be watched.
-#[derive(Debug, thiserror::Error)]
-pub enum WatchError {
-    /// A path to watch is not there.
-    #[error("cannot watch {path}: no such file or directory")]
-    NotFound {
-        /// The path.
-        path: PathBuf,
-    },
-    /// The user's limit on watched directories is reached.
-    #[error(
-        "cannot watch {path}: inotify watch limit reached; exclude large directories with ignore_watch, or \
-        raise fs.inotify.max_user_watches"
-    )]
-    WatchLimit {
-        /// The directory that was one too many.
-        path: PathBuf,
-    },
-    /// The user's limit on watchers, or the daemon's on open files, is reached.
-    #[error(
-        "cannot watch files: too many inotify instances or open files; raise fs.inotify.max_user_instances \
-        or `ulimit -n`"
-    )]
-    InstanceLimit,
-    /// A pattern to ignore is not one.
-    #[error("invalid ignore_watch pattern \"{pattern}\": {problem}")]
-    Pattern {
-        /// As given.
-        pattern: String,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// The system refused.
-    #[error("cannot watch {path}: {problem}")]
-    System {
-        /// What was to be watched.
-        path: PathBuf,
-        /// The system's reason.
-        problem: std::io::Error,
-    },
-}
-
 /// Watches the files of one app until it is dropped.
 #[derive(Debug)]
 pub struct Watcher {
-    /// The thread ends when this is closed.
+    /// Closing it ends the thread.
     _stop: PipeWriter,
 }
 
@@ -208,13 +171,9 @@ impl WatchLoop {
     }
 }
 
-/// Why the thread woke up.
+/// The reason why the thread woke up.
 enum Wakeup {
     Stopped,
     Changes,
     DebounceElapsed,
 }
-
-mod debounce;
-#[cfg(test)]
-mod tests;

@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::daemon::world::watch::*;
+use super::*;
 
 /// A temporary directory with a watched path, and the reports.
 struct Site {

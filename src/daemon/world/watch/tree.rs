@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 
-use crate::daemon::world::watch::WatchError;
+use crate::daemon::world::watch::error::WatchError;
 use crate::daemon::world::watch::filter::{EntryKind, WatchFilter, WatchRoot};
 
 /// Events for new names: created, linked or moved here.
@@ -28,7 +28,7 @@ const WATCH_MASK: AddWatchFlags = AddWatchFlags::IN_MODIFY
 
 /// A change in a watched directory.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::daemon) enum FsChange {
+pub(super) enum FsChange {
     /// The file at this path changed or was removed.
     Modified { path: PathBuf, entry: EntryKind },
     /// A file was created at this path, or moved to it.
@@ -39,7 +39,7 @@ pub(in crate::daemon) enum FsChange {
 
 /// The watched directories.
 #[derive(Debug)]
-pub(in crate::daemon) struct WatchTree {
+pub(super) struct WatchTree {
     inotify: Inotify,
     /// With links and bind mounts, one directory, and so one watch, can have several paths.
     paths: HashMap<WatchDescriptor, Vec<PathBuf>>,
@@ -53,7 +53,7 @@ impl AsFd for WatchTree {
 }
 
 impl WatchTree {
-    pub(in crate::daemon) fn new() -> Result<Self, WatchError> {
+    pub(super) fn new() -> Result<Self, WatchError> {
         let inotify =
             Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map_err(|errno| match errno {
                 Errno::EMFILE | Errno::ENFILE => WatchError::InstanceLimit,
@@ -63,11 +63,7 @@ impl WatchTree {
     }
 
     /// Watches a root and its parent directory.
-    pub(in crate::daemon) fn add_root(
-        &mut self,
-        root: &WatchRoot,
-        filter: &WatchFilter,
-    ) -> Result<(), WatchError> {
+    pub(super) fn add_root(&mut self, root: &WatchRoot, filter: &WatchFilter) -> Result<(), WatchError> {
         if let Some(parent) = root.path().parent() {
             match self.add(parent) {
                 // Without a watch on the parent, only a replacement of the directory is missed.
@@ -84,7 +80,7 @@ impl WatchTree {
 
     /// Watches a directory and all its subdirectories that are not ignored. Skips directories that are removed
     /// meanwhile or not readable.
-    pub(in crate::daemon) fn walk(&mut self, top: &Path, filter: &WatchFilter) -> Result<(), WatchError> {
+    pub(super) fn walk(&mut self, top: &Path, filter: &WatchFilter) -> Result<(), WatchError> {
         let mut open = vec![top.to_owned()];
         while let Some(directory) = open.pop() {
             // The watch is added before the listing, so that no change in between is missed.
@@ -101,7 +97,7 @@ impl WatchTree {
     }
 
     /// Removes the watches of a path and of all paths below it.
-    pub(in crate::daemon) fn remove_subtree(&mut self, top: &Path) {
+    pub(super) fn remove_subtree(&mut self, top: &Path) {
         let gone: Vec<_> = self
             .watches
             .range::<Path, _>((Bound::Included(top), Bound::Unbounded))
@@ -121,7 +117,7 @@ impl WatchTree {
     }
 
     /// The changes since the last call.
-    pub(in crate::daemon) fn read(&mut self) -> Vec<FsChange> {
+    pub(super) fn read(&mut self) -> Vec<FsChange> {
         let events = self.inotify.read_events().unwrap_or_default();
         events.into_iter().flat_map(|event| self.translate(&event)).collect()
     }
@@ -198,7 +194,7 @@ fn watch_error(path: &Path, errno: Errno) -> WatchError {
 mod tests {
     use std::time::Duration;
 
-    use crate::daemon::world::watch::tree::*;
+    use super::*;
     use crate::spec::WatchSpec;
 
     /// A directory in a temporary directory: its parent is watched too, and must not change.
