@@ -152,7 +152,7 @@ fn new_settings(instance: &Instance, request: &Reload) -> Result<Option<Box<NewS
     }
     let spec = match changes {
         Some(changes) => instance
-            .spec
+            .spec()
             .patched(changes)
             .map_err(|error| ApiError::new(ErrorCode::Invalid, format!("invalid settings: {error}")))?,
         None => (**instance.spec()).clone(),
