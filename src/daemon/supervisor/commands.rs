@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::Supervisor;
-use super::input::{Operation, SampleRequest, SupervisorCommand};
-use super::pending::{NamedGoals, ReplySender};
+use super::input::{Operation, ReplySender, SampleRequest, SupervisorCommand};
+use super::pending::NamedGoals;
 use super::selection::select;
 use super::validate::{MAX_INSTANCES, too_many, validate_app};
 use super::views;

@@ -6,8 +6,9 @@ use std::rc::Rc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::input::{Input, Inspection, NewSettings, Operation, SampleRequest, SupervisorCommand};
-use super::pending::ReplySender;
+use super::input::{
+    Input, Inspection, NewSettings, Operation, ReplySender, SampleRequest, SupervisorCommand,
+};
 use crate::instance::Instance;
 use crate::instance::snapshot::Snapshot;
 use crate::instance::status::RunId;

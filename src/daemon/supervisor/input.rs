@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 
 use tokio::sync::oneshot;
 
-use super::pending::ReplySender;
 use crate::instance::Instance;
 use crate::instance::event::InstanceEvent;
 use crate::instance::snapshot::Snapshot;
 use crate::instance::status::RunId;
-use crate::ipc::message::{ActOn, Action, Inherited, Report, ScaleTo, Selectors, StartApps};
+use crate::ipc::message::{ActOn, Action, ApiError, Inherited, Report, ScaleTo, Selectors, StartApps};
 use crate::metrics::Usage;
 use crate::process::process_ref::ProcessRef;
 use crate::spec::AppSpec;
+
+/// Where the answer to a command is sent.
+pub type ReplySender<T> = oneshot::Sender<Result<T, ApiError>>;
 
 /// An input of the supervisor.
 #[derive(Debug)]

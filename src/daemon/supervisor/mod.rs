@@ -21,10 +21,10 @@ use std::collections::BTreeMap;
 
 use self::health::{Health, HealthChange};
 pub use self::input::{
-    Input, Inspection, NewSettings, Operation, ProbeReport, SampleRequest, SampleTarget, SupervisorCommand,
+    Input, Inspection, NewSettings, Operation, ProbeReport, ReplySender, SampleRequest, SampleTarget,
+    SupervisorCommand,
 };
 use self::pending::PendingReplies;
-pub use self::pending::ReplySender;
 use self::registry::{InstanceRef, Registry};
 use self::world::World;
 use crate::instance::Instance;

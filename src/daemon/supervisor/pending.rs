@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use tokio::sync::oneshot;
-
+use super::input::ReplySender;
 use super::registry::Registry;
 use super::views;
 use super::world::PortControl;
@@ -11,13 +10,10 @@ use crate::exit::Exit;
 use crate::instance::state::State;
 use crate::instance::status::RunId;
 use crate::instance::{CompletedCommand, Goal, Instance};
-use crate::ipc::message::{ApiError, Outcome, Report};
+use crate::ipc::message::{Outcome, Report};
 
 /// Number of completed commands that clients can repeat.
 const MAX_COMPLETED: usize = 64;
-
-/// Where the answer to a command is sent.
-pub type ReplySender<T> = oneshot::Sender<Result<T, ApiError>>;
 
 /// Name and goal of each instance that a command concerns.
 pub(super) type NamedGoals = BTreeMap<u32, (String, Goal)>;
