@@ -67,10 +67,10 @@ fn unset_turns_autosave_off() {
     let rsm = Rsm::new();
     rsm.ok(&["conf", "autosave", "true"]);
     rsm.ok(&["start", "sleep 1000", "--name", "one"]);
-    until_saved(&rsm, &["one"]);
+    wait_saved(&rsm, &["one"]);
     rsm.ok(&["unset", "autosave"]).says("autosave = false");
     assert_eq!(rsm.ok(&["get", "autosave"]).stdout, "false\n");
     rsm.ok(&["start", "sleep 1000", "--name", "two"]);
     rsm.ok(&["kill"]);
-    assert_eq!(saved(&rsm), BTreeSet::from(["one".to_owned()]));
+    assert_eq!(saved_names(&rsm), BTreeSet::from(["one".to_owned()]));
 }
