@@ -5,7 +5,7 @@
 #![allow(clippy::print_stdout)]
 
 use rsm::ipc::client::Client;
-use rsm::ipc::message::{EventKind, EventView, LogItem, LogQuery, Report, StartApps};
+use rsm::ipc::message::{ActionReport, EventKind, EventView, LogItem, LogQuery, StartRequest};
 use rsm::paths::Home;
 use rsm::spec::{AppSpec, Launcher};
 
@@ -16,7 +16,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let line = "while :; do echo hello; sleep 1; done";
     let app = AppSpec { launcher: Launcher::Shell, ..AppSpec::new("hello-rs", line, "/") };
-    print_report(&client.start_apps(StartApps::from_current_env([app])).await?);
+    print_report(&client.start_apps(StartRequest::from_current_env([app])).await?);
 
     let query = LogQuery { select: vec!["hello-rs".into()], follow: true, ..LogQuery::default() };
     let mut logs = client.logs(query).await?;
@@ -40,7 +40,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Prints the result for each instance.
-fn print_report(report: &Report) {
+fn print_report(report: &ActionReport) {
     for outcome in &report.instances {
         println!("{} (id {}): {}", outcome.name, outcome.id, outcome.problem.as_deref().unwrap_or("ok"));
     }

@@ -1,11 +1,11 @@
 //! The environment that apps inherit from the shell, without variables of rsm.
 
 use super::session::Session;
-use crate::ipc::message::Inherited;
+use crate::ipc::message::InheritedEnv;
 
 /// Collects the inherited environment. Reports variables that cannot be passed on.
-pub(super) fn collect_env(session: &Session) -> Inherited {
-    let (inherited, dropped) = Inherited::from_current();
+pub(super) fn collect_env(session: &Session) -> InheritedEnv {
+    let (inherited, dropped) = InheritedEnv::from_current();
     for name in dropped {
         let name = name.to_string_lossy();
         session.notice(format_args!(

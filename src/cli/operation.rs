@@ -4,7 +4,7 @@ use super::commands::list;
 use super::error::Error;
 use super::session::Session;
 use crate::ipc::client::Client;
-use crate::ipc::message::{Report, Request};
+use crate::ipc::message::{ActionReport, Request};
 
 /// Sends requests in order, until one fails. `description` is printed while waiting.
 /// Returns the ids of the instances.
@@ -16,7 +16,7 @@ pub(super) async fn send_all(
 ) -> Result<Vec<String>, Error> {
     let mut ids = Vec::new();
     for request in &requests {
-        let report = session.wait(description, client.call::<Report>(request)).await;
+        let report = session.wait(description, client.call::<ActionReport>(request)).await;
         let report = report.map_err(|error| session.client_error(error))?;
         session.print_report(&report)?;
         ids.extend(report.instances.iter().map(|outcome| outcome.id.to_string()));

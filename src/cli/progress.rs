@@ -10,7 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::render::report::in_transition;
 use crate::ipc::client::{Client, ClientError, LineStream};
-use crate::ipc::message::{EventKind, EventView, InstanceView, Request, Status};
+use crate::ipc::message::{DisplayStatus, EventKind, EventView, InstanceView, Request};
 use crate::paths::Home;
 
 /// Operations that take longer than this show progress.
@@ -49,7 +49,7 @@ pub(super) async fn wait<T>(home: &Home, description: &str, work: impl Future<Ou
 
 /// Names and statuses of the instances in transition, and the event stream that updates them.
 #[derive(Default)]
-struct InTransition(BTreeMap<u32, (String, Status)>, Option<LineStream>);
+struct InTransition(BTreeMap<u32, (String, DisplayStatus)>, Option<LineStream>);
 
 impl InTransition {
     async fn fetch(home: &Home) -> Result<Self, ClientError> {
@@ -64,10 +64,13 @@ impl InTransition {
         Ok(instances)
     }
 
-    fn update(&mut self, id: u32, name: String, status: Status) {
+    fn update(&mut self, id: u32, name: String, status: DisplayStatus) {
         match status {
-            Status::Launching | Status::Stopping => drop(self.0.insert(id, (name, status))),
-            Status::Online | Status::Stopped | Status::Waiting | Status::Errored => drop(self.0.remove(&id)),
+            DisplayStatus::Launching | DisplayStatus::Stopping => drop(self.0.insert(id, (name, status))),
+            DisplayStatus::Online
+            | DisplayStatus::Stopped
+            | DisplayStatus::Waiting
+            | DisplayStatus::Errored => drop(self.0.remove(&id)),
         }
     }
 
@@ -77,7 +80,7 @@ impl InTransition {
         match lines.next().await {
             Some(Ok(line)) => {
                 if let Ok(EventView { id, name, status, event, .. }) = serde_json::from_slice(&line) {
-                    let status = if event == EventKind::Deleted { Status::Stopped } else { status };
+                    let status = if event == EventKind::Deleted { DisplayStatus::Stopped } else { status };
                     self.update(id, name, status);
                 }
             }
@@ -108,7 +111,7 @@ impl<'a> ProgressLine<'a> {
         Self { description, start, bar, last: String::new() }
     }
 
-    fn refresh(&mut self, instances: &BTreeMap<u32, (String, Status)>) {
+    fn refresh(&mut self, instances: &BTreeMap<u32, (String, DisplayStatus)>) {
         let transition = in_transition(instances);
         let description = self.description;
         if let Some(bar) = &self.bar {

@@ -8,7 +8,7 @@ use super::render::style::Style;
 use crate::cli::error::{Error, InstanceFailure};
 use crate::cli::sort::SortOrder;
 use crate::ipc::client::{Client, ClientError};
-use crate::ipc::message::Report;
+use crate::ipc::message::ActionReport;
 use crate::ipc::start_daemon::{self, StartDaemonError};
 use crate::paths::Home;
 use crate::version::version;
@@ -112,7 +112,7 @@ impl Session {
     ///
     /// # Errors
     /// The operation failed for an instance.
-    pub(super) fn print_report(&self, report: &Report) -> Result<(), Error> {
+    pub(super) fn print_report(&self, report: &ActionReport) -> Result<(), Error> {
         for line in outcomes(report) {
             self.notice(format_args!("{line}"));
         }
@@ -120,7 +120,7 @@ impl Session {
     }
 
     /// Makes an error of the failures in a report.
-    pub(super) fn check_report(&self, report: &Report) -> Result<(), Error> {
+    pub(super) fn check_report(&self, report: &ActionReport) -> Result<(), Error> {
         let failures = report.instances.iter().filter_map(|outcome| {
             let reason = outcome.problem.clone()?;
             Some(InstanceFailure { id: outcome.id, name: outcome.name.clone(), reason })

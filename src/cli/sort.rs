@@ -68,15 +68,15 @@ impl SortOrder {
 mod tests {
     use super::*;
     use crate::cli::render::list::tests::view;
-    use crate::ipc::message::Status;
+    use crate::ipc::message::DisplayStatus;
 
     fn ids(sort: &str) -> Vec<u32> {
         let order = parse_sort(sort).unwrap();
         let mut views = [
-            view(2, "a", Status::Online),
-            view(0, "b", Status::Stopped),
-            view(3, "c", Status::Online),
-            view(1, "a", Status::Online),
+            view(2, "a", DisplayStatus::Online),
+            view(0, "b", DisplayStatus::Stopped),
+            view(3, "c", DisplayStatus::Online),
+            view(1, "a", DisplayStatus::Online),
         ];
         views.sort_by(|a, b| order.compare(a, b));
         views.iter().map(|view| view.id).collect()

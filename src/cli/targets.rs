@@ -96,11 +96,11 @@ pub(super) fn require_one(selector: &str, instances: &[InstanceView]) -> Result<
 mod tests {
     use super::*;
     use crate::cli::render::list::tests::view;
-    use crate::ipc::message::Status;
+    use crate::ipc::message::DisplayStatus;
 
     fn instances() -> Vec<InstanceView> {
         let rows = [(0, "api"), (1, "api"), (2, "all"), (3, "7")];
-        rows.map(|(id, name)| view(id, name, Status::Online)).to_vec()
+        rows.map(|(id, name)| view(id, name, DisplayStatus::Online)).to_vec()
     }
 
     #[test]

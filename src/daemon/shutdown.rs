@@ -12,7 +12,7 @@ use crate::daemon::jobs::autosave::Autosave;
 use crate::daemon::jobs::{layers, upgrade};
 use crate::daemon::supervisor::handle::SupervisorHandle;
 use crate::daemon::world::keeper_link::KeeperLink;
-use crate::ipc::message::{ApiError, ErrorCode, Report};
+use crate::ipc::message::{ActionReport, ApiError, ErrorCode};
 use crate::keeper::protocol::{FdRole, KeeperRequest};
 use crate::logs::LogHandle;
 
@@ -59,7 +59,7 @@ impl Shutdown {
     ///
     /// # Errors
     /// The daemon is already shutting down.
-    pub async fn shut_down(&self) -> Result<Report, ApiError> {
+    pub async fn shut_down(&self) -> Result<ActionReport, ApiError> {
         self.0.autosave.save_now().await;
         if !self.0.handle.begin_close() {
             return Err(ApiError::new(ErrorCode::Conflict, "the daemon is already shutting down"));

@@ -421,18 +421,18 @@ with_routes!(declare_methods);
 #[allow(clippy::missing_errors_doc, reason = "documented once, above")]
 impl Client {
     /// Stops instances, and keeps them in the list.
-    pub async fn stop(&mut self, select: Selectors) -> Result<Report, ClientError> {
-        self.act(Action::Stop, ActOn { select, ..ActOn::default() }).await
+    pub async fn stop(&mut self, select: Selectors) -> Result<ActionReport, ClientError> {
+        self.act(Action::Stop, ActionRequest { select, ..ActionRequest::default() }).await
     }
 
     /// Restarts instances.
-    pub async fn restart(&mut self, select: Selectors) -> Result<Report, ClientError> {
-        self.act(Action::Restart, ActOn { select, ..ActOn::default() }).await
+    pub async fn restart(&mut self, select: Selectors) -> Result<ActionReport, ClientError> {
+        self.act(Action::Restart, ActionRequest { select, ..ActionRequest::default() }).await
     }
 
     /// Stops instances, and removes them from the list.
-    pub async fn delete(&mut self, select: Selectors) -> Result<Report, ClientError> {
-        self.act(Action::Delete, ActOn { select, ..ActOn::default() }).await
+    pub async fn delete(&mut self, select: Selectors) -> Result<ActionReport, ClientError> {
+        self.act(Action::Delete, ActionRequest { select, ..ActionRequest::default() }).await
     }
 }
 

@@ -33,14 +33,14 @@ pub type Selectors = Vec<String>;
 /// Creates or updates apps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct StartApps {
+pub struct StartRequest {
     /// The apps.
     #[serde(with = "app::as_apps")]
     #[schemars(with = "Vec<app::App>")]
     pub apps: Vec<AppSpec>,
     /// Environment that the apps inherit.
     #[serde(default)]
-    pub inherited: Inherited,
+    pub inherited: InheritedEnv,
     /// What to do if an app of the same name exists.
     #[serde(default)]
     pub existing: Existing,
@@ -49,15 +49,15 @@ pub struct StartApps {
 /// An inherited environment; `Debug` shows names only.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
-pub struct Inherited(pub EnvVars);
+pub struct InheritedEnv(pub EnvVars);
 
-impl std::fmt::Debug for Inherited {
+impl std::fmt::Debug for InheritedEnv {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(out, "{} variables", self.0.len())
     }
 }
 
-impl Inherited {
+impl InheritedEnv {
     /// The environment of this process as an app inherits it: without what rsm itself, or the parent of this
     /// process, set for this process alone. Also returns the names of variables that are not UTF-8.
     pub fn from_current() -> (Self, Vec<OsString>) {
@@ -82,10 +82,10 @@ impl Inherited {
     }
 }
 
-impl StartApps {
+impl StartRequest {
     /// Starts these apps with the environment of this process.
     pub fn from_current_env(apps: impl IntoIterator<Item = AppSpec>) -> Self {
-        let (inherited, _) = Inherited::from_current();
+        let (inherited, _) = InheritedEnv::from_current();
         Self { apps: apps.into_iter().collect(), inherited, existing: Existing::default() }
     }
 }
@@ -108,12 +108,12 @@ pub enum Existing {
 /// Acts on existing instances.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ActOn {
+pub struct ActionRequest {
     /// The instances.
     pub select: Selectors,
     /// New inherited environment (`--update-env`).
     #[serde(default)]
-    pub inherited: Option<Inherited>,
+    pub inherited: Option<InheritedEnv>,
     /// Settings to change first, as a JSON merge patch of the app.
     #[serde(default)]
     #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
@@ -174,7 +174,7 @@ impl Action {
 /// Rolling replacement of instances.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Reload {
+pub struct ReloadRequest {
     /// Existing instances to reload.
     pub select: Selectors,
     /// Apps with new settings; unknown apps are started.
@@ -182,7 +182,7 @@ pub struct Reload {
     #[schemars(with = "Vec<app::App>")]
     pub apps: Vec<AppSpec>,
     /// Inherited environment; required for `apps`.
-    pub inherited: Option<Inherited>,
+    pub inherited: Option<InheritedEnv>,
     /// Settings to change of the selected instances, as a JSON merge patch of the app.
     #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub changes: Option<serde_json::Map<String, serde_json::Value>>,
@@ -190,7 +190,7 @@ pub struct Reload {
     pub parallel: u32,
 }
 
-impl Default for Reload {
+impl Default for ReloadRequest {
     fn default() -> Self {
         Self { select: Vec::new(), apps: Vec::new(), inherited: None, changes: None, parallel: 1 }
     }
@@ -280,7 +280,7 @@ pub struct UpgradeRequest {
 /// Action of an app (`axm:action`, `pm2 trigger`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Trigger {
+pub struct TriggerRequest {
     /// The instances.
     pub select: Selectors,
     /// The action's name.
@@ -420,7 +420,7 @@ mod tests {
 
     fn names(vars: &[(&str, &str)]) -> Vec<String> {
         let vars = vars.iter().map(|(name, value)| (name.into(), value.into()));
-        let (vars, dropped) = Inherited::from_vars(vars);
+        let (vars, dropped) = InheritedEnv::from_vars(vars);
         assert!(dropped.is_empty());
         vars.0.into_keys().collect()
     }
@@ -442,7 +442,7 @@ mod tests {
     fn reports_variables_that_are_not_utf8() {
         let odd = OsString::from_vec(vec![0xff]);
         let odd_vars = [("ODD".into(), odd.clone()), (odd.clone(), "x".into())];
-        let (vars, dropped) = Inherited::from_vars(odd_vars.into_iter());
+        let (vars, dropped) = InheritedEnv::from_vars(odd_vars.into_iter());
         assert!(vars.0.is_empty());
         assert_eq!(dropped, [OsString::from("ODD"), odd]);
     }

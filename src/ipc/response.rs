@@ -41,7 +41,7 @@ pub enum UpgradeOutcome {
 /// Status of an instance, in PM2's terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Status {
+pub enum DisplayStatus {
     /// Starting, not ready yet.
     Launching,
     /// Runs.
@@ -57,7 +57,7 @@ pub enum Status {
     Errored,
 }
 
-impl Status {
+impl DisplayStatus {
     /// The name, as shown to users.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -85,7 +85,7 @@ pub struct InstanceView {
     /// `fork` or `cluster`.
     pub mode: crate::spec::ExecMode,
     /// Status.
-    pub status: Status,
+    pub status: DisplayStatus,
     /// Reason why it is not online.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reason: Option<String>,
@@ -227,13 +227,13 @@ pub struct ExitView {
 
 /// Result for one instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Outcome {
+pub struct InstanceOutcome {
     /// Id of the instance.
     pub id: u32,
     /// Name of the app.
     pub name: String,
     /// Status afterwards; absent if deleted.
-    pub status: Option<Status>,
+    pub status: Option<DisplayStatus>,
     /// Error, if the operation failed.
     #[serde(rename = "error", skip_serializing_if = "Option::is_none", default)]
     pub problem: Option<String>,
@@ -244,15 +244,15 @@ pub struct Outcome {
 
 /// Result of an operation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Report {
+pub struct ActionReport {
     /// Affected instances, by id.
-    pub instances: Vec<Outcome>,
+    pub instances: Vec<InstanceOutcome>,
     /// Warnings.
     #[serde(default)]
     pub notes: Vec<String>,
 }
 
-impl Report {
+impl ActionReport {
     /// Merges another report; duplicate notes are dropped.
     pub fn add(&mut self, part: Self) {
         self.instances.extend(part.instances);
@@ -265,7 +265,7 @@ impl Report {
 
 /// Response to [`super::routes::Request::Save`] and [`super::routes::Request::ClearDump`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Saved {
+pub struct DumpInfo {
     /// Number of saved instances.
     pub instances: usize,
     /// Path of the dump file.
@@ -274,7 +274,7 @@ pub struct Saved {
 
 /// Response to [`super::routes::Request::Info`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Info {
+pub struct DaemonInfo {
     /// Version of the daemon.
     pub version: String,
     /// Process of the daemon.
@@ -306,7 +306,7 @@ pub struct EventView {
     /// Number of the run.
     pub run: u32,
     /// Status after the event.
-    pub status: Status,
+    pub status: DisplayStatus,
     /// Exit status of the run, for `exited`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub exit: Option<Exit>,

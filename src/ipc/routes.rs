@@ -13,11 +13,12 @@ use serde_json::{Map, Value};
 
 use super::query::{PATH_ENCODE_SET, Query, QueryParameter, QueryString, parse_value, percent_decode};
 use super::request::{
-    ActOn, Action, ApiError, DescribeQuery, ErrorCode, FlushRequest, InputRequest, LogQuery, MessageRequest,
-    Reload, SaveRequest, ScaleTo, SignalRequest, StartApps, Trigger, UpgradeRequest, invalid,
+    Action, ActionRequest, ApiError, DescribeQuery, ErrorCode, FlushRequest, InputRequest, LogQuery,
+    MessageRequest, ReloadRequest, SaveRequest, ScaleTo, SignalRequest, StartRequest, TriggerRequest,
+    UpgradeRequest, invalid,
 };
 use super::response::{
-    EventView, Info, InstanceDetail, InstanceView, LogItem, Pong, Report, Saved, TriggerReply,
+    ActionReport, DaemonInfo, DumpInfo, EventView, InstanceDetail, InstanceView, LogItem, Pong, TriggerReply,
 };
 use crate::spec::EnvVars;
 
@@ -51,7 +52,7 @@ macro_rules! with_routes {
             /// Get the version and pid of the daemon
             Ping: GET "/v1/ping" as ping => json Pong, Safe;
             /// Get versions, processes, memory and paths of the daemon and the keeper
-            Info: GET "/v1/info" as info => json Info, Safe;
+            Info: GET "/v1/info" as info => json DaemonInfo, Safe;
             /// List all instances
             List: GET "/v1/instances" as list => json Vec<InstanceView>, Safe;
             /// List all instances in the format of PM2
@@ -62,40 +63,40 @@ macro_rules! with_routes {
             /// Get the variables of an instance from its file and flags, with their values
             Env(id: path u32): GET "/v1/instances/{id}/env" as env => json EnvVars, Safe;
             /// Add apps, or update those that exist; the response is sent when all have started or failed
-            Start(apps: body StartApps): POST "/v1/apps"
+            Start(apps: body StartRequest): POST "/v1/apps"
                 example r#"{"apps":[{"name":"api","script":"/srv/api/run","cwd":"/srv/api"}]}"# as start_apps
-                => json Report, Keyed;
+                => json ActionReport, Keyed;
             /// Change the number of instances of an app
             Scale(name: path String, to: body ScaleTo): POST "/v1/apps/{name}/scale" example r#"{"exactly":4}"# as scale
-                => json Report, Keyed;
+                => json ActionReport, Keyed;
             /// Start, stop, restart, delete or reset the selected instances
-            Act(action: path Action, on: body ActOn): POST "/v1/instances/{action}" example r#"{"select":["api"]}"# as act
-                => json Report, Keyed;
+            Act(action: path Action, on: body ActionRequest): POST "/v1/instances/{action}" example r#"{"select":["api"]}"# as act
+                => json ActionReport, Keyed;
             /// Replace the processes of apps one by one; each old process stops when the new one is ready
-            Reload(request: body Reload): POST "/v1/reload" example r#"{"select":["api"],"parallel":1}"# as reload
-                => json Report, Keyed;
+            Reload(request: body ReloadRequest): POST "/v1/reload" example r#"{"select":["api"],"parallel":1}"# as reload
+                => json ActionReport, Keyed;
             /// Send a signal to the processes of the selected instances
             Signal(request: body SignalRequest): POST "/v1/instances/signal"
                 example r#"{"select":["api"],"signal":"SIGUSR2"}"# as signal
-                => json Report, Keyed;
+                => json ActionReport, Keyed;
             /// Write to the standard input of the selected instances
             Input(request: body InputRequest): POST "/v1/instances/input"
                 example r#"{"select":["api"],"text":"reload\n"}"# as input
-                => json Report, Never;
+                => json ActionReport, Never;
             /// Send a message over the Node.js channel to the selected instances
             Message(request: body MessageRequest): POST "/v1/instances/message"
                 example r#"{"select":["api"],"message":{"topic":"refresh"}}"# as message
-                => json Report, Never;
+                => json ActionReport, Never;
             /// Run an action that the selected instances offer over the Node.js channel
-            Trigger(request: body Trigger): POST "/v1/instances/trigger"
+            Trigger(request: body TriggerRequest): POST "/v1/instances/trigger"
                 example r#"{"select":["api"],"action":"refresh","param":"all"}"# as trigger
                 => json Vec<TriggerReply>, Never;
             /// Save the list of apps to the dump file
-            Save(request: body SaveRequest): PUT "/v1/dump" example r#"{"force":false}"# as save => json Saved, Keyed;
+            Save(request: body SaveRequest): PUT "/v1/dump" example r#"{"force":false}"# as save => json DumpInfo, Keyed;
             /// Delete all apps from the dump file
-            ClearDump: DELETE "/v1/dump" as clear_dump => json Saved, Keyed;
+            ClearDump: DELETE "/v1/dump" as clear_dump => json DumpInfo, Keyed;
             /// Start the apps of the dump file that are not in the list
-            Resurrect: POST "/v1/dump/resurrect" as resurrect => json Report, Keyed;
+            Resurrect: POST "/v1/dump/resurrect" as resurrect => json ActionReport, Keyed;
             /// Read the last log lines, and follow new ones
             Logs(query: query LogQuery): GET "/v1/logs" as logs => lines LogItem, Safe;
             /// Read log lines with positions in between, from which another request continues the stream
@@ -112,7 +113,7 @@ macro_rules! with_routes {
             Upgrade(request: body UpgradeRequest): POST "/v1/upgrade" example r#"{"binary":"/usr/local/bin/rsm"}"# as upgrade
                 => json Map<String, Value>, Never;
             /// Stop all apps, the daemon and the keeper
-            Shutdown: POST "/v1/shutdown" as shutdown => json Report, Never;
+            Shutdown: POST "/v1/shutdown" as shutdown => json ActionReport, Never;
             /// Get this document
             OpenApi: GET "/v1/openapi.json" as openapi => json Map<String, Value>, Safe;
         }

@@ -12,7 +12,9 @@ use rsm::daemon::supervisor::{Input, NewSettings, Operation, Supervisor, Supervi
 use rsm::instance::Instance;
 use rsm::instance::snapshot;
 use rsm::instance::state::RunProcess;
-use rsm::ipc::message::{ActOn, Action, ApiError, Existing, Inherited, Report, ScaleTo, StartApps};
+use rsm::ipc::message::{
+    Action, ActionReport, ActionRequest, ApiError, Existing, InheritedEnv, ScaleTo, StartRequest,
+};
 use rsm::spec::{AppSpec, RestartDelay};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -22,7 +24,7 @@ use self::world::{Due, SimWorld};
 
 const NAMES: [&str; 6] = ["api", "web", "worker", "cron", "mail", "7"];
 
-type Answer = oneshot::Receiver<Result<Report, ApiError>>;
+type Answer = oneshot::Receiver<Result<ActionReport, ApiError>>;
 
 /// A command without an answer. It is repeated to the next daemon.
 struct PendingCommand {
@@ -148,7 +150,7 @@ impl Simulation {
             2 => "/a/".into(),
             _ => name.clone(),
         };
-        let on = ActOn { select: vec![selector], ..ActOn::default() };
+        let on = ActionRequest { select: vec![selector], ..ActionRequest::default() };
         match random.u32(..40) {
             0..8 => {
                 let existing =
@@ -157,7 +159,7 @@ impl Simulation {
                 let existing = existing.unwrap_or_default();
                 let existing =
                     if self.supervisor.instances().len() > 40 { Existing::Restart } else { existing };
-                Operation::Start(StartApps { apps, inherited: Inherited::default(), existing })
+                Operation::Start(StartRequest { apps, inherited: InheritedEnv::default(), existing })
             }
             8..12 => Operation::Act(Action::Stop, on),
             12..15 => Operation::Act(Action::Restart, on),
@@ -174,7 +176,7 @@ impl Simulation {
                 let with = spec.map(|mut spec| {
                     let current = self.supervisor.instances().get(&id);
                     current.into_iter().for_each(|instance| spec.name.clone_from(&instance.spec().name));
-                    Box::new(NewSettings { spec, inherited: Inherited::default() })
+                    Box::new(NewSettings { spec, inherited: InheritedEnv::default() })
                 });
                 Operation::Replace { id, with, earlier_runs: Vec::new() }
             }
@@ -234,7 +236,7 @@ impl Simulation {
 
     /// Deletes everything: no process and no run may remain.
     fn wind_down(&mut self) {
-        let on = ActOn { select: vec!["all".into()], ..ActOn::default() };
+        let on = ActionRequest { select: vec!["all".into()], ..ActionRequest::default() };
         self.send_command(Operation::Act(Action::Delete, on), "the last".into());
         let limit = self.events + 1_000_000;
         while !(self.supervisor.instances().is_empty() && self.supervisor.world.runs.is_empty()) {

@@ -9,7 +9,7 @@ use crate::cli::output;
 use crate::cli::session::Session;
 use crate::cli::sort::parse_sort;
 use crate::config;
-use crate::ipc::message::{Request, SaveRequest, Saved};
+use crate::ipc::message::{DumpInfo, Request, SaveRequest};
 use crate::paths::Home;
 use crate::settings::{Kind, LogLevel, Reader, RsmSettings, SETTINGS, Setting, SettingsError};
 use crate::text::closest_match;
@@ -85,7 +85,7 @@ async fn apply(settings: &RsmSettings, changed: &[&Setting], session: &Session) 
         client.call(&Request::ReopenLogs).await.map_err(|error| session.client_error(error))?;
     if settings.autosave() && changed.iter().any(|setting| setting.name == "autosave") {
         // Without `force`, the daemon does not replace the saved list by an empty one.
-        let _ = client.call::<Saved>(&Request::Save(SaveRequest { force: false })).await;
+        let _ = client.call::<DumpInfo>(&Request::Save(SaveRequest { force: false })).await;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use crate::cli::output;
 use crate::cli::render;
 use crate::cli::session::Session;
 use crate::ipc::client::ClientError;
-use crate::ipc::message::{Info, Pong, Report, Request};
+use crate::ipc::message::{ActionReport, DaemonInfo, Pong, Request};
 use crate::process::process_ref::ProcessRef;
 use crate::version::version;
 
@@ -33,7 +33,7 @@ pub(crate) async fn kill(session: &Session) -> Result<(), Error> {
     };
     // Looked up while it runs: later, another process may have its pid.
     let keeper = keeper_process(session);
-    let response = client.call::<Report>(&Request::Shutdown);
+    let response = client.call::<ActionReport>(&Request::Shutdown);
     let reported = match session.wait("stopping all apps", response).await {
         Ok(report) => session.print_report(&report),
         // It may exit before its response is read.
@@ -49,7 +49,7 @@ pub(crate) async fn kill(session: &Session) -> Result<(), Error> {
 pub(crate) async fn kill_daemon(session: &Session) -> Result<(), Error> {
     let Some(mut client) = session.connect_if_running().await? else { return Ok(()) };
     let keeper = keeper_process(session);
-    match client.call::<Report>(&Request::Shutdown).await {
+    match client.call::<ActionReport>(&Request::Shutdown).await {
         // Another command may have stopped it already.
         Ok(_) | Err(ClientError::ConnectionLost { .. } | ClientError::Rejected(_)) => {
             wait_gone(session, keeper).await
@@ -89,6 +89,6 @@ pub(crate) async fn info(json: bool, session: &Session) -> Result<(), Error> {
         let bytes = client.call_raw(&Request::Info).await.map_err(|error| session.client_error(error))?;
         return output::print_line(&bytes);
     }
-    let info: Info = client.call(&Request::Info).await.map_err(|error| session.client_error(error))?;
+    let info: DaemonInfo = client.call(&Request::Info).await.map_err(|error| session.client_error(error))?;
     output::print(&render::info::info(&info, version(), session.style))
 }

@@ -18,7 +18,7 @@ use crate::cli::commands::daemon;
 use crate::cli::error::Error;
 use crate::cli::session::Session;
 use crate::ipc::client::{Client, ClientError};
-use crate::ipc::message::{InstanceView, Report, Request};
+use crate::ipc::message::{ActionReport, InstanceView, Request};
 
 /// Set after `PATH` was replaced by that of a login shell.
 const LOGIN_PATH_VAR: &str = "RSM_LOGIN_PATH";
@@ -83,7 +83,7 @@ async fn start_or_join(session: &Session) -> Result<(), Error> {
     if !instances.is_empty() {
         return Ok(()); // daemon and keeper were killed: the new daemon has adopted their apps
     }
-    match client.call::<Report>(&Request::Resurrect).await {
+    match client.call::<ActionReport>(&Request::Resurrect).await {
         Ok(report) => {
             let online = report.instances.iter().filter(|outcome| outcome.problem.is_none()).count();
             let all = report.instances.len();

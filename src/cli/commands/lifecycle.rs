@@ -12,7 +12,7 @@ use crate::cli::session::Session;
 use crate::cli::targets::Targets;
 use crate::cli::{completion, environment};
 use crate::config;
-use crate::ipc::message::{ActOn, Action, Existing, Request, StartApps};
+use crate::ipc::message::{Action, ActionRequest, Existing, Request, StartRequest};
 
 // Arguments of `restart`.
 #[derive(Args, Clone, Debug)]
@@ -44,7 +44,7 @@ pub(crate) async fn run_action(action: Action, targets: Targets, session: &Sessi
         Action::Reset => "resetting",
     };
     let description = format!("{participle} {}", targets.targets.join(", "));
-    let request = Request::Act(action, ActOn { select, ..ActOn::default() });
+    let request = Request::Act(action, ActionRequest { select, ..ActionRequest::default() });
     send_all(session, &mut client, &description, vec![request]).await.map(drop)
 }
 
@@ -66,13 +66,13 @@ pub(crate) async fn restart(mut restart: RestartArgs, session: &Session) -> Resu
     for file in &files {
         let apps = load_apps(session, file, &settings, &args, &context)?;
         let inherited = environment::collect_env(session);
-        requests.push(Request::Start(StartApps { apps, inherited, existing: Existing::Restart }));
+        requests.push(Request::Start(StartRequest { apps, inherited, existing: Existing::Restart }));
     }
     if !selectors.is_empty() {
         let changes = settings.patch(&args, &context)?;
         let changes = (!changes.is_empty()).then_some(changes);
         let inherited = change.update_env.then(|| environment::collect_env(session));
-        requests.push(Request::Act(Action::Restart, ActOn { select: selectors, inherited, changes }));
+        requests.push(Request::Act(Action::Restart, ActionRequest { select: selectors, inherited, changes }));
     }
     let mut client = match files.is_empty() {
         true => session.connect_for(&targets).await?,

@@ -17,7 +17,7 @@ use crate::cli::screen::{WatchScreen, wait_stdout_closed};
 use crate::cli::session::Session;
 use crate::cli::sort::{SortOrder, parse_sort};
 use crate::ipc::client::Client;
-use crate::ipc::message::{Info, InstanceDetail, InstanceView, Request};
+use crate::ipc::message::{DaemonInfo, InstanceDetail, InstanceView, Request};
 use crate::version::version;
 
 // Arguments of `list`.
@@ -66,7 +66,7 @@ async fn render_page(session: &Session, client: &mut Client, style: Style) -> Re
     let order = sort_order(session)?;
     let mut instances = instances(session, client).await?;
     instances.sort_by(|one, other| order.compare(one, other));
-    let info: Info = client.call(&Request::Info).await.map_err(|error| session.client_error(error))?;
+    let info: DaemonInfo = client.call(&Request::Info).await.map_err(|error| session.client_error(error))?;
     let context = AlertContext {
         daemon_version: (info.version != version()).then(|| info.version.clone()),
         unsaved: info.unsaved,

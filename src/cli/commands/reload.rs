@@ -12,7 +12,7 @@ use crate::cli::session::Session;
 use crate::cli::{completion, environment};
 use crate::config;
 use crate::ipc::client::{Client, LineStream};
-use crate::ipc::message::{EventKind, EventView, LogItem, LogQuery, Reload, Report, Request};
+use crate::ipc::message::{ActionReport, EventKind, EventView, LogItem, LogQuery, ReloadRequest, Request};
 
 /// Number of log lines shown for each failed replacement.
 const FAILURE_LINES: usize = 10;
@@ -60,7 +60,7 @@ pub(crate) async fn reload(mut args: ReloadArgs, session: &Session) -> Result<()
     let events = client.stream(&Request::Events).await.ok();
     let started_at = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
     let request = Request::Reload(reload);
-    let response = async { client.call::<Report>(&request).await };
+    let response = async { client.call::<ActionReport>(&request).await };
     let report = tokio::select! {
         report = response => report.map_err(|error| session.client_error(error)),
         Ok(()) = tokio::signal::ctrl_c() => return Err(Error::ReloadDetached),
@@ -86,7 +86,7 @@ pub(crate) async fn reload(mut args: ReloadArgs, session: &Session) -> Result<()
     }
 }
 
-fn build_request(reload_args: &ReloadArgs, session: &Session) -> Result<Reload, Error> {
+fn build_request(reload_args: &ReloadArgs, session: &Session) -> Result<ReloadRequest, Error> {
     let ReloadArgs { targets, settings, change, args, parallel, .. } = reload_args;
     let (files, select): (Vec<String>, Vec<String>) =
         targets.iter().cloned().partition(|target| config::is_config_file(target));
@@ -101,7 +101,7 @@ fn build_request(reload_args: &ReloadArgs, session: &Session) -> Result<Reload, 
     let changes = if select.is_empty() { None } else { Some(settings.patch(args, &context)?) };
     let changes = changes.filter(|changes| !changes.is_empty());
     let inherited = (!files.is_empty() || change.update_env).then(|| environment::collect_env(session));
-    Ok(Reload { select, apps, inherited, changes, parallel: *parallel })
+    Ok(ReloadRequest { select, apps, inherited, changes, parallel: *parallel })
 }
 
 /// Prints the progress. Never resolves: the event stream ends if the daemon exits, but the reload continues.
@@ -125,7 +125,7 @@ async fn print_events(events: Option<LineStream>, session: &Session) -> std::con
 }
 
 /// Prints the last log lines of failed replacements.
-async fn print_last_lines(report: &Report, started_at: u64, client: &mut Client, session: &Session) {
+async fn print_last_lines(report: &ActionReport, started_at: u64, client: &mut Client, session: &Session) {
     for outcome in report.instances.iter().filter(|outcome| outcome.problem.is_some()) {
         let select = vec![outcome.id.to_string()];
         let query = LogQuery { select, lines: FAILURE_LINES, since: Some(started_at), ..LogQuery::default() };

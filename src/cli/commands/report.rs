@@ -8,7 +8,7 @@ use crate::cli::output;
 use crate::cli::render;
 use crate::cli::render::style::{Style, tame};
 use crate::cli::session::Session;
-use crate::ipc::message::{Info, InstanceView, Request};
+use crate::ipc::message::{DaemonInfo, InstanceView, Request};
 use crate::version::version;
 
 /// Number of lines of the daemon log.
@@ -22,7 +22,7 @@ pub(crate) async fn report(session: &Session) -> Result<(), Error> {
     let mut text = format!("```\n# rsm {cli} on {} {}\n", std::env::consts::OS, std::env::consts::ARCH);
     match session.connect_if_running().await? {
         Some(mut client) => {
-            let info: Info =
+            let info: DaemonInfo =
                 client.call(&Request::Info).await.map_err(|error| session.client_error(error))?;
             let instances: Vec<InstanceView> =
                 client.call(&Request::List).await.map_err(|error| session.client_error(error))?;

@@ -3,12 +3,12 @@
 use crate::cli::error::Error;
 use crate::cli::operation::send_all;
 use crate::cli::session::Session;
-use crate::ipc::message::{Request, SaveRequest, Saved};
+use crate::ipc::message::{DumpInfo, Request, SaveRequest};
 
 pub(crate) async fn save(force: bool, session: &Session) -> Result<(), Error> {
     // Does not start the daemon, which would have nothing to save.
     let mut client = session.connect().await?;
-    let saved: Saved = client
+    let saved: DumpInfo = client
         .call(&Request::Save(SaveRequest { force }))
         .await
         .map_err(|error| session.client_error(error))?;
@@ -23,7 +23,8 @@ pub(crate) async fn resurrect(session: &Session) -> Result<(), Error> {
 
 pub(crate) async fn cleardump(session: &Session) -> Result<(), Error> {
     let mut client = session.connect_or_start().await?;
-    let saved: Saved = client.call(&Request::ClearDump).await.map_err(|error| session.client_error(error))?;
+    let saved: DumpInfo =
+        client.call(&Request::ClearDump).await.map_err(|error| session.client_error(error))?;
     session.notice(format_args!("cleared {}", saved.file.display()));
     Ok(())
 }

@@ -9,7 +9,7 @@ use crate::cli::error::Error;
 use crate::cli::operation::send_all;
 use crate::cli::session::Session;
 use crate::config::{ConfigErrors, Diagnostic, Location};
-use crate::ipc::message::{Existing, Request, StartApps};
+use crate::ipc::message::{Existing, Request, StartRequest};
 use crate::serve::ServeArgs;
 use crate::spec::{AppSpec, Launcher};
 
@@ -37,7 +37,7 @@ pub(crate) async fn serve(args: ServeCommand, session: &Session) -> Result<(), E
     let app = args.app(&cwd);
     let description = format!("starting {}", app.name);
     let inherited = environment::collect_env(session);
-    let request = Request::Start(StartApps { apps: vec![app], inherited, existing: Existing::Refuse });
+    let request = Request::Start(StartRequest { apps: vec![app], inherited, existing: Existing::Refuse });
     let mut client = session.connect_or_start().await?;
     send_all(session, &mut client, &description, vec![request]).await.map(drop)
 }

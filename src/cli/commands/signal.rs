@@ -5,7 +5,7 @@ use clap::Args;
 use crate::cli::error::Error;
 use crate::cli::session::Session;
 use crate::cli::targets::Targets;
-use crate::ipc::message::{Report, Request, SignalRequest};
+use crate::ipc::message::{ActionReport, Request, SignalRequest};
 
 // Arguments of `sendSignal`.
 #[derive(Args, Clone, Debug)]
@@ -21,7 +21,7 @@ pub(crate) async fn send_signal(args: SignalArgs, session: &Session) -> Result<(
     let mut client = session.connect_for(&targets.targets).await?;
     let select = targets.resolve(session, &mut client).await?;
     let request = Request::Signal(SignalRequest { select, signal: signal.clone() });
-    let report: Report = client.call(&request).await.map_err(|error| session.client_error(error))?;
+    let report: ActionReport = client.call(&request).await.map_err(|error| session.client_error(error))?;
     // The status of each instance is not printed: the signal takes effect later.
     session.notice(format_args!("sent {signal} to {}", targets.targets.join(", ")));
     session.check_report(&report)

@@ -13,7 +13,9 @@ use crate::cli::error::Error;
 use crate::cli::operation::send_all;
 use crate::cli::session::Session;
 use crate::config;
-use crate::ipc::message::{ActOn, Action, Existing, Inherited, InstanceView, Request, StartApps};
+use crate::ipc::message::{
+    Action, ActionRequest, Existing, InheritedEnv, InstanceView, Request, StartRequest,
+};
 use crate::spec::AppSpec;
 
 // Arguments of `start`.
@@ -226,19 +228,23 @@ impl StartArgs {
         session: &Session,
         context: &InvocationContext,
     ) -> Result<Vec<Request>, Error> {
-        let mut environment: Option<Inherited> = None;
+        let mut environment: Option<InheritedEnv> = None;
         let mut inherited = || environment.get_or_insert_with(|| environment::collect_env(session)).clone();
         let request = |step| {
             Ok(match step {
                 StartStepPlan::Add(apps, existing) => {
-                    Request::Start(StartApps { apps, inherited: inherited(), existing })
+                    Request::Start(StartRequest { apps, inherited: inherited(), existing })
                 }
                 StartStepPlan::Act(select) => {
                     let changes = self.settings.patch(&self.args, context)?;
                     let inherited = self.change.update_env.then(&mut inherited);
                     Request::Act(
                         Action::Start,
-                        ActOn { select, inherited, changes: (!changes.is_empty()).then_some(changes) },
+                        ActionRequest {
+                            select,
+                            inherited,
+                            changes: (!changes.is_empty()).then_some(changes),
+                        },
                     )
                 }
             })
@@ -251,11 +257,11 @@ impl StartArgs {
 mod tests {
     use super::*;
     use crate::cli::render::list::tests::view;
-    use crate::ipc::message::Status;
+    use crate::ipc::message::DisplayStatus;
 
     #[test]
     fn argument_meaning_matches_pm2() {
-        let instances = [view(0, "api", Status::Online), view(1, "job", Status::Stopped)];
+        let instances = [view(0, "api", DisplayStatus::Online), view(1, "job", DisplayStatus::Stopped)];
         let meaning = |word: &str| classify(word, &instances);
         for (word, expected) in [
             ("ecosystem.toml", StartTarget::File as fn(String) -> StartTarget),

@@ -10,7 +10,7 @@ use crate::cli::error::Error;
 use crate::cli::session::Session;
 use crate::cli::targets::require_one;
 use crate::ipc::client::Client;
-use crate::ipc::message::{InputRequest, InstanceView, Report, Request};
+use crate::ipc::message::{ActionReport, InputRequest, InstanceView, Request};
 
 // Arguments of `send`.
 #[derive(Args, Clone, Debug)]
@@ -65,7 +65,7 @@ async fn find_instance(selector: &str, client: &mut Client, session: &Session) -
 
 async fn write_input(client: &mut Client, session: &Session, id: u32, text: String) -> Result<(), Error> {
     let request = Request::Input(InputRequest { select: vec![id.to_string()], text });
-    let report: Report = client.call(&request).await.map_err(|error| session.client_error(error))?;
+    let report: ActionReport = client.call(&request).await.map_err(|error| session.client_error(error))?;
     session.check_report(&report)
 }
 

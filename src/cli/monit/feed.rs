@@ -13,7 +13,9 @@ use super::model::Update;
 use crate::cli::monit::commands::InstanceAction;
 use crate::cli::render::report::outcomes;
 use crate::ipc::client::{Client, ClientError};
-use crate::ipc::message::{ActOn, Info, InstanceDetail, InstanceView, Reload, Report, Request, Selectors};
+use crate::ipc::message::{
+    ActionReport, ActionRequest, DaemonInfo, InstanceDetail, InstanceView, ReloadRequest, Request, Selectors,
+};
 use crate::ipc::start_daemon;
 use crate::paths::Home;
 
@@ -74,7 +76,7 @@ impl DataFeed {
         let (home, sender) = (self.home.clone(), self.sender.clone());
         tokio::task::spawn_local(async move {
             let call =
-                async { Client::connect(&home).await?.call::<Report>(&request(action, &select)).await };
+                async { Client::connect(&home).await?.call::<ActionReport>(&request(action, &select)).await };
             let update = match call.await {
                 Ok(report) => result_message(action, &report),
                 Err(error) => {
@@ -89,14 +91,16 @@ impl DataFeed {
 fn request(action: InstanceAction, select: &Selectors) -> Request {
     let select = select.clone();
     match action {
-        InstanceAction::Basic(action) => Request::Act(action, ActOn { select, ..ActOn::default() }),
-        InstanceAction::Reload => Request::Reload(Reload { select, ..Reload::default() }),
+        InstanceAction::Basic(action) => {
+            Request::Act(action, ActionRequest { select, ..ActionRequest::default() })
+        }
+        InstanceAction::Reload => Request::Reload(ReloadRequest { select, ..ReloadRequest::default() }),
         InstanceAction::Scale(to) => Request::Scale(select.into_iter().next().unwrap_or_default(), to),
     }
 }
 
 /// A line with the first failure, or with the number of instances.
-fn result_message(action: InstanceAction, report: &Report) -> Update {
+fn result_message(action: InstanceAction, report: &ActionReport) -> Update {
     let failure = report.instances.iter().find_map(|outcome| {
         let problem = outcome.problem.as_ref()?;
         Some(format!("{}: {} (id {}): {problem}", action.label(), outcome.name, outcome.id))
@@ -196,7 +200,7 @@ impl Poller {
         self.send(Update::Listed { instances, sample });
         let now = Instant::now();
         if self.refresh.info.take() || now >= self.next_info {
-            let info: Info = self.call(&Request::Info).await?;
+            let info: DaemonInfo = self.call(&Request::Info).await?;
             self.send(Update::Info(Box::new(info)));
             self.next_info = now + INFO_INTERVAL;
         }

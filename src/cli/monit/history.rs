@@ -82,10 +82,10 @@ fn push<T>(samples: &mut VecDeque<T>, sample: T) {
 mod tests {
     use super::*;
     use crate::cli::render::list::tests::view;
-    use crate::ipc::message::Status;
+    use crate::ipc::message::DisplayStatus;
 
     fn instance(id: u32, cpu: f32) -> InstanceView {
-        InstanceView { cpu, memory: 10, ..view(id, "api", Status::Online) }
+        InstanceView { cpu, memory: 10, ..view(id, "api", DisplayStatus::Online) }
     }
 
     #[test]

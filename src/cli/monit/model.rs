@@ -10,7 +10,7 @@ use super::tree::{self, RowKey, TreeOptions, TreeRow, TreeSort};
 use crate::cli::monit::commands::InstanceAction;
 use crate::cli::monit::log_pane::LogPane;
 use crate::cli::render::alerts::{Alert, AlertContext, alerts, drift_alerts};
-use crate::ipc::message::{Info, InstanceDetail, InstanceView, LogItem, Selectors};
+use crate::ipc::message::{DaemonInfo, InstanceDetail, InstanceView, LogItem, Selectors};
 use crate::version::version;
 
 /// The state of the connection to the daemon.
@@ -30,7 +30,7 @@ pub(super) enum Update {
     /// The list. `sample`: a sampling interval has passed.
     Listed { instances: Vec<InstanceView>, sample: bool },
     /// Information about rsm and the host.
-    Info(Box<Info>),
+    Info(Box<DaemonInfo>),
     /// Details of the selection.
     Details(Vec<InstanceDetail>),
     /// The daemon does not respond, with the reason.
@@ -139,7 +139,7 @@ pub(super) struct Model {
     pub(super) details: Vec<InstanceDetail>,
     /// The scroll position of the details, in lines.
     pub(super) details_top: usize,
-    pub(super) info: Option<Info>,
+    pub(super) info: Option<DaemonInfo>,
     pub(super) connection: Connection,
     /// The last message, and whether it reports success; shown until the next key.
     pub(super) message: Option<(String, bool)>,
@@ -187,7 +187,7 @@ impl Model {
     }
 
     /// Reports a restarted or upgraded daemon.
-    fn apply_info(&mut self, info: Info) {
+    fn apply_info(&mut self, info: DaemonInfo) {
         let current = (info.daemon.pid, info.version.clone());
         match self.daemon.replace(current) {
             Some((_, version)) if version != info.version => {
@@ -322,14 +322,15 @@ fn is_safe_selector(name: &str) -> bool {
 pub(super) mod tests {
     use super::*;
     use crate::cli::render::list::tests::view;
-    use crate::ipc::message::Status;
+    use crate::ipc::message::DisplayStatus;
 
     /// Two instances of `api`, and an errored one of `网关`.
     pub(crate) fn model() -> Model {
         let mut model = Model::default();
-        let mut second = view(1, "api", Status::Online);
+        let mut second = view(1, "api", DisplayStatus::Online);
         second.number = 1;
-        let instances = vec![view(0, "api", Status::Online), second, view(2, "网关", Status::Errored)];
+        let instances =
+            vec![view(0, "api", DisplayStatus::Online), second, view(2, "网关", DisplayStatus::Errored)];
         model.apply_update(Update::Listed { instances, sample: true });
         model
     }
@@ -342,7 +343,7 @@ pub(super) mod tests {
             (model.selected.clone(), model.selection_text()),
             (RowKey::Instance(1), "api (id 1)".into())
         );
-        let fewer = |ids: &[u32]| ids.iter().map(|id| view(*id, "api", Status::Online)).collect();
+        let fewer = |ids: &[u32]| ids.iter().map(|id| view(*id, "api", DisplayStatus::Online)).collect();
         model.apply_update(Update::Listed { instances: fewer(&[1, 5, 6]), sample: false });
         assert_eq!(model.selected, RowKey::Instance(1));
         model.apply_update(Update::Listed { instances: fewer(&[5, 6]), sample: false });
@@ -355,9 +356,9 @@ pub(super) mod tests {
     fn ambiguous_names_are_selected_by_id() {
         let mut model = Model::default();
         let instances = vec![
-            view(4, "all", Status::Online),
-            view(5, "7", Status::Online),
-            view(6, "web", Status::Online),
+            view(4, "all", DisplayStatus::Online),
+            view(5, "7", DisplayStatus::Online),
+            view(6, "web", DisplayStatus::Online),
         ];
         model.apply_update(Update::Listed { instances, sample: false });
         let mut selectors = |index| {

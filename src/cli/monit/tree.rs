@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cli::sort::SortField;
-use crate::ipc::message::{InstanceView, Status};
+use crate::ipc::message::{DisplayStatus, InstanceView};
 use crate::spec::ExecMode;
 
 /// Identifies a row while other rows are added and removed.
@@ -38,7 +38,7 @@ pub(super) struct Totals {
     pub(super) count: usize,
     pub(super) online: usize,
     /// The status with the highest urgency.
-    pub(super) status: Status,
+    pub(super) status: DisplayStatus,
     /// In percent of one core.
     pub(super) cpu: f32,
     /// In bytes.
@@ -179,14 +179,14 @@ fn row(key: RowKey, label: String, views: &[&InstanceView]) -> TreeRow {
 }
 
 /// The order of statuses by urgency.
-fn urgency(status: Status) -> u8 {
+fn urgency(status: DisplayStatus) -> u8 {
     match status {
-        Status::Online => 0,
-        Status::Stopped => 1,
-        Status::Stopping => 2,
-        Status::Launching => 3,
-        Status::Waiting => 4,
-        Status::Errored => 5,
+        DisplayStatus::Online => 0,
+        DisplayStatus::Stopped => 1,
+        DisplayStatus::Stopping => 2,
+        DisplayStatus::Launching => 3,
+        DisplayStatus::Waiting => 4,
+        DisplayStatus::Errored => 5,
     }
 }
 
@@ -195,12 +195,12 @@ impl Totals {
         let limits: Vec<u64> = views.iter().filter_map(|view| view.memory_limit).collect();
         Self {
             count: views.len(),
-            online: views.iter().filter(|view| view.status == Status::Online).count(),
+            online: views.iter().filter(|view| view.status == DisplayStatus::Online).count(),
             status: views
                 .iter()
                 .map(|view| view.status)
                 .max_by_key(|status| urgency(*status))
-                .unwrap_or(Status::Stopped),
+                .unwrap_or(DisplayStatus::Stopped),
             cpu: views.iter().map(|view| view.cpu).sum(),
             memory: views.iter().map(|view| view.memory).sum(),
             // Without a limit for each instance, there is no limit for the total.
@@ -219,12 +219,12 @@ mod tests {
     use crate::cli::render::list::tests::view;
 
     fn instances() -> Vec<InstanceView> {
-        let mut busy = view(3, "worker", Status::Online);
+        let mut busy = view(3, "worker", DisplayStatus::Online);
         busy.cpu = 90.0;
         vec![
-            view(0, "api", Status::Online),
-            view(1, "api", Status::Errored),
-            view(2, "网关", Status::Stopped),
+            view(0, "api", DisplayStatus::Online),
+            view(1, "api", DisplayStatus::Errored),
+            view(2, "网关", DisplayStatus::Stopped),
             busy,
         ]
     }
@@ -265,6 +265,6 @@ mod tests {
     fn row_shows_most_urgent_status() {
         let rows = rows(&instances(), &TreeOptions::default());
         let sum = &rows[1].sum;
-        assert_eq!((sum.count, sum.online, sum.status), (2, 1, Status::Errored));
+        assert_eq!((sum.count, sum.online, sum.status), (2, 1, DisplayStatus::Errored));
     }
 }

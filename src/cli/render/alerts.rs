@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::cli::render::drift;
 use crate::cli::render::style::{Tone, tame, truncate, width};
-use crate::ipc::message::{HostInfo, InstanceView, Status};
+use crate::ipc::message::{DisplayStatus, HostInfo, InstanceView};
 
 /// What alerts depend on besides the instances.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +57,7 @@ fn warning(what: String, more: &str, command: String) -> Alert {
 
 /// The alert for errored instances.
 fn errored_alert(instances: &[InstanceView]) -> Option<Alert> {
-    let mut errored = instances.iter().filter(|instance| instance.status == Status::Errored);
+    let mut errored = instances.iter().filter(|instance| instance.status == DisplayStatus::Errored);
     let first = errored.next()?;
     let what = match errored.count() {
         0 => format!("{} (id {}) is errored", tame(&first.name), first.id),
@@ -127,7 +127,7 @@ mod tests {
         let of = |id, drift: Option<&str>| InstanceView {
             source: Some("/srv/my app/ecosystem.toml".into()),
             drift: drift.map(str::to_owned),
-            ..view(id, "api", Status::Online)
+            ..view(id, "api", DisplayStatus::Online)
         };
         assert_eq!(drift_alerts(&[of(0, None)]), []);
         let all = drift_alerts(&[of(0, Some("changed")), of(1, Some("changed"))]);
@@ -138,27 +138,27 @@ mod tests {
 
     #[test]
     fn errored_instances_are_counted() {
-        let instances = [view(4, "a", Status::Errored), view(5, "b", Status::Errored)];
+        let instances = [view(4, "a", DisplayStatus::Errored), view(5, "b", DisplayStatus::Errored)];
         let want = "a (id 4) and 1 more are errored. For details: rsm describe 4";
         assert_eq!(rendered(&instances, &AlertContext::default()), Some((Tone::Error, want.into())));
     }
 
     #[test]
     fn each_alert_names_a_command() {
-        let online = [view(0, "api", Status::Online)];
+        let online = [view(0, "api", DisplayStatus::Online)];
         assert_eq!(rendered(&online, &AlertContext::default()), None);
         let (tone, line) = rendered(&online, &full_context()).unwrap();
         assert_eq!(tone, Tone::Warning);
         for command in ["rsm upgrade", "rsm save"] {
             assert!(line.contains(command), "{line}");
         }
-        let errored = [view(2, "网关", Status::Errored)];
+        let errored = [view(2, "网关", DisplayStatus::Errored)];
         assert!(rendered(&errored, &full_context()).unwrap().1.starts_with("网关 (id 2) is errored"));
     }
 
     #[test]
     fn narrow_terminal_omits_details() {
-        let mut errored = view(2, "网关", Status::Errored);
+        let mut errored = view(2, "网关", DisplayStatus::Errored);
         errored.reason = Some("16 unstable restarts, last exit: exit code 1".into());
         let all = alerts(&[errored], &AlertContext { unsaved: true, ..AlertContext::default() });
         let rendered = |columns| line(&all, columns).unwrap().1;
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn compact_line_keeps_first_command() {
-        let errored = [view(2, "网关", Status::Errored)];
+        let errored = [view(2, "网关", DisplayStatus::Errored)];
         let all = alerts(&errored, &full_context());
         let row = |columns| compact_line(&all, columns).unwrap().1;
         assert!(row(400).ends_with("the list has unsaved changes: rsm save"), "{}", row(400));

@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use super::list::mode;
 use super::style::{Style, Tone, tame, width};
 use super::units;
-use crate::ipc::message::{ExitView, InstanceDetail, LimitView, Status};
+use crate::ipc::message::{DisplayStatus, ExitView, InstanceDetail, LimitView};
 use crate::spec::{AppSpec, Autoscale, Probe, RestartDelay, RestartPolicy};
 
 /// A heading and its rows.
@@ -261,7 +261,7 @@ fn quoted(word: &str) -> String {
 
 /// Whether to show the last lines of standard error.
 pub(crate) fn needs_stderr(detail: &InstanceDetail) -> bool {
-    detail.view.status == Status::Errored
+    detail.view.status == DisplayStatus::Errored
 }
 
 #[cfg(test)]
@@ -273,7 +273,7 @@ pub(crate) mod tests {
     pub(crate) fn detail() -> InstanceDetail {
         let mut spec = AppSpec::new("api", "/srv/api.js", "/srv");
         spec.env.insert("TOKEN".into(), "hunter2".into());
-        let mut view = view(3, "api", Status::Errored);
+        let mut view = view(3, "api", DisplayStatus::Errored);
         view.reason = Some("2 unstable restarts".into());
         let end = |run, exit| ExitView {
             at: 1_700_000_000_000,
@@ -356,7 +356,7 @@ Last lines of stderr
     #[test]
     fn online_instance_shows_its_process() {
         let mut online = detail();
-        online.view = view(3, "api", Status::Online);
+        online.view = view(3, "api", DisplayStatus::Online);
         online.processes = vec![4003, 4004, 4005];
         let page = describe(&online, &[], &TimeZone::UTC, Style::plain());
         assert!(page.contains("process        4003 (+2 child processes)\n"), "{page}");

@@ -37,14 +37,14 @@ pub(crate) fn plan(file: &Path) -> String {
 mod tests {
     use super::*;
     use crate::cli::render::list::tests::view;
-    use crate::ipc::message::Status;
+    use crate::ipc::message::DisplayStatus;
 
     #[test]
     fn equal_drift_shares_a_line() {
         let instance = |name: &str, drift: Option<&str>| InstanceView {
             source: Some("/srv/my app/e.toml".into()),
             drift: drift.map(str::to_owned),
-            ..view(0, name, Status::Online)
+            ..view(0, name, DisplayStatus::Online)
         };
         let names = ["a", "a", "b", "c", "d", "e", "f", "g", "h", "i"];
         let mut all: Vec<InstanceView> =

@@ -2,10 +2,10 @@
 
 use super::style::{Style, Tone};
 use super::units;
-use crate::ipc::message::{Info, ProcessInfo};
+use crate::ipc::message::{DaemonInfo, ProcessInfo};
 
 /// Renders the page. `cli` is the version of this binary.
-pub(crate) fn info(info: &Info, cli: &str, style: Style) -> String {
+pub(crate) fn info(info: &DaemonInfo, cli: &str, style: Style) -> String {
     let process = |process: &ProcessInfo| {
         let (memory, uptime) = (units::size(process.memory), units::age(process.uptime));
         format!("pid {}, memory {memory}, uptime {uptime}", process.pid)
@@ -40,7 +40,7 @@ fn version(daemon: &str, cli: &str) -> String {
     }
 }
 
-fn instances(info: &Info) -> String {
+fn instances(info: &DaemonInfo) -> String {
     let counts: Vec<String> =
         info.instances.iter().map(|(status, count)| format!("{count} {status}")).collect();
     if counts.is_empty() { "none".into() } else { counts.join(", ") }
@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn renders_all_rows() {
         let process = |pid| ProcessInfo { pid, uptime: 180_000, memory: 3 << 20 };
-        let shown = Info {
+        let shown = DaemonInfo {
             version: "0.1.0".into(),
             daemon: process(11),
             keeper: process(10),

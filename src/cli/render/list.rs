@@ -11,7 +11,7 @@ use super::style::{self, Style, Tone, tame, truncate};
 use super::units;
 use crate::cli::render::alerts;
 use crate::cli::render::alerts::AlertContext;
-use crate::ipc::message::{HostInfo, InstanceView, Status};
+use crate::ipc::message::{DisplayStatus, HostInfo, InstanceView};
 use crate::spec::ExecMode;
 
 /// A layout of the table.
@@ -246,7 +246,7 @@ pub(crate) fn mode(mode: ExecMode) -> &'static str {
 /// The uptime of an instance, `0` unless it is online.
 pub(crate) fn uptime(instance: &InstanceView) -> String {
     match (instance.status, instance.uptime) {
-        (Status::Online, Some(ms)) => units::age(ms),
+        (DisplayStatus::Online, Some(ms)) => units::age(ms),
         _ => "0".into(),
     }
 }
@@ -255,8 +255,8 @@ pub(crate) fn uptime(instance: &InstanceView) -> String {
 pub(crate) mod tests {
     use super::*;
 
-    pub(crate) fn view(id: u32, name: &str, status: Status) -> InstanceView {
-        let online = status == Status::Online;
+    pub(crate) fn view(id: u32, name: &str, status: DisplayStatus) -> InstanceView {
+        let online = status == DisplayStatus::Online;
         InstanceView {
             id,
             name: name.into(),
@@ -282,10 +282,10 @@ pub(crate) mod tests {
     }
 
     fn three() -> Vec<InstanceView> {
-        let mut errored = view(2, "网关", Status::Errored);
+        let mut errored = view(2, "网关", DisplayStatus::Errored);
         errored.reason = Some("16 unstable restarts, last exit: exit code 1".into());
         errored.restarts = 15;
-        vec![view(0, "api", Status::Online), view(1, "worker", Status::Waiting), errored]
+        vec![view(0, "api", DisplayStatus::Online), view(1, "worker", DisplayStatus::Waiting), errored]
     }
 
     fn shown(width: usize) -> String {
@@ -331,7 +331,7 @@ pub(crate) mod tests {
     #[test]
     fn names_are_truncated_only_if_needed() {
         let name = "a-name-that-is-too-long-for-most-terminals-of-today-eu-central-1".to_owned();
-        let long = [InstanceView { name: name.clone(), ..view(0, "", Status::Online) }];
+        let long = [InstanceView { name: name.clone(), ..view(0, "", DisplayStatus::Online) }];
         let shown = |width| list(&long, None, Style { color: false, width });
         assert!(shown(200).contains(&name) && list(&long, None, Style::plain()).contains(&name));
         assert!(shown(160).contains(&format!("{}…", &name[..39])), "{}", shown(160));
@@ -387,7 +387,7 @@ pub(crate) mod tests {
         assert!(text.contains(want), "{text}");
         let narrow = list(&three(), Some(&context()), Style { color: false, width: 60 });
         assert!(narrow.lines().rev().skip(1).all(|line| style::width(line) <= 60), "{narrow}");
-        let two = [view(0, "api", Status::Online), view(1, "api", Status::Online)];
+        let two = [view(0, "api", DisplayStatus::Online), view(1, "api", DisplayStatus::Online)];
         assert!(totals(&two).starts_with("2 instances in 1 app: 2 online; cpu 3%"), "{}", totals(&two));
     }
 

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::style::tame;
-use crate::ipc::message::{Outcome, Report, Status};
+use crate::ipc::message::{ActionReport, DisplayStatus, InstanceOutcome};
 
 /// Maximum number of ids or apps that are listed; more are counted.
 const MAX_IDS: usize = 8;
 
 /// One line for all instances of an app with the same result, then the notes of the daemon.
-pub(crate) fn outcomes(report: &Report) -> Vec<String> {
-    let mut groups: Vec<(&Outcome, Vec<u32>)> = Vec::new();
+pub(crate) fn outcomes(report: &ActionReport) -> Vec<String> {
+    let mut groups: Vec<(&InstanceOutcome, Vec<u32>)> = Vec::new();
     for outcome in report.instances.iter().filter(|outcome| outcome.problem.is_none()) {
         match groups.iter_mut().find(|(first, _)| is_same_outcome(first, outcome)) {
             Some((_, ids)) => ids.push(outcome.id),
@@ -22,11 +22,11 @@ pub(crate) fn outcomes(report: &Report) -> Vec<String> {
     lines
 }
 
-fn is_same_outcome(a: &Outcome, b: &Outcome) -> bool {
+fn is_same_outcome(a: &InstanceOutcome, b: &InstanceOutcome) -> bool {
     (&a.name, a.status, a.killed) == (&b.name, b.status, b.killed)
 }
 
-fn line(outcome: &Outcome, ids: &[u32]) -> String {
+fn line(outcome: &InstanceOutcome, ids: &[u32]) -> String {
     let ids = format_ids(ids);
     let status = outcome.status.map_or("deleted", |status| status.as_str());
     let killed = if outcome.killed { " (killed after the grace period)" } else { "" };
@@ -34,7 +34,7 @@ fn line(outcome: &Outcome, ids: &[u32]) -> String {
 }
 
 /// The instances in transition, by status and app: `: stopping api (0, 1), web (2)`.
-pub(crate) fn in_transition(instances: &BTreeMap<u32, (String, Status)>) -> String {
+pub(crate) fn in_transition(instances: &BTreeMap<u32, (String, DisplayStatus)>) -> String {
     let mut apps: BTreeMap<(&str, &str), Vec<u32>> = BTreeMap::new();
     for (id, (name, status)) in instances {
         apps.entry((status.as_str(), name)).or_default().push(*id);
@@ -64,24 +64,24 @@ fn format_ids(ids: &[u32]) -> String {
 mod tests {
     use super::*;
 
-    fn outcome(id: u32, name: &str, status: Option<Status>) -> Outcome {
-        Outcome { id, name: name.into(), status, problem: None, killed: false }
+    fn outcome(id: u32, name: &str, status: Option<DisplayStatus>) -> InstanceOutcome {
+        InstanceOutcome { id, name: name.into(), status, problem: None, killed: false }
     }
 
     #[test]
     fn equal_results_share_a_line() {
-        let mut killed = outcome(3, "slow", Some(Status::Stopped));
+        let mut killed = outcome(3, "slow", Some(DisplayStatus::Stopped));
         killed.killed = true;
-        let mut failed = outcome(4, "bad", Some(Status::Errored));
+        let mut failed = outcome(4, "bad", Some(DisplayStatus::Errored));
         failed.problem = Some("exit code 1".into());
         let instances = vec![
-            outcome(0, "api", Some(Status::Online)),
-            outcome(1, "api", Some(Status::Online)),
+            outcome(0, "api", Some(DisplayStatus::Online)),
+            outcome(1, "api", Some(DisplayStatus::Online)),
             outcome(2, "old", None),
             killed,
             failed,
         ];
-        let report = Report { instances, notes: vec!["the port is free again".into()] };
+        let report = ActionReport { instances, notes: vec!["the port is free again".into()] };
         let want = [
             "api (0, 1): online",
             "old (2): deleted",
@@ -93,22 +93,22 @@ mod tests {
 
     #[test]
     fn many_instances_are_counted() {
-        let instances = (0..500).map(|id| outcome(id, "api", Some(Status::Online))).collect();
-        assert_eq!(outcomes(&Report { instances, notes: vec![] }), ["api (500 instances): online"]);
+        let instances = (0..500).map(|id| outcome(id, "api", Some(DisplayStatus::Online))).collect();
+        assert_eq!(outcomes(&ActionReport { instances, notes: vec![] }), ["api (500 instances): online"]);
     }
 
     #[test]
     fn transition_is_grouped_by_status_and_app() {
         let row = |id, name: &str, status| (id, (name.to_owned(), status));
         let moving = [
-            row(0, "web", Status::Stopping),
-            row(1, "api", Status::Stopping),
-            row(2, "api", Status::Stopping),
-            row(3, "job", Status::Launching),
+            row(0, "web", DisplayStatus::Stopping),
+            row(1, "api", DisplayStatus::Stopping),
+            row(2, "api", DisplayStatus::Stopping),
+            row(3, "job", DisplayStatus::Launching),
         ];
         assert_eq!(in_transition(&moving.into()), ": launching job (3), stopping api (1, 2), web (0)");
         assert_eq!(in_transition(&BTreeMap::new()), "");
-        let many = (0..30).map(|id| row(id, &format!("app-{id:02}"), Status::Launching)).collect();
+        let many = (0..30).map(|id| row(id, &format!("app-{id:02}"), DisplayStatus::Launching)).collect();
         assert!(in_transition(&many).ends_with("app-07 (7) and 22 more apps"), "{}", in_transition(&many));
     }
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use unicode_segmentation::UnicodeSegmentation;
 use unicode_width::UnicodeWidthStr;
 
-use crate::ipc::message::Status;
+use crate::ipc::message::DisplayStatus;
 pub(crate) use crate::text::sanitize as tame;
 
 /// The width of output to files and pipes, enough for all columns, as in PM2.
@@ -44,11 +44,11 @@ impl Tone {
         }
     }
 
-    pub(crate) fn of(status: Status) -> Self {
+    pub(crate) fn of(status: DisplayStatus) -> Self {
         match status {
-            Status::Online => Self::Success,
-            Status::Stopped | Status::Errored => Self::Error,
-            Status::Launching | Status::Stopping | Status::Waiting => Self::Warning,
+            DisplayStatus::Online => Self::Success,
+            DisplayStatus::Stopped | DisplayStatus::Errored => Self::Error,
+            DisplayStatus::Launching | DisplayStatus::Stopping | DisplayStatus::Waiting => Self::Warning,
         }
     }
 }

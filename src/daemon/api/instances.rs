@@ -16,7 +16,7 @@ use crate::instance::Instance;
 use crate::instance::launch;
 use crate::instance::status::RunId;
 use crate::ipc::message::{
-    ApiError, DescribeQuery, ErrorCode, Info, InstanceDetail, InstanceView, Selectors,
+    ApiError, DaemonInfo, DescribeQuery, ErrorCode, InstanceDetail, InstanceView, Selectors,
 };
 use crate::ipc::server::HandlerResponse;
 use crate::logs::log_files;
@@ -81,7 +81,7 @@ impl InstanceQueries {
     }
 
     /// The response to `rsm info`: rsm itself and the machine.
-    pub async fn info(&self, keeper_pid: i32) -> Result<Info, ApiError> {
+    pub async fn info(&self, keeper_pid: i32) -> Result<DaemonInfo, ApiError> {
         let (instances, _): (Vec<Instance>, Vec<Usage>) = self.handle.get(None).await?.into_iter().unzip();
         let now = time::now().mono;
         let mut by_status = BTreeMap::new();
@@ -89,7 +89,7 @@ impl InstanceQueries {
             let status = views::display_status(&instance.status().state).as_str();
             *by_status.entry(status.to_owned()).or_insert(0) += 1;
         }
-        Ok(Info {
+        Ok(DaemonInfo {
             version: version().to_owned(),
             daemon: metrics::process_info(std::process::id().cast_signed(), now),
             keeper: metrics::process_info(keeper_pid, now),

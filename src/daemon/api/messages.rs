@@ -14,7 +14,9 @@ use crate::daemon::world::node_channel::{MAX_OUTGOING, NodeChannels};
 use crate::instance::Instance;
 use crate::instance::state::RunProcess;
 use crate::instance::status::RunId;
-use crate::ipc::message::{ApiError, ErrorCode, Outcome, Report, Selectors, Trigger, TriggerReply};
+use crate::ipc::message::{
+    ActionReport, ApiError, ErrorCode, InstanceOutcome, Selectors, TriggerReply, TriggerRequest,
+};
 use crate::process::process_ref::ProcessRef;
 use crate::process::signal;
 use crate::process::spawn::stdio;
@@ -33,7 +35,7 @@ pub async fn send_signal(
     handle: &SupervisorHandle,
     select: Selectors,
     name: &str,
-) -> Result<Report, ApiError> {
+) -> Result<ActionReport, ApiError> {
     let Some(number) = signal::parse(name) else {
         return Err(ApiError::new(ErrorCode::Invalid, format!("unknown signal \"{name}\""))
             .hint("use a name such as SIGUSR2 or HUP (see `kill -l`)"));
@@ -49,7 +51,7 @@ pub async fn write_stdin(
     handle: &SupervisorHandle,
     select: Selectors,
     text: &str,
-) -> Result<Report, ApiError> {
+) -> Result<ActionReport, ApiError> {
     let mut instances = Vec::new();
     for (instance, process) in running_instances(handle, select).await? {
         let target = ProcessRef { pid: process.pid, start_time: process.start_time };
@@ -63,7 +65,7 @@ pub async fn write_stdin(
         };
         instances.push(outcome(&instance, problem));
     }
-    Ok(Report { instances, notes: Vec::new() })
+    Ok(ActionReport { instances, notes: Vec::new() })
 }
 
 /// Sends a message through the Node channel to the selected instances.
@@ -75,13 +77,13 @@ pub async fn send_message(
     channels: &NodeChannels,
     select: Selectors,
     message: &serde_json::Value,
-) -> Result<Report, ApiError> {
+) -> Result<ActionReport, ApiError> {
     let running = running_instances(handle, select).await?;
     let instances = running.into_iter().map(|(instance, process)| {
         let problem = channels.send(run_id(&instance, process), message).err();
         outcome(&instance, problem.map(|problem| problem.to_string()))
     });
-    Ok(Report { instances: instances.collect(), notes: Vec::new() })
+    Ok(ActionReport { instances: instances.collect(), notes: Vec::new() })
 }
 
 /// Runs an app action in the selected instances, in parallel, with one timeout of [`ACTION_TIMEOUT`] for all.
@@ -91,7 +93,7 @@ pub async fn send_message(
 pub async fn trigger_action(
     handle: &SupervisorHandle,
     channels: &NodeChannels,
-    trigger: &Trigger,
+    trigger: &TriggerRequest,
 ) -> Result<Vec<TriggerReply>, ApiError> {
     let param_size = trigger.param.as_ref().map_or(0, |param| param.to_string().len());
     if trigger.action.len() + param_size > MAX_OUTGOING / 2 {
@@ -128,7 +130,7 @@ pub async fn trigger_action(
 fn start_action(
     channels: &NodeChannels,
     run: RunId,
-    trigger: &Trigger,
+    trigger: &TriggerRequest,
 ) -> Result<oneshot::Receiver<serde_json::Value>, String> {
     let actions = channels.actions(run).unwrap_or_default().actions;
     if !actions.is_empty() && !actions.contains_key(&trigger.action) {
@@ -159,7 +161,7 @@ fn run_id(instance: &Instance, process: RunProcess) -> RunId {
     RunId { instance: instance.id(), number: process.run }
 }
 
-fn outcome(instance: &Instance, problem: Option<String>) -> Outcome {
+fn outcome(instance: &Instance, problem: Option<String>) -> InstanceOutcome {
     let status = Some(views::display_status(&instance.status().state));
-    Outcome { id: instance.id(), name: instance.spec().name.clone(), status, problem, killed: false }
+    InstanceOutcome { id: instance.id(), name: instance.spec().name.clone(), status, problem, killed: false }
 }

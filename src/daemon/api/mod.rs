@@ -25,8 +25,8 @@ use crate::daemon::supervisor::handle::SupervisorHandle;
 use crate::daemon::world::node_channel::NodeChannels;
 use crate::daemon::world::state_writer::StateWriter;
 use crate::ipc::message::{
-    ApiError, EventView, FlushRequest, InputRequest, MessageRequest, Pong, Report, Request, SaveRequest,
-    SignalRequest, UpgradeRequest,
+    ActionReport, ApiError, EventView, FlushRequest, InputRequest, MessageRequest, Pong, Request,
+    SaveRequest, SignalRequest, UpgradeRequest,
 };
 use crate::ipc::openapi;
 use crate::ipc::server::{HandlerResponse, RequestHandler};
@@ -81,7 +81,7 @@ impl Api {
 
     /// Replies when the change would survive a crash of the daemon. The apps are as the report says even if the
     /// disk is too slow or fails, which a note reports.
-    async fn after_save(&self, report: Result<Report, ApiError>) -> Result<HandlerResponse, ApiError> {
+    async fn after_save(&self, report: Result<ActionReport, ApiError>) -> Result<HandlerResponse, ApiError> {
         let mut report = report?;
         match tokio::time::timeout(SAVE_TIMEOUT, self.0.state_writer.flush()).await {
             Ok(None) => {}

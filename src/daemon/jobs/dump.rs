@@ -12,7 +12,7 @@ use crate::daemon::world::state_writer::StateWriter;
 use crate::instance::Instance;
 use crate::instance::snapshot::{self, Snapshot};
 use crate::instance::state::Want;
-use crate::ipc::message::{ApiError, ErrorCode, Saved};
+use crate::ipc::message::{ApiError, DumpInfo, ErrorCode};
 use crate::paths::Home;
 
 /// Writes the dump. An empty list does not replace a good dump unless forced.
@@ -24,7 +24,7 @@ pub async fn save(
     state_writer: &StateWriter,
     home: &Home,
     force: bool,
-) -> Result<Saved, ApiError> {
+) -> Result<DumpInfo, ApiError> {
     let (instances, bytes) = handle.snapshot().await?;
     if instances == 0 && !force {
         return Err(ApiError::new(ErrorCode::Conflict, "the list is empty; dump not overwritten")
@@ -37,7 +37,7 @@ pub async fn save(
 ///
 /// # Errors
 /// The file cannot be written.
-pub async fn clear_dump(state_writer: &StateWriter, home: &Home) -> Result<Saved, ApiError> {
+pub async fn clear_dump(state_writer: &StateWriter, home: &Home) -> Result<DumpInfo, ApiError> {
     let empty = snapshot::encode(&BTreeMap::new(), &BTreeMap::new(), (0, 0), &VecDeque::new());
     write(state_writer, home, 0, empty).await
 }
@@ -47,10 +47,10 @@ async fn write(
     home: &Home,
     instances: usize,
     bytes: Vec<u8>,
-) -> Result<Saved, ApiError> {
+) -> Result<DumpInfo, ApiError> {
     let file = home.dump();
     match state_writer.write_dump(file.clone(), bytes).await {
-        Ok(()) => Ok(Saved { instances, file }),
+        Ok(()) => Ok(DumpInfo { instances, file }),
         Err(error) => {
             let message = format!("cannot write {}: {error}; the previous dump was kept", file.display());
             Err(ApiError::new(ErrorCode::Internal, message))

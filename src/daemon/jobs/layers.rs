@@ -9,7 +9,9 @@ use crate::daemon::supervisor::handle::SupervisorHandle;
 use crate::instance::Instance;
 use crate::instance::snapshot::Snapshot;
 use crate::instance::state::State;
-use crate::ipc::message::{ActOn, Action, ApiError, ErrorCode, Report, Selectors, StartApps};
+use crate::ipc::message::{
+    Action, ActionReport, ActionRequest, ApiError, ErrorCode, Selectors, StartRequest,
+};
 use crate::spec::dependencies::{DependencyCycle, start_layers};
 
 type Dependencies = BTreeMap<String, Vec<String>>;
@@ -19,7 +21,7 @@ type Dependencies = BTreeMap<String, Vec<String>>;
 ///
 /// # Errors
 /// There is a dependency cycle, or a dependency is neither in the request nor in the list; nothing is changed.
-pub async fn start(handle: &SupervisorHandle, request: StartApps) -> Result<Report, ApiError> {
+pub async fn start(handle: &SupervisorHandle, request: StartRequest) -> Result<ActionReport, ApiError> {
     let dependencies: Dependencies =
         request.apps.iter().map(|app| (app.name.clone(), app.depends_on.clone())).collect();
     if dependencies.values().all(Vec::is_empty) {
@@ -27,8 +29,8 @@ pub async fn start(handle: &SupervisorHandle, request: StartApps) -> Result<Repo
     }
     let layers = start_layers(&dependencies).map_err(cycle_error)?;
     check_known(handle, &dependencies).await?;
-    let StartApps { apps, inherited, existing } = request;
-    let mut report = Report::default();
+    let StartRequest { apps, inherited, existing } = request;
+    let mut report = ActionReport::default();
     for (number, layer) in layers.iter().enumerate() {
         let mut layer: Vec<_> = apps.iter().filter(|app| layer.contains(&app.name)).cloned().collect();
         let mut unmet = BTreeMap::new();
@@ -38,7 +40,7 @@ pub async fn start(handle: &SupervisorHandle, request: StartApps) -> Result<Repo
                 unmet.insert(app.name.clone(), problem);
             }
         }
-        let request = StartApps { apps: layer, inherited: inherited.clone(), existing };
+        let request = StartRequest { apps: layer, inherited: inherited.clone(), existing };
         let mut layer_report = handle.with_step(number).start(request).await?;
         for outcome in &mut layer_report.instances {
             if let Some(problem) = unmet.get(&outcome.name) {
@@ -54,7 +56,11 @@ pub async fn start(handle: &SupervisorHandle, request: StartApps) -> Result<Repo
 ///
 /// # Errors
 /// A selector matches nothing; nothing is changed.
-pub async fn act(handle: &SupervisorHandle, action: Action, on: ActOn) -> Result<Report, ApiError> {
+pub async fn act(
+    handle: &SupervisorHandle,
+    action: Action,
+    on: ActionRequest,
+) -> Result<ActionReport, ApiError> {
     match action {
         Action::Stop | Action::Delete => {}
         Action::Start | Action::Restart | Action::Reset => return handle.act(action, on).await,
@@ -62,9 +68,10 @@ pub async fn act(handle: &SupervisorHandle, action: Action, on: ActOn) -> Result
     let Some(layers) = stop_layers(&handle.get(Some(on.select.clone())).await?) else {
         return handle.act(action, on).await;
     };
-    let mut report = Report::default();
+    let mut report = ActionReport::default();
     for (number, select) in layers.into_iter().enumerate() {
-        match handle.with_step(number).act(action, ActOn { select, ..ActOn::default() }).await {
+        match handle.with_step(number).act(action, ActionRequest { select, ..ActionRequest::default() }).await
+        {
             Ok(layer_report) => report.add(layer_report),
             // Another client deleted the instances of this layer.
             Err(error) if error.code == ErrorCode::NotFound => {}
@@ -78,11 +85,11 @@ pub async fn act(handle: &SupervisorHandle, action: Action, on: ActOn) -> Result
 ///
 /// # Errors
 /// The daemon is shutting down.
-pub async fn resurrect(handle: &SupervisorHandle, snapshot: Snapshot) -> Result<Report, ApiError> {
+pub async fn resurrect(handle: &SupervisorHandle, snapshot: Snapshot) -> Result<ActionReport, ApiError> {
     let dependencies = dependencies(snapshot.instances().iter());
     // Only an edited list can contain a cycle: its apps start all at once.
     let layers = start_layers(&dependencies).unwrap_or_else(|_| vec![dependencies.into_keys().collect()]);
-    let mut report = Report::default();
+    let mut report = ActionReport::default();
     for (number, layer) in layers.iter().enumerate() {
         let layer = snapshot.filtered(|instance| layer.contains(&instance.spec().name));
         report.add(handle.with_step(number).resurrect(layer).await?);
@@ -94,10 +101,10 @@ pub async fn resurrect(handle: &SupervisorHandle, snapshot: Snapshot) -> Result<
 ///
 /// # Errors
 /// The loop has ended.
-pub async fn stop_all(handle: &SupervisorHandle) -> Result<Report, ApiError> {
+pub async fn stop_all(handle: &SupervisorHandle) -> Result<ActionReport, ApiError> {
     let all = handle.get(None).await?;
     let layers = stop_layers(&all).unwrap_or_else(|| vec![vec!["all".into()]]);
-    let mut report = Report::default();
+    let mut report = ActionReport::default();
     for select in layers {
         report.add(handle.stop_finally(select).await?);
     }

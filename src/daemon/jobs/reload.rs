@@ -18,7 +18,9 @@ use crate::daemon::supervisor::views;
 use crate::instance::Instance;
 use crate::instance::state::Want;
 use crate::instance::status::RunId;
-use crate::ipc::message::{ApiError, ErrorCode, Existing, Inherited, Reload, Report, ScaleTo, StartApps};
+use crate::ipc::message::{
+    ActionReport, ApiError, ErrorCode, Existing, InheritedEnv, ReloadRequest, ScaleTo, StartRequest,
+};
 use crate::spec::AppSpec;
 
 /// The apps that are being reloaded. A second reload of the same app is refused.
@@ -68,8 +70,8 @@ struct AppReload {
 pub async fn reload(
     handle: &SupervisorHandle,
     reloads: &Reloads,
-    request: Reload,
-) -> Result<Report, ApiError> {
+    request: ReloadRequest,
+) -> Result<ActionReport, ApiError> {
     if request.parallel == 0 {
         return Err(ApiError::new(ErrorCode::Invalid, "`parallel` must be at least 1"));
     }
@@ -78,7 +80,7 @@ pub async fn reload(
     }
     let (plan, new_apps) = plan(handle, &request).await?;
     let guard = reloads.acquire(plan.keys().cloned().collect())?;
-    let mut report = Report::default();
+    let mut report = ActionReport::default();
     let parallel = usize::try_from(request.parallel).unwrap_or(usize::MAX);
     let mut apps = JoinSet::new();
     for (name, app) in plan {
@@ -91,7 +93,7 @@ pub async fn reload(
     drop(guard);
     if !new_apps.is_empty() {
         let inherited = request.inherited.unwrap_or_default();
-        let start = StartApps { apps: new_apps, inherited, existing: Existing::Restart };
+        let start = StartRequest { apps: new_apps, inherited, existing: Existing::Restart };
         report.add(layers::start(&handle.with_step("new"), start).await?);
     }
     Ok(report)
@@ -104,7 +106,7 @@ fn join_error(error: tokio::task::JoinError) -> ApiError {
 /// The plan by app, and the apps that are not in the list yet.
 async fn plan(
     handle: &SupervisorHandle,
-    request: &Reload,
+    request: &ReloadRequest,
 ) -> Result<(BTreeMap<String, AppReload>, Vec<AppSpec>), ApiError> {
     let mut plan: BTreeMap<String, AppReload> = BTreeMap::new();
     if !request.select.is_empty() {
@@ -145,7 +147,7 @@ async fn instance_ids(handle: &SupervisorHandle, app: String) -> Result<Vec<u32>
     Ok(instances.into_iter().map(|(_, id)| id).collect())
 }
 
-fn new_settings(instance: &Instance, request: &Reload) -> Result<Option<Box<NewSettings>>, ApiError> {
+fn new_settings(instance: &Instance, request: &ReloadRequest) -> Result<Option<Box<NewSettings>>, ApiError> {
     let changes = request.changes.as_ref().filter(|changes| !changes.is_empty());
     if changes.is_none() && request.inherited.is_none() {
         return Ok(None);
@@ -157,7 +159,8 @@ fn new_settings(instance: &Instance, request: &Reload) -> Result<Option<Box<NewS
             .map_err(|error| ApiError::new(ErrorCode::Invalid, format!("invalid settings: {error}")))?,
         None => (**instance.spec()).clone(),
     };
-    let inherited = request.inherited.clone().unwrap_or_else(|| Inherited((**instance.inherited()).clone()));
+    let inherited =
+        request.inherited.clone().unwrap_or_else(|| InheritedEnv((**instance.inherited()).clone()));
     Ok(Some(Box::new(NewSettings { spec, inherited })))
 }
 
@@ -166,8 +169,8 @@ async fn reload_app(
     name: &str,
     app: AppReload,
     parallel: usize,
-) -> Result<Report, ApiError> {
-    let mut report = Report::default();
+) -> Result<ActionReport, ApiError> {
+    let mut report = ActionReport::default();
     let mut instances = app.instances.into_iter();
     let mut replaced: Vec<RunId> = Vec::new();
     while instances.len() > 0 {
@@ -221,7 +224,7 @@ async fn current_runs(
 async fn add_failures(
     handle: &SupervisorHandle,
     replaced: &[RunId],
-    report: &mut Report,
+    report: &mut ActionReport,
 ) -> Result<(), ApiError> {
     let replaced = replaced.to_vec();
     let outcomes = handle

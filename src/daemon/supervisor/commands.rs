@@ -16,7 +16,8 @@ use crate::instance::state::{State, Want};
 use crate::instance::status::RunId;
 use crate::instance::{CompletedCommand, Goal, Instance};
 use crate::ipc::message::{
-    ActOn, Action, ApiError, ErrorCode, EventKind, Existing, Report, ScaleTo, Selectors, StartApps,
+    Action, ActionReport, ActionRequest, ApiError, ErrorCode, EventKind, Existing, ScaleTo, Selectors,
+    StartRequest,
 };
 use crate::metrics::Usage;
 use crate::spec::{AppSpec, EnvVars};
@@ -51,7 +52,7 @@ impl<W: World> Supervisor<W> {
     }
 
     /// Carries out a change, unless it was carried out before: then a former daemon died before it answered.
-    fn apply_once(&mut self, change: Operation, key: Option<String>, reply: ReplySender<Report>) {
+    fn apply_once(&mut self, change: Operation, key: Option<String>, reply: ReplySender<ActionReport>) {
         let completed = key.as_ref().and_then(|key| self.replies.find_completed(key));
         let (goals, notes) = match completed {
             Some(command) => (command.goals.clone(), command.notes.clone()),
@@ -112,7 +113,7 @@ impl<W: World> Supervisor<W> {
         SampleRequest { targets: self.registry.sample_targets(), has_limits }
     }
 
-    fn start_apps(&mut self, request: StartApps) -> Result<Goals, ApiError> {
+    fn start_apps(&mut self, request: StartRequest) -> Result<Goals, ApiError> {
         for (index, app) in request.apps.iter().enumerate() {
             validate_app(app)?;
             let is_duplicate = request.apps[..index].iter().any(|other| other.name == app.name);
@@ -225,7 +226,7 @@ impl<W: World> Supervisor<W> {
         self.mark_apps_changed();
     }
 
-    fn act(&mut self, action: Action, on: ActOn) -> Result<Goals, ApiError> {
+    fn act(&mut self, action: Action, on: ActionRequest) -> Result<Goals, ApiError> {
         let ids = select(self.registry.instances(), &on.select)?;
         self.patch_settings(&ids, on)?;
         Ok(ids.into_iter().map(|id| (id, self.act_on_instance(action, id))).collect())
@@ -256,7 +257,7 @@ impl<W: World> Supervisor<W> {
     }
 
     /// Applies changed settings and environment to the selected instances.
-    fn patch_settings(&mut self, ids: &BTreeSet<u32>, on: ActOn) -> Result<(), ApiError> {
+    fn patch_settings(&mut self, ids: &BTreeSet<u32>, on: ActionRequest) -> Result<(), ApiError> {
         let mut specs = Vec::new();
         if let Some(changes) = on.changes.filter(|changes| !changes.is_empty()) {
             for id in ids {

@@ -12,7 +12,9 @@ use super::input::{
 use crate::instance::Instance;
 use crate::instance::snapshot::Snapshot;
 use crate::instance::status::RunId;
-use crate::ipc::message::{ActOn, Action, ApiError, ErrorCode, Report, ScaleTo, Selectors, StartApps};
+use crate::ipc::message::{
+    Action, ActionReport, ActionRequest, ApiError, ErrorCode, ScaleTo, Selectors, StartRequest,
+};
 use crate::metrics::Usage;
 
 /// A handle to the supervisor, cheap to clone. Methods that change something resolve once the instances concerned have
@@ -39,7 +41,7 @@ impl SupervisorHandle {
     ///
     /// # Errors
     /// The request is invalid; nothing has changed.
-    pub async fn start(&self, apps: StartApps) -> Result<Report, ApiError> {
+    pub async fn start(&self, apps: StartRequest) -> Result<ActionReport, ApiError> {
         self.apply(Operation::Start(apps)).await
     }
 
@@ -47,7 +49,7 @@ impl SupervisorHandle {
     ///
     /// # Errors
     /// The request is invalid; nothing has changed.
-    pub async fn act(&self, action: Action, on: ActOn) -> Result<Report, ApiError> {
+    pub async fn act(&self, action: Action, on: ActionRequest) -> Result<ActionReport, ApiError> {
         self.apply(Operation::Act(action, on)).await
     }
 
@@ -55,7 +57,7 @@ impl SupervisorHandle {
     ///
     /// # Errors
     /// The request is invalid; nothing has changed.
-    pub async fn scale(&self, name: String, to: ScaleTo) -> Result<Report, ApiError> {
+    pub async fn scale(&self, name: String, to: ScaleTo) -> Result<ActionReport, ApiError> {
         self.apply(Operation::Scale(name, to)).await
     }
 
@@ -68,7 +70,7 @@ impl SupervisorHandle {
         id: u32,
         with: Option<Box<NewSettings>>,
         earlier_runs: Vec<RunId>,
-    ) -> Result<Report, ApiError> {
+    ) -> Result<ActionReport, ApiError> {
         self.apply(Operation::Replace { id, with, earlier_runs }).await
     }
 
@@ -76,7 +78,7 @@ impl SupervisorHandle {
     ///
     /// # Errors
     /// No selected instance is running.
-    pub async fn signal(&self, select: Selectors, number: i32) -> Result<Report, ApiError> {
+    pub async fn signal(&self, select: Selectors, number: i32) -> Result<ActionReport, ApiError> {
         self.apply(Operation::Signal(select, number)).await
     }
 
@@ -84,7 +86,7 @@ impl SupervisorHandle {
     ///
     /// # Errors
     /// The daemon is shutting down.
-    pub async fn resurrect(&self, saved: Snapshot) -> Result<Report, ApiError> {
+    pub async fn resurrect(&self, saved: Snapshot) -> Result<ActionReport, ApiError> {
         self.apply(Operation::Resurrect(saved)).await
     }
 
@@ -157,16 +159,16 @@ impl SupervisorHandle {
     ///
     /// # Errors
     /// The supervisor has ended.
-    pub async fn stop_finally(&self, select: Selectors) -> Result<Report, ApiError> {
-        let on = ActOn { select, ..ActOn::default() };
+    pub async fn stop_finally(&self, select: Selectors) -> Result<ActionReport, ApiError> {
+        let on = ActionRequest { select, ..ActionRequest::default() };
         let change = Operation::Act(Action::Stop, on);
         match self.request(|reply| SupervisorCommand::Apply { change, key: None, reply }).await {
-            Err(error) if error.code == ErrorCode::NotFound => Ok(Report::default()),
+            Err(error) if error.code == ErrorCode::NotFound => Ok(ActionReport::default()),
             answer => answer,
         }
     }
 
-    async fn apply(&self, change: Operation) -> Result<Report, ApiError> {
+    async fn apply(&self, change: Operation) -> Result<ActionReport, ApiError> {
         if self.closing.get() {
             return Err(shutting_down());
         }

@@ -8,7 +8,9 @@ use crate::instance::Instance;
 use crate::instance::event::InstanceEvent;
 use crate::instance::snapshot::Snapshot;
 use crate::instance::status::RunId;
-use crate::ipc::message::{ActOn, Action, ApiError, Inherited, Report, ScaleTo, Selectors, StartApps};
+use crate::ipc::message::{
+    Action, ActionReport, ActionRequest, ApiError, InheritedEnv, ScaleTo, Selectors, StartRequest,
+};
 use crate::metrics::Usage;
 use crate::process::process_ref::ProcessRef;
 use crate::spec::AppSpec;
@@ -66,7 +68,7 @@ pub enum SupervisorCommand {
         /// The key that the client gave to the command: one with the same key is only answered again.
         key: Option<String>,
         /// Gets the report once the instances concerned have settled.
-        reply: ReplySender<Report>,
+        reply: ReplySender<ActionReport>,
     },
     /// Returns copies of the selected instances, or of all, and their resource usage.
     Get(Option<Selectors>, ReplySender<Vec<(Instance, Usage)>>),
@@ -127,9 +129,9 @@ impl std::fmt::Debug for Inspection {
 #[derive(Clone, Debug)]
 pub enum Operation {
     /// Adds apps, or updates existing ones.
-    Start(StartApps),
+    Start(StartRequest),
     /// Starts, stops, restarts, deletes or resets instances.
-    Act(Action, ActOn),
+    Act(Action, ActionRequest),
     /// Changes the number of instances of an app.
     Scale(String, ScaleTo),
     /// Replaces the process of an instance; the current one is stopped once the new one has passed its probation.
@@ -153,5 +155,5 @@ pub struct NewSettings {
     /// The spec of the app.
     pub spec: AppSpec,
     /// The environment of the shell.
-    pub inherited: Inherited,
+    pub inherited: InheritedEnv,
 }

@@ -10,7 +10,7 @@ use crate::exit::Exit;
 use crate::instance::state::State;
 use crate::instance::status::RunId;
 use crate::instance::{CompletedCommand, Goal, Instance};
-use crate::ipc::message::{Outcome, Report};
+use crate::ipc::message::{ActionReport, InstanceOutcome};
 
 /// Number of completed commands that clients can repeat.
 const MAX_COMPLETED: usize = 64;
@@ -23,14 +23,14 @@ pub(super) type NamedGoals = BTreeMap<u32, (String, Goal)>;
 pub(super) struct PendingReplies {
     waiting: Vec<PendingReply>,
     /// Sent after the next save.
-    due: Vec<(ReplySender<Report>, Report)>,
+    due: Vec<(ReplySender<ActionReport>, ActionReport)>,
     /// Commands that clients may repeat, oldest first.
     completed: VecDeque<CompletedCommand>,
 }
 
 #[derive(Debug)]
 struct PendingReply {
-    reply: ReplySender<Report>,
+    reply: ReplySender<ActionReport>,
     goals: NamedGoals,
     /// The last run of each instance that had ended when the command came.
     last_ended: BTreeMap<u32, u32>,
@@ -44,7 +44,7 @@ impl PendingReplies {
         registry: &Registry,
         goals: NamedGoals,
         notes: Vec<String>,
-        reply: ReplySender<Report>,
+        reply: ReplySender<ActionReport>,
     ) {
         let last_ended = |id: &u32| Some((*id, registry.get(*id)?.status().history.back()?.run));
         let last_ended = goals.keys().filter_map(last_ended).collect();
@@ -97,12 +97,12 @@ impl PendingReplies {
 }
 
 impl PendingReply {
-    fn report(&self, registry: &Registry, ports: &impl PortControl) -> Report {
+    fn report(&self, registry: &Registry, ports: &impl PortControl) -> ActionReport {
         let outcome = |(id, (name, goal)): (&u32, &(String, Goal))| match registry.get(*id) {
             Some(instance) => outcome(instance, *goal, self.last_ended(*id)),
             None => {
                 let problem = (*goal == Goal::Replaced).then(|| "deleted during the operation".to_owned());
-                Outcome { id: *id, name: name.clone(), status: None, problem, killed: false }
+                InstanceOutcome { id: *id, name: name.clone(), status: None, problem, killed: false }
             }
         };
         let early_exits = self.goals.iter().filter_map(|(id, (_, goal))| {
@@ -110,7 +110,7 @@ impl PendingReply {
             early_exit_note(instance, self.last_ended(*id))
         });
         let notes = self.notes.iter().cloned().chain(self.port_notes(ports)).chain(early_exits).collect();
-        Report { instances: self.goals.iter().map(outcome).collect(), notes }
+        ActionReport { instances: self.goals.iter().map(outcome).collect(), notes }
     }
 
     fn last_ended(&self, id: u32) -> u32 {
@@ -137,7 +137,7 @@ fn early_exit_note(instance: &Instance, last_ended: u32) -> Option<String> {
     failed.then(|| format!("{} (id {}) exited: {}", instance.spec().name, instance.id(), last.exit))
 }
 
-fn outcome(instance: &Instance, goal: Goal, last_ended: u32) -> Outcome {
+fn outcome(instance: &Instance, goal: Goal, last_ended: u32) -> InstanceOutcome {
     let status = instance.status();
     let last = status.history.back().filter(|run| run.run > last_ended);
     let never_ran = last.is_some_and(|run| matches!(run.exit, Exit::NotStarted(_)));
@@ -157,7 +157,7 @@ fn outcome(instance: &Instance, goal: Goal, last_ended: u32) -> Outcome {
             Goal::Stopped | Goal::Deleted | Goal::Any,
         ) => None,
     };
-    Outcome {
+    InstanceOutcome {
         id: instance.id(),
         name: instance.spec().name.clone(),
         status: Some(views::display_status(&status.state)),

@@ -4,19 +4,19 @@ use crate::instance::Instance;
 use crate::instance::event::Notice;
 use crate::instance::state::{RunProcess, State};
 use crate::instance::status::RunRecord;
-use crate::ipc::message::{EventKind, EventView, ExitView, InstanceView, Status};
+use crate::ipc::message::{DisplayStatus, EventKind, EventView, ExitView, InstanceView};
 use crate::metrics::Usage;
 use crate::time::Moment;
 
 /// The status that clients see for a state.
-pub fn display_status(state: &State) -> Status {
+pub fn display_status(state: &State) -> DisplayStatus {
     match state {
-        State::Stopped => Status::Stopped,
-        State::Spawning { .. } | State::Starting { .. } => Status::Launching,
-        State::Online { .. } => Status::Online,
-        State::Draining { .. } | State::Stopping { .. } | State::CleaningUp { .. } => Status::Stopping,
-        State::Waiting { .. } => Status::Waiting,
-        State::Errored { .. } => Status::Errored,
+        State::Stopped => DisplayStatus::Stopped,
+        State::Spawning { .. } | State::Starting { .. } => DisplayStatus::Launching,
+        State::Online { .. } => DisplayStatus::Online,
+        State::Draining { .. } | State::Stopping { .. } | State::CleaningUp { .. } => DisplayStatus::Stopping,
+        State::Waiting { .. } => DisplayStatus::Waiting,
+        State::Errored { .. } => DisplayStatus::Errored,
     }
 }
 

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 
 use super::*;
-use crate::ipc::request::{ActOn, Action, SignalRequest, StartApps};
+use crate::ipc::request::{Action, ActionRequest, SignalRequest, StartRequest};
 use crate::ipc::response::Pong;
 
 /// Runs a test with a fake server. Each script belongs to one connection: it has the responses to the
@@ -54,7 +54,7 @@ async fn ping(client: &mut Client) -> Result<Pong, ClientError> {
 }
 
 fn stop_all() -> Request {
-    Request::Act(Action::Stop, ActOn { select: vec!["all".into()], ..ActOn::default() })
+    Request::Act(Action::Stop, ActionRequest { select: vec!["all".into()], ..ActionRequest::default() })
 }
 
 #[tokio::test]
@@ -244,7 +244,7 @@ fn futures_are_send() {
     fn is_send(_: &impl Send) {}
     let request = async {
         let mut client = Client::connect(&Home::new("/nowhere")).await?;
-        client.start_apps(StartApps::from_current_env([])).await
+        client.start_apps(StartRequest::from_current_env([])).await
     };
     is_send(&request);
 }

@@ -7,7 +7,7 @@ use hyper::Method;
 use super::*;
 use crate::ipc::query::QueryString;
 use crate::ipc::request::LogQuery;
-use crate::ipc::response::Report;
+use crate::ipc::response::ActionReport;
 use crate::ipc::routes::Request;
 
 /// The path of a request with names in place of values, and its method.
@@ -93,7 +93,7 @@ fn schemas_match_serde() {
     assert_eq!(schema("App")["required"], json!(["name", "script", "cwd"]));
     assert_eq!(schema("App")["additionalProperties"], json!(false));
     assert_eq!(schema("AppRestart")["properties"]["min_uptime"]["type"], json!("integer"));
-    let report = serde_json::to_value(Report::default()).unwrap();
+    let report = serde_json::to_value(ActionReport::default()).unwrap();
     for field in report.as_object().unwrap().keys() {
         assert!(schema("Report")["properties"].get(field).is_some(), "{field}");
     }

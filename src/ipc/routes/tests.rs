@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::ipc::request::{Existing, Inherited};
+use crate::ipc::request::{Existing, InheritedEnv};
 use crate::ipc::response::LogPosition;
 use crate::spec::{AppSpec, RestartDelay};
 
@@ -33,8 +33,8 @@ fn starts() -> impl Strategy<Value = Request> {
         app.env.insert(key.clone(), value.clone());
         app.instances = n;
         app.restart.delay = RestartDelay::Pm2Backoff { initial: std::time::Duration::from_millis(n.into()) };
-        let inherited = Inherited([(value, key)].into());
-        Request::Start(StartApps { apps: vec![app], inherited, existing })
+        let inherited = InheritedEnv([(value, key)].into());
+        Request::Start(StartRequest { apps: vec![app], inherited, existing })
     })
 }
 
@@ -43,9 +43,9 @@ fn acts() -> impl Strategy<Value = Request> {
     let inherited = prop::option::of(any::<[String; 2]>());
     (prop::sample::select(Action::ALL.to_vec()), texts(0), inherited, changes).prop_map(
         |(action, select, inherited, changes)| {
-            let inherited = inherited.map(|[key, value]| Inherited([(key, value)].into()));
+            let inherited = inherited.map(|[key, value]| InheritedEnv([(key, value)].into()));
             let changes = changes.map(|(key, value)| [(key, value.into())].into_iter().collect());
-            Request::Act(action, ActOn { select, inherited, changes })
+            Request::Act(action, ActionRequest { select, inherited, changes })
         },
     )
 }
@@ -53,8 +53,8 @@ fn acts() -> impl Strategy<Value = Request> {
 fn reloads() -> impl Strategy<Value = Request> {
     (texts(0), any::<u32>(), prop::option::of(any::<[String; 2]>())).prop_map(
         |(select, parallel, inherited)| {
-            let inherited = inherited.map(|[key, value]| Inherited([(key, value)].into()));
-            Request::Reload(Reload { select, parallel, inherited, ..Reload::default() })
+            let inherited = inherited.map(|[key, value]| InheritedEnv([(key, value)].into()));
+            Request::Reload(ReloadRequest { select, parallel, inherited, ..ReloadRequest::default() })
         },
     )
 }
@@ -108,7 +108,7 @@ fn requests() -> impl Strategy<Value = Request> {
             Request::Message(MessageRequest { select, message: serde_json::json!({ "topic": text }) })
         }),
         (texts(0), any::<String>(), prop::option::of(any::<i64>())).prop_map(|(select, action, param)| {
-            Request::Trigger(Trigger { select, action, param: param.map(Into::into) })
+            Request::Trigger(TriggerRequest { select, action, param: param.map(Into::into) })
         }),
         (any::<String>(), scales()).prop_map(|(name, to)| Request::Scale(name, to)),
         any::<String>().prop_map(|binary| Request::Upgrade(UpgradeRequest { binary: binary.into() })),
@@ -201,7 +201,7 @@ fn does_not_encode_paths_that_are_not_utf8() {
     use std::os::unix::ffi::OsStringExt;
     let cwd = std::ffi::OsString::from_vec(vec![b'/', 0xff]);
     let apps = vec![AppSpec::new("a", "/bin/a", cwd)];
-    let start = StartApps { apps, inherited: Inherited::default(), existing: Existing::Restart };
+    let start = StartRequest { apps, inherited: InheritedEnv::default(), existing: Existing::Restart };
     let error = Request::Start(start).encode().unwrap_err();
     assert!(error.message.contains("UTF-8"), "{error}");
 }

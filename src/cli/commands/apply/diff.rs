@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::cli::render::plan::{FieldDiff, PlanAction, PlanStep};
 use crate::config;
-use crate::ipc::message::{InstanceDetail, Status};
+use crate::ipc::message::{DisplayStatus, InstanceDetail};
 use crate::spec::{AppSpec, EnvVars};
 
 /// The steps for the apps of the file, in their order, then for apps that are no longer in it.
@@ -66,7 +66,7 @@ fn app_steps(app: &AppSpec, current: &[InstanceDetail]) -> Vec<PlanStep> {
 
 /// The action that applies changed settings with the least disruption.
 fn changed_action(app: &AppSpec, instances: &[&InstanceDetail]) -> PlanAction {
-    let online = |detail: &&InstanceDetail| detail.view.status == Status::Online;
+    let online = |detail: &&InstanceDetail| detail.view.status == DisplayStatus::Online;
     let shares_ports = app.shares_ports() && instances.iter().all(|detail| detail.spec.shares_ports());
     let app = Box::new(app.clone());
     match instances.iter().all(is_stopped) {
@@ -78,7 +78,7 @@ fn changed_action(app: &AppSpec, instances: &[&InstanceDetail]) -> PlanAction {
 }
 
 fn is_stopped(detail: &&InstanceDetail) -> bool {
-    matches!(detail.view.status, Status::Stopped | Status::Errored)
+    matches!(detail.view.status, DisplayStatus::Stopped | DisplayStatus::Errored)
 }
 
 /// The settings that differ, except the number of instances, which is changed without new processes, and the origin

@@ -15,8 +15,8 @@ use crate::cli::{environment, output};
 use crate::config;
 use crate::ipc::client::{Client, ClientError};
 use crate::ipc::message::{
-    ActOn, Action, DescribeQuery, ErrorCode, Existing, InstanceDetail, Reload, Report, Request, ScaleTo,
-    StartApps,
+    Action, ActionReport, ActionRequest, DescribeQuery, ErrorCode, Existing, InstanceDetail, ReloadRequest,
+    Request, ScaleTo, StartRequest,
 };
 use crate::spec::AppSpec;
 
@@ -79,8 +79,8 @@ pub(crate) async fn apply(args: ApplyArgs, session: &Session) -> Result<(), Erro
     let recorded = specs_to_record(&input.steps, &input.apps, &input.current);
     if !recorded.is_empty() {
         let inherited = environment::collect_env(session);
-        let record = Request::Start(StartApps { apps: recorded, inherited, existing: Existing::Keep });
-        client.call::<Report>(&record).await.map_err(|error| session.client_error(error))?;
+        let record = Request::Start(StartRequest { apps: recorded, inherited, existing: Existing::Keep });
+        client.call::<ActionReport>(&record).await.map_err(|error| session.client_error(error))?;
     }
     if requests.is_empty() {
         return Ok(());
@@ -127,7 +127,7 @@ fn requests(steps: &[PlanStep], session: &Session) -> Vec<Request> {
     for PlanStep { action, ids, .. } in steps {
         let action_request = |action| {
             let select = ids.iter().map(u32::to_string).collect();
-            Request::Act(action, ActOn { select, ..ActOn::default() })
+            Request::Act(action, ActionRequest { select, ..ActionRequest::default() })
         };
         match action {
             PlanAction::Start(app) | PlanAction::Restart(app) => started.push(AppSpec::clone(app)),
@@ -142,11 +142,14 @@ fn requests(steps: &[PlanStep], session: &Session) -> Vec<Request> {
     }
     if !reloaded.is_empty() {
         let inherited = Some(environment::collect_env(session));
-        requests.insert(0, Request::Reload(Reload { apps: reloaded, inherited, ..Reload::default() }));
+        requests.insert(
+            0,
+            Request::Reload(ReloadRequest { apps: reloaded, inherited, ..ReloadRequest::default() }),
+        );
     }
     if !started.is_empty() {
         let (inherited, existing) = (environment::collect_env(session), Existing::Restart);
-        requests.insert(0, Request::Start(StartApps { apps: started, inherited, existing }));
+        requests.insert(0, Request::Start(StartRequest { apps: started, inherited, existing }));
     }
     requests
 }

@@ -16,7 +16,7 @@ use crate::instance::launch;
 use crate::instance::state::Want;
 use crate::instance::status::RunId;
 use crate::ipc::client::Client;
-use crate::ipc::message::{InstanceView, Request, Status};
+use crate::ipc::message::{DisplayStatus, InstanceView, Request};
 use crate::logs;
 use crate::paths::Home;
 use crate::process::spawn::LaunchSpec;
@@ -54,7 +54,9 @@ pub(crate) async fn check_apps(session: &Session) -> Vec<Check> {
     for instance in saved.instances() {
         if seen.insert(instance.spec().name.clone()) {
             let online = listed.as_ref().is_some_and(|listed| {
-                listed.iter().any(|view| view.name == instance.spec().name && view.status == Status::Online)
+                listed
+                    .iter()
+                    .any(|view| view.name == instance.spec().name && view.status == DisplayStatus::Online)
             });
             checks.push(check_app(instance, home, online));
         }

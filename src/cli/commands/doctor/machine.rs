@@ -12,7 +12,7 @@ use crate::cli::commands::doctor::{Check, CheckStatus};
 use crate::cli::session::Session;
 use crate::daemon::jobs::dump;
 use crate::ipc::client::{Client, ClientError};
-use crate::ipc::message::{InstanceView, Pong, Request, Status};
+use crate::ipc::message::{DisplayStatus, InstanceView, Pong, Request};
 use crate::process::process_ref::ProcessRef;
 use crate::settings::RsmSettings;
 use crate::version::version;
@@ -191,7 +191,7 @@ async fn check_daemon(session: &Session) -> Vec<Check> {
 fn check_list(session: &Session, list: &[InstanceView]) -> Vec<Check> {
     let errored: Vec<String> = list
         .iter()
-        .filter(|view| view.status == Status::Errored)
+        .filter(|view| view.status == DisplayStatus::Errored)
         .map(|view| format!("{} (id {})", view.name, view.id))
         .collect();
     let mut checks = Vec::new();

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use crate::exit::Exit;
-use crate::ipc::message::{InstanceDetail, Status};
+use crate::ipc::message::{DisplayStatus, InstanceDetail};
 use crate::process::signal;
 
 /// The exit code after no app can run: that of the first errored app, or else the first other than 0.
 pub(crate) fn exit_code(instances: &[InstanceDetail]) -> u8 {
     let last_code =
         |instance: &InstanceDetail| instance.exits.last().map_or(0, |exit| shell_code(&exit.exit));
-    let errored = instances.iter().find(|instance| instance.view.status == Status::Errored);
+    let errored = instances.iter().find(|instance| instance.view.status == DisplayStatus::Errored);
     if let Some(instance) = errored {
         return last_code(instance).max(1); // a failure, even if it exits with 0
     }
@@ -33,8 +33,9 @@ pub(crate) fn exit_code_after_stop(instances: &[InstanceDetail], exits: &BTreeMa
         }
     };
     // Apps that exited before the stop do not count.
-    let was_running =
-        |instance: &&InstanceDetail| !matches!(instance.view.status, Status::Stopped | Status::Errored);
+    let was_running = |instance: &&InstanceDetail| {
+        !matches!(instance.view.status, DisplayStatus::Stopped | DisplayStatus::Errored)
+    };
     instances.iter().filter(was_running).map(code).find(|code| *code != 0).unwrap_or(0)
 }
 
@@ -46,8 +47,8 @@ pub(crate) fn exit_reason(instances: &[InstanceDetail], exits: &BTreeMap<u32, Ex
     };
     let reason = instances.iter().find_map(|instance| {
         let exit = last_exit(instance)?;
-        let determines_code =
-            shell_code(&exit) == code || (shell_code(&exit) == 0 && instance.view.status == Status::Errored);
+        let determines_code = shell_code(&exit) == code
+            || (shell_code(&exit) == 0 && instance.view.status == DisplayStatus::Errored);
         determines_code
             .then(|| format!("app \"{}\" (id {}) exited: {exit}", instance.view.name, instance.view.id))
     });

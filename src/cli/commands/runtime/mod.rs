@@ -26,7 +26,8 @@ use crate::config;
 use crate::exit::Exit;
 use crate::ipc::client::Client;
 use crate::ipc::message::{
-    EventKind, EventView, Existing, InstanceDetail, Report, Request, SignalRequest, StartApps, Status,
+    ActionReport, DisplayStatus, EventKind, EventView, Existing, InstanceDetail, Request, SignalRequest,
+    StartRequest,
 };
 use crate::process::pid1;
 use crate::spec::AppSpec;
@@ -209,9 +210,9 @@ impl RuntimeSession<'_> {
         self.subscribe(sender.clone()).await?;
         let inherited = environment::collect_env(self.session);
         let mut terminate = false;
-        let start = Request::Start(StartApps { apps, inherited, existing: Existing::Restart });
+        let start = Request::Start(StartRequest { apps, inherited, existing: Existing::Restart });
         {
-            let mut response = std::pin::pin!(client.call::<Report>(&start));
+            let mut response = std::pin::pin!(client.call::<ActionReport>(&start));
             loop {
                 tokio::select! {
                     response = &mut response => {
@@ -321,7 +322,7 @@ impl RuntimeSession<'_> {
         let request =
             Request::Signal(SignalRequest { select: vec!["all".into()], signal: signal.to_owned() });
         if let Ok(mut client) = self.session.connect().await {
-            let _ = client.call::<Report>(&request).await; // no instance may be running
+            let _ = client.call::<ActionReport>(&request).await; // no instance may be running
         }
     }
 
@@ -374,8 +375,11 @@ async fn wait_terminate(events: &mut mpsc::Receiver<RuntimeEvent>) {
 /// Whether an instance is running, will be restarted, or may be started by a schedule or a changed file.
 fn can_still_run(instance: &InstanceDetail) -> bool {
     match instance.view.status {
-        Status::Launching | Status::Online | Status::Stopping | Status::Waiting => true,
-        Status::Stopped | Status::Errored => {
+        DisplayStatus::Launching
+        | DisplayStatus::Online
+        | DisplayStatus::Stopping
+        | DisplayStatus::Waiting => true,
+        DisplayStatus::Stopped | DisplayStatus::Errored => {
             let has_trigger = instance.spec.cron_restart.is_some() || instance.spec.watch.is_some();
             // An instance that was stopped by a user remains stopped.
             has_trigger && instance.exits.last().is_some_and(|exit| !exit.requested)

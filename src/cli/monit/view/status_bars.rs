@@ -11,15 +11,15 @@ use crate::cli::monit::view::Theme;
 use crate::cli::render::alerts::{Alert, compact_line};
 use crate::cli::render::style::{Tone, width};
 use crate::cli::render::units;
-use crate::ipc::message::{HostInfo, Status};
+use crate::ipc::message::{DisplayStatus, HostInfo};
 
 /// Draws the version, the number of instances and the state of the host.
 pub(super) fn host_bar(model: &Model, theme: &Theme, area: Rect, frame: &mut Frame<'_>) {
     let version = model.info.as_ref().map_or_else(String::new, |info| format!(" {}", info.version));
     let mut left = vec![Span::styled(format!(" rsm{version} "), theme.heading())];
     let instances = &model.instances;
-    let online = instances.iter().filter(|view| view.status == Status::Online).count();
-    let errored = instances.iter().filter(|view| view.status == Status::Errored).count();
+    let online = instances.iter().filter(|view| view.status == DisplayStatus::Online).count();
+    let errored = instances.iter().filter(|view| view.status == DisplayStatus::Errored).count();
     left.push(Span::styled(format!(" {online}/{} online", instances.len()), Style::new()));
     if errored > 0 {
         left.push(Span::styled(format!(" {errored} errored"), theme.error()));

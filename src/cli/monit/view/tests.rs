@@ -11,7 +11,7 @@ use crate::cli::monit::model::{Focus, InputMode, PromptKind, Update};
 use crate::cli::render::describe::tests::detail;
 use crate::cli::render::list::tests::view;
 use crate::ipc::message::{
-    HostInfo, Info, InstanceDetail, InstanceView, LogItem, OutputStream, ProcessInfo, Status,
+    DaemonInfo, DisplayStatus, HostInfo, InstanceDetail, InstanceView, LogItem, OutputStream, ProcessInfo,
 };
 
 const SIZES: [(u16, u16); 5] = [(120, 40), (80, 24), (60, 15), (200, 60), (30, 8)];
@@ -47,7 +47,7 @@ fn line(id: u32, stream: OutputStream, line: &str) -> LogItem {
     LogItem::Line { id, name: "api".into(), stream, at: None, line: line.into() }
 }
 
-fn info() -> Info {
+fn info() -> DaemonInfo {
     let process = ProcessInfo { pid: 1, uptime: 1, memory: 1 };
     let host = HostInfo {
         cores: 4,
@@ -57,7 +57,7 @@ fn info() -> Info {
         disk_total: 100 << 30,
         disk_used: 40 << 30,
     };
-    Info {
+    DaemonInfo {
         version: "9.8.7".into(),
         daemon: process.clone(),
         keeper: process,
@@ -152,7 +152,7 @@ fn text_is_the_same_without_colors() {
 fn selected_row_of_many_is_visible() {
     let mut model = Model::default();
     let instances: Vec<InstanceView> =
-        (0..1000).map(|id| view(id, &format!("app-{id:04}"), Status::Online)).collect();
+        (0..1000).map(|id| view(id, &format!("app-{id:04}"), DisplayStatus::Online)).collect();
     model.apply_update(Update::Listed { instances, sample: true });
     for (place, name) in [(1000, "app-0999"), (500, "app-0499"), (1, "app-0000")] {
         model.select(place);
@@ -258,15 +258,18 @@ fn alert_bar_shows_command() {
         told(&model, (120, 40))
     );
     let version = crate::version::version().to_owned();
-    model.apply_update(Update::Info(Box::new(Info { version, unsaved: true, ..info() })));
-    model.apply_update(Update::Listed { instances: vec![view(0, "api", Status::Online)], sample: false });
+    model.apply_update(Update::Info(Box::new(DaemonInfo { version, unsaved: true, ..info() })));
+    model.apply_update(Update::Listed {
+        instances: vec![view(0, "api", DisplayStatus::Online)],
+        sample: false,
+    });
     assert_eq!(told(&model, (80, 24)), " ▲ the list has unsaved changes: rsm save");
     let version = crate::version::version().to_owned();
-    model.apply_update(Update::Info(Box::new(Info { version, unsaved: false, ..info() })));
+    model.apply_update(Update::Info(Box::new(DaemonInfo { version, unsaved: false, ..info() })));
     let differs = InstanceView {
         source: Some("/srv/ecosystem.toml".into()),
         drift: Some("changed".into()),
-        ..view(0, "api", Status::Online)
+        ..view(0, "api", DisplayStatus::Online)
     };
     model.apply_update(Update::Listed { instances: vec![differs], sample: false });
     assert!(told(&model, (80, 24)).contains("rsm plan /srv/ecosystem.toml"), "{}", told(&model, (80, 24)));
@@ -276,7 +279,7 @@ fn alert_bar_shows_command() {
 
 #[test]
 fn numbers_are_not_truncated() {
-    let mut limited = view(0, "api", Status::Online);
+    let mut limited = view(0, "api", DisplayStatus::Online);
     limited.memory_limit = Some(800 << 20);
     let mut model = Model::default();
     model.apply_update(Update::Listed { instances: vec![limited], sample: true });
@@ -291,7 +294,7 @@ fn numbers_are_not_truncated() {
 #[test]
 fn hidden_rows_are_counted() {
     let mut model = Model::default();
-    let instances = (0..30).map(|id| view(id, &format!("app-{id:02}"), Status::Online)).collect();
+    let instances = (0..30).map(|id| view(id, &format!("app-{id:02}"), DisplayStatus::Online)).collect();
     model.apply_update(Update::Listed { instances, sample: true });
     assert!(has(&text(&model, (60, 15)), "name▾ ↓26"), "{:#?}", text(&model, (60, 15)));
     model.select(30);

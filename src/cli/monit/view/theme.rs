@@ -3,7 +3,7 @@
 
 use ratatui::style::{Color, Modifier, Style};
 
-use crate::ipc::message::Status;
+use crate::ipc::message::DisplayStatus;
 
 /// How things theme.
 #[derive(Clone, Copy, Debug)]
@@ -55,12 +55,12 @@ impl Theme {
         self.tinted(Color::Cyan)
     }
 
-    pub(super) fn status(self, status: Status) -> Style {
+    pub(super) fn status(self, status: DisplayStatus) -> Style {
         match status {
-            Status::Online => self.success(),
-            Status::Stopped => self.dim(),
-            Status::Errored => self.error(),
-            Status::Launching | Status::Stopping | Status::Waiting => self.warning(),
+            DisplayStatus::Online => self.success(),
+            DisplayStatus::Stopped => self.dim(),
+            DisplayStatus::Errored => self.error(),
+            DisplayStatus::Launching | DisplayStatus::Stopping | DisplayStatus::Waiting => self.warning(),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::cli::monit::text::{pad_left, pad_right};
 use crate::cli::monit::tree::{RowKey, TreeRow, TreeSort};
 use crate::cli::render::style::{tame, width};
 use crate::cli::render::units;
-use crate::ipc::message::Status;
+use crate::ipc::message::DisplayStatus;
 
 /// A column other than the name.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -213,7 +213,7 @@ fn row_line(row: &TreeRow, theme: &Theme, columns: &[(TreeColumn, usize)], name:
         (RowKey::App(_), Some(false)) => format!("▸ {label} ({})", row.sum.count),
         (RowKey::App(_), None) => format!("  {label}"),
     };
-    let is_alert = matches!(row.sum.status, Status::Errored) && row.key != RowKey::All;
+    let is_alert = matches!(row.sum.status, DisplayStatus::Errored) && row.key != RowKey::All;
     let style = if is_alert { theme.error() } else { Style::new() };
     let mut spans = vec![Span::raw(" "), Span::styled(pad_right(&label, name), style)];
     for (column, columns) in columns {
