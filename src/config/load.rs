@@ -94,7 +94,7 @@ pub fn app_names(path: &Path, options: &LoadOptions) -> Result<Vec<String>, Conf
 /// Reads a file, or standard input for `-`.
 pub(super) fn read_source(path: &Path, options: &LoadOptions) -> Result<SourceText, ConfigErrors> {
     let search = SearchPath::new(None, &options.path_var, Path::new("."));
-    SourceText::read(path, &search).map_err(ConfigErrors::from)
+    SourceText::read(path, &search)
 }
 
 /// The context of the apps of a file; for standard input, relative paths start at the current directory.

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::config::diagnostics::{Diagnostic, Locate, Location, QuotePolicy};
+use crate::config::diagnostics::{ConfigErrors, Diagnostic, Locate, Location, QuotePolicy};
 use crate::config::parse::evaluate::{EvalError, EvalOutput, evaluate};
 use crate::config::parse::format::{FileFormat, MAX_FILE_SIZE, STDIN};
 use crate::config::parse::tree::{ConfigNode, json_paths};
@@ -39,7 +39,7 @@ pub(crate) struct SourceText {
 
 impl SourceText {
     /// Reads the file, or standard input for `-`. A script is evaluated by the node found in `search`.
-    pub(crate) fn read(path: &Path, search: &SearchPath) -> Result<Self, Diagnostic> {
+    pub(crate) fn read(path: &Path, search: &SearchPath) -> Result<Self, ConfigErrors> {
         let is_stdin = path == Path::new(STDIN);
         let shown = if is_stdin { PathBuf::from("standard input") } else { path.to_owned() };
         let bytes = if is_stdin { read_to_limit(std::io::stdin().lock()) } else { read_limited(path) };
@@ -61,11 +61,11 @@ impl SourceText {
     }
 
     /// The exports of a script.
-    fn evaluated(path: PathBuf, fingerprint: Fingerprint, search: &SearchPath) -> Result<Self, Diagnostic> {
+    fn evaluated(path: PathBuf, fingerprint: Fingerprint, search: &SearchPath) -> Result<Self, ConfigErrors> {
         let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
         let EvalOutput { json, skipped, printed } = match evaluate(&absolute, search) {
             Ok(output) => output,
-            Err(error) => return Err(eval_error(path, error)),
+            Err(error) => return Err(eval_error(path, error).into()),
         };
         let shown = path.display();
         let mut warnings: Vec<String> = skipped
@@ -275,7 +275,7 @@ mod tests {
             }
             SourceText::read(&path, &SearchPath::new(None, "/bin".as_ref(), Path::new("/")))
                 .err()
-                .map(|error| error.message().to_owned())
+                .map(|errors| errors.0[0].message().to_owned())
                 .unwrap_or_default()
         };
         assert_eq!(message("absent.toml", None), "no such file");

@@ -74,7 +74,7 @@ fn process<'a>(instance: &'a Instance, usage: &Usage, pm2_env: Pm2Env<'a>) -> Pm
 
 impl Serialize for Pm2Env<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let (spec, status) = (&*self.instance.spec(), &self.instance.status());
+        let (spec, status) = (self.instance.spec(), self.instance.status());
         let mut map = serializer.serialize_map(None)?;
         write_keys(spec, &mut map)?;
         map.serialize_entry("pm_id", &self.instance.id())?;
