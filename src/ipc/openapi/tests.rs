@@ -95,7 +95,7 @@ fn schemas_match_serde() {
     assert_eq!(schema("AppRestart")["properties"]["min_uptime"]["type"], json!("integer"));
     let report = serde_json::to_value(ActionReport::default()).unwrap();
     for field in report.as_object().unwrap().keys() {
-        assert!(schema("Report")["properties"].get(field).is_some(), "{field}");
+        assert!(schema("ActionReport")["properties"].get(field).is_some(), "{field}");
     }
     let parameters = &document["paths"]["/v1/instances/{id}/env"]["get"]["parameters"];
     assert_eq!(parameters[0]["in"], json!("path"));
