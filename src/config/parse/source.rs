@@ -195,7 +195,7 @@ fn open(path: &Path) -> io::Result<File> {
     File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
-/// The fingerprint of the content of an ecosystem file, as in [`crate::spec::origin::Origin`].
+/// The fingerprint of the content of an ecosystem file, as in [`crate::spec::origin::SpecOrigin`].
 ///
 /// # Errors
 /// The file cannot be read, or is not a regular file.
