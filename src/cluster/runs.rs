@@ -151,7 +151,8 @@ impl RunTable {
         self.live.iter().map(|(run, live)| (*run, live))
     }
 
-    /// The sockets that all processes of these runs have open.
+    /// The sockets that all processes of these runs have open. Incomplete if one of the leaders exits: the sockets
+    /// that it had open belong to the next run of its slot, and connections wait in their queues.
     pub fn open_sockets_of(&self, runs: &BTreeSet<u64>) -> OpenSockets {
         let TreeContext { keeper, orphans, marker } = &self.context;
         let (mut inspected, mut other_leaders) = (Vec::new(), HashSet::new());
@@ -165,6 +166,8 @@ impl RunTable {
         let mut open = OpenSockets::default();
         let processes = tree::find_remaining(*keeper, &inspected, marker, &other_leaders);
         processes.into_values().flatten().for_each(|process| open.add_process(process.pid));
+        // After the inspection: a leader that was alive here was alive then.
+        open.incomplete |= inspected.iter().any(|run| run.leader.is_exiting());
         open
     }
 }
@@ -189,7 +192,7 @@ impl OpenSockets {
         self.inodes.contains(&inode)
     }
 
-    /// Whether a process could not be inspected, so that it may have other sockets.
+    /// Whether there may be other sockets.
     pub fn is_incomplete(&self) -> bool {
         self.incomplete
     }

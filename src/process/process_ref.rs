@@ -33,6 +33,12 @@ impl ProcessRef {
         Stat::of(self.pid).is_ok_and(|stat| stat.start_time == self.start_time && !stat.is_dead())
     }
 
+    /// Whether it has exited, or is about to: the kernel releases its memory, and with it `exe`, before it closes
+    /// its descriptors.
+    pub fn is_exiting(self) -> bool {
+        !self.is_running() || std::fs::read_link(format!("/proc/{}/exe", self.pid)).is_err()
+    }
+
     /// Waits until it has exited; it need not be a child of this process.
     pub async fn wait_exit(self) {
         if let Ok(fd) = pidfd_open(self.pid).map_err(io::Error::from).and_then(fd_channel::async_fd) {

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use serde::Deserialize;
 
 use crate::config::parse::format::MAX_FILE_SIZE;
-use crate::config::resolve::SearchPath;
+use crate::config::resolve::search_path::SearchPath;
 
 const EVALUATE_JS: &str = include_str!("evaluate.js");
 

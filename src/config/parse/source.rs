@@ -13,7 +13,7 @@ use crate::config::diagnostics::{ConfigErrors, Diagnostic, Locate, Location, Quo
 use crate::config::parse::evaluate::{EvalError, EvalOutput, evaluate};
 use crate::config::parse::format::{FileFormat, MAX_FILE_SIZE, STDIN};
 use crate::config::parse::tree::{ConfigNode, json_paths};
-use crate::config::resolve::SearchPath;
+use crate::config::resolve::search_path::SearchPath;
 use crate::spec::origin::Fingerprint;
 use crate::text::sanitize_lines;
 

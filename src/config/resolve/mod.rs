@@ -11,7 +11,7 @@ mod package;
 mod paths;
 mod policy;
 mod script;
-mod search_path;
+pub(super) mod search_path;
 mod serve;
 mod watch;
 
