@@ -6,7 +6,7 @@
 //!
 //! ```no_run
 //! use rsm::ipc::client::Client;
-//! use rsm::ipc::request::{LogQuery, StartApps};
+//! use rsm::ipc::request::{LogQuery, StartRequest};
 //! use rsm::ipc::response::LogItem;
 //! use rsm::paths::Home;
 //! use rsm::spec::AppSpec;
@@ -14,7 +14,7 @@
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let mut client = Client::connect(&Home::from_env()?).await?;
 //! let api = AppSpec { instances: 2, ..AppSpec::new("api", "/srv/api/run", "/srv/api") };
-//! let report = client.start_apps(StartApps::from_current_env([api])).await?;
+//! let report = client.start_apps(StartRequest::from_current_env([api])).await?;
 //! for outcome in report.instances {
 //!     println!("{} (id {}): {:?}", outcome.name, outcome.id, outcome.problem);
 //! }
