@@ -158,7 +158,7 @@ pub enum Effect {
     Publish(Notice),
 }
 
-/// What subscribers are told about an instance.
+/// What is published to subscribers about an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// A process is being started.

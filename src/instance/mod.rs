@@ -244,7 +244,7 @@ impl Instance {
                     self.begin_stop(process, None, now, out);
                 }
             }
-            // A daemon that was started anew gets this event again.
+            // A restarted daemon receives this event again.
             State::Starting { .. }
             | State::Online { .. }
             | State::Draining { .. }

@@ -104,7 +104,7 @@ impl Replacement {
         self.instance.record_not_ready(problem);
     }
 
-    /// The process is ready: starts its probation anew, and returns the end of it.
+    /// The process is ready: restarts its probation, and returns when it ends.
     pub fn begin_probation(&mut self, now: Moment) -> Option<u64> {
         let ReplacementRole::Incoming { probation_ends, forced_reason, .. } = &mut self.role else {
             return None;

@@ -148,7 +148,7 @@ impl<W: World> Supervisor<W> {
         }
         let is_listening = matches!(event, InstanceEvent::Listening { .. });
         self.apply_replacement_event(id, event);
-        // Each further port starts the probation anew.
+        // Each further port restarts the probation.
         let on_probation = self.registry.replacement(id).is_some_and(|it| it.probation_ends().is_some());
         if is_listening && on_probation {
             self.start_probation(id);
@@ -223,7 +223,7 @@ impl<W: World> Supervisor<W> {
         }
     }
 
-    /// Starts the probation of a new process, or starts it anew.
+    /// Starts or restarts the probation of a new process.
     fn start_probation(&mut self, id: u32) {
         let now = self.world.now();
         let ends = self.registry.replacement_mut(id).and_then(|replacement| replacement.begin_probation(now));
