@@ -123,7 +123,15 @@ impl AppFlags {
         &self,
         args: &[String],
         context: &InvocationContext,
+        session: &Session,
     ) -> Result<Map<String, Value>, Error> {
+        for flag in ["--source-map-support", "--disable-source-map-support"] {
+            if self.has(flag) {
+                session.notice(format_args!(
+                    "warning: {flag} only has an effect on a script that is started; use --node-args=--enable-source-maps, or `source_map_support` of the file"
+                ));
+            }
+        }
         Ok(config::flags_to_patch(&self.command_line("", args), &context.cwd, &context.options)?)
     }
 }
@@ -135,7 +143,7 @@ pub(super) struct ChangeFlags {
     #[arg(long, value_name = "NAME")]
     pub(super) env: Option<String>,
     /// Select only these apps from the file
-    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    #[arg(long, value_name = "NAMES")]
     pub(super) only: Vec<String>,
     /// Update the environment of the apps from this shell
     #[arg(short = 'a', long)]
@@ -145,6 +153,23 @@ pub(super) struct ChangeFlags {
     pub(super) attach: bool,
     #[command(flatten)]
     pub(super) ignored: IgnoredFlags,
+}
+
+impl ChangeFlags {
+    /// Warns about flags that only have an effect on files, which PM2 accepts without one.
+    pub(super) fn warn_without_file(&self, session: &Session) {
+        warn_without_file(self.env.as_deref(), &self.only, session);
+    }
+}
+
+/// Warns about `--env` and `--only` of a command without a file.
+pub(super) fn warn_without_file(env: Option<&str>, only: &[String], session: &Session) {
+    let flags = [env.map(|_| "--env"), (!only.is_empty()).then_some("--only")];
+    for flag in flags.into_iter().flatten() {
+        session.notice(format_args!(
+            "warning: {flag} has no effect without an ecosystem file; for example: rsm restart ecosystem.toml {flag} …"
+        ));
+    }
 }
 
 /// Flags of PM2 without effect in rsm. They are accepted so that existing command lines keep working.
@@ -205,8 +230,9 @@ impl InvocationContext {
             only: only.to_vec(),
             cores: u32::try_from(cores).unwrap_or(u32::MAX),
             path_var: std::env::var_os("PATH").unwrap_or_default(),
+            command_line: std::env::args_os().collect(),
         };
-        Ok(Self { cwd: std::env::current_dir().map_err(Error::CurrentDirUnreadable)?, options })
+        Ok(Self { cwd: crate::paths::current_dir().map_err(Error::CurrentDirUnreadable)?, options })
     }
 }
 
@@ -220,7 +246,7 @@ pub(super) fn load_apps(
 ) -> Result<Vec<AppSpec>, Error> {
     let loaded = config::load(Path::new(file), &context.options)?;
     print_warnings(session, &loaded.warnings);
-    let changes = flags.patch(args, context)?;
+    let changes = flags.patch(args, context, session)?;
     if flags.has("--name") && loaded.apps.len() > 1 {
         return Err(Error::NameForSeveralApps { apps: loaded.apps.len() });
     }

@@ -158,6 +158,9 @@ pub(super) enum SessionCommand {
     Kill,
     /// Upgrade the running daemon without restarting apps
     Upgrade(UpgradeArgs),
+    /// Upgrade the running daemon if this binary is newer (PM2 compatibility)
+    #[command(hide = true, aliases = ["updatePM2", "deepUpdate"])]
+    Update,
     /// Diagnose problems with rsm, the system and the saved apps
     Doctor(DoctorArgs),
     /// Install a service that starts rsm and the saved apps at boot
@@ -207,7 +210,7 @@ pub(super) enum SessionCommand {
     #[command(alias = "ecosystem")]
     Init {
         /// PM2 compatibility, ignored
-        #[arg(hide = true, value_parser = ["simple"])]
+        #[arg(hide = true)]
         template: Option<String>,
     },
     /// Serve a directory over HTTP

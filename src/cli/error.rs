@@ -26,8 +26,6 @@ pub struct InstanceFailure {
 pub enum Error {
     /// The arguments are invalid, or ask for help. Formatted by clap.
     Usage(clap::Error),
-    /// `--env` was given without an ecosystem file.
-    EnvWithoutFile,
     /// `--name` was given for several apps.
     NameForSeveralApps {
         /// Number of apps.
@@ -155,8 +153,6 @@ impl Error {
     fn presentation(&self) -> Presentation {
         match self {
             Self::Usage(error) => Presentation::new(u8::from(error.use_stderr()) * 2, error.to_string()),
-            Self::EnvWithoutFile => Presentation::new(2, "--env requires an ecosystem file argument")
-                .with_help("for example: rsm restart ecosystem.toml --env production"),
             Self::NameForSeveralApps { apps } => {
                 Presentation::new(2, format!("--name cannot be used with {apps} apps"))
                     .with_help("start them separately")

@@ -163,6 +163,7 @@ async fn dispatch(command: SessionCommand, is_pid1: bool, session: &Session) -> 
         SessionCommand::Ping => daemon::ping(session).await,
         SessionCommand::Kill => daemon::kill(session).await,
         SessionCommand::Upgrade(args) => upgrade::upgrade(args, session).await,
+        SessionCommand::Update => upgrade::update(session).await,
         SessionCommand::Doctor(args) => doctor::doctor(args, session).await,
         SessionCommand::Startup(args) => startup::startup(&args, session),
         SessionCommand::Unstartup(args) => startup::unstartup(&args, session),

@@ -7,10 +7,6 @@ use crate::text::closest_match;
 
 /// Commands of PM2 that rsm does not have, and what to use instead.
 const PM2_COMMANDS: &[(&[&str], &str)] = &[
-    (
-        &["update", "updatePM2", "deepUpdate"],
-        "install the new version, then run `rsm upgrade`; apps keep running",
-    ),
     (&["slist", "sysinfos"], "use `rsm info` or `rsm info --json`"),
     (&["imonit"], "use `rsm list --sort memory:desc`"),
     (
@@ -80,9 +76,9 @@ mod tests {
 
     #[test]
     fn pm2_commands_suggest_replacement() {
-        let error = error_of(&["rsm", "updatePM2"]);
+        let error = error_of(&["rsm", "slist"]);
         assert_eq!(error.kind(), ErrorKind::InvalidSubcommand);
-        assert!(error.use_stderr() && error.to_string().contains("rsm upgrade"), "{error}");
+        assert!(error.use_stderr() && error.to_string().contains("rsm info"), "{error}");
     }
 
     #[test]

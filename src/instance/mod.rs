@@ -8,6 +8,7 @@
 mod completed;
 pub mod event;
 pub mod launch;
+pub mod program_lookup;
 mod reason;
 pub mod replacement;
 pub mod restart_policy;

@@ -110,6 +110,9 @@ pub struct InstanceView {
     pub user: String,
     /// Whether it is restarted when files change.
     pub watching: bool,
+    /// Script, program or shell command.
+    #[serde(default)]
+    pub script: String,
     /// Version of the app.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub version: Option<String>,

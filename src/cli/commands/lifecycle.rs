@@ -3,13 +3,14 @@
 use clap::Args;
 use clap::error::ErrorKind;
 use clap_complete::engine::ArgValueCompleter;
+use serde_json::Map;
 
 use super::logs;
 use crate::cli::app_flags::{AppFlags, ChangeFlags, InvocationContext, load_apps};
 use crate::cli::error::Error;
 use crate::cli::operation::send_all;
 use crate::cli::session::Session;
-use crate::cli::targets::Targets;
+use crate::cli::targets::{Targets, resolve_paths};
 use crate::cli::{completion, environment};
 use crate::config;
 use crate::ipc::message::{Action, ActionRequest, Existing, Request, StartRequest};
@@ -17,7 +18,7 @@ use crate::ipc::message::{Action, ActionRequest, Existing, Request, StartRequest
 // Arguments of `restart`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct RestartArgs {
-    /// Ids, names, namespaces, /regex/, `all`, or ecosystem files
+    /// Ids, names, namespaces, paths of scripts, /regex/, `all`, or ecosystem files
     #[arg(required_unless_present_any = ["watch", "log"], value_name = "APP", add = ArgValueCompleter::new(completion::complete_targets))]
     targets: Vec<String>,
     #[command(flatten)]
@@ -58,8 +59,8 @@ pub(crate) async fn restart(mut restart: RestartArgs, session: &Session) -> Resu
     change.ignored.warn(session);
     let (files, selectors): (Vec<String>, Vec<String>) =
         targets.iter().cloned().partition(|target| config::is_config_file(target));
-    if change.env.is_some() && files.is_empty() {
-        return Err(Error::EnvWithoutFile);
+    if files.is_empty() {
+        change.warn_without_file(session);
     }
     let context = InvocationContext::new(change.env.as_deref(), &change.only)?;
     let mut requests = Vec::new();
@@ -68,16 +69,17 @@ pub(crate) async fn restart(mut restart: RestartArgs, session: &Session) -> Resu
         let inherited = environment::collect_env(session);
         requests.push(Request::Start(StartRequest { apps, inherited, existing: Existing::Restart }));
     }
-    if !selectors.is_empty() {
-        let changes = settings.patch(&args, &context)?;
-        let changes = (!changes.is_empty()).then_some(changes);
-        let inherited = change.update_env.then(|| environment::collect_env(session));
-        requests.push(Request::Act(Action::Restart, ActionRequest { select: selectors, inherited, changes }));
-    }
+    let changes = if selectors.is_empty() { Map::new() } else { settings.patch(&args, &context, session)? };
     let mut client = match files.is_empty() {
         true => session.connect_for(&targets).await?,
         false => session.connect_or_start().await?,
     };
+    if !selectors.is_empty() {
+        let select = resolve_paths(&selectors, session, &mut client).await?;
+        let changes = (!changes.is_empty()).then_some(changes);
+        let inherited = change.update_env.then(|| environment::collect_env(session));
+        requests.push(Request::Act(Action::Restart, ActionRequest { select, inherited, changes }));
+    }
     let description = format!("restarting {}", targets.join(", "));
     let ids = send_all(session, &mut client, &description, requests).await?;
     if change.attach { logs::attach(ids, session).await } else { Ok(()) }

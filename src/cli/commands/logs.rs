@@ -18,6 +18,7 @@ use crate::cli::render::log_line::{LinePrefix, highlighted, json_line, pairs};
 use crate::cli::render::style::Style;
 use crate::cli::screen::wait_stdout_closed;
 use crate::cli::session::Session;
+use crate::cli::targets::{could_be_path, resolve_paths};
 use crate::cli::time_arg;
 use crate::ipc::client::ClientError;
 use crate::ipc::log_stream::LogStream;
@@ -91,7 +92,11 @@ struct LogPrinter {
 
 /// Prints lines until the stream ends, standard output is closed, or Ctrl-C. The last two are no errors.
 pub(crate) async fn logs(args: LogsArgs, session: &Session) -> Result<(), Error> {
-    let query = query(&args, session)?;
+    let mut query = query(&args, session)?;
+    if query.select.iter().any(|word| could_be_path(word)) {
+        let mut client = session.connect_for(&query.select).await?;
+        query.select = resolve_paths(&query.select, session, &mut client).await?;
+    }
     let printer = LogPrinter::new(&args, session.style);
     tokio::select! {
         result = stream_with_resume(query, printer, session) => result,
@@ -287,6 +292,7 @@ pub(crate) async fn flush(select: Vec<String>, session: &Session) -> Result<(), 
         session.notice(format_args!("the daemon is not running, nothing to flush"));
         return Ok(());
     };
+    let select = resolve_paths(&select, session, &mut client).await?;
     let request = Request::Flush(FlushRequest { select });
     let files: Vec<PathBuf> = client.call(&request).await.map_err(|error| session.client_error(error))?;
     for file in &files {

@@ -27,7 +27,7 @@ pub(crate) struct ServeCommand {
 }
 
 pub(crate) async fn serve(args: ServeCommand, session: &Session) -> Result<(), Error> {
-    let cwd = std::env::current_dir().map_err(Error::CurrentDirUnreadable)?;
+    let cwd = crate::paths::current_dir().map_err(Error::CurrentDirUnreadable)?;
     let directory = args.site.path.as_ref().map_or_else(|| cwd.clone(), |path| cwd.join(path));
     if !directory.is_dir() {
         let help = "for example: rsm serve ./dist 8080";

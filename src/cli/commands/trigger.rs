@@ -5,6 +5,7 @@ use clap::Args;
 use crate::cli::error::{Error, InstanceFailure};
 use crate::cli::output;
 use crate::cli::session::Session;
+use crate::cli::targets::resolve_paths;
 use crate::ipc::message::{Request, TriggerReply, TriggerRequest};
 
 // Arguments of `trigger`.
@@ -25,7 +26,7 @@ pub(crate) async fn trigger(args: TriggerArgs, session: &Session) -> Result<(), 
     let TriggerArgs { select, action, param } = args;
     let mut client = session.connect_for(std::slice::from_ref(&select)).await?;
     let description = format!("running {action} of {select}");
-    let trigger = TriggerRequest { select: vec![select], action, param: param.map(Into::into) };
+    let trigger = TriggerRequest { select: resolve_paths(&[select], session, &mut client).await?, action, param: param.map(Into::into) };
     let request = Request::Trigger(trigger);
     let replies = session.wait(&description, client.call::<Vec<TriggerReply>>(&request)).await;
     let replies = replies.map_err(|error| session.client_error(error))?;

@@ -275,6 +275,7 @@ pub(crate) mod tests {
             memory_limit: None,
             user: "ada".into(),
             watching: false,
+            script: "/srv/app.js".into(),
             version: None,
             source: None,
             drift: None,

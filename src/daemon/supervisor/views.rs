@@ -44,6 +44,7 @@ pub fn instance_view(instance: &Instance, usage: Option<&Usage>, user: &str, now
         memory_limit: spec.max_memory_restart,
         user: spec.account.as_ref().map_or(user, |account| &account.user).to_owned(),
         watching: spec.watch.is_some(),
+        script: spec.script.clone(),
         version: spec.version.clone(),
         source: spec.source.clone(),
         drift: None,

@@ -32,7 +32,7 @@ pub(crate) struct ApplyArgs {
     #[arg(long, value_name = "NAME")]
     env: Option<String>,
     /// Select only these apps from the file
-    #[arg(long, value_delimiter = ',', value_name = "NAMES", conflicts_with = "prune")]
+    #[arg(long, value_name = "NAMES", conflicts_with = "prune")]
     only: Vec<String>,
 }
 
@@ -99,7 +99,7 @@ async fn load_input(args: &ApplyArgs, session: &Session) -> Result<PlanInput, Er
         Some(client) => fetch_details(client, session).await?,
         None => Vec::new(),
     };
-    let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let file = crate::paths::absolute(path);
     // With `--only`, the other apps of the file are not part of the plan.
     let file = args.only.is_empty().then_some(file);
     let apps = loaded.apps;

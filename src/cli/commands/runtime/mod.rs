@@ -176,9 +176,6 @@ impl RuntimeArgs {
         if config::is_config_file(target) {
             return load_apps(session, target, &self.settings, &self.args, &context);
         }
-        if self.change.env.is_some() {
-            return Err(Error::EnvWithoutFile);
-        }
         let line = self.settings.command_line(target, &self.args);
         let loaded = config::load_command_line(&line, &context.cwd, &context.options)?;
         print_warnings(session, &loaded.warnings);
